@@ -1,0 +1,38 @@
+"""The instruction sets and execution units this package knows, and how sure it is of a fact."""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["Basis", "Isa", "Unit"]
+
+
+class Isa(enum.StrEnum):
+    """An instruction set; the value is its name everywhere in the package."""
+
+    VC4 = "vc4"
+    V3D42 = "v3d42"
+    V3D71 = "v3d71"
+
+    @property
+    def title(self) -> str:
+        """Name for people."""
+        return {"vc4": "VideoCore IV", "v3d42": "V3D 4.2", "v3d71": "V3D 7.1"}[self.value]
+
+
+class Unit(enum.StrEnum):
+    """Where an operation is issued."""
+
+    ADD = "add"
+    MUL = "mul"
+    BRANCH = "branch"
+    LOAD_IMM = "load_imm"
+
+
+class Basis(enum.StrEnum):
+    """Evidence grade of a hardware fact, strongest first."""
+
+    MANUAL = "manual"
+    MEASURED = "measured"
+    DRIVER = "driver"
+    ASSUMED = "assumed"

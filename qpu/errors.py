@@ -1,0 +1,232 @@
+"""Source locations, diagnostics and the error tree of the package."""
+
+from __future__ import annotations
+
+import enum
+import linecache
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "AsmError",
+    "CompileError",
+    "DecodeError",
+    "Diagnostic",
+    "DriverError",
+    "EmuFault",
+    "FaultPlace",
+    "GpuResetError",
+    "GpuTimeoutError",
+    "HazardError",
+    "Loc",
+    "NoDeviceError",
+    "QpuError",
+    "Severity",
+    "UsageError",
+]
+
+
+class Severity(enum.StrEnum):
+    """How bad a finding is; only `error` makes a program unfit."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Loc:
+    """A place in a source file: Python for builders, assembly text for the assemblers.
+
+    line, column: from 1; column None when the whole line is meant. `text` is the line itself; when it is
+    None the line is fetched from `file` at the time of rendering.
+    """
+
+    file: str
+    line: int
+    column: int | None = None
+    text: str | None = None
+
+    @property
+    def source(self) -> str:
+        """The source line without its line end; empty when it cannot be had."""
+        if self.text is not None:
+            return self.text.rstrip("\r\n")
+        return linecache.getline(self.file, self.line).rstrip("\r\n")
+
+    def __str__(self) -> str:
+        if self.column is None:
+            return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding: what was found, what is allowed, what to write instead.
+
+    rule: stable identifier such as ``small-imm`` or ``H1``. index: instruction index, if any. other: index of the
+    second instruction concerned; distance: how far apart they are, in instructions.
+    """
+
+    rule: str
+    message: str
+    severity: Severity = Severity.ERROR
+    loc: Loc | None = None
+    allowed: str | None = None
+    help: str | None = None
+    index: int | None = None
+    other: int | None = None
+    distance: int | None = None
+
+    def render(self) -> str:
+        """The diagnostic as text of several lines, ready to be shown to a person."""
+        head = f"{self.severity}[{self.rule}]: {self.message}"
+        lines: list[str] = []
+        if self.loc is None:
+            where = "" if self.index is None else f"instruction {self.index}: "
+            lines.append(where + head)
+        else:
+            lines.append(f"{self.loc}: {head}")
+            source = self.loc.source
+            if source.strip():
+                if self.loc.column is None:
+                    lines.append("    " + source.strip())
+                else:
+                    lines.append("    " + source.expandtabs(1))
+                    lines.append("    " + " " * (self.loc.column - 1) + "^")
+        if self.allowed is not None:
+            lines.append(f"  allowed: {self.allowed}")
+        if self.help is not None:
+            lines.append(f"  help: {self.help}")
+        return "\n".join(lines)
+
+
+class QpuError(Exception):
+    """Root of everything this package raises on purpose.
+
+    diagnostics: the findings behind the error, sorted by place; empty for errors without a source.
+    """
+
+    def __init__(self, message: str, diagnostics: Sequence[Diagnostic] = ()) -> None:
+        super().__init__(message)
+        self.diagnostics: tuple[Diagnostic, ...] = tuple(diagnostics)
+
+
+class UsageError(QpuError, ValueError):
+    """A request that can be refused before anything is touched: a bad name, shape, size or option."""
+
+
+class AsmError(QpuError):
+    """A program that cannot be encoded."""
+
+    @classmethod
+    def of(cls, diagnostics: Diagnostic | Iterable[Diagnostic]) -> AsmError:
+        """Wrap one or many diagnostics; the message is their rendering, in order of place."""
+        found = (diagnostics,) if isinstance(diagnostics, Diagnostic) else tuple(diagnostics)
+        ordered = tuple(sorted(found, key=_place))
+        return cls("\n".join(d.render() for d in ordered), ordered)
+
+
+class DecodeError(AsmError):
+    """A word that is no instruction. `word` is the 64-bit word, `field` the first field that makes no sense."""
+
+    def __init__(self, word: int, field: str, message: str) -> None:
+        super().__init__(f"0x{word:016x}: {message}", (Diagnostic("decode", message),))
+        self.word = word
+        self.field = field
+
+    def __reduce__(self) -> tuple[type[DecodeError], tuple[int, str, str]]:
+        return DecodeError, (self.word, self.field, self.diagnostics[0].message)
+
+
+class HazardError(AsmError):
+    """A program that encodes but breaks a rule of the hardware."""
+
+
+class CompileError(QpuError):
+    """A kernel that cannot be translated."""
+
+
+class DriverError(QpuError, OSError):
+    """The kernel interface refused or failed; `errno` is the kernel's number, or None."""
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        QpuError.__init__(self, message)
+        self.errno = errno
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class NoDeviceError(DriverError):
+    """No usable GPU. The message lists every adapter that was tried and its reason."""
+
+
+class GpuResetError(DriverError):
+    """The GPU was reset while the job ran; its results are incomplete."""
+
+
+class GpuTimeoutError(DriverError, TimeoutError):
+    """A job did not finish in time. It may still be running: its buffers must not be reused."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaultPlace:
+    """Where an emulated program was when it faulted. Fields are None where they do not apply."""
+
+    board: str | None = None
+    qpu: int | None = None
+    thread: int | None = None
+    instruction: int | None = None
+    lane: int | None = None
+    address: int | None = None
+    disassembly: str | None = None
+    loc: Loc | None = None
+
+    def render(self) -> str:
+        """One line for people, e.g. ``pi5: QPU 3, thread 1, instruction 17``."""
+        parts: list[str] = []
+        if self.qpu is not None:
+            parts.append(f"QPU {self.qpu}")
+        if self.thread is not None:
+            parts.append(f"thread {self.thread}")
+        if self.instruction is not None:
+            parts.append(f"instruction {self.instruction}")
+        if self.lane is not None:
+            parts.append(f"lane {self.lane}")
+        if self.address is not None:
+            parts.append(f"address 0x{self.address:08x}")
+        head = f"{self.board}: " if self.board else ""
+        return head + ", ".join(parts)
+
+
+class EmuFault(QpuError):
+    """An emulated program did what hardware forbids, or what nobody knows the result of.
+
+    rule: stable identifier such as ``out-of-bounds``, ``tmu-empty``, ``deadlock``.
+    place: board, QPU, thread, instruction, lane and address, as far as they apply.
+    """
+
+    def __init__(self, rule: str, message: str, place: FaultPlace | None = None) -> None:
+        self.rule = rule
+        self.message = message
+        self.place = place if place is not None else FaultPlace()
+        lines = [f"{rule}: {message}"]
+        where = self.place.render()
+        if where:
+            lines.append(f"  at {where}")
+        if self.place.disassembly:
+            lines.append(f"  instruction: {self.place.disassembly}")
+        if self.place.loc is not None:
+            lines.append(f"  source: {self.place.loc}: {self.place.loc.source.strip()}")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[type[EmuFault], tuple[str, str, FaultPlace]]:
+        return EmuFault, (self.rule, self.message, self.place)
+
+
+def _place(d: Diagnostic) -> tuple[str, int, int, int]:
+    loc = d.loc
+    if loc is None:
+        return ("", d.index if d.index is not None else -1, 0, 0)
+    return (loc.file, loc.line, loc.column or 0, d.index if d.index is not None else -1)
