@@ -1,0 +1,204 @@
+"""The operation row: everything the encoder, decoder, printer, builder, checker and emulator know of an operation."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from qpu.core.isa import Basis, Isa, Unit
+
+__all__ = ["Code", "Flags", "Latency", "Op", "Operand", "OperandType", "Semantics", "Table", "Token"]
+
+# A semantic function: f(v, a, b, *implicit) -> V, or -> (V, *implicit results). `v` is a LaneOps; the operands are
+# opaque to the row, hence Any here and nowhere in a public call.
+Semantics: TypeAlias = Callable[..., Any]
+
+
+class OperandType(enum.StrEnum):
+    """What a value means to an operation; modifiers and float or integer conversions follow from it."""
+
+    F32 = "f32"
+    F16X2 = "f16x2"  # two halves
+    I32 = "i32"  # signed
+    U32 = "u32"
+    B32 = "b32"  # raw bits: moves and logic
+    I16X2 = "i16x2"
+    U8X4 = "u8x4"
+    NONE = "none"  # a destination that is written but has no meaning
+
+
+class Flags(enum.StrEnum):
+    """What the flags of an operation are computed from."""
+
+    WORD = "word"  # Z, N from the 32-bit result
+    HALVES = "halves"  # Z, N from each 16-bit half
+    NONE = "none"
+
+
+class Token(enum.StrEnum):
+    """A sequence that instructions must not reorder."""
+
+    UNIFORM = "uniform"
+    UNIFA = "unifa"
+    TMU = "tmu"
+    TMU1 = "tmu1"
+    VPM_READ = "vpm_read"
+    VPM_WRITE = "vpm_write"
+    DMA_LOAD = "dma_load"
+    DMA_STORE = "dma_store"
+    MUTEX = "mutex"
+    SEMAPHORE = "semaphore"
+    BARRIER = "barrier"
+    SFU = "sfu"
+    TLB = "tlb"
+    VARYING = "varying"
+    HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One operand of a row: its role (``d``, ``a`` or ``b``) and its type."""
+
+    role: str
+    type: OperandType
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Where an operation sits in an instruction word.
+
+    op: value of the unit's opcode field, modifiers at zero. a, b: sub-opcode in the field of the unused operand
+    (mux on 4.2, raddr on 7.1), or None. Further bits that an ISA needs sit in `extra` (name -> value).
+    """
+
+    op: int
+    a: int | None = None
+    b: int | None = None
+    extra: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How many instructions later a result may be read: 1 is the next instruction.
+
+    early: "wrong" when an earlier read gives a wrong value, "stall" when hardware waits.
+    """
+
+    distance: int = 1
+    early: str = "wrong"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One operation of one or more instruction sets."""
+
+    name: str
+    operands: str  # "d:f32 a:f32 b:f32", without `d` when there is no destination
+    code: Mapping[Isa, Mapping[Unit, Code]]
+    sem: Semantics | None = None  # None: graphics only, or done by the machine itself (see `machine`)
+    doc: str
+    source: str
+    code_basis: Basis
+    sem_basis: Basis
+    # Flag effect
+    flags: Flags = Flags.WORD
+    zero: Semantics | None = None  # M; default: result == 0
+    negative: Semantics | None = None  # M; default: sign bit of the result
+    carry: Semantics | None = None  # M; default: clear
+    # Effects beyond the operands, by resource name: "rtop", "flags_a", "r4", "tidx", "link", ...
+    implicit_reads: tuple[str, ...] = ()
+    implicit_writes: tuple[str, ...] = ()
+    tokens: frozenset[Token] = frozenset()
+    latency: Mapping[Isa, Latency] = field(default_factory=dict)
+    # Modifiers an operand or result can fold: role -> names
+    modifiers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    order: str | None = None  # operand order that selects this operation: "natural" or "swapped"
+    commutes: bool = False
+    pure: bool = True  # result depends on operands alone and nothing else happens
+    machine: str | None = None  # name of the machine action that gives the operation its meaning
+    graphics: bool = False  # only meaningful in graphics shaders; encoded, not executed
+    aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", MappingProxyType({i: MappingProxyType(dict(u)) for i, u in self.code.items()}))
+
+    @property
+    def units(self) -> frozenset[Unit]:
+        """Every unit that can issue the operation on some instruction set."""
+        return frozenset(u for units in self.code.values() for u in units)
+
+    def units_on(self, isa: Isa) -> frozenset[Unit]:
+        """Units that can issue the operation on `isa`."""
+        return frozenset(self.code.get(isa, ()))
+
+    @property
+    def parsed(self) -> tuple[Operand, ...]:
+        """The operands, destination first."""
+        return tuple(
+            Operand(role, OperandType(type_)) for role, _, type_ in (item.partition(":") for item in self.operands.split())
+        )
+
+    def operand(self, role: str) -> Operand | None:
+        """The operand of that role, or None."""
+        return next((o for o in self.parsed if o.role == role), None)
+
+    @property
+    def arity(self) -> int:
+        """Number of sources: 0, 1 or 2."""
+        return sum(o.role != "d" for o in self.parsed)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, tuple[str, ...]]]:
+        raise TypeError(f"operation rows are not pickled; keep the name {self.name!r}")
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class Table:
+    """The operations of one instruction set by name and unit; refuses contradictions on construction."""
+
+    __slots__ = ("_by_name", "isa", "ops")
+
+    def __init__(self, isa: Isa, rows: Iterable[Op]) -> None:
+        self.isa = isa
+        self.ops: tuple[Op, ...] = tuple(op for op in rows if isa in op.code)
+        self._by_name: dict[str, Op] = {}
+        taken: dict[tuple[Unit, Code, str | None], str] = {}
+        for op in self.ops:
+            if not op.source or not op.doc:
+                raise ValueError(f"{op.name}: a row needs `source` and `doc`")
+            roles = [o.role for o in op.parsed]
+            if roles not in ([], ["d"], ["d", "a"], ["d", "a", "b"], ["a"], ["a", "b"]):
+                raise ValueError(f"{op.name}: operands {op.operands!r} are not d, a, b in that order")
+            for name in (op.name, *op.aliases):
+                if name in self._by_name:
+                    raise ValueError(f"{name!r} names two operations of {isa}")
+                self._by_name[name] = op
+            for unit, code in op.code[isa].items():
+                key = (unit, code, op.order)
+                if key in taken:
+                    raise ValueError(f"{op.name} and {taken[key]} share the code {code} on {isa} {unit}")
+                taken[key] = op.name
+
+    def __iter__(self) -> Iterator[Op]:
+        return iter(self.ops)
+
+    def __getitem__(self, name: str) -> Op:
+        return self._by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def get(self, name: str) -> Op | None:
+        """The operation of that name or alias, or None."""
+        return self._by_name.get(name)
+
+    def names(self, unit: Unit | None = None) -> tuple[str, ...]:
+        """Names of all operations, or of those `unit` can issue."""
+        return tuple(op.name for op in self.ops if unit is None or unit in op.code[self.isa])

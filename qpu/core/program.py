@@ -1,0 +1,88 @@
+"""A program: words, where each came from, its labels, and how it shows itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from qpu.core.isa import Isa
+from qpu.errors import Loc
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from qpu.core.hazards import Finding
+
+__all__ = ["Program"]
+
+LocLike = Loc | tuple[Any, int] | None
+
+
+@dataclass(slots=True, eq=False)
+class Program:
+    """Instructions of one instruction set, ready to launch.
+
+    code: the 64-bit words. labels: name -> instruction index. locs: one source place a word, or empty; builders
+    store ``(code object, line)`` pairs, which `loc()` turns into `Loc` when somebody asks.
+    """
+
+    isa: Isa
+    code: tuple[int, ...]
+    labels: dict[str, int] = field(default_factory=dict)
+    locs: Sequence[LocLike] = ()
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.code)
+
+    @property
+    def words(self) -> NDArray[np.uint64]:
+        """The words as a new array, shape (len,), uint64."""
+        import numpy as np
+
+        return np.array(self.code, np.uint64)
+
+    @property
+    def data(self) -> bytes:
+        """The words as bytes, little-endian, as the GPU fetches them."""
+        return b"".join(w.to_bytes(8, "little") for w in self.code)
+
+    def loc(self, index: int) -> Loc | None:
+        """Source place of instruction `index`; None when the program does not know."""
+        if not 0 <= index < len(self.locs):
+            return None
+        place = self.locs[index]
+        if place is None or isinstance(place, Loc):
+            return place
+        code, line = place
+        return Loc(code.co_filename, line)
+
+    @property
+    def text(self) -> str:
+        """Disassembly, one instruction a line; labels stand on lines of their own."""
+        return _toolkit(self.isa).listing(self)
+
+    def check(self, *, single_segment: bool = False) -> list[Finding]:
+        """All hazard and validity findings, in program order. single_segment: V3D launch mode."""
+        return list(_toolkit(self.isa).check(self.code, single_segment=single_segment))
+
+    def __repr__(self) -> str:
+        return f"<Program {self.isa} {len(self.code)} instructions>"
+
+    def _repr_html_(self) -> str:
+        from qpu.core.html import program_html
+
+        return program_html(self)
+
+
+def _toolkit(isa: Isa) -> Any:
+    from qpu.toolkit import isa as find
+
+    return find(isa)
+
+
+Builder = Callable[..., None]

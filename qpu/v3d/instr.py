@@ -1,0 +1,117 @@
+"""The unpacked instruction of V3D 4.2 and 7.1: what text, builder and decoder produce, and everything else consumes."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from qpu.core.isa import Isa
+from qpu.core.optable import Op
+
+__all__ = ["Alu", "AluHalf", "Branch", "Dst", "Instr", "Sig", "Src", "SrcKind"]
+
+
+class SrcKind(enum.IntEnum):
+    """Where a source operand comes from."""
+
+    RF = 0  # register file, n = 0..63
+    ACC = 1  # accumulator r0..r5, 4.2 only
+    IMM = 2  # small immediate, n = its index 0..47 (48..63 decode, but mean nothing)
+
+
+class Sig(enum.IntFlag):
+    """Signals, as a set. `imm_*`: the operand slot (add a, add b, mul a, mul b) that is the small immediate."""
+
+    NONE = 0
+    THRSW = 1
+    LDUNIF = 2
+    LDTMU = 4
+    LDVARY = 8
+    LDUNIFRF = 16
+    LDTLB = 32
+    LDTLBU = 64
+    WRTMUC = 128
+    UCB = 256
+    ROT = 512
+    LDUNIFA = 1024
+    LDUNIFARF = 2048
+    IMM_A = 4096
+    IMM_B = 8192  # on 4.2 the one small immediate, readable by all four operands
+    IMM_C = 16384
+    IMM_D = 32768
+
+
+@dataclass(frozen=True, slots=True)
+class Src:
+    """A source operand. mod: input modifier as printed without its dot (``abs l h ff ll hh swp ul ...``) or empty."""
+
+    kind: SrcKind
+    n: int
+    mod: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dst:
+    """A destination: register rf[n], or magic address n."""
+
+    n: int
+    magic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AluHalf:
+    """What one ALU does. dst is None for operations that have no destination (stvpm*).
+
+    pack: output modifier ``l``, ``h`` or empty. cond: ``ifa ifb ifna ifnb`` or empty. push: ``pushz pushn pushc`` or
+    empty. update: ``andz`` ... ``norc`` or empty.
+    """
+
+    op: Op
+    dst: Dst | None
+    a: Src | None = None
+    b: Src | None = None
+    pack: str = ""
+    cond: str = ""
+    push: str = ""
+    update: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Alu:
+    """An ALU instruction.
+
+    sig_dst: destination of a signal that names one. raddr_a, raddr_b: on 4.2 the two read ports as encoded (an
+    operand of kind RF always equals one of them; raddr_b is also the rotation or immediate index). On 7.1 they are
+    the left-over bits of the fields `raddr_a` and `raddr_c` of halves without sources, else 0.
+    """
+
+    isa: Isa
+    add: AluHalf
+    mul: AluHalf
+    sig: Sig = Sig.NONE
+    sig_dst: Dst | None = None
+    raddr_a: int = 0
+    raddr_b: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch. cond: ``"" a0 na0 alla anyna anya allna``; msfign: ``"" p q``; bdi, bdu: ``abs rel lri rf``.
+
+    offset: unsigned 32-bit byte offset or address, 0 unless bdi is abs or rel. raddr_a: register of bdi or bdu
+    ``rf``, else 0. bdu is empty without ub. link: also set the link register (bit 23).
+    """
+
+    isa: Isa
+    cond: str = ""
+    msfign: str = ""
+    bdi: str = "rel"
+    offset: int = 0
+    ub: bool = False
+    bdu: str = ""
+    raddr_a: int = 0
+    link: bool = False
+
+
+Instr: TypeAlias = Alu | Branch
