@@ -12,7 +12,7 @@ __all__ = ["Distance", "Finding"]
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """"`before` must not stand within `distance` instructions after `after`": data for checker and scheduler alike.
+    """ "`before` must not stand within `distance` instructions after `after`": data for checker and scheduler alike.
 
     after, before: names of instruction effects, as the instruction set's `effects()` reports them. A scheduler may
     place `before` at ``index(after) + distance + 1`` at the earliest.

@@ -15,7 +15,7 @@ class Isa(enum.StrEnum):
     V3D71 = "v3d71"
 
     @property
-    def title(self) -> str:
+    def label(self) -> str:
         """Name for people."""
         return {"vc4": "VideoCore IV", "v3d42": "V3D 4.2", "v3d71": "V3D 7.1"}[self.value]
 

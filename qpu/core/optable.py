@@ -137,9 +137,8 @@ class Op:
     @property
     def parsed(self) -> tuple[Operand, ...]:
         """The operands, destination first."""
-        return tuple(
-            Operand(role, OperandType(type_)) for role, _, type_ in (item.partition(":") for item in self.operands.split())
-        )
+        split = (item.partition(":") for item in self.operands.split())
+        return tuple(Operand(role, OperandType(type_)) for role, _, type_ in split)
 
     def operand(self, role: str) -> Operand | None:
         """The operand of that role, or None."""

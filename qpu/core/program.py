@@ -64,11 +64,15 @@ class Program:
     @property
     def text(self) -> str:
         """Disassembly, one instruction a line; labels stand on lines of their own."""
-        return _toolkit(self.isa).listing(self)
+        from qpu.toolkit import isa
+
+        return isa(self.isa).listing(self)
 
     def check(self, *, single_segment: bool = False) -> list[Finding]:
         """All hazard and validity findings, in program order. single_segment: V3D launch mode."""
-        return list(_toolkit(self.isa).check(self.code, single_segment=single_segment))
+        from qpu.toolkit import isa
+
+        return list(isa(self.isa).check(self.code, single_segment=single_segment))
 
     def __repr__(self) -> str:
         return f"<Program {self.isa} {len(self.code)} instructions>"
@@ -77,12 +81,3 @@ class Program:
         from qpu.core.html import program_html
 
         return program_html(self)
-
-
-def _toolkit(isa: Isa) -> Any:
-    from qpu.toolkit import isa as find
-
-    return find(isa)
-
-
-Builder = Callable[..., None]

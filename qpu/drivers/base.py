@@ -1,0 +1,143 @@
+"""What every adapter offers: buffers, jobs and fences. Adapters know no instruction set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from qpu.core.isa import Isa
+
+if TYPE_CHECKING:
+    from qpu.drivers.board import Board
+
+__all__ = ["Bo", "CsdJob", "DeviceInfo", "Driver", "Fence", "Job", "QpuJob"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """What a device is and how it is reached.
+
+    clock_hz: nominal clock in Hz, None when unknown. node: path of the device node or nodes. driver: kernel driver or
+    firmware interface as it names itself. emulated: name of the emulated board, None on a real one.
+    """
+
+    board: Board
+    isa: Isa
+    slices: int
+    qpus_per_slice: int
+    tmus_per_slice: int
+    clock_hz: int | None
+    adapter: str
+    node: str
+    driver: str
+    revision: str = ""
+    emulated: str | None = None
+
+    @property
+    def qpus(self) -> int:
+        """Number of QPUs."""
+        return self.slices * self.qpus_per_slice
+
+    def __str__(self) -> str:
+        clock = "clock unknown" if self.clock_hz is None else f"{self.clock_hz / 1e6:.0f} MHz"
+        real = "real board" if self.emulated is None else f"EMULATED ({self.emulated})"
+        return (
+            f"{self.board.model}: {self.isa.label}, {self.slices} x {self.qpus_per_slice} QPUs, {clock}, "
+            f"{self.adapter} on {self.node}, {real}"
+        )
+
+
+class Bo(Protocol):
+    """A buffer object: memory that CPU and GPU share."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, as rounded by the kernel."""
+        ...
+
+    @property
+    def address(self) -> int:
+        """GPU address (VideoCore IV: bus address), u32."""
+        ...
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes. Reads may be slow (write-combined memory): copy in bulk."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back; calling it twice is fine. Raises BufferError while views are alive."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CsdJob:
+    """A compute dispatch of V3D, without encoding: the adapter knows the register rules of the revision.
+
+    code, uniforms: GPU addresses (8- and 4-byte aligned). workgroups: counts in x, y, z. first: first ids in x, y, z.
+    workgroup_size: items, 1..256. workgroups_per_supergroup: 1..16. threads: 2 or 4 per QPU. bos: every buffer that
+    the job touches, code and uniforms included. batches: overrides the count derived from the shape.
+    """
+
+    code: int
+    uniforms: int
+    bos: Sequence[Bo]
+    workgroups: tuple[int, int, int] = (1, 1, 1)
+    first: tuple[int, int, int] = (0, 0, 0)
+    workgroup_size: int = 16
+    workgroups_per_supergroup: int = 1
+    max_supergroup_id: int = 0
+    threads: int = 4
+    single_segment: bool = False
+    propagate_nans: bool = True
+    batches: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QpuJob:
+    """A VideoCore IV launch: one (uniforms, code) pair of bus addresses per program, 1..12 of them.
+
+    flush: let the firmware flush the caches on the VideoCore side first.
+    """
+
+    entries: Sequence[tuple[int, int]]
+    bos: Sequence[Bo] = ()
+    flush: bool = True
+
+
+Job: TypeAlias = CsdJob | QpuJob
+
+
+class Fence(Protocol):
+    """A submitted job."""
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait for completion.
+
+        Raises: GpuTimeoutError after timeout_s seconds; GpuResetError when the job was cancelled by a reset.
+        """
+        ...
+
+    def poll(self) -> bool:
+        """True when the job is done; does not block."""
+        ...
+
+
+class Driver(Protocol):
+    """One way to run QPU programs."""
+
+    @property
+    def info(self) -> DeviceInfo: ...
+
+    def alloc(self, size: int) -> Bo:
+        """A zero-filled buffer of at least `size` bytes. Raises DriverError with cause and mend."""
+        ...
+
+    def submit(self, job: Job, timeout_s: float = 10.0) -> Fence:
+        """Start a job. Adapters whose kernel interface blocks run it to its end here (timeout_s bounds it)."""
+        ...
+
+    def close(self) -> None:
+        """Release everything; idempotent."""
+        ...

@@ -1,0 +1,99 @@
+"""The one door to the operating system: every system call a driver or the detection makes goes through a `Port`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+__all__ = ["FileStat", "Mapping", "Port", "Registers"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """What detection and advice need of a file: type and permission bits, owner, group."""
+
+    mode: int
+    uid: int
+    gid: int
+    owner: str = ""
+    group: str = ""
+
+
+class Mapping(Protocol):
+    """Memory shared with a device."""
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes, writable, format ``B``."""
+        ...
+
+    @property
+    def address(self) -> int:
+        """Host address of the first byte (VCSM locks by it)."""
+        ...
+
+    def close(self) -> None:
+        """Unmap. Raises BufferError while views of it are alive; calling it twice is fine."""
+        ...
+
+
+class Registers(Protocol):
+    """A block of device registers. Only aligned 32-bit accesses exist."""
+
+    def read32(self, offset: int) -> int: ...
+    def write32(self, offset: int, value: int) -> None: ...
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Port(Protocol):
+    """Every system call a driver makes. Failures are OSError with the kernel's errno."""
+
+    @property
+    def emulated(self) -> str | None:
+        """Name of the emulated board behind this port, None for the real machine; a label, drivers never ask."""
+        ...
+
+    @property
+    def pointer_size(self) -> int:
+        """Bytes of a pointer of this process, 4 or 8; request codes that hold pointers depend on it."""
+        ...
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a CPU page."""
+        ...
+
+    def open(self, path: str, *, read_only: bool = False, sync: bool = False) -> int:
+        """Open a device node close-on-exec; returns the descriptor."""
+        ...
+
+    def close(self, fd: int) -> None: ...
+
+    def ioctl(self, fd: int, request: int, arg: bytearray) -> int:
+        """One ioctl. `arg` is read and written in place, also when the call fails; EINTR is raised, not retried."""
+        ...
+
+    def mmap(self, fd: int, size: int, offset: int) -> Mapping:
+        """Map shared, readable and writable. `offset` is a multiple of the page size and may exceed 4 GiB."""
+        ...
+
+    def mmio(self, base: int, size: int) -> Registers:
+        """Map `size` bytes of device registers at the physical address `base` through /dev/mem."""
+        ...
+
+    def read_bytes(self, path: str) -> bytes:
+        """A whole small file: /proc, /sys, device tree."""
+        ...
+
+    def listdir(self, path: str) -> list[str]: ...
+    def readlink(self, path: str) -> str: ...
+    def stat(self, path: str) -> FileStat: ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back."""
+        ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+    def getpid(self) -> int: ...
