@@ -113,22 +113,22 @@ class NumpyLanes:
         return a // np.uint32(n)
 
     def eq(self, a: U32, b: U32) -> Mask:
-        return a == b
+        return np.equal(a, b)
 
     def ult(self, a: U32, b: U32) -> Mask:
-        return a < b
+        return np.less(a, b)
 
     def slt(self, a: U32, b: U32) -> Mask:
-        return a.view(np.int32) < b.view(np.int32)
+        return np.less(a.view(np.int32), b.view(np.int32))
 
     def feq(self, a: U32, b: U32) -> Mask:
-        return _f(a) == _f(b)
+        return np.equal(_f(a), _f(b))
 
     def flt(self, a: U32, b: U32) -> Mask:
-        return _f(a) < _f(b)
+        return np.less(_f(a), _f(b))
 
     def fle(self, a: U32, b: U32) -> Mask:
-        return _f(a) <= _f(b)
+        return np.less_equal(_f(a), _f(b))
 
     def select(self, m: Mask, a: U32, b: U32) -> U32:
         return np.where(m, a, b)
