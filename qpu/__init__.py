@@ -1,0 +1,93 @@
+"""GPGPU from Python on every Raspberry Pi GPU, and on an emulated board everywhere else.
+
+Names are loaded when first used, so that ``import qpu`` costs next to nothing and does not load NumPy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qpu.core.isa import Isa
+    from qpu.core.program import Program
+    from qpu.device import Buffer, BufferView, Device, Launch, open_device
+    from qpu.errors import (
+        AsmError,
+        CompileError,
+        DecodeError,
+        DriverError,
+        EmuFault,
+        GpuResetError,
+        GpuTimeoutError,
+        HazardError,
+        NoDeviceError,
+        QpuError,
+        UsageError,
+    )
+    from qpu.toolkit import InstructionSet, assemble, isa
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Isa": "qpu.core.isa",
+    "Program": "qpu.core.program",
+    "Buffer": "qpu.device",
+    "BufferView": "qpu.device",
+    "Device": "qpu.device",
+    "Launch": "qpu.device",
+    "open_device": "qpu.device",
+    "AsmError": "qpu.errors",
+    "CompileError": "qpu.errors",
+    "DecodeError": "qpu.errors",
+    "DriverError": "qpu.errors",
+    "EmuFault": "qpu.errors",
+    "GpuResetError": "qpu.errors",
+    "GpuTimeoutError": "qpu.errors",
+    "HazardError": "qpu.errors",
+    "NoDeviceError": "qpu.errors",
+    "QpuError": "qpu.errors",
+    "UsageError": "qpu.errors",
+    "InstructionSet": "qpu.toolkit",
+    "assemble": "qpu.toolkit",
+    "isa": "qpu.toolkit",
+}
+
+__all__ = [
+    "AsmError",
+    "Buffer",
+    "BufferView",
+    "CompileError",
+    "DecodeError",
+    "Device",
+    "DriverError",
+    "EmuFault",
+    "GpuResetError",
+    "GpuTimeoutError",
+    "HazardError",
+    "InstructionSet",
+    "Isa",
+    "Launch",
+    "NoDeviceError",
+    "Program",
+    "QpuError",
+    "UsageError",
+    "__version__",
+    "assemble",
+    "isa",
+    "open_device",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'qpu' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
