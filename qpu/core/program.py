@@ -20,7 +20,7 @@ __all__ = ["Program"]
 LocLike = Loc | tuple[Any, int] | None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Program:
     """Instructions of one instruction set, ready to launch.
 
