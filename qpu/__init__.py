@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from qpu.buffers import Buffer, BufferView
     from qpu.core.isa import Isa
     from qpu.core.program import Program
-    from qpu.device import Buffer, BufferView, Device, Launch, open_device
+    from qpu.device import Device, Launch, open_device
     from qpu.errors import (
         AsmError,
         CompileError,
@@ -31,8 +32,8 @@ __version__ = "0.1.0"
 _HOME = {
     "Isa": "qpu.core.isa",
     "Program": "qpu.core.program",
-    "Buffer": "qpu.device",
-    "BufferView": "qpu.device",
+    "Buffer": "qpu.buffers",
+    "BufferView": "qpu.buffers",
     "Device": "qpu.device",
     "Launch": "qpu.device",
     "open_device": "qpu.device",

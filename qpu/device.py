@@ -6,15 +6,16 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
+from qpu.buffers import Buffer, BufferView, Uniforms, close_bo, pack_uniforms
 from qpu.core.isa import Isa
 from qpu.core.program import Program
 from qpu.drivers.base import Bo, CsdJob, DeviceInfo, Driver, Fence, QpuJob
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Buffer", "BufferView", "Device", "Launch", "Uniforms", "open_device", "pack_uniforms"]
 
-Scalar: TypeAlias = "int | float | np.generic | Buffer | BufferView"
-Uniforms: TypeAlias = "Sequence[Scalar | Sequence[Any] | NDArray[Any]] | NDArray[Any]"
-
 MAX_GROUPS = 65535  # per dimension (drivers.md section 2)
 MAX_GROUP_ITEMS = 256
 PREFETCH_SLACK = 512  # instruction fetch runs past the end of a program (v3d.md 8.3)
@@ -38,207 +36,6 @@ class _Counting(Protocol):
     """A driver that can count hardware events."""
 
     def counters(self, names: Sequence[str]) -> AbstractContextManager[dict[str, int]]: ...
-
-
-# -- buffers
-
-
-class Buffer:
-    """Memory on the device, shaped like an ndarray.
-
-    `array` is a plain ndarray view of the shared memory: fine to write, but reads may be slow on a real board
-    (write-combined memory), so fetch results with `numpy()` in one piece. Indexing with a slice of the first axis
-    gives a `BufferView`, whose address can be a uniform.
-    """
-
-    __slots__ = ("__weakref__", "_array", "_bo", "_device", "dtype", "nbytes", "shape")
-
-    def __init__(self, device: Device, bo: Bo, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._device = device
-        self._bo: Bo | None = bo
-        self.shape = shape
-        self.dtype = dtype
-        self.nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        self._array: NDArray[Any] | None = np.frombuffer(bo.view, dtype, count=self.nbytes // dtype.itemsize).reshape(
-            shape
-        )
-
-    @property
-    def device(self) -> Device:
-        """The device the buffer belongs to."""
-        return self._device
-
-    @property
-    def closed(self) -> bool:
-        """True once the memory went back."""
-        return self._bo is None
-
-    @property
-    def bo(self) -> Bo:
-        """The driver's buffer object. Raises: UsageError after `close`."""
-        if self._bo is None:
-            raise UsageError("this buffer is closed; its memory may belong to somebody else by now")
-        return self._bo
-
-    @property
-    def address(self) -> int:
-        """GPU address of the first byte, u32. Raises: UsageError after `close`."""
-        return self.bo.address
-
-    @property
-    def array(self) -> NDArray[Any]:
-        """The shared memory as an ndarray of `shape` and `dtype`. Raises: UsageError after `close`."""
-        if self._array is None:
-            raise UsageError("this buffer is closed; its memory may belong to somebody else by now")
-        return self._array
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return self.nbytes // self.dtype.itemsize
-
-    def numpy(self) -> NDArray[Any]:
-        """A copy in ordinary memory, read in one piece."""
-        data = self.array
-        self._device.check_usable()
-        return np.array(data)
-
-    def write(self, data: Any) -> None:
-        """Copy `data` (broadcastable to `shape`, same kind of dtype) to the device.
-
-        Raises: UsageError when shape or dtype does not fit.
-        """
-        source = np.asarray(data)
-        if not np.can_cast(source.dtype, self.dtype, "same_kind"):
-            raise UsageError(f"data of dtype {source.dtype} does not fit a buffer of {self.dtype}; convert it first")
-        try:
-            np.copyto(self.array, source, casting="same_kind")
-        except ValueError as error:
-            raise UsageError(f"data of shape {source.shape} does not fit a buffer of shape {self.shape}") from error
-
-    def view(self, offset: int = 0) -> BufferView:
-        """The memory from byte `offset` on. Raises: UsageError outside the buffer."""
-        if not 0 <= offset <= self.nbytes:
-            raise UsageError(f"offset {offset} is outside the buffer of {self.nbytes} bytes")
-        return BufferView(self, offset)
-
-    def __getitem__(self, index: int | slice) -> BufferView:
-        if not self.shape:
-            raise UsageError("a scalar buffer has no parts")
-        start = index if isinstance(index, int) else index.start or 0
-        if isinstance(index, slice) and index.step not in (None, 1):
-            raise UsageError("only contiguous slices have an address; use step 1")
-        length = self.shape[0]
-        if start < 0:
-            start += length
-        if not 0 <= start <= length:
-            raise UsageError(f"index {start} is outside the first axis of length {length}")
-        row = self.nbytes // length if length else 0
-        return BufferView(self, start * row)
-
-    def __len__(self) -> int:
-        return self.shape[0] if self.shape else 0
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            return self.array if dtype is None else self.array.astype(dtype, copy=False)
-        return np.array(self.array, dtype=dtype)
-
-    def close(self) -> None:
-        """Give the memory back; calling it twice is fine. ndarrays that still refer to it keep the mapping alive."""
-        bo, self._bo, self._array = self._bo, None, None
-        if bo is not None:
-            self._device.forget(self)
-            _close_bo(bo)
-
-    def __enter__(self) -> Buffer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        if self._bo is None:
-            return "<Buffer closed>"
-        return f"<Buffer {self.dtype}{list(self.shape)} at 0x{self.address:08x}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a Buffer lives on one device of one process; send buffer.numpy() instead")
-
-
-@dataclass(frozen=True, slots=True)
-class BufferView:
-    """A place inside a buffer."""
-
-    buffer: Buffer
-    offset: int
-
-    @property
-    def address(self) -> int:
-        """GPU address, u32. Raises: UsageError when the buffer is closed."""
-        return self.buffer.address + self.offset
-
-
-def _close_bo(bo: Bo) -> None:
-    try:
-        bo.close()
-    except BufferError:
-        pass  # somebody still holds an ndarray: the mapping goes with it, the kernel handle is gone
-
-
-# -- uniforms
-
-
-def pack_uniforms(values: Uniforms, device: Device | None = None) -> bytes:
-    """Uniform words as bytes: ints (-2**31..2**32-1), floats (as binary32), 32-bit NumPy values, buffers (addresses).
-
-    Sequences and arrays are flattened. Raises: UsageError naming the position of a value that is no 32-bit word, or
-    of a buffer that is closed or belongs to another device.
-    """
-    if isinstance(values, np.ndarray):
-        return _array_words(values, "uniforms")
-    out = bytearray()
-    _pack(out, values, device)
-    return bytes(out)
-
-
-def _array_words(values: NDArray[Any], what: str) -> bytes:
-    if values.dtype.itemsize != 4 or values.dtype.kind not in "iuf":
-        raise UsageError(
-            f"{what}: an array of {values.dtype} is no stream of 32-bit words; use uint32, int32 or float32"
-        )
-    return np.ascontiguousarray(values).tobytes()
-
-
-def _pack(out: bytearray, values: Iterable[Any], device: Device | None) -> None:
-    for value in values:
-        where = f"uniform {len(out) // 4}"
-        if isinstance(value, (Buffer, BufferView)):
-            owner = value if isinstance(value, Buffer) else value.buffer
-            if device is not None and owner.device is not device:
-                raise UsageError(f"{where}: the buffer belongs to another device; allocate it on this one")
-            out += value.address.to_bytes(4, "little")
-        elif isinstance(value, (bool, np.bool_)):
-            raise UsageError(f"{where}: {value!r} is a truth value; write 0 or 1")
-        elif isinstance(value, (int, np.integer)):
-            number = int(value)
-            if not -(1 << 31) <= number < 1 << 32:
-                raise UsageError(f"{where}: {number} does not fit 32 bits (-2147483648..4294967295)")
-            out += (number & 0xFFFFFFFF).to_bytes(4, "little")
-        elif isinstance(value, (float, np.floating)):
-            with np.errstate(over="ignore"):
-                narrow = np.float32(value)
-            if np.isinf(narrow) and not np.isinf(value):
-                raise UsageError(f"{where}: {value!r} is beyond float32")
-            out += narrow.tobytes()
-        elif isinstance(value, np.ndarray):
-            out += _array_words(value, where)
-        elif isinstance(value, (list, tuple)):
-            _pack(out, value, device)
-        else:
-            raise UsageError(
-                f"{where}: {type(value).__name__} is no uniform; allowed: int, float, NumPy values, buffers"
-            )
 
 
 # -- launches
@@ -412,7 +209,7 @@ class Device(AbstractContextManager["Device"]):
             try:
                 buffer = Buffer(self, bo, dims, kind)
             except BaseException:
-                _close_bo(bo)
+                close_bo(bo)
                 raise
             self._buffers.add(buffer)
             self._bos[id(buffer)] = bo
@@ -441,7 +238,7 @@ class Device(AbstractContextManager["Device"]):
     def _drop(self, key: int) -> None:
         bo = self._bos.pop(key, None)
         if bo is not None and self._driver is not None and os.getpid() == self._pid:
-            _close_bo(bo)
+            close_bo(bo)
 
     # programs
 
@@ -472,7 +269,7 @@ class Device(AbstractContextManager["Device"]):
     def _unload(self, key: int) -> None:
         known = self._code.pop(key, None)
         if known is not None and self._driver is not None and os.getpid() == self._pid and not self._running:
-            _close_bo(known[1])
+            close_bo(known[1])
 
     def _scratch(self, size: int) -> Bo:
         with self._lock:
@@ -489,7 +286,7 @@ class Device(AbstractContextManager["Device"]):
             if len(self._idle) < 8:
                 self._idle.append(bo)
             else:
-                _close_bo(bo)
+                close_bo(bo)
 
     def retire(self, launch: Launch) -> None:
         """Called by a launch that is over."""
@@ -698,12 +495,12 @@ class Device(AbstractContextManager["Device"]):
             for buffer in list(self._buffers):
                 bo, buffer._bo, buffer._array = buffer._bo, None, None
                 if bo is not None:
-                    _close_bo(bo)
+                    close_bo(bo)
             for bo in [*self._bos.values(), *(bo for _, bo in self._code.values()), *self._idle]:
-                _close_bo(bo)
+                close_bo(bo)
             for launch in self._running:
                 for bo in launch._keep:
-                    _close_bo(bo)
+                    close_bo(bo)
             self._bos.clear()
             self._code.clear()
             self._idle.clear()
@@ -768,7 +565,7 @@ def _triple(groups: int | tuple[int, int, int] | None) -> tuple[int, int, int]:
     return (int(triple[0]), int(triple[1]), int(triple[2]))
 
 
-def _refuse(arguments: dict[str, object], family: str, isa: Isa) -> None:
+def _refuse(arguments: Mapping[str, object], family: str, isa: Isa) -> None:
     for name, value in arguments.items():
         if value is not None:
             raise UsageError(f"{name} is a launch argument of {family}; this device is {isa.label}")
@@ -804,7 +601,7 @@ def open_device(
         return _emulated(name, strict, engine)
     if name not in ("auto", "hardware") and "/" not in name:
         raise UsageError(
-            f"unknown device {name!r}; allowed: auto, hardware, pi0 .. pi5 (with options such as pi5,slices=3), or a path"
+            f"unknown device {name!r}; allowed: auto, hardware, pi0 .. pi5 (with options such as pi5,slices=3), a path"
         )
     from qpu.drivers.linux import LinuxPort
 
