@@ -1,0 +1,312 @@
+"""The command line: info, doctor, asm, disasm, check, emulate."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from qpu.core.isa import Isa
+from qpu.errors import AsmError, DecodeError, DriverError, QpuError, Severity, UsageError
+
+if TYPE_CHECKING:
+    from qpu.core.hazards import Finding
+    from qpu.core.program import Program
+    from qpu.toolkit import InstructionSet
+
+__all__ = ["main"]
+
+OK, FINDINGS, USAGE = 0, 1, 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}", file=sys.stderr)
+        print(f"try: {self.prog} --help", file=sys.stderr)
+        raise SystemExit(USAGE)
+
+
+def _read(name: str) -> bytes:
+    if name == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {name}: {error.strerror}") from None
+
+
+def _write(name: str | None, data: bytes) -> None:
+    if name is None or name == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        Path(name).write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"cannot write {name}: {error.strerror}") from None
+
+
+def _toolkit(name: str) -> InstructionSet:
+    from qpu.toolkit import isa
+
+    return isa(name)
+
+
+# -- asm
+
+
+def _asm(options: argparse.Namespace) -> int:
+    from qpu import formats
+
+    toolkit = _toolkit(options.isa)
+    try:
+        source = _read(options.input).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{options.input} is no UTF-8 text (byte {error.start}); asm wants assembly source") from None
+    filename = "<stdin>" if options.input == "-" else options.input
+    program = toolkit.assemble(source, filename=filename, check=False)
+    failed = False
+    if options.check:
+        findings = toolkit.check(program.code, single_segment=options.single_segment)
+        for finding in findings:
+            print(_finding_text(finding, program), file=sys.stderr)
+        failed = any(f.severity is Severity.ERROR for f in findings)
+    stem = "program" if options.output in (None, "-") else Path(options.output).name
+    symbols = formats.Symbols(
+        {k: v for k, v in getattr(program, "exports", {}).items() if isinstance(v, int)}, getattr(program, "values", {})
+    )
+    if options.format == "hex":
+        data = formats.write_hex(program.code).encode()
+    elif options.format == "bin":
+        data = formats.write_binary(program.code)
+    elif options.format == "elf":
+        data = formats.write_elf(program.code, stem, symbols)
+    else:
+        name = formats.c_identifier(stem)
+        texts = [_text(toolkit, word) for word in program.code]
+        if options.output in (None, "-"):
+            data = formats.write_c(program.code, name, comments=texts).encode()
+        else:
+            header = Path(options.output).with_suffix(".h")
+            data = formats.write_c(program.code, name, header=header.name, comments=texts).encode()
+            _write(str(header), formats.write_header(program.code, name, symbols).encode())
+    _write(options.output, data)
+    return FINDINGS if failed else OK
+
+
+def _text(toolkit: InstructionSet, word: int) -> str:
+    try:
+        return toolkit.disassemble(word)
+    except DecodeError:
+        return ""
+
+
+def _finding_text(finding: Finding, program: Program | None = None) -> str:
+    loc = None if program is None else program.loc(finding.index)
+    where = f"{loc}: " if loc is not None else f"instruction {finding.index}: "
+    return f"{where}{finding.severity}[{finding.rule}]: {finding.message}"
+
+
+# -- disasm
+
+
+def _disasm(options: argparse.Namespace) -> int:
+    from qpu import formats
+
+    toolkit = _toolkit(options.isa)
+    words = formats.read_words(_read(options.input), section=options.section, symbol=options.symbol)
+    note = getattr(toolkit, "note", None)
+    failed = False
+    out: list[str] = []
+    for word in words:
+        row: dict[str, str] = {"word": f"0x{word:016x}"}
+        try:
+            row["text"] = toolkit.disassemble(word)
+            remark = note(word) if note is not None else None
+            if remark:
+                row["note"] = remark
+        except DecodeError as error:
+            row["error"] = error.diagnostics[0].message
+            failed = True
+        if options.json:
+            out.append(json.dumps(row))
+        elif "error" in row:
+            out.append(f"{row['word']}  # error: {row['error']}")
+        else:
+            out.append(row["text"] + (f"  # {row['note']}" if "note" in row else ""))
+    if options.listing and not options.json:
+        from qpu.core.program import Program
+
+        out = [toolkit.listing(Program(Isa(options.isa), tuple(words)))]
+    if out:
+        print("\n".join(out))
+    return FINDINGS if failed else OK
+
+
+# -- check
+
+
+def _check(options: argparse.Namespace) -> int:
+    from qpu import formats
+
+    toolkit = _toolkit(options.isa)
+    data = _read(options.input)
+    try:
+        programs = formats.read_programs(data, section=options.section, symbol=options.symbol)
+    except formats.BadWord:
+        programs = [list(toolkit.assemble(data.decode(), filename=options.input, check=False).code)]
+    failed = False
+    for number, words in enumerate(programs):
+        findings = toolkit.check(words, single_segment=options.single_segment)
+        ok = not any(f.severity is Severity.ERROR for f in findings)
+        failed |= not ok
+        if options.json:
+            rows = [
+                {"rule": f.rule, "severity": str(f.severity), "index": f.index, "message": f.message}
+                | ({} if f.other is None else {"other": f.other})
+                | ({} if f.distance is None else {"distance": f.distance})
+                for f in findings
+            ]
+            print(json.dumps({"ok": ok, "findings": rows}))
+            continue
+        head = f"program {number}: " if len(programs) > 1 else ""
+        for finding in findings:
+            print(head + _finding_text(finding))
+            for index in sorted({finding.index, finding.other} - {None}):  # type: ignore[type-var]  # None is removed
+                print(f"    {index}: {_text(toolkit, words[index]) if index < len(words) else ''}")
+        if not findings:
+            print(f"{head}{len(words)} instructions, no findings")
+    return FINDINGS if failed else OK
+
+
+# -- info, doctor
+
+
+def _port(options: argparse.Namespace) -> Any:
+    name = options.device if options.device is not None else os.environ.get("QPU_DEVICE", "auto")
+    if name.startswith("pi"):
+        from qpu.emu.port import EmuPort
+
+        return EmuPort(name)
+    from qpu.drivers.linux import LinuxPort
+
+    return LinuxPort()
+
+
+def _info(options: argparse.Namespace) -> int:
+    from qpu.drivers.doctor import info, info_text
+
+    data = info(_port(options))
+    print(json.dumps(data) if options.json else info_text(data))
+    return OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from qpu.drivers.doctor import checks_json, checks_text, examine
+
+    report = examine(_port(options))
+    print(json.dumps(checks_json(report)) if options.json else checks_text(report))
+    return OK if report.usable else FINDINGS
+
+
+# -- emulate
+
+
+def _emulate(arguments: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="qpu emulate",
+        description="Run an unmodified Python program that talks to the kernel itself on an emulated board.",
+        usage="qpu emulate [--board B] [--strict] (SCRIPT | -m MODULE) [ARGS...]",
+    )
+    parser.add_argument("--board", default="pi5", help="pi0 .. pi5, with options such as pi5,slices=3 (default: pi5)")
+    parser.add_argument("--strict", action="store_true", help="stop at the first fault")
+    own: list[str] = []
+    rest = list(arguments)
+    while rest and rest[0].startswith("-") and rest[0] != "-m":
+        own.append(rest.pop(0))
+        if own[-1] == "--board" and rest:
+            own.append(rest.pop(0))
+    options = parser.parse_args(own)
+    if not rest or rest == ["-m"]:
+        parser.error("name a script, or -m and a module")
+    from qpu.emu.intercept import run_emulated
+
+    return run_emulated(rest, board=options.board, strict=options.strict)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    import qpu
+
+    parser = _Parser(prog="qpu", description="GPGPU on every Raspberry Pi GPU, real or emulated.")
+    parser.add_argument("--version", action="version", version=f"qpu {qpu.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    names = [str(i) for i in Isa]
+
+    def code(name: str, help_: str, run: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help_, description=help_)
+        sub.add_argument("--isa", required=True, choices=names)
+        sub.add_argument("input", metavar="IN", help="file, or - for standard input")
+        sub.set_defaults(run=run)
+        return sub
+
+    asm = code("asm", "text to code", _asm)
+    asm.add_argument("-o", "--output", metavar="OUT")
+    asm.add_argument("--format", choices=("hex", "bin", "c", "elf"), default="hex")
+    asm.add_argument("--check", action="store_true", help="apply hazard and program rules; errors exit 1")
+    asm.add_argument("--single-segment", action="store_true", help="V3D: check for single-segment launch")
+    disasm = code("disasm", "code to text", _disasm)
+    disasm.add_argument("--json", action="store_true", help="one JSON object a word")
+    disasm.add_argument("--listing", action="store_true", help="for people: labels at branch targets")
+    check = code("check", "validity and hazard findings", _check)
+    check.add_argument("--json", action="store_true", help="one JSON object a program")
+    check.add_argument("--single-segment", action="store_true", help="V3D: launched as a single segment")
+    for sub in (disasm, check):
+        sub.add_argument("--section", help="section of an ELF file")
+        sub.add_argument("--symbol", help="symbol of an ELF file")
+    for name, help_, run in (
+        ("info", "board, GPU, node, clocks, memory, versions", _info),
+        ("doctor", "what stops this machine from using its GPU, and what mends it", _doctor),
+    ):
+        sub = commands.add_parser(name, help=help_, description=help_)
+        sub.add_argument("--json", action="store_true")
+        sub.add_argument("--device", help="look at this emulated board instead of the machine")
+        sub.set_defaults(run=run)
+    commands.add_parser("emulate", help="run an unmodified Python program on an emulated board", add_help=False)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 fine, 1 findings or a failed program, 2 wrong usage."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words[:1] == ["emulate"]:
+            return _emulate(words[1:])
+        options = _arguments().parse_args(words)
+        status: int = options.run(options)
+        return status
+    except UsageError as error:
+        print(f"qpu: {error}", file=sys.stderr)
+        return USAGE
+    except AsmError as error:
+        print(error, file=sys.stderr)
+        return FINDINGS
+    except DriverError as error:
+        print(f"qpu: {error}", file=sys.stderr)
+        return FINDINGS
+    except QpuError as error:
+        print(f"qpu: {error}", file=sys.stderr)
+        return FINDINGS
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FINDINGS
+    except KeyboardInterrupt:
+        print("qpu: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
