@@ -176,7 +176,7 @@ def _check(options: argparse.Namespace) -> int:
         head = f"program {number}: " if len(programs) > 1 else ""
         for finding in findings:
             print(head + _finding_text(finding))
-            for index in sorted({finding.index, finding.other} - {None}):  # type: ignore[type-var]  # None is removed
+            for index in sorted({finding.index, finding.index if finding.other is None else finding.other}):
                 print(f"    {index}: {_text(toolkit, words[index]) if index < len(words) else ''}")
         if not findings:
             print(f"{head}{len(words)} instructions, no findings")

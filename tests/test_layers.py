@@ -1,0 +1,106 @@
+"""A module imports only from its own layer and those below it; `import qpu` stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "qpu"
+
+# layer -> layers it may import from besides itself; the longest matching prefix names a module's layer
+LAYERS: dict[str, set[str]] = {
+    "qpu.errors": set(),
+    "qpu.core": {"qpu.errors"},
+    "qpu.core.program": {"qpu.core", "qpu.errors", "qpu.toolkit"},
+    "qpu.core.html": {"qpu.core", "qpu.core.program", "qpu.errors", "qpu.toolkit"},
+    "qpu.vc4": {"qpu.core", "qpu.core.program", "qpu.errors"},
+    "qpu.v3d": {"qpu.core", "qpu.core.program", "qpu.errors"},
+    "qpu.toolkit": {"qpu.core", "qpu.core.program", "qpu.errors", "qpu.vc4", "qpu.v3d"},
+    "qpu.formats": {"qpu.errors"},
+    "qpu.drivers": {"qpu.core.isa", "qpu.core", "qpu.errors"},
+    "qpu.drivers.port": set(),
+    "qpu.drivers.uapi": set(),
+    "qpu.emu": {
+        "qpu.core",
+        "qpu.core.program",
+        "qpu.errors",
+        "qpu.vc4",
+        "qpu.v3d",
+        "qpu.drivers.port",
+        "qpu.drivers.uapi",
+    },
+    "qpu.buffers": {"qpu.drivers", "qpu.device", "qpu.errors"},
+    "qpu.device": {
+        "qpu.drivers",
+        "qpu.drivers.port",
+        "qpu.emu",
+        "qpu.core",
+        "qpu.core.program",
+        "qpu.errors",
+        "qpu.buffers",
+    },
+    "qpu.kernels": {"qpu.core", "qpu.core.program", "qpu.errors", "qpu.vc4", "qpu.v3d", "qpu.toolkit"},
+    "qpu": {"qpu." + n for n in ("core.isa", "core.program", "core", "device", "buffers", "errors", "toolkit")},
+}
+ANYTHING = {"qpu.__main__"}
+
+
+def layer_of(module: str) -> str:
+    return max((name for name in LAYERS if module == name or module.startswith(name + ".")), key=len)
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = ("qpu", *path.relative_to(ROOT).with_suffix("").parts)
+        found.append((".".join(parts[:-1] if parts[-1] == "__init__" else parts), path))
+    return found
+
+
+def imports(path: Path) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(a.name, node.lineno) for a in node.names if a.name.split(".")[0] == "qpu"]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            if node.module is not None and node.module.split(".")[0] == "qpu":
+                known = {m for m, _ in modules()}
+                full = [f"{node.module}.{a.name}" for a in node.names]
+                found += [(f if f in known else node.module, node.lineno) for f in full]
+    return found
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda v: v if isinstance(v, str) else "")
+def test_imports_respect_the_layers(module: str, path: Path) -> None:
+    if module in ANYTHING:
+        return
+    layer = layer_of(module)
+    for target, line in imports(path):
+        if target == "qpu":
+            continue
+        other = layer_of(target)
+        assert other == layer or other in LAYERS[layer], f"{path}:{line}: {module} ({layer}) imports {target} ({other})"
+
+
+def test_every_layer_exists() -> None:
+    present = {layer_of(m) for m, _ in modules()}
+    assert present == set(LAYERS)
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, qpu; print(sorted(m for m in sys.modules if m.split('.')[0] in ('numpy', 'llvmlite', 'ctypes')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_assembling_does_not_load_numpy() -> None:
+    code = "import sys, qpu; qpu.assemble('nop', isa='v3d71'); qpu.assemble('nop', isa='vc4'); print('numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
