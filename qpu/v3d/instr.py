@@ -44,11 +44,16 @@ class Sig(enum.IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class Src:
-    """A source operand. mod: input modifier as printed without its dot (``abs l h ff ll hh swp ul ...``) or empty."""
+    """A source operand. mod: input modifier as printed without its dot (``abs l h ff ll hh swp ul ...``) or empty.
+
+    port_b: on 4.2, when both read ports name register n, this operand is read through the second. It changes nothing
+    but the word, and which of two operations an operand order means.
+    """
 
     kind: SrcKind
     n: int
     mod: str = ""
+    port_b: bool = False
 
 
 @dataclass(frozen=True, slots=True)
