@@ -306,6 +306,7 @@ class Device(AbstractContextManager["Device"]):
         threads: int | None = None,
         single_segment: bool | None = None,
         qpus: int | None = None,
+        streams: Sequence[Buffer | BufferView] | None = None,
         timeout_s: float = 10.0,
         after: Sequence[Launch] = (),
     ) -> Launch:
@@ -317,7 +318,7 @@ class Device(AbstractContextManager["Device"]):
 
         V3D only: workgroups (counts in x, y, z; default 1), workgroup_size (items, 1..256, default 16),
         workgroups_per_supergroup (1..16, default 1), threads (per QPU, 2 or 4, default 4), single_segment.
-        VideoCore IV only: qpus.
+        VideoCore IV only: qpus; streams (uniform streams that already lie in device memory, one per program).
 
         after: launches that must end first. Launches of one device run in order anyway; those of other devices are
         waited for here.
@@ -336,9 +337,9 @@ class Device(AbstractContextManager["Device"]):
                 "single_segment": single_segment,
             }
             _refuse(foreign, "V3D", self.isa)
-            count, streams = self._rows(uniforms, qpus)
+            count, rows = self._rows(uniforms, qpus, streams)
         else:
-            _refuse({"qpus": qpus}, "VideoCore IV", self.isa)
+            _refuse({"qpus": qpus, "streams": streams}, "VideoCore IV", self.isa)
             groups = _triple(workgroups)
             size = 16 if workgroup_size is None else workgroup_size
             per_super = 1 if workgroups_per_supergroup is None else workgroups_per_supergroup
@@ -354,7 +355,7 @@ class Device(AbstractContextManager["Device"]):
         job: QpuJob | CsdJob
         try:
             if self.isa is Isa.VC4:
-                addresses = self._stream(streams, keep)
+                addresses = self._stream(rows, keep)
                 with self._lock:
                     bos = (code, *keep, *self._bos.values())
                 job = QpuJob(tuple((addresses[i % len(addresses)], code.address) for i in range(count)), bos)
@@ -403,6 +404,7 @@ class Device(AbstractContextManager["Device"]):
         threads: int | None = None,
         single_segment: bool | None = None,
         qpus: int | None = None,
+        streams: Sequence[Buffer | BufferView] | None = None,
         timeout_s: float = 10.0,
     ) -> Launch:
         """Start a program and wait for its end. Arguments and errors: see `submit` and `Launch.wait`."""
@@ -415,25 +417,37 @@ class Device(AbstractContextManager["Device"]):
             threads=threads,
             single_segment=single_segment,
             qpus=qpus,
+            streams=streams,
             timeout_s=timeout_s,
         )
         launch.wait(timeout_s)
         return launch
 
-    def _rows(self, uniforms: Uniforms | Buffer | BufferView, qpus: int | None) -> tuple[int, list[bytes | int]]:
-        streams: list[bytes | int]
-        if isinstance(uniforms, (Buffer, BufferView)):
+    def _rows(
+        self,
+        uniforms: Uniforms | Buffer | BufferView,
+        qpus: int | None,
+        streams: Sequence[Buffer | BufferView] | None,
+    ) -> tuple[int, list[bytes | int]]:
+        rows: list[bytes | int]
+        if streams is not None:
+            if isinstance(uniforms, (Buffer, BufferView)) or len(uniforms):
+                raise UsageError("give uniforms or streams, not both")
+            for part in streams:
+                _own(part, self)
+            rows = [part.address for part in streams]
+        elif isinstance(uniforms, (Buffer, BufferView)):
             _own(uniforms, self)
-            streams = [uniforms.address]
+            rows = [uniforms.address]
         elif len(uniforms) and isinstance(uniforms[0], (list, tuple, np.ndarray)):
-            streams = [pack_uniforms(cast("Uniforms", row), self) for row in uniforms]
+            rows = [pack_uniforms(cast("Uniforms", row), self) for row in uniforms]
         else:
-            streams = [pack_uniforms(uniforms, self)]
-        count = qpus if qpus is not None else len(streams)
-        if len(streams) > 1 and count != len(streams):
-            raise UsageError(f"qpus = {qpus}, but there are {len(streams)} rows of uniforms; give one of the two")
+            rows = [pack_uniforms(uniforms, self)]
+        count = qpus if qpus is not None else len(rows)
+        if len(rows) > 1 and count != len(rows):
+            raise UsageError(f"qpus = {qpus}, but there are {len(rows)} rows of uniforms; give one of the two")
         _within("qpus", count, 1, self.qpus)
-        return count, streams
+        return count, rows
 
     def _stream(self, streams: Sequence[bytes | int], keep: list[Bo]) -> list[int]:
         """Put uniform streams into device memory; 64-byte aligned rows."""

@@ -25,11 +25,13 @@ from qpu.core.isa import Isa
 from qpu.errors import UsageError
 
 if TYPE_CHECKING:
+    from qpu.buffers import Buffer
     from qpu.core.program import Program
+    from qpu.device import Device, Launch
     from qpu.v3d.asm import Asm42, Asm71
     from qpu.vc4.asm import Asm
 
-__all__ = ["Layout", "error_bound", "layout", "pack_panels", "pad", "reference", "v3d_kernel", "vc4_kernel"]
+__all__ = ["Layout", "Sgemm", "error_bound", "layout", "pack_panels", "pad", "reference", "v3d_kernel", "vc4_kernel"]
 
 F32 = NDArray[np.float32]
 
@@ -152,3 +154,144 @@ def error_bound(isa: Isa, alpha: float, a: F32, b: F32, beta: float, c: F32) -> 
     size = abs(alpha) * (np.abs(a.astype(np.float64)) @ np.abs(b.astype(np.float64)))
     size = size + (abs(beta) * np.abs(c.astype(np.float64)) if beta != 0.0 else 0.0)
     return np.asarray((2 if isa is Isa.VC4 else 1) * (a.shape[1] + 3) * 2.0**-24 * size)
+
+
+class Sgemm:
+    """A multiplication of one shape on one device: buffers, packing, launches. A context manager.
+
+    ``with Sgemm(gpu, m, n, k) as s: s.load(a, b, c, alpha, beta); s.launch(); c = s.result()``
+    """
+
+    def __init__(self, gpu: Device, m: int, n: int, k: int) -> None:
+        """Allocate on `gpu`. Raises: UsageError for an unsupported shape, DriverError when memory runs out."""
+        self.gpu = gpu
+        self.plan = layout(gpu.isa, m, n, k)
+        self._buffers: list[Buffer] = []
+        try:
+            self._a = self._buffer(self.plan.a_shape, np.uint32)
+            self._b = self._buffer(self.plan.b_shape, np.float32)
+            self._c = self._buffer(self.plan.c_shape, np.float32)
+            if gpu.isa is Isa.VC4:
+                self._qpus = min(gpu.qpus, self.plan.tiles_m * self.plan.tiles_n)
+                self._streams = self._buffer((self._qpus, self._stream_words()), np.uint32)
+        except BaseException:
+            self.close()
+            raise
+        self._uniforms: list[int | float] = []
+        self.program = self._assemble()
+
+    def _buffer(self, shape: tuple[int, int], dtype: type[np.generic]) -> Buffer:
+        buffer = self.gpu.empty(shape, dtype)
+        self._buffers.append(buffer)
+        return buffer
+
+    def _assemble(self) -> Program:
+        from qpu.toolkit import assemble
+
+        if self.gpu.isa is Isa.VC4:
+            return assemble(vc4_kernel, isa=Isa.VC4)
+        return assemble(v3d_kernel, isa=self.gpu.isa)
+
+    def load(self, a: F32, b: F32, c: F32, alpha: float = 1.0, beta: float = 0.0) -> None:
+        """Copy and pack the operands: a (m, k), b (k, n), c (m, n), float32. With beta = 0, c is not read."""
+        plan = self.plan
+        for name, matrix, shape in (("a", a, (plan.m, plan.k)), ("b", b, (plan.k, plan.n)), ("c", c, (plan.m, plan.n))):
+            if matrix.shape != shape or matrix.dtype != np.float32:
+                raise UsageError(
+                    f"{name} is {matrix.dtype}{list(matrix.shape)}; this launch takes float32{list(shape)}"
+                )
+        pack_panels(a, plan, self._a.array)
+        pad(b, plan.b_shape, self._b.array)
+        self.load_c(c if beta != 0.0 else np.zeros_like(c))
+        if plan.isa is Isa.VC4:
+            self._fill_streams(alpha, beta)
+        else:
+            row = 4 * plan.c_shape[1]
+            self._uniforms = [
+                4 * plan.panel_words // 64,
+                self._a.address,
+                self._b.address,
+                row,
+                plan.rows * row // 1024,
+                self._c.address,
+                plan.depth // UNROLL,
+                alpha,
+                beta,
+                CONFIG_VEC2,
+            ]
+
+    def load_c(self, c: F32) -> None:
+        """Copy C alone, for another launch with the same A and B."""
+        pad(c, self.plan.c_shape, self._c.array)
+
+    def launch(self, timeout_s: float = 600.0) -> Launch:
+        """Multiply, and wait for the result."""
+        if self.plan.isa is Isa.VC4:
+            rows = [self._streams[i] for i in range(self._qpus)]
+            return self.gpu.run(self.program, streams=rows, timeout_s=timeout_s)
+        groups = (self.plan.tiles_n, self.plan.tiles_m, 1)
+        return self.gpu.run(self.program, self._uniforms, workgroups=groups, threads=2, timeout_s=timeout_s)
+
+    def result(self) -> F32:
+        """C (m, n) in ordinary memory."""
+        return np.array(self._c.numpy()[: self.plan.m, : self.plan.n])
+
+    def close(self) -> None:
+        """Give the buffers back; idempotent."""
+        while self._buffers:
+            self._buffers.pop().close()
+
+    def __enter__(self) -> Sgemm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # VideoCore IV: each QPU has a stream of parameters, one record a tile
+
+    def _stream_words(self) -> int:
+        tiles = self.plan.tiles_m * self.plan.tiles_n
+        return -(-tiles // self._qpus) * VC4_RECORD
+
+    def _fill_streams(self, alpha: float, beta: float) -> None:
+        plan = self.plan
+        streams = self._streams.array
+        a_f, b_f = (int(np.float32(x).view(np.uint32)) for x in (alpha, beta))
+        row = 4 * plan.c_shape[1]
+        tiles = [(i, j) for i in range(plan.tiles_m) for j in range(plan.tiles_n)]
+        for qpu in range(self._qpus):
+            mine = tiles[qpu :: self._qpus]
+            record: list[int] = []
+            for number, (i, j) in enumerate(mine):
+                start = len(record)
+                c = self._c.address + i * plan.rows * row + 4 * plan.columns * j
+                record += [self._b.address + 4 * plan.columns * j, row, plan.depth // UNROLL]
+                record += [
+                    self._streams[qpu].address + 4 * (start + VC4_HEAD),
+                    self._a.address + 4 * plan.panel_words * i,
+                ]
+                assert len(record) - start == VC4_HEAD
+                record += [c, row]
+                for chunk in range(plan.rows // VC4_CHUNK):
+                    record.append(vpm_write_setup(VC4_CHUNK * qpu))
+                    record += [a_f, b_f] * VC4_CHUNK
+                    for r in range(VC4_CHUNK):
+                        record += [dma_store_setup(VC4_CHUNK * qpu + r), c + (VC4_CHUNK * chunk + r) * row]
+                record.append(int(number + 1 < len(mine)))
+                assert len(record) - start == VC4_RECORD
+            streams[qpu, : len(record)] = record
+
+
+def vpm_write_setup(row: int) -> int:
+    """Generic VPM write, 32-bit horizontal from `row` on, next vector one row further (vc4.md 14.2)."""
+    return 1 << 12 | 1 << 11 | 2 << 8 | row
+
+
+def dma_store_setup(row: int) -> int:
+    """DMA store of one VPM row of 16 words (vc4.md 14.4)."""
+    return 2 << 30 | 1 << 23 | 16 << 16 | 1 << 14 | row << 7
+
+
+VC4_CHUNK = 4  # rows of C that a QPU keeps in the VPM; 12 QPUs use 48 of its 64 rows
+VC4_HEAD = 5
+VC4_RECORD = VC4_HEAD + 2 + 64 // VC4_CHUNK * (1 + 4 * VC4_CHUNK) + 1
