@@ -1,0 +1,226 @@
+"""The operations of VideoCore IV: one row each. Encoder, printer, builder, checker and emulator read these rows.
+
+Contract of the semantics: ``op.sem(v, a, b) -> V`` with operands already unpacked and rotated, ``op.carry(v, a, b,
+result) -> M`` or None for "always clear". Z and N come from the 32-bit result, before packing. Packing, conditions,
+write-back and flags are the machine's; their meaning is in `qpu.vc4.pack` and `qpu.vc4.sem`.
+
+Operand types drive conversions: a source of type f32 makes an unpack deliver floats, a result of type f32 makes a
+16-bit pack produce binary16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from qpu.core.isa import Basis, Isa, Unit
+from qpu.core.lanes import LaneOps, M, V
+from qpu.core.optable import Code, Flags, Latency, Op, OperandType, Semantics, Table
+from qpu.vc4 import sem
+
+__all__ = [
+    "ADD_OPS",
+    "LATENCY",
+    "MUL_OPS",
+    "SFU",
+    "TABLE",
+    "SfuFunction",
+    "add_op",
+    "float_operands",
+    "float_result",
+    "is_move",
+    "mul_op",
+    "saturated",
+]
+
+_GUIDE = "VideoCore IV 3D architecture guide, QPU instruction encoding"
+_HW = "py-videocore device tests"
+_VC4C = "VC4C measurements"
+
+
+def _op(
+    name: str,
+    operands: str,
+    function: Semantics | None,
+    doc: str,
+    *,
+    add: int | None = None,
+    mul: int | None = None,
+    carry: Semantics | None = None,
+    commutes: bool = False,
+    sem_source: str = _HW,
+    sem_basis: Basis = Basis.MEASURED,
+    aliases: tuple[str, ...] = (),
+    machine: str | None = None,
+) -> Op:
+    units: dict[Unit, Code] = {}
+    if add is not None:
+        units[Unit.ADD] = Code(add)
+    if mul is not None:
+        units[Unit.MUL] = Code(mul)
+    return Op(
+        name=name,
+        operands=operands,
+        code={Isa.VC4: units},
+        sem=function,
+        doc=doc,
+        source=f"code: {_GUIDE}; meaning: {sem_source}",
+        code_basis=Basis.MANUAL,
+        sem_basis=sem_basis,
+        flags=Flags.NONE if name == "nop" else Flags.WORD,
+        carry=carry,
+        latency={Isa.VC4: Latency(1)},
+        modifiers={"d": ("pack",), "a": ("unpack",), "b": ("unpack",)} if operands else {},
+        commutes=commutes,
+        machine=machine,
+        aliases=aliases,
+    )
+
+
+_F3, _I3, _B3, _U3 = "d:f32 a:f32 b:f32", "d:i32 a:i32 b:i32", "d:b32 a:b32 b:b32", "d:u32 a:u32 b:u32"
+_V3 = "d:u8x4 a:u8x4 b:u8x4"
+_ASSUMED, _MANUAL = Basis.ASSUMED, Basis.MANUAL
+
+TABLE = Table(
+    Isa.VC4,
+    (
+        _op(
+            "nop", "", None, "Nothing. The MUL nop with a destination writes old results (measured).",
+            add=0, mul=0, sem_source="vc4asm addendum", machine="nop",
+        ),
+        _op("fadd", _F3, sem.fadd, "a + b, toward zero.", add=1, carry=sem.carry_positive, commutes=True,
+            sem_source=f"{_HW}; rounding and special values: {_VC4C}"),
+        _op("fsub", _F3, sem.fsub, "a - b, toward zero.", add=2, carry=sem.carry_positive,
+            sem_source=f"{_HW}; rounding and special values: {_VC4C}"),
+        _op("fmin", _F3, sem.fmin, "The smaller float.", add=3, carry=sem.carry_fgreater),
+        _op("fmax", _F3, sem.fmax, "The larger float.", add=4, carry=sem.carry_fgreater),
+        _op("fminabs", _F3, sem.fminabs, "The smaller magnitude.", add=5, carry=sem.carry_abs_greater),
+        _op("fmaxabs", _F3, sem.fmaxabs, "The larger magnitude.", add=6, carry=sem.carry_abs_greater),
+        _op("ftoi", "d:i32 a:f32", sem.ftoi, "Float to signed integer, toward zero; 0 when out of range.", add=7),
+        _op("itof", "d:f32 a:i32", sem.itof, "Signed integer to float, toward zero.", add=8, carry=sem.carry_itof,
+            sem_source=_VC4C, sem_basis=_ASSUMED),
+        _op("add", _I3, sem.add, "a + b modulo 2**32.", add=12, carry=sem.carry_add, commutes=True, aliases=("iadd",)),
+        _op("sub", _I3, sem.sub, "a - b modulo 2**32.", add=13, carry=sem.carry_sub, aliases=("isub",)),
+        _op("shr", _U3, sem.shr, "Logical shift right by b mod 32.", add=14, carry=sem.carry_shr),
+        _op("asr", _I3, sem.asr, "Arithmetic shift right by b mod 32.", add=15, carry=sem.carry_shr),
+        _op("ror", _B3, sem.ror, "Rotate right by b mod 32.", add=16),
+        _op("shl", _B3, sem.shl, "Shift left by b mod 32.", add=17, carry=sem.carry_shl),
+        _op("min", _I3, sem.imin, "The smaller signed integer.", add=18, carry=sem.carry_greater, commutes=True,
+            aliases=("imin",)),
+        _op("max", _I3, sem.imax, "The larger signed integer.", add=19, carry=sem.carry_greater, commutes=True,
+            aliases=("imax",)),
+        _op("and", _B3, sem.and_, "Bitwise and.", add=20, commutes=True, aliases=("band",)),
+        _op("or", _B3, sem.or_, "Bitwise or; with equal operands the ADD ALU's move.", add=21, commutes=True,
+            aliases=("bor",)),
+        _op("xor", _B3, sem.xor, "Bitwise exclusive or.", add=22, commutes=True, aliases=("bxor",)),
+        _op("not", "d:b32 a:b32", sem.not_, "Bitwise complement.", add=23, aliases=("bnot",)),
+        _op("clz", "d:u32 a:b32", sem.clz, "Leading zero bits; 32 for 0.", add=24),
+        _op("fmul", _F3, sem.fmul, "a * b, to nearest.", mul=1, commutes=True, sem_source=f"{_HW}; rounding: {_VC4C}",
+            sem_basis=_ASSUMED),
+        _op("mul24", _U3, sem.mul24, "Product of the low 24 bits, unsigned, low 32 bits.", mul=2,
+            carry=sem.carry_mul24, commutes=True, aliases=("imul24",)),
+        _op("v8muld", _V3, sem.v8muld, "Byte by byte (a * b + 127) / 255.", mul=3, commutes=True, sem_basis=_ASSUMED),
+        _op("v8min", _V3, sem.v8min, "Byte by byte the smaller; with equal operands the MUL ALU's move.", mul=4,
+            commutes=True),
+        _op("v8max", _V3, sem.v8max, "Byte by byte the larger.", mul=5, commutes=True),
+        _op("v8adds", _V3, sem.v8adds, "Byte by byte min(a + b, 255).", add=30, mul=6, commutes=True),
+        _op("v8subs", _V3, sem.v8subs, "Byte by byte max(a - b, 0).", add=31, mul=7),
+    ),
+)  # fmt: skip
+"""Every operation, by name or alias."""
+
+
+def _by_code(unit: Unit, size: int) -> tuple[Op | None, ...]:
+    rows: list[Op | None] = [None] * size
+    for op in TABLE:
+        code = op.code[Isa.VC4].get(unit)
+        if code is not None:
+            rows[code.op] = op
+    return tuple(rows)
+
+
+ADD_OPS: tuple[Op | None, ...] = _by_code(Unit.ADD, 32)
+"""Operations of the ADD ALU by opcode; None where the code (9..11, 25..29) is reserved."""
+
+MUL_OPS: tuple[Op | None, ...] = _by_code(Unit.MUL, 8)
+"""Operations of the MUL ALU by opcode."""
+
+
+def add_op(code: int) -> Op | None:
+    """The ADD operation with opcode 0..31; None when it is reserved."""
+    return ADD_OPS[code]
+
+
+def mul_op(code: int) -> Op:
+    """The MUL operation with opcode 0..7."""
+    op = MUL_OPS[code]
+    assert op is not None
+    return op
+
+
+_FLOAT_OPERANDS = frozenset(
+    op.name for op in TABLE if any(o.role == "a" and o.type is OperandType.F32 for o in op.parsed)
+)
+_FLOAT_RESULTS = frozenset(
+    op.name for op in TABLE if any(o.role == "d" and o.type is OperandType.F32 for o in op.parsed)
+)
+_MOVES = frozenset({"or", "and", "min", "max", "fmin", "fmax", "v8min", "v8max"})
+_SATURATE: dict[str, Callable[[Any, Any, Any, Any], Any]] = {"add": sem.saturate_add, "sub": sem.saturate_sub}
+
+
+def float_operands(op: Op) -> bool:
+    """True when the operation reads floats: an unpacked file A operand is then converted to float."""
+    return op.name in _FLOAT_OPERANDS
+
+
+def float_result(op: Op) -> bool:
+    """True when the operation produces a float: a 16-bit pack then produces binary16."""
+    return op.name in _FLOAT_RESULTS
+
+
+def is_move(op: Op) -> bool:
+    """True when the operation with two equal operands returns them unchanged."""
+    return op.name in _MOVES
+
+
+def saturated(v: LaneOps[V, M], op: Op, a: V, b: V, result: V) -> V:
+    """The result as packing sees it: saturated to 32 signed bits where `add` or `sub` overflowed, else unchanged."""
+    function = _SATURATE.get(op.name)
+    if function is None:
+        return result
+    out: V = function(v, a, b, result)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class SfuFunction:
+    """A special function: started by writing `address` (either file), result in r4 `latency` instructions later."""
+
+    name: str
+    address: int
+    sem: Callable[[Any, Any], Any]
+    doc: str
+    latency: int = 3
+    basis: Basis = Basis.MEASURED
+
+
+SFU: dict[int, SfuFunction] = {
+    52: SfuFunction("recip", 52, sem.recip, "1/a; infinity for 0."),
+    53: SfuFunction("recipsqrt", 53, sem.rsqrt, "1/sqrt(abs(a))."),
+    54: SfuFunction("exp", 54, sem.exp2, "2**a."),
+    55: SfuFunction("log", 55, sem.log2, "log2(abs(a))."),
+}
+"""Special functions by write address."""
+
+LATENCY: dict[str, Latency] = {
+    "accumulator": Latency(1),
+    "file": Latency(2),
+    "r4_sfu": Latency(3),
+    "r4_load": Latency(1),
+    "r5": Latency(1),
+    "r5_rotation": Latency(2),
+    "flags": Latency(1),
+    "unif_addr": Latency(3),
+}
+"""Earliest instruction, counted from the writing one, that sees a value, by kind of place."""
