@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.emu import sfu
+
 __all__ = ["LANES", "NumpyLanes", "quiet"]
 
 LANES = 16
@@ -203,16 +205,51 @@ class NumpyLanes:
         return _f(a).astype(np.float16).view(np.uint16).astype(np.uint32)
 
     def recip(self, a: U32) -> U32:
-        return _u((1.0 / _f(a).astype(np.float64)).astype(np.float32))
+        return _u(sfu.recip(_DOUBLES, _f(a).astype(np.float64)).astype(np.float32))
 
     def rsqrt(self, a: U32) -> U32:
-        return _u((1.0 / np.sqrt(_f(a).astype(np.float64))).astype(np.float32))
+        return _u(sfu.rsqrt(_DOUBLES, _f(a).astype(np.float64)).astype(np.float32))
 
     def exp2(self, a: U32) -> U32:
-        return _u(np.exp2(_f(a).astype(np.float64)).astype(np.float32))
+        return _u(sfu.exp2(_DOUBLES, _f(a).astype(np.float64)).astype(np.float32))
 
     def log2(self, a: U32) -> U32:
-        return _u(np.log2(_f(a).astype(np.float64)).astype(np.float32))
+        return _u(sfu.log2(_DOUBLES, _f(a).astype(np.float64)).astype(np.float32))
 
     def sinpi(self, a: U32) -> U32:
-        return _u(np.sin(np.pi * _f(a).astype(np.float64)).astype(np.float32))
+        return _u(sfu.sinpi(_DOUBLES, _f(a).astype(np.float64)).astype(np.float32))
+
+
+class _NumpyDoubles:
+    """`qpu.emu.sfu.Doubles` over float64 arrays."""
+
+    __slots__ = ()
+
+    def rint(self, x: F64) -> F64:
+        return np.rint(x)
+
+    def sqrt(self, x: F64) -> F64:
+        return np.sqrt(x)
+
+    def absolute(self, x: F64) -> F64:
+        return np.abs(x)
+
+    def less(self, x: F64, y: float) -> Mask:
+        return np.less(x, y)
+
+    def equal(self, x: F64, y: float) -> Mask:
+        return np.equal(x, y)
+
+    def where(self, m: Mask, x: F64 | float, y: F64 | float) -> F64:
+        return np.where(m, x, y)
+
+    def pow2(self, n: F64) -> F64:
+        return ((n.astype(np.int64) + 1023) << 52).view(np.float64)
+
+    def split(self, x: F64) -> tuple[F64, F64]:
+        bits = np.ascontiguousarray(x).view(np.int64)
+        mantissa = ((bits & 0xFFFFFFFFFFFFF) | 0x3FF0000000000000).view(np.float64)
+        return mantissa, (((bits >> 52) & 0x7FF) - 1023).astype(np.float64)
+
+
+_DOUBLES = _NumpyDoubles()

@@ -144,3 +144,29 @@ def test_permute(a: list[int], index: list[int]) -> None:
     got = V.permute(np.array([a], np.uint32), np.array([index], np.uint32))[0]
     assert got.tolist() == [a[i & 15] for i in index]
     assert V.permute(np.array([a], np.uint32), V.const(3)).tolist() == [[a[3]] * 16]
+
+
+@given(patterns)
+def test_special_functions_are_rounded_once(a: int) -> None:
+    x = f(a)
+    with quiet():
+        got = {n: f(int(getattr(V, n)(vec(a))[0, 7])) for n in ("recip", "rsqrt", "exp2", "log2", "sinpi")}
+    if math.isnan(x):
+        assert all(math.isnan(v) for v in got.values())
+        return
+    with quiet():
+        d = np.float64(x)
+        want = {
+            "recip": float(np.float32(1.0 / d)) if x else math.copysign(math.inf, x),
+            "rsqrt": float(np.float32(1.0 / np.sqrt(d))),
+            "exp2": float(np.float32(np.exp2(d))),
+            "log2": float(np.float32(np.log2(d))),
+            "sinpi": math.nan if math.isinf(x) else float(np.float32(math.sin(math.pi * math.remainder(x, 2.0)))),
+        }
+    for name, value in want.items():
+        if math.isnan(value):
+            assert math.isnan(got[name]), name
+        elif math.isinf(value) or value == 0:
+            assert got[name] == value or abs(got[name]) < 1e-7, name
+        else:
+            assert abs(got[name] - value) <= 2**-23 * abs(value) + 1e-15, (name, x, got[name], value)
