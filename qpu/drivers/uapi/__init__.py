@@ -1,0 +1,1 @@
+"""Structures and request numbers of the kernel interfaces: one row each, for 64-bit and 32-bit Arm processes."""
