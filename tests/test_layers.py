@@ -43,7 +43,7 @@ LAYERS: dict[str, set[str]] = {
         "qpu.errors",
         "qpu.buffers",
     },
-    "qpu.kernels": {"qpu.core", "qpu.core.program", "qpu.errors", "qpu.vc4", "qpu.v3d", "qpu.toolkit"},
+    "qpu.kernels": {"qpu.buffers", "qpu.device", "qpu.core", "qpu.core.program", "qpu.errors", "qpu.vc4", "qpu.v3d", "qpu.toolkit"},
     "qpu": {"qpu." + n for n in ("core.isa", "core.program", "core", "device", "buffers", "errors", "toolkit")},
 }
 ANYTHING = {"qpu.__main__"}

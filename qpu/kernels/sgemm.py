@@ -6,9 +6,9 @@ beside the dual-issue pair at no cost; B comes through the TMU, one row of the t
 in registers.
 
 * V3D 4.2 and 7.1: tiles of 24 x 32, one workgroup of 16 items each, four steps of k unrolled, 198 instructions for
-  192 fused steps (`v3d_kernel`).
+  192 fused steps (`sgemm_v3d`).
 * VideoCore IV: tiles of 64 x 16, all 64 registers of a QPU are accumulators, 262 instructions for 256 fused steps;
-  all QPUs read the same panel at the same time (`vc4_kernel`).
+  all QPUs read the same panel at the same time (`sgemm_vc4`).
 
 How fast uniforms stream on silicon is unpublished; the counts above are issue slots, not measurements.
 """
@@ -16,27 +16,28 @@ How fast uniforms stream on silicon is unpublished; the counts above are issue s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
+from qpu.kernels import sgemm_v3d as v3d
+from qpu.kernels import sgemm_vc4 as vc4
 
 if TYPE_CHECKING:
     from qpu.buffers import Buffer
     from qpu.core.program import Program
     from qpu.device import Device, Launch
-    from qpu.v3d.asm import Asm42, Asm71
-    from qpu.vc4.asm import Asm
 
-__all__ = ["Layout", "Sgemm", "error_bound", "layout", "pack_panels", "pad", "reference", "v3d_kernel", "vc4_kernel"]
+__all__ = ["Layout", "Sgemm", "error_bound", "layout", "pack_panels", "pad", "reference"]
 
 F32 = NDArray[np.float32]
 
-UNROLL = 4  # steps of k per loop
-AHEAD = 3  # rows of B requested ahead: 2 words each on V3D, so 6 of the 8 result slots
+UNROLL = v3d.UNROLL  # the same on all three
+AHEAD = max(v3d.AHEAD, vc4.AHEAD)  # rows of B past the last that are prefetched
+assert vc4.UNROLL == UNROLL
 CONFIG_VEC2 = 0xFAFAFAFA  # four TMU requests of two words each (v3d.md 9.2)
 LIMIT = 1 << 31  # bytes of one operand; addresses are 32 bits and three operands must fit
 
@@ -93,10 +94,10 @@ def layout(isa: Isa, m: int, n: int, k: int) -> Layout:
             raise UsageError(f"{name} = {size}; a matrix needs at least one row and one column")
     depth = _up(k, UNROLL)
     if isa is Isa.VC4:
-        rows, columns = 64, 16
+        rows, columns = vc4.ROWS, vc4.COLUMNS
         panel = rows * depth
     else:
-        rows, columns = 24, 32
+        rows, columns = v3d.ROWS, v3d.COLUMNS
         # per unrolled step the words of A and one configuration word; then one word per four rows of C, twice
         panel = _up(depth // UNROLL * (UNROLL * rows + 1) + 2 * rows // UNROLL, 16)
     tiles_m, tiles_n = -(-m // rows), -(-n // columns)
@@ -189,8 +190,8 @@ class Sgemm:
         from qpu.toolkit import assemble
 
         if self.gpu.isa is Isa.VC4:
-            return assemble(vc4_kernel, isa=Isa.VC4)
-        return assemble(v3d_kernel, isa=self.gpu.isa)
+            return assemble(vc4.vc4_kernel, self._strided, isa=Isa.VC4)
+        return assemble(v3d.v3d_kernel, isa=self.gpu.isa)
 
     def load(self, a: F32, b: F32, c: F32, alpha: float = 1.0, beta: float = 0.0) -> None:
         """Copy and pack the operands: a (m, k), b (k, n), c (m, n), float32. With beta = 0, c is not read."""
@@ -249,49 +250,36 @@ class Sgemm:
 
     # VideoCore IV: each QPU has a stream of parameters, one record a tile
 
+    @property
+    def _strided(self) -> bool:
+        return 4 * (self.plan.c_shape[1] - vc4.COLUMNS) <= vc4.MAX_STRIDE
+
     def _stream_words(self) -> int:
         tiles = self.plan.tiles_m * self.plan.tiles_n
-        return -(-tiles // self._qpus) * VC4_RECORD
+        return -(-tiles // self._qpus) * vc4.record_words(self._strided)
 
     def _fill_streams(self, alpha: float, beta: float) -> None:
         plan = self.plan
         streams = self._streams.array
-        a_f, b_f = (int(np.float32(x).view(np.uint32)) for x in (alpha, beta))
+        pattern_a, pattern_b = (int(np.float32(x).view(np.uint32)) for x in (alpha, beta))
         row = 4 * plan.c_shape[1]
         tiles = [(i, j) for i in range(plan.tiles_m) for j in range(plan.tiles_n)]
         for qpu in range(self._qpus):
             mine = tiles[qpu :: self._qpus]
-            record: list[int] = []
+            words: list[int] = []
             for number, (i, j) in enumerate(mine):
-                start = len(record)
-                c = self._c.address + i * plan.rows * row + 4 * plan.columns * j
-                record += [self._b.address + 4 * plan.columns * j, row, plan.depth // UNROLL]
-                record += [
-                    self._streams[qpu].address + 4 * (start + VC4_HEAD),
-                    self._a.address + 4 * plan.panel_words * i,
-                ]
-                assert len(record) - start == VC4_HEAD
-                record += [c, row]
-                for chunk in range(plan.rows // VC4_CHUNK):
-                    record.append(vpm_write_setup(VC4_CHUNK * qpu))
-                    record += [a_f, b_f] * VC4_CHUNK
-                    for r in range(VC4_CHUNK):
-                        record += [dma_store_setup(VC4_CHUNK * qpu + r), c + (VC4_CHUNK * chunk + r) * row]
-                record.append(int(number + 1 < len(mine)))
-                assert len(record) - start == VC4_RECORD
-            streams[qpu, : len(record)] = record
-
-
-def vpm_write_setup(row: int) -> int:
-    """Generic VPM write, 32-bit horizontal from `row` on, next vector one row further (vc4.md 14.2)."""
-    return 1 << 12 | 1 << 11 | 2 << 8 | row
-
-
-def dma_store_setup(row: int) -> int:
-    """DMA store of one VPM row of 16 words (vc4.md 14.4)."""
-    return 2 << 30 | 1 << 23 | 16 << 16 | 1 << 14 | row << 7
-
-
-VC4_CHUNK = 4  # rows of C that a QPU keeps in the VPM; 12 QPUs use 48 of its 64 rows
-VC4_HEAD = 5
-VC4_RECORD = VC4_HEAD + 2 + 64 // VC4_CHUNK * (1 + 4 * VC4_CHUNK) + 1
+                column = 4 * plan.columns * j
+                words += vc4.record(
+                    b=self._b.address + column,
+                    row=row,
+                    loops=plan.depth // UNROLL,
+                    here=self._streams[qpu].address + 4 * len(words),
+                    panel=self._a.address + 4 * plan.panel_words * i,
+                    c=self._c.address + i * plan.rows * row + column,
+                    slot=qpu,
+                    alpha=pattern_a,
+                    beta=pattern_b,
+                    more=number + 1 < len(mine),
+                    strided=self._strided,
+                )
+            streams[qpu, : len(words)] = words
