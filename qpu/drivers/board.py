@@ -39,6 +39,9 @@ _CLOCKS = {"BCM2835": 250_000_000, "BCM2836": 250_000_000, "BCM2837": 400_000_00
 _CLOCKS |= {"BCM2711": 500_000_000, "BCM2712": 910_000_000}
 _ZERO_CLOCK = 300_000_000  # Zero, Zero W, Zero 2 W
 
+# Older Raspberry Pi kernels named the chips by family.
+_ALIASES = {"BCM2708": "BCM2835", "BCM2709": "BCM2836", "BCM2710": "BCM2837"}
+
 _PROCESSORS = {0: "BCM2835", 1: "BCM2836", 2: "BCM2837", 3: "BCM2711", 4: "BCM2712"}
 _MAKERS = {0: "Sony UK", 1: "Egoman", 2: "Embest", 3: "Sony Japan", 4: "Embest", 5: "Stadium"}
 _MEMORY_MB = {n: 256 << n for n in range(7)}  # 7: other
@@ -227,8 +230,9 @@ def soc_of(compatible: Sequence[str]) -> str | None:
     """The chip that a ``compatible`` property names, ``BCM2711``; None when it names none we know."""
     for name in compatible:
         vendor, _, chip = name.partition(",")
-        if vendor == "brcm" and chip.upper() in GENERATIONS:
-            return chip.upper()
+        soc = _ALIASES.get(chip.upper(), chip.upper())
+        if vendor == "brcm" and soc in GENERATIONS:
+            return soc
     return None
 
 

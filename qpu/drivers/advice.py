@@ -1,0 +1,338 @@
+"""What goes wrong on real boards, why, and the one thing that mends it: rows, and errors made from them.
+
+Source of the rows: drivers.md section 8 (kernel drivers, Raspberry Pi documentation, user reports).
+"""
+
+from __future__ import annotations
+
+import errno as errno_module
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, NoDeviceError
+
+if TYPE_CHECKING:
+    from qpu.drivers.port import Port
+
+__all__ = ["ADVICE", "Advice", "errno_name", "fault", "mem_available", "no_device", "permission_detail", "reason_of"]
+
+MEND = "\n  mend: "
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One row. key: stable name. symptom: what is seen. cause: the likely one. mend: what to do, a command if any."""
+
+    key: str
+    symptom: str
+    cause: str
+    mend: str
+
+
+def _rows(*rows: tuple[str, str, str, str]) -> dict[str, Advice]:
+    return {row[0]: Advice(*row) for row in rows}
+
+
+ADVICE: dict[str, Advice] = _rows(
+    (
+        "no-dri",
+        "no /dev/dri",
+        "the V3D driver is not loaded: its overlay is off or the module is blacklisted",
+        "add the line 'dtoverlay=vc4-kms-v3d' to config.txt (/boot/firmware/ or /boot/) and reboot, headless boards too; "
+        "then, if the node is still missing: sudo modprobe v3d",
+    ),
+    (
+        "no-dri-container",
+        "no /dev/dri in a container",
+        "the devices were not passed to the container",
+        "start the container with: --device /dev/dri --group-add video --group-add render "
+        "-v /proc/device-tree:/proc/device-tree:ro (numeric group ids of the host if the names differ)",
+    ),
+    (
+        "no-v3d",
+        "/dev/dri/card* but none is v3d",
+        "only display drivers are there, or the board is a Pi 0-3",
+        "on a Pi 4 or 5: sudo modprobe v3d; a Pi 0-3 has no v3d driver and is used through its firmware instead",
+    ),
+    (
+        "eacces-open",
+        "EACCES or EPERM opening the device",
+        "this user may not open it",
+        "sudo usermod -aG video,render $USER, then log in again",
+    ),
+    (
+        "eacces-submit",
+        "EACCES on submit only",
+        "a card node was opened while another program is its master, so this one is not authenticated",
+        "use the render node: /dev/dri/renderD128 or the one that 'qpu info' names",
+    ),
+    (
+        "no-vcio",
+        "ENOENT /dev/vcio",
+        "the kernel is not a Raspberry Pi kernel, or the device was not passed to the container",
+        "boot the Raspberry Pi kernel; in a container: --device /dev/vcio",
+    ),
+    (
+        "no-vcsm",
+        "ENOENT /dev/vcsm-cma and /dev/vcsm",
+        "the memory service is absent: module not loaded, gpu_mem=16, or a mainline kernel",
+        "sudo modprobe vc_sm_cma; keep gpu_mem at 32 or more in config.txt",
+    ),
+    (
+        "enodev",
+        "ENODEV or ENXIO opening",
+        "the driver is gone and left a stale node",
+        "reboot, and look at: dmesg | grep -i -e v3d -e vc4",
+    ),
+    (
+        "enotty",
+        "ENOTTY",
+        "the path is not that device",
+        "name the device node itself, such as /dev/dri/renderD128",
+    ),
+    (
+        "enotty-vcsm",
+        "ENOTTY from /dev/vcsm",
+        "a 32-bit process on a 64-bit kernel: /dev/vcsm has no entry for it",
+        "use VCSM-CMA (sudo modprobe vc_sm_cma) or a 64-bit Python",
+    ),
+    (
+        "wrong-card",
+        "EINVAL from the first CREATE_BO or GET_PARAM",
+        "the node belongs to another driver (vc4, the display)",
+        "let the node be found by name (device 'hardware'), or give the one of v3d: ls -l /dev/dri/by-path",
+    ),
+    (
+        "einval-submit",
+        "EINVAL from SUBMIT",
+        "the kernel refused the job description",
+        "checked by the kernel: pad and flags are 0, at least one buffer, the GPU has compute dispatch, every sync "
+        "object to wait for holds a fence; please report this message",
+    ),
+    (
+        "old-kernel",
+        "EINVAL from GET_PARAM above 12",
+        "the kernel is older than the parameter",
+        "nothing to do: the feature counts as absent (a newer kernel has it)",
+    ),
+    (
+        "enoent-submit",
+        "ENOENT from SUBMIT",
+        "a buffer or performance monitor of the job was freed",
+        "keep every buffer open until the job has ended",
+    ),
+    (
+        "enomem-bo",
+        "ENOMEM for a buffer on Pi 4 or 5",
+        "the machine is out of memory: buffers are pinned and never swapped",
+        "close programs or use smaller buffers; see: free -m",
+    ),
+    (
+        "enomem-vc4",
+        "ENOMEM or handle 0 on Pi 0-3",
+        "the memory pool is too small or fragmented: CMA (VCSM-CMA) or the firmware's gpu_mem",
+        "add 'cma=128M' to cmdline.txt (or ',cma-128' to the vc4 overlay) for VCSM-CMA, 'gpu_mem=128' to config.txt "
+        "for the firmware's memory, and reboot; show the split with: vcgencmd get_mem gpu",
+    ),
+    (
+        "enospc",
+        "ENOSPC for a buffer",
+        "the 4 GiB of GPU addresses, shared by all programs, have no hole of that size",
+        "close buffers, or allocate one large buffer and slice it",
+    ),
+    (
+        "ebusy",
+        "EBUSY",
+        "someone else uses it: an active performance monitor, or a register range claimed by a driver",
+        "try again when the other program has ended",
+    ),
+    (
+        "eagain-wait",
+        "EAGAIN from WAIT_BO",
+        "the kernel rounded the time-out down",
+        "nothing to do: the wait is repeated at once",
+    ),
+    (
+        "eagain-perfmon",
+        "EAGAIN from SUBMIT",
+        "a global performance monitor is active, so this job cannot have its own",
+        "end the program that set it, or submit without counters",
+    ),
+    (
+        "eintr",
+        "EINTR",
+        "a signal arrived",
+        "nothing to do: the call is repeated until its deadline; Ctrl-C gets through between attempts",
+    ),
+    (
+        "etime",
+        "ETIME: the job did not finish in time",
+        "it runs longer than allowed, waits for something that never comes, or the GPU hangs",
+        "wait again on the same launch, or give a longer timeout_s; keep one thread's work below 400 ms, since the "
+        "kernel's watchdog resets a GPU that finishes no batch within 500 ms; see: dmesg | grep -i v3d",
+    ),
+    (
+        "reset",
+        "the wait succeeded but the data are incomplete",
+        "the kernel reset the GPU and cancelled the job",
+        "split the dispatch so that every batch ends within 400 ms, and check its addresses; see: "
+        "dmesg | grep -e 'Resetting GPU' -e 'MMU error'",
+    ),
+    (
+        "etimedout-vcio",
+        "ETIMEDOUT from /dev/vcio",
+        "the programs ran for over a second, raised no host interrupt, or a QPU is stuck",
+        "shorten the programs and let each end with a host interrupt; if even a trivial one fails, reboot",
+    ),
+    (
+        "execute-timeout",
+        "status 0x80000000 of execute_qpu",
+        "the firmware's time-out: the programs ran too long, raised no host interrupt, or a QPU is stuck",
+        "shorten the programs and let each end with a host interrupt; if even a trivial one fails, reboot",
+    ),
+    (
+        "enable-refused",
+        "enable_qpu answers a status other than 0",
+        "the kernel's display driver owns V3D, or the firmware is very old",
+        "put a # in front of 'dtoverlay=vc4-kms-v3d' or 'dtoverlay=vc4-fkms-v3d' in config.txt and reboot (no hardware "
+        "OpenGL meanwhile)",
+    ),
+    (
+        "unknown-tag",
+        "EINVAL from /dev/vcio for a well-formed message, or a reply without bit 31",
+        "the firmware does not know the request",
+        "nothing to do: the answer counts as absent (newer firmware may have it)",
+    ),
+    (
+        "throttled",
+        "under-voltage or throttling bits",
+        "the power supply is too weak or the board too hot, so figures will be low",
+        "use the official power supply and a heat sink; see: vcgencmd get_throttled",
+    ),
+    # beyond that section
+    (
+        "no-csd",
+        "GET_PARAM SUPPORTS_CSD is 0 or unknown",
+        "the kernel's V3D driver has no compute dispatch (older than 5.3)",
+        "sudo apt full-upgrade, then reboot",
+    ),
+    (
+        "emfile",
+        "EMFILE",
+        "this process has too many files open (before Python 3.13 each mapped buffer costs one)",
+        "ulimit -n 65536, or allocate one large buffer and slice it",
+    ),
+    (
+        "strict-devmem",
+        "EPERM or EACCES from /dev/mem",
+        "registers need root, and a kernel that allows them",
+        "run with sudo, or use the mailbox launch",
+    ),
+    (
+        "not-linux",
+        "no ioctl, no shared maps",
+        "this system is not Linux",
+        "use an emulated board: device 'pi0' .. 'pi5'",
+    ),
+    (
+        "unexpected",
+        "an error number with no row of its own",
+        "no known cause",
+        "see: dmesg | tail; please report this message",
+    ),
+)
+
+
+def errno_name(number: int | None) -> str:
+    """``EACCES`` for 13; the number itself where it has no name."""
+    return "no errno" if number is None else errno_module.errorcode.get(number, f"errno {number}")
+
+
+_KINDS: dict[str, type[DriverError]] = {
+    "etime": GpuTimeoutError,
+    "etimedout-vcio": GpuTimeoutError,
+    "execute-timeout": GpuTimeoutError,
+    "reset": GpuResetError,
+}
+
+
+def fault(key: str, what: str, errno: int | None = None, detail: str = "") -> DriverError:
+    """The error of a row.
+
+    what: what was tried: path and name of the call. errno: the kernel's number, None when there is none. detail: facts
+    of this case, without a full stop.
+    """
+    row = ADVICE[key]
+    parts = [what]
+    if errno is not None:
+        parts.append(f"{errno_name(errno)} ({os.strerror(errno)})")
+    parts.append(row.cause + (f" [{detail}]" if detail else ""))
+    return _KINDS.get(key, DriverError)(": ".join(parts) + MEND + row.mend, errno)
+
+
+def no_device(message: str, errno: int | None = None, mends: tuple[str, ...] = ()) -> NoDeviceError:
+    """NoDeviceError with one ``mend:`` line per different mend."""
+    return NoDeviceError(message + "".join(MEND + m for m in dict.fromkeys(mends)), errno)
+
+
+def reason_of(error: DriverError) -> tuple[str, tuple[str, ...]]:
+    """The reason of an error, and its mends."""
+    reason, *mends = str(error).split(MEND)
+    return reason, tuple(mends)
+
+
+# -- facts for the advice
+
+
+def permission_detail(port: Port, path: str) -> str:
+    """``owner root:render, mode 0660; this process: user pi, groups pi video``, as far as it can be found out."""
+    parts: list[str] = []
+    try:
+        found = port.stat(path)
+        owner = f"{found.owner or found.uid}:{found.group or found.gid}"
+        parts.append(f"owner {owner}, mode {stat.S_IMODE(found.mode):04o}")
+    except OSError:
+        pass
+    groups = process_groups(port)
+    if groups:
+        parts.append(f"this process is in the groups {' '.join(groups)}")
+    return "; ".join(parts)
+
+
+def process_groups(port: Port) -> list[str]:
+    """Names of the groups of this process (numbers where unknown); empty when they cannot be found out."""
+    try:
+        status = port.read_bytes("/proc/self/status").decode("utf-8", "replace")
+    except OSError:
+        return []
+    numbers: list[str] = []
+    for line in status.splitlines():
+        name, _, value = line.partition(":")
+        if name == "Gid":
+            numbers = value.split()[1:2] + numbers
+        elif name == "Groups":
+            numbers += value.split()
+    names: dict[str, str] = {}
+    try:
+        for line in port.read_bytes("/etc/group").decode("utf-8", "replace").splitlines():
+            fields = line.split(":")
+            if len(fields) >= 3:
+                names[fields[2]] = fields[0]
+    except OSError:
+        pass
+    return [names.get(n, n) for n in dict.fromkeys(numbers)]
+
+
+def mem_available(port: Port) -> int | None:
+    """Bytes that /proc/meminfo calls available; None when it does not say."""
+    try:
+        text = port.read_bytes("/proc/meminfo").decode("ascii", "replace")
+    except OSError:
+        return None
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable" and value.split()[:1] and value.split()[0].isdigit():
+            return int(value.split()[0]) * 1024
+    return None
