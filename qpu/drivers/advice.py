@@ -40,15 +40,19 @@ ADVICE: dict[str, Advice] = _rows(
         "no-dri",
         "no /dev/dri",
         "the V3D driver is not loaded: its overlay is off or the module is blacklisted",
-        "add the line 'dtoverlay=vc4-kms-v3d' to config.txt (/boot/firmware/ or /boot/) and reboot, headless boards too; "
-        "then, if the node is still missing: sudo modprobe v3d",
+        (
+            "add the line 'dtoverlay=vc4-kms-v3d' to config.txt (/boot/firmware/ or /boot/) and reboot, headless boards "
+            "too; then, if the node is still missing: sudo modprobe v3d"
+        ),
     ),
     (
         "no-dri-container",
         "no /dev/dri in a container",
         "the devices were not passed to the container",
-        "start the container with: --device /dev/dri --group-add video --group-add render "
-        "-v /proc/device-tree:/proc/device-tree:ro (numeric group ids of the host if the names differ)",
+        (
+            "start the container with: --device /dev/dri --group-add video --group-add render "
+            "-v /proc/device-tree:/proc/device-tree:ro (numeric group ids of the host if the names differ)"
+        ),
     ),
     (
         "no-v3d",
@@ -108,8 +112,10 @@ ADVICE: dict[str, Advice] = _rows(
         "einval-submit",
         "EINVAL from SUBMIT",
         "the kernel refused the job description",
-        "checked by the kernel: pad and flags are 0, at least one buffer, the GPU has compute dispatch, every sync "
-        "object to wait for holds a fence; please report this message",
+        (
+            "checked by the kernel: pad and flags are 0, at least one buffer, the GPU has compute dispatch, every sync "
+            "object to wait for holds a fence; please report this message"
+        ),
     ),
     (
         "old-kernel",
@@ -133,8 +139,10 @@ ADVICE: dict[str, Advice] = _rows(
         "enomem-vc4",
         "ENOMEM or handle 0 on Pi 0-3",
         "the memory pool is too small or fragmented: CMA (VCSM-CMA) or the firmware's gpu_mem",
-        "add 'cma=128M' to cmdline.txt (or ',cma-128' to the vc4 overlay) for VCSM-CMA, 'gpu_mem=128' to config.txt "
-        "for the firmware's memory, and reboot; show the split with: vcgencmd get_mem gpu",
+        (
+            "add 'cma=128M' to cmdline.txt (or ',cma-128' to the vc4 overlay) for VCSM-CMA, 'gpu_mem=128' to config.txt "
+            "for the firmware's memory, and reboot; show the split with: vcgencmd get_mem gpu"
+        ),
     ),
     (
         "enospc",
@@ -170,15 +178,19 @@ ADVICE: dict[str, Advice] = _rows(
         "etime",
         "ETIME: the job did not finish in time",
         "it runs longer than allowed, waits for something that never comes, or the GPU hangs",
-        "wait again on the same launch, or give a longer timeout_s; keep one thread's work below 400 ms, since the "
-        "kernel's watchdog resets a GPU that finishes no batch within 500 ms; see: dmesg | grep -i v3d",
+        (
+            "wait again on the same launch, or give a longer timeout_s; keep one thread's work below 400 ms, since the "
+            "kernel's watchdog resets a GPU that finishes no batch within 500 ms; see: dmesg | grep -i v3d"
+        ),
     ),
     (
         "reset",
         "the wait succeeded but the data are incomplete",
         "the kernel reset the GPU and cancelled the job",
-        "split the dispatch so that every batch ends within 400 ms, and check its addresses; see: "
-        "dmesg | grep -e 'Resetting GPU' -e 'MMU error'",
+        (
+            "split the dispatch so that every batch ends within 400 ms, and check its addresses; see: "
+            "dmesg | grep -e 'Resetting GPU' -e 'MMU error'"
+        ),
     ),
     (
         "etimedout-vcio",
@@ -196,8 +208,10 @@ ADVICE: dict[str, Advice] = _rows(
         "enable-refused",
         "enable_qpu answers a status other than 0",
         "the kernel's display driver owns V3D, or the firmware is very old",
-        "put a # in front of 'dtoverlay=vc4-kms-v3d' or 'dtoverlay=vc4-fkms-v3d' in config.txt and reboot (no hardware "
-        "OpenGL meanwhile)",
+        (
+            "put a # in front of 'dtoverlay=vc4-kms-v3d' or 'dtoverlay=vc4-fkms-v3d' in config.txt and reboot (no hardware "
+            "OpenGL meanwhile)"
+        ),
     ),
     (
         "unknown-tag",
