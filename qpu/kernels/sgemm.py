@@ -191,7 +191,7 @@ class Sgemm:
 
         if self.gpu.isa is Isa.VC4:
             return assemble(vc4.vc4_kernel, self._strided, isa=Isa.VC4)
-        return assemble(v3d.v3d_kernel, isa=self.gpu.isa)
+        return assemble(v3d.kernel_42 if self.gpu.isa is Isa.V3D42 else v3d.kernel_71, isa=self.gpu.isa)
 
     def load(self, a: F32, b: F32, c: F32, alpha: float = 1.0, beta: float = 0.0) -> None:
         """Copy and pack the operands: a (m, k), b (k, n), c (m, n), float32. With beta = 0, c is not read."""
@@ -211,13 +211,13 @@ class Sgemm:
             self._uniforms = [
                 4 * plan.panel_words // 64,
                 self._a.address,
-                self._b.address,
                 row,
-                plan.rows * row // 1024,
                 self._c.address,
                 plan.depth // UNROLL,
                 alpha,
                 beta,
+                self._b.address,
+                plan.rows * row // 1024,
                 CONFIG_VEC2,
             ]
 

@@ -114,7 +114,7 @@ def vc4_kernel(q: Asm, strided: bool) -> None:
     q.xor(product, product, product)
     for i in range(0, ROWS, 2):
         q.xor(acc[i], product, product).v8subs(acc[i + 1], product, product)
-    q.nop(sig=q.ldtmu0)
+    q.nop(sig="ldtmu0")
 
     # Slot i multiplies for accumulator i and adds the product of the slot before; r4 holds the row of B.
     loop = q.label("k")
@@ -123,14 +123,15 @@ def vc4_kernel(q: Asm, strided: bool) -> None:
         for i in range(ROWS):
             if k == UNROLL - 1 and i == ROWS - 3:
                 q.brr(loop, cond="allnz")
-            sig = q.ldtmu0 if i == ROWS - 1 else q.no_signal
-            q.fadd(acc[i - 1], acc[i - 1], product, sig=sig).fmul(product, q.uniform, q.r4)
+            q.fadd(acc[i - 1], acc[i - 1], product, sig="ldtmu0" if i == ROWS - 1 else None).fmul(
+                product, q.uniform, q.r4
+            )
             if i == ROWS // 2:
                 request()
     q.fadd(acc[-1], acc[-1], product)
     q.mov(q.uniforms_address, state)
     for _ in range(AHEAD - 1):
-        q.nop(sig=q.ldtmu0)
+        q.nop(sig="ldtmu0")
 
     # C = alpha * tile + beta * C, four rows at a time through the VPM.
     q.shl(at, q.element_number, 2)
@@ -143,7 +144,7 @@ def vc4_kernel(q: Asm, strided: bool) -> None:
         q.read(q.vpm_st_wait)
         q.mov(q.vpmvcd_wr_setup, q.uniform)
         for r in range(first, first + CHUNK):
-            q.nop(sig=q.ldtmu0)
+            q.nop(sig="ldtmu0")
             q.nop().fmul(product, acc[r], q.uniform)
             q.nop().fmul(state, q.r4, q.uniform)
             q.fadd(q.vpm, product, state)
@@ -163,6 +164,6 @@ def vc4_kernel(q: Asm, strided: bool) -> None:
     q.nop()
     q.read(q.vpm_st_wait)
     q.ldi(q.host_interrupt, 1)
-    q.nop(sig=q.thrend)
+    q.nop(sig="thrend")
     q.nop()
     q.nop()
