@@ -1,21 +1,34 @@
-"""Property messages of the VideoCore firmware through /dev/vcio: every tag as a row, and typed calls over them."""
+"""Property messages of the VideoCore firmware through /dev/vcio: typed calls over the tags."""
 
 from __future__ import annotations
 
-import enum
 import errno
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
-import ioctl_opt
-
+from qpu.drivers.advice import fault, permission_detail
+from qpu.drivers.mailbox_tags import (
+    TAGS,
+    Clock,
+    MemoryFlag,
+    Tag,
+    TagCall,
+    Throttled,
+    UnsupportedTagError,
+    build_message,
+    parse_reply,
+    property_request,
+    unsupported,
+)
 from qpu.drivers.port import Port
-from qpu.errors import DriverError, GpuTimeoutError, UsageError
+from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
+from qpu.errors import DriverError, UsageError
 
 __all__ = [
+    "KERNEL_LIMIT_MS",
     "MAX_PROGRAMS",
     "TAGS",
     "Clock",
@@ -27,259 +40,39 @@ __all__ = [
     "Throttled",
     "UnsupportedTagError",
     "build_message",
+    "failure",
     "parse_reply",
     "property_request",
     "read_info",
 ]
 
 NODE = "/dev/vcio"
-REQUEST = 0x00000000
-SUCCESS = 0x80000000
-RESPONSE_BIT = 0x80000000  # of the third word of every tag
-END_TAG = 0
 EXECUTE_TIMEOUT = 0x80000000  # status of EXECUTE_QPU when the firmware gave up
-MAX_PROGRAMS = 12  # per EXECUTE_QPU
 KERNEL_LIMIT_MS = 1000  # current kernels stop waiting for the firmware after one second, whatever was asked for
 POWER_DOMAIN_V3D = 10
 
 T = TypeVar("T")
 
-
-class Clock(enum.IntEnum):
-    """Clock ids of the firmware. A rate of 0 means that the clock does not exist."""
-
-    EMMC = 1
-    UART = 2
-    ARM = 3
-    CORE = 4
-    V3D = 5
-    H264 = 6
-    ISP = 7
-    SDRAM = 8
-    PIXEL = 9
-    PWM = 10
-    HEVC = 11
-    EMMC2 = 12
-    M2MC = 13
-    PIXEL_BVB = 14
-
-
-class MemoryFlag(enum.IntFlag):
-    """Flags of ALLOCATE_MEMORY; two bits choose the bus alias."""
-
-    NORMAL = 0  # alias 0x0
-    DISCARDABLE = 1
-    DIRECT = 4  # alias 0xC, uncached
-    COHERENT = 8  # alias 0x8, not allocating in L2
-    L1_NONALLOCATING = 12  # alias 0x4, allocating in L2
-    ZERO = 16
-    NO_INIT = 32
-    HINT_PERMALOCK = 64
-
-
-class Throttled(enum.IntFlag):
-    """Answer of GET_THROTTLED: what happens now, and what has happened since boot."""
-
-    UNDER_VOLTAGE = 1 << 0
-    FREQUENCY_CAPPED = 1 << 1
-    THROTTLED = 1 << 2
-    SOFT_TEMPERATURE_LIMIT = 1 << 3
-    UNDER_VOLTAGE_HAPPENED = 1 << 16
-    FREQUENCY_CAPPED_HAPPENED = 1 << 17
-    THROTTLED_HAPPENED = 1 << 18
-    SOFT_TEMPERATURE_LIMIT_HAPPENED = 1 << 19
-
-
-# -- the tags
-
-
-@dataclass(frozen=True, slots=True)
-class Tag:
-    """One property tag.
-
-    request, response: names of the u32 words, in order. response None: the answer is bytes, at most `area` of them.
-    changes: the tag alters something; only the others may be repeated after a failure.
-    """
-
-    name: str
-    id: int
-    request: tuple[str, ...]
-    response: tuple[str, ...] | None
-    changes: bool = False
-    area: int = 0
-
-    @property
-    def value_bytes(self) -> int:
-        """Bytes of the value area: the longer of request and response, padded to whole words."""
-        answer = self.area if self.response is None else 4 * len(self.response)
-        return (max(4 * len(self.request), answer) + 3) // 4 * 4
-
-
-def _tag(name: str, id: int, request: str, response: str | None, *, changes: bool = False, area: int = 0) -> Tag:
-    return Tag(name, id, tuple(request.split()), None if response is None else tuple(response.split()), changes, area)
-
-
-_ROWS = (
-    _tag("GET_FIRMWARE_REVISION", 0x00000001, "", "revision"),
-    _tag("GET_BOARD_MODEL", 0x00010001, "", "model"),
-    _tag("GET_BOARD_REVISION", 0x00010002, "", "revision"),
-    _tag("GET_BOARD_MAC_ADDRESS", 0x00010003, "", None, area=6),
-    _tag("GET_BOARD_SERIAL", 0x00010004, "", "low high"),
-    _tag("GET_ARM_MEMORY", 0x00010005, "", "base size"),
-    _tag("GET_VC_MEMORY", 0x00010006, "", "base size"),
-    _tag("GET_CLOCKS", 0x00010007, "", None, area=256),
-    _tag("GET_CLOCK_STATE", 0x00030001, "clock", "clock state"),
-    _tag("SET_CLOCK_STATE", 0x00038001, "clock state", "clock state", changes=True),
-    _tag("GET_CLOCK_RATE", 0x00030002, "clock", "clock hz"),
-    _tag("SET_CLOCK_RATE", 0x00038002, "clock hz skip_turbo", "clock hz", changes=True),
-    _tag("GET_MAX_CLOCK_RATE", 0x00030004, "clock", "clock hz"),
-    _tag("GET_MIN_CLOCK_RATE", 0x00030007, "clock", "clock hz"),
-    _tag("GET_CLOCK_MEASURED", 0x00030047, "clock", "clock hz"),
-    _tag("GET_TURBO", 0x00030009, "id", "id level"),
-    _tag("SET_TURBO", 0x00038009, "id level", "id level", changes=True),
-    _tag("GET_TEMPERATURE", 0x00030006, "id", "id millidegrees"),
-    _tag("GET_MAX_TEMPERATURE", 0x0003000A, "id", "id millidegrees"),
-    _tag("GET_VOLTAGE", 0x00030003, "id", "id microvolts"),
-    _tag("GET_THROTTLED", 0x00030046, "mask", "bits"),
-    _tag("ALLOCATE_MEMORY", 0x0003000C, "size align flags", "handle", changes=True),
-    _tag("LOCK_MEMORY", 0x0003000D, "handle", "bus", changes=True),
-    _tag("UNLOCK_MEMORY", 0x0003000E, "handle", "status", changes=True),
-    _tag("RELEASE_MEMORY", 0x0003000F, "handle", "status", changes=True),
-    _tag("EXECUTE_CODE", 0x00030010, "pc r0 r1 r2 r3 r4 r5", "r0", changes=True),
-    _tag("EXECUTE_QPU", 0x00030011, "count control noflush timeout_ms", "status", changes=True),
-    _tag("SET_ENABLE_QPU", 0x00030012, "enable", "status", changes=True),
-    _tag("GET_DOMAIN_STATE", 0x00030030, "domain", "domain state"),
-    _tag("SET_DOMAIN_STATE", 0x00038030, "domain state", "domain state", changes=True),
-    _tag("GET_COMMAND_LINE", 0x00050001, "", None, area=1024),
-    _tag("GET_DMA_CHANNELS", 0x00060001, "", "mask"),
-)
-
-TAGS: dict[str, Tag] = {row.name: row for row in _ROWS}
-"""Every tag this package knows, by name."""
-
-assert len(TAGS) == len(_ROWS) == len({row.id for row in _ROWS}), "tag names and ids are unique"
-
-
-@dataclass(frozen=True, slots=True)
-class TagCall:
-    """A tag with the u32 values of its request words."""
-
-    tag: Tag
-    values: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.values) != len(self.tag.request):
-            words = ", ".join(self.tag.request) or "nothing"
-            raise UsageError(f"{self.tag.name} takes {words}; {len(self.values)} values were given")
-        for word, value in zip(self.tag.request, self.values, strict=True):
-            if not 0 <= value < 1 << 32:
-                raise UsageError(f"{self.tag.name}: {word} = {value} does not fit a u32 word (0..0xffffffff)")
-
-
-class UnsupportedTagError(DriverError):
-    """The firmware does not know a tag."""
-
-
-def property_request(pointer_size: int) -> int:
-    """Request number of the property ioctl, ``_IOWR(100, 0, char *)``, for a process with pointers of 4 or 8 bytes."""
-    if pointer_size not in (4, 8):
-        raise UsageError(f"pointers of {pointer_size} bytes do not exist here; allowed: 4, 8")
-    return int(ioctl_opt.IOC(ioctl_opt.IOC_READ | ioctl_opt.IOC_WRITE, 100, 0, pointer_size))
-
-
-def build_message(calls: Sequence[TagCall]) -> bytearray:
-    """The message: total bytes, request code, the tags, and the end tag as the very last word.
-
-    The driver strips eight bytes in front and four behind, so nothing may follow the end tag.
-    """
-    if not calls:
-        raise UsageError("a property message needs at least one tag")
-    words: list[int] = [0, REQUEST]
-    for call in calls:
-        area = call.tag.value_bytes // 4
-        words += [call.tag.id, 4 * area, 4 * len(call.values), *call.values]
-        words += [0] * (area - len(call.values))
-    words.append(END_TAG)
-    words[0] = 4 * len(words)
-    return bytearray(struct.pack(f"<{len(words)}I", *words))
-
-
-def parse_reply(message: bytearray, calls: Sequence[TagCall]) -> list[tuple[int, ...] | bytes]:
-    """The answers to `calls`, one each: u32 words, or bytes for tags without fixed words.
-
-    Raises: UnsupportedTagError when the overall status or a tag's bit 31 says that the firmware did not answer.
-    """
-    names = ", ".join(call.tag.name for call in calls)
-    status = struct.unpack_from("<I", message, 4)[0]
-    if status != SUCCESS:
-        raise UnsupportedTagError(
-            f"mailbox {NODE}: {names}: the firmware returned status 0x{status:08x} instead of 0x{SUCCESS:08x}; "
-            "it does not know the tag, treat the value as absent or update the firmware",
-            errno.EINVAL,
-        )
-    answers: list[tuple[int, ...] | bytes] = []
-    at = 8
-    for call in calls:
-        tag = call.tag
-        code = struct.unpack_from("<I", message, at + 8)[0]
-        if not code & RESPONSE_BIT:
-            raise UnsupportedTagError(
-                f"mailbox {NODE}: {tag.name} (0x{tag.id:08x}): the firmware left the tag unanswered (bit 31 of "
-                f"0x{code:08x} is clear); it does not know the tag, treat the value as absent or update the firmware",
-                errno.EINVAL,
-            )
-        length = code & ~RESPONSE_BIT
-        held = min(length, tag.value_bytes)  # a longer answer was cut by the firmware
-        if tag.response is None:
-            answers.append(bytes(message[at + 12 : at + 12 + held]))
-        else:
-            if held < 4 * len(tag.response):
-                raise DriverError(
-                    f"mailbox {NODE}: {tag.name} answered {length} bytes, {4 * len(tag.response)} are needed "
-                    f"({', '.join(tag.response)}); update the firmware",
-                    errno.EPROTO,
-                )
-            answers.append(struct.unpack_from(f"<{len(tag.response)}I", message, at + 12))
-        at += 12 + tag.value_bytes
-    return answers
-
-
-# -- errors
-
-
-_OPEN_ADVICE = {
-    errno.ENOENT: "no such node: mainline kernels lack it, use the Raspberry Pi kernel; "
-    "in a container pass --device /dev/vcio",
-    errno.EACCES: "permission denied: run `sudo usermod -aG video $USER` and log in again",
-    errno.EPERM: "permission denied: run `sudo usermod -aG video $USER` and log in again",
-    errno.ENODEV: "the driver is gone: reboot and look at `dmesg`",
-    errno.ENXIO: "the driver is gone: reboot and look at `dmesg`",
+_OPEN_ROWS = {
+    errno.ENOENT: "no-vcio",
+    errno.EACCES: "eacces-open",
+    errno.EPERM: "eacces-open",
+    errno.ENODEV: "enodev",
+    errno.ENXIO: "enodev",
+    errno.EMFILE: "emfile",
 }
-_CALL_ADVICE = {
-    errno.EINVAL: "the firmware does not know the tag; treat it as absent or run `sudo apt full-upgrade`",
-    errno.EPERM: "this node allows only listed tags; use /dev/vcio",
-    errno.ENOTTY: "this is not the mailbox device; use /dev/vcio",
-    errno.ETIMEDOUT: "no answer within one second: a QPU program is stuck or a call blocks the firmware; "
-    "wait and retry, then reboot",
-    errno.ENOMEM: "the kernel has no memory for the message; free some and retry",
-    errno.ENODEV: "the driver is gone: reboot and look at `dmesg`",
+_CALL_ROWS = {
+    errno.EACCES: "eacces-open",
+    errno.EPERM: "eacces-open",
+    errno.ENOTTY: "enotty",
+    errno.ETIMEDOUT: "etimedout-vcio",
+    errno.ENODEV: "enodev",
 }
-KMS_ADVICE = (
-    "the kernel's display driver owns V3D: comment out `dtoverlay=vc4-kms-v3d` (or vc4-fkms-v3d) in config.txt and "
-    "reboot; there is no hardware OpenGL meanwhile"
-)
-STUCK_ADVICE = (
-    "keep programs well below one second, and let exactly one of the programs of a launch write a non-zero value to "
-    "the host-interrupt register; reboot if a trivial program fails too"
-)
 
 
-def os_failure(what: str, error: OSError, advice: dict[int, str]) -> DriverError:
-    """A DriverError that names the call, the errno and what mends it."""
-    number = error.errno
-    name = errno.errorcode.get(number, str(number)) if number is not None else type(error).__name__
-    mend = advice.get(number or 0, "look at `dmesg`")
-    return DriverError(f"{what}: {name}: {mend}", number)
+def failure(what: str, error: OSError, rows: Mapping[int, str], detail: str = "") -> DriverError:
+    """The error of a failed system call. what: path and call. rows: errno -> key of `qpu.drivers.advice.ADVICE`."""
+    return fault(rows.get(error.errno or 0, "unexpected"), what, error.errno, detail)
 
 
 # -- calls
@@ -297,7 +90,8 @@ class Mailbox:
         try:
             self._fd = port.open(path, read_only=True)
         except OSError as error:
-            raise os_failure(f"mailbox: open {path}", error, _OPEN_ADVICE) from error
+            detail = permission_detail(port, path) if error.errno in (errno.EACCES, errno.EPERM) else ""
+            raise failure(f"mailbox: open {path}", error, _OPEN_ROWS, detail) from error
 
     def __enter__(self) -> Mailbox:
         return self
@@ -343,10 +137,9 @@ class Mailbox:
             self.port.ioctl(self._fd, self._request, message)
         except OSError as error:
             names = ", ".join(f"{call.tag.name} (0x{call.tag.id:08x})" for call in calls)
-            failure = os_failure(f"mailbox {self.path}: {names}", error, _CALL_ADVICE)
             if error.errno == errno.EINVAL:
-                raise UnsupportedTagError(str(failure), errno.EINVAL) from error
-            raise failure from error
+                raise unsupported(f"{names} on {self.path}") from error
+            raise failure(f"mailbox: {names} on {self.path}", error, _CALL_ROWS) from error
 
     def call(self, name: str, *values: int) -> tuple[int, ...]:
         """One tag whose answer is words: `call("GET_CLOCK_RATE", Clock.V3D)` -> (5, hz)."""
@@ -473,29 +266,29 @@ class Mailbox:
 
     # memory
 
-    def allocate_memory(self, size: int, align: int, flags: MemoryFlag, release: bool = True) -> int:
+    def allocate_memory(self, size: int, align: int, flags: MemoryFlag, held: list[int] | None = None) -> int:
         """Memory of the VideoCore side; returns its handle.
 
         It belongs to nobody: without `release_memory` it stays allocated until the next boot. size, align: bytes.
-        release: give the memory back when an exception such as KeyboardInterrupt strikes between the kernel's answer
-        and the return from here. Raises: DriverError (ENOMEM) with the size of the VideoCore's share.
+        held: the handle is appended here too, before anything can interrupt; whoever passes the list releases what is
+        in it. Raises: DriverError (ENOMEM) with the size of the VideoCore's share.
         """
         calls = [TagCall(TAGS["ALLOCATE_MEMORY"], (size, align, int(flags)))]
         message = build_message(calls)
+        kept: list[int] = [] if held is None else held
+        before = len(kept)
         try:
             self._ioctl(message, calls)
-            answer = parse_reply(message, calls)[0]
-            handle = int(answer[0])
+            handle = int(parse_reply(message, calls)[0][0])
+            if handle:
+                kept.append(handle)
         except BaseException:
-            if release:
+            # KeyboardInterrupt may strike when the firmware has answered already.
+            if len(kept) == before:
                 self._give_back(message, calls)
             raise
         if handle == 0:
-            raise DriverError(
-                f"mailbox: ALLOCATE_MEMORY of {size} bytes failed{self._share()}; raise `gpu_mem` in config.txt (for "
-                "example gpu_mem=128) and reboot, or ask for less",
-                errno.ENOMEM,
-            )
+            raise fault("enomem-vc4", f"mailbox: ALLOCATE_MEMORY of {size} bytes", errno.ENOMEM, self._share())
         return handle
 
     def _give_back(self, message: bytearray, calls: Sequence[TagCall]) -> None:
@@ -508,7 +301,7 @@ class Mailbox:
 
     def _share(self) -> str:
         try:
-            return f" (the VideoCore side has {self.vc_memory()[1] >> 20} MiB in all)"
+            return f"the VideoCore side has {self.vc_memory()[1] >> 20} MiB in all"
         except DriverError:
             return ""
 
@@ -516,11 +309,7 @@ class Mailbox:
         """Pin memory; returns its bus address. Raises: DriverError when the firmware refuses."""
         bus = self.call("LOCK_MEMORY", handle)[0]
         if bus == 0:
-            raise DriverError(
-                f"mailbox: LOCK_MEMORY of handle {handle} failed; the handle is unknown or memory is too fragmented: "
-                "raise `gpu_mem` in config.txt and reboot",
-                errno.ENOMEM,
-            )
+            raise fault("enomem-vc4", f"mailbox: LOCK_MEMORY of handle {handle}", errno.ENOMEM, self._share())
         return bus
 
     def unlock_memory(self, handle: int) -> None:
@@ -546,12 +335,8 @@ class Mailbox:
         """Power V3D on or off, for everybody. Raises: DriverError when the firmware refuses."""
         status = self.call("SET_ENABLE_QPU", int(on))[0]
         if status != 0:
-            verb = "enable" if on else "disable"
-            raise DriverError(
-                f"mailbox: the firmware refused to {verb} the QPUs (status 0x{status:08x}): {KMS_ADVICE}; "
-                "or the firmware is very old: run `sudo apt full-upgrade`",
-                errno.EBUSY,
-            )
+            what = f"mailbox: SET_ENABLE_QPU({int(on)})"
+            raise fault("enable-refused", what, None, f"status 0x{status:08x}")
 
     def execute_qpu(self, count: int, control: int, *, noflush: bool, timeout_ms: int) -> None:
         """Run `count` programs (1..12) to their end.
@@ -562,26 +347,11 @@ class Mailbox:
         """
         if not 1 <= count <= MAX_PROGRAMS:
             raise UsageError(f"{count} programs in one launch; allowed: 1..{MAX_PROGRAMS}")
-        try:
-            status = self.call("EXECUTE_QPU", count, control, int(noflush), timeout_ms)[0]
-        except DriverError as error:
-            if error.errno == errno.ETIMEDOUT:
-                raise GpuTimeoutError(
-                    f"mailbox: EXECUTE_QPU: ETIMEDOUT: the kernel waited {KERNEL_LIMIT_MS} ms for the firmware; "
-                    f"{STUCK_ADVICE}",
-                    errno.ETIMEDOUT,
-                ) from error
-            raise
+        status = self.call("EXECUTE_QPU", count, control, int(noflush), timeout_ms)[0]
         if status == EXECUTE_TIMEOUT:
-            raise GpuTimeoutError(
-                f"mailbox: EXECUTE_QPU: the firmware gave up after {timeout_ms} ms (status 0x{status:08x}); "
-                f"{STUCK_ADVICE}",
-                errno.ETIMEDOUT,
-            )
+            raise fault("execute-timeout", f"mailbox: EXECUTE_QPU within {timeout_ms} ms")
         if status != 0:
-            raise DriverError(
-                f"mailbox: EXECUTE_QPU returned status 0x{status:08x}; are the QPUs enabled? {KMS_ADVICE}", errno.EIO
-            )
+            raise fault("enable-refused", "mailbox: EXECUTE_QPU", None, f"status 0x{status:08x}")
 
     def execute_code(self, pc: int, registers: Sequence[int] = ()) -> int:
         """Run code on the VPU (not the QPUs) at bus address `pc` with r0..r5; returns r0."""

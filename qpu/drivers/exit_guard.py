@@ -1,0 +1,83 @@
+"""Gives back what outlives the process, on every way out that Python can see: interpreter exit, SIGTERM, SIGHUP.
+
+Firmware memory and powered QPUs belong to nobody; the kernel does not clean them up. SIGINT needs nothing: it is
+KeyboardInterrupt. SIGKILL and `os._exit` cannot be helped.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TypeAlias
+
+__all__ = ["guard", "release_all", "unguard"]
+
+Handler: TypeAlias = "Callable[[int, FrameType | None], object] | int | None"
+
+_SIGNALS = ("SIGTERM", "SIGHUP")
+_lock = threading.RLock()
+_held: dict[int, tuple[int, Callable[[], None]]] = {}  # key -> (process, closer)
+_previous: dict[int, Handler] = {}
+_hooked = False
+
+
+def guard(key: int, closer: Callable[[], None]) -> None:
+    """Call `closer` before the process ends, unless `unguard(key)` comes first.
+
+    While anything is guarded, SIGTERM and SIGHUP end the process through SystemExit (128 + number), so that ``with``
+    blocks and exit handlers run; a program that handles these signals itself keeps its handlers.
+    """
+    global _hooked
+    with _lock:
+        if not _hooked:
+            atexit.register(release_all)
+            _hooked = True
+        _held[key] = (os.getpid(), closer)
+        _take_signals()
+
+
+def unguard(key: int) -> None:
+    """Forget a key; unknown ones are fine."""
+    with _lock:
+        _held.pop(key, None)
+        if not _held:
+            _return_signals()
+
+
+def release_all() -> None:
+    """Call every closer of this process; failures do not stop the others. A forked child leaves the parent's alone."""
+    with _lock:
+        for key, (process, closer) in list(_held.items()):
+            _held.pop(key, None)
+            if process == os.getpid():
+                try:
+                    closer()
+                except Exception:  # the process ends: nobody is left to tell
+                    pass
+        _return_signals()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _take_signals() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return  # only the main thread may; atexit still works
+    for name in _SIGNALS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            _previous[number] = signal.signal(number, _leave)
+
+
+def _return_signals() -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number, handler in list(_previous.items()):
+        if signal.getsignal(number) is _leave:
+            signal.signal(number, handler)
+        del _previous[number]
