@@ -21,7 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "qpu.v3d": {"qpu.core", "qpu.core.program", "qpu.errors"},
     "qpu.toolkit": {"qpu.core", "qpu.core.program", "qpu.errors", "qpu.vc4", "qpu.v3d"},
     "qpu.formats": {"qpu.errors"},
-    "qpu.drivers": {"qpu.core.isa", "qpu.core", "qpu.errors"},
+    "qpu.drivers": {"qpu.core", "qpu.drivers.port", "qpu.drivers.uapi", "qpu.errors"},
     "qpu.drivers.port": set(),
     "qpu.drivers.uapi": set(),
     "qpu.emu": {

@@ -41,8 +41,8 @@ ADVICE: dict[str, Advice] = _rows(
         "no /dev/dri",
         "the V3D driver is not loaded: its overlay is off or the module is blacklisted",
         (
-            "add the line 'dtoverlay=vc4-kms-v3d' to config.txt (/boot/firmware/ or /boot/) and reboot, headless boards "
-            "too; then, if the node is still missing: sudo modprobe v3d"
+            "add the line 'dtoverlay=vc4-kms-v3d' to config.txt (/boot/firmware/ or /boot/) and reboot, headless "
+            "boards too; then, if the node is still missing: sudo modprobe v3d"
         ),
     ),
     (
@@ -140,8 +140,8 @@ ADVICE: dict[str, Advice] = _rows(
         "ENOMEM or handle 0 on Pi 0-3",
         "the memory pool is too small or fragmented: CMA (VCSM-CMA) or the firmware's gpu_mem",
         (
-            "add 'cma=128M' to cmdline.txt (or ',cma-128' to the vc4 overlay) for VCSM-CMA, 'gpu_mem=128' to config.txt "
-            "for the firmware's memory, and reboot; show the split with: vcgencmd get_mem gpu"
+            "add 'cma=128M' to cmdline.txt (or ',cma-128' to the vc4 overlay) for VCSM-CMA, 'gpu_mem=128' to "
+            "config.txt for the firmware's memory, and reboot; show the split with: vcgencmd get_mem gpu"
         ),
     ),
     (
@@ -209,8 +209,8 @@ ADVICE: dict[str, Advice] = _rows(
         "enable_qpu answers a status other than 0",
         "the kernel's display driver owns V3D, or the firmware is very old",
         (
-            "put a # in front of 'dtoverlay=vc4-kms-v3d' or 'dtoverlay=vc4-fkms-v3d' in config.txt and reboot (no hardware "
-            "OpenGL meanwhile)"
+            "put a # in front of 'dtoverlay=vc4-kms-v3d' or 'dtoverlay=vc4-fkms-v3d' in config.txt and reboot (no "
+            "hardware OpenGL meanwhile)"
         ),
     ),
     (

@@ -1,6 +1,7 @@
 """Names of the performance counters, by number (drivers.md section 3; the kernel's V3D driver, `Basis.DRIVER`).
 
-The numbering of the two versions is unrelated: always resolve by name. ``L2T-stalls-wrightback`` is the kernel's spelling.
+The numbering of the two versions is unrelated: always resolve by name. ``L2T-stalls-wrightback`` is the kernel's
+spelling.
 Whether the AXI byte counters count with the kernel's defaults is uncertain.
 """
 

@@ -1,0 +1,136 @@
+"""Buffers and fences of the DRM v3d adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qpu.drivers.port import Mapping
+from qpu.errors import DriverError, UsageError
+
+if TYPE_CHECKING:
+    from qpu.drivers.drm_v3d import DrmV3d
+
+__all__ = ["Completion", "DrmBo", "DrmFence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A word that the program writes last: proof that it came to its end where the kernel cannot tell.
+
+    offset: bytes into `bo`. value: u32 that must be there afterwards.
+    """
+
+    bo: DrmBo
+    offset: int
+    value: int
+
+    def missing(self) -> str:
+        """Why the word tells of an unfinished program; empty when it is there, or can no longer be read."""
+        if self.bo.closed:
+            return ""
+        found = int.from_bytes(self.bo.view[self.offset : self.offset + 4], "little")
+        return "" if found == self.value else f"completion word {found:#x} instead of {self.value:#x}"
+
+
+class DrmBo:
+    """A buffer object of v3d, mapped for its whole life."""
+
+    __slots__ = ("_driver", "_mapping", "address", "busy", "handle", "last", "size")
+
+    def __init__(self, driver: DrmV3d, handle: int, size: int, address: int, mapping: Mapping) -> None:
+        self._driver = driver
+        self._mapping: Mapping | None = mapping
+        self.handle = handle
+        self.size = size
+        self.address = address
+        self.busy = 0  # unfinished jobs that list it
+        self.last = 0  # number of the last job that listed it
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._mapping is None
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes. Write-combined: copy out in bulk. Raises: UsageError after `close`."""
+        if self._mapping is None:
+            raise UsageError("this buffer is closed")
+        return self._mapping.view
+
+    def belongs_to(self, driver: DrmV3d) -> bool:
+        """True when `driver` made it."""
+        return self._driver is driver
+
+    def unmap(self) -> None:
+        """Drop the map. Raises BufferError while views are alive."""
+        if self._mapping is not None:
+            self._mapping.close()
+            self._mapping = None
+
+    def close(self) -> None:
+        """Give the memory back, after the last job that uses it; calling it twice is fine.
+
+        Raises BufferError while views are alive; nothing is freed then.
+        """
+        if self._mapping is not None:
+            self.unmap()
+            self._driver.forget(self)
+
+    def __repr__(self) -> str:
+        return f"<DrmBo {self.handle}: {self.size} bytes at 0x{self.address:08x}{', closed' if self.closed else ''}>"
+
+
+class DrmFence:
+    """A submitted job."""
+
+    __slots__ = (
+        "__weakref__",
+        "_driver",
+        "bos",
+        "completion",
+        "done",
+        "error",
+        "number",
+        "perfmon",
+        "resets",
+        "syncobj",
+    )
+
+    def __init__(
+        self,
+        driver: DrmV3d,
+        number: int,
+        bos: Sequence[DrmBo],
+        syncobj: int,
+        resets: int | None,
+        perfmon: int,
+        completion: Completion | None,
+    ) -> None:
+        self._driver = driver
+        self.number = number
+        self.bos = tuple(bos)
+        self.syncobj = syncobj
+        self.resets = resets
+        self.perfmon = perfmon
+        self.completion = completion
+        self.done = False
+        self.error: DriverError | None = None
+
+    @property
+    def driver(self) -> DrmV3d:
+        """The adapter it was submitted to."""
+        return self._driver
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait for completion, results visible to the CPU.
+
+        Raises: GpuTimeoutError after timeout_s seconds (buffers stay alive, wait again); GpuResetError.
+        """
+        self._driver.wait(self, timeout_s)
+
+    def poll(self) -> bool:
+        """True when the job has ended, well or not; `wait` tells which."""
+        return self._driver.poll(self)
