@@ -1,0 +1,388 @@
+"""What stops a machine from using its GPU, in order, and the facts for ``qpu info``: functions of a `Port`."""
+
+from __future__ import annotations
+
+import enum
+import platform
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from qpu.drivers import advice, board, drm_nodes, probe
+from qpu.drivers.base import DeviceInfo, Driver
+from qpu.drivers.port import Port
+from qpu.errors import DriverError
+
+if TYPE_CHECKING:
+    from qpu.drivers.mailbox import MailboxInfo
+
+__all__ = ["Check", "Report", "Status", "checks_json", "checks_text", "examine", "info", "info_text"]
+
+LOW_CMA = 64 << 20  # bytes; what small programs with a few buffers use comfortably
+LOW_GPU_MEM = 32 << 20
+
+
+class Status(enum.StrEnum):
+    """How a check went. Only `FAIL` keeps the GPU from being used."""
+
+    OK = "ok"
+    NOTE = "note"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: what was found, and for problems what mends it."""
+
+    name: str
+    status: Status
+    found: str
+    mends: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All checks in order. usable: the GPU was opened and ran a trivial job."""
+
+    checks: tuple[Check, ...]
+    usable: bool
+    board: board.Board
+    device: DeviceInfo | None = None
+    conclusion: str = field(default="")
+
+
+def examine(port: Port) -> Report:
+    """Look at everything that has to be right, from the board up. Opens the GPU and runs nothing but a trivial job."""
+    where = probe.detect_board(port)
+    firmware = _firmware(port)
+    checks = [
+        _board(where),
+        _kernel(port),
+        _python(port),
+        _container(where),
+        *_nodes(port, where),
+        _groups(port),
+        *_kms(port, where),
+        *_memory(port, where, firmware),
+        *_throttling(firmware),
+    ]
+    gpu, device = _gpu(port)
+    checks.append(gpu)
+    usable = gpu.status is Status.OK
+    if usable:
+        conclusion = f"the GPU is usable: {device}"
+    elif where.is_pi:
+        conclusion = (
+            "the GPU is not usable yet; programs run on an emulated board until the lines marked 'fail' are mended"
+        )
+    else:
+        conclusion = "this is no Raspberry Pi with a known GPU: programs run on an emulated board (pi5 unless named)"
+    return Report(tuple(checks), usable, where, device, conclusion)
+
+
+# -- the checks
+
+
+def _board(where: board.Board) -> Check:
+    if not where.is_pi:
+        return Check("board", Status.FAIL, f"{where.model}: no known Raspberry Pi", (probe.EMULATE,))
+    code = "" if where.revision is None else f", revision code {where.revision:x}"
+    return Check("board", Status.OK, f"{where.model}, {where.soc}, {where.gpu}{code}")
+
+
+def _text(port: Port, path: str) -> str:
+    return (board.read(port, path) or b"").decode("utf-8", "replace").strip("\0\n ")
+
+
+def kernel_release(port: Port) -> str:
+    """As ``uname -r``; empty when unknown."""
+    release = _text(port, "/proc/sys/kernel/osrelease")
+    words = _text(port, "/proc/version").split()
+    return release or (words[2] if len(words) > 2 else "")
+
+
+def _kernel(port: Port) -> Check:
+    release = kernel_release(port)
+    arch = _text(port, "/proc/sys/kernel/arch")
+    return Check("kernel", Status.NOTE, " ".join(filter(None, (release, arch))) or "unknown (no /proc)")
+
+
+def _python(port: Port) -> Check:
+    bits = 8 * port.pointer_size
+    found = f"{platform.python_version()}, {bits}-bit"
+    if bits == 32 and _text(port, "/proc/sys/kernel/arch") == "aarch64":
+        found += " on a 64-bit kernel: /dev/vcsm will not work, VCSM-CMA and DRM do"
+    return Check("python", Status.NOTE, found)
+
+
+def _container(where: board.Board) -> Check:
+    if where.container is None:
+        return Check("container", Status.OK, "none")
+    return Check("container", Status.NOTE, f"{where.container}: only devices that were passed to it can be used")
+
+
+def _nodes(port: Port, where: board.Board) -> Iterator[Check]:
+    if where.generation == 4:
+        for path, key in (("/dev/vcio", "no-vcio"), ("/dev/vcsm-cma", "no-vcsm"), ("/dev/mem", "")):
+            described = _describe(port, path)
+            if described:
+                yield Check(path, Status.OK, described)
+            elif key == "no-vcsm" and _describe(port, "/dev/vcsm"):
+                yield Check("/dev/vcsm", Status.OK, _describe(port, "/dev/vcsm"))
+            elif key:
+                row = advice.ADVICE[key]
+                yield Check(path, Status.FAIL if key == "no-vcio" else Status.WARN, row.symptom, (row.mend,))
+        return
+    try:
+        paths = drm_nodes.candidates(port)
+    except OSError:
+        paths = []
+    for path in paths:
+        likely = drm_nodes.looks_like_v3d(port, path)
+        yield Check(path, Status.OK if likely else Status.NOTE, _describe(port, path) + (", v3d" if likely else ""))
+    if not paths and where.is_pi:
+        row = advice.ADVICE["no-dri-container" if where.container else "no-dri"]
+        yield Check("nodes", Status.FAIL, row.symptom, (row.mend,))
+    elif not paths:
+        yield Check("nodes", Status.NOTE, "no /dev/dri")
+
+
+def _describe(port: Port, path: str) -> str:
+    try:
+        found = port.stat(path)
+    except OSError:
+        return ""
+    return f"{found.owner or found.uid}:{found.group or found.gid} {stat.S_IMODE(found.mode):04o}"
+
+
+def _groups(port: Port) -> Check:
+    groups = advice.process_groups(port)
+    return Check("groups", Status.NOTE, " ".join(groups) if groups else "unknown")
+
+
+def _kms(port: Port, where: board.Board) -> Iterator[Check]:
+    if where.generation != 4:
+        return
+    if board.kms_owns_v3d(port):
+        row = advice.ADVICE["enable-refused"]
+        yield Check("display driver", Status.FAIL, row.cause, (row.mend,))
+    else:
+        yield Check("display driver", Status.OK, "V3D is left to the firmware")
+
+
+def meminfo(port: Port) -> dict[str, int]:
+    """Lines of /proc/meminfo in bytes, by name."""
+    found: dict[str, int] = {}
+    for line in _text(port, "/proc/meminfo").splitlines():
+        name, _, value = line.partition(":")
+        words = value.split()
+        if words and words[0].isdigit():
+            found[name] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
+    return found
+
+
+def _memory(port: Port, where: board.Board, firmware: MailboxInfo | None) -> Iterator[Check]:
+    memory = meminfo(port)
+    if "MemAvailable" in memory:
+        yield Check("memory", Status.OK, f"{memory['MemAvailable'] >> 20} MiB available")
+    if where.generation != 4:
+        return
+    mend = advice.ADVICE["enomem-vc4"].mend
+    if "CmaTotal" in memory:
+        total, free = memory["CmaTotal"], memory.get("CmaFree", 0)
+        low = total < LOW_CMA
+        found = f"{free >> 20} of {total >> 20} MiB free"
+        yield Check("CMA", Status.WARN if low else Status.OK, found, (mend,) if low else ())
+    if firmware is not None and firmware.vc_memory is not None:
+        low = firmware.vc_memory < LOW_GPU_MEM
+        found = f"{firmware.vc_memory >> 20} MiB"
+        yield Check("gpu_mem", Status.WARN if low else Status.OK, found, (mend,) if low else ())
+
+
+def _throttling(firmware: MailboxInfo | None) -> Iterator[Check]:
+    if firmware is None or firmware.throttled is None:
+        return
+    names = [str(flag.name).lower().replace("_", " ") for flag in firmware.throttled]
+    if names:
+        yield Check("power", Status.WARN, ", ".join(names), (advice.ADVICE["throttled"].mend,))
+    else:
+        yield Check("power", Status.OK, "no under-voltage, no throttling")
+
+
+def _gpu(port: Port) -> tuple[Check, DeviceInfo | None]:
+    try:
+        driver = probe.open_driver(port)
+    except DriverError as error:
+        reason, mends = advice.reason_of(error)
+        return Check("GPU", Status.FAIL, reason, mends), None
+    try:
+        device = driver.info
+        alive: Callable[[], bool] | None = getattr(driver, "check_alive", None)
+        if alive is not None and not alive():
+            return Check("GPU", Status.FAIL, "it opens but does not run a trivial job", ("sudo reboot",)), device
+        found = f"{device.isa.label} {device.revision}".strip()
+        found += f", {device.slices} x {device.qpus_per_slice} QPUs, {device.adapter} on {device.node}"
+        return Check("GPU", Status.OK, found), device
+    finally:
+        driver.close()
+
+
+def _firmware(port: Port) -> MailboxInfo | None:
+    """What the firmware says; None without a usable mailbox."""
+    if not board.exists(port, "/dev/vcio"):
+        return None
+    from qpu.drivers.mailbox import Mailbox, read_info
+
+    try:
+        with Mailbox(port) as mailbox:
+            return read_info(mailbox)
+    except DriverError:
+        return None
+
+
+# -- rendering
+
+
+def checks_json(report: Report) -> dict[str, Any]:
+    """The report as ``qpu doctor --json`` prints it."""
+    return {
+        "usable": report.usable,
+        "conclusion": report.conclusion,
+        "board": board_json(report.board),
+        "checks": [
+            {"name": c.name, "status": str(c.status), "found": c.found, "mends": list(c.mends)} for c in report.checks
+        ],
+    }
+
+
+def checks_text(report: Report) -> str:
+    """The report for people."""
+    width = max(len(c.name) for c in report.checks)
+    lines: list[str] = []
+    for check in report.checks:
+        lines.append(f"{check.status:4}  {check.name:{width}}  {check.found}")
+        lines += [f"      {'':{width}}  mend: {mend}" for mend in check.mends]
+    return "\n".join([*lines, "", report.conclusion])
+
+
+# -- info
+
+
+def board_json(where: board.Board) -> dict[str, Any]:
+    """A board as ``qpu info --json`` prints it. revision: the code in hexadecimal, as /proc/cpuinfo writes it."""
+    return {
+        "model": where.model,
+        "soc": where.soc,
+        "generation": where.generation,
+        "gpu": where.gpu if where.is_pi else None,
+        "revision": None if where.revision is None else f"{where.revision:x}",
+        "board_revision": where.board_revision,
+        "memory_mb": where.memory_mb,
+        "manufacturer": where.manufacturer,
+        "container": where.container,
+        "source": where.source,
+    }
+
+
+def device_json(device: DeviceInfo) -> dict[str, Any]:
+    """A device as ``qpu info --json`` prints it."""
+    return {
+        "isa": str(device.isa),
+        "emulated": device.emulated is not None,
+        "emulated_board": device.emulated,
+        "slices": device.slices,
+        "qpus": device.qpus,
+        "qpus_per_slice": device.qpus_per_slice,
+        "tmus_per_slice": device.tmus_per_slice,
+        "clock_hz": device.clock_hz,
+        "adapter": device.adapter,
+        "node": device.node,
+        "driver": device.driver,
+        "revision": device.revision,
+    }
+
+
+def versions(port: Port) -> dict[str, str | None]:
+    """Versions of what takes part: this package, Python, NumPy, the kernel; None when not installed or unknown."""
+    from importlib import metadata
+
+    def version(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    return {
+        "qpu": version("videocore-qpu"),
+        "python": platform.python_version(),
+        "numpy": version("numpy"),
+        "llvmlite": version("llvmlite"),
+        "kernel": kernel_release(port) or None,
+    }
+
+
+def info(port: Port, fallback: Callable[[], Port] | None = None) -> dict[str, Any]:
+    """What ``qpu info`` tells.
+
+    fallback: makes the port of the emulated board that is used when `port` has no usable GPU; without one `device` is
+    None then. `reason` says why there is no real GPU.
+    """
+    where = probe.detect_board(port)
+    reason: str | None = None
+    device: DeviceInfo | None = None
+    try:
+        device = _described(probe.open_driver(port))
+    except DriverError as error:
+        reason = advice.reason_of(error)[0]
+    if device is not None and device.board.is_pi:
+        where = device.board  # the GPU knows better
+    elif device is None and fallback is not None:
+        device = _described(probe.open_driver(fallback()))
+    memory = meminfo(port)
+    return {
+        "board": board_json(where),
+        "device": None if device is None else device_json(device),
+        "reason": reason,
+        "memory": {
+            "total": memory.get("MemTotal"),
+            "available": memory.get("MemAvailable"),
+            "cma_total": memory.get("CmaTotal"),
+            "cma_free": memory.get("CmaFree"),
+        },
+        "page_size": port.page_size,
+        "pointer_size": port.pointer_size,
+        "versions": versions(port),
+    }
+
+
+def _described(driver: Driver) -> DeviceInfo:
+    try:
+        return driver.info
+    finally:
+        driver.close()
+
+
+def info_text(data: dict[str, Any]) -> str:
+    """`info` for people."""
+    where, device = data["board"], data["device"]
+    revision = f", revision {where['revision']}" if where["revision"] else ""
+    lines = [f"board     {where['model']}" + (f" ({where['soc']}, {where['gpu']}{revision})" if where["soc"] else "")]
+    if device is None:
+        lines.append(f"device    none: {data['reason']}")
+    else:
+        clock = "clock unknown" if device["clock_hz"] is None else f"{device['clock_hz'] / 1e6:.0f} MHz nominal"
+        real = f"EMULATED ({device['emulated_board']})" if device["emulated"] else "real"
+        lines.append(f"device    {device['isa']} {device['revision']}, {real}".replace(" ,", ","))
+        lines.append(f"QPUs      {device['qpus']} = {device['slices']} slices x {device['qpus_per_slice']}, {clock}")
+        lines.append(f"adapter   {device['adapter']} on {device['node']} ({device['driver']})")
+        if data["reason"]:
+            lines.append(f"no GPU    {data['reason']}")
+    memory = data["memory"]
+    if memory["total"] is not None and memory["available"] is not None:
+        lines.append(f"memory    {memory['available'] >> 20} of {memory['total'] >> 20} MiB available")
+    lines.append(f"process   {8 * data['pointer_size']}-bit, pages of {data['page_size']} bytes")
+    known = ", ".join(f"{name} {version}" for name, version in data["versions"].items() if version)
+    lines.append(f"versions  {known}")
+    return "\n".join(lines)
