@@ -16,37 +16,28 @@ Operations of the add ALU return the free mul half, on which one mul operation c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Final
 
 from qpu.core.isa import Isa
 from qpu.core.program import Program
-from qpu.errors import Diagnostic, HazardError, Severity
 from qpu.v3d.builder import (
-    LAYERS,
     LRI,
     Absolute,
     BranchCond,
     Builder,
-    Locs,
     Msfign,
-    MulSlotBase,
     UnifTarget,
     _LinkTarget,
 )
 from qpu.v3d.instr import Sig
-from qpu.v3d.operands import Dest42, Dest71, Label, Reg42, Reg71, Signal, _Dest
+from qpu.v3d.operands import LAYERS, Dest42, Dest71, Label, Reg42, Reg71, Signal
 from qpu.v3d.ops42 import MulSlot42, Ops42
 from qpu.v3d.ops71 import MulSlot71, Ops71
 from qpu.v3d.regs import imm_index
 
-if TYPE_CHECKING:
-    from qpu.core.hazards import Finding
-
 __all__ = ["Asm42", "Asm71", "assemble"]
 
 LAYERS.add(__file__)
-P = ParamSpec("P")
-D = TypeVar("D", bound=_Dest)
 
 THRSW: Final = Signal(int(Sig.THRSW))
 LDUNIF: Final = Signal(int(Sig.LDUNIF))
@@ -84,11 +75,6 @@ class _Signals(Builder):
             )
             return Signal(0)
         return Signal(int(bit), d)
-
-
-if TYPE_CHECKING:
-    _Base42 = Ops42
-    _Base71 = Ops71
 
 
 class Asm42(Ops42, _Signals):
@@ -181,7 +167,9 @@ class Asm42(Ops42, _Signals):
         return self._writing(Sig.LDTLBU, d)
 
     def rot(self, amount: int | Reg42) -> Signal:
-        """Rotates the operands of the mul operation: lane j gets lane j - amount (accumulators; registers inside quads).
+        """Rotates the operands of the mul operation: lane j gets lane j - amount.
+
+        Accumulators rotate over all 16 lanes, registers inside each quad (py-videocore6 device tests).
 
         amount: 1..15 or -16..-1, or r5. It occupies read port B.
         """
@@ -205,21 +193,11 @@ class Asm42(Ops42, _Signals):
 
         target: label, byte offset from the fourth instruction after the branch, register (lane 0), ``q.lri``, or
         ``q.absolute(address)``. cond: on flag A. msfign: leave out lanes (p) or quads (q) without live samples.
-        unif: also move the uniform stream: to the address (abs) or by the offset (rel) that the next uniform holds, to the
-        link register, or to a register. link: set the link register to the fourth instruction after the branch.
+        unif: also move the uniform stream: to the address (abs) or by the offset (rel) that the next uniform
+        holds, to the link register, or to a register. link: set the link register to the fourth instruction after
+        the branch.
         """
         self._emit_branch(target, cond, msfign, unif, link, Reg42)
-
-    def end(self, *, single_segment: bool = False) -> None:
-        """The usual tail: last-switch marker, then program end with its two delay slots."""
-        if not single_segment:
-            self.nop(sig=THRSW)
-            self.nop(sig=THRSW)
-            self.nop()
-            self.nop()
-        self.nop(sig=THRSW)
-        self.nop()
-        self.nop()
 
     if not TYPE_CHECKING:
 
@@ -319,21 +297,11 @@ class Asm71(Ops71, _Signals):
 
         target: label, byte offset from the fourth instruction after the branch, register (lane 0), ``q.lri``, or
         ``q.absolute(address)``. cond: on flag A. msfign: leave out lanes (p) or quads (q) without live samples.
-        unif: also move the uniform stream: to the address (abs) or by the offset (rel) that the next uniform holds, to the
-        link register, or to a register. link: set the link register to the fourth instruction after the branch.
+        unif: also move the uniform stream: to the address (abs) or by the offset (rel) that the next uniform
+        holds, to the link register, or to a register. link: set the link register to the fourth instruction after
+        the branch.
         """
         self._emit_branch(target, cond, msfign, unif, link, Reg71)
-
-    def end(self, *, single_segment: bool = False) -> None:
-        """The usual tail: last-switch marker, then program end with its two delay slots."""
-        if not single_segment:
-            self.nop(sig=THRSW)
-            self.nop(sig=THRSW)
-            self.nop()
-            self.nop()
-        self.nop(sig=THRSW)
-        self.nop()
-        self.nop()
 
     if not TYPE_CHECKING:
 
@@ -364,33 +332,17 @@ def assemble(
 ) -> Program:
     """Run the builder function ``fn(q, *args)`` and return its program.
 
-    check: apply the validity rules; findings of severity error raise. single_segment: the launch mode the program is for.
+    check: apply the validity rules; findings of severity error raise. single_segment: the launch
+    mode the program is for.
     Raises: AsmError with every diagnostic of the program; HazardError with every broken rule.
     """
     q: Asm42 | Asm71 = Asm71() if isa is Isa.V3D71 else Asm42()
     fn(q, *args)
     words, labels, locs = q._finish()
+    program = Program(isa, tuple(words), labels, locs)
     if check:
         from qpu.v3d.hazards import check as find
+        from qpu.v3d.hazards import raise_errors
 
-        raise_hazards(find(isa, words, single_segment=single_segment), locs)
-    return Program(isa, tuple(words), labels, locs)
-
-
-def raise_hazards(findings: list[Finding], locs: Locs) -> None:
-    """Raise HazardError for the findings of severity error, each at its source line."""
-    diagnostics = [
-        Diagnostic(
-            f.rule,
-            f.message,
-            f.severity,
-            locs.loc(f.index) if 0 <= f.index < len(locs) else None,
-            index=f.index,
-            other=f.other,
-            distance=f.distance,
-        )
-        for f in findings
-        if f.severity is Severity.ERROR
-    ]
-    if diagnostics:
-        raise HazardError.of(diagnostics)
+        raise_errors(find(isa, words, single_segment=single_segment), program)
+    return program

@@ -1,13 +1,13 @@
 """What the typed builders of V3D 4.2 and 7.1 share: emission, dual issue, conditions, signals, labels, diagnostics.
 
-The operation methods are generated (`ops42.py`, `ops71.py`) and call `_add` and `_mul` here. An error is recorded at the
-user's line and a nop takes the instruction's place, so that one run reports every error of a program.
+The operation methods are generated (`ops42.py`, `ops71.py`) and call `_add` and `_mul` of the issue modules. An error
+is recorded at the user's line and a nop takes the instruction's place, so that one run reports every error of a
+program.
 """
 
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import CodeType
@@ -16,11 +16,23 @@ from typing import Any, Final, Literal, TypeAlias, overload
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op, OperandType
 from qpu.errors import AsmError, Diagnostic, Loc
-from qpu.v3d.encode import BDI, BRANCH_CONDS, COND_ALLOWED, CONDS, MSFIGN, NOP_WORD, PUSHES, SIG_CODE, SIGNALS, UPDATES
+from qpu.v3d.encode import (
+    BDI,
+    BRANCH_CONDS,
+    COND_ALLOWED,
+    CONDS,
+    MSFIGN,
+    PUSHES,
+    SIG_CODE,
+    SIGNALS,
+    UPDATES,
+    cond_field,
+    sig_names,
+    tables,
+)
 from qpu.v3d.encode import WRITING_SIGS as _WRITING_SIGS
-from qpu.v3d.encode import cond_field, sig_names, tables
 from qpu.v3d.instr import Sig
-from qpu.v3d.operands import Imm, Label, Signal, _Dest, make_imm, table_key
+from qpu.v3d.operands import LAYERS, Imm, Label, Place, Signal, _Dest, here, line_of, make_imm, table_key
 from qpu.v3d.ops import code_of, modifiers
 
 __all__ = [
@@ -29,8 +41,8 @@ __all__ = [
     "Cond",
     "Enc",
     "Locs",
-    "MulSlotBase",
     "Msfign",
+    "MulSlotBase",
     "Push",
     "SigArg",
     "UnifTarget",
@@ -111,8 +123,6 @@ class _Absent:
 
 
 ABSENT: Final[Any] = _Absent()
-
-Place: TypeAlias = "tuple[CodeType, int]"
 
 
 class Locs(Sequence["Place | None"]):
@@ -203,14 +213,9 @@ class Builder:
 
     # -- diagnostics
 
-    def _here(self) -> Place:
-        frame = sys._getframe(1)
-        while frame.f_code.co_filename in LAYERS and frame.f_back is not None:
-            frame = frame.f_back
-        return frame.f_code, frame.f_lasti
-
     def _loc(self) -> Loc:
-        return Locs([self._here()]).loc(0)
+        code, offset = here()
+        return Loc(code.co_filename, line_of(code, offset))
 
     def _error(self, rule: str, message: str, allowed: str | None = None, help: str | None = None) -> None:
         self._errors.append(
@@ -323,7 +328,7 @@ class Builder:
                     "rf[n], accumulators of 4.2, q.null, q.tmua, ...",
                 )
             return False
-        if e.register_only and d.magic:
+        if e.register_only and isinstance(d, _Dest) and d.magic:
             self._error("register", f"{e.op.name} writes registers only", "rf[0] .. rf[63]")
             return False
         return True
@@ -354,13 +359,14 @@ class Builder:
     def _signal(self, sig: SigArg) -> Signal:
         if isinstance(sig, Signal):
             return sig
-        if isinstance(sig, (list, tuple)) and all(isinstance(s, Signal) for s in sig):
+        parts: object = sig
+        if isinstance(parts, (list, tuple)) and all(isinstance(s, Signal) for s in parts):
             merged = Signal(0)
-            for s in sig:
+            for s in parts:
                 merged = self._merge(merged, s)
             return merged
         help_ = None
-        if isinstance(sig, str) or callable(sig):
+        if isinstance(parts, str) or callable(parts):
             help_ = "signals are names of the builder: q.thrsw, q.ldunif, q.ldunifrf(q.rf[0]), q.ldtmu(q.rf[0])"
         self._error("signal", f"{sig!r} is no signal", "a signal, or several joined by |", help_)
         return Signal(0)
@@ -368,8 +374,8 @@ class Builder:
     def _merge(self, a: Signal, b: Signal) -> Signal:
         try:
             return a | b
-        except TypeError as error:
-            self._error("signal", str(error))
+        except AsmError as error:
+            self._errors += error.diagnostics
             return a
 
     def _field(self, ca: int, cm: int, sig: int) -> int:
@@ -462,7 +468,7 @@ class Builder:
         register: type,
     ) -> None:
         self._words.append(self._nop)
-        self._locs.append(self._here())
+        self._locs.append(here())
         self._open = -1
         word = 2 << 56 | (1 << 23 if link else 0)
         number = BRANCH_CONDS.get(cond or "")
@@ -527,10 +533,21 @@ class Builder:
                 return
         self._words[-1] = word | (raddr or 0) << 6
 
+    def end(self, *, single_segment: bool = False) -> None:
+        """The usual tail: the last-switch marker and two slots, then the program end with its two slots.
+
+        single_segment: for programs launched in that mode, which have no marker.
+        """
+        thrsw = 1 << 53
+        for bits in (thrsw, 0, 0) if single_segment else (thrsw, thrsw, 0, 0, thrsw, 0, 0):
+            self._words.append(self._nop | bits)
+            self._locs.append(here())
+        self._open = -1
+
     def raw(self, word: int) -> None:
         """Emit a 64-bit instruction word as it is."""
         self._words.append(self._nop)
-        self._locs.append(self._here())
+        self._locs.append(here())
         self._open = -1
         if not isinstance(word, int) or not 0 <= word < 1 << 64:
             self._error("word", f"{word!r} is no instruction word", "integers 0 .. 2**64 - 1")
@@ -599,4 +616,4 @@ def _offset_bits(offset: int) -> int:
     return (offset >> 3 & 0x1FFFFF) << 35 | offset >> 24 << 24
 
 
-LAYERS: Final[set[str]] = {__file__, str(contextmanager.__code__.co_filename)}
+LAYERS.update((__file__, contextmanager.__code__.co_filename))

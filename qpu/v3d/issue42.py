@@ -10,10 +10,10 @@ import sys
 from typing import Any, Final
 
 from qpu.core.isa import Isa, Unit
-from qpu.v3d.builder import ABSENT, LAYERS, Builder, Enc, encs
+from qpu.v3d.builder import ABSENT, Builder, Enc, encs
 from qpu.v3d.encode import NOP_WORD
 from qpu.v3d.instr import Sig
-from qpu.v3d.operands import Dest42, Imm, Reg42, RegFile
+from qpu.v3d.operands import LAYERS, Dest42, Imm, Reg42, RegFile
 
 __all__ = ["Issue42"]
 

@@ -6,9 +6,12 @@ immutable and shared; nothing here belongs to one program.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeVar
+import sys
+from types import CodeType
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, NoReturn, TypeAlias, TypeVar
 
 from qpu.core.isa import Isa
+from qpu.errors import AsmError, Diagnostic, Loc
 from qpu.v3d.instr import Sig
 from qpu.v3d.ops import MODIFIERS, PACKS
 from qpu.v3d.regs import MAGIC, imm_index
@@ -23,6 +26,37 @@ _ORDER: Final = {"abs": 0, "": 1, "l": 2, "h": 3}
 OUT_OF_ORDER: Final = -1
 
 T = TypeVar("T", bound="_Modified")
+
+LAYERS: Final[set[str]] = {__file__}
+"""Files of the builder: a location is the first frame outside them."""
+
+Place: TypeAlias = "tuple[CodeType, int]"
+
+
+def here() -> Place:
+    """Code object and bytecode offset of the caller outside the builder's files."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename in LAYERS and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code, frame.f_lasti
+
+
+def line_of(code: CodeType, offset: int) -> int:
+    """The source line of a bytecode offset."""
+    for start, end, line in code.co_lines():
+        if start <= offset < end and line is not None:
+            return line
+    return code.co_firstlineno
+
+
+class OperandError(AsmError, TypeError):
+    """An operand that cannot be formed."""
+
+
+def _refuse(rule: str, message: str, allowed: str) -> NoReturn:
+    code, offset = here()
+    found = Diagnostic(rule, message, loc=Loc(code.co_filename, line_of(code, offset)), allowed=allowed)
+    raise OperandError(found.render(), [found])
 
 
 def table_key(a: str, b: str, pack: str) -> int:
@@ -44,7 +78,7 @@ class _Modified:
 
     def _with(self: T, mod: str) -> T:
         if self.mod:
-            raise TypeError(f"{self!r} already has a modifier; an operand takes one")
+            _refuse("modifier", f"{self!r} already has a modifier, .{mod} is a second one", "one modifier an operand")
         form = self._forms.get(mod)
         if form is None:
             form = self._forms.setdefault(mod, self._make(mod))
@@ -141,7 +175,7 @@ class _Dest(_Modified):
 
     def _make(self: T, mod: str) -> T:
         assert isinstance(self, _Dest)
-        return type(self)(self.n, self.magic, mod)  # type: ignore[return-value] # T is this class
+        return type(self)(self.n, self.magic, mod)
 
     def __repr__(self) -> str:
         name = (MAGIC[self.isa].get(self.n) or f"magic {self.n}") if self.magic else f"rf{self.n}"
@@ -207,7 +241,7 @@ class Imm(_Modified):
 
     def _make(self: T, mod: str) -> T:
         assert isinstance(self, Imm)
-        return type(self)(self.n, self.value, mod)  # type: ignore[return-value] # T is this class
+        return type(self)(self.n, self.value, mod)
 
     def __repr__(self) -> str:
         return f"{self.value}.{self.mod}" if self.mod else str(self.value)
@@ -234,9 +268,9 @@ class Signal:
 
     def __or__(self, other: Signal) -> Signal:
         if self.dst is not None and other.dst is not None:
-            raise TypeError(f"{self!r} and {other!r} both write a register; an instruction has room for one of them")
+            _refuse("signal", f"{self!r} and {other!r} both write a register", "one such signal an instruction")
         if self.bits & other.bits:
-            raise TypeError(f"{self!r} and {other!r} hold the same signal")
+            _refuse("signal", f"{self!r} and {other!r} hold the same signal", "each signal once")
         return Signal(
             self.bits | other.bits,
             self.dst if self.dst is not None else other.dst,

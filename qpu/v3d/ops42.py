@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 from qpu.core.isa import Isa, Unit
-from qpu.v3d.builder import ABSENT, LAYERS, Cond, MulSlotBase, Push, SigArg, Update, encs
+from qpu.v3d.builder import ABSENT, Cond, MulSlotBase, Push, SigArg, Update, encs
 from qpu.v3d.issue42 import Issue42
-from qpu.v3d.operands import Dest42, Imm, Reg42
+from qpu.v3d.operands import LAYERS, Dest42, Imm, Reg42
 
 __all__ = ["MulSlot42", "Ops42", "Source42"]
 

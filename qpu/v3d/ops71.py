@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 from qpu.core.isa import Isa, Unit
-from qpu.v3d.builder import ABSENT, LAYERS, Cond, MulSlotBase, Push, SigArg, Update, encs
+from qpu.v3d.builder import ABSENT, Cond, MulSlotBase, Push, SigArg, Update, encs
 from qpu.v3d.issue71 import Issue71
-from qpu.v3d.operands import Dest71, Imm, Reg71
+from qpu.v3d.operands import LAYERS, Dest71, Imm, Reg71
 
 __all__ = ["MulSlot71", "Ops71", "Source71"]
 

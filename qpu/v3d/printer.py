@@ -6,7 +6,7 @@ from typing import Final
 
 from qpu.core.isa import Isa
 from qpu.v3d.encode import encode
-from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
+from qpu.v3d.instr import AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
 from qpu.v3d.regs import MAGIC, imm_bits
 
 __all__ = ["ADD_WIDTH", "MUL_WIDTH", "SIG_TEXT", "branch_text", "note", "text"]

@@ -1,0 +1,253 @@
+"""What an instruction reads, writes and does: the facts that the checker and a scheduler work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from qpu.core.isa import Isa
+from qpu.core.optable import Token
+from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, SrcKind
+from qpu.v3d.ops import LANE_OPS, SFU_OPS
+from qpu.v3d.regs import (
+    R5REP,
+    SFU_WRITES,
+    SYNC_WRITES,
+    TLB_WRITES,
+    TMU_WRITES,
+    UNIFORM_WRITES,
+    VPM_WRITES,
+    magic_name,
+)
+
+__all__ = ["EVENTS", "Effects", "effects"]
+
+EVENTS: Final = (
+    "branch",
+    "msf_branch",  # reads the sample masks of several lanes
+    "thrsw",
+    "ldvary",
+    "ldunif_acc",  # ldunif or ldunifa: a load into r5 (4.2) or rf0 (7.1)
+    "uniform_read",
+    "unifa_read",
+    "unifa_write",
+    "ldtmu",
+    "rot_acc",  # a rotated accumulator or register
+    "rot_r5",  # a rotation by r5
+    "sfu_write",
+    "sfu_op",
+    "r4_read",
+    "r4_write",
+    "r5_read",
+    "r5_write",
+    "rf0_read",
+    "rf0_write",
+    "tmu_write",
+    "tmua_write",
+    "tmu_data",
+    "setmsf",
+    "tmuwt",
+    "vpmwt",
+    "payload_read",  # registers that the next thread's payload may already occupy
+    "lane_op",
+)
+"""Names that `Distance` rows and `Effects.events` use."""
+
+_TMU_DATA: Final = frozenset({11, 34, 35, 36, 37, 38, 39})
+_TMU_START: Final = frozenset({12, 13, 33, 40, 41, 42, 43, 44, 45, 46})
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """Resources of one instruction.
+
+    reads, writes: ``rf0``..``rf63``, ``r0``..``r5``, ``flags_a``, ``flags_b``, ``rtop``, ``link``, ``msf``, ``revf``,
+    ``tidx``, magic destinations by name, ``uniform`` and ``unifa`` (streams, read and advanced), ``tmu`` (results).
+    tokens: sequences whose order must be kept. events: names of EVENTS, for `Distance` rows.
+    """
+
+    reads: frozenset[str]
+    writes: frozenset[str]
+    tokens: frozenset[Token]
+    events: frozenset[str]
+
+
+def _write(isa: Isa, dst: Dst) -> str:
+    if not dst.magic:
+        return f"rf{dst.n}"
+    if isa is Isa.V3D42:
+        if dst.n == R5REP:
+            return "r5"
+    elif dst.n in (5, R5REP):
+        return "rf0"
+    return magic_name(isa, dst.n) or f"magic{dst.n}"
+
+
+def effects(instr: Instr) -> Effects:
+    """The effects of an instruction, explicit and implicit."""
+    if isinstance(instr, Branch):
+        return _branch(instr)
+    reads: set[str] = set()
+    writes: set[str] = set()
+    tokens: set[Token] = set()
+    events: set[str] = set()
+    for half in (instr.add, instr.mul):
+        _half(instr, half, reads, writes, tokens, events)
+    _signals(instr, reads, writes, tokens, events)
+    writes.discard("-")
+    isa = instr.isa
+    if isa is Isa.V3D42:
+        events |= {f"{r}_read" for r in ("r4", "r5") if r in reads}
+        if "r5" in writes:
+            events.add("r5_write")
+        if not reads.isdisjoint(("rf0", "rf1", "rf2")):
+            events.add("payload_read")
+    else:
+        if "rf0" in reads:
+            events.add("rf0_read")
+        if not reads.isdisjoint(("rf2", "rf3")):
+            events.add("payload_read")
+    return Effects(frozenset(reads), frozenset(writes), frozenset(tokens), frozenset(events))
+
+
+def _branch(b: Branch) -> Effects:
+    reads: set[str] = set()
+    events = {"branch"}
+    if b.cond:
+        reads.add("flags_a")
+    if b.msfign:
+        reads.add("msf")
+        if b.cond not in ("", "a0", "na0"):
+            events.add("msf_branch")
+    if b.bdi == "lri" or b.bdu == "lri":
+        reads.add("link")
+    if b.bdi == "rf" or b.bdu == "rf":
+        reads.add(f"rf{b.raddr_a}")
+    tokens: set[Token] = set()
+    writes = {"link"} if b.link else set()
+    if b.ub:
+        tokens.add(Token.UNIFORM)
+        writes.add("uniform")
+        if b.bdu in ("abs", "rel"):
+            reads.add("uniform")
+            events.add("uniform_read")
+    return Effects(frozenset(reads), frozenset(writes), frozenset(tokens), frozenset(events))
+
+
+def _half(instr: Alu, half: AluHalf, reads: set[str], writes: set[str], tokens: set[Token], events: set[str]) -> None:
+    op, isa = half.op, instr.isa
+    for src in (half.a, half.b):
+        if src is None or src.kind is SrcKind.IMM:
+            continue
+        reads.add(f"rf{src.n}" if src.kind is SrcKind.RF else f"r{src.n}")
+        if half is instr.mul and instr.sig & Sig.ROT:
+            events.add("rot_acc")
+    reads.update(op.implicit_reads)
+    writes.update(op.implicit_writes)
+    tokens |= op.tokens
+    if half.cond:
+        reads.add("flags_b" if half.cond.endswith("b") else "flags_a")
+    if half.push:
+        reads.add("flags_a")
+        writes |= {"flags_a", "flags_b"}
+    if half.update:
+        reads.add("flags_a")
+        writes.add("flags_a")
+    if op.name in SFU_OPS:
+        events.add("sfu_op")
+    elif op.name in LANE_OPS:
+        events |= {"sfu_op", "lane_op"}
+    elif op.name in ("setmsf", "tmuwt", "vpmwt"):
+        events.add(op.name)
+    dst = half.dst
+    if dst is None or op.name == "nop":
+        return
+    name = _write(isa, dst)
+    writes.add(name)
+    if half.pack or (half.cond and not dst.magic):
+        reads.add(name)  # the rest of the register is kept
+    if not dst.magic:
+        if dst.n == 0:
+            events.add("rf0_write")
+        return
+    _magic(isa, dst.n, reads, writes, tokens, events)
+
+
+def _magic(isa: Isa, n: int, reads: set[str], writes: set[str], tokens: set[Token], events: set[str]) -> None:
+    if n in TMU_WRITES:
+        tokens.add(Token.TMU)
+        events.add("tmu_write")
+        if n in _TMU_DATA:
+            events.add("tmu_data")
+        elif n in _TMU_START:
+            events.add("tmua_write")
+    elif n in SFU_WRITES:
+        tokens.add(Token.SFU)
+        events |= {"sfu_write", "r4_write"}
+        if isa is Isa.V3D42:
+            writes.add("r4")
+    elif n in VPM_WRITES:
+        tokens.add(Token.VPM_WRITE)
+    elif n in TLB_WRITES:
+        tokens.add(Token.TLB)
+    elif n in SYNC_WRITES:
+        tokens.add(Token.BARRIER)
+    elif n == 9:
+        tokens.add(Token.UNIFA)
+        events.add("unifa_write")
+        writes.add("unifa")
+    elif n == 4:
+        events.add("r4_write")
+    elif isa is Isa.V3D71 and n in (5, R5REP):
+        events.add("rf0_write")
+    if n in UNIFORM_WRITES:
+        tokens.add(Token.UNIFORM)
+        events.add("uniform_read")
+        reads.add("uniform")
+
+
+def _signals(instr: Alu, reads: set[str], writes: set[str], tokens: set[Token], events: set[str]) -> None:
+    sig, isa = instr.sig, instr.isa
+    if not sig:
+        return
+    acc = "r5" if isa is Isa.V3D42 else "rf0"
+    if sig & Sig.THRSW:
+        events.add("thrsw")
+    if sig & (Sig.LDUNIF | Sig.LDUNIFRF | Sig.WRTMUC):
+        events.add("uniform_read")
+        reads.add("uniform")
+        tokens.add(Token.UNIFORM)
+    if sig & (Sig.LDUNIFA | Sig.LDUNIFARF):
+        events.add("unifa_read")
+        reads.add("unifa")
+        tokens.add(Token.UNIFA)
+    if sig & (Sig.LDUNIF | Sig.LDUNIFA):
+        events.add("ldunif_acc")
+        writes.add(acc)
+    if sig & Sig.WRTMUC:
+        tokens.add(Token.TMU)
+        writes.add("tmuc")
+    if sig & Sig.LDTMU:
+        events.add("ldtmu")
+        reads.add("tmu")
+        tokens.add(Token.TMU)
+    if sig & Sig.LDVARY:
+        events.add("ldvary")
+        writes.add(acc)
+        tokens.add(Token.VARYING)
+    if sig & (Sig.LDTLB | Sig.LDTLBU):
+        tokens.add(Token.TLB)
+        if sig & Sig.LDTLBU:
+            events.add("uniform_read")
+            reads.add("uniform")
+            tokens.add(Token.UNIFORM)
+    if sig & Sig.ROT and instr.raddr_b == 0:
+        events.add("rot_r5")
+        reads.add("r5")
+    dst = instr.sig_dst
+    if dst is not None:
+        writes.add(_write(isa, dst))
+        if not dst.magic and dst.n == 0:
+            events.add("rf0_write")
+        if dst.magic:
+            _magic(isa, dst.n, reads, writes, tokens, events)
