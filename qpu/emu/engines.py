@@ -1,0 +1,70 @@
+"""Choosing the engine that executes programs on an emulated board."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from qpu.core.isa import Isa
+from qpu.emu.boards import BoardProfile
+from qpu.emu.memory import Memory
+from qpu.errors import UsageError
+
+if TYPE_CHECKING:
+    from qpu.emu.machine import V3dMachine, Vc4Machine
+    from qpu.emu.trace import Trace
+
+__all__ = ["ENGINES", "compiled_available", "make_machine"]
+
+ENGINES = ("auto", "reference", "compiled")
+
+# (family, engine) -> where the machine class is. Compiled machines are there when llvmlite is.
+_MACHINES = {
+    ("v3d", "reference"): ("qpu.emu.v3d", "V3dReferenceMachine"),
+    ("vc4", "reference"): ("qpu.emu.vc4", "Vc4ReferenceMachine"),
+    ("v3d", "compiled"): ("qpu.emu.compiled_v3d", "V3dCompiledMachine"),
+    ("vc4", "compiled"): ("qpu.emu.compiled_vc4", "Vc4CompiledMachine"),
+}
+
+
+def _load(family: str, engine: str) -> Any:
+    module, name = _MACHINES[family, engine]
+    return getattr(importlib.import_module(module), name)
+
+
+def compiled_available(isa: Isa) -> bool:
+    """True when programs of `isa` can be translated to host code here."""
+    try:
+        importlib.import_module("llvmlite.binding")
+        _load("vc4" if isa is Isa.VC4 else "v3d", "compiled")
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def make_machine(
+    profile: BoardProfile, memory: Memory, *, strict: bool = True, engine: str = "auto", trace: Trace | None = None
+) -> V3dMachine | Vc4Machine:
+    """The machine of a board.
+
+    strict: stop with EmuFault where hardware would go on wrongly. engine: ``reference`` (NumPy), ``compiled`` (LLVM)
+    or ``auto``: compiled where it is available and nothing is traced.
+    Raises: UsageError for an unknown engine or one that is not available.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)} (also in QPU_EMU_ENGINE)")
+    family = "vc4" if profile.isa is Isa.VC4 else "v3d"
+    if engine == "compiled" and trace is not None:
+        raise UsageError("the compiled engine keeps no trace; use engine='reference'")
+    if engine == "auto":
+        engine = "compiled" if trace is None and compiled_available(profile.isa) else "reference"
+    elif engine == "compiled" and not compiled_available(profile.isa):
+        raise UsageError(
+            "the compiled engine needs llvmlite: install the extra `fast`, or use QPU_EMU_ENGINE=reference"
+        )
+    machine: V3dMachine | Vc4Machine
+    if engine == "compiled":
+        machine = _load(family, engine)(profile, memory, strict=strict)
+    else:
+        machine = _load(family, engine)(profile, memory, strict=strict, trace=trace)
+    return machine
