@@ -205,7 +205,7 @@ class TmuMemory:
         self.memory = memory
         self._before_store = before_store
         self._report = report
-        self._arrays = {1: memory.bytes, 2: memory.bytes.view(np.uint16), 4: memory.words}
+        self._halves: NDArray[np.uint16] = memory.bytes.view(np.uint16)
         self._scratch = np.zeros(PAGE, np.uint8)
         self.read_bytes = 0
         self.write_bytes = 0
@@ -284,7 +284,7 @@ class TmuMemory:
         if request.size == 4:
             return self.memory.words.take(at >> np.uint32(2))
         if request.size == 2:
-            half = self._arrays[2].take(at >> np.uint32(1))
+            half = self._halves.take(at >> np.uint32(1))
             return half.view(np.int16).astype(np.int32).view(np.uint32) if request.signed else half.astype(np.uint32)
         byte = self.memory.bytes.take(at)
         return byte.view(np.int8).astype(np.int32).view(np.uint32) if request.signed else byte.astype(np.uint32)
@@ -309,7 +309,7 @@ class TmuMemory:
         if request.size == 4:
             self.memory.words[places >> np.uint32(2)] = values
         elif request.size == 2:
-            self._arrays[2][places >> np.uint32(1)] = values.astype(np.uint16)
+            self._halves[places >> np.uint32(1)] = values.astype(np.uint16)
         else:
             self.memory.bytes[places] = values.astype(np.uint8)
 

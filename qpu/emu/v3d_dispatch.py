@@ -1,0 +1,242 @@
+"""Compute dispatches of V3D: what CFG0..CFG6 mean, which lanes a batch has, where batches run, who meets at a barrier.
+
+No engine detail: every engine places and releases threads through `Placement`.
+Facts: v3d reference sections 7.4, 8.4 and 10; device tests `test_parallel.py` of py-videocore6 and py-videocore7.
+Assumed: a freed slot is taken again only when no slot is left that was idle for longer; numbering of shared-memory
+slots when several supergroups are in flight (supergroup slot times its workgroups).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.errors import EmuFault, FaultPlace
+
+__all__ = ["Dispatch", "Payload", "Placement", "Start"]
+
+U32: TypeAlias = NDArray[np.uint32]
+
+LANES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """Registers at the start of n batches: `ids` (x, y) and `index` (z, index word) as (n, 16); `live` lanes."""
+
+    ids: U32
+    index: U32
+    live: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A decoded dispatch. workgroups, first: counts and first ids in x, y, z. size: items per workgroup.
+
+    batches_per_supergroup decides who meets at a barrier; `batches` alone decides when the dispatch ends.
+    code, uniforms: GPU addresses.
+    """
+
+    workgroups: tuple[int, int, int]
+    first: tuple[int, int, int]
+    size: int
+    workgroups_per_supergroup: int
+    batches_per_supergroup: int
+    max_supergroup_id: int
+    batches: int
+    code: int
+    uniforms: int
+    threads: int
+    single_segment: bool
+    propagate_nans: bool
+
+    @classmethod
+    def from_cfg(cls, cfg: Sequence[int], *, exact_batches: bool) -> Dispatch:
+        """Decode CFG0..CFG6. exact_batches: CFG4 is the number of batches (7.1 from revision 6), else one less.
+
+        Raises: EmuFault ``dispatch`` for registers that no driver writes and whose effect is unknown.
+        """
+        if len(cfg) < 7 or any(not 0 <= int(c) <= 0xFFFFFFFF for c in cfg):
+            raise EmuFault("dispatch", f"CFG registers are seven unsigned 32-bit words, found {list(cfg)}")
+        words = [int(c) for c in cfg]
+        counts = (words[0] >> 16, words[1] >> 16, words[2] >> 16)
+        if 0 in counts:
+            raise EmuFault(
+                "dispatch", f"no workgroups in one dimension ({counts}); the effect is unknown, give 1 or more"
+            )
+        batches = words[4] + (0 if exact_batches else 1)
+        if batches == 0:
+            raise EmuFault("dispatch", "CFG4 asks for no batches at all; the effect is unknown")
+        if words[6] & 3:
+            raise EmuFault("dispatch", f"uniforms at 0x{words[6]:08x} are not 4-byte aligned")
+        return cls(
+            workgroups=counts,
+            first=(words[0] & 0xFFFF, words[1] & 0xFFFF, words[2] & 0xFFFF),
+            size=(words[3] & 0xFF) or 256,
+            workgroups_per_supergroup=(words[3] >> 8 & 15) or 16,
+            batches_per_supergroup=(words[3] >> 12 & 0xFF) + 1,
+            max_supergroup_id=words[3] >> 20 & 63,
+            batches=batches,
+            code=words[5] & ~7,
+            uniforms=words[6],
+            threads=4 if words[5] & 1 else 2,
+            single_segment=bool(words[5] & 2),
+            propagate_nans=bool(words[5] & 4),
+        )
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """Hardware thread numbers in use on each QPU."""
+        return (0, 1, 2, 3) if self.threads == 4 else (0, 2)
+
+    @property
+    def supergroups(self) -> int:
+        """How many supergroups the batches make."""
+        return -(-self.batches // self.batches_per_supergroup)
+
+    @property
+    def supergroup_workgroups(self) -> int:
+        """Workgroups of one supergroup. Where CFG3 disagrees with itself the batches field decides."""
+        wanted = -(-self.workgroups_per_supergroup * self.size // LANES)
+        if wanted == self.batches_per_supergroup:
+            return self.workgroups_per_supergroup
+        return max(1, self.batches_per_supergroup * LANES // self.size)
+
+    def supergroup_batches(self, supergroup: int) -> int:
+        """Batches of a supergroup; the last one may have fewer (what a barrier then waits for: assumed these)."""
+        return min(self.batches_per_supergroup, self.batches - supergroup * self.batches_per_supergroup)
+
+    def payload(self, batches: Sequence[int], supergroup_slots: Sequence[int]) -> Payload:
+        """Start registers of some batches, whose supergroups hold the given slots."""
+        batch = np.asarray(batches, np.int64)[:, None]
+        group = batch // self.batches_per_supergroup
+        per_group = self.supergroup_workgroups
+        item = (batch % self.batches_per_supergroup) * LANES + np.arange(LANES, dtype=np.int64)
+        inside = item // self.size  # workgroup inside the supergroup
+        local = item % self.size
+        workgroup = group * per_group + inside
+        total = self.workgroups[0] * self.workgroups[1] * self.workgroups[2]
+        live = inside < per_group
+        # Lanes behind the last workgroup are dead; but batches that lie wholly behind it run on with running ids.
+        known = live & (workgroup < total)
+        live = np.where(known.any(axis=1, keepdims=True), known, live)
+        nx, ny, _ = self.workgroups
+        x = workgroup % nx + self.first[0]
+        y = workgroup // nx % ny + self.first[1]
+        z = workgroup // (nx * ny) + self.first[2]
+        width = max(6, (self.size - 1).bit_length())
+        slot = np.asarray(supergroup_slots, np.int64)[:, None] * per_group + inside
+        slot &= (1 << (16 - width)) - 1  # the field's width; more slots than that have no known numbering
+        word = (local << (16 - width)) | slot
+        return Payload(
+            ids=((x & 0xFFFF) | (y & 0xFFFF) << 16).astype(np.uint32),
+            index=((z & 0xFFFF) | word << 16).astype(np.uint32),
+            live=np.asarray(live, np.bool_),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A batch that starts. thread: resident thread number (slot-major), which is also the order of service."""
+
+    batch: int
+    supergroup: int
+    supergroup_slot: int
+    thread: int
+
+
+class Placement:
+    """Which batch runs where. Resident thread t is QPU ``t % qpus``, slot ``slots[t // qpus]``.
+
+    Batches start in order, one on each QPU before any QPU gets a second one; at most ``max_supergroup_id + 1``
+    supergroups are in flight.
+    """
+
+    def __init__(self, dispatch: Dispatch, qpus: int) -> None:
+        self.dispatch = dispatch
+        self.qpus = qpus
+        self.capacity = qpus * len(dispatch.slots)
+        self.started = 0
+        self.finished = 0
+        self._free = deque(range(self.capacity))  # longest idle first
+        self._running: dict[int, Start] = {}
+        self._left: dict[int, int] = {}  # supergroup in flight -> batches not finished
+        self._slot_of: dict[int, int] = {}
+        self._free_slots = list(range(dispatch.max_supergroup_id + 1))
+        self._arrived: dict[int, int] = {}
+
+    def qpu(self, thread: int) -> int:
+        """QPU number of a resident thread."""
+        return thread % self.qpus
+
+    def slot(self, thread: int) -> int:
+        """Hardware thread number of a resident thread on its QPU."""
+        return self.dispatch.slots[thread // self.qpus]
+
+    def tidx(self, thread: int) -> int:
+        """What the operation `tidx` gives."""
+        return self.qpu(thread) << 2 | self.slot(thread)
+
+    def place(self, thread: int) -> FaultPlace:
+        """QPU and thread for messages."""
+        return FaultPlace(qpu=self.qpu(thread), thread=self.slot(thread))
+
+    @property
+    def done(self) -> bool:
+        """All batches have finished."""
+        return self.finished == self.dispatch.batches
+
+    @property
+    def running(self) -> dict[int, Start]:
+        """Resident thread -> its batch."""
+        return self._running
+
+    def start(self) -> list[Start]:
+        """Start every batch that can start now, in order of batch number."""
+        fresh: list[Start] = []
+        while self.started < self.dispatch.batches and self._free:
+            supergroup = self.started // self.dispatch.batches_per_supergroup
+            if supergroup not in self._left:
+                if not self._free_slots:
+                    break
+                self._slot_of[supergroup] = self._free_slots.pop(0)
+                self._left[supergroup] = self.dispatch.supergroup_batches(supergroup)
+            begun = Start(self.started, supergroup, self._slot_of[supergroup], self._free.popleft())
+            self._running[begun.thread] = begun
+            self.started += 1
+            fresh.append(begun)
+        return fresh
+
+    def finish(self, thread: int) -> None:
+        """The batch on `thread` has ended."""
+        ended = self._running.pop(thread)
+        self._free.append(thread)
+        self.finished += 1
+        self._left[ended.supergroup] -= 1
+        if not self._left[ended.supergroup]:
+            del self._left[ended.supergroup]
+            self._free_slots.append(self._slot_of.pop(ended.supergroup))
+            self._free_slots.sort()
+
+    # -- barriers
+
+    def arrive(self, thread: int) -> None:
+        """A thread stops at the barrier of its supergroup."""
+        supergroup = self._running[thread].supergroup
+        self._arrived[supergroup] = self._arrived.get(supergroup, 0) + 1
+
+    def release(self) -> set[int]:
+        """Supergroups whose barrier is complete; their count starts anew."""
+        full = {s for s, n in self._arrived.items() if n >= self.dispatch.supergroup_batches(s)}
+        for s in full:
+            del self._arrived[s]
+        return full
+
+    def missing(self) -> dict[int, tuple[int, int]]:
+        """Supergroups with threads at a barrier: (arrived, expected)."""
+        return {s: (n, self.dispatch.supergroup_batches(s)) for s, n in self._arrived.items()}
