@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 
 from qpu.emu.lanes import LANES, NumpyLanes
+from qpu.emu.vc4_fast import shortcut
 from qpu.emu.vc4_faults import Level
 from qpu.emu.vc4_prepare import R5_ROTATION, Dest, Half, Place, Plan, Read, Source
 from qpu.emu.vc4_state import Bank, Flag, Group, Vector
@@ -300,7 +301,8 @@ class AluStep:
         self.simple_b = plan.read_b is None or plan.read_b.read is Read.LATCH
         self.add = Writer(plan.add) if plan.add.active else None
         self.mul = Writer(plan.mul) if plan.mul.active else None
-        self.add_sem, self.mul_sem = plan.add.op.sem, plan.mul.op.sem
+        self.add_sem = shortcut(plan.add.op, same=plan.add.a == plan.add.b)
+        self.mul_sem = shortcut(plan.mul.op, same=plan.mul.a == plan.mul.b)
         self.add_a, self.add_b = plan.add.a, plan.add.b
         self.mul_a, self.mul_b = plan.mul.a, plan.mul.b
         self.saturate_add = plan.add.pack is not None and plan.add.pack.saturate_first
@@ -309,7 +311,8 @@ class AluStep:
         """Execute for all members of `g`."""
         plan, bank, sel = self.plan, g.bank, g.sel
         acc: Vector = bank.acc
-        va = vb = None
+        va: Vector | None = None
+        vb: Vector | None = None
         if self.read_a is not None:
             va = self.read_a(g)
             if not self.simple_a:
@@ -321,7 +324,7 @@ class AluStep:
         elif self.shared and va is not None:
             vb = va
             bank.latch_b[sel] = vb[..., 12:]
-        r4 = None
+        r4: Vector | None = None
         if plan.unpack is not None:
             convert = plan.unpack.as_float if plan.unpack_float else plan.unpack.as_int
             if plan.unpack_r4:
