@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Final, NoReturn
 
@@ -82,6 +82,12 @@ SIG_CODE: Final[Mapping[Isa, Mapping[Sig, int]]] = MappingProxyType(
 WRITING_SIGS: Final = Sig.LDTMU | Sig.LDVARY | Sig.LDTLB | Sig.LDTLBU | Sig.LDUNIFRF | Sig.LDUNIFARF
 _WRITING: Final = int(WRITING_SIGS)
 IMM_SIGS: Final = (Sig.IMM_A, Sig.IMM_B, Sig.IMM_C, Sig.IMM_D)
+_IMM_BITS: Final = tuple(int(sig) for sig in IMM_SIGS)
+_IMM_A, _IMM_B = _IMM_BITS[:2]
+_IMM_AB: Final = _IMM_A | _IMM_B
+# Enum members are slow to reach through their class.
+_V3D42, _ADD, _MUL = Isa.V3D42, Unit.ADD, Unit.MUL
+_RF, _ACC, _IMM_KIND = SrcKind.RF, SrcKind.ACC, SrcKind.IMM
 _IMM_MASK: Final = int(Sig.IMM_A | Sig.IMM_B | Sig.IMM_C | Sig.IMM_D)
 
 # -- conditions -------------------------------------------------------------------------------------------------------
@@ -154,7 +160,7 @@ EncodeKey = tuple[Op, str, str, str]  # operation, modifier of a, of b, output m
 class _Tables:
     """Encode and decode tables of one unit of one instruction set."""
 
-    __slots__ = ("decode", "encode")
+    __slots__ = ("decode", "encode", "rows")
 
     def __init__(self, isa: Isa, unit: Unit) -> None:
         add = unit is Unit.ADD
@@ -168,10 +174,13 @@ class _Tables:
         waddr_field, magic_field = fields["waddr_a" if add else "waddr_m"], fields["ma" if add else "mm"]
         self.decode: list[Slot | None] = [None] * (op_field.max + 1)
         self.encode: dict[EncodeKey, int] = {}
+        # the same by identity, with what else the encoder asks: bits, sources, has a destination, writes registers only
+        self.rows: dict[tuple[int, str, str, str], tuple[int, int, bool, bool]] = {}
         for op in table(isa):
             code = code_of(op, isa, unit)
             if code is None:
                 continue
+            arity, has_dst = op.arity, op.operand("d") is not None
             for a, b, pack, d_op, d_sub in variants(op, isa, unit):
                 number = code.op + d_op
                 sub_a, sub_b = code.a, code.b
@@ -183,6 +192,7 @@ class _Tables:
                 bits = op_field.put(number) | a_field.put(sub_a or 0) | b_field.put(sub_b or 0)
                 bits |= waddr_field.put(code.waddr or 0) | magic_field.put(code.magic or 0)
                 self.encode[op, a, b, pack] = bits
+                self.rows[id(op), a, b, pack] = bits, arity, has_dst, code.magic is not None
                 slot = self.decode[number]
                 if slot is None:
                     slot = self.decode[number] = {}
@@ -202,6 +212,29 @@ def tables(isa: Isa, unit: Unit) -> _Tables:
     return _Tables(isa, unit)
 
 
+class _Pair:
+    """The tables of both units of one instruction set, found without hashing."""
+
+    __slots__ = ("add", "isa", "mul", "sig_bits", "signals")
+
+    def __init__(self, isa: Isa) -> None:
+        self.isa = isa
+        self.add, self.mul = tables(isa, Unit.ADD), tables(isa, Unit.MUL)
+        self.sig_bits = {int(sig): n << 53 for sig, n in SIG_CODE[isa].items()}
+        # by number: the set, as an integer, and whether it writes an address
+        self.signals = [None if sig is None else (sig, int(sig), bool(sig & WRITING_SIGS)) for sig in SIGNALS[isa]]
+
+
+@cache
+def _pair_42() -> _Pair:
+    return _Pair(Isa.V3D42)
+
+
+@cache
+def _pair_71() -> _Pair:
+    return _Pair(Isa.V3D71)
+
+
 # -- operand order ----------------------------------------------------------------------------------------------------
 
 _F32_CODE: Final = {"abs": 0, "": 1, "l": 2, "h": 3}
@@ -212,7 +245,7 @@ def _order_key_42(src: Src, mux: int) -> int:
 
 
 def _order_key_71(src: Src) -> int:
-    return (256 if src.kind is SrcKind.IMM else 0) + _F32_CODE[src.mod] * 64 + src.n
+    return (256 if src.kind is _IMM_KIND else 0) + _F32_CODE[src.mod] * 64 + src.n
 
 
 # -- encode -----------------------------------------------------------------------------------------------------------
@@ -235,11 +268,13 @@ def encode(instr: Instr) -> int:
     """
     if isinstance(instr, Branch):
         return _encode_branch(instr)
-    isa, add, mul, sig = instr.isa, instr.add, instr.mul, int(instr.sig)
-    code = SIG_CODE[isa].get(instr.sig)
-    if code is None:
-        _fail("signal", f"{isa.label} has no signal for {sig_names(instr.sig)}", "the combinations of the signal table")
-    word = code << 53
+    add, mul, sig = instr.add, instr.mul, int(instr.sig)
+    v42 = instr.isa is _V3D42
+    pair = _pair_42() if v42 else _pair_71()
+    word = pair.sig_bits.get(sig)
+    if word is None:
+        names = sig_names(instr.sig)
+        _fail("signal", f"{pair.isa.label} has no signal for {names}", "the combinations of the signal table")
     if sig & _WRITING:
         if instr.sig_dst is None:
             _fail("signal-destination", f"signal {sig_names(instr.sig)} needs a destination")
@@ -257,32 +292,32 @@ def encode(instr: Instr) -> int:
         if field is None:
             _fail("condition", "these conditions, pushes and updates cannot be combined", COND_ALLOWED)
         word |= field << 46
-    if isa is Isa.V3D42:
-        return word | _encode_42(instr, sig)
-    return word | _encode_71(instr, sig)
+    if v42:
+        return word | _encode_42(pair, instr, sig)
+    return _encode_71(pair, instr, sig, word)
 
 
-def _half_bits(isa: Isa, unit: Unit, half: AluHalf) -> int:
-    op = half.op
-    mod_a = half.a.mod if half.a is not None else ""
-    mod_b = half.b.mod if half.b is not None else ""
-    arity = (half.a is not None) + (half.b is not None)
-    if arity != op.arity:
-        _fail("operands", f"{op.name} has {op.arity} source operand(s), not {arity}")
-    bits = tables(isa, unit).encode.get((op, mod_a, mod_b, half.pack))
-    if bits is None:
-        explain_missing(isa, unit, half)
-    code = code_of(op, isa, unit)
-    assert code is not None
-    if op.operand("d") is None:
-        if half.dst is not None:
-            _fail("operands", f"{op.name} has no destination")
+def _half_bits(pair: _Pair, unit: Unit, half: AluHalf) -> int:
+    op, dst = half.op, half.dst
+    src_a, src_b = half.a, half.b
+    add = unit is _ADD
+    found = (pair.add if add else pair.mul).rows.get(
+        (id(op), src_a.mod if src_a is not None else "", src_b.mod if src_b is not None else "", half.pack)
+    )
+    if found is None:
+        explain_missing(pair.isa, unit, half)
+    bits, arity, has_dst, register_only = found
+    if arity != (src_a is not None) + (src_b is not None) or (src_b is not None and src_a is None):
+        _fail("operands", f"{op.name} has {arity} source operand(s)")
+    if dst is None:
+        if has_dst:
+            _fail("operands", f"{op.name} needs a destination")
         return bits
-    if half.dst is None:
-        _fail("operands", f"{op.name} needs a destination")
-    if code.magic is not None and half.dst.magic:
+    if not has_dst:
+        _fail("operands", f"{op.name} has no destination")
+    if register_only and dst.magic:
         _fail("register", f"{op.name} writes registers only", "rf0..rf63")
-    return bits | (_dst(half.dst, 32, 44) if unit is Unit.ADD else _dst(half.dst, 38, 45))
+    return bits | (_dst(dst, 32, 44) if add else _dst(dst, 38, 45))
 
 
 def explain_missing(isa: Isa, unit: Unit, half: AluHalf) -> NoReturn:
@@ -301,45 +336,61 @@ def explain_missing(isa: Isa, unit: Unit, half: AluHalf) -> NoReturn:
     _fail("modifier", f"{op.name} cannot combine these modifiers")
 
 
-def _encode_71(instr: Alu, sig: int) -> int:
-    isa, add, mul = instr.isa, instr.add, instr.mul
+def _swap_needed(pair: _Pair, half: AluHalf, key_a: int, key_b: int) -> bool:
+    """Whether the operands must change places for the word to mean the operation."""
+    swapped = half.op.order == "swapped"
+    if (key_a > key_b) == swapped:
+        return False
+    if key_a == key_b:
+        _same_operands(half.op)
+    return True
+
+
+def _ordered(pair: _Pair, half: AluHalf) -> tuple[Src, Src]:
+    """The operands of an operation that operand order selects."""
+    a, b = half.a, half.b
+    if a is None or b is None:
+        _fail("operands", f"{half.op.name} has 2 source operand(s)")
+    if a.mod not in _F32_CODE or b.mod not in _F32_CODE:
+        explain_missing(pair.isa, Unit.ADD, half)
+    return a, b
+
+
+def _encode_71(pair: _Pair, instr: Alu, sig: int, word: int) -> int:
+    add, mul = instr.add, instr.mul
     if add.op.order is not None:
-        assert add.a is not None and add.b is not None
-        for src in (add.a, add.b):
-            if src.mod not in _F32_CODE:
-                explain_missing(isa, Unit.ADD, add)
-        swapped = _order_key_71(add.a) > _order_key_71(add.b)
-        if swapped != (add.op.order == "swapped"):
-            if add.op.order == "swapped" and _order_key_71(add.a) == _order_key_71(add.b):
-                _same_operands(add.op)
-            add = replace(add, a=add.b, b=add.a)
-            flip = sig & int(Sig.IMM_A | Sig.IMM_B)
-            if flip in (int(Sig.IMM_A), int(Sig.IMM_B)):
-                sig ^= int(Sig.IMM_A | Sig.IMM_B)
-    word = _half_bits(isa, Unit.ADD, add) | _half_bits(isa, Unit.MUL, mul)
-    code = SIG_CODE[isa][Sig(sig)]
-    slots: tuple[tuple[Src | None, int, Sig], ...] = (
-        (add.a, 6, Sig.IMM_A),
-        (add.b, 0, Sig.IMM_B),
-        (mul.a, 18, Sig.IMM_C),
-        (mul.b, 12, Sig.IMM_D),
-    )
-    for operand, shift, imm in slots:
-        if operand is None:
-            continue
-        if operand.kind is SrcKind.ACC:
-            _fail("register", f"r{operand.n} is an accumulator of V3D 4.2", "rf0..rf63", "V3D 7.1 has registers only")
-        if not 0 <= operand.n < 64:
-            _fail("register", f"operand {operand.n} does not exist", "0..63")
-        if (operand.kind is SrcKind.IMM) != bool(sig & imm):
-            _fail("small-imm", f"the small immediate and signal small_imm_{'abcd'[IMM_SIGS.index(imm)]} disagree")
-        word |= operand.n << shift
+        a, b = _ordered(pair, add)
+        if _swap_needed(pair, add, _order_key_71(a), _order_key_71(b)):
+            add = replace(add, a=b, b=a)
+            if sig & _IMM_AB in (_IMM_A, _IMM_B):
+                word ^= pair.sig_bits[sig]
+                sig ^= _IMM_AB
+                word |= pair.sig_bits[sig]
+    word |= _half_bits(pair, _ADD, add) | _half_bits(pair, _MUL, mul)
     if add.a is None:
         word |= _raddr(instr.raddr_a) << 6
+    else:
+        word |= _operand_71(add.a, sig, 0, 6)
+        if add.b is not None:
+            word |= _operand_71(add.b, sig, 1, 0)
     if mul.a is None:
         word |= _raddr(instr.raddr_b) << 18
-    # the operand swap may have changed the signal
-    return word ^ (SIG_CODE[isa][instr.sig] ^ code) << 53
+    else:
+        word |= _operand_71(mul.a, sig, 2, 18)
+        if mul.b is not None:
+            word |= _operand_71(mul.b, sig, 3, 12)
+    return word
+
+
+def _operand_71(src: Src, sig: int, slot: int, shift: int) -> int:
+    kind, n = src.kind, src.n
+    if kind is _ACC:
+        _fail("register", f"r{n} is an accumulator of V3D 4.2", "rf0..rf63", "V3D 7.1 has registers only")
+    if not 0 <= n < 64:
+        _fail("register", f"operand {n} does not exist", "0..63")
+    if (kind is _IMM_KIND) != bool(sig & _IMM_BITS[slot]):
+        _fail("small-imm", f"the small immediate and signal small_imm_{'abcd'[slot]} disagree")
+    return n << shift
 
 
 def _same_operands(op: Op) -> NoReturn:
@@ -357,35 +408,29 @@ def _raddr(n: int) -> int:
     return n
 
 
-def _encode_42(instr: Alu, sig: int) -> int:
-    isa, add, mul = instr.isa, instr.add, instr.mul
+def _encode_42(pair: _Pair, instr: Alu, sig: int) -> int:
+    add, mul = instr.add, instr.mul
     ports = _raddr(instr.raddr_a), _raddr(instr.raddr_b)
-    imm = bool(sig & Sig.IMM_B)
-    muxes = [_mux(src, ports, imm) for src in (add.a, add.b, mul.a, mul.b)]
+    imm = bool(sig & _IMM_B)
+    mux_a, mux_b = _mux(add.a, ports, imm), _mux(add.b, ports, imm)
     if add.op.order is not None:
-        assert add.a is not None and add.b is not None
-        for src in (add.a, add.b):
-            if src.mod not in _F32_CODE:
-                explain_missing(isa, Unit.ADD, add)
-        key_a, key_b = _order_key_42(add.a, muxes[0]), _order_key_42(add.b, muxes[1])
-        if (key_a > key_b) != (add.op.order == "swapped"):
-            if add.op.order == "swapped" and key_a == key_b:
-                _same_operands(add.op)
-            add = replace(add, a=add.b, b=add.a)
-            muxes[0], muxes[1] = muxes[1], muxes[0]
-    word = _half_bits(isa, Unit.ADD, add) | _half_bits(isa, Unit.MUL, mul)
-    word |= muxes[0] << 12 | muxes[1] << 15 | muxes[2] << 18 | muxes[3] << 21
+        a, b = _ordered(pair, add)
+        if _swap_needed(pair, add, _order_key_42(a, mux_a), _order_key_42(b, mux_b)):
+            add = replace(add, a=b, b=a)
+            mux_a, mux_b = mux_b, mux_a
+    word = _half_bits(pair, _ADD, add) | _half_bits(pair, _MUL, mul)
+    word |= mux_a << 12 | mux_b << 15 | _mux(mul.a, ports, imm) << 18 | _mux(mul.b, ports, imm) << 21
     return word | ports[0] << 6 | ports[1]
 
 
 def _mux(src: Src | None, ports: tuple[int, int], imm: bool) -> int:
     if src is None:
         return 0
-    if src.kind is SrcKind.ACC:
+    if src.kind is _ACC:
         if not 0 <= src.n < 6:
             _fail("register", f"accumulator r{src.n} does not exist", "r0..r5")
         return src.n
-    if src.kind is SrcKind.IMM:
+    if src.kind is _IMM_KIND:
         if not imm:
             _fail("small-imm", "a small immediate needs the small_imm signal")
         if src.n != ports[1]:
@@ -432,31 +477,48 @@ def sig_names(sig: Sig) -> str:
     return " ".join(s.name.lower() for s in Sig if s & sig and s.name is not None)
 
 
+_DSTS: Final = tuple(Dst(i & 63, i >= 64) for i in range(128))
+_HALF_CACHE: Final = 1 << 14
+
+
 def decode(isa: Isa, word: int) -> Instr:
     """The instruction of a 64-bit word. Raises: DecodeError with the word and the first field that makes no sense."""
     if not 0 <= word < 1 << 64:
         raise ValueError(f"an instruction word has 64 bits, not {word:#x}")
-    op_mul = word >> 58
-    if op_mul == 0:
+    if not word >> 58:
         return _decode_branch(isa, word)
-    sig = SIGNALS[isa][word >> 53 & 31]
-    if sig is None:
+    v42 = isa is _V3D42
+    signal = (_pair_42() if v42 else _pair_71()).signals[word >> 53 & 31]
+    if signal is None:
         raise DecodeError(word, "sig", f"signal {word >> 53 & 31} is reserved on {isa.label}")
-    if sig & _WRITING:
-        sig_dst: Dst | None = Dst(word >> 46 & 63, bool(word >> 52 & 1))
-        key = _COND[0]
+    sig, bits, writing = signal
+    sig_dst = None
+    cond = word >> 46 & 127
+    if writing:
+        sig_dst = _DSTS[cond]
+        cond = 0
+    elif cond == 16:
+        raise DecodeError(word, "cond", "condition field 16 is invalid")
+    # Halves are immutable and repeat a lot: they are kept by the bits that make them.
+    if v42:
+        imm = bits & _IMM_B
+        add = _add_42(word & 0x103FFF03FFFF, cond, imm)
+        mul = _mul_42(word & 0xFC002FC000FC0FFF, cond, imm)
+        left_a, left_b = word >> 6 & 63, word & 63
     else:
-        sig_dst = None
-        key = _COND[word >> 46 & 127]
-        if key is None:
-            raise DecodeError(word, "cond", "condition field 16 is invalid")
-    assert key is not None
-    if isa is Isa.V3D42:
-        return _decode_42(word, sig, sig_dst, key)
-    return _decode_71(word, sig, sig_dst, key)
+        imm = bits & _IMM_MASK
+        add = _add_71(word & 0x103FFF000FFF, cond, imm & _IMM_AB)
+        mul = _mul_71(word & 0xFC002FC000FFF000, cond, imm & ~_IMM_AB)
+        left_a = word >> 6 & 63 if add is not None and add.a is None else 0
+        left_b = word >> 18 & 63 if mul is not None and mul.a is None else 0
+    if add is None:
+        raise DecodeError(word, "op_add", f"no operation has op_add {word >> 24 & 255} with these operand fields")
+    if mul is None:
+        raise DecodeError(word, "op_mul", f"no operation has op_mul {word >> 58} with these operand fields")
+    return Alu(isa, add, mul, sig, sig_dst, left_a, left_b)
 
 
-def _pick(word: int, entries: list[Entry] | None, waddr: int, magic: int, swapped: bool, field: str) -> Entry:
+def _pick(entries: list[Entry] | None, waddr: int, magic: int, swapped: bool) -> Entry | None:
     if entries is not None:
         for e in entries:
             order = e.op.order
@@ -464,64 +526,85 @@ def _pick(word: int, entries: list[Entry] | None, waddr: int, magic: int, swappe
                 continue
             if (e.waddr is None or e.waddr == waddr) and (e.magic is None or e.magic == magic):
                 return e
-    raise DecodeError(word, field, f"no operation has {field} {word >> (24 if field == 'op_add' else 58) & 255} here")
+    return None
 
 
-def _half(e: Entry, waddr: int, magic: int, a: Src | None, b: Src | None, cond: str, push: str, update: str) -> AluHalf:
-    if a is not None and e.a:
-        a = Src(a.kind, a.n, e.a, a.port_b)
-    if b is not None and e.b:
-        b = Src(b.kind, b.n, e.b, b.port_b)
-    dst = Dst(waddr, e.magic is None and bool(magic)) if e.has_dst else None
-    return AluHalf(e.op, dst, a, b, e.pack, cond, push, update)
+def _half(e: Entry, waddr: int, magic: int, sources: Sequence[Src], conds: Sequence[str]) -> AluHalf:
+    a = b = None
+    if e.arity:
+        a = sources[0]
+        if e.a:
+            a = Src(a.kind, a.n, e.a, a.port_b)
+        if e.arity > 1:
+            b = sources[1]
+            if e.b:
+                b = Src(b.kind, b.n, e.b, b.port_b)
+    dst = _DSTS[waddr | (64 if magic and e.magic is None else 0)] if e.has_dst else None
+    return AluHalf(e.op, dst, a, b, e.pack, *conds)
 
 
-def _decode_42(word: int, sig: Sig, sig_dst: Dst | None, key: CondKey) -> Alu:
-    raddr_a, raddr_b = word >> 6 & 63, word & 63
-    imm = bool(sig & Sig.IMM_B)
+def _source_42(mux: int, raddr_a: int, raddr_b: int, imm: int) -> Src:
+    if mux < 6:
+        return Src(_ACC, mux)
+    if mux == 6:
+        return Src(_RF, raddr_a)
+    if imm:
+        return Src(_IMM_KIND, raddr_b)
+    return Src(_RF, raddr_b, "", raddr_a == raddr_b)
 
-    def src(mux: int) -> Src:
-        if mux < 6:
-            return Src(SrcKind.ACC, mux)
-        if mux == 6:
-            return Src(SrcKind.RF, raddr_a)
-        if imm:
-            return Src(SrcKind.IMM, raddr_b)
-        return Src(SrcKind.RF, raddr_b, "", raddr_a == raddr_b)
 
-    a, b = word >> 12 & 7, word >> 15 & 7
-    number = word >> 24 & 255
+@lru_cache(_HALF_CACHE)
+def _add_42(bits: int, cond: int, imm: int) -> AluHalf | None:
+    a, b = bits >> 12 & 7, bits >> 15 & 7
+    number = bits >> 24 & 255
     # the modifiers of two-source float operations sit in the low opcode bits, a above b
     swapped = (number >> 2 & 3) * 8 + a > (number & 3) * 8 + b
-    magic, waddr = word >> 44 & 1, word >> 32 & 63
-    entry = _pick(word, tables(Isa.V3D42, Unit.ADD).find(number, b, a), waddr, magic, swapped, "op_add")
-    add = _half(entry, waddr, magic, src(a) if entry.arity else None, src(b) if entry.arity > 1 else None, *key[:3])
-    a, b = word >> 18 & 7, word >> 21 & 7
-    magic, waddr = word >> 45 & 1, word >> 38 & 63
-    entry = _pick(word, tables(Isa.V3D42, Unit.MUL).find(word >> 58, b, a), waddr, magic, False, "op_mul")
-    mul = _half(entry, waddr, magic, src(a) if entry.arity else None, src(b) if entry.arity > 1 else None, *key[3:])
-    return Alu(Isa.V3D42, add, mul, sig, sig_dst, raddr_a, raddr_b)
+    magic, waddr = bits >> 44 & 1, bits >> 32 & 63
+    entry = _pick(_pair_42().add.find(number, b, a), waddr, magic, swapped)
+    key = _COND[cond]
+    if entry is None or key is None:
+        return None
+    sources = [_source_42(mux, bits >> 6 & 63, bits & 63, imm) for mux in (a, b)]
+    return _half(entry, waddr, magic, sources, key[:3])
 
 
-def _decode_71(word: int, sig: Sig, sig_dst: Dst | None, key: CondKey) -> Alu:
-    bits = int(sig)
-    a, b = word >> 6 & 63, word & 63
-    number = word >> 24 & 255
-    key_a = (bits & Sig.IMM_A and 256) + (number >> 2 & 3) * 64 + a
-    key_b = (bits & Sig.IMM_B and 256) + (number & 3) * 64 + b
-    magic, waddr = word >> 44 & 1, word >> 32 & 63
-    entry = _pick(word, tables(Isa.V3D71, Unit.ADD).find(number, b, a), waddr, magic, key_a > key_b, "op_add")
-    src_a = Src(SrcKind.IMM if bits & Sig.IMM_A else SrcKind.RF, a) if entry.arity else None
-    src_b = Src(SrcKind.IMM if bits & Sig.IMM_B else SrcKind.RF, b) if entry.arity > 1 else None
-    add = _half(entry, waddr, magic, src_a, src_b, *key[:3])
-    left_a = 0 if entry.arity else a
-    a, b = word >> 18 & 63, word >> 12 & 63
-    magic, waddr = word >> 45 & 1, word >> 38 & 63
-    entry = _pick(word, tables(Isa.V3D71, Unit.MUL).find(word >> 58, b, a), waddr, magic, False, "op_mul")
-    src_a = Src(SrcKind.IMM if bits & Sig.IMM_C else SrcKind.RF, a) if entry.arity else None
-    src_b = Src(SrcKind.IMM if bits & Sig.IMM_D else SrcKind.RF, b) if entry.arity > 1 else None
-    mul = _half(entry, waddr, magic, src_a, src_b, *key[3:])
-    return Alu(Isa.V3D71, add, mul, sig, sig_dst, left_a, 0 if entry.arity else a)
+@lru_cache(_HALF_CACHE)
+def _mul_42(bits: int, cond: int, imm: int) -> AluHalf | None:
+    a, b = bits >> 18 & 7, bits >> 21 & 7
+    magic, waddr = bits >> 45 & 1, bits >> 38 & 63
+    entry = _pick(_pair_42().mul.find(bits >> 58, b, a), waddr, magic, False)
+    key = _COND[cond]
+    if entry is None or key is None:
+        return None
+    sources = [_source_42(mux, bits >> 6 & 63, bits & 63, imm) for mux in (a, b)]
+    return _half(entry, waddr, magic, sources, key[3:])
+
+
+@lru_cache(_HALF_CACHE)
+def _add_71(bits: int, cond: int, imm: int) -> AluHalf | None:
+    a, b = bits >> 6 & 63, bits & 63
+    number = bits >> 24 & 255
+    key_a = (256 if imm & _IMM_A else 0) + (number >> 2 & 3) * 64 + a
+    key_b = (256 if imm & _IMM_B else 0) + (number & 3) * 64 + b
+    magic, waddr = bits >> 44 & 1, bits >> 32 & 63
+    entry = _pick(_pair_71().add.find(number, b, a), waddr, magic, key_a > key_b)
+    key = _COND[cond]
+    if entry is None or key is None:
+        return None
+    sources = Src(_IMM_KIND if imm & _IMM_A else _RF, a), Src(_IMM_KIND if imm & _IMM_B else _RF, b)
+    return _half(entry, waddr, magic, sources, key[:3])
+
+
+@lru_cache(_HALF_CACHE)
+def _mul_71(bits: int, cond: int, imm: int) -> AluHalf | None:
+    a, b = bits >> 18 & 63, bits >> 12 & 63
+    magic, waddr = bits >> 45 & 1, bits >> 38 & 63
+    entry = _pick(_pair_71().mul.find(bits >> 58, b, a), waddr, magic, False)
+    key = _COND[cond]
+    if entry is None or key is None:
+        return None
+    sources = Src(_IMM_KIND if imm & _IMM_BITS[2] else _RF, a), Src(_IMM_KIND if imm & _IMM_BITS[3] else _RF, b)
+    return _half(entry, waddr, magic, sources, key[3:])
 
 
 def _decode_branch(isa: Isa, word: int) -> Branch:

@@ -572,8 +572,8 @@ class _Assembler:
         sources = (a.a, a.b, m.a, m.b)
         columns = [add.operands[-2:] if a.b else add.operands[-1:], mul.operands[-2:] if m.b else mul.operands[-1:]]
         places: list[int] = []
-        for half, cols in ((a, columns[0]), (m, columns[1])):
-            places += [cols[0] if half.a is not None else 0, cols[1] if half.b is not None else 0]
+        for alu, cols in ((a, columns[0]), (m, columns[1])):
+            places += [cols[0] if alu.a is not None else 0, cols[1] if alu.b is not None else 0]
         imms = [i for i, s in enumerate(sources) if s is not None and s.kind is SrcKind.IMM]
         raddr_a = raddr_b = 0
         if isa is Isa.V3D42:
