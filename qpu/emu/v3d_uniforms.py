@@ -17,6 +17,7 @@ __all__ = ["Snapshot", "uses_side_streams"]
 
 U32: TypeAlias = NDArray[np.uint32]
 _SHIFT = PAGE.bit_length() - 1
+_COPIED = 2  # in `_kept`: 0 = to be copied at the first store, 1 = never needed
 _SCAN = 1 << 15  # instructions looked at; longer code counts as using everything
 
 
@@ -48,37 +49,41 @@ class Snapshot:
 
     def __init__(self, memory: Memory, uniforms: int, code: int) -> None:
         self._memory = memory
-        self._copies: dict[int, U32] = {}
+        self.copies: dict[int, U32] = {}
         pages = memory.size >> _SHIFT
         region = memory.region_at(uniforms)
         if region is None or uses_side_streams(memory, code):
-            self._kept = np.zeros(pages, np.uint8)
+            self.kept = np.zeros(pages, np.uint8)
         else:
-            self._kept = np.ones(pages, np.uint8)
-            self._kept[region.address >> _SHIFT : region.end >> _SHIFT] = 0
+            self.kept = np.ones(pages, np.uint8)
+            self.kept[region.address >> _SHIFT : region.end >> _SHIFT] = 0
         # Code is fetched through a cache of its own too; a program that overwrites itself runs the old code.
         home = memory.region_at(code)
         if home is not None:
-            self._kept[home.address >> _SHIFT : home.end >> _SHIFT] = 0
+            self.kept[home.address >> _SHIFT : home.end >> _SHIFT] = 0
 
     def before_store(self, pages: NDArray[np.integer]) -> None:
         """Pages (any shape) are about to be written: keep copies of those that have none."""
-        if self._kept.take(pages).all():
+        if self.kept.take(pages).all():
             return
-        for page in np.unique(pages[self._kept.take(pages) == 0]).tolist():
+        for page in np.unique(pages[self.kept.take(pages) == 0]).tolist():
             start = page << (_SHIFT - 2)
-            self._copies[page] = self._memory.words[start : start + PAGE // 4].copy()
-            self._kept[page] = 1
+            self.copies[page] = self._memory.words[start : start + PAGE // 4].copy()
+            self.kept[page] = _COPIED
 
     def word(self, address: int) -> int:
         """The 32-bit word at a 4-byte aligned, mapped address."""
-        copy = self._copies.get(address >> _SHIFT)
+        copy = self.copies.get(address >> _SHIFT)
         if copy is None:
             return int(self._memory.words[address >> 2])
         return int(copy[(address & (PAGE - 1)) >> 2])
 
     def words(self, addresses: U32) -> U32:
         """The words at 4-byte aligned, mapped addresses."""
-        if not self._copies:
+        if not self.copies:
             return self._memory.words.take(addresses >> np.uint32(2))
-        return np.array([self.word(a) for a in addresses.ravel().tolist()], np.uint32).reshape(addresses.shape)
+        found = self._memory.words.take(addresses >> np.uint32(2))
+        stale = self.kept.take(addresses >> np.uint32(_SHIFT)) == _COPIED
+        if stale.any():
+            found[stale] = [self.word(a) for a in addresses[stale].tolist()]
+        return found

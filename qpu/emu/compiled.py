@@ -1,0 +1,186 @@
+"""Native code of translated programs: optimising, linking, and the cache on disk.
+
+A cache entry is one file: a line of JSON (format, metadata) and the object code. Its name is a hash of everything the
+code depends on: program words, instruction set, engine version, host CPU and features. Files are written under another
+name and renamed, so that concurrent processes see whole entries or none; anything unreadable is ignored and replaced.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from llvmlite import binding
+
+__all__ = ["ENGINE_VERSION", "NativeCode", "build", "cache_directory", "has_avx512"]
+
+ENGINE_VERSION = 1  # change it whenever generated code changes
+CACHE_LIMIT = 256 << 20  # bytes; the oldest entries go first
+_LOCK = threading.Lock()
+
+
+def cache_directory() -> Path | None:
+    """Where translations are kept; None when switched off (QPU_CACHE_DIR empty, ``0`` or ``off``)."""
+    chosen = os.environ.get("QPU_CACHE_DIR")
+    if chosen is not None:
+        return None if chosen.lower() in ("", "0", "off", "none") else Path(chosen)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "qpu" / "emulator"
+
+
+@cache
+def _host() -> tuple[str, str]:
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    try:
+        features = binding.get_host_cpu_features().flatten()
+    except RuntimeError:
+        features = ""  # unknown on this host: generic code
+    return binding.get_host_cpu_name(), features
+
+
+@cache
+def has_avx512() -> bool:
+    """Whether the host can round each instruction in its own mode."""
+    return "+avx512f" in _host()[1].split(",")
+
+
+def _machine(level: int) -> Any:
+    cpu, features = _host()
+    target = binding.Target.from_default_triple()
+    # The host's widest vectors: one register holds all 16 lanes.
+    return target.create_target_machine(cpu=cpu, features=features, opt=level, jit=True)
+
+
+@dataclass(slots=True)
+class NativeCode:
+    """Callable machine code. meta: what the translator stored beside it; keep: what must outlive the code."""
+
+    address: int
+    meta: dict[str, Any]
+    from_cache: bool
+    translate_s: float
+    keep: list[Any] = field(default_factory=list)
+
+    def function(self, result: Any, *arguments: Any) -> Callable[..., Any]:
+        """The code as a ctypes function; calls release the GIL."""
+        made: Callable[..., Any] = ctypes.CFUNCTYPE(result, *arguments)(self.address)
+        return made
+
+
+def _key(identity: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=20)
+    for part in (str(ENGINE_VERSION), *_host(), binding.__name__, ".".join(map(str, binding.llvm_version_info))):
+        digest.update(part.encode() + b"\0")
+    digest.update(identity)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bytes] | None:
+    try:
+        data = path.read_bytes()
+        head, _, code = data.partition(b"\n")
+        meta = json.loads(head)
+        if meta["format"] != ENGINE_VERSION or meta["size"] != len(code):
+            return None
+        if meta["sum"] != hashlib.blake2b(code, digest_size=16).hexdigest():
+            return None
+        os.utime(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return meta["meta"], code
+
+
+def _write(path: Path, meta: Mapping[str, Any], code: bytes) -> None:
+    head = {
+        "format": ENGINE_VERSION,
+        "size": len(code),
+        "sum": hashlib.blake2b(code, digest_size=16).hexdigest(),
+        "meta": meta,
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(json.dumps(head).encode() + b"\n" + code)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink()
+            raise
+        _trim(path.parent)
+    except OSError:
+        pass  # a cache that cannot be written is no cache
+
+
+def _trim(directory: Path) -> None:
+    entries: list[tuple[float, int, Path]] = []
+    for entry in directory.glob("*.qpuc"):
+        try:
+            stat = entry.stat()
+        except OSError:
+            continue  # another process was faster
+        entries.append((stat.st_mtime, stat.st_size, entry))
+    total = sum(size for _, size, _ in entries)
+    for _, size, entry in sorted(entries):
+        if total <= CACHE_LIMIT:
+            return
+        try:
+            entry.unlink()
+        except OSError:
+            continue
+        total -= size
+
+
+def build(identity: bytes, translate: Callable[[], tuple[str, dict[str, Any]]], *, level: int = 1) -> NativeCode:
+    """Machine code of what `translate` returns (IR text with a function ``run``, and metadata for JSON).
+
+    identity: everything the translation depends on, except the host. level: optimisation, 0..3.
+    """
+    start = time.perf_counter()
+    with _LOCK:
+        directory = cache_directory()
+        path = None if directory is None else directory / f"{_key(identity + bytes([level]))}.qpuc"
+        found = None if path is None else _read(path)
+        machine = _machine(level)
+        if found is not None:
+            meta, code = found
+            engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+            try:
+                engine.add_object_file(binding.ObjectFileRef.from_data(code))
+                engine.finalize_object()
+                address = engine.get_function_address("run")
+            except RuntimeError:
+                address = 0
+            if address:
+                return NativeCode(address, meta, True, time.perf_counter() - start, [engine])
+        text, meta = translate()
+        module = binding.parse_assembly(text)
+        options = binding.create_pipeline_tuning_options(speed_level=level)
+        options.loop_vectorization = options.slp_vectorization = False
+        passes = binding.create_pass_builder(machine, options)
+        passes.getModulePassManager().run(module, passes)
+        code = machine.emit_object(module)
+        engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+        engine.add_object_file(binding.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        address = engine.get_function_address("run")
+        if path is not None:
+            _write(path, meta, code)
+        return NativeCode(address, meta, False, time.perf_counter() - start, [engine])
