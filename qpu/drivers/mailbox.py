@@ -143,16 +143,20 @@ class Mailbox:
 
     def call(self, name: str, *values: int) -> tuple[int, ...]:
         """One tag whose answer is words: `call("GET_CLOCK_RATE", Clock.V3D)` -> (5, hz)."""
-        answer = self.transact([TagCall(_named(name), values)])[0]
-        if isinstance(answer, bytes):
+        tag = _named(name)
+        if tag.response is None:
             raise UsageError(f"{name} answers bytes; use call_bytes()")
+        answer = self.transact([TagCall(tag, values)])[0]
+        assert isinstance(answer, tuple)
         return answer
 
     def call_bytes(self, name: str, *values: int) -> bytes:
         """One tag whose answer is bytes, such as GET_COMMAND_LINE."""
-        answer = self.transact([TagCall(_named(name), values)])[0]
-        if not isinstance(answer, bytes):
+        tag = _named(name)
+        if tag.response is not None:
             raise UsageError(f"{name} answers words; use call()")
+        answer = self.transact([TagCall(tag, values)])[0]
+        assert isinstance(answer, bytes)
         return answer
 
     # identity and state

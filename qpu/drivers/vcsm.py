@@ -77,10 +77,17 @@ class GpuMemory:
     """A buffer object of VideoCore IV; `address` is a bus address."""
 
     def __init__(
-        self, size: int, address: int, view: memoryview, undo: list[Callable[[], None]], *, lasting: bool = False
+        self,
+        size: int,
+        address: int,
+        view: Callable[[], memoryview],
+        undo: list[Callable[[], None]],
+        *,
+        lasting: bool = False,
     ) -> None:
-        """undo: what gives everything back, in order; the first may raise BufferError while views are alive.
+        """view: makes a view of the bytes; none is kept here, it would block the unmap.
 
+        undo: what gives everything back, in order; the first may raise BufferError while views are alive.
         lasting: views stay valid by themselves when everything but the map is given back.
         """
         if not 0 < address < 1 << 32:
@@ -89,7 +96,7 @@ class GpuMemory:
             )
         self._size = size
         self._address = address
-        self._view: memoryview | None = view
+        self._view: Callable[[], memoryview] | None = view
         self._undo = undo
         self.lasting = lasting
         self._watcher: Callable[[GpuMemory], None] | None = None
@@ -109,7 +116,7 @@ class GpuMemory:
         """The bytes, writable. Not cached on the Arm's side: copy in bulk."""
         if self._view is None:
             raise UsageError("this buffer is closed")
-        return self._view
+        return self._view()
 
     @property
     def closed(self) -> bool:
@@ -186,8 +193,11 @@ def _rounded(size: int, page: int) -> int:
 
 
 def _zero(view: memoryview) -> None:
-    for at in range(0, len(view), len(_ZEROS)):
-        view[at : at + len(_ZEROS)] = _ZEROS[: len(view) - at]
+    try:
+        for at in range(0, len(view), len(_ZEROS)):
+            view[at : at + len(_ZEROS)] = _ZEROS[: len(view) - at]
+    finally:
+        del view  # or the traceback of an interrupt keeps it alive, and the map with it
 
 
 def _given(memory: GpuMemory, adopt: Adopt | None) -> GpuMemory:
@@ -280,7 +290,9 @@ class VcsmCmaMemory:
             self._sync(fd, dma_buf.SYNC_RW | dma_buf.SYNC_START)
             undo.insert(1, lambda: self._sync(fd, dma_buf.SYNC_RW | dma_buf.SYNC_END))
             _zero(mapping.view)
-            return _given(GpuMemory(size, layout.number(arg, "dma_addr"), mapping.view, undo, lasting=True), adopt)
+            return _given(
+                GpuMemory(size, layout.number(arg, "dma_addr"), lambda: mapping.view, undo, lasting=True), adopt
+            )
         except BaseException:
             _unwind(undo)
             raise
@@ -328,9 +340,14 @@ class VcsmMemory:
         def free() -> None:
             handle = made.number(arg, "handle")
             if handle:
-                made.put(arg, "handle", 0)
                 layout = vcsm.layout("vmcs_sm_ioctl_free", port.pointer_size)
                 node.ioctl("VMCS_SM_IOCTL_MEM_FREE", layout.pack(handle=handle))
+
+        def unlock() -> None:
+            address = locked.number(lock, "addr")
+            if address:
+                arg = locked.pack(handle=locked.number(lock, "handle"), addr=address)
+                node.ioctl("VMCS_SM_IOCTL_MEM_UNLOCK", arg)
 
         undo.append(free)  # before the call: an interrupt right after it leaves nothing behind
         try:
@@ -340,15 +357,14 @@ class VcsmMemory:
                 raise fault("enomem-vc4", f"VCSM: allocation of {size} bytes gave no handle", errno.ENOMEM)
             mapping = node.mmap(node.fd, size, handle)
             undo.insert(0, mapping.close)
-            lock = locked.pack(handle=handle)
+            locked.put(lock, "handle", handle)
+            undo.insert(1, unlock)
             node.ioctl("VMCS_SM_IOCTL_MEM_LOCK", lock)
-            unlock = locked.pack(handle=handle, addr=locked.number(lock, "addr"))
-            undo.insert(1, lambda: node.ioctl("VMCS_SM_IOCTL_MEM_UNLOCK", unlock))
             asked = vcsm.layout("vmcs_sm_ioctl_map", port.pointer_size)
             where = asked.pack(pid=port.getpid(), handle=handle)
             node.ioctl("VMCS_SM_IOCTL_MAP_VC_ADDR_FR_HDL", where)
             _zero(mapping.view)
-            return _given(GpuMemory(size, asked.number(where, "addr"), mapping.view, undo), adopt)
+            return _given(GpuMemory(size, asked.number(where, "addr"), lambda: mapping.view, undo), adopt)
         except BaseException:
             _unwind(undo)
             raise
@@ -386,21 +402,21 @@ class MailboxMemory:
         undo: list[Callable[[], None]] = []
 
         def release() -> None:
-            while held:
-                mailbox.release_memory(held.pop())
+            for handle in held:
+                mailbox.release_memory(handle)
 
         undo.append(release)
         try:
             handle = mailbox.allocate_memory(size, page, self._flags, held)
-            bus = mailbox.lock_memory(handle)
             undo.insert(0, lambda: mailbox.unlock_memory(handle))
+            bus = mailbox.lock_memory(handle)
             try:
                 mapping = self._port.mmap(self._fd, size, bus & BUS_MASK)
             except OSError as error:
                 raise failure(f"mailbox memory: mmap of {MEM_NODE}", error, MEM_ROWS) from error
             undo.insert(0, mapping.close)
             _zero(mapping.view)
-            return _given(GpuMemory(size, bus, mapping.view, undo), adopt)
+            return _given(GpuMemory(size, bus, lambda: mapping.view, undo), adopt)
         except BaseException:
             _unwind(undo)
             raise
@@ -448,16 +464,10 @@ class RpiVcsmMemory:
             handle, bus, _, buffer = self._vcsm.malloc_cache(size=size, cached=int(self._cache), name=NAME.decode())
         except OSError as error:
             raise failure(f"rpi-vcsm: allocation of {size} bytes", error, _VCSM_ROWS) from error
-        view = memoryview(buffer)
-
-        def free() -> None:
-            view.release()  # BufferError while slices of it are alive
-            self._vcsm.free(handle=handle, usr_buf=buffer)
-
-        undo: list[Callable[[], None]] = [free]
+        undo: list[Callable[[], None]] = [lambda: self._vcsm.free(handle=handle, usr_buf=buffer)]
         try:
-            _zero(view)
-            return _given(GpuMemory(size, bus, view, undo), adopt)
+            _zero(memoryview(buffer))
+            return _given(GpuMemory(size, bus, lambda: memoryview(buffer), undo), adopt)
         except BaseException:
             _unwind(undo)
             raise
