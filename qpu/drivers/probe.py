@@ -30,7 +30,7 @@ class Attempt:
     errno: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.adapter}: {self.reason}"
+        return f"{self.adapter}: {self.reason.removeprefix(self.adapter + ': ')}"
 
 
 def detect_board(port: Port) -> board.Board:
