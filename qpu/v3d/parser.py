@@ -13,7 +13,6 @@ The language is what the disassembler prints, with free spacing, and for people:
 
 from __future__ import annotations
 
-import ast
 import difflib
 import re
 from collections.abc import Iterable
@@ -39,6 +38,7 @@ from qpu.v3d.encode import (
     sig_names,
     tables,
 )
+from qpu.v3d.expr import TextError, evaluate
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import modifiers, table
 from qpu.v3d.regs import MAGIC_NUMBER, imm_index
@@ -80,20 +80,6 @@ _FLOAT = re.compile(r"[-+]?(?:\d+\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$")
 _UNKNOWN_DST = re.compile(r"UNKNOWN(\d+)$")
 
 
-class _Error(Exception):
-    """A diagnostic at a column (from 0) of the current line."""
-
-    def __init__(
-        self, column: int, rule: str, message: str, allowed: str | None = None, help: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.column = column
-        self.rule = rule
-        self.message = message
-        self.allowed = allowed
-        self.help = help
-
-
 @dataclass(slots=True)
 class _Half:
     """A parsed operation with the columns of its parts: operation, suffix, destination, a, b."""
@@ -125,10 +111,12 @@ class _Assembler:
         "filename",
         "fixups",
         "isa",
+        "known",
         "labels",
         "locs",
         "ops",
         "registers",
+        "roles",
         "words",
     )
 
@@ -144,6 +132,8 @@ class _Assembler:
         self.registers: dict[str, str] = {}
         self.errors: list[Diagnostic] = []
         self.cache: dict[str, tuple[_Half, int]] = {}
+        self.known: dict[str, int] = {}  # instruction text -> word
+        self.roles: dict[str, list[str]] = {}
 
     def run(self, source: str) -> Program:
         for number, line in enumerate(source.splitlines(), 1):
@@ -153,7 +143,7 @@ class _Assembler:
             loc = Loc(self.filename, number, None, line)
             try:
                 self.line(code, loc)
-            except _Error as e:
+            except TextError as e:
                 at = Loc(self.filename, number, e.column + 1, line)
                 self.errors.append(Diagnostic(e.rule, e.message, loc=at, allowed=e.allowed, help=e.help))
                 # keep the indices of what follows meaningful
@@ -181,33 +171,36 @@ class _Assembler:
         if _BRANCH_LIKE.match(code, column):
             word = self.branch(code, column, loc)
         else:
-            word = self.alu(code, column)
+            known = self.known.get(rest)
+            word = self.known[rest] = self.alu(code, column) if known is None else known
         self.words.append(word)
         self.locs.append(loc)
 
     def label(self, name: str, column: int) -> None:
         if name in self.labels:
-            raise _Error(column, "label", f"label {name!r} is defined twice", help="give one of them another name")
+            raise TextError(column, "label", f"label {name!r} is defined twice", help="give one of them another name")
         if name == "lri" or re.fullmatch(r"rf\d+", name):
-            raise _Error(column, "label", f"{name!r} cannot be a label, it names a branch target", "other names")
+            raise TextError(column, "label", f"{name!r} cannot be a label, it names a branch target", "other names")
         self.labels[name] = len(self.words)
 
     def directive(self, name: str, column: int, code: str, at: int, loc: Loc) -> None:
         if name == "word":
             value = self.value(code[at:].strip(), at + len(code[at:]) - len(code[at:].lstrip()))
             if not isinstance(value, int) or not 0 <= value < 1 << 64:
-                raise _Error(at, "word", f"{value!r} is no instruction word", "integers 0 .. 2**64 - 1")
+                raise TextError(at, "word", f"{value!r} is no instruction word", "integers 0 .. 2**64 - 1")
             self.words.append(value)
             self.locs.append(loc)
         elif name == "set":
             target, comma, text = code[at:].partition(",")
             if not comma or not text.strip():
-                raise _Error(at, "syntax", "no value", ".set name, value")
+                raise TextError(at, "syntax", "no value", ".set name, value")
             target = target.strip()
             if not re.fullmatch(r"[A-Za-z_]\w*", target) or self.is_register(target):
-                raise _Error(at, "name", f"{target!r} is no name for a constant", "letters, digits, _; not a register")
+                raise TextError(
+                    at, "name", f"{target!r} is no name for a constant", "letters, digits, _; not a register"
+                )
             if target in self.constants or target in self.registers:
-                raise _Error(at, "name", f"{target!r} is defined twice", help="give one of them another name")
+                raise TextError(at, "name", f"{target!r} is defined twice", help="give one of them another name")
             start = at + code[at:].index(",") + 1
             start += len(text) - len(text.lstrip())
             text = text.strip()
@@ -216,7 +209,7 @@ class _Assembler:
             else:
                 self.constants[target] = self.value(text, start)
         else:
-            raise _Error(
+            raise TextError(
                 column - 1, "directive", f"unknown directive .{name}", ".set, .word", self.close(name, ("set", "word"))
             )
 
@@ -230,8 +223,6 @@ class _Assembler:
         found = difflib.get_close_matches(name, list(known), 3)
         return f"did you mean {', '.join(found)}?" if found else None
 
-    # -- values
-
     def value(self, text: str, column: int) -> int | float:
         """A number, a constant, or an expression of them."""
         if _INT.match(text):
@@ -240,70 +231,13 @@ class _Assembler:
             return float(text)
         if text in self.constants:
             return self.constants[text]
-        try:
-            tree = ast.parse(text.strip(), mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise _Error(column, "syntax", f"{text!r} is neither a register nor a value") from None
-        return self.evaluate(tree, text, column)
+        return evaluate(text, column, self.constants, self.undefined)
 
-    def evaluate(self, node: ast.expr, text: str, column: int) -> int | float:
-        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-            assert isinstance(node.value, (int, float))
-            return node.value
-        if isinstance(node, ast.Name):
-            if node.id in self.constants:
-                return self.constants[node.id]
-            known = [*self.constants, *self.registers, *MAGIC_NUMBER[self.isa]]
-            raise _Error(
-                column + node.col_offset,
-                "name",
-                f"{node.id!r} is not defined",
-                "rf0..rf63, " + ("r0..r5, " if self.isa is Isa.V3D42 else "") + "small immediates, names from .set",
-                self.close(node.id, known),
-            )
-        if isinstance(node, ast.UnaryOp):
-            a = self.evaluate(node.operand, text, column)
-            if isinstance(node.op, ast.USub):
-                return -a
-            if isinstance(node.op, ast.UAdd):
-                return a
-            if isinstance(node.op, ast.Invert) and isinstance(a, int):
-                return ~a
-        if isinstance(node, ast.BinOp):
-            return self.binary(node, text, column)
-        raise _Error(
-            column + node.col_offset, "syntax", f"{text!r} is no value", "numbers, names, + - * / << >> & | ^ ~ ( )"
-        )
-
-    def binary(self, node: ast.BinOp, text: str, column: int) -> int | float:
-        a, b = self.evaluate(node.left, text, column), self.evaluate(node.right, text, column)
-        at = column + node.col_offset
-        if isinstance(node.op, ast.Add):
-            return a + b
-        if isinstance(node.op, ast.Sub):
-            return a - b
-        if isinstance(node.op, ast.Mult):
-            return a * b
-        if isinstance(node.op, ast.Div):
-            if b == 0:
-                raise _Error(at, "value", f"{text!r} divides by zero")
-            if isinstance(a, int) and isinstance(b, int):
-                if a % b:
-                    raise _Error(at, "value", f"{a} is not divisible by {b}", help="write floats for a float result")
-                return a // b
-            return a / b
-        if isinstance(a, int) and isinstance(b, int):
-            if isinstance(node.op, ast.BitAnd):
-                return a & b
-            if isinstance(node.op, ast.BitOr):
-                return a | b
-            if isinstance(node.op, ast.BitXor):
-                return a ^ b
-            if isinstance(node.op, (ast.LShift, ast.RShift)):
-                if not 0 <= b < 128:
-                    raise _Error(at, "value", f"shift by {b}", "0..127")
-                return a << b if isinstance(node.op, ast.LShift) else a >> b
-        raise _Error(at, "syntax", f"{text!r} is no value", "+ - * /; on integers also << >> & | ^ ~")
+    def undefined(self, name: str, column: int) -> TextError:
+        known = [*self.constants, *self.registers, *MAGIC_NUMBER[self.isa]]
+        accumulators = "r0..r5, " if self.isa is Isa.V3D42 else ""
+        allowed = f"rf0..rf63, {accumulators}small immediates, names from .set"
+        return TextError(column, "name", f"{name!r} is not defined", allowed, self.close(name, known))
 
     # -- ALU instructions
 
@@ -320,41 +254,45 @@ class _Assembler:
         for number, (piece, at) in enumerate(pieces):
             start = at + len(piece) - len(piece.lstrip())
             if not piece.strip():
-                raise _Error(start, "syntax", "an operation or signal is missing here")
+                raise TextError(start, "syntax", "an operation or signal is missing here")
             m = _SIGNAL.match(piece)
             if number and m is not None and m[1] in _SIGNALS:
                 bit = _SIGNALS[m[1]]
                 if sig & bit:
-                    raise _Error(start, "signal", f"signal {m[1]} appears twice", "each signal once")
+                    raise TextError(start, "signal", f"signal {m[1]} appears twice", "each signal once")
                 if bit is Sig.ROT:
                     rot = self.rotation(m[2], start)
                 elif bit & WRITING_SIGS:
                     if sig_dst is not None:
-                        raise _Error(
-                            start, "signal", f"{sig_names(sig & WRITING_SIGS)} and {m[1]} both write a register",
+                        raise TextError(
+                            start,
+                            "signal",
+                            f"{sig_names(sig & WRITING_SIGS)} and {m[1]} both write a register",
                             "one such signal an instruction",
-                        )  # fmt: skip
+                        )
                     sig_dst = self.signal_dst(m[1], m[2], start)
                 elif m[2] is not None:
-                    raise _Error(at + m.start(2), "signal-destination", f"signal {m[1]} takes no destination")
+                    raise TextError(at + m.start(2), "signal-destination", f"signal {m[1]} takes no destination")
                 sig |= bit
                 if not (sig & ~bit):
                     sig_column = start
                 if self.isa is Isa.V3D71 and bit is Sig.ROT:
-                    raise _Error(start, "signal", "signal rot exists on V3D 4.2 only", help="use the add operation rot")
+                    raise TextError(
+                        start, "signal", "signal rot exists on V3D 4.2 only", help="use the add operation rot"
+                    )
                 if sig not in SIG_CODE[self.isa]:
-                    raise _Error(start, "signal", f"{self.isa.label} cannot combine the signals {sig_names(sig)}")
+                    raise TextError(start, "signal", f"{self.isa.label} cannot combine the signals {sig_names(sig)}")
                 continue
             if len(halves) == 2 or number > 1:
                 raise self.not_a_signal(piece, start)
             halves.append(self.half(piece, at, number))
         return self.instruction(halves, sig, sig_dst, sig_column, rot)
 
-    def not_a_signal(self, piece: str, column: int) -> _Error:
+    def not_a_signal(self, piece: str, column: int) -> TextError:
         name = re.split(r"[\s.]", piece.strip())[0]
         if name in self.ops:
-            return _Error(column, "syntax", f"{name} would be a third operation", "two operations, then signals")
-        return _Error(column, "signal", f"unknown signal {name!r}", ", ".join(_SIGNALS), self.close(name, _SIGNALS))
+            return TextError(column, "syntax", f"{name} would be a third operation", "two operations, then signals")
+        return TextError(column, "signal", f"unknown signal {name!r}", ", ".join(_SIGNALS), self.close(name, _SIGNALS))
 
     def rotation(self, text: str | None, column: int) -> int:
         if text == "r5":
@@ -363,11 +301,13 @@ class _Assembler:
             amount = int(text, 0)
             if amount and -16 <= amount <= 15:
                 return amount & 31
-        raise _Error(column, "rotate", f"{text!r} is no rotation amount", "rot.1 .. rot.15, rot.-16 .. rot.-1, rot.r5")
+        raise TextError(
+            column, "rotate", f"{text!r} is no rotation amount", "rot.1 .. rot.15, rot.-16 .. rot.-1, rot.r5"
+        )
 
     def signal_dst(self, name: str, text: str | None, column: int) -> Dst:
         if text is None:
-            raise _Error(column, "signal-destination", f"signal {name} needs a destination", f"{name}.rf0, ...")
+            raise TextError(column, "signal-destination", f"signal {name} needs a destination", f"{name}.rf0, ...")
         column += len(name) + 1
         text = self.registers.get(text, text)
         m = re.fullmatch(r"rf(\d+)", text)
@@ -378,15 +318,20 @@ class _Assembler:
             return Dst(int(m[1]), True)
         number = MAGIC_NUMBER[self.isa].get(text)
         if number is None:
-            raise _Error(column, "register", f"{text!r} is no destination", "rf0..rf63, magic destinations",
-                         self.close(text, MAGIC_NUMBER[self.isa]))  # fmt: skip
+            raise TextError(
+                column,
+                "register",
+                f"{text!r} is no destination",
+                "rf0..rf63, magic destinations",
+                self.close(text, MAGIC_NUMBER[self.isa]),
+            )
         return Dst(number, True)
 
     @staticmethod
     def rf(digits: str, column: int) -> int:
         n = int(digits)
         if n > 63:
-            raise _Error(column, "register", f"rf{digits} does not exist", "rf0..rf63")
+            raise TextError(column, "register", f"rf{digits} does not exist", "rf0..rf63")
         return n
 
     def half(self, piece: str, at: int, number: int) -> _Half:
@@ -408,17 +353,20 @@ class _Assembler:
         m = _HEAD.match(piece)
         start = at + len(piece) - len(piece.lstrip())
         if m is None:
-            raise _Error(start, "syntax", f"{piece.strip()!r} does not start with an operation")
+            raise TextError(start, "syntax", f"{piece.strip()!r} does not start with an operation")
         op = self.ops.get(m[1])
         if op is None:
             if number and not m[2] and not piece[m.end() :].strip():
                 raise self.not_a_signal(piece, start)
             if m[1] in _SIGNALS:
-                raise _Error(start, "syntax", f"signal {m[1]} stands behind the operations", f"nop; {m[1]}")
-            raise _Error(
-                start, "operation", f"{self.isa.label} has no operation {m[1]!r}", None,
+                raise TextError(start, "syntax", f"signal {m[1]} stands behind the operations", f"nop; {m[1]}")
+            raise TextError(
+                start,
+                "operation",
+                f"{self.isa.label} has no operation {m[1]!r}",
+                None,
                 self.close(m[1], (n for o in self.ops for n in (o.name, *o.aliases))),
-            )  # fmt: skip
+            )
         suffix = at + m.start(2)
         cond, push, update = self.suffixes(m[2], suffix)
         texts: list[tuple[str, int]] = []
@@ -427,14 +375,18 @@ class _Assembler:
             for text in piece[m.end() :].split(","):
                 texts.append((text, column + len(text) - len(text.lstrip())))
                 column += len(text) + 1
-        roles = [o.role for o in op.parsed] if op.name != "nop" else []
+        roles = self.roles.get(op.name)
+        if roles is None:
+            roles = self.roles[op.name] = [o.role for o in op.parsed] if op.name != "nop" else []
         if len(texts) != len(roles):
             where = texts[len(roles)][1] if len(texts) > len(roles) else start
             forms = {"d": "destination", "a": "source", "b": "source"}
-            raise _Error(
-                where, "operands", f"{op.name} has {len(roles)} operands, found {len(texts)}",
+            raise TextError(
+                where,
+                "operands",
+                f"{op.name} has {len(roles)} operands, found {len(texts)}",
                 f"{op.name} " + ", ".join(forms[r] for r in roles) if roles else f"{op.name} alone",
-            )  # fmt: skip
+            )
         dst: Dst | None = Dst(6, True) if op.name == "nop" else None
         pack = ""
         sources: list[Src] = []
@@ -443,8 +395,9 @@ class _Assembler:
                 dst, pack = self.destination(text, col)
             else:
                 sources.append(self.source(text, col))
-        half = AluHalf(op, dst, sources[0] if sources else None, sources[1] if len(sources) > 1 else None,
-                       pack, cond, push, update)  # fmt: skip
+        half = AluHalf(
+            op, dst, sources[0] if sources else None, sources[1] if len(sources) > 1 else None, pack, cond, push, update
+        )
         return _Half(half, start, suffix, tuple(c for _, c in texts))
 
     @staticmethod
@@ -452,7 +405,7 @@ class _Assembler:
         cond = push = update = ""
         for part in text.split(".")[1:]:
             if (cond or push or update) and part in (*CONDS, *PUSHES[1:], *UPDATES):
-                raise _Error(
+                raise TextError(
                     column, "condition", f"{text!r}: one of condition, push, update in each half", COND_ALLOWED
                 )
             if part in CONDS:
@@ -463,8 +416,13 @@ class _Assembler:
                 update = part
             else:
                 known = (*CONDS, *PUSHES[1:], *UPDATES)
-                raise _Error(column, "condition", f"unknown condition or flag .{part}", ", ".join(known),
-                             _Assembler.close(part, known))  # fmt: skip
+                raise TextError(
+                    column,
+                    "condition",
+                    f"unknown condition or flag .{part}",
+                    ", ".join(known),
+                    _Assembler.close(part, known),
+                )
             column += len(part) + 1
         return cond, push, update
 
@@ -473,7 +431,7 @@ class _Assembler:
         assert m is not None
         mods = m["mods"].split(".")[1:]
         if len(mods) > 1:
-            raise _Error(column, "modifier", f"{text.strip()!r} has {len(mods)} modifiers", "one: .l, .h")
+            raise TextError(column, "modifier", f"{text.strip()!r} has {len(mods)} modifiers", "one: .l, .h")
         pack = mods[0] if mods else ""
         other = m["other"]
         if other is not None and other in self.registers:
@@ -487,21 +445,26 @@ class _Assembler:
             return Dst(self.index(m["index"], column)), pack
         if m["unknown"] == "waddr":
             if int(m["number"]) > 63:
-                raise _Error(column, "register", f"address {m['number']} does not exist", "0..63")
+                raise TextError(column, "register", f"address {m['number']} does not exist", "0..63")
             return Dst(int(m["number"]), True), pack
         number = MAGIC_NUMBER[self.isa].get(other or "")
         if number is None:
             shown = text.strip()
             if not shown:
-                raise _Error(column, "syntax", "a destination is missing here")
-            raise _Error(column, "register", f"{shown!r} is no destination of {self.isa.label}",
-                         "rf0..rf63, - and the magic destinations", self.close(shown, MAGIC_NUMBER[self.isa]))  # fmt: skip
+                raise TextError(column, "syntax", "a destination is missing here")
+            raise TextError(
+                column,
+                "register",
+                f"{shown!r} is no destination of {self.isa.label}",
+                "rf0..rf63, - and the magic destinations",
+                self.close(shown, MAGIC_NUMBER[self.isa]),
+            )
         return Dst(number, True), pack
 
     def index(self, text: str, column: int) -> int:
         value = self.value(text.strip(), column + 3)
         if not isinstance(value, int) or not 0 <= value < 64:
-            raise _Error(column, "register", f"rf[{value}] does not exist", "rf[0] .. rf[63]")
+            raise TextError(column, "register", f"rf[{value}] does not exist", "rf[0] .. rf[63]")
         return value
 
     def source(self, text: str, column: int) -> Src:
@@ -509,7 +472,9 @@ class _Assembler:
         assert m is not None
         mods = m["mods"].split(".")[1:]
         if len(mods) > 1:
-            raise _Error(column, "modifier", f"{text.strip()!r} has {len(mods)} modifiers", "one modifier an operand")
+            raise TextError(
+                column, "modifier", f"{text.strip()!r} has {len(mods)} modifiers", "one modifier an operand"
+            )
         mod = _MODIFIER_ALIASES.get(mods[0], mods[0]) if mods else ""
         rf, other = m["rf"], m["other"]
         if other is not None and other in self.registers:
@@ -522,24 +487,29 @@ class _Assembler:
             return Src(SrcKind.RF, self.index(m["index"], column), mod)
         if m["unknown"] is not None:
             if m["unknown"] == "waddr" or not 48 <= int(m["number"]) < 64:
-                raise _Error(column, "operand", f"{text.strip()!r} is no source", "registers, small immediates")
+                raise TextError(column, "operand", f"{text.strip()!r} is no source", "registers, small immediates")
             return Src(SrcKind.IMM, int(m["number"]), mod)
         assert other is not None
         if not other:
-            raise _Error(column, "syntax", "an operand is missing here")
+            raise TextError(column, "syntax", "an operand is missing here")
         number = MAGIC_NUMBER[self.isa].get(other)
         if number is not None:
             if self.isa is Isa.V3D42 and number < 6:
                 return Src(SrcKind.ACC, number, mod)
             why = "is an accumulator of V3D 4.2" if re.fullmatch(r"r[0-5]", other) else "can only be written"
-            raise _Error(column, "register", f"{other} {why}", "rf0..rf63, small immediates")
+            raise TextError(column, "register", f"{other} {why}", "rf0..rf63, small immediates")
         if other == "r5" and self.isa is Isa.V3D71:
-            raise _Error(column, "register", "r5 is an accumulator of V3D 4.2", "rf0..rf63, small immediates")
+            raise TextError(column, "register", "r5 is an accumulator of V3D 4.2", "rf0..rf63, small immediates")
         value = self.value(other, column)
         index = imm_index(value)
         if index is None:
-            raise _Error(column, "small-imm", f"{other} is not a small immediate on {self.isa.label}",
-                         _IMM_ALLOWED, _UNIFORM_HELP)  # fmt: skip
+            raise TextError(
+                column,
+                "small-imm",
+                f"{other} is not a small immediate on {self.isa.label}",
+                _IMM_ALLOWED,
+                _UNIFORM_HELP,
+            )
         return Src(SrcKind.IMM, index, mod)
 
     # -- joining
@@ -560,13 +530,15 @@ class _Assembler:
         if any(key):
             if sig & WRITING_SIGS:
                 column = add.suffix if a.cond or a.push or a.update else mul.suffix
-                raise _Error(
-                    column, "condition-field",
-                    f"signal {sig_names(sig & WRITING_SIGS)} writes a register, so the instruction cannot have conditions or flags",
+                raise TextError(
+                    column,
+                    "condition-field",
+                    f"signal {sig_names(sig & WRITING_SIGS)} writes a register, so the instruction cannot have conditions "
+                    "or flags",
                     help="put the signal or the condition into another instruction",
-                )  # fmt: skip
+                )
             if cond_field(key) is None:
-                raise _Error(
+                raise TextError(
                     mul.suffix, "condition", "the conditions or flags of the halves cannot be combined", COND_ALLOWED
                 )
         sources = (a.a, a.b, m.a, m.b)
@@ -580,7 +552,7 @@ class _Assembler:
             if imms:
                 sig |= Sig.IMM_B
             if rot is not None and imms:
-                raise _Error(
+                raise TextError(
                     places[imms[0]], "small-imm", "a small immediate and a rotation in one instruction", "one of them"
                 )
             ports = place_ports(sources, rot)
@@ -588,31 +560,41 @@ class _Assembler:
                 raise self.misplaced(ports, sources, places, rot)
             raddr_a, raddr_b = ports
             if a.op.order == "swapped" and a.a == a.b and a.a is not None and a.a.kind is SrcKind.RF:
-                free = not imms and rot is None and raddr_b == 0 and not any(
-                    s is not None and s.kind is SrcKind.RF and s.n != a.a.n for s in sources
-                )  # fmt: skip
+                free = (
+                    not imms
+                    and rot is None
+                    and raddr_b == 0
+                    and not any(s is not None and s.kind is SrcKind.RF and s.n != a.a.n for s in sources)
+                )
                 if free:
                     raddr_b = raddr_a  # one register through both ports still has an order
                     a = replace(a, a=replace(a.a, port_b=True))
         else:
             if len(imms) > 1:
-                raise _Error(places[imms[1]], "small-imm", "a second small immediate in the instruction",
-                             "one operand of V3D 7.1 may be a small immediate", _UNIFORM_HELP)  # fmt: skip
+                raise TextError(
+                    places[imms[1]],
+                    "small-imm",
+                    "a second small immediate in the instruction",
+                    "one operand of V3D 7.1 may be a small immediate",
+                    _UNIFORM_HELP,
+                )
             for i in imms:
                 sig |= IMM_SIGS[i]
         if imms and sig not in SIG_CODE[isa]:
             rest = sig & ~(Sig.IMM_A | Sig.IMM_B | Sig.IMM_C | Sig.IMM_D)
-            raise _Error(
-                places[imms[0]], "signal", f"a small immediate cannot be combined with signal {sig_names(rest)} on {isa.label}",
+            raise TextError(
+                places[imms[0]],
+                "signal",
+                f"{isa.label} cannot combine a small immediate with signal {sig_names(rest)}",
                 "an immediate with ldvary or ldtmu" if isa is Isa.V3D42 else "an immediate without other signals",
                 "put the signal into another instruction",
-            )  # fmt: skip
+            )
         try:
             return encode(Alu(isa, a, m, sig, sig_dst, raddr_a, raddr_b))
         except AsmError as error:
             d = error.diagnostics[0]
             column = sig_column if d.rule.startswith("signal") else add.column
-            raise _Error(column, d.rule, d.message, d.allowed, d.help) from None
+            raise TextError(column, d.rule, d.message, d.allowed, d.help) from None
 
     def unit(self, half: _Half, unit: Unit) -> None:
         """Check that the unit has the operation with these modifiers."""
@@ -622,7 +604,7 @@ class _Assembler:
         mods = (h.a.mod if h.a else "", h.b.mod if h.b else "", h.pack)
         if (op, *mods) in encodings:
             if h.dst is not None and h.dst.magic and op.name.startswith("ldvpm") and op.name != "ldvpmp":
-                raise _Error(half.operands[0], "register", f"{op.name} writes registers only", "rf0..rf63")
+                raise TextError(half.operands[0], "register", f"{op.name} writes registers only", "rf0..rf63")
             return
         if unit not in op.units_on(isa):
             self.wrong_unit(half, unit, op)
@@ -632,25 +614,35 @@ class _Assembler:
             if name and name not in allowed.get(role, ()):
                 names = ", ".join(f".{n}" for n in allowed.get(role, ())) or "none"
                 what = "its destination" if role == "d" else f"operand {role}"
-                raise _Error(
+                raise TextError(
                     half.operands[roles.index(role)], "modifier", f"{op.name} has no modifier .{name} for {what}", names
                 )
-        raise _Error(half.column, "modifier", f"{op.name} cannot combine these modifiers", "fewer modifiers")
+        raise TextError(half.column, "modifier", f"{op.name} cannot combine these modifiers", "fewer modifiers")
 
     def wrong_unit(self, half: _Half, unit: Unit, op: Op) -> NoReturn:
         if unit is Unit.MUL:
-            raise _Error(half.column, "operation", f"{op.name} is no operation of the mul ALU", ", ".join(self.ops.names(Unit.MUL)),
-                         "write the operation of the add ALU first")  # fmt: skip
-        raise _Error(half.column, "operation", f"{op.name} is no operation of the add ALU", None,
-                     "write the operation of the add ALU first, that of the mul ALU second")  # fmt: skip
+            raise TextError(
+                half.column,
+                "operation",
+                f"{op.name} is no operation of the mul ALU",
+                ", ".join(self.ops.names(Unit.MUL)),
+                "write the operation of the add ALU first",
+            )
+        raise TextError(
+            half.column,
+            "operation",
+            f"{op.name} is no operation of the add ALU",
+            None,
+            "write the operation of the add ALU first, that of the mul ALU second",
+        )
 
     @staticmethod
-    def misplaced(d: Diagnostic, sources: tuple[Src | None, ...], places: list[int], rot: int | None) -> _Error:
+    def misplaced(d: Diagnostic, sources: tuple[Src | None, ...], places: list[int], rot: int | None) -> TextError:
         """The port conflict at the first operand that finds no place."""
         for n in range(1, 5):
             if isinstance(place_ports(sources[:n], rot), Diagnostic):
-                return _Error(places[n - 1], d.rule, d.message, d.allowed, d.help)
-        return _Error(places[0], d.rule, d.message, d.allowed, d.help)
+                return TextError(places[n - 1], d.rule, d.message, d.allowed, d.help)
+        return TextError(places[0], d.rule, d.message, d.allowed, d.help)
 
     # -- branches
 
@@ -661,13 +653,17 @@ class _Assembler:
         cond = m[2] or "" if m is not None else ""
         if m is None or cond not in BRANCH_CONDS:
             found = head.split()[0]
-            raise _Error(start, "branch-condition", f"unknown branch {found!r}",
-                         "b or bu, then ." + ", .".join(c for c in BRANCH_CONDS if c) + ", then p or q")  # fmt: skip
+            raise TextError(
+                start,
+                "branch-condition",
+                f"unknown branch {found!r}",
+                "b or bu, then ." + ", .".join(c for c in BRANCH_CONDS if c) + ", then p or q",
+            )
         link = False
         at = column + len(head) + 1
         for piece in extra:
             if piece.strip() != "link" or link:
-                raise _Error(
+                raise TextError(
                     at + len(piece) - len(piece.lstrip()), "syntax", f"{piece.strip()!r} after a branch", "link, once"
                 )
             link = True
@@ -679,8 +675,12 @@ class _Assembler:
             at += len(text) + 1
         ub = bool(m[1])
         if len(texts) != 1 + ub or not all(t for t, _ in texts):
-            raise _Error(start, "operands", f"{'bu takes a target and a uniform target' if ub else 'b takes one target'}",
-                         "bu target, a:unif | r:unif | lri | rfN" if ub else "b target")  # fmt: skip
+            raise TextError(
+                start,
+                "operands",
+                "bu takes a target and a uniform target" if ub else "b takes one target",
+                "bu target, a:unif | r:unif | lri | rfN" if ub else "b target",
+            )
         branch = Branch(self.isa, cond, m[3], link=link, ub=ub, bdu="rel" if ub else "")
         if ub:
             branch = self.uniform_target(branch, *texts[1])
@@ -697,7 +697,7 @@ class _Assembler:
             return replace(branch, bdu=kinds[text])
         m = re.fullmatch(r"rf(\d+)", text)
         if m is None:
-            raise _Error(column, "branch-target", f"{text!r} is no uniform target", "a:unif, r:unif, lri, rf0..rf63")
+            raise TextError(column, "branch-target", f"{text!r} is no uniform target", "a:unif, r:unif, lri, rf0..rf63")
         return replace(branch, bdu="rf", raddr_a=self.rf(m[1], column))
 
     def target(self, branch: Branch, text: str, column: int) -> tuple[Branch, str | None]:
@@ -708,20 +708,24 @@ class _Assembler:
         if m is not None:
             n = self.rf(m[1], column)
             if branch.bdu == "rf" and branch.raddr_a != n:
-                raise _Error(column, "branch-target", f"rf{n} and rf{branch.raddr_a}: a branch reads one register",
-                             "the same register for both")  # fmt: skip
+                raise TextError(
+                    column,
+                    "branch-target",
+                    f"rf{n} and rf{branch.raddr_a}: a branch reads one register",
+                    "the same register for both",
+                )
             return replace(branch, bdi="rf", raddr_a=n), None
         m = re.fullmatch(r"zero_addr\s*\+\s*(.+)", text)
         if m is not None:
             address = self.value(m[1], column + m.start(1))
             if not isinstance(address, int) or not 0 <= address < 1 << 32 or address & 7:
-                raise _Error(column, "branch-target", f"{m[1]} is no multiple of 8 in 32 bits")
+                raise TextError(column, "branch-target", f"{m[1]} is no multiple of 8 in 32 bits")
             return replace(branch, bdi="abs", offset=address), None
         if _NAME.match(text) and text not in self.constants:
             return branch, text
         offset = self.value(text, column)
         if not isinstance(offset, int) or not -(1 << 31) <= offset < 1 << 32 or offset & 7:
-            raise _Error(column, "branch-target", f"{text} is no multiple of 8 in 32 bits", help="use a label")
+            raise TextError(column, "branch-target", f"{text} is no multiple of 8 in 32 bits", help="use a label")
         return replace(branch, offset=offset & 0xFFFFFFFF), None
 
     def resolve(self, fixup: _Fixup) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-from qpu.core.isa import Isa
-from qpu.v3d.encode import encode
+from qpu.v3d.encode import WRITING_SIGS, encode
 from qpu.v3d.instr import AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
 from qpu.v3d.regs import MAGIC, imm_bits
 
@@ -27,13 +27,15 @@ SIG_TEXT: Final[tuple[tuple[Sig, str], ...]] = (
     (Sig.LDUNIFARF, "ldunifarf"),
     (Sig.WRTMUC, "wrtmuc"),
 )
-_WITH_DST: Final = Sig.LDVARY | Sig.LDTMU | Sig.LDTLB | Sig.LDTLBU | Sig.LDUNIFRF | Sig.LDUNIFARF
+_SIGNALS: Final = tuple((int(sig), name, bool(sig & WRITING_SIGS)) for sig, name in SIG_TEXT)
+_PRINTED: Final = sum(bit for bit, _, _ in _SIGNALS)
+_RF, _ACC = SrcKind.RF, SrcKind.ACC
 
 
-def _dst_text(isa: Isa, dst: Dst) -> str:
+def _dst_text(names: Mapping[int, str], dst: Dst) -> str:
     if not dst.magic:
         return f"rf{dst.n}"
-    return MAGIC[isa].get(dst.n) or f"waddr UNKNOWN {dst.n}"
+    return names.get(dst.n) or f"waddr UNKNOWN {dst.n}"
 
 
 def imm_text(index: int) -> str:
@@ -44,24 +46,30 @@ def imm_text(index: int) -> str:
 
 
 def _src_text(src: Src) -> str:
-    if src.kind is SrcKind.RF:
+    if src.kind is _RF:
         base = f"rf{src.n}"
-    elif src.kind is SrcKind.ACC:
+    elif src.kind is _ACC:
         base = f"r{src.n}"
     else:
         base = imm_text(src.n)
     return f"{base}.{src.mod}" if src.mod else base
 
 
-def _half_text(isa: Isa, half: AluHalf) -> str:
+def _half_text(names: Mapping[int, str], half: AluHalf) -> str:
     head = half.op.name
     for suffix in (half.cond, half.push, half.update):
         if suffix:
             head += "." + suffix
+    if half.op.name == "nop":
+        return head + " "
+    dst, a, b = half.dst, half.a, half.b
     operands: list[str] = []
-    if half.dst is not None and half.op.name != "nop":
-        operands.append(_dst_text(isa, half.dst) + ("." + half.pack if half.pack else ""))
-    operands += [_src_text(src) for src in (half.a, half.b) if src is not None]
+    if dst is not None:
+        operands.append(_dst_text(names, dst) + ("." + half.pack if half.pack else ""))
+    if a is not None:
+        operands.append(_src_text(a))
+        if b is not None:
+            operands.append(_src_text(b))
     return head + " " + ", ".join(operands)
 
 
@@ -86,19 +94,18 @@ def text(instr: Instr) -> str:
     """The instruction as text, without label, address or comment."""
     if isinstance(instr, Branch):
         return branch_text(instr)
-    isa = instr.isa
-    line = _half_text(isa, instr.add).ljust(ADD_WIDTH) + "; " + _half_text(isa, instr.mul)
-    sig = instr.sig
-    signals: list[str] = []
-    for bit, name in SIG_TEXT:
-        if sig & bit:
-            if bit & _WITH_DST and instr.sig_dst is not None:
-                dst = instr.sig_dst
-                where = f"rf{dst.n}" if not dst.magic else MAGIC[isa].get(dst.n) or f"UNKNOWN{dst.n}"
-                name = f"{name}.{where}"
-            signals.append(name)
-    if signals:
-        line = line.ljust(MUL_WIDTH) + "; " + "; ".join(signals)
+    names = MAGIC[instr.isa]
+    line = _half_text(names, instr.add).ljust(ADD_WIDTH) + "; " + _half_text(names, instr.mul)
+    sig = int(instr.sig) & _PRINTED
+    if sig:
+        line = line.ljust(MUL_WIDTH)
+        dst = instr.sig_dst
+        for bit, name, with_dst in _SIGNALS:
+            if sig & bit:
+                line += "; " + name
+                if with_dst and dst is not None:
+                    line += "." + (f"rf{dst.n}" if not dst.magic else names.get(dst.n) or f"UNKNOWN{dst.n}")
+        return line
     return line.rstrip()
 
 
