@@ -90,13 +90,14 @@ _ADD: dict[int, Callable[[int], int]] = {
     FTOI: _ftoi,
     ITOF: lambda x: _to_bits(float(_signed(x))),
     FADD: _fadd,
+    FSUB: lambda x: _fadd(x) ^ 0x80000000 if _special(x) else 0,
     CLZ: lambda x: 32 - x.bit_length(),
     NOT: lambda x: ~x & _M32,
     SHR: lambda x: x >> (x & 31),
     ROR: _rotate_right,
     SHL: lambda x: x << (x & 31) & _M32,
 }
-_ADD_RANK = (OR, ADD, FTOI, ITOF, FADD, CLZ, NOT, SHR, ROR, SHL)
+_ADD_RANK = (OR, ADD, FTOI, ITOF, FADD, FSUB, CLZ, NOT, SHR, ROR, SHL)
 _MUL: dict[int, Callable[[int], int]] = {
     V8MIN: lambda x: x,
     V8ADDS: _bytes(lambda b: min(2 * b, 255)),
@@ -105,7 +106,7 @@ _MUL: dict[int, Callable[[int], int]] = {
     FMUL: _fmul,
 }
 _MUL_RANK = (V8MIN, V8ADDS, MUL24, V8MULD, FMUL)
-_ON_FLOATS_TOO = frozenset({OR, FTOI, FADD})  # natural for a float immediate
+_ON_FLOATS_TOO = frozenset({OR, FTOI, FADD, FSUB})  # natural for a float immediate
 _MUL_ON_FLOATS_TOO = frozenset({V8MIN, FMUL})
 
 

@@ -129,14 +129,16 @@ class Parser:
             self.pos = pos + 1
             if char == "-":
                 following = self.peek()
-                if not following or following in _END_OF_OPERAND and not _LABEL.match(text, self.pos):
+                if not following or (following in _END_OF_OPERAND and not _LABEL.match(text, self.pos)):
                     return NOP_REG
             return unary(char, self.operand(), pos)
         if char == "(":
             self.pos = pos + 1
             value = self.expression()
             if not self.accept(")"):
-                raise Fault("unbalanced", f"expected ')' for the '(' at column {pos + 1}, found {self.rest()}", self.pos)
+                raise Fault(
+                    "unbalanced", f"expected ')' for the '(' at column {pos + 1}, found {self.rest()}", self.pos
+                )
             return value
         if char == "[":
             return self._vector(pos)
@@ -144,7 +146,7 @@ class Parser:
         if match is not None:
             self.pos = match.end()
             return self.env.label(match.group(1), pos)
-        if char.isdigit() or char == "." and text[pos + 1 : pos + 2].isdigit():
+        if char.isdigit() or (char == "." and text[pos + 1 : pos + 2].isdigit()):
             return self._number(pos)
         match = _WORD.match(text, pos)
         if match is None:
@@ -169,7 +171,9 @@ class Parser:
             raise Fault("per-element", f"a per-element vector has 16 elements, not {len(values)}", pos)
         vector = PerElement(tuple(values))
         if not (vector.signed or vector.unsigned):
-            raise Fault("per-element", "negative elements and elements above 1 do not mix", pos, allowed="-2..1 or 0..3")
+            raise Fault(
+                "per-element", "negative elements and elements above 1 do not mix", pos, allowed="-2..1 or 0..3"
+            )
         return vector
 
     def _number(self, pos: int) -> Value:
@@ -251,7 +255,9 @@ class Parser:
             if not self.accept(","):
                 break
         if not self.accept(")"):
-            raise Fault("unbalanced", f"expected ',' or ')' for the '(' at column {start + 1}, found {self.rest()}", self.pos)
+            raise Fault(
+                "unbalanced", f"expected ',' or ')' for the '(' at column {start + 1}, found {self.rest()}", self.pos
+            )
         return values
 
 

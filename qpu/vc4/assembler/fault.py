@@ -24,12 +24,13 @@ class Fault(Exception):
 
 
 class Note:
-    """A warning at `pos` (from 0) of the line being assembled."""
+    """A warning at `pos` (from 0) of the text of operation number `operation` of the line."""
 
-    __slots__ = ("help", "message", "pos", "rule")
+    __slots__ = ("help", "message", "operation", "pos", "rule")
 
-    def __init__(self, rule: str, message: str, pos: int = 0, help: str | None = None) -> None:
+    def __init__(self, rule: str, message: str, pos: int = 0, help: str | None = None, operation: int = 0) -> None:
         self.rule = rule
         self.message = message
         self.pos = pos
         self.help = help
+        self.operation = operation

@@ -138,9 +138,7 @@ DST_CONDS = {name: row.code for row in regs.CONDS for name in row.names if name 
 """Conditions after a destination."""
 ALU_CONDS = {name: code for name, code in DST_CONDS.items() if name not in _SHORT}
 """Conditions after an operation."""
-BRANCH_CONDS = {
-    name: row.code for row in regs.BRANCH_CONDS for name in row.names if name.startswith(("all", "any"))
-}
+BRANCH_CONDS = {name: row.code for row in regs.BRANCH_CONDS for name in row.names if name.startswith(("all", "any"))}
 """Conditions after ``bra`` and ``brr``."""
 
 

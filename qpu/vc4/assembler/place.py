@@ -76,10 +76,10 @@ class Instruction:
     """An instruction under construction; use one object for many lines, with `reset()` between."""
 
     __slots__ = (
-        "add_a", "add_b", "add_used", "cond_add", "cond_mul", "imm", "mode", "mul_a", "mul_b", "mul_used", "notes",
+        "add_a", "add_b", "add_used", "cond_add", "cond_mul", "current", "imm", "mode", "mul_a", "mul_b", "mul_used", "notes",
         "op_add", "op_mul", "pack", "pack_set", "pm", "pm_why", "ra_state", "raddr_a", "raddr_b", "rb_state", "req_add",
-        "req_mul", "rotation", "sf", "sf_mul", "sig", "target", "unpack", "unpack_needs", "waddr_add", "waddr_mul",
-        "word", "ws",
+        "req_mul", "rotation", "rotation_shared", "rotation_whole", "sf", "sf_mul", "sig", "target", "unpack", "unpack_requests", "waddr_add", "waddr_mul",
+        "word", "ws", "zero_b",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -96,19 +96,23 @@ class Instruction:
         self.req_add: int | None = None
         self.req_mul: int | None = None
         self.rotation = -1  # small-immediate code of the rotation, or -1
+        self.zero_b = False  # port B is named by operations that make zero of anything
+        self.rotation_whole = self.rotation_shared = False
         self.pm_why = ""
         self.imm = self.mode = 0
         self.word: int | None = None  # set for branches
         self.target: BranchTarget | None = None
-        self.unpack_needs = ""
+        self.unpack_requests: list[tuple[str, str, int, int]] = []
         self.notes: list[Note] = []
+        self.current = 0  # index of the operation at work
 
     # -- the line ------------------------------------------------------------------------------------------------
 
     def assemble(self, operations: Sequence[Operation]) -> int:
         """The word of one line's operations. `target` tells whether a label must still be added."""
         self.reset()
-        for op in operations:
+        for index, op in enumerate(operations):
+            self.current = index
             kind = op.info.kind
             if kind == "alu":
                 self._alu(op)
@@ -141,29 +145,24 @@ class Instruction:
                 if self.waddr_mul == 39:
                     self.cond_mul = 0
             return self._head() | self.mode << 57 | self.imm
-        if self.unpack_needs:
+        if self.unpack_requests:
             self._check_unpack()
         if not self.sf:
             if self.waddr_add == 39:
                 self.cond_add = 0
             if self.waddr_mul == 39:
                 self.cond_mul = 0
-            if self.ra_state == _FREE and self.rotation < 0 and self._to_load_immediate():
-                return self._head() | self.imm
         elif self.sf_mul:
             if not self.op_add and self.waddr_add == 39:
                 self.cond_add = 1
         elif self.waddr_mul == 39:
             self.cond_mul = 0
+        if self.ra_state == _FREE and self.rotation < 0 and self._to_load_immediate():
+            return self._head() | self.imm
         op_add = self.op_add
         if op_add in _UNARY_ADD:
             self.add_b = self.add_a
-        elif (
-            (op_add == _XOR or op_add == _SUB or op_add == _V8SUBS_A)
-            and self.add_a == self.add_b
-            and not self.mul_used
-            and not self.sf
-        ):
+        elif (op_add == _XOR or op_add == _SUB) and self.add_a == self.add_b and not self.mul_used:
             self.cond_mul = 1  # as the reference assembler has it; without effect, for nothing is written
         return (
             self._head()
@@ -192,13 +191,15 @@ class Instruction:
         )
 
     def _note(self, rule: str, message: str, pos: int, help: str | None = None) -> None:
-        self.notes.append(Note(rule, message, pos, help))
+        self.notes.append(Note(rule, message, pos, help, self.current))
 
     # -- load immediate instead of a small immediate -------------------------------------------------------------
 
     def _to_load_immediate(self) -> bool:
         """Turn op(s, s) with nothing beside it into a load immediate on the ADD side."""
         if self.sig == 13:
+            if self.sf:
+                return False
             code = self.raddr_b
             if self.op_add and self.add_a == 7 and self.add_b == 7 and not self.op_mul and self.waddr_mul == 39:
                 value = constants.fold(self.op_add, code, mul=False)
@@ -219,13 +220,23 @@ class Instruction:
             value = None if value is None else constants.pack_constant(value, self.pm, self.pack)
             if value is None:
                 return False
-        elif self.sig == 1 and self.rb_state == _FREE and not self.pack:
+        elif self.sig == 1 and (self.rb_state == _FREE or self.zero_b):
             value = 0
             op = self.op_add
-            if (op == _XOR or op == _SUB or op == _V8SUBS_A) and self.add_a == self.add_b:
+            if (op == _XOR or op == _SUB) and self.add_a == self.add_b:
                 if self.op_mul or self.waddr_mul != 39:
                     return False
-            elif self.op_mul == _V8SUBS_M and self.mul_a == self.mul_b and not op and self.waddr_add == 39:
+                if self.pack:
+                    return self._load_packed_zero()
+            elif (
+                self.op_mul == _V8SUBS_M
+                and self.mul_a == self.mul_b
+                and not op
+                and self.waddr_add == 39
+                and not self.sf
+            ):
+                if self.pack:
+                    return self._load_packed_zero()
                 self._mul_to_add_side()
                 if self.waddr_add != 39:
                     self._note(
@@ -242,6 +253,10 @@ class Instruction:
             return False
         self.sig, self.mode, self.imm = 14, 0, value
         self.pm = self.pack = self.cond_mul = 0
+        return True
+
+    def _load_packed_zero(self) -> bool:
+        self.sig, self.mode, self.imm = 14, 0, 0
         return True
 
     def _mul_to_add_side(self) -> None:
@@ -332,11 +347,11 @@ class Instruction:
 
     def _want_pm(self, pm: int, why: str, pos: int) -> None:
         if self.pm_why and self.pm != pm:
-            a, b = ("r4 or the MUL result", "register file A")[:: -1 if pm else 1]
+            kinds = ("register file A", "r4 or the MUL result")
             raise Fault(
                 "pm-conflict",
-                f"this {why} is for {b if not pm else a.replace('register file A', 'x')}, "
-                f"the instruction's {self.pm_why} for the other; one bit selects both",
+                f"this {why} is for {kinds[pm]}, the instruction's {self.pm_why} for {kinds[self.pm]}; "
+                "one bit selects for both",
                 pos,
                 help="use two instructions",
             )
@@ -397,7 +412,9 @@ class Instruction:
                 result = bool(self.op_mul == 1) if mul else self.op_add in _FLOAT_RESULT_ADD
                 if result != (row.needs == "f"):
                     kinds = ("an integer", "a float")
-                    raise Fault("pack-type", f".{name} packs {kinds[not result]} result; this one is {kinds[result]}", pos)
+                    raise Fault(
+                        "pack-type", f".{name} packs {kinds[not result]} result; this one is {kinds[result]}", pos
+                    )
         elif row.mul < 0:
             raise Fault("pack-file-a", f".{name} needs a destination in register file A", pos, allowed="ra0..ra31")
         elif not mul:
@@ -445,9 +462,9 @@ class Instruction:
                 if self.ra_state == _FREE:
                     self.raddr_a, self.ra_state = addr, _MOVABLE
                 return 6
-            if self.rb_state == _FREE or (self.rb_state != _IMMEDIATE and self.raddr_b == addr):
-                if self.rb_state == _FREE:
-                    self.raddr_b, self.rb_state = addr, _MOVABLE
+            if self.rb_state == _FREE or self.zero_b or (self.rb_state != _IMMEDIATE and self.raddr_b == addr):
+                if self.rb_state == _FREE or self.zero_b:
+                    self.raddr_b, self.rb_state, self.zero_b = addr, _MOVABLE, False
                 return 7
             raise self._no_port(reg, pos)
         if files == 1:
@@ -455,7 +472,8 @@ class Instruction:
                 self.raddr_a, self.ra_state = addr, _FIXED
                 return 6
             if self.ra_state == _MOVABLE:
-                if self.rb_state == _FREE:
+                if self.rb_state == _FREE or self.zero_b:
+                    self.zero_b = False
                     self._exchange_a_to_b()
                 elif self.rb_state != _IMMEDIATE and self.raddr_b == self.raddr_a:
                     self._remap(6, 7)
@@ -472,11 +490,15 @@ class Instruction:
                 pos,
                 help="copy one of them to an accumulator first",
             )
-        if self.rb_state == _FREE or self.raddr_b == addr:
+        if self.rb_state == _FREE or (self.raddr_b == addr and not self.zero_b):
             self.raddr_b, self.rb_state = addr, _FIXED
             return 7
         if self.rb_state == _MOVABLE:
-            if self.ra_state == _FREE:
+            if self.zero_b:
+                if self.ra_state == _FREE:
+                    self._remap(7, 6)
+                self.zero_b = False
+            elif self.ra_state == _FREE:
                 self._exchange_b_to_a()
             elif self.raddr_a == self.raddr_b:
                 self._remap(7, 6)
@@ -501,7 +523,13 @@ class Instruction:
         """Put small immediate `code` on port B; returns its mux."""
         if self.rb_state == _IMMEDIATE:
             if self.raddr_b == code or small_imm_value(self.raddr_b) == small_imm_value(code):
+                self.rotation_shared = True
                 return 7
+            if self.rotation > 48 and not self.rotation_whole and not self.rotation_shared and 16 < code < 32:
+                if (code + 32 - self.rotation) % 4 == 0:  # within quads, only the count modulo 4 matters
+                    self.rotation_shared = True
+                    self.raddr_b = self.rotation = code + 32
+                    return 7
             raise Fault(
                 "small-imm-twice",
                 f"{small_imm_text(code)} and {small_imm_text(self.raddr_b)}: an instruction has one small immediate",
@@ -509,7 +537,7 @@ class Instruction:
             )
         if self.sig != 1:
             raise Fault("signal-imm", "a signal and a small immediate do not fit one instruction", pos)
-        if self.rb_state != _FREE:
+        if self.rb_state != _FREE and not self.zero_b:
             if self.rb_state == _MOVABLE and (self.ra_state == _FREE or self.raddr_a == self.raddr_b):
                 if self.ra_state == _FREE:
                     self._exchange_b_to_a()
@@ -522,7 +550,7 @@ class Instruction:
                     pos,
                     help="copy the register to an accumulator first",
                 )
-        self.sig, self.raddr_b, self.rb_state = 13, code, _IMMEDIATE
+        self.sig, self.raddr_b, self.rb_state, self.zero_b = 13, code, _IMMEDIATE, False
         return 7
 
     def _immediate(self, value: Value, pos: int) -> int:
@@ -561,7 +589,7 @@ class Instruction:
         if value.rotation:
             if not mul:
                 raise Fault("rotate-add", "only the MUL ALU rotates", op.pos, help="use mov, or a MUL operation")
-            self._rotate(value.rotation, op.pos)
+            self._rotate(value.rotation, op.pos, whole=mux < 4)
             if mux == 5:
                 self._note("rotate-r5", "r5 is the same in all lanes of a quad: rotating it has no effect", op.pos)
             elif mux in (4, 6, 7) and value.rotation in range(4, 13):
@@ -580,12 +608,10 @@ class Instruction:
                 raise Fault("unpack-type", f".{name}: r4 is unpacked to floats only", pos)
             self._want_pm(1, "unpack", pos)
         elif reg.read_files == 1 and reg.raddr < 32:
-            if needs == "f" and not float_op:
-                if not move:
-                    raise Fault("unpack-type", f".{name} needs an operation on floats", pos)
-                self.op_add = _FMIN
-            elif needs == "i" and float_op:
-                raise Fault("unpack-type", f".{name} needs an operation on integers", pos)
+            if needs:
+                if needs == "f" and move:
+                    self.op_add = _FMIN
+                self.unpack_requests.append((name, needs, pos, self.current))
             self._want_pm(0, "unpack", pos)
         else:
             raise Fault("unpack-source", f"{reg.name} cannot be unpacked", pos, allowed="ra0..ra31 and r4")
@@ -597,8 +623,15 @@ class Instruction:
         self.unpack = code
 
     def _check_unpack(self) -> None:
-        """An unpack asked for on the operation applies to r4 or to register file A, whichever it reads."""
-        self.unpack_needs = ""
+        """An unpack of file A gives floats to both ALUs when a float operation takes the value, else integers."""
+        floats = (self.op_add in _FLOAT_ADD and 6 in (self.add_a, self.add_b)) or (
+            self.op_mul == 1 and 6 in (self.mul_a, self.mul_b)
+        )
+        for name, needs, pos, operation in self.unpack_requests:
+            if floats != (needs == "f"):
+                self.current = operation
+                kinds = "integers" if floats else "floats"
+                raise Fault("unpack-type", f".{name} needs an operation on {kinds}", pos)
 
     def _operation_unpack(self, request: tuple[int, str], reads_r4: bool, float_op: bool, pos: int) -> None:
         code, needs = request
@@ -609,14 +642,24 @@ class Instruction:
         if needs == "f" and not float_op and not self.pm:
             self._note("unpack-type", "this operation takes integers: the unpack gives integers, too", pos)
 
-    def _rotate(self, rotation: int, pos: int) -> None:
+    def _rotate(self, rotation: int, pos: int, *, whole: bool) -> None:
+        """Rotate by a count; only r0..r3 rotate across quads (whole), so for others it counts modulo 4."""
         code = 48 if rotation == ROTATE_BY_R5 else 48 + rotation
         if self.rotation >= 0:
             if self.rotation != code:
-                raise Fault("rotate-twice", "an instruction has one rotation", pos)
+                by_r5 = 48 in (self.rotation, code)
+                if by_r5 or (self.rotation - code) % 4 or (whole and self.rotation_whole):
+                    raise Fault("rotate-twice", "an instruction has one rotation", pos)
+                if whole:
+                    self._change_rotation(code, pos)
+            self.rotation_whole |= whole
             return
+        self.rotation_whole = whole
         if self.rb_state == _IMMEDIATE:
-            if small_imm_value(self.raddr_b) != small_imm_value(code):
+            held = self.raddr_b
+            if not whole and code > 48 and 16 < held < 32 and (held + 32 - code) % 4 == 0:
+                code = held + 32
+            if small_imm_value(held) != small_imm_value(code):
                 raise Fault(
                     "rotate-imm",
                     f"a rotation cannot stand beside the immediate {small_imm_text(self.raddr_b)}",
@@ -624,9 +667,15 @@ class Instruction:
                     allowed=f"the constant {small_imm_text(code)}, which is what this rotation encodes as well",
                 )
             self.raddr_b = code
+            self.rotation_shared = True
         else:
             self._small_immediate(code, pos)
         self.rotation = code
+
+    def _change_rotation(self, code: int, pos: int) -> None:
+        if self.rotation_shared:
+            raise Fault("rotate-imm", "the rotation is fixed by the small immediate beside it", pos)
+        self.raddr_b = self.rotation = code
 
     # -- kinds of operation --------------------------------------------------------------------------------------
 
@@ -757,7 +806,9 @@ class Instruction:
         elif isinstance(value, int | float):
             self._immediate(value, operand.pos)
         else:
-            raise Fault("value-type", f"read takes a register or a small immediate, not a {kind_of(value)}", operand.pos)
+            raise Fault(
+                "value-type", f"read takes a register or a small immediate, not a {kind_of(value)}", operand.pos
+            )
 
     # -- mov -----------------------------------------------------------------------------------------------------
 
@@ -810,8 +861,18 @@ class Instruction:
             reg = reg.rotated(rotation)
             source = Operand(reg, source.exts, source.pos)
         if len(operands) == 3:
-            self._mov_one(op, operands[0], source, mul=False)
+            self._take(op, mul=False)
+            sets, _ = self._operation_exts(op, mul=False)
+            self._destination(operands[0], mul=False)
             self._mov_one(op, operands[1], source, mul=True, again=True)
+            if sets and not self.sf:
+                self._set_flags(op.pos, mul=True)
+            self._note(
+                "mov-two-destinations",
+                "the first destination is written by an ADD nop, as in the reference assembler",
+                operands[0].pos,
+                "write two mov",
+            )
             return
         mul = info.add < 0
         if not mul:
@@ -880,7 +941,7 @@ class Instruction:
                 if choice is not None:
                     self._mov_beside(op, dst, source, choice, mul=mul)
                     return
-        if self.add_used and self.op_add or self.mul_used and self.op_mul:
+        if (self.add_used and self.op_add) or (self.mul_used and self.op_mul):
             raise Fault(
                 "constant",
                 f"no operation gives {_show(value)} in the half of the instruction that is left",
@@ -909,7 +970,7 @@ class Instruction:
             return constants.Candidate(_V8SUBS_M if mul else _XOR, -1, 0, 0)
         if self.sig not in (1, 13) or self.rb_state == _FIXED:
             return None
-        if self.rb_state == _MOVABLE and self.ra_state != _FREE and self.raddr_a != self.raddr_b:
+        if self.rb_state == _MOVABLE and not self.zero_b and self.ra_state != _FREE and self.raddr_a != self.raddr_b:
             return None
         packs = self.pack_set or any(n in DST_PACKS for n, _ in dst.exts) or any(n in OP_PACKS for n, _ in op.exts)
         reg = dst.value
@@ -949,7 +1010,12 @@ class Instruction:
             self._set_flags(op.pos, mul=mul)
 
     def _finish_constant(self, source: Operand, choice: constants.Candidate, *, mul: bool) -> None:
-        mux = 7 if choice.code < 0 else self._small_immediate(choice.code, source.pos)
+        if choice.code >= 0:
+            mux = self._small_immediate(choice.code, source.pos)
+        else:
+            mux = 7
+            if self.rb_state == _FREE:
+                self.zero_b, self.rb_state = True, _MOVABLE
         if mul:
             self.op_mul, self.mul_a, self.mul_b = choice.op, mux, mux
         else:
@@ -1018,7 +1084,7 @@ class Instruction:
                 return
             raise Fault("value-type", f"{op.info.name} loads a constant, not a {kind_of(value)}", source.pos)
         if isinstance(value, PerElement):
-            if mode == 1 and not value.signed or mode == 3 and not value.unsigned:
+            if (mode == 1 and not value.signed) or (mode == 3 and not value.unsigned):
                 raise Fault("per-element", f"an element is out of range for {op.info.name}", source.pos)
             self._load(op, destinations, mode or (1 if value.signed else 3), value.bits)
             return
@@ -1081,7 +1147,9 @@ class Instruction:
             elif name in ("setf", "sf"):
                 sets = True
             elif name in ALU_CONDS:
-                raise Fault("branch-condition", f".{name} is no branch condition", pos, allowed="." + " .".join(BRANCH_CONDS))
+                raise Fault(
+                    "branch-condition", f".{name} is no branch condition", pos, allowed="." + " .".join(BRANCH_CONDS)
+                )
             else:
                 raise _unknown_ext(name, pos, "a branch")
         self._branch_destination(operands[0], mul=False)
@@ -1099,7 +1167,9 @@ class Instruction:
                 if value.family == "nop":
                     continue
                 if value.family != "ra" or value.number > 31 or value.rotation:
-                    raise Fault("branch-target", f"{value.name} cannot hold a branch target", operand.pos, allowed="ra0..ra31")
+                    raise Fault(
+                        "branch-target", f"{value.name} cannot hold a branch target", operand.pos, allowed="ra0..ra31"
+                    )
                 if reg >= 0:
                     raise Fault("branch-target", "a branch has one register target", operand.pos)
                 reg, reg_pos = value.number, operand.pos
@@ -1119,13 +1189,22 @@ class Instruction:
                     raise Fault("branch-target", f"a branch target is not a {kind_of(value)}", operand.pos)
                 imm = word32(value, operand.pos)
                 if imm & 7 and reg < 0:
-                    self._note("branch-alignment", f"{value} is no multiple of 8, the size of an instruction", operand.pos)
+                    self._note(
+                        "branch-alignment", f"{value} is no multiple of 8, the size of an instruction", operand.pos
+                    )
         if reg < 0 and self.target is None and not any(not isinstance(t.value, Reg) for t in targets):
-            raise Fault("branch-target", "a branch needs a target", targets[0].pos, allowed="a label, a constant, ra0..ra31")
+            raise Fault(
+                "branch-target", "a branch needs a target", targets[0].pos, allowed="a label, a constant, ra0..ra31"
+            )
         raddr = max(reg, 0)
         if sets:
             if reg >= 0 and not reg & 1:
-                raise Fault("branch-setf", "a branch through an even register cannot set flags", reg_pos, allowed="odd registers")
+                raise Fault(
+                    "branch-setf",
+                    "a branch through an even register cannot set flags",
+                    reg_pos,
+                    allowed="odd registers",
+                )
             raddr |= 1
         elif reg & 1 and reg >= 0:
             self._note("branch-odd", f"a branch through ra{reg}, an odd register, sets the flags as well", reg_pos,
