@@ -200,13 +200,20 @@ class Vc4Driver:
         if not self._powered or mailbox is None:
             return
         with machine.lock:
-            self._powered = False
-            machine.users -= 1
             try:
-                if machine.users == 0:
+                if machine.users == 1:
                     mailbox.enable_qpu(False)
-            finally:
-                _forget(machine)
+            except BaseException as error:
+                if not isinstance(error, DriverError):
+                    raise  # Ctrl-C: still ours to power off, at the next close or at exit
+                self._give_up_power()
+                raise
+            self._give_up_power()
+
+    def _give_up_power(self) -> None:
+        self._powered = False
+        self._machine.users -= 1
+        _forget(self._machine)
 
     def _open_registers(self, soc: str) -> Ident | None:
         """Map the registers and read who it is; with the mailbox launch both may fail."""

@@ -53,7 +53,7 @@ class FakeRegisters:
     def read32(self, offset: int) -> int:
         assert self.open
         k = self.kernel
-        k.step(("read32", offset))
+        k.done(k.step(("read32", offset)))
         if not k.powered:
             return 0xDEADBEEF
         if offset == 0x000:
@@ -74,9 +74,13 @@ class FakeRegisters:
         assert self.open
         assert 0 <= value < 1 << 32
         k = self.kernel
-        k.step(("write32", offset, value))
-        if not k.powered:
-            return
+        n = k.step(("write32", offset, value))
+        if k.powered:
+            self._take(offset, value)
+        k.done(n)
+
+    def _take(self, offset: int, value: int) -> None:
+        k = self.kernel
         k.regs[offset] = value
         if offset == 0x43C:
             if value & 1 << 16:
@@ -140,6 +144,10 @@ class FakeKernel:
         if n in self.fail:
             raise self.fail[n]
         return n
+
+    def log_index(self, n: int) -> tuple[Any, ...]:
+        """The log entry of call n; closes and unmaps are no calls."""
+        return [e for e in self.log if e[0] not in ("close", "munmap")][n]
 
     def done(self, n: int) -> None:
         if n in self.after:
