@@ -29,6 +29,7 @@ __all__ = ["Buffer", "BufferView", "Device", "Launch", "Uniforms", "open_device"
 
 MAX_GROUPS = 65535  # per dimension (drivers.md section 2)
 MAX_GROUP_ITEMS = 256
+MAX_SUPERGROUP_ID = 63  # six bits of CFG3
 PREFETCH_SLACK = 512  # instruction fetch runs past the end of a program (v3d.md 8.3)
 
 
@@ -303,6 +304,7 @@ class Device(AbstractContextManager["Device"]):
         workgroups: int | tuple[int, int, int] | None = None,
         workgroup_size: int | None = None,
         workgroups_per_supergroup: int | None = None,
+        max_supergroup_id: int | None = None,
         threads: int | None = None,
         single_segment: bool | None = None,
         qpus: int | None = None,
@@ -317,7 +319,9 @@ class Device(AbstractContextManager["Device"]):
         starts `qpus` programs (default 1) that share it.
 
         V3D only: workgroups (counts in x, y, z; default 1), workgroup_size (items, 1..256, default 16),
-        workgroups_per_supergroup (1..16, default 1), threads (per QPU, 2 or 4, default 4), single_segment.
+        workgroups_per_supergroup (1..16, default 1), max_supergroup_id (0..63, default 63: as many supergroups in
+        flight as there is room for; a program that uses shared-memory slots says 0, because their numbering across
+        supergroups is not known), threads (per QPU, 2 or 4, default 4), single_segment.
         VideoCore IV only: qpus; streams (uniform streams that already lie in device memory, one per program).
 
         after: launches that must end first. Launches of one device run in order anyway; those of other devices are
@@ -333,6 +337,7 @@ class Device(AbstractContextManager["Device"]):
                 "workgroups": workgroups,
                 "workgroup_size": workgroup_size,
                 "workgroups_per_supergroup": workgroups_per_supergroup,
+                "max_supergroup_id": max_supergroup_id,
                 "threads": threads,
                 "single_segment": single_segment,
             }
@@ -346,6 +351,8 @@ class Device(AbstractContextManager["Device"]):
             ways = 4 if threads is None else threads
             _within("workgroup_size", size, 1, MAX_GROUP_ITEMS)
             _within("workgroups_per_supergroup", per_super, 1, 16)
+            top = MAX_SUPERGROUP_ID if max_supergroup_id is None else max_supergroup_id
+            _within("max_supergroup_id", top, 0, MAX_SUPERGROUP_ID)
             if ways not in (2, 4):
                 raise UsageError(f"threads = {ways}; V3D runs 2 or 4 threads per QPU")
         if timeout_s <= 0:
@@ -374,6 +381,7 @@ class Device(AbstractContextManager["Device"]):
                     workgroups=groups,
                     workgroup_size=size,
                     workgroups_per_supergroup=per_super,
+                    max_supergroup_id=top,
                     threads=ways,
                     single_segment=bool(single_segment),
                 )
@@ -401,6 +409,7 @@ class Device(AbstractContextManager["Device"]):
         workgroups: int | tuple[int, int, int] | None = None,
         workgroup_size: int | None = None,
         workgroups_per_supergroup: int | None = None,
+        max_supergroup_id: int | None = None,
         threads: int | None = None,
         single_segment: bool | None = None,
         qpus: int | None = None,
@@ -414,6 +423,7 @@ class Device(AbstractContextManager["Device"]):
             workgroups=workgroups,
             workgroup_size=workgroup_size,
             workgroups_per_supergroup=workgroups_per_supergroup,
+            max_supergroup_id=max_supergroup_id,
             threads=threads,
             single_segment=single_segment,
             qpus=qpus,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import islice
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,6 +39,8 @@ __all__ = ["V3dCompiledMachine"]
 U32: TypeAlias = NDArray[np.uint32]
 
 LANES = 16
+_LANE = np.arange(LANES, dtype=np.uint32)
+_SAVE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int32)
 CHUNK = 1 << 20  # instructions a thread runs at most before the others get their turn
 QUICK, FULL = 0, 2  # optimisation levels
 HOT = 2_000_000  # instructions after which a program is worth the full level
@@ -86,14 +90,15 @@ class _Program:
         self.misses += not code.from_cache
         self.run = code.function(ctypes.c_int32, *[ctypes.c_void_p] * 6, ctypes.c_int64)
 
-    def heat(self, instructions: int) -> bool:
-        """Account for executed instructions; True when the program was translated again, better."""
+    def hot(self, instructions: int) -> bool:
+        """Account for executed instructions; True when the program is worth a better translation."""
         self.executed += instructions
-        if self.level == FULL or self.executed < HOT:
-            return False
+        return self.level != FULL and self.executed >= HOT
+
+    def improve(self) -> None:
+        """Translate at the full level."""
         self.level = FULL
         self.build()
-        return True
 
     def number(self, node: Node) -> int:
         """The entry number of a node that was found at run time."""
@@ -200,6 +205,9 @@ class CompiledV3dExecution:
         self._group = Group(np.zeros(1, np.intp), dispatch.code, dispatch.uniforms)
         self._pool: ThreadPoolExecutor | None = None
         self._last_epoch = 0
+        self._lock = threading.Lock()
+        self._save = _SAVE(self._keep_pages)
+        self._fresh = self._template()
 
     def _new_counters(self) -> NDArray[np.int64]:
         return np.zeros(max(1, len(self._program.stats)), np.int64)
@@ -292,26 +300,41 @@ class CompiledV3dExecution:
 
     # -- threads
 
+    def _template(self) -> U32:
+        """The state of a thread before anything is known of it."""
+        state = np.zeros(int(Slot.WORDS), np.uint32)
+        for n in range(64):
+            state[Slot.RF + LANES * n : Slot.RF + LANES * (n + 1)] = undefined_register(n)
+        for n in range(6):
+            state[Slot.ACC + LANES * n : Slot.ACC + LANES * (n + 1)] = undefined_register(64 + n)
+        state[Slot.UNIFORM] = self._dispatch.uniforms
+        state[Slot.CONFIG] = 0xFFFFFFFF
+        state[Slot.CODE] = self._dispatch.code
+        address = ctypes.cast(self._save, ctypes.c_void_p).value or 0
+        state[Slot.SAVE : Slot.SAVE + 2] = address & 0xFFFFFFFF, address >> 32
+        return state
+
     def _start(self, started: list[Start]) -> None:
-        d = self._dispatch
-        payload = d.payload([s.batch for s in started], [s.supergroup_slot for s in started])
+        payload = self._dispatch.payload([s.batch for s in started], [s.supergroup_slot for s in started])
+        ids = Slot.RF + LANES * (0 if self.isa is Isa.V3D42 else 3)
         for row, begun in enumerate(started):
             state = self._states[begun.thread]
-            state[:] = 0
-            for n in range(64):
-                state[Slot.RF + LANES * n : Slot.RF + LANES * (n + 1)] = undefined_register(n)
-            for n in range(6):
-                state[Slot.ACC + LANES * n : Slot.ACC + LANES * (n + 1)] = undefined_register(64 + n)
-            ids = Slot.RF + LANES * (0 if self.isa is Isa.V3D42 else 3)
+            state[:] = self._fresh
             state[ids : ids + LANES] = payload.ids[row]
             state[Slot.RF + 2 * LANES : Slot.RF + 3 * LANES] = payload.index[row]
             state[Slot.MSF : Slot.MSF + LANES] = payload.live[row]
-            state[Slot.UNIFORM] = d.uniforms
-            state[Slot.CONFIG] = 0xFFFFFFFF
             state[Slot.TIDX] = self._placement.tidx(begun.thread)
-            state[Slot.CODE] = d.code
             self._resumed.discard(begun.thread)
             self._ready.append(begun.thread)
+
+    def _keep_pages(self, state_address: int, extent: int) -> None:
+        """Called by translated code before it stores to pages that the uniform streams may have to see unchanged."""
+        state = self._states[(state_address - self._pointers[0]) // (4 * int(Slot.WORDS))]
+        live = (np.uint32(state[Slot.MASK]) >> _LANE & np.uint32(1)).astype(np.bool_)
+        first = state[Slot.ADDRESS : Slot.ADDRESS + LANES][live]
+        with self._lock:
+            self._services.snapshot.before_store(np.concatenate([first, first + np.uint32(extent)]) >> np.uint32(12))
+            self._sync_copies()
 
     def _epoch(self, budget: int) -> None:
         """Every ready thread runs to its next suspension point."""
@@ -322,7 +345,9 @@ class CompiledV3dExecution:
             self._deadlock()
         threads = sorted(self._ready)
         self._ready = []
-        if self._program.heat(self._last_epoch):
+        if self._program.hot(self._last_epoch):
+            self._settle_counters()
+            self._program.improve()
             self._counts = [self._new_counters() for _ in range(self._workers)]
         reasons = self._run_all(threads, budget)
         self._last_epoch = 0
@@ -439,7 +464,7 @@ class CompiledV3dExecution:
         g.data = [state[Slot.DATA + LANES * k : Slot.DATA + LANES * (k + 1)].copy() for k in range(pending)]
         head, count = int(state[Slot.HEAD]), int(state[Slot.COUNT])
         g.results = [np.zeros(LANES, np.uint32)] * count
-        live = (np.uint32(state[Slot.MASK]) >> np.arange(LANES, dtype=np.uint32) & np.uint32(1)).astype(np.bool_)
+        live = (np.uint32(state[Slot.MASK]) >> _LANE & np.uint32(1)).astype(np.bool_)
         address = state[Slot.ADDRESS : Slot.ADDRESS + LANES].copy().reshape(1, LANES)
         self._services.request(g, address, live.reshape(1, LANES))
         state[Slot.CONFIG] = g.config if isinstance(g.config, int) else g.config[0]
@@ -458,7 +483,7 @@ class CompiledV3dExecution:
         copies = self._services.snapshot.copies
         if len(copies) == self._known_copies:
             return
-        for page in list(copies)[self._known_copies :]:
+        for page in islice(reversed(copies), len(copies) - self._known_copies):
             self._copies[page] = copies[page].ctypes.data
         self._known_copies = len(copies)
         self._wide[:, int(Slot.UNIFORM_HOST) // 2] = 0

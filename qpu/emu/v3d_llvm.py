@@ -95,6 +95,7 @@ class Slot(enum.IntEnum):
     READ_BYTES = SCALARS + 30
     WRITE_BYTES = SCALARS + 32
     MARKED = SCALARS + 34  # with JUMP: the last-switch marker was seen
+    SAVE = SCALARS + 36  # 64 bits: host function (state, extent) that keeps copies of pages before their first store
     WORDS = SCALARS + 48
 
 
@@ -979,7 +980,9 @@ def _tmu_function(module: ir.Module, isa: Isa, avx512: bool) -> ir.Function:
         for end in (start, b.add(start, step)):
             state_of = b.load(b.gep(saved, [b.lshr(end, I64(12))], source_etype=I8), typ=I8)
             unsaved = b.or_(unsaved, b.icmp_unsigned("==", state_of, I8(0)))
-    stay(b.not_(unsaved), "saved")
+    with b.if_then(unsaved, likely=False):
+        keeper = ir.FunctionType(ir.VoidType(), [I64, I32]).as_pointer()
+        b.call(b.inttoptr(b.load(at(int(Slot.SAVE)), typ=I64), keeper), [b.ptrtoint(state, I64), extent])
     reconfigure()
     put(Slot.PENDING, I32(0))
     tally(Slot.REQUESTS, I64(1))
