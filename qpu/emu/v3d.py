@@ -48,6 +48,8 @@ class MachineProfile(Protocol):
     def slices(self) -> int: ...
     @property
     def qpus_per_slice(self) -> int: ...
+    @property
+    def exact_batches(self) -> bool: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -64,8 +66,7 @@ class V3dReferenceMachine:
     """V3D 4.2 or 7.1 of an emulated board.
 
     strict: what hardware does not define is an `EmuFault`; otherwise it is recorded in ``stats.faults`` and the
-    program goes on. trace: records every executed instruction (slow). exact_batches: CFG4 is the number of batches,
-    as on 7.1 from revision 6, rather than one less; by default 7.1 is exact and 4.2 is not.
+    program goes on. trace: records every executed instruction (slow).
     """
 
     def __init__(
@@ -75,7 +76,6 @@ class V3dReferenceMachine:
         *,
         strict: bool,
         trace: Trace | None = None,
-        exact_batches: bool | None = None,
     ) -> None:
         if profile.isa not in (Isa.V3D42, Isa.V3D71):
             raise ValueError(f"{profile.name}: {profile.isa} is no V3D instruction set")
@@ -84,14 +84,13 @@ class V3dReferenceMachine:
         self.strict = strict
         self.trace = trace
         self.qpus = profile.slices * profile.qpus_per_slice
-        self.exact_batches = profile.isa is Isa.V3D71 if exact_batches is None else exact_batches
 
     def dispatch(self, cfg: Sequence[int]) -> V3dExecution:
         """Take a dispatch. cfg: CFG0..CFG6 as submitted. Nothing runs before `V3dExecution.run`.
 
         Raises: EmuFault ``dispatch`` when the registers make no sense.
         """
-        return V3dExecution(self, Dispatch.from_cfg(cfg, exact_batches=self.exact_batches))
+        return V3dExecution(self, Dispatch.from_cfg(cfg, exact_batches=self.profile.exact_batches))
 
 
 class V3dExecution:

@@ -64,11 +64,8 @@ class Dispatch:
         if len(cfg) < 7 or any(not 0 <= int(c) <= 0xFFFFFFFF for c in cfg):
             raise EmuFault("dispatch", f"CFG registers are seven unsigned 32-bit words, found {list(cfg)}")
         words = [int(c) for c in cfg]
-        counts = (words[0] >> 16, words[1] >> 16, words[2] >> 16)
-        if 0 in counts:
-            raise EmuFault(
-                "dispatch", f"no workgroups in one dimension ({counts}); the effect is unknown, give 1 or more"
-            )
+        # A count of 0 reads as 65536 (kernel interface reference 1.6); newer kernels never submit it.
+        counts = (words[0] >> 16 or 65536, words[1] >> 16 or 65536, words[2] >> 16 or 65536)
         batches = words[4] + (0 if exact_batches else 1)
         if batches == 0:
             raise EmuFault("dispatch", "CFG4 asks for no batches at all; the effect is unknown")

@@ -102,23 +102,20 @@ def _read(src: Src, turn: Callable[[Group, U32], U32] | None) -> Read:
         def read(g: Group) -> U32:
             return g.regs[at]
 
-    plain = read
-    if turn is not None:
-        turned = turn
-
-        def rotated(g: Group) -> U32:
-            return turned(g, plain(g))
-
-        plain = rotated
+    turned = read if turn is None else _turned(read, turn)
     if not src.mod:
-        return plain
+        return turned
     unpack = UNPACK[src.mod]
 
     def modified(g: Group) -> U32:
-        result: U32 = unpack(V, plain(g))
+        result: U32 = unpack(V, turned(g))
         return result
 
     return modified
+
+
+def _turned(read: Read, turn: Callable[[Group, U32], U32]) -> Read:
+    return lambda g: turn(g, read(g))
 
 
 def _rotate(i: Alu, src: Src | None) -> Callable[[Group, U32], U32] | None:

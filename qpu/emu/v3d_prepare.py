@@ -112,7 +112,7 @@ def _alu(p: Prepared, i: Alu) -> None:
                 p.problem = ("small-imm", f"small immediate {src.n} is reserved; 0..47 have a value")
             elif src.kind is SrcKind.ACC and src.n == 4:
                 p.touches_r4 = True
-        if half.op.name == "nop" or half.dst is None:
+        if half.op.name in ("nop", "tmuwt") or half.dst is None:
             continue
         place = _destination(p, half.dst)
         if place is not None:

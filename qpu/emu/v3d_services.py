@@ -24,6 +24,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 _MAX_REMARKS = 1000
 _LANES = 16
+_SHIFT = np.uint32(12)
 
 
 def describe_access(memory: Memory, error: AccessError) -> str:
@@ -72,6 +73,7 @@ class DispatchServices:
         self.prepared: Prepared | None = None  # and its instruction
         self.uniform_bytes = 0
         self.qpu_instructions = np.zeros(placement.qpus, np.int64)
+        self._pages = memory.pages
         self._remarks: set[str] = set()
         self._data_limit = data_words(dispatch.threads)
         self._result_limit = result_words(dispatch.threads)
@@ -135,6 +137,8 @@ class DispatchServices:
             self._access(self._stream_error(pointer, 0, name))
             pointer &= ~3
             return self.snapshot.word(pointer) if self._mapped(pointer) else 0
+        if not (pointer & np.uint32(3)).any() and self.memory.size >> 32 and self._pages.take(pointer >> _SHIFT).all():
+            return squeeze(self.snapshot.words(pointer))
         odd = pointer & np.uint32(3) != 0
         ok = self.memory.legal(pointer)
         if odd.any() or not ok.all():
