@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qpu.drivers import advice, board
+from qpu.drivers import advice, board, drm_nodes
 from qpu.drivers.base import Driver
 from qpu.drivers.port import Port
 from qpu.errors import DriverError, UsageError
@@ -70,6 +70,8 @@ def open_driver(port: Port, name: str = "hardware", *, launch: Launch = "mailbox
             return opener()
         except DriverError as error:
             reason, mends = advice.reason_of(error)
+            if not where.is_pi and name == "hardware" and not board.exists(port, drm_nodes.DRI):
+                reason = f"there is no {drm_nodes.DRI}"
             failed.append(Attempt(adapter, reason, mends, error.errno))
     raise _refused(where, name, failed)
 

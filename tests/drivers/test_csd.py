@@ -39,6 +39,9 @@ def test_256_items_and_partial_supergroups() -> None:
     assert cfg[3] >> 8 & 15 == 4
     assert cfg[3] >> 12 & 0xFF == 63
     assert cfg[4] == 2 * 64 + 2 * 16
+    spill = csd_cfg(job(workgroups=(32, 1, 1), workgroup_size=17, workgroups_per_supergroup=16), 71, 7)
+    assert spill[3] == 17 | 0 << 8 | 16 << 12
+    assert spill[4] == 34
     odd = csd_cfg(job(workgroups=(7, 1, 1), workgroup_size=20, workgroups_per_supergroup=3), 71, 7)
     assert odd[3] >> 12 & 0xFF == 3  # ceil(60 / 16) - 1
     assert odd[4] == 2 * 4 + 2

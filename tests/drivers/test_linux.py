@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from qpu.drivers.advice import ADVICE, reason_of
 from qpu.drivers.board import detect
+from qpu.drivers.drm_nodes import find_v3d
 from qpu.drivers.linux import LinuxPort
 from qpu.drivers.port import Port
+from qpu.errors import DriverError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="system calls of Linux")
 
@@ -159,3 +162,26 @@ def test_registers_leak_nothing_when_mapping_fails(tmp_path: Path) -> None:
     with pytest.raises((OSError, ValueError)):
         port.mmio(0, port.page_size)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_systems_without_ioctl_or_shared_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    import mmap
+
+    port = LinuxPort("")
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.delattr(mmap, "MAP_SHARED")
+    calls = (lambda: port.ioctl(0, 0, bytearray(4)), lambda: port.mmap(0, 4096, 0), lambda: port.mmio(0, 4096))
+    for call in calls:
+        with pytest.raises(OSError, match="use an emulated board") as caught:
+            call()
+        assert caught.value.errno == errno.ENOSYS
+    with pytest.raises(DriverError) as refused:
+        find_v3d(port, "/dev/null")
+    assert reason_of(refused.value)[1] == (ADVICE["not-linux"].mend,)
+
+
+def test_unknown_owners_have_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pwd", None)
+    monkeypatch.setitem(sys.modules, "grp", None)
+    found = LinuxPort("").stat("/dev/null")
+    assert (found.owner, found.group) == ("", "")

@@ -253,6 +253,16 @@ def test_another_computer() -> None:
     assert rest == [f"  mend: {EMULATE}"]
 
 
+def test_a_computer_without_any_gpu() -> None:
+    with pytest.raises(NoDeviceError) as caught:
+        open_driver(FakePort(nodes={}))
+    assert "drm_v3d: there is no /dev/dri; mailbox: the board is no Pi 0-3" in str(caught.value)
+    assert mends(caught.value) == (EMULATE,)
+    with pytest.raises(NoDeviceError) as caught:
+        open_driver(FakePort(nodes={}, files={"/.dockerenv": b""}))
+    assert mends(caught.value) == (ADVICE["no-dri-container"].mend, EMULATE)
+
+
 def test_names() -> None:
     with pytest.raises(UsageError, match="unknown device 'gpu'; allowed: hardware, or the path"):
         open_driver(FakePort(), "gpu")
