@@ -109,7 +109,7 @@ def _parameters(parser: Parser) -> tuple[str, ...]:
     return tuple(names)
 
 
-# -- constants and functions ---------------------------------------------------------------------------------------------
+# -- constants and functions ---------------------------------------------------------------
 
 
 def _setter(local: bool, final: bool) -> Handler:
@@ -172,7 +172,7 @@ def _local(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> i
     return after
 
 
-# -- macros and repetition -------------------------------------------------------------------------------------------------
+# -- macros and repetition ---------------------------------------------------------------
 
 
 def _macro(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
@@ -224,7 +224,7 @@ def _foreach(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) ->
     return after
 
 
-# -- conditions ------------------------------------------------------------------------------------------------------------
+# -- conditions ---------------------------------------------------------------
 
 _IFS = frozenset({"if", "ifset"})
 _BRANCHES = frozenset({"elseif", "elif", "else"})
@@ -338,7 +338,7 @@ def _assert(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> 
     return i
 
 
-# -- files -----------------------------------------------------------------------------------------------------------------
+# -- files ---------------------------------------------------------------
 
 
 def _include(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
@@ -375,7 +375,7 @@ def _include(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) ->
     raise Fault("include", f"{name} is not found", pos, help=f"looked in {looked}")
 
 
-# -- data ------------------------------------------------------------------------------------------------------------------
+# -- data ---------------------------------------------------------------
 
 
 def _integers(bits: int) -> Handler:
@@ -475,7 +475,7 @@ def _global(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> 
     return i
 
 
-# -- moving and copying instructions -------------------------------------------------------------------------------------------
+# -- moving and copying instructions ---------------------------------------------------------------
 
 
 def _back(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:

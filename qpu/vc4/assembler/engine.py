@@ -15,7 +15,8 @@ from qpu.vc4.assembler.fault import Fault
 from qpu.vc4.assembler.names import OPCODES, REGISTERS
 from qpu.vc4.assembler.output import Key, Output, Source
 from qpu.vc4.assembler.parse import LABELS, parse_operation, strip_comment
-from qpu.vc4.assembler.place import NOP_WORD, Instruction, Operation
+from qpu.vc4.assembler.place import NOP_WORD, Instruction
+from qpu.vc4.assembler.state import Operation
 from qpu.vc4.assembler.symbols import ExpressionFunction, LineFunction, Macro, Scope
 from qpu.vc4.assembler.values import NAMED, LabelRef, Value
 
@@ -390,8 +391,7 @@ class Engine:
             raise Fault("function-line", f".{name} cannot stand in a function", match.start(1),
                         allowed=" ".join("." + n for n in sorted(_IN_FUNCTIONS)))  # fmt: skip
         parser = Parser(code, self, match.end())
-        i = handler(self, parser, lines, i)
-        return i
+        return handler(self, parser, lines, i)
 
     # -- instructions --------------------------------------------------------------------------------------------
 
@@ -477,7 +477,7 @@ class Engine:
 
     def _merge(self, pending: tuple[list[Operation], list[int], int], operations: list[Operation]) -> bool:
         """Try to put `operations` into the instruction before, which ended with a semicolon."""
-        before, offsets, index = pending
+        before, _, index = pending
         out = self.out
         if index != len(out.words) - 1 or out.tail_bits:
             return False

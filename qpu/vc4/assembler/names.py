@@ -1,4 +1,4 @@
-"""Names of the language: registers, instructions, extensions. Built from the rows of `qpu.vc4.regs` and `qpu.vc4.ops`."""
+"""Names of the language: registers, instructions, extensions; from the rows of `qpu.vc4.regs` and `qpu.vc4.ops`."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from typing import TypeAlias, overload
 
 from qpu.errors import Loc
 from qpu.vc4.assembler.fault import Fault
-from qpu.vc4.assembler.place import NOP_WORD, BranchTarget
+from qpu.vc4.assembler.place import NOP_WORD
+from qpu.vc4.assembler.state import BranchTarget
 
 __all__ = ["Key", "Locs", "Output", "Source"]
 

@@ -7,7 +7,7 @@ import re
 from qpu.vc4.assembler.expr import Environment, Parser
 from qpu.vc4.assembler.fault import Fault
 from qpu.vc4.assembler.names import OPCODES
-from qpu.vc4.assembler.place import Operand, Operation
+from qpu.vc4.assembler.state import Operand, Operation
 from qpu.vc4.assembler.values import ROTATE_BY_R5, Reg, Value, kind_of
 
 __all__ = ["LABELS", "parse_operand", "parse_operation", "strip_comment"]
