@@ -158,7 +158,11 @@ class FakePort:
     def stat(self, path: str) -> FileStat:
         if path in self.stats:
             return self.stats[path]
-        if path in self.nodes or path in self.files or any(p.startswith(path + "/") for p in self.files):
+        if (
+            path in self.nodes
+            or path in self.files
+            or any(p.startswith(path + "/") for p in (*self.files, *self.nodes))
+        ):
             return FileStat(0o020660, 0, 44, "root", "render")
         raise os_error(errno.ENOENT)
 
