@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from qpu.drivers.advice import MEND
 from qpu.drivers.board import GENERATIONS, PERIPHERALS, tree_bytes
 from qpu.drivers.mailbox import failure
 from qpu.drivers.port import Port
@@ -222,7 +223,7 @@ class V3dRegisters:
         if status >> 7 & 1:
             raise DriverError(
                 f"V3D registers: the program queue overflowed (SRQCS 0x{status:08x}): somebody else launches programs "
-                "too; stop the other user of the QPUs",
+                f"too{MEND}stop the other user of the QPUs",
                 errno.EBUSY,
             )
         return status >> 16 & 255
@@ -244,8 +245,8 @@ class V3dRegisters:
                 if left <= 0:
                     raise GpuTimeoutError(
                         f"V3D registers: {done} of {count} programs ended within {timeout_s} s (ERRSTAT "
-                        f"0x{self.read(Reg.ERRSTAT):08x}); hardware has no time limit, the others may still run: wait "
-                        "again, or look for a program that never ends",
+                        f"0x{self.read(Reg.ERRSTAT):08x}); hardware has no time limit, the others may still run"
+                        f"{MEND}wait again on the same launch, or look for a program that never ends",
                         errno.ETIMEDOUT,
                     )
                 pause = min(pause, left)

@@ -21,7 +21,7 @@ from qpu.drivers.port import Port
 from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
 from qpu.drivers.v3d_regs import Ident, V3dRegisters, block_address
 from qpu.drivers.vcsm import BUS_MASK, GpuMemory, open_memory
-from qpu.errors import DriverError, GpuTimeoutError, UsageError
+from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, UsageError
 
 __all__ = ["LAUNCHES", "Vc4Driver", "open_adapter"]
 
@@ -29,6 +29,7 @@ Launch = Literal["mailbox", "registers"]
 LAUNCHES: tuple[Launch, ...] = ("mailbox", "registers")
 
 SLICES, QPUS_PER_SLICE, TMUS_PER_SLICE = 3, 4, 2  # of every Pi with VideoCore IV (MANUAL), when IDENT cannot be read
+EXIT_PATIENCE_S = 2.0
 
 
 @dataclass(slots=True)
@@ -122,7 +123,12 @@ class _RegisterFence:
 
     def cancel(self) -> None:
         """V3D was powered off: whatever ran is gone."""
-        self._finish(fault("reset", "V3D registers: V3D was powered off while the programs ran"))
+        self._finish(
+            GpuResetError(
+                "V3D registers: V3D was powered off while the programs ran: the results are incomplete"
+                f"{MEND}shorten the programs or give a longer timeout_s, and wait for a launch before the next one"
+            )
+        )
 
     def _finish(self, error: DriverError | None) -> None:
         self._error = error
@@ -199,16 +205,14 @@ class Vc4Driver:
         machine, mailbox = self._machine, self._mailbox
         if not self._powered or mailbox is None:
             return
-        with machine.lock:
-            try:
-                if machine.users == 1:
-                    mailbox.enable_qpu(False)
-            except BaseException as error:
-                if not isinstance(error, DriverError):
-                    raise  # Ctrl-C: still ours to power off, at the next close or at exit
-                self._give_up_power()
-                raise
+        try:
+            if machine.users == 1:
+                mailbox.enable_qpu(False)
+        except DriverError:
             self._give_up_power()
+            raise
+        # Ctrl-C passes above: then it is still ours to power off, at the next close or at exit.
+        self._give_up_power()
 
     def _give_up_power(self) -> None:
         self._powered = False
@@ -444,28 +448,36 @@ class Vc4Driver:
         self._shut(force=True)
 
     def _shut(self, *, force: bool) -> None:
+        # At exit a daemon thread may hold the lock for ever; the QPUs are powered off all the same.
+        locked = self._machine.lock.acquire(timeout=EXIT_PATIENCE_S if force else -1)
+        try:
+            self._give_back(force)
+        finally:
+            if locked:
+                self._machine.lock.release()
+
+    def _give_back(self, force: bool) -> None:
         failure: DriverError | None = None
-        with self._machine.lock:
-            self._closed = True
-            self._left = False
-            self._stop()
-            registers, self._registers = self._registers, None
-            if registers is not None:
-                registers.close()
-            for bo in list(self._live.values()):
-                try:
-                    bo.close(force=force or bo.lasting)
-                except BufferError:
-                    pass  # stays in _live, and guarded until exit
-                except DriverError as error:
-                    failure = failure or error
+        self._closed = True
+        self._left = False
+        self._stop()
+        registers, self._registers = self._registers, None
+        if registers is not None:
+            registers.close()
+        for bo in list(self._live.values()):
             try:
-                self._power_off()
+                bo.close(force=force or bo.lasting)
+            except BufferError:
+                pass  # stays in _live, and guarded until exit
             except DriverError as error:
                 failure = failure or error
-            self._left = bool(self._live)
-            if not self._left:
-                self._close_nodes()
+        try:
+            self._power_off()
+        except DriverError as error:
+            failure = failure or error
+        self._left = bool(self._live)
+        if not self._left:
+            self._close_nodes()
         if failure is not None:
             raise failure
 
@@ -475,7 +487,7 @@ class Vc4Driver:
         if running is None or running.driver is not self:
             return
         try:
-            ended = running.poll()
+            ended = running.poll()  # False, too, while a thread waits for it
         except DriverError:
             ended = False
         if not ended:

@@ -66,6 +66,7 @@ def test_ways_out(how: str, status: int) -> None:
     assert "powered" not in last
     if how == "fork":
         assert "parent has 2 True" in run.stdout
+        assert "firmware" in run.stdout.splitlines()[0]  # the child left the parent's memory alone
     if how == "own":
         assert "mine" in run.stdout
 

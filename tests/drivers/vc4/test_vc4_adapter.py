@@ -457,6 +457,26 @@ def test_threads() -> None:
     driver.close()
 
 
+def test_exit_does_not_wait_for_a_thread_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vc4_adapter, "EXIT_PATIENCE_S", 0.05)
+    kernel = FakeKernel()
+    driver = open_adapter(kernel, PI3)
+    taken, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with driver._machine.lock:
+            taken.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    taken.wait(30)
+    exit_guard.release_all()
+    leave.set()
+    thread.join()
+    assert kernel.left() == []
+
+
 # -- memory at the end
 
 
