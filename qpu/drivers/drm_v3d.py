@@ -54,6 +54,8 @@ class DrmV3d:
         self._perfmon = 0
         self._checking = False
         self._names: tuple[str, ...] | None = None
+        counters = (Param.CONTEXT_RESET_COUNTER, Param.GLOBAL_RESET_COUNTER)
+        self._reset_param = next((p for p in counters if p in identity.params), None)
         self._resets = self._reset_counter()
         where = board.with_gpu(where, identity.version)
         self._info = DeviceInfo(
@@ -107,10 +109,8 @@ class DrmV3d:
 
     def _reset_counter(self) -> int | None:
         """Resets that this open file caused (or any, where only that is counted); None on older kernels."""
-        for param in (Param.CONTEXT_RESET_COUNTER, Param.GLOBAL_RESET_COUNTER):
-            if param in self.identity.params:
-                return self.get_param(param)
-        return None
+        param = self._reset_param
+        return None if param is None else self.get_param(param)
 
     # buffers
 

@@ -65,7 +65,15 @@ class Layout:
     def pack(self, **values: Value) -> bytearray:
         """A structure with `values` set and everything else zero. Raises: KeyError, ValueError (does not fit)."""
         data = bytearray(self.size)
+        fields = self.fields
         for name, value in values.items():
+            at = fields.get(name)
+            if at is not None and at.count is None and type(value) is int and at.code is not None:
+                try:
+                    at.code.pack_into(data, at.offset, value)
+                    continue
+                except struct.error:
+                    pass  # put says what is wrong
             self.put(data, name, value)
         return data
 
@@ -97,7 +105,8 @@ class Layout:
         """One field. Data that ends early reads as zero there, as the kernel's generic code extends it."""
         at = self.field(name)
         raw = bytes(data[at.offset : at.offset + at.size])
-        raw += bytes(at.size - len(raw))
+        if len(raw) < at.size:
+            raw += bytes(at.size - len(raw))
         if at.code is None or at.text:
             return raw
         numbers: tuple[int, ...] = at.code.unpack(raw)
