@@ -289,6 +289,7 @@ class _Walk:
         "marked",
         "open_tmu",
         "single_segment",
+        "step_all",
         "switch_ip",
         "switches",
         "words",
@@ -298,6 +299,7 @@ class _Walk:
         self.isa = isa
         self.words = words
         self.single_segment = single_segment
+        self.step_all = False  # look at every instruction; for tests of the shortcut
         self.facts = _facts(isa)
         self.findings: list[Finding] = []
         self.last: dict[str, int] = {}  # effect -> index of its latest instruction
@@ -314,7 +316,8 @@ class _Walk:
         dests, sigs, adds, muls = facts.dests, facts.sigs, facts.add, facts.mul
         v42 = self.isa is Isa.V3D42
         add_shift, mul_shift = (12, 18) if v42 else (0, 12)
-        hot = -1  # instructions up to here are looked at closely
+        # instructions up to here are looked at closely
+        hot = len(self.words) if self.step_all else -1
         for i, word in enumerate(self.words):
             if i > hot and 0 <= word < 1 << 64:
                 sig = sigs[word >> 53]

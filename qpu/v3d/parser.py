@@ -533,8 +533,8 @@ class _Assembler:
                 raise TextError(
                     column,
                     "condition-field",
-                    f"signal {sig_names(sig & WRITING_SIGS)} writes a register, so the instruction cannot have conditions "
-                    "or flags",
+                    f"signal {sig_names(sig & WRITING_SIGS)} writes a register, so the instruction "
+                    "cannot have conditions or flags",
                     help="put the signal or the condition into another instruction",
                 )
             if cond_field(key) is None:
