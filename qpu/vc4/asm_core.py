@@ -176,7 +176,7 @@ class Core:
             y = b.mulb
             z = op | x | y | dst.mul
             shared = x & y
-            if rotate or (shared >> 64 and (x ^ y) & AGREE[shared >> 64 & 7]):
+            if rotate != 0 or (shared >> 64 and (x ^ y) & AGREE[shared >> 64 & 7]):
                 z = self._mul_slow(op, dst, a, b, rotate, _getframe(2))
         except AttributeError:
             z = self._mul_slow(op, dst, a, b, rotate, _getframe(2))
@@ -196,14 +196,15 @@ class Core:
             y = b.mulb
             z = op | x | y | dst.mul
             shared = x & y
-            if rotate or (shared >> 64 and (x ^ y) & AGREE[shared >> 64 & 7]) or EXCLUDED[z >> 70]:
+            if rotate != 0 or (shared >> 64 and (x ^ y) & AGREE[shared >> 64 & 7]) or EXCLUDED[z >> 70]:
                 z = self._mul_slow(op, dst, a, b, rotate, frame)
         except AttributeError:
             z = self._mul_slow(op, dst, a, b, rotate, frame)
         if cond != "always":
             z = self._cond_mul(z, cond, frame)
         if sf:
-            z |= _SF if cond != "always" else _SF | ALWAYS_MUL
+            # The idle ADD half is left on "always", as vc4asm does; flags come from the MUL result all the same.
+            z |= _SF | ALWAYS_ADD if cond != "always" else _SF | ALWAYS_ADD | ALWAYS_MUL
         if sig is not None:
             z = self._signal(z, sig, frame)
         self._deltas.append(z)
@@ -340,6 +341,8 @@ class Core:
         code = regs.branch_cond(cond)
         if code is None or not isinstance(cond, str):
             raise _bad_name("branch condition", cond, (c.name for c in regs.BRANCH_CONDS))
+        if isinstance(target, BadOperand):
+            raise _Refused(target.rule, target.message, target.allowed, target.help)
         if isinstance(target, RegA) and reg is None:
             target, reg = 0, target
         word = 0xF << 60 | code.code << 52 | rel << 51
