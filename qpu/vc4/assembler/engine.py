@@ -16,6 +16,7 @@ from qpu.vc4.assembler.names import OPCODES, REGISTERS
 from qpu.vc4.assembler.output import Key, Output, Source
 from qpu.vc4.assembler.parse import LABELS, parse_operation, strip_comment
 from qpu.vc4.assembler.place import NOP_WORD, Instruction
+from qpu.vc4.assembler.quick import quick_word
 from qpu.vc4.assembler.state import Operation
 from qpu.vc4.assembler.symbols import ExpressionFunction, LineFunction, Macro, Scope
 from qpu.vc4.assembler.values import NAMED, LabelRef, Value
@@ -329,6 +330,10 @@ class Engine:
             text = source[0]
             if self.cacheable and not in_function:
                 word = get(text)
+                if word is None:
+                    word = quick_word(text)
+                    if word is not None and len(_LINE_CACHE) < _CACHE_LIMIT:
+                        _LINE_CACHE[text] = word
                 if word is not None:
                     self.pending = None
                     if not out.tail_bits:

@@ -43,7 +43,6 @@ class Environment(Protocol):
         ...
 
 
-_SPACE = re.compile(r"\s*")
 _NUMBER = re.compile(
     r"0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<bin>[01]+)|0[oO](?P<oct>[0-7]+)|0[dD](?P<dec>\d+)"
     r"|(?P<float>\d+\.\d*(?:[eE]-?\d+)?|\d+[eE]-?\d+|\.\d+(?:[eE]-?\d+)?)(?P<plus>[eE](?=\+))?"
@@ -69,10 +68,11 @@ class Parser:
 
     def skip(self) -> int:
         """Move over white space; returns the position."""
-        match = _SPACE.match(self.text, self.pos)
-        assert match is not None
-        self.pos = match.end()
-        return self.pos
+        text, pos = self.text, self.pos
+        while text[pos : pos + 1].isspace():
+            pos += 1
+        self.pos = pos
+        return pos
 
     def peek(self) -> str:
         """The next character that is no white space, or an empty string at the end."""

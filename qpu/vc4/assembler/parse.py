@@ -6,13 +6,14 @@ import re
 
 from qpu.vc4.assembler.expr import Environment, Parser
 from qpu.vc4.assembler.fault import Fault
-from qpu.vc4.assembler.names import OPCODES
+from qpu.vc4.assembler.names import NOP_REG, OPCODES
 from qpu.vc4.assembler.state import Operand, Operation
 from qpu.vc4.assembler.values import ROTATE_BY_R5, Reg, Value, kind_of
 
 __all__ = ["LABELS", "parse_operand", "parse_operation", "strip_comment"]
 
 _HEAD = re.compile(r"\s*([A-Za-z_]\w*)((?:\.\w+)*)")
+_SIMPLE = re.compile(r"\s*([A-Za-z_]\w*|-)\s*(?=,|$)")
 _EXT = re.compile(r"\s*\.\s*(\w+)")
 _ROTATE = re.compile(r"\s*(<<|>>)(?![<>])")
 LABELS = re.compile(r"\s*(?:(::?)\s*(\w+)|(\w+):(?!:)|(:)(?=\s*(?:$|;)))")
@@ -50,6 +51,13 @@ def extensions(parser: Parser) -> list[tuple[str, int]]:
 
 def parse_operand(parser: Parser) -> Operand:
     """An operand: expression, extensions, and perhaps a rotation after them."""
+    simple = _SIMPLE.match(parser.text, parser.pos)
+    if simple is not None:
+        name = simple.group(1)
+        found = NOP_REG if name == "-" else parser.env.lookup(name)
+        if found is not None:
+            parser.pos = simple.end()
+            return Operand(found, (), simple.start(1))
     pos = parser.skip()
     value: Value = parser.expression()
     exts: list[tuple[str, int]] = []
