@@ -1,0 +1,164 @@
+"""The command line: what it prints and how it exits."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qpu.__main__ import main
+
+ISAS = ("vc4", "v3d42", "v3d71")
+NOP = {"vc4": 0x100009E7009E7000, "v3d42": 0x3C003186BB800000, "v3d71": 0x38003186BB03F000}
+
+
+class Result:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def rows(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Any:
+    def call(*arguments: str, stdin: str | bytes = b"") -> Result:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        try:
+            status = main(arguments)
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        sys.stdout.flush()
+        out, err = capfdbinary.readouterr()
+        return Result(status, out.decode(errors="replace"), err.decode())
+
+    return call
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_text_to_hex_and_back(run: Any, isa: str, tmp_path: Path) -> None:
+    done = run("asm", "--isa", isa, "-", stdin="nop\nnop\n")
+    assert (done.status, done.out) == (0, f"{NOP[isa]:016x}\n" * 2)
+    back = run("disasm", "--isa", isa, "-", "--json", stdin=done.out)
+    assert back.status == 0
+    assert [r["word"] for r in back.rows] == [f"0x{NOP[isa]:016x}"] * 2
+    again = run("asm", "--isa", isa, "-", stdin="\n".join(r["text"] for r in back.rows))
+    assert again.out == done.out
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("form", ["bin", "c", "elf"])
+def test_file_formats(run: Any, isa: str, form: str, tmp_path: Path) -> None:
+    out = tmp_path / f"code.{form}"
+    assert run("asm", "--isa", isa, "-", "-o", str(out), "--format", form, stdin="nop\n").status == 0
+    if form == "c":
+        assert f"0x{NOP[isa] & 0xFFFFFFFF:08x}, 0x{NOP[isa] >> 32:08x}" in out.read_text()
+        assert "code_c[2]" in (tmp_path / "code.h").read_text()
+        return
+    back = run("disasm", "--isa", isa, str(out), "--json")
+    assert [r["word"] for r in back.rows] == [f"0x{NOP[isa]:016x}"]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_syntax_errors_are_located_and_exit_1(run: Any, isa: str, tmp_path: Path) -> None:
+    source = tmp_path / "bad.qasm"
+    source.write_text("nop\nfrobnicate r0\nnop\nfrobnicate r1\n")
+    done = run("asm", "--isa", isa, str(source))
+    assert (done.status, done.out) == (1, "")
+    assert f"{source}:2:1: error[" in done.err and f"{source}:4:1: error[" in done.err
+    assert "^" in done.err
+
+
+def test_disasm_goes_on_after_a_bad_word(run: Any) -> None:
+    text = f"{NOP['v3d71']:x}\n# nothing\n0x0000000000000000\n{NOP['v3d71']:016x}\n"
+    done = run("disasm", "--isa", "v3d71", "-", "--json", stdin=text)
+    assert done.status == 1
+    assert [sorted(r) for r in done.rows] == [["text", "word"], ["error", "word"], ["text", "word"]]
+
+
+def test_vc4_reserved_words_print_raw_and_fail_the_check(run: Any) -> None:
+    word = 0xE4020827243CF317
+    assert run("disasm", "--isa", "vc4", "-", "--json", stdin=f"{word:x}").rows[0]["text"] == f".int64 0x{word:016x}"
+    done = run("check", "--isa", "vc4", "-", "--json", stdin=f"{word:x}")
+    assert done.status == 1 and done.rows[0]["ok"] is False
+
+
+def test_check_takes_several_programs(run: Any) -> None:
+    thrsw, nop = 0x38203186BB03F000, NOP["v3d71"]
+    good = "\n".join(f"{w:x}" for w in (thrsw, thrsw, nop, nop, thrsw, nop, nop))
+    bad = "\n".join(f"{w:x}" for w in (nop, nop))
+    done = run("check", "--isa", "v3d71", "-", "--json", stdin=f"{good}\n\n{bad}\n")
+    assert [r["ok"] for r in done.rows] == [True, False] and done.status == 1
+    finding = done.rows[1]["findings"][0]
+    assert set(finding) >= {"rule", "severity", "index", "message"} and finding["severity"] == "error"
+    single = "\n".join(f"{w:x}" for w in (nop, thrsw, nop, nop))
+    assert run("check", "--isa", "v3d71", "-", "--single-segment", stdin=single).status == 0
+
+
+def test_asm_only_encodes_unless_asked_to_check(run: Any) -> None:
+    assert run("asm", "--isa", "v3d71", "-", stdin="nop\n").status == 0
+    done = run("asm", "--isa", "v3d71", "-", "--check", stdin="nop\n")
+    assert done.status == 1 and "error[" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("frobnicate",),
+        ("asm", "-"),
+        ("asm", "--isa", "v3d33", "-"),
+        ("asm", "--isa", "vc4", "/nonexistent/file"),
+        ("disasm", "--isa", "vc4", "-", "--symbol", "x"),
+        ("check", "--isa", "vc4"),
+        ("emulate",),
+        ("emulate", "--board", "pi9", "x.py"),
+        ("info", "--device", "pi7"),
+    ],
+)
+def test_wrong_usage_exits_2(run: Any, arguments: tuple[str, ...]) -> None:
+    done = run(*arguments)
+    assert done.status == 2
+    assert done.err.strip() and "Traceback" not in done.err
+
+
+def test_binary_of_odd_size_is_refused(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "odd.bin").write_bytes(b"\xff" * 12)
+    done = run("disasm", "--isa", "vc4", str(tmp_path / "odd.bin"))
+    assert done.status == 2 and "12 bytes" in done.err
+
+
+@pytest.mark.parametrize("board", ["pi3", "pi4", "pi5", "pi5,slices=3"])
+def test_info_of_an_emulated_board(run: Any, board: str) -> None:
+    done = run("info", "--device", board, "--json")
+    assert done.status == 0
+    row = done.rows[0]
+    soc, generation, isa, qpus = {
+        "pi3": ("BCM2837", 4, "vc4", 12),
+        "pi4": ("BCM2711", 6, "v3d42", 8),
+        "pi5": ("BCM2712", 7, "v3d71", 16),
+        "pi5,slices=3": ("BCM2712", 7, "v3d71", 12),
+    }[board]
+    assert (row["board"]["soc"], row["board"]["generation"]) == (soc, generation)
+    assert row["board"]["model"] and isinstance(row["board"]["revision"], int)
+    device = row["device"]
+    assert (device["isa"], device["emulated"], device["qpus"]) == (isa, True, qpus)
+    assert device["slices"] * 4 == qpus
+
+
+def test_doctor_of_a_usable_and_a_denied_board(run: Any) -> None:
+    assert run("doctor", "--device", "pi5").status == 0
+    done = run("doctor", "--device", "pi5,deny=1")
+    assert done.status == 1 and "usermod -aG" in done.out
+
+
+def test_doctor_without_a_pi_exits_1(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QPU_SYSROOT", str(tmp_path))
+    done = run("doctor", "--device", "hardware")
+    assert done.status == 1 and "emulated" in done.out
