@@ -23,6 +23,7 @@ LAYERS: dict[str, set[str]] = {
     "qpu.formats": {"qpu.errors"},
     "qpu.drivers": {"qpu.core", "qpu.drivers.port", "qpu.drivers.uapi", "qpu.errors"},
     "qpu.drivers.port": set(),
+    "qpu.drivers.counters": {"qpu.core", "qpu.core.isa", "qpu.errors"},
     "qpu.drivers.uapi": set(),
     "qpu.emu": {
         "qpu.core",
@@ -31,6 +32,7 @@ LAYERS: dict[str, set[str]] = {
         "qpu.vc4",
         "qpu.v3d",
         "qpu.drivers.port",
+        "qpu.drivers.counters",
         "qpu.drivers.uapi",
     },
     "qpu.buffers": {"qpu.drivers", "qpu.device", "qpu.errors"},

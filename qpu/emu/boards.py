@@ -83,6 +83,16 @@ class BoardProfile:
         return _PERIPHERALS[self.soc]
 
     @property
+    def gpu_mem_base(self) -> int:
+        """Physical address of the firmware's memory: the top of the RAM that VideoCore IV can reach."""
+        return min(self.memory, self.peripheral_base, 1 << 30) - self.gpu_mem
+
+    @property
+    def cma_base(self) -> int:
+        """Physical address of Linux's contiguous area, below the firmware's memory."""
+        return self.gpu_mem_base - self.cma
+
+    @property
     def v3d_base(self) -> int:
         """Physical address of the V3D block: VideoCore IV its only one, V3D the core registers."""
         return {Isa.V3D42: 0xFEC0_4000, Isa.V3D71: 0x10_0200_8000}.get(self.isa, self.peripheral_base + 0xC0_0000)
@@ -338,7 +348,7 @@ def parse_board(name: str) -> BoardProfile:
             raise UsageError(f"board option {option!r} is given twice in {name!r}")
         seen.add(option)
         profile = OPTIONS[option](profile, value)
-    if not profile.is_drm and profile.cma + profile.gpu_mem + 16 * MIB > profile.memory:
+    if not profile.is_drm and profile.cma_base < 16 * MIB:
         if "cma" in seen or "gpu_mem" in seen:
             raise UsageError(
                 f"{name!r}: cma {profile.cma // MIB}M and gpu_mem {profile.gpu_mem // MIB}M leave no room in "

@@ -1,0 +1,247 @@
+"""The emulated board as a `Port`: drivers cannot tell it from a real one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.drivers.port import FileStat, Mapping, Registers
+from qpu.emu.boards import BoardProfile, parse_board
+from qpu.emu.fake_kernel import READ_CLOCK_NS, FdTable, Kernel, RegisterBlock, Span, fail
+from qpu.emu.machine import RunStats
+from qpu.emu.record import Injector, ioctl_name
+
+if TYPE_CHECKING:
+    from qpu.emu.machine import V3dMachine, Vc4Machine
+    from qpu.emu.trace import Trace
+
+__all__ = ["EmuMapping", "EmuPort", "EmuRegisters"]
+
+
+class EmuMapping:
+    """A map of GPU memory. It knows whether views of it are alive, as a real map does."""
+
+    __slots__ = ("_array", "_kernel", "_span", "address")
+
+    def __init__(self, kernel: Kernel, span: Span) -> None:
+        self._kernel = kernel
+        self._span: Span | None = span
+        self.address = kernel.memory.pointer + span.address
+        self._array: weakref.ref[NDArray[np.uint8]] | None = None
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes, writable."""
+        if self._span is None:
+            raise ValueError("this memory is unmapped")
+        array = self._array() if self._array is not None else None
+        if array is None:
+            # Views hold this array and nothing else does: while it lives, views are alive.
+            array = self._kernel.memory.bytes[self._span.address : self._span.address + self._span.size]
+            self._array = weakref.ref(array)
+        return array.data
+
+    def close(self) -> None:
+        """Unmap. Raises BufferError while views of it are alive; calling it twice is fine."""
+        if self._span is None:
+            return
+        if self._array is not None and self._array() is not None:
+            raise BufferError("cannot close exported pointers exist")
+        span, self._span = self._span, None
+        with self._kernel.lock:
+            if not self._kernel.closed:
+                span.release()
+
+
+class EmuRegisters:
+    """A map of device registers."""
+
+    __slots__ = ("_block", "_kernel")
+
+    def __init__(self, kernel: Kernel, block: RegisterBlock) -> None:
+        self._kernel = kernel
+        self._block: RegisterBlock | None = block
+
+    def _open(self) -> RegisterBlock:
+        if self._block is None:
+            raise ValueError("these registers are unmapped")
+        return self._block
+
+    def read32(self, offset: int) -> int:
+        """The register at `offset` bytes."""
+        block = self._open()
+        with self._kernel.call():
+            return block.read32(offset)
+
+    def write32(self, offset: int, value: int) -> None:
+        """Set the register at `offset` bytes to a u32."""
+        block = self._open()
+        with self._kernel.call():
+            block.write32(offset, value)
+
+    def close(self) -> None:
+        """Unmap; calling it twice is fine."""
+        self._block = None
+
+
+class EmuPort:
+    """System calls of a process on an emulated board.
+
+    board: a profile or a name such as ``pi5,slices=3``. strict: stop with EmuFault where hardware would go on wrongly.
+    engine: ``auto``, ``reference``, ``compiled``. pointer_size: 4 for a 32-bit process. trace: record of executed
+    instructions (reference engine). machine: makes another machine instead (tests).
+    Time is emulated: `monotonic` moves with system calls, `sleep`, and jobs that are waited for.
+    """
+
+    def __init__(
+        self,
+        board: BoardProfile | str = "pi5",
+        *,
+        strict: bool = True,
+        engine: str = "auto",
+        pointer_size: int | None = None,
+        trace: Trace | None = None,
+        machine: Callable[[Kernel], V3dMachine | Vc4Machine] | None = None,
+    ) -> None:
+        self.profile = parse_board(board) if isinstance(board, str) else board
+        self.leaked: list[str] = []  # what was still held at `shutdown`
+        self._pointer_size = struct.calcsize("P") if pointer_size is None else pointer_size
+        self._injector = Injector()
+        self.kernel = Kernel(
+            self.profile,
+            strict=strict,
+            engine=engine,
+            pointer_size=self._pointer_size,
+            trace=trace,
+            machine=machine,
+            fds=FdTable(),
+        )
+
+    # what only tests and the device layer ask for
+
+    @property
+    def runs(self) -> deque[RunStats]:
+        """Statistics of the latest launches, oldest first."""
+        return self.kernel.runs
+
+    def inject(self, call: str, errno: int, *, at: int = 1, count: int = 1) -> None:
+        """Make system calls fail; see `qpu.emu.record.Injector.inject`."""
+        self._injector.inject(call, errno, at=at, count=count)
+
+    def allocated(self) -> list[str]:
+        """What is held right now (descriptors, memory, handles), one line each; empty when nothing leaked."""
+        with self.kernel.lock:
+            return [] if self.kernel.closed else self.kernel.allocated()
+
+    def shutdown(self) -> None:
+        """Power off: everything is freed, later calls fail with EBADF; idempotent. `leaked` keeps what was held."""
+        if not self.kernel.closed:
+            self.leaked = self.allocated()
+            self.kernel.close()
+
+    # Port
+
+    @property
+    def emulated(self) -> str | None:
+        """Name of the board."""
+        return self.profile.name
+
+    @property
+    def pointer_size(self) -> int:
+        """Bytes of a pointer."""
+        return self._pointer_size
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of a CPU page of the emulated board."""
+        return self.profile.page_size
+
+    def open(self, path: str, *, read_only: bool = False, sync: bool = False) -> int:
+        """Open a device node."""
+        with self.kernel.call():
+            self._injector.check("open", path, path)
+            return self.kernel.fds.install(self.kernel.open(path))
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor."""
+        with self.kernel.call():
+            self._injector.check("close")
+            self.kernel.fds.close(fd)
+
+    def ioctl(self, fd: int, request: int, arg: bytearray) -> int:
+        """One ioctl. Raises: OSError with the kernel's errno; EmuFault for what is not modelled, and for faults of a
+        job that this call waits for."""
+        with self.kernel.call():
+            self._injector.check("ioctl", ioctl_name(request))
+            return self.kernel.fds.get(fd).ioctl(request, arg)
+
+    def mmap(self, fd: int, size: int, offset: int) -> Mapping:
+        """Map GPU memory. Registers are mapped by `mmio`."""
+        with self.kernel.call():
+            self._injector.check("mmap")
+            if size <= 0 or offset % self.page_size:
+                raise fail(errno.EINVAL)
+            found = self.kernel.fds.get(fd).mmap(size, offset)
+            if isinstance(found, RegisterBlock):
+                raise self.kernel.not_modelled("mapping registers as memory (use Port.mmio)")
+            return EmuMapping(self.kernel, found)
+
+    def mmio(self, base: int, size: int) -> Registers:
+        """Map device registers through /dev/mem. Raises: OSError ENOENT, EACCES, EPERM."""
+        with self.kernel.call():
+            self._injector.check("mmio")
+            self.kernel.open("/dev/mem")
+            block = self.kernel.mem.registers(base, size)
+            if block is None:
+                raise fail(errno.EPERM)
+            return EmuRegisters(self.kernel, block)
+
+    def _file(self, kind: str, path: str) -> None:
+        self._injector.check(kind, path, path)
+
+    def read_bytes(self, path: str) -> bytes:
+        """A whole small file of the board."""
+        with self.kernel.call():
+            self._file("read", path)
+            return self.kernel.files.read(path)
+
+    def listdir(self, path: str) -> list[str]:
+        """Names in a directory."""
+        with self.kernel.call():
+            self._file("listdir", path)
+            return self.kernel.files.listdir(path)
+
+    def readlink(self, path: str) -> str:
+        """Target of a symbolic link."""
+        with self.kernel.call():
+            self._file("readlink", path)
+            return self.kernel.files.readlink(path)
+
+    def stat(self, path: str) -> FileStat:
+        """Mode and owner."""
+        with self.kernel.call():
+            self._file("stat", path)
+            return self.kernel.files.resolve(path)[1].as_stat()
+
+    def monotonic(self) -> float:
+        """Seconds of emulated time since the board's boot."""
+        with self.kernel.lock:
+            self.kernel.clock.now_ns += READ_CLOCK_NS
+            return self.kernel.clock.now_ns / 1e9
+
+    def sleep(self, seconds: float) -> None:
+        """Let emulated time pass."""
+        with self.kernel.lock:
+            self.kernel.clock.now_ns += max(0, round(seconds * 1e9))
+
+    def getpid(self) -> int:
+        """Process id of the host process."""
+        return os.getpid()

@@ -1,0 +1,239 @@
+"""Ports for tests: one that records every call, and the failures that can be put into any of them."""
+
+from __future__ import annotations
+
+import errno as errno_module
+import fnmatch
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from qpu.drivers.uapi import dma_buf, drm, mailbox, vcsm
+
+if TYPE_CHECKING:
+    from qpu.drivers.port import FileStat, Mapping, Port, Registers
+
+__all__ = ["Call", "Injector", "RecordingPort", "ioctl_name"]
+
+_TABLES = (drm.IOCTLS, vcsm.IOCTLS, mailbox.IOCTLS, dma_buf.IOCTLS)
+
+
+def ioctl_name(request: int) -> str:
+    """The header's name of a request by type and number, ``0x...`` when it is none of ours.
+
+    DRM and the mailbox share their type letter; the mailbox's only request is told by its size.
+    """
+    kind, nr = request >> 8 & 0xFF, request & 0xFF
+    if kind == mailbox.PROPERTY.type and nr == mailbox.PROPERTY.nr and request >> 16 & 0x3FFF in (4, 8):
+        return mailbox.PROPERTY.name
+    for table in _TABLES:
+        for name, row in table.items():
+            if row.type == kind and row.nr == nr:
+                return name
+    return f"0x{request:08x}"
+
+
+@dataclass(slots=True)
+class _Rule:
+    pattern: str
+    errno: int
+    at: int
+    count: int
+    seen: int = 0
+
+
+@dataclass(slots=True)
+class Injector:
+    """Failures to come: rules are matched against call names, in the order they were added."""
+
+    rules: list[_Rule] = field(default_factory=list)
+
+    def inject(self, call: str, errno: int, *, at: int = 1, count: int = 1) -> None:
+        """Let the `at`-th matching call from now fail with `errno`, and the `count` - 1 matching ones after it.
+
+        call: a pattern with ``*``, matched against ``ioctl:DRM_IOCTL_V3D_WAIT_BO``, ``open:/dev/vcio``, ``mmap``,
+        ``mmio``, ``close``, ``read:/proc/cpuinfo``, ``listdir:...``, ``readlink:...``, ``stat:...``; a bare word such
+        as ``ioctl`` or ``open`` matches all of its kind, a bare ioctl name that ioctl.
+        Raises: ValueError for a call number or errno that cannot be.
+        """
+        if at < 1 or count < 1:
+            raise ValueError(f"at={at}, count={count}; both start at 1")
+        if errno not in errno_module.errorcode:
+            raise ValueError(f"errno {errno} is none of this system's")
+        self.rules.append(_Rule(call, errno, at, count))
+
+    def clear(self) -> None:
+        """Forget all rules."""
+        self.rules.clear()
+
+    def check(self, kind: str, name: str = "", path: str | None = None) -> None:
+        """Called before a system call. Raises: OSError when a rule says so."""
+        for rule in self.rules:
+            full = f"{kind}:{name}" if name else kind
+            short = name.removeprefix("DRM_IOCTL_")
+            if rule.pattern not in (kind, name, short) and not fnmatch.fnmatchcase(full, rule.pattern):
+                continue
+            rule.seen += 1
+            if rule.at <= rule.seen < rule.at + rule.count:
+                text = os.strerror(rule.errno)
+                raise OSError(rule.errno, text) if path is None else OSError(rule.errno, text, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One system call. name: ioctl name or path. fd, request, size, offset: as they apply. before, after: bytes of an
+    ioctl's argument. result: what came back; error: errno when it failed."""
+
+    kind: str
+    name: str = ""
+    fd: int | None = None
+    request: int | None = None
+    size: int | None = None
+    offset: int | None = None
+    before: bytes = b""
+    after: bytes = b""
+    result: object = None
+    error: int | None = None
+
+    def __str__(self) -> str:
+        end = f" -> {errno_module.errorcode.get(self.error, str(self.error))}" if self.error is not None else ""
+        return f"{self.kind}{':' if self.name else ''}{self.name}{end}"
+
+
+class RecordingPort:
+    """A port around another one: `calls` has every call in order; `inject` makes some of them fail."""
+
+    def __init__(self, inner: Port) -> None:
+        self.inner = inner
+        self.calls: list[Call] = []
+        self._injector = Injector()
+
+    def inject(self, call: str, errno: int, *, at: int = 1, count: int = 1) -> None:
+        """See `Injector.inject`."""
+        self._injector.inject(call, errno, at=at, count=count)
+
+    def names(self, kind: str | None = None) -> list[str]:
+        """Names of the calls of a kind, or ``kind:name`` of all."""
+        return [c.name if kind else str(c) for c in self.calls if kind in (None, c.kind)]
+
+    @property
+    def emulated(self) -> str | None:
+        """As the inner port."""
+        return self.inner.emulated
+
+    @property
+    def pointer_size(self) -> int:
+        """As the inner port."""
+        return self.inner.pointer_size
+
+    @property
+    def page_size(self) -> int:
+        """As the inner port."""
+        return self.inner.page_size
+
+    def open(self, path: str, *, read_only: bool = False, sync: bool = False) -> int:
+        """Recorded."""
+        try:
+            self._injector.check("open", path, path)
+            fd = self.inner.open(path, read_only=read_only, sync=sync)
+        except OSError as error:
+            self.calls.append(Call("open", path, error=error.errno))
+            raise
+        self.calls.append(Call("open", path, fd=fd, result=fd))
+        return fd
+
+    def close(self, fd: int) -> None:
+        """Recorded."""
+        try:
+            self._injector.check("close")
+            self.inner.close(fd)
+        except OSError as error:
+            self.calls.append(Call("close", fd=fd, error=error.errno))
+            raise
+        self.calls.append(Call("close", fd=fd))
+
+    def ioctl(self, fd: int, request: int, arg: bytearray) -> int:
+        """Recorded, with the argument before and after."""
+        name = ioctl_name(request)
+        before = bytes(arg)
+        try:
+            self._injector.check("ioctl", name)
+            result = self.inner.ioctl(fd, request, arg)
+        except OSError as error:
+            self.calls.append(Call("ioctl", name, fd, request, before=before, after=bytes(arg), error=error.errno))
+            raise
+        self.calls.append(Call("ioctl", name, fd, request, before=before, after=bytes(arg), result=result))
+        return result
+
+    def mmap(self, fd: int, size: int, offset: int) -> Mapping:
+        """Recorded."""
+        try:
+            self._injector.check("mmap")
+            result = self.inner.mmap(fd, size, offset)
+        except OSError as error:
+            self.calls.append(Call("mmap", fd=fd, size=size, offset=offset, error=error.errno))
+            raise
+        self.calls.append(Call("mmap", fd=fd, size=size, offset=offset, result=result))
+        return result
+
+    def mmio(self, base: int, size: int) -> Registers:
+        """Recorded; accesses are not."""
+        try:
+            self._injector.check("mmio")
+            result = self.inner.mmio(base, size)
+        except OSError as error:
+            self.calls.append(Call("mmio", size=size, offset=base, error=error.errno))
+            raise
+        self.calls.append(Call("mmio", size=size, offset=base, result=result))
+        return result
+
+    def read_bytes(self, path: str) -> bytes:
+        """Recorded."""
+        self._file("read", path)
+        return self.inner.read_bytes(path)
+
+    def listdir(self, path: str) -> list[str]:
+        """Recorded."""
+        self._file("listdir", path)
+        return self.inner.listdir(path)
+
+    def readlink(self, path: str) -> str:
+        """Recorded."""
+        self._file("readlink", path)
+        return self.inner.readlink(path)
+
+    def stat(self, path: str) -> FileStat:
+        """Recorded."""
+        self._file("stat", path)
+        return self.inner.stat(path)
+
+    def _file(self, kind: str, path: str) -> None:
+        try:
+            self._injector.check(kind, path, path)
+        except OSError as error:
+            self.calls.append(Call(kind, path, error=error.errno))
+            raise
+        self.calls.append(Call(kind, path))
+
+    def monotonic(self) -> float:
+        """As the inner port."""
+        return self.inner.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """As the inner port."""
+        self.inner.sleep(seconds)
+
+    def getpid(self) -> int:
+        """As the inner port."""
+        return self.inner.getpid()
+
+    def shutdown(self) -> None:
+        """Shut the inner port down where it can be."""
+        closing = getattr(self.inner, "shutdown", None)
+        if closing is not None:
+            closing()
+
+    @property
+    def runs(self) -> object:
+        """Statistics of an emulated inner port, None otherwise."""
+        return getattr(self.inner, "runs", None)
