@@ -21,7 +21,7 @@ LAYERS: dict[str, set[str]] = {
     "qpu.v3d": {"qpu.core", "qpu.core.program", "qpu.errors"},
     "qpu.toolkit": {"qpu.core", "qpu.core.program", "qpu.errors", "qpu.vc4", "qpu.v3d"},
     "qpu.formats": {"qpu.errors"},
-    "qpu.drivers": {"qpu.core", "qpu.drivers.port", "qpu.drivers.uapi", "qpu.errors"},
+    "qpu.drivers": {"qpu.core", "qpu.drivers.counters", "qpu.drivers.port", "qpu.drivers.uapi", "qpu.errors"},
     "qpu.drivers.port": set(),
     "qpu.drivers.counters": {"qpu.core", "qpu.core.isa", "qpu.errors"},
     "qpu.drivers.uapi": set(),
