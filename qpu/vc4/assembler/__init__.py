@@ -5,6 +5,7 @@ Source: the language as documented for vc4asm and its standard include, and its 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -19,6 +20,7 @@ from qpu.vc4.assembler.values import LabelRef
 __all__ = ["AssembledText", "Symbol", "assemble_text"]
 
 _PASSES = 8
+_FRAMES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,26 @@ def assemble_text(
     Raises: AsmError with up to 20 located diagnostics.
     """
     path = [fspath(p) for p in include_path]
+    try:
+        return _assemble(text, filename, path, defines or {})
+    except RecursionError:
+        # Functions of the source that call themselves nest deeply here as well. The engine limits their depth, so this
+        # ends; pure Python frames do not use the C stack.
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, _FRAMES))
+        try:
+            return _assemble(text, filename, path, defines or {})
+        finally:
+            sys.setrecursionlimit(limit)
+
+
+def _assemble(text: str, filename: str, path: Sequence[str], defines: Mapping[str, int | float | str]) -> AssembledText:
     known: dict[Key, int] | None = None
     previous: Output | None = None
     for _ in range(_PASSES):
         engine = Engine(include_path=path, known=known, previous=previous)
         try:
-            _define(engine, defines or {})
+            _define(engine, defines)
             engine.run_text(text, filename)
             engine.finish()
         except TooManyErrors:

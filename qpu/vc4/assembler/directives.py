@@ -17,12 +17,12 @@ from qpu.vc4.assembler.output import Source
 from qpu.vc4.assembler.parse import LABELS, strip_comment
 from qpu.vc4.assembler.place import NOP_WORD
 from qpu.vc4.assembler.symbols import ExpressionFunction, LineFunction, Macro
-from qpu.vc4.assembler.values import LabelRef, Value, float_bits, kind_of, truth
+from qpu.vc4.assembler.values import LabelRef, Value, described, float_bits, truth
 
 if TYPE_CHECKING:
     from qpu.vc4.assembler.engine import Engine
 
-__all__ = ["DIRECTIVES"]
+__all__ = ["DIRECTIVES", "after_block"]
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _DIRECTIVE = re.compile(r"\s*\.\s*([A-Za-z_]\w*)")
@@ -88,7 +88,7 @@ def _values(parser: Parser) -> list[tuple[Value, int]]:
 
 def _integer(value: Value, pos: int, what: str, low: int, high: int) -> int:
     if not isinstance(value, int):
-        raise Fault("value-type", f"{what} is an integer, not a {kind_of(value)}", pos)
+        raise Fault("value-type", f"{what} is an integer, not {described(value)}", pos)
     if not low <= value <= high:
         raise Fault("value-range", f"{what} is {value}", pos, allowed=f"{low}..{high}")
     return value
@@ -165,7 +165,7 @@ def _func(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> in
 
 
 def _local(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
-    pos = parser.pos
+    pos = parser.pos - len(".local")
     _end(parser)
     body, after = _block(lines, i, frozenset({"local"}), frozenset({"endloc"}), pos)
     engine.nested(body, {}, None, pos)
@@ -201,11 +201,11 @@ def _macro(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> i
 
 def _rep(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
     name, pos = _name(parser, "the counter")
-    body, after = _block(lines, i, frozenset({"rep"}), frozenset({"endr", "endrep"}), pos)
     parser.expect(",", "between the counter and the number of repetitions")
     where = parser.skip()
     count = _integer(parser.expression(), where, "the number of repetitions", 0, _REPEAT_LIMIT)
     _end(parser)
+    body, after = _block(lines, i, frozenset({"rep"}), frozenset({"endr", "endrep"}), pos)
     source = engine.source
     for k in range(count):
         engine.nested(body, {name: k}, None, pos)
@@ -215,10 +215,11 @@ def _rep(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int
 
 def _foreach(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
     name, pos = _name(parser, "the variable")
-    body, after = _block(lines, i, frozenset({"foreach"}), frozenset({"endfor"}), pos)
     parser.expect(",", "between the variable and its values")
+    values = _values(parser)
+    body, after = _block(lines, i, frozenset({"foreach"}), frozenset({"endfor"}), pos)
     source = engine.source
-    for value, _ in _values(parser):
+    for value, _ in values:
         engine.nested(body, {name: value}, None, pos)
         engine.source = source
     return after
@@ -288,30 +289,33 @@ def _conditional(engine: Engine, holds: bool, lines: Sequence[Source], i: int, p
     return i
 
 
-def _skip_conditional(lines: Sequence[Source], i: int) -> int:
-    """Index behind the .endif of an .if whose condition is in error."""
-    depth = 0
-    for j in range(i, len(lines)):
-        name = _directive_of(lines[j])
-        if name in _IFS:
-            depth += 1
-        elif name == "endif":
-            if not depth:
-                return j + 1
-            depth -= 1
-    return len(lines)
+_BLOCKS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "if": (_IFS, frozenset({"endif"})),
+    "ifset": (_IFS, frozenset({"endif"})),
+    "rep": (frozenset({"rep"}), frozenset({"endr", "endrep"})),
+    "foreach": (frozenset({"foreach"}), frozenset({"endfor"})),
+    "macro": (frozenset({"macro"}), frozenset({"endm"})),
+    "func": (frozenset({"func"}), frozenset({"endf", "endfunc"})),
+    "local": (frozenset({"local"}), frozenset({"endloc"})),
+    "back": (frozenset({"back"}), frozenset({"endb"})),
+}
+
+
+def after_block(name: str, lines: Sequence[Source], i: int) -> int:
+    """Where to go on after a directive in error: behind the block it opens, if it opens one that is closed."""
+    block = _BLOCKS.get(name)
+    if block is None:
+        return i
+    try:
+        return _block(lines, i, *block, 0)[1]
+    except Fault:
+        return i
 
 
 def _if(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
     pos = parser.skip()
-    try:
-        holds = truth(parser.expression(), pos)
-        _end(parser)
-    except Fault as fault:
-        if engine.results is not None:
-            raise
-        engine.error(fault)
-        return _skip_conditional(lines, i)
+    holds = truth(parser.expression(), pos)
+    _end(parser)
     return _conditional(engine, holds, lines, i, pos)
 
 
@@ -385,7 +389,7 @@ def _integers(bits: int) -> Handler:
             if isinstance(value, LabelRef):
                 raise Fault("label-operand", "a label alone is no data; a difference of two labels is", pos)
             if not isinstance(value, int):
-                raise Fault("value-type", f"data of {bits} bits are integers, not a {kind_of(value)}", pos)
+                raise Fault("value-type", f"data of {bits} bits are integers, not {described(value)}", pos)
             if bits < 64 and not -(1 << (bits - 1)) <= value < 1 << bits:
                 engine.warn(
                     "data-range", f"{value} does not fit {bits} bits; the low {bits} bits are kept", pos,
@@ -415,7 +419,7 @@ def _floats(bits: int, encode: Callable[[float], int], infinity: int) -> Handler
         engine.pending = None
         for value, pos in _values(parser):
             if not isinstance(value, int | float):
-                raise Fault("value-type", f"a number is needed, not a {kind_of(value)}", pos)
+                raise Fault("value-type", f"a number is needed, not {described(value)}", pos)
             pattern = encode(float(value))
             if pattern & infinity == infinity and abs(value) != float("inf") and value == value:
                 engine.warn("float-range", f"{value} is out of range and becomes infinity", pos)
@@ -468,7 +472,7 @@ def _global(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> 
         value = parser.expression()
         _end(parser)
         if not isinstance(value, int | float | LabelRef):
-            raise Fault("value-type", f"a symbol is a number or a label, not a {kind_of(value)}", where)
+            raise Fault("value-type", f"a symbol is a number or a label, not {described(value)}", where)
     if name in engine.exports and engine.exports[name][0] != value:
         raise Fault("global-twice", f"the symbol {name!r} is already exported", pos)
     engine.exports[name] = (value, engine.source)
@@ -480,9 +484,9 @@ def _global(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> 
 
 def _back(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
     pos = parser.skip()
-    body, after = _block(lines, i, frozenset({"back"}), frozenset({"endb"}), pos)
     n = _integer(parser.expression(), pos, "the number of instructions", 0, 10)
     _end(parser)
+    body, after = _block(lines, i, frozenset({"back"}), frozenset({"endb"}), pos)
     engine.pending = None
     source = engine.source
     try:
@@ -503,7 +507,7 @@ def _clone(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> i
     pos = parser.skip()
     label = parser.expression()
     if not isinstance(label, LabelRef):
-        raise Fault("value-type", f".clone starts at a label, not at a {kind_of(label)}", pos)
+        raise Fault("value-type", f".clone starts at a label, not at {described(label)}", pos)
     parser.expect(",", "between the label and the number of instructions")
     where = parser.skip()
     n = _integer(parser.expression(), where, "the number of instructions", 0, 3)

@@ -108,9 +108,10 @@ class Engine:
         self.pending: tuple[list[Operation], list[int], int] | None = None
         self.results: list[Value] | None = None  # inside a .func: the values its lines give
         self.instruction = Instruction()
-        from qpu.vc4.assembler.directives import DIRECTIVES
+        from qpu.vc4.assembler.directives import DIRECTIVES, after_block
 
         self.directives: Mapping[str, Callable[[Engine, Parser, Sequence[Source], int], int]] = DIRECTIVES
+        self.after_block: Callable[[str, Sequence[Source], int], int] = after_block
 
     # -- environment of expressions ------------------------------------------------------------------------------
 
@@ -205,7 +206,9 @@ class Engine:
     ) -> None:
         text, file, line = src
         if self.stack:
-            message += "; " + ", ".join(reversed(self.stack))
+            shown = self.stack[:-4:-1]
+            rest = len(self.stack) - len(shown)
+            message += "; " + ", ".join(shown) + (f" and {rest} more" if rest else "")
         loc = Loc(file, line, pos + 1 if line else None, text)
         found = Diagnostic(rule, message, severity, loc, allowed, help)
         if severity is Severity.ERROR:
@@ -396,7 +399,13 @@ class Engine:
             raise Fault("function-line", f".{name} cannot stand in a function", match.start(1),
                         allowed=" ".join("." + n for n in sorted(_IN_FUNCTIONS)))  # fmt: skip
         parser = Parser(code, self, match.end())
-        return handler(self, parser, lines, i)
+        try:
+            return handler(self, parser, lines, i)
+        except Fault as fault:
+            if in_function or fault.rule == "block-end":
+                raise
+            self.error(fault)
+            return self.after_block(name, lines, i)
 
     # -- instructions --------------------------------------------------------------------------------------------
 

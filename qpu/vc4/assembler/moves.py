@@ -24,7 +24,7 @@ from qpu.vc4.assembler.state import (
     Operand,
     Operation,
 )
-from qpu.vc4.assembler.values import ROTATE_BY_R5, LabelRef, PerElement, Reg, float_bits, kind_of, word32
+from qpu.vc4.assembler.values import ROTATE_BY_R5, LabelRef, PerElement, Reg, described, float_bits, word32
 from qpu.vc4.regs import small_imm_value
 
 __all__ = ["Moves"]
@@ -307,7 +307,7 @@ class Moves(Ports):
             if value.semaphore >= 0 and not mode:
                 self._load(op, destinations, 4, value.semaphore)
                 return
-            raise Fault("value-type", f"{op.info.name} loads a constant, not a {kind_of(value)}", source.pos)
+            raise Fault("value-type", f"{op.info.name} loads a constant, not {described(value)}", source.pos)
         if isinstance(value, PerElement):
             if (mode == 1 and not value.signed) or (mode == 3 and not value.unsigned):
                 raise Fault("per-element", f"an element is out of range for {op.info.name}", source.pos)
@@ -322,7 +322,7 @@ class Moves(Ports):
         source = op.operands[-1]
         value = source.value
         if not isinstance(value, int) or source.exts:
-            raise Fault("semaphore", f"a semaphore number is an integer, not a {kind_of(value)}", source.pos)
+            raise Fault("semaphore", f"a semaphore number is an integer, not {described(value)}", source.pos)
         bits = word32(value, source.pos)
         if not op.info.code and bits & 16:
             raise Fault("semaphore", f"srel {value}: bit 4 of the number would make it an acquire", source.pos,

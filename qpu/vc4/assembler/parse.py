@@ -8,13 +8,13 @@ from qpu.vc4.assembler.expr import Environment, Parser
 from qpu.vc4.assembler.fault import Fault
 from qpu.vc4.assembler.names import NOP_REG, OPCODES
 from qpu.vc4.assembler.state import Operand, Operation
-from qpu.vc4.assembler.values import ROTATE_BY_R5, Reg, Value, kind_of
+from qpu.vc4.assembler.values import ROTATE_BY_R5, Reg, Value, described
 
 __all__ = ["LABELS", "parse_operand", "parse_operation", "strip_comment"]
 
 _HEAD = re.compile(r"\s*([A-Za-z_]\w*)((?:\.\w+)*)")
 _SIMPLE = re.compile(r"\s*([A-Za-z_]\w*|-)\s*(?=,|$)")
-_EXT = re.compile(r"\s*\.\s*(\w+)")
+_EXT = re.compile(r"\s*\.(\w+)")
 _ROTATE = re.compile(r"\s*(<<|>>)(?![<>])")
 LABELS = re.compile(r"\s*(?:(::?)\s*(\w+)|(\w+):(?!:)|(:)(?=\s*(?:$|;)))")
 """A label definition at the start of a line: ``:name``, ``::name``, ``name:`` or a lone ``:``."""
@@ -66,7 +66,7 @@ def parse_operand(parser: Parser) -> Operand:
         match = _ROTATE.match(parser.text, parser.pos)
         if match is not None:
             if not isinstance(value, Reg):
-                raise Fault("rotation", f"a {kind_of(value)} with extensions cannot be rotated", match.start(1))
+                raise Fault("rotation", f"{described(value)} with extensions cannot be rotated", match.start(1))
             parser.pos = match.end()
             count = parser.expression(10)
             if isinstance(count, Reg) and count.mux == 5:
@@ -74,7 +74,7 @@ def parse_operand(parser: Parser) -> Operand:
             elif isinstance(count, int):
                 value = value.rotated((-count if match.group(1) == "<<" else count) & 15)
             else:
-                raise Fault("rotation", f"a register rotates by an integer or by r5, not by a {kind_of(count)}", pos)
+                raise Fault("rotation", f"a register rotates by an integer or by r5, not by {described(count)}", pos)
             exts += extensions(parser)
     return Operand(value, exts, pos)
 

@@ -28,7 +28,7 @@ from qpu.vc4.assembler.state import (
     Operand,
     Operation,
 )
-from qpu.vc4.assembler.values import LabelRef, Reg, kind_of, word32
+from qpu.vc4.assembler.values import LabelRef, Reg, described, word32
 from qpu.vc4.regs import small_imm_value
 
 __all__ = ["NOP_WORD", "Instruction"]
@@ -64,8 +64,7 @@ class Instruction(Moves):
                 self._semaphore(op)
             else:
                 if len(operations) > 1:
-                    other = operations[0] if op is not operations[0] else operations[1]
-                    raise Fault("branch-alone", "a branch is an instruction of its own", other.pos)
+                    raise Fault("branch-alone", "a branch is an instruction of its own", op.pos)
                 self._branch(op)
         return self._finish()
 
@@ -284,7 +283,7 @@ class Instruction(Moves):
             self._immediate(value, operand.pos)
         else:
             raise Fault(
-                "value-type", f"read takes a register or a small immediate, not a {kind_of(value)}", operand.pos
+                "value-type", f"read takes a register or a small immediate, not {described(value)}", operand.pos
             )
 
     # -- branches ------------------------------------------------------------------------------------------------
@@ -339,7 +338,7 @@ class Instruction(Moves):
                     )
             else:
                 if not isinstance(value, int):
-                    raise Fault("branch-target", f"a branch target is not a {kind_of(value)}", operand.pos)
+                    raise Fault("branch-target", f"a branch target is not {described(value)}", operand.pos)
                 imm = word32(value, operand.pos)
                 if imm & 7 and reg < 0:
                     self._note(

@@ -17,7 +17,7 @@ from qpu.vc4.assembler.state import (
     Operation,
     State,
 )
-from qpu.vc4.assembler.values import ROTATE_BY_R5, LabelRef, PerElement, Reg, Value, kind_of, word32
+from qpu.vc4.assembler.values import ROTATE_BY_R5, LabelRef, PerElement, Reg, Value, described, word32
 from qpu.vc4.regs import small_imm_code, small_imm_text, small_imm_value
 
 __all__ = ["Ports", "show", "unknown_extension"]
@@ -76,7 +76,7 @@ class Ports(State):
         """Set an ALU's destination; returns whether an extension asks to set flags."""
         reg = op.value
         if not isinstance(reg, Reg):
-            raise Fault("destination", f"a destination is a register, not a {kind_of(reg)}", op.pos)
+            raise Fault("destination", f"a destination is a register, not {described(reg)}", op.pos)
         files = reg.write_files
         if not files:
             note = "use r5rep (lane 0 to all lanes) or r5quad" if reg.mux == 5 else None

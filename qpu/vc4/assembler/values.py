@@ -20,6 +20,7 @@ __all__ = [
     "Reg",
     "Value",
     "binary",
+    "described",
     "float_bits",
     "kind_of",
     "truth",
@@ -119,6 +120,12 @@ def kind_of(value: Value) -> str:
     return "rotated register" if value.rotation else "register"
 
 
+def described(value: Value) -> str:
+    """The type of a value with its article: ``an integer``."""
+    kind = kind_of(value)
+    return ("an " if kind[0] in "aeiou" else "a ") + kind
+
+
 def float_bits(value: float) -> int:
     """The single-precision pattern of `value`, rounded to nearest; out of range becomes infinity."""
     if value != value:
@@ -144,14 +151,14 @@ def word32(value: Value, pos: int = 0) -> int:
         return value & 0xFFFFFFFF
     if isinstance(value, float):
         return float_bits(value)
-    raise Fault("value-type", f"a number is needed here, not a {kind_of(value)}", pos)
+    raise Fault("value-type", f"a number is needed here, not {described(value)}", pos)
 
 
 def truth(value: Value, pos: int = 0) -> bool:
     """Whether a condition holds: any number but zero."""
     if isinstance(value, int | float):
         return value != 0
-    raise Fault("value-type", f"a condition must be a number, not a {kind_of(value)}", pos)
+    raise Fault("value-type", f"a condition must be a number, not {described(value)}", pos)
 
 
 def _numbers(op: str, a: Value, b: Value) -> tuple[int | float, int | float]:
@@ -245,10 +252,10 @@ def _shift(op: str, a: Value, b: Value, left: bool) -> Value:
         if isinstance(b, Reg) and b.mux == 5 and not b.rotation:
             return a.rotated(ROTATE_BY_R5)
         if not isinstance(b, int):
-            raise Fault("rotation", f"a register rotates by an integer or by r5, not by a {kind_of(b)}")
+            raise Fault("rotation", f"a register rotates by an integer or by r5, not by {described(b)}")
         return a.rotated((-b if left else b) & 15)
     if not isinstance(b, int):
-        raise Fault("value-type", f"{op!r} needs an integer count, not a {kind_of(b)}")
+        raise Fault("value-type", f"{op!r} needs an integer count, not {described(b)}")
     count = b if left else -b
     if isinstance(a, float):
         try:
@@ -364,19 +371,19 @@ def _negate(value: Value) -> Value:
         return wrap64(-value)
     if isinstance(value, float):
         return -value
-    raise Fault("value-type", f"'-' does not work on a {kind_of(value)}")
+    raise Fault("value-type", f"'-' does not work on {described(value)}")
 
 
 def _plus(value: Value) -> Value:
     if isinstance(value, int | float):
         return value
-    raise Fault("value-type", f"'+' does not work on a {kind_of(value)}")
+    raise Fault("value-type", f"'+' does not work on {described(value)}")
 
 
 def _invert(value: Value) -> Value:
     if isinstance(value, int):
         return ~value
-    raise Fault("value-type", f"'~' needs an integer, not a {kind_of(value)}")
+    raise Fault("value-type", f"'~' needs an integer, not {described(value)}")
 
 
 UNARY: dict[str, Callable[[Value], Value]] = {
@@ -396,7 +403,7 @@ def _rounding(name: str, f: Callable[[float], int]) -> Callable[[Value], Value]:
                 return wrap64(f(value))
             except (OverflowError, ValueError):
                 raise Fault("math-domain", f"{name} of {value} is not an integer") from None
-        raise Fault("value-type", f"{name} needs a number, not a {kind_of(value)}")
+        raise Fault("value-type", f"{name} needs a number, not {described(value)}")
 
     return run
 
@@ -404,7 +411,7 @@ def _rounding(name: str, f: Callable[[float], int]) -> Callable[[Value], Value]:
 def _real(name: str, f: Callable[[float], float]) -> Callable[[Value], Value]:
     def run(value: Value) -> Value:
         if not isinstance(value, int | float):
-            raise Fault("value-type", f"{name} needs a number, not a {kind_of(value)}")
+            raise Fault("value-type", f"{name} needs a number, not {described(value)}")
         try:
             return float(f(value))
         except OverflowError:
@@ -422,7 +429,7 @@ def _abs(value: Value) -> Value:
         return wrap64(abs(value))
     if isinstance(value, float):
         return abs(value)
-    raise Fault("value-type", f"abs needs a number, not a {kind_of(value)}")
+    raise Fault("value-type", f"abs needs a number, not {described(value)}")
 
 
 NAMED: dict[str, Callable[[Value], Value]] = {
