@@ -29,7 +29,7 @@ def disassemble(word: int) -> str:
 
 def instruction_text(instr: Instr, target: str | None = None) -> str:
     """Text of an instruction. target: what a relative branch without register prints instead of its offset."""
-    if reserved(instr) is not None:
+    if reserved(instr) is not None or _unsayable(instr):
         return f".int64 0x{encode(instr):016x}"
     if isinstance(instr, Alu):
         return _alu(instr)
@@ -47,9 +47,11 @@ def note(word: int) -> str | None:
     why = reserved(instr)
     if why is not None:
         return why
+    if _unsayable(instr):
+        return "printed raw: as text its shift count would be taken modulo 32 and no longer be the other operand"
     if isinstance(instr, Alu):
         if _constant_line(instr) or _zero_line(instr):
-            return "not canonical: the text assembles to a load immediate"
+            return "not canonical: the text may assemble to a load immediate"
         if _odd_count(instr):
             return "not canonical: the text's shift count is taken modulo 32 and gets another code"
     usual = canonical(instr)
@@ -114,6 +116,15 @@ def _unpack_shows(i: Alu) -> bool:
     return _uses_mux(i, 4) if i.pm else _uses_mux(i, MUX_A) and i.raddr_a < 32
 
 
+def _idle_unpack(i: Alu) -> str:
+    """The half, ``add`` or ``mul``, that carries an unpack mode which no operand uses; empty when no half can."""
+    if not i.unpack or i.pm or _unpack_shows(i):
+        return ""
+    if i.op_add and 4 not in (i.add_a, i.add_b):
+        return "add"
+    return "mul" if i.op_mul and 4 not in (i.mul_a, i.mul_b) else ""
+
+
 def _packed_half(i: Alu | LoadImm | Semaphore) -> str:
     """Which destination the pack mode is printed with: ``add``, ``mul`` or none."""
     if not i.pack:
@@ -145,17 +156,16 @@ def _alu(i: Alu) -> str:
     extra = ""
     if i.pack and not _packed_half(i):
         extra += ".pack" + (_pack_name(i) + "i" if i.pack == 10 else _pack_name(i))
-    if i.unpack and not _unpack_shows(i):
-        extra += f".unpack{UNPACK[i.unpack].name}"
+    idle = f".unpack{UNPACK[i.unpack].name}" if _idle_unpack(i) else ""
     parts: list[str] = []
     sf_on_add = bool(i.sf) and (bool(i.op_add) or not mul)
     if add:
-        parts.append(_add_half(i, sf_on_add, extra))
+        parts.append(_add_half(i, sf_on_add, extra + (idle if _idle_unpack(i) == "add" else "")))
         extra = ""
     else:
         parts.append("nop" + (".setf" if sf_on_add else "") + (extra if not mul else ""))
     if mul:
-        parts.append(_mul_half(i, bool(i.sf) and not sf_on_add, extra if not add else ""))
+        parts.append(_mul_half(i, bool(i.sf) and not sf_on_add, extra + (idle if _idle_unpack(i) == "mul" else "")))
     if i.raddr_a != NOP and not _uses_mux(i, MUX_A):
         parts.append(f"read {regs.read_name(File.A, i.raddr_a)}")
     if i.sig == SIG_SMALL_IMM:
@@ -217,7 +227,10 @@ def _targets(i: LoadImm | Semaphore) -> str:
     for half, cond, addr in (("add", i.cond_add, i.waddr_add), ("mul", i.cond_mul, i.waddr_mul)):
         if half == "mul" and addr == NOP and not cond:
             continue
-        names.append(_destination(i, half) + _cond(cond, 0 if addr == NOP else 1))
+        usual = 1 if addr != NOP or (half == "add" and i.sf) else 0
+        names.append(
+            _destination(i, half) + ("" if cond == usual else f".{regs.CONDS[cond].name}" if cond != 1 else "")
+        )
     return ", ".join(names)
 
 
@@ -282,7 +295,7 @@ def _canonical_ws(ws: int, add: int, mul: int) -> int:
 
 def _constant_line(i: Alu) -> bool:
     """True for lines that the assembler turns into a load immediate: one operation on one constant and nothing else."""
-    if i.sf or i.raddr_a != NOP:
+    if i.sf or i.raddr_a != NOP or _extended(i):
         return False
     if i.op_add and not i.op_mul and i.waddr_mul == NOP:
         a, b = i.add_a, i.add_a if i.op_add in _UNARY else i.add_b
@@ -295,11 +308,21 @@ def _constant_line(i: Alu) -> bool:
 
 def _zero_line(i: Alu) -> bool:
     """xor, sub or v8subs of equal sources with nothing beside them: a load immediate of 0."""
-    if i.sf or i.sig != 1:
+    if i.sig != 1 or _extended(i):
         return False
     if i.op_add in (13, 22, 31) and not i.op_mul and i.waddr_mul == NOP:
-        return i.add_a == i.add_b
-    return i.op_mul == 7 and not i.op_add and i.waddr_add == NOP and i.mul_a == i.mul_b
+        a, b = i.add_a, i.add_b
+    elif i.op_mul == 7 and not i.op_add and i.waddr_add == NOP:
+        a, b = i.mul_a, i.mul_b
+    else:
+        return False
+    named = (i.raddr_a if a == MUX_A else NOP, i.raddr_b if a == MUX_B else NOP)
+    return a == b and (i.raddr_a, i.raddr_b) == named and max(named) <= NOP and 32 not in named and 35 not in named
+
+
+def _extended(i: Alu) -> bool:
+    """True when a pack mode is printed with the operation, not with a destination."""
+    return bool(i.pack) and not _packed_half(i)
 
 
 def _odd_count(i: Alu) -> bool:
@@ -307,25 +330,41 @@ def _odd_count(i: Alu) -> bool:
     return i.sig == SIG_SMALL_IMM and 32 <= i.raddr_b < 48 and i.op_add in _SHIFTS and i.add_b == MUX_B
 
 
+def _unsayable(i: Instr) -> bool:
+    """True for a shift by a float constant that another operand shares: text cannot say that."""
+    if not isinstance(i, Alu) or not _odd_count(i):
+        return False
+    return i.add_a == MUX_B or (bool(i.op_mul) and MUX_B in (i.mul_a, i.mul_b))
+
+
 def _canonical_alu(i: Alu) -> Alu:
     changes: dict[str, int] = {}
     if not i.op_add:
         changes.update(add_a=0, add_b=0)
         if i.waddr_add == NOP:
-            changes["cond_add"] = 1 if i.sf and i.op_mul else 0
+            changes["cond_add"] = i.sf
     else:
         if i.op_add in _UNARY:
             changes["add_b"] = i.add_a
         if i.waddr_add == NOP and not i.sf:
             changes["cond_add"] = 0
+    equal = i.op_add in (13, 22) and i.add_a == i.add_b  # sub and xor: kept movable to the MUL ALU until the end
+    if i.op_add in (12, 13) and i.add_a == i.add_b == MUX_B and i.sig == SIG_SMALL_IMM and not i.raddr_b:
+        changes["op_add"] = i.op_add ^ 1  # a zero that is already there is its own negative, which flips add and sub
+        equal = not equal
     if not i.op_mul:
         changes.update(mul_a=0, mul_b=0)
         if i.waddr_mul == NOP:
-            changes["cond_mul"] = 0
+            changes["cond_mul"] = int(equal)
     elif i.waddr_mul == NOP and not (i.sf and not i.op_add):
         changes["cond_mul"] = 0
     changes["ws"] = _canonical_ws(i.ws, i.waddr_add, i.waddr_mul)
-    if i.pm and not i.pack and not (i.unpack and _unpack_shows(i)):
+    if i.unpack and not _unpack_shows(i) and not _idle_unpack(i):
+        changes["unpack"] = 0
+    pack = i.pack
+    if pack and i.pm and not i.op_mul and i.waddr_mul == NOP:
+        pack = changes["pack"] = 0
+    if i.pm and not pack and not (i.unpack and _unpack_shows(i)):
         changes["pm"] = 0
     if i.sig == SIG_SMALL_IMM and i.raddr_b >= 48 and _rotation(i) is None:
         changes["raddr_b"] = i.raddr_b - 32
@@ -333,7 +372,9 @@ def _canonical_alu(i: Alu) -> Alu:
 
 
 def _canonical_load(i: LoadImm) -> LoadImm:
-    return replace(i, ws=_canonical_ws(i.ws, i.waddr_add, i.waddr_mul))
+    cond_add = 0 if i.waddr_add == NOP and i.cond_add == 1 and not i.sf else i.cond_add
+    ws = _canonical_ws(i.ws, i.waddr_add, i.waddr_mul)
+    return replace(i, ws=ws, pm=i.pm if i.pack else 0, cond_add=cond_add)
 
 
 def _canonical_semaphore(i: Semaphore) -> Semaphore:

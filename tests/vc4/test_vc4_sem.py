@@ -252,8 +252,8 @@ def test_every_operation_has_its_code() -> None:
     """Opcodes of the guide, written out once more."""
     add = {
         0: "nop", 1: "fadd", 2: "fsub", 3: "fmin", 4: "fmax", 5: "fminabs", 6: "fmaxabs", 7: "ftoi", 8: "itof",
-        12: "add", 13: "sub", 14: "shr", 15: "asr", 16: "ror", 17: "shl", 18: "min", 19: "max", 20: "and", 21: "or", 22: "xor",
-        23: "not", 24: "clz", 30: "v8adds", 31: "v8subs",
+        12: "add", 13: "sub", 14: "shr", 15: "asr", 16: "ror", 17: "shl", 18: "min", 19: "max", 20: "and",
+        21: "or", 22: "xor", 23: "not", 24: "clz", 30: "v8adds", 31: "v8subs",
     }  # fmt: skip
     mul = ["nop", "fmul", "mul24", "v8muld", "v8min", "v8max", "v8adds", "v8subs"]
     assert {n: op.name for n, op in enumerate(ADD_OPS) if op} == add
