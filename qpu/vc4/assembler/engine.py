@@ -95,7 +95,7 @@ class Engine:
         self.diagnostics: list[Diagnostic] = []
         self.warnings: list[Diagnostic] = []
         self.errors = 0
-        self.used: dict[Key, int] = {}
+        self.used: set[tuple[Key, int]] = set()
         self.clones: list[tuple[Key, int, int, int]] = []
         self.references: dict[Key, tuple[Source, int, str]] = {}
         self.defined: dict[Key, Source] = {}
@@ -172,7 +172,7 @@ class Engine:
             offset = self.known.get(key)
         if offset is None:
             offset = self.out.labels.get(key, 0)
-        self.used[key] = offset
+        self.used.add((key, offset))
         return offset + label.addend
 
     def label_difference(self, a: LabelRef, b: LabelRef) -> int:
@@ -464,8 +464,8 @@ class Engine:
             if word is not None and word.group(1) in self.macros:
                 return Fault("macro-place", f"the macro {word.group(1)} stands alone on its line", word.start(1))
             if word is not None:
-                close = difflib.get_close_matches(word.group(1), self.macros, 1)
-                if close and fault.help is None:
+                close = difflib.get_close_matches(word.group(1), [*self.macros, *OPCODES], 1)
+                if close:
                     fault.help = f"did you mean {close[0]!r}?"
         return fault
 
@@ -568,7 +568,7 @@ class Engine:
     def unsettled(self) -> bool:
         """True when a value that was used differs from what it turned out to be."""
         labels, words = self.out.labels, self.out.words
-        if any(labels.get(key) != offset for key, offset in self.used.items() if key in labels):
+        if any(labels.get(key) != offset for key, offset in self.used if key in labels):
             return True
         for key, addend, index, n in self.clones:
             first = (labels.get(key, 0) + addend) // 8
