@@ -295,7 +295,7 @@ def _canonical_ws(ws: int, add: int, mul: int) -> int:
 
 def _constant_line(i: Alu) -> bool:
     """True for lines that the assembler turns into a load immediate: one operation on one constant and nothing else."""
-    if i.sf or i.raddr_a != NOP or _extended(i):
+    if i.sf or i.raddr_a != NOP:
         return False
     if i.op_add and not i.op_mul and i.waddr_mul == NOP:
         a, b = i.add_a, i.add_a if i.op_add in _UNARY else i.add_b
@@ -308,7 +308,7 @@ def _constant_line(i: Alu) -> bool:
 
 def _zero_line(i: Alu) -> bool:
     """xor, sub or v8subs of equal sources with nothing beside them: a load immediate of 0."""
-    if i.sig != 1 or _extended(i):
+    if i.sig != 1:
         return False
     if i.op_add in (13, 22, 31) and not i.op_mul and i.waddr_mul == NOP:
         a, b = i.add_a, i.add_b
@@ -318,11 +318,6 @@ def _zero_line(i: Alu) -> bool:
         return False
     named = (i.raddr_a if a == MUX_A else NOP, i.raddr_b if a == MUX_B else NOP)
     return a == b and (i.raddr_a, i.raddr_b) == named and max(named) <= NOP and 32 not in named and 35 not in named
-
-
-def _extended(i: Alu) -> bool:
-    """True when a pack mode is printed with the operation, not with a destination."""
-    return bool(i.pack) and not _packed_half(i)
 
 
 def _odd_count(i: Alu) -> bool:
