@@ -124,11 +124,10 @@ class Buffer:
         return np.array(self.array, dtype=dtype)
 
     def close(self) -> None:
-        """Give the memory back; calling it twice is fine. ndarrays that still refer to it keep the mapping alive."""
+        """Give the memory back; calling it twice is fine. It stays while ndarrays still refer to it."""
         bo, self._bo, self._array = self._bo, None, None
         if bo is not None:
-            self._device.forget(self)
-            close_bo(bo)
+            self._device.forget(self, bo)
 
     def __enter__(self) -> Buffer:
         return self
@@ -158,11 +157,13 @@ class BufferView:
         return self.buffer.address + self.offset
 
 
-def close_bo(bo: Bo) -> None:
+def close_bo(bo: Bo) -> bool:
+    """Close a buffer object; False when ndarrays still refer to its mapping, so that it has to be tried again."""
     try:
         bo.close()
     except BufferError:
-        pass  # somebody still holds an ndarray: the mapping goes with it, the kernel handle is gone
+        return False
+    return True
 
 
 # -- uniforms

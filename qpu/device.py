@@ -149,6 +149,7 @@ class Device(AbstractContextManager["Device"]):
         self._bos: dict[int, Bo] = {}
         self._code: dict[int, tuple[weakref.ref[Program], Bo]] = {}
         self._idle: list[Bo] = []
+        self._lingering: list[Bo] = []  # closed buffers that ndarrays still refer to
         self._running: set[Launch] = set()
         self._info = driver.info
 
@@ -206,6 +207,7 @@ class Device(AbstractContextManager["Device"]):
         if size >= 1 << 32:
             raise UsageError(f"{size} bytes exceed the GPU's 4 GiB of addresses")
         with self._lock:
+            self._tidy()
             bo = self.driver.alloc(size)
             try:
                 buffer = Buffer(self, bo, dims, kind)
@@ -230,16 +232,26 @@ class Device(AbstractContextManager["Device"]):
         buffer.array[...] = source
         return buffer
 
-    def forget(self, buffer: Buffer) -> None:
+    def forget(self, buffer: Buffer, bo: Bo) -> None:
         """Called by a buffer that closes."""
         with self._lock:
             self._buffers.discard(buffer)
             self._bos.pop(id(buffer), None)
+            self._return(bo)
 
     def _drop(self, key: int) -> None:
+        """A buffer was garbage-collected. Its ndarray may still be about to go: `_return` tries again later."""
         bo = self._bos.pop(key, None)
         if bo is not None and self._driver is not None and os.getpid() == self._pid:
-            close_bo(bo)
+            self._return(bo)
+
+    def _return(self, bo: Bo) -> None:
+        if not close_bo(bo):
+            self._lingering.append(bo)
+
+    def _tidy(self) -> None:
+        """Close what could not be closed before because ndarrays referred to it."""
+        self._lingering = [bo for bo in self._lingering if not close_bo(bo)]
 
     # programs
 
@@ -520,7 +532,7 @@ class Device(AbstractContextManager["Device"]):
                 bo, buffer._bo, buffer._array = buffer._bo, None, None
                 if bo is not None:
                     close_bo(bo)
-            for bo in [*self._bos.values(), *(bo for _, bo in self._code.values()), *self._idle]:
+            for bo in [*self._bos.values(), *(bo for _, bo in self._code.values()), *self._idle, *self._lingering]:
                 close_bo(bo)
             for launch in self._running:
                 for bo in launch._keep:
@@ -528,6 +540,7 @@ class Device(AbstractContextManager["Device"]):
             self._bos.clear()
             self._code.clear()
             self._idle.clear()
+            self._lingering.clear()
             self._running.clear()
         try:
             driver.close()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent / "qpu"
 LAYERS: dict[str, set[str]] = {
     "qpu.errors": set(),
     "qpu.core": {"qpu.errors"},
-    "qpu.core.program": {"qpu.core", "qpu.errors", "qpu.toolkit"},
+    "qpu.core.program": {"qpu.core", "qpu.core.html", "qpu.errors", "qpu.toolkit"},
     "qpu.core.html": {"qpu.core", "qpu.core.program", "qpu.errors", "qpu.toolkit"},
     "qpu.vc4": {"qpu.core", "qpu.core.program", "qpu.errors"},
     "qpu.v3d": {"qpu.core", "qpu.core.program", "qpu.errors"},
@@ -45,7 +45,16 @@ LAYERS: dict[str, set[str]] = {
         "qpu.errors",
         "qpu.buffers",
     },
-    "qpu.kernels": {"qpu.buffers", "qpu.device", "qpu.core", "qpu.core.program", "qpu.errors", "qpu.vc4", "qpu.v3d", "qpu.toolkit"},
+    "qpu.kernels": {
+        "qpu.buffers",
+        "qpu.device",
+        "qpu.core",
+        "qpu.core.program",
+        "qpu.errors",
+        "qpu.vc4",
+        "qpu.v3d",
+        "qpu.toolkit",
+    },
     "qpu": {"qpu." + n for n in ("core.isa", "core.program", "core", "device", "buffers", "errors", "toolkit")},
 }
 ANYTHING = {"qpu.__main__"}

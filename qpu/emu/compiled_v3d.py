@@ -32,7 +32,7 @@ from qpu.emu.v3d_llvm import DATA_SLOTS, FIFO_SLOTS, GO_ON, Node, NodeStats, Rea
 from qpu.emu.v3d_prepare import prepare
 from qpu.emu.v3d_services import DispatchServices
 from qpu.emu.v3d_state import CLOBBERED, Group, undefined_register
-from qpu.errors import EmuFault, FaultPlace, Severity
+from qpu.errors import EmuFault, FaultPlace
 
 __all__ = ["V3dCompiledMachine"]
 
@@ -57,7 +57,7 @@ class _Program:
         self.nodes: list[Node] = [Node(0)]
         self.level = QUICK
         self.stats: list[NodeStats] = []
-        self.reach = 0
+        self.reach = self.max_rf = 0
         self.translate_s = 0.0
         self.hits = self.misses = 0
         self.executed = 0
@@ -78,6 +78,7 @@ class _Program:
                 "stats": [asdict(s) for s in made.stats],
                 "entries": [list(n) for n in entries],
                 "reach": made.reach,
+                "max_rf": made.max_rf,
             }
 
         code = build(identity, make, level=self.level)
@@ -85,6 +86,7 @@ class _Program:
         self.stats = [NodeStats(**s) for s in code.meta["stats"]]
         self.nodes = [Node(n[0], n[1], n[2], tuple(n[3]), n[4], n[5]) for n in code.meta["entries"]]
         self.reach = int(code.meta["reach"])
+        self.max_rf = int(code.meta["max_rf"])
         self.translate_s += code.translate_s
         self.hits += code.from_cache
         self.misses += not code.from_cache
@@ -107,6 +109,9 @@ class _Program:
             self.build()
         return self.nodes.index(node)
 
+
+# Rules of the checker whose breaking gives results that hardware does not define.
+_UNDEFINED = ("sfu-", "thrsw-sfu", "branch-slot", "unifa-", "rot-", "uniform-pair", "small-imm-reserved", "lane-op")
 
 _PROGRAMS: dict[tuple[Isa, bool, tuple[int, ...]], _Program | str] = {}
 _MAX_PROGRAMS = 256
@@ -141,7 +146,7 @@ def _refuse_hazards(program: _Program) -> None:
 
     words = program.words[: program.reach + 1]
     for finding in check(program.isa, words, single_segment=program.single_segment):
-        if finding.severity is Severity.ERROR or finding.rule.startswith("unifa"):
+        if finding.rule.startswith(_UNDEFINED) and finding.rule != "unifa-branch":
             raise Untranslatable(f"hazard {finding.rule} at instruction {finding.index}")
 
 
@@ -159,6 +164,8 @@ class V3dCompiledMachine:
         dispatch = Dispatch.from_cfg(cfg, exact_batches=self.profile.exact_batches)
         try:
             program = _program(self.memory, dispatch, self.profile.isa)
+            if dispatch.threads == 4 and program.max_rf >= 32:
+                raise Untranslatable(f"rf{program.max_rf} with four threads per QPU")
         except Untranslatable as reason:
             execution = self.reference.dispatch(cfg)
             execution.stats.fallbacks[str(reason)] += 1
@@ -435,7 +442,7 @@ class CompiledV3dExecution:
             self._jump(thread)
         elif reason is Reason.EMPTY:
             g = self._standing(thread)
-            self._services.fault(g, "tmu-empty", "ldtmu with no result pending; hardware waits for ever")
+            self._services.fault(g, "tmu-empty", "ldtmu finds no result pending; hardware hangs here")
         elif reason is Reason.UNIFORM:
             g = self._standing(thread)
             self._services._access(AccessError("out-of-bounds", 0, 0, int(state[Slot.JUMP]), 4, False, "uniform fetch"))

@@ -141,6 +141,7 @@ class Translation:
     ir: str
     stats: list[NodeStats] = field(default_factory=list)
     entries: dict[Node, int] = field(default_factory=dict)
+    max_rf: int = 0  # highest register that is named
     reach: int = 0  # highest instruction index that was translated
 
 
@@ -177,6 +178,7 @@ class _Translator:
         self.entries: dict[Node, int] = {}
         self.blocks: dict[Node, ir.Block] = {}
         self.todo: list[Node] = []
+        self.max_rf = 0
         self.tmu = _tmu_function(self.module, isa, avx512)
         self.refill = _refill_function(self.module)
 
@@ -208,7 +210,7 @@ class _Translator:
         self.b.position_at_end(self.leave)
         self.b.store(self.b.load(self.budget, typ=I64), self.pointer(int(Slot.LEFT)))
         self.b.ret(self.b.load(self.reason, typ=I32))
-        return Translation(str(self.module), self.stats, self.entries, max(self.decoded))
+        return Translation(str(self.module), self.stats, self.entries, self.max_rf, max(self.decoded))
 
     def entry(self, node: Node) -> int:
         number = self.entries.setdefault(node, len(self.entries))
@@ -422,6 +424,7 @@ class _Translator:
         return self.b.shuffle_vector(first, undefined, ir.Constant(I32X16, [0] * LANES))
 
     def register(self, n: int) -> int:
+        self.max_rf = max(self.max_rf, n)
         return Slot.RF + 16 * n
 
     def accumulator(self, n: int) -> int:
@@ -595,6 +598,8 @@ class _Translator:
                 self.store_implicit(name, value)
             if half.dst is not None and result is not None and not (half.dst.magic and half.dst.n == _NOP):
                 writes.append((half.dst, result, masks, half.pack))
+        if len(writes) == 2 and writes[0][0] == writes[1][0] and not (writes[0][2] and writes[1][2]):
+            raise Untranslatable(f"both halves of instruction {index} write the same destination")
         for dst, value, masks, pack in sorted(writes, key=lambda w: w[0].magic and w[0].n in (_TMUA, _TMUAU)):
             slow = self.write(index, dst, value, masks, pack, word)
             request = slow if slow is not None else request

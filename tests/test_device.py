@@ -1,0 +1,408 @@
+"""Devices, buffers and launches on emulated boards, through the driver code that ships."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qpu
+from qpu.buffers import pack_uniforms
+from qpu.core.isa import Isa
+from qpu.device import Device
+from qpu.emu.port import EmuPort
+from qpu.emu.record import RecordingPort
+
+BOARDS = ("pi0", "pi3", "pi4", "pi5", "pi5,slices=3", "pi5,page=16k")
+
+
+def double_42(q: Any) -> None:
+    """y[lane] = 2 * x[lane]; uniforms: x, y."""
+    q.nop(sig=q.ldunifrf(q.rf[11]))
+    q.nop(sig=q.ldunifrf(q.rf[12]))
+    q.eidx(q.rf[10])
+    q.shl(q.rf[10], q.rf[10], 2)
+    q.add(q.tmua, q.rf[11], q.rf[10])
+    q.nop(sig=q.ldtmu(q.rf[13]))
+    q.fadd(q.tmud, q.rf[13], q.rf[13])
+    q.add(q.tmua, q.rf[12], q.rf[10])
+    q.tmuwt(q.null)
+    q.end()
+
+
+def double_vc4(q: Any) -> None:
+    """As double_42, with a DMA store from the VPM."""
+    q.shl(q.r0, q.element_number, 2)
+    q.add(q.tmu0_s, q.r0, q.uniform)
+    q.setup_vpm_write()
+    q.nop(sig="ldtmu0")
+    q.fadd(q.vpm, q.r4, q.r4)
+    q.setup_dma_store(nrows=1)
+    q.start_dma_store(q.uniform)
+    q.wait_dma_store()
+    q.exit()
+
+
+def double(isa: Isa) -> qpu.Program:
+    return qpu.assemble(double_vc4 if isa is Isa.VC4 else double_42, isa=isa)
+
+
+def endless(isa: Isa) -> qpu.Program:
+    if isa is Isa.VC4:
+        return qpu.assemble(":l\nbrr -, :l\nnop\nnop\nnop\n", isa=isa)
+    return qpu.assemble("l: b l\nnop\nnop\nnop\nnop ; nop ; thrsw\nnop\nnop\n", isa=isa)
+
+
+@pytest.fixture(params=BOARDS)
+def port(request: pytest.FixtureRequest) -> Iterator[EmuPort]:
+    made = EmuPort(request.param)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def gpu(port: EmuPort) -> Iterator[Device]:
+    with qpu.open_device(port=port) as device:
+        yield device
+
+
+@pytest.fixture
+def pi5() -> Iterator[Device]:
+    with qpu.open_device("pi5") as device:
+        yield device
+
+
+def test_a_program_runs_and_numpy_agrees(gpu: Device) -> None:
+    x = gpu.array(np.arange(16, dtype=np.float32))
+    y = gpu.empty(16, np.float32)
+    launch = gpu.run(double(gpu.isa), [x, y])
+    assert launch.done and launch.poll()
+    np.testing.assert_array_equal(y.numpy(), 2 * np.arange(16, dtype=np.float32))
+    assert launch.stats is not None and launch.stats.instructions >= 10
+    assert gpu.stats is launch.stats
+
+
+def test_info_names_board_and_says_it_is_emulated(gpu: Device) -> None:
+    text = str(gpu.info)
+    assert "EMULATED" in text and gpu.info.node in text
+    assert gpu.qpus == gpu.info.slices * gpu.info.qpus_per_slice
+    assert gpu.emulated and "<table>" in gpu._repr_html_()
+
+
+def test_programs_are_uploaded_once(gpu: Device) -> None:
+    program = double(gpu.isa)
+    assert gpu.load(program) == gpu.load(program)
+    assert gpu.load(program) % 8 == 0
+
+
+def test_asynchronous_launches(gpu: Device) -> None:
+    program = double(gpu.isa)
+    xs = [gpu.array(np.full(16, i, np.float32)) for i in range(5)]
+    ys = [gpu.empty(16) for _ in xs]
+    launches = [gpu.submit(program, [x, y]) for x, y in zip(xs, ys, strict=True)]
+    for launch in launches:
+        launch.wait(5)
+        launch.wait(5)  # waiting again is fine
+    for i, y in enumerate(ys):
+        np.testing.assert_array_equal(y.numpy(), np.full(16, 2 * i, np.float32))
+
+
+def test_launches_can_be_awaited(pi5: Device) -> None:
+    x, y = pi5.array(np.ones(16, np.float32)), pi5.empty(16)
+
+    async def go() -> None:
+        await pi5.submit(double(pi5.isa), [x, y])
+
+    asyncio.run(go())
+    assert (y.numpy() == 2).all()
+
+
+def test_launches_of_other_devices_are_waited_for(pi5: Device) -> None:
+    with qpu.open_device("pi4") as other:
+        x, y = other.array(np.ones(16, np.float32)), other.empty(16)
+        first = other.submit(double(other.isa), [x, y])
+        a, b = pi5.array(np.ones(16, np.float32)), pi5.empty(16)
+        second = pi5.submit(double(pi5.isa), [a, b], after=[first])
+        assert first.done
+        second.wait()
+        assert (b.numpy() == 2).all()
+
+
+def test_several_devices_in_several_threads() -> None:
+    results: dict[int, np.ndarray] = {}
+
+    def work(number: int) -> None:
+        with qpu.open_device(BOARDS[number % 4]) as gpu:
+            x, y = gpu.array(np.full(16, number, np.float32)), gpu.empty(16)
+            program = double(gpu.isa)
+            for _ in range(5):
+                gpu.run(program, [x, y])
+            results[number] = y.numpy()
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert {i: float(v[0]) for i, v in results.items()} == {i: 2.0 * i for i in range(8)}
+
+
+def test_one_device_from_several_threads(pi5: Device) -> None:
+    program = double(pi5.isa)
+    bad: list[int] = []
+
+    def work(number: int) -> None:
+        x, y = pi5.array(np.full(16, number, np.float32)), pi5.empty(16)
+        for _ in range(5):
+            pi5.run(program, [x, y])
+            if not (y.numpy() == 2 * number).all():
+                bad.append(number)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not bad
+
+
+# -- nothing is left
+
+
+def test_closing_returns_everything(port: EmuPort) -> None:
+    with qpu.open_device(port=port) as gpu:
+        x, y = gpu.array(np.ones(16, np.float32)), gpu.empty(16)
+        gpu.run(double(gpu.isa), [x, y])
+        view = x.array
+    assert port.allocated() == []
+    del view
+    gpu.close()
+
+
+def test_buffers_go_with_their_last_reference(port: EmuPort) -> None:
+    with qpu.open_device(port=port) as gpu:
+        before = len(port.allocated())
+        for _ in range(20):
+            gpu.empty(1 << 16)
+        gc.collect()
+        assert len(port.allocated()) <= before + 2  # memory and handle of the last one
+
+
+def test_a_failure_at_any_call_leaves_nothing(port: EmuPort) -> None:
+    def session(through: RecordingPort) -> None:
+        with qpu.open_device(port=through) as gpu:
+            x, y = gpu.array(np.ones(16, np.float32)), gpu.empty(16)
+            gpu.run(double(gpu.isa), [x, y])
+
+    clean = RecordingPort(port)
+    session(clean)
+    total = sum(c.kind in ("ioctl", "mmap", "open", "mmio") for c in clean.calls)
+    assert total > 5 and port.allocated() == []
+    failed = 0
+    for kind in ("ioctl", "mmap", "open"):
+        count = sum(c.kind == kind for c in clean.calls)
+        for n in range(1, count + 1):
+            through = RecordingPort(port)
+            through.inject(kind, 12, at=n)  # ENOMEM
+            try:
+                session(through)
+            except (qpu.QpuError, OSError):
+                failed += 1
+            assert port.allocated() == [], (kind, n)
+    assert failed
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"workgroups": 0}, "workgroups in x"),
+        ({"workgroups": (1, 2)}, "three for x, y, z"),
+        ({"workgroups": (1, 1, 70000)}, "workgroups in z"),
+        ({"workgroup_size": 257}, "1..256"),
+        ({"workgroups_per_supergroup": 17}, "1..16"),
+        ({"max_supergroup_id": 64}, "0..63"),
+        ({"threads": 3}, "2 or 4"),
+        ({"qpus": 4}, "VideoCore IV"),
+        ({"timeout_s": 0}, "positive"),
+    ],
+)
+def test_bad_launches_are_refused_before_any_ioctl(arguments: dict[str, Any], message: str) -> None:
+    inner = EmuPort("pi5")
+    port = RecordingPort(inner)
+    with qpu.open_device(port=port) as gpu:
+        program = double(gpu.isa)
+        calls = len(port.calls)
+        with pytest.raises(qpu.UsageError, match=message):
+            gpu.run(program, [], **arguments)
+        assert len(port.calls) == calls
+    inner.shutdown()
+
+
+def test_vc4_refuses_v3d_arguments_and_too_many_programs() -> None:
+    with qpu.open_device("pi3") as gpu:
+        program = double(gpu.isa)
+        with pytest.raises(qpu.UsageError, match="V3D"):
+            gpu.run(program, [], workgroups=3)
+        with pytest.raises(qpu.UsageError, match=r"1\.\.12"):
+            gpu.run(program, [[0, 0]] * 13)
+        with pytest.raises(qpu.UsageError, match="rows of uniforms"):
+            gpu.run(program, [[0, 0]] * 2, qpus=3)
+
+
+def test_foreign_and_closed_things_are_refused(pi5: Device) -> None:
+    program = double(pi5.isa)
+    x = pi5.empty(16)
+    with qpu.open_device("pi5") as other:
+        mine = other.empty(16)
+        with pytest.raises(qpu.UsageError, match="another device"):
+            pi5.run(program, [x, mine])
+    with pytest.raises(qpu.UsageError, match="closed"):
+        other.empty(4)
+    x.close()
+    x.close()
+    with pytest.raises(qpu.UsageError, match="closed"):
+        pi5.run(program, [x, x])
+    with pytest.raises(qpu.UsageError, match="closed"):
+        _ = x.array
+    with pytest.raises(qpu.UsageError, match=r"VideoCore IV cannot run on V3D 7\.1"):
+        pi5.run(double(Isa.VC4), [])
+    with pytest.raises(qpu.UsageError, match="no Program"):
+        pi5.run(double_42, [])  # type: ignore[arg-type] # wrong on purpose
+
+
+@pytest.mark.parametrize("shape", [0, (3, 0), -1, (1 << 20, 1 << 20)])
+def test_impossible_shapes(pi5: Device, shape: Any) -> None:
+    with pytest.raises(qpu.UsageError):
+        pi5.empty(shape)
+
+
+def test_too_much_memory_is_one_clear_line() -> None:
+    with qpu.open_device("pi5,mem=256M") as gpu, pytest.raises(qpu.DriverError) as caught:
+        gpu.empty(1 << 29, np.uint8)
+    assert "memory" in str(caught.value).lower()
+
+
+def test_pickling_is_refused_with_advice(pi5: Device) -> None:
+    for thing in (pi5, pi5.empty(4)):
+        with pytest.raises(TypeError, match=r"open it|numpy\(\)"):
+            pickle.dumps(thing)
+
+
+def _in_child(make: Callable[[], Any], queue: Any) -> None:
+    try:
+        make()
+        queue.put("worked")
+    except qpu.UsageError as error:
+        queue.put(str(error))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_is_told(pi5: Device) -> None:
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_child, args=(lambda: pi5.empty(4), queue))
+    child.start()
+    assert "fork" in queue.get(timeout=20)
+    child.join(20)
+
+
+@pytest.mark.parametrize("name", ["pi9", "cuda", "pi5,slices=x", "pi5,colour=red", ""])
+def test_unknown_devices(name: str) -> None:
+    with pytest.raises(qpu.UsageError):
+        qpu.open_device(name)
+
+
+def test_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QPU_DEVICE", "pi4")
+    with qpu.open_device() as gpu:
+        assert gpu.isa is Isa.V3D42
+
+
+def test_auto_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: Any) -> None:
+    monkeypatch.setenv("QPU_SYSROOT", str(tmp_path))
+    monkeypatch.delenv("QPU_DEVICE", raising=False)
+    with qpu.open_device() as gpu:
+        assert gpu.emulated and gpu.isa is Isa.V3D71
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "emulated Pi 5" in err
+    with pytest.raises(qpu.NoDeviceError):
+        qpu.open_device("hardware")
+
+
+# -- faults
+
+
+@pytest.mark.parametrize("board", ["pi3", "pi4", "pi5"])
+def test_stray_accesses_fault_at_the_source_line(board: str) -> None:
+    with qpu.open_device(board) as gpu:
+        y = gpu.empty(16)
+        with pytest.raises(qpu.EmuFault) as caught:
+            gpu.run(double(gpu.isa), [0x3F00_0000, y])
+        fault = caught.value
+        assert fault.rule == "out-of-bounds"
+        assert fault.place.loc is not None and fault.place.loc.file == __file__
+        assert "tmu" in fault.place.loc.source
+        gpu.run(double(gpu.isa), [y, y])  # the device goes on
+
+
+@pytest.mark.parametrize("board", ["pi4", "pi5"])
+def test_timeouts_do_not_lose_the_device(board: str) -> None:
+    with qpu.open_device(board) as gpu, pytest.raises((qpu.GpuTimeoutError, qpu.GpuResetError)):
+        gpu.run(endless(gpu.isa), [0], timeout_s=0.05)
+
+
+# -- uniforms and buffers
+
+
+def test_uniform_words() -> None:
+    words = np.frombuffer(
+        pack_uniforms([1, -1, 0xFFFFFFFF, 1.0, np.float32(2), np.int32(-2), [3, (4,)], np.array([5, 6], np.uint32)]),
+        np.uint32,
+    )
+    assert words.tolist() == [1, 0xFFFFFFFF, 0xFFFFFFFF, 0x3F800000, 0x40000000, 0xFFFFFFFE, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "bad", [1 << 32, -(1 << 31) - 1, 1e39, True, "x", None, np.array([1.0]), np.arange(3, dtype=np.int64)]
+)
+def test_bad_uniforms_name_their_place(bad: Any) -> None:
+    with pytest.raises(qpu.UsageError, match="uniform 1"):
+        pack_uniforms([7, bad])
+
+
+def test_buffer_views_and_copies(pi5: Device) -> None:
+    data = np.arange(12, dtype=np.int32).reshape(3, 4)
+    x = pi5.array(data)
+    assert x.shape == (3, 4) and len(x) == 3 and x.size == 12
+    assert x[1].address == x.address + 16 and x[-1].address == x.address + 32 and x[1:].address == x[1].address
+    np.testing.assert_array_equal(np.asarray(x), data)
+    copy = x.numpy()
+    x.write(5)
+    assert (x.array == 5).all() and (copy == data).all()
+    with pytest.raises(qpu.UsageError, match="shape"):
+        x.write(np.zeros(5, np.int32))
+    with pytest.raises(qpu.UsageError, match="dtype"):
+        x.write(np.zeros((3, 4)))
+    with pytest.raises(qpu.UsageError, match="outside"):
+        _ = x[4]
+    with pytest.raises(qpu.UsageError, match="step"):
+        _ = x[::2]
+    assert (pi5.zeros((2, 2)).numpy() == 0).all()
+
+
+def test_memory_comes_zeroed(gpu: Device) -> None:
+    first = gpu.array(np.full(4096, 0xA5, np.uint8))
+    first.close()
+    assert not gpu.empty(4096, np.uint8).numpy().any()
