@@ -8,16 +8,15 @@ not on how a run is cut into calls.
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qpu.core.isa import Isa
+from qpu.emu.interrupts import StopRequest
 from qpu.emu.lanes import U32, quiet
 from qpu.emu.machine import RunStats
 from qpu.emu.memory import Memory
@@ -39,30 +38,27 @@ TURN = 1024  # instructions a QPU executes before others get a turn
 _REGISTERS = (1 << 64) - 1
 
 
-class _Interrupts:
-    """Ctrl-C at a safe place: `pending` is set by the signal, and the scheduler looks between two groups."""
+class _Cycle:
+    """Notices that the machine goes round in circles: the same state again, with nothing read or written between."""
+
+    __slots__ = ("_bank", "_control", "_limit", "_turns")
 
     def __init__(self) -> None:
-        self.pending = False
+        self._control: tuple[object, ...] = ()
+        self._bank: list[NDArray[Any]] = []
+        self._limit = 1
+        self._turns = 0
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.pending = True
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Hold SIGINT back; outside the main thread, or when somebody else handles it, nothing is changed."""
-        mine = threading.current_thread() is threading.main_thread()
-        if not mine or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            yield
-            return
-        signal.signal(signal.SIGINT, self._note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            if self.pending:
-                self.pending = False
-                raise KeyboardInterrupt
+    def closed(self, control: tuple[object, ...], bank: Bank) -> bool:
+        """Ask once a turn. control: everything but the registers. The state compared with moves on ever more rarely."""
+        arrays = bank.arrays
+        if control == self._control and all(map(np.array_equal, arrays, self._bank)):
+            return True
+        self._turns += 1
+        if self._turns >= self._limit:
+            self._turns, self._limit = 0, 2 * self._limit
+            self._control, self._bank = control, [x.copy() for x in arrays]
+        return False
 
 
 class _Stretch:
@@ -121,7 +117,7 @@ class ReferenceExecution:
         self._fault: EmuFault | None = None
         self._hung: EmuFault | None = None
         self._idle = 0  # clocks a hung machine has been watched
-        self._interrupts = _Interrupts()
+        self._cycle = _Cycle()
         self._trace = trace
         sync.begin()
         if trace is not None:
@@ -152,67 +148,89 @@ class ReferenceExecution:
     def run(self, clocks: int | None = None) -> bool:
         """Advance by about `clocks` emulated clocks (None: to the end); True when all programs have ended.
 
-        Raises: EmuFault, also again when called after one. A lenient run that hardware would hang in returns False
-        while its clock advances; without a limit it raises. KeyboardInterrupt leaves a state that can be resumed.
+        Raises: EmuFault, also again when called after one. A run that can never end (`stuck`) returns False while its
+        clock advances; without a limit it raises. KeyboardInterrupt leaves a state that can be resumed.
         """
         if self._fault is not None:
             raise self._fault
-        if self._hung is not None:
-            if clocks is None:
-                raise self._hung
-            self._idle += clocks
-            self.stats.clocks = self.clocks
-            return False
         limit = None if clocks is None else self.clocks + clocks
         started = time.perf_counter()
         try:
-            with quiet(), self._interrupts.deferred():
-                self._advance(limit)
+            with quiet(), StopRequest() as stop:
+                self._advance(limit, stop)
         except EmuFault as fault:
             self._fault = fault
             raise
         finally:
             self.stats.execute_s += time.perf_counter() - started
             self._publish()
-        hung = self._stuck()
-        if hung is not None and clocks is None:
-            raise hung
+        if stop.requested:
+            raise KeyboardInterrupt
+        if self._hung is not None:
+            if limit is None:
+                raise self._hung
+            self._idle += max(0, limit - self.clocks)
+            self.stats.clocks = self.clocks
         return self.done
 
-    def _stuck(self) -> EmuFault | None:
-        return self._hung
+    @property
+    def stuck(self) -> bool:
+        """Whether it is known that this run never ends: a lenient deadlock, or a loop that changes nothing."""
+        return self._hung is not None
 
     # -- scheduling
-    def _advance(self, limit: int | None) -> None:
+    def _advance(self, limit: int | None, stop: StopRequest) -> None:
         qpus = self._qpus
-        while not self.done:
+        while not self.done and self._hung is None:
             ready = [q for q in qpus if q.status == Status.READY]
             if not ready:
-                if not self._next_turn():
-                    return
+                self._next_turn()
                 continue
-            if self._interrupts.pending or (limit is not None and self.clocks >= limit):
+            if stop.requested or (limit is not None and self.clocks >= limit):
                 return
             key = min(q.key for q in ready)
             members = [q.number for q in ready if q.key == key]
-            stop = min((q.pc for q in ready if q.pc > key[0]), default=None)
-            self._run_group(Group(members, qpus, self._bank, self._units), stop)
+            meet = min((q.pc for q in ready if q.pc > key[0]), default=None)
+            self._run_group(Group(members, qpus, self._bank, self._units), meet)
 
-    def _next_turn(self) -> bool:
-        """Start the next turn; False when nobody can ever go on."""
+    def _next_turn(self) -> None:
+        """Start the next turn, or find out that nobody can ever go on."""
         started = self._fill()
         waiting = []
+        spinning = []
         for q in self._qpus:
             q.spent = 0
             if q.status == Status.YIELDED:
                 q.status = Status.READY
-                started = True
+                spinning.append(q)
             elif q.status == Status.BLOCKED:
                 waiting.append(q)
-        if started or not waiting:
-            return True
-        self._deadlock(waiting)
-        return False
+        if not started and not spinning and waiting:
+            self._deadlock(waiting)
+        elif spinning and self._cycle.closed(self._control(), self._bank):
+            self._endless(spinning[0])
+
+    def _control(self) -> tuple[object, ...]:
+        """All state but the registers, and how often anything outside was read or written."""
+        stats = self.stats
+        traffic = (
+            stats.tmu_requests,
+            stats.uniform_bytes,
+            stats.vpm_read_bytes,
+            stats.vpm_write_bytes,
+            stats.dma_read_bytes,
+            stats.dma_write_bytes,
+            self.host_interrupts,
+        )
+        qpus = tuple((q.status, *q.key, q.branch_taken, q.branch_target, q.history) for q in self._qpus)
+        return traffic, qpus, self._finished, self._next, tuple(self._sync.counters), self._sync.holder
+
+    def _endless(self, q: Qpu) -> None:
+        text = (
+            "the program repeats the same instructions with the same registers and touches nothing else: it never ends"
+        )
+        place = FaultPlace(board=self._faults.board, qpu=q.number, thread=0, instruction=(q.pc - q.entry) >> 3)
+        self._hung = EmuFault("endless-loop", text, place)
 
     def _deadlock(self, waiting: list[Qpu]) -> None:
         lines = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,11 @@ class Bank:
         self.sfu_value = np.zeros((n, LANES), np.uint32)
         for q in range(n):
             self.undefine(q)
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """All of it."""
+        return tuple(getattr(self, name) for name in self.__slots__ if name != "n")
 
     def undefine(self, q: int) -> None:
         """Fill the registers of a QPU with 0xDEADfrrl: f the file (a, b, or c for accumulators), rr register, l lane.

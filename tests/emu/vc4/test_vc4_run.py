@@ -87,17 +87,59 @@ def test_endless_loop_can_be_watched() -> None:
         q.exit()
 
     rig = Rig()
-    execution = rig.machine.launch([(0, rig.program(endless))])
+    execution = rig.machine.launch([(0, rig.program(endless))] * 2)
     for _ in range(3):
         assert not execution.run(20_000)
     assert execution.batches_done == 0
     assert 60_000 <= execution.clocks < 80_000
+    assert execution.stuck
+    assert not execution.run(400_000_000)  # no work for a state that repeats
+    assert 400_060_000 <= execution.clocks < 400_080_000
+    with pytest.raises(EmuFault, match="endless-loop"):
+        execution.run()
+
+
+@pytest.mark.parametrize("kind", ["memory", "counter", "semaphore"])
+def test_loops_that_wait_for_something_are_not_given_up(kind: str) -> None:
+    """A flag in memory that the host sets, a long count, another QPU's semaphore."""
+
+    def program(q: Asm) -> None:
+        q.mov(q.r2, q.uniform)
+        q.ldi(q.r0, 9000)
+        q.label("again")
+        if kind == "memory":
+            q.mov(q.t0s, q.r2)
+            q.nop(sig="ldtmu0")
+            q.mov(q.null, q.r4, sf=True)
+            q.brr("again", cond="allz")
+        else:
+            q.sub(q.r0, q.r0, 1, sf=True)
+            q.brr("again", cond="anynz")
+        q.nops(3)
+        if kind == "semaphore":
+            q.sema_up(0)
+        q.exit()
+
+    def waiter(q: Asm) -> None:
+        q.sema_down(0)
+        q.exit()
+
+    rig = Rig()
+    at, flag = rig.zeros(16)
+    entries = [(rig.uniforms([at]), rig.program(program))]
+    if kind == "semaphore":
+        entries.append((0, rig.program(waiter)))
+    execution = rig.machine.launch(entries)
+    assert not execution.run(100_000)
+    assert not execution.stuck
+    flag[:] = 1
+    assert execution.run()
 
 
 def test_ctrl_c_passes_and_the_run_can_be_resumed() -> None:
     def long(q: Asm) -> None:
         q.mov(q.r2, q.uniform)
-        q.ldi(q.r0, 60_000)
+        q.ldi(q.r0, 25_000)
         q.mov(q.r1, 0)
         with q.loop() as loop:
             q.add(q.r1, q.r1, 1)
@@ -110,16 +152,16 @@ def test_ctrl_c_passes_and_the_run_can_be_resumed() -> None:
     rig = Rig()
     out, y = rig.zeros(16)
     execution = rig.machine.launch([(rig.uniforms([out]), rig.program(long))])
-    timer = threading.Timer(0.15, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         execution.run()
     timer.join()
     assert not execution.done
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert 0 < execution.stats.instructions < 360_000
+    assert 0 < execution.stats.instructions < 150_000
     assert execution.run()
-    assert y.tolist() == [60_000] * 16
+    assert y.tolist() == [25_000] * 16
 
 
 def test_runs_outside_the_main_thread() -> None:
