@@ -1,0 +1,68 @@
+"""VideoCore IV (Raspberry Pi 0 to 3): instructions, builder, text, checker.
+
+Names are loaded when first used. `encode` and `effects` are modules here; their functions have the same names.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qpu.vc4.asm import Asm, assemble, build
+    from qpu.vc4.effects import Effects
+    from qpu.vc4.encode import combine, decode
+    from qpu.vc4.hazards import check
+    from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Reserved, Semaphore
+    from qpu.vc4.printer import disassemble
+    from qpu.vc4.toolkit import Vc4Toolkit
+
+_HOME = {
+    "Asm": "asm",
+    "assemble": "asm",
+    "build": "asm",
+    "Effects": "effects",
+    "combine": "encode",
+    "decode": "encode",
+    "check": "hazards",
+    "Alu": "instr",
+    "Branch": "instr",
+    "Instr": "instr",
+    "LoadImm": "instr",
+    "LoadMode": "instr",
+    "Reserved": "instr",
+    "Semaphore": "instr",
+    "disassemble": "printer",
+    "Vc4Toolkit": "toolkit",
+}
+
+__all__ = [
+    "Alu",
+    "Asm",
+    "Branch",
+    "Effects",
+    "Instr",
+    "LoadImm",
+    "LoadMode",
+    "Reserved",
+    "Semaphore",
+    "Vc4Toolkit",
+    "assemble",
+    "build",
+    "check",
+    "combine",
+    "decode",
+    "disassemble",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

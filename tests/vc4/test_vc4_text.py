@@ -183,3 +183,13 @@ def test_checks_are_on_for_builders_only() -> None:
     assert e.value.diagnostics[0].loc.line == 2
     with pytest.raises(AsmError):
         assemble("bogus r0", isa="vc4")
+
+
+def test_public_names() -> None:
+    import qpu.vc4
+
+    for name in qpu.vc4.__all__:
+        assert getattr(qpu.vc4, name) is not None
+    assert dir(qpu.vc4) == sorted(qpu.vc4.__all__)
+    with pytest.raises(AttributeError, match="bogus"):
+        _ = qpu.vc4.bogus
