@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qpu.v3d.asm import Asm42, Asm71
+    from qpu.v3d.asm42 import Asm42
+    from qpu.v3d.asm71 import Asm71
     from qpu.v3d.effects import Effects
     from qpu.v3d.encode import combine, decode
     from qpu.v3d.hazards import check
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from qpu.v3d.toolkit import V3dToolkit
 
 _HOME = {
-    "Asm42": "asm",
-    "Asm71": "asm",
+    "Asm42": "asm42",
+    "Asm71": "asm71",
     "Effects": "effects",
     "combine": "encode",
     "decode": "encode",

@@ -16,311 +16,42 @@ Operations of the add ALU return the free mul half, on which one mul operation c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from qpu.core.isa import Isa
 from qpu.core.program import Program
-from qpu.v3d.builder import (
-    LRI,
-    Absolute,
-    BranchCond,
-    Builder,
-    Msfign,
-    UnifTarget,
-    _LinkTarget,
-)
-from qpu.v3d.instr import Sig
-from qpu.v3d.operands import LAYERS, Dest42, Dest71, Label, Reg42, Reg71, Signal
-from qpu.v3d.ops42 import MulSlot42, Ops42
-from qpu.v3d.ops71 import MulSlot71, Ops71
-from qpu.v3d.regs import imm_index
+from qpu.v3d.operands import LAYERS
+
+if TYPE_CHECKING:
+    from qpu.v3d.asm42 import Asm42
+    from qpu.v3d.asm71 import Asm71
 
 __all__ = ["Asm42", "Asm71", "assemble"]
 
 LAYERS.add(__file__)
 
-THRSW: Final = Signal(int(Sig.THRSW))
-LDUNIF: Final = Signal(int(Sig.LDUNIF))
-LDUNIFA: Final = Signal(int(Sig.LDUNIFA))
-WRTMUC: Final = Signal(int(Sig.WRTMUC))
-UCB: Final = Signal(int(Sig.UCB))
+
+def __getattr__(name: str) -> object:
+    # each builder is loaded when it is used
+    if name == "Asm42":
+        from qpu.v3d.asm42 import Asm42
+
+        return Asm42
+    if name == "Asm71":
+        from qpu.v3d.asm71 import Asm71
+
+        return Asm71
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class _Signals(Builder):
-    """Signals, tails and branch targets that both versions have."""
+def _builder(isa: Isa) -> Asm42 | Asm71:
+    if isa is Isa.V3D71:
+        from qpu.v3d.asm71 import Asm71
 
-    __slots__ = ()
+        return Asm71()
+    from qpu.v3d.asm42 import Asm42
 
-    thrsw: Final = THRSW
-    """Thread switch after two more instructions."""
-    wrtmuc: Final = WRTMUC
-    """Next uniform to the TMU configuration."""
-    ucb: Final = UCB
-    """Uniform cache or breakpoint control; not used by compilers."""
-    lri: Final = LRI
-    """The link register as a branch target."""
-
-    def absolute(self, address: int) -> Absolute:
-        """A GPU address as a branch target; a multiple of 8."""
-        return Absolute(address)
-
-    def _writing(self, bit: Sig, d: object) -> Signal:
-        kind = Dest71 if self.isa is Isa.V3D71 else Dest42
-        if not isinstance(d, kind) or d.mod:
-            name = str(bit.name).lower()
-            self._error(
-                "signal-destination",
-                f"{d!r} is no destination of {name}",
-                "rf[n] or a magic destination, without modifier",
-            )
-            return Signal(0)
-        return Signal(int(bit), d)
-
-
-class Asm42(Ops42, _Signals):
-    """Builder of V3D 4.2 programs (Raspberry Pi 4): registers ``rf[0..63]``, accumulators ``r0``..``r5``.
-
-    Read ports are assigned by the builder. Not thread-safe itself, but any number can be used at the same time.
-    """
-
-    __slots__ = ()
-
-    r0: Final = Reg42(0, True)
-    r1: Final = Reg42(1, True)
-    r2: Final = Reg42(2, True)
-    r3: Final = Reg42(3, True)
-    r4: Final = Reg42(4, True)
-    r5: Final = Reg42(5, True)
-    """As destination: each lane gets the value of the first lane of its quad."""
-    null: Final = Dest42(6, True)
-    tlb: Final = Dest42(7, True)
-    tlbu: Final = Dest42(8, True)
-    unifa: Final = Dest42(9, True)
-    tmul: Final = Dest42(10, True)
-    tmud: Final = Dest42(11, True)
-    tmua: Final = Dest42(12, True)
-    tmuau: Final = Dest42(13, True)
-    vpm: Final = Dest42(14, True)
-    vpmu: Final = Dest42(15, True)
-    sync: Final = Dest42(16, True)
-    syncu: Final = Dest42(17, True)
-    syncb: Final = Dest42(18, True)
-    sfu_recip: Final = Dest42(19, True)
-    """Starts 1 / x; r4 holds the result from the second instruction on. Likewise the other sfu_ destinations."""
-    sfu_rsqrt: Final = Dest42(20, True)
-    sfu_exp: Final = Dest42(21, True)
-    sfu_log: Final = Dest42(22, True)
-    sfu_sin: Final = Dest42(23, True)
-    sfu_rsqrt2: Final = Dest42(24, True)
-    tmuc: Final = Dest42(32, True)
-    tmus: Final = Dest42(33, True)
-    tmut: Final = Dest42(34, True)
-    tmur: Final = Dest42(35, True)
-    tmui: Final = Dest42(36, True)
-    tmub: Final = Dest42(37, True)
-    tmudref: Final = Dest42(38, True)
-    tmuoff: Final = Dest42(39, True)
-    tmuscm: Final = Dest42(40, True)
-    tmusf: Final = Dest42(41, True)
-    tmuslod: Final = Dest42(42, True)
-    tmuhs: Final = Dest42(43, True)
-    tmuhscm: Final = Dest42(44, True)
-    tmuhsf: Final = Dest42(45, True)
-    tmuhslod: Final = Dest42(46, True)
-    r5rep: Final = Dest42(55, True)
-    """r5, all lanes from lane 0."""
-
-    ldunif: Final = LDUNIF
-    """Next uniform to r5."""
-    ldunifa: Final = LDUNIFA
-    """Next word of the unifa stream to r5."""
-
-    def magic(self, n: int) -> Dest42:
-        """Magic destination n, 0..63, named or not."""
-        if not 0 <= n < 64:
-            self._error("register", f"magic destination {n} does not exist", "0..63")
-            return self.null
-        return Dest42(n, True)
-
-    def ldunifrf(self, d: Dest42) -> Signal:
-        """Next uniform to d."""
-        return self._writing(Sig.LDUNIFRF, d)
-
-    def ldunifarf(self, d: Dest42) -> Signal:
-        """Next word of the unifa stream to d."""
-        return self._writing(Sig.LDUNIFARF, d)
-
-    def ldtmu(self, d: Dest42) -> Signal:
-        """Next TMU result vector to d; waits for it."""
-        return self._writing(Sig.LDTMU, d)
-
-    def ldvary(self, d: Dest42) -> Signal:
-        """Next varying to d. Fragment shaders only."""
-        return self._writing(Sig.LDVARY, d)
-
-    def ldtlb(self, d: Dest42) -> Signal:
-        """Tile buffer read to d. Fragment shaders only."""
-        return self._writing(Sig.LDTLB, d)
-
-    def ldtlbu(self, d: Dest42) -> Signal:
-        """Tile buffer read, configured by a uniform, to d. Fragment shaders only."""
-        return self._writing(Sig.LDTLBU, d)
-
-    def rot(self, amount: int | Reg42) -> Signal:
-        """Rotates the operands of the mul operation: lane j gets lane j - amount.
-
-        Accumulators rotate over all 16 lanes, registers inside each quad (py-videocore6 device tests).
-
-        amount: 1..15 or -16..-1, or r5. It occupies read port B.
-        """
-        if isinstance(amount, Reg42) and amount.magic and amount.n == 5 and not amount.mod:
-            return Signal(int(Sig.ROT), None, 0)
-        if isinstance(amount, int) and not isinstance(amount, bool) and amount and -16 <= amount <= 15:
-            return Signal(int(Sig.ROT), None, imm_index(amount))
-        self._error("rotate", f"{amount!r} is no rotation amount", "1..15, -16..-1, q.r5")
-        return Signal(0)
-
-    def b(
-        self,
-        target: str | Label | int | Reg42 | Absolute | _LinkTarget,
-        *,
-        cond: BranchCond | None = None,
-        msfign: Msfign | None = None,
-        unif: UnifTarget | Reg42 | None = None,
-        link: bool = False,
-    ) -> None:
-        """Branch; the three instructions after it are executed in any case.
-
-        target: label, byte offset from the fourth instruction after the branch, register (lane 0), ``q.lri``, or
-        ``q.absolute(address)``. cond: on flag A. msfign: leave out lanes (p) or quads (q) without live samples.
-        unif: also move the uniform stream: to the address (abs) or by the offset (rel) that the next uniform
-        holds, to the link register, or to a register. link: set the link register to the fourth instruction after
-        the branch.
-        """
-        self._emit_branch(target, cond, msfign, unif, link, Reg42)
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name):
-            if name.startswith("__"):
-                raise AttributeError(name)
-            raise self._unknown(name, [n for n in dir(type(self)) if not n.startswith("_")], "the builder of V3D 4.2")
-
-
-class Asm71(Ops71, _Signals):
-    """Builder of V3D 7.1 programs (Raspberry Pi 5): registers ``rf[0..63]``, no accumulators.
-
-    Not thread-safe itself, but any number can be used at the same time.
-    """
-
-    __slots__ = ()
-
-    quad: Final = Dest71(5, True)
-    """rf0, each lane from the first lane of its quad."""
-    null: Final = Dest71(6, True)
-    tlb: Final = Dest71(7, True)
-    tlbu: Final = Dest71(8, True)
-    unifa: Final = Dest71(9, True)
-    tmul: Final = Dest71(10, True)
-    tmud: Final = Dest71(11, True)
-    tmua: Final = Dest71(12, True)
-    tmuau: Final = Dest71(13, True)
-    vpm: Final = Dest71(14, True)
-    vpmu: Final = Dest71(15, True)
-    sync: Final = Dest71(16, True)
-    syncu: Final = Dest71(17, True)
-    syncb: Final = Dest71(18, True)
-    tmuc: Final = Dest71(32, True)
-    tmus: Final = Dest71(33, True)
-    tmut: Final = Dest71(34, True)
-    tmur: Final = Dest71(35, True)
-    tmui: Final = Dest71(36, True)
-    tmub: Final = Dest71(37, True)
-    tmudref: Final = Dest71(38, True)
-    tmuoff: Final = Dest71(39, True)
-    tmuscm: Final = Dest71(40, True)
-    tmusf: Final = Dest71(41, True)
-    tmuslod: Final = Dest71(42, True)
-    tmuhs: Final = Dest71(43, True)
-    tmuhscm: Final = Dest71(44, True)
-    tmuhsf: Final = Dest71(45, True)
-    tmuhslod: Final = Dest71(46, True)
-    rep: Final = Dest71(55, True)
-    """rf0, all lanes from lane 0."""
-
-    ldunif: Final = LDUNIF
-    """Next uniform to rf0."""
-    ldunifa: Final = LDUNIFA
-    """Next word of the unifa stream to rf0."""
-
-    def magic(self, n: int) -> Dest71:
-        """Magic destination n, 0..63, named or not."""
-        if not 0 <= n < 64:
-            self._error("register", f"magic destination {n} does not exist", "0..63")
-            return self.null
-        return Dest71(n, True)
-
-    def ldunifrf(self, d: Dest71) -> Signal:
-        """Next uniform to d."""
-        return self._writing(Sig.LDUNIFRF, d)
-
-    def ldunifarf(self, d: Dest71) -> Signal:
-        """Next word of the unifa stream to d."""
-        return self._writing(Sig.LDUNIFARF, d)
-
-    def ldtmu(self, d: Dest71) -> Signal:
-        """Next TMU result vector to d; waits for it."""
-        return self._writing(Sig.LDTMU, d)
-
-    def ldvary(self, d: Dest71) -> Signal:
-        """Next varying to d. Fragment shaders only."""
-        return self._writing(Sig.LDVARY, d)
-
-    def ldtlb(self, d: Dest71) -> Signal:
-        """Tile buffer read to d. Fragment shaders only."""
-        return self._writing(Sig.LDTLB, d)
-
-    def ldtlbu(self, d: Dest71) -> Signal:
-        """Tile buffer read, configured by a uniform, to d. Fragment shaders only."""
-        return self._writing(Sig.LDTLBU, d)
-
-    def b(
-        self,
-        target: str | Label | int | Reg71 | Absolute | _LinkTarget,
-        *,
-        cond: BranchCond | None = None,
-        msfign: Msfign | None = None,
-        unif: UnifTarget | Reg71 | None = None,
-        link: bool = False,
-    ) -> None:
-        """Branch; the three instructions after it are executed in any case.
-
-        target: label, byte offset from the fourth instruction after the branch, register (lane 0), ``q.lri``, or
-        ``q.absolute(address)``. cond: on flag A. msfign: leave out lanes (p) or quads (q) without live samples.
-        unif: also move the uniform stream: to the address (abs) or by the offset (rel) that the next uniform
-        holds, to the link register, or to a register. link: set the link register to the fourth instruction after
-        the branch.
-        """
-        self._emit_branch(target, cond, msfign, unif, link, Reg71)
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name):
-            if name.startswith("__"):
-                raise AttributeError(name)
-            raise self._unknown(name, [n for n in dir(type(self)) if not n.startswith("_")], "the builder of V3D 7.1")
-
-
-if not TYPE_CHECKING:
-
-    def _slot_getattr(self, name):
-        if name.startswith("_"):
-            raise AttributeError(name)
-        known = [n for n in dir(type(self)) if not n.startswith("_")]
-        raise self._q._unknown(name, known, f"the mul half of {self._q.isa.label}")
-
-    MulSlot42.__getattr__ = _slot_getattr
-    MulSlot71.__getattr__ = _slot_getattr
+    return Asm42()
 
 
 def assemble(
@@ -336,7 +67,7 @@ def assemble(
     mode the program is for.
     Raises: AsmError with every diagnostic of the program; HazardError with every broken rule.
     """
-    q: Asm42 | Asm71 = Asm71() if isa is Isa.V3D71 else Asm42()
+    q = _builder(isa)
     fn(q, *args)
     words, labels, locs = q._finish()
     program = Program(isa, tuple(words), labels, locs)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import CodeType
-from typing import Any, Final, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op, OperandType
@@ -32,6 +31,7 @@ from qpu.v3d.encode import (
 )
 from qpu.v3d.encode import WRITING_SIGS as _WRITING_SIGS
 from qpu.v3d.instr import Sig
+from qpu.v3d.locs import Locs
 from qpu.v3d.operands import LAYERS, Imm, Label, Place, Signal, _Dest, here, line_of, make_imm, table_key
 from qpu.v3d.ops import code_of, modifiers
 
@@ -40,7 +40,6 @@ __all__ = [
     "Builder",
     "Cond",
     "Enc",
-    "Locs",
     "Msfign",
     "MulSlotBase",
     "Push",
@@ -125,42 +124,6 @@ class _Absent:
 ABSENT: Final[Any] = _Absent()
 
 
-class Locs(Sequence["Place | None"]):
-    """Source places of a builder's instructions: kept as bytecode offsets, turned into lines when asked for."""
-
-    __slots__ = ("_lines", "_raw")
-
-    def __init__(self, raw: Sequence[Place]) -> None:
-        self._raw = raw
-        self._lines: dict[CodeType, dict[int, int]] = {}
-
-    def __len__(self) -> int:
-        return len(self._raw)
-
-    @overload
-    def __getitem__(self, index: int) -> Place: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Place | None]: ...
-    def __getitem__(self, index: int | slice) -> Place | Sequence[Place | None]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        code, offset = self._raw[index]
-        lines = self._lines.get(code)
-        if lines is None:
-            lines = {}
-            for start, end, line in code.co_lines():
-                if line is not None:
-                    for at in range(start, end, 2):
-                        lines[at] = line
-            self._lines[code] = lines
-        return code, lines.get(offset, code.co_firstlineno)
-
-    def loc(self, index: int) -> Loc:
-        """The place of instruction `index`."""
-        code, line = self[index]
-        return Loc(code.co_filename, line)
-
-
 class _Unknown(AsmError, AttributeError):
     """A name that the builder does not have."""
 
@@ -171,6 +134,14 @@ class MulSlotBase:
     __slots__ = ("_i", "_q")
     _i: int
     _q: Any
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            known = [n for n in dir(type(self)) if not n.startswith("_")]
+            raise self._q._unknown(name, known, f"the mul half of {self._q.isa.label}")
 
 
 class Builder:
