@@ -43,6 +43,7 @@ class Environment(Protocol):
         ...
 
 
+_NESTING_LIMIT = 200
 _NUMBER = re.compile(
     r"0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<bin>[01]+)|0[oO](?P<oct>[0-7]+)|0[dD](?P<dec>\d+)"
     r"|(?P<float>\d+\.\d*(?:[eE]-?\d+)?|\d+[eE]-?\d+|\.\d+(?:[eE]-?\d+)?)(?P<plus>[eE](?=\+))?"
@@ -59,12 +60,13 @@ _END_OF_OPERAND = frozenset(",;)].:")
 class Parser:
     """Evaluates an expression of `text` from `pos` on; `pos` stands after it when done."""
 
-    __slots__ = ("env", "pos", "text")
+    __slots__ = ("depth", "env", "pos", "text")
 
     def __init__(self, text: str, env: Environment, pos: int = 0) -> None:
         self.text = text
         self.env = env
         self.pos = pos
+        self.depth = 0
 
     def skip(self) -> int:
         """Move over white space; returns the position."""
@@ -126,15 +128,20 @@ class Parser:
             raise Fault("missing-operand", "an expression is missing here", pos)
         char = text[pos]
         if char in UNARY:
+            self._deeper(pos)
             self.pos = pos + 1
             if char == "-":
                 following = self.peek()
                 if not following or (following in _END_OF_OPERAND and not _LABEL.match(text, self.pos)):
                     return NOP_REG
-            return unary(char, self.operand(), pos)
+            value = unary(char, self.operand(), pos)
+            self.depth -= 1
+            return value
         if char == "(":
+            self._deeper(pos)
             self.pos = pos + 1
             value = self.expression()
+            self.depth -= 1
             if not self.accept(")"):
                 raise Fault(
                     "unbalanced", f"expected ')' for the '(' at column {pos + 1}, found {self.rest()}", self.pos
@@ -153,6 +160,11 @@ class Parser:
             raise Fault("syntax", f"a value cannot start with {char!r}", pos)
         self.pos = match.end()
         return self._named(match.group(), pos)
+
+    def _deeper(self, pos: int) -> None:
+        self.depth += 1
+        if self.depth > _NESTING_LIMIT:
+            raise Fault("recursion", f"parentheses and signs are nested more than {_NESTING_LIMIT} deep", pos)
 
     def _vector(self, pos: int) -> Value:
         self.pos = pos + 1
@@ -234,7 +246,10 @@ class Parser:
         if name in NAMED:
             if not following:
                 raise Fault("missing-operand", f"{name} needs an operand", self.pos)
-            return unary(name, self.operand(), pos)
+            self._deeper(pos)
+            value = unary(name, self.operand(), pos)
+            self.depth -= 1
+            return value
         if following != "(" and env.function(name) is not None:
             raise Fault("syntax", f"{name} is a function; its arguments stand in parentheses", pos)
         raise env.unknown(name, pos)

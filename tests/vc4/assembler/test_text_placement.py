@@ -1,0 +1,143 @@
+"""Placement: the short cut against the general way, constants against the meaning of the operations, our own text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qpu.emu.lanes import NumpyLanes
+from qpu.vc4 import ops, regs
+from qpu.vc4.assembler import assemble_text, constants, quick
+from qpu.vc4.assembler.engine import Engine
+from qpu.vc4.assembler.names import ALU_CONDS, OPCODES
+from qpu.vc4.assembler.parse import parse_operation
+from qpu.vc4.assembler.place import Instruction
+from qpu.vc4.encode import decode, encode
+from qpu.vc4.instr import Alu
+from qpu.vc4.printer import disassemble
+
+_regs = st.sampled_from(["r0", "r1", "r2", "r3", "r4", "r5"])
+_sources = st.one_of(
+    _regs,
+    st.integers(0, 31).map("ra{}".format),
+    st.integers(0, 31).map("rb{}".format),
+    st.sampled_from(["elem_num", "qpu_num", "vr_wait", "vw_busy"]),
+    st.integers(-16, 15).map(str),
+)
+_destinations = st.one_of(
+    st.sampled_from(["r0", "r1", "r2", "r3", "t0s", "vpm", "vw_setup", "vr_addr", "recip", "irq", "r5rep", "r5quad"]),
+    st.integers(0, 31).map("ra{}".format),
+    st.integers(0, 31).map("rb{}".format),
+)
+_names = st.sampled_from(sorted(n for n, i in OPCODES.items() if i.kind in ("alu", "mov")))
+_exts = st.one_of(st.just(""), st.sampled_from(["", ".setf"]), st.sampled_from(sorted(ALU_CONDS)).map(".{}".format))
+
+
+@st.composite
+def operations(draw: st.DrawFn) -> str:
+    name = draw(_names)
+    info = OPCODES[name]
+    n = 1 if info.kind == "mov" else info.sources
+    operands = [draw(_destinations), *(draw(_sources) for _ in range(n))]
+    return f"{name}{draw(_exts)} {', '.join(operands)}"
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.lists(operations(), min_size=1, max_size=2), st.sampled_from(["", "; ldtmu0", "; thrend"]))
+def test_short_cut_agrees(pieces: list[str], signal: str) -> None:
+    line = "; ".join(pieces) + signal
+    word = quick.quick_word(line)
+    if word is None:
+        return
+    engine = Engine()
+    general = Instruction().assemble([parse_operation(piece, engine) for piece in line.split(";")])
+    assert f"{word:016x}" == f"{general:016x}", line
+
+
+def test_short_cut_is_taken() -> None:
+    for line in (
+        "add r0, r1, r2",
+        " fadd.setf ra1, ra2, 5 ;  fmul.ifz r1, r2, 5",
+        "mov r0, ra1; mov r1, rb2; ldtmu1",
+        "not r0, ra1",
+    ):
+        assert quick.quick_word(line) is not None, line
+    for line in ("", "nop", "add r0, r1, 16", "mov r0, 5", "add -, r0, r1", "ldtmu0", "x: add r0, r1, r2"):
+        assert quick.quick_word(line) is None, line
+
+
+def _meaning(op: int, code: int, *, mul: bool) -> int:
+    row = ops.mul_op(op) if mul else ops.add_op(op)
+    assert row is not None
+    assert row.sem is not None
+    v = NumpyLanes()
+    x = v.const(regs.small_imm_value(code))
+    return int(np.asarray(row.sem(v, x, x)).flat[0])
+
+
+@pytest.mark.parametrize("mul", [False, True])
+def test_constants_are_what_the_operations_give(mul: bool) -> None:
+    """Every way to make a constant, executed with the operations' own meaning."""
+    seen = 0
+    for value, rows in constants._table(mul).items():
+        for row in rows:
+            if row.pack == 8:
+                continue
+            result = _meaning(row.op, row.code, mul=mul)
+            packed = constants.pack_constant(result, row.pm, row.pack)
+            assert packed == value, (row, hex(result))
+            seen += 1
+    assert seen > 300
+
+
+@pytest.mark.parametrize("value", [*range(-16, 16), *(2.0**e for e in range(-8, 8))])
+def test_small_immediates_are_moved_as_they_are(value: float) -> None:
+    (word,) = assemble_text(f"mov ra0, {value}; fmul r1, r2, r3".replace("e-0", "e-")).words
+    ins = decode(word)
+    assert isinstance(ins, Alu)
+    if value:
+        assert (ins.op_add, ins.add_a, ins.add_b) == (21, 7, 7)
+        assert assemble_text(f"ldi r0, {value}".replace("e-0", "e-")).words[0] & 0xFFFFFFFF == regs.small_imm_value(
+            ins.raddr_b
+        )
+
+
+plain = st.builds(
+    Alu,
+    sig=st.sampled_from([1, 2, 10, 11]),
+    cond_add=st.integers(1, 7),
+    cond_mul=st.integers(1, 7),
+    sf=st.integers(0, 1),
+    ws=st.integers(0, 1),
+    waddr_add=st.integers(0, 31),
+    waddr_mul=st.integers(0, 31),
+    op_add=st.sampled_from([1, 2, 3, 4, 5, 6, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 30, 31]),
+    op_mul=st.integers(1, 7),
+    raddr_a=st.integers(0, 31),
+    raddr_b=st.integers(0, 31),
+    add_a=st.integers(0, 7),
+    add_b=st.integers(0, 7),
+    mul_a=st.integers(0, 7),
+    mul_b=st.integers(0, 7),
+)
+
+
+@settings(max_examples=600, deadline=None)
+@given(plain)
+def test_our_own_text_assembles_back(ins: Alu) -> None:
+    word = encode(ins)
+    text = disassemble(word)
+    assert f"{assemble_text(text).words[0]:016x}" == f"{word:016x}", text
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 63), st.integers(0, 63), st.integers(0, 1), st.integers(0, (1 << 32) - 1), st.integers(1, 7))
+def test_load_immediates_assemble_back(a: int, m: int, ws: int, imm: int, cond: int) -> None:
+    both_free = regs.file_free_write(a) and regs.file_free_write(m)
+    if 39 in (a, m) or (both_free and ws):
+        return
+    word = 14 << 60 | cond << 49 | cond << 46 | ws << 44 | a << 38 | m << 32 | imm
+    text = disassemble(word)
+    assert f"{assemble_text(text).words[0]:016x}" == f"{word:016x}", text
