@@ -447,6 +447,10 @@ class CompiledV3dExecution:
             g = self._standing(thread)
             self._services._access(AccessError("out-of-bounds", 0, 0, int(state[Slot.JUMP]), 4, False, "uniform fetch"))
             raise EmuFault("out-of-bounds", "uniform fetch outside of every buffer", self._services.place(g))
+        elif reason is Reason.BAD_CODE:
+            g = self._standing(thread)
+            problem = prepare(self.isa, self._word(int(state[Slot.AT]))).problem
+            self._services.fault(g, *(problem or ("undefined-opcode", "no instruction")))
         else:
             raise EmuFault("engine", f"the compiled program stopped with {reason.name}", FaultPlace())
 
@@ -458,8 +462,12 @@ class CompiledV3dExecution:
         g.pc = self._dispatch.code + 8 * index
         g.count = 0
         self._services.group = g
-        self._services.prepared = prepare(self.isa, self._program.words[index])
+        self._services.prepared = prepare(self.isa, self._word(index))
         return g
+
+    def _word(self, index: int) -> int:
+        words = self._program.words
+        return words[index] if 0 <= index < len(words) else 0
 
     def _request(self, thread: int) -> None:
         """A TMU request that the translated code left to the host."""

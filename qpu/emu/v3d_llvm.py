@@ -52,6 +52,7 @@ class Reason(enum.IntEnum):
     UNIFORM = 6  # a uniform or unifa word outside all buffers
     JUMP = 7  # a branch to a node that was not translated; `jump` holds the address
     UNSUPPORTED = 8
+    BAD_CODE = 9  # execution came to a word that is no instruction, or left the program
 
 
 class Slot(enum.IntEnum):
@@ -104,6 +105,10 @@ GO_ON = 0xFF
 
 class Untranslatable(Exception):
     """The program, or a part that was asked for, is left to the reference engine. args[0]: why."""
+
+
+class _NoInstruction(Exception):
+    """There is nothing to execute at an index."""
 
 
 class Node(NamedTuple):
@@ -210,7 +215,7 @@ class _Translator:
         self.b.position_at_end(self.leave)
         self.b.store(self.b.load(self.budget, typ=I64), self.pointer(int(Slot.LEFT)))
         self.b.ret(self.b.load(self.reason, typ=I32))
-        return Translation(str(self.module), self.stats, self.entries, self.max_rf, max(self.decoded))
+        return Translation(str(self.module), self.stats, self.entries, self.max_rf, max(self.decoded, default=0))
 
     def entry(self, node: Node) -> int:
         number = self.entries.setdefault(node, len(self.entries))
@@ -228,11 +233,11 @@ class _Translator:
         found = self.decoded.get(index)
         if found is None:
             if not 0 <= index < len(self.words):
-                raise Untranslatable(f"execution runs past the program at instruction {index}")
+                raise _NoInstruction
             try:
                 found = decode(self.isa, self.words[index])
             except DecodeError as error:
-                raise Untranslatable(f"undecodable word at {index}") from error
+                raise _NoInstruction from error
             self.decoded[index] = found
         return found
 
@@ -243,7 +248,12 @@ class _Translator:
         self.counter = len(self.stats)
         self.stats.append(self.count)
         while True:
-            instr = self.instr(node.at)
+            try:
+                instr = self.instr(node.at)
+            except _NoInstruction:
+                self.close_chain()
+                self.exit(Reason.BAD_CODE, node.at, None)
+                return
             self.count.instructions += 1
             after = self.step(node, instr)
             if after is None:
@@ -358,8 +368,16 @@ class _Translator:
 
     def marker_at(self, index: int) -> bool:
         """The thrsw at `index` is the first of a marking pair."""
-        after = self.instr(index + 1)
+        try:
+            after = self.instr(index + 1)
+        except _NoInstruction:
+            return False
         return isinstance(after, Alu) and bool(after.sig & Sig.THRSW)
+
+    def conditional(self, node: Node) -> bool:
+        """Whether the branch whose last slot is `node` may not be taken."""
+        branch = self.instr(node.at - 3)
+        return isinstance(branch, Branch) and bool(branch.cond)
 
     def jump(self, node: Node, follow: Node, slow: ir.Value | None) -> None:
         """The branch whose last slot was `node` takes effect."""
@@ -370,12 +388,15 @@ class _Translator:
                 raise Untranslatable(f"TMU request at {node.at} in the last slot of a computed branch")
             with self.b.if_then(slow, likely=False):
                 goal = self.entry(Node(node.target, marked=follow.marked))
-                number = self.b.select(taken, I32(goal), I32(self.entry(through)))
+                number: ir.Value = I32(goal)
+                if self.conditional(node):
+                    number = self.b.select(taken, number, I32(self.entry(through)))
                 self.store_scalar(Slot.RESUME, number)
                 self.suspend(I32(Reason.TMU), node.at, None, None)
-        here = self.function.append_basic_block("taken")
-        self.b.cbranch(taken, here, self.block(through))
-        self.b.position_at_end(here)
+        if self.conditional(node):
+            here = self.function.append_basic_block("taken")
+            self.b.cbranch(taken, here, self.block(through))
+            self.b.position_at_end(here)
         if node.target >= 0:
             there = Node(node.target, marked=follow.marked)
             number = self.entry(there)
