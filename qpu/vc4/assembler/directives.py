@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from qpu.vc4.assembler.expr import Parser
 from qpu.vc4.assembler.fault import Fault
 from qpu.vc4.assembler.output import Source
-from qpu.vc4.assembler.parse import LABELS, strip_comment
+from qpu.vc4.assembler.parse import LABELS, split_lines, strip_comment
 from qpu.vc4.assembler.place import NOP_WORD
 from qpu.vc4.assembler.symbols import ExpressionFunction, LineFunction, Macro
 from qpu.vc4.assembler.values import LabelRef, Value, described, float_bits, truth
@@ -194,7 +194,7 @@ def _macro(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> i
             engine.source = lines[j]
             raise Fault("macro-nested", "a macro cannot be defined inside another", lines[j][0].find("."))
     body, after = _block(lines, i, frozenset(), frozenset({"endm"}), pos)
-    engine.shadow(name)
+    engine.shadow(name, macro=True)
     engine.macros[name] = Macro(name, tuple(parameters), engine.source, tuple(body))
     return after
 
@@ -365,7 +365,7 @@ def _include(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) ->
             continue
         except OSError as problem:
             raise Fault("include", f"{path} cannot be read: {problem.strerror or problem}", pos) from None
-        source = [(line, str(path), k) for k, line in enumerate(content.splitlines(), 1)]
+        source = [(line, str(path), k) for k, line in enumerate(split_lines(content), 1)]
         engine.nested(source, {}, note, pos)
         return i
     if name == "vc4.qinc":

@@ -14,7 +14,7 @@ from qpu.vc4.assembler.expr import Callable_, Parser, evaluate
 from qpu.vc4.assembler.fault import Fault
 from qpu.vc4.assembler.names import OPCODES, REGISTERS
 from qpu.vc4.assembler.output import Key, Output, Source
-from qpu.vc4.assembler.parse import LABELS, parse_operation, strip_comment
+from qpu.vc4.assembler.parse import LABELS, parse_operation, split_lines, strip_comment
 from qpu.vc4.assembler.place import NOP_WORD, Instruction
 from qpu.vc4.assembler.quick import quick_word
 from qpu.vc4.assembler.state import Operation
@@ -147,11 +147,11 @@ class Engine:
         return lambda arguments, pos: self.call(found, arguments, pos)
 
     def label(self, name: str, pos: int) -> LabelRef:
-        """The label that a reference means."""
+        """The label that a reference means: ``1`` or ``1b`` the last label 1, ``1f`` the next."""
         self.tainted = True
         if name[0].isdigit():
             forward = name.endswith("f") and name[:-1].isdigit()
-            digits = name[:-1] if forward else name
+            digits = name[:-1] if forward or (name.endswith("b") and name[:-1].isdigit()) else name
             if not digits.isdigit():
                 raise Fault("label-name", f"{name!r} is no label: one that starts with a digit has only digits", pos)
             count = self.counts.get(digits, 0)
@@ -240,9 +240,9 @@ class Engine:
         if final:
             scope.final.add(name)
 
-    def shadow(self, name: str) -> None:
+    def shadow(self, name: str, *, macro: bool = False) -> None:
         """Note a definition; lines are not taken from the cache once a name of the language has a new meaning."""
-        if name in REGISTERS or name in OPCODES or name in NAMED:
+        if name in OPCODES if macro else (name in REGISTERS or name in NAMED):
             self.cacheable = False
 
     def define_label(self, name: str, export: bool, pos: int) -> None:
@@ -320,7 +320,7 @@ class Engine:
 
     def run_text(self, text: str, filename: str) -> None:
         """Assemble a whole text."""
-        lines = [(line, filename, i) for i, line in enumerate(text.splitlines(), 1)]
+        lines = [(line, filename, i) for i, line in enumerate(split_lines(text), 1)]
         self.run_lines(lines)
 
     def run_lines(self, lines: Sequence[Source], *, in_function: bool = False) -> None:
@@ -444,6 +444,8 @@ class Engine:
             if not operations:
                 return
             if leads and pending is not None and self._merge(pending, operations):
+                if trails:
+                    self.pending = ([*pending[0], *operations], [*pending[1], *offsets], pending[2])
                 return
             index = len(self.out.words) + bool(self.out.tail_bits)
             quiet = self._emit(operations, offsets, code)

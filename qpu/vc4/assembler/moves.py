@@ -56,11 +56,11 @@ class Moves(Ports):
             self._mov_constant(op, source, value)
 
     def _wants_mul(self, op: Operation) -> bool:
-        """True when an extension of a mov packs a MUL result."""
+        """True when an extension of the operation, or of its first destination, packs a MUL result."""
         for name, _ in op.exts:
             if name in OP_PACKS and OP_PACKS[name][0]:
                 return True
-        for dst in op.operands[:-1]:
+        for dst in op.operands[:1]:
             reg = dst.value
             for name, _ in dst.exts:
                 row = DST_PACKS.get(name)
@@ -138,7 +138,7 @@ class Moves(Ports):
         if isinstance(value, float) and bits & 0x7FFFFFFF == 0x7F800000 and abs(value) != float("inf"):
             self._note("float-range", f"{value} is out of range and becomes infinity", source.pos)
         if len(destinations) == 2:
-            self._load(op, destinations, 0, bits)
+            self._load(op, destinations, 0, bits, mul=self._wants_mul(op))
             return
         if self.sig == 14:
             if self._share_load(op, destinations[0], bits):
@@ -342,17 +342,12 @@ class Moves(Ports):
         for i, dst in enumerate(destinations):
             if isinstance(dst.value, Reg) and dst.value.rotation:
                 raise Fault("rotate-destination", "a load immediate does not rotate", dst.pos)
-            on_mul = mul or i == 1
+            on_mul = mul != (i == 1)
             if on_mul:
                 self.mul_used, self.cond_mul = True, 1
             else:
                 self.add_used, self.cond_add = True, 1
-            if len(destinations) == 2 and i == 1:
-                saved, self.pack_set = self.pack_set, False
-                more, unpack = self._operation_exts(op, mul=on_mul)
-                self.pack_set |= saved
-            else:
-                more, unpack = self._operation_exts(op, mul=on_mul)
+            more, unpack = self._operation_exts(op, mul=on_mul)
             if unpack:
                 raise Fault("unpack-source", "a constant cannot be unpacked", op.exts[0][1])
             sets |= more | self._destination(dst, mul=on_mul)

@@ -10,14 +10,20 @@ from qpu.vc4.assembler.names import NOP_REG, OPCODES
 from qpu.vc4.assembler.state import Operand, Operation
 from qpu.vc4.assembler.values import ROTATE_BY_R5, Reg, Value, described
 
-__all__ = ["LABELS", "parse_operand", "parse_operation", "strip_comment"]
+__all__ = ["LABELS", "parse_operand", "parse_operation", "split_lines", "strip_comment"]
 
+_LINE_END = re.compile(r"\r\n|\n|\r")
 _HEAD = re.compile(r"\s*([A-Za-z_]\w*)((?:\.\w+)*)")
 _SIMPLE = re.compile(r"\s*([A-Za-z_]\w*|-)\s*(?=,|$)")
 _EXT = re.compile(r"\s*\.(\w+)")
 _ROTATE = re.compile(r"\s*(<<|>>)(?![<>])")
 LABELS = re.compile(r"\s*(?:(::?)\s*(\w+)|(\w+):(?!:)|(:)(?=\s*(?:$|;)))")
 """A label definition at the start of a line: ``:name``, ``::name``, ``name:`` or a lone ``:``."""
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, ended by LF, CR LF or CR. (`str.splitlines` knows more ends than editors count.)"""
+    return _LINE_END.split(text)
 
 
 def strip_comment(text: str) -> str:

@@ -71,6 +71,16 @@ def test_local_labels() -> None:
     ]
 
 
+def test_backward_reference_may_say_so() -> None:
+    assert words(":1 nop\nbrr -, :1b") == words(":1 nop\nbrr -, :1")
+
+
+def test_line_ends() -> None:
+    assert words("nop\r\nmov r0, r1\rnop\n") == words("nop\nmov r0, r1\nnop")
+    result = assemble_text("# form\x0cfeed\nnop")
+    assert result.locs[0].line == 2
+
+
 def test_label_arithmetic() -> None:
     assert words("brr -, :x + 8\n:x nop") == words("brr -, 8 + :x\n:x nop")
     assert words("brr -, :x - 8\nnop\n:x nop")[0] & 0xFFFFFFFF == (16 - 8 - 32) & 0xFFFFFFFF
@@ -346,6 +356,7 @@ def test_clone() -> None:
 def test_semicolon_merge() -> None:
     assert words("add r0, r1, r2;\n;fmul r1, r2, r3") == words("add r0, r1, r2; fmul r1, r2, r3")
     assert words("add r0, r1, r2;\n\n# comment\n ; ldtmu0") == words("add r0, r1, r2; ldtmu0")
+    assert words("add r0, r1, r2;\n;fmul r1, r2, r3;\n;ldtmu0") == words("add r0, r1, r2; fmul r1, r2, r3; ldtmu0")
     separate = words("add r0, r1, r2\nfmul r1, r2, r3")
     assert words("add r0, r1, r2;\n:x ;fmul r1, r2, r3") == separate
     assert words("add r0, r1, r2;\n:\n;fmul r1, r2, r3") == separate
