@@ -30,6 +30,7 @@ _LANE = np.arange(LANES)
 _FULL = [(_LANE - n) % LANES for n in range(LANES)]
 _QUAD = [(_LANE & 12) | ((_LANE - n) & 3) for n in range(LANES)]
 _QUAD_FIRST = _LANE & 12
+_ZERO: Vector = V.const(0)
 
 
 def _const(value: int) -> Vector:
@@ -231,7 +232,7 @@ class Writer:
     def _conditional(self, g: Group, mask: Flag) -> None:
         """H14: an output register is triggered in all lanes, with undefined data where the condition fails."""
         fails = ~(mask[:, 0] if self.index in _SCALAR else mask.all(axis=1))
-        if fails.any() and self.index != 51:
+        if fails.any():
             i = int(np.flatnonzero(fails)[0])
             text = f"a conditional write to output register {self.index}: lanes that fail send undefined data"
             g.units.faults.report(Level.UNKNOWN, "H14", text, g, i)
@@ -275,6 +276,7 @@ class AluStep:
         "add_a",
         "add_b",
         "add_sem",
+        "binary",
         "latch_b",
         "mul",
         "mul_a",
@@ -305,6 +307,7 @@ class AluStep:
         self.mul_sem = shortcut(plan.mul.op, same=plan.mul.a == plan.mul.b)
         self.add_a, self.add_b = plan.add.a, plan.add.b
         self.mul_a, self.mul_b = plan.mul.a, plan.mul.b
+        self.binary = plan.add.op.arity == 2
         self.saturate_add = plan.add.pack is not None and plan.add.pack.saturate_first
 
     def run(self, g: Group) -> None:
@@ -350,7 +353,7 @@ class AluStep:
         flags: tuple[Vector, Flag | None, Flag | None] | None = None
         if add is not None:
             assert self.add_sem is not None
-            a, b = operand(self.add_a), operand(self.add_b) if add.half.op.arity == 2 else _const(0)
+            a, b = operand(self.add_a), operand(self.add_b) if self.binary else _ZERO
             add_result = self.add_sem(V, a, b)
             if add.mask is not None:
                 add_mask = add.mask(bank, sel)

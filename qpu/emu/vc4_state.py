@@ -161,6 +161,7 @@ class Group:
         "old_b",
         "pc",
         "qpus",
+        "rows",
         "sel",
         "sfu_live",
         "suspend",
@@ -172,6 +173,7 @@ class Group:
     def __init__(self, ids: Sequence[int], qpus: Sequence[Qpu], bank: Bank, units: Units) -> None:
         self.ids = tuple(ids)
         self.n = len(self.ids)
+        self.rows: NDArray[np.intp] = np.array(self.ids, np.intp)
         self.qpus = tuple(qpus[q] for q in self.ids)
         self.bank = bank
         self.units = units
@@ -180,7 +182,7 @@ class Group:
         if last - first + 1 == self.n:
             self.sel = slice(first, last + 1)
         else:
-            self.sel = np.array(self.ids, np.intp)
+            self.sel = self.rows
         self.pc = 0
         self.done = 0  # instructions executed since the members' clocks were brought up to date
         self.suspend = False  # set by an instruction after which the group gives others a turn
@@ -192,11 +194,6 @@ class Group:
         self.wrote_b: Flag | None = None
         self.old_a: Vector | None = None
         self.old_b: Vector | None = None
-
-    @property
-    def rows(self) -> NDArray[np.intp]:
-        """The members as an index array."""
-        return np.array(self.ids, np.intp)
 
     def clock(self, i: int) -> int:
         """Emulated clock of member `i` at the start of the current instruction."""

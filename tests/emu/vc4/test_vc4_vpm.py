@@ -91,7 +91,7 @@ def test_generic_access_by_a_program(bits: int, horizontal: bool, laned: bool, s
     """Write four vectors with one stride, read five back with another, both through set-up words."""
     size = {8: 0, 16: 1, 32: 2}[bits]
     word = (stride & 63) << 12 | horizontal << 11 | laned << 10 | size << 8 | 3
-    back = 5 << 20 | 1 << 12 | horizontal << 11 | laned << 10 | size << 8 | 4
+    back = 5 << 20 | (stride & 63) << 12 | horizontal << 11 | laned << 10 | size << 8 | 4
 
     def program(q: Asm) -> None:
         q.ldi(q.vw_setup, word)
@@ -118,7 +118,7 @@ def test_generic_access_by_a_program(bits: int, horizontal: bool, laned: bool, s
             cell = lane_cell(bits, horizontal, laned, 3 + n * stride, e)
             model.put(*cell, bits // 8, (base + e) & 0xFFFFFFFF)
     for n in range(5):
-        want = [model.get(*lane_cell(bits, horizontal, laned, 4 + n, e), bits // 8) for e in range(16)]
+        want = [model.get(*lane_cell(bits, horizontal, laned, 4 + n * stride, e), bits // 8) for e in range(16)]
         assert y[n].tolist() == want
     assert rig.last is not None
     assert rig.last.stats.vpm_read_bytes == 5 * 16 * bits // 8
