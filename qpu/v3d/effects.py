@@ -53,6 +53,18 @@ EVENTS: Final = (
 )
 """Names that `Distance` rows and `Effects.events` use."""
 
+_LDTLB = int(Sig.LDTLB)
+_LDTLBU = int(Sig.LDTLBU)
+_LDTMU = int(Sig.LDTMU)
+_LDUNIF = int(Sig.LDUNIF)
+_LDUNIFA = int(Sig.LDUNIFA)
+_LDUNIFARF = int(Sig.LDUNIFARF)
+_LDUNIFRF = int(Sig.LDUNIFRF)
+_LDVARY = int(Sig.LDVARY)
+_ROT = int(Sig.ROT)
+_THRSW = int(Sig.THRSW)
+_WRTMUC = int(Sig.WRTMUC)
+
 _TMU_DATA: Final = frozenset({11, 34, 35, 36, 37, 38, 39})
 _TMU_START: Final = frozenset({12, 13, 33, 40, 41, 42, 43, 44, 45, 46})
 
@@ -140,7 +152,7 @@ def _half(instr: Alu, half: AluHalf, reads: set[str], writes: set[str], tokens: 
         if src is None or src.kind is SrcKind.IMM:
             continue
         reads.add(f"rf{src.n}" if src.kind is SrcKind.RF else f"r{src.n}")
-        if half is instr.mul and instr.sig & Sig.ROT:
+        if half is instr.mul and int(instr.sig) & _ROT:
             events.add("rot_acc")
     reads.update(op.implicit_reads)
     writes.update(op.implicit_writes)
@@ -207,41 +219,41 @@ def _magic(isa: Isa, n: int, reads: set[str], writes: set[str], tokens: set[Toke
 
 
 def _signals(instr: Alu, reads: set[str], writes: set[str], tokens: set[Token], events: set[str]) -> None:
-    sig, isa = instr.sig, instr.isa
+    sig, isa = int(instr.sig), instr.isa
     if not sig:
         return
     acc = "r5" if isa is Isa.V3D42 else "rf0"
-    if sig & Sig.THRSW:
+    if sig & _THRSW:
         events.add("thrsw")
-    if sig & (Sig.LDUNIF | Sig.LDUNIFRF | Sig.WRTMUC):
+    if sig & (_LDUNIF | _LDUNIFRF | _WRTMUC):
         events.add("uniform_read")
         reads.add("uniform")
         tokens.add(Token.UNIFORM)
-    if sig & (Sig.LDUNIFA | Sig.LDUNIFARF):
+    if sig & (_LDUNIFA | _LDUNIFARF):
         events.add("unifa_read")
         reads.add("unifa")
         tokens.add(Token.UNIFA)
-    if sig & (Sig.LDUNIF | Sig.LDUNIFA):
+    if sig & (_LDUNIF | _LDUNIFA):
         events.add("ldunif_acc")
         writes.add(acc)
-    if sig & Sig.WRTMUC:
+    if sig & _WRTMUC:
         tokens.add(Token.TMU)
         writes.add("tmuc")
-    if sig & Sig.LDTMU:
+    if sig & _LDTMU:
         events.add("ldtmu")
         reads.add("tmu")
         tokens.add(Token.TMU)
-    if sig & Sig.LDVARY:
+    if sig & _LDVARY:
         events.add("ldvary")
         writes.add(acc)
         tokens.add(Token.VARYING)
-    if sig & (Sig.LDTLB | Sig.LDTLBU):
+    if sig & (_LDTLB | _LDTLBU):
         tokens.add(Token.TLB)
-        if sig & Sig.LDTLBU:
+        if sig & _LDTLBU:
             events.add("uniform_read")
             reads.add("uniform")
             tokens.add(Token.UNIFORM)
-    if sig & Sig.ROT and instr.raddr_b == 0:
+    if sig & _ROT and instr.raddr_b == 0:
         events.add("rot_r5")
         reads.add("r5")
     dst = instr.sig_dst

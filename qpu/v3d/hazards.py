@@ -19,10 +19,10 @@ from qpu.core.hazards import Distance, Finding
 from qpu.core.isa import Basis, Isa, Unit
 from qpu.core.program import Program
 from qpu.errors import DecodeError, Diagnostic, HazardError, Severity
-from qpu.v3d.effects import Effects, effects
-from qpu.v3d.encode import SIGNALS, WRITING_SIGS, decode, tables
+from qpu.v3d.effects import Effects
+from qpu.v3d.encode import SIGNALS, WRITING_SIGS, tables
 from qpu.v3d.instr import Alu, Branch, Sig, Src, SrcKind
-from qpu.v3d.regs import COUNTS, MAGIC, RESERVED_71, SFU_WRITES, TLB_WRITES, TMU_WRITES, VPM_WRITES
+from qpu.v3d.single import Remark, known_42, known_71
 
 __all__ = ["DISTANCES", "RULES", "check", "raise_errors"]
 
@@ -211,10 +211,11 @@ _AFTER: Final = frozenset(row.after for row in DISTANCES) - {"r5_write"}  # r5_w
 class _Facts:
     """Tables of one instruction set that let uneventful instructions pass without being decoded."""
 
-    __slots__ = ("add", "dests", "imm_shift", "mul", "rows", "sigs")
+    __slots__ = ("add", "before", "dests", "imm_shift", "mul", "rows", "sigs")
 
     def __init__(self, isa: Isa) -> None:
         self.rows = tuple(row for row in DISTANCES if isa in row.isas)
+        self.before = frozenset(row.before for row in self.rows)
         # r0..r5 of 4.2 and nop; everything else magic is worth a look
         plain = {6, 0, 1, 2, 3, 4, 5} if isa is Isa.V3D42 else {6}
         dest = [n >= 64 and n - 64 not in plain for n in range(128)]
@@ -279,12 +280,12 @@ class _Walk:
     """One walk over a program."""
 
     __slots__ = (
-        "at",
         "branches",
         "end",
         "facts",
         "findings",
         "isa",
+        "know",
         "last",
         "marked",
         "open_tmu",
@@ -309,7 +310,7 @@ class _Walk:
         self.switches: set[int] = set()
         self.open_tmu: int | None = None  # first TMU data write whose request is not started yet
         self.branches: list[tuple[int, Branch]] = []
-        self.at: dict[int, Effects] = {}
+        self.know = known_42 if isa is Isa.V3D42 else known_71
 
     def run(self) -> list[Finding]:
         facts = self.facts
@@ -373,35 +374,36 @@ class _Walk:
     def step(self, i: int, word: int) -> int:
         """Apply all rules to instruction i. Returns: the index up to which its effects need attention."""
         try:
-            instr = decode(self.isa, word)
+            known = self.know(word)
         except (DecodeError, ValueError) as error:
             message = error.diagnostics[0].message if isinstance(error, DecodeError) else str(error)
             self.add("decode", i, f"0x{word:016x} is no instruction of {self.isa.label}: {message}")
             return i
-        found = effects(instr)
-        events = set(found.events)
+        instr, found = known.instr, known.effects
+        events = found.events
         if isinstance(instr, Branch):
             self.branches.append((i, instr))
-        else:
-            self.immediates(i, instr)
+        for remark in known.first:
+            self.remark(i, remark)
         marker = False
         if "thrsw" in events:
             marker = self.switch_ip == i - 1
             if not marker:
-                events.add("switch")
-        self.at[i] = Effects(found.reads, found.writes, found.tokens, frozenset(events))
+                events = events | {"switch"}
         if "rot_r5" in events and i:
             before = self.effects_at(i - 1)
             if before is not None and "r5_write" in before.events:
                 self.last["r5_write"] = i - 1
         self.distances(i, events)
+        for remark in known.later:
+            self.remark(i, remark)
         if isinstance(instr, Alu):
-            self.peripherals(i, instr, found)
             if "thrsw" in events:
                 self.switch(i, marker)
             if self.end is not None:
                 self.after_end(i, instr, events)
-            self.extras(i, instr, events)
+            if "rot_acc" in events and i:
+                self.rotated(i, instr)
         self.tmu_sequence(i, events)
         for event in events:
             self.last[event] = i
@@ -409,83 +411,20 @@ class _Walk:
             return len(self.words)
         return i + 3 if not events.isdisjoint(_AFTER) else i
 
-    def distances(self, i: int, events: set[str]) -> None:
+    def remark(self, i: int, remark: Remark) -> None:
+        rule, severity, message = remark
+        self.findings.append(Finding(rule, severity, i, message))
+
+    def distances(self, i: int, events: frozenset[str]) -> None:
         last = self.last
+        if self.facts.before.isdisjoint(events):
+            return
         for row in self.facts.rows:
             if row.before not in events:
                 continue
             at = i if row.first == 0 and row.after in events else last.get(row.after)
             if at is not None and row.first <= i - at <= row.distance:
                 self.add(row.rule, i, row.message, row.severity, at)
-
-    def immediates(self, i: int, instr: Alu) -> None:
-        sig = instr.sig
-        if self.isa is Isa.V3D71:
-            if sig & (Sig.IMM_A | Sig.IMM_B) and instr.add.op.name == "nop":
-                self.add("small-imm-unused", i, "small_imm_a or small_imm_b, but no add operation")
-            if sig & (Sig.IMM_C | Sig.IMM_D) and instr.mul.op.name == "nop":
-                self.add("small-imm-unused", i, "small_imm_c or small_imm_d, but no mul operation")
-        for src in (instr.add.a, instr.add.b, instr.mul.a, instr.mul.b):
-            if src is not None and src.kind is SrcKind.IMM and src.n >= 48:
-                self.warn("small-imm-reserved", i, f"small immediate {src.n} is reserved; 0..47 have a value")
-
-    def peripherals(self, i: int, instr: Alu, found: Effects) -> None:
-        sig = instr.sig
-        written = [
-            half.dst.n
-            for half in (instr.add, instr.mul)
-            if half.dst is not None and half.dst.magic and half.op.name != "nop"
-        ]
-        count = sum(COUNTS[n] for n in written)
-        count += bool(sig & Sig.LDTLB) + bool(sig & Sig.LDTLBU)
-        if self.isa is Isa.V3D42:
-            count += bool(sig & Sig.LDTMU)
-        if count > 1:
-            self.add(
-                "peripheral",
-                i,
-                f"{count} of TMU write, SFU write, VPM write, TLB access, TSY write"
-                + (", ldtmu" if self.isa is Isa.V3D42 else "")
-                + "; one is allowed",
-            )
-        else:
-            self.pairs(i, instr, written)
-        readers = bool(sig & (Sig.LDUNIF | Sig.LDUNIFRF)) + bool(sig & Sig.WRTMUC) + bool(sig & Sig.LDTLBU)
-        readers += sum(n in (8, 13, 15, 17) for n in written) + bool(sig & (Sig.LDUNIFA | Sig.LDUNIFARF))
-        if readers > 1:
-            self.warn("uniform-pair", i, f"{readers} readers of the uniform streams; one is allowed")
-        if "lane_op" in found.events and any(n in (11, 12, 32) for n in written):
-            self.warn(
-                "lane-op-tmu", i, "a lane operation together with a write of tmua, tmud or tmuc hangs or corrupts"
-            )
-
-    def pairs(self, i: int, instr: Alu, written: list[int]) -> None:
-        """What the validator lets pass and the scheduler does not."""
-        sig, ops = instr.sig, (instr.add.op.name, instr.mul.op.name)
-        wrtmuc = bool(sig & Sig.WRTMUC)
-        if self.isa is Isa.V3D42:
-            busy = [n for n in written if COUNTS[n]]
-            if wrtmuc and any(n == 32 or n not in TMU_WRITES for n in busy):
-                self.warn("peripheral-pair", i, "wrtmuc is combined with nothing but one TMU write other than tmuc")
-            return
-        tmu = any(n in TMU_WRITES for n in written)
-        kinds = [
-            tmu and not (wrtmuc and 32 not in written),
-            wrtmuc,
-            any(n in (16, 17, 18) for n in written),
-            bool(sig & (Sig.LDTLB | Sig.LDTLBU)),
-            "sfu_op" in self.at[i].events,
-            any(name.startswith("ldvpm") for name in ops),
-            any(n in VPM_WRITES for n in written) or any(name.startswith("stvpm") for name in ops),
-        ]
-        if sum(kinds) > 1:
-            self.warn(
-                "peripheral-pair",
-                i,
-                "more than one of TMU write, wrtmuc, TSY, TLB read, SFU operation, VPM read, VPM write",
-            )
-        if sum(n in TLB_WRITES for n in written) + bool(sig & (Sig.LDTLB | Sig.LDTLBU)) > 1:
-            self.warn("peripheral-pair", i, "more than one TLB access")
 
     def switch(self, i: int, marker: bool) -> None:
         if self.marked and self.end is None:
@@ -505,7 +444,7 @@ class _Walk:
         if self.end is not None and not marker:
             self.end = i
 
-    def after_end(self, i: int, instr: Alu, events: set[str]) -> None:
+    def after_end(self, i: int, instr: Alu, events: frozenset[str]) -> None:
         end = self.end
         assert end is not None
         at_end = i == self.switch_ip
@@ -554,29 +493,18 @@ class _Walk:
             if "ldvary" in events:
                 self.warn("end-ldvary", i, "ldvary in the last two instructions", end)
 
-    def extras(self, i: int, instr: Alu, events: set[str]) -> None:
-        for half in (instr.add, instr.mul):
-            if half.dst is not None and half.dst.magic and half.op.name != "nop":
-                self.address(i, half.dst.n)
-        if instr.sig_dst is not None and instr.sig_dst.magic:
-            self.address(i, instr.sig_dst.n)
-        before = self.effects_at(i - 1) if "rot_acc" in events and i else None
-        if before is not None and "ldtmu" in before.events:
-            load = decode(self.isa, self.words[i - 1])
-            loaded = load.sig_dst if isinstance(load, Alu) else None
-            if loaded is not None and any(
-                src is not None and _same(loaded.n, loaded.magic, src) for src in (instr.mul.a, instr.mul.b)
-            ):
-                self.warn("rot-ldtmu", i, "the rotated operand was loaded by ldtmu in the instruction before", i - 1)
+    def rotated(self, i: int, instr: Alu) -> None:
+        before = self.effects_at(i - 1)
+        if before is None or "ldtmu" not in before.events:
+            return
+        load = self.know(self.words[i - 1]).instr
+        loaded = load.sig_dst if isinstance(load, Alu) else None
+        if loaded is not None and any(
+            src is not None and _same(loaded.n, loaded.magic, src) for src in (instr.mul.a, instr.mul.b)
+        ):
+            self.warn("rot-ldtmu", i, "the rotated operand was loaded by ldtmu in the instruction before", i - 1)
 
-    def address(self, i: int, n: int) -> None:
-        if n not in MAGIC[self.isa]:
-            self.warn("reserved-address", i, f"destination {n} is not assigned on {self.isa.label}")
-        elif self.isa is Isa.V3D71 and n in RESERVED_71:
-            what = "an SFU address of V3D 4.2" if n in SFU_WRITES else "an accumulator of V3D 4.2"
-            self.warn("reserved-address", i, f"destination {n} ({MAGIC[self.isa][n]}) is {what}, reserved on V3D 7.1")
-
-    def tmu_sequence(self, i: int, events: set[str]) -> None:
+    def tmu_sequence(self, i: int, events: frozenset[str]) -> None:
         if i == self.switch_ip + 3 and self.open_tmu is not None and self.open_tmu < i:
             self.warn(
                 "tmu-sequence",
@@ -593,15 +521,13 @@ class _Walk:
     # -- along taken branches
 
     def effects_at(self, i: int) -> Effects | None:
-        found = self.at.get(i)
-        if found is None:
-            try:
-                found = effects(decode(self.isa, self.words[i]))
-            except (DecodeError, ValueError):
-                return None
-            if i in self.switches:
-                found = Effects(found.reads, found.writes, found.tokens, found.events | {"switch"})
-            self.at[i] = found
+        """Effects of instruction i, with "switch" where the walk found one; None for an undecodable word."""
+        try:
+            found = self.know(self.words[i]).effects
+        except (DecodeError, ValueError):
+            return None
+        if i in self.switches:
+            return Effects(found.reads, found.writes, found.tokens, found.events | {"switch"})
         return found
 
     def taken_branches(self) -> None:
