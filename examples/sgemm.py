@@ -35,9 +35,9 @@ def arguments() -> _common.Parser:
 def multiply(gpu: Device, shape: tuple[int, int, int], alpha: float, beta: float, seed: int) -> dict[str, object]:
     """Run, time and check one multiplication; the keys are those of --json, and a few for people."""
     m, n, k = shape
-    random = np.random.default_rng(seed)
-    a, b, c = (random.uniform(-1, 1, s).astype(np.float32) for s in ((m, k), (k, n), (m, n)))
-    with sgemm.Sgemm(gpu, m, n, k) as job:
+    with sgemm.Sgemm(gpu, m, n, k) as job:  # first: a shape that does not fit is refused before anything is computed
+        random = np.random.default_rng(seed)
+        a, b, c = (random.uniform(-1, 1, s).astype(np.float32) for s in ((m, k), (k, n), (m, n)))
         job.load(a, b, c, alpha, beta)
         seconds = _common.median_time(job.launch, lambda: job.load_c(c))
         result = job.result()
