@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qpu.vc4.assembler.expr import Parser
@@ -346,6 +345,8 @@ def _assert(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> 
 
 
 def _include(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+    from pathlib import Path
+
     pos = parser.skip()
     text = parser.text[pos:].strip()
     if len(text) < 3 or (text[0], text[-1]) not in (('"', '"'), ("<", ">")):

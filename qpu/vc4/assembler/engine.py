@@ -6,7 +6,6 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from importlib import resources
 
 from qpu.errors import Diagnostic, Loc, Severity
 from qpu.vc4.assembler.builtins import PREDICATES
@@ -60,6 +59,8 @@ def once_per_instruction(word: int) -> int:
 @cache
 def standard_scope() -> Scope:
     """The functions and constants of the standard include."""
+    from importlib import resources
+
     engine = Engine(standard=False)
     text = resources.files("qpu.vc4.assembler").joinpath(STANDARD_INCLUDE).read_text(encoding="utf-8")
     engine.run_text(text, STANDARD_INCLUDE)
