@@ -107,9 +107,11 @@ class _Assembler:
     __slots__ = (
         "cache",
         "constants",
+        "destinations",
         "errors",
         "filename",
         "fixups",
+        "heads",
         "isa",
         "known",
         "labels",
@@ -117,6 +119,7 @@ class _Assembler:
         "ops",
         "registers",
         "roles",
+        "sources",
         "words",
     )
 
@@ -134,6 +137,10 @@ class _Assembler:
         self.cache: dict[str, tuple[_Half, int]] = {}
         self.known: dict[str, int] = {}  # instruction text -> word
         self.roles: dict[str, list[str]] = {}
+        # parts by their text: operation with flags (and where they stand), destinations, sources
+        self.heads: dict[str, tuple[Op, int, tuple[str, str, str], bool, int]] = {}
+        self.destinations: dict[str, tuple[Dst, str]] = {}
+        self.sources: dict[str, Src] = {}
 
     def run(self, source: str) -> Program:
         for number, line in enumerate(source.splitlines(), 1):
@@ -345,9 +352,41 @@ class _Assembler:
             if move:
                 half = _Half(half.half, start, half.suffix + move, tuple(c + move for c in half.operands))
             return half
-        half = self.parse_half(piece, at, number)
+        half = self.plain_half(key, start) or self.parse_half(piece, at, number)
         self.cache[key] = half, start
         return half
+
+    def plain_half(self, text: str, start: int) -> _Half | None:
+        """The operation if all its parts were met before; they are kept by their text."""
+        head, _, rest = text.partition(" ")
+        known = self.heads.get(head)
+        if known is None or not rest:
+            return None
+        op, suffix, flags, has_dst, operands = known
+        texts = rest.split(",")
+        if len(texts) != operands:
+            return None
+        column = start + len(head) + 1
+        columns: list[int] = []
+        parts: list[Src] = []
+        dst, pack = None, ""
+        for item in texts:
+            bare = item.lstrip()
+            columns.append(column + len(item) - len(bare))
+            column += len(item) + 1
+            if has_dst and len(columns) == 1:
+                found = self.destinations.get(bare)
+                if found is None:
+                    return None
+                dst, pack = found
+            else:
+                source = self.sources.get(bare)
+                if source is None:
+                    return None
+                parts.append(source)
+        a = parts[0] if parts else None
+        b = parts[1] if len(parts) > 1 else None
+        return _Half(AluHalf(op, dst, a, b, pack, *flags), start, start + suffix, tuple(columns))
 
     def parse_half(self, piece: str, at: int, number: int) -> _Half:
         m = _HEAD.match(piece)
@@ -392,9 +431,13 @@ class _Assembler:
         sources: list[Src] = []
         for (text, col), role in zip(texts, roles, strict=True):
             if role == "d":
-                dst, pack = self.destination(text, col)
+                dst, pack = self.destinations[text.strip()] = self.destination(text, col)
             else:
-                sources.append(self.source(text, col))
+                source = self.sources[text.strip()] = self.source(text, col)
+                sources.append(source)
+        if roles:
+            head = m[1] + m[2]
+            self.heads[head] = op, suffix - start, (cond, push, update), roles[0] == "d", len(roles)
         half = AluHalf(
             op, dst, sources[0] if sources else None, sources[1] if len(sources) > 1 else None, pack, cond, push, update
         )
