@@ -94,7 +94,8 @@ def _assemble(text: str, filename: str, path: Sequence[str], defines: Mapping[st
             break
         known, previous = dict(engine.out.labels), engine.out
     else:
-        engine.error(Fault("unsettled", "the labels depend on themselves: their addresses change with every pass"))
+        if not engine.diagnostics:
+            engine.error(Fault("unsettled", "the labels depend on themselves: their addresses change with every pass"))
     if engine.diagnostics:
         raise AsmError.of(engine.diagnostics)
     out = engine.out

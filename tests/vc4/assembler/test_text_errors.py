@@ -63,6 +63,12 @@ def test_limit() -> None:
     assert len(caught.value.diagnostics) == ERROR_LIMIT == 20
 
 
+def test_limit_with_forward_labels() -> None:
+    with pytest.raises(AsmError) as caught:
+        assemble_text("ldi r0, :b - :a\n" + "foo\n" * 30 + ":a nop\n.if :a - :b < 0\nnop\n.endif\n:b nop\n")
+    assert len(caught.value.diagnostics) == ERROR_LIMIT
+
+
 def test_an_error_keeps_the_addresses_of_what_follows() -> None:
     with pytest.raises(AsmError) as caught:
         assemble_text("foo\n:a nop\n.assert :a - :b == 8\n:b nop\n.assert :b - :a == 8")
