@@ -234,6 +234,38 @@ def test_clocks_of_waiting_qpus_follow_who_lets_them_go() -> None:
     assert execution._qpus[0].clock == 4 * 104  # 100 nops waited for, then 4 instructions
 
 
+@pytest.mark.parametrize("lock", ["mutex", "semaphore"])
+def test_a_lock_goes_round(lock: str) -> None:
+    """Whoever lets a lock go does not get it again before the others that wait: turns alternate."""
+
+    def program(q: Asm) -> None:
+        q.mov(q.r2, q.uniform)
+        q.ldi(q.r3, 8)
+        with q.loop() as loop:
+            if lock == "mutex":
+                q.mutex_acquire()
+            else:
+                q.sema_down(0)
+            q.setup_vpm_read(1)
+            q.shl(q.r0, q.vpm, 1)
+            q.add(q.r0, q.r0, q.qpu_number)
+            q.setup_vpm_write()
+            q.mov(q.vpm, q.r0)
+            if lock == "mutex":
+                q.mutex_release()
+            else:
+                q.sema_up(0)
+            q.sub(q.r3, q.r3, 1, sf=True)
+            loop.repeat(cond="anynz")
+            q.nops(3)
+        q.exit()
+
+    rig = Rig()
+    rig.machine.sync.counters[0] = 1
+    rig.run(program, [0], [0])
+    assert rig.machine.vpm.words[0] == 0b0101010101010101
+
+
 def test_semaphores_and_vpm_persist_across_launches_the_mutex_does_not() -> None:
     def first(q: Asm) -> None:
         q.sema_up(3)

@@ -93,3 +93,9 @@ def store_rows(q: Asm, registers: Sequence[Any], address: Any, *, row: int = 0) 
     q.setup_dma_store_stride(0)
     q.start_dma_store(address)
     q.wait_dma_store()
+
+
+def addresses(q: Asm, d: Any, base: Any) -> None:
+    """d = base + 4 * lane. Uses r3; `base` must be readable at once."""
+    q.shl(q.r3, q.element_number, 2)
+    q.add(d, base, q.r3)
