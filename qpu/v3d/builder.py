@@ -8,8 +8,9 @@ program.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from qpu.core.isa import Isa, Unit
@@ -97,8 +98,9 @@ class Enc:
         self.register_only = register_only
 
 
-def encs(isa: Isa, unit: Unit) -> dict[str, Enc]:
-    """All operations of one ALU by name."""
+@cache
+def encs(isa: Isa, unit: Unit) -> Mapping[str, Enc]:
+    """All operations of one ALU by name; made once, shared, never changed."""
     found: dict[str, Enc] = {}
     for (op, a, b, pack), bits in tables(isa, unit).encode.items():
         e = found.get(op.name)
