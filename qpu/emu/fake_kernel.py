@@ -18,7 +18,7 @@ from qpu.emu.engines import ENGINES, make_machine
 from qpu.emu.files import Node, board_files
 from qpu.emu.machine import RunStats
 from qpu.emu.memory import Memory
-from qpu.errors import EmuFault, FaultPlace, UsageError
+from qpu.errors import EmuFault, UsageError
 
 if TYPE_CHECKING:
     from qpu.emu.fake_drm import DrmDevice
@@ -67,11 +67,15 @@ class Clock:
 
 @dataclass(slots=True)
 class Span:
-    """A piece of GPU-visible memory that a file maps. release: called once when it is unmapped."""
+    """A piece of GPU-visible memory that a file maps.
+
+    release: called once when it is unmapped. placed: told the user address of the map.
+    """
 
     address: int
     size: int
     release: Callable[[], None]
+    placed: Callable[[int], None] | None = None
 
 
 class RegisterBlock:
@@ -91,7 +95,7 @@ class RegisterBlock:
 
 
 class OpenFile:
-    """What a descriptor refers to. `count`: descriptors that share it."""
+    """What a descriptor refers to. `count`: descriptors that share it. `writable`: opened for writing."""
 
     label = "file"
 
@@ -99,6 +103,11 @@ class OpenFile:
         self.kernel = kernel
         self.path = path
         self.count = 0
+        self.writable = True
+
+    def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
+        """Bytes of the argument that the kernel touches. peek: its first n bytes."""
+        return request >> 16 & 0x3FFF
 
     def ioctl(self, request: int, arg: bytearray) -> int:
         """One request; `arg` is changed in place. Raises: OSError."""
@@ -279,7 +288,7 @@ class Kernel:
 
     def not_modelled(self, what: str) -> EmuFault:
         """The fault for a request the emulated board cannot answer; the caller raises it, strict or not."""
-        return EmuFault("not-modelled", f"{what} is not modelled by emulated boards", FaultPlace(self.profile.name))
+        return EmuFault("not-modelled", f"{what} is not modelled by the emulated {self.profile.name}")
 
     # system calls; callers hold the lock through `call`
 
@@ -349,6 +358,12 @@ class Kernel:
             self._closed = True
             self._machine = None
             self.memory.close()
+
+    def disown(self) -> None:
+        """After fork, in the child: the board is the parent's; forget it without freeing anything."""
+        self._closed = True
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
 
     @property
     def closed(self) -> bool:

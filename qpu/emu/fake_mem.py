@@ -12,7 +12,7 @@ from qpu.drivers.counters import COUNTERS
 from qpu.emu.fake_kernel import NS, OpenFile, RegisterBlock, Span, fail
 from qpu.emu.fake_perfmon import count_event
 from qpu.emu.machine import RunStats, Vc4Execution
-from qpu.errors import EmuFault, FaultPlace
+from qpu.errors import EmuFault
 
 if TYPE_CHECKING:
     from qpu.emu.boards import BoardProfile
@@ -262,7 +262,6 @@ class Vc4Registers:
             raise EmuFault(
                 "kms-owns-v3d",
                 "a program was started by register (SRQPC) while the kernel's driver owns V3D",
-                FaultPlace(self.kernel.profile.name),
             )
         self._made += 1
         if len(self._waiting) >= QUEUE_DEPTH + self.kernel.profile.qpus:
@@ -433,6 +432,8 @@ class MemFile(OpenFile):
         """Map physical addresses from `offset`."""
         if size <= 0 or offset % self.kernel.profile.page_size:
             raise fail(errno.EINVAL)
+        if not self.writable:
+            raise fail(errno.EACCES)
         registers = self.kernel.mem.registers(offset, size)
         if registers is not None:
             return registers

@@ -50,6 +50,10 @@ class VcioFile(OpenFile):
 
     label = "vcio"
 
+    def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
+        """The message says how long it is."""
+        return max(4, min(MAX_MESSAGE, int.from_bytes(peek(4), "little")))
+
     def ioctl(self, request: int, arg: bytearray) -> int:
         """IOCTL_MBOX_PROPERTY; any other number is EINVAL. The buffer is copied back on success only."""
         kernel = self.kernel
@@ -198,7 +202,7 @@ class Firmware:
         return _words(self._execute(gpu, self._control_block(control, count), timeout_ms))
 
     def _doubtful(self, rule: str, message: str) -> bytes:
-        fault = EmuFault(rule, message, FaultPlace(self.profile.name))
+        fault = EmuFault(rule, f"{message}, on the emulated {self.profile.name}")
         if self.kernel.strict:
             raise fault
         self.kernel.warn(str(fault))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,10 @@ class CmaFile(OpenFile):
 
     label = "vcsm-cma"
 
+    def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
+        """By number: the handlers do not look at the size bits."""
+        return _argument_size(self.kernel, "J", request)
+
     def ioctl(self, request: int, arg: bytearray) -> int:
         """Dispatch on the number only."""
         if request >> 8 & 0xFF != ord("J"):
@@ -96,6 +101,13 @@ class CmaFile(OpenFile):
             return 0
         # CLEAN_INVALID2 and everything unknown: EINVAL in current kernels.
         raise fail(errno.EINVAL)
+
+
+def _argument_size(kernel: Kernel, letter: str, request: int) -> int:
+    for row in vcsm.IOCTLS.values():
+        if row.nr == request & 0xFF and row.type == ord(letter) and row.argument:
+            return row.layout(kernel.pointer_size).size
+    return request >> 16 & 0x3FFF
 
 
 def _need(arg: bytearray, layout: Layout) -> None:
@@ -194,6 +206,13 @@ class VcsmFile(OpenFile):
         self.blocks: dict[int, _Plain] = {}
         self.addresses: dict[int, int] = {}  # handle -> user address of its map
 
+    def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
+        """By number; the blocks of CLEAN_INVALID2 follow its head."""
+        size = _argument_size(self.kernel, "I", request)
+        if request & 0xFF == vcsm.IOCTLS["VMCS_SM_IOCTL_MEM_CLEAN_INVALID2"].nr:
+            size += peek(1)[0] * (24 if self.kernel.pointer_size == 8 else 16)
+        return size
+
     def ioctl(self, request: int, arg: bytearray) -> int:
         """Dispatch on the number only."""
         if request >> 8 & 0xFF != ord("I"):
@@ -287,14 +306,15 @@ class VcsmFile(OpenFile):
         if not 0 < size <= block.region.size:
             raise fail(errno.EINVAL)
         block.maps += 1
-        if self.kernel.memory.pointer:
-            self.addresses[offset] = self.kernel.memory.pointer + block.region.address
+
+        def placed(address: int) -> None:
+            self.addresses[offset] = address
 
         def release() -> None:
             block.maps -= 1
             self._collect()
 
-        return Span(block.region.address, size, release)
+        return Span(block.region.address, size, release, placed)
 
     def _collect(self) -> None:
         for handle, block in list(self.blocks.items()):

@@ -35,6 +35,8 @@ class EmuMapping:
         self._kernel = kernel
         self._span: Span | None = span
         self.address = kernel.memory.pointer + span.address
+        if span.placed is not None:
+            span.placed(self.address)
         self._array: weakref.ref[NDArray[np.uint8]] | None = None
 
     @property
@@ -168,7 +170,9 @@ class EmuPort:
         """Open a device node."""
         with self.kernel.call():
             self._injector.check("open", path, path)
-            return self.kernel.fds.install(self.kernel.open(path))
+            file = self.kernel.open(path)
+            file.writable = not read_only
+            return self.kernel.fds.install(file)
 
     def close(self, fd: int) -> None:
         """Close a descriptor."""

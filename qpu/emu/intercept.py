@@ -1,0 +1,467 @@
+"""`qpu emulate`: run an unmodified Python program that talks to the kernel itself on an emulated board.
+
+In this process, and for the board's paths only, the functions of os, io, fcntl, mmap and ctypes that such programs use
+lead to the emulated kernel. GPU memory is one memory file, so that maps are real ones.
+"""
+
+from __future__ import annotations
+
+import atexit
+import builtins
+import contextlib
+import ctypes
+import ctypes.util
+import errno
+import fcntl
+import importlib.machinery
+import io
+import mmap
+import os
+import pkgutil
+import runpy
+import signal
+import struct
+import sys
+import threading
+import types
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from qpu.emu.boards import BoardProfile, parse_board
+from qpu.emu.fake_kernel import Kernel
+from qpu.emu.fake_user import read_user, write_user
+from qpu.emu.intercept_files import FilePatches, RealFds
+from qpu.emu.intercept_mmap import make_mmap
+from qpu.errors import EmuFault, UsageError
+
+if TYPE_CHECKING:
+    from qpu.emu.machine import V3dMachine, Vc4Machine
+
+__all__ = ["Emulation", "install_child", "run_emulated"]
+
+BOARD_VARIABLE = "QPU_EMULATE"
+CHILD_SITE = str(Path(__file__).parent / "child_site")
+SHOWN_WARNINGS = 20
+_REAL_IOCTL = fcntl.ioctl
+_REAL_FCNTL = fcntl.fcntl
+_REAL_CDLL = ctypes.CDLL
+_REAL_OS_OPEN = os.open
+_REAL_OS_CLOSE = os.close
+_DUPLICATES = (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)
+
+
+class BcmHost:
+    """libbcm_host: the calls that programs use to find the peripherals (drivers.md 6.1)."""
+
+    _name = "libbcm_host.so"
+
+    def __init__(self, profile: BoardProfile) -> None:
+        alias = 0x4000_0000 if profile.soc == "BCM2835" else 0xC000_0000
+        facts = {
+            "bcm_host_init": 0,
+            "bcm_host_deinit": 0,
+            "bcm_host_get_peripheral_address": profile.peripheral_base,
+            "bcm_host_get_peripheral_size": 0x0180_0000 if profile.soc == "BCM2711" else 0x0100_0000,
+            "bcm_host_get_sdram_address": alias,
+        }
+        self._profile = profile
+        for name, value in facts.items():
+            setattr(self, name, _Constant(name, value))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise EmuFault("not-modelled", f"{name} of libbcm_host is not modelled by the emulated {self._profile.name}")
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+
+class _Constant:
+    """A C function without arguments. `restype` and `argtypes` may be set, as on a real one."""
+
+    def __init__(self, name: str, value: int) -> None:
+        self.__name__ = name
+        self.value = value
+        self.restype: Any = ctypes.c_int
+        self.argtypes: Any = None
+
+    def __call__(self, *args: object) -> int | None:
+        if self.restype is None:
+            return None
+        kind = self.restype
+        return int(kind(self.value).value)
+
+
+def _is_bcm_host(name: object) -> bool:
+    return isinstance(name, (str, os.PathLike)) and "libbcm_host" in os.path.basename(os.fspath(name))
+
+
+class Emulation:
+    """An emulated board under this process. `install` puts it in place, `uninstall` takes it away.
+
+    board: name or profile. strict: stop at the first fault. machine: makes another machine (tests).
+    Raises: UsageError for a bad board name, or on a system that cannot do it.
+    """
+
+    def __init__(
+        self,
+        board: str | BoardProfile = "pi5",
+        *,
+        strict: bool = False,
+        engine: str | None = None,
+        machine: Callable[[Kernel], V3dMachine | Vc4Machine] | None = None,
+    ) -> None:
+        if not hasattr(os, "memfd_create"):
+            raise UsageError("qpu emulate needs Linux (memory files); open an emulated board with qpu.open_device()")
+        self.profile = parse_board(board) if isinstance(board, str) else board
+        self.strict = strict
+        self.engine = engine if engine is not None else os.environ.get("QPU_EMU_ENGINE", "auto")
+        self._machine = machine
+        self._inherited: set[int] = set()
+        self._shown: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._files = FilePatches(lambda: self.kernel, lambda: self._kernel, self._inherited)
+        self._undo: list[tuple[Any, str, Any]] = []
+        self._kernel: Kernel | None = self._make()
+        self.installed = False
+
+    def _make(self) -> Kernel:
+        kernel = Kernel(
+            self.profile,
+            strict=self.strict,
+            engine=self.engine,
+            pointer_size=struct.calcsize("P"),
+            machine=self._machine,
+            host_clock=True,
+            shared_memory=True,
+            fds=RealFds(_REAL_OS_OPEN, _REAL_OS_CLOSE),
+        )
+        kernel.subscribers.append(self._warn)
+        return kernel
+
+    @property
+    def kernel(self) -> Kernel:
+        """The board; a new one in a child after fork."""
+        kernel = self._kernel
+        if kernel is None:
+            with self._lock:
+                if self._kernel is None:
+                    self._kernel = self._make()
+                kernel = self._kernel
+        return kernel
+
+    # faults
+
+    def _warn(self, text: str) -> None:
+        self._shown[text] += 1
+        if self._shown[text] > 1 or len(self._shown) > SHOWN_WARNINGS + 1:
+            return
+        if len(self._shown) == SHOWN_WARNINGS + 1:
+            text = "further faults are counted, not shown"
+        print(f"qpu emulate: warning: {text}", file=sys.stderr)
+
+    def summary(self) -> str:
+        """What a lenient run let pass; empty when nothing."""
+        faults = self._shown
+        if not faults:
+            return ""
+        rules = Counter[str]()
+        for text, count in faults.items():
+            rules[text.partition(":")[0]] += count
+        found = ", ".join(f"{count} x {rule}" for rule, count in rules.most_common())
+        return f"qpu emulate: {sum(faults.values())} faults on the emulated {self.profile.name}: {found}"
+
+    # in and out of place
+
+    def _put(self, where: Any, name: str, value: Any) -> None:
+        self._undo.append((where, name, getattr(where, name)))
+        setattr(where, name, value)
+
+    def install(self) -> None:
+        """Lead the board's paths to the emulated kernel from now on. Only one emulation can be in place."""
+        global _current
+        if _current is not None:
+            raise UsageError(f"this process already runs on an emulated {_current.profile.name}")
+        _current = self
+        self.installed = True
+        self._files.install()
+        self._put(fcntl, "ioctl", self.ioctl)
+        self._put(fcntl, "fcntl", self.fcntl)
+        self._put(mmap, "mmap", make_mmap(self._kernel_of))
+        library = self._library()
+        self._put(ctypes, "CDLL", library)
+        self._put(ctypes, "cdll", ctypes.LibraryLoader(library))
+        find = ctypes.util.find_library
+        self._put(ctypes.util, "find_library", lambda name: BcmHost._name if name == "bcm_host" else find(name))
+
+    def uninstall(self) -> None:
+        """Restore everything, power the board off."""
+        global _current
+        if not self.installed:
+            return
+        self.installed = False
+        _current = None
+        while self._undo:
+            where, name, value = self._undo.pop()
+            setattr(where, name, value)
+        self._files.uninstall()
+        if self._kernel is not None:
+            self._kernel.close()
+
+    def after_fork(self) -> None:
+        """In the child: a board of its own. Devices opened before cannot be used."""
+        kernel, self._kernel = self._kernel, None
+        self._lock = threading.Lock()
+        if kernel is not None:
+            self._inherited.update(fd for fd, _ in kernel.fds.open)
+            # The parent's memory is shared: nothing of it may be freed here.
+            kernel.disown()
+
+    def _library(self) -> type[ctypes.CDLL]:
+        profile = self.profile
+
+        class EmulatedCDLL(_REAL_CDLL):
+            """ctypes.CDLL that knows libbcm_host."""
+
+            def __new__(cls, name: Any = None, *args: Any, **named: Any) -> Any:
+                if _is_bcm_host(name):
+                    if profile.soc == "BCM2712":
+                        raise OSError("libbcm_host.so: cannot open shared object file: No such file or directory")
+                    return BcmHost(profile)
+                return object.__new__(cls)
+
+        EmulatedCDLL.__name__ = EmulatedCDLL.__qualname__ = "CDLL"
+        EmulatedCDLL.__module__ = "ctypes"
+        return EmulatedCDLL
+
+    # calls
+
+    def _kernel_of(self, fd: int) -> Kernel | None:
+        return self.kernel if self._files.known(fd) else None
+
+    def fcntl(self, fd: Any, cmd: int, arg: Any = 0) -> Any:
+        """fcntl.fcntl"""
+        number = fd if isinstance(fd, int) else fd.fileno()
+        if cmd in _DUPLICATES and self._files.known(number):
+            return self._files.fcntl_dup(number, int(_REAL_FCNTL(fd, cmd, arg)))
+        return _REAL_FCNTL(fd, cmd, arg)
+
+    def ioctl(self, fd: Any, request: int, arg: Any = 0, mutate_flag: bool = True) -> Any:
+        """fcntl.ioctl"""
+        number = fd if isinstance(fd, int) else fd.fileno()
+        if not self._files.known(number):
+            return _REAL_IOCTL(fd, request, arg, mutate_flag)
+        request &= 0xFFFFFFFF  # negative numbers are common: ctypes and old libraries use signed ones
+        kernel = self.kernel
+        with kernel.call():
+            file = kernel.fds.get(number)
+            if isinstance(arg, int):
+                return self._by_pointer(file, request, arg)
+            if isinstance(arg, str):
+                arg = arg.encode()
+            view = memoryview(arg)
+            if not view.c_contiguous:
+                raise ValueError("ioctl requires a contiguous buffer")
+            data = bytearray(view.tobytes())
+            size = len(data)
+
+            def peek(n: int) -> bytes:
+                return bytes(data[:n]) + bytes(max(0, n - size))
+
+            need = file.argument_size(request, peek)
+            data += bytes(max(0, need - size))
+            if view.readonly or not mutate_flag:
+                file.ioctl(request, data)
+                return bytes(data[:size])
+            try:
+                return file.ioctl(request, data)
+            finally:
+                if size:
+                    ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(arg)), bytes(data[:size]), size)
+
+    def _by_pointer(self, file: Any, request: int, address: int) -> int:
+        """The argument is a number: an address, as a C program passes it."""
+        address &= (1 << 8 * struct.calcsize("P")) - 1
+        need = file.argument_size(request, lambda n: read_user(address, n))
+        if need == 0:
+            return int(file.ioctl(request, bytearray()))
+        data = bytearray(read_user(address, need))
+        try:
+            return int(file.ioctl(request, data))
+        finally:
+            write_user(address, data)
+
+
+_current: Emulation | None = None
+
+
+def _after_fork() -> None:
+    if _current is not None:
+        _current.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+# -- running programs
+
+
+def _strict(flag: bool) -> bool:
+    return flag or os.environ.get("QPU_EMU_STRICT", "0") not in ("", "0")
+
+
+def _environment(board: str, strict: bool) -> None:
+    """Children that are Python run on an emulated board too."""
+    os.environ[BOARD_VARIABLE] = board
+    os.environ["QPU_EMU_STRICT"] = "1" if strict else "0"
+    paths = [CHILD_SITE, str(Path(__file__).parent.parent.parent)]
+    known = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    os.environ["PYTHONPATH"] = os.pathsep.join([p for p in paths if p not in known] + known)
+
+
+def install_child() -> None:
+    """Called at the start of a child process whose environment asks for it."""
+    emulation = Emulation(os.environ[BOARD_VARIABLE], strict=_strict(False))
+    emulation.install()
+    atexit.register(_end, weakref.ref(emulation))
+
+
+def _end(target: Callable[[], Emulation | None]) -> None:
+    """At the end of the process, after the program's own handlers."""
+    emulation = target()
+    if emulation is None or not emulation.installed:
+        return
+    text = emulation.summary()
+    emulation.uninstall()
+    if text:
+        print(text, file=sys.stderr)
+
+
+_interrupted = False
+
+
+def _die_if_interrupted() -> None:
+    """A program ended by Ctrl-C ends by the signal, as Python does it."""
+    if _interrupted:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def run_emulated(argv: Sequence[str], board: str = "pi5", strict: bool = False) -> int:
+    """Run ``SCRIPT ARGS`` or ``-m MODULE ARGS`` as Python would, on the emulated `board`; returns the exit status.
+
+    The emulation stays in place until the process ends, so that handlers at exit run on it too.
+    Raises: UsageError for a bad board name or an empty command.
+    """
+    if not argv or list(argv) == ["-m"]:
+        raise UsageError("name a script, or -m and a module")
+    hard = _strict(strict)
+    if _current is not None:
+        _current.uninstall()  # this process was started by an emulated one
+    emulation = Emulation(board, strict=hard)
+    _environment(board, hard)
+    atexit.register(_die_if_interrupted)
+    emulation.install()
+    keep = emulation  # until the process ends
+    atexit.register(_end, lambda: keep)
+    return _run(list(argv))
+
+
+def _run(argv: list[str]) -> int:
+    main = types.ModuleType("__main__")
+    names = vars(main)
+    names["__builtins__"] = builtins
+    sys.modules["__main__"] = main
+    path = sys.path[:]
+    try:
+        if argv[0] == "-m":
+            sys.argv = ["-m", *argv[2:]]
+            _first_path(str(Path.cwd()))
+            _run_module(argv[1], True)
+            return 0
+        script = argv[0]
+        sys.argv = list(argv)
+        if os.path.isdir(script) or _is_archive(script):
+            _first_path(script)
+            _run_module("__main__", False)
+            return 0
+        try:
+            code = _compile(script)
+        except OSError as error:
+            sys.path[:] = path
+            text = f"can't open file {os.path.abspath(script)!r}: [Errno {error.errno}] {error.strerror}"
+            print(f"qpu emulate: {text}", file=sys.stderr)
+            return 2
+        _first_path(os.path.dirname(os.path.realpath(script)))
+        full = os.path.abspath(script)
+        names["__file__"] = full
+        names["__cached__"] = None
+        names["__loader__"] = importlib.machinery.SourceFileLoader("__main__", full)
+        exec(code, names)
+    except SystemExit as stop:
+        return _exit_status(stop)
+    except BaseException as error:
+        return _uncaught(error)
+    return 0
+
+
+def _run_module(name: str, alter_argv: bool) -> None:
+    """What ``python -m`` does."""
+    runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]  # private, but the same since 3.2
+
+
+def _first_path(directory: str) -> None:
+    if not sys.flags.safe_path:
+        sys.path[:1] = [directory]
+
+
+def _is_archive(script: str) -> bool:
+    import zipfile
+
+    return os.path.isfile(script) and not script.endswith((".py", ".pyc")) and zipfile.is_zipfile(script)
+
+
+def _compile(script: str) -> types.CodeType:
+    with io.open_code(os.path.abspath(script)) as file:
+        if script.endswith(".pyc"):
+            code: types.CodeType | None = pkgutil.read_code(file)
+            if code is not None:
+                return code
+            raise OSError(errno.ENOEXEC, "no code for this Python")
+        source = file.read()
+    return compile(source, os.path.abspath(script), "exec", dont_inherit=True)
+
+
+def _exit_status(stop: SystemExit) -> int:
+    if stop.code is None:
+        return 0
+    if isinstance(stop.code, int):
+        return stop.code
+    print(stop.code, file=sys.stderr)
+    return 1
+
+
+def _uncaught(error: BaseException) -> int:
+    """Show an exception as Python would, without the frames of this module and of runpy's outside."""
+    global _interrupted
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    error.__traceback__ = trace
+    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
+    try:
+        sys.excepthook(type(error), error, trace)
+    except SystemExit as stop:
+        return _exit_status(stop)
+    if isinstance(error, KeyboardInterrupt):
+        _interrupted = True
+        return 130
+    return 1
