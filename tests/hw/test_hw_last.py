@@ -1,0 +1,22 @@
+"""A program that never ends; last, because it leaves the GPU to its reset. Bodies for emulated boards and real ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hw.programs import binary, endless
+
+import qpu
+from qpu.device import Device
+
+
+def test_an_endless_program_ends_and_the_device_goes_on(gpu: Device, board: str) -> None:
+    """Either the wait times out or the watchdog resets the GPU; afterwards another device works."""
+    with pytest.raises((qpu.GpuTimeoutError, qpu.GpuResetError)):
+        launch = gpu.submit(endless(gpu.isa), [], timeout_s=0.9)
+        launch.wait(20)
+    gpu.close()
+    with qpu.open_device(board) as again:
+        x, out = again.array(np.full(16, 3, np.uint32)), again.empty(16, np.uint32)
+        again.run(binary(again.isa, "add"), [x, x, out], timeout_s=20)
+        assert (out.numpy() == 6).all()
