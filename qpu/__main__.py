@@ -14,8 +14,10 @@ from qpu.core.isa import Isa
 from qpu.errors import AsmError, DecodeError, DriverError, QpuError, Severity, UsageError
 
 if TYPE_CHECKING:
+    from qpu import formats
     from qpu.core.hazards import Finding
     from qpu.core.program import Program
+    from qpu.drivers.port import Port
     from qpu.toolkit import InstructionSet
 
 __all__ = ["main"]
@@ -68,7 +70,13 @@ def _asm(options: argparse.Namespace) -> int:
     except UnicodeDecodeError as error:
         raise UsageError(f"{options.input} is no UTF-8 text (byte {error.start}); asm wants assembly source") from None
     filename = "<stdin>" if options.input == "-" else options.input
-    program = toolkit.assemble(source, filename=filename, check=False)
+    symbols = formats.Symbols()
+    if options.isa == Isa.VC4:
+        program, symbols = _assemble_vc4(source, filename, options.include)
+    elif options.include:
+        raise UsageError("-I is for vc4: V3D text has no includes")
+    else:
+        program = toolkit.assemble(source, filename=filename, check=False)
     failed = False
     if options.check:
         findings = toolkit.check(program.code, single_segment=options.single_segment)
@@ -76,9 +84,6 @@ def _asm(options: argparse.Namespace) -> int:
             print(_finding_text(finding, program), file=sys.stderr)
         failed = any(f.severity is Severity.ERROR for f in findings)
     stem = "program" if options.output in (None, "-") else Path(options.output).name
-    symbols = formats.Symbols(
-        {k: v for k, v in getattr(program, "exports", {}).items() if isinstance(v, int)}, getattr(program, "values", {})
-    )
     if options.format == "hex":
         data = formats.write_hex(program.code).encode()
     elif options.format == "bin":
@@ -96,6 +101,21 @@ def _asm(options: argparse.Namespace) -> int:
             _write(str(header), formats.write_header(program.code, name, symbols).encode())
     _write(options.output, data)
     return FINDINGS if failed else OK
+
+
+def _assemble_vc4(source: str, filename: str, include: Sequence[str]) -> tuple[Program, formats.Symbols]:
+    """VideoCore IV text, with what it exports; its warnings go to stderr."""
+    from qpu import formats
+    from qpu.core.program import Program
+    from qpu.vc4.assembler import assemble_text
+
+    near = [] if filename == "<stdin>" else [str(Path(filename).parent)]
+    text = assemble_text(source, filename=filename, include_path=[*near, *include])
+    for warning in text.warnings:
+        print(warning.render(), file=sys.stderr)
+    labels = {n: int(s.value) for n, s in text.globals.items() if s.is_label}
+    values = {n: s.value for n, s in text.globals.items() if not s.is_label and isinstance(s.value, (int, float))}
+    return Program(Isa.VC4, tuple(text.words), locs=text.locs), formats.Symbols(labels, values)
 
 
 def _text(toolkit: InstructionSet, word: int) -> str:
@@ -186,21 +206,34 @@ def _check(options: argparse.Namespace) -> int:
 # -- info, doctor
 
 
-def _port(options: argparse.Namespace) -> Any:
-    name = options.device if options.device is not None else os.environ.get("QPU_DEVICE", "auto")
+def _name(options: argparse.Namespace) -> str:
+    return options.device if options.device is not None else os.environ.get("QPU_DEVICE", "auto")
+
+
+def _port(options: argparse.Namespace) -> Port:
+    name = _name(options)
     if name.startswith("pi"):
         from qpu.emu.port import EmuPort
 
         return EmuPort(name)
+    if name not in ("auto", "hardware") and "/" not in name:
+        raise UsageError(f"unknown device {name!r}; allowed: auto, hardware, pi0 .. pi5 with options, a path")
     from qpu.drivers.linux import LinuxPort
 
     return LinuxPort()
 
 
+def _stand_in() -> Port:
+    """What `auto` uses where there is no GPU."""
+    from qpu.emu.port import EmuPort
+
+    return EmuPort("pi5")
+
+
 def _info(options: argparse.Namespace) -> int:
     from qpu.drivers.doctor import info, info_text
 
-    data = info(_port(options))
+    data = info(_port(options), _stand_in if _name(options) == "auto" else None)
     print(json.dumps(data) if options.json else info_text(data))
     return OK
 
@@ -256,6 +289,7 @@ def _arguments() -> argparse.ArgumentParser:
     asm = code("asm", "text to code", _asm)
     asm.add_argument("-o", "--output", metavar="OUT")
     asm.add_argument("--format", choices=("hex", "bin", "c", "elf"), default="hex")
+    asm.add_argument("-I", dest="include", action="append", default=[], metavar="DIR", help="vc4: where includes are")
     asm.add_argument("--check", action="store_true", help="apply hazard and program rules; errors exit 1")
     asm.add_argument("--single-segment", action="store_true", help="V3D: check for single-segment launch")
     disasm = code("disasm", "code to text", _disasm)

@@ -162,3 +162,28 @@ def test_doctor_without_a_pi_exits_1(run: Any, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("QPU_SYSROOT", str(tmp_path))
     done = run("doctor", "--device", "hardware")
     assert done.status == 1 and "emulated" in done.out
+
+
+def test_exported_symbols_reach_header_and_elf(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "part.qinc").write_text("add r1, r0, r0\n")
+    source = tmp_path / "code.qasm"
+    source.write_text('.global answer, 42\nnop\n::entry\nmov r0, 5\n.include "part.qinc"\n')
+    assert run("asm", "--isa", "vc4", str(source), "-o", str(tmp_path / "x.c"), "--format", "c").status == 0
+    header = (tmp_path / "x.h").read_text()
+    assert "#define answer 42" in header and "#define entry (x_c + 2)" in header
+    assert run("asm", "--isa", "vc4", str(source), "-o", str(tmp_path / "x.o"), "--format", "elf").status == 0
+    part = run("disasm", "--isa", "vc4", str(tmp_path / "x.o"), "--symbol", "entry", "--json")
+    assert [r["text"] for r in part.rows] == ["ldi r0, 5", "add r1, r0, r0"]
+
+
+def test_warnings_of_the_text_are_shown(run: Any) -> None:
+    done = run("asm", "--isa", "vc4", "-", stdin="bra -, ra1\n")
+    assert done.status == 0 and "warning[" in done.err
+
+
+def test_info_says_what_auto_would_use(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QPU_SYSROOT", str(tmp_path))
+    row = run("info", "--json").rows[0]
+    assert row["board"]["generation"] is None
+    assert (row["device"]["isa"], row["device"]["emulated"]) == ("v3d71", True)
+    assert run("info", "--json", "--device", "hardware").rows[0]["device"] is None
