@@ -39,6 +39,7 @@ def multiply(gpu: Device, shape: tuple[int, int, int], alpha: float, beta: float
         random = np.random.default_rng(seed)
         a, b, c = (random.uniform(-1, 1, s).astype(np.float32) for s in ((m, k), (k, n), (m, n)))
         job.load(a, b, c, alpha, beta)
+        first = job.launch().stats  # warms caches up; what it translated is told below
         seconds = _common.median_time(job.launch, lambda: job.load_c(c))
         result = job.result()
     stats = gpu.stats
@@ -66,6 +67,9 @@ def multiply(gpu: Device, shape: tuple[int, int, int], alpha: float, beta: float
         row["useful_share"] = flops / (32 * stats.instructions)
         row["bytes_per_flop"] = stats.bytes_moved / flops
         row["engine"] = stats.engine
+        if first is not None:
+            row["translate_seconds"] = first.translate_s
+            row["cache_hits"], row["cache_misses"] = first.cache_hits, first.cache_misses
     elif not gpu.emulated:
         row["gflops"] = flops / seconds * 1e-9
     return row
@@ -83,6 +87,11 @@ def show(gpu: Device, row: dict[str, object]) -> None:
             f"  executed {row['instructions']:,} instructions ({row['engine']} engine); fadd and fmul fill "
             f"{row['float_share']:.1%} of the two-per-instruction peak, {row['useful_share']:.1%} with useful flops"
         )
+        if row["engine"] == "compiled":
+            print(
+                f"  engine   first launch: {row['translate_seconds']:.3f} s translating, {row['cache_hits']} translations "
+                f"from the cache, {row['cache_misses']} made"
+            )
         print(f"  moved    {row['bytes_per_flop']:.3f} bytes per flop through TMU, uniforms and DMA")
     print(f"  error    {row['max_abs_error']:.3e} absolute, {row['max_rel_error']:.3e} relative, against float64 NumPy")
     print(f"  {'ok' if row['ok'] else 'WRONG: the error exceeds the rounding bound'}", flush=True)
