@@ -89,8 +89,8 @@ def show(gpu: Device, row: dict[str, object]) -> None:
         )
         if row["engine"] == "compiled":
             print(
-                f"  engine   first launch: {row['translate_seconds']:.3f} s translating, {row['cache_hits']} translations "
-                f"from the cache, {row['cache_misses']} made"
+                f"  engine   first launch: {row['translate_seconds']:.3f} s translating, "
+                f"{row['cache_hits']} translations from the cache, {row['cache_misses']} made"
             )
         print(f"  moved    {row['bytes_per_flop']:.3f} bytes per flop through TMU, uniforms and DMA")
     print(f"  error    {row['max_abs_error']:.3e} absolute, {row['max_rel_error']:.3e} relative, against float64 NumPy")
