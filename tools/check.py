@@ -1,4 +1,4 @@
-"""Run every check of the project: format, lint, types, generated files, tests, examples. ``--fast`` leaves tests out."""
+"""Run every check: format, lint, types, generated files, tests, examples. ``--fast`` leaves the tests out."""
 
 from __future__ import annotations
 
