@@ -134,7 +134,7 @@ class Tier:
             f"  Python {versions['python']}, qpu {versions['qpu']}",
         ]
         if found["unusable"] is not None:
-            return [*lines, f"  no usable GPU: {found['unusable']}", "  `qpu doctor` tells what to do about it"]
+            return [*lines, f"  {found['unusable']}", "  `qpu doctor` tells what to do about it"]
         device = found["device"]
         return [
             *lines,
