@@ -53,7 +53,7 @@ class Injector:
 
         call: a pattern with ``*``, matched against ``ioctl:DRM_IOCTL_V3D_WAIT_BO``, ``open:/dev/vcio``, ``mmap``,
         ``mmio``, ``close``, ``read:/proc/cpuinfo``, ``listdir:...``, ``readlink:...``, ``stat:...``; a bare word such
-        as ``ioctl`` or ``open`` matches all of its kind, a bare ioctl name that ioctl.
+        as ``ioctl`` or ``open`` matches all of its kind, a bare ioctl name (``WAIT_BO`` will do) that ioctl.
         Raises: ValueError for a call number or errno that cannot be.
         """
         if at < 1 or count < 1:
@@ -70,8 +70,10 @@ class Injector:
         """Called before a system call. Raises: OSError when a rule says so."""
         for rule in self.rules:
             full = f"{kind}:{name}" if name else kind
-            short = name.removeprefix("DRM_IOCTL_")
-            if rule.pattern not in (kind, name, short) and not fnmatch.fnmatchcase(full, rule.pattern):
+            core = name.removeprefix("DRM_IOCTL_")
+            if rule.pattern not in (kind, name, core, core.removeprefix("V3D_")) and not fnmatch.fnmatchcase(
+                full, rule.pattern
+            ):
                 continue
             rule.seen += 1
             if rule.at <= rule.seen < rule.at + rule.count:
