@@ -32,7 +32,7 @@ from qpu.emu.vpm import Vpm
 from qpu.errors import EmuFault, FaultPlace
 from qpu.vc4.instr import Semaphore
 
-__all__ = ["ReferenceExecution"]
+__all__ = ["TURN", "ReferenceExecution", "Stretch"]
 
 TURN = 1024  # instructions a QPU executes before others get a turn
 _REGISTERS = (1 << 64) - 1
@@ -61,7 +61,7 @@ class _Cycle:
         return False
 
 
-class _Stretch:
+class Stretch:
     """Control state of a group while it runs: what `Qpu` holds for one, once for all members."""
 
     __slots__ = ("branch_left", "end_left", "ended", "history", "pc", "switch_left", "taken", "target")
@@ -290,7 +290,7 @@ class ReferenceExecution:
 
     def _run_group(self, g: Group, stop: int | None) -> None:
         """Let a group execute until it waits, splits, ends, reaches `stop` or has spent its budget."""
-        state = _Stretch(g)
+        state = Stretch(g)
         budget = TURN - max(q.spent for q in g.qpus)
         while True:
             block = self._block(g, state.pc)
@@ -306,12 +306,12 @@ class ReferenceExecution:
                 self._leave(g, state, [state.pc] * g.n, Status.YIELDED if budget <= 0 else Status.READY)
                 return
 
-    def _leave(self, g: Group, state: _Stretch, pcs: Sequence[int], status: int) -> None:
+    def _leave(self, g: Group, state: Stretch, pcs: Sequence[int], status: int) -> None:
         for i, q in enumerate(g.qpus):
             state.save(q, i, pcs[i])
             q.status = status
 
-    def _run_block(self, g: Group, state: _Stretch, block: Block, count: int) -> tuple[Group | None, int]:
+    def _run_block(self, g: Group, state: Stretch, block: Block, count: int) -> tuple[Group | None, int]:
         """Execute the first `count` instructions of a block, or fewer when the group jumps, waits or ends.
 
         Returns: the group that goes on at `state.pc`, or None when all members have left it; instructions executed.
@@ -385,7 +385,7 @@ class ReferenceExecution:
         finally:
             self._count(g, block, first, k)
 
-    def _redirect(self, g: Group, state: _Stretch, plan: Plan, following: int) -> list[int] | None:
+    def _redirect(self, g: Group, state: Stretch, plan: Plan, following: int) -> list[int] | None:
         """Count delay slots down after an instruction; the next addresses when a branch fires now."""
         jump: list[int] | None = None
         if state.branch_left:
@@ -427,7 +427,7 @@ class ReferenceExecution:
             return [i for i, q in enumerate(g.qpus) if sync.semaphore(q, instr.number, instr.acquire, g.clock(i))]
         return [i for i, q in enumerate(g.qpus) if sync.acquire_mutex(q, g.clock(i))]
 
-    def _split(self, g: Group, state: _Stretch, passed: list[int]) -> Group | None:
+    def _split(self, g: Group, state: Stretch, passed: list[int]) -> Group | None:
         """Leave the members behind that are blocked at `g.pc`; the rest as a group, or None."""
         kept = set(passed)
         for i, q in enumerate(g.qpus):

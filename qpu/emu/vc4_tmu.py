@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qpu.emu.lanes import LANES
 from qpu.emu.vc4_faults import Level
@@ -31,9 +32,9 @@ class Tmu:
 
     def __init__(self, n: int, units: Units) -> None:
         self._units = units
-        self._data = np.zeros((2, n, FIFO_DEPTH, LANES), np.uint32)
-        self._head = np.zeros((2, n), np.intp)
-        self._count = np.zeros((2, n), np.intp)
+        self._data: NDArray[np.uint32] = np.zeros((2, n, FIFO_DEPTH, LANES), np.uint32)
+        self._head: NDArray[np.int64] = np.zeros((2, n), np.int64)
+        self._count: NDArray[np.int64] = np.zeros((2, n), np.int64)
         self._partial: list[list[Request | None]] = [[None] * n, [None] * n]
         self.noswap = [False] * n
         self.used = [False] * n
@@ -43,6 +44,11 @@ class Tmu:
         self._head[:, q] = self._count[:, q] = 0
         self._partial[0][q] = self._partial[1][q] = None
         self.noswap[q] = self.used[q] = False
+
+    def adopt(self, data: NDArray[np.uint32], head: NDArray[np.int64], count: NDArray[np.int64]) -> None:
+        """Keep the queues in these arrays from now on: shapes (2, QPUs, FIFO_DEPTH, 16) and twice (2, QPUs)."""
+        data[...], head[...], count[...] = self._data, self._head, self._count
+        self._data, self._head, self._count = data, head, count
 
     def outstanding(self, q: int) -> tuple[int, int]:
         """Answers that QPU `q` has not collected, by TMU."""

@@ -1,0 +1,574 @@
+"""The VideoCore IV machine, compiled engine: chains of plain instructions run as machine code, one QPU at a time.
+
+The reference engine stays in charge: what has effects between QPUs (mutex, semaphores, program ends, most of the VPM),
+what breaks a rule and what faults is executed and reported by it. A QPU changes sides where the other is better.
+
+Order: a QPU runs until it needs the reference engine or has spent `CHUNK` instructions. Programs whose QPUs do not
+race give the same memory and counts as on the reference engine; racing ones give the same on every run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.emu.compiled import NativeCode, build, has_avx512
+from qpu.emu.interrupts import StopRequest
+from qpu.emu.lanes import LANES
+from qpu.emu.memory import Memory
+from qpu.emu.vc4 import Profile
+from qpu.emu.vc4_graph import NOWHERE, Graph, Node
+from qpu.emu.vc4_llvm import translate
+from qpu.emu.vc4_llvm_state import COUNTERS, Reason, Slot, Tally
+from qpu.emu.vc4_prepare import COUNTS
+from qpu.emu.vc4_run import TURN, ReferenceExecution, Stretch
+from qpu.emu.vc4_state import BUS_MASK, CLOCKS_PER_INSTRUCTION, Bank, Group, Qpu, Status
+from qpu.emu.vc4_sync import Sync
+from qpu.emu.vc4_tmu import FIFO_DEPTH, Tmu
+from qpu.emu.vc4_vpm import Port
+from qpu.emu.vpm import ROWS, GenericSetup, StoreSetup, Vpm, parse_write_setup
+
+__all__ = ["Vc4CompiledMachine"]
+
+VERSION = "vc4-1"  # change it whenever generated code changes
+CHUNK = 1 << 16  # instructions a QPU executes natively before the others get a turn
+WORTH = 6  # native instructions in a row that make leaving the reference engine worth it
+QUICK, FULL = 0, 2  # optimisation levels
+HOT = 1_000_000  # instructions after which a program is worth the full level
+MAX_WORDS = 1 << 14  # of code looked at
+MAX_BUILDS = 24  # translations of one program; later discoveries stay with the reference engine
+MAX_SITUATIONS = 50_000
+PARALLEL = 50_000  # native instructions of a round that make threads worth it
+
+
+class _Program:
+    """A program: its graph, its machine code, and how its chains count."""
+
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        self.graph = Graph(words.tolist())
+        self.fast = has_avx512()
+        self.level = QUICK
+        self.executed = 0
+        self.builds = 0
+        self.translate_s = 0.0
+        self.hits = self.misses = 0
+        self.run: Any = None
+        self.nodes: list[Node] = []
+        self.starts: dict[tuple[int, int, int, int, int], int] = {}  # (at, sfu, history) -> number
+        self.at: frozenset[int] = frozenset()
+        self.tallies = np.zeros((0, len(COUNTERS)), np.int64)
+        self.matrix = self.tallies
+        self._keep: list[NativeCode] = []
+        self._known: dict[tuple[int, int, tuple[int, int, int]], int | None] = {}
+        self.discover([Node(0)])
+
+    def covers(self, words: NDArray[np.uint64]) -> bool:
+        """Whether this is the program in `words`, as far as it can be reached."""
+        if len(words) != len(self.graph.words):
+            return False
+        return all(self.graph.words[i] == words[i] for i in self.graph.plans)
+
+    def discover(self, roots: Sequence[Node]) -> None:
+        """Translate with these nodes as further starting points."""
+        graph = self.graph
+        graph.explore(roots)
+        graph.reasons.clear()
+        graph.mark()
+        worth = self._worth()
+        self._entries = [n for n in graph.follow if not n.left and worth[n] >= WORTH]
+        if self._entries:
+            self.build()
+
+    def _worth(self) -> dict[Node, int]:
+        """Native instructions from each node to the first that is not native or that jumps, at most WORTH."""
+        graph = self.graph
+        found: dict[Node, int] = {}
+        for node in graph.follow:
+            at, count = node, 0
+            while count < WORTH and at in graph.follow and at not in graph.reasons:
+                count += 1
+                after = graph.follow[at]
+                if not after:
+                    break
+                at = after[-1]
+            found[node] = count
+        return found
+
+    def build(self) -> None:
+        """Translate from all entry nodes."""
+        graph, entries = self.graph, self._entries
+        avx512 = has_avx512()
+        words = sorted((i, int(graph.words[i])) for i in graph.plans)
+        identity = repr((VERSION, self.fast, avx512, graph.latches, len(graph.words), entries, words)).encode()
+
+        def make() -> tuple[str, dict[str, Any]]:
+            made = translate(graph, entries, fast=self.fast, avx512=avx512)
+            return made.ir, {
+                "nodes": [list(n) for n in made.nodes],
+                "tallies": [t.row for t in made.tallies],
+                "entries": made.entries,
+            }
+
+        code = build(identity, make, level=self.level)
+        self.builds += 1
+        self._keep.append(code)
+        self.nodes = [Node(*n) for n in code.meta["nodes"]]
+        self.matrix = np.array(code.meta["tallies"], np.int64).reshape(-1, len(COUNTERS))
+        self.starts = {}
+        self._known.clear()
+        for number in code.meta["entries"]:
+            n = self.nodes[number]
+            self.starts[n.at, n.sfu, n.one, n.two, n.three] = number
+        self.at = frozenset(n.at for n in entries)
+        self.translate_s += code.translate_s
+        self.hits += code.from_cache
+        self.misses += not code.from_cache
+        pointers = [ctypes.c_void_p] * 3
+        self.run = code.function(ctypes.c_int32, *pointers, ctypes.c_int64, *pointers[:2], ctypes.c_int64)
+
+    def known(self, at: int, sfu: int, history: tuple[int, int, int]) -> bool:
+        """Whether `start` answers without translating anew, which renumbers nodes and counters."""
+        return (at, sfu, history) in self._known
+
+    def start(self, at: int, sfu: int, history: tuple[int, int, int]) -> int | None:
+        """The number to start at in that situation; None when the reference engine goes on."""
+        situation = at, sfu, history
+        if situation not in self._known:
+            graph = self.graph
+            node = graph.node(at, 0, NOWHERE, sfu, history)
+            if node not in graph.follow and self.builds < MAX_BUILDS and graph.plan(at) is not None:
+                self.discover([node])
+            found = self.starts.get((at, sfu, node.one, node.two, node.three))
+            if len(self._known) > MAX_SITUATIONS:
+                self._known.clear()
+            self._known[situation] = found
+        return self._known[situation]
+
+
+_PROGRAMS: list[_Program] = []
+_MAX_PROGRAMS = 128
+
+
+def _program(memory: Memory, code: int) -> _Program | None:
+    """The program at a bus address; None when there is no code."""
+    address = code & BUS_MASK
+    region = memory.region_at(address)
+    if region is None or address % 8:
+        return None
+    count = min((region.end - address) // 8, MAX_WORDS)
+    words = memory.bytes[address : address + 8 * count].view(np.uint64)
+    for program in _PROGRAMS:
+        if program.covers(words):
+            return program
+    if len(_PROGRAMS) >= _MAX_PROGRAMS:
+        del _PROGRAMS[0]
+    program = _Program(words)
+    _PROGRAMS.append(program)
+    return program
+
+
+class _States:
+    """State blocks of all QPUs, and the reference engine's registers and queues as views into them."""
+
+    def __init__(self, n: int) -> None:
+        size = int(Slot.WORDS)
+        raw = np.zeros(n * size + 16, np.uint32)
+        skip = -raw.ctypes.data % 64 // 4
+        self.words: NDArray[np.uint32] = raw[skip : skip + n * size].reshape(n, size)
+        self.wide: NDArray[np.int64] = self.words.view(np.int64)
+        self.words[:, Slot.QPU] = np.arange(n)
+        self.pointers = [self.words[q].ctypes.data for q in range(n)]
+
+    def vectors(self, first: int, count: int) -> NDArray[np.uint32]:
+        """`count` vectors of each QPU as (count, QPUs, 16)."""
+        part = self.words[:, first : first + LANES * count]
+        return part.reshape(len(part), count, LANES).transpose(1, 0, 2)
+
+    def adopt(self, bank: Bank, tmu: Tmu) -> None:
+        """Move the registers in here."""
+        s = Slot
+        flags = self.words.view(np.bool_)
+        views: dict[str, NDArray[Any]] = {
+            "a": self.vectors(s.A, 32),
+            "b": self.vectors(s.B, 32),
+            "acc": self.vectors(s.ACC, 6),
+            "sfu_value": self.words[:, s.SFU : s.SFU + LANES],
+            "z": flags[:, 4 * s.Z : 4 * s.Z + LANES],
+            "neg": flags[:, 4 * s.N : 4 * s.N + LANES],
+            "c": flags[:, 4 * s.C : 4 * s.C + LANES],
+            "latch_a": self.words[:, s.LATCH_A : s.LATCH_A + 4],
+            "latch_b": self.words[:, s.LATCH_B : s.LATCH_B + 4],
+            "latch_mul": self.words[:, s.LATCH_MUL : s.LATCH_MUL + 4],
+            "uniform": self.words[:, s.UNIFORM],
+        }
+        for name, view in views.items():
+            view[...] = getattr(bank, name)
+            setattr(bank, name, view)
+        n = len(self.words)
+        queues = self.words[:, s.FIFO : s.FIFO + 2 * FIFO_DEPTH * LANES].reshape(n, 2, FIFO_DEPTH, LANES)
+        tmu.adopt(
+            queues.transpose(1, 0, 2, 3),
+            self.wide[:, s.HEAD // 2 : s.HEAD // 2 + 2].T,
+            self.wide[:, s.COUNT // 2 : s.COUNT // 2 + 2].T,
+        )
+
+
+class Vc4CompiledMachine:
+    """A chip on the compiled engine; arguments as `qpu.emu.vc4.Vc4ReferenceMachine`."""
+
+    def __init__(self, profile: Profile, memory: Memory, *, strict: bool = True, vpm_rows: int = ROWS) -> None:
+        self.profile = profile
+        self.memory = memory
+        self.strict = strict
+        self.vpm = Vpm(vpm_rows)
+        self.sync = Sync()
+
+    @property
+    def semaphores(self) -> tuple[int, ...]:
+        """The 16 counters, 0..15 each."""
+        return tuple(self.sync.counters)
+
+    def reset(self) -> None:
+        """Power cycle: VPM and semaphores as after start-up (zero; `Basis.ASSUMED` for the VPM)."""
+        self.vpm.words[:] = 0
+        self.sync.counters[:] = [0] * len(self.sync.counters)
+
+    def launch(self, entries: Sequence[tuple[int, int]]) -> CompiledVc4Execution:
+        """Start programs; see `Vc4ReferenceMachine.launch`."""
+        return CompiledVc4Execution(
+            entries,
+            self.profile.qpus,
+            self.memory,
+            self.vpm,
+            self.sync,
+            board=self.profile.name,
+            strict=self.strict,
+            trace=None,
+        )
+
+
+class CompiledVc4Execution(ReferenceExecution):
+    """One launch on the compiled engine (`qpu.emu.machine.Vc4Execution`)."""
+
+    def __init__(
+        self,
+        entries: Sequence[tuple[int, int]],
+        qpus: int,
+        memory: Memory,
+        vpm: Vpm,
+        sync: Sync,
+        *,
+        board: str,
+        strict: bool,
+        trace: None = None,
+    ) -> None:
+        super().__init__(entries, qpus, memory, vpm, sync, board=board, strict=strict, trace=trace)
+        self.stats.engine = "compiled"
+        self._states = _States(qpus)
+        self._states.adopt(self._bank, self._units.tmu)
+        self._by_code: dict[int, _Program | None] = {}
+        self._began: dict[int, tuple[float, int, int]] = {}
+        self._hold = [0] * qpus  # instructions the reference engine is to execute before native code is tried again
+        self._workers = min(os.cpu_count() or 1, qpus)
+        self._pool: ThreadPoolExecutor | None = None
+        self._counters: dict[tuple[int, int], NDArray[np.int64]] = {}  # (program, worker) -> executions of chains
+        self._last_round = 0
+        self._native = 0
+        self._renumbered = False  # a program was translated anew: numbers from before are void
+        self._vpm_free = vpm.reserved >= ROWS
+
+    # -- programs
+
+    def _program_of(self, q: Qpu) -> _Program | None:
+        if q.entry not in self._by_code:
+            program = _program(self._memory, q.entry)
+            self._by_code[q.entry] = program
+            if program is not None and id(program) not in self._began:
+                fresh = program.executed == 0
+                self._began[id(program)] = (0.0, 0, 0) if fresh else (program.translate_s, program.hits, program.misses)
+        return self._by_code[q.entry]
+
+    def _start_of(self, q: Qpu) -> int | None:
+        """Where native code can take over QPU `q` now."""
+        if q.branch_left or q.end_left or q.switch_left or self._hold[q.number]:
+            return None
+        program = self._program_of(q)
+        offset = q.pc - q.entry
+        if program is None or offset % 8 or offset < 0:
+            return None
+        tmu = self._units.tmu
+        if tmu.texturing(q.number, 0) or tmu.texturing(q.number, 1):
+            return None
+        situation = offset >> 3, int(self._bank.sfu_left[q.number]), q.history
+        if program.known(*situation):
+            return program.start(*situation)
+        builds = program.builds
+        self._settle()
+        start = program.start(*situation)
+        if program.builds != builds:
+            self._counters.clear()
+            self._renumbered = True
+        return start
+
+    # -- scheduling
+
+    def _advance(self, limit: int | None, stop: StopRequest) -> None:
+        qpus = self._qpus
+        while not self.done and self._hung is None:
+            ready = [q for q in qpus if q.status == Status.READY]
+            if not ready:
+                self._next_turn()
+                continue
+            if stop.requested or (limit is not None and self.clocks >= limit):
+                return
+            self._renumbered = False
+            starts = [(q, start) for q in ready if (start := self._start_of(q)) is not None]
+            if self._renumbered:
+                continue
+            if starts:
+                self._run_native(starts)
+                continue
+            key = min(q.key for q in ready)
+            members = [q.number for q in ready if q.key == key]
+            meet = min((q.pc for q in ready if q.pc > key[0]), default=None)
+            self._run_group(Group(members, qpus, self._bank, self._units), meet)
+
+    def _run_group(self, g: Group, stop: int | None) -> None:
+        """As the reference engine, but the group stops where native code can go on."""
+        state = Stretch(g)
+        budget = TURN - max(q.spent for q in g.qpus)
+        hold = max(self._hold[q] for q in g.ids)
+        for q in g.ids:
+            self._hold[q] = 0
+        programs = [(q.entry, p) for q in g.qpus if (p := self._program_of(q)) is not None]
+        first = programs[0] if programs else None
+        at = frozenset[int]() if first is None else first[1].at
+        entry = 0 if first is None else first[0]
+        while True:
+            block = self._block(g, state.pc)
+            count = min(len(block.steps), max(1, budget))
+            if stop is not None and stop > state.pc:
+                count = min(count, (stop - state.pc) >> 3)
+            index = (state.pc - entry) >> 3
+            for k in range(max(1, hold), count):
+                if index + k in at:
+                    count = k
+                    break
+            members = g.qpus
+            left, done = self._run_block(g, state, block, count)
+            hold = max(0, hold - done)
+            if left is None:
+                return
+            g = left
+            budget -= done
+            native = not hold and not state.branch_left and (state.pc - entry) >> 3 in at
+            if budget <= 0 or state.pc == stop or native:
+                for q in members:
+                    self._hold[q.number] = hold
+                self._leave(g, state, [state.pc] * g.n, Status.YIELDED if budget <= 0 else Status.READY)
+                return
+
+    # -- native code
+
+    def _run_native(self, starts: list[tuple[Qpu, int]]) -> None:
+        """Run QPUs natively until each needs something else."""
+        for program in {id(p): p for q, _ in starts if (p := self._program_of(q)) is not None}.values():
+            if program.level != FULL and program.executed >= HOT:
+                self._settle()
+                program.level = FULL
+                program.build()
+                self._counters.clear()
+                return
+        for q, number in starts:
+            self._enter(q, number)
+        workers = min(self._workers, len(starts))
+        results: dict[int, int] = {}
+
+        def work(worker: int) -> None:
+            for q, _ in starts[worker::workers]:
+                results[q.number] = self._call(q, worker)
+
+        if workers < 2 or self._last_round < PARALLEL:
+            workers = 1
+            work(0)
+        else:
+            for worker in range(workers):  # made here: the threads only look them up
+                for q, _ in starts:
+                    self._counts_of(q, worker)
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._workers, "qpu-emulator")
+            list(self._pool.map(work, range(workers)))
+        self._last_round = 0
+        inexact: set[int] = set()
+        for q, _ in starts:
+            self._return(q, Reason(results[q.number]), inexact)
+        for program in {id(p): p for q, _ in starts if (p := self._program_of(q)) is not None}.values():
+            if id(program) in inexact and program.fast:
+                self._settle()
+                program.fast = False
+                program.build()
+                self._counters.clear()
+
+    def _counts_of(self, q: Qpu, worker: int) -> NDArray[np.int64]:
+        program = self._program_of(q)
+        assert program is not None
+        found = self._counters.get((id(program), worker))
+        if found is None:
+            found = self._counters[id(program), worker] = np.zeros(len(program.matrix) + 8, np.int64)
+        return found
+
+    def _call(self, q: Qpu, worker: int) -> int:
+        program = self._program_of(q)
+        assert program is not None
+        memory = self._memory
+        counts = self._counts_of(q, worker)
+        result: int = program.run(
+            self._states.pointers[q.number],
+            memory.pointer,
+            memory.pages.ctypes.data,
+            memory.size,
+            self._units.vpm.vpm.words.ctypes.data,
+            counts.ctypes.data,
+            CHUNK,
+        )
+        return result
+
+    def _enter(self, q: Qpu, number: int) -> None:
+        state, wide = self._states.words[q.number], self._states.wide[q.number]
+        state[Slot.RESUME] = number
+        state[Slot.BASE] = q.entry & 0xFFFFFFFF
+        wide[Slot.CLOCK // 2] = q.clock
+        wide[Slot.DMA_BYTES // 2] = 0
+        port = self._units.vpm.ports[q.number]
+        wide[Slot.STORE_UNTIL // 2] = port.store_until
+        self._vpm_in(state, port)
+
+    def _vpm_in(self, state: NDArray[np.uint32], port: Port) -> None:
+        if not self._vpm_free:
+            state[Slot.WRITE] = 2
+        elif port.write is None:
+            state[Slot.WRITE] = 0
+        else:
+            setup, address = port.write
+            simple = setup.size == 2 and setup.horizontal
+            state[Slot.WRITE] = 1 if simple else 3
+            state[Slot.WRITE_AT], state[Slot.WRITE_STEP] = address, setup.stride
+        state[Slot.WRITE_WORD] = 0
+        store = port.store
+        whole = (
+            store is not None
+            and (store.width, store.horizontal, store.laned) == (4, True, False)
+            and store.y + store.units <= ROWS
+            and store.x + store.depth <= LANES
+        )
+        state[Slot.STORE] = int(whole)
+        state[Slot.STORE_WORD] = 0
+        if whole and store is not None:
+            state[Slot.STORE_WORD] = (
+                2 << 30 | (store.units & 127) << 23 | (store.depth & 127) << 16 | 1 << 14 | store.y << 7 | store.x << 3
+            )
+        state[Slot.STRIDE] = 3 << 30 | int(port.stride.blockmode) << 16 | port.stride.stride
+
+    def _vpm_out(self, state: NDArray[np.uint32], port: Port) -> None:
+        word = int(state[Slot.WRITE_WORD])
+        if word:
+            setup = parse_write_setup(word)
+            assert isinstance(setup, GenericSetup)
+            port.write = (setup, int(state[Slot.WRITE_AT]))
+        elif port.write is not None and state[Slot.WRITE] == 1:
+            port.write = (port.write[0], int(state[Slot.WRITE_AT]))
+        if state[Slot.STORE]:
+            store = parse_write_setup(int(state[Slot.STORE_WORD]))
+            assert isinstance(store, StoreSetup)
+            port.store = store
+        stride: Any = parse_write_setup(int(state[Slot.STRIDE]))
+        port.stride = stride
+
+    def _return(self, q: Qpu, reason: Reason, inexact: set[int]) -> None:
+        """Bring the control state of `q` up to date after native code."""
+        program = self._program_of(q)
+        assert program is not None and reason is not Reason.BAD
+        state, wide = self._states.words[q.number], self._states.wide[q.number]
+        used = CHUNK - int(wide[Slot.LEFT // 2])
+        self._last_round += used
+        self._native += used
+        program.executed += used
+        q.clock += used * CLOCKS_PER_INSTRUCTION
+        q.steps += used
+        if used:
+            per_qpu = self.stats.per_qpu
+            per_qpu[q.number] = per_qpu.get(q.number, 0) + used
+        node = program.nodes[int(state[Slot.AT])]
+        target = int(state[Slot.TARGET])
+        q.pc = q.entry + 8 * node.at if node.at >= 0 else target
+        q.branch_left = node.left
+        q.branch_taken = bool(node.left) and bool(state[Slot.TAKEN])
+        q.branch_target = (q.entry + 8 * node.target) & 0xFFFFFFFF if node.target >= 0 else target
+        q.history = node.one, node.two, node.three
+        self._bank.sfu_left[q.number] = node.sfu
+        if self._states.wide[q.number, Slot.COUNT // 2 : Slot.COUNT // 2 + 2].any():
+            self._units.tmu.used[q.number] = True
+        port = self._units.vpm.ports[q.number]
+        port.store_until = int(wide[Slot.STORE_UNTIL // 2])
+        self.stats.dma_write_bytes += int(wide[Slot.DMA_BYTES // 2])
+        self._vpm_out(state, port)
+        if reason is Reason.BUDGET:
+            q.status = Status.YIELDED
+        elif reason is Reason.FAIL:
+            self._hold[q.number] = int(state[Slot.HOLD])
+        elif reason is Reason.NAN:
+            inexact.add(id(program))
+
+    # -- statistics
+
+    def _settle(self) -> None:
+        """Add what native code has counted."""
+        total = np.zeros(len(COUNTERS), np.int64)
+        for program in self._by_code.values():
+            if program is None:
+                continue
+            for worker in range(self._workers):
+                counts = self._counters.get((id(program), worker))
+                if counts is not None and counts.any():
+                    total += counts[: len(program.matrix)] @ program.matrix
+                    counts[:] = 0
+        if not total.any():
+            return
+        found = dict(zip(COUNTERS, total.tolist(), strict=True))
+        for i, name in enumerate(COUNTS):
+            self._counts[i] += found[name]
+        self.stats.uniform_bytes += 4 * found["uniforms"]
+        self.stats.tmu_requests += found["requests"]
+        self.stats.tmu_read_bytes += 4 * LANES * found["requests"]
+        self.stats.vpm_write_bytes += 4 * LANES * found["vpm_writes"]
+
+    def _next_turn(self) -> None:
+        self._settle()
+        super()._next_turn()
+
+    def _publish(self) -> None:
+        self._settle()
+        super()._publish()
+        if self.stats.instructions:
+            rest = self.stats.instructions - self._native
+            if rest:
+                self.stats.fallbacks["instructions of the reference engine"] = rest
+        stats = self.stats
+        stats.translate_s = 0.0
+        stats.cache_hits = stats.cache_misses = 0
+        programs = {id(p): p for p in self._by_code.values() if p is not None}
+        for key, program in programs.items():
+            seconds, hits, misses = self._began[key]
+            stats.translate_s += program.translate_s - seconds
+            stats.cache_hits += program.hits - hits
+            stats.cache_misses += program.misses - misses
+
+
+assert len(fields(Tally)) == len(COUNTERS)

@@ -1,0 +1,104 @@
+"""What translated VideoCore IV code and its caller share: the state block of a QPU, reasons to return, counts."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, fields
+
+from qpu.emu.vc4_prepare import Place, Plan, Read
+
+__all__ = ["FAST_SUM", "Arg", "COUNTERS", "Reason", "Slot", "Tally"]
+
+FAST_SUM = ("fadd", "fsub")
+
+
+class Arg(enum.IntEnum):
+    """Arguments of the function: pointers to the QPU's state, GPU memory and page table; bytes of the memory; pointers
+    to the VPM's words and the counters; instructions it may execute before it returns at a branch backwards."""
+
+    STATE, MEMORY, PAGES, SIZE, VPM, COUNTERS, BUDGET = range(7)
+
+
+class Reason(enum.IntEnum):
+    """Why the function returned. `Slot.AT` is the number of the node where the QPU stands."""
+
+    EXIT = 0  # at a node for the reference engine
+    BUDGET = 1
+    JUMP = 2  # at `Slot.TARGET`, after a computed branch
+    FAIL = 3  # before a chain that cannot be executed natively this time; `Slot.HOLD` is its length
+    NAN = 4  # before a chain that meets a NaN
+    BAD = 5  # there is no such entry
+
+
+class Slot(enum.IntEnum):
+    """Offsets into the state block of a QPU, in 32-bit words."""
+
+    A = 0
+    B = 512
+    ACC = 1024
+    SFU = 1120
+    Z = 1136  # flags: a byte a lane
+    N = 1140
+    C = 1144
+    LATCH_A = 1148
+    LATCH_B = 1152
+    LATCH_MUL = 1156
+    FIFO = 1168  # results of TMU 0, then of TMU 1: 8 vectors each
+    HEAD = 1424  # two 64-bit numbers each
+    COUNT = 1428
+    LEFT = 1432  # 64 bits: what remained of the budget
+    CLOCK = 1434  # 64 bits: emulated clock at the start of the call
+    STORE_UNTIL = 1436  # 64 bits
+    DMA_BYTES = 1438  # 64 bits: stored by DMA during the call
+    RESUME = 1440
+    AT = 1441
+    TAKEN = 1442
+    TARGET = 1443
+    HOLD = 1444
+    BASE = 1445  # bus address of instruction 0
+    QPU = 1446
+    UNIFORM = 1447
+    WRITE = 1448  # VPM write setup: 0 none, 1 horizontal 32-bit vectors, 2 something else
+    WRITE_WORD = 1449
+    WRITE_AT = 1450
+    WRITE_STEP = 1451
+    STORE = 1452  # DMA store setup: 0 none, 1 horizontal 32-bit rows inside the VPM, 2 something else
+    STORE_WORD = 1453
+    STRIDE = 1454  # the word of the DMA store stride
+    WORDS = 1456
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of a chain; a run multiplies them with how often it was executed."""
+
+    instructions: int = 0
+    add_ops: int = 0
+    mul_ops: int = 0
+    fadds: int = 0
+    fmuls: int = 0
+    sfu_ops: int = 0
+    branches: int = 0
+    thread_switches: int = 0
+    uniforms: int = 0
+    requests: int = 0
+    vpm_writes: int = 0
+
+    def add(self, plan: Plan) -> None:
+        """Account for an instruction."""
+        for name in plan.counts._fields:
+            setattr(self, name, getattr(self, name) + getattr(plan.counts, name))
+        for source in (plan.read_a, plan.read_b):
+            self.uniforms += source is not None and source.read is Read.INPUT and source.index == 32
+        for half in (plan.add, plan.mul):
+            if half is not None and half.active and half.dest.place is Place.IO:
+                self.requests += half.dest.number >= 56
+                self.vpm_writes += half.dest.number == 48
+
+    @property
+    def row(self) -> list[int]:
+        """The counts in the order of the fields."""
+        return [getattr(self, f.name) for f in fields(self)]
+
+
+COUNTERS = tuple(f.name for f in fields(Tally))
