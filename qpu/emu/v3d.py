@@ -370,7 +370,7 @@ class V3dExecution:
             work += self._run_group(g, meet)
 
     def _run_group(self, g: Group, meet: int) -> list[Group]:
-        """Run until the threads suspend (they are filed), part (the parts return), or reach `meet`, where others stand."""
+        """Run until the threads suspend (they are filed), part (the parts return), or reach `meet` (others are there)."""
         code, x, budget = self._code, self._services, self._budget
         tracing = self._trace is not None
         x.group = g
@@ -432,12 +432,18 @@ class V3dExecution:
         if request is None:
             x.flush(g)
             low = each(config, g.n) & np.uint32(0xFF)
-            return [g.take(np.flatnonzero(low == v)) for v in np.unique(low)]
+            parts: list[Group] = []
+            for byte in np.unique(low).tolist():
+                part = g.take(np.flatnonzero(low == np.uint32(byte)))
+                part.parted = byte + 1
+                parts.append(part)
+            return parts
         if request.action is Action.ATOMIC and g.count != g.begun:
             g.ordered = True
             self._suspend(g)
             return []
         g.ordered = False
+        g.parted = 0
         return None
 
     # -- delayed effects

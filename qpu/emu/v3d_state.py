@@ -91,6 +91,7 @@ class Group:
         "msf",
         "n",
         "ordered",
+        "parted",
         "pc",
         "previous",
         "qpu_weight",
@@ -145,6 +146,7 @@ class Group:
         self.begun = 0  # count when the current segment began
         self.switched = -1  # round of the last switch, while it is not resumed
         self.ordered = False  # stands before an atomic, which is served in thread order
+        self.parted = 0  # stands before a request whose configuration byte is this minus 1; others differ
         self.previous: object = None  # the instruction executed last
         self.rf0_doubtful = False
         self.qpu_weight: NDArray[np.int64] | None = None
@@ -163,6 +165,7 @@ class Group:
             len(self.data),
             len(self.results),
             self.ordered,
+            self.parted,
         )
 
     def take(self, rows: NDArray[np.intp]) -> Group:
@@ -206,6 +209,7 @@ class Group:
         new.begun = self.begun
         new.switched = self.switched
         new.ordered = self.ordered
+        new.parted = self.parted
         new.previous = self.previous
         new.rf0_doubtful = self.rf0_doubtful
         new.qpu_weight = None
@@ -278,6 +282,7 @@ class Group:
         new.unifa_at = new.count - min(g.count - g.unifa_at for g in groups)
         new.switched = min(g.switched for g in groups)
         new.ordered = first.ordered
+        new.parted = first.parted
         new.previous = first.previous if all(g.previous is first.previous for g in groups) else None
         new.rf0_doubtful = any(g.rf0_doubtful for g in groups)
         new.qpu_weight = None

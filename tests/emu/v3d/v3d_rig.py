@@ -17,6 +17,7 @@ from qpu.v3d.asm import assemble
 ISAS = (Isa.V3D42, Isa.V3D71)
 BOARD = {Isa.V3D42: "pi4", Isa.V3D71: "pi5"}
 PAGE = 4096
+LIMIT = 400_000  # clocks
 
 
 class Rig:
@@ -85,7 +86,7 @@ class Rig:
     def run(self, program: Any, uniforms: Any = (), **options: Any) -> V3dExecution:
         """Dispatch and run to the end."""
         execution = self.start(program, uniforms, **options)
-        assert execution.run()
+        assert execution.run(LIMIT), "the program does not end"
         return execution
 
 
@@ -102,7 +103,7 @@ def word(q: Any) -> Any:
 def move(q: Any, d: Any, s: Any, **more: Any) -> None:
     """A copy on the add ALU of either version."""
     if q.isa is Isa.V3D42:
-        q.add(d, s, 0, **more)
+        q.or_(d, s, s, **more)
     else:
         q.mov(d, s, **more)
 
