@@ -25,7 +25,8 @@ from qpu.emu.memory import Memory
 from qpu.emu.tmu import Action
 from qpu.emu.trace import Trace
 from qpu.emu.v3d_dispatch import Dispatch, Placement, Start
-from qpu.emu.v3d_execute import LANES, Step, build, spread
+from qpu.emu.v3d_execute import build
+from qpu.emu.v3d_operands import LANES, Step, spread
 from qpu.emu.v3d_prepare import Prepared, disassembly, prepare
 from qpu.emu.v3d_services import DispatchServices
 from qpu.emu.v3d_state import ACC, CLOBBERED, Group, each
@@ -370,7 +371,7 @@ class V3dExecution:
             work += self._run_group(g, meet)
 
     def _run_group(self, g: Group, meet: int) -> list[Group]:
-        """Run until the threads suspend (they are filed), part (the parts return), or reach `meet` (others are there)."""
+        """Run until the threads suspend (they are filed), part (the parts return), or come up with others at `meet`."""
         code, x, budget = self._code, self._services, self._budget
         tracing = self._trace is not None
         x.group = g

@@ -47,7 +47,7 @@ def describe_access(memory: Memory, error: AccessError) -> str:
 
 
 class DispatchServices:
-    """Implements `v3d_execute.Services` for one dispatch."""
+    """Implements `v3d_operands.Services` for one dispatch."""
 
     def __init__(
         self,
