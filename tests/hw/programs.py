@@ -54,3 +54,22 @@ def endless(isa: Isa) -> qpu.Program:
     if isa is Isa.VC4:
         return qpu.assemble(":l\nbrr -, :l\nnop\nnop\nnop\n", isa=isa)
     return qpu.assemble("l: b l\nnop\nnop\nnop\nnop ; nop ; thrsw\nnop\nnop\n", isa=isa)
+
+
+def _long_v3d(q: Any) -> None:
+    q.nop(sig=q.ldunifrf(q.rf[10]))
+    with q.loop() as body:
+        q.sub(q.rf[10], q.rf[10], 1, push="pushz")
+        q.b(body.start, cond="na0")
+        q.nop()
+        q.nop()
+        q.nop()
+    q.end()
+
+
+def long(isa: Isa) -> qpu.Program:
+    """A program that counts down from its uniform: 5 or 6 instructions a turn, state changes in each."""
+    if isa is Isa.VC4:
+        text = "mov r0, unif\nnop\n:l\nsub.setf r0, r0, 1\nbrr.anyz -, :e\nnop\nnop\nnop\nbrr -, :l\nnop\nnop\nnop\n:e\n"
+        return qpu.assemble(text + "mov interrupt, 1\nnop; thrend\nnop\nnop\n", isa=isa)
+    return qpu.assemble(_long_v3d, isa=isa)
