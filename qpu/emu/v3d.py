@@ -537,6 +537,9 @@ class V3dExecution:
         x.flush(g)
         if g.results:
             x.warn(g, "tmu-unpopped", f"{len(g.results)} TMU result words are left at the program end")
+        if g.sync is not None:  # the last switch before the end was the barrier's: it counts as arrived (assumed)
+            for t in g.threads[g.sync]:
+                self._placement.arrive(int(t))
         for t in g.threads:
             self._placement.finish(int(t))
 
