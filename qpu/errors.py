@@ -25,6 +25,10 @@ __all__ = [
     "UsageError",
 ]
 
+_MESSAGE_LIMIT = 1000  # characters of a message that are shown
+_LINE_LIMIT = 200  # characters of a source line that are shown
+_RENDER_LIMIT = 50  # diagnostics that the message of an error shows
+
 
 class Severity(enum.StrEnum):
     """How bad a finding is; only `error` makes a program unfit."""
@@ -80,7 +84,10 @@ class Diagnostic:
 
     def render(self) -> str:
         """The diagnostic as text of several lines, ready to be shown to a person."""
-        head = f"{self.severity}[{self.rule}]: {self.message}"
+        message = self.message
+        if len(message) > _MESSAGE_LIMIT:
+            message = message[: _MESSAGE_LIMIT // 2] + " ... " + message[-_MESSAGE_LIMIT // 2 :]
+        head = f"{self.severity}[{self.rule}]: {message}"
         lines: list[str] = []
         if self.loc is None:
             where = "" if self.index is None else f"instruction {self.index}: "
@@ -90,10 +97,11 @@ class Diagnostic:
             source = self.loc.source
             if source.strip():
                 if self.loc.column is None:
-                    lines.append("    " + source.strip())
+                    lines.append("    " + _window(source.strip(), 0)[0])
                 else:
-                    lines.append("    " + source.expandtabs(1))
-                    lines.append("    " + " " * (self.loc.column - 1) + "^")
+                    shown, at = _window(source.expandtabs(1), self.loc.column - 1)
+                    lines.append("    " + shown)
+                    lines.append("    " + " " * at + "^")
         if self.allowed is not None:
             lines.append(f"  allowed: {self.allowed}")
         if self.help is not None:
@@ -121,10 +129,13 @@ class AsmError(QpuError):
 
     @classmethod
     def of(cls, diagnostics: Diagnostic | Iterable[Diagnostic]) -> AsmError:
-        """Wrap one or many diagnostics; the message is their rendering, in order of place."""
+        """Wrap one or many diagnostics; the message is their rendering, in order of place. It shows the first 50."""
         found = (diagnostics,) if isinstance(diagnostics, Diagnostic) else tuple(diagnostics)
         ordered = tuple(sorted(found, key=_place))
-        return cls("\n".join(d.render() for d in ordered), ordered)
+        lines = [d.render() for d in ordered[:_RENDER_LIMIT]]
+        if len(ordered) > _RENDER_LIMIT:
+            lines.append(f"... and {len(ordered) - _RENDER_LIMIT} more")
+        return cls("\n".join(lines), ordered)
 
 
 class DecodeError(AsmError):
@@ -230,3 +241,13 @@ def _place(d: Diagnostic) -> tuple[str, int, int, int]:
     if loc is None:
         return ("", d.index if d.index is not None else -1, 0, 0)
     return (loc.file, loc.line, loc.column or 0, d.index if d.index is not None else -1)
+
+
+def _window(source: str, at: int) -> tuple[str, int]:
+    """The part of a long source line around position `at`, and where that position is in it."""
+    if len(source) <= _LINE_LIMIT:
+        return source, at
+    start = max(0, min(at - _LINE_LIMIT // 2, len(source) - _LINE_LIMIT))
+    head = "... " if start else ""
+    tail = " ..." if start + _LINE_LIMIT < len(source) else ""
+    return head + source[start : start + _LINE_LIMIT] + tail, at - start + len(head)

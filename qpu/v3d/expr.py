@@ -32,9 +32,13 @@ def evaluate(text: str, column: int, constants: Mapping[str, int | float], undef
     """
     try:
         tree = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return _Evaluator(text, column, constants, undefined).value(tree)
+    except (SyntaxError, ValueError, MemoryError):
         raise TextError(column, "syntax", f"{text!r} is neither a register nor a value") from None
-    return _Evaluator(text, column, constants, undefined).value(tree)
+    except RecursionError:
+        raise TextError(column, "syntax", f"{text!r} is nested too deeply", help="name parts of it with .set") from None
+    except OverflowError:
+        raise TextError(column, "value", f"{text!r} is too large", "64-bit integers, floats") from None
 
 
 class _Evaluator:
@@ -64,7 +68,10 @@ class _Evaluator:
             if isinstance(node.op, ast.Invert) and isinstance(a, int):
                 return ~a
         if isinstance(node, ast.BinOp):
-            return self.binary(node.op, self.value(node.left), self.value(node.right), at)
+            found = self.binary(node.op, self.value(node.left), self.value(node.right), at)
+            if isinstance(found, int) and not -1 << 63 <= found < 1 << 64:
+                raise TextError(at, "value", f"{self.text!r} does not fit 64 bits", "-2**63 .. 2**64 - 1")
+            return found
         raise self.wrong(at)
 
     def wrong(self, at: int) -> TextError:

@@ -64,6 +64,8 @@ _MODIFIER_ALIASES: Final = {"r32": "ff", "rl2h": "ll", "rh2l": "hh", "swap": "sw
 _IMM_ALLOWED: Final = "-16..15 as integers; 2**-8..2**7 as floats"
 _UNIFORM_HELP: Final = "load it as a uniform, e.g. with ldunifrf"
 
+_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines knows more ends than editors count
+_LINE_LIMIT: Final = 4000  # of code; bounds the numbers and the nesting in it, too
 _LABEL = re.compile(r"\s*([A-Za-z_$][\w.$]*)\s*:")
 _NAME = re.compile(r"[A-Za-z_$][\w.$]*$")
 _DIRECTIVE = re.compile(r"\s*\.(\w+)\s*")
@@ -71,13 +73,13 @@ _HEAD = re.compile(r"\s*([A-Za-z_]\w*)((?:\.\w*)*)(?=\s|$)\s*")
 _BRANCH = re.compile(r"\s*b(u?)(?:\.(\w+?))?([pq]?)(?=\s|$)\s*")
 _BRANCH_LIKE = re.compile(r"\s*bu?[pq]?(?:\.\w*)?(?=\s|$)")
 _OPERAND = re.compile(
-    r"\s*(?:rf(?P<rf>\d+)|rf\[(?P<index>[^\]]*)\]|(?P<unknown>waddr|imm)\s+UNKNOWN\s+(?P<number>\d+)|(?P<other>.*?))"
+    r"\s*(?:rf(?P<rf>[0-9]+)|rf\[(?P<index>[^\]]*)\]|(?P<unknown>waddr|imm)\s+UNKNOWN\s+(?P<number>[0-9]+)|(?P<other>.*?))"
     r"(?P<mods>(?:\.[A-Za-z]\w*)*)\s*$"
 )
 _SIGNAL = re.compile(r"\s*([A-Za-z_]\w*)(?:\.(\S+))?\s*$")
-_INT = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)$")
-_FLOAT = re.compile(r"[-+]?(?:\d+\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$")
-_UNKNOWN_DST = re.compile(r"UNKNOWN(\d+)$")
+_INT = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|[0-9]+)$")
+_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$")
+_UNKNOWN_DST = re.compile(r"UNKNOWN([0-9]+)$")
 
 
 @dataclass(slots=True)
@@ -143,12 +145,15 @@ class _Assembler:
         self.sources: dict[str, Src] = {}
 
     def run(self, source: str) -> Program:
-        for number, line in enumerate(source.splitlines(), 1):
+        lines = _LINE_END.split(source.removeprefix("\ufeff"))
+        for number, line in enumerate(lines, 1):
             code = line.partition("#")[0]
             if not code or code.isspace():
                 continue
             loc = Loc(self.filename, number, None, line)
             try:
+                if len(code) > _LINE_LIMIT:
+                    raise TextError(_LINE_LIMIT, "syntax", "the line is too long", f"{_LINE_LIMIT} characters")
                 self.line(code, loc)
             except TextError as e:
                 at = Loc(self.filename, number, e.column + 1, line)
@@ -186,7 +191,7 @@ class _Assembler:
     def label(self, name: str, column: int) -> None:
         if name in self.labels:
             raise TextError(column, "label", f"label {name!r} is defined twice", help="give one of them another name")
-        if name == "lri" or re.fullmatch(r"rf\d+", name):
+        if name == "lri" or re.fullmatch(r"rf[0-9]+", name):
             raise TextError(column, "label", f"{name!r} cannot be a label, it names a branch target", "other names")
         self.labels[name] = len(self.words)
 
@@ -221,7 +226,7 @@ class _Assembler:
             )
 
     def is_register(self, text: str) -> bool:
-        if re.fullmatch(r"rf\d+", text):
+        if re.fullmatch(r"rf[0-9]+", text):
             return int(text[2:]) < 64
         return text in MAGIC_NUMBER[self.isa]
 
@@ -305,7 +310,7 @@ class _Assembler:
         if text == "r5":
             return 0
         if text is not None and _INT.match(text):
-            amount = int(text, 0)
+            amount = int(text, 10 if text.lstrip("+-").isdigit() else 0)
             if amount and -16 <= amount <= 15:
                 return amount & 31
         raise TextError(
@@ -317,7 +322,7 @@ class _Assembler:
             raise TextError(column, "signal-destination", f"signal {name} needs a destination", f"{name}.rf0, ...")
         column += len(name) + 1
         text = self.registers.get(text, text)
-        m = re.fullmatch(r"rf(\d+)", text)
+        m = re.fullmatch(r"rf([0-9]+)", text)
         if m is not None:
             return Dst(self.rf(m[1], column))
         m = _UNKNOWN_DST.match(text)
@@ -738,7 +743,7 @@ class _Assembler:
         kinds = {"a:unif": "abs", "r:unif": "rel", "lri": "lri"}
         if text in kinds:
             return replace(branch, bdu=kinds[text])
-        m = re.fullmatch(r"rf(\d+)", text)
+        m = re.fullmatch(r"rf([0-9]+)", text)
         if m is None:
             raise TextError(column, "branch-target", f"{text!r} is no uniform target", "a:unif, r:unif, lri, rf0..rf63")
         return replace(branch, bdu="rf", raddr_a=self.rf(m[1], column))
@@ -747,7 +752,7 @@ class _Assembler:
         text = self.registers.get(text, text)
         if text == "lri":
             return replace(branch, bdi="lri"), None
-        m = re.fullmatch(r"rf(\d+)", text)
+        m = re.fullmatch(r"rf([0-9]+)", text)
         if m is not None:
             n = self.rf(m[1], column)
             if branch.bdu == "rf" and branch.raddr_a != n:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from qpu.v3d.encode import WRITING_SIGS, encode
+from qpu.v3d.encode import WRITING_SIGS
 from qpu.v3d.instr import AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
 from qpu.v3d.regs import MAGIC, imm_bits
 
@@ -122,6 +122,15 @@ def note(instr: Instr, word: int | None = None) -> str | None:
             amount = instr.raddr_b
             shown = "r5" if amount == 0 else imm_text(amount)
             remarks.append(f"signal rot: the mul operands are rotated by {shown}")
-    if word is not None and encode(instr) != word:
-        remarks.append(f"not canonical: encodes as 0x{encode(instr):016x}")
+    if word is not None:
+        usual = _word_of_text(instr)
+        if usual != word:
+            remarks.append(f"not canonical: the text assembles to 0x{usual:016x}")
     return "; ".join(remarks) or None
+
+
+def _word_of_text(instr: Instr) -> int:
+    """The word that the text of `instr` assembles to: unused fields are zero, ports stand in the usual order."""
+    from qpu.v3d.parser import assemble_text
+
+    return assemble_text(instr.isa, text(instr)).code[0]

@@ -26,6 +26,7 @@ ERROR_LIMIT = 20
 """Errors reported in one go."""
 STANDARD_INCLUDE = "vc4.qinc"
 _DEPTH_LIMIT = 120
+_EXPANSION_LIMIT = 2_000_000  # lines that macros, functions and repetitions execute in one pass
 
 _DIRECTIVE = re.compile(r"\s*\.\s*([A-Za-z_]\w*)")
 _WORD = re.compile(r"\s*([A-Za-z_]\w*)")
@@ -104,6 +105,7 @@ class Engine:
         self.source: Source = ("", "", 0)
         self.stack: list[str] = []  # "in macro m called at file:line", innermost last
         self.depth = 0
+        self.expansions = 0
         self.tainted = False
         self.cacheable = True
         self.pending: tuple[list[Operation], list[int], int] | None = None
@@ -266,6 +268,13 @@ class Engine:
         self.defined[key] = self.source
         self.out.label(key)
 
+    def _expanded(self, lines: int, pos: int) -> None:
+        """Count lines that are executed again; the source of a program that never ends is refused."""
+        self.expansions += lines + 1
+        if self.expansions > _EXPANSION_LIMIT:
+            raise Fault("expansion", f"macros and repetitions execute more than {_EXPANSION_LIMIT} lines", pos,
+                        help="split the program, or keep its tables as .int64 data")  # fmt: skip
+
     # -- functions -----------------------------------------------------------------------------------------------
 
     def call(self, function: ExpressionFunction | LineFunction, arguments: Sequence[Value], pos: int) -> Value:
@@ -277,6 +286,7 @@ class Engine:
             )
         if self.depth >= _DEPTH_LIMIT:
             raise Fault("recursion", f"{name}: functions and macros are nested more than {_DEPTH_LIMIT} deep", pos)
+        self._expanded(1, pos)
         if name == "min" and function.source[1] == STANDARD_INCLUDE:
             self.warn(
                 "standard-min",
@@ -321,7 +331,7 @@ class Engine:
 
     def run_text(self, text: str, filename: str) -> None:
         """Assemble a whole text."""
-        lines = [(line, filename, i) for i, line in enumerate(split_lines(text), 1)]
+        lines = [(line, filename, i) for i, line in enumerate(split_lines(text.removeprefix("\ufeff")), 1)]
         self.run_lines(lines)
 
     def run_lines(self, lines: Sequence[Source], *, in_function: bool = False) -> None:
@@ -536,6 +546,7 @@ class Engine:
         """Execute lines in a scope of their own."""
         if self.depth >= _DEPTH_LIMIT:
             raise Fault("recursion", f"macros and includes are nested more than {_DEPTH_LIMIT} deep", pos)
+        self._expanded(len(lines), pos)
         scope, source = self.scope, self.source
         self.scope = Scope(scope, constants)
         for name in constants:

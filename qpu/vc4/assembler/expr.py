@@ -45,10 +45,12 @@ class Environment(Protocol):
 
 _NESTING_LIMIT = 200
 _NUMBER = re.compile(
-    r"0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<bin>[01]+)|0[oO](?P<oct>[0-7]+)|0[dD](?P<dec>\d+)"
-    r"|(?P<float>\d+\.\d*(?:[eE]-?\d+)?|\d+[eE]-?\d+|\.\d+(?:[eE]-?\d+)?)(?P<plus>[eE](?=\+))?"
-    r"|(?P<intplus>\d+)[eE](?=\+)|(?P<int>\d+)"
+    r"0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<bin>[01]+)|0[oO](?P<oct>[0-7]+)|0[dD](?P<dec>[0-9]+)"
+    r"|(?P<float>[0-9]+\.[0-9]*(?:[eE]-?[0-9]+)?|[0-9]+[eE]-?[0-9]+|\.[0-9]+(?:[eE]-?[0-9]+)?)(?P<plus>[eE](?=\+))?"
+    r"|(?P<intplus>[0-9]+)[eE](?=\+)|(?P<int>[0-9]+)"
 )
+_DIGITS = frozenset("0123456789")
+_LONGEST_NUMBER = 400  # digits
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _LABEL = re.compile(r"(?:r\s*)?:\s*(\w+)")
 _OPERATOR = re.compile(
@@ -153,7 +155,7 @@ class Parser:
         if match is not None:
             self.pos = match.end()
             return self.env.label(match.group(1), pos)
-        if char.isdigit() or (char == "." and text[pos + 1 : pos + 2].isdigit()):
+        if char in _DIGITS or (char == "." and text[pos + 1 : pos + 2] in _DIGITS):
             return self._number(pos)
         match = _WORD.match(text, pos)
         if match is None:
@@ -199,6 +201,8 @@ class Parser:
             tail = re.compile(r"\w*").match(self.text, self.pos)
             assert tail is not None
             raise Fault("number", f"{match.group() + tail.group()!r} is not a number", pos)
+        if len(match.group()) > _LONGEST_NUMBER:
+            raise Fault("number", f"a number of {len(match.group())} digits does not fit 64 bits", pos)
         value: Value
         if kind == "hex":
             value = int(match.group("hex"), 16)
