@@ -761,6 +761,59 @@ def test_contended_atomic_counter(isa: Isa) -> None:
 
 
 @both
+@pytest.mark.parametrize("parted", [False, True])
+def test_atomics_are_served_in_rounds_of_threads(isa: Isa, parted: bool) -> None:
+    """Every thread draws twice: first all threads once, in order, then again; also when odd threads part."""
+    rig = Rig(isa)
+    n = 6
+    counter = rig.buffer(64)
+    out = rig.buffer(128 * n)
+
+    def draw(q: Any, d: Any) -> None:
+        r = q.rf
+        move(q, q.tmuc, r[10])
+        move(q, q.tmud, 1)
+        move(q, q.tmua, r[4])
+        q.nop(sig=q.ldtmu(d))
+
+    def program(q: Any) -> None:
+        r = q.rf
+        q.shl(r[3], payload(q), -16)
+        q.shr(r[3], r[3], -16)
+        for k in (1, 4, 10):
+            uniform_to(q, r[k])
+        q.and_(q.null, r[3], 1, push="pushz")
+        if parted:
+            q.b("odd", cond="na0")
+            q.nop()
+            q.nop()
+            q.nop()
+            draw(q, r[5])
+            draw(q, r[6])
+            q.b("store")
+            q.nop()
+            q.nop()
+            q.nop()
+            q.label("odd")
+        draw(q, r[5])
+        draw(q, r[6])
+        q.label("store")
+        q.shl(r[7], r[3], 7)
+        q.add(r[1], r[1], r[7])
+        store_lanes(q, r[5], r[1], r[9])
+        move(q, r[7], 1)
+        q.shl(r[7], r[7], 6)
+        q.add(r[1], r[1], r[7])
+        store_lanes(q, r[6], r[1], r[9])
+        finish(q)
+
+    rig.run(program, [out, counter, 0xFFFFFF87], workgroups=(n, 1, 1), per_supergroup=n)
+    got = rig.u32(out, 32 * n).reshape(n, 2, 16)
+    want = np.arange(32 * n).reshape(2, n, 16).transpose(1, 0, 2)
+    assert (got == want).all()
+
+
+@both
 def test_producer_and_consumer_through_memory(isa: Isa) -> None:
     """One thread spins on a flag that another one sets later: nobody starves."""
     rig = Rig(isa)
