@@ -17,7 +17,7 @@ from qpu.device import Device
 from qpu.errors import UsageError
 from qpu.kernels import sgemm
 
-DEFAULT_SIZE = 128  # ends within seconds on the reference engine
+DEFAULT_SIZE = 1024
 
 
 def arguments() -> _common.Parser:

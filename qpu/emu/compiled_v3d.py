@@ -428,7 +428,10 @@ class CompiledV3dExecution:
                 self._ready.append(thread)
                 return
             reason = Reason(then)
-        if reason in (Reason.SWITCH, Reason.BUDGET):
+        if reason is Reason.BUDGET:
+            self._resumed.discard(thread)  # hardware would not have switched here
+            self._ready.append(thread)
+        elif reason is Reason.SWITCH:
             self._ready.append(thread)
         elif reason is Reason.END:
             for i, n in enumerate(self._tmu_of(thread)):

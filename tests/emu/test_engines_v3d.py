@@ -90,3 +90,53 @@ def test_engines_agree_for_long(isa: Isa, part: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("QPU_CACHE_DIR", "off")
     for seed in range(1000 + 50 * part, 1050 + 50 * part):
         compare(isa, seed)
+
+
+@pytest.mark.parametrize("isa", list(BOARDS))
+@pytest.mark.parametrize("engine", ["reference", "compiled"])
+def test_sliced_execution(isa: Isa, engine: str) -> None:
+    """`run` in slices of a few hundred clocks gives the memory of one run."""
+    import qpu
+
+    def program(q: Any) -> None:
+        acc = q.r1 if isa is Isa.V3D42 else q.rf[20]
+        for n in (10, 11):
+            q.nop(sig=q.ldunifrf(q.rf[n]))
+        q.eidx(q.rf[12])
+        q.shl(q.rf[12], q.rf[12], 2)
+        q.tidx(q.rf[13])
+        q.shl(q.rf[13], q.rf[13], 6)
+        q.add(q.rf[12], q.rf[12], q.rf[13])
+        q.sub(acc, acc, acc)
+        with q.loop() as loop:
+            q.sub(q.rf[11], q.rf[11], 1, push="pushz")
+            q.add(acc, acc, q.rf[11])
+            q.b(loop.start, cond="na0")
+            q.nop()
+            q.nop()
+            q.nop()
+        q.nop().mov(q.tmud, acc)
+        q.add(q.tmua, q.rf[10], q.rf[12])
+        q.end()
+
+    words = list(qpu.assemble(program, isa=isa).code)
+    made = V3dCompiledMachine if engine == "compiled" else V3dReferenceMachine
+    memories = []
+    for clocks in (None, 300):
+        memory = Memory(1 << 26)
+        memory.map(CODE, 1 << 16, "code")
+        memory.map(UNIFORMS, 1 << 14, "uniforms")
+        memory.map(DATA, 1 << 14, "data")
+        memory.bytes[CODE : CODE + 8 * len(words)] = np.array(words, np.uint64).view(np.uint8)
+        memory.words[UNIFORMS // 4 : UNIFORMS // 4 + 2] = DATA, 200
+        machine = made(parse_board(BOARDS[isa]), memory, strict=True)
+        batches = 32
+        count = batches if isa is Isa.V3D71 else batches - 1
+        cfg = [batches << 16, 1 << 16, 1 << 16, 16 | 1 << 8 | 63 << 20, count, CODE, UNIFORMS]
+        execution = machine.dispatch(cfg)
+        while not execution.run(clocks):
+            pass
+        memories.append(memory.words[DATA // 4 : DATA // 4 + 1024].copy())
+        memory.close()
+    np.testing.assert_array_equal(memories[0], memories[1])
+    assert set(memories[0].tolist()) <= {0, 200 * 199 // 2}
