@@ -8,7 +8,9 @@ Examples:
 
 from __future__ import annotations
 
+import os
 import time
+from importlib.util import find_spec
 
 import _common
 import numpy as np
@@ -17,19 +19,27 @@ from qpu.device import Device
 from qpu.errors import UsageError
 from qpu.kernels import sgemm
 
-DEFAULT_SIZE = 1024
+DEFAULT_SIZE, REFERENCE_SIZE = 1024, 128  # the second ends within seconds on the reference engine
 
 
 def arguments() -> _common.Parser:
     """The command line."""
     parser = _common.parser(__doc__)
-    parser.add_argument("--size", type=int, help=f"m = n = k (default {DEFAULT_SIZE})")
+    parser.add_argument(
+        "--size", type=int, help=f"m = n = k (default {DEFAULT_SIZE}, {REFERENCE_SIZE} without the compiled engine)"
+    )
     for name in "mnk":
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--alpha", type=float, default=1.5)
     parser.add_argument("--beta", type=float, default=-0.5)
     parser.add_argument("--seed", type=int, default=0)
     return parser
+
+
+def default_size() -> int:
+    """1024, unless an emulated board would have to do it on the reference engine."""
+    chosen = os.environ.get("QPU_EMU_ENGINE", "auto")
+    return REFERENCE_SIZE if chosen == "reference" or find_spec("llvmlite") is None else DEFAULT_SIZE
 
 
 def multiply(gpu: Device, shape: tuple[int, int, int], alpha: float, beta: float, seed: int) -> dict[str, object]:
@@ -103,7 +113,7 @@ def run() -> int:
     start = time.perf_counter()
     if options.size is not None and any(getattr(options, x) is not None for x in "mnk"):
         raise UsageError("give --size, or --m, --n and --k, not both")
-    size = DEFAULT_SIZE if options.size is None else options.size
+    size = default_size() if options.size is None else options.size
     m, n, k = (size if getattr(options, x) is None else getattr(options, x) for x in "mnk")
     good = True
     for name in _common.devices(options.device):
