@@ -24,7 +24,7 @@ from qpu.emu.interrupts import StopRequest
 from qpu.emu.lanes import LANES
 from qpu.emu.memory import Memory
 from qpu.emu.vc4 import Profile
-from qpu.emu.vc4_graph import NOWHERE, Graph, Node
+from qpu.emu.vc4_graph import NOWHERE, Graph, Node, breaks
 from qpu.emu.vc4_llvm import translate
 from qpu.emu.vc4_llvm_state import COUNTERS, Reason, Slot, Tally
 from qpu.emu.vc4_prepare import COUNTS
@@ -344,9 +344,9 @@ class CompiledVc4Execution(ReferenceExecution):
         """As the reference engine, but the group stops where native code can go on."""
         state = Stretch(g)
         budget = TURN - max(q.spent for q in g.qpus)
-        hold = max(self._hold[q] for q in g.ids)
-        for q in g.ids:
-            self._hold[q] = 0
+        hold = max(self._hold[member] for member in g.ids)
+        for member in g.ids:
+            self._hold[member] = 0
         programs = [(q.entry, p) for q in g.qpus if (p := self._program_of(q)) is not None]
         first = programs[0] if programs else None
         at = frozenset[int]() if first is None else first[1].at
@@ -368,7 +368,12 @@ class CompiledVc4Execution(ReferenceExecution):
                 return
             g = left
             budget -= done
-            native = not hold and not state.branch_left and (state.pc - entry) >> 3 in at
+            index = (state.pc - entry) >> 3
+            native = not hold and not state.branch_left and index in at
+            if native and first is not None:
+                # What breaks a rule runs in the group that broke it: the group knows which lanes were written.
+                following = first[1].graph.plan(index)
+                native = following is not None and not breaks(following, state.history)
             if budget <= 0 or state.pc == stop or native:
                 for q in members:
                     self._hold[q.number] = hold

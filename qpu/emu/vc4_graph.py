@@ -15,7 +15,7 @@ from qpu.emu.vc4_prepare import Half, Place, Plan, Read, Source
 from qpu.vc4.instr import Alu, Branch, LoadImm
 from qpu.vc4.regs import BRANCH_CONDS, File
 
-__all__ = ["ALL_EFFECTS", "DYNAMIC", "NOWHERE", "Graph", "Node", "history_key", "why_not"]
+__all__ = ["ALL_EFFECTS", "DYNAMIC", "NOWHERE", "Graph", "Node", "breaks", "history_key", "why_not"]
 
 ALL_EFFECTS = (1 << 80) - 1
 NOWHERE, DYNAMIC = -1, -2
@@ -120,6 +120,12 @@ def reads_latch(plan: Plan) -> bool:
     return isinstance(plan.instr, Alu) and plan.mul is not None and plan.mul.active and plan.mul.op.sem is None
 
 
+def breaks(plan: Plan, history: tuple[int, int, int]) -> bool:
+    """Whether an instruction breaks a rule after instructions with these effects, newest first."""
+    one, two, three = history
+    return bool((plan.forbid1 & one) | (plan.forbid2 & two) | (plan.forbid3 & three))
+
+
 def history_key(history: Sequence[int], masks: Sequence[int]) -> tuple[int, int, int]:
     """The part of a history that matters."""
     return history[0] & masks[0], history[1] & masks[1], history[2] & masks[2]
@@ -190,9 +196,9 @@ class Graph:
             reason = why_not(plan)
             if plan.is_branch and node.left:
                 reason = "branch in a delay slot"
-            if node.sfu and (plan.load is not None or plan.is_branch and node.sfu > 2):
+            if node.sfu and (plan.load is not None or (plan.is_branch and node.sfu > 2)):
                 reason = "SFU result under way"
-            if (plan.forbid1 & node.one) | (plan.forbid2 & node.two) | (plan.forbid3 & node.three):
+            if breaks(plan, (node.one, node.two, node.three)):
                 conflicts.add(node)
                 reason = "hazard"
             if reason:

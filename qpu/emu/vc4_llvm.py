@@ -475,7 +475,7 @@ class _Translator:
         if flags is not None:
             self.set_flags(*flags)
         if plan.load is not None:
-            self.put(68, self.units.load(plan.load))
+            self.put(68, self.value(self.units.load(plan.load)))
 
     def rotated(self, plan: Plan, value: _Value, mux: int) -> _Value:
         v = self.v

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from qpu.emu.vc4_prepare import Place, Plan, Read
 
-__all__ = ["FAST_SUM", "Arg", "COUNTERS", "Reason", "Slot", "Tally"]
+__all__ = ["COUNTERS", "FAST_SUM", "Arg", "Reason", "Slot", "Tally"]
 
 FAST_SUM = ("fadd", "fsub")
 

@@ -147,7 +147,7 @@ class Units:
         ok.add_incoming(legal, slow)
         t.checks.append(b.not_(ok))
 
-    def load(self, tmu: int) -> Any:
+    def load(self, tmu: int) -> ir.Value:
         """The oldest answer."""
         t, b = self.t, self.t.b
         head, count = self.queue(tmu)
@@ -156,7 +156,7 @@ class Units:
         value.align = 64
         self.heads[tmu] = b.and_(b.add(head, I64(1)), I64(FIFO_DEPTH - 1))
         self.counts[tmu] = b.sub(count, I64(1))
-        return t.value(value)
+        return value
 
     # -- the end of a chain
 
