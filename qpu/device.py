@@ -659,11 +659,15 @@ def _open(port: Port, name: str) -> Device:
 
 
 def _emulated(name: str, strict: bool | None, engine: str | None) -> Device:
+    from qpu.emu.boards import parse_board
+    from qpu.emu.engines import require
     from qpu.emu.port import EmuPort
 
+    chosen = engine or os.environ.get("QPU_EMU_ENGINE", "auto")
+    require(chosen, parse_board(name).isa)
     if strict is None:
         strict = os.environ.get("QPU_EMU_STRICT", "1") != "0"
-    port = EmuPort(name, strict=strict, engine=engine or os.environ.get("QPU_EMU_ENGINE", "auto"))
+    port = EmuPort(name, strict=strict, engine=chosen)
     try:
         return _open(port, "hardware")
     except BaseException:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from qpu.emu.machine import V3dMachine, Vc4Machine
     from qpu.emu.trace import Trace
 
-__all__ = ["ENGINES", "compiled_available", "make_machine"]
+__all__ = ["ENGINES", "compiled_available", "make_machine", "require"]
 
 ENGINES = ("auto", "reference", "compiled")
 
@@ -42,6 +42,16 @@ def compiled_available(isa: Isa) -> bool:
     return True
 
 
+def require(engine: str, isa: Isa) -> None:
+    """Refuse an engine that does not exist or is not available here. Raises: UsageError with what to do."""
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)} (also in QPU_EMU_ENGINE)")
+    if engine == "compiled" and not compiled_available(isa):
+        raise UsageError(
+            "the compiled engine needs llvmlite: install the extra `fast`, or use QPU_EMU_ENGINE=reference"
+        )
+
+
 def make_machine(
     profile: BoardProfile, memory: Memory, *, strict: bool = True, engine: str = "auto", trace: Trace | None = None
 ) -> V3dMachine | Vc4Machine:
@@ -51,17 +61,12 @@ def make_machine(
     or ``auto``: compiled where it is available and nothing is traced.
     Raises: UsageError for an unknown engine or one that is not available.
     """
-    if engine not in ENGINES:
-        raise UsageError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)} (also in QPU_EMU_ENGINE)")
+    require(engine, profile.isa)
     family = "vc4" if profile.isa is Isa.VC4 else "v3d"
     if engine == "compiled" and trace is not None:
         raise UsageError("the compiled engine keeps no trace; use engine='reference'")
     if engine == "auto":
         engine = "compiled" if trace is None and compiled_available(profile.isa) else "reference"
-    elif engine == "compiled" and not compiled_available(profile.isa):
-        raise UsageError(
-            "the compiled engine needs llvmlite: install the extra `fast`, or use QPU_EMU_ENGINE=reference"
-        )
     machine: V3dMachine | Vc4Machine
     if engine == "compiled":
         machine = _load(family, engine)(profile, memory, strict=strict)
