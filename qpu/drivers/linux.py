@@ -54,6 +54,22 @@ class LinuxMapping:
             self._map = None
 
 
+class _Words:
+    """32-bit words of a map that serves slices only."""
+
+    def __init__(self, registers: mmap_module.mmap) -> None:
+        self._map = registers
+
+    def __getitem__(self, index: int) -> int:
+        return int.from_bytes(self._map[4 * index : 4 * index + 4], "little")
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._map[4 * index : 4 * index + 4] = value.to_bytes(4, "little")
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
 class LinuxRegisters:
     """Registers through /dev/mem: single aligned 32-bit accesses, never a block copy."""
 
@@ -68,14 +84,18 @@ class LinuxRegisters:
         self._fd = fd
         length = (self._base + size + page_size - 1) // page_size * page_size
         self._map = mmap.mmap(fd, length, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=start)
-        self._words: memoryview | None = memoryview(self._map).cast("I")
+        self._words: memoryview | _Words | None
+        try:
+            self._words = memoryview(self._map).cast("I")
+        except TypeError:  # `qpu emulate`: registers without memory behind them
+            self._words = _Words(self._map)
 
     def _index(self, offset: int) -> int:
         if offset % 4 or not 0 <= offset <= self._size - 4:
             raise ValueError(f"register offset {offset:#x}; allowed: multiples of 4 below {self._size:#x}")
         return (self._base + offset) // 4
 
-    def _open(self) -> memoryview:
+    def _open(self) -> memoryview | _Words:
         if self._words is None:
             raise ValueError("these registers are unmapped")
         return self._words
@@ -109,8 +129,8 @@ class LinuxPort:
 
     @property
     def emulated(self) -> str | None:
-        """None: this is the real machine."""
-        return None
+        """None on the real machine; the board under `qpu emulate`, so that nobody takes its times for a Pi's."""
+        return os.environ.get("QPU_EMULATE") or None
 
     @property
     def pointer_size(self) -> int:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Emulation", "install_child", "run_emulated"]
 
 BOARD_VARIABLE = "QPU_EMULATE"
+STRICT_VARIABLE = "QPU_EMULATE_STRICT"
 CHILD_SITE = str(Path(__file__).parent / "child_site")
 SHOWN_WARNINGS = 20
 _REAL_IOCTL = fcntl.ioctl
@@ -318,7 +319,7 @@ def _strict(flag: bool) -> bool:
 def _environment(board: str, strict: bool) -> None:
     """Children that are Python run on an emulated board too."""
     os.environ[BOARD_VARIABLE] = board
-    os.environ["QPU_EMU_STRICT"] = "1" if strict else "0"
+    os.environ[STRICT_VARIABLE] = "1" if strict else "0"
     paths = [CHILD_SITE, str(Path(__file__).parent.parent.parent)]
     known = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     os.environ["PYTHONPATH"] = os.pathsep.join([p for p in paths if p not in known] + known)
@@ -326,7 +327,7 @@ def _environment(board: str, strict: bool) -> None:
 
 def install_child() -> None:
     """Called at the start of a child process whose environment asks for it."""
-    emulation = Emulation(os.environ[BOARD_VARIABLE], strict=_strict(False))
+    emulation = Emulation(os.environ[BOARD_VARIABLE], strict=os.environ.get(STRICT_VARIABLE) == "1")
     emulation.install()
     atexit.register(_end, weakref.ref(emulation))
 

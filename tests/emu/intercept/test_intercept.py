@@ -504,3 +504,21 @@ def test_boards_differ(tmp_path: Path) -> None:
     program = "import os\nprint(open('/proc/device-tree/model').read()[:14], os.path.exists('/dev/dri'))\n"
     seen = {emulate(tmp_path, program, board=b, prelude=False).stdout for b in ("pi2", "pi4")}
     assert seen == {"Raspberry Pi 2 False\n", "Raspberry Pi 4 True\n"}
+
+
+@pytest.mark.parametrize("board", ["pi5", "pi3"])
+def test_our_own_drivers_see_hardware_and_say_emulated(tmp_path: Path, board: str) -> None:
+    out = ok(
+        emulate(
+            tmp_path,
+            """
+            import numpy as np, qpu
+            with qpu.open_device("hardware") as gpu:
+                assert gpu.emulated
+                x = gpu.array(np.arange(100, dtype=np.float32))
+                print(gpu.info)
+            """,
+            board=board,
+        )
+    )
+    assert f"EMULATED ({board})" in out
