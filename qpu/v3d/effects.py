@@ -50,6 +50,7 @@ EVENTS: Final = (
     "vpmwt",
     "payload_read",  # registers that the next thread's payload may already occupy
     "lane_op",
+    "switch",  # a thrsw that does not mark the last switch; needs the instruction before, so the checker adds it
 )
 """Names that `Distance` rows and `Effects.events` use."""
 
@@ -74,7 +75,9 @@ class Effects:
     """Resources of one instruction.
 
     reads, writes: ``rf0``..``rf63``, ``r0``..``r5``, ``flags_a``, ``flags_b``, ``rtop``, ``link``, ``msf``, ``revf``,
-    ``tidx``, magic destinations by name, ``uniform`` and ``unifa`` (streams, read and advanced), ``tmu`` (results).
+    ``tidx``, magic destinations by name, ``uniform`` and ``unifa`` (streams, read and advanced), ``tmu`` (results),
+    ``tlb``, ``vpm`` and ``varying`` (queues that are read). A register that is written in some lanes or bits only is
+    among the reads, too.
     tokens: sequences whose order must be kept. events: names of EVENTS, for `Distance` rows.
     """
 
@@ -103,13 +106,18 @@ def effects(instr: Instr) -> Effects:
     writes: set[str] = set()
     tokens: set[Token] = set()
     events: set[str] = set()
+    merged: set[str] = set()  # r4, r5 as far as they are read only because they are written in part
     for half in (instr.add, instr.mul):
-        _half(instr, half, reads, writes, tokens, events)
+        _half(instr, half, reads, writes, tokens, events, merged)
     _signals(instr, reads, writes, tokens, events)
     writes.discard("-")
     isa = instr.isa
     if isa is Isa.V3D42:
-        events |= {f"{r}_read" for r in ("r4", "r5") if r in reads}
+        merged -= {f"r{src.n}" for half in (instr.add, instr.mul) for src in (half.a, half.b)
+                   if src is not None and src.kind is SrcKind.ACC}  # fmt: skip
+        if int(instr.sig) & _ROT and instr.raddr_b == 0:
+            merged.discard("r5")
+        events |= {f"{r}_read" for r in ("r4", "r5") if r in reads and r not in merged}
         if "r5" in writes:
             events.add("r5_write")
         if not reads.isdisjoint(("rf0", "rf1", "rf2")):
@@ -146,7 +154,20 @@ def _branch(b: Branch) -> Effects:
     return Effects(frozenset(reads), frozenset(writes), frozenset(tokens), frozenset(events))
 
 
-def _half(instr: Alu, half: AluHalf, reads: set[str], writes: set[str], tokens: set[Token], events: set[str]) -> None:
+def _is_register(isa: Isa, n: int) -> bool:
+    """True when magic address n is an accumulator, or rf0 by another name."""
+    return n in (5, R5REP) or (isa is Isa.V3D42 and n < 6)
+
+
+def _half(
+    instr: Alu,
+    half: AluHalf,
+    reads: set[str],
+    writes: set[str],
+    tokens: set[Token],
+    events: set[str],
+    merged: set[str],
+) -> None:
     op, isa = half.op, instr.isa
     for src in (half.a, half.b):
         if src is None or src.kind is SrcKind.IMM:
@@ -155,6 +176,8 @@ def _half(instr: Alu, half: AluHalf, reads: set[str], writes: set[str], tokens: 
         if half is instr.mul and int(instr.sig) & _ROT:
             events.add("rot_acc")
     reads.update(op.implicit_reads)
+    if Token.VPM_READ in op.tokens:
+        reads.add("vpm")
     writes.update(op.implicit_writes)
     tokens |= op.tokens
     if half.cond:
@@ -176,8 +199,10 @@ def _half(instr: Alu, half: AluHalf, reads: set[str], writes: set[str], tokens: 
         return
     name = _write(isa, dst)
     writes.add(name)
-    if half.pack or (half.cond and not dst.magic):
+    if (half.pack or half.cond) and (not dst.magic or _is_register(isa, dst.n)):
         reads.add(name)  # the rest of the register is kept
+        if name in ("r4", "r5"):
+            merged.add(name)
     if not dst.magic:
         if dst.n == 0:
             events.add("rf0_write")
@@ -245,10 +270,12 @@ def _signals(instr: Alu, reads: set[str], writes: set[str], tokens: set[Token], 
         tokens.add(Token.TMU)
     if sig & _LDVARY:
         events.add("ldvary")
+        reads.add("varying")
         writes.add(acc)
         tokens.add(Token.VARYING)
     if sig & (_LDTLB | _LDTLBU):
         tokens.add(Token.TLB)
+        reads.add("tlb")
         if sig & _LDTLBU:
             events.add("uniform_read")
             reads.add("uniform")

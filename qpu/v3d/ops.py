@@ -124,6 +124,8 @@ _F1 = {"a": ("l", "h"), "d": ("l", "h")}
 _FMOV = {"a": ("abs", "l", "h", "sat", "nsat", "max0"), "d": ("l", "h")}
 _H2 = {"a": ("ff", "ll", "hh", "swp")}
 _INT = {"a": ("ul", "uh", "il", "ih")}
+_NEXT = Latency(1)
+_SFU = frozenset({Token.SFU})
 _STALL = {C42: Latency(2, "stall"), C71: Latency(2, "stall")}
 
 Units = dict[Unit, V3dCode]
@@ -181,11 +183,11 @@ def _row(
         implicit_reads=reads,
         implicit_writes=writes,
         tokens=tokens,
-        latency=latency or {},
+        latency=latency or dict.fromkeys(code, _NEXT),
         modifiers=modifiers or {},
         order=order,
         commutes=commutes,
-        pure=pure and not (reads or writes or tokens or machine or graphics),
+        pure=pure and not (reads or writes or tokens - _SFU or machine or graphics),  # the SFU token is about timing
         machine=machine,
         graphics=graphics,
         aliases=aliases,
@@ -280,7 +282,6 @@ def _stvpm(name: str, waddr: int, doc: str) -> Op:
     return _gfx(name, "a:b32 b:b32", code(248), code(190), doc, tokens=frozenset({Token.VPM_WRITE}))
 
 
-_SFU = frozenset({Token.SFU})
 _TMU = frozenset({Token.TMU})
 _N = Unit.ADD, Unit.MUL
 

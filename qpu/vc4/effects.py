@@ -13,6 +13,7 @@ from qpu.core.optable import Token
 from qpu.vc4 import regs
 from qpu.vc4.encode import decode
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, Reserved, Semaphore
+from qpu.vc4.pack import ALL, PACK_A, PACK_MUL
 from qpu.vc4.regs import MUX_A, NOP, SIG_SMALL_IMM, File
 
 __all__ = ["MARKS", "Effects", "effects", "has_rotation", "mul_sources", "read_addresses", "write_targets"]
@@ -41,7 +42,9 @@ class Effects:
     """Effects of one instruction.
 
     reads, writes: resource names. marks: keys of `MARKS`. tokens: sequences whose order matters. rotated: accumulators
-    that a rotation reads. conditional: resources written in some lanes at most.
+    that a rotation reads. conditional: resources that are written in some lanes or bits at most. A special function
+    writes ``sfu`` and, later, ``r4``. T, R and B writes of a TMU read ``uniform``; so does the S write that ends such
+    a request, which one instruction alone does not tell.
     """
 
     reads: frozenset[str] = frozenset()
@@ -124,9 +127,14 @@ def _effects(i: Instr) -> Effects:
         tokens |= order
         if cond or addr >= 36:  # a peripheral is triggered whatever the condition
             writes.add(name)
-            if cond != 1:
+            if cond != 1 or _partial(i, file, addr):
                 conditional.add(name)
         _mark_write(addr, marks)
+        if 52 <= addr <= 55:
+            writes.add("r4")
+        elif addr >= 56 and addr & 3:
+            reads.add("uniform")
+            tokens.add(Token.UNIFORM)
     if isinstance(i, Alu):
         _alu_effects(i, reads, writes, marks, tokens, rotated)
     elif isinstance(i, LoadImm | Semaphore):
@@ -152,6 +160,16 @@ def _effects(i: Instr) -> Effects:
     reads.discard("none")
     writes.discard("none")
     return Effects(*map(frozenset, (reads, writes, marks, tokens, rotated, conditional)))  # type: ignore[arg-type]
+
+
+def _partial(i: Instr, file: File, addr: int) -> bool:
+    """True when the pack of the instruction leaves bits of this destination as they were."""
+    if isinstance(i, Branch | Reserved) or not i.pack:
+        return False
+    if i.pm:
+        row = PACK_MUL.get(i.pack)
+        return row is not None and row.lanes != ALL and file is File(1 - i.ws) and addr == i.waddr_mul
+    return file is File.A and addr < 32 and PACK_A[i.pack].lanes != ALL
 
 
 def _mark_write(addr: int, marks: set[str]) -> None:

@@ -194,10 +194,47 @@ def test_rows_are_complete() -> None:
                     assert not extra, (op.name, isa, role, names)
 
 
+def test_rows_carry_latency_and_purity() -> None:
+    for isa in ISAS:
+        rows = table(isa)
+        assert all(op.latency[isa].distance >= 1 for op in rows)
+        assert {op.name for op in rows if op.latency[isa].distance > 1} >= {"recip", "rsqrt", "exp", "log", "sin"}
+        assert rows["recip"].pure
+        assert rows["fadd"].pure
+        assert not any(rows[name].pure for name in ("nop", "tidx", "lr", "setmsf", "tmuwt", "umul24", "barrierid"))
+
+
+def test_effects_beyond_the_operands() -> None:
+    def of(isa: Isa, line: str) -> tuple[frozenset[str], frozenset[str]]:
+        found = effects(decode(isa, assemble_text(isa, line).code[0]))
+        return found.reads, found.writes
+
+    old, new = Isa.V3D42, Isa.V3D71
+    # a register that is written in part is read, a queue is not
+    assert of(old, "add.ifa r0, r1, r2") == ({"flags_a", "r0", "r1", "r2"}, {"r0"})
+    assert of(old, "add.ifb r5rep, r1, r2") == ({"flags_b", "r5", "r1", "r2"}, {"r5"})
+    assert of(old, "fadd r3.l, r1, r2") == ({"r3", "r1", "r2"}, {"r3"})
+    assert of(new, "add.ifna rep, rf1, rf2") == ({"flags_a", "rf0", "rf1", "rf2"}, {"rf0"})
+    assert of(new, "fadd tmud.l, rf1, rf2") == ({"rf1", "rf2"}, {"tmud"})
+    assert of(new, "add.ifa tmud, rf1, rf2") == ({"flags_a", "rf1", "rf2"}, {"tmud"})
+    # queues and streams
+    assert of(new, "nop; nop; ldvary.rf3") == ({"varying"}, {"rf0", "rf3"})
+    assert of(new, "nop; nop; ldtlbu.rf3") == ({"tlb", "uniform"}, {"rf3"})
+    assert of(new, "nop; nop; ldunifarf.rf3") == ({"unifa"}, {"rf3"})
+    assert of(new, "nop; nop; ldtmu.rf3") == ({"tmu"}, {"rf3"})
+    assert of(old, "nop; nop; ldunif") == ({"uniform"}, {"r5"})
+    assert of(new, "ldvpmp rf3, rf4") == ({"rf4", "vpm"}, {"rf3"})
+    assert of(old, "add recip, r0, r1") == ({"r0", "r1"}, {"recip", "r4"})
+    # being kept is no read that the rules of latency mean
+    for line in ("add.ifa r4, r0, r1", "add.ifa r5, r0, r1"):
+        found = effects(decode(old, assemble_text(old, line).code[0]))
+        assert found.events.isdisjoint({"r4_read", "r5_read"})
+
+
 def test_distance_rows_name_effects_and_rules() -> None:
     for row in DISTANCES:
         for name in (row.after, row.before):
-            assert name in EVENTS or name == "switch", name
+            assert name in EVENTS, name
         assert row.rule in RULES
         assert row.source
 

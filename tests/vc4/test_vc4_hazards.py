@@ -265,6 +265,24 @@ def test_effects() -> None:
     assert set().union(*(effects(encode(Alu(sig=s))).marks for s in range(14))) <= set(MARKS)
 
 
+def test_effects_beyond_the_operands() -> None:
+    def of(fn: Any) -> Any:
+        return effects(build(fn).code[0])
+
+    e = of(lambda q: q.mov(q.sfu_recip, q.r0))
+    assert e.writes == {"sfu", "r4"}
+    for token, write in (("tmu", lambda q: q.mov(q.tmu0_t, q.r0)), ("tmu1", lambda q: q.mov(q.tmu1_b, q.r0))):
+        e = of(write)
+        assert e.reads == {"r0", "uniform"}
+        assert {t.value for t in e.tokens} == {token, "uniform"}
+    assert of(lambda q: q.mov(q.tmu0_s, q.r0)).reads == {"r0"}
+    # what is left of a register that is written in part
+    assert of(lambda q: q.add(q.ra[1].pack("8b"), q.r0, q.r1)).conditional == {"ra1"}
+    assert of(lambda q: q.add(q.ra[1].pack("32s"), q.r0, q.r1)).conditional == set()
+    assert of(lambda q: q.add(q.ra[1].pack("16a"), q.r0, q.r1).fmul(q.r2, q.r0, q.r1)).conditional == {"ra1"}
+    assert of(lambda q: q.fmul(q.r0.pack("8csf"), q.r0, q.r1)).conditional == {"r0"}
+
+
 def test_check_is_total() -> None:
     rnd = random.Random(7)
     words = [rnd.getrandbits(64) for _ in range(400)]
