@@ -275,6 +275,20 @@ class TestCpuJobs:
         rig.wait(fd, bo.handle)
         assert struct.unpack("<Q", rig.kernel.memory.view(bo.offset + 8, 8)) == (0,)
 
+    def test_cpu_jobs_come_after_what_they_wait_for(self, rig: Rig) -> None:
+        fd = rig.open()
+        bo, stamp, s, query = rig.bo(fd), rig.bo(fd), create(rig, fd), create(rig, fd)
+        rig.machine.length, rig.machine.batches = 91_000_000, 100
+        start = rig.kernel.clock.now_ns
+        rig.submit(fd, [bo.handle], out_sync=s)
+        chain = Extensions()
+        chain.add("drm_v3d_timestamp_query", 3, offsets=chain.words([0]), syncs=chain.words([query]), count=1)
+        chain.multisync([s], [], stage=5)
+        self.cpu(rig, fd, chain, [stamp.handle])
+        rig.wait(fd, stamp.handle)
+        (time_ns,) = struct.unpack("<Q", rig.kernel.memory.view(stamp.offset, 8))
+        assert time_ns - start == pytest.approx(10**8, rel=0.01)
+
     def test_errors(self, rig: Rig) -> None:
         fd = rig.open()
         bo = rig.bo(fd)

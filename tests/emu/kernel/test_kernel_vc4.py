@@ -320,6 +320,14 @@ class TestVcsm:
         with pytest.raises(EmuFault, match="VMCS_SM_IOCTL_MEM_RESIZE"):
             rig.call(fd, "VMCS_SM_IOCTL_MEM_RESIZE")
 
+    @pytest.mark.parametrize(("cached", "alias"), [(0, 0xC), (1, 0xC), (2, 0x4), (3, 0x4)])
+    def test_alias(self, cached: int, alias: int) -> None:
+        rig = Rig("pi1")
+        fd = rig.port.open("/dev/vcsm")
+        made = rig.call(fd, "VMCS_SM_IOCTL_MEM_ALLOC", size=4096, num=1, cached=cached)
+        where = rig.call(fd, "VMCS_SM_IOCTL_MAP_VC_ADDR_FR_HDL", pid=rig.port.getpid(), handle=made.handle)
+        assert where.addr >> 28 & 0xC == alias
+
     def test_released_on_close(self) -> None:
         rig = Rig("pi1")
         fd = rig.port.open("/dev/vcsm")
@@ -381,7 +389,9 @@ class TestRegisters:
         assert rig.machine.seen == [tuple((0xC0001000 + i, 0xC0002000) for i in range(3))]
         assert regs.read32(0x43C) >> 16 & 255 == 3
         regs.write32(0x43C, 1 << 16)
-        assert regs.read32(0x43C) >> 16 & 255 == 0
+        assert regs.read32(0x43C) >> 8 == 3
+        regs.write32(0x43C, 1 << 8)
+        assert regs.read32(0x43C) >> 8 == 0
         regs.write32(0x430, 0xC0002000)
         while regs.read32(0x43C) >> 16 & 255 != 1:
             pass
@@ -429,6 +439,8 @@ class TestRegisters:
         while not regs.read32(0x43C) >> 16 & 255:
             pass
         assert regs.read32(0x680) == 0  # not enabled
+        regs.write32(0x674, 7)
+        assert regs.read32(0x674) == 0  # needs bit 31 besides
         regs.write32(0x674, 0x80000007)
         regs.write32(0x430, 0x2000)
         while regs.read32(0x43C) >> 16 & 255 != 2:
