@@ -3,7 +3,7 @@
 The reference engine stays in charge: what has effects between QPUs (mutex, semaphores, program ends, most of the VPM),
 what breaks a rule and what faults is executed and reported by it. A QPU changes sides where the other is better.
 
-Order: a QPU runs until it needs the reference engine or has spent `CHUNK` instructions. Programs whose QPUs do not
+Order: a QPU runs until it needs the reference engine or has spent its share (`FIRST_CHUNK`, doubled up to `CHUNK`). Programs whose QPUs do not
 race give the same memory and counts as on the reference engine; racing ones give the same on every run.
 """
 
@@ -37,8 +37,8 @@ from qpu.emu.vpm import ROWS, GenericSetup, StoreSetup, Vpm, parse_write_setup
 
 __all__ = ["Vc4CompiledMachine"]
 
-VERSION = "vc4-1"  # change it whenever generated code changes
-CHUNK = 1 << 16  # instructions a QPU executes natively before the others get a turn
+VERSION = "vc4-2"  # change it whenever generated code changes
+FIRST_CHUNK, CHUNK = 1 << 12, 1 << 16  # instructions a QPU executes natively before the others get a turn
 WORTH = 6  # native instructions in a row that make leaving the reference engine worth it
 QUICK, FULL = 0, 2  # optimisation levels
 HOT = 1_000_000  # instructions after which a program is worth the full level
@@ -82,7 +82,12 @@ class _Program:
         graph.reasons.clear()
         graph.mark()
         worth = self._worth()
-        self._entries = [n for n in graph.follow if not n.left and worth[n] >= WORTH]
+        # Where a QPU comes from the reference engine, or stops after its share: elsewhere entries would cut chains.
+        doors = set(graph.roots)
+        for node, after in graph.follow.items():
+            if node in graph.reasons or node.left == 1:
+                doors.update(after)
+        self._entries = [n for n in graph.follow if n in doors and not n.left and worth[n] >= WORTH]
         if self._entries:
             self.build()
 
@@ -275,6 +280,7 @@ class CompiledVc4Execution(ReferenceExecution):
         self._states.adopt(self._bank, self._units.tmu)
         self._by_code: dict[int, _Program | None] = {}
         self._began: dict[int, tuple[float, int, int]] = {}
+        self._chunk = [FIRST_CHUNK] * qpus  # grows while a QPU spends all of it
         self._hold = [0] * qpus  # instructions the reference engine is to execute before native code is tried again
         self._workers = min(os.cpu_count() or 1, qpus)
         self._pool: ThreadPoolExecutor | None = None
@@ -441,7 +447,7 @@ class CompiledVc4Execution(ReferenceExecution):
             memory.size,
             self._units.vpm.vpm.words.ctypes.data,
             counts.ctypes.data,
-            CHUNK,
+            self._chunk[q.number],
         )
         return result
 
@@ -501,7 +507,7 @@ class CompiledVc4Execution(ReferenceExecution):
         program = self._program_of(q)
         assert program is not None and reason is not Reason.BAD
         state, wide = self._states.words[q.number], self._states.wide[q.number]
-        used = CHUNK - int(wide[Slot.LEFT // 2])
+        used = self._chunk[q.number] - int(wide[Slot.LEFT // 2])
         self._last_round += used
         self._native += used
         program.executed += used
@@ -526,6 +532,7 @@ class CompiledVc4Execution(ReferenceExecution):
         self._vpm_out(state, port)
         if reason is Reason.BUDGET:
             q.status = Status.YIELDED
+            self._chunk[q.number] = min(CHUNK, 2 * self._chunk[q.number])
         elif reason is Reason.FAIL:
             self._hold[q.number] = int(state[Slot.HOLD])
         elif reason is Reason.NAN:
