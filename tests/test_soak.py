@@ -189,7 +189,7 @@ def product(gpu: Device, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndar
         return job.result()
 
 
-@pytest.mark.parametrize("engine", ["auto", "reference"])
+@pytest.mark.parametrize("engine", ["auto", pytest.param("reference", marks=full)])
 def test_two_runs_are_identical(board: str, engine: str) -> None:
     first = session(board, engine)
     memory = first["memory"]

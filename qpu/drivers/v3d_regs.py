@@ -166,6 +166,7 @@ class V3dRegisters:
         self.port = port
         self.address = address
         self._closed = False
+        self._counting = False
         try:
             self._registers = port.mmio(address, BLOCK_SIZE)
         except OSError as error:
@@ -269,15 +270,27 @@ class V3dRegisters:
         sources = [counter_index(name) for name in names]
         if not 1 <= len(sources) <= COUNTER_SLOTS or len(set(sources)) != len(sources):
             raise UsageError(f"{len(sources)} counters were asked for; allowed: 1..{COUNTER_SLOTS}, each once")
+        if self._counting:
+            raise UsageError("counters are being read already on this device; name all of them in one block")
+        self._counting = True
         values: dict[str, int] = {}
+        try:
+            with self._counted(sources):
+                yield values
+                for slot, name in enumerate(names):
+                    values[name] = self.read(Reg.PCTR0 + 8 * slot)
+        finally:
+            self._counting = False
+
+    @contextmanager
+    def _counted(self, sources: Sequence[int]) -> Iterator[None]:
+        """Let the first slots count while the block runs, from zero."""
         for slot, source in enumerate(sources):
             self.write(Reg.PCTRS0 + 8 * slot, source)
         self.write(Reg.PCTRC, (1 << COUNTER_SLOTS) - 1)
         self.write(Reg.PCTRE, COUNTER_ENABLE | (1 << len(sources)) - 1)
         try:
-            yield values
-            for slot, name in enumerate(names):
-                values[name] = self.read(Reg.PCTR0 + 8 * slot)
+            yield
         finally:
             if not self._closed:
                 self.write(Reg.PCTRE, 0)
