@@ -25,7 +25,7 @@ from qpu.emu.interrupts import StopRequest
 from qpu.emu.lanes import quiet
 from qpu.emu.machine import Execution, RunStats
 from qpu.emu.memory import PAGE, Memory
-from qpu.emu.tmu import AccessError
+from qpu.emu.tmu import AccessError, result_words
 from qpu.emu.v3d import CLOCKS_PER_INSTRUCTION, MachineProfile, V3dReferenceMachine
 from qpu.emu.v3d_dispatch import Dispatch, Placement, Start
 from qpu.emu.v3d_llvm import DATA_SLOTS, FIFO_SLOTS, GO_ON, Node, NodeStats, Reason, Slot, Untranslatable, translate
@@ -44,6 +44,7 @@ _SAVE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int32)
 CHUNK = 1 << 20  # instructions a thread runs at most before the others get their turn
 QUICK, FULL = 0, 2  # optimisation levels
 HOT = 2_000_000  # instructions after which a program is worth the full level
+MAX_REMARKS = 256  # on overflowing result FIFOs, before requests of that size become fast
 MAX_WORDS = 1 << 17  # of code looked at
 
 
@@ -159,6 +160,11 @@ class V3dCompiledMachine:
         self.memory = memory
         self.strict = strict
 
+    @property
+    def qpus(self) -> int:
+        """Number of QPUs."""
+        return self.reference.qpus
+
     def dispatch(self, cfg: Sequence[int]) -> Execution:
         """Take a dispatch; see `V3dReferenceMachine.dispatch`."""
         dispatch = Dispatch.from_cfg(cfg, exact_batches=self.profile.exact_batches)
@@ -213,6 +219,7 @@ class CompiledV3dExecution:
         self._pool: ThreadPoolExecutor | None = None
         self._last_epoch = 0
         self._lock = threading.Lock()
+        self._overflows = 0
         self._save = _SAVE(self._keep_pages)
         self._fresh = self._template()
 
@@ -317,6 +324,7 @@ class CompiledV3dExecution:
         state[Slot.UNIFORM] = self._dispatch.uniforms
         state[Slot.CONFIG] = 0xFFFFFFFF
         state[Slot.CODE] = self._dispatch.code
+        state[Slot.LIMIT] = result_words(self._dispatch.threads)
         address = ctypes.cast(self._save, ctypes.c_void_p).value or 0
         state[Slot.SAVE : Slot.SAVE + 2] = address & 0xFFFFFFFF, address >> 32
         return state
@@ -428,7 +436,7 @@ class CompiledV3dExecution:
                 self._ready.append(thread)
                 return
             reason = Reason(then)
-        if reason is Reason.BUDGET:
+        if reason in (Reason.BUDGET, Reason.YIELD):
             self._resumed.discard(thread)  # hardware would not have switched here
             self._ready.append(thread)
         elif reason is Reason.SWITCH:
@@ -488,6 +496,10 @@ class CompiledV3dExecution:
         state[Slot.CONFIG] = g.config if isinstance(g.config, int) else g.config[0]
         state[Slot.PENDING] = 0
         fresh = g.results[count:]
+        if len(g.results) > state[Slot.LIMIT]:
+            self._overflows += 1
+            if self._overflows > MAX_REMARKS:  # said often enough
+                self._states[:, Slot.LIMIT] = self._fresh[Slot.LIMIT] = FIFO_SLOTS
         if len(g.results) > FIFO_SLOTS:
             self._services.fault(g, "tmu-overflow", f"{len(g.results)} result words are pending")
         for k, value in enumerate(fresh):

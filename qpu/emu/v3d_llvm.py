@@ -52,6 +52,7 @@ class Reason(enum.IntEnum):
     UNIFORM = 6  # a uniform or unifa word outside all buffers
     JUMP = 7  # a branch to a node that was not translated; `jump` holds the address
     UNSUPPORTED = 8
+    YIELD = 10  # others get their turn; nothing else happens
     BAD_CODE = 9  # execution came to a word that is no instruction, or left the program
 
 
@@ -97,6 +98,7 @@ class Slot(enum.IntEnum):
     WRITE_BYTES = SCALARS + 32
     MARKED = SCALARS + 34  # with JUMP: the last-switch marker was seen
     SAVE = SCALARS + 36  # 64 bits: host function (state, extent) that keeps copies of pages before their first store
+    LIMIT = SCALARS + 38  # result words that may be pending before the host looks at it
     WORDS = SCALARS + 48
 
 
@@ -170,6 +172,16 @@ def translate(
     return _Translator(isa, words, single_segment, avx512).run(entries)
 
 
+def _writes_sync(isa: Isa, word: int) -> bool:
+    try:
+        instr = decode(isa, word)
+    except DecodeError:
+        return False
+    if not isinstance(instr, Alu):
+        return False
+    return any(h.dst is not None and h.dst.magic and h.dst.n in _SYNC for h in (instr.add, instr.mul))
+
+
 class _Translator:
     def __init__(self, isa: Isa, words: Sequence[int], single_segment: bool, avx512: bool) -> None:
         self.isa = isa
@@ -184,6 +196,9 @@ class _Translator:
         self.blocks: dict[Node, ir.Block] = {}
         self.todo: list[Node] = []
         self.max_rf = 0
+        # Threads that meet at barriers exchange data; some read a neighbour's and overwrite their own without a second
+        # barrier (the trap of v3d reference 8.4). So they take turns at every request.
+        self.lockstep = any(_writes_sync(isa, w) for w in words)
         self.tmu = _tmu_function(self.module, isa, avx512)
         self.refill = _refill_function(self.module)
 
@@ -323,11 +338,12 @@ class _Translator:
         if 0 in follow.switch:
             if node.branch == 1 or follow.branch:
                 raise Untranslatable(f"thread switch at {index} while a branch is pending")
-            self.count.switches += 1
-            self.close_chain()
             if self.ends(node):
+                self.close_chain()
                 self.suspend(I32(Reason.END), index, None, slow)
                 return None
+            self.count.switches += 1
+            self.close_chain()
             number = self.entry(follow._replace(switch=tuple(n for n in follow.switch if n)))
             self.store_vector(int(Slot.RTOP), self.v.const(0))
             sync = self.b.icmp_unsigned("!=", self.load_scalar(Slot.SYNC), I32(0))
@@ -339,6 +355,11 @@ class _Translator:
             self.jump(node, follow, slow)
             return None
         if slow is not None:
+            if self.lockstep:
+                self.close_chain()
+                self.store_scalar(Slot.RESUME, I32(self.entry(follow)))
+                self.suspend(self.b.select(slow, I32(Reason.TMU), I32(Reason.YIELD)), index, None, None)
+                return None
             with self.b.if_then(slow, likely=False):
                 self.close_chain()
                 self.suspend(I32(Reason.TMU), index, self.entry(follow), None)
@@ -908,7 +929,7 @@ def _tmu_function(module: ir.Module, isa: Isa, avx512: bool) -> ir.Function:
     load = b.icmp_unsigned("==", pending, I32(0))
     stay(b.or_(load, b.icmp_unsigned("==", pending, components)), "complete")
     count = scalar(Slot.COUNT)
-    stay(b.icmp_unsigned("<=", b.add(count, components), I32(FIFO_SLOTS)), "room")
+    stay(b.icmp_unsigned("<=", b.add(count, components), scalar(Slot.LIMIT)), "room")
     infinite = v.const(0xFFFFFFFF)
     lowest = v.intrinsic("llvm.vector.reduce.umin.v16i32", I32, [v.select(mask, address, infinite)])
     safe = v.select(mask, address, splat(lowest))

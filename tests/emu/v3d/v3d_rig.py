@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,12 +23,18 @@ LIMIT = 400_000  # clocks
 class Rig:
     """One board and what is on it. Every buffer is followed by an unmapped page."""
 
+    engine: ClassVar[str] = "reference"
+
     def __init__(self, isa: Isa, *, strict: bool = True, trace: Trace | None = None, board: str | None = None) -> None:
         self.isa = isa
         self.v42 = isa is Isa.V3D42
         self.memory = Memory()
         self.profile = parse_board(board or BOARD[isa])
-        self.machine = V3dReferenceMachine(self.profile, self.memory, strict=strict, trace=trace)
+        self.machine: Any = V3dReferenceMachine(self.profile, self.memory, strict=strict, trace=trace)
+        if Rig.engine == "compiled" and trace is None:
+            from qpu.emu.compiled_v3d import V3dCompiledMachine
+
+            self.machine = V3dCompiledMachine(self.profile, self.memory, strict=strict)
         self._next = 0x10000
 
     def buffer(self, data: Any, name: str = "data") -> int:
