@@ -95,7 +95,7 @@ class V3dQueue:
         self.active: Work | None = None
         self.free_ns = 0  # the hardware is idle from then on
         self.resets = 0
-        self.csd_done = 0
+        self.fault: EmuFault | None = None  # of a job nobody waited for; the next wait raises it
 
     # queueing
 
@@ -103,6 +103,7 @@ class V3dQueue:
         """Queue a job; it starts when its fences and the hardware allow."""
         self.queue.append(work)
         self.kernel.changed.notify_all()
+        self.kernel.wake()
 
     def drop(self, owner: object) -> None:
         """An open file goes away: what has not started is dropped, what runs is finished if anybody could tell."""
@@ -174,6 +175,9 @@ class V3dQueue:
 
         Raises: EmuFault of a job, once; the job is over then. KeyboardInterrupt leaves everything resumable.
         """
+        fault, self.fault = self.fault, None
+        if fault is not None:
+            raise fault
         progress = Progress(self.kernel.profile.name, "compute dispatch")
         try:
             while not done():
@@ -187,6 +191,23 @@ class V3dQueue:
                     return
         finally:
             progress.close()
+
+    def step(self) -> bool:
+        """Work a little although nobody waits; False when there is nothing to do."""
+        if self.fault is not None:
+            return False
+        try:
+            if self.active is not None:
+                progress = Progress(self.kernel.profile.name, "compute dispatch")
+                self._step(self.active, None, progress)
+                return True
+            work = self._next(None)
+            if work is None:
+                return False
+            self._begin(work)
+        except EmuFault as fault:
+            self.fault = fault
+        return True
 
     def _begin(self, work: Work) -> None:
         at = self._start_ns(work)
@@ -243,7 +264,6 @@ class V3dQueue:
             if finished:
                 # Counted from the start, so that rounding of slices does not add up.
                 work.now_ns = work.start_ns + execution.clocks * NS // hz
-                self.csd_done += 1
                 self._finish(work)
                 return True
         if work.now_ns >= work.watch_ns:

@@ -215,6 +215,8 @@ class Kernel:
         # VideoCore IV: bus addresses without their alias are below 1 GiB.
         self.memory = Memory(1 << 32 if profile.is_drm else 1 << 30, shared=shared_memory)
         self.runs: deque[RunStats] = deque(maxlen=KEEP_RUNS)
+        self.on_work: Callable[[], None] | None = None  # told when a job was queued that nobody waits for yet
+        self.last_call = 0.0  # host time of the latest system call
         self.subscribers: list[Subscriber] = []  # told of each fault that a lenient run let pass
         self.faults: Counter[str] = Counter()
         self.hz = profile.clock_hz
@@ -299,7 +301,27 @@ class Kernel:
             if self._closed:
                 raise fail(errno.EBADF)
             self.clock.now_ns += SYSCALL_NS
-            yield
+            try:
+                yield
+            finally:
+                self.last_call = time.monotonic()
+
+    def wake(self) -> None:
+        """A job was queued."""
+        if self.on_work is not None:
+            self.on_work()
+
+    def step(self) -> bool:
+        """Let queued jobs advance a little although nobody waits for them; False when there are none.
+
+        Programs that watch memory instead of calling the kernel depend on it.
+        """
+        with self.lock:
+            if self._closed:
+                return False
+            if self.v3d is not None:
+                return self.v3d.step()
+            return self.mem.step()
 
     def lookup(self, path: str) -> tuple[str, Node]:
         """The device node or file at `path`. Raises: OSError."""

@@ -141,6 +141,7 @@ class Vc4Registers:
         self._seen = 0  # programs of the running launch already counted
         self._interrupts = 0
         self._poll_ns = FIRST_POLL_NS
+        self._fault: EmuFault | None = None  # of programs that nobody watched; the next look at the status raises it
         self.totals = Totals(p)
         self.counters = EventCounters(16, self._events)
         assert kernel.vc4 is not None
@@ -171,6 +172,9 @@ class Vc4Registers:
         """Let time pass: somebody looks at the status."""
         gpu = self.kernel.vc4
         assert gpu is not None
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise fault
         clock = self.kernel.clock
         until = clock.now_ns + self._poll_ns
         busy = gpu.active is not None or bool(self._waiting)
@@ -192,6 +196,16 @@ class Vc4Registers:
             if gpu.active is not None:
                 clock.reach(until)
             self._poll_ns = min(LAST_POLL_NS, 2 * self._poll_ns)
+
+    def step(self) -> bool:
+        """Work a little although nobody looks; False when there is nothing to do."""
+        if self._fault is not None or (self._running is None and not self._waiting):
+            return False
+        try:
+            self._poll()
+        except EmuFault as fault:
+            self._fault = fault
+        return True
 
     def _reserved(self) -> None:
         if (self._stored[0x410] | self._stored[0x414]) & 0x11111111:
@@ -269,6 +283,7 @@ class Vc4Registers:
             return
         uniforms = self._stored[0x434] if self._stored[0x438] else 0
         self._waiting.append((uniforms, code))
+        self.kernel.wake()
         self._poll_ns = FIRST_POLL_NS
 
     def _control(self, value: int) -> None:
@@ -393,6 +408,10 @@ class Mem:
         """A run of a V3D board is over."""
         if self._v3d is not None:
             self._v3d.totals.add(stats, clocks)
+
+    def step(self) -> bool:
+        """Programs started by register advance a little; False when there are none."""
+        return self._vc4 is not None and self._vc4.step()
 
     def registers(self, base: int, size: int) -> RegisterBlock | None:
         """A map of [base, base + size) when that is register space."""

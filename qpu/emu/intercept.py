@@ -23,6 +23,7 @@ import signal
 import struct
 import sys
 import threading
+import time
 import types
 import weakref
 from collections import Counter
@@ -46,6 +47,7 @@ BOARD_VARIABLE = "QPU_EMULATE"
 STRICT_VARIABLE = "QPU_EMULATE_STRICT"
 CHILD_SITE = str(Path(__file__).parent / "child_site")
 SHOWN_WARNINGS = 20
+UNWATCHED_S = 0.05  # host time without system calls after which queued jobs advance by themselves
 _REAL_IOCTL = fcntl.ioctl
 _REAL_FCNTL = fcntl.fcntl
 _REAL_CDLL = ctypes.CDLL
@@ -127,8 +129,10 @@ class Emulation:
         self._lock = threading.Lock()
         self._files = FilePatches(lambda: self.kernel, lambda: self._kernel, self._inherited)
         self._undo: list[tuple[Any, str, Any]] = []
-        self._kernel: Kernel | None = self._make()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
         self.installed = False
+        self._kernel: Kernel | None = self._make()
 
     def _make(self) -> Kernel:
         kernel = Kernel(
@@ -142,6 +146,7 @@ class Emulation:
             fds=RealFds(_REAL_OS_OPEN, _REAL_OS_CLOSE),
         )
         kernel.subscribers.append(self._warn)
+        kernel.on_work = self._work
         return kernel
 
     @property
@@ -154,6 +159,27 @@ class Emulation:
                     self._kernel = self._make()
                 kernel = self._kernel
         return kernel
+
+    # jobs that nobody waits for
+
+    def _work(self) -> None:
+        """A job was queued: see to it that it gets done even if the program only watches its memory."""
+        self._wake.set()
+        if self._thread is None and self.installed:
+            self._thread = threading.Thread(target=self._advance, name="qpu-emulate", daemon=True)
+            self._thread.start()
+
+    def _advance(self) -> None:
+        while self.installed:
+            kernel = self._kernel
+            if kernel is None or kernel.closed:
+                return
+            if time.monotonic() - kernel.last_call < UNWATCHED_S:
+                time.sleep(UNWATCHED_S / 4)  # the program will wait soon
+                continue
+            self._wake.clear()
+            if not kernel.step():
+                self._wake.wait()
 
     # faults
 
@@ -206,6 +232,10 @@ class Emulation:
             return
         self.installed = False
         _current = None
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
         while self._undo:
             where, name, value = self._undo.pop()
             setattr(where, name, value)
@@ -217,6 +247,8 @@ class Emulation:
         """In the child: a board of its own. Devices opened before cannot be used."""
         kernel, self._kernel = self._kernel, None
         self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread = None
         if kernel is not None:
             self._inherited.update(fd for fd, _ in kernel.fds.open)
             # The parent's memory is shared: nothing of it may be freed here.

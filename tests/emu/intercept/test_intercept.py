@@ -522,3 +522,41 @@ def test_our_own_drivers_see_hardware_and_say_emulated(tmp_path: Path, board: st
         )
     )
     assert f"EMULATED ({board})" in out
+
+
+def test_watching_memory_instead_of_waiting(tmp_path: Path) -> None:
+    out = ok(
+        emulate(
+            tmp_path,
+            VC4
+            + """
+base = 0x3F000000
+regs = mmap.mmap(mem, 0x1000, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=base + 0xC00000)
+load(STORE, *ARGS)
+regs[0x434:0x438] = struct.pack("I", bus + 4096)
+regs[0x430:0x434] = struct.pack("I", bus)
+import time
+end = time.monotonic() + 20
+while result() != tuple(range(100, 116)):
+    assert time.monotonic() < end
+print("seen")
+""",
+            board="pi3",
+        )
+    )
+    assert out == "seen\n"
+
+
+def test_fault_of_an_unwatched_job_is_raised_by_the_next_wait(tmp_path: Path) -> None:
+    program = (
+        "ISA, BATCHES = 'v3d42', 0\n"
+        + DISPATCH.replace("wait = ", "import time; time.sleep(0.5)\n    wait = ")
+        + """
+fd = os.open("/dev/dri/card0", os.O_RDWR)
+text = ("nop ; nop ; ldunifrf.rf1\\nor tmud, rf1, rf1 ; nop\\nor tmua, rf1, rf1 ; nop\\ntmuwt - ; nop\\n" + STOP)
+from qpu.errors import EmuFault
+print(expect(EmuFault, run, fd, text, [0x8000000]).rule)
+run(fd, STOP, [])
+"""
+    )
+    assert ok(emulate(tmp_path, program, board="pi4", options=("--strict",))) == "out-of-bounds\n"
