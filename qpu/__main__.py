@@ -266,8 +266,10 @@ def _emulate(arguments: Sequence[str]) -> int:
     options = parser.parse_args(own)
     if not rest or rest == ["-m"]:
         parser.error("name a script, or -m and a module")
-    from qpu.emu.intercept import run_emulated
-
+    try:
+        from qpu.emu.intercept import run_emulated
+    except ImportError as error:
+        parser.error(f"catching system calls needs Linux (no module {error.name!r} here); use qpu.open_device('pi5')")
     return run_emulated(rest, board=options.board, strict=options.strict)
 
 
