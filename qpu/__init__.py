@@ -5,9 +5,10 @@ Names are loaded when first used, so that ``import qpu`` costs next to nothing a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # type checkers take it as true; the module `typing` would cost more than all the rest
 
 if TYPE_CHECKING:
+    from qpu import v3d, vc4
     from qpu.buffers import Buffer, BufferView
     from qpu.core.isa import Isa
     from qpu.core.program import Program
@@ -76,10 +77,16 @@ __all__ = [
     "assemble",
     "isa",
     "open_device",
+    "v3d",
+    "vc4",
 ]
 
 
 def __getattr__(name: str) -> object:
+    if name in ("v3d", "vc4"):
+        from importlib import import_module
+
+        return import_module(f"qpu.{name}")
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'qpu' has no attribute {name!r}")

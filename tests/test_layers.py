@@ -55,7 +55,9 @@ LAYERS: dict[str, set[str]] = {
         "qpu.v3d",
         "qpu.toolkit",
     },
-    "qpu": {"qpu." + n for n in ("core.isa", "core.program", "core", "device", "buffers", "errors", "toolkit")},
+    "qpu": {
+        "qpu." + n for n in ("core.isa", "core.program", "core", "device", "buffers", "errors", "toolkit", "v3d", "vc4")
+    },
 }
 ANYTHING = {"qpu.__main__"}
 
@@ -115,3 +117,10 @@ def test_assembling_does_not_load_numpy() -> None:
     code = "import sys, qpu\nfor i in ('v3d71', 'vc4'): qpu.assemble('nop', isa=i)\nprint('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_names_of_the_package_need_no_further_import() -> None:
+    code = "import sys, qpu; assert 'typing' not in sys.modules; qpu.vc4.Asm, qpu.v3d.Asm42, qpu.v3d.Asm71, qpu.isa"
+    subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(ROOT.parent)!r}); {code}"], check=True
+    )

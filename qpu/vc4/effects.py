@@ -94,8 +94,11 @@ def write_targets(i: Instr) -> tuple[tuple[File, int, int], ...]:
     if isinstance(i, Reserved):
         return ()
     cond_add, cond_mul = (1, 1) if isinstance(i, Branch) else (i.cond_add, i.cond_mul)
-    found = ((File(i.ws), i.waddr_add, cond_add), (File(1 - i.ws), i.waddr_mul, cond_mul))
-    return tuple(t for t in found if t[1] != NOP)
+    first, second = (File.B, File.A) if i.ws else (File.A, File.B)
+    add, mul = (first, i.waddr_add, cond_add), (second, i.waddr_mul, cond_mul)
+    if add[1] == NOP:
+        return () if mul[1] == NOP else (mul,)
+    return (add,) if mul[1] == NOP else (add, mul)
 
 
 def _place(file: File, addr: int, *, read: bool) -> tuple[str, frozenset[Token]]:

@@ -112,7 +112,8 @@ class _Tables:
     def _read(self, file: File, addr: int) -> tuple[int, int, int]:
         i = Alu(raddr_a=addr) if file is File.A else Alu(raddr_b=addr)
         registers = sum(_REGISTER_BIT.get(name, 0) for name in effects(i).reads)
-        return self._marks(i), registers, int(addr in (32, 48, 51))
+        marks = self._marks(i) | (_FLOW if addr == 48 else 0)
+        return marks, registers, int(addr in (32, 48, 51))
 
     def _signal(self, sig: int) -> tuple[int, int]:
         marks = self._marks(Alu(sig=sig)) | (_FLOW if sig in hazards_flow.RELEVANT_SIGNALS else 0)
@@ -138,6 +139,8 @@ def _scan(word: int, t: _Tables) -> tuple[int, int, int]:
         write = 0
     more, written, n = t.write[1 - ws][wm]
     marks |= more
+    # a peripheral that is not written in all lanes
+    partly = (accesses and word >> 49 & 7 != 1) or (n and word >> 46 & 7 != 1)
     accesses += n
     if word & 7 << 46:
         write |= written
@@ -169,12 +172,7 @@ def _scan(word: int, t: _Tables) -> tuple[int, int, int]:
             marks |= _OTHER
     elif word >> 57 & 7 not in (0, 1, 3):
         marks |= _OTHER
-    if (
-        accesses > 1
-        or (accesses and word & (7 << 49 | 7 << 46) != (1 << 49 | 1 << 46))
-        or (wa == wm and wa != 39)
-        or (word >> 56 & 1 and word & 15 << 52)
-    ):
+    if accesses > 1 or partly or (wa == wm and wa > 31 and wa != 39) or (word >> 56 & 1 and word & 15 << 52):
         marks |= _OTHER
     return marks, write, read
 
@@ -365,7 +363,8 @@ class _Checker:
                 self.add("H22", index, "the first two instructions of a fragment shader must not touch the tile buffer")
 
     def flow(self, broken: frozenset[int]) -> None:
-        instrs = [self.instr(n) for n in range(len(self.words))]
+        relevant = frozenset(n for n, (marks, _, _) in enumerate(self.scans) if marks & (_FLOW | _BRANCH))
+        instrs = [self.instr(n) if n in relevant else _PLAIN for n in range(len(self.words))]
         over: dict[int, list[int]] = {}
         for _, last, to in jumps(instrs):
             over.setdefault(last[2], []).append(to)
@@ -379,7 +378,7 @@ class _Checker:
             following = [] if index + 1 in broken else [index + 1]
             return following + over.get(index, [])
 
-        for rule, index, message in hazards_flow.flow_findings(instrs, successors, unknown):
+        for rule, index, message in hazards_flow.flow_findings(instrs, relevant, successors, unknown):
             self.add(rule, index, message)
 
 

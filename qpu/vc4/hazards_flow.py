@@ -125,15 +125,21 @@ def _signal_step(s: _State, sig: int, tell: Callable[[str, str], None]) -> _Stat
 
 
 def flow_findings(
-    instrs: Sequence[Instr], successors: Callable[[int], Sequence[int]], unknown: frozenset[int]
+    instrs: Sequence[Instr],
+    relevant: frozenset[int],
+    successors: Callable[[int], Sequence[int]],
+    unknown: frozenset[int],
 ) -> Iterator[tuple[str, int, str]]:
-    """(rule, index, message). successors: of an instruction; unknown: instructions entered with an unknown past."""
+    """(rule, index, message). relevant: instructions that change the state; the others are not looked at.
+
+    successors: of an instruction. unknown: instructions entered with an unknown past.
+    """
     before: dict[int, _State | None] = {0: _State(), **dict.fromkeys(unknown)}
     work = list(before)
     while work:
         index = work.pop()
         state = before[index]
-        after = None if state is None else _step(state, instrs[index], _ignore)
+        after = state if state is None or index not in relevant else _step(state, instrs[index], _ignore)
         for nxt in successors(index):
             if nxt >= len(instrs):
                 continue
@@ -146,7 +152,7 @@ def flow_findings(
                     continue
                 before[nxt] = joined
             work.append(nxt)
-    for index in sorted(before):
+    for index in sorted(relevant.intersection(before)):
         state = before[index]
         found: list[tuple[str, str]] = []
         if state is not None:
