@@ -1,9 +1,10 @@
-"""A line on the terminal while a long emulation runs. Host time drives it, and nothing else."""
+"""A progress bar on the terminal while a long emulation runs. Host time drives it, and nothing else."""
 
 from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 __all__ = ["Progress"]
 
@@ -12,12 +13,13 @@ AGAIN_S = 0.5
 
 
 class Progress:
-    """Shows how far a job is, once it has taken about two seconds, on a terminal only."""
+    """Shows how far a job is, once it has taken about two seconds; on a terminal only, and only where tqdm is."""
 
     def __init__(self, board: str, what: str) -> None:
         self._label = f"qpu: emulating {board}, {what}"
         self._next = time.monotonic() + FIRST_S
-        self._shown = 0
+        self._bar: Any = None
+        self._absent = False
 
     def update(self, emulated_s: float, done: int, total: int | None) -> None:
         """done, total: threads that ended, threads in all (None: unknown)."""
@@ -25,17 +27,25 @@ class Progress:
         if now < self._next:
             return
         self._next = now + AGAIN_S
-        if not sys.stderr.isatty():
-            return
-        of = "" if total is None else f" of {total}"
-        line = f"{self._label}: {done}{of} threads done, {emulated_s:.4f} s of emulated time"
-        sys.stderr.write("\r" + line.ljust(self._shown))
-        sys.stderr.flush()
-        self._shown = len(line)
+        if self._bar is None:
+            self._bar = self._open(total)
+            if self._bar is None:
+                return
+        self._bar.n = done
+        self._bar.set_postfix_str(f"{emulated_s:.4f} s of emulated time")
+
+    def _open(self, total: int | None) -> Any:
+        if self._absent or not sys.stderr.isatty():
+            return None
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            self._absent = True
+            return None
+        return tqdm(total=total, desc=self._label, unit="thread", leave=False, file=sys.stderr)
 
     def close(self) -> None:
-        """Remove the line."""
-        if self._shown:
-            sys.stderr.write("\r" + " " * self._shown + "\r")
-            sys.stderr.flush()
-            self._shown = 0
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
