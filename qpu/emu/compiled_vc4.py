@@ -3,8 +3,9 @@
 The reference engine stays in charge: what has effects between QPUs (mutex, semaphores, program ends, most of the VPM),
 what breaks a rule and what faults is executed and reported by it. A QPU changes sides where the other is better.
 
-Order: a QPU runs until it needs the reference engine or has spent its share (`FIRST_CHUNK`, doubled up to `CHUNK`). Programs whose QPUs do not
-race give the same memory and counts as on the reference engine; racing ones give the same on every run.
+Order: a QPU runs until it needs the reference engine or has spent its share (`FIRST_CHUNK`, doubled up to `CHUNK`).
+Programs whose QPUs do not race give the same memory and counts as on the reference engine. When several QPUs fault,
+or wait for one another, which comes first may differ from there.
 """
 
 from __future__ import annotations

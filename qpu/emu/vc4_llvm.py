@@ -361,7 +361,7 @@ class _Translator:
         if node.sfu == 1:
             self.put(68, self.register(70))
 
-    def read(self, source: Source | None, file: File) -> ir.Value | None:
+    def read(self, source: Source | None, file: File) -> _Value | None:
         """The value of a read port, with its side effect; latches are kept up."""
         if source is None or source.read in (Read.LATCH, Read.SHARED):
             return None
