@@ -70,6 +70,8 @@ def _long_v3d(q: Any) -> None:
 def long(isa: Isa) -> qpu.Program:
     """A program that counts down from its uniform: 5 or 6 instructions a turn, state changes in each."""
     if isa is Isa.VC4:
-        text = "mov r0, unif\nnop\n:l\nsub.setf r0, r0, 1\nbrr.anyz -, :e\nnop\nnop\nnop\nbrr -, :l\nnop\nnop\nnop\n:e\n"
+        text = (
+            "mov r0, unif\nnop\n:l\nsub.setf r0, r0, 1\nbrr.anyz -, :e\nnop\nnop\nnop\nbrr -, :l\nnop\nnop\nnop\n:e\n"
+        )
         return qpu.assemble(text + "mov interrupt, 1\nnop; thrend\nnop\nnop\n", isa=isa)
     return qpu.assemble(_long_v3d, isa=isa)

@@ -14,9 +14,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(p.stem for p in (ROOT / "examples").glob("*.py") if not p.stem.startswith("_"))
 SMALL = {"sgemm": ("--size", "48")}  # sizes for emulated boards
+QUICK = ("sgemm",)  # on emulated boards the normal run tries these here, and all in tests/test_examples.py
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize(
+    "example", [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in EXAMPLES]
+)
 def test_example(board: str, example: str, record_figure: Callable[..., None]) -> None:
     size = SMALL.get(example, ()) if board.startswith("pi") else ()
     command = [sys.executable, str(ROOT / "examples" / f"{example}.py"), "--device", board, "--json", *size]
