@@ -64,19 +64,17 @@ def _step(s: _State, i: Instr, tell: Callable[[str, str], None]) -> _State:
     """The state after `i`; findings go to `tell`."""
     for _, addr, _ in write_targets(i):
         if addr >= 56:
-            s = replace(s, used=True)
-            if not addr & 3:
-                s = _request(s, addr >> 2 & 1, tell)
+            s = replace(s, used=True) if addr & 3 else _request(s, addr >> 2 & 1, tell)
         elif addr == 36 and s.used:
             tell("H10", "TMU_NOSWAP is changed after the TMU was used")
-        elif 43 <= addr <= 47:
+        elif 43 <= addr <= 47 and not s.locked:
             s = replace(s, locked=True)
     s = _vpm_step(s, i, tell)
     return _signal_step(s, i.sig, tell) if isinstance(i, Alu) else s
 
 
 def _request(s: _State, unit: int, tell: Callable[[str, str], None]) -> _State:
-    s = replace(s, tmu=_change(s.tmu, unit, 1))
+    s = _State(_change(s.tmu, unit, 1), s.carried, True, s.last, s.locked, s.vpm)
     if s.tmu[unit] > 4:
         tell(
             "H26",
@@ -89,7 +87,7 @@ def _vpm_step(s: _State, i: Instr, tell: Callable[[str, str], None]) -> _State:
     if any(addr == 48 for _, addr in read_addresses(i)) and s.vpm is not None:
         if s.vpm == 0:
             tell("H25", "the VPM is read more often than its set-up asked for")
-        s = replace(s, vpm=max(0, s.vpm - 1))
+        s = _State(s.tmu, s.carried, s.used, s.last, s.locked, max(0, s.vpm - 1))
     asked = _read_setup(i)
     if asked is None:
         return replace(s, vpm=None)
@@ -106,7 +104,7 @@ def _signal_step(s: _State, sig: int, tell: Callable[[str, str], None]) -> _Stat
         unit = sig - 10
         if s.tmu[unit] == 0:
             tell("H26", f"a result of TMU{unit} is loaded, but nothing was requested: the QPU waits for ever")
-        return replace(s, tmu=_change(s.tmu, unit, -1), carried=_change(s.carried, unit, -1))
+        return _State(_change(s.tmu, unit, -1), _change(s.carried, unit, -1), s.used, s.last, s.locked, s.vpm)
     if sig in (2, 6):
         if s.last:
             tell("H28", "a thread switch after the last one")
@@ -117,7 +115,7 @@ def _signal_step(s: _State, sig: int, tell: Callable[[str, str], None]) -> _Stat
         return replace(s, carried=s.tmu, last=s.last or sig == 6)
     if sig in (4, 7, 8, 9, 12):
         s = replace(s, locked=True)
-    elif sig == 5:
+    elif sig == 5 and s.locked:
         s = replace(s, locked=False)
     if sig in (3, 9) and s.vpm:
         tell("H25", f"the program ends with {s.vpm} vectors of the VPM read set-up not read")
@@ -136,10 +134,17 @@ def flow_findings(
     """
     before: dict[int, _State | None] = {0: _State(), **dict.fromkeys(unknown)}
     work = list(before)
+    found: dict[int, list[tuple[str, str]]] = {}
     while work:
         index = work.pop()
         state = before[index]
-        after = state if state is None or index not in relevant else _step(state, instrs[index], _ignore)
+        after = state
+        if state is not None and index in relevant:
+            # the last visit is the one with the final state
+            told = found[index] = []
+            after = _step(state, instrs[index], lambda rule, message, told=told: told.append((rule, message)))  # type: ignore[misc]
+        elif index in found:
+            del found[index]
         for nxt in successors(index):
             if nxt >= len(instrs):
                 continue
@@ -152,14 +157,6 @@ def flow_findings(
                     continue
                 before[nxt] = joined
             work.append(nxt)
-    for index in sorted(relevant.intersection(before)):
-        state = before[index]
-        found: list[tuple[str, str]] = []
-        if state is not None:
-            _step(state, instrs[index], lambda rule, message, found=found: found.append((rule, message)))  # type: ignore[misc]
-        for rule, message in found:
+    for index in sorted(found):
+        for rule, message in found[index]:
             yield rule, index, message
-
-
-def _ignore(rule: str, message: str) -> None:
-    """Findings do not count before the analysis has settled."""
