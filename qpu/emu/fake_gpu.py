@@ -96,6 +96,7 @@ class V3dQueue:
         self.free_ns = 0  # the hardware is idle from then on
         self.resets = 0
         self.fault: EmuFault | None = None  # of a job nobody waited for; the next wait raises it
+        self._progress = Progress(kernel.profile.name, "compute dispatch")
 
     # queueing
 
@@ -178,7 +179,6 @@ class V3dQueue:
         fault, self.fault = self.fault, None
         if fault is not None:
             raise fault
-        progress = Progress(self.kernel.profile.name, "compute dispatch")
         try:
             while not done():
                 if self.active is None:
@@ -187,10 +187,10 @@ class V3dQueue:
                         return
                     self._begin(work)
                     continue
-                if not self._step(self.active, until_ns, progress):
+                if not self._step(self.active, until_ns):
                     return
         finally:
-            progress.close()
+            self._progress.close()
 
     def step(self) -> bool:
         """Work a little although nobody waits; False when there is nothing to do."""
@@ -198,8 +198,7 @@ class V3dQueue:
             return False
         try:
             if self.active is not None:
-                progress = Progress(self.kernel.profile.name, "compute dispatch")
-                self._step(self.active, None, progress)
+                self._step(self.active, None)
                 return True
             work = self._next(None)
             if work is None:
@@ -237,8 +236,9 @@ class V3dQueue:
             raise
         self.queue.remove(work)
         self.active = work
+        self._progress.begin()
 
-    def _step(self, work: Work, until_ns: int | None, progress: Progress) -> bool:
+    def _step(self, work: Work, until_ns: int | None) -> bool:
         """Run a slice of the active job; False when `until_ns` is reached."""
         execution = work.execution
         assert execution is not None
@@ -260,7 +260,8 @@ class V3dQueue:
                     raise RuntimeError("the engine makes no progress")
             else:
                 work.idle_rounds = 0
-            progress.update((work.now_ns - work.start_ns) / NS, execution.batches_done, None)
+            total = getattr(execution, "batches", None)
+            self._progress.update((work.now_ns - work.start_ns) / NS, execution.batches_done, total)
             if finished:
                 # Counted from the start, so that rounding of slices does not add up.
                 work.now_ns = work.start_ns + execution.clocks * NS // hz

@@ -17,9 +17,13 @@ class Progress:
 
     def __init__(self, board: str, what: str) -> None:
         self._label = f"qpu: emulating {board}, {what}"
-        self._next = time.monotonic() + FIRST_S
         self._bar: Any = None
         self._absent = False
+        self.begin()
+
+    def begin(self) -> None:
+        """A job starts."""
+        self._next = time.monotonic() + FIRST_S
 
     def update(self, emulated_s: float, done: int, total: int | None) -> None:
         """done, total: threads that ended, threads in all (None: unknown)."""
@@ -45,7 +49,7 @@ class Progress:
         return tqdm(total=total, desc=self._label, unit="thread", leave=False, file=sys.stderr)
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Remove the bar; another `update` of the same job brings it back."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

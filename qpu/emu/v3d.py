@@ -139,6 +139,11 @@ class V3dExecution:
         return self._placement.done
 
     @property
+    def batches(self) -> int:
+        """Batches of the dispatch."""
+        return self._dispatch.batches
+
+    @property
     def batches_done(self) -> int:
         """Finished batches."""
         return self._placement.finished
