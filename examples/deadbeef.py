@@ -6,17 +6,18 @@ Examples:
 
 from __future__ import annotations
 
+from typing import Any
+
 import _common
 
 import qpu
 from qpu.device import Device
-from qpu.v3d import Asm42, Asm71
 from qpu.vc4 import Asm
 
 VALUE = 0xDEADBEEF
 
 
-def store_v3d(q: Asm42 | Asm71) -> None:
+def store_v3d(q: Any) -> None:
     """V3D: data, then the address, from two uniforms; the one item of the workgroup is the one lane that stores."""
     q.nop(sig=q.ldunifrf(q.rf[4]))
     q.nop(sig=q.ldunifrf(q.rf[5]))

@@ -14,17 +14,16 @@ import numpy as np
 
 import qpu
 from qpu.device import Buffer, Device
-from qpu.v3d import Asm42, Asm71
 from qpu.vc4 import Asm
 
 
-def sum_v3d(q: Asm42 | Asm71) -> None:
+def sum_v3d(q: Any) -> None:
     """Thread t of W adds vectors t, t + W, ... and stores one number at out[t].
 
     Uniforms: n, elements per round of all threads, addresses of input and output. Workgroups of 16 items.
     """
-    rf: Any = q.rf
-    group = rf[0] if isinstance(q, Asm42) else rf[3]
+    rf = q.rf
+    group = rf[0] if q.isa is qpu.Isa.V3D42 else rf[3]
     index, count, step, at, out, total, word = (rf[i] for i in range(4, 11))
     for register in (count, step, at, out):
         q.nop(sig=q.ldunifrf(register))
@@ -56,9 +55,9 @@ def sum_v3d(q: Asm42 | Asm71) -> None:
     q.end()
 
 
-def _add_lanes(q: Asm42 | Asm71, total: Any, other: Any) -> None:
+def _add_lanes(q: Any, total: Any, other: Any) -> None:
     """Every lane gets the sum of all 16: add the neighbour at distance 8, 4, 2, 1, around the end."""
-    if isinstance(q, Asm71):
+    if q.isa is qpu.Isa.V3D71:
         for distance in (8, 4, 2, 1):
             q.rot(other, total, distance)
             q.fadd(total, total, other)

@@ -64,13 +64,21 @@ def test_other_numbers_of_qpus(run: Run, name: str, device: str) -> None:
     assert row["ok"]
 
 
+def test_payload(run: Run) -> None:
+    rows = run.rows("payload", "--device", "all")
+    assert all(set(r) >= KEYS and r["ok"] for r in rows)
+    assert rows[0]["lanes"] == list(range(16)) and len(rows[0]["qpu_numbers"]) == 12
+    assert rows[1]["workgroups"][:4] == [[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 0]]
+    assert rows[2]["local"] == list(range(16))
+
+
 def test_deadbeef(run: Run) -> None:
     rows = run.rows("deadbeef", "--device", "all")
     assert [(r["device"], r["word"]) for r in rows] == [(d, "0xdeadbeef") for d, _ in ALL]
     assert all(set(r) >= KEYS and r["ok"] for r in rows)
 
 
-@pytest.mark.parametrize("name", [*SIZED, "deadbeef"])
+@pytest.mark.parametrize("name", [*SIZED, "deadbeef", "payload"])
 def test_people_read_what_was_measured(run: Run, name: str) -> None:
     status, out, err = run(name, "--device", "pi4")
     assert (status, err) == (0, "")
