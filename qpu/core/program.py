@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qpu.core.isa import Isa
-from qpu.errors import Loc
+from qpu.errors import Diagnostic, Loc
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,12 +26,14 @@ class Program:
 
     code: the 64-bit words. labels: name -> instruction index. locs: one source place a word, or empty; builders
     store ``(code object, line)`` pairs, which `loc()` turns into `Loc` when somebody asks.
+    warnings: what the text assembler remarked without refusing the text.
     """
 
     isa: Isa
     code: tuple[int, ...]
     labels: dict[str, int] = field(default_factory=dict)
     locs: Sequence[LocLike] = ()
+    warnings: tuple[Diagnostic, ...] = ()
 
     def __len__(self) -> int:
         return len(self.code)

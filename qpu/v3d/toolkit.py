@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import index as as_integer
 from typing import TYPE_CHECKING
 
 from qpu.core.isa import Isa
@@ -60,8 +61,11 @@ class V3dToolkit:
     def _words(source: Iterable[int]) -> tuple[int, ...]:
         words: list[int] = []
         wrong: list[Diagnostic] = []
-        for index, value in enumerate(source):
-            word = int(value)
+        try:
+            values = [as_integer(value) for value in source]
+        except TypeError as error:
+            raise UsageError(f"{error}; a program is a builder function, text, or integers of 64 bits") from None
+        for index, word in enumerate(values):
             if not 0 <= word < 1 << 64:
                 wrong.append(Diagnostic("word", f"{word} is no 64-bit word", allowed="0 .. 2**64 - 1", index=index))
             words.append(word)

@@ -56,13 +56,21 @@ def note(word: int) -> str | None:
             return "not canonical: the text's shift count is taken modulo 32 and gets another code"
     usual = canonical(instr)
     if usual == instr:
-        return None
+        return _load_note(instr, word) if isinstance(instr, LoadImm) else None
     fields = [
         f"{name} {getattr(instr, name)} (usual: {getattr(usual, name)})"
         for name in type(instr).__slots__
         if getattr(instr, name) != getattr(usual, name)
     ]
     return f"not canonical, the text assembles to 0x{encode(usual):016x}: {', '.join(fields)}"
+
+
+def _load_note(instr: LoadImm, word: int) -> str | None:
+    """The language keeps neither the condition of a result that is dropped nor a pack that packs nothing."""
+    from qpu.vc4.assembler import assemble_text
+
+    found = assemble_text(disassemble(word)).words[0]
+    return None if found == word else f"not canonical, the text assembles to 0x{found:016x}"
 
 
 # -- ALU

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import index
+from os import PathLike
 from typing import Any
 
 from qpu.core.hazards import Finding
@@ -32,11 +34,15 @@ class Vc4Toolkit:
         filename: str | None = None,
         args: Sequence[object] = (),
         single_segment: bool = False,
+        include_path: Sequence[str | PathLike[str]] = (),
+        defines: Mapping[str, int | float | str] | None = None,
     ) -> Program:
         """A program from a builder function (called as ``source(q, *args)``), text, or 64-bit words.
 
         check: apply the hazard rules; None means yes for builders, no for text and words. filename: named in the
-        diagnostics of text. single_segment concerns V3D only. Raises: AsmError, HazardError, UsageError.
+        diagnostics of text. single_segment concerns V3D only. include_path, defines: of text, see
+        `qpu.vc4.assembler.assemble_text`; its warnings are `Program.warnings`.
+        Raises: AsmError, HazardError, UsageError.
         """
         if callable(source):
             from qpu.vc4.asm import build
@@ -48,9 +54,9 @@ class Vc4Toolkit:
         elif isinstance(source, str):
             from qpu.vc4.assembler import assemble_text
 
-            text = assemble_text(source) if filename is None else assemble_text(source, filename=filename)
+            text = assemble_text(source, filename=filename or "<text>", include_path=include_path, defines=defines)
             labels = {name: offset // 8 for name, offset in text.labels.items() if offset % 8 == 0}
-            program = Program(Isa.VC4, tuple(text.words), labels, tuple(text.locs))
+            program = Program(Isa.VC4, text.words, labels, text.locs, text.warnings)
         else:
             program = Program(Isa.VC4, _words(source))
         if check:
@@ -97,8 +103,11 @@ class Vc4Toolkit:
 
 
 def _words(source: Iterable[int]) -> tuple[int, ...]:
-    words = tuple(int(w) for w in source)
-    for index, word in enumerate(words):
+    try:
+        words = tuple(index(w) for w in source)
+    except TypeError as error:
+        raise UsageError(f"{error}; a program is a builder function, text, or integers of 64 bits") from None
+    for n, word in enumerate(words):
         if not 0 <= word < 1 << 64:
-            raise UsageError(f"word {index} is {word:#x}; allowed: 64 bits, unsigned")
+            raise UsageError(f"word {n} is {word:#x}; allowed: 64 bits, unsigned")
     return words

@@ -193,3 +193,18 @@ def test_public_names() -> None:
     assert dir(qpu.vc4) == sorted(qpu.vc4.__all__)
     with pytest.raises(AttributeError, match="bogus"):
         _ = qpu.vc4.bogus
+
+
+def test_a_note_stands_where_a_load_gives_another_word() -> None:
+    """Conditions of dropped results and packs that pack nothing, on random load immediates."""
+    rnd = random.Random(11)
+    words = []
+    for _ in range(2000):
+        word = rnd.getrandbits(64) & ~(0x7F << 57) | 14 << 60 | rnd.choice([0, 1, 3]) << 57
+        if rnd.random() < 0.6:
+            word = word & ~(63 << 32) | 39 << 32 if rnd.random() < 0.5 else word & ~(63 << 38) | 39 << 38
+        if not disassemble(word).startswith(".int64"):
+            words.append(word)
+    again = assemble_text("\n".join(disassemble(w) for w in words)).words
+    assert [w for w, other in zip(words, again, strict=True) if (note(w) is None) != (w == other)] == []
+    assert any(w != other for w, other in zip(words, again, strict=True))
