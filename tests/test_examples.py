@@ -43,7 +43,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return Run(monkeypatch, capsys)
 
 
-SIZED = ("hello_world", "memset", "scopy", "saxpy", "summation")
+SIZED = ("hello_world", "memset", "scopy", "saxpy", "summation", "parallel_add", "parallel_mul")
 
 
 @pytest.mark.parametrize("n", [1, 16, 67, 5003])
@@ -72,13 +72,20 @@ def test_payload(run: Run) -> None:
     assert rows[2]["local"] == list(range(16))
 
 
+def test_rotate_and_flags(run: Run) -> None:
+    for row in run.rows("rotate_and_flags", "--device", "all"):
+        assert set(row) >= KEYS and row["ok"]
+        assert row["rotated"] == [13, 14, 15, *range(13)]
+        assert row["mixed"][:6] == [13, 1, 15, 3, 1, 5]
+
+
 def test_deadbeef(run: Run) -> None:
     rows = run.rows("deadbeef", "--device", "all")
     assert [(r["device"], r["word"]) for r in rows] == [(d, "0xdeadbeef") for d, _ in ALL]
     assert all(set(r) >= KEYS and r["ok"] for r in rows)
 
 
-@pytest.mark.parametrize("name", [*SIZED, "deadbeef", "payload"])
+@pytest.mark.parametrize("name", [*SIZED, "deadbeef", "payload", "rotate_and_flags"])
 def test_people_read_what_was_measured(run: Run, name: str) -> None:
     status, out, err = run(name, "--device", "pi4")
     assert (status, err) == (0, "")
