@@ -79,6 +79,12 @@ def test_rotate_and_flags(run: Run) -> None:
         assert row["mixed"][:6] == [13, 1, 15, 3, 1, 5]
 
 
+def test_perf_counters(run: Run) -> None:
+    for row in run.rows("perf_counters", "--device", "all"):
+        assert set(row) >= KEYS and row["ok"]
+        assert len(row["counters"]) >= 2 and all(value > 0 for value in row["counters"].values())
+
+
 def test_deadbeef(run: Run) -> None:
     rows = run.rows("deadbeef", "--device", "all")
     assert [(r["device"], r["word"]) for r in rows] == [(d, "0xdeadbeef") for d, _ in ALL]
