@@ -7,6 +7,8 @@ Examples:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import _common
 import numpy as np
 
@@ -81,7 +83,7 @@ def add_vc4(q: Asm) -> None:
     q.exit()
 
 
-KERNELS = {qpu.Isa.VC4: add_vc4, qpu.Isa.V3D42: add_42, qpu.Isa.V3D71: add_71}
+KERNELS: dict[qpu.Isa, Callable[..., None]] = {qpu.Isa.VC4: add_vc4, qpu.Isa.V3D42: add_42, qpu.Isa.V3D71: add_71}
 
 
 def work(gpu: Device, n: int) -> dict[str, object]:
