@@ -4,9 +4,8 @@ Severity `error`: the rules that Mesa's validator enforces, found by one walk ov
 they are reached or not. `warning`: what only its scheduler keeps, what happens only along a taken branch, and branch
 targets outside the program. Sources: Mesa's QPU validator and scheduler (`Basis.DRIVER`), device tests where noted.
 
-Not covered, because words alone do not tell: rules about the tile buffer's Z writes (fragment shaders), the number of
-TMU results pending (it depends on configuration words; the emulator watches it), and the pairing of uniform loads on
-4.2 steppings before 4.2.14.
+Where words alone do not tell everything the rule says what can be told: a TLB access counts as a Z write, and a TMU
+request brings at least one result. The emulator sees the rest.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ from qpu.errors import DecodeError, Diagnostic, HazardError, Severity
 from qpu.v3d.effects import Effects
 from qpu.v3d.encode import SIGNALS, WRITING_SIGS, tables
 from qpu.v3d.instr import Alu, Branch, Sig, Src, SrcKind
+from qpu.v3d.scheduling import RULES as SCHEDULING
+from qpu.v3d.scheduling import scheduling_findings
 from qpu.v3d.single import Remark, known_42, known_71
 
 __all__ = ["DISTANCES", "RULES", "check", "raise_errors"]
@@ -198,6 +199,7 @@ RULES: Final[dict[str, str]] = {
     "reserved-address": "a destination that does not exist on this chip",
     "branch-target": "a branch leads out of the program",
     **{row.rule: row.message for row in DISTANCES},
+    **SCHEDULING,
 }
 """Rule identifiers and what they are about."""
 
@@ -346,6 +348,7 @@ class _Walk:
         if self.end is None:
             self.add("no-end-thrsw", len(self.words), "no thread switch ends the program")
         self.taken_branches()
+        self.findings += scheduling_findings(self.isa, self.words)
         self.findings.sort(key=lambda f: f.index)
         return self.findings
 
