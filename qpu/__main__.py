@@ -178,6 +178,8 @@ def _check(options: argparse.Namespace) -> int:
     try:
         programs = formats.read_programs(data, section=options.section, symbol=options.symbol)
     except formats.BadWord:
+        if formats.looks_like_hex(data):
+            raise
         programs = [list(toolkit.assemble(data.decode(), filename=options.input, check=False).code)]
     failed = False
     for number, words in enumerate(programs):

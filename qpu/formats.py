@@ -15,6 +15,7 @@ __all__ = [
     "BadWord",
     "Symbols",
     "c_identifier",
+    "looks_like_hex",
     "read_hex",
     "read_programs",
     "read_words",
@@ -78,6 +79,15 @@ def read_hex(text: str) -> list[list[int]]:
     if not programs[-1]:
         programs.pop()
     return programs
+
+
+def looks_like_hex(data: bytes) -> bool:
+    """Whether the first line with content holds a 64-bit word of 16 digits or with 0x: such a file is meant as hex."""
+    for line in data.decode("utf-8", "replace").splitlines():
+        body = line.partition("#")[0].strip()
+        if body:
+            return re.match(r"(0[xX][0-9a-fA-F]{1,16}|[0-9a-fA-F]{16})\b", body) is not None
+    return False
 
 
 def _words(data: bytes) -> list[int]:

@@ -187,3 +187,11 @@ def test_info_says_what_auto_would_use(run: Any, monkeypatch: pytest.MonkeyPatch
     assert row["board"]["generation"] is None
     assert (row["device"]["isa"], row["device"]["emulated"]) == ("v3d71", True)
     assert run("info", "--json", "--device", "hardware").rows[0]["device"] is None
+
+
+def test_check_tells_bad_hex_from_text(run: Any) -> None:
+    done = run("check", "--isa", "v3d71", "-", stdin=f"{NOP['v3d71']:016x}\nzzz\n")
+    assert done.status == 2 and "line 2" in done.err
+    assert (
+        run("check", "--isa", "v3d71", "-", "--single-segment", stdin="nop\nnop ; nop ; thrsw\nnop\nnop\n").status == 0
+    )
