@@ -262,15 +262,19 @@ def emit(row: dict[str, object]) -> None:
     print(json.dumps(row), flush=True)
 
 
+def _one_line(error: Exception) -> str:
+    return "; ".join(line.strip() for line in str(error).splitlines())
+
+
 def main(run: Callable[[], int]) -> None:
     """Run an example; errors of the package become one clear line and the right exit status."""
     try:
         status = run()
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         status = REFUSED
     except qpu.DriverError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         status = REFUSED
     except qpu.QpuError as error:
         print(f"error: {error}", file=sys.stderr)
