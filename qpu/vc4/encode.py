@@ -225,17 +225,17 @@ def _join_packs(add: Alu, mul: Alu, problems: list[str]) -> tuple[int, int, int]
     return pm, unpack, pack
 
 
-def combine(add_half: Alu, mul_half: Alu) -> Alu:
+def combine(add_half: Alu, mul_half: Alu) -> Alu | Diagnostic:
     """One instruction that does the ADD half of `add_half` and the MUL half of `mul_half`, by the encoder's own rules.
 
     Each argument is an instruction whose other half is empty. Reads that both files offer (uniform, VPM, mutex) are
-    moved to the free port, and the write swap is chosen, as needed. Raises AsmError (rule ``combine``) saying what
-    the halves compete for.
+    moved to the free port, and the write swap is chosen, as needed. When they do not fit, a diagnostic (rule
+    ``combine``) says what they compete for, as `qpu.v3d.encode.combine` does.
     """
     if add_half.op_mul or add_half.waddr_mul != NOP:
-        raise AsmError.of(Diagnostic("combine", "the ADD half already has a MUL operation"))
+        return Diagnostic("combine", "the ADD half already has a MUL operation")
     if mul_half.op_add or mul_half.waddr_add != NOP:
-        raise AsmError.of(Diagnostic("combine", "the MUL half already has an ADD operation"))
+        return Diagnostic("combine", "the MUL half already has an ADD operation")
     first: list[str] = []
     for add in (add_half, _exchange_ports(add_half)):
         for mul in (mul_half, _exchange_ports(mul_half)):
@@ -245,4 +245,4 @@ def combine(add_half: Alu, mul_half: Alu) -> Alu:
             if not problems:
                 return joined
             first = first or problems
-    raise AsmError.of([Diagnostic("combine", p, help="write two instructions") for p in first])
+    return Diagnostic("combine", "; ".join(first), help="write two instructions")
