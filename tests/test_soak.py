@@ -66,7 +66,7 @@ def test_launches(board: str, count: int) -> None:
         assert port.allocated() == before[0]
         grown = resident() - before[1]
         print(f"{board}: {count} launches, resident memory grew by {grown / MIB:.2f} MiB")
-        assert grown < 8 * MIB
+        assert grown < 24 * MIB  # the allocator may keep a page table of 8 MiB; a leak grows with the launches
     assert port.allocated() == []
     assert port.leaked == []
 

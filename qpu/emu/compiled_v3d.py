@@ -160,10 +160,21 @@ class V3dCompiledMachine:
         self.memory = memory
         self.strict = strict
 
+        self._tables: list[NDArray[np.uint64]] = []
+
     @property
     def qpus(self) -> int:
         """Number of QPUs."""
         return self.reference.qpus
+
+    def take_table(self) -> NDArray[np.uint64]:
+        """A table with a zero for each page; 8 MiB, so it is kept for the next dispatch."""
+        return self._tables.pop() if self._tables else np.zeros(self.memory.size // PAGE, np.uint64)
+
+    def return_table(self, table: NDArray[np.uint64]) -> None:
+        """Give back a table whose entries are zero again."""
+        if len(self._tables) < 2:
+            self._tables.append(table)
 
     def dispatch(self, cfg: Sequence[int]) -> Execution:
         """Take a dispatch; see `V3dReferenceMachine.dispatch`."""
@@ -203,7 +214,8 @@ class CompiledV3dExecution:
         self._states: U32 = raw[skew : skew + capacity * int(Slot.WORDS)].reshape(capacity, int(Slot.WORDS))
         self._wide = self._states.view(np.uint64)
         self._pointers = [int(self._states[i].ctypes.data) for i in range(capacity)]
-        self._copies = np.zeros(memory.size // PAGE, np.uint64)  # host addresses of page snapshots
+        self._machine = machine
+        self._copies = machine.take_table()  # host addresses of page snapshots
         self._known_copies = 0
         self._workers = min(os.cpu_count() or 1, 8)
         self._counters: list[tuple[int, NDArray[np.int64]]] = []
@@ -269,14 +281,24 @@ class CompiledV3dExecution:
             self._failed = fault
             raise
         finally:
-            if self._pool is not None and (self.done or self._failed is not None):
-                self._pool.shutdown()
-                self._pool = None
+            if self.done or self._failed is not None:
+                self._release_host()
             self.stats.execute_s += time.perf_counter() - begun - (self._program.translate_s - before)
             self._count()
         if stop.requested:
             raise KeyboardInterrupt
         return self.done
+
+    def _release_host(self) -> None:
+        """The dispatch is over: worker threads end, the page table goes back."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        if self._copies.size:
+            for page in self._services.snapshot.copies:
+                self._copies[page] = 0
+            self._machine.return_table(self._copies)
+            self._copies = np.zeros(0, np.uint64)
 
     def _count(self) -> None:
         s, x, p = self.stats, self._services, self._program
