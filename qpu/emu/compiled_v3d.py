@@ -574,16 +574,7 @@ class CompiledV3dExecution:
             self._ready.append(thread)
 
     def _deadlock(self) -> None:
-        missing = self._placement.missing()
-        parts = [f"supergroup {s}: {n} of {want} batches wait at the barrier" for s, (n, want) in missing.items()]
-        if self._dispatch.batches_per_supergroup > self._placement.capacity:
-            parts.append(
-                f"a supergroup has {self._dispatch.batches_per_supergroup} batches, "
-                f"{self._placement.capacity} threads fit"
-            )
-        elif self._placement.started == self._dispatch.batches:
-            parts.append("the other batches of the dispatch have ended")
         place = FaultPlace(board=self._services.board)
         if self._waiting:
             place = self._services.place(self._standing(next(iter(self._waiting))))
-        raise EmuFault("deadlock", "; ".join(parts) or "no thread can run", place)
+        raise EmuFault("deadlock", self._placement.deadlock(), place)

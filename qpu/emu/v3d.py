@@ -7,18 +7,16 @@ thread number). The order of threads is slot by slot, QPU by QPU.
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Protocol
 
 import numpy as np
 
 from qpu.core.isa import Isa
+from qpu.emu.interrupts import StopRequest
 from qpu.emu.lanes import quiet
 from qpu.emu.machine import RunStats
 from qpu.emu.memory import Memory
@@ -120,7 +118,7 @@ class V3dExecution:
         self._round = 0
         self._ran = np.full(self._placement.capacity, -1, np.int64)  # round in which a thread last ran
         self._budget = _SEGMENT
-        self._interrupted = False
+        self._stop = StopRequest()
         self._failed: BaseException | None = None
         self._trace = machine.trace
         if self._trace is not None:
@@ -156,13 +154,12 @@ class V3dExecution:
         """
         if self._failed is not None:
             raise self._failed
+        self._stop = StopRequest()
         target = None if clocks is None else self.clocks + clocks
         begun = time.perf_counter()
-        self._interrupted = False
-        restore = self._catch_interrupts()
         try:
-            with quiet():
-                while not self.done and not self._interrupted:
+            with quiet(), self._stop:
+                while not self.done and not self._stop.requested:
                     if target is not None:
                         left = target - self.clocks
                         if left <= 0:
@@ -178,27 +175,11 @@ class V3dExecution:
             )
             raise
         finally:
-            if restore is not None:
-                signal.signal(signal.SIGINT, restore)
             self.stats.execute_s += time.perf_counter() - begun
             self._count()
-        if self._interrupted:
+        if self._stop.requested:
             raise KeyboardInterrupt
         return self.done
-
-    def _catch_interrupts(self) -> signal._HANDLER | None:
-        """Turn Ctrl-C into a request to stop between instructions, where Python would raise at any point."""
-        if threading.current_thread() is not threading.main_thread():
-            return None
-        handler = signal.getsignal(signal.SIGINT)
-        if handler is not signal.default_int_handler:
-            return None
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self._interrupted = True
-
-        signal.signal(signal.SIGINT, stop)
-        return handler
 
     def _count(self) -> None:
         """Bring the statistics up to date."""
@@ -231,7 +212,7 @@ class V3dExecution:
         while self._queue:
             g = self._queue.popleft()
             self._run_segment(g)
-            if self._interrupted:
+            if self._stop.requested:
                 return
         self._release()
 
@@ -344,18 +325,11 @@ class V3dExecution:
             self._waiting.append(g)
 
     def _deadlock(self) -> None:
-        missing = self._placement.missing()
-        parts = [f"supergroup {s}: {n} of {want} batches wait at the barrier" for s, (n, want) in missing.items()]
-        room = self._placement.capacity
-        if self._dispatch.batches_per_supergroup > room:
-            parts.append(f"a supergroup has {self._dispatch.batches_per_supergroup} batches, {room} threads fit")
-        elif self._placement.started == self._dispatch.batches:
-            parts.append("the other batches of the dispatch have ended")
         place = FaultPlace(board=self.machine.profile.name)
         if self._waiting:
             self._services.prepared = None
             place = self._services.place(self._waiting[0])
-        raise EmuFault("deadlock", "; ".join(parts) or "no thread can run", place)
+        raise EmuFault("deadlock", self._placement.deadlock(), place)
 
     # -- segments
 
@@ -387,7 +361,7 @@ class V3dExecution:
             if g.busy:
                 self._check_slots(g, p)
             if c.special:
-                if g.count - g.begun >= budget or self._interrupted:
+                if g.count - g.begun >= budget or self._stop.requested:
                     g.ordered = False
                     self._suspend(g)
                     return []

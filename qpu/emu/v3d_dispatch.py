@@ -237,3 +237,15 @@ class Placement:
     def missing(self) -> dict[int, tuple[int, int]]:
         """Supergroups with threads at a barrier: (arrived, expected)."""
         return {s: (n, self.dispatch.supergroup_batches(s)) for s, n in self._arrived.items()}
+
+    def deadlock(self) -> str:
+        """Why no thread can go on: who waits at which barrier, and for whom in vain."""
+        parts = [
+            f"supergroup {s}: {n} of {want} batches wait at the barrier" for s, (n, want) in self.missing().items()
+        ]
+        size = self.dispatch.batches_per_supergroup
+        if size > self.capacity:
+            parts.append(f"a supergroup has {size} batches, {self.capacity} threads fit")
+        elif self.started == self.dispatch.batches:
+            parts.append("the other batches of the dispatch have ended")
+        return "; ".join(parts) or "no thread can run"
