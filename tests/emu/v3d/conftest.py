@@ -8,7 +8,16 @@ from importlib.util import find_spec
 import pytest
 from v3d_rig import Rig
 
-BOTH = {"test_v3d_programs", "test_v3d_tmu", "test_v3d_dispatch", "test_v3d_faults"}
+BOTH = {
+    "test_v3d_algorithms",
+    "test_v3d_control",
+    "test_v3d_dispatch",
+    "test_v3d_faults",
+    "test_v3d_patterns",
+    "test_v3d_programs",
+    "test_v3d_threads",
+    "test_v3d_tmu",
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

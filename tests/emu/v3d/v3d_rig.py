@@ -89,10 +89,10 @@ class Rig:
         cfg.append(uniforms)
         return self.machine.dispatch(cfg)
 
-    def run(self, program: Any, uniforms: Any = (), **options: Any) -> V3dExecution:
-        """Dispatch and run to the end."""
+    def run(self, program: Any, uniforms: Any = (), *, limit: int = LIMIT, **options: Any) -> V3dExecution:
+        """Dispatch and run to the end, which must come within `limit` clocks."""
         execution = self.start(program, uniforms, **options)
-        assert execution.run(LIMIT), "the program does not end"
+        assert execution.run(limit), "the program does not end"
         return execution
 
 
