@@ -255,24 +255,39 @@ def _emulate(arguments: Sequence[str]) -> int:
     parser = _Parser(
         prog="qpu emulate",
         description="Run an unmodified Python program that talks to the kernel itself on an emulated board.",
-        usage="qpu emulate [--board B] [--strict] (SCRIPT | -m MODULE) [ARGS...]",
+        usage="qpu emulate [--board B] [--strict] [--trace FILE ...] (SCRIPT | -m MODULE) [ARGS...]",
+        allow_abbrev=False,
+        epilog="Options end at the script or at -m. FILE.PID.SUFFIX are the traces of child processes.",
     )
     parser.add_argument("--board", default="pi5", help="pi0 .. pi5, with options such as pi5,slices=3 (default: pi5)")
     parser.add_argument("--strict", action="store_true", help="stop at the first fault")
+    trace = parser.add_argument_group("trace of executed instructions with register changes (reference engine: slow)")
+    trace.add_argument("--trace", metavar="FILE", help="record to FILE, written at the end")
+    trace.add_argument("--trace-format", choices=("text", "jsonl"), help="default: by suffix, .jsonl or .json: jsonl")
+    trace.add_argument("--trace-qpu", metavar="LIST", help="only these QPUs, such as 0,3-5")
+    trace.add_argument("--trace-range", metavar="A-B", help="only these instructions of a program, from 0")
+    trace.add_argument("--trace-limit", metavar="N", help="keep the last N entries (default: 100000)")
+    valued = {o for action in parser._actions if action.nargs is None for o in action.option_strings}
     own: list[str] = []
     rest = list(arguments)
     while rest and rest[0].startswith("-") and rest[0] != "-m":
         own.append(rest.pop(0))
-        if own[-1] == "--board" and rest:
-            own.append(rest.pop(0))
+        if own[-1] in valued and rest:
+            own.append(f"{own.pop()}={rest.pop(0)}")  # a value may begin with a dash
     options = parser.parse_args(own)
     if not rest or rest == ["-m"]:
         parser.error("name a script, or -m and a module")
+    filters = {"form": options.trace_format, "qpus": options.trace_qpu, "span": options.trace_range}
+    filters["limit"] = options.trace_limit
+    if options.trace is None and any(filters.values()):
+        parser.error("--trace-format, --trace-qpu, --trace-range and --trace-limit belong to --trace FILE")
     try:
-        from qpu.emu.intercept import run_emulated
+        from qpu.emu.intercept_run import run_emulated
+        from qpu.emu.trace_file import TraceFile
     except ImportError as error:
         parser.error(f"catching system calls needs Linux (no module {error.name!r} here); use qpu.open_device('pi5')")
-    return run_emulated(rest, board=options.board, strict=options.strict)
+    record = TraceFile.parse(options.trace, **filters) if options.trace is not None else None
+    return run_emulated(rest, board=options.board, strict=options.strict, trace=record)
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -6,29 +6,17 @@ lead to the emulated kernel. GPU memory is one memory file, so that maps are rea
 
 from __future__ import annotations
 
-import atexit
-import builtins
-import contextlib
 import ctypes
 import ctypes.util
-import errno
 import fcntl
-import importlib.machinery
-import io
 import mmap
 import os
-import pkgutil
-import runpy
-import signal
 import struct
 import sys
 import threading
 import time
-import types
-import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qpu.emu.boards import BoardProfile, parse_board
@@ -36,16 +24,14 @@ from qpu.emu.fake_kernel import Kernel
 from qpu.emu.fake_user import read_user, write_user
 from qpu.emu.intercept_files import FilePatches, RealFds
 from qpu.emu.intercept_mmap import make_mmap
+from qpu.emu.trace_file import TraceFile
 from qpu.errors import EmuFault, UsageError
 
 if TYPE_CHECKING:
     from qpu.emu.machine import V3dMachine, Vc4Machine
 
-__all__ = ["Emulation", "install_child", "run_emulated"]
+__all__ = ["Emulation", "current"]
 
-BOARD_VARIABLE = "QPU_EMULATE"
-STRICT_VARIABLE = "QPU_EMULATE_STRICT"
-CHILD_SITE = str(Path(__file__).parent / "child_site")
 SHOWN_WARNINGS = 20
 UNWATCHED_S = 0.05  # host time without system calls after which queued jobs advance by themselves
 _REAL_IOCTL = fcntl.ioctl
@@ -106,8 +92,9 @@ def _is_bcm_host(name: object) -> bool:
 class Emulation:
     """An emulated board under this process. `install` puts it in place, `uninstall` takes it away.
 
-    board: name or profile. strict: stop at the first fault. machine: makes another machine (tests).
-    Raises: UsageError for a bad board name, or on a system that cannot do it.
+    board: name or profile. strict: stop at the first fault. machine: makes another machine (tests). trace: record
+    executed instructions, with the reference engine.
+    Raises: UsageError for a bad board name, a trace that cannot be written, or on a system that cannot do it.
     """
 
     def __init__(
@@ -117,12 +104,17 @@ class Emulation:
         strict: bool = False,
         engine: str | None = None,
         machine: Callable[[Kernel], V3dMachine | Vc4Machine] | None = None,
+        trace: TraceFile | None = None,
     ) -> None:
         if not hasattr(os, "memfd_create"):
             raise UsageError("qpu emulate needs Linux (memory files); open an emulated board with qpu.open_device()")
         self.profile = parse_board(board) if isinstance(board, str) else board
         self.strict = strict
         self.engine = engine if engine is not None else os.environ.get("QPU_EMU_ENGINE", "auto")
+        if trace is not None and self.engine == "compiled":
+            raise UsageError("--trace needs the reference engine; unset QPU_EMU_ENGINE or set it to auto or reference")
+        self._trace_file = trace
+        self._trace = trace.start() if trace is not None else None
         self._machine = machine
         self._inherited: set[int] = set()
         self._shown: Counter[str] = Counter()
@@ -141,6 +133,7 @@ class Emulation:
             engine=self.engine,
             pointer_size=struct.calcsize("P"),
             machine=self._machine,
+            trace=self._trace,
             host_clock=True,
             shared_memory=True,
             fds=RealFds(_REAL_OS_OPEN, _REAL_OS_CLOSE),
@@ -156,6 +149,8 @@ class Emulation:
         if kernel is None:
             with self._lock:
                 if self._kernel is None:
+                    if self._trace_file is not None and self._trace is None:
+                        self._trace = self._trace_file.start()
                     self._kernel = self._make()
                 kernel = self._kernel
         return kernel
@@ -201,6 +196,12 @@ class Emulation:
             rules[text.partition(":")[0]] += count
         found = ", ".join(f"{count} x {rule}" for rule, count in rules.most_common())
         return f"qpu emulate: {sum(faults.values())} faults on the emulated {self.profile.name}: {found}"
+
+    def finish_trace(self) -> str:
+        """Write the trace, if there is one; returns a line about it. Raises: UsageError when it cannot be written."""
+        if self._trace_file is None or self._trace is None:
+            return ""
+        return self._trace_file.finish(self._trace)
 
     # in and out of place
 
@@ -249,6 +250,9 @@ class Emulation:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread = None
+        if self._trace_file is not None:
+            self._trace_file = TraceFile.load(self._trace_file.dump(), os.getpid())
+            self._trace = None
         if kernel is not None:
             self._inherited.update(fd for fd, _ in kernel.fds.open)
             # The parent's memory is shared: nothing of it may be freed here.
@@ -332,6 +336,11 @@ class Emulation:
 _current: Emulation | None = None
 
 
+def current() -> Emulation | None:
+    """The emulation in place in this process."""
+    return _current
+
+
 def _after_fork() -> None:
     if _current is not None:
         _current.after_fork()
@@ -339,162 +348,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-# -- running programs
-
-
-def _strict(flag: bool) -> bool:
-    return flag or os.environ.get("QPU_EMU_STRICT", "0") not in ("", "0")
-
-
-def _environment(board: str, strict: bool) -> None:
-    """Children that are Python run on an emulated board too."""
-    os.environ[BOARD_VARIABLE] = board
-    os.environ[STRICT_VARIABLE] = "1" if strict else "0"
-    paths = [CHILD_SITE, str(Path(__file__).parent.parent.parent)]
-    known = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-    os.environ["PYTHONPATH"] = os.pathsep.join([p for p in paths if p not in known] + known)
-
-
-def install_child() -> None:
-    """Called at the start of a child process whose environment asks for it."""
-    emulation = Emulation(os.environ[BOARD_VARIABLE], strict=os.environ.get(STRICT_VARIABLE) == "1")
-    emulation.install()
-    atexit.register(_end, weakref.ref(emulation))
-
-
-def _end(target: Callable[[], Emulation | None]) -> None:
-    """At the end of the process, after the program's own handlers."""
-    emulation = target()
-    if emulation is None or not emulation.installed:
-        return
-    text = emulation.summary()
-    emulation.uninstall()
-    if text:
-        print(text, file=sys.stderr)
-
-
-_interrupted = False
-
-
-def _die_if_interrupted() -> None:
-    """A program ended by Ctrl-C ends by the signal, as Python does it."""
-    if _interrupted:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-
-
-def run_emulated(argv: Sequence[str], board: str = "pi5", strict: bool = False) -> int:
-    """Run ``SCRIPT ARGS`` or ``-m MODULE ARGS`` as Python would, on the emulated `board`; returns the exit status.
-
-    The emulation stays in place until the process ends, so that handlers at exit run on it too.
-    Raises: UsageError for a bad board name or an empty command.
-    """
-    if not argv or list(argv) == ["-m"]:
-        raise UsageError("name a script, or -m and a module")
-    hard = _strict(strict)
-    if _current is not None:
-        _current.uninstall()  # this process was started by an emulated one
-    emulation = Emulation(board, strict=hard)
-    _environment(board, hard)
-    atexit.register(_die_if_interrupted)
-    emulation.install()
-    keep = emulation  # until the process ends
-    atexit.register(_end, lambda: keep)
-    return _run(list(argv))
-
-
-def _run(argv: list[str]) -> int:
-    main = types.ModuleType("__main__")
-    names = vars(main)
-    names["__builtins__"] = builtins
-    sys.modules["__main__"] = main
-    path = sys.path[:]
-    try:
-        if argv[0] == "-m":
-            sys.argv = ["-m", *argv[2:]]
-            _first_path(str(Path.cwd()))
-            _run_module(argv[1], True)
-            return 0
-        script = argv[0]
-        sys.argv = list(argv)
-        if os.path.isdir(script) or _is_archive(script):
-            _first_path(script)
-            _run_module("__main__", False)
-            return 0
-        try:
-            code = _compile(script)
-        except OSError as error:
-            sys.path[:] = path
-            text = f"can't open file {os.path.abspath(script)!r}: [Errno {error.errno}] {error.strerror}"
-            print(f"qpu emulate: {text}", file=sys.stderr)
-            return 2
-        _first_path(os.path.dirname(os.path.realpath(script)))
-        full = os.path.abspath(script)
-        names["__file__"] = full
-        names["__cached__"] = None
-        names["__loader__"] = importlib.machinery.SourceFileLoader("__main__", full)
-        exec(code, names)
-    except SystemExit as stop:
-        return _exit_status(stop)
-    except BaseException as error:
-        return _uncaught(error)
-    return 0
-
-
-def _run_module(name: str, alter_argv: bool) -> None:
-    """What ``python -m`` does."""
-    runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]  # private, but the same since 3.2
-
-
-def _first_path(directory: str) -> None:
-    if not sys.flags.safe_path:
-        sys.path[:1] = [directory]
-
-
-def _is_archive(script: str) -> bool:
-    import zipfile
-
-    return os.path.isfile(script) and not script.endswith((".py", ".pyc")) and zipfile.is_zipfile(script)
-
-
-def _compile(script: str) -> types.CodeType:
-    with io.open_code(os.path.abspath(script)) as file:
-        if script.endswith(".pyc"):
-            code: types.CodeType | None = pkgutil.read_code(file)
-            if code is not None:
-                return code
-            raise OSError(errno.ENOEXEC, "no code for this Python")
-        source = file.read()
-    return compile(source, os.path.abspath(script), "exec", dont_inherit=True)
-
-
-def _exit_status(stop: SystemExit) -> int:
-    if stop.code is None:
-        return 0
-    if isinstance(stop.code, int):
-        return stop.code
-    print(stop.code, file=sys.stderr)
-    return 1
-
-
-def _uncaught(error: BaseException) -> int:
-    """Show an exception as Python would, without the frames of this module and of runpy's outside."""
-    global _interrupted
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    error.__traceback__ = trace
-    sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
-    try:
-        sys.excepthook(type(error), error, trace)
-    except SystemExit as stop:
-        return _exit_status(stop)
-    if isinstance(error, KeyboardInterrupt):
-        _interrupted = True
-        return 130
-    return 1

@@ -20,7 +20,7 @@ def _chain() -> None:
 
 def _emulate() -> None:
     try:
-        from qpu.emu.intercept import install_child
+        from qpu.emu.intercept_run import install_child
     except ImportError as error:
         print(
             f"qpu emulate: this child process ({sys.executable}) cannot import qpu, so the emulated board "
