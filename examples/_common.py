@@ -1,25 +1,29 @@
-"""What every example shares: its options, the line about the device, JSON output and exit status."""
+"""What every example shares: its options, the line about the device, JSON output, errors and exit status."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+
+import numpy as np
 
 import qpu
-from qpu.core.isa import Isa
-from qpu.device import Buffer, Device
+from qpu.device import Device
 from qpu.errors import UsageError
-from qpu.toolkit import assemble
-from qpu.vc4 import vpm
 
 ALL = ("pi3", "pi4", "pi5")
-OK, FAILED, REFUSED = 0, 1, 2
+OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+# -- options
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,8 +35,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(description: str | None) -> Parser:
-    """An argument parser with --device and --json."""
-    made = Parser(description=(description or "").splitlines()[0])
+    """An argument parser with --device and --json. description: the module's docstring, examples included."""
+    made = Parser(description=description or "", formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
         "--device",
         default=None,
@@ -41,6 +45,44 @@ def parser(description: str | None) -> Parser:
     )
     made.add_argument("--json", action="store_true", help="one JSON object a device, and nothing else")
     return made
+
+
+def word(text: str) -> int:
+    """The value of an option that takes a 32-bit word, decimal or 0x..., for argparse."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no 32-bit word; allowed: 0 .. 0xffffffff, decimal or 0x...")
+    return value
+
+
+def finite(text: str) -> float:
+    """The value of an option that takes a finite float32, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= 3.4028234e38:
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite float32; allowed: numbers up to 3.4e38 either way")
+    return value
+
+
+def within(option: str, value: float, low: float, high: float) -> None:
+    """Refuse a value out of range. Raises: UsageError."""
+    if not low <= value <= high:
+        raise UsageError(f"{option} {value}: allowed are {low} .. {high}")
+
+
+def count_of(options: argparse.Namespace, largest: int = 1 << 28) -> int:
+    """The checked --n."""
+    n = int(options.n)
+    within("--n", n, 1, largest)
+    return n
+
+
+# -- devices and measuring
 
 
 def devices(name: str | None) -> tuple[str | None, ...]:
@@ -53,6 +95,22 @@ def opened(name: str | None) -> Iterator[Device]:
     """An open device."""
     with qpu.open_device(name) as gpu:
         yield gpu
+
+
+def process_start() -> float:
+    """When this process began, on the clock of `time.perf_counter`.
+
+    Linux tells it in clock ticks since boot (a resolution of 10 ms); elsewhere it is when this module was imported.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return _IMPORTED
+    return min(time.perf_counter() - max(age, 0.0), _IMPORTED)
+
+
+_IMPORTED = time.perf_counter()
 
 
 def label(gpu: Device) -> str:
@@ -72,6 +130,21 @@ def median_time(launch: Callable[[], object], prepare: Callable[[], object], run
         launch()
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
+
+
+def difference(found: object, expected: object) -> tuple[float, int]:
+    """Largest absolute difference of two arrays as numbers, and how many elements differ; for results that are exact.
+
+    Integers are compared as integers, so words of any value count with their true distance.
+    """
+    a, b = np.asarray(found), np.asarray(expected)
+    if a.dtype.kind in "iu":
+        a, b = a.astype(np.int64), b.astype(np.int64)
+    apart = np.abs(a - b)
+    return float(apart.max()), int(np.count_nonzero(apart))
+
+
+# -- results
 
 
 def result(gpu: Device, example: str, **values: object) -> dict[str, object]:
@@ -98,16 +171,15 @@ def show(gpu: Device, row: dict[str, object]) -> None:
     if "instructions" in row:
         print(f"  executed {row['instructions']:,} instructions")
     if "max_abs_error" in row:
-        print(f"  error    {row['max_abs_error']:.3e} at most, against NumPy")
-    print(f"  {'ok' if row['ok'] else 'WRONG: not what NumPy computes'}", flush=True)
+        print(f"  error    {row['max_abs_error']:.3e} at most, against {row.get('against', 'NumPy')}")
+    if row.get("wrong"):
+        print(f"  wrong    {row['wrong']:,} elements")
+    print(f"  {'ok' if row['ok'] else 'WRONG: not what was expected'}", flush=True)
 
 
-def count_of(options: argparse.Namespace, largest: int = 1 << 28) -> int:
-    """The checked --n."""
-    n = int(options.n)
-    if not 1 <= n <= largest:
-        raise UsageError(f"--n {n}: allowed are 1 .. {largest}")
-    return n
+def emit(row: dict[str, object]) -> None:
+    """One JSON object a line."""
+    print(json.dumps(row), flush=True)
 
 
 def on_devices(
@@ -115,10 +187,14 @@ def on_devices(
     work: Callable[[Device], dict[str, object]],
     display: Callable[[Device, dict[str, object]], None] = show,
 ) -> int:
-    """Do `work` on every device of the command line and report it. Returns the exit status."""
+    """Do `work` on every device of the command line and report it. Returns the exit status.
+
+    total_seconds counts from the start of the process, for the second and third device of ``all`` from the end of the
+    one before.
+    """
     good = True
+    start = process_start()
     for name in devices(options.device):
-        start = time.perf_counter()
         with opened(name) as gpu:
             row = work(gpu)
             row["total_seconds"] = time.perf_counter() - start
@@ -127,159 +203,34 @@ def on_devices(
                 emit(row)
             else:
                 display(gpu, row)
+        start = time.perf_counter()
     return OK if good else FAILED
 
 
-# -- the loop that programs over long vectors share
-
-ROWS = 4  # vectors of 16 words that a QPU of VideoCore IV stores at once: 12 QPUs use 48 of the 64 rows of the VPM
-BLOCK = 16 * ROWS
-
-Body = Callable[..., None]  # body(q, inputs, scalars, out): see `Elementwise`
+# -- errors
 
 
-def _loop_v3d(q: Any, inputs: int, scalars: int, body: Body) -> None:
-    """Uniforms: n, elements per round of all threads, addresses of inputs and output, scalars."""
-    rf = q.rf
-    group = rf[0] if q.isa is Isa.V3D42 else rf[3]  # workgroup id: x low, y high; y is 0 here
-    index, count, step, offset = (rf[i] for i in range(4, 8))
-    at = [rf[8 + i] for i in range(inputs + 1)]
-    constants = [rf[12 + i] for i in range(scalars)]
-    data = [rf[16 + i] for i in range(inputs)]
-    for register in (count, step, *at, *constants):
-        q.nop(sig=q.ldunifrf(register))
-    q.shl(index, group, 4)
-    q.eidx(offset)
-    q.add(index, index, offset)
-    q.sub(q.null, index, count, push="pushc")  # flag A: there was a borrow, so this lane has an element
-    with q.loop() as loop:
-        q.shl(offset, index, 2)
-        for pointer in at[:-1]:
-            q.add(q.tmua, pointer, offset, cond="ifa")
-        if inputs:
-            q.nop(sig=q.thrsw)  # another thread works while memory answers; two more instructions come before it
-            q.nop()
-            q.nop()
-        for register in data:
-            q.nop(sig=q.ldtmu(register))
-        body(q, data, constants, q.tmud)
-        q.add(q.tmua, at[-1], offset, cond="ifa")
-        q.add(index, index, step)
-        q.sub(q.null, index, count, push="pushc")
-        q.b(loop.start, cond="anya")
-        q.nop()
-        q.nop()
-        q.nop()
-    q.end()
-
-
-def _loop_vc4(q: Any, inputs: int, scalars: int, body: Body) -> None:
-    """Uniforms: blocks, addresses of inputs and output, scalars, and the VPM set-ups of this QPU."""
-    at = [q.r1, q.r2][:inputs]
-    count, out, fill, store = q.ra[0], q.rb[1], q.ra[2], q.rb[2]
-    constants = [q.rb[4 + i] for i in range(scalars)]
-    q.mov(count, q.uniform)
-    q.shl(q.r0, q.element_number, 2)
-    for pointer in at:
-        q.add(pointer, q.r0, q.uniform)
-    for register in (out, *constants, fill, store):
-        q.mov(register, q.uniform)
-    q.ldi(q.r3, 64)
-    q.ldi(q.ra[3], 4 * BLOCK)
-    q.setup_dma_store_stride(0)
-    with q.loop() as loop:
-        for pointer, request in zip(at, (q.tmu0_s, q.tmu1_s), strict=False):
-            for _ in range(ROWS):  # four requests are as many as a TMU surely holds
-                q.add(pointer, pointer, q.r3).mov(request, pointer)
-        q.wait_dma_store()  # of the block before, which still lies in these rows
-        q.mov(q.vw_setup, fill)
-        for _ in range(ROWS):
-            if inputs:
-                q.nop(sig="ldtmu0")
-                q.mov(q.r0, q.r4, sig="ldtmu1" if inputs == 2 else None)
-            body(q, [q.r0, q.r4][:inputs], constants, q.vpm)
-        q.mov(q.vw_setup, store)
-        q.mov(q.vw_addr, out)
-        q.sub(count, count, 1, sf=True)
-        loop.repeat(cond="anynz")
-        q.add(out, out, q.ra[3])
-        q.nop()
-        q.nop()
-    q.wait_dma_store()
-    q.exit()
-
-
-class Elementwise:
-    """out[i] = body of in0[i], in1[i] and scalars, 32-bit elements, on all QPUs of any board.
-
-    body(q, inputs, scalars, out) emits the instructions for one vector. `inputs` are registers it may overwrite,
-    `scalars` registers with the same value in all lanes, `out` takes the result, once.
-    V3D: every thread takes each W-th vector; lanes beyond n neither load nor store. VideoCore IV: every QPU takes
-    neighbouring blocks of 64, and memory is padded to whole blocks, because DMA stores and TMU loads have no mask.
-    """
-
-    def __init__(
-        self, gpu: Device, body: Body, inputs: Sequence[Any], scalars: Sequence[int | float], out: Any
-    ) -> None:
-        """Copy `inputs` to the device. out: dtype of the result, or an array with what is in memory before."""
-        self.gpu = gpu
-        self.n = len(out)
-        self.inputs = [self._padded(x) for x in inputs]
-        self.out = self._padded(out)
-        self.scalars = list(scalars)
-        kernel = _loop_vc4 if gpu.isa is Isa.VC4 else _loop_v3d
-        self.program = assemble(kernel, len(inputs), len(self.scalars), body, isa=gpu.isa)
-
-    def _padded(self, data: Any) -> Buffer:
-        buffer = self.gpu.zeros(-(-self.n // BLOCK) * BLOCK, data.dtype)
-        buffer.array[: self.n] = data
-        return buffer
-
-    def launch(self) -> None:
-        """Run once."""
-        if self.gpu.isa is Isa.VC4:
-            blocks = -(-self.n // BLOCK)
-            qpus = min(self.gpu.qpus, blocks)
-            rows = [self._row(i, blocks * i // qpus, blocks * (i + 1) // qpus) for i in range(qpus)]
-            self.gpu.run(self.program, rows, timeout_s=600.0)
-        else:
-            groups = min(4 * self.gpu.qpus, -(-self.n // 16))
-            uniforms = [self.n, 16 * groups, *self.inputs, self.out, *self.scalars]
-            self.gpu.run(self.program, uniforms, workgroups=groups, timeout_s=600.0)
-
-    def _row(self, qpu: int, first: int, last: int) -> list[Any]:
-        y = ROWS * qpu
-        buffers = [b.view(4 * BLOCK * first) for b in (*self.inputs, self.out)]
-        return [last - first, *buffers, *self.scalars, vpm.vpm_write(y=y), vpm.dma_store(ROWS, y=y)]
-
-    def result(self) -> Any:
-        """The n results."""
-        return self.out.numpy()[: self.n]
-
-
-def emit(row: dict[str, object]) -> None:
-    """One JSON object a line."""
-    print(json.dumps(row), flush=True)
-
-
-def _one_line(error: Exception) -> str:
-    return "; ".join(line.strip() for line in str(error).splitlines())
+def _one_line(error: BaseException) -> str:
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
 
 
 def main(run: Callable[[], int]) -> None:
-    """Run an example; errors of the package become one clear line and the right exit status."""
+    """Run an example; what goes wrong becomes one clear line and the right exit status."""
     try:
         status = run()
-    except UsageError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        status = REFUSED
-    except qpu.DriverError as error:
+    except (UsageError, qpu.DriverError, MemoryError) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         status = REFUSED
     except qpu.QpuError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         status = FAILED
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = FAILED
+    except OSError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        status = REFUSED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        status = 130
+        status = INTERRUPTED
     raise SystemExit(status)

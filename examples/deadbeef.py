@@ -47,10 +47,17 @@ def work(gpu: Device) -> dict[str, object]:
         seconds = _common.median_time(
             lambda: gpu.run(program, [VALUE, memory], workgroup_size=1), lambda: memory.array.fill(0)
         )
-    words = memory.numpy().tolist()
-    good = words == [VALUE] + [0] * 15
+    words = memory.numpy()
+    error, wrong = _common.difference(words, [VALUE] + [0] * 15)
     return _common.result(
-        gpu, "deadbeef", n=1, seconds=seconds, word=f"{words[0]:#010x}", max_abs_error=0.0 if good else 1.0, ok=good
+        gpu,
+        "deadbeef",
+        n=1,
+        seconds=seconds,
+        word=f"{words[0]:#010x}",
+        max_abs_error=error,
+        wrong=wrong,
+        ok=wrong == 0,
     )
 
 

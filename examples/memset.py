@@ -11,9 +11,9 @@ from typing import Any
 
 import _common
 import numpy as np
+from _elementwise import Elementwise
 
 from qpu.device import Device
-from qpu.errors import UsageError
 
 
 def body(q: Any, inputs: list[Any], scalars: list[Any], out: Any) -> None:
@@ -23,21 +23,23 @@ def body(q: Any, inputs: list[Any], scalars: list[Any], out: Any) -> None:
 
 def work(gpu: Device, n: int, value: int) -> dict[str, object]:
     """Run and check one size."""
-    job = _common.Elementwise(gpu, body, [], [value], np.full(n, value ^ 0xFFFFFFFF, np.uint32))
+    job = Elementwise(gpu, body, [], [value], np.full(n, value ^ 0xFFFFFFFF, np.uint32))
     seconds = _common.median_time(job.launch, lambda: job.out.array.fill(value ^ 0xFFFFFFFF))
-    wrong = int(np.count_nonzero(job.result() != value))
-    return _common.result(gpu, "memset", n=n, seconds=seconds, bytes=4 * n, max_abs_error=float(wrong), ok=wrong == 0)
+    error, wrong = _common.difference(job.result(), np.uint32(value))
+    return _common.result(
+        gpu, "memset", n=n, seconds=seconds, bytes=4 * n, max_abs_error=error, wrong=wrong, ok=wrong == 0
+    )
 
 
 def run() -> int:
     """The whole example."""
     parser = _common.parser(__doc__)
     parser.add_argument("--n", type=int, default=10007, help="elements (default 10007)")
-    parser.add_argument("--value", type=lambda text: int(text, 0), default=0xDEADBEEF, help="word, 0 .. 0xffffffff")
+    parser.add_argument(
+        "--value", type=_common.word, default=0xDEADBEEF, help="word, 0 .. 0xffffffff (default 0xdeadbeef)"
+    )
     options = parser.parse_args()
     n = _common.count_of(options)
-    if not 0 <= options.value < 1 << 32:
-        raise UsageError(f"--value {options.value}: allowed are the words 0 .. 0xffffffff")
     return _common.on_devices(options, lambda gpu: work(gpu, n, options.value))
 
 

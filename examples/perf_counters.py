@@ -10,6 +10,7 @@ from __future__ import annotations
 import _common
 import numpy as np
 import scopy
+from _elementwise import Elementwise
 
 import qpu
 from qpu.device import Device
@@ -25,13 +26,20 @@ def work(gpu: Device, n: int, names: tuple[str, ...]) -> dict[str, object]:
     """Count, and check the copy."""
     names = names or DEFAULT[gpu.isa]
     x = np.arange(n, dtype=np.uint32)
-    job = _common.Elementwise(gpu, scopy.body, [x], [], np.zeros_like(x))
+    job = Elementwise(gpu, scopy.body, [x], [], np.zeros_like(x))
     seconds = _common.median_time(job.launch, lambda: job.out.array.fill(0))
     with gpu.counters(*names) as counts:
         job.launch()
-    wrong = int(np.count_nonzero(job.result() != x))
+    error, wrong = _common.difference(job.result(), x)
     return _common.result(
-        gpu, "perf_counters", n=n, seconds=seconds, counters=dict(counts), max_abs_error=float(wrong), ok=wrong == 0
+        gpu,
+        "perf_counters",
+        n=n,
+        seconds=seconds,
+        counters=dict(counts),
+        max_abs_error=error,
+        wrong=wrong,
+        ok=wrong == 0,
     )
 
 

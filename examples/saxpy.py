@@ -11,6 +11,7 @@ from typing import Any
 
 import _common
 import numpy as np
+from _elementwise import Elementwise
 
 from qpu.device import Device
 
@@ -26,7 +27,7 @@ def work(gpu: Device, n: int, alpha: float) -> dict[str, object]:
     """Run and check one size."""
     random = np.random.default_rng(0)
     x, y = (random.uniform(-1, 1, n).astype(np.float32) for _ in range(2))
-    job = _common.Elementwise(gpu, body, [x, y], [alpha], y)
+    job = Elementwise(gpu, body, [x, y], [alpha], y)
     seconds = _common.median_time(job.launch, lambda: None)
     expected = np.float64(np.float32(alpha)) * x + y
     error = np.abs(job.result() - expected)
@@ -41,7 +42,7 @@ def run() -> int:
     """The whole example."""
     parser = _common.parser(__doc__)
     parser.add_argument("--n", type=int, default=10007, help="elements (default 10007)")
-    parser.add_argument("--alpha", type=float, default=1.5)
+    parser.add_argument("--alpha", type=_common.finite, default=1.5, help="a finite float32 (default 1.5)")
     options = parser.parse_args()
     n = _common.count_of(options)
     return _common.on_devices(options, lambda gpu: work(gpu, n, options.alpha))
