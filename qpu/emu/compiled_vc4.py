@@ -281,7 +281,9 @@ class CompiledVc4Execution(ReferenceExecution):
         self._states.adopt(self._bank, self._units.tmu)
         self._by_code: dict[int, _Program | None] = {}
         self._began: dict[int, tuple[float, int, int]] = {}
-        self._chunk = [FIRST_CHUNK] * qpus  # grows while a QPU spends all of it
+        self._chunk = [FIRST_CHUNK] * qpus  # native instructions of a turn; grows while a QPU spends all of them
+        self._share = [FIRST_CHUNK] * qpus  # what is left of it in this turn
+        self._budget = [FIRST_CHUNK] * qpus  # of the native call under way
         self._hold = [0] * qpus  # instructions the reference engine is to execute before native code is tried again
         self._workers = min(os.cpu_count() or 1, qpus)
         self._pool: ThreadPoolExecutor | None = None
@@ -340,7 +342,7 @@ class CompiledVc4Execution(ReferenceExecution):
             if self._renumbered:
                 continue
             if starts:
-                self._run_native(starts)
+                self._run_native(starts, limit)
                 continue
             key = min(q.key for q in ready)
             members = [q.number for q in ready if q.key == key]
@@ -389,8 +391,8 @@ class CompiledVc4Execution(ReferenceExecution):
 
     # -- native code
 
-    def _run_native(self, starts: list[tuple[Qpu, int]]) -> None:
-        """Run QPUs natively until each needs something else."""
+    def _run_native(self, starts: list[tuple[Qpu, int]], limit: int | None) -> None:
+        """Run QPUs natively until each needs something else, has spent its share, or its clock reaches `limit`."""
         for program in {id(p): p for q, _ in starts if (p := self._program_of(q)) is not None}.values():
             if program.level != FULL and program.executed >= HOT:
                 self._settle()
@@ -400,6 +402,10 @@ class CompiledVc4Execution(ReferenceExecution):
                 return
         for q, number in starts:
             self._enter(q, number)
+            self._budget[q.number] = self._share[q.number]
+            if limit is not None:
+                left = max(1, (limit - q.clock) // CLOCKS_PER_INSTRUCTION)
+                self._budget[q.number] = min(self._share[q.number], left)
         workers = min(self._workers, len(starts))
         results: dict[int, int] = {}
 
@@ -448,7 +454,7 @@ class CompiledVc4Execution(ReferenceExecution):
             memory.size,
             self._units.vpm.vpm.words.ctypes.data,
             counts.ctypes.data,
-            self._chunk[q.number],
+            self._budget[q.number],
         )
         return result
 
@@ -508,7 +514,8 @@ class CompiledVc4Execution(ReferenceExecution):
         program = self._program_of(q)
         assert program is not None and reason is not Reason.BAD
         state, wide = self._states.words[q.number], self._states.wide[q.number]
-        used = self._chunk[q.number] - int(wide[Slot.LEFT // 2])
+        used = self._budget[q.number] - int(wide[Slot.LEFT // 2])
+        self._share[q.number] -= used
         self._last_round += used
         self._native += used
         program.executed += used
@@ -532,8 +539,9 @@ class CompiledVc4Execution(ReferenceExecution):
         self.stats.dma_write_bytes += int(wide[Slot.DMA_BYTES // 2])
         self._vpm_out(state, port)
         if reason is Reason.BUDGET:
-            q.status = Status.YIELDED
-            self._chunk[q.number] = min(CHUNK, 2 * self._chunk[q.number])
+            if self._share[q.number] <= 0:  # else its clock has reached the limit of this call
+                q.status = Status.YIELDED
+                self._chunk[q.number] = min(CHUNK, 2 * self._chunk[q.number])
         elif reason is Reason.FAIL:
             self._hold[q.number] = int(state[Slot.HOLD])
         elif reason is Reason.NAN:
@@ -564,6 +572,7 @@ class CompiledVc4Execution(ReferenceExecution):
 
     def _next_turn(self) -> None:
         self._settle()
+        self._share[:] = self._chunk
         super()._next_turn()
 
     def _publish(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +29,17 @@ class Profile:
 class Rig:
     """One chip. Arrays are carved from a data buffer of 1 MiB, programs from a code buffer."""
 
+    engine: ClassVar[str] = "reference"
+
     def __init__(self, *, strict: bool = True, trace: Trace | None = None, qpus: int = 12) -> None:
         self.memory = Memory(1 << 24)
         self.code = self.memory.map(CODE, 1 << 18, "code")
         self.data = self.memory.map(DATA, 1 << 20, "data")
-        self.machine = Vc4ReferenceMachine(Profile(qpus=qpus), self.memory, strict=strict, trace=trace)
+        self.machine: Any = Vc4ReferenceMachine(Profile(qpus=qpus), self.memory, strict=strict, trace=trace)
+        if Rig.engine == "compiled" and trace is None:
+            from qpu.emu.compiled_vc4 import Vc4CompiledMachine
+
+            self.machine = Vc4CompiledMachine(Profile(qpus=qpus), self.memory, strict=strict)
         self._code_at, self._data_at = CODE, DATA
         self.last: ReferenceExecution | None = None
 
