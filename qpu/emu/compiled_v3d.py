@@ -44,6 +44,7 @@ _SAVE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int32)
 CHUNK = 1 << 20  # instructions a thread runs at most before the others get their turn
 QUICK, FULL = 0, 2  # optimisation levels
 HOT = 2_000_000  # instructions after which a program is worth the full level
+PARALLEL = 100_000  # instructions of an epoch that make host threads worth it
 MAX_REMARKS = 256  # on overflowing result FIFOs, before requests of that size become fast
 MAX_WORDS = 1 << 17  # of code looked at
 
@@ -410,14 +411,16 @@ class CompiledV3dExecution:
         qpus = self._placement.qpus
         result = dict.fromkeys(threads, 0)
 
+        for thread in threads:
+            self._before_run(thread)
+
         def work(mine: list[int], counters: NDArray[np.int64]) -> None:
             place = counters.ctypes.data
             for thread in mine:
-                self._before_run(thread)
                 result[thread] = run(self._pointers[thread], *fixed, place, budget)
 
         groups = min(self._workers, len({t % qpus for t in threads}))
-        if groups < 2 or self._expected < 100_000:
+        if groups < 2 or self._expected * len(threads) < PARALLEL:
             work(threads, self._counts[0])
         else:
             if self._pool is None:
@@ -429,7 +432,7 @@ class CompiledV3dExecution:
 
     @property
     def _expected(self) -> int:
-        """Instructions of a coming epoch, guessed from the mean so far."""
+        """Instructions of a thread until it stops, guessed from the mean so far."""
         executed = int(self._services.qpu_instructions.sum())
         return executed // max(1, self._epochs)
 
