@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from qpu.core.isa import Isa
+from qpu.errors import UsageError
 
 if TYPE_CHECKING:
     from qpu.drivers.board import Board
 
-__all__ = ["Bo", "CsdJob", "DeviceInfo", "Driver", "Fence", "Job", "QpuJob"]
+__all__ = ["Bo", "Completion", "CsdJob", "DeviceInfo", "Driver", "Fence", "Job", "QpuJob"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,33 @@ class Bo(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Completion:
+    """A word that the program sets when all its work is done: proof that it came to its end where the kernel is silent.
+
+    offset: bytes into `bo`. value: u32 that must be there afterwards, and is not there before.
+    """
+
+    bo: Bo
+    offset: int
+    value: int
+
+    def missing(self) -> str:
+        """Why the word tells of an unfinished program; empty when it is there, or can no longer be read."""
+        try:
+            found = int.from_bytes(self.bo.view[self.offset : self.offset + 4], "little")
+        except UsageError:
+            return ""  # its buffer is closed
+        return "" if found == self.value else f"completion word {found:#x} instead of {self.value:#x}"
+
+
+@dataclass(frozen=True, slots=True)
 class CsdJob:
     """A compute dispatch of V3D, without encoding: the adapter knows the register rules of the revision.
 
     code, uniforms: GPU addresses (8- and 4-byte aligned). workgroups: counts in x, y, z. first: first ids in x, y, z.
     workgroup_size: items, 1..256. workgroups_per_supergroup: 1..16. threads: 2 or 4 per QPU. bos: every buffer that
-    the job touches, code and uniforms included. batches: overrides the count derived from the shape.
+    the job touches, code and uniforms included. batches: overrides the count derived from the shape. completion: is
+    checked when the job has ended; its buffer is one of `bos`.
     """
 
     code: int
@@ -92,6 +114,7 @@ class CsdJob:
     single_segment: bool = False
     propagate_nans: bool = True
     batches: int | None = None
+    completion: Completion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +135,16 @@ Job: TypeAlias = CsdJob | QpuJob
 class Fence(Protocol):
     """A submitted job."""
 
+    @property
+    def done(self) -> bool:
+        """True once it is known to be over, well or not; asks nobody."""
+        ...
+
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait for completion.
 
-        Raises: GpuTimeoutError after timeout_s seconds; GpuResetError when the job was cancelled by a reset.
+        Raises: GpuTimeoutError after timeout_s seconds (`done` is still false), and when the driver gave the job up
+        (`done` is true); GpuResetError when the job was cancelled by a reset.
         """
         ...
 
@@ -135,7 +164,7 @@ class Driver(Protocol):
         ...
 
     def submit(self, job: Job, timeout_s: float = 10.0) -> Fence:
-        """Start a job. Adapters whose kernel interface blocks run it to its end here (timeout_s bounds it)."""
+        """Start a job and return. timeout_s: bounds what has to be waited for before it can start."""
         ...
 
     def close(self) -> None:

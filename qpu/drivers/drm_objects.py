@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qpu.drivers.base import Completion
 from qpu.drivers.port import Mapping
 from qpu.errors import DriverError, UsageError
 
 if TYPE_CHECKING:
     from qpu.drivers.drm_v3d import DrmV3d
 
-__all__ = ["Completion", "DrmBo", "DrmFence"]
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A word that the program writes last: proof that it came to its end where the kernel cannot tell.
-
-    offset: bytes into `bo`. value: u32 that must be there afterwards.
-    """
-
-    bo: DrmBo
-    offset: int
-    value: int
-
-    def missing(self) -> str:
-        """Why the word tells of an unfinished program; empty when it is there, or can no longer be read."""
-        if self.bo.closed:
-            return ""
-        found = int.from_bytes(self.bo.view[self.offset : self.offset + 4], "little")
-        return "" if found == self.value else f"completion word {found:#x} instead of {self.value:#x}"
+__all__ = ["DrmBo", "DrmFence"]
 
 
 class DrmBo:
@@ -95,7 +76,8 @@ class DrmFence:
         "error",
         "number",
         "perfmon",
-        "resets",
+        "running_s",
+        "submitted_s",
         "syncobj",
     )
 
@@ -105,7 +87,7 @@ class DrmFence:
         number: int,
         bos: Sequence[DrmBo],
         syncobj: int,
-        resets: int | None,
+        submitted_s: float,
         perfmon: int,
         completion: Completion | None,
     ) -> None:
@@ -113,7 +95,8 @@ class DrmFence:
         self.number = number
         self.bos = tuple(bos)
         self.syncobj = syncobj
-        self.resets = resets
+        self.submitted_s = submitted_s
+        self.running_s = submitted_s  # the last time it was known not to have ended
         self.perfmon = perfmon
         self.completion = completion
         self.done = False

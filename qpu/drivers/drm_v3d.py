@@ -14,15 +14,17 @@ from qpu.drivers.base import CsdJob, DeviceInfo, Fence, Job
 from qpu.drivers.counters import COUNTERS, counter_ids
 from qpu.drivers.drm_identity import ISAS, Identity, get_param, identify
 from qpu.drivers.drm_nodes import Node, find_v3d, retrying
-from qpu.drivers.drm_objects import Completion, DrmBo, DrmFence
+from qpu.drivers.drm_objects import DrmBo, DrmFence
+from qpu.drivers.drm_resets import WATCHDOG_S, blame, warn_unknown
 from qpu.drivers.port import Port
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
 from qpu.errors import DriverError, UsageError
 
-__all__ = ["TRIVIAL", "Completion", "DrmBo", "DrmFence", "DrmV3d", "Identity", "open_adapter"]
+__all__ = ["TRIVIAL", "DrmBo", "DrmFence", "DrmV3d", "Identity", "open_adapter"]
 
 LONGEST_WAIT_NS = 24 * 3600 * 10**9  # of one call; longer waits repeat it
+BLOCKED_S = 1e-3  # a wait that took that long has seen the job end; a shorter one may have come late
 SWEEP = 64  # unfinished launches nobody asked about before the adapter does
 
 # The smallest program of each version, for single-segment dispatches: `nop ; nop ; thrsw`, then two `nop ; nop`.
@@ -56,7 +58,9 @@ class DrmV3d:
         self._names: tuple[str, ...] | None = None
         counters = (Param.CONTEXT_RESET_COUNTER, Param.GLOBAL_RESET_COUNTER)
         self._reset_param = next((p for p in counters if p in identity.params), None)
-        self._resets = self._reset_counter()
+        self._resets = self._reset_counter()  # at the last look
+        self._idle_s = port.monotonic()  # no job had ended later than that, at the last look
+        self._warned = False
         where = board.with_gpu(where, identity.version)
         self._info = DeviceInfo(
             board=where,
@@ -195,12 +199,11 @@ class DrmV3d:
         timeout_s: float = 10.0,
         *,
         after: Sequence[Fence] = (),
-        completion: Completion | None = None,
     ) -> DrmFence:
         """Queue a dispatch and return at once.
 
         timeout_s: bounds the wait for fences in `after` that the kernel cannot wait for. after: jobs that must end
-        first; those of this device do so anyway. completion: checked when the job has ended.
+        first; those of this device do so anyway.
         Raises: UsageError before any call for a job that cannot run, DriverError.
         """
         self._usable()
@@ -208,7 +211,7 @@ class DrmV3d:
             raise UsageError(f"{type(job).__name__} is no dispatch; V3D takes a CsdJob")
         cfg = csd.csd_cfg(job, self.identity.version, self.identity.revision)
         bos = self._own(job.bos)
-        if completion is not None and completion.bo not in bos:
+        if job.completion is not None and job.completion.bo not in bos:
             raise UsageError("the completion word lies in a buffer that the job does not list")
         with self._lock:
             if len(self._pending) >= SWEEP:
@@ -229,7 +232,8 @@ class DrmV3d:
                 for handle in imported:
                     self._destroy_syncobj(handle)
             self._number += 1
-            fence = DrmFence(self, self._number, bos, syncobj, self._resets, self._perfmon, completion)
+            now = self._port.monotonic()
+            fence = DrmFence(self, self._number, bos, syncobj, now, self._perfmon, job.completion)
             for bo in bos:
                 bo.busy += 1
                 bo.last = fence.number
@@ -366,13 +370,25 @@ class DrmV3d:
         return fence.done or self._await(fence, 0.0)
 
     def _await(self, fence: DrmFence, timeout_s: float | None) -> bool:
-        """Wait; True when the job has ended. The deadline is ours: the returned remainder is not used."""
+        """Wait; True when the job has ended. The deadline is ours: the returned remainder is not used.
+
+        Where the kernel counts resets, jobs are awaited one by one in their order, so that each reset is seen with the
+        job it belongs to.
+        """
         deadline = None if timeout_s is None else self._port.monotonic() + max(0.0, timeout_s)
+        if self._reset_param is None:
+            return self._await_one(fence, deadline)
+        with self._lock:
+            queue = [f for f in self._pending if f.number <= fence.number]
+        return all(self._await_one(f, deadline) for f in queue)
+
+    def _await_one(self, fence: DrmFence, deadline: float | None) -> bool:
         first = True
         while not fence.done:
+            begun = self._port.monotonic()
             left_ns = LONGEST_WAIT_NS
             if deadline is not None:
-                left = deadline - self._port.monotonic()
+                left = deadline - begun
                 if left <= 0 and not first:
                     return False
                 left_ns = max(0, int(left * 1e9))
@@ -386,6 +402,7 @@ class DrmV3d:
                 if error.errno in (errno.EINTR, errno.EAGAIN):
                     continue  # a signal, or the kernel's rounding
                 if error.errno == errno.ETIME:
+                    fence.running_s = begun
                     if wait_ns == LONGEST_WAIT_NS:
                         continue
                     return False
@@ -393,7 +410,17 @@ class DrmV3d:
                 raise advice.fault(
                     key.get(error.errno or 0, "unexpected"), self._what("WAIT_BO"), error.errno
                 ) from error
-            self._retire(fence)
+            now = self._port.monotonic()
+            fresh = now - begun >= BLOCKED_S or now - fence.running_s < WATCHDOG_S / 2
+            self._retire(fence, seen=fresh and bool(fence.syncobj))
+        return True
+
+    def _ended(self, fence: DrmFence) -> bool:
+        """Look without waiting."""
+        try:
+            self._wait_once(fence, 0)
+        except OSError:
+            return False
         return True
 
     def _wait_once(self, fence: DrmFence, wait_ns: int) -> None:
@@ -415,34 +442,50 @@ class DrmV3d:
             )
         self._port.ioctl(fd, self._rows[name][0], arg)
 
-    def _retire(self, last: DrmFence) -> None:
-        """A job has ended, and with it every earlier one. Tell whether a reset cut them short, free what waited."""
-        resets = self._reset_counter()
-        cut: list[tuple[DrmFence, str]] = []
+    def _retire(self, last: DrmFence, *, seen: bool) -> None:
+        """A job has ended, and with it every earlier one. Tell whether a reset cut them short, free what waited.
+
+        seen: it ended just now, so that what was queued behind it cannot have been reset yet.
+        """
         with self._lock:
-            ended = [f for f in self._pending if f.number <= last.number]
-            self._pending = [f for f in self._pending if f.number > last.number]
-            self._resets = resets
+            if last.done:
+                return  # another thread was faster
+            before, self._resets = self._resets, self._reset_counter()
+            count = sum(f.number <= last.number for f in self._pending)
+            if self._resets != before and not seen:
+                while count < len(self._pending) and self._ended(self._pending[count]):
+                    count += 1
+            ended, self._pending = self._pending[:count], self._pending[count:]
+            cut = blame(ended, before, self._resets)
+            self._doubt(ended)
             for fence in ended:
-                if fence.resets != resets:
-                    cut.append((fence, f"{resets} resets, {fence.resets} before the job"))
-                elif fence.completion is not None:
-                    wrong = fence.completion.missing()
-                    if wrong:
-                        cut.append((fence, wrong))
                 if fence.syncobj:
                     self._syncobjs.append(fence.syncobj)
                     fence.syncobj = 0
                 for bo in fence.bos:
                     bo.busy -= 1
             self._release_deferred()
-            if cut and not self._checking:
-                state = "it runs a trivial job again" if self.check_alive() else "it does not run a trivial job: reboot"
-                cut = [(fence, f"{detail}; {state}") for fence, detail in cut]
+            state = self._state() if cut and not self._checking else ""
             for fence, detail in cut:
-                fence.error = advice.fault("reset", self._node.path, None, detail)
+                fence.error = advice.fault("reset", self._node.path, None, detail + state)
             for fence in ended:
                 fence.done = True
+
+    def _doubt(self, ended: Sequence[DrmFence]) -> None:
+        """Where resets are not counted: warn of jobs that may have run into the watchdog."""
+        now = self._port.monotonic()
+        if self._resets is None and not self._warned and not self._checking:
+            longest = max((now - max(f.submitted_s, self._idle_s) for f in ended if f.completion is None), default=0)
+            if longest >= WATCHDOG_S:
+                self._warned = True
+                warn_unknown(self._node.path, longest)
+        self._idle_s = now
+
+    def _state(self) -> str:
+        """What became of the GPU after a reset; a trivial job finds out, unless others are queued already."""
+        if self._pending:
+            return f"; {len(self._pending)} later launches are queued and will show whether the GPU still works"
+        return "; it runs a trivial job again" if self.check_alive() else "; it does not run a trivial job: reboot"
 
     def _release_deferred(self) -> None:
         free = [bo for bo in self._deferred if not bo.busy]

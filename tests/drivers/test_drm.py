@@ -12,10 +12,10 @@ import pytest
 from fakes import OLD, PARAMS_42, PARAMS_71, FakePort, os_error
 
 from qpu.core.isa import Isa
-from qpu.drivers.base import CsdJob, QpuJob
+from qpu.drivers.base import Completion, CsdJob, QpuJob
 from qpu.drivers.board import UNKNOWN, board_from
 from qpu.drivers.drm_identity import Identity
-from qpu.drivers.drm_v3d import TRIVIAL, Completion, DrmBo, DrmV3d, open_adapter
+from qpu.drivers.drm_v3d import TRIVIAL, DrmBo, DrmV3d, open_adapter
 from qpu.drivers.uapi.drm import Param
 from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, UsageError
 
@@ -148,11 +148,12 @@ def test_each_launch_is_awaited_on_its_own() -> None:
         first, second, third = (driver.submit(dispatch(bo)) for _ in range(3))
         port.calls.clear()
         second.wait(1)
-        assert port.calls == ["SYNCOBJ_WAIT", "GET_PARAM"]  # the buffer would wait for the third, too
+        # In order, to see which one a reset belongs to; the buffer would wait for the third, too.
+        assert port.calls == 2 * ["SYNCOBJ_WAIT", "GET_PARAM"]
         assert (first.done, second.done, third.done) == (True, True, False)
         assert not port.jobs[2]["done"]
         third.wait(1)
-        assert port.calls[2:] == ["WAIT_BO", "GET_PARAM"]
+        assert port.calls[4:] == ["WAIT_BO", "GET_PARAM"]
 
 
 def test_poll() -> None:
@@ -259,7 +260,7 @@ def test_refused_before_any_call() -> None:
             with pytest.raises(UsageError, match=message):
                 driver.submit(job)
         with pytest.raises(UsageError, match="does not list"):
-            driver.submit(dispatch(mine), completion=Completion(closed, 0, 1))
+            driver.submit(dispatch(mine, completion=Completion(closed, 0, 1)))
         assert port.calls == []
 
 
@@ -405,8 +406,8 @@ def test_a_missing_completion_word_is_a_reset() -> None:
     with opened(FakePort(params=OLD)) as (_, driver):
         bo = driver.alloc(64)
         bo.view[8:12] = (0xC0FFEE).to_bytes(4, "little")
-        driver.submit(dispatch(bo), completion=Completion(bo, 8, 0xC0FFEE)).wait(1)
-        fence = driver.submit(dispatch(bo), completion=Completion(bo, 12, 0xC0FFEE))
+        driver.submit(dispatch(bo, completion=Completion(bo, 8, 0xC0FFEE))).wait(1)
+        fence = driver.submit(dispatch(bo, completion=Completion(bo, 12, 0xC0FFEE)))
         with pytest.raises(GpuResetError, match="completion word 0x0 instead of 0xc0ffee"):
             fence.wait(1)
 
