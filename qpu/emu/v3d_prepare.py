@@ -8,7 +8,7 @@ from functools import lru_cache
 from qpu.core.isa import Isa
 from qpu.errors import DecodeError
 from qpu.v3d import regs
-from qpu.v3d.encode import decode
+from qpu.v3d.decoder import decode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, SrcKind
 from qpu.v3d.ops import FLOAT_ADDS, FLOAT_MULS, LANE_OPS, SFU_OPS
 

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from qpu.v3d.asm42 import Asm42
     from qpu.v3d.asm71 import Asm71
+    from qpu.v3d.decoder import decode
     from qpu.v3d.effects import Effects
-    from qpu.v3d.encode import combine, decode
     from qpu.v3d.hazards import check
     from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
+    from qpu.v3d.place import combine
     from qpu.v3d.toolkit import V3dToolkit
 
 _HOME = {
     "Asm42": "asm42",
     "Asm71": "asm71",
     "Effects": "effects",
-    "combine": "encode",
-    "decode": "encode",
+    "combine": "place",
+    "decode": "decoder",
     "check": "hazards",
     "Alu": "instr",
     "AluHalf": "instr",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op, OperandType
 from qpu.errors import AsmError, Diagnostic, Loc
-from qpu.v3d.encode import (
+from qpu.v3d.codes import (
     BDI,
     BRANCH_CONDS,
     COND_ALLOWED,
@@ -30,7 +30,7 @@ from qpu.v3d.encode import (
     sig_names,
     tables,
 )
-from qpu.v3d.encode import WRITING_SIGS as _WRITING_SIGS
+from qpu.v3d.codes import WRITING_SIGS as _WRITING_SIGS
 from qpu.v3d.instr import Sig
 from qpu.v3d.locs import Locs
 from qpu.v3d.operands import LAYERS, Imm, Label, Place, Signal, _Dest, here, line_of, make_imm, table_key

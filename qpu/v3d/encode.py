@@ -1,239 +1,37 @@
-"""Instruction words of V3D 4.2 and 7.1: `encode`, `decode`, and `combine` for scheduling.
-
-Source of every layout and table here: Mesa's QPU encoder (`Basis.DRIVER`); the link bit of branches was found by the
-py-videocore6 and py-videocore7 device tests (`Basis.MEASURED`).
-"""
+"""The instruction words of V3D 4.2 and 7.1: `encode`. Layouts and tables, with their sources, are in `codes.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
-from types import MappingProxyType
 from typing import Final, NoReturn
 
-from qpu.core.bits import Layout
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
-from qpu.errors import AsmError, DecodeError, Diagnostic
-from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
-from qpu.v3d.ops import code_of, table, variants
-
-__all__ = [
-    "ALU_42",
-    "ALU_71",
-    "BDI",
-    "BRANCH",
-    "BRANCH_CONDS",
-    "CONDS",
-    "IMM_SIGS",
-    "MSFIGN",
-    "NOP_WORD",
-    "PUSHES",
-    "SIGNALS",
-    "SIG_CODE",
-    "UPDATES",
-    "WRITING_SIGS",
-    "combine",
-    "cond_field",
-    "decode",
-    "encode",
-    "place_ports",
-]
-
-ALU_42: Final = Layout(
-    "op_mul:6 sig:5 cond:7 mm:1 ma:1 waddr_m:6 waddr_a:6 op_add:8 mul_b:3 mul_a:3 add_b:3 add_a:3 raddr_a:6 raddr_b:6"
+from qpu.errors import AsmError, Diagnostic
+from qpu.v3d.codes import (
+    BDI,
+    BRANCH_CONDS,
+    COND_ALLOWED,
+    COND_CODE,
+    IMM_BITS,
+    MSFIGN,
+    WRITING_SIGS,
+    Pair,
+    pair_42,
+    pair_71,
+    sig_names,
 )
-ALU_71: Final = Layout(
-    "op_mul:6 sig:5 cond:7 mm:1 ma:1 waddr_m:6 waddr_a:6 op_add:8 raddr_c:6 raddr_d:6 raddr_a:6 raddr_b:6"
-)
-BRANCH: Final = Layout(
-    "op_mul:6 kind:2 addr_lo:21 cond:3 addr_hi:8 link:1 msfign:2 zero1:3 bdu:3 ub:1 bdi:2 raddr_a:6 zero0:6"
-)
+from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Src, SrcKind
+from qpu.v3d.ops import variants
 
-NOP_WORD: Final[Mapping[Isa, int]] = MappingProxyType({Isa.V3D42: 0x3C003186BB800000, Isa.V3D71: 0x38003186BB03F000})
+__all__ = ["encode", "explain_missing"]
 
-# -- signals ----------------------------------------------------------------------------------------------------------
-
-_T, _LU, _LT, _LV, _LR = Sig.THRSW, Sig.LDUNIF, Sig.LDTMU, Sig.LDVARY, Sig.LDUNIFRF
-_WT, _IB = Sig.WRTMUC, Sig.IMM_B
-_COMMON: tuple[Sig | None, ...] = (
-    Sig.NONE, _T, _LU, _T | _LU, _LT, _T | _LT, _LT | _LU, _T | _LT | _LU,
-    _LV, _T | _LV, _LV | _LU, _T | _LV | _LU, _LR, _T | _LR,
-)  # fmt: skip
-SIGNALS: Final[Mapping[Isa, tuple[Sig | None, ...]]] = MappingProxyType(
-    {
-        Isa.V3D42: (
-            *_COMMON, _IB | _LV, _IB, Sig.LDTLB, Sig.LDTLBU, _WT, _T | _WT, _LV | _WT, _T | _LV | _WT,
-            Sig.UCB, Sig.ROT, Sig.LDUNIFA, Sig.LDUNIFARF, None, None, None, None, None, _IB | _LT,
-        ),
-        Isa.V3D71: (
-            *_COMMON, Sig.IMM_A, _IB, Sig.LDTLB, Sig.LDTLBU, _WT, _T | _WT, _LV | _WT, _T | _LV | _WT,
-            Sig.UCB, None, Sig.LDUNIFA, Sig.LDUNIFARF, _LT | _WT, _T | _LT | _WT, None, None, Sig.IMM_C, Sig.IMM_D,
-        ),
-    }
-)  # fmt: skip
-"""Signal sets by number; None is reserved. 26 and 27 of 7.1 are in newer tables only."""
-
-SIG_CODE: Final[Mapping[Isa, Mapping[Sig, int]]] = MappingProxyType(
-    {isa: MappingProxyType({s: i for i, s in enumerate(row) if s is not None}) for isa, row in SIGNALS.items()}
-)
-# Signals that write an address of their own; they take the condition field.
-WRITING_SIGS: Final = Sig.LDTMU | Sig.LDVARY | Sig.LDTLB | Sig.LDTLBU | Sig.LDUNIFRF | Sig.LDUNIFARF
 _WRITING: Final = int(WRITING_SIGS)
-IMM_SIGS: Final = (Sig.IMM_A, Sig.IMM_B, Sig.IMM_C, Sig.IMM_D)
-_IMM_BITS: Final = tuple(int(sig) for sig in IMM_SIGS)
-_IMM_A, _IMM_B = _IMM_BITS[:2]
+_IMM_A, _IMM_B = IMM_BITS[:2]
 _IMM_AB: Final = _IMM_A | _IMM_B
 # Enum members are slow to reach through their class.
 _V3D42, _ADD, _MUL = Isa.V3D42, Unit.ADD, Unit.MUL
 _RF, _ACC, _IMM_KIND = SrcKind.RF, SrcKind.ACC, SrcKind.IMM
-_IMM_MASK: Final = int(Sig.IMM_A | Sig.IMM_B | Sig.IMM_C | Sig.IMM_D)
-
-# -- conditions -------------------------------------------------------------------------------------------------------
-
-CONDS: Final = ("ifa", "ifb", "ifna", "ifnb")
-PUSHES: Final = ("", "pushz", "pushn", "pushc")
-UPDATES: Final = ("andz", "andnz", "nornz", "norz", "andn", "andnn", "nornn", "norn", "andc", "andnc", "nornc", "norc")
-BRANCH_CONDS: Final[Mapping[str, int]] = MappingProxyType(
-    {"": 0, "a0": 2, "na0": 3, "alla": 4, "anyna": 5, "anya": 6, "allna": 7}
-)
-_BRANCH_COND_NAMES: Final = ("", "", "a0", "na0", "alla", "anyna", "anya", "allna")
-MSFIGN: Final = ("", "p", "q")
-BDI: Final = ("abs", "rel", "lri", "rf")
-
-# (add cond, add push, add update, mul cond, mul push, mul update)
-CondKey = tuple[str, str, str, str, str, str]
-
-
-def _cond_decode(field: int) -> CondKey | None:
-    if field == 0:
-        return "", "", "", "", "", ""
-    if field < 0b0010000:
-        return ("", PUSHES[field], "", "", "", "") if field < 4 else ("", "", UPDATES[field - 4], "", "", "")
-    if field < 0b0100000:
-        low = field & 15
-        if low == 0:
-            return None
-        return ("", "", "", "", PUSHES[low], "") if low < 4 else ("", "", "", "", "", UPDATES[low - 4])
-    if field < 0b0110000:
-        return CONDS[field >> 2 & 3], "", "", "", PUSHES[field & 3], ""
-    if field < 0b1000000:
-        return "", PUSHES[field & 3], "", CONDS[field >> 2 & 3], "", ""
-    low, mul = field & 15, CONDS[field >> 4 & 3]
-    return (CONDS[low], "", "", mul, "", "") if low < 4 else ("", "", UPDATES[low - 4], mul, "", "")
-
-
-_COND: Final = tuple(_cond_decode(f) for f in range(128))
-_COND_CODE: Final[Mapping[CondKey, int]] = {key: f for f, key in enumerate(_COND) if key is not None}
-COND_ALLOWED: Final = (
-    "one flag push or update per instruction; a condition together with a push of the other half only, "
-    "an add update together with a mul condition; no others"
-)
-
-
-def cond_field(key: CondKey) -> int | None:
-    """The condition field of (add cond, push, update, mul cond, push, update), or None where it cannot be encoded."""
-    return _COND_CODE.get(key)
-
-
-# -- tables -----------------------------------------------------------------------------------------------------------
-
-
-class Entry:
-    """One row at one combination of modifiers, as the decoder finds it."""
-
-    __slots__ = ("a", "arity", "b", "has_dst", "magic", "op", "pack", "waddr")
-
-    def __init__(self, op: Op, a: str, b: str, pack: str, magic: int | None, waddr: int | None) -> None:
-        self.op, self.a, self.b, self.pack = op, a, b, pack
-        self.magic, self.waddr = magic, waddr
-        self.arity = op.arity
-        self.has_dst = op.operand("d") is not None
-
-
-# Per opcode: by sub-opcodes (second operand field, first operand field), None where that field is an operand.
-Slot = dict[tuple[int | None, int | None], list[Entry]]
-EncodeKey = tuple[Op, str, str, str]  # operation, modifier of a, of b, output modifier
-
-
-class _Tables:
-    """Encode and decode tables of one unit of one instruction set."""
-
-    __slots__ = ("decode", "encode", "rows")
-
-    def __init__(self, isa: Isa, unit: Unit) -> None:
-        add = unit is Unit.ADD
-        v42 = isa is Isa.V3D42
-        fields = ALU_42 if v42 else ALU_71
-        op_field = fields["op_add" if add else "op_mul"]
-        if v42:
-            a_field, b_field = (fields["add_a"], fields["add_b"]) if add else (fields["mul_a"], fields["mul_b"])
-        else:
-            a_field, b_field = (fields["raddr_a"], fields["raddr_b"]) if add else (fields["raddr_c"], fields["raddr_d"])
-        waddr_field, magic_field = fields["waddr_a" if add else "waddr_m"], fields["ma" if add else "mm"]
-        self.decode: list[Slot | None] = [None] * (op_field.max + 1)
-        self.encode: dict[EncodeKey, int] = {}
-        # the same by identity, with what else the encoder asks: bits, sources, has a destination, writes registers only
-        self.rows: dict[tuple[int, str, str, str], tuple[int, int, bool, bool]] = {}
-        for op in table(isa):
-            code = code_of(op, isa, unit)
-            if code is None:
-                continue
-            arity, has_dst = op.arity, op.operand("d") is not None
-            for a, b, pack, d_op, d_sub in variants(op, isa, unit):
-                number = code.op + d_op
-                sub_a, sub_b = code.a, code.b
-                # the output modifier of a 4.2 operation without sources counts in its first field
-                if v42 and op.arity == 0 and sub_a is not None:
-                    sub_a += d_sub
-                elif sub_b is not None:
-                    sub_b += d_sub
-                bits = op_field.put(number) | a_field.put(sub_a or 0) | b_field.put(sub_b or 0)
-                bits |= waddr_field.put(code.waddr or 0) | magic_field.put(code.magic or 0)
-                self.encode[op, a, b, pack] = bits
-                self.rows[id(op), a, b, pack] = bits, arity, has_dst, code.magic is not None
-                slot = self.decode[number]
-                if slot is None:
-                    slot = self.decode[number] = {}
-                slot.setdefault((sub_b, sub_a), []).append(Entry(op, a, b, pack, code.magic, code.waddr))
-
-    def find(self, number: int, sub_b: int, sub_a: int) -> list[Entry] | None:
-        """Candidates for an opcode and its two operand fields."""
-        slot = self.decode[number]
-        if slot is None:
-            return None
-        return slot.get((None, None)) or slot.get((sub_b, None)) or slot.get((sub_b, sub_a))
-
-
-@cache
-def tables(isa: Isa, unit: Unit) -> _Tables:
-    """Built on first use, then shared; never changed."""
-    return _Tables(isa, unit)
-
-
-class _Pair:
-    """The tables of both units of one instruction set, found without hashing."""
-
-    __slots__ = ("add", "isa", "mul", "sig_bits", "signals")
-
-    def __init__(self, isa: Isa) -> None:
-        self.isa = isa
-        self.add, self.mul = tables(isa, Unit.ADD), tables(isa, Unit.MUL)
-        self.sig_bits = {int(sig): n << 53 for sig, n in SIG_CODE[isa].items()}
-        # by number: the set, as an integer, and whether it writes an address
-        self.signals = [None if sig is None else (sig, int(sig), bool(sig & WRITING_SIGS)) for sig in SIGNALS[isa]]
-
-
-@cache
-def _pair_42() -> _Pair:
-    return _Pair(Isa.V3D42)
-
-
-@cache
-def _pair_71() -> _Pair:
-    return _Pair(Isa.V3D71)
-
 
 # -- operand order ----------------------------------------------------------------------------------------------------
 
@@ -270,7 +68,7 @@ def encode(instr: Instr) -> int:
         return _encode_branch(instr)
     add, mul, sig = instr.add, instr.mul, int(instr.sig)
     v42 = instr.isa is _V3D42
-    pair = _pair_42() if v42 else _pair_71()
+    pair = pair_42() if v42 else pair_71()
     word = pair.sig_bits.get(sig)
     if word is None:
         names = sig_names(instr.sig)
@@ -288,7 +86,7 @@ def encode(instr: Instr) -> int:
     else:
         if instr.sig_dst is not None:
             _fail("signal-destination", f"signal {sig_names(instr.sig) or '(none)'} takes no destination")
-        field = _COND_CODE.get((add.cond, add.push, add.update, mul.cond, mul.push, mul.update))
+        field = COND_CODE.get((add.cond, add.push, add.update, mul.cond, mul.push, mul.update))
         if field is None:
             _fail("condition", "these conditions, pushes and updates cannot be combined", COND_ALLOWED)
         word |= field << 46
@@ -297,7 +95,7 @@ def encode(instr: Instr) -> int:
     return _encode_71(pair, instr, sig, word)
 
 
-def _half_bits(pair: _Pair, unit: Unit, half: AluHalf) -> int:
+def _half_bits(pair: Pair, unit: Unit, half: AluHalf) -> int:
     op, dst = half.op, half.dst
     src_a, src_b = half.a, half.b
     add = unit is _ADD
@@ -336,7 +134,7 @@ def explain_missing(isa: Isa, unit: Unit, half: AluHalf) -> NoReturn:
     _fail("modifier", f"{op.name} cannot combine these modifiers")
 
 
-def _swap_needed(pair: _Pair, half: AluHalf, key_a: int, key_b: int) -> bool:
+def _swap_needed(pair: Pair, half: AluHalf, key_a: int, key_b: int) -> bool:
     """Whether the operands must change places for the word to mean the operation."""
     swapped = half.op.order == "swapped"
     if (key_a > key_b) == swapped:
@@ -346,7 +144,7 @@ def _swap_needed(pair: _Pair, half: AluHalf, key_a: int, key_b: int) -> bool:
     return True
 
 
-def _ordered(pair: _Pair, half: AluHalf) -> tuple[Src, Src]:
+def _ordered(pair: Pair, half: AluHalf) -> tuple[Src, Src]:
     """The operands of an operation that operand order selects."""
     a, b = half.a, half.b
     if a is None or b is None:
@@ -356,7 +154,7 @@ def _ordered(pair: _Pair, half: AluHalf) -> tuple[Src, Src]:
     return a, b
 
 
-def _encode_71(pair: _Pair, instr: Alu, sig: int, word: int) -> int:
+def _encode_71(pair: Pair, instr: Alu, sig: int, word: int) -> int:
     add, mul = instr.add, instr.mul
     if add.op.order is not None:
         a, b = _ordered(pair, add)
@@ -388,7 +186,7 @@ def _operand_71(src: Src, sig: int, slot: int, shift: int) -> int:
         _fail("register", f"r{n} is an accumulator of V3D 4.2", "rf0..rf63", "V3D 7.1 has registers only")
     if not 0 <= n < 64:
         _fail("register", f"operand {n} does not exist", "0..63")
-    if (kind is _IMM_KIND) != bool(sig & _IMM_BITS[slot]):
+    if (kind is _IMM_KIND) != bool(sig & IMM_BITS[slot]):
         _fail("small-imm", f"the small immediate and signal small_imm_{'abcd'[slot]} disagree")
     return n << shift
 
@@ -408,7 +206,7 @@ def _raddr(n: int) -> int:
     return n
 
 
-def _encode_42(pair: _Pair, instr: Alu, sig: int) -> int:
+def _encode_42(pair: Pair, instr: Alu, sig: int) -> int:
     add, mul = instr.add, instr.mul
     ports = _raddr(instr.raddr_a), _raddr(instr.raddr_b)
     imm = bool(sig & _IMM_B)
@@ -467,239 +265,3 @@ def _encode_branch(b: Branch) -> int:
     elif b.raddr_a:
         _fail("branch-target", "only destinations in the register file take a register")
     return word
-
-
-# -- decode -----------------------------------------------------------------------------------------------------------
-
-
-def sig_names(sig: Sig) -> str:
-    """Names of a set of signals, for messages."""
-    return " ".join(s.name.lower() for s in Sig if s & sig and s.name is not None)
-
-
-_DSTS: Final = tuple(Dst(i & 63, i >= 64) for i in range(128))
-_HALF_CACHE: Final = 1 << 14
-
-
-def decode(isa: Isa, word: int) -> Instr:
-    """The instruction of a 64-bit word. Raises: DecodeError with the word and the first field that makes no sense."""
-    if not 0 <= word < 1 << 64:
-        raise ValueError(f"an instruction word has 64 bits, not {word:#x}")
-    if not word >> 58:
-        return _decode_branch(isa, word)
-    v42 = isa is _V3D42
-    signal = (_pair_42() if v42 else _pair_71()).signals[word >> 53 & 31]
-    if signal is None:
-        raise DecodeError(word, "sig", f"signal {word >> 53 & 31} is reserved on {isa.label}")
-    sig, bits, writing = signal
-    sig_dst = None
-    cond = word >> 46 & 127
-    if writing:
-        sig_dst = _DSTS[cond]
-        cond = 0
-    elif cond == 16:
-        raise DecodeError(word, "cond", "condition field 16 is invalid")
-    # Halves are immutable and repeat a lot: they are kept by the bits that make them.
-    if v42:
-        imm = bits & _IMM_B
-        add = _add_42(word & 0x103FFF03FFFF, cond, imm)
-        mul = _mul_42(word & 0xFC002FC000FC0FFF, cond, imm)
-        left_a, left_b = word >> 6 & 63, word & 63
-    else:
-        imm = bits & _IMM_MASK
-        add = _add_71(word & 0x103FFF000FFF, cond, imm & _IMM_AB)
-        mul = _mul_71(word & 0xFC002FC000FFF000, cond, imm & ~_IMM_AB)
-        left_a = word >> 6 & 63 if add is not None and add.a is None else 0
-        left_b = word >> 18 & 63 if mul is not None and mul.a is None else 0
-    if add is None:
-        raise DecodeError(word, "op_add", f"no operation has op_add {word >> 24 & 255} with these operand fields")
-    if mul is None:
-        raise DecodeError(word, "op_mul", f"no operation has op_mul {word >> 58} with these operand fields")
-    return Alu(isa, add, mul, sig, sig_dst, left_a, left_b)
-
-
-def _pick(entries: list[Entry] | None, waddr: int, magic: int, swapped: bool) -> Entry | None:
-    if entries is not None:
-        for e in entries:
-            order = e.op.order
-            if order is not None and (order == "swapped") != swapped:
-                continue
-            if (e.waddr is None or e.waddr == waddr) and (e.magic is None or e.magic == magic):
-                return e
-    return None
-
-
-def _half(e: Entry, waddr: int, magic: int, sources: Sequence[Src], conds: Sequence[str]) -> AluHalf:
-    a = b = None
-    if e.arity:
-        a = sources[0]
-        if e.a:
-            a = Src(a.kind, a.n, e.a, a.port_b)
-        if e.arity > 1:
-            b = sources[1]
-            if e.b:
-                b = Src(b.kind, b.n, e.b, b.port_b)
-    dst = _DSTS[waddr | (64 if magic and e.magic is None else 0)] if e.has_dst else None
-    return AluHalf(e.op, dst, a, b, e.pack, *conds)
-
-
-def _source_42(mux: int, raddr_a: int, raddr_b: int, imm: int) -> Src:
-    if mux < 6:
-        return Src(_ACC, mux)
-    if mux == 6:
-        return Src(_RF, raddr_a)
-    if imm:
-        return Src(_IMM_KIND, raddr_b)
-    return Src(_RF, raddr_b, "", raddr_a == raddr_b)
-
-
-@lru_cache(_HALF_CACHE)
-def _add_42(bits: int, cond: int, imm: int) -> AluHalf | None:
-    a, b = bits >> 12 & 7, bits >> 15 & 7
-    number = bits >> 24 & 255
-    # the modifiers of two-source float operations sit in the low opcode bits, a above b
-    swapped = (number >> 2 & 3) * 8 + a > (number & 3) * 8 + b
-    magic, waddr = bits >> 44 & 1, bits >> 32 & 63
-    entry = _pick(_pair_42().add.find(number, b, a), waddr, magic, swapped)
-    key = _COND[cond]
-    if entry is None or key is None:
-        return None
-    sources = [_source_42(mux, bits >> 6 & 63, bits & 63, imm) for mux in (a, b)]
-    return _half(entry, waddr, magic, sources, key[:3])
-
-
-@lru_cache(_HALF_CACHE)
-def _mul_42(bits: int, cond: int, imm: int) -> AluHalf | None:
-    a, b = bits >> 18 & 7, bits >> 21 & 7
-    magic, waddr = bits >> 45 & 1, bits >> 38 & 63
-    entry = _pick(_pair_42().mul.find(bits >> 58, b, a), waddr, magic, False)
-    key = _COND[cond]
-    if entry is None or key is None:
-        return None
-    sources = [_source_42(mux, bits >> 6 & 63, bits & 63, imm) for mux in (a, b)]
-    return _half(entry, waddr, magic, sources, key[3:])
-
-
-@lru_cache(_HALF_CACHE)
-def _add_71(bits: int, cond: int, imm: int) -> AluHalf | None:
-    a, b = bits >> 6 & 63, bits & 63
-    number = bits >> 24 & 255
-    key_a = (256 if imm & _IMM_A else 0) + (number >> 2 & 3) * 64 + a
-    key_b = (256 if imm & _IMM_B else 0) + (number & 3) * 64 + b
-    magic, waddr = bits >> 44 & 1, bits >> 32 & 63
-    entry = _pick(_pair_71().add.find(number, b, a), waddr, magic, key_a > key_b)
-    key = _COND[cond]
-    if entry is None or key is None:
-        return None
-    sources = Src(_IMM_KIND if imm & _IMM_A else _RF, a), Src(_IMM_KIND if imm & _IMM_B else _RF, b)
-    return _half(entry, waddr, magic, sources, key[:3])
-
-
-@lru_cache(_HALF_CACHE)
-def _mul_71(bits: int, cond: int, imm: int) -> AluHalf | None:
-    a, b = bits >> 18 & 63, bits >> 12 & 63
-    magic, waddr = bits >> 45 & 1, bits >> 38 & 63
-    entry = _pick(_pair_71().mul.find(bits >> 58, b, a), waddr, magic, False)
-    key = _COND[cond]
-    if entry is None or key is None:
-        return None
-    sources = Src(_IMM_KIND if imm & _IMM_BITS[2] else _RF, a), Src(_IMM_KIND if imm & _IMM_BITS[3] else _RF, b)
-    return _half(entry, waddr, magic, sources, key[3:])
-
-
-def _decode_branch(isa: Isa, word: int) -> Branch:
-    if word >> 56 & 3 != 2:
-        raise DecodeError(word, "op_mul", "op_mul is 0, but bits 57:56 do not say branch")
-    ignore = word >> 21 & 3
-    if ignore == 3:
-        raise DecodeError(word, "msfign", "msfign 3 is invalid")
-    bdi, ub = BDI[word >> 12 & 3], bool(word >> 14 & 1)
-    number = word >> 15 & 7
-    if ub and number > 3:
-        raise DecodeError(word, "bdu", f"uniform destination {number} is reserved")
-    bdu = BDI[number] if ub else ""
-    offset = (word >> 35 & 0x1FFFFF) << 3 | (word >> 24 & 255) << 24 if bdi in ("abs", "rel") else 0
-    return Branch(
-        isa,
-        _BRANCH_COND_NAMES[word >> 32 & 7],
-        MSFIGN[ignore],
-        bdi,
-        offset,
-        ub,
-        bdu,
-        word >> 6 & 63 if bdi == "rf" or bdu == "rf" else 0,
-        bool(word >> 23 & 1),
-    )
-
-
-# -- placement and pairing --------------------------------------------------------------------------------------------
-
-
-def place_ports(sources: Sequence[Src | None], rot_index: int | None = None) -> tuple[int, int] | Diagnostic:
-    """The two read ports of 4.2 for the operands add a, add b, mul a, mul b.
-
-    rot_index: rotation amount, which takes the B port as a small immediate does. The first distinct register goes to
-    port A, the second to port B. Returns: (raddr_a, raddr_b), or why it is impossible.
-    """
-    registers = list(dict.fromkeys(s.n for s in sources if s is not None and s.kind is SrcKind.RF))
-    imms = list(dict.fromkeys(s.n for s in sources if s is not None and s.kind is SrcKind.IMM))
-    if rot_index is not None:
-        imms = list(dict.fromkeys([*imms, rot_index]))
-    if len(imms) > 1:
-        return Diagnostic(
-            "small-imm",
-            f"{len(imms)} different small immediates in one instruction",
-            allowed="one small immediate, which all four operands may use",
-            help="load one of them as a uniform, or split the instruction",
-        )
-    room = 1 if imms else 2
-    if len(registers) > room:
-        names = ", ".join(f"rf{n}" for n in registers)
-        return Diagnostic(
-            "read-ports",
-            f"{names} need {len(registers)} read ports" + (", and the small immediate occupies one" if imms else ""),
-            allowed="two different rf registers an instruction, or one and a small immediate; r0..r5 cost no port",
-            help="copy one to an accumulator first, or split the instruction",
-        )
-    first = registers[0] if registers else 0
-    return first, imms[0] if imms else registers[1] if len(registers) > 1 else 0
-
-
-def combine(
-    isa: Isa, add: AluHalf | None, mul: AluHalf | None, sig: Sig = Sig.NONE, sig_dst: Dst | None = None
-) -> Alu | Diagnostic:
-    """One instruction of two halves (None: nop), by the encoder's own rules, or why they do not fit together.
-
-    An operation that both ALUs have (mov, add, sub, fmov) may stand in either half. Signals for small immediates are
-    added; operands need no ports assigned.
-    """
-    nop = table(isa)["nop"]
-    idle = AluHalf(nop, Dst(6, True))
-    add, mul = add or idle, mul or idle
-    sources = (add.a, add.b, mul.a, mul.b)
-    imms = [i for i, src in enumerate(sources) if src is not None and src.kind is SrcKind.IMM]
-    sig &= ~Sig(_IMM_MASK)
-    raddr_a = raddr_b = 0
-    if isa is Isa.V3D42:
-        if imms:
-            sig |= Sig.IMM_B
-        ports = place_ports(sources)
-        if isinstance(ports, Diagnostic):
-            return ports
-        raddr_a, raddr_b = ports
-    else:
-        for i in imms:
-            sig |= IMM_SIGS[i]
-        if len(imms) > 1:
-            return Diagnostic(
-                "small-imm",
-                f"{len(imms)} small immediates in one instruction",
-                allowed="one operand of V3D 7.1 may be a small immediate",
-                help="load one as a uniform, or split the instruction",
-            )
-    instr = Alu(isa, add, mul, sig, sig_dst, raddr_a, raddr_b)
-    try:
-        encode(instr)
-    except AsmError as error:
-        return error.diagnostics[0]
-    return instr

@@ -18,8 +18,8 @@ from qpu.core.hazards import Distance, Finding
 from qpu.core.isa import Basis, Isa, Unit
 from qpu.core.program import Program
 from qpu.errors import DecodeError, Diagnostic, HazardError, Severity
+from qpu.v3d.codes import SIGNALS, WRITING_SIGS, tables
 from qpu.v3d.effects import Effects
-from qpu.v3d.encode import SIGNALS, WRITING_SIGS, tables
 from qpu.v3d.instr import Alu, Branch, Sig, Src, SrcKind
 from qpu.v3d.scheduling import RULES as SCHEDULING
 from qpu.v3d.scheduling import scheduling_findings

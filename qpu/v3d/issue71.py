@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from qpu.core.isa import Isa, Unit
 from qpu.v3d.builder import ABSENT, Builder, Enc, encs
-from qpu.v3d.encode import NOP_WORD
+from qpu.v3d.codes import NOP_WORD
 from qpu.v3d.instr import Sig
 from qpu.v3d.operands import LAYERS, Dest71, Imm, Reg71, RegFile
 

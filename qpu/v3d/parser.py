@@ -23,7 +23,7 @@ from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
 from qpu.core.program import Program
 from qpu.errors import AsmError, Diagnostic, Loc
-from qpu.v3d.encode import (
+from qpu.v3d.codes import (
     BRANCH_CONDS,
     COND_ALLOWED,
     CONDS,
@@ -33,14 +33,14 @@ from qpu.v3d.encode import (
     UPDATES,
     WRITING_SIGS,
     cond_field,
-    encode,
-    place_ports,
     sig_names,
     tables,
 )
+from qpu.v3d.encode import encode
 from qpu.v3d.expr import TextError, evaluate
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import modifiers, table
+from qpu.v3d.place import place_ports
 from qpu.v3d.regs import MAGIC_NUMBER, imm_index
 
 __all__ = ["assemble_text"]

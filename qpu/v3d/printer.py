@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from qpu.v3d.encode import WRITING_SIGS
+from qpu.v3d.codes import WRITING_SIGS
 from qpu.v3d.instr import AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
 from qpu.v3d.regs import MAGIC, imm_bits
 

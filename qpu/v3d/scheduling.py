@@ -12,7 +12,7 @@ from typing import Final
 from qpu.core.hazards import Finding
 from qpu.core.isa import Isa
 from qpu.errors import DecodeError, Severity
-from qpu.v3d.encode import SIGNALS
+from qpu.v3d.codes import SIGNALS
 from qpu.v3d.instr import Sig
 from qpu.v3d.single import known_42, known_71
 

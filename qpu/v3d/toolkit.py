@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from qpu.core.isa import Isa
 from qpu.core.program import Program
 from qpu.errors import AsmError, DecodeError, Diagnostic, UsageError
-from qpu.v3d import encode as _encode
+from qpu.v3d.decoder import decode
+from qpu.v3d.encode import encode
 from qpu.v3d.instr import Branch, Instr
 from qpu.v3d.printer import branch_text, note, text
 
@@ -80,21 +81,21 @@ class V3dToolkit:
 
     def disassemble(self, word: int) -> str:
         """Text of one instruction, no label or comment. Raises: DecodeError."""
-        return text(_encode.decode(self.isa, word))
+        return text(decode(self.isa, word))
 
     def note(self, word: int) -> str | None:
         """What the text of the instruction leaves out (signals ucb and rot, surplus bits), or None."""
-        return note(_encode.decode(self.isa, word), word)
+        return note(decode(self.isa, word), word)
 
     def encode(self, instr: Instr) -> int:
         """The word of an instruction. Raises: AsmError."""
         if instr.isa is not self.isa:
             raise UsageError(f"an instruction of {instr.isa.label}, expected {self.isa.label}")
-        return _encode.encode(instr)
+        return encode(instr)
 
     def decode(self, word: int) -> Instr:
         """The instruction of a word. Raises: DecodeError."""
-        return _encode.decode(self.isa, word)
+        return decode(self.isa, word)
 
     def check(self, words: Iterable[int], *, single_segment: bool = False) -> list[Finding]:
         """Validity findings in program order; those about the whole program have ``index == len(words)``."""
@@ -115,7 +116,7 @@ class V3dToolkit:
         targets: dict[int, int] = {}
         for index, word in enumerate(code):
             try:
-                instr: Instr | None = _encode.decode(self.isa, word)
+                instr: Instr | None = decode(self.isa, word)
             except DecodeError:
                 instr = None
             instrs.append(instr)

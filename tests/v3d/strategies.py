@@ -6,20 +6,10 @@ from hypothesis import strategies as st
 
 from qpu.core.isa import Isa, Unit
 from qpu.errors import Diagnostic
-from qpu.v3d.encode import (
-    BDI,
-    BRANCH_CONDS,
-    CONDS,
-    MSFIGN,
-    PUSHES,
-    SIGNALS,
-    UPDATES,
-    WRITING_SIGS,
-    combine,
-    cond_field,
-)
+from qpu.v3d.codes import BDI, BRANCH_CONDS, CONDS, MSFIGN, PUSHES, SIGNALS, UPDATES, WRITING_SIGS, cond_field
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import code_of, table, variants
+from qpu.v3d.place import combine
 
 _IMM = Sig.IMM_A | Sig.IMM_B | Sig.IMM_C | Sig.IMM_D
 _COND_KEYS = [

@@ -13,10 +13,12 @@ import pytest
 from qpu.core.isa import Isa
 from qpu.errors import AsmError, HazardError
 from qpu.v3d.asm import Asm42, Asm71, assemble
-from qpu.v3d.encode import NOP_WORD, combine, decode
+from qpu.v3d.codes import NOP_WORD
+from qpu.v3d.decoder import decode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import table
 from qpu.v3d.parser import assemble_text
+from qpu.v3d.place import combine
 from qpu.v3d.printer import text
 from qpu.v3d.toolkit import V3dToolkit
 

@@ -6,7 +6,8 @@ import pytest
 
 from qpu.core.isa import Isa
 from qpu.errors import DecodeError, Severity
-from qpu.v3d.encode import decode, encode
+from qpu.v3d.decoder import decode
+from qpu.v3d.encode import encode
 from qpu.v3d.hazards import check
 from qpu.v3d.parser import assemble_text
 from qpu.v3d.printer import text

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from qpu.core.isa import Isa, Unit
 from qpu.errors import DecodeError
 from qpu.v3d.asm import assemble
+from qpu.v3d.codes import SIGNALS
+from qpu.v3d.decoder import decode
 from qpu.v3d.effects import EVENTS, effects
-from qpu.v3d.encode import SIGNALS, decode, encode
+from qpu.v3d.encode import encode
 from qpu.v3d.hazards import DISTANCES, RULES, check
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.operands import Dest42, Dest71, Reg42, Reg71

@@ -1,0 +1,174 @@
+"""From instruction words of V3D 4.2 and 7.1 to instructions: `decode`. Layouts and tables are in `codes.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+from qpu.core.isa import Isa
+from qpu.errors import DecodeError
+from qpu.v3d.codes import BDI, BRANCH_COND_NAMES, COND_KEYS, IMM_BITS, IMM_MASK, MSFIGN, Entry, pair_42, pair_71
+from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Src, SrcKind
+
+__all__ = ["decode"]
+
+_IMM_A, _IMM_B = IMM_BITS[:2]
+_IMM_AB: Final = _IMM_A | _IMM_B
+# Enum members are slow to reach through their class.
+_V3D42 = Isa.V3D42
+_RF, _ACC, _IMM_KIND = SrcKind.RF, SrcKind.ACC, SrcKind.IMM
+
+_DSTS: Final = tuple(Dst(i & 63, i >= 64) for i in range(128))
+_HALF_CACHE: Final = 1 << 14
+
+
+def decode(isa: Isa, word: int) -> Instr:
+    """The instruction of a 64-bit word. Raises: DecodeError with the word and the first field that makes no sense."""
+    if not 0 <= word < 1 << 64:
+        raise ValueError(f"an instruction word has 64 bits, not {word:#x}")
+    if not word >> 58:
+        return _decode_branch(isa, word)
+    v42 = isa is _V3D42
+    signal = (pair_42() if v42 else pair_71()).signals[word >> 53 & 31]
+    if signal is None:
+        raise DecodeError(word, "sig", f"signal {word >> 53 & 31} is reserved on {isa.label}")
+    sig, bits, writing = signal
+    sig_dst = None
+    cond = word >> 46 & 127
+    if writing:
+        sig_dst = _DSTS[cond]
+        cond = 0
+    elif cond == 16:
+        raise DecodeError(word, "cond", "condition field 16 is invalid")
+    # Halves are immutable and repeat a lot: they are kept by the bits that make them.
+    if v42:
+        imm = bits & _IMM_B
+        add = _add_42(word & 0x103FFF03FFFF, cond, imm)
+        mul = _mul_42(word & 0xFC002FC000FC0FFF, cond, imm)
+        left_a, left_b = word >> 6 & 63, word & 63
+    else:
+        imm = bits & IMM_MASK
+        add = _add_71(word & 0x103FFF000FFF, cond, imm & _IMM_AB)
+        mul = _mul_71(word & 0xFC002FC000FFF000, cond, imm & ~_IMM_AB)
+        left_a = word >> 6 & 63 if add is not None and add.a is None else 0
+        left_b = word >> 18 & 63 if mul is not None and mul.a is None else 0
+    if add is None:
+        raise DecodeError(word, "op_add", f"no operation has op_add {word >> 24 & 255} with these operand fields")
+    if mul is None:
+        raise DecodeError(word, "op_mul", f"no operation has op_mul {word >> 58} with these operand fields")
+    return Alu(isa, add, mul, sig, sig_dst, left_a, left_b)
+
+
+def _pick(entries: list[Entry] | None, waddr: int, magic: int, swapped: bool) -> Entry | None:
+    if entries is not None:
+        for e in entries:
+            order = e.op.order
+            if order is not None and (order == "swapped") != swapped:
+                continue
+            if (e.waddr is None or e.waddr == waddr) and (e.magic is None or e.magic == magic):
+                return e
+    return None
+
+
+def _half(e: Entry, waddr: int, magic: int, sources: Sequence[Src], conds: Sequence[str]) -> AluHalf:
+    a = b = None
+    if e.arity:
+        a = sources[0]
+        if e.a:
+            a = Src(a.kind, a.n, e.a, a.port_b)
+        if e.arity > 1:
+            b = sources[1]
+            if e.b:
+                b = Src(b.kind, b.n, e.b, b.port_b)
+    dst = _DSTS[waddr | (64 if magic and e.magic is None else 0)] if e.has_dst else None
+    return AluHalf(e.op, dst, a, b, e.pack, *conds)
+
+
+def _source_42(mux: int, raddr_a: int, raddr_b: int, imm: int) -> Src:
+    if mux < 6:
+        return Src(_ACC, mux)
+    if mux == 6:
+        return Src(_RF, raddr_a)
+    if imm:
+        return Src(_IMM_KIND, raddr_b)
+    return Src(_RF, raddr_b, "", raddr_a == raddr_b)
+
+
+@lru_cache(_HALF_CACHE)
+def _add_42(bits: int, cond: int, imm: int) -> AluHalf | None:
+    a, b = bits >> 12 & 7, bits >> 15 & 7
+    number = bits >> 24 & 255
+    # the modifiers of two-source float operations sit in the low opcode bits, a above b
+    swapped = (number >> 2 & 3) * 8 + a > (number & 3) * 8 + b
+    magic, waddr = bits >> 44 & 1, bits >> 32 & 63
+    entry = _pick(pair_42().add.find(number, b, a), waddr, magic, swapped)
+    key = COND_KEYS[cond]
+    if entry is None or key is None:
+        return None
+    sources = [_source_42(mux, bits >> 6 & 63, bits & 63, imm) for mux in (a, b)]
+    return _half(entry, waddr, magic, sources, key[:3])
+
+
+@lru_cache(_HALF_CACHE)
+def _mul_42(bits: int, cond: int, imm: int) -> AluHalf | None:
+    a, b = bits >> 18 & 7, bits >> 21 & 7
+    magic, waddr = bits >> 45 & 1, bits >> 38 & 63
+    entry = _pick(pair_42().mul.find(bits >> 58, b, a), waddr, magic, False)
+    key = COND_KEYS[cond]
+    if entry is None or key is None:
+        return None
+    sources = [_source_42(mux, bits >> 6 & 63, bits & 63, imm) for mux in (a, b)]
+    return _half(entry, waddr, magic, sources, key[3:])
+
+
+@lru_cache(_HALF_CACHE)
+def _add_71(bits: int, cond: int, imm: int) -> AluHalf | None:
+    a, b = bits >> 6 & 63, bits & 63
+    number = bits >> 24 & 255
+    key_a = (256 if imm & _IMM_A else 0) + (number >> 2 & 3) * 64 + a
+    key_b = (256 if imm & _IMM_B else 0) + (number & 3) * 64 + b
+    magic, waddr = bits >> 44 & 1, bits >> 32 & 63
+    entry = _pick(pair_71().add.find(number, b, a), waddr, magic, key_a > key_b)
+    key = COND_KEYS[cond]
+    if entry is None or key is None:
+        return None
+    sources = Src(_IMM_KIND if imm & _IMM_A else _RF, a), Src(_IMM_KIND if imm & _IMM_B else _RF, b)
+    return _half(entry, waddr, magic, sources, key[:3])
+
+
+@lru_cache(_HALF_CACHE)
+def _mul_71(bits: int, cond: int, imm: int) -> AluHalf | None:
+    a, b = bits >> 18 & 63, bits >> 12 & 63
+    magic, waddr = bits >> 45 & 1, bits >> 38 & 63
+    entry = _pick(pair_71().mul.find(bits >> 58, b, a), waddr, magic, False)
+    key = COND_KEYS[cond]
+    if entry is None or key is None:
+        return None
+    sources = Src(_IMM_KIND if imm & IMM_BITS[2] else _RF, a), Src(_IMM_KIND if imm & IMM_BITS[3] else _RF, b)
+    return _half(entry, waddr, magic, sources, key[3:])
+
+
+def _decode_branch(isa: Isa, word: int) -> Branch:
+    if word >> 56 & 3 != 2:
+        raise DecodeError(word, "op_mul", "op_mul is 0, but bits 57:56 do not say branch")
+    ignore = word >> 21 & 3
+    if ignore == 3:
+        raise DecodeError(word, "msfign", "msfign 3 is invalid")
+    bdi, ub = BDI[word >> 12 & 3], bool(word >> 14 & 1)
+    number = word >> 15 & 7
+    if ub and number > 3:
+        raise DecodeError(word, "bdu", f"uniform destination {number} is reserved")
+    bdu = BDI[number] if ub else ""
+    offset = (word >> 35 & 0x1FFFFF) << 3 | (word >> 24 & 255) << 24 if bdi in ("abs", "rel") else 0
+    return Branch(
+        isa,
+        BRANCH_COND_NAMES[word >> 32 & 7],
+        MSFIGN[ignore],
+        bdi,
+        offset,
+        ub,
+        bdu,
+        word >> 6 & 63 if bdi == "rf" or bdu == "rf" else 0,
+        bool(word >> 23 & 1),
+    )
