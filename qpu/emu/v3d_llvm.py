@@ -19,7 +19,7 @@ from qpu.core.isa import Isa
 from qpu.core.optable import Flags, Op
 from qpu.emu.llvm_lanes import I1, I1X16, I8, I16, I32, I32X16, I64, I64X16, LANES, LlvmLanes
 from qpu.errors import DecodeError
-from qpu.v3d.encode import decode
+from qpu.v3d.decoder import decode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
 from qpu.v3d.ops import FLOAT_ADDS, FLOAT_MULS, PACK, UNPACK
 from qpu.v3d.regs import imm_bits
