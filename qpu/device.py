@@ -176,6 +176,11 @@ class Device(AbstractContextManager["Device"]):
         return self._info.emulated is not None
 
     @property
+    def port(self) -> Port:
+        """The kernel as this device's adapter sees it: for what goes beyond launches, such as firmware properties."""
+        return self._port
+
+    @property
     def driver(self) -> Driver:
         """The adapter. Raises: UsageError when the device is closed or was inherited through fork."""
         self.check_usable()
