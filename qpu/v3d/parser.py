@@ -13,9 +13,7 @@ The language is what the disassembler prints, with free spacing, and for people:
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
@@ -37,11 +35,11 @@ from qpu.v3d.codes import (
     tables,
 )
 from qpu.v3d.encode import encode
-from qpu.v3d.expr import TextError, evaluate
+from qpu.v3d.expr import TextError
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import modifiers, table
+from qpu.v3d.parse_operands import UNIFORM_HELP, OperandParser
 from qpu.v3d.place import place_ports
-from qpu.v3d.regs import MAGIC_NUMBER, imm_index
 
 __all__ = ["assemble_text"]
 
@@ -59,10 +57,6 @@ _SIGNALS: Final = {
     "ucb": Sig.UCB,
     "rot": Sig.ROT,
 }
-# Names that other projects use for the input modifiers of halves.
-_MODIFIER_ALIASES: Final = {"r32": "ff", "rl2h": "ll", "rh2l": "hh", "swap": "swp"}
-_IMM_ALLOWED: Final = "-16..15 as integers; 2**-8..2**7 as floats"
-_UNIFORM_HELP: Final = "load it as a uniform, e.g. with ldunifrf"
 
 _LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines knows more ends than editors count
 _LINE_LIMIT: Final = 4000  # of code; bounds the numbers and the nesting in it, too
@@ -72,14 +66,7 @@ _DIRECTIVE = re.compile(r"\s*\.(\w+)\s*")
 _HEAD = re.compile(r"\s*([A-Za-z_]\w*)((?:\.\w*)*)(?=\s|$)\s*")
 _BRANCH = re.compile(r"\s*b(u?)(?:\.(\w+?))?([pq]?)(?=\s|$)\s*")
 _BRANCH_LIKE = re.compile(r"\s*bu?[pq]?(?:\.\w*)?(?=\s|$)")
-_OPERAND = re.compile(
-    r"\s*(?:rf(?P<rf>[0-9]+)|rf\[(?P<index>[^\]]*)\]|(?P<unknown>waddr|imm)\s+UNKNOWN\s+(?P<number>[0-9]+)|(?P<other>.*?))"
-    r"(?P<mods>(?:\.[A-Za-z]\w*)*)\s*$"
-)
 _SIGNAL = re.compile(r"\s*([A-Za-z_]\w*)(?:\.(\S+))?\s*$")
-_INT = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|[0-9]+)$")
-_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$")
-_UNKNOWN_DST = re.compile(r"UNKNOWN([0-9]+)$")
 
 
 @dataclass(slots=True)
@@ -105,36 +92,31 @@ def assemble_text(isa: Isa, source: str, *, filename: str = "<text>") -> Program
     return _Assembler(isa, filename).run(source)
 
 
-class _Assembler:
+class _Assembler(OperandParser):
     __slots__ = (
         "cache",
-        "constants",
         "destinations",
         "errors",
         "filename",
         "fixups",
         "heads",
-        "isa",
         "known",
         "labels",
         "locs",
         "ops",
-        "registers",
         "roles",
         "sources",
         "words",
     )
 
     def __init__(self, isa: Isa, filename: str) -> None:
-        self.isa = isa
+        super().__init__(isa)
         self.filename = filename
         self.ops = table(isa)
         self.words: list[int] = []
         self.locs: list[Loc] = []
         self.labels: dict[str, int] = {}
         self.fixups: list[_Fixup] = []
-        self.constants: dict[str, int | float] = {}
-        self.registers: dict[str, str] = {}
         self.errors: list[Diagnostic] = []
         self.cache: dict[str, tuple[_Half, int]] = {}
         self.known: dict[str, int] = {}  # instruction text -> word
@@ -225,32 +207,6 @@ class _Assembler:
                 column - 1, "directive", f"unknown directive .{name}", ".set, .word", self.close(name, ("set", "word"))
             )
 
-    def is_register(self, text: str) -> bool:
-        if re.fullmatch(r"rf[0-9]+", text):
-            return int(text[2:]) < 64
-        return text in MAGIC_NUMBER[self.isa]
-
-    @staticmethod
-    def close(name: str, known: Iterable[str]) -> str | None:
-        found = difflib.get_close_matches(name, list(known), 3)
-        return f"did you mean {', '.join(found)}?" if found else None
-
-    def value(self, text: str, column: int) -> int | float:
-        """A number, a constant, or an expression of them."""
-        if _INT.match(text):
-            return int(text, 10 if text.lstrip("+-").isdigit() else 0)
-        if _FLOAT.match(text):
-            return float(text)
-        if text in self.constants:
-            return self.constants[text]
-        return evaluate(text, column, self.constants, self.undefined)
-
-    def undefined(self, name: str, column: int) -> TextError:
-        known = [*self.constants, *self.registers, *MAGIC_NUMBER[self.isa]]
-        accumulators = "r0..r5, " if self.isa is Isa.V3D42 else ""
-        allowed = f"rf0..rf63, {accumulators}small immediates, names from .set"
-        return TextError(column, "name", f"{name!r} is not defined", allowed, self.close(name, known))
-
     # -- ALU instructions
 
     def alu(self, code: str, column: int) -> int:
@@ -305,46 +261,6 @@ class _Assembler:
         if name in self.ops:
             return TextError(column, "syntax", f"{name} would be a third operation", "two operations, then signals")
         return TextError(column, "signal", f"unknown signal {name!r}", ", ".join(_SIGNALS), self.close(name, _SIGNALS))
-
-    def rotation(self, text: str | None, column: int) -> int:
-        if text == "r5":
-            return 0
-        if text is not None and _INT.match(text):
-            amount = int(text, 10 if text.lstrip("+-").isdigit() else 0)
-            if amount and -16 <= amount <= 15:
-                return amount & 31
-        raise TextError(
-            column, "rotate", f"{text!r} is no rotation amount", "rot.1 .. rot.15, rot.-16 .. rot.-1, rot.r5"
-        )
-
-    def signal_dst(self, name: str, text: str | None, column: int) -> Dst:
-        if text is None:
-            raise TextError(column, "signal-destination", f"signal {name} needs a destination", f"{name}.rf0, ...")
-        column += len(name) + 1
-        text = self.registers.get(text, text)
-        m = re.fullmatch(r"rf([0-9]+)", text)
-        if m is not None:
-            return Dst(self.rf(m[1], column))
-        m = _UNKNOWN_DST.match(text)
-        if m is not None and int(m[1]) < 64:
-            return Dst(int(m[1]), True)
-        number = MAGIC_NUMBER[self.isa].get(text)
-        if number is None:
-            raise TextError(
-                column,
-                "register",
-                f"{text!r} is no destination",
-                "rf0..rf63, magic destinations",
-                self.close(text, MAGIC_NUMBER[self.isa]),
-            )
-        return Dst(number, True)
-
-    @staticmethod
-    def rf(digits: str, column: int) -> int:
-        n = int(digits)
-        if n > 63:
-            raise TextError(column, "register", f"rf{digits} does not exist", "rf0..rf63")
-        return n
 
     def half(self, piece: str, at: int, number: int) -> _Half:
         """Parse one operation; halves are kept by text, since programs repeat them."""
@@ -474,92 +390,6 @@ class _Assembler:
             column += len(part) + 1
         return cond, push, update
 
-    def destination(self, text: str, column: int) -> tuple[Dst, str]:
-        m = _OPERAND.match(text)
-        assert m is not None
-        mods = m["mods"].split(".")[1:]
-        if len(mods) > 1:
-            raise TextError(column, "modifier", f"{text.strip()!r} has {len(mods)} modifiers", "one: .l, .h")
-        pack = mods[0] if mods else ""
-        other = m["other"]
-        if other is not None and other in self.registers:
-            alias = self.registers[other]
-            if alias.startswith("rf"):
-                return Dst(int(alias[2:])), pack
-            other = alias
-        if m["rf"] is not None:
-            return Dst(self.rf(m["rf"], column)), pack
-        if m["index"] is not None:
-            return Dst(self.index(m["index"], column)), pack
-        if m["unknown"] == "waddr":
-            if int(m["number"]) > 63:
-                raise TextError(column, "register", f"address {m['number']} does not exist", "0..63")
-            return Dst(int(m["number"]), True), pack
-        number = MAGIC_NUMBER[self.isa].get(other or "")
-        if number is None:
-            shown = text.strip()
-            if not shown:
-                raise TextError(column, "syntax", "a destination is missing here")
-            raise TextError(
-                column,
-                "register",
-                f"{shown!r} is no destination of {self.isa.label}",
-                "rf0..rf63, - and the magic destinations",
-                self.close(shown, MAGIC_NUMBER[self.isa]),
-            )
-        return Dst(number, True), pack
-
-    def index(self, text: str, column: int) -> int:
-        value = self.value(text.strip(), column + 3)
-        if not isinstance(value, int) or not 0 <= value < 64:
-            raise TextError(column, "register", f"rf[{value}] does not exist", "rf[0] .. rf[63]")
-        return value
-
-    def source(self, text: str, column: int) -> Src:
-        m = _OPERAND.match(text)
-        assert m is not None
-        mods = m["mods"].split(".")[1:]
-        if len(mods) > 1:
-            raise TextError(
-                column, "modifier", f"{text.strip()!r} has {len(mods)} modifiers", "one modifier an operand"
-            )
-        mod = _MODIFIER_ALIASES.get(mods[0], mods[0]) if mods else ""
-        rf, other = m["rf"], m["other"]
-        if other is not None and other in self.registers:
-            other = self.registers[other]
-            if other.startswith("rf"):
-                rf, other = other[2:], None
-        if rf is not None:
-            return Src(SrcKind.RF, self.rf(rf, column), mod)
-        if m["index"] is not None:
-            return Src(SrcKind.RF, self.index(m["index"], column), mod)
-        if m["unknown"] is not None:
-            if m["unknown"] == "waddr" or not 48 <= int(m["number"]) < 64:
-                raise TextError(column, "operand", f"{text.strip()!r} is no source", "registers, small immediates")
-            return Src(SrcKind.IMM, int(m["number"]), mod)
-        assert other is not None
-        if not other:
-            raise TextError(column, "syntax", "an operand is missing here")
-        number = MAGIC_NUMBER[self.isa].get(other)
-        if number is not None:
-            if self.isa is Isa.V3D42 and number < 6:
-                return Src(SrcKind.ACC, number, mod)
-            why = "is an accumulator of V3D 4.2" if re.fullmatch(r"r[0-5]", other) else "can only be written"
-            raise TextError(column, "register", f"{other} {why}", "rf0..rf63, small immediates")
-        if other == "r5" and self.isa is Isa.V3D71:
-            raise TextError(column, "register", "r5 is an accumulator of V3D 4.2", "rf0..rf63, small immediates")
-        value = self.value(other, column)
-        index = imm_index(value)
-        if index is None:
-            raise TextError(
-                column,
-                "small-imm",
-                f"{other} is not a small immediate on {self.isa.label}",
-                _IMM_ALLOWED,
-                _UNIFORM_HELP,
-            )
-        return Src(SrcKind.IMM, index, mod)
-
     # -- joining
 
     def instruction(self, halves: list[_Half], sig: Sig, sig_dst: Dst | None, sig_column: int, rot: int | None) -> int:
@@ -624,7 +454,7 @@ class _Assembler:
                     "small-imm",
                     "a second small immediate in the instruction",
                     "one operand of V3D 7.1 may be a small immediate",
-                    _UNIFORM_HELP,
+                    UNIFORM_HELP,
                 )
             for i in imms:
                 sig |= IMM_SIGS[i]

@@ -1,0 +1,190 @@
+"""Operands of V3D assembly text: registers, destinations, small immediates, numbers and names."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from qpu.core.isa import Isa
+from qpu.v3d.expr import TextError, evaluate
+from qpu.v3d.instr import Dst, Src, SrcKind
+from qpu.v3d.regs import MAGIC_NUMBER, imm_index
+
+__all__ = ["UNIFORM_HELP", "OperandParser"]
+
+# Names that other projects use for the input modifiers of halves.
+_MODIFIER_ALIASES: Final = {"r32": "ff", "rl2h": "ll", "rh2l": "hh", "swap": "swp"}
+_IMM_ALLOWED: Final = "-16..15 as integers; 2**-8..2**7 as floats"
+UNIFORM_HELP: Final = "load it as a uniform, e.g. with ldunifrf"
+_OPERAND = re.compile(
+    r"\s*(?:rf(?P<rf>[0-9]+)|rf\[(?P<index>[^\]]*)\]|(?P<unknown>waddr|imm)\s+UNKNOWN\s+(?P<number>[0-9]+)|(?P<other>.*?))"
+    r"(?P<mods>(?:\.[A-Za-z]\w*)*)\s*$"
+)
+_INT = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[bB][01]+|[0-9]+)$")
+_FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$")
+_UNKNOWN_DST = re.compile(r"UNKNOWN([0-9]+)$")
+
+
+class OperandParser:
+    """Reads operands; knows the names that `.set` defined. Columns count from 0."""
+
+    __slots__ = ("constants", "isa", "registers")
+
+    def __init__(self, isa: Isa) -> None:
+        self.isa = isa
+        self.constants: dict[str, int | float] = {}
+        self.registers: dict[str, str] = {}
+
+    def is_register(self, text: str) -> bool:
+        if re.fullmatch(r"rf[0-9]+", text):
+            return int(text[2:]) < 64
+        return text in MAGIC_NUMBER[self.isa]
+
+    @staticmethod
+    def close(name: str, known: Iterable[str]) -> str | None:
+        found = difflib.get_close_matches(name, list(known), 3)
+        return f"did you mean {', '.join(found)}?" if found else None
+
+    def value(self, text: str, column: int) -> int | float:
+        """A number, a constant, or an expression of them."""
+        if _INT.match(text):
+            return int(text, 10 if text.lstrip("+-").isdigit() else 0)
+        if _FLOAT.match(text):
+            return float(text)
+        if text in self.constants:
+            return self.constants[text]
+        return evaluate(text, column, self.constants, self.undefined)
+
+    def undefined(self, name: str, column: int) -> TextError:
+        known = [*self.constants, *self.registers, *MAGIC_NUMBER[self.isa]]
+        accumulators = "r0..r5, " if self.isa is Isa.V3D42 else ""
+        allowed = f"rf0..rf63, {accumulators}small immediates, names from .set"
+        return TextError(column, "name", f"{name!r} is not defined", allowed, self.close(name, known))
+
+    @staticmethod
+    def rf(digits: str, column: int) -> int:
+        n = int(digits)
+        if n > 63:
+            raise TextError(column, "register", f"rf{digits} does not exist", "rf0..rf63")
+        return n
+
+    def index(self, text: str, column: int) -> int:
+        value = self.value(text.strip(), column + 3)
+        if not isinstance(value, int) or not 0 <= value < 64:
+            raise TextError(column, "register", f"rf[{value}] does not exist", "rf[0] .. rf[63]")
+        return value
+
+    def destination(self, text: str, column: int) -> tuple[Dst, str]:
+        m = _OPERAND.match(text)
+        assert m is not None
+        mods = m["mods"].split(".")[1:]
+        if len(mods) > 1:
+            raise TextError(column, "modifier", f"{text.strip()!r} has {len(mods)} modifiers", "one: .l, .h")
+        pack = mods[0] if mods else ""
+        other = m["other"]
+        if other is not None and other in self.registers:
+            alias = self.registers[other]
+            if alias.startswith("rf"):
+                return Dst(int(alias[2:])), pack
+            other = alias
+        if m["rf"] is not None:
+            return Dst(self.rf(m["rf"], column)), pack
+        if m["index"] is not None:
+            return Dst(self.index(m["index"], column)), pack
+        if m["unknown"] == "waddr":
+            if int(m["number"]) > 63:
+                raise TextError(column, "register", f"address {m['number']} does not exist", "0..63")
+            return Dst(int(m["number"]), True), pack
+        number = MAGIC_NUMBER[self.isa].get(other or "")
+        if number is None:
+            shown = text.strip()
+            if not shown:
+                raise TextError(column, "syntax", "a destination is missing here")
+            raise TextError(
+                column,
+                "register",
+                f"{shown!r} is no destination of {self.isa.label}",
+                "rf0..rf63, - and the magic destinations",
+                self.close(shown, MAGIC_NUMBER[self.isa]),
+            )
+        return Dst(number, True), pack
+
+    def source(self, text: str, column: int) -> Src:
+        m = _OPERAND.match(text)
+        assert m is not None
+        mods = m["mods"].split(".")[1:]
+        if len(mods) > 1:
+            raise TextError(
+                column, "modifier", f"{text.strip()!r} has {len(mods)} modifiers", "one modifier an operand"
+            )
+        mod = _MODIFIER_ALIASES.get(mods[0], mods[0]) if mods else ""
+        rf, other = m["rf"], m["other"]
+        if other is not None and other in self.registers:
+            other = self.registers[other]
+            if other.startswith("rf"):
+                rf, other = other[2:], None
+        if rf is not None:
+            return Src(SrcKind.RF, self.rf(rf, column), mod)
+        if m["index"] is not None:
+            return Src(SrcKind.RF, self.index(m["index"], column), mod)
+        if m["unknown"] is not None:
+            if m["unknown"] == "waddr" or not 48 <= int(m["number"]) < 64:
+                raise TextError(column, "operand", f"{text.strip()!r} is no source", "registers, small immediates")
+            return Src(SrcKind.IMM, int(m["number"]), mod)
+        assert other is not None
+        if not other:
+            raise TextError(column, "syntax", "an operand is missing here")
+        number = MAGIC_NUMBER[self.isa].get(other)
+        if number is not None:
+            if self.isa is Isa.V3D42 and number < 6:
+                return Src(SrcKind.ACC, number, mod)
+            why = "is an accumulator of V3D 4.2" if re.fullmatch(r"r[0-5]", other) else "can only be written"
+            raise TextError(column, "register", f"{other} {why}", "rf0..rf63, small immediates")
+        if other == "r5" and self.isa is Isa.V3D71:
+            raise TextError(column, "register", "r5 is an accumulator of V3D 4.2", "rf0..rf63, small immediates")
+        value = self.value(other, column)
+        index = imm_index(value)
+        if index is None:
+            raise TextError(
+                column,
+                "small-imm",
+                f"{other} is not a small immediate on {self.isa.label}",
+                _IMM_ALLOWED,
+                UNIFORM_HELP,
+            )
+        return Src(SrcKind.IMM, index, mod)
+
+    def signal_dst(self, name: str, text: str | None, column: int) -> Dst:
+        if text is None:
+            raise TextError(column, "signal-destination", f"signal {name} needs a destination", f"{name}.rf0, ...")
+        column += len(name) + 1
+        text = self.registers.get(text, text)
+        m = re.fullmatch(r"rf([0-9]+)", text)
+        if m is not None:
+            return Dst(self.rf(m[1], column))
+        m = _UNKNOWN_DST.match(text)
+        if m is not None and int(m[1]) < 64:
+            return Dst(int(m[1]), True)
+        number = MAGIC_NUMBER[self.isa].get(text)
+        if number is None:
+            raise TextError(
+                column,
+                "register",
+                f"{text!r} is no destination",
+                "rf0..rf63, magic destinations",
+                self.close(text, MAGIC_NUMBER[self.isa]),
+            )
+        return Dst(number, True)
+
+    def rotation(self, text: str | None, column: int) -> int:
+        if text == "r5":
+            return 0
+        if text is not None and _INT.match(text):
+            amount = int(text, 10 if text.lstrip("+-").isdigit() else 0)
+            if amount and -16 <= amount <= 15:
+                return amount & 31
+        raise TextError(
+            column, "rotate", f"{text!r} is no rotation amount", "rot.1 .. rot.15, rot.-16 .. rot.-1, rot.r5"
+        )
