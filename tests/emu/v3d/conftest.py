@@ -10,13 +10,19 @@ from v3d_rig import Rig
 
 BOTH = {
     "test_v3d_algorithms",
+    "test_v3d_arithmetic",
+    "test_v3d_atomics",
+    "test_v3d_branches",
     "test_v3d_control",
     "test_v3d_dispatch",
+    "test_v3d_exchange",
     "test_v3d_faults",
+    "test_v3d_loops",
     "test_v3d_patterns",
     "test_v3d_programs",
     "test_v3d_threads",
     "test_v3d_tmu",
+    "test_v3d_vectors",
 }
 
 
