@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import runpy
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+import qpu
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 KEYS = {"example", "device", "isa", "emulated", "n", "seconds", "total_seconds", "instructions", "max_abs_error", "ok"}
@@ -43,6 +50,24 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return Run(monkeypatch, capsys)
 
 
+def grey(path: Path) -> Any:
+    """The grey values of a PNG file, by the examples' own reader."""
+    return importlib.import_module("_png").read_grey(path)
+
+
+def small(tmp_path: Path, shape: tuple[int, int]) -> str:
+    """The path of a picture of noise."""
+    path = tmp_path / f"noise-{shape[0]}-{shape[1]}.png"
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        write = importlib.import_module("_png").write
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    write(path, np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8))
+    return str(path)
+
+
+PICTURES = ("mandelbrot", "gaussian_blur", "sobel")
 SIZED = ("hello_world", "memset", "scopy", "saxpy", "summation", "parallel_add", "parallel_mul")
 
 
@@ -85,6 +110,105 @@ def test_perf_counters(run: Run) -> None:
         assert len(row["counters"]) >= 2 and all(value > 0 for value in row["counters"].values())
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (67, 33), (96, 64)])
+def test_mandelbrot(run: Run, tmp_path: Path, width: int, height: int) -> None:
+    size = ("--width", str(width), "--height", str(height), "--steps", "40")
+    rows = run.rows("mandelbrot", "--device", "all", *size, "--output", str(tmp_path / "set.png"))
+    assert [(r["device"], r["isa"]) for r in rows] == ALL
+    pictures = []
+    for row in rows:
+        assert set(row) >= KEYS and row["ok"] and row["n"] == width * height
+        assert row["differing"] <= 0.02 * width * height
+        assert row["output"] == str(tmp_path / f"set-{row['device']}.png")
+        pictures.append(grey(Path(row["output"])))
+        assert pictures[-1].shape == (height, width)
+    if width > 1:  # black inside, light around, dark far away
+        assert all((p == 0).mean() > 0.1 and p.max() > 200 for p in pictures)
+
+
+@pytest.mark.parametrize("device", ["pi0", "pi5,slices=1", "pi5,slices=3", "pi5,rev=10"])
+@pytest.mark.parametrize("name", ["mandelbrot", "sobel", "gaussian_blur"])
+def test_pictures_on_other_boards(run: Run, name: str, device: str, tmp_path: Path) -> None:
+    options = ("--width", "40", "--height", "9") if name == "mandelbrot" else ("--input", small(tmp_path, (9, 40)))
+    (row,) = run.rows(name, "--device", device, *options)
+    assert row["ok"] and row["n"] == 360 and "output" not in row
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 16), (2, 3), (7, 33), (40, 17)])
+@pytest.mark.parametrize("name", ["sobel", "gaussian_blur"])
+def test_filters_of_any_shape(run: Run, name: str, shape: tuple[int, int], tmp_path: Path) -> None:
+    rows = run.rows(name, "--device", "all", "--input", small(tmp_path, shape))
+    assert [(r["device"], r["isa"]) for r in rows] == ALL
+    assert all(set(r) >= KEYS and r["ok"] for r in rows)
+    assert all((r["height"], r["width"]) == shape for r in rows)
+
+
+def test_sobel_of_the_photograph(run: Run, tmp_path: Path) -> None:
+    (row,) = run.rows("sobel", "--device", "pi5", "--output", str(tmp_path / "edges.png"))
+    assert row["ok"] and (row["width"], row["height"]) == (512, 512)
+    edges = grey(tmp_path / "edges.png")
+    assert edges[:100].mean() < 5 < 20 < edges[300:].mean()  # a clear sky, and grass
+
+
+def test_blur_of_the_photograph(run: Run, tmp_path: Path) -> None:
+    (row,) = run.rows("gaussian_blur", "--device", "pi4", "--sigma", "1", "--output", str(tmp_path / "soft.png"))
+    assert row["ok"] and row["taps"] == 5
+    soft, sharp = grey(tmp_path / "soft.png").astype(float), grey(EXAMPLES / "images" / "camera.png").astype(float)
+    assert abs(soft.mean() - sharp.mean()) < 0.5  # as bright as before
+    assert np.abs(np.diff(soft)).mean() < 0.7 * np.abs(np.diff(sharp)).mean()  # and smoother
+
+
+@pytest.mark.parametrize("sigma", ["0.3", "3"])
+def test_blur_of_any_width(run: Run, sigma: str, tmp_path: Path) -> None:
+    rows = run.rows("gaussian_blur", "--device", "all", "--sigma", sigma, "--input", small(tmp_path, (20, 30)))
+    assert [r["taps"] for r in rows] == [3 if sigma == "0.3" else 15] * 3 and all(r["ok"] for r in rows)
+
+
+def test_a_wrong_pixel_is_noticed(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    rows = importlib.import_module("_rows")
+    true = rows.RowProgram.result
+
+    def spoiled(self: Any) -> Any:
+        pixels = true(self)
+        pixels[-1, -1] += 7
+        return pixels
+
+    monkeypatch.setattr(rows.RowProgram, "result", spoiled)
+    for name in ("sobel", "gaussian_blur"):
+        status, out, _ = run(name, "--device", "pi5", "--json", "--input", small(tmp_path, (5, 20)))
+        assert status == 1 and json.loads(out)["ok"] is False
+
+
+def test_mailbox_info(run: Run) -> None:
+    for row in run.rows("mailbox_info", "--device", "all"):
+        assert set(row) >= KEYS and row["ok"] and row["instructions"] == 0
+        assert row["properties"]["clocks_hz"]["V3D"] == {"pi3": 400, "pi4": 500, "pi5": 910}[row["device"]] * 10**6
+    status, out, err = run("mailbox_info", "--device", "pi3")
+    assert (status, err) == (0, "") and "board revision" in out and "not of a board" in out
+
+
+def test_gpu_clock(run: Run) -> None:
+    rows = run.rows("gpu_clock", "--device", "all")
+    assert [(r["device"], r["isa"]) for r in rows] == ALL
+    for row in rows:
+        assert set(row) >= KEYS and row["ok"] and row["time"] == "emulated"
+        assert row["clock_hz"] == pytest.approx(row["nominal_hz"], rel=0.01)
+    status, out, _ = run("gpu_clock", "--device", "pi4", "--loops", "2000")
+    assert status == 0 and "shows the method, not a board" in out
+
+
+def test_gpu_clock_without_counters(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: qpu.Device, *names: str) -> None:
+        raise qpu.DriverError("event counters need root")
+
+    monkeypatch.setattr(qpu.Device, "counters", refuse)
+    status, out, err = run("gpu_clock", "--device", "pi3", "--json")
+    row = json.loads(out)
+    assert status == 0 and "event counters need root" in err and "instructions" in row["method"]
+    assert row["clock_hz"] == pytest.approx(400e6, rel=0.01)
+
+
 def test_deadbeef(run: Run) -> None:
     rows = run.rows("deadbeef", "--device", "all")
     assert [(r["device"], r["word"]) for r in rows] == [(d, "0xdeadbeef") for d, _ in ALL]
@@ -104,9 +228,109 @@ def test_people_read_what_was_measured(run: Run, name: str) -> None:
         *((name, ("--device", "pi5", "--n", n)) for name in SIZED for n in ("0", "-4", "many", "99999999999")),
         *((name, ("--device", "pi9")) for name in (*SIZED, "deadbeef")),
         ("memset", ("--device", "pi5", "--value", "0x100000000")),
+        ("memset", ("--device", "pi5", "--value", "abc")),
+        ("saxpy", ("--device", "pi5", "--alpha", "nan")),
+        ("saxpy", ("--device", "pi3", "--n", "268435456")),
+        ("perf_counters", ("--device", "pi5", "--counter", "beans")),
+        *(("mandelbrot", ("--device", "pi5", *o)) for o in (("--width", "0"), ("--height", "-1"), ("--steps", "0"))),
+        *((name, ("--output", "nowhere/picture.png")) for name in PICTURES),
+        *((name, ("--input", "nowhere.png")) for name in PICTURES[1:]),
+        *((name, ("--input", __file__)) for name in PICTURES[1:]),
+        *(("gaussian_blur", ("--sigma", s)) for s in ("0", "-1", "4", "inf", "wide")),
+        ("sobel", ("--gain", "0")),
+        ("gpu_clock", ("--device", "pi5", "--loops", "0")),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_2(run: Run, name: str, arguments: tuple[str, ...]) -> None:
     status, out, err = run(name, *arguments)
     assert (status, out) == (2, "")
     assert len(err.strip().splitlines()) == 1 and len(err) > 10
+    assert "lambda" not in err and "Traceback" not in err
+
+
+def test_differences_are_of_the_values(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    elementwise = importlib.import_module("_elementwise").Elementwise
+    true = elementwise.result
+
+    def spoiled(self: Any) -> Any:
+        words = true(self).copy()
+        words[5] -= 3
+        return words
+
+    monkeypatch.setattr(elementwise, "result", spoiled)
+    status, out, _ = run("memset", "--device", "pi5", "--json")
+    row = json.loads(out)
+    assert status == 1 and (row["max_abs_error"], row["wrong"], row["ok"]) == (3.0, 1, False)
+
+
+def test_loops_refuse_what_they_have_no_registers_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    loop = importlib.import_module("_elementwise").Elementwise
+    x = np.zeros(16, np.float32)
+    with qpu.open_device("pi5") as gpu:
+        for inputs, scalars, out in (
+            ([x] * 3, [], x),
+            ([x], [1] * 5, x),
+            ([x[:8]], [], x),
+            ([x.astype(np.float64)], [], x),
+            ([], [], x[:0]),
+        ):
+            with pytest.raises(qpu.errors.UsageError):
+                loop(gpu, lambda *args: None, inputs, scalars, out)
+
+
+def test_time_counts_from_the_start_of_the_process() -> None:
+    code = (
+        "import time; time.sleep(0.5); import sys, runpy; "
+        f"sys.path.insert(0, {str(EXAMPLES)!r}); sys.argv = ['deadbeef.py', '--device', 'pi5', '--json']; "
+        f"runpy.run_path({str(EXAMPLES / 'deadbeef.py')!r}, run_name='__main__')"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert json.loads(out)["total_seconds"] > (0.5 if sys.platform == "linux" else 0.0)
+
+
+def test_ctrl_c_is_status_130_and_no_traceback() -> None:
+    code = "import _common, time; _common.main(lambda: print('ready', flush=True) or time.sleep(60))"
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "interrupted\n")
+
+
+def test_png_files_read_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    png = importlib.import_module("_png")
+    pixels = np.random.default_rng(2).integers(0, 256, (13, 21, 3), dtype=np.uint8)
+    png.write(tmp_path / "grey.png", pixels[:, :, 0])
+    assert (png.read_grey(tmp_path / "grey.png") == pixels[:, :, 0]).all()
+    png.write(tmp_path / "colour.png", pixels)
+    luma = np.rint(pixels @ np.array([0.299, 0.587, 0.114]))
+    assert (png.read_grey(tmp_path / "colour.png") == luma).all()
+    damaged = bytearray((tmp_path / "grey.png").read_bytes())
+    damaged[60] ^= 1
+    (tmp_path / "damaged.png").write_bytes(damaged)
+    with pytest.raises(qpu.errors.UsageError, match="checksum"):
+        png.read_grey(tmp_path / "damaged.png")
+
+
+def test_png_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every filter of the format, undone against its definition."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    png = importlib.import_module("_png")
+    pixels = np.random.default_rng(3).integers(0, 256, (5, 12)).astype(int)
+    for channels in (1, 3):
+        lines = np.zeros((5, 13), np.uint8)
+        for y in range(5):
+            lines[y, 0] = kind = y
+            for x in range(12):
+                a = pixels[y, x - channels] if x >= channels else 0
+                b = pixels[y - 1, x] if y else 0
+                c = pixels[y - 1, x - channels] if y and x >= channels else 0
+                plane = min((a, b, c), key=lambda v, p=a + b - c: abs(p - v))  # type: ignore[misc]  # first of equals
+                lines[y, 1 + x] = (pixels[y, x] - (0, a, b, (a + b) // 2, plane)[kind]) % 256
+        assert (png._unfilter(lines, channels) == pixels).all()
