@@ -11,6 +11,9 @@ import ctypes.util
 import fcntl
 import mmap
 import os
+import resource
+import select
+import selectors
 import struct
 import sys
 import threading
@@ -23,6 +26,8 @@ from qpu.emu.boards import BoardProfile, parse_board
 from qpu.emu.fake_kernel import Kernel
 from qpu.emu.fake_user import read_user, write_user
 from qpu.emu.intercept_files import FilePatches, RealFds
+from qpu.emu.intercept_guard import Guard
+from qpu.emu.intercept_libc import LibcCalls, is_libc
 from qpu.emu.intercept_mmap import make_mmap
 from qpu.emu.trace_file import TraceFile
 from qpu.errors import EmuFault, UsageError
@@ -40,6 +45,8 @@ _REAL_CDLL = ctypes.CDLL
 _REAL_OS_OPEN = os.open
 _REAL_OS_CLOSE = os.close
 _DUPLICATES = (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)
+_LOCKS = (fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW)
+BOARD_VARIABLE = "QPU_EMULATE"  # in the environment of child processes
 
 
 class BcmHost:
@@ -119,10 +126,11 @@ class Emulation:
         self._inherited: set[int] = set()
         self._shown: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._files = FilePatches(lambda: self.kernel, lambda: self._kernel, self._inherited)
+        self.files = FilePatches(lambda: self.kernel, lambda: self._kernel, self._inherited)
         self._undo: list[tuple[Any, str, Any]] = []
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+        self._guard: Guard | None = None
         self.installed = False
         self._kernel: Kernel | None = self._make()
 
@@ -216,7 +224,7 @@ class Emulation:
             raise UsageError(f"this process already runs on an emulated {_current.profile.name}")
         _current = self
         self.installed = True
-        self._files.install()
+        self.files.install()
         self._put(fcntl, "ioctl", self.ioctl)
         self._put(fcntl, "fcntl", self.fcntl)
         self._put(mmap, "mmap", make_mmap(self._kernel_of))
@@ -224,7 +232,78 @@ class Emulation:
         self._put(ctypes, "CDLL", library)
         self._put(ctypes, "cdll", ctypes.LibraryLoader(library))
         find = ctypes.util.find_library
+        self._page_size()
+        self._waiting()
+        if self._guard is None:
+            self._guard = Guard(self.files.owned, lambda: self.files.trusted, self.profile.name, BOARD_VARIABLE)
+            sys.addaudithook(self._audit)
         self._put(ctypes.util, "find_library", lambda name: BcmHost._name if name == "bcm_host" else find(name))
+
+    def _audit(self, event: str, args: tuple[Any, ...]) -> None:
+        """Hooks stay for ever: this one does nothing once the emulation is gone."""
+        if self.installed and self._guard is not None:
+            self._guard(event, args)
+
+    def _page_size(self) -> None:
+        """What programs round sizes and offsets to. A board's page is a multiple of the host's or equal."""
+        page = self.profile.page_size
+        if page < mmap.PAGESIZE:
+            return
+        real = os.sysconf
+        names = ("SC_PAGESIZE", "SC_PAGE_SIZE", os.sysconf_names["SC_PAGESIZE"])
+        self._put(mmap, "PAGESIZE", page)
+        self._put(mmap, "ALLOCATIONGRANULARITY", page)
+        self._put(resource, "getpagesize", lambda: page)
+        self._put(os, "sysconf", lambda name: page if name in names else real(name))
+
+    def _waiting(self) -> None:
+        """Waiting for and locking descriptors: behind those of devices is no device of the system."""
+        refuse = self._refuse
+        real_select, real_poll = select.select, select.poll
+
+        def emulated_select(r: Any, w: Any, x: Any, timeout: Any = None) -> Any:
+            r, w, x = list(r), list(w), list(x)
+            for fd in (*r, *w, *x):
+                refuse("select.select", fd)
+            return real_select(r, w, x, timeout)
+
+        class Poll:
+            """select.poll()"""
+
+            def __init__(self) -> None:
+                self._real = real_poll()
+
+            def register(self, fd: Any, *mask: int) -> None:
+                """As of select.poll()."""
+                refuse("poll", fd)
+                self._real.register(fd, *mask)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._real, name)
+
+        self._put(select, "select", emulated_select)
+        self._put(select, "poll", Poll)
+        register = selectors._BaseSelectorImpl.register
+
+        def checked(selector: Any, fileobj: Any, *args: Any, **named: Any) -> Any:
+            refuse("a selector", fileobj)
+            return register(selector, fileobj, *args, **named)
+
+        self._put(selectors._BaseSelectorImpl, "register", checked)
+        for name in ("flock", "lockf"):
+            self._put(fcntl, name, self._checked(f"fcntl.{name}", getattr(fcntl, name)))
+
+    def _refuse(self, what: str, fd: Any) -> None:
+        number = _descriptor(fd)
+        if self.files.known(number):
+            raise self.kernel.not_modelled(f"{what} on {self.kernel.fds.get(number).path}")
+
+    def _checked(self, what: str, real: Any) -> Any:
+        def call(fd: Any, *args: Any, **named: Any) -> Any:
+            self._refuse(what, fd)
+            return real(fd, *args, **named)
+
+        return call
 
     def uninstall(self) -> None:
         """Restore everything, power the board off."""
@@ -240,7 +319,7 @@ class Emulation:
         while self._undo:
             where, name, value = self._undo.pop()
             setattr(where, name, value)
-        self._files.uninstall()
+        self.files.uninstall()
         if self._kernel is not None:
             self._kernel.close()
 
@@ -261,8 +340,10 @@ class Emulation:
     def _library(self) -> type[ctypes.CDLL]:
         profile = self.profile
 
+        calls = LibcCalls(self)
+
         class EmulatedCDLL(_REAL_CDLL):
-            """ctypes.CDLL that knows libbcm_host."""
+            """ctypes.CDLL that knows libbcm_host, and the C library's calls on the board's devices."""
 
             def __new__(cls, name: Any = None, *args: Any, **named: Any) -> Any:
                 if _is_bcm_host(name):
@@ -271,6 +352,17 @@ class Emulation:
                     return BcmHost(profile)
                 return object.__new__(cls)
 
+            def __init__(self, name: Any = None, *args: Any, **named: Any) -> None:
+                super().__init__(name, *args, **named)
+                self._emulated_libc = is_libc(name)
+                self._emulated_errno = bool(named.get("use_errno", args[2] if len(args) > 2 else False))
+
+            def __getitem__(self, name: Any) -> Any:
+                function = super().__getitem__(name)
+                if isinstance(name, str) and self._emulated_libc:
+                    return calls.wrap(name, function, self._emulated_errno)
+                return function
+
         EmulatedCDLL.__name__ = EmulatedCDLL.__qualname__ = "CDLL"
         EmulatedCDLL.__module__ = "ctypes"
         return EmulatedCDLL
@@ -278,19 +370,21 @@ class Emulation:
     # calls
 
     def _kernel_of(self, fd: int) -> Kernel | None:
-        return self.kernel if self._files.known(fd) else None
+        return self.kernel if self.files.known(fd) else None
 
-    def fcntl(self, fd: Any, cmd: int, arg: Any = 0) -> Any:
+    def fcntl(self, fd: Any, cmd: int, arg: Any = 0, /) -> Any:
         """fcntl.fcntl"""
-        number = fd if isinstance(fd, int) else fd.fileno()
-        if cmd in _DUPLICATES and self._files.known(number):
-            return self._files.fcntl_dup(number, int(_REAL_FCNTL(fd, cmd, arg)))
+        number = _descriptor(fd)
+        if cmd in _DUPLICATES and (self.files.known(number) or self.files.paths.directory(number) is not None):
+            return self.files.share(number, int(_REAL_FCNTL(fd, cmd, arg)))
+        if cmd in _LOCKS:
+            self._refuse("fcntl.fcntl of a lock", number)
         return _REAL_FCNTL(fd, cmd, arg)
 
-    def ioctl(self, fd: Any, request: int, arg: Any = 0, mutate_flag: bool = True) -> Any:
+    def ioctl(self, fd: Any, request: int, arg: Any = 0, mutate_flag: bool = True, /) -> Any:
         """fcntl.ioctl"""
-        number = fd if isinstance(fd, int) else fd.fileno()
-        if not self._files.known(number):
+        number = _descriptor(fd)
+        if not self.files.known(number):
             return _REAL_IOCTL(fd, request, arg, mutate_flag)
         request &= 0xFFFFFFFF  # negative numbers are common: ctypes and old libraries use signed ones
         kernel = self.kernel
@@ -320,6 +414,11 @@ class Emulation:
                 if size:
                     ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(arg)), bytes(data[:size]), size)
 
+    def ioctl_at(self, fd: int, request: int, address: int) -> int:
+        """ioctl(2) of an emulated device with a pointer."""
+        with self.kernel.call():
+            return self._by_pointer(self.kernel.fds.get(fd), request & 0xFFFFFFFF, address)
+
     def _by_pointer(self, file: Any, request: int, address: int) -> int:
         """The argument is a number: an address, as a C program passes it."""
         address &= (1 << 8 * struct.calcsize("P")) - 1
@@ -331,6 +430,14 @@ class Emulation:
             return int(file.ioctl(request, data))
         finally:
             write_user(address, data)
+
+
+def _descriptor(fd: Any) -> int:
+    """The number of a descriptor or file object; -1 for what the system's function will refuse."""
+    if isinstance(fd, int):
+        return fd
+    number = fd.fileno() if hasattr(fd, "fileno") else -1
+    return number if isinstance(number, int) else -1
 
 
 _current: Emulation | None = None

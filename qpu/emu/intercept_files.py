@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import io
 import os
 import posixpath
 import stat
+import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from qpu.emu.fake_kernel import FdTable, OpenFile, fail
-from qpu.emu.files import OWNED, Node
+from qpu.emu.files import Node
+from qpu.emu.intercept_paths import ANCESTORS, Entry, Paths, Scan
 
 if TYPE_CHECKING:
     from qpu.emu.fake_kernel import Kernel
 
 __all__ = ["FilePatches", "RealFds"]
 
-_ROOTS = tuple({"/" + p.split("/")[1] for p in OWNED})
-_ANCESTORS = frozenset(
-    posixpath.join("/", *path.split("/")[1:n]) for path in OWNED for n in range(2, len(path.split("/")))
-)
-_UNMODELLED = ("read", "write", "pread", "pwrite", "readv", "writev", "preadv", "pwritev", "lseek", "ftruncate")
+_UNMODELLED = (
+    "read write pread pwrite readv writev preadv pwritev lseek ftruncate fsync fdatasync fchmod fchown fpathconf "
+    "fstatvfs lockf posix_fadvise posix_fallocate sendfile copy_file_range splice"
+).split()
 
 
 class RealFds(FdTable):
@@ -65,83 +65,12 @@ class RealFds(FdTable):
         return False
 
 
-_REAL: dict[str, Any] = {
-    name: getattr(os, name)
-    for name in (
-        "open close dup dup2 closerange fstat stat lstat access readlink listdir scandir " + " ".join(_UNMODELLED)
-    ).split()
-    if hasattr(os, name)
-}
+_REPLACED = (
+    "open close closerange dup dup2 fstat stat lstat access readlink listdir scandir chdir fchdir getcwd getcwdb"
+).split()
+_REAL: dict[str, Any] = {name: getattr(os, name) for name in _REPLACED + _UNMODELLED if hasattr(os, name)}
 _REAL_OPEN = builtins.open
-
-
-class Entry:
-    """A directory entry as os.scandir gives them."""
-
-    def __init__(self, patches: FilePatches, directory: str, shown: str, name: str, path: str) -> None:
-        self._patches = patches
-        self._full = posixpath.join(directory, name)
-        self.name = name
-        self.path = path
-
-    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """As os.stat."""
-        return self._patches.stat(self._full, follow_symlinks=follow_symlinks)
-
-    def _kind(self, follow: bool) -> int:
-        try:
-            return stat.S_IFMT(self.stat(follow_symlinks=follow).st_mode)
-        except OSError:
-            return 0
-
-    def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """True for a directory."""
-        return self._kind(follow_symlinks) == stat.S_IFDIR
-
-    def is_file(self, *, follow_symlinks: bool = True) -> bool:
-        """True for a regular file."""
-        return self._kind(follow_symlinks) == stat.S_IFREG
-
-    def is_symlink(self) -> bool:
-        """True for a symbolic link."""
-        return self._kind(False) == stat.S_IFLNK
-
-    def is_junction(self) -> bool:
-        """Never true here."""
-        return False
-
-    def inode(self) -> int:
-        """Inode number."""
-        return self.stat(follow_symlinks=False).st_ino
-
-    def __fspath__(self) -> str:
-        return self.path
-
-    def __repr__(self) -> str:
-        return f"<DirEntry {self.name!r}>"
-
-
-class Scan:
-    """The iterator of os.scandir."""
-
-    def __init__(self, entries: list[Any]) -> None:
-        self._entries = iter(entries)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return next(self._entries)
-
-    def close(self) -> None:
-        """Stop."""
-        self._entries = iter(())
-
-    def __enter__(self) -> Scan:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+_REAL_FILEIO = io.FileIO
 
 
 class FilePatches:
@@ -153,38 +82,26 @@ class FilePatches:
         self._made = made
         self._inherited = inherited
         self._undo: list[tuple[Any, str, Any]] = []
+        self.paths = Paths()
+        self.file_io = self._file_io()
+        self.inside = threading.local()  # .depth > 0: the system's functions are called on the board's behalf
 
-    # which paths are ours
-
-    def owned(self, path: Any) -> str | None:
-        """The absolute path when it belongs to the board, else None."""
-        full = self._absolute(path)
-        if full is None:
-            return None
-        for mine in OWNED:
-            if full == mine or full.startswith(mine + "/"):
-                return full
-        return None
-
-    def _absolute(self, path: Any) -> str | None:
-        if isinstance(path, int):
-            return None
+    @contextlib.contextmanager
+    def _trusted(self) -> Iterator[None]:
+        self.inside.depth = self.trusted + 1
         try:
-            text = os.fsdecode(os.fspath(path))
-        except TypeError:
-            return None
-        if not text.startswith("/"):
-            try:
-                where = str(Path.cwd())
-            except OSError:
-                return None
-            if not where.startswith(_ROOTS):
-                return None
-            text = posixpath.join(where, text)
-        if not text.startswith(_ROOTS) and ".." not in text and "//" not in text:
-            return None
-        full = posixpath.normpath(text)
-        return full[1:] if full.startswith("//") else full
+            yield
+        finally:
+            self.inside.depth = self.trusted - 1
+
+    @property
+    def trusted(self) -> int:
+        """Greater than 0 while this thread calls the system's functions with the board's paths on purpose."""
+        return getattr(self.inside, "depth", 0)
+
+    def owned(self, path: Any, dir_fd: int | None = None) -> str | None:
+        """The absolute path when it belongs to the board, else None."""
+        return self.paths.owned(path, dir_fd)
 
     def _node(self, path: str, shown: Any, *, follow: bool = True) -> Node:
         try:
@@ -211,14 +128,11 @@ class FilePatches:
 
     def open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         """os.open"""
-        full = self.owned(path) if dir_fd is None or self._rooted(path) else None
-        if full is None:
-            return int(_REAL["open"](path, flags, mode, dir_fd=dir_fd))
-        return self._open_owned(full, path, flags)
-
-    @staticmethod
-    def _rooted(path: Any) -> bool:
-        return os.fsdecode(path).startswith("/")
+        full = self.owned(path, dir_fd)
+        if full is not None:
+            return self._open_owned(full, path, flags)
+        path, dir_fd = self.paths.real(path, dir_fd)
+        return int(_REAL["open"](path, flags, mode, dir_fd=dir_fd))
 
     def _open_owned(self, full: str, shown: Any, flags: int) -> int:
         kernel = self._kernel()
@@ -227,17 +141,18 @@ class FilePatches:
             node = self._node(full, shown)
             if flags & os.O_CREAT and flags & os.O_EXCL:
                 raise fail(errno.EEXIST, shown)
+            if flags & os.O_PATH == os.O_PATH:
+                raise kernel.not_modelled(f"os.open of {full} with O_PATH")
             if node.kind == stat.S_IFDIR:
-                if writing:
+                if writing or flags & os.O_CREAT:
                     raise fail(errno.EISDIR, shown)
-                raise kernel.not_modelled(f"a descriptor of the directory {full}")
+                return self.paths.open_directory(self._kernel().files.resolve(full)[0], flags)
+            if flags & os.O_DIRECTORY == os.O_DIRECTORY:
+                raise fail(errno.ENOTDIR, shown)
             if node.kind == stat.S_IFREG:
                 if writing:
                     raise fail(errno.EACCES, shown)
-                fd = os.memfd_create(posixpath.basename(full), os.MFD_CLOEXEC if flags & os.O_CLOEXEC else 0)
-                _REAL["write"](fd, node.data)
-                _REAL["lseek"](fd, 0, os.SEEK_SET)
-                return fd
+                return self._copy(posixpath.basename(full), node.data, flags & os.O_CLOEXEC)
             try:
                 file = kernel.open(full)
             except OSError as error:
@@ -246,6 +161,17 @@ class FilePatches:
             fd = int(_REAL["open"]("/dev/null", flags & (os.O_ACCMODE | os.O_CLOEXEC | os.O_NONBLOCK)))
             kernel.fds.adopt(fd, file)
             return fd
+
+    @staticmethod
+    def _copy(name: str, data: bytes, flags: int) -> int:
+        """A descriptor, for reading only, of a file of memory."""
+        writer = os.memfd_create(name, os.MFD_CLOEXEC)
+        try:
+            _REAL["write"](writer, data)
+            _REAL["fchmod"](writer, 0o444)
+            return int(_REAL["open"](f"/proc/self/fd/{writer}", os.O_RDONLY | flags))
+        finally:
+            _REAL["close"](writer)
 
     def close(self, fd: int) -> None:
         """os.close"""
@@ -265,9 +191,14 @@ class FilePatches:
                 for fd, _ in kernel.fds.open:
                     if low <= fd < high:
                         kernel.fds.close(fd)
+        self.paths.forget_directories(low, high)
         _REAL["closerange"](low, high)
 
-    def _share(self, fd: int, copy: int) -> int:
+    def share(self, fd: int, copy: int) -> int:
+        """`copy` is a duplicate of the board's descriptor `fd`; returns it."""
+        if self.paths.directory(fd) is not None:
+            self.paths.share_directory(fd, copy)
+            return copy
         kernel = self._kernel()
         with kernel.lock:
             kernel.fds.adopt(copy, kernel.fds.get(fd))
@@ -277,7 +208,7 @@ class FilePatches:
         """os.dup"""
         known = self.known(fd)
         copy = int(_REAL["dup"](fd))
-        return self._share(fd, copy) if known else copy
+        return self.share(fd, copy) if known or self.paths.directory(fd) is not None else copy
 
     def dup2(self, fd: int, fd2: int, inheritable: bool = True) -> int:
         """os.dup2"""
@@ -285,11 +216,8 @@ class FilePatches:
         if fd != fd2 and self.known(fd2):
             self.forget(fd2)
         copy = int(_REAL["dup2"](fd, fd2, inheritable))
-        return self._share(fd, copy) if known and fd != fd2 else copy
-
-    def fcntl_dup(self, fd: int, copy: int) -> int:
-        """A descriptor was duplicated by fcntl."""
-        return self._share(fd, copy)
+        mine = known or self.paths.directory(fd) is not None
+        return self.share(fd, copy) if mine and fd != fd2 else copy
 
     def fstat(self, fd: int) -> os.stat_result:
         """os.fstat"""
@@ -300,15 +228,19 @@ class FilePatches:
             except OSError:  # a buffer or a sync object: an anonymous file
                 return _REAL["fstat"](fd)  # type: ignore[no-any-return]  # taken from a table
             return self._result(real, node)
+        directory = self.paths.directory(fd)
+        if directory is not None:
+            return self.stat(directory)
         return _REAL["fstat"](fd)  # type: ignore[no-any-return]  # taken from a table
 
     def _refusing(self, name: str) -> Callable[..., Any]:
         real = _REAL[name]
 
-        def refuse(fd: int, *args: Any, **named: Any) -> Any:
-            if self.known(fd):
-                raise self._kernel().not_modelled(f"os.{name} on {self._kernel().fds.get(fd).path}")
-            return real(fd, *args, **named)
+        def refuse(*args: Any, **named: Any) -> Any:
+            for fd in (*args[:2], *named.values()):  # sendfile and its like take two descriptors
+                if self.known(fd):
+                    raise self._kernel().not_modelled(f"os.{name} on {self._kernel().fds.get(fd).path}")
+            return real(*args, **named)
 
         refuse.__name__ = name
         return refuse
@@ -327,16 +259,19 @@ class FilePatches:
 
     def stat(self, path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
         """os.stat"""
-        full = self.owned(path) if dir_fd is None else None
+        if isinstance(path, int):
+            return self.fstat(path)
+        full = self.owned(path, dir_fd)
         if full is not None:
             real, node = self._resolve(full, path, follow_symlinks)
             return self._result(real, node)
+        up = self.paths.absolute(path, dir_fd)
         try:
-            result: os.stat_result = _REAL["stat"](path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+            where, dir_fd = self.paths.real(path, dir_fd)
+            result: os.stat_result = _REAL["stat"](where, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
             return result
         except FileNotFoundError:
-            up = self._absolute(path)
-            if up not in _ANCESTORS:
+            if up not in ANCESTORS:
                 raise
             real, node = self._resolve(up, path, follow_symlinks)
             return self._result(real, node)
@@ -351,11 +286,12 @@ class FilePatches:
         """os.lstat"""
         return self.stat(path, dir_fd=dir_fd, follow_symlinks=False)
 
-    def access(self, path: Any, mode: int, **named: Any) -> bool:
+    def access(self, path: Any, mode: int, *, dir_fd: int | None = None, **named: Any) -> bool:
         """os.access"""
-        full = self.owned(path) if named.get("dir_fd") is None else None
+        full = self.owned(path, dir_fd)
         if full is None:
-            return bool(_REAL["access"](path, mode, **named))
+            path, dir_fd = self.paths.real(path, dir_fd)
+            return bool(_REAL["access"](path, mode, dir_fd=dir_fd, **named))
         try:
             node = self._node(full, path)
         except OSError:
@@ -370,8 +306,9 @@ class FilePatches:
 
     def readlink(self, path: Any, *, dir_fd: int | None = None) -> Any:
         """os.readlink"""
-        full = self.owned(path) if dir_fd is None else None
+        full = self.owned(path, dir_fd)
         if full is None:
+            path, dir_fd = self.paths.real(path, dir_fd)
             return _REAL["readlink"](path, dir_fd=dir_fd)
         node = self._node(full, path, follow=False)
         if node.kind != stat.S_IFLNK:
@@ -384,30 +321,32 @@ class FilePatches:
             raise fail(errno.ENOTDIR, shown)
         return sorted(node.names)
 
-    def listdir(self, path: Any = ".") -> list[Any]:
+    def listdir(self, path: Any = None) -> list[Any]:
         """os.listdir"""
-        full = self._absolute(path)
+        path = "." if path is None else path
+        full = self.paths.absolute(path)
         if full is not None and self.owned(full) is not None:
             names = self._names(full, path)
-        elif full in _ANCESTORS:
+        elif full in ANCESTORS:
             names = sorted({e.name for e in self._merged(full, path)})
         else:
-            return list(_REAL["listdir"](path))
+            return list(_REAL["listdir"](self.paths.real(path)[0]))
         return [os.fsencode(n) for n in names] if isinstance(path, bytes) else list(names)
 
-    def scandir(self, path: Any = ".") -> Any:
+    def scandir(self, path: Any = None) -> Any:
         """os.scandir"""
-        full = self._absolute(path)
-        if full is not None and (self.owned(full) is not None or full in _ANCESTORS):
+        path = "." if path is None else path
+        full = self.paths.absolute(path)
+        if full is not None and (self.owned(full) is not None or full in ANCESTORS):
             return Scan(self._merged(full, path))
-        return _REAL["scandir"](path)
+        return _REAL["scandir"](self.paths.real(path)[0])
 
     def _merged(self, full: str, shown: Any) -> list[Any]:
-        text = os.fsdecode(os.fspath(shown))
+        text = "" if isinstance(shown, int) else os.fsdecode(os.fspath(shown))
         entries: list[Any] = []
         if self.owned(full) is None:
             try:
-                with _REAL["scandir"](text) as scan:
+                with _REAL["scandir"](self.paths.real(text or full)[0]) as scan:
                     entries = [e for e in scan if self.owned(posixpath.join(full, e.name)) is None]
             except FileNotFoundError:
                 self._node(full, shown)  # an ancestor that only the board has
@@ -418,8 +357,46 @@ class FilePatches:
             if self.owned(full) is not None:
                 raise
             names = []
-        entries += [Entry(self, full, text, n, posixpath.join(text, n)) for n in names if n not in present]
+        entries += [Entry(self, full, n, posixpath.join(text, n)) for n in names if n not in present]
         return entries
+
+    # the working directory
+
+    def chdir(self, path: Any) -> None:
+        """os.chdir"""
+        full = self.paths.absolute(path)
+        if full is not None and self.owned(full) is not None:
+            self._names(full, path)
+            self.paths.enter(self._kernel().files.resolve(full)[0])
+            return
+        try:
+            _REAL["chdir"](self.paths.real(path)[0])
+        except FileNotFoundError:
+            if full not in ANCESTORS:
+                raise
+            self._names(full, path)
+            self.paths.enter(full)
+            return
+        self.paths.leave()
+
+    def fchdir(self, fd: Any) -> None:
+        """os.fchdir"""
+        directory = self.paths.directory(fd)
+        if directory is not None:
+            self.paths.enter(directory)
+            return
+        if self.known(fd):
+            raise fail(errno.ENOTDIR)
+        _REAL["fchdir"](fd)
+        self.paths.leave()
+
+    def getcwd(self) -> str:
+        """os.getcwd"""
+        return self.paths.getcwd()
+
+    def getcwdb(self) -> bytes:
+        """os.getcwdb"""
+        return self.paths.getcwdb()
 
     # file objects
 
@@ -435,49 +412,12 @@ class FilePatches:
         opener: Any = None,
     ) -> Any:
         """builtins.open"""
-        device = self.known(file)
-        full = self.owned(file) if opener is None else None
-        if not device and full is None:
+        if opener is not None or not (self.known(file) or self.owned(file) is not None):
+            if opener is None:
+                file = self.paths.real(file)[0]
             return _REAL_OPEN(file, mode, buffering, encoding, errors, newline, closefd, opener)
-        if full is not None and self._node(full, file).kind != stat.S_IFCHR:
-            if any(c in mode for c in "wax+"):
-                raise fail(errno.EACCES, file)
-            return _REAL_OPEN(
-                file, mode, buffering, encoding, errors, newline, closefd, lambda p, f: self._open_owned(full, p, f)
-            )
-        patches = self
-
-        class DeviceFile(io.FileIO):
-            """A file object of an emulated device; closing it closes the device."""
-
-            def close(self) -> None:
-                if not self.closed:
-                    fd = self.fileno()
-                    super().close()
-                    if closefd:
-                        patches.forget(fd)
-
-            def _refuse(self, what: str) -> Any:
-                kernel = patches._kernel()
-                raise kernel.not_modelled(f"{what} a file object of {kernel.fds.get(self.fileno()).path}")
-
-            def read(self, size: int | None = -1, /) -> bytes:
-                return self._refuse("reading")  # type: ignore[no-any-return]  # raises
-
-            def readinto(self, buffer: Any, /) -> int:
-                return self._refuse("reading")  # type: ignore[no-any-return]  # raises
-
-            def readall(self) -> bytes:
-                return self._refuse("reading")  # type: ignore[no-any-return]  # raises
-
-            def write(self, data: Any, /) -> int:
-                return self._refuse("writing")  # type: ignore[no-any-return]  # raises
-
-        raw_mode = mode.replace("t", "").replace("b", "")
-        if full is not None:
-            raw = DeviceFile(file, raw_mode, True, lambda p, f: self._open_owned(full, p, f & ~os.O_TRUNC))
-        else:
-            raw = DeviceFile(file, raw_mode, closefd)
+        raw_mode = mode.replace("t", "").replace("b", "").replace("U", "")
+        raw = self.file_io(file, raw_mode, closefd)
         if buffering == 0:
             if "b" not in mode:
                 raw.close()
@@ -492,7 +432,77 @@ class FilePatches:
             buffered = io.BufferedWriter(raw)
         if "b" in mode:
             return buffered
-        return io.TextIOWrapper(buffered, encoding, errors, newline)
+        wrapped = io.TextIOWrapper(buffered, encoding, errors, newline, buffering == 1)
+        wrapped.mode = mode  # type: ignore[misc]  # as builtins.open does it
+        return wrapped
+
+    def _file_io(self) -> type[io.FileIO]:
+        """A replacement for io.FileIO."""
+        patches = self
+
+        class Kind(type(_REAL_FILEIO)):  # type: ignore[misc]  # `type`, but the stubs say ABCMeta
+            """Every file object of the system is one of the replacement too."""
+
+            def __instancecheck__(cls, other: object) -> bool:
+                if cls is EmulatedFileIO:
+                    return isinstance(other, _REAL_FILEIO)
+                return bool(super().__instancecheck__(other))
+
+        class EmulatedFileIO(_REAL_FILEIO, metaclass=Kind):
+            """io.FileIO, also of the board's files. Closing that of a device closes the device."""
+
+            _emulated = False
+
+            def __init__(self, file: Any, mode: str = "r", closefd: bool = True, opener: Any = None) -> None:
+                full = patches.owned(file) if opener is None else None
+                self._emulated = patches.known(file)
+                if full is None:
+                    if opener is None:
+                        file = patches.paths.real(file)[0]
+                    super().__init__(file, mode, closefd, opener)
+                    return
+                node = patches._node(full, file)
+                if node.kind == stat.S_IFREG and any(c in mode for c in "wax+"):
+                    raise fail(errno.EACCES, file)
+                self._emulated = node.kind == stat.S_IFCHR
+                with patches._trusted():
+                    super().__init__(
+                        file, mode, closefd, lambda p, f: patches._open_owned(full, p, f & ~(os.O_TRUNC | os.O_CREAT))
+                    )
+
+            def close(self) -> None:
+                if self._emulated and not self.closed:
+                    fd, ours = self.fileno(), self.closefd
+                    super().close()
+                    if ours:
+                        patches.forget(fd)
+                else:
+                    super().close()
+
+            def _check(self, what: str) -> None:
+                if self._emulated:
+                    kernel = patches._kernel()
+                    raise kernel.not_modelled(f"{what} a file object of {kernel.fds.get(self.fileno()).path}")
+
+            def read(self, size: int | None = -1, /) -> Any:
+                self._check("reading")
+                return super().read(-1 if size is None else size)
+
+            def readinto(self, buffer: Any, /) -> Any:
+                self._check("reading")
+                return super().readinto(buffer)
+
+            def readall(self) -> Any:
+                self._check("reading")
+                return super().readall()
+
+            def write(self, data: Any, /) -> Any:
+                self._check("writing")
+                return super().write(data)
+
+        EmulatedFileIO.__name__ = EmulatedFileIO.__qualname__ = "FileIO"
+        EmulatedFileIO.__module__ = "_io"
+        return EmulatedFileIO
 
     def forget(self, fd: int) -> None:
         """A file object closed a descriptor itself."""
@@ -510,16 +520,18 @@ class FilePatches:
 
     def install(self) -> None:
         """Put the replacements in place."""
-        for name in "open close closerange dup dup2 fstat stat lstat access readlink listdir scandir".split():
+        for name in _REPLACED:
             self._put(os, name, getattr(self, name))
         for name in _UNMODELLED:
             if name in _REAL:
                 self._put(os, name, self._refusing(name))
         self._put(builtins, "open", self.open_file)
         self._put(io, "open", self.open_file)
+        self._put(io, "FileIO", self.file_io)
 
     def uninstall(self) -> None:
         """Take them out again."""
         while self._undo:
             where, name, value = self._undo.pop()
             setattr(where, name, value)
+        self.paths.close()

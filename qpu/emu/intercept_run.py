@@ -19,13 +19,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qpu.emu import intercept
-from qpu.emu.intercept import Emulation
+from qpu.emu.intercept import BOARD_VARIABLE, Emulation
 from qpu.emu.trace_file import TraceFile
 from qpu.errors import UsageError
 
 __all__ = ["install_child", "run_emulated"]
 
-BOARD_VARIABLE = "QPU_EMULATE"
 STRICT_VARIABLE = "QPU_EMULATE_STRICT"
 TRACE_VARIABLE = "QPU_EMULATE_TRACE"
 CHILD_SITE = str(Path(__file__).parent / "child_site")

@@ -21,9 +21,9 @@ def create(fd, size):
     return bo
 def offset(fd, handle):
     return struct.unpack("IIQ", fcntl.ioctl(fd, 0xC0106443, struct.pack("IIQ", handle, 0, 0)))[2]
-def expect(kind, call, *args):
+def expect(kind, call, *args, **named):
     try:
-        call(*args)
+        call(*args, **named)
     except kind as error:
         return error
     raise AssertionError(f"no {kind}")
