@@ -25,7 +25,7 @@ from qpu.vc4.listing import branch_target
 from qpu.vc4.ops import ADD_OPS
 from qpu.vc4.regs import File
 
-__all__ = ["DISTANCES", "ERRORS", "check", "effects", "enforce", "jumps"]
+__all__ = ["DISTANCES", "ERRORS", "RULES", "check", "effects", "enforce", "jumps"]
 
 _GUIDE = "VideoCore IV 3D architecture guide"
 
@@ -65,6 +65,40 @@ DISTANCES: tuple[Distance, ...] = (
     _row("H28", "thread switch", "thread switch", 2, "a thread switch while another is pending", "Mesa validator"),
 )  # fmt: skip
 """Rules that are a distance. Names are those of `effects`, or families of them where a register must be the same."""
+
+RULES: dict[str, str] = {
+    "decode": "the word uses a reserved encoding",
+    "H1": "a register of file A or B is read in the instruction after it is written",
+    "H2": "r4 is read before the SFU result is there",
+    "H3": "a TMU or tile buffer load reaches r4 while an SFU result is on its way",
+    "H4": "an SFU function is started before the last one has finished",
+    "H5": "r5 is the rotation amount in the instruction after it is written",
+    "H6": "an accumulator is rotated in the instruction after it is written",
+    "H7": "a rotation by 4 to 12 of something else than r0..r3",
+    "H8": "a uniform is taken within two instructions of a new uniform address",
+    "H9": "a TMU is written within three instructions of TMU_NOSWAP",
+    "H10": "TMU_NOSWAP is changed after the TMU was used",
+    "H11": "the multisample mask is read within two instructions of a Z write",
+    "H12": "one instruction uses two of the shared units: TMU, tile buffer, SFU, mutex",
+    "H13": "both ALUs write the same place under conditions that can hold together",
+    "H14": "an I/O register is written under a condition; it acts in any case",
+    "H15": "a byte is packed into an I/O register",
+    "H16": "a VPM access together with the set-up of another",
+    "H17": "a branch in the first two delay slots of another",
+    "H18": "uniforms, varyings, VPM or DMA at the program end",
+    "H19": "the instruction of the program end writes a register of file A or B",
+    "H20": "ra14 or rb14 is used at the program end",
+    "H21": "the last instruction writes tile buffer Z",
+    "H22": "the first two instructions of a fragment shader touch the tile buffer",
+    "H23": "a uniform is read while a texture write takes one",
+    "H24": "a branch through a register of odd number sets the flags",
+    "H25": "the VPM is not read exactly as often as its set-up says",
+    "H26": "too many or too few TMU requests outstanding",
+    "H27": "a semaphore instruction writes TMU, SFU or tile buffer",
+    "H28": "thread switches: too close, after the last one, or with results outstanding",
+    "H29": "the rules of the program end, broken at the last thread switch (vc4asm asks for it)",
+}
+"""Rule identifiers and what they are about."""
 
 # Rules whose two sides are marks of `effects`; the others need registers and are written out below.
 _MARKED = tuple(r for r in DISTANCES if r.rule in {"H2", "H3", "H4", "H5", "H8", "H9", "H11", "H17", "H28"})

@@ -1,0 +1,352 @@
+"""The guide is true: its code runs, its commands work, its links resolve, its generated pages are up to date.
+
+Languages of code blocks, and what is done with them, in page order and one directory a page:
+
+* ``python`` runs, all blocks of a page in one namespace; ``console`` runs line by line (``$ command``, then its
+  output if it is given; ``# exit 1`` behind a command that is meant to fail). ``output`` is what the block before
+  prints; ``...`` stands for anything.
+* ``vc4 v3d42 v3d71`` are assembled for that instruction set, ``v3d`` for both.
+* A first line ``# file: name`` puts a block into a file instead, for the commands that follow.
+* ``pi-shell`` needs a real Pi: its syntax is checked. ``pi-config`` are lines for config.txt. ``text`` is no code.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import doctest
+import io
+import linecache
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qpu
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+GENERATED = DOCS / "reference" / "api"
+PAGES = sorted(
+    path
+    for path in [ROOT / "README.md", *(ROOT / "examples").rglob("*.md"), *DOCS.rglob("*.md")]
+    if GENERATED not in path.parents and "_build" not in path.parts and ".venv" not in path.parts
+)
+ASSEMBLY = {"vc4": ("vc4",), "v3d42": ("v3d42",), "v3d71": ("v3d71",), "v3d": ("v3d42", "v3d71")}
+KNOWN = {"python", "console", "output", "pi-shell", "pi-config", "text", *ASSEMBLY}
+FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
+ON_A_PI = re.compile(r"(sudo|dmesg|vcgencmd|modprobe|reboot|groups|docker|raspi-config|ls /dev|getent)\b")
+SLOW = re.compile(r"\bpytest\b|\bsphinx-build\b")  # this very suite
+
+
+@dataclass
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    line: int  # of its first line of code
+    language: str
+    code: str
+    name: str | None = field(init=False)  # the file it goes to
+
+    def __post_init__(self) -> None:
+        match = re.match(r"(?:#|//) file: (\S+)\n", self.code)
+        self.name = match[1] if match else None
+
+
+def blocks(path: Path) -> list[Block]:
+    """All code blocks; directives such as ```{note} are prose and are looked into."""
+    found: list[Block] = []
+    lines = path.read_text().splitlines()
+    number = 0
+    while number < len(lines):
+        match = FENCE.match(lines[number])
+        number += 1
+        if match is None or match["info"].strip().startswith("{"):
+            continue
+        if not match["info"].strip() and _closes_directive(found, lines, number):
+            continue
+        end = next(i for i in range(number, len(lines)) if lines[i].strip() == match["fence"])
+        indent = len(match["indent"])
+        code = "".join(line[indent:] + "\n" for line in lines[number:end])
+        found.append(Block(str(path.relative_to(ROOT)), number + 1, match["info"].strip(), code))
+        number = end + 1
+    return found
+
+
+def _closes_directive(found: list[Block], lines: list[str], number: int) -> bool:
+    """Whether the bare fence before line `number` ends a directive."""
+    fence = lines[number - 1].strip()
+    start = found[-1].line + found[-1].code.count("\n") if found else 0
+    opened = [line.strip() for line in lines[start : number - 1] if line.strip().startswith(fence + "{")]
+    closed = [line for line in lines[start : number - 1] if line.strip() == fence]
+    return len(opened) > len(closed)
+
+
+IDS = [str(path.relative_to(ROOT)) for path in PAGES]
+everywhere = pytest.mark.parametrize("path", PAGES, ids=IDS)
+
+
+@everywhere
+def test_every_block_says_what_it_is(path: Path) -> None:
+    for block in blocks(path):
+        assert block.language in KNOWN, f"{block.page}:{block.line}: language {block.language!r}; known: {KNOWN}"
+    outside = re.sub(r"(?ms)^( *)(`{3,})[^`\n]*\n.*?^\1\2$", "", path.read_text())
+    for match in re.finditer(r"\n\n {4,}\S", outside):
+        before = outside[: match.start()].rsplit("\n\n", 1)[-1]
+        assert re.match(r"\s*([-*:]|\d+\.) ", before), f"{path}: indented code; use a fence with a language: {match[0]}"
+
+
+def check_output(block: Block, want: str, got: str) -> None:
+    """Compare with what the page promises."""
+    got = "".join(line.rstrip() + "\n" for line in got.splitlines())
+    if not doctest.OutputChecker().check_output(want, got, doctest.ELLIPSIS):
+        pytest.fail(f"{block.page}:{block.line}: the page says\n{want}\nbut it is\n{got}")
+
+
+class Runner:
+    """Runs the blocks of one page."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.namespace: dict[str, Any] = {"__name__": "guide"}
+        self.printed: str | None = None
+        bin_ = directory / ".bin"
+        bin_.mkdir()
+        for name in ("examples", "benchmarks", "tools", "tests", "docs", "pyproject.toml"):
+            (directory / name).symlink_to(ROOT / name)
+        uv = (
+            "#!/bin/bash\nset -e\n"
+            'if [ "$1" != run ]; then echo "uv $1: not tried" >&2; exit 97; fi\nshift\n'
+            'while :; do case "$1" in --no-group|--group|--extra) shift 2;; --*) shift;; *) break;; esac; done\n'
+            'case "$1" in *.py) exec python "$@";; *) exec "$@";; esac\n'
+        )
+        tools = {
+            "uv": uv,
+            "qpu": '#!/bin/bash\nexec python -m qpu "$@"\n',
+            "pip": "#!/bin/bash\n",
+            "git": "#!/bin/bash\n",
+            "python": f'#!/bin/bash\nexec "{sys.executable}" "$@"\n',
+        }
+        for name, text in tools.items():
+            (bin_ / name).write_text(text)
+            (bin_ / name).chmod(0o755)
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("QPU_", "PYTEST"))},
+            "PATH": f"{bin_}:/usr/local/bin:/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "COLUMNS": "120",
+        }
+
+    def run(self, block: Block) -> None:
+        """Do what the language of the block says."""
+        if block.name is not None:
+            (self.directory / block.name).write_text(block.code)
+            if block.language == "python":
+                compile(block.code, block.name, "exec")
+                return
+        if block.language == "python":
+            self.python(block)
+        elif block.language == "console":
+            self.console(block)
+        elif block.language == "output":
+            assert self.printed is not None, f"{block.page}:{block.line}: output of what?"
+            check_output(block, block.code, self.printed)
+        elif block.language in ASSEMBLY:
+            for isa in ASSEMBLY[block.language]:
+                qpu.assemble(block.code, isa=isa, filename=f"{block.page}:{block.line}")
+        elif block.language == "pi-shell":
+            self.syntax(block.code.replace("$ ", ""), block)
+        elif block.language == "pi-config":
+            for line in block.code.splitlines():
+                assert re.fullmatch(r"#?[a-z0-9_]+=[\w,.=/-]+|\[\w+\]|", line), f"{block.page}: {line!r}"
+
+    def python(self, block: Block) -> None:
+        """In this process; errors name ``example.py`` and the line within the block."""
+        linecache.cache["example.py"] = (len(block.code), None, block.code.splitlines(True), "example.py")
+        out = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(out):
+                exec(compile(block.code, "example.py", "exec"), self.namespace)
+        except Exception as error:
+            error.add_note(f"in {block.page}, the block at line {block.line}")
+            raise
+        self.printed = out.getvalue()
+
+    def syntax(self, script: str, block: Block) -> None:
+        """The shell accepts it; nothing runs."""
+        done = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+        assert done.returncode == 0 and not done.stderr, f"{block.page}:{block.line}: {done.stderr}"
+
+    def console(self, block: Block) -> None:
+        """Each command, with its output where the page shows some."""
+        for command, want in commands(block.code):
+            self.syntax(command, block)
+            if ON_A_PI.match(command) or SLOW.search(command):
+                continue
+            status = int(m[1]) if (m := re.search(r"# exit (\d)$", command)) else 0
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=self.directory, env=self.environment, text=True, timeout=300,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            where = f"{block.page}:{block.line}: {command}"
+            assert done.returncode == status, f"{where}: status {done.returncode}\n{done.stdout}"
+            if want:
+                check_output(block, want, done.stdout)
+            self.printed = done.stdout
+
+
+def commands(code: str) -> Iterator[tuple[str, str]]:
+    """Commands of a console block, each with the output shown below it."""
+    assert code.startswith("$ "), f"a console block starts with a command: {code!r}"
+    for part in re.split(r"(?m)^\$ ", code)[1:]:
+        lines = part.splitlines(True)
+        count = 1
+        while lines[count - 1].rstrip().endswith("\\"):
+            count += 1
+        yield "".join(lines[:count]).strip(), "".join(lines[count:])
+
+
+@everywhere
+def test_code_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = blocks(path)
+    if not found:
+        pytest.skip("no code")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("QPU_DEVICE", raising=False)
+    runner = Runner(tmp_path)
+    for block in found:
+        runner.run(block)
+    shell = "".join(block.code for block in found if block.language != "output")
+    for block in found:
+        assert block.name is None or shell.count(block.name) > 1, f"{block.page}: nothing uses the file {block.name}"
+
+
+# -- links
+
+
+def anchors(path: Path) -> set[str]:
+    """What a fragment can name: headings as Sphinx and the code hosts spell them, and explicit targets."""
+    text = re.sub(r"(?ms)^(`{3,})[^`\n]*\n.*?^\1$", "", path.read_text())
+    found = set(re.findall(r"(?m)^\(([^)]+)\)=$", text))
+    for heading in re.findall(r"(?m)^#+ +(.+)$", text):
+        bare = re.sub(r"[^\w\- ]", "", heading.lower())
+        found.add(bare.strip().replace(" ", "-"))
+    return found
+
+
+@everywhere
+def test_links_resolve(path: Path) -> None:
+    text = re.sub(r"(?ms)^( *)(`{3,})[^`\n]*\n.*?^\1\2$", "", path.read_text())
+    text = re.sub(r"`[^`\n]*`", "", text)
+    for target in re.findall(r"\]\(([^)\s]+)(?: \"[^\"]*\")?\)", text):
+        if re.match(r"[a-z]+:", target):
+            assert target.startswith("https://"), target
+            continue
+        name, _, fragment = target.partition("#")
+        place = path if not name else (path.parent / name).resolve()
+        if not name and not fragment:
+            continue
+        if re.fullmatch(r"[\w-]+", name) and not place.exists():
+            assert f"({name})=" in path.read_text(), f"{path}: no target {name!r}"
+            continue
+        if GENERATED in place.parents:
+            continue  # written by the build, which checks its own links
+        assert place.exists(), f"{path}: {target} does not exist"
+        if fragment and place.suffix == ".md":
+            assert fragment in anchors(place), f"{path}: {place.name} has no {fragment!r}"
+
+
+# -- generated pages
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/gen_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_rule_is_explained() -> None:
+    page = (DOCS / "reference" / "hazard-rules.md").read_text()
+    from qpu.v3d.hazards import RULES as V3D
+    from qpu.vc4.hazards import DISTANCES, ERRORS
+    from qpu.vc4.hazards import RULES as VC4
+
+    for rule in [*V3D, *VC4]:
+        assert f"### {rule}\n" in page, rule
+    assert ERRORS | {row.rule for row in DISTANCES} <= set(VC4)
+
+
+def test_rules_of_videocore_iv_are_all_listed() -> None:
+    """Whatever the checker's sources can yield has a row."""
+    from qpu.vc4.hazards import RULES
+
+    used: set[str] = set()
+    for path in (ROOT / "qpu" / "vc4").glob("hazards*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"H\d+", node.value):
+                used.add(node.value)
+    assert used == set(RULES) - {"decode"}
+
+
+def test_severities_in_the_page_are_the_checkers() -> None:
+    """Rules that the checker reports as warnings only, against what the page says."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        from gen_docs_rules import V3D_WARNINGS
+    finally:
+        sys.path.pop(0)
+    source = "".join((ROOT / "qpu" / "v3d" / name).read_text() for name in ("hazards.py", "single.py"))
+    for rule in V3D_WARNINGS - {"reserved-address"}:  # that one is made elsewhere; every remark of it is a warning
+        calls = re.findall(rf'(\w+)\(+\s*"{rule}",\s*(\w+)', source)
+        assert calls, rule
+        assert all(call == "warn" or severity == "_WARN" for call, severity in calls) or rule == "reserved-address", (
+            calls
+        )
+
+
+@pytest.mark.parametrize("isa", ["vc4", "v3d42", "v3d71"])
+def test_every_operation_has_a_row(isa: str) -> None:
+    page = (DOCS / "reference" / f"isa-{isa}.md").read_text()
+    from qpu.v3d.ops import table
+    from qpu.vc4.ops import TABLE
+
+    for op in TABLE if isa == "vc4" else table(qpu.Isa(isa)):
+        rows = re.findall(rf"(?m)^\| `{re.escape(op.name)}` \|", page)
+        assert len(rows) >= len(op.units_on(qpu.Isa(isa))), op.name
+
+
+def test_every_public_name_is_in_the_api_reference(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "tools/gen_docs.py", "--api", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    text = "".join(path.read_text() for path in tmp_path.glob("*.md"))
+    for name in qpu.__all__:
+        assert re.search(rf"\b{re.escape(name)}\b", text), name
+    from qpu import device
+
+    for name in device.__all__:
+        assert re.search(rf"\}} {name}\b|qpu\.\w+\.{name}`", text), name
+
+
+# -- the build
+
+if find_spec("sphinx") is not None and find_spec("myst_parser") is not None and find_spec("furo") is not None:
+
+    def test_the_guide_builds_without_warnings(tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-d", str(tmp_path / "doctrees")]
+        done = subprocess.run(
+            [*command, "docs", str(tmp_path / "html")], cwd=ROOT, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "html" / "index.html").exists()
