@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from qpu.core.markup import MONO, row
 from qpu.errors import DecodeError, Severity
 
 if TYPE_CHECKING:
@@ -13,12 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["program_html"]
 
 LIMIT = 2000  # rows; longer programs are cut, a notebook cell is no place for more
-_STYLE = "text-align:left;font-family:monospace;white-space:pre;padding:0 .8em 0 0;vertical-align:top"
 _COLOUR = {Severity.ERROR: "#b00020", Severity.WARNING: "#9a6700", Severity.INFO: "#555"}
-
-
-def _row(cells: list[str], tag: str = "td") -> str:
-    return "<tr>" + "".join(f'<{tag} style="{_STYLE}">{c}</{tag}>' for c in cells) + "</tr>"
 
 
 def program_html(program: Program) -> str:
@@ -34,20 +30,20 @@ def program_html(program: Program) -> str:
     labels: dict[int, list[str]] = {}
     for name, index in program.labels.items():
         labels.setdefault(index, []).append(name)
-    rows = [_row(["address", "word", "add", "mul", "signals"], "th")]
+    rows = [row(["address", "word", "add", "mul", "signals"], "th")]
     for index, word in enumerate(program.code[:LIMIT]):
         for name in labels.get(index, ()):
-            rows.append(_row(["", "", f"<b>{escape(name)}:</b>", "", ""]))
+            rows.append(row(["", "", f"<b>{escape(name)}:</b>", "", ""]))
         try:
             add, _, rest = toolkit.disassemble(word).partition(";")
             mul, _, signals = rest.partition(";")
         except DecodeError as error:
             add, mul, signals = f"({error.diagnostics[0].message})", "", ""
         cells = [f"{8 * index:04x}", f"{word:016x}", add, mul, signals]
-        rows.append(_row([escape(c.strip()) for c in cells]))
+        rows.append(row([escape(c.strip()) for c in cells]))
         for text in findings.get(index, ()):
-            rows.append(f'<tr><td></td><td></td><td colspan="3" style="{_STYLE}">{text}</td></tr>')
+            rows.append(f'<tr><td></td><td></td><td colspan="3" style="{MONO}">{text}</td></tr>')
     if len(program) > LIMIT:
-        rows.append(_row(["", "", f"… {len(program) - LIMIT} more instructions", "", ""]))
+        rows.append(row(["", "", f"… {len(program) - LIMIT} more instructions", "", ""]))
     caption = f"<caption>{escape(program.isa.label)}, {len(program)} instructions</caption>"
     return f"<table>{caption}{''.join(rows)}</table>"

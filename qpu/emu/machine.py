@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from qpu.core.isa import Isa
@@ -44,6 +44,21 @@ class RunStats:
     fallbacks: Counter[str] = field(default_factory=Counter)  # reason -> instructions left to the reference engine
     faults: list[str] = field(default_factory=list)  # what a lenient run let pass
 
+    @classmethod
+    def total(cls, runs: Sequence[RunStats]) -> RunStats:
+        """Several runs as one: counts and times are sums; `isa` and `engine` are those of the last."""
+        whole = cls(runs[-1].isa, runs[-1].engine)
+        for run in runs:
+            for each in fields(cls):
+                value = getattr(run, each.name)
+                if isinstance(value, dict):
+                    target = getattr(whole, each.name)
+                    for key, n in value.items():
+                        target[key] = target.get(key, 0) + n
+                elif each.name not in ("isa", "engine"):
+                    setattr(whole, each.name, getattr(whole, each.name) + value)
+        return whole
+
     @property
     def float_share(self) -> float:
         """(float additions + float multiplications) / (2 x instructions): 1.0 is the issue peak."""
@@ -55,6 +70,11 @@ class RunStats:
         return (
             self.tmu_read_bytes + self.tmu_write_bytes + self.uniform_bytes + self.dma_read_bytes + self.dma_write_bytes
         )
+
+    def _repr_html_(self) -> str:
+        from qpu.emu.display import stats_html
+
+        return stats_html(self)
 
 
 class Execution(Protocol):

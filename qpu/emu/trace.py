@@ -162,6 +162,14 @@ class Trace:
         """All entries, one JSON object a line."""
         return "\n".join(e.json() for e in self._entries)
 
+    def __repr__(self) -> str:
+        return f"<Trace of {len(self)} instructions, {self.launches} launches, {self.dropped} dropped>"
+
+    def _repr_html_(self) -> str:
+        from qpu.emu.display import trace_html
+
+        return trace_html(self)
+
     def write(self, file: IO[str], *, form: str = "text") -> None:
         """Write all entries to an open text file. form: ``"text"`` or ``"json"``."""
         if form not in ("text", "json"):
