@@ -23,6 +23,9 @@ APPROXIMATE = {
     "recip", "rsqrt", "rsqrt2", "exp", "log", "sin",
     "funpackunormlo", "funpackunormhi", "funpacksnormlo", "funpacksnormhi",
 }  # fmt: skip
+OPEN_FLAGS = {  # what they push is not known: of the word or of its halves
+    "flpop", "vpack", "v8pack", "v10pack", "v11fpack", "vftounorm8", "vftosnorm8", "vftounorm10lo", "vftounorm10hi",
+}  # fmt: skip
 NO_CARRY = {"shl", "shr", "asr", "ror", "max", "umin", "umax"}  # carry not known
 
 
@@ -352,7 +355,6 @@ def flag_of(op: str, name: str, a: Any, b: Any, r: np.ndarray, doubt: Any) -> tu
     """The flag as two bits a lane, and lanes where it is open."""
     open_ = np.zeros(r.shape, bool) if doubt is None else doubt.copy()
     halves = op in ("vfpack", "vfmin", "vfmax", "vfmul", "vadd", "vsub", "vfla", "vflna", "vflb", "vflnb")
-    halves |= op in ("vftounorm8", "vftosnorm8", "vftounorm10lo", "vftounorm10hi")
     if op == "fcmp":
         x, y = f32(a), f32(b)
         m = {"z": x == y, "n": x < y, "c": x <= y}[name]
@@ -457,7 +459,7 @@ class Model:
                     value = bits_ ^ 3 if which.removeprefix("and").removeprefix("nor") in ("nz", "nn", "nc") else bits_
                     out.a = (s.a & value) if which.startswith("and") else 3 & ~(s.a | value)
                 effect.flags_doubt = open_
-            if op == "flpop" or op in ("vpack", "v8pack", "v10pack", "v11fpack"):  # of what they push: not known
+            if op in OPEN_FLAGS:
                 effect.flags_doubt = np.ones(r.shape, bool)
             if op not in ("nop", "tmuwt"):
                 writes.append((h, op, flags[cond], r, doubt))
