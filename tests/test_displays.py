@@ -103,7 +103,7 @@ def test_long_traces_stay_small() -> None:
         trace.add(qpu=i % 16, thread=i % 4, step=i, index=0, word=0, text="nop")
     html = trace._repr_html_()
     assert "5,000 earlier ones were dropped" in words(html)
-    assert len(html) < 600_000
+    assert len(html) < 200_000
 
 
 @pytest.mark.parametrize("board", BOARDS)

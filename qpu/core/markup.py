@@ -104,21 +104,30 @@ def boxes(title: str, groups: int, each: int, name: str, shades: Sequence[float]
     return _svg(groups * (wide + 10), tall + 2, title, parts)
 
 
-def strips(title: str, lines: Mapping[str, Sequence[float]], *, axis: str) -> str:
-    """One strip a line, its cells shaded 0..1 from left to right. All lines have as many cells. axis: its meaning."""
-    left, wide, step = 80, 560, 16
+def strips(title: str, lines: Mapping[str, Sequence[float]], *, axis: str, hues: Sequence[int] = ()) -> str:
+    """One strip a line, its cells shaded 0..1 in four steps. All lines have as many cells.
+
+    axis: what left to right means. hues: number of the colour of each line (default: all the same).
+    """
+    left, wide, step, steps = 80, 560, 16, 4
     parts = [_label(0, 13, title)]
     for i, (name, cells) in enumerate(lines.items()):
         y = 20 + step * i
+        colour = ACCENTS[(hues[i] if i < len(hues) else 0) % len(ACCENTS)]
         parts.append(_label(left - 8, y + 11, name, "end"))
         parts.append(f'<rect x="{left}" y="{y}" width="{wide}" height="13" fill="currentColor" opacity="0.06"/>')
+        shades = [0 if c <= 0 else max(1, round(steps * min(1.0, c))) for c in cells]
         width = wide / max(1, len(cells))
-        parts += [
-            f'<rect x="{left + j * width:.1f}" y="{y}" width="{width:.2f}" height="13" '
-            f'fill="{ACCENTS[i % len(ACCENTS)]}" fill-opacity="{0.15 + 0.85 * min(1.0, c):.2f}"/>'
-            for j, c in enumerate(cells)
-            if c > 0
-        ]
+        for shade in sorted({x for x in shades if x}):
+            path, at = "", 0
+            while at < len(shades):
+                run = at
+                while run < len(shades) and shades[run] == shade:
+                    run += 1
+                if run > at:
+                    path += f"M{left + at * width:.0f} {y}H{left + run * width:.0f}v13H{left + at * width:.0f}z"
+                at = max(run, at + 1)
+            parts.append(f'<path d="{path}" fill="{colour}" fill-opacity="{shade / steps:g}"/>')
     bottom = 20 + step * len(lines)
     parts.append(_label(left, bottom + 12, axis))
     return _svg(left + wide + 10, bottom + 18, title, parts)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["stats_html", "trace_html"]
 
 ROWS = 200  # of a trace; a notebook cell is no place for more
-BINS = 140  # along the time line of a trace
+BINS = 112  # along the time line of a trace
 LINES = 24  # threads in the time line
 
 
@@ -107,6 +107,6 @@ def trace_html(trace: Trace) -> str:
     ]
     if len(entries) > ROWS:
         rows.append(("", "", "", f"… {len(entries) - ROWS:,} more; all are in .text and .json_lines", ""))
-    return strips(title, lines, axis="instructions in the order of the emulation →") + table(
-        ["entry", "qpu", "at", "instruction", "changed: lanes 0 to 3"], rows, caption
-    )
+    return strips(
+        title, lines, axis="instructions in the order of the emulation →", hues=[q for q, _ in counts]
+    ) + table(["entry", "qpu", "at", "instruction", "changed: lanes 0 to 3"], rows, caption)
