@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import fcntl
+import glob
 import mmap
 import os
 import resource
@@ -18,6 +19,7 @@ import struct
 import sys
 import threading
 import time
+import types
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -46,6 +48,8 @@ _REAL_OS_OPEN = os.open
 _REAL_OS_CLOSE = os.close
 _DUPLICATES = (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)
 _LOCKS = (fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW)
+# Modules that need the system's own functions: this one's family, and Python's inside.
+_KEEP = ("qpu.emu.", "posix", "_", "importlib", "zipimport", "runpy", "pkgutil")
 BOARD_VARIABLE = "QPU_EMULATE"  # in the environment of child processes
 
 
@@ -234,6 +238,7 @@ class Emulation:
         find = ctypes.util.find_library
         self._page_size()
         self._waiting()
+        self._rebind()
         if self._guard is None:
             self._guard = Guard(self.files.owned, lambda: self.files.trusted, self.profile.name, BOARD_VARIABLE)
             sys.addaudithook(self._audit)
@@ -243,6 +248,23 @@ class Emulation:
         """Hooks stay for ever: this one does nothing once the emulation is gone."""
         if self.installed and self._guard is not None:
             self._guard(event, args)
+
+    def _rebind(self) -> None:
+        """Modules that were imported before hold the system's functions under names of their own."""
+        new = {
+            id(old): getattr(where, name) for where, name, old in (*self.files.replaced, *self._undo) if callable(old)
+        }
+        for module_name, module in list(sys.modules.items()):
+            if module_name.startswith(_KEEP) or not isinstance(module, types.ModuleType):
+                continue
+            for name, value in list(vars(module).items()):
+                if id(value) in new and value is not new[id(value)]:
+                    self._put(module, name, new[id(value)])
+        for kind in vars(glob).values():  # from Python 3.13 on: classes with functions of os as attributes
+            for name, value in list(vars(kind).items()) if isinstance(kind, type) else ():
+                if isinstance(value, staticmethod) and id(value.__func__) in new:
+                    self._undo.append((kind, name, value))
+                    setattr(kind, name, staticmethod(new[id(value.__func__)]))
 
     def _page_size(self) -> None:
         """What programs round sizes and offsets to. A board's page is a multiple of the host's or equal."""

@@ -529,6 +529,11 @@ class FilePatches:
         self._put(io, "open", self.open_file)
         self._put(io, "FileIO", self.file_io)
 
+    @property
+    def replaced(self) -> list[tuple[Any, str, Any]]:
+        """(where, name, the system's function) of all that is in place."""
+        return list(self._undo)
+
     def uninstall(self) -> None:
         """Take them out again."""
         while self._undo:

@@ -144,7 +144,7 @@ with mmap.mmap(os.open("/proc/device-tree/model", os.O_RDONLY), 0, prot=mmap.PRO
     assert m[:9] == b"Raspberry"
 import codecs, fileinput, linecache, tokenize
 assert codecs.open("/proc/cpuinfo", "r", "ascii").readline().startswith("processor")
-refused("open()", linecache.getline, "/proc/cpuinfo", 1)  # the standard library took `open` before
+assert linecache.getline("/proc/cpuinfo", 1).startswith("processor")  # it took `open` before
 assert next(iter(fileinput.input("/proc/cpuinfo"))).startswith("processor")
 """,
     )
