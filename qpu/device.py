@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from types import TracebackType
@@ -18,8 +18,11 @@ from numpy.typing import DTypeLike
 from qpu.buffers import Buffer, BufferView, Uniforms, close_bo, pack_uniforms
 from qpu.core.isa import Isa
 from qpu.core.program import Program
-from qpu.drivers.base import Bo, CsdJob, DeviceInfo, Driver, Fence, QpuJob
+from qpu.drivers.base import Bo, CsdJob, DeviceInfo, Driver, Fence, Job, QpuJob
+from qpu.drivers.csd import split_dispatch
+from qpu.drivers.port import interrupting
 from qpu.errors import DriverError, EmuFault, NoDeviceError, UsageError
+from qpu.launch import Arguments, Launch, Over, Parts, own, within
 
 if TYPE_CHECKING:
     from qpu.drivers.port import Port
@@ -27,9 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Buffer", "BufferView", "Device", "Launch", "Uniforms", "open_device", "pack_uniforms"]
 
-MAX_GROUPS = 65535  # per dimension (drivers.md section 2)
-MAX_GROUP_ITEMS = 256
-MAX_SUPERGROUP_ID = 63  # six bits of CFG3
 PREFETCH_SLACK = 512  # instruction fetch runs past the end of a program (v3d.md 8.3)
 
 
@@ -37,101 +37,6 @@ class _Counting(Protocol):
     """A driver that can count hardware events."""
 
     def counters(self, names: Sequence[str]) -> AbstractContextManager[dict[str, int]]: ...
-
-
-# -- launches
-
-
-class Launch:
-    """A submitted job: `wait`, `poll`, or `await` it. Its buffers stay alive until it is done."""
-
-    __slots__ = ("_device", "_fence", "_keep", "_lock", "_program", "_stats", "error")
-
-    def __init__(self, device: Device, program: Program, fence: Fence, keep: Sequence[Bo]) -> None:
-        self._device = device
-        self._program = program
-        self._fence: Fence | None = fence
-        self._keep = list(keep)
-        self._lock = threading.Lock()
-        self._stats: RunStats | None = None
-        self.error: BaseException | None = None
-
-    @property
-    def done(self) -> bool:
-        """True when the job is known to have ended, well or not."""
-        return self._fence is None
-
-    @property
-    def stats(self) -> RunStats | None:
-        """Statistics of the emulation once the job is done; None on a real board."""
-        return self._stats
-
-    def poll(self) -> bool:
-        """True when the job has ended; never blocks for long."""
-        with self._lock:
-            if self._fence is None:
-                return True
-            try:
-                ended = self._fence.poll()
-            except EmuFault as fault:
-                self._finish(fault)
-                raise self._located(fault) from None
-            if ended:
-                self._settle(0.0)
-            return ended
-
-    def wait(self, timeout_s: float | None = None) -> None:
-        """Wait for the end.
-
-        timeout_s: emulated or real seconds; None waits as long as it takes.
-        Raises: GpuTimeoutError (the job may still run; wait again), GpuResetError, EmuFault.
-        """
-        with self._lock:
-            if self._fence is None:
-                if self.error is not None:
-                    raise self.error
-                return
-            self._settle(timeout_s)
-
-    def _settle(self, timeout_s: float | None) -> None:
-        fence = self._fence
-        assert fence is not None
-        try:
-            fence.wait(timeout_s)
-        except TimeoutError:
-            raise  # not over: buffers stay alive
-        except EmuFault as fault:
-            located = self._located(fault)
-            self._finish(located)
-            raise located from None
-        except DriverError as error:
-            self._finish(error)
-            raise
-        self._finish(None)
-
-    def _finish(self, error: BaseException | None) -> None:
-        self.error = error
-        self._fence = None
-        self._stats = self._device.latest_stats()
-        for bo in self._keep:
-            self._device.recycle(bo)
-        self._keep.clear()
-        self._device.retire(self)
-
-    def _located(self, fault: EmuFault) -> EmuFault:
-        place = fault.place
-        if place.loc is not None or place.instruction is None:
-            return fault
-        loc = self._program.loc(place.instruction)
-        return fault if loc is None else EmuFault(fault.rule, fault.message, replace(place, loc=loc))
-
-    def __await__(self) -> Generator[Any, None, None]:
-        import asyncio
-
-        return asyncio.get_running_loop().run_in_executor(None, self.wait).__await__()
-
-    def __repr__(self) -> str:
-        return f"<Launch of {self._program!r}, {'done' if self.done else 'running'}>"
 
 
 # -- devices
@@ -324,12 +229,14 @@ class Device(AbstractContextManager["Device"]):
         max_supergroup_id: int | None = None,
         threads: int | None = None,
         single_segment: bool | None = None,
+        max_batches: int | None = None,
+        completion: tuple[Buffer | BufferView, int] | None = None,
         qpus: int | None = None,
         streams: Sequence[Buffer | BufferView] | None = None,
         timeout_s: float = 10.0,
         after: Sequence[Launch] = (),
     ) -> Launch:
-        """Start a program and return at once where the kernel interface allows it.
+        """Start a program and return at once.
 
         uniforms: the words of the uniform stream (see `pack_uniforms`), or a buffer that holds them. On VideoCore IV
         a sequence of sequences (or a 2-D array) starts one program per row, each with its own stream; a flat one
@@ -339,84 +246,39 @@ class Device(AbstractContextManager["Device"]):
         workgroups_per_supergroup (1..16, default 1), max_supergroup_id (0..63, default 63: as many supergroups in
         flight as there is room for; a program that uses shared-memory slots says 0, because their numbering across
         supergroups is not known), threads (per QPU, 2 or 4, default 4), single_segment.
+        max_batches: cut the dispatch into parts of at most that many batches (QPU threads of 16 items), jobs of their
+        own that run one after another. Fewer threads at a time end sooner, so that the kernel's 500 ms watchdog does
+        not take a long dispatch for a hang, and other programs get their turn. Workgroup ids stay what they were; the
+        workgroups must not wait for one another, and supergroups are formed anew in every part.
+        completion: (word, value): a u32 in device memory that is set to 0 here and that the program makes `value`
+        (not 0) when all its threads are done. A launch that ended without it raises GpuResetError; kernels that count
+        no resets (older than about 6.17) offer no other proof.
         VideoCore IV only: qpus; streams (uniform streams that already lie in device memory, one per program).
 
-        after: launches that must end first. Launches of one device run in order anyway; those of other devices are
-        waited for here.
+        timeout_s: limits the launch where the kernel interface blocks (firmware mailbox: one second at most).
+        after: launches of any device that must end first (those of this device do anyway). When one of them failed,
+        its error comes out of this launch's `wait`.
         Raises: UsageError before anything is submitted; DriverError.
         """
-        driver = self.driver
-        for earlier in after:
-            if earlier._device is not self:
-                earlier.wait(timeout_s)
-        if self.isa is Isa.VC4:
-            foreign = {
-                "workgroups": workgroups,
-                "workgroup_size": workgroup_size,
-                "workgroups_per_supergroup": workgroups_per_supergroup,
-                "max_supergroup_id": max_supergroup_id,
-                "threads": threads,
-                "single_segment": single_segment,
-            }
-            _refuse(foreign, "V3D", self.isa)
-            count, rows = self._rows(uniforms, qpus, streams)
-        else:
-            _refuse({"qpus": qpus, "streams": streams}, "VideoCore IV", self.isa)
-            groups = _triple(workgroups)
-            size = 16 if workgroup_size is None else workgroup_size
-            per_super = 1 if workgroups_per_supergroup is None else workgroups_per_supergroup
-            ways = 4 if threads is None else threads
-            _within("workgroup_size", size, 1, MAX_GROUP_ITEMS)
-            _within("workgroups_per_supergroup", per_super, 1, 16)
-            top = MAX_SUPERGROUP_ID if max_supergroup_id is None else max_supergroup_id
-            _within("max_supergroup_id", top, 0, MAX_SUPERGROUP_ID)
-            if ways not in (2, 4):
-                raise UsageError(f"threads = {ways}; V3D runs 2 or 4 threads per QPU")
-        if timeout_s <= 0:
-            raise UsageError(f"timeout_s = {timeout_s}; it must be positive")
-        code = self._upload(program)
-        keep: list[Bo] = []
-        job: QpuJob | CsdJob
-        try:
-            if self.isa is Isa.VC4:
-                addresses = self._stream(rows, keep)
-                with self._lock:
-                    bos = (code, *keep, *self._bos.values())
-                job = QpuJob(tuple((addresses[i % len(addresses)], code.address) for i in range(count)), bos)
-            else:
-                if isinstance(uniforms, (Buffer, BufferView)):
-                    _own(uniforms, self)
-                    stream = uniforms.address
-                else:
-                    stream = self._stream([pack_uniforms(uniforms, self)], keep)[0]
-                with self._lock:
-                    bos = (code, *keep, *self._bos.values())
-                job = CsdJob(
-                    code=code.address,
-                    uniforms=stream,
-                    bos=bos,
-                    workgroups=groups,
-                    workgroup_size=size,
-                    workgroups_per_supergroup=per_super,
-                    max_supergroup_id=top,
-                    threads=ways,
-                    single_segment=bool(single_segment),
-                )
-            fence = driver.submit(job, timeout_s)
-        except TimeoutError:
-            raise  # it may still run: what it uses must not be handed out again
-        except EmuFault as fault:
-            launch = Launch(self, program, _Over(), keep)
-            launch._finish(fault)
-            raise launch._located(fault) from None
-        except BaseException:
-            for bo in keep:
-                self.recycle(bo)
-            raise
-        launch = Launch(self, program, fence, keep)
-        with self._lock:
-            self._running.add(launch)
-        return launch
+        return self._launch(
+            program,
+            uniforms,
+            Arguments(
+                workgroups,
+                workgroup_size,
+                workgroups_per_supergroup,
+                max_supergroup_id,
+                threads,
+                single_segment,
+                max_batches,
+                completion,
+                qpus,
+                streams,
+            ),
+            timeout_s,
+            after,
+            background=True,
+        )
 
     def run(
         self,
@@ -429,26 +291,98 @@ class Device(AbstractContextManager["Device"]):
         max_supergroup_id: int | None = None,
         threads: int | None = None,
         single_segment: bool | None = None,
+        max_batches: int | None = None,
+        completion: tuple[Buffer | BufferView, int] | None = None,
         qpus: int | None = None,
         streams: Sequence[Buffer | BufferView] | None = None,
         timeout_s: float = 10.0,
     ) -> Launch:
         """Start a program and wait for its end. Arguments and errors: see `submit` and `Launch.wait`."""
-        launch = self.submit(
+        launch = self._launch(
             program,
             uniforms,
-            workgroups=workgroups,
-            workgroup_size=workgroup_size,
-            workgroups_per_supergroup=workgroups_per_supergroup,
-            max_supergroup_id=max_supergroup_id,
-            threads=threads,
-            single_segment=single_segment,
-            qpus=qpus,
-            streams=streams,
-            timeout_s=timeout_s,
+            Arguments(
+                workgroups,
+                workgroup_size,
+                workgroups_per_supergroup,
+                max_supergroup_id,
+                threads,
+                single_segment,
+                max_batches,
+                completion,
+                qpus,
+                streams,
+            ),
+            timeout_s,
+            (),
+            background=False,
         )
         launch.wait(timeout_s)
         return launch
+
+    def _launch(
+        self,
+        program: Program,
+        uniforms: Uniforms | Buffer | BufferView,
+        arguments: Arguments,
+        timeout_s: float,
+        after: Sequence[Launch],
+        *,
+        background: bool,
+    ) -> Launch:
+        driver = self.driver
+        arguments.fit(self.isa)
+        if self.isa is Isa.VC4:
+            count, rows = self._rows(uniforms, arguments.qpus, arguments.streams)
+        else:
+            shape, proof = arguments.shape(), arguments.proof(self)
+        if timeout_s <= 0:
+            raise UsageError(f"timeout_s = {timeout_s}; it must be positive")
+        code = self._upload(program)
+        keep: list[Bo] = []
+        jobs: list[Job] = []
+        fences: list[Fence] = []
+        waits = [e.fence for e in after if e.device is not self and e.fence is not None]
+        try:
+            if self.isa is Isa.VC4:
+                addresses = self._stream(rows, keep)
+                entries = tuple((addresses[i % len(addresses)], code.address) for i in range(count))
+                jobs.append(QpuJob(entries, self._listed(code, keep)))
+            else:
+                if isinstance(uniforms, (Buffer, BufferView)):
+                    own(uniforms, self)
+                    stream = uniforms.address
+                else:
+                    stream = self._stream([pack_uniforms(uniforms, self)], keep)[0]
+                job = replace(shape, code=code.address, uniforms=stream, bos=self._listed(code, keep))
+                jobs += [job] if arguments.max_batches is None else split_dispatch(job, arguments.max_batches)
+                if proof is not None:
+                    proof.bo.view[proof.offset : proof.offset + 4] = bytes(4)
+                    jobs[-1] = replace(job if len(jobs) == 1 else cast("CsdJob", jobs[-1]), completion=proof)
+            for each in jobs:
+                fences.append(driver.submit(each, timeout_s, background=background, after=waits))
+                waits = []
+        except TimeoutError:
+            raise  # it may still run: what it uses must not be handed out again
+        except EmuFault as fault:
+            Launch(self, program, Over(), keep).finish(fault)
+            raise
+        except BaseException:
+            if fences:  # the parts before run: their buffers stay until the device is closed
+                self._running.add(Launch(self, program, Parts(self, fences), keep))
+            else:
+                for bo in keep:
+                    self.recycle(bo)
+            raise
+        launch = Launch(self, program, fences[0] if len(fences) == 1 else Parts(self, fences), keep, after)
+        with self._lock:
+            self._running.add(launch)
+        return launch
+
+    def _listed(self, code: Bo, keep: Sequence[Bo]) -> tuple[Bo, ...]:
+        """Every buffer that a job may touch."""
+        with self._lock:
+            return (code, *keep, *self._bos.values())
 
     def _rows(
         self,
@@ -461,10 +395,10 @@ class Device(AbstractContextManager["Device"]):
             if isinstance(uniforms, (Buffer, BufferView)) or len(uniforms):
                 raise UsageError("give uniforms or streams, not both")
             for part in streams:
-                _own(part, self)
+                own(part, self)
             rows = [part.address for part in streams]
         elif isinstance(uniforms, (Buffer, BufferView)):
-            _own(uniforms, self)
+            own(uniforms, self)
             rows = [uniforms.address]
         elif len(uniforms) and isinstance(uniforms[0], (list, tuple, np.ndarray)):
             rows = [pack_uniforms(cast("Uniforms", row), self) for row in uniforms]
@@ -473,7 +407,7 @@ class Device(AbstractContextManager["Device"]):
         count = qpus if qpus is not None else len(rows)
         if len(rows) > 1 and count != len(rows):
             raise UsageError(f"qpus = {qpus}, but there are {len(rows)} rows of uniforms; give one of the two")
-        _within("qpus", count, 1, self.qpus)
+        within("qpus", count, 1, self.qpus)
         return count, rows
 
     def _stream(self, streams: Sequence[bytes | int], keep: list[Bo]) -> list[int]:
@@ -505,10 +439,16 @@ class Device(AbstractContextManager["Device"]):
         """Statistics of the last finished launch on an emulated board; None on a real one."""
         return self.latest_stats()
 
-    def latest_stats(self) -> RunStats | None:
-        """As `stats`."""
-        runs = getattr(self._port, "runs", None)
-        return runs[-1] if runs else None
+    def latest_stats(self, parts: int = 1) -> RunStats | None:
+        """As `stats`, of that many jobs together; None when the board does not remember so many."""
+        runs: Sequence[RunStats] | None = getattr(self._port, "runs", None)
+        if not runs or len(runs) < parts:
+            return None
+        return runs[-1] if parts == 1 else runs[-1].total(list(runs)[-parts:])
+
+    def now(self) -> float:
+        """Seconds on the board's clock, emulated or real."""
+        return self._port.monotonic()
 
     @contextmanager
     def counters(self, *names: str) -> Iterator[dict[str, int]]:
@@ -532,7 +472,7 @@ class Device(AbstractContextManager["Device"]):
             return
         if os.getpid() != self._pid:
             return  # the parent's device: leave it to the parent
-        with self._lock:
+        with interrupting(self._port), self._lock:
             for buffer in list(self._buffers):
                 bo, buffer._bo, buffer._array = buffer._bo, None, None
                 if bo is not None:
@@ -540,7 +480,7 @@ class Device(AbstractContextManager["Device"]):
             for bo in [*self._bos.values(), *(bo for _, bo in self._code.values()), *self._idle, *self._lingering]:
                 close_bo(bo)
             for launch in self._running:
-                for bo in launch._keep:
+                for bo in launch.held():
                     close_bo(bo)
             self._bos.clear()
             self._code.clear()
@@ -548,7 +488,8 @@ class Device(AbstractContextManager["Device"]):
             self._lingering.clear()
             self._running.clear()
         try:
-            driver.close()
+            with interrupting(self._port):
+                driver.close()
         finally:
             closing = getattr(self._port, "shutdown", None)
             if closing is not None:
@@ -564,59 +505,13 @@ class Device(AbstractContextManager["Device"]):
         return f"<Device {'closed' if self._driver is None else self._info}>"
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from qpu.drivers.display import device_html
 
-        rows = {
-            "board": self._info.board.model,
-            "instruction set": self._info.isa.label,
-            "QPUs": f"{self._info.slices} × {self._info.qpus_per_slice}",
-            "adapter": f"{self._info.adapter} on {self._info.node}",
-            "emulated": self._info.emulated or "no",
-        }
-        cells = "".join(f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows.items())
-        return f"<table>{cells}</table>"
-
-
-class _Over:
-    """The fence of a job that ended inside its submission."""
-
-    def wait(self, timeout_s: float | None = None) -> None:
-        return None
-
-    def poll(self) -> bool:
-        return True
+        return device_html(self._info, closed=self._driver is None)
 
 
 def _up(n: int, to: int) -> int:
     return (n + to - 1) // to * to
-
-
-def _within(name: str, value: int, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise UsageError(f"{name} = {value!r}; allowed: {low}..{high}")
-
-
-def _triple(groups: int | tuple[int, int, int] | None) -> tuple[int, int, int]:
-    if groups is None:
-        return (1, 1, 1)
-    triple = (groups, 1, 1) if isinstance(groups, (int, np.integer)) else tuple(groups)
-    if len(triple) != 3:
-        raise UsageError(f"workgroups = {groups!r}; give one count, or three for x, y, z")
-    for axis, n in zip("xyz", triple, strict=True):
-        _within(f"workgroups in {axis}", n, 1, MAX_GROUPS)
-    return (int(triple[0]), int(triple[1]), int(triple[2]))
-
-
-def _refuse(arguments: Mapping[str, object], family: str, isa: Isa) -> None:
-    for name, value in arguments.items():
-        if value is not None:
-            raise UsageError(f"{name} is a launch argument of {family}; this device is {isa.label}")
-
-
-def _own(part: Buffer | BufferView, device: Device) -> None:
-    owner = part if isinstance(part, Buffer) else part.buffer
-    if owner.device is not device:
-        raise UsageError("the buffer belongs to another device; allocate it on this one")
 
 
 def open_device(

@@ -44,7 +44,9 @@ LAYERS: dict[str, set[str]] = {
         "qpu.core.program",
         "qpu.errors",
         "qpu.buffers",
+        "qpu.launch",
     },
+    "qpu.launch": {"qpu.drivers", "qpu.device", "qpu.emu", "qpu.core", "qpu.core.program", "qpu.errors", "qpu.buffers"},
     "qpu.kernels": {
         "qpu.buffers",
         "qpu.device",

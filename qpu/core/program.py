@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,13 @@ if TYPE_CHECKING:
 
     from qpu.core.hazards import Finding
 
-__all__ = ["Program"]
+__all__ = ["Program", "program_at"]
 
 LocLike = Loc | tuple[Any, int] | None
+
+# Programs that know their source and are alive, by age: an emulated board names the line of a fault from them.
+_located: weakref.WeakValueDictionary[int, Program] = weakref.WeakValueDictionary()
+_ages = itertools.count()
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -34,6 +40,10 @@ class Program:
     labels: dict[str, int] = field(default_factory=dict)
     locs: Sequence[LocLike] = ()
     warnings: tuple[Diagnostic, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.locs):
+            _located[next(_ages)] = self
 
     def __len__(self) -> int:
         return len(self.code)
@@ -83,3 +93,14 @@ class Program:
         from qpu.core.html import program_html
 
         return program_html(self)
+
+
+def program_at(isa: Isa, read: Callable[[int], bytes]) -> Program | None:
+    """The latest program with source places whose words lie in memory, however they came there.
+
+    read: the first n bytes of the code; fewer where memory ends.
+    """
+    for _, program in sorted(_located.items(), reverse=True):
+        if program.isa is isa and program.data == read(8 * len(program)):
+            return program
+    return None

@@ -148,8 +148,8 @@ class Fence(Protocol):
         """
         ...
 
-    def poll(self) -> bool:
-        """True when the job is done; does not block."""
+    def poll(self, timeout_s: float = 0.0) -> bool:
+        """True when the job is done. timeout_s: waits that long at most, and may return earlier."""
         ...
 
 
@@ -163,8 +163,15 @@ class Driver(Protocol):
         """A zero-filled buffer of at least `size` bytes. Raises DriverError with cause and mend."""
         ...
 
-    def submit(self, job: Job, timeout_s: float = 10.0) -> Fence:
-        """Start a job and return. timeout_s: bounds what has to be waited for before it can start."""
+    def submit(
+        self, job: Job, timeout_s: float = 10.0, *, background: bool = False, after: Sequence[Fence] = ()
+    ) -> Fence:
+        """Start a job. timeout_s: bounds what has to be waited for before it can start. after: jobs that must end
+        first, well or not; those of this driver do anyway.
+
+        background: return at once. Without it an adapter whose kernel interface blocks runs the job to its end here,
+        in the caller's thread (timeout_s bounds that, too).
+        """
         ...
 
     def close(self) -> None:

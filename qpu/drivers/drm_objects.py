@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from qpu.drivers.base import Completion
 from qpu.drivers.port import Mapping
-from qpu.errors import DriverError, UsageError
+from qpu.errors import DriverError, EmuFault, UsageError
 
 if TYPE_CHECKING:
     from qpu.drivers.drm_v3d import DrmV3d
@@ -100,7 +100,7 @@ class DrmFence:
         self.perfmon = perfmon
         self.completion = completion
         self.done = False
-        self.error: DriverError | None = None
+        self.error: DriverError | EmuFault | None = None
 
     @property
     def driver(self) -> DrmV3d:
@@ -114,6 +114,6 @@ class DrmFence:
         """
         self._driver.wait(self, timeout_s)
 
-    def poll(self) -> bool:
+    def poll(self, timeout_s: float = 0.0) -> bool:
         """True when the job has ended, well or not; `wait` tells which."""
-        return self._driver.poll(self)
+        return self._driver.poll(self, timeout_s)

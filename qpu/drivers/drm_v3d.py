@@ -19,7 +19,7 @@ from qpu.drivers.drm_resets import WATCHDOG_S, blame, warn_unknown
 from qpu.drivers.port import Port
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
-from qpu.errors import DriverError, UsageError
+from qpu.errors import DriverError, EmuFault, UsageError
 
 __all__ = ["TRIVIAL", "DrmBo", "DrmFence", "DrmV3d", "Identity", "open_adapter"]
 
@@ -198,9 +198,10 @@ class DrmV3d:
         job: Job,
         timeout_s: float = 10.0,
         *,
+        background: bool = False,
         after: Sequence[Fence] = (),
     ) -> DrmFence:
-        """Queue a dispatch and return at once.
+        """Queue a dispatch and return at once, in the background or not.
 
         timeout_s: bounds the wait for fences in `after` that the kernel cannot wait for. after: jobs that must end
         first; those of this device do so anyway.
@@ -365,9 +366,9 @@ class DrmV3d:
         if fence.error is not None:
             raise fence.error
 
-    def poll(self, fence: DrmFence) -> bool:
-        """True when the job has ended."""
-        return fence.done or self._await(fence, 0.0)
+    def poll(self, fence: DrmFence, timeout_s: float = 0.0) -> bool:
+        """True when the job has ended; waits for up to timeout_s."""
+        return fence.done or self._await(fence, timeout_s)
 
     def _await(self, fence: DrmFence, timeout_s: float | None) -> bool:
         """Wait; True when the job has ended. The deadline is ours: the returned remainder is not used.
@@ -396,6 +397,9 @@ class DrmV3d:
             wait_ns = min(left_ns, LONGEST_WAIT_NS)
             try:
                 self._wait_once(fence, wait_ns)
+            except EmuFault as fault:
+                self._claim(fence, fault)
+                raise
             except OSError as error:
                 if isinstance(error, DriverError):
                     raise
@@ -415,10 +419,23 @@ class DrmV3d:
             self._retire(fence, seen=fresh and bool(fence.syncobj))
         return True
 
+    def _claim(self, fence: DrmFence, fault: EmuFault) -> None:
+        """An emulated board stopped a job while this one was waited for: ask whether it was this one."""
+        try:
+            self._wait_once(fence, 0)
+        except EmuFault as own:
+            if own is fault:
+                fence.error = fault
+                self._retire(fence, seen=True)
+        except OSError:
+            pass
+
     def _ended(self, fence: DrmFence) -> bool:
         """Look without waiting."""
         try:
             self._wait_once(fence, 0)
+        except EmuFault:
+            return True
         except OSError:
             return False
         return True
@@ -467,7 +484,7 @@ class DrmV3d:
             self._release_deferred()
             state = self._state() if cut and not self._checking else ""
             for fence, detail in cut:
-                fence.error = advice.fault("reset", self._node.path, None, detail + state)
+                fence.error = fence.error or advice.fault("reset", self._node.path, None, detail + state)
             for fence in ended:
                 fence.done = True
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-__all__ = ["FileStat", "Mapping", "Port", "Registers"]
+__all__ = ["FileStat", "Mapping", "Port", "Registers", "interrupting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +98,14 @@ class Port(Protocol):
     def sleep(self, seconds: float) -> None: ...
 
     def getpid(self) -> int: ...
+
+
+def interrupting(port: Port) -> AbstractContextManager[None]:
+    """While the block runs, let no other thread wait inside a system call, where the port has a say in that.
+
+    On an emulated board a call of another thread may emulate for long; it fails with EINTR then. Real kernels are not
+    asked: their waits do not keep other threads from closing the device.
+    """
+    found = getattr(port, "interrupting", None)
+    context: AbstractContextManager[None] = nullcontext() if found is None else found()
+    return context

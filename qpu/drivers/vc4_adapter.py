@@ -14,14 +14,15 @@ from typing import Literal
 from qpu.core.isa import Isa
 from qpu.drivers import exit_guard
 from qpu.drivers.advice import MEND, fault, reason_of
+from qpu.drivers.background import Background
 from qpu.drivers.base import Bo, DeviceInfo, Fence, Job, QpuJob
 from qpu.drivers.board import Board, kms_owns_v3d
 from qpu.drivers.mailbox import KERNEL_LIMIT_MS, Clock, Mailbox, UnsupportedTagError
-from qpu.drivers.port import Port
+from qpu.drivers.port import Port, interrupting
 from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
 from qpu.drivers.v3d_regs import Ident, V3dRegisters, block_address
 from qpu.drivers.vcsm import BUS_MASK, GpuMemory, open_memory
-from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, UsageError
+from qpu.errors import DriverError, EmuFault, GpuResetError, GpuTimeoutError, UsageError
 
 __all__ = ["LAUNCHES", "Vc4Driver", "open_adapter"]
 
@@ -30,6 +31,7 @@ LAUNCHES: tuple[Launch, ...] = ("mailbox", "registers")
 
 SLICES, QPUS_PER_SLICE, TMUS_PER_SLICE = 3, 4, 2  # of every Pi with VideoCore IV (MANUAL), when IDENT cannot be read
 EXIT_PATIENCE_S = 2.0
+SETTLE_S = 10.0  # that jobs get to end before and after counting
 
 
 @dataclass(slots=True)
@@ -73,7 +75,12 @@ class _DoneFence:
     def wait(self, timeout_s: float | None = None) -> None:
         """Returns at once."""
 
-    def poll(self) -> bool:
+    def poll(self, timeout_s: float = 0.0) -> bool:
+        """True."""
+        return True
+
+    @property
+    def done(self) -> bool:
         """True."""
         return True
 
@@ -87,7 +94,7 @@ class _RegisterFence:
         self._registers = registers
         self._count = count
         self._done = False
-        self._error: DriverError | None = None
+        self._error: DriverError | EmuFault | None = None
         self.late = False  # a wait has timed out
 
     @property
@@ -100,23 +107,39 @@ class _RegisterFence:
         with self._machine.lock:
             if not self._done:
                 try:
-                    self._registers.wait(self._count, timeout_s)
+                    self._registers.wait(self._count, timeout_s, check=self._driver.check_open)
                 except GpuTimeoutError:
                     self.late = True
                     raise
+                except EmuFault as fault:
+                    self._finish(fault)
                 self._finish(None)
             if self._error is not None:
                 raise self._error
 
-    def poll(self) -> bool:
+    @property
+    def done(self) -> bool:
+        """See `qpu.drivers.base.Fence.done`."""
+        return self._done
+
+    def poll(self, timeout_s: float = 0.0) -> bool:
         """See `qpu.drivers.base.Fence.poll`."""
         if self._done:
             return True
         if not self._machine.lock.acquire(blocking=False):
             return False  # somebody waits for it right now
         try:
-            if not self._done and self._registers.completed() == self._count:
-                self._finish(None)
+            if not self._done:
+                try:
+                    if self._registers.completed() != self._count:
+                        if timeout_s <= 0:
+                            return False
+                        self._registers.wait(self._count, timeout_s, check=self._driver.check_open)
+                    self._finish(None)
+                except GpuTimeoutError:
+                    pass
+                except EmuFault as fault:
+                    self._finish(fault)
             return self._done
         finally:
             self._machine.lock.release()
@@ -130,7 +153,7 @@ class _RegisterFence:
             )
         )
 
-    def _finish(self, error: DriverError | None) -> None:
+    def _finish(self, error: DriverError | EmuFault | None) -> None:
         self._error = error
         self._done = True
         if self._machine.running is self:
@@ -140,7 +163,8 @@ class _RegisterFence:
 class Vc4Driver:
     """A VideoCore IV. Implements `qpu.drivers.base.Driver`; open it with `open_adapter`.
 
-    Launches by mailbox block in `submit`. The firmware calls a launch complete when its programs have ended and at
+    Launches by mailbox block: in `submit`, or in a thread of the driver when it is asked for in the background. The
+    firmware calls a launch complete when its programs have ended and at
     least one wrote a non-zero value to the host-interrupt register. Launches by registers need no host interrupt.
     Either way there is no memory protection: a wrong address can overwrite anything.
     """
@@ -161,6 +185,7 @@ class Vc4Driver:
         self._live: dict[int, GpuMemory] = {}
         self._powered = False
         self._closed = False
+        self._background = Background(port, "qpu mailbox launches")
         self._left = False  # closed, but views keep some memory
         self._registers: V3dRegisters | None = None
         self._mailbox: Mailbox | None = None
@@ -282,6 +307,11 @@ class Vc4Driver:
         """The register block, None when /dev/mem is not open to us."""
         return self._registers
 
+    def check_open(self) -> None:
+        """Raise DriverError when the device was closed meanwhile; asked between polls."""
+        if self._closed:
+            raise DriverError("the device was closed while the programs ran: the results are incomplete")
+
     def _usable(self) -> None:
         if self._closed:
             raise UsageError("this device is closed; open it again")
@@ -306,10 +336,14 @@ class Vc4Driver:
 
     # launches
 
-    def submit(self, job: Job, timeout_s: float = 10.0) -> Fence:
+    def submit(
+        self, job: Job, timeout_s: float = 10.0, *, background: bool = False, after: Sequence[Fence] = ()
+    ) -> Fence:
         """Run a job to its end (mailbox), or queue it when the one before has ended (registers).
 
-        timeout_s: by mailbox at most one second counts, because current kernels stop waiting then.
+        background: by mailbox, too, return at once; then the errors below come from the fence. Jobs run in the order
+        of their submission either way. timeout_s: by mailbox at most one second counts, because current kernels stop
+        waiting then. after: jobs of others to wait for first.
         Raises: UsageError before anything is started; GpuTimeoutError, after which V3D has been powered off and on;
         DriverError.
         """
@@ -317,18 +351,33 @@ class Vc4Driver:
         entries = self._checked(job, timeout_s)
         assert isinstance(job, QpuJob)
         machine = self._machine
+        if self._launch == "mailbox":
+
+            def execute() -> None:
+                _wait_for(after, timeout_s)
+                with machine.lock:
+                    self._usable()
+                    self._prepare(timeout_s)
+                    self._execute(entries, job.flush, timeout_s)
+
+            if background:
+                return self._background.submit(execute)
+            self._background.drain(timeout_s)
+            execute()
+            return _DoneFence()
+        _wait_for(after, timeout_s)
         with machine.lock:
-            if machine.lost:
-                self._recover()
-            self._drain(timeout_s)
-            if self._launch == "mailbox":
-                self._execute(entries, job.flush, timeout_s)
-                return _DoneFence()
+            self._prepare(timeout_s)
             assert self._registers is not None
             fence = _RegisterFence(self, machine, self._registers, len(entries))
             machine.running = fence  # first: when an interrupt strikes in between, the job counts as running
             self._registers.start(entries, flush=job.flush)
             return fence
+
+    def _prepare(self, timeout_s: float) -> None:
+        if self._machine.lost:
+            self._recover()
+        self._drain(timeout_s)
 
     def _checked(self, job: Job, timeout_s: float) -> Sequence[tuple[int, int]]:
         if not isinstance(job, QpuJob):
@@ -377,8 +426,13 @@ class Vc4Driver:
             state = "V3D was powered off and on and takes jobs again" if usable else "V3D does not answer any more"
             reason, mends = reason_of(error)
             raise GpuTimeoutError(f"{reason}: {state}" + "".join(MEND + m for m in mends), error.errno) from error
-        except DriverError:
+        except DriverError as error:
+            if error.errno == errno.EINTR:  # the call was left, the programs go on
+                self._machine.lost = True
+                self._power_cycle()
             raise
+        except EmuFault:
+            raise  # that ended them
         except BaseException:  # Ctrl-C: nothing may run on in memory that is given back
             self._machine.lost = True
             self._power_cycle()
@@ -425,13 +479,22 @@ class Vc4Driver:
     def counters(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
         """Count events while the block runs: up to 16 of `qpu.drivers.v3d_regs.COUNTERS`, u32 each; needs root.
 
-        The dictionary is filled at the end of the block. Jobs inside it should have been waited for.
+        The dictionary is filled at the end of the block, which waits for the jobs submitted inside.
         """
         self._usable()
+        self._settle()
         if self._registers is None:
             raise fault("strict-devmem", "VideoCore IV: event counters need the V3D registers", errno.EACCES)
         with self._registers.counters(names) as values:
             yield values
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the jobs submitted so far. Raises: GpuTimeoutError; other errors are for those who wait for them."""
+        self._background.drain(SETTLE_S)
+        running = self._machine.running
+        if running is not None:
+            running.wait(SETTLE_S)
 
     # closing
 
@@ -448,8 +511,11 @@ class Vc4Driver:
         self._shut(force=True)
 
     def _shut(self, *, force: bool) -> None:
+        self._closed = True  # threads that wait for a job notice
+        self._background.close()
         # At exit a daemon thread may hold the lock for ever; the QPUs are powered off all the same.
-        locked = self._machine.lock.acquire(timeout=EXIT_PATIENCE_S if force else -1)
+        with interrupting(self._port):
+            locked = self._machine.lock.acquire(timeout=EXIT_PATIENCE_S if force else -1)
         try:
             self._give_back(force)
         finally:
@@ -458,7 +524,6 @@ class Vc4Driver:
 
     def _give_back(self, force: bool) -> None:
         failure: DriverError | None = None
-        self._closed = True
         self._left = False
         self._stop()
         registers, self._registers = self._registers, None
@@ -504,6 +569,16 @@ class Vc4Driver:
 
     def __repr__(self) -> str:
         return f"<Vc4Driver by {self._launch}, {'closed' if self._closed else f'{len(self._live)} buffers'}>"
+
+
+def _wait_for(fences: Sequence[Fence], timeout_s: float) -> None:
+    """Wait until jobs of others are over, well or not."""
+    for fence in fences:
+        try:
+            fence.wait(timeout_s)
+        except (DriverError, EmuFault):
+            if not fence.done:
+                raise
 
 
 def open_adapter(port: Port, board: Board, *, launch: Launch = "mailbox", memory: str = "auto") -> Vc4Driver:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from qpu.core.isa import Isa
+from qpu.core.program import program_at
 from qpu.emu.boards import ZeroCount
 from qpu.emu.fake_progress import Progress
 from qpu.emu.machine import Execution, RunStats, Vc4Execution
@@ -24,9 +26,13 @@ SLICE = 1 << 18
 
 @dataclass(eq=False, slots=True)
 class Fence:
-    """Signalled when a job is over, well or not. done_ns: emulated time of that, None before."""
+    """Signalled when a job is over, well or not. done_ns: emulated time of that, None before.
+
+    fault: how it ended, told to everybody who waits for it.
+    """
 
     done_ns: int | None = None
+    fault: EmuFault | None = None
 
     @property
     def done(self) -> bool:
@@ -84,6 +90,26 @@ def advance(execution: Execution, clocks: int) -> tuple[bool, int]:
     before = execution.clocks
     finished = execution.run(clocks)
     return finished, execution.clocks - before
+
+
+def located(kernel: Kernel, fault: EmuFault, code: int) -> EmuFault:
+    """The fault with its source line, when the code at GPU address `code` is a program that was assembled here."""
+    place = fault.place
+    if place.loc is not None or place.instruction is None:
+        return fault
+    at = code & 0x3FFFFFFF if kernel.profile.isa is Isa.VC4 else code
+
+    def read(size: int) -> bytes:
+        try:
+            return bytes(kernel.memory.view(at, size))
+        except (IndexError, ValueError):
+            return b""
+
+    program = program_at(kernel.profile.isa, read)
+    loc = None if program is None else program.loc(place.instruction)
+    if loc is None:
+        return fault
+    return EmuFault(fault.rule, fault.message, replace(place, loc=loc)).with_traceback(fault.__traceback__)
 
 
 class V3dQueue:
@@ -181,6 +207,7 @@ class V3dQueue:
             raise fault
         try:
             while not done():
+                self.kernel.check_interrupted()
                 if self.active is None:
                     work = self._next(until_ns)
                     if work is None:
@@ -229,11 +256,12 @@ class V3dQueue:
         work.watch_ns = at + int(self.kernel.profile.watchdog_s * NS)
         try:
             work.execution = self.kernel.v3d_machine.dispatch(work.cfg)
-        except EmuFault:
+        except EmuFault as fault:
+            work.done.fault = located(self.kernel, fault, work.cfg[5] & ~7)
             self.queue.remove(work)
             work.done.signal(at)
             work.cleanup()
-            raise
+            raise work.done.fault from None
         self.queue.remove(work)
         self.active = work
         self._progress.begin()
@@ -250,9 +278,11 @@ class V3dQueue:
         if clocks > 0:
             try:
                 finished, passed = advance(execution, clocks)
-            except EmuFault:
+            except EmuFault as fault:
+                assert work.cfg is not None
+                work.done.fault = located(self.kernel, fault, work.cfg[5] & ~7)
                 self._finish(work)
-                raise
+                raise work.done.fault from None
             work.now_ns += max(0, passed) * NS // hz
             if not finished and passed <= 0:
                 work.idle_rounds += 1
@@ -300,10 +330,13 @@ class V3dQueue:
     def wait(self, fences: Sequence[Fence], deadline_ns: int | None, *, every: bool = True) -> bool:
         """Wait for fences (all, or any). Returns False when time is up; emulated time has moved either way.
 
-        deadline_ns: emulated time; None waits as long as it takes.
+        deadline_ns: emulated time; None waits as long as it takes. Raises: EmuFault of one of them, each time.
         """
         enough = all if every else any
         self.run(deadline_ns, lambda: enough(f.done for f in fences))
+        fault = next((f.fault for f in fences if f.fault is not None), None)
+        if fault is not None:
+            raise fault
         clock = self.kernel.clock
         if enough(f.done for f in fences):
             times = [f.done_ns for f in fences if f.done_ns is not None]
@@ -325,11 +358,13 @@ class Vc4Gpu:
         self.start_ns = 0
         self.now_ns = 0
         self.finished: list[Callable[[Vc4Execution], None]] = []  # observers of ended launches
+        self._codes: list[int] = []  # of what is active, by program
 
     def launch(self, entries: Sequence[tuple[int, int]]) -> Vc4Execution:
         """Start programs on the idle QPUs. entries: (uniforms, code) bus addresses."""
         assert self.active is None
         self.start_ns = self.now_ns = self.kernel.clock.now_ns
+        self._codes = [code for _, code in entries]
         self.active = self.kernel.vc4_machine.launch(entries)
         return self.active
 
@@ -341,6 +376,7 @@ class Vc4Gpu:
         progress = Progress(self.kernel.profile.name, "QPU programs")
         try:
             while self.active is not None and self.now_ns < until_ns:
+                self.kernel.check_interrupted()
                 self._step(self.active, until_ns, progress)
         finally:
             progress.close()
@@ -351,14 +387,22 @@ class Vc4Gpu:
         left = ((until_ns - self.now_ns) * hz + NS - 1) // NS
         try:
             finished, passed = advance(execution, left if getattr(execution, "stuck", False) else min(SLICE, left))
-        except EmuFault:
+        except EmuFault as fault:
             self._end()
-            raise
+            code = self._code_of(fault.place.qpu)
+            raise fault if code is None else located(self.kernel, fault, code) from None
         self.now_ns += max(0, passed) * NS // hz + (passed <= 0)
         progress.update((self.now_ns - self.start_ns) / NS, execution.batches_done, None)
         if finished:
             self.now_ns = self.start_ns + execution.clocks * NS // hz
             self._end()
+
+    def _code_of(self, qpu: int | None) -> int | None:
+        """Where the program on a QPU begins; None when that cannot be told."""
+        if len(set(self._codes)) == 1:
+            return self._codes[0]
+        # Programs start on idle QPUs in their order, and none is free again before all have one.
+        return self._codes[qpu] if qpu is not None and qpu < len(self._codes) <= self.kernel.profile.qpus else None
 
     def _end(self) -> None:
         execution = self.active

@@ -216,6 +216,7 @@ class Kernel:
         self.memory = Memory(1 << 32 if profile.is_drm else 1 << 30, shared=shared_memory)
         self.runs: deque[RunStats] = deque(maxlen=KEEP_RUNS)
         self.on_work: Callable[[], None] | None = None  # told when a job was queued that nobody waits for yet
+        self.interrupter: int | None = None  # a thread on whose behalf all others leave their system calls
         self.last_call = 0.0  # host time of the latest system call
         self.subscribers: list[Subscriber] = []  # told of each fault that a lenient run let pass
         self.faults: Counter[str] = Counter()
@@ -305,6 +306,11 @@ class Kernel:
                 yield
             finally:
                 self.last_call = time.monotonic()
+
+    def check_interrupted(self) -> None:
+        """Asked between steps of an emulation. Raises: OSError EINTR when another thread wants everybody out."""
+        if self.interrupter is not None and self.interrupter != threading.get_ident():
+            raise fail(errno.EINTR)
 
     def wake(self) -> None:
         """A job was queued."""

@@ -120,7 +120,15 @@ class Vc4Machine(Protocol):
 
 
 class Vc4Execution(Execution, Protocol):
-    """As Execution."""
+    """As Execution. `stats.threads` counts the programs that QPUs have taken so far."""
+
+    def extend(self, entries: Sequence[tuple[int, int]]) -> None:
+        """Queue more programs behind those of the launch; only while it is not done."""
+        ...
+
+    def withdraw(self) -> int:
+        """Forget the programs that no QPU has taken; returns how many those were."""
+        ...
 
     @property
     def host_interrupts(self) -> int:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -137,6 +139,15 @@ class EmuPort:
     def inject(self, call: str, errno: int, *, at: int = 1, count: int = 1) -> None:
         """Make system calls fail; see `qpu.emu.record.Injector.inject`."""
         self._injector.inject(call, errno, at=at, count=count)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """While the block runs, calls of other threads that emulate a job fail with EINTR."""
+        before, self.kernel.interrupter = self.kernel.interrupter, threading.get_ident()
+        try:
+            yield
+        finally:
+            self.kernel.interrupter = before
 
     def allocated(self) -> list[str]:
         """What is held right now (descriptors, memory, handles), one line each; empty when nothing leaked."""

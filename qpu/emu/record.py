@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno as errno_module
 import fnmatch
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from qpu.drivers.port import interrupting
 from qpu.drivers.uapi import dma_buf, drm, mailbox, vcsm
 
 if TYPE_CHECKING:
@@ -228,6 +230,10 @@ class RecordingPort:
     def getpid(self) -> int:
         """As the inner port."""
         return self.inner.getpid()
+
+    def interrupting(self) -> AbstractContextManager[None]:
+        """As the inner port."""
+        return interrupting(self.inner)
 
     def shutdown(self) -> None:
         """Shut the inner port down where it can be."""

@@ -51,6 +51,13 @@ class StubRun:
     def host_interrupts(self) -> int:
         return self._interrupts if self.done else 0
 
+    def extend(self, entries: Sequence[tuple[int, int]]) -> None:
+        self.batches += len(entries)
+        self.stats.threads += len(entries)
+
+    def withdraw(self) -> int:
+        return 0
+
     def run(self, clocks: int | None = None) -> bool:
         self.slices.append(clocks)
         if self.done:
@@ -90,7 +97,9 @@ class StubMachine:
 
     def launch(self, entries: Sequence[tuple[int, int]]) -> StubRun:
         self.batches = len(entries)
-        return self._make(tuple(entries))
+        run = self._make(tuple(entries))
+        run.stats.threads = len(entries)  # all of them at once, however many QPUs there are
+        return run
 
 
 class Rig:
