@@ -7,8 +7,20 @@ from typing import Any
 import numpy as np
 from v3d_idioms import (
     ADD,
+    ALWAYS,
+    AND,
+    CMPXCHG,
     LANE,
+    OR,
+    SMAX,
+    SMIN,
+    SUB,
+    UMAX,
+    UMIN,
+    XCHG,
+    XOR,
     config,
+    first_lane,
     group_x,
     jump,
     load,
@@ -25,20 +37,6 @@ from v3d_rig import Rig, move
 from qpu.core.isa import Isa
 
 U = np.uint32
-
-
-SUB, XCHG, CMPXCHG, UMIN, UMAX, SMIN, SMAX, AND, OR, XOR = (config(k) for k in range(1, 11))
-
-
-ALWAYS = 1 << 20  # clocks that suffice for spinning programs
-
-
-def first_lane(q: Any, d: Any) -> None:
-    """1 in lane 0, 0 elsewhere; A: lane 0."""
-    q.eidx(d)
-    move(q, q.null, d, push="pushz")
-    move(q, d, 0)
-    move(q, d, 1, cond="ifa")
 
 
 @program()

@@ -6,19 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from v3d_idioms import LANE, lanes_of, program, take
+from v3d_idioms import LANE, jump, lanes_of, program, rows_of, take
 from v3d_rig import Rig, move, payload, store_lanes, word
 
 from qpu.core.isa import Isa
-
-WORKED = {
-    Isa.V3D42: """
-        3d803180bb802000 3de032c17ce38002 3c00318c3880e000 3c003186bb815000 3c203186bb800000 3c203186bb800000
-        3c003186bb800000 3c003186bb800000 3c203186bb800000 3c003186bb800000 3c003186bb800000""",
-    Isa.V3D71: """
-        3980618abb03f002 39e022cb7c283282 3800318c3803f04b 38003186bb03f00f 38203186bb03f000 38203186bb03f000
-        38003186bb03f000 38003186bb03f000 38203186bb03f000 38003186bb03f000 38003186bb03f000""",
-}
+from qpu.v3d.asm import assemble
 
 
 @program()
@@ -425,3 +417,61 @@ def test_accumulators_survive_alone_but_not_beside_another_thread(isa: Isa) -> N
         got = rig.u32(out, 16 * n).reshape(n, 16)
         same = (got == (np.arange(n) + 5)[:, None]).all(axis=1)
         assert same.all() if kept else not same.any()
+
+
+def not_yet(engine: str) -> None:
+    if engine == "compiled":
+        pytest.skip("the compiled engine runs code behind the first word of the program only")
+
+
+def far_function(q: Any) -> None:
+    """Called with a value in rf20; returns to the link register."""
+    q.add(q.rf[20], q.rf[20], q.rf[20])
+    jump(q, q.lri)
+
+
+@program()
+def test_code_in_front_of_the_program(isa: Isa, engine: str) -> None:
+    """One buffer holds a function first and the program that calls it behind: as drivers with one code area do."""
+    not_yet(engine)
+    rig = Rig(isa)
+    function = assemble(isa, far_function, check=False).code
+    out = rig.buffer(64)
+    at = rig._next  # where the code goes
+
+    def whole(q: Any) -> None:
+        r = q.rf
+        take(q, r[1], r[5])
+        move(q, r[20], 3)
+        jump(q, q.absolute(at), link=True)  # by its address
+        jump(q, r[5], link=True)  # by a register
+        store_lanes(q, r[20], r[1], r[9])
+        q.end()
+
+    words = [*function, *assemble(isa, whole, check=False).code]
+    assert rig.buffer(np.array(words, np.uint64), "code") == at
+    uniforms = rig.buffer(np.array([out, at], np.uint32))
+    count = 1 if rig.profile.exact_batches else 0
+    cfg = [1 << 16, 1 << 16, 1 << 16, 16 | 1 << 8, count, at + 8 * len(function), uniforms]
+    assert rig.machine.dispatch(cfg).run(400_000)
+    assert (rig.u32(out, 16) == 12).all()
+
+
+@program()
+def test_code_in_another_buffer(isa: Isa, engine: str) -> None:
+    """A function in a buffer of its own, called by address and by register, from several threads."""
+    not_yet(engine)
+    rig, n = Rig(isa), 5
+    function = rig.buffer(np.array(assemble(isa, far_function, check=False).code, np.uint64), "library")
+
+    def body(q: Any) -> Any:
+        r = q.rf
+        take(q, r[5])
+        q.add(r[20], r[4], 1)
+        jump(q, q.absolute(function), link=True)
+        q.add(r[20], r[20], 1)
+        jump(q, r[5], link=True)
+        return r[20]
+
+    got = rows_of(rig, n, body, (function,), check=False)
+    assert (got == (4 * np.arange(n) + 6)[:, None]).all()

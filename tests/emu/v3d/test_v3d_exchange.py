@@ -11,15 +11,6 @@ from v3d_rig import Rig, move, payload, store_lanes
 
 from qpu.core.isa import Isa
 
-WORKED = {
-    Isa.V3D42: """
-        3d803180bb802000 3de032c17ce38002 3c00318c3880e000 3c003186bb815000 3c203186bb800000 3c203186bb800000
-        3c003186bb800000 3c003186bb800000 3c203186bb800000 3c003186bb800000 3c003186bb800000""",
-    Isa.V3D71: """
-        3980618abb03f002 39e022cb7c283282 3800318c3803f04b 38003186bb03f00f 38203186bb03f000 38203186bb03f000
-        38003186bb03f000 38003186bb03f000 38203186bb03f000 38003186bb03f000 38003186bb03f000""",
-}
-
 
 @program()
 def test_barrier_exchange_between_batches(isa: Isa) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 from v3d_idioms import (
     ADD,
     LANE,
+    VEC2,
     barrier,
-    config,
     draw,
     group_x,
     jump,
@@ -28,12 +28,6 @@ from v3d_rig import Rig, move, payload
 from qpu.core.isa import Isa
 
 U = np.uint32
-
-
-VEC2, VEC3, VEC4 = config(15, 2), config(15, 3), config(15, 4)
-
-
-INT8, INT16, UINT8, UINT16 = config(15, 0), config(15, 1), config(15, 5), config(15, 6)
 
 
 def copy_queued(isa: Isa, depth: int, threads: int) -> None:

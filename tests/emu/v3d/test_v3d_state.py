@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_v3d_alu import N, Services, load, make_group, make_state, some
+from test_v3d_alu import load, some
+from v3d_compare import N, Services, make_group, make_state
 
 from qpu.core.isa import Isa
 from qpu.emu.lanes import quiet

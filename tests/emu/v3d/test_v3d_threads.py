@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from v3d_idioms import (
     ADD,
+    ALWAYS,
+    XOR,
     barrier,
-    config,
     draw,
+    first_lane,
     group_x,
     jump,
     load,
@@ -30,23 +32,9 @@ from qpu.v3d.asm import assemble
 U = np.uint32
 
 
-SUB, XCHG, CMPXCHG, UMIN, UMAX, SMIN, SMAX, AND, OR, XOR = (config(k) for k in range(1, 11))
-
-
-ALWAYS = 1 << 20  # clocks that suffice for spinning programs
-
-
 def local_index(q: Any, d: Any, shift: Any) -> None:
     """Number of the invocation in its workgroup; `shift` holds 26, 25 or 24."""
     q.shr(d, q.rf[2], shift)
-
-
-def first_lane(q: Any, d: Any) -> None:
-    """1 in lane 0, 0 elsewhere; A: lane 0."""
-    q.eidx(d)
-    move(q, q.null, d, push="pushz")
-    move(q, d, 0)
-    move(q, d, 1, cond="ifa")
 
 
 @program()

@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 from v3d_idioms import (
+    INT8,
+    INT16,
     LANE,
+    UINT8,
+    UINT16,
+    VEC2,
+    VEC3,
+    VEC4,
     config,
     group_x,
     lane_address,
@@ -22,12 +29,6 @@ from v3d_rig import Rig, move
 from qpu.core.isa import Isa
 
 U = np.uint32
-
-
-VEC2, VEC3, VEC4 = config(15, 2), config(15, 3), config(15, 4)
-
-
-INT8, INT16, UINT8, UINT16 = config(15, 0), config(15, 1), config(15, 5), config(15, 6)
 
 
 def load_as(q: Any, registers: list[Any], at: Any, word: Any) -> None:

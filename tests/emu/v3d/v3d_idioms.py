@@ -32,7 +32,10 @@ def config(op: int, type_: int = 7, *, pixel: bool = True) -> int:
     return 0xFFFFFF00 | pixel << 7 | op << 3 | type_
 
 
-ADD = config(0)
+ADD, SUB, XCHG, CMPXCHG, UMIN, UMAX, SMIN, SMAX, AND, OR, XOR = (config(k) for k in range(11))
+VEC2, VEC3, VEC4 = config(15, 2), config(15, 3), config(15, 4)
+INT8, INT16, UINT8, UINT16 = config(15, 0), config(15, 1), config(15, 5), config(15, 6)
+ALWAYS = 1 << 20  # clocks that suffice for spinning programs
 
 
 def take(q: Any, *registers: Any) -> None:
@@ -103,6 +106,14 @@ def draw(q: Any, d: Any, cell: Any, data: Any, word: Any) -> None:
     move(q, q.tmud, data)
     move(q, q.tmua, cell)
     q.nop(sig=q.ldtmu(d))
+
+
+def first_lane(q: Any, d: Any) -> None:
+    """1 in lane 0, 0 elsewhere; A: lane 0."""
+    q.eidx(d)
+    move(q, q.null, d, push="pushz")
+    move(q, d, 0)
+    move(q, d, 1, cond="ifa")
 
 
 @contextmanager
