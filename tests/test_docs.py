@@ -7,7 +7,7 @@ Languages of code blocks, and what is done with them, in page order and one dire
   prints; ``...`` stands for anything.
 * ``vc4 v3d42 v3d71`` are assembled for that instruction set, ``v3d`` for both.
 * A first line ``# file: name`` puts a block into a file instead, for the commands that follow.
-* ``pi-shell`` needs a real Pi: its syntax is checked. ``pi-config`` are lines for config.txt. ``text`` is no code.
+* ``pi-shell`` needs a real Pi: its syntax is checked. ``pi-config`` are lines for config.txt.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PAGES = sorted(
     if GENERATED not in path.parents and "_build" not in path.parts and ".venv" not in path.parts
 )
 ASSEMBLY = {"vc4": ("vc4",), "v3d42": ("v3d42",), "v3d71": ("v3d71",), "v3d": ("v3d42", "v3d71")}
-KNOWN = {"python", "console", "output", "pi-shell", "pi-config", "text", *ASSEMBLY}
+KNOWN = {"python", "console", "output", "pi-shell", "pi-config", *ASSEMBLY}
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
 ON_A_PI = re.compile(r"(sudo|dmesg|vcgencmd|modprobe|reboot|groups|docker|raspi-config|ls /dev|getent)\b")
 SLOW = re.compile(r"\bpytest\b|\bsphinx-build\b")  # this very suite
@@ -337,6 +337,22 @@ def test_every_public_name_is_in_the_api_reference(tmp_path: Path) -> None:
 
     for name in device.__all__:
         assert re.search(rf"\}} {name}\b|qpu\.\w+\.{name}`", text), name
+
+
+# -- commands
+
+
+@pytest.mark.parametrize("command", ["info", "doctor", "asm", "disasm", "check", "emulate"])
+def test_every_option_is_on_the_page(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from qpu.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    page = (DOCS / "reference" / "cli.md").read_text()
+    section = re.split(r"(?m)^## qpu ", page)
+    text = next(part for part in section if part.startswith(command + "\n"))
+    for option in set(re.findall(r"--[a-z][a-z-]*", capsys.readouterr().out)) - {"--help"}:
+        assert re.search(rf"`{option}[ `]|, `{option}", text), option
 
 
 # -- the build

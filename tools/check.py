@@ -14,10 +14,13 @@ FAST = (
     ("types", ("mypy",)),
     ("generated V3D builders", (sys.executable, "tools/gen_asm.py", "--check")),
     ("generated VC4 builder", (sys.executable, "tools/gen_asm_vc4.py", "--check")),
+    ("generated pages", (sys.executable, "tools/gen_docs.py", "--check")),
+    ("diagrams", (sys.executable, "tools/draw_docs.py", "--check")),
     ("layers", (sys.executable, "-m", "pytest", "-q", "tests/test_layers.py")),
 )
 SLOW = (
     ("tests", (sys.executable, "-m", "pytest", "-q", "-n", "2")),
+    ("guide", (sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "docs", "docs/_build/html")),
     ("sgemm", (sys.executable, "examples/sgemm.py", "--device", "all")),
 )
 
