@@ -120,10 +120,10 @@ def main() -> None:
     options = _common.parser(__doc__).parse_args()
     report = _common.Report(options.json)
     figures(report, isa(Isa.VC4), "random", vc4_random, options.runs, ())
-    figures(report, isa(Isa.VC4), "sgemm", sgemm_vc4.vc4_kernel, options.runs, (True,))
-    for which, seven, kernel in ((Isa.V3D42, False, sgemm_v3d.kernel_42), (Isa.V3D71, True, sgemm_v3d.kernel_71)):
+    figures(report, isa(Isa.VC4), "sgemm", sgemm_vc4.kernel, options.runs, (sgemm_vc4.UNIFORM, True, True, True))
+    for which, seven in ((Isa.V3D42, False), (Isa.V3D71, True)):
         figures(report, isa(which), "random", v3d_random(seven), options.runs, ())
-        figures(report, isa(which), "sgemm", kernel, options.runs, ())
+        figures(report, isa(which), "sgemm", sgemm_v3d.kernel, options.runs, (sgemm_v3d.UNIFORM, True, True))
     imports(report, options.runs)
 
 

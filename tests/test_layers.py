@@ -47,9 +47,11 @@ LAYERS: dict[str, set[str]] = {
         "qpu.launch",
     },
     "qpu.launch": {"qpu.drivers", "qpu.device", "qpu.emu", "qpu.core", "qpu.core.program", "qpu.errors", "qpu.buffers"},
+    "qpu.runs": {"qpu.device", "qpu.emu", "qpu.launch"},
     "qpu.kernels": {
         "qpu.buffers",
         "qpu.device",
+        "qpu.runs",
         "qpu.core",
         "qpu.core.program",
         "qpu.errors",

@@ -1,160 +1,143 @@
-"""Single-precision matrix multiplication, C = alpha * A @ B + beta * C, tuned by design for each instruction set.
+"""Single-precision matrix multiplication, C = alpha * op(A) @ op(B) + beta * C, for every instruction set.
 
-One QPU instruction can start one float addition and one float multiplication; both inner loops keep both units busy
-in 97 % of their instructions. A is packed into panels that run through the uniform stream, which broadcasts one word
-beside the dual-issue pair at no cost; B comes through the TMU, one row of the tile ahead of time; the tile of C stays
-in registers.
+Any m, n, k; A and B as they are or transposed; rows of any length in memory. Two or three launches: A and B are packed
+into panels on the device (`pack_v3d`, `pack_vc4`), then multiplied tile by tile, the tile of C in registers.
 
-* V3D 4.2 and 7.1: tiles of 24 x 32, one workgroup of 16 items each, four steps of k unrolled, 198 instructions for
-  192 fused steps (`sgemm_v3d`).
-* VideoCore IV: tiles of 64 x 16, all 64 registers of a QPU are accumulators, 262 instructions for 256 fused steps;
-  all QPUs read the same panel at the same time (`sgemm_vc4`).
+Two kernels for each instruction set (`sgemm_v3d`, `sgemm_vc4`), to choose from with ``kernel=``:
 
-How fast uniforms stream on silicon is unpublished; the counts above are issue slots, not measurements.
+* ``uniform``: A runs through the uniform stream, which broadcasts one word beside the dual-issue pair at no cost. 97 %
+  of the instructions of the inner loop do an addition and a multiplication. How fast uniforms stream on silicon is
+  unpublished (assumed here: a word an instruction).
+* ``rotate``: A comes through the TMU and is broadcast by moving lanes. 77 to 80 %, and nothing rests on uniforms.
+* ``auto``: on an emulated board ``uniform``; on a real one the faster, measured once for each device.
+
+As in BLAS, A and B are not read when alpha is 0, and C is not read when beta is 0. NaN and infinity come out as IEEE
+says on V3D. VideoCore IV has no NaN: its adder makes infinities of them, and a product with zero is zero (vc4.md 10.1).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import time
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
-from qpu.kernels import sgemm_v3d as v3d
-from qpu.kernels import sgemm_vc4 as vc4
+from qpu.kernels import pack_v3d, pack_vc4, sgemm_v3d, sgemm_vc4
+from qpu.kernels.sgemm_layout import F32, KERNELS, UNROLL, Kernel, Layout, error_bound, layout, reference
+from qpu.runs import Run
 
 if TYPE_CHECKING:
-    from qpu.buffers import Buffer
+    from qpu.buffers import Buffer, BufferView
     from qpu.core.program import Program
-    from qpu.device import Device, Launch
+    from qpu.device import Device
 
-__all__ = ["Layout", "Sgemm", "error_bound", "layout", "pack_panels", "pad", "reference"]
+__all__ = [
+    "KERNELS",
+    "Choice",
+    "Kernel",
+    "Layout",
+    "Sgemm",
+    "choose",
+    "error_bound",
+    "layout",
+    "program",
+    "reference",
+    "sgemm",
+]
 
-F32 = NDArray[np.float32]
-
-UNROLL = v3d.UNROLL  # the same on all three
-AHEAD = max(v3d.AHEAD, vc4.AHEAD)  # rows of B past the last that are prefetched
-assert vc4.UNROLL == UNROLL
-CONFIG_VEC2 = 0xFAFAFAFA  # four TMU requests of two words each (v3d.md 9.2)
-LIMIT = 1 << 31  # bytes of one operand; addresses are 32 bits and three operands must fit
-
-
-def _up(n: int, to: int) -> int:
-    return -(-n // to) * to
+GROUPS = 65535  # workgroups of a dispatch in each direction
+PROBE = 256  # m = n = k of the measurement that chooses a kernel
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """How a problem of shape (m, n, k) lies in device memory.
+class Choice:
+    """Which kernel, and why: "asked for", "emulated board" or "measured"; then with the host seconds of each."""
 
-    rows, columns: of a tile. tiles_m, tiles_n: tiles down and across. depth: k padded to the unrolling. b_rows: rows
-    of the B buffer (those past k are zero, the last are only prefetched). panel_words: 32-bit words of one A panel.
+    kernel: Kernel
+    reason: str
+    seconds: dict[Kernel, float]
+
+
+_measured: weakref.WeakKeyDictionary[Device, Choice] = weakref.WeakKeyDictionary()
+
+
+def choose(gpu: Device, kernel: Kernel | Literal["auto"] = "auto", *, measure: bool | None = None) -> Choice:
+    """Resolve `kernel` for a device. "auto" on a real board multiplies 256**3 with both, once for each device.
+
+    measure: True measures on emulated boards too, False nowhere. Raises: UsageError for a kernel of another name.
     """
-
-    isa: Isa
-    m: int
-    n: int
-    k: int
-    rows: int
-    columns: int
-    tiles_m: int
-    tiles_n: int
-    depth: int
-    b_rows: int
-    panel_words: int
-
-    @property
-    def b_shape(self) -> tuple[int, int]:
-        """Shape of the B buffer."""
-        return (self.b_rows, self.tiles_n * self.columns)
-
-    @property
-    def c_shape(self) -> tuple[int, int]:
-        """Shape of the C buffer; whole tiles, rows contiguous."""
-        return (self.tiles_m * self.rows, self.tiles_n * self.columns)
-
-    @property
-    def a_shape(self) -> tuple[int, int]:
-        """Shape of the packed A: one panel a row."""
-        return (self.tiles_m, self.panel_words)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the three operands on the device."""
-        return 4 * sum(r * c for r, c in (self.a_shape, self.b_shape, self.c_shape))
+    if kernel in KERNELS:
+        return Choice(kernel, "asked for", {})
+    if kernel != "auto":
+        raise UsageError(f"kernel = {kernel!r}; allowed: auto, {', '.join(KERNELS)}")
+    if measure is False or (measure is None and gpu.emulated):
+        return Choice("uniform", "emulated board" if gpu.emulated else "not measured", {})
+    known = _measured.get(gpu)
+    if known is None:
+        seconds: dict[Kernel, float] = {name: _probe(gpu, name) for name in KERNELS}
+        known = Choice(min(KERNELS, key=lambda name: seconds[name]), "measured", seconds)
+        _measured[gpu] = known
+    return known
 
 
-def layout(isa: Isa, m: int, n: int, k: int) -> Layout:
-    """The layout of a problem. Raises: UsageError for a shape that no board of this kind can take."""
-    for name, size in (("m", m), ("n", n), ("k", k)):
-        if size < 1:
-            raise UsageError(f"{name} = {size}; a matrix needs at least one row and one column")
-    depth = _up(k, UNROLL)
+def _probe(gpu: Device, kernel: Kernel) -> float:
+    """Host seconds of the faster of two launches, after one that is not counted."""
+    with Sgemm(gpu, PROBE, PROBE, PROBE, kernel=kernel) as job:
+        job.set()
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            job.launch()
+            times.append(time.perf_counter() - start)
+        return min(times[1:])
+
+
+@cache
+def program(isa: Isa, kernel: Kernel, product: bool = True, accumulate: bool = True, strided: bool = True) -> Program:
+    """The assembled multiplication. Arguments: see `sgemm_v3d.kernel`, `sgemm_vc4.kernel`."""
+    from qpu.toolkit import assemble
+
     if isa is Isa.VC4:
-        rows, columns = vc4.ROWS, vc4.COLUMNS
-        panel = rows * depth
-    else:
-        rows, columns = v3d.ROWS, v3d.COLUMNS
-        # per unrolled step the words of A and one configuration word; then one word per four rows of C, twice
-        panel = _up(depth // UNROLL * (UNROLL * rows + 1) + 2 * rows // UNROLL, 16)
-    tiles_m, tiles_n = -(-m // rows), -(-n // columns)
-    found = Layout(isa, m, n, k, rows, columns, tiles_m, tiles_n, depth, depth + AHEAD, panel)
-    for what, shape in (("A", found.a_shape), ("B", found.b_shape), ("C", found.c_shape)):
-        size = 4 * shape[0] * shape[1]
-        if size >= LIMIT:
-            raise UsageError(f"{what} takes {size} bytes on the device; this kernel addresses less than {LIMIT}")
-    if isa is not Isa.VC4 and (tiles_m > 65535 or tiles_n > 65535):
-        raise UsageError(f"{tiles_m} x {tiles_n} tiles; a dispatch has at most 65535 x 65535 workgroups")
-    return found
+        shape = sgemm_vc4.UNIFORM if kernel == "uniform" else sgemm_vc4.ROTATE
+        return assemble(sgemm_vc4.kernel, shape, product, accumulate, strided, isa=isa)
+    tile = sgemm_v3d.UNIFORM if kernel == "uniform" else sgemm_v3d.ROTATE
+    return assemble(sgemm_v3d.kernel, tile, product, accumulate, isa=isa)
 
 
-def pad(matrix: F32, shape: tuple[int, int], out: F32) -> None:
-    """Copy `matrix` into the upper left of `out` (of `shape`), zero elsewhere."""
-    rows, columns = matrix.shape
-    out[:rows, :columns] = matrix
-    out[rows:, :] = 0
-    out[:rows, columns:] = 0
+@cache
+def _packer(isa: Isa, width: int, vectors: int) -> Program:
+    from qpu.toolkit import assemble
+
+    return assemble(pack_vc4.kernel, isa=isa) if isa is Isa.VC4 else assemble(pack_v3d.kernel, width, vectors, isa=isa)
 
 
-def pack_panels(a: F32, plan: Layout, out: NDArray[np.uint32]) -> None:
-    """Pack A (m, k) into panels: for each step of k the `rows` values of a column, in the order the kernel reads.
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """A matrix of float32 inside a buffer. offset, ld: words."""
 
-    out: uint32, `plan.a_shape`. On V3D each group of four steps carries one TMU configuration word after its first
-    value, and 12 more follow the panel.
-    """
-    full = np.zeros((plan.tiles_m * plan.rows, plan.depth), np.float32)
-    full[: plan.m, : plan.k] = a
-    groups = plan.depth // UNROLL
-    words = full.view(np.uint32).reshape(plan.tiles_m, plan.rows, groups, UNROLL).transpose(0, 2, 3, 1)
-    if plan.isa is Isa.VC4:
-        out[:] = words.reshape(plan.a_shape)
-        return
-    step = UNROLL * plan.rows + 1
-    body = out[:, : groups * step].reshape(plan.tiles_m, groups, step)
-    flat = words.reshape(plan.tiles_m, groups, step - 1)
-    body[:, :, 0] = flat[:, :, 0]
-    body[:, :, 1] = CONFIG_VEC2
-    body[:, :, 2:] = flat[:, :, 1:]
-    out[:, groups * step :] = CONFIG_VEC2
+    buffer: Buffer
+    offset: int
+    shape: tuple[int, int]
+    ld: int
+
+    @property
+    def address(self) -> int:
+        return self.buffer.address + 4 * self.offset
+
+    def within(self, memory: NDArray[Any]) -> F32:
+        """The matrix in `memory`, which is shaped like the buffer."""
+        flat = memory.reshape(-1)[self.offset :]
+        return np.lib.stride_tricks.as_strided(flat, self.shape, (4 * self.ld, 4))
 
 
-def reference(alpha: float, a: F32, b: F32, beta: float, c: F32) -> NDArray[np.float64]:
-    """alpha * A @ B + beta * C in float64."""
-    product = a.astype(np.float64) @ b.astype(np.float64)
-    return np.asarray(alpha * product + (beta * c.astype(np.float64) if beta != 0.0 else 0.0))
-
-
-def error_bound(isa: Isa, alpha: float, a: F32, b: F32, beta: float, c: F32) -> NDArray[np.float64]:
-    """Elementwise bound of the rounding error: s * (K + 3) * 2**-24 * (|alpha| |A||B| + |beta| |C|).
-
-    s = 1 on V3D, 2 on VideoCore IV, whose adder truncates (vc4.md 10.1).
-    """
-    size = abs(alpha) * (np.abs(a.astype(np.float64)) @ np.abs(b.astype(np.float64)))
-    size = size + (abs(beta) * np.abs(c.astype(np.float64)) if beta != 0.0 else 0.0)
-    return np.asarray((2 if isa is Isa.VC4 else 1) * (a.shape[1] + 3) * 2.0**-24 * size)
+_Job = tuple["Program", dict[str, Any]]
 
 
 class Sgemm:
@@ -163,82 +146,133 @@ class Sgemm:
     ``with Sgemm(gpu, m, n, k) as s: s.load(a, b, c, alpha, beta); s.launch(); c = s.result()``
     """
 
-    def __init__(self, gpu: Device, m: int, n: int, k: int) -> None:
-        """Allocate on `gpu`. Raises: UsageError for an unsupported shape, DriverError when memory runs out."""
+    def __init__(
+        self,
+        gpu: Device,
+        m: int,
+        n: int,
+        k: int,
+        *,
+        transa: bool = False,
+        transb: bool = False,
+        lda: int | None = None,
+        ldb: int | None = None,
+        ldc: int | None = None,
+        a: Buffer | BufferView | None = None,
+        b: Buffer | BufferView | None = None,
+        c: Buffer | BufferView | None = None,
+        kernel: Kernel | Literal["auto"] = "auto",
+    ) -> None:
+        """C (m, n) = alpha * op(A) @ op(B) + beta * C.
+
+        transa: A is stored as (k, m) instead of (m, k); transb: B as (n, k) instead of (k, n).
+        lda, ldb, ldc: words from one stored row to the next, at least the row length (the default).
+        a, b, c: float32 device memory to work on, for example results of other launches; None allocates it. Words
+        between the rows of C stay as they are. C may share memory with A or B, which are packed before.
+        kernel: "uniform", "rotate" or "auto" (see `choose`).
+        Raises: UsageError for an unsupported shape or memory that does not hold it, DriverError when memory runs out.
+        """
         self.gpu = gpu
-        self.plan = layout(gpu.isa, m, n, k)
+        plan = layout(gpu.isa, m, n, k, transa=transa, transb=transb, lda=lda, ldb=ldb, ldc=ldc)
+        given = ((a, plan.a_shape, plan.lda), (b, plan.b_shape, plan.ldb), (c, plan.c_shape, plan.ldc))
+        for name, (memory, shape, ld) in zip("abc", given, strict=True):
+            if memory is not None:
+                _placed(name, gpu, memory, shape, ld)
+        self.choice = choose(gpu, kernel)
+        self.plan = plan = replace(plan, kernel=self.choice.kernel)
         self._buffers: list[Buffer] = []
+        self._jobs: list[_Job] = []
         try:
-            self._a = self._buffer(self.plan.a_shape, np.uint32)
-            self._b = self._buffer(self.plan.b_shape, np.float32)
-            self._c = self._buffer(self.plan.c_shape, np.float32)
-            if gpu.isa is Isa.VC4:
-                self._qpus = min(gpu.qpus, self.plan.tiles_m * self.plan.tiles_n)
-                self._streams = self._buffer((self._qpus, self._stream_words()), np.uint32)
+            self._a, self._b, self._c = (
+                _Matrix(self._buffer(shape[0] * ld), 0, shape, ld)
+                if memory is None
+                else _placed(name, gpu, memory, shape, ld)
+                for name, (memory, shape, ld) in zip("abc", given, strict=True)
+            )
+            self._panels = [self._buffer(words) for words in plan.packed_words]
+            self._spare = self._buffer(16)  # takes what lies outside C
+            self._arguments: Buffer | None = None
+            self._packing = self._pack_vc4() if gpu.isa is Isa.VC4 else self._pack_v3d()
         except BaseException:
             self.close()
             raise
-        self._uniforms: list[int | float] = []
-        self.program = self._assemble()
 
-    def _buffer(self, shape: tuple[int, int], dtype: type[np.generic]) -> Buffer:
-        buffer = self.gpu.empty(shape, dtype)
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel in use."""
+        return self.plan.kernel
+
+    def _buffer(self, words: int, dtype: type[np.generic] = np.float32) -> Buffer:
+        buffer = self.gpu.empty(words, dtype)
         self._buffers.append(buffer)
         return buffer
 
-    def _assemble(self) -> Program:
-        from qpu.toolkit import assemble
+    def load(self, a: F32 | None, b: F32 | None, c: F32 | None = None, alpha: float = 1.0, beta: float = 0.0) -> None:
+        """Copy the operands to the device and `set` the factors.
 
-        if self.gpu.isa is Isa.VC4:
-            return assemble(vc4.vc4_kernel, self._strided, isa=Isa.VC4)
-        return assemble(v3d.kernel_42 if self.gpu.isa is Isa.V3D42 else v3d.kernel_71, isa=self.gpu.isa)
-
-    def load(self, a: F32, b: F32, c: F32, alpha: float = 1.0, beta: float = 0.0) -> None:
-        """Copy and pack the operands: a (m, k), b (k, n), c (m, n), float32. With beta = 0, c is not read."""
-        plan = self.plan
-        for name, matrix, shape in (("a", a, (plan.m, plan.k)), ("b", b, (plan.k, plan.n)), ("c", c, (plan.m, plan.n))):
-            if matrix.shape != shape or matrix.dtype != np.float32:
+        a, b: float32 as stored, i.e. (k, m) if transa; c: float32 (m, n). Any strides: views are not copied on the
+        host first. None leaves what lies on the device. With beta = 0, c is not read.
+        Raises: UsageError for another shape or dtype.
+        """
+        triples = (("a", a, self._a), ("b", b, self._b), ("c", c, self._c))
+        for name, matrix, place in triples:
+            if matrix is not None and (matrix.shape != place.shape or matrix.dtype != np.float32):
                 raise UsageError(
-                    f"{name} is {matrix.dtype}{list(matrix.shape)}; this launch takes float32{list(shape)}"
+                    f"{name} is {matrix.dtype}{list(matrix.shape)}; this launch takes float32{list(place.shape)}"
                 )
-        pack_panels(a, plan, self._a.array)
-        pad(b, plan.b_shape, self._b.array)
-        self.load_c(c if beta != 0.0 else np.zeros_like(c))
-        if plan.isa is Isa.VC4:
-            self._fill_streams(alpha, beta)
-        else:
-            row = 4 * plan.c_shape[1]
-            self._uniforms = [
-                4 * plan.panel_words // 64,
-                self._a.address,
-                row,
-                self._c.address,
-                plan.depth // UNROLL,
-                alpha,
-                beta,
-                self._b.address,
-                plan.rows * row // 1024,
-                CONFIG_VEC2,
-            ]
+        self.set(alpha, beta)
+        for _, matrix, place in triples if beta != 0.0 else triples[:2]:
+            if matrix is not None:
+                place.within(place.buffer.array)[...] = matrix
 
     def load_c(self, c: F32) -> None:
         """Copy C alone, for another launch with the same A and B."""
-        pad(c, self.plan.c_shape, self._c.array)
+        self._c.within(self._c.buffer.array)[...] = c
 
-    def launch(self, timeout_s: float = 600.0) -> Launch:
-        """Multiply, and wait for the result."""
-        if self.plan.isa is Isa.VC4:
-            rows = [self._streams[i] for i in range(self._qpus)]
-            return self.gpu.run(self.program, streams=rows, timeout_s=timeout_s)
-        groups = (self.plan.tiles_n, self.plan.tiles_m, 1)
-        return self.gpu.run(self.program, self._uniforms, workgroups=groups, threads=2, timeout_s=timeout_s)
+    def set(self, alpha: float = 1.0, beta: float = 0.0) -> None:
+        """Choose the factors of the next launches. Raises: UsageError for one beyond float32."""
+        patterns = []
+        for name, factor in (("alpha", alpha), ("beta", beta)):
+            with np.errstate(over="ignore"):
+                narrow = np.float32(factor)
+            if np.isinf(narrow) and not np.isinf(factor):
+                raise UsageError(f"{name} = {factor!r} is beyond float32; allowed: up to 3.4e38, NaN and infinity")
+            patterns.append(int(narrow.view(np.uint32)))
+        product, accumulate = (x & 0x7FFFFFFF != 0 for x in patterns)
+        if self._arguments is not None:
+            self._arguments.close()
+            self._arguments = None
+        multiply = self._multiply_vc4 if self.gpu.isa is Isa.VC4 else self._multiply_v3d
+        jobs = multiply(patterns[0], patterns[1] if accumulate else None, product)
+        self._jobs = [*(self._packing if product else ()), *jobs]
+
+    def launch(self, timeout_s: float = 600.0) -> Run:
+        """Pack, multiply, and wait for the result. timeout_s: of each launch. The last launch is the multiplication.
+
+        Raises: UsageError before `load` or `set`; what `Device.run` raises.
+        """
+        if not self._jobs:
+            raise UsageError("nothing to multiply yet; call load() or set() first")
+        done = []
+        for job, arguments in self._jobs:
+            launch = self.gpu.submit(job, timeout_s=timeout_s, **arguments)
+            done.append(launch)
+            if self.gpu.emulated:  # so that each launch has its own statistics
+                launch.wait(timeout_s)
+        for launch in done:
+            launch.wait(timeout_s)
+        return Run(tuple(done))
 
     def result(self) -> F32:
         """C (m, n) in ordinary memory."""
-        return np.array(self._c.numpy()[: self.plan.m, : self.plan.n])
+        return np.array(self._c.within(self._c.buffer.numpy()))
 
     def close(self) -> None:
-        """Give the buffers back; idempotent."""
+        """Give the buffers back that were allocated here; idempotent."""
+        self._jobs = []
+        arguments = getattr(self, "_arguments", None)
+        if arguments is not None:
+            arguments.close()
         while self._buffers:
             self._buffers.pop().close()
 
@@ -248,38 +282,170 @@ class Sgemm:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # VideoCore IV: each QPU has a stream of parameters, one record a tile
+    # what A and B mean to the packing kernels: lines, words from line to line, words from k to k
 
-    @property
-    def _strided(self) -> bool:
-        return 4 * (self.plan.c_shape[1] - vc4.COLUMNS) <= vc4.MAX_STRIDE
-
-    def _stream_words(self) -> int:
-        tiles = self.plan.tiles_m * self.plan.tiles_n
-        return -(-tiles // self._qpus) * vc4.record_words(self._strided)
-
-    def _fill_streams(self, alpha: float, beta: float) -> None:
+    def _operands(self) -> Iterator[tuple[_Matrix, int, int, int, int, int, int]]:
+        """Matrix, number of lines, line stride, k stride, lines of a panel, vectors of a request, number of panels."""
         plan = self.plan
-        streams = self._streams.array
-        pattern_a, pattern_b = (int(np.float32(x).view(np.uint32)) for x in (alpha, beta))
-        row = 4 * plan.c_shape[1]
-        tiles = [(i, j) for i in range(plan.tiles_m) for j in range(plan.tiles_n)]
-        for qpu in range(self._qpus):
-            mine = tiles[qpu :: self._qpus]
+        shape = plan.shape
+        rows, columns = (1, plan.lda) if plan.transa else (plan.lda, 1)
+        yield self._a, plan.m, rows, columns, shape.rows, 1, plan.tiles[0]
+        rows, columns = (plan.ldb, 1) if plan.transb else (1, plan.ldb)
+        yield self._b, plan.n, rows, columns, shape.columns, shape.vectors, plan.tiles[1]
+
+    # V3D
+
+    def _pack_v3d(self) -> list[_Job]:
+        plan = self.plan
+        chunks = -(-plan.depth // pack_v3d.CHUNK)
+        jobs: list[_Job] = []
+        for operand, words, target in zip(self._operands(), plan.panel_words, self._panels, strict=True):
+            matrix, lines, line, step, width, vectors, panels = operand
+            code = _packer(self.gpu.isa, width, vectors)
+            head = (-(-65536 // width), width, lines, line, step, plan.k, matrix.address)
+            for y, x, groups in _grid(panels, chunks):
+                uniforms = [y, x, *head, words // 16, target.address, 64, plan.depth]
+                jobs.append((code, {"uniforms": uniforms, "workgroups": groups, "threads": 2}))
+        return jobs
+
+    def _multiply_v3d(self, alpha: int, beta: int | None, product: bool) -> list[_Job]:
+        plan, shape = self.plan, self.plan.shape
+        code = program(plan.isa, plan.kernel, product, beta is not None)
+        grid = list(_grid(*plan.tiles))
+        arguments = self._arguments = self.gpu.empty((len(grid), 32), np.uint32)
+        uniform = plan.kernel == "uniform"
+        jobs: list[_Job] = []
+        for number, (y, x, groups) in enumerate(grid):
+            here = arguments[number]
             words: list[int] = []
-            for number, (i, j) in enumerate(mine):
-                column = 4 * plan.columns * j
-                words += vc4.record(
-                    b=self._b.address + column,
-                    row=row,
-                    loops=plan.depth // UNROLL,
-                    here=self._streams[qpu].address + 4 * len(words),
-                    panel=self._a.address + 4 * plan.panel_words * i,
-                    c=self._c.address + i * plan.rows * row + column,
-                    slot=qpu,
-                    alpha=pattern_a,
-                    beta=pattern_b,
-                    more=number + 1 < len(mine),
-                    strided=self._strided,
-                )
-            streams[qpu, : len(words)] = words
+            if product:
+                (a, b), (a_words, b_words) = self._panels, plan.panel_words
+                config = sgemm_v3d.CONFIG_UNIFORM if uniform else sgemm_v3d.CONFIG_ROTATE
+                words = [y, a_words // 16, a.address, x, b_words // 16, b.address, 4 * shape.columns, config]
+                words.append(plan.depth // UNROLL)
+                if uniform:
+                    words += [here.address + 64, *[0] * 6]  # the stream comes back to the word after these
+            words += [x, y, shape.rows, self._c.address, plan.ldc, plan.n, plan.m, self._spare.address, alpha]
+            if beta is not None:
+                words.append(beta)
+            arguments.array[number, : len(words)] = words
+            jobs.append((code, {"uniforms": here, "workgroups": groups, "threads": 2}))
+        return jobs
+
+    # VideoCore IV: each QPU has a stream of parameters
+
+    def _pack_vc4(self) -> list[_Job]:
+        plan = self.plan
+        jobs: list[_Job] = []
+        for operand, words, target in zip(self._operands(), plan.panel_words, self._panels, strict=True):
+            matrix, lines, line, step, width, _, _ = operand
+            rows = pack_vc4.streams(
+                source=matrix.address,
+                lines=lines,
+                line_stride=line,
+                k=plan.k,
+                k_stride=step,
+                depth=plan.depth,
+                target=target.address,
+                width=width,
+                panel_words=words,
+                qpus=self.gpu.qpus,
+            )
+            buffer = self._buffer(sum(map(len, rows)), np.uint32)
+            buffer.array[:] = np.concatenate(rows)
+            starts = np.cumsum([0, *map(len, rows[:-1])])
+            parts = [buffer.view(4 * int(start)) for start in starts]
+            jobs.append((_packer(self.gpu.isa, width, 1), {"streams": parts}))
+        return jobs
+
+    def _multiply_vc4(self, alpha: int, beta: int | None, product: bool) -> list[_Job]:
+        plan, shape = self.plan, self.plan.shape
+        assert isinstance(shape, sgemm_vc4.Shape)
+        strided = 4 * plan.ldc <= sgemm_vc4.MAX_STRIDE
+        tiles = plan.tiles[0] * plan.tiles[1]
+        qpus = min(self.gpu.qpus, tiles)
+        record = sgemm_vc4.record_words(shape, product, beta is not None, strided)
+        arguments = self._arguments = self.gpu.empty((qpus, -(-tiles // qpus) * record), np.uint32)
+        arguments.array[:] = sgemm_vc4.streams(
+            shape=shape,
+            tiles=plan.tiles,
+            panels=(self._panels[0].address, self._panels[1].address) if product else None,
+            panel_words=plan.panel_words,
+            loops=plan.depth // UNROLL,
+            c=self._c.address,
+            extent=plan.c_shape,
+            ld=plan.ldc,
+            spare=self._spare.address,
+            alpha=alpha,
+            beta=beta,
+            strided=strided,
+            qpus=qpus,
+            base=arguments.address,
+        )
+        code = program(plan.isa, plan.kernel, product, beta is not None, strided)
+        return [(code, {"streams": [arguments[i] for i in range(qpus)]})]
+
+
+def _grid(down: int, across: int) -> Iterator[tuple[int, int, tuple[int, int, int]]]:
+    """Dispatches that cover a grid: first row, first column, workgroups."""
+    for y in range(0, down, GROUPS):
+        for x in range(0, across, GROUPS):
+            yield y, x, (min(GROUPS, across - x), min(GROUPS, down - y), 1)
+
+
+def _placed(name: str, gpu: Device, memory: Buffer | BufferView, shape: tuple[int, int], ld: int) -> _Matrix:
+    """The matrix in given device memory. Raises: UsageError when it does not fit."""
+    from qpu.buffers import Buffer, BufferView
+
+    if not isinstance(memory, (Buffer, BufferView)):
+        raise UsageError(f"{name} is a {type(memory).__name__}; give device memory (gpu.array), or None and load() it")
+    buffer, offset = (memory, 0) if isinstance(memory, Buffer) else (memory.buffer, memory.offset)
+    if buffer.device is not gpu:
+        raise UsageError(f"{name} belongs to another device; allocate it on this one")
+    if buffer.dtype != np.float32 or offset % 4:
+        raise UsageError(f"{name} is {buffer.dtype} from byte {offset} on; allowed: float32 at a multiple of 4")
+    needed = offset + 4 * ((shape[0] - 1) * ld + shape[1])
+    if needed > buffer.nbytes:
+        raise UsageError(
+            f"{name}: {shape[0]} rows of {shape[1]}, {ld} words apart, end at byte {needed}; "
+            f"the buffer has {buffer.nbytes}"
+        )
+    return _Matrix(buffer, offset // 4, shape, ld)
+
+
+def sgemm(
+    gpu: Device,
+    a: F32,
+    b: F32,
+    c: F32 | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    transa: bool = False,
+    transb: bool = False,
+    kernel: Kernel | Literal["auto"] = "auto",
+) -> F32:
+    """alpha * op(a) @ op(b) + beta * c, op(x) = x.T where asked; written into c if there is one, and returned.
+
+    a, b, c: float32 matrices with any strides. For many products of one shape keep an `Sgemm`.
+    Raises: UsageError for arguments that do not fit together, before anything is allocated.
+    """
+    for name, matrix in (("a", a), ("b", b), ("c", c)):
+        if matrix is not None and (matrix.ndim != 2 or matrix.dtype != np.float32):
+            raise UsageError(f"{name} is {matrix.dtype}{list(matrix.shape)}; allowed: a matrix of float32")
+    m, k = a.shape[::-1] if transa else a.shape
+    other, n = b.shape[::-1] if transb else b.shape
+    if k != other:
+        raise UsageError(f"op(a) is {m} x {k} and op(b) {other} x {n}; the inner lengths must be the same")
+    if c is not None and c.shape != (m, n):
+        raise UsageError(f"c is {c.shape[0]} x {c.shape[1]}; this product is {m} x {n}")
+    if c is None and beta != 0.0:
+        raise UsageError(f"beta = {beta} without c; give c, or beta = 0")
+    with Sgemm(gpu, m, n, k, transa=transa, transb=transb, kernel=kernel) as job:
+        job.load(a, b, c, alpha, beta)
+        job.launch()
+        result = job.result()
+    if c is None:
+        return result
+    c[...] = result
+    return c

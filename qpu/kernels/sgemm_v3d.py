@@ -1,102 +1,167 @@
-"""The sgemm kernel of V3D 4.2 and 7.1: one tile of 24 x 32 of C a workgroup of 16 items."""
+"""The sgemm kernels of V3D 4.2 and 7.1: one tile of C a workgroup of 16 items, 48 registers of accumulators.
+
+Both read panels that `pack_v3d` made: of A, the words of one tile row for each k; of B, those of one tile column.
+
+* `UNIFORM`: tiles of 24 x 32. A runs through the uniform stream, one word broadcast beside each pair of
+  fused steps. 198 instructions for 192 steps.
+* `ROTATE`: tiles of 12 x 64. A comes through the TMU, 16 words a register, and each word is broadcast from there:
+  on 4.2 by a rotated move to r5rep (mul ALU), on 7.1 by a shuffle (add ALU). 241 and 250 instructions for 192 steps.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-if TYPE_CHECKING:
-    from qpu.v3d.asm import Asm42, Asm71
+__all__ = ["CONFIG_ROTATE", "CONFIG_UNIFORM", "ROTATE", "UNIFORM", "Shape", "kernel"]
 
-__all__ = ["AHEAD", "COLUMNS", "ROWS", "UNROLL", "kernel_42", "kernel_71"]
-
-ROWS, COLUMNS = 24, 32
 UNROLL = 4  # steps of k per loop
 AHEAD = 3  # rows of B requested ahead, two words each: 6 of the 8 result slots a thread has (v3d.md 9.5)
 BATCH = 4  # rows of C in flight
+ACCUMULATORS = 48
+CONFIG_UNIFORM = 0xFAFAFAFA  # four TMU requests of two words each (v3d.md 9.2)
+CONFIG_ROTATE = 0xFFFCFFFC  # four words, one word, four words, one word
 
 
-def kernel_42(q: Asm42) -> None:
-    """Emit the kernel for V3D 4.2. Uniforms and dispatch: see `_emit`."""
-    _emit(q, _Names(payload=q.rf[0], word=q.r5, product=q.r0, spare=q.r1, loaded=(q.r2, q.r3)))
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Tile of a kernel. vectors: of 16 columns; vectors * rows = 48."""
+
+    rows: int
+    vectors: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of a tile."""
+        return 16 * self.vectors
 
 
-def kernel_71(q: Asm71) -> None:
-    """Emit the kernel for V3D 7.1. Uniforms and dispatch: see `_emit`."""
-    rf = q.rf
-    _emit(q, _Names(payload=rf[3], word=rf[0], product=rf[1], spare=rf[15], loaded=(rf[4], rf[5])))
+UNIFORM, ROTATE = Shape(24, 2), Shape(12, 4)
 
 
-class _Names(NamedTuple):
-    payload: Any  # workgroup ids: x in the low half, y in the high half
-    word: Any  # where ldunif puts its word
-    product: Any
-    spare: Any
-    loaded: tuple[Any, Any]  # a row of C
+class _Names:
+    """Registers by role. The builders of 4.2 and 7.1 share names of operations, not types, hence Any."""
+
+    def __init__(self, q: Any) -> None:
+        rf = q.rf
+        old = q.isa == "v3d42"
+        self.acc = [rf[16 + i] for i in range(ACCUMULATORS)]
+        self.payload = rf[0] if old else rf[3]  # workgroup ids: x in the low half, y in the high half
+        self.word = q.r5 if old else rf[0]  # where ldunif puts its word
+        self.product = q.r0 if old else rf[1]
+        self.one = q.r1 if old else rf[15]
+        self.b = [rf[4 + i] for i in range(4)]
+        self.at, self.step, self.count, self.config, self.then = (rf[i] for i in (8, 9, 10, 11, 12))
+        self.at_a, self.step_a = rf[13], rf[14]
 
 
-def _emit(q: Any, names: _Names) -> None:  # Any: the builders of 4.2 and 7.1 share these names, not their types
-    """Emit the kernel.
+def kernel(q: Any, shape: Shape, product: bool, accumulate: bool) -> None:
+    """Emit a kernel. Dispatch: x = tile across, y = tile down, 16 items, 2 threads (64 registers).
 
-    Uniforms: bytes of an A panel / 64, address of A, bytes of a row of B and C, address of C, loops, alpha, beta,
-    address of B, bytes of a tile row of C / 1024, TMU configuration. Dispatch: x = tile across, y = tile down,
-    16 items, 2 threads (64 registers). The panel runs through the uniform stream: its words are laid out in
-    `pack_panels`.
+    product: with the product of A and B; without it, C is only scaled. accumulate: with beta * C; without, C is not
+    read. Uniforms, if product: first tile down, bytes of an A panel / 64, address of A, first tile across, bytes of
+    a B panel / 64, address of B, bytes of a row of B, TMU configuration, loops, and for `UNIFORM` the address of the
+    remaining uniforms. Then: first tile across, first tile down, rows of a tile, address, row length in words,
+    columns and rows of C, address of 16 spare words, alpha, and beta if accumulate.
     """
-    payload, u, t, s, (c0, c1) = names
-    rf = q.rf
-    b = ((rf[4], rf[5]), (rf[6], rf[7]))
-    at, row, count, alpha, beta, c_at, panel, gx, gy, tmp = (rf[n] for n in (8, 9, 10, 11, 12, 13, 14, 16, 17, 18))
-    acc = [rf[16 + i] for i in range(2 * ROWS)]
-    last = len(acc) - 1
-
-    def request(pointer: Any = at) -> None:
-        q.add(pointer, pointer, row).mov(q.tmua, pointer)
-
-    # Where this workgroup works. -16 shifts by 16: only the low five bits count.
-    for register in (panel, at, row, c_at, count, alpha, beta):
-        q.nop(sig=q.ldunifrf(register))
-    q.shr(gy, payload, -16)
-    q.shl(gx, payload, -16)
-    q.shr(gx, gx, -16)
-    q.nop().umul24(panel, panel, gy)
-    q.shl(panel, panel, 6)
-    q.add(panel, panel, at, sig=q.ldunifrf(at))
-    q.shl(gx, gx, 7)
-    q.eidx(t)
-    q.shl(t, t, 3)
-    q.add(gx, gx, t)
-    q.nop(sig=q.ldunifrf(tmp))
-    q.nop().umul24(tmp, tmp, gy)
-    q.shl(tmp, tmp, 10)
-    q.add(c_at, c_at, tmp)
-    q.add(c_at, c_at, gx)
-    # One switch, marked as the last: from here on the thread keeps the TMU pipelined without switching.
-    q.add(at, at, gx, sig=q.thrsw)
+    names = _Names(q)
+    if product:
+        _place(q, names, shape)
+        if shape is UNIFORM:
+            _uniform(q, names)
+        elif q.isa == "v3d42":
+            _rotate_42(q, names)
+        else:
+            _rotate_71(q, names)
+    else:
+        _pipelined(q)
+    _finish(q, names, shape, product, accumulate)
     q.nop(sig=q.thrsw)
     q.nop()
-    q.nop(sig=q.wrtmuc)
-    for _ in range(AHEAD):
-        request()
-    q.b(0, unif=panel)
+    q.nop()
+
+
+def _pipelined(q: Any) -> None:
+    """One switch, marked as the last: from here on the thread keeps the TMU busy without switching."""
+    q.nop(sig=q.thrsw)
+    q.nop(sig=q.thrsw)
+    q.nop()
+    q.nop()
+
+
+def _tile(q: Any, names: _Names, x: Any, y: Any) -> None:
+    """Add the workgroup's ids to x and y. -16 shifts by 16: only the low five bits count."""
+    t = names.one
+    q.shr(t, names.payload, -16)
+    q.add(y, y, t)
+    q.shl(t, names.payload, -16)
+    q.shr(t, t, -16)
+    q.add(x, x, t)
+
+
+def _place(q: Any, names: _Names, shape: Shape) -> None:
+    """Find the panels of this tile; lanes of `at` point to their words of a row of B, `at_a` to the panel of A."""
+    x, y, size, t = names.acc[:4]
+    at, at_a = names.at, names.at_a
+    for register in (y, size, at_a, x):
+        q.nop(sig=q.ldunifrf(register))
+    _tile(q, names, x, y)
+    q.nop().umul24(y, y, size)
+    q.shl(y, y, 6)
+    q.add(at_a, at_a, y)
+    q.nop(sig=q.ldunifrf(size))
+    q.nop(sig=q.ldunifrf(at))
+    q.nop().umul24(x, x, size)
+    q.shl(x, x, 6)
+    q.add(at, at, x)
+    q.eidx(t)
+    q.shl(t, t, 2 + shape.vectors.bit_length() - 1)
+    q.add(at, at, t)
+    for register in (names.step, names.config, names.count):
+        q.nop(sig=q.ldunifrf(register))
+    if shape is UNIFORM:
+        q.nop(sig=q.ldunifrf(names.then))
+    _pipelined(q)
+
+
+def _request(q: Any, pointer: Any, step: Any) -> None:
+    q.add(pointer, pointer, step).mov(q.tmua, pointer)
+
+
+def _clear(q: Any, names: _Names) -> None:
+    t, acc = names.product, names.acc
+    q.eidx(t)
     q.sub(t, t, t)
-    q.nop()
-    q.nop()
-    for i in range(0, len(acc), 2):
+    for i in range(0, ACCUMULATORS, 2):
         q.sub(acc[i], t, t).sub(acc[i + 1], t, t)
+
+
+def _uniform(q: Any, names: _Names) -> None:
+    """acc[i] = sum over k of A[i // 2, k] * B[k, 16 * (i % 2) + lane]."""
+    acc, u, t, s, config, count = names.acc, names.word, names.product, names.one, names.config, names.count
+    b = (names.b[:2], names.b[2:])
+    last = ACCUMULATORS - 1
+    q.mov(q.tmuc, config)
+    for _ in range(AHEAD):
+        _request(q, names.at, names.step)
+    q.b(0, unif=names.at_a)
+    q.nop()
+    q.nop()
+    q.nop()
+    _clear(q, names)
     q.nop(sig=q.ldtmu(b[0][0]))
     q.nop(sig=q.ldtmu(b[0][1]))
 
     # Slot i multiplies for accumulator i and adds the product of the slot before. Uniforms stay out of the delay slots.
     q.add(s, t, 1)
     with q.loop("k") as loop:
-        q.sub(count, count, s, push="pushz", sig=q.ldunif)
+        q.sub(count, count, s, push="pushz", sig=q.ldunif).mov(q.tmuc, config)
         for step in range(UNROLL):
             final = step == UNROLL - 1
-            for i in range(len(acc)):
+            for i in range(ACCUMULATORS):
                 if i % 2 == 1 and not (final and i == last):
                     sig = q.ldunif
-                elif i == 0 and step == 0:
-                    sig = q.wrtmuc
                 elif i in (40, 42):
                     sig = q.ldtmu(b[(step + 1) % 2][i // 2 % 2])
                 else:
@@ -105,27 +170,193 @@ def _emit(q: Any, names: _Names) -> None:  # Any: the builders of 4.2 and 7.1 sh
                     q.b(loop.start, cond="na0")
                 q.fadd(acc[i - 1], acc[i - 1], t, sig=sig).fmul(t, u, b[step % 2][i % 2])
                 if i == 20 and not final:
-                    request()
-        request()
+                    _request(q, names.at, names.step)
+        _request(q, names.at, names.step)
+    q.b(0, unif=names.then)
     q.fadd(acc[last], acc[last], t)
+    q.nop()
+    q.nop()
     for _ in range(2 * (AHEAD - 1)):
         q.nop(sig=q.ldtmu(q.null))
 
-    # C = alpha * tile + beta * C, four rows at a time.
-    q.add(at, c_at, 0)
-    for first in range(0, ROWS, BATCH):
-        q.nop(sig=q.wrtmuc)
-        for _ in range(BATCH):
-            request()
-        q.nop(sig=q.wrtmuc)
-        for r in range(first, first + BATCH):
-            q.nop(sig=q.ldtmu(c0))
-            q.nop(sig=q.ldtmu(c1)).fmul(t, c0, beta)
-            q.nop().fmul(s, acc[2 * r], alpha)
-            q.fadd(q.tmud, t, s).fmul(t, c1, beta)
-            q.nop().fmul(s, acc[2 * r + 1], alpha)
-            q.fadd(q.tmud, t, s)
-            request(c_at)
-    q.nop(sig=q.thrsw)
+
+# -- the kernels that leave the uniform stream alone
+#
+# Word w = 12 * step + row of A is lane w % 16 of the vector that holds it. Results are popped when what they replace
+# was used for the last time: the next row of B after the last row of A, the next vector of A after its 16th word.
+# That leaves at most 5 result words pending, and each request about one step of k (60 instructions) to arrive.
+
+
+def _rotate_start(q: Any, names: _Names, a: Any) -> None:
+    """Load the first vector of A and row of B; the fourth vector of B is popped by the first slots of the loop."""
+    t = names.one
+    q.eidx(t)
+    q.shl(t, t, 2)
+    q.add(names.at_a, names.at_a, t)
+    q.mov(q.tmua, names.at_a)  # one word: the configuration a program starts with
+    q.mov(q.tmuc, names.config)
+    _request(q, names.at, names.step)
+    _clear(q, names)
+    q.nop(sig=q.ldtmu(a))
+    for register in names.b[:3]:
+        q.nop(sig=q.ldtmu(register))
+
+
+def _pops(q: Any, names: _Names, a: Any, step: int, row: int, column: int) -> Any:
+    """The signal of the slot that multiplies `row` and vector `column` of B."""
+    b = names.b
+    last = ROTATE.rows - 1
+    if row == 0 and column == 0:
+        return q.ldtmu(b[3])
+    if column == 0 and (ROTATE.rows * step + row) % 16 == 15:
+        return q.ldtmu(a)
+    if row == last and column > 0:
+        return q.ldtmu(b[column - 1])
+    return None
+
+
+def _rotate_42(q: Any, names: _Names) -> None:
+    """acc[i] = sum over k of A[i // 4, k] * B[k, 16 * (i % 4) + lane]; the add slot of each rotation does the rest."""
+    acc, b, t, a, s64, s256 = names.acc, names.b, names.product, q.r1, q.r2, q.r3
+    at, at_a, count, config = names.at, names.at_a, names.count, names.config
+    _rotate_start(q, names, a)
+    q.mov(s256, names.step)
+    q.shr(s64, s256, 2)
+    q.add(at_a, at_a, s64)
+    last = ACCUMULATORS - 1
+    with q.loop("k") as loop:
+        for step in range(UNROLL):
+            extra: dict[int, Callable[[], Any]] = {2: lambda: q.or_(q.tmua, at, at), 3: lambda: q.add(at, at, s256)}
+            if step == 0:  # the one slot without a rotation, whose amount would take the place of the 1
+                extra[0] = lambda: q.sub(count, count, 1, push="pushz")
+            if step % 2 == 0:
+                extra[1] = lambda: q.or_(q.tmuc, config, config)
+            if step < 3:
+                extra |= {5: lambda: q.or_(q.tmua, at_a, at_a), 6: lambda: q.add(at_a, at_a, s64)}
+            for row in range(ROTATE.rows):
+                lane = (ROTATE.rows * step + row) % 16
+                _broadcast_42(q, extra.get(row), a, lane)
+                for column in range(ROTATE.vectors):
+                    i = ROTATE.vectors * row + column
+                    if step == UNROLL - 1 and i == last - 2:
+                        q.b(loop.start, cond="na0")
+                    sig = _pops(q, names, a, step, row, column)
+                    q.fadd(acc[i - 1], acc[i - 1], t, sig=sig).fmul(t, q.r5, b[column])
+    q.fadd(acc[last], acc[last], t)
+    q.nop(sig=q.ldtmu(q.null))
+
+
+def _rotate_71(q: Any, names: _Names) -> None:
+    """As `_rotate_42`. A shuffle's result is read two instructions later at the earliest, so scalars take turns."""
+    rf, acc, b, t = q.rf, names.acc, names.b, names.product
+    at, at_a, count, config = names.at, names.at_a, names.count, names.config
+    a, scalars, s64 = rf[0], (rf[12], rf[15]), names.step_a
+    _rotate_start(q, names, a)
+    q.shr(s64, names.step, 2)
+    q.add(at_a, at_a, s64)
+    q.shl(count, count, 6)  # counts down by s64: the shuffle beside it has the immediate
+    last = ACCUMULATORS - 1
+    words = UNROLL * ROTATE.rows
+    q.shuffle(scalars[0], a, 0)
     q.nop()
-    q.nop()
+    with q.loop("k") as loop:
+        for step in range(UNROLL):
+            if step % 2 == 0:
+                q.mov(q.tmuc, config)
+            _request(q, at, names.step)
+            for row in range(ROTATE.rows):
+                word = ROTATE.rows * step + row
+                for column in range(ROTATE.vectors):
+                    i = ROTATE.vectors * row + column
+                    if step == UNROLL - 1 and i == last - 2:
+                        q.b(loop.start, cond="na0")
+                    sig = _pops(q, names, a, step, row, column)
+                    q.fadd(acc[i - 1], acc[i - 1], t, sig=sig).fmul(t, scalars[word % 2], b[column])
+                    if column == 0:
+                        slot = q.shuffle(scalars[(word + 1) % 2], a, (word + 1) % words % 16)
+                        if step == 0 and row == 0:
+                            slot.sub(count, count, s64, push="pushz")
+                if row == 4 and step < 3:
+                    _request(q, at_a, s64)
+    q.fadd(acc[last], acc[last], t)
+    q.nop(sig=q.ldtmu(q.null))
+
+
+def _broadcast_42(q: Any, extra: Callable[[], Any] | None, a: Any, lane: int) -> None:
+    """r5 = lane `lane` of a, in all lanes; `extra` fills the add slot."""
+    slot = q.nop() if extra is None else extra()
+    slot.mov(q.r5rep, a, sig=q.rot(16 - lane) if lane else None)
+
+
+def _finish(q: Any, names: _Names, shape: Shape, product: bool, accumulate: bool) -> None:
+    """C = alpha * tile + beta * C, one vector of columns after the other, `BATCH` rows at a time.
+
+    Lanes right of C and rows below it go to 16 spare words instead: no request has an empty mask.
+    """
+    rf = q.rf
+    x, y, c_at, row, spare, alpha, beta, left, at, step, *rest = (rf[n] for n in (1, 2, *range(4, 15)))
+    rows, c, t = rest[:2], rest[2], names.one
+    last_two = [rf[0], rf[3]]  # one of them holds the workgroup ids until `_tile` is done
+    q.nop(sig=q.ldunifrf(x))
+    q.nop(sig=q.ldunifrf(y))
+    _tile(q, names, x, y)
+    rows += last_two
+    for register in (left, c_at, row):
+        q.nop(sig=q.ldunifrf(register))
+    q.nop().umul24(y, y, left)  # first row
+    q.nop().umul24(at, y, row)
+    q.shl(x, x, 4 + shape.vectors.bit_length() - 1)
+    q.eidx(t)
+    q.add(x, x, t)  # column of this lane
+    q.add(at, at, x)
+    q.shl(at, at, 2)
+    q.add(c_at, c_at, at)
+    q.shl(row, row, 2)
+    q.shl(t, t, 2)
+    q.nop(sig=q.ldunifrf(at))
+    q.sub(x, at, x)  # columns from this lane to the end of C
+    q.nop(sig=q.ldunifrf(at))
+    q.sub(y, at, y)  # rows of C from the first of the tile
+    q.nop(sig=q.ldunifrf(spare))
+    q.add(spare, spare, t)
+    q.nop(sig=q.ldunifrf(alpha))
+    if accumulate:
+        q.nop(sig=q.ldunifrf(beta))
+    for vector in range(shape.vectors):
+        if vector > 0:
+            q.mov(t, 1)
+            q.shl(t, t, 6)
+            q.add(c_at, c_at, t)
+            q.add(x, x, -16)
+        q.sub(q.null, x, 1, push="pushn")
+        q.or_(at, c_at, c_at).mov(step, row)
+        q.or_(at, spare, spare, cond="ifa").mov(step, 0, cond="ifa")
+        q.mov(left, y)
+        for first in range(0, shape.rows, BATCH):
+            for place in rows:
+                q.sub(left, left, 1, push="pushn")
+                q.or_(at, spare, spare, cond="ifa").mov(step, 0, cond="ifa")
+                q.add(at, at, step).mov(place, at)
+                if accumulate:
+                    q.mov(q.tmua, place)
+            for i, place in enumerate(rows):
+                acc = names.acc[shape.vectors * (first + i) + vector]
+                _element(q, acc if product else None, c if accumulate else None, alpha, beta)
+                q.mov(q.tmua, place)
+
+
+def _element(q: Any, acc: Any, c: Any, alpha: Any, beta: Any) -> None:
+    """alpha * acc + beta * the next TMU result to the store data; without acc or c, that part is left out."""
+    if c is None:
+        if acc is None:
+            q.mov(q.tmud, 0)
+        else:
+            q.nop().fmul(q.tmud, acc, alpha)
+        return
+    if acc is None:
+        q.nop(sig=q.ldtmu(c))
+        q.nop().fmul(q.tmud, c, beta)
+        return
+    q.nop(sig=q.ldtmu(c)).fmul(acc, acc, alpha)
+    q.nop().fmul(c, c, beta)
+    q.fadd(q.tmud, acc, c)

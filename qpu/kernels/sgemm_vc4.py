@@ -1,106 +1,87 @@
-"""The sgemm kernel of VideoCore IV: tiles of 64 x 16 of C, all 64 registers of a QPU are accumulators."""
+"""The sgemm kernels of VideoCore IV. Both read panels that `pack_vc4` made.
+
+* `UNIFORM`: tiles of 64 x 16, all 64 registers of a QPU are accumulators. A runs through the uniform stream; all QPUs
+  read the same panel at the same time. 262 instructions for 256 fused steps.
+* `ROTATE`: tiles of 12 x 64. A comes through the TMU, 16 words a register, and each word is broadcast from there by a
+  rotated move to r5. 249 instructions for 192 fused steps.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.vc4 import vpm
 
 if TYPE_CHECKING:
     from qpu.vc4.asm import Asm
 
-__all__ = [
-    "AHEAD",
-    "CHUNK",
-    "COLUMNS",
-    "MAX_STRIDE",
-    "ROWS",
-    "UNROLL",
-    "record",
-    "record_words",
-    "vc4_kernel",
-]
+__all__ = ["CHUNK", "MAX_STRIDE", "ROTATE", "UNIFORM", "Shape", "kernel", "record_words", "streams"]
 
-ROWS, COLUMNS = 64, 16
 UNROLL = 4  # steps of k per loop
 AHEAD = 3  # rows of B requested ahead; 4 outstanding requests are safe (vc4.md 13.1)
 CHUNK = 4  # rows of C that a QPU keeps in the VPM: 12 QPUs use 48 of its 64 rows
-
 MAX_STRIDE = (1 << 13) - 1  # the guide's field; a measurement says 16 bits (vc4.md 14.4)
 
-# A tile's record in the parameter stream: B, row bytes, loops, address of the rest of the record, panel; then C, row
-# bytes, and for each chunk a VPM set-up, (alpha, beta) a row, and the words of its DMA; then 1 if a tile follows.
-HEAD_WORDS = 5
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Tile of a kernel. vectors: of 16 columns."""
+
+    rows: int
+    vectors: int
+
+    @property
+    def columns(self) -> int:
+        """Columns of a tile."""
+        return 16 * self.vectors
 
 
-def record_words(strided: bool) -> int:
-    """Words of a tile's record."""
-    return HEAD_WORDS + 2 + ROWS // CHUNK * (1 + 2 * CHUNK + (3 if strided else 2 * CHUNK)) + 1
+UNIFORM, ROTATE = Shape(64, 1), Shape(12, 4)
 
 
-def record(
-    *,
-    b: int,
-    row: int,
-    loops: int,
-    here: int,
-    panel: int,
-    c: int,
-    slot: int,
-    alpha: int,
-    beta: int,
-    more: bool,
-    strided: bool,
-) -> list[int]:
-    """The record of one tile as words.
+def kernel(q: Asm, shape: Shape, product: bool, accumulate: bool, strided: bool) -> None:
+    """Emit a kernel. Uniforms: the records of the QPU, one a tile (see `streams`).
 
-    b, c, panel: addresses of the tile's first column of B, first element of C, and panel of A. row: bytes of a row of
-    B and C. here: address of this record. slot: which of the 12 shares of the VPM. alpha, beta: binary32 patterns.
+    product: with the product of A and B; without it, C is only scaled. accumulate: with beta * C; without, C is not
+    read. strided: one DMA stores four rows; without it, each row has its own (rows of C too far apart).
     """
-    words = [b, row, loops, here + 4 * HEAD_WORDS, panel, c, row]
-    first = CHUNK * slot
-    for chunk in range(ROWS // CHUNK):
-        words.append(vpm_write_setup(first))
-        words += [alpha, beta] * CHUNK
-        top = c + CHUNK * chunk * row
-        if strided:
-            words += [dma_store_setup(first, CHUNK), dma_stride_setup(row - 4 * COLUMNS), top]
-        else:
-            for r in range(CHUNK):
-                words += [dma_store_setup(first + r, 1), top + r * row]
-    words.append(int(more))
-    return words
+    tile = q.label("tile")
+    if product and shape is UNIFORM:
+        acc = _uniform(q)
+    elif product:
+        acc = _rotate(q)
+    else:
+        acc = {}
+    _finish(q, shape, acc, accumulate, strided)
+    q.mov(q.null, q.uniform, sf=True)
+    q.brr(tile, cond="allnz")
+    q.nop()
+    q.nop()
+    q.nop()
+    q.wait_dma_store()
+    q.exit()
 
 
-def vpm_write_setup(row: int) -> int:
-    """Generic VPM write, 32-bit horizontal from `row` on, each vector one row further (vc4.md 14.2)."""
-    return 1 << 12 | 1 << 11 | 2 << 8 | row
-
-
-def dma_store_setup(row: int, rows: int) -> int:
-    """DMA store of `rows` VPM rows of 16 words from `row` on (vc4.md 14.4)."""
-    return 2 << 30 | rows << 23 | 16 << 16 | 1 << 14 | row << 7
-
-
-def dma_stride_setup(gap: int) -> int:
-    """Bytes from the end of one stored row to the start of the next (vc4.md 14.4)."""
-    return 3 << 30 | gap
-
-
-def vc4_kernel(q: Asm, strided: bool) -> None:
-    """Emit the kernel. Uniforms: the parameter stream of the QPU (see `record`).
-
-    strided: one DMA stores a chunk of rows; without it, each row has its own (rows of C too far apart).
+def _uniform(q: Asm) -> dict[tuple[int, int], Any]:
+    """Uniforms: B, bytes of a row of it, loops, address of the rest of the record, A. Returns the accumulators.
 
     No register is left for a loop counter or a return address. r1 holds both: lanes 1..15 count down by their lane
     number (all reach zero together), lane 0 keeps the address of the rest of the record, where the uniform stream
     returns after the panel; subtracting the element number leaves it alone.
     """
-    acc = [(q.ra if i % 2 == 0 else q.rb)[i // 2] for i in range(ROWS)]
+    rows = UNIFORM.rows
+    acc = [(q.ra if i % 2 == 0 else q.rb)[i // 2] for i in range(rows)]
     product, state, at, step = q.r0, q.r1, q.r2, q.r3
 
     def request() -> None:
         q.add(at, at, step).mov(q.tmu0_s, at)
 
-    tile = q.label("tile")
     q.shl(at, q.element_number, 2)
     q.add(at, at, q.uniform)
     q.mov(step, q.uniform)
@@ -111,59 +92,255 @@ def vc4_kernel(q: Asm, strided: bool) -> None:
     q.mov(q.uniforms_address, q.uniform)
     for _ in range(AHEAD):
         request()
-    q.xor(product, product, product)
-    for i in range(0, ROWS, 2):
-        q.xor(acc[i], product, product).v8subs(acc[i + 1], product, product)
+    _clear(q, acc)
     q.nop(sig="ldtmu0")
 
     # Slot i multiplies for accumulator i and adds the product of the slot before; r4 holds the row of B.
     loop = q.label("k")
     q.sub(state, state, q.element_number, sf=True)
     for k in range(UNROLL):
-        for i in range(ROWS):
-            if k == UNROLL - 1 and i == ROWS - 3:
+        for i in range(rows):
+            if k == UNROLL - 1 and i == rows - 3:
                 q.brr(loop, cond="allnz")
-            q.fadd(acc[i - 1], acc[i - 1], product, sig="ldtmu0" if i == ROWS - 1 else None).fmul(
+            q.fadd(acc[i - 1], acc[i - 1], product, sig="ldtmu0" if i == rows - 1 else None).fmul(
                 product, q.uniform, q.r4
             )
-            if i == ROWS // 2:
+            if i == rows // 2:
                 request()
     q.fadd(acc[-1], acc[-1], product)
     q.mov(q.uniforms_address, state)
     for _ in range(AHEAD - 1):
         q.nop(sig="ldtmu0")
+    return {(i, 0): register for i, register in enumerate(acc)}
 
-    # C = alpha * tile + beta * C, four rows at a time through the VPM.
-    q.shl(at, q.element_number, 2)
+
+def _clear(q: Asm, acc: list[Any]) -> None:
+    q.xor(q.r0, q.r0, q.r0)
+    for i in range(0, len(acc), 2):
+        q.xor(acc[i], q.r0, q.r0).v8subs(acc[i + 1], q.r0, q.r0)
+
+
+def _rotate(q: Asm) -> dict[tuple[int, int], Any]:
+    """Uniforms: B, A, 64 * loops. Returns the accumulators.
+
+    An instruction reads one register of each file, so accumulators of the columns whose B lies in one file lie in the
+    other, columns take turns between the files, and a product is added two slots after it was made.
+    Word w = 12 * step + row of A is lane w % 16 of r1. The add slot of each broadcast moves results from r4 and sends
+    requests; four are outstanding at most.
+    """
+    rows, columns = ROTATE.rows, (0, 2, 1, 3)  # in the order of the slots
+    acc = {(r, c): (q.rb if c < 2 else q.ra)[2 * r + c % 2] for r in range(rows) for c in columns}
+    b = [[(q.ra if c < 2 else q.rb)[24 + 2 * side + c % 2] for c in range(4)] for side in range(2)]
+    products, a, s64 = (q.r0, q.r2), q.r1, q.r3
+    at_b, at_a, count = q.ra[28], q.ra[29], q.ra[30]
+    order = [(r, c) for r in range(rows) for c in columns]
+
+    def request(pointer: Any) -> None:
+        q.add(pointer, pointer, s64).mov(q.tmu0_s, pointer)
+
+    q.shl(q.r0, q.element_number, 2)
+    q.add(at_b, q.r0, q.uniform)
+    q.add(at_a, q.r0, q.uniform)
+    q.mov(count, q.uniform)
+    q.ldi(s64, 64)
+    request(at_a)
     q.nop()
-    q.add(at, at, q.uniform)
-    q.mov(step, q.uniform)
-    for first in range(0, ROWS, CHUNK):
-        for _ in range(CHUNK):
-            request()
-        q.read(q.vpm_st_wait)
-        q.mov(q.vpmvcd_wr_setup, q.uniform)
-        for r in range(first, first + CHUNK):
-            q.nop(sig="ldtmu0")
-            q.nop().fmul(product, acc[r], q.uniform)
-            q.nop().fmul(state, q.r4, q.uniform)
-            q.fadd(q.vpm, product, state)
-        if strided:
-            q.mov(q.vpmvcd_wr_setup, q.uniform)
-            q.mov(q.vpmvcd_wr_setup, q.uniform)
-            q.mov(q.vpm_st_addr, q.uniform)
-        else:
-            for _ in range(CHUNK):
-                q.read(q.vpm_st_wait)
-                q.mov(q.vpmvcd_wr_setup, q.uniform)
-                q.mov(q.vpm_st_addr, q.uniform)
-    q.mov(q.null, q.uniform, sf=True)
-    q.brr(tile, cond="allnz")
-    q.nop()
-    q.nop()
-    q.nop()
-    q.read(q.vpm_st_wait)
-    q.ldi(q.host_interrupt, 1)
-    q.nop(sig="thrend")
-    q.nop()
-    q.nop()
+    request(at_b)
+    q.nop(sig="ldtmu0")
+    q.mov(a, q.r4)
+    for c in range(4):
+        if c:
+            request(at_b)
+        q.nop(sig="ldtmu0")
+        q.mov(b[0][c], q.r4)
+    for _ in range(AHEAD):
+        q.nop()
+        request(at_b)
+    registers = [*acc.values()]
+    _clear(q, [x for pair in zip(registers[1::2], registers[::2], strict=True) for x in pair])
+    q.xor(q.r2, q.r2, q.r2)
+
+    # What is popped and when: (row, half of the row's slots) -> B's column, or A once its 16th word was used.
+    plan: list[dict[tuple[int, int], int | None]] = [{(1, 0): 0, (4, 0): 1, (5, 1): 2, (8, 1): 3} for _ in range(4)]
+    for step, row in ((1, 3), (2, 7), (3, 11)):
+        plan[step][row, 0] = None
+    loads = [plan[step][key] for step in range(UNROLL) for key in sorted(plan[step])]
+    sent = AHEAD
+    waiting: deque[Callable[[], Any]] = deque()
+
+    def send() -> None:
+        nonlocal sent
+        pointer = at_a if loads[sent % len(loads)] is None else at_b
+        waiting.append(lambda: q.mov(q.tmu0_s, pointer))
+        waiting.append(lambda: q.add(pointer, pointer, s64))
+        sent += 1
+
+    send()
+    loop = q.label("k")
+    for step in range(UNROLL):
+        for i, (row, c) in enumerate(order):
+            word = rows * step + row
+            half = i % 4 // 2
+            if i % 2 == 0 and (row, half) in plan[step]:
+                column = plan[step][row, half]
+                target = a if column is None else b[(step + 1) % 2][column]
+            else:
+                target = None
+            if i % 4 == 0:
+                if target is not None:
+                    slot = q.mov(target, q.r4)
+                elif step == 0 and row == 0:
+                    slot = q.sub(count, count, s64, sf=True)
+                else:
+                    slot = waiting.popleft()() if waiting else q.nop()
+                slot.mov(q.r5rep, a, rotate=-word % 16)
+            elif target is not None:
+                slot = waiting.popleft()() if waiting else q.nop()
+                slot.mov(target, q.r4)
+            if target is not None and sent < len(loads) + AHEAD:
+                send()
+            following = (row, half + 1) if half == 0 else (row + 1, 0)
+            pop = i % 2 == 1 and following in plan[step]
+            if step == UNROLL - 1 and i == len(order) - 3:
+                q.brr(loop, cond="allnz")
+            done = acc[order[i - 2]]
+            t = products[i % 2]
+            q.fadd(done, done, t, sig="ldtmu0" if pop else None).fmul(t, q.r5, b[step % 2][c])
+    assert not waiting and sent == len(loads) + AHEAD
+    for i in (-2, -1):
+        done = acc[order[i]]
+        q.fadd(done, done, products[i % 2])
+    for _ in range(AHEAD):
+        q.nop(sig="ldtmu0")
+    return acc
+
+
+def _finish(q: Asm, shape: Shape, acc: dict[tuple[int, int], Any], accumulate: bool, strided: bool) -> None:
+    """C = alpha * tile + beta * C, `CHUNK` rows of 16 columns at a time through the VPM."""
+    product, at, beta = q.r0, q.r2, q.r3
+    q.mov(q.r5rep, q.uniform)
+    if accumulate:
+        q.mov(beta, q.uniform)
+    for vector in range(shape.vectors):
+        for first in range(0, shape.rows, CHUNK):
+            if accumulate:
+                q.min(at, q.element_number, q.uniform)
+                q.shl(at, at, 2)
+                for _ in range(CHUNK):
+                    q.add(q.tmu0_s, at, q.uniform)
+            q.wait_dma_store()
+            q.mov(q.vw_setup, q.uniform)
+            for row in range(first, first + CHUNK):
+                done = acc.get((row, vector))
+                sig: Literal["ldtmu0"] | None = "ldtmu0" if accumulate else None
+                if done is None:
+                    q.nop(sig=sig)
+                    if accumulate:
+                        q.nop().fmul(q.vpm, q.r4, beta)
+                    else:
+                        q.ldi(q.vpm, 0)
+                elif accumulate:
+                    q.nop(sig=sig).fmul(product, done, q.r5)
+                    q.nop().fmul(q.r1, q.r4, beta)
+                    q.fadd(q.vpm, product, q.r1)
+                else:
+                    q.nop().fmul(q.vpm, done, q.r5)
+            for row in range(1 if strided else CHUNK):
+                if row:
+                    q.wait_dma_store()
+                q.mov(q.vw_setup, q.uniform)
+                if strided:
+                    q.mov(q.vw_setup, q.uniform)
+                q.mov(q.vw_addr, q.uniform)
+
+
+def streams(
+    *,
+    shape: Shape,
+    tiles: tuple[int, int],
+    panels: tuple[int, int] | None,
+    panel_words: tuple[int, int],
+    loops: int,
+    c: int,
+    extent: tuple[int, int],
+    ld: int,
+    spare: int,
+    alpha: int,
+    beta: int | None,
+    strided: bool,
+    qpus: int,
+    base: int,
+) -> NDArray[np.uint32]:
+    """The parameter stream of each QPU, one a row.
+
+    tiles: down and across. panels: addresses of packed A and B, None without their product. panel_words: of one panel
+    of A and of B. loops: over k. c, extent, ld: address, (rows, columns) and row length in words of C. spare: address
+    of 16 words that take what lies outside C. alpha, beta: binary32 patterns. base: where the streams will lie.
+    A record: what `_uniform` or `_rotate` reads; alpha; beta if not None; for each chunk: last lane inside C and four
+    row addresses (with beta), VPM set-up, and DMA set-up, stride and address (or set-up and address of each row); then
+    1 if another tile follows.
+    """
+    down, across = tiles
+    i, j = (x.reshape(-1) for x in np.meshgrid(np.arange(down), np.arange(across), indexing="ij"))
+    count = len(i)
+    qpus = min(qpus, count)
+    slot = np.arange(count) % qpus
+    columns: list[NDArray[np.int64]] = []
+
+    def word(value: Any) -> None:
+        columns.append(np.broadcast_to(np.asarray(value, np.int64), count))
+
+    if panels is not None:
+        a, b = panels[0] + 4 * panel_words[0] * i, panels[1] + 4 * panel_words[1] * j
+        for value in (b, 64, loops, 0, a) if shape is UNIFORM else (b, a, 64 * loops):
+            word(value)
+    head = len(columns)
+    word(alpha)
+    if beta is not None:
+        word(beta)
+    fill = np.array([vpm.vpm_write(y=CHUNK * x) for x in range(qpus)])[slot]
+    for vector in range(shape.vectors):
+        column = shape.columns * j + 16 * vector
+        wide = np.clip(extent[1] - column, 0, 16)
+        for first in range(0, shape.rows, CHUNK):
+            row = shape.rows * i + first
+            high = np.where(wide > 0, np.clip(extent[0] - row, 0, CHUNK), 0)
+            if beta is not None:
+                word(np.maximum(wide - 1, 0))
+                for r in range(CHUNK):
+                    inside = np.minimum(row + r, extent[0] - 1), np.minimum(column, extent[1] - 1)
+                    word(c + 4 * (inside[0] * ld + inside[1]))
+            word(fill)
+            top = c + 4 * (row * ld + column)
+            sixteen = np.where(high > 0, wide, 16)
+            if strided:
+                word(_store(CHUNK * slot, np.maximum(high, 1), sixteen))
+                word(vpm.dma_store_stride(0) + 4 * np.maximum(ld - sixteen, 0))  # one row has none
+                word(np.where(high > 0, top, spare))
+            else:
+                for r in range(CHUNK):
+                    word(_store(CHUNK * slot + r, 1, np.where(r < high, wide, 16)))
+                    word(np.where(r < high, top + 4 * ld * r, spare))
+    word(np.arange(count) + qpus < count)
+    record = np.stack(columns, 1)
+    number = np.arange(count) // qpus
+    words = record.shape[1]
+    assert words == record_words(shape, panels is not None, beta is not None, strided)
+    size = -(-count // qpus) * words
+    if panels is not None and shape is UNIFORM:
+        record[:, 3] = base + 4 * (slot * size + number * words + head)
+    out = np.zeros((qpus, size // words, words), np.uint32)
+    out[slot, number] = record.astype(np.uint32)
+    return out.reshape(qpus, size)
+
+
+def record_words(shape: Shape, product: bool, accumulate: bool, strided: bool) -> int:
+    """Words of a record of `streams`."""
+    head = (5 if shape is UNIFORM else 3) if product else 0
+    chunk = (1 + CHUNK if accumulate else 0) + 1 + (3 if strided else 2 * CHUNK)
+    return head + 1 + accumulate + shape.vectors * (shape.rows // CHUNK) * chunk + 1
+
+
+def _store(y: Any, rows: Any, columns: Any) -> NDArray[np.int64]:
+    """`vpm.dma_store` for arrays."""
+    return np.asarray(vpm.dma_store(1, 1) + (y << 7) + ((rows - 1) << 23) + ((columns - 1) << 16), np.int64)
