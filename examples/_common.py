@@ -156,6 +156,8 @@ def result(gpu: Device, example: str, **values: object) -> dict[str, object]:
         "emulated": gpu.emulated,
         **values,
     }
+    if "seconds" in values:
+        row["measured"] = label(gpu)
     if gpu.stats is not None:
         row["instructions"] = gpu.stats.instructions
     return row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -334,3 +335,17 @@ def test_png_filters(monkeypatch: pytest.MonkeyPatch) -> None:
                 plane = min((a, b, c), key=lambda v, p=a + b - c: abs(p - v))  # type: ignore[misc]  # first of equals
                 lines[y, 1 + x] = (pixels[y, x] - (0, a, b, (a + b) // 2, plane)[kind]) % 256
         assert (png._unfilter(lines, channels) == pixels).all()
+
+
+def test_the_list_names_every_example_and_its_commands_parse(run: Run) -> None:
+    text = (EXAMPLES / "README.md").read_text()
+    programs = {path.name for path in EXAMPLES.glob("*.py") if not path.name.startswith("_")}
+    notebooks = {path.name for path in (EXAMPLES / "notebooks").glob("*.ipynb")}
+    links = set(re.findall(r"\]\(([^)]+)\)", text))
+    assert links >= programs | {f"notebooks/{name}" for name in notebooks}
+    assert all((EXAMPLES / link).exists() for link in links)
+    commands = re.findall(r"`uv run examples/(\w+)\.py([^`]*)`", text)
+    assert {f"{name}.py" for name, _ in commands} == programs - {"parallel_mul.py"}
+    for name, options in commands:
+        _, out, _ = run(name, "--help")
+        assert all(option in out for option in re.findall(r"--\w+", options))
