@@ -1,16 +1,18 @@
-"""Multiply matrices on the QPUs: C = alpha * A @ B + beta * C in float32, checked against float64 NumPy.
+"""Multiply matrices on the QPUs: C = alpha * op(A) @ op(B) + beta * C in float32, checked against float64 NumPy.
 
 Examples:
     uv run examples/sgemm.py --device all
-    uv run examples/sgemm.py --device pi5 --size 256 --json
-    uv run examples/sgemm.py --device hardware --m 1000 --n 500 --k 2000
+    uv run examples/sgemm.py --device pi5 --size 256 --kernel rotate --json
+    uv run examples/sgemm.py --device pi3 --m 100 --n 50 --k 200 --transa --beta 0
+    uv run examples/sgemm.py --device hardware
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import time
 from importlib.util import find_spec
+from typing import Any
 
 import _common
 import numpy as np
@@ -28,11 +30,19 @@ def arguments() -> _common.Parser:
     parser.add_argument(
         "--size", type=int, help=f"m = n = k (default {DEFAULT_SIZE}, {REFERENCE_SIZE} without the compiled engine)"
     )
-    for name in "mnk":
-        parser.add_argument(f"--{name}", type=int)
-    parser.add_argument("--alpha", type=float, default=1.5)
-    parser.add_argument("--beta", type=float, default=-0.5)
-    parser.add_argument("--seed", type=int, default=0)
+    for name, what in (("m", "rows of C"), ("n", "columns of C"), ("k", "length of the sums")):
+        parser.add_argument(f"--{name}", type=int, help=what)
+    parser.add_argument("--transa", action="store_true", help="A is stored transposed, as k x m")
+    parser.add_argument("--transb", action="store_true", help="B is stored transposed, as n x k")
+    parser.add_argument("--alpha", type=_common.finite, default=1.5, help="factor of the product (default 1.5)")
+    parser.add_argument("--beta", type=_common.finite, default=-0.5, help="factor of C as it was (default -0.5)")
+    parser.add_argument(
+        "--kernel",
+        choices=("auto", *sgemm.KERNELS),
+        default="auto",
+        help="auto (default): uniform on emulated boards, on real ones the faster, measured once",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random matrices (default 0)")
     return parser
 
 
@@ -42,67 +52,104 @@ def default_size() -> int:
     return REFERENCE_SIZE if chosen == "reference" or find_spec("llvmlite") is None else DEFAULT_SIZE
 
 
-def multiply(gpu: Device, shape: tuple[int, int, int], alpha: float, beta: float, seed: int) -> dict[str, object]:
-    """Run, time and check one multiplication; the keys are those of --json, and a few for people."""
+def multiply(gpu: Device, shape: tuple[int, int, int], options: argparse.Namespace) -> dict[str, Any]:
+    """Run, time and check one multiplication; the keys are those of --json."""
     m, n, k = shape
-    with sgemm.Sgemm(gpu, m, n, k) as job:  # first: a shape that does not fit is refused before anything is computed
-        random = np.random.default_rng(seed)
-        a, b, c = (random.uniform(-1, 1, s).astype(np.float32) for s in ((m, k), (k, n), (m, n)))
+    alpha, beta, transa, transb = options.alpha, options.beta, options.transa, options.transb
+    # First: a shape that does not fit is refused before anything is computed.
+    with sgemm.Sgemm(gpu, m, n, k, transa=transa, transb=transb, kernel=options.kernel) as job:
+        random = np.random.default_rng(options.seed)
+        shapes = (job.plan.a_shape, job.plan.b_shape, job.plan.c_shape)
+        a, b, c = (random.uniform(-1, 1, s).astype(np.float32) for s in shapes)
         job.load(a, b, c, alpha, beta)
         first = job.launch().stats  # warms caches up; what it translated is told below
-        seconds = _common.median_time(job.launch, lambda: job.load_c(c))
+        runs: list[Any] = []
+        seconds = _common.median_time(lambda: runs.append(job.launch()), lambda: job.load_c(c))
         result = job.result()
-    stats = gpu.stats
+        choice = job.choice
+    stats = runs[-1].stats
+    a, b = a.T if transa else a, b.T if transb else b
     expected = sgemm.reference(alpha, a, b, beta, c)
     error = np.abs(result.astype(np.float64) - expected)
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(error == 0, 0.0, error / np.abs(expected))
-    row: dict[str, object] = {
-        "example": "sgemm",
-        "device": gpu.info.emulated or gpu.info.board.model,
-        "isa": str(gpu.isa),
-        "emulated": gpu.emulated,
-        "m": m,
-        "n": n,
-        "k": k,
-        "seconds": seconds,
-        "max_abs_error": float(error.max()),
-        "max_rel_error": float(relative.max()),
-        "ok": bool((error <= sgemm.error_bound(gpu.isa, alpha, a, b, beta, c)).all()),
-    }
+    row: dict[str, Any] = _common.result(
+        gpu,
+        "sgemm",
+        m=m,
+        n=n,
+        k=k,
+        transa=transa,
+        transb=transb,
+        kernel=choice.kernel,
+        kernel_choice=choice.reason,
+        seconds=seconds,
+        max_abs_error=float(error.max()),
+        max_rel_error=float(relative.max()),
+        ok=bool((error <= sgemm.error_bound(gpu.isa, alpha, a, b, beta, c)).all()),
+    )
+    if choice.seconds:
+        row["probe_seconds"] = choice.seconds
     flops = 2 * m * n * k
-    if stats is not None:
-        row["instructions"] = stats.instructions
-        row["float_share"] = stats.float_share
-        row["useful_share"] = flops / (32 * stats.instructions)
-        row["bytes_per_flop"] = stats.bytes_moved / flops
-        row["engine"] = stats.engine
-        if first is not None:
-            row["translate_seconds"] = first.translate_s
-            row["cache_hits"], row["cache_misses"] = first.cache_hits, first.cache_misses
+    row["flops"] = flops
+    if stats is not None and first is not None:
+        row |= {
+            "launches": len(runs[-1].launches),
+            "instructions": stats.instructions,
+            "add_ops": stats.add_ops,
+            "mul_ops": stats.mul_ops,
+            "float_adds": stats.fadds,
+            "float_muls": stats.fmuls,
+            "float_share": stats.float_share,
+            "useful_share": flops / (32 * stats.instructions),
+            "tmu_bytes": stats.tmu_read_bytes + stats.tmu_write_bytes,
+            "uniform_bytes": stats.uniform_bytes,
+            "dma_bytes": stats.dma_read_bytes + stats.dma_write_bytes,
+            "bytes_per_flop": stats.bytes_moved / flops,
+            "engine": stats.engine,
+            "translate_seconds": first.translate_s,
+            "execute_seconds": stats.execute_s,
+            "cache_hits": first.cache_hits,
+            "cache_misses": first.cache_misses,
+        }
     elif not gpu.emulated:
         row["gflops"] = flops / seconds * 1e-9
     return row
 
 
-def show(gpu: Device, row: dict[str, object]) -> None:
+def show(gpu: Device, row: dict[str, Any]) -> None:
     """The result for people."""
     print(gpu.info)
-    print(f"  shape    {row['m']} x {row['n']} x {row['k']} (m x n x k), float32")
-    print(f"  time     {row['seconds']:.4f} s, median of 3 ({_common.label(gpu)})")
+    stored = " and ".join(x for x, flag in (("A", row["transa"]), ("B", row["transb"])) if flag)
+    print(
+        f"  shape    {row['m']} x {row['n']} x {row['k']} (m x n x k), float32"
+        + (f", {stored} stored transposed" if stored else "")
+    )
+    probes = ", ".join(f"{name} {took:.4f} s" for name, took in row.get("probe_seconds", {}).items())
+    print(f"  kernel   {row['kernel']} ({row['kernel_choice']}{': ' + probes if probes else ''})")
+    print(f"  time     {row['seconds']:.4f} s, median of 3 runs of all launches ({_common.label(gpu)})")
     if "gflops" in row:
         print(f"  speed    {row['gflops']:.2f} Gflop/s")
     if "instructions" in row:
         print(
-            f"  executed {row['instructions']:,} instructions ({row['engine']} engine); fadd and fmul fill "
-            f"{row['float_share']:.1%} of the two-per-instruction peak, {row['useful_share']:.1%} with useful flops"
+            f"  executed {row['instructions']:,} instructions in {row['launches']} launches ({row['engine']} engine), "
+            f"packing included; fadd and fmul fill {row['float_share']:.1%} of the two-per-instruction peak, "
+            f"{row['useful_share']:.1%} with useful flops"
+        )
+        print(
+            f"  units    {row['add_ops']:,} add operations ({row['float_adds']:,} on floats), "
+            f"{row['mul_ops']:,} mul operations ({row['float_muls']:,} on floats)"
+        )
+        print(
+            f"  moved    {row['bytes_per_flop']:.3f} bytes per flop: TMU {row['tmu_bytes'] / 1e6:.2f} MB, "
+            f"uniforms {row['uniform_bytes'] / 1e6:.2f} MB, DMA {row['dma_bytes'] / 1e6:.2f} MB "
+            f"for {row['flops']:,} flops"
         )
         if row["engine"] == "compiled":
             print(
-                f"  engine   first launch: {row['translate_seconds']:.3f} s translating, "
-                f"{row['cache_hits']} translations from the cache, {row['cache_misses']} made"
+                f"  engine   first run: {row['translate_seconds']:.3f} s translating, {row['cache_hits']} translations "
+                f"from the cache, {row['cache_misses']} made; last run: {row['execute_seconds']:.3f} s executing"
             )
-        print(f"  moved    {row['bytes_per_flop']:.3f} bytes per flop through TMU, uniforms and DMA")
     print(f"  error    {row['max_abs_error']:.3e} absolute, {row['max_rel_error']:.3e} relative, against float64 NumPy")
     print(f"  {'ok' if row['ok'] else 'WRONG: the error exceeds the rounding bound'}", flush=True)
 
@@ -110,23 +157,11 @@ def show(gpu: Device, row: dict[str, object]) -> None:
 def run() -> int:
     """The whole example."""
     options = arguments().parse_args()
-    start = time.perf_counter()
     if options.size is not None and any(getattr(options, x) is not None for x in "mnk"):
         raise UsageError("give --size, or --m, --n and --k, not both")
     size = default_size() if options.size is None else options.size
     m, n, k = (size if getattr(options, x) is None else getattr(options, x) for x in "mnk")
-    good = True
-    for name in _common.devices(options.device):
-        with _common.opened(name) as gpu:
-            row = multiply(gpu, (m, n, k), options.alpha, options.beta, options.seed)
-            row["total_seconds"] = time.perf_counter() - start
-            good = good and bool(row["ok"])
-            if options.json:
-                _common.emit(row)
-            else:
-                show(gpu, row)
-        start = time.perf_counter()
-    return _common.OK if good else _common.FAILED
+    return _common.on_devices(options, lambda gpu: multiply(gpu, (m, n, k), options), show)
 
 
 if __name__ == "__main__":
