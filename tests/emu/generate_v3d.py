@@ -1,258 +1,754 @@
-"""Random V3D programs that mean the same on every engine: ALU operations of all kinds, flags, branches, loops, TMU.
+"""Random V3D programs that mean the same on every engine, covering everything `forms_v3d.catalogue` lists.
 
-Registers have classes, because a NaN's payload is not defined: rf4..rf23 integers, rf24..rf39 floats, rf40..rf51 pairs
-of halves. Values only move between classes through conversions that are defined for every input or keep NaN a NaN.
-At its end a program stores all of them.
+Registers have classes, because a NaN's payload is not defined: integers, floats, pairs of halves. Values only move
+between classes through conversions that are defined for every input or keep a NaN a NaN.
+
+Every thread has 2 KiB of the data buffer to itself: scratch, then results. A program loads its registers from the
+results part, works, and stores them there. Seeds take turns in what they must contain, so that a few hundred programs
+show every form.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from forms_v3d import DATA_NAMES, SFU_MAGIC, Form, catalogue, forms_of
 
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op, OperandType
+from qpu.emu.tmu import Action, decode_request
 from qpu.errors import QpuError
+from qpu.v3d.codes import cond_field
 from qpu.v3d.encode import encode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
-from qpu.v3d.ops import table
+from qpu.v3d.ops import LANE_OPS, SFU_OPS, table, variants
 
-INTS, FLOATS, HALVES = range(4, 24), range(24, 40), range(40, 52)
-STORED = [*INTS, *FLOATS, *HALVES]
-BASE, LANE4, ADDRESS, COUNT = 52, 53, 54, 55  # buffer, 4 * lane, scratch, loop counter
-CLASSES = {OperandType.F32: FLOATS, OperandType.F16X2: HALVES}
-CONDS = ("ifa", "ifb", "ifna", "ifnb")
-UPDATES = ("andz", "andnz", "nornz", "norz", "andc", "andnc", "nornc", "norc")
-SKIP = {"setmsf", "flpop", "barrierid", "tmuwt", "nop", "tidx", "lr", "msf", "multop"}
-UNSAFE = {"vpack", "v8pack", "v10pack", "v11fpack", "ballot", "alleq"}  # fine, but their inputs are checked below
+CODE, UNIFORMS, DATA = 0x100000, 0x200000, 0x300000
+AREA, RESULTS = 2048, 1024  # bytes of a thread, and where its results begin
+SIDE = 0x2000  # offset of the words that unifa reads, from UNIFORMS
+INT, FLOAT, HALF = "int", "float", "half"
+OF_TYPE = {OperandType.F32: FLOAT, OperandType.F16X2: HALF}
+RAW = {"v11fpack"}  # its halves may be any bits, and its result holds parts of their payload
+IMM_OF = {"add a": Sig.IMM_A, "add b": Sig.IMM_B, "mul a": Sig.IMM_C, "mul b": Sig.IMM_D}
+NULL = Dst(6, True)
+SLOTS = {Isa.V3D42: 8, Isa.V3D71: 12}  # QPUs
 
 
 @dataclass
 class Program:
-    """Words, and the uniforms behind the buffer's address."""
+    """Words, uniforms from the first on, the dispatch, and the class of each row of results (16 words)."""
 
     isa: Isa
     words: list[int] = field(default_factory=list)
-    uniforms: list[int] = field(default_factory=list)
+    uniforms: list[int] = field(default_factory=lambda: [DATA])
+    batches: int = 1
+    size: int = 16  # items of a workgroup
+    threads: int = 2
+    single: bool = False
+    classes: list[str] = field(default_factory=list)
+    forms: set[Form] = field(default_factory=set)  # what cannot be seen in the words
+
+
+class Draft(Exception):
+    """A drawn instruction does not encode."""
 
 
 class Generator:
-    """Draws programs from a seed."""
+    """Draws a program from a seed."""
 
     def __init__(self, isa: Isa, seed: int) -> None:
         self.isa = isa
-        self.draw = random.Random(f"{isa}{seed}")
-        self.program = Program(isa)
-        rows = [op for op in table(isa) if op.sem is not None and not op.graphics and op.name not in SKIP]
-        self.ops = {unit: [op for op in rows if unit in op.code[isa]] for unit in (Unit.ADD, Unit.MUL)}
-        self.nop = {unit: table(isa)["nop"] for unit in (Unit.ADD, Unit.MUL)}
+        self.v42 = isa is Isa.V3D42
+        self.draw = draw = random.Random(f"{isa} {seed}")
+        self.p = Program(isa)
+        self.words = self.p.words
+        self.ops = table(isa)
+        self.nop = dict.fromkeys((Unit.ADD, Unit.MUL), self.ops["nop"])
+        lists = catalogue(isa)
+        per = [4, 1, 2, 1, 1, 1, 1, 1, 1] if self.v42 else [4, 1, 2, 1, 1, 1, 1, 1]
+        self.must: list[Form] = []
+        for forms, n in zip(lists, per, strict=True):
+            self.must += [forms[(n * seed + k) % len(forms)] for k in range(n)]
+        draw.shuffle(self.must)
+        rows = [op for op in self.ops if not op.graphics and op.name not in ("nop", "tmuwt")]
+        self.rows = {u: [op for op in rows if u in op.code[isa]] for u in (Unit.ADD, Unit.MUL)}
+        together = ("piece", "together") in self.must
+        self.p.threads = 4 if draw.random() < 0.3 else 2
+        self.p.single = False
+        self.p.batches = draw.choice((1, 1, 1, 2, 3, SLOTS[isa]))
+        if together:
+            self.p.batches = draw.choice((2, 4, 8))
+        elif draw.random() < 0.25:
+            self.p.size = draw.choice((1, 5, 13, 20, 23, 100))
+        limit = 32 if self.p.threads == 4 else 64
+        names = draw.sample(range(4, limit), 18)
+        self.base, self.out, self.t, self.count, self.unifa, self.link = names[:6]
+        self.regs: dict[str, list[Src]] = {
+            c: [Src(SrcKind.RF, n) for n in names[6 + 4 * k : 10 + 4 * k]] for k, c in enumerate((INT, FLOAT, HALF))
+        }
+        self.loaded = {c: list(r) for c, r in self.regs.items()}
+        if self.v42:
+            for c, numbers in ((INT, (0, 1)), (FLOAT, (2,)), (HALF, (3,))):
+                self.regs[c] += [Src(SrcKind.ACC, n) for n in numbers]
+        self.readable = {c: list(r) for c, r in self.regs.items()}
+        if self.v42:
+            self.readable[FLOAT].append(Src(SrcKind.ACC, 4))
+            self.readable[INT].append(Src(SrcKind.ACC, 5))
+        else:
+            self.readable[INT].append(Src(SrcKind.RF, 0))
+        self.no_r4 = False
+
+    # -- instructions
+
+    def emit(self, *words: int) -> None:
+        self.words.extend(words)
+
+    def uniform(self, value: int) -> None:
+        self.p.uniforms.append(value & 0xFFFFFFFF)
+
+    def choose(self, classes: str, ports: list[int], acc: bool | None = None) -> Src:
+        """A readable register of a class; on 4.2 through the two read ports."""
+        found = [
+            s
+            for s in self.readable[classes]
+            if not (self.no_r4 and s.kind is SrcKind.ACC and s.n == 4)
+            and (acc is None or (s.kind is SrcKind.ACC) == acc)
+        ]
+        src = self.draw.choice(found)
+        if self.v42 and src.kind is SrcKind.RF and src.n not in ports:
+            if len(ports) == 2:
+                raise Draft
+            ports.append(src.n)
+        return src
+
+    def source(self, op: Op, role: str, mod: str, ports: list[int], acc: bool | None = None) -> Src:
+        operand = op.operand(role)
+        assert operand is not None
+        kind = OF_TYPE.get(operand.type, INT)
+        if mod in ("l", "h"):
+            kind = HALF  # the half of a NaN's payload is not defined
+        elif mod == "ff":
+            kind = FLOAT
+        if op.name in RAW:
+            kind = INT
+        src = self.choose(kind, ports, acc)
+        return Src(src.kind, src.n, mod)
+
+    def target(self, op: Op, pack: str, number: int | None = None) -> tuple[Dst, str]:
+        """Where a result may go, and its class."""
+        operand = op.operand("d")
+        kind = INT if operand is None else OF_TYPE.get(operand.type, INT)
+        if pack:
+            kind = HALF
+        if op.name == "multop" or (operand is not None and operand.type is OperandType.NONE):
+            return NULL, kind
+        if number is not None:
+            wanted = {0: INT, 1: INT, 2: FLOAT, 3: HALF, 5: INT, 55: INT, **dict.fromkeys(SFU_MAGIC, FLOAT)}.get(
+                number, kind
+            )
+            if wanted != kind or pack or (op.name in LANE_OPS and number != 6):
+                raise Draft
+            return Dst(number, True), kind
+        what = self.draw.random()
+        if what < 0.04:
+            return NULL, kind
+        if what < 0.09 and kind == INT and not pack and op.name not in LANE_OPS and op.name not in SFU_OPS:
+            return Dst(self.draw.choice((5, 55)), True), kind
+        s = self.draw.choice(self.regs[kind])
+        return Dst(s.n, s.kind is SrcKind.ACC), kind
+
+    def half(self, unit: Unit, ports: list[int], form: Form | None, dst: int | None, acc: bool | None) -> AluHalf:
+        if form is not None:
+            op, mods = self.ops[form[1]], form[3:]
+        else:
+            op = self.draw.choice(self.rows[unit])
+            if op.name in ("setmsf", "barrierid") and self.draw.random() < 0.8:
+                raise Draft
+            mods = self.draw.choice(variants(op, self.isa, unit))[:3] if self.draw.random() < 0.5 else ("", "", "")
+        if op.name == "setmsf" and self.p.batches > 1 and form is None:
+            raise Draft
+        to, _ = self.target(op, mods[2], dst)
+        sources = [self.source(op, role, mods[k], ports, acc) for k, role in enumerate("ab"[: op.arity])]
+        a, b = (*sources, None, None)[:2]
+        return AluHalf(op, to, a, b, mods[2])
+
+    def idle(self, unit: Unit) -> AluHalf:
+        return AluHalf(self.nop[unit], NULL)
+
+    def alu(
+        self, want: Form | None = None, sig: Sig | None = None, sig_dst: Dst | None = None, plain: bool = False
+    ) -> int:
+        """One instruction with defined effects. want: what it must show. plain: no signal, no condition field."""
+        before = len(self.p.uniforms)
+        for _ in range(4000):
+            try:
+                word = self.drawn(want, sig, sig_dst, plain)
+            except (QpuError, Draft):
+                continue
+            if want is None or want in forms_of(self.isa, word):
+                return word
+            del self.p.uniforms[before:]
+        raise AssertionError(f"cannot make {want} {sig}")
+
+    def drawn(self, want: Form | None, sig: Sig | None, sig_dst: Dst | None, plain: bool) -> int:
+        draw, kind = self.draw, want[0] if want else ""
+        ports: list[int] = []
+        key: tuple[str, ...] = ("",) * 6
+        signals = sig if sig is not None else Sig.NONE
+        if kind == "cond":
+            assert want is not None
+            key = want[1:]
+        elif sig_dst is None and not plain and draw.random() < 0.6:
+            key = draw.choice(KEYS)[1:]
+        amount = None
+        if kind == "rot":
+            assert want is not None
+            signals, amount = Sig.ROT, want[1]
+            ports.append(-1)  # the second port's field holds the amount
+        elif self.v42 and sig is None and not plain and not want and draw.random() < 0.06:
+            signals, amount = Sig.ROT, draw.randrange(1, 32)
+            ports.append(-1)
+        acc = None if kind != "rot" else want is not None and want[2] == "ACC"
+        wanted = {Unit.ADD: None, Unit.MUL: None}
+        number: dict[Unit, int | None] = {Unit.ADD: None, Unit.MUL: None}
+        busy = {Unit.ADD: any(key[:3]) or draw.random() < 0.85, Unit.MUL: any(key[3:]) or draw.random() < 0.55}
+        if kind == "op":
+            assert want is not None
+            unit = Unit(want[2])
+            wanted[unit], busy[unit] = want, True
+        elif kind == "dst":
+            assert want is not None
+            unit = Unit(want[1])
+            number[unit], busy[unit] = want[2], True
+        elif kind == "rot":
+            busy[Unit.MUL] = True
+        imm = None
+        if kind == "imm":
+            assert want is not None
+            imm = want
+        elif sig is None and not plain and amount is None and draw.random() < 0.2:
+            imm = ("imm", draw.choice(list(IMM_OF)), draw.randrange(48))
+        if imm is not None:
+            busy[Unit(imm[1].split()[0])] = True
+            if self.v42:
+                ports.append(-1)
+        halves = []
+        for unit, cond in ((Unit.ADD, key[:3]), (Unit.MUL, key[3:])):
+            if not busy[unit]:
+                halves.append(self.idle(unit))
+                continue
+            h = self.half(unit, ports, wanted[unit], number[unit], acc if unit is Unit.MUL else None)
+            h = replace(h, cond=cond[0], push=cond[1], update=cond[2])
+            operand = h.op.operand("d")
+            floats = h.pack or (operand is not None and operand.type in OF_TYPE)
+            if floats and (cond[1] == "pushn" or cond[2].endswith("n")):
+                if kind == "cond":
+                    raise Draft
+                h = replace(h, push="", update="")  # the sign of a NaN is not defined
+            halves.append(h)
+        add, mul = halves
+        if imm is not None:
+            slot, n = imm[1].split(), imm[2]
+            h = add if slot[0] == "add" else mul
+            src = h.a if slot[1] == "a" else h.b
+            if src is None or src.mod or (h.op.name in RAW):
+                raise Draft
+            new = Src(SrcKind.IMM, n)
+            h = AluHalf(
+                h.op,
+                h.dst,
+                new if slot[1] == "a" else h.a,
+                new if slot[1] == "b" else h.b,
+                h.pack,
+                h.cond,
+                h.push,
+                h.update,
+            )
+            add, mul = (h, mul) if slot[0] == "add" else (add, h)
+            signals |= Sig.IMM_B if self.v42 else IMM_OF[imm[1]]
+        if sig is None and not plain and not signals and not any(key) and draw.random() < 0.15:
+            signals, sig_dst = Sig.LDUNIFRF, Dst(draw.choice(self.regs[INT]).n, False)
+            if sig_dst.n < 4:
+                sig_dst = Dst(sig_dst.n, True)
+        self.distinct(add, mul, signals, sig_dst)
+        word = self.place(add, mul, signals, sig_dst, ports, imm, amount)
+        if sig is None and signals & Sig.LDUNIFRF:
+            self.uniform(draw.choice((draw.getrandbits(32), draw.getrandbits(5))))
+        return word
+
+    def distinct(self, add: AluHalf, mul: AluHalf, sig: Sig, sig_dst: Dst | None) -> None:
+        """Refuse two results for one register, two units at once, and what hardware does not define."""
+        wide = Dst(5, True)
+        rf0 = Dst(0)
+
+        def real(d: Dst | None) -> Dst | None:
+            if d is None or d == NULL:
+                return None
+            if d.magic and d.n in (5, 55):
+                return wide if self.v42 else rf0
+            return d
+
+        found = [d for d in (real(add.dst), real(mul.dst), real(sig_dst)) if d is not None]
+        if sig & (Sig.LDUNIF | Sig.LDUNIFA):
+            found.append(wide if self.v42 else rf0)
+        if len(set(found)) != len(found):
+            both = {add.cond, mul.cond}
+            if both not in ({"ifa", "ifna"}, {"ifb", "ifnb"}) or len(found) != 2 or sig_dst is not None:
+                raise Draft
+        magic = [d.n for d in (add.dst, mul.dst) if d is not None and d.magic and d.n in SFU_MAGIC]
+        if len(magic) > 1 or (magic and self.no_r4) or (magic and sig & Sig.LDTMU):
+            raise Draft
+        sfu = [h for h in (add, mul) if h.op.name in SFU_OPS or h.op.name in LANE_OPS]
+        if sfu and (magic or sig & (Sig.WRTMUC | Sig.LDTMU)):
+            raise Draft
+        if any(h.op.name == "multop" for h in (add, mul)) and self.draw.random() < 0.3:
+            raise Draft
+
+    def place(
+        self,
+        add: AluHalf,
+        mul: AluHalf,
+        sig: Sig,
+        sig_dst: Dst | None,
+        ports: list[int],
+        imm: Form | None,
+        amount: int | None,
+    ) -> int:
+        if not self.v42:
+            return encode(Alu(self.isa, add, mul, sig, sig_dst))
+        real = [n for n in ports if n >= 0]
+        second = imm[2] if imm is not None else amount
+        if second is None:
+            a, b = (*real, 0, 0)[:2]
+        else:
+            if len(real) > 1:
+                raise Draft
+            a, b = (*real, 0)[:1][0], second
+            if amount is not None and b in real:
+                raise Draft
+        return encode(Alu(self.isa, add, mul, sig, sig_dst, a, b))
+
+    def half_of(self, name: str, dst: Dst, a: Src | None = None, b: Src | None = None, **more: str) -> AluHalf:
+        return AluHalf(self.ops[name], dst, a, b, **more)
+
+    def do(self, name: str, dst: Dst, a: Src | None = None, b: Src | None = None, sig: Sig = Sig.NONE,
+           sig_dst: Dst | None = None, mul: AluHalf | None = None, **more: str) -> None:  # fmt: skip
+        """An add-ALU instruction by name."""
+        add = self.half_of(name, dst, a, b, **more)
+        ports, imm = [], None
+        other = mul or self.idle(Unit.MUL)
+        for slot, s in zip(IMM_OF, (add.a, add.b, other.a, other.b), strict=True):
+            if s is None:
+                continue
+            if s.kind is SrcKind.IMM:
+                imm = ("imm", slot, s.n)
+                sig |= Sig.IMM_B if self.v42 else IMM_OF[slot]
+            elif s.kind is SrcKind.RF and s.n not in ports:
+                ports.append(s.n)
+        self.emit(self.place(add, other, sig, sig_dst, ports, imm, None))
+
+    def copy(self, dst: Dst, src: Src, sig: Sig = Sig.NONE, mul: AluHalf | None = None, **more: str) -> None:
+        if self.v42:
+            self.do("or", dst, src, src, sig, mul=mul, **more)
+        else:
+            self.do("mov", dst, src, None, sig, mul=mul, **more)
+
+    def nothing(self, sig: Sig = Sig.NONE, sig_dst: Dst | None = None) -> None:
+        self.emit(encode(Alu(self.isa, self.idle(Unit.ADD), self.idle(Unit.MUL), sig, sig_dst)))
+
+    def word(self, n: int, value: int) -> None:
+        """rf[n] = the next uniform."""
+        self.nothing(Sig.LDUNIFRF, Dst(n))
+        self.uniform(value)
+
+    def quiet(self) -> int:
+        """An instruction that reads no uniform and starts no SFU operation."""
+        return self.alu(plain=True)
+
+    def keyed(self) -> int:
+        """As `quiet`, with a condition field."""
+        return self.alu(self.draw.choice(KEYS))
 
     # -- pieces
 
-    def kind(self, op: Op, role: str) -> range:
-        operand = op.operand(role)
-        assert operand is not None
-        return CLASSES.get(operand.type, INTS)
+    def rf(self, n: int) -> Src:
+        return Src(SrcKind.RF, n)
 
-    def source(self, op: Op, role: str, ports: list[int]) -> Src:
-        registers = self.kind(op, role)
-        mods = ["", "", *op.modifiers.get(role, ())]
-        if self.isa is Isa.V3D42:
-            allowed = [n for n in ports if n in registers]
-            if not allowed and len(ports) < 2:
-                ports.append(self.draw.choice(registers))
-                allowed = [ports[-1]]
-            if not allowed:
-                raise ValueError("no port")
-            n = self.draw.choice(allowed)
+    def some(self, kind: str) -> Src:
+        return self.draw.choice(self.regs[kind])
+
+    def place_of(self, s: Src) -> Dst:
+        return Dst(s.n, s.kind is SrcKind.ACC)
+
+    def address(self, components: int, size: int) -> None:
+        """t = an address of each lane in the scratch part: anywhere, in a row, or one for all."""
+        what, t = self.draw.random(), self.rf(self.t)
+        step = size * components
+        if what < 0.5:
+            self.word(self.t, 0x3FC & -step if components != 3 and self.draw.random() < 0.5 else 0x3FF & -size)
+            value = self.draw.choice(self.loaded[INT])
+            self.do("and", Dst(self.t), t, value)
+        elif what < 0.85:
+            self.do("eidx", Dst(self.t))
+            self.do("shl", Dst(self.t), t, Src(SrcKind.IMM, (step - 1).bit_length()))
+            if self.draw.random() < 0.5:
+                self.word(self.count, self.draw.randrange(0, 256, 4))
+                self.do("add", Dst(self.t), t, self.rf(self.count))
         else:
-            n = self.draw.choice(registers)
-        return Src(SrcKind.RF, n, self.draw.choice(mods))
+            self.word(self.t, self.draw.randrange(0, 1000, 4))
+        self.do("add", Dst(self.t), t, self.rf(self.base))
 
-    def half(self, unit: Unit, ports: list[int], cond: str, push: str, update: str) -> AluHalf:
-        op = self.draw.choice(self.ops[unit])
-        sources = [self.source(op, role, ports) for role in "ab"[: op.arity]]
-        dst = Dst(self.draw.choice(self.kind(op, "d")))
-        floats = self.kind(op, "d") is not INTS
-        if floats and (push == "pushn" or "n" in update[3:]):
-            push = update = ""  # the sign of a NaN is not defined
-        a = sources[0] if sources else None
-        return AluHalf(op, dst, a, sources[1] if len(sources) > 1 else None, "", cond, push, update)
-
-    def idle(self, unit: Unit) -> AluHalf:
-        return AluHalf(self.nop[unit], Dst(6, True))
-
-    def alu(self) -> int:
-        """One random instruction with defined effects."""
-        while True:
-            ports: list[int] = []
-            what = self.draw.random()
-            ac = mc = apf = mpf = auf = ""
-            if what < 0.3:
-                ac = self.draw.choice(CONDS)
-            elif what < 0.4:
-                mc = self.draw.choice(CONDS)
-            elif what < 0.6:
-                apf = self.draw.choice(("pushz", "pushn", "pushc"))
-            elif what < 0.7:
-                auf = self.draw.choice(UPDATES)
-            elif what < 0.75:
-                mpf = self.draw.choice(("pushz", "pushn"))
-            try:
-                add = self.half(Unit.ADD, ports, ac, apf, auf) if self.draw.random() < 0.85 else self.idle(Unit.ADD)
-                mul = self.half(Unit.MUL, ports, mc, mpf, "") if self.draw.random() < 0.6 else self.idle(Unit.MUL)
-                if add.op.name != "nop" and add.dst == mul.dst:
-                    continue
-                sig, sig_dst = Sig.NONE, None
-                if not (ac or mc or apf or mpf or auf) and self.draw.random() < 0.3:
-                    sig, sig_dst = Sig.LDUNIFRF, Dst(self.draw.choice(INTS))
-                    if sig_dst in (add.dst, mul.dst):
-                        continue
-                return encode(self.placed(add, mul, sig, sig_dst, ports))
-            except (QpuError, ValueError):
-                continue
-
-    def placed(self, add: AluHalf, mul: AluHalf, sig: Sig, sig_dst: Dst | None, ports: list[int]) -> Alu:
-        if self.isa is Isa.V3D42:
-            padded = [*ports, 0, 0]
-            return Alu(self.isa, add, mul, sig, sig_dst, padded[0], padded[1])
-        return Alu(self.isa, add, mul, sig, sig_dst)
-
-    def plain(self, name: str, dst: Dst, a: Src | None = None, b: Src | None = None, **more: object) -> int:
-        """An add-ALU instruction by name."""
-        half = AluHalf(table(self.isa)[name], dst, a, b, push=str(more.get("push", "")))
-        sig = more.get("sig", Sig.NONE)
-        sig_dst = more.get("sig_dst")
-        assert isinstance(sig, Sig) and (sig_dst is None or isinstance(sig_dst, Dst))
-        ports = [s.n for s in (a, b) if s is not None and s.kind is SrcKind.RF]
-        return encode(self.placed(half, self.idle(Unit.MUL), sig, sig_dst, ports))
-
-    def emit(self, *words: int) -> None:
-        self.program.words.extend(words)
-
-    def nothing(self, sig: Sig = Sig.NONE, sig_dst: Dst | None = None) -> int:
-        return encode(Alu(self.isa, self.idle(Unit.ADD), self.idle(Unit.MUL), sig, sig_dst))
-
-    # -- structure
-
-    def body(self, length: int, depth: int = 0) -> None:
-        for _ in range(length):
-            what = self.draw.random()
-            if what < 0.06:
-                self.skip()
-            elif what < 0.09 and depth == 0:
-                self.loop()
-            elif what < 0.15:
-                self.load()
-            elif what < 0.19:
-                self.store()
-            else:
-                self.alu_with_uniforms()
-
-    def alu_with_uniforms(self) -> None:
-        self.emit(self.alu())
-
-    def skip(self) -> None:
-        """A forward branch over a few instructions."""
-        cond = self.draw.choice(("", "a0", "na0", "alla", "anyna", "anya", "allna"))
-        skipped = self.draw.randrange(0, 4)
-        if cond:  # uniforms behind the branch would depend on it: none in the skipped part
-            pass
-        self.emit(encode(Branch(self.isa, cond=cond, bdi="rel", offset=8 * skipped)))
-        for _ in range(3 + skipped):
+    def request(self, byte: int, data: int, route: str) -> None:
+        """One request with its data and results. route: how the configuration byte gets there."""
+        r = decode_request(byte, data)
+        cond = self.draw.choice(("", "", "", "ifa", "ifb", "ifna", "ifnb"))
+        if r.action is not Action.CACHE:
+            self.address(r.components, r.size)
+        else:
+            self.copy(Dst(self.t), self.rf(self.base))
+        config = 0xFFFFFF00 | byte
+        self.p.forms.add(("tmu", byte, data, route))
+        if route == "tmuc":
+            self.word(self.count, config)
+            self.copy(Dst(32, True), self.rf(self.count))
+        elif route == "ldunifrf":
+            self.nothing(Sig.LDUNIFRF, Dst(32, True))
+            self.uniform(config)
+        elif route == "wrtmuc" and not data:
+            self.nothing(Sig.WRTMUC)
+            self.uniform(config)
+        for k in range(data):
+            sig = Sig.WRTMUC if route == "wrtmuc" and k == 0 else Sig.NONE
+            if sig:
+                self.uniform(config)
+            dst = Dst(self.draw.choice(DATA_NAMES), True)
+            self.copy(dst, self.draw.choice(self.loaded[INT]), sig, cond=self.draw.choice(("", "", "", cond)))
+        if route == "tmuau":
+            self.uniform(config)
+        self.copy(Dst(13 if route == "tmuau" else 12, True), self.rf(self.t), cond=cond)
+        for _ in range(self.draw.randrange(3)):
             self.emit(self.quiet())
+        for _ in range(r.results):
+            self.nothing(Sig.LDTMU, self.place_of(self.draw.choice([*self.regs[INT], *self.regs[FLOAT]])))
 
-    def quiet(self) -> int:
-        """An instruction that reads no uniform."""
-        while True:
-            word = self.alu()
-            if (word >> 53) & 31 != 12:
-                return word
-
-    def loop(self) -> None:
-        turns = self.draw.randrange(1, 5)
-        self.emit(self.nothing(Sig.LDUNIFRF, Dst(COUNT)))
-        self.program.uniforms.append(turns)
-        start = len(self.program.words)
-        for _ in range(self.draw.randrange(1, 6)):
-            self.emit(self.quiet())
-        one = Src(SrcKind.IMM, 1)
-        sig = Sig.IMM_B
-        half = AluHalf(table(self.isa)["sub"], Dst(COUNT), Src(SrcKind.RF, COUNT), one, push="pushz")
-        ports = (COUNT, 1) if self.isa is Isa.V3D42 else (0, 0)
-        self.emit(encode(Alu(self.isa, half, self.idle(Unit.MUL), sig, None, *ports)))
-        at = len(self.program.words)
-        self.emit(encode(Branch(self.isa, cond="anyna", bdi="rel", offset=(8 * (start - at - 4)) & 0xFFFFFFFF)))
+    def skip(self, form: Form) -> None:
+        """A forward branch over a few instructions, which may read uniforms if the branch moves the stream."""
+        _, cond, ignore, bdi, bdu, link = form
+        if bdi == "lri":
+            self.call(form)
+            return
+        draw, n, k = self.draw, self.draw.randrange(0, 3), 0
+        if bdu:
+            k = draw.randrange(0, 3)
+        inner = n + k
+        self.emit(self.alu(("cond", "", draw.choice(("pushz", "pushc", "pushn")), "", "", "", "")))
+        both = bdi == "rf" and bdu == "rf"
+        at = len(self.words)
+        if bdi == "rf" or bdu == "rf":
+            self.nothing(Sig.LDUNIFRF, Dst(self.t))
+            self.uniform(0)
+            slot = len(self.p.uniforms) - 1
+        if both:  # lane 0 leads to the instruction, lane 1 to the uniforms
+            self.nothing(Sig.LDUNIFRF, Dst(self.count))
+            self.uniform(0)
+            self.do("eidx", NULL, push="pushz")
+            self.copy(Dst(self.t), self.rf(self.count), cond="ifa")
+        if bdu == "rf" and (len(self.p.uniforms) + k) % 2:
+            self.word(self.link, 0)  # the stream moves to multiples of 8
+        at = len(self.words)
+        goal = CODE + 8 * (at + 4 + inner)
+        stream = UNIFORMS + 4 * (len(self.p.uniforms) + k + (bdu in ("abs", "rel")))
+        if bdu in ("abs", "rel"):
+            self.uniform(stream if bdu == "abs" else 4 * k)
+        if bdi == "rf" or bdu == "rf":
+            self.p.uniforms[slot] = stream if bdu == "rf" else goal
+            if both:
+                self.p.uniforms[slot + 1] = goal
+        offset = {"abs": goal, "rel": 8 * inner, "rf": 0}[bdi]
+        register = self.t if bdi == "rf" or bdu == "rf" else 0
+        self.emit(encode(Branch(self.isa, cond, ignore, bdi, offset, bool(bdu), bdu, register, link)))
         for _ in range(3):
-            self.emit(self.nothing())
+            self.emit(self.quiet())
+        for j in range(inner):
+            if j < k:
+                self.word(self.draw.choice(self.loaded[INT]).n, draw.getrandbits(32))
+            else:
+                self.emit(self.quiet())
+        if link:
+            self.do("lr", Dst(self.draw.choice(self.loaded[INT]).n))
 
-    def address(self, slot: int) -> None:
-        """ADDRESS = buffer + 64 * slot + 4 * lane."""
-        self.emit(self.nothing(Sig.LDUNIFRF, Dst(ADDRESS)))
-        self.program.uniforms.append(64 * slot)
-        self.emit(self.plain("add", Dst(ADDRESS), Src(SrcKind.RF, ADDRESS), Src(SrcKind.RF, BASE)))
+    def call(self, form: Form) -> None:
+        """A subroutine that may return through the link register."""
+        _, cond, ignore, _, bdu, link = form
+        self.p.forms.add(("piece", "call"))
+        if bdu == "rf":
+            self.word(self.t, 0)
+            slot = len(self.p.uniforms) - 1
+            if len(self.p.uniforms) % 2:
+                self.word(self.link, 0)
+            self.p.uniforms[slot] = UNIFORMS + 4 * len(self.p.uniforms)
+        elif bdu:
+            self.uniform(UNIFORMS + 4 * (len(self.p.uniforms) + 1) if bdu == "abs" else 0)
+        go, back, body = self.draw.randrange(1, 3), self.draw.randrange(0, 3), self.draw.randrange(1, 3)
+        self.emit(encode(Branch(self.isa, offset=8 * (back + 4), link=True)))
+        for _ in range(3):
+            self.nothing()
+        for _ in range(back):
+            self.emit(self.quiet())
+        self.emit(encode(Branch(self.isa, offset=8 * (body + 4 + go))))
+        for _ in range(3):
+            self.nothing()
+        for _ in range(body):
+            self.emit(self.quiet())
+        register = self.t if bdu == "rf" else 0
+        self.emit(encode(Branch(self.isa, cond, ignore, "lri", 0, bool(bdu), bdu, register, link)))
+        for _ in range(3 + go):
+            self.emit(self.quiet())
 
-    def load(self) -> None:
-        """Regular loads of the buffer's first part, into integers."""
-        self.address(self.draw.randrange(0, 16))
-        self.emit(self.plain("add", Dst(12, True), Src(SrcKind.RF, ADDRESS), Src(SrcKind.RF, LANE4)))
-        self.emit(self.nothing(Sig.LDTMU, Dst(self.draw.choice(INTS))))
+    def loop(self, rewind: bool) -> None:
+        """A few turns; the uniforms of the body are read again in each if the branch rewinds the stream."""
+        self.word(self.link, self.draw.randrange(1, 5))
+        start, first = len(self.words), len(self.p.uniforms)
+        for _ in range(self.draw.randrange(1, 4)):
+            self.emit(self.quiet())
+        if rewind:
+            self.word(self.draw.choice(self.loaded[INT]).n, self.draw.getrandbits(32))
+        self.do("sub", Dst(self.link), self.rf(self.link), Src(SrcKind.IMM, 1), push="pushz")
+        at = len(self.words)
+        offset = 8 * (start - at - 4) & 0xFFFFFFFF
+        if rewind:
+            self.uniform(4 * (first - len(self.p.uniforms) - 1))
+            self.emit(encode(Branch(self.isa, "anyna", "", "rel", offset, True, "rel")))
+        else:
+            self.emit(encode(Branch(self.isa, "anyna", "", "rel", offset)))
+        for _ in range(3):
+            self.nothing()
 
-    def store(self) -> None:
-        """Stores of integers to the buffer's second part."""
-        self.address(self.draw.randrange(16, 32))
-        value = Src(SrcKind.RF, self.draw.choice(INTS))
-        self.emit(self.plain("or", Dst(11, True), value, value))
-        self.emit(self.plain("add", Dst(12, True), Src(SrcKind.RF, ADDRESS), Src(SrcKind.RF, LANE4)))
+    def side_stream(self, stale: bool, sigs: list[Sig]) -> None:
+        """unifa, and what it reads: words beside the uniforms, or the thread's own data, as it was at the start."""
+        if stale:
+            self.copy(Dst(self.unifa), self.rf(self.base))
+        else:
+            self.word(self.unifa, UNIFORMS + SIDE + self.draw.randrange(0, 256, 4))
+        self.copy(Dst(9, True), self.rf(self.unifa))
+        for _ in range(3):
+            self.emit(self.quiet())
+        for sig in sigs:
+            self.emit(self.alu(sig=sig, sig_dst=self.signal_target(sig), plain=True))
 
-    def finish(self) -> Program:
-        words = self.program.words
-        # ldunifrf instructions drew no values yet: one for each
-        for n in STORED:
-            self.address(64 + n)
-            value = Src(SrcKind.RF, n)
-            self.emit(self.plain("or", Dst(11, True), value, value))
-            self.emit(self.plain("add", Dst(12, True), Src(SrcKind.RF, ADDRESS), Src(SrcKind.RF, LANE4)))
-        for name, n in (("vfla", 120), ("vflb", 121)):
-            self.emit(self.plain(name, Dst(INTS[0])))
-            self.address(n)
-            value = Src(SrcKind.RF, INTS[0])
-            self.emit(self.plain("or", Dst(11, True), value, value))
-            self.emit(self.plain("add", Dst(12, True), Src(SrcKind.RF, ADDRESS), Src(SrcKind.RF, LANE4)))
-        nop, thrsw = self.nothing(), self.nothing(Sig.THRSW)
-        words += [thrsw, thrsw, nop, nop, thrsw, nop, nop]
-        return self.program
+    def signal_target(self, sig: Sig) -> Dst | None:
+        if not sig & (Sig.LDTMU | Sig.LDUNIFRF | Sig.LDUNIFARF):
+            return None
+        return self.place_of(self.some(INT))
+
+    def signal(self, sig: Sig) -> None:
+        """An instruction with these signals, and what they need."""
+        if sig & Sig.LDTMU:
+            self.address(1, 4)
+            self.copy(Dst(12, True), self.rf(self.t))
+        if sig & (Sig.LDUNIFA | Sig.LDUNIFARF):
+            self.side_stream(False, [sig])
+            return
+        for s in (Sig.LDUNIF, Sig.LDUNIFRF):
+            if sig & s:
+                self.uniform(self.draw.getrandbits(32))
+        if sig & Sig.WRTMUC:
+            self.uniform(0xFFFFFFFF)
+        self.emit(self.alu(sig=sig, sig_dst=self.signal_target(sig), plain=True))
+        if sig & Sig.THRSW:
+            self.emit(self.quiet(), self.keyed())
+
+    def special(self, name: str) -> None:
+        self.p.forms.add(("piece", name))
+        if name in ("loop", "rewind"):
+            self.loop(name == "rewind")
+        elif name in ("unifa", "stale"):
+            count = self.draw.randrange(1, 4)
+            if name == "stale":
+                self.request(0xFF, 1, "none")
+            self.side_stream(name == "stale", [self.draw.choice((Sig.LDUNIFA, Sig.LDUNIFARF)) for _ in range(count)])
+        elif name == "switch":
+            self.signal(Sig.THRSW)
+        elif name == "tmuwt":
+            self.request(0xFF, 1, "none")
+            self.do("tmuwt", NULL)
+        elif name == "mask":
+            self.do("setmsf", NULL, self.draw.choice(self.loaded[INT]), cond=self.draw.choice(("", "ifa")))
+            self.skip(
+                (
+                    "branch",
+                    self.draw.choice(("alla", "anya", "allna", "anyna")),
+                    self.draw.choice("pq"),
+                    "rel",
+                    "",
+                    False,
+                )
+            )
+            self.request(0x7F, 0, "wrtmuc")
+            self.unmask()
+        elif name == "together":
+            self.meet()
+        elif name == "call":
+            self.call(("branch", "", "", "lri", "", False))
+        else:
+            self.sequence()
+
+    def unmask(self) -> None:
+        self.do("setmsf", NULL, Src(SrcKind.IMM, 1))
+
+    def sequence(self) -> None:
+        """Four requests configured by one word."""
+        kinds = [self.draw.choice(((0xFF, 1), (0xFA, 2), (0xFD, 0), (0xFE, 0), (0xF8, 1), (0xC7, 1))) for _ in range(4)]
+        self.nothing(Sig.WRTMUC)
+        self.uniform(sum(byte << 8 * i for i, (byte, _) in enumerate(kinds)))
+        for byte, data in kinds:
+            self.request(byte, data, "none")
+            self.p.forms.discard(("tmu", byte, data, "none"))
+
+    def meet(self) -> None:
+        """A barrier, then words that another thread stored before it."""
+        self.copy(Dst(11, True), self.draw.choice(self.loaded[INT]))
+        self.do("eidx", Dst(self.t))
+        self.do("shl", Dst(self.t), self.rf(self.t), Src(SrcKind.IMM, 2))
+        self.do("add", Dst(12, True), self.rf(self.t), self.rf(self.base))
+        self.do("tmuwt", NULL)
+        self.do("barrierid", Dst(18, True), sig=Sig.THRSW)
+        self.nothing()
+        self.nothing()
+        # The other thread stands next to this one: on the QPU beside it, of an even number.
+        self.word(self.count, 4 * AREA)
+        self.do("xor", Dst(self.count), self.rf(self.base), self.rf(self.count))
+        self.do("add", Dst(12, True), self.rf(self.t), self.rf(self.count))
+        self.nothing(Sig.LDTMU, self.place_of(self.some(INT)))
+        self.do("barrierid", Dst(18, True))
+        self.nothing(Sig.THRSW)
+        self.nothing()
+        self.nothing()
+
+    def produce(self, form: Form) -> None:
+        """A piece that shows a form."""
+        kind = form[0]
+        if kind == "tmu":
+            self.request(*form[1:])
+        elif kind == "branch":
+            self.skip(form)
+        elif kind == "piece":
+            self.special(form[1])
+        elif kind == "sig":
+            self.signal(Sig(form[1]))
+        elif kind == "rot":
+            if form[1] == 0:
+                self.word(self.t, self.draw.randrange(16))
+                self.copy(Dst(5, True), self.rf(self.t))
+            self.nothing()  # an operand may come from ldtmu
+            self.emit(self.alu(form))
+        elif kind == "op" and form[1] == "barrierid":
+            self.do("barrierid", self.place_of(self.some(INT)))
+        else:
+            self.emit(self.alu(form))
+            if kind == "op" and form[1] == "setmsf":
+                self.unmask()
+            if kind == "dst" and form[2] in SFU_MAGIC:
+                self.no_r4 = True
+                self.emit(self.quiet())
+                self.no_r4 = False
+                self.copy(self.place_of(self.draw.choice(self.regs[FLOAT])), Src(SrcKind.ACC, 4))
+
+    # -- the whole
+
+    def head(self) -> None:
+        self.nothing(Sig.LDUNIFRF, Dst(self.base))
+        t, out = self.rf(self.t), self.rf(self.out)
+        self.do("tidx", Dst(self.t))
+        self.do("shl", Dst(self.t), t, Src(SrcKind.IMM, 11))
+        self.do("add", Dst(self.base), self.rf(self.base), t)
+        self.do("eidx", Dst(self.out), sig=Sig.LDUNIFRF, sig_dst=Dst(self.t))
+        self.uniform(RESULTS)
+        self.do("shl", Dst(self.out), out, Src(SrcKind.IMM, 4))
+        self.do("add", Dst(self.out), out, self.rf(self.base))
+        self.do("add", Dst(self.out), out, t, sig=Sig.WRTMUC)
+        self.uniform(0xFFFCFCFC)
+        self.word(self.t, 256)
+        rows = [self.loaded[c] for c in (INT, FLOAT, HALF)]
+        for row in rows:
+            self.step_out()
+            for s in row:
+                self.nothing(Sig.LDTMU, Dst(s.n))
+        if self.v42:
+            for c, numbers in ((INT, (0, 1, 5)), (FLOAT, (2, 4)), (HALF, (3,))):
+                for n in numbers:
+                    self.copy(Dst(n, True), self.loaded[c][n % 4])
+        else:
+            self.copy(Dst(0), self.loaded[INT][0])
+        self.do("eidx", NULL, push="pushz")
+        self.do("and", NULL, self.rf(self.out), self.loaded[INT][1], push="pushz")
+
+    def step_out(self) -> None:
+        """Start a request at the place of the next four rows."""
+        out = self.rf(self.out)
+        step = self.half_of("add", Dst(self.out), out, self.rf(self.t))
+        self.copy(Dst(12, True), out, mul=step)
+
+    def tail(self) -> None:
+        """Store all registers and the flags."""
+        self.unmask()
+        self.word(self.t, (-768 if not self.v42 else -1024 + 256) & 0xFFFFFFFF)
+        self.do("add", Dst(self.out), self.rf(self.out), self.rf(self.t))
+        self.word(self.t, 256)
+        rows: list[list[Src | str]] = [[*self.loaded[c]] for c in (INT, FLOAT, HALF)]
+        last: list[Src | str] = ["vfla", "vflb"]
+        last += [Src(SrcKind.ACC, 0), Src(SrcKind.ACC, 5)] if self.v42 else [Src(SrcKind.RF, 0), "tidx"]
+        rows.append(last)
+        self.uniform(0xFCFCFCFC)
+        for i, row in enumerate(rows):
+            for k, s in enumerate(row):
+                sig = Sig.WRTMUC if not i and not k else Sig.NONE
+                if isinstance(s, Src):
+                    self.copy(Dst(11, True), s, sig)
+                else:
+                    self.do(s, Dst(11, True), sig=sig)
+            self.step_out()
+        self.p.classes = [INT, FLOAT, HALF, INT]
+        if self.p.single:
+            self.nothing(Sig.THRSW)
+        else:
+            self.nothing(Sig.THRSW)
+            self.nothing(Sig.THRSW)
+            self.nothing()
+            self.nothing()
+            self.nothing(Sig.THRSW)
+        self.nothing()
+        self.nothing()
+
+    def make(self, extra: int) -> Program:
+        self.head()
+        switches = any(f in (("piece", "switch"), ("piece", "together")) for f in self.must)
+        switches = switches or any(f[0] == "sig" and f[1] & Sig.THRSW for f in self.must)
+        self.p.single = not switches and self.draw.random() < 0.5
+        pieces: list[Form | None] = [*self.must, *[None] * self.draw.randrange(extra)]
+        self.draw.shuffle(pieces)
+        for form in pieces:
+            if form is None:
+                self.emit(self.alu())
+            else:
+                self.produce(form)
+        self.tail()
+        return self.p
 
 
-def generate(isa: Isa, seed: int, length: int = 40) -> Program:
-    """A program; its first uniform is the address of a buffer of 16 KiB that it reads and writes."""
-    g = Generator(isa, seed)
-    original = g.alu
+KEYS = [f for f in catalogue(Isa.V3D71)[1] if cond_field(f[1:]) is not None]
 
-    def counted() -> int:
-        word = original()
-        if (word >> 53) & 31 == 12:
-            g.program.uniforms.append(g.draw.getrandbits(32))
-        return word
 
-    def quiet() -> int:
-        while True:
-            word = original()
-            if (word >> 53) & 31 != 12:
-                return word
+def generate(isa: Isa, seed: int, extra: int = 8) -> Program:
+    """A program; its first uniform is `DATA`."""
+    return Generator(isa, seed).make(extra)
 
-    g.alu = counted  # type: ignore[method-assign] # instructions that read a uniform bring its value
-    g.quiet = quiet  # type: ignore[method-assign]
-    g.emit(g.nothing(Sig.LDUNIFRF, Dst(BASE)))
-    g.emit(g.plain("eidx", Dst(LANE4)))
-    two = Src(SrcKind.IMM, 2)
-    half = AluHalf(table(isa)["shl"], Dst(LANE4), Src(SrcKind.RF, LANE4), two)
-    ports = (LANE4, 2) if isa is Isa.V3D42 else (0, 0)
-    g.emit(encode(Alu(isa, half, g.idle(Unit.MUL), Sig.IMM_B, None, *ports)))
-    for register in STORED:  # undefined registers are the same on both engines, but dull
-        g.emit(g.nothing(Sig.LDUNIFRF, Dst(register)))
-        g.program.uniforms.append(
-            g.draw.choice((g.draw.getrandbits(32), g.draw.getrandbits(5), 0x3F800000 | g.draw.getrandbits(23)))
-        )
-    g.body(length)
-    return g.finish()
+
+def form_names(program: Program) -> Any:
+    """All forms a program shows."""
+    found = set(program.forms)
+    for word in program.words:
+        found.update(forms_of(program.isa, word))
+    return found
