@@ -119,8 +119,8 @@ class Totals:
 class Vc4Registers:
     """The V3D block of VideoCore IV: identity, launches by SRQPC, counters.
 
-    Programs that are queued before the status is first polled run together, as on hardware; later ones start when
-    those are done.
+    QPUs take queued programs as soon as they are free. Emulated time passes only while the status is polled, so
+    programs that are queued before the first poll start together.
     """
 
     def __init__(self, kernel: Kernel) -> None:
@@ -139,6 +139,7 @@ class Vc4Registers:
         self._overflow = False
         self._running: Vc4Execution | None = None
         self._seen = 0  # programs of the running launch already counted
+        self._launched = 0  # programs of the running launch
         self._interrupts = 0
         self._poll_ns = FIRST_POLL_NS
         self._fault: EmuFault | None = None  # of programs that nobody watched; the next look at the status raises it
@@ -184,8 +185,12 @@ class Vc4Registers:
                     break
                 entries, self._waiting = self._waiting, []
                 self._reserved()
-                self._running, self._seen = None, 0
+                self._running, self._seen, self._launched = None, 0, len(entries)
                 self._running = gpu.launch(entries)
+            elif self._running is gpu.active and self._waiting:
+                self._running.extend(self._waiting)
+                self._launched += len(self._waiting)
+                self._waiting = []
             idle = gpu.run(until)
             if self._running is not None:
                 self._take(self._running)
@@ -221,11 +226,8 @@ class Vc4Registers:
             return self._fixed[offset]
         if offset == 0x43C:
             self._poll()
-            waiting = len(self._waiting)
-            if self._running is not None:
-                waiting += max(0, self._running.stats.threads - self._running.batches_done - self.kernel.profile.qpus)
             overflow = int(self._overflow) << 7
-            return (self._completed & 255) << 16 | (self._made & 255) << 8 | overflow | min(waiting, 63)
+            return (self._completed & 255) << 16 | (self._made & 255) << 8 | overflow | self._queued()
         if offset == 0xE30:
             self._poll()
             return self._interrupts
@@ -271,6 +273,20 @@ class Vc4Registers:
         elif offset not in self._fixed:
             raise self.kernel.not_modelled(f"V3D register 0x{offset:03x}")
 
+    def _queued(self) -> int:
+        """Programs that no QPU has taken."""
+        queued = len(self._waiting)
+        if self._running is not None:
+            queued += self._launched - self._running.stats.threads
+        return queued
+
+    def _room(self) -> int:
+        """Programs that can still be queued: 16, and one for each QPU that would take it at once."""
+        qpus = self.kernel.profile.qpus
+        active = self.kernel.vc4.active if self.kernel.vc4 is not None else None
+        free = qpus if active is None else max(0, qpus - (active.stats.threads - active.batches_done))
+        return QUEUE_DEPTH + free - self._queued()
+
     def _launch(self, code: int) -> None:
         if self.kernel.profile.kms:
             raise EmuFault(
@@ -278,8 +294,8 @@ class Vc4Registers:
                 "a program was started by register (SRQPC) while the kernel's driver owns V3D",
             )
         self._made += 1
-        if len(self._waiting) >= QUEUE_DEPTH + self.kernel.profile.qpus:
-            self._overflow = True  # the QPUs took some, the queue holds 16
+        if self._room() <= 0:
+            self._overflow = True
             return
         uniforms = self._stored[0x434] if self._stored[0x438] else 0
         self._waiting.append((uniforms, code))
@@ -289,6 +305,8 @@ class Vc4Registers:
     def _control(self, value: int) -> None:
         if value & 1:
             self._waiting.clear()
+            if self._running is not None:
+                self._launched -= self._running.withdraw()
         if value >> 7 & 1:
             self._overflow = False
         if value >> 8 & 1:

@@ -41,6 +41,7 @@ __all__ = ["Emulation", "current"]
 
 SHOWN_WARNINGS = 20
 UNWATCHED_S = 0.05  # host time without system calls after which queued jobs advance by themselves
+UNWATCHED_VC4_S = 0.2  # programs queued by register one by one are to start together, even on a slow host
 _REAL_IOCTL = fcntl.ioctl
 _REAL_FCNTL = fcntl.fcntl
 _REAL_CDLL = ctypes.CDLL
@@ -181,8 +182,9 @@ class Emulation:
             kernel = self._kernel
             if kernel is None or kernel.closed:
                 return
-            if time.monotonic() - kernel.last_call < UNWATCHED_S:
-                time.sleep(UNWATCHED_S / 4)  # the program will wait soon
+            patience = UNWATCHED_S if self.profile.is_drm else UNWATCHED_VC4_S
+            if time.monotonic() - kernel.last_call < patience:
+                time.sleep(patience / 4)  # the program will wait soon
                 continue
             self._wake.clear()
             if not kernel.step():

@@ -178,6 +178,23 @@ class ReferenceExecution:
         """Whether it is known that this run never ends: a lenient deadlock, or a loop that changes nothing."""
         return self._hung is not None
 
+    def extend(self, entries: Sequence[tuple[int, int]]) -> None:
+        """More programs for QPUs as they become free, as the register interface queues them while others run.
+
+        A launch that hung (`stuck`) goes on: the new programs may release those that wait.
+        """
+        self._entries += [(u & 0xFFFFFFFF, c & 0xFFFFFFFF) for u, c in entries]
+        self._hung = None
+        self._cycle = _Cycle()
+        if any(q.status == Status.FREE for q in self._qpus):
+            self._fill()
+
+    def withdraw(self) -> int:
+        """Forget the programs that no QPU has taken; returns how many those were."""
+        dropped = len(self._entries) - self._next
+        del self._entries[self._next :]
+        return dropped
+
     # -- scheduling
     def _advance(self, limit: int | None, stop: StopRequest) -> None:
         qpus = self._qpus
