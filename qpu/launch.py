@@ -167,6 +167,11 @@ class Launch:
     def __repr__(self) -> str:
         return f"<Launch of {self._program!r}, {'done' if self.done else 'running'}>"
 
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<div>{escape(repr(self))}</div>{'' if self._stats is None else self._stats._repr_html_()}"
+
 
 class Over:
     """The fence of a job that ended inside its submission."""

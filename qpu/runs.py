@@ -26,6 +26,10 @@ class Run:
         known = [x for x in found if x is not None]
         return total(known) if known and len(known) == len(found) else None
 
+    def _repr_html_(self) -> str:
+        stats = self.stats
+        return f"<div>{len(self.launches)} launches</div>{'' if stats is None else stats._repr_html_()}"
+
 
 def total(parts: Sequence[RunStats]) -> RunStats:
     """Sums of every figure, by QPU where they are by QPU. Of names (ISA, engine) the first counts."""

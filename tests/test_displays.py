@@ -12,6 +12,7 @@ from qpu.core.isa import Isa
 from qpu.core.markup import bars, boxes, facts, si, strips, table
 from qpu.emu.machine import RunStats
 from qpu.emu.trace import Trace
+from qpu.runs import Run
 
 BOARDS = ("pi3", "pi4", "pi5")
 
@@ -55,6 +56,18 @@ def test_statistics_of_a_launch(board: str, engine: str) -> None:
         assert f"instructions{stats.instructions:,}" in text.replace(" ", "")
         assert "not a time of any board" in text and "of the float peak" in text
         assert f"{stats.add_ops / stats.instructions:.1%}" in text
+
+
+def test_launches() -> None:
+    with qpu.open_device("pi5") as gpu:
+        launch = gpu.run(adding(gpu.isa))
+        text = words(launch._repr_html_())
+        assert text.startswith("<Launch of <Program v3d71") and "done>" in text and "of the float peak" in text
+        several = words(Run((launch, launch))._repr_html_())
+        assert launch.stats is not None
+        assert several.startswith(
+            "2 launches"
+        ) and f"instructions {2 * launch.stats.instructions:,}" in several.replace("instructions", "instructions ")
 
 
 def test_statistics_with_everything_and_with_nothing() -> None:
