@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,11 @@ def label(gpu: Device) -> str:
         return f"host time of the emulator, {gpu.info.emulated}; says nothing about a real board"
     clock = "" if gpu.info.clock_hz is None else f" at a nominal {gpu.info.clock_hz / 1e6:.0f} MHz"
     return f"measured on {gpu.info.board.model}{clock}"
+
+
+def slow(gpu: Device) -> bool:
+    """True on an emulated board without the compiled engine: defaults are smaller there."""
+    return gpu.emulated and (os.environ.get("QPU_EMU_ENGINE") == "reference" or find_spec("llvmlite") is None)
 
 
 def median_time(launch: Callable[[], object], prepare: Callable[[], object], runs: int = 3) -> float:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import _common
+import _png
 import numpy as np
 from _common import within
 from _rows import COLUMNS, ROWS, Kit
 
 import qpu
+from qpu.device import Device
 
 CAMERA = Path(__file__).parent / "images" / "camera.png"
 
@@ -75,6 +78,16 @@ class Taps:
                     q.nop(sig=q.ldtmu(k.spare))
                     self.tap(q, k, i, k.spare)
         return self.finish(q, k)
+
+
+def pixels_of(gpu: Device, path: Path | None) -> Any:
+    """The grey picture to filter, uint8; the one shipped here by default, every fifth pixel where that would take long.
+
+    Raises: OSError, UsageError for a file that `_png.read_grey` cannot read.
+    """
+    if path is not None:
+        return _png.read_grey(path)
+    return _png.read_grey(CAMERA)[::5, ::5] if _common.slow(gpu) else _png.read_grey(CAMERA)
 
 
 def shifted(pixels: Any, down: int, right: int) -> Any:

@@ -14,7 +14,7 @@ import _common
 import _png
 import numpy as np
 from _rows import Kit, RowProgram, picture
-from _stencil import CAMERA, Taps, shifted
+from _stencil import Taps, pixels_of, shifted
 
 from qpu.device import Device
 
@@ -86,14 +86,15 @@ def work(gpu: Device, pixels: Any, sigma: float, output: Path | None) -> dict[st
 def run() -> int:
     """The whole example."""
     parser = _common.parser(__doc__)
-    parser.add_argument("--input", metavar="PNG", default=CAMERA, help="the picture (default: the one shipped here)")
+    parser.add_argument("--input", metavar="PNG", type=Path, help="the picture (default: the one shipped here)")
     parser.add_argument("--sigma", type=_common.finite, default=2.0, help=f"pixels, 0.3 .. {LARGEST_SIGMA} (default 2)")
     _png.add_output(parser, "gaussian_blur.png")
     options = parser.parse_args()
     _common.within("--sigma", options.sigma, 0.3, LARGEST_SIGMA)
-    pixels = _png.read_grey(options.input)
     output = _png.output_of(options, "gaussian_blur.png")
-    return _common.on_devices(options, lambda gpu: work(gpu, pixels, options.sigma, output(gpu)), _png.show)
+    return _common.on_devices(
+        options, lambda gpu: work(gpu, pixels_of(gpu, options.input), options.sigma, output(gpu)), _png.show
+    )
 
 
 if __name__ == "__main__":

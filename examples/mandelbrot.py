@@ -10,8 +10,6 @@ Examples:
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ import qpu
 from qpu.device import Device
 
 WIDTH, HEIGHT, STEPS = 512, 384, 64
-REFERENCE_WIDTH, REFERENCE_HEIGHT = 48, 32
+SLOW_WIDTH, SLOW_HEIGHT = 64, 48  # on an emulated board without the compiled engine
 CENTRE = (-0.7, 0.0)
 TOLERATED = 0.02  # share of pixels whose count may differ: on the border one rounding decides
 
@@ -127,21 +125,24 @@ def show(gpu: Device, row: dict[str, object]) -> None:
 
 def run() -> int:
     """The whole example."""
-    chosen = os.environ.get("QPU_EMU_ENGINE", "auto")
-    small = chosen == "reference" or find_spec("llvmlite") is None
-    width, height = (REFERENCE_WIDTH, REFERENCE_HEIGHT) if small else (WIDTH, HEIGHT)
     parser = _common.parser(__doc__)
-    parser.add_argument("--width", type=int, default=width, help=f"pixels (default {width})")
-    parser.add_argument("--height", type=int, default=height, help=f"pixels (default {height})")
+    for name, size, small in (("width", WIDTH, SLOW_WIDTH), ("height", HEIGHT, SLOW_HEIGHT)):
+        text = f"pixels (default {size}, {small} without the compiled engine)"
+        parser.add_argument(f"--{name}", type=int, help=text)
     parser.add_argument("--steps", type=int, default=STEPS, help=f"1 .. 10000 (default {STEPS})")
     _png.add_output(parser, "mandelbrot.png")
     options = parser.parse_args()
-    _common.within("--width", options.width, 1, LARGEST)
-    _common.within("--height", options.height, 1, LARGEST)
+    for name in ("width", "height"):
+        if getattr(options, name) is not None:
+            _common.within(f"--{name}", getattr(options, name), 1, LARGEST)
     _common.within("--steps", options.steps, 1, 10000)
-    shape = (options.height, options.width)
     output = _png.output_of(options, "mandelbrot.png")
-    return _common.on_devices(options, lambda gpu: work(gpu, shape, options.steps, output(gpu)), show)
+
+    def on(gpu: Device) -> dict[str, object]:
+        width, height = (SLOW_WIDTH, SLOW_HEIGHT) if _common.slow(gpu) else (WIDTH, HEIGHT)
+        return work(gpu, (options.height or height, options.width or width), options.steps, output(gpu))
+
+    return _common.on_devices(options, on, show)
 
 
 if __name__ == "__main__":

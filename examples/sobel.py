@@ -14,7 +14,7 @@ import _common
 import _png
 import numpy as np
 from _rows import Kit, RowProgram, picture
-from _stencil import CAMERA, Taps, shifted
+from _stencil import Taps, pixels_of, shifted
 
 import qpu
 from qpu.device import Device
@@ -96,14 +96,15 @@ def work(gpu: Device, pixels: Any, gain: float, output: Path | None) -> dict[str
 def run() -> int:
     """The whole example."""
     parser = _common.parser(__doc__)
-    parser.add_argument("--input", metavar="PNG", default=CAMERA, help="the picture (default: the one shipped here)")
+    parser.add_argument("--input", metavar="PNG", type=Path, help="the picture (default: the one shipped here)")
     parser.add_argument("--gain", type=_common.finite, default=0.5, help="factor of the gradient (default 0.5)")
     _png.add_output(parser, "sobel.png")
     options = parser.parse_args()
     _common.within("--gain", options.gain, 2.0**-10, 2.0**10)
-    pixels = _png.read_grey(options.input)
     output = _png.output_of(options, "sobel.png")
-    return _common.on_devices(options, lambda gpu: work(gpu, pixels, options.gain, output(gpu)), _png.show)
+    return _common.on_devices(
+        options, lambda gpu: work(gpu, pixels_of(gpu, options.input), options.gain, output(gpu)), _png.show
+    )
 
 
 if __name__ == "__main__":
