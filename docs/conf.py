@@ -27,6 +27,7 @@ exclude_patterns = ["_build"]
 nitpicky = True
 # Types in signatures: names of the standard library and NumPy, and aliases. References in prose are all checked.
 nitpick_ignore_regex = [("py:class", ".*")]
+suppress_warnings = ["ref.python"]  # short names in signatures, such as Instr, that several modules have
 python_maximum_signature_line_length = 88
 add_module_names = False
 toc_object_entries = False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import enum
 import importlib
 import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from functools import cache
 from types import ModuleType
 
 import qpu
@@ -60,6 +62,34 @@ def _plain(text: str) -> str:
     return re.sub(r"([<*\[\]])", r"\\\1", text)
 
 
+class _Bare(str):
+    """An annotation that prints without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@cache
+def attribute_docs(module: str) -> dict[str, str]:
+    """Docstrings behind assignments, by name; those in classes as ``Class.name``."""
+    source = inspect.getsource(importlib.import_module(module))
+    found: dict[str, str] = {}
+
+    def scan(body: list[ast.stmt], prefix: str) -> None:
+        for statement, after in zip(body, [*body[1:], None], strict=True):
+            if isinstance(statement, ast.ClassDef):
+                scan(statement.body, f"{statement.name}.")
+            elif isinstance(statement, (ast.Assign, ast.AnnAssign)) and isinstance(after, ast.Expr):
+                target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+                if isinstance(target, ast.Name) and isinstance(after.value, ast.Constant):
+                    found[prefix + target.id] = str(after.value.value)
+
+    scan(ast.parse(source).body, "")
+    return found
+
+
 def signature(thing: object, *, method: bool = False) -> str:
     """Parameters as text, without `self` for methods; empty when Python does not know them."""
     try:
@@ -76,9 +106,11 @@ def signature(thing: object, *, method: bool = False) -> str:
             default = ...
         elif isinstance(default, enum.Enum):
             default = default.value
-        shown.append(p.replace(default=default))
+        note = _Bare(p.annotation) if isinstance(p.annotation, str) else p.annotation
+        shown.append(p.replace(default=default, annotation=note))
+    back = found.return_annotation
     try:
-        text = str(found.replace(parameters=shown))
+        text = str(found.replace(parameters=shown, return_annotation=_Bare(back) if isinstance(back, str) else back))
     except ValueError:
         text = str(found)
     return re.sub(r"<[^>]*>", "...", text).replace("ForwardRef", "").replace("\n", " ")
@@ -95,7 +127,9 @@ def members(cls: type) -> Iterator[str]:
     for name, thing in vars(cls).items():
         if name.startswith("_"):
             continue
-        if isinstance(thing, property):
+        if f"{cls.__name__}.{name}" in attribute_docs(cls.__module__):
+            yield directive("attribute", name, markdown(attribute_docs(cls.__module__)[f"{cls.__name__}.{name}"]))
+        elif isinstance(thing, property):
             yield directive("property", name, markdown(thing.__doc__))
         elif isinstance(thing, (classmethod, staticmethod)):
             kind = "classmethod" if isinstance(thing, classmethod) else "staticmethod"
@@ -124,7 +158,7 @@ def entry(module: str, name: str, thing: object) -> str:
         return directive(kind, head.partition(" -> ")[0], body, 4)
     if callable(thing) and hasattr(thing, "__name__"):
         return directive("function", name + signature(thing), markdown(thing.__doc__), 4)
-    return directive("data", name, "", 4)
+    return directive("data", name, markdown(attribute_docs(module).get(name)), 4)
 
 
 def module_section(name: str, module: ModuleType) -> str:

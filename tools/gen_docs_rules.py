@@ -112,7 +112,7 @@ def _window(rows: Iterable[Distance]) -> str:
 
 
 def _evidence(rows: list[Distance], default: str) -> str:
-    found = dict.fromkeys(f"{row.basis}: {_cell(row.source)}" for row in rows)
+    found = dict.fromkeys(f"{row.basis} ({_cell(row.source)})" for row in rows)
     return "<br>".join(found) or default
 
 
@@ -153,11 +153,11 @@ def rules_page() -> str:
     for rule, text in v3d.RULES.items():
         rows = [row for row in v3d.DISTANCES if row.rule == rule]
         severity = v3d_severity(rule)
-        plain = "driver: Mesa QPU " + ("validator" if severity is Severity.ERROR else "scheduler")
+        plain = f"driver (Mesa QPU {'validator' if severity is Severity.ERROR else 'scheduler'})"
         if rule in ("rot-ldtmu", "lane-op-tmu"):
-            plain = "measured: device tests of py-videocore6 and py-videocore7"
+            plain = "measured (device tests of py-videocore6 and py-videocore7)"
         if rule in ("branch-target", "decode", "reserved-address", "small-imm-reserved"):
-            plain = "driver: Mesa QPU encoder tables"
+            plain = "driver (Mesa QPU encoder tables)"
         messages = " / ".join(dict.fromkeys(row.message for row in rows)) or text
         parts.append(_section(rule, severity, messages, _window(rows), _evidence(rows, plain), V3D_HELP[rule]))
     parts += [
@@ -173,6 +173,6 @@ def rules_page() -> str:
     for rule, text in vc4.RULES.items():
         rows = [row for row in vc4.DISTANCES if row.rule == rule]
         severity = Severity.ERROR if rule in vc4.ERRORS or rule == "decode" else Severity.WARNING
-        plain = "manual, measured or driver, by several tools: the architecture guide, vc4asm, Mesa"
+        plain = "manual, measured or driver (architecture guide, vc4asm, Mesa)"
         parts.append(_section(rule, severity, text, _window(rows), _evidence(rows, plain), VC4_HELP[rule], "vc4-"))
     return "\n".join(parts)
