@@ -23,7 +23,9 @@ from qpu.emu.memory import PAGE, Memory
 
 __all__ = [
     "CONFIG_RESET",
+    "DATA_CAPACITY",
     "PAGE_SHIFT",
+    "RESULT_CAPACITY",
     "AccessError",
     "Action",
     "Request",
@@ -39,6 +41,10 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 CONFIG_RESET = 0xFFFFFFFF  # the shift register at program start: regular 32-bit, per pixel, for ever
 PAGE_SHIFT = PAGE.bit_length() - 1
+# What a thread can have pending before results are taken to be lost (a fault). The documented depth is 16 entries a
+# QPU, shared by its threads; working code was seen to need 24 (v3d reference 9.5). The real depth is assumed.
+RESULT_CAPACITY = 32
+DATA_CAPACITY = 8  # data words of one request: more never fit, so that the address would never arrive
 _TYPES: tuple[tuple[int, int, bool], ...] = (  # by type field: components, bytes, sign-extended
     (1, 1, True),
     (1, 2, True),

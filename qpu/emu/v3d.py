@@ -7,48 +7,25 @@ thread number). The order of threads is slot by slot, QPU by QPU.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from qpu.core.isa import Isa
-from qpu.emu.interrupts import StopRequest
-from qpu.emu.lanes import quiet
-from qpu.emu.machine import RunStats
 from qpu.emu.memory import Memory
 from qpu.emu.tmu import Action
 from qpu.emu.trace import Trace
-from qpu.emu.v3d_dispatch import Dispatch, Placement, Start
+from qpu.emu.v3d_dispatch import Dispatch, Start
 from qpu.emu.v3d_execute import build
+from qpu.emu.v3d_execution import CLOCKS_PER_INSTRUCTION, DispatchExecution, MachineProfile
 from qpu.emu.v3d_operands import LANES, Step, spread
 from qpu.emu.v3d_prepare import Prepared, disassembly, prepare
-from qpu.emu.v3d_services import DispatchServices
 from qpu.emu.v3d_state import ACC, CLOBBERED, Group, each
-from qpu.errors import EmuFault, FaultPlace
+from qpu.errors import EmuFault
 
-__all__ = ["MachineProfile", "V3dExecution", "V3dReferenceMachine"]
-
-CLOCKS_PER_INSTRUCTION = 4
-_SEGMENT = 4096  # instructions a thread runs at most before the others get their turn
-
-
-class MachineProfile(Protocol):
-    """What the machine needs of a board profile."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def isa(self) -> Isa: ...
-    @property
-    def slices(self) -> int: ...
-    @property
-    def qpus_per_slice(self) -> int: ...
-    @property
-    def exact_batches(self) -> bool: ...
+__all__ = ["CLOCKS_PER_INSTRUCTION", "MachineProfile", "V3dExecution", "V3dReferenceMachine"]
 
 
 @dataclass(slots=True, eq=False)
@@ -92,104 +69,31 @@ class V3dReferenceMachine:
         return V3dExecution(self, Dispatch.from_cfg(cfg, exact_batches=self.profile.exact_batches))
 
 
-class V3dExecution:
+class V3dExecution(DispatchExecution):
     """A dispatch on the reference engine; see `qpu.emu.machine.Execution`."""
 
+    segment = 4096
+
     def __init__(self, machine: V3dReferenceMachine, dispatch: Dispatch) -> None:
-        profile = machine.profile
-        self.machine = machine
-        self.isa = profile.isa
-        self.stats = RunStats(profile.isa)
-        self._dispatch = dispatch
-        self._placement = Placement(dispatch, machine.qpus)
-        self._services = DispatchServices(
-            profile.name,
-            profile.isa,
-            machine.memory,
-            dispatch,
-            self._placement,
-            self.stats,
-            strict=machine.strict,
+        super().__init__(
+            machine.profile, machine.memory, dispatch, machine.qpus, engine="reference", strict=machine.strict
         )
+        self.machine = machine
         self._code: dict[int, _Code] = {}
         self._queue: deque[Group] = deque()  # to run in this round
         self._ready: list[Group] = []  # to run in the next round
         self._waiting: list[Group] = []  # at a barrier
         self._round = 0
         self._ran = np.full(self._placement.capacity, -1, np.int64)  # round in which a thread last ran
-        self._budget = _SEGMENT
-        self._stop = StopRequest()
-        self._failed: BaseException | None = None
+        self._budget = self.segment
         self._trace = machine.trace
         if self._trace is not None:
             self._trace.begin()
 
-    # -- Execution
-
-    @property
-    def clocks(self) -> int:
-        """Emulated clocks of the busiest QPU."""
-        return CLOCKS_PER_INSTRUCTION * int(self._services.qpu_instructions.max())
-
-    @property
-    def done(self) -> bool:
-        """All batches have finished."""
-        return self._placement.done
-
-    @property
-    def batches(self) -> int:
-        """Batches of the dispatch."""
-        return self._dispatch.batches
-
-    @property
-    def batches_done(self) -> int:
-        """Finished batches."""
-        return self._placement.finished
-
-    def run(self, clocks: int | None = None) -> bool:
-        """Advance by about `clocks` emulated clocks (None: to the end); True when all batches are done.
-
-        Raises: EmuFault; a second call raises it again. KeyboardInterrupt: the execution can go on afterwards, when
-        it came through Python's own handler in the main thread.
-        """
-        if self._failed is not None:
-            raise self._failed
-        self._stop = StopRequest()
-        target = None if clocks is None else self.clocks + clocks
-        begun = time.perf_counter()
-        try:
-            with quiet(), self._stop:
-                while not self.done and not self._stop.requested:
-                    if target is not None:
-                        left = target - self.clocks
-                        if left <= 0:
-                            break
-                        share = CLOCKS_PER_INSTRUCTION * len(self._dispatch.slots)
-                        self._budget = min(_SEGMENT, max(1, left // share))
-                    else:
-                        self._budget = _SEGMENT
-                    self._run_round()
-        except BaseException as error:
-            self._failed = (
-                error if isinstance(error, EmuFault) else EmuFault("interrupted", "stopped in mid-instruction")
-            )
-            raise
-        finally:
-            self.stats.execute_s += time.perf_counter() - begun
-            self._count()
-        if self._stop.requested:
-            raise KeyboardInterrupt
-        return self.done
-
     def _count(self) -> None:
-        """Bring the statistics up to date."""
         s, x = self.stats, self._services
         for g in (*self._queue, *self._ready, *self._waiting):
             x.flush(g)
-        s.instructions = int(x.qpu_instructions.sum())
-        s.per_qpu = {q: int(n) for q, n in enumerate(x.qpu_instructions) if n}
-        s.threads = self._placement.started
-        s.clocks = self.clocks
         s.tmu_read_bytes, s.tmu_write_bytes = x.tmu.read_bytes, x.tmu.write_bytes
         s.tmu_requests = x.tmu.requests
         s.uniform_bytes = x.uniform_bytes
@@ -205,8 +109,9 @@ class V3dExecution:
 
     # -- rounds
 
-    def _run_round(self) -> None:
+    def _turn(self, budget: int) -> None:
         """Every ready thread runs to its next suspension point."""
+        self._budget = budget
         if not self._queue:
             self._begin_round()
         while self._queue:
@@ -221,7 +126,7 @@ class V3dExecution:
         if started:
             self._ready.append(self._new_group(started))
         if not self._ready:
-            self._deadlock()
+            raise self._stuck()
         self._round += 1
         groups = self._merged(self._ready)
         self._ready = []
@@ -324,12 +229,9 @@ class V3dExecution:
                 g = g.take(np.flatnonzero(~go))
             self._waiting.append(g)
 
-    def _deadlock(self) -> None:
-        place = FaultPlace(board=self.machine.profile.name)
-        if self._waiting:
-            self._services.prepared = None
-            place = self._services.place(self._waiting[0])
-        raise EmuFault("deadlock", self._placement.deadlock(), place)
+    def _stuck(self) -> EmuFault:
+        self._services.prepared = None
+        return self._deadlocked(self._waiting[0] if self._waiting else None)
 
     # -- segments
 

@@ -23,6 +23,7 @@ __all__ = ["Dispatch", "Payload", "Placement", "Start"]
 U32: TypeAlias = NDArray[np.uint32]
 
 LANES = 16
+_NAMED = 8  # threads that a report names
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class Placement:
         self._left: dict[int, int] = {}  # supergroup in flight -> batches not finished
         self._slot_of: dict[int, int] = {}
         self._free_slots = list(range(dispatch.max_supergroup_id + 1))
-        self._arrived: dict[int, int] = {}
+        self._arrived: dict[int, list[int]] = {}  # supergroup -> threads at its barrier
 
     def qpu(self, thread: int) -> int:
         """QPU number of a resident thread."""
@@ -225,24 +226,26 @@ class Placement:
     def arrive(self, thread: int) -> None:
         """A thread stops at the barrier of its supergroup."""
         supergroup = self._running[thread].supergroup
-        self._arrived[supergroup] = self._arrived.get(supergroup, 0) + 1
+        self._arrived.setdefault(supergroup, []).append(thread)
 
     def release(self) -> set[int]:
         """Supergroups whose barrier is complete; their count starts anew."""
-        full = {s for s, n in self._arrived.items() if n >= self.dispatch.supergroup_batches(s)}
+        full = {s for s, t in self._arrived.items() if len(t) >= self.dispatch.supergroup_batches(s)}
         for s in full:
             del self._arrived[s]
         return full
 
     def missing(self) -> dict[int, tuple[int, int]]:
         """Supergroups with threads at a barrier: (arrived, expected)."""
-        return {s: (n, self.dispatch.supergroup_batches(s)) for s, n in self._arrived.items()}
+        return {s: (len(t), self.dispatch.supergroup_batches(s)) for s, t in self._arrived.items()}
 
     def deadlock(self) -> str:
         """Why no thread can go on: who waits at which barrier, and for whom in vain."""
-        parts = [
-            f"supergroup {s}: {n} of {want} batches wait at the barrier" for s, (n, want) in self.missing().items()
-        ]
+        parts = []
+        for s, (n, want) in self.missing().items():
+            at = [f"QPU {self.qpu(t)}.{self.slot(t)}" for t in self._arrived[s][:_NAMED]]
+            more = f" and {n - _NAMED} more" if n > _NAMED else ""
+            parts.append(f"supergroup {s}: {n} of {want} batches wait at the barrier ({', '.join(at)}{more})")
         size = self.dispatch.batches_per_supergroup
         if size > self.capacity:
             parts.append(f"a supergroup has {size} batches, {self.capacity} threads fit")

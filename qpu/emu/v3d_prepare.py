@@ -18,6 +18,7 @@ __all__ = ["DATA_WRITES", "Prepared", "disassembly", "prepare", "same_lanes"]
 # not seem to matter (assumed); lookups proper are refused where they start.
 DATA_WRITES = frozenset({11, 34, 35, 36, 37, 38, 39})
 TMUA, TMUAU, TMUC = 12, 13, 32
+_LANE_OP_BARS = frozenset({11, TMUA, TMUC})  # py-videocore7, test_guard.py
 _TEXTURE_STARTS = frozenset({33, *range(40, 47)})
 _COMPLEMENTS = ({"ifa", "ifna"}, {"ifb", "ifnb"})
 _IMPLICIT = Sig.LDUNIF | Sig.LDUNIFA | Sig.LDVARY
@@ -51,6 +52,7 @@ class Prepared:
     config_from_uniform: bool = False  # the configuration of the request comes with it (tmuau, wrtmuc)
     data_writes: int = 0  # words this instruction queues for the TMU
     sfu_write: bool = False
+    joins_barrier: bool = False  # writes syncb
     touches_r4: bool = False
     writes_rf0: bool = False
     doubtful_rf0: bool = False  # 7.1: implicit rf0 write beside another register-writing signal
@@ -144,6 +146,11 @@ def _alu(p: Prepared, i: Alu) -> None:
     p.writes_rf0 = ("rf", 0) in writes or bool(sig & _IMPLICIT)
     if i.sig_dst is not None and not i.sig_dst.magic and i.sig_dst.n == 0:
         p.writes_rf0 = True
+    lane_ops = [h.op.name for h in (i.add, i.mul) if h.op.name in LANE_OPS]
+    if lane_ops and any(h.dst is not None and h.dst.magic and h.dst.n in _LANE_OP_BARS for h in (i.add, i.mul)):
+        p.hazards.append(
+            ("lane-op-tmu", f"`{lane_ops[0]}` together with a write of tmua, tmud or tmuc hangs or corrupts")
+        )
     if requests > 1:
         p.hazards.append(("two-requests", "two TMU requests start in one instruction"))
     p.starts_request = requests > 0
@@ -177,6 +184,7 @@ def _destination(p: Prepared, dst: Dst) -> tuple[str, int] | None:
         return ("rf", dst.n)
     n, v42 = dst.n, p.isa is Isa.V3D42
     p.data_writes += n in DATA_WRITES
+    p.joins_barrier |= n == 18
     if n == regs.NOP or n in DATA_WRITES or n in (TMUA, TMUAU, TMUC, 9, 16, 18):
         return None
     if n <= 5 and v42:

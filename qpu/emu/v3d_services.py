@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NoReturn, TypeAlias
 
 import numpy as np
@@ -10,9 +11,19 @@ from numpy.typing import NDArray
 from qpu.core.isa import Isa
 from qpu.emu.machine import RunStats
 from qpu.emu.memory import Memory
-from qpu.emu.tmu import AccessError, Action, Request, TmuMemory, data_words, decode_request, result_words
+from qpu.emu.tmu import (
+    DATA_CAPACITY,
+    RESULT_CAPACITY,
+    AccessError,
+    Action,
+    Request,
+    TmuMemory,
+    data_words,
+    decode_request,
+    result_words,
+)
 from qpu.emu.v3d_dispatch import Dispatch, Placement
-from qpu.emu.v3d_prepare import Prepared, disassembly
+from qpu.emu.v3d_prepare import Prepared, disassembly, prepare
 from qpu.emu.v3d_state import Group, PerThread, squeeze
 from qpu.emu.v3d_uniforms import Snapshot
 from qpu.errors import EmuFault, FaultPlace
@@ -25,6 +36,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 _MAX_REMARKS = 1000
 _LANES = 16
 _SHIFT = np.uint32(12)
+_JOIN_DISTANCE = 16  # instructions between joining a barrier and stopping that are looked through
 
 
 def describe_access(memory: Memory, error: AccessError) -> str:
@@ -93,6 +105,17 @@ class DispatchServices:
             address=address,
             disassembly=None if p is None else disassembly(self.isa, p.word),
         )
+
+    def at_barrier(self, g: Group) -> FaultPlace:
+        """Where a thread waits that was stopped by a barrier: the instruction before its counter that joined it."""
+        for pc in range(g.pc - 8, g.pc - 8 * _JOIN_DISTANCE, -8):
+            if pc < 0 or not self._mapped(pc):
+                break
+            p = prepare(self.isa, self.snapshot.word(pc) | self.snapshot.word(pc + 4) << 32)
+            if p.joins_barrier:
+                index = (pc - self.dispatch.code) // 8
+                return replace(self.place(g), instruction=index, disassembly=disassembly(self.isa, p.word))
+        return self.place(g)
 
     def fault(self, g: Group, rule: str, message: str, row: int = 0) -> NoReturn:
         """What nothing can continue after."""
@@ -195,6 +218,8 @@ class DispatchServices:
             config >> 8 | 0xFF000000 if isinstance(config, int) else config >> np.uint32(8) | np.uint32(0xFF000000)
         )
         data, g.data = g.data, []
+        if len(data) > DATA_CAPACITY:
+            self.fault(g, "tmu-data-overflow", f"{len(data)} data words of one request; {self._data_limit} fit")
         r = decode_request(byte, len(data))
         if r.problem:
             self.hazard(g, "tmu-request", f"configuration byte 0x{byte:02x}: {r.problem}")
@@ -210,6 +235,13 @@ class DispatchServices:
         shape = (g.n, _LANES)
         address = np.broadcast_to(address, shape)
         g.results += self.tmu.run(r, address, np.broadcast_to(live, shape), data)
+        if len(g.results) > RESULT_CAPACITY:
+            self.fault(
+                g,
+                "tmu-overflow",
+                f"{len(g.results)} result words are pending; {self._result_limit} are known to fit, and more than "
+                f"{RESULT_CAPACITY} are taken to be lost",
+            )
         if len(g.results) > self._result_limit:
             self.warn(
                 g, "tmu-overflow", f"{len(g.results)} result words are pending; {self._result_limit} are known to fit"
