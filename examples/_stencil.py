@@ -80,14 +80,14 @@ class Taps:
         return self.finish(q, k)
 
 
-def pixels_of(gpu: Device, path: Path | None) -> Any:
-    """The grey picture to filter, uint8; the one shipped here by default, every fifth pixel where that would take long.
+def pixels_of(path: Path | None) -> Callable[[Device], Any]:
+    """The grey picture to filter on a device, uint8; by default the one shipped here, of which a slow device gets every
+    fifth pixel.
 
     Raises: OSError, UsageError for a file that `_png.read_grey` cannot read.
     """
-    if path is not None:
-        return _png.read_grey(path)
-    return _png.read_grey(CAMERA)[::5, ::5] if _common.slow(gpu) else _png.read_grey(CAMERA)
+    pixels = _png.read_grey(path or CAMERA)
+    return lambda gpu: pixels[::5, ::5] if path is None and _common.slow(gpu) else pixels
 
 
 def shifted(pixels: Any, down: int, right: int) -> Any:

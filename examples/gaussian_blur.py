@@ -91,10 +91,8 @@ def run() -> int:
     _png.add_output(parser, "gaussian_blur.png")
     options = parser.parse_args()
     _common.within("--sigma", options.sigma, 0.3, LARGEST_SIGMA)
-    output = _png.output_of(options, "gaussian_blur.png")
-    return _common.on_devices(
-        options, lambda gpu: work(gpu, pixels_of(gpu, options.input), options.sigma, output(gpu)), _png.show
-    )
+    pixels, output = pixels_of(options.input), _png.output_of(options, "gaussian_blur.png")
+    return _common.on_devices(options, lambda gpu: work(gpu, pixels(gpu), options.sigma, output(gpu)), _png.show)
 
 
 if __name__ == "__main__":

@@ -101,10 +101,8 @@ def run() -> int:
     _png.add_output(parser, "sobel.png")
     options = parser.parse_args()
     _common.within("--gain", options.gain, 2.0**-10, 2.0**10)
-    output = _png.output_of(options, "sobel.png")
-    return _common.on_devices(
-        options, lambda gpu: work(gpu, pixels_of(gpu, options.input), options.gain, output(gpu)), _png.show
-    )
+    pixels, output = pixels_of(options.input), _png.output_of(options, "sobel.png")
+    return _common.on_devices(options, lambda gpu: work(gpu, pixels(gpu), options.gain, output(gpu)), _png.show)
 
 
 if __name__ == "__main__":

@@ -283,12 +283,17 @@ def test_loops_refuse_what_they_have_no_registers_for(monkeypatch: pytest.Monkey
 
 def test_time_counts_from_the_start_of_the_process() -> None:
     code = (
-        "import time; time.sleep(0.5); import sys, runpy; "
-        f"sys.path.insert(0, {str(EXAMPLES)!r}); sys.argv = ['deadbeef.py', '--device', 'pi5', '--json']; "
-        f"runpy.run_path({str(EXAMPLES / 'deadbeef.py')!r}, run_name='__main__')"
+        "import atexit, runpy, sys, time\n"
+        "start = time.perf_counter()\n"
+        "atexit.register(lambda: print(time.perf_counter() - start, file=sys.stderr))\n"
+        "time.sleep(1)\n"
+        f"sys.path.insert(0, {str(EXAMPLES)!r})\n"
+        "sys.argv = ['deadbeef.py', '--device', 'pi5', '--json']\n"
+        f"runpy.run_path({str(EXAMPLES / 'deadbeef.py')!r}, run_name='__main__')\n"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
-    assert json.loads(out)["total_seconds"] > (0.5 if sys.platform == "linux" else 0.0)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    if sys.platform == "linux":  # elsewhere it counts from the import of the module behind the examples
+        assert json.loads(done.stdout)["total_seconds"] > float(done.stderr) - 0.9
 
 
 def test_ctrl_c_is_status_130_and_no_traceback() -> None:
