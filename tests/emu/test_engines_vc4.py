@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
-from generate_vc4 import generate
+from forms_vc4 import catalogue
+from generate_vc4 import CODE, DATA, SIDE, SIDE_WORDS, UNIFORMS, Program, form_names, generate
 
 from qpu.emu.compiled_vc4 import Vc4CompiledMachine
 from qpu.emu.memory import Memory
@@ -20,7 +21,6 @@ from qpu.emu.vc4 import Vc4ReferenceMachine
 from qpu.errors import EmuFault
 from qpu.vc4.asm import Asm, assemble
 
-CODE, UNIFORMS, DATA = 0x100000, 0x200000, 0x300000
 COUNTS = (
     "instructions",
     "add_ops",
@@ -42,6 +42,8 @@ COUNTS = (
     "dma_write_bytes",
 )
 REGISTERS = ("a", "b", "acc", "z", "neg", "c", "uniform", "sfu_left")
+REGRESSIONS: list[int] = []  # seeds that once showed a difference
+QUICK = 40  # programs in the normal tests
 MACHINES = {"reference": Vc4ReferenceMachine, "compiled": Vc4CompiledMachine}
 
 
@@ -107,55 +109,139 @@ def same(words: list[int], uniforms: list[list[int]], *, strict: bool = False) -
     """Both engines' outcomes, compared."""
     want = execute(Vc4ReferenceMachine, words, uniforms, strict=strict)
     got = execute(Vc4CompiledMachine, words, uniforms, strict=strict)
-    assert got.stats.engine == "compiled"
-    assert got.fault == want.fault
-    if not want.fault:
-        for name in REGISTERS:
-            different = np.argwhere(got.registers[name] != want.registers[name])
-            assert not len(different), f"{name}{different[0].tolist()}"
-        for name in COUNTS:
-            assert getattr(got.stats, name) == getattr(want.stats, name), name
-        if len(uniforms) == 1:
-            assert got.stats.faults == want.stats.faults
-        else:  # a group of QPUs that came there on different ways forgets what only some of them did
-            assert {plain(f) for f in got.stats.faults} >= {plain(f) for f in want.stats.faults}
-    assert np.array_equal(got.data, want.data)
+    agree(want, got, len(uniforms))
     return want, got
 
 
-def compare(seed: int, qpus: int = 3) -> float:
-    """A generated program on both engines; returns the share of instructions executed natively."""
-    program = generate(seed)
-    uniforms = []
-    for q in range(qpus):
-        out = DATA + 0x8000 + 0x100 * q
-        setup = 1 << 12 | 1 << 11 | 2 << 8 | 4 * q
-        store = 2 << 30 | 2 << 23 | 16 << 16 | 1 << 14 | 4 * q << 7
-        first = 17 * q % 97
-        rest = program.uniforms[first:] + program.uniforms[:first]
-        uniforms.append([DATA, DATA + 64 * q, out, setup, store, 3 << 30, *rest])
-    _, got = same(program.words, uniforms)
-    slow = sum(got.stats.fallbacks.values())
-    return 1 - slow / got.stats.instructions
+class Bench:
+    """Both machines over one memory, for many programs."""
+
+    def __init__(self) -> None:
+        self.memory = memory = Memory(1 << 24)
+        memory.map(CODE, 1 << 12, "code")
+        memory.map(UNIFORMS, 1 << 16, "uniforms")
+        memory.map(SIDE, 4 * SIDE_WORDS, "side")
+        memory.map(DATA, 1 << 16, "data")
+        self.machines = [made(Profile(), memory, strict=False) for made in MACHINES.values()]
+        random = np.random.default_rng(7)
+        self.image = random.integers(0, 2**32, 1 << 14, np.uint32)
+        self.vpm = random.integers(0, 2**32, 1024, np.uint32)
+        # Registers at the start: raw bits, numbers near 1, small integers; or, for tame programs, ordinary floats.
+        raw = random.integers(0, 2**32, (4, 70 * 12 * 16), np.uint32)
+        near = (raw & np.uint32(0x807FFFFF)) | random.integers(110, 134, raw.shape, np.uint32) << np.uint32(23)
+        pick = random.integers(0, 4, raw.shape)
+        self.wild = np.where(pick == 0, raw & np.uint32(31), np.where(pick == 1, near, raw)).reshape(4, 70, 12, 16)
+        self.tame = near.reshape(4, 70, 12, 16)
+
+    def run(self, machine: Any, program: Program, seed: int, qpus: int) -> tuple[Outcome, Any]:
+        memory, p = self.memory, program
+        words = np.array(p.words, np.uint64)
+        memory.bytes[CODE : CODE + (1 << 12)] = 0
+        memory.bytes[CODE : CODE + 8 * len(words)] = words.view(np.uint8)
+        memory.words[SIDE // 4 : SIDE // 4 + SIDE_WORDS] = p.side
+        memory.words[DATA // 4 : DATA // 4 + (1 << 14)] = self.image
+        entries = []
+        for q in range(qpus):
+            at = UNIFORMS + 0x1000 * q
+            first = 17 * q % 97
+            memory.words[at // 4 : at // 4 + len(p.uniforms)] = p.uniforms[first:] + p.uniforms[:first]
+            entries.append((at, CODE))
+        machine.reset()
+        machine.vpm.words[:] = self.vpm
+        execution = machine.launch(entries)
+        bank = execution._bank
+        values = (self.tame if p.tame else self.wild)[seed % 4]
+        bank.a[:26], bank.b[:28], bank.acc[...] = values[:26], values[32:60], values[64:]
+        bank.b[31] = values[63]
+        for q in range(qpus):
+            bank.a[28, q] = 1 << 12 | 1 << 11 | 2 << 8 | 4 * q  # VPM write: rows from 4 q on
+            bank.a[29, q] = DATA + 0x8000 + 0x400 * q
+            bank.a[30, q] = DATA + 4 * np.arange(16, dtype=np.uint32)
+            bank.b[28, q] = 2 << 30 | 2 << 23 | 16 << 16 | 1 << 14 | 4 * q << 7
+            bank.b[29, q] = 3 << 30
+            bank.b[30, q] = DATA + 64 * q + 4 * (np.arange(16, dtype=np.uint32) * 37 % 512)
+        fault = ""
+        try:
+            assert execution.run()
+        except EmuFault as error:
+            fault = str(error)
+        registers = {name: getattr(bank, name).copy() for name in REGISTERS}
+        registers["vpm"] = machine.vpm.words.copy()
+        registers["semaphores"] = np.array(machine.semaphores)
+        registers["interrupts"] = np.array(execution.host_interrupts)
+        return Outcome(registers, memory.words[DATA // 4 : DATA // 4 + (1 << 14)].copy(), execution.stats, fault), bank
+
+    def compare(self, seed: int, qpus: int = 3) -> float:
+        """A generated program on both engines; returns the share of instructions executed natively."""
+        program = generate(seed)
+        assert len(program.words) < 512
+        if program.alone:
+            qpus = 1
+        (want, _), (got, _) = (self.run(m, program, seed, qpus) for m in self.machines)
+        agree(want, got, qpus, f"seed {seed}: ")
+        return 1 - sum(got.stats.fallbacks.values()) / got.stats.instructions
 
 
-@pytest.mark.parametrize("seed", range(24))
-def test_engines_agree(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def agree(want: Outcome, got: Outcome, qpus: int, what: str = "") -> None:
+    """Raises AssertionError where two outcomes differ."""
+    assert got.stats.engine == "compiled"
+    assert got.fault == want.fault, what
+    if not want.fault:
+        for name in want.registers:
+            different = np.argwhere(got.registers[name] != want.registers[name])
+            assert not len(different), f"{what}{name}{different[0].tolist()}"
+        for name in COUNTS:
+            assert getattr(got.stats, name) == getattr(want.stats, name), what + name
+        if qpus == 1:
+            assert got.stats.faults == want.stats.faults, what
+        else:  # a group of QPUs that came there on different ways forgets what only some of them did
+            assert {plain(f) for f in got.stats.faults} >= {plain(f) for f in want.stats.faults}, what
+    assert np.array_equal(got.data, want.data), what
+
+
+_BENCHES: list[Bench] = []
+
+
+def bench() -> Bench:
+    """The bench; kept, so that programs cost little."""
+    if not _BENCHES:
+        _BENCHES.append(Bench())
+    return _BENCHES[0]
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QPU_CACHE_DIR", "off")
-    compare(seed)
-    compare(seed, 1)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_engines_agree(part: int) -> None:
+    for seed in range(part, QUICK, 4):
+        bench().compare(seed)
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS)
+def test_what_once_differed(seed: int) -> None:
+    bench().compare(seed)
+
+
+def test_generated_programs_show_every_form() -> None:
+    found: set[Any] = set()
+    for seed in range(150):
+        found |= form_names(generate(seed))
+    missing = [form for forms in catalogue() for form in forms if form not in found]
+    assert not missing, missing[:20]
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("part", range(100))
-def test_engines_agree_for_long(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QPU_CACHE_DIR", "off")
-    for seed in range(1000 + 50 * part, 1050 + 50 * part):
-        compare(seed)
+def test_engines_agree_for_long(part: int) -> None:
+    for seed in range(1000 + 100 * part, 1100 + 100 * part):
+        bench().compare(seed)
 
 
 def test_most_of_a_tame_program_runs_natively() -> None:
-    assert min(compare(seed, 1) for seed in (1, 7)) > 0.5
+    assert min(bench().compare(seed, 1) for seed in (1, 7)) > 0.5
 
 
 def store(q: Asm, register: Any) -> None:
