@@ -15,7 +15,11 @@ from qpu.vc4 import vpm
 ROWS = 4  # vectors of 16 words that a QPU of VideoCore IV stores at once: 12 QPUs use 48 of the 64 rows of the VPM
 BLOCK = 16 * ROWS
 INPUTS, SCALARS = 2, 4  # as many as both loops have registers for
-LARGEST = 1 << 28  # elements: byte offsets stay below 2**32 with a round of all threads on top
+LARGEST = {  # elements
+    qpu.Isa.VC4: (1 << 28) - BLOCK,  # a buffer has less than 1 GiB
+    qpu.Isa.V3D42: 1 << 28,  # byte offsets stay below 2**32 with a round of all threads on top
+    qpu.Isa.V3D71: 1 << 28,
+}
 
 Body = Callable[..., None]  # body(q, inputs, scalars, out): see `Elementwise`
 
@@ -91,6 +95,11 @@ def _loop_vc4(q: Any, inputs: int, scalars: int, body: Body) -> None:
     q.exit()
 
 
+def check_length(gpu: Device, n: int) -> None:
+    """Refuse a length before anything is computed. Raises: UsageError."""
+    within(f"--n on {gpu.isa.label}:", n, 1, LARGEST[gpu.isa])
+
+
 class Elementwise:
     """out[i] = body of in0[i], in1[i] and scalars, 32-bit elements, on all QPUs of any board.
 
@@ -108,7 +117,7 @@ class Elementwise:
         """
         self.gpu = gpu
         self.n = len(out)
-        within("the length of a vector", self.n, 1, LARGEST)
+        check_length(gpu, self.n)
         within("the number of inputs", len(inputs), 0, INPUTS)
         within("the number of scalars", len(scalars), 0, SCALARS)
         for data in (*inputs, out):

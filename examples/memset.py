@@ -11,7 +11,7 @@ from typing import Any
 
 import _common
 import numpy as np
-from _elementwise import Elementwise
+from _elementwise import Elementwise, check_length
 
 from qpu.device import Device
 
@@ -23,6 +23,7 @@ def body(q: Any, inputs: list[Any], scalars: list[Any], out: Any) -> None:
 
 def work(gpu: Device, n: int, value: int) -> dict[str, object]:
     """Run and check one size."""
+    check_length(gpu, n)
     job = Elementwise(gpu, body, [], [value], np.full(n, value ^ 0xFFFFFFFF, np.uint32))
     seconds = _common.median_time(job.launch, lambda: job.out.array.fill(value ^ 0xFFFFFFFF))
     error, wrong = _common.difference(job.result(), np.uint32(value))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import _common
 import numpy as np
 import scopy
-from _elementwise import Elementwise
+from _elementwise import Elementwise, check_length
 
 import qpu
 from qpu.device import Device
@@ -24,6 +24,7 @@ DEFAULT = {  # the versions name and number their counters differently
 
 def work(gpu: Device, n: int, names: tuple[str, ...]) -> dict[str, object]:
     """Count, and check the copy."""
+    check_length(gpu, n)
     names = names or DEFAULT[gpu.isa]
     x = np.arange(n, dtype=np.uint32)
     job = Elementwise(gpu, scopy.body, [x], [], np.zeros_like(x))

@@ -11,7 +11,7 @@ from typing import Any
 
 import _common
 import numpy as np
-from _elementwise import Elementwise
+from _elementwise import Elementwise, check_length
 
 from qpu.device import Device
 
@@ -25,6 +25,7 @@ def body(q: Any, inputs: list[Any], scalars: list[Any], out: Any) -> None:
 
 def work(gpu: Device, n: int, alpha: float) -> dict[str, object]:
     """Run and check one size."""
+    check_length(gpu, n)
     random = np.random.default_rng(0)
     x, y = (random.uniform(-1, 1, n).astype(np.float32) for _ in range(2))
     job = Elementwise(gpu, body, [x, y], [alpha], y)

@@ -11,7 +11,7 @@ from typing import Any
 
 import _common
 import numpy as np
-from _elementwise import Elementwise
+from _elementwise import Elementwise, check_length
 
 from qpu.device import Device
 
@@ -23,6 +23,7 @@ def body(q: Any, inputs: list[Any], scalars: list[Any], out: Any) -> None:
 
 def work(gpu: Device, n: int) -> dict[str, object]:
     """Run and check one size. The words are random bits, NaNs among them: a copy must not look at them."""
+    check_length(gpu, n)
     x = np.random.default_rng(0).integers(0, 1 << 32, n, dtype=np.uint32)
     job = Elementwise(gpu, body, [x], [], np.zeros_like(x))
     seconds = _common.median_time(job.launch, lambda: job.out.array.fill(0))
