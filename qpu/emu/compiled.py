@@ -25,7 +25,7 @@ from llvmlite import binding
 
 __all__ = ["ENGINE_VERSION", "NativeCode", "build", "cache_directory", "has_avx512"]
 
-ENGINE_VERSION = 5  # change it whenever generated code changes
+ENGINE_VERSION = 7  # change it whenever generated code changes
 CACHE_LIMIT = 256 << 20  # bytes; the oldest entries go first
 _LOCK = threading.Lock()
 
@@ -78,9 +78,10 @@ class NativeCode:
     translate_s: float
     keep: list[Any] = field(default_factory=list)
 
-    def function(self, result: Any, *arguments: Any) -> Callable[..., Any]:
-        """The code as a ctypes function; calls release the GIL."""
-        made: Callable[..., Any] = ctypes.CFUNCTYPE(result, *arguments)(self.address)
+    def function(self, result: Any, *arguments: Any, name: str = "run") -> Callable[..., Any]:
+        """A function of the code through ctypes; calls release the GIL."""
+        address = self.address if name == "run" else self.keep[0].get_function_address(name)
+        made: Callable[..., Any] = ctypes.CFUNCTYPE(result, *arguments)(address)
         return made
 
 

@@ -1,36 +1,42 @@
-"""The V3D machine, compiled engine: programs run as machine code, one call per thread and suspension point.
+"""The V3D machine, compiled engine: programs run as machine code, threads one after another or on several host cores.
 
 Dispatch, placement, requests that are not plain 32-bit loads and stores, and reports are those of the reference engine.
-Programs, or parts, that the translator leaves alone run on the reference engine; `RunStats.fallbacks` says why.
+Programs that the translator leaves alone run on the reference engine; `RunStats.fallbacks` says why.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import fields
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qpu.core.isa import Isa
-from qpu.emu.compiled import NativeCode, build, has_avx512
-from qpu.emu.interrupts import StopRequest
-from qpu.emu.lanes import quiet
-from qpu.emu.machine import Execution, RunStats
+from qpu.emu.machine import Execution
 from qpu.emu.memory import PAGE, Memory
-from qpu.emu.tmu import AccessError, result_words
-from qpu.emu.v3d import CLOCKS_PER_INSTRUCTION, MachineProfile, V3dReferenceMachine
-from qpu.emu.v3d_dispatch import Dispatch, Placement, Start
-from qpu.emu.v3d_llvm import DATA_SLOTS, FIFO_SLOTS, GO_ON, Node, NodeStats, Reason, Slot, Untranslatable, translate
+from qpu.emu.tmu import Action, decode_request, result_words
+from qpu.emu.v3d import V3dReferenceMachine
+from qpu.emu.v3d_dispatch import Dispatch, Start
+from qpu.emu.v3d_execution import DispatchExecution, MachineProfile
+from qpu.emu.v3d_llvm_state import (
+    DATA_SLOTS,
+    FIFO_SLOTS,
+    GO_ON,
+    Keeper,
+    Kept,
+    Node,
+    NodeStats,
+    Reason,
+    Slot,
+    Untranslatable,
+)
 from qpu.emu.v3d_prepare import prepare
-from qpu.emu.v3d_services import DispatchServices
+from qpu.emu.v3d_programs import Program, fetcher, program_at
 from qpu.emu.v3d_state import CLOBBERED, Group, undefined_register
 from qpu.errors import EmuFault, FaultPlace
 
@@ -40,137 +46,54 @@ U32: TypeAlias = NDArray[np.uint32]
 
 LANES = 16
 _LANE = np.arange(LANES, dtype=np.uint32)
-_SAVE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int32)
-CHUNK = 1 << 20  # instructions a thread runs at most before the others get their turn
-QUICK, FULL = 0, 2  # optimisation levels
-HOT = 2_000_000  # instructions after which a program is worth the full level
-PARALLEL = 100_000  # instructions of an epoch that make host threads worth it
+_REASONS = tuple(Reason)  # by value
+SHARE, CHUNK = 1 << 12, 1 << 20  # instructions a thread runs at most before the others get their turn: first, ever
+PARALLEL = 100_000  # instructions of a turn of all threads that make host threads worth it
 MAX_REMARKS = 256  # on overflowing result FIFOs, before requests of that size become fast
-MAX_WORDS = 1 << 17  # of code looked at
+ROOM, MOST_ROOM = 64, 1 << 14  # pages: room for copies at first, and what is added at once
+ALL_PAGES = (1 << 32) // PAGE
 
 
-class _Program:
-    """A translated program: its machine code, and how its blocks count."""
-
-    def __init__(self, isa: Isa, words: tuple[int, ...], single_segment: bool) -> None:
-        self.isa = isa
-        self.words = words
-        self.single_segment = single_segment
-        self.nodes: list[Node] = [Node(0)]
-        self.level = QUICK
-        self.stats: list[NodeStats] = []
-        self.reach = self.max_rf = 0
-        self.translate_s = 0.0
-        self.hits = self.misses = 0
-        self.executed = 0
-        self.calls = 0
-        self.run: Any = None
-        self._keep: list[NativeCode] = []
-        self.build()
-
-    def build(self) -> None:
-        """Translate from all known entry nodes; numbers given out before stay valid."""
-        avx512 = has_avx512()
-        identity = repr((self.isa, self.single_segment, avx512, self.nodes, self.words)).encode()
-
-        def make() -> tuple[str, dict[str, Any]]:
-            made = translate(self.isa, self.words, self.nodes, single_segment=self.single_segment, avx512=avx512)
-            entries = sorted(made.entries, key=made.entries.__getitem__)
-            return made.ir, {
-                "stats": [asdict(s) for s in made.stats],
-                "entries": [list(n) for n in entries],
-                "reach": made.reach,
-                "max_rf": made.max_rf,
-            }
-
-        code = build(identity, make, level=self.level)
-        self._keep.append(code)
-        self.stats = [NodeStats(**s) for s in code.meta["stats"]]
-        self.nodes = [Node(n[0], n[1], n[2], tuple(n[3]), n[4], n[5]) for n in code.meta["entries"]]
-        self.reach = int(code.meta["reach"])
-        self.max_rf = int(code.meta["max_rf"])
-        self.translate_s += code.translate_s
-        self.hits += code.from_cache
-        self.misses += not code.from_cache
-        self.run = code.function(ctypes.c_int32, *[ctypes.c_void_p] * 6, ctypes.c_int64)
-
-    def hot(self, instructions: int) -> bool:
-        """Account for executed instructions; True when the program is worth a better translation."""
-        self.executed += instructions
-        return self.level != FULL and self.executed >= HOT
-
-    def improve(self) -> None:
-        """Translate at the full level."""
-        self.level = FULL
-        self.build()
-
-    def number(self, node: Node) -> int:
-        """The entry number of a node that was found at run time."""
-        if node not in self.nodes:
-            self.nodes.append(node)
-            self.build()
-        return self.nodes.index(node)
-
-
-# Rules of the checker whose breaking gives results that hardware does not define.
-_UNDEFINED = ("sfu-", "thrsw-sfu", "branch-slot", "unifa-", "rot-", "uniform-pair", "small-imm-reserved", "lane-op")
-
-_PROGRAMS: dict[tuple[Isa, bool, tuple[int, ...]], _Program | str] = {}
-_MAX_PROGRAMS = 256
-
-
-def _program(memory: Memory, dispatch: Dispatch, isa: Isa) -> _Program:
-    region = memory.region_at(dispatch.code)
-    if region is None:
-        raise Untranslatable("code outside all buffers")
-    count = min((region.end - dispatch.code) // 8, MAX_WORDS)
-    words = memory.bytes[dispatch.code : dispatch.code + 8 * count].view(np.uint64)
-    used = np.flatnonzero(words)
-    key = (isa, dispatch.single_segment, tuple(words[: int(used[-1]) + 1].tolist()) if used.size else ())
-    found = _PROGRAMS.get(key)
-    if found is None:
-        if len(_PROGRAMS) >= _MAX_PROGRAMS:
-            _PROGRAMS.clear()
-        try:
-            found = _Program(isa, key[2], dispatch.single_segment)
-            _refuse_hazards(found)
-        except Untranslatable as reason:
-            found = str(reason)
-        _PROGRAMS[key] = found
-    if isinstance(found, str):
-        raise Untranslatable(found)
-    return found
-
-
-def _refuse_hazards(program: _Program) -> None:
-    """What hardware does not define is reported instruction by instruction: by the reference engine."""
-    from qpu.v3d.hazards import check
-
-    words = program.words[: program.reach + 1]
-    for finding in check(program.isa, words, single_segment=program.single_segment):
-        if finding.rule.startswith(_UNDEFINED) and finding.rule != "unifa-branch":
-            raise Untranslatable(f"hazard {finding.rule} at instruction {finding.index}")
+def _cores() -> int:
+    """Host cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class V3dCompiledMachine:
-    """V3D 4.2 or 7.1 of an emulated board; arguments as `V3dReferenceMachine`."""
+    """V3D 4.2 or 7.1 of an emulated board; arguments as `V3dReferenceMachine`. workers: host threads, None: cores."""
 
-    def __init__(self, profile: MachineProfile, memory: Memory, *, strict: bool) -> None:
+    def __init__(self, profile: MachineProfile, memory: Memory, *, strict: bool, workers: int | None = None) -> None:
         self.reference = V3dReferenceMachine(profile, memory, strict=strict)
         self.profile = profile
         self.memory = memory
         self.strict = strict
-
+        self.workers = workers or min(_cores(), 8)
         self._tables: list[NDArray[np.uint64]] = []
+        self.room: U32 | None = None
+        whole = len(memory.pages) == ALL_PAGES
+        self._pages = memory.pages if whole else np.zeros(ALL_PAGES, np.uint32)
 
     @property
     def qpus(self) -> int:
         """Number of QPUs."""
         return self.reference.qpus
 
+    def page_owners(self) -> U32:
+        """Region id of every page of the 32-bit address space, whatever the window of the memory is."""
+        if self._pages is not self.memory.pages:
+            self._pages[: len(self.memory.pages)] = self.memory.pages
+        return self._pages
+
     def take_table(self) -> NDArray[np.uint64]:
         """A table with a zero for each page; 8 MiB, so it is kept for the next dispatch."""
         return self._tables.pop() if self._tables else np.zeros(self.memory.size // PAGE, np.uint64)
+
+    def take_room(self, pages: int) -> U32:
+        """Room for copies of at least so many pages."""
+        kept, self.room = self.room, None
+        return kept if kept is not None and len(kept) >= pages else np.empty((pages, PAGE // 4), np.uint32)
 
     def return_table(self, table: NDArray[np.uint64]) -> None:
         """Give back a table whose entries are zero again."""
@@ -181,134 +104,122 @@ class V3dCompiledMachine:
         """Take a dispatch; see `V3dReferenceMachine.dispatch`."""
         dispatch = Dispatch.from_cfg(cfg, exact_batches=self.profile.exact_batches)
         try:
-            program = _program(self.memory, dispatch, self.profile.isa)
-            if dispatch.threads == 4 and program.max_rf >= 32:
-                raise Untranslatable(f"rf{program.max_rf} with four threads per QPU")
+            program = program_at(self.memory, dispatch, self.profile.isa, strict=self.strict)
         except Untranslatable as reason:
             execution = self.reference.dispatch(cfg)
             execution.stats.fallbacks[str(reason)] += 1
             return execution
-        return CompiledV3dExecution(self, dispatch, program, list(cfg))
+        return CompiledV3dExecution(self, dispatch, program)
 
 
-class CompiledV3dExecution:
+class _Copies:
+    """Copies of pages from before their first store of a dispatch, made by translated code or by the host."""
+
+    def __init__(self, machine: V3dCompiledMachine, known: dict[int, U32]) -> None:
+        self._machine = machine
+        self._known = known  # page -> words; what the host's streams read
+        self.table = machine.take_table()  # host addresses, for translated code
+        self.control = np.zeros(int(Keeper.WORDS), np.uint64)
+        self._entered = 0  # of `known`: in the table
+        self._noted = 0  # of the room: in `known`
+        self._room = ROOM
+        self._supply()
+
+    def _supply(self) -> None:
+        self._pool = self._machine.take_room(self._room)
+        self._room = len(self._pool)
+        self._pages = np.zeros(self._room, np.uint32)
+        self._noted = 0
+        self.control[Keeper.USED] = 0
+        self.control[Keeper.ROOM] = self._room
+        self.control[Keeper.POOL] = self._pool.ctypes.data
+        self.control[Keeper.PAGES] = self._pages.ctypes.data
+
+    def note(self) -> None:
+        """Take over what translated code copied; new room when it is used up."""
+        used = min(int(self.control[Keeper.USED]), self._room)
+        for i in range(self._noted, used):
+            self._known[int(self._pages[i])] = self._pool[i]
+        self._entered += used - self._noted
+        self._noted = used
+        if int(self.control[Keeper.USED]) >= self._room:
+            self._room = min(4 * self._room, MOST_ROOM)
+            self._supply()
+
+    def enter(self) -> bool:
+        """Put the host's new copies into the table; whether there were any."""
+        fresh = len(self._known) - self._entered
+        for page in islice(reversed(self._known), fresh):
+            self.table[page] = self._known[page].ctypes.data
+        self._entered += fresh
+        return bool(fresh)
+
+    def release(self) -> None:
+        """The dispatch is over."""
+        self.note()
+        for page in self._known:
+            self.table[page] = 0
+        self._machine.return_table(self.table)
+        self._known.clear()
+        self._machine.room = self._pool
+
+
+class CompiledV3dExecution(DispatchExecution):
     """A dispatch on the compiled engine; see `qpu.emu.machine.Execution`."""
 
-    def __init__(self, machine: V3dCompiledMachine, dispatch: Dispatch, program: _Program, cfg: list[int]) -> None:
-        profile, memory = machine.profile, machine.memory
-        self.isa = profile.isa
-        self.stats = RunStats(profile.isa, engine="compiled")
-        self._memory = memory
-        self._dispatch = dispatch
-        self._program = program
-        self._before = (program.translate_s, program.hits, program.misses)
-        if program.calls == 0:
-            self._before = (0.0, 0, 0)
-        program.calls += 1
-        self._placement = Placement(dispatch, machine.reference.qpus)
-        self._services = DispatchServices(
-            profile.name, profile.isa, memory, dispatch, self._placement, self.stats, strict=machine.strict
+    segment = CHUNK
+
+    def __init__(self, machine: V3dCompiledMachine, dispatch: Dispatch, program: Program) -> None:
+        super().__init__(
+            machine.profile, machine.memory, dispatch, machine.qpus, engine="compiled", strict=machine.strict
         )
+        self._machine = machine
+        self._program = program
+        first = program.calls == 0
+        self._before = (0.0, 0, 0) if first else (program.translate_s, program.hits, program.misses)
+        self._translated = program.translate_s
+        program.calls += 1
         capacity = self._placement.capacity
         raw = np.zeros(capacity * int(Slot.WORDS) + LANES, np.uint32)
         skew = (-raw.ctypes.data // 4) % LANES
         self._states: U32 = raw[skew : skew + capacity * int(Slot.WORDS)].reshape(capacity, int(Slot.WORDS))
         self._wide = self._states.view(np.uint64)
-        self._pointers = [int(self._states[i].ctypes.data) for i in range(capacity)]
-        self._machine = machine
-        self._copies = machine.take_table()  # host addresses of page snapshots
-        self._known_copies = 0
-        self._workers = min(os.cpu_count() or 1, 8)
-        self._counters: list[tuple[int, NDArray[np.int64]]] = []
-        self._counts = [self._new_counters() for _ in range(self._workers)]
+        first_state = int(self._states.ctypes.data)
+        self._pointers = np.arange(capacity, dtype=np.uint64) * np.uint64(4 * int(Slot.WORDS)) + np.uint64(first_state)
+        self._copies = _Copies(machine, self._services.snapshot.copies)
+        self._workers = machine.workers
+        self._counts = self._new_counters()
         self._ready: list[int] = []
         self._waiting: dict[int, int] = {}  # thread at a barrier -> supergroup
         self._last_on = [-1] * self._placement.qpus  # thread that ran last on each QPU
         self._resumed: set[int] = set()
-        self._done_counts = [NodeStats()]
+        self._total: NDArray[np.int64] = np.zeros(len(fields(NodeStats)), np.int64)
         self._tmu = [0, 0, 0]  # requests, bytes read, bytes written by threads that ended
-        self._failed: BaseException | None = None
         self._group = Group(np.zeros(1, np.intp), dispatch.code, dispatch.uniforms)
+        self._words: dict[tuple[int, str], U32] = {}  # words of streams that are not in one piece on the host
         self._pool: ThreadPoolExecutor | None = None
-        self._last_epoch = 0
-        self._lock = threading.Lock()
         self._overflows = 0
-        self._save = _SAVE(self._keep_pages)
+        self._turns = 0  # of threads
+        self._share = SHARE
+        self._fetch = fetcher(machine.memory, dispatch.code)
         self._fresh = self._template()
 
-    def _new_counters(self) -> NDArray[np.int64]:
-        return np.zeros(max(1, len(self._program.stats)), np.int64)
+    # -- statistics
 
-    # -- Execution
+    def _new_counters(self) -> list[NDArray[np.int64]]:
+        return [np.zeros(len(self._program.stats), np.int64) for _ in range(self._workers)]
 
-    @property
-    def clocks(self) -> int:
-        """Emulated clocks of the busiest QPU."""
-        return CLOCKS_PER_INSTRUCTION * int(self._services.qpu_instructions.max())
-
-    @property
-    def done(self) -> bool:
-        """All batches have finished."""
-        return self._placement.done
-
-    @property
-    def batches(self) -> int:
-        """Batches of the dispatch."""
-        return self._dispatch.batches
-
-    @property
-    def batches_done(self) -> int:
-        """Finished batches."""
-        return self._placement.finished
-
-    def run(self, clocks: int | None = None) -> bool:
-        """Advance by about `clocks` emulated clocks (None: to the end); see `qpu.emu.machine.Execution.run`."""
-        if self._failed is not None:
-            raise self._failed
-        target = None if clocks is None else self.clocks + clocks
-        begun = time.perf_counter()
-        before = self._program.translate_s
-        try:
-            with quiet(), StopRequest() as stop:
-                while not self.done and not stop.requested:
-                    budget = CHUNK
-                    if target is not None:
-                        left = target - self.clocks
-                        if left <= 0:
-                            break
-                        budget = min(CHUNK, max(1, left // (CLOCKS_PER_INSTRUCTION * len(self._dispatch.slots))))
-                    self._epoch(budget)
-        except EmuFault as fault:
-            self._failed = fault
-            raise
-        finally:
-            if self.done or self._failed is not None:
-                self._release_host()
-            self.stats.execute_s += time.perf_counter() - begun - (self._program.translate_s - before)
-            self._count()
-        if stop.requested:
-            raise KeyboardInterrupt
-        return self.done
-
-    def _release_host(self) -> None:
-        """The dispatch is over: worker threads end, the page table goes back."""
+    def _over(self) -> None:
+        """Worker threads end, the page table goes back."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-        if self._copies.size:
-            for page in self._services.snapshot.copies:
-                self._copies[page] = 0
-            self._machine.return_table(self._copies)
-            self._copies = np.zeros(0, np.uint64)
+        self._copies.release()
 
     def _count(self) -> None:
         s, x, p = self.stats, self._services, self._program
         self._settle_counters()
-        total = self._done_counts[0]
-        s.instructions = int(x.qpu_instructions.sum())
-        s.per_qpu = {q: int(n) for q, n in enumerate(x.qpu_instructions) if n}
-        s.threads = self._placement.started
-        s.clocks = self.clocks
+        total = NodeStats(*self._total.tolist())
         s.add_ops, s.mul_ops, s.fadds, s.fmuls = total.add_ops, total.mul_ops, total.fadds, total.fmuls
         s.sfu_ops, s.branches, s.thread_switches = total.sfu_ops, total.branches, total.switches
         s.uniform_bytes = 4 * total.uniforms
@@ -319,18 +230,16 @@ class CompiledV3dExecution:
         s.tmu_requests = requests + x.tmu.requests
         s.tmu_read_bytes = read + x.tmu.read_bytes
         s.tmu_write_bytes = written + x.tmu.write_bytes
+        s.execute_s -= p.translate_s - self._translated
+        self._translated = p.translate_s
         s.translate_s = p.translate_s - self._before[0]
         s.cache_hits, s.cache_misses = p.hits - self._before[1], p.misses - self._before[2]
 
     def _settle_counters(self) -> None:
-        """Turn block counts into operation counts; needed before the program is translated again."""
-        total = self._done_counts[0]
-        counts = np.sum([c[: len(self._program.stats)] for c in self._counts], axis=0)
-        for n, block in zip(counts.tolist(), self._program.stats, strict=False):
-            if n:
-                for name in NodeStats.__slots__:
-                    setattr(total, name, getattr(total, name) + n * getattr(block, name))
-        self._counts = [self._new_counters() for _ in range(self._workers)]
+        """Turn counts of chains into operation counts; needed before the program is translated again."""
+        self._total = self._total + np.sum(self._counts, axis=0) @ self._program.stats
+        for counts in self._counts:
+            counts[:] = 0
 
     def _tmu_of(self, thread: int) -> tuple[int, int, int]:
         wide = self._wide[thread]
@@ -353,8 +262,6 @@ class CompiledV3dExecution:
         state[Slot.CONFIG] = 0xFFFFFFFF
         state[Slot.CODE] = self._dispatch.code
         state[Slot.LIMIT] = result_words(self._dispatch.threads)
-        address = ctypes.cast(self._save, ctypes.c_void_p).value or 0
-        state[Slot.SAVE : Slot.SAVE + 2] = address & 0xFFFFFFFF, address >> 32
         return state
 
     def _start(self, started: list[Start]) -> None:
@@ -367,74 +274,83 @@ class CompiledV3dExecution:
             state[Slot.RF + 2 * LANES : Slot.RF + 3 * LANES] = payload.index[row]
             state[Slot.MSF : Slot.MSF + LANES] = payload.live[row]
             state[Slot.TIDX] = self._placement.tidx(begun.thread)
+            state[Slot.SLOT] = begun.supergroup_slot
             self._resumed.discard(begun.thread)
             self._ready.append(begun.thread)
 
-    def _keep_pages(self, state_address: int, extent: int) -> None:
-        """Called by translated code before it stores to pages that the uniform streams may have to see unchanged."""
-        state = self._states[(state_address - self._pointers[0]) // (4 * int(Slot.WORDS))]
-        live = (np.uint32(state[Slot.MASK]) >> _LANE & np.uint32(1)).astype(np.bool_)
-        first = state[Slot.ADDRESS : Slot.ADDRESS + LANES][live]
-        with self._lock:
-            self._services.snapshot.before_store(np.concatenate([first, first + np.uint32(extent)]) >> np.uint32(12))
-            self._sync_copies()
-
-    def _epoch(self, budget: int) -> None:
-        """Every ready thread runs to its next suspension point."""
+    def _turn(self, budget: int) -> None:
         started = self._placement.start()
         if started:
             self._start(started)
         if not self._ready:
-            self._deadlock()
+            waiting = next(iter(self._waiting), None)
+            raise self._deadlocked(None if waiting is None else self._standing(waiting))
         threads = sorted(self._ready)
         self._ready = []
-        if self._program.hot(self._last_epoch):
+        if self._program.hot:
             self._settle_counters()
-            self._program.improve()
-            self._counts = [self._new_counters() for _ in range(self._workers)]
+            self._program.improve(self._fetch)
+            self._counts = self._new_counters()
+        budget = min(budget, self._share)
         reasons = self._run_all(threads, budget)
-        self._last_epoch = 0
+        self._copies.note()
+        self._account(threads, budget)
+        spent = reasons.count(Reason.BUDGET)
+        if 0 < spent < len(reasons):
+            self._share = SHARE  # others make progress: who spins must not hold them up
+        elif spent:
+            self._share = min(2 * self._share, CHUNK)
         for thread, reason in zip(threads, reasons, strict=True):
-            self._account(thread, budget)
-            self._handle(thread, Reason(reason))
+            self._handle(thread, _REASONS[reason])
         self._release()
 
     def _run_all(self, threads: list[int], budget: int) -> list[int]:
-        run = self._program.run
-        memory = self._memory
-        fixed = (
-            memory.pointer,
-            memory.pages.ctypes.data,
-            self._services.snapshot.kept.ctypes.data,
-            self._copies.ctypes.data,
-        )
-        qpus = self._placement.qpus
-        result = dict.fromkeys(threads, 0)
-
         for thread in threads:
             self._before_run(thread)
+        fixed = (
+            self._memory.pointer,
+            self._machine.page_owners().ctypes.data,
+            self._services.snapshot.kept.ctypes.data,
+            self._copies.table.ctypes.data,
+            self._copies.control.ctypes.data,
+        )
+        result = dict.fromkeys(threads, 0)
 
-        def work(mine: list[int], counters: NDArray[np.int64]) -> None:
-            place = counters.ctypes.data
-            for thread in mine:
-                result[thread] = run(self._pointers[thread], *fixed, place, budget)
+        def work(
+            mine: list[int], counters: NDArray[np.int64], function: Callable[..., None] = self._program.run
+        ) -> None:
+            states = self._pointers[mine]
+            reasons = np.zeros(len(mine), np.int32)
+            function(states.ctypes.data, len(mine), *fixed, counters.ctypes.data, budget, reasons.ctypes.data)
+            result.update(zip(mine, reasons.tolist(), strict=True))
 
-        groups = min(self._workers, len({t % qpus for t in threads}))
-        if groups < 2 or self._expected * len(threads) < PARALLEL:
+        # First nobody stores, so that the order of the threads, and host cores, make no difference; then those that
+        # want to store go on, one after the other.
+        self._copies.control[Keeper.FROZEN] = 1
+        shares = self._shares(threads)
+        if len(shares) < 2:
             work(threads, self._counts[0])
         else:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._workers, "qpu-emulator")
-            # The threads of one QPU stay together and in order.
-            shares = [[t for t in threads if t % qpus % groups == i] for i in range(groups)]
             list(self._pool.map(work, shares, self._counts))
+        self._copies.control[Keeper.FROZEN] = 0
+        storing = [t for t in threads if result[t] == Reason.TMU and self._states[t, Slot.FROZEN]]
+        if storing:
+            work(storing, self._counts[0], self._program.stores)
         return [result[t] for t in threads]
 
+    def _shares(self, threads: list[int]) -> list[list[int]]:
+        """Which host thread runs which threads."""
+        workers = min(self._workers, len(threads))
+        if workers < 2 or self._mean * len(threads) < PARALLEL:
+            return [threads]
+        return [threads[i::workers] for i in range(workers)]
+
     @property
-    def _expected(self) -> int:
-        """Instructions of a thread until it stops, guessed from the mean so far."""
-        executed = int(self._services.qpu_instructions.sum())
-        return executed // max(1, self._epochs)
+    def _mean(self) -> int:
+        """Instructions that a thread executes until it stops, in the mean so far."""
+        return int(self._services.qpu_instructions.sum()) // max(1, self._turns)
 
     def _before_run(self, thread: int) -> None:
         """4.2: accumulators are shared by a QPU's threads; they are lost when another one ran since the switch."""
@@ -445,14 +361,12 @@ class CompiledV3dExecution:
             self._last_on[qpu] = thread
             self._resumed.add(thread)
 
-    _epochs = 0
-
-    def _account(self, thread: int, budget: int) -> None:
-        left = int(self._wide[thread].view(np.int64)[int(Slot.LEFT) // 2])
-        used = budget - left
-        self._services.qpu_instructions[self._placement.qpu(thread)] += used
-        self._last_epoch += used
-        self._epochs += 1
+    def _account(self, threads: list[int], budget: int) -> None:
+        used = budget - self._wide[threads, int(Slot.LEFT) // 2].view(np.int64)
+        qpus = self._placement.qpus
+        np.add.at(self._services.qpu_instructions, np.array(threads) % qpus, used)
+        self._program.executed += int(used.sum())
+        self._turns += len(threads)
 
     # -- events
 
@@ -462,53 +376,111 @@ class CompiledV3dExecution:
             self._request(thread)
             then = int(state[Slot.THEN])
             if then == GO_ON:
-                self._resumed.discard(thread)  # no switch: accumulators are its own
-                self._ready.append(thread)
+                self._goes_on(thread)
                 return
             reason = Reason(then)
         if reason in (Reason.BUDGET, Reason.YIELD):
-            self._resumed.discard(thread)  # hardware would not have switched here
-            self._ready.append(thread)
+            self._goes_on(thread)
         elif reason is Reason.SWITCH:
             self._ready.append(thread)
         elif reason is Reason.END:
-            for i, n in enumerate(self._tmu_of(thread)):
-                self._tmu[i] += n
-            self._placement.finish(thread)
+            self._end(thread)
         elif reason is Reason.BARRIER:
+            asked = int(state[Slot.SYNC]) >> 1
+            if asked:
+                g = self._standing(thread, asked - 1)
+                self._services.warn(g, "barrier-tmu", "the barrier is joined while TMU results are outstanding")
             state[Slot.SYNC] = 0
             self._waiting[thread] = self._placement.running[thread].supergroup
             self._placement.arrive(thread)
         elif reason is Reason.JUMP:
             self._jump(thread)
-        elif reason is Reason.EMPTY:
-            g = self._standing(thread)
-            self._services.fault(g, "tmu-empty", "ldtmu finds no result pending; hardware hangs here")
-        elif reason is Reason.UNIFORM:
-            g = self._standing(thread)
-            self._services._access(AccessError("out-of-bounds", 0, 0, int(state[Slot.JUMP]), 4, False, "uniform fetch"))
-            raise EmuFault("out-of-bounds", "uniform fetch outside of every buffer", self._services.place(g))
+        elif reason is Reason.CHECK:
+            self._check(thread)
+        elif reason is Reason.RULE:
+            self._rule(thread)
         elif reason is Reason.BAD_CODE:
             g = self._standing(thread)
-            problem = prepare(self.isa, self._word(int(state[Slot.AT]))).problem
-            self._services.fault(g, *(problem or ("undefined-opcode", "no instruction")))
+            word = self._fetch(int(state[Slot.AT]))
+            if word is None:
+                self._services.prepared = None
+                message = f"the program counter 0x{g.pc:08x} is outside of every buffer"
+                self._services.fault(g, "code-out-of-bounds", message)
+            self._services.fault(g, *(prepare(self.isa, word).problem or ("undefined-opcode", "no instruction")))
         else:
             raise EmuFault("engine", f"the compiled program stopped with {reason.name}", FaultPlace())
 
-    def _standing(self, thread: int) -> Group:
-        """The thread as the reference engine's services see it, at its current instruction."""
+    def _goes_on(self, thread: int) -> None:
+        """The thread stopped where hardware would not have: its accumulators are still its own."""
+        self._resumed.discard(thread)
+        self._ready.append(thread)
+
+    def _end(self, thread: int) -> None:
+        state = self._states[thread]
+        for i, n in enumerate(self._tmu_of(thread)):
+            self._tmu[i] += n
+        left = int(state[Slot.COUNT])
+        if left:
+            g = self._standing(thread)
+            g.pc += 8
+            self._services.warn(g, "tmu-unpopped", f"{left} TMU result words are left at the program end")
+        if state[Slot.SYNC]:  # the last switch before the end was the barrier's: it counts as arrived (assumed)
+            self._placement.arrive(thread)
+        self._placement.finish(thread)
+
+    def _standing(self, thread: int, index: int | None = None) -> Group:
+        """The thread as the reference engine's services see it, at its current (or another) instruction."""
         g = self._group
         g.threads = np.array([thread], np.intp)
-        index = int(self._states[thread][Slot.AT])
-        g.pc = self._dispatch.code + 8 * index
+        at = int(self._states[thread][Slot.AT]) if index is None else index
+        g.pc = (self._dispatch.code + 8 * at) & 0xFFFFFFFF
         g.count = 0
         self._services.group = g
-        self._services.prepared = prepare(self.isa, self._word(index))
+        self._services.prepared = prepare(self.isa, self._word(at))
         return g
 
     def _word(self, index: int) -> int:
-        words = self._program.words
-        return words[index] if 0 <= index < len(words) else 0
+        return self._fetch(index) or 0
+
+    def _rule(self, thread: int) -> None:
+        """The program does what hardware does not define."""
+        state = self._states[thread]
+        rule, message = self._program.rules[int(state[Slot.RULE])]
+        if not message:
+            message = f"branch target 0x{int(state[Slot.TARGET]):08x} is no multiple of 8"
+        self._services.fault(self._standing(thread), rule, message)
+
+    def _check(self, thread: int) -> None:
+        """A chain cannot run: fault where something is missing, else hand the words over in one piece."""
+        state = self._states[thread]
+        number = int(state[Slot.RESUME])
+        start = self._program.nodes[number].at
+        results = int(state[Slot.COUNT])
+        words: dict[str, list[int]] = {"u": [], "a": []}
+        x = self._services
+        g = self._group
+        g.unif, g.unifa, g.unifa_at = int(state[Slot.UNIFORM]), int(state[Slot.UNIFA]), -100
+        qpu = self._placement.qpu(thread)
+        for kind, index in self._program.needs[number]:
+            self._standing(thread, index)
+            try:
+                if kind == "r":
+                    if not results:
+                        x.fault(g, "tmu-empty", "ldtmu finds no result pending; hardware hangs here")
+                    results -= 1
+                else:
+                    word = x.uniform(g) if kind == "u" else x.unifa(g)
+                    assert isinstance(word, int)
+                    words[kind].append(word)
+            except EmuFault:
+                x.qpu_instructions[qpu] += index - start
+                raise
+        for kind, host, left in (("u", Slot.UNIFORM_HOST, Slot.UNIFORM_LEFT), ("a", Slot.UNIFA_HOST, Slot.UNIFA_LEFT)):
+            if words[kind]:
+                piece = self._words[thread, kind] = np.array(words[kind], np.uint32)
+                self._wide[thread][int(host) // 2] = piece.ctypes.data
+                state[left] = len(piece)
+        self._goes_on(thread)
 
     def _request(self, thread: int) -> None:
         """A TMU request that the translated code left to the host."""
@@ -522,7 +494,10 @@ class CompiledV3dExecution:
         g.results = [np.zeros(LANES, np.uint32)] * count
         live = (np.uint32(state[Slot.MASK]) >> _LANE & np.uint32(1)).astype(np.bool_)
         address = state[Slot.ADDRESS : Slot.ADDRESS + LANES].copy().reshape(1, LANES)
+        streamed = self._open_pages(g.config, pending, address)
         self._services.request(g, address, live.reshape(1, LANES))
+        kept = self._services.snapshot.kept
+        kept[streamed[kept[streamed] == Kept.FREE]] = Kept.STREAM  # not stored to after all
         state[Slot.CONFIG] = g.config if isinstance(g.config, int) else g.config[0]
         state[Slot.PENDING] = 0
         fresh = g.results[count:]
@@ -536,37 +511,34 @@ class CompiledV3dExecution:
             at = Slot.FIFO + LANES * ((head + count + k) % FIFO_SLOTS)
             state[at : at + LANES] = np.broadcast_to(value, (1, LANES))[0]
         state[Slot.COUNT] = count + len(fresh)
-        self._sync_copies()
+        if self._copies.enter():
+            self._states[:, (Slot.UNIFORM_LEFT, Slot.UNIFA_LEFT)] = 0  # the streams look again what to read
 
-    def _sync_copies(self) -> None:
-        """Pages that were copied before their first store: streams read the copies from now on."""
-        copies = self._services.snapshot.copies
-        if len(copies) == self._known_copies:
-            return
-        for page in islice(reversed(copies), len(copies) - self._known_copies):
-            self._copies[page] = copies[page].ctypes.data
-        self._known_copies = len(copies)
-        self._wide[:, int(Slot.UNIFORM_HOST) // 2] = 0
-        self._wide[:, int(Slot.UNIFA_HOST) // 2] = 0
+    def _open_pages(self, config: int, pending: int, address: U32) -> NDArray[np.intp]:
+        """Pages under streams that a request may store to are to be copied first; returns them."""
+        if decode_request(config & 0xFF, pending).action not in (Action.STORE, Action.ATOMIC):
+            return np.zeros(0, np.intp)
+        kept = self._services.snapshot.kept
+        reach = np.concatenate([address & np.uint32(0xFFFFFFF0), address, address + np.uint32(15)])
+        pages = np.unique(reach >> np.uint32(12)).astype(np.intp)
+        pages = pages[pages < len(kept)]
+        streamed: NDArray[np.intp] = pages[kept[pages] == Kept.STREAM]
+        kept[streamed] = Kept.FREE
+        return streamed
 
     def _jump(self, thread: int) -> None:
         state = self._states[thread]
         offset = int(state[Slot.JUMP]) - self._dispatch.code
-        index = offset // 8
-        if offset % 8 or not 0 <= index < len(self._program.words):
-            g = self._standing(thread)
-            self._services.fault(
-                g, "code-out-of-bounds", f"the branch goes to 0x{int(state[Slot.JUMP]):08x}, outside of the program"
-            )
+        index = (offset + (1 << 31) & 0xFFFFFFFF) - (1 << 31) >> 3
         node = Node(index, marked=bool(state[Slot.MARKED]))
         self._settle_counters()
         try:
-            state[Slot.RESUME] = self._program.number(node)
+            state[Slot.RESUME] = self._program.number(node, self._fetch)
         except Untranslatable as reason:
             g = self._standing(thread)
             self._services.fault(g, "engine", f"the compiled engine cannot go on at instruction {index}: {reason}")
-        self._counts = [self._new_counters() for _ in range(self._workers)]
-        self._ready.append(thread)
+        self._counts = self._new_counters()
+        self._goes_on(thread)
 
     def _release(self) -> None:
         if not self._waiting:
@@ -575,9 +547,3 @@ class CompiledV3dExecution:
         for thread in [t for t, s in self._waiting.items() if s in full]:
             del self._waiting[thread]
             self._ready.append(thread)
-
-    def _deadlock(self) -> None:
-        place = FaultPlace(board=self._services.board)
-        if self._waiting:
-            place = self._services.place(self._standing(next(iter(self._waiting))))
-        raise EmuFault("deadlock", self._placement.deadlock(), place)

@@ -439,6 +439,10 @@ class V3dExecution(DispatchExecution):
             for k, (old, new) in enumerate(zip(before, g.regs, strict=True))
             if old is not new
         ]
+        if g.late is not None and g.late_left == 1:  # an SFU result reaches r4 before the next instruction
+            value, mask = g.late
+            old = g.regs[ACC + 4]
+            changed.append(("r4", old, value if mask is None else np.where(mask, value, old)))
         for name, old_flag, new_flag in (("a", a, g.a), ("b", b, g.b)):
             if old_flag is not new_flag:
                 changed.append((name, old_flag.astype(np.uint32), new_flag.astype(np.uint32)))
