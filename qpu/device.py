@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -20,7 +21,6 @@ from qpu.core.isa import Isa
 from qpu.core.program import Program
 from qpu.drivers.base import Bo, CsdJob, DeviceInfo, Driver, Fence, Job, QpuJob
 from qpu.drivers.csd import split_dispatch
-from qpu.drivers.port import interrupting
 from qpu.errors import DriverError, EmuFault, NoDeviceError, UsageError
 from qpu.launch import Arguments, Launch, Over, Parts, own, within
 
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Buffer", "BufferView", "Device", "Launch", "Uniforms", "open_device", "pack_uniforms"]
 
+FORGOTTEN = 32  # launches nobody waited for, before the device looks which have ended
 PREFETCH_SLACK = 512  # instruction fetch runs past the end of a program (v3d.md 8.3)
+
+
+_users: Counter[int] = Counter()  # open devices by port: the last one to close shuts an emulated board down
+_users_lock = threading.Lock()
 
 
 class _Counting(Protocol):
@@ -57,6 +62,8 @@ class Device(AbstractContextManager["Device"]):
         self._lingering: list[Bo] = []  # closed buffers that ndarrays still refer to
         self._running: set[Launch] = set()
         self._info = driver.info
+        with _users_lock:
+            _users[id(port)] += 1
 
     # identity
 
@@ -156,12 +163,17 @@ class Device(AbstractContextManager["Device"]):
             self._return(bo)
 
     def _return(self, bo: Bo) -> None:
-        if not close_bo(bo):
+        # The kernel's V3D driver keeps memory for jobs that use it; VideoCore IV would write to what is gone.
+        if (self._running and self.isa is Isa.VC4) or not close_bo(bo):
             self._lingering.append(bo)
 
     def _tidy(self) -> None:
-        """Close what could not be closed before because ndarrays referred to it."""
-        self._lingering = [bo for bo in self._lingering if not close_bo(bo)]
+        """Settle launches that ended unnoticed; close what could not be closed before."""
+        if len(self._running) >= FORGOTTEN:
+            for launch in list(self._running):
+                launch.settle_if_done()
+        if not self._running or self.isa is not Isa.VC4:
+            self._lingering = [bo for bo in self._lingering if not close_bo(bo)]
 
     # programs
 
@@ -191,8 +203,8 @@ class Device(AbstractContextManager["Device"]):
 
     def _unload(self, key: int) -> None:
         known = self._code.pop(key, None)
-        if known is not None and self._driver is not None and os.getpid() == self._pid and not self._running:
-            close_bo(known[1])
+        if known is not None and self._driver is not None and os.getpid() == self._pid:
+            self._return(known[1])  # its launches are over: they hold the program
 
     def _scratch(self, size: int) -> Bo:
         with self._lock:
@@ -215,6 +227,8 @@ class Device(AbstractContextManager["Device"]):
         """Called by a launch that is over."""
         with self._lock:
             self._running.discard(launch)
+            if not self._running and self._lingering:
+                self._tidy()
 
     # launches
 
@@ -377,6 +391,8 @@ class Device(AbstractContextManager["Device"]):
         launch = Launch(self, program, fences[0] if len(fences) == 1 else Parts(self, fences), keep, after)
         with self._lock:
             self._running.add(launch)
+            if len(self._running) >= FORGOTTEN:
+                self._tidy()
         return launch
 
     def _listed(self, code: Bo, keep: Sequence[Bo]) -> tuple[Bo, ...]:
@@ -472,7 +488,7 @@ class Device(AbstractContextManager["Device"]):
             return
         if os.getpid() != self._pid:
             return  # the parent's device: leave it to the parent
-        with interrupting(self._port), self._lock:
+        with driver.leaving(), self._lock:
             for buffer in list(self._buffers):
                 bo, buffer._bo, buffer._array = buffer._bo, None, None
                 if bo is not None:
@@ -488,11 +504,16 @@ class Device(AbstractContextManager["Device"]):
             self._lingering.clear()
             self._running.clear()
         try:
-            with interrupting(self._port):
+            with driver.leaving():
                 driver.close()
         finally:
+            with _users_lock:
+                _users[id(self._port)] -= 1
+                last = not _users[id(self._port)]
+                if last:
+                    del _users[id(self._port)]
             closing = getattr(self._port, "shutdown", None)
-            if closing is not None:
+            if last and closing is not None:
                 closing()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

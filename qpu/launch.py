@@ -100,6 +100,17 @@ class Launch:
                 return
             self._settle(timeout_s)
 
+    def settle_if_done(self) -> None:
+        """Give back what the job held, if it is over; an error waits for those who wait for the launch."""
+        if self.done and self._lock.acquire(blocking=False):
+            try:
+                if self._fence is not None:
+                    self._settle(0.0)
+            except (DriverError, EmuFault):
+                pass  # kept in `error`
+            finally:
+                self._lock.release()
+
     def _settle(self, timeout_s: float | None) -> None:
         fence = self._fence
         assert fence is not None

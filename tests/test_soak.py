@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,63 @@ def test_two_processes(board: str, count: int) -> None:
             child.wait()
     assert [child.returncode for child in children] == [0, 0]
     assert [json.loads(text) for text in outputs] == [[mine * count] * 16 for mine in (3, 5)]
+
+
+@counts(20, 1000)
+@needs_statm
+def test_two_processes_on_one_node(board: str, count: int) -> None:
+    """Two processes of one emulated board: descriptors and handles apart, memory and GPU shared, calls interleaved.
+
+    A third one dies in the middle of its work, with launches in flight and memory in use.
+    """
+    first = EmuPort(board)
+    ports = [first, first.process()]
+    devices = [qpu.open_device(port=port) for port in ports]
+    failures: list[BaseException] = []
+    totals: dict[int, list[int]] = {}
+    ready, half = threading.Barrier(3), threading.Barrier(3)
+
+    def work(number: int, gpu: Device) -> None:
+        try:
+            one, total = gpu.array(np.full(16, number + 2, np.uint32)), gpu.zeros(16, np.uint32)
+            program = binary(gpu.isa, "add")
+            gpu.run(program, [total, one, total])
+            ready.wait(60)
+            for turn in range(count - 1):
+                launch = gpu.submit(program, [total, one, total])
+                if turn % 7 == 0:
+                    launch.wait(60)
+                if turn == count // 2:
+                    half.wait(60)
+            gpu.run(program, [total, one, total])
+            totals[number] = total.numpy().tolist()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(n, gpu)) for n, gpu in enumerate(devices)]
+    for thread in threads:
+        thread.start()
+    ready.wait(60)
+    dying = first.process()
+    if not board.startswith("pi3"):  # there the death of a process leaves the QPUs powered, or takes the power away
+        third = qpu.open_device(port=dying)
+        x = third.array(np.ones(16, np.uint32))
+        for _ in range(5):
+            third.submit(binary(third.isa, "add"), [x, x, x])
+    dying.shutdown()
+    half.wait(60)
+    held, before = len(first.allocated()), resident()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert totals == {n: [(n + 2) * (count + 1)] * 16 for n in range(2)}
+    grown = resident() - before
+    print(f"{board}: 2 x {count} launches, resident memory grew by {grown / MIB:.2f} MiB")
+    assert grown < 24 * MIB
+    assert len(first.allocated()) < held + 150  # launches that nobody waited for are settled by the dozen
+    for gpu in devices:
+        gpu.close()
+    assert [port.leaked for port in ports] == [[], []]
 
 
 def session(board: str, engine: str) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -172,6 +173,10 @@ class Driver(Protocol):
         background: return at once. Without it an adapter whose kernel interface blocks runs the job to its end here,
         in the caller's thread (timeout_s bounds that, too).
         """
+        ...
+
+    def leaving(self) -> AbstractContextManager[None]:
+        """While the block runs, no other thread waits inside a call for this driver, where that can be helped."""
         ...
 
     def close(self) -> None:

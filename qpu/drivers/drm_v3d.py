@@ -6,7 +6,7 @@ import errno
 import threading
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from qpu.core.isa import Isa
 from qpu.drivers import advice, board, csd
@@ -16,7 +16,7 @@ from qpu.drivers.drm_identity import ISAS, Identity, get_param, identify
 from qpu.drivers.drm_nodes import Node, find_v3d, retrying
 from qpu.drivers.drm_objects import DrmBo, DrmFence
 from qpu.drivers.drm_resets import WATCHDOG_S, blame, warn_unknown
-from qpu.drivers.port import Port
+from qpu.drivers.port import Port, interrupting
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
 from qpu.errors import DriverError, EmuFault, UsageError
@@ -612,6 +612,10 @@ class DrmV3d:
             pass  # goes with the file at the latest
 
     # end
+
+    def leaving(self) -> AbstractContextManager[None]:
+        """See `qpu.drivers.base.Driver.leaving`."""
+        return interrupting(self._port)
 
     def close(self) -> None:
         """Close the node, and with it everything that was made through it; idempotent.

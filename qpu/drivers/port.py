@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -100,12 +101,12 @@ class Port(Protocol):
     def getpid(self) -> int: ...
 
 
-def interrupting(port: Port) -> AbstractContextManager[None]:
+def interrupting(port: Port, threads: Collection[int] | None = None) -> AbstractContextManager[None]:
     """While the block runs, let no other thread wait inside a system call, where the port has a say in that.
 
     On an emulated board a call of another thread may emulate for long; it fails with EINTR then. Real kernels are not
-    asked: their waits do not keep other threads from closing the device.
+    asked: their waits do not keep other threads from closing the device. threads: only these (default: all others).
     """
     found = getattr(port, "interrupting", None)
-    context: AbstractContextManager[None] = nullcontext() if found is None else found()
+    context: AbstractContextManager[None] = nullcontext() if found is None else found(threads)
     return context

@@ -6,7 +6,7 @@ import errno
 import struct
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
@@ -507,6 +507,10 @@ class Vc4Driver:
         if self._port.getpid() == self._process:
             self._shut(force=False)
 
+    def leaving(self) -> AbstractContextManager[None]:
+        """See `qpu.drivers.base.Driver.leaving`."""
+        return interrupting(self._port, self._background.threads)
+
     def _at_exit(self) -> None:
         self._shut(force=True)
 
@@ -514,7 +518,7 @@ class Vc4Driver:
         self._closed = True  # threads that wait for a job notice
         self._background.close()
         # At exit a daemon thread may hold the lock for ever; the QPUs are powered off all the same.
-        with interrupting(self._port):
+        with self.leaving():
             locked = self._machine.lock.acquire(timeout=EXIT_PATIENCE_S if force else -1)
         try:
             self._give_back(force)

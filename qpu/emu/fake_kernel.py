@@ -8,7 +8,7 @@ import stat
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from qpu.emu.machine import V3dMachine, Vc4Machine
     from qpu.emu.trace import Trace
 
-__all__ = ["Clock", "FdTable", "Kernel", "OpenFile", "RegisterBlock", "Span", "Subscriber", "fail"]
+__all__ = ["Clock", "FdTable", "Interrupt", "Kernel", "OpenFile", "RegisterBlock", "Span", "Subscriber", "fail"]
 
 NS = 1_000_000_000
 KEEP_RUNS = 256
@@ -119,6 +119,23 @@ class OpenFile:
 
     def release(self) -> None:
         """The last descriptor is gone."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Interrupt:
+    """A wish of a thread that others of its process (given by its descriptors) leave their system calls.
+
+    threads: which ones; None for all others.
+    """
+
+    by: int
+    process: FdTable
+    threads: Collection[int] | None
+
+    def means(self, process: FdTable) -> bool:
+        """True when the calling thread, which belongs to `process`, shall leave."""
+        me = threading.get_ident()
+        return process is self.process and me != self.by and (self.threads is None or me in self.threads)
 
 
 class FdTable:
@@ -216,7 +233,8 @@ class Kernel:
         self.memory = Memory(1 << 32 if profile.is_drm else 1 << 30, shared=shared_memory)
         self.runs: deque[RunStats] = deque(maxlen=KEEP_RUNS)
         self.on_work: Callable[[], None] | None = None  # told when a job was queued that nobody waits for yet
-        self.interrupter: int | None = None  # a thread on whose behalf all others leave their system calls
+        self.interrupts: list[Interrupt] = []
+        self.tables = [self.fds]  # of all processes; `fds` is that of the one whose call it is
         self.last_call = 0.0  # host time of the latest system call
         self.subscribers: list[Subscriber] = []  # told of each fault that a lenient run let pass
         self.faults: Counter[str] = Counter()
@@ -296,11 +314,12 @@ class Kernel:
     # system calls; callers hold the lock through `call`
 
     @contextmanager
-    def call(self) -> Iterator[None]:
-        """Guard one system call and count its time."""
+    def call(self, process: FdTable | None = None) -> Iterator[None]:
+        """Guard one system call of a process (default: the first one) and count its time."""
         with self.lock:
-            if self._closed:
+            if self._closed or (process is not None and process not in self.tables):
                 raise fail(errno.EBADF)
+            self.fds = self.tables[0] if process is None else process
             self.clock.now_ns += SYSCALL_NS
             try:
                 yield
@@ -308,8 +327,8 @@ class Kernel:
                 self.last_call = time.monotonic()
 
     def check_interrupted(self) -> None:
-        """Asked between steps of an emulation. Raises: OSError EINTR when another thread wants everybody out."""
-        if self.interrupter is not None and self.interrupter != threading.get_ident():
+        """Asked between steps of an emulation. Raises: OSError EINTR when somebody wants this thread out."""
+        if self.interrupts and any(i.means(self.fds) for i in self.interrupts):
             raise fail(errno.EINTR)
 
     def wake(self) -> None:
@@ -367,7 +386,7 @@ class Kernel:
 
     def allocated(self) -> list[str]:
         """What programs hold right now, one line each; empty when everything was given back."""
-        found = [f"fd {fd}: {file.path}" for fd, file in self.fds.open]
+        found = [f"fd {fd}: {file.path}" for table in self.tables for fd, file in table.open]
         for region in self.memory.regions:
             found.append(f"memory 0x{region.address:08x}+0x{region.size:x}: {region.name}")
         if self.drm is not None:
@@ -382,7 +401,9 @@ class Kernel:
                 return
             if self.v3d is not None:
                 self.v3d.abandon()
-            self.fds.close_all()
+            for table in self.tables:
+                self.fds = table
+                table.close_all()
             self._closed = True
             self._machine = None
             self.memory.close()

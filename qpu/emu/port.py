@@ -8,7 +8,7 @@ import struct
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qpu.drivers.port import FileStat, Mapping, Registers
 from qpu.emu.boards import BoardProfile, parse_board
-from qpu.emu.fake_kernel import READ_CLOCK_NS, FdTable, Kernel, RegisterBlock, Span, fail
+from qpu.emu.fake_kernel import READ_CLOCK_NS, FdTable, Interrupt, Kernel, RegisterBlock, Span, fail
 from qpu.emu.machine import RunStats
 from qpu.emu.record import Injector, ioctl_name
 
@@ -31,7 +31,7 @@ __all__ = ["EmuMapping", "EmuPort", "EmuRegisters"]
 class EmuMapping:
     """A map of GPU memory. It knows whether views of it are alive, as a real map does."""
 
-    __slots__ = ("_array", "_kernel", "_span", "address")
+    __slots__ = ("__weakref__", "_array", "_kernel", "_span", "address")
 
     def __init__(self, kernel: Kernel, span: Span) -> None:
         self._kernel = kernel
@@ -59,10 +59,15 @@ class EmuMapping:
             return
         if self._array is not None and self._array() is not None:
             raise BufferError("cannot close exported pointers exist")
+        self.drop()
+
+    def drop(self) -> None:
+        """Unmap, viewed or not: the process ends."""
         span, self._span = self._span, None
-        with self._kernel.lock:
-            if not self._kernel.closed:
-                span.release()
+        if span is not None:
+            with self._kernel.lock:
+                if not self._kernel.closed:
+                    span.release()
 
 
 class EmuRegisters:
@@ -119,6 +124,9 @@ class EmuPort:
         self.leaked: list[str] = []  # what was still held at `shutdown`
         self._pointer_size = struct.calcsize("P") if pointer_size is None else pointer_size
         self._injector = Injector()
+        self._fds = FdTable()
+        self._gone = False
+        self._maps: weakref.WeakSet[EmuMapping] = weakref.WeakSet()
         self.kernel = Kernel(
             self.profile,
             strict=strict,
@@ -126,7 +134,7 @@ class EmuPort:
             pointer_size=self._pointer_size,
             trace=trace,
             machine=machine,
-            fds=FdTable(),
+            fds=self._fds,
         )
 
     # what only tests and the device layer ask for
@@ -140,14 +148,33 @@ class EmuPort:
         """Make system calls fail; see `qpu.emu.record.Injector.inject`."""
         self._injector.inject(call, errno, at=at, count=count)
 
+    def process(self) -> EmuPort:
+        """A port of another process on the same board: descriptors of its own; memory, clock and GPU are shared.
+
+        `shutdown` of it is the end of that process; the board goes off with the last one.
+        """
+        if self.kernel.closed:
+            raise fail(errno.EBADF)
+        other = object.__new__(EmuPort)
+        other.profile, other.kernel, other._pointer_size = self.profile, self.kernel, self._pointer_size
+        other.leaked, other._injector, other._fds, other._gone = [], Injector(), FdTable(), False
+        other._maps = weakref.WeakSet()
+        with self.kernel.lock:
+            self.kernel.tables.append(other._fds)
+        return other
+
     @contextmanager
-    def interrupting(self) -> Iterator[None]:
-        """While the block runs, calls of other threads that emulate a job fail with EINTR."""
-        before, self.kernel.interrupter = self.kernel.interrupter, threading.get_ident()
+    def interrupting(self, threads: Collection[int] | None = None) -> Iterator[None]:
+        """While the block runs, calls of other threads of this process that emulate a job fail with EINTR.
+
+        threads: only of these. Other processes go on.
+        """
+        wish = Interrupt(threading.get_ident(), self._fds, threads)
+        self.kernel.interrupts.append(wish)
         try:
             yield
         finally:
-            self.kernel.interrupter = before
+            self.kernel.interrupts.remove(wish)
 
     def allocated(self) -> list[str]:
         """What is held right now (descriptors, memory, handles), one line each; empty when nothing leaked."""
@@ -155,10 +182,24 @@ class EmuPort:
             return [] if self.kernel.closed else self.kernel.allocated()
 
     def shutdown(self) -> None:
-        """Power off: everything is freed, later calls fail with EBADF; idempotent. `leaked` keeps what was held."""
-        if not self.kernel.closed:
-            self.leaked = self.allocated()
-            self.kernel.close()
+        """The process ends, and with the last one the board goes off: everything is freed, later calls fail with EBADF.
+
+        Idempotent. `leaked` keeps what was held: by this process, or by anybody when it was the last.
+        """
+        with self.kernel.lock:
+            if self._gone or self.kernel.closed:
+                return
+            self._gone = True
+            if self.kernel.tables == [self._fds]:
+                self.leaked = self.allocated()
+                self.kernel.close()
+                return
+            self.leaked = [f"fd {fd}: {file.path}" for fd, file in self._fds.open]
+            with self.kernel.call(self._fds):
+                self._fds.close_all()
+            for mapping in list(self._maps):
+                mapping.drop()
+            self.kernel.tables.remove(self._fds)
 
     # Port
 
@@ -179,39 +220,41 @@ class EmuPort:
 
     def open(self, path: str, *, read_only: bool = False, sync: bool = False) -> int:
         """Open a device node."""
-        with self.kernel.call():
+        with self.kernel.call(self._fds):
             self._injector.check("open", path, path)
             file = self.kernel.open(path)
             file.writable = not read_only
-            return self.kernel.fds.install(file)
+            return self._fds.install(file)
 
     def close(self, fd: int) -> None:
         """Close a descriptor."""
-        with self.kernel.call():
+        with self.kernel.call(self._fds):
             self._injector.check("close")
-            self.kernel.fds.close(fd)
+            self._fds.close(fd)
 
     def ioctl(self, fd: int, request: int, arg: bytearray) -> int:
         """One ioctl. Raises: OSError with the kernel's errno; EmuFault for what is not modelled, and for faults of a
         job that this call waits for."""
-        with self.kernel.call():
+        with self.kernel.call(self._fds):
             self._injector.check("ioctl", ioctl_name(request))
-            return self.kernel.fds.get(fd).ioctl(request, arg)
+            return self._fds.get(fd).ioctl(request, arg)
 
     def mmap(self, fd: int, size: int, offset: int) -> Mapping:
         """Map GPU memory. Registers are mapped by `mmio`."""
-        with self.kernel.call():
+        with self.kernel.call(self._fds):
             self._injector.check("mmap")
             if size <= 0 or offset % self.page_size:
                 raise fail(errno.EINVAL)
-            found = self.kernel.fds.get(fd).mmap(size, offset)
+            found = self._fds.get(fd).mmap(size, offset)
             if isinstance(found, RegisterBlock):
                 raise self.kernel.not_modelled("mapping registers as memory (use Port.mmio)")
-            return EmuMapping(self.kernel, found)
+            made = EmuMapping(self.kernel, found)
+            self._maps.add(made)
+            return made
 
     def mmio(self, base: int, size: int) -> Registers:
         """Map device registers through /dev/mem. Raises: OSError ENOENT, EACCES, EPERM."""
-        with self.kernel.call():
+        with self.kernel.call(self._fds):
             self._injector.check("mmio")
             self.kernel.open("/dev/mem")
             block = self.kernel.mem.registers(base, size)
@@ -224,25 +267,25 @@ class EmuPort:
 
     def read_bytes(self, path: str) -> bytes:
         """A whole small file of the board."""
-        with self.kernel.call():
+        with self.kernel.call(self._fds):
             self._file("read", path)
             return self.kernel.files.read(path)
 
     def listdir(self, path: str) -> list[str]:
         """Names in a directory."""
-        with self.kernel.call():
+        with self.kernel.call(self._fds):
             self._file("listdir", path)
             return self.kernel.files.listdir(path)
 
     def readlink(self, path: str) -> str:
         """Target of a symbolic link."""
-        with self.kernel.call():
+        with self.kernel.call(self._fds):
             self._file("readlink", path)
             return self.kernel.files.readlink(path)
 
     def stat(self, path: str) -> FileStat:
         """Mode and owner."""
-        with self.kernel.call():
+        with self.kernel.call(self._fds):
             self._file("stat", path)
             return self.kernel.files.resolve(path)[1].as_stat()
 

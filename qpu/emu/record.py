@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno as errno_module
 import fnmatch
 import os
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -231,9 +232,9 @@ class RecordingPort:
         """As the inner port."""
         return self.inner.getpid()
 
-    def interrupting(self) -> AbstractContextManager[None]:
+    def interrupting(self, threads: Collection[int] | None = None) -> AbstractContextManager[None]:
         """As the inner port."""
-        return interrupting(self.inner)
+        return interrupting(self.inner, threads)
 
     def shutdown(self) -> None:
         """Shut the inner port down where it can be."""

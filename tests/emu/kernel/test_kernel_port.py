@@ -260,6 +260,32 @@ def test_two_runs_are_the_same() -> None:
     assert seen[0] == seen[1]
 
 
+def test_processes_on_one_board() -> None:
+    """Descriptors and handles are each one's own; memory, clock and GPU are shared; the board outlives the first."""
+    first = Rig("pi5")
+    second = first.port.process()
+    fd = first.open()
+    bo = first.bo(fd)
+    with pytest.raises(OSError, match="Bad file"):
+        second.ioctl(fd, 0, bytearray(8))
+    other = second.open("/dev/dri/renderD128")
+    assert other == fd and second.allocated() == first.port.allocated()
+    before = second.monotonic()
+    first.submit(fd, [bo.handle])
+    first.wait(fd, bo.handle)
+    assert second.monotonic() > before
+    first.port.shutdown()
+    assert first.port.leaked == [f"fd {fd}: /dev/dri/card0"]
+    assert second.allocated() == [f"fd {other}: /dev/dri/renderD128"]
+    with pytest.raises(OSError, match="Bad file"):
+        first.port.open("/dev/dri/renderD128")
+    second.close(other)
+    second.shutdown()
+    assert second.leaked == [] and second.kernel.closed
+    with pytest.raises(OSError, match="Bad file"):
+        second.process()
+
+
 def test_two_boards_do_not_disturb_each_other() -> None:
     a, b = Rig("pi5"), Rig("pi5")
     fa, fb = a.open(), b.open()
