@@ -210,6 +210,7 @@ def _destination(p: Prepared, dst: Dst) -> tuple[str, int] | None:
     return None
 
 
+@lru_cache(maxsize=1 << 12)
 def disassembly(isa: Isa, word: int) -> str:
     """The instruction as text; the bare word where it is none."""
     from qpu.v3d.printer import text  # loaded for messages and traces only

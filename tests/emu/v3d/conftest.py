@@ -20,6 +20,7 @@ BOTH = {
     "test_v3d_loops",
     "test_v3d_patterns",
     "test_v3d_programs",
+    "test_v3d_reports",
     "test_v3d_rules",
     "test_v3d_threads",
     "test_v3d_tmu",

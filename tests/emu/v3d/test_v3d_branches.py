@@ -419,11 +419,6 @@ def test_accumulators_survive_alone_but_not_beside_another_thread(isa: Isa) -> N
         assert same.all() if kept else not same.any()
 
 
-def not_yet(engine: str) -> None:
-    if engine == "compiled":
-        pytest.skip("the compiled engine runs code behind the first word of the program only")
-
-
 def far_function(q: Any) -> None:
     """Called with a value in rf20; returns to the link register."""
     q.add(q.rf[20], q.rf[20], q.rf[20])
@@ -433,7 +428,6 @@ def far_function(q: Any) -> None:
 @program()
 def test_code_in_front_of_the_program(isa: Isa, engine: str) -> None:
     """One buffer holds a function first and the program that calls it behind: as drivers with one code area do."""
-    not_yet(engine)
     rig = Rig(isa)
     function = assemble(isa, far_function, check=False).code
     out = rig.buffer(64)
@@ -460,7 +454,6 @@ def test_code_in_front_of_the_program(isa: Isa, engine: str) -> None:
 @program()
 def test_code_in_another_buffer(isa: Isa, engine: str) -> None:
     """A function in a buffer of its own, called by address and by register, from several threads."""
-    not_yet(engine)
     rig, n = Rig(isa), 5
     function = rig.buffer(np.array(assemble(isa, far_function, check=False).code, np.uint64), "library")
 

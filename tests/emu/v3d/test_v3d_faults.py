@@ -310,3 +310,53 @@ def test_trace_of_a_program(isa: Isa) -> None:
     assert entries[0].changes == {"rf5": tuple(range(16))}
     assert entries[1].changes["a"] == tuple(int(i == 3) for i in range(16))
     assert entries[0].text.startswith("eidx rf5")
+
+
+def test_trace_shows_special_functions_when_they_arrive() -> None:
+    """4.2: r4 changes after the instruction between the write and the first that may read it."""
+    trace = Trace()
+    rig = Rig(Isa.V3D42, trace=trace)
+
+    def program(q: Any) -> None:
+        q.nop().fmov(q.magic(19), 4.0)
+        q.nop()
+        q.fadd(q.r1, q.r4, q.r4)
+        q.end()
+
+    rig.run(program)
+    entries = list(trace)
+    assert "r4" not in entries[0].changes
+    assert entries[1].changes == {"r4": (0x3E800000,)}
+    assert entries[2].changes == {"r1": (0x3F000000,)}
+
+
+@both
+def test_trace_of_threads_that_part(isa: Isa) -> None:
+    """Entries of one thread come in order whatever the others do; filters cut out one thread or a range."""
+
+    def program(q: Any) -> None:
+        q.shl(q.rf[4], payload(q), -16, push="pushz")  # A: the first workgroup
+        q.b("out", cond="a0")
+        q.nop()
+        q.nop()
+        q.nop()
+        q.add(q.rf[5], q.rf[4], 1)
+        q.label("out")
+        q.add(q.rf[6], q.rf[4], 2)
+        q.end()
+
+    def traced(**filters: Any) -> list[tuple[int, int]]:
+        trace = Trace(**filters)
+        Rig(isa, trace=trace).run(program, workgroups=(3, 1, 1), per_supergroup=3)
+        return [(e.qpu, e.index) for e in trace]
+
+    whole = traced()
+    for qpu in range(3):
+        path = [index for q, index in whole if q == qpu]
+        assert path[:6] == ([0, 1, 2, 3, 4, 6] if qpu == 0 else [0, 1, 2, 3, 4, 5])
+        assert traced(qpus=[qpu]) == [(qpu, i) for i in path]
+    assert traced(first=5, last=5) == [(1, 5), (2, 5)]
+    assert traced(qpus=[1], first=5, last=6) == [(1, 5), (1, 6)]
+    assert len(traced(limit=7)) == 7
+    assert traced(limit=7) == whole[-7:]
+    assert traced(limit=7, keep="first") == whole[:7]

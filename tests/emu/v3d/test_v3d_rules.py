@@ -22,7 +22,6 @@ from qpu.v3d.ops import table
 
 V42, V71 = (Isa.V3D42,), (Isa.V3D71,)
 SOURCES = ("v3d", "v3d_services", "v3d_execute", "v3d_operands", "v3d_prepare", "v3d_dispatch", "tmu")
-NOT_COMPILED = {"branch-target", "tmu-unpopped", "barrier-tmu"}
 ELSEWHERE = {"dispatch", "interrupted", "code-out-of-bounds", "deadlock"}  # test_v3d_dispatch.py, test_v3d_faults.py
 
 
@@ -248,8 +247,6 @@ ROTATE_TOO_FAR = _rotate_too_far()
 @pytest.mark.parametrize("strict", [True, False], ids=["strict", "lenient"])
 @pytest.mark.parametrize(("isa", "case"), [pytest.param(i, c, id=f"{c.rule}-{i}") for c in CASES for i in c.isas])
 def test_rule(isa: Isa, case: Case, strict: bool, engine: str) -> None:
-    if engine == "compiled" and case.rule in NOT_COMPILED:
-        pytest.skip("the compiled engine has no such report")
     rig = Rig(isa, strict=strict)
     data = rig.buffer(4096)
     run = rig.start(program(case.program), (data, *case.uniforms), check=False, **case.options)

@@ -35,6 +35,7 @@ class Rig:
             from qpu.emu.compiled_v3d import V3dCompiledMachine
 
             self.machine = V3dCompiledMachine(self.profile, self.memory, strict=strict)
+        self.buffers: list[tuple[int, int]] = []  # address, size
         self._next = 0x10000
 
     def buffer(self, data: Any, name: str = "data") -> int:
@@ -44,6 +45,7 @@ class Rig:
         at = self._next
         self._next += size + PAGE
         self.memory.map(at, size, name)
+        self.buffers.append((at, size))
         self.memory.view(at, len(raw))[:] = raw
         return at
 
