@@ -46,6 +46,7 @@ __all__ = [
     "Sgemm",
     "choose",
     "error_bound",
+    "inner_loop",
     "layout",
     "program",
     "reference",
@@ -109,6 +110,20 @@ def program(isa: Isa, kernel: Kernel, product: bool = True, accumulate: bool = T
         return assemble(sgemm_vc4.kernel, shape, product, accumulate, strided, isa=isa)
     tile = sgemm_v3d.UNIFORM if kernel == "uniform" else sgemm_v3d.ROTATE
     return assemble(sgemm_v3d.kernel, tile, product, accumulate, isa=isa)
+
+
+def inner_loop(code: Program) -> tuple[int, int]:
+    """(instructions, float additions and multiplications) of the loop over k, counted in the code of `program`.
+
+    From the label to the third instruction after the branch back.
+    """
+    from qpu.toolkit import isa
+
+    tools = isa(code.isa)
+    start = next(at for name, at in code.labels.items() if name.split(".")[0] == "k")
+    lines = [tools.disassemble(word) for word in code.code[start:]]
+    length = next(i for i, line in enumerate(lines) if line.startswith("b")) + 4
+    return length, sum(line.count(op) for line in lines[:length] for op in ("fadd", "fmul"))
 
 
 @cache

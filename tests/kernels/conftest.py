@@ -1,0 +1,24 @@
+"""Boards that the kernel tests share: opened once each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import qpu
+from qpu.device import Device
+
+
+@pytest.fixture(scope="session", params=["pi3", "pi4", "pi5"])
+def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
+    """An emulated board of each generation; strict, so that an access outside the buffers is an error."""
+    with qpu.open_device(request.param) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session", params=["pi3", "pi4", "pi5"])
+def interpreted(request: pytest.FixtureRequest) -> Iterator[Device]:
+    """The same on the reference engine: for short programs of their own, which would take longer to translate."""
+    with qpu.open_device(request.param, engine="reference") as opened:
+        yield opened
