@@ -25,7 +25,7 @@ from llvmlite import binding
 
 __all__ = ["ENGINE_VERSION", "NativeCode", "build", "cache_directory", "has_avx512"]
 
-ENGINE_VERSION = 7  # change it whenever generated code changes
+ENGINE_VERSION = 8  # change it whenever generated code changes
 CACHE_LIMIT = 256 << 20  # bytes; the oldest entries go first
 _LOCK = threading.Lock()
 

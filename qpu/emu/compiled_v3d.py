@@ -295,6 +295,8 @@ class CompiledV3dExecution(DispatchExecution):
         reasons = self._run_all(threads, budget)
         self._copies.note()
         self._account(threads, budget)
+        if self._states[threads, Slot.REMARK].any():
+            self._remark(threads)
         spent = reasons.count(Reason.BUDGET)
         if 0 < spent < len(reasons):
             self._share = SHARE  # others make progress: who spins must not hold them up
@@ -401,7 +403,7 @@ class CompiledV3dExecution(DispatchExecution):
             self._rule(thread)
         elif reason is Reason.BAD_CODE:
             g = self._standing(thread)
-            word = self._fetch(int(state[Slot.AT]))
+            word = self._fetch(int(state.view(np.int32)[Slot.AT]))
             if word is None:
                 self._services.prepared = None
                 message = f"the program counter 0x{g.pc:08x} is outside of every buffer"
@@ -409,6 +411,14 @@ class CompiledV3dExecution(DispatchExecution):
             self._services.fault(g, *(prepare(self.isa, word).problem or ("undefined-opcode", "no instruction")))
         else:
             raise EmuFault("engine", f"the compiled program stopped with {reason.name}", FaultPlace())
+
+    def _remark(self, threads: list[int]) -> None:
+        for thread in threads:
+            at = int(self._states[thread].view(np.int32)[Slot.REMARK])
+            if at:
+                message = "moving the uniform stream to the link register is not known to work"
+                self._services.warn(self._standing(thread, at - 1), "uniforms-from-link", message)
+                self._states[thread, Slot.REMARK] = 0
 
     def _goes_on(self, thread: int) -> None:
         """The thread stopped where hardware would not have: its accumulators are still its own."""
@@ -432,7 +442,7 @@ class CompiledV3dExecution(DispatchExecution):
         """The thread as the reference engine's services see it, at its current (or another) instruction."""
         g = self._group
         g.threads = np.array([thread], np.intp)
-        at = int(self._states[thread][Slot.AT]) if index is None else index
+        at = int(self._states[thread].view(np.int32)[Slot.AT]) if index is None else index
         g.pc = (self._dispatch.code + 8 * at) & 0xFFFFFFFF
         g.count = 0
         self._services.group = g
@@ -486,10 +496,10 @@ class CompiledV3dExecution(DispatchExecution):
         """A TMU request that the translated code left to the host."""
         state, g = self._states[thread], self._standing(thread)
         pending = int(state[Slot.PENDING])
-        if pending > DATA_SLOTS:
-            self._services.fault(g, "tmu-data-overflow", f"{pending} data words of one request")
         g.config = int(state[Slot.CONFIG])
-        g.data = [state[Slot.DATA + LANES * k : Slot.DATA + LANES * (k + 1)].copy() for k in range(pending)]
+        kept_data = min(pending, DATA_SLOTS)  # more are a fault; their contents do not matter
+        g.data = [state[Slot.DATA + LANES * k : Slot.DATA + LANES * (k + 1)].copy() for k in range(kept_data)]
+        g.data += [np.zeros(LANES, np.uint32)] * (pending - kept_data)
         head, count = int(state[Slot.HEAD]), int(state[Slot.COUNT])
         g.results = [np.zeros(LANES, np.uint32)] * count
         live = (np.uint32(state[Slot.MASK]) >> _LANE & np.uint32(1)).astype(np.bool_)
@@ -505,8 +515,6 @@ class CompiledV3dExecution(DispatchExecution):
             self._overflows += 1
             if self._overflows > MAX_REMARKS:  # said often enough
                 self._states[:, Slot.LIMIT] = self._fresh[Slot.LIMIT] = FIFO_SLOTS
-        if len(g.results) > FIFO_SLOTS:
-            self._services.fault(g, "tmu-overflow", f"{len(g.results)} result words are pending")
         for k, value in enumerate(fresh):
             at = Slot.FIFO + LANES * ((head + count + k) % FIFO_SLOTS)
             state[at : at + LANES] = np.broadcast_to(value, (1, LANES))[0]
@@ -530,7 +538,8 @@ class CompiledV3dExecution(DispatchExecution):
         state = self._states[thread]
         offset = int(state[Slot.JUMP]) - self._dispatch.code
         index = (offset + (1 << 31) & 0xFFFFFFFF) - (1 << 31) >> 3
-        node = Node(index, marked=bool(state[Slot.MARKED]))
+        pending = int(state[Slot.MARKED])
+        node = Node(index, marked=bool(pending & 1), late=bool(pending & 2), unifa=pending >> 2)
         self._settle_counters()
         try:
             state[Slot.RESUME] = self._program.number(node, self._fetch)

@@ -516,8 +516,6 @@ class _Translator:
         goal: Node | None = None
         if node.target != NONE:
             goal = self.follow(node, node.target, marked=after.marked, late=after.late, unifa=after.unifa)
-        elif after.late or after.unifa:
-            raise Untranslatable(f"SFU or unifa write at {node.at} right before the target of a computed branch")
         if slow is not None:
             with b.if_then(slow, likely=False):
                 through = I32(self.entry(after))
@@ -535,6 +533,9 @@ class _Translator:
             b.position_at_end(here)
         if goal is None:
             self.prepare_jump(after)
+            if after.late or after.unifa:
+                self.leave_with(Reason.JUMP, node.at, None)
+                return
             spent = b.icmp_signed("<=", b.load(self.budget, typ=I64), I64(0))
             known, unknown = self.function.append_basic_block("known"), self.function.append_basic_block("unknown")
             b.cbranch(spent, unknown, known)
@@ -554,7 +555,7 @@ class _Translator:
 
     def prepare_jump(self, after: Node) -> None:
         self.store(Slot.JUMP, self.load(Slot.TARGET))
-        self.store(Slot.MARKED, I32(int(after.marked)))
+        self.store(Slot.MARKED, I32(after.marked | after.late << 1 | after.unifa << 2))
 
     def finish_jumps(self) -> None:
         """Computed branches find the nodes that are known by now."""
@@ -593,7 +594,9 @@ class _Translator:
             elif word is not None:
                 value = word if instr.bdu == "abs" else b.add(values.stream_pointer("u"), word)
             else:
-                raise Untranslatable("uniform branch to the link register")
+                value = values.scalar(Slot.LINK)
+                remark = b.select(hit, I32((index + 1) & 0xFFFFFFFF), values.scalar(Slot.REMARK))
+                values.put_scalar(Slot.REMARK, remark)
             values.move_stream("u", value, hit)
             self.cut = True
         if instr.link:

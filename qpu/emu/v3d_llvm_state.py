@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from qpu.emu.tmu import DATA_CAPACITY, RESULT_CAPACITY
+
 __all__ = [
     "CHAIN",
     "DATA_SLOTS",
@@ -24,8 +26,8 @@ __all__ = [
     "Untranslatable",
 ]
 
-FIFO_SLOTS = 32  # result vectors a thread can have pending before a request goes to the slow path
-DATA_SLOTS = 8
+FIFO_SLOTS = RESULT_CAPACITY  # result vectors a thread can have pending
+DATA_SLOTS = DATA_CAPACITY
 CHAIN = 512  # instructions of a chain at most
 GO_ON = 0xFF  # in THEN: the thread simply goes on
 
@@ -86,7 +88,7 @@ class Slot(enum.IntEnum):
     REQUESTS = SCALARS + 28  # 64 bits each: TMU requests and bytes of the translated code, since the thread started
     READ_BYTES = SCALARS + 30
     WRITE_BYTES = SCALARS + 32
-    MARKED = SCALARS + 34  # with JUMP: the last-switch marker was seen
+    MARKED = SCALARS + 34  # with JUMP: what is pending there: marked, late << 1, unifa << 2 of `Node`
     UNIFORM_LEFT = SCALARS + 35  # words that can be read from UNIFORM_HOST on
     UNIFA_LEFT = SCALARS + 36
     RULE = SCALARS + 37
@@ -95,6 +97,7 @@ class Slot(enum.IntEnum):
     SLOT = SCALARS + 40  # supergroup slot
     DOUBTFUL = SCALARS + 41  # 7.1: rf0 does not survive a switch beside another signal's register
     FROZEN = SCALARS + 43  # the request of a TMU exit is a store that waits
+    REMARK = SCALARS + 44  # 1 + the last instruction that moved the uniform stream to the link register
     LAST = SCALARS + 42  # where the last request began that loaded consecutive lanes
     WORDS = SCALARS + 48
 
