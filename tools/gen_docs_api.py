@@ -47,15 +47,21 @@ def load(name: str) -> ModuleType | None:
 
 
 def markdown(doc: str | None) -> str:
-    """A docstring as Markdown: literals stay, HTML does not arise, sections are paragraphs."""
+    """A docstring as Markdown: literals and indented code stay, HTML does not arise, sections are paragraphs."""
     if not doc:
         return ""
-    text = _SECTION.sub("\n", inspect.cleandoc(doc))
-    out, at = [], 0
-    for match in _CODE.finditer(text):
-        out += [_plain(text[at : match.start()]), match[0]]
-        at = match.end()
-    return "".join([*out, _plain(text[at:])]).replace(":::", "\\:::")
+    paragraphs = _SECTION.sub("\n", inspect.cleandoc(doc)).split("\n\n")
+    parts = []
+    for number, text in enumerate(paragraphs):
+        if number and text.startswith("    "):
+            parts.append(text)
+            continue
+        out, at = [], 0
+        for match in _CODE.finditer(text):
+            out += [_plain(text[at : match.start()]), match[0]]
+            at = match.end()
+        parts.append("".join([*out, _plain(text[at:])]))
+    return "\n\n".join(re.sub(r"::$", ":", part) for part in parts).replace(":::", "\\:::")
 
 
 def _plain(text: str) -> str:
