@@ -31,7 +31,7 @@ board, engine = sys.argv[1:3]
 port = EmuPort(board, engine=engine)
 
 def at_the_end():  # registered first, called last; then the kernel closes the descriptors of a process
-    port.kernel.fds.close_all()
+    port.end_process()
     power = port.kernel.vc4 is not None and port.kernel.vc4.enabled
     print("held at the end:", [h for h in port.allocated() if not h.startswith("memory ")], "power", power, flush=True)
 

@@ -195,11 +195,18 @@ class EmuPort:
                 self.kernel.close()
                 return
             self.leaked = [f"fd {fd}: {file.path}" for fd, file in self._fds.open]
-            with self.kernel.call(self._fds):
-                self._fds.close_all()
+            self.end_process()
+            self.kernel.tables.remove(self._fds)
+
+    def end_process(self) -> None:
+        """What the kernel does when the process ends, however: its maps go, then its descriptors are closed.
+
+        Firmware memory and the power of the QPUs belong to nobody and stay.
+        """
+        with self.kernel.call(self._fds):
             for mapping in list(self._maps):
                 mapping.drop()
-            self.kernel.tables.remove(self._fds)
+            self._fds.close_all()
 
     # Port
 
