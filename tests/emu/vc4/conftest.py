@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import pytest
 from vc4_rig import Rig
 
-ALONE = {"test_vc4_alu"}  # drives parts of the reference engine
+ALONE = {"test_vc4_alu", "test_vc4_coverage"}  # drive parts of the reference engine
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
