@@ -208,7 +208,8 @@ def test_special_functions_of_edge_values(name: str, by_mul: bool) -> None:
 # Where each register is tried by a program. Graphics registers are refused by name (test_vc4_faults).
 READ_IN = {
     "unif": "test_vc4_together", "elem_num": "test_vc4_programs", "qpu_num": "test_vc4_together",
-    "nop": "test_vc4_faults", "vpm": "test_vc4_vpm", "vr_busy": "test_vc4_programs", "vw_busy": "test_vc4_programs", "vr_wait": "test_vc4_vpm",
+    "nop": "test_vc4_faults", "vpm": "test_vc4_vpm", "vr_busy": "test_vc4_programs", "vw_busy": "test_vc4_programs",
+    "vr_wait": "test_vc4_vpm",
     "vw_wait": "test_vc4_vpm", "mutex": "test_vc4_together",
 }  # fmt: skip
 WRITTEN_IN = {
