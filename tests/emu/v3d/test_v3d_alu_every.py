@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from v3d_compare import EDGES, compare, make_state
-from v3d_model import GRAPHICS, State
+from v3d_model import GRAPHICS, State, U
 
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
@@ -26,10 +26,12 @@ BARE = ("nop", "tmuwt")
 Half = dict[str, Any]
 
 
-def half_of(isa: Isa, op: Op, mods: tuple[str, str, str] = ("", "", ""), **flags: str) -> tuple[AluHalf, Half]:
-    """The operation on rf1 and rf2 into rf10, for the encoder and in the terms of the vectors."""
+def half_of(
+    isa: Isa, op: Op, mods: tuple[str, str, str] = ("", "", ""), dst: Dst | None = None, **flags: str
+) -> tuple[AluHalf, Half]:
+    """The operation on rf1 and rf2 into rf10 or `dst`, for the encoder and in the terms of the vectors."""
     sources: list[Src | None] = [None, None]
-    dst = Dst(6, True) if op.name in BARE else Dst(D)
+    dst = Dst(6, True) if op.name in BARE else dst or Dst(D)
     fields: Half = {"op": op.name, "waddr": dst.n, "magic_write": dst.magic, "output_pack": mods[2] or "none"}
     for k, (role, register) in enumerate((("a", A), ("b", B))):
         if op.operand(role) is None:
@@ -40,8 +42,17 @@ def half_of(isa: Isa, op: Op, mods: tuple[str, str, str] = ("", "", ""), **flags
     return AluHalf(op, dst, sources[0], sources[1], mods[2], **flags), fields
 
 
-def word_of(isa: Isa, add: tuple[AluHalf, Half], mul: tuple[AluHalf, Half]) -> tuple[int, dict[str, Any]]:
-    instr = Alu(isa, add[0], mul[0], Sig.NONE, None, *((A, B) if isa is Isa.V3D42 else (0, 0)))
+def word_of(
+    isa: Isa,
+    add: tuple[AluHalf, Half],
+    mul: tuple[AluHalf, Half],
+    sig: Sig = Sig.NONE,
+    ports: tuple[int, int] | None = None,
+    sig_dst: Dst | None = None,
+) -> tuple[int, dict[str, Any]]:
+    """The word, and its fields in the terms of the vectors; the caller adds what belongs to signals but `rotate`."""
+    ports = ports or (A, B)
+    instr = Alu(isa, add[0], mul[0], sig, sig_dst, *(ports if isa is Isa.V3D42 else (0, 0)))
     flags = {
         "ac": add[0].cond,
         "mc": mul[0].cond,
@@ -52,22 +63,22 @@ def word_of(isa: Isa, add: tuple[AluHalf, Half], mul: tuple[AluHalf, Half]) -> t
     }
     fields: dict[str, Any] = {
         "type": "alu",
-        "sig": [],
+        "sig": ["rotate"] if sig & Sig.ROT else [],
         "flags": {k: v or "none" for k, v in flags.items()},
         "add": add[1],
         "mul": mul[1],
     }
     if isa is Isa.V3D42:
-        fields.update(raddr_a=A, raddr_b=B)
+        fields.update(raddr_a=ports[0], raddr_b=ports[1])
     return encode(instr), fields
 
 
 def alone(
-    isa: Isa, unit: Unit, op: Op, mods: tuple[str, str, str] = ("", "", ""), **flags: str
+    isa: Isa, unit: Unit, op: Op, mods: tuple[str, str, str] = ("", "", ""), dst: Dst | None = None, **flags: str
 ) -> tuple[int, dict[str, Any]]:
     """The operation on one unit, nothing on the other."""
     nop = half_of(isa, table(isa)["nop"])
-    this = half_of(isa, op, mods, **flags)
+    this = half_of(isa, op, mods, dst, **flags)
     return word_of(isa, this, nop) if unit is Unit.ADD else word_of(isa, nop, this)
 
 
@@ -119,6 +130,102 @@ def test_every_flag_and_condition_of_every_operation(isa: Isa) -> None:
             continue  # with a condition: not known
         for cond in CONDS:
             compare(*alone(isa, unit, op, cond=cond), isa, s)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_operation_into_the_destinations_that_broadcast(isa: Isa) -> None:
+    """r5 and r5rep, or quad and rep: quads or all lanes get one lane; lane operations of 7.1 are not affected."""
+    rng = np.random.default_rng(8)
+    for unit, op in operations(isa):
+        if op.name in BARE:
+            continue
+        s = make_state(rng)
+        packs = sorted({v[2] for v in variants(op, isa, unit)})
+        for number in (5, 55):
+            for pack in packs:
+                compare(*alone(isa, unit, op, ("", "", pack), Dst(number, True)), isa, s)
+
+
+def test_every_rotation_of_42() -> None:
+    """Each operation of the multiplier, each amount, accumulators and registers as operands."""
+    isa, rng = Isa.V3D42, np.random.default_rng(9)
+    nop = half_of(isa, table(isa)["nop"])
+    accumulators = (Src(SrcKind.ACC, 0), Src(SrcKind.ACC, 3)), ({"mux": "r0"}, {"mux": "r3"})
+    registers = (Src(SrcKind.RF, A), Src(SrcKind.RF, A)), ({"mux": "a"}, {"mux": "a"})
+    for unit, op in operations(isa):
+        if unit is not Unit.MUL or op.name in BARE:
+            continue
+        s = make_state(rng)
+        s.acc[5] = rng.integers(0, 16, (len(s.tidx), 1)).astype(U)
+        for amount in range(32):
+            for sources, places in (accumulators, registers):
+                half, fields = half_of(isa, op)
+                pair = [src if op.operand(role) is not None else None for role, src in zip("ab", sources, strict=True)]
+                half = AluHalf(op, half.dst, *pair)
+                named = {r: {**p, "unpack": "none"} for r, p in zip("ab", places, strict=True) if r in fields}
+                word, f = word_of(isa, nop, (half, {**fields, **named}), Sig.ROT, (A, amount))
+                compare(word, f, isa, s)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_small_immediate(isa: Isa) -> None:
+    """48 values in each operand that can hold one, of an integer, a float and a half operation."""
+    rng = np.random.default_rng(10)
+    ops = table(isa)
+    values = [*range(16), *(v & 0xFFFFFFFF for v in range(-16, 0))]
+    values += [int(np.float32(2.0**k).view(U)) for k in range(-8, 8)]
+    nop = half_of(isa, ops["nop"])
+    halves = ((Unit.ADD, "sub"), (Unit.ADD, "fsub"), (Unit.ADD, "vfmin"), (Unit.MUL, "fmul"), (Unit.MUL, "sub"))
+    for unit, name in halves:
+        (Unit.ADD, "sub"),
+        (Unit.ADD, "fsub"),
+        (Unit.ADD, "vfmin"),
+        (Unit.MUL, "fmul"),
+        (Unit.MUL, "sub"),
+    ):
+        for k, role in enumerate("ab"):
+            sig = Sig.IMM_B
+            if isa is Isa.V3D71:
+                sig = (Sig.IMM_A, Sig.IMM_B, Sig.IMM_C, Sig.IMM_D)[k + 2 * (unit is Unit.MUL)]
+            for index, value in enumerate(values):
+                half, fields = half_of(isa, ops[name])
+                sources = [half.a, half.b]
+                sources[k] = Src(SrcKind.IMM, index)
+                other = 1 - k
+                if isa is Isa.V3D42:
+                    sources[other] = Src(SrcKind.RF, A)
+                    fields["ab"[other]] = {"mux": "a", "unpack": "none"}
+                    fields[role] = {"mux": "b", "unpack": "none"}
+                else:
+                    fields[role] = {"imm_index": index, "imm": f"0x{value:08x}", "unpack": "none"}
+                this = AluHalf(ops[name], half.dst, *sources), fields
+                pair = (this, nop) if unit is Unit.ADD else (nop, this)
+                word, f = word_of(isa, *pair, sig, (A, index))
+                if isa is Isa.V3D42:
+                    f["small_imm_b"] = f"0x{value:08x}"
+                compare(word, f, isa, make_state(rng))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_load_signal_into_every_kind_of_destination(isa: Isa) -> None:
+    """The instruction beside a load reads old values; r5, r5rep, quad and rep broadcast loads too."""
+    rng = np.random.default_rng(11)
+    ops = table(isa)
+    places = [Dst(30), Dst(0), Dst(5, True), Dst(55, True), Dst(11, True)]
+    if isa is Isa.V3D42:
+        places += [Dst(k, True) for k in range(5)]
+    implicit = {"ldunif": Sig.LDUNIF, "ldunifa": Sig.LDUNIFA}
+    named = {"ldtmu": Sig.LDTMU, "ldunifrf": Sig.LDUNIFRF, "ldunifarf": Sig.LDUNIFARF}
+    both = {("ldtmu", "ldunif"): Sig.LDTMU | Sig.LDUNIF}
+    choices: list[tuple[tuple[str, ...], Sig, Dst | None]] = [((n,), s, None) for n, s in implicit.items()]
+    choices += [((n,), s, d) for n, s in named.items() for d in places]
+    choices += [(n, s, Dst(30)) for n, s in both.items()]
+    for names, sig, dst in choices:
+        word, f = word_of(isa, half_of(isa, ops["sub"]), half_of(isa, ops["nop"]), sig, None, dst)
+        f["sig"] = list(names)
+        if dst is not None:
+            f["sig_addr"], f["sig_magic"] = dst.n, dst.magic
+        compare(word, f, isa, make_state(rng))
 
 
 @pytest.mark.parametrize("isa", ISAS)
