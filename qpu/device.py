@@ -488,24 +488,26 @@ class Device(AbstractContextManager["Device"]):
             return
         if os.getpid() != self._pid:
             return  # the parent's device: leave it to the parent
-        with driver.leaving(), self._lock:
-            for buffer in list(self._buffers):
-                bo, buffer._bo, buffer._array = buffer._bo, None, None
-                if bo is not None:
-                    close_bo(bo)
-            for bo in [*self._bos.values(), *(bo for _, bo in self._code.values()), *self._idle, *self._lingering]:
-                close_bo(bo)
-            for launch in self._running:
-                for bo in launch.held():
-                    close_bo(bo)
-            self._bos.clear()
-            self._code.clear()
-            self._idle.clear()
-            self._lingering.clear()
-            self._running.clear()
+        failure: BaseException | None = None
         try:
-            with driver.leaving():
-                driver.close()
+            with driver.leaving(), self._lock:
+                bos = [*self._bos.values(), *(bo for _, bo in self._code.values()), *self._idle, *self._lingering]
+                for launch in self._running:
+                    bos += launch.held()
+                for buffer in list(self._buffers):
+                    buffer._bo, buffer._array = None, None
+                for owner in (self._bos, self._code, self._idle, self._lingering, self._running):
+                    owner.clear()
+                for bo in bos:
+                    try:
+                        close_bo(bo)
+                    except BaseException as error:  # Ctrl-C, too: what comes after goes back all the same
+                        failure = failure or error
+                try:
+                    driver.close()
+                except BaseException:
+                    driver.close()  # an interrupt leaves the rest to the next call
+                    raise
         finally:
             with _users_lock:
                 _users[id(self._port)] -= 1
@@ -515,6 +517,8 @@ class Device(AbstractContextManager["Device"]):
             closing = getattr(self._port, "shutdown", None)
             if last and closing is not None:
                 closing()
+        if failure is not None:
+            raise failure
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()

@@ -55,6 +55,7 @@ class DrmV3d:
         self._number = 0
         self._perfmon = 0
         self._checking = False
+        self._closing = False  # threads that wait inside a call notice
         self._names: tuple[str, ...] | None = None
         counters = (Param.CONTEXT_RESET_COUNTER, Param.GLOBAL_RESET_COUNTER)
         self._reset_param = next((p for p in counters if p in identity.params), None)
@@ -85,7 +86,7 @@ class DrmV3d:
 
     def _usable(self) -> int:
         fd = self._fd
-        if fd is None:
+        if fd is None or self._closing:
             raise UsageError("this device is closed; open it again")
         if self._port.getpid() != self._pid:
             raise UsageError(
@@ -622,6 +623,7 @@ class DrmV3d:
 
         Buffers whose views are still alive keep their memory until the views go.
         """
+        self._closing = True
         with self._lock:
             fd, self._fd = self._fd, None
             if fd is None:
@@ -634,12 +636,14 @@ class DrmV3d:
         for fence in pending:
             fence.error = DriverError(f"{self._node.path}: the device was closed before the job had ended")
             fence.done = True
-        for bo in bos:
-            try:
-                bo.unmap()
-            except BufferError:
-                pass  # someone looks at it: unmapped when the last view goes
-        self._port.close(fd)
+        try:
+            for bo in bos:
+                try:
+                    bo.unmap()
+                except BufferError:
+                    pass  # someone looks at it: unmapped when the last view goes
+        finally:
+            self._port.close(fd)
 
 
 def open_adapter(port: Port, where: board.Board | None = None, path: str | None = None) -> DrmV3d:
