@@ -128,7 +128,7 @@ SPECIAL: tuple[Form, ...] = tuple(("piece", name) for name in _PIECES)
 @cache
 def catalogue(isa: Isa) -> tuple[tuple[Form, ...], ...]:
     """The lists a generator takes turns in drawing from."""
-    lists = (
+    return (
         operations(isa),
         conditions(),
         immediates(isa),
@@ -139,7 +139,6 @@ def catalogue(isa: Isa) -> tuple[tuple[Form, ...], ...]:
         branches(),
         SPECIAL,
     )
-    return tuple(x for x in lists if x)
 
 
 def _sources(half: AluHalf) -> list[Src]:

@@ -33,12 +33,13 @@ OF_TYPE = {OperandType.F32: FLOAT, OperandType.F16X2: HALF}
 RAW = {"v11fpack"}  # its halves may be any bits, and its result holds parts of their payload
 IMM_OF = {"add a": Sig.IMM_A, "add b": Sig.IMM_B, "mul a": Sig.IMM_C, "mul b": Sig.IMM_D}
 NULL = Dst(6, True)
+PER_SEED = (3, 1, 2, 1, 1, 1, 2, 1, 1)  # forms of each list of the catalogue
 SLOTS = {Isa.V3D42: 8, Isa.V3D71: 12}  # QPUs
 
 
 @dataclass
 class Program:
-    """Words, uniforms from the first on, the dispatch, and the class of each row of results (16 words)."""
+    """Words, uniforms from the first on, the dispatch, and the class of each result of a lane."""
 
     isa: Isa
     words: list[int] = field(default_factory=list)
@@ -66,11 +67,16 @@ class Generator:
         self.words = self.p.words
         self.ops = table(isa)
         self.nop = dict.fromkeys((Unit.ADD, Unit.MUL), self.ops["nop"])
-        lists = catalogue(isa)
-        per = [4, 1, 2, 1, 1, 1, 1, 1, 1] if self.v42 else [4, 1, 2, 1, 1, 1, 1, 1]
         self.must: list[Form] = []
-        for forms, n in zip(lists, per, strict=True):
-            self.must += [forms[(n * seed + k) % len(forms)] for k in range(n)]
+        for k, (forms, n) in enumerate(zip(catalogue(isa), PER_SEED, strict=True)):
+            turn = seed
+            if not forms:
+                continue
+            if k:  # the other lists take turns
+                if (seed + k) % 2:
+                    continue
+                turn = seed // 2
+            self.must += [forms[(n * turn + i) % len(forms)] for i in range(min(n, len(forms)))]
         draw.shuffle(self.must)
         rows = [op for op in self.ops if not op.graphics and op.name not in ("nop", "tmuwt")]
         self.rows = {u: [op for op in rows if u in op.code[isa]] for u in (Unit.ADD, Unit.MUL)}
@@ -83,11 +89,10 @@ class Generator:
         elif draw.random() < 0.25:
             self.p.size = draw.choice((1, 5, 13, 20, 23, 100))
         limit = 32 if self.p.threads == 4 else 64
-        names = draw.sample(range(4, limit), 18)
+        names = draw.sample(range(4, limit), 14)
         self.base, self.out, self.t, self.count, self.unifa, self.link = names[:6]
-        self.regs: dict[str, list[Src]] = {
-            c: [Src(SrcKind.RF, n) for n in names[6 + 4 * k : 10 + 4 * k]] for k, c in enumerate((INT, FLOAT, HALF))
-        }
+        parts = {INT: names[6:10], FLOAT: names[10:12], HALF: names[12:14]}
+        self.regs: dict[str, list[Src]] = {c: [Src(SrcKind.RF, n) for n in part] for c, part in parts.items()}
         self.loaded = {c: list(r) for c, r in self.regs.items()}
         if self.v42:
             for c, numbers in ((INT, (0, 1)), (FLOAT, (2,)), (HALF, (3,))):
@@ -669,17 +674,16 @@ class Generator:
         self.do("shl", Dst(self.out), out, Src(SrcKind.IMM, 4))
         self.do("add", Dst(self.out), out, self.rf(self.base))
         self.do("add", Dst(self.out), out, t, sig=Sig.WRTMUC)
-        self.uniform(0xFFFCFCFC)
+        self.uniform(0xFFFFFCFC)
         self.word(self.t, 256)
-        rows = [self.loaded[c] for c in (INT, FLOAT, HALF)]
-        for row in rows:
+        for row in (self.loaded[INT], [*self.loaded[FLOAT], *self.loaded[HALF]]):
             self.step_out()
             for s in row:
                 self.nothing(Sig.LDTMU, Dst(s.n))
         if self.v42:
             for c, numbers in ((INT, (0, 1, 5)), (FLOAT, (2, 4)), (HALF, (3,))):
                 for n in numbers:
-                    self.copy(Dst(n, True), self.loaded[c][n % 4])
+                    self.copy(Dst(n, True), self.loaded[c][n % 2])
         else:
             self.copy(Dst(0), self.loaded[INT][0])
         self.do("eidx", NULL, push="pushz")
@@ -694,10 +698,10 @@ class Generator:
     def tail(self) -> None:
         """Store all registers and the flags."""
         self.unmask()
-        self.word(self.t, (-768 if not self.v42 else -1024 + 256) & 0xFFFFFFFF)
+        self.word(self.t, -512)
         self.do("add", Dst(self.out), self.rf(self.out), self.rf(self.t))
         self.word(self.t, 256)
-        rows: list[list[Src | str]] = [[*self.loaded[c]] for c in (INT, FLOAT, HALF)]
+        rows: list[list[Src | str]] = [[*self.loaded[INT]], [*self.loaded[FLOAT], *self.loaded[HALF]]]
         last: list[Src | str] = ["vfla", "vflb"]
         last += [Src(SrcKind.ACC, 0), Src(SrcKind.ACC, 5)] if self.v42 else [Src(SrcKind.RF, 0), "tidx"]
         rows.append(last)
@@ -710,7 +714,7 @@ class Generator:
                 else:
                     self.do(s, Dst(11, True), sig=sig)
             self.step_out()
-        self.p.classes = [INT, FLOAT, HALF, INT]
+        self.p.classes = [INT] * 4 + [FLOAT] * 2 + [HALF] * 2 + [INT] * 4
         if self.p.single:
             self.nothing(Sig.THRSW)
         else:
@@ -741,7 +745,7 @@ class Generator:
 KEYS = [f for f in catalogue(Isa.V3D71)[1] if cond_field(f[1:]) is not None]
 
 
-def generate(isa: Isa, seed: int, extra: int = 8) -> Program:
+def generate(isa: Isa, seed: int, extra: int = 6) -> Program:
     """A program; its first uniform is `DATA`."""
     return Generator(isa, seed).make(extra)
 
