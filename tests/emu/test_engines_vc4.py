@@ -14,6 +14,7 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled 
 
 from forms_vc4 import catalogue
 from generate_vc4 import CODE, DATA, SIDE, SIDE_WORDS, UNIFORMS, Program, form_names, generate
+from seeds import steadily
 
 from qpu.emu.compiled_vc4 import Vc4CompiledMachine
 from qpu.emu.memory import Memory
@@ -44,6 +45,7 @@ COUNTS = (
 REGISTERS = ("a", "b", "acc", "z", "neg", "c", "uniform", "sfu_left")
 REGRESSIONS: list[int] = []  # seeds that once showed a difference
 QUICK = 40  # programs in the normal tests
+PARTS, SHARE = 100, 50  # of the soak: parts of as many programs
 MACHINES = {"reference": Vc4ReferenceMachine, "compiled": Vc4CompiledMachine}
 
 
@@ -216,7 +218,7 @@ def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_engines_agree(part: int) -> None:
-    for seed in range(part, QUICK, 4):
+    for seed in steadily(range(part, QUICK, 4)):
         bench().compare(seed)
 
 
@@ -234,9 +236,9 @@ def test_generated_programs_show_every_form() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("part", range(100))
+@pytest.mark.parametrize("part", range(PARTS))
 def test_engines_agree_for_long(part: int) -> None:
-    for seed in range(1000 + 100 * part, 1100 + 100 * part):
+    for seed in steadily(range(1000 + SHARE * part, 1000 + SHARE * (part + 1))):
         bench().compare(seed)
 
 
