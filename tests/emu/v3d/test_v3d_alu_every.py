@@ -177,12 +177,6 @@ def test_every_small_immediate(isa: Isa) -> None:
     nop = half_of(isa, ops["nop"])
     halves = ((Unit.ADD, "sub"), (Unit.ADD, "fsub"), (Unit.ADD, "vfmin"), (Unit.MUL, "fmul"), (Unit.MUL, "sub"))
     for unit, name in halves:
-        (Unit.ADD, "sub"),
-        (Unit.ADD, "fsub"),
-        (Unit.ADD, "vfmin"),
-        (Unit.MUL, "fmul"),
-        (Unit.MUL, "sub"),
-    ):
         for k, role in enumerate("ab"):
             sig = Sig.IMM_B
             if isa is Isa.V3D71:
