@@ -475,7 +475,6 @@ class DrmV3d:
                     count += 1
             ended, self._pending = self._pending[:count], self._pending[count:]
             cut = blame(ended, before, self._resets)
-            self._doubt(ended)
             for fence in ended:
                 if fence.syncobj:
                     self._syncobjs.append(fence.syncobj)
@@ -488,12 +487,14 @@ class DrmV3d:
                 fence.error = fence.error or advice.fault("reset", self._node.path, None, detail + state)
             for fence in ended:
                 fence.done = True
+            self._doubt(ended)
 
     def _doubt(self, ended: Sequence[DrmFence]) -> None:
         """Where resets are not counted: warn of jobs that may have run into the watchdog."""
         now = self._port.monotonic()
         if self._resets is None and not self._warned and not self._checking:
             longest = max((now - max(f.submitted_s, self._idle_s) for f in ended if f.completion is None), default=0)
+            self._idle_s = now
             if longest >= WATCHDOG_S:
                 self._warned = True
                 warn_unknown(self._node.path, longest)
