@@ -17,15 +17,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from llvmlite import binding
 
+from qpu.emu.host import host
+
 __all__ = ["ENGINE_VERSION", "NativeCode", "build", "cache_directory", "has_avx512"]
 
-ENGINE_VERSION = 8  # change it whenever generated code changes
+ENGINE_VERSION = 10  # change it whenever generated code changes
 CACHE_LIMIT = 256 << 20  # bytes; the oldest entries go first
 _LOCK = threading.Lock()
 
@@ -44,28 +45,16 @@ def cache_directory() -> Path | None:
     return Path(base) / "qpu" / "emulator"
 
 
-@cache
-def _host() -> tuple[str, str]:
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    try:
-        features = binding.get_host_cpu_features().flatten()
-    except RuntimeError:
-        features = ""  # unknown on this host: generic code
-    return binding.get_host_cpu_name(), features
-
-
-@cache
 def has_avx512() -> bool:
     """Whether the host can round each instruction in its own mode."""
-    return "+avx512f" in _host()[1].split(",")
+    return host().avx512
 
 
 def _machine(level: int) -> Any:
-    cpu, features = _host()
+    h = host()
     target = binding.Target.from_default_triple()
     # The host's widest vectors: one register holds all 16 lanes.
-    return target.create_target_machine(cpu=cpu, features=features, opt=level, jit=True)
+    return target.create_target_machine(cpu=h.cpu, features=h.features, opt=level, jit=True)
 
 
 @dataclass(slots=True)
@@ -87,7 +76,15 @@ class NativeCode:
 
 def _key(identity: bytes) -> str:
     digest = hashlib.blake2b(digest_size=20)
-    for part in (str(ENGINE_VERSION), *_host(), binding.__name__, ".".join(map(str, binding.llvm_version_info))):
+    h = host()
+    for part in (
+        str(ENGINE_VERSION),
+        h.cpu,
+        h.features,
+        str(h.plain),
+        binding.__name__,
+        ".".join(map(str, binding.llvm_version_info)),
+    ):
         digest.update(part.encode() + b"\0")
     digest.update(identity)
     return digest.hexdigest()

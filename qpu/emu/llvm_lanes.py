@@ -1,19 +1,22 @@
 """`LaneOps` over LLVM: vectors are <16 x i32> values, masks <16 x i1>, in the function under construction.
 
 No fast-math flag is ever set, so nothing is contracted or reassociated. Additions toward zero use the AVX-512
-rounding operand where the host has it, else an exact correction of the nearest sum.
+rounding operand where the host has it, else an exact correction of the nearest sum. Hosts without instructions for
+half floats and rounding (x86-64 before AVX) get both from integers and sums, never from library calls.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
 
 from qpu.emu import sfu
+from qpu.emu.host import host, is_x86
 
-__all__ = ["F32X16", "I1X16", "I32X16", "I64X16", "LlvmLanes"]
+__all__ = ["F32X16", "I1X16", "I32X16", "I64X16", "FloatMode", "LlvmLanes"]
 
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -28,11 +31,15 @@ ROUND_TO_ZERO = 3 | 8  # _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC
 
 
 class LlvmLanes:
-    """Emits lane operations through `builder` (an llvmlite IRBuilder). avx512: the host can round per instruction."""
+    """Emits lane operations through `builder` (an llvmlite IRBuilder).
 
-    def __init__(self, builder: ir.IRBuilder, *, avx512: bool = False) -> None:
+    avx512: the host can round per instruction. plain: see `qpu.emu.host.Host`; None: as on this host.
+    """
+
+    def __init__(self, builder: ir.IRBuilder, *, avx512: bool = False, plain: bool | None = None) -> None:
         self.b = builder
         self.avx512 = avx512
+        self.plain = host().plain if plain is None else plain
         self.doubles = _LlvmDoubles(self)
 
     # -- helpers
@@ -180,16 +187,36 @@ class LlvmLanes:
         return self.select(wrong, self.sub(bits, self.const(1)), bits)
 
     def ffloor(self, a: ir.Value) -> ir.Value:
-        return self._unary("floor", a)
+        if not self.plain:
+            return self._unary("floor", a)
+        whole = self._f(self.ftrunc(a))
+        above = self.b.fcmp_ordered(">", whole, self._f(a))
+        return self._i(self.b.select(above, self.b.fsub(whole, _singles(1.0)), whole))
 
     def fceil(self, a: ir.Value) -> ir.Value:
-        return self._unary("ceil", a)
+        if not self.plain:
+            return self._unary("ceil", a)
+        whole = self._f(self.ftrunc(a))
+        below = self.b.fcmp_ordered("<", whole, self._f(a))
+        return self._i(self.b.select(below, self.b.fadd(whole, _singles(1.0)), whole))
 
     def ftrunc(self, a: ir.Value) -> ir.Value:
-        return self._unary("trunc", a)
+        if not self.plain:
+            return self._unary("trunc", a)
+        return self._small(a, self._i(self.b.sitofp(self.ftoi(a), F32X16)))
 
     def fround(self, a: ir.Value) -> ir.Value:
-        return self._unary("roundeven", a)
+        if not self.plain:
+            return self._unary("roundeven", a)
+        big = _singles(2.0**23)
+        magnitude = self._f(self.and_(a, self.const(0x7FFFFFFF)))
+        return self._small(a, self._i(self.b.fsub(self.b.fadd(magnitude, big), big)))
+
+    def _small(self, a: ir.Value, whole: ir.Value) -> ir.Value:
+        """`whole` with the sign of `a` where `a` can have a fraction; elsewhere `a`."""
+        magnitude = self.and_(a, self.const(0x7FFFFFFF))
+        signed = self.or_(self.and_(whole, self.const(0x7FFFFFFF)), self.and_(a, self.const(0x80000000)))
+        return self.select(self.ult(magnitude, self.const(0x4B000000)), signed, a)
 
     # -- conversions
 
@@ -214,12 +241,32 @@ class LlvmLanes:
         return self.intrinsic("llvm.fptoui.sat.v16i32.v16f32", I32X16, [self._f(a)])
 
     def h2f(self, a: ir.Value) -> ir.Value:
-        half = self.b.bitcast(self.b.trunc(a, I16X16), F16X16)
-        return self._i(self.b.fpext(half, F32X16))
+        if not self.plain:
+            half = self.b.bitcast(self.b.trunc(a, I16X16), F16X16)
+            return self._i(self.b.fpext(half, F32X16))
+        digits = self.shl(self.and_(a, self.const(0x7FFF)), self.const(13))
+        scaled = self._i(self.b.fmul(self._f(digits), _singles(2.0**112)))
+        special = self.or_(digits, self.const(0x7F800000))
+        finite = self.ult(digits, self.const(0x0F800000))
+        return self.or_(
+            self.select(finite, scaled, special), self.shl(self.and_(a, self.const(0x8000)), self.const(16))
+        )
 
     def f2h(self, a: ir.Value) -> ir.Value:
-        half = self.b.fptrunc(self._f(a), F16X16)
-        return self.b.zext(self.b.bitcast(half, I16X16), I32X16)
+        if not self.plain:
+            half = self.b.fptrunc(self._f(a), F16X16)
+            return self.b.zext(self.b.bitcast(half, I16X16), I32X16)
+        c = self.const
+        magnitude = self.and_(a, c(0x7FFFFFFF))
+        odd = self.and_(self.shr(magnitude, c(13)), c(1))
+        normal = self.shr(self.sub(self.add(magnitude, self.add(odd, c(0xFFF))), c(112 << 23)), c(13))
+        # The digit behind the last of a half denormal is the last one of a number near one half.
+        denormal = self.sub(self._i(self.b.fadd(self._f(magnitude), _singles(0.5))), c(0x3F000000))
+        nan = self.or_(c(0x7E00), self.and_(self.shr(magnitude, c(13)), c(0x1FF)))
+        result = self.select(self.ult(magnitude, c(0x38800000)), denormal, normal)
+        result = self.select(self.ult(magnitude, c(0x47800000)), result, c(0x7C00))
+        result = self.select(self.ult(c(0x7F800000), magnitude), nan, result)
+        return self.or_(result, self.and_(self.shr(a, c(16)), c(0x8000)))
 
     # -- special functions
 
@@ -245,6 +292,10 @@ class LlvmLanes:
 
 def _plain(n: Any) -> Any:
     return n.constant if isinstance(n, ir.Constant) else n
+
+
+def _singles(value: float) -> ir.Constant:
+    return ir.Constant(F32X16, [value] * LANES)
 
 
 def _splat(value: float) -> ir.Constant:
@@ -300,7 +351,14 @@ class _LlvmDoubles:
         return self.lanes.intrinsic("llvm.fabs.v16f64", F64X16, [x])
 
     def rint(self, x: _Double) -> _Double:
-        return self._call("roundeven", x)
+        if not self.lanes.plain:
+            return self._call("roundeven", x)
+        # Adding and taking away 1.5 * 2**52 leaves no digits behind the point; what is that large has none.
+        b, big = self.lanes.b, _splat(1.5 * 2.0**52)
+        whole = b.fsub(b.fadd(x.value, big), big)
+        whole = self.lanes.intrinsic("llvm.copysign.v16f64", F64X16, [whole, x.value])
+        small = b.fcmp_ordered("<", self.magnitude(x.value), _splat(2.0**51))
+        return _Double(b, b.select(small, whole, x.value))
 
     def sqrt(self, x: _Double) -> _Double:
         return self._call("sqrt", x)
@@ -333,3 +391,41 @@ class _LlvmDoubles:
         mantissa = b.or_(b.and_(bits, splat(0xFFFFFFFFFFFFF)), splat(0x3FF0000000000000))
         exponent = b.sub(b.and_(b.lshr(bits, splat(52)), splat(0x7FF)), splat(1023))
         return _Double(b, b.bitcast(mantissa, F64X16)), _Double(b, b.sitofp(exponent, F64X16))
+
+
+class FloatMode:
+    """The host's floating-point mode while translated code runs: nearest, denormals kept, nothing trapped.
+
+    Set at the start of a function, restored at its end; other hosts than x86-64 and 64-bit Arm are taken as they are.
+    zero_denormals: operands that are denormal count as zero (x86-64 only).
+    """
+
+    def __init__(self, lanes: LlvmLanes, *, zero_denormals: bool = False) -> None:
+        self._lanes = lanes
+        b = lanes.b
+        if is_x86():
+            self._before = b.alloca(I32, size=2)
+            self._control("llvm.x86.sse.stmxcsr", self._before)
+            ours = b.gep(self._before, [I64(4)], source_etype=I8)
+            b.store(I32(_MASKED | (_ZEROS if zero_denormals else 0)), ours)
+            self._control("llvm.x86.sse.ldmxcsr", ours)
+        elif _is_arm():
+            self._before = lanes.intrinsic("llvm.aarch64.get.fpcr", I64, [])
+            self._control("llvm.aarch64.set.fpcr", I64(0))
+
+    def _control(self, name: str, argument: ir.Value) -> None:
+        self._lanes.intrinsic(name, ir.VoidType(), [argument])
+
+    def restore(self) -> None:
+        """Back to what it was."""
+        if is_x86():
+            self._control("llvm.x86.sse.ldmxcsr", self._before)
+        elif _is_arm():
+            self._control("llvm.aarch64.set.fpcr", self._before)
+
+
+_MASKED, _ZEROS = 0x1F80, 0x40  # of MXCSR
+
+
+def _is_arm() -> bool:
+    return platform.machine().lower() in ("aarch64", "arm64")

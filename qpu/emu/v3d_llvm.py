@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from qpu.core.isa import Isa
 from qpu.core.optable import Flags
-from qpu.emu.llvm_lanes import I8, I16, I32, I32X16, I64, LlvmLanes
+from qpu.emu.llvm_lanes import I8, I16, I32, I32X16, I64, FloatMode, LlvmLanes
 from qpu.emu.v3d_llvm_alu import SYNCB, UNIFA, AluEmitter
 from qpu.emu.v3d_llvm_state import (
     CHAIN,
@@ -630,6 +630,7 @@ def _threads_function(module: ir.Module, thread: ir.Function) -> None:
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), "run")
     states, count, *fixed, reasons = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
+    mode = FloatMode(LlvmLanes(b))
     loop, done = function.append_basic_block("loop"), function.append_basic_block("done")
     entry = b.block
     b.branch(loop)
@@ -643,6 +644,7 @@ def _threads_function(module: ir.Module, thread: ir.Function) -> None:
     at.add_incoming(after, loop)
     b.cbranch(b.icmp_unsigned("<", after, count), loop, done)
     b.position_at_end(done)
+    mode.restore()
     b.ret_void()
 
 
@@ -652,6 +654,7 @@ def _stores_function(module: ir.Module, thread: ir.Function, tmu: ir.Function) -
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), "stores")
     states, count, memory, pages, kept, copies, keeper, counters, _, reasons = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
+    mode = FloatMode(LlvmLanes(b))
     names = ("loop", "done", "fine", "on", "next")
     loop, done, fine, on, following = (function.append_basic_block(n) for n in names)
     entry = b.block
@@ -683,4 +686,5 @@ def _stores_function(module: ir.Module, thread: ir.Function, tmu: ir.Function) -
     at.add_incoming(after, following)
     b.cbranch(b.icmp_unsigned("<", after, count), loop, done)
     b.position_at_end(done)
+    mode.restore()
     b.ret_void()

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.core.isa import Isa
-from qpu.emu.compiled import NativeCode, build, has_avx512
+from qpu.emu.compiled import NativeCode, build
+from qpu.emu.host import Host, host
 from qpu.emu.memory import Memory
 from qpu.emu.v3d_dispatch import Dispatch
 from qpu.emu.v3d_llvm import Fetch, explore, translate
@@ -30,6 +31,7 @@ class _Kind(NamedTuple):
     single_segment: bool
     strict: bool
     registers: int
+    host: Host
 
 
 def fetcher(memory: Memory, code: int) -> Fetch:
@@ -74,10 +76,10 @@ class Program:
 
     def build(self, fetch: Fetch) -> None:
         """Translate from all known entry nodes; numbers given out before stay valid. Raises: Untranslatable."""
-        kind, avx512 = self.kind, has_avx512()
+        kind = self.kind
         words, _ = explore(kind.isa, fetch, [n.at for n in self.nodes])
         self._covers(words)
-        identity = repr((avx512, self.nodes, *kind, sorted(words.items()))).encode()
+        identity = repr((self.nodes, *kind, sorted(words.items()))).encode()
 
         def make() -> tuple[str, dict[str, Any]]:
             made = translate(
@@ -87,7 +89,7 @@ class Program:
                 single_segment=kind.single_segment,
                 strict=kind.strict,
                 registers=kind.registers,
-                avx512=avx512,
+                avx512=kind.host.avx512,
             )
             entries = sorted(made.entries, key=made.entries.__getitem__)
             return made.ir, {
@@ -157,7 +159,7 @@ _PROGRAMS: dict[tuple[_Kind, tuple[int | None, ...]], list[Program]] = {}
 def program_at(memory: Memory, dispatch: Dispatch, isa: Isa, *, strict: bool) -> Program:
     """The program of a dispatch. Raises: Untranslatable."""
     fetch = fetcher(memory, dispatch.code)
-    kind = _Kind(isa, dispatch.single_segment, strict, 32 if dispatch.threads == 4 else 64)
+    kind = _Kind(isa, dispatch.single_segment, strict, 32 if dispatch.threads == 4 else 64, host())
     alike = _PROGRAMS.setdefault((kind, tuple(fetch(i) for i in range(_HEAD))), [])
     found = next((p for p in alike if p.covers(memory, dispatch.code)), None)
     if found is None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from llvmlite import ir
 
-from qpu.emu.llvm_lanes import F32X16, I1, I1X16, I8, I32, I32X16, I64, LANES, ROUND_TO_ZERO, LlvmLanes
+from qpu.emu.llvm_lanes import F32X16, I1, I1X16, I8, I32, I32X16, I64, LANES, ROUND_TO_ZERO, FloatMode, LlvmLanes
 from qpu.emu.vc4_graph import DYNAMIC, Graph, Node
 from qpu.emu.vc4_llvm_state import FAST_SUM, Arg, Reason, Slot, Tally
 from qpu.emu.vc4_llvm_units import Units
@@ -33,7 +33,6 @@ I8X16 = ir.VectorType(I8, LANES)
 I32X4 = ir.VectorType(I32, 4)
 LONGEST = 512  # instructions of a chain
 MOST_REQUESTS = 4  # of one TMU in a chain: what it takes from the queue must still be there if it is undone
-DAZ, MASKED = 0x40, 0x1F80
 _FLAGS = {"z": Slot.Z, "n": Slot.N, "c": Slot.C}
 _LINKS = (Place.A, Place.B, Place.ACC, Place.R5_ALL, Place.R5_QUADS)
 
@@ -95,13 +94,8 @@ class _Translator:
         self.units = Units(self)
         self.budget = self.b.alloca(I64)
         self.reason = self.b.alloca(I32)
-        self.mode = self.b.alloca(I32, size=2)
         self.b.store(self.function.args[Arg.BUDGET], self.budget)
-        if self.fast:
-            self.control("stmxcsr", self.mode)
-            other = self.b.gep(self.mode, [I64(4)], source_etype=I8)
-            self.b.store(I32(MASKED | DAZ), other)
-            self.control("ldmxcsr", other)
+        mode = FloatMode(self.v, zero_denormals=self.fast)
         bad = self.function.append_basic_block("bad")
         switch = self.b.switch(self.load_scalar(Slot.RESUME), bad)
         self.leaders |= set(entries)
@@ -113,15 +107,10 @@ class _Translator:
         self.b.store(I32(Reason.BAD), self.reason)
         self.b.branch(self.leave)
         self.b.position_at_end(self.leave)
-        if self.fast:
-            self.control("ldmxcsr", self.mode)
+        mode.restore()
         self.b.store(self.b.load(self.budget, typ=I64), self.pointer(Slot.LEFT))
         self.b.ret(self.b.load(self.reason, typ=I32))
         return Translation(str(self.module), list(self.numbers), self.tallies, [self.numbers[n] for n in entries])
-
-    def control(self, name: str, where: ir.Value) -> None:
-        """Read or write the host's floating-point control register."""
-        self.v.intrinsic(f"llvm.x86.sse.{name}", ir.VoidType(), [where])
 
     def number(self, node: Node) -> int:
         return self.numbers.setdefault(node, len(self.numbers))

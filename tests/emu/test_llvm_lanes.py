@@ -13,8 +13,10 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled 
 
 from llvmlite import binding, ir
 
+from qpu.emu.host import VECTORS, host
 from qpu.emu.lanes import NumpyLanes, quiet
 from qpu.emu.llvm_lanes import I32X16, LlvmLanes
+from qpu.errors import UsageError
 
 N = NumpyLanes()
 EDGES = np.array(
@@ -30,22 +32,19 @@ COMPARE = "eq ult slt feq flt fle".split()
 
 
 def compiled(
-    emit: Callable[[LlvmLanes, Any, Any], Any], avx512: bool
+    emit: Callable[[LlvmLanes, Any, Any], Any],
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
+    processor = host()
     module = ir.Module("t")
     pointer = I32X16.as_pointer()
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 3), "f")
     builder = ir.IRBuilder(function.append_basic_block())
-    lanes = LlvmLanes(builder, avx512=avx512)
+    lanes = LlvmLanes(builder, avx512=processor.avx512)
     a, b = (builder.load(p, align=4) for p in function.args[:2])
     builder.store(emit(lanes, a, b), function.args[2], align=4)
     builder.ret_void()
     target = binding.Target.from_default_triple()
-    machine = target.create_target_machine(
-        opt=2, cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten()
-    )
+    machine = target.create_target_machine(opt=2, cpu=processor.cpu, features=processor.features)
     engine = binding.create_mcjit_compiler(binding.parse_assembly(str(module)), machine)
     engine.finalize_object()
     call = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(engine.get_function_address("f"))
@@ -89,39 +88,37 @@ def same(got: np.ndarray, want: np.ndarray, floats: bool, half: bool = False) ->
     )
 
 
-AVX512 = [
-    False,
-    pytest.param(
-        True,
-        marks=pytest.mark.skipif(
-            not binding.get_host_cpu_features().get("avx512f", False), reason="this host has no AVX-512"
-        ),
-    ),
-]
+@pytest.fixture(params=VECTORS)
+def vectors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Code for this host, and for lesser ones."""
+    monkeypatch.setenv("QPU_EMU_VECTORS", request.param)
+    try:
+        host()
+    except UsageError as error:
+        pytest.skip(str(error))
+    return str(request.param)
 
 
-@pytest.mark.parametrize("avx512", AVX512)
 @pytest.mark.parametrize("name", UNARY + BINARY + SHIFTS + COMPARE)
-def test_agrees_with_numpy(name: str, avx512: bool) -> None:
+def test_agrees_with_numpy(name: str, vectors: str) -> None:
     a, b = samples()
     if name in SHIFTS:
         b &= np.uint32(31)
     with quiet():
         if name in UNARY:
-            run = compiled(lambda v, x, y: getattr(v, name)(x), avx512)
+            run = compiled(lambda v, x, y: getattr(v, name)(x))
             expected = getattr(N, name)(a)
         elif name in COMPARE:
-            run = compiled(lambda v, x, y: v.select(getattr(v, name)(x, y), v.const(1), v.const(0)), avx512)
+            run = compiled(lambda v, x, y: v.select(getattr(v, name)(x, y), v.const(1), v.const(0)))
             expected = np.where(getattr(N, name)(a, b), np.uint32(1), np.uint32(0))
         else:
-            run = compiled(lambda v, x, y: getattr(v, name)(x, y), avx512)
+            run = compiled(lambda v, x, y: getattr(v, name)(x, y))
             expected = getattr(N, name)(a, b)
     floats = name in ("fadd fsub fmul fadd_rz ffloor fceil ftrunc fround h2f recip rsqrt exp2 log2 sinpi").split()
     same(run(a, b), expected, floats, half=name == "f2h")
 
 
-@pytest.mark.parametrize("avx512", AVX512)
-def test_masks_and_constants(avx512: bool) -> None:
+def test_masks_and_constants(vectors: str) -> None:
     a, b = samples(50)
 
     def emit(v: Any, x: Any, y: Any) -> Any:
@@ -129,4 +126,4 @@ def test_masks_and_constants(avx512: bool) -> None:
         m = v.mand(m, v.mconst(True))
         return v.select(m, v.permute(v.lane_id(), v.const(5)), v.udiv(v.add(x, v.lane_id()), 255))
 
-    same(compiled(emit, avx512)(a, b), emit(N, a, b), False)
+    same(compiled(emit)(a, b), emit(N, a, b), False)

@@ -1,0 +1,65 @@
+"""The processor that translated programs run on: its name, its vector features, and limits a user sets on them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+
+from llvmlite import binding
+
+from qpu.errors import UsageError
+
+__all__ = ["VECTORS", "Host", "host", "is_x86"]
+
+VECTORS = ("auto", "avx512", "avx2", "sse2")
+"""Values of QPU_EMU_VECTORS. All but ``auto`` are for x86-64 hosts."""
+
+_CPU = {"avx2": "x86-64-v3", "sse2": "x86-64"}
+_X86 = ("x86_64", "amd64", "x64")
+
+
+@dataclass(frozen=True)
+class Host:
+    """What code is made for. cpu, features: as LLVM names them.
+
+    avx512: each instruction can round in its own mode. plain: there are no instructions for half floats and for
+    rounding to whole numbers, so both are done in integer arithmetic and sums.
+    """
+
+    cpu: str
+    features: str
+    avx512: bool
+    plain: bool
+
+
+def is_x86() -> bool:
+    """Whether this is an x86-64 processor."""
+    return platform.machine().lower() in _X86
+
+
+def host() -> Host:
+    """The host, limited by QPU_EMU_VECTORS (``auto``: not limited). Raises: UsageError for a value it cannot have."""
+    return _host(os.environ.get("QPU_EMU_VECTORS", "").lower() or "auto")
+
+
+@cache
+def _host(vectors: str) -> Host:
+    if vectors not in VECTORS:
+        raise UsageError(f"QPU_EMU_VECTORS={vectors!r}; allowed: {', '.join(VECTORS)}")
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    try:
+        features = binding.get_host_cpu_features().flatten()
+    except RuntimeError:
+        features = ""  # unknown on this host: generic code
+    have = set(features.split(","))
+    if vectors != "auto":
+        needed = {"avx512": "+avx512f", "avx2": "+avx2", "sse2": ""}[vectors]
+        if not is_x86() or (needed and needed not in have):
+            raise UsageError(f"QPU_EMU_VECTORS={vectors}, but this host has no {vectors}; use auto")
+    if vectors in _CPU:
+        return Host(_CPU[vectors], "", False, vectors == "sse2")
+    plain = is_x86() and not {"+f16c", "+sse4.1"} <= have
+    return Host(binding.get_host_cpu_name(), features, "+avx512f" in have, plain)
