@@ -110,7 +110,7 @@ def delay_slots() -> str:
     rows = (
         ("VideoCore IV: register file", "mov ra0, ..", "d", "x", "c", "reads ra0"),
         ("VideoCore IV: special fn.", "mov recip, ..", "d", "x", "d", "x", "c", "reads r4"),
-        ("VideoCore IV: uniform address", "mov unif_addr, ..", "d", "x", "d", "x", "c", "reads unif"),
+        ("VideoCore IV: uniform address", "mov unif_addr", "d", "x", "d", "x", "c", "reads unif"),
         ("V3D: register", "mov rf1, ..", "c", "reads rf1"),
         ("V3D 4.2: special fn. to r4", "mov recip, ..", "d", "x", "c", "reads r4"),
         ("V3D: special fn. to rfN", "recip rf1, ..", "b", "waits one", "c", "reads rf1"),
