@@ -34,7 +34,9 @@ FULL = pytest.mark.soak
 class FailingPort(RecordingPort):
     """Call number `at` (from 1) of open, ioctl, mmap and mmio raises, before it acts or after it has acted."""
 
-    def __init__(self, inner: EmuPort, at: int = 0, error: BaseException | None = None, after: bool = False) -> None:
+    def __init__(
+        self, inner: EmuPort, at: int = 0, error: Callable[[], BaseException] = OSError, after: bool = False
+    ) -> None:
         super().__init__(inner)
         self.at, self.error, self.after = at, error, after
         self.count = 0
@@ -42,14 +44,14 @@ class FailingPort(RecordingPort):
 
     def _step(self, what: str, call: Callable[[], Any]) -> Any:
         self.count += 1
-        mine = self.count == self.at and self.error is not None
+        mine = self.count == self.at
         if mine:
             self.hit = what
         if mine and not self.after:
-            raise self.error  # type: ignore[misc]  # checked above
+            raise self.error()  # a new one: kept, it would keep views alive through its frames
         result = call()
         if mine:
-            raise self.error  # type: ignore[misc]  # checked above
+            raise self.error()  # a new one: kept, it would keep views alive through its frames
         return result
 
     def open(self, path: str, *, read_only: bool = False, sync: bool = False) -> int:
@@ -101,7 +103,7 @@ def check(interface: str, error: Callable[[], BaseException], *, after: bool = F
     hits = 0
     for at in range(1, clean.count + 1):
         emulated = board(name)
-        port = FailingPort(emulated, at, error(), after)
+        port = FailingPort(emulated, at, error, after)
         with suppress(qpu.QpuError, OSError, KeyboardInterrupt):
             session(port, device)
         exit_guard.release_all()  # as at the end of the process, after a second Ctrl-C
