@@ -1,0 +1,59 @@
+"""The benchmarks of the kernels and the probes for silicon, in small: they run, and every line has its fields."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+FIELDS = {"name", "isa", "device", "emulated", "value", "unit", "min", "max", "runs"}
+
+
+def rows(name: str, *arguments: str) -> list[dict[str, Any]]:
+    """The JSON lines of a benchmark, without the one about the machine."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "QPU_EMU_ENGINE": "reference"}
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--json", "--runs", "1", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert found[0]["name"] == "machine"
+    for row in found[1:]:
+        assert set(row) >= FIELDS and row["emulated"] is True
+    return found[1:]
+
+
+@pytest.mark.parametrize(("board", "isa"), [("pi3", "vc4"), ("pi4", "v3d42"), ("pi5", "v3d71")])
+def test_kernels(board: str, isa: str) -> None:
+    found = rows("kernels", "--device", board, "--size", "24", "--n", "700")
+    assert {row["isa"] for row in found} == {isa}
+    by_name = {(row["name"], row.get("kernel"), row.get("counted")): row["value"] for row in found}
+    for kernel, least in (("uniform", 0.95), ("rotate", 0.75)):
+        shares = [by_name["sgemm inner loop share", kernel, how] for how in ("code", "executed")]
+        assert shares[0] == shares[1] >= least
+        for name in ("instructions", "useful share", "traffic", "time"):
+            assert by_name[f"sgemm {name}", kernel, None] > 0
+    for name, useful in (("scopy", 8 * 700), ("memset", 4 * 700), ("summation", 4 * 700)):
+        assert by_name[f"{name} useful bytes", None, None] == useful
+        assert by_name[f"{name} requested bytes", None, None] >= useful
+        assert by_name[f"{name} bytes per instruction", None, None] > 0
+
+
+@pytest.mark.parametrize(("board", "qpus"), [("pi3", 12), ("pi4", 8), ("pi5,slices=3", 12)])
+def test_probes(board: str, qpus: int) -> None:
+    found = rows("probes", "--device", board, "--largest", "16")
+    assert all(row["worth"].startswith("nothing") for row in found)
+    values = {row["name"]: row["value"] for row in found}
+    assert values["QPUs that took part"] == qpus
+    assert set(values) >= {
+        "uniform stream",
+        "restart of the stream and 64 instructions",
+        "uniforms again and again",
+        "TMU request",
+        "TMU bandwidth",
+    }
