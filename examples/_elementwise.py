@@ -97,7 +97,7 @@ def _loop_vc4(q: Any, inputs: int, scalars: int, body: Body) -> None:
 
 def check_length(gpu: Device, n: int) -> None:
     """Refuse a length before anything is computed. Raises: UsageError."""
-    within(f"--n on {gpu.isa.label}:", n, 1, LARGEST[gpu.isa])
+    within(f"--n on {gpu.isa.label} of", n, 1, LARGEST[gpu.isa])
 
 
 class Elementwise:
