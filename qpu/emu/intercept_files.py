@@ -173,8 +173,15 @@ class FilePatches:
         finally:
             _REAL["close"](writer)
 
+    def _own(self) -> set[int]:
+        """Descriptors of the emulation, which programs that close everything must not close."""
+        kernel = self._made()
+        return self.paths.own if kernel is None or kernel.closed else {kernel.memory.fd, *self.paths.own}
+
     def close(self, fd: int) -> None:
         """os.close"""
+        if fd in self._own():
+            raise fail(errno.EBADF)  # there is no such descriptor in the program's world
         if fd in self._inherited:
             self._inherited.discard(fd)
         elif self.known(fd):
@@ -192,6 +199,9 @@ class FilePatches:
                     if low <= fd < high:
                         kernel.fds.close(fd)
         self.paths.forget_directories(low, high)
+        for fd in sorted(fd for fd in self._own() if low <= fd < high):
+            _REAL["closerange"](low, fd)
+            low = fd + 1
         _REAL["closerange"](low, high)
 
     def share(self, fd: int, copy: int) -> int:
@@ -213,6 +223,8 @@ class FilePatches:
     def dup2(self, fd: int, fd2: int, inheritable: bool = True) -> int:
         """os.dup2"""
         known = self.known(fd)
+        if fd2 in self._own():
+            raise self._kernel().not_modelled(f"os.dup2 to {fd2}, which the emulation needs,")
         if fd != fd2 and self.known(fd2):
             self.forget(fd2)
         copy = int(_REAL["dup2"](fd, fd2, inheritable))

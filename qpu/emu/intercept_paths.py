@@ -115,6 +115,11 @@ class Paths:
         self._empty = -1
         self._identity: tuple[int, int] | None = None
 
+    @property
+    def own(self) -> set[int]:
+        """Descriptors that programs must leave alone."""
+        return {self._empty} if self._empty >= 0 else set()
+
     def _placeholder(self) -> int:
         if self._empty < 0:
             made = tempfile.mkdtemp(prefix="qpu-emulate-")

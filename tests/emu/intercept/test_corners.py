@@ -189,6 +189,74 @@ assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
 # -- maps and arguments
 
 
+def test_programs_that_close_every_descriptor(tmp_path: Path) -> None:
+    """As daemons do. What the emulation itself needs stays; the program's devices are closed."""
+    run(
+        tmp_path,
+        """
+fd, kept = (os.open("/dev/dri/card0", os.O_RDWR) for _ in range(2))
+m = mmap.mmap(fd, 16384, offset=offset(fd, create(fd, 16384).handle))
+os.chdir("/dev/dri")
+for n in range(3, 256):
+    try:
+        os.close(n)
+    except OSError as error:
+        assert error.errno == errno.EBADF
+assert expect(OSError, create, fd, 4096).errno == errno.EBADF
+os.closerange(3, 256)
+m[0] = 7
+fd = os.open("card0", os.O_RDWR)
+bo = create(fd, 16384)
+again = mmap.mmap(fd, 16384, offset=offset(fd, bo.handle))
+again[0] = 1
+assert (m[0], again[0], bo.handle) == (7, 1, 1)
+os.closerange(3, 256)
+assert expect(OSError, create, fd, 4096).errno == errno.EBADF
+""",
+    )
+
+
+ALARM = """
+import signal
+class Late(Exception): pass
+def late(*_): raise Late
+signal.signal(signal.SIGALRM, late)
+def limited(call, *args):
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        call(*args)
+    except Late:
+        return True
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return False
+"""
+
+
+def test_an_alarm_interrupts_a_wait_and_the_device_stays_usable(tmp_path: Path) -> None:
+    """Loop protection of test suites: a signal handler raises in the middle of an ioctl."""
+    endless = "l:\nb l\nnop ; nop\nnop ; nop\nnop ; nop\n"
+    program = "ISA, BATCHES = 'v3d71', 4\n" + DISPATCH + ALARM
+    program += f"fd = os.open('/dev/dri/card0', os.O_RDWR)\nprint(limited(run, fd, {endless!r}, []))\nos.close(fd)\n"
+    program += "fd = os.open('/dev/dri/card0', os.O_RDWR)\nrun(fd, STOP, [])\nprint('ran')\n"
+    assert ok(emulate(tmp_path, program)) == "True\nran\n"
+    program = (
+        VC4
+        + ALARM
+        + """
+def job(text, *uniforms):
+    load(text, *uniforms)
+    m[8000:8008] = struct.pack("2I", bus + 4096, bus)
+    return prop(0x30011, 1, bus + 8000, 0, 500)[0]
+print(limited(job, "mov r0, 0\\n:l\\nbrr -, :l\\nadd r0, r0, 1\\nnop\\nnop\\n"))
+prop(0x30012, 0); prop(0x30012, 1)
+assert job(STORE, *ARGS) == 0 and result() == tuple(range(100, 116))
+print("ran")
+"""
+    )
+    assert ok(emulate(tmp_path, program, board="pi3")) == "True\nran\n"
+
+
 def test_maps(tmp_path: Path) -> None:
     run(
         tmp_path,
