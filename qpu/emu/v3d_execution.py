@@ -19,6 +19,7 @@ from qpu.errors import EmuFault, FaultPlace
 __all__ = ["CLOCKS_PER_INSTRUCTION", "DispatchExecution", "MachineProfile"]
 
 CLOCKS_PER_INSTRUCTION = 4
+_LEAST = 16  # instructions of the shortest turn: the end of a time slice is not worth halving it for ever
 
 
 class MachineProfile(Protocol):
@@ -97,8 +98,7 @@ class DispatchExecution(ABC):
                         left = target - self.clocks
                         if left <= 0:
                             break
-                        share = CLOCKS_PER_INSTRUCTION * len(self._dispatch.slots)
-                        budget = min(budget, max(1, left // share))
+                        budget = min(budget, max(_LEAST, left // (CLOCKS_PER_INSTRUCTION * self._sharing())))
                     self._turn(budget)
         except BaseException as error:
             self._failed = (
@@ -118,6 +118,12 @@ class DispatchExecution(ABC):
         if self._stop.requested:
             raise KeyboardInterrupt
         return self.done
+
+    def _sharing(self) -> int:
+        """Threads on the busiest QPU, as threads are placed."""
+        p = self._placement
+        resident = min(p.capacity, len(p.running) + self._dispatch.batches - p.started)
+        return max(1, -(-resident // p.qpus))
 
     @abstractmethod
     def _turn(self, budget: int) -> None:
