@@ -28,6 +28,7 @@ __all__ = ["ENGINE_VERSION", "NativeCode", "build", "cache_directory", "has_avx5
 
 ENGINE_VERSION = 10  # change it whenever generated code changes
 CACHE_LIMIT = 256 << 20  # bytes; the oldest entries go first
+SCRAP_AGE = 3600  # seconds after which a file is taken to be abandoned
 _LOCK = threading.Lock()
 
 
@@ -128,6 +129,13 @@ def _write(path: Path, meta: Mapping[str, Any], code: bytes) -> None:
 
 
 def _trim(directory: Path) -> None:
+    """Remove the oldest entries beyond the limit, and what processes left that died while they wrote."""
+    for scrap in directory.glob(".new-*"):
+        try:
+            if time.time() - scrap.stat().st_mtime > SCRAP_AGE:
+                scrap.unlink()
+        except OSError:
+            continue
     entries: list[tuple[float, int, Path]] = []
     for entry in directory.glob("*.qpuc"):
         try:
