@@ -468,3 +468,35 @@ def test_code_in_another_buffer(isa: Isa, engine: str) -> None:
 
     got = rows_of(rig, n, body, (function,), check=False)
     assert (got == (4 * np.arange(n) + 6)[:, None]).all()
+
+
+@program()
+def test_link_register_names_the_instruction_behind_the_slots(isa: Isa) -> None:
+    """The third delay slot of a call is executed once; branches that are not taken leave the link alone (assumed)."""
+    rig = Rig(isa)
+    place: list[int] = []
+
+    def body(q: Any) -> Any:
+        r = q.rf
+        move(q, r[5], 0)
+        q.b("function", link=True)
+        q.nop()
+        q.nop()
+        q.add(r[5], r[5], 1)
+        place.append(len(q))
+        jump(q, "out")
+        q.label("function")
+        q.lr(r[6])
+        q.b(q.lri)
+        q.nop()
+        q.nop()
+        q.add(r[5], r[5], 15)
+        q.label("out")
+        q.shl(r[6], r[6], 8)
+        q.add(r[6], r[6], r[5])
+        return r[6]
+
+    got = lanes_of(rig, body)
+    code = rig.buffers[-2][0]
+    assert (got >> 8 == code + 8 * place[0]).all()
+    assert (got & 0xFF == 16).all()
