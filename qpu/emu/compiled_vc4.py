@@ -3,14 +3,16 @@
 The reference engine stays in charge: what has effects between QPUs (mutex, semaphores, program ends, most of the VPM),
 what breaks a rule and what faults is executed and reported by it. A QPU changes sides where the other is better.
 
-Order: a QPU runs until it needs the reference engine or has spent its share (`FIRST_CHUNK`, doubled up to `CHUNK`).
-Programs whose QPUs do not race give the same memory and counts as on the reference engine. When several QPUs fault,
-or wait for one another, which comes first may differ from there.
+Order: QPUs run side by side until each needs the reference engine, has spent its share (`FIRST_CHUNK`, doubled up to
+`CHUNK`) or is about to write the VPM or memory. When all stand, those writes happen, one QPU after the other in the
+order of their numbers. So a program gives the same memory and counts every time, on any number of host cores and
+however a run is cut into calls. Programs whose QPUs do not race give those of the reference engine too; a race (a QPU
+reads what another stores, and neither a semaphore nor the mutex orders them) may end differently from there, as may
+which fault or wait comes first where several QPUs fault or wait.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,17 +22,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.emu.compiled import NativeCode, build, has_avx512
 from qpu.emu.interrupts import StopRequest
 from qpu.emu.lanes import LANES
 from qpu.emu.memory import Memory
 from qpu.emu.vc4 import Profile
-from qpu.emu.vc4_graph import NOWHERE, Graph, Node, breaks
-from qpu.emu.vc4_llvm import translate
+from qpu.emu.vc4_graph import breaks
 from qpu.emu.vc4_llvm_state import COUNTERS, Reason, Slot, Tally
 from qpu.emu.vc4_prepare import COUNTS
+from qpu.emu.vc4_programs import FULL, HOT, MAX_NANS, Program, program_at
 from qpu.emu.vc4_run import TURN, ReferenceExecution, Stretch
-from qpu.emu.vc4_state import BUS_MASK, CLOCKS_PER_INSTRUCTION, Bank, Group, Qpu, Status
+from qpu.emu.vc4_state import CLOCKS_PER_INSTRUCTION, Bank, Group, Qpu, Status
 from qpu.emu.vc4_sync import Sync
 from qpu.emu.vc4_tmu import FIFO_DEPTH, Tmu
 from qpu.emu.vc4_vpm import Port
@@ -38,146 +39,9 @@ from qpu.emu.vpm import ROWS, GenericSetup, StoreSetup, Vpm, parse_write_setup
 
 __all__ = ["Vc4CompiledMachine"]
 
-VERSION = "vc4-2"  # change it whenever generated code changes
 FIRST_CHUNK, CHUNK = 1 << 12, 1 << 16  # instructions a QPU executes natively before the others get a turn
-WORTH = 6  # native instructions in a row that make leaving the reference engine worth it
-QUICK, FULL = 0, 2  # optimisation levels
-HOT = 1_000_000  # instructions after which a program is worth the full level
-MAX_WORDS = 1 << 14  # of code looked at
-MAX_BUILDS = 24  # translations of one program; later discoveries stay with the reference engine
-MAX_SITUATIONS = 50_000
+SERIAL = 512  # instructions a QPU executes alone, once it stands before a store, until the others go on too
 PARALLEL = 50_000  # native instructions of a round that make threads worth it
-
-
-class _Program:
-    """A program: its graph, its machine code, and how its chains count."""
-
-    def __init__(self, words: NDArray[np.uint64]) -> None:
-        self.graph = Graph(words.tolist())
-        self.fast = has_avx512()
-        self.level = QUICK
-        self.executed = 0
-        self.builds = 0
-        self.translate_s = 0.0
-        self.hits = self.misses = 0
-        self.run: Any = None
-        self.nodes: list[Node] = []
-        self.starts: dict[tuple[int, int, int, int, int], int] = {}  # (at, sfu, history) -> number
-        self.at: frozenset[int] = frozenset()
-        self.tallies = np.zeros((0, len(COUNTERS)), np.int64)
-        self.matrix = self.tallies
-        self._keep: list[NativeCode] = []
-        self._known: dict[tuple[int, int, tuple[int, int, int]], int | None] = {}
-        self.discover([Node(0)])
-
-    def covers(self, words: NDArray[np.uint64]) -> bool:
-        """Whether this is the program in `words`, as far as it can be reached."""
-        if len(words) != len(self.graph.words):
-            return False
-        return all(self.graph.words[i] == words[i] for i in self.graph.plans)
-
-    def discover(self, roots: Sequence[Node]) -> None:
-        """Translate with these nodes as further starting points."""
-        graph = self.graph
-        graph.explore(roots)
-        graph.reasons.clear()
-        graph.mark()
-        worth = self._worth()
-        # Where a QPU comes from the reference engine, or stops after its share: elsewhere entries would cut chains.
-        doors = set(graph.roots)
-        for node, after in graph.follow.items():
-            if node in graph.reasons or node.left == 1:
-                doors.update(after)
-        self._entries = [n for n in graph.follow if n in doors and not n.left and worth[n] >= WORTH]
-        if self._entries:
-            self.build()
-
-    def _worth(self) -> dict[Node, int]:
-        """Native instructions from each node to the first that is not native or that jumps, at most WORTH."""
-        graph = self.graph
-        found: dict[Node, int] = {}
-        for node in graph.follow:
-            at, count = node, 0
-            while count < WORTH and at in graph.follow and at not in graph.reasons:
-                count += 1
-                after = graph.follow[at]
-                if not after:
-                    break
-                at = after[-1]
-            found[node] = count
-        return found
-
-    def build(self) -> None:
-        """Translate from all entry nodes."""
-        graph, entries = self.graph, self._entries
-        avx512 = has_avx512()
-        words = sorted((i, int(graph.words[i])) for i in graph.plans)
-        identity = repr((VERSION, self.fast, avx512, graph.latches, len(graph.words), entries, words)).encode()
-
-        def make() -> tuple[str, dict[str, Any]]:
-            made = translate(graph, entries, fast=self.fast, avx512=avx512)
-            return made.ir, {
-                "nodes": [list(n) for n in made.nodes],
-                "tallies": [t.row for t in made.tallies],
-                "entries": made.entries,
-            }
-
-        code = build(identity, make, level=self.level)
-        self.builds += 1
-        self._keep.append(code)
-        self.nodes = [Node(*n) for n in code.meta["nodes"]]
-        self.matrix = np.array(code.meta["tallies"], np.int64).reshape(-1, len(COUNTERS))
-        self.starts = {}
-        self._known.clear()
-        for number in code.meta["entries"]:
-            n = self.nodes[number]
-            self.starts[n.at, n.sfu, n.one, n.two, n.three] = number
-        self.at = frozenset(n.at for n in entries)
-        self.translate_s += code.translate_s
-        self.hits += code.from_cache
-        self.misses += not code.from_cache
-        pointers = [ctypes.c_void_p] * 3
-        self.run = code.function(ctypes.c_int32, *pointers, ctypes.c_int64, *pointers[:2], ctypes.c_int64)
-
-    def known(self, at: int, sfu: int, history: tuple[int, int, int]) -> bool:
-        """Whether `start` answers without translating anew, which renumbers nodes and counters."""
-        return (at, sfu, history) in self._known
-
-    def start(self, at: int, sfu: int, history: tuple[int, int, int]) -> int | None:
-        """The number to start at in that situation; None when the reference engine goes on."""
-        situation = at, sfu, history
-        if situation not in self._known:
-            graph = self.graph
-            node = graph.node(at, 0, NOWHERE, sfu, history)
-            if node not in graph.follow and self.builds < MAX_BUILDS and graph.plan(at) is not None:
-                self.discover([node])
-            found = self.starts.get((at, sfu, node.one, node.two, node.three))
-            if len(self._known) > MAX_SITUATIONS:
-                self._known.clear()
-            self._known[situation] = found
-        return self._known[situation]
-
-
-_PROGRAMS: list[_Program] = []
-_MAX_PROGRAMS = 128
-
-
-def _program(memory: Memory, code: int) -> _Program | None:
-    """The program at a bus address; None when there is no code."""
-    address = code & BUS_MASK
-    region = memory.region_at(address)
-    if region is None or address % 8:
-        return None
-    count = min((region.end - address) // 8, MAX_WORDS)
-    words = memory.bytes[address : address + 8 * count].view(np.uint64)
-    for program in _PROGRAMS:
-        if program.covers(words):
-            return program
-    if len(_PROGRAMS) >= _MAX_PROGRAMS:
-        del _PROGRAMS[0]
-    program = _Program(words)
-    _PROGRAMS.append(program)
-    return program
 
 
 class _States:
@@ -279,12 +143,13 @@ class CompiledVc4Execution(ReferenceExecution):
         self.stats.engine = "compiled"
         self._states = _States(qpus)
         self._states.adopt(self._bank, self._units.tmu)
-        self._by_code: dict[int, _Program | None] = {}
+        self._by_code: dict[int, Program | None] = {}
         self._began: dict[int, tuple[float, int, int]] = {}
         self._chunk = [FIRST_CHUNK] * qpus  # native instructions of a turn; grows while a QPU spends all of them
         self._share = [FIRST_CHUNK] * qpus  # what is left of it in this turn
         self._budget = [FIRST_CHUNK] * qpus  # of the native call under way
         self._hold = [0] * qpus  # instructions the reference engine is to execute before native code is tried again
+        self._before: dict[int, int] = {}  # QPU that stands before a store -> where it goes on
         self._workers = min(os.cpu_count() or 1, qpus)
         self._pool: ThreadPoolExecutor | None = None
         self._counters: dict[tuple[int, int], NDArray[np.int64]] = {}  # (program, worker) -> executions of chains
@@ -295,9 +160,9 @@ class CompiledVc4Execution(ReferenceExecution):
 
     # -- programs
 
-    def _program_of(self, q: Qpu) -> _Program | None:
+    def _program_of(self, q: Qpu) -> Program | None:
         if q.entry not in self._by_code:
-            program = _program(self._memory, q.entry)
+            program = program_at(self._memory, q.entry)
             self._by_code[q.entry] = program
             if program is not None and id(program) not in self._began:
                 fresh = program.executed == 0
@@ -306,7 +171,7 @@ class CompiledVc4Execution(ReferenceExecution):
 
     def _start_of(self, q: Qpu) -> int | None:
         """Where native code can take over QPU `q` now."""
-        if q.branch_left or q.end_left or q.switch_left or self._hold[q.number]:
+        if q.branch_left or q.end_left or q.switch_left or self._hold[q.number] or q.number in self._before:
             return None
         program = self._program_of(q)
         offset = q.pc - q.entry
@@ -322,9 +187,14 @@ class CompiledVc4Execution(ReferenceExecution):
         self._settle()
         start = program.start(*situation)
         if program.builds != builds:
-            self._counters.clear()
-            self._renumbered = True
+            self._renumber()
         return start
+
+    def _renumber(self) -> None:
+        """A program was translated anew: numbers of nodes and counters from before are void."""
+        self._counters.clear()
+        self._before.clear()  # those QPUs leave their store to the reference engine
+        self._renumbered = True
 
     # -- scheduling
 
@@ -343,6 +213,9 @@ class CompiledVc4Execution(ReferenceExecution):
                 continue
             if starts:
                 self._run_native(starts, limit)
+                continue
+            if self._before:
+                self._run_stores(ready)
                 continue
             key = min(q.key for q in ready)
             members = [q.number for q in ready if q.key == key]
@@ -398,14 +271,15 @@ class CompiledVc4Execution(ReferenceExecution):
                 self._settle()
                 program.level = FULL
                 program.build()
-                self._counters.clear()
+                self._renumber()
                 return
+        active = sum(q.status != Status.FREE for q in self._qpus)
+        alone = active == 1 and self._next >= len(self._entries)
         for q, number in starts:
-            self._enter(q, number)
-            self._budget[q.number] = self._share[q.number]
+            budget = self._share[q.number]
             if limit is not None:
-                left = max(1, (limit - q.clock) // CLOCKS_PER_INSTRUCTION)
-                self._budget[q.number] = min(self._share[q.number], left)
+                budget = min(budget, max(1, (limit - q.clock) // CLOCKS_PER_INSTRUCTION))
+            self._enter(q, number, budget, alone)
         workers = min(self._workers, len(starts))
         results: dict[int, int] = {}
 
@@ -424,15 +298,27 @@ class CompiledVc4Execution(ReferenceExecution):
                 self._pool = ThreadPoolExecutor(self._workers, "qpu-emulator")
             list(self._pool.map(work, range(workers)))
         self._last_round = 0
-        inexact: set[int] = set()
-        for q, _ in starts:
-            self._return(q, Reason(results[q.number]), inexact)
-        for program in {id(p): p for q, _ in starts if (p := self._program_of(q)) is not None}.values():
-            if id(program) in inexact and program.fast:
+        self._return_all([(q, Reason(results[q.number])) for q, _ in starts])
+
+    def _run_stores(self, ready: list[Qpu]) -> None:
+        """Let the QPUs that stand before a store do it and go on a little, one after the other."""
+        before, self._before = self._before, {}
+        done = []
+        for q in ready:
+            if q.number in before:
+                self._enter(q, before[q.number], SERIAL, True)
+                done.append((q, Reason(self._call(q, 0))))
+        self._return_all(done)
+
+    def _return_all(self, results: list[tuple[Qpu, Reason]]) -> None:
+        for q, reason in results:
+            self._return(q, reason)
+        for program in {id(p): p for q, _ in results if (p := self._program_of(q)) is not None}.values():
+            if program.nans > MAX_NANS and program.fast:
                 self._settle()
                 program.fast = False
                 program.build()
-                self._counters.clear()
+                self._renumber()
 
     def _counts_of(self, q: Qpu, worker: int) -> NDArray[np.int64]:
         program = self._program_of(q)
@@ -458,8 +344,10 @@ class CompiledVc4Execution(ReferenceExecution):
         )
         return result
 
-    def _enter(self, q: Qpu, number: int) -> None:
+    def _enter(self, q: Qpu, number: int, budget: int, alone: bool) -> None:
+        self._budget[q.number] = budget
         state, wide = self._states.words[q.number], self._states.wide[q.number]
+        state[Slot.ALONE], state[Slot.USED] = alone, 0
         state[Slot.RESUME] = number
         state[Slot.BASE] = q.entry & 0xFFFFFFFF
         wide[Slot.CLOCK // 2] = q.clock
@@ -509,7 +397,7 @@ class CompiledVc4Execution(ReferenceExecution):
         stride: Any = parse_write_setup(int(state[Slot.STRIDE]))
         port.stride = stride
 
-    def _return(self, q: Qpu, reason: Reason, inexact: set[int]) -> None:
+    def _return(self, q: Qpu, reason: Reason) -> None:
         """Bring the control state of `q` up to date after native code."""
         program = self._program_of(q)
         assert program is not None and reason is not Reason.BAD
@@ -532,7 +420,7 @@ class CompiledVc4Execution(ReferenceExecution):
         q.branch_target = (q.entry + 8 * node.target) & 0xFFFFFFFF if node.target >= 0 else target
         q.history = node.one, node.two, node.three
         self._bank.sfu_left[q.number] = node.sfu
-        if self._states.wide[q.number, Slot.COUNT // 2 : Slot.COUNT // 2 + 2].any():
+        if state[Slot.USED]:
             self._units.tmu.used[q.number] = True
         port = self._units.vpm.ports[q.number]
         port.store_until = int(wide[Slot.STORE_UNTIL // 2])
@@ -542,10 +430,11 @@ class CompiledVc4Execution(ReferenceExecution):
             if self._share[q.number] <= 0:  # else its clock has reached the limit of this call
                 q.status = Status.YIELDED
                 self._chunk[q.number] = min(CHUNK, 2 * self._chunk[q.number])
-        elif reason is Reason.FAIL:
+        elif reason is Reason.FAIL and not state[Slot.ALONE] and int(state[Slot.AT]) in program.stores:
+            self._before[q.number] = int(state[Slot.AT])
+        elif reason in (Reason.FAIL, Reason.NAN):
             self._hold[q.number] = int(state[Slot.HOLD])
-        elif reason is Reason.NAN:
-            inexact.add(id(program))
+            program.nans += reason is Reason.NAN
 
     # -- statistics
 

@@ -25,7 +25,7 @@ class Reason(enum.IntEnum):
     EXIT = 0  # at a node for the reference engine
     BUDGET = 1
     JUMP = 2  # at `Slot.TARGET`, after a computed branch
-    FAIL = 3  # before a chain that cannot be executed natively this time; `Slot.HOLD` is its length
+    FAIL = 3  # before a chain that cannot be executed natively, or not beside others; `Slot.HOLD` is its length
     NAN = 4  # before a chain that meets a NaN
     BAD = 5  # there is no such entry
 
@@ -65,7 +65,9 @@ class Slot(enum.IntEnum):
     STORE = 1452  # DMA store setup: 0 none, 1 horizontal 32-bit rows inside the VPM, 2 something else
     STORE_WORD = 1453
     STRIDE = 1454  # the word of the DMA store stride
-    WORDS = 1456
+    USED = 1455  # a TMU request was made during the call
+    ALONE = 1456  # no other QPU runs: the VPM and memory may be written
+    WORDS = 1472
 
 
 @dataclass(slots=True)

@@ -169,6 +169,8 @@ class Units:
         t = self.t
         if self.base is not None:
             t.store_scalar(Slot.UNIFORM, self.base)
+        if any(self.requests):
+            t.store_scalar(Slot.USED, I32(1))
         for tmu, head in self.heads.items():
             t.store_scalar(Slot.HEAD + 2 * tmu, head)
             t.store_scalar(Slot.COUNT + 2 * tmu, self.counts[tmu])
@@ -178,6 +180,10 @@ class Units:
     def _require(self, holds: ir.Value) -> None:
         self.t.checks.append(self.t.b.not_(holds))
 
+    def _require_alone(self) -> None:
+        """What others see is written when nobody else runs, so that the host's cores decide nothing."""
+        self._require(self.t.b.icmp_unsigned("!=", self.t.load_scalar(Slot.ALONE), I32(0)))
+
     def wait(self, file: File) -> None:
         """A wait for DMA; transfers happen at once."""
         t = self.t
@@ -186,6 +192,7 @@ class Units:
 
     def vpm_write(self, value: ir.Value) -> None:
         t, b = self.t, self.t.b
+        self._require_alone()
         self._require(b.icmp_unsigned("==", t.load_scalar(Slot.WRITE), I32(1)))
 
         def effect() -> None:
@@ -240,6 +247,7 @@ class Units:
     def store(self, address: ir.Value) -> None:
         """A DMA store of whole rows."""
         t, b = self.t, self.t.b
+        self._require_alone()
         known = b.icmp_unsigned("==", t.load_scalar(Slot.STORE), I32(1))
         word, stride = t.load_scalar(Slot.STORE_WORD), t.load_scalar(Slot.STRIDE)
         block = b.icmp_unsigned("!=", b.and_(stride, I32(1 << 16)), I32(0))

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from forms_vc4 import catalogue
 from generate_vc4 import CODE, DATA, SIDE, SIDE_WORDS, UNIFORMS, Program, form_names, generate
 from seeds import steadily
 
+from qpu.emu import vc4_programs
+from qpu.emu.compiled import has_avx512
 from qpu.emu.compiled_vc4 import Vc4CompiledMachine
 from qpu.emu.memory import Memory
 from qpu.emu.vc4 import Vc4ReferenceMachine
@@ -135,7 +138,7 @@ class Bench:
         self.wild = np.where(pick == 0, raw & np.uint32(31), np.where(pick == 1, near, raw)).reshape(4, 70, 12, 16)
         self.tame = near.reshape(4, 70, 12, 16)
 
-    def run(self, machine: Any, program: Program, seed: int, qpus: int) -> tuple[Outcome, Any]:
+    def run(self, machine: Any, program: Program, seed: int, qpus: int) -> Outcome:
         memory, p = self.memory, program
         words = np.array(p.words, np.uint64)
         memory.bytes[CODE : CODE + (1 << 12)] = 0
@@ -171,15 +174,19 @@ class Bench:
         registers["vpm"] = machine.vpm.words.copy()
         registers["semaphores"] = np.array(machine.semaphores)
         registers["interrupts"] = np.array(execution.host_interrupts)
-        return Outcome(registers, memory.words[DATA // 4 : DATA // 4 + (1 << 14)].copy(), execution.stats, fault), bank
+        return Outcome(registers, memory.words[DATA // 4 : DATA // 4 + (1 << 14)].copy(), execution.stats, fault)
 
     def compare(self, seed: int, qpus: int = 3) -> float:
-        """A generated program on both engines; returns the share of instructions executed natively."""
+        """A generated program on both engines; returns the share of instructions executed natively.
+
+        Every other one as on hosts that cannot round each instruction in its own mode.
+        """
         program = generate(seed)
         assert len(program.words) < 512
         if program.alone:
             qpus = 1
-        (want, _), (got, _) = (self.run(m, program, seed, qpus) for m in self.machines)
+        with patch.object(vc4_programs, "has_avx512", has_avx512 if seed % 2 else lambda: False):
+            want, got = (self.run(m, program, seed, qpus) for m in self.machines)
         agree(want, got, qpus, f"seed {seed}: ")
         return 1 - sum(got.stats.fallbacks.values()) / got.stats.instructions
 
@@ -229,7 +236,7 @@ def test_what_once_differed(seed: int) -> None:
 
 def test_generated_programs_show_every_form() -> None:
     found: set[Any] = set()
-    for seed in range(150):
+    for seed in range(260):
         found |= form_names(generate(seed))
     missing = [form for forms in catalogue() for form in forms if form not in found]
     assert not missing, missing[:20]
@@ -243,7 +250,8 @@ def test_engines_agree_for_long(part: int) -> None:
 
 
 def test_most_of_a_tame_program_runs_natively() -> None:
-    assert min(bench().compare(seed, 1) for seed in (1, 7)) > 0.5
+    assert min(bench().compare(seed, 1) for seed in range(4, 40, 6)) > 0.3
+    assert max(bench().compare(seed, 1) for seed in range(4, 40, 6)) > 0.9
 
 
 def store(q: Asm, register: Any) -> None:
