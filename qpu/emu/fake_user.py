@@ -10,6 +10,8 @@ import sys
 __all__ = ["read_user", "write_user"]
 
 _CHECKED = sys.platform.startswith("linux")
+# The system's own: under `qpu emulate` those of `os` are replaced.
+_OPEN, _PREAD, _CLOSE = os.open, getattr(os, "pread", None), os.close
 _LIMIT = 1 << 8 * ctypes.sizeof(ctypes.c_void_p)
 
 
@@ -21,15 +23,15 @@ def _probe(address: int, size: int) -> bytes:
     """The bytes, checked by the operating system where it can be asked."""
     if not 0 < address <= _LIMIT - size:
         raise _fault()
-    if _CHECKED:
+    if _CHECKED and _PREAD is not None:
         # Opened each time: after fork an inherited descriptor would show the parent's memory.
-        fd = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
+        fd = _OPEN("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            data = os.pread(fd, size, address) if address < 1 << 63 else b""
+            data = _PREAD(fd, size, address) if address < 1 << 63 else b""
         except OSError:
             raise _fault() from None
         finally:
-            os.close(fd)
+            _CLOSE(fd)
         if len(data) != size:
             raise _fault()
         return data

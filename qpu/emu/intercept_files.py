@@ -65,6 +65,8 @@ class RealFds(FdTable):
         return False
 
 
+_TWO = ("sendfile", "copy_file_range", "splice")  # take two descriptors
+_FD_NAMES = ("fd", "out_fd", "in_fd", "src", "dst")
 _REPLACED = (
     "open close closerange dup dup2 fstat stat lstat access readlink listdir scandir chdir fchdir getcwd getcwdb"
 ).split()
@@ -247,9 +249,10 @@ class FilePatches:
 
     def _refusing(self, name: str) -> Callable[..., Any]:
         real = _REAL[name]
+        descriptors = 2 if name in _TWO else 1
 
         def refuse(*args: Any, **named: Any) -> Any:
-            for fd in (*args[:2], *named.values()):  # sendfile and its like take two descriptors
+            for fd in (*args[:descriptors], *(named[n] for n in _FD_NAMES if n in named)):
                 if self.known(fd):
                     raise self._kernel().not_modelled(f"os.{name} on {self._kernel().fds.get(fd).path}")
             return real(*args, **named)

@@ -178,6 +178,9 @@ assert poll.poll(100) == [(r, select.POLLIN)]
 for name, args in {"fsync": (), "lseek": (0, 0), "read": (4,), "write": (b"",), "fstatvfs": (), "fchmod": (0,)}.items():
     refused(f"os.{name}", getattr(os, name), fd, *args)
 refused("os.sendfile", os.sendfile, w, fd, 0, 4)
+with open("body.py", "rb") as f:  # a size that happens to be the number of the device's descriptor
+    assert len(os.read(f.fileno(), fd)) == fd and len(os.pread(f.fileno(), fd, 0)) == fd
+    assert os.lseek(f.fileno(), fd, 0) == fd
 refused("flock", fcntl.flock, fd, fcntl.LOCK_EX)
 refused("lock", fcntl.lockf, fd, fcntl.LOCK_EX)
 assert fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC and os.get_inheritable(fd) is False
