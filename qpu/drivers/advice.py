@@ -188,8 +188,8 @@ ADVICE: dict[str, Advice] = _rows(
         "the wait succeeded but the data are incomplete",
         "the kernel reset the GPU and cancelled the job",
         (
-            "split the dispatch so that every batch ends within 400 ms, and check its addresses; see: "
-            "dmesg | grep -e 'Resetting GPU' -e 'MMU error'"
+            "cut the dispatch into shorter parts (max_batches) so that every batch ends within 400 ms, and check its "
+            "addresses; see: dmesg | grep -e 'Resetting GPU' -e 'MMU error'"
         ),
     ),
     (

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qpu.drivers.base import Completion
 from qpu.drivers.port import Mapping
+from qpu.drivers.uapi import drm
 from qpu.errors import DriverError, EmuFault, UsageError
 
 if TYPE_CHECKING:
     from qpu.drivers.drm_v3d import DrmV3d
 
-__all__ = ["DrmBo", "DrmFence"]
+__all__ = ["DrmBo", "DrmFence", "multisync"]
 
 
 class DrmBo:
@@ -117,3 +119,28 @@ class DrmFence:
     def poll(self, timeout_s: float = 0.0) -> bool:
         """True when the job has ended, well or not; `wait` tells which."""
         return self._driver.poll(self, timeout_s)
+
+
+def multisync(pointer_size: int, waits: Sequence[int], syncobj: int, keep: list[array[int]]) -> int:
+    """Host address of a multisync extension: sync objects to wait for, and the one to signal (0 for none).
+
+    keep: receives the memory it points into, which the caller holds until the call is over.
+    """
+    sem = drm.layout("drm_v3d_sem", pointer_size)
+
+    def sems(syncobjs: Sequence[int]) -> int:
+        keep.append(array("B", b"".join(bytes(sem.pack(handle=handle)) for handle in syncobjs)))
+        return keep[-1].buffer_info()[0]
+
+    base = drm.layout("drm_v3d_extension", pointer_size).pack(id=drm.ExtensionId.MULTI_SYNC)
+    out = [syncobj] if syncobj else []
+    extension = drm.layout("drm_v3d_multi_sync", pointer_size).pack(
+        base=bytes(base),
+        in_syncs=sems(waits),
+        out_syncs=sems(out) if out else 0,
+        in_sync_count=len(waits),
+        out_sync_count=len(out),
+        wait_stage=drm.Queue.CSD,
+    )
+    keep.append(array("B", bytes(extension)))
+    return keep[-1].buffer_info()[0]

@@ -5,20 +5,21 @@ from __future__ import annotations
 import errno
 import threading
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from qpu.core.isa import Isa
 from qpu.drivers import advice, board, csd
 from qpu.drivers.base import CsdJob, DeviceInfo, Fence, Job
-from qpu.drivers.counters import COUNTERS, counter_ids
 from qpu.drivers.drm_identity import ISAS, Identity, get_param, identify
 from qpu.drivers.drm_nodes import Node, find_v3d, retrying
-from qpu.drivers.drm_objects import DrmBo, DrmFence
+from qpu.drivers.drm_objects import DrmBo, DrmFence, multisync
+from qpu.drivers.drm_perfmon import Perfmons
 from qpu.drivers.drm_resets import WATCHDOG_S, blame, warn_unknown
 from qpu.drivers.port import Port, interrupting
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
+from qpu.drivers.uapi.layout import Layout
 from qpu.errors import DriverError, EmuFault, UsageError
 
 __all__ = ["TRIVIAL", "DrmBo", "DrmFence", "DrmV3d", "Identity", "open_adapter"]
@@ -53,10 +54,10 @@ class DrmV3d:
         self._pending: list[DrmFence] = []
         self._syncobjs: list[int] = []
         self._number = 0
-        self._perfmon = 0
+        self.perfmon = 0  # what counts the next jobs, 0 for none
+        self._perfmons = Perfmons(self)
         self._checking = False
         self._closing = False  # threads that wait inside a call notice
-        self._names: tuple[str, ...] | None = None
         counters = (Param.CONTEXT_RESET_COUNTER, Param.GLOBAL_RESET_COUNTER)
         self._reset_param = next((p for p in counters if p in identity.params), None)
         self._resets = self._reset_counter()  # at the last look
@@ -105,8 +106,26 @@ class DrmV3d:
     def _number_of(self, name: str, arg: bytearray, field: str) -> int:
         return self._rows[name][1].number(arg, field)
 
-    def _what(self, name: str) -> str:
+    def what(self, name: str) -> str:
+        """Node and call, for messages."""
         return f"{self._node.path}: {name.removeprefix('DRM_IOCTL_')}"
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._fd is None
+
+    def check_usable(self) -> None:
+        """Raise UsageError when the device is closed or was inherited through fork."""
+        self._usable()
+
+    def request(self, name: str, **values: int | bytes | tuple[int, ...]) -> bytearray:
+        """Pack an argument and make the call; returns the argument. Raises: OSError."""
+        return self._call(name, self._pack(name, **values))
+
+    def layout(self, name: str) -> Layout:
+        """The structure of an ioctl's argument."""
+        return self._rows[name][1]
 
     def get_param(self, param: Param) -> int | None:
         """A GET_PARAM value; None when this kernel does not know the parameter. Raises: DriverError."""
@@ -171,7 +190,7 @@ class DrmV3d:
             errno.ENODEV: "enodev",
             errno.ENOTTY: "enotty",
         }
-        return advice.fault(keys.get(error.errno or 0, "unexpected"), self._what(name), error.errno, detail)
+        return advice.fault(keys.get(error.errno or 0, "unexpected"), self.what(name), error.errno, detail)
 
     def _gem_close(self, handle: int) -> None:
         """Drop a handle; the kernel keeps the memory for jobs that still use it."""
@@ -235,7 +254,7 @@ class DrmV3d:
                     self._destroy_syncobj(handle)
             self._number += 1
             now = self._port.monotonic()
-            fence = DrmFence(self, self._number, bos, syncobj, now, self._perfmon, job.completion)
+            fence = DrmFence(self, self._number, bos, syncobj, now, self.perfmon, job.completion)
             for bo in bos:
                 bo.busy += 1
                 bo.last = fence.number
@@ -259,13 +278,16 @@ class DrmV3d:
         keep: list[array[int]] = []  # what the kernel reads through pointers
         values: dict[str, int] = {"in_sync": waits[0] if waits else 0, "out_sync": syncobj}
         if len(waits) > 1:
-            values = {"flags": drm.SUBMIT_EXTENSION, "extensions": self._multisync(waits, syncobj, keep)}
+            values = {
+                "flags": drm.SUBMIT_EXTENSION,
+                "extensions": multisync(self._port.pointer_size, waits, syncobj, keep),
+            }
         arg = self._pack(
             name,
             cfg=cfg,
             bo_handles=handles.buffer_info()[0],
             bo_handle_count=len(handles),
-            perfmon_id=self._perfmon,
+            perfmon_id=self.perfmon,
             **values,
         )
         try:
@@ -280,33 +302,12 @@ class DrmV3d:
                 errno.ENODEV: "enodev",
             }
             key = keys.get(error.errno or 0, "unexpected")
-            if error.errno == errno.EAGAIN and self._perfmon:
+            if error.errno == errno.EAGAIN and self.perfmon:
                 key = "eagain-perfmon"
             detail = f"{len(bos)} buffers, cfg {' '.join(f'{word:#x}' for word in cfg)}"
-            raise advice.fault(key, self._what(name), error.errno, detail) from error
+            raise advice.fault(key, self.what(name), error.errno, detail) from error
         finally:
             keep.clear()
-
-    def _multisync(self, waits: Sequence[int], syncobj: int, keep: list[array[int]]) -> int:
-        """Host address of a multisync extension; `keep` receives the memory it points into."""
-        sem = drm.layout("drm_v3d_sem", self._port.pointer_size)
-
-        def sems(syncobjs: Sequence[int]) -> int:
-            keep.append(array("B", b"".join(bytes(sem.pack(handle=handle)) for handle in syncobjs)))
-            return keep[-1].buffer_info()[0]
-
-        base = drm.layout("drm_v3d_extension", self._port.pointer_size).pack(id=drm.ExtensionId.MULTI_SYNC)
-        out = [syncobj] if syncobj else []
-        extension = drm.layout("drm_v3d_multi_sync", self._port.pointer_size).pack(
-            base=bytes(base),
-            in_syncs=sems(waits),
-            out_syncs=sems(out) if out else 0,
-            in_sync_count=len(waits),
-            out_sync_count=len(out),
-            wait_stage=drm.Queue.CSD,
-        )
-        keep.append(array("B", bytes(extension)))
-        return keep[-1].buffer_info()[0]
 
     # sync objects
 
@@ -318,7 +319,7 @@ class DrmV3d:
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS):
                 return 0
-            raise advice.fault("unexpected", self._what(name), error.errno) from error
+            raise advice.fault("unexpected", self.what(name), error.errno) from error
 
     def _destroy_syncobj(self, handle: int) -> None:
         name = "DRM_IOCTL_SYNCOBJ_DESTROY"
@@ -339,7 +340,7 @@ class DrmV3d:
         try:
             return [self._number_of(name, self._call(name, self._pack(name, fd=fd)), "handle")]
         except OSError as error:
-            raise advice.fault("unexpected", self._what(name), error.errno) from error
+            raise advice.fault("unexpected", self.what(name), error.errno) from error
         finally:
             self._port.close(fd)
 
@@ -349,7 +350,7 @@ class DrmV3d:
         try:
             return self._number_of(name, self._call(name, self._pack(name, handle=fence.syncobj, fd=-1)), "fd")
         except OSError as error:
-            raise advice.fault("unexpected", self._what(name), error.errno) from error
+            raise advice.fault("unexpected", self.what(name), error.errno) from error
 
     # waiting
 
@@ -360,7 +361,7 @@ class DrmV3d:
             counted = "this kernel counts no resets" if resets is None else f"{resets} resets so far"
             raise advice.fault(
                 "etime",
-                f"{self._what('WAIT_BO')}, {timeout_s:g} s",
+                f"{self.what('WAIT_BO')}, {timeout_s:g} s",
                 errno.ETIME,
                 f"{counted}; the job's {len(fence.bos)} buffers are kept until it ends",
             )
@@ -413,7 +414,7 @@ class DrmV3d:
                     return False
                 key = {errno.EINVAL: "enoent-submit", errno.ENOENT: "enoent-submit", errno.ENODEV: "enodev"}
                 raise advice.fault(
-                    key.get(error.errno or 0, "unexpected"), self._what("WAIT_BO"), error.errno
+                    key.get(error.errno or 0, "unexpected"), self.what("WAIT_BO"), error.errno
                 ) from error
             now = self._port.monotonic()
             fresh = now - begun >= BLOCKED_S or now - fence.running_s < WATCHDOG_S / 2
@@ -525,7 +526,7 @@ class DrmV3d:
             if self._checking:
                 return False
             self._checking = True
-            perfmon, self._perfmon = self._perfmon, 0
+            perfmon, self.perfmon = self.perfmon, 0
         bo: DrmBo | None = None
         try:
             bo = self.alloc(self._port.page_size)
@@ -536,7 +537,7 @@ class DrmV3d:
         except DriverError:
             return False
         finally:
-            self._checking, self._perfmon = False, perfmon
+            self._checking, self.perfmon = False, perfmon
             if bo is not None:
                 bo.close()
 
@@ -544,74 +545,18 @@ class DrmV3d:
 
     def counter_names(self) -> tuple[str, ...]:
         """Names of the performance counters by id: the kernel's own where it tells them (6.11 and newer)."""
-        if self._names is None:
-            count = self.identity.params.get(Param.MAX_PERF_COUNTERS)
-            if count is None:
-                # Older kernels check ids against the number of 4.2 counters on 7.1 too.
-                self._names = COUNTERS[self._info.isa][: drm.PERFCNT_NUM]
-            else:
-                self._names = tuple(self._counter_name(i) for i in range(count))
-        return self._names
+        return self._perfmons.names()
 
-    def _counter_name(self, index: int) -> str:
-        name = "DRM_IOCTL_V3D_PERFMON_GET_COUNTER"
-        try:
-            arg = self._call(name, self._pack(name, counter=index))
-        except OSError as error:
-            raise advice.fault("unexpected", self._what(name), error.errno) from error
-        raw = self._rows[name][1].get(arg, "name")
-        assert isinstance(raw, bytes)
-        return raw.partition(b"\0")[0].decode("ascii", "replace")
+    def counters(self, names: Sequence[str]) -> AbstractContextManager[dict[str, int]]:
+        """Count events of the jobs submitted inside the block; see `qpu.drivers.drm_perfmon.Perfmons.counting`."""
+        return self._perfmons.counting(names)
 
-    @contextmanager
-    def counters(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
-        """Count events of the jobs submitted inside the block; the dict is filled when it ends without an error.
-
-        names: up to 32 of `counter_names`. Waits for those jobs at the end. The hardware counts in 32 bits and the
-        kernel adds up at job switches, so one job longer than 2**32 cycles wraps.
-        Raises: UsageError for a wrong name, DriverError where the kernel has no counters.
-        """
-        self._usable()
-        if self._perfmon:
-            raise UsageError("counters are being read already on this device; name all of them in one block")
-        if not self.identity.params.get(Param.SUPPORTS_PERFMON):
-            raise advice.fault("old-kernel", f"{self._node.path}: performance counters (kernel 5.15 and newer)")
-        ids = counter_ids(names, self.counter_names(), drm.MAX_PERFMON_COUNTERS)
-        create = "DRM_IOCTL_V3D_PERFMON_CREATE"
-        try:
-            arg = self._call(create, self._pack(create, ncounters=len(ids), counters=tuple(ids)))
-        except OSError as error:
-            raise advice.fault("unexpected", self._what(create), error.errno, f"counters {ids}") from error
-        perfmon = self._perfmon = self._number_of(create, arg, "id")
-        values: dict[str, int] = {}
-        try:
-            yield values
-            with self._lock:
-                counted = [f for f in self._pending if f.perfmon == perfmon]
-            if counted:
-                self.wait(counted[-1], None)
-            values.update(zip(names, self._counter_values(perfmon, len(ids)), strict=True))
-        finally:
-            self._perfmon = 0
-            self._destroy_perfmon(perfmon)
-
-    def _counter_values(self, perfmon: int, count: int) -> list[int]:
-        name = "DRM_IOCTL_V3D_PERFMON_GET_VALUES"
-        values = array("Q", bytes(8 * count))
-        try:
-            self._call(name, self._pack(name, id=perfmon, values_ptr=values.buffer_info()[0]))
-        except OSError as error:
-            raise advice.fault("unexpected", self._what(name), error.errno) from error
-        return values.tolist()
-
-    def _destroy_perfmon(self, perfmon: int) -> None:
-        if self._fd is None:
-            return  # destroyed with the file
-        name = "DRM_IOCTL_V3D_PERFMON_DESTROY"
-        try:
-            self._call(name, self._pack(name, id=perfmon))
-        except OSError:
-            pass  # goes with the file at the latest
+    def wait_counted(self, perfmon: int) -> None:
+        """Wait for the jobs that a performance monitor counts."""
+        with self._lock:
+            counted = [f for f in self._pending if f.perfmon == perfmon]
+        if counted:
+            self.wait(counted[-1], None)
 
     # end
 
