@@ -144,7 +144,7 @@ class Runner:
             (bin_ / name).write_text(text)
             (bin_ / name).chmod(0o755)
         self.environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("QPU_", "PYTEST"))},
+            **{k: v for k, v in os.environ.items() if k == "QPU_CACHE_DIR" or not k.startswith(("QPU_", "PYTEST"))},
             "PATH": f"{bin_}:/usr/local/bin:/usr/bin:/bin",
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
