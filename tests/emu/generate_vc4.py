@@ -46,7 +46,8 @@ planned = lru_cache(maxsize=1 << 16)(plan)
 class Generator:
     """Draws a program from a seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, small: bool = False) -> None:
+        self.small = small
         self.draw = random.Random(f"vc4 {seed}")
         self.tame = seed % 3 == 1
         self.p = Program(tame=self.tame)
@@ -59,6 +60,8 @@ class Generator:
         if self.tame:  # its operations are few; the other seeds show the rest
             self.must = []
         self.draw.shuffle(self.must)
+        if small:
+            del self.must[4:]
 
     def number(self) -> int:
         """A value of the kind the program works on."""
@@ -422,7 +425,10 @@ class Generator:
             self.emit(self.alu())
 
     def make(self, length: int) -> Program:
-        pieces: list[Form | None] = [*self.must, *[None] * self.draw.randrange(4 if self.must else 20, length)]
+        pieces: list[Form | None] = [
+            *self.must,
+            *[None] * self.draw.randrange(length // 4 if self.must else length // 2, length),
+        ]
         self.draw.shuffle(pieces)
         for form in pieces:
             if form is None:
@@ -438,9 +444,9 @@ class Generator:
         return p
 
 
-def generate(seed: int, length: int = 24) -> Program:
-    """A program."""
-    return Generator(seed).make(length)
+def generate(seed: int, *, small: bool = False) -> Program:
+    """A program. small: with fewer pieces, for large numbers of programs."""
+    return Generator(seed, small).make(8 if small else 24)
 
 
 def form_names(program: Program) -> set[Form]:
