@@ -17,6 +17,17 @@ LIMIT = 2000  # rows; longer programs are cut, a notebook cell is no place for m
 _COLOUR = {Severity.ERROR: "#b00020", Severity.WARNING: "#9a6700", Severity.INFO: "#555"}
 
 
+def _columns(text: str) -> tuple[str, str, str]:
+    """Add half, mul half and signals of an instruction's text; VideoCore IV's leaves out a mul half that does nothing.
+
+    What stands alone, or behind ``read``, is a signal; operations of the mul half have operands.
+    """
+    add, *rest = (part.strip() for part in text.split(";"))
+    bare = bool(rest) and rest[0] != "nop" and (" " not in rest[0] or rest[0].startswith("read "))
+    mul = rest.pop(0) if rest and not bare else ""
+    return add, mul, "; ".join(rest)
+
+
 def program_html(program: Program) -> str:
     """A table with address, word, add half, mul half and signals; labels and findings stand in line."""
     from qpu.toolkit import isa
@@ -35,8 +46,7 @@ def program_html(program: Program) -> str:
         for name in labels.get(index, ()):
             rows.append(row(["", "", f"<b>{escape(name)}:</b>", "", ""]))
         try:
-            add, _, rest = toolkit.disassemble(word).partition(";")
-            mul, _, signals = rest.partition(";")
+            add, mul, signals = _columns(toolkit.disassemble(word))
         except DecodeError as error:
             add, mul, signals = f"({error.diagnostics[0].message})", "", ""
         cells = [f"{8 * index:04x}", f"{word:016x}", add, mul, signals]

@@ -38,6 +38,10 @@ class Rows(HTMLParser):
         ),
         ("v3d42", "l: fadd r0, r1, r2 ; fmul r3, r1, r2 ; thrsw\n", "fadd r0, r1, r2", "fmul r3, r1, r2", "thrsw"),
         ("vc4", ":l\nfadd r0, r1, r2; fmul r3, r1, r2; ldtmu0\n", "fadd r0, r1, r2", "fmul r3, r1, r2", "ldtmu0"),
+        ("vc4", ":l\nfadd r0, r1, r2; ldtmu0\n", "fadd r0, r1, r2", "", "ldtmu0"),
+        ("vc4", ":l\nfadd r0, r1, r2; fmul r3, r1, r2\n", "fadd r0, r1, r2", "fmul r3, r1, r2", ""),
+        ("vc4", ":l\nnop; thrend\n", "nop", "", "thrend"),
+        ("v3d71", "l: fadd rf1, rf2, rf3 ; nop\n", "fadd rf1, rf2, rf3", "nop", ""),
     ],
 )
 def test_columns_and_labels(isa: str, text: str, add: str, mul: str, signal: str) -> None:
