@@ -236,7 +236,7 @@ def test_what_once_differed(seed: int) -> None:
 
 def test_generated_programs_show_every_form() -> None:
     found: set[Any] = set()
-    for seed in range(260):
+    for seed in range(180):
         found |= form_names(generate(seed))
     missing = [form for forms in catalogue() for form in forms if form not in found]
     assert not missing, missing[:20]
