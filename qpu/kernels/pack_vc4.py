@@ -16,7 +16,7 @@ from qpu.vc4 import vpm
 if TYPE_CHECKING:
     from qpu.vc4.asm import Asm
 
-__all__ = ["CHUNK", "RECORD_WORDS", "ROWS", "kernel", "streams"]
+__all__ = ["CHUNK", "RECORD_WORDS", "ROWS", "kernel", "records", "streams"]
 
 ROWS = 4  # steps of k at once, each a row of the VPM: 12 QPUs use 48 of its 64 rows
 CHUNK = 128  # steps of k in a record
@@ -24,7 +24,7 @@ RECORD_WORDS = 19
 
 
 def kernel(q: Asm) -> None:
-    """Emit the packing kernel. Uniforms: records (see `streams`), one for up to 16 lines and `CHUNK` steps of k."""
+    """Emit the packing kernel. Uniforms: records (see `records`), one for up to 16 lines and `CHUNK` steps of k."""
     at, step = q.r1, q.r3
     count, target, advance, fill, store, stride = q.ra[0], q.rb[1], q.ra[2], q.ra[3], q.rb[4], q.rb[5]
 
@@ -80,7 +80,7 @@ def kernel(q: Asm) -> None:
     q.exit()
 
 
-def streams(
+def records(
     *,
     source: int,
     lines: int,
@@ -91,14 +91,14 @@ def streams(
     target: int,
     width: int,
     panel_words: int,
-    qpus: int,
-) -> list[NDArray[np.uint32]]:
-    """The parameter stream of each QPU.
+) -> NDArray[np.int64]:
+    """The work as records, one a row, still without the two VPM words that depend on the QPU.
 
     source: address of the matrix; strides in words. lines, k: its extent. depth: k in the panels, a multiple of 4;
     steps past k become zero, lines past the last repeat the last. target: address of the panels of panel_words words.
     A record: last lane that reads, line stride, address, bytes to the next k, loops, target, bytes to the next four
-    steps of it, VPM set-up, DMA set-up, DMA stride, four steps and four masks for the last loop, 1 if one follows.
+    steps of it, VPM set-up, DMA set-up (here: lines), DMA stride, four steps and four masks for the last loop, 1 if
+    another record follows.
     """
     panels = -(-lines // width)
     parts = -(-width // 16)
@@ -117,15 +117,21 @@ def streams(
     words[:, 4] = steps // ROWS - 1
     words[:, 5] = target + 4 * (panel * panel_words + k0 * width + 16 * part)
     words[:, 6] = 4 * ROWS * width
-    words[:, 9] = [vpm.dma_store_stride(int(4 * (width - n))) for n in in_panel]
+    words[:, 8] = in_panel
+    words[:, 9] = vpm.dma_store_stride(0) + 4 * (width - in_panel)
     for i in range(ROWS):
         words[:, 10 + i] = np.where(tail + i + 1 < k, 4 * k_stride, 0)
         words[:, 14 + i] = np.where(tail + i < k, 0xFFFFFFFF, 0)
+    return words
+
+
+def streams(work: NDArray[np.int64], qpus: int) -> list[NDArray[np.uint32]]:
+    """The parameter stream of each QPU that takes part in `work`, some rows of `records`."""
     result = []
-    for qpu in range(min(qpus, len(units))):
-        mine = words[qpu::qpus]
+    for qpu in range(min(qpus, len(work))):
+        mine = work[qpu::qpus].copy()
         mine[:, 7] = vpm.vpm_write(y=ROWS * qpu)
-        mine[:, 8] = [vpm.dma_store(ROWS, int(n), y=ROWS * qpu) for n in in_panel[qpu::qpus]]
+        mine[:, 8] = vpm.dma_store(ROWS, 1, y=ROWS * qpu) + (mine[:, 8] - 1 << 16)
         mine[:-1, 18] = 1
         result.append(mine.astype(np.uint32).reshape(-1))
     return result

@@ -54,6 +54,12 @@ __all__ = [
 ]
 
 GROUPS = 65535  # workgroups of a dispatch in each direction
+# What a launch takes at most, so that slow memory does not make it look hung: V3D's kernel resets a GPU on which no
+# tile ends within 500 ms, the mailbox of VideoCore IV gives a launch one second (drivers.md 1.6 and 5).
+STEPS = 1 << 16  # of k: 52 ms at the issue rate of a Pi 4 with two threads per QPU
+WORK = 1 << 29  # multiplications, VideoCore IV: 0.13 s at 8 Gflop/s
+PACKED = 1 << 22  # words packed, VideoCore IV
+ONE = 0x3F800000
 PROBE = 256  # m = n = k of the measurement that chooses a kernel
 
 
@@ -196,6 +202,7 @@ class Sgemm:
         self.choice = choose(gpu, kernel)
         self.plan = plan = replace(plan, kernel=self.choice.kernel)
         self._buffers: list[Buffer] = []
+        self._arguments: list[Buffer] = []
         self._jobs: list[_Job] = []
         try:
             self._a, self._b, self._c = (
@@ -206,7 +213,6 @@ class Sgemm:
             )
             self._panels = [self._buffer(words) for words in plan.packed_words]
             self._spare = self._buffer(16)  # takes what lies outside C
-            self._arguments: Buffer | None = None
             self._packing = self._pack_vc4() if gpu.isa is Isa.VC4 else self._pack_v3d()
         except BaseException:
             self.close()
@@ -254,9 +260,7 @@ class Sgemm:
                 raise UsageError(f"{name} = {factor!r} is beyond float32; allowed: up to 3.4e38, NaN and infinity")
             patterns.append(int(narrow.view(np.uint32)))
         product, accumulate = (x & 0x7FFFFFFF != 0 for x in patterns)
-        if self._arguments is not None:
-            self._arguments.close()
-            self._arguments = None
+        self._forget()
         multiply = self._multiply_vc4 if self.gpu.isa is Isa.VC4 else self._multiply_v3d
         jobs = multiply(patterns[0], patterns[1] if accumulate else None, product)
         self._jobs = [*(self._packing if product else ()), *jobs]
@@ -284,12 +288,15 @@ class Sgemm:
 
     def close(self) -> None:
         """Give the buffers back that were allocated here; idempotent."""
-        self._jobs = []
-        arguments = getattr(self, "_arguments", None)
-        if arguments is not None:
-            arguments.close()
+        self._forget()
         while self._buffers:
             self._buffers.pop().close()
+
+    def _forget(self) -> None:
+        """Give up what depends on the factors."""
+        self._jobs = []
+        while self._arguments:
+            self._arguments.pop().close()
 
     def __enter__(self) -> Sgemm:
         return self
@@ -308,6 +315,18 @@ class Sgemm:
         rows, columns = (plan.ldb, 1) if plan.transb else (1, plan.ldb)
         yield self._b, plan.n, rows, columns, shape.columns, shape.vectors, plan.tiles[1]
 
+    def _parts(self, beta: int | None, product: bool) -> Iterator[tuple[int, int, int | None]]:
+        """First step, steps and factor of C of each launch: a long sum is made in parts, one added to the other."""
+        depth = self.plan.depth if product else 0
+        yield 0, min(depth, STEPS), beta
+        for first in range(STEPS, depth, STEPS):
+            yield first, min(depth - first, STEPS), ONE
+
+    def _starts(self, first: int) -> tuple[int, int]:
+        """Addresses of step `first` in the first panels of A and B."""
+        a, b = self._panels
+        return (a.address + 4 * first * self.plan.shape.rows, b.address + 4 * first * self.plan.shape.columns)
+
     # V3D
 
     def _pack_v3d(self) -> list[_Job]:
@@ -325,25 +344,25 @@ class Sgemm:
 
     def _multiply_v3d(self, alpha: int, beta: int | None, product: bool) -> list[_Job]:
         plan, shape = self.plan, self.plan.shape
-        code = program(plan.isa, plan.kernel, product, beta is not None)
-        grid = list(_grid(*plan.tiles))
-        arguments = self._arguments = self.gpu.empty((len(grid), 32), np.uint32)
+        parts = [(part, place) for part in self._parts(beta, product) for place in _grid(*plan.tiles)]
+        arguments = self.gpu.empty((len(parts), 32), np.uint32)
+        self._arguments.append(arguments)
         uniform = plan.kernel == "uniform"
         jobs: list[_Job] = []
-        for number, (y, x, groups) in enumerate(grid):
+        for number, ((first, steps, factor), (y, x, groups)) in enumerate(parts):
             here = arguments[number]
             words: list[int] = []
             if product:
-                (a, b), (a_words, b_words) = self._panels, plan.panel_words
+                (a, b), (a_words, b_words) = self._starts(first), plan.panel_words
                 config = sgemm_v3d.CONFIG_UNIFORM if uniform else sgemm_v3d.CONFIG_ROTATE
-                words = [y, a_words // 16, a.address, x, b_words // 16, b.address, 4 * shape.columns, config]
-                words.append(plan.depth // UNROLL)
+                words = [y, a_words // 16, a, x, b_words // 16, b, 4 * shape.columns, config, steps // UNROLL]
                 if uniform:
                     words += [here.address + 64, *[0] * 6]  # the stream comes back to the word after these
             words += [x, y, shape.rows, self._c.address, plan.ldc, plan.n, plan.m, self._spare.address, alpha]
-            if beta is not None:
-                words.append(beta)
+            if factor is not None:
+                words.append(factor)
             arguments.array[number, : len(words)] = words
+            code = program(plan.isa, plan.kernel, product, factor is not None)
             jobs.append((code, {"uniforms": here, "workgroups": groups, "threads": 2}))
         return jobs
 
@@ -354,7 +373,7 @@ class Sgemm:
         jobs: list[_Job] = []
         for operand, words, target in zip(self._operands(), plan.panel_words, self._panels, strict=True):
             matrix, lines, line, step, width, _, _ = operand
-            rows = pack_vc4.streams(
+            records = pack_vc4.records(
                 source=matrix.address,
                 lines=lines,
                 line_stride=line,
@@ -364,13 +383,15 @@ class Sgemm:
                 target=target.address,
                 width=width,
                 panel_words=words,
-                qpus=self.gpu.qpus,
             )
-            buffer = self._buffer(sum(map(len, rows)), np.uint32)
-            buffer.array[:] = np.concatenate(rows)
-            starts = np.cumsum([0, *map(len, rows[:-1])])
-            parts = [buffer.view(4 * int(start)) for start in starts]
-            jobs.append((_packer(self.gpu.isa, width, 1), {"streams": parts}))
+            size = _share(len(records), 16 * pack_vc4.CHUNK, PACKED, self.gpu.qpus)
+            for first in range(0, len(records), size):
+                rows = pack_vc4.streams(records[first : first + size], self.gpu.qpus)
+                buffer = self._buffer(sum(map(len, rows)), np.uint32)
+                buffer.array[:] = np.concatenate(rows)
+                starts = np.cumsum([0, *map(len, rows[:-1])])
+                parts = [buffer.view(4 * int(start)) for start in starts]
+                jobs.append((_packer(self.gpu.isa, width, 1), {"streams": parts}))
         return jobs
 
     def _multiply_vc4(self, alpha: int, beta: int | None, product: bool) -> list[_Job]:
@@ -378,27 +399,41 @@ class Sgemm:
         assert isinstance(shape, sgemm_vc4.Shape)
         strided = 4 * plan.ldc <= sgemm_vc4.MAX_STRIDE
         tiles = plan.tiles[0] * plan.tiles[1]
-        qpus = min(self.gpu.qpus, tiles)
-        record = sgemm_vc4.record_words(shape, product, beta is not None, strided)
-        arguments = self._arguments = self.gpu.empty((qpus, -(-tiles // qpus) * record), np.uint32)
-        arguments.array[:] = sgemm_vc4.streams(
-            shape=shape,
-            tiles=plan.tiles,
-            panels=(self._panels[0].address, self._panels[1].address) if product else None,
-            panel_words=plan.panel_words,
-            loops=plan.depth // UNROLL,
-            c=self._c.address,
-            extent=plan.c_shape,
-            ld=plan.ldc,
-            spare=self._spare.address,
-            alpha=alpha,
-            beta=beta,
-            strided=strided,
-            qpus=qpus,
-            base=arguments.address,
-        )
-        code = program(plan.isa, plan.kernel, product, beta is not None, strided)
-        return [(code, {"streams": [arguments[i] for i in range(qpus)]})]
+        jobs: list[_Job] = []
+        for first, steps, factor in self._parts(beta, product):
+            size = _share(tiles, shape.rows * shape.columns * max(steps, 1), WORK, self.gpu.qpus)
+            record = sgemm_vc4.record_words(shape, product, factor is not None, strided)
+            code = program(plan.isa, plan.kernel, product, factor is not None, strided)
+            for start in range(0, tiles, size):
+                count = min(size, tiles - start)
+                qpus = min(self.gpu.qpus, count)
+                arguments = self.gpu.empty((qpus, -(-count // qpus) * record), np.uint32)
+                self._arguments.append(arguments)
+                arguments.array[:] = sgemm_vc4.streams(
+                    shape=shape,
+                    tiles=plan.tiles,
+                    part=(start, count),
+                    panels=self._starts(first) if product else None,
+                    panel_words=plan.panel_words,
+                    loops=steps // UNROLL,
+                    c=self._c.address,
+                    extent=plan.c_shape,
+                    ld=plan.ldc,
+                    spare=self._spare.address,
+                    alpha=alpha,
+                    beta=factor,
+                    strided=strided,
+                    qpus=qpus,
+                    base=arguments.address,
+                )
+                jobs.append((code, {"streams": [arguments[i] for i in range(qpus)]}))
+        return jobs
+
+
+def _share(count: int, work: int, most: int, qpus: int) -> int:
+    """How many of `count` pieces of `work` go into a launch of about `most`: equal shares, whole rounds of the QPUs."""
+    launches = -(-count * work // most)
+    return -(-count // launches // qpus) * qpus if launches < count else max(1, min(qpus, count))
 
 
 def _grid(down: int, across: int) -> Iterator[tuple[int, int, tuple[int, int, int]]]:

@@ -146,15 +146,16 @@ def reference(alpha: float, a: F32, b: F32, beta: float, c: F32) -> NDArray[np.f
 
 
 def error_bound(isa: Isa, alpha: float, a: F32, b: F32, beta: float, c: F32) -> NDArray[np.float64]:
-    """Elementwise bound of the rounding error: s * (K + 3) * 2**-24 * (|alpha| |a||b| + |beta| |c|), plus underflow.
+    """Elementwise bound of the rounding error: s (K + 3 P) 2**-24 (|alpha| |a||b| + |beta| |c|), plus underflow.
 
-    s = 1 on V3D, 2 on VideoCore IV, whose adder truncates (vc4.md 10.1). Underflow: 2**-126 an operation.
+    P = 1 + K // 65536, the parts that a long sum is made in. s = 1 on V3D, 2 on VideoCore IV, whose adder truncates
+    (vc4.md 10.1). Underflow: 2**-126 an operation.
     """
     size = np.zeros(c.shape)
     if alpha != 0.0:
         size = size + abs(alpha) * (np.abs(a.astype(np.float64)) @ np.abs(b.astype(np.float64)))
     if beta != 0.0:
         size = size + abs(beta) * np.abs(c.astype(np.float64))
-    steps = a.shape[1] + 3
+    steps = a.shape[1] + 3 * (1 + a.shape[1] // 65536)
     small = steps * 2.0**-126 * (1 + abs(alpha) + abs(beta))
     return np.asarray((2 if isa is Isa.VC4 else 1) * steps * 2.0**-24 * size + small)

@@ -258,6 +258,7 @@ def streams(
     *,
     shape: Shape,
     tiles: tuple[int, int],
+    part: tuple[int, int],
     panels: tuple[int, int] | None,
     panel_words: tuple[int, int],
     loops: int,
@@ -273,16 +274,16 @@ def streams(
 ) -> NDArray[np.uint32]:
     """The parameter stream of each QPU, one a row.
 
-    tiles: down and across. panels: addresses of packed A and B, None without their product. panel_words: of one panel
-    of A and of B. loops: over k. c, extent, ld: address, (rows, columns) and row length in words of C. spare: address
-    of 16 words that take what lies outside C. alpha, beta: binary32 patterns. base: where the streams will lie.
+    tiles: down and across. part: first of them, row by row, and how many. panels: addresses of packed A and B, None
+    without their product. panel_words: of one panel of A and of B. loops: over k. c, extent, ld: address, (rows,
+    columns) and row length in words of C. spare: address of 16 words that take what lies outside C. alpha, beta:
+    binary32 patterns. base: where the streams will lie.
     A record: what `_uniform` or `_rotate` reads; alpha; beta if not None; for each chunk: last lane inside C and four
     row addresses (with beta), VPM set-up, and DMA set-up, stride and address (or set-up and address of each row); then
     1 if another tile follows.
     """
-    down, across = tiles
-    i, j = (x.reshape(-1) for x in np.meshgrid(np.arange(down), np.arange(across), indexing="ij"))
-    count = len(i)
+    first_tile, count = part
+    i, j = np.divmod(np.arange(first_tile, first_tile + count), tiles[1])
     qpus = min(qpus, count)
     slot = np.arange(count) % qpus
     columns: list[NDArray[np.int64]] = []

@@ -151,6 +151,28 @@ def test_more_tiles_than_a_dispatch_has_workgroups(gpu: Device, monkeypatch: pyt
         multiply(gpu, (75, 200, 300), kernel)
 
 
+def test_long_sums_and_many_tiles_take_several_launches(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts of a sum, tile ranges and packing of VideoCore IV: limits that real launches must keep."""
+    monkeypatch.setattr(sgemm, "STEPS", 64)
+    monkeypatch.setattr(sgemm, "WORK", 1 << 18)
+    monkeypatch.setattr(sgemm, "PACKED", 1 << 12)
+    for kernel in KERNELS:
+        for alpha, beta in ((1.5, -0.5), (1.0, 0.0)):
+            multiply(gpu, (75, 150, 190), kernel, alpha, beta, transb=True)
+    multiply(gpu, (75, 300, 1), "rotate", 0.0, 2.0)
+    with Sgemm(gpu, 75, 150, 190) as job:
+        job.set()
+        assert len(job.launch().launches) >= 2 + 3 and -(-job.plan.depth // sgemm.STEPS) == 3
+
+
+def test_shares_of_a_launch() -> None:
+    for count in (1, 5, 12, 13, 100, 1024, 99999):
+        for work, most in ((1, 1 << 29), (1 << 20, 1 << 29), (1 << 29, 1 << 20)):
+            size = sgemm._share(count, work, most, 12)
+            assert size % 12 == 0 or size >= count or size == count
+            assert size * work < most + 24 * work or size <= 12
+
+
 # -- what is not a number
 
 
@@ -287,6 +309,22 @@ def test_choice_of_the_kernel(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> N
     sgemm._measured.pop(gpu)
     with Sgemm(gpu, 1, 1, 1) as job:
         assert job.kernel == "uniform" and job.choice.seconds == {}
+
+
+def test_on_a_real_board_the_kernel_is_measured(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that is not called emulated: both kernels are tried once, and launches are sent without waiting."""
+    monkeypatch.setattr(sgemm, "PROBE", 8)
+    monkeypatch.setattr(Device, "emulated", property(lambda self: False))
+    a, b, c = draw(6, (20, 30), (30, 10), (20, 10))
+    try:
+        for _ in range(2):
+            with Sgemm(gpu, 20, 10, 30) as job:
+                job.load(a, b, c, 1.5, -0.5)
+                job.launch()
+                close(gpu, job.result(), 1.5, a, b, -0.5, c)
+                assert job.choice.reason == "measured" and job.choice is sgemm.choose(gpu)
+    finally:
+        sgemm._measured.pop(gpu, None)
 
 
 @pytest.mark.parametrize(("faster", "slower"), [("uniform", "rotate"), ("rotate", "uniform")])
