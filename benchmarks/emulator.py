@@ -1,8 +1,8 @@
 """How fast emulated boards execute: both engines, every instruction set.
 
 Figures: instructions per second in the sgemm kernel (one core and all cores), the 1024-cubed launch, the first launch
-of a program that no cache knows, and how time per instruction changes with the number of threads and the length of a
-run. Everything here is host time of an emulated board; nothing says anything about a Pi.
+of a program that no cache knows, and how time per instruction and memory change with the number of threads and the
+length of a run. Everything here is host time of an emulated board; nothing says anything about a Pi.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from __future__ import annotations
 import os
 import random
 import resource
+import subprocess
+import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import _common
@@ -68,7 +71,8 @@ def one_core(report: _common.Report, isa: str, runs: int) -> None:
 
 
 def first_launch(report: _common.Report, isa: str, runs: int) -> None:
-    """Launches with an empty cache: sgemm 1024, and a program of about 500 instructions nobody has seen."""
+    """The first launch of a program of about 500 instructions that nobody has seen, with an empty cache."""
+    times = []
     for number in range(runs):
         with tempfile.TemporaryDirectory() as cache:
             os.environ["QPU_CACHE_DIR"] = cache
@@ -80,7 +84,37 @@ def first_launch(report: _common.Report, isa: str, runs: int) -> None:
                 gpu.run(program, [x] if gpu.isa is not Isa.VC4 else [])
                 took = time.perf_counter() - start
             os.environ.pop("QPU_CACHE_DIR")
-        report.add("first launch, unseen program", [took], "s", isa=isa, n=len(program))
+        times.append(took)
+    report.add("first launch, unseen program", times, "s", isa=isa, n=len(program))
+
+
+FIRST_SGEMM = """
+import sys, time
+import numpy as np
+import qpu
+from qpu.kernels import sgemm
+size = 1024
+a, b, c = (np.full((size, size), x, np.float32) for x in (0.5, 0.25, 1.0))
+with qpu.open_device(sys.argv[1], engine="compiled") as gpu, sgemm.Sgemm(gpu, size, size, size) as job:
+    job.load(a, b, c, 1.0, 1.0)
+    start = time.perf_counter()
+    job.launch()
+    print(time.perf_counter() - start)
+"""
+
+
+def first_sgemm(report: _common.Report, isa: str, runs: int) -> None:
+    """The first launch of sgemm 1024 in a new process, with an empty cache and with a warm one."""
+    with tempfile.TemporaryDirectory() as cache:
+        for state in ("empty", "warm"):
+            times = []
+            for number in range(runs):
+                place = str(Path(cache) / (str(number) if state == "empty" else "0"))
+                environment = {**os.environ, "QPU_CACHE_DIR": place}
+                command = [sys.executable, "-c", FIRST_SGEMM, BOARDS[isa]]
+                done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+                times.append(float(done.stdout))
+            report.add("first launch, sgemm", times, "s", isa=isa, size=1024, cache=state)
 
 
 def unseen(isa: Isa, seed: int) -> Any:
@@ -108,42 +142,93 @@ def unseen(isa: Isa, seed: int) -> Any:
     return vc4 if isa is Isa.VC4 else v3d
 
 
-def scaling(report: _common.Report, isa: str, largest: int) -> None:
-    """Time per instruction for 1 to many threads, and for short to long runs; memory at the end."""
-    if isa == "vc4":
-        return
+def loop(isa: Isa) -> Any:
+    """A builder function: `turns` (first uniform) rounds of seven instructions, most of them float additions."""
 
-    def loop(q: Any) -> None:
+    def v3d(q: Any) -> None:
         q.nop(sig=q.ldunifrf(q.rf[10]))
         q.nop(sig=q.ldunifrf(q.rf[11]))
+        q.sub(q.rf[12], q.rf[11], q.rf[11])
         with q.loop() as body:
             q.sub(q.rf[10], q.rf[10], 1, push="pushz")
             q.fadd(q.rf[12], q.rf[12], q.rf[11])
             q.b(body.start, cond="na0")
-            q.nop()
-            q.nop()
-            q.nop()
+            q.fadd(q.rf[12], q.rf[12], q.rf[11])
+            q.fadd(q.rf[12], q.rf[12], q.rf[11])
+            q.fadd(q.rf[12], q.rf[12], q.rf[11])
         q.end()
 
-    with qpu.open_device(BOARDS[isa]) as gpu:
-        program = qpu.assemble(loop, isa=gpu.isa, check=False)
-        turns, threads = 1000, 1
-        cases = [(n, 10_000) for n in (1, 12, 192)] + [(1, 10**p // 6) for p in range(4, largest + 1)]
-        for threads, turns in cases:
-            start = time.perf_counter()
-            gpu.run(program, [turns, 1.0], workgroups=threads, timeout_s=3600)
-            took = time.perf_counter() - start
-            stats = gpu.stats
-            assert stats is not None
-            report.add(
-                "time per instruction",
-                [took / stats.instructions * 1e9],
-                "ns",
-                isa=isa,
-                engine=stats.engine,
-                threads=threads,
-                instructions=stats.instructions,
-            )
+    def vc4(q: Any) -> None:
+        q.mov(q.r0, q.uniform)
+        q.mov(q.r1, q.uniform)
+        q.mov(q.r2, 0)
+        again = q.label("again")
+        q.sub(q.r0, q.r0, 1, sf=True)
+        q.fadd(q.r2, q.r2, q.r1)
+        q.brr(again, cond="anynz")
+        q.fadd(q.r2, q.r2, q.r1)
+        q.fadd(q.r2, q.r2, q.r1)
+        q.fadd(q.r2, q.r2, q.r1)
+        q.exit()
+
+    return vc4 if isa is Isa.VC4 else v3d
+
+
+PER_TURN = 6  # instructions of a turn of `loop`
+QPUS_VC4 = 12
+
+
+def resident() -> float:
+    """MiB of memory that this process holds now; where the system does not say, the most it ever held."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize() / 2**20
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run_loop(gpu: Device, program: Any, turns: int, threads: int) -> int:
+    """Run `loop` in so many threads; returns the instructions executed. VideoCore IV: at most 12 at a time."""
+    one = int(np.float32(1.0).view(np.uint32))
+    if gpu.isa is not Isa.VC4:
+        gpu.run(program, [turns, one], workgroups=threads, timeout_s=36000)
+        assert gpu.stats is not None
+        return gpu.stats.instructions
+    executed = 0
+    while threads:
+        now = min(threads, QPUS_VC4)
+        gpu.run(program, np.array([[turns, one]] * now, np.uint32), qpus=now, timeout_s=36000)
+        assert gpu.stats is not None
+        executed += gpu.stats.instructions
+        threads -= now
+    return executed
+
+
+def scaling(report: _common.Report, isa: str, runs: int, largest: int) -> None:
+    """Time per instruction for 1, 12 and 192 threads, and for runs of 10**4 to 10**largest instructions; memory."""
+    for engine, limit in (("reference", 6), ("compiled", largest)):
+        with qpu.open_device(BOARDS[isa], engine=engine) as gpu:
+            program = qpu.assemble(loop(gpu.isa), isa=gpu.isa, check=False)
+            powers = range(4, min(largest, limit) + 1)
+            turns = 10 if engine == "reference" else 1000
+            cases = [(n, turns) for n in (1, 12, 192)] + [(1, 10**p // PER_TURN) for p in powers]
+            for threads, turns in cases:
+                times = []
+                long = 10**5 if engine == "reference" else 2 * 10**8
+                count = 1 if turns * threads * PER_TURN > long else runs
+                for _ in range(count if count == 1 else count + 1):
+                    start = time.perf_counter()
+                    executed = run_loop(gpu, program, turns, threads)
+                    times.append((time.perf_counter() - start) / executed * 1e9)
+                report.add(
+                    "time per instruction",
+                    times[-count:],
+                    "ns",
+                    isa=isa,
+                    engine=engine,
+                    threads=threads,
+                    instructions=executed,
+                    memory_mib=round(resident(), 1),
+                )
     report.add("peak memory", [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024], "MiB", isa=isa)
 
 
@@ -151,14 +236,15 @@ def main() -> None:
     """Run everything."""
     parser = _common.parser(__doc__)
     parser.add_argument("--isa", choices=tuple(BOARDS), action="append", help="only this one (may be repeated)")
-    parser.add_argument("--largest", type=int, default=8, help="longest run of the scaling: 10**N instructions")
+    parser.add_argument("--largest", type=int, default=9, help="longest run of the scaling: 10**N instructions")
     options = parser.parse_args()
     report = _common.Report(options.json)
     for isa in options.isa or BOARDS:
         first_launch(report, isa, options.runs)
+        first_sgemm(report, isa, options.runs)
         engines(report, isa, options.runs)
         one_core(report, isa, options.runs)
-        scaling(report, isa, options.largest)
+        scaling(report, isa, options.runs, options.largest)
 
 
 if __name__ == "__main__":
