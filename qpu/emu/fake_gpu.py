@@ -412,6 +412,10 @@ class Vc4Gpu:
             for tell in self.finished:
                 tell(execution)
 
+    def abandon(self) -> None:
+        """What is active will never end."""
+        self._end()
+
     def power_off(self) -> None:
         """Everything that runs is gone."""
         self._end()

@@ -142,6 +142,8 @@ class Vc4Registers:
         self._launched = 0  # programs of the running launch
         self._interrupts = 0
         self._poll_ns = FIRST_POLL_NS
+        self._queued_ns = 0  # when the last program was queued
+        self._told: Vc4Execution | None = None  # whose deadlock a lenient run was told of
         self._fault: EmuFault | None = None  # of programs that nobody watched; the next look at the status raises it
         self.totals = Totals(p)
         self.counters = EventCounters(16, self._events)
@@ -187,6 +189,7 @@ class Vc4Registers:
                 self._reserved()
                 self._running, self._seen, self._launched = None, 0, len(entries)
                 self._running = gpu.launch(entries)
+                self._running.open_ended = True
             elif self._running is gpu.active and self._waiting:
                 self._running.extend(self._waiting)
                 self._launched += len(self._waiting)
@@ -201,10 +204,26 @@ class Vc4Registers:
             if gpu.active is not None:
                 clock.reach(until)
             self._poll_ns = min(LAST_POLL_NS, 2 * self._poll_ns)
+        self._tell_hung()
+
+    def _tell_hung(self) -> None:
+        """Programs wait for each other, and a second has gone by without another one that could release them."""
+        gpu, running = self.kernel.vc4, self._running
+        assert gpu is not None
+        if running is None or running.hung is None or self.kernel.clock.now_ns - self._queued_ns < NS:
+            return
+        if self.kernel.strict:
+            gpu.abandon()
+            raise running.hung
+        if running is not self._told:
+            self._told = running
+            self.kernel.warn(str(running.hung))
 
     def step(self) -> bool:
         """Work a little although nobody looks; False when there is nothing to do."""
         if self._fault is not None or (self._running is None and not self._waiting):
+            return False
+        if self._running is not None and self._running.hung is not None and not self._waiting:
             return False
         try:
             self._poll()
@@ -299,6 +318,7 @@ class Vc4Registers:
             return
         uniforms = self._stored[0x434] if self._stored[0x438] else 0
         self._waiting.append((uniforms, code))
+        self._queued_ns = self.kernel.clock.now_ns
         self.kernel.wake()
         self._poll_ns = FIRST_POLL_NS
 

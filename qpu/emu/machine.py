@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from qpu.core.isa import Isa
+from qpu.errors import EmuFault
 
 __all__ = ["Execution", "RunStats", "V3dMachine", "Vc4Machine"]
 
@@ -120,7 +121,17 @@ class Vc4Machine(Protocol):
 
 
 class Vc4Execution(Execution, Protocol):
-    """As Execution. `stats.threads` counts the programs that QPUs have taken so far."""
+    """As Execution. `stats.threads` counts the programs that QPUs have taken so far.
+
+    open_ended: more programs may come, so that a deadlock is no fault yet; it is in `hung` then.
+    """
+
+    open_ended: bool
+
+    @property
+    def hung(self) -> EmuFault | None:
+        """Why the launch never ends by itself, once that is known."""
+        ...
 
     def extend(self, entries: Sequence[tuple[int, int]]) -> None:
         """Queue more programs behind those of the launch; only while it is not done."""

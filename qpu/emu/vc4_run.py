@@ -116,6 +116,7 @@ class ReferenceExecution:
         self._counts = [0] * len(COUNTS)
         self._fault: EmuFault | None = None
         self._hung: EmuFault | None = None
+        self.open_ended = False  # `extend` may still bring programs that release those that wait
         self._idle = 0  # clocks a hung machine has been watched
         self._cycle = _Cycle()
         self._trace = trace
@@ -195,6 +196,11 @@ class ReferenceExecution:
         del self._entries[self._next :]
         return dropped
 
+    @property
+    def hung(self) -> EmuFault | None:
+        """Why this run never ends by itself, once that is known."""
+        return self._hung
+
     # -- scheduling
     def _advance(self, limit: int | None, stop: StopRequest) -> None:
         qpus = self._qpus
@@ -268,9 +274,10 @@ class ReferenceExecution:
             disassembly=disassemble(word),
         )
         fault = EmuFault("deadlock", "no QPU can go on: " + "; ".join(lines), place)
-        if self._strict:
-            raise fault
-        self.stats.faults.append(str(fault))
+        if not self.open_ended:
+            if self._strict:
+                raise fault
+            self.stats.faults.append(str(fault))
         self._hung = fault
 
     def _fill(self) -> bool:

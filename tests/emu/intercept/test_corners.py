@@ -461,6 +461,38 @@ assert libc.munmap(at, 8192) == 0
     )
 
 
+# -- launches by register
+
+SLOW_QUEUE = """
+import time
+regs = mmap.mmap(mem, 0x1000, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0x3FC00000)
+def write(at, value):
+    regs[at:at + 4] = struct.pack("I", value)
+def read(at):
+    return struct.unpack("I", regs[at:at + 4])[0]
+texts = ["sacq -, 5\\nnop\\nthrend\\nnop\\nnop\\n", "srel -, 5\\nnop\\nthrend\\nnop\\nnop\\n"]
+for n, text in enumerate(texts):
+    code = qpu.assemble(text, isa="vc4").data
+    m[256 * n : 256 * n + len(code)] = code
+write(0x43C, 1 << 16 | 1 << 8 | 1 << 7)
+for n in range(24):
+    write(0x434, 0)
+    write(0x430, bus + 256 * (n % 2))
+    if n in (0, 7):
+        time.sleep(0.6)  # a slow host: what is queued begins meanwhile
+end = time.monotonic() + 30
+while read(0x43C) >> 16 & 255 != 24:
+    assert time.monotonic() < end, hex(read(0x43C))
+print("done")
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--strict",)])
+def test_programs_that_are_queued_slowly(tmp_path: Path, options: tuple[str, ...]) -> None:
+    done = emulate(tmp_path, VC4 + SLOW_QUEUE, board="pi3", options=options)
+    assert ok(done) == "done\n" and done.stderr == ""
+
+
 # -- other processes
 
 

@@ -35,6 +35,8 @@ class StubRun:
         self.batches = batches
         self.clocks = 0
         self.slices: list[int | None] = []
+        self.open_ended = False
+        self.hung: EmuFault | None = None
         self._interrupts = interrupts
         self._fault = fault
         self._effect = effect
