@@ -21,6 +21,7 @@ from qpu.core.optable import Op, OperandType
 from qpu.emu.tmu import Action, decode_request
 from qpu.errors import QpuError
 from qpu.v3d.codes import cond_field
+from qpu.v3d.decoder import decode
 from qpu.v3d.encode import encode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import LANE_OPS, SFU_OPS, table, variants
@@ -215,7 +216,7 @@ class Generator:
             assert want is not None
             signals, amount = Sig.ROT, want[1]
             ports.append(-1)  # the second port's field holds the amount
-        elif self.v42 and sig is None and not plain and not want and draw.random() < 0.06:
+        elif self.v42 and not (sig or plain or want or self.after_load()) and draw.random() < 0.06:
             signals, amount = Sig.ROT, draw.randrange(1, 32)
             ports.append(-1)
         acc = None if kind != "rot" else want is not None and want[2] == "ACC"
@@ -285,6 +286,11 @@ class Generator:
         if sig is None and signals & Sig.LDUNIFRF:
             self.uniform(draw.choice((draw.getrandbits(32), draw.getrandbits(5))))
         return word
+
+    def after_load(self) -> bool:
+        """Whether the instruction before is an ldtmu, whose result must not be rotated at once."""
+        before = decode(self.isa, self.words[-1])
+        return isinstance(before, Alu) and bool(before.sig & Sig.LDTMU)
 
     def distinct(self, add: AluHalf, mul: AluHalf, sig: Sig, sig_dst: Dst | None) -> None:
         """Refuse two results for one register, two units at once, and what hardware does not define."""
