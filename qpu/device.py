@@ -488,21 +488,13 @@ class Device(AbstractContextManager["Device"]):
             return
         if os.getpid() != self._pid:
             return  # the parent's device: leave it to the parent
-        failure: BaseException | None = None
         try:
             with driver.leaving(), self._lock:
-                bos = [*self._bos.values(), *(bo for _, bo in self._code.values()), *self._idle, *self._lingering]
-                for launch in self._running:
-                    bos += launch.held()
                 for buffer in list(self._buffers):
-                    buffer._bo, buffer._array = None, None
+                    buffer._bo, buffer._array = None, None  # or their views would keep the memory mapped
                 for owner in (self._bos, self._code, self._idle, self._lingering, self._running):
                     owner.clear()
-                for bo in bos:
-                    try:
-                        close_bo(bo)
-                    except BaseException as error:  # Ctrl-C, too: what comes after goes back all the same
-                        failure = failure or error
+                # The driver first stops what runs, then gives the memory back.
                 try:
                     driver.close()
                 except BaseException:
@@ -517,8 +509,6 @@ class Device(AbstractContextManager["Device"]):
             closing = getattr(self._port, "shutdown", None)
             if last and closing is not None:
                 closing()
-        if failure is not None:
-            raise failure
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
