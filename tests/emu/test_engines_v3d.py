@@ -156,7 +156,7 @@ def test_what_once_differed(isa: Isa, seed: int) -> None:
 @pytest.mark.parametrize("isa", list(BOARDS))
 def test_generated_programs_show_every_form(isa: Isa) -> None:
     found: set[Any] = set()
-    for seed in range(200):
+    for seed in range(260):
         found |= form_names(generate(isa, seed))
     missing = [form for forms in catalogue(isa) for form in forms if form not in found]
     assert not missing, missing[:20]
