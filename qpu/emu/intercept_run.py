@@ -41,9 +41,8 @@ def _environment(board: str, strict: bool, trace: TraceFile | None) -> None:
     os.environ.pop(TRACE_VARIABLE, None)
     if trace is not None:
         os.environ[TRACE_VARIABLE] = trace.dump()
-    paths = [CHILD_SITE, str(Path(__file__).parent.parent.parent)]
     known = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
-    os.environ["PYTHONPATH"] = os.pathsep.join([p for p in paths if p not in known] + known)
+    os.environ["PYTHONPATH"] = os.pathsep.join([CHILD_SITE, *(p for p in known if p != CHILD_SITE)])
 
 
 def install_child() -> None:

@@ -19,6 +19,9 @@ def _chain() -> None:
 
 
 def _emulate() -> None:
+    if importlib.util.find_spec("qpu") is None:
+        # Last, so that nothing of the program's own is hidden.
+        sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
     try:
         from qpu.emu.intercept_run import install_child
     except ImportError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -617,10 +619,19 @@ def test_no_bcm_host_on_pi5(tmp_path: Path) -> None:
     run(tmp_path, "expect(OSError, ctypes.CDLL, 'libbcm_host.so')", "pi5")
 
 
-def test_the_checkout_is_on_the_path_of_children(tmp_path: Path) -> None:
-    """Children find the emulation even when PYTHONPATH was not set."""
-    program = "import subprocess, sys, os\nprint(os.environ['PYTHONPATH'].split(os.pathsep)[0])\n"
-    program += "subprocess.run([sys.executable, '-c', 'import os; print(len(os.listdir(\"/dev/dri\")))'], check=True)\n"
-    lines = ok(emulate(tmp_path, program, prelude=False)).splitlines()
-    assert lines[0] == str(ROOT / "qpu" / "emu" / "child_site") or lines[0] == "4"
-    assert "4" in lines
+def test_children_find_the_package_behind_everything_of_their_own(tmp_path: Path) -> None:
+    """Even when it is not installed; a module of theirs with a name from next to the package comes first."""
+    (tmp_path / "tests.py").write_text("mine = 1\n")
+    program = "import subprocess, sys, os\nprint(os.environ['PYTHONPATH'].split(os.pathsep))\nsys.stdout.flush()\n"
+    program += "code = 'import os, tests; print(tests.mine, len(os.listdir(\"/dev/dri\")))'\n"
+    program += "subprocess.run([sys.executable, '-c', code], check=True)\n"
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import qpu.__main__ as m; m.main()",
+    ]
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run([*command, "emulate", str(script)], capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert ok(done).splitlines() == [str([str(ROOT / "qpu" / "emu" / "child_site")]), "1 4"]
