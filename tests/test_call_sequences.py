@@ -1,4 +1,4 @@
-"""The system calls of a session on each kernel interface: open, buffer, launch, asynchronous launch, time-out, close."""
+"""The system calls of a session on each kernel interface: open, launches, a time-out, close."""
 
 from __future__ import annotations
 

@@ -201,8 +201,10 @@ class EmuPort:
     def end_process(self) -> None:
         """What the kernel does when the process ends, however: its maps go, then its descriptors are closed.
 
-        Firmware memory and the power of the QPUs belong to nobody and stay.
+        Firmware memory and the power of the QPUs belong to nobody and stay. Does nothing on a board that is off.
         """
+        if self.kernel.closed:
+            return
         with self.kernel.call(self._fds):
             for mapping in list(self._maps):
                 mapping.drop()
