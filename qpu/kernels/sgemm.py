@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.core.isa import Isa
-from qpu.errors import UsageError
+from qpu.errors import DriverError, UsageError
 from qpu.kernels import pack_v3d, pack_vc4, sgemm_v3d, sgemm_vc4
 from qpu.kernels.sgemm_layout import F32, KERNELS, UNROLL, Kernel, Layout, error_bound, layout, reference
 from qpu.runs import Run
@@ -65,7 +65,10 @@ PROBE = 256  # m = n = k of the measurement that chooses a kernel
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which kernel, and why: "asked for", "emulated board" or "measured"; then with the host seconds of each."""
+    """Which kernel, and why: "asked for", "emulated board" or "measured"; then with the host seconds of each.
+
+    A kernel that computed something wrong has no seconds, and the reason says so.
+    """
 
     kernel: Kernel
     reason: str
@@ -78,7 +81,8 @@ _measured: weakref.WeakKeyDictionary[Device, Choice] = weakref.WeakKeyDictionary
 def choose(gpu: Device, kernel: Kernel | Literal["auto"] = "auto", *, measure: bool | None = None) -> Choice:
     """Resolve `kernel` for a device. "auto" on a real board multiplies 256**3 with both, once for each device.
 
-    measure: True measures on emulated boards too, False nowhere. Raises: UsageError for a kernel of another name.
+    measure: True measures on emulated boards too, False nowhere.
+    Raises: UsageError for a kernel of another name, DriverError when both compute something wrong.
     """
     if kernel in KERNELS:
         return Choice(kernel, "asked for", {})
@@ -88,22 +92,29 @@ def choose(gpu: Device, kernel: Kernel | Literal["auto"] = "auto", *, measure: b
         return Choice("uniform", "emulated board" if gpu.emulated else "not measured", {})
     known = _measured.get(gpu)
     if known is None:
-        seconds: dict[Kernel, float] = {name: _probe(gpu, name) for name in KERNELS}
-        known = Choice(min(KERNELS, key=lambda name: seconds[name]), "measured", seconds)
+        times = {name: _probe(gpu, name) for name in KERNELS}
+        seconds = {name: took for name, took in times.items() if took is not None}
+        if not seconds:
+            raise DriverError(f"{' and '.join(KERNELS)} compute something wrong on {gpu.info}; try `qpu doctor`")
+        wrong = "".join(f"; {name} computed something wrong" for name in KERNELS if name not in seconds)
+        known = Choice(min(seconds, key=lambda name: seconds[name]), "measured" + wrong, seconds)
         _measured[gpu] = known
     return known
 
 
-def _probe(gpu: Device, kernel: Kernel) -> float:
-    """Host seconds of the faster of two launches, after one that is not counted."""
+def _probe(gpu: Device, kernel: Kernel) -> float | None:
+    """Host seconds of the faster of two launches, after one that is not counted; None when the result is wrong."""
+    random = np.random.default_rng(0)
+    a, b = (random.uniform(-1, 1, (PROBE, PROBE)).astype(np.float32) for _ in range(2))
     with Sgemm(gpu, PROBE, PROBE, PROBE, kernel=kernel) as job:
-        job.set()
+        job.load(a, b)
         times = []
         for _ in range(3):
             start = time.perf_counter()
             job.launch()
             times.append(time.perf_counter() - start)
-        return min(times[1:])
+        error = np.abs(job.result() - reference(1.0, a, b, 0.0, a))
+    return min(times[1:]) if (error <= error_bound(gpu.isa, 1.0, a, b, 0.0, a)).all() else None
 
 
 @cache

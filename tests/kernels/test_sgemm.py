@@ -334,6 +334,18 @@ def test_the_faster_kernel_is_taken(faster: Kernel, slower: Kernel, monkeypatch:
         assert sgemm.choose(gpu, measure=True).kernel == faster
 
 
+def test_a_kernel_that_computes_something_wrong_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sgemm, "PROBE", 8)
+    with qpu.open_device("pi5") as gpu:
+        healthy = sgemm_layout.reference
+        monkeypatch.setattr(sgemm, "reference", lambda *arguments: healthy(*arguments) + 1)
+        with pytest.raises(qpu.DriverError, match="uniform and rotate compute something wrong"):
+            sgemm.choose(gpu, measure=True)
+        monkeypatch.setattr(sgemm, "_probe", lambda gpu, kernel: None if kernel == "uniform" else 1.0)
+        choice = sgemm.choose(gpu, measure=True)
+        assert (choice.kernel, choice.reason) == ("rotate", "measured; uniform computed something wrong")
+
+
 # -- refused before any launch
 
 
