@@ -91,12 +91,15 @@ class _States:
 
 
 class Vc4CompiledMachine:
-    """A chip on the compiled engine; arguments as `qpu.emu.vc4.Vc4ReferenceMachine`."""
+    """A chip on the compiled engine; arguments as `Vc4ReferenceMachine`. workers: host threads, None: cores."""
 
-    def __init__(self, profile: Profile, memory: Memory, *, strict: bool = True, vpm_rows: int = ROWS) -> None:
+    def __init__(
+        self, profile: Profile, memory: Memory, *, strict: bool = True, vpm_rows: int = ROWS, workers: int | None = None
+    ) -> None:
         self.profile = profile
         self.memory = memory
         self.strict = strict
+        self.workers = min(workers or os.cpu_count() or 1, profile.qpus)
         self.vpm = Vpm(vpm_rows)
         self.sync = Sync()
 
@@ -121,6 +124,7 @@ class Vc4CompiledMachine:
             board=self.profile.name,
             strict=self.strict,
             trace=None,
+            workers=self.workers,
         )
 
 
@@ -138,6 +142,7 @@ class CompiledVc4Execution(ReferenceExecution):
         board: str,
         strict: bool,
         trace: None = None,
+        workers: int = 1,
     ) -> None:
         super().__init__(entries, qpus, memory, vpm, sync, board=board, strict=strict, trace=trace)
         self.stats.engine = "compiled"
@@ -150,7 +155,7 @@ class CompiledVc4Execution(ReferenceExecution):
         self._budget = [FIRST_CHUNK] * qpus  # of the native call under way
         self._hold = [0] * qpus  # instructions the reference engine is to execute before native code is tried again
         self._before: dict[int, int] = {}  # QPU that stands before a store -> where it goes on
-        self._workers = min(os.cpu_count() or 1, qpus)
+        self._workers = workers
         self._pool: ThreadPoolExecutor | None = None
         self._counters: dict[tuple[int, int], NDArray[np.int64]] = {}  # (program, worker) -> executions of chains
         self._last_round = 0
