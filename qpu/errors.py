@@ -14,6 +14,7 @@ __all__ = [
     "Diagnostic",
     "DriverError",
     "EmuFault",
+    "EmuWarning",
     "FaultPlace",
     "GpuResetError",
     "GpuTimeoutError",
@@ -234,6 +235,14 @@ class EmuFault(QpuError):
 
     def __reduce__(self) -> tuple[type[EmuFault], tuple[str, str, FaultPlace]]:
         return EmuFault, (self.rule, self.message, self.place)
+
+
+class EmuWarning(UserWarning):
+    """An emulated program did what a real board lets pass, though nobody vouches for the result.
+
+    Given when a launch ends: once for each rule and instruction, also in `RunStats.faults`. On boards that are not
+    strict (``strict=False``, ``QPU_EMU_STRICT=0``) that includes what is an `EmuFault` elsewhere.
+    """
 
 
 def _place(d: Diagnostic) -> tuple[str, int, int, int]:

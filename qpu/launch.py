@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +17,7 @@ from qpu.buffers import Buffer, BufferView
 from qpu.core.isa import Isa
 from qpu.core.program import Program
 from qpu.drivers.base import Bo, Completion, CsdJob, Fence
-from qpu.errors import DriverError, EmuFault, GpuResetError, UsageError
+from qpu.errors import DriverError, EmuFault, EmuWarning, GpuResetError, UsageError
 
 if TYPE_CHECKING:
     from qpu.device import Device
@@ -26,6 +29,14 @@ MAX_GROUPS = 65535  # per dimension (drivers.md section 2)
 MAX_GROUP_ITEMS = 256
 MAX_SUPERGROUP_ID = 63  # six bits of CFG3
 SLICE_S = 0.05  # of host time that an awaiting thread waits before it looks whether it is still wanted
+
+
+def _caller() -> int:
+    """`stacklevel` that names the code outside of this package, for a warning of the calling function."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "qpu":
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 class Launch:
@@ -133,6 +144,15 @@ class Launch:
                 self.finish(error)
             raise
         self.finish(None)
+        self._warn()
+
+    def _warn(self) -> None:
+        """Tell of what an emulated board let pass."""
+        for text in () if self._stats is None else self._stats.faults:
+            found = re.search(r"\binstruction (\d+)", text)
+            loc = None if found is None else self._program.loc(int(found[1]))
+            source = "" if loc is None or "source: " in text else f"\n  source: {loc}: {loc.source.strip()}"
+            warnings.warn(EmuWarning(text + source), stacklevel=_caller())
 
     def finish(self, error: BaseException | None) -> None:
         """The job is over: give back what it held."""

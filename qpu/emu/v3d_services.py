@@ -134,7 +134,9 @@ class DispatchServices:
         if key in self._remarks or len(self._remarks) >= _MAX_REMARKS:
             return
         self._remarks.add(key)
-        self.stats.faults.append(f"{rule}: {message} ({self.place(g, row).render()})")
+        place = self.place(g, row)
+        text = f": {place.disassembly}" if place.disassembly else ""
+        self.stats.faults.append(f"{rule}: {message} ({place.render()}{text})")
 
     def _access(self, error: AccessError) -> None:
         g = self.group

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from v3d_rig import ISAS, Rig
 
 import qpu
 from qpu.core.isa import Isa
-from qpu.errors import EmuFault, GpuTimeoutError
+from qpu.errors import EmuFault, EmuWarning, GpuTimeoutError
 
 BOARDS = {Isa.V3D42: "pi4", Isa.V3D71: "pi5"}
 boards = pytest.mark.parametrize("isa", ISAS)
@@ -64,21 +63,43 @@ def test_text_line_of_a_fault(isa: Isa) -> None:
 
 
 @boards
-@pytest.mark.parametrize("strict", ["0", "1"])
-def test_strictness_of_a_device(isa: Isa, strict: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """QPU_EMU_STRICT=0 goes on where hardware would have, and says so in the statistics."""
-    monkeypatch.setenv("QPU_EMU_STRICT", strict)
-    with qpu.open_device(BOARDS[isa]) as device, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        built = qpu.assemble(reads_far, isa=isa)
-        if strict == "1":
-            with pytest.raises(EmuFault, match="out-of-bounds"):
-                device.run(built, [1 << 30])
-            return
-        launch = device.run(built, [1 << 30])
-        assert launch.stats is not None
-        assert len(launch.stats.faults) == 1
-        assert "MMU error" in launch.stats.faults[0]
+def test_lenient_devices_go_on_with_a_warning(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QPU_EMU_STRICT=0 and strict=False: what hardware would have done, a warning with the place, and a record."""
+    built = qpu.assemble(reads_far, isa=isa)
+    monkeypatch.setenv("QPU_EMU_STRICT", "1")
+    with qpu.open_device(BOARDS[isa]) as device, pytest.raises(EmuFault, match="out-of-bounds"):
+        device.run(built, [1 << 30])
+    monkeypatch.setenv("QPU_EMU_STRICT", "0")
+    for chosen in (None, False):
+        with qpu.open_device(BOARDS[isa], strict=chosen) as device:
+            with pytest.warns(EmuWarning) as told:
+                launch = device.run(built, [1 << 30])
+            assert launch.stats is not None
+            assert len(launch.stats.faults) == len(told) == 1
+            text = str(told[0].message)
+            assert text.startswith("out-of-bounds: MMU error")
+            assert f"({BOARDS[isa]}: QPU 0, thread 0, instruction 4: add tmua, rf6, 0" in text
+            assert "source: " in text
+            assert "q.add(q.tmua, q.rf[6], 0)" in text
+            assert told[0].filename == __file__
+
+
+@boards
+def test_remarks_of_strict_devices(isa: Isa) -> None:
+    """What working code does although compilers never would is no fault, but said."""
+
+    def nine(q: Any) -> None:
+        take(q, q.rf[5])
+        for _ in range(9):
+            q.add(q.tmua, q.rf[5], 0)
+        for _ in range(9):
+            q.nop(sig=q.ldtmu(q.rf[6]))
+        q.end()
+
+    with qpu.open_device(BOARDS[isa]) as device:
+        data = device.zeros(16, np.uint32)
+        with pytest.warns(EmuWarning, match="9 result words are pending; 8 are known to fit"):
+            device.run(qpu.assemble(nine, isa=isa, check=False), [data], threads=2)
 
 
 @boards
