@@ -107,8 +107,7 @@ def test_ctrl_c_during_a_launch(board: str, engine: str) -> None:
     assert "leaked: []" in out and "held at the end: [] power False" in out
 
 
-@full
-@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("board", ["pi3", *(pytest.param(b, marks=full) for b in ("pi4", "pi5"))])
 def test_ctrl_c_during_a_wait(board: str) -> None:
     script = f"try:\n  with gpu:\n{indented(WAIT)}finally:\n  print('leaked:', port.leaked)\n"
     status, out, err = interrupted(script, board)
@@ -183,8 +182,7 @@ def test_an_exception_inside_with(board: str) -> None:
         gpu.empty(4)
 
 
-@full
-@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("board", ["pi3", *(pytest.param(b, marks=full) for b in ("pi4", "pi5"))])
 def test_ctrl_c_during_await(board: str) -> None:
     script = f"try:\n  with gpu:\n{indented(AWAIT)}finally:\n  print('leaked:', port.leaked)\n"
     status, out, err = interrupted(script, board)
