@@ -15,6 +15,7 @@ import numpy as np
 
 import qpu
 from qpu.device import Device
+from qpu.vc4 import vpm
 
 # One vector of 16 a workgroup. Uniforms: addresses of a, b and the result. PAYLOAD holds the workgroup's number.
 V3D = """
@@ -94,7 +95,7 @@ def work(gpu: Device, name: str, operation: str, numpy: Callable[[Any, Any], Any
         rows = []
         for i in range(qpus):
             first, last = vectors * i // qpus, vectors * (i + 1) // qpus
-            setup = [qpu.vc4.vpm.vpm_write(y=i), qpu.vc4.vpm.dma_store(y=i)]
+            setup = [vpm.vpm_write(y=i), vpm.dma_store(y=i)]
             rows.append([last - first, *(x.view(64 * first) for x in (a, b, out)), *setup])
         gpu.run(program, rows)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 import qpu
 from qpu.device import Buffer, Device
-from qpu.vc4 import Asm
+from qpu.vc4 import Asm, vpm
 
 
 def sum_v3d(q: Any) -> None:
@@ -85,6 +85,7 @@ def sum_vc4(q: Asm) -> None:
         q.nop()
         q.nop()
     for distance in (8, 4, 2, 1):
+        q.nop()  # what is rotated must not be written by the instruction before
         q.rotate(q.r0, q.r2, distance)
         q.fadd(q.r2, q.r2, q.r0)
     q.mov(q.ra[1], q.uniform)
@@ -107,7 +108,7 @@ def reduce_vc4(gpu: Device, program: qpu.Program, source: Buffer, n: int, out: B
     rows = []
     for i in range(qpus):
         first, last = vectors * i // qpus, vectors * (i + 1) // qpus
-        setup = [qpu.vc4.vpm.vpm_write(y=i), qpu.vc4.vpm.dma_store(1, 1, y=i)]
+        setup = [vpm.vpm_write(y=i), vpm.dma_store(1, 1, y=i)]
         rows.append([last - first, source.view(64 * first), out.view(4 * i), *setup])
     gpu.run(program, rows, timeout_s=600.0)
 

@@ -281,6 +281,22 @@ def test_loops_refuse_what_they_have_no_registers_for(monkeypatch: pytest.Monkey
                 loop(gpu, lambda *args: None, inputs, scalars, out)
 
 
+@pytest.mark.parametrize("name", [p.stem for p in sorted(EXAMPLES.glob("*.py")) if not p.stem.startswith("_")])
+def test_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
+    """Nothing that another test imported helps here; and pictures go where the user is."""
+    options = {
+        "mandelbrot": ["--width", "20", "--height", "9"],
+        "sgemm": ["--size", "20"],
+        **{key: ["--input", small(tmp_path, (9, 20))] for key in PICTURES[1:]},
+    }
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--device", "all", *options.get(name, [])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("EMULATED") == 3
+    made = {path.name for path in tmp_path.glob(f"{name}*.png")}
+    assert made == ({f"{name}-{board}.png" for board, _ in ALL} if name in PICTURES else set())
+
+
 def test_time_counts_from_the_start_of_the_process() -> None:
     code = (
         "import atexit, runpy, sys, time\n"
