@@ -191,10 +191,10 @@ class CompiledV3dExecution(DispatchExecution):
         self._counts = self._new_counters()
         self._ready: list[int] = []
         self._waiting: dict[int, int] = {}  # thread at a barrier -> supergroup
-        self._last_on = [-1] * self._placement.qpus  # thread that ran last on each QPU
-        self._resumed: set[int] = set()
+        self._last_on = np.full(self._placement.qpus, -1, np.int64)  # thread that ran last on each QPU
+        self._resumed = np.zeros(capacity, np.bool_)  # it ran, and stopped at a switch
         self._total: NDArray[np.int64] = np.zeros(len(fields(NodeStats)), np.int64)
-        self._tmu = [0, 0, 0]  # requests, bytes read, bytes written by threads that ended
+        self._tmu = np.zeros(3, np.uint64)  # requests, bytes read, bytes written by threads that ended
         self._group = Group(np.zeros(1, np.intp), dispatch.code, dispatch.uniforms)
         self._words: dict[tuple[int, str], U32] = {}  # words of streams that are not in one piece on the host
         self._pool: ThreadPoolExecutor | None = None
@@ -223,10 +223,7 @@ class CompiledV3dExecution(DispatchExecution):
         s.add_ops, s.mul_ops, s.fadds, s.fmuls = total.add_ops, total.mul_ops, total.fadds, total.fmuls
         s.sfu_ops, s.branches, s.thread_switches = total.sfu_ops, total.branches, total.switches
         s.uniform_bytes = 4 * total.uniforms
-        live = [self._tmu_of(t) for t in self._placement.running]
-        requests, read, written = (
-            a + sum(b) for a, b in zip(self._tmu, zip(*live, (0, 0, 0), strict=True), strict=True)
-        )
+        requests, read, written = (self._tmu + self._tallies(list(self._placement.running))).tolist()
         s.tmu_requests = requests + x.tmu.requests
         s.tmu_read_bytes = read + x.tmu.read_bytes
         s.tmu_write_bytes = written + x.tmu.write_bytes
@@ -241,13 +238,10 @@ class CompiledV3dExecution(DispatchExecution):
         for counts in self._counts:
             counts[:] = 0
 
-    def _tmu_of(self, thread: int) -> tuple[int, int, int]:
-        wide = self._wide[thread]
-        return (
-            int(wide[int(Slot.REQUESTS) // 2]),
-            int(wide[int(Slot.READ_BYTES) // 2]),
-            int(wide[int(Slot.WRITE_BYTES) // 2]),
-        )
+    def _tallies(self, threads: list[int]) -> NDArray[np.uint64]:
+        """TMU requests, bytes read and bytes written by threads."""
+        found: NDArray[np.uint64] = self._wide[threads, int(Slot.REQUESTS) // 2 : int(Slot.REQUESTS) // 2 + 3].sum(0)
+        return found
 
     # -- threads
 
@@ -267,16 +261,16 @@ class CompiledV3dExecution(DispatchExecution):
     def _start(self, started: list[Start]) -> None:
         payload = self._dispatch.payload([s.batch for s in started], [s.supergroup_slot for s in started])
         ids = Slot.RF + LANES * (0 if self.isa is Isa.V3D42 else 3)
-        for row, begun in enumerate(started):
-            state = self._states[begun.thread]
-            state[:] = self._fresh
-            state[ids : ids + LANES] = payload.ids[row]
-            state[Slot.RF + 2 * LANES : Slot.RF + 3 * LANES] = payload.index[row]
-            state[Slot.MSF : Slot.MSF + LANES] = payload.live[row]
-            state[Slot.TIDX] = self._placement.tidx(begun.thread)
-            state[Slot.SLOT] = begun.supergroup_slot
-            self._resumed.discard(begun.thread)
-            self._ready.append(begun.thread)
+        threads = [begun.thread for begun in started]
+        states = self._states
+        states[threads] = self._fresh
+        states[threads, ids : ids + LANES] = payload.ids
+        states[threads, Slot.RF + 2 * LANES : Slot.RF + 3 * LANES] = payload.index
+        states[threads, Slot.MSF : Slot.MSF + LANES] = payload.live
+        states[threads, Slot.TIDX] = [self._placement.tidx(t) for t in threads]
+        states[threads, Slot.SLOT] = [begun.supergroup_slot for begun in started]
+        self._resumed[threads] = False
+        self._ready += threads
 
     def _turn(self, budget: int) -> None:
         started = self._placement.start()
@@ -302,13 +296,21 @@ class CompiledV3dExecution(DispatchExecution):
             self._share = SHARE  # others make progress: who spins must not hold them up
         elif spent:
             self._share = min(2 * self._share, CHUNK)
+        ended: list[int] = []
         for thread, reason in zip(threads, reasons, strict=True):
-            self._handle(thread, _REASONS[reason])
+            if reason == Reason.SWITCH:
+                self._ready.append(thread)
+            elif reason == Reason.END:
+                ended.append(thread)
+            else:
+                self._handle(thread, _REASONS[reason], ended)
+        if ended:
+            self._end(ended)
         self._release()
 
     def _run_all(self, threads: list[int], budget: int) -> list[int]:
-        for thread in threads:
-            self._before_run(thread)
+        if self.isa is Isa.V3D42:
+            self._clobber(threads)
         fixed = (
             self._memory.pointer,
             self._machine.page_owners().ctypes.data,
@@ -354,14 +356,22 @@ class CompiledV3dExecution(DispatchExecution):
         """Instructions that a thread executes until it stops, in the mean so far."""
         return int(self._services.qpu_instructions.sum()) // max(1, self._turns)
 
-    def _before_run(self, thread: int) -> None:
+    def _clobber(self, threads: list[int]) -> None:
         """4.2: accumulators are shared by a QPU's threads; they are lost when another one ran since the switch."""
-        if self.isa is Isa.V3D42:
-            qpu = self._placement.qpu(thread)
-            if thread in self._resumed and self._last_on[qpu] != thread:
-                self._states[thread][Slot.ACC : Slot.ACC + 6 * LANES] = CLOBBERED
-            self._last_on[qpu] = thread
-            self._resumed.add(thread)
+        mine = np.array(threads)
+        qpu = mine % self._placement.qpus
+        order = np.argsort(qpu, kind="stable")  # by QPU, then in the order in which they run
+        mine, qpu = mine[order], qpu[order]
+        first = np.ones(len(mine), np.bool_)
+        first[1:] = qpu[1:] != qpu[:-1]
+        before = np.empty_like(mine)
+        before[1:] = mine[:-1]
+        before[first] = self._last_on[qpu[first]]
+        lost = mine[self._resumed[mine] & (before != mine)]
+        if lost.size:
+            self._states[lost, Slot.ACC : Slot.ACC + 6 * LANES] = CLOBBERED
+        self._last_on[qpu] = mine  # of several the last stays
+        self._resumed[mine] = True
 
     def _account(self, threads: list[int], budget: int) -> None:
         used = budget - self._wide[threads, int(Slot.LEFT) // 2].view(np.int64)
@@ -372,7 +382,7 @@ class CompiledV3dExecution(DispatchExecution):
 
     # -- events
 
-    def _handle(self, thread: int, reason: Reason) -> None:
+    def _handle(self, thread: int, reason: Reason, ended: list[int]) -> None:
         state = self._states[thread]
         if reason is Reason.TMU:
             self._request(thread)
@@ -386,7 +396,7 @@ class CompiledV3dExecution(DispatchExecution):
         elif reason is Reason.SWITCH:
             self._ready.append(thread)
         elif reason is Reason.END:
-            self._end(thread)
+            ended.append(thread)
         elif reason is Reason.BARRIER:
             asked = int(state[Slot.SYNC]) >> 1
             if asked:
@@ -422,21 +432,21 @@ class CompiledV3dExecution(DispatchExecution):
 
     def _goes_on(self, thread: int) -> None:
         """The thread stopped where hardware would not have: its accumulators are still its own."""
-        self._resumed.discard(thread)
+        self._resumed[thread] = False
         self._ready.append(thread)
 
-    def _end(self, thread: int) -> None:
-        state = self._states[thread]
-        for i, n in enumerate(self._tmu_of(thread)):
-            self._tmu[i] += n
-        left = int(state[Slot.COUNT])
-        if left:
-            g = self._standing(thread)
-            g.pc += 8
-            self._services.warn(g, "tmu-unpopped", f"{left} TMU result words are left at the program end")
-        if state[Slot.SYNC]:  # the last switch before the end was the barrier's: it counts as arrived (assumed)
-            self._placement.arrive(thread)
-        self._placement.finish(thread)
+    def _end(self, threads: list[int]) -> None:
+        """The programs of these threads have ended."""
+        self._tmu += self._tallies(threads)
+        left = self._states[threads][:, (Slot.COUNT, Slot.SYNC)]
+        for thread, (count, asked) in zip(threads, left.tolist(), strict=True):
+            if count:
+                g = self._standing(thread)
+                g.pc += 8
+                self._services.warn(g, "tmu-unpopped", f"{count} TMU result words are left at the program end")
+            if asked:  # the last switch before the end was the barrier's: it counts as arrived (assumed)
+                self._placement.arrive(thread)
+            self._placement.finish(thread)
 
     def _standing(self, thread: int, index: int | None = None) -> Group:
         """The thread as the reference engine's services see it, at its current (or another) instruction."""

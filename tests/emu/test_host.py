@@ -1,0 +1,230 @@
+"""Exactness on every host: lesser vector units give the same bits, float modes are set and restored, no contraction."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
+
+import test_engines_v3d
+import test_engines_vc4
+from generate_v3d import generate
+from llvmlite import binding, ir
+
+from qpu.core.isa import Isa
+from qpu.emu import host, vc4_programs
+from qpu.emu.compiled import build
+from qpu.emu.host import Host
+from qpu.emu.llvm_lanes import F32X16, FloatMode, LlvmLanes
+from qpu.emu.v3d_llvm import translate
+from qpu.emu.v3d_llvm_state import Node
+from qpu.errors import UsageError
+
+x86 = pytest.mark.skipif(not host.is_x86(), reason="for x86-64 hosts")
+FLUSH, TOWARD_ZERO, NORMAL = 0x8040, 0x6000, 0x1F80  # of MXCSR
+
+
+@pytest.fixture(params=["avx2", "sse2"])
+def lesser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """This host, but with less than it has."""
+    monkeypatch.setenv("QPU_CACHE_DIR", "off")
+    monkeypatch.setenv("QPU_EMU_VECTORS", request.param)
+    monkeypatch.setattr(vc4_programs, "_PROGRAMS", [])
+    try:
+        host.host()
+    except UsageError as error:
+        pytest.skip(str(error))
+    return str(request.param)
+
+
+@pytest.mark.parametrize("isa", [Isa.V3D42, Isa.V3D71])
+def test_v3d_programs_on_lesser_hosts(isa: Isa, lesser: str) -> None:
+    assert not host.host().avx512
+    for seed in (2, 5, 9, 24):
+        test_engines_v3d.bench(isa).compare(seed)
+
+
+def test_vc4_programs_on_lesser_hosts(lesser: str) -> None:
+    for seed in range(4):
+        test_engines_vc4.bench().compare(seed)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("part", range(10))
+def test_programs_on_lesser_hosts_for_long(part: int, lesser: str) -> None:
+    for seed in range(3000 + 30 * part, 3030 + 30 * part):
+        for isa in (Isa.V3D42, Isa.V3D71):
+            test_engines_v3d.bench(isa).compare(seed)
+        test_engines_vc4.bench().compare(seed)
+
+
+def test_limits_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QPU_EMU_VECTORS", "mmx")
+    with pytest.raises(UsageError, match=r"mmx.*allowed: auto, avx512, avx2, sse2"):
+        host.host()
+
+
+# -- float modes
+
+
+def control(name: str) -> Any:
+    """A function that reads or writes this thread's MXCSR through a pointer."""
+
+    def make() -> tuple[str, dict[str, Any]]:
+        module = ir.Module("mode")
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()]), "run")
+        b = ir.IRBuilder(function.append_basic_block())
+        LlvmLanes(b).intrinsic(f"llvm.x86.sse.{name}", ir.VoidType(), [function.args[0]])
+        b.ret_void()
+        return str(module), {}
+
+    code = build(name.encode(), make)
+    call = code.function(None, ctypes.c_void_p)
+    call.code = code
+    return call
+
+
+@pytest.fixture
+def mxcsr(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """(read, write) of the control register; normal again afterwards."""
+    monkeypatch.setenv("QPU_CACHE_DIR", "off")
+    load, save = control("ldmxcsr"), control("stmxcsr")
+    word = ctypes.c_uint32()
+
+    def read() -> int:
+        save(ctypes.addressof(word))
+        return word.value & ~0x3F  # without the sticky exception flags
+
+    def write(value: int) -> None:
+        word.value = value
+        load(ctypes.addressof(word))
+
+    before = read()
+    yield read, write
+    write(before)
+
+
+@x86
+@pytest.mark.parametrize("family", ["v3d42", "v3d71", "vc4"])
+def test_float_modes_are_set_and_restored(family: str, mxcsr: Any) -> None:
+    """A host program that flushes denormals and rounds toward zero changes no result, and finds its mode again."""
+    read, write = mxcsr
+    strange = NORMAL | FLUSH | TOWARD_ZERO
+    if family == "vc4":
+        bench: Any = test_engines_vc4.bench()
+        run, seeds = (lambda m, seed: bench.run(m, test_engines_vc4.generate(seed), seed, 3).data), (0, 3, 4)
+    else:
+        bench = test_engines_v3d.bench(Isa(family))
+        image = test_engines_v3d.IMAGES[1]
+        run, seeds = (lambda m, seed: bench.run(m, generate(Isa(family), seed), image)[0]), (5, 9, 24)
+    machine = bench.machines[1]
+    machine.workers = 1  # modes belong to host threads; this is the one
+    for seed in seeds:
+        want = run(machine, seed)
+        write(strange)
+        try:
+            got = run(machine, seed)
+            found = read()
+        finally:
+            write(NORMAL)
+        assert found == strange
+        np.testing.assert_array_equal(got, want)
+
+
+@x86
+def test_a_mode_shows_without_care(mxcsr: Any) -> None:
+    """The test above could fail: without `FloatMode` the same sum comes out differently."""
+    _, write = mxcsr
+    results = []
+    for careful in (False, True):
+
+        def make(careful: bool = careful) -> tuple[str, dict[str, Any]]:
+            module = ir.Module("sum")
+            function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()]), "run")
+            b = ir.IRBuilder(function.append_basic_block())
+            lanes = LlvmLanes(b)
+            mode = FloatMode(lanes) if careful else None
+            x = b.load(function.args[0], typ=F32X16)
+            x.align = 4
+            b.store(b.fmul(x, ir.Constant(F32X16, [0.5] * 16)), function.args[0]).align = 4
+            if mode is not None:
+                mode.restore()
+            b.ret_void()
+            return str(module), {}
+
+        code = build(b"sum%d" % careful, make)
+        call = code.function(None, ctypes.c_void_p)
+        data = np.full(16, 1.2e-38, np.float32)
+        write(NORMAL | FLUSH)
+        call(data.ctypes.data)
+        write(NORMAL)
+        results.append(float(data[0]))
+    assert results[0] == 0.0
+    assert results[1] == float(np.float32(1.2e-38) * np.float32(0.5))
+
+
+# -- no contraction, other processors
+
+
+def sums_of_products() -> list[int]:
+    import qpu
+
+    def program(q: Any) -> None:
+        for n in range(10, 20):
+            q.nop().fmul(q.rf[20], q.rf[n], q.rf[n])
+            q.fadd(q.rf[21], q.rf[21], q.rf[20])
+        q.end()
+
+    return list(qpu.assemble(program, isa=Isa.V3D71).code)
+
+
+def emit(processor: Host, triple: str) -> str:
+    """Assembly of a program full of products that are added."""
+    words = sums_of_products()
+    made = translate(
+        Isa.V3D71,
+        lambda i: words[i] if 0 <= i < len(words) else None,
+        [Node(0)],
+        single_segment=False,
+        strict=True,
+        registers=64,
+        avx512=processor.avx512,
+    )
+    for flag in ("fast", "contract", "reassoc", "afn", "nsz"):
+        assert f" {flag} <" not in made.ir
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    machine = binding.Target.from_triple(triple).create_target_machine(
+        cpu=processor.cpu, features=processor.features, opt=2
+    )
+    module = binding.parse_assembly(made.ir)
+    module.triple = triple
+    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
+    passes.getModulePassManager().run(module, passes)
+    return str(machine.emit_assembly(module))
+
+
+@x86
+@pytest.mark.parametrize("cpu", ["x86-64-v3", "znver4"])
+def test_products_and_sums_stay_apart(cpu: str) -> None:
+    text = emit(Host(cpu, "", cpu == "znver4", False), "x86_64-unknown-linux-gnu")
+    assert "vmulps" in text
+    assert "vaddps" in text
+    assert "vfmadd" not in text
+
+
+def test_code_for_neon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code for 64-bit Arm comes out, in vectors of its own and without library calls. It is not executed here."""
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    try:
+        text = emit(Host("cortex-a76", "", False, False), "aarch64-unknown-linux-gnu")
+    except RuntimeError as error:
+        pytest.skip(f"this LLVM has no Arm target: {error}")
+    assert "fmul\tv" in text.replace(" ", "\t")
+    assert "fmla" not in text
+    assert "fpcr" in text.lower()
