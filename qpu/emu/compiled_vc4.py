@@ -40,7 +40,7 @@ from qpu.emu.vpm import ROWS, GenericSetup, StoreSetup, Vpm, parse_write_setup
 __all__ = ["Vc4CompiledMachine"]
 
 FIRST_CHUNK, CHUNK = 1 << 12, 1 << 16  # instructions a QPU executes natively before the others get a turn
-SERIAL = 512  # instructions a QPU executes alone, once it stands before a store, until the others go on too
+SERIAL = 4096  # instructions a QPU executes alone, once it stands before a store, until the others go on too
 PARALLEL = 50_000  # native instructions of a round that make threads worth it
 
 
