@@ -332,7 +332,7 @@ class DrmV3d:
         """Sync objects of this device that stand for a job of another one; waits here where that is not possible."""
         if isinstance(fence, DrmFence) and (fence.driver is self or fence.done):
             return []  # jobs of one file run in order
-        if not isinstance(fence, DrmFence) or fence.driver._port is not self._port or not fence.syncobj or not room:
+        if not isinstance(fence, DrmFence) or not self._shares(fence.driver) or not fence.syncobj or not room:
             fence.wait(timeout_s)
             return []
         fd = fence.driver.export(fence)
@@ -343,6 +343,10 @@ class DrmV3d:
             raise advice.fault("unexpected", self.what(name), error.errno) from error
         finally:
             self._port.close(fd)
+
+    def _shares(self, other: DrmV3d) -> bool:
+        """True when both talk to one kernel through descriptors of one process: through one port, or the real one."""
+        return other._port is self._port or (self._port.emulated is None and other._port.emulated is None)
 
     def export(self, fence: DrmFence) -> int:
         """A file descriptor of the fence's sync object; the caller closes it. Raises: DriverError."""
