@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parent.parent
+
+# What the import system does with a package that is not there, for `import` and for `find_spec`.
 BLOCK = """
-import importlib.abc, sys
-
-class Absent(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "llvmlite":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Absent())
+import sys
+sys.modules["llvmlite"] = None
 """
 
 RUN = """
@@ -37,8 +36,23 @@ print("fine")
 """
 
 
+PROGRAMS = """
+import os, runpy
+os.chdir({root!r})
+sys.argv = {argv!r}
+sys.path[0] = "examples"
+runpy.run_path({script!r}, run_name="__main__")
+"""
+
+TESTS = """
+import os, pytest
+os.chdir({root!r})
+sys.exit(pytest.main(["-q", "-n0", "-p", "no:cacheprovider", *{files!r}]))
+"""
+
+
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, timeout=300)
 
 
 def test_boards_run_on_the_reference_engine() -> None:
@@ -57,3 +71,21 @@ except qpu.UsageError as error:
 """
     done = python(code)
     assert "llvmlite" in done.stdout and "fast" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("board", ["pi0", "pi4", "pi5"])
+def test_sgemm_example(board: str) -> None:
+    script = "examples/sgemm.py"
+    argv = [script, "--device", board, "--size", "48", "--json"]
+    done = python(PROGRAMS.format(root=str(ROOT), argv=argv, script=script))
+    assert done.returncode == 0, done.stderr
+    (result,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert "reference" in done.stdout and "compiled" not in done.stdout, result
+
+
+def test_engine_tests_pass() -> None:
+    """Programs of all three instruction sets; those of the compiled engine are skipped, not failed."""
+    files = ["tests/emu/vc4/test_vc4_branches.py", "tests/emu/v3d/test_v3d_loops.py", "tests/emu/test_engines_vc4.py"]
+    done = python(TESTS.format(root=str(ROOT), files=files))
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "skipped" in done.stdout and "[compiled" not in done.stdout
