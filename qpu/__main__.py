@@ -257,7 +257,7 @@ def _emulate(arguments: Sequence[str]) -> int:
         description="Run an unmodified Python program that talks to the kernel itself on an emulated board.",
         usage="qpu emulate [--board B] [--strict] [--trace FILE ...] (SCRIPT | -m MODULE) [ARGS...]",
         allow_abbrev=False,
-        epilog="Options end at the script or at -m. FILE.PID.SUFFIX are the traces of child processes.",
+        epilog="Options end at the script (- is standard input) or at -m. Traces of children: FILE.PID.SUFFIX.",
     )
     parser.add_argument("--board", default="pi5", help="pi0 .. pi5, with options such as pi5,slices=3 (default: pi5)")
     parser.add_argument("--strict", action="store_true", help="stop at the first fault")
@@ -270,7 +270,7 @@ def _emulate(arguments: Sequence[str]) -> int:
     valued = {o for action in parser._actions if action.nargs is None for o in action.option_strings}
     own: list[str] = []
     rest = list(arguments)
-    while rest and rest[0].startswith("-") and rest[0] != "-m":
+    while rest and rest[0].startswith("-") and rest[0] not in ("-m", "-"):
         own.append(rest.pop(0))
         if own[-1] in valued and rest:
             own.append(f"{own.pop()}={rest.pop(0)}")  # a value may begin with a dash

@@ -84,6 +84,8 @@ def _die_if_interrupted() -> None:
 def run_emulated(argv: Sequence[str], board: str = "pi5", strict: bool = False, trace: TraceFile | None = None) -> int:
     """Run ``SCRIPT ARGS`` or ``-m MODULE ARGS`` as Python would, on the emulated `board`; returns the exit status.
 
+    A script named ``-`` is standard input.
+
     trace: record executed instructions, written when the process ends.
 
     The emulation stays in place until the process ends, so that handlers at exit run on it too.
@@ -118,6 +120,10 @@ def _run(argv: list[str]) -> int:
             return 0
         script = argv[0]
         sys.argv = list(argv)
+        if script == "-":
+            _first_path("")
+            exec(compile(sys.stdin.buffer.read(), "<stdin>", "exec", dont_inherit=True), names)
+            return 0
         if os.path.isdir(script) or _is_archive(script):
             _first_path(script)
             _run_module("__main__", False)

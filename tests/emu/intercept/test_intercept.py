@@ -62,6 +62,17 @@ def test_exit_status(tmp_path: Path, code: str, status: int, text: str | None) -
         assert done.stderr == text
 
 
+def test_script_from_standard_input(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "qpu", "emulate", "--board", "pi4", "-", "--board", "x"]
+    text = (
+        "import os, sys\nprint(sys.argv, repr(sys.path[0]), len(os.listdir('/dev/dri')), __name__)\nraise LookupError\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, input=text)
+    assert done.returncode == 1 and done.stdout == "['-', '--board', 'x'] '' 4 __main__\n"
+    assert '  File "<stdin>", line 3' in done.stderr and "intercept" not in done.stderr
+
+
 def test_missing_script_and_board(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "qpu", "emulate"]
     done = subprocess.run(
