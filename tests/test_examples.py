@@ -48,6 +48,14 @@ class Run:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    true = qpu.assemble
+
+    def checked(*args: Any, **options: Any) -> qpu.Program:
+        program = true(*args, **options)
+        assert program.check() == []  # not a warning either: examples are copied
+        return program
+
+    monkeypatch.setattr(qpu, "assemble", checked)
     return Run(monkeypatch, capsys)
 
 

@@ -51,6 +51,8 @@ def test_runs_from_a_clean_kernel(name: str, board: str, tmp_path: Path) -> None
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     notebook = nbformat.read(output, as_version=4)
+    errors = [o.text for cell in notebook.cells for o in cell.get("outputs", ()) if o.get("name") == "stderr"]
+    assert not [text for text in errors if "Warning" in text]
     pictures, displays = DISPLAYS[name]
     pngs = [base64.b64decode(p) for p in outputs(notebook, "image/png")]
     assert len(pngs) == pictures and all(p.startswith(b"\x89PNG") and len(p) > 5000 for p in pngs)
