@@ -19,13 +19,14 @@ from qpu.core.isa import Isa
 from qpu.emu import compiled_v3d, compiled_vc4
 from qpu.emu.boards import parse_board
 from qpu.emu.memory import Memory
+from qpu.emu.trace import Trace
 from qpu.emu.v3d import V3dReferenceMachine
 from qpu.emu.vc4 import Vc4ReferenceMachine
 from qpu.vc4.asm import Asm, assemble
 
 CODE, UNIFORMS, DATA = 0x100000, 0x200000, 0x300000
 SHARED = DATA + 0x4000
-TURNS = 150
+TURNS = 100
 CUTS = (None, 1_000, 17_000)
 
 
@@ -35,11 +36,11 @@ class Profile:
     qpus: int = 12
 
 
-def race(q: Asm) -> None:
+def race(q: Asm, turns: int) -> None:
     """Uniforms: shared word, VPM write setup, DMA store setup, log."""
     for n in range(10, 14):
         q.mov(q.ra[n], q.uniform)
-    q.ldi(q.r3, TURNS)
+    q.ldi(q.r3, turns)
     q.mov(q.r1, 0)
     q.setup_dma_store_stride(0)
     again = q.label("again")
@@ -65,10 +66,10 @@ def race(q: Asm) -> None:
     q.exit()
 
 
-def vc4(machine: Any, cut: int | None) -> list[int]:
+def vc4(machine: Any, cut: int | None, turns: int = TURNS) -> list[int]:
     """What the 12 QPUs saw, the shared word at the end, and the clock."""
     memory = machine.memory
-    words = np.array(assemble(race).code, np.uint64)
+    words = np.array(assemble(race, turns).code, np.uint64)
     memory.bytes[CODE : CODE + 8 * len(words)] = words.view(np.uint8)
     memory.words[DATA // 4 : DATA // 4 + 0x2000] = 1
     entries = []
@@ -116,13 +117,13 @@ def race_v3d(q: Any) -> None:
     q.end()
 
 
-def v3d(isa: Isa, machine: Any, cut: int | None) -> list[int]:
+def v3d(isa: Isa, machine: Any, cut: int | None, turns: int = TURNS) -> list[int]:
     """As `vc4`, for 24 threads."""
     memory = machine.memory if hasattr(machine, "memory") else machine.reference.memory
     words = np.array(qpu.assemble(race_v3d, isa=isa).code, np.uint64)
     memory.bytes[CODE : CODE + 8 * len(words)] = words.view(np.uint8)
     memory.words[DATA // 4 : DATA // 4 + 0x2000] = 1
-    memory.words[UNIFORMS // 4 : UNIFORMS // 4 + 3] = SHARED, TURNS, DATA
+    memory.words[UNIFORMS // 4 : UNIFORMS // 4 + 3] = SHARED, turns, DATA
     batches = 16
     count = batches if isa is Isa.V3D71 else batches - 1
     execution = machine.dispatch([batches << 16, 1 << 16, 1 << 16, 16 | 1 << 8, count, CODE, UNIFORMS])
@@ -177,3 +178,25 @@ def test_v3d_races_end_the_same_way_on_the_reference_engine(isa: Isa, memory: Me
     board = parse_board("pi4" if isa is Isa.V3D42 else "pi5")
     outcomes = [v3d(isa, V3dReferenceMachine(board, memory, strict=True), None) for _ in range(2)]
     assert outcomes[0] == outcomes[1]
+
+
+def test_vc4_traces_are_the_same(memory: Memory) -> None:
+    traces = []
+    for cut in (None, 100):
+        trace = Trace()
+        vc4(Vc4ReferenceMachine(Profile(), memory, trace=trace), cut, 4)
+        traces.append(trace.json_lines)
+    assert traces[0] == traces[1]
+    assert traces[0].count("\n") > 500
+
+
+@pytest.mark.parametrize("isa", [Isa.V3D42, Isa.V3D71])
+def test_v3d_traces_are_the_same(isa: Isa, memory: Memory) -> None:
+    board = parse_board("pi4" if isa is Isa.V3D42 else "pi5")
+    traces = []
+    for _ in range(2):
+        trace = Trace()
+        v3d(isa, V3dReferenceMachine(board, memory, strict=True, trace=trace), None, 4)
+        traces.append(trace.json_lines)
+    assert traces[0] == traces[1]
+    assert traces[0].count("\n") > 500
