@@ -8,15 +8,16 @@ points with a `Reason`, and goes on at the node it left in the state's `resume`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
 from llvmlite import ir
 
 from qpu.core.isa import Isa
 from qpu.core.optable import Flags
-from qpu.emu.llvm_lanes import I8, I16, I32, I32X16, I64, FloatMode, LlvmLanes
+from qpu.emu.llvm_lanes import I8, I16, I32, I64, LlvmLanes
 from qpu.emu.v3d_llvm_alu import SYNCB, UNIFA, AluEmitter
+from qpu.emu.v3d_llvm_entry import stores_function, threads_function
+from qpu.emu.v3d_llvm_graph import Fetch, explore, static_target
 from qpu.emu.v3d_llvm_state import (
     CHAIN,
     GO_ON,
@@ -29,53 +30,12 @@ from qpu.emu.v3d_llvm_state import (
     Translation,
     Untranslatable,
 )
-from qpu.emu.v3d_llvm_tmu import PTR, refill_function, state_pointer, tmu_function
+from qpu.emu.v3d_llvm_tmu import PTR, refill_function, tmu_function
 from qpu.emu.v3d_llvm_values import STREAMS, Values
 from qpu.emu.v3d_prepare import Prepared, prepare
 from qpu.v3d.instr import Alu, Branch, Sig, SrcKind
 
-__all__ = ["Fetch", "explore", "translate"]
-
-MAX_WORDS = 1 << 17  # of code looked at
-
-
-Fetch: TypeAlias = Callable[[int], "int | None"]
-
-
-def explore(isa: Isa, fetch: Fetch, starts: Sequence[int]) -> tuple[dict[int, int], set[int]]:
-    """Words that may be executed from `starts` on, by instruction, and where branches go.
-
-    fetch: the word of an instruction, None outside of all buffers. May go too far behind a program's end.
-    """
-    targets = set(starts)
-    todo, words = list(targets), dict[int, int]()
-    while todo:
-        at = todo.pop()
-        while at not in words:
-            word = fetch(at)
-            if word is None:
-                break
-            words[at] = word
-            if not word or len(words) > MAX_WORDS:
-                break
-            p = prepare(isa, word)
-            if p.problem is not None:
-                break
-            if isinstance(p.instr, Branch):
-                target = static_target(at, p.instr)
-                if target != NONE:
-                    targets.add(target)
-                    todo.append(target)
-            at += 1
-    return words, targets
-
-
-def static_target(at: int, instr: Branch) -> int:
-    """The instruction that a branch goes to, NONE when only execution shows it."""
-    if instr.bdi != "rel" or instr.offset % 8:
-        return NONE
-    offset = instr.offset - (1 << 32) if instr.offset >> 31 else instr.offset
-    return at + 4 + offset // 8
+__all__ = ["translate"]
 
 
 def translate(
@@ -169,8 +129,8 @@ class _Translator:
         self.b.position_at_end(self.leave)
         self.b.store(self.b.load(self.budget, typ=I64), self.values.pointer(Slot.LEFT))
         self.b.ret(self.b.load(self.reason, typ=I32))
-        _threads_function(self.module, self.function)
-        _stores_function(self.module, self.function, self.tmu)
+        threads_function(self.module, self.function)
+        stores_function(self.module, self.function, self.tmu)
         needs = {self.entries[node]: found for node, found in self.chain_needs.items()}
         return Translation(
             str(self.module), self.stats, self.entries, needs, list(self.rules), sorted(self.reached), self.lockstep
@@ -622,69 +582,3 @@ class _Translator:
             flags = b.xor(flags, I32(0xFFFF))
         equal = "==" if instr.cond in ("alla", "allna") else "!="
         return b.icmp_unsigned(equal, b.and_(flags, mask), I32(0))
-
-
-def _threads_function(module: ir.Module, thread: ir.Function) -> None:
-    """run(states, count, memory, pages, kept, copies, keeper, counters, budget, reasons): threads one after another."""
-    types = [PTR, I64, *[PTR] * 6, I64, PTR]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), "run")
-    states, count, *fixed, reasons = function.args
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-    mode = FloatMode(LlvmLanes(b))
-    loop, done = function.append_basic_block("loop"), function.append_basic_block("done")
-    entry = b.block
-    b.branch(loop)
-    b.position_at_end(loop)
-    at = b.phi(I64)
-    at.add_incoming(I64(0), entry)
-    state = b.load(b.gep(states, [b.shl(at, I64(3))], source_etype=I8), typ=PTR)
-    reason = b.call(thread, [state, *fixed])
-    b.store(reason, b.gep(reasons, [b.shl(at, I64(2))], source_etype=I8))
-    after = b.add(at, I64(1))
-    at.add_incoming(after, loop)
-    b.cbranch(b.icmp_unsigned("<", after, count), loop, done)
-    b.position_at_end(done)
-    mode.restore()
-    b.ret_void()
-
-
-def _stores_function(module: ir.Module, thread: ir.Function, tmu: ir.Function) -> None:
-    """stores(...), as run: threads that stopped before a store (`Keeper.FROZEN`) do it and go on."""
-    types = [PTR, I64, *[PTR] * 6, I64, PTR]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), types), "stores")
-    states, count, memory, pages, kept, copies, keeper, counters, _, reasons = function.args
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-    mode = FloatMode(LlvmLanes(b))
-    names = ("loop", "done", "fine", "on", "next")
-    loop, done, fine, on, following = (function.append_basic_block(n) for n in names)
-    entry = b.block
-    b.branch(loop)
-    b.position_at_end(loop)
-    at = b.phi(I64)
-    at.add_incoming(I64(0), entry)
-    state = b.load(b.gep(states, [b.shl(at, I64(3))], source_etype=I8), typ=PTR)
-    address = b.load(state_pointer(b, state, Slot.ADDRESS), typ=I32X16)
-    address.align = 64
-    live = b.trunc(b.load(state_pointer(b, state, Slot.MASK), typ=I32), I16)
-    shared = [memory, pages, kept, copies, keeper]
-    refused = b.icmp_unsigned("!=", b.call(tmu, [state, *shared, address, live]), I32(0))
-    b.cbranch(refused, following, fine)
-    b.position_at_end(fine)
-    then = b.load(state_pointer(b, state, Slot.THEN), typ=I32)
-    b.cbranch(b.icmp_unsigned("==", then, I32(GO_ON)), on, following)
-    b.position_at_end(on)
-    left = b.load(state_pointer(b, state, Slot.LEFT), typ=I64)
-    later = b.call(thread, [state, *shared, counters, left])
-    b.branch(following)
-    b.position_at_end(following)
-    reason = b.phi(I32)
-    reason.add_incoming(I32(Reason.TMU), loop)
-    reason.add_incoming(then, fine)
-    reason.add_incoming(later, on)
-    b.store(reason, b.gep(reasons, [b.shl(at, I64(2))], source_etype=I8))
-    after = b.add(at, I64(1))
-    at.add_incoming(after, following)
-    b.cbranch(b.icmp_unsigned("<", after, count), loop, done)
-    b.position_at_end(done)
-    mode.restore()
-    b.ret_void()

@@ -15,7 +15,8 @@ from qpu.emu.compiled import NativeCode, build
 from qpu.emu.host import Host, host
 from qpu.emu.memory import Memory
 from qpu.emu.v3d_dispatch import Dispatch
-from qpu.emu.v3d_llvm import Fetch, explore, translate
+from qpu.emu.v3d_llvm import translate
+from qpu.emu.v3d_llvm_graph import Fetch, explore
 from qpu.emu.v3d_llvm_state import Node, NodeStats, Untranslatable
 
 __all__ = ["Program", "fetcher", "program_at"]
