@@ -555,7 +555,8 @@ class CompiledV3dExecution(DispatchExecution):
             state[Slot.RESUME] = self._program.number(node, self._fetch)
         except Untranslatable as reason:
             g = self._standing(thread)
-            self._services.fault(g, "engine", f"the compiled engine cannot go on at instruction {index}: {reason}")
+            message = f"the compiled engine cannot go on at instruction {index}: {reason}; use QPU_EMU_ENGINE=reference"
+            self._services.fault(g, "engine", message)
         self._counts = self._new_counters()
         self._goes_on(thread)
 
