@@ -122,6 +122,7 @@ class V3dQueue:
         self.free_ns = 0  # the hardware is idle from then on
         self.resets = 0
         self.fault: EmuFault | None = None  # of a job nobody waited for; the next wait raises it
+        self._faulty: object = None  # the file of that job
         self._progress = Progress(kernel.profile.name, "compute dispatch")
 
     # queueing
@@ -134,6 +135,8 @@ class V3dQueue:
 
     def drop(self, owner: object) -> None:
         """An open file goes away: what has not started is dropped, what runs is finished if anybody could tell."""
+        if self._faulty is owner:
+            self.fault = None  # nobody is left to be told
         now = self.kernel.clock.now_ns
         for work in [w for w in self.queue if w.owner is owner]:
             ready = self._start_ns(work)
@@ -223,13 +226,16 @@ class V3dQueue:
         """Work a little although nobody waits; False when there is nothing to do."""
         if self.fault is not None:
             return False
+        self._faulty = None
         try:
             if self.active is not None:
+                self._faulty = self.active.owner
                 self._step(self.active, None)
                 return True
             work = self._next(None)
             if work is None:
                 return False
+            self._faulty = work.owner
             self._begin(work)
         except EmuFault as fault:
             self.fault = fault

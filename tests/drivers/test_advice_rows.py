@@ -6,7 +6,7 @@ The kernel below is an emulated board: a profile that has the fault, or an errno
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from fakes import FakePort
 from hw.programs import endless
 
 import qpu
-from qpu.drivers import doctor
+from qpu.drivers import doctor, exit_guard
 from qpu.drivers.advice import ADVICE, errno_name
 from qpu.drivers.base import CsdJob, QpuJob
 from qpu.drivers.drm_v3d import TRIVIAL
@@ -243,6 +243,13 @@ REPEATED = {"eagain-wait": errno.EAGAIN, "eintr": errno.EINTR}
 WARNED = {"throttled"}
 # Advice beyond the table; `test_probe.py`, `test_mailbox.py` and `test_v3d_regs.py` have it.
 BEYOND = {"no-csd", "emfile", "strict-devmem", "not-linux", "unexpected"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_guarded() -> Iterator[None]:
+    """Drivers of Pi 0-3 are left open above; they are closed as at the end of a process."""
+    yield
+    exit_guard.release_all()
 
 
 @pytest.mark.parametrize(("symptom", "key", "number", "provoke", "kind"), ROWS, ids=[row[0] for row in ROWS])
