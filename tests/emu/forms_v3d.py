@@ -121,7 +121,7 @@ def branches() -> tuple[Form, ...]:
     return tuple(found)
 
 
-_PIECES = ("loop", "rewind", "unifa", "stale", "switch", "tmuwt", "mask", "together", "call", "sequence")
+_PIECES = ("loop", "rewind", "unifa", "stale", "switch", "tmuwt", "mask", "together", "call", "sequence", "numbers")
 SPECIAL: tuple[Form, ...] = tuple(("piece", name) for name in _PIECES)
 
 

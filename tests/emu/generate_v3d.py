@@ -604,10 +604,29 @@ class Generator:
             self.unmask()
         elif name == "together":
             self.meet()
+        elif name == "numbers":
+            self.numbers()
         elif name == "call":
             self.call(("branch", "", "", "lri", "", False))
         else:
             self.sequence()
+
+    def numbers(self) -> None:
+        """Conditional writes of what holds one number: lane 0 decides."""
+        conds = [self.draw.choice(("ifa", "ifb", "ifna", "ifnb")) for _ in range(2)]
+        self.word(self.count, 0xFFFFFFFF)
+        self.copy(Dst(32, True), self.rf(self.count))
+        self.word(self.count, 0xFFFFFFF8 | self.draw.choice((0, 1, 5, 6)))
+        self.copy(Dst(32, True), self.rf(self.count), cond=conds[0])
+        self.address(1, 4)
+        self.copy(Dst(12, True), self.rf(self.t))
+        self.nothing(Sig.LDTMU, self.place_of(self.some(INT)))
+        for cond in ("", conds[1]):
+            self.word(self.unifa, UNIFORMS + SIDE + self.draw.randrange(0, 256, 4))
+            self.copy(Dst(9, True), self.rf(self.unifa), cond=cond)
+        for _ in range(3):
+            self.nothing()
+        self.nothing(Sig.LDUNIFARF, self.place_of(self.some(INT)))
 
     def unmask(self) -> None:
         self.do("setmsf", NULL, Src(SrcKind.IMM, 1))
