@@ -233,9 +233,13 @@ def resident() -> int:
 @pytest.mark.parametrize("board", ENDING)
 def test_nothing_leaks(board: str) -> None:
     assert cycle(board, 5) == []
-    before = resident()
-    assert cycle(board, 50) == []
-    assert resident() - before < 12 << 10  # the allocator keeps or returns one page table of 7 MiB
+    growth = []
+    for _ in range(3):
+        before = resident()
+        assert cycle(board, 30) == []
+        growth.append(resident() - before)
+    # a leak shows in every batch; the allocator takes or returns a page table of 7 MiB now and then
+    assert min(growth) < 1 << 10
 
 
 @pytest.mark.soak
