@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["hw.plugin"]  # options and process isolation of `-m hardware`
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Processes of `-n auto`: none for the hardware tests, which share one GPU; otherwise one a core, eight at most."""
+    marks: str = config.option.markexpr
+    if "hardware" in marks and "not hardware" not in marks:
+        return 0
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -18,7 +28,10 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch.delenv("QPU_SYSROOT", raising=False)
     patch.delenv("QPU_EMU_ENGINE", raising=False)
     patch.delenv("QPU_EMU_STRICT", raising=False)
-    cache: Path = tmp_path_factory.mktemp("cache")
+    patch.delenv("QPU_EMU_VECTORS", raising=False)
+    base = tmp_path_factory.getbasetemp()
+    # the processes of one run share what they translate
+    cache: Path = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "translations"
     patch.setenv("QPU_CACHE_DIR", str(cache))
     yield
     patch.undo()

@@ -19,7 +19,7 @@ FAST = (
     ("layers", (sys.executable, "-m", "pytest", "-q", "tests/test_layers.py")),
 )
 SLOW = (
-    ("tests", (sys.executable, "-m", "pytest", "-q", "-n", "2")),
+    ("tests", (sys.executable, "-m", "pytest", "-q")),
     ("guide", (sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "docs", "docs/_build/html")),
     ("sgemm", (sys.executable, "examples/sgemm.py", "--device", "all")),
 )
