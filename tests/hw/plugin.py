@@ -213,7 +213,7 @@ class Tier:
         config = self.config
         ini = ["-c", str(config.inipath)] if config.inipath is not None else []
         own = ["--hardware-child", str(path), "--hardware-device", self.device]
-        quiet = ["-m", "hardware", "-p", "no:cacheprovider", "-p", "no:xdist", "-q"]
+        quiet = ["-m", "hardware", "-p", "no:cacheprovider", "-n0", "-q"]
         root = ["--rootdir", str(config.rootpath)]
         return [sys.executable, "-m", "pytest", *ini, *root, *quiet, *own, item.nodeid]
 
