@@ -1,13 +1,13 @@
 """The V3D machine, compiled engine: programs run as machine code, threads one after another or on several host cores.
 
-Dispatch, placement, requests that are not plain 32-bit loads and stores, and reports are those of the reference engine.
+Dispatch, placement, requests that break a rule, and reports are those of the reference engine.
 Programs that the translator leaves alone run on the reference engine; `RunStats.fallbacks` says why.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from itertools import islice
@@ -34,6 +34,7 @@ from qpu.emu.v3d_llvm_state import (
     Reason,
     Slot,
     Untranslatable,
+    Wait,
 )
 from qpu.emu.v3d_prepare import prepare
 from qpu.emu.v3d_programs import Program, fetcher, program_at
@@ -48,7 +49,7 @@ LANES = 16
 _LANE = np.arange(LANES, dtype=np.uint32)
 _REASONS = tuple(Reason)  # by value
 SHARE, CHUNK = 1 << 12, 1 << 20  # instructions a thread runs at most before the others get their turn: first, ever
-PARALLEL = 100_000  # instructions of a turn of all threads that make host threads worth it
+PARALLEL = 100_000  # instructions between stores of all threads that make host threads worth it
 MAX_REMARKS = 256  # on overflowing result FIFOs, before requests of that size become fast
 ROOM, MOST_ROOM = 64, 1 << 14  # pages: room for copies at first, and what is added at once
 ALL_PAGES = (1 << 32) // PAGE
@@ -190,6 +191,7 @@ class CompiledV3dExecution(DispatchExecution):
         self._workers = machine.workers
         self._counts = self._new_counters()
         self._ready: list[int] = []
+        self._standstill: set[int] = set()  # of the ready: those that stand before a store or atomic
         self._waiting: dict[int, int] = {}  # thread at a barrier -> supergroup
         self._last_on = np.full(self._placement.qpus, -1, np.int64)  # thread that ran last on each QPU
         self._resumed = np.zeros(capacity, np.bool_)  # it ran, and stopped at a switch
@@ -292,7 +294,7 @@ class CompiledV3dExecution(DispatchExecution):
         if self._states[threads, Slot.REMARK].any():
             self._remark(threads)
         spent = reasons.count(Reason.BUDGET)
-        if 0 < spent < len(reasons):
+        if 0 < spent < len(reasons) - reasons.count(Reason.END):
             self._share = SHARE  # others make progress: who spins must not hold them up
         elif spent:
             self._share = min(2 * self._share, CHUNK)
@@ -302,6 +304,9 @@ class CompiledV3dExecution(DispatchExecution):
                 self._ready.append(thread)
             elif reason == Reason.END:
                 ended.append(thread)
+            elif reason == Reason.TMU and self._states[thread, Slot.FROZEN]:
+                self._standstill.add(thread)
+                self._goes_on(thread)
             else:
                 self._handle(thread, _REASONS[reason], ended)
         if ended:
@@ -311,43 +316,52 @@ class CompiledV3dExecution(DispatchExecution):
     def _run_all(self, threads: list[int], budget: int) -> list[int]:
         if self.isa is Isa.V3D42:
             self._clobber(threads)
-        fixed = (
+        fixed: tuple[int, ...] = (
             self._memory.pointer,
             self._machine.page_owners().ctypes.data,
             self._services.snapshot.kept.ctypes.data,
             self._copies.table.ctypes.data,
             self._copies.control.ctypes.data,
         )
-        result = dict.fromkeys(threads, 0)
+        result: dict[int, int] = {}
 
-        def work(
-            mine: list[int], counters: NDArray[np.int64], function: Callable[..., None] = self._program.run
-        ) -> None:
+        def work(mine: list[int], counters: NDArray[np.int64]) -> None:
             states = self._pointers[mine]
             reasons = np.zeros(len(mine), np.int32)
-            function(states.ctypes.data, len(mine), *fixed, counters.ctypes.data, budget, reasons.ctypes.data)
+            self._program.run(states.ctypes.data, len(mine), *fixed, counters.ctypes.data, budget, reasons.ctypes.data)
             result.update(zip(mine, reasons.tolist(), strict=True))
 
         # First nobody stores, so that the order of the threads, and host cores, make no difference; then those that
-        # want to store go on, one after the other.
-        self._copies.control[Keeper.FROZEN] = 1
-        shares = self._shares(threads)
-        if len(shares) < 2:
-            work(threads, self._counts[0])
-        else:
+        # want to store do so, one after the other.
+        control = self._copies.control
+        control[Keeper.FROZEN] = Wait.STORES
+        starting = threads
+        if self._standstill:
+            starting = [t for t in threads if t not in self._standstill]
+            held = list(self._standstill)
+            self._wide[held, int(Slot.LEFT) // 2] = budget
+            result.update(dict.fromkeys(held, int(Reason.TMU)))
+            self._standstill.clear()
+        shares = self._shares(starting)
+        if len(shares) > 1:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._workers, "qpu-emulator")
             list(self._pool.map(work, shares, self._counts))
-        self._copies.control[Keeper.FROZEN] = 0
-        storing = [t for t in threads if result[t] == Reason.TMU and self._states[t, Slot.FROZEN]]
-        if storing:
-            work(storing, self._counts[0], self._program.stores)
-        return [result[t] for t in threads]
+        elif starting:
+            work(starting, self._counts[0])
+        control[Keeper.FROZEN] = Wait.NOBODY
+        reasons = np.array([result[t] for t in threads], np.int32)
+        if self._program.lockstep or ((reasons == Reason.TMU) & (self._states[threads, Slot.FROZEN] != 0)).any():
+            states, most = self._pointers[threads], PARALLEL
+            fixed += (self._counts[0].ctypes.data,)
+            self._program.rounds(states.ctypes.data, len(threads), *fixed, most, reasons.ctypes.data)
+        found: list[int] = reasons.tolist()
+        return found
 
     def _shares(self, threads: list[int]) -> list[list[int]]:
         """Which host thread runs which threads."""
         workers = min(self._workers, len(threads))
-        if workers < 2 or self._mean * len(threads) < PARALLEL:
+        if workers < 2 or self._program.lockstep or self._mean * len(threads) < PARALLEL:
             return [threads]
         return [threads[i::workers] for i in range(workers)]
 
@@ -370,6 +384,7 @@ class CompiledV3dExecution(DispatchExecution):
         lost = mine[self._resumed[mine] & (before != mine)]
         if lost.size:
             self._states[lost, Slot.ACC : Slot.ACC + 6 * LANES] = CLOBBERED
+        self._states[mine, Slot.SHARED] = np.bincount(qpu)[qpu] > 1
         self._last_on[qpu] = mine  # of several the last stays
         self._resumed[mine] = True
 

@@ -16,7 +16,7 @@ from qpu.core.isa import Isa
 from qpu.core.optable import Flags
 from qpu.emu.llvm_lanes import I8, I16, I32, I64, LlvmLanes
 from qpu.emu.v3d_llvm_alu import SYNCB, UNIFA, AluEmitter
-from qpu.emu.v3d_llvm_entry import stores_function, threads_function
+from qpu.emu.v3d_llvm_entry import entry_functions
 from qpu.emu.v3d_llvm_graph import Fetch, explore, static_target
 from qpu.emu.v3d_llvm_state import (
     CHAIN,
@@ -129,8 +129,7 @@ class _Translator:
         self.b.position_at_end(self.leave)
         self.b.store(self.b.load(self.budget, typ=I64), self.values.pointer(Slot.LEFT))
         self.b.ret(self.b.load(self.reason, typ=I32))
-        threads_function(self.module, self.function)
-        stores_function(self.module, self.function, self.tmu)
+        entry_functions(self.module, self.isa, self.function, self.tmu, lockstep=self.lockstep)
         needs = {self.entries[node]: found for node, found in self.chain_needs.items()}
         return Translation(
             str(self.module), self.stats, self.entries, needs, list(self.rules), sorted(self.reached), self.lockstep

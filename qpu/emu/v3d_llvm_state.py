@@ -24,6 +24,7 @@ __all__ = [
     "Slot",
     "Translation",
     "Untranslatable",
+    "Wait",
 ]
 
 FIFO_SLOTS = RESULT_CAPACITY  # result vectors a thread can have pending
@@ -99,6 +100,7 @@ class Slot(enum.IntEnum):
     FROZEN = SCALARS + 43  # the request of a TMU exit is a store that waits
     REMARK = SCALARS + 44  # 1 + the last instruction that moved the uniform stream to the link register
     LAST = SCALARS + 42  # where the last request began that loaded consecutive lanes
+    SHARED = SCALARS + 45  # 4.2: other threads of the QPU run as well, and a switch costs the accumulators
     WORDS = SCALARS + 48
 
 
@@ -134,8 +136,16 @@ class Keeper(enum.IntEnum):
     ROOM = 1  # in pages
     POOL = 2  # address of the room
     PAGES = 3  # address of the list of copied pages, 32 bits each
-    FROZEN = 4  # not 0: nobody stores; threads stop before their first store
+    FROZEN = 4  # a `Wait`
     WORDS = 5
+
+
+class Wait(enum.IntEnum):
+    """Which threads stop before a request, until it is their turn."""
+
+    NOBODY = 0
+    STORES = 1  # who wants to store or has an atomic
+    ATOMICS = 2
 
 
 NONE = -(1 << 40)  # no instruction

@@ -11,7 +11,8 @@ from llvmlite import ir
 
 from qpu.core.isa import Isa
 from qpu.emu.llvm_lanes import I1, I1X16, I8, I16, I32, I32X16, I64, I64X16, LANES, LlvmLanes
-from qpu.emu.v3d_llvm_state import FIFO_SLOTS, Keeper, Kept, Slot
+from qpu.emu.v3d_llvm_lanes import DONE, WAITS, lanes_function
+from qpu.emu.v3d_llvm_state import FIFO_SLOTS, Keeper, Kept, Slot, Wait
 
 __all__ = ["PTR", "keeper_word", "refill_function", "splat", "state_pointer", "tmu_function"]
 
@@ -183,8 +184,8 @@ def refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, lef
 def tmu_function(module: ir.Module, isa: Isa, avx512: bool) -> ir.Function:
     """(state, memory, pages, kept, copies, keeper, addresses, live) -> 0, or 1 when the host must do the request.
 
-    Does 32-bit loads and stores of one to four components whose lanes all lie in one buffer; otherwise it leaves
-    addresses and lanes in the state for the host.
+    Does 32-bit loads and stores of one to four components whose lanes all lie in one buffer with vectors of the host,
+    others lane by lane. For what remains it leaves addresses and lanes in the state.
     """
     return _Request(module, isa, avx512).function
 
@@ -193,6 +194,7 @@ class _Request:
     def __init__(self, module: ir.Module, isa: Isa, avx512: bool) -> None:
         self.isa = isa
         self.keep = keep_function(module)
+        lanes = lanes_function(module, isa, self.keep)
         self.function = _function(module, "tmu", I32, [*[PTR] * 6, I32X16, I16])
         self.state, self.memory, self.pages, self.kept, self.copies, self.keeper, self.address, self.live = (
             self.function.args
@@ -203,17 +205,26 @@ class _Request:
         self.slow, self.frozen, leave = self.block("slow"), self.block("frozen"), self.block("leave")
         self.emit()
         b.position_at_end(self.slow)
-        self.put(Slot.FROZEN, I32(0))
-        b.branch(leave)
+        self.save()
+        code = b.call(lanes, list(self.function.args[:6]))
+        done = self.block("done")
+        b.cbranch(b.icmp_unsigned("==", code, I32(DONE)), done, leave)
+        b.position_at_end(done)
+        b.ret(I32(0))
+        b.position_at_end(leave)
+        self.put(Slot.FROZEN, b.zext(b.icmp_unsigned("==", code, I32(WAITS)), I32))
+        b.ret(I32(1))
         b.position_at_end(self.frozen)
         self.put(Slot.FROZEN, I32(1))
-        b.branch(leave)
-        b.position_at_end(leave)
-        b.store(self.address, self.at(Slot.ADDRESS)).align = 64
-        b.store(b.zext(self.live, I32), self.at(Slot.MASK))
+        self.save()
         b.ret(I32(1))
 
     # -- pieces
+
+    def save(self) -> None:
+        """Leave the request in the state."""
+        self.b.store(self.address, self.at(Slot.ADDRESS)).align = 64
+        self.b.store(self.b.zext(self.live, I32), self.at(Slot.MASK))
 
     def block(self, name: str) -> ir.Block:
         return self.function.append_basic_block(name)
@@ -280,7 +291,8 @@ class _Request:
         self.stay(b.or_(self.load, b.icmp_unsigned("==", pending, components)), "complete")
         self.count = self.scalar(Slot.COUNT)
         self.stay(b.icmp_unsigned("<=", b.add(self.count, components), self.scalar(Slot.LIMIT)), "room")
-        waits = b.icmp_unsigned("!=", b.load(keeper_word(b, self.keeper, Keeper.FROZEN), typ=I64), I64(0))
+        frozen = b.load(keeper_word(b, self.keeper, Keeper.FROZEN), typ=I64)
+        waits = b.icmp_unsigned("==", frozen, I64(Wait.STORES))
         self.stay(b.or_(self.load, b.not_(waits)), "awake", self.frozen)
         self.head = b.add(self.scalar(Slot.HEAD), self.count)
         self.stride = b.shl(components, I32(2))

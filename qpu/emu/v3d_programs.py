@@ -67,7 +67,7 @@ class Program:
         self.executed = 0
         self.calls = 0
         self.run: Any = None
-        self.stores: Any = None
+        self.rounds: Any = None
         self._keep: list[NativeCode] = []
         self.refused = ""
         try:
@@ -117,7 +117,7 @@ class Program:
         pointer, wide = ctypes.c_void_p, ctypes.c_int64
         types = [pointer, wide, *[pointer] * 6, wide, pointer]
         self.run = code.function(None, *types)
-        self.stores = code.function(None, *types, name="stores")
+        self.rounds = code.function(None, *types, name="rounds")
 
     def _covers(self, words: Mapping[int, int | None]) -> None:
         """Remember what the translation depends on. Programs that run out of all buffers are known to nobody."""
