@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.emu.memory import PAGE
 from qpu.emu.vc4_faults import Level
 from qpu.emu.vc4_state import BUS_MASK, CLOCKS_PER_INSTRUCTION, Group, Vector
 from qpu.emu.vpm import (
@@ -231,6 +232,19 @@ class VpmUnit:
         for c in concerns:
             self._units.faults.report(Level.UNKNOWN if c.fatal else Level.WARN, c.rule, c.message, g, i)
 
+    def _block(self, word: int, shape: tuple[int, ...], pitch: int, width: int) -> NDArray[np.unsignedinteger] | None:
+        """The elements of a DMA block in memory, as a view; None when they are not aligned or not all in one buffer."""
+        address = word & BUS_MASK
+        rows, columns = shape
+        last = address + (rows - 1) * pitch + columns * width - 1
+        memory = self._units.memory
+        if address % width or pitch % width or last >= memory.size:
+            return None
+        owner = memory.pages[address // PAGE]
+        if not owner or owner != memory.pages[last // PAGE]:
+            return None
+        return np.ndarray(shape, f"<u{width}", memory.bytes, address, (pitch, width))
+
     def _rows(
         self, g: Group, i: int, word: int, shape: tuple[int, ...], pitch: int, width: int, what: str
     ) -> tuple[NDArray[np.int64], bool]:
@@ -253,6 +267,9 @@ class VpmUnit:
 
     def _fetch(self, g: Group, i: int, word: int, shape: tuple[int, ...], pitch: int, width: int) -> NDArray[np.uint32]:
         memory = self._units.memory
+        block = self._block(word, shape, pitch, width)
+        if block is not None:
+            return block.astype(np.uint32)
         at, aligned = self._rows(g, i, word, shape, pitch, width, "DMA load")
         if aligned:
             values: NDArray[np.uint32] = memory.bytes.view(f"<u{width}")[at // width].astype(np.uint32)
@@ -264,6 +281,10 @@ class VpmUnit:
 
     def _put(self, g: Group, i: int, word: int, values: NDArray[np.uint32], pitch: int, width: int) -> None:
         memory = self._units.memory
+        block = self._block(word, values.shape, pitch, width)
+        if block is not None:  # rows do not overlap: a stride counts from the end of the last one
+            block[...] = values
+            return
         at, aligned = self._rows(g, i, word, values.shape, pitch, width, "DMA store")
         if aligned:
             view = memory.bytes.view(f"<u{width}")

@@ -122,6 +122,7 @@ def _generic(word: int) -> GenericSetup:
     )
 
 
+@lru_cache(maxsize=1024)
 def parse_read_setup(word: int) -> GenericSetup | LoadSetup | LoadPitch:
     """Decode a word written to the VPM-read and DMA-load setup register (address 49, file A).
 
@@ -151,6 +152,7 @@ def parse_read_setup(word: int) -> GenericSetup | LoadSetup | LoadPitch:
     return setup
 
 
+@lru_cache(maxsize=1024)
 def parse_write_setup(word: int) -> GenericSetup | StoreSetup | StoreStride:
     """Decode a word written to the VPM-write and DMA-store setup register (address 49, file B).
 
