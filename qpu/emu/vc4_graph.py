@@ -204,8 +204,13 @@ class Graph:
             if reason:
                 self.reasons[node] = reason
         # What wrote the register that is read too early must run beside the reader: the lanes written decide.
+        # A computed branch may lead to such a reader.
         for node, after in self.follow.items():
-            if node not in self.reasons and any(n in conflicts for n in after):
+            if node in self.reasons:
+                continue
+            plan = self.plan(node.at)
+            writes = plan is not None and bool(plan.effects & _REGISTERS)
+            if any(n in conflicts or (n.at < 0 and writes) for n in after):
                 self.reasons[node] = "hazard"
 
     def _after(self, node: Node) -> tuple[Node, ...]:

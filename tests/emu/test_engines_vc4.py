@@ -228,6 +228,31 @@ def test_engines_agree(part: int) -> None:
         bench().compare(seed)
 
 
+@pytest.mark.parametrize("cond", ["always", "ifz"])
+def test_computed_branch_to_an_early_read(cond: Any) -> None:
+    """Found by a generated program: what the last delay slot wrote was forgotten where the branch led."""
+    from qpu.vc4.encode import decode
+
+    def source(q: Asm) -> None:
+        busy(q)
+        q.mov(q.rb[10], q.uniform)
+        q.mov(q.ra[26], q.uniform)
+        q.mov(q.null, q.element_number, sf=True)
+        q.nop()
+        q.bra(q.ra[26])
+        q.nops(2)
+        q.mov(q.rb[10], q.element_number, cond=cond)
+        busy(q)
+        q.mov(q.ra[21], q.rb[10])
+        busy(q)
+        q.exit()
+
+    words = place(source)
+    target = next(i for i, w in enumerate(words) if getattr(decode(w), "waddr_add", 0) == 21)
+    want, _ = same(words, [[7, CODE + 8 * target]])
+    assert any("H1" in f for f in want.stats.faults)
+
+
 def test_noswap_after_native_requests() -> None:
     """Found by a generated program: a request made and collected natively was forgotten."""
 
