@@ -7,10 +7,9 @@ Programs that the translator leaves alone run on the reference engine; `RunStats
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
-from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -21,8 +20,10 @@ from qpu.emu.machine import Execution
 from qpu.emu.memory import PAGE, Memory
 from qpu.emu.tmu import Action, decode_request, result_words
 from qpu.emu.v3d import V3dReferenceMachine
+from qpu.emu.v3d_copies import Copies
 from qpu.emu.v3d_dispatch import Dispatch, Start
 from qpu.emu.v3d_execution import DispatchExecution, MachineProfile
+from qpu.emu.v3d_handover import ReferenceRest
 from qpu.emu.v3d_llvm_state import (
     DATA_SLOTS,
     FIFO_SLOTS,
@@ -51,7 +52,6 @@ _REASONS = tuple(Reason)  # by value
 SHARE, CHUNK = 1 << 12, 1 << 20  # instructions a thread runs at most before the others get their turn: first, ever
 PARALLEL = 100_000  # instructions between stores of all threads that make host threads worth it
 MAX_REMARKS = 256  # on overflowing result FIFOs, before requests of that size become fast
-ROOM, MOST_ROOM = 64, 1 << 14  # pages: room for copies at first, and what is added at once
 ALL_PAGES = (1 << 32) // PAGE
 
 
@@ -113,58 +113,6 @@ class V3dCompiledMachine:
         return CompiledV3dExecution(self, dispatch, program)
 
 
-class _Copies:
-    """Copies of pages from before their first store of a dispatch, made by translated code or by the host."""
-
-    def __init__(self, machine: V3dCompiledMachine, known: dict[int, U32]) -> None:
-        self._machine = machine
-        self._known = known  # page -> words; what the host's streams read
-        self.table = machine.take_table()  # host addresses, for translated code
-        self.control = np.zeros(int(Keeper.WORDS), np.uint64)
-        self._entered = 0  # of `known`: in the table
-        self._noted = 0  # of the room: in `known`
-        self._room = ROOM
-        self._supply()
-
-    def _supply(self) -> None:
-        self._pool = self._machine.take_room(self._room)
-        self._room = len(self._pool)
-        self._pages = np.zeros(self._room, np.uint32)
-        self._noted = 0
-        self.control[Keeper.USED] = 0
-        self.control[Keeper.ROOM] = self._room
-        self.control[Keeper.POOL] = self._pool.ctypes.data
-        self.control[Keeper.PAGES] = self._pages.ctypes.data
-
-    def note(self) -> None:
-        """Take over what translated code copied; new room when it is used up."""
-        used = min(int(self.control[Keeper.USED]), self._room)
-        for i in range(self._noted, used):
-            self._known[int(self._pages[i])] = self._pool[i]
-        self._entered += used - self._noted
-        self._noted = used
-        if int(self.control[Keeper.USED]) >= self._room:
-            self._room = min(4 * self._room, MOST_ROOM)
-            self._supply()
-
-    def enter(self) -> bool:
-        """Put the host's new copies into the table; whether there were any."""
-        fresh = len(self._known) - self._entered
-        for page in islice(reversed(self._known), fresh):
-            self.table[page] = self._known[page].ctypes.data
-        self._entered += fresh
-        return bool(fresh)
-
-    def release(self) -> None:
-        """The dispatch is over."""
-        self.note()
-        for page in self._known:
-            self.table[page] = 0
-        self._machine.return_table(self.table)
-        self._known.clear()
-        self._machine.room = self._pool
-
-
 class CompiledV3dExecution(DispatchExecution):
     """A dispatch on the compiled engine; see `qpu.emu.machine.Execution`."""
 
@@ -187,9 +135,12 @@ class CompiledV3dExecution(DispatchExecution):
         self._wide = self._states.view(np.uint64)
         first_state = int(self._states.ctypes.data)
         self._pointers = np.arange(capacity, dtype=np.uint64) * np.uint64(4 * int(Slot.WORDS)) + np.uint64(first_state)
-        self._copies = _Copies(machine, self._services.snapshot.copies)
+        self._copies = Copies(machine, self._services.snapshot.copies)
         self._workers = machine.workers
+        self._split = program.split
         self._counts = self._new_counters()
+        self._lost: dict[int, tuple[Node, str]] = {}  # threads before code that is not translated, and why
+        self._rest: ReferenceRest | None = None
         self._ready: list[int] = []
         self._standstill: set[int] = set()  # of the ready: those that stand before a store or atomic
         self._waiting: dict[int, int] = {}  # thread at a barrier -> supergroup
@@ -209,6 +160,11 @@ class CompiledV3dExecution(DispatchExecution):
     # -- statistics
 
     def _new_counters(self) -> list[NDArray[np.int64]]:
+        """Counters of the present translation; what changed with it."""
+        self._stats = self._program.stats
+        if self._program.split and not self._split:
+            self._split = True  # both halves had the flags of the low ones
+            self._states[:, (Slot.A_HI, Slot.B_HI)] = self._states[:, (Slot.A_LO, Slot.B_LO)]
         return [np.zeros(len(self._program.stats), np.int64) for _ in range(self._workers)]
 
     def _over(self) -> None:
@@ -231,12 +187,23 @@ class CompiledV3dExecution(DispatchExecution):
         s.tmu_write_bytes = written + x.tmu.write_bytes
         s.execute_s -= p.translate_s - self._translated
         self._translated = p.translate_s
+        if self._rest is not None:
+            self._add_rest(self._rest)
         s.translate_s = p.translate_s - self._before[0]
         s.cache_hits, s.cache_misses = p.hits - self._before[1], p.misses - self._before[2]
 
+    def _add_rest(self, rest: ReferenceRest) -> None:
+        s = self.stats
+        rest.settle()
+        for name in ("add_ops", "mul_ops", "fadds", "fmuls", "sfu_ops", "branches", "thread_switches", "uniform_bytes"):
+            setattr(s, name, getattr(s, name) + getattr(rest.stats, name))
+        for _, reason in self._lost.values():
+            s.fallbacks[reason] = rest.executed
+            break
+
     def _settle_counters(self) -> None:
         """Turn counts of chains into operation counts; needed before the program is translated again."""
-        self._total = self._total + np.sum(self._counts, axis=0) @ self._program.stats
+        self._total = self._total + np.sum(self._counts, axis=0) @ self._stats
         for counts in self._counts:
             counts[:] = 0
 
@@ -275,6 +242,9 @@ class CompiledV3dExecution(DispatchExecution):
         self._ready += threads
 
     def _turn(self, budget: int) -> None:
+        if self._rest is not None:
+            self._rest.advance(budget, self._stop)
+            return
         started = self._placement.start()
         if started:
             self._start(started)
@@ -284,8 +254,9 @@ class CompiledV3dExecution(DispatchExecution):
         threads = sorted(self._ready)
         self._ready = []
         if self._program.hot:
-            self._settle_counters()
             self._program.improve(self._fetch)
+        if self._program.stats is not self._stats:  # translated again, here or by another dispatch
+            self._settle_counters()
             self._counts = self._new_counters()
         budget = min(budget, self._share)
         reasons = self._run_all(threads, budget)
@@ -309,9 +280,10 @@ class CompiledV3dExecution(DispatchExecution):
                 self._goes_on(thread)
             else:
                 self._handle(thread, _REASONS[reason], ended)
-        if ended:
-            self._end(ended)
+        self._end(ended)
         self._release()
+        if self._lost:
+            self._hand_over()
 
     def _run_all(self, threads: list[int], budget: int) -> list[int]:
         if self.isa is Isa.V3D42:
@@ -452,6 +424,8 @@ class CompiledV3dExecution(DispatchExecution):
 
     def _end(self, threads: list[int]) -> None:
         """The programs of these threads have ended."""
+        if not threads:
+            return
         self._tmu += self._tallies(threads)
         left = self._states[threads][:, (Slot.COUNT, Slot.SYNC)]
         for thread, (count, asked) in zip(threads, left.tolist(), strict=True):
@@ -565,15 +539,47 @@ class CompiledV3dExecution(DispatchExecution):
         index = (offset + (1 << 31) & 0xFFFFFFFF) - (1 << 31) >> 3
         pending = int(state[Slot.MARKED])
         node = Node(index, marked=bool(pending & 1), late=bool(pending & 2), unifa=pending >> 2)
-        self._settle_counters()
         try:
             state[Slot.RESUME] = self._program.number(node, self._fetch)
         except Untranslatable as reason:
-            g = self._standing(thread)
-            message = f"the compiled engine cannot go on at instruction {index}: {reason}; use QPU_EMU_ENGINE=reference"
-            self._services.fault(g, "engine", message)
-        self._counts = self._new_counters()
+            self._lost[thread] = node, str(reason)
+        if self._program.stats is not self._stats:
+            self._settle_counters()
+            self._counts = self._new_counters()
         self._goes_on(thread)
+
+    def _hand_over(self) -> None:
+        """The reference engine does the rest of the dispatch."""
+        ended: list[int] = []
+        for thread in sorted(self._standstill):
+            self._ready.remove(thread)
+            self._handle(thread, Reason.TMU, ended)
+        self._standstill.clear()
+        self._end(ended)
+        self._release()
+        self._copies.note()
+        running = list(self._placement.running)
+        self._tmu += self._tallies(running)
+        self._wide[running, int(Slot.REQUESTS) // 2 : int(Slot.REQUESTS) // 2 + 3] = 0
+        nodes = self._program.nodes
+
+        def standing(threads: Iterable[int]) -> dict[int, Node]:
+            return {
+                t: self._lost[t][0] if t in self._lost else nodes[int(self._states[t, Slot.RESUME])] for t in threads
+            }
+
+        self._rest = ReferenceRest(
+            self._machine.reference,
+            self._dispatch,
+            self._placement,
+            self._services,
+            self._states,
+            standing(sorted(self._ready)),
+            standing(self._waiting),
+            self._resumed,
+            self._fetch,
+            split=self._split,
+        )
 
     def _release(self) -> None:
         if not self._waiting:

@@ -132,7 +132,14 @@ class _Translator:
         entry_functions(self.module, self.isa, self.function, self.tmu, lockstep=self.lockstep)
         needs = {self.entries[node]: found for node, found in self.chain_needs.items()}
         return Translation(
-            str(self.module), self.stats, self.entries, needs, list(self.rules), sorted(self.reached), self.lockstep
+            str(self.module),
+            self.stats,
+            self.entries,
+            needs,
+            list(self.rules),
+            sorted(self.reached),
+            self.lockstep,
+            self.split,
         )
 
     def prepared(self, index: int) -> Prepared | None:

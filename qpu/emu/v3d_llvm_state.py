@@ -208,7 +208,8 @@ class Translation:
 
     stats[i] belongs to counters[i]. entries: node -> number that `resume` takes. needs: number -> what the chain there
     takes from outside, in order: (r, u or a for result, uniform or unifa; instruction). rules: what `Slot.RULE` means.
-    reached: the instructions translated. lockstep: threads take turns at every request.
+    reached: the instructions translated. lockstep: threads take turns at every request. split: the halves of lanes have
+    flags of their own.
     """
 
     ir: str
@@ -218,3 +219,4 @@ class Translation:
     rules: list[tuple[str, str]] = field(default_factory=list)
     reached: list[int] = field(default_factory=list)
     lockstep: bool = False
+    split: bool = False

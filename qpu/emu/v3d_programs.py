@@ -61,7 +61,7 @@ class Program:
         self.stats: NDArray[np.int64] = np.zeros((1, len(fields(NodeStats))), np.int64)  # by counter, by field
         self.needs: dict[int, list[tuple[str, int]]] = {}
         self.rules: list[tuple[str, str]] = []
-        self.lockstep = False
+        self.lockstep = self.split = False
         self.translate_s = 0.0
         self.hits = self.misses = 0
         self.executed = 0
@@ -70,6 +70,7 @@ class Program:
         self.rounds: Any = None
         self._keep: list[NativeCode] = []
         self.refused = ""
+        self._refused: dict[Node, str] = {}
         try:
             self.build(fetch)
         except Untranslatable as reason:
@@ -100,6 +101,7 @@ class Program:
                 "rules": made.rules,
                 "reached": made.reached,
                 "lockstep": made.lockstep,
+                "split": made.split,
             }
 
         code = build(identity, make, level=self.level)
@@ -110,6 +112,7 @@ class Program:
         self.needs = {n: [(kind, index) for kind, index in found] for n, found in meta["needs"]}
         self.rules = [(rule, message) for rule, message in meta["rules"]]
         self.lockstep = bool(meta["lockstep"])
+        self.split = bool(meta["split"])
         self._covers({at: fetch(at) for at in meta["reached"]})
         self.translate_s += code.translate_s
         self.hits += code.from_cache
@@ -144,12 +147,15 @@ class Program:
 
     def number(self, node: Node, fetch: Fetch) -> int:
         """The entry number of a node that was found at run time. Raises: Untranslatable."""
+        if node in self._refused:
+            raise Untranslatable(self._refused[node])
         if node not in self.nodes:
             self.nodes.append(node)
             try:
                 self.build(fetch)
-            except Untranslatable:
+            except Untranslatable as reason:
                 self.nodes.remove(node)
+                self._refused[node] = str(reason)
                 raise
         return self.nodes.index(node)
 

@@ -78,7 +78,7 @@ class Board:
         memory.words[DATA // 4 : (DATA + SIZE) // 4] = rng.integers(0, 1 << 32, SIZE // 4, np.uint32)
         self.machine = made(parse_board(BOARDS[isa]), memory, **({"strict": True} | options))
 
-    def run(self, program: Any, uniforms: Sequence[int], batches: int = 1) -> Any:
+    def run(self, program: Any, uniforms: Sequence[int], batches: int = 1, cut: int | None = None) -> Any:
         words = list(qpu.assemble(program, isa=self.isa, check=False).code)
         assert 8 * len(words) <= SIZE * 2
         self.memory.bytes[CODE : CODE + 8 * len(words)] = np.array(words, np.uint64).view(np.uint8)
@@ -87,7 +87,8 @@ class Board:
         self.execution = self.machine.dispatch(
             [batches << 16, 1 << 16, 1 << 16, 16 | 1 << 8 | 63 << 20, count, CODE, UNIFORMS]
         )
-        assert self.execution.run()
+        while not self.execution.run(cut):
+            assert cut is not None
         return self.execution.stats
 
     def cases(self, cases: Sequence[Case]) -> Any:
@@ -272,3 +273,70 @@ def test_many_atomics_need_few_turns(
     np.testing.assert_array_equal(seen[0], seen[1])
     assert not host
     assert len(turns) < 400
+
+
+def strays(q: Any) -> None:
+    """Every other thread branches by a register to code with two writes of one register; all store, and add."""
+    r = q.rf
+    cell, out, config, goal, mine, old, mixed, at = (r[n] for n in (10, 11, 12, 13, 20, 21, 22, 23))
+    for x in (cell, out, config, goal):
+        q.nop(sig=q.ldunifrf(x))
+    payload = r[0] if q.isa is Isa.V3D42 else r[3]
+    q.shl(old, payload, 12)
+    q.shr(mine, old, 12)
+    q.shr(old, old, 6)
+    q.eidx(at)
+    q.shl(at, at, 2)
+    q.add(at, at, out)
+    q.add(at, at, old)
+    q.nop(sig=q.thrsw).mov(q.tmua, at)
+    q.nop()
+    q.nop()
+    q.band(mixed, mine, 1, push="pushz")
+    q.nop().mov(q.tmuc, config)
+    q.nop().mov(q.tmud, mine)
+    q.nop().mov(q.tmua, cell)
+    q.b(goal, cond="na0")
+    q.add(mixed, mine, mine)
+    q.nop()
+    q.nop()
+    q.label("home")
+    q.nop(sig=q.ldtmu(old))
+    q.add(mixed, mixed, old)
+    q.nop(sig=q.ldtmu(old))
+    q.add(mixed, mixed, old)
+    q.eidx(old, cond="ifa")
+    q.add(mixed, mixed, old)
+    q.nop().mov(q.tmud, mixed)
+    q.nop().mov(q.tmua, at)
+    q.end()
+    q.label("away")
+    q.add(old, mixed, 1).mov(old, mixed)
+    q.b("home")
+    q.add(mixed, old, old)
+    q.nop(sig=q.ldunifrf(old))
+    q.add(mixed, mixed, old)
+
+
+@pytest.mark.parametrize("isa", list(BOARDS))
+def test_computed_branch_out_of_the_translation(isa: Isa) -> None:
+    """In a lenient run the reference engine does what remains, with the same outcome; the statistics say so."""
+    seen = []
+    program = qpu.assemble(strays, isa=isa, check=False)
+    goal = CODE + 8 * program.labels["away"]
+    for made in (V3dReferenceMachine, V3dCompiledMachine):
+        board = Board(isa, made, strict=False)
+        for cut in (None, 400):
+            stats = board.run(strays, [DATA, TABLE, 0xFFFFFF87, goal, 77], batches=40, cut=cut)
+            counts = ("instructions", "tmu_requests", "tmu_read_bytes", "tmu_write_bytes", "add_ops", "mul_ops")
+            more = ("branches", "thread_switches", "uniform_bytes", "faults")
+            seen.append((board.contents(), {name: getattr(stats, name) for name in counts + more}))
+            if made is V3dCompiledMachine:
+                assert stats.engine == "compiled"
+                (reason,) = stats.fallbacks
+                assert reason.startswith("same-destination at instruction")
+                assert 0 < stats.fallbacks[reason] < stats.instructions
+        board.memory.close()
+    for (want, reference), (got, compiled) in zip(seen[:2], seen[2:], strict=True):
+        np.testing.assert_array_equal(got, want)
+        assert compiled == reference
