@@ -42,7 +42,7 @@ def arguments() -> _common.Parser:
         default="auto",
         help="auto (default): uniform on emulated boards, on real ones the faster, measured once",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random matrices (default 0)")
+    parser.add_argument("--seed", type=_common.word, default=0, help="of the random matrices (default 0)")
     return parser
 
 

@@ -34,6 +34,8 @@ class _Parser(argparse.ArgumentParser):
 
 def _read(name: str) -> bytes:
     if name == "-":
+        if sys.stdin is None:
+            raise UsageError("standard input is closed; name a file")
         return sys.stdin.buffer.read()
     try:
         return Path(name).read_bytes()
@@ -43,6 +45,8 @@ def _read(name: str) -> bytes:
 
 def _write(name: str | None, data: bytes) -> None:
     if name is None or name == "-":
+        if sys.stdout is None:
+            raise UsageError("standard output is closed; name a file with -o")
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
@@ -66,7 +70,7 @@ def _asm(options: argparse.Namespace) -> int:
 
     toolkit = _toolkit(options.isa)
     try:
-        source = _read(options.input).decode()
+        source = _read(options.input).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{options.input} is no UTF-8 text (byte {error.start}); asm wants assembly source") from None
     filename = "<stdin>" if options.input == "-" else options.input
@@ -180,7 +184,7 @@ def _check(options: argparse.Namespace) -> int:
     except formats.BadWord:
         if formats.looks_like_hex(data):
             raise
-        programs = [list(toolkit.assemble(data.decode(), filename=options.input, check=False).code)]
+        programs = [list(toolkit.assemble(data.decode("utf-8-sig"), filename=options.input, check=False).code)]
     failed = False
     for number, words in enumerate(programs):
         findings = toolkit.check(words, single_segment=options.single_segment)
@@ -340,6 +344,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _emulate(words[1:])
         options = _arguments().parse_args(words)
         status: int = options.run(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what cannot be written is told here, not at the interpreter's end
         return status
     except UsageError as error:
         print(f"qpu: {error}", file=sys.stderr)
@@ -356,6 +362,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINDINGS
+    except OSError as error:
+        print(f"qpu: {error.strerror or error} (standard input or output)", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer has no place to go
+        return USAGE
     except KeyboardInterrupt:
         print("qpu: interrupted", file=sys.stderr)
         return 130

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -16,7 +17,7 @@ from qpu.errors import UsageError
 if TYPE_CHECKING:
     from qpu.device import Device
 
-__all__ = ["Buffer", "BufferView", "Scalar", "Uniforms", "close_bo", "pack_uniforms"]
+__all__ = ["Buffer", "BufferView", "Scalar", "Uniforms", "as_array", "close_bo", "pack_uniforms", "whole"]
 
 Scalar: TypeAlias = "int | float | np.generic | Buffer | BufferView"
 Uniforms: TypeAlias = "Sequence[Scalar | Sequence[Any] | NDArray[Any]] | NDArray[Any]"
@@ -87,33 +88,41 @@ class Buffer:
 
         Raises: UsageError when shape or dtype does not fit.
         """
-        source = np.asarray(data)
+        target, source = self.array, as_array(data)
         if not np.can_cast(source.dtype, self.dtype, "same_kind"):
             raise UsageError(f"data of dtype {source.dtype} does not fit a buffer of {self.dtype}; convert it first")
         try:
-            np.copyto(self.array, source, casting="same_kind")
+            np.copyto(target, source, casting="same_kind")
         except ValueError as error:
             raise UsageError(f"data of shape {source.shape} does not fit a buffer of shape {self.shape}") from error
 
-    def view(self, offset: int = 0) -> BufferView:
+    def view(self, offset: SupportsIndex = 0) -> BufferView:
         """The memory from byte `offset` on. Raises: UsageError outside the buffer."""
-        if not 0 <= offset <= self.nbytes:
-            raise UsageError(f"offset {offset} is outside the buffer of {self.nbytes} bytes")
-        return BufferView(self, offset)
+        start = whole("offset", offset)
+        if not 0 <= start <= self.nbytes:
+            raise UsageError(f"offset {start} is outside the buffer of {self.nbytes} bytes")
+        return BufferView(self, start)
 
-    def __getitem__(self, index: int | slice) -> BufferView:
+    def __getitem__(self, index: SupportsIndex | slice) -> BufferView:
         if not self.shape:
             raise UsageError("a scalar buffer has no parts")
-        start = index if isinstance(index, int) else index.start or 0
-        if isinstance(index, slice) and index.step not in (None, 1):
-            raise UsageError("only contiguous slices have an address; use step 1")
-        length = self.shape[0]
+        if isinstance(index, slice):
+            if index.step not in (None, 1):
+                raise UsageError("only contiguous slices have an address; use step 1")
+            start = 0 if index.start is None else whole("start", index.start)
+        else:
+            start = whole("index", index)
+        given, length = start, self.shape[0]
         if start < 0:
             start += length
         if not 0 <= start <= length:
-            raise UsageError(f"index {start} is outside the first axis of length {length}")
+            raise UsageError(f"index {given} is outside the first axis of length {length}")
         row = self.nbytes // length if length else 0
         return BufferView(self, start * row)
+
+    def __iter__(self) -> Iterator[BufferView]:
+        """Places along the first axis; for values iterate over `array` or `numpy()`."""
+        return (self[i] for i in range(len(self)))
 
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 0
@@ -157,6 +166,24 @@ class BufferView:
         return self.buffer.address + self.offset
 
 
+def whole(name: str, value: Any) -> int:
+    """`value` as an int when it is a whole number of any integer type. Raises: UsageError, for truth values as well."""
+    if not isinstance(value, (bool, np.bool_)):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise UsageError(f"{name} = {value!r}; give a whole number")
+
+
+def as_array(data: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """`np.asarray`. Raises: UsageError for what NumPy cannot make an array of, or an unknown dtype."""
+    try:
+        return np.asarray(data, dtype)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{type(data).__name__} makes no array: {error}") from error
+
+
 def close_bo(bo: Bo) -> bool:
     """Close a buffer object; False when ndarrays still refer to its mapping, so that it has to be tried again."""
     try:
@@ -177,6 +204,10 @@ def pack_uniforms(values: Uniforms, device: Device | None = None) -> bytes:
     """
     if isinstance(values, np.ndarray):
         return _array_words(values, "uniforms")
+    if isinstance(values, (str, bytes, bytearray, Mapping, Set)) or not isinstance(values, Iterable):
+        raise UsageError(
+            f"uniforms = {values!r}: {type(values).__name__} is no stream of words; give a list, an array or a buffer"
+        )
     out = bytearray()
     _pack(out, values, device)
     return bytes(out)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 import numpy as np
 from numpy.typing import DTypeLike
 
-from qpu.buffers import Buffer, BufferView, Uniforms, close_bo, pack_uniforms
+from qpu.buffers import Buffer, BufferView, Uniforms, as_array, close_bo, pack_uniforms, whole
 from qpu.core.isa import Isa
 from qpu.core.program import Program
 from qpu.drivers.base import Bo, CsdJob, DeviceInfo, Driver, Fence, Job, QpuJob
 from qpu.drivers.csd import split_dispatch
 from qpu.errors import DriverError, EmuFault, NoDeviceError, UsageError
-from qpu.launch import Arguments, Launch, Over, Parts, own, within
+from qpu.launch import Arguments, Launch, Over, Parts, own, seconds, within
 
 if TYPE_CHECKING:
     from qpu.drivers.port import Port
@@ -112,8 +112,12 @@ class Device(AbstractContextManager["Device"]):
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Buffer:
         """A buffer of `shape` and `dtype` with zeros from the kernel. Raises: UsageError, DriverError (no memory)."""
-        dims = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
-        kind = np.dtype(dtype)
+        lengths = shape if isinstance(shape, (tuple, list, np.ndarray)) else (shape,)
+        dims = tuple(whole("a length of shape", n) for n in lengths)
+        try:
+            kind = np.dtype(dtype)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"dtype = {dtype!r}: {error}; use numbers such as np.float32") from error
         if any(n < 0 for n in dims):
             raise UsageError(f"shape {dims} has a negative length")
         if kind.hasobject or kind.itemsize == 0:
@@ -143,8 +147,8 @@ class Device(AbstractContextManager["Device"]):
         return buffer
 
     def array(self, data: Any, dtype: DTypeLike | None = None) -> Buffer:
-        """A buffer with a copy of `data` (anything np.asarray takes)."""
-        source = np.asarray(data, dtype)
+        """A buffer with a copy of `data` (anything np.asarray takes). Raises: UsageError for what it does not."""
+        source = as_array(data, dtype)
         buffer = self.empty(source.shape, source.dtype)
         buffer.array[...] = source
         return buffer
@@ -350,8 +354,11 @@ class Device(AbstractContextManager["Device"]):
             count, rows = self._rows(uniforms, arguments.qpus, arguments.streams)
         else:
             shape, proof = arguments.shape(), arguments.proof(self)
+        timeout_s = seconds(timeout_s)
         if timeout_s <= 0:
             raise UsageError(f"timeout_s = {timeout_s}; it must be positive")
+        if not isinstance(after, (tuple, list)) or not all(isinstance(e, Launch) for e in after):
+            raise UsageError(f"after = {after!r}; give a list of launches")
         code = self._upload(program)
         keep: list[Bo] = []
         jobs: list[Job] = []
@@ -410,13 +417,15 @@ class Device(AbstractContextManager["Device"]):
         if streams is not None:
             if isinstance(uniforms, (Buffer, BufferView)) or len(uniforms):
                 raise UsageError("give uniforms or streams, not both")
+            if not isinstance(streams, (tuple, list)) or not streams:
+                raise UsageError(f"streams = {streams!r}; give a list with the stream of each program")
             for part in streams:
                 own(part, self)
             rows = [part.address for part in streams]
         elif isinstance(uniforms, (Buffer, BufferView)):
             own(uniforms, self)
             rows = [uniforms.address]
-        elif len(uniforms) and isinstance(uniforms[0], (list, tuple, np.ndarray)):
+        elif _rowed(uniforms):
             rows = [pack_uniforms(cast("Uniforms", row), self) for row in uniforms]
         else:
             rows = [pack_uniforms(uniforms, self)]
@@ -525,6 +534,11 @@ class Device(AbstractContextManager["Device"]):
         return device_html(self._info, closed=self._driver is None)
 
 
+def _rowed(uniforms: Uniforms) -> bool:
+    kinds = (list, tuple, np.ndarray)
+    return isinstance(uniforms, kinds) and len(uniforms) > 0 and isinstance(uniforms[0], kinds)
+
+
 def _up(n: int, to: int) -> int:
     return (n + to - 1) // to * to
 
@@ -547,6 +561,8 @@ def open_device(
     Raises: UsageError for a bad name, NoDeviceError with every reason when there is no usable GPU.
     """
     name = device if device is not None else os.environ.get("QPU_DEVICE", "auto")
+    if not isinstance(name, str):
+        raise UsageError(f"device = {name!r}; give a name such as 'auto', 'pi5' or a path")
     if port is not None:
         return _open(port, name if "/" in name else "hardware")
     if name.startswith("pi"):
@@ -575,13 +591,13 @@ def _open(port: Port, name: str) -> Device:
 
 def _emulated(name: str, strict: bool | None, engine: str | None) -> Device:
     from qpu.emu.boards import parse_board
-    from qpu.emu.engines import require
+    from qpu.emu.engines import require, strict_by_default
     from qpu.emu.port import EmuPort
 
     chosen = engine or os.environ.get("QPU_EMU_ENGINE", "auto")
     require(chosen, parse_board(name).isa)
     if strict is None:
-        strict = os.environ.get("QPU_EMU_STRICT", "1") != "0"
+        strict = strict_by_default(True)
     port = EmuPort(name, strict=strict, engine=chosen)
     try:
         return _open(port, "hardware")

@@ -26,6 +26,7 @@ __all__ = [
     "write_hex",
 ]
 
+SHOWN = 60  # characters of a bad word in its message
 EM_ARM = 40
 EF_ARM_EABI5 = 0x05000000
 
@@ -34,7 +35,8 @@ class BadWord(UsageError):
     """A line of a hex file that is no 64-bit word. `line` counts from 1."""
 
     def __init__(self, line: int, text: str) -> None:
-        super().__init__(f"line {line}: {text!r} is no 64-bit word; write up to 16 hexadecimal digits, 0x is optional")
+        shown = repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}... ({len(text)} characters)"
+        super().__init__(f"line {line}: {shown} is no 64-bit word; write up to 16 hexadecimal digits, 0x is optional")
         self.line = line
         self.text = text
 
@@ -83,7 +85,7 @@ def read_hex(text: str) -> list[list[int]]:
 
 def looks_like_hex(data: bytes) -> bool:
     """Whether the first line with content holds a 64-bit word of 16 digits or with 0x: such a file is meant as hex."""
-    for line in data.decode("utf-8", "replace").splitlines():
+    for line in data.decode("utf-8-sig", "replace").splitlines():
         body = line.partition("#")[0].strip()
         if body:
             return re.match(r"(0[xX][0-9a-fA-F]{1,16}|[0-9a-fA-F]{16})\b", body) is not None
@@ -152,6 +154,7 @@ def _elf_words(data: bytes, section: str | None, symbol: str | None) -> list[int
 def read_programs(data: bytes, *, section: str | None = None, symbol: str | None = None) -> list[list[int]]:
     """The programs in a file: ELF (by section or symbol), hex text (blank lines separate programs), else raw binary.
 
+    Text is UTF-8 (a byte order mark is passed over) without control characters: comments may be in any language.
     Raises: UsageError, BadWord.
     """
     if data[:4] == b"\x7fELF":
@@ -159,12 +162,13 @@ def read_programs(data: bytes, *, section: str | None = None, symbol: str | None
     if section is not None or symbol is not None:
         raise UsageError("only ELF files have sections and symbols; this is none")
     try:
-        text = data.decode("ascii")
-        printable = all(c.isprintable() or c in "\r\n\t\f" for c in text)
-    except UnicodeDecodeError:
-        printable = False
-    if printable:
-        return read_hex(text)
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if looks_like_hex(data):
+            raise UsageError(f"this hex file is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    else:
+        if all(c.isprintable() or c in "\r\n\t\f" for c in text):
+            return read_hex(text)
     return [_words(data)]
 
 

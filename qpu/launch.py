@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import threading
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from qpu.device import Device
     from qpu.emu.machine import RunStats
 
-__all__ = ["Arguments", "Launch", "Over", "Parts", "own", "within"]
+__all__ = ["Arguments", "Launch", "Over", "Parts", "own", "seconds", "within"]
 
 MAX_GROUPS = 65535  # per dimension (drivers.md section 2)
 MAX_GROUP_ITEMS = 256
@@ -101,9 +102,12 @@ class Launch:
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait for the end.
 
-        timeout_s: emulated or real seconds; None waits as long as it takes.
-        Raises: GpuTimeoutError (while `done` is false the job may still run: wait again), GpuResetError, EmuFault.
+        timeout_s: emulated or real seconds, finite; None waits as long as it takes.
+        Raises: UsageError for a timeout that is no number, GpuTimeoutError (while `done` is false the job may still
+        run: wait again), GpuResetError, EmuFault.
         """
+        if timeout_s is not None:
+            timeout_s = seconds(timeout_s)
         with self._lock:
             if self._fence is None:
                 if self.error is not None:
@@ -327,6 +331,8 @@ class Arguments:
         """The completion word, checked. Raises: UsageError."""
         if self.completion is None:
             return None
+        if not isinstance(self.completion, tuple) or len(self.completion) != 2:
+            raise UsageError(f"completion = {self.completion!r}; give a word in device memory and its value: (word, 1)")
         place, value = self.completion
         own(place, device)
         buffer, offset = (place, 0) if isinstance(place, Buffer) else (place.buffer, place.offset)
@@ -350,7 +356,9 @@ VC4_ONLY = ("qpus", "streams")
 
 
 def own(part: Buffer | BufferView, device: Device) -> None:
-    """Raise UsageError for a buffer of another device."""
+    """Raise UsageError for a buffer of another device, and for what is none."""
+    if not isinstance(part, (Buffer, BufferView)):
+        raise UsageError(f"{part!r} is a {type(part).__name__}; give device memory (gpu.array), or a part of it")
     owner = part if isinstance(part, Buffer) else part.buffer
     if owner.device is not device:
         raise UsageError("the buffer belongs to another device; allocate it on this one")
@@ -362,10 +370,19 @@ def within(name: str, value: int, low: int, high: int) -> None:
         raise UsageError(f"{name} = {value!r}; allowed: {low}..{high}")
 
 
+def seconds(timeout_s: float) -> float:
+    """`timeout_s` as a finite number. Raises: UsageError."""
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float, np.integer, np.floating)):
+        raise UsageError(f"timeout_s = {timeout_s!r}; give a number of seconds")
+    if not math.isfinite(timeout_s):
+        raise UsageError(f"timeout_s = {timeout_s!r}; give a finite number of seconds")
+    return float(timeout_s)
+
+
 def _triple(groups: int | tuple[int, int, int] | None) -> tuple[int, int, int]:
     if groups is None:
         return (1, 1, 1)
-    triple = (groups, 1, 1) if isinstance(groups, (int, np.integer)) else tuple(groups)
+    triple = tuple(groups) if isinstance(groups, (tuple, list, np.ndarray)) else (groups, 1, 1)
     if len(triple) != 3:
         raise UsageError(f"workgroups = {groups!r}; give one count, or three for x, y, z")
     for axis, n in zip("xyz", triple, strict=True):

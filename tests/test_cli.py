@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -195,3 +197,34 @@ def test_check_tells_bad_hex_from_text(run: Any) -> None:
     assert (
         run("check", "--isa", "v3d71", "-", "--single-segment", stdin="nop\nnop ; nop ; thrsw\nnop\nnop\n").status == 0
     )
+
+
+def in_shell(command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    """A command of its own process, `qpu` being this package."""
+    words = command.replace("qpu ", f"{shlex.quote(sys.executable)} -m qpu ")
+    done = subprocess.run(["sh", "-c", words], input=stdin, capture_output=True, timeout=60, check=False)
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize(
+    "command", ["asm --isa v3d71 -", "disasm --isa vc4 -", "check --isa vc4 -", "info --device pi3"]
+)
+def test_full_output_is_one_line_and_exit_2(command: str) -> None:
+    done = in_shell(f"qpu {command} >/dev/full", b"nop\n" if command.startswith("asm") else b"100009e7009e7000\n")
+    assert done.returncode == 2
+    assert done.stderr.startswith("qpu: No space left") and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX shell")
+@pytest.mark.parametrize(("command", "what"), [("- <&-", "input"), ("/dev/null >&-", "output")])
+def test_closed_streams_are_told(command: str, what: str) -> None:
+    done = in_shell(f"qpu asm --isa v3d71 {command}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"qpu: standard {what} is closed") and len(done.stderr.splitlines()) == 1
+
+
+def test_sources_in_utf_8_with_a_mark(run: Any) -> None:
+    text = "\ufeff# größe\nnop\n".encode()
+    assert run("asm", "--isa", "v3d71", "-", stdin=text).out == f"{NOP['v3d71']:016x}\n"
+    assert "no-end-thrsw" in run("check", "--isa", "v3d71", "-", stdin=text).out

@@ -234,7 +234,11 @@ def test_a_failure_at_any_call_leaves_nothing(port: EmuPort) -> None:
         ({"max_supergroup_id": 64}, "0..63"),
         ({"threads": 3}, "2 or 4"),
         ({"qpus": 4}, "VideoCore IV"),
+        ({"workgroups": 1.5}, "workgroups in x"),
+        ({"completion": 5}, r"\(word, 1\)"),
+        ({"completion": (5, 1)}, "device memory"),
         ({"timeout_s": 0}, "positive"),
+        *(({"timeout_s": t}, "number of seconds") for t in (float("nan"), float("inf"), "1", None, True)),
     ],
 )
 def test_bad_launches_are_refused_before_any_ioctl(arguments: dict[str, Any], message: str) -> None:
@@ -258,6 +262,11 @@ def test_vc4_refuses_v3d_arguments_and_too_many_programs() -> None:
             gpu.run(program, [[0, 0]] * 13)
         with pytest.raises(qpu.UsageError, match="rows of uniforms"):
             gpu.run(program, [[0, 0]] * 2, qpus=3)
+        for streams in ([], 5, gpu.empty(16)):
+            with pytest.raises(qpu.UsageError, match="list with the stream"):
+                gpu.run(program, streams=streams)  # type: ignore[arg-type] # wrong on purpose
+        with pytest.raises(qpu.UsageError, match="device memory"):
+            gpu.run(program, streams=[5])  # type: ignore[list-item] # wrong on purpose
 
 
 def test_foreign_and_closed_things_are_refused(pi5: Device) -> None:
@@ -281,10 +290,46 @@ def test_foreign_and_closed_things_are_refused(pi5: Device) -> None:
         pi5.run(double_42, [])  # type: ignore[arg-type] # wrong on purpose
 
 
-@pytest.mark.parametrize("shape", [0, (3, 0), -1, (1 << 20, 1 << 20)])
+@pytest.mark.parametrize("shape", [0, (3, 0), -1, (1 << 20, 1 << 20), 1.5, (2.5,), "4", None, True, [3, "x"]])
 def test_impossible_shapes(pi5: Device, shape: Any) -> None:
     with pytest.raises(qpu.UsageError):
         pi5.empty(shape)
+
+
+def test_what_makes_no_array(pi5: Device) -> None:
+    x = pi5.zeros(4)
+    for refused in (
+        lambda: pi5.empty(4, "numbers"),
+        lambda: pi5.empty(4, object),
+        lambda: pi5.array([[1, 2], [3]]),
+        lambda: pi5.array([1, 2], "numbers"),
+        lambda: x.write([[1, 2], [3]]),
+    ):
+        with pytest.raises(qpu.UsageError):
+            refused()
+
+
+@pytest.mark.parametrize("board", ["pi3", "pi5"])
+@pytest.mark.parametrize("uniforms", [None, 5, "abc", b"abcd", {1: 2}, {3}, np.float32(1)])
+def test_what_is_no_uniform_stream(board: str, uniforms: Any) -> None:
+    with qpu.open_device(board) as gpu, pytest.raises(qpu.UsageError, match="no stream of words"):
+        gpu.run(double(gpu.isa), uniforms)
+
+
+def test_waiting_for_what_is_no_launch_or_no_time(pi5: Device) -> None:
+    x = pi5.zeros(16)
+    launch = pi5.submit(double(pi5.isa), [x, x])
+    after: Any
+    for after in (None, launch, [5]):
+        with pytest.raises(qpu.UsageError, match="list of launches"):
+            pi5.submit(double(pi5.isa), [x, x], after=after)
+    timeout: Any
+    for timeout in (float("nan"), float("inf"), "1"):
+        with pytest.raises(qpu.UsageError, match="number of seconds"):
+            launch.wait(timeout)
+    launch.wait(10)
+    with pytest.raises(qpu.UsageError, match="unknown counter '?5"), pi5.counters(5):  # type: ignore[arg-type] # wrong
+        pass
 
 
 def test_too_much_memory_is_one_clear_line() -> None:
@@ -322,6 +367,19 @@ def test_a_forked_child_is_told(pi5: Device) -> None:
 def test_unknown_devices(name: str) -> None:
     with pytest.raises(qpu.UsageError):
         qpu.open_device(name)
+
+
+@pytest.mark.parametrize("name", [5, b"pi5", ["pi5"]])
+def test_names_of_devices_are_text(name: Any) -> None:
+    with pytest.raises(qpu.UsageError, match="give a name"):
+        qpu.open_device(name)
+
+
+@pytest.mark.parametrize("value", ["false", "yes", "2", " 0"])
+def test_strictness_is_0_or_1(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("QPU_EMU_STRICT", value)
+    with pytest.raises(qpu.UsageError, match="QPU_EMU_STRICT"):
+        qpu.open_device("pi5")
 
 
 def test_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,6 +509,18 @@ def test_buffer_views_and_copies(pi5: Device) -> None:
         _ = x[4]
     with pytest.raises(qpu.UsageError, match="step"):
         _ = x[::2]
+    assert [part.address for part in x] == [x.address + 16 * i for i in range(3)]
+    for i in (np.int64(1), np.uint8(1)):
+        assert x[i] == x[i:] == x.view(16 * i) == x.view(16) and type(x[i].address) is int
+    for bad in ("1", 1.0, None, (0, 1), True, slice("1", None), slice(0.5, None)):
+        with pytest.raises(qpu.UsageError, match="whole number"):
+            _ = x[bad]
+    for bad in ("4", 4.0, None, True):
+        with pytest.raises(qpu.UsageError, match="whole number"):
+            x.view(bad)
+    x.close()
+    with pytest.raises(qpu.UsageError, match="closed"):
+        x.write(5)
     assert (pi5.zeros((2, 2)).numpy() == 0).all()
 
 

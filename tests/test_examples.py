@@ -248,6 +248,7 @@ def test_people_read_what_was_measured(run: Run, name: str) -> None:
         *(("gaussian_blur", ("--sigma", s)) for s in ("0", "-1", "4", "inf", "wide")),
         ("sobel", ("--gain", "0")),
         ("gpu_clock", ("--device", "pi5", "--loops", "0")),
+        *(("sgemm", ("--device", "pi5", "--size", "8", *o)) for o in (("--seed", "-1"), ("--alpha", "nan"))),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_2(run: Run, name: str, arguments: tuple[str, ...]) -> None:

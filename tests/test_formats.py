@@ -42,6 +42,19 @@ def test_bad_hex_names_its_line(text: str, line: int) -> None:
     assert caught.value.line == line
 
 
+def test_bad_hex_is_shown_in_part() -> None:
+    with pytest.raises(formats.BadWord) as caught:
+        formats.read_hex("z" * 5_000_000)
+    assert "5000000 characters" in str(caught.value) and len(str(caught.value)) < 250
+
+
+def test_hex_comments_are_utf_8() -> None:
+    data = f"# größe\n{WORDS[0]:016x}  # ½\n".encode()
+    assert formats.read_programs(data) == formats.read_programs(b"\xef\xbb\xbf" + data) == [[WORDS[0]]]
+    with pytest.raises(UsageError, match="UTF-8"):
+        formats.read_programs(f"{WORDS[0]:016x}  # größe".encode("latin-1"))
+
+
 def test_binary_is_little_endian_and_reads_back() -> None:
     data = formats.write_binary(WORDS)
     assert data[:8] == bytes.fromhex("00709e00e7090010")

@@ -221,6 +221,7 @@ def counter_ids(names: Sequence[str], table: Sequence[str], limit: int) -> list[
     ids: list[int] = []
     for name in names:
         if name not in index:
+            name = str(name)
             near = difflib.get_close_matches(name, index, 3, 0.4)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise UsageError(f"unknown counter {name!r}; {hint}{len(index)} are known: qpu.drivers.counters.COUNTERS")

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from qpu.drivers.port import FileStat, Mapping, Registers
+from qpu.errors import UsageError
 
 if TYPE_CHECKING:
     import mmap as mmap_module
@@ -121,11 +122,15 @@ class LinuxPort:
     """System calls of this process.
 
     sysroot: directory below which names in /proc, /sys, /dev and /run are looked up (default: QPU_SYSROOT, else none).
-    Symbolic links are followed inside of it.
+    Symbolic links are followed inside of it. Raises: UsageError when it is no directory.
     """
 
     def __init__(self, sysroot: str | None = None) -> None:
         self.sysroot = os.environ.get("QPU_SYSROOT", "") if sysroot is None else sysroot
+        if self.sysroot and not os.path.isdir(self.sysroot):
+            raise UsageError(
+                f"QPU_SYSROOT={self.sysroot!r} is no directory; unset it, or name one with proc, sys and dev"
+            )
 
     @property
     def emulated(self) -> str | None:

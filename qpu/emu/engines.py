@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from qpu.core.isa import Isa
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from qpu.emu.machine import V3dMachine, Vc4Machine
     from qpu.emu.trace import Trace
 
-__all__ = ["ENGINES", "compiled_available", "make_machine", "require"]
+__all__ = ["ENGINES", "compiled_available", "make_machine", "require", "strict_by_default"]
 
 ENGINES = ("auto", "reference", "compiled")
 
@@ -50,6 +51,14 @@ def require(engine: str, isa: Isa) -> None:
         raise UsageError(
             "the compiled engine needs llvmlite: install the extra `fast`, or use QPU_EMU_ENGINE=reference"
         )
+
+
+def strict_by_default(otherwise: bool) -> bool:
+    """What QPU_EMU_STRICT says, `otherwise` where it is not set. Raises: UsageError for anything but 0 and 1."""
+    chosen = os.environ.get("QPU_EMU_STRICT", "")
+    if chosen not in ("", "0", "1"):
+        raise UsageError(f"QPU_EMU_STRICT={chosen!r}; allowed: 0 (go on after a fault), 1 (stop)")
+    return otherwise if not chosen else chosen == "1"
 
 
 def make_machine(

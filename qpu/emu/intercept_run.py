@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qpu.emu import intercept
+from qpu.emu.engines import strict_by_default
 from qpu.emu.intercept import BOARD_VARIABLE, Emulation
 from qpu.emu.trace_file import TraceFile
 from qpu.errors import UsageError
@@ -31,7 +32,7 @@ CHILD_SITE = str(Path(__file__).parent / "child_site")
 
 
 def _strict(flag: bool) -> bool:
-    return flag or os.environ.get("QPU_EMU_STRICT", "0") not in ("", "0")
+    return strict_by_default(False) or flag
 
 
 def _environment(board: str, strict: bool, trace: TraceFile | None) -> None:

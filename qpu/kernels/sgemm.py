@@ -248,6 +248,8 @@ class Sgemm:
         """
         triples = (("a", a, self._a), ("b", b, self._b), ("c", c, self._c))
         for name, matrix, place in triples:
+            if matrix is not None:
+                _host(name, matrix)
             if matrix is not None and (matrix.shape != place.shape or matrix.dtype != np.float32):
                 raise UsageError(
                     f"{name} is {matrix.dtype}{list(matrix.shape)}; this launch takes float32{list(place.shape)}"
@@ -258,13 +260,18 @@ class Sgemm:
                 place.within(place.buffer.array)[...] = matrix
 
     def load_c(self, c: F32) -> None:
-        """Copy C alone, for another launch with the same A and B."""
+        """Copy C alone, for another launch with the same A and B. Raises: UsageError for another shape or dtype."""
+        _host("c", c)
+        if c.shape != self._c.shape or c.dtype != np.float32:
+            raise UsageError(f"c is {c.dtype}{list(c.shape)}; this launch takes float32{list(self._c.shape)}")
         self._c.within(self._c.buffer.array)[...] = c
 
     def set(self, alpha: float = 1.0, beta: float = 0.0) -> None:
         """Choose the factors of the next launches. Raises: UsageError for one beyond float32."""
         patterns = []
         for name, factor in (("alpha", alpha), ("beta", beta)):
+            if isinstance(factor, (bool, np.bool_)) or not isinstance(factor, (int, float, np.integer, np.floating)):
+                raise UsageError(f"{name} = {factor!r}; give a real number")
             with np.errstate(over="ignore"):
                 narrow = np.float32(factor)
             if np.isinf(narrow) and not np.isinf(factor):
@@ -474,6 +481,14 @@ def _placed(name: str, gpu: Device, memory: Buffer | BufferView, shape: tuple[in
     return _Matrix(buffer, offset // 4, shape, ld)
 
 
+def _host(name: str, matrix: object) -> None:
+    """Refuse what is no ndarray: lists have no dtype, device memory has a way of its own. Raises: UsageError."""
+    if not isinstance(matrix, np.ndarray):
+        raise UsageError(
+            f"{name} is a {type(matrix).__name__}; give a float32 ndarray, or device memory to Sgemm({name}=...)"
+        )
+
+
 def sgemm(
     gpu: Device,
     a: F32,
@@ -492,6 +507,8 @@ def sgemm(
     Raises: UsageError for arguments that do not fit together, before anything is allocated.
     """
     for name, matrix in (("a", a), ("b", b), ("c", c)):
+        if matrix is not None or name != "c":
+            _host(name, matrix)
         if matrix is not None and (matrix.ndim != 2 or matrix.dtype != np.float32):
             raise UsageError(f"{name} is {matrix.dtype}{list(matrix.shape)}; allowed: a matrix of float32")
     m, k = a.shape[::-1] if transa else a.shape
@@ -500,6 +517,8 @@ def sgemm(
         raise UsageError(f"op(a) is {m} x {k} and op(b) {other} x {n}; the inner lengths must be the same")
     if c is not None and c.shape != (m, n):
         raise UsageError(f"c is {c.shape[0]} x {c.shape[1]}; this product is {m} x {n}")
+    if c is not None and not c.flags.writeable:
+        raise UsageError("c is read-only, and takes the result; give a copy of it")
     if c is None and beta != 0.0:
         raise UsageError(f"beta = {beta} without c; give c, or beta = 0")
     with Sgemm(gpu, m, n, k, transa=transa, transb=transb, kernel=kernel) as job:

@@ -16,7 +16,7 @@ from qpu.drivers.board import detect
 from qpu.drivers.drm_nodes import find_v3d
 from qpu.drivers.linux import LinuxPort
 from qpu.drivers.port import Port
-from qpu.errors import DriverError
+from qpu.errors import DriverError, UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="system calls of Linux")
 
@@ -125,6 +125,14 @@ def test_sysroot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError):
         port.read_bytes("/proc/../../../../proc/cpuinfo")
     assert port.read_bytes(str(Path(__file__))).startswith(b'"""The real port')  # other names are not redirected
+
+
+@pytest.mark.parametrize("name", ["missing", "file"])
+def test_a_sysroot_that_is_no_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("QPU_SYSROOT", str(tmp_path / name))
+    with pytest.raises(UsageError, match="is no directory"):
+        LinuxPort()
 
 
 def test_sysroot_link_loops(tmp_path: Path) -> None:

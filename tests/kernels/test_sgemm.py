@@ -395,6 +395,11 @@ def test_bad_operands() -> None:
             ({"c": c[:3]}, "3 x 6"),
             ({"beta": 1.0}, "without c"),
             ({"alpha": 1e300}, "beyond float32"),
+            *(({"alpha": x}, "real number") for x in (None, "2", 1j, True)),
+            ({"a": [[1.0] * 5] * 4}, "a is a list"),
+            ({"b": gpu.array(b)}, "b is a Buffer"),
+            ({"b": None}, "b is a NoneType"),
+            ({"c": np.broadcast_to(c[0], c.shape)}, "read-only"),
         ):
             with pytest.raises(qpu.UsageError, match=message):
                 sgemm.sgemm(gpu, **{"a": a, "b": b, **arguments})
@@ -403,4 +408,8 @@ def test_bad_operands() -> None:
                 job.launch()
             with pytest.raises(qpu.UsageError, match=r"b is float32\[6, 5\]"):
                 job.load(a, b.T, c)
+            with pytest.raises(qpu.UsageError, match="c is a list"):
+                job.load(a, b, [1.0])  # type: ignore[arg-type] # wrong on purpose
+            with pytest.raises(qpu.UsageError, match=r"c is float32\[1, 6\]"):
+                job.load_c(c[:1])
         assert gpu.stats is None, "nothing was launched"
