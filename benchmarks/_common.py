@@ -12,12 +12,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from qpu.errors import DriverError, QpuError, UsageError
+
+
+def positive(text: str) -> int:
+    """The value of an option that counts something, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: whole numbers from 1")
+    return value
+
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """An argument parser with --json and --runs."""
     made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     made.add_argument("--json", action="store_true", help="one JSON object a figure")
-    made.add_argument("--runs", type=int, default=5, help="counted runs of each figure, after one that is not")
+    made.add_argument("--runs", type=positive, default=5, help="counted runs of each figure, after one that is not")
     return made
 
 
@@ -72,3 +85,23 @@ def seconds(work: Callable[[], object], runs: int) -> list[float]:
         work()
         times.append(time.perf_counter() - start)
     return times
+
+
+def main(run: Callable[[], None]) -> None:
+    """Run a benchmark; what goes wrong becomes one clear message and the exit status of the examples."""
+    status = 0
+    try:
+        run()
+    except (UsageError, DriverError, MemoryError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except QpuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    raise SystemExit(status)

@@ -236,7 +236,9 @@ def main() -> None:
     """Run everything."""
     parser = _common.parser(__doc__)
     parser.add_argument("--isa", choices=tuple(BOARDS), action="append", help="only this one (may be repeated)")
-    parser.add_argument("--largest", type=int, default=9, help="longest run of the scaling: 10**N instructions")
+    parser.add_argument(
+        "--largest", type=_common.positive, default=9, help="longest run of the scaling: 10**N instructions"
+    )
     options = parser.parse_args()
     report = _common.Report(options.json)
     for isa in options.isa or BOARDS:
@@ -248,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _common.main(main)

@@ -147,8 +147,10 @@ def main() -> None:
     """Run everything."""
     parser = _common.parser(__doc__)
     parser.add_argument("--device", action="append", help="name as for the examples (may be repeated; default: all)")
-    parser.add_argument("--size", type=int, default=1024, help="m = n = k of sgemm (default 1024)")
-    parser.add_argument("--n", type=int, default=1 << 20, help="elements of the long vectors (default 2**20)")
+    parser.add_argument("--size", type=_common.positive, default=1024, help="m = n = k of sgemm (default 1024)")
+    parser.add_argument(
+        "--n", type=_common.positive, default=1 << 20, help="elements of the long vectors (default 2**20)"
+    )
     options = parser.parse_args()
     report = _common.Report(options.json)
     for name in options.device or BOARDS:
@@ -165,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _common.main(main)

@@ -291,7 +291,9 @@ def main() -> None:
     """Run every probe."""
     parser = _common.parser(__doc__)
     parser.add_argument("--device", default="auto", help="name as for the examples")
-    parser.add_argument("--largest", type=int, default=None, help="KiB of data (default 4096, emulated 64)")
+    parser.add_argument(
+        "--largest", type=_common.positive, default=None, help="KiB of data (default 4096, emulated 64)"
+    )
     options = parser.parse_args()
     report = _common.Report(options.json)
     with qpu.open_device(options.device) as gpu:
@@ -308,4 +310,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _common.main(main)

@@ -436,7 +436,10 @@ class Device(AbstractContextManager["Device"]):
         return count, rows
 
     def _stream(self, streams: Sequence[bytes | int], keep: list[Bo]) -> list[int]:
-        """Put uniform streams into device memory; 64-byte aligned rows."""
+        """Put uniform streams into device memory; 64-byte aligned rows, zeros behind each.
+
+        A program that takes more words than it was given reads zeros, not the stream of an earlier launch.
+        """
         data = [s for s in streams if isinstance(s, bytes)]
         total = sum(_up(len(s) + 64, 64) for s in data)
         base = 0
@@ -451,9 +454,10 @@ class Device(AbstractContextManager["Device"]):
                 if isinstance(s, int):
                     addresses.append(s)
                     continue
-                view[at : at + len(s)] = s
+                end = at + _up(len(s) + 64, 64)
+                view[at:end] = s.ljust(end - at, b"\0")
                 addresses.append(base + at)
-                at += _up(len(s) + 64, 64)
+                at = end
             return addresses
         return [s for s in streams if isinstance(s, int)]
 

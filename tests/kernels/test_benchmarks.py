@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,34 @@ def test_probes(board: str, qpus: int) -> None:
         "TMU request",
         "TMU bandwidth",
     }
+
+
+@pytest.mark.parametrize("name", ["assembler", "emulator", "kernels", "overhead", "probes"])
+@pytest.mark.parametrize("runs", ["0", "-1", "x"])
+def test_runs_are_counted_from_1(name: str, runs: str) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--runs", runs]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "whole numbers from 1" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["kernels", "probes"])
+def test_unknown_devices_are_one_clear_line(name: str) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--json", "--device", "pi9"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown board 'pi9'")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no signals to send")
+def test_interrupted_and_unread() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "assembler.py"), "--json"]
+    for signalled, status in ((True, 130), (False, 1)):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None and child.stderr is not None
+            child.stdout.readline()  # the machine: imports are over
+            if signalled:
+                child.send_signal(signal.SIGINT)
+            else:
+                child.stdout.close()
+            assert child.stderr.read() == ("interrupted\n" if signalled else "")
+            assert child.wait(60) == status
