@@ -14,11 +14,15 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
+try:
+    import numpy as np
 
-import qpu
-from qpu.device import Device
-from qpu.errors import UsageError
+    import qpu
+    from qpu.device import Device
+    from qpu.errors import UsageError
+except ModuleNotFoundError as missing:  # started with a Python that is not the project's
+    print(f"error: no module {missing.name!r} here; start it with: uv run {sys.argv[0]}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 ALL = ("pi3", "pi4", "pi5")
 OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -232,6 +236,9 @@ def main(run: Callable[[], int]) -> None:
     except qpu.QpuError as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         status = FAILED
+    except ModuleNotFoundError as error:
+        print(f"error: no module {error.name!r} here; start it with: uv run {sys.argv[0]}", file=sys.stderr)
+        status = REFUSED
     except BrokenPipeError:  # whoever read the output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = FAILED

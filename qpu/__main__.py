@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 OK, FINDINGS, USAGE = 0, 1, 2
+DEPENDENCIES = ("numpy", "ioctl_opt", "elftools")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -289,6 +290,8 @@ def _emulate(arguments: Sequence[str]) -> int:
         from qpu.emu.intercept_run import run_emulated
         from qpu.emu.trace_file import TraceFile
     except ImportError as error:
+        if error.name in DEPENDENCIES:
+            raise
         parser.error(f"catching system calls needs Linux (no module {error.name!r} here); use qpu.open_device('pi5')")
     record = TraceFile.parse(options.trace, **filters) if options.trace is not None else None
     return run_emulated(rest, board=options.board, strict=options.strict, trace=record)
@@ -358,6 +361,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FINDINGS
     except QpuError as error:
         print(f"qpu: {error}", file=sys.stderr)
+        return FINDINGS
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in DEPENDENCIES:
+            raise
+        print(f"qpu: no module {error.name!r} here; install what qpu needs: pip install videocore-qpu", file=sys.stderr)
         return FINDINGS
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -228,3 +228,26 @@ def test_sources_in_utf_8_with_a_mark(run: Any) -> None:
     text = "\ufeff# größe\nnop\n".encode()
     assert run("asm", "--isa", "v3d71", "-", stdin=text).out == f"{NOP['v3d71']:016x}\n"
     assert "no-end-thrsw" in run("check", "--isa", "v3d71", "-", stdin=text).out
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("elftools", ("disasm", "--isa", "vc4", "-")),
+        ("ioctl_opt", ("doctor", "--device", "pi5")),
+        ("numpy", ("emulate", "nothing.py")),
+    ],
+)
+def test_missing_modules_are_named(run: Any, monkeypatch: pytest.MonkeyPatch, module: str, command: Any) -> None:
+    class Absent:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+            if name.partition(".")[0] == module:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    for name in [n for n in sys.modules if n.partition(".")[0] in (module, "qpu")]:
+        if name.partition(".")[0] == module or name.startswith(("qpu.emu", "qpu.drivers")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
+    done = run(*command, stdin=b"\x7fELF\1\1\1" + bytes(60))
+    assert done.status == 1
+    assert done.err.startswith(f"qpu: no module '{module}") and "pip install" in done.err

@@ -321,6 +321,19 @@ def test_time_counts_from_the_start_of_the_process() -> None:
         assert json.loads(done.stdout)["total_seconds"] > float(done.stderr) - 0.9
 
 
+@pytest.mark.parametrize("module", ["numpy", "qpu", "ioctl_opt"])
+def test_a_foreign_python_is_told_what_to_do(module: str) -> None:
+    path = str(EXAMPLES / "hello_world.py")
+    code = (
+        f"import sys, runpy; sys.modules[{module!r}] = None\n"
+        f"sys.path.insert(0, {str(EXAMPLES)!r}); sys.argv = [{path!r}, '--device', 'pi5']\n"
+        f"runpy.run_path({path!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: no module {module!r} here; start it with: uv run {path}\n"
+
+
 def test_ctrl_c_is_status_130_and_no_traceback() -> None:
     code = "import _common, time; _common.main(lambda: print('ready', flush=True) or time.sleep(60))"
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES)}
