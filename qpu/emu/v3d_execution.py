@@ -82,13 +82,23 @@ class DispatchExecution(ABC):
     def run(self, clocks: int | None = None) -> bool:
         """Advance by about `clocks` emulated clocks (None: to the end); True when all batches are done.
 
-        Raises: EmuFault; a second call raises it again. KeyboardInterrupt: the execution can go on afterwards, when
-        it came through Python's own handler in the main thread.
+        Raises: EmuFault; a second call raises it again. KeyboardInterrupt, and whatever else signal handlers raise:
+        the execution can go on afterwards.
         """
+        target = None if clocks is None else self.clocks + clocks
+        while True:
+            self._stop = StopRequest()
+            try:
+                self._run(target)
+            finally:
+                self._stop.deliver()
+            if self.done or not self._stop.requested:
+                return self.done
+
+    def _run(self, target: int | None) -> None:
+        """Run until the clock reaches `target`, or a signal comes."""
         if self._failed is not None:
             raise self._failed
-        self._stop = StopRequest()
-        target = None if clocks is None else self.clocks + clocks
         begun = time.perf_counter()
         try:
             with quiet(), self._stop:
@@ -115,9 +125,6 @@ class DispatchExecution(ABC):
             s.clocks = self.clocks
             if self.done or self._failed is not None:
                 self._over()
-        if self._stop.requested:
-            raise KeyboardInterrupt
-        return self.done
 
     def _sharing(self) -> int:
         """Threads on the busiest QPU, as threads are placed."""

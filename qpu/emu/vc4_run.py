@@ -150,14 +150,32 @@ class ReferenceExecution:
         """Advance by about `clocks` emulated clocks (None: to the end); True when all programs have ended.
 
         Raises: EmuFault, also again when called after one. A run that can never end (`stuck`) returns False while its
-        clock advances; without a limit it raises. KeyboardInterrupt leaves a state that can be resumed.
+        clock advances; without a limit it raises. KeyboardInterrupt, and whatever else signal handlers raise, leaves a
+        state that can be resumed.
         """
+        limit = None if clocks is None else self.clocks + clocks
+        while True:
+            stop = StopRequest()
+            try:
+                self._run(limit, stop)
+            finally:
+                stop.deliver()
+            if self.done or not stop.requested:
+                break
+        if self._hung is not None:
+            if limit is None:
+                raise self._hung
+            self._idle += max(0, limit - self.clocks)
+            self.stats.clocks = self.clocks
+        return self.done
+
+    def _run(self, limit: int | None, stop: StopRequest) -> None:
+        """Run until the clock reaches `limit`, or a signal comes."""
         if self._fault is not None:
             raise self._fault
-        limit = None if clocks is None else self.clocks + clocks
         started = time.perf_counter()
         try:
-            with quiet(), StopRequest() as stop:
+            with quiet(), stop:
                 self._advance(limit, stop)
         except EmuFault as fault:
             self._fault = fault
@@ -165,14 +183,6 @@ class ReferenceExecution:
         finally:
             self.stats.execute_s += time.perf_counter() - started
             self._publish()
-        if stop.requested:
-            raise KeyboardInterrupt
-        if self._hung is not None:
-            if limit is None:
-                raise self._hung
-            self._idle += max(0, limit - self.clocks)
-            self.stats.clocks = self.clocks
-        return self.done
 
     @property
     def stuck(self) -> bool:

@@ -280,7 +280,7 @@ def test_small_steps_give_the_same_result(isa: Isa) -> None:
 
 
 @both
-def test_ctrl_c_stops_between_instructions(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_stop_between_instructions(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
     import signal
     import threading
 
@@ -307,6 +307,25 @@ def test_ctrl_c_stops_between_instructions(isa: Isa, monkeypatch: pytest.MonkeyP
         run.run(400_000_000)
     timer.join()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    class Late(Exception):
+        pass
+
+    def late(*_: object) -> None:
+        came.append(1)
+        if len(came) == 3:
+            raise Late
+
+    came: list[int] = []
+    before = signal.signal(signal.SIGALRM, late)  # a handler of the program: twice it returns, then it raises
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        with pytest.raises(Late):
+            run.run(4_000_000_000)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert signal.getsignal(signal.SIGALRM) is late
+    finally:
+        signal.signal(signal.SIGALRM, before)
     rig.memory.words[flag // 4] = 1
     assert run.run(400_000)
 

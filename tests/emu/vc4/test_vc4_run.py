@@ -136,8 +136,8 @@ def test_loops_that_wait_for_something_are_not_given_up(kind: str) -> None:
     assert execution.run()
 
 
-def test_ctrl_c_passes_and_the_run_can_be_resumed(engine: str) -> None:
-    turns = 20_000_000 if engine == "compiled" else 25_000
+def test_signals_pass_and_the_run_can_be_resumed(engine: str) -> None:
+    turns = 60_000_000 if engine == "compiled" else 25_000
 
     def long(q: Asm) -> None:
         q.mov(q.r2, q.uniform)
@@ -162,6 +162,26 @@ def test_ctrl_c_passes_and_the_run_can_be_resumed(engine: str) -> None:
     assert not execution.done
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert 0 < execution.stats.instructions < 6 * turns
+
+    class Late(Exception):
+        pass
+
+    def late(*_: object) -> None:
+        came.append(1)
+        if len(came) == 2:
+            raise Late
+
+    came: list[int] = []
+    before = signal.signal(signal.SIGALRM, late)  # a handler of the program: once it returns, then it raises
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+        with pytest.raises(Late):
+            execution.run()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert signal.getsignal(signal.SIGALRM) is late
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not execution.done
     assert execution.run()
     assert y.tolist() == [turns] * 16
 
