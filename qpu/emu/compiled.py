@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from llvmlite import binding
 
 from qpu.emu.host import host
 
-__all__ = ["ENGINE_VERSION", "NativeCode", "build", "cache_directory", "has_avx512"]
+__all__ = ["ENGINE_VERSION", "Improvement", "NativeCode", "build", "cache_directory", "has_avx512"]
 
 ENGINE_VERSION = 13  # change it whenever generated code changes
 CACHE_LIMIT = 256 << 20  # bytes; the oldest entries go first
@@ -60,13 +60,20 @@ def _machine(level: int) -> Any:
 
 @dataclass(slots=True)
 class NativeCode:
-    """Callable machine code. meta: what the translator stored beside it; keep: what must outlive the code."""
+    """Callable machine code.
+
+    meta: what the translator stored beside it. keep: what must outlive the code. identity, text: what it was made from;
+    there is no text when it comes from the cache.
+    """
 
     address: int
     meta: dict[str, Any]
     from_cache: bool
     translate_s: float
     keep: list[Any] = field(default_factory=list)
+    level: int = 0
+    identity: bytes = b""
+    text: str = field(default="", repr=False)
 
     def function(self, result: Any, *arguments: Any, name: str = "run") -> Callable[..., Any]:
         """A function of the code through ctypes; calls release the GIL."""
@@ -154,39 +161,123 @@ def _trim(directory: Path) -> None:
         total -= size
 
 
-def build(identity: bytes, translate: Callable[[], tuple[str, dict[str, Any]]], *, level: int = 1) -> NativeCode:
+def build(
+    identity: bytes, translate: Callable[[], tuple[str, dict[str, Any]]], *, level: int = 1, better: int | None = None
+) -> NativeCode:
     """Machine code of what `translate` returns (IR text with a function ``run``, and metadata for JSON).
 
-    identity: everything the translation depends on, except the host. level: optimisation, 0..3.
+    identity: everything the translation depends on, except the host. level: optimisation, 0..3. better: a level that is
+    taken instead when the cache has it.
     """
     start = time.perf_counter()
     with _LOCK:
-        directory = cache_directory()
-        path = None if directory is None else directory / f"{_key(identity + bytes([level]))}.qpuc"
-        found = None if path is None else _read(path)
-        machine = _machine(level)
-        if found is not None:
-            meta, code = found
-            engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
-            try:
-                engine.add_object_file(binding.ObjectFileRef.from_data(code))
-                engine.finalize_object()
-                address = engine.get_function_address("run")
-            except RuntimeError:
-                address = 0
-            if address:
-                return NativeCode(address, meta, True, time.perf_counter() - start, [engine])
+        for wanted in (level,) if better is None else (better, level):
+            found = _load(identity, wanted)
+            if found is not None:
+                found.identity = identity
+                found.translate_s = time.perf_counter() - start
+                return found
         text, meta = translate()
-        module = binding.parse_assembly(text)
-        options = binding.create_pipeline_tuning_options(speed_level=level)
-        options.loop_vectorization = options.slp_vectorization = False
-        passes = binding.create_pass_builder(machine, options)
-        passes.getModulePassManager().run(module, passes)
-        code = machine.emit_object(module)
-        engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
-        engine.add_object_file(binding.ObjectFileRef.from_data(code))
-        engine.finalize_object()
+        made = _compile(identity, text, meta, level)
+        made.translate_s = time.perf_counter() - start
+        return made
+
+
+def _path(identity: bytes, level: int) -> Path | None:
+    directory = cache_directory()
+    return None if directory is None else directory / f"{_key(identity + bytes([level]))}.qpuc"
+
+
+def _link(code: bytes, level: int) -> Any:
+    """An execution engine that holds the code. Raises: RuntimeError."""
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine(level))
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return engine
+
+
+def _load(identity: bytes, level: int) -> NativeCode | None:
+    path = _path(identity, level)
+    found = None if path is None else _read(path)
+    if found is None:
+        return None
+    meta, code = found
+    try:
+        engine = _link(code, level)
         address = engine.get_function_address("run")
-        if path is not None:
-            _write(path, meta, code)
-        return NativeCode(address, meta, False, time.perf_counter() - start, [engine])
+    except RuntimeError:
+        return None
+    return NativeCode(address, meta, True, 0.0, [engine], level) if address else None
+
+
+def _compile(identity: bytes, text: str, meta: dict[str, Any], level: int) -> NativeCode:
+    machine = _machine(level)
+    module = binding.parse_assembly(text)
+    options = binding.create_pipeline_tuning_options(speed_level=level)
+    options.loop_vectorization = options.slp_vectorization = False
+    passes = binding.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    code = machine.emit_object(module)
+    engine = _link(code, level)
+    path = _path(identity, level)
+    if path is not None:
+        _write(path, meta, code)
+    return NativeCode(engine.get_function_address("run"), meta, False, 0.0, [engine], level, identity, text)
+
+
+class Improvement:
+    """Machine code at a better level, made by a host thread while the program runs on with what it has.
+
+    translate: makes the IR again, when `code` comes from the cache.
+    """
+
+    _running: ClassVar[Improvement | None] = None
+
+    def __init__(self, code: NativeCode, translate: Callable[[], tuple[str, dict[str, Any]]], level: int) -> None:
+        self._old = code
+        self._translate = translate
+        self._level = level
+        self._code: NativeCode | None = None
+        # No daemon: a process that ends must not leave LLVM in mid-air. It waits for one translation at most.
+        self._thread = threading.Thread(target=self._make, name="qpu-translator")
+        Improvement._running = self
+        self._thread.start()
+
+    @classmethod
+    def of(
+        cls, code: NativeCode, translate: Callable[[], tuple[str, dict[str, Any]]], level: int
+    ) -> Improvement | None:
+        """Begin; None while other code is being improved."""
+        if cls._running is not None and cls._running.busy:
+            return None
+        return cls(code, translate, level)
+
+    @classmethod
+    def wait(cls) -> None:
+        """Until nothing is being improved: a process that forks must not do so inside LLVM."""
+        if cls._running is not None:
+            cls._running._thread.join()
+
+    def _make(self) -> None:
+        old = self._old
+        text, meta = (old.text, old.meta) if old.text else self._translate()
+        if json.dumps(meta) != json.dumps(old.meta):
+            return  # numbered otherwise: it could not take over
+        try:
+            self._code = _compile(old.identity, text, meta, self._level)
+        except RuntimeError:
+            return  # the code that runs stays
+        old.text = self._code.text = ""
+
+    @property
+    def busy(self) -> bool:
+        """It is not finished yet."""
+        return self._thread.is_alive()
+
+    def result(self) -> NativeCode | None:
+        """The code; None as long as there is none."""
+        return None if self.busy else self._code
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=Improvement.wait)

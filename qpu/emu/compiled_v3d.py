@@ -254,7 +254,7 @@ class CompiledV3dExecution(DispatchExecution):
         threads = sorted(self._ready)
         self._ready = []
         if self._program.hot:
-            self._program.improve(self._fetch)
+            self._program.improve()
         if self._program.stats is not self._stats:  # translated again, here or by another dispatch
             self._settle_counters()
             self._counts = self._new_counters()

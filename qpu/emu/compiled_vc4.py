@@ -273,11 +273,7 @@ class CompiledVc4Execution(ReferenceExecution):
         """Run QPUs natively until each needs something else, has spent its share, or its clock reaches `limit`."""
         for program in {id(p): p for q, _ in starts if (p := self._program_of(q)) is not None}.values():
             if program.level != FULL and program.executed >= HOT:
-                self._settle()
-                program.level = FULL
-                program.build()
-                self._renumber()
-                return
+                program.improve()
         active = sum(q.status != Status.FREE for q in self._qpus)
         alone = active == 1 and self._next >= len(self._entries)
         for q, number in starts:

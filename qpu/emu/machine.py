@@ -38,7 +38,7 @@ class RunStats:
     sfu_ops: int = 0
     branches: int = 0
     thread_switches: int = 0
-    translate_s: float = 0.0  # host seconds, compiled engine
+    translate_s: float = 0.0  # host seconds that the run waited for translations, compiled engine
     execute_s: float = 0.0  # host seconds
     cache_hits: int = 0
     cache_misses: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, fields
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.core.isa import Isa
-from qpu.emu.compiled import NativeCode, build
+from qpu.emu.compiled import Improvement, NativeCode, build
 from qpu.emu.host import Host, host
 from qpu.emu.memory import Memory
 from qpu.emu.v3d_dispatch import Dispatch
@@ -68,6 +68,9 @@ class Program:
         self.calls = 0
         self.run: Any = None
         self.rounds: Any = None
+        self._code: NativeCode
+        self._translate: Callable[[], tuple[str, dict[str, Any]]]
+        self._improvement: Improvement | None = None
         self._keep: list[NativeCode] = []
         self.refused = ""
         self._refused: dict[Node, str] = {}
@@ -81,13 +84,20 @@ class Program:
         kind = self.kind
         words, _ = explore(kind.isa, fetch, [n.at for n in self.nodes])
         self._covers(words)
-        identity = repr((self.nodes, *kind, sorted(words.items()))).encode()
+        nodes = list(self.nodes)
+        identity = repr((nodes, *kind, sorted(words.items()))).encode()
+        seen = dict[int, int | None](words)  # the memory may change until the translation is improved
+
+        def look(at: int) -> int | None:
+            if at not in seen:
+                seen[at] = fetch(at)
+            return seen[at]
 
         def make() -> tuple[str, dict[str, Any]]:
             made = translate(
                 kind.isa,
-                fetch,
-                self.nodes,
+                look,
+                nodes,
                 single_segment=kind.single_segment,
                 strict=kind.strict,
                 registers=kind.registers,
@@ -104,8 +114,10 @@ class Program:
                 "split": made.split,
             }
 
-        code = build(identity, make, level=self.level)
-        self._keep.append(code)
+        code = build(identity, make, level=QUICK, better=FULL)
+        self._adopt(code)
+        self._translate = make
+        self._improvement = None
         meta = code.meta
         self.stats = np.array(meta["stats"], np.int64).reshape(-1, len(fields(NodeStats)))
         self.nodes = [Node.of(n) for n in meta["entries"]]
@@ -113,8 +125,13 @@ class Program:
         self.rules = [(rule, message) for rule, message in meta["rules"]]
         self.lockstep = bool(meta["lockstep"])
         self.split = bool(meta["split"])
-        self._covers({at: fetch(at) for at in meta["reached"]})
+        self._covers({at: look(at) for at in meta["reached"]})
         self.translate_s += code.translate_s
+
+    def _adopt(self, code: NativeCode) -> None:
+        self._code = code
+        self._keep.append(code)
+        self.level = code.level
         self.hits += code.from_cache
         self.misses += not code.from_cache
         pointer, wide = ctypes.c_void_p, ctypes.c_int64
@@ -140,10 +157,14 @@ class Program:
         """The program is worth a better translation."""
         return self.level != FULL and self.executed >= HOT
 
-    def improve(self, fetch: Fetch) -> None:
-        """Translate at the full level."""
-        self.level = FULL
-        self.build(fetch)
+    def improve(self) -> None:
+        """Have the program translated at the full level by another host thread, and take that when it is there."""
+        if self._improvement is None:
+            self._improvement = Improvement.of(self._code, self._translate, FULL)
+            return
+        code = self._improvement.result()
+        if code is not None:
+            self._adopt(code)
 
     def number(self, node: Node, fetch: Fetch) -> int:
         """The entry number of a node that was found at run time. Raises: Untranslatable."""

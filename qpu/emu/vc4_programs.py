@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.emu.compiled import NativeCode, build, has_avx512
+from qpu.emu.compiled import Improvement, NativeCode, build, has_avx512
 from qpu.emu.memory import Memory
 from qpu.emu.vc4_graph import NOWHERE, Graph, Node
 from qpu.emu.vc4_llvm import translate
@@ -22,7 +22,7 @@ __all__ = ["FULL", "HOT", "MAX_NANS", "Program", "program_at"]
 VERSION = "vc4-4"  # change it whenever generated code changes
 WORTH = 6  # native instructions in a row that make leaving the reference engine worth it
 QUICK, FULL = 0, 2  # optimisation levels
-HOT = 1_000_000  # instructions after which a program is worth the full level
+HOT = 10_000_000  # instructions after which a program is worth the full level
 MAX_WORDS = 1 << 14  # of code looked at
 MAX_BUILDS = 24  # translations of one program; later discoveries stay with the reference engine
 MAX_SITUATIONS = 50_000
@@ -50,6 +50,9 @@ class Program:
         self._seen: dict[tuple[int, int, tuple[int, int, int]], int] = {}
         self.tallies = np.zeros((0, len(COUNTERS)), np.int64)
         self.matrix = self.tallies
+        self._code: NativeCode
+        self._translate: Callable[[], tuple[str, dict[str, Any]]]
+        self._improvement: Improvement | None = None
         self._keep: list[NativeCode] = []
         self._known: dict[tuple[int, int, tuple[int, int, int]], int | None] = {}
         self.discover([Node(0)])
@@ -108,9 +111,11 @@ class Program:
                 "entries": made.entries,
             }
 
-        code = build(identity, make, level=self.level)
+        code = build(identity, make, level=QUICK, better=FULL)
         self.builds += 1
-        self._keep.append(code)
+        self._translate = make
+        self._improvement = None
+        self._adopt(code)
         self.nodes = [Node(*n) for n in code.meta["nodes"]]
         self.matrix = np.array(code.meta["tallies"], np.int64).reshape(-1, len(COUNTERS))
         self.starts = {}
@@ -123,10 +128,28 @@ class Program:
         self.stores = frozenset(number for number in numbers if self.nodes[number] in writing)
         self.at = frozenset(n.at for n in doors)
         self.translate_s += code.translate_s
+
+    def _adopt(self, code: NativeCode) -> None:
+        self._code = code
+        self._keep.append(code)
+        self.level = code.level
         self.hits += code.from_cache
         self.misses += not code.from_cache
         pointers = [ctypes.c_void_p] * 3
         self.run = code.function(ctypes.c_int32, *pointers, ctypes.c_int64, *pointers[:2], ctypes.c_int64)
+
+    def improve(self) -> None:
+        """Have the program translated at the full level by another host thread, and take that when it is there."""
+        if self._improvement is None:
+            if not self._code.text:  # here, not by the other thread: the graph may grow
+                text, meta = self._translate()
+                self._improvement = Improvement.of(self._code, lambda: (text, meta), FULL)
+            else:
+                self._improvement = Improvement.of(self._code, self._translate, FULL)
+            return
+        code = self._improvement.result()
+        if code is not None:
+            self._adopt(code)
 
     def known(self, at: int, sfu: int, history: tuple[int, int, int]) -> bool:
         """Whether `start` answers without translating anew, which renumbers nodes and counters."""

@@ -1,0 +1,90 @@
+"""Hot programs are translated again at the full level by another host thread; later processes begin with that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
+
+from test_native_tmu_v3d import DATA, TABLE, Board, contended
+
+from qpu.core.isa import Isa
+from qpu.emu import compiled, v3d_programs
+from qpu.emu.compiled import Improvement, build
+from qpu.emu.compiled_v3d import V3dCompiledMachine
+
+IR = "define i32 @run() {{ ret i32 {} }}"
+
+
+def run(board: Board) -> tuple[Any, np.ndarray, int]:
+    """One dispatch; its program, memory afterwards, and what the cache did not have."""
+    stats = board.run(lambda q: contended(q, switches=False), [DATA, TABLE, 0xFFFFFF87, 300], batches=16)
+    return board.execution._program, board.contents(), stats.cache_misses
+
+
+@pytest.mark.parametrize("isa", [Isa.V3D42, Isa.V3D71])
+def test_hot_programs_get_better_while_they_run(isa: Isa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QPU_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(v3d_programs, "HOT", 1000)
+    monkeypatch.setattr(v3d_programs, "_PROGRAMS", {})
+    Improvement.wait()
+    seen = []
+    for _ in range(2):
+        board = Board(isa, V3dCompiledMachine)
+        levels = []
+        for _ in range(4):
+            program, memory, misses = run(board)
+            Improvement.wait()
+            levels.append((program.level, misses))
+            seen.append(memory)
+        if len(seen) == 4:
+            assert levels[0] == (v3d_programs.QUICK, 1)
+            assert levels[-1] == (v3d_programs.FULL, 0)
+            assert program._code.text == ""  # nothing keeps the IR
+            assert len(list(tmp_path.glob("*.qpuc"))) == 2
+        else:
+            assert levels == [(v3d_programs.FULL, 0)] * 4
+        board.memory.close()
+        v3d_programs._PROGRAMS.clear()
+    for first, second in zip(seen[:4], seen[4:], strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_one_at_a_time_and_only_what_can_take_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QPU_CACHE_DIR", str(tmp_path))
+    Improvement.wait()
+    code = build(b"one", lambda: (IR.format(1), {"numbers": 1}), level=0)
+    hold = compiled.threading.Event()
+    original = compiled._compile
+
+    def held(*arguments: Any) -> Any:
+        assert hold.wait(60)
+        return original(*arguments)
+
+    monkeypatch.setattr(compiled, "_compile", held)
+    first = Improvement.of(code, lambda: ("", {}), 2)
+    assert first is not None
+    assert first.busy
+    assert first.result() is None
+    assert Improvement.of(code, lambda: ("", {}), 2) is None
+    hold.set()
+    Improvement.wait()
+    better = first.result()
+    assert better is not None
+    assert better.level == 2
+    again = build(b"one", lambda: pytest.fail("it is in the cache"), level=0, better=2)
+    assert again.from_cache
+    assert again.level == 2
+    # The IR of cached code has to be made again; when it is numbered otherwise, nothing happens.
+    other = Improvement.of(again, lambda: (IR.format(2), {"numbers": 2}), 3)
+    Improvement.wait()
+    assert other is not None
+    assert other.result() is None
+    same = Improvement.of(again, lambda: (IR.format(1), {"numbers": 1}), 3)
+    Improvement.wait()
+    assert same is not None
+    assert same.result() is not None
