@@ -23,6 +23,7 @@ __all__ = [
     "NoDeviceError",
     "QpuError",
     "Severity",
+    "UnknownNameError",
     "UsageError",
 ]
 
@@ -137,6 +138,22 @@ class AsmError(QpuError):
         if len(ordered) > _RENDER_LIMIT:
             lines.append(f"... and {len(ordered) - _RENDER_LIMIT} more")
         return cls("\n".join(lines), ordered)
+
+
+class UnknownNameError(AsmError, AttributeError):
+    """A name that a builder does not have: an operation, register or signal of another chip, or a slip."""
+
+    @classmethod
+    def among(
+        cls, name: str, known: Iterable[str], what: str, loc: Loc | None, others: Iterable[Diagnostic] = ()
+    ) -> UnknownNameError:
+        """`what` has no `name`; with the names that are close, and the mistakes found before."""
+        import difflib
+
+        close = difflib.get_close_matches(name, list(known), 3)
+        advice = f"did you mean {', '.join(close)}?" if close else "dir() lists the names"
+        found = sorted([*others, Diagnostic("name", f"{what} has no {name!r}", loc=loc, help=advice)], key=_place)
+        return cls("\n".join(d.render() for d in found), found)
 
 
 class DecodeError(AsmError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op, OperandType
-from qpu.errors import AsmError, Diagnostic, Loc
+from qpu.errors import AsmError, Diagnostic, Loc, UnknownNameError
 from qpu.v3d.codes import (
     BDI,
     BRANCH_CONDS,
@@ -126,10 +126,6 @@ class _Absent:
 ABSENT: Final[Any] = _Absent()
 
 
-class _Unknown(AsmError, AttributeError):
-    """A name that the builder does not have."""
-
-
 class MulSlotBase:
     """The free mul half of the instruction just begun."""
 
@@ -203,16 +199,8 @@ class Builder:
     def _stand_in(self) -> Any:
         raise NotImplementedError
 
-    def _unknown(self, name: str, known: Sequence[str], what: str) -> _Unknown:
-        close = difflib.get_close_matches(name, known, 3)
-        diagnostic = Diagnostic(
-            "name",
-            f"{what} has no {name!r}",
-            loc=self._loc(),
-            help=f"did you mean {', '.join(close)}?" if close else "dir() lists the names",
-        )
-        found = sorted([*self._errors, diagnostic], key=lambda d: (d.loc.file, d.loc.line) if d.loc else ("", 0))
-        return _Unknown("\n".join(d.render() for d in found), found)
+    def _unknown(self, name: str, known: Sequence[str], what: str) -> UnknownNameError:
+        return UnknownNameError.among(name, known, what, self._loc(), self._errors)
 
     # -- operands
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from sys import _getframe
-from typing import Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
 
 from qpu.core.program import Program
 from qpu.errors import AsmError
@@ -29,8 +29,8 @@ from qpu.vc4.asm_core import (
     SigName,
     _integer,
     _Refused,
-    _show,
     _user_frame,
+    _show,
     float_pattern,
 )
 from qpu.vc4.asm_operands import BASE, WHOLE, Dst, Readable, RegA, Src
@@ -108,6 +108,13 @@ class Asm(AsmOps):
     def __init__(self) -> None:
         super().__init__()
         self._loops = 0
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise self._unknown(name, type(self), "the builder of VideoCore IV", _getframe(1))
 
     # -- labels and branches
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, overload
 
 from qpu.core.isa import Isa
 from qpu.core.program import Program
-from qpu.errors import AsmError, Diagnostic, Loc
+from qpu.errors import AsmError, Diagnostic, Loc, UnknownNameError
 from qpu.vc4 import regs
 from qpu.vc4.asm_operands import (
     ALWAYS_ADD,
@@ -393,6 +393,10 @@ class Core:
         self._errors.append(
             Diagnostic(e.rule, e.message, loc=loc, allowed=e.allowed, help=e.help, index=len(self._deltas))
         )
+
+    def _unknown(self, name: str, kind: type, what: str, frame: FrameType) -> UnknownNameError:
+        known = [n for n in dir(kind) if not n.startswith("_")]
+        return UnknownNameError.among(name, known, what, _loc(_user_frame(frame)), self._errors)
 
     def _collide(self, problems: list[tuple[str, str]], frame: FrameType, help: str | None = None) -> None:
         for rule, message in problems:

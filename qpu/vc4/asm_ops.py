@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, cast
+from sys import _getframe
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 from qpu.vc4.asm_core import CondName, Core, SigName
 from qpu.vc4.asm_operands import (
@@ -37,6 +38,14 @@ class AddSlot:
     def __init__(self, asm: Core, index: int) -> None:
         self._asm = asm
         self._index = index
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            what = "the mul half of VideoCore IV"
+            raise self._asm._unknown(name, type(self), what, _getframe(1))
 
     def mov(self, d: Dst, a: Src, *, cond: CondName = "always", rotate: int | R5 = 0) -> None:
         """Copy (v8min d, a, a). rotate: lane i goes to lane i + rotate."""

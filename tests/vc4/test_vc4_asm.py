@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qpu.errors import AsmError, HazardError
+from qpu.errors import AsmError, HazardError, UnknownNameError
 from qpu.vc4 import vpm
 from qpu.vc4.asm import Asm, assemble, build
 from qpu.vc4.encode import decode
@@ -356,6 +356,23 @@ def test_an_exception_of_the_kernel_carries_the_diagnostics() -> None:
     with pytest.raises(RuntimeError, match="mine") as e:
         build(kernel)
     assert any("small-imm" in note for note in e.value.__notes__)
+
+
+def test_names_of_other_chips_and_slips() -> None:
+    def kernel(q: Any) -> None:
+        q.add(q.r0, q.r0, 99)
+        q.fad(q.r0, q.r0, q.r1)
+
+    with pytest.raises(UnknownNameError) as caught:
+        build(kernel)
+    first, second = caught.value.diagnostics
+    assert (first.rule, second.rule) == ("small-imm", "name")
+    assert second.loc is not None and second.loc.file == __file__
+    assert second.loc.line == kernel.__code__.co_firstlineno + 2
+    assert "the builder of VideoCore IV has no 'fad'" in str(caught.value) and "did you mean fadd" in str(caught.value)
+    assert not hasattr(Asm(), "eidx")
+    with pytest.raises(UnknownNameError, match=r"the mul half of VideoCore IV has no 'fmull'(.|\n)*did you mean fmul"):
+        build(lambda q: q.nop().fmull(q.r0, q.r0, q.r0))  # type: ignore[attr-defined] # wrong on purpose
 
 
 def test_registers_cannot_be_replaced() -> None:
