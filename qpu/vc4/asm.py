@@ -29,8 +29,8 @@ from qpu.vc4.asm_core import (
     SigName,
     _integer,
     _Refused,
-    _user_frame,
     _show,
+    _user_frame,
     float_pattern,
 )
 from qpu.vc4.asm_operands import BASE, WHOLE, Dst, Readable, RegA, Src
