@@ -26,7 +26,7 @@ from qpu.emu.host import host
 
 __all__ = ["ENGINE_VERSION", "Improvement", "NativeCode", "build", "cache_directory", "has_avx512"]
 
-ENGINE_VERSION = 13  # change it whenever generated code changes
+ENGINE_VERSION = 14  # change it whenever generated code changes
 CACHE_LIMIT = 256 << 20  # bytes; the oldest entries go first
 SCRAP_AGE = 3600  # seconds after which a file is taken to be abandoned
 _LOCK = threading.Lock()

@@ -117,6 +117,7 @@ class CompiledV3dExecution(DispatchExecution):
     """A dispatch on the compiled engine; see `qpu.emu.machine.Execution`."""
 
     segment = CHUNK
+    slice = 1 << 22  # clocks, milliseconds of the host
 
     def __init__(self, machine: V3dCompiledMachine, dispatch: Dispatch, program: Program) -> None:
         super().__init__(
@@ -265,7 +266,7 @@ class CompiledV3dExecution(DispatchExecution):
         if self._states[threads, Slot.REMARK].any():
             self._remark(threads)
         spent = reasons.count(Reason.BUDGET)
-        if 0 < spent < len(reasons) - reasons.count(Reason.END):
+        if 0 < spent < len(reasons):
             self._share = SHARE  # others make progress: who spins must not hold them up
         elif spent:
             self._share = min(2 * self._share, CHUNK)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["NS", "Fence", "V3dQueue", "Vc4Gpu", "Work"]
 
 NS = 1_000_000_000
-# Clocks between looks at the host: fixed, because where a run pauses may decide the order of threads.
+# Clocks between looks at the host: fixed, because where a run pauses may decide the order of threads. An execution that
+# is fast says so (attribute `slice`).
 SLICE = 1 << 18
 
 
@@ -278,7 +279,7 @@ class V3dQueue:
         assert execution is not None
         hz = self.kernel.hz
         stop = work.watch_ns if until_ns is None else min(work.watch_ns, until_ns)
-        clocks = min(SLICE, ((stop - work.now_ns) * hz + NS - 1) // NS)
+        clocks = min(getattr(execution, "slice", SLICE), ((stop - work.now_ns) * hz + NS - 1) // NS)
         if getattr(execution, "stuck", False):
             clocks = max(clocks, (stop - work.now_ns) * hz // NS)
         if clocks > 0:

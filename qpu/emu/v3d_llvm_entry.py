@@ -23,8 +23,8 @@ def entry_functions(module: ir.Module, isa: Isa, thread: ir.Function, tmu: ir.Fu
     """Make both functions. They take (states, count, memory, pages, kept, copies, keeper, counters, limit, reasons).
 
     run: threads one after another, at most `limit` instructions each; `reasons` says why they stopped. rounds: those
-    that stopped before a store or atomic do it and go on, then all go on that can, until the host is needed, or threads
-    are about to execute more than `limit` instructions between stores, which several host cores can do.
+    that stopped before a store or atomic do it and go on, then all go on that can, until the host is needed, all have
+    ended or spent their share, or threads executed `limit` instructions between stores, work for several host cores.
     lockstep: threads take turns at every request, and do not go through switches.
     """
     through = thread if lockstep else _through_switches(module, isa, thread)
@@ -106,15 +106,18 @@ class _Rounds:
         mode = FloatMode(LlvmLanes(b))
         self.used = b.alloca(I64)  # instructions between stores
         self.host = b.alloca(I32)  # not 0: some thread needs it
+        self.active = b.alloca(I32)  # not 0: some thread goes on without it
         begin, further, done = (self.block(n) for n in ("begin", "further", "done"))
         b.store(I64(0), self.used)
         b.branch(begin)
         b.position_at_end(begin)
         b.store(I32(0), self.host)
+        b.store(I32(0), self.active)
         self.each("store", self.store)
         much = b.icmp_unsigned(">=", b.load(self.used, typ=I64), self.limit)
         over = b.icmp_unsigned("!=", b.load(self.host, typ=I32), I32(0))
-        b.cbranch(b.or_(much, over), done, further)
+        idle = b.icmp_unsigned("==", b.load(self.active, typ=I32), I32(0))
+        b.cbranch(b.or_(b.or_(much, over), idle), done, further)
         b.position_at_end(further)
         self.wait(Wait.STORES)
         b.store(I64(0), self.used)
@@ -179,9 +182,15 @@ class _Rounds:
                 with b.if_then(b.icmp_unsigned("==", then, I32(GO_ON))):
                     b.store(b.call(self.thread, [state, *self.shared, self.left(state)]), place)
         now = b.load(place, typ=I32)
-        stays = b.or_(self.resumes(now), self.waiting(state, now))
-        with b.if_then(b.not_(stays)):
-            b.store(I32(1), self.host)
+        with b.if_else(b.or_(self.resumes(now), self.waiting(state, now))) as (goes_on, stops):
+            with goes_on:
+                b.store(I32(1), self.active)
+            with stops:
+                # Who has ended or spent its share sits out until the others have.
+                ended = b.icmp_unsigned("==", now, I32(Reason.END))
+                out = b.or_(ended, b.icmp_unsigned("==", now, I32(Reason.BUDGET)))
+                with b.if_then(b.not_(out)):
+                    b.store(I32(1), self.host)
 
     def go(self, state: ir.Value, reason: ir.Value, place: ir.Value) -> None:
         """Threads that stopped at a switch go on up to their next store."""
