@@ -137,6 +137,7 @@ class Emulation:
         self._thread: threading.Thread | None = None
         self._guard: Guard | None = None
         self.installed = False
+        self._retired = False
         self._kernel: Kernel | None = self._make()
 
     def _make(self) -> Kernel:
@@ -173,12 +174,12 @@ class Emulation:
     def _work(self) -> None:
         """A job was queued: see to it that it gets done even if the program only watches its memory."""
         self._wake.set()
-        if self._thread is None and self.installed:
+        if self._thread is None and self.installed and not self._retired:
             self._thread = threading.Thread(target=self._advance, name="qpu-emulate", daemon=True)
             self._thread.start()
 
     def _advance(self) -> None:
-        while self.installed:
+        while self.installed and not self._retired:
             kernel = self._kernel
             if kernel is None or kernel.closed:
                 return
@@ -248,7 +249,7 @@ class Emulation:
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
         """Hooks stay for ever: this one does nothing once the emulation is gone."""
-        if self.installed and self._guard is not None:
+        if self.installed and not self._retired and self._guard is not None:
             self._guard(event, args)
 
     def _rebind(self) -> None:
@@ -328,6 +329,17 @@ class Emulation:
             return real(fd, *args, **named)
 
         return call
+
+    def retire(self) -> None:
+        """The process ends: jobs advance only while somebody waits, but calls work to the last.
+
+        Objects that close their devices when the interpreter lets go of them find them open, as on a board.
+        """
+        self._retired = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def uninstall(self) -> None:
         """Restore everything, power the board off."""

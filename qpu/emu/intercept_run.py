@@ -60,8 +60,8 @@ def _end(target: Callable[[], Emulation | None]) -> None:
     emulation = target()
     if emulation is None or not emulation.installed:
         return
+    emulation.retire()
     lines = [emulation.summary()]
-    emulation.uninstall()
     with contextlib.suppress(UsageError):  # the disk is full: nothing better can be done here
         lines.append(emulation.finish_trace())
     for line in lines:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -436,6 +437,7 @@ regs = mmap.mmap(mem, 0x1000, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE,
 load(STORE, *ARGS)
 regs[0x434:0x438] = struct.pack("I", bus + 4096)
 regs[0x430:0x434] = struct.pack("I", bus)
+import textwrap
 import time
 end = time.monotonic() + 20
 while result() != tuple(range(100, 116)):
@@ -461,3 +463,27 @@ run(fd, STOP, [])
 """
     )
     assert ok(emulate(tmp_path, program, board="pi4", options=("--strict",))) == "out-of-bounds\n"
+
+
+@pytest.mark.parametrize("board", ["pi3", "pi4"])
+def test_devices_closed_while_the_interpreter_ends(tmp_path: Path, board: str) -> None:
+    """Objects that live until the end close their devices after every handler at exit, also out of reference cycles."""
+    script = """
+    class Device:
+        def __init__(self):
+            self.fd = os.open("/dev/vcio" if VC4 else "/dev/dri/card0", os.O_RDWR)
+            self.again = self
+        def __del__(self):
+            if VC4:
+                fcntl.ioctl(self.fd, 0xC0086400, struct.pack("7I", 28, 0, 0x30012, 4, 4, 0, 0))
+            else:
+                create(self.fd, 4096)
+            os.close(self.fd)
+            print("closed", flush=True)
+    first, second = Device(), Device()
+    del second
+    import atexit
+    atexit.register(print, "exit")
+    """
+    done = emulate(tmp_path, f"VC4 = {board == 'pi3'}\n" + textwrap.dedent(script), board=board)
+    assert (ok(done), done.stderr) == ("exit\nclosed\nclosed\n", "")
