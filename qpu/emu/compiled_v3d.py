@@ -51,6 +51,7 @@ _LANE = np.arange(LANES, dtype=np.uint32)
 _REASONS = tuple(Reason)  # by value
 SHARE, CHUNK = 1 << 12, 1 << 20  # instructions a thread runs at most before the others get their turn: first, ever
 PARALLEL = 100_000  # instructions between stores of all threads that make host threads worth it
+REQUEST = 16  # instructions that take about as long as a TMU request
 MAX_REMARKS = 256  # on overflowing result FIFOs, before requests of that size become fast
 ALL_PAGES = (1 << 32) // PAGE
 
@@ -427,7 +428,9 @@ class CompiledV3dExecution(DispatchExecution):
         """The programs of these threads have ended."""
         if not threads:
             return
-        self._tmu += self._tallies(threads)
+        tallies = self._tallies(threads)
+        self._tmu += tallies
+        self._program.executed += REQUEST * int(tallies[0])
         left = self._states[threads][:, (Slot.COUNT, Slot.SYNC)]
         for thread, (count, asked) in zip(threads, left.tolist(), strict=True):
             if count:
