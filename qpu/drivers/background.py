@@ -95,9 +95,9 @@ class Background:
                 # A daemon: at exit the guard stops the device first, and then nobody needs the thread.
                 self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
                 self._thread.start()
+            self._changed.notify()  # before the task is there: an interrupt leaves no task that nobody knows of
             self._tasks.append(task)
             self._last = task
-            self._changed.notify()
         return task
 
     def drain(self, timeout_s: float) -> None:
