@@ -173,8 +173,8 @@ class Device(AbstractContextManager["Device"]):
 
     def _tidy(self) -> None:
         """Settle launches that ended unnoticed; close what could not be closed before."""
-        if len(self._running) >= FORGOTTEN:
-            for launch in list(self._running):
+        if len(self._running) >= FORGOTTEN or len(self._lingering) >= FORGOTTEN:
+            for launch in list(self._running):  # an interrupted `run` leaves one
                 launch.settle_if_done()
         if not self._running or self.isa is not Isa.VC4:
             self._lingering = [bo for bo in self._lingering if not close_bo(bo)]

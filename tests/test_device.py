@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -531,6 +532,19 @@ def test_forgotten_uniforms_are_zeros(gpu: Device) -> None:
         with pytest.raises(qpu.EmuFault, match="0x00000000"):
             gpu.run(program, words)
     gpu.run(program, [x, y])
+
+
+def test_a_launch_nobody_waits_for_does_not_keep_closed_buffers() -> None:
+    with qpu.open_device("pi3") as gpu:
+        x, y = gpu.zeros(16), gpu.zeros(16)
+        forgotten = gpu.submit(double(gpu.isa), [x, y])  # as an interrupt in `run` leaves it
+        for _ in range(1000):
+            if forgotten.done:
+                break
+            time.sleep(0.01)
+        for _ in range(100):
+            gpu.empty(16).close()
+        assert len(gpu._lingering) <= 33 and not gpu._running
 
 
 def test_memory_comes_zeroed(gpu: Device) -> None:
