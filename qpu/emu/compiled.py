@@ -7,6 +7,7 @@ name and renamed, so that concurrent processes see whole entries or none; anythi
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import json
@@ -167,10 +168,12 @@ def build(
     """Machine code of what `translate` returns (IR text with a function ``run``, and metadata for JSON).
 
     identity: everything the translation depends on, except the host. level: optimisation, 0..3. better: a level that is
-    taken instead when the cache has it.
+    taken instead when the cache has it. Raises: RuntimeError in threads that outlive the interpreter.
     """
     start = time.perf_counter()
     with _LOCK:
+        if Improvement.ended and threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("the interpreter ends: launches that nobody waited for are not translated any more")
         for wanted in (level,) if better is None else (better, level):
             found = _load(identity, wanted)
             if found is not None:
@@ -232,14 +235,15 @@ class Improvement:
     """
 
     _running: ClassVar[Improvement | None] = None
+    ended: ClassVar[bool] = False
 
     def __init__(self, code: NativeCode, translate: Callable[[], tuple[str, dict[str, Any]]], level: int) -> None:
         self._old = code
         self._translate = translate
         self._level = level
         self._code: NativeCode | None = None
-        # No daemon: a process that ends must not leave LLVM in mid-air. It waits for one translation at most.
-        self._thread = threading.Thread(target=self._make, name="qpu-translator")
+        # No daemon, whatever thread asks: a process that ends must not leave LLVM in mid-air.
+        self._thread = threading.Thread(target=self._make, name="qpu-translator", daemon=False)
         Improvement._running = self
         self._thread.start()
 
@@ -248,9 +252,15 @@ class Improvement:
         cls, code: NativeCode, translate: Callable[[], tuple[str, dict[str, Any]]], level: int
     ) -> Improvement | None:
         """Begin; None while other code is being improved."""
-        if cls._running is not None and cls._running.busy:
+        if cls.ended or (cls._running is not None and cls._running.busy):
             return None
         return cls(code, translate, level)
+
+    @classmethod
+    def end(cls) -> None:
+        """Wait, and begin no more."""
+        cls.ended = True
+        cls.wait()
 
     @classmethod
     def wait(cls) -> None:
@@ -281,3 +291,10 @@ class Improvement:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=Improvement.wait)
+
+
+@atexit.register
+def _end() -> None:
+    """Threads that outlive the interpreter must not use LLVM while it is taken down: wait for them, allow no more."""
+    with _LOCK:
+        Improvement.end()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +91,34 @@ def test_one_at_a_time_and_only_what_can_take_over(tmp_path: Path, monkeypatch: 
     Improvement.wait()
     assert same is not None
     assert same.result() is not None
+
+
+HOT_LAUNCH = """
+import threading
+import qpu
+from qpu.emu import vc4_programs
+
+vc4_programs.HOT = 1000
+WORK = "\\n".join(f"fadd ra{i % 30}, r{i % 4}, ra{(i + 5) % 30}; v8min r{(i + 1) % 4}, r{i % 3}, rb{i % 30}" for i in range(600))
+gpu = qpu.open_device("pi3", engine="compiled")
+program = qpu.assemble(
+    "mov r3, unif\\n:loop\\n" + WORK.replace("r3", "r2") + "\\nsub.setf r3, r3, 1\\nbrr.allnz -, :loop\\nnop\\nnop\\nnop\\n"
+    "mov interrupt, 1\\nnop\\nthrend\\nnop\\nnop\\n",
+    isa=gpu.isa,
+)
+launch = gpu.submit(program, uniforms=[3000])
+launch.wait()
+launch = gpu.submit(program, uniforms=[3000])
+launch.wait()
+print("done", len([t for t in threading.enumerate() if t.name == "qpu-translator"]))
+"""
+
+
+def test_the_interpreter_does_not_end_inside_llvm(tmp_path: Path) -> None:
+    environment = dict(os.environ, QPU_CACHE_DIR=str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", HOT_LAUNCH], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "done 1\n"  # the translator was still at it
+    assert len(list(tmp_path.glob("*.qpuc"))) == 2  # and came to its end
