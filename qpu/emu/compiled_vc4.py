@@ -27,15 +27,24 @@ from qpu.emu.lanes import LANES
 from qpu.emu.memory import Memory
 from qpu.emu.vc4 import Profile
 from qpu.emu.vc4_graph import breaks
-from qpu.emu.vc4_llvm_state import COUNTERS, Reason, Slot, Tally
+from qpu.emu.vc4_llvm_state import COUNTERS, NO_PITCH, Reason, Slot, Tally
 from qpu.emu.vc4_prepare import COUNTS
 from qpu.emu.vc4_programs import FULL, HOT, MAX_NANS, Program, program_at
 from qpu.emu.vc4_run import TURN, ReferenceExecution, Stretch
 from qpu.emu.vc4_state import CLOCKS_PER_INSTRUCTION, Bank, Group, Qpu, Status
 from qpu.emu.vc4_sync import Sync
 from qpu.emu.vc4_tmu import FIFO_DEPTH, Tmu
-from qpu.emu.vc4_vpm import Port
-from qpu.emu.vpm import ROWS, GenericSetup, StoreSetup, Vpm, parse_write_setup
+from qpu.emu.vc4_vpm import Port, Setups
+from qpu.emu.vpm import (
+    ROWS,
+    GenericSetup,
+    LoadSetup,
+    StoreSetup,
+    Vpm,
+    load_geometry,
+    parse_read_setup,
+    parse_write_setup,
+)
 
 __all__ = ["Vc4CompiledMachine"]
 
@@ -150,6 +159,7 @@ class CompiledVc4Execution(ReferenceExecution):
         self._states.adopt(self._bank, self._units.tmu)
         self._by_code: dict[int, Program | None] = {}
         self._began: dict[int, tuple[float, int, int]] = {}
+        self._setups: list[Setups | None] = [None] * qpus  # of VPM and DMA, as the state blocks have them
         self._chunk = [FIRST_CHUNK] * qpus  # native instructions of a turn; grows while a QPU spends all of them
         self._share = [FIRST_CHUNK] * qpus  # what is left of it in this turn
         self._budget = [FIRST_CHUNK] * qpus  # of the native call under way
@@ -355,9 +365,16 @@ class CompiledVc4Execution(ReferenceExecution):
         wide[Slot.DMA_BYTES // 2] = 0
         port = self._units.vpm.ports[q.number]
         wide[Slot.STORE_UNTIL // 2] = port.store_until
-        self._vpm_in(state, port)
+        wide[Slot.LOAD_UNTIL // 2] = port.load_until
+        wide[Slot.DMA_LOADED // 2] = 0
+        setups = port.setups
+        if setups != self._setups[q.number]:
+            self._vpm_in(state, port)
+            self._setups[q.number] = setups
 
     def _vpm_in(self, state: NDArray[np.uint32], port: Port) -> None:
+        state[Slot.TOUCHED] = 0
+        self._reads_in(state, port)
         if not self._vpm_free:
             state[Slot.WRITE] = 2
         elif port.write is None:
@@ -382,6 +399,42 @@ class CompiledVc4Execution(ReferenceExecution):
                 2 << 30 | (store.units & 127) << 23 | (store.depth & 127) << 16 | 1 << 14 | store.y << 7 | store.x << 3
             )
         state[Slot.STRIDE] = 3 << 30 | int(port.stride.blockmode) << 16 | port.stride.stride
+
+    @staticmethod
+    def _reads_in(state: NDArray[np.uint32], port: Port) -> None:
+        state[Slot.READ] = state[Slot.READ_LEFT] = state[Slot.QUEUED_LEFT] = 0
+        simple = [e[0].size == 2 and e[0].horizontal for e in (port.read, port.queued) if e is not None]
+        if not all(simple):
+            state[Slot.READ] = 2
+        elif port.read is not None:
+            setup, address, left = port.read
+            state[Slot.READ_WORD], state[Slot.READ_AT], state[Slot.READ_LEFT] = setup.word, address, left
+            if port.queued is not None:
+                state[Slot.QUEUED_WORD], state[Slot.QUEUED_LEFT] = port.queued[0].word, port.queued[2]
+        load = port.load
+        state[Slot.LOAD] = 0
+        if load is not None and load.width == 4 and not load_geometry(load).concerns:
+            state[Slot.LOAD], state[Slot.LOAD_WORD] = 1, load.word
+        state[Slot.PITCH] = NO_PITCH if port.pitch is None else port.pitch
+
+    @staticmethod
+    def _reads_out(state: NDArray[np.uint32], port: Port) -> None:
+        if state[Slot.READ] == 0:
+            port.read = port.queued = None
+            if left := int(state[Slot.READ_LEFT]):
+                setup = parse_read_setup(int(state[Slot.READ_WORD]))
+                assert isinstance(setup, GenericSetup)
+                port.read = (setup, int(state[Slot.READ_AT]), left)
+            if left := int(state[Slot.QUEUED_LEFT]):
+                setup = parse_read_setup(int(state[Slot.QUEUED_WORD]))
+                assert isinstance(setup, GenericSetup)
+                port.queued = (setup, setup.address, left)
+        if state[Slot.LOAD]:
+            load = parse_read_setup(int(state[Slot.LOAD_WORD]))
+            assert isinstance(load, LoadSetup)
+            port.load = load
+        pitch = int(state[Slot.PITCH])
+        port.pitch = None if pitch == NO_PITCH else pitch
 
     def _vpm_out(self, state: NDArray[np.uint32], port: Port) -> None:
         word = int(state[Slot.WRITE_WORD])
@@ -425,8 +478,14 @@ class CompiledVc4Execution(ReferenceExecution):
             self._units.tmu.used[q.number] = True
         port = self._units.vpm.ports[q.number]
         port.store_until = int(wide[Slot.STORE_UNTIL // 2])
+        port.load_until = int(wide[Slot.LOAD_UNTIL // 2])
         self.stats.dma_write_bytes += int(wide[Slot.DMA_BYTES // 2])
-        self._vpm_out(state, port)
+        self.stats.dma_read_bytes += int(wide[Slot.DMA_LOADED // 2])
+        if state[Slot.TOUCHED]:
+            self._vpm_out(state, port)
+            self._reads_out(state, port)
+            state[Slot.TOUCHED] = 0
+            self._setups[q.number] = port.setups
         if reason is Reason.BUDGET:
             if self._share[q.number] <= 0:  # else its clock has reached the limit of this call
                 q.status = Status.YIELDED
@@ -459,6 +518,7 @@ class CompiledVc4Execution(ReferenceExecution):
         self.stats.tmu_requests += found["requests"]
         self.stats.tmu_read_bytes += 4 * LANES * found["requests"]
         self.stats.vpm_write_bytes += 4 * LANES * found["vpm_writes"]
+        self.stats.vpm_read_bytes += 4 * LANES * found["vpm_reads"]
 
     def _next_turn(self) -> None:
         self._settle()

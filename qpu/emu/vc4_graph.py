@@ -23,7 +23,6 @@ MAX_NODES = 20_000
 _REGISTERS = (1 << 64) - 1
 _SFU = range(52, 56)
 _OUTPUTS = frozenset({40, 48, 49, 50, *_SFU, 56, 60})
-_SETUP, _START = 49, 50
 
 
 class Node(NamedTuple):
@@ -40,14 +39,14 @@ class Node(NamedTuple):
     three: int = 0
 
 
-def _source_reason(source: Source | None, file: File) -> str:
+def _source_reason(source: Source | None) -> str:
     if source is None or source.read in (Read.REGISTER, Read.SMALL_IMM, Read.NUMBER):
         return ""
     if source.read is Read.LATCH:
         return "operand latch"
-    if source.index in (32, 38):
+    if source.index in (32, 38, 48):
         return ""
-    if source.index == 50 and file is File.B and source.read is Read.INPUT:
+    if source.index in (49, 50) and source.read is Read.INPUT:
         return ""
     return f"input register {source.index}"
 
@@ -63,8 +62,6 @@ def _dest_reason(half: Half, merged: bool) -> str:
         return f"output register {dest.number}"
     if dest.number == 40 and file_b:
         return "relative uniforms address"
-    if dest.number in (_SETUP, _START) and not file_b:
-        return "VPM read setup or DMA load"
     return ""
 
 
@@ -103,8 +100,8 @@ def why_not(plan: Plan) -> str:
     if isinstance(instr, Alu):
         if plan.mul.active and plan.mul.op.sem is None:
             return "MUL nop with a destination"
-        for source, file in ((plan.read_a, File.A), (plan.read_b, File.B)):
-            reason = _source_reason(source, file)
+        for source in (plan.read_a, plan.read_b):
+            reason = _source_reason(source)
             if reason:
                 return reason
     outputs = [h.dest.number for h in halves if h.dest.place is Place.IO and (loads or h.active)]

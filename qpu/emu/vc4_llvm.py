@@ -363,11 +363,14 @@ class _Translator:
             found = self.v.const(source.index)
         elif source.read is Read.INPUT and source.index == 32:
             found = self.splat(self.units.uniform())
+        elif source.read is Read.INPUT and source.index == 48:
+            found = self.units.vpm_read()
+        elif source.read is Read.INPUT and source.index == 49:
+            found = self.splat(self.units.busy(file))
         else:
             if source.read is Read.INPUT and source.index == 50:
                 self.units.wait(file)
-            number = self.v.lane_id() if file is File.A else self.splat(self.load_scalar(Slot.QPU))
-            found = number
+            found = self.v.lane_id() if file is File.A else self.splat(self.load_scalar(Slot.QPU))
         self.latch(file, found)
         return _Value(found, found)
 
@@ -499,7 +502,7 @@ class _Translator:
                 result = SFU[dest.number].sem(v, x)
                 self.put(70, _Value(result, result))
             else:
-                self.units.write(dest.number, x)
+                self.units.write(dest.number, dest.file, x)
             return
         number = {Place.A: 0, Place.B: 32, Place.ACC: 64}.get(place, 64) + (
             5 if place in (Place.R5_ALL, Place.R5_QUADS) else dest.number

@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 
 from qpu.emu.vc4_prepare import Place, Plan, Read
 
-__all__ = ["COUNTERS", "FAST_SUM", "Arg", "Reason", "Slot", "Tally"]
+__all__ = ["COUNTERS", "FAST_SUM", "NO_PITCH", "Arg", "Reason", "Slot", "Tally"]
 
 FAST_SUM = ("fadd", "fsub")
+NO_PITCH = 0xFFFFFFFF
 
 
 class Arg(enum.IntEnum):
@@ -50,6 +51,8 @@ class Slot(enum.IntEnum):
     CLOCK = 1434  # 64 bits: emulated clock at the start of the call
     STORE_UNTIL = 1436  # 64 bits
     DMA_BYTES = 1438  # 64 bits: stored by DMA during the call
+    LOAD_UNTIL = 1458  # 64 bits
+    DMA_LOADED = 1460  # 64 bits: bytes loaded by DMA during the call
     RESUME = 1440
     AT = 1441
     TAKEN = 1442
@@ -67,6 +70,17 @@ class Slot(enum.IntEnum):
     STRIDE = 1454  # the word of the DMA store stride
     USED = 1455  # a TMU request was made during the call
     ALONE = 1456  # no other QPU runs: the VPM and memory may be written
+    # A VPM read, and the one that follows it; each LEFT counts vectors. WORD: the setup, AT: the next vector.
+    READ = 1462  # 0: horizontal 32-bit vectors, as far as there are any; 2: something else
+    READ_WORD = 1463
+    READ_AT = 1464
+    READ_LEFT = 1465
+    QUEUED_WORD = 1466
+    QUEUED_LEFT = 1467
+    LOAD = 1468  # DMA load setup: 0 none or something else, 1 32-bit elements inside the VPM
+    LOAD_WORD = 1469
+    PITCH = 1470  # extended pitch of DMA loads in bytes; NO_PITCH before it is set
+    TOUCHED = 1471  # setups or positions were changed during the call
     WORDS = 1472
 
 
@@ -85,13 +99,16 @@ class Tally:
     uniforms: int = 0
     requests: int = 0
     vpm_writes: int = 0
+    vpm_reads: int = 0
 
     def add(self, plan: Plan) -> None:
         """Account for an instruction."""
         for name in plan.counts._fields:
             setattr(self, name, getattr(self, name) + getattr(plan.counts, name))
         for source in (plan.read_a, plan.read_b):
-            self.uniforms += source is not None and source.read is Read.INPUT and source.index == 32
+            if source is not None and source.read is Read.INPUT:
+                self.uniforms += source.index == 32
+                self.vpm_reads += source.index == 48
         for half in (plan.add, plan.mul):
             if half is not None and half.active and half.dest.place is Place.IO:
                 self.requests += half.dest.number >= 56

@@ -1,16 +1,17 @@
-"""Code for what surrounds a VideoCore IV QPU: uniforms, direct TMU reads, VPM writes and DMA stores of whole rows."""
+"""Code for what surrounds a VideoCore IV QPU: uniforms, direct TMU reads, the VPM and DMA in the usual modes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 
 from qpu.emu.llvm_lanes import I1, I8, I32, I32X16, I64, I64X16, LANES
-from qpu.emu.vc4_llvm_state import Arg, Slot
+from qpu.emu.vc4_llvm_state import NO_PITCH, Arg, Slot
 from qpu.emu.vc4_state import BUS_MASK, CLOCKS_PER_INSTRUCTION
 from qpu.emu.vc4_tmu import FIFO_DEPTH, SAFE_DEPTH
-from qpu.emu.vc4_vpm import STORE_BUSY
+from qpu.emu.vc4_vpm import LOAD_BUSY, STORE_BUSY
 from qpu.vc4.regs import File
 
 __all__ = ["Units"]
@@ -28,6 +29,7 @@ class Units:
         module = translator.module
         self.gather = _gather_function(module, translator)
         self.rows = {copy: _rows_function(module, copy) for copy in (False, True)}
+        self.columns = {copy: _load_function(module, copy) for copy in (False, True)}
 
     def begin(self) -> None:
         """A chain starts."""
@@ -77,7 +79,7 @@ class Units:
 
     # -- output registers
 
-    def write(self, number: int, value: ir.Value) -> None:
+    def write(self, number: int, file: File, value: ir.Value) -> None:
         """A write to an output register."""
         t, b = self.t, self.t.b
         if number in (56, 60):
@@ -92,7 +94,12 @@ class Units:
             t.checks.append(b.icmp_unsigned("!=", b.and_(word, I32(3)), I32(0)))
             self.base, self.safe = b.and_(word, I32(_ALIGNED)), None
         elif number == 49:
-            self.setup(word)
+            if file is File.A:
+                self.read_setup(word)
+            else:
+                self.setup(word)
+        elif file is File.A:
+            self.load_block(word)
         else:
             self.store(word)
 
@@ -187,8 +194,51 @@ class Units:
     def wait(self, file: File) -> None:
         """A wait for DMA; transfers happen at once."""
         t = self.t
-        if file is File.B:
-            t.effects.append(lambda: t.store_scalar(Slot.STORE_UNTIL, I64(0)))
+        slot = Slot.LOAD_UNTIL if file is File.A else Slot.STORE_UNTIL
+        t.effects.append(lambda: t.store_scalar(slot, I64(0)))
+
+    def _clock(self, extra: int) -> ir.Value:
+        """The emulated clock at the instruction under construction, and `extra` instructions later."""
+        t, b = self.t, self.t.b
+        before = b.sub(t.function.args[Arg.BUDGET], b.load(t.budget, typ=I64))
+        clocks = b.mul(b.add(before, I64(t.tally.instructions - 1 + extra)), I64(CLOCKS_PER_INSTRUCTION))
+        return b.add(t.load_scalar(Slot.CLOCK, I64), clocks)
+
+    def busy(self, file: File) -> ir.Value:
+        """1 while a DMA transfer is under way. A chain ends with what would start or end one."""
+        t, b = self.t, self.t.b
+        until = t.load_scalar(Slot.LOAD_UNTIL if file is File.A else Slot.STORE_UNTIL, I64)
+        return b.zext(b.icmp_signed("<", self._clock(0), until), I32)
+
+    def _touch(self) -> None:
+        self.t.store_scalar(Slot.TOUCHED, I32(1))
+
+    def vpm_read(self) -> ir.Value:
+        """The next vector of a VPM read."""
+        t, b = self.t, self.t.b
+        at, left = t.load_scalar(Slot.READ_AT), t.load_scalar(Slot.READ_LEFT)
+        self._require(b.icmp_unsigned("==", t.load_scalar(Slot.READ), I32(0)))
+        self._require(b.icmp_unsigned("!=", left, I32(0)))
+        row = b.shl(b.zext(b.and_(at, I32(63)), I64), I64(6))
+        value = b.load(b.gep(t.function.args[Arg.VPM], [row], source_etype=I8), typ=I32X16)
+        value.align = 4
+
+        def effect() -> None:
+            word, queued = t.load_scalar(Slot.READ_WORD), t.load_scalar(Slot.QUEUED_WORD)
+            stride = b.and_(b.lshr(word, I32(12)), I32(63))
+            step = b.select(b.icmp_unsigned("==", stride, I32(0)), I32(64), stride)
+            last = b.icmp_unsigned("==", left, I32(1))
+            for slot, more, none in (
+                (Slot.READ_WORD, word, queued),
+                (Slot.READ_AT, b.and_(b.add(at, step), I32(255)), b.and_(queued, I32(255))),
+                (Slot.READ_LEFT, b.sub(left, I32(1)), t.load_scalar(Slot.QUEUED_LEFT)),
+                (Slot.QUEUED_LEFT, t.load_scalar(Slot.QUEUED_LEFT), I32(0)),
+            ):
+                t.store_scalar(slot, b.select(last, none, more))
+            self._touch()
+
+        t.effects.append(effect)
+        return value
 
     def vpm_write(self, value: ir.Value) -> None:
         t, b = self.t, self.t.b
@@ -201,12 +251,13 @@ class Units:
             b.store(value, b.gep(t.function.args[Arg.VPM], [row], source_etype=I8)).align = 4
             step = b.add(at, t.load_scalar(Slot.WRITE_STEP))
             t.store_scalar(Slot.WRITE_AT, b.and_(step, I32(255)))
+            self._touch()
 
         t.effects.append(effect)
 
-    def setup(self, word: ir.Value) -> None:
-        """A write to address 49, file B: forms that whole rows of words need."""
-        t, b = self.t, self.t.b
+    def _fields(self, word: ir.Value) -> tuple[Callable[[int, int], ir.Value], ...]:
+        """Functions of a setup word: (shift, bits) -> field; (x, n) -> x equals n; (x, n) -> x, or n for 0."""
+        b = self.t.b
 
         def field(shift: int, bits: int) -> ir.Value:
             return b.and_(b.lshr(word, I32(shift)), I32((1 << bits) - 1))
@@ -217,6 +268,76 @@ class Units:
         def full(x: ir.Value, n: int) -> ir.Value:
             return b.select(equal(x, 0), I32(n), x)
 
+        return field, equal, full
+
+    def read_setup(self, word: ir.Value) -> None:
+        """A write to address 49, file A: VPM reads of rows of words, DMA loads of words, their pitch."""
+        t, b = self.t, self.t.b
+        field, equal, full = self._fields(word)
+        vector = b.and_(equal(field(30, 2), 0), b.and_(equal(field(8, 2), 2), equal(field(11, 1), 1)))
+        vector = b.and_(vector, b.icmp_unsigned("<", field(0, 8), I32(64)))
+        left = b.add(t.load_scalar(Slot.READ_LEFT), t.load_scalar(Slot.QUEUED_LEFT))
+        vector = b.and_(vector, b.icmp_unsigned("<", left, I32(2)))
+        vector = b.and_(vector, equal(t.load_scalar(Slot.READ), 0))
+        queue = b.and_(vector, equal(left, 1))
+        start = b.and_(vector, equal(left, 0))
+        pitch = equal(field(28, 4), 9)
+        block = equal(field(28, 4), 8)
+        upright = equal(field(11, 1), 1)
+        columns, rows = full(field(20, 4), 16), full(field(16, 4), 16)
+        beside = b.sub(columns, I32(1))
+        bottom = b.add(field(4, 6), b.mul(b.sub(rows, I32(1)), full(field(12, 4), 16)))
+        bottom = b.add(bottom, b.select(upright, beside, I32(0)))
+        right = b.add(field(0, 4), b.select(upright, I32(0), beside))
+        block = b.and_(block, b.icmp_unsigned("<", bottom, I32(64)))
+        block = b.and_(block, b.icmp_unsigned("<", right, I32(16)))
+        self._require(b.or_(vector, b.or_(pitch, block)))
+
+        def effect() -> None:
+            for slot, when, new in (
+                (Slot.READ_WORD, start, word),
+                (Slot.READ_AT, start, field(0, 8)),
+                (Slot.READ_LEFT, start, full(field(20, 4), 16)),
+                (Slot.QUEUED_WORD, queue, word),
+                (Slot.QUEUED_LEFT, queue, full(field(20, 4), 16)),
+                (Slot.LOAD, block, I32(1)),
+                (Slot.LOAD_WORD, block, word),
+                (Slot.PITCH, pitch, field(0, 13)),
+            ):
+                t.store_scalar(slot, b.select(when, new, t.load_scalar(slot)))
+            self._touch()
+
+        t.effects.append(effect)
+
+    def load_block(self, address: ir.Value) -> None:
+        """A DMA load of words."""
+        t, b = self.t, self.t.b
+        self._require_alone()
+        # 2: the caller wants all VPM accesses left to the reference engine
+        self._require(b.icmp_unsigned("!=", t.load_scalar(Slot.WRITE), I32(2)))
+        self._require(b.icmp_unsigned("==", t.load_scalar(Slot.LOAD), I32(1)))
+        word, extended = t.load_scalar(Slot.LOAD_WORD), t.load_scalar(Slot.PITCH)
+        power = b.and_(b.lshr(word, I32(24)), I32(15))
+        own = b.icmp_unsigned("==", power, I32(0))
+        pitch = b.select(own, extended, b.shl(I32(8), power))
+        self._require(b.icmp_unsigned("!=", pitch, I32(NO_PITCH)))
+        self._require(b.icmp_unsigned("==", b.and_(b.or_(address, pitch), I32(3)), I32(0)))
+        args = [t.function.args[n] for n in (Arg.MEMORY, Arg.PAGES, Arg.SIZE, Arg.VPM)]
+        args += [word, pitch, b.and_(address, I32(BUS_MASK))]
+        self._require(b.icmp_unsigned("!=", b.call(self.columns[False], args), I64(0)))
+        until = self._clock(LOAD_BUSY)
+
+        def effect() -> None:
+            moved = b.call(self.columns[True], args)
+            t.store_scalar(Slot.DMA_LOADED, b.add(t.load_scalar(Slot.DMA_LOADED, I64), moved))
+            t.store_scalar(Slot.LOAD_UNTIL, until)
+
+        t.effects.append(effect)
+
+    def setup(self, word: ir.Value) -> None:
+        """A write to address 49, file B: forms that whole rows of words need."""
+        t, b = self.t, self.t.b
+        field, equal, full = self._fields(word)
         kind = field(30, 2)
         vector = b.and_(equal(kind, 0), b.and_(equal(field(8, 2), 2), equal(field(11, 1), 1)))
         vector = b.and_(vector, b.icmp_unsigned("<", field(0, 8), I32(64)))
@@ -241,6 +362,7 @@ class Units:
                 (Slot.STRIDE, stride, word),
             ):
                 t.store_scalar(slot, b.select(when, new, t.load_scalar(slot)))
+            self._touch()
 
         t.effects.append(effect)
 
@@ -256,15 +378,13 @@ class Units:
         args = [t.function.args[n] for n in (Arg.MEMORY, Arg.PAGES, Arg.SIZE, Arg.VPM)]
         args += [word, b.and_(stride, I32(0xFFFF)), b.and_(address, I32(BUS_MASK))]
         self._require(b.icmp_unsigned("!=", b.call(self.rows[False], args), I64(0)))
-        done = t.tally.instructions - 1
+        until = self._clock(STORE_BUSY)
 
         def effect() -> None:
             moved = b.call(self.rows[True], args)
             total = b.add(t.load_scalar(Slot.DMA_BYTES, I64), moved)
             t.store_scalar(Slot.DMA_BYTES, total)
-            before = b.sub(t.function.args[Arg.BUDGET], b.load(t.budget, typ=I64))
-            clocks = b.mul(b.add(before, I64(done + STORE_BUSY)), I64(CLOCKS_PER_INSTRUCTION))
-            t.store_scalar(Slot.STORE_UNTIL, b.add(t.load_scalar(Slot.CLOCK, I64), clocks))
+            t.store_scalar(Slot.STORE_UNTIL, until)
 
         t.effects.append(effect)
 
@@ -360,4 +480,76 @@ def _rows_function(module: ir.Module, copy: bool) -> ir.Function:
     b.branch(loop)
     b.position_at_end(done)
     b.ret(total)
+    return function
+
+
+def _load_function(module: ir.Module, copy: bool) -> ir.Function:
+    """(memory, pages, size, vpm, setup word, pitch, address) -> bytes of a DMA load, 0 when a row is not legal.
+
+    copy: do it; else only look. The block lies inside the VPM.
+    """
+    types = [_PTR, _PTR, I64, _PTR, I32, I32, I32]
+    function = ir.Function(module, ir.FunctionType(I64, types), "load_rows" if copy else "check_load")
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    memory, pages, size, vpm, word, pitch, address = function.args
+    b = ir.IRBuilder(function.append_basic_block("start"))
+
+    def field(shift: int, bits: int) -> ir.Value:
+        return b.zext(b.and_(b.lshr(word, I32(shift)), I32((1 << bits) - 1)), I64)
+
+    columns, rows, vpitch = (
+        b.select(b.icmp_unsigned("==", f, I64(0)), I64(16), f) for f in (field(20, 4), field(16, 4), field(12, 4))
+    )
+    upright = b.icmp_unsigned("!=", field(11, 1), I64(0))
+    target = b.add(b.shl(field(4, 6), I64(6)), b.shl(field(0, 4), I64(2)))
+    beside = b.select(upright, I64(64), I64(4))
+    length = b.shl(columns, I64(2))
+    start, pitch = b.zext(address, I64), b.zext(pitch, I64)
+    whole = b.and_(b.icmp_unsigned("==", columns, I64(16)), b.not_(upright))
+
+    def each(count: ir.Value, body: Callable[[ir.Value], None]) -> None:
+        entry = b.block
+        loop, inside, done = (function.append_basic_block(n) for n in ("loop", "body", "done"))
+        b.branch(loop)
+        b.position_at_end(loop)
+        i = b.phi(I64)
+        i.add_incoming(I64(0), entry)
+        b.cbranch(b.icmp_unsigned("<", i, count), inside, done)
+        b.position_at_end(inside)
+        body(i)
+        i.add_incoming(b.add(i, I64(1)), b.block)
+        b.branch(loop)
+        b.position_at_end(done)
+
+    def move(row: ir.Value) -> None:
+        here = b.gep(memory, [b.add(start, b.mul(row, pitch))], source_etype=I8)
+        there = b.gep(vpm, [b.add(target, b.mul(row, b.shl(vpitch, I64(6))))], source_etype=I8)
+
+        def element(k: ir.Value) -> None:
+            value = b.load(b.gep(here, [b.shl(k, I64(2))], source_etype=I8), typ=I32)
+            b.store(value, b.gep(there, [b.mul(k, beside)], source_etype=I8))
+
+        with b.if_else(whole) as (line, single):
+            with line:
+                value = b.load(here, typ=I32X16)
+                value.align = 4
+                b.store(value, there).align = 4
+            with single:
+                each(columns, element)
+
+    def look(row: ir.Value) -> None:
+        at = b.add(start, b.mul(row, pitch))
+        last = b.add(at, b.sub(length, I64(1)))
+        with b.if_then(b.icmp_unsigned(">=", last, size), likely=False):
+            b.ret(I64(0))
+        owners = [
+            b.load(b.gep(pages, [b.shl(b.lshr(x, I64(12)), I64(2))], source_etype=I8), typ=I32) for x in (at, last)
+        ]
+        legal = b.and_(b.icmp_unsigned("!=", owners[0], I32(0)), b.icmp_unsigned("==", owners[0], owners[1]))
+        with b.if_then(b.not_(legal), likely=False):
+            b.ret(I64(0))
+
+    each(rows, move if copy else look)
+    b.ret(b.mul(length, rows))
     return function

@@ -19,7 +19,7 @@ from qpu.emu.vc4_state import BUS_MASK
 
 __all__ = ["FULL", "HOT", "MAX_NANS", "Program", "program_at"]
 
-VERSION = "vc4-4"  # change it whenever generated code changes
+VERSION = "vc4-5"  # change it whenever generated code changes
 WORTH = 6  # native instructions in a row that make leaving the reference engine worth it
 QUICK, FULL = 0, 2  # optimisation levels
 HOT = 10_000_000  # instructions after which a program is worth the full level
@@ -175,7 +175,8 @@ class Program:
 
 
 def stores(graph: Graph, node: Node) -> bool:
-    """Whether a native instruction writes what other QPUs see: the VPM (address 48) or memory (50, file B)."""
+    """Whether a native instruction writes what other QPUs see: the VPM (address 48, or 50 of file A) or memory
+    (50, file B)."""
     plan = graph.plan(node.at)
     if plan is None or plan.add is None or plan.mul is None:
         return False

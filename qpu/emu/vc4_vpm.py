@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,23 @@ from qpu.emu.vpm import (
 if TYPE_CHECKING:
     from qpu.emu.vc4_units import Units
 
-__all__ = ["LOAD_BUSY", "STORE_BUSY", "VpmUnit"]
+__all__ = ["LOAD_BUSY", "STORE_BUSY", "Port", "Setups", "VpmUnit"]
 
 # Instructions from the start of a DMA until its busy flag clears. Real times depend on the memory; the field reports
 # at least 6 and 10. `Basis.ASSUMED`: nothing but the busy flags depends on it.
 LOAD_BUSY, STORE_BUSY = 8, 12
+
+
+Read: TypeAlias = tuple[GenericSetup, int, int]
+Setups: TypeAlias = tuple[
+    Read | None,
+    Read | None,
+    tuple[GenericSetup, int] | None,
+    LoadSetup | None,
+    int | None,
+    StoreSetup | None,
+    StoreStride,
+]
 
 
 class Port:
@@ -40,14 +52,19 @@ class Port:
     __slots__ = ("load", "load_until", "pitch", "queued", "read", "store", "store_until", "stride", "write")
 
     def __init__(self) -> None:
-        self.read: tuple[GenericSetup, int, int] | None = None
-        self.queued: tuple[GenericSetup, int, int] | None = None
+        self.read: Read | None = None
+        self.queued: Read | None = None
         self.write: tuple[GenericSetup, int] | None = None
         self.load: LoadSetup | None = None
         self.pitch: int | None = None
         self.store: StoreSetup | None = None
         self.stride = StoreStride(0, False)  # what programs that never set it rely on; `Basis.ASSUMED`
         self.load_until = self.store_until = 0  # emulated clock at which the busy flag clears
+
+    @property
+    def setups(self) -> Setups:
+        """Everything but the busy flags."""
+        return self.read, self.queued, self.write, self.load, self.pitch, self.store, self.stride
 
 
 class VpmUnit:

@@ -56,6 +56,12 @@ class GenericSetup:
     stride: int
     num: int
 
+    @property
+    def word(self) -> int:
+        """The set-up word."""
+        mode = self.horizontal << 11 | self.laned << 10 | self.size << 8
+        return (self.num & 15) << 20 | (self.stride & 63) << 12 | mode | self.address
+
 
 @dataclass(frozen=True, slots=True)
 class LoadSetup:
@@ -73,6 +79,14 @@ class LoadSetup:
     vertical: bool
     y: int
     x: int
+
+    @property
+    def word(self) -> int:
+        """The set-up word of a load of 32-bit elements. Raises: ValueError for others."""
+        if self.width != 4:
+            raise ValueError(f"a load of {self.width}-byte elements; only 4 bytes have a word here")
+        counts = (self.columns & 15) << 20 | (self.rows & 15) << 16 | (self.vpitch & 15) << 12
+        return 1 << 31 | self.mpitch << 24 | counts | self.vertical << 11 | self.y << 4 | self.x
 
 
 @dataclass(frozen=True, slots=True)
