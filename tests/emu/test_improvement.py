@@ -99,17 +99,17 @@ import qpu
 from qpu.emu import vc4_programs
 
 vc4_programs.HOT = 1000
-WORK = "\\n".join(f"fadd ra{i % 30}, r{i % 4}, ra{(i + 5) % 30}; v8min r{(i + 1) % 4}, r{i % 3}, rb{i % 30}" for i in range(600))
+WORK = "\\n".join(
+    f"fadd ra{i % 30}, r{i % 4}, ra{(i + 5) % 30}; v8min r{(i + 1) % 4}, r{i % 3}, rb{i % 30}" for i in range(600)
+)
 gpu = qpu.open_device("pi3", engine="compiled")
 program = qpu.assemble(
-    "mov r3, unif\\n:loop\\n" + WORK.replace("r3", "r2") + "\\nsub.setf r3, r3, 1\\nbrr.allnz -, :loop\\nnop\\nnop\\nnop\\n"
-    "mov interrupt, 1\\nnop\\nthrend\\nnop\\nnop\\n",
+    "mov r3, unif\\n:loop\\n" + WORK.replace("r3", "r2") + "\\nsub.setf r3, r3, 1\\nbrr.allnz -, :loop\\n"
+    "nop\\nnop\\nnop\\nmov interrupt, 1\\nnop\\nthrend\\nnop\\nnop\\n",
     isa=gpu.isa,
 )
-launch = gpu.submit(program, uniforms=[3000])
-launch.wait()
-launch = gpu.submit(program, uniforms=[3000])
-launch.wait()
+for _ in range(2):
+    gpu.submit(program, uniforms=[3000]).wait()
 print("done", len([t for t in threading.enumerate() if t.name == "qpu-translator"]))
 """
 
