@@ -1,14 +1,14 @@
 """The VideoCore IV machine, compiled engine: chains of plain instructions run as machine code, one QPU at a time.
 
-The reference engine stays in charge: what has effects between QPUs (mutex, semaphores, program ends, most of the VPM),
+The reference engine stays in charge: what has effects between QPUs (semaphores, program ends, waiting for the mutex),
 what breaks a rule and what faults is executed and reported by it. A QPU changes sides where the other is better.
 
 Order: QPUs run side by side until each needs the reference engine, has spent its share (`FIRST_CHUNK`, doubled up to
-`CHUNK`) or is about to write the VPM or memory. When all stand, those writes happen, one QPU after the other in the
-order of their numbers. So a program gives the same memory and counts every time, on any number of host cores and
-however a run is cut into calls. Programs whose QPUs do not race give those of the reference engine too; a race (a QPU
-reads what another stores, and neither a semaphore nor the mutex orders them) may end differently from there, as may
-which fault or wait comes first where several QPUs fault or wait.
+`CHUNK`) or is about to write the VPM or memory or to take or release the mutex. When all stand, that happens, one QPU
+after the other in the order of their numbers; the release of the mutex ends a turn. So a program gives the same memory
+and counts every time, on any number of host cores and however a run is cut into calls. Programs whose QPUs do not race
+give those of the reference engine too; a race (a QPU reads what another stores, and neither a semaphore nor the mutex
+orders them) may end differently from there, as may which fault or wait comes first where several QPUs fault or wait.
 """
 
 from __future__ import annotations
@@ -353,7 +353,19 @@ class CompiledVc4Execution(ReferenceExecution):
             counts.ctypes.data,
             self._budget[q.number],
         )
+        if self._states.words[q.number, Slot.ALONE]:
+            self._mutex_out(q)
         return result
+
+    def _mutex_out(self, q: Qpu) -> None:
+        """The mutex after native code that ran alone."""
+        state, wide, sync = self._states.words[q.number], self._states.wide[q.number], self._sync
+        if state[Slot.GAVE]:
+            q.waiting = False
+            sync.release_mutex(int(wide[Slot.RELEASED // 2]))
+        elif state[Slot.MUTEX] == 1:
+            q.waiting = False
+            sync.holder = q
 
     def _enter(self, q: Qpu, number: int, budget: int, alone: bool) -> None:
         self._budget[q.number] = budget
@@ -367,6 +379,10 @@ class CompiledVc4Execution(ReferenceExecution):
         wide[Slot.STORE_UNTIL // 2] = port.store_until
         wide[Slot.LOAD_UNTIL // 2] = port.load_until
         wide[Slot.DMA_LOADED // 2] = 0
+        holder = self._sync.holder
+        state[Slot.MUTEX] = 0 if holder is None else 1 if holder is q else 2
+        state[Slot.GAVE] = 0
+        wide[Slot.RELEASED // 2] = self._sync.released
         setups = port.setups
         if setups != self._setups[q.number]:
             self._vpm_in(state, port)
@@ -461,7 +477,7 @@ class CompiledVc4Execution(ReferenceExecution):
         self._last_round += used
         self._native += used
         program.executed += used
-        q.clock += used * CLOCKS_PER_INSTRUCTION
+        q.clock = int(wide[Slot.CLOCK // 2]) + used * CLOCKS_PER_INSTRUCTION
         q.steps += used
         if used:
             per_qpu = self.stats.per_qpu
@@ -486,7 +502,9 @@ class CompiledVc4Execution(ReferenceExecution):
             self._reads_out(state, port)
             state[Slot.TOUCHED] = 0
             self._setups[q.number] = port.setups
-        if reason is Reason.BUDGET:
+        if reason is Reason.YIELD:
+            q.status = Status.YIELDED
+        elif reason is Reason.BUDGET:
             if self._share[q.number] <= 0:  # else its clock has reached the limit of this call
                 q.status = Status.YIELDED
                 self._chunk[q.number] = min(CHUNK, 2 * self._chunk[q.number])

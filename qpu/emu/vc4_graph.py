@@ -15,14 +15,15 @@ from qpu.emu.vc4_prepare import Half, Place, Plan, Read, Source
 from qpu.vc4.instr import Alu, Branch, LoadImm
 from qpu.vc4.regs import BRANCH_CONDS, File
 
-__all__ = ["ALL_EFFECTS", "DYNAMIC", "NOWHERE", "Graph", "Node", "breaks", "history_key", "why_not"]
+__all__ = ["ALL_EFFECTS", "DYNAMIC", "NOWHERE", "Graph", "Node", "breaks", "history_key", "releases", "why_not"]
 
 ALL_EFFECTS = (1 << 80) - 1
 NOWHERE, DYNAMIC = -1, -2
+MUTEX = 51
 MAX_NODES = 20_000
 _REGISTERS = (1 << 64) - 1
 _SFU = range(52, 56)
-_OUTPUTS = frozenset({40, 48, 49, 50, *_SFU, 56, 60})
+_OUTPUTS = frozenset({40, 48, 49, 50, 51, *_SFU, 56, 60})
 
 
 class Node(NamedTuple):
@@ -46,7 +47,7 @@ def _source_reason(source: Source | None) -> str:
         return "operand latch"
     if source.index in (32, 38, 48):
         return ""
-    if source.index in (49, 50) and source.read is Read.INPUT:
+    if source.index in (49, 50, 51) and source.read is Read.INPUT:
         return ""
     return f"input register {source.index}"
 
@@ -62,6 +63,8 @@ def _dest_reason(half: Half, merged: bool) -> str:
         return f"output register {dest.number}"
     if dest.number == 40 and file_b:
         return "relative uniforms address"
+    if dest.number == MUTEX and half.cond != 1:
+        return "conditional release of the mutex"
     return ""
 
 
@@ -70,8 +73,8 @@ def why_not(plan: Plan) -> str:
     instr = plan.instr
     if plan.issues:
         return f"rule {plan.issues[0].rule}"
-    if plan.blocks:
-        return "mutex or semaphore"
+    if plan.blocks and not plan.needs_mutex:
+        return "semaphore"
     if plan.ends:
         return "program end"
     if plan.switches:
@@ -105,9 +108,23 @@ def why_not(plan: Plan) -> str:
             if reason:
                 return reason
     outputs = [h.dest.number for h in halves if h.dest.place is Place.IO and (loads or h.active)]
+    ports = [s.index for s in (plan.read_a, plan.read_b) if s is not None and s.read is Read.INPUT]
+    if plan.needs_mutex and (outputs or {48, 49, 50} & set(ports)):
+        return "mutex together with another unit"
     if len(outputs) == 2 and not {56, 60, 40} & set(outputs):
         return "two output registers at once"
     return ""
+
+
+def releases(plan: Plan) -> bool:
+    """Whether an instruction releases the mutex, after which others get a turn."""
+    return any(
+        h is not None
+        and (h.active or isinstance(plan.instr, LoadImm))
+        and h.dest.place is Place.IO
+        and h.dest.number == MUTEX
+        for h in (plan.add, plan.mul)
+    )
 
 
 def reads_latch(plan: Plan) -> bool:
@@ -193,6 +210,8 @@ class Graph:
             reason = why_not(plan)
             if plan.is_branch and node.left:
                 reason = "branch in a delay slot"
+            if node.left and releases(plan):
+                reason = "mutex released in a delay slot"
             if node.sfu and (plan.load is not None or (plan.is_branch and node.sfu > 2)):
                 reason = "SFU result under way"
             if breaks(plan, (node.one, node.two, node.three)):

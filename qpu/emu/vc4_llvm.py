@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from llvmlite import ir
 
 from qpu.emu.llvm_lanes import F32X16, I1, I1X16, I8, I32, I32X16, I64, LANES, ROUND_TO_ZERO, FloatMode, LlvmLanes
-from qpu.emu.vc4_graph import DYNAMIC, Graph, Node
+from qpu.emu.vc4_graph import DYNAMIC, MUTEX, Graph, Node, releases
 from qpu.emu.vc4_llvm_state import FAST_SUM, Arg, Reason, Slot, Tally
 from qpu.emu.vc4_llvm_units import Units
 from qpu.emu.vc4_prepare import R5_ROTATION, Half, Place, Plan, Read, Source
@@ -179,6 +179,10 @@ class _Translator:
                 self.jump(node, after)
                 return
             (following,) = after
+            if releases(plan):
+                self.commit(following)
+                self.exit(Reason.YIELD, following)
+                return
             if not self.native(following):
                 self.commit(following)
                 self.exit(Reason.EXIT, following)
@@ -370,6 +374,8 @@ class _Translator:
         else:
             if source.read is Read.INPUT and source.index == 50:
                 self.units.wait(file)
+            elif source.read is Read.INPUT and source.index == MUTEX:
+                self.units.take_mutex()
             found = self.v.lane_id() if file is File.A else self.splat(self.load_scalar(Slot.QPU))
         self.latch(file, found)
         return _Value(found, found)
@@ -495,7 +501,7 @@ class _Translator:
         if place is Place.IO:
             x = self.plain(value)
             if mask is not None:
-                scalar = dest.number in (40, 49, 50)
+                scalar = dest.number in (40, 49, 50, MUTEX)
                 holds = self.b.extract_element(mask, I32(0)) if scalar else self.all_lanes(mask)
                 self.checks.append(self.b.not_(holds))
             if dest.number in SFU:

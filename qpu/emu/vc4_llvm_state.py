@@ -29,6 +29,7 @@ class Reason(enum.IntEnum):
     FAIL = 3  # before a chain that cannot be executed natively, or not beside others; `Slot.HOLD` is its length
     NAN = 4  # before a chain that meets a NaN
     BAD = 5  # there is no such entry
+    YIELD = 6  # at a node after the release of the mutex
 
 
 class Slot(enum.IntEnum):
@@ -81,7 +82,10 @@ class Slot(enum.IntEnum):
     LOAD_WORD = 1469
     PITCH = 1470  # extended pitch of DMA loads in bytes; NO_PITCH before it is set
     TOUCHED = 1471  # setups or positions were changed during the call
-    WORDS = 1472
+    MUTEX = 1472  # 0: free, 1: held by this QPU, 2: by another
+    RELEASED = 1474  # 64 bits: emulated clock of its last release
+    GAVE = 1476  # it was released during the call
+    WORDS = 1488
 
 
 @dataclass(slots=True)

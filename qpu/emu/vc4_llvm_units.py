@@ -8,6 +8,7 @@ from typing import Any
 from llvmlite import ir
 
 from qpu.emu.llvm_lanes import I1, I8, I32, I32X16, I64, I64X16, LANES
+from qpu.emu.vc4_graph import MUTEX
 from qpu.emu.vc4_llvm_state import NO_PITCH, Arg, Slot
 from qpu.emu.vc4_state import BUS_MASK, CLOCKS_PER_INSTRUCTION
 from qpu.emu.vc4_tmu import FIFO_DEPTH, SAFE_DEPTH
@@ -87,6 +88,9 @@ class Units:
             return
         if number == 48:
             self.vpm_write(value)
+            return
+        if number == MUTEX:
+            self.release_mutex()
             return
         word = b.extract_element(value, I32(0))
         if number == 40:
@@ -212,6 +216,34 @@ class Units:
 
     def _touch(self) -> None:
         self.t.store_scalar(Slot.TOUCHED, I32(1))
+
+    def take_mutex(self) -> None:
+        """Take the mutex, not before its last release; the reference engine makes QPUs wait for it."""
+        t, b = self.t, self.t.b
+        self._require_alone()
+        self._require(b.icmp_unsigned("==", t.load_scalar(Slot.MUTEX), I32(0)))
+        late = b.sub(t.load_scalar(Slot.RELEASED, I64), self._clock(0))
+        late = b.select(b.icmp_signed(">", late, I64(0)), late, I64(0))
+
+        def effect() -> None:
+            t.store_scalar(Slot.MUTEX, I32(1))
+            t.store_scalar(Slot.CLOCK, b.add(t.load_scalar(Slot.CLOCK, I64), late))
+
+        t.effects.append(effect)
+
+    def release_mutex(self) -> None:
+        """Release the mutex this QPU holds. The translator leaves after it."""
+        t, b = self.t, self.t.b
+        self._require_alone()
+        self._require(b.icmp_unsigned("==", t.load_scalar(Slot.MUTEX), I32(1)))
+        now = self._clock(0)
+
+        def effect() -> None:
+            t.store_scalar(Slot.MUTEX, I32(0))
+            t.store_scalar(Slot.RELEASED, now)
+            t.store_scalar(Slot.GAVE, I32(1))
+
+        t.effects.append(effect)
 
     def vpm_read(self) -> ir.Value:
         """The next vector of a VPM read."""

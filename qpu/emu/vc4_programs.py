@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qpu.emu.compiled import Improvement, NativeCode, build, has_avx512
 from qpu.emu.memory import Memory
-from qpu.emu.vc4_graph import NOWHERE, Graph, Node
+from qpu.emu.vc4_graph import MUTEX, NOWHERE, Graph, Node, releases
 from qpu.emu.vc4_llvm import translate
 from qpu.emu.vc4_llvm_state import COUNTERS
 from qpu.emu.vc4_prepare import Place
@@ -19,7 +19,7 @@ from qpu.emu.vc4_state import BUS_MASK
 
 __all__ = ["FULL", "HOT", "MAX_NANS", "Program", "program_at"]
 
-VERSION = "vc4-5"  # change it whenever generated code changes
+VERSION = "vc4-6"  # change it whenever generated code changes
 WORTH = 6  # native instructions in a row that make leaving the reference engine worth it
 QUICK, FULL = 0, 2  # optimisation levels
 HOT = 10_000_000  # instructions after which a program is worth the full level
@@ -45,7 +45,7 @@ class Program:
         self.nodes: list[Node] = []
         self.starts: dict[tuple[int, int, int, int, int], int] = {}  # (at, sfu, history) -> number
         self.at: frozenset[int] = frozenset()
-        self.stores: frozenset[int] = frozenset()  # numbers of nodes that write the VPM or memory
+        self.stores: frozenset[int] = frozenset()  # numbers of nodes that change what others see
         self.nans = 0
         self._seen: dict[tuple[int, int, tuple[int, int, int]], int] = {}
         self.tallies = np.zeros((0, len(COUNTERS)), np.int64)
@@ -73,7 +73,8 @@ class Program:
         # Where a QPU comes from the reference engine, or stops after its share: elsewhere entries would cut chains.
         doors = set(graph.roots)
         for node, after in graph.follow.items():
-            if node in graph.reasons or node.left == 1:
+            plan = graph.plan(node.at)
+            if node in graph.reasons or node.left == 1 or (plan is not None and releases(plan)):
                 doors.update(after)
         self._writing = [n for n in graph.follow if n not in graph.reasons and stores(graph, n)]
         self._entries = [n for n in graph.follow if n in doors and not n.left and worth[n] >= WORTH]
@@ -175,12 +176,14 @@ class Program:
 
 
 def stores(graph: Graph, node: Node) -> bool:
-    """Whether a native instruction writes what other QPUs see: the VPM (address 48, or 50 of file A) or memory
-    (50, file B)."""
+    """Whether a native instruction changes what other QPUs see: the VPM (address 48, or 50 of file A), memory (50,
+    file B), or the mutex."""
     plan = graph.plan(node.at)
     if plan is None or plan.add is None or plan.mul is None:
         return False
-    return any(h.dest.place is Place.IO and h.dest.number in (48, 50) for h in (plan.add, plan.mul))
+    if plan.needs_mutex:
+        return True
+    return any(h.dest.place is Place.IO and h.dest.number in (48, 50, MUTEX) for h in (plan.add, plan.mul))
 
 
 _PROGRAMS: list[Program] = []

@@ -14,23 +14,24 @@ class Sync:
     """One mutex and 16 counters 0..15. The counters live as long as the machine: they persist across launches.
 
     A QPU that cannot proceed is blocked; whatever changes the resource makes all its waiters try again, in the
-    scheduler's order. `Qpu.clock` of a waiter moves up to the clock of the QPU that let it go.
+    scheduler's order. `Qpu.clock` of a waiter moves up to the clock of the QPU that let it go; that of whoever takes
+    the mutex always to its last release, so that critical sections follow one another in emulated time too.
     Source: VideoCore IV 3D architecture guide; counters persisting is measured by the field.
     """
 
-    __slots__ = ("_released", "counters", "holder", "semaphore_clock", "waiters")
+    __slots__ = ("counters", "holder", "released", "semaphore_clock", "waiters")
 
     def __init__(self) -> None:
         self.counters = [0] * SEMAPHORES
         self.semaphore_clock = [0] * SEMAPHORES
         self.holder: Qpu | None = None
-        self._released = 0
+        self.released = 0  # clock of the mutex's last release
         self.waiters: dict[str, list[Qpu]] = {}
 
     def begin(self) -> None:
         """A launch starts. The mutex is free then (`Basis.ASSUMED`); the counters stay."""
         self.holder = None
-        self._released = 0
+        self.released = 0
         self.semaphore_clock = [0] * SEMAPHORES
         self.waiters.clear()
 
@@ -39,13 +40,14 @@ class Sync:
         if self.holder is not None:
             return self._block(qpu, "mutex")
         self.holder = qpu
-        self._resume(qpu, clock, self._released)
+        qpu.waiting = False
+        qpu.clock += max(0, self.released - clock)
         return True
 
     def release_mutex(self, clock: int) -> None:
         """Free the mutex, whoever holds it."""
         self.holder = None
-        self._released = clock
+        self.released = clock
         self._wake("mutex")
 
     def semaphore(self, qpu: Qpu, number: int, acquire: bool, clock: int) -> bool:
