@@ -19,7 +19,7 @@ def ticket(q: Asm, sections: int, inside: str) -> None:
     """Uniforms: counter's load, read, write and store words, own write and store words, own log, work, sections.
 
     Each section takes the number at `DATA` and leaves the next; the log is the sum of those taken. The work before
-    it, in rounds of 4 instructions, differs between QPUs. inside: what keeps a section from being one piece of native code.
+    it, in rounds of 4 instructions, differs between QPUs. inside: what keeps a section from being native in one piece.
     """
     for n in range(9):
         q.mov(q.ra[n], q.uniform)
