@@ -7,9 +7,11 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
-from generate_vc4 import DATA
-from test_engines_vc4 import COUNTS, MACHINES, execute, place, same
+from generate_vc4 import CODE, DATA, UNIFORMS
+from test_engines_vc4 import COUNTS, MACHINES, Profile, execute, place, same
 
+from qpu.emu import compiled_vc4
+from qpu.emu.memory import Memory
 from qpu.vc4.asm import Asm
 
 OUT = DATA + 0x8000
@@ -151,3 +153,31 @@ def test_release_in_a_delay_slot() -> None:
         q.exit()
 
     same(place(source), [[]] * 5, strict=True)
+
+
+@pytest.mark.parametrize("inside", ["nothing", "semaphore"])
+def test_turns_do_not_depend_on_the_host(inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who got which number, and when it was, on one worker and on three, in one call and cut into many."""
+    monkeypatch.setattr(compiled_vc4, "PARALLEL", 0)
+    words = np.array(place(lambda q: ticket(q, 20, inside)), np.uint64)
+    outcomes = []
+    for workers, cut in ((1, None), (3, None), (1, 60), (3, 1000), (2, 7)):
+        memory = Memory(1 << 24)
+        try:
+            for address, name in ((CODE, "code"), (UNIFORMS, "uniforms"), (DATA, "data")):
+                memory.map(address, 1 << 16, name)
+            memory.bytes[CODE : CODE + 8 * len(words)] = words.view(np.uint8)
+            entries = []
+            for n, values in enumerate(lists(12, 20, [9, 1, 4])):
+                at = UNIFORMS + 64 * n
+                memory.words[at // 4 : at // 4 + len(values)] = values
+                entries.append((at, CODE))
+            execution = compiled_vc4.Vc4CompiledMachine(Profile(), memory, workers=workers).launch(entries)
+            while not execution.run(cut):
+                pass
+            logs = memory.words[OUT // 4 : OUT // 4 + 16 * 12 : 16].tolist()
+            outcomes.append([logs, execution.stats.clocks, execution.stats.instructions])
+        finally:
+            memory.close()
+    assert outcomes == outcomes[:1] * len(outcomes)
+    assert sum(outcomes[0][0]) == sum(range(12 * 20))
