@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike
 from qpu.buffers import Buffer, BufferView, Uniforms, as_array, close_bo, pack_uniforms, whole
 from qpu.core.isa import Isa
 from qpu.core.program import Program
+from qpu.core.signals import Uninterrupted
 from qpu.drivers.base import Bo, CsdJob, DeviceInfo, Driver, Fence, Job, QpuJob
 from qpu.drivers.csd import split_dispatch
 from qpu.errors import DriverError, EmuFault, NoDeviceError, UsageError
@@ -129,15 +130,16 @@ class Device(AbstractContextManager["Device"]):
             raise UsageError(f"{size} bytes exceed the GPU's 4 GiB of addresses")
         with self._lock:
             self._tidy()
-            bo = self.driver.alloc(size)
-            try:
-                buffer = Buffer(self, bo, dims, kind)
-            except BaseException:
-                close_bo(bo)
-                raise
-            self._buffers.add(buffer)
-            self._bos[id(buffer)] = bo
-            weakref.finalize(buffer, self._drop, id(buffer)).atexit = False
+            with Uninterrupted():  # from the call to the record of it: an interrupt leaves no memory that nobody knows
+                bo = self.driver.alloc(size)
+                try:
+                    buffer = Buffer(self, bo, dims, kind)
+                except BaseException:
+                    close_bo(bo)
+                    raise
+                self._buffers.add(buffer)
+                self._bos[id(buffer)] = bo
+                weakref.finalize(buffer, self._drop, id(buffer)).atexit = False
             return buffer
 
     def zeros(self, shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Buffer:
@@ -155,16 +157,17 @@ class Device(AbstractContextManager["Device"]):
 
     def forget(self, buffer: Buffer, bo: Bo) -> None:
         """Called by a buffer that closes."""
-        with self._lock:
+        with self._lock, Uninterrupted():
             self._buffers.discard(buffer)
             self._bos.pop(id(buffer), None)
             self._return(bo)
 
     def _drop(self, key: int) -> None:
         """A buffer was garbage-collected. Its ndarray may still be about to go: `_return` tries again later."""
-        bo = self._bos.pop(key, None)
-        if bo is not None and self._driver is not None and os.getpid() == self._pid:
-            self._return(bo)
+        with Uninterrupted(late=True):
+            bo = self._bos.pop(key, None)
+            if bo is not None and self._driver is not None and os.getpid() == self._pid:
+                self._return(bo)
 
     def _return(self, bo: Bo) -> None:
         # The kernel's V3D driver keeps memory for jobs that use it; VideoCore IV would write to what is gone.
@@ -177,7 +180,8 @@ class Device(AbstractContextManager["Device"]):
             for launch in list(self._running):  # an interrupted `run` leaves one
                 launch.settle_if_done()
         if not self._running or self.isa is not Isa.VC4:
-            self._lingering = [bo for bo in self._lingering if not close_bo(bo)]
+            with Uninterrupted():
+                self._lingering = [bo for bo in self._lingering if not close_bo(bo)]
 
     # programs
 
@@ -199,16 +203,18 @@ class Device(AbstractContextManager["Device"]):
             if known is not None and known[0]() is program:
                 return known[1]
             data = program.data
-            bo = self.driver.alloc(len(data) + PREFETCH_SLACK)
-            bo.view[: len(data)] = data
-            key = id(program)
-            self._code[key] = (weakref.ref(program, lambda _: self._unload(key)), bo)
+            with Uninterrupted():
+                bo = self.driver.alloc(len(data) + PREFETCH_SLACK)
+                bo.view[: len(data)] = data
+                key = id(program)
+                self._code[key] = (weakref.ref(program, lambda _: self._unload(key)), bo)
             return bo
 
     def _unload(self, key: int) -> None:
-        known = self._code.pop(key, None)
-        if known is not None and self._driver is not None and os.getpid() == self._pid:
-            self._return(known[1])  # its launches are over: they hold the program
+        with Uninterrupted(late=True):
+            known = self._code.pop(key, None)
+            if known is not None and self._driver is not None and os.getpid() == self._pid:
+                self._return(known[1])  # its launches are over: they hold the program
 
     def _scratch(self, size: int) -> Bo:
         with self._lock:
@@ -444,8 +450,9 @@ class Device(AbstractContextManager["Device"]):
         total = sum(_up(len(s) + 64, 64) for s in data)
         base = 0
         if data:
-            bo = self._scratch(total)
-            keep.append(bo)
+            with Uninterrupted():
+                bo = self._scratch(total)
+                keep.append(bo)
             base = bo.address
             view = bo.view
             at = 0

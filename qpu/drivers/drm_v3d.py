@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from qpu.core.isa import Isa
+from qpu.core.signals import Uninterrupted
 from qpu.drivers import advice, board, csd
-from qpu.drivers.base import CsdJob, DeviceInfo, Fence, Job
+from qpu.drivers.base import Completion, CsdJob, DeviceInfo, Fence, Job
 from qpu.drivers.drm_identity import ISAS, Identity, get_param, identify
 from qpu.drivers.drm_nodes import Node, find_v3d, retrying
 from qpu.drivers.drm_objects import DrmBo, DrmFence, multisync
@@ -148,11 +149,13 @@ class DrmV3d:
             raise UsageError(f"a buffer of {size} bytes; allowed: 1..{0x1_0000_0000 - 2 * page}")
         size = -(-size // page) * page
         try:
-            return self._alloc(size)
+            with Uninterrupted():
+                return self._alloc(size)
         except DriverError as error:
             if error.errno not in (errno.ENOMEM, errno.ENOSPC) or not self._sweep():
                 raise
-        return self._alloc(size)  # finished launches held memory
+        with Uninterrupted():
+            return self._alloc(size)  # finished launches held memory
 
     def _alloc(self, size: int) -> DrmBo:
         create = "DRM_IOCTL_V3D_CREATE_BO"
@@ -238,28 +241,35 @@ class DrmV3d:
             if len(self._pending) >= SWEEP:
                 self._sweep()
             imported: list[int] = []
-            syncobj = 0
             try:
                 many = bool(self.identity.params.get(Param.SUPPORTS_MULTISYNC_EXT))
                 for earlier in after:
                     imported += self._import(earlier, timeout_s, many or not imported)
-                syncobj = self._syncobjs.pop() if self._syncobjs else self._create_syncobj()
-                self._queue(cfg, bos, imported, syncobj)
-            except BaseException:
-                if syncobj:
-                    self._syncobjs.append(syncobj)
-                raise
+                with Uninterrupted():
+                    return self._start(cfg, bos, imported, job.completion)
             finally:
                 for handle in imported:
                     self._destroy_syncobj(handle)
-            self._number += 1
-            now = self._port.monotonic()
-            fence = DrmFence(self, self._number, bos, syncobj, now, self.perfmon, job.completion)
-            for bo in bos:
-                bo.busy += 1
-                bo.last = fence.number
-            self._pending.append(fence)
-            return fence
+
+    def _start(
+        self, cfg: tuple[int, ...], bos: Sequence[DrmBo], waits: Sequence[int], completion: Completion | None
+    ) -> DrmFence:
+        """Queue the dispatch and take note of it."""
+        syncobj = self._syncobjs.pop() if self._syncobjs else self._create_syncobj()
+        try:
+            self._queue(cfg, bos, waits, syncobj)
+        except BaseException:
+            if syncobj:
+                self._syncobjs.append(syncobj)
+            raise
+        self._number += 1
+        now = self._port.monotonic()
+        fence = DrmFence(self, self._number, bos, syncobj, now, self.perfmon, completion)
+        for bo in bos:
+            bo.busy += 1
+            bo.last = fence.number
+        self._pending.append(fence)
+        return fence
 
     def _own(self, listed: Sequence[object]) -> list[DrmBo]:
         """The buffers once each: the kernel refuses a handle listed twice (EALREADY)."""

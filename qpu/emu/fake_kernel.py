@@ -11,8 +11,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
+from qpu.core.signals import Uninterrupted, deliver_held
 from qpu.emu.boards import BoardProfile
 from qpu.emu.engines import ENGINES, make_machine
 from qpu.emu.files import Node, board_files
@@ -35,6 +37,7 @@ NS = 1_000_000_000
 KEEP_RUNS = 256
 SYSCALL_NS = 1_000  # emulated time of one system call; any positive value keeps polling loops moving
 READ_CLOCK_NS = 100
+LOOK_S = 0.05  # of host time, between looks at signals while another thread is inside the kernel
 
 Subscriber = Callable[[str], None]
 
@@ -136,6 +139,29 @@ class Interrupt:
         """True when the calling thread, which belongs to `process`, shall leave."""
         me = threading.get_ident()
         return process is self.process and me != self.by and (self.threads is None or me in self.threads)
+
+
+class Whole(Uninterrupted):
+    """A block that holds the kernel's lock and signal handlers off; see `Kernel.whole`."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: threading.RLock) -> None:
+        super().__init__()
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        try:
+            while not self._lock.acquire(timeout=LOOK_S):
+                deliver_held()
+        except BaseException:
+            self._stop.__exit__(None, None, None)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._lock.release()
+        super().__exit__(kind, error, at)
 
 
 class FdTable:
@@ -315,8 +341,11 @@ class Kernel:
 
     @contextmanager
     def call(self, process: FdTable | None = None) -> Iterator[None]:
-        """Guard one system call of a process (default: the first one) and count its time."""
-        with self.lock:
+        """Guard one system call of a process (default: the first one) and count its time.
+
+        As in a real kernel, Python's signal handlers wait until it is over, or until `check_interrupted`.
+        """
+        with self.whole():
             if self._closed or (process is not None and process not in self.tables):
                 raise fail(errno.EBADF)
             self.fds = self.tables[0] if process is None else process
@@ -326,8 +355,16 @@ class Kernel:
             finally:
                 self.last_call = time.monotonic()
 
+    def whole(self) -> Whole:
+        """Hold the lock, and signal handlers off; they run while this waits for the lock, and at the end."""
+        return Whole(self.lock)
+
     def check_interrupted(self) -> None:
-        """Asked between steps of an emulation. Raises: OSError EINTR when somebody wants this thread out."""
+        """Asked between steps of an emulation, where all is whole: lets signal handlers run.
+
+        Raises: what they raise; OSError EINTR when somebody wants this thread out.
+        """
+        deliver_held()
         if self.interrupts and any(i.means(self.fds) for i in self.interrupts):
             raise fail(errno.EINTR)
 
@@ -396,7 +433,7 @@ class Kernel:
 
     def close(self) -> None:
         """Power off: every descriptor closed, all memory returned; idempotent."""
-        with self.lock:
+        with self.whole():
             if self._closed:
                 return
             if self.v3d is not None:

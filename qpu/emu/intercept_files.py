@@ -125,7 +125,7 @@ class FilePatches:
         if kernel is None or fd not in kernel.fds:
             return False
         assert isinstance(kernel.fds, RealFds)
-        with kernel.lock:
+        with kernel.whole():
             return kernel.fds.known(fd)
 
     def open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
@@ -196,7 +196,7 @@ class FilePatches:
         """os.closerange"""
         kernel = self._made()
         if kernel is not None:
-            with kernel.lock:
+            with kernel.whole():
                 for fd, _ in kernel.fds.open:
                     if low <= fd < high:
                         kernel.fds.close(fd)
@@ -212,7 +212,7 @@ class FilePatches:
             self.paths.share_directory(fd, copy)
             return copy
         kernel = self._kernel()
-        with kernel.lock:
+        with kernel.whole():
             kernel.fds.adopt(copy, kernel.fds.get(fd))
         return copy
 
@@ -522,7 +522,7 @@ class FilePatches:
     def forget(self, fd: int) -> None:
         """A file object closed a descriptor itself."""
         kernel = self._kernel()
-        with kernel.lock:
+        with kernel.whole():
             if fd in kernel.fds and not kernel.closed:
                 assert isinstance(kernel.fds, RealFds)
                 kernel.fds.forget(fd)

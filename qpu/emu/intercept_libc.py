@@ -148,7 +148,7 @@ class LibcCalls:
         if (size + page) & ~page != (have + page) & ~page:
             raise kernel.not_modelled(f"munmap() of 0x{size:x} bytes of a map of 0x{have:x} bytes")
         del self._maps[at]
-        with kernel.lock:
+        with kernel.whole():
             if not kernel.closed:
                 span.release()
         return None  # the system takes the addresses away

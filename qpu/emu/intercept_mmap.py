@@ -200,7 +200,7 @@ def make_mmap(current: Callable[[int], Kernel | None]) -> type[mmap.mmap]:
                     cls, kernel.memory.fd, length, flags=flags, prot=prot, offset=found.address, **extra
                 )
             except BaseException:
-                with kernel.lock:
+                with kernel.whole():
                     found.release()
                 raise
             made._emulated_span, made._emulated_kernel = found, kernel
@@ -212,7 +212,7 @@ def make_mmap(current: Callable[[int], Kernel | None]) -> type[mmap.mmap]:
             span, kernel = self._emulated_span, self._emulated_kernel
             if span is not None and kernel is not None:
                 self._emulated_span = None
-                with kernel.lock:
+                with kernel.whole():
                     if not kernel.closed:
                         span.release()
 

@@ -65,7 +65,7 @@ class EmuMapping:
         """Unmap, viewed or not: the process ends."""
         span, self._span = self._span, None
         if span is not None:
-            with self._kernel.lock:
+            with self._kernel.whole():
                 if not self._kernel.closed:
                     span.release()
 
@@ -159,7 +159,7 @@ class EmuPort:
         other.profile, other.kernel, other._pointer_size = self.profile, self.kernel, self._pointer_size
         other.leaked, other._injector, other._fds, other._gone = [], Injector(), FdTable(), False
         other._maps = weakref.WeakSet()
-        with self.kernel.lock:
+        with self.kernel.whole():
             self.kernel.tables.append(other._fds)
         return other
 
@@ -178,7 +178,7 @@ class EmuPort:
 
     def allocated(self) -> list[str]:
         """What is held right now (descriptors, memory, handles), one line each; empty when nothing leaked."""
-        with self.kernel.lock:
+        with self.kernel.whole():
             return [] if self.kernel.closed else self.kernel.allocated()
 
     def shutdown(self) -> None:
@@ -186,7 +186,7 @@ class EmuPort:
 
         Idempotent. `leaked` keeps what was held: by this process, or by anybody when it was the last.
         """
-        with self.kernel.lock:
+        with self.kernel.whole():
             if self._gone or self.kernel.closed:
                 return
             self._gone = True
@@ -300,13 +300,13 @@ class EmuPort:
 
     def monotonic(self) -> float:
         """Seconds of emulated time since the board's boot."""
-        with self.kernel.lock:
+        with self.kernel.whole():
             self.kernel.clock.now_ns += READ_CLOCK_NS
             return self.kernel.clock.now_ns / 1e9
 
     def sleep(self, seconds: float) -> None:
         """Let emulated time pass."""
-        with self.kernel.lock:
+        with self.kernel.whole():
             self.kernel.clock.now_ns += max(0, round(seconds * 1e9))
 
     def getpid(self) -> int:

@@ -89,7 +89,8 @@ class DispatchExecution(ABC):
         while True:
             self._stop = StopRequest()
             try:
-                self._run(target)
+                with self._stop:
+                    self._run(target)
             finally:
                 self._stop.deliver()
             if self.done or not self._stop.requested:
@@ -101,7 +102,7 @@ class DispatchExecution(ABC):
             raise self._failed
         begun = time.perf_counter()
         try:
-            with quiet(), self._stop:
+            with quiet():
                 while not self.done and not self._stop.requested:
                     budget = self.segment
                     if target is not None:

@@ -157,7 +157,8 @@ class ReferenceExecution:
         while True:
             stop = StopRequest()
             try:
-                self._run(limit, stop)
+                with stop:
+                    self._run(limit, stop)
             finally:
                 stop.deliver()
             if self.done or not stop.requested:
@@ -175,7 +176,7 @@ class ReferenceExecution:
             raise self._fault
         started = time.perf_counter()
         try:
-            with quiet(), stop:
+            with quiet():
                 self._advance(limit, stop)
         except EmuFault as fault:
             self._fault = fault
