@@ -125,22 +125,9 @@ def deliver_held() -> None:
 
     For waits and long runs inside a call, at places where the state is whole. Raises: what they raise.
     """
-    global _innermost
     inner = _innermost
-    if inner is None or not inner._came or _ident() != _main().ident:
-        return
-    outermost = inner
-    while outermost._outer is not None:
-        outermost = outermost._outer
-    _innermost = None
-    outermost._restore()
-    try:
-        outermost._call()
-    finally:
-        outermost._over = False
-        outermost._held.clear()
-        outermost._install()
-        _innermost = inner
+    if inner is not None and inner._came and _ident() == _main().ident:
+        inner._call()  # what comes meanwhile waits: nothing may strike between here and the caller's next step
 
 
 class Uninterrupted:
@@ -160,13 +147,15 @@ class Uninterrupted:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         stop = self._stop
-        stop.__exit__(kind, error, at)
-        if stop._came and stop._outer is None:
-            if self._late:
-                numbers = [number for _, number, _ in stop._came]
-                threading.Thread(target=_again, args=(numbers,), daemon=True).start()
-            else:
-                stop.deliver()
+        try:
+            stop.__exit__(kind, error, at)
+        finally:
+            if stop._came and stop._outer is None:
+                if self._late:
+                    numbers = [number for _, number, _ in stop._came]
+                    threading.Thread(target=_again, args=(numbers,), daemon=True).start()
+                else:
+                    stop.deliver()
 
 
 def _again(numbers: list[int]) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from qpu.core.signals import Uninterrupted
 from qpu.drivers.advice import MEND
 from qpu.drivers.port import Port
 from qpu.errors import DriverError, GpuTimeoutError
@@ -90,7 +91,7 @@ class Background:
     def submit(self, call: Callable[[], None]) -> Task:
         """Let the thread make a call."""
         task = Task(self._port, call)
-        with self._changed:
+        with Uninterrupted(), self._changed:
             if self._thread is None:
                 # A daemon: at exit the guard stops the device first, and then nobody needs the thread.
                 self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
@@ -113,7 +114,7 @@ class Background:
 
     def close(self) -> None:
         """Drop what has not begun. The call that is being made ends by itself."""
-        with self._changed:
+        with Uninterrupted(), self._changed:
             self._closed = True
             dropped = list(self._tasks)
             self._tasks.clear()
