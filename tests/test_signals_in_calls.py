@@ -171,12 +171,12 @@ def test_a_finalizer_passes_ctrl_c_on() -> None:
     gpu = qpu.open_device(port=port)
     buffer: qpu.Buffer | None = gpu.empty(5000)
     lost: list[object] = []
+    gc.collect()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "unraisablehook", lost.append)
         with pytest.raises(KeyboardInterrupt), striking(device, "close_bo") as calls:
             assert buffer is not None
-            buffer = None
-            gc.collect()
+            buffer = None  # the last reference: nothing else is collected
             assert calls[0] == 1
             time.sleep(5)
     assert not lost

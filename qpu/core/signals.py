@@ -19,6 +19,7 @@ _SIGNALS = tuple(int(getattr(signal, f"SIG{name}")) for name in _NAMES if hasatt
 _C: Any = import_module("_signal")
 _get: Callable[[int], object] = _C.getsignal
 _set: Callable[[int, object], object] = _C.signal
+LATE_S = 0.01  # after a finalizer: time for what runs it to come to its end
 _main = threading.main_thread
 _ident = threading.get_ident
 
@@ -159,6 +160,6 @@ class Uninterrupted:
 
 
 def _again(numbers: list[int]) -> None:
-    time.sleep(1e-3)
+    time.sleep(LATE_S)
     for number in numbers:
         _thread.interrupt_main(signal.Signals(number))

@@ -192,19 +192,20 @@ class FakePort:
     def ioctl(self, fd: int, request: int, arg: bytearray) -> int:
         nr = request & 0xFF
         (row,) = (r for r in drm.IOCTLS.values() if r.nr == nr)
-        self.call(row.name.removeprefix("DRM_IOCTL_").removeprefix("V3D_"))
+        name = row.name.removeprefix("DRM_IOCTL_").removeprefix("V3D_")
+        self.call(name)
         if fd not in self.fds:
             raise os_error(errno.EBADF)
         driver = self.nodes.get(self.fds[fd], "")
         if driver == "null":
             raise os_error(errno.ENOTTY)
         layout = row.layout(self.pointer_size)
-        handler = getattr(self, "do_" + self.calls[-1].lower(), None)
+        handler = getattr(self, "do_" + name.lower(), None)
         if handler is None:
             raise AssertionError(f"the fake knows no {row.name}")
         values = layout.unpack(arg)
-        for name, value in (handler(values, driver) or {}).items():
-            layout.put(arg, name, value)
+        for field, value in (handler(values, driver) or {}).items():
+            layout.put(arg, field, value)
         return 0
 
     def do_version(self, v: dict[str, Any], driver: str) -> dict[str, int]:
