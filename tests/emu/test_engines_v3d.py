@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
@@ -145,6 +147,12 @@ def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_engines_agree(isa: Isa, part: int) -> None:
     for seed in steadily(range(part, QUICK, 4)):
         bench(isa).compare(seed)
+
+
+@given(isa=st.sampled_from(list(BOARDS)), seed=st.integers(10**6, 10**12))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_engines_agree_anywhere(isa: Isa, seed: int) -> None:
+    bench(isa).compare(seed)
 
 
 def flag_pop_with_update(q: Any) -> None:

@@ -10,6 +10,8 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
@@ -226,6 +228,12 @@ def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_engines_agree(part: int) -> None:
     for seed in steadily(range(part, QUICK, 4)):
         bench().compare(seed)
+
+
+@given(seed=st.integers(10**6, 10**12))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_engines_agree_anywhere(seed: int) -> None:
+    bench().compare(seed)
 
 
 @pytest.mark.parametrize("cond", ["always", "ifz"])
