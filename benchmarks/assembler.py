@@ -16,8 +16,8 @@ from typing import Any
 import _common
 
 from qpu.core.isa import Isa
+from qpu.instruction_sets import InstructionSet, isa
 from qpu.kernels import sgemm_v3d, sgemm_vc4
-from qpu.toolkit import InstructionSet, isa
 
 COUNT = 20_000
 

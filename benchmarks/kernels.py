@@ -25,7 +25,7 @@ import qpu
 from qpu.core.isa import Isa
 from qpu.device import Device
 from qpu.kernels import sgemm, sgemm_layout
-from qpu.runs import total
+from qpu.runtime.batch import total
 
 BOARDS = ("pi3", "pi4", "pi5")
 EXAMPLES = Path(__file__).parent.parent / "examples"

@@ -23,7 +23,7 @@ from qpu.core.isa import Isa
 from qpu.device import Device
 from qpu.drivers.uapi import drm
 from qpu.emu.port import EmuPort
-from qpu.emu.record import Call, RecordingPort
+from qpu.emu.testing import Call, RecordingPort
 
 BOARDS = {"vc4": "pi3", "v3d42": "pi4", "v3d71": "pi5"}
 LAUNCHES, BUFFERS, COPIES, OPENS = 100, 200, 50, 20

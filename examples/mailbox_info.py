@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import _common
 
 from qpu.device import Device
-from qpu.drivers.mailbox import Mailbox, read_info
+from qpu.drivers.vc4.mailbox import Mailbox, read_info
 
 REVISION_BITS = 0xFFFFFF  # the code itself; the firmware and the kernel may differ in the flags above it
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         QpuError,
         UsageError,
     )
-    from qpu.toolkit import InstructionSet, assemble, isa
+    from qpu.instruction_sets import InstructionSet, assemble, isa
 
 __version__ = "0.1.0"
 
@@ -51,9 +51,9 @@ _HOME = {
     "NoDeviceError": "qpu.errors",
     "QpuError": "qpu.errors",
     "UsageError": "qpu.errors",
-    "InstructionSet": "qpu.toolkit",
-    "assemble": "qpu.toolkit",
-    "isa": "qpu.toolkit",
+    "InstructionSet": "qpu.instruction_sets",
+    "assemble": "qpu.instruction_sets",
+    "isa": "qpu.instruction_sets",
 }
 
 __all__ = [

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qpu.core.hazards import Finding
     from qpu.core.program import Program
     from qpu.drivers.port import Port
-    from qpu.toolkit import InstructionSet
+    from qpu.instruction_sets import InstructionSet
 
 __all__ = ["main"]
 
@@ -58,7 +58,7 @@ def _write(name: str | None, data: bytes) -> None:
 
 
 def _toolkit(name: str) -> InstructionSet:
-    from qpu.toolkit import isa
+    from qpu.instruction_sets import isa
 
     return isa(name)
 
@@ -112,7 +112,7 @@ def _assemble_vc4(source: str, filename: str, include: Sequence[str]) -> tuple[P
     """VideoCore IV text, with what it exports; its warnings go to stderr."""
     from qpu import formats
     from qpu.core.program import Program
-    from qpu.vc4.assembler import assemble_text
+    from qpu.vc4.vc4asm import assemble_text
 
     near = [] if filename == "<stdin>" else [str(Path(filename).parent)]
     text = assemble_text(source, filename=filename, include_path=[*near, *include])
@@ -287,8 +287,8 @@ def _emulate(arguments: Sequence[str]) -> int:
     if options.trace is None and any(filters.values()):
         parser.error("--trace-format, --trace-qpu, --trace-range and --trace-limit belong to --trace FILE")
     try:
-        from qpu.emu.intercept_run import run_emulated
-        from qpu.emu.trace_file import TraceFile
+        from qpu.emu.process.run import run_emulated
+        from qpu.emu.process.trace_file import TraceFile
     except ImportError as error:
         if error.name in DEPENDENCIES:
             raise

@@ -17,17 +17,17 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from qpu.buffers import Buffer, BufferView, Uniforms, as_array, close_bo, pack_uniforms, whole
+from qpu.core.deferred_signals import Uninterrupted
 from qpu.core.isa import Isa
 from qpu.core.program import Program
-from qpu.core.signals import Uninterrupted
 from qpu.drivers.base import Bo, CsdJob, DeviceInfo, Driver, Fence, Job, QpuJob
-from qpu.drivers.csd import split_dispatch
+from qpu.drivers.drm.csd import split_dispatch
 from qpu.errors import DriverError, EmuFault, NoDeviceError, UsageError
 from qpu.launch import Arguments, Launch, Over, Parts, own, seconds, within
 
 if TYPE_CHECKING:
     from qpu.drivers.port import Port
-    from qpu.emu.machine import RunStats
+    from qpu.emu.engine.machine import RunStats
 
 __all__ = ["Buffer", "BufferView", "Device", "Launch", "Uniforms", "open_device", "pack_uniforms"]
 
@@ -540,7 +540,7 @@ class Device(AbstractContextManager["Device"]):
         return f"<Device {'closed' if self._driver is None else self._info}>"
 
     def _repr_html_(self) -> str:
-        from qpu.drivers.display import device_html
+        from qpu.display.device import device_html
 
         return device_html(self._info, closed=self._driver is None)
 

@@ -22,7 +22,7 @@ from qpu.errors import DriverError, EmuFault, EmuWarning, GpuResetError, UsageEr
 
 if TYPE_CHECKING:
     from qpu.device import Device
-    from qpu.emu.machine import RunStats
+    from qpu.emu.engine.machine import RunStats
 
 __all__ = ["Arguments", "Launch", "Over", "Parts", "own", "seconds", "within"]
 

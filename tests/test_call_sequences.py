@@ -11,7 +11,7 @@ from test_every_call import INTERFACES, board
 
 import qpu
 from qpu.drivers.uapi import mailbox
-from qpu.emu.record import Call, RecordingPort
+from qpu.emu.testing import Call, RecordingPort
 
 # Tags of the mailbox (drivers.md 4.2) by what they do.
 TAGS = {

@@ -10,7 +10,7 @@ import qpu
 from qpu.core.isa import Isa
 from qpu.device import Device
 from qpu.emu.port import EmuPort
-from qpu.emu.record import RecordingPort
+from qpu.emu.testing import RecordingPort
 
 BUSY = {
     "pi3": "QPU-total-clk-cycles-executing-valid-instr",
@@ -112,7 +112,7 @@ def test_known_twice_is_refused(board: str) -> None:
 def test_too_many(board: str) -> None:
     with qpu.open_device(board) as gpu:
         if gpu.isa is Isa.VC4:
-            from qpu.drivers.v3d_regs import COUNTERS as TABLE
+            from qpu.drivers.vc4.registers import COUNTERS as TABLE
 
             names = TABLE[:17]
         else:

@@ -20,7 +20,7 @@ from qpu.buffers import pack_uniforms
 from qpu.core.isa import Isa
 from qpu.device import Device
 from qpu.emu.port import EmuPort
-from qpu.emu.record import RecordingPort
+from qpu.emu.testing import RecordingPort
 
 BOARDS = ("pi0", "pi3", "pi4", "pi5", "pi5,slices=3", "pi5,page=16k")
 

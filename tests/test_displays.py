@@ -9,10 +9,10 @@ import pytest
 
 import qpu
 from qpu.core.isa import Isa
-from qpu.core.markup import bars, boxes, facts, si, strips, table
-from qpu.emu.machine import RunStats
-from qpu.emu.trace import Trace
-from qpu.runs import Run
+from qpu.display.markup import bars, boxes, facts, si, strips, table
+from qpu.emu.engine.machine import RunStats
+from qpu.emu.engine.trace import Trace
+from qpu.runtime.batch import Run
 
 BOARDS = ("pi3", "pi4", "pi5")
 

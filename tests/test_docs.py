@@ -39,7 +39,9 @@ GENERATED = DOCS / "reference" / "api"
 PAGES = sorted(
     path
     for path in [ROOT / "README.md", *(ROOT / "examples").rglob("*.md"), *DOCS.rglob("*.md")]
-    if GENERATED not in path.parents and "_build" not in path.parts and ".venv" not in path.parts
+    if not {GENERATED, DOCS / "hardware"} & set(path.parents)
+    and "_build" not in path.parts
+    and ".venv" not in path.parts
 )
 ASSEMBLY = {"vc4": ("vc4",), "v3d42": ("v3d42",), "v3d71": ("v3d71",), "v3d": ("v3d42", "v3d71")}
 KNOWN = {"python", "console", "output", "pi-shell", "pi-config", *ASSEMBLY}

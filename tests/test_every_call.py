@@ -13,10 +13,10 @@ from hw.programs import binary
 
 import qpu
 from qpu.core.isa import Isa
-from qpu.drivers import exit_guard
 from qpu.drivers.uapi import mailbox
+from qpu.drivers.vc4 import exit_guard
 from qpu.emu.port import EmuPort
-from qpu.emu.record import RecordingPort, ioctl_name
+from qpu.emu.testing import RecordingPort, ioctl_name
 
 # Interface -> (board, name of the device).
 INTERFACES = {

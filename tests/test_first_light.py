@@ -15,7 +15,7 @@ import pytest
 import qpu
 from qpu.core.isa import Isa
 from qpu.emu.port import EmuPort
-from qpu.emu.record import Call, RecordingPort
+from qpu.emu.testing import Call, RecordingPort
 from qpu.kernels import sgemm
 
 ROOT = Path(__file__).parent.parent

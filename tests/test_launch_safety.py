@@ -16,7 +16,7 @@ from qpu.core.isa import Isa
 from qpu.device import Device
 from qpu.drivers.uapi import drm
 from qpu.emu.port import EmuPort
-from qpu.emu.record import RecordingPort
+from qpu.emu.testing import RecordingPort
 
 BOARDS = ("pi3", "pi4", "pi5")
 ATOMIC_ADD = 0xFFFFFF87  # TMU configuration: one request "add", then ordinary ones

@@ -17,7 +17,7 @@ from hw.programs import binary
 import qpu
 from qpu.drivers.uapi import drm
 from qpu.emu.port import EmuPort
-from qpu.emu.record import RecordingPort
+from qpu.emu.testing import RecordingPort
 from qpu.kernels import sgemm
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +82,7 @@ MODULES = """
 import importlib, pkgutil, qpu
 for found in pkgutil.walk_packages(qpu.__path__, "qpu."):
     # `qpu emulate` catches system calls of Linux programs
-    if not any(part in found.name for part in ("__main__", "child_site", "qpu.emu.intercept")):
+    if not any(part in found.name for part in ("__main__", "child_site", "qpu.emu.process.")):
         importlib.import_module(found.name)
         print(found.name)
 """
@@ -121,7 +121,7 @@ def test_emulated_boards_without_linux() -> None:
 def test_every_module_imports_without_linux() -> None:
     done = stripped(MODULES)
     assert done.returncode == 0, done.stdout.splitlines()[-1:] + [done.stderr]
-    assert {"qpu.drivers.linux", "qpu.drivers.drm_v3d", "qpu.emu.port", "qpu.device"} <= set(done.stdout.split())
+    assert {"qpu.drivers.linux", "qpu.drivers.drm.adapter", "qpu.emu.port", "qpu.device"} <= set(done.stdout.split())
 
 
 def test_real_boards_are_refused_without_linux(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ class LowArray:
 @pytest.mark.parametrize("board", BOARDS)
 def test_a_32_bit_process(board: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Structures with pointers and request numbers with pointer sizes are those of 32-bit kernels."""
-    monkeypatch.setattr("qpu.drivers.drm_nodes.array", LowArray)  # the only structure with pointers of native size
+    monkeypatch.setattr("qpu.drivers.drm.nodes.array", LowArray)  # the only structure with pointers of native size
     inner = EmuPort(board, pointer_size=4, engine=engine)
     port = RecordingPort(inner)
     with qpu.open_device(port=port) as gpu:

@@ -19,10 +19,10 @@ from hw.programs import binary, long
 
 import qpu
 from qpu import device
-from qpu.core.signals import StopRequest, Uninterrupted, deliver_held
-from qpu.emu.memory import Memory
+from qpu.core.deferred_signals import StopRequest, Uninterrupted, deliver_held
+from qpu.emu.engine.memory import Memory
 from qpu.emu.port import EmuPort
-from qpu.emu.record import Injector
+from qpu.emu.testing import Injector
 
 BOARDS = ("pi3", "pi5")
 

@@ -1,4 +1,4 @@
-"""Writes the operation methods of the V3D builders, `qpu/v3d/ops42.py` and `qpu/v3d/ops71.py`, from the operation rows.
+"""Writes the operation methods of the V3D builders, `qpu/v3d/generated/ops*.py`, from the operation rows.
 
 Usage: ``python tools/gen_asm.py`` rewrites the files, ``--check`` compares them and exits 1 when they differ.
 """
@@ -178,7 +178,7 @@ def formatted(source: str) -> str:
 
 def path(isa: Isa) -> Path:
     """Where the generated module lives."""
-    return Path(__file__).resolve().parent.parent / "qpu" / "v3d" / f"ops{TARGETS[isa]}.py"
+    return Path(__file__).resolve().parent.parent / "qpu" / "v3d" / "generated" / f"ops{TARGETS[isa]}.py"
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Writes qpu/vc4/asm_ops.py: one real method per operation, one attribute per register, from the rows.
+"""Writes qpu/vc4/generated/ops.py: one real method per operation, one attribute per register, from the rows.
 
 Usage: python tools/gen_asm_vc4.py [--check]
 """
@@ -15,7 +15,7 @@ from qpu.vc4 import regs
 from qpu.vc4.asm_operands import IO, InOut, Input, Readable
 from qpu.vc4.ops import TABLE
 
-TARGET = Path(__file__).resolve().parent.parent / "qpu" / "vc4" / "asm_ops.py"
+TARGET = Path(__file__).resolve().parent.parent / "qpu" / "vc4" / "generated" / "ops.py"
 
 # Methods of `Asm`; the registers have other names too.
 HELPERS = frozenset({"mutex_acquire", "mutex_release", "interrupt"})

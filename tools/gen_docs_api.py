@@ -23,7 +23,7 @@ TITLES = {
     "emu": "Emulated boards",
     "kernels": "Kernels",
 }
-GENERATED = re.compile(r"qpu\.v3d\.ops(42|71)$|qpu\.vc4\.asm_ops$")  # one method an operation: the ISA pages have them
+GENERATED = re.compile(r"qpu\.(v3d|vc4)\.generated\.")  # one method an operation: the ISA pages have them
 _SECTION = re.compile(r"(?m)^(?=(?:Returns|Raises|Source|Sources|Yields):)")
 _CODE = re.compile(r"(`+)(.+?)\1", re.S)
 

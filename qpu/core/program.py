@@ -76,13 +76,13 @@ class Program:
     @property
     def text(self) -> str:
         """Disassembly, one instruction a line; labels stand on lines of their own."""
-        from qpu.toolkit import isa
+        from qpu.instruction_sets import isa
 
         return isa(self.isa).listing(self)
 
     def check(self, *, single_segment: bool = False) -> list[Finding]:
         """All hazard and validity findings, in program order. single_segment: V3D launch mode."""
-        from qpu.toolkit import isa
+        from qpu.instruction_sets import isa
 
         return list(isa(self.isa).check(self.code, single_segment=single_segment))
 
@@ -90,7 +90,7 @@ class Program:
         return f"<Program {self.isa} {len(self.code)} instructions>"
 
     def _repr_html_(self) -> str:
-        from qpu.core.html import program_html
+        from qpu.display.program import program_html
 
         return program_html(self)
 

@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qpu.drivers import advice, board, drm_nodes, probe
+from qpu.drivers import board, probe
+from qpu.drivers import errors_table as advice
 from qpu.drivers.base import DeviceInfo, Driver
+from qpu.drivers.drm import nodes as drm_nodes
 from qpu.drivers.port import Port
 from qpu.errors import DriverError
 
 if TYPE_CHECKING:
-    from qpu.drivers.mailbox import MailboxInfo
+    from qpu.drivers.vc4.mailbox import MailboxInfo
 
 __all__ = ["Check", "Report", "Status", "checks_json", "checks_text", "examine", "info", "info_text"]
 
@@ -233,7 +235,7 @@ def _firmware(port: Port) -> MailboxInfo | None:
     """What the firmware says; None without a usable mailbox."""
     if not board.exists(port, "/dev/vcio"):
         return None
-    from qpu.drivers.mailbox import Mailbox, read_info
+    from qpu.drivers.vc4.mailbox import Mailbox, read_info
 
     try:
         with Mailbox(port) as mailbox:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qpu.drivers import advice, board, drm_nodes
+from qpu.drivers import board
+from qpu.drivers import errors_table as advice
 from qpu.drivers.base import Driver
+from qpu.drivers.drm import nodes as drm_nodes
 from qpu.drivers.port import Port
 from qpu.errors import DriverError, UsageError
 
 if TYPE_CHECKING:
-    from qpu.drivers.vc4_adapter import Launch
+    from qpu.drivers.vc4.adapter import Launch
 
 __all__ = ["Attempt", "detect_board", "open_driver"]
 
@@ -38,7 +40,7 @@ def detect_board(port: Port) -> board.Board:
     found = board.detect(port)
     if found.is_pi or not board.exists(port, "/dev/vcio"):
         return found
-    from qpu.drivers.mailbox import Mailbox
+    from qpu.drivers.vc4.mailbox import Mailbox
 
     try:
         with Mailbox(port) as mailbox:
@@ -53,7 +55,7 @@ def open_driver(port: Port, name: str = "hardware", *, launch: Launch = "mailbox
 
     name: ``hardware``, or the path of a node: one of /dev/dri for v3d, /dev/vcio or /dev/vcsm* for VideoCore IV by
     mailbox, /dev/mem for VideoCore IV by registers. launch, memory: options of VideoCore IV, see
-    `qpu.drivers.vc4_adapter.open_adapter`.
+    `qpu.drivers.vc4.adapter.open_adapter`.
     Raises: NoDeviceError listing every adapter with its reason and its mend; UsageError for a bad name.
     """
     if name != "hardware" and not name.startswith("/"):
@@ -82,12 +84,12 @@ def _plan(
     """Adapters in order: how to open each, or why it is out of the question."""
 
     def v3d(path: str | None = None) -> Driver:
-        from qpu.drivers.drm_v3d import open_adapter
+        from qpu.drivers.drm.adapter import open_adapter
 
         return open_adapter(port, where, path)
 
     def vc4(how: Launch = launch) -> Driver:
-        from qpu.drivers.vc4_adapter import open_adapter
+        from qpu.drivers.vc4.adapter import open_adapter
 
         return open_adapter(port, where, launch=how, memory=memory)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from qpu.core.isa import Isa
 from qpu.emu.boards import BoardProfile
-from qpu.emu.memory import Memory
+from qpu.emu.engine.memory import Memory
 from qpu.errors import UsageError
 
 if TYPE_CHECKING:
-    from qpu.emu.machine import V3dMachine, Vc4Machine
-    from qpu.emu.trace import Trace
+    from qpu.emu.engine.machine import V3dMachine, Vc4Machine
+    from qpu.emu.engine.trace import Trace
 
 __all__ = ["ENGINES", "compiled_available", "make_machine", "require", "strict_by_default"]
 
@@ -21,10 +21,10 @@ ENGINES = ("auto", "reference", "compiled")
 
 # (family, engine) -> where the machine class is. Compiled machines are there when llvmlite is.
 _MACHINES = {
-    ("v3d", "reference"): ("qpu.emu.v3d", "V3dReferenceMachine"),
-    ("vc4", "reference"): ("qpu.emu.vc4", "Vc4ReferenceMachine"),
-    ("v3d", "compiled"): ("qpu.emu.compiled_v3d", "V3dCompiledMachine"),
-    ("vc4", "compiled"): ("qpu.emu.compiled_vc4", "Vc4CompiledMachine"),
+    ("v3d", "reference"): ("qpu.emu.v3d.reference", "V3dReferenceMachine"),
+    ("vc4", "reference"): ("qpu.emu.vc4.chip", "Vc4ReferenceMachine"),
+    ("v3d", "compiled"): ("qpu.emu.v3d.compiled", "V3dCompiledMachine"),
+    ("vc4", "compiled"): ("qpu.emu.vc4.compiled", "Vc4CompiledMachine"),
 }
 
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from qpu.drivers.port import FileStat, Mapping, Registers
 from qpu.emu.boards import BoardProfile, parse_board
-from qpu.emu.fake_kernel import READ_CLOCK_NS, FdTable, Interrupt, Kernel, RegisterBlock, Span, fail
-from qpu.emu.machine import RunStats
-from qpu.emu.record import Injector, ioctl_name
+from qpu.emu.engine.machine import RunStats
+from qpu.emu.linux.core import READ_CLOCK_NS, FdTable, Interrupt, Kernel, RegisterBlock, Span, fail
+from qpu.emu.testing import Injector, ioctl_name
 
 if TYPE_CHECKING:
-    from qpu.emu.machine import V3dMachine, Vc4Machine
-    from qpu.emu.trace import Trace
+    from qpu.emu.engine.machine import V3dMachine, Vc4Machine
+    from qpu.emu.engine.trace import Trace
 
 __all__ = ["EmuMapping", "EmuPort", "EmuRegisters"]
 
@@ -145,7 +145,7 @@ class EmuPort:
         return self.kernel.runs
 
     def inject(self, call: str, errno: int, *, at: int = 1, count: int = 1) -> None:
-        """Make system calls fail; see `qpu.emu.record.Injector.inject`."""
+        """Make system calls fail; see `qpu.emu.testing.Injector.inject`."""
         self._injector.inject(call, errno, at=at, count=count)
 
     def process(self) -> EmuPort:

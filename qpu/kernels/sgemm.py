@@ -31,7 +31,7 @@ from qpu.core.isa import Isa
 from qpu.errors import DriverError, UsageError
 from qpu.kernels import pack_v3d, pack_vc4, sgemm_v3d, sgemm_vc4
 from qpu.kernels.sgemm_layout import F32, KERNELS, UNROLL, Kernel, Layout, error_bound, layout, reference
-from qpu.runs import Run
+from qpu.runtime.batch import Run
 
 if TYPE_CHECKING:
     from qpu.buffers import Buffer, BufferView
@@ -120,7 +120,7 @@ def _probe(gpu: Device, kernel: Kernel) -> float | None:
 @cache
 def program(isa: Isa, kernel: Kernel, product: bool = True, accumulate: bool = True, strided: bool = True) -> Program:
     """The assembled multiplication. Arguments: see `sgemm_v3d.kernel`, `sgemm_vc4.kernel`."""
-    from qpu.toolkit import assemble
+    from qpu.instruction_sets import assemble
 
     if isa is Isa.VC4:
         shape = sgemm_vc4.UNIFORM if kernel == "uniform" else sgemm_vc4.ROTATE
@@ -134,7 +134,7 @@ def inner_loop(code: Program) -> tuple[int, int]:
 
     From the label to the third instruction after the branch back.
     """
-    from qpu.toolkit import isa
+    from qpu.instruction_sets import isa
 
     tools = isa(code.isa)
     start = next(at for name, at in code.labels.items() if name.split(".")[0] == "k")
@@ -145,7 +145,7 @@ def inner_loop(code: Program) -> tuple[int, int]:
 
 @cache
 def _packer(isa: Isa, width: int, vectors: int) -> Program:
-    from qpu.toolkit import assemble
+    from qpu.instruction_sets import assemble
 
     return assemble(pack_vc4.kernel, isa=isa) if isa is Isa.VC4 else assemble(pack_v3d.kernel, width, vectors, isa=isa)
 

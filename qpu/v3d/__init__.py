@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from qpu.v3d.asm42 import Asm42
     from qpu.v3d.asm71 import Asm71
-    from qpu.v3d.decoder import decode
+    from qpu.v3d.decode import decode
     from qpu.v3d.effects import Effects
     from qpu.v3d.hazards import check
     from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
-    from qpu.v3d.place import combine
-    from qpu.v3d.toolkit import V3dToolkit
+    from qpu.v3d.instruction_set import V3dToolkit
+    from qpu.v3d.pairing import combine
 
 _HOME = {
     "Asm42": "asm42",
     "Asm71": "asm71",
     "Effects": "effects",
-    "combine": "place",
-    "decode": "decoder",
+    "combine": "pairing",
+    "decode": "decode",
     "check": "hazards",
     "Alu": "instr",
     "AluHalf": "instr",
@@ -32,7 +32,7 @@ _HOME = {
     "Sig": "instr",
     "Src": "instr",
     "SrcKind": "instr",
-    "V3dToolkit": "toolkit",
+    "V3dToolkit": "instruction_set",
 }
 
 __all__ = [

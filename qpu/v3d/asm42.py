@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from qpu.v3d.builder import Absolute, BranchCond, Msfign, UnifTarget, _LinkTarget
+from qpu.v3d.generated.ops42 import Ops42
 from qpu.v3d.instr import Sig
 from qpu.v3d.operands import LAYERS, Dest42, Label, Reg42, Signal
-from qpu.v3d.ops42 import Ops42
 from qpu.v3d.regs import imm_index
 from qpu.v3d.signals import LDUNIF, LDUNIFA, Signals
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from qpu.v3d.builder import Absolute, BranchCond, Msfign, UnifTarget, _LinkTarget
+from qpu.v3d.generated.ops71 import Ops71
 from qpu.v3d.instr import Sig
 from qpu.v3d.operands import LAYERS, Dest71, Label, Reg71, Signal
-from qpu.v3d.ops71 import Ops71
 from qpu.v3d.signals import LDUNIF, LDUNIFA, Signals
 
 __all__ = ["Asm71"]

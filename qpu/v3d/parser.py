@@ -38,8 +38,8 @@ from qpu.v3d.encode import encode
 from qpu.v3d.expr import TextError
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import modifiers, table
+from qpu.v3d.pairing import place_ports
 from qpu.v3d.parse_operands import UNIFORM_HELP, OperandParser
-from qpu.v3d.place import place_ports
 
 __all__ = ["assemble_text"]
 

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from qpu.core.isa import Isa
 from qpu.errors import Severity
-from qpu.v3d.decoder import decode
+from qpu.v3d.decode import decode
 from qpu.v3d.effects import Effects, effects
 from qpu.v3d.instr import Alu, AluHalf, Instr, Sig, SrcKind
 from qpu.v3d.regs import COUNTS, MAGIC, RESERVED_71, SFU_WRITES, SYNC_WRITES, TLB_WRITES, TMU_WRITES, VPM_WRITES

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from qpu.vc4.encode import combine, decode
     from qpu.vc4.hazards import check
     from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Reserved, Semaphore
+    from qpu.vc4.instruction_set import Vc4Toolkit
     from qpu.vc4.printer import disassemble
-    from qpu.vc4.toolkit import Vc4Toolkit
 
 _HOME = {
     "Asm": "asm",
@@ -32,7 +32,7 @@ _HOME = {
     "Reserved": "instr",
     "Semaphore": "instr",
     "disassemble": "printer",
-    "Vc4Toolkit": "toolkit",
+    "Vc4Toolkit": "instruction_set",
 }
 
 __all__ = [

@@ -34,7 +34,7 @@ from qpu.vc4.asm_core import (
     float_pattern,
 )
 from qpu.vc4.asm_operands import BASE, WHOLE, Dst, Readable, RegA, Src
-from qpu.vc4.asm_ops import AddSlot, AsmOps
+from qpu.vc4.generated.ops import AddSlot, AsmOps
 from qpu.vc4.vpm import DmaMode, VpmMode
 
 __all__ = [

@@ -230,7 +230,7 @@ def combine(add_half: Alu, mul_half: Alu) -> Alu | Diagnostic:
 
     Each argument is an instruction whose other half is empty. Reads that both files offer (uniform, VPM, mutex) are
     moved to the free port, and the write swap is chosen, as needed. When they do not fit, a diagnostic (rule
-    ``combine``) says what they compete for, as `qpu.v3d.place.combine` does.
+    ``combine``) says what they compete for, as `qpu.v3d.pairing.combine` does.
     """
     if add_half.op_mul or add_half.waddr_mul != NOP:
         return Diagnostic("combine", "the ADD half already has a MUL operation")

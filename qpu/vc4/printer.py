@@ -1,4 +1,4 @@
-"""Disassembly of VideoCore IV words, in the language of `qpu.vc4.assembler` (vc4asm's).
+"""Disassembly of VideoCore IV words, in the language of `qpu.vc4.vc4asm` (vc4asm's).
 
 `disassemble` gives the text of one word, `note` says when that text does not assemble back to the same word: many
 words differ in bits that mean nothing, and only one of them is canonical. Reserved encodings print as ``.int64 0x...``.
@@ -67,7 +67,7 @@ def note(word: int) -> str | None:
 
 def _load_note(instr: LoadImm, word: int) -> str | None:
     """The language keeps neither the condition of a result that is dropped nor a pack that packs nothing."""
-    from qpu.vc4.assembler import assemble_text
+    from qpu.vc4.vc4asm import assemble_text
 
     found = assemble_text(disassemble(word)).words[0]
     return None if found == word else f"not canonical, the text assembles to 0x{found:016x}"

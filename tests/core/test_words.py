@@ -9,7 +9,7 @@ import pytest
 
 from qpu.core.isa import Isa
 from qpu.errors import AsmError, UsageError
-from qpu.toolkit import assemble
+from qpu.instruction_sets import assemble
 
 
 @pytest.mark.parametrize("isa", list(Isa))
@@ -25,7 +25,7 @@ def test_integers_of_all_kinds(isa: Isa) -> None:
 
 
 def test_warnings_of_text_stay_with_the_program() -> None:
-    from qpu.vc4.toolkit import Vc4Toolkit
+    from qpu.vc4.instruction_set import Vc4Toolkit
 
     program = Vc4Toolkit().assemble("mov r0, 010\nmov r1, X", defines={"X": 3}, filename="a.qasm")
     (warning,) = program.warnings

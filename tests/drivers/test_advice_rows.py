@@ -14,14 +14,15 @@ from fakes import FakePort
 from hw.programs import endless
 
 import qpu
-from qpu.drivers import doctor, exit_guard
-from qpu.drivers.advice import ADVICE, errno_name
+from qpu.drivers import doctor
 from qpu.drivers.base import CsdJob, QpuJob
-from qpu.drivers.drm_v3d import TRIVIAL
-from qpu.drivers.mailbox import Mailbox
-from qpu.drivers.mailbox_tags import Tag, TagCall, Throttled
+from qpu.drivers.drm.adapter import TRIVIAL
+from qpu.drivers.errors_table import ADVICE, errno_name
 from qpu.drivers.probe import open_driver
-from qpu.drivers.vcsm import open_memory
+from qpu.drivers.vc4 import exit_guard
+from qpu.drivers.vc4.mailbox import Mailbox
+from qpu.drivers.vc4.mailbox_tags import Tag, TagCall, Throttled
+from qpu.drivers.vc4.vcsm import open_memory
 from qpu.emu.port import EmuPort
 from qpu.errors import DriverError, GpuResetError, GpuTimeoutError
 

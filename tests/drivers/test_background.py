@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from qpu.drivers.background import Background
+from qpu.drivers.vc4.background import Background
 from qpu.emu.port import EmuPort
 
 

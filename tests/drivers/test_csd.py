@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qpu.core.isa import Isa
 from qpu.drivers.base import CsdJob
 from qpu.drivers.counters import COUNTERS, V3D42_COUNTERS, V3D71_COUNTERS, counter_ids
-from qpu.drivers.csd import batch_count, csd_cfg, exact_batches, split_dispatch
+from qpu.drivers.drm.csd import batch_count, csd_cfg, exact_batches, split_dispatch
 from qpu.errors import UsageError
 
 

@@ -14,8 +14,8 @@ from fakes import OLD, PARAMS_42, PARAMS_71, FakePort, os_error
 from qpu.core.isa import Isa
 from qpu.drivers.base import Completion, CsdJob, QpuJob
 from qpu.drivers.board import UNKNOWN, board_from
-from qpu.drivers.drm_identity import Identity
-from qpu.drivers.drm_v3d import TRIVIAL, DrmBo, DrmV3d, open_adapter
+from qpu.drivers.drm.adapter import TRIVIAL, DrmBo, DrmV3d, open_adapter
+from qpu.drivers.drm.identity import Identity
 from qpu.drivers.uapi.drm import Param
 from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, UsageError
 

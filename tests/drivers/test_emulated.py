@@ -9,12 +9,12 @@ import pytest
 
 from qpu.core.isa import Isa
 from qpu.drivers import doctor
-from qpu.drivers.advice import ADVICE, reason_of
 from qpu.drivers.base import CsdJob
-from qpu.drivers.drm_v3d import DrmBo, DrmV3d
+from qpu.drivers.drm.adapter import DrmBo, DrmV3d
+from qpu.drivers.errors_table import ADVICE, reason_of
 from qpu.drivers.probe import EMULATE, open_driver
 from qpu.emu.port import EmuPort
-from qpu.emu.record import RecordingPort
+from qpu.emu.testing import RecordingPort
 from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, NoDeviceError, UsageError
 
 # Each lane stores its number to base + 4 * lane (v3d.md section 15).

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from qpu.drivers.advice import ADVICE, reason_of
 from qpu.drivers.board import detect
-from qpu.drivers.drm_nodes import find_v3d
+from qpu.drivers.drm.nodes import find_v3d
+from qpu.drivers.errors_table import ADVICE, reason_of
 from qpu.drivers.linux import LinuxPort
 from qpu.drivers.port import Port
 from qpu.errors import DriverError, UsageError

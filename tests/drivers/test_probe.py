@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from fakes import PARAMS_71, FakePort, os_error
 
-from qpu.drivers import advice, doctor
-from qpu.drivers.advice import ADVICE, fault, reason_of
+from qpu.drivers import doctor
+from qpu.drivers import errors_table as advice
 from qpu.drivers.base import CsdJob
-from qpu.drivers.drm_nodes import BY_PATH, candidates, find_v3d
+from qpu.drivers.drm.nodes import BY_PATH, candidates, find_v3d
+from qpu.drivers.errors_table import ADVICE, fault, reason_of
 from qpu.drivers.port import FileStat
 from qpu.drivers.probe import EMULATE, open_driver
 from qpu.drivers.uapi.drm import Param

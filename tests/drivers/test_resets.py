@@ -9,8 +9,8 @@ import pytest
 from hw.programs import endless, long
 
 from qpu.drivers.base import Completion, CsdJob
-from qpu.drivers.drm_resets import blame
-from qpu.drivers.drm_v3d import DrmV3d
+from qpu.drivers.drm.adapter import DrmV3d
+from qpu.drivers.drm.resets import blame
 from qpu.drivers.probe import open_driver
 from qpu.emu.port import EmuPort
 from qpu.errors import GpuResetError, GpuTimeoutError

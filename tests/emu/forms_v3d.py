@@ -12,9 +12,9 @@ from typing import Any
 
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
-from qpu.emu.tmu import Action, decode_request
+from qpu.emu.v3d.tmu import Action, decode_request
 from qpu.v3d.codes import CONDS, IMM_SIGS, MSFIGN, PUSHES, SIGNALS, UPDATES, cond_field
-from qpu.v3d.decoder import decode
+from qpu.v3d.decode import decode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Sig, Src, SrcKind
 from qpu.v3d.ops import table, variants
 

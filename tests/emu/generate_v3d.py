@@ -18,10 +18,10 @@ from forms_v3d import DATA_NAMES, SFU_MAGIC, Form, catalogue, forms_of
 
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op, OperandType
-from qpu.emu.tmu import Action, decode_request
+from qpu.emu.v3d.tmu import Action, decode_request
 from qpu.errors import QpuError
 from qpu.v3d.codes import cond_field
-from qpu.v3d.decoder import decode
+from qpu.v3d.decode import decode
 from qpu.v3d.encode import encode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import LANE_OPS, SFU_OPS, table, variants

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from forms_vc4 import ALU_FORMS, Form, catalogue, forms_of, overrides
 
-from qpu.emu.vc4_prepare import Place, plan
+from qpu.emu.vc4.prepare import Place, plan
 from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu, Branch, LoadImm, LoadMode, Semaphore
 

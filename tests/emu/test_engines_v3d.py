@@ -17,9 +17,9 @@ from seeds import steadily
 
 from qpu.core.isa import Isa
 from qpu.emu.boards import parse_board
-from qpu.emu.compiled_v3d import V3dCompiledMachine
-from qpu.emu.memory import Memory
-from qpu.emu.v3d import V3dReferenceMachine
+from qpu.emu.engine.memory import Memory
+from qpu.emu.v3d.compiled import V3dCompiledMachine
+from qpu.emu.v3d.reference import V3dReferenceMachine
 
 BOARDS = {Isa.V3D42: "pi4", Isa.V3D71: "pi5"}
 DATA_BYTES, UNIFORM_BYTES = 64 * 2048 + 4096, 1 << 14

@@ -19,11 +19,11 @@ from forms_vc4 import catalogue
 from generate_vc4 import CODE, DATA, SIDE, SIDE_WORDS, UNIFORMS, Program, form_names, generate
 from seeds import steadily
 
-from qpu.emu import vc4_programs
-from qpu.emu.compiled import has_avx512
-from qpu.emu.compiled_vc4 import Vc4CompiledMachine
-from qpu.emu.memory import Memory
-from qpu.emu.vc4 import Vc4ReferenceMachine
+from qpu.emu.engine.memory import Memory
+from qpu.emu.engine.native import has_avx512
+from qpu.emu.vc4 import compiled_programs as vc4_programs
+from qpu.emu.vc4.chip import Vc4ReferenceMachine
+from qpu.emu.vc4.compiled import Vc4CompiledMachine
 from qpu.errors import EmuFault
 from qpu.vc4.asm import Asm, assemble
 

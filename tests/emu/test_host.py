@@ -17,12 +17,13 @@ from generate_v3d import generate
 from llvmlite import binding, ir
 
 from qpu.core.isa import Isa
-from qpu.emu import host, vc4_programs
-from qpu.emu.compiled import build
-from qpu.emu.host import Host
-from qpu.emu.llvm_lanes import F32X16, FloatMode, LlvmLanes
-from qpu.emu.v3d_llvm import translate
-from qpu.emu.v3d_llvm_state import Node
+from qpu.emu.engine import host_cpu as host
+from qpu.emu.engine.host_cpu import Host
+from qpu.emu.engine.llvm_lanes import F32X16, FloatMode, LlvmLanes
+from qpu.emu.engine.native import build
+from qpu.emu.v3d.translate import translate
+from qpu.emu.v3d.translate_state import Node
+from qpu.emu.vc4 import compiled_programs as vc4_programs
 from qpu.errors import UsageError
 
 x86 = pytest.mark.skipif(not host.is_x86(), reason="for x86-64 hosts")

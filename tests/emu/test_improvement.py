@@ -16,9 +16,10 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled 
 from test_native_tmu_v3d import DATA, TABLE, Board, contended
 
 from qpu.core.isa import Isa
-from qpu.emu import compiled, v3d_programs
-from qpu.emu.compiled import Improvement, build
-from qpu.emu.compiled_v3d import V3dCompiledMachine
+from qpu.emu.engine import native as compiled
+from qpu.emu.engine.native import Improvement, build
+from qpu.emu.v3d import compiled_programs as v3d_programs
+from qpu.emu.v3d.compiled import V3dCompiledMachine
 
 IR = "define i32 @run() {{ ret i32 {} }}"
 
@@ -96,7 +97,7 @@ def test_one_at_a_time_and_only_what_can_take_over(tmp_path: Path, monkeypatch: 
 HOT_LAUNCH = """
 import threading
 import qpu
-from qpu.emu import vc4_programs
+from qpu.emu.vc4 import compiled_programs as vc4_programs
 
 vc4_programs.HOT = 1000
 WORK = "\\n".join(

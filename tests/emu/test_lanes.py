@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpu.emu.lanes import NumpyLanes, quiet
+from qpu.emu.engine.numpy_lanes import NumpyLanes, quiet
 
 V = NumpyLanes()
 words = st.integers(0, 2**32 - 1)

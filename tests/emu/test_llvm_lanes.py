@@ -13,9 +13,9 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled 
 
 from llvmlite import binding, ir
 
-from qpu.emu.host import VECTORS, host
-from qpu.emu.lanes import NumpyLanes, quiet
-from qpu.emu.llvm_lanes import I32X16, LlvmLanes
+from qpu.emu.engine.host_cpu import VECTORS, host
+from qpu.emu.engine.llvm_lanes import I32X16, LlvmLanes
+from qpu.emu.engine.numpy_lanes import NumpyLanes, quiet
 from qpu.errors import UsageError
 
 N = NumpyLanes()

@@ -10,8 +10,8 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled 
 from generate_vc4 import CODE, DATA, UNIFORMS
 from test_engines_vc4 import COUNTS, MACHINES, Profile, execute, place, same
 
-from qpu.emu import compiled_vc4
-from qpu.emu.memory import Memory
+from qpu.emu.engine.memory import Memory
+from qpu.emu.vc4 import compiled as compiled_vc4
 from qpu.vc4.asm import Asm
 
 OUT = DATA + 0x8000

@@ -13,10 +13,10 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled 
 import qpu
 from qpu.core.isa import Isa
 from qpu.emu.boards import parse_board
-from qpu.emu.compiled_v3d import CompiledV3dExecution, V3dCompiledMachine
-from qpu.emu.memory import Memory
-from qpu.emu.tmu import Action, decode_request
-from qpu.emu.v3d import V3dReferenceMachine
+from qpu.emu.engine.memory import Memory
+from qpu.emu.v3d.compiled import CompiledV3dExecution, V3dCompiledMachine
+from qpu.emu.v3d.reference import V3dReferenceMachine
+from qpu.emu.v3d.tmu import Action, decode_request
 from qpu.errors import EmuFault
 
 CODE, UNIFORMS, TABLE, DATA, SIZE = 0x100000, 0x200000, 0x300000, 0x400000, 1 << 13
@@ -121,7 +121,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     request = CompiledV3dExecution._request
 
     def counted(self: Any, thread: int) -> None:
-        from qpu.emu.v3d_llvm_state import Slot
+        from qpu.emu.v3d.translate_state import Slot
 
         seen.append(int(self._states[thread, Slot.CONFIG]) & 0xFF)
         request(self, thread)
@@ -259,7 +259,7 @@ def test_many_atomics_need_few_turns(
     turns: list[int] = []
     turn = CompiledV3dExecution._turn
     monkeypatch.setattr(CompiledV3dExecution, "_turn", lambda self, budget: (turns.append(1), turn(self, budget))[1])
-    monkeypatch.setattr("qpu.emu.compiled_v3d.PARALLEL", 1000)
+    monkeypatch.setattr("qpu.emu.v3d.compiled.PARALLEL", 1000)
     seen = []
     for workers in (1, 3):
         board = Board(isa, V3dCompiledMachine, workers=workers)

@@ -16,12 +16,13 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled 
 
 import qpu
 from qpu.core.isa import Isa
-from qpu.emu import compiled_v3d, compiled_vc4
 from qpu.emu.boards import parse_board
-from qpu.emu.memory import Memory
-from qpu.emu.trace import Trace
-from qpu.emu.v3d import V3dReferenceMachine
-from qpu.emu.vc4 import Vc4ReferenceMachine
+from qpu.emu.engine.memory import Memory
+from qpu.emu.engine.trace import Trace
+from qpu.emu.v3d import compiled as compiled_v3d
+from qpu.emu.v3d.reference import V3dReferenceMachine
+from qpu.emu.vc4 import compiled as compiled_vc4
+from qpu.emu.vc4.chip import Vc4ReferenceMachine
 from qpu.vc4.asm import Asm, assemble
 
 CODE, UNIFORMS, DATA = 0x100000, 0x200000, 0x300000

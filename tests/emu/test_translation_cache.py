@@ -17,9 +17,9 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled 
 
 from llvmlite import ir
 
-from qpu.emu import compiled
-from qpu.emu.compiled import build, cache_directory
-from qpu.emu.host import is_x86
+from qpu.emu.engine import native as compiled
+from qpu.emu.engine.host_cpu import is_x86
+from qpu.emu.engine.native import build, cache_directory
 
 IDENTITY = b"a program"
 

@@ -12,10 +12,10 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled 
 
 import qpu
 from qpu.core.isa import Isa
-from qpu.emu import compiled_v3d
 from qpu.emu.boards import parse_board
-from qpu.emu.compiled_v3d import V3dCompiledMachine
-from qpu.emu.memory import Memory
+from qpu.emu.engine.memory import Memory
+from qpu.emu.v3d import compiled as compiled_v3d
+from qpu.emu.v3d.compiled import V3dCompiledMachine
 
 CODE, UNIFORMS, DATA = 0x100000, 0x200000, 0x300000
 BOARDS = {Isa.V3D42: "pi4", Isa.V3D71: "pi5"}

@@ -9,8 +9,8 @@ from typing import Any
 import qpu
 from qpu.drivers.doctor import checks_json, examine, info
 from qpu.drivers.linux import LinuxPort
-from qpu.drivers.mailbox import Mailbox, read_info
 from qpu.drivers.port import Port
+from qpu.drivers.vc4.mailbox import Mailbox, read_info
 from qpu.emu.port import EmuPort
 
 

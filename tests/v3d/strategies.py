@@ -9,7 +9,7 @@ from qpu.errors import Diagnostic
 from qpu.v3d.codes import BDI, BRANCH_CONDS, CONDS, MSFIGN, PUSHES, SIGNALS, UPDATES, WRITING_SIGS, cond_field
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import code_of, table, variants
-from qpu.v3d.place import combine
+from qpu.v3d.pairing import combine
 
 _IMM = Sig.IMM_A | Sig.IMM_B | Sig.IMM_C | Sig.IMM_D
 _COND_KEYS = [

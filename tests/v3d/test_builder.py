@@ -14,13 +14,13 @@ from qpu.core.isa import Isa
 from qpu.errors import AsmError, HazardError
 from qpu.v3d.asm import Asm42, Asm71, assemble
 from qpu.v3d.codes import NOP_WORD
-from qpu.v3d.decoder import decode
+from qpu.v3d.decode import decode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
+from qpu.v3d.instruction_set import V3dToolkit
 from qpu.v3d.ops import table
+from qpu.v3d.pairing import combine
 from qpu.v3d.parser import assemble_text
-from qpu.v3d.place import combine
 from qpu.v3d.printer import text
-from qpu.v3d.toolkit import V3dToolkit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -357,6 +357,9 @@ def test_generated_methods_are_current() -> None:
 
 
 def test_importing_stays_light() -> None:
-    code = "import sys, qpu.v3d.asm, qpu.v3d.toolkit, qpu.v3d.parser, qpu.v3d.hazards; print('numpy' in sys.modules)"
+    code = (
+        "import sys, qpu.v3d.asm, qpu.v3d.instruction_set, qpu.v3d.parser, qpu.v3d.hazards;"
+        "print('numpy' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "False"

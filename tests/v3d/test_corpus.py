@@ -11,8 +11,8 @@ from qpu.core.isa import Isa
 from qpu.errors import AsmError, Diagnostic, HazardError, Severity
 from qpu.v3d.asm import assemble
 from qpu.v3d.hazards import RULES, check
+from qpu.v3d.instruction_set import V3dToolkit
 from qpu.v3d.parser import assemble_text
-from qpu.v3d.toolkit import V3dToolkit
 
 CORPUS = Path(__file__).parent / "corpus"
 

@@ -6,7 +6,7 @@ import pytest
 
 from qpu.core.isa import Isa
 from qpu.errors import DecodeError, Severity
-from qpu.v3d.decoder import decode
+from qpu.v3d.decode import decode
 from qpu.v3d.encode import encode
 from qpu.v3d.hazards import check
 from qpu.v3d.parser import assemble_text

@@ -6,7 +6,7 @@ import pytest
 
 from qpu.core.isa import Isa
 from qpu.errors import AsmError
-from qpu.v3d.decoder import decode
+from qpu.v3d.decode import decode
 from qpu.v3d.parser import assemble_text
 from qpu.v3d.printer import note, text
 from tests.v3d import vectors as vec

@@ -13,7 +13,7 @@ from qpu.core.isa import Isa, Unit
 from qpu.errors import DecodeError
 from qpu.v3d.asm import assemble
 from qpu.v3d.codes import SIGNALS
-from qpu.v3d.decoder import decode
+from qpu.v3d.decode import decode
 from qpu.v3d.effects import EVENTS, effects
 from qpu.v3d.encode import encode
 from qpu.v3d.hazards import DISTANCES, RULES, check

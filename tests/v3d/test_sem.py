@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qpu.core.isa import Isa
-from qpu.emu.lanes import NumpyLanes, quiet
+from qpu.emu.engine.numpy_lanes import NumpyLanes, quiet
 from qpu.v3d.ops import PACK, UNPACK, table
 
 V = NumpyLanes()

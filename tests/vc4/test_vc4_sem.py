@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qpu.core.isa import Isa, Unit
-from qpu.emu.lanes import NumpyLanes, quiet
+from qpu.emu.engine.numpy_lanes import NumpyLanes, quiet
 from qpu.vc4 import pack, sem
 from qpu.vc4.ops import ADD_OPS, MUL_OPS, SFU, TABLE, float_operands, float_result, is_move, saturated
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from qpu.errors import AsmError, HazardError, UsageError
-from qpu.toolkit import assemble, isa
+from qpu.instruction_sets import assemble, isa
 from qpu.vc4.asm import Asm, build
-from qpu.vc4.assembler import assemble_text
 from qpu.vc4.encode import decode, encode, reserved
 from qpu.vc4.instr import Alu, Instr, LoadImm, Semaphore
+from qpu.vc4.instruction_set import Vc4Toolkit
 from qpu.vc4.listing import listing
 from qpu.vc4.printer import canonical, disassemble, note
-from qpu.vc4.toolkit import Vc4Toolkit
+from qpu.vc4.vc4asm import assemble_text
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "vc4.jsonl.gz"
 

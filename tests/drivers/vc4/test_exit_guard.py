@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qpu.drivers import exit_guard
+from qpu.drivers.vc4 import exit_guard
 
 HERE = Path(__file__).parent
 
@@ -17,8 +17,8 @@ PROGRAM = """
 import os, signal, sys, time
 sys.path.insert(0, {here!r})
 from fake_vc4_kernel import FakeKernel, PI3
-from qpu.drivers import exit_guard
-from qpu.drivers.vc4_adapter import open_adapter
+from qpu.drivers.vc4 import exit_guard
+from qpu.drivers.vc4.adapter import open_adapter
 import atexit
 
 kernel = FakeKernel(nodes=("vcio", "mem"))

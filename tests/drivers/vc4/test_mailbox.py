@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fake_vc4_kernel import FakeKernel
 
-from qpu.drivers.mailbox import (
+from qpu.drivers.vc4.mailbox import (
     TAGS,
     Clock,
     Mailbox,

@@ -8,7 +8,7 @@ import json
 import pytest
 from fake_vc4_kernel import IDENT0, IDENT1, FakeKernel
 
-from qpu.drivers.v3d_regs import COUNTERS, Ident, Reg, V3dRegisters, block_address, counter_index
+from qpu.drivers.vc4.registers import COUNTERS, Ident, Reg, V3dRegisters, block_address, counter_index
 from qpu.errors import DriverError, GpuTimeoutError, UsageError
 
 

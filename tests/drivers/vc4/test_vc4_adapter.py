@@ -13,10 +13,11 @@ import pytest
 from fake_vc4_kernel import PAGE, PI1, PI3, FakeKernel
 
 from qpu.core.isa import Isa
-from qpu.drivers import exit_guard, vc4_adapter
 from qpu.drivers.base import CsdJob, QpuJob
 from qpu.drivers.board import Board
-from qpu.drivers.vc4_adapter import Vc4Driver, open_adapter
+from qpu.drivers.vc4 import adapter as vc4_adapter
+from qpu.drivers.vc4 import exit_guard
+from qpu.drivers.vc4.adapter import Vc4Driver, open_adapter
 from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, UsageError
 
 TAG_NAMES = {

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 import qpu
-from qpu.drivers import board, exit_guard, vc4_adapter
+from qpu.drivers import board
 from qpu.drivers.base import QpuJob
-from qpu.drivers.mailbox import Clock, Mailbox, read_info
 from qpu.drivers.probe import open_driver
-from qpu.drivers.vc4_adapter import Vc4Driver, open_adapter
-from qpu.drivers.vcsm import GpuMemory
+from qpu.drivers.vc4 import adapter as vc4_adapter
+from qpu.drivers.vc4 import exit_guard
+from qpu.drivers.vc4.adapter import Vc4Driver, open_adapter
+from qpu.drivers.vc4.mailbox import Clock, Mailbox, read_info
+from qpu.drivers.vc4.vcsm import GpuMemory
 from qpu.emu.port import EmuPort
 from qpu.errors import DriverError, GpuTimeoutError
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from fake_vc4_kernel import PAGE, FakeKernel
 
-from qpu.drivers.mailbox import Mailbox, MemoryFlag
 from qpu.drivers.uapi.vcsm import Cache
-from qpu.drivers.vcsm import (
+from qpu.drivers.vc4.mailbox import Mailbox, MemoryFlag
+from qpu.drivers.vc4.vcsm import (
     PROVIDERS,
     GpuMemory,
     MailboxMemory,

@@ -634,4 +634,4 @@ def test_children_find_the_package_behind_everything_of_their_own(tmp_path: Path
     ]
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run([*command, "emulate", str(script)], capture_output=True, text=True, cwd=tmp_path, env=env)
-    assert ok(done).splitlines() == [str([str(ROOT / "qpu" / "emu" / "child_site")]), "1 4"]
+    assert ok(done).splitlines() == [str([str(ROOT / "qpu" / "emu" / "process" / "child_site")]), "1 4"]

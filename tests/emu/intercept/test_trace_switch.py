@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from intercept_rig import DISPATCH, VC4, emulate, ok
 
-from qpu.emu.trace_file import TraceFile
+from qpu.emu.process.trace_file import TraceFile
 from qpu.errors import UsageError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")

@@ -11,8 +11,8 @@ from typing import Any
 from qpu.drivers.uapi import drm, mailbox, vcsm
 from qpu.drivers.uapi.layout import Layout
 from qpu.emu.boards import parse_board
-from qpu.emu.fake_kernel import Kernel
-from qpu.emu.machine import RunStats
+from qpu.emu.engine.machine import RunStats
+from qpu.emu.linux.core import Kernel
 from qpu.emu.port import EmuPort
 from qpu.errors import EmuFault
 

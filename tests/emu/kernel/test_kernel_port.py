@@ -16,7 +16,7 @@ import qpu
 from qpu.drivers.port import Port
 from qpu.emu.boards import BOARDS
 from qpu.emu.port import EmuPort
-from qpu.emu.record import RecordingPort, ioctl_name
+from qpu.emu.testing import RecordingPort, ioctl_name
 from qpu.errors import UsageError
 
 

@@ -12,7 +12,7 @@ import qpu
 from qpu.core.isa import Isa
 from qpu.emu.boards import BOARDS
 from qpu.emu.port import EmuPort
-from qpu.emu.record import RecordingPort
+from qpu.emu.testing import RecordingPort
 
 
 def store_v3d(q: Any) -> None:

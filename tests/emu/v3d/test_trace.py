@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from qpu.emu.trace import Trace
+from qpu.emu.engine.trace import Trace
 
 
 def fill(trace: Trace, n: int) -> None:

@@ -11,7 +11,7 @@ from v3d_model import GRAPHICS, State, U
 
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
-from qpu.emu.v3d_prepare import prepare
+from qpu.emu.v3d.prepare import prepare
 from qpu.v3d.encode import encode
 from qpu.v3d.instr import Alu, AluHalf, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import LANE_OPS, table, variants

@@ -9,7 +9,7 @@ import pytest
 from v3d_rig import ISAS, Rig, move, payload, store_lanes
 
 from qpu.core.isa import Isa
-from qpu.emu.v3d_dispatch import Dispatch, Placement
+from qpu.emu.v3d.dispatch import Dispatch, Placement
 from qpu.errors import EmuFault
 
 both = pytest.mark.parametrize("isa", ISAS)

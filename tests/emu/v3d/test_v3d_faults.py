@@ -9,7 +9,7 @@ import pytest
 from v3d_rig import ISAS, Rig, move, payload
 
 from qpu.core.isa import Isa
-from qpu.emu.trace import Trace
+from qpu.emu.engine.trace import Trace
 from qpu.errors import EmuFault
 
 both = pytest.mark.parametrize("isa", ISAS)

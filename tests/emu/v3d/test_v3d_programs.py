@@ -10,7 +10,7 @@ from v3d_idioms import LANE, lanes_of, program, take
 from v3d_rig import Rig, move, payload, store_lanes, word
 
 from qpu.core.isa import Isa
-from qpu.emu.trace import Trace
+from qpu.emu.engine.trace import Trace
 
 WORKED = {
     Isa.V3D42: """

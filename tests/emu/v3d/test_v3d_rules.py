@@ -12,7 +12,7 @@ import pytest
 from v3d_idioms import config, jump, take
 from v3d_rig import ISAS, Rig, move
 
-import qpu.emu.v3d
+import qpu.emu.v3d.reference
 from qpu.core.isa import Isa
 from qpu.errors import EmuFault
 from qpu.v3d.asm import assemble
@@ -21,7 +21,7 @@ from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import table
 
 V42, V71 = (Isa.V3D42,), (Isa.V3D71,)
-SOURCES = ("v3d", "v3d_services", "v3d_execute", "v3d_operands", "v3d_prepare", "v3d_dispatch", "tmu")
+SOURCES = ("reference", "services", "reference_execute", "reference_operands", "prepare", "dispatch", "tmu")
 ELSEWHERE = {"dispatch", "interrupted", "code-out-of-bounds", "deadlock"}  # test_v3d_dispatch.py, test_v3d_faults.py
 
 
@@ -268,7 +268,7 @@ def test_rule(isa: Isa, case: Case, strict: bool, engine: str) -> None:
 def _rules() -> set[str]:
     """Rule names in the machine's sources: arguments of reports, and pairs of a rule and a message."""
     found = set()
-    folder = Path(qpu.emu.v3d.__file__).parent
+    folder = Path(qpu.emu.v3d.reference.__file__).parent
     for name in SOURCES:
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
             if isinstance(node, ast.Call):

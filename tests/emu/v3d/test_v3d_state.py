@@ -8,10 +8,10 @@ from test_v3d_alu import load, some
 from v3d_compare import N, Services, make_group, make_state
 
 from qpu.core.isa import Isa
-from qpu.emu.lanes import quiet
-from qpu.emu.v3d_execute import build
-from qpu.emu.v3d_prepare import prepare
-from qpu.emu.v3d_state import Group, each, undefined_register
+from qpu.emu.engine.numpy_lanes import quiet
+from qpu.emu.v3d.prepare import prepare
+from qpu.emu.v3d.reference_execute import build
+from qpu.emu.v3d.state import Group, each, undefined_register
 
 
 def state(g: Group) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import pytest
 from v3d_rig import ISAS, Rig, move, payload
 
 from qpu.core.isa import Isa
-from qpu.emu.tmu import Action, component_address, decode_request
+from qpu.emu.v3d.tmu import Action, component_address, decode_request
 from qpu.errors import EmuFault
 
 LANE = np.arange(16)

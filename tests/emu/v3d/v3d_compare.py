@@ -8,10 +8,10 @@ import numpy as np
 from v3d_model import Model, State, U
 
 from qpu.core.isa import Isa
-from qpu.emu.lanes import quiet
-from qpu.emu.v3d_execute import build
-from qpu.emu.v3d_prepare import prepare
-from qpu.emu.v3d_state import ACC, Group
+from qpu.emu.engine.numpy_lanes import quiet
+from qpu.emu.v3d.prepare import prepare
+from qpu.emu.v3d.reference_execute import build
+from qpu.emu.v3d.state import ACC, Group
 
 N = 3
 EDGES = np.array(

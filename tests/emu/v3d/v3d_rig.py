@@ -9,9 +9,9 @@ import numpy as np
 
 from qpu.core.isa import Isa
 from qpu.emu.boards import parse_board
-from qpu.emu.memory import Memory
-from qpu.emu.trace import Trace
-from qpu.emu.v3d import V3dExecution, V3dReferenceMachine
+from qpu.emu.engine.memory import Memory
+from qpu.emu.engine.trace import Trace
+from qpu.emu.v3d.reference import V3dExecution, V3dReferenceMachine
 from qpu.v3d.asm import assemble
 
 ISAS = (Isa.V3D42, Isa.V3D71)
@@ -32,7 +32,7 @@ class Rig:
         self.profile = parse_board(board or BOARD[isa])
         self.machine: Any = V3dReferenceMachine(self.profile, self.memory, strict=strict, trace=trace)
         if Rig.engine == "compiled" and trace is None:
-            from qpu.emu.compiled_v3d import V3dCompiledMachine
+            from qpu.emu.v3d.compiled import V3dCompiledMachine
 
             self.machine = V3dCompiledMachine(self.profile, self.memory, strict=strict)
         self.buffers: list[tuple[int, int]] = []  # address, size

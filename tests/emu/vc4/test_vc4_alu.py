@@ -12,10 +12,10 @@ import pytest
 import vc4_model as model
 from vc4_chip import ADD_CODES, EDGES, Chip
 
-from qpu.emu.lanes import NumpyLanes, quiet
-from qpu.emu.vc4_code import step
-from qpu.emu.vc4_fast import shortcut
-from qpu.emu.vc4_prepare import plan
+from qpu.emu.engine.numpy_lanes import NumpyLanes, quiet
+from qpu.emu.vc4.fetch import step
+from qpu.emu.vc4.prepare import plan
+from qpu.emu.vc4.reference_shortcuts import shortcut
 from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu
 from qpu.vc4.ops import TABLE

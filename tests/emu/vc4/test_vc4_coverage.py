@@ -18,8 +18,8 @@ from vc4_chip import ADD_CODES, EDGES, Chip
 from vc4_rig import Rig, addresses, store_rows
 
 from qpu.core.optable import Unit
-from qpu.emu.lanes import quiet
-from qpu.emu.vc4_code import step
+from qpu.emu.engine.numpy_lanes import quiet
+from qpu.emu.vc4.fetch import step
 from qpu.vc4 import pack, regs
 from qpu.vc4.asm import Asm
 from qpu.vc4.encode import decode, encode

@@ -13,7 +13,7 @@ import pytest
 from vc4_rig import Rig, store_rows
 
 from qpu.core.isa import Isa
-from qpu.emu.trace import Trace
+from qpu.emu.engine.trace import Trace
 from qpu.errors import EmuFault
 from qpu.vc4.asm import Asm
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from vc4_rig import Rig, store_rows
 
-from qpu.emu.vpm import (
+from qpu.emu.vc4.vpm_setup import (
     GenericSetup,
     LoadPitch,
     LoadSetup,

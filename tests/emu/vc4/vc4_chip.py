@@ -6,8 +6,8 @@ import numpy as np
 import vc4_model as model
 from vc4_rig import Rig
 
-from qpu.emu.vc4_state import Bank, Group, Qpu
-from qpu.emu.vc4_units import Units
+from qpu.emu.vc4.state import Bank, Group, Qpu
+from qpu.emu.vc4.units import Units
 
 EDGES = [
     0, 1, 2, 3, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0xFFFFFF, 0x1000000, 0x7FFFFFFF, 0x80000000,

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.emu.memory import Memory
-from qpu.emu.trace import Trace
-from qpu.emu.vc4 import Vc4ReferenceMachine
-from qpu.emu.vc4_run import ReferenceExecution
+from qpu.emu.engine.memory import Memory
+from qpu.emu.engine.trace import Trace
+from qpu.emu.vc4.chip import Vc4ReferenceMachine
+from qpu.emu.vc4.reference import ReferenceExecution
 from qpu.vc4.asm import Asm, assemble
 from qpu.vc4.asm import build as build_unchecked
 
@@ -37,7 +37,7 @@ class Rig:
         self.data = self.memory.map(DATA, 1 << 20, "data")
         self.machine: Any = Vc4ReferenceMachine(Profile(qpus=qpus), self.memory, strict=strict, trace=trace)
         if Rig.engine == "compiled" and trace is None:
-            from qpu.emu.compiled_vc4 import Vc4CompiledMachine
+            from qpu.emu.vc4.compiled import Vc4CompiledMachine
 
             self.machine = Vc4CompiledMachine(Profile(qpus=qpus), self.memory, strict=strict)
         self._code_at, self._data_at = CODE, DATA

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qpu.vc4.assembler import assemble_text
+from qpu.vc4.vc4asm import assemble_text
 
 PAGE = Path(__file__).parents[3] / "docs" / "vc4-assembly.md"
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
@@ -34,8 +34,8 @@ def test_examples_of_constants() -> None:
 
 
 def test_the_first_program_breaks_no_rule_of_the_hardware() -> None:
-    import qpu.toolkit
+    import qpu.instruction_sets
 
     (first,) = (source for source in SOURCES if "thrend" in source)
     words = assemble_text(first).words
-    assert qpu.toolkit.isa("vc4").check(words) == []
+    assert qpu.instruction_sets.isa("vc4").check(words) == []

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qpu.errors import AsmError, Severity
-from qpu.vc4.assembler import assemble_text
-from qpu.vc4.assembler.engine import ERROR_LIMIT
+from qpu.vc4.vc4asm import assemble_text
+from qpu.vc4.vc4asm.engine import ERROR_LIMIT
 
 from .corpus import WRONG
 

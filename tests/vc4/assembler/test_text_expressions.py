@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qpu.errors import AsmError
-from qpu.vc4.assembler.engine import Engine
-from qpu.vc4.assembler.expr import evaluate
-from qpu.vc4.assembler.names import REGISTERS
-from qpu.vc4.assembler.values import Value, float_bits
+from qpu.vc4.vc4asm.engine import Engine
+from qpu.vc4.vc4asm.expr import evaluate
+from qpu.vc4.vc4asm.names import REGISTERS
+from qpu.vc4.vc4asm.values import Value, float_bits
 
 
 def value(text: str) -> Value:
@@ -190,7 +190,7 @@ def test_registers() -> None:
 
 
 def test_numbers_that_do_not_exist() -> None:
-    from qpu.vc4.assembler.fault import Fault
+    from qpu.vc4.vc4asm.fault import Fault
 
     for text in ("12ab", "0x", "0b12", "1.5e", "0xg", "1_000", "1e3x", "18446744073709551616"):
         with pytest.raises(Fault):
@@ -198,7 +198,7 @@ def test_numbers_that_do_not_exist() -> None:
 
 
 def test_recursion_ends() -> None:
-    from qpu.vc4.assembler import assemble_text
+    from qpu.vc4.vc4asm import assemble_text
 
     deep = ".func s(n)\n.if n < 1\n0\n.else\n.if 1\nn + s((((n-1))))\n.endif\n.endif\n.endf\nldi r0, s({})"
     assert assemble_text(deep.format(100)).words[0] & 0xFFFFFFFF == 5050

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qpu.errors import AsmError
-from qpu.vc4.assembler import assemble_text
+from qpu.vc4.vc4asm import assemble_text
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 

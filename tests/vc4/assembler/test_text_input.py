@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qpu.errors import AsmError
-from qpu.vc4.assembler import assemble_text
+from qpu.vc4.vc4asm import assemble_text
 
 DOUBLING = "".join(f".macro m{n}\nm{n + 1}\nm{n + 1}\n.endm\n" for n in range(40)) + ".macro m40\nnop\n.endm\nm0\n"
 WRONG = [

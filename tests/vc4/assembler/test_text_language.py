@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qpu.errors import AsmError
-from qpu.vc4.assembler import Symbol, assemble_text
+from qpu.vc4.vc4asm import Symbol, assemble_text
 
 NOP = 0x100009E7009E7000
 

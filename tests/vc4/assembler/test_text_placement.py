@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qpu.emu.lanes import NumpyLanes
+from qpu.emu.engine.numpy_lanes import NumpyLanes
 from qpu.vc4 import ops, regs
-from qpu.vc4.assembler import assemble_text, constants, quick
-from qpu.vc4.assembler.engine import Engine
-from qpu.vc4.assembler.names import ALU_CONDS, OPCODES
-from qpu.vc4.assembler.parse import parse_operation
-from qpu.vc4.assembler.place import Instruction
 from qpu.vc4.encode import decode, encode
 from qpu.vc4.instr import Alu
 from qpu.vc4.printer import disassemble
+from qpu.vc4.vc4asm import assemble_text, constants, quick
+from qpu.vc4.vc4asm.engine import Engine
+from qpu.vc4.vc4asm.names import ALU_CONDS, OPCODES
+from qpu.vc4.vc4asm.parse import parse_operation
+from qpu.vc4.vc4asm.place import Instruction
 
 _regs = st.sampled_from(["r0", "r1", "r2", "r3", "r4", "r5"])
 _sources = st.one_of(

@@ -1,0 +1,622 @@
+"""The DRM v3d adapter: Raspberry Pi 4 and 5 through /dev/dri (drivers.md section 1)."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from array import array
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from qpu.core.deferred_signals import Uninterrupted
+from qpu.core.isa import Isa
+from qpu.drivers import board
+from qpu.drivers import errors_table as advice
+from qpu.drivers.base import Completion, CsdJob, DeviceInfo, Fence, Job
+from qpu.drivers.drm import csd
+from qpu.drivers.drm.identity import ISAS, Identity, get_param, identify
+from qpu.drivers.drm.nodes import Node, find_v3d, retrying
+from qpu.drivers.drm.objects import DrmBo, DrmFence, multisync
+from qpu.drivers.drm.perfmon import Perfmons
+from qpu.drivers.drm.resets import WATCHDOG_S, blame, warn_unknown
+from qpu.drivers.port import Port, interrupting
+from qpu.drivers.uapi import drm
+from qpu.drivers.uapi.drm import Param
+from qpu.drivers.uapi.layout import Layout
+from qpu.errors import DriverError, EmuFault, UsageError
+
+__all__ = ["TRIVIAL", "DrmBo", "DrmFence", "DrmV3d", "Identity", "open_adapter"]
+
+LONGEST_WAIT_NS = 24 * 3600 * 10**9  # of one call; longer waits repeat it
+BLOCKED_S = 1e-3  # a wait that took that long has seen the job end; a shorter one may have come late
+SWEEP = 64  # unfinished launches nobody asked about before the adapter does
+
+# The smallest program of each version, for single-segment dispatches: `nop ; nop ; thrsw`, then two `nop ; nop`.
+# Source: drivers' listings in v3d.md section 15.
+TRIVIAL = {
+    Isa.V3D42: (0x3C203186BB800000, 0x3C003186BB800000, 0x3C003186BB800000),
+    Isa.V3D71: (0x38203186BB03F000, 0x38003186BB03F000, 0x38003186BB03F000),
+}
+
+
+class DrmV3d:
+    """An open v3d node. Thread-safe; belongs to the process that opened it."""
+
+    def __init__(self, port: Port, node: Node, identity: Identity, where: board.Board) -> None:
+        self._port = port
+        self._node = node
+        self._fd: int | None = node.fd
+        self._pid = port.getpid()
+        self._lock = threading.RLock()
+        self._rows = {
+            name: (r.request(port.pointer_size), r.layout(port.pointer_size)) for name, r in drm.IOCTLS.items()
+        }
+        self.identity = identity
+        self._bos: dict[int, DrmBo] = {}
+        self._deferred: list[DrmBo] = []
+        self._pending: list[DrmFence] = []
+        self._syncobjs: list[int] = []
+        self._number = 0
+        self.perfmon = 0  # what counts the next jobs, 0 for none
+        self._perfmons = Perfmons(self)
+        self._checking = False
+        self._closing = False  # threads that wait inside a call notice
+        counters = (Param.CONTEXT_RESET_COUNTER, Param.GLOBAL_RESET_COUNTER)
+        self._reset_param = next((p for p in counters if p in identity.params), None)
+        self._resets = self._reset_counter()  # at the last look
+        self._idle_s = port.monotonic()  # no job had ended later than that, at the last look
+        self._warned = False
+        where = board.with_gpu(where, identity.version)
+        self._info = DeviceInfo(
+            board=where,
+            isa=ISAS[identity.version],
+            slices=identity.slices,
+            qpus_per_slice=identity.qpus_per_slice,
+            tmus_per_slice=identity.tmus_per_slice,
+            clock_hz=where.clock_hz,
+            adapter="drm_v3d",
+            node=node.path,
+            driver=f"v3d {node.version}",
+            revision=identity.label,
+            emulated=port.emulated,
+        )
+
+    @property
+    def info(self) -> DeviceInfo:
+        """What the GPU is; slices and QPUs are those it reports itself."""
+        return self._info
+
+    # calls
+
+    def _usable(self) -> int:
+        fd = self._fd
+        if fd is None or self._closing:
+            raise UsageError("this device is closed; open it again")
+        if self._port.getpid() != self._pid:
+            raise UsageError(
+                "this device was opened before fork(); open it in the child, or use the spawn start method"
+            )
+        return fd
+
+    def _call(self, name: str, arg: bytearray) -> bytearray:
+        """One ioctl, repeated while signals interrupt it. Raises: OSError."""
+        retrying(self._port, self._usable(), self._rows[name][0], arg)
+        return arg
+
+    def _pack(self, name: str, **values: int | bytes | tuple[int, ...]) -> bytearray:
+        return self._rows[name][1].pack(**values)
+
+    def _number_of(self, name: str, arg: bytearray, field: str) -> int:
+        return self._rows[name][1].number(arg, field)
+
+    def what(self, name: str) -> str:
+        """Node and call, for messages."""
+        return f"{self._node.path}: {name.removeprefix('DRM_IOCTL_')}"
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._fd is None
+
+    def check_usable(self) -> None:
+        """Raise UsageError when the device is closed or was inherited through fork."""
+        self._usable()
+
+    def request(self, name: str, **values: int | bytes | tuple[int, ...]) -> bytearray:
+        """Pack an argument and make the call; returns the argument. Raises: OSError."""
+        return self._call(name, self._pack(name, **values))
+
+    def layout(self, name: str) -> Layout:
+        """The structure of an ioctl's argument."""
+        return self._rows[name][1]
+
+    def get_param(self, param: Param) -> int | None:
+        """A GET_PARAM value; None when this kernel does not know the parameter. Raises: DriverError."""
+        return get_param(self._port, self._usable(), self._node.path, param)
+
+    def _reset_counter(self) -> int | None:
+        """Resets that this open file caused (or any, where only that is counted); None on older kernels."""
+        param = self._reset_param
+        return None if param is None else self.get_param(param)
+
+    # buffers
+
+    def alloc(self, size: int) -> DrmBo:
+        """A zero-filled, page-aligned buffer of at least `size` bytes, mapped.
+
+        Raises: UsageError for a size the GPU cannot address, DriverError (ENOMEM, ENOSPC, ...) with its mend.
+        """
+        page = self._port.page_size
+        if not 0 < size <= 0x1_0000_0000 - 2 * page:
+            raise UsageError(f"a buffer of {size} bytes; allowed: 1..{0x1_0000_0000 - 2 * page}")
+        size = -(-size // page) * page
+        try:
+            with Uninterrupted():
+                return self._alloc(size)
+        except DriverError as error:
+            if error.errno not in (errno.ENOMEM, errno.ENOSPC) or not self._sweep():
+                raise
+        with Uninterrupted():
+            return self._alloc(size)  # finished launches held memory
+
+    def _alloc(self, size: int) -> DrmBo:
+        create = "DRM_IOCTL_V3D_CREATE_BO"
+        try:
+            arg = self._call(create, self._pack(create, size=size))
+        except OSError as error:
+            raise self._memory_fault(create, size, error) from error
+        handle = self._number_of(create, arg, "handle")
+        name = "DRM_IOCTL_V3D_MMAP_BO"
+        try:
+            offset = self._number_of(name, self._call(name, self._pack(name, handle=handle)), "offset")
+            name = "mmap"
+            mapping = self._port.mmap(self._usable(), size, offset)
+        except BaseException as error:
+            self._gem_close(handle)
+            if isinstance(error, OSError) and not isinstance(error, DriverError):
+                raise self._memory_fault(name, size, error) from error
+            raise
+        bo = DrmBo(self, handle, size, self._number_of(create, arg, "offset"), mapping)
+        with self._lock:
+            self._bos[handle] = bo
+        return bo
+
+    def _memory_fault(self, name: str, size: int, error: OSError) -> DriverError:
+        detail = f"{size} bytes asked for"
+        if error.errno == errno.ENOMEM:
+            available = advice.mem_available(self._port)
+            detail += "" if available is None else f", {available} bytes available"
+        keys = {
+            errno.ENOMEM: "enomem-bo",
+            errno.ENOSPC: "enospc",
+            errno.EINVAL: "wrong-card",
+            errno.EMFILE: "emfile",
+            errno.ENFILE: "emfile",
+            errno.ENODEV: "enodev",
+            errno.ENOTTY: "enotty",
+        }
+        return advice.fault(keys.get(error.errno or 0, "unexpected"), self.what(name), error.errno, detail)
+
+    def _gem_close(self, handle: int) -> None:
+        """Drop a handle; the kernel keeps the memory for jobs that still use it."""
+        name = "DRM_IOCTL_GEM_CLOSE"
+        try:
+            self._call(name, self._pack(name, handle=handle))
+        except OSError:
+            pass  # gone already, or gone with the file: there is nothing a caller could do
+
+    def forget(self, bo: DrmBo) -> None:
+        """Called by a buffer that was unmapped: drop its handle, at once or after its last job."""
+        if self._fd is None or self._port.getpid() != self._pid:
+            return  # the handles went with the file, or they are the parent's
+        with self._lock:
+            if bo.busy:
+                self._deferred.append(bo)  # its job may still write to it
+                return
+            self._bos.pop(bo.handle, None)
+        self._gem_close(bo.handle)
+
+    # jobs
+
+    def submit(
+        self,
+        job: Job,
+        timeout_s: float = 10.0,
+        *,
+        background: bool = False,
+        after: Sequence[Fence] = (),
+    ) -> DrmFence:
+        """Queue a dispatch and return at once, in the background or not.
+
+        timeout_s: bounds the wait for fences in `after` that the kernel cannot wait for. after: jobs that must end
+        first; those of this device do so anyway.
+        Raises: UsageError before any call for a job that cannot run, DriverError.
+        """
+        self._usable()
+        if not isinstance(job, CsdJob):
+            raise UsageError(f"{type(job).__name__} is no dispatch; V3D takes a CsdJob")
+        cfg = csd.csd_cfg(job, self.identity.version, self.identity.revision)
+        bos = self._own(job.bos)
+        if job.completion is not None and job.completion.bo not in bos:
+            raise UsageError("the completion word lies in a buffer that the job does not list")
+        with self._lock:
+            if len(self._pending) >= SWEEP:
+                self._sweep()
+            imported: list[int] = []
+            try:
+                many = bool(self.identity.params.get(Param.SUPPORTS_MULTISYNC_EXT))
+                for earlier in after:
+                    imported += self._import(earlier, timeout_s, many or not imported)
+                with Uninterrupted():
+                    return self._start(cfg, bos, imported, job.completion)
+            finally:
+                for handle in imported:
+                    self._destroy_syncobj(handle)
+
+    def _start(
+        self, cfg: tuple[int, ...], bos: Sequence[DrmBo], waits: Sequence[int], completion: Completion | None
+    ) -> DrmFence:
+        """Queue the dispatch and take note of it."""
+        syncobj = self._syncobjs.pop() if self._syncobjs else self._create_syncobj()
+        try:
+            self._queue(cfg, bos, waits, syncobj)
+        except BaseException:
+            if syncobj:
+                self._syncobjs.append(syncobj)
+            raise
+        self._number += 1
+        now = self._port.monotonic()
+        fence = DrmFence(self, self._number, bos, syncobj, now, self.perfmon, completion)
+        for bo in bos:
+            bo.busy += 1
+            bo.last = fence.number
+        self._pending.append(fence)
+        return fence
+
+    def _own(self, listed: Sequence[object]) -> list[DrmBo]:
+        """The buffers once each: the kernel refuses a handle listed twice (EALREADY)."""
+        found: dict[int, DrmBo] = {}
+        for bo in listed:
+            if not isinstance(bo, DrmBo) or not bo.belongs_to(self):
+                raise UsageError("the job lists a buffer of another device; allocate it on this one")
+            if bo.closed:
+                raise UsageError("the job lists a closed buffer; keep it open until the job has ended")
+            found[bo.handle] = bo
+        return list(found.values())
+
+    def _queue(self, cfg: tuple[int, ...], bos: Sequence[DrmBo], waits: Sequence[int], syncobj: int) -> None:
+        name = "DRM_IOCTL_V3D_SUBMIT_CSD"
+        handles = array("I", [bo.handle for bo in bos])
+        keep: list[array[int]] = []  # what the kernel reads through pointers
+        values: dict[str, int] = {"in_sync": waits[0] if waits else 0, "out_sync": syncobj}
+        if len(waits) > 1:
+            values = {
+                "flags": drm.SUBMIT_EXTENSION,
+                "extensions": multisync(self._port.pointer_size, waits, syncobj, keep),
+            }
+        arg = self._pack(
+            name,
+            cfg=cfg,
+            bo_handles=handles.buffer_info()[0],
+            bo_handle_count=len(handles),
+            perfmon_id=self.perfmon,
+            **values,
+        )
+        try:
+            self._call(name, arg)
+        except OSError as error:
+            keys = {
+                errno.EACCES: "eacces-submit",
+                errno.EPERM: "eacces-submit",
+                errno.EINVAL: "einval-submit",
+                errno.ENOENT: "enoent-submit",
+                errno.ENOMEM: "enomem-bo",
+                errno.ENODEV: "enodev",
+            }
+            key = keys.get(error.errno or 0, "unexpected")
+            if error.errno == errno.EAGAIN and self.perfmon:
+                key = "eagain-perfmon"
+            detail = f"{len(bos)} buffers, cfg {' '.join(f'{word:#x}' for word in cfg)}"
+            raise advice.fault(key, self.what(name), error.errno, detail) from error
+        finally:
+            keep.clear()
+
+    # sync objects
+
+    def _create_syncobj(self) -> int:
+        """A new sync object, 0 where the kernel has none (then a job is awaited through its buffers)."""
+        name = "DRM_IOCTL_SYNCOBJ_CREATE"
+        try:
+            return self._number_of(name, self._call(name, self._pack(name)), "handle")
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS):
+                return 0
+            raise advice.fault("unexpected", self.what(name), error.errno) from error
+
+    def _destroy_syncobj(self, handle: int) -> None:
+        name = "DRM_IOCTL_SYNCOBJ_DESTROY"
+        try:
+            self._call(name, self._pack(name, handle=handle))
+        except OSError:
+            pass  # goes with the file at the latest
+
+    def _import(self, fence: Fence, timeout_s: float, room: bool) -> list[int]:
+        """Sync objects of this device that stand for a job of another one; waits here where that is not possible."""
+        if isinstance(fence, DrmFence) and (fence.driver is self or fence.done):
+            return []  # jobs of one file run in order
+        if not isinstance(fence, DrmFence) or not self._shares(fence.driver) or not fence.syncobj or not room:
+            fence.wait(timeout_s)
+            return []
+        fd = fence.driver.export(fence)
+        name = "DRM_IOCTL_SYNCOBJ_FD_TO_HANDLE"
+        try:
+            return [self._number_of(name, self._call(name, self._pack(name, fd=fd)), "handle")]
+        except OSError as error:
+            raise advice.fault("unexpected", self.what(name), error.errno) from error
+        finally:
+            self._port.close(fd)
+
+    def _shares(self, other: DrmV3d) -> bool:
+        """True when both talk to one kernel through descriptors of one process: through one port, or the real one."""
+        return other._port is self._port or (self._port.emulated is None and other._port.emulated is None)
+
+    def export(self, fence: DrmFence) -> int:
+        """A file descriptor of the fence's sync object; the caller closes it. Raises: DriverError."""
+        name = "DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD"
+        try:
+            return self._number_of(name, self._call(name, self._pack(name, handle=fence.syncobj, fd=-1)), "fd")
+        except OSError as error:
+            raise advice.fault("unexpected", self.what(name), error.errno) from error
+
+    # waiting
+
+    def wait(self, fence: DrmFence, timeout_s: float | None) -> None:
+        """Wait for a job; see `DrmFence.wait`."""
+        if not fence.done and not self._await(fence, timeout_s):
+            resets = self._reset_counter()
+            counted = "this kernel counts no resets" if resets is None else f"{resets} resets so far"
+            raise advice.fault(
+                "etime",
+                f"{self.what('WAIT_BO')}, {timeout_s:g} s",
+                errno.ETIME,
+                f"{counted}; the job's {len(fence.bos)} buffers are kept until it ends",
+            )
+        if fence.error is not None:
+            raise fence.error
+
+    def poll(self, fence: DrmFence, timeout_s: float = 0.0) -> bool:
+        """True when the job has ended; waits for up to timeout_s."""
+        return fence.done or self._await(fence, timeout_s)
+
+    def _await(self, fence: DrmFence, timeout_s: float | None) -> bool:
+        """Wait; True when the job has ended. The deadline is ours: the returned remainder is not used.
+
+        Where the kernel counts resets, jobs are awaited one by one in their order, so that each reset is seen with the
+        job it belongs to.
+        """
+        deadline = None if timeout_s is None else self._port.monotonic() + max(0.0, timeout_s)
+        if self._reset_param is None:
+            return self._await_one(fence, deadline)
+        with self._lock:
+            queue = [f for f in self._pending if f.number <= fence.number]
+        return all(self._await_one(f, deadline) for f in queue)
+
+    def _await_one(self, fence: DrmFence, deadline: float | None) -> bool:
+        first = True
+        while not fence.done:
+            begun = self._port.monotonic()
+            left_ns = LONGEST_WAIT_NS
+            if deadline is not None:
+                left = deadline - begun
+                if left <= 0 and not first:
+                    return False
+                left_ns = max(0, int(left * 1e9))
+            first = False
+            wait_ns = min(left_ns, LONGEST_WAIT_NS)
+            try:
+                self._wait_once(fence, wait_ns)
+            except EmuFault as fault:
+                self._claim(fence, fault)
+                raise
+            except OSError as error:
+                if isinstance(error, DriverError):
+                    raise
+                if error.errno in (errno.EINTR, errno.EAGAIN):
+                    continue  # a signal, or the kernel's rounding
+                if error.errno == errno.ETIME:
+                    fence.running_s = begun
+                    if wait_ns == LONGEST_WAIT_NS:
+                        continue
+                    return False
+                key = {errno.EINVAL: "enoent-submit", errno.ENOENT: "enoent-submit", errno.ENODEV: "enodev"}
+                raise advice.fault(
+                    key.get(error.errno or 0, "unexpected"), self.what("WAIT_BO"), error.errno
+                ) from error
+            now = self._port.monotonic()
+            fresh = now - begun >= BLOCKED_S or now - fence.running_s < WATCHDOG_S / 2
+            self._retire(fence, seen=fresh and bool(fence.syncobj))
+        return True
+
+    def _claim(self, fence: DrmFence, fault: EmuFault) -> None:
+        """An emulated board stopped a job while this one was waited for: ask whether it was this one."""
+        try:
+            self._wait_once(fence, 0)
+        except EmuFault as own:
+            if own is fault:
+                fence.error = fault
+                self._retire(fence, seen=True)
+        except OSError:
+            pass
+
+    def _ended(self, fence: DrmFence) -> bool:
+        """Look without waiting."""
+        try:
+            self._wait_once(fence, 0)
+        except EmuFault:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def _wait_once(self, fence: DrmFence, wait_ns: int) -> None:
+        """One waiting call: on a buffer that no later job lists, else on the job's own sync object."""
+        fd = self._usable()
+        anchor = next((bo for bo in fence.bos if bo.last == fence.number), fence.bos[0] if not fence.syncobj else None)
+        if anchor is not None:
+            name = "DRM_IOCTL_V3D_WAIT_BO"
+            arg = self._pack(name, handle=anchor.handle, timeout_ns=wait_ns)
+        else:
+            name = "DRM_IOCTL_SYNCOBJ_WAIT"
+            handles = array("I", [fence.syncobj])
+            arg = self._pack(
+                name,
+                handles=handles.buffer_info()[0],
+                timeout_nsec=int(self._port.monotonic() * 1e9) + wait_ns,
+                count_handles=1,
+                flags=drm.SYNCOBJ_WAIT_ALL,
+            )
+        self._port.ioctl(fd, self._rows[name][0], arg)
+
+    def _retire(self, last: DrmFence, *, seen: bool) -> None:
+        """A job has ended, and with it every earlier one. Tell whether a reset cut them short, free what waited.
+
+        seen: it ended just now, so that what was queued behind it cannot have been reset yet.
+        """
+        with self._lock:
+            if last.done:
+                return  # another thread was faster
+            before, self._resets = self._resets, self._reset_counter()
+            count = sum(f.number <= last.number for f in self._pending)
+            if self._resets != before and not seen:
+                while count < len(self._pending) and self._ended(self._pending[count]):
+                    count += 1
+            ended, self._pending = self._pending[:count], self._pending[count:]
+            cut = blame(ended, before, self._resets)
+            for fence in ended:
+                if fence.syncobj:
+                    self._syncobjs.append(fence.syncobj)
+                    fence.syncobj = 0
+                for bo in fence.bos:
+                    bo.busy -= 1
+            self._release_deferred()
+            state = self._state() if cut and not self._checking else ""
+            for fence, detail in cut:
+                fence.error = fence.error or advice.fault("reset", self._node.path, None, detail + state)
+            for fence in ended:
+                fence.done = True
+            self._doubt(ended)
+
+    def _doubt(self, ended: Sequence[DrmFence]) -> None:
+        """Where resets are not counted: warn of jobs that may have run into the watchdog."""
+        now = self._port.monotonic()
+        if self._resets is None and not self._warned and not self._checking:
+            longest = max((now - max(f.submitted_s, self._idle_s) for f in ended if f.completion is None), default=0)
+            self._idle_s = now
+            if longest >= WATCHDOG_S:
+                self._warned = True
+                warn_unknown(self._node.path, longest)
+        self._idle_s = now
+
+    def _state(self) -> str:
+        """What became of the GPU after a reset; a trivial job finds out, unless others are queued already."""
+        if self._pending:
+            return f"; {len(self._pending)} later launches are queued and will show whether the GPU still works"
+        return "; it runs a trivial job again" if self.check_alive() else "; it does not run a trivial job: reboot"
+
+    def _release_deferred(self) -> None:
+        free = [bo for bo in self._deferred if not bo.busy]
+        self._deferred = [bo for bo in self._deferred if bo.busy]
+        for bo in free:
+            self._bos.pop(bo.handle, None)
+            self._gem_close(bo.handle)
+
+    def _sweep(self) -> bool:
+        """Look whether launches nobody asked about have ended; True when at least one had."""
+        with self._lock:
+            waiting = list(self._pending)
+        return bool(waiting) and self.poll(waiting[0])
+
+    def check_alive(self, timeout_s: float = 2.0) -> bool:
+        """Run the smallest program there is; True when the GPU brings it to its end in time."""
+        with self._lock:
+            if self._checking:
+                return False
+            self._checking = True
+            perfmon, self.perfmon = self.perfmon, 0
+        bo: DrmBo | None = None
+        try:
+            bo = self.alloc(self._port.page_size)
+            code = b"".join(word.to_bytes(8, "little") for word in TRIVIAL[self._info.isa])
+            bo.view[: len(code)] = code
+            fence = self.submit(CsdJob(code=bo.address, uniforms=bo.address, bos=(bo,), single_segment=True))
+            return self._await(fence, timeout_s) and fence.error is None
+        except DriverError:
+            return False
+        finally:
+            self._checking, self.perfmon = False, perfmon
+            if bo is not None:
+                bo.close()
+
+    # counters
+
+    def counter_names(self) -> tuple[str, ...]:
+        """Names of the performance counters by id: the kernel's own where it tells them (6.11 and newer)."""
+        return self._perfmons.names()
+
+    def counters(self, names: Sequence[str]) -> AbstractContextManager[dict[str, int]]:
+        """Count events of the jobs submitted inside the block; see `qpu.drivers.drm.perfmon.Perfmons.counting`."""
+        return self._perfmons.counting(names)
+
+    def wait_counted(self, perfmon: int) -> None:
+        """Wait for the jobs that a performance monitor counts."""
+        with self._lock:
+            counted = [f for f in self._pending if f.perfmon == perfmon]
+        if counted:
+            self.wait(counted[-1], None)
+
+    # end
+
+    def leaving(self) -> AbstractContextManager[None]:
+        """See `qpu.drivers.base.Driver.leaving`."""
+        return interrupting(self._port)
+
+    def close(self) -> None:
+        """Close the node, and with it everything that was made through it; idempotent.
+
+        Buffers whose views are still alive keep their memory until the views go.
+        """
+        self._closing = True
+        with self._lock:
+            fd, self._fd = self._fd, None
+            if fd is None:
+                return
+            bos = list(self._bos.values())
+            self._bos.clear()
+            self._deferred.clear()
+            self._syncobjs.clear()
+            pending, self._pending = self._pending, []
+        for fence in pending:
+            fence.error = DriverError(f"{self._node.path}: the device was closed before the job had ended")
+            fence.done = True
+        try:
+            for bo in bos:
+                try:
+                    bo.unmap()
+                except BufferError:
+                    pass  # someone looks at it: unmapped when the last view goes
+        finally:
+            self._port.close(fd)
+
+
+def open_adapter(port: Port, where: board.Board | None = None, path: str | None = None) -> DrmV3d:
+    """Open the v3d node at `path`, or the one there is.
+
+    where: the board as detected, None to detect it. Raises: DriverError with the reason and its mend.
+    """
+    where = board.detect(port) if where is None else where
+    node = find_v3d(port, path, where.container)
+    try:
+        return DrmV3d(port, node, identify(port, node.fd, node.path), where)
+    except BaseException:
+        port.close(node.fd)
+        raise

@@ -1,0 +1,101 @@
+"""What a V3D says of itself through GET_PARAM (drivers.md 1.3)."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from qpu.core.isa import Isa
+from qpu.drivers import errors_table as advice
+from qpu.drivers.drm.nodes import retrying
+from qpu.drivers.port import Port
+from qpu.drivers.uapi import drm
+from qpu.drivers.uapi.drm import Param
+from qpu.errors import DriverError
+
+__all__ = ["ISAS", "Identity", "get_param", "identify"]
+
+ISAS = {42: Isa.V3D42, 71: Isa.V3D71}
+MAGIC = 0x443356  # "V3D" in the low bytes of IDENT0
+ALWAYS = Param.V3D_CORE0_IDENT2  # parameters up to this one exist on every kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the GPU says of itself. version: 42 or 71; revision: IPREV; vpm_bytes: size of the VPM.
+
+    params: every GET_PARAM value that this kernel knows; absent ones belong to newer kernels.
+    """
+
+    version: int
+    revision: int
+    slices: int
+    qpus_per_slice: int
+    tmus_per_slice: int
+    semaphores: int
+    vpm_bytes: int
+    cores: int
+    params: dict[Param, int]
+
+    @classmethod
+    def decode(cls, params: dict[Param, int]) -> Identity:
+        """From the identity registers (drivers.md 1.3, GET_PARAM).
+
+        Whether the TMU field counts per slice on 7.1 is uncertain: it is passed on as it is.
+        """
+        ident0, ident1 = params[Param.V3D_CORE0_IDENT0], params[Param.V3D_CORE0_IDENT1]
+        return cls(
+            version=(ident0 >> 24 & 0xFF) * 10 + (ident1 & 15),
+            revision=params.get(Param.V3D_HUB_IDENT3, 0) >> 8 & 0xFF,
+            slices=ident1 >> 4 & 15,
+            qpus_per_slice=ident1 >> 8 & 15,
+            tmus_per_slice=ident1 >> 12 & 15,
+            semaphores=ident1 >> 16 & 0xFF,
+            vpm_bytes=(ident1 >> 28 & 15) * 8192,
+            cores=params.get(Param.V3D_HUB_IDENT1, 0) >> 8 & 15,
+            params=params,
+        )
+
+    @property
+    def label(self) -> str:
+        """``7.1.7``."""
+        return f"{self.version // 10}.{self.version % 10}.{self.revision}"
+
+
+def get_param(port: Port, fd: int, what: str, param: Param) -> int | None:
+    """One GET_PARAM value; None when this kernel does not know the parameter. Raises: DriverError."""
+    row = drm.ioctl("V3D_GET_PARAM")
+    layout = row.layout(port.pointer_size)
+    arg = layout.pack(param=param)  # the value must be 0 on entry
+    try:
+        retrying(port, fd, row.request(port.pointer_size), arg)
+    except OSError as error:
+        if error.errno == errno.EINVAL and param > ALWAYS:
+            return None
+        keys = {errno.EINVAL: "wrong-card", errno.ENODEV: "enodev", errno.ENOTTY: "enotty"}
+        key = keys.get(error.errno or 0, "unexpected")
+        raise advice.fault(key, f"{what}: GET_PARAM {param.name}", error.errno) from error
+    return layout.number(arg, "value")
+
+
+def identify(port: Port, fd: int, what: str) -> Identity:
+    """Read every parameter and decode the identity.
+
+    what: the node, for messages. Raises: DriverError for a version this package does not know, or one that cannot
+    compute.
+    """
+    params: dict[Param, int] = {}
+    for param in Param:
+        value = get_param(port, fd, what, param)
+        if value is not None:
+            params[param] = value
+    found = Identity.decode(params)
+    if params[Param.V3D_CORE0_IDENT0] & 0xFFFFFF != MAGIC or found.version not in ISAS:
+        ident = f"IDENT0 {params[Param.V3D_CORE0_IDENT0]:#010x}, IDENT1 {params[Param.V3D_CORE0_IDENT1]:#010x}"
+        raise DriverError(
+            f"{what}: a V3D of unknown version ({ident}); known: 4.2, 7.1"
+            f"{advice.MEND}use a newer version of this package, or an emulated board"
+        )
+    if not params.get(Param.SUPPORTS_CSD):
+        raise advice.fault("no-csd", f"{what}: GET_PARAM SUPPORTS_CSD")
+    return found

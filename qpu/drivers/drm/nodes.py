@@ -1,0 +1,200 @@
+"""Finding the V3D node among the DRM nodes: by driver name, never by number (drivers.md 1.1)."""
+
+from __future__ import annotations
+
+import errno
+import re
+from array import array
+from dataclasses import dataclass
+
+from qpu.drivers import board
+from qpu.drivers import errors_table as advice
+from qpu.drivers.port import Port
+from qpu.drivers.uapi import drm
+from qpu.errors import DriverError
+
+__all__ = ["BY_PATH", "Node", "Tried", "candidates", "driver_of", "find_v3d", "looks_like_v3d", "retrying"]
+
+DRI = "/dev/dri"
+
+# Names that udev makes from the bus address and the device-tree node name: the Raspberry Pi trees call the node v3d,
+# mainline trees gpu (uncertain). `platform-gpu-card` and `platform-axi:gpu-card` are the display device.
+BY_PATH = re.compile(r"platform-(fec00000|1002000000)\.(v3d|gpu)-(card|render)")
+
+RETRY_S = 5.0  # how long a call that signals interrupt is repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An open node of the v3d driver. version: as the driver says, ``1.0.0``."""
+
+    path: str
+    fd: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A node that was not taken. driver: its name as far as known; errno: what stopped the attempt."""
+
+    path: str
+    driver: str = ""
+    errno: int | None = None
+
+
+def retrying(port: Port, fd: int, request: int, arg: bytearray) -> int:
+    """One ioctl, repeated while signals interrupt it; KeyboardInterrupt passes between the attempts."""
+    deadline: float | None = None
+    while True:
+        try:
+            return port.ioctl(fd, request, arg)
+        except InterruptedError:
+            now = port.monotonic()
+            deadline = now + RETRY_S if deadline is None else deadline
+            if now > deadline:
+                raise
+
+
+def driver_of(port: Port, fd: int) -> tuple[str, str]:
+    """Name and version of the driver behind an open DRM node. Raises: OSError (ENOTTY: no DRM node)."""
+    row = drm.ioctl("VERSION")
+    layout = row.layout(port.pointer_size)
+    name, rest = array("B", bytes(64)), array("B", bytes(64))
+    arg = layout.pack(
+        name=name.buffer_info()[0],
+        name_len=len(name),
+        date=rest.buffer_info()[0],
+        date_len=0,
+        desc=rest.buffer_info()[0],
+        desc_len=0,
+    )
+    retrying(port, fd, row.request(port.pointer_size), arg)
+    length = min(layout.number(arg, "name_len"), len(name))
+    numbers = (layout.number(arg, f"version_{part}") for part in ("major", "minor", "patchlevel"))
+    return name.tobytes()[:length].decode("utf-8", "replace"), ".".join(map(str, numbers))
+
+
+def candidates(port: Port) -> list[str]:
+    """Paths of all DRM nodes: render nodes, then cards, by number; then by-path links to anything else.
+
+    Raises: OSError when there is no /dev/dri.
+    """
+    names = port.listdir(DRI)
+    found: list[str] = []
+    for prefix in ("renderD", "card"):
+        numbers = [int(n[len(prefix) :]) for n in names if n.startswith(prefix) and n[len(prefix) :].isdigit()]
+        found += [f"{DRI}/{prefix}{n}" for n in sorted(numbers)]
+    for link in by_path(port):
+        if f"{DRI}/{link[1]}" not in found:
+            found.append(f"{DRI}/by-path/{link[0]}")
+    return found
+
+
+def by_path(port: Port) -> list[tuple[str, str]]:
+    """By-path names of V3D nodes with the name of the node each points to."""
+    try:
+        names = port.listdir(f"{DRI}/by-path")
+    except OSError:
+        return []
+    found: list[tuple[str, str]] = []
+    for name in names:
+        if BY_PATH.fullmatch(name):
+            try:
+                found.append((name, port.readlink(f"{DRI}/by-path/{name}").rpartition("/")[2]))
+            except OSError:
+                continue
+    return found
+
+
+def looks_like_v3d(port: Port, path: str) -> bool:
+    """True when sysfs or the by-path names say that a node, which may not be opened, belongs to v3d."""
+    name = path.rpartition("/")[2]
+    if BY_PATH.fullmatch(name) or any(target == name for _, target in by_path(port)):
+        return True
+    uevent = board.read(port, f"/sys/class/drm/{name}/device/uevent") or b""
+    return b"DRIVER=v3d" in uevent.splitlines()
+
+
+def find_v3d(port: Port, path: str | None = None, container: str | None = None) -> Node:
+    """Open the v3d node: the one at `path`, else the first that the driver's name proves to be one.
+
+    Raises: DriverError with the reason and its mend; a node that may not be opened is told apart from a wrong one.
+    """
+    if path is not None:
+        node = _try(port, path)
+        if isinstance(node, Node):
+            return node
+        raise _explicit(port, node)
+    try:
+        paths = candidates(port)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise advice.fault("eacces-open", DRI, error.errno, advice.permission_detail(port, DRI)) from error
+        raise advice.fault("no-dri-container" if container else "no-dri", DRI, error.errno) from error
+    if not paths:
+        raise advice.fault("no-dri-container" if container else "no-dri", DRI, None, "the directory is empty")
+    tried: list[Tried] = []
+    for candidate in paths:
+        node = _try(port, candidate)
+        if isinstance(node, Node):
+            return node
+        tried.append(node)
+    raise _none(port, tried)
+
+
+def _try(port: Port, path: str) -> Node | Tried:
+    try:
+        fd = port.open(path)
+    except OSError as error:
+        return Tried(path, errno=error.errno)
+    keep = False
+    try:
+        name, version = driver_of(port, fd)
+        keep = name == "v3d"
+        return Node(path, fd, version) if keep else Tried(path, name)
+    except OSError as error:
+        return Tried(path, errno=error.errno)
+    finally:
+        if not keep:
+            port.close(fd)
+
+
+def _explicit(port: Port, node: Tried) -> DriverError:
+    if node.errno is None:
+        return advice.fault("wrong-card", node.path, None, f"its driver is {node.driver}")
+    if node.errno in (errno.EACCES, errno.EPERM):
+        return advice.fault("eacces-open", node.path, node.errno, advice.permission_detail(port, node.path))
+    if node.errno == errno.ENOENT:
+        return advice.fault("no-dri", node.path, node.errno)
+    return advice.fault(_key(node.errno), node.path, node.errno)
+
+
+def _none(port: Port, tried: list[Tried]) -> DriverError:
+    denied = [t for t in tried if t.errno in (errno.EACCES, errno.EPERM)]
+    likely = [t for t in denied if looks_like_v3d(port, t.path)]
+    if likely or denied:
+        first = (likely or denied)[0]
+        detail = "; ".join(filter(None, ("this is the v3d node" if likely else "", *_seen(tried))))
+        facts = advice.permission_detail(port, first.path)
+        return advice.fault("eacces-open", first.path, first.errno, "; ".join(filter(None, (facts, detail))))
+    broken = [t for t in tried if t.errno is not None]
+    if broken and len(broken) == len(tried):
+        return advice.fault(_key(broken[0].errno), broken[0].path, broken[0].errno)
+    return advice.fault("no-v3d", DRI, None, "; ".join(_seen(tried)))
+
+
+def _seen(tried: list[Tried]) -> list[str]:
+    names = [f"{t.path.rpartition('/')[2]} is {t.driver}" for t in tried if t.driver]
+    return [f"found {', '.join(names)}"] if names else []
+
+
+def _key(number: int | None) -> str:
+    if number in (errno.ENODEV, errno.ENXIO):
+        return "enodev"
+    if number == errno.ENOTTY:
+        return "enotty"
+    if number == errno.ENOSYS:
+        return "not-linux"
+    if number == errno.EMFILE:
+        return "emfile"
+    return "unexpected"

@@ -1,0 +1,146 @@
+"""Buffers and fences of the DRM v3d adapter."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from qpu.drivers.base import Completion
+from qpu.drivers.port import Mapping
+from qpu.drivers.uapi import drm
+from qpu.errors import DriverError, EmuFault, UsageError
+
+if TYPE_CHECKING:
+    from qpu.drivers.drm.adapter import DrmV3d
+
+__all__ = ["DrmBo", "DrmFence", "multisync"]
+
+
+class DrmBo:
+    """A buffer object of v3d, mapped for its whole life."""
+
+    __slots__ = ("_driver", "_mapping", "address", "busy", "handle", "last", "size")
+
+    def __init__(self, driver: DrmV3d, handle: int, size: int, address: int, mapping: Mapping) -> None:
+        self._driver = driver
+        self._mapping: Mapping | None = mapping
+        self.handle = handle
+        self.size = size
+        self.address = address
+        self.busy = 0  # unfinished jobs that list it
+        self.last = 0  # number of the last job that listed it
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._mapping is None
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes. Write-combined: copy out in bulk. Raises: UsageError after `close`."""
+        if self._mapping is None:
+            raise UsageError("this buffer is closed")
+        return self._mapping.view
+
+    def belongs_to(self, driver: DrmV3d) -> bool:
+        """True when `driver` made it."""
+        return self._driver is driver
+
+    def unmap(self) -> None:
+        """Drop the map. Raises BufferError while views are alive."""
+        if self._mapping is not None:
+            self._mapping.close()
+            self._mapping = None
+
+    def close(self) -> None:
+        """Give the memory back, after the last job that uses it; calling it twice is fine.
+
+        Raises BufferError while views are alive; nothing is freed then.
+        """
+        if self._mapping is not None:
+            self.unmap()
+            self._driver.forget(self)
+
+    def __repr__(self) -> str:
+        return f"<DrmBo {self.handle}: {self.size} bytes at 0x{self.address:08x}{', closed' if self.closed else ''}>"
+
+
+class DrmFence:
+    """A submitted job."""
+
+    __slots__ = (
+        "__weakref__",
+        "_driver",
+        "bos",
+        "completion",
+        "done",
+        "error",
+        "number",
+        "perfmon",
+        "running_s",
+        "submitted_s",
+        "syncobj",
+    )
+
+    def __init__(
+        self,
+        driver: DrmV3d,
+        number: int,
+        bos: Sequence[DrmBo],
+        syncobj: int,
+        submitted_s: float,
+        perfmon: int,
+        completion: Completion | None,
+    ) -> None:
+        self._driver = driver
+        self.number = number
+        self.bos = tuple(bos)
+        self.syncobj = syncobj
+        self.submitted_s = submitted_s
+        self.running_s = submitted_s  # the last time it was known not to have ended
+        self.perfmon = perfmon
+        self.completion = completion
+        self.done = False
+        self.error: DriverError | EmuFault | None = None
+
+    @property
+    def driver(self) -> DrmV3d:
+        """The adapter it was submitted to."""
+        return self._driver
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait for completion, results visible to the CPU.
+
+        Raises: GpuTimeoutError after timeout_s seconds (buffers stay alive, wait again); GpuResetError.
+        """
+        self._driver.wait(self, timeout_s)
+
+    def poll(self, timeout_s: float = 0.0) -> bool:
+        """True when the job has ended, well or not; `wait` tells which."""
+        return self._driver.poll(self, timeout_s)
+
+
+def multisync(pointer_size: int, waits: Sequence[int], syncobj: int, keep: list[array[int]]) -> int:
+    """Host address of a multisync extension: sync objects to wait for, and the one to signal (0 for none).
+
+    keep: receives the memory it points into, which the caller holds until the call is over.
+    """
+    sem = drm.layout("drm_v3d_sem", pointer_size)
+
+    def sems(syncobjs: Sequence[int]) -> int:
+        keep.append(array("B", b"".join(bytes(sem.pack(handle=handle)) for handle in syncobjs)))
+        return keep[-1].buffer_info()[0]
+
+    base = drm.layout("drm_v3d_extension", pointer_size).pack(id=drm.ExtensionId.MULTI_SYNC)
+    out = [syncobj] if syncobj else []
+    extension = drm.layout("drm_v3d_multi_sync", pointer_size).pack(
+        base=bytes(base),
+        in_syncs=sems(waits),
+        out_syncs=sems(out) if out else 0,
+        in_sync_count=len(waits),
+        out_sync_count=len(out),
+        wait_stage=drm.Queue.CSD,
+    )
+    keep.append(array("B", bytes(extension)))
+    return keep[-1].buffer_info()[0]

@@ -1,0 +1,88 @@
+"""Performance monitors of the DRM v3d adapter: counters by name (drivers.md 1.3 and 3)."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from qpu.drivers import errors_table as advice
+from qpu.drivers.counters import COUNTERS, counter_ids
+from qpu.drivers.uapi import drm
+from qpu.drivers.uapi.drm import Param
+from qpu.errors import UsageError
+
+if TYPE_CHECKING:
+    from qpu.drivers.drm.adapter import DrmV3d
+
+__all__ = ["Perfmons"]
+
+
+class Perfmons:
+    """The counters of one adapter; one set of them counts at a time."""
+
+    def __init__(self, driver: DrmV3d) -> None:
+        self._driver = driver
+        self._names: tuple[str, ...] | None = None
+
+    def _call(self, name: str, detail: str = "", **values: int | tuple[int, ...]) -> bytearray:
+        driver = self._driver
+        try:
+            return driver.request(name, **values)
+        except OSError as error:
+            raise advice.fault("unexpected", driver.what(name), error.errno, detail) from error
+
+    def names(self) -> tuple[str, ...]:
+        """Names by id: the kernel's own where it tells them (6.11 and newer)."""
+        if self._names is None:
+            count = self._driver.identity.params.get(Param.MAX_PERF_COUNTERS)
+            if count is None:
+                # Older kernels check ids against the number of 4.2 counters on 7.1 too.
+                self._names = COUNTERS[self._driver.info.isa][: drm.PERFCNT_NUM]
+            else:
+                self._names = tuple(self._name(i) for i in range(count))
+        return self._names
+
+    def _name(self, index: int) -> str:
+        call = "DRM_IOCTL_V3D_PERFMON_GET_COUNTER"
+        raw = self._driver.layout(call).get(self._call(call, counter=index), "name")
+        assert isinstance(raw, bytes)
+        return raw.partition(b"\0")[0].decode("ascii", "replace")
+
+    @contextmanager
+    def counting(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
+        """Count events of the jobs submitted inside the block; the dict is filled when it ends without an error.
+
+        names: up to 32 of `names`. Waits for those jobs at the end. The hardware counts in 32 bits and the kernel adds
+        up at job switches, so one job longer than 2**32 cycles wraps.
+        Raises: UsageError for a wrong name, DriverError where the kernel has no counters.
+        """
+        driver = self._driver
+        driver.check_usable()
+        if driver.perfmon:
+            raise UsageError("counters are being read already on this device; name all of them in one block")
+        if not driver.identity.params.get(Param.SUPPORTS_PERFMON):
+            raise advice.fault("old-kernel", f"{driver.info.node}: performance counters (kernel 5.15 and newer)")
+        ids = counter_ids(names, self.names(), drm.MAX_PERFMON_COUNTERS)
+        create = "DRM_IOCTL_V3D_PERFMON_CREATE"
+        arg = self._call(create, f"counters {ids}", ncounters=len(ids), counters=tuple(ids))
+        perfmon = driver.perfmon = driver.layout(create).number(arg, "id")
+        values: dict[str, int] = {}
+        try:
+            yield values
+            driver.wait_counted(perfmon)
+            counted = array("Q", bytes(8 * len(ids)))
+            self._call("DRM_IOCTL_V3D_PERFMON_GET_VALUES", id=perfmon, values_ptr=counted.buffer_info()[0])
+            values.update(zip(names, counted.tolist(), strict=True))
+        finally:
+            driver.perfmon = 0
+            self._destroy(perfmon)
+
+    def _destroy(self, perfmon: int) -> None:
+        if self._driver.closed:
+            return  # destroyed with the file
+        try:
+            self._driver.request("DRM_IOCTL_V3D_PERFMON_DESTROY", id=perfmon)
+        except OSError:
+            pass  # goes with the file at the latest

@@ -1,0 +1,596 @@
+"""The adapter of VideoCore IV: memory, power and launches, by firmware mailbox or by V3D registers."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Literal
+
+from qpu.core.isa import Isa
+from qpu.drivers.base import Bo, DeviceInfo, Fence, Job, QpuJob
+from qpu.drivers.board import Board, kms_owns_v3d
+from qpu.drivers.errors_table import MEND, fault, reason_of
+from qpu.drivers.port import Port, interrupting
+from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
+from qpu.drivers.vc4 import exit_guard
+from qpu.drivers.vc4.background import Background
+from qpu.drivers.vc4.mailbox import KERNEL_LIMIT_MS, Clock, Mailbox, UnsupportedTagError
+from qpu.drivers.vc4.registers import Ident, V3dRegisters, block_address
+from qpu.drivers.vc4.vcsm import BUS_MASK, GpuMemory, open_memory
+from qpu.errors import DriverError, EmuFault, GpuResetError, GpuTimeoutError, UsageError
+
+__all__ = ["LAUNCHES", "Vc4Driver", "open_adapter"]
+
+Launch = Literal["mailbox", "registers"]
+LAUNCHES: tuple[Launch, ...] = ("mailbox", "registers")
+
+SLICES, QPUS_PER_SLICE, TMUS_PER_SLICE = 3, 4, 2  # of every Pi with VideoCore IV (MANUAL), when IDENT cannot be read
+EXIT_PATIENCE_S = 2.0
+SETTLE_S = 10.0  # that jobs get to end before and after counting
+
+
+@dataclass(slots=True)
+class _Machine:
+    """What all drivers of one GPU in this process share: the power switch and the queue."""
+
+    port: Port
+    process: int
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    users: int = 0
+    running: _RegisterFence | None = None
+    lost: bool = False
+
+
+_machines: dict[int | None, _Machine] = {}
+_machines_lock = threading.Lock()
+
+
+def _machine(port: Port) -> _Machine:
+    # The real GPU is one, however many ports lead to it; every emulated board is one of its own.
+    key = None if port.emulated is None else id(port)
+    with _machines_lock:
+        found = _machines.get(key)
+        if found is None or found.process != port.getpid():
+            found = _machines[key] = _Machine(port, port.getpid())
+        return found
+
+
+def _forget(machine: _Machine) -> None:
+    with _machines_lock:
+        for key, known in list(_machines.items()):
+            if known is machine and machine.users == 0:
+                del _machines[key]
+
+
+class _DoneFence:
+    """A job that ended before `submit` returned."""
+
+    __slots__ = ()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Returns at once."""
+
+    def poll(self, timeout_s: float = 0.0) -> bool:
+        """True."""
+        return True
+
+    @property
+    def done(self) -> bool:
+        """True."""
+        return True
+
+
+class _RegisterFence:
+    """A job queued through the registers; its completion has to be polled."""
+
+    def __init__(self, driver: Vc4Driver, machine: _Machine, registers: V3dRegisters, count: int) -> None:
+        self._driver = driver
+        self._machine = machine
+        self._registers = registers
+        self._count = count
+        self._done = False
+        self._error: DriverError | EmuFault | None = None
+        self.late = False  # a wait has timed out
+
+    @property
+    def driver(self) -> Vc4Driver:
+        """Who submitted it."""
+        return self._driver
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """See `qpu.drivers.base.Fence.wait`; GpuResetError when V3D was powered off under the job."""
+        with self._machine.lock:
+            if not self._done:
+                try:
+                    self._registers.wait(self._count, timeout_s, check=self._driver.check_open)
+                except GpuTimeoutError:
+                    self.late = True
+                    raise
+                except EmuFault as fault:
+                    self._finish(fault)
+                self._finish(None)
+            if self._error is not None:
+                raise self._error
+
+    @property
+    def done(self) -> bool:
+        """See `qpu.drivers.base.Fence.done`."""
+        return self._done
+
+    def poll(self, timeout_s: float = 0.0) -> bool:
+        """See `qpu.drivers.base.Fence.poll`."""
+        if self._done:
+            return True
+        if not self._machine.lock.acquire(blocking=False):
+            return False  # somebody waits for it right now
+        try:
+            if not self._done:
+                try:
+                    if self._registers.completed() != self._count:
+                        if timeout_s <= 0:
+                            return False
+                        self._registers.wait(self._count, timeout_s, check=self._driver.check_open)
+                    self._finish(None)
+                except GpuTimeoutError:
+                    pass
+                except EmuFault as fault:
+                    self._finish(fault)
+            return self._done
+        finally:
+            self._machine.lock.release()
+
+    def cancel(self) -> None:
+        """V3D was powered off: whatever ran is gone."""
+        self._finish(
+            GpuResetError(
+                "V3D registers: V3D was powered off while the programs ran: the results are incomplete"
+                f"{MEND}shorten the programs or give a longer timeout_s, and wait for a launch before the next one"
+            )
+        )
+
+    def _finish(self, error: DriverError | EmuFault | None) -> None:
+        self._error = error
+        self._done = True
+        if self._machine.running is self:
+            self._machine.running = None
+
+
+class Vc4Driver:
+    """A VideoCore IV. Implements `qpu.drivers.base.Driver`; open it with `open_adapter`.
+
+    Launches by mailbox block: in `submit`, or in a thread of the driver when it is asked for in the background. The
+    firmware calls a launch complete when its programs have ended and at
+    least one wrote a non-zero value to the host-interrupt register. Launches by registers need no host interrupt.
+    Either way there is no memory protection: a wrong address can overwrite anything.
+    """
+
+    def __init__(self, port: Port, board: Board, *, launch: Launch = "mailbox", memory: str = "auto") -> None:
+        """See `open_adapter`."""
+        if launch not in LAUNCHES:
+            raise UsageError(f"no launch path {launch!r} on VideoCore IV; allowed: {', '.join(LAUNCHES)}")
+        if board.generation != 4 or board.soc is None:
+            raise UsageError(f"{board.model} has no VideoCore IV; use the DRM adapter on a Pi 4 or 5")
+        if kms_owns_v3d(port):
+            raise fault("enable-refused", "VideoCore IV: the device tree gives V3D to the kernel", errno.EBUSY)
+        self._port = port
+        self._board = board
+        self._launch = launch
+        self._process = port.getpid()
+        self._machine = _machine(port)
+        self._live: dict[int, GpuMemory] = {}
+        self._powered = False
+        self._closed = False
+        self._background = Background(port, "qpu mailbox launches")
+        self._left = False  # closed, but views keep some memory
+        self._registers: V3dRegisters | None = None
+        self._mailbox: Mailbox | None = None
+        exit_guard.guard(id(self), self._at_exit)
+        try:
+            self._mailbox = Mailbox(port)
+            self._provider, self._control = open_memory(port, board.soc, self._mailbox, memory, adopt=self._adopt)
+            self._power_on()
+            ident = self._open_registers(board.soc)
+            self._info = self._describe(self._mailbox, ident)
+        except BaseException:
+            self._shut(force=True)
+            raise
+
+    # opening
+
+    def _power_on(self) -> None:
+        machine, mailbox = self._machine, self._mailbox
+        assert mailbox is not None
+        with machine.lock:
+            if machine.users == 0:
+                try:
+                    mailbox.enable_qpu(True)
+                except DriverError as error:
+                    if isinstance(error, TimeoutError):
+                        self._quietly_off(mailbox)  # it may have happened
+                    raise
+                except BaseException:
+                    self._quietly_off(mailbox)
+                    raise
+            machine.users += 1
+            self._powered = True
+
+    @staticmethod
+    def _quietly_off(mailbox: Mailbox) -> None:
+        try:
+            mailbox.enable_qpu(False)
+        except DriverError:
+            pass  # the error that brought us here counts
+
+    def _power_off(self) -> None:
+        machine, mailbox = self._machine, self._mailbox
+        if not self._powered or mailbox is None:
+            return
+        try:
+            if machine.users == 1:
+                mailbox.enable_qpu(False)
+        except DriverError:
+            self._give_up_power()
+            raise
+        # Ctrl-C passes above: then it is still ours to power off, at the next close or at exit.
+        self._give_up_power()
+
+    def _give_up_power(self) -> None:
+        self._powered = False
+        self._machine.users -= 1
+        _forget(self._machine)
+
+    def _open_registers(self, soc: str) -> Ident | None:
+        """Map the registers and read who it is; with the mailbox launch both may fail."""
+        try:
+            self._registers = V3dRegisters(self._port, block_address(self._port, soc))
+            return self._registers.ident()
+        except DriverError:
+            registers, self._registers = self._registers, None
+            if registers is not None:
+                registers.close()
+            if self._launch == "registers":
+                raise
+            return None
+
+    def _describe(self, mailbox: Mailbox, ident: Ident | None) -> DeviceInfo:
+        try:
+            clock = mailbox.clock_max_hz(Clock.V3D)
+        except UnsupportedTagError:
+            clock = 0
+        try:
+            firmware = f"firmware of Unix time {mailbox.firmware_revision()}"
+        except UnsupportedTagError:
+            firmware = "firmware"
+        nodes = [mailbox.path, self._provider.node]
+        if self._launch == "registers":
+            nodes.append("/dev/mem")
+        slices, qpus, tmus, revision = SLICES, QPUS_PER_SLICE, TMUS_PER_SLICE, ""
+        if ident is not None:
+            revision = f"{ident.version}.{ident.revision}"
+            if ident.slices and ident.qpus_per_slice:
+                slices, qpus, tmus = ident.slices, ident.qpus_per_slice, ident.tmus_per_slice
+        return DeviceInfo(
+            board=self._board,
+            isa=Isa.VC4,
+            slices=slices,
+            qpus_per_slice=qpus,
+            tmus_per_slice=tmus,
+            clock_hz=clock or self._board.clock_hz,
+            adapter="mailbox" if self._launch == "mailbox" else "v3d_regs",
+            node=", ".join(dict.fromkeys(nodes)),
+            driver=firmware,
+            revision=revision,
+            emulated=self._port.emulated,
+        )
+
+    # identity
+
+    @property
+    def info(self) -> DeviceInfo:
+        """Slices and QPUs are those of IDENT when the registers can be read (root), else those of every Pi 0-3."""
+        return self._info
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """The firmware, for clocks, temperature and throttling."""
+        self._usable()
+        assert self._mailbox is not None
+        return self._mailbox
+
+    @property
+    def registers(self) -> V3dRegisters | None:
+        """The register block, None when /dev/mem is not open to us."""
+        return self._registers
+
+    def check_open(self) -> None:
+        """Raise DriverError when the device was closed meanwhile; asked between polls."""
+        if self._closed:
+            raise DriverError("the device was closed while the programs ran: the results are incomplete")
+
+    def _usable(self) -> None:
+        if self._closed:
+            raise UsageError("this device is closed; open it again")
+        if self._port.getpid() != self._process:
+            raise UsageError("this device was opened before fork(); open it in the child")
+
+    # memory
+
+    def _adopt(self, bo: GpuMemory) -> None:
+        self._live[id(bo)] = bo
+        bo.watch(self._gone)
+
+    def _gone(self, bo: GpuMemory) -> None:
+        self._live.pop(id(bo), None)
+        if self._left and not self._live:
+            self._close_nodes()
+
+    def alloc(self, size: int) -> GpuMemory:
+        """A zero-filled buffer, page-rounded. Raises: DriverError with cause and mend; UsageError for a bad size."""
+        self._usable()
+        return self._provider.alloc(size, self._adopt)
+
+    # launches
+
+    def submit(
+        self, job: Job, timeout_s: float = 10.0, *, background: bool = False, after: Sequence[Fence] = ()
+    ) -> Fence:
+        """Run a job to its end (mailbox), or queue it when the one before has ended (registers).
+
+        background: by mailbox, too, return at once; then the errors below come from the fence. Jobs run in the order
+        of their submission either way. timeout_s: by mailbox at most one second counts, because current kernels stop
+        waiting then. after: jobs of others to wait for first.
+        Raises: UsageError before anything is started; GpuTimeoutError, after which V3D has been powered off and on;
+        DriverError.
+        """
+        self._usable()
+        entries = self._checked(job, timeout_s)
+        assert isinstance(job, QpuJob)
+        machine = self._machine
+        if self._launch == "mailbox":
+
+            def execute() -> None:
+                _wait_for(after, timeout_s)
+                with machine.lock:
+                    self._usable()
+                    self._prepare(timeout_s)
+                    self._execute(entries, job.flush, timeout_s)
+
+            if background:
+                return self._background.submit(execute)
+            self._background.drain(timeout_s)
+            execute()
+            return _DoneFence()
+        _wait_for(after, timeout_s)
+        with machine.lock:
+            self._prepare(timeout_s)
+            assert self._registers is not None
+            fence = _RegisterFence(self, machine, self._registers, len(entries))
+            machine.running = fence  # first: when an interrupt strikes in between, the job counts as running
+            self._registers.start(entries, flush=job.flush)
+            return fence
+
+    def _prepare(self, timeout_s: float) -> None:
+        if self._machine.lost:
+            self._recover()
+        self._drain(timeout_s)
+
+    def _checked(self, job: Job, timeout_s: float) -> Sequence[tuple[int, int]]:
+        if not isinstance(job, QpuJob):
+            raise UsageError(f"{type(job).__name__} is no job for VideoCore IV; submit a QpuJob")
+        if not timeout_s > 0:
+            raise UsageError(f"timeout_s = {timeout_s}; it must be positive")
+        if not 1 <= len(job.entries) <= MAX_PROGRAMS:
+            raise UsageError(f"{len(job.entries)} programs in one launch; allowed: 1..{MAX_PROGRAMS}")
+        for bo in job.bos:
+            self._own(bo)
+        for n, (uniforms, code) in enumerate(job.entries):
+            if uniforms % 4 or code % 8:
+                raise UsageError(
+                    f"program {n}: uniforms at 0x{uniforms:x}, code at 0x{code:x}; allowed: multiples of 4 and of 8"
+                )
+            for what, address in (("code", code), ("uniforms", uniforms)):
+                if what == "uniforms" and address == 0:
+                    continue  # no uniforms
+                if not self._covers(address):
+                    raise UsageError(
+                        f"program {n}: {what} at 0x{address:x} is in no buffer of this device; VideoCore IV has no "
+                        "memory protection, so only allocated memory is accepted"
+                    )
+        return job.entries
+
+    def _own(self, bo: Bo) -> None:
+        if id(bo) not in self._live:
+            raise UsageError(f"{bo!r} is closed or belongs to another device; allocate it on this one")
+
+    def _covers(self, address: int) -> bool:
+        if not 0 <= address < 1 << 32:
+            return False
+        at = address & BUS_MASK  # any cache alias of the memory will do
+        return any(0 <= at - (bo.address & BUS_MASK) < bo.size for bo in list(self._live.values()))
+
+    def _execute(self, entries: Sequence[tuple[int, int]], flush: bool, timeout_s: float) -> None:
+        assert self._mailbox is not None
+        block = struct.pack(f"<{2 * len(entries)}I", *(word for entry in entries for word in entry))
+        self._control.view[: len(block)] = block
+        limit = min(ceil(timeout_s * 1000), KERNEL_LIMIT_MS)
+        try:
+            self._mailbox.execute_qpu(len(entries), self._control.address, noflush=not flush, timeout_ms=limit)
+        except GpuTimeoutError as error:
+            self._machine.lost = True
+            usable = self._power_cycle()
+            state = "V3D was powered off and on and takes jobs again" if usable else "V3D does not answer any more"
+            reason, mends = reason_of(error)
+            raise GpuTimeoutError(f"{reason}: {state}" + "".join(MEND + m for m in mends), error.errno) from error
+        except DriverError as error:
+            if error.errno == errno.EINTR:  # the call was left, the programs go on
+                self._machine.lost = True
+                self._power_cycle()
+            raise
+        except EmuFault:
+            raise  # that ended them
+        except BaseException:  # Ctrl-C: nothing may run on in memory that is given back
+            self._machine.lost = True
+            self._power_cycle()
+            raise
+
+    def _drain(self, timeout_s: float) -> None:
+        """Wait for the job before; one that has overrun its time already is thrown off the QPUs."""
+        running = self._machine.running
+        if running is None:
+            return
+        if not running.late:
+            try:
+                running.wait(timeout_s)
+                return
+            except GpuTimeoutError:
+                pass
+        elif running.poll():
+            return
+        self._machine.lost = True
+        self._recover()
+
+    def _recover(self) -> None:
+        if not self._power_cycle():
+            raise fault("etimedout-vcio", "VideoCore IV: V3D could not be powered off and on after a stuck job")
+
+    def _power_cycle(self) -> bool:
+        """Power V3D off and on, which ends whatever runs; True when the firmware did both."""
+        machine, mailbox = self._machine, self._mailbox
+        assert mailbox is not None
+        if machine.running is not None:
+            machine.running.cancel()
+        try:
+            mailbox.enable_qpu(False)
+            mailbox.enable_qpu(True)
+        except DriverError:
+            machine.lost = True
+            return False
+        machine.lost = False
+        return True
+
+    # counters
+
+    @contextmanager
+    def counters(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
+        """Count events while the block runs: up to 16 of `qpu.drivers.vc4.registers.COUNTERS`, u32 each; needs root.
+
+        The dictionary is filled at the end of the block, which waits for the jobs submitted inside.
+        """
+        self._usable()
+        self._settle()
+        if self._registers is None:
+            raise fault("strict-devmem", "VideoCore IV: event counters need the V3D registers", errno.EACCES)
+        with self._registers.counters(names) as values:
+            yield values
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the jobs submitted so far. Raises: GpuTimeoutError; other errors are for those who wait for them."""
+        self._background.drain(SETTLE_S)
+        running = self._machine.running
+        if running is not None:
+            running.wait(SETTLE_S)
+
+    # closing
+
+    def close(self) -> None:
+        """Stop what runs, give memory back, power V3D off when no other device of this process uses it; idempotent.
+
+        Memory whose views are alive stays valid: the kernel frees it with the last view, and firmware memory is
+        released with its buffer or at exit.
+        """
+        if self._port.getpid() == self._process:
+            self._shut(force=False)
+
+    def leaving(self) -> AbstractContextManager[None]:
+        """See `qpu.drivers.base.Driver.leaving`."""
+        return interrupting(self._port, self._background.threads)
+
+    def _at_exit(self) -> None:
+        self._shut(force=True)
+
+    def _shut(self, *, force: bool) -> None:
+        self._closed = True  # threads that wait for a job notice
+        self._background.close()
+        # At exit a daemon thread may hold the lock for ever; the QPUs are powered off all the same.
+        with self.leaving():
+            locked = self._machine.lock.acquire(timeout=EXIT_PATIENCE_S if force else -1)
+        try:
+            self._give_back(force)
+        finally:
+            if locked:
+                self._machine.lock.release()
+
+    def _give_back(self, force: bool) -> None:
+        failure: DriverError | None = None
+        self._left = False
+        self._stop()
+        registers, self._registers = self._registers, None
+        if registers is not None:
+            registers.close()
+        for bo in list(self._live.values()):
+            try:
+                bo.close(force=force or bo.lasting)
+            except BufferError:
+                pass  # stays in _live, and guarded until exit
+            except DriverError as error:
+                failure = failure or error
+        try:
+            self._power_off()
+        except DriverError as error:
+            failure = failure or error
+        self._left = bool(self._live)
+        if not self._left:
+            self._close_nodes()
+        if failure is not None:
+            raise failure
+
+    def _stop(self) -> None:
+        """Nothing of ours may run on in memory that is given back."""
+        running = self._machine.running
+        if running is None or running.driver is not self:
+            return
+        try:
+            ended = running.poll()  # False, too, while a thread waits for it
+        except DriverError:
+            ended = False
+        if not ended:
+            self._machine.lost = True
+            self._power_cycle()
+
+    def _close_nodes(self) -> None:
+        provider = getattr(self, "_provider", None)
+        if provider is not None:
+            provider.close()
+        if self._mailbox is not None:
+            self._mailbox.close()
+        exit_guard.unguard(id(self))
+
+    def __repr__(self) -> str:
+        return f"<Vc4Driver by {self._launch}, {'closed' if self._closed else f'{len(self._live)} buffers'}>"
+
+
+def _wait_for(fences: Sequence[Fence], timeout_s: float) -> None:
+    """Wait until jobs of others are over, well or not."""
+    for fence in fences:
+        try:
+            fence.wait(timeout_s)
+        except (DriverError, EmuFault):
+            if not fence.done:
+                raise
+
+
+def open_adapter(port: Port, board: Board, *, launch: Launch = "mailbox", memory: str = "auto") -> Vc4Driver:
+    """Open the GPU of a Pi 0-3.
+
+    launch: ``mailbox`` (the firmware starts the programs; other firmware users wait meanwhile) or ``registers``
+    (/dev/mem, root; never while the kernel owns V3D, and never together with other users of the QPUs, which nothing
+    here can detect in other processes). memory: see `qpu.drivers.vc4.vcsm.open_memory`.
+    Raises: UsageError for a bad option or another GPU; DriverError with cause and mend, with nothing left behind.
+    """
+    return Vc4Driver(port, board, launch=launch, memory=memory)

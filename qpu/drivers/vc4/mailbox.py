@@ -1,0 +1,449 @@
+"""Property messages of the VideoCore firmware through /dev/vcio: typed calls over the tags."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeVar
+
+from qpu.drivers.errors_table import fault, permission_detail
+from qpu.drivers.port import Port
+from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
+from qpu.drivers.vc4.mailbox_tags import (
+    TAGS,
+    Clock,
+    MemoryFlag,
+    Tag,
+    TagCall,
+    Throttled,
+    UnsupportedTagError,
+    build_message,
+    parse_reply,
+    property_request,
+    unsupported,
+)
+from qpu.errors import DriverError, UsageError
+
+__all__ = [
+    "KERNEL_LIMIT_MS",
+    "MAX_PROGRAMS",
+    "TAGS",
+    "Clock",
+    "Mailbox",
+    "MailboxInfo",
+    "MemoryFlag",
+    "Tag",
+    "TagCall",
+    "Throttled",
+    "UnsupportedTagError",
+    "build_message",
+    "failure",
+    "parse_reply",
+    "property_request",
+    "read_info",
+]
+
+NODE = "/dev/vcio"
+EXECUTE_TIMEOUT = 0x80000000  # status of EXECUTE_QPU when the firmware gave up
+KERNEL_LIMIT_MS = 1000  # current kernels stop waiting for the firmware after one second, whatever was asked for
+POWER_DOMAIN_V3D = 10
+
+T = TypeVar("T")
+
+_OPEN_ROWS = {
+    errno.ENOENT: "no-vcio",
+    errno.EACCES: "eacces-open",
+    errno.EPERM: "eacces-open",
+    errno.ENODEV: "enodev",
+    errno.ENXIO: "enodev",
+    errno.EMFILE: "emfile",
+}
+_CALL_ROWS = {
+    errno.EACCES: "eacces-open",
+    errno.EPERM: "eacces-open",
+    errno.ENOTTY: "enotty",
+    errno.ETIMEDOUT: "etimedout-vcio",
+    errno.ENODEV: "enodev",
+}
+
+
+def failure(what: str, error: OSError, rows: Mapping[int, str], detail: str = "") -> DriverError:
+    """The error of a failed system call. what: path and call. rows: errno -> key of `errors_table.ADVICE`."""
+    return fault(rows.get(error.errno or 0, "unexpected"), what, error.errno, detail)
+
+
+# -- calls
+
+
+class Mailbox:
+    """An open /dev/vcio. Safe to close twice; usable as a context manager."""
+
+    def __init__(self, port: Port, path: str = NODE) -> None:
+        """Open the node (read-only is enough). Raises: DriverError with cause and mend."""
+        self.port = port
+        self.path = path
+        self._request = property_request(port.pointer_size)
+        self._fd: int | None = None
+        try:
+            self._fd = port.open(path, read_only=True)
+        except OSError as error:
+            detail = permission_detail(port, path) if error.errno in (errno.EACCES, errno.EPERM) else ""
+            raise failure(f"mailbox: open {path}", error, _OPEN_ROWS, detail) from error
+
+    def __enter__(self) -> Mailbox:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the node."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self.port.close(fd)
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._fd is None
+
+    def transact(self, calls: Sequence[TagCall]) -> list[tuple[int, ...] | bytes]:
+        """Send tags in one message and return their answers.
+
+        Messages that only read are repeated once when the firmware refuses them: some firmware and kernel pairs
+        refuse valid tags now and then (drivers.md 4.1). Raises: UnsupportedTagError, DriverError.
+        """
+        again = not any(call.tag.changes for call in calls)
+        while True:
+            message = build_message(calls)
+            try:
+                self._ioctl(message, calls)
+                return parse_reply(message, calls)
+            except UnsupportedTagError:
+                if not again:
+                    raise
+            except DriverError as error:
+                if not again or error.errno != errno.EINTR:
+                    raise
+            again = False
+
+    def _ioctl(self, message: bytearray, calls: Sequence[TagCall]) -> None:
+        if self._fd is None:
+            raise UsageError("this mailbox is closed; open another one")
+        try:
+            self.port.ioctl(self._fd, self._request, message)
+        except OSError as error:
+            names = ", ".join(f"{call.tag.name} (0x{call.tag.id:08x})" for call in calls)
+            if error.errno == errno.EINVAL:
+                raise unsupported(f"{names} on {self.path}") from error
+            raise failure(f"mailbox: {names} on {self.path}", error, _CALL_ROWS) from error
+
+    def call(self, name: str, *values: int) -> tuple[int, ...]:
+        """One tag whose answer is words: `call("GET_CLOCK_RATE", Clock.V3D)` -> (5, hz)."""
+        tag = _named(name)
+        if tag.response is None:
+            raise UsageError(f"{name} answers bytes; use call_bytes()")
+        answer = self.transact([TagCall(tag, values)])[0]
+        assert isinstance(answer, tuple)
+        return answer
+
+    def call_bytes(self, name: str, *values: int) -> bytes:
+        """One tag whose answer is bytes, such as GET_COMMAND_LINE."""
+        tag = _named(name)
+        if tag.response is not None:
+            raise UsageError(f"{name} answers words; use call()")
+        answer = self.transact([TagCall(tag, values)])[0]
+        assert isinstance(answer, bytes)
+        return answer
+
+    # identity and state
+
+    def firmware_revision(self) -> int:
+        """Build time of the firmware, Unix seconds."""
+        return self.call("GET_FIRMWARE_REVISION")[0]
+
+    def board_model(self) -> int:
+        """Board model; always 0 in practice."""
+        return self.call("GET_BOARD_MODEL")[0]
+
+    def board_revision(self) -> int:
+        """Revision code as the firmware has it; high bits may be set."""
+        return self.call("GET_BOARD_REVISION")[0]
+
+    def mac_address(self) -> bytes:
+        """Six bytes."""
+        return self.call_bytes("GET_BOARD_MAC_ADDRESS")[:6]
+
+    def serial(self) -> int:
+        """Serial number, u64."""
+        low, high = self.call("GET_BOARD_SERIAL")
+        return high << 32 | low
+
+    def arm_memory(self) -> tuple[int, int]:
+        """(base, bytes) of the memory of the Arm side."""
+        base, size = self.call("GET_ARM_MEMORY")
+        return base, size
+
+    def vc_memory(self) -> tuple[int, int]:
+        """(base, bytes) of the memory of the VideoCore side: the `gpu_mem` split."""
+        base, size = self.call("GET_VC_MEMORY")
+        return base, size
+
+    def command_line(self) -> str:
+        """The kernel command line as the firmware composed it; cut after 1024 bytes."""
+        return self.call_bytes("GET_COMMAND_LINE").rstrip(b"\0").decode("utf-8", "replace")
+
+    def dma_channels(self) -> int:
+        """Mask of the DMA channels that the Arm side may use."""
+        return self.call("GET_DMA_CHANNELS")[0]
+
+    def clocks(self) -> list[int]:
+        """Ids of the clocks that exist. The reply is a list of (parent, clock) pairs."""
+        data = self.call_bytes("GET_CLOCKS")
+        words = struct.unpack(f"<{len(data) // 4}I", data[: len(data) // 4 * 4])
+        return [clock for clock in words[1::2] if clock]
+
+    def clock_on(self, clock: int) -> bool | None:
+        """Whether a clock runs; None when it does not exist (bit 1 of the state)."""
+        state = self.call("GET_CLOCK_STATE", clock)[1]
+        return None if state & 2 else bool(state & 1)
+
+    def set_clock_on(self, clock: int, on: bool) -> bool:
+        """Start or stop a clock; returns the state afterwards."""
+        return bool(self.call("SET_CLOCK_STATE", clock, int(on))[1] & 1)
+
+    def clock_hz(self, clock: int) -> int:
+        """Requested rate in Hz, 0 when the clock does not exist."""
+        return self.call("GET_CLOCK_RATE", clock)[1]
+
+    def clock_measured_hz(self, clock: int) -> int:
+        """Rate that really runs, in Hz. Idle clocks are lower: measure under load."""
+        return self.call("GET_CLOCK_MEASURED", clock)[1]
+
+    def clock_max_hz(self, clock: int) -> int:
+        """Highest rate in Hz: the nominal one."""
+        return self.call("GET_MAX_CLOCK_RATE", clock)[1]
+
+    def clock_min_hz(self, clock: int) -> int:
+        """Lowest rate in Hz."""
+        return self.call("GET_MIN_CLOCK_RATE", clock)[1]
+
+    def set_clock_hz(self, clock: int, hz: int, *, skip_turbo: bool = False) -> int:
+        """Ask for a rate; returns what the firmware chose, Hz."""
+        return self.call("SET_CLOCK_RATE", clock, hz, int(skip_turbo))[1]
+
+    def turbo(self) -> int:
+        """Turbo level, 0 or 1."""
+        return self.call("GET_TURBO", 0)[1]
+
+    def set_turbo(self, level: int) -> int:
+        """Set the turbo level; returns the level afterwards."""
+        return self.call("SET_TURBO", 0, level)[1]
+
+    def temperature_c(self) -> float:
+        """Temperature of the SoC in degrees Celsius."""
+        return self.call("GET_TEMPERATURE", 0)[1] / 1000
+
+    def max_temperature_c(self) -> float:
+        """Temperature at which overclocking ends, in degrees Celsius."""
+        return self.call("GET_MAX_TEMPERATURE", 0)[1] / 1000
+
+    def voltage_uv(self, rail: int) -> int:
+        """Voltage offset of a rail in microvolts, signed."""
+        value = self.call("GET_VOLTAGE", rail)[1]
+        return value - (1 << 32) if value >> 31 else value
+
+    def throttled(self) -> Throttled:
+        """Power and heat limits, now and since boot."""
+        return Throttled(self.call("GET_THROTTLED", 0)[0])
+
+    def domain_on(self, domain: int = POWER_DOMAIN_V3D) -> bool:
+        """Whether a power domain is on; V3D is number 10."""
+        return bool(self.call("GET_DOMAIN_STATE", domain)[1])
+
+    def set_domain_on(self, domain: int, on: bool) -> bool:
+        """Switch a power domain; returns the state afterwards."""
+        return bool(self.call("SET_DOMAIN_STATE", domain, int(on))[1])
+
+    # memory
+
+    def allocate_memory(self, size: int, align: int, flags: MemoryFlag, held: list[int] | None = None) -> int:
+        """Memory of the VideoCore side; returns its handle.
+
+        It belongs to nobody: without `release_memory` it stays allocated until the next boot. size, align: bytes.
+        held: the handle is appended here too, before anything can interrupt; whoever passes the list releases what is
+        in it. Raises: DriverError (ENOMEM) with the size of the VideoCore's share.
+        """
+        calls = [TagCall(TAGS["ALLOCATE_MEMORY"], (size, align, int(flags)))]
+        message = build_message(calls)
+        kept: list[int] = [] if held is None else held
+        before = len(kept)
+        try:
+            self._ioctl(message, calls)
+            handle = int(parse_reply(message, calls)[0][0])
+            if handle:
+                kept.append(handle)
+        except BaseException:
+            # KeyboardInterrupt may strike when the firmware has answered already.
+            if len(kept) == before:
+                self._give_back(message, calls)
+            raise
+        if handle == 0:
+            raise fault("enomem-vc4", f"mailbox: ALLOCATE_MEMORY of {size} bytes", errno.ENOMEM, self._share())
+        return handle
+
+    def _give_back(self, message: bytearray, calls: Sequence[TagCall]) -> None:
+        try:
+            handle = int(parse_reply(message, calls)[0][0])
+            if handle:
+                self.release_memory(handle)
+        except DriverError:
+            pass  # nothing was allocated, or the firmware does not answer: the first error counts
+
+    def _share(self) -> str:
+        try:
+            return f"the VideoCore side has {self.vc_memory()[1] >> 20} MiB in all"
+        except DriverError:
+            return ""
+
+    def lock_memory(self, handle: int) -> int:
+        """Pin memory; returns its bus address. Raises: DriverError when the firmware refuses."""
+        bus = self.call("LOCK_MEMORY", handle)[0]
+        if bus == 0:
+            raise fault("enomem-vc4", f"mailbox: LOCK_MEMORY of handle {handle}", errno.ENOMEM, self._share())
+        return bus
+
+    def unlock_memory(self, handle: int) -> None:
+        """Undo `lock_memory`. Raises: DriverError for an unknown handle."""
+        self._status("UNLOCK_MEMORY", handle)
+
+    def release_memory(self, handle: int) -> None:
+        """Undo `allocate_memory`. Raises: DriverError for an unknown handle."""
+        self._status("RELEASE_MEMORY", handle)
+
+    def _status(self, name: str, handle: int) -> None:
+        status = self.call(name, handle)[0]
+        if status != 0:
+            raise DriverError(
+                f"mailbox: {name} of handle {handle} returned status 0x{status:08x}; the handle is not (or no longer) "
+                "allocated",
+                errno.EINVAL,
+            )
+
+    # programs
+
+    def enable_qpu(self, on: bool) -> None:
+        """Power V3D on or off, for everybody. Raises: DriverError when the firmware refuses."""
+        status = self.call("SET_ENABLE_QPU", int(on))[0]
+        if status != 0:
+            what = f"mailbox: SET_ENABLE_QPU({int(on)})"
+            raise fault("enable-refused", what, None, f"status 0x{status:08x}")
+
+    def execute_qpu(self, count: int, control: int, *, noflush: bool, timeout_ms: int) -> None:
+        """Run `count` programs (1..12) to their end.
+
+        control: bus address of `count` pairs (uniforms, code) of u32 bus addresses. noflush: skip the cache flush.
+        timeout_ms: for the firmware; current kernels give up after 1000 ms anyhow.
+        Raises: GpuTimeoutError when the firmware or the kernel gave up; DriverError otherwise.
+        """
+        if not 1 <= count <= MAX_PROGRAMS:
+            raise UsageError(f"{count} programs in one launch; allowed: 1..{MAX_PROGRAMS}")
+        status = self.call("EXECUTE_QPU", count, control, int(noflush), timeout_ms)[0]
+        if status == EXECUTE_TIMEOUT:
+            raise fault("execute-timeout", f"mailbox: EXECUTE_QPU within {timeout_ms} ms")
+        if status != 0:
+            raise fault("enable-refused", "mailbox: EXECUTE_QPU", None, f"status 0x{status:08x}")
+
+    def execute_code(self, pc: int, registers: Sequence[int] = ()) -> int:
+        """Run code on the VPU (not the QPUs) at bus address `pc` with r0..r5; returns r0."""
+        if len(registers) > 6:
+            raise UsageError(f"{len(registers)} registers; the VPU call takes r0..r5")
+        values = [*registers, *[0] * (6 - len(registers))]
+        return self.call("EXECUTE_CODE", pc, *values)[0]
+
+
+def _named(name: str) -> Tag:
+    try:
+        return TAGS[name]
+    except KeyError:
+        raise UsageError(f"no property tag {name!r}; known: {', '.join(sorted(TAGS))}") from None
+
+
+# -- everything a person wants to know
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxInfo:
+    """What the firmware says of a board; None where it does not know the tag.
+
+    firmware: Unix seconds of the build. serial: u64. Memory in bytes, clocks in Hz by name (those that exist).
+    """
+
+    firmware: int | None
+    board_revision: int | None
+    serial: int | None
+    arm_memory: int | None
+    vc_memory: int | None
+    temperature_c: float | None
+    max_temperature_c: float | None
+    throttled: Throttled | None
+    clocks_hz: dict[str, int]
+    measured_hz: dict[str, int]
+
+    def lines(self) -> Iterator[str]:
+        """The known values for people, one a line."""
+        if self.firmware is not None:
+            yield f"firmware build: {self.firmware}"
+        if self.board_revision is not None:
+            yield f"board revision: {self.board_revision:x}"
+        if self.serial is not None:
+            yield f"serial: {self.serial:016x}"
+        if self.arm_memory is not None:
+            yield f"Arm memory: {self.arm_memory >> 20} MiB"
+        if self.vc_memory is not None:
+            yield f"VideoCore memory: {self.vc_memory >> 20} MiB"
+        if self.temperature_c is not None:
+            yield f"temperature: {self.temperature_c:.1f} °C"
+        if self.throttled is not None:
+            names = ", ".join(str(flag.name).lower().replace("_", " ") for flag in self.throttled)
+            yield f"limits: {names or 'none'}"
+        for name, hz in self.clocks_hz.items():
+            measured = self.measured_hz.get(name)
+            yield f"clock {name}: {hz / 1e6:.1f} MHz" + ("" if measured is None else f", measured {measured / 1e6:.1f}")
+
+
+def read_info(mailbox: Mailbox) -> MailboxInfo:
+    """Ask the firmware everything; unknown tags and clocks that do not exist are left out."""
+
+    def ask(query: Callable[[], T]) -> T | None:
+        try:
+            return query()
+        except UnsupportedTagError:
+            return None
+
+    rates: dict[str, int] = {}
+    measured: dict[str, int] = {}
+    for clock in Clock:
+        hz = ask(lambda clock=clock: mailbox.clock_hz(clock))  # type: ignore[misc]  # default binds the loop variable
+        if not hz:
+            continue
+        rates[clock.name] = hz
+        real = ask(lambda clock=clock: mailbox.clock_measured_hz(clock))  # type: ignore[misc]  # as above
+        if real is not None:
+            measured[clock.name] = real
+    arm, vc = ask(mailbox.arm_memory), ask(mailbox.vc_memory)
+    return MailboxInfo(
+        firmware=ask(mailbox.firmware_revision),
+        board_revision=ask(mailbox.board_revision),
+        serial=ask(mailbox.serial),
+        arm_memory=None if arm is None else arm[1],
+        vc_memory=None if vc is None else vc[1],
+        temperature_c=ask(mailbox.temperature_c),
+        max_temperature_c=ask(mailbox.max_temperature_c),
+        throttled=ask(mailbox.throttled),
+        clocks_hz=rates,
+        measured_hz=measured,
+    )

@@ -1,0 +1,296 @@
+"""The V3D register block of VideoCore IV through /dev/mem: identity, launches without the firmware, event counters."""
+
+from __future__ import annotations
+
+import enum
+import errno
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from qpu.drivers.board import GENERATIONS, PERIPHERALS, tree_bytes
+from qpu.drivers.errors_table import MEND
+from qpu.drivers.port import Port
+from qpu.drivers.vc4.mailbox import failure
+from qpu.drivers.vc4.vcsm import MEM_ROWS
+from qpu.errors import DriverError, GpuTimeoutError, UsageError
+
+__all__ = [
+    "COUNTERS",
+    "COUNTER_SLOTS",
+    "QUEUE_DEPTH",
+    "Ident",
+    "Reg",
+    "V3dRegisters",
+    "block_address",
+    "counter_index",
+]
+
+BLOCK_SIZE = 0x1000
+V3D_OFFSET = 0xC00000  # from the peripheral base (drivers.md 6.1)
+MAGIC = 0x443356  # "V3D", bits 23:0 of IDENT0
+QUEUE_DEPTH = 16
+COUNTER_SLOTS = 16
+CLEAR_QUEUE = 1 << 7 | 1 << 8 | 1 << 16  # SRQCS: error flag, request count, completed count
+EMPTY_QUEUE = 1  # SRQCS: drop waiting requests
+CLEAR_L2 = 4
+CLEAR_SLICES = 0xFFFFFFFF
+COUNTER_ENABLE = 1 << 31  # PCTRE: bit 31 must be set besides the mask (MEASURED, vc4.md 18.1)
+
+
+class Reg(enum.IntEnum):
+    """Offsets in bytes (vc4.md 18.1, MANUAL unless said otherwise there)."""
+
+    IDENT0 = 0x000
+    IDENT1 = 0x004
+    IDENT2 = 0x008
+    SCRATCH = 0x010
+    L2CACTL = 0x020
+    SLCACTL = 0x024
+    INTCTL = 0x030
+    INTENA = 0x034
+    INTDIS = 0x038
+    SQRSV0 = 0x410
+    SQRSV1 = 0x414
+    SQCNTL = 0x418
+    SRQPC = 0x430
+    SRQUA = 0x434
+    SRQUL = 0x438
+    SRQCS = 0x43C
+    VPACNTL = 0x500
+    VPMBASE = 0x504
+    PCTRC = 0x670
+    PCTRE = 0x674
+    PCTR0 = 0x680  # counter n at +8n
+    PCTRS0 = 0x684  # its source at +8n
+    DBCFG = 0xE00
+    DBQITE = 0xE2C
+    DBQITC = 0xE30
+    ERRSTAT = 0xF20
+
+
+# Sources of the event counters by number (MANUAL for the numbers), named as graphics drivers name them (DRIVER).
+COUNTERS = (
+    "FEP-valid-primitives-no-rendered-pixels",
+    "FEP-valid-primitives-rendered-pixels",
+    "FEP-clipped-quads",
+    "FEP-valid-quads",
+    "TLB-quads-not-passing-stencil-test",
+    "TLB-quads-not-passing-z-and-stencil-test",
+    "TLB-quads-passing-z-and-stencil-test",
+    "TLB-quads-with-zero-coverage",
+    "TLB-quads-with-non-zero-coverage",
+    "TLB-quads-written-to-color-buffer",
+    "PTB-primitives-discarded-outside-viewport",
+    "PTB-primitives-need-clipping",
+    "PTB-primitives-discarded-reversed",
+    "QPU-total-idle-clk-cycles",
+    "QPU-total-clk-cycles-vertex-coord-shading",
+    "QPU-total-clk-cycles-fragment-shading",
+    "QPU-total-clk-cycles-executing-valid-instr",
+    "QPU-total-clk-cycles-waiting-TMU",
+    "QPU-total-clk-cycles-waiting-scoreboard",
+    "QPU-total-clk-cycles-waiting-varyings",
+    "QPU-total-instr-cache-hit",
+    "QPU-total-instr-cache-miss",
+    "QPU-total-uniform-cache-hit",
+    "QPU-total-uniform-cache-miss",
+    "TMU-total-text-quads-processed",
+    "TMU-total-text-cache-miss",
+    "VPM-total-clk-cycles-VDW-stalled",
+    "VPM-total-clk-cycles-VCD-stalled",
+    "L2C-total-cache-hit",
+    "L2C-total-cache-miss",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ident:
+    """IDENT0 and IDENT1. vpm_size: bytes."""
+
+    version: int
+    revision: int
+    slices: int
+    qpus_per_slice: int
+    tmus_per_slice: int
+    semaphores: int
+    vpm_size: int
+
+    @classmethod
+    def decode(cls, ident0: int, ident1: int) -> Ident:
+        """Raises: DriverError when IDENT0 is not that of a powered V3D."""
+        if ident0 & 0xFFFFFF != MAGIC:
+            raise DriverError(
+                f"V3D registers: IDENT0 reads 0x{ident0:08x}, not 0x02{MAGIC:06x}: V3D is powered off or not at this "
+                "address; enable the QPUs first",
+                errno.ENODEV,
+            )
+        return cls(
+            version=ident0 >> 24,
+            revision=ident1 & 15,
+            slices=ident1 >> 4 & 15,
+            qpus_per_slice=ident1 >> 8 & 15,
+            tmus_per_slice=ident1 >> 12 & 15,
+            semaphores=ident1 >> 16 & 255,
+            vpm_size=((ident1 >> 28) or 16) << 10,
+        )
+
+
+def block_address(port: Port, soc: str) -> int:
+    """Physical address of the V3D block on the Arm side: from the device tree, else by SoC (drivers.md 6.1).
+
+    Raises: UsageError for a SoC without VideoCore IV.
+    """
+    if GENERATIONS.get(soc) != 4:
+        known = ", ".join(name for name, generation in GENERATIONS.items() if generation == 4)
+        raise UsageError(f"{soc} has no VideoCore IV register block; allowed: {known}")
+    ranges = tree_bytes(port, "soc/ranges")
+    base = struct.unpack_from(">I", ranges, 4)[0] if ranges is not None and len(ranges) >= 8 else 0
+    return (base or PERIPHERALS[soc]) + V3D_OFFSET
+
+
+def counter_index(name: str) -> int:
+    """Number of a counter source. Raises: UsageError with the names that exist."""
+    try:
+        return COUNTERS.index(name)
+    except ValueError:
+        raise UsageError(f"no counter {name!r} on VideoCore IV; known: {', '.join(COUNTERS)}") from None
+
+
+class V3dRegisters:
+    """The mapped block. V3D must be powered (QPUs enabled) and owned by nobody else."""
+
+    def __init__(self, port: Port, address: int) -> None:
+        """Map the block. Raises: DriverError with cause and mend."""
+        self.port = port
+        self.address = address
+        self._closed = False
+        self._counting = False
+        try:
+            self._registers = port.mmio(address, BLOCK_SIZE)
+        except OSError as error:
+            raise failure(f"V3D registers: /dev/mem at 0x{address:08x}", error, MEM_ROWS) from error
+
+    def read(self, reg: int) -> int:
+        """One register, u32."""
+        if self._closed:
+            raise UsageError("the V3D registers are closed; open the device again")
+        return self._registers.read32(reg)
+
+    def write(self, reg: int, value: int) -> None:
+        """Write one register, u32."""
+        if self._closed:
+            raise UsageError("the V3D registers are closed; open the device again")
+        self._registers.write32(reg, value)
+
+    def ident(self) -> Ident:
+        """Who it is. Raises: DriverError when V3D does not answer."""
+        return Ident.decode(self.read(Reg.IDENT0), self.read(Reg.IDENT1))
+
+    def close(self) -> None:
+        """Unmap; idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._registers.close()
+
+    # launches
+
+    def clear_caches(self) -> None:
+        """Clear L2 and the caches of every slice."""
+        self.write(Reg.L2CACTL, CLEAR_L2)
+        self.write(Reg.SLCACTL, CLEAR_SLICES)
+
+    def start(self, entries: Sequence[tuple[int, int]], *, flush: bool = True) -> None:
+        """Queue one program per (uniforms, code) pair, 1..16, on idle hardware; the QPUs start at once.
+
+        The completed count has eight bits and is cleared here. Order as in vc4.md 18.2.
+        """
+        if not 1 <= len(entries) <= QUEUE_DEPTH:
+            raise UsageError(f"{len(entries)} programs in one launch; the queue takes 1..{QUEUE_DEPTH}")
+        self.write(Reg.DBCFG, 0)  # no host interrupts: completion is thread end
+        self.write(Reg.DBQITE, 0)
+        self.write(Reg.DBQITC, 0xFFFFFFFF)
+        if flush:
+            self.clear_caches()
+        self.write(Reg.SRQCS, CLEAR_QUEUE)
+        for uniforms, code in entries:
+            self.write(Reg.SRQUA, uniforms)
+            self.write(Reg.SRQPC, code)
+
+    def completed(self) -> int:
+        """Programs that ended since `start`. Raises: DriverError when the queue overflowed."""
+        status = self.read(Reg.SRQCS)
+        if status >> 7 & 1:
+            raise DriverError(
+                f"V3D registers: the program queue overflowed (SRQCS 0x{status:08x}): somebody else launches programs "
+                f"too{MEND}stop the other user of the QPUs",
+                errno.EBUSY,
+            )
+        return status >> 16 & 255
+
+    def wait(self, count: int, timeout_s: float | None, *, check: Callable[[], None] | None = None) -> None:
+        """Poll until `count` programs have ended. There is no interrupt and no time limit in hardware.
+
+        timeout_s: None waits for ever. check: called between polls; an exception of its ends the wait.
+        Raises: GpuTimeoutError naming how many ended; they may still be running.
+        """
+        clock = self.port.monotonic
+        deadline = None if timeout_s is None else clock() + timeout_s
+        pause = 0.0
+        while (done := self.completed()) != count:
+            if check is not None:
+                check()
+            if deadline is not None:
+                left = deadline - clock()
+                if left <= 0:
+                    raise GpuTimeoutError(
+                        f"V3D registers: {done} of {count} programs ended within {timeout_s} s (ERRSTAT "
+                        f"0x{self.read(Reg.ERRSTAT):08x}); hardware has no time limit, the others may still run"
+                        f"{MEND}wait again on the same launch, or look for a program that never ends",
+                        errno.ETIMEDOUT,
+                    )
+                pause = min(pause, left)
+            if pause:
+                self.port.sleep(pause)
+            pause = min(0.001, pause + 0.00002)
+
+    def drop_waiting(self) -> None:
+        """Empty the queue of programs that have not started."""
+        self.write(Reg.SRQCS, CLEAR_QUEUE | EMPTY_QUEUE)
+
+    # counters
+
+    @contextmanager
+    def counters(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
+        """Count events while the block runs; the dictionary has the values, u32 each, once it is over.
+
+        names: 1..16 of `COUNTERS`, each once. Raises: UsageError before anything is touched.
+        """
+        sources = [counter_index(name) for name in names]
+        if not 1 <= len(sources) <= COUNTER_SLOTS or len(set(sources)) != len(sources):
+            raise UsageError(f"{len(sources)} counters were asked for; allowed: 1..{COUNTER_SLOTS}, each once")
+        if self._counting:
+            raise UsageError("counters are being read already on this device; name all of them in one block")
+        self._counting = True
+        values: dict[str, int] = {}
+        try:
+            with self._counted(sources):
+                yield values
+                for slot, name in enumerate(names):
+                    values[name] = self.read(Reg.PCTR0 + 8 * slot)
+        finally:
+            self._counting = False
+
+    @contextmanager
+    def _counted(self, sources: Sequence[int]) -> Iterator[None]:
+        """Let the first slots count while the block runs, from zero."""
+        for slot, source in enumerate(sources):
+            self.write(Reg.PCTRS0 + 8 * slot, source)
+        self.write(Reg.PCTRC, (1 << COUNTER_SLOTS) - 1)
+        self.write(Reg.PCTRE, COUNTER_ENABLE | (1 << len(sources)) - 1)
+        try:
+            yield
+        finally:
+            if not self._closed:
+                self.write(Reg.PCTRE, 0)

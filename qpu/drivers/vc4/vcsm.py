@@ -1,0 +1,524 @@
+"""Memory that VideoCore IV and the Arm share: rpi-vcsm, VCSM-CMA, VCSM, or firmware memory mapped through /dev/mem."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+from collections.abc import Callable
+from collections.abc import Mapping as Rows
+from typing import Protocol, TypeAlias
+
+from qpu.drivers.errors_table import MEND, fault, permission_detail, reason_of
+from qpu.drivers.port import Mapping, Port
+from qpu.drivers.uapi import dma_buf, vcsm
+from qpu.drivers.uapi.vcsm import Cache
+from qpu.drivers.vc4.mailbox import Mailbox, MemoryFlag, failure
+from qpu.errors import DriverError, UsageError
+
+__all__ = [
+    "BUS_MASK",
+    "PROVIDERS",
+    "GpuMemory",
+    "MailboxMemory",
+    "MemoryProvider",
+    "RpiVcsmMemory",
+    "VcsmCmaMemory",
+    "VcsmMemory",
+    "mailbox_flags",
+    "open_memory",
+    "vcsm_cache",
+]
+
+BUS_MASK = 0x3FFFFFFF  # a bus address without its cache alias: the Arm's physical address (drivers.md 5.3)
+NAME = b"qpu"
+CMA_NODE = "/dev/vcsm-cma"
+VCSM_NODE = "/dev/vcsm"
+MEM_NODE = "/dev/mem"
+_ZEROS = bytes(1 << 16)
+
+_CMA_ROWS = {
+    errno.ENOENT: "no-vcsm",
+    errno.EACCES: "eacces-open",
+    errno.ENOMEM: "enomem-vc4",
+    errno.ENOTTY: "enotty",
+    errno.ENODEV: "enodev",
+    errno.ENXIO: "enodev",
+    errno.EMFILE: "emfile",
+}
+_OPEN_ROWS = _CMA_ROWS | {errno.EPERM: "eacces-open"}
+_CALL_ROWS = _CMA_ROWS | {errno.EPERM: "no-vcsm"}  # the firmware's memory service is not up
+_VCSM_ROWS = _CALL_ROWS | {errno.ENOTTY: "enotty-vcsm"}
+MEM_ROWS = {
+    errno.EACCES: "strict-devmem",
+    errno.EPERM: "strict-devmem",
+    errno.EBUSY: "ebusy",
+    errno.EMFILE: "emfile",
+}
+
+
+def mailbox_flags(soc: str) -> MemoryFlag:
+    """Flags of ALLOCATE_MEMORY that keep the Arm and the QPUs coherent.
+
+    On BCM2835 the Arm reaches memory through the VideoCore's L2 cache, so the QPUs must too; later ones go past it
+    (drivers.md 4.3).
+    """
+    return MemoryFlag.L1_NONALLOCATING if soc == "BCM2835" else MemoryFlag.DIRECT
+
+
+def vcsm_cache(soc: str) -> Cache:
+    """Cache mode of VCSM for the same reason as `mailbox_flags`; never cached on the Arm's side.
+
+    VC on BCM2835 is ASSUMED to give the L2-cached alias there; no source confirms it.
+    """
+    return Cache.VC if soc == "BCM2835" else Cache.NONE
+
+
+class GpuMemory:
+    """A buffer object of VideoCore IV; `address` is a bus address."""
+
+    def __init__(
+        self,
+        size: int,
+        address: int,
+        view: Callable[[], memoryview],
+        undo: list[Callable[[], None]],
+        *,
+        lasting: bool = False,
+    ) -> None:
+        """view: makes a view of the bytes; none is kept here, it would block the unmap.
+
+        undo: what gives everything back, in order; the first may raise BufferError while views are alive.
+        lasting: views stay valid by themselves when everything but the map is given back.
+        """
+        if not 0 < address < 1 << 32:
+            raise DriverError(
+                f"the driver gave the bus address 0x{address:x}; VideoCore IV takes 32 bits, not 0", errno.EIO
+            )
+        self._size = size
+        self._address = address
+        self._view: Callable[[], memoryview] | None = view
+        self._undo = undo
+        self.lasting = lasting
+        self._watcher: Callable[[GpuMemory], None] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes, a multiple of the page size."""
+        return self._size
+
+    @property
+    def address(self) -> int:
+        """Bus address, u32."""
+        return self._address
+
+    @property
+    def view(self) -> memoryview:
+        """The bytes, writable. Not cached on the Arm's side: copy in bulk."""
+        if self._view is None:
+            raise UsageError("this buffer is closed")
+        return self._view()
+
+    @property
+    def closed(self) -> bool:
+        """True once `close` has given everything back."""
+        return not self._undo
+
+    def watch(self, watcher: Callable[[GpuMemory], None] | None) -> None:
+        """Call `watcher` with this buffer once it is given back."""
+        self._watcher = watcher
+
+    def close(self, *, force: bool = False) -> None:
+        """Give the memory back; calling it twice is fine.
+
+        force: give everything but the map back even though views are alive: for `lasting` memory, and at exit.
+        Raises: BufferError while views are alive: nothing has happened then. DriverError when the kernel refuses; the
+        rest is given back all the same.
+        """
+        failure: OSError | None = None
+        while self._undo:
+            step = self._undo[0]
+            try:
+                step()
+            except BufferError:
+                if not force:
+                    raise
+            except OSError as error:
+                failure = failure or error
+            self._undo.pop(0)
+            self._view = None
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher(self)
+        if failure is not None:
+            raise failure
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self._size} bytes at 0x{self._address:08x}"
+        return f"<GpuMemory, {state}>"
+
+
+Adopt: TypeAlias = Callable[[GpuMemory], None]
+
+
+class MemoryProvider(Protocol):
+    """One source of memory."""
+
+    @property
+    def name(self) -> str:
+        """Its name in `PROVIDERS`."""
+        ...
+
+    @property
+    def node(self) -> str:
+        """The device nodes it uses."""
+        ...
+
+    def alloc(self, size: int, adopt: Adopt | None = None) -> GpuMemory:
+        """Zero-filled memory of at least `size` bytes.
+
+        adopt: is given the buffer before anything can interrupt. Raises: DriverError with cause and mend, and keeps
+        nothing.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the nodes; idempotent. Buffers are closed before."""
+        ...
+
+
+def _rounded(size: int, page: int) -> int:
+    if not 0 < size <= BUS_MASK:
+        raise UsageError(f"a buffer of {size} bytes; VideoCore IV allows 1..0x{BUS_MASK:x}")
+    return (size + page - 1) // page * page
+
+
+def _zero(view: memoryview) -> None:
+    try:
+        for at in range(0, len(view), len(_ZEROS)):
+            view[at : at + len(_ZEROS)] = _ZEROS[: len(view) - at]
+    finally:
+        del view  # or the traceback of an interrupt keeps it alive, and the map with it
+
+
+def _given(memory: GpuMemory, adopt: Adopt | None) -> GpuMemory:
+    if adopt is not None:
+        adopt(memory)
+    return memory
+
+
+def _unwind(undo: list[Callable[[], None]]) -> None:
+    while undo:
+        try:
+            undo[0]()
+        except (OSError, BufferError):
+            pass  # the error that brought us here counts
+        undo.pop(0)
+
+
+class _Node:
+    """A device node with the calls that VCSM and VCSM-CMA have in common."""
+
+    def __init__(self, port: Port, path: str, label: str, rows: Rows[int, str]) -> None:
+        self.port = port
+        self.path = path
+        self.label = label
+        self.rows = rows
+        self.fd: int | None = None
+        try:
+            self.fd = port.open(path)
+        except OSError as error:
+            detail = permission_detail(port, path) if error.errno in (errno.EACCES, errno.EPERM) else ""
+            raise failure(f"{label}: open {path}", error, _OPEN_ROWS, detail) from error
+
+    def ioctl(self, name: str, arg: bytearray) -> None:
+        """One call. EINTR: the kernel asks to repeat it (drivers.md 5.1); KeyboardInterrupt passes in between."""
+        if self.fd is None:
+            raise UsageError(f"{self.label} is closed; open the device again")
+        request = vcsm.ioctl(name).request(self.port.pointer_size)
+        while True:
+            try:
+                self.port.ioctl(self.fd, request, arg)
+                return
+            except InterruptedError:
+                continue
+            except OSError as error:
+                raise failure(f"{self.label}: {name} on {self.path}", error, self.rows) from error
+
+    def mmap(self, fd: int, size: int, offset: int) -> Mapping:
+        try:
+            return self.port.mmap(fd, size, offset)
+        except OSError as error:
+            raise failure(f"{self.label}: mmap of {size} bytes", error, self.rows) from error
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, None
+        if fd is not None:
+            self.port.close(fd)
+
+
+class VcsmCmaMemory:
+    """Contiguous Linux memory through /dev/vcsm-cma; handles are dma-buf descriptors (drivers.md 5.2)."""
+
+    name = "vcsm-cma"
+    node = CMA_NODE
+
+    def __init__(self, port: Port) -> None:
+        """Open the node. Raises: DriverError with cause and mend."""
+        self._port = port
+        self._node = _Node(port, CMA_NODE, "VCSM-CMA", _CALL_ROWS)
+
+    def alloc(self, size: int, adopt: Adopt | None = None) -> GpuMemory:
+        """See `MemoryProvider.alloc`."""
+        port = self._port
+        size = _rounded(size, port.page_size)
+        layout = vcsm.layout("vc_sm_cma_ioctl_alloc", port.pointer_size)
+        arg = layout.pack(size=size, num=1, cached=Cache.NONE, name=NAME)
+        undo: list[Callable[[], None]] = []
+
+        def drop() -> None:
+            fd = layout.number(arg, "handle")
+            if fd > 0:
+                layout.put(arg, "handle", 0)
+                port.close(fd)
+
+        undo.append(drop)  # before the call: an interrupt right after it leaves nothing behind
+        try:
+            self._node.ioctl("VC_SM_CMA_IOCTL_MEM_ALLOC", arg)
+            fd = layout.number(arg, "handle")
+            mapping = self._node.mmap(fd, size, 0)
+            undo.insert(0, mapping.close)
+            self._sync(fd, dma_buf.SYNC_RW | dma_buf.SYNC_START)
+            undo.insert(1, lambda: self._sync(fd, dma_buf.SYNC_RW | dma_buf.SYNC_END))
+            _zero(mapping.view)
+            return _given(
+                GpuMemory(size, layout.number(arg, "dma_addr"), lambda: mapping.view, undo, lasting=True), adopt
+            )
+        except BaseException:
+            _unwind(undo)
+            raise
+
+    def _sync(self, fd: int, flags: int) -> None:
+        """Begin or end access by the Arm; the memory is coherent, so this is bookkeeping of the kernel's."""
+        row = dma_buf.IOCTLS["DMA_BUF_IOCTL_SYNC"]
+        arg = row.layout(self._port.pointer_size).pack(flags=flags)
+        while True:
+            try:
+                self._port.ioctl(fd, row.request(self._port.pointer_size), arg)
+                return
+            except (InterruptedError, BlockingIOError):
+                continue
+            except OSError as error:
+                raise failure("VCSM-CMA: DMA_BUF_IOCTL_SYNC", error, _CALL_ROWS) from error
+
+    def close(self) -> None:
+        """Close the node."""
+        self._node.close()
+
+
+class VcsmMemory:
+    """Memory of the VideoCore side through /dev/vcsm of older kernels (drivers.md 5.1)."""
+
+    name = "vcsm"
+    node = VCSM_NODE
+
+    def __init__(self, port: Port, cache: Cache) -> None:
+        """Open the node. Raises: DriverError with cause and mend."""
+        self._port = port
+        self._cache = cache
+        self._node = _Node(port, VCSM_NODE, "VCSM", _VCSM_ROWS)
+
+    def alloc(self, size: int, adopt: Adopt | None = None) -> GpuMemory:
+        """See `MemoryProvider.alloc`. Order: ALLOC, mmap(offset = handle), LOCK, bus address."""
+        port, node = self._port, self._node
+        size = _rounded(size, port.page_size)
+        made = vcsm.layout("vmcs_sm_ioctl_alloc", port.pointer_size)
+        arg = made.pack(size=size, num=1, cached=self._cache, name=NAME)
+        locked = vcsm.layout("vmcs_sm_ioctl_lock_unlock", port.pointer_size)
+        lock = locked.pack()
+        undo: list[Callable[[], None]] = []
+
+        def free() -> None:
+            handle = made.number(arg, "handle")
+            if handle:
+                layout = vcsm.layout("vmcs_sm_ioctl_free", port.pointer_size)
+                node.ioctl("VMCS_SM_IOCTL_MEM_FREE", layout.pack(handle=handle))
+
+        def unlock() -> None:
+            address = locked.number(lock, "addr")
+            if address:
+                arg = locked.pack(handle=locked.number(lock, "handle"), addr=address)
+                node.ioctl("VMCS_SM_IOCTL_MEM_UNLOCK", arg)
+
+        undo.append(free)  # before the call: an interrupt right after it leaves nothing behind
+        try:
+            node.ioctl("VMCS_SM_IOCTL_MEM_ALLOC", arg)
+            handle = made.number(arg, "handle")
+            if handle == 0 or node.fd is None:
+                raise fault("enomem-vc4", f"VCSM: allocation of {size} bytes gave no handle", errno.ENOMEM)
+            mapping = node.mmap(node.fd, size, handle)
+            undo.insert(0, mapping.close)
+            locked.put(lock, "handle", handle)
+            undo.insert(1, unlock)
+            node.ioctl("VMCS_SM_IOCTL_MEM_LOCK", lock)
+            asked = vcsm.layout("vmcs_sm_ioctl_map", port.pointer_size)
+            where = asked.pack(pid=port.getpid(), handle=handle)
+            node.ioctl("VMCS_SM_IOCTL_MAP_VC_ADDR_FR_HDL", where)
+            _zero(mapping.view)
+            return _given(GpuMemory(size, asked.number(where, "addr"), lambda: mapping.view, undo), adopt)
+        except BaseException:
+            _unwind(undo)
+            raise
+
+    def close(self) -> None:
+        """Close the node; the kernel frees what is left."""
+        self._node.close()
+
+
+class MailboxMemory:
+    """Firmware memory, mapped through /dev/mem: the last resort, because nobody frees it when the process dies."""
+
+    name = "mailbox"
+    node = MEM_NODE
+
+    def __init__(self, port: Port, mailbox: Mailbox, flags: MemoryFlag) -> None:
+        """Open /dev/mem uncached. Raises: DriverError with cause and mend."""
+        self._port = port
+        self._mailbox = mailbox
+        self._flags = flags
+        self._fd: int | None = None
+        try:
+            self._fd = port.open(MEM_NODE, sync=True)
+        except OSError as error:
+            raise failure(f"mailbox memory: open {MEM_NODE}", error, MEM_ROWS) from error
+
+    def alloc(self, size: int, adopt: Adopt | None = None) -> GpuMemory:
+        """See `MemoryProvider.alloc`."""
+        if self._fd is None:
+            raise UsageError("this memory is closed; open the device again")
+        mailbox = self._mailbox
+        page = max(4096, self._port.page_size)
+        size = _rounded(size, page)
+        held: list[int] = []
+        undo: list[Callable[[], None]] = []
+
+        def release() -> None:
+            for handle in held:
+                mailbox.release_memory(handle)
+
+        undo.append(release)
+        try:
+            handle = mailbox.allocate_memory(size, page, self._flags, held)
+            undo.insert(0, lambda: mailbox.unlock_memory(handle))
+            bus = mailbox.lock_memory(handle)
+            try:
+                mapping = self._port.mmap(self._fd, size, bus & BUS_MASK)
+            except OSError as error:
+                raise failure(f"mailbox memory: mmap of {MEM_NODE}", error, MEM_ROWS) from error
+            undo.insert(0, mapping.close)
+            _zero(mapping.view)
+            return _given(GpuMemory(size, bus, lambda: mapping.view, undo), adopt)
+        except BaseException:
+            _unwind(undo)
+            raise
+
+    def close(self) -> None:
+        """Close /dev/mem."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self._port.close(fd)
+
+
+class _RpiVcsm(Protocol):
+    """What we use of rpi_vcsm.VCSM.VCSM, version 3 (drivers.md 5.4)."""
+
+    def malloc_cache(self, *, size: int, cached: int, name: str) -> tuple[int, int, int, bytearray]: ...
+    def free(self, *, handle: int, usr_buf: bytearray) -> None: ...
+    def get_driver(self) -> str: ...
+    def close(self) -> None: ...
+
+
+class RpiVcsmMemory:
+    """Memory through the package rpi-vcsm (extra ``vc4``). It talks to the kernel itself, past the port."""
+
+    name = "rpi-vcsm"
+
+    def __init__(self, port: Port, cache: Cache) -> None:
+        """Raises: DriverError when the package is not installed or finds no device."""
+        self._page = port.page_size
+        try:
+            made: Callable[[], _RpiVcsm] = importlib.import_module("rpi_vcsm.VCSM").VCSM
+        except ImportError as error:
+            raise DriverError("rpi-vcsm: not installed (extra `vc4`); our own calls do the same") from error
+        try:
+            self._vcsm = made()
+            self.node = "/dev/" + self._vcsm.get_driver()
+        except OSError as error:
+            raise failure("rpi-vcsm: open", error, _OPEN_ROWS) from error
+        self._cache = Cache.NONE if self.node == CMA_NODE else cache
+        self._open = True
+
+    def alloc(self, size: int, adopt: Adopt | None = None) -> GpuMemory:
+        """See `MemoryProvider.alloc`."""
+        size = _rounded(size, self._page)
+        try:
+            handle, bus, _, buffer = self._vcsm.malloc_cache(size=size, cached=int(self._cache), name=NAME.decode())
+        except OSError as error:
+            raise failure(f"rpi-vcsm: allocation of {size} bytes", error, _VCSM_ROWS) from error
+        undo: list[Callable[[], None]] = [lambda: self._vcsm.free(handle=handle, usr_buf=buffer)]
+        try:
+            _zero(memoryview(buffer))
+            return _given(GpuMemory(size, bus, lambda: memoryview(buffer), undo), adopt)
+        except BaseException:
+            _unwind(undo)
+            raise
+
+    def close(self) -> None:
+        """Close the package's device."""
+        if self._open:
+            self._open = False
+            self._vcsm.close()
+
+
+PROVIDERS = ("rpi-vcsm", "vcsm-cma", "vcsm", "mailbox")
+"""Sources of memory in the order they are tried. The last leaks when the process is killed, hence last."""
+
+
+def open_memory(
+    port: Port, soc: str, mailbox: Mailbox, name: str = "auto", *, first: int = 4096, adopt: Adopt | None = None
+) -> tuple[MemoryProvider, GpuMemory]:
+    """Open the first source of memory that works, proved by an allocation of `first` bytes, which is returned too.
+
+    soc: decides the cache flags. name: one of `PROVIDERS`, or ``auto``. rpi-vcsm makes its system calls itself, so
+    ``auto`` leaves it out behind an emulated port. Raises: DriverError that lists every source and its reason;
+    UsageError for an unknown name.
+    """
+    if name != "auto" and name not in PROVIDERS:
+        raise UsageError(f"no memory source {name!r}; allowed: auto, {', '.join(PROVIDERS)}")
+    if name == "rpi-vcsm" and port.emulated is not None:
+        raise UsageError("rpi-vcsm makes its own system calls and cannot reach an emulated board; use vcsm-cma")
+    makers: dict[str, Callable[[], MemoryProvider]] = {
+        "rpi-vcsm": lambda: RpiVcsmMemory(port, vcsm_cache(soc)),
+        "vcsm-cma": lambda: VcsmCmaMemory(port),
+        "vcsm": lambda: VcsmMemory(port, vcsm_cache(soc)),
+        "mailbox": lambda: MailboxMemory(port, mailbox, mailbox_flags(soc)),
+    }
+    names = PROVIDERS if name == "auto" else (name,)
+    reasons: list[DriverError] = []
+    for each in names:
+        if each == "rpi-vcsm" and port.emulated is not None:
+            continue
+        try:
+            provider = makers[each]()
+            try:
+                return provider, provider.alloc(first, adopt)
+            except BaseException:
+                provider.close()
+                raise
+        except DriverError as error:
+            reasons.append(error)
+    if len(reasons) == 1:
+        raise reasons[0]
+    parts = [reason_of(error) for error in reasons]
+    mends = dict.fromkeys(mend for _, each in parts for mend in each)
+    text = "".join(f"\n  {reason}" for reason, _ in parts) + "".join(MEND + mend for mend in mends)
+    raise DriverError("no memory that the GPU can share:" + text, next((e.errno for e in reasons if e.errno), None))

@@ -1,0 +1,150 @@
+"""The seam between the emulated kernels and the emulated machines: executions and their statistics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Protocol
+
+from qpu.core.isa import Isa
+from qpu.errors import EmuFault
+
+__all__ = ["Execution", "RunStats", "V3dMachine", "Vc4Machine"]
+
+
+@dataclass(slots=True)
+class RunStats:
+    """What a launch did. Counts are instructions of one QPU thread each; bytes are as requested by the QPUs."""
+
+    isa: Isa
+    engine: str = "reference"
+    instructions: int = 0
+    add_ops: int = 0  # instructions whose add half is not a nop
+    mul_ops: int = 0
+    fadds: int = 0  # float additions and subtractions issued (fadd, faddnf, fsub), per instruction, not per lane
+    fmuls: int = 0
+    per_qpu: dict[int, int] = field(default_factory=dict)
+    threads: int = 0  # QPU threads started (batches on V3D, programs on VideoCore IV)
+    clocks: int = 0  # emulated time: clocks of the busiest QPU
+    tmu_read_bytes: int = 0
+    tmu_write_bytes: int = 0
+    uniform_bytes: int = 0
+    vpm_read_bytes: int = 0
+    vpm_write_bytes: int = 0
+    dma_read_bytes: int = 0
+    dma_write_bytes: int = 0
+    tmu_requests: int = 0
+    sfu_ops: int = 0
+    branches: int = 0
+    thread_switches: int = 0
+    translate_s: float = 0.0  # host seconds that the run waited for translations, compiled engine
+    execute_s: float = 0.0  # host seconds
+    cache_hits: int = 0
+    cache_misses: int = 0
+    fallbacks: Counter[str] = field(default_factory=Counter)  # reason -> instructions left to the reference engine
+    faults: list[str] = field(default_factory=list)  # what a lenient run let pass
+
+    @classmethod
+    def total(cls, runs: Sequence[RunStats]) -> RunStats:
+        """Several runs as one: counts and times are sums; `isa` and `engine` are those of the last."""
+        whole = cls(runs[-1].isa, runs[-1].engine)
+        for run in runs:
+            for each in fields(cls):
+                value = getattr(run, each.name)
+                if isinstance(value, dict):
+                    target = getattr(whole, each.name)
+                    for key, n in value.items():
+                        target[key] = target.get(key, 0) + n
+                elif each.name not in ("isa", "engine"):
+                    setattr(whole, each.name, getattr(whole, each.name) + value)
+        return whole
+
+    @property
+    def float_share(self) -> float:
+        """(float additions + float multiplications) / (2 x instructions): 1.0 is the issue peak."""
+        return (self.fadds + self.fmuls) / (2 * self.instructions) if self.instructions else 0.0
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes through TMU, uniforms and DMA."""
+        return (
+            self.tmu_read_bytes + self.tmu_write_bytes + self.uniform_bytes + self.dma_read_bytes + self.dma_write_bytes
+        )
+
+    def _repr_html_(self) -> str:
+        from qpu.display.emulation import stats_html
+
+        return stats_html(self)
+
+
+class Execution(Protocol):
+    """A job on a machine. It advances only when `run` is called; emulated time is its own."""
+
+    stats: RunStats
+
+    @property
+    def clocks(self) -> int:
+        """Emulated clocks since the start."""
+        ...
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def batches_done(self) -> int:
+        """Finished QPU threads; a watchdog calls the job stuck when this stands still."""
+        ...
+
+    def run(self, clocks: int | None = None) -> bool:
+        """Advance by about `clocks` emulated clocks (None: to the end); True when the job is done.
+
+        Raises: EmuFault in strict mode. KeyboardInterrupt passes; the execution may be resumed after it.
+        """
+        ...
+
+
+class V3dMachine(Protocol):
+    """Takes compute dispatches as the kernel programs them."""
+
+    def dispatch(self, cfg: Sequence[int]) -> Execution:
+        """cfg: the seven CSD registers CFG0..CFG6 as submitted."""
+        ...
+
+
+class Vc4Machine(Protocol):
+    """Takes user programs as the firmware or the SRQ registers start them."""
+
+    def launch(self, entries: Sequence[tuple[int, int]]) -> Vc4Execution:
+        """entries: (uniforms, code) bus addresses; program i runs on QPU i while QPUs are free."""
+        ...
+
+
+class Vc4Execution(Execution, Protocol):
+    """As Execution. `stats.threads` counts the programs that QPUs have taken so far.
+
+    open_ended: more programs may come, so that a deadlock is no fault yet; it is in `hung` then.
+    """
+
+    open_ended: bool
+
+    @property
+    def hung(self) -> EmuFault | None:
+        """Why the launch never ends by itself, once that is known."""
+        ...
+
+    def extend(self, entries: Sequence[tuple[int, int]]) -> None:
+        """Queue more programs behind those of the launch; only while it is not done."""
+        ...
+
+    def withdraw(self) -> int:
+        """Forget the programs that no QPU has taken; returns how many those were."""
+        ...
+
+    @property
+    def host_interrupts(self) -> int:
+        """Writes of non-zero values to the host interrupt register so far."""
+        ...
+
+
+Progress = Callable[[int, int], None]

@@ -1,0 +1,300 @@
+"""Native code of translated programs: optimising, linking, and the cache on disk.
+
+A cache entry is one file: a line of JSON (format, metadata) and the object code. Its name is a hash of everything the
+code depends on: program words, instruction set, engine version, host CPU and features. Files are written under another
+name and renamed, so that concurrent processes see whole entries or none; anything unreadable is ignored and replaced.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from llvmlite import binding
+
+from qpu.emu.engine.host_cpu import host
+
+__all__ = ["ENGINE_VERSION", "Improvement", "NativeCode", "build", "cache_directory", "has_avx512"]
+
+ENGINE_VERSION = 14  # change it whenever generated code changes
+CACHE_LIMIT = 256 << 20  # bytes; the oldest entries go first
+SCRAP_AGE = 3600  # seconds after which a file is taken to be abandoned
+_LOCK = threading.Lock()
+
+
+def cache_directory() -> Path | None:
+    """Where translations are kept; None when switched off (QPU_CACHE_DIR empty, ``0`` or ``off``)."""
+    chosen = os.environ.get("QPU_CACHE_DIR")
+    if chosen is not None:
+        return None if chosen.lower() in ("", "0", "off", "none") else Path(chosen)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "qpu" / "emulator"
+
+
+def has_avx512() -> bool:
+    """Whether the host can round each instruction in its own mode."""
+    return host().avx512
+
+
+def _machine(level: int) -> Any:
+    h = host()
+    target = binding.Target.from_default_triple()
+    # The host's widest vectors: one register holds all 16 lanes.
+    return target.create_target_machine(cpu=h.cpu, features=h.features, opt=level, jit=True)
+
+
+@dataclass(slots=True)
+class NativeCode:
+    """Callable machine code.
+
+    meta: what the translator stored beside it. keep: what must outlive the code. identity, text: what it was made from;
+    there is no text when it comes from the cache.
+    """
+
+    address: int
+    meta: dict[str, Any]
+    from_cache: bool
+    translate_s: float
+    keep: list[Any] = field(default_factory=list)
+    level: int = 0
+    identity: bytes = b""
+    text: str = field(default="", repr=False)
+
+    def function(self, result: Any, *arguments: Any, name: str = "run") -> Callable[..., Any]:
+        """A function of the code through ctypes; calls release the GIL."""
+        address = self.address if name == "run" else self.keep[0].get_function_address(name)
+        made: Callable[..., Any] = ctypes.CFUNCTYPE(result, *arguments)(address)
+        return made
+
+
+def _key(identity: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=20)
+    h = host()
+    for part in (
+        str(ENGINE_VERSION),
+        h.cpu,
+        h.features,
+        str(h.plain),
+        binding.__name__,
+        ".".join(map(str, binding.llvm_version_info)),
+    ):
+        digest.update(part.encode() + b"\0")
+    digest.update(identity)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bytes] | None:
+    try:
+        data = path.read_bytes()
+        head, _, code = data.partition(b"\n")
+        meta = json.loads(head)
+        if meta["format"] != ENGINE_VERSION or meta["size"] != len(code):
+            return None
+        if meta["sum"] != hashlib.blake2b(code, digest_size=16).hexdigest():
+            return None
+        os.utime(path)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return meta["meta"], code
+
+
+def _write(path: Path, meta: Mapping[str, Any], code: bytes) -> None:
+    head = {
+        "format": ENGINE_VERSION,
+        "size": len(code),
+        "sum": hashlib.blake2b(code, digest_size=16).hexdigest(),
+        "meta": meta,
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(json.dumps(head).encode() + b"\n" + code)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink()
+            raise
+        _trim(path.parent)
+    except OSError:
+        pass  # a cache that cannot be written is no cache
+
+
+def _trim(directory: Path) -> None:
+    """Remove the oldest entries beyond the limit, and what processes left that died while they wrote."""
+    for scrap in directory.glob(".new-*"):
+        try:
+            if time.time() - scrap.stat().st_mtime > SCRAP_AGE:
+                scrap.unlink()
+        except OSError:
+            continue
+    entries: list[tuple[float, int, Path]] = []
+    for entry in directory.glob("*.qpuc"):
+        try:
+            stat = entry.stat()
+        except OSError:
+            continue  # another process was faster
+        entries.append((stat.st_mtime, stat.st_size, entry))
+    total = sum(size for _, size, _ in entries)
+    for _, size, entry in sorted(entries):
+        if total <= CACHE_LIMIT:
+            return
+        try:
+            entry.unlink()
+        except OSError:
+            continue
+        total -= size
+
+
+def build(
+    identity: bytes, translate: Callable[[], tuple[str, dict[str, Any]]], *, level: int = 1, better: int | None = None
+) -> NativeCode:
+    """Machine code of what `translate` returns (IR text with a function ``run``, and metadata for JSON).
+
+    identity: everything the translation depends on, except the host. level: optimisation, 0..3. better: a level that is
+    taken instead when the cache has it. Raises: RuntimeError in threads that outlive the interpreter.
+    """
+    start = time.perf_counter()
+    with _LOCK:
+        if Improvement.ended and threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("the interpreter ends: launches that nobody waited for are not translated any more")
+        for wanted in (level,) if better is None else (better, level):
+            found = _load(identity, wanted)
+            if found is not None:
+                found.identity = identity
+                found.translate_s = time.perf_counter() - start
+                return found
+        text, meta = translate()
+        made = _compile(identity, text, meta, level)
+        made.translate_s = time.perf_counter() - start
+        return made
+
+
+def _path(identity: bytes, level: int) -> Path | None:
+    directory = cache_directory()
+    return None if directory is None else directory / f"{_key(identity + bytes([level]))}.qpuc"
+
+
+def _link(code: bytes, level: int) -> Any:
+    """An execution engine that holds the code. Raises: RuntimeError."""
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine(level))
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return engine
+
+
+def _load(identity: bytes, level: int) -> NativeCode | None:
+    path = _path(identity, level)
+    found = None if path is None else _read(path)
+    if found is None:
+        return None
+    meta, code = found
+    try:
+        engine = _link(code, level)
+        address = engine.get_function_address("run")
+    except RuntimeError:
+        return None
+    return NativeCode(address, meta, True, 0.0, [engine], level) if address else None
+
+
+def _compile(identity: bytes, text: str, meta: dict[str, Any], level: int) -> NativeCode:
+    machine = _machine(level)
+    module = binding.parse_assembly(text)
+    options = binding.create_pipeline_tuning_options(speed_level=level)
+    options.loop_vectorization = options.slp_vectorization = False
+    passes = binding.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    code = machine.emit_object(module)
+    engine = _link(code, level)
+    path = _path(identity, level)
+    if path is not None:
+        _write(path, meta, code)
+    return NativeCode(engine.get_function_address("run"), meta, False, 0.0, [engine], level, identity, text)
+
+
+class Improvement:
+    """Machine code at a better level, made by a host thread while the program runs on with what it has.
+
+    translate: makes the IR again, when `code` comes from the cache.
+    """
+
+    _running: ClassVar[Improvement | None] = None
+    ended: ClassVar[bool] = False
+
+    def __init__(self, code: NativeCode, translate: Callable[[], tuple[str, dict[str, Any]]], level: int) -> None:
+        self._old = code
+        self._translate = translate
+        self._level = level
+        self._code: NativeCode | None = None
+        # No daemon, whatever thread asks: a process that ends must not leave LLVM in mid-air.
+        self._thread = threading.Thread(target=self._make, name="qpu-translator", daemon=False)
+        Improvement._running = self
+        self._thread.start()
+
+    @classmethod
+    def of(
+        cls, code: NativeCode, translate: Callable[[], tuple[str, dict[str, Any]]], level: int
+    ) -> Improvement | None:
+        """Begin; None while other code is being improved."""
+        if cls.ended or (cls._running is not None and cls._running.busy):
+            return None
+        return cls(code, translate, level)
+
+    @classmethod
+    def end(cls) -> None:
+        """Wait, and begin no more."""
+        cls.ended = True
+        cls.wait()
+
+    @classmethod
+    def wait(cls) -> None:
+        """Until nothing is being improved: a process that forks must not do so inside LLVM."""
+        if cls._running is not None:
+            cls._running._thread.join()
+
+    def _make(self) -> None:
+        old = self._old
+        text, meta = (old.text, old.meta) if old.text else self._translate()
+        if json.dumps(meta) != json.dumps(old.meta):
+            return  # numbered otherwise: it could not take over
+        try:
+            self._code = _compile(old.identity, text, meta, self._level)
+        except RuntimeError:
+            return  # the code that runs stays
+        old.text = self._code.text = ""
+
+    @property
+    def busy(self) -> bool:
+        """It is not finished yet."""
+        return self._thread.is_alive()
+
+    def result(self) -> NativeCode | None:
+        """The code; None as long as there is none."""
+        return None if self.busy else self._code
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=Improvement.wait)
+
+
+@atexit.register
+def _end() -> None:
+    """Threads that outlive the interpreter must not use LLVM while it is taken down: wait for them, allow no more."""
+    with _LOCK:
+        Improvement.end()

@@ -1,0 +1,457 @@
+"""The kernel of an emulated board: its files, open descriptors, memory, clock and the device behind each node."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, cast
+
+from qpu.core.deferred_signals import Uninterrupted, deliver_held
+from qpu.emu.boards import BoardProfile
+from qpu.emu.engine.machine import RunStats
+from qpu.emu.engine.memory import Memory
+from qpu.emu.engines import ENGINES, make_machine
+from qpu.emu.linux.files import Node, board_files
+from qpu.errors import EmuFault, UsageError
+
+if TYPE_CHECKING:
+    from qpu.emu.engine.machine import V3dMachine, Vc4Machine
+    from qpu.emu.engine.trace import Trace
+    from qpu.emu.linux.devmem import Mem
+    from qpu.emu.linux.drm import DrmDevice
+    from qpu.emu.linux.gpu_jobs import V3dQueue, Vc4Gpu
+    from qpu.emu.linux.mailbox import Firmware
+    from qpu.emu.linux.vcsm import CmaHeap, VcsmDevice
+
+__all__ = ["Clock", "FdTable", "Interrupt", "Kernel", "OpenFile", "RegisterBlock", "Span", "Subscriber", "fail"]
+
+NS = 1_000_000_000
+KEEP_RUNS = 256
+SYSCALL_NS = 1_000  # emulated time of one system call; any positive value keeps polling loops moving
+READ_CLOCK_NS = 100
+LOOK_S = 0.05  # of host time, between looks at signals while another thread is inside the kernel
+
+Subscriber = Callable[[str], None]
+
+
+def fail(number: int, path: str | None = None) -> OSError:
+    """The OSError of an errno."""
+    return OSError(number, os.strerror(number)) if path is None else OSError(number, os.strerror(number), path)
+
+
+class Clock:
+    """Emulated time in nanoseconds. It moves with system calls, sleeping, and with jobs that are waited for.
+
+    host: absolute times given by the program are of the host's monotonic clock (programs that read it themselves).
+    """
+
+    def __init__(self, *, host: bool = False) -> None:
+        self.now_ns = 10 * NS  # since boot
+        self._host = host
+
+    def absolute(self, when_ns: int) -> int:
+        """The emulated time of an absolute CLOCK_MONOTONIC time of the program."""
+        if self._host:
+            return self.now_ns + when_ns - time.monotonic_ns()
+        return when_ns
+
+    def reach(self, when_ns: int) -> None:
+        """It is at least `when_ns` now."""
+        self.now_ns = max(self.now_ns, when_ns)
+
+
+@dataclass(slots=True)
+class Span:
+    """A piece of GPU-visible memory that a file maps.
+
+    release: called once when it is unmapped. placed: told the user address of the map.
+    """
+
+    address: int
+    size: int
+    release: Callable[[], None]
+    placed: Callable[[int], None] | None = None
+
+
+class RegisterBlock:
+    """Device registers that a file maps. `base`: physical address. Offsets are multiples of 4 below `size`."""
+
+    def __init__(self, base: int, size: int) -> None:
+        self.base = base
+        self.size = size
+
+    def read32(self, offset: int) -> int:
+        """The register at `offset`."""
+        raise NotImplementedError
+
+    def write32(self, offset: int, value: int) -> None:
+        """Set the register at `offset`."""
+        raise NotImplementedError
+
+
+class OpenFile:
+    """What a descriptor refers to. `count`: descriptors that share it. `writable`: opened for writing."""
+
+    label = "file"
+
+    def __init__(self, kernel: Kernel, path: str) -> None:
+        self.kernel = kernel
+        self.path = path
+        self.count = 0
+        self.writable = True
+
+    def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
+        """Bytes of the argument that the kernel touches. peek: its first n bytes."""
+        return request >> 16 & 0x3FFF
+
+    def ioctl(self, request: int, arg: bytearray) -> int:
+        """One request; `arg` is changed in place. Raises: OSError."""
+        raise fail(errno.ENOTTY)
+
+    def mmap(self, size: int, offset: int) -> Span | RegisterBlock:
+        """Map a piece. Raises: OSError."""
+        raise fail(errno.ENODEV)
+
+    def release(self) -> None:
+        """The last descriptor is gone."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Interrupt:
+    """A wish of a thread that others of its process (given by its descriptors) leave their system calls.
+
+    threads: which ones; None for all others.
+    """
+
+    by: int
+    process: FdTable
+    threads: Collection[int] | None
+
+    def means(self, process: FdTable) -> bool:
+        """True when the calling thread, which belongs to `process`, shall leave."""
+        me = threading.get_ident()
+        return process is self.process and me != self.by and (self.threads is None or me in self.threads)
+
+
+class Whole(Uninterrupted):
+    """A block that holds the kernel's lock and signal handlers off; see `Kernel.whole`."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: threading.RLock) -> None:
+        super().__init__()
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        try:
+            while not self._lock.acquire(timeout=LOOK_S):
+                deliver_held()
+        except BaseException:
+            self._stop.__exit__(None, None, None)
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._lock.release()
+        super().__exit__(kind, error, at)
+
+
+class FdTable:
+    """Descriptors of the emulated process. Subclasses may use descriptors of the real one."""
+
+    FIRST = 3
+
+    def __init__(self) -> None:
+        self._files: dict[int, OpenFile] = {}
+
+    def allocate(self) -> int:
+        """A number that is free: the lowest."""
+        fd = self.FIRST
+        while fd in self._files:
+            fd += 1
+        return fd
+
+    def discard(self, fd: int) -> None:
+        """The number is not used any more."""
+
+    def install(self, file: OpenFile) -> int:
+        """A new descriptor for `file`."""
+        fd = self.allocate()
+        self.adopt(fd, file)
+        return fd
+
+    def adopt(self, fd: int, file: OpenFile) -> None:
+        """Descriptor `fd`, which is free, refers to `file` from now on."""
+        file.count += 1
+        self._files[fd] = file
+
+    def get(self, fd: int) -> OpenFile:
+        """The file behind `fd`. Raises: OSError EBADF."""
+        try:
+            return self._files[fd]
+        except KeyError:
+            raise fail(errno.EBADF) from None
+
+    def __contains__(self, fd: object) -> bool:
+        return fd in self._files
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor. Raises: OSError EBADF."""
+        file = self.get(fd)
+        del self._files[fd]
+        self.discard(fd)
+        file.count -= 1
+        if file.count == 0:
+            file.release()
+
+    def close_all(self) -> None:
+        """As at the end of a process."""
+        for fd in sorted(self._files):
+            self.close(fd)
+
+    @property
+    def open(self) -> list[tuple[int, OpenFile]]:
+        """Open descriptors in order."""
+        return sorted(self._files.items())
+
+
+class Kernel:
+    """An emulated board below the system calls. All of it is guarded by one lock, `lock`.
+
+    machine: makes the machine when the first job comes (default: by `engine`). host_clock: the program reads the
+    host's clock itself. shared_memory: GPU memory can be mapped by descriptor (`Memory.fd`).
+    """
+
+    def __init__(
+        self,
+        profile: BoardProfile,
+        *,
+        strict: bool = True,
+        engine: str = "auto",
+        pointer_size: int = 8,
+        trace: Trace | None = None,
+        machine: Callable[[Kernel], V3dMachine | Vc4Machine] | None = None,
+        host_clock: bool = False,
+        shared_memory: bool = False,
+        fds: FdTable | None = None,
+    ) -> None:
+        if engine not in ENGINES:
+            raise UsageError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)} (also in QPU_EMU_ENGINE)")
+        if pointer_size not in (4, 8):
+            raise UsageError(f"pointer size {pointer_size}; allowed: 4, 8")
+        self.profile = profile
+        self.strict = strict
+        self.pointer_size = pointer_size
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)  # something was submitted or signalled
+        self.clock = Clock(host=host_clock)
+        self.files = board_files(profile)
+        self.fds = fds if fds is not None else FdTable()
+        # VideoCore IV: bus addresses without their alias are below 1 GiB.
+        self.memory = Memory(1 << 32 if profile.is_drm else 1 << 30, shared=shared_memory)
+        self.runs: deque[RunStats] = deque(maxlen=KEEP_RUNS)
+        self.on_work: Callable[[], None] | None = None  # told when a job was queued that nobody waits for yet
+        self.interrupts: list[Interrupt] = []
+        self.tables = [self.fds]  # of all processes; `fds` is that of the one whose call it is
+        self.last_call = 0.0  # host time of the latest system call
+        self.subscribers: list[Subscriber] = []  # told of each fault that a lenient run let pass
+        self.faults: Counter[str] = Counter()
+        self.hz = profile.clock_hz
+        self._engine = engine
+        self._trace = trace
+        self._make = machine
+        self._machine: V3dMachine | Vc4Machine | None = None
+        self._closed = False
+        self._build()
+
+    def _build(self) -> None:
+        from qpu.emu.linux.devmem import Mem
+        from qpu.emu.linux.drm import DrmDevice
+        from qpu.emu.linux.gpu_jobs import V3dQueue, Vc4Gpu
+        from qpu.emu.linux.mailbox import Firmware
+        from qpu.emu.linux.vcsm import CmaHeap, VcsmDevice
+
+        self.drm: DrmDevice | None = None
+        self.v3d: V3dQueue | None = None
+        self.vc4: Vc4Gpu | None = None
+        if self.profile.is_drm:
+            self.v3d = V3dQueue(self)
+            self.drm = DrmDevice(self, self.v3d)
+        else:
+            self.vc4 = Vc4Gpu(self)
+        self.firmware: Firmware = Firmware(self)
+        self.cma: CmaHeap = CmaHeap(self)
+        self.vcsm: VcsmDevice = VcsmDevice(self)
+        self.mem: Mem = Mem(self)
+
+    # the machine
+
+    @property
+    def machine(self) -> V3dMachine | Vc4Machine:
+        """The machine, made on first use."""
+        if self._machine is None:
+            if self._make is not None:
+                self._machine = self._make(self)
+            else:
+                self._machine = make_machine(
+                    self.profile, self.memory, strict=self.strict, engine=self._engine, trace=self._trace
+                )
+        return self._machine
+
+    @property
+    def has_machine(self) -> bool:
+        """False while nothing has run."""
+        return self._machine is not None
+
+    @property
+    def v3d_machine(self) -> V3dMachine:
+        """The machine of a V3D board."""
+        return cast("V3dMachine", self.machine)
+
+    @property
+    def vc4_machine(self) -> Vc4Machine:
+        """The machine of a VideoCore IV board."""
+        return cast("Vc4Machine", self.machine)
+
+    def record(self, stats: RunStats) -> None:
+        """A job is over: keep its statistics, tell of its faults."""
+        self.runs.append(stats)
+        for text in stats.faults:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """A fault that a lenient run let pass."""
+        self.faults[text] += 1
+        for tell in self.subscribers:
+            tell(text)
+
+    def not_modelled(self, what: str) -> EmuFault:
+        """The fault for a request the emulated board cannot answer; the caller raises it, strict or not."""
+        return EmuFault("not-modelled", f"{what} is not modelled by the emulated {self.profile.name}")
+
+    # system calls; callers hold the lock through `call`
+
+    @contextmanager
+    def call(self, process: FdTable | None = None) -> Iterator[None]:
+        """Guard one system call of a process (default: the first one) and count its time.
+
+        As in a real kernel, Python's signal handlers wait until it is over, or until `check_interrupted`.
+        """
+        with self.whole():
+            if self._closed or (process is not None and process not in self.tables):
+                raise fail(errno.EBADF)
+            self.fds = self.tables[0] if process is None else process
+            self.clock.now_ns += SYSCALL_NS
+            try:
+                yield
+            finally:
+                self.last_call = time.monotonic()
+
+    def whole(self) -> Whole:
+        """Hold the lock, and signal handlers off; they run while this waits for the lock, and at the end."""
+        return Whole(self.lock)
+
+    def check_interrupted(self) -> None:
+        """Asked between steps of an emulation, where all is whole: lets signal handlers run.
+
+        Raises: what they raise; OSError EINTR when somebody wants this thread out.
+        """
+        deliver_held()
+        if self.interrupts and any(i.means(self.fds) for i in self.interrupts):
+            raise fail(errno.EINTR)
+
+    def wake(self) -> None:
+        """A job was queued."""
+        if self.on_work is not None:
+            self.on_work()
+
+    def step(self) -> bool:
+        """Let queued jobs advance a little although nobody waits for them; False when there are none.
+
+        Programs that watch memory instead of calling the kernel depend on it.
+        """
+        with self.lock:
+            if self._closed:
+                return False
+            if self.v3d is not None:
+                return self.v3d.step()
+            return self.mem.step()
+
+    def lookup(self, path: str) -> tuple[str, Node]:
+        """The device node or file at `path`. Raises: OSError."""
+        try:
+            return self.files.resolve(path)
+        except OSError as error:
+            raise fail(error.errno or errno.ENOENT, path) from None
+
+    def open(self, path: str) -> OpenFile:
+        """Open a device node. Raises: OSError: ENOENT, EACCES, EISDIR, ENXIO; EmuFault for nodes without a model."""
+        real, node = self.lookup(path)
+        if node.kind == stat.S_IFDIR:
+            raise fail(errno.EISDIR, path)
+        if node.kind != stat.S_IFCHR:
+            raise fail(errno.ENXIO, path)
+        if self.profile.deny or (node.device == "mem" and not self.profile.devmem):
+            raise fail(errno.EACCES, path)
+        match node.device:
+            case "v3d-card" | "v3d-render":
+                assert self.drm is not None
+                return self.drm.open(real, render=node.device == "v3d-render")
+            case "vc4-card" | "vc4-render":
+                from qpu.emu.linux.drm import DisplayFile
+
+                return DisplayFile(self, real)
+            case "vcio":
+                return self.firmware.open(real)
+            case "vcsm-cma":
+                return self.cma.open(real)
+            case "vcsm":
+                return self.vcsm.open(real)
+            case "mem":
+                return self.mem.open(real)
+        raise self.not_modelled(f"device {real}")
+
+    # leaks
+
+    def allocated(self) -> list[str]:
+        """What programs hold right now, one line each; empty when everything was given back."""
+        found = [f"fd {fd}: {file.path}" for table in self.tables for fd, file in table.open]
+        for region in self.memory.regions:
+            found.append(f"memory 0x{region.address:08x}+0x{region.size:x}: {region.name}")
+        if self.drm is not None:
+            found += self.drm.allocated()
+        found += self.firmware.allocated()
+        return found
+
+    def close(self) -> None:
+        """Power off: every descriptor closed, all memory returned; idempotent."""
+        with self.whole():
+            if self._closed:
+                return
+            if self.v3d is not None:
+                self.v3d.abandon()
+            for table in self.tables:
+                self.fds = table
+                table.close_all()
+            self._closed = True
+            self._machine = None
+            self.memory.close()
+
+    def disown(self) -> None:
+        """After fork, in the child: the board is the parent's; forget it without freeing anything."""
+        self._closed = True
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._closed

@@ -1,0 +1,500 @@
+"""/dev/mem of an emulated board: the firmware's memory and the V3D register block (drivers.md 6, vc4.md 18)."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from qpu.core.isa import Isa
+from qpu.drivers.counters import COUNTERS
+from qpu.emu.engine.machine import RunStats, Vc4Execution
+from qpu.emu.linux.core import NS, OpenFile, RegisterBlock, Span, fail
+from qpu.emu.linux.drm_perfmon import count_event
+from qpu.errors import EmuFault
+
+if TYPE_CHECKING:
+    from qpu.emu.boards import BoardProfile
+    from qpu.emu.linux.core import Kernel
+
+__all__ = ["VC4_EVENTS", "Mem", "MemFile", "V3dRegisters", "Vc4Registers"]
+
+POWERED_OFF = 0xDEADBEEF  # like what VideoCore IV answers while V3D is off (drivers.md 6.1)
+BLOCK = 0x1000  # bytes of the V3D block of VideoCore IV
+QUEUE_DEPTH = 16
+FIRST_POLL_NS = 20_000  # emulated time a polled status register lets pass; doubled at each poll
+LAST_POLL_NS = NS // 50
+U32 = 0xFFFFFFFF
+
+# Event sources of VideoCore IV by number (vc4.md 18.1); the others are 0 here.
+VC4_EVENTS = {
+    13: "QPU-total-idle-clk-cycles",
+    16: "QPU-total-clk-cycles-executing-valid-instr",
+    17: "QPU-total-clk-cycles-waiting-TMU",
+    20: "QPU-total-instr-cache-hit",
+    21: "QPU-total-instr-cache-miss",
+    22: "QPU-total-uniform-cache-hit",
+    23: "QPU-total-uniform-cache-miss",
+    24: "TMU-total-text-quads-processed",
+    25: "TMU-total-text-cache-miss",
+    28: "L2C-total-cache-hit",
+    29: "L2C-total-cache-miss",
+}
+VC4_SOURCES = 30
+
+_SUMMED = tuple(f.name for f in fields(RunStats) if f.type == "int")
+
+
+def add_stats(total: RunStats, more: RunStats) -> None:
+    """Add the counts of a run."""
+    for name in _SUMMED:
+        setattr(total, name, getattr(total, name) + getattr(more, name))
+
+
+class EventCounters:
+    """Performance counters read by register: `slots` of them, each with a source, counting while enabled."""
+
+    def __init__(self, slots: int, count: Callable[[int], int]) -> None:
+        self._count = count
+        self.source = [0] * slots
+        self._base = [0] * slots  # value when last frozen
+        self._since = [0] * slots  # the source's count when counting began
+        self.enabled = 0  # bit per slot
+
+    def value(self, slot: int) -> int:
+        """Counter `slot`, u32."""
+        value = self._base[slot]
+        if self.enabled >> slot & 1:
+            value += self._count(self.source[slot]) - self._since[slot]
+        return value & U32
+
+    def enable(self, mask: int) -> None:
+        """Count in the slots of `mask` only."""
+        for slot in range(len(self.source)):
+            was, now = self.enabled >> slot & 1, mask >> slot & 1
+            if was and not now:
+                self._base[slot] = self.value(slot)
+            elif now and not was:
+                self._since[slot] = self._count(self.source[slot])
+        self.enabled = mask & (1 << len(self.source)) - 1
+
+    def clear(self, mask: int) -> None:
+        """Set the counters of `mask` to 0."""
+        for slot in range(len(self.source)):
+            if mask >> slot & 1:
+                self._base[slot] = 0
+                self._since[slot] = self._count(self.source[slot])
+
+    def select(self, slot: int, source: int) -> None:
+        """Count another event in a slot."""
+        self._base[slot] = self.value(slot)
+        self.source[slot] = source
+        self._since[slot] = self._count(source)
+
+
+class Totals:
+    """What all runs of a board did so far, as events."""
+
+    def __init__(self, profile: BoardProfile) -> None:
+        self._profile = profile
+        self.stats = RunStats(profile.isa)
+        self.clocks = 0
+
+    def add(self, stats: RunStats, clocks: int) -> None:
+        """A run is over."""
+        add_stats(self.stats, stats)
+        self.clocks += clocks
+
+    def count(self, name: str, running: RunStats | None = None, clocks: int = 0) -> int:
+        """How often the event happened, a run under way included."""
+        stats = self.stats
+        if running is not None:
+            stats = RunStats(self._profile.isa)
+            add_stats(stats, self.stats)
+            add_stats(stats, running)
+        return count_event(name, stats, self.clocks + clocks, self._profile)
+
+
+class Vc4Registers:
+    """The V3D block of VideoCore IV: identity, launches by SRQPC, counters.
+
+    QPUs take queued programs as soon as they are free. Emulated time passes only while the status is polled, so
+    programs that are queued before the first poll start together.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        p = kernel.profile
+        # 3:0 revision, 7:4 slices, 11:8 QPUs, 15:12 TMUs, 23:16 semaphores, 31:28 VPM KiB; the VPM has 12 KiB.
+        ident1 = 1 | p.slices << 4 | p.qpus_per_slice << 8 | p.tmus_per_slice << 12 | 16 << 16 | 12 << 28
+        self._fixed = {0x000: 0x02443356, 0x004: ident1, 0x008: 0x00000A20, 0xF20: 0}
+        self._stored = {
+            **dict.fromkeys((0x010, 0x030, 0x034, 0x038, 0x410, 0x414, 0x418, 0x434, 0x500, 0x504, 0xE00, 0xE2C), 0),
+            0x438: U32,
+        }
+        self._waiting: list[tuple[int, int]] = []
+        self._made = 0
+        self._completed = 0
+        self._overflow = False
+        self._running: Vc4Execution | None = None
+        self._seen = 0  # programs of the running launch already counted
+        self._launched = 0  # programs of the running launch
+        self._interrupts = 0
+        self._poll_ns = FIRST_POLL_NS
+        self._queued_ns = 0  # when the last program was queued
+        self._told: Vc4Execution | None = None  # whose deadlock a lenient run was told of
+        self._fault: EmuFault | None = None  # of programs that nobody watched; the next look at the status raises it
+        self.totals = Totals(p)
+        self.counters = EventCounters(16, self._events)
+        assert kernel.vc4 is not None
+        kernel.vc4.finished.append(self._ended)
+
+    def _events(self, source: int) -> int:
+        name = VC4_EVENTS.get(source)
+        if name is None:
+            return 0
+        active = self.kernel.vc4.active if self.kernel.vc4 is not None else None
+        if active is None:
+            return self.totals.count(name)
+        return self.totals.count(name, active.stats, active.clocks)
+
+    def _ended(self, execution: Vc4Execution) -> None:
+        self.totals.add(execution.stats, execution.clocks)
+        if execution is self._running:
+            self._take(execution)
+            self._running = None
+
+    def _take(self, execution: Vc4Execution) -> None:
+        self._completed += execution.batches_done - self._seen
+        self._seen = execution.batches_done
+        if execution.host_interrupts:
+            self._interrupts |= self._stored[0xE2C] & 0xFFFF
+
+    def _poll(self) -> None:
+        """Let time pass: somebody looks at the status."""
+        gpu = self.kernel.vc4
+        assert gpu is not None
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise fault
+        clock = self.kernel.clock
+        until = clock.now_ns + self._poll_ns
+        busy = gpu.active is not None or bool(self._waiting)
+        while True:
+            if gpu.active is None:
+                if not self._waiting:
+                    break
+                entries, self._waiting = self._waiting, []
+                self._reserved()
+                self._running, self._seen, self._launched = None, 0, len(entries)
+                self._running = gpu.launch(entries)
+                self._running.open_ended = True
+            elif self._running is gpu.active and self._waiting:
+                self._running.extend(self._waiting)
+                self._launched += len(self._waiting)
+                self._waiting = []
+            idle = gpu.run(until)
+            if self._running is not None:
+                self._take(self._running)
+            if not idle:
+                break
+            clock.reach(min(gpu.now_ns, until))
+        if busy:
+            if gpu.active is not None:
+                clock.reach(until)
+            self._poll_ns = min(LAST_POLL_NS, 2 * self._poll_ns)
+        self._tell_hung()
+
+    def _tell_hung(self) -> None:
+        """Programs wait for each other, and a second has gone by without another one that could release them."""
+        gpu, running = self.kernel.vc4, self._running
+        assert gpu is not None
+        if running is None or running.hung is None or self.kernel.clock.now_ns - self._queued_ns < NS:
+            return
+        if self.kernel.strict:
+            gpu.abandon()
+            raise running.hung
+        if running is not self._told:
+            self._told = running
+            self.kernel.warn(str(running.hung))
+
+    def step(self) -> bool:
+        """Work a little although nobody looks; False when there is nothing to do."""
+        if self._fault is not None or (self._running is None and not self._waiting):
+            return False
+        if self._running is not None and self._running.hung is not None and not self._waiting:
+            return False
+        try:
+            self._poll()
+        except EmuFault as fault:
+            self._fault = fault
+        return True
+
+    def _reserved(self) -> None:
+        if (self._stored[0x410] | self._stored[0x414]) & 0x11111111:
+            raise self.kernel.not_modelled("keeping user programs off some QPUs (SQRSV0, SQRSV1, bit 0 of a field)")
+
+    def read(self, offset: int) -> int:
+        """A register."""
+        gpu = self.kernel.vc4
+        assert gpu is not None
+        if not gpu.enabled and not self.kernel.profile.kms:
+            return POWERED_OFF
+        if offset in self._fixed:
+            return self._fixed[offset]
+        if offset == 0x43C:
+            self._poll()
+            overflow = int(self._overflow) << 7
+            return (self._completed & 255) << 16 | (self._made & 255) << 8 | overflow | self._queued()
+        if offset == 0xE30:
+            self._poll()
+            return self._interrupts
+        if offset in (0x020, 0x024, 0x670, 0x430):
+            return 0
+        if offset == 0x674:
+            return self.counters.enabled | (1 << 31 if self.counters.enabled else 0)
+        if 0x680 <= offset < 0x700:
+            slot = (offset - 0x680) // 8
+            return self.counters.source[slot] if offset & 4 else self.counters.value(slot)
+        if offset in self._stored:
+            return self._stored[offset]
+        raise self.kernel.not_modelled(f"V3D register 0x{offset:03x}")
+
+    def write(self, offset: int, value: int) -> None:
+        """Set a register."""
+        gpu = self.kernel.vc4
+        assert gpu is not None
+        if not gpu.enabled and not self.kernel.profile.kms:
+            return  # powered off
+        if offset == 0x430:
+            self._launch(value)
+        elif offset == 0x43C:
+            self._control(value)
+        elif offset == 0xE30:
+            self._interrupts &= ~value
+        elif offset in (0x020, 0x024):
+            pass  # caches hold nothing that memory does not
+        elif offset == 0x670:
+            self.counters.clear(value)
+        elif offset == 0x674:
+            self.counters.enable(value if value >> 31 else 0)
+        elif 0x680 <= offset < 0x700:
+            slot = (offset - 0x680) // 8
+            if offset & 4:
+                if not 0 <= value < VC4_SOURCES:
+                    raise self.kernel.not_modelled(f"V3D performance counter source {value}")
+                self.counters.select(slot, value)
+            else:
+                self.counters.clear(1 << slot)
+        elif offset in self._stored:
+            self._stored[offset] = value
+        elif offset not in self._fixed:
+            raise self.kernel.not_modelled(f"V3D register 0x{offset:03x}")
+
+    def _queued(self) -> int:
+        """Programs that no QPU has taken."""
+        queued = len(self._waiting)
+        if self._running is not None:
+            queued += self._launched - self._running.stats.threads
+        return queued
+
+    def _room(self) -> int:
+        """Programs that can still be queued: 16, and one for each QPU that would take it at once."""
+        qpus = self.kernel.profile.qpus
+        active = self.kernel.vc4.active if self.kernel.vc4 is not None else None
+        free = qpus if active is None else max(0, qpus - (active.stats.threads - active.batches_done))
+        return QUEUE_DEPTH + free - self._queued()
+
+    def _launch(self, code: int) -> None:
+        if self.kernel.profile.kms:
+            raise EmuFault(
+                "kms-owns-v3d",
+                "a program was started by register (SRQPC) while the kernel's driver owns V3D",
+            )
+        self._made += 1
+        if self._room() <= 0:
+            self._overflow = True
+            return
+        uniforms = self._stored[0x434] if self._stored[0x438] else 0
+        self._waiting.append((uniforms, code))
+        self._queued_ns = self.kernel.clock.now_ns
+        self.kernel.wake()
+        self._poll_ns = FIRST_POLL_NS
+
+    def _control(self, value: int) -> None:
+        if value & 1:
+            self._waiting.clear()
+            if self._running is not None:
+                self._launched -= self._running.withdraw()
+        if value >> 7 & 1:
+            self._overflow = False
+        if value >> 8 & 1:
+            self._made = 0
+        if value >> 16 & 1:
+            self._completed = 0
+
+
+class V3dRegisters:
+    """Identity and counters of V3D 4.2 and 7.1 by register; launches go through DRM.
+
+    Offsets of the identity registers as the kernel's driver names them, `Basis.DRIVER`.
+    """
+
+    SLOTS = 32
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.totals = Totals(kernel.profile)
+        self.counters = EventCounters(self.SLOTS, self._events)
+
+    def _events(self, source: int) -> int:
+        names = COUNTERS[self.kernel.profile.isa]
+        return self.totals.count(names[source]) if source < len(names) else 0
+
+    def identity(self) -> dict[int, int]:
+        """GET_PARAM number -> value."""
+        from qpu.emu.linux.drm import V3dFile
+
+        assert self.kernel.drm is not None
+        return V3dFile.identity(self.kernel.profile)
+
+    def read_hub(self, offset: int) -> int:
+        """A register of the hub."""
+        param = {0x004: 0, 0x00C: 1, 0x010: 2, 0x014: 3}.get(offset)
+        if param is None:
+            raise self.kernel.not_modelled(f"V3D hub register 0x{offset:03x}")
+        return self.identity()[param]
+
+    def read(self, offset: int) -> int:
+        """A register of the core."""
+        if offset in (0x000, 0x004, 0x008):
+            return self.identity()[4 + offset // 4]
+        if offset == 0x650:
+            return self.counters.enabled
+        if offset in (0x654, 0x658):
+            return 0
+        if 0x660 <= offset < 0x680:
+            first = offset - 0x660
+            return sum(self.counters.source[first + i] << 8 * i for i in range(4))
+        if 0x680 <= offset < 0x700:
+            return self.counters.value((offset - 0x680) // 4)
+        raise self.kernel.not_modelled(f"V3D core register 0x{offset:03x}")
+
+    def write(self, offset: int, value: int) -> None:
+        """Set a register of the core."""
+        if offset == 0x650:
+            self.counters.enable(value)
+        elif offset == 0x654:
+            self.counters.clear(value)
+        elif offset == 0x658:
+            pass  # overflow flags: counters do not overflow here within a job
+        elif 0x660 <= offset < 0x680:
+            width = 0x7F if self.kernel.profile.isa is Isa.V3D42 else 0xFF
+            for i in range(4):
+                self.counters.select(offset - 0x660 + i, value >> 8 * i & width)
+        else:
+            raise self.kernel.not_modelled(f"writing V3D core register 0x{offset:03x}")
+
+
+class PhysicalRegisters(RegisterBlock):
+    """A map of physical register space."""
+
+    def __init__(self, mem: Mem, base: int, size: int) -> None:
+        super().__init__(base, size)
+        self._mem = mem
+
+    def _address(self, offset: int) -> int:
+        if offset % 4 or not 0 <= offset <= self.size - 4:
+            raise ValueError(f"register offset {offset:#x}; allowed: multiples of 4 below {self.size:#x}")
+        return self.base + offset
+
+    def read32(self, offset: int) -> int:
+        """The register at `offset` bytes from the start of the map."""
+        return self._mem.read32(self._address(offset))
+
+    def write32(self, offset: int, value: int) -> None:
+        """Set the register at `offset` to a u32."""
+        if not 0 <= value <= U32:
+            raise ValueError(f"register value {value:#x}; allowed: 0..0xffffffff")
+        self._mem.write32(self._address(offset), value)
+
+
+class Mem:
+    """What /dev/mem reaches."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self._vc4: Vc4Registers | None = None
+        self._v3d: V3dRegisters | None = None
+        p = kernel.profile
+        if p.is_drm:
+            self._v3d = V3dRegisters(kernel)
+            self._hub = 0xFEC0_0000 if p.isa is Isa.V3D42 else 0x10_0200_0000
+            first, size = {Isa.V3D42: (p.peripheral_base, 0x0180_0000)}.get(p.isa, (0x10_0000_0000, 0x1_0000_0000))
+        else:
+            self._vc4 = Vc4Registers(kernel)
+            self._hub = -1
+            first, size = p.peripheral_base, 0x0100_0000
+        self._first, self._end = first, first + size
+
+    def open(self, path: str) -> MemFile:
+        """Open /dev/mem."""
+        return MemFile(self.kernel, path)
+
+    def count(self, stats: RunStats, clocks: int) -> None:
+        """A run of a V3D board is over."""
+        if self._v3d is not None:
+            self._v3d.totals.add(stats, clocks)
+
+    def step(self) -> bool:
+        """Programs started by register advance a little; False when there are none."""
+        return self._vc4 is not None and self._vc4.step()
+
+    def registers(self, base: int, size: int) -> RegisterBlock | None:
+        """A map of [base, base + size) when that is register space."""
+        if self._first <= base and base + size <= self._end and size > 0:
+            return PhysicalRegisters(self, base, size)
+        return None
+
+    def read32(self, address: int) -> int:
+        """A device register by physical address."""
+        base = self.kernel.profile.v3d_base
+        if self._vc4 is not None and base <= address < base + BLOCK:
+            return self._vc4.read(address - base)
+        if self._v3d is not None:
+            if self._hub <= address < self._hub + 0x4000:
+                return self._v3d.read_hub(address - self._hub)
+            if base <= address < base + 0x4000:
+                return self._v3d.read(address - base)
+        raise self.kernel.not_modelled(f"the device register at physical address 0x{address:x}")
+
+    def write32(self, address: int, value: int) -> None:
+        """Set a device register by physical address."""
+        base = self.kernel.profile.v3d_base
+        if self._vc4 is not None and base <= address < base + BLOCK:
+            self._vc4.write(address - base, value)
+        elif self._v3d is not None and base <= address < base + 0x4000:
+            self._v3d.write(address - base, value)
+        else:
+            raise self.kernel.not_modelled(f"writing the device register at physical address 0x{address:x}")
+
+
+class MemFile(OpenFile):
+    """An open /dev/mem of a kernel with STRICT_DEVMEM: peripherals and the firmware's memory, no ordinary RAM."""
+
+    label = "mem"
+
+    def mmap(self, size: int, offset: int) -> Span | RegisterBlock:
+        """Map physical addresses from `offset`."""
+        if size <= 0 or offset % self.kernel.profile.page_size:
+            raise fail(errno.EINVAL)
+        if not self.writable:
+            raise fail(errno.EACCES)
+        registers = self.kernel.mem.registers(offset, size)
+        if registers is not None:
+            return registers
+        heap = self.kernel.firmware.heap
+        if heap is not None and heap.holds(offset, size):
+            return Span(offset, size, lambda: None)
+        raise fail(errno.EPERM)

@@ -1,0 +1,393 @@
+"""Submitting to the emulated v3d driver: compute dispatches, CPU jobs, and the extensions of both (drivers.md 1.3)."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qpu.drivers.uapi import drm
+from qpu.drivers.uapi.drm import ExtensionId, Queue
+from qpu.emu.linux.core import fail
+from qpu.emu.linux.gpu_jobs import Fence, Work
+from qpu.emu.linux.user_memory import read_user
+
+if TYPE_CHECKING:
+    from qpu.emu.linux.drm import Arguments, BufferObject, V3dFile
+    from qpu.emu.linux.drm_sync import SyncObject
+    from qpu.emu.linux.gpu_jobs import Observer
+
+__all__ = ["submit_cpu", "submit_csd"]
+
+OLD_CSD_SIZE = 72  # kernels of the 5.4 era know the structure up to out_sync
+UNTOUCHED = 0xFFFFFFFF  # a workgroup count whose uniform stays as it is
+MAX_EXTENSIONS = 64  # a longer chain is a loop
+
+# Buffers that each CPU extension needs.
+_CPU_BUFFERS = {
+    ExtensionId.CPU_INDIRECT_CSD: 1,
+    ExtensionId.CPU_TIMESTAMP_QUERY: 1,
+    ExtensionId.CPU_RESET_TIMESTAMP_QUERY: 1,
+    ExtensionId.CPU_COPY_TIMESTAMP_QUERY: 2,
+    ExtensionId.CPU_RESET_PERFORMANCE_QUERY: 0,
+    ExtensionId.CPU_COPY_PERFORMANCE_QUERY: 1,
+}
+
+
+@dataclass(slots=True)
+class _Extensions:
+    """What the list of extensions asks for. waits, signals: sync objects of a multisync, None without one."""
+
+    waits: list[SyncObject] | None = None
+    wait_stage: int = 0
+    signals: list[SyncObject] | None = None
+    cpu: ExtensionId | None = None
+    cpu_address: int = 0
+
+
+def _structure(file: V3dFile, name: str, address: int) -> Arguments:
+    from qpu.emu.linux.drm import Arguments
+
+    layout = drm.layout(name, file.kernel.pointer_size)
+    return Arguments(layout, bytearray(read_user(address, layout.size)))
+
+
+def _extensions(file: V3dFile, address: int, *, cpu: bool) -> _Extensions:
+    found = _Extensions()
+    for _ in range(MAX_EXTENSIONS):
+        if not address:
+            return found
+        head = _structure(file, "drm_v3d_extension", address)
+        try:
+            kind = ExtensionId(head["id"])
+        except ValueError:
+            raise fail(errno.EINVAL) from None
+        if kind is ExtensionId.MULTI_SYNC:
+            _multisync(file, address, found)
+        else:
+            if not cpu or found.cpu is not None:
+                raise fail(errno.EINVAL)
+            found.cpu, found.cpu_address = kind, address
+        address = head["next"]
+    raise fail(errno.EINVAL)
+
+
+def _sems(file: V3dFile, address: int, count: int) -> list[int]:
+    layout = drm.layout("drm_v3d_sem", file.kernel.pointer_size)
+    raw = read_user(address, layout.size * count)
+    return [layout.number(raw[i * layout.size : (i + 1) * layout.size], "handle") for i in range(count)]
+
+
+def _multisync(file: V3dFile, address: int, found: _Extensions) -> None:
+    a = _structure(file, "drm_v3d_multi_sync", address)
+    if found.waits is not None or a["pad"]:
+        raise fail(errno.EINVAL)
+    if not a["in_sync_count"] and not a["out_sync_count"]:
+        raise fail(errno.EINVAL)
+    signals: list[SyncObject] = []
+    for handle in _sems(file, a["out_syncs"], a["out_sync_count"]):
+        target = file.syncobjs.get(handle)
+        if target is None:
+            raise fail(errno.EINVAL)
+        signals.append(target)
+    handles = _sems(file, a["in_syncs"], a["in_sync_count"])
+    found.waits = [file.syncobjs[h] for h in handles if h in file.syncobjs]  # unknown ones are ignored
+    found.signals = signals
+    found.wait_stage = a["wait_stage"]
+
+
+def _fences(objects: Sequence[SyncObject]) -> list[Fence]:
+    fences: list[Fence] = []
+    for each in objects:
+        if each.fence is None:
+            raise fail(errno.EINVAL)
+        fences.append(each.fence)
+    return fences
+
+
+def _buffers(file: V3dFile, address: int, count: int) -> list[BufferObject]:
+    raw = read_user(address, 4 * count)
+    found = [file.buffer(handle, errno.ENOENT) for handle in struct.unpack(f"<{count}I", raw)]
+    if len({id(bo) for bo in found}) != len(found):
+        raise fail(errno.EALREADY)  # its reservation lock is held already
+    return found
+
+
+def _observed(file: V3dFile, bos: Sequence[BufferObject]) -> Callable[[], bool]:
+    def observed() -> bool:
+        return any(bo.outside or bo.holders - {id(file)} for bo in bos)
+
+    return observed
+
+
+def _take(bos: Sequence[BufferObject]) -> Callable[[], None]:
+    for bo in bos:
+        bo.take()
+
+    def release() -> None:
+        for bo in bos:
+            bo.drop()
+
+    return release
+
+
+@dataclass(slots=True)
+class _Dispatch:
+    """A checked compute job, not queued yet."""
+
+    cfg: list[int]
+    bos: list[BufferObject]
+    waits: list[Fence]
+    counted: list[Observer]
+    signals: list[SyncObject]
+
+
+def _csd(file: V3dFile, a: Arguments) -> _Dispatch:
+    """Check a SUBMIT_CSD structure."""
+    if a["pad"]:
+        raise fail(errno.EINVAL)
+    flags = a["flags"]
+    if flags and not flags & drm.SUBMIT_EXTENSION:
+        raise fail(errno.EINVAL)
+    extensions = _Extensions()
+    if flags & drm.SUBMIT_EXTENSION:
+        extensions = _extensions(file, a["extensions"], cpu=False)
+    waits: list[Fence] = []
+    signals: list[SyncObject] = []
+    if extensions.waits is not None:
+        if extensions.wait_stage == Queue.CSD:
+            waits += _fences(extensions.waits)
+        signals += extensions.signals or []
+    else:
+        if a["in_sync"] in file.syncobjs:
+            waits += _fences([file.syncobjs[a["in_sync"]]])
+        if a["out_sync"] in file.syncobjs:
+            signals.append(file.syncobjs[a["out_sync"]])
+    if not a["bo_handle_count"]:
+        raise fail(errno.EINVAL)
+    bos = _buffers(file, a["bo_handles"], a["bo_handle_count"])
+    counted: list[Observer] = []
+    device = file.device
+    if a["perfmon_id"]:
+        if device.global_perfmon is not None:
+            raise fail(errno.EAGAIN)
+        if a["perfmon_id"] not in file.perfmons:
+            raise fail(errno.ENOENT)
+        counted.append(file.perfmons[a["perfmon_id"]].add)
+    elif device.global_perfmon is not None:
+        counted.append(device.global_perfmon.add)
+    return _Dispatch(list(a.numbers("cfg")), bos, waits, counted, signals)
+
+
+def _implicit(bos: Sequence[BufferObject]) -> list[Fence]:
+    return [bo.fence for bo in bos if bo.fence is not None]
+
+
+def _reset_of(file: V3dFile) -> Callable[[], None]:
+    def count() -> None:
+        file.resets += 1
+
+    return count
+
+
+def _queue_csd(file: V3dFile, d: _Dispatch, after: Sequence[Fence] = ()) -> Fence:
+    done = Fence()
+    work = Work(
+        owner=file,
+        lane="csd",
+        done=done,
+        submit_ns=file.kernel.clock.now_ns,
+        cfg=d.cfg,
+        waits=[*d.waits, *_implicit(d.bos), *after],
+        counted=d.counted,
+        observed=_observed(file, d.bos),
+        on_reset=_reset_of(file),
+    )
+    work.cleanup = _take(d.bos)
+    for bo in d.bos:
+        bo.fence = done
+    for each in d.signals:
+        each.fence = done
+    file.device.queue.submit(work)
+    return done
+
+
+def submit_csd(file: V3dFile, a: Arguments) -> None:
+    """DRM_IOCTL_V3D_SUBMIT_CSD."""
+    if file.kernel.profile.old_kernel:
+        a.data[OLD_CSD_SIZE - 4 :] = bytes(len(a.data) - OLD_CSD_SIZE + 4)
+    _queue_csd(file, _csd(file, a))
+
+
+# CPU jobs
+
+
+def submit_cpu(file: V3dFile, a: Arguments) -> None:
+    """DRM_IOCTL_V3D_SUBMIT_CPU: indirect dispatches and timestamp queries."""
+    if a["flags"] and not a["flags"] & drm.SUBMIT_EXTENSION:
+        raise fail(errno.EINVAL)
+    found = _Extensions()
+    if a["flags"] & drm.SUBMIT_EXTENSION:
+        found = _extensions(file, a["extensions"], cpu=True)
+    kind = found.cpu
+    if kind is None or a["bo_handle_count"] != _CPU_BUFFERS[kind]:
+        raise fail(errno.EINVAL)
+    if kind in (ExtensionId.CPU_RESET_PERFORMANCE_QUERY, ExtensionId.CPU_COPY_PERFORMANCE_QUERY):
+        raise file.kernel.not_modelled(f"SUBMIT_CPU extension {kind.name} (id {int(kind)})")
+    bos = _buffers(file, a["bo_handles"], a["bo_handle_count"])
+    waits = _fences(found.waits) if found.waits is not None and found.wait_stage == Queue.CPU else []
+    signals = found.signals or []
+    if kind is ExtensionId.CPU_INDIRECT_CSD:
+        _indirect(file, found.cpu_address, bos, waits, signals)
+        return
+    make = {
+        ExtensionId.CPU_TIMESTAMP_QUERY: _timestamps,
+        ExtensionId.CPU_RESET_TIMESTAMP_QUERY: _reset_timestamps,
+        ExtensionId.CPU_COPY_TIMESTAMP_QUERY: _copy_timestamps,
+    }[kind]
+    done = Fence()
+    action, queries = make(file, found.cpu_address, bos, done)
+    _queue_cpu(file, bos, waits, done, action)
+    for each in [*signals, *queries]:
+        each.fence = done
+
+
+def _queue_cpu(
+    file: V3dFile,
+    bos: Sequence[BufferObject],
+    waits: Sequence[Fence],
+    done: Fence,
+    action: Callable[[int], None],
+) -> None:
+    work = Work(
+        owner=file,
+        lane="cpu",
+        done=done,
+        submit_ns=file.kernel.clock.now_ns,
+        action=action,
+        waits=[*waits, *_implicit(bos)],
+        observed=_observed(file, bos),
+    )
+    work.cleanup = _take(bos)
+    for bo in bos:
+        bo.fence = done
+    file.device.queue.submit(work)
+
+
+def _indirect(
+    file: V3dFile, address: int, bos: list[BufferObject], waits: list[Fence], signals: Sequence[SyncObject]
+) -> None:
+    """Counts come from a buffer; the kernel fills the registers and patches uniforms, then releases the dispatch."""
+    from qpu.emu.linux.drm import Arguments
+
+    a = _structure(file, "drm_v3d_indirect_csd", address)
+    inner = drm.layout("drm_v3d_submit_csd", file.kernel.pointer_size)
+    start = drm.layout("drm_v3d_indirect_csd", file.kernel.pointer_size).field("submit").offset
+    dispatch = _csd(file, Arguments(inner, a.data[start : start + inner.size]))
+    uniforms = file.buffer(a["indirect"], errno.ENOENT)
+    counts_bo, offset, size, targets = bos[0], a["offset"], a["wg_size"], a.numbers("wg_uniform_offsets")
+    kernel = file.kernel
+    exact = kernel.profile.exact_batches
+
+    def fill(_: int) -> None:
+        counts = struct.unpack("<3I", kernel.memory.view(counts_bo.address + offset, 12))
+        cfg = dispatch.cfg
+        for i, count in enumerate(counts):
+            cfg[i] = count << 16 & 0xFFFFFFFF
+        if not all(counts):
+            return  # nothing to run: the dispatch is dropped
+        batches = (size + 15) // 16 * counts[0] * counts[1] * counts[2]
+        cfg[4] = (batches if exact else batches - 1) & 0xFFFFFFFF
+        for count, target in zip(counts, targets, strict=True):
+            if target != UNTOUCHED:
+                kernel.memory.view(uniforms.address + 4 * target, 4)[:] = struct.pack("<I", count)
+
+    if offset % 4 or offset + 12 > counts_bo.size:
+        raise fail(errno.EINVAL)
+    if any(t != UNTOUCHED and 4 * t + 4 > uniforms.size for t in targets):
+        raise fail(errno.EINVAL)
+    done = Fence()
+    implicit = _implicit(dispatch.bos)
+    _queue_cpu(file, [*bos, *([uniforms] if uniforms is not bos[0] else [])], [*waits, *implicit], done, fill)
+    end = _queue_csd(file, dispatch, after=(done,))
+    for each in signals:
+        each.fence = end
+
+
+Query = tuple[Callable[[int], None], "list[SyncObject]"]
+
+
+def _query_objects(file: V3dFile, address: int, count: int) -> list[SyncObject]:
+    raw = read_user(address, 4 * count)
+    found: list[SyncObject] = []
+    for handle in struct.unpack(f"<{count}I", raw):
+        target = file.syncobjs.get(handle)
+        if target is None:
+            raise fail(errno.ENOENT)
+        found.append(target)
+    return found
+
+
+def _timestamps(file: V3dFile, address: int, bos: list[BufferObject], done: Fence) -> Query:
+    """The first slot gets the time in nanoseconds, the others zero."""
+    a = _structure(file, "drm_v3d_timestamp_query", address)
+    if a["pad"]:
+        raise fail(errno.EINVAL)
+    count = a["count"]
+    offsets = struct.unpack(f"<{count}I", read_user(a["offsets"], 4 * count))
+    queries = _query_objects(file, a["syncs"], count)
+    bo, memory = bos[0], file.kernel.memory
+    if any(o + 8 > bo.size for o in offsets):
+        raise fail(errno.EINVAL)
+
+    def store(now_ns: int) -> None:
+        for i, offset in enumerate(offsets):
+            memory.view(bo.address + offset, 8)[:] = struct.pack("<Q", now_ns if i == 0 else 0)
+
+    return store, queries
+
+
+def _reset_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done: Fence) -> Query:
+    a = _structure(file, "drm_v3d_reset_timestamp_query", address)
+    queries = _query_objects(file, a["syncs"], a["count"])
+    bo, memory, offset, size = bos[0], file.kernel.memory, a["offset"], 8 * a["count"]
+    if offset + size > bo.size:
+        raise fail(errno.EINVAL)
+
+    def clear(_: int) -> None:
+        memory.view(bo.address + offset, size)[:] = bytes(size)
+        for each in queries:
+            each.fence = None
+
+    return clear, []
+
+
+def _copy_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done: Fence) -> Query:
+    a = _structure(file, "drm_v3d_copy_timestamp_query", address)
+    if a["pad"]:
+        raise fail(errno.EINVAL)
+    count = a["count"]
+    offsets = struct.unpack(f"<{count}I", read_user(a["offsets"], 4 * count))
+    queries = _query_objects(file, a["syncs"], count)
+    target, source, memory = bos[0], bos[1], file.kernel.memory
+    wide, partial, tell = a["do_64bit"], a["do_partial"], a["availability_bit"]
+    form = "<Q" if wide else "<I"
+    width = struct.calcsize(form)
+    base, stride = a["offset"], a["stride"]
+    end = base + (count - 1) * stride + width * (2 if tell else 1) if count else 0
+    if end > target.size or any(o + 8 > source.size for o in offsets):
+        raise fail(errno.EINVAL)
+
+    def copy(now_ns: int) -> None:
+        for i, (offset, query) in enumerate(zip(offsets, queries, strict=True)):
+            known = query.fence is not None and query.fence.done
+            value = struct.unpack("<Q", memory.view(source.address + offset, 8))[0]
+            at = target.address + base + i * stride
+            if known or partial:
+                memory.view(at, width)[:] = struct.pack(form, value & (1 << 8 * width) - 1)
+            if tell:
+                memory.view(at + width, width)[:] = struct.pack(form, int(known))
+
+    return copy, []

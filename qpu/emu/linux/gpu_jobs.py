@@ -1,0 +1,432 @@
+"""Jobs on the emulated GPU, on emulated time: one runs at a time, and only while somebody waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qpu.core.isa import Isa
+from qpu.core.program import program_at
+from qpu.emu.boards import ZeroCount
+from qpu.emu.engine.machine import Execution, RunStats, Vc4Execution
+from qpu.emu.linux.progress import Progress
+from qpu.errors import EmuFault
+
+if TYPE_CHECKING:
+    from qpu.emu.linux.core import Kernel
+
+__all__ = ["NS", "Fence", "V3dQueue", "Vc4Gpu", "Work"]
+
+NS = 1_000_000_000
+# Clocks between looks at the host: fixed, because where a run pauses may decide the order of threads. An execution that
+# is fast says so (attribute `slice`).
+SLICE = 1 << 18
+
+
+@dataclass(eq=False, slots=True)
+class Fence:
+    """Signalled when a job is over, well or not. done_ns: emulated time of that, None before.
+
+    fault: how it ended, told to everybody who waits for it.
+    """
+
+    done_ns: int | None = None
+    fault: EmuFault | None = None
+
+    @property
+    def done(self) -> bool:
+        """True once signalled."""
+        return self.done_ns is not None
+
+    def signal(self, when_ns: int) -> None:
+        """The job is over."""
+        if self.done_ns is None:
+            self.done_ns = when_ns
+
+
+def _is_done(fence: Fence) -> bool:
+    return fence.done
+
+
+Observer = Callable[[RunStats, int], None]
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """A job in the queues of the DRM driver.
+
+    owner: the open file; jobs of one file and `lane` run in order. cfg: CSD registers; None for a job of the CPU
+    queue, whose `action` runs at its start. waits: fences that come first. done: signalled at the end. counted: told
+    statistics and clocks at the end. observed: tells whether anybody could see the results when the file is closed.
+    """
+
+    owner: object
+    lane: str
+    done: Fence
+    submit_ns: int
+    cfg: Sequence[int] | None = None
+    action: Callable[[int], None] | None = None
+    waits: Sequence[Fence] = ()
+    counted: Sequence[Observer] = ()
+    observed: Callable[[], bool] = lambda: False
+    cleanup: Callable[[], None] = lambda: None
+    on_reset: Callable[[], None] = lambda: None
+    start_ns: int = 0
+    now_ns: int = 0
+    watch_ns: int = 0
+    seen: int = -1
+    execution: Execution | None = None
+    idle_rounds: int = field(default=0)
+
+
+def advance(execution: Execution, clocks: int) -> tuple[bool, int]:
+    """Run for about `clocks`. Returns: done, clocks that passed.
+
+    An execution that knows that it goes round in circles (attribute `stuck`) is not run through time for nothing.
+    """
+    if getattr(execution, "stuck", False):
+        return execution.done, clocks
+    before = execution.clocks
+    finished = execution.run(clocks)
+    return finished, execution.clocks - before
+
+
+def located(kernel: Kernel, fault: EmuFault, code: int) -> EmuFault:
+    """The fault with its source line, when the code at GPU address `code` is a program that was assembled here."""
+    place = fault.place
+    if place.loc is not None or place.instruction is None:
+        return fault
+    at = code & 0x3FFFFFFF if kernel.profile.isa is Isa.VC4 else code
+
+    def read(size: int) -> bytes:
+        try:
+            return bytes(kernel.memory.view(at, size))
+        except (IndexError, ValueError):
+            return b""
+
+    program = program_at(kernel.profile.isa, read)
+    loc = None if program is None else program.loc(place.instruction)
+    if loc is None:
+        return fault
+    return EmuFault(fault.rule, fault.message, replace(place, loc=loc)).with_traceback(fault.__traceback__)
+
+
+class V3dQueue:
+    """The scheduler of the DRM driver and the V3D machine below it."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.queue: list[Work] = []
+        self.active: Work | None = None
+        self.free_ns = 0  # the hardware is idle from then on
+        self.resets = 0
+        self.fault: EmuFault | None = None  # of a job nobody waited for; the next wait raises it
+        self._faulty: object = None  # the file of that job
+        self._progress = Progress(kernel.profile.name, "compute dispatch")
+
+    # queueing
+
+    def submit(self, work: Work) -> None:
+        """Queue a job; it starts when its fences and the hardware allow."""
+        self.queue.append(work)
+        self.kernel.changed.notify_all()
+        self.kernel.wake()
+
+    def drop(self, owner: object) -> None:
+        """An open file goes away: what has not started is dropped, what runs is finished if anybody could tell."""
+        if self._faulty is owner:
+            self.fault = None  # nobody is left to be told
+        now = self.kernel.clock.now_ns
+        for work in [w for w in self.queue if w.owner is owner]:
+            ready = self._start_ns(work)
+            if ready is not None and ready <= now and self._runnable(work) and work.observed():
+                try:
+                    self.run(now + NS, partial(_is_done, work.done))
+                except EmuFault as fault:
+                    self.kernel.warn(str(fault))
+            if not work.done.done:
+                self._forget(work)
+        active = self.active
+        if active is not None and active.owner is owner:
+            if active.observed():
+                try:
+                    self.run(active.now_ns + NS, lambda: active.done.done)
+                except EmuFault as fault:
+                    self.kernel.warn(str(fault))
+            if not active.done.done:
+                self.active = None
+                self.free_ns = max(self.free_ns, active.now_ns)
+                self._forget(active)
+
+    def abandon(self) -> None:
+        """Power off: nothing runs any more."""
+        pending = [*self.queue, *([self.active] if self.active is not None else [])]
+        self.active = None
+        for work in pending:
+            self._forget(work)
+
+    def _forget(self, work: Work) -> None:
+        if work in self.queue:
+            self.queue.remove(work)
+        work.done.signal(self.kernel.clock.now_ns)
+        work.execution = None
+        work.cleanup()
+
+    # running
+
+    def _runnable(self, work: Work) -> bool:
+        for other in self.queue:
+            if other is work:
+                return True
+            if other.owner is work.owner and other.lane == work.lane:
+                return False
+        return False
+
+    def _start_ns(self, work: Work) -> int | None:
+        at = work.submit_ns if work.lane == "cpu" else max(work.submit_ns, self.free_ns)
+        for fence in work.waits:
+            if fence.done_ns is None:
+                return None
+            at = max(at, fence.done_ns)
+        return at
+
+    def _next(self, until_ns: int | None) -> Work | None:
+        """The first job that can start by then; jobs of different files are taken first in, first out."""
+        for work in self.queue:
+            if self._runnable(work):
+                at = self._start_ns(work)
+                if at is not None and (until_ns is None or at <= until_ns):
+                    return work
+        return None
+
+    def run(self, until_ns: int | None, done: Callable[[], bool]) -> None:
+        """Let the GPU work until `done`, or until `until_ns`, or until nothing can move by itself.
+
+        Raises: EmuFault of a job, once; the job is over then. KeyboardInterrupt leaves everything resumable.
+        """
+        fault, self.fault = self.fault, None
+        if fault is not None:
+            raise fault
+        try:
+            while not done():
+                self.kernel.check_interrupted()
+                if self.active is None:
+                    work = self._next(until_ns)
+                    if work is None:
+                        return
+                    self._begin(work)
+                    continue
+                if not self._step(self.active, until_ns):
+                    return
+        finally:
+            self._progress.close()
+
+    def step(self) -> bool:
+        """Work a little although nobody waits; False when there is nothing to do."""
+        if self.fault is not None:
+            return False
+        self._faulty = None
+        try:
+            if self.active is not None:
+                self._faulty = self.active.owner
+                self._step(self.active, None)
+                return True
+            work = self._next(None)
+            if work is None:
+                return False
+            self._faulty = work.owner
+            self._begin(work)
+        except EmuFault as fault:
+            self.fault = fault
+        return True
+
+    def _begin(self, work: Work) -> None:
+        at = self._start_ns(work)
+        assert at is not None
+        work.start_ns = work.now_ns = at
+        if work.cfg is None:
+            self.queue.remove(work)
+            try:
+                if work.action is not None:
+                    work.action(at)
+            finally:
+                work.done.signal(at)
+                work.cleanup()
+            return
+        if self.kernel.profile.zero_count == ZeroCount.SKIP and not all(word >> 16 for word in work.cfg[:3]):
+            self.queue.remove(work)
+            work.done.signal(at)
+            work.cleanup()
+            return
+        work.watch_ns = at + int(self.kernel.profile.watchdog_s * NS)
+        try:
+            work.execution = self.kernel.v3d_machine.dispatch(work.cfg)
+        except EmuFault as fault:
+            work.done.fault = located(self.kernel, fault, work.cfg[5] & ~7)
+            self.queue.remove(work)
+            work.done.signal(at)
+            work.cleanup()
+            raise work.done.fault from None
+        self.queue.remove(work)
+        self.active = work
+        self._progress.begin()
+
+    def _step(self, work: Work, until_ns: int | None) -> bool:
+        """Run a slice of the active job; False when `until_ns` is reached."""
+        execution = work.execution
+        assert execution is not None
+        hz = self.kernel.hz
+        stop = work.watch_ns if until_ns is None else min(work.watch_ns, until_ns)
+        clocks = min(getattr(execution, "slice", SLICE), ((stop - work.now_ns) * hz + NS - 1) // NS)
+        if getattr(execution, "stuck", False):
+            clocks = max(clocks, (stop - work.now_ns) * hz // NS)
+        if clocks > 0:
+            try:
+                finished, passed = advance(execution, clocks)
+            except EmuFault as fault:
+                assert work.cfg is not None
+                work.done.fault = located(self.kernel, fault, work.cfg[5] & ~7)
+                self._finish(work)
+                raise work.done.fault from None
+            work.now_ns += max(0, passed) * NS // hz
+            if not finished and passed <= 0:
+                work.idle_rounds += 1
+                if work.idle_rounds > 1000:
+                    raise RuntimeError("the engine makes no progress")
+            else:
+                work.idle_rounds = 0
+            total = getattr(execution, "batches", None)
+            self._progress.update((work.now_ns - work.start_ns) / NS, execution.batches_done, total)
+            if finished:
+                # Counted from the start, so that rounding of slices does not add up.
+                work.now_ns = work.start_ns + execution.clocks * NS // hz
+                self._finish(work)
+                return True
+        if work.now_ns >= work.watch_ns:
+            self._watch(work, execution)
+            return True
+        return until_ns is None or work.now_ns < until_ns
+
+    def _watch(self, work: Work, execution: Execution) -> None:
+        """The watchdog looks: a job without finished batches since the last look is cancelled (drivers.md 1.6)."""
+        if execution.batches_done != work.seen:
+            work.seen = execution.batches_done
+            work.watch_ns += int(self.kernel.profile.watchdog_s * NS)
+            return
+        self.resets += 1
+        work.on_reset()
+        self._finish(work)
+
+    def _finish(self, work: Work) -> None:
+        execution = work.execution
+        self.active = None
+        self.free_ns = work.now_ns
+        work.execution = None
+        work.done.signal(work.now_ns)
+        if execution is not None:
+            for count in work.counted:
+                count(execution.stats, execution.clocks)
+            self.kernel.mem.count(execution.stats, execution.clocks)
+            self.kernel.record(execution.stats)
+        work.cleanup()
+
+    # waiting
+
+    def wait(self, fences: Sequence[Fence], deadline_ns: int | None, *, every: bool = True) -> bool:
+        """Wait for fences (all, or any). Returns False when time is up; emulated time has moved either way.
+
+        deadline_ns: emulated time; None waits as long as it takes. Raises: EmuFault of one of them, each time.
+        """
+        enough = all if every else any
+        self.run(deadline_ns, lambda: enough(f.done for f in fences))
+        fault = next((f.fault for f in fences if f.fault is not None), None)
+        if fault is not None:
+            raise fault
+        clock = self.kernel.clock
+        if enough(f.done for f in fences):
+            times = [f.done_ns for f in fences if f.done_ns is not None]
+            if times:
+                clock.reach(max(times) if every else min(times))
+            return True
+        if deadline_ns is not None:
+            clock.reach(deadline_ns)
+        return False
+
+
+class Vc4Gpu:
+    """QPU programs of VideoCore IV as the firmware or the register block start them."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.enabled = False
+        self.active: Vc4Execution | None = None
+        self.start_ns = 0
+        self.now_ns = 0
+        self.finished: list[Callable[[Vc4Execution], None]] = []  # observers of ended launches
+        self._codes: list[int] = []  # of what is active, by program
+
+    def launch(self, entries: Sequence[tuple[int, int]]) -> Vc4Execution:
+        """Start programs on the idle QPUs. entries: (uniforms, code) bus addresses."""
+        assert self.active is None
+        self.start_ns = self.now_ns = self.kernel.clock.now_ns
+        self._codes = [code for _, code in entries]
+        self.active = self.kernel.vc4_machine.launch(entries)
+        return self.active
+
+    def run(self, until_ns: int) -> bool:
+        """Let what is active run until then; True when nothing is active any more.
+
+        Raises: EmuFault, which ends the launch.
+        """
+        progress = Progress(self.kernel.profile.name, "QPU programs")
+        try:
+            while self.active is not None and self.now_ns < until_ns:
+                self.kernel.check_interrupted()
+                self._step(self.active, until_ns, progress)
+        finally:
+            progress.close()
+        return self.active is None
+
+    def _step(self, execution: Vc4Execution, until_ns: int, progress: Progress) -> None:
+        hz = self.kernel.hz
+        left = ((until_ns - self.now_ns) * hz + NS - 1) // NS
+        try:
+            finished, passed = advance(execution, left if getattr(execution, "stuck", False) else min(SLICE, left))
+        except EmuFault as fault:
+            self._end()
+            code = self._code_of(fault.place.qpu)
+            raise fault if code is None else located(self.kernel, fault, code) from None
+        self.now_ns += max(0, passed) * NS // hz + (passed <= 0)
+        progress.update((self.now_ns - self.start_ns) / NS, execution.batches_done, None)
+        if finished:
+            self.now_ns = self.start_ns + execution.clocks * NS // hz
+            self._end()
+
+    def _code_of(self, qpu: int | None) -> int | None:
+        """Where the program on a QPU begins; None when that cannot be told."""
+        if len(set(self._codes)) == 1:
+            return self._codes[0]
+        # Programs start on idle QPUs in their order, and none is free again before all have one.
+        return self._codes[qpu] if qpu is not None and qpu < len(self._codes) <= self.kernel.profile.qpus else None
+
+    def _end(self) -> None:
+        execution = self.active
+        if execution is not None:
+            self.active = None
+            self.kernel.record(execution.stats)
+            for tell in self.finished:
+                tell(execution)
+
+    def abandon(self) -> None:
+        """What is active will never end."""
+        self._end()
+
+    def power_off(self) -> None:
+        """Everything that runs is gone."""
+        self._end()
+        self.enabled = False
+        reset: Any = getattr(self.kernel.vc4_machine, "reset", None) if self.kernel.has_machine else None
+        if reset is not None:
+            reset()

@@ -1,0 +1,330 @@
+"""/dev/vcsm-cma and /dev/vcsm of an emulated board: memory that CPU and VideoCore IV share (drivers.md 5)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qpu.drivers.uapi import vcsm
+from qpu.drivers.uapi.layout import Layout
+from qpu.emu.linux.core import OpenFile, RegisterBlock, Span, fail
+from qpu.emu.linux.drm import dma_buf_ioctl
+from qpu.emu.linux.heap import Heap
+
+if TYPE_CHECKING:
+    from qpu.emu.engine.memory import Region
+    from qpu.emu.linux.core import Kernel
+
+__all__ = ["CmaHeap", "VcsmDevice"]
+
+UNCACHED = 0xC000_0000
+L2_CACHED = 0x4000_0000
+
+
+def _name(kernel: Kernel, nr: int, letter: str, request: int) -> str:
+    for name, row in vcsm.IOCTLS.items():
+        if row.nr == nr and row.type == ord(letter):
+            return f"{name} (request 0x{request:08x})"
+    return f"ioctl 0x{nr:02x} (request 0x{request:08x})"
+
+
+class CmaHeap:
+    """Linux's contiguous memory, reached through VCSM-CMA."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        p = kernel.profile
+        self.heap = Heap(kernel.memory, p.cma_base, p.cma) if not p.is_drm else None
+        self.vc_handles = 0
+
+    def open(self, path: str) -> CmaFile:
+        """Open /dev/vcsm-cma."""
+        return CmaFile(self.kernel, path)
+
+    def allocate(self, size: int, name: str) -> Region:
+        """A region, page-rounded. Raises: OSError EINVAL, ENOMEM."""
+        page = self.kernel.profile.page_size
+        size = (size + page - 1) // page * page & 0xFFFFFFFF
+        if size == 0:
+            raise fail(errno.EINVAL)
+        region = self.heap.allocate(size, page, name) if self.heap is not None else None
+        if region is None:
+            raise fail(errno.ENOMEM)
+        return region
+
+    def bus_address(self, region: Region) -> int:
+        """The uncached alias. On BCM2835 other aliases may appear (uncertain); here it is the same everywhere."""
+        return region.address | UNCACHED
+
+
+class CmaFile(OpenFile):
+    """An open /dev/vcsm-cma."""
+
+    label = "vcsm-cma"
+
+    def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
+        """By number: the handlers do not look at the size bits."""
+        return _argument_size(self.kernel, "J", request)
+
+    def ioctl(self, request: int, arg: bytearray) -> int:
+        """Dispatch on the number only."""
+        if request >> 8 & 0xFF != ord("J"):
+            raise fail(errno.ENOTTY)
+        kernel = self.kernel
+        nr = request & 0xFF
+        if nr == vcsm.IOCTLS["VC_SM_CMA_IOCTL_MEM_ALLOC"].nr:
+            layout = vcsm.layout("vc_sm_cma_ioctl_alloc", kernel.pointer_size)
+            _need(arg, layout)
+            label = _label(layout, arg)
+            region = kernel.cma.allocate(layout.number(arg, "size"), f"VCSM-CMA {label}")
+            kernel.cma.vc_handles += 1
+            layout.put(arg, "vc_handle", kernel.cma.vc_handles)
+            layout.put(arg, "dma_addr", kernel.cma.bus_address(region))
+            layout.put(arg, "handle", kernel.fds.install(CmaBuffer(kernel, _Shared(kernel, region), label)))
+            return 0
+        if nr == vcsm.IOCTLS["VC_SM_CMA_IOCTL_MEM_IMPORT_DMABUF"].nr:
+            layout = vcsm.layout("vc_sm_cma_ioctl_import_dmabuf", kernel.pointer_size)
+            _need(arg, layout)
+            source = kernel.fds.get(layout.number(arg, "dmabuf_fd"))
+            if not isinstance(source, CmaBuffer):
+                raise fail(errno.EINVAL)
+            region = source.shared.region
+            kernel.cma.vc_handles += 1
+            layout.put(arg, "vc_handle", kernel.cma.vc_handles)
+            layout.put(arg, "size", region.size)
+            layout.put(arg, "dma_addr", kernel.cma.bus_address(region))
+            layout.put(arg, "handle", kernel.fds.install(CmaBuffer(kernel, source.shared, _label(layout, arg))))
+            return 0
+        # CLEAN_INVALID2 and everything unknown: EINVAL in current kernels.
+        raise fail(errno.EINVAL)
+
+
+def _argument_size(kernel: Kernel, letter: str, request: int) -> int:
+    for row in vcsm.IOCTLS.values():
+        if row.nr == request & 0xFF and row.type == ord(letter) and row.argument:
+            return row.layout(kernel.pointer_size).size
+    return request >> 16 & 0x3FFF
+
+
+def _need(arg: bytearray, layout: Layout) -> None:
+    if len(arg) < layout.size:
+        raise fail(errno.EFAULT)
+
+
+def _label(layout: Layout, arg: bytearray) -> str:
+    raw = layout.get(arg, "name")
+    assert isinstance(raw, bytes)
+    return raw.partition(b"\0")[0].decode("ascii", "replace") or "buffer"
+
+
+class _Shared:
+    """Contiguous memory with a count of descriptors and maps."""
+
+    def __init__(self, kernel: Kernel, region: Region) -> None:
+        self.kernel = kernel
+        self.region = region
+        self.users = 0
+
+    def take(self) -> None:
+        self.users += 1
+
+    def drop(self) -> None:
+        self.users -= 1
+        heap = self.kernel.cma.heap
+        if self.users == 0 and heap is not None:
+            heap.free(self.region)
+
+
+class CmaBuffer(OpenFile):
+    """A dma-buf of contiguous memory."""
+
+    label = "dma-buf"
+
+    def __init__(self, kernel: Kernel, shared: _Shared, name: str) -> None:
+        super().__init__(kernel, f"dma-buf {name}")
+        self.shared = shared
+        shared.take()
+
+    def ioctl(self, request: int, arg: bytearray) -> int:
+        """Only DMA_BUF_IOCTL_SYNC."""
+        return dma_buf_ioctl(self.kernel, request, arg)
+
+    def mmap(self, size: int, offset: int) -> Span | RegisterBlock:
+        """Map a part."""
+        shared = self.shared
+        if size <= 0 or offset + size > shared.region.size:
+            raise fail(errno.EINVAL)
+        shared.take()
+        return Span(shared.region.address + offset, size, shared.drop)
+
+    def release(self) -> None:
+        """The last descriptor is gone."""
+        self.shared.drop()
+
+
+@dataclass(eq=False, slots=True)
+class _Plain:
+    """An allocation of /dev/vcsm. locked: user addresses given by LOCK."""
+
+    region: Region
+    cached: int
+    maps: int = 0
+    locks: int = 0
+    freed: bool = False
+
+
+class VcsmDevice:
+    """/dev/vcsm: memory of the firmware, known by GUID."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.next_guid = 1
+
+    def open(self, path: str) -> VcsmFile:
+        """Open /dev/vcsm. 32-bit processes on a 64-bit kernel cannot use it; emulated kernels are as wide as they."""
+        return VcsmFile(self.kernel, path)
+
+    def heap(self) -> Heap:
+        """Where memory comes from. Raises: OSError EPERM when there is none."""
+        heap = self.kernel.firmware.heap
+        if heap is None:
+            raise fail(errno.EPERM)
+        return heap
+
+
+class VcsmFile(OpenFile):
+    """An open /dev/vcsm. Order of use: ALLOC, mmap(offset = handle), LOCK, bus address ... munmap, UNLOCK, FREE."""
+
+    label = "vcsm"
+
+    def __init__(self, kernel: Kernel, path: str) -> None:
+        super().__init__(kernel, path)
+        self.blocks: dict[int, _Plain] = {}
+        self.addresses: dict[int, int] = {}  # handle -> user address of its map
+
+    def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
+        """By number; the blocks of CLEAN_INVALID2 follow its head."""
+        size = _argument_size(self.kernel, "I", request)
+        if request & 0xFF == vcsm.IOCTLS["VMCS_SM_IOCTL_MEM_CLEAN_INVALID2"].nr:
+            size += peek(1)[0] * (24 if self.kernel.pointer_size == 8 else 16)
+        return size
+
+    def ioctl(self, request: int, arg: bytearray) -> int:
+        """Dispatch on the number only."""
+        if request >> 8 & 0xFF != ord("I"):
+            raise fail(errno.ENOTTY)
+        nr = request & 0xFF
+        call = {0x5A: self._alloc, 0x5C: self._lock, 0x5E: self._unlock, 0x61: self._free, 0x6A: self._bus}.get(nr)
+        if call is not None:
+            call(arg)
+        elif nr == vcsm.IOCTLS["VMCS_SM_IOCTL_MEM_CLEAN_INVALID2"].nr:
+            self._clean(arg)
+        elif any(row.nr == nr and row.type == ord("I") for row in vcsm.IOCTLS.values()):
+            raise self.kernel.not_modelled(_name(self.kernel, nr, "I", request))
+        else:
+            raise fail(errno.EINVAL)
+        return 0
+
+    def _layout(self, name: str, arg: bytearray) -> Layout:
+        layout = vcsm.layout(name, self.kernel.pointer_size)
+        _need(arg, layout)
+        return layout
+
+    def _block(self, handle: int) -> _Plain:
+        block = self.blocks.get(handle)
+        if block is None or block.freed:
+            raise fail(errno.EINVAL)
+        return block
+
+    def _alloc(self, arg: bytearray) -> None:
+        layout = self._layout("vmcs_sm_ioctl_alloc", arg)
+        page = self.kernel.profile.page_size
+        size = layout.number(arg, "size") * max(1, layout.number(arg, "num"))
+        size = (size + page - 1) // page * page
+        cached = layout.number(arg, "cached")
+        if size == 0 or cached > vcsm.Cache.BOTH:
+            raise fail(errno.EINVAL)
+        region = self.kernel.vcsm.heap().allocate(size, page, f"VCSM {_label(layout, arg)}")
+        if region is None:
+            raise fail(errno.ENOMEM)
+        device = self.kernel.vcsm
+        handle = device.next_guid * page  # a GUID: a multiple of the page size, used as mmap offset
+        device.next_guid += 1
+        self.blocks[handle] = _Plain(region, cached)
+        layout.put(arg, "handle", handle)
+
+    def _lock(self, arg: bytearray) -> None:
+        layout = self._layout("vmcs_sm_ioctl_lock_unlock", arg)
+        handle = layout.number(arg, "handle")
+        block = self._block(handle)
+        block.locks += 1
+        # The user address of the map, as far as 32 bits hold it.
+        layout.put(arg, "addr", self.addresses.get(handle, 0) & 0xFFFFFFFF)
+
+    def _unlock(self, arg: bytearray) -> None:
+        layout = self._layout("vmcs_sm_ioctl_lock_unlock", arg)
+        block = self._block(layout.number(arg, "handle"))
+        if block.locks:
+            block.locks -= 1
+
+    def _free(self, arg: bytearray) -> None:
+        layout = self._layout("vmcs_sm_ioctl_free", arg)
+        block = self._block(layout.number(arg, "handle"))
+        block.freed = True
+        self._collect()
+
+    def _bus(self, arg: bytearray) -> None:
+        layout = self._layout("vmcs_sm_ioctl_map", arg)
+        block = self.blocks.get(layout.number(arg, "handle"))
+        if layout.number(arg, "pid") not in (0, os.getpid()) or block is None or block.freed:
+            layout.put(arg, "addr", 0)
+            return
+        alias = L2_CACHED if block.cached & vcsm.Cache.VC else UNCACHED
+        layout.put(arg, "addr", block.region.address | alias)
+
+    def _clean(self, arg: bytearray) -> None:
+        """Cache maintenance has no effect on memory that both sides see at once; the blocks are checked."""
+        wide = self.kernel.pointer_size == 8
+        if len(arg) < 4:
+            raise fail(errno.EFAULT)
+        count = arg[0]
+        start, size = (8, 24) if wide else (4, 16)
+        if len(arg) < start + count * size and count:
+            raise fail(errno.EFAULT)
+        for i in range(count):
+            mode = struct.unpack_from("<H", arg, start + i * size)[0]
+            if mode > vcsm.CacheOp.FLUSH:
+                raise fail(errno.EINVAL)
+
+    def mmap(self, size: int, offset: int) -> Span | RegisterBlock:
+        """Map an allocation by its handle."""
+        block = self._block(offset)
+        if not 0 < size <= block.region.size:
+            raise fail(errno.EINVAL)
+        block.maps += 1
+
+        def placed(address: int) -> None:
+            self.addresses[offset] = address
+
+        def release() -> None:
+            block.maps -= 1
+            self._collect()
+
+        return Span(block.region.address, size, release, placed)
+
+    def _collect(self) -> None:
+        for handle, block in list(self.blocks.items()):
+            if block.freed and not block.maps:
+                del self.blocks[handle]
+                self.addresses.pop(handle, None)
+                self.kernel.vcsm.heap().free(block.region)
+
+    def release(self) -> None:
+        """The last descriptor is gone: everything is freed once its maps are gone."""
+        for block in self.blocks.values():
+            block.freed = True
+        self._collect()

@@ -1,0 +1,493 @@
+"""`qpu emulate`: run an unmodified Python program that talks to the kernel itself on an emulated board.
+
+In this process, and for the board's paths only, the functions of os, io, fcntl, mmap and ctypes that such programs use
+lead to the emulated kernel. GPU memory is one memory file, so that maps are real ones.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import fcntl
+import glob
+import mmap
+import os
+import resource
+import select
+import selectors
+import struct
+import sys
+import threading
+import time
+import types
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from qpu.emu.boards import BoardProfile, parse_board
+from qpu.emu.linux.core import Kernel
+from qpu.emu.linux.user_memory import read_user, write_user
+from qpu.emu.process.audit import Guard
+from qpu.emu.process.files import FilePatches, RealFds
+from qpu.emu.process.libc import LibcCalls, is_libc
+from qpu.emu.process.maps import make_mmap
+from qpu.emu.process.trace_file import TraceFile
+from qpu.errors import EmuFault, UsageError
+
+if TYPE_CHECKING:
+    from qpu.emu.engine.machine import V3dMachine, Vc4Machine
+
+__all__ = ["Emulation", "current"]
+
+SHOWN_WARNINGS = 20
+UNWATCHED_S = 0.05  # host time without system calls after which queued jobs advance by themselves
+UNWATCHED_VC4_S = 0.2  # programs queued by register one by one are to start together, even on a slow host
+_REAL_IOCTL = fcntl.ioctl
+_REAL_FCNTL = fcntl.fcntl
+_REAL_CDLL = ctypes.CDLL
+_REAL_OS_OPEN = os.open
+_REAL_OS_CLOSE = os.close
+_DUPLICATES = (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)
+_LOCKS = (fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW)
+# Modules that need the system's own functions: this one's family, and Python's inside.
+_KEEP = ("qpu.emu.", "posix", "_", "importlib", "zipimport", "runpy", "pkgutil")
+BOARD_VARIABLE = "QPU_EMULATE"  # in the environment of child processes
+
+
+class BcmHost:
+    """libbcm_host: the calls that programs use to find the peripherals (drivers.md 6.1)."""
+
+    _name = "libbcm_host.so"
+
+    def __init__(self, profile: BoardProfile) -> None:
+        alias = 0x4000_0000 if profile.soc == "BCM2835" else 0xC000_0000
+        facts = {
+            "bcm_host_init": 0,
+            "bcm_host_deinit": 0,
+            "bcm_host_get_peripheral_address": profile.peripheral_base,
+            "bcm_host_get_peripheral_size": 0x0180_0000 if profile.soc == "BCM2711" else 0x0100_0000,
+            "bcm_host_get_sdram_address": alias,
+        }
+        self._profile = profile
+        for name, value in facts.items():
+            setattr(self, name, _Constant(name, value))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise EmuFault("not-modelled", f"{name} of libbcm_host is not modelled by the emulated {self._profile.name}")
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+
+class _Constant:
+    """A C function without arguments. `restype` and `argtypes` may be set, as on a real one."""
+
+    def __init__(self, name: str, value: int) -> None:
+        self.__name__ = name
+        self.value = value
+        self.restype: Any = ctypes.c_int
+        self.argtypes: Any = None
+
+    def __call__(self, *args: object) -> int | None:
+        if self.restype is None:
+            return None
+        kind = self.restype
+        return int(kind(self.value).value)
+
+
+def _is_bcm_host(name: object) -> bool:
+    return isinstance(name, (str, os.PathLike)) and "libbcm_host" in os.path.basename(os.fspath(name))
+
+
+class Emulation:
+    """An emulated board under this process. `install` puts it in place, `uninstall` takes it away.
+
+    board: name or profile. strict: stop at the first fault. machine: makes another machine (tests). trace: record
+    executed instructions, with the reference engine.
+    Raises: UsageError for a bad board name, a trace that cannot be written, or on a system that cannot do it.
+    """
+
+    def __init__(
+        self,
+        board: str | BoardProfile = "pi5",
+        *,
+        strict: bool = False,
+        engine: str | None = None,
+        machine: Callable[[Kernel], V3dMachine | Vc4Machine] | None = None,
+        trace: TraceFile | None = None,
+    ) -> None:
+        if not hasattr(os, "memfd_create"):
+            raise UsageError("qpu emulate needs Linux (memory files); open an emulated board with qpu.open_device()")
+        self.profile = parse_board(board) if isinstance(board, str) else board
+        self.strict = strict
+        self.engine = engine if engine is not None else os.environ.get("QPU_EMU_ENGINE", "auto")
+        if trace is not None and self.engine == "compiled":
+            raise UsageError("--trace needs the reference engine; unset QPU_EMU_ENGINE or set it to auto or reference")
+        self._trace_file = trace
+        self._trace = trace.start() if trace is not None else None
+        self._machine = machine
+        self._inherited: set[int] = set()
+        self._shown: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self.files = FilePatches(lambda: self.kernel, lambda: self._kernel, self._inherited)
+        self._undo: list[tuple[Any, str, Any]] = []
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._guard: Guard | None = None
+        self.installed = False
+        self._retired = False
+        self._kernel: Kernel | None = self._make()
+
+    def _make(self) -> Kernel:
+        kernel = Kernel(
+            self.profile,
+            strict=self.strict,
+            engine=self.engine,
+            pointer_size=struct.calcsize("P"),
+            machine=self._machine,
+            trace=self._trace,
+            host_clock=True,
+            shared_memory=True,
+            fds=RealFds(_REAL_OS_OPEN, _REAL_OS_CLOSE),
+        )
+        kernel.subscribers.append(self._warn)
+        kernel.on_work = self._work
+        return kernel
+
+    @property
+    def kernel(self) -> Kernel:
+        """The board; a new one in a child after fork."""
+        kernel = self._kernel
+        if kernel is None:
+            with self._lock:
+                if self._kernel is None:
+                    if self._trace_file is not None and self._trace is None:
+                        self._trace = self._trace_file.start()
+                    self._kernel = self._make()
+                kernel = self._kernel
+        return kernel
+
+    # jobs that nobody waits for
+
+    def _work(self) -> None:
+        """A job was queued: see to it that it gets done even if the program only watches its memory."""
+        self._wake.set()
+        if self._thread is None and self.installed and not self._retired:
+            self._thread = threading.Thread(target=self._advance, name="qpu-emulate", daemon=True)
+            self._thread.start()
+
+    def _advance(self) -> None:
+        while self.installed and not self._retired:
+            kernel = self._kernel
+            if kernel is None or kernel.closed:
+                return
+            patience = UNWATCHED_S if self.profile.is_drm else UNWATCHED_VC4_S
+            if time.monotonic() - kernel.last_call < patience:
+                time.sleep(patience / 4)  # the program will wait soon
+                continue
+            self._wake.clear()
+            if not kernel.step():
+                self._wake.wait()
+
+    # faults
+
+    def _warn(self, text: str) -> None:
+        self._shown[text] += 1
+        if self._shown[text] > 1 or len(self._shown) > SHOWN_WARNINGS + 1:
+            return
+        if len(self._shown) == SHOWN_WARNINGS + 1:
+            text = "further faults are counted, not shown"
+        print(f"qpu emulate: warning: {text}", file=sys.stderr)
+
+    def summary(self) -> str:
+        """What a lenient run let pass; empty when nothing."""
+        faults = self._shown
+        if not faults:
+            return ""
+        rules = Counter[str]()
+        for text, count in faults.items():
+            rules[text.partition(":")[0]] += count
+        found = ", ".join(f"{count} x {rule}" for rule, count in rules.most_common())
+        return f"qpu emulate: {sum(faults.values())} faults on the emulated {self.profile.name}: {found}"
+
+    def finish_trace(self) -> str:
+        """Write the trace, if there is one; returns a line about it. Raises: UsageError when it cannot be written."""
+        if self._trace_file is None or self._trace is None:
+            return ""
+        return self._trace_file.finish(self._trace)
+
+    # in and out of place
+
+    def _put(self, where: Any, name: str, value: Any) -> None:
+        self._undo.append((where, name, getattr(where, name)))
+        setattr(where, name, value)
+
+    def install(self) -> None:
+        """Lead the board's paths to the emulated kernel from now on. Only one emulation can be in place."""
+        global _current
+        if _current is not None:
+            raise UsageError(f"this process already runs on an emulated {_current.profile.name}")
+        _current = self
+        self.installed = True
+        self.files.install()
+        self._put(fcntl, "ioctl", self.ioctl)
+        self._put(fcntl, "fcntl", self.fcntl)
+        self._put(mmap, "mmap", make_mmap(self._kernel_of))
+        library = self._library()
+        self._put(ctypes, "CDLL", library)
+        self._put(ctypes, "cdll", ctypes.LibraryLoader(library))
+        find = ctypes.util.find_library
+        self._page_size()
+        self._waiting()
+        self._rebind()
+        if self._guard is None:
+            self._guard = Guard(self.files.owned, lambda: self.files.trusted, self.profile.name, BOARD_VARIABLE)
+            sys.addaudithook(self._audit)
+        self._put(ctypes.util, "find_library", lambda name: BcmHost._name if name == "bcm_host" else find(name))
+
+    def _audit(self, event: str, args: tuple[Any, ...]) -> None:
+        """Hooks stay for ever: this one does nothing once the emulation is gone."""
+        if self.installed and not self._retired and self._guard is not None:
+            self._guard(event, args)
+
+    def _rebind(self) -> None:
+        """Modules that were imported before hold the system's functions under names of their own."""
+        new = {
+            id(old): getattr(where, name) for where, name, old in (*self.files.replaced, *self._undo) if callable(old)
+        }
+        for module_name, module in list(sys.modules.items()):
+            if module_name.startswith(_KEEP) or not isinstance(module, types.ModuleType):
+                continue
+            for name, value in list(vars(module).items()):
+                if id(value) in new and value is not new[id(value)]:
+                    self._put(module, name, new[id(value)])
+        for kind in vars(glob).values():  # from Python 3.13 on: classes with functions of os as attributes
+            for name, value in list(vars(kind).items()) if isinstance(kind, type) else ():
+                if isinstance(value, staticmethod) and id(value.__func__) in new:
+                    self._undo.append((kind, name, value))
+                    setattr(kind, name, staticmethod(new[id(value.__func__)]))
+
+    def _page_size(self) -> None:
+        """What programs round sizes and offsets to. A board's page is a multiple of the host's or equal."""
+        page = self.profile.page_size
+        if page < mmap.PAGESIZE:
+            return
+        real = os.sysconf
+        names = ("SC_PAGESIZE", "SC_PAGE_SIZE", os.sysconf_names["SC_PAGESIZE"])
+        self._put(mmap, "PAGESIZE", page)
+        self._put(mmap, "ALLOCATIONGRANULARITY", page)
+        self._put(resource, "getpagesize", lambda: page)
+        self._put(os, "sysconf", lambda name: page if name in names else real(name))
+
+    def _waiting(self) -> None:
+        """Waiting for and locking descriptors: behind those of devices is no device of the system."""
+        refuse = self._refuse
+        real_select, real_poll = select.select, select.poll
+
+        def emulated_select(r: Any, w: Any, x: Any, timeout: Any = None) -> Any:
+            r, w, x = list(r), list(w), list(x)
+            for fd in (*r, *w, *x):
+                refuse("select.select", fd)
+            return real_select(r, w, x, timeout)
+
+        class Poll:
+            """select.poll()"""
+
+            def __init__(self) -> None:
+                self._real = real_poll()
+
+            def register(self, fd: Any, *mask: int) -> None:
+                """As of select.poll()."""
+                refuse("poll", fd)
+                self._real.register(fd, *mask)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._real, name)
+
+        self._put(select, "select", emulated_select)
+        self._put(select, "poll", Poll)
+        register = selectors._BaseSelectorImpl.register
+
+        def checked(selector: Any, fileobj: Any, *args: Any, **named: Any) -> Any:
+            refuse("a selector", fileobj)
+            return register(selector, fileobj, *args, **named)
+
+        self._put(selectors._BaseSelectorImpl, "register", checked)
+        for name in ("flock", "lockf"):
+            self._put(fcntl, name, self._checked(f"fcntl.{name}", getattr(fcntl, name)))
+
+    def _refuse(self, what: str, fd: Any) -> None:
+        number = _descriptor(fd)
+        if self.files.known(number):
+            raise self.kernel.not_modelled(f"{what} on {self.kernel.fds.get(number).path}")
+
+    def _checked(self, what: str, real: Any) -> Any:
+        def call(fd: Any, *args: Any, **named: Any) -> Any:
+            self._refuse(what, fd)
+            return real(fd, *args, **named)
+
+        return call
+
+    def retire(self) -> None:
+        """The process ends: jobs advance only while somebody waits, but calls work to the last.
+
+        Objects that close their devices when the interpreter lets go of them find them open, as on a board.
+        """
+        self._retired = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def uninstall(self) -> None:
+        """Restore everything, power the board off."""
+        global _current
+        if not self.installed:
+            return
+        self.installed = False
+        _current = None
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        while self._undo:
+            where, name, value = self._undo.pop()
+            setattr(where, name, value)
+        self.files.uninstall()
+        if self._kernel is not None:
+            self._kernel.close()
+
+    def after_fork(self) -> None:
+        """In the child: a board of its own. Devices opened before cannot be used."""
+        kernel, self._kernel = self._kernel, None
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread = None
+        if self._trace_file is not None:
+            self._trace_file = TraceFile.load(self._trace_file.dump(), os.getpid())
+            self._trace = None
+        if kernel is not None:
+            self._inherited.update(fd for fd, _ in kernel.fds.open)
+            # The parent's memory is shared: nothing of it may be freed here.
+            kernel.disown()
+
+    def _library(self) -> type[ctypes.CDLL]:
+        profile = self.profile
+
+        calls = LibcCalls(self)
+
+        class EmulatedCDLL(_REAL_CDLL):
+            """ctypes.CDLL that knows libbcm_host, and the C library's calls on the board's devices."""
+
+            def __new__(cls, name: Any = None, *args: Any, **named: Any) -> Any:
+                if _is_bcm_host(name):
+                    if profile.soc == "BCM2712":
+                        raise OSError("libbcm_host.so: cannot open shared object file: No such file or directory")
+                    return BcmHost(profile)
+                return object.__new__(cls)
+
+            def __init__(self, name: Any = None, *args: Any, **named: Any) -> None:
+                super().__init__(name, *args, **named)
+                self._emulated_libc = is_libc(name)
+                self._emulated_errno = bool(named.get("use_errno", args[2] if len(args) > 2 else False))
+
+            def __getitem__(self, name: Any) -> Any:
+                function = super().__getitem__(name)
+                if isinstance(name, str) and self._emulated_libc:
+                    return calls.wrap(name, function, self._emulated_errno)
+                return function
+
+        EmulatedCDLL.__name__ = EmulatedCDLL.__qualname__ = "CDLL"
+        EmulatedCDLL.__module__ = "ctypes"
+        return EmulatedCDLL
+
+    # calls
+
+    def _kernel_of(self, fd: int) -> Kernel | None:
+        return self.kernel if self.files.known(fd) else None
+
+    def fcntl(self, fd: Any, cmd: int, arg: Any = 0, /) -> Any:
+        """fcntl.fcntl"""
+        number = _descriptor(fd)
+        if cmd in _DUPLICATES and (self.files.known(number) or self.files.paths.directory(number) is not None):
+            return self.files.share(number, int(_REAL_FCNTL(fd, cmd, arg)))
+        if cmd in _LOCKS:
+            self._refuse("fcntl.fcntl of a lock", number)
+        return _REAL_FCNTL(fd, cmd, arg)
+
+    def ioctl(self, fd: Any, request: int, arg: Any = 0, mutate_flag: bool = True, /) -> Any:
+        """fcntl.ioctl"""
+        number = _descriptor(fd)
+        if not self.files.known(number):
+            return _REAL_IOCTL(fd, request, arg, mutate_flag)
+        request &= 0xFFFFFFFF  # negative numbers are common: ctypes and old libraries use signed ones
+        kernel = self.kernel
+        with kernel.call():
+            file = kernel.fds.get(number)
+            if isinstance(arg, int):
+                return self._by_pointer(file, request, arg)
+            if isinstance(arg, str):
+                arg = arg.encode()
+            view = memoryview(arg)
+            if not view.c_contiguous:
+                raise ValueError("ioctl requires a contiguous buffer")
+            data = bytearray(view.tobytes())
+            size = len(data)
+
+            def peek(n: int) -> bytes:
+                return bytes(data[:n]) + bytes(max(0, n - size))
+
+            need = file.argument_size(request, peek)
+            data += bytes(max(0, need - size))
+            if view.readonly or not mutate_flag:
+                file.ioctl(request, data)
+                return bytes(data[:size])
+            try:
+                return file.ioctl(request, data)
+            finally:
+                if size:
+                    ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(arg)), bytes(data[:size]), size)
+
+    def ioctl_at(self, fd: int, request: int, address: int) -> int:
+        """ioctl(2) of an emulated device with a pointer."""
+        with self.kernel.call():
+            return self._by_pointer(self.kernel.fds.get(fd), request & 0xFFFFFFFF, address)
+
+    def _by_pointer(self, file: Any, request: int, address: int) -> int:
+        """The argument is a number: an address, as a C program passes it."""
+        address &= (1 << 8 * struct.calcsize("P")) - 1
+        need = file.argument_size(request, lambda n: read_user(address, n))
+        if need == 0:
+            return int(file.ioctl(request, bytearray()))
+        data = bytearray(read_user(address, need))
+        try:
+            return int(file.ioctl(request, data))
+        finally:
+            write_user(address, data)
+
+
+def _descriptor(fd: Any) -> int:
+    """The number of a descriptor or file object; -1 for what the system's function will refuse."""
+    if isinstance(fd, int):
+        return fd
+    number = fd.fileno() if hasattr(fd, "fileno") else -1
+    return number if isinstance(number, int) else -1
+
+
+_current: Emulation | None = None
+
+
+def current() -> Emulation | None:
+    """The emulation in place in this process."""
+    return _current
+
+
+def _after_fork() -> None:
+    if _current is not None:
+        _current.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,557 @@
+"""File functions for unmodified programs: paths of the emulated board lead to its files, all others to the system."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import errno
+import io
+import os
+import posixpath
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from qpu.emu.linux.core import FdTable, OpenFile, fail
+from qpu.emu.linux.files import Node
+from qpu.emu.process.paths import ANCESTORS, Entry, Paths, Scan
+
+if TYPE_CHECKING:
+    from qpu.emu.linux.core import Kernel
+
+__all__ = ["FilePatches", "RealFds"]
+
+_UNMODELLED = (
+    "read write pread pwrite readv writev preadv pwritev lseek ftruncate fsync fdatasync fchmod fchown fpathconf "
+    "fstatvfs lockf posix_fadvise posix_fallocate sendfile copy_file_range splice"
+).split()
+
+
+class RealFds(FdTable):
+    """Descriptors of the process itself. Behind each device is an open /dev/null, so that the number is taken."""
+
+    def __init__(self, opened: Callable[..., int], closed: Callable[[int], None]) -> None:
+        super().__init__()
+        self._open = opened
+        self._close = closed
+        self._null = _REAL["stat"]("/dev/null").st_rdev
+
+    def allocate(self) -> int:
+        """A new descriptor."""
+        return self._open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+    def discard(self, fd: int) -> None:
+        """Close it for good."""
+        self._close(fd)
+
+    def forget(self, fd: int) -> None:
+        """The descriptor was closed by somebody else."""
+        file = self._files.pop(fd)
+        file.count -= 1
+        if file.count == 0:
+            file.release()
+
+    def known(self, fd: int) -> bool:
+        """True when `fd` is ours and still what it was."""
+        if fd not in self._files:
+            return False
+        try:
+            if _REAL["fstat"](fd).st_rdev == self._null:
+                return True
+        except OSError:
+            pass
+        self.forget(fd)  # closed, or closed and reused, behind our back
+        return False
+
+
+_TWO = ("sendfile", "copy_file_range", "splice")  # take two descriptors
+_FD_NAMES = ("fd", "out_fd", "in_fd", "src", "dst")
+_REPLACED = (
+    "open close closerange dup dup2 fstat stat lstat access readlink listdir scandir chdir fchdir getcwd getcwdb"
+).split()
+_REAL: dict[str, Any] = {name: getattr(os, name) for name in _REPLACED + _UNMODELLED if hasattr(os, name)}
+_REAL_OPEN = builtins.open
+_REAL_FILEIO = io.FileIO
+
+
+class FilePatches:
+    """Replacements for the functions of `os` and `io`, and putting them in and out of place."""
+
+    def __init__(self, kernel: Callable[[], Kernel], made: Callable[[], Kernel | None], inherited: set[int]) -> None:
+        """kernel: the board, made when needed. made: None while there is none. inherited: descriptors of a parent."""
+        self._kernel = kernel
+        self._made = made
+        self._inherited = inherited
+        self._undo: list[tuple[Any, str, Any]] = []
+        self.paths = Paths()
+        self.file_io = self._file_io()
+        self.inside = threading.local()  # .depth > 0: the system's functions are called on the board's behalf
+
+    @contextlib.contextmanager
+    def _trusted(self) -> Iterator[None]:
+        self.inside.depth = self.trusted + 1
+        try:
+            yield
+        finally:
+            self.inside.depth = self.trusted - 1
+
+    @property
+    def trusted(self) -> int:
+        """Greater than 0 while this thread calls the system's functions with the board's paths on purpose."""
+        return getattr(self.inside, "depth", 0)
+
+    def owned(self, path: Any, dir_fd: int | None = None) -> str | None:
+        """The absolute path when it belongs to the board, else None."""
+        return self.paths.owned(path, dir_fd)
+
+    def _node(self, path: str, shown: Any, *, follow: bool = True) -> Node:
+        try:
+            return self._kernel().files.resolve(path, follow=follow)[1]
+        except OSError as error:
+            raise fail(error.errno or errno.ENOENT, shown) from None
+
+    # descriptors
+
+    def known(self, fd: object) -> bool:
+        """True for a descriptor of an emulated device. Raises: EmuFault for one that was opened before fork."""
+        if not isinstance(fd, int):
+            return False
+        if fd in self._inherited:
+            raise self._kernel().not_modelled(
+                f"descriptor {fd}, a device opened before fork() (open it in the child instead),"
+            )
+        kernel = self._made()
+        if kernel is None or fd not in kernel.fds:
+            return False
+        assert isinstance(kernel.fds, RealFds)
+        with kernel.whole():
+            return kernel.fds.known(fd)
+
+    def open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        """os.open"""
+        full = self.owned(path, dir_fd)
+        if full is not None:
+            return self._open_owned(full, path, flags)
+        path, dir_fd = self.paths.real(path, dir_fd)
+        return int(_REAL["open"](path, flags, mode, dir_fd=dir_fd))
+
+    def _open_owned(self, full: str, shown: Any, flags: int) -> int:
+        kernel = self._kernel()
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        with kernel.call():
+            node = self._node(full, shown)
+            if flags & os.O_CREAT and flags & os.O_EXCL:
+                raise fail(errno.EEXIST, shown)
+            if flags & os.O_PATH == os.O_PATH:
+                raise kernel.not_modelled(f"os.open of {full} with O_PATH")
+            if node.kind == stat.S_IFDIR:
+                if writing or flags & os.O_CREAT:
+                    raise fail(errno.EISDIR, shown)
+                return self.paths.open_directory(self._kernel().files.resolve(full)[0], flags)
+            if flags & os.O_DIRECTORY == os.O_DIRECTORY:
+                raise fail(errno.ENOTDIR, shown)
+            if node.kind == stat.S_IFREG:
+                if writing:
+                    raise fail(errno.EACCES, shown)
+                return self._copy(posixpath.basename(full), node.data, flags & os.O_CLOEXEC)
+            try:
+                file = kernel.open(full)
+            except OSError as error:
+                raise fail(error.errno or errno.EIO, shown) from None
+            file.writable = writing
+            fd = int(_REAL["open"]("/dev/null", flags & (os.O_ACCMODE | os.O_CLOEXEC | os.O_NONBLOCK)))
+            kernel.fds.adopt(fd, file)
+            return fd
+
+    @staticmethod
+    def _copy(name: str, data: bytes, flags: int) -> int:
+        """A descriptor, for reading only, of a file of memory."""
+        writer = os.memfd_create(name, os.MFD_CLOEXEC)
+        try:
+            _REAL["write"](writer, data)
+            _REAL["fchmod"](writer, 0o444)
+            return int(_REAL["open"](f"/proc/self/fd/{writer}", os.O_RDONLY | flags))
+        finally:
+            _REAL["close"](writer)
+
+    def _own(self) -> set[int]:
+        """Descriptors of the emulation, which programs that close everything must not close."""
+        kernel = self._made()
+        return self.paths.own if kernel is None or kernel.closed else {kernel.memory.fd, *self.paths.own}
+
+    def close(self, fd: int) -> None:
+        """os.close"""
+        if fd in self._own():
+            raise fail(errno.EBADF)  # there is no such descriptor in the program's world
+        if fd in self._inherited:
+            self._inherited.discard(fd)
+        elif self.known(fd):
+            with self._kernel().call():
+                self._kernel().fds.close(fd)
+            return
+        _REAL["close"](fd)
+
+    def closerange(self, low: int, high: int) -> None:
+        """os.closerange"""
+        kernel = self._made()
+        if kernel is not None:
+            with kernel.whole():
+                for fd, _ in kernel.fds.open:
+                    if low <= fd < high:
+                        kernel.fds.close(fd)
+        self.paths.forget_directories(low, high)
+        for fd in sorted(fd for fd in self._own() if low <= fd < high):
+            _REAL["closerange"](low, fd)
+            low = fd + 1
+        _REAL["closerange"](low, high)
+
+    def share(self, fd: int, copy: int) -> int:
+        """`copy` is a duplicate of the board's descriptor `fd`; returns it."""
+        if self.paths.directory(fd) is not None:
+            self.paths.share_directory(fd, copy)
+            return copy
+        kernel = self._kernel()
+        with kernel.whole():
+            kernel.fds.adopt(copy, kernel.fds.get(fd))
+        return copy
+
+    def dup(self, fd: int) -> int:
+        """os.dup"""
+        known = self.known(fd)
+        copy = int(_REAL["dup"](fd))
+        return self.share(fd, copy) if known or self.paths.directory(fd) is not None else copy
+
+    def dup2(self, fd: int, fd2: int, inheritable: bool = True) -> int:
+        """os.dup2"""
+        known = self.known(fd)
+        if fd2 in self._own():
+            raise self._kernel().not_modelled(f"os.dup2 to {fd2}, which the emulation needs,")
+        if fd != fd2 and self.known(fd2):
+            self.forget(fd2)
+        copy = int(_REAL["dup2"](fd, fd2, inheritable))
+        mine = known or self.paths.directory(fd) is not None
+        return self.share(fd, copy) if mine and fd != fd2 else copy
+
+    def fstat(self, fd: int) -> os.stat_result:
+        """os.fstat"""
+        if self.known(fd):
+            file: OpenFile = self._kernel().fds.get(fd)
+            try:
+                real, node = self._kernel().files.resolve(file.path)
+            except OSError:  # a buffer or a sync object: an anonymous file
+                return _REAL["fstat"](fd)  # type: ignore[no-any-return]  # taken from a table
+            return self._result(real, node)
+        directory = self.paths.directory(fd)
+        if directory is not None:
+            return self.stat(directory)
+        return _REAL["fstat"](fd)  # type: ignore[no-any-return]  # taken from a table
+
+    def _refusing(self, name: str) -> Callable[..., Any]:
+        real = _REAL[name]
+        descriptors = 2 if name in _TWO else 1
+
+        def refuse(*args: Any, **named: Any) -> Any:
+            for fd in (*args[:descriptors], *(named[n] for n in _FD_NAMES if n in named)):
+                if self.known(fd):
+                    raise self._kernel().not_modelled(f"os.{name} on {self._kernel().fds.get(fd).path}")
+            return real(*args, **named)
+
+        refuse.__name__ = name
+        return refuse
+
+    # paths
+
+    def _result(self, path: str, node: Node) -> os.stat_result:
+        kernel = self._kernel()
+        size = len(node.data) if node.kind == stat.S_IFREG else len(node.target)
+        found = node.as_stat()
+        inode = 1 + sorted(p for p, _ in kernel.files).index(path)
+        return os.stat_result(
+            (node.mode, inode, 0xE40, 1, found.uid, found.gid, size, 0, 0, 0),
+            {"st_rdev": os.makedev(*node.rdev), "st_blksize": 4096, "st_blocks": (size + 511) // 512},
+        )
+
+    def stat(self, path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
+        """os.stat"""
+        if isinstance(path, int):
+            return self.fstat(path)
+        full = self.owned(path, dir_fd)
+        if full is not None:
+            real, node = self._resolve(full, path, follow_symlinks)
+            return self._result(real, node)
+        up = self.paths.absolute(path, dir_fd)
+        try:
+            where, dir_fd = self.paths.real(path, dir_fd)
+            result: os.stat_result = _REAL["stat"](where, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+            return result
+        except FileNotFoundError:
+            if up not in ANCESTORS:
+                raise
+            real, node = self._resolve(up, path, follow_symlinks)
+            return self._result(real, node)
+
+    def _resolve(self, full: str, shown: Any, follow: bool) -> tuple[str, Node]:
+        try:
+            return self._kernel().files.resolve(full, follow=follow)
+        except OSError as error:
+            raise fail(error.errno or errno.ENOENT, shown) from None
+
+    def lstat(self, path: Any, *, dir_fd: int | None = None) -> os.stat_result:
+        """os.lstat"""
+        return self.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+
+    def access(self, path: Any, mode: int, *, dir_fd: int | None = None, **named: Any) -> bool:
+        """os.access"""
+        full = self.owned(path, dir_fd)
+        if full is None:
+            path, dir_fd = self.paths.real(path, dir_fd)
+            return bool(_REAL["access"](path, mode, dir_fd=dir_fd, **named))
+        try:
+            node = self._node(full, path)
+        except OSError:
+            return False
+        kernel = self._kernel()
+        if node.kind == stat.S_IFCHR:
+            closed = kernel.profile.deny or (node.device == "mem" and not kernel.profile.devmem)
+            return not mode & os.X_OK and not (closed and mode & (os.R_OK | os.W_OK))
+        if node.kind == stat.S_IFREG:
+            return not mode & (os.X_OK | os.W_OK)
+        return not mode & os.W_OK
+
+    def readlink(self, path: Any, *, dir_fd: int | None = None) -> Any:
+        """os.readlink"""
+        full = self.owned(path, dir_fd)
+        if full is None:
+            path, dir_fd = self.paths.real(path, dir_fd)
+            return _REAL["readlink"](path, dir_fd=dir_fd)
+        node = self._node(full, path, follow=False)
+        if node.kind != stat.S_IFLNK:
+            raise fail(errno.EINVAL, path)
+        return os.fsencode(node.target) if isinstance(path, bytes) else node.target
+
+    def _names(self, full: str, shown: Any) -> list[str]:
+        node = self._node(full, shown)
+        if node.kind != stat.S_IFDIR:
+            raise fail(errno.ENOTDIR, shown)
+        return sorted(node.names)
+
+    def listdir(self, path: Any = None) -> list[Any]:
+        """os.listdir"""
+        path = "." if path is None else path
+        full = self.paths.absolute(path)
+        if full is not None and self.owned(full) is not None:
+            names = self._names(full, path)
+        elif full in ANCESTORS:
+            names = sorted({e.name for e in self._merged(full, path)})
+        else:
+            return list(_REAL["listdir"](self.paths.real(path)[0]))
+        return [os.fsencode(n) for n in names] if isinstance(path, bytes) else list(names)
+
+    def scandir(self, path: Any = None) -> Any:
+        """os.scandir"""
+        path = "." if path is None else path
+        full = self.paths.absolute(path)
+        if full is not None and (self.owned(full) is not None or full in ANCESTORS):
+            return Scan(self._merged(full, path))
+        return _REAL["scandir"](self.paths.real(path)[0])
+
+    def _merged(self, full: str, shown: Any) -> list[Any]:
+        text = "" if isinstance(shown, int) else os.fsdecode(os.fspath(shown))
+        entries: list[Any] = []
+        if self.owned(full) is None:
+            try:
+                with _REAL["scandir"](self.paths.real(text or full)[0]) as scan:
+                    entries = [e for e in scan if self.owned(posixpath.join(full, e.name)) is None]
+            except FileNotFoundError:
+                self._node(full, shown)  # an ancestor that only the board has
+        present = {e.name for e in entries}
+        try:
+            names = self._names(full, shown)
+        except FileNotFoundError:
+            if self.owned(full) is not None:
+                raise
+            names = []
+        entries += [Entry(self, full, n, posixpath.join(text, n)) for n in names if n not in present]
+        return entries
+
+    # the working directory
+
+    def chdir(self, path: Any) -> None:
+        """os.chdir"""
+        full = self.paths.absolute(path)
+        if full is not None and self.owned(full) is not None:
+            self._names(full, path)
+            self.paths.enter(self._kernel().files.resolve(full)[0])
+            return
+        try:
+            _REAL["chdir"](self.paths.real(path)[0])
+        except FileNotFoundError:
+            if full not in ANCESTORS:
+                raise
+            self._names(full, path)
+            self.paths.enter(full)
+            return
+        self.paths.leave()
+
+    def fchdir(self, fd: Any) -> None:
+        """os.fchdir"""
+        directory = self.paths.directory(fd)
+        if directory is not None:
+            self.paths.enter(directory)
+            return
+        if self.known(fd):
+            raise fail(errno.ENOTDIR)
+        _REAL["fchdir"](fd)
+        self.paths.leave()
+
+    def getcwd(self) -> str:
+        """os.getcwd"""
+        return self.paths.getcwd()
+
+    def getcwdb(self) -> bytes:
+        """os.getcwdb"""
+        return self.paths.getcwdb()
+
+    # file objects
+
+    def open_file(
+        self,
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        closefd: bool = True,
+        opener: Any = None,
+    ) -> Any:
+        """builtins.open"""
+        if opener is not None or not (self.known(file) or self.owned(file) is not None):
+            if opener is None:
+                file = self.paths.real(file)[0]
+            return _REAL_OPEN(file, mode, buffering, encoding, errors, newline, closefd, opener)
+        raw_mode = mode.replace("t", "").replace("b", "").replace("U", "")
+        raw = self.file_io(file, raw_mode, closefd)
+        if buffering == 0:
+            if "b" not in mode:
+                raw.close()
+                raise ValueError("can't have unbuffered text I/O")
+            return raw
+        buffered: Any
+        if "+" in mode:
+            buffered = io.BufferedRandom(raw)
+        elif "r" in mode:
+            buffered = io.BufferedReader(raw)
+        else:
+            buffered = io.BufferedWriter(raw)
+        if "b" in mode:
+            return buffered
+        wrapped = io.TextIOWrapper(buffered, encoding, errors, newline, buffering == 1)
+        wrapped.mode = mode  # type: ignore[misc]  # as builtins.open does it
+        return wrapped
+
+    def _file_io(self) -> type[io.FileIO]:
+        """A replacement for io.FileIO."""
+        patches = self
+
+        class Kind(type(_REAL_FILEIO)):  # type: ignore[misc]  # `type`, but the stubs say ABCMeta
+            """Every file object of the system is one of the replacement too."""
+
+            def __instancecheck__(cls, other: object) -> bool:
+                if cls is EmulatedFileIO:
+                    return isinstance(other, _REAL_FILEIO)
+                return bool(super().__instancecheck__(other))
+
+        class EmulatedFileIO(_REAL_FILEIO, metaclass=Kind):
+            """io.FileIO, also of the board's files. Closing that of a device closes the device."""
+
+            _emulated = False
+
+            def __init__(self, file: Any, mode: str = "r", closefd: bool = True, opener: Any = None) -> None:
+                full = patches.owned(file) if opener is None else None
+                self._emulated = patches.known(file)
+                if full is None:
+                    if opener is None:
+                        file = patches.paths.real(file)[0]
+                    super().__init__(file, mode, closefd, opener)
+                    return
+                node = patches._node(full, file)
+                if node.kind == stat.S_IFREG and any(c in mode for c in "wax+"):
+                    raise fail(errno.EACCES, file)
+                self._emulated = node.kind == stat.S_IFCHR
+                with patches._trusted():
+                    super().__init__(
+                        file, mode, closefd, lambda p, f: patches._open_owned(full, p, f & ~(os.O_TRUNC | os.O_CREAT))
+                    )
+
+            def close(self) -> None:
+                if self._emulated and not self.closed:
+                    fd, ours = self.fileno(), self.closefd
+                    super().close()
+                    if ours:
+                        patches.forget(fd)
+                else:
+                    super().close()
+
+            def _check(self, what: str) -> None:
+                if self._emulated:
+                    kernel = patches._kernel()
+                    raise kernel.not_modelled(f"{what} a file object of {kernel.fds.get(self.fileno()).path}")
+
+            def read(self, size: int | None = -1, /) -> Any:
+                self._check("reading")
+                return super().read(-1 if size is None else size)
+
+            def readinto(self, buffer: Any, /) -> Any:
+                self._check("reading")
+                return super().readinto(buffer)
+
+            def readall(self) -> Any:
+                self._check("reading")
+                return super().readall()
+
+            def write(self, data: Any, /) -> Any:
+                self._check("writing")
+                return super().write(data)
+
+        EmulatedFileIO.__name__ = EmulatedFileIO.__qualname__ = "FileIO"
+        EmulatedFileIO.__module__ = "_io"
+        return EmulatedFileIO
+
+    def forget(self, fd: int) -> None:
+        """A file object closed a descriptor itself."""
+        kernel = self._kernel()
+        with kernel.whole():
+            if fd in kernel.fds and not kernel.closed:
+                assert isinstance(kernel.fds, RealFds)
+                kernel.fds.forget(fd)
+
+    # in and out of place
+
+    def _put(self, where: Any, name: str, value: Any) -> None:
+        self._undo.append((where, name, getattr(where, name)))
+        setattr(where, name, value)
+
+    def install(self) -> None:
+        """Put the replacements in place."""
+        for name in _REPLACED:
+            self._put(os, name, getattr(self, name))
+        for name in _UNMODELLED:
+            if name in _REAL:
+                self._put(os, name, self._refusing(name))
+        self._put(builtins, "open", self.open_file)
+        self._put(io, "open", self.open_file)
+        self._put(io, "FileIO", self.file_io)
+
+    @property
+    def replaced(self) -> list[tuple[Any, str, Any]]:
+        """(where, name, the system's function) of all that is in place."""
+        return list(self._undo)
+
+    def uninstall(self) -> None:
+        """Take them out again."""
+        while self._undo:
+            where, name, value = self._undo.pop()
+            setattr(where, name, value)
+        self.paths.close()

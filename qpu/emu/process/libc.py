@@ -1,0 +1,237 @@
+"""The C library through ctypes under `qpu emulate`: open, close, ioctl, mmap and munmap of the board's devices."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qpu.emu.linux.core import Kernel, RegisterBlock, Span, fail
+
+if TYPE_CHECKING:
+    from qpu.emu.process.emulate import Emulation
+
+__all__ = ["LibcCalls", "is_libc"]
+
+_WORD = (1 << 8 * ctypes.sizeof(ctypes.c_void_p)) - 1
+_FAILED = _WORD  # MAP_FAILED, and -1
+# Refused with a path of the board as this argument.
+_BY_PATH = {
+    **dict.fromkeys(
+        "fopen fopen64 creat access stat lstat stat64 lstat64 opendir readlink chmod chown statx".split(), 0
+    ),
+    **dict.fromkeys("openat openat64 faccessat readlinkat fstatat fstatat64 __xstat __lxstat __xstat64".split(), 1),
+}
+# Refused with a descriptor of the board as this argument.
+_BY_FD = dict.fromkeys(
+    "read write pread pwrite pread64 pwrite64 readv writev lseek lseek64 fdopen fcntl fcntl64 dup dup2 dup3 fstat "
+    "fstat64 ftruncate fsync fchmod flock lockf".split(),
+    0,
+)
+
+
+def is_libc(name: object) -> bool:
+    """True for what programs load to call the C library: its file, or the process itself."""
+    if name is None:
+        return True
+    if not isinstance(name, (str, os.PathLike)):
+        return False
+    return re.match(r"(libc|libpthread)([.-]|$)", os.path.basename(os.fspath(name))) is not None
+
+
+class LibcCalls:
+    """Functions of the C library that know the board. One for an emulation."""
+
+    def __init__(self, emulation: Emulation) -> None:
+        self._emulation = emulation
+        self._maps: dict[int, tuple[int, Kernel, Span]] = {}  # address -> length and what is mapped
+        self._mine: dict[str, Callable[..., int | None]] = {
+            "open": self._open,
+            "open64": self._open,
+            "close": self._close,
+            "ioctl": self._ioctl,
+            "mmap": self._mmap,
+            "mmap64": self._mmap,
+            "munmap": self._munmap,
+            "msync": self._msync,
+        }
+
+    def wrap(self, name: str, function: Any, use_errno: bool) -> Any:
+        """The function `name` of the library, with the board in front when it can concern it."""
+        if name in self._mine:
+            return _Function(name, function, self._mine[name], use_errno)
+        if name in _BY_PATH or name in _BY_FD:
+            return _Function(name, function, lambda *args: self._refuse(name, args), use_errno)
+        return function
+
+    # None: not ours, the system's function is called
+
+    def _refuse(self, name: str, args: Sequence[Any]) -> None:
+        files, kernel = self._emulation.files, self._emulation.kernel
+        at = _BY_PATH.get(name)
+        if at is not None and len(args) > at:
+            full = files.owned(_text(args[at]))
+            if full is not None:
+                raise kernel.not_modelled(f"{name}() of the C library on {full}")
+        at = _BY_FD.get(name)
+        if at is not None and len(args) > at and files.known(_number(args[at])):
+            raise kernel.not_modelled(f"{name}() of the C library on {kernel.fds.get(_number(args[at])).path}")
+
+    def _open(self, path: Any, flags: Any, *mode: Any) -> int | None:
+        text = _text(path)
+        if text is None or self._emulation.files.owned(text) is None:
+            return None
+        return self._emulation.files.open(text, _number(flags))
+
+    def _close(self, fd: Any) -> int | None:
+        if not self._emulation.files.known(_number(fd)):
+            return None
+        self._emulation.files.close(_number(fd))
+        return 0
+
+    def _ioctl(self, fd: Any, request: Any, *arg: Any) -> int | None:
+        number = _number(fd)
+        if not self._emulation.files.known(number):
+            return None
+        return self._emulation.ioctl_at(number, _number(request), _number(arg[0]) if arg else 0)
+
+    def _mmap(self, address: Any, length: Any, prot: Any, flags: Any, fd: Any, offset: Any) -> int | None:
+        number = ctypes.c_int(_number(fd)).value
+        if number < 0 or not self._emulation.files.known(number):
+            return None
+        kernel = self._emulation.kernel
+        size, start, how = _number(length), _number(offset), _number(flags)
+        with kernel.call():
+            path = kernel.fds.get(number).path
+            if not 0 < size <= _WORD >> 1 or start % kernel.profile.page_size:
+                raise fail(errno.EINVAL)
+            if not how & mmap.MAP_SHARED:
+                raise kernel.not_modelled(f"a private map (flags 0x{how:x}) of {path}")
+            found = kernel.fds.get(number).mmap(size, start)
+            if isinstance(found, RegisterBlock):
+                raise kernel.not_modelled(
+                    f"mmap() of the C library of registers at 0x{found.base:x} (a pointer to them cannot be watched; "
+                    "use mmap.mmap)"
+                )
+            real = ctypes.CFUNCTYPE(
+                ctypes.c_void_p,
+                ctypes.c_void_p,
+                ctypes.c_size_t,
+                ctypes.c_int,
+                ctypes.c_int,
+                ctypes.c_int,
+                ctypes.c_int64,
+                use_errno=True,
+            )(("mmap64" if ctypes.sizeof(ctypes.c_void_p) == 4 else "mmap", ctypes.CDLL(None)))
+            at = real(_number(address), size, _number(prot), how, kernel.memory.fd, found.address)
+            if at in (None, _FAILED):
+                found.release()
+                raise fail(ctypes.get_errno())
+            self._maps[at] = size, kernel, found
+            if found.placed is not None:
+                found.placed(at)
+        return int(at)
+
+    def _munmap(self, address: Any, length: Any) -> int | None:
+        at, size = _number(address), _number(length)
+        if at not in self._maps:
+            for start, (have, kernel, _) in self._maps.items():
+                if start < at + size and at < start + have:
+                    raise kernel.not_modelled(f"munmap() of 0x{size:x} bytes inside a map of 0x{have:x} bytes")
+            return None
+        have, kernel, span = self._maps[at]
+        page = mmap.PAGESIZE - 1
+        if (size + page) & ~page != (have + page) & ~page:
+            raise kernel.not_modelled(f"munmap() of 0x{size:x} bytes of a map of 0x{have:x} bytes")
+        del self._maps[at]
+        with kernel.whole():
+            if not kernel.closed:
+                span.release()
+        return None  # the system takes the addresses away
+
+    def _msync(self, address: Any, length: Any, flags: Any) -> int | None:
+        return 0 if _number(address) in self._maps else None
+
+
+class _Function:
+    """A function of a library as ctypes shows them: restype, argtypes and errcheck work on both ways."""
+
+    def __init__(self, name: str, real: Any, mine: Callable[..., int | None], use_errno: bool) -> None:
+        object.__setattr__(self, "_parts", (name, real, mine, use_errno))
+        self.__name__ = name
+
+    @property
+    def _as_parameter_(self) -> Any:
+        return self._parts[1]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_parts":
+            raise AttributeError(name)
+        return getattr(self._parts[1], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._parts[1], name, value)
+
+    def __call__(self, *args: Any) -> Any:
+        _, real, mine, use_errno = self._parts
+        try:
+            value = mine(*args)
+        except OSError as error:
+            number = error.errno or errno.EIO
+            if use_errno:
+                ctypes.set_errno(number)
+            value = -1
+        except TypeError:
+            if real.argtypes is not None:
+                return real(*args)  # it says better what is wrong
+            raise
+        if value is None:
+            return real(*args)
+        result = _as(real.restype, value)
+        check = getattr(real, "errcheck", None)
+        return check(result, self, args) if check is not None else result
+
+
+def _as(kind: Any, value: int) -> Any:
+    """A C result as ctypes gives it for a restype."""
+    if kind is None:
+        return None
+    if isinstance(kind, type) and issubclass(kind, ctypes._SimpleCData):
+        made = kind(value & _WORD if value < 0 and kind is ctypes.c_void_p else value)
+        return made.value if kind.__mro__[1] is ctypes._SimpleCData else made
+    if isinstance(kind, type) and issubclass(kind, ctypes._Pointer):
+        return ctypes.cast(ctypes.c_void_p(value), kind)
+    return kind(ctypes.c_int(value).value)
+
+
+def _number(arg: Any) -> int:
+    """An argument as the C function gets it: numbers as they are, all else by address."""
+    if arg is None:
+        return 0
+    if isinstance(arg, int):
+        return arg
+    parameter = getattr(arg, "_as_parameter_", None)
+    if parameter is not None:
+        return _number(parameter)
+    if isinstance(arg, ctypes._SimpleCData):
+        value = arg.value
+        if value is None:
+            return 0
+        if isinstance(value, int):
+            return value
+    found = ctypes.cast(arg, ctypes.c_void_p).value
+    return 0 if found is None else found
+
+
+def _text(arg: Any) -> bytes | None:
+    """A path argument, None when it is none."""
+    if isinstance(arg, bytes):
+        return arg
+    if isinstance(arg, (ctypes.c_char_p, ctypes.Array)):
+        value = arg.value
+        return value if isinstance(value, bytes) else None
+    return None

@@ -1,0 +1,594 @@
+"""The V3D machine, compiled engine: programs run as machine code, threads one after another or on several host cores.
+
+Dispatch, placement, requests that break a rule, and reports are those of the reference engine.
+Programs that the translator leaves alone run on the reference engine; `RunStats.fallbacks` says why.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.core.isa import Isa
+from qpu.emu.engine.machine import Execution
+from qpu.emu.engine.memory import PAGE, Memory
+from qpu.emu.v3d.compiled_programs import Program, fetcher, program_at
+from qpu.emu.v3d.copies import Copies
+from qpu.emu.v3d.dispatch import Dispatch, Start
+from qpu.emu.v3d.execution import DispatchExecution, MachineProfile
+from qpu.emu.v3d.handover import ReferenceRest
+from qpu.emu.v3d.prepare import prepare
+from qpu.emu.v3d.reference import V3dReferenceMachine
+from qpu.emu.v3d.state import CLOBBERED, Group, undefined_register
+from qpu.emu.v3d.tmu import Action, decode_request, result_words
+from qpu.emu.v3d.translate_state import (
+    DATA_SLOTS,
+    FIFO_SLOTS,
+    GO_ON,
+    Keeper,
+    Kept,
+    Node,
+    NodeStats,
+    Reason,
+    Slot,
+    Untranslatable,
+    Wait,
+)
+from qpu.errors import EmuFault, FaultPlace
+
+__all__ = ["V3dCompiledMachine"]
+
+U32: TypeAlias = NDArray[np.uint32]
+
+LANES = 16
+_LANE = np.arange(LANES, dtype=np.uint32)
+_REASONS = tuple(Reason)  # by value
+SHARE, CHUNK = 1 << 12, 1 << 20  # instructions a thread runs at most before the others get their turn: first, ever
+PARALLEL = 100_000  # instructions between stores of all threads that make host threads worth it
+REQUEST = 16  # instructions that take about as long as a TMU request
+MAX_REMARKS = 256  # on overflowing result FIFOs, before requests of that size become fast
+ALL_PAGES = (1 << 32) // PAGE
+
+
+def _cores() -> int:
+    """Host cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class V3dCompiledMachine:
+    """V3D 4.2 or 7.1 of an emulated board; arguments as `V3dReferenceMachine`. workers: host threads, None: cores."""
+
+    def __init__(self, profile: MachineProfile, memory: Memory, *, strict: bool, workers: int | None = None) -> None:
+        self.reference = V3dReferenceMachine(profile, memory, strict=strict)
+        self.profile = profile
+        self.memory = memory
+        self.strict = strict
+        self.workers = workers or min(_cores(), 8)
+        self._tables: list[NDArray[np.uint64]] = []
+        self.room: U32 | None = None
+        whole = len(memory.pages) == ALL_PAGES
+        self._pages = memory.pages if whole else np.zeros(ALL_PAGES, np.uint32)
+
+    @property
+    def qpus(self) -> int:
+        """Number of QPUs."""
+        return self.reference.qpus
+
+    def page_owners(self) -> U32:
+        """Region id of every page of the 32-bit address space, whatever the window of the memory is."""
+        if self._pages is not self.memory.pages:
+            self._pages[: len(self.memory.pages)] = self.memory.pages
+        return self._pages
+
+    def take_table(self) -> NDArray[np.uint64]:
+        """A table with a zero for each page; 8 MiB, so it is kept for the next dispatch."""
+        return self._tables.pop() if self._tables else np.zeros(self.memory.size // PAGE, np.uint64)
+
+    def take_room(self, pages: int) -> U32:
+        """Room for copies of at least so many pages."""
+        kept, self.room = self.room, None
+        return kept if kept is not None and len(kept) >= pages else np.empty((pages, PAGE // 4), np.uint32)
+
+    def return_table(self, table: NDArray[np.uint64]) -> None:
+        """Give back a table whose entries are zero again."""
+        if len(self._tables) < 2:
+            self._tables.append(table)
+
+    def dispatch(self, cfg: Sequence[int]) -> Execution:
+        """Take a dispatch; see `V3dReferenceMachine.dispatch`."""
+        dispatch = Dispatch.from_cfg(cfg, exact_batches=self.profile.exact_batches)
+        try:
+            program = program_at(self.memory, dispatch, self.profile.isa, strict=self.strict)
+        except Untranslatable as reason:
+            execution = self.reference.dispatch(cfg)
+            execution.stats.fallbacks[str(reason)] += 1
+            return execution
+        return CompiledV3dExecution(self, dispatch, program)
+
+
+class CompiledV3dExecution(DispatchExecution):
+    """A dispatch on the compiled engine; see `qpu.emu.engine.machine.Execution`."""
+
+    segment = CHUNK
+    slice = 1 << 22  # clocks, milliseconds of the host
+
+    def __init__(self, machine: V3dCompiledMachine, dispatch: Dispatch, program: Program) -> None:
+        super().__init__(
+            machine.profile, machine.memory, dispatch, machine.qpus, engine="compiled", strict=machine.strict
+        )
+        self._machine = machine
+        self._program = program
+        first = program.calls == 0
+        self._before = (0.0, 0, 0) if first else (program.translate_s, program.hits, program.misses)
+        self._translated = program.translate_s
+        program.calls += 1
+        capacity = self._placement.capacity
+        raw = np.zeros(capacity * int(Slot.WORDS) + LANES, np.uint32)
+        skew = (-raw.ctypes.data // 4) % LANES
+        self._states: U32 = raw[skew : skew + capacity * int(Slot.WORDS)].reshape(capacity, int(Slot.WORDS))
+        self._wide = self._states.view(np.uint64)
+        first_state = int(self._states.ctypes.data)
+        self._pointers = np.arange(capacity, dtype=np.uint64) * np.uint64(4 * int(Slot.WORDS)) + np.uint64(first_state)
+        self._copies = Copies(machine, self._services.snapshot.copies)
+        self._workers = machine.workers
+        self._split = program.split
+        self._counts = self._new_counters()
+        self._lost: dict[int, tuple[Node, str]] = {}  # threads before code that is not translated, and why
+        self._rest: ReferenceRest | None = None
+        self._ready: list[int] = []
+        self._standstill: set[int] = set()  # of the ready: those that stand before a store or atomic
+        self._waiting: dict[int, int] = {}  # thread at a barrier -> supergroup
+        self._last_on = np.full(self._placement.qpus, -1, np.int64)  # thread that ran last on each QPU
+        self._resumed = np.zeros(capacity, np.bool_)  # it ran, and stopped at a switch
+        self._total: NDArray[np.int64] = np.zeros(len(fields(NodeStats)), np.int64)
+        self._tmu = np.zeros(3, np.uint64)  # requests, bytes read, bytes written by threads that ended
+        self._group = Group(np.zeros(1, np.intp), dispatch.code, dispatch.uniforms)
+        self._words: dict[tuple[int, str], U32] = {}  # words of streams that are not in one piece on the host
+        self._pool: ThreadPoolExecutor | None = None
+        self._overflows = 0
+        self._turns = 0  # of threads
+        self._share = SHARE
+        self._fetch = fetcher(machine.memory, dispatch.code)
+        self._fresh = self._template()
+
+    # -- statistics
+
+    def _new_counters(self) -> list[NDArray[np.int64]]:
+        """Counters of the present translation; what changed with it."""
+        self._stats = self._program.stats
+        if self._program.split and not self._split:
+            self._split = True  # both halves had the flags of the low ones
+            self._states[:, (Slot.A_HI, Slot.B_HI)] = self._states[:, (Slot.A_LO, Slot.B_LO)]
+        return [np.zeros(len(self._program.stats), np.int64) for _ in range(self._workers)]
+
+    def _over(self) -> None:
+        """Worker threads end, the page table goes back."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        self._copies.release()
+
+    def _count(self) -> None:
+        s, x, p = self.stats, self._services, self._program
+        self._settle_counters()
+        total = NodeStats(*self._total.tolist())
+        s.add_ops, s.mul_ops, s.fadds, s.fmuls = total.add_ops, total.mul_ops, total.fadds, total.fmuls
+        s.sfu_ops, s.branches, s.thread_switches = total.sfu_ops, total.branches, total.switches
+        s.uniform_bytes = 4 * total.uniforms
+        requests, read, written = (self._tmu + self._tallies(list(self._placement.running))).tolist()
+        s.tmu_requests = requests + x.tmu.requests
+        s.tmu_read_bytes = read + x.tmu.read_bytes
+        s.tmu_write_bytes = written + x.tmu.write_bytes
+        s.execute_s -= p.translate_s - self._translated
+        self._translated = p.translate_s
+        if self._rest is not None:
+            self._add_rest(self._rest)
+        s.translate_s = p.translate_s - self._before[0]
+        s.cache_hits, s.cache_misses = p.hits - self._before[1], p.misses - self._before[2]
+
+    def _add_rest(self, rest: ReferenceRest) -> None:
+        s = self.stats
+        rest.settle()
+        for name in ("add_ops", "mul_ops", "fadds", "fmuls", "sfu_ops", "branches", "thread_switches", "uniform_bytes"):
+            setattr(s, name, getattr(s, name) + getattr(rest.stats, name))
+        for _, reason in self._lost.values():
+            s.fallbacks[reason] = rest.executed
+            break
+
+    def _settle_counters(self) -> None:
+        """Turn counts of chains into operation counts; needed before the program is translated again."""
+        self._total = self._total + np.sum(self._counts, axis=0) @ self._stats
+        for counts in self._counts:
+            counts[:] = 0
+
+    def _tallies(self, threads: list[int]) -> NDArray[np.uint64]:
+        """TMU requests, bytes read and bytes written by threads."""
+        found: NDArray[np.uint64] = self._wide[threads, int(Slot.REQUESTS) // 2 : int(Slot.REQUESTS) // 2 + 3].sum(0)
+        return found
+
+    # -- threads
+
+    def _template(self) -> U32:
+        """The state of a thread before anything is known of it."""
+        state = np.zeros(int(Slot.WORDS), np.uint32)
+        for n in range(64):
+            state[Slot.RF + LANES * n : Slot.RF + LANES * (n + 1)] = undefined_register(n)
+        for n in range(6):
+            state[Slot.ACC + LANES * n : Slot.ACC + LANES * (n + 1)] = undefined_register(64 + n)
+        state[Slot.UNIFORM] = self._dispatch.uniforms
+        state[Slot.CONFIG] = 0xFFFFFFFF
+        state[Slot.CODE] = self._dispatch.code
+        state[Slot.LIMIT] = result_words(self._dispatch.threads)
+        return state
+
+    def _start(self, started: list[Start]) -> None:
+        payload = self._dispatch.payload([s.batch for s in started], [s.supergroup_slot for s in started])
+        ids = Slot.RF + LANES * (0 if self.isa is Isa.V3D42 else 3)
+        threads = [begun.thread for begun in started]
+        states = self._states
+        states[threads] = self._fresh
+        states[threads, ids : ids + LANES] = payload.ids
+        states[threads, Slot.RF + 2 * LANES : Slot.RF + 3 * LANES] = payload.index
+        states[threads, Slot.MSF : Slot.MSF + LANES] = payload.live
+        states[threads, Slot.TIDX] = [self._placement.tidx(t) for t in threads]
+        states[threads, Slot.SLOT] = [begun.supergroup_slot for begun in started]
+        self._resumed[threads] = False
+        self._ready += threads
+
+    def _turn(self, budget: int) -> None:
+        if self._rest is not None:
+            self._rest.advance(budget, self._stop)
+            return
+        started = self._placement.start()
+        if started:
+            self._start(started)
+        if not self._ready:
+            waiting = next(iter(self._waiting), None)
+            raise self._deadlocked(None if waiting is None else self._standing(waiting))
+        threads = sorted(self._ready)
+        self._ready = []
+        if self._program.hot:
+            self._program.improve()
+        if self._program.stats is not self._stats:  # translated again, here or by another dispatch
+            self._settle_counters()
+            self._counts = self._new_counters()
+        budget = min(budget, self._share)
+        reasons = self._run_all(threads, budget)
+        self._copies.note()
+        self._account(threads, budget)
+        if self._states[threads, Slot.REMARK].any():
+            self._remark(threads)
+        spent = reasons.count(Reason.BUDGET)
+        if 0 < spent < len(reasons):
+            self._share = SHARE  # others make progress: who spins must not hold them up
+        elif spent:
+            self._share = min(2 * self._share, CHUNK)
+        ended: list[int] = []
+        for thread, reason in zip(threads, reasons, strict=True):
+            if reason == Reason.SWITCH:
+                self._ready.append(thread)
+            elif reason == Reason.END:
+                ended.append(thread)
+            elif reason == Reason.TMU and self._states[thread, Slot.FROZEN]:
+                self._standstill.add(thread)
+                self._goes_on(thread)
+            else:
+                self._handle(thread, _REASONS[reason], ended)
+        self._end(ended)
+        self._release()
+        if self._lost:
+            self._hand_over()
+
+    def _run_all(self, threads: list[int], budget: int) -> list[int]:
+        if self.isa is Isa.V3D42:
+            self._clobber(threads)
+        fixed: tuple[int, ...] = (
+            self._memory.pointer,
+            self._machine.page_owners().ctypes.data,
+            self._services.snapshot.kept.ctypes.data,
+            self._copies.table.ctypes.data,
+            self._copies.control.ctypes.data,
+        )
+        result: dict[int, int] = {}
+
+        def work(mine: list[int], counters: NDArray[np.int64]) -> None:
+            states = self._pointers[mine]
+            reasons = np.zeros(len(mine), np.int32)
+            self._program.run(states.ctypes.data, len(mine), *fixed, counters.ctypes.data, budget, reasons.ctypes.data)
+            result.update(zip(mine, reasons.tolist(), strict=True))
+
+        # First nobody stores, so that the order of the threads, and host cores, make no difference; then those that
+        # want to store do so, one after the other.
+        control = self._copies.control
+        control[Keeper.FROZEN] = Wait.STORES
+        starting = threads
+        if self._standstill:
+            starting = [t for t in threads if t not in self._standstill]
+            held = list(self._standstill)
+            self._wide[held, int(Slot.LEFT) // 2] = budget
+            result.update(dict.fromkeys(held, int(Reason.TMU)))
+            self._standstill.clear()
+        shares = self._shares(starting)
+        if len(shares) > 1:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._workers, "qpu-emulator")
+            list(self._pool.map(work, shares, self._counts))
+        elif starting:
+            work(starting, self._counts[0])
+        control[Keeper.FROZEN] = Wait.NOBODY
+        reasons = np.array([result[t] for t in threads], np.int32)
+        if self._program.lockstep or ((reasons == Reason.TMU) & (self._states[threads, Slot.FROZEN] != 0)).any():
+            states, most = self._pointers[threads], PARALLEL
+            fixed += (self._counts[0].ctypes.data,)
+            self._program.rounds(states.ctypes.data, len(threads), *fixed, most, reasons.ctypes.data)
+        found: list[int] = reasons.tolist()
+        return found
+
+    def _shares(self, threads: list[int]) -> list[list[int]]:
+        """Which host thread runs which threads."""
+        workers = min(self._workers, len(threads))
+        if workers < 2 or self._program.lockstep or self._mean * len(threads) < PARALLEL:
+            return [threads]
+        return [threads[i::workers] for i in range(workers)]
+
+    @property
+    def _mean(self) -> int:
+        """Instructions that a thread executes until it stops, in the mean so far."""
+        return int(self._services.qpu_instructions.sum()) // max(1, self._turns)
+
+    def _clobber(self, threads: list[int]) -> None:
+        """4.2: accumulators are shared by a QPU's threads; they are lost when another one ran since the switch."""
+        mine = np.array(threads)
+        qpu = mine % self._placement.qpus
+        order = np.argsort(qpu, kind="stable")  # by QPU, then in the order in which they run
+        mine, qpu = mine[order], qpu[order]
+        first = np.ones(len(mine), np.bool_)
+        first[1:] = qpu[1:] != qpu[:-1]
+        before = np.empty_like(mine)
+        before[1:] = mine[:-1]
+        before[first] = self._last_on[qpu[first]]
+        lost = mine[self._resumed[mine] & (before != mine)]
+        if lost.size:
+            self._states[lost, Slot.ACC : Slot.ACC + 6 * LANES] = CLOBBERED
+        self._states[mine, Slot.SHARED] = np.bincount(qpu)[qpu] > 1
+        self._last_on[qpu] = mine  # of several the last stays
+        self._resumed[mine] = True
+
+    def _account(self, threads: list[int], budget: int) -> None:
+        used = budget - self._wide[threads, int(Slot.LEFT) // 2].view(np.int64)
+        qpus = self._placement.qpus
+        np.add.at(self._services.qpu_instructions, np.array(threads) % qpus, used)
+        self._program.executed += int(used.sum())
+        self._turns += len(threads)
+
+    # -- events
+
+    def _handle(self, thread: int, reason: Reason, ended: list[int]) -> None:
+        state = self._states[thread]
+        if reason is Reason.TMU:
+            self._request(thread)
+            then = int(state[Slot.THEN])
+            if then == GO_ON:
+                self._goes_on(thread)
+                return
+            reason = Reason(then)
+        if reason in (Reason.BUDGET, Reason.YIELD):
+            self._goes_on(thread)
+        elif reason is Reason.SWITCH:
+            self._ready.append(thread)
+        elif reason is Reason.END:
+            ended.append(thread)
+        elif reason is Reason.BARRIER:
+            asked = int(state[Slot.SYNC]) >> 1
+            if asked:
+                g = self._standing(thread, asked - 1)
+                self._services.warn(g, "barrier-tmu", "the barrier is joined while TMU results are outstanding")
+            state[Slot.SYNC] = 0
+            self._waiting[thread] = self._placement.running[thread].supergroup
+            self._placement.arrive(thread)
+        elif reason is Reason.JUMP:
+            self._jump(thread)
+        elif reason is Reason.CHECK:
+            self._check(thread)
+        elif reason is Reason.RULE:
+            self._rule(thread)
+        elif reason is Reason.BAD_CODE:
+            g = self._standing(thread)
+            word = self._fetch(int(state.view(np.int32)[Slot.AT]))
+            if word is None:
+                self._services.prepared = None
+                message = f"the program counter 0x{g.pc:08x} is outside of every buffer"
+                self._services.fault(g, "code-out-of-bounds", message)
+            self._services.fault(g, *(prepare(self.isa, word).problem or ("undefined-opcode", "no instruction")))
+        else:
+            raise EmuFault("engine", f"the compiled program stopped with {reason.name}", FaultPlace())
+
+    def _remark(self, threads: list[int]) -> None:
+        for thread in threads:
+            at = int(self._states[thread].view(np.int32)[Slot.REMARK])
+            if at:
+                message = "moving the uniform stream to the link register is not known to work"
+                self._services.warn(self._standing(thread, at - 1), "uniforms-from-link", message)
+                self._states[thread, Slot.REMARK] = 0
+
+    def _goes_on(self, thread: int) -> None:
+        """The thread stopped where hardware would not have: its accumulators are still its own."""
+        self._resumed[thread] = False
+        self._ready.append(thread)
+
+    def _end(self, threads: list[int]) -> None:
+        """The programs of these threads have ended."""
+        if not threads:
+            return
+        tallies = self._tallies(threads)
+        self._tmu += tallies
+        self._program.executed += REQUEST * int(tallies[0])
+        left = self._states[threads][:, (Slot.COUNT, Slot.SYNC)]
+        for thread, (count, asked) in zip(threads, left.tolist(), strict=True):
+            if count:
+                g = self._standing(thread)
+                g.pc += 8
+                self._services.warn(g, "tmu-unpopped", f"{count} TMU result words are left at the program end")
+            if asked:  # the last switch before the end was the barrier's: it counts as arrived (assumed)
+                self._placement.arrive(thread)
+            self._placement.finish(thread)
+
+    def _standing(self, thread: int, index: int | None = None) -> Group:
+        """The thread as the reference engine's services see it, at its current (or another) instruction."""
+        g = self._group
+        g.threads = np.array([thread], np.intp)
+        at = int(self._states[thread].view(np.int32)[Slot.AT]) if index is None else index
+        g.pc = (self._dispatch.code + 8 * at) & 0xFFFFFFFF
+        g.count = 0
+        self._services.group = g
+        self._services.prepared = prepare(self.isa, self._word(at))
+        return g
+
+    def _word(self, index: int) -> int:
+        return self._fetch(index) or 0
+
+    def _rule(self, thread: int) -> None:
+        """The program does what hardware does not define."""
+        state = self._states[thread]
+        rule, message = self._program.rules[int(state[Slot.RULE])]
+        if not message:
+            message = f"branch target 0x{int(state[Slot.TARGET]):08x} is no multiple of 8"
+        self._services.fault(self._standing(thread), rule, message)
+
+    def _check(self, thread: int) -> None:
+        """A chain cannot run: fault where something is missing, else hand the words over in one piece."""
+        state = self._states[thread]
+        number = int(state[Slot.RESUME])
+        start = self._program.nodes[number].at
+        results = int(state[Slot.COUNT])
+        words: dict[str, list[int]] = {"u": [], "a": []}
+        x = self._services
+        g = self._group
+        g.unif, g.unifa, g.unifa_at = int(state[Slot.UNIFORM]), int(state[Slot.UNIFA]), -100
+        qpu = self._placement.qpu(thread)
+        for kind, index in self._program.needs[number]:
+            self._standing(thread, index)
+            try:
+                if kind == "r":
+                    if not results:
+                        x.fault(g, "tmu-empty", "ldtmu finds no result pending; hardware hangs here")
+                    results -= 1
+                else:
+                    word = x.uniform(g) if kind == "u" else x.unifa(g)
+                    assert isinstance(word, int)
+                    words[kind].append(word)
+            except EmuFault:
+                x.qpu_instructions[qpu] += index - start
+                raise
+        for kind, host, left in (("u", Slot.UNIFORM_HOST, Slot.UNIFORM_LEFT), ("a", Slot.UNIFA_HOST, Slot.UNIFA_LEFT)):
+            if words[kind]:
+                piece = self._words[thread, kind] = np.array(words[kind], np.uint32)
+                self._wide[thread][int(host) // 2] = piece.ctypes.data
+                state[left] = len(piece)
+        self._goes_on(thread)
+
+    def _request(self, thread: int) -> None:
+        """A TMU request that the translated code left to the host."""
+        state, g = self._states[thread], self._standing(thread)
+        pending = int(state[Slot.PENDING])
+        g.config = int(state[Slot.CONFIG])
+        kept_data = min(pending, DATA_SLOTS)  # more are a fault; their contents do not matter
+        g.data = [state[Slot.DATA + LANES * k : Slot.DATA + LANES * (k + 1)].copy() for k in range(kept_data)]
+        g.data += [np.zeros(LANES, np.uint32)] * (pending - kept_data)
+        head, count = int(state[Slot.HEAD]), int(state[Slot.COUNT])
+        g.results = [np.zeros(LANES, np.uint32)] * count
+        live = (np.uint32(state[Slot.MASK]) >> _LANE & np.uint32(1)).astype(np.bool_)
+        address = state[Slot.ADDRESS : Slot.ADDRESS + LANES].copy().reshape(1, LANES)
+        streamed = self._open_pages(g.config, pending, address)
+        self._services.request(g, address, live.reshape(1, LANES))
+        kept = self._services.snapshot.kept
+        kept[streamed[kept[streamed] == Kept.FREE]] = Kept.STREAM  # not stored to after all
+        state[Slot.CONFIG] = g.config if isinstance(g.config, int) else g.config[0]
+        state[Slot.PENDING] = 0
+        fresh = g.results[count:]
+        if len(g.results) > state[Slot.LIMIT]:
+            self._overflows += 1
+            if self._overflows > MAX_REMARKS:  # said often enough
+                self._states[:, Slot.LIMIT] = self._fresh[Slot.LIMIT] = FIFO_SLOTS
+        for k, value in enumerate(fresh):
+            at = Slot.FIFO + LANES * ((head + count + k) % FIFO_SLOTS)
+            state[at : at + LANES] = np.broadcast_to(value, (1, LANES))[0]
+        state[Slot.COUNT] = count + len(fresh)
+        if self._copies.enter():
+            self._states[:, (Slot.UNIFORM_LEFT, Slot.UNIFA_LEFT)] = 0  # the streams look again what to read
+
+    def _open_pages(self, config: int, pending: int, address: U32) -> NDArray[np.intp]:
+        """Pages under streams that a request may store to are to be copied first; returns them."""
+        if decode_request(config & 0xFF, pending).action not in (Action.STORE, Action.ATOMIC):
+            return np.zeros(0, np.intp)
+        kept = self._services.snapshot.kept
+        reach = np.concatenate([address & np.uint32(0xFFFFFFF0), address, address + np.uint32(15)])
+        pages = np.unique(reach >> np.uint32(12)).astype(np.intp)
+        pages = pages[pages < len(kept)]
+        streamed: NDArray[np.intp] = pages[kept[pages] == Kept.STREAM]
+        kept[streamed] = Kept.FREE
+        return streamed
+
+    def _jump(self, thread: int) -> None:
+        state = self._states[thread]
+        offset = int(state[Slot.JUMP]) - self._dispatch.code
+        index = (offset + (1 << 31) & 0xFFFFFFFF) - (1 << 31) >> 3
+        pending = int(state[Slot.MARKED])
+        node = Node(index, marked=bool(pending & 1), late=bool(pending & 2), unifa=pending >> 2)
+        try:
+            state[Slot.RESUME] = self._program.number(node, self._fetch)
+        except Untranslatable as reason:
+            self._lost[thread] = node, str(reason)
+        if self._program.stats is not self._stats:
+            self._settle_counters()
+            self._counts = self._new_counters()
+        self._goes_on(thread)
+
+    def _hand_over(self) -> None:
+        """The reference engine does the rest of the dispatch."""
+        ended: list[int] = []
+        for thread in sorted(self._standstill):
+            self._ready.remove(thread)
+            self._handle(thread, Reason.TMU, ended)
+        self._standstill.clear()
+        self._end(ended)
+        self._release()
+        self._copies.note()
+        running = list(self._placement.running)
+        self._tmu += self._tallies(running)
+        self._wide[running, int(Slot.REQUESTS) // 2 : int(Slot.REQUESTS) // 2 + 3] = 0
+        nodes = self._program.nodes
+
+        def standing(threads: Iterable[int]) -> dict[int, Node]:
+            return {
+                t: self._lost[t][0] if t in self._lost else nodes[int(self._states[t, Slot.RESUME])] for t in threads
+            }
+
+        self._rest = ReferenceRest(
+            self._machine.reference,
+            self._dispatch,
+            self._placement,
+            self._services,
+            self._states,
+            standing(sorted(self._ready)),
+            standing(self._waiting),
+            self._resumed,
+            self._fetch,
+            split=self._split,
+        )
+
+    def _release(self) -> None:
+        if not self._waiting:
+            return
+        full = self._placement.release()
+        for thread in [t for t, s in self._waiting.items() if s in full]:
+            del self._waiting[thread]
+            self._ready.append(thread)

@@ -1,0 +1,200 @@
+"""V3D programs as machine code: what is translated, how well, and what belongs to the code."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.core.isa import Isa
+from qpu.emu.engine.host_cpu import Host, host
+from qpu.emu.engine.memory import Memory
+from qpu.emu.engine.native import Improvement, NativeCode, build
+from qpu.emu.v3d.dispatch import Dispatch
+from qpu.emu.v3d.translate import translate
+from qpu.emu.v3d.translate_graph import Fetch, explore
+from qpu.emu.v3d.translate_state import Node, NodeStats, Untranslatable
+
+__all__ = ["Program", "fetcher", "program_at"]
+
+QUICK, FULL = 0, 2  # optimisation levels
+HOT = 2_000_000  # instructions after which a program is worth the full level
+MAX_PROGRAMS = 256
+_HEAD = 4  # instructions that tell programs apart at first sight
+
+
+class _Kind(NamedTuple):
+    isa: Isa
+    single_segment: bool
+    strict: bool
+    registers: int
+    host: Host
+
+
+def fetcher(memory: Memory, code: int) -> Fetch:
+    """Words of a program by instruction, from memory as it is when they are asked for."""
+    words = memory.bytes.view(np.uint64)
+
+    def fetch(index: int) -> int | None:
+        address = (code + 8 * index) & 0xFFFFFFFF
+        if address >= memory.size or not memory.pages[address >> 12]:
+            return None
+        return int(words[address >> 3])
+
+    return fetch
+
+
+class Program:
+    """A translated program: its machine code, and how its chains count.
+
+    refused: why it is left to the reference engine, or empty.
+    """
+
+    def __init__(self, kind: _Kind, fetch: Fetch) -> None:
+        self.kind = kind
+        self.nodes: list[Node] = [Node(0)]
+        self.level = QUICK
+        self.stats: NDArray[np.int64] = np.zeros((1, len(fields(NodeStats))), np.int64)  # by counter, by field
+        self.needs: dict[int, list[tuple[str, int]]] = {}
+        self.rules: list[tuple[str, str]] = []
+        self.lockstep = self.split = False
+        self.translate_s = 0.0
+        self.hits = self.misses = 0
+        self.executed = 0
+        self.calls = 0
+        self.run: Any = None
+        self.rounds: Any = None
+        self._code: NativeCode
+        self._translate: Callable[[], tuple[str, dict[str, Any]]]
+        self._improvement: Improvement | None = None
+        self._keep: list[NativeCode] = []
+        self.refused = ""
+        self._refused: dict[Node, str] = {}
+        try:
+            self.build(fetch)
+        except Untranslatable as reason:
+            self.refused = str(reason)
+
+    def build(self, fetch: Fetch) -> None:
+        """Translate from all known entry nodes; numbers given out before stay valid. Raises: Untranslatable."""
+        kind = self.kind
+        words, _ = explore(kind.isa, fetch, [n.at for n in self.nodes])
+        self._covers(words)
+        nodes = list(self.nodes)
+        identity = repr((nodes, *kind, sorted(words.items()))).encode()
+        seen = dict[int, int | None](words)  # the memory may change until the translation is improved
+
+        def look(at: int) -> int | None:
+            if at not in seen:
+                seen[at] = fetch(at)
+            return seen[at]
+
+        def make() -> tuple[str, dict[str, Any]]:
+            made = translate(
+                kind.isa,
+                look,
+                nodes,
+                single_segment=kind.single_segment,
+                strict=kind.strict,
+                registers=kind.registers,
+                avx512=kind.host.avx512,
+            )
+            entries = sorted(made.entries, key=made.entries.__getitem__)
+            return made.ir, {
+                "stats": [list(astuple(s)) for s in made.stats],
+                "entries": [list(n) for n in entries],
+                "needs": [[n, found] for n, found in made.needs.items()],
+                "rules": made.rules,
+                "reached": made.reached,
+                "lockstep": made.lockstep,
+                "split": made.split,
+            }
+
+        code = build(identity, make, level=QUICK, better=FULL)
+        self._adopt(code)
+        self._translate = make
+        self._improvement = None
+        meta = code.meta
+        self.stats = np.array(meta["stats"], np.int64).reshape(-1, len(fields(NodeStats)))
+        self.nodes = [Node.of(n) for n in meta["entries"]]
+        self.needs = {n: [(kind, index) for kind, index in found] for n, found in meta["needs"]}
+        self.rules = [(rule, message) for rule, message in meta["rules"]]
+        self.lockstep = bool(meta["lockstep"])
+        self.split = bool(meta["split"])
+        self._covers({at: look(at) for at in meta["reached"]})
+        self.translate_s += code.translate_s
+
+    def _adopt(self, code: NativeCode) -> None:
+        self._code = code
+        self._keep.append(code)
+        self.level = code.level
+        self.hits += code.from_cache
+        self.misses += not code.from_cache
+        pointer, wide = ctypes.c_void_p, ctypes.c_int64
+        types = [pointer, wide, *[pointer] * 6, wide, pointer]
+        self.run = code.function(None, *types)
+        self.rounds = code.function(None, *types, name="rounds")
+
+    def _covers(self, words: Mapping[int, int | None]) -> None:
+        """Remember what the translation depends on. Programs that run out of all buffers are known to nobody."""
+        self.known = all(word is not None for word in words.values())
+        self._at = np.array(list(words), np.int64)
+        self._words = np.array([word or 0 for word in words.values()], np.uint64)
+
+    def covers(self, memory: Memory, code: int) -> bool:
+        """Whether this is the program at an address, as far as it is known."""
+        at = (code + 8 * self._at & 0xFFFFFFFF) >> 3
+        if not self.known or (at >= memory.size >> 3).any() or not memory.pages[at >> 9].all():
+            return False
+        return bool((memory.bytes.view(np.uint64)[at] == self._words).all())
+
+    @property
+    def hot(self) -> bool:
+        """The program is worth a better translation."""
+        return self.level != FULL and self.executed >= HOT
+
+    def improve(self) -> None:
+        """Have the program translated at the full level by another host thread, and take that when it is there."""
+        if self._improvement is None:
+            self._improvement = Improvement.of(self._code, self._translate, FULL)
+            return
+        code = self._improvement.result()
+        if code is not None:
+            self._adopt(code)
+
+    def number(self, node: Node, fetch: Fetch) -> int:
+        """The entry number of a node that was found at run time. Raises: Untranslatable."""
+        if node in self._refused:
+            raise Untranslatable(self._refused[node])
+        if node not in self.nodes:
+            self.nodes.append(node)
+            try:
+                self.build(fetch)
+            except Untranslatable as reason:
+                self.nodes.remove(node)
+                self._refused[node] = str(reason)
+                raise
+        return self.nodes.index(node)
+
+
+_PROGRAMS: dict[tuple[_Kind, tuple[int | None, ...]], list[Program]] = {}
+
+
+def program_at(memory: Memory, dispatch: Dispatch, isa: Isa, *, strict: bool) -> Program:
+    """The program of a dispatch. Raises: Untranslatable."""
+    fetch = fetcher(memory, dispatch.code)
+    kind = _Kind(isa, dispatch.single_segment, strict, 32 if dispatch.threads == 4 else 64, host())
+    alike = _PROGRAMS.setdefault((kind, tuple(fetch(i) for i in range(_HEAD))), [])
+    found = next((p for p in alike if p.covers(memory, dispatch.code)), None)
+    if found is None:
+        if sum(map(len, _PROGRAMS.values())) >= MAX_PROGRAMS:
+            _PROGRAMS.clear()
+        found = Program(kind, fetch)
+        _PROGRAMS.setdefault((kind, tuple(fetch(i) for i in range(_HEAD))), []).append(found)
+    if found.refused:
+        raise Untranslatable(found.refused)
+    return found

@@ -1,0 +1,78 @@
+"""Copies of pages that the uniform streams of a dispatch read, made before the first store to them."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.emu.v3d.translate_state import Keeper
+
+__all__ = ["Copies", "Lender"]
+
+U32: TypeAlias = NDArray[np.uint32]
+ROOM, MOST_ROOM = 64, 1 << 14  # pages: room for copies at first, and what is added at once
+
+
+class Lender(Protocol):
+    """Lends what is worth keeping between dispatches."""
+
+    room: U32 | None
+
+    def take_table(self) -> NDArray[np.uint64]: ...
+    def take_room(self, pages: int) -> U32: ...
+    def return_table(self, table: NDArray[np.uint64]) -> None: ...
+
+
+class Copies:
+    """Copies of pages from before their first store of a dispatch, made by translated code or by the host."""
+
+    def __init__(self, machine: Lender, known: dict[int, U32]) -> None:
+        self._machine = machine
+        self._known = known  # page -> words; what the host's streams read
+        self.table = machine.take_table()  # host addresses, for translated code
+        self.control = np.zeros(int(Keeper.WORDS), np.uint64)
+        self._entered = 0  # of `known`: in the table
+        self._noted = 0  # of the room: in `known`
+        self._room = ROOM
+        self._supply()
+
+    def _supply(self) -> None:
+        self._pool = self._machine.take_room(self._room)
+        self._room = len(self._pool)
+        self._pages = np.zeros(self._room, np.uint32)
+        self._noted = 0
+        self.control[Keeper.USED] = 0
+        self.control[Keeper.ROOM] = self._room
+        self.control[Keeper.POOL] = self._pool.ctypes.data
+        self.control[Keeper.PAGES] = self._pages.ctypes.data
+
+    def note(self) -> None:
+        """Take over what translated code copied; new room when it is used up."""
+        used = min(int(self.control[Keeper.USED]), self._room)
+        for i in range(self._noted, used):
+            self._known[int(self._pages[i])] = self._pool[i]
+        self._entered += used - self._noted
+        self._noted = used
+        if int(self.control[Keeper.USED]) >= self._room:
+            self._room = min(4 * self._room, MOST_ROOM)
+            self._supply()
+
+    def enter(self) -> bool:
+        """Put the host's new copies into the table; whether there were any."""
+        fresh = len(self._known) - self._entered
+        for page in islice(reversed(self._known), fresh):
+            self.table[page] = self._known[page].ctypes.data
+        self._entered += fresh
+        return bool(fresh)
+
+    def release(self) -> None:
+        """The dispatch is over."""
+        self.note()
+        for page in self._known:
+            self.table[page] = 0
+        self._machine.return_table(self.table)
+        self._known.clear()
+        self._machine.room = self._pool

@@ -1,0 +1,152 @@
+"""What executions of V3D dispatches have in common, whatever engine runs the instructions."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+from qpu.core.isa import Isa
+from qpu.emu.engine.interrupts import StopRequest
+from qpu.emu.engine.machine import RunStats
+from qpu.emu.engine.memory import Memory
+from qpu.emu.engine.numpy_lanes import quiet
+from qpu.emu.v3d.dispatch import Dispatch, Placement
+from qpu.emu.v3d.services import DispatchServices
+from qpu.emu.v3d.state import Group
+from qpu.errors import EmuFault, FaultPlace
+
+__all__ = ["CLOCKS_PER_INSTRUCTION", "DispatchExecution", "MachineProfile"]
+
+CLOCKS_PER_INSTRUCTION = 4
+_LEAST = 16  # instructions of the shortest turn: the end of a time slice is not worth halving it for ever
+
+
+class MachineProfile(Protocol):
+    """What a machine needs to know of its board. `exact_batches`: CFG4 is the number of batches, not one less."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def isa(self) -> Isa: ...
+    @property
+    def slices(self) -> int: ...
+    @property
+    def qpus_per_slice(self) -> int: ...
+    @property
+    def exact_batches(self) -> bool: ...
+
+
+class DispatchExecution(ABC):
+    """A dispatch (`qpu.emu.engine.machine.Execution`); engines say what a turn is.
+
+    segment: instructions a thread runs at most before the others get their turn.
+    """
+
+    segment: int
+
+    def __init__(
+        self, profile: MachineProfile, memory: Memory, dispatch: Dispatch, qpus: int, *, engine: str, strict: bool
+    ) -> None:
+        self.isa = profile.isa
+        self.stats = RunStats(profile.isa, engine=engine)
+        self._memory = memory
+        self._dispatch = dispatch
+        self._placement = Placement(dispatch, qpus)
+        self._services = DispatchServices(
+            profile.name, profile.isa, memory, dispatch, self._placement, self.stats, strict=strict
+        )
+        self._failed: BaseException | None = None
+        self._stop = StopRequest()
+
+    @property
+    def clocks(self) -> int:
+        """Emulated clocks of the busiest QPU."""
+        return CLOCKS_PER_INSTRUCTION * int(self._services.qpu_instructions.max())
+
+    @property
+    def done(self) -> bool:
+        """All batches have finished."""
+        return self._placement.done
+
+    @property
+    def batches(self) -> int:
+        """Batches of the dispatch."""
+        return self._dispatch.batches
+
+    @property
+    def batches_done(self) -> int:
+        """Finished batches."""
+        return self._placement.finished
+
+    def run(self, clocks: int | None = None) -> bool:
+        """Advance by about `clocks` emulated clocks (None: to the end); True when all batches are done.
+
+        Raises: EmuFault; a second call raises it again. KeyboardInterrupt, and whatever else signal handlers raise:
+        the execution can go on afterwards.
+        """
+        target = None if clocks is None else self.clocks + clocks
+        while True:
+            self._stop = StopRequest()
+            try:
+                with self._stop:
+                    self._run(target)
+            finally:
+                self._stop.deliver()
+            if self.done or not self._stop.requested:
+                return self.done
+
+    def _run(self, target: int | None) -> None:
+        """Run until the clock reaches `target`, or a signal comes."""
+        if self._failed is not None:
+            raise self._failed
+        begun = time.perf_counter()
+        try:
+            with quiet():
+                while not self.done and not self._stop.requested:
+                    budget = self.segment
+                    if target is not None:
+                        left = target - self.clocks
+                        if left <= 0:
+                            break
+                        budget = min(budget, max(_LEAST, left // (CLOCKS_PER_INSTRUCTION * self._sharing())))
+                    self._turn(budget)
+        except BaseException as error:
+            self._failed = (
+                error if isinstance(error, EmuFault) else EmuFault("interrupted", "stopped in mid-instruction")
+            )
+            raise
+        finally:
+            self.stats.execute_s += time.perf_counter() - begun
+            self._count()
+            s = self.stats
+            s.instructions = int(self._services.qpu_instructions.sum())
+            s.per_qpu = {q: int(n) for q, n in enumerate(self._services.qpu_instructions) if n}
+            s.threads = self._placement.started
+            s.clocks = self.clocks
+            if self.done or self._failed is not None:
+                self._over()
+
+    def _sharing(self) -> int:
+        """Threads on the busiest QPU, as threads are placed."""
+        p = self._placement
+        resident = min(p.capacity, len(p.running) + self._dispatch.batches - p.started)
+        return max(1, -(-resident // p.qpus))
+
+    @abstractmethod
+    def _turn(self, budget: int) -> None:
+        """Every thread that can runs to its next suspension point, or `budget` instructions."""
+
+    @abstractmethod
+    def _count(self) -> None:
+        """Bring the statistics up to date."""
+
+    def _over(self) -> None:  # noqa: B027 - engines without anything to give back leave it
+        """Nothing will run any more."""
+
+    def _deadlocked(self, waiting: Group | None) -> EmuFault:
+        """The report when no thread can go on. waiting: some that stand at a barrier."""
+        place = FaultPlace(board=self._services.board)
+        if waiting is not None:
+            place = self._services.at_barrier(waiting)
+        return EmuFault("deadlock", self._placement.deadlock(), place)

@@ -1,0 +1,467 @@
+"""The V3D machine, reference engine: threads that share a program counter run as one NumPy batch.
+
+Order (emulator design, section 4): all threads advance in step from one suspension point to the next. Suspension
+points are thread switches, barriers, program ends, exhausted budgets, and every atomic (which is served in order of
+thread number). The order of threads is slot by slot, QPU by QPU.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qpu.core.isa import Isa
+from qpu.emu.engine.memory import Memory
+from qpu.emu.engine.trace import Trace
+from qpu.emu.v3d.dispatch import Dispatch, Start
+from qpu.emu.v3d.execution import CLOCKS_PER_INSTRUCTION, DispatchExecution, MachineProfile
+from qpu.emu.v3d.prepare import Prepared, disassembly, prepare
+from qpu.emu.v3d.reference_execute import build
+from qpu.emu.v3d.reference_operands import LANES, Step, spread
+from qpu.emu.v3d.state import ACC, CLOBBERED, Group, each
+from qpu.emu.v3d.tmu import Action
+from qpu.errors import EmuFault
+
+__all__ = ["CLOCKS_PER_INSTRUCTION", "MachineProfile", "V3dExecution", "V3dReferenceMachine"]
+
+
+@dataclass(slots=True, eq=False)
+class _Code:
+    """One instruction of the program at its address."""
+
+    prepared: Prepared
+    step: Step
+    special: bool  # needs more than its step
+    hits: int = 0
+
+
+class V3dReferenceMachine:
+    """V3D 4.2 or 7.1 of an emulated board.
+
+    strict: what hardware does not define is an `EmuFault`; otherwise it is recorded in ``stats.faults`` and the
+    program goes on. trace: records every executed instruction (slow).
+    """
+
+    def __init__(
+        self,
+        profile: MachineProfile,
+        memory: Memory,
+        *,
+        strict: bool,
+        trace: Trace | None = None,
+    ) -> None:
+        if profile.isa not in (Isa.V3D42, Isa.V3D71):
+            raise ValueError(f"{profile.name}: {profile.isa} is no V3D instruction set")
+        self.profile = profile
+        self.memory = memory
+        self.strict = strict
+        self.trace = trace
+        self.qpus = profile.slices * profile.qpus_per_slice
+
+    def dispatch(self, cfg: Sequence[int]) -> V3dExecution:
+        """Take a dispatch. cfg: CFG0..CFG6 as submitted. Nothing runs before `V3dExecution.run`.
+
+        Raises: EmuFault ``dispatch`` when the registers make no sense.
+        """
+        return V3dExecution(self, Dispatch.from_cfg(cfg, exact_batches=self.profile.exact_batches))
+
+
+class V3dExecution(DispatchExecution):
+    """A dispatch on the reference engine; see `qpu.emu.engine.machine.Execution`."""
+
+    segment = 4096
+
+    def __init__(self, machine: V3dReferenceMachine, dispatch: Dispatch) -> None:
+        super().__init__(
+            machine.profile, machine.memory, dispatch, machine.qpus, engine="reference", strict=machine.strict
+        )
+        self.machine = machine
+        self._code: dict[int, _Code] = {}
+        self._queue: deque[Group] = deque()  # to run in this round
+        self._ready: list[Group] = []  # to run in the next round
+        self._waiting: list[Group] = []  # at a barrier
+        self._round = 0
+        self._ran = np.full(self._placement.capacity, -1, np.int64)  # round in which a thread last ran
+        self._budget = self.segment
+        self._trace = machine.trace
+        if self._trace is not None:
+            self._trace.begin()
+
+    def _count(self) -> None:
+        s, x = self.stats, self._services
+        for g in (*self._queue, *self._ready, *self._waiting):
+            x.flush(g)
+        s.tmu_read_bytes, s.tmu_write_bytes = x.tmu.read_bytes, x.tmu.write_bytes
+        s.tmu_requests = x.tmu.requests
+        s.uniform_bytes = x.uniform_bytes
+        s.add_ops = s.mul_ops = s.fadds = s.fmuls = s.sfu_ops = s.branches = 0
+        for code in self._code.values():
+            p, n = code.prepared, code.hits
+            s.add_ops += n * p.add_op
+            s.mul_ops += n * p.mul_op
+            s.fadds += n * p.fadds
+            s.fmuls += n * p.fmuls
+            s.sfu_ops += n * p.sfu_ops
+            s.branches += n * p.branch
+
+    # -- rounds
+
+    def _turn(self, budget: int) -> None:
+        """Every ready thread runs to its next suspension point."""
+        self._budget = budget
+        if not self._queue:
+            self._begin_round()
+        while self._queue:
+            g = self._queue.popleft()
+            self._run_segment(g)
+            if self._stop.requested:
+                return
+        self._release()
+
+    def _begin_round(self) -> None:
+        started = self._placement.start()
+        if started:
+            self._ready.append(self._new_group(started))
+        if not self._ready:
+            raise self._stuck()
+        self._round += 1
+        groups = self._merged(self._ready)
+        self._ready = []
+        if self.isa is Isa.V3D42:
+            groups = [self._clobbered(g, groups) for g in groups]
+        for g in groups:
+            g.begun = g.count
+            self._ran[g.threads] = self._round
+        self._queue.extend(groups)
+
+    def _merged(self, groups: list[Group]) -> list[Group]:
+        """Groups joined where they stand at the same point, in order of their first thread."""
+        if len(groups) == 1:
+            return groups
+        for g in groups:
+            self._services.flush(g)
+        by_key: dict[object, list[Group]] = {}
+        for g in groups:
+            by_key.setdefault(g.key, []).append(g)
+        joined = [Group.join(same) for same in by_key.values()]
+        ordered = [g for g in joined if g.ordered]
+        if len(ordered) > 1:
+            # Atomics are served strictly in order of threads: cut groups that interleave.
+            joined = [g for g in joined if not g.ordered]
+            owner = {int(t): (g, row) for g in ordered for row, t in enumerate(g.threads)}
+            run: list[int] = []
+            current: Group | None = None
+            for t in sorted(owner):
+                g, row = owner[t]
+                if current is not None and g is not current:
+                    joined.append(current.take(np.array(run, np.intp)))
+                    run = []
+                current = g
+                run.append(row)
+            assert current is not None
+            joined.append(current.take(np.array(run, np.intp)))
+        joined.sort(key=lambda g: int(g.threads[0]))
+        return joined
+
+    def _new_group(self, started: list[Start]) -> Group:
+        """Threads that begin: payload in their registers."""
+        started = sorted(started, key=lambda s: s.thread)
+        d = self._dispatch
+        threads = np.array([s.thread for s in started], np.intp)
+        g = Group(threads, d.code, d.uniforms)
+        g.supergroups = np.array([s.supergroup for s in started], np.intp)
+        payload = d.payload([s.batch for s in started], [s.supergroup_slot for s in started])
+        g.regs[0 if self.isa is Isa.V3D42 else 3] = payload.ids
+        g.regs[2] = payload.index
+        g.msf = payload.live.astype(np.uint32)
+        g.live = payload.live
+        tidx = np.array([self._placement.tidx(int(t)) for t in threads], np.uint32)
+        g.tidx = spread(tidx, g.n)
+        return g
+
+    def _clobbered(self, g: Group, groups: list[Group]) -> Group:
+        """4.2: accumulators are shared by a QPU's threads; they are lost when another one ran since the switch."""
+        if g.switched < 0:
+            return g
+        since, g.switched = g.switched, -1
+        qpus, slots = self._placement.qpus, len(self._dispatch.slots)
+        if min(self._placement.started, self._placement.capacity) <= qpus:
+            return g
+        ready = np.zeros(self._placement.capacity, np.bool_)
+        for other in groups:
+            ready[other.threads] = True
+        lost = np.zeros(g.n, np.bool_)
+        for slot in range(slots):
+            other_threads = g.threads % qpus + slot * qpus
+            different = other_threads != g.threads
+            later = (self._ran[other_threads] == since) & (other_threads > g.threads)
+            lost |= different & (
+                (self._ran[other_threads] > since) | later | (ready[other_threads] & (other_threads < g.threads))
+            )
+        if lost.any():
+            pattern = np.full(LANES, CLOBBERED, np.uint32)
+            for k in range(ACC, ACC + 6):
+                g.regs[k] = pattern if lost.all() else np.where(lost[:, None], pattern, g.regs[k])
+        return g
+
+    def _release(self) -> None:
+        """Let threads go on whose barrier is complete."""
+        if not self._waiting:
+            return
+        full = self._placement.release()
+        if not full:
+            return
+        waiting, self._waiting = self._waiting, []
+        for g in waiting:
+            go = np.isin(g.supergroups, list(full))
+            if go.all():
+                g.sync = None
+                self._ready.append(g)
+                continue
+            self._services.flush(g)
+            if go.any():
+                freed = g.take(np.flatnonzero(go))
+                freed.sync = None
+                self._ready.append(freed)
+                g = g.take(np.flatnonzero(~go))
+            self._waiting.append(g)
+
+    def _stuck(self) -> EmuFault:
+        self._services.prepared = None
+        return self._deadlocked(self._waiting[0] if self._waiting else None)
+
+    # -- segments
+
+    def _run_segment(self, g: Group) -> None:
+        """Run the threads of a group to their suspension points; they may part and meet again on the way."""
+        work = [g]
+        while work:
+            if len(work) > 1:
+                # The group that is furthest behind runs; groups at the same point join.
+                work.sort(key=lambda w: (-w.pc, -int(w.threads[0])))
+                while len(work) > 1 and work[-1].key == work[-2].key:
+                    a, b = work.pop(), work.pop()
+                    self._services.flush(a)
+                    self._services.flush(b)
+                    work.append(Group.join([a, b]))
+            g = work.pop()
+            meet = min((w.pc for w in work if w.pc > g.pc), default=1 << 32)
+            work += self._run_group(g, meet)
+
+    def _run_group(self, g: Group, meet: int) -> list[Group]:
+        """Run until the threads suspend (they are filed), part (the parts return), or come up with others at `meet`."""
+        code, x, budget = self._code, self._services, self._budget
+        tracing = self._trace is not None
+        x.group = g
+        while True:
+            c = code.get(g.pc) or self._fetch(g)
+            p = c.prepared
+            x.prepared = p
+            if g.busy:
+                self._check_slots(g, p)
+            if c.special:
+                if g.count - g.begun >= budget or self._stop.requested:
+                    g.ordered = False
+                    self._suspend(g)
+                    return []
+                if p.starts_request:
+                    parts = self._before_request(g, p)
+                    if parts is not None:
+                        return parts
+            c.hits += g.n
+            split = self._traced(c, g) if tracing else c.step(g, x)
+            if split is not None:
+                for part in split:
+                    part.count += 1
+                    part.previous = p
+                return [part for part in split if not self._advance(part)]
+            g.count += 1
+            g.previous = p
+            if p.thrsw:
+                self._switch_signal(g)
+            if g.busy:
+                if self._advance(g):
+                    return []
+            else:
+                g.pc += 8
+            if g.pc >= meet:
+                return [g]
+
+    def _fetch(self, g: Group) -> _Code:
+        """The instruction at the program counter; decoded at its first execution."""
+        x, memory, pc = self._services, self.machine.memory, g.pc
+        x.prepared = None
+        if not 0 <= pc < memory.size or memory.region_at(pc) is None:
+            x.fault(g, "code-out-of-bounds", f"the program counter 0x{pc:08x} is outside of every buffer")
+        word = x.snapshot.word(pc) | x.snapshot.word(pc + 4) << 32
+        p = prepare(self.isa, word)
+        x.prepared = p
+        if p.problem is not None:
+            x.fault(g, *p.problem)
+        if self._dispatch.threads == 4 and p.max_rf >= 32:
+            x.hazard(g, "register-range", f"rf{p.max_rf} does not exist with four threads per QPU; rf0..rf31 do")
+        code = _Code(p, build(p), p.starts_request or p.branch)
+        self._code[pc] = code
+        return code
+
+    def _before_request(self, g: Group, p: Prepared) -> list[Group] | None:
+        """Part threads whose configuration bytes differ; let atomics begin a segment of their own."""
+        x = self._services
+        request, config = x.coming_request(g, p)
+        if request is None:
+            x.flush(g)
+            low = each(config, g.n) & np.uint32(0xFF)
+            parts: list[Group] = []
+            for byte in np.unique(low).tolist():
+                part = g.take(np.flatnonzero(low == np.uint32(byte)))
+                part.parted = byte + 1
+                parts.append(part)
+            return parts
+        if request.action is Action.ATOMIC and g.count != g.begun:
+            g.ordered = True
+            self._suspend(g)
+            return []
+        g.ordered = False
+        g.parted = 0
+        return None
+
+    # -- delayed effects
+
+    def _check_slots(self, g: Group, p: Prepared) -> None:
+        """Rules of delay slots, before an instruction in one executes."""
+        x = self._services
+        if g.late_left == 1 and p.touches_r4:
+            x.hazard(g, "sfu-early", "r4 or the SFU is used in the instruction right after an SFU write")
+        switching = bool(g.switches) or g.ending > 0
+        if switching and p.sfu_write:
+            x.hazard(g, "sfu-in-switch-slot", "an SFU register is written in a delay slot of a thread switch")
+        if p.branch:
+            if g.branch_left:
+                x.fault(g, "branch-in-branch-slot", "a branch stands in a delay slot of a taken branch")
+            if switching:
+                x.hazard(g, "branch-in-switch-slot", "a branch stands in a delay slot of a thread switch")
+        if p.thrsw and g.branch_left:
+            x.hazard(g, "switch-in-branch-slot", "a thread switch stands in a delay slot of a taken branch")
+
+    def _switch_signal(self, g: Group) -> None:
+        """The instruction carried thrsw: it acts after two more instructions."""
+        g.busy = True
+        if g.ending:
+            return
+        if g.last or self._dispatch.single_segment:
+            g.ending = 3
+        elif g.switches and g.switches[-1] == 2:
+            g.last = True  # the second of two in a row marks the last switch
+        else:
+            g.switches = (*g.switches, 3)
+
+    def _advance(self, g: Group) -> bool:
+        """Move on while countdowns run; True when the threads left the segment."""
+        g.pc += 8
+        if g.late_left:
+            g.late_left -= 1
+            if not g.late_left and g.late is not None:
+                value, mask = g.late
+                g.regs[ACC + 4] = value if mask is None else np.where(mask, value, g.regs[ACC + 4])
+                g.late = None
+        if g.branch_left:
+            g.branch_left -= 1
+            if not g.branch_left:
+                g.pc = g.target
+        switched = False
+        if g.switches:
+            left = tuple(n - 1 for n in g.switches)
+            switched = left[0] == 0
+            g.switches = left[1:] if switched else left
+        ended = False
+        if g.ending:
+            g.ending -= 1
+            ended = not g.ending
+        g.busy = bool(g.late_left or g.branch_left or g.switches or g.ending)
+        if ended:
+            self._end(g)
+        elif switched:
+            self._switch(g)
+        return ended or switched
+
+    def _suspend(self, g: Group) -> None:
+        self._services.flush(g)
+        self._ready.append(g)
+
+    def _switch(self, g: Group) -> None:
+        """A thread switch takes place."""
+        x = self._services
+        x.flush(g)
+        self.stats.thread_switches += g.n
+        g.rtop = None
+        p = x.prepared
+        if self.isa is Isa.V3D71 and g.rf0_doubtful and p is not None and p.addressed_signal:
+            g.regs[0] = np.full(LANES, CLOBBERED, np.uint32)
+        g.switched = self._round
+        if g.sync is None:
+            self._ready.append(g)
+            return
+        stop = g.sync
+        if not stop.all():
+            self._ready.append(g.take(np.flatnonzero(~stop)))
+            g = g.take(np.flatnonzero(stop))
+        for t in g.threads:
+            self._placement.arrive(int(t))
+        self._waiting.append(g)
+
+    def _end(self, g: Group) -> None:
+        """The program ends in all threads of the group."""
+        x = self._services
+        x.flush(g)
+        if g.results:
+            x.warn(g, "tmu-unpopped", f"{len(g.results)} TMU result words are left at the program end")
+        if g.sync is not None:  # the last switch before the end was the barrier's: it counts as arrived (assumed)
+            for t in g.threads[g.sync]:
+                self._placement.arrive(int(t))
+        for t in g.threads:
+            self._placement.finish(int(t))
+
+    # -- trace
+
+    def _traced(self, c: _Code, g: Group) -> list[Group] | None:
+        trace, x = self._trace, self._services
+        assert trace is not None
+        before, a, b, pc, n = list(g.regs), g.a, g.b, g.pc, g.n
+        threads = g.threads
+        result = c.step(g, x)
+        index = (pc - self._dispatch.code) // 8
+        text = disassembly(self.isa, c.prepared.word)
+        changed = [
+            (f"rf{k}" if k < ACC else f"r{k - ACC}", old, new)
+            for k, (old, new) in enumerate(zip(before, g.regs, strict=True))
+            if old is not new
+        ]
+        if g.late is not None and g.late_left == 1:  # an SFU result reaches r4 before the next instruction
+            value, mask = g.late
+            old = g.regs[ACC + 4]
+            changed.append(("r4", old, value if mask is None else np.where(mask, value, old)))
+        for name, old_flag, new_flag in (("a", a, g.a), ("b", b, g.b)):
+            if old_flag is not new_flag:
+                changed.append((name, old_flag.astype(np.uint32), new_flag.astype(np.uint32)))
+        for row in range(n):
+            thread = int(threads[row])
+            qpu, slot = self._placement.qpu(thread), self._placement.slot(thread)
+            changes: dict[str, list[int]] = {}
+            if trace.registers and trace.wants(qpu, slot, index):
+                for name, old, new in changed:
+                    was, now = np.broadcast_to(old, (n, LANES))[row], np.broadcast_to(new, (n, LANES))[row]
+                    if (was != now).any():
+                        changes[name] = now.tolist()
+            trace.add(
+                qpu=qpu,
+                thread=slot,
+                step=g.count,
+                index=index,
+                word=c.prepared.word,
+                text=text,
+                changes=changes,
+            )
+        return result

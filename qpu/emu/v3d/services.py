@@ -1,0 +1,267 @@
+"""What a V3D machine does for the instructions of one dispatch: uniform fetches, TMU requests, reports, counters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NoReturn, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.core.isa import Isa
+from qpu.emu.engine.machine import RunStats
+from qpu.emu.engine.memory import Memory
+from qpu.emu.v3d.dispatch import Dispatch, Placement
+from qpu.emu.v3d.prepare import Prepared, disassembly, prepare
+from qpu.emu.v3d.state import Group, PerThread, squeeze
+from qpu.emu.v3d.tmu import (
+    DATA_CAPACITY,
+    RESULT_CAPACITY,
+    AccessError,
+    Action,
+    Request,
+    TmuMemory,
+    data_words,
+    decode_request,
+    result_words,
+)
+from qpu.emu.v3d.uniforms import Snapshot
+from qpu.errors import EmuFault, FaultPlace
+
+__all__ = ["DispatchServices", "describe_access"]
+
+U32: TypeAlias = NDArray[np.uint32]
+Mask: TypeAlias = NDArray[np.bool_]
+
+_MAX_REMARKS = 1000
+_LANES = 16
+_SHIFT = np.uint32(12)
+_JOIN_DISTANCE = 16  # instructions between joining a barrier and stopping that are looked through
+
+
+def describe_access(memory: Memory, error: AccessError) -> str:
+    """What was accessed, and the nearest buffer with its distance."""
+    kind = f"{error.size}-byte {error.name} at 0x{error.address:08x}"
+    if error.rule == "misaligned":
+        return f"{kind} is not aligned to {error.size} bytes; what hardware does then is not known"
+    near = memory.nearest(error.address)
+    if near is None:
+        return f"{kind} is outside of every buffer; there is none"
+    region, distance = near
+    if distance < 0:
+        where = f"{-distance} bytes before its start"
+    else:
+        where = f"{distance} bytes past its end"
+    return (
+        f"{kind} is outside of every buffer; the nearest is {region.name!r} "
+        f"(0x{region.address:08x}..0x{region.end - 1:08x}), {where}"
+    )
+
+
+class DispatchServices:
+    """Implements `v3d_operands.Services` for one dispatch."""
+
+    def __init__(
+        self,
+        board: str,
+        isa: Isa,
+        memory: Memory,
+        dispatch: Dispatch,
+        placement: Placement,
+        stats: RunStats,
+        *,
+        strict: bool,
+    ) -> None:
+        self.board = board
+        self.isa = isa
+        self.memory = memory
+        self.dispatch = dispatch
+        self.placement = placement
+        self.stats = stats
+        self.strict = strict
+        self.snapshot = Snapshot(memory, dispatch.uniforms, dispatch.code)
+        self.tmu = TmuMemory(isa, memory, before_store=self.snapshot.before_store, report=self._access)
+        self.group: Group | None = None  # the group that executes
+        self.prepared: Prepared | None = None  # and its instruction
+        self.uniform_bytes = 0
+        self.qpu_instructions = np.zeros(placement.qpus, np.int64)
+        self._pages = memory.pages
+        self._remarks: set[str] = set()
+        self._data_limit = data_words(dispatch.threads)
+        self._result_limit = result_words(dispatch.threads)
+
+    # -- reports
+
+    def place(self, g: Group, row: int = 0, lane: int | None = None, address: int | None = None) -> FaultPlace:
+        """Where a thread of the group stands."""
+        thread = int(g.threads[row])
+        p = self.prepared
+        return FaultPlace(
+            board=self.board,
+            qpu=self.placement.qpu(thread),
+            thread=self.placement.slot(thread),
+            instruction=(g.pc - self.dispatch.code) // 8,
+            lane=lane,
+            address=address,
+            disassembly=None if p is None else disassembly(self.isa, p.word),
+        )
+
+    def at_barrier(self, g: Group) -> FaultPlace:
+        """Where a thread waits that was stopped by a barrier: the instruction before its counter that joined it."""
+        for pc in range(g.pc - 8, g.pc - 8 * _JOIN_DISTANCE, -8):
+            if pc < 0 or not self._mapped(pc):
+                break
+            p = prepare(self.isa, self.snapshot.word(pc) | self.snapshot.word(pc + 4) << 32)
+            if p.joins_barrier:
+                index = (pc - self.dispatch.code) // 8
+                return replace(self.place(g), instruction=index, disassembly=disassembly(self.isa, p.word))
+        return self.place(g)
+
+    def fault(self, g: Group, rule: str, message: str, row: int = 0) -> NoReturn:
+        """What nothing can continue after."""
+        raise EmuFault(rule, message, self.place(g, row))
+
+    def hazard(self, g: Group, rule: str, message: str, row: int = 0, lane: int | None = None) -> None:
+        """What hardware does not define: a fault in strict mode, else a remark."""
+        if self.strict:
+            raise EmuFault(rule, message, self.place(g, row, lane))
+        self.warn(g, rule, message, row)
+
+    def warn(self, g: Group, rule: str, message: str, row: int = 0) -> None:
+        """A remark, once per rule and instruction."""
+        index = (g.pc - self.dispatch.code) // 8
+        key = f"{rule}@{index}"
+        if key in self._remarks or len(self._remarks) >= _MAX_REMARKS:
+            return
+        self._remarks.add(key)
+        place = self.place(g, row)
+        text = f": {place.disassembly}" if place.disassembly else ""
+        self.stats.faults.append(f"{rule}: {message} ({place.render()}{text})")
+
+    def _access(self, error: AccessError) -> None:
+        g = self.group
+        assert g is not None
+        message = describe_access(self.memory, error)
+        if self.strict:
+            raise EmuFault(error.rule, message, self.place(g, error.row, error.lane, error.address))
+        if error.rule == "out-of-bounds":
+            message = "MMU error: " + message
+        self.warn(g, error.rule, message, error.row)
+
+    # -- uniform streams
+
+    def _mapped(self, address: int) -> bool:
+        return address < self.memory.size and bool(self.memory.pages[address >> 12])
+
+    def _fetch(self, g: Group, pointer: PerThread, name: str) -> PerThread:
+        """Words at a stream pointer. Pages outside all buffers: a fault, or 0 (the scratch page) when lenient."""
+        self.uniform_bytes += 4 * g.n
+        if isinstance(pointer, int):
+            if not pointer & 3 and self._mapped(pointer):
+                return self.snapshot.word(pointer)
+            self._access(self._stream_error(pointer, 0, name))
+            pointer &= ~3
+            return self.snapshot.word(pointer) if self._mapped(pointer) else 0
+        if not (pointer & np.uint32(3)).any() and self.memory.size >> 32 and self._pages.take(pointer >> _SHIFT).all():
+            return squeeze(self.snapshot.words(pointer))
+        odd = pointer & np.uint32(3) != 0
+        ok = self.memory.legal(pointer)
+        if odd.any() or not ok.all():
+            row = int(np.flatnonzero(odd | ~ok)[0])
+            self._access(self._stream_error(int(pointer[row]), row, name))
+            pointer = pointer & np.uint32(0xFFFFFFFC)
+            return squeeze(np.where(ok, self.snapshot.words(np.where(ok, pointer, np.uint32(0))), np.uint32(0)))
+        return squeeze(self.snapshot.words(pointer))
+
+    def _stream_error(self, address: int, row: int, name: str) -> AccessError:
+        rule = "misaligned" if address & 3 else "out-of-bounds"
+        return AccessError(rule, row, 0, address, 4, False, name)
+
+    def uniform(self, g: Group) -> PerThread:
+        """The next word of the uniform stream of each thread."""
+        pointer = g.unif
+        word = self._fetch(g, pointer, "uniform fetch")
+        g.unif = (pointer + 4) & 0xFFFFFFFF if isinstance(pointer, int) else pointer + np.uint32(4)
+        return word
+
+    def unifa(self, g: Group) -> PerThread:
+        """The next word of the unifa stream of each thread."""
+        if g.count - g.unifa_at < 4:
+            self.hazard(g, "unifa-early", "unifa is read less than four instructions after it was written")
+        pointer = g.unifa
+        word = self._fetch(g, pointer, "unifa fetch")
+        g.unifa = (pointer + 4) & 0xFFFFFFFF if isinstance(pointer, int) else pointer + np.uint32(4)
+        return word
+
+    # -- TMU
+
+    def coming_request(self, g: Group, p: Prepared) -> tuple[Request | None, PerThread]:
+        """The request that `p` will start, or None when the threads' bytes differ; and their configuration words."""
+        config: PerThread = g.config
+        if p.config_from_uniform:
+            if isinstance(g.unif, int):
+                config = self.snapshot.word(g.unif & ~3) if self._mapped(g.unif) else 0
+            else:
+                ok = self.memory.legal(g.unif)
+                config = self.snapshot.words(np.where(ok, g.unif & np.uint32(0xFFFFFFFC), np.uint32(0)))
+        if isinstance(config, int):
+            return decode_request(config & 0xFF, len(g.data) + p.data_writes), config
+        low = squeeze(config & np.uint32(0xFF))
+        if isinstance(low, int):
+            return decode_request(low, len(g.data) + p.data_writes), config
+        return None, config
+
+    def request(self, g: Group, address: U32, live: Mask) -> None:
+        """Start a request with the queued data; the threads' configuration bytes are equal."""
+        config = g.config
+        first = config if isinstance(config, int) else int(config[0])
+        byte = first & 0xFF
+        g.config = (
+            config >> 8 | 0xFF000000 if isinstance(config, int) else config >> np.uint32(8) | np.uint32(0xFF000000)
+        )
+        data, g.data = g.data, []
+        if len(data) > DATA_CAPACITY:
+            self.fault(g, "tmu-data-overflow", f"{len(data)} data words of one request; {self._data_limit} fit")
+        r = decode_request(byte, len(data))
+        if r.problem:
+            self.hazard(g, "tmu-request", f"configuration byte 0x{byte:02x}: {r.problem}")
+        if len(data) < r.expected:
+            message = f"{r.name} takes {r.expected} data words, {len(data)} were written"
+            if r.action is Action.ATOMIC:
+                self.hazard(g, "tmu-data", message)
+                data = data + [np.zeros(_LANES, np.uint32)] * (r.expected - len(data))
+            else:
+                self.warn(g, "tmu-data", message)
+        if len(data) > self._data_limit:
+            self.warn(g, "tmu-data-overflow", f"{len(data)} data words of one request; {self._data_limit} fit")
+        shape = (g.n, _LANES)
+        address = np.broadcast_to(address, shape)
+        g.results += self.tmu.run(r, address, np.broadcast_to(live, shape), data)
+        if len(g.results) > RESULT_CAPACITY:
+            self.fault(
+                g,
+                "tmu-overflow",
+                f"{len(g.results)} result words are pending; {self._result_limit} are known to fit, and more than "
+                f"{RESULT_CAPACITY} are taken to be lost",
+            )
+        if len(g.results) > self._result_limit:
+            self.warn(
+                g, "tmu-overflow", f"{len(g.results)} result words are pending; {self._result_limit} are known to fit"
+            )
+
+    # -- other
+
+    def supergroup_slots(self, g: Group) -> U32:
+        """Supergroup slot of each thread, shape (n,)."""
+        running = self.placement.running
+        return np.array([running[int(t)].supergroup_slot for t in g.threads], np.uint32)
+
+    def flush(self, g: Group) -> None:
+        """Account for the instructions the group executed since the last time."""
+        fresh = g.count - g.flushed
+        if fresh:
+            if g.qpu_weight is None:
+                qpus = self.placement.qpus
+                g.qpu_weight = np.bincount(g.threads % qpus, minlength=qpus)
+            self.qpu_instructions += g.qpu_weight * fresh
+            g.flushed = g.count

@@ -1,0 +1,365 @@
+"""The memory side of V3D's TMU: what a configuration byte asks for, component addresses, and the accesses themselves.
+
+`decode_request` and `component_address` are pure and shared by all engines; `TmuMemory` is the NumPy implementation.
+Facts: v3d reference sections 9.1 to 9.5; device tests `test_tmu.py` of py-videocore6 and py-videocore7
+(`Basis.MEASURED`), Mesa's compiler (`Basis.DRIVER`). Assumed where nothing is known: misaligned accesses fault, of
+several stores of one request to one address the last wins (component by component, then by thread and lane), atomics
+of one request serialise by thread and lane, a lane that does not load receives 0.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.core.isa import Isa
+from qpu.emu.engine.memory import PAGE, Memory
+
+__all__ = [
+    "CONFIG_RESET",
+    "DATA_CAPACITY",
+    "PAGE_SHIFT",
+    "RESULT_CAPACITY",
+    "AccessError",
+    "Action",
+    "Request",
+    "TmuMemory",
+    "component_address",
+    "data_words",
+    "decode_request",
+    "result_words",
+]
+
+U32: TypeAlias = NDArray[np.uint32]
+Mask: TypeAlias = NDArray[np.bool_]
+
+CONFIG_RESET = 0xFFFFFFFF  # the shift register at program start: regular 32-bit, per pixel, for ever
+PAGE_SHIFT = PAGE.bit_length() - 1
+# What a thread can have pending before results are taken to be lost (a fault). The documented depth is 16 entries a
+# QPU, shared by its threads; working code was seen to need 24 (v3d reference 9.5). The real depth is assumed.
+RESULT_CAPACITY = 32
+DATA_CAPACITY = 8  # data words of one request: more never fit, so that the address would never arrive
+_TYPES: tuple[tuple[int, int, bool], ...] = (  # by type field: components, bytes, sign-extended
+    (1, 1, True),
+    (1, 2, True),
+    (2, 4, False),
+    (3, 4, False),
+    (4, 4, False),
+    (1, 1, False),
+    (1, 2, False),
+    (1, 4, False),
+)
+_ATOMIC_DATA = {
+    0: "add",
+    1: "sub",
+    2: "xchg",
+    3: "cmpxchg",
+    4: "umin",
+    5: "umax",
+    6: "smin",
+    7: "smax",
+    8: "and",
+    9: "or",
+    10: "xor",
+}
+_ATOMIC_PLAIN = {8: "inc", 9: "dec", 10: "not"}
+_CACHE = {0: "prefetch", 1: "cache clear", 2: "flush", 3: "flush", 4: "L1 clear"}
+
+
+class Action(enum.Enum):
+    """What a request does."""
+
+    LOAD = "load"
+    STORE = "store"
+    ATOMIC = "atomic"
+    CACHE = "cache"  # prefetch, clear, flush: nothing is returned and nothing changes
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A decoded request.
+
+    name: ``load``, ``store``, the atomic's name, or the cache operation. components: words per lane. size: bytes of a
+    component in memory. signed: sub-word loads are sign-extended. per_pixel: dead lanes are left out (else whole
+    quads load). expected: data words the operation takes. results: vectors that come back. problem: why the result on
+    hardware is unknown, or empty.
+    """
+
+    action: Action
+    name: str
+    components: int
+    size: int
+    signed: bool
+    per_pixel: bool
+    expected: int
+    results: int
+    problem: str = ""
+
+
+@lru_cache(maxsize=4096)
+def decode_request(byte: int, data: int) -> Request:
+    """The request that configuration byte `byte` makes with `data` words in the data FIFO.
+
+    Source: v3d reference 9.2. A request with data words is a store or atomic, one without is a load, a data-less
+    atomic or a cache operation.
+    """
+    per_pixel = bool(byte & 0x80)
+    op, type_ = (byte >> 3) & 15, byte & 7
+    components, size, signed = _TYPES[type_]
+    if op == 15:
+        if not data:
+            return Request(Action.LOAD, "load", components, size, signed, per_pixel, 0, components)
+        problem = "" if data <= components else f"{data} data words for a store of {components}"
+        return Request(Action.STORE, "store", components, size, signed, per_pixel, components, 0, problem)
+    table, expected = (_ATOMIC_DATA, 2 if op == 3 else 1) if data else (_ATOMIC_PLAIN, 0)
+    if op in table:
+        name = table[op]
+        problem = ""
+        if type_ != 7 and not (type_ == 2 and name == "cmpxchg"):
+            problem = f"atomic {name} with type {type_} (only 7, uint32, is known; vec2 for cmpxchg)"
+        elif data > expected:
+            problem = f"{data} data words for atomic {name}, which takes {expected}"
+        return Request(Action.ATOMIC, name, 1, 4, False, per_pixel, expected, 1, problem)
+    if not data and op in _CACHE:
+        return Request(Action.CACHE, _CACHE[op], components, size, signed, per_pixel, 0, 0)
+    problem = f"operation {op} {'with' if data else 'without'} data words is not defined"
+    return Request(Action.CACHE, f"operation {op}", components, size, signed, per_pixel, 0, 0, problem)
+
+
+def data_words(threads: int) -> int:
+    """Data words one request may have, by hardware threads per QPU (16 entries shared). Basis: DRIVER."""
+    return 16 // threads
+
+
+def result_words(threads: int) -> int:
+    """Result words a thread may have pending before working code is known to get into trouble. Basis: DRIVER."""
+    return 16 // threads
+
+
+def component_address(isa: Isa, address: U32, k: int, components: int) -> U32:
+    """Byte address of component k. On 4.2 vectors wrap inside their aligned 16 bytes; on 7.1 they do not.
+
+    Source: `test_tmu.py` of py-videocore6 and py-videocore7.
+    """
+    if components == 1:
+        return address
+    step = np.uint32(4 * k)
+    if isa is Isa.V3D42:
+        return (address & np.uint32(0xFFFFFFF0)) + ((address + step) & np.uint32(15))
+    return address + step
+
+
+class AccessError(Exception):
+    """An access the machine must report. row: thread of the batch; rule: fault rule; `address` as computed."""
+
+    def __init__(self, rule: str, row: int, lane: int, address: int, size: int, write: bool, name: str) -> None:
+        super().__init__(rule, row, lane, address, size, write, name)
+        self.rule = rule
+        self.row = row
+        self.lane = lane
+        self.address = address
+        self.size = size
+        self.write = write
+        self.name = name
+
+
+def _signed(x: int) -> int:
+    return x - (1 << 32) if x >> 31 else x
+
+
+_SCALAR: dict[str, Callable[[int, int, int], int]] = {
+    "add": lambda m, a, b: m + a,
+    "sub": lambda m, a, b: m - a,
+    "xchg": lambda m, a, b: a,
+    "cmpxchg": lambda m, a, b: b if m == a else m,
+    "umin": lambda m, a, b: min(m, a),
+    "umax": lambda m, a, b: max(m, a),
+    "smin": lambda m, a, b: min(m, a, key=_signed),
+    "smax": lambda m, a, b: max(m, a, key=_signed),
+    "and": lambda m, a, b: m & a,
+    "or": lambda m, a, b: m | a,
+    "xor": lambda m, a, b: m ^ a,
+    "inc": lambda m, a, b: m + 1,
+    "dec": lambda m, a, b: m - 1,
+    "not": lambda m, a, b: ~m,
+}
+
+
+class TmuMemory:
+    """Loads, stores and atomics of whole batches of threads on a `Memory`.
+
+    before_store: called with the page numbers about to be written (any shape). report: called with each access that
+    is outside all regions or misaligned; when it returns (lenient), the lane uses the scratch page or the aligned
+    address instead. Addresses and data have shape (n, 16); so has the mask of live lanes.
+    """
+
+    def __init__(
+        self,
+        isa: Isa,
+        memory: Memory,
+        *,
+        before_store: Callable[[NDArray[np.integer]], None],
+        report: Callable[[AccessError], None],
+    ) -> None:
+        self.isa = isa
+        self.memory = memory
+        self._before_store = before_store
+        self._report = report
+        self._halves: NDArray[np.uint16] = memory.bytes.view(np.uint16)
+        self._scratch = np.zeros(PAGE, np.uint8)
+        self.read_bytes = 0
+        self.write_bytes = 0
+        self.requests = 0
+
+    def run(self, request: Request, address: U32, live: Mask, data: Sequence[U32]) -> list[U32]:
+        """Do one request of n threads; returns its result vectors, each (n, 16)."""
+        self.requests += len(address)
+        if request.action is Action.CACHE:
+            return []
+        if request.action is Action.LOAD:
+            return self._load(request, address, live)
+        if request.action is Action.STORE:
+            for k, value in enumerate(data[: request.components]):
+                at = component_address(self.isa, address, k, request.components)
+                self._store(request, at, live, value)
+            return []
+        return [self._atomic(request, address, live, data)]
+
+    # -- checks
+
+    def _check(self, request: Request, at: U32, live: Mask, write: bool) -> tuple[U32, Mask | None]:
+        """Addresses that are safe to use, and which lanes, live or not, point outside all regions (None: none)."""
+        size = request.size
+        if size > 1:
+            low = np.uint32(size - 1)
+            odd = at & low != 0
+            if odd.any():
+                if (odd & live).any():
+                    self._tell("misaligned", odd & live, at, request, write)
+                at = at & ~low
+        # Aligned accesses never straddle a page, so one page number decides.
+        pages = at >> np.uint32(PAGE_SHIFT)
+        limit = self.memory.size >> PAGE_SHIFT
+        if limit <= 0xFFFFF:  # a window smaller than the address space
+            outside = pages >= np.uint32(limit)
+            ids = np.where(outside, np.uint32(0), self.memory.pages.take(np.where(outside, np.uint32(0), pages)))
+        else:
+            ids = self.memory.pages.take(pages)
+        if ids.all():
+            return at, None
+        missing: Mask = np.equal(ids, 0)
+        if (missing & live).any():
+            self._tell("out-of-bounds", missing & live, at, request, write)
+        return np.where(missing, np.uint32(0), at), missing
+
+    def _tell(self, rule: str, bad: Mask, at: U32, request: Request, write: bool) -> None:
+        row, lane = (int(x) for x in np.argwhere(bad)[0])
+        self._report(AccessError(rule, row, lane, int(at[row, lane]), request.size, write, request.name))
+
+    # -- accesses
+
+    def _load(self, request: Request, address: U32, live: Mask) -> list[U32]:
+        results: list[U32] = []
+        wanted = live
+        if not request.per_pixel and not live.all():
+            quads = live.reshape(len(live), 4, 4).any(axis=2)
+            wanted = np.repeat(quads, 4, axis=1)
+        every = bool(wanted.all())
+        for k in range(request.components):
+            asked = component_address(self.isa, address, k, request.components)
+            # Lanes that only fill up a quad may hold any address: outside of all regions they read 0, silently.
+            at, missing = self._check(request, asked if every else np.where(wanted, asked, np.uint32(0)), live, False)
+            value = self._gather(request, at)
+            unused = missing if every else ~wanted if missing is None else missing | ~wanted
+            if unused is not None:
+                value = np.where(unused, np.uint32(0), value)
+            if missing is not None:
+                for row, lane in np.argwhere(missing & live):
+                    value[row, lane] = self._scratch_load(request, int(asked[row, lane]))
+            results.append(value)
+        self.read_bytes += int(np.count_nonzero(wanted)) * request.size * request.components
+        return results
+
+    def _gather(self, request: Request, at: U32) -> U32:
+        if request.size == 4:
+            return self.memory.words.take(at >> np.uint32(2))
+        if request.size == 2:
+            half = self._halves.take(at >> np.uint32(1))
+            return half.view(np.int16).astype(np.int32).view(np.uint32) if request.signed else half.astype(np.uint32)
+        byte = self.memory.bytes.take(at)
+        return byte.view(np.int8).astype(np.int32).view(np.uint32) if request.signed else byte.astype(np.uint32)
+
+    def _store(self, request: Request, at: U32, live: Mask, value: U32) -> None:
+        asked, every = at, bool(live.all())
+        at, missing = self._check(request, at if every else np.where(live, at, np.uint32(0)), live, True)
+        rows = np.broadcast_to(value, at.shape)
+        if every and missing is None:
+            places, values = at.ravel(), rows.ravel()
+        else:
+            keep = live if missing is None else live & ~missing
+            places, values = at[keep], rows[keep]
+            if missing is not None:
+                for row, lane in np.argwhere(missing & live):
+                    self._scratch_store(request, int(asked[row, lane]), int(rows[row, lane]))
+        self.write_bytes += int(np.count_nonzero(live)) * request.size
+        if not places.size:
+            return
+        self._before_store(places >> np.uint32(PAGE_SHIFT))
+        # With repeated indices the last assignment stays: the highest thread and lane win.
+        if request.size == 4:
+            self.memory.words[places >> np.uint32(2)] = values
+        elif request.size == 2:
+            self._halves[places >> np.uint32(1)] = values.astype(np.uint16)
+        else:
+            self.memory.bytes[places] = values.astype(np.uint8)
+
+    def _atomic(self, request: Request, address: U32, live: Mask, data: Sequence[U32]) -> U32:
+        """Old values; lanes of one request are served in order of thread, then lane."""
+        at, missing = self._check(request, np.where(live, address, np.uint32(0)), live, True)
+        old = np.zeros(at.shape, np.uint32)
+        keep = live if missing is None else live & ~missing
+        operands = [np.broadcast_to(d, at.shape) for d in data[: request.expected]]
+        step = _SCALAR[request.name]
+        places = at[keep]
+        if places.size:
+            self._before_store(places >> np.uint32(PAGE_SHIFT))
+            words = self.memory.words
+            ints = [d[keep].tolist() for d in operands]
+            first = ints[0] if ints else [0] * places.size
+            second = ints[1] if len(ints) > 1 else first
+            index = (places >> np.uint32(2)).tolist()
+            cells = {i: int(words[i]) for i in set(index)}
+            before: list[int] = []
+            for i, a, b in zip(index, first, second, strict=True):
+                m = cells[i]
+                before.append(m)
+                cells[i] = step(m, a, b) & 0xFFFFFFFF
+            old[keep] = before
+            words[np.fromiter(cells.keys(), np.intp, len(cells))] = np.fromiter(cells.values(), np.uint32, len(cells))
+        if missing is not None:
+            for row, lane in np.argwhere(missing & live):
+                where = int(address[row, lane])
+                m = self._scratch_load(request, where)
+                a, b = (int(operands[min(i, len(operands) - 1)][row, lane]) if operands else 0 for i in (0, 1))
+                self._scratch_store(request, where, step(m, a, b) & 0xFFFFFFFF)
+                old[row, lane] = m
+        n = int(np.count_nonzero(live))
+        self.read_bytes += 4 * n
+        self.write_bytes += 4 * n
+        return old
+
+    def _scratch_load(self, request: Request, address: int) -> int:
+        at = address % PAGE & -request.size
+        raw = self._scratch[at : at + request.size].tobytes()
+        return int.from_bytes(raw, "little", signed=request.signed) & 0xFFFFFFFF
+
+    def _scratch_store(self, request: Request, address: int, value: int) -> None:
+        at = address % PAGE & -request.size
+        raw = (value & ((1 << 8 * request.size) - 1)).to_bytes(request.size, "little")
+        self._scratch[at : at + request.size] = np.frombuffer(raw, np.uint8)

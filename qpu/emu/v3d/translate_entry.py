@@ -1,0 +1,205 @@
+"""The functions through which the scheduler enters translated V3D code: many threads with one call.
+
+While nobody stores, memory is constant, and threads go through their switches without waiting for one another. Stores
+and atomics take place in the order of the threads: `run` brings threads up to them, `rounds` does them.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from qpu.core.isa import Isa
+from qpu.emu.engine.llvm_lanes import I8, I16, I32, I32X16, I64, FloatMode, LlvmLanes
+from qpu.emu.v3d.state import CLOBBERED
+from qpu.emu.v3d.translate_state import GO_ON, Keeper, Reason, Slot, Wait
+from qpu.emu.v3d.translate_tmu import PTR, keeper_word, state_pointer
+
+__all__ = ["entry_functions"]
+
+_TYPES = [PTR, I64, *[PTR] * 6, I64, PTR]
+
+
+def entry_functions(module: ir.Module, isa: Isa, thread: ir.Function, tmu: ir.Function, *, lockstep: bool) -> None:
+    """Make both functions. They take (states, count, memory, pages, kept, copies, keeper, counters, limit, reasons).
+
+    run: threads one after another, at most `limit` instructions each; `reasons` says why they stopped. rounds: those
+    that stopped before a store or atomic do it and go on, then all go on that can, until the host is needed, all have
+    ended or spent their share, or threads executed `limit` instructions between stores, work for several host cores.
+    lockstep: threads take turns at every request, and do not go through switches.
+    """
+    through = thread if lockstep else _through_switches(module, isa, thread)
+    _run(module, through)
+    _Rounds(module, isa, thread, tmu, through, lockstep)
+
+
+def _clobber(b: ir.IRBuilder, state: ir.Value) -> None:
+    """Accumulators are lost at a switch, if other threads of the QPU run."""
+    shared = b.icmp_unsigned("!=", b.load(state_pointer(b, state, Slot.SHARED), typ=I32), I32(0))
+    with b.if_then(shared):
+        for n in range(6):
+            place = state_pointer(b, state, int(Slot.ACC) + 16 * n)
+            b.store(ir.Constant(I32X16, [CLOBBERED] * 16), place).align = 64
+
+
+def _through_switches(module: ir.Module, isa: Isa, thread: ir.Function) -> ir.Function:
+    """As the code of a thread; at switches it goes on."""
+    function = ir.Function(module, thread.function_type, "through")
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    state, *shared, budget = function.args
+    entry, loop, switched, done = (function.append_basic_block(n) for n in ("entry", "loop", "switched", "done"))
+    b = ir.IRBuilder(entry)
+    b.branch(loop)
+    b.position_at_end(loop)
+    left = b.phi(I64)
+    left.add_incoming(budget, entry)
+    reason = b.call(thread, [state, *shared, left])
+    b.cbranch(b.icmp_unsigned("==", reason, I32(Reason.SWITCH)), switched, done)
+    b.position_at_end(switched)
+    if isa is Isa.V3D42:
+        _clobber(b, state)
+    left.add_incoming(b.load(state_pointer(b, state, Slot.LEFT), typ=I64), b.block)
+    b.branch(loop)
+    b.position_at_end(done)
+    b.ret(reason)
+    return function
+
+
+def _item(b: ir.IRBuilder, table: ir.Value, index: ir.Value, shift: int) -> ir.Value:
+    return b.gep(table, [b.shl(index, I64(shift))], source_etype=I8)
+
+
+def _run(module: ir.Module, through: ir.Function) -> None:
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), _TYPES), "run")
+    states, count, *fixed, reasons = function.args
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    mode = FloatMode(LlvmLanes(b))
+    loop, done = function.append_basic_block("loop"), function.append_basic_block("done")
+    entry = b.block
+    b.branch(loop)
+    b.position_at_end(loop)
+    at = b.phi(I64)
+    at.add_incoming(I64(0), entry)
+    state = b.load(_item(b, states, at, 3), typ=PTR)
+    b.store(b.call(through, [state, *fixed]), _item(b, reasons, at, 2))
+    after = b.add(at, I64(1))
+    at.add_incoming(after, loop)
+    b.cbranch(b.icmp_unsigned("<", after, count), loop, done)
+    b.position_at_end(done)
+    mode.restore()
+    b.ret_void()
+
+
+class _Rounds:
+    def __init__(
+        self, module: ir.Module, isa: Isa, thread: ir.Function, tmu: ir.Function, through: ir.Function, lockstep: bool
+    ) -> None:
+        self.isa = isa
+        self.thread = thread
+        self.tmu = tmu
+        self.through = through
+        self.lockstep = lockstep
+        self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), _TYPES), "rounds")
+        self.states, self.count, *self.shared, self.limit, self.reasons = self.function.args
+        self.keeper = self.shared[4]
+        self.b = b = ir.IRBuilder(self.block("entry"))
+        mode = FloatMode(LlvmLanes(b))
+        self.used = b.alloca(I64)  # instructions between stores
+        self.host = b.alloca(I32)  # not 0: some thread needs it
+        self.active = b.alloca(I32)  # not 0: some thread goes on without it
+        begin, further, done = (self.block(n) for n in ("begin", "further", "done"))
+        b.store(I64(0), self.used)
+        b.branch(begin)
+        b.position_at_end(begin)
+        b.store(I32(0), self.host)
+        b.store(I32(0), self.active)
+        self.each("store", self.store)
+        much = b.icmp_unsigned(">=", b.load(self.used, typ=I64), self.limit)
+        over = b.icmp_unsigned("!=", b.load(self.host, typ=I32), I32(0))
+        idle = b.icmp_unsigned("==", b.load(self.active, typ=I32), I32(0))
+        b.cbranch(b.or_(b.or_(much, over), idle), done, further)
+        b.position_at_end(further)
+        self.wait(Wait.STORES)
+        b.store(I64(0), self.used)
+        self.each("go", self.go)
+        b.branch(begin)
+        b.position_at_end(done)
+        self.wait(Wait.NOBODY)
+        mode.restore()
+        b.ret_void()
+
+    def block(self, name: str) -> ir.Block:
+        return self.function.append_basic_block(name)
+
+    def wait(self, which: Wait) -> None:
+        self.b.store(I64(which), keeper_word(self.b, self.keeper, Keeper.FROZEN))
+
+    def each(self, name: str, do: object) -> None:
+        """Do something with each thread: its state, reason, and where the reason stands."""
+        assert callable(do)
+        b = self.b
+        before, loop, after = b.block, self.block(name), self.block(f"{name}_end")
+        b.branch(loop)
+        b.position_at_end(loop)
+        at = b.phi(I64)
+        at.add_incoming(I64(0), before)
+        place = _item(b, self.reasons, at, 2)
+        do(b.load(_item(b, self.states, at, 3), typ=PTR), b.load(place, typ=I32), place)
+        following = b.add(at, I64(1))
+        at.add_incoming(following, b.block)
+        b.cbranch(b.icmp_unsigned("<", following, self.count), loop, after)
+        b.position_at_end(after)
+
+    def left(self, state: ir.Value) -> ir.Value:
+        return self.b.load(state_pointer(self.b, state, Slot.LEFT), typ=I64)
+
+    def waiting(self, state: ir.Value, reason: ir.Value) -> ir.Value:
+        """The thread stands before a store or atomic."""
+        b = self.b
+        frozen = b.icmp_unsigned("!=", b.load(state_pointer(b, state, Slot.FROZEN), typ=I32), I32(0))
+        return b.and_(b.icmp_unsigned("==", reason, I32(Reason.TMU)), frozen)
+
+    def resumes(self, reason: ir.Value) -> ir.Value:
+        """The thread goes on by itself."""
+        b = self.b
+        found = b.icmp_unsigned("==", reason, I32(Reason.SWITCH))
+        return b.or_(found, b.icmp_unsigned("==", reason, I32(Reason.YIELD))) if self.lockstep else found
+
+    def store(self, state: ir.Value, reason: ir.Value, place: ir.Value) -> None:
+        """A thread that waits does its request and goes on, up to its next atomic or where others get their turn."""
+        b = self.b
+        with b.if_then(self.waiting(state, reason)):
+            b.store(I32(Reason.TMU), place)
+            self.wait(Wait.NOBODY)
+            address = b.load(state_pointer(b, state, Slot.ADDRESS), typ=I32X16)
+            address.align = 64
+            live = b.trunc(b.load(state_pointer(b, state, Slot.MASK), typ=I32), I16)
+            refused = b.call(self.tmu, [state, *self.shared[:5], address, live])
+            self.wait(Wait.ATOMICS)
+            with b.if_then(b.icmp_unsigned("==", refused, I32(0))):
+                then = b.load(state_pointer(b, state, Slot.THEN), typ=I32)
+                b.store(then, place)
+                with b.if_then(b.icmp_unsigned("==", then, I32(GO_ON))):
+                    b.store(b.call(self.thread, [state, *self.shared, self.left(state)]), place)
+        now = b.load(place, typ=I32)
+        with b.if_else(b.or_(self.resumes(now), self.waiting(state, now))) as (goes_on, stops):
+            with goes_on:
+                b.store(I32(1), self.active)
+            with stops:
+                # Who has ended or spent its share sits out until the others have.
+                ended = b.icmp_unsigned("==", now, I32(Reason.END))
+                out = b.or_(ended, b.icmp_unsigned("==", now, I32(Reason.BUDGET)))
+                with b.if_then(b.not_(out)):
+                    b.store(I32(1), self.host)
+
+    def go(self, state: ir.Value, reason: ir.Value, place: ir.Value) -> None:
+        """Threads that stopped at a switch go on up to their next store."""
+        b = self.b
+        with b.if_then(self.resumes(reason)):
+            if self.isa is Isa.V3D42:
+                with b.if_then(b.icmp_unsigned("==", reason, I32(Reason.SWITCH))):
+                    _clobber(b, state)
+            before = self.left(state)
+            b.store(b.call(self.through, [state, *self.shared, before]), place)
+            spent = b.sub(before, self.left(state))
+            b.store(b.add(b.load(self.used, typ=I64), spent), self.used)

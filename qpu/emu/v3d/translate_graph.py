@@ -1,0 +1,52 @@
+"""Which words of memory belong to a V3D program, as far as that shows without executing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from qpu.core.isa import Isa
+from qpu.emu.v3d.prepare import prepare
+from qpu.emu.v3d.translate_state import NONE
+from qpu.v3d.instr import Branch
+
+__all__ = ["Fetch", "explore", "static_target"]
+
+MAX_WORDS = 1 << 17  # of code looked at
+Fetch: TypeAlias = Callable[[int], "int | None"]
+
+
+def explore(isa: Isa, fetch: Fetch, starts: Sequence[int]) -> tuple[dict[int, int], set[int]]:
+    """Words that may be executed from `starts` on, by instruction, and where branches go.
+
+    fetch: the word of an instruction, None outside of all buffers. May go too far behind a program's end.
+    """
+    targets = set(starts)
+    todo, words = list(targets), dict[int, int]()
+    while todo:
+        at = todo.pop()
+        while at not in words:
+            word = fetch(at)
+            if word is None:
+                break
+            words[at] = word
+            if not word or len(words) > MAX_WORDS:
+                break
+            p = prepare(isa, word)
+            if p.problem is not None:
+                break
+            if isinstance(p.instr, Branch):
+                target = static_target(at, p.instr)
+                if target != NONE:
+                    targets.add(target)
+                    todo.append(target)
+            at += 1
+    return words, targets
+
+
+def static_target(at: int, instr: Branch) -> int:
+    """The instruction that a branch goes to, NONE when only execution shows it."""
+    if instr.bdi != "rel" or instr.offset % 8:
+        return NONE
+    offset = instr.offset - (1 << 32) if instr.offset >> 31 else instr.offset
+    return at + 4 + offset // 8

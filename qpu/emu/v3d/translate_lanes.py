@@ -1,0 +1,314 @@
+"""The function of translated V3D programs that does TMU requests lane by lane: all that move no plain vectors.
+
+8- and 16-bit loads and stores, whole quads with dead lanes, vectors that wrap, atomics, cache operations. What a
+configuration byte means comes from `qpu.emu.v3d.tmu.decode_request`; every lane is checked before one does anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from llvmlite import ir
+
+from qpu.core.isa import Isa
+from qpu.emu.engine.llvm_lanes import I1, I8, I16, I32, I64, LANES
+from qpu.emu.v3d.tmu import Action, decode_request
+from qpu.emu.v3d.translate_state import FIFO_SLOTS, Keeper, Slot, Wait
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["DONE", "HOST", "WAITS", "lanes_function"]
+
+PTR = ir.PointerType()
+DONE, HOST, WAITS = 0, 1, 2  # what the function returns
+_LOAD, _STORE, _ATOMIC, _CACHE = 1, 2, 3, 4
+_KINDS = {Action.LOAD: _LOAD, Action.STORE: _STORE, Action.ATOMIC: _ATOMIC, Action.CACHE: _CACHE}
+_DATA = 5  # data words 0.._DATA - 1 are in the table
+_Step = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
+
+
+def _least(order: str) -> _Step:
+    def step(b: ir.IRBuilder, m: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+        compare = b.icmp_signed if order[0] == "s" else b.icmp_unsigned
+        return b.select(compare(order[1:], m, x), m, x)
+
+    return step
+
+
+_STEPS: dict[str, _Step] = {  # memory, first and second data word -> memory
+    "add": lambda b, m, x, y: b.add(m, x),
+    "sub": lambda b, m, x, y: b.sub(m, x),
+    "xchg": lambda b, m, x, y: x,
+    "cmpxchg": lambda b, m, x, y: b.select(b.icmp_unsigned("==", m, x), y, m),
+    "umin": _least("u<"),
+    "umax": _least("u>"),
+    "smin": _least("s<"),
+    "smax": _least("s>"),
+    "and": lambda b, m, x, y: b.and_(m, x),
+    "or": lambda b, m, x, y: b.or_(m, x),
+    "xor": lambda b, m, x, y: b.xor(m, x),
+    "inc": lambda b, m, x, y: b.add(m, I32(1)),
+    "dec": lambda b, m, x, y: b.sub(m, I32(1)),
+    "not": lambda b, m, x, y: b.not_(m),
+}
+_NAMES = tuple(_STEPS)
+
+
+def _entry(byte: int, data: int) -> int:
+    """A request in a number: kind, components << 4, bytes << 8, sign << 12, atomic << 16; 0: the host does it."""
+    r = decode_request(byte, data)
+    if r.problem or data != r.expected:
+        return 0
+    components = 0 if r.action is Action.CACHE else r.components
+    atomic = _NAMES.index(r.name) if r.action is Action.ATOMIC else 0
+    return _KINDS[r.action] | components << 4 | r.size << 8 | r.signed << 12 | atomic << 16
+
+
+def _table(module: ir.Module) -> ir.GlobalVariable:
+    """`_entry` of each byte without its highest bit, and number of data words."""
+    numbers = [_entry(byte, data) for byte in range(128) for data in range(_DATA)]
+    kind = ir.ArrayType(I32, len(numbers))
+    table = ir.GlobalVariable(module, kind, "requests")
+    table.linkage, table.global_constant = "internal", True
+    table.initializer = ir.Constant(kind, numbers)
+    return table
+
+
+def lanes_function(module: ir.Module, isa: Isa, keep: ir.Function) -> ir.Function:
+    """(state, memory, pages, kept, copies, keeper) -> DONE, HOST when the host must do it, WAITS for a turn to store.
+
+    The request stands in the state: configuration, data, ADDRESS and MASK. keep: `keep_function`.
+    """
+    return _Lanes(module, isa, keep).function
+
+
+class _Lanes:
+    def __init__(self, module: ir.Module, isa: Isa, keep: ir.Function) -> None:
+        self.isa = isa
+        self.keep = keep
+        self.table = _table(module)
+        self.function = ir.Function(module, ir.FunctionType(I32, [PTR] * 6), "lanes")
+        self.function.linkage = "internal"
+        self.function.attributes.add("noinline")
+        self.state, self.memory, self.pages, self.kept, self.copies, self.keeper = self.function.args
+        self.b = ir.IRBuilder(self.block("entry"))
+        self.host = self.block("host")
+        self.emit()
+        self.b.position_at_end(self.host)
+        self.b.ret(I32(HOST))
+
+    # -- pieces
+
+    def block(self, name: str) -> ir.Block:
+        return self.function.append_basic_block(name)
+
+    def at(self, base: ir.Value, index: ir.Value | int, size: int) -> ir.Value:
+        """Address of an entry of a table whose entries have `size` bytes."""
+        b = self.b
+        if isinstance(index, int):
+            return b.gep(base, [I64(size * index)], source_etype=I8)
+        wide = index if index.type == I64 else b.zext(index, I64)
+        return b.gep(base, [b.mul(wide, I64(size))], source_etype=I8)
+
+    def scalar(self, slot: Slot) -> ir.Value:
+        return self.b.load(self.at(self.state, int(slot), 4), typ=I32)
+
+    def put(self, slot: Slot, value: ir.Value) -> None:
+        self.b.store(value, self.at(self.state, int(slot), 4))
+
+    def tally(self, slot: Slot, amount: ir.Value) -> None:
+        at = self.at(self.state, int(slot), 4)
+        self.b.store(self.b.add(self.b.load(at, typ=I64), amount), at)
+
+    def stay(self, condition: ir.Value, name: str) -> None:
+        """To the host unless `condition`."""
+        further = self.block(name)
+        self.b.cbranch(condition, further, self.host)
+        self.b.position_at_end(further)
+
+    @contextmanager
+    def loop(self, name: str, count: ir.Value | int) -> Iterator[ir.Value]:
+        """Do what is in it for 0 .. count - 1, once at least."""
+        b = self.b
+        before, head, after = b.block, self.block(name), self.block(f"{name}_end")
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I32)
+        i.add_incoming(I32(0), before)
+        yield i
+        following = b.add(i, I32(1))
+        i.add_incoming(following, b.block)
+        b.cbranch(b.icmp_unsigned("<", following, I32(count) if isinstance(count, int) else count), head, after)
+        b.position_at_end(after)
+
+    def bit(self, mask: ir.Value, lane: ir.Value) -> ir.Value:
+        return self.b.trunc(self.b.lshr(mask, lane), I1)
+
+    def word(self, base: Slot, vector: ir.Value, lane: ir.Value) -> ir.Value:
+        """Address of a lane of one of the vectors from `base` on."""
+        b = self.b
+        index = b.add(b.add(b.shl(vector, I32(4)), lane), I32(int(base)))
+        return self.at(self.state, index, 4)
+
+    def address(self, lane: ir.Value, k: ir.Value) -> ir.Value:
+        """Of component k; as `tmu.component_address`."""
+        b = self.b
+        start = b.load(self.word(Slot.ADDRESS, I32(0), lane), typ=I32)
+        step = b.add(start, b.shl(k, I32(2)))
+        if self.isa is Isa.V3D42:
+            wrapped = b.or_(b.and_(start, I32(0xFFFFFFF0)), b.and_(step, I32(15)))
+            return b.select(b.icmp_unsigned("==", self.components, I32(1)), start, wrapped)
+        return step
+
+    def mapped(self, address: ir.Value) -> ir.Value:
+        owner = self.b.load(self.at(self.pages, self.b.lshr(address, I32(12)), 4), typ=I32)
+        return self.b.icmp_unsigned("!=", owner, I32(0))
+
+    def result(self, k: ir.Value, lane: ir.Value) -> ir.Value:
+        """Where a lane of result k goes."""
+        b = self.b
+        ring = b.and_(b.add(b.add(self.scalar(Slot.HEAD), self.count), k), I32(FIFO_SLOTS - 1))
+        return self.word(Slot.FIFO, ring, lane)
+
+    def lanes_of(self, mask: ir.Value) -> ir.Value:
+        """How many, 64 bits."""
+        ctpop = self.function.module.declare_intrinsic("llvm.ctpop", [I32])
+        return self.b.zext(self.b.call(ctpop, [mask]), I64)
+
+    # -- the function
+
+    def emit(self) -> None:
+        b = self.b
+        config, pending = self.scalar(Slot.CONFIG), self.scalar(Slot.PENDING)
+        self.live = live = self.scalar(Slot.MASK)
+        self.stay(b.icmp_unsigned("<", pending, I32(_DATA)), "known")
+        row = b.add(b.mul(b.and_(config, I32(127)), I32(_DATA)), pending)
+        entry = b.load(self.at(self.table, row, 4), typ=I32)
+        self.stay(b.icmp_unsigned("!=", entry, I32(0)), "regular")
+        kind = b.and_(entry, I32(7))
+        self.components = b.and_(b.lshr(entry, I32(4)), I32(7))
+        self.size = b.and_(b.lshr(entry, I32(8)), I32(7))
+        self.signed = b.icmp_unsigned("!=", b.and_(entry, I32(1 << 12)), I32(0))
+        self.step = b.lshr(entry, I32(16))
+        self.count = self.scalar(Slot.COUNT)
+        store, atomic, cache = (b.icmp_unsigned("==", kind, I32(n)) for n in (_STORE, _ATOMIC, _CACHE))
+        writes = b.or_(store, atomic)
+        results = b.select(b.or_(store, cache), I32(0), self.components)
+        total = b.add(self.count, results)
+        self.stay(b.icmp_unsigned("<=", total, self.scalar(Slot.LIMIT)), "room")
+        # Stores wait for the threads before this one; atomics also for those that have just stored.
+        frozen = b.load(self.at(self.keeper, int(Keeper.FROZEN), 8), typ=I64)
+        waits = b.or_(
+            b.and_(writes, b.icmp_unsigned("==", frozen, I64(Wait.STORES))),
+            b.and_(atomic, b.icmp_unsigned("!=", frozen, I64(Wait.NOBODY))),
+        )
+        with b.if_then(waits):
+            b.ret(I32(WAITS))
+        pairs = b.or_(live, b.lshr(live, I32(1)))
+        quads = b.mul(b.and_(b.or_(pairs, b.lshr(pairs, I32(2))), I32(0x1111)), I32(15))
+        alone = b.or_(b.icmp_unsigned("!=", b.and_(config, I32(128)), I32(0)), writes)
+        self.wanted = b.select(alone, live, quads)
+        self.check(writes, cache)
+        self.put(Slot.CONFIG, b.or_(b.lshr(config, I32(8)), I32(0xFF000000)))
+        self.put(Slot.PENDING, I32(0))
+        self.tally(Slot.REQUESTS, I64(1))
+        amount = b.zext(b.mul(self.size, self.components), I64)
+        read = b.mul(self.lanes_of(self.wanted), amount)
+        self.tally(Slot.READ_BYTES, b.select(b.or_(store, cache), I64(0), read))
+        self.tally(Slot.WRITE_BYTES, b.select(writes, b.mul(self.lanes_of(live), amount), I64(0)))
+        self.put(Slot.COUNT, total)
+        peak = self.scalar(Slot.PEAK)
+        self.put(Slot.PEAK, b.select(b.icmp_unsigned(">", total, peak), total, peak))
+        done = self.block("done")
+        switch = b.switch(kind, done)
+        for number, make in ((_LOAD, self.load), (_STORE, self.store), (_ATOMIC, self.atomic)):
+            case = self.block(make.__name__)
+            switch.add_case(I32(number), case)
+            b.position_at_end(case)
+            make()
+            b.branch(done)
+        b.position_at_end(done)
+        b.ret(I32(DONE))
+
+    def check(self, writes: ir.Value, cache: ir.Value) -> None:
+        """To the host, unless all that live lanes access is there, aligned, and may be stored to."""
+        b = self.b
+        low = b.sub(self.size, I32(1))
+        with b.if_then(b.not_(cache)), self.loop("check", b.shl(self.components, I32(4))) as i:
+            lane = b.and_(i, I32(15))
+            with b.if_then(self.bit(self.live, lane)):
+                address = self.address(lane, b.lshr(i, I32(4)))
+                self.stay(b.icmp_unsigned("==", b.and_(address, low), I32(0)), "aligned")
+                self.stay(self.mapped(address), "mapped")
+                with b.if_then(writes):
+                    page = b.zext(b.lshr(address, I32(12)), I64)
+                    state = b.load(self.at(self.kept, page, 1), typ=I8)
+                    with b.if_then(b.icmp_unsigned(">=", b.sub(state, I8(1)), I8(2))):
+                        shared = [self.memory, self.kept, self.copies, self.keeper, page]
+                        self.stay(b.call(self.keep, shared), "kept")
+
+    def place(self, address: ir.Value) -> ir.Value:
+        return self.b.gep(self.memory, [self.b.zext(address, I64)], source_etype=I8)
+
+    def load(self) -> None:
+        """Lanes that fill up a quad read 0 outside of all buffers, and the aligned component elsewhere."""
+        b = self.b
+        with self.loop("load", b.shl(self.components, I32(4))) as i:
+            lane, k = b.and_(i, I32(15)), b.lshr(i, I32(4))
+            target = self.result(k, lane)
+            b.store(I32(0), target)
+            address = self.address(lane, k)
+            with b.if_then(b.and_(self.bit(self.wanted, lane), self.mapped(address))):
+                word = b.load(self.place(b.and_(address, I32(0xFFFFFFFC))), typ=I32)
+                inside = b.and_(address, b.and_(b.sub(I32(0), self.size), I32(3)))
+                up = b.sub(I32(32), b.shl(self.size, I32(3)))
+                high = b.shl(b.lshr(word, b.shl(inside, I32(3))), up)
+                b.store(b.select(self.signed, b.ashr(high, up), b.lshr(high, up)), target)
+
+    def store(self) -> None:
+        """Component by component, then lane by lane: the last wins."""
+        b = self.b
+        with self.loop("store", b.shl(self.components, I32(4))) as i:
+            lane, k = b.and_(i, I32(15)), b.lshr(i, I32(4))
+            with b.if_then(self.bit(self.live, lane)):
+                value = b.load(self.word(Slot.DATA, k, lane), typ=I32)
+                target, stored = self.place(self.address(lane, k)), self.block("stored")
+                switch = b.switch(self.size, stored)
+                for size, kind in ((1, I8), (2, I16), (4, I32)):
+                    case = self.block(f"store{8 * size}")
+                    switch.add_case(I32(size), case)
+                    b.position_at_end(case)
+                    b.store(value if kind is I32 else b.trunc(value, kind), target)
+                    b.branch(stored)
+                b.position_at_end(stored)
+
+    def atomic(self) -> None:
+        """Lane by lane; the old values are the result."""
+        b = self.b
+        with self.loop("atomic", LANES) as lane:
+            target = self.result(I32(0), lane)
+            b.store(I32(0), target)
+            with b.if_then(self.bit(self.live, lane)):
+                cell = self.place(b.load(self.word(Slot.ADDRESS, I32(0), lane), typ=I32))
+                old = b.load(cell, typ=I32)
+                x, y = (b.load(self.word(Slot.DATA, I32(k), lane), typ=I32) for k in (0, 1))
+                b.store(old, target)
+                stepped = self.block("stepped")
+                head = b.block
+                switch = b.switch(self.step, stepped)
+                news = []
+                for number, name in enumerate(_NAMES):
+                    case = self.block(name)
+                    switch.add_case(I32(number), case)
+                    b.position_at_end(case)
+                    news.append((_STEPS[name](b, old, x, y), case))
+                    b.branch(stepped)
+                b.position_at_end(stepped)
+                new = b.phi(I32)
+                new.add_incoming(old, head)
+                for value, case in news:
+                    new.add_incoming(value, case)
+                b.store(new, cell)

@@ -1,0 +1,495 @@
+"""Functions that translated V3D programs call: TMU requests, pages kept for the uniform streams, and the streams.
+
+What they do not do themselves they leave to the host, where requests of all threads are served one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llvmlite import ir
+
+from qpu.core.isa import Isa
+from qpu.emu.engine.llvm_lanes import I1, I1X16, I8, I16, I32, I32X16, I64, I64X16, LANES, LlvmLanes
+from qpu.emu.v3d.translate_lanes import DONE, WAITS, lanes_function
+from qpu.emu.v3d.translate_state import FIFO_SLOTS, Keeper, Kept, Slot, Wait
+
+__all__ = ["PTR", "keeper_word", "refill_function", "splat", "state_pointer", "tmu_function"]
+
+PTR = ir.PointerType()
+_FIFO_MASK = FIFO_SLOTS - 1
+_AHEAD = 4  # steps of a thread's loads
+_SPAN = 16  # pages a stream looks ahead
+
+
+def splat(b: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
+    """A 32- or 64-bit number in all lanes."""
+    kind = ir.VectorType(scalar.type, LANES)
+    undefined = ir.Constant(kind, ir.Undefined)
+    first = b.insert_element(undefined, scalar, I32(0))
+    return b.shuffle_vector(first, undefined, ir.Constant(I32X16, [0] * LANES))
+
+
+def state_pointer(b: ir.IRBuilder, state: ir.Value, word: ir.Value | int) -> ir.Value:
+    """Address of a word of the state block."""
+    offset = I64(4 * int(word)) if isinstance(word, int) else b.shl(b.zext(word, I64), I64(2))
+    return b.gep(state, [offset], source_etype=I8)
+
+
+def _bytes(b: ir.IRBuilder, table: ir.Value, index: ir.Value, size: int) -> ir.Value:
+    """Address of an entry of a table whose entries have `size` bytes."""
+    shift = size.bit_length() - 1
+    return b.gep(table, [b.shl(index, I64(shift)) if shift else index], source_etype=I8)
+
+
+def _owner(b: ir.IRBuilder, pages: ir.Value, page: ir.Value) -> ir.Value:
+    return b.load(_bytes(b, pages, page, 4), typ=I32)
+
+
+def _function(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
+    function = ir.Function(module, ir.FunctionType(result, arguments), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    return function
+
+
+# -- copies of pages
+
+
+def keep_function(module: ir.Module) -> ir.Function:
+    """(memory, kept, copies, keeper, page) -> 1 when the page may be stored to, 0 when the host must see to it.
+
+    Only one host thread at a time stores: see `Keeper.FROZEN`.
+    """
+    function = _function(module, "keep", I1, [PTR, PTR, PTR, PTR, I64])
+    memory, kept, copies, keeper, page = function.args
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    free, good, bad, copy = (function.append_basic_block(n) for n in ("free", "good", "bad", "copy"))
+    state = _bytes(b, kept, page, 1)
+    cases = b.switch(b.load(state, typ=I8), bad)
+    cases.add_case(I8(Kept.FREE), free)
+    cases.add_case(I8(Kept.NEVER), good)
+    cases.add_case(I8(Kept.COPIED), good)
+    b.position_at_end(free)
+
+    def word(n: Keeper) -> ir.Value:
+        return keeper_word(b, keeper, n)
+
+    number = b.load(word(Keeper.USED), typ=I64)
+    b.cbranch(b.icmp_unsigned("<", number, b.load(word(Keeper.ROOM), typ=I64)), copy, bad)
+    b.position_at_end(copy)
+    b.store(b.add(number, I64(1)), word(Keeper.USED))
+    target = b.add(b.load(word(Keeper.POOL), typ=I64), b.shl(number, I64(12)))
+    source = b.gep(memory, [b.shl(page, I64(12))], source_etype=I8)
+    goal = b.inttoptr(target, PTR)
+    loop, done = function.append_basic_block("loop"), function.append_basic_block("done")
+    b.branch(loop)
+    b.position_at_end(loop)
+    at = b.phi(I64)
+    at.add_incoming(I64(0), copy)
+    part = b.load(b.gep(source, [at], source_etype=I8), typ=I32X16)
+    part.align = 4
+    b.store(part, b.gep(goal, [at], source_etype=I8)).align = 4
+    after = b.add(at, I64(64))
+    at.add_incoming(after, loop)
+    b.cbranch(b.icmp_unsigned("<", after, I64(4096)), loop, done)
+    b.position_at_end(done)
+    b.store(target, _bytes(b, copies, page, 8))
+    listed = b.inttoptr(b.load(word(Keeper.PAGES), typ=I64), PTR)
+    b.store(b.trunc(page, I32), _bytes(b, listed, number, 4))
+    b.store(I8(Kept.COPIED), state)
+    b.branch(good)
+    b.position_at_end(good)
+    b.ret(I1(1))
+    b.position_at_end(bad)
+    b.ret(I1(0))
+    return function
+
+
+def keeper_word(b: ir.IRBuilder, keeper: ir.Value, n: Keeper) -> ir.Value:
+    """Address of a word of the `Keeper` block."""
+    return b.gep(keeper, [I64(8 * n)], source_etype=I8)
+
+
+def refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, left: Slot) -> ir.Function:
+    """(state, memory, pages, kept, copies): find out from where on the host a stream can be read, and how far.
+
+    Leaves 0 words where its pointer is not aligned, or outside of all buffers.
+    """
+    function = _function(module, name, ir.VoidType(), [PTR, PTR, PTR, PTR, PTR])
+    state, memory, pages, kept, copies = function.args
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    loop, look, more, copied, done = (
+        function.append_basic_block(n) for n in ("loop", "look", "more", "copied", "done")
+    )
+    address = b.load(state_pointer(b, state, int(pointer)), typ=I32)
+    inside = b.zext(b.and_(address, I32(4095)), I64)
+    first = b.zext(b.lshr(address, I32(12)), I64)
+    home = b.add(b.ptrtoint(memory, I64), b.zext(address, I64))
+    b.store(home, state_pointer(b, state, int(host)))
+    start = b.block
+    odd = b.icmp_unsigned("!=", b.and_(address, I32(3)), I32(0))
+    b.cbranch(odd, done, loop)
+    b.position_at_end(loop)
+    count = b.phi(I64)
+    count.add_incoming(I64(0), start)
+    page = b.and_(b.add(first, count), I64(0xFFFFF))
+    mapped = b.icmp_unsigned("!=", _owner(b, pages, page), I32(0))
+    stop = function.append_basic_block("stop")
+    b.cbranch(mapped, look, stop)
+    b.position_at_end(look)
+    place = _bytes(b, kept, page, 1)
+    claim = function.append_basic_block("claim")
+    cases = b.switch(b.load(place, typ=I8), more)
+    cases.add_case(I8(Kept.FREE), claim)
+    cases.add_case(I8(Kept.COPIED), copied)
+    b.position_at_end(claim)
+    b.store(I8(Kept.STREAM), place)
+    b.branch(more)
+    b.position_at_end(more)
+    following = b.add(count, I64(1))
+    count.add_incoming(following, more)
+    b.cbranch(b.icmp_unsigned("<", following, I64(_SPAN)), loop, stop)
+    b.position_at_end(stop)
+    pages_found = b.phi(I64)
+    pages_found.add_incoming(count, loop)
+    pages_found.add_incoming(following, more)
+    pages_found.add_incoming(count, copied)
+    end = b.shl(pages_found, I64(12))
+    words = b.lshr(b.sub(end, inside), I64(2))
+    words = b.select(b.icmp_unsigned("==", pages_found, I64(0)), I64(0), words)
+    b.branch(done)
+    b.position_at_end(copied)
+    # A copy holds one page; a run of pages before it ends there.
+    alone = function.append_basic_block("alone")
+    b.cbranch(b.icmp_unsigned("==", count, I64(0)), alone, stop)
+    b.position_at_end(alone)
+    copy = b.load(_bytes(b, copies, first, 8), typ=I64)
+    b.store(b.add(copy, inside), state_pointer(b, state, int(host)))
+    rest = b.lshr(b.sub(I64(4096), inside), I64(2))
+    b.branch(done)
+    b.position_at_end(done)
+    found = b.phi(I64)
+    found.add_incoming(I64(0), start)
+    found.add_incoming(words, stop)
+    found.add_incoming(rest, alone)
+    b.store(b.trunc(found, I32), state_pointer(b, state, int(left)))
+    b.ret_void()
+    return function
+
+
+# -- requests
+
+
+def tmu_function(module: ir.Module, isa: Isa, avx512: bool) -> ir.Function:
+    """(state, memory, pages, kept, copies, keeper, addresses, live) -> 0, or 1 when the host must do the request.
+
+    Does 32-bit loads and stores of one to four components whose lanes all lie in one buffer with vectors of the host,
+    others lane by lane. For what remains it leaves addresses and lanes in the state.
+    """
+    return _Request(module, isa, avx512).function
+
+
+class _Request:
+    def __init__(self, module: ir.Module, isa: Isa, avx512: bool) -> None:
+        self.isa = isa
+        self.keep = keep_function(module)
+        lanes = lanes_function(module, isa, self.keep)
+        self.function = _function(module, "tmu", I32, [*[PTR] * 6, I32X16, I16])
+        self.state, self.memory, self.pages, self.kept, self.copies, self.keeper, self.address, self.live = (
+            self.function.args
+        )
+        self.state.add_attribute("noalias")
+        self.b = b = ir.IRBuilder(self.block("entry"))
+        self.v = LlvmLanes(b, avx512=avx512)
+        self.slow, self.frozen, leave = self.block("slow"), self.block("frozen"), self.block("leave")
+        self.emit()
+        b.position_at_end(self.slow)
+        self.save()
+        code = b.call(lanes, list(self.function.args[:6]))
+        done = self.block("done")
+        b.cbranch(b.icmp_unsigned("==", code, I32(DONE)), done, leave)
+        b.position_at_end(done)
+        b.ret(I32(0))
+        b.position_at_end(leave)
+        self.put(Slot.FROZEN, b.zext(b.icmp_unsigned("==", code, I32(WAITS)), I32))
+        b.ret(I32(1))
+        b.position_at_end(self.frozen)
+        self.put(Slot.FROZEN, I32(1))
+        self.save()
+        b.ret(I32(1))
+
+    # -- pieces
+
+    def save(self) -> None:
+        """Leave the request in the state."""
+        self.b.store(self.address, self.at(Slot.ADDRESS)).align = 64
+        self.b.store(self.b.zext(self.live, I32), self.at(Slot.MASK))
+
+    def block(self, name: str) -> ir.Block:
+        return self.function.append_basic_block(name)
+
+    def at(self, word: ir.Value | int) -> ir.Value:
+        return state_pointer(self.b, self.state, word)
+
+    def scalar(self, slot: Slot) -> ir.Value:
+        return self.b.load(self.at(slot), typ=I32)
+
+    def put(self, slot: Slot, value: ir.Value) -> None:
+        self.b.store(value, self.at(slot))
+
+    def stay(self, condition: ir.Value, name: str, otherwise: ir.Block | None = None) -> None:
+        """Go to `otherwise` (the slow path) unless `condition`."""
+        further = self.block(name)
+        self.b.cbranch(condition, further, self.slow if otherwise is None else otherwise)
+        self.b.position_at_end(further)
+
+    def page(self, address: ir.Value) -> ir.Value:
+        return self.b.zext(self.b.lshr(address, I32(12)), I64)
+
+    def tally(self, slot: Slot, amount: ir.Value) -> None:
+        at = self.at(slot)
+        self.b.store(self.b.add(self.b.load(at, typ=I64), amount), at)
+
+    def push(self, k: int, value: ir.Value) -> None:
+        ring = self.b.and_(self.b.add(self.head, I32(k)), I32(_FIFO_MASK))
+        place = self.at(self.b.add(I32(int(Slot.FIFO)), self.b.shl(ring, I32(4))))
+        self.b.store(value, place).align = 64
+
+    def data(self, k: int) -> ir.Value:
+        value = self.b.load(self.at(int(Slot.DATA) + LANES * k), typ=I32X16)
+        value.align = 64
+        return value
+
+    def cases(self, name: str, make: Callable[[int], None], counts: tuple[int, ...] = (1, 2, 3, 4)) -> None:
+        """`make(n)` for each number of components, and the end of the function."""
+        switch = self.b.switch(self.components, self.slow)
+        for n in counts:
+            case = self.block(f"{name}{n}")
+            switch.add_case(I32(n), case)
+            self.b.position_at_end(case)
+            make(n)
+            self.b.ret(I32(0))
+
+    # -- the function
+
+    def emit(self) -> None:
+        b, v = self.b, self.v
+        config, pending = self.scalar(Slot.CONFIG), self.scalar(Slot.PENDING)
+        self.config = config
+        self.stay(b.icmp_unsigned("!=", self.live, I16(0)), "some")
+        everyone = b.icmp_unsigned("==", self.live, I16(0xFFFF))
+        byte = b.and_(config, I32(0xFF))
+        # Whole quads load where bit 7 is clear; without dead lanes that is the same.
+        byte = b.select(everyone, b.or_(byte, I32(0x80)), byte)
+        # 0xff: one component; 0xfa..0xfc: two to four
+        single = b.icmp_unsigned("==", byte, I32(0xFF))
+        self.components = components = b.select(single, I32(1), b.sub(byte, I32(0xF8)))
+        several = b.icmp_unsigned("<", b.sub(byte, I32(0xFA)), I32(3))
+        self.stay(b.or_(single, several), "regular")
+        self.load = b.icmp_unsigned("==", pending, I32(0))
+        self.stay(b.or_(self.load, b.icmp_unsigned("==", pending, components)), "complete")
+        self.count = self.scalar(Slot.COUNT)
+        self.stay(b.icmp_unsigned("<=", b.add(self.count, components), self.scalar(Slot.LIMIT)), "room")
+        frozen = b.load(keeper_word(b, self.keeper, Keeper.FROZEN), typ=I64)
+        waits = b.icmp_unsigned("==", frozen, I64(Wait.STORES))
+        self.stay(b.or_(self.load, b.not_(waits)), "awake", self.frozen)
+        self.head = b.add(self.scalar(Slot.HEAD), self.count)
+        self.stride = b.shl(components, I32(2))
+        self.extent = b.sub(self.stride, I32(4))
+        dense, scattered = self.block("dense"), self.block("scattered")
+        first = b.extract_element(self.address, I32(0))
+        steps = [ir.Constant(I32X16, [4 * n * lane for lane in range(LANES)]) for n in (1, 2, 4)]
+        step = b.select(single, steps[0], b.select(b.icmp_unsigned("==", components, I32(2)), steps[1], steps[2]))
+        alike = v.eq(self.address, v.add(splat(b, first), step))
+        even = b.icmp_unsigned("==", b.and_(first, self.extent), I32(0))  # components 3: not here
+        aligned = b.icmp_unsigned("==", b.and_(first, I32(3)), I32(0))
+        if self.isa is Isa.V3D42:
+            aligned = b.and_(aligned, even)  # vectors wrap inside 16 bytes
+        whole = b.icmp_unsigned("==", b.bitcast(alike, I16), I16(0xFFFF))
+        known = b.icmp_unsigned("!=", components, I32(3))
+        whole = b.and_(b.and_(whole, everyone), b.and_(aligned, known))
+        b.cbranch(whole, dense, scattered)
+        b.position_at_end(dense)
+        self.dense(first, scattered)
+        b.position_at_end(scattered)
+        self.scattered()
+
+    def bounded(self, lowest: ir.Value, top: ir.Value) -> ir.Value:
+        """Both lie in one buffer."""
+        b = self.b
+        first = _owner(b, self.pages, self.page(lowest))
+        same = b.icmp_unsigned("==", first, _owner(b, self.pages, self.page(top)))
+        return b.and_(b.and_(b.icmp_unsigned("!=", first, I32(0)), same), b.icmp_unsigned(">=", top, lowest))
+
+    def kept_already(self, page: ir.Value) -> ir.Value:
+        state = self.b.load(_bytes(self.b, self.kept, page, 1), typ=I8)
+        return self.b.icmp_unsigned("<", self.b.sub(state, I8(1)), I8(2))
+
+    def keep_page(self, page: ir.Value) -> None:
+        """The page may be stored to from here on; else the slow path."""
+        done = self.block("kept")
+        new = self.block("new")
+        self.b.cbranch(self.kept_already(page), done, new)
+        self.b.position_at_end(new)
+        fine = self.b.call(self.keep, [self.memory, self.kept, self.copies, self.keeper, page])
+        self.b.cbranch(fine, done, self.slow)
+        self.b.position_at_end(done)
+
+    def begin_load(self, moved: ir.Value) -> None:
+        b = self.b
+        self.put(Slot.CONFIG, b.or_(b.lshr(self.config, I32(8)), I32(0xFF000000)))
+        self.tally(Slot.REQUESTS, I64(1))
+        self.tally(Slot.READ_BYTES, moved)
+        total = b.add(self.count, self.components)
+        self.put(Slot.COUNT, total)
+        peak = self.scalar(Slot.PEAK)
+        self.put(Slot.PEAK, b.select(b.icmp_unsigned(">", total, peak), total, peak))
+
+    def begin_store(self, moved: ir.Value) -> None:
+        b = self.b
+        self.put(Slot.CONFIG, b.or_(b.lshr(self.config, I32(8)), I32(0xFF000000)))
+        self.put(Slot.PENDING, I32(0))
+        self.tally(Slot.REQUESTS, I64(1))
+        self.tally(Slot.WRITE_BYTES, moved)
+
+    def fetch_ahead(self, first: ir.Value) -> None:
+        """Programs walk through memory in steps: bring the host's cache what a request after the next will load."""
+        b = self.b
+        step = b.sub(first, self.scalar(Slot.LAST))
+        self.put(Slot.LAST, first)
+        coming = b.zext(b.add(first, b.mul(step, I32(_AHEAD))), I64)
+        for line in (0, 64):
+            place = b.gep(self.memory, [b.add(coming, I64(line))], source_etype=I8)
+            self.v.intrinsic("llvm.prefetch.p0", ir.VoidType(), [place, I32(0), I32(3), I32(1)])
+
+    def dense(self, first: ir.Value, scattered: ir.Block) -> None:
+        """Lane i begins at first + i * size of a vector; all lanes live."""
+        b = self.b
+        moved = b.shl(b.zext(self.stride, I64), I64(4))
+        top = b.add(first, b.sub(b.trunc(moved, I32), I32(4)))
+        self.stay(self.bounded(first, top), "inside", scattered)
+        start = b.gep(self.memory, [b.zext(first, I64)], source_etype=I8)
+        loads, stores = self.block("loads"), self.block("stores")
+        b.cbranch(self.load, loads, stores)
+        b.position_at_end(loads)
+        self.fetch_ahead(first)
+        self.begin_load(moved)
+
+        def load(n: int) -> None:
+            parts = []
+            for i in range(n):
+                part = b.load(b.gep(start, [I64(64 * i)], source_etype=I8), typ=I32X16)
+                part.align = 4
+                parts.append(part)
+            for k in range(n):
+                self.push(k, _deinterleave(b, parts, n, k))
+
+        self.cases("load", load, (1, 2, 4))
+        b.position_at_end(stores)
+        self.keep_page(self.page(first))
+        self.keep_page(self.page(top))
+        self.begin_store(moved)
+
+        def store(n: int) -> None:
+            data = [self.data(k) for k in range(n)]
+            for i in range(n):
+                b.store(_interleave(b, data, i), b.gep(start, [I64(64 * i)], source_etype=I8)).align = 4
+
+        self.cases("store", store, (1, 2, 4))
+
+    def scattered(self) -> None:
+        """Any addresses, any live lanes."""
+        b, v = self.b, self.v
+        mask = b.bitcast(self.live, I1X16)
+        infinite = v.const(0xFFFFFFFF)
+        lowest = v.intrinsic("llvm.vector.reduce.umin.v16i32", I32, [v.select(mask, self.address, infinite)])
+        safe = v.select(mask, self.address, splat(b, lowest))
+        highest = v.intrinsic("llvm.vector.reduce.umax.v16i32", I32, [safe])
+        odd = v.intrinsic("llvm.vector.reduce.or.v16i32", I32, [v.and_(safe, v.const(3))])
+        self.stay(b.icmp_unsigned("==", odd, I32(0)), "aligned")
+        if self.isa is Isa.V3D42:
+            # Vectors wrap inside 16 bytes; those that would are left to the host.
+            reach = v.add(v.and_(safe, v.const(15)), splat(b, self.extent))
+            furthest = v.intrinsic("llvm.vector.reduce.umax.v16i32", I32, [reach])
+            self.stay(b.icmp_unsigned("<", furthest, I32(16)), "unwrapped")
+        top = b.add(highest, self.extent)
+        self.stay(b.icmp_unsigned(">=", top, highest), "below")
+        self.stay(self.bounded(lowest, top), "bounded")
+        lanes = b.zext(v.intrinsic("llvm.ctpop.i16", I16, [self.live]), I64)
+        moved = b.mul(lanes, b.zext(self.stride, I64))
+        base = b.ptrtoint(self.memory, I64)
+        wide = b.zext(safe, I64X16)
+        loads, stores = self.block("gathers"), self.block("scatters")
+        b.cbranch(self.load, loads, stores)
+
+        def places(k: int) -> ir.Value:
+            return b.inttoptr(b.add(wide, splat(b, b.add(base, I64(4 * k)))), ir.VectorType(PTR, LANES))
+
+        def gather(n: int) -> None:
+            for k in range(n):
+                name = "llvm.masked.gather.v16i32.v16p0"
+                self.push(k, v.intrinsic(name, I32X16, [places(k), I32(4), mask, v.const(0)]))
+
+        b.position_at_end(loads)
+        self.begin_load(moved)
+        self.cases("gather", gather)
+        b.position_at_end(stores)
+        self.keep_lanes(safe)
+        self.begin_store(moved)
+
+        def scatter(n: int) -> None:
+            for k in range(n):
+                name = "llvm.masked.scatter.v16i32.v16p0"
+                v.intrinsic(name, ir.VoidType(), [self.data(k), places(k), I32(4), mask])
+
+        self.cases("scatter", scatter)
+
+    def keep_lanes(self, safe: ir.Value) -> None:
+        """All pages that the lanes store to may be stored to from here on; else the slow path."""
+        b = self.b
+        fine: ir.Value = I1(1)
+        ends = [safe, self.v.add(safe, splat(b, self.extent))]
+        found = []
+        for lane in range(LANES):
+            for end in ends:
+                page = self.page(b.extract_element(end, I32(lane)))
+                found.append(page)
+                fine = b.and_(fine, self.kept_already(page))
+        done, new = self.block("all_kept"), self.block("some_new")
+        b.cbranch(fine, done, new)
+        b.position_at_end(new)
+        fine = I1(1)
+        for page in found:
+            fine = b.and_(fine, b.call(self.keep, [self.memory, self.kept, self.copies, self.keeper, page]))
+        b.cbranch(fine, done, self.slow)
+        b.position_at_end(done)
+
+
+def _shuffled(b: ir.IRBuilder, x: ir.Value, y: ir.Value, order: list[int]) -> ir.Value:
+    return b.shuffle_vector(x, y, ir.Constant(I32X16, order))
+
+
+def _deinterleave(b: ir.IRBuilder, parts: list[ir.Value], n: int, k: int) -> ir.Value:
+    """Word n * lane + k of consecutive vectors, for every lane; n is 1, 2 or 4."""
+    if n == 1:
+        return parts[0]
+    if n == 2:
+        return _shuffled(b, parts[0], parts[1], [2 * i + k for i in range(LANES)])
+    pairs = [_shuffled(b, parts[i], parts[i + 1], [4 * (j % 8) + k for j in range(LANES)]) for i in (0, 2)]
+    return _shuffled(b, pairs[0], pairs[1], [*range(8), *range(16, 24)])
+
+
+def _interleave(b: ir.IRBuilder, data: list[ir.Value], i: int) -> ir.Value:
+    """Vector i of the memory that holds data[k] of a lane in its word k."""
+    n = len(data)
+    if n == 1:
+        return data[0]
+    if n == 2:
+        return _shuffled(b, data[0], data[1], [8 * i + j // 2 + LANES * (j % 2) for j in range(LANES)])
+    pairs = [
+        _shuffled(b, data[k], data[k + 1], [4 * i + j // 2 % 4 + LANES * (j % 2) for j in range(LANES)]) for k in (0, 2)
+    ]
+    # pairs hold (k, k + 1) of the four lanes in their first eight words
+    order = [2 * (j // 4) + j % 2 + LANES * (j % 4 // 2) for j in range(LANES)]
+    return _shuffled(b, pairs[0], pairs[1], order)

@@ -1,0 +1,186 @@
+"""The state of a thread while a chain of translated V3D code runs: what was read or written is held in values.
+
+A chain has no effect outside of the state before its last instruction, and it checks at its start that every result
+and word it takes is there. So each register is loaded at most once and stored once, where its last value is made.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from qpu.emu.engine.llvm_lanes import I1X16, I8, I16, I32, I32X16, I64, LlvmLanes
+from qpu.emu.v3d.translate_state import FIFO_SLOTS, Slot
+from qpu.emu.v3d.translate_tmu import PTR, splat, state_pointer
+
+__all__ = ["STREAMS", "Values"]
+
+STREAMS = {
+    "u": (Slot.UNIFORM, Slot.UNIFORM_HOST, Slot.UNIFORM_LEFT),
+    "a": (Slot.UNIFA, Slot.UNIFA_HOST, Slot.UNIFA_LEFT),
+}
+
+
+class Values:
+    """Registers, flags and numbers of the state block, of the chain under construction.
+
+    split: the halves of a lane can have flags of their own.
+    """
+
+    def __init__(self, b: ir.IRBuilder, v: LlvmLanes, state: ir.Value, *, split: bool) -> None:
+        self.b = b
+        self.v = v
+        self.state = state
+        self.split = split
+        self.begin()
+
+    def begin(self) -> None:
+        """A chain begins: nothing is known."""
+        self._vectors: dict[int, ir.Value] = {}
+        self._scalars: dict[int, ir.Value] = {}
+        self._masks: dict[int, ir.Value] = {}
+        self._stores: dict[int, tuple[ir.Block, ir.Instruction]] = {}
+        self._hosts: dict[str, ir.Value] = {}
+        self._live: ir.Value | None = None
+        self.needs: list[tuple[str, int]] = []
+        self.taken = {"r": 0, "u": 0, "a": 0}
+
+    def pointer(self, word: ir.Value | int) -> ir.Value:
+        """Address of a word of the state."""
+        return state_pointer(self.b, self.state, word)
+
+    def splat(self, scalar: ir.Value) -> ir.Value:
+        """A number in all lanes."""
+        return splat(self.b, scalar)
+
+    def _store(self, slot: int, value: ir.Value, align: int) -> None:
+        """Store; a store of the same place before it in the chain goes."""
+        former = self._stores.pop(slot, None)
+        if former is not None:
+            block, instruction = former
+            block.instructions.remove(instruction)
+        made = self.b.store(value, self.pointer(slot))
+        made.align = align
+        self._stores[slot] = self.b.block, made
+
+    # -- vectors
+
+    def vector(self, slot: int) -> ir.Value:
+        """A register."""
+        found = self._vectors.get(slot)
+        if found is None:
+            found = self.b.load(self.pointer(slot), typ=I32X16)
+            found.align = 64
+            self._vectors[slot] = found
+        return found
+
+    def put_vector(self, slot: int, value: ir.Value) -> None:
+        """Write a register."""
+        self._vectors[slot] = value
+        self._store(slot, value, 64)
+        if slot == Slot.MSF:
+            self._live = None
+
+    def live(self) -> ir.Value:
+        """Mask of the lanes that take part."""
+        if self._live is None:
+            self._live = self.b.icmp_unsigned("!=", self.vector(Slot.MSF), self.v.const(0))
+        return self._live
+
+    # -- numbers
+
+    def scalar(self, slot: int) -> ir.Value:
+        """A 32-bit number."""
+        found = self._scalars.get(slot)
+        if found is None:
+            found = self._scalars[slot] = self.b.load(self.pointer(slot), typ=I32)
+        return found
+
+    def put_scalar(self, slot: int, value: ir.Value) -> None:
+        """Write a 32-bit number."""
+        self._scalars[slot] = value
+        self._store(slot, value, 4)
+
+    # -- flags
+
+    def mask(self, slot: Slot) -> ir.Value:
+        """The flags of all lanes, low (A_LO, B_LO) or high halves."""
+        if not self.split:
+            slot = {Slot.A_HI: Slot.A_LO, Slot.B_HI: Slot.B_LO}.get(slot, slot)
+        found = self._masks.get(slot)
+        if found is None:
+            word = self.b.load(self.pointer(slot), typ=I32)
+            found = self._masks[slot] = self.b.bitcast(self.b.trunc(word, I16), I1X16)
+        return found
+
+    def put_mask(self, slot: Slot, mask: ir.Value) -> None:
+        """Write flags."""
+        self._masks[slot] = mask
+        self._store(slot, self.bits(mask), 4)
+
+    def bits(self, mask: ir.Value) -> ir.Value:
+        """The lanes of a mask as a number."""
+        return self.b.zext(self.b.bitcast(mask, I16), I32)
+
+    # -- what comes from outside
+
+    def result(self, index: int) -> ir.Value:
+        """The oldest TMU result; goes. The start of the chain made sure that there is one."""
+        b = self.b
+        self.needs.append(("r", index))
+        self.taken["r"] += 1
+        head, count = self.scalar(Slot.HEAD), self.scalar(Slot.COUNT)
+        place = b.add(I32(int(Slot.FIFO)), b.shl(b.and_(head, I32(FIFO_SLOTS - 1)), I32(4)))
+        value = b.load(self.pointer(place), typ=I32X16)
+        value.align = 64
+        self.put_scalar(Slot.HEAD, b.add(head, I32(1)))
+        self.put_scalar(Slot.COUNT, b.sub(count, I32(1)))
+        return value
+
+    def word(self, stream: str, index: int) -> ir.Value:
+        """The next word of a stream. The start of the chain made sure that it can be read."""
+        b = self.b
+        host = self._hosts.get(stream)
+        if host is None:
+            host = b.load(self.pointer(STREAMS[stream][1]), typ=I64)
+            self._hosts[stream] = host
+        at = self.taken[stream]
+        self.needs.append((stream, index))
+        self.taken[stream] = at + 1
+        return b.load(b.gep(b.inttoptr(host, PTR), [I64(4 * at)], source_etype=I8), typ=I32)
+
+    def stream_pointer(self, stream: str) -> ir.Value:
+        """GPU address of the next word of a stream."""
+        start = self.scalar(STREAMS[stream][0])
+        taken = self.taken[stream]
+        return self.b.add(start, I32(4 * taken)) if taken else start
+
+    def move_stream(self, stream: str, address: ir.Value, hit: ir.Value | None = None) -> None:
+        """The stream goes on at `address`, if `hit`. The chain must not take words from it afterwards."""
+        b = self.b
+        here, host, left = STREAMS[stream]
+        rest: ir.Value = I32(0)
+        if hit is not None:
+            address = b.select(hit, address, self.stream_pointer(stream))
+            now = b.sub(b.load(self.pointer(left), typ=I32), I32(self.taken[stream]))
+            rest = b.select(hit, I32(0), now)
+            self._advance_host(stream, host)
+        self._store(here, address, 4)
+        self._store(left, rest, 4)
+        self.taken[stream] = 0
+
+    def _advance_host(self, stream: str, host: Slot) -> None:
+        if self.taken[stream]:
+            after = self.b.add(self._hosts[stream], I64(4 * self.taken[stream]))
+            self.b.store(after, self.pointer(host))
+
+    def finish(self) -> None:
+        """The chain ends: the streams stand behind the words it took."""
+        for stream, (here, host, left) in STREAMS.items():
+            taken = self.taken[stream]
+            if not taken:
+                continue
+            self._advance_host(stream, host)
+            pointer = self.stream_pointer(stream)
+            rest = self.b.sub(self.b.load(self.pointer(left), typ=I32), I32(taken))
+            self._store(here, pointer, 4)
+            self._store(left, rest, 4)

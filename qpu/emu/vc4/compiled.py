@@ -1,0 +1,572 @@
+"""The VideoCore IV machine, compiled engine: chains of plain instructions run as machine code, one QPU at a time.
+
+The reference engine stays in charge: what has effects between QPUs (semaphores, program ends, waiting for the mutex),
+what breaks a rule and what faults is executed and reported by it. A QPU changes sides where the other is better.
+
+Order: QPUs run side by side until each needs the reference engine, has spent its share (`FIRST_CHUNK`, doubled up to
+`CHUNK`) or is about to write the VPM or memory or to take or release the mutex. When all stand, that happens, one QPU
+after the other in the order of their numbers; the release of the mutex ends a turn. So a program gives the same memory
+and counts every time, on any number of host cores and however a run is cut into calls. Programs whose QPUs do not race
+give those of the reference engine too; a race (a QPU reads what another stores, and neither a semaphore nor the mutex
+orders them) may end differently from there, as may which fault or wait comes first where several QPUs fault or wait.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.emu.engine.interrupts import StopRequest
+from qpu.emu.engine.memory import Memory
+from qpu.emu.engine.numpy_lanes import LANES
+from qpu.emu.vc4.chip import Profile
+from qpu.emu.vc4.compiled_programs import FULL, HOT, MAX_NANS, Program, program_at
+from qpu.emu.vc4.prepare import COUNTS
+from qpu.emu.vc4.reference import TURN, ReferenceExecution, Stretch
+from qpu.emu.vc4.state import CLOCKS_PER_INSTRUCTION, Bank, Group, Qpu, Status
+from qpu.emu.vc4.sync import Sync
+from qpu.emu.vc4.tmu import FIFO_DEPTH, Tmu
+from qpu.emu.vc4.translate_graph import breaks
+from qpu.emu.vc4.translate_state import COUNTERS, NO_PITCH, Reason, Slot, Tally
+from qpu.emu.vc4.vpm import Port, Setups
+from qpu.emu.vc4.vpm_setup import (
+    ROWS,
+    GenericSetup,
+    LoadSetup,
+    StoreSetup,
+    Vpm,
+    load_geometry,
+    parse_read_setup,
+    parse_write_setup,
+)
+
+__all__ = ["Vc4CompiledMachine"]
+
+FIRST_CHUNK, CHUNK = 1 << 12, 1 << 16  # instructions a QPU executes natively before the others get a turn
+SERIAL = 4096  # instructions a QPU executes alone, once it stands before a store, until the others go on too
+PARALLEL = 50_000  # native instructions of a round that make threads worth it
+
+
+class _States:
+    """State blocks of all QPUs, and the reference engine's registers and queues as views into them."""
+
+    def __init__(self, n: int) -> None:
+        size = int(Slot.WORDS)
+        raw = np.zeros(n * size + 16, np.uint32)
+        skip = -raw.ctypes.data % 64 // 4
+        self.words: NDArray[np.uint32] = raw[skip : skip + n * size].reshape(n, size)
+        self.wide: NDArray[np.int64] = self.words.view(np.int64)
+        self.words[:, Slot.QPU] = np.arange(n)
+        self.pointers = [self.words[q].ctypes.data for q in range(n)]
+        # The same again, for single words: much faster than an array's items.
+        self.fast = [memoryview(self.words[q]) for q in range(n)]
+        self.fast_wide = [memoryview(self.wide[q]) for q in range(n)]
+
+    def vectors(self, first: int, count: int) -> NDArray[np.uint32]:
+        """`count` vectors of each QPU as (count, QPUs, 16)."""
+        part = self.words[:, first : first + LANES * count]
+        return part.reshape(len(part), count, LANES).transpose(1, 0, 2)
+
+    def adopt(self, bank: Bank, tmu: Tmu) -> None:
+        """Move the registers in here."""
+        s = Slot
+        flags = self.words.view(np.bool_)
+        views: dict[str, NDArray[Any]] = {
+            "a": self.vectors(s.A, 32),
+            "b": self.vectors(s.B, 32),
+            "acc": self.vectors(s.ACC, 6),
+            "sfu_value": self.words[:, s.SFU : s.SFU + LANES],
+            "z": flags[:, 4 * s.Z : 4 * s.Z + LANES],
+            "neg": flags[:, 4 * s.N : 4 * s.N + LANES],
+            "c": flags[:, 4 * s.C : 4 * s.C + LANES],
+            "latch_a": self.words[:, s.LATCH_A : s.LATCH_A + 4],
+            "latch_b": self.words[:, s.LATCH_B : s.LATCH_B + 4],
+            "latch_mul": self.words[:, s.LATCH_MUL : s.LATCH_MUL + 4],
+            "uniform": self.words[:, s.UNIFORM],
+        }
+        for name, view in views.items():
+            view[...] = getattr(bank, name)
+            setattr(bank, name, view)
+        n = len(self.words)
+        queues = self.words[:, s.FIFO : s.FIFO + 2 * FIFO_DEPTH * LANES].reshape(n, 2, FIFO_DEPTH, LANES)
+        tmu.adopt(
+            queues.transpose(1, 0, 2, 3),
+            self.wide[:, s.HEAD // 2 : s.HEAD // 2 + 2].T,
+            self.wide[:, s.COUNT // 2 : s.COUNT // 2 + 2].T,
+        )
+
+
+class Vc4CompiledMachine:
+    """A chip on the compiled engine; arguments as `Vc4ReferenceMachine`. workers: host threads, None: cores."""
+
+    def __init__(
+        self, profile: Profile, memory: Memory, *, strict: bool = True, vpm_rows: int = ROWS, workers: int | None = None
+    ) -> None:
+        self.profile = profile
+        self.memory = memory
+        self.strict = strict
+        self.workers = min(workers or os.cpu_count() or 1, profile.qpus)
+        self.vpm = Vpm(vpm_rows)
+        self.sync = Sync()
+
+    @property
+    def semaphores(self) -> tuple[int, ...]:
+        """The 16 counters, 0..15 each."""
+        return tuple(self.sync.counters)
+
+    def reset(self) -> None:
+        """Power cycle: VPM and semaphores as after start-up (zero; `Basis.ASSUMED` for the VPM)."""
+        self.vpm.words[:] = 0
+        self.sync.counters[:] = [0] * len(self.sync.counters)
+
+    def launch(self, entries: Sequence[tuple[int, int]]) -> CompiledVc4Execution:
+        """Start programs; see `Vc4ReferenceMachine.launch`."""
+        return CompiledVc4Execution(
+            entries,
+            self.profile.qpus,
+            self.memory,
+            self.vpm,
+            self.sync,
+            board=self.profile.name,
+            strict=self.strict,
+            trace=None,
+            workers=self.workers,
+        )
+
+
+class CompiledVc4Execution(ReferenceExecution):
+    """One launch on the compiled engine (`qpu.emu.engine.machine.Vc4Execution`)."""
+
+    def __init__(
+        self,
+        entries: Sequence[tuple[int, int]],
+        qpus: int,
+        memory: Memory,
+        vpm: Vpm,
+        sync: Sync,
+        *,
+        board: str,
+        strict: bool,
+        trace: None = None,
+        workers: int = 1,
+    ) -> None:
+        super().__init__(entries, qpus, memory, vpm, sync, board=board, strict=strict, trace=trace)
+        self.stats.engine = "compiled"
+        self._states = _States(qpus)
+        self._states.adopt(self._bank, self._units.tmu)
+        self._by_code: dict[int, Program | None] = {}
+        self._began: dict[int, tuple[float, int, int]] = {}
+        self._setups: list[Setups | None] = [None] * qpus  # of VPM and DMA, as the state blocks have them
+        self._chunk = [FIRST_CHUNK] * qpus  # native instructions of a turn; grows while a QPU spends all of them
+        self._share = [FIRST_CHUNK] * qpus  # what is left of it in this turn
+        self._budget = [FIRST_CHUNK] * qpus  # of the native call under way
+        self._hold = [0] * qpus  # instructions the reference engine is to execute before native code is tried again
+        self._before: dict[int, int] = {}  # QPU that stands before a store -> where it goes on
+        self._workers = workers
+        self._pool: ThreadPoolExecutor | None = None
+        self._counters: dict[tuple[int, int], NDArray[np.int64]] = {}  # (program, worker) -> executions of chains
+        self._addresses: dict[tuple[int, int], int] = {}  # the same, of the first
+        self._pages = memory.pages
+        self._fixed = memory.pointer, memory.pages.ctypes.data, memory.size, vpm.words.ctypes.data
+        self._last_round = 0
+        self._native = 0
+        self._renumbered = False  # a program was translated anew: numbers from before are void
+        self._vpm_free = vpm.reserved >= ROWS
+
+    # -- programs
+
+    def _program_of(self, q: Qpu) -> Program | None:
+        if q.entry not in self._by_code:
+            program = program_at(self._memory, q.entry)
+            self._by_code[q.entry] = program
+            if program is not None and id(program) not in self._began:
+                fresh = program.executed == 0
+                self._began[id(program)] = (0.0, 0, 0) if fresh else (program.translate_s, program.hits, program.misses)
+        return self._by_code[q.entry]
+
+    def _start_of(self, q: Qpu) -> int | None:
+        """Where native code can take over QPU `q` now."""
+        if q.branch_left or q.end_left or q.switch_left or self._hold[q.number] or q.number in self._before:
+            return None
+        program = self._program_of(q)
+        offset = q.pc - q.entry
+        if program is None or offset % 8 or offset < 0:
+            return None
+        tmu = self._units.tmu
+        if tmu.texturing(q.number, 0) or tmu.texturing(q.number, 1):
+            return None
+        situation = offset >> 3, int(self._bank.sfu_left[q.number]), q.history
+        if program.known(*situation):
+            return program.start(*situation)
+        builds = program.builds
+        self._settle()
+        start = program.start(*situation)
+        if program.builds != builds:
+            self._renumber()
+        return start
+
+    def _renumber(self) -> None:
+        """A program was translated anew: numbers of nodes and counters from before are void."""
+        self._counters.clear()
+        self._addresses.clear()
+        self._before.clear()  # those QPUs leave their store to the reference engine
+        self._renumbered = True
+
+    # -- scheduling
+
+    def _advance(self, limit: int | None, stop: StopRequest) -> None:
+        qpus = self._qpus
+        while not self.done and self._hung is None:
+            ready = [q for q in qpus if q.status == Status.READY]
+            if not ready:
+                self._next_turn()
+                continue
+            if stop.requested or (limit is not None and self.clocks >= limit):
+                return
+            self._renumbered = False
+            starts = [(q, start) for q in ready if (start := self._start_of(q)) is not None]
+            if self._renumbered:
+                continue
+            if starts:
+                self._run_native(starts, limit)
+                continue
+            if self._before:
+                self._run_stores(ready)
+                continue
+            key = min(q.key for q in ready)
+            members = [q.number for q in ready if q.key == key]
+            meet = min((q.pc for q in ready if q.pc > key[0]), default=None)
+            self._run_group(Group(members, qpus, self._bank, self._units), meet)
+
+    def _run_group(self, g: Group, stop: int | None) -> None:
+        """As the reference engine, but the group stops where native code can go on."""
+        state = Stretch(g)
+        budget = TURN - max(q.spent for q in g.qpus)
+        hold = max(self._hold[member] for member in g.ids)
+        for member in g.ids:
+            self._hold[member] = 0
+        programs = [(q.entry, p) for q in g.qpus if (p := self._program_of(q)) is not None]
+        first = programs[0] if programs else None
+        at = frozenset[int]() if first is None else first[1].at
+        entry = 0 if first is None else first[0]
+        while True:
+            block = self._block(g, state.pc)
+            count = min(len(block.steps), max(1, budget))
+            if stop is not None and stop > state.pc:
+                count = min(count, (stop - state.pc) >> 3)
+            index = (state.pc - entry) >> 3
+            for k in range(max(1, hold), count):
+                if index + k in at:
+                    count = k
+                    break
+            members = g.qpus
+            left, done = self._run_block(g, state, block, count)
+            hold = max(0, hold - done)
+            if left is None:
+                return
+            g = left
+            budget -= done
+            index = (state.pc - entry) >> 3
+            native = not hold and not state.branch_left and index in at
+            if native and first is not None:
+                # What breaks a rule runs in the group that broke it: the group knows which lanes were written.
+                following = first[1].graph.plan(index)
+                native = following is not None and not breaks(following, state.history)
+            if budget <= 0 or state.pc == stop or native:
+                for q in members:
+                    self._hold[q.number] = hold
+                self._leave(g, state, [state.pc] * g.n, Status.YIELDED if budget <= 0 else Status.READY)
+                return
+
+    # -- native code
+
+    def _run_native(self, starts: list[tuple[Qpu, int]], limit: int | None) -> None:
+        """Run QPUs natively until each needs something else, has spent its share, or its clock reaches `limit`."""
+        for program in {id(p): p for q, _ in starts if (p := self._program_of(q)) is not None}.values():
+            if program.level != FULL and program.executed >= HOT:
+                program.improve()
+        active = sum(q.status != Status.FREE for q in self._qpus)
+        alone = active == 1 and self._next >= len(self._entries)
+        for q, number in starts:
+            budget = self._share[q.number]
+            if limit is not None:
+                budget = min(budget, max(1, (limit - q.clock) // CLOCKS_PER_INSTRUCTION))
+            self._enter(q, number, budget, alone)
+        workers = min(self._workers, len(starts))
+        results: dict[int, int] = {}
+
+        def work(worker: int) -> None:
+            for q, _ in starts[worker::workers]:
+                results[q.number] = self._call(q, worker)
+
+        if workers < 2 or self._last_round < PARALLEL:
+            workers = 1
+            work(0)
+        else:
+            for worker in range(workers):  # made here: the threads only look them up
+                for q, _ in starts:
+                    self._counts_of(q, worker)
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._workers, "qpu-emulator")
+            list(self._pool.map(work, range(workers)))
+        self._last_round = 0
+        self._return_all([(q, Reason(results[q.number])) for q, _ in starts])
+
+    def _run_stores(self, ready: list[Qpu]) -> None:
+        """Let the QPUs that stand before a store do it and go on a little, one after the other."""
+        before, self._before = self._before, {}
+        done = []
+        for q in ready:
+            if q.number in before:
+                self._enter(q, before[q.number], SERIAL, True)
+                done.append((q, Reason(self._call(q, 0))))
+        self._return_all(done)
+
+    def _return_all(self, results: list[tuple[Qpu, Reason]]) -> None:
+        for q, reason in results:
+            self._return(q, reason)
+        for program in {id(p): p for q, _ in results if (p := self._program_of(q)) is not None}.values():
+            if program.nans > MAX_NANS and program.fast:
+                self._settle()
+                program.fast = False
+                program.build()
+                self._renumber()
+
+    def _counts_of(self, q: Qpu, worker: int) -> NDArray[np.int64]:
+        program = self._program_of(q)
+        assert program is not None
+        found = self._counters.get((id(program), worker))
+        if found is None:
+            found = self._counters[id(program), worker] = np.zeros(len(program.matrix) + 8, np.int64)
+            self._addresses[id(program), worker] = found.ctypes.data
+        return found
+
+    def _call(self, q: Qpu, worker: int) -> int:
+        program = self._program_of(q)
+        assert program is not None
+        counts = self._addresses.get((id(program), worker))
+        if counts is None:
+            self._counts_of(q, worker)
+            counts = self._addresses[id(program), worker]
+        assert self._memory.pages is self._pages, "the memory was closed"
+        result: int = program.run(
+            self._states.pointers[q.number],
+            *self._fixed,
+            counts,
+            self._budget[q.number],
+        )
+        if self._states.fast[q.number][Slot.ALONE]:
+            self._mutex_out(q)
+        return result
+
+    def _mutex_out(self, q: Qpu) -> None:
+        """The mutex after native code that ran alone."""
+        state, wide, sync = self._states.fast[q.number], self._states.fast_wide[q.number], self._sync
+        if state[Slot.GAVE]:
+            q.waiting = False
+            sync.release_mutex(int(wide[Slot.RELEASED // 2]))
+        elif state[Slot.MUTEX] == 1:
+            q.waiting = False
+            sync.holder = q
+
+    def _enter(self, q: Qpu, number: int, budget: int, alone: bool) -> None:
+        self._budget[q.number] = budget
+        state, wide = self._states.fast[q.number], self._states.fast_wide[q.number]
+        state[Slot.ALONE], state[Slot.USED] = alone, 0
+        state[Slot.RESUME] = number
+        state[Slot.BASE] = q.entry & 0xFFFFFFFF
+        wide[Slot.CLOCK // 2] = q.clock
+        wide[Slot.DMA_BYTES // 2] = 0
+        port = self._units.vpm.ports[q.number]
+        wide[Slot.STORE_UNTIL // 2] = port.store_until
+        wide[Slot.LOAD_UNTIL // 2] = port.load_until
+        wide[Slot.DMA_LOADED // 2] = 0
+        holder = self._sync.holder
+        state[Slot.MUTEX] = 0 if holder is None else 1 if holder is q else 2
+        state[Slot.GAVE] = 0
+        wide[Slot.RELEASED // 2] = self._sync.released
+        setups = port.setups
+        if setups != self._setups[q.number]:
+            self._vpm_in(state, port)
+            self._setups[q.number] = setups
+
+    def _vpm_in(self, state: memoryview, port: Port) -> None:
+        state[Slot.TOUCHED] = 0
+        self._reads_in(state, port)
+        if not self._vpm_free:
+            state[Slot.WRITE] = 2
+        elif port.write is None:
+            state[Slot.WRITE] = 0
+        else:
+            setup, address = port.write
+            simple = setup.size == 2 and setup.horizontal
+            state[Slot.WRITE] = 1 if simple else 3
+            state[Slot.WRITE_AT], state[Slot.WRITE_STEP] = address, setup.stride
+        state[Slot.WRITE_WORD] = 0
+        store = port.store
+        whole = (
+            store is not None
+            and (store.width, store.horizontal, store.laned) == (4, True, False)
+            and store.y + store.units <= ROWS
+            and store.x + store.depth <= LANES
+        )
+        state[Slot.STORE] = int(whole)
+        state[Slot.STORE_WORD] = 0
+        if whole and store is not None:
+            state[Slot.STORE_WORD] = (
+                2 << 30 | (store.units & 127) << 23 | (store.depth & 127) << 16 | 1 << 14 | store.y << 7 | store.x << 3
+            )
+        state[Slot.STRIDE] = 3 << 30 | int(port.stride.blockmode) << 16 | port.stride.stride
+
+    @staticmethod
+    def _reads_in(state: memoryview, port: Port) -> None:
+        state[Slot.READ] = state[Slot.READ_LEFT] = state[Slot.QUEUED_LEFT] = 0
+        simple = [e[0].size == 2 and e[0].horizontal for e in (port.read, port.queued) if e is not None]
+        if not all(simple):
+            state[Slot.READ] = 2
+        elif port.read is not None:
+            setup, address, left = port.read
+            state[Slot.READ_WORD], state[Slot.READ_AT], state[Slot.READ_LEFT] = setup.word, address, left
+            if port.queued is not None:
+                state[Slot.QUEUED_WORD], state[Slot.QUEUED_LEFT] = port.queued[0].word, port.queued[2]
+        load = port.load
+        state[Slot.LOAD] = 0
+        if load is not None and load.width == 4 and not load_geometry(load).concerns:
+            state[Slot.LOAD], state[Slot.LOAD_WORD] = 1, load.word
+        state[Slot.PITCH] = NO_PITCH if port.pitch is None else port.pitch
+
+    @staticmethod
+    def _reads_out(state: memoryview, port: Port) -> None:
+        if state[Slot.READ] == 0:
+            port.read = port.queued = None
+            if left := int(state[Slot.READ_LEFT]):
+                setup = parse_read_setup(int(state[Slot.READ_WORD]))
+                assert isinstance(setup, GenericSetup)
+                port.read = (setup, int(state[Slot.READ_AT]), left)
+            if left := int(state[Slot.QUEUED_LEFT]):
+                setup = parse_read_setup(int(state[Slot.QUEUED_WORD]))
+                assert isinstance(setup, GenericSetup)
+                port.queued = (setup, setup.address, left)
+        if state[Slot.LOAD]:
+            load = parse_read_setup(int(state[Slot.LOAD_WORD]))
+            assert isinstance(load, LoadSetup)
+            port.load = load
+        pitch = int(state[Slot.PITCH])
+        port.pitch = None if pitch == NO_PITCH else pitch
+
+    def _vpm_out(self, state: memoryview, port: Port) -> None:
+        word = int(state[Slot.WRITE_WORD])
+        if word:
+            setup = parse_write_setup(word)
+            assert isinstance(setup, GenericSetup)
+            port.write = (setup, int(state[Slot.WRITE_AT]))
+        elif port.write is not None and state[Slot.WRITE] == 1:
+            port.write = (port.write[0], int(state[Slot.WRITE_AT]))
+        if state[Slot.STORE]:
+            store = parse_write_setup(int(state[Slot.STORE_WORD]))
+            assert isinstance(store, StoreSetup)
+            port.store = store
+        stride: Any = parse_write_setup(int(state[Slot.STRIDE]))
+        port.stride = stride
+
+    def _return(self, q: Qpu, reason: Reason) -> None:
+        """Bring the control state of `q` up to date after native code."""
+        program = self._program_of(q)
+        assert program is not None and reason is not Reason.BAD
+        state, wide = self._states.fast[q.number], self._states.fast_wide[q.number]
+        used = self._budget[q.number] - int(wide[Slot.LEFT // 2])
+        self._share[q.number] -= used
+        self._last_round += used
+        self._native += used
+        program.executed += used
+        q.clock = int(wide[Slot.CLOCK // 2]) + used * CLOCKS_PER_INSTRUCTION
+        q.steps += used
+        if used:
+            per_qpu = self.stats.per_qpu
+            per_qpu[q.number] = per_qpu.get(q.number, 0) + used
+        node = program.nodes[int(state[Slot.AT])]
+        target = int(state[Slot.TARGET])
+        q.pc = q.entry + 8 * node.at if node.at >= 0 else target
+        q.branch_left = node.left
+        q.branch_taken = bool(node.left) and bool(state[Slot.TAKEN])
+        q.branch_target = (q.entry + 8 * node.target) & 0xFFFFFFFF if node.target >= 0 else target
+        q.history = node.one, node.two, node.three
+        self._bank.sfu_left[q.number] = node.sfu
+        if state[Slot.USED]:
+            self._units.tmu.used[q.number] = True
+        port = self._units.vpm.ports[q.number]
+        port.store_until = int(wide[Slot.STORE_UNTIL // 2])
+        port.load_until = int(wide[Slot.LOAD_UNTIL // 2])
+        self.stats.dma_write_bytes += int(wide[Slot.DMA_BYTES // 2])
+        self.stats.dma_read_bytes += int(wide[Slot.DMA_LOADED // 2])
+        if state[Slot.TOUCHED]:
+            self._vpm_out(state, port)
+            self._reads_out(state, port)
+            state[Slot.TOUCHED] = 0
+            self._setups[q.number] = port.setups
+        if reason is Reason.YIELD:
+            q.status = Status.YIELDED
+        elif reason is Reason.BUDGET:
+            if self._share[q.number] <= 0:  # else its clock has reached the limit of this call
+                q.status = Status.YIELDED
+                self._chunk[q.number] = min(CHUNK, 2 * self._chunk[q.number])
+        elif reason is Reason.FAIL and not state[Slot.ALONE] and int(state[Slot.AT]) in program.stores:
+            self._before[q.number] = int(state[Slot.AT])
+        elif reason in (Reason.FAIL, Reason.NAN):
+            self._hold[q.number] = int(state[Slot.HOLD])
+            program.nans += reason is Reason.NAN
+
+    # -- statistics
+
+    def _settle(self) -> None:
+        """Add what native code has counted."""
+        total = np.zeros(len(COUNTERS), np.int64)
+        for program in self._by_code.values():
+            if program is None:
+                continue
+            for worker in range(self._workers):
+                counts = self._counters.get((id(program), worker))
+                if counts is not None and counts.any():
+                    total += counts[: len(program.matrix)] @ program.matrix
+                    counts[:] = 0
+        if not total.any():
+            return
+        found = dict(zip(COUNTERS, total.tolist(), strict=True))
+        for i, name in enumerate(COUNTS):
+            self._counts[i] += found[name]
+        self.stats.uniform_bytes += 4 * found["uniforms"]
+        self.stats.tmu_requests += found["requests"]
+        self.stats.tmu_read_bytes += 4 * LANES * found["requests"]
+        self.stats.vpm_write_bytes += 4 * LANES * found["vpm_writes"]
+        self.stats.vpm_read_bytes += 4 * LANES * found["vpm_reads"]
+
+    def _next_turn(self) -> None:
+        self._settle()
+        self._share[:] = self._chunk
+        super()._next_turn()
+
+    def _publish(self) -> None:
+        self._settle()
+        super()._publish()
+        if self.stats.instructions:
+            rest = self.stats.instructions - self._native
+            if rest:
+                self.stats.fallbacks["instructions of the reference engine"] = rest
+        stats = self.stats
+        stats.translate_s = 0.0
+        stats.cache_hits = stats.cache_misses = 0
+        programs = {id(p): p for p in self._by_code.values() if p is not None}
+        for key, program in programs.items():
+            seconds, hits, misses = self._began[key]
+            stats.translate_s += program.translate_s - seconds
+            stats.cache_hits += program.hits - hits
+            stats.cache_misses += program.misses - misses
+
+
+assert len(fields(Tally)) == len(COUNTERS)

@@ -1,0 +1,208 @@
+"""Programs of VideoCore IV on the compiled engine: what was explored and translated of them, kept between launches."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.emu.engine.memory import Memory
+from qpu.emu.engine.native import Improvement, NativeCode, build, has_avx512
+from qpu.emu.vc4.prepare import Place
+from qpu.emu.vc4.state import BUS_MASK
+from qpu.emu.vc4.translate import translate
+from qpu.emu.vc4.translate_graph import MUTEX, NOWHERE, Graph, Node, releases
+from qpu.emu.vc4.translate_state import COUNTERS
+
+__all__ = ["FULL", "HOT", "MAX_NANS", "Program", "program_at"]
+
+VERSION = "vc4-6"  # change it whenever generated code changes
+WORTH = 6  # native instructions in a row that make leaving the reference engine worth it
+QUICK, FULL = 0, 2  # optimisation levels
+HOT = 10_000_000  # instructions after which a program is worth the full level
+MAX_WORDS = 1 << 14  # of code looked at
+MAX_BUILDS = 24  # translations of one program; later discoveries stay with the reference engine
+MAX_SITUATIONS = 50_000
+PATIENCE = 3  # times a QPU comes to code that was not translated before it is
+MAX_NANS = 16  # chains that met a NaN before a program is translated for any numbers
+
+
+class Program:
+    """A program: its graph, its machine code, and how its chains count."""
+
+    def __init__(self, words: NDArray[np.uint64]) -> None:
+        self.graph = Graph(words.tolist())
+        self.fast = has_avx512()
+        self.level = QUICK
+        self.executed = 0
+        self.builds = 0
+        self.translate_s = 0.0
+        self.hits = self.misses = 0
+        self.run: Any = None
+        self.nodes: list[Node] = []
+        self.starts: dict[tuple[int, int, int, int, int], int] = {}  # (at, sfu, history) -> number
+        self.at: frozenset[int] = frozenset()
+        self.stores: frozenset[int] = frozenset()  # numbers of nodes that change what others see
+        self.nans = 0
+        self._seen: dict[tuple[int, int, tuple[int, int, int]], int] = {}
+        self.tallies = np.zeros((0, len(COUNTERS)), np.int64)
+        self.matrix = self.tallies
+        self._code: NativeCode
+        self._translate: Callable[[], tuple[str, dict[str, Any]]]
+        self._improvement: Improvement | None = None
+        self._keep: list[NativeCode] = []
+        self._known: dict[tuple[int, int, tuple[int, int, int]], int | None] = {}
+        self.discover([Node(0)])
+
+    def covers(self, words: NDArray[np.uint64]) -> bool:
+        """Whether this is the program in `words`, as far as it can be reached."""
+        if len(words) != len(self.graph.words):
+            return False
+        return all(self.graph.words[i] == words[i] for i in self.graph.plans)
+
+    def discover(self, roots: Sequence[Node]) -> None:
+        """Translate with these nodes as further starting points."""
+        graph = self.graph
+        graph.explore(roots)
+        graph.reasons.clear()
+        graph.mark()
+        worth = self._worth()
+        # Where a QPU comes from the reference engine, or stops after its share: elsewhere entries would cut chains.
+        doors = set(graph.roots)
+        for node, after in graph.follow.items():
+            plan = graph.plan(node.at)
+            if node in graph.reasons or node.left == 1 or (plan is not None and releases(plan)):
+                doors.update(after)
+        self._writing = [n for n in graph.follow if n not in graph.reasons and stores(graph, n)]
+        self._entries = [n for n in graph.follow if n in doors and not n.left and worth[n] >= WORTH]
+        if self._entries:
+            self.build()
+
+    def _worth(self) -> dict[Node, int]:
+        """Native instructions from each node to the first that is not native or that jumps, at most WORTH."""
+        graph = self.graph
+        found: dict[Node, int] = {}
+        for node in graph.follow:
+            at, count = node, 0
+            while count < WORTH and at in graph.follow and at not in graph.reasons:
+                count += 1
+                after = graph.follow[at]
+                if not after:
+                    break
+                at = after[-1]
+            found[node] = count
+        return found
+
+    def build(self) -> None:
+        """Translate from all entry nodes."""
+        graph, doors = self.graph, self._entries
+        entries = [*doors, *(n for n in self._writing if n not in set(doors))]
+        avx512 = has_avx512()
+        words = sorted((i, int(graph.words[i])) for i in graph.plans)
+        identity = repr((VERSION, self.fast, avx512, graph.latches, len(graph.words), entries, words)).encode()
+
+        def make() -> tuple[str, dict[str, Any]]:
+            made = translate(graph, entries, fast=self.fast, avx512=avx512)
+            return made.ir, {
+                "nodes": [list(n) for n in made.nodes],
+                "tallies": [t.row for t in made.tallies],
+                "entries": made.entries,
+            }
+
+        code = build(identity, make, level=QUICK, better=FULL)
+        self.builds += 1
+        self._translate = make
+        self._improvement = None
+        self._adopt(code)
+        self.nodes = [Node(*n) for n in code.meta["nodes"]]
+        self.matrix = np.array(code.meta["tallies"], np.int64).reshape(-1, len(COUNTERS))
+        self.starts = {}
+        self._known.clear()
+        numbers = code.meta["entries"]
+        for number in numbers[: len(doors)]:
+            n = self.nodes[number]
+            self.starts[n.at, n.sfu, n.one, n.two, n.three] = number
+        writing = set(self._writing)
+        self.stores = frozenset(number for number in numbers if self.nodes[number] in writing)
+        self.at = frozenset(n.at for n in doors)
+        self.translate_s += code.translate_s
+
+    def _adopt(self, code: NativeCode) -> None:
+        self._code = code
+        self._keep.append(code)
+        self.level = code.level
+        self.hits += code.from_cache
+        self.misses += not code.from_cache
+        pointers = [ctypes.c_void_p] * 3
+        self.run = code.function(ctypes.c_int32, *pointers, ctypes.c_int64, *pointers[:2], ctypes.c_int64)
+
+    def improve(self) -> None:
+        """Have the program translated at the full level by another host thread, and take that when it is there."""
+        if self._improvement is None:
+            if not self._code.text:  # here, not by the other thread: the graph may grow
+                text, meta = self._translate()
+                self._improvement = Improvement.of(self._code, lambda: (text, meta), FULL)
+            else:
+                self._improvement = Improvement.of(self._code, self._translate, FULL)
+            return
+        code = self._improvement.result()
+        if code is not None:
+            self._adopt(code)
+
+    def known(self, at: int, sfu: int, history: tuple[int, int, int]) -> bool:
+        """Whether `start` answers without translating anew, which renumbers nodes and counters."""
+        return (at, sfu, history) in self._known
+
+    def start(self, at: int, sfu: int, history: tuple[int, int, int]) -> int | None:
+        """The number to start at in that situation; None when the reference engine goes on."""
+        situation = at, sfu, history
+        if situation not in self._known:
+            graph = self.graph
+            node = graph.node(at, 0, NOWHERE, sfu, history)
+            if node not in graph.follow and self.builds < MAX_BUILDS and graph.plan(at) is not None:
+                seen = self._seen[situation] = self._seen.get(situation, 0) + 1
+                if seen < PATIENCE:
+                    return None
+                self._seen.clear()
+                self.discover([node])
+            found = self.starts.get((at, sfu, node.one, node.two, node.three))
+            if len(self._known) > MAX_SITUATIONS:
+                self._known.clear()
+            self._known[situation] = found
+        return self._known[situation]
+
+
+def stores(graph: Graph, node: Node) -> bool:
+    """Whether a native instruction changes what other QPUs see: the VPM (address 48, or 50 of file A), memory (50,
+    file B), or the mutex."""
+    plan = graph.plan(node.at)
+    if plan is None or plan.add is None or plan.mul is None:
+        return False
+    if plan.needs_mutex:
+        return True
+    return any(h.dest.place is Place.IO and h.dest.number in (48, 50, MUTEX) for h in (plan.add, plan.mul))
+
+
+_PROGRAMS: list[Program] = []
+_MAX_PROGRAMS = 128
+
+
+def program_at(memory: Memory, code: int) -> Program | None:
+    """The program at a bus address; None when there is no code."""
+    address = code & BUS_MASK
+    region = memory.region_at(address)
+    if region is None or address % 8:
+        return None
+    count = min((region.end - address) // 8, MAX_WORDS)
+    words = memory.bytes[address : address + 8 * count].view(np.uint64)
+    for program in _PROGRAMS:
+        if program.covers(words):
+            return program
+    if len(_PROGRAMS) >= _MAX_PROGRAMS:
+        del _PROGRAMS[0]
+    program = Program(words)
+    _PROGRAMS.append(program)
+    return program

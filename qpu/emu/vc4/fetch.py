@@ -1,0 +1,87 @@
+"""Instruction fetch of an emulated VideoCore IV: words become steps, steps become blocks."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from qpu.emu.engine.memory import Memory
+from qpu.emu.vc4.faults import Level
+from qpu.emu.vc4.prepare import COUNTS, plan
+from qpu.emu.vc4.reference_execute import Step, make_step
+from qpu.emu.vc4.state import BUS_MASK
+from qpu.vc4.instr import Branch
+
+__all__ = ["Block", "Code", "step"]
+
+_LONGEST = 64  # instructions of a block
+_KEEP = 1 << 16
+_steps: dict[int, Step] = {}
+
+Totals = tuple[int, ...]
+
+
+def step(word: int) -> Step:
+    """The executable form of an instruction word; prepared once in a process."""
+    found = _steps.get(word)
+    if found is None:
+        if len(_steps) >= _KEEP:
+            _steps.clear()
+        found = _steps[word] = make_step(plan(word))
+    return found
+
+
+def _plus(total: Totals, more: Totals) -> Totals:
+    return tuple(x + y for x, y in zip(total, more, strict=True))
+
+
+class Block:
+    """Consecutive instructions: a branch ends it after its three delay slots, a program end after its two.
+
+    totals[k]: statistics of the first k instructions, in the order of `COUNTS`.
+    """
+
+    __slots__ = ("steps", "totals")
+
+    def __init__(self, steps: list[Step]) -> None:
+        self.steps = steps
+        self.totals: list[Totals] = list(
+            accumulate((tuple(s.plan.counts) for s in steps), _plus, initial=(0,) * len(COUNTS))
+        )
+
+
+class Code:
+    """The program memory as one launch sees it: a block is read from memory once."""
+
+    __slots__ = ("_blocks", "_memory")
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._blocks: dict[int, Block] = {}
+
+    def block(self, address: int) -> Block | None:
+        """The block that starts at bus address `address`; None when that is no GPU memory."""
+        address &= BUS_MASK
+        found = self._blocks.get(address)
+        if found is None:
+            region = self._memory.region_at(address)
+            if region is None or address % 8:
+                return None
+            size = min(region.end - address, 8 * _LONGEST) & ~7
+            found = self._blocks[address] = Block(self._steps(bytes(self._memory.view(address, size))))
+        return found
+
+    @staticmethod
+    def _steps(data: bytes) -> list[Step]:
+        steps: list[Step] = []
+        left = _LONGEST
+        for at in range(0, len(data), 8):
+            s = step(int.from_bytes(data[at : at + 8], "little"))
+            steps.append(s)
+            left -= 1
+            if left <= 0 or any(issue.level is Level.STOP for issue in s.plan.issues):
+                break
+            if isinstance(s.plan.instr, Branch):
+                left = min(left, 3)
+            elif s.plan.ends:
+                left = min(left, 2)
+        return steps

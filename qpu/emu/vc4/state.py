@@ -1,0 +1,222 @@
+"""State of the emulated QPUs of VideoCore IV: register arrays, and the group of QPUs that executes in step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.emu.engine.numpy_lanes import LANES
+
+if TYPE_CHECKING:
+    from qpu.emu.vc4.units import Units
+
+__all__ = ["BUS_MASK", "CLOCKS_PER_INSTRUCTION", "Bank", "Flag", "Group", "Qpu", "Status", "Vector"]
+
+Vector: TypeAlias = NDArray[np.uint32]  # shape (QPUs, 16)
+Flag: TypeAlias = NDArray[np.bool_]
+Selection: TypeAlias = "slice | NDArray[np.intp]"
+
+BUS_MASK = 0x3FFFFFFF  # bits 31:30 of a bus address choose a cache alias of the same memory
+CLOCKS_PER_INSTRUCTION = 4
+QUAD = slice(12, 16)  # the last quad an instruction works on: what operand latches keep
+
+
+class Bank:
+    """Registers of all QPUs. Axis 0 is the register where there are several, then the QPU, then the lane."""
+
+    __slots__ = (
+        "a",
+        "acc",
+        "b",
+        "c",
+        "latch_a",
+        "latch_b",
+        "latch_mul",
+        "n",
+        "neg",
+        "sfu_left",
+        "sfu_value",
+        "uniform",
+        "z",
+    )
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.a = np.empty((32, n, LANES), np.uint32)
+        self.b = np.empty((32, n, LANES), np.uint32)
+        self.acc = np.empty((6, n, LANES), np.uint32)
+        self.z: Flag = np.empty((n, LANES), np.bool_)
+        self.neg: Flag = np.empty((n, LANES), np.bool_)
+        self.c: Flag = np.empty((n, LANES), np.bool_)
+        self.latch_a = np.empty((n, 4), np.uint32)
+        self.latch_b = np.empty((n, 4), np.uint32)
+        self.latch_mul = np.empty((n, 4), np.uint32)
+        self.uniform = np.zeros(n, np.uint32)
+        self.sfu_left = np.zeros(n, np.int8)  # instructions until the SFU result lands in r4; 0 = none under way
+        self.sfu_value = np.zeros((n, LANES), np.uint32)
+        for q in range(n):
+            self.undefine(q)
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """All of it."""
+        return tuple(getattr(self, name) for name in self.__slots__ if name != "n")
+
+    def undefine(self, q: int) -> None:
+        """Fill the registers of a QPU with 0xDEADfrrl: f the file (a, b, or c for accumulators), rr register, l lane.
+
+        Contents at program start are undefined on hardware (guide); a pattern shows up in results, a zero does not.
+        """
+        lane = np.arange(LANES, dtype=np.uint32)
+        for mark, file in ((0xA, self.a), (0xB, self.b), (0xC, self.acc)):
+            number = np.arange(len(file), dtype=np.uint32)[:, None]
+            file[:, q] = np.uint32(0xDEAD0000 | mark << 12) | number << np.uint32(4) | lane
+        for latch in (self.latch_a, self.latch_b, self.latch_mul):
+            latch[q] = np.uint32(0xDEADFFF0) | lane[:4]
+        self.undefine_flags(q)
+        self.sfu_left[q] = 0
+
+    def lose_accumulators(self, q: int) -> None:
+        """A thread switch: accumulators and flags are lost (guide)."""
+        lane = np.arange(LANES, dtype=np.uint32)
+        number = np.arange(6, dtype=np.uint32)[:, None]
+        self.acc[:, q] = np.uint32(0xDEADC000) | number << np.uint32(4) | lane
+        self.undefine_flags(q)
+
+    def undefine_flags(self, q: int) -> None:
+        """Give the flags of a QPU values no program can rely on."""
+        lane = np.arange(LANES)
+        self.z[q], self.neg[q], self.c[q] = lane % 3 == 0, lane % 3 == 1, lane % 2 == 0
+
+
+class Status:
+    """What a QPU is doing, as plain integers: compared in the scheduler's inner loop."""
+
+    FREE, READY, YIELDED, BLOCKED, HUNG = range(5)
+
+
+class Qpu:
+    """Control state of one QPU: everything the scheduler needs between two stretches of execution."""
+
+    __slots__ = (
+        "blocked_on",
+        "branch_left",
+        "branch_taken",
+        "branch_target",
+        "clock",
+        "end_left",
+        "entry",
+        "history",
+        "number",
+        "pc",
+        "program",
+        "spent",
+        "status",
+        "steps",
+        "switch_left",
+        "waiting",
+    )
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.program = -1  # index of the launch entry
+        self.clock = 0
+        self.steps = 0  # instructions of the current program
+        self.start(0)
+        self.status = Status.FREE
+
+    def start(self, code: int) -> None:
+        """Begin a program at the physical address `code`."""
+        self.entry = self.pc = code
+        self.branch_left = self.end_left = self.switch_left = 0  # instructions until it takes effect; 0 = none pending
+        self.branch_taken = False
+        self.branch_target = 0
+        self.history = (0, 0, 0)  # effects of the last three instructions, newest first
+        self.status = Status.READY
+        self.blocked_on = ""
+        self.waiting = False  # was blocked; takes over the clock of whoever let it go
+        self.spent = 0  # instructions in this turn
+        self.steps = 0
+
+    @property
+    def key(self) -> tuple[int, int, int, int]:
+        """QPUs with equal keys can execute as one group."""
+        return self.pc, self.branch_left, self.end_left, self.switch_left
+
+
+class Group:
+    """QPUs with one program counter, executing in step: `ids` ascending, `sel` selects their rows of the bank."""
+
+    __slots__ = (
+        "bank",
+        "branch_taken",
+        "branch_target",
+        "done",
+        "ids",
+        "n",
+        "old_a",
+        "old_b",
+        "pc",
+        "qpus",
+        "rows",
+        "sel",
+        "sfu_live",
+        "suspend",
+        "units",
+        "wrote_a",
+        "wrote_b",
+    )
+
+    def __init__(self, ids: Sequence[int], qpus: Sequence[Qpu], bank: Bank, units: Units) -> None:
+        self.ids = tuple(ids)
+        self.n = len(self.ids)
+        self.rows: NDArray[np.intp] = np.array(self.ids, np.intp)
+        self.qpus = tuple(qpus[q] for q in self.ids)
+        self.bank = bank
+        self.units = units
+        first, last = self.ids[0], self.ids[-1]
+        self.sel: slice | NDArray[np.intp]
+        if last - first + 1 == self.n:
+            self.sel = slice(first, last + 1)
+        else:
+            self.sel = self.rows
+        self.pc = 0
+        self.done = 0  # instructions executed since the members' clocks were brought up to date
+        self.suspend = False  # set by an instruction after which the group gives others a turn
+        self.sfu_live = bool(bank.sfu_left[self.sel].any())
+        self.branch_taken: Flag = np.zeros(self.n, np.bool_)
+        self.branch_target: NDArray[np.int64] = np.zeros(self.n, np.int64)
+        # Lanes the last write of a physical register reached (None: all), and what the register held before.
+        self.wrote_a: Flag | None = None
+        self.wrote_b: Flag | None = None
+        self.old_a: Vector | None = None
+        self.old_b: Vector | None = None
+
+    def clock(self, i: int) -> int:
+        """Emulated clock of member `i` at the start of the current instruction."""
+        return self.qpus[i].clock + self.done * CLOCKS_PER_INSTRUCTION
+
+    def index(self, i: int) -> int:
+        """Instruction index of the current instruction in the program of member `i`."""
+        return (self.pc - self.qpus[i].entry) >> 3
+
+    def start_sfu(self, value: Vector) -> None:
+        """An SFU lookup: its result is in r4 for the third instruction from here."""
+        self.bank.sfu_value[self.sel] = value
+        self.bank.sfu_left[self.sel] = 3
+        self.sfu_live = True
+
+    def tick_sfu(self) -> None:
+        """One instruction has ended."""
+        bank, sel = self.bank, self.sel
+        left = bank.sfu_left[sel]
+        landing = left == 1
+        if landing.any():
+            r4 = bank.acc[4]
+            r4[sel] = np.where(landing[:, None], bank.sfu_value[sel], r4[sel])
+        left = np.maximum(left - 1, 0)
+        bank.sfu_left[sel] = left
+        self.sfu_live = bool(left.any())

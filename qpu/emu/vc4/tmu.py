@@ -1,0 +1,168 @@
+"""Texture and memory units of VideoCore IV: request queues, memory reads and texture requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.emu.engine.numpy_lanes import LANES
+from qpu.emu.vc4.faults import Level
+from qpu.emu.vc4.state import BUS_MASK, Group, Vector
+from qpu.emu.vc4.texture import Request, TextureError, lookup
+
+if TYPE_CHECKING:
+    from qpu.emu.vc4.units import Units
+
+__all__ = ["FIFO_DEPTH", "SAFE_DEPTH", "Tmu"]
+
+FIFO_DEPTH = 8  # vectors a QPU can have under way in one TMU (guide)
+SAFE_DEPTH = 4  # more than this is unreliable by hardware reports
+_COMPONENTS = "strb"
+
+
+class Tmu:
+    """Both TMUs as a program sees them: tmu 0 and 1 by name; which slice unit serves a name is invisible.
+
+    A request reads memory when it is made; the answer waits in a queue of the QPU until a load signal takes it.
+    """
+
+    __slots__ = ("_count", "_data", "_head", "_partial", "_units", "noswap", "used")
+
+    def __init__(self, n: int, units: Units) -> None:
+        self._units = units
+        self._data: NDArray[np.uint32] = np.zeros((2, n, FIFO_DEPTH, LANES), np.uint32)
+        self._head: NDArray[np.int64] = np.zeros((2, n), np.int64)
+        self._count: NDArray[np.int64] = np.zeros((2, n), np.int64)
+        self._partial: list[list[Request | None]] = [[None] * n, [None] * n]
+        self.noswap = [False] * n
+        self.used = [False] * n
+
+    def reset(self, q: int) -> None:
+        """A program starts on QPU `q`."""
+        self._head[:, q] = self._count[:, q] = 0
+        self._partial[0][q] = self._partial[1][q] = None
+        self.noswap[q] = self.used[q] = False
+
+    def adopt(self, data: NDArray[np.uint32], head: NDArray[np.int64], count: NDArray[np.int64]) -> None:
+        """Keep the queues in these arrays from now on: shapes (2, QPUs, FIFO_DEPTH, 16) and twice (2, QPUs)."""
+        data[...], head[...], count[...] = self._data, self._head, self._count
+        self._data, self._head, self._count = data, head, count
+
+    def outstanding(self, q: int) -> tuple[int, int]:
+        """Answers that QPU `q` has not collected, by TMU."""
+        return int(self._count[0, q]), int(self._count[1, q])
+
+    def texturing(self, q: int, tmu: int) -> bool:
+        """Whether QPU `q` has written part of a texture request, so that S takes a uniform too."""
+        return self._partial[tmu][q] is not None
+
+    def write(self, g: Group, tmu: int, component: int, value: Vector) -> None:
+        """A write of S, T, R or B (0..3). S launches the request."""
+        partial = self._partial[tmu]
+        if component == 0 and all(partial[q] is None for q in g.ids):
+            self._push(g, tmu, g.rows, self._direct(g, value))
+            return
+        if component == 0 and any(partial[q] is None for q in g.ids):
+            # Members differ in what they wrote before; each goes its own way.
+            words = np.zeros(g.n, np.uint32)
+            texturing = [i for i, q in enumerate(g.ids) if partial[q] is not None]
+            words[texturing] = self._units.uniforms(g, texturing)
+            for i in range(g.n):
+                self._push(g, tmu, g.rows[i : i + 1], self._one(g, i, tmu, value, int(words[i])), i)
+            return
+        words = self._units.uniforms(g, range(g.n))
+        if component == 0:
+            for i in range(g.n):
+                self._push(g, tmu, g.rows[i : i + 1], self._one(g, i, tmu, value, int(words[i])), i)
+            return
+        for i, q in enumerate(g.ids):
+            request = partial[q]
+            if request is None:
+                request = partial[q] = Request()
+            name = _COMPONENTS[component]
+            if name in request.components:
+                text = f"t{tmu}{name} is written twice in one texture request"
+                self._units.faults.report(Level.UNKNOWN, "tmu-component-twice", text, g, i)
+            request.components[name] = value[i].copy()
+            request.setup.append(int(words[i]))
+
+    def load(self, g: Group, tmu: int) -> None:
+        """A load signal: the oldest answer goes to r4."""
+        rows = g.rows
+        count = self._count[tmu, rows]
+        if not count.all():
+            i = int(np.flatnonzero(count == 0)[0])
+            text = f"ldtmu{tmu} with no request under way: the QPU would wait for ever"
+            self._units.faults.report(Level.STOP, "tmu-empty", text, g, i)
+        head = self._head[tmu, rows]
+        g.bank.acc[4][g.sel] = self._data[tmu, rows, head]
+        self._head[tmu, rows] = (head + 1) % FIFO_DEPTH
+        self._count[tmu, rows] = count - 1
+
+    def set_noswap(self, g: Group, value: Vector) -> None:
+        """A write of TMU_NOSWAP; lane 0 counts."""
+        for i, q in enumerate(g.ids):
+            new = bool(value[i, 0])
+            if self._count[:, q].any():
+                text = "tmu_noswap is written while TMU requests are under way; collect them first"
+                self._units.faults.report(Level.UNKNOWN, "tmu-noswap-busy", text, g, i)
+            elif self.used[q] and new != self.noswap[q]:
+                text = "tmu_noswap is changed after the TMU was used; change it before the first request"
+                self._units.faults.report(Level.WARN, "H10", text, g, i)
+            self.noswap[q] = new
+
+    def _direct(self, g: Group, value: Vector, at: int = 0) -> Vector:
+        """One word for each lane; `at`: position in the group of the first row of `value`."""
+        memory = self._units.memory
+        address = value & np.uint32(BUS_MASK & ~3)
+        legal = memory.legal(address)
+        if not legal.all():
+            i, lane = (int(x) for x in np.argwhere(~legal)[0])
+            raise self._units.faults.out_of_bounds("TMU read", int(address[i, lane]), g, at + i, lane=lane)
+        self._units.stats.tmu_read_bytes += 4 * LANES * len(value)
+        values: Vector = memory.words[address >> np.uint32(2)]
+        return values
+
+    def _one(self, g: Group, i: int, tmu: int, value: Vector, word: int) -> Vector:
+        """The answer to the request that member `i` launches with S; `word` is its uniform if it is a texture."""
+        q = g.ids[i]
+        request = self._partial[tmu][q]
+        if request is None:
+            return self._direct(g, value[i : i + 1], i)
+        self._partial[tmu][q] = None
+        request.components["s"] = value[i].copy()
+        request.setup.append(word)
+        try:
+            answer, concerns = lookup(request, self._units.memory)
+        except TextureError as error:
+            if error.address is not None:
+                raise self._units.faults.out_of_bounds("texture read", error.address, g, i, lane=error.lane) from None
+            self._units.faults.report(Level.STOP, error.rule, str(error), g, i, lane=error.lane)
+            raise
+        for text in concerns:
+            self._units.faults.report(Level.WARN, "texture-uncertain", text, g, i)
+        self._units.stats.tmu_read_bytes += 4 * LANES
+        return answer[None, :]
+
+    def _push(
+        self, g: Group, tmu: int, rows: np.ndarray[tuple[int], np.dtype[np.intp]], values: Vector, at: int = 0
+    ) -> None:
+        count = self._count[tmu, rows]
+        most = int(count.max()) + 1
+        if most > SAFE_DEPTH:
+            i = at + int(count.argmax())
+            if most > FIFO_DEPTH:
+                text = (
+                    f"request {most} of TMU{tmu}: its queue holds {FIFO_DEPTH}; collect answers with ldtmu{tmu} first"
+                )
+                self._units.faults.report(Level.STOP, "tmu-overflow", text, g, i)
+            text = f"{most} requests under way in TMU{tmu}; more than {SAFE_DEPTH} are unreliable on hardware"
+            self._units.faults.report(Level.WARN, "tmu-depth", text, g, i)
+        slot = (self._head[tmu, rows] + count) % FIFO_DEPTH
+        self._data[tmu, rows, slot] = values
+        self._count[tmu, rows] = count + 1
+        self._units.stats.tmu_requests += len(rows)
+        for q in rows:
+            self.used[q] = True

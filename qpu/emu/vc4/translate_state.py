@@ -1,0 +1,127 @@
+"""What translated VideoCore IV code and its caller share: the state block of a QPU, reasons to return, counts."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, fields
+
+from qpu.emu.vc4.prepare import Place, Plan, Read
+
+__all__ = ["COUNTERS", "FAST_SUM", "NO_PITCH", "Arg", "Reason", "Slot", "Tally"]
+
+FAST_SUM = ("fadd", "fsub")
+NO_PITCH = 0xFFFFFFFF
+
+
+class Arg(enum.IntEnum):
+    """Arguments of the function: pointers to the QPU's state, GPU memory and page table; bytes of the memory; pointers
+    to the VPM's words and the counters; instructions it may execute before it returns at a branch backwards."""
+
+    STATE, MEMORY, PAGES, SIZE, VPM, COUNTERS, BUDGET = range(7)
+
+
+class Reason(enum.IntEnum):
+    """Why the function returned. `Slot.AT` is the number of the node where the QPU stands."""
+
+    EXIT = 0  # at a node for the reference engine
+    BUDGET = 1
+    JUMP = 2  # at `Slot.TARGET`, after a computed branch
+    FAIL = 3  # before a chain that cannot be executed natively, or not beside others; `Slot.HOLD` is its length
+    NAN = 4  # before a chain that meets a NaN
+    BAD = 5  # there is no such entry
+    YIELD = 6  # at a node after the release of the mutex
+
+
+class Slot(enum.IntEnum):
+    """Offsets into the state block of a QPU, in 32-bit words."""
+
+    A = 0
+    B = 512
+    ACC = 1024
+    SFU = 1120
+    Z = 1136  # flags: a byte a lane
+    N = 1140
+    C = 1144
+    LATCH_A = 1148
+    LATCH_B = 1152
+    LATCH_MUL = 1156
+    FIFO = 1168  # results of TMU 0, then of TMU 1: 8 vectors each
+    HEAD = 1424  # two 64-bit numbers each
+    COUNT = 1428
+    LEFT = 1432  # 64 bits: what remained of the budget
+    CLOCK = 1434  # 64 bits: emulated clock at the start of the call
+    STORE_UNTIL = 1436  # 64 bits
+    DMA_BYTES = 1438  # 64 bits: stored by DMA during the call
+    LOAD_UNTIL = 1458  # 64 bits
+    DMA_LOADED = 1460  # 64 bits: bytes loaded by DMA during the call
+    RESUME = 1440
+    AT = 1441
+    TAKEN = 1442
+    TARGET = 1443
+    HOLD = 1444
+    BASE = 1445  # bus address of instruction 0
+    QPU = 1446
+    UNIFORM = 1447
+    WRITE = 1448  # VPM write setup: 0 none, 1 horizontal 32-bit vectors, 2 something else
+    WRITE_WORD = 1449
+    WRITE_AT = 1450
+    WRITE_STEP = 1451
+    STORE = 1452  # DMA store setup: 0 none, 1 horizontal 32-bit rows inside the VPM, 2 something else
+    STORE_WORD = 1453
+    STRIDE = 1454  # the word of the DMA store stride
+    USED = 1455  # a TMU request was made during the call
+    ALONE = 1456  # no other QPU runs: the VPM and memory may be written
+    # A VPM read, and the one that follows it; each LEFT counts vectors. WORD: the setup, AT: the next vector.
+    READ = 1462  # 0: horizontal 32-bit vectors, as far as there are any; 2: something else
+    READ_WORD = 1463
+    READ_AT = 1464
+    READ_LEFT = 1465
+    QUEUED_WORD = 1466
+    QUEUED_LEFT = 1467
+    LOAD = 1468  # DMA load setup: 0 none or something else, 1 32-bit elements inside the VPM
+    LOAD_WORD = 1469
+    PITCH = 1470  # extended pitch of DMA loads in bytes; NO_PITCH before it is set
+    TOUCHED = 1471  # setups or positions were changed during the call
+    MUTEX = 1472  # 0: free, 1: held by this QPU, 2: by another
+    RELEASED = 1474  # 64 bits: emulated clock of its last release
+    GAVE = 1476  # it was released during the call
+    WORDS = 1488
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of a chain; a run multiplies them with how often it was executed."""
+
+    instructions: int = 0
+    add_ops: int = 0
+    mul_ops: int = 0
+    fadds: int = 0
+    fmuls: int = 0
+    sfu_ops: int = 0
+    branches: int = 0
+    thread_switches: int = 0
+    uniforms: int = 0
+    requests: int = 0
+    vpm_writes: int = 0
+    vpm_reads: int = 0
+
+    def add(self, plan: Plan) -> None:
+        """Account for an instruction."""
+        for name in plan.counts._fields:
+            setattr(self, name, getattr(self, name) + getattr(plan.counts, name))
+        for source in (plan.read_a, plan.read_b):
+            if source is not None and source.read is Read.INPUT:
+                self.uniforms += source.index == 32
+                self.vpm_reads += source.index == 48
+        for half in (plan.add, plan.mul):
+            if half is not None and half.active and half.dest.place is Place.IO:
+                self.requests += half.dest.number >= 56
+                self.vpm_writes += half.dest.number == 48
+
+    @property
+    def row(self) -> list[int]:
+        """The counts in the order of the fields."""
+        return [getattr(self, f.name) for f in fields(self)]
+
+
+COUNTERS = tuple(f.name for f in fields(Tally))

@@ -1,0 +1,133 @@
+"""Text assembler for VideoCore IV: the language of vc4asm, with located errors.
+
+Source: the language as documented for vc4asm and its standard include, and its output for several thousand snippets.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+
+from qpu.errors import AsmError, Diagnostic, Loc
+from qpu.vc4.vc4asm.engine import Engine, TooManyErrors
+from qpu.vc4.vc4asm.expr import evaluate
+from qpu.vc4.vc4asm.fault import Fault
+from qpu.vc4.vc4asm.output import Key, Locs, Output
+from qpu.vc4.vc4asm.values import LabelRef
+
+__all__ = ["AssembledText", "Symbol", "assemble_text"]
+
+_PASSES = 8
+_FRAMES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """An exported symbol. value: a number, or a byte offset from the start of the words when `is_label`."""
+
+    value: int | float
+    is_label: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AssembledText:
+    """What a source text amounts to.
+
+    words: instructions and data in order, 64 bits each. labels: name -> byte offset, without local (numeric) labels.
+    globals: exported symbols. locs: the source place of each word. code, data: runs of words as (first, past the last).
+    warnings: findings that did not stop the assembly, in order of place.
+    """
+
+    words: tuple[int, ...]
+    labels: Mapping[str, int]
+    globals: Mapping[str, Symbol]
+    locs: Locs
+    code: tuple[tuple[int, int], ...]
+    data: tuple[tuple[int, int], ...]
+    warnings: tuple[Diagnostic, ...]
+
+
+def assemble_text(
+    text: str,
+    *,
+    filename: str = "<text>",
+    include_path: Sequence[str | PathLike[str]] = (),
+    defines: Mapping[str, int | float | str] | None = None,
+) -> AssembledText:
+    """Assemble a source text.
+
+    filename: for messages, and for finding files that it includes. include_path: directories for ``.include``; the
+    standard include ``vc4.qinc`` is always there, and its functions are known without including it.
+    defines: constants set beforehand; a string is an expression.
+    Raises: AsmError with up to 20 located diagnostics.
+    """
+    path = [fspath(p) for p in include_path]
+    try:
+        return _assemble(text, filename, path, defines or {})
+    except RecursionError:
+        # Functions of the source that call themselves nest deeply here as well. The engine limits their depth, so this
+        # ends; pure Python frames do not use the C stack.
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, _FRAMES))
+        try:
+            return _assemble(text, filename, path, defines or {})
+        finally:
+            sys.setrecursionlimit(limit)
+
+
+def _assemble(text: str, filename: str, path: Sequence[str], defines: Mapping[str, int | float | str]) -> AssembledText:
+    known: dict[Key, int] | None = None
+    previous: Output | None = None
+    for _ in range(_PASSES):
+        engine = Engine(include_path=path, known=known, previous=previous)
+        try:
+            _define(engine, defines)
+            engine.run_text(text, filename)
+            engine.finish()
+        except TooManyErrors:
+            if not engine.used:
+                break
+            # A forward label read as 0 may have caused them all; but then the labels are incomplete, too.
+        if not engine.unsettled:
+            break
+        known, previous = dict(engine.out.labels), engine.out
+    else:
+        if not engine.diagnostics:
+            engine.error(Fault("unsettled", "the labels depend on themselves: their addresses change with every pass"))
+    if engine.diagnostics:
+        raise AsmError.of(engine.diagnostics)
+    out = engine.out
+    labels = {key[0]: offset for key, offset in out.labels.items() if not key[1]}
+    symbols: dict[str, Symbol] = {}
+    for name, (value, _source) in engine.exports.items():
+        if isinstance(value, LabelRef):
+            symbols[name] = Symbol(out.labels[value.key] + value.addend, True)
+        elif isinstance(value, int | float):
+            symbols[name] = Symbol(value, False)
+    return AssembledText(
+        tuple(out.words),
+        labels,
+        symbols,
+        Locs(out.where),
+        out.ranges(True),
+        out.ranges(False),
+        tuple(sorted(engine.warnings, key=_place)),
+    )
+
+
+def _define(engine: Engine, defines: Mapping[str, int | float | str]) -> None:
+    for name, value in defines.items():
+        engine.source = (str(value), f"<define {name}>", 1)
+        try:
+            if not name.isidentifier():
+                raise Fault("directive-name", f"{name!r} is no name for a constant")
+            engine.define(name, evaluate(value, engine) if isinstance(value, str) else value, 0)
+        except Fault as fault:
+            engine.error(fault)
+
+
+def _place(d: Diagnostic) -> tuple[str, int, int]:
+    loc = d.loc if d.loc is not None else Loc("", 0)
+    return loc.file, loc.line, loc.column or 0

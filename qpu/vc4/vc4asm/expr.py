@@ -1,0 +1,289 @@
+"""Expressions: a scanner and an evaluating parser over a piece of source text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from qpu.vc4.vc4asm.fault import Fault
+from qpu.vc4.vc4asm.names import NOP_REG
+from qpu.vc4.vc4asm.values import BINARY, NAMED, UNARY, LabelRef, PerElement, Value, binary, unary
+
+__all__ = ["Callable_", "Environment", "Parser", "evaluate"]
+
+Callable_ = Callable[[Sequence[Value], int], Value]
+
+
+class Environment(Protocol):
+    """What an expression can ask its surroundings."""
+
+    def lookup(self, name: str) -> Value | None:
+        """The value of a name (constant or register), or None."""
+        ...
+
+    def function(self, name: str) -> Callable_ | None:
+        """The function of that name, called with argument values and a position, or None."""
+        ...
+
+    def label(self, name: str, pos: int) -> LabelRef:
+        """The label `name` (``1f`` is the next label 1)."""
+        ...
+
+    def label_difference(self, a: LabelRef, b: LabelRef) -> int:
+        """Bytes from label `b` to label `a`."""
+        ...
+
+    def warn(self, rule: str, message: str, pos: int, help: str | None = None) -> None:
+        """Record a warning at a position of the line."""
+        ...
+
+    def unknown(self, name: str, pos: int) -> Fault:
+        """The fault for a name that means nothing, with a suggestion."""
+        ...
+
+
+_NESTING_LIMIT = 200
+_NUMBER = re.compile(
+    r"0[xX](?P<hex>[0-9a-fA-F]+)|0[bB](?P<bin>[01]+)|0[oO](?P<oct>[0-7]+)|0[dD](?P<dec>[0-9]+)"
+    r"|(?P<float>[0-9]+\.[0-9]*(?:[eE]-?[0-9]+)?|[0-9]+[eE]-?[0-9]+|\.[0-9]+(?:[eE]-?[0-9]+)?)(?P<plus>[eE](?=\+))?"
+    r"|(?P<intplus>[0-9]+)[eE](?=\+)|(?P<int>[0-9]+)"
+)
+_DIGITS = frozenset("0123456789")
+_LONGEST_NUMBER = 400  # digits
+_WORD = re.compile(r"[A-Za-z_]\w*")
+_LABEL = re.compile(r"(?:r\s*)?:\s*(\w+)")
+_OPERATOR = re.compile(
+    r">>><|><<<|>>>|<<<|>><|><<|<=>|===|!==|!\^\^|<<|>>|<=|>=|==|!=|!\^|\*\*|&&|\|\||\^\^|[-+*/%&|^<>]"
+)
+_END_OF_OPERAND = frozenset(",;)].:")
+
+
+class Parser:
+    """Evaluates an expression of `text` from `pos` on; `pos` stands after it when done."""
+
+    __slots__ = ("depth", "env", "pos", "text")
+
+    def __init__(self, text: str, env: Environment, pos: int = 0) -> None:
+        self.text = text
+        self.env = env
+        self.pos = pos
+        self.depth = 0
+
+    def skip(self) -> int:
+        """Move over white space; returns the position."""
+        text, pos = self.text, self.pos
+        while text[pos : pos + 1].isspace():
+            pos += 1
+        self.pos = pos
+        return pos
+
+    def peek(self) -> str:
+        """The next character that is no white space, or an empty string at the end."""
+        pos = self.skip()
+        return self.text[pos] if pos < len(self.text) else ""
+
+    def accept(self, char: str) -> bool:
+        """Move over `char` if it comes next."""
+        if self.peek() == char:
+            self.pos += 1
+            return True
+        return False
+
+    def expect(self, char: str, what: str) -> None:
+        """Move over `char` or raise."""
+        if not self.accept(char):
+            raise Fault("syntax", f"expected {char!r} {what}, found {self.rest()}", self.pos)
+
+    def rest(self) -> str:
+        """What comes next, for messages."""
+        pos = self.skip()
+        if pos >= len(self.text):
+            return "the end of the line"
+        match = _WORD.match(self.text, pos) or _NUMBER.match(self.text, pos)
+        return repr(match.group() if match else self.text[pos])
+
+    def expression(self, lowest: int = 1) -> Value:
+        """An expression of operators that bind at least as tightly as `lowest`."""
+        left = self.operand()
+        while True:
+            pos = self.skip()
+            match = _OPERATOR.match(self.text, pos)
+            if match is None:
+                return left
+            op = match.group()
+            level = BINARY[op][0]
+            if level < lowest:
+                return left
+            self.pos = match.end()
+            right = self.expression(level + 1)
+            if op == "-" and isinstance(left, LabelRef) and isinstance(right, LabelRef):
+                left = self.env.label_difference(left, right)
+            else:
+                left = binary(op, left, right, pos)
+
+    def operand(self) -> Value:
+        """A value with its prefix operators."""
+        pos = self.skip()
+        text = self.text
+        if pos >= len(text):
+            raise Fault("missing-operand", "an expression is missing here", pos)
+        char = text[pos]
+        if char in UNARY:
+            self._deeper(pos)
+            self.pos = pos + 1
+            if char == "-":
+                following = self.peek()
+                if not following or (following in _END_OF_OPERAND and not _LABEL.match(text, self.pos)):
+                    return NOP_REG
+            value = unary(char, self.operand(), pos)
+            self.depth -= 1
+            return value
+        if char == "(":
+            self._deeper(pos)
+            self.pos = pos + 1
+            value = self.expression()
+            self.depth -= 1
+            if not self.accept(")"):
+                raise Fault(
+                    "unbalanced", f"expected ')' for the '(' at column {pos + 1}, found {self.rest()}", self.pos
+                )
+            return value
+        if char == "[":
+            return self._vector(pos)
+        match = _LABEL.match(text, pos)
+        if match is not None:
+            self.pos = match.end()
+            return self.env.label(match.group(1), pos)
+        if char in _DIGITS or (char == "." and text[pos + 1 : pos + 2] in _DIGITS):
+            return self._number(pos)
+        match = _WORD.match(text, pos)
+        if match is None:
+            raise Fault("syntax", f"a value cannot start with {char!r}", pos)
+        self.pos = match.end()
+        return self._named(match.group(), pos)
+
+    def _deeper(self, pos: int) -> None:
+        self.depth += 1
+        if self.depth > _NESTING_LIMIT:
+            raise Fault("recursion", f"parentheses and signs are nested more than {_NESTING_LIMIT} deep", pos)
+
+    def _vector(self, pos: int) -> Value:
+        self.pos = pos + 1
+        values: list[int] = []
+        while True:
+            where = self.skip()
+            value = self.expression()
+            if not isinstance(value, int) or not -2 <= value <= 3:
+                raise Fault("per-element", "an element must be an integer of two bits", where, allowed="-2..1 or 0..3")
+            values.append(value)
+            if not self.accept(","):
+                break
+        if not self.accept("]"):
+            raise Fault("unbalanced", f"expected ',' or ']' in a per-element vector, found {self.rest()}", self.pos)
+        if len(values) != 16:
+            raise Fault("per-element", f"a per-element vector has 16 elements, not {len(values)}", pos)
+        vector = PerElement(tuple(values))
+        if not (vector.signed or vector.unsigned):
+            raise Fault(
+                "per-element", "negative elements and elements above 1 do not mix", pos, allowed="-2..1 or 0..3"
+            )
+        return vector
+
+    def _number(self, pos: int) -> Value:
+        match = _NUMBER.match(self.text, pos)
+        assert match is not None  # the caller saw a digit
+        self.pos = match.end()
+        after = self.text[self.pos : self.pos + 1]
+        kind = match.lastgroup
+        plus = kind in ("plus", "intplus")
+        if after and (after.isalnum() or after == "_"):
+            tail = re.compile(r"\w*").match(self.text, self.pos)
+            assert tail is not None
+            raise Fault("number", f"{match.group() + tail.group()!r} is not a number", pos)
+        if len(match.group()) > _LONGEST_NUMBER:
+            raise Fault("number", f"a number of {len(match.group())} digits does not fit 64 bits", pos)
+        value: Value
+        if kind == "hex":
+            value = int(match.group("hex"), 16)
+        elif kind == "bin":
+            value = int(match.group("bin"), 2)
+        elif kind == "oct":
+            value = int(match.group("oct"), 8)
+        elif kind == "dec":
+            value = int(match.group("dec"))
+        elif kind == "int":
+            digits = match.group("int")
+            value = int(digits)
+            if len(digits) > 1 and digits[0] == "0" and value > 7:
+                self.env.warn(
+                    "leading-zero",
+                    f"{digits} is read as decimal {value}",
+                    pos,
+                    f"write {value}, or 0o{digits.lstrip('0')} for octal",
+                )
+        else:
+            value = float(match.group("intplus") or match.group("float"))
+        if isinstance(value, int):
+            if value >= 1 << 64:
+                raise Fault("number", f"{match.group()} does not fit 64 bits", pos)
+            value = value - (1 << 64) if value >> 63 else value
+        if plus:
+            self.env.warn(
+                "exponent-sign",
+                f"'{match.group()}+...' is {value} plus a number: '+' ends a number in this language",
+                pos,
+                "write the exponent without a sign",
+            )
+        return value
+
+    def _named(self, name: str, pos: int) -> Value:
+        env = self.env
+        following = self.peek()
+        value = env.lookup(name)
+        if value is not None and not (name in NAMED and self._value_follows(following)):
+            return value
+        if following == "(":
+            function = env.function(name)
+            if function is not None:
+                return function(self.arguments(), pos)
+        if name in NAMED:
+            if not following:
+                raise Fault("missing-operand", f"{name} needs an operand", self.pos)
+            self._deeper(pos)
+            value = unary(name, self.operand(), pos)
+            self.depth -= 1
+            return value
+        if following != "(" and env.function(name) is not None:
+            raise Fault("syntax", f"{name} is a function; its arguments stand in parentheses", pos)
+        raise env.unknown(name, pos)
+
+    @staticmethod
+    def _value_follows(following: str) -> bool:
+        return following == "(" or following.isalnum()
+
+    def arguments(self) -> list[Value]:
+        """A parenthesised argument list."""
+        start = self.skip()
+        self.expect("(", "before the arguments")
+        values: list[Value] = []
+        if self.accept(")"):
+            return values
+        while True:
+            values.append(self.expression())
+            if not self.accept(","):
+                break
+        if not self.accept(")"):
+            raise Fault(
+                "unbalanced", f"expected ',' or ')' for the '(' at column {start + 1}, found {self.rest()}", self.pos
+            )
+        return values
+
+
+def evaluate(text: str, env: Environment, pos: int = 0) -> Value:
+    """The value of `text` from `pos` to its end; anything left over is an error."""
+    parser = Parser(text, env, pos)
+    value = parser.expression()
+    if parser.peek():
+        raise Fault("trailing-text", f"unexpected {parser.rest()} after the expression", parser.pos)
+    return value

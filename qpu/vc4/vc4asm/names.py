@@ -1,0 +1,219 @@
+"""Names of the language: registers, instructions, extensions; from the rows of `qpu.vc4.regs` and `qpu.vc4.ops`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qpu.core.isa import Unit
+from qpu.vc4 import ops, regs
+from qpu.vc4.vc4asm.values import Reg
+
+__all__ = [
+    "ALU_CONDS",
+    "BRANCH_CONDS",
+    "DST_CONDS",
+    "DST_PACKS",
+    "NOP_REG",
+    "OPCODES",
+    "OP_PACKS",
+    "OP_UNPACKS",
+    "REGISTERS",
+    "SRC_UNPACKS",
+    "OpInfo",
+    "PackName",
+    "numbered",
+]
+
+
+def _registers() -> tuple[dict[str, Reg], dict[tuple[str, int], Reg]]:
+    table: dict[str, Reg] = {}
+    for n in range(64):
+        table[f"ra{n}"] = Reg(f"ra{n}", "ra", n, -1, n, 1, n, 1)
+        table[f"rb{n}"] = Reg(f"rb{n}", "rb", n, -1, n, 2, n, 2)
+    for n in range(16):
+        table[f"sacq{n}"] = Reg(f"sacq{n}", "sacq", n, semaphore=16 + n)
+        table[f"srel{n}"] = Reg(f"srel{n}", "srel", n, semaphore=n)
+    reads = {name: row for row in regs.READS for name in row.names}
+    writes = {name: row for row in regs.WRITES for name in row.names}
+    for name in {**reads, **writes}:
+        if name == "-":
+            continue
+        r, w = reads.get(name), writes.get(name)
+        # Graphics coordinates share an address in both directions; a name that lacks one gets the other's.
+        if name in ("quad_x", "quad_y") and r is None:
+            r = reads["x_coord" if name == "quad_x" else "y_coord"]
+        read_files = 0 if r is None else sum(1 << f for f in r.files)
+        write_files = 0 if w is None else sum(1 << f for f in w.files)
+        addr = (w or r).addr  # type: ignore[union-attr]  # one of them has the name
+        table[name] = Reg(
+            name, "io", addr, -1, -1 if r is None else r.addr, read_files, -1 if w is None else w.addr, write_files
+        )
+    for n in range(6):
+        old = table.get(f"r{n}")
+        table[f"r{n}"] = Reg(
+            f"r{n}", "r", n, n, -1, 0, -1 if old is None else old.waddr, 0 if old is None else old.write_files
+        )
+    for name in ("r5quad", "r5_pix0", "r5rep", "broadcast"):
+        old = table[name]
+        table[name] = Reg(name, "r5", 5, 5, -1, 0, old.waddr, old.write_files)
+    by_number: dict[tuple[str, int], Reg] = {}
+    for reg in table.values():
+        if reg.family == "io":
+            by_number.setdefault((f"io{reg.read_files}/{reg.write_files}", reg.number), reg)
+        else:
+            by_number.setdefault((reg.family, reg.number), reg)
+    return table, by_number
+
+
+REGISTERS, _BY_NUMBER = _registers()
+"""Every register name."""
+
+NOP_REG = Reg("-", "nop", 39, -1, 39, 3, 39, 3)
+"""What a lone ``-`` means: nothing is read, the result is discarded."""
+
+
+def numbered(reg: Reg, number: int) -> Reg | None:
+    """The register `number` of the group that `reg` belongs to, or None. Physical and I/O numbers do not mix."""
+    if reg.family in ("ra", "rb") and (number >= 32) != (reg.number >= 32):
+        return None
+    family = f"io{reg.read_files}/{reg.write_files}" if reg.family == "io" else reg.family
+    return _BY_NUMBER.get((family, number))
+
+
+@dataclass(frozen=True, slots=True)
+class OpInfo:
+    """An instruction word of the language.
+
+    kind: ``alu``, ``mov``, ``ldi``, ``nop``, ``read``, ``sem``, ``bra``, ``sig``. add, mul: its opcode on that ALU, -1
+    when it has none there or may not go there. sources: number of source operands. code: what else the kind needs.
+    """
+
+    name: str
+    kind: str
+    add: int = -1
+    mul: int = -1
+    sources: int = 0
+    code: int = 0
+
+
+def _opcodes() -> dict[str, OpInfo]:
+    table: dict[str, OpInfo] = {}
+    for op in ops.TABLE:
+        if op.name == "nop":
+            continue
+        units = op.code[ops.TABLE.isa]
+        add = units[Unit.ADD].op if Unit.ADD in units else -1
+        mul = units[Unit.MUL].op if Unit.MUL in units else -1
+        n = op.arity
+        table[op.name] = OpInfo(op.name, "alu", add, mul, n)
+        if add >= 0 and mul >= 0:
+            table["a" + op.name] = OpInfo("a" + op.name, "alu", add, -1, n)
+            table["m" + op.name] = OpInfo("m" + op.name, "alu", -1, mul, n)
+    table["mov"] = OpInfo("mov", "mov", 21, 4)
+    table["amov"] = OpInfo("amov", "mov", 21, -1)
+    table["mmov"] = OpInfo("mmov", "mov", -1, 4)
+    table["nop"] = OpInfo("nop", "nop", 0, 0)
+    table["anop"] = OpInfo("anop", "nop", 0, -1)
+    table["mnop"] = OpInfo("mnop", "nop", -1, 0)
+    table["read"] = OpInfo("read", "read")
+    table["ldi"] = OpInfo("ldi", "ldi", code=0)
+    table["ldipes"] = OpInfo("ldipes", "ldi", code=1)
+    table["ldipeu"] = OpInfo("ldipeu", "ldi", code=3)
+    table["sacq"] = OpInfo("sacq", "sem", code=16)
+    table["srel"] = OpInfo("srel", "sem", code=0)
+    table["bra"] = OpInfo("bra", "bra", code=0)
+    table["brr"] = OpInfo("brr", "bra", code=1)
+    for row in regs.SIGNALS:
+        if row.code <= 12 and row.code != 1:
+            for name in row.names:
+                table[name] = OpInfo(name, "sig", code=row.code)
+    return table
+
+
+OPCODES = _opcodes()
+"""Every instruction name."""
+
+_SHORT = frozenset("z zs nz zc n ns nn nc c cs cc".split())
+DST_CONDS = {name: row.code for row in regs.CONDS for name in row.names if name != "always"}
+"""Conditions after a destination."""
+ALU_CONDS = {name: code for name, code in DST_CONDS.items() if name not in _SHORT}
+"""Conditions after an operation."""
+BRANCH_CONDS = {name: row.code for row in regs.BRANCH_CONDS for name in row.names if name.startswith(("all", "any"))}
+"""Conditions after ``bra`` and ``brr``."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackName:
+    """What a pack extension asks for: a code for file A (-1: none), one for the MUL ALU (-1: none).
+
+    needs: ``i`` or ``f`` when the operation's result must be of that type, else empty.
+    """
+
+    file_a: int
+    mul: int
+    needs: str = ""
+
+
+def _dst_packs() -> dict[str, PackName]:
+    table = {"32": PackName(0, 0), "32s": PackName(8, -1), "32si": PackName(8, -1), "32clamp": PackName(8, -1)}
+    for half, code in (("16a", 1), ("16b", 2)):
+        for needs in ("", "i", "f"):
+            table[half + needs] = PackName(code, -1, needs)
+        table[half + "s"] = PackName(code + 8, -1)
+        table[half + "si"] = PackName(code + 8, -1, "i")
+        table[half + "clamp"] = PackName(code + 8, -1, "i")
+    for name in ("8888", "8abcd"):
+        table[name] = PackName(3, 3)
+        table[name + "i"] = PackName(3, -1)
+        table[name + "s"] = PackName(11, 11)
+        table[name + "si"] = PackName(11, -1)
+        table[name + "clamp"] = PackName(11, 11)
+    table["8888sf"] = PackName(-1, 3)
+    table["8abcdsf"] = PackName(-1, 11)
+    table["8ddupe"] = PackName(3, 3)
+    table["8ddupeclamp"] = PackName(11, 11)
+    for i, c in enumerate("abcd"):
+        table[f"8{c}"] = PackName(4 + i, 12 + i)
+        table[f"8{c}i"] = PackName(4 + i, -1)
+        table[f"8{c}s"] = PackName(12 + i, 4 + i)
+        table[f"8{c}clamp"] = PackName(12 + i, 4 + i)
+        table[f"8{c}si"] = PackName(12 + i, -1)
+        table[f"8{c}sf"] = PackName(-1, 4 + i)
+    return table
+
+
+DST_PACKS = _dst_packs()
+"""Pack extensions after a destination.
+
+The reference assembler gives the colour forms that saturate all four bytes code 11 and the ones without ``s`` on a
+single byte codes 12..15, where the guide has 3 and 4..7 only. That is kept bit for bit, with a warning; ``.8888sf`` is
+the exception and gives 3, because a form that gives the documented code must exist.
+"""
+
+
+def _op_packs() -> dict[str, tuple[int, int]]:
+    table: dict[str, tuple[int, int]] = {}
+    for name, row in DST_PACKS.items():
+        if name == "32si":
+            continue
+        table["pack" + name] = (0, row.file_a) if row.file_a >= 0 else (1, row.mul)
+    table["pack16bs"] = (0, 2)  # so in the reference assembler, which forgets the saturation; .pack16bsi has it
+    return table
+
+
+OP_PACKS = _op_packs()
+"""Pack extensions after an operation: (pm, code). They are taken as they stand, whatever the destination."""
+
+
+def _unpacks() -> dict[str, tuple[int, str]]:
+    table = {"32": (0, ""), "8dr": (3, ""), "8ddupe": (3, "")}
+    for name, code in (("16a", 1), ("16b", 2), ("8a", 4), ("8b", 5), ("8c", 6), ("8d", 7)):
+        for needs in ("", "i", "f"):
+            table[name + needs] = (code, needs)
+    return table
+
+
+SRC_UNPACKS = _unpacks()
+"""Unpack extensions after a source: (code, type that the consuming operation must take)."""
+OP_UNPACKS = {"unpack" + name: row for name, row in SRC_UNPACKS.items()}
+"""Unpack extensions after an operation."""

@@ -1,0 +1,129 @@
+"""From the text of one operation to its operands, and from a line to its operations."""
+
+from __future__ import annotations
+
+import re
+
+from qpu.vc4.vc4asm.expr import Environment, Parser
+from qpu.vc4.vc4asm.fault import Fault
+from qpu.vc4.vc4asm.names import NOP_REG, OPCODES
+from qpu.vc4.vc4asm.state import Operand, Operation
+from qpu.vc4.vc4asm.values import ROTATE_BY_R5, Reg, Value, described
+
+__all__ = ["LABELS", "parse_operand", "parse_operation", "split_lines", "strip_comment"]
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_HEAD = re.compile(r"\s*([A-Za-z_]\w*)((?:\.\w+)*)")
+_SIMPLE = re.compile(r"\s*([A-Za-z_]\w*|-)\s*(?=,|$)")
+_EXT = re.compile(r"\s*\.(\w+)")
+_ROTATE = re.compile(r"\s*(<<|>>)(?![<>])")
+LABELS = re.compile(r"\s*(?:(::?)\s*(\w+)|(\w+):(?!:)|(:)(?=\s*(?:$|;)))")
+"""A label definition at the start of a line: ``:name``, ``::name``, ``name:`` or a lone ``:``."""
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, ended by LF, CR LF or CR. (`str.splitlines` knows more ends than editors count.)"""
+    return _LINE_END.split(text)
+
+
+def strip_comment(text: str) -> str:
+    """The line without its comment; a ``#`` inside double quotes is none."""
+    at = text.find("#")
+    if at < 0:
+        return text
+    if '"' not in text[:at]:
+        return text[:at]
+    quoted = False
+    for i, char in enumerate(text):
+        if char == '"':
+            quoted = not quoted
+        elif char == "#" and not quoted:
+            return text[:i]
+    return text
+
+
+def extensions(parser: Parser) -> list[tuple[str, int]]:
+    """The ``.ext`` suffixes that come next, with the position of each name."""
+    found: list[tuple[str, int]] = []
+    while True:
+        match = _EXT.match(parser.text, parser.pos)
+        if match is None:
+            if parser.peek() == ".":
+                raise Fault("extension", "an extension is missing after the dot", parser.pos)
+            return found
+        found.append((match.group(1), match.start(1)))
+        parser.pos = match.end()
+
+
+def parse_operand(parser: Parser) -> Operand:
+    """An operand: expression, extensions, and perhaps a rotation after them."""
+    simple = _SIMPLE.match(parser.text, parser.pos)
+    if simple is not None:
+        name = simple.group(1)
+        found = NOP_REG if name == "-" else parser.env.lookup(name)
+        if found is not None:
+            parser.pos = simple.end()
+            return Operand(found, (), simple.start(1))
+    pos = parser.skip()
+    value: Value = parser.expression()
+    exts: list[tuple[str, int]] = []
+    if parser.peek() == ".":
+        exts = extensions(parser)
+        match = _ROTATE.match(parser.text, parser.pos)
+        if match is not None:
+            if not isinstance(value, Reg):
+                raise Fault("rotation", f"{described(value)} with extensions cannot be rotated", match.start(1))
+            parser.pos = match.end()
+            count = parser.expression(10)
+            if isinstance(count, Reg) and count.mux == 5:
+                value = value.rotated(ROTATE_BY_R5)
+            elif isinstance(count, int):
+                value = value.rotated((-count if match.group(1) == "<<" else count) & 15)
+            else:
+                raise Fault("rotation", f"a register rotates by an integer or by r5, not by {described(count)}", pos)
+            exts += extensions(parser)
+    return Operand(value, exts, pos)
+
+
+def parse_operation(text: str, env: Environment) -> Operation:
+    """The operation in `text` (no labels, no ``;``); positions are relative to `text`."""
+    match = _HEAD.match(text)
+    if match is None:
+        parser = Parser(text, env)
+        raise Fault("syntax", f"an instruction cannot start with {parser.rest()}", parser.skip())
+    name = match.group(1)
+    pos = match.start(1)
+    info = OPCODES.get(name)
+    if info is None:
+        raise unknown_instruction(name, pos)
+    exts: list[tuple[str, int]] = []
+    if match.group(2):
+        at = match.start(2)
+        for ext in match.group(2)[1:].split("."):
+            exts.append((ext, at + 1))
+            at += len(ext) + 1
+    parser = Parser(text, env, match.end())
+    operands: list[Operand] = []
+    if parser.peek() == ".":
+        exts += extensions(parser)
+    if parser.peek():
+        while True:
+            operands.append(parse_operand(parser))
+            if not parser.accept(","):
+                break
+        if parser.peek():
+            raise Fault("syntax", f"expected ',' or ';' after an operand, found {parser.rest()}", parser.pos)
+    return Operation(info, exts, operands, pos)
+
+
+def unknown_instruction(name: str, pos: int) -> Fault:
+    """The fault for a word that is neither instruction nor macro."""
+    import difflib
+
+    close = difflib.get_close_matches(name, OPCODES, 1)
+    return Fault(
+        "unknown-instruction",
+        f"{name!r} is neither an instruction nor a macro",
+        pos,
+        help=f"did you mean {close[0]!r}?" if close else None,
+    )

@@ -1,0 +1,381 @@
+"""Placement: operations of one line into one instruction word.
+
+An `Instruction` takes the operations of a line one after the other and decides what the language leaves open: the ALU,
+the read ports of registers that both files offer, the write swap, small immediates against load immediates. Faults say
+which operands compete for what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qpu.vc4.regs import small_imm_value
+from qpu.vc4.vc4asm import constants
+from qpu.vc4.vc4asm.fault import Fault
+from qpu.vc4.vc4asm.moves import Moves
+from qpu.vc4.vc4asm.names import ALU_CONDS, BRANCH_CONDS
+from qpu.vc4.vc4asm.ports import unknown_extension
+from qpu.vc4.vc4asm.state import (
+    ADD,
+    FLOAT_ADD,
+    FREE,
+    IMMEDIATE,
+    SHIFTS,
+    SUB,
+    UNARY_ADD,
+    V8SUBS_M,
+    XOR,
+    BranchTarget,
+    Operand,
+    Operation,
+)
+from qpu.vc4.vc4asm.values import LabelRef, Reg, described, word32
+
+__all__ = ["NOP_WORD", "Instruction"]
+
+NOP_WORD = 0x100009E7009E7000
+"""The instruction that does nothing, as every tool encodes it."""
+
+
+class Instruction(Moves):
+    """An instruction under construction; one object serves many lines."""
+
+    __slots__ = ()
+
+    def assemble(self, operations: Sequence[Operation]) -> int:
+        """The word of one line's operations. `target` tells whether a label must still be added."""
+        self.reset()
+        for index, op in enumerate(operations):
+            self.current = index
+            kind = op.info.kind
+            if kind == "alu":
+                self._alu(op)
+            elif kind == "mov":
+                self._mov(op)
+            elif kind == "sig":
+                self._signal(op)
+            elif kind == "ldi":
+                self._ldi(op)
+            elif kind == "nop":
+                self._nop(op)
+            elif kind == "read":
+                self._read(op)
+            elif kind == "sem":
+                self._semaphore(op)
+            else:
+                if len(operations) > 1:
+                    raise Fault("branch-alone", "a branch is an instruction of its own", op.pos)
+                self._branch(op)
+        return self._finish()
+
+    def _finish(self) -> int:
+        if self.word is not None:
+            return self.word
+        if self.sig == 14:
+            if not self.sf:
+                if self.waddr_add == 39:
+                    self.cond_add = 0
+                if self.waddr_mul == 39:
+                    self.cond_mul = 0
+            return self._head() | self.mode << 57 | self.imm
+        if self.unpack_requests:
+            self._check_unpack()
+        if not self.sf:
+            if self.waddr_add == 39:
+                self.cond_add = 0
+            if self.waddr_mul == 39:
+                self.cond_mul = 0
+        elif self.sf_mul:
+            if not self.op_add and self.waddr_add == 39:
+                self.cond_add = 1
+        elif self.waddr_mul == 39:
+            self.cond_mul = 0
+        if self.ra_state == FREE and self.rotation < 0 and self._to_load_immediate():
+            return self._head() | self.imm
+        op_add = self.op_add
+        if op_add in UNARY_ADD:
+            self.add_b = self.add_a
+        elif op_add in (XOR, SUB) and self.add_a == self.add_b and not self.mul_used:
+            self.cond_mul = 1  # as the reference assembler has it; without effect, for nothing is written
+        return (
+            self._head()
+            | self.unpack << 57
+            | self.op_mul << 29
+            | op_add << 24
+            | self.raddr_a << 18
+            | self.raddr_b << 12
+            | self.add_a << 9
+            | self.add_b << 6
+            | self.mul_a << 3
+            | self.mul_b
+        )
+
+    # -- load immediate instead of a small immediate -------------------------------------------------------------
+
+    def _to_load_immediate(self) -> bool:
+        """Turn op(s, s) with nothing beside it into a load immediate on the ADD side."""
+        if self.sig == 13:
+            if self.sf:
+                return False
+            code = self.raddr_b
+            if self.op_add and self.add_a == 7 and self.add_b == 7 and not self.op_mul and self.waddr_mul == 39:
+                value = constants.fold(self.op_add, code, mul=False)
+                if self.op_add == 2 and value:
+                    self._note(
+                        "fsub-folded",
+                        f"fsub of two equal constants becomes a load of 0x{value:x}, as in the reference assembler",
+                        0,
+                        "write mov with the constant you want",
+                    )
+            elif self.op_mul and self.mul_a == 7 and self.mul_b == 7 and not self.op_add and self.waddr_add == 39:
+                value = constants.fold(self.op_mul, code, mul=True)
+                if value is None or constants.pack_constant(value, self.pm, self.pack) is None:
+                    return False
+                self._mul_to_add_side()
+            else:
+                return False
+            value = None if value is None else constants.pack_constant(value, self.pm, self.pack)
+            if value is None:
+                return False
+        elif self.sig == 1 and (self.rb_state == FREE or self.zero_b):
+            value = 0
+            op = self.op_add
+            if op in (XOR, SUB) and self.add_a == self.add_b:
+                if self.op_mul or self.waddr_mul != 39:
+                    return False
+                if self.pack:
+                    return self._load_packed_zero()
+            elif (
+                self.op_mul == V8SUBS_M and self.mul_a == self.mul_b and not op and self.waddr_add == 39 and not self.sf
+            ):
+                if self.pack:
+                    return self._load_packed_zero()
+                self._mul_to_add_side()
+                if self.waddr_add != 39:
+                    self._note(
+                        "zero-lost",
+                        "zeroing on the MUL ALU alone becomes a load immediate that is never executed, "
+                        "as in the reference assembler",
+                        0,
+                        "write mov without the leading nop, or use the ADD ALU",
+                    )
+                self.cond_add = 0
+            else:
+                return False
+        else:
+            return False
+        self.sig, self.mode, self.imm = 14, 0, value
+        self.pm = self.pack = self.cond_mul = 0
+        return True
+
+    def _load_packed_zero(self) -> bool:
+        self.sig, self.mode, self.imm = 14, 0, 0
+        return True
+
+    def _mul_to_add_side(self) -> None:
+        self.cond_add, self.waddr_add = self.cond_mul, self.waddr_mul
+        self.waddr_mul, self.cond_mul = 39, 0
+        self.ws = 1 - self.req_mul if self.req_mul is not None else 0
+
+    def _alu(self, op: Operation) -> None:
+        info, operands = op.info, op.operands
+        if len(operands) != info.sources + 1:
+            self._count_operands(op, info.sources + 1, info.sources + 1)
+        mul = info.mul >= 0 and (info.add < 0 or not self.mul_used or self.add_used)
+        self._take(op, mul=mul)
+        if mul:
+            self.op_mul = info.mul
+            float_op = info.mul == 1
+        else:
+            self.op_add = info.add
+            float_op = info.add in FLOAT_ADD
+        sets, unpack = self._operation_exts(op, mul=mul) if op.exts else (False, None)
+        sets |= self._destination(operands[0], mul=mul)
+        dst = operands[0].value
+        if isinstance(dst, Reg) and dst.rotation:
+            raise Fault("rotate-destination", "only mov rotates at its destination", operands[0].pos)
+        if mul:
+            self.mul_a = self._source(operands[1], mul=True, float_op=float_op)
+            self.mul_b = self._source(operands[2], mul=True, float_op=float_op)
+            if self.rotation >= 0:
+                self._mixed_rotation(operands)
+            if unpack:
+                self._operation_unpack(unpack, (self.mul_a, self.mul_b), float_op, op.exts[0][1])
+        else:
+            self.add_a = self._source(operands[1], mul=False, float_op=float_op)
+            if info.sources == 2:
+                self.add_b = self._second(operands[2], float_op=float_op)
+            if unpack:
+                both = (self.add_a, self.add_b) if info.sources == 2 else (self.add_a,)
+                self._operation_unpack(unpack, both, float_op, op.exts[0][1])
+        if sets:
+            self._set_flags(op.pos, mul=mul)
+
+    def _mixed_rotation(self, operands: Sequence[Operand]) -> None:
+        rotated = [o for o in operands[1:] if isinstance(o.value, Reg) and o.value.rotation]
+        if len(rotated) == 1:
+            plain = operands[1] if rotated[0] is operands[2] else operands[2]
+            if isinstance(plain.value, Reg) and plain.value.mux in (0, 1, 2, 3):
+                self._note("rotate-both", f"{plain.value.name} is rotated as well", plain.pos)
+
+    def _second(self, op: Operand, *, float_op: bool) -> int:
+        """The second source of an ADD operation; shift counts and 16 have forms of their own."""
+        value = op.value
+        if not isinstance(value, int | float):
+            return self._source(op, mul=False, float_op=float_op)
+        if op.exts:
+            raise Fault("unpack-source", "only registers can be unpacked", op.exts[0][1])
+        if self.op_add in SHIFTS:
+            return self._small_immediate(word32(value, op.pos) & 31, op.pos)
+        if isinstance(value, int) and self.op_add in (ADD, SUB):
+            held = small_imm_value(self.raddr_b) if self.rb_state == IMMEDIATE else 0xFFFFFFF0
+            negative = -value & 0xFFFFFFFF
+            if negative == held and (value == 16 or self.rb_state == IMMEDIATE):
+                self.op_add = ADD + SUB - self.op_add
+                return self._small_immediate(16 if value == 16 else self.raddr_b, op.pos)
+        return self._immediate(value, op.pos)
+
+    def _nop(self, op: Operation) -> None:
+        self._count_operands(op, 0, 1)
+        info = op.info
+        if self.sig == 14:
+            raise Fault("load-immediate-full", "nop does not fit a load immediate instruction", op.pos)
+        if not op.operands and not op.exts and self.add_used and self.mul_used:
+            return
+        mul = info.add < 0 or (info.mul >= 0 and self.add_used)
+        if (mul and self.mul_used) or (not mul and self.add_used):
+            self._take(op, mul=mul)
+        if mul:
+            self.mul_used, self.cond_mul = True, 1
+        else:
+            self.add_used, self.cond_add = True, 1
+        sets, unpack = self._operation_exts(op, mul=mul)
+        if unpack:
+            self._operation_unpack(unpack, (), False, op.exts[0][1])
+        if op.operands:
+            sets |= self._destination(op.operands[0], mul=mul)
+        if sets:
+            self._set_flags(op.pos, mul=mul)
+
+    def _signal(self, op: Operation) -> None:
+        self._count_operands(op, 0, 0)
+        if op.exts:
+            raise unknown_extension(op.exts[0][0], op.exts[0][1], "a signal")
+        if self.sig != 1:
+            why = {13: "a small immediate or rotation", 14: "a load immediate"}.get(self.sig, "another signal")
+            raise Fault("signal-conflict", f"{op.info.name} and {why} do not fit one instruction", op.pos)
+        self.sig = op.info.code
+
+    def _read(self, op: Operation) -> None:
+        self._count_operands(op, 1, 1)
+        if op.exts:
+            raise unknown_extension(op.exts[0][0], op.exts[0][1], "read")
+        if self.sig == 14:
+            raise Fault("load-immediate-full", "read does not fit a load immediate instruction", op.pos)
+        operand = op.operands[0]
+        value = operand.value
+        if isinstance(value, Reg):
+            if not value.read_files or value.rotation or operand.exts:
+                what = "accumulators are not read through a port" if value.mux >= 0 else f"{value.name} cannot be read"
+                raise Fault("not-readable", what, operand.pos)
+            self._port(value, operand.pos)
+        elif isinstance(value, int | float):
+            self._immediate(value, operand.pos)
+        else:
+            raise Fault(
+                "value-type", f"read takes a register or a small immediate, not {described(value)}", operand.pos
+            )
+
+    # -- branches ------------------------------------------------------------------------------------------------
+
+    def _branch(self, op: Operation) -> None:
+        self._count_operands(op, 2, 4)
+        operands = op.operands
+        relative = op.info.code
+        cond, sets = 15, False
+        for name, pos in op.exts:
+            if name in BRANCH_CONDS:
+                cond = BRANCH_CONDS[name]
+            elif name in ("setf", "sf"):
+                sets = True
+            elif name in ALU_CONDS:
+                raise Fault(
+                    "branch-condition", f".{name} is no branch condition", pos, allowed="." + " .".join(BRANCH_CONDS)
+                )
+            else:
+                raise unknown_extension(name, pos, "a branch")
+        self._branch_destination(operands[0], mul=False)
+        targets = operands[1:]
+        if len(operands) == 4:
+            self._branch_destination(operands[1], mul=True)
+            targets = operands[2:]
+        reg, imm = -1, 0
+        reg_pos = op.pos
+        for i, operand in enumerate(targets):
+            value = operand.value
+            if operand.exts:
+                raise Fault("branch-target", "a branch target takes no extension", operand.exts[0][1])
+            if isinstance(value, Reg):
+                if value.family == "nop":
+                    continue
+                if value.family != "ra" or value.number > 31 or value.rotation:
+                    raise Fault(
+                        "branch-target", f"{value.name} cannot hold a branch target", operand.pos, allowed="ra0..ra31"
+                    )
+                if reg >= 0:
+                    raise Fault("branch-target", "a branch has one register target", operand.pos)
+                reg, reg_pos = value.number, operand.pos
+            elif i and not isinstance(targets[0].value, Reg):
+                raise Fault("branch-target", "a branch has one constant target", operand.pos)
+            elif isinstance(value, LabelRef):
+                self.target = BranchTarget(value, bool(relative))
+                if not relative:
+                    self._note(
+                        "branch-absolute",
+                        "bra jumps to an absolute bus address; a label is an offset in the program",
+                        operand.pos,
+                        "use brr, or add the load address",
+                    )
+            else:
+                if not isinstance(value, int):
+                    raise Fault("branch-target", f"a branch target is not {described(value)}", operand.pos)
+                imm = word32(value, operand.pos)
+                if imm & 7 and reg < 0:
+                    self._note(
+                        "branch-alignment", f"{value} is no multiple of 8, the size of an instruction", operand.pos
+                    )
+        if reg < 0 and self.target is None and not any(not isinstance(t.value, Reg) for t in targets):
+            raise Fault(
+                "branch-target", "a branch needs a target", targets[0].pos, allowed="a label, a constant, ra0..ra31"
+            )
+        raddr = max(reg, 0)
+        if sets:
+            if reg >= 0 and not reg & 1:
+                raise Fault(
+                    "branch-setf",
+                    "a branch through an even register cannot set flags",
+                    reg_pos,
+                    allowed="odd registers",
+                )
+            raddr |= 1
+        elif reg & 1 and reg >= 0:
+            self._note("branch-odd", f"a branch through ra{reg}, an odd register, sets the flags as well", reg_pos,
+                       "use an even register, or .setf to show that it is meant")  # fmt: skip
+        self.word = (
+            15 << 60
+            | cond << 52
+            | relative << 51
+            | int(reg >= 0) << 50
+            | raddr << 45
+            | self.ws << 44
+            | self.waddr_add << 38
+            | self.waddr_mul << 32
+            | imm
+        )
+
+    def _branch_destination(self, op: Operand, *, mul: bool) -> None:
+        if op.exts:
+            raise Fault("branch-destination", "the link of a branch takes no extension", op.exts[0][1])
+        if isinstance(op.value, Reg) and op.value.rotation:
+            raise Fault("branch-destination", "the link of a branch is not rotated", op.pos)
+        self._destination(op, mul=mul)
