@@ -23,7 +23,7 @@ version = release = qpu.__version__
 extensions = ["myst_parser", "sphinx_design"]
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 4
-exclude_patterns = ["_build", "hardware"]
+exclude_patterns = ["_build"]
 nitpicky = True
 # Types in signatures: names of the standard library and NumPy, and aliases. References in prose are all checked.
 nitpick_ignore_regex = [("py:class", ".*")]

@@ -44,7 +44,7 @@ PAGES = sorted(
     and ".venv" not in path.parts
 )
 ASSEMBLY = {"vc4": ("vc4",), "v3d42": ("v3d42",), "v3d71": ("v3d71",), "v3d": ("v3d42", "v3d71")}
-KNOWN = {"python", "console", "output", "pi-shell", "pi-config", *ASSEMBLY}
+KNOWN = {"python", "console", "output", "pi-shell", "pi-config", "text", *ASSEMBLY}
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})(?P<info>[^`]*)$")
 ON_A_PI = re.compile(r"(sudo|dmesg|vcgencmd|modprobe|reboot|groups|docker|raspi-config|ls /dev|getent)\b")
 CI = (ROOT / ".ci" / "run").read_text()

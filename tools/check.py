@@ -16,7 +16,7 @@ FAST = (
     ("generated VC4 builder", (sys.executable, "tools/gen_asm_vc4.py", "--check")),
     ("generated pages", (sys.executable, "tools/gen_docs.py", "--check")),
     ("diagrams", (sys.executable, "tools/draw_docs.py", "--check")),
-    ("layers", (sys.executable, "-m", "pytest", "-q", "tests/test_layers.py")),
+    ("layers and citations", (sys.executable, "-m", "pytest", "-q", "tests/test_layers.py", "tests/test_citations.py")),
 )
 SLOW = (
     ("tests", (sys.executable, "-m", "pytest", "-q")),

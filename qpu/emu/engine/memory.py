@@ -37,7 +37,7 @@ class Memory:
 
     size: bytes of the window (a power of two); systems that cannot reserve 4 GiB get what they can.
     shared: back it with a memory file whose descriptor `fd` can be mapped by others (Linux only).
-    Source of page-granular bounds: drivers.md 1.3 (MMU), emulator.md section 2.
+    Source of page-granular bounds: drivers.md 1.3 (MMU).
     """
 
     def __init__(self, size: int = 1 << 32, *, shared: bool = False) -> None:
