@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from qpu.buffers import Buffer, BufferView, Uniforms, as_array, close_bo, pack_uniforms, whole
-from qpu.core.deferred_signals import Uninterrupted
+from qpu.core.deferred_signals import critical
 from qpu.core.isa import Isa
 from qpu.core.program import Program
 from qpu.drivers.base import Bo, CsdJob, DeviceInfo, Driver, Fence, Job, QpuJob
@@ -130,7 +130,7 @@ class Device(AbstractContextManager["Device"]):
             raise UsageError(f"{size} bytes exceed the GPU's 4 GiB of addresses")
         with self._lock:
             self._tidy()
-            with Uninterrupted():  # from the call to the record of it: an interrupt leaves no memory that nobody knows
+            with critical():  # from the call to the record of it: an interrupt leaves no memory that nobody knows
                 bo = self.driver.alloc(size)
                 try:
                     buffer = Buffer(self, bo, dims, kind)
@@ -157,14 +157,14 @@ class Device(AbstractContextManager["Device"]):
 
     def forget(self, buffer: Buffer, bo: Bo) -> None:
         """Called by a buffer that closes."""
-        with self._lock, Uninterrupted():
+        with self._lock, critical():
             self._buffers.discard(buffer)
             self._bos.pop(id(buffer), None)
             self._return(bo)
 
     def _drop(self, key: int) -> None:
         """A buffer was garbage-collected. Its ndarray may still be about to go: `_return` tries again later."""
-        with Uninterrupted(late=True):
+        with critical(late=True):
             bo = self._bos.pop(key, None)
             if bo is not None and self._driver is not None and os.getpid() == self._pid:
                 self._return(bo)
@@ -180,7 +180,7 @@ class Device(AbstractContextManager["Device"]):
             for launch in list(self._running):  # an interrupted `run` leaves one
                 launch.settle_if_done()
         if not self._running or self.isa is not Isa.VC4:
-            with Uninterrupted():
+            with critical():
                 self._lingering = [bo for bo in self._lingering if not close_bo(bo)]
 
     # programs
@@ -203,7 +203,7 @@ class Device(AbstractContextManager["Device"]):
             if known is not None and known[0]() is program:
                 return known[1]
             data = program.data
-            with Uninterrupted():
+            with critical():
                 bo = self.driver.alloc(len(data) + PREFETCH_SLACK)
                 bo.view[: len(data)] = data
                 key = id(program)
@@ -211,7 +211,7 @@ class Device(AbstractContextManager["Device"]):
             return bo
 
     def _unload(self, key: int) -> None:
-        with Uninterrupted(late=True):
+        with critical(late=True):
             known = self._code.pop(key, None)
             if known is not None and self._driver is not None and os.getpid() == self._pid:
                 self._return(known[1])  # its launches are over: they hold the program
@@ -450,7 +450,7 @@ class Device(AbstractContextManager["Device"]):
         total = sum(_up(len(s) + 64, 64) for s in data)
         base = 0
         if data:
-            with Uninterrupted():
+            with critical():
                 bo = self._scratch(total)
                 keep.append(bo)
             base = bo.address

@@ -19,7 +19,7 @@ from hw.programs import binary, long
 
 import qpu
 from qpu import device
-from qpu.core.deferred_signals import StopRequest, Uninterrupted, deliver_held
+from qpu.core.deferred_signals import critical, run_pending
 from qpu.emu.engine.memory import Memory
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import Injector
@@ -191,20 +191,20 @@ def test_nested_blocks() -> None:
 
     before = signal.signal(signal.SIGINT, tell)
     try:
-        with Uninterrupted():
+        with critical():
             strike()
-            with Uninterrupted():
+            with critical():
                 strike()
             order.append("inner over")
-            with StopRequest() as stop:
-                assert stop.requested
-            stop.deliver()
+            with critical() as stop:
+                assert stop.pending
+            run_pending()
             order.append("delivered")
-            deliver_held()
+            run_pending()
             strike()
             order.append("end")
         assert order == ["inner over", "handler", "delivered", "end", "handler"]
-        with Uninterrupted():
+        with critical():
             signal.signal(signal.SIGINT, signal.default_int_handler)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
@@ -212,7 +212,7 @@ def test_nested_blocks() -> None:
 
 
 def test_a_held_signal_does_not_replace_an_error() -> None:
-    with pytest.raises(KeyboardInterrupt) as caught, Uninterrupted():
+    with pytest.raises(KeyboardInterrupt) as caught, critical():
         strike()
         raise OSError("mine")
     assert isinstance(caught.value.__context__, OSError)
@@ -223,7 +223,7 @@ def test_other_threads_hold_nothing() -> None:
     found: list[object] = []
 
     def work() -> None:
-        with Uninterrupted():
+        with critical():
             found.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)

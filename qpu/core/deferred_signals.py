@@ -1,4 +1,4 @@
-"""Signals between steps instead of inside one: calls that no handler may cut in two."""
+"""Critical sections that Python's signal handlers do not interrupt."""
 
 from __future__ import annotations
 
@@ -9,157 +9,151 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["StopRequest", "Uninterrupted", "deliver_held"]
+__all__ = ["CriticalSection", "critical", "run_pending"]
 
 _NAMES = ("INT", "ALRM", "VTALRM", "PROF", "TERM", "HUP", "QUIT", "USR1", "USR2", "CHLD", "BREAK")
 _SIGNALS = tuple(int(getattr(signal, f"SIG{name}")) for name in _NAMES if hasattr(signal, f"SIG{name}"))
-# What `signal` wraps to make enumerations of numbers: ten times as fast, and this happens in each emulated call.
+# The functions below the `signal` module, which wraps them to return enumeration members: ten times as fast, and every
+# emulated system call enters a critical section.
 _C: Any = import_module("_signal")
 _get: Callable[[int], object] = _C.getsignal
 _set: Callable[[int, object], object] = _C.signal
-LATE_S = 0.01  # after a finalizer: time for what runs it to come to its end
+LATE_S = 0.01  # from the end of a finalizer to its deferred handlers: the code that was interrupted finishes first
+POLL_S = 0.05  # of host time, between checks for signals while waiting for a lock
 _main = threading.main_thread
 _ident = threading.get_ident
 
 _Handler = Callable[[int, "FrameType | None"], object]
-_innermost: StopRequest | None = None  # of the main thread: nobody else gets handlers
+_innermost: CriticalSection | None = None  # of the main thread: Python runs handlers nowhere else
 
 
-class StopRequest:
-    """``with StopRequest() as stop``: a signal sets `stop.requested` while the block runs in the main thread.
+class _Lock(Protocol):
+    def acquire(self, blocking: bool = ..., timeout: float = ...) -> bool: ...
+    def release(self) -> None: ...
 
-    The caller looks at it between steps and leaves the block; then `deliver` calls the handlers: Python's own raises
-    KeyboardInterrupt, others do what they like. So the state stays whole whatever they raise. Blocks nest: what came
-    in the outer one requests a stop of the inner one at once, and whichever delivers first delivers all. Elsewhere
-    than in the main thread, where Python runs no handlers, nothing changes.
-    """
 
-    __slots__ = ("_came", "_held", "_outer", "_over", "requested")
+class CriticalSection:
+    """See `critical`. pending: True once a signal has arrived; long loops poll it and leave the section."""
 
-    def __init__(self) -> None:
-        self.requested = False
-        self._held: dict[int, _Handler] = {}
-        self._came: list[tuple[_Handler, int, FrameType | None]] = []
-        self._outer: StopRequest | None = None
-        self._over = True
+    __slots__ = ("_arrived", "_deferred", "_entered", "_late", "_lock", "_outer", "pending")
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self._over:  # an exception left this handler behind
-            self._held[number](number, frame)
+    def __init__(self, late: bool, lock: _Lock | None) -> None:
+        self.pending = False
+        self._deferred: dict[int, _Handler] = {}
+        self._arrived: list[tuple[_Handler, int, FrameType | None]] = []
+        self._outer: CriticalSection | None = None
+        self._entered = False
+        self._late = late
+        self._lock = lock
+
+    def _handler(self, number: int, frame: FrameType | None) -> None:
+        if not self._entered:  # an exception on the way out left this handler installed
+            self._deferred[number](number, frame)
             return
-        if all(number != other for _, other, _ in self._came):  # as the kernel, which keeps one of each
-            self._came.append((self._held[number], number, frame))
+        if all(number != other for _, other, _ in self._arrived):  # the kernel keeps one of each, too
+            self._arrived.append((self._deferred[number], number, frame))
         each = _innermost
         while each is not None:
-            each.requested = True
+            each.pending = True
             each = each._outer
 
     def _install(self) -> None:
-        self._over = False
-        stop = self._stop
+        self._entered = True
+        handler = self._handler
         try:
             for number in _SIGNALS:
-                handler = _get(number)
-                if callable(handler) and handler != stop:
-                    self._held[number] = handler
-                    _set(number, stop)  # runs the old handler first when a signal waits for it
+                before = _get(number)
+                if callable(before) and before != handler:
+                    self._deferred[number] = before
+                    _set(number, handler)  # a signal that is pending right now runs the old handler first
         except BaseException:
             self._restore()
             raise
 
     def _restore(self) -> None:
-        self._over = True
+        self._entered = False
         try:
-            for number, handler in self._held.items():
-                if _get(number) == self._stop:  # the block may have set another one
+            for number, handler in self._deferred.items():
+                if _get(number) == self._handler:  # unless the section set another one
                     _set(number, handler)
         except BaseException:
-            self._restore()  # one that is back already raised
+            self._restore()  # a handler that is back already raised
             raise
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> CriticalSection:
         global _innermost
         if _ident() == _main().ident:
             outer = _innermost
             if outer is None:
                 self._install()
             else:
-                self._held, self._came = outer._held, outer._came
-                self.requested = bool(self._came)
-                self._outer, self._over = outer, False
+                self._deferred, self._arrived = outer._deferred, outer._arrived
+                self.pending = bool(self._arrived)
+                self._outer, self._entered = outer, True
             _innermost = self
+        if self._lock is not None:
+            try:
+                while not self._lock.acquire(timeout=POLL_S):
+                    run_pending()
+            except BaseException:
+                self._leave()
+                raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._lock is not None:
+            self._lock.release()
+        try:
+            self._leave()
+        finally:
+            if self._arrived and self._outer is None:
+                if self._late:
+                    numbers = [number for _, number, _ in self._arrived]
+                    threading.Thread(target=_interrupt_later, args=(numbers,), daemon=True).start()
+                else:
+                    self._run_handlers()
+
+    def _leave(self) -> None:
         global _innermost
-        if not self._over:
+        if self._entered:
             _innermost = self._outer
             if self._outer is None:
                 self._restore()
-            self._over = True
+            self._entered = False
 
-    def deliver(self) -> None:
-        """After the block: call the handlers of the signals that came, in their order.
-
-        Raises: what they raise, KeyboardInterrupt for Ctrl-C where the program has no handler of its own.
-        """
-        if not self._came:
-            return
-        if self._outer is not None:
-            deliver_held()
-            return
-        self._call()
-
-    def _call(self) -> None:
-        handler, number, frame = self._came.pop(0)
+    def _run_handlers(self) -> None:
+        handler, number, frame = self._arrived.pop(0)
         try:
             handler(number, frame)
         finally:
-            if self._came:
-                self._call()
+            if self._arrived:
+                self._run_handlers()
 
 
-def deliver_held() -> None:
-    """Inside blocks of the main thread: call the handlers of what came, as if there were no block around.
+def critical(*, late: bool = False, lock: _Lock | None = None) -> CriticalSection:
+    """Defer Unix signal handlers until the end of a ``with critical()`` block, whatever they raise.
 
-    For waits and long runs inside a call, at places where the state is whole. Raises: what they raise.
+    Sections nest: the handlers run at the end of the outermost one, in the order of arrival, or in `run_pending`.
+    late: for finalizers, where exceptions are lost: the handlers run shortly after the section. lock: held inside the
+    section; handlers do run while the section waits for it. In other threads than the main one, where Python runs no
+    handlers, only the lock has an effect.
+    """
+    return CriticalSection(late, lock)
+
+
+def run_pending() -> None:
+    """Run the handlers of the signals that arrived, at a point inside critical sections where the state is consistent.
+
+    For waits and long loops. Raises: what the handlers raise, KeyboardInterrupt for Ctrl-C by default.
     """
     inner = _innermost
-    if inner is not None and inner._came and _ident() == _main().ident:
-        inner._call()  # what comes meanwhile waits: nothing may strike between here and the caller's next step
+    if inner is not None and inner._arrived and _ident() == _main().ident:
+        inner._run_handlers()  # what arrives meanwhile stays deferred: nothing interrupts the caller's next step
 
 
-class Uninterrupted:
-    """``with Uninterrupted()``: handlers wait for the end of the block, or for `deliver_held` inside.
-
-    late: for finalizers, where exceptions are lost: handlers run soon after.
-    """
-
-    __slots__ = ("_late", "_stop")
-
-    def __init__(self, *, late: bool = False) -> None:
-        self._stop = StopRequest()
-        self._late = late
-
-    def __enter__(self) -> None:
-        self._stop.__enter__()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        stop = self._stop
-        try:
-            stop.__exit__(kind, error, at)
-        finally:
-            if stop._came and stop._outer is None:
-                if self._late:
-                    numbers = [number for _, number, _ in stop._came]
-                    threading.Thread(target=_again, args=(numbers,), daemon=True).start()
-                else:
-                    stop.deliver()
-
-
-def _again(numbers: list[int]) -> None:
+def _interrupt_later(numbers: list[int]) -> None:
     time.sleep(LATE_S)
     for number in numbers:
         _thread.interrupt_main(signal.Signals(number))

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from qpu.core.deferred_signals import Uninterrupted
+from qpu.core.deferred_signals import critical
 from qpu.core.isa import Isa
 from qpu.drivers import board
 from qpu.drivers import errors_table as advice
@@ -151,12 +151,12 @@ class DrmV3d:
             raise UsageError(f"a buffer of {size} bytes; allowed: 1..{0x1_0000_0000 - 2 * page}")
         size = -(-size // page) * page
         try:
-            with Uninterrupted():
+            with critical():
                 return self._alloc(size)
         except DriverError as error:
             if error.errno not in (errno.ENOMEM, errno.ENOSPC) or not self._sweep():
                 raise
-        with Uninterrupted():
+        with critical():
             return self._alloc(size)  # finished launches held memory
 
     def _alloc(self, size: int) -> DrmBo:
@@ -247,7 +247,7 @@ class DrmV3d:
                 many = bool(self.identity.params.get(Param.SUPPORTS_MULTISYNC_EXT))
                 for earlier in after:
                     imported += self._import(earlier, timeout_s, many or not imported)
-                with Uninterrupted():
+                with critical():
                     return self._start(cfg, bos, imported, job.completion)
             finally:
                 for handle in imported:

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from qpu.core.deferred_signals import Uninterrupted
+from qpu.core.deferred_signals import critical
 from qpu.drivers.errors_table import MEND
 from qpu.drivers.port import Port
 from qpu.errors import DriverError, GpuTimeoutError
@@ -91,7 +91,7 @@ class Background:
     def submit(self, call: Callable[[], None]) -> Task:
         """Let the thread make a call."""
         task = Task(self._port, call)
-        with Uninterrupted(), self._changed:
+        with critical(), self._changed:
             if self._thread is None:
                 # A daemon: at exit the guard stops the device first, and then nobody needs the thread.
                 self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
@@ -114,7 +114,7 @@ class Background:
 
     def close(self) -> None:
         """Drop what has not begun. The call that is being made ends by itself."""
-        with Uninterrupted(), self._changed:
+        with critical(), self._changed:
             self._closed = True
             dropped = list(self._tasks)
             self._tasks.clear()

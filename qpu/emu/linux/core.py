@@ -11,10 +11,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
-from qpu.core.deferred_signals import Uninterrupted, deliver_held
+from qpu.core.deferred_signals import CriticalSection, critical, run_pending
 from qpu.emu.boards import BoardProfile
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
@@ -37,7 +36,6 @@ NS = 1_000_000_000
 KEEP_RUNS = 256
 SYSCALL_NS = 1_000  # emulated time of one system call; any positive value keeps polling loops moving
 READ_CLOCK_NS = 100
-LOOK_S = 0.05  # of host time, between looks at signals while another thread is inside the kernel
 
 Subscriber = Callable[[str], None]
 
@@ -139,29 +137,6 @@ class Interrupt:
         """True when the calling thread, which belongs to `process`, shall leave."""
         me = threading.get_ident()
         return process is self.process and me != self.by and (self.threads is None or me in self.threads)
-
-
-class Whole(Uninterrupted):
-    """A block that holds the kernel's lock and signal handlers off; see `Kernel.whole`."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self, lock: threading.RLock) -> None:
-        super().__init__()
-        self._lock = lock
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        try:
-            while not self._lock.acquire(timeout=LOOK_S):
-                deliver_held()
-        except BaseException:
-            self._stop.__exit__(None, None, None)
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._lock.release()
-        super().__exit__(kind, error, at)
 
 
 class FdTable:
@@ -355,16 +330,16 @@ class Kernel:
             finally:
                 self.last_call = time.monotonic()
 
-    def whole(self) -> Whole:
+    def whole(self) -> CriticalSection:
         """Hold the lock, and signal handlers off; they run while this waits for the lock, and at the end."""
-        return Whole(self.lock)
+        return critical(lock=self.lock)
 
     def check_interrupted(self) -> None:
         """Asked between steps of an emulation, where all is whole: lets signal handlers run.
 
         Raises: what they raise; OSError EINTR when somebody wants this thread out.
         """
-        deliver_held()
+        run_pending()
         if self.interrupts and any(i.means(self.fds) for i in self.interrupts):
             raise fail(errno.EINTR)
 

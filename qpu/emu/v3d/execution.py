@@ -6,8 +6,8 @@ import time
 from abc import ABC, abstractmethod
 from typing import Protocol
 
+from qpu.core.deferred_signals import critical, run_pending
 from qpu.core.isa import Isa
-from qpu.emu.engine.interrupts import StopRequest
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.numpy_lanes import quiet
@@ -57,7 +57,7 @@ class DispatchExecution(ABC):
             profile.name, profile.isa, memory, dispatch, self._placement, self.stats, strict=strict
         )
         self._failed: BaseException | None = None
-        self._stop = StopRequest()
+        self._stop = critical()  # of the run under way
 
     @property
     def clocks(self) -> int:
@@ -87,13 +87,13 @@ class DispatchExecution(ABC):
         """
         target = None if clocks is None else self.clocks + clocks
         while True:
-            self._stop = StopRequest()
+            self._stop = critical()
             try:
                 with self._stop:
                     self._run(target)
             finally:
-                self._stop.deliver()
-            if self.done or not self._stop.requested:
+                run_pending()
+            if self.done or not self._stop.pending:
                 return self.done
 
     def _run(self, target: int | None) -> None:
@@ -103,7 +103,7 @@ class DispatchExecution(ABC):
         begun = time.perf_counter()
         try:
             with quiet():
-                while not self.done and not self._stop.requested:
+                while not self.done and not self._stop.pending:
                     budget = self.segment
                     if target is not None:
                         left = target - self.clocks

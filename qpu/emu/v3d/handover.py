@@ -12,8 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.core.deferred_signals import CriticalSection
 from qpu.core.isa import Isa
-from qpu.emu.engine.interrupts import StopRequest
 from qpu.emu.v3d.dispatch import Dispatch, Placement
 from qpu.emu.v3d.prepare import prepare
 from qpu.emu.v3d.reference import V3dExecution, V3dReferenceMachine
@@ -117,7 +117,7 @@ class ReferenceRest(V3dExecution):
         """Instructions that the reference engine executed."""
         return int(self._services.qpu_instructions.sum()) - self._before
 
-    def advance(self, budget: int, stop: StopRequest) -> None:
+    def advance(self, budget: int, stop: CriticalSection) -> None:
         """One turn. stop: the request of the caller's run."""
         self._stop = stop
         self._turn(min(budget, self.segment))

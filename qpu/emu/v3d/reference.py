@@ -117,7 +117,7 @@ class V3dExecution(DispatchExecution):
         while self._queue:
             g = self._queue.popleft()
             self._run_segment(g)
-            if self._stop.requested:
+            if self._stop.pending:
                 return
         self._release()
 
@@ -263,7 +263,7 @@ class V3dExecution(DispatchExecution):
             if g.busy:
                 self._check_slots(g, p)
             if c.special:
-                if g.count - g.begun >= budget or self._stop.requested:
+                if g.count - g.begun >= budget or self._stop.pending:
                     g.ordered = False
                     self._suspend(g)
                     return []

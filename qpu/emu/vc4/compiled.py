@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.emu.engine.interrupts import StopRequest
+from qpu.core.deferred_signals import CriticalSection
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.numpy_lanes import LANES
 from qpu.emu.vc4.chip import Profile
@@ -220,14 +220,14 @@ class CompiledVc4Execution(ReferenceExecution):
 
     # -- scheduling
 
-    def _advance(self, limit: int | None, stop: StopRequest) -> None:
+    def _advance(self, limit: int | None, stop: CriticalSection) -> None:
         qpus = self._qpus
         while not self.done and self._hung is None:
             ready = [q for q in qpus if q.status == Status.READY]
             if not ready:
                 self._next_turn()
                 continue
-            if stop.requested or (limit is not None and self.clocks >= limit):
+            if stop.pending or (limit is not None and self.clocks >= limit):
                 return
             self._renumbered = False
             starts = [(q, start) for q in ready if (start := self._start_of(q)) is not None]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.core.deferred_signals import CriticalSection, critical, run_pending
 from qpu.core.isa import Isa
-from qpu.emu.engine.interrupts import StopRequest
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.numpy_lanes import U32, quiet
@@ -155,13 +155,13 @@ class ReferenceExecution:
         """
         limit = None if clocks is None else self.clocks + clocks
         while True:
-            stop = StopRequest()
+            stop = critical()
             try:
                 with stop:
                     self._run(limit, stop)
             finally:
-                stop.deliver()
-            if self.done or not stop.requested:
+                run_pending()
+            if self.done or not stop.pending:
                 break
         if self._hung is not None:
             if limit is None:
@@ -170,7 +170,7 @@ class ReferenceExecution:
             self.stats.clocks = self.clocks
         return self.done
 
-    def _run(self, limit: int | None, stop: StopRequest) -> None:
+    def _run(self, limit: int | None, stop: CriticalSection) -> None:
         """Run until the clock reaches `limit`, or a signal comes."""
         if self._fault is not None:
             raise self._fault
@@ -213,14 +213,14 @@ class ReferenceExecution:
         return self._hung
 
     # -- scheduling
-    def _advance(self, limit: int | None, stop: StopRequest) -> None:
+    def _advance(self, limit: int | None, stop: CriticalSection) -> None:
         qpus = self._qpus
         while not self.done and self._hung is None:
             ready = [q for q in qpus if q.status == Status.READY]
             if not ready:
                 self._next_turn()
                 continue
-            if stop.requested or (limit is not None and self.clocks >= limit):
+            if stop.pending or (limit is not None and self.clocks >= limit):
                 return
             key = min(q.key for q in ready)
             members = [q.number for q in ready if q.key == key]
