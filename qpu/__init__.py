@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from qpu import v3d, vc4
     from qpu.buffers import Buffer, BufferView
     from qpu.core.isa import Isa
-    from qpu.core.program import Program
     from qpu.device import Device, Launch, open_device
     from qpu.errors import (
         AsmError,
@@ -28,12 +27,13 @@ if TYPE_CHECKING:
         UsageError,
     )
     from qpu.instruction_sets import InstructionSet, assemble, isa
+    from qpu.program import Program
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Isa": "qpu.core.isa",
-    "Program": "qpu.core.program",
+    "Program": "qpu.program",
     "Buffer": "qpu.buffers",
     "BufferView": "qpu.buffers",
     "Device": "qpu.device",

@@ -16,9 +16,9 @@ from qpu.errors import AsmError, DecodeError, DriverError, QpuError, Severity, U
 if TYPE_CHECKING:
     from qpu import formats
     from qpu.core.hazards import Finding
-    from qpu.core.program import Program
     from qpu.drivers.port import Port
     from qpu.instruction_sets import InstructionSet
+    from qpu.program import Program
 
 __all__ = ["main"]
 
@@ -111,7 +111,7 @@ def _asm(options: argparse.Namespace) -> int:
 def _assemble_vc4(source: str, filename: str, include: Sequence[str]) -> tuple[Program, formats.Symbols]:
     """VideoCore IV text, with what it exports; its warnings go to stderr."""
     from qpu import formats
-    from qpu.core.program import Program
+    from qpu.program import Program
     from qpu.vc4.vc4asm import assemble_text
 
     near = [] if filename == "<stdin>" else [str(Path(filename).parent)]
@@ -164,7 +164,7 @@ def _disasm(options: argparse.Namespace) -> int:
         else:
             out.append(row["text"] + (f"  # {row['note']}" if "note" in row else ""))
     if options.listing and not options.json:
-        from qpu.core.program import Program
+        from qpu.program import Program
 
         out = [toolkit.listing(Program(Isa(options.isa), tuple(words)))]
     if out:

@@ -19,11 +19,11 @@ from numpy.typing import DTypeLike
 from qpu.buffers import Buffer, BufferView, Uniforms, as_array, close_bo, pack_uniforms, whole
 from qpu.core.deferred_signals import critical
 from qpu.core.isa import Isa
-from qpu.core.program import Program
 from qpu.drivers.base import Bo, CsdJob, DeviceInfo, Driver, Fence, Job, QpuJob
 from qpu.drivers.drm.csd import split_dispatch
 from qpu.errors import DriverError, EmuFault, NoDeviceError, UsageError
 from qpu.launch import Arguments, Launch, Over, Parts, own, seconds, within
+from qpu.program import Program
 
 if TYPE_CHECKING:
     from qpu.drivers.port import Port

@@ -1,17 +1,18 @@
-"""One door to the instruction sets: `isa()` finds the toolkit of a name, `assemble()` makes a program of any source."""
+"""Instruction sets by name: `isa()` finds one, `assemble()` makes a program from any source."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
+from qpu.program import Program, toolkit
 
 if TYPE_CHECKING:
     from qpu.core.hazards import Finding
-    from qpu.core.program import Program
 
 __all__ = ["InstructionSet", "Source", "assemble", "isa"]
 
@@ -19,11 +20,14 @@ __all__ = ["InstructionSet", "Source", "assemble", "isa"]
 Source: TypeAlias = "Callable[..., None] | str | Iterable[int]"
 
 
-class InstructionSet(Protocol):
+class InstructionSet:
     """What every instruction set can do. Instructions are the frozen dataclasses of `qpu.vc4` or `qpu.v3d`."""
 
-    @property
-    def isa(self) -> Isa: ...
+    __slots__ = ("_toolkit", "isa")
+
+    def __init__(self, which: Isa) -> None:
+        self.isa = which
+        self._toolkit = toolkit(which)
 
     def assemble(
         self,
@@ -33,45 +37,61 @@ class InstructionSet(Protocol):
         filename: str | None = None,
         args: Sequence[object] = (),
         single_segment: bool = False,
+        include_path: Sequence[str | PathLike[str]] = (),
+        defines: Mapping[str, int | float | str] | None = None,
     ) -> Program:
         """A program from a builder function, text or words.
 
         check: apply hazard rules, errors raise HazardError; None means yes for builders, no for text and words.
-        args: further arguments of a builder function. Raises: AsmError with every diagnostic.
+        args: further arguments of a builder function. include_path, defines: for VideoCore IV text, see
+        `qpu.vc4.vc4asm.assemble_text`. Raises: AsmError with every diagnostic, UsageError.
         """
-        ...
+        text: dict[str, Any] = {}
+        if include_path or defines:
+            if self.isa is not Isa.VC4:
+                raise UsageError(f"include_path and defines are for text of vc4; text of {self.isa} has neither")
+            text = {"include_path": include_path, "defines": defines}
+        code = self._toolkit.assemble(
+            source, check=check, filename=filename, args=args, single_segment=single_segment, **text
+        )
+        return Program.of(code)
 
     def disassemble(self, word: int) -> str:
         """Text of one instruction, no label or comment. Raises: DecodeError (V3D)."""
-        ...
+        return self._toolkit.disassemble(word)
 
-    def encode(self, instr: Any) -> int: ...
-    def decode(self, word: int) -> Any: ...
+    def note(self, word: int) -> str | None:
+        """What the text of `word` leaves out, such as surplus bits; None when the text says it all."""
+        return self._toolkit.note(word)
+
+    def encode(self, instr: Any) -> int:
+        """The word of an instruction. Raises: AsmError."""
+        return self._toolkit.encode(instr)
+
+    def decode(self, word: int) -> Any:
+        """The instruction of a word. Raises: DecodeError (V3D)."""
+        return self._toolkit.decode(word)
 
     def check(self, words: Iterable[int], *, single_segment: bool = False) -> list[Finding]:
         """Validity and hazard findings in program order."""
-        ...
+        return self._toolkit.check(words, single_segment=single_segment)
 
     def listing(self, program: Program) -> str:
         """Disassembly for people: one instruction a line, branch targets labelled."""
-        ...
+        return self._toolkit.listing(program)
+
+    def __repr__(self) -> str:
+        return f"<instruction set {self.isa}>"
 
 
 @cache
 def isa(name: str | Isa) -> InstructionSet:
-    """The toolkit of instruction set `name`: ``vc4``, ``v3d42`` or ``v3d71``. Raises: UsageError."""
+    """Instruction set `name`: ``vc4``, ``v3d42`` or ``v3d71``. Raises: UsageError."""
     try:
-        which = Isa(name)
+        return InstructionSet(Isa(name))
     except ValueError:
         allowed = ", ".join(Isa)
         raise UsageError(f"unknown instruction set {str(name)!r}; allowed: {allowed}") from None
-    if which is Isa.VC4:
-        from qpu.vc4.instruction_set import Vc4Toolkit
-
-        return Vc4Toolkit()
-    from qpu.v3d.instruction_set import V3dToolkit
-
-    return V3dToolkit(which)
 
 
 def assemble(

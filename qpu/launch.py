@@ -16,9 +16,9 @@ import numpy as np
 
 from qpu.buffers import Buffer, BufferView
 from qpu.core.isa import Isa
-from qpu.core.program import Program
 from qpu.drivers.base import Bo, Completion, CsdJob, Fence
 from qpu.errors import DriverError, EmuFault, EmuWarning, GpuResetError, UsageError
+from qpu.program import Program
 
 if TYPE_CHECKING:
     from qpu.device import Device

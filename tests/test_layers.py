@@ -12,30 +12,28 @@ import pytest
 ROOT = Path(__file__).parent.parent / "qpu"
 
 # layer -> layers it may import from besides itself; the longest matching prefix names a module's layer
-_ISA = {"qpu.core", "qpu.core.program", "qpu.errors"}
-_ENGINE = {"qpu.core", "qpu.core.program", "qpu.emu.engine", "qpu.errors"}
+_ISA = {"qpu.core", "qpu.errors"}
+_ENGINE = {"qpu.core", "qpu.emu.engine", "qpu.errors"}
 LAYERS: dict[str, set[str]] = {
     "qpu.errors": set(),
     "qpu.core": {"qpu.errors"},
-    "qpu.core.program": {"qpu.core", "qpu.display", "qpu.errors", "qpu.instruction_sets"},
     "qpu.display": {
         "qpu.core",
-        "qpu.core.program",
         "qpu.drivers",
         "qpu.emu.engine",
         "qpu.errors",
-        "qpu.instruction_sets",
     },
     "qpu.vc4": _ISA,
     "qpu.v3d": _ISA,
-    "qpu.instruction_sets": {*_ISA, "qpu.vc4", "qpu.v3d"},
+    "qpu.program": {*_ISA, "qpu.display", "qpu.v3d", "qpu.vc4"},
+    "qpu.instruction_sets": {*_ISA, "qpu.program"},
     "qpu.formats": {"qpu.errors"},
     "qpu.drivers": {"qpu.core", "qpu.drivers.counters", "qpu.drivers.port", "qpu.drivers.uapi", "qpu.errors"},
     "qpu.drivers.port": set(),
     "qpu.drivers.counters": {"qpu.core", "qpu.core.isa", "qpu.errors"},
     "qpu.drivers.uapi": set(),
     # the emulated boards: engines below, the two families side by side, the operating system above
-    "qpu.emu.engine": {"qpu.core", "qpu.core.program", "qpu.display", "qpu.drivers.port", "qpu.errors"},
+    "qpu.emu.engine": {"qpu.core", "qpu.display", "qpu.drivers.port", "qpu.errors"},
     "qpu.emu.v3d": {*_ENGINE, "qpu.v3d"},
     "qpu.emu.vc4": {*_ENGINE, "qpu.vc4"},
     "qpu.emu.boards": {"qpu.core", "qpu.errors"},
@@ -47,7 +45,6 @@ LAYERS: dict[str, set[str]] = {
     },  # the factory; families by name only
     "qpu.emu.linux": {
         "qpu.core",
-        "qpu.core.program",
         "qpu.drivers.counters",
         "qpu.drivers.port",
         "qpu.drivers.uapi",
@@ -78,9 +75,9 @@ LAYERS: dict[str, set[str]] = {
     },
     "qpu.buffers": {"qpu.drivers", "qpu.device", "qpu.errors"},
     "qpu.device": {
+        "qpu.program",
         "qpu.buffers",
         "qpu.core",
-        "qpu.core.program",
         "qpu.display",
         "qpu.drivers",
         "qpu.drivers.port",
@@ -92,9 +89,9 @@ LAYERS: dict[str, set[str]] = {
         "qpu.launch",
     },
     "qpu.launch": {
+        "qpu.program",
         "qpu.buffers",
         "qpu.core",
-        "qpu.core.program",
         "qpu.device",
         "qpu.drivers",
         "qpu.emu",
@@ -103,9 +100,9 @@ LAYERS: dict[str, set[str]] = {
     },
     "qpu.runtime": {"qpu.device", "qpu.emu.engine", "qpu.launch"},
     "qpu.kernels": {
+        "qpu.program",
         "qpu.buffers",
         "qpu.core",
-        "qpu.core.program",
         "qpu.device",
         "qpu.errors",
         "qpu.instruction_sets",
@@ -115,7 +112,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "qpu": {
         "qpu." + n
-        for n in ("core.isa", "core.program", "core", "device", "buffers", "errors", "instruction_sets", "v3d", "vc4")
+        for n in ("core.isa", "core", "program", "device", "buffers", "errors", "instruction_sets", "v3d", "vc4")
     },
 }
 ANYTHING = {"qpu.__main__"}

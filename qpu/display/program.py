@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -9,18 +10,19 @@ from qpu.display.markup import MONO, row
 from qpu.errors import DecodeError, Severity
 
 if TYPE_CHECKING:
-    from qpu.core.program import Program
+    from qpu.core.code import Code
+    from qpu.core.hazards import Finding
 
 __all__ = ["program_html"]
 
-LIMIT = 2000  # rows; longer programs are cut, a notebook cell is no place for more
+LIMIT = 2000  # rows; longer programs are cut to keep the notebook cell readable
 _COLOUR = {Severity.ERROR: "#b00020", Severity.WARNING: "#9a6700", Severity.INFO: "#555"}
 
 
 def _columns(text: str) -> tuple[str, str, str]:
     """Add half, mul half and signals of an instruction's text; VideoCore IV's leaves out a mul half that does nothing.
 
-    What stands alone, or behind ``read``, is a signal; operations of the mul half have operands.
+    A part without operands, or one that begins with ``read``, is a signal; operations of the mul half have operands.
     """
     add, *rest = (part.strip() for part in text.split(";"))
     bare = bool(rest) and rest[0] != "nop" and (" " not in rest[0] or rest[0].startswith("read "))
@@ -28,13 +30,10 @@ def _columns(text: str) -> tuple[str, str, str]:
     return add, mul, "; ".join(rest)
 
 
-def program_html(program: Program) -> str:
-    """A table with address, word, add half, mul half and signals; labels and findings stand in line."""
-    from qpu.instruction_sets import isa
-
-    toolkit = isa(program.isa)
+def program_html(program: Code, found: Iterable[Finding], disassemble: Callable[[int], str]) -> str:
+    """A table with address, word, add half, mul half and signals; labels and findings are rows of their own."""
     findings: dict[int, list[str]] = {}
-    for finding in program.check():
+    for finding in found:
         text = f"{finding.severity}[{finding.rule}]: {finding.message}"
         colour = _COLOUR[finding.severity]
         findings.setdefault(finding.index, []).append(f'<span style="color:{colour}">{escape(text)}</span>')
@@ -46,7 +45,7 @@ def program_html(program: Program) -> str:
         for name in labels.get(index, ()):
             rows.append(row(["", "", f"<b>{escape(name)}:</b>", "", ""]))
         try:
-            add, mul, signals = _columns(toolkit.disassemble(word))
+            add, mul, signals = _columns(disassemble(word))
         except DecodeError as error:
             add, mul, signals = f"({error.diagnostics[0].message})", "", ""
         cells = [f"{8 * index:04x}", f"{word:016x}", add, mul, signals]

@@ -35,8 +35,8 @@ from qpu.runtime.batch import Run
 
 if TYPE_CHECKING:
     from qpu.buffers import Buffer, BufferView
-    from qpu.core.program import Program
     from qpu.device import Device
+    from qpu.program import Program
 
 __all__ = [
     "KERNELS",

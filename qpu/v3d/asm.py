@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from qpu.core.code import Code
 from qpu.core.isa import Isa
-from qpu.core.program import Program
 from qpu.v3d.operands import LAYERS
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def assemble(
     *args: object,
     check: bool = True,
     single_segment: bool = False,
-) -> Program:
+) -> Code:
     """Run the builder function ``fn(q, *args)`` and return its program.
 
     check: apply the validity rules; findings of severity error raise. single_segment: the launch
@@ -70,7 +70,7 @@ def assemble(
     q = _builder(isa)
     fn(q, *args)
     words, labels, locs = q._finish()
-    program = Program(isa, tuple(words), labels, locs)
+    program = Code(isa, tuple(words), labels, locs)
     if check:
         from qpu.v3d.hazards import check as find
         from qpu.v3d.hazards import raise_errors

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
+from qpu.core.code import Code
 from qpu.core.hazards import Distance, Finding
 from qpu.core.isa import Basis, Isa, Unit
-from qpu.core.program import Program
 from qpu.errors import DecodeError, Diagnostic, HazardError, Severity
 from qpu.v3d.codes import SIGNALS, WRITING_SIGS, tables
 from qpu.v3d.effects import Effects
@@ -569,7 +569,7 @@ def _same(n: int, magic: bool, src: Src) -> bool:
     return src.n == n and src.kind is (SrcKind.ACC if magic else SrcKind.RF)
 
 
-def raise_errors(findings: Iterable[Finding], program: Program) -> None:
+def raise_errors(findings: Iterable[Finding], program: Code) -> None:
     """Raise HazardError for the findings of severity error, each at its source line where the program knows it."""
     last = len(program) - 1
     diagnostics = [

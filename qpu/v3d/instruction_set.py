@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import index as as_integer
 from typing import TYPE_CHECKING
 
+from qpu.core.code import Code
 from qpu.core.isa import Isa
-from qpu.core.program import Program
 from qpu.errors import AsmError, DecodeError, Diagnostic, UsageError
 from qpu.v3d.decode import decode
 from qpu.v3d.encode import encode
@@ -38,7 +38,7 @@ class V3dToolkit:
         filename: str | None = None,
         args: Sequence[object] = (),
         single_segment: bool = False,
-    ) -> Program:
+    ) -> Code:
         """A program from a builder function, called as ``source(q, *args)``, from text or from words.
 
         check: apply the validity rules, errors raise HazardError; None means yes for builders, no for text and words.
@@ -53,7 +53,7 @@ class V3dToolkit:
 
             program = assemble_text(self.isa, source, filename=filename or "<text>")
         else:
-            program = Program(self.isa, self._words(source))
+            program = Code(self.isa, self._words(source))
         if check:
             self._raise(program, single_segment)
         return program
@@ -74,7 +74,7 @@ class V3dToolkit:
             raise AsmError.of(wrong)
         return tuple(words)
 
-    def _raise(self, program: Program, single_segment: bool) -> None:
+    def _raise(self, program: Code, single_segment: bool) -> None:
         from qpu.v3d.hazards import raise_errors
 
         raise_errors(self.check(program.code, single_segment=single_segment), program)
@@ -103,7 +103,7 @@ class V3dToolkit:
 
         return check(self.isa, words, single_segment=single_segment)
 
-    def listing(self, program: Program) -> str:
+    def listing(self, program: Code) -> str:
         """Disassembly for people: labels on lines of their own, branch targets by label, remarks as comments.
 
         The text assembles to the same words again, surplus bits aside; undecodable words are ``.word`` lines.

@@ -17,9 +17,9 @@ import re
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
+from qpu.core.code import Code
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
-from qpu.core.program import Program
 from qpu.errors import AsmError, Diagnostic, Loc
 from qpu.v3d.codes import (
     BRANCH_CONDS,
@@ -87,7 +87,7 @@ class _Fixup:
     loc: Loc
 
 
-def assemble_text(isa: Isa, source: str, *, filename: str = "<text>") -> Program:
+def assemble_text(isa: Isa, source: str, *, filename: str = "<text>") -> Code:
     """A program from assembly text. Raises: AsmError with every diagnostic, each with line and column."""
     return _Assembler(isa, filename).run(source)
 
@@ -126,7 +126,7 @@ class _Assembler(OperandParser):
         self.destinations: dict[str, tuple[Dst, str]] = {}
         self.sources: dict[str, Src] = {}
 
-    def run(self, source: str) -> Program:
+    def run(self, source: str) -> Code:
         lines = _LINE_END.split(source.removeprefix("\ufeff"))
         for number, line in enumerate(lines, 1):
             code = line.partition("#")[0]
@@ -148,7 +148,7 @@ class _Assembler(OperandParser):
             self.resolve(fixup)
         if self.errors:
             raise AsmError.of(self.errors)
-        return Program(self.isa, tuple(self.words), self.labels, self.locs)
+        return Code(self.isa, tuple(self.words), self.labels, self.locs)
 
     def line(self, code: str, loc: Loc) -> None:
         column = 0

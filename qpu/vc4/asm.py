@@ -19,7 +19,7 @@ from functools import wraps
 from sys import _getframe
 from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeAlias, TypeVar
 
-from qpu.core.program import Program
+from qpu.core.code import Code
 from qpu.errors import AsmError
 from qpu.vc4 import vpm
 from qpu.vc4.asm_core import (
@@ -358,7 +358,7 @@ def _per_element(values: list[int]) -> tuple[int, int]:
     return (1 if signed else 3), imm
 
 
-def assemble(fn: Callable[Concatenate[Asm, _P], None], /, *args: _P.args, **kwargs: _P.kwargs) -> Program:
+def assemble(fn: Callable[Concatenate[Asm, _P], None], /, *args: _P.args, **kwargs: _P.kwargs) -> Code:
     """The program that ``fn(q, *args, **kwargs)`` builds, hazard rules applied.
 
     Raises: AsmError with every mistake of the program, each at its line; HazardError when it breaks a rule of the
@@ -371,7 +371,7 @@ def assemble(fn: Callable[Concatenate[Asm, _P], None], /, *args: _P.args, **kwar
     return program
 
 
-def build(fn: Callable[Concatenate[Asm, _P], None], /, *args: _P.args, **kwargs: _P.kwargs) -> Program:
+def build(fn: Callable[Concatenate[Asm, _P], None], /, *args: _P.args, **kwargs: _P.kwargs) -> Code:
     """The program that ``fn(q, *args, **kwargs)`` builds, hazard rules not applied. Raises: AsmError."""
     q = Asm()
     try:

@@ -13,8 +13,8 @@ from sys import _getframe
 from types import CodeType, FrameType
 from typing import Any, Literal, TypeAlias, overload
 
+from qpu.core.code import Code
 from qpu.core.isa import Isa
-from qpu.core.program import Program
 from qpu.errors import AsmError, Diagnostic, Loc, UnknownNameError
 from qpu.vc4 import regs
 from qpu.vc4.asm_operands import (
@@ -423,13 +423,13 @@ class Core:
             self._deltas[index] ^= offset & 0xFFFFFFFF
         self._fixups.clear()
 
-    def _finish(self) -> Program:
+    def _finish(self) -> Code:
         """The program. Raises AsmError with every diagnostic."""
         self._resolve()
         if self._errors:
             raise AsmError.of(self._errors)
         words = tuple([(d ^ BASE) & MASK64 for d in self._deltas])
-        return Program(Isa.VC4, words, dict(self._labels), Places(self._codes, self._offsets))
+        return Code(Isa.VC4, words, dict(self._labels), Places(self._codes, self._offsets))
 
     def _relocate(self, start: int, frame: FrameType) -> None:
         """Instructions from `start` on came from a helper called at `frame`."""

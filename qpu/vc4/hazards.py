@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+from qpu.core.code import Code
 from qpu.core.hazards import Distance, Finding
 from qpu.core.isa import Basis, Isa
-from qpu.core.program import Program
 from qpu.errors import Diagnostic, HazardError, Severity
 from qpu.vc4 import hazards_flow, hazards_same, regs
 from qpu.vc4.effects import add_sources, effects, mul_sources, write_targets
@@ -445,7 +445,7 @@ def check(words: Iterable[int]) -> list[Finding]:
     return _Checker(words).run()
 
 
-def enforce(program: Program) -> None:
+def enforce(program: Code) -> None:
     """Raise HazardError for the errors among the findings, at their source lines; nothing when there are none."""
     errors = [
         Diagnostic(
@@ -465,7 +465,7 @@ def enforce(program: Program) -> None:
         raise HazardError.of(errors)
 
 
-def _help(program: Program, f: Finding) -> str | None:
+def _help(program: Code, f: Finding) -> str | None:
     if f.other is None or f.distance is None:
         return None
     row = _BY_RULE.get(f.rule)

@@ -7,9 +7,9 @@ from operator import index
 from os import PathLike
 from typing import Any
 
+from qpu.core.code import Code
 from qpu.core.hazards import Finding
 from qpu.core.isa import Isa
-from qpu.core.program import Program
 from qpu.errors import UsageError
 from qpu.vc4.instr import Instr
 
@@ -36,12 +36,12 @@ class Vc4Toolkit:
         single_segment: bool = False,
         include_path: Sequence[str | PathLike[str]] = (),
         defines: Mapping[str, int | float | str] | None = None,
-    ) -> Program:
+    ) -> Code:
         """A program from a builder function (called as ``source(q, *args)``), text, or 64-bit words.
 
         check: apply the hazard rules; None means yes for builders, no for text and words. filename: named in the
         diagnostics of text. single_segment concerns V3D only. include_path, defines: of text, see
-        `qpu.vc4.vc4asm.assemble_text`; its warnings are `Program.warnings`.
+        `qpu.vc4.vc4asm.assemble_text`; its warnings are `Code.warnings`.
         Raises: AsmError, HazardError, UsageError.
         """
         if callable(source):
@@ -56,9 +56,9 @@ class Vc4Toolkit:
 
             text = assemble_text(source, filename=filename or "<text>", include_path=include_path, defines=defines)
             labels = {name: offset // 8 for name, offset in text.labels.items() if offset % 8 == 0}
-            program = Program(Isa.VC4, text.words, labels, text.locs, text.warnings)
+            program = Code(Isa.VC4, text.words, labels, text.locs, text.warnings)
         else:
-            program = Program(Isa.VC4, _words(source))
+            program = Code(Isa.VC4, _words(source))
         if check:
             from qpu.vc4.hazards import enforce
 
@@ -95,7 +95,7 @@ class Vc4Toolkit:
 
         return check(words)
 
-    def listing(self, program: Program) -> str:
+    def listing(self, program: Code) -> str:
         """Disassembly for people: one instruction a line with its byte offset, branch targets labelled."""
         from qpu.vc4.listing import listing
 

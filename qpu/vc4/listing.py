@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qpu.core.program import Program
+from qpu.core.code import Code
 from qpu.vc4.encode import decode
 from qpu.vc4.instr import Branch
 from qpu.vc4.printer import instruction_text
@@ -18,7 +18,7 @@ def branch_target(instr: Branch, index: int) -> int | None:
     return None if offset % 8 else index + 4 + offset // 8
 
 
-def listing(program: Program) -> str:
+def listing(program: Code) -> str:
     """One instruction a line; labels on lines of their own, branches to them by name. The text assembles again."""
     instrs = [decode(word) for word in program.code]
     names = {index: [name] for name, index in reversed(program.labels.items())}

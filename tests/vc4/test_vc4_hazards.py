@@ -167,7 +167,7 @@ def test_a_typical_program_is_fine() -> None:
         q.exit()
 
     program = assemble(kernel)
-    assert program.check() == []
+    assert check(program.code) == []
 
 
 def test_a_colour_read_with_a_colour_write_is_one_access() -> None:

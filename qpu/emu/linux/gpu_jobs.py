@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from qpu.core.code import program_at
 from qpu.core.isa import Isa
-from qpu.core.program import program_at
 from qpu.emu.boards import ZeroCount
 from qpu.emu.engine.machine import Execution, RunStats, Vc4Execution
 from qpu.emu.linux.progress import Progress

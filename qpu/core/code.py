@@ -1,4 +1,4 @@
-"""A program: words, where each came from, its labels, and how it shows itself."""
+"""Assembled code: what every assembler, builder and text parser returns."""
 
 from __future__ import annotations
 
@@ -15,24 +15,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from qpu.core.hazards import Finding
-
-__all__ = ["Program", "program_at"]
+__all__ = ["Code", "program_at"]
 
 LocLike = Loc | tuple[Any, int] | None
 
 # Programs that know their source and are alive, by age: an emulated board names the line of a fault from them.
-_located: weakref.WeakValueDictionary[int, Program] = weakref.WeakValueDictionary()
+_located: weakref.WeakValueDictionary[int, Code] = weakref.WeakValueDictionary()
 _ages = itertools.count()
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
-class Program:
-    """Instructions of one instruction set, ready to launch.
+class Code:
+    """Instructions of one instruction set.
 
-    code: the 64-bit words. labels: name -> instruction index. locs: one source place a word, or empty; builders
-    store ``(code object, line)`` pairs, which `loc()` turns into `Loc` when somebody asks.
-    warnings: what the text assembler remarked without refusing the text.
+    code: the 64-bit words. labels: name -> instruction index. locs: one source place per word, or empty; builders
+    store ``(code object, line)`` pairs, which `loc()` converts to `Loc` on demand.
+    warnings: diagnostics of the text assembler that did not make it refuse the text.
     """
 
     isa: Isa
@@ -64,7 +62,7 @@ class Program:
         return b"".join(w.to_bytes(8, "little") for w in self.code)
 
     def loc(self, index: int) -> Loc | None:
-        """Source place of instruction `index`; None when the program does not know."""
+        """Source place of instruction `index`; None when it is not known."""
         if not 0 <= index < len(self.locs):
             return None
         place = self.locs[index]
@@ -73,29 +71,11 @@ class Program:
         code, line = place
         return Loc(code.co_filename, line)
 
-    @property
-    def text(self) -> str:
-        """Disassembly, one instruction a line; labels stand on lines of their own."""
-        from qpu.instruction_sets import isa
-
-        return isa(self.isa).listing(self)
-
-    def check(self, *, single_segment: bool = False) -> list[Finding]:
-        """All hazard and validity findings, in program order. single_segment: V3D launch mode."""
-        from qpu.instruction_sets import isa
-
-        return list(isa(self.isa).check(self.code, single_segment=single_segment))
-
     def __repr__(self) -> str:
-        return f"<Program {self.isa} {len(self.code)} instructions>"
-
-    def _repr_html_(self) -> str:
-        from qpu.display.program import program_html
-
-        return program_html(self)
+        return f"<{type(self).__name__} {self.isa} {len(self.code)} instructions>"
 
 
-def program_at(isa: Isa, read: Callable[[int], bytes]) -> Program | None:
+def program_at(isa: Isa, read: Callable[[int], bytes]) -> Code | None:
     """The latest program with source places whose words lie in memory, however they came there.
 
     read: the first n bytes of the code; fewer where memory ends.

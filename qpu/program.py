@@ -1,0 +1,74 @@
+"""Programs: assembled code that can print, check and display itself."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qpu.core.code import Code
+from qpu.core.isa import Isa
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from qpu.core.hazards import Finding
+
+__all__ = ["Program", "Toolkit", "toolkit"]
+
+
+class Toolkit(Protocol):
+    """What the instruction set packages `qpu.vc4` and `qpu.v3d` offer to the layers above them."""
+
+    def assemble(
+        self,
+        source: Callable[..., None] | str | Iterable[int],
+        *,
+        check: bool | None = None,
+        filename: str | None = None,
+        args: Sequence[object] = (),
+        single_segment: bool = False,
+    ) -> Code: ...
+
+    def disassemble(self, word: int) -> str: ...
+    def note(self, word: int) -> str | None: ...
+    def encode(self, instr: Any) -> int: ...
+    def decode(self, word: int) -> Any: ...
+    def check(self, words: Iterable[int], *, single_segment: bool = False) -> list[Finding]: ...
+    def listing(self, program: Code) -> str: ...
+
+
+@cache
+def toolkit(isa: Isa) -> Toolkit:
+    """The toolkit of an instruction set; its package is imported on first use."""
+    if isa is Isa.VC4:
+        from qpu.vc4.instruction_set import Vc4Toolkit
+
+        return Vc4Toolkit()
+    from qpu.v3d.instruction_set import V3dToolkit
+
+    return V3dToolkit(isa)
+
+
+class Program(Code):
+    """Instructions of one instruction set, ready to launch; `Code` plus text, check and display."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, code: Code) -> Program:
+        """The program of assembled code; it shares labels and source places."""
+        return cls(code.isa, code.code, code.labels, code.locs, code.warnings)
+
+    @property
+    def text(self) -> str:
+        """Disassembly, one instruction a line, each label on a line of its own."""
+        return toolkit(self.isa).listing(self)
+
+    def check(self, *, single_segment: bool = False) -> list[Finding]:
+        """All hazard and validity findings, in program order. single_segment: V3D launch mode."""
+        return toolkit(self.isa).check(self.code, single_segment=single_segment)
+
+    def _repr_html_(self) -> str:
+        from qpu.display.program import program_html
+
+        return program_html(self, self.check(), toolkit(self.isa).disassemble)
