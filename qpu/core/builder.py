@@ -1,0 +1,281 @@
+"""The core of the typed builders of all three instruction sets: recording, labels, loops, locations, errors.
+
+A builder method records one `Instr` of its family with the caller's place. What cannot be encoded raises `Refused`
+somewhere below the method; the method hands it to `refuse`, which keeps a diagnostic at the user's line while the
+family's nop takes the instruction's place, so that one run reports every error of a program.
+
+An operation of the first ALU leaves its instruction open for one operation of the second: the family sets `_open` to
+the index and keeps the recorded half in `_half`; `_join` closes it, or reports that the second one comes too late.
+
+This module knows no instruction set. A family provides `_idle` (its nop), `_link` (a branch with its target) and the
+methods; every file that has builder methods adds itself to `qpu.core.locations.LAYERS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Generic, ParamSpec, TypeVar
+
+from qpu.core.isa import Isa
+from qpu.core.locations import LAYERS, Place, Places, here, loc_of
+from qpu.errors import AsmError, Diagnostic, UnknownNameError
+
+__all__ = ["Builder", "Label", "Loop", "MulSlot", "Refused", "run", "suggest"]
+
+T = TypeVar("T")
+B = TypeVar("B", bound="Builder[Any]")
+P = ParamSpec("P")
+
+BRANCH_SLOTS: Final = 3
+"""Instructions after a branch that are executed in any case, on every instruction set."""
+
+
+class Refused(Exception):
+    """What cannot be encoded: the fields of a diagnostic, raised where no location is known."""
+
+    def __init__(self, rule: str, message: str, allowed: str | None = None, help: str | None = None) -> None:
+        super().__init__(message)
+        self.rule = rule
+        self.message = message
+        self.allowed = allowed
+        self.help = help
+
+    @classmethod
+    def of(cls, found: Diagnostic) -> Refused:
+        """The refusal that a diagnostic without location describes."""
+        return cls(found.rule, found.message, found.allowed, found.help)
+
+
+class Label:
+    """A place in the program under construction; branches take it, or its name, as their target."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<label {self.name}>"
+
+
+class Loop:
+    """Labels of a loop: `start`, and `end` right behind its body."""
+
+    __slots__ = ("end", "start")
+
+    def __init__(self, start: Label, end: Label) -> None:
+        self.start = start
+        self.end = end
+
+
+class MulSlot:
+    """The free half of the instruction just recorded; the families' slots add one method an operation."""
+
+    __slots__ = ("_index", "_q")
+
+    def __init__(self, q: Any, index: int) -> None:
+        self._q = q
+        self._index = index
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise self._q._unknown(name, type(self), f"the mul half of {self._q.isa.label}")
+
+
+class Builder(Generic[T]):
+    """Base of the typed builders; `T` is the family's instruction."""
+
+    __slots__ = (
+        "_branch_at",
+        "_errors",
+        "_fixups",
+        "_half",
+        "_instrs",
+        "_labels",
+        "_numbers",
+        "_open",
+        "_places",
+    )
+
+    isa: ClassVar[Isa]
+    _idle: ClassVar[Any]
+    _half: Any
+
+    def __init__(self) -> None:
+        self._instrs: list[T] = []
+        self._places: list[Place] = []
+        self._errors: list[Diagnostic] = []
+        self._labels: dict[str, int] = {}
+        self._fixups: list[tuple[int, str]] = []
+        self._numbers: dict[str, int] = {}  # made-up names by prefix
+        self._open = -1  # index of the instruction that still takes a second operation
+        self._half = None  # the half recorded there
+        self._branch_at = -1 - BRANCH_SLOTS  # index of the last branch
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise self._unknown(name, type(self), f"the builder of {self.isa.label}")
+
+    def __len__(self) -> int:
+        """Instructions so far."""
+        return len(self._instrs)
+
+    # -- recording
+
+    def _record(self, instr: T) -> int:
+        """Append an instruction that takes no second operation; returns its index."""
+        self._open = -1
+        self._places.append(here())
+        self._instrs.append(instr)
+        return len(self._instrs) - 1
+
+    def _record_branch(self, instr: T, label: str | None) -> None:
+        """Append a branch; `label` is the name of its target, which `_link` fills in at the end."""
+        self._branch_at = self._record(instr)
+        if label is not None:
+            self._fixups.append((self._branch_at, label))
+
+    def _join(self, index: int, name: str) -> bool:
+        """Close instruction `index` for its second operation `name`; False after an error."""
+        if index != self._open:
+            self._refuse(
+                Refused(
+                    "dual-issue",
+                    f"{name} comes too late: the instruction already has a mul half, or another one was begun since",
+                    "one mul operation beside an add operation",
+                    "chain the mul operation directly: q.add(...).mov(...)",
+                )
+            )
+            return False
+        self._open = -1
+        return True
+
+    def _link(self, instr: T, index: int, target: int) -> T:
+        """The branch at `index` with instruction `target` as its target."""
+        raise NotImplementedError
+
+    # -- diagnostics
+
+    def _refuse(self, found: Refused | Diagnostic) -> None:
+        """Keep a diagnostic at the user's line."""
+        self._errors.append(
+            Diagnostic(
+                found.rule,
+                found.message,
+                loc=loc_of(here()),
+                allowed=found.allowed,
+                help=found.help,
+                index=len(self._instrs),
+            )
+        )
+
+    def _error(self, rule: str, message: str, allowed: str | None = None, help: str | None = None) -> None:
+        """Keep a diagnostic at the user's line, from its fields."""
+        self._refuse(Refused(rule, message, allowed, help))
+
+    def _unknown(self, name: str, kind: type, what: str) -> UnknownNameError:
+        known = [n for n in dir(kind) if not n.startswith("_")]
+        return UnknownNameError.among(name, known, what, loc_of(here()), self._errors)
+
+    # -- labels and loops
+
+    def label(self, name: str | Label | None = None) -> Label:
+        """Name the next instruction; without a name one is made up. Returns the label, which branches take."""
+        place = name if isinstance(name, Label) else self.new_label() if name is None else Label(name)
+        self._open = -1
+        if place.name in self._labels:
+            self._error(
+                "label",
+                f"label {place.name!r} already names instruction {self._labels[place.name]}",
+                "each name once",
+                "give one of them another name, or none: q.label()",
+            )
+        else:
+            self._labels[place.name] = len(self._instrs)
+        return place
+
+    def new_label(self, name: str = "label") -> Label:
+        """A label with a name of its own, derived from `name`, to be put somewhere later with `label`."""
+        return Label(self._fresh(name))
+
+    def _fresh(self, prefix: str) -> str:
+        """A name that no label has: the prefix and a number from 0."""
+        number = self._numbers.get(prefix, 0)
+        while f"{prefix}{number}" in self._labels:
+            number += 1
+        self._numbers[prefix] = number + 1
+        return f"{prefix}{number}"
+
+    @contextmanager
+    def loop(self, name: str | None = None) -> Iterator[Loop]:
+        """``with q.loop() as again: ... q.b(again.start, cond=...)``: labels at the start and behind the body.
+
+        The three instructions after a branch belong to it: when the body ends before them, nops fill the rest.
+        """
+        text = self._fresh("loop") if name is None else name
+        loop = Loop(Label(text), Label(f"{text}_end"))
+        start = len(self._instrs)
+        self.label(loop.start)
+        yield loop
+        if self._branch_at >= start:
+            while len(self._instrs) <= self._branch_at + BRANCH_SLOTS:
+                self._record(self._idle)
+        self.label(loop.end)
+
+    # -- end
+
+    def _finish(self) -> tuple[list[T], dict[str, int], Places]:
+        """The instructions, branches linked, with labels and places. Raises: AsmError with every diagnostic."""
+        places = Places(self._places)
+        for index, name in self._fixups:
+            target = self._labels.get(name)
+            if target is not None:
+                self._instrs[index] = self._link(self._instrs[index], index, target)
+                continue
+            self._errors.append(
+                Diagnostic(
+                    "undefined-label",
+                    f"label {name!r} is not defined",
+                    loc=places.loc(index),
+                    allowed=", ".join(list(self._labels)[:12]) or "no label is defined",
+                    help=suggest(name, self._labels) or f"define it with q.label({name!r})",
+                    index=index,
+                )
+            )
+        self._fixups.clear()
+        if self._errors:
+            raise AsmError.of(self._errors)
+        return self._instrs, dict(self._labels), places
+
+
+def suggest(name: object, allowed: Iterable[str]) -> str | None:
+    """``did you mean ...?`` with the closest allowed name, or None."""
+    close = difflib.get_close_matches(str(name), list(allowed), 1)
+    return f"did you mean {close[0]!r}?" if close else None
+
+
+def run(q: B, fn: Callable[Concatenate[B, P], object], /, *args: P.args, **kwargs: P.kwargs) -> B:
+    """Run a builder function and return its builder.
+
+    An exception of the function itself carries the diagnostics found so far as notes.
+    """
+    try:
+        fn(q, *args, **kwargs)
+    except AsmError:
+        raise
+    except Exception as error:
+        for found in q._errors:
+            error.add_note(found.render())
+        raise
+    return q
+
+
+LAYERS.update((__file__, contextmanager.__code__.co_filename))
