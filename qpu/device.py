@@ -19,10 +19,10 @@ from numpy.typing import DTypeLike
 from qpu.buffers import Buffer, BufferView, Uniforms, as_array, close_bo, pack_uniforms, whole
 from qpu.core.deferred_signals import critical
 from qpu.core.isa import Isa
-from qpu.drivers.base import Bo, CsdJob, DeviceInfo, Driver, Fence, Job, QpuJob
+from qpu.drivers.base import Bo, CompletedFence, CsdJob, DeviceInfo, Driver, Fence, Job, QpuJob
 from qpu.drivers.drm.csd import split_dispatch
 from qpu.errors import DriverError, EmuFault, NoDeviceError, UsageError
-from qpu.launch import Arguments, Launch, Over, Parts, own, seconds, within
+from qpu.launch import Arguments, Launch, Parts, own, seconds, within
 from qpu.program import Program
 
 if TYPE_CHECKING:
@@ -392,7 +392,7 @@ class Device(AbstractContextManager["Device"]):
         except TimeoutError:
             raise  # it may still run: what it uses must not be handed out again
         except EmuFault as fault:
-            Launch(self, program, Over(), keep).finish(fault)
+            Launch(self, program, CompletedFence(), keep).finish(fault)
             raise
         except BaseException:
             if fences:  # the parts before run: their buffers stay until the device is closed
@@ -473,14 +473,8 @@ class Device(AbstractContextManager["Device"]):
     @property
     def stats(self) -> RunStats | None:
         """Statistics of the last finished launch on an emulated board; None on a real one."""
-        return self.latest_stats()
-
-    def latest_stats(self, parts: int = 1) -> RunStats | None:
-        """As `stats`, of that many jobs together; None when the board does not remember so many."""
         runs: Sequence[RunStats] | None = getattr(self._port, "runs", None)
-        if not runs or len(runs) < parts:
-            return None
-        return runs[-1] if parts == 1 else runs[-1].total(list(runs)[-parts:])
+        return runs[-1] if runs else None
 
     def now(self) -> float:
         """Seconds on the board's clock, emulated or real."""

@@ -10,13 +10,14 @@ import time
 import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from qpu.buffers import Buffer, BufferView
 from qpu.core.isa import Isa
 from qpu.drivers.base import Bo, Completion, CsdJob, Fence
+from qpu.drivers.port import Run
 from qpu.errors import DriverError, EmuFault, EmuWarning, GpuResetError, UsageError
 from qpu.program import Program
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from qpu.device import Device
     from qpu.emu.engine.machine import RunStats
 
-__all__ = ["Arguments", "Launch", "Over", "Parts", "own", "seconds", "within"]
+__all__ = ["Arguments", "Launch", "Parts", "own", "seconds", "within"]
 
 MAX_GROUPS = 65535  # per dimension (drivers.md section 2)
 MAX_GROUP_ITEMS = 256
@@ -161,10 +162,10 @@ class Launch:
     def finish(self, error: BaseException | None) -> None:
         """The job is over: give back what it held."""
         self.error = error
-        parts = self._fence.count if isinstance(self._fence, Parts) else 1
+        fences = self._fence.fences if isinstance(self._fence, Parts) else [self._fence]
         self._fence = None
         self._after = ()
-        self._stats = self._device.latest_stats(parts)
+        self._stats = _stats_of([fence.run for fence in fences if fence is not None])
         for bo in self._keep:
             self._device.recycle(bo)
         self._keep.clear()
@@ -208,17 +209,12 @@ class Launch:
         return f"<div>{escape(repr(self))}</div>{'' if self._stats is None else self._stats._repr_html_()}"
 
 
-class Over:
-    """The fence of a job that ended inside its submission."""
-
-    done = True
-
-    def wait(self, timeout_s: float | None = None) -> None:
-        """Returns at once."""
-
-    def poll(self, timeout_s: float = 0.0) -> bool:
-        """True."""
-        return True
+def _stats_of(runs: Sequence[Run | None]) -> RunStats | None:
+    """Statistics of jobs on an emulated board together; None unless all of them ran there."""
+    known = [cast("RunStats", run.stats) for run in runs if run is not None and run.stats is not None]
+    if not known or len(known) < len(runs):
+        return None
+    return known[0] if len(known) == 1 else known[0].total(known)
 
 
 class Parts:
@@ -231,6 +227,11 @@ class Parts:
         self._cut: list[tuple[int, GpuResetError]] = []
         self._fault: EmuFault | None = None
         self._over = 0
+
+    @property
+    def run(self) -> Run | None:
+        """None: each part is a job of its own."""
+        return None
 
     @property
     def done(self) -> bool:

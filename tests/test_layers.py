@@ -90,6 +90,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "qpu.launch": {
         "qpu.program",
+        "qpu.drivers.port",
         "qpu.buffers",
         "qpu.core",
         "qpu.device",

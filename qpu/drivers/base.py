@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from qpu.core.isa import Isa
+from qpu.drivers.port import Run
 from qpu.errors import UsageError
 
 if TYPE_CHECKING:
     from qpu.drivers.board import Board
 
-__all__ = ["Bo", "Completion", "CsdJob", "DeviceInfo", "Driver", "Fence", "Job", "QpuJob"]
+__all__ = ["Bo", "CompletedFence", "Completion", "CsdJob", "DeviceInfo", "Driver", "Fence", "Job", "QpuJob"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,11 @@ class Fence(Protocol):
     """A submitted job."""
 
     @property
+    def run(self) -> Run | None:
+        """The job on an emulated board; None on a real one, and before a background launch has begun."""
+        ...
+
+    @property
     def done(self) -> bool:
         """True once it is known to be over, well or not; asks nobody."""
         ...
@@ -152,6 +158,23 @@ class Fence(Protocol):
     def poll(self, timeout_s: float = 0.0) -> bool:
         """True when the job is done. timeout_s: waits that long at most, and may return earlier."""
         ...
+
+
+class CompletedFence:
+    """The fence of a job that ended during `submit`."""
+
+    __slots__ = ("run",)
+    done = True
+
+    def __init__(self, run: Run | None = None) -> None:
+        self.run = run
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Returns at once."""
+
+    def poll(self, timeout_s: float = 0.0) -> bool:
+        """True."""
+        return True
 
 
 class Driver(Protocol):

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-__all__ = ["FileStat", "Mapping", "Port", "Registers", "interrupting"]
+__all__ = ["FileStat", "Mapping", "Port", "Registers", "Run", "interrupting", "submitted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,25 @@ class Port(Protocol):
     def sleep(self, seconds: float) -> None: ...
 
     def getpid(self) -> int: ...
+
+
+class Run(Protocol):
+    """The identity that an emulated board gives a job; the fence carries it, so statistics are those of the job."""
+
+    @property
+    def stats(self) -> object | None:
+        """`qpu.emu.engine.machine.RunStats` of the job once it has ended; None before, and when it never started."""
+        ...
+
+
+def submitted(port: Port) -> Run | None:
+    """The job that the calling thread submitted through `port` last, once per job; None where ports do not know any.
+
+    A driver asks right after its submission.
+    """
+    found = getattr(port, "submitted", None)
+    run: Run | None = None if found is None else found()
+    return run
 
 
 def interrupting(port: Port, threads: Collection[int] | None = None) -> AbstractContextManager[None]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.drivers.port import FileStat, Mapping, Registers
+from qpu.drivers.port import FileStat, Mapping, Registers, Run
 from qpu.emu.boards import BoardProfile, parse_board
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.linux.core import READ_CLOCK_NS, FdTable, Interrupt, Kernel, RegisterBlock, Span, fail
@@ -143,6 +143,11 @@ class EmuPort:
     def runs(self) -> deque[RunStats]:
         """Statistics of the latest launches, oldest first."""
         return self.kernel.runs
+
+    def submitted(self) -> Run | None:
+        """See `qpu.drivers.port.submitted`."""
+        run, self.kernel.submitted.run = self.kernel.submitted.run, None
+        return run
 
     def inject(self, call: str, errno: int, *, at: int = 1, count: int = 1) -> None:
         """Make system calls fail; see `qpu.emu.testing.Injector.inject`."""

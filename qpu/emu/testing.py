@@ -10,11 +10,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from qpu.drivers.port import interrupting
+from qpu.drivers.port import interrupting, submitted
 from qpu.drivers.uapi import dma_buf, drm, mailbox, vcsm
 
 if TYPE_CHECKING:
-    from qpu.drivers.port import FileStat, Mapping, Port, Registers
+    from qpu.drivers.port import FileStat, Mapping, Port, Registers, Run
 
 __all__ = ["Call", "Injector", "RecordingPort", "ioctl_name"]
 
@@ -235,6 +235,10 @@ class RecordingPort:
     def interrupting(self, threads: Collection[int] | None = None) -> AbstractContextManager[None]:
         """As the inner port."""
         return interrupting(self.inner, threads)
+
+    def submitted(self) -> Run | None:
+        """As the inner port."""
+        return submitted(self.inner)
 
     def shutdown(self) -> None:
         """Shut the inner port down where it can be."""

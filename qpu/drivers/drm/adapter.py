@@ -19,7 +19,7 @@ from qpu.drivers.drm.nodes import Node, find_v3d, retrying
 from qpu.drivers.drm.objects import DrmBo, DrmFence, multisync
 from qpu.drivers.drm.perfmon import Perfmons
 from qpu.drivers.drm.resets import WATCHDOG_S, blame, warn_unknown
-from qpu.drivers.port import Port, interrupting
+from qpu.drivers.port import Port, interrupting, submitted
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
 from qpu.drivers.uapi.layout import Layout
@@ -266,7 +266,7 @@ class DrmV3d:
             raise
         self._number += 1
         now = self._port.monotonic()
-        fence = DrmFence(self, self._number, bos, syncobj, now, self.perfmon, completion)
+        fence = DrmFence(self, self._number, bos, syncobj, now, self.perfmon, completion, submitted(self._port))
         for bo in bos:
             bo.busy += 1
             bo.last = fence.number

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qpu.drivers.base import Completion
-from qpu.drivers.port import Mapping
+from qpu.drivers.port import Mapping, Run
 from qpu.drivers.uapi import drm
 from qpu.errors import DriverError, EmuFault, UsageError
 
@@ -78,6 +78,7 @@ class DrmFence:
         "error",
         "number",
         "perfmon",
+        "run",
         "running_s",
         "submitted_s",
         "syncobj",
@@ -92,6 +93,7 @@ class DrmFence:
         submitted_s: float,
         perfmon: int,
         completion: Completion | None,
+        run: Run | None,
     ) -> None:
         self._driver = driver
         self.number = number
@@ -101,6 +103,7 @@ class DrmFence:
         self.running_s = submitted_s  # the last time it was known not to have ended
         self.perfmon = perfmon
         self.completion = completion
+        self.run = run
         self.done = False
         self.error: DriverError | EmuFault | None = None
 

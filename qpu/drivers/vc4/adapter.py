@@ -12,10 +12,10 @@ from math import ceil
 from typing import Literal
 
 from qpu.core.isa import Isa
-from qpu.drivers.base import Bo, DeviceInfo, Fence, Job, QpuJob
+from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Fence, Job, QpuJob
 from qpu.drivers.board import Board, kms_owns_v3d
 from qpu.drivers.errors_table import MEND, fault, reason_of
-from qpu.drivers.port import Port, interrupting
+from qpu.drivers.port import Port, Run, interrupting, submitted
 from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
 from qpu.drivers.vc4 import exit_guard
 from qpu.drivers.vc4.background import Background
@@ -67,24 +67,6 @@ def _forget(machine: _Machine) -> None:
                 del _machines[key]
 
 
-class _DoneFence:
-    """A job that ended before `submit` returned."""
-
-    __slots__ = ()
-
-    def wait(self, timeout_s: float | None = None) -> None:
-        """Returns at once."""
-
-    def poll(self, timeout_s: float = 0.0) -> bool:
-        """True."""
-        return True
-
-    @property
-    def done(self) -> bool:
-        """True."""
-        return True
-
-
 class _RegisterFence:
     """A job queued through the registers; its completion has to be polled."""
 
@@ -96,6 +78,7 @@ class _RegisterFence:
         self._done = False
         self._error: DriverError | EmuFault | None = None
         self.late = False  # a wait has timed out
+        self.run: Run | None = None
 
     @property
     def driver(self) -> Vc4Driver:
@@ -364,7 +347,7 @@ class Vc4Driver:
                 return self._background.submit(execute)
             self._background.drain(timeout_s)
             execute()
-            return _DoneFence()
+            return CompletedFence(submitted(self._port))
         _wait_for(after, timeout_s)
         with machine.lock:
             self._prepare(timeout_s)
@@ -372,6 +355,7 @@ class Vc4Driver:
             fence = _RegisterFence(self, machine, self._registers, len(entries))
             machine.running = fence  # first: when an interrupt strikes in between, the job counts as running
             self._registers.start(entries, flush=job.flush)
+            fence.run = submitted(self._port)
             return fence
 
     def _prepare(self, timeout_s: float) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from qpu.core.deferred_signals import critical
 from qpu.drivers.errors_table import MEND
-from qpu.drivers.port import Port
+from qpu.drivers.port import Port, Run, submitted
 from qpu.errors import DriverError, GpuTimeoutError
 
 __all__ = ["Background", "Task"]
@@ -20,13 +20,14 @@ LOOK_S = 0.05  # of host time, between looks at the board's clock
 class Task:
     """A launch that the thread makes. Implements `qpu.drivers.base.Fence`."""
 
-    __slots__ = ("_call", "_ended", "_error", "_port")
+    __slots__ = ("_call", "_ended", "_error", "_port", "run")
 
     def __init__(self, port: Port, call: Callable[[], None]) -> None:
         self._port = port
         self._call = call
         self._ended = threading.Event()
         self._error: BaseException | None = None
+        self.run: Run | None = None
 
     @property
     def done(self) -> bool:
@@ -56,12 +57,13 @@ class Task:
         """See `qpu.drivers.base.Fence.poll`. timeout_s: on the host's clock."""
         return self._ended.wait(timeout_s) if timeout_s > 0 else self._ended.is_set()
 
-    def run(self) -> None:
+    def make(self) -> None:
         """Make the call; called by the thread."""
         try:
             self._call()
         except BaseException as error:  # whoever waits for the launch gets it
             self._error = error
+        self.run = submitted(self._port)
         self._ended.set()
 
     def cancel(self, error: BaseException) -> None:
@@ -130,5 +132,5 @@ class Background:
                 if not self._tasks:
                     return
                 task = self._tasks.popleft()
-            task.run()
+            task.make()
             del task

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qpu.emu.engine.trace import Trace
     from qpu.emu.linux.devmem import Mem
     from qpu.emu.linux.drm import DrmDevice
-    from qpu.emu.linux.gpu_jobs import V3dQueue, Vc4Gpu
+    from qpu.emu.linux.gpu_jobs import Run, V3dQueue, Vc4Gpu
     from qpu.emu.linux.mailbox import Firmware
     from qpu.emu.linux.vcsm import CmaHeap, VcsmDevice
 
@@ -198,6 +198,12 @@ class FdTable:
         return sorted(self._files.items())
 
 
+class _Submitted(threading.local):
+    """run: the job that a thread submitted last, until somebody asks for it."""
+
+    run: Run | None = None
+
+
 class Kernel:
     """An emulated board below the system calls. All of it is guarded by one lock, `lock`.
 
@@ -233,6 +239,7 @@ class Kernel:
         # VideoCore IV: bus addresses without their alias are below 1 GiB.
         self.memory = Memory(1 << 32 if profile.is_drm else 1 << 30, shared=shared_memory)
         self.runs: deque[RunStats] = deque(maxlen=KEEP_RUNS)
+        self.submitted = _Submitted()
         self.on_work: Callable[[], None] | None = None  # told when a job was queued that nobody waits for yet
         self.interrupts: list[Interrupt] = []
         self.tables = [self.fds]  # of all processes; `fds` is that of the one whose call it is

@@ -12,6 +12,7 @@ from qpu.drivers.counters import COUNTERS
 from qpu.emu.engine.machine import RunStats, Vc4Execution
 from qpu.emu.linux.core import NS, OpenFile, RegisterBlock, Span, fail
 from qpu.emu.linux.drm_perfmon import count_event
+from qpu.emu.linux.gpu_jobs import Run
 from qpu.errors import EmuFault
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Vc4Registers:
         self._interrupts = 0
         self._poll_ns = FIRST_POLL_NS
         self._queued_ns = 0  # when the last program was queued
+        self._run = Run()  # of the programs that wait or run
         self._told: Vc4Execution | None = None  # whose deadlock a lenient run was told of
         self._fault: EmuFault | None = None  # of programs that nobody watched; the next look at the status raises it
         self.totals = Totals(p)
@@ -188,7 +190,7 @@ class Vc4Registers:
                 entries, self._waiting = self._waiting, []
                 self._reserved()
                 self._running, self._seen, self._launched = None, 0, len(entries)
-                self._running = gpu.launch(entries)
+                self._running = gpu.launch(entries, self._run)
                 self._running.open_ended = True
             elif self._running is gpu.active and self._waiting:
                 self._running.extend(self._waiting)
@@ -316,6 +318,9 @@ class Vc4Registers:
         if self._room() <= 0:
             self._overflow = True
             return
+        if not self._waiting and self._running is None:
+            self._run = Run()
+        self.kernel.submitted.run = self._run
         uniforms = self._stored[0x434] if self._stored[0x438] else 0
         self._waiting.append((uniforms, code))
         self._queued_ns = self.kernel.clock.now_ns

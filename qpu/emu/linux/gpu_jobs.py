@@ -17,12 +17,19 @@ from qpu.errors import EmuFault
 if TYPE_CHECKING:
     from qpu.emu.linux.core import Kernel
 
-__all__ = ["NS", "Fence", "V3dQueue", "Vc4Gpu", "Work"]
+__all__ = ["NS", "Fence", "Run", "V3dQueue", "Vc4Gpu", "Work"]
 
 NS = 1_000_000_000
 # Clocks between looks at the host: fixed, because where a run pauses may decide the order of threads. An execution that
 # is fast says so (attribute `slice`).
 SLICE = 1 << 18
+
+
+@dataclass(eq=False, slots=True)
+class Run:
+    """The identity of a submitted job. stats: of its execution once it has ended, however; None if it never began."""
+
+    stats: RunStats | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -73,6 +80,7 @@ class Work:
     observed: Callable[[], bool] = lambda: False
     cleanup: Callable[[], None] = lambda: None
     on_reset: Callable[[], None] = lambda: None
+    run: Run = field(default_factory=Run)
     start_ns: int = 0
     now_ns: int = 0
     watch_ns: int = 0
@@ -131,6 +139,8 @@ class V3dQueue:
     def submit(self, work: Work) -> None:
         """Queue a job; it starts when its fences and the hardware allow."""
         self.queue.append(work)
+        if work.cfg is not None:
+            self.kernel.submitted.run = work.run
         self.kernel.changed.notify_all()
         self.kernel.wake()
 
@@ -329,6 +339,7 @@ class V3dQueue:
             for count in work.counted:
                 count(execution.stats, execution.clocks)
             self.kernel.mem.count(execution.stats, execution.clocks)
+            work.run.stats = execution.stats
             self.kernel.record(execution.stats)
         work.cleanup()
 
@@ -366,12 +377,14 @@ class Vc4Gpu:
         self.now_ns = 0
         self.finished: list[Callable[[Vc4Execution], None]] = []  # observers of ended launches
         self._codes: list[int] = []  # of what is active, by program
+        self._run = Run()
 
-    def launch(self, entries: Sequence[tuple[int, int]]) -> Vc4Execution:
+    def launch(self, entries: Sequence[tuple[int, int]], run: Run) -> Vc4Execution:
         """Start programs on the idle QPUs. entries: (uniforms, code) bus addresses."""
         assert self.active is None
         self.start_ns = self.now_ns = self.kernel.clock.now_ns
         self._codes = [code for _, code in entries]
+        self._run = run
         self.active = self.kernel.vc4_machine.launch(entries)
         return self.active
 
@@ -415,6 +428,7 @@ class Vc4Gpu:
         execution = self.active
         if execution is not None:
             self.active = None
+            self._run.stats = execution.stats
             self.kernel.record(execution.stats)
             for tell in self.finished:
                 tell(execution)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from qpu.drivers.uapi import mailbox
 from qpu.emu.engine.memory import PAGE, Region
 from qpu.emu.linux.core import NS, OpenFile, fail
+from qpu.emu.linux.gpu_jobs import Run
 from qpu.emu.linux.heap import Heap
 from qpu.errors import EmuFault, FaultPlace
 
@@ -233,7 +234,8 @@ class Firmware:
         deadline = clock.now_ns + limit
         if gpu.active is None or gpu.run(deadline):
             clock.reach(gpu.now_ns)
-            execution: Vc4Execution = gpu.launch(entries)
+            run = self.kernel.submitted.run = Run()
+            execution: Vc4Execution = gpu.launch(entries, run)
             if gpu.run(deadline):
                 clock.reach(gpu.now_ns)
                 if execution.host_interrupts:
