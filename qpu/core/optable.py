@@ -10,7 +10,19 @@ from typing import Any, TypeAlias
 
 from qpu.core.isa import Basis, Isa, Unit
 
-__all__ = ["Code", "Flags", "Latency", "Op", "Operand", "OperandType", "Semantics", "Table", "Token"]
+__all__ = [
+    "Code",
+    "Flags",
+    "Latency",
+    "MagicRow",
+    "Op",
+    "Operand",
+    "OperandType",
+    "Semantics",
+    "SignalRow",
+    "Table",
+    "Token",
+]
 
 # A semantic function: f(v, a, b, *implicit) -> V, or -> (V, *implicit results). `v` is a LaneOps; the operands are
 # opaque to the row, hence Any here and nowhere in a public call.
@@ -39,12 +51,18 @@ class Flags(enum.StrEnum):
 
 
 class Token(enum.StrEnum):
-    """A sequence that instructions must not reorder."""
+    """A sequence that instructions must not reorder.
+
+    A TMU has two, because a request and the pop of an earlier result may pass each other: whatever makes up requests,
+    configuration included, and the pops.
+    """
 
     UNIFORM = "uniform"
     UNIFA = "unifa"
-    TMU = "tmu"
-    TMU1 = "tmu1"
+    TMU_REQUEST = "tmu_request"
+    TMU_RESULT = "tmu_result"
+    TMU1_REQUEST = "tmu1_request"
+    TMU1_RESULT = "tmu1_result"
     VPM_READ = "vpm_read"
     VPM_WRITE = "vpm_write"
     DMA_LOAD = "dma_load"
@@ -91,7 +109,64 @@ class Latency:
     early: str = "wrong"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
+class SignalRow:
+    """One signal: a side effect that the signal field adds to an instruction.
+
+    bit: its bit in a set of signals. dest: what it writes: ``named`` (a destination in the instruction), ``implicit``
+    (the register that the ISA fixes), ``named implicit`` (both) or nothing. stream: the queue or stream it reads, or
+    ``""``. words: words of a uniform stream it takes. writes: resources it writes beyond destinations. kind: ``"imm"``
+    for the marks of small immediates, ``"rot"`` for rotations; those are operands more than signals.
+    """
+
+    name: str
+    bit: int
+    isas: frozenset[Isa]
+    dest: str
+    stream: str
+    words: int
+    tokens: frozenset[Token]
+    doc: str
+    kind: str = ""
+    writes: tuple[str, ...] = ()
+    graphics: bool = False
+
+    @property
+    def names_destination(self) -> bool:
+        """True when the instruction holds a destination of the signal."""
+        return self.dest.startswith("named")
+
+    @property
+    def implicit(self) -> bool:
+        """True when the signal writes the register that the ISA fixes."""
+        return self.dest.endswith("implicit")
+
+
+@dataclass(frozen=True, slots=True)
+class MagicRow:
+    """One destination address that is not a register of the register file.
+
+    names: as printed, then what text takes besides. kind: what a write does; effects, the emulator's dispatch and the
+    rules about shared units follow from it. uniform_words: words that the write takes from the uniform stream.
+    attribute: the builder's name, "" where the builder has none.
+    """
+
+    n: int
+    names: tuple[str, ...]
+    kind: str
+    tokens: frozenset[Token]
+    uniform_words: int
+    isas: frozenset[Isa]
+    doc: str
+    attribute: str
+
+    @property
+    def name(self) -> str:
+        """The name as printed."""
+        return self.names[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Op:
     """One operation of one or more instruction sets."""
 
@@ -151,12 +226,6 @@ class Op:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, tuple[str, ...]]]:
         raise TypeError(f"operation rows are not pickled; keep the name {self.name!r}")
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
 
 class Table:

@@ -16,6 +16,7 @@ from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
 from qpu.v3d.instr import Sig
 from qpu.v3d.ops import code_of, table, variants
+from qpu.v3d.regs import SIGNAL_ROWS, SIGNALS
 
 __all__ = [
     "ALU_42",
@@ -62,31 +63,11 @@ NOP_WORD: Final[Mapping[Isa, int]] = MappingProxyType({Isa.V3D42: 0x3C003186BB80
 
 # -- signals ----------------------------------------------------------------------------------------------------------
 
-_T, _LU, _LT, _LV, _LR = Sig.THRSW, Sig.LDUNIF, Sig.LDTMU, Sig.LDVARY, Sig.LDUNIFRF
-_WT, _IB = Sig.WRTMUC, Sig.IMM_B
-_COMMON: tuple[Sig | None, ...] = (
-    Sig.NONE, _T, _LU, _T | _LU, _LT, _T | _LT, _LT | _LU, _T | _LT | _LU,
-    _LV, _T | _LV, _LV | _LU, _T | _LV | _LU, _LR, _T | _LR,
-)  # fmt: skip
-SIGNALS: Final[Mapping[Isa, tuple[Sig | None, ...]]] = MappingProxyType(
-    {
-        Isa.V3D42: (
-            *_COMMON, _IB | _LV, _IB, Sig.LDTLB, Sig.LDTLBU, _WT, _T | _WT, _LV | _WT, _T | _LV | _WT,
-            Sig.UCB, Sig.ROT, Sig.LDUNIFA, Sig.LDUNIFARF, None, None, None, None, None, _IB | _LT,
-        ),
-        Isa.V3D71: (
-            *_COMMON, Sig.IMM_A, _IB, Sig.LDTLB, Sig.LDTLBU, _WT, _T | _WT, _LV | _WT, _T | _LV | _WT,
-            Sig.UCB, None, Sig.LDUNIFA, Sig.LDUNIFARF, _LT | _WT, _T | _LT | _WT, None, None, Sig.IMM_C, Sig.IMM_D,
-        ),
-    }
-)  # fmt: skip
-"""Signal sets by number; None is reserved. 26 and 27 of 7.1 are in newer tables only."""
-
 SIG_CODE: Final[Mapping[Isa, Mapping[Sig, int]]] = MappingProxyType(
     {isa: MappingProxyType({s: i for i, s in enumerate(row) if s is not None}) for isa, row in SIGNALS.items()}
 )
 # Signals that write an address of their own; they take the condition field.
-WRITING_SIGS: Final = Sig.LDTMU | Sig.LDVARY | Sig.LDTLB | Sig.LDTLBU | Sig.LDUNIFRF | Sig.LDUNIFARF
+WRITING_SIGS: Final = Sig(sum(row.bit for row in SIGNAL_ROWS if row.names_destination))
 IMM_SIGS: Final = (Sig.IMM_A, Sig.IMM_B, Sig.IMM_C, Sig.IMM_D)
 IMM_BITS: Final = tuple(int(sig) for sig in IMM_SIGS)
 IMM_MASK: Final = int(Sig.IMM_A | Sig.IMM_B | Sig.IMM_C | Sig.IMM_D)

@@ -212,7 +212,7 @@ def _half(
 
 def _magic(isa: Isa, n: int, reads: set[str], writes: set[str], tokens: set[Token], events: set[str]) -> None:
     if n in TMU_WRITES:
-        tokens.add(Token.TMU)
+        tokens.add(Token.TMU_REQUEST)
         events.add("tmu_write")
         if n in _TMU_DATA:
             events.add("tmu_data")
@@ -262,12 +262,12 @@ def _signals(instr: Alu, reads: set[str], writes: set[str], tokens: set[Token], 
         events.add("ldunif_acc")
         writes.add(acc)
     if sig & _WRTMUC:
-        tokens.add(Token.TMU)
+        tokens.add(Token.TMU_REQUEST)
         writes.add("tmuc")
     if sig & _LDTMU:
         events.add("ldtmu")
         reads.add("tmu")
-        tokens.add(Token.TMU)
+        tokens.add(Token.TMU_RESULT)
     if sig & _LDVARY:
         events.add("ldvary")
         reads.add("varying")

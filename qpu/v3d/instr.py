@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from qpu.core.isa import Isa
 from qpu.core.optable import Op
+from qpu.v3d.regs import Sig
 
 __all__ = ["Alu", "AluHalf", "Branch", "Dst", "Instr", "Sig", "Src", "SrcKind"]
 
@@ -18,28 +19,6 @@ class SrcKind(enum.IntEnum):
     RF = 0  # register file, n = 0..63
     ACC = 1  # accumulator r0..r5, 4.2 only
     IMM = 2  # small immediate, n = its index 0..47 (48..63 decode, but mean nothing)
-
-
-class Sig(enum.IntFlag):
-    """Signals, as a set. `imm_*`: the operand slot (add a, add b, mul a, mul b) that is the small immediate."""
-
-    NONE = 0
-    THRSW = 1
-    LDUNIF = 2
-    LDTMU = 4
-    LDVARY = 8
-    LDUNIFRF = 16
-    LDTLB = 32
-    LDTLBU = 64
-    WRTMUC = 128
-    UCB = 256
-    ROT = 512
-    LDUNIFA = 1024
-    LDUNIFARF = 2048
-    IMM_A = 4096
-    IMM_B = 8192  # on 4.2 the one small immediate, readable by all four operands
-    IMM_C = 16384
-    IMM_D = 32768
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,7 +282,7 @@ def _stvpm(name: str, waddr: int, doc: str) -> Op:
     return _gfx(name, "a:b32 b:b32", code(248), code(190), doc, tokens=frozenset({Token.VPM_WRITE}))
 
 
-_TMU = frozenset({Token.TMU})
+_TMU = frozenset({Token.TMU_REQUEST})
 _N = Unit.ADD, Unit.MUL
 
 ROWS: Final[tuple[Op, ...]] = (

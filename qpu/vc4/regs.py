@@ -96,14 +96,12 @@ def _row(
     names: str,
     effect: str,
     doc: str,
-    token: Token | None = None,
-    *,
+    *tokens: Token,
     pops: bool = False,
     graphics: bool = False,
     basis: Basis = Basis.MANUAL,
 ) -> Register:
-    tokens = frozenset() if token is None else frozenset({token})
-    return Register(addr, files, tuple(names.split()), effect, doc, tokens, pops, graphics, basis)
+    return Register(addr, files, tuple(names.split()), effect, doc, frozenset(tokens), pops, graphics, basis)
 
 
 READS: tuple[Register, ...] = (
@@ -128,7 +126,8 @@ _TMU_DOC = {"s": "S (or a memory address): starts the request.", "t": "T.", "r":
 
 WRITES: tuple[Register, ...] = (
     *(_row(32 + n, _AB, f"r{n}", f"r{n}", f"Accumulator {n}.") for n in range(4)),
-    _row(36, _AB, "tmurs tmu_noswap r4", "tmu_noswap", "Not zero: TMU0 and TMU1 are not exchanged.", Token.TMU),
+    _row(36, _AB, "tmurs tmu_noswap r4", "tmu_noswap", "Not zero: TMU0 and TMU1 are not exchanged.",
+         Token.TMU_REQUEST, Token.TMU1_REQUEST),
     _row(37, _A, "r5quad r5_pix0", "r5", "Lane 0 of each quad goes to its quad of r5.", basis=Basis.MEASURED),
     _row(37, _B, "r5rep broadcast", "r5", "Lane 0 goes to every lane of r5.", basis=Basis.MEASURED),
     _row(38, _AB, "irq interrupt host_int host_interrupt", "host", "Not zero: host interrupt.", Token.HOST),
@@ -160,7 +159,7 @@ WRITES: tuple[Register, ...] = (
     *(
         _row(
             56 + 4 * unit + i, _AB, f"t{unit}{c} tmu{unit}_{c}", f"tmu{unit}_{c}", f"TMU{unit} {_TMU_DOC[c]}",
-            (Token.TMU, Token.TMU1)[unit],
+            (Token.TMU_REQUEST, Token.TMU1_REQUEST)[unit],
         )
         for unit in (0, 1)
         for i, c in enumerate("strb")
@@ -240,8 +239,8 @@ SIGNALS: tuple[Signal, ...] = (
         tokens=frozenset({Token.TLB}),
         graphics=True,
     ),
-    Signal(10, ("ldtmu0",), "Oldest result of TMU0 to r4.", "tmu0", tokens=frozenset({Token.TMU})),
-    Signal(11, ("ldtmu1",), "Oldest result of TMU1 to r4.", "tmu1", tokens=frozenset({Token.TMU1})),
+    Signal(10, ("ldtmu0",), "Oldest result of TMU0 to r4.", "tmu0", tokens=frozenset({Token.TMU_RESULT})),
+    Signal(11, ("ldtmu1",), "Oldest result of TMU1 to r4.", "tmu1", tokens=frozenset({Token.TMU1_RESULT})),
     Signal(12, ("loadam", "ldaltlb"), "Alpha mask to r4.", "tlb", tokens=frozenset({Token.TLB}), graphics=True),
     Signal(13, ("small_imm",), "raddr_b is a small immediate or a rotation."),
     Signal(14, ("load_imm",), "Load immediate or semaphore."),

@@ -271,7 +271,10 @@ def test_effects_beyond_the_operands() -> None:
 
     e = of(lambda q: q.mov(q.sfu_recip, q.r0))
     assert e.writes == {"sfu", "r4"}
-    for token, write in (("tmu", lambda q: q.mov(q.tmu0_t, q.r0)), ("tmu1", lambda q: q.mov(q.tmu1_b, q.r0))):
+    for token, write in (
+        ("tmu_request", lambda q: q.mov(q.tmu0_t, q.r0)),
+        ("tmu1_request", lambda q: q.mov(q.tmu1_b, q.r0)),
+    ):
         e = of(write)
         assert e.reads == {"r0", "uniform"}
         assert {t.value for t in e.tokens} == {token, "uniform"}
