@@ -267,7 +267,11 @@ def _to_int(name: str, op42: int, sub42: int, base71: int, type_: str, sem: Sema
 
 
 def _norm(name: str, operands: str, b: int, sem: Semantics, doc: str) -> Op:
-    return _row(name, operands, None, _m(14, b=b), sem, doc, sem_basis=Basis.ASSUMED)
+    halves = operands.startswith("d:i16x2")
+    if halves:
+        doc += " Flags by halves: assumed, as for every operation whose result is two halves."
+    flags = Flags.HALVES if halves else Flags.WORD
+    return _row(name, operands, None, _m(14, b=b), sem, doc, sem_basis=Basis.ASSUMED, flags=flags)
 
 
 def _vpm(name: str, operands: str, op: int, b: int | None, magic: int | None, doc: str) -> Op:
@@ -535,11 +539,20 @@ ROWS: Final[tuple[Op, ...]] = (
         "d:b32 a:b32",
         _a(186, b=6),
         _a(186, b=6),
-        s.setmsf,
-        "Sets the sample mask of the lane.",
+        s.setbit,
+        "Sets the sample mask of the lanes that the condition enables.",
         writes=("msf",),
     ),
-    _gfx("setrevf", "d:b32 a:b32", _a(186, b=7), _a(186, b=7), "Sets the facing bit of the lane.", writes=("revf",)),
+    _row(
+        "setrevf",
+        "d:b32 a:b32",
+        _a(186, b=7),
+        _a(186, b=7),
+        s.setbit,
+        "Sets the facing bit of the lanes that the condition enables (0 or 1, as setmsf does: assumed).",
+        writes=("revf",),
+        sem_basis=Basis.ASSUMED,
+    ),
     _sfu("recip", (186, 5), 32, s.recip, "Approximate 1 / a."),
     _sfu("rsqrt", (188, 3), 33, s.rsqrt, "Approximate 1 / sqrt(a)."),
     _sfu("exp", (188, 4), 34, s.exp, "Approximate 2 to the power a."),
@@ -630,7 +643,16 @@ ROWS: Final[tuple[Op, ...]] = (
     _gfx("xcd", "d:i32", _a(187, a=3, b=1), _a(187, b=8), "Pixel column."),
     _gfx("ycd", "d:i32", _a(187, a=7, b=1), _a(187, b=9), "Pixel row."),
     _row("msf", "d:b32", _a(187, a=0, b=2), _a(187, b=10), s.resource, "Sample mask of the lane.", reads=("msf",)),
-    _gfx("revf", "d:b32", _a(187, a=1, b=2), _a(187, b=11), "Facing bit of the lane.", reads=("revf",)),
+    _row(
+        "revf",
+        "d:b32",
+        _a(187, a=1, b=2),
+        _a(187, b=11),
+        s.resource,
+        "Facing bit of the lane; 0 before a setrevf (assumed).",
+        reads=("revf",),
+        sem_basis=Basis.ASSUMED,
+    ),
     _gfx("iid", "d:u32", _a(187, a=2, b=2), _a(187, b=12), "Instance or invocation number."),
     _gfx("sampid", "d:u32", _a(187, a=3, b=2), _a(187, b=13), "Sample number."),
     _row(

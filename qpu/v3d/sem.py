@@ -375,8 +375,8 @@ def resource(v: Ops, value: Vec) -> Vec:
     return value
 
 
-def setmsf(v: Ops, a: Vec) -> tuple[Vec, Vec]:
-    """Sample mask of the lane: 1 where a is not 0. The result proper is a (assumed)."""
+def setbit(v: Ops, a: Vec) -> tuple[Vec, Vec]:
+    """Sample mask or facing bit of the lane: 1 where a is not 0. The result proper is a (assumed)."""
     return a, v.select(v.eq(a, v.const(0)), v.const(0), v.const(1))
 
 

@@ -51,6 +51,7 @@ def group_of(isa: Isa, thread: int, state: U32, node: Node, fetch: Fetch, *, spl
     g.a_hi, g.b_hi = (_mask(number(Slot.A_HI)), _mask(number(Slot.B_HI))) if split else (g.a, g.b)
     g.msf, g.rtop = vector(Slot.MSF), vector(Slot.RTOP)
     g.live = g.msf != 0
+    g.revf = vector(Slot.REVF)
     g.tidx = np.full(LANES, number(Slot.TIDX), np.uint32)
     g.link, g.unifa, g.config = number(Slot.LINK), number(Slot.UNIFA), number(Slot.CONFIG)
     g.unifa_at = node.unifa - 4 if node.unifa else -100

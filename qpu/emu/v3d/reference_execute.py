@@ -253,13 +253,13 @@ def _general(p: Prepared, i: Alu, add: _Half, mul: _Half, loads: list[tuple[Valu
         results: list[U32] = []
         flags: list[tuple[AluHalf, Pair]] = []
         masks: list[Pair | None] = []
-        implicit: list[tuple[str, U32]] = []
+        implicit: list[tuple[str, U32, Pair | None]] = []
         for h in halves:
             masks.append(condition(g, h.cond) if h.cond else None)
             result: Any = h.value(g, x)
             if h.writes:
                 result, *more = result
-                implicit.extend(zip(h.writes, more, strict=True))
+                implicit += [(name, new, masks[-1]) for name, new in zip(h.writes, more, strict=True)]
             results.append(result)
             if h.flag:
                 flags.append((h.half, h.flags(g, result)))
@@ -275,8 +275,8 @@ def _general(p: Prepared, i: Alu, add: _Half, mul: _Half, loads: list[tuple[Valu
             g.config = x.uniform(g)
         for half, flag in flags:
             _apply_flags(g, half.push, half.update, flag)
-        for name, new in implicit:
-            implicit_write(g, name, new)
+        for name, new, mask in implicit:
+            implicit_write(g, name, new, mask)
         for k in late_first:
             halves[k].put(g, x, results[k], masks[k])
         for (_, put), value in zip(loads, loaded, strict=True):

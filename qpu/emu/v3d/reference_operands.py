@@ -178,18 +178,25 @@ def implicit_read(name: str) -> Callable[[Group], U32]:
         return lambda g: spread(g.link, g.n)
     if name == "msf":
         return lambda g: g.msf
+    if name == "revf":
+        return lambda g: g.revf
     raise KeyError(name)
 
 
-def implicit_write(g: Group, name: str, value: U32) -> None:
+def implicit_write(g: Group, name: str, value: U32, mask: Pair | None) -> None:
+    """`mask`: lanes that the condition enables. rtop is no lane register: it changes in all of them (assumed)."""
     if name == "rtop":
         g.rtop = None if value is ZERO else value
     elif name == "flags_a":
         lo, hi = value & np.uint32(1) != 0, value & np.uint32(2) != 0
+        if mask is not None:
+            lo, hi = np.where(mask[0], lo, g.a), np.where(mask[1], hi, g.a_hi)
         g.a, g.a_hi = lo, lo if np.array_equal(lo, hi) else hi
     elif name == "msf":
-        g.msf = value
-        g.live = np.not_equal(value, 0)
+        g.msf = value if mask is None else np.where(any_half(mask), value, g.msf)
+        g.live = np.not_equal(g.msf, 0)
+    elif name == "revf":
+        g.revf = value if mask is None else np.where(any_half(mask), value, g.revf)
     else:
         raise KeyError(name)
 

@@ -97,6 +97,7 @@ class Group:
         "qpu_weight",
         "regs",
         "results",
+        "revf",
         "rf0_doubtful",
         "rtop",
         "supergroups",
@@ -123,6 +124,7 @@ class Group:
         self.b_hi: Mask = _FALSE
         self.msf: U32 = np.ones(LANES, np.uint32)
         self.live: Mask = np.ones(LANES, np.bool_)
+        self.revf: U32 = np.zeros(LANES, np.uint32)
         self.tidx: U32 = np.zeros(LANES, np.uint32)
         self.rtop: U32 | None = None
         self.link: PerThread = 0
@@ -182,6 +184,7 @@ class Group:
         new.b_hi = new.b if self.b_hi is self.b else _take(self.b_hi, rows)
         new.msf = _take(self.msf, rows)
         new.live = _take(self.live, rows)
+        new.revf = _take(self.revf, rows)
         new.tidx = _take(self.tidx, rows)
         new.rtop = None if self.rtop is None else _take(self.rtop, rows)
         new.link = _take_number(self.link, rows)
@@ -247,6 +250,7 @@ class Group:
         new.b_hi = new.b if all(g.b_hi is g.b for g in groups) else vector([g.b_hi for g in groups])
         new.msf = vector([g.msf for g in groups])
         new.live = vector([g.live for g in groups])
+        new.revf = vector([g.revf for g in groups])
         new.tidx = vector([g.tidx for g in groups])
         zero = np.zeros(LANES, np.uint32)
         same = all(g.rtop is None for g in groups)

@@ -24,7 +24,7 @@ Pair: TypeAlias = tuple[ir.Value, ir.Value]  # masks of the low and of the high 
 
 _QUADS = [4 * (i // 4) for i in range(LANES)]
 _UNDEFINED_DATA = 0xDEADDA7A  # data words of lanes whose condition failed; as in `v3d_operands`
-_IMPLICIT = {"rtop": Slot.RTOP, "msf": Slot.MSF}
+_IMPLICIT = {"rtop": Slot.RTOP, "msf": Slot.MSF, "revf": Slot.REVF}
 R5, UNIFA, SYNCB = 5, 9, 18
 
 
@@ -87,7 +87,7 @@ class AluEmitter:
             self._set_flags(r)
         for r in results:
             for name, value in r.implicit:
-                self._store_implicit(name, value)
+                self._store_implicit(name, value, r.masks)
         slow: ir.Value | None = None
         for r in sorted(results, key=lambda r: _starts(r.half.dst)):
             half = r.half
@@ -169,14 +169,21 @@ class AluEmitter:
             raise Untranslatable(f"implicit operand {name}")
         return values.vector(_IMPLICIT[name])
 
-    def _store_implicit(self, name: str, value: ir.Value) -> None:
+    def _store_implicit(self, name: str, value: ir.Value, masks: Pair | None) -> None:
+        """`masks`: lanes that the condition enables. rtop is no lane register: it changes in all of them (assumed)."""
         v = self.v
         if name == "flags_a":
-            for slot, bit in ((Slot.A_LO, 1), (Slot.A_HI, 2)):
-                self.values.put_mask(slot, v.mnot(v.eq(v.and_(value, v.const(bit)), v.const(0))))
+            fresh = [v.mnot(v.eq(v.and_(value, v.const(bit)), v.const(0))) for bit in (1, 2)]
+            if masks is not None:
+                olds = self.values.mask(Slot.A_LO), self.values.mask(Slot.A_HI)
+                fresh = [self.b.select(m, new, old) for m, new, old in zip(masks, fresh, olds, strict=True)]
+            for slot, mask in zip((Slot.A_LO, Slot.A_HI), fresh, strict=True):
+                self.values.put_mask(slot, mask)
             return
         if name not in _IMPLICIT:
             raise Untranslatable(f"implicit result {name}")
+        if masks is not None and name != "rtop":
+            value = v.select(self._any_half(masks), value, self.values.vector(_IMPLICIT[name]))
         self.values.put_vector(_IMPLICIT[name], value)
 
     # -- results

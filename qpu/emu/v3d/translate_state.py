@@ -58,9 +58,10 @@ class Slot(enum.IntEnum):
     MSF = 1136
     LATE = 1152  # 4.2: an SFU result on its way to r4
     ADDRESS = 1168  # of a request handed to the host
-    DATA = 1184  # DATA_SLOTS vectors
-    FIFO = 1184 + 16 * DATA_SLOTS
-    SCALARS = 1184 + 16 * DATA_SLOTS + 16 * FIFO_SLOTS
+    REVF = 1184
+    DATA = 1200  # DATA_SLOTS vectors
+    FIFO = DATA + 16 * DATA_SLOTS
+    SCALARS = FIFO + 16 * FIFO_SLOTS
     RESUME = SCALARS
     UNIFORM = SCALARS + 1
     UNIFA = SCALARS + 2

@@ -968,7 +968,7 @@ class Ops42(Issue42):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> MulSlot42:
-        """Sets the sample mask of the lane."""
+        """Sets the sample mask of the lanes that the condition enables."""
         slot = _new(MulSlot42)
         slot._q = self
         slot._i = self._add(_A_setmsf, d, a, ABSENT, cond, push, update, sig)
@@ -985,7 +985,7 @@ class Ops42(Issue42):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> MulSlot42:
-        """Sets the facing bit of the lane. Graphics only."""
+        """Sets the facing bit of the lanes that the condition enables (0 or 1, as setmsf does: assumed)."""
         slot = _new(MulSlot42)
         slot._q = self
         slot._i = self._add(_A_setrevf, d, a, ABSENT, cond, push, update, sig)
@@ -1467,7 +1467,7 @@ class Ops42(Issue42):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> MulSlot42:
-        """Facing bit of the lane. Graphics only."""
+        """Facing bit of the lane; 0 before a setrevf (assumed)."""
         slot = _new(MulSlot42)
         slot._q = self
         slot._i = self._add(_A_revf, d, ABSENT, ABSENT, cond, push, update, sig)

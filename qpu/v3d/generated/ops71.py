@@ -327,7 +327,10 @@ class MulSlot71(MulSlotBase):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> None:
-        """Two halves 0..1 to 8 bits each."""
+        """Two halves 0..1 to 8 bits each.
+
+        Flags by halves: assumed, as for every operation whose result is two halves.
+        """
         self._q._mul(self._i, _M_vftounorm8, d, a, ABSENT, cond, push, update, sig)
 
     def vftosnorm8(
@@ -341,7 +344,10 @@ class MulSlot71(MulSlotBase):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> None:
-        """Two halves -1..1 to 8 bits each, signed."""
+        """Two halves -1..1 to 8 bits each, signed.
+
+        Flags by halves: assumed, as for every operation whose result is two halves.
+        """
         self._q._mul(self._i, _M_vftosnorm8, d, a, ABSENT, cond, push, update, sig)
 
     def funpackunormlo(
@@ -411,7 +417,10 @@ class MulSlot71(MulSlotBase):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> None:
-        """Two halves 0..1 to 10 bits each."""
+        """Two halves 0..1 to 10 bits each.
+
+        Flags by halves: assumed, as for every operation whose result is two halves.
+        """
         self._q._mul(self._i, _M_vftounorm10lo, d, a, ABSENT, cond, push, update, sig)
 
     def vftounorm10hi(
@@ -425,7 +434,10 @@ class MulSlot71(MulSlotBase):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> None:
-        """Two halves 0..1 to 10 and 2 bits."""
+        """Two halves 0..1 to 10 and 2 bits.
+
+        Flags by halves: assumed, as for every operation whose result is two halves.
+        """
         self._q._mul(self._i, _M_vftounorm10hi, d, a, ABSENT, cond, push, update, sig)
 
 
@@ -1143,7 +1155,7 @@ class Ops71(Issue71):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> MulSlot71:
-        """Sets the sample mask of the lane."""
+        """Sets the sample mask of the lanes that the condition enables."""
         slot = _new(MulSlot71)
         slot._q = self
         slot._i = self._add(_A_setmsf, d, a, ABSENT, cond, push, update, sig)
@@ -1160,7 +1172,7 @@ class Ops71(Issue71):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> MulSlot71:
-        """Sets the facing bit of the lane. Graphics only."""
+        """Sets the facing bit of the lanes that the condition enables (0 or 1, as setmsf does: assumed)."""
         slot = _new(MulSlot71)
         slot._q = self
         slot._i = self._add(_A_setrevf, d, a, ABSENT, cond, push, update, sig)
@@ -1764,7 +1776,7 @@ class Ops71(Issue71):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> MulSlot71:
-        """Facing bit of the lane. Graphics only."""
+        """Facing bit of the lane; 0 before a setrevf (assumed)."""
         slot = _new(MulSlot71)
         slot._q = self
         slot._i = self._add(_A_revf, d, ABSENT, ABSENT, cond, push, update, sig)
@@ -2272,7 +2284,10 @@ class Ops71(Issue71):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> None:
-        """Two halves 0..1 to 8 bits each."""
+        """Two halves 0..1 to 8 bits each.
+
+        Flags by halves: assumed, as for every operation whose result is two halves.
+        """
         self._mul_only(_M_vftounorm8, d, a, ABSENT, cond, push, update, sig)
 
     def vftosnorm8(
@@ -2286,7 +2301,10 @@ class Ops71(Issue71):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> None:
-        """Two halves -1..1 to 8 bits each, signed."""
+        """Two halves -1..1 to 8 bits each, signed.
+
+        Flags by halves: assumed, as for every operation whose result is two halves.
+        """
         self._mul_only(_M_vftosnorm8, d, a, ABSENT, cond, push, update, sig)
 
     def funpackunormlo(
@@ -2356,7 +2374,10 @@ class Ops71(Issue71):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> None:
-        """Two halves 0..1 to 10 bits each."""
+        """Two halves 0..1 to 10 bits each.
+
+        Flags by halves: assumed, as for every operation whose result is two halves.
+        """
         self._mul_only(_M_vftounorm10lo, d, a, ABSENT, cond, push, update, sig)
 
     def vftounorm10hi(
@@ -2370,5 +2391,8 @@ class Ops71(Issue71):
         update: Update | None = None,
         sig: SigArg | None = None,
     ) -> None:
-        """Two halves 0..1 to 10 and 2 bits."""
+        """Two halves 0..1 to 10 and 2 bits.
+
+        Flags by halves: assumed, as for every operation whose result is two halves.
+        """
         self._mul_only(_M_vftounorm10hi, d, a, ABSENT, cond, push, update, sig)

@@ -15,7 +15,7 @@ from v3d_compare import compare, make_state
 from v3d_model import DATA, GRAPHICS, NO_CARRY
 
 from qpu.core.isa import Isa
-from qpu.core.optable import Flags
+from qpu.core.optable import Flags, OperandType
 from qpu.v3d.ops import ROWS
 
 
@@ -134,6 +134,14 @@ def test_the_golden_words_reach_every_executable_operation(isa: Isa) -> None:
     seen = {h["op"] for _, f in load(42 if isa is Isa.V3D42 else 71) for h in (f["add"], f["mul"])}
     wanted = {op.name for op in ROWS if isa in op.code and not op.graphics and op.name not in GRAPHICS}
     assert wanted - seen <= {"flpop"}, wanted - seen  # flpop of 7.1: test_v3d_programs.py
+
+
+def test_flags_of_halves_belong_to_results_of_two_halves() -> None:
+    """One rule for all: what is written as two halves pushes the flags of two halves."""
+    for op in ROWS:
+        result = op.operand("d")
+        two = result is not None and result.type in (OperandType.F16X2, OperandType.I16X2)
+        assert (op.flags is Flags.HALVES) == two, op.name
 
 
 def test_unknown_carries_are_clear() -> None:

@@ -79,6 +79,7 @@ def make_state(rng: np.random.Generator, *, n: int = N, split: bool = False) -> 
         a=flags(),
         b=flags(),
         msf=rng.integers(0, 2, (n, 16)).astype(U),
+        revf=rng.integers(0, 2, (n, 16)).astype(U),
         tidx=rng.integers(0, 64, (n, 1)).astype(U),
         link=rng.integers(0, 1 << 20, n).astype(U) * U(8),
         rtop=rng.integers(0, 1 << 16, (n, 16)).astype(U),
@@ -99,7 +100,7 @@ def make_group(s: State) -> Group:
         g.a_hi = g.a
     if (g.b == g.b_hi).all():
         g.b_hi = g.b
-    g.msf, g.live = s.msf.copy(), s.msf != 0
+    g.msf, g.revf, g.live = s.msf.copy(), s.revf.copy(), s.msf != 0
     g.tidx = np.broadcast_to(s.tidx, (n, 16)).copy()
     g.link = s.link.copy()
     g.rtop = s.rtop.copy()
@@ -150,7 +151,9 @@ def compare(word: int, f: dict[str, Any], isa: Isa, s: State) -> None:
     for name, lo, hi in (("a", g.a, g.a_hi), ("b", g.b, g.b_hi)):
         got = np.broadcast_to(lo * 1 | hi * 2, (n, 16))
         assert ((got == getattr(want, name)) | (open_ & (name == "a"))).all(), f"flag {name}: {f}"
-    assert (np.broadcast_to(g.msf != 0, (n, 16)) == (want.msf != 0)).all()
+    assert (np.broadcast_to(g.msf, (n, 16)) == want.msf).all()
+    assert (np.broadcast_to(g.live, (n, 16)) == (want.msf != 0)).all()
+    assert (np.broadcast_to(g.revf, (n, 16)) == want.revf).all()
     rtop = np.zeros((n, 16), U) if g.rtop is None else np.broadcast_to(g.rtop, (n, 16))
     assert (rtop & U(0xFF) == want.rtop & U(0xFF)).all()
     assert len(g.results) == len(want.results)

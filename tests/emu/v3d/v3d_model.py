@@ -17,7 +17,7 @@ LANE = np.arange(16)
 DATA = {11, 34, 35, 36, 37, 38, 39}
 GRAPHICS = {
     "ldvpmv_in", "ldvpmv_out", "ldvpmd_in", "ldvpmd_out", "ldvpmp", "ldvpmg_in", "ldvpmg_out", "stvpmv", "stvpmd",
-    "stvpmp", "xcd", "ycd", "fxcd", "fycd", "revf", "setrevf", "iid", "sampid", "vpmwt", "ftoc",
+    "stvpmp", "xcd", "ycd", "fxcd", "fycd", "iid", "sampid", "vpmwt", "ftoc",
 }  # fmt: skip
 APPROXIMATE = {
     "recip", "rsqrt", "rsqrt2", "exp", "log", "sin",
@@ -69,6 +69,7 @@ class State:
     a: np.ndarray  # two bits a lane
     b: np.ndarray
     msf: np.ndarray
+    revf: np.ndarray
     tidx: np.ndarray
     link: np.ndarray  # (n,)
     rtop: np.ndarray
@@ -79,8 +80,9 @@ class State:
 
     def copy(self) -> State:
         return State(
-            self.rf.copy(), self.acc.copy(), self.a.copy(), self.b.copy(), self.msf.copy(), self.tidx, self.link,
-            self.rtop.copy(), [r.copy() for r in self.results], self.uniform, self.unifa, list(self.data),
+            self.rf.copy(), self.acc.copy(), self.a.copy(), self.b.copy(), self.msf.copy(), self.revf.copy(),
+            self.tidx, self.link, self.rtop.copy(), [r.copy() for r in self.results],
+            self.uniform, self.unifa, list(self.data),
         )  # fmt: skip
 
 
@@ -224,8 +226,8 @@ def alu(op: str, a: Any, b: Any, s: State) -> tuple[np.ndarray, np.ndarray | Non
         return a << U(2) | (s.a if op == "flapush" else s.b).astype(U), None, new
     if op == "flpop":
         return a >> U(2), None, new
-    if op == "setmsf":
-        new["msf"] = (a != 0).astype(U)
+    if op in ("setmsf", "setrevf"):
+        new[op[3:]] = (a != 0).astype(U)
         return a, np.ones(shape, bool), new
     if op in ("fround", "ftrunc", "ffloor", "fceil"):
         f = {"fround": np.rint, "ftrunc": np.trunc, "ffloor": np.floor, "fceil": np.ceil}[op]
@@ -277,8 +279,8 @@ def alu(op: str, a: Any, b: Any, s: State) -> tuple[np.ndarray, np.ndarray | Non
             if hit.size:
                 r[i, hit[0]] = 1
         return r, None, new
-    if op == "msf":
-        return s.msf, None, new
+    if op in ("msf", "revf"):
+        return getattr(s, op), None, new
     if op in ("nop", "tmuwt"):
         return zero, None, new
     if op == "barrierid":
@@ -448,6 +450,8 @@ class Model:
             if self.open is not None:
                 doubt = self.open if doubt is None else doubt | self.open
             for name, value in new.items():
+                if name in ("msf", "revf") and flags[cond] != "none":
+                    value = np.where(COND[flags[cond]](s) != 0, value, getattr(s, name))
                 setattr(out, name, value)
             which = flags[push] if flags[push] != "none" else flags[update]
             if which != "none":
