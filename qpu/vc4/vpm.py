@@ -128,8 +128,12 @@ def dma_load(
 
 
 def dma_load_stride(stride: int) -> int:
-    """Distance in bytes (0..8191) from row start to row start in memory, for loads with ``mpitch=0``."""
-    return 9 << 28 | _field("stride", stride, 0, 8191)
+    """Distance in bytes (0..65535) from row start to row start in memory, for loads with ``mpitch=0``.
+
+    The guide gives the field 13 bits; programs that ran on silicon need 16 (uncertain: not measured by itself,
+    vc4.md 14.3).
+    """
+    return 9 << 28 | _field("stride", stride, 0, 65535)
 
 
 def dma_store(

@@ -173,10 +173,12 @@ class LlvmLanes:
         x, y = self._f(a), self._f(b)
         if self.avx512:
             return self._i(self.intrinsic("llvm.x86.avx512.add.ps.512", F32X16, [x, y, I32(ROUND_TO_ZERO)]))
-        # TwoSum gives the error of the nearest sum exactly; a sum beyond the exact one steps back toward zero.
+        # Fast2Sum gives the error of the nearest sum exactly; a sum beyond the exact one steps back toward zero. Unlike
+        # those of TwoSum, its intermediate results cannot overflow while the sum does not.
+        swap = self.ult(self.and_(a, self.const(0x7FFFFFFF)), self.and_(b, self.const(0x7FFFFFFF)))
+        large, small = self.b.select(swap, y, x), self.b.select(swap, x, y)
         total = self.b.fadd(x, y)
-        back = self.b.fsub(total, x)
-        error = self.b.fadd(self.b.fsub(x, self.b.fsub(total, back)), self.b.fsub(y, back))
+        error = self.b.fsub(small, self.b.fsub(total, large))
         bits, error_bits = self._i(total), self._i(error)
         zero, infinity, magnitude = self.const(0), self.const(0x7F800000), self.const(0x7FFFFFFF)
         opposite = self.slt(self.xor(bits, error_bits), zero)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qpu.emu.engine.numpy_lanes import LANES, NumpyLanes
 from qpu.emu.vc4.faults import Level
@@ -254,18 +255,25 @@ def _set_flags(g: Group, result: Vector, carry: Flag | None, mask: Flag | None) 
     bank.c[sel] = np.where(mask, False if carry is None else carry, bank.c[sel])
 
 
-def _check_clash(g: Group, plan: Plan, first: Flag | None, second: Flag | None) -> None:
-    """H13, for conditions that may or may not overlap."""
-    lanes = _overlap(first, second, g.n)
+def _origin(place: Place) -> NDArray[np.intp]:
+    """The lane whose value each lane of a destination takes."""
+    if place is Place.R5_ALL:
+        return np.zeros(LANES, np.intp)
+    return _QUAD_FIRST if place is Place.R5_QUADS else _LANE
+
+
+def _check_clash(g: Group, add: Writer, mul: Writer, one: Vector, two: Vector, masks: tuple[Flag | None, ...]) -> None:
+    """H13: two values for one lane of a destination. Two equal ones are harmless (vc4.md 19)."""
+    lanes = np.ones((g.n, LANES), np.bool_)
+    for mask in masks:
+        if mask is not None:
+            lanes &= mask
+    if add.pack is None and mul.pack is None:
+        lanes = lanes & (one[..., _origin(add.place)] != two[..., _origin(mul.place)])
     if lanes.any():
         i, lane = (int(x) for x in np.argwhere(lanes)[0])
         text = "both ALUs write the same destination in the same lane; emulated as the MUL result winning"
         g.units.faults.report(Level.UNKNOWN, "H13", text, g, i, lane=lane)
-
-
-def _overlap(first: Flag | None, second: Flag | None, n: int) -> Flag:
-    every = np.ones((n, LANES), np.bool_)
-    return (every if first is None else first) & (every if second is None else second)
 
 
 class AluStep:
@@ -385,7 +393,8 @@ class AluStep:
             mul.write(g, np.where(mul_mask, _whole(mul_result, g), add_result), None)
         else:
             if plan.clash and add is not None and mul is not None:
-                _check_clash(g, plan, add_mask, mul_mask)
+                assert add_result is not None and mul_result is not None
+                _check_clash(g, add, mul, add_result, mul_result, (add_mask, mul_mask))
             if add_result is not None and add is not None:
                 add.write(g, add_result, add_mask)
             if mul_result is not None and mul is not None:

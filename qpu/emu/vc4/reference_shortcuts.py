@@ -24,13 +24,17 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _EXPONENT = np.uint32(0x7F800000)
 _SIGN = np.uint32(0x80000000)
 _ONE = np.uint32(1)
+_LARGE = np.float32(2.0**127)
 _DENORMALS = 0x007FFFFF  # pattern - 1 of every denormal is below; that of 0 wraps to the top
 
 
 def _ordinary(a: U32, b: U32, result: NDArray[np.float32]) -> bool:
-    """No denormal operand and nothing infinite or NaN (an infinite or NaN operand shows in the result)."""
+    """No denormal operand, and no result that is infinite, NaN or so large that TwoSum's own sums could overflow.
+
+    An infinite or NaN operand shows in the result.
+    """
     lowest = np.minimum((a & _MAGNITUDE) - _ONE, (b & _MAGNITUDE) - _ONE).min()
-    return bool(lowest >= _DENORMALS) and bool(np.isfinite(result).all())
+    return bool(lowest >= _DENORMALS) and bool(np.abs(result).max() < _LARGE)
 
 
 def _flush(bits: U32) -> U32:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from llvmlite import ir
 
+from qpu.core.optable import Op
 from qpu.emu.engine.llvm_lanes import (
     F32X16,
     I1,
@@ -57,6 +58,21 @@ class _Value:
     def __init__(self, raw: ir.Value, plain: ir.Value | None) -> None:
         self.raw = raw
         self.plain = plain
+
+
+def raw_result(v: LlvmLanes, op: Op, a: ir.Value, b: ir.Value) -> ir.Value | None:
+    """A sum or product by one host instruction, before `sem.flush`; None for other operations. For AVX-512.
+
+    With the host's denormal operands counting as zero, the flushed result is that of `op.sem` unless it is a NaN.
+    """
+    if op.name == "fmul":
+        return v.fmul(a, b)
+    if op.name not in FAST_SUM:
+        return None
+    other = b if op.name == "fadd" else v.xor(b, v.const(sem.SIGN))
+    operands = [v.b.bitcast(x, F32X16) for x in (a, other)]
+    total = v.intrinsic("llvm.x86.avx512.add.ps.512", F32X16, [*operands, I32(ROUND_TO_ZERO)])
+    return v.b.bitcast(total, I32X16)
 
 
 @dataclass(slots=True)
@@ -403,13 +419,9 @@ class _Translator:
         if b is not None and a is b and is_move(op):
             return a
         if self.fast and b is not None:
-            if op.name in FAST_SUM:
-                other = b.raw if op.name == "fadd" else v.xor(b.raw, v.const(sem.SIGN))
-                operands = [self.b.bitcast(x, F32X16) for x in (a.raw, other)]
-                total = v.intrinsic("llvm.x86.avx512.add.ps.512", F32X16, [*operands, I32(ROUND_TO_ZERO)])
-                return _Value(self.b.bitcast(total, I32X16), None)
-            if op.name == "fmul":
-                return _Value(v.fmul(a.raw, b.raw), None)
+            raw = raw_result(v, op, a.raw, b.raw)
+            if raw is not None:
+                return _Value(raw, None)
         result = op.sem(v, self.plain(a), v.const(0) if b is None else self.plain(b))
         return _Value(result, result)
 

@@ -13,6 +13,7 @@ from qpu.emu.vc4.tmu import FIFO_DEPTH, SAFE_DEPTH
 from qpu.emu.vc4.translate_graph import MUTEX
 from qpu.emu.vc4.translate_state import NO_PITCH, Arg, Slot
 from qpu.emu.vc4.vpm import LOAD_BUSY, STORE_BUSY
+from qpu.emu.vc4.vpm_setup import GENERIC_BITS, LOAD_BITS, PITCH_BITS, STRIDE_BITS
 from qpu.vc4.regs import File
 
 __all__ = ["Units"]
@@ -287,8 +288,10 @@ class Units:
 
         t.effects.append(effect)
 
-    def _fields(self, word: ir.Value) -> tuple[Callable[[int, int], ir.Value], ...]:
-        """Functions of a setup word: (shift, bits) -> field; (x, n) -> x equals n; (x, n) -> x, or n for 0."""
+    def _fields(self, word: ir.Value) -> tuple[Callable[..., ir.Value], ...]:
+        """Functions of a setup word: (shift, bits) -> field; (x, n) -> x equals n; (x, n) -> x, or n for 0;
+        (mask) -> no bit outside of the mask is set.
+        """
         b = self.t.b
 
         def field(shift: int, bits: int) -> ir.Value:
@@ -300,21 +303,25 @@ class Units:
         def full(x: ir.Value, n: int) -> ir.Value:
             return b.select(equal(x, 0), I32(n), x)
 
-        return field, equal, full
+        def unused(mask: int) -> ir.Value:
+            return equal(b.and_(word, I32(~mask & 0xFFFFFFFF)), 0)
+
+        return field, equal, full, unused
 
     def read_setup(self, word: ir.Value) -> None:
         """A write to address 49, file A: VPM reads of rows of words, DMA loads of words, their pitch."""
         t, b = self.t, self.t.b
-        field, equal, full = self._fields(word)
+        field, equal, full, unused = self._fields(word)
         vector = b.and_(equal(field(30, 2), 0), b.and_(equal(field(8, 2), 2), equal(field(11, 1), 1)))
         vector = b.and_(vector, b.icmp_unsigned("<", field(0, 8), I32(64)))
+        vector = b.and_(vector, unused(GENERIC_BITS))
         left = b.add(t.load_scalar(Slot.READ_LEFT), t.load_scalar(Slot.QUEUED_LEFT))
         vector = b.and_(vector, b.icmp_unsigned("<", left, I32(2)))
         vector = b.and_(vector, equal(t.load_scalar(Slot.READ), 0))
         queue = b.and_(vector, equal(left, 1))
         start = b.and_(vector, equal(left, 0))
-        pitch = equal(field(28, 4), 9)
-        block = equal(field(28, 4), 8)
+        pitch = b.and_(equal(field(28, 4), 9), unused(PITCH_BITS))
+        block = b.and_(equal(field(28, 4), 8), unused(LOAD_BITS))
         upright = equal(field(11, 1), 1)
         columns, rows = full(field(20, 4), 16), full(field(16, 4), 16)
         beside = b.sub(columns, I32(1))
@@ -334,7 +341,7 @@ class Units:
                 (Slot.QUEUED_LEFT, queue, full(field(20, 4), 16)),
                 (Slot.LOAD, block, I32(1)),
                 (Slot.LOAD_WORD, block, word),
-                (Slot.PITCH, pitch, field(0, 13)),
+                (Slot.PITCH, pitch, field(0, 16)),
             ):
                 t.store_scalar(slot, b.select(when, new, t.load_scalar(slot)))
             self._touch()
@@ -352,6 +359,8 @@ class Units:
         power = b.and_(b.lshr(word, I32(24)), I32(15))
         own = b.icmp_unsigned("==", power, I32(0))
         pitch = b.select(own, extended, b.shl(I32(8), power))
+        one = b.icmp_unsigned("==", b.and_(word, I32(15 << 16)), I32(1 << 16))
+        pitch = b.select(one, I32(0), pitch)
         self._require(b.icmp_unsigned("!=", pitch, I32(NO_PITCH)))
         self._require(b.icmp_unsigned("==", b.and_(b.or_(address, pitch), I32(3)), I32(0)))
         args = [t.function.args[n] for n in (Arg.MEMORY, Arg.PAGES, Arg.SIZE, Arg.VPM)]
@@ -369,13 +378,14 @@ class Units:
     def setup(self, word: ir.Value) -> None:
         """A write to address 49, file B: forms that whole rows of words need."""
         t, b = self.t, self.t.b
-        field, equal, full = self._fields(word)
+        field, equal, full, unused = self._fields(word)
         kind = field(30, 2)
         vector = b.and_(equal(kind, 0), b.and_(equal(field(8, 2), 2), equal(field(11, 1), 1)))
         vector = b.and_(vector, b.icmp_unsigned("<", field(0, 8), I32(64)))
-        stride = equal(kind, 3)
+        vector = b.and_(vector, unused(GENERIC_BITS))
+        stride = b.and_(equal(kind, 3), unused(STRIDE_BITS))
         rows = b.and_(equal(kind, 2), b.and_(equal(field(0, 3), 0), equal(field(14, 2), 1)))
-        bottom = b.add(field(7, 6), full(field(23, 7), 128))
+        bottom = b.add(field(7, 7), full(field(23, 7), 128))
         right = b.add(field(3, 4), full(field(16, 7), 128))
         rows = b.and_(rows, b.icmp_unsigned("<=", bottom, I32(64)))
         rows = b.and_(rows, b.icmp_unsigned("<=", right, I32(16)))

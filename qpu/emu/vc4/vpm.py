@@ -15,13 +15,16 @@ from qpu.emu.vc4.vpm_setup import (
     GenericSetup,
     LoadPitch,
     LoadSetup,
+    ReadSetup,
     StoreSetup,
     StoreStride,
     Vpm,
+    WriteSetup,
     load_geometry,
     parse_read_setup,
     parse_write_setup,
     store_geometry,
+    unused_bits,
 )
 
 if TYPE_CHECKING:
@@ -100,6 +103,7 @@ class VpmUnit:
             except ValueError as error:
                 self._units.faults.report(Level.UNKNOWN, "vpm-setup", f"VPM read setup {error}", g, i)
                 continue
+            self._check_bits(g, i, "read", int(value[i, 0]), setup)
             if isinstance(setup, LoadPitch):
                 port.pitch = setup.pitch
             elif isinstance(setup, LoadSetup):
@@ -129,6 +133,7 @@ class VpmUnit:
             except ValueError as error:
                 self._units.faults.report(Level.UNKNOWN, "vpm-setup", f"VPM write setup {error}", g, i)
                 continue
+            self._check_bits(g, i, "write", int(value[i, 0]), setup)
             if isinstance(setup, StoreStride):
                 port.stride = setup
             elif isinstance(setup, StoreSetup):
@@ -136,6 +141,12 @@ class VpmUnit:
             else:
                 self._check_row(g, i, setup)
                 port.write = (setup, setup.address)
+
+    def _check_bits(self, g: Group, i: int, what: str, word: int, setup: ReadSetup | WriteSetup) -> None:
+        unused = unused_bits(word, setup)
+        if unused:
+            text = f"VPM {what} setup 0x{word:08x}: bits 0x{unused:08x} mean nothing; emulated as if they were 0"
+            self._units.faults.report(Level.UNKNOWN, "vpm-setup", text, g, i)
 
     def _check_row(self, g: Group, i: int, setup: GenericSetup) -> None:
         limit = 64 << (2 - setup.size)
@@ -190,13 +201,13 @@ class VpmUnit:
                 text = "DMA load started before any DMA load setup (address 49, file A)"
                 self._units.faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
                 continue
-            pitch = 8 << setup.mpitch
-            if not setup.mpitch:
-                if port.pitch is None:
-                    text = "DMA load with MPITCH 0 before the extended pitch was set"
-                    self._units.faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
-                    continue
-                pitch = port.pitch
+            pitch = 8 << setup.mpitch if setup.mpitch else port.pitch
+            if setup.rows == 1:
+                pitch = 0  # nothing depends on it: such loads arrive although no pitch was ever written (vc4.md 14.3)
+            if pitch is None:
+                text = "DMA load of several rows with MPITCH 0 before the extended pitch was set"
+                self._units.faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
+                continue
             geometry = load_geometry(setup)
             self._concerns(g, i, geometry.concerns)
             values = self._fetch(g, i, int(value[i, 0]), geometry.cells.shape, pitch, setup.width)
@@ -217,7 +228,7 @@ class VpmUnit:
             geometry = store_geometry(setup, port.stride.blockmode)
             self._concerns(g, i, geometry.concerns)
             values = self.vpm.fetch(geometry.cells, setup.width)
-            pitch = setup.depth * setup.width + port.stride.stride
+            pitch = 0 if setup.units == 1 else setup.depth * setup.width + port.stride.stride
             self._put(g, i, int(value[i, 0]), values, pitch, setup.width)
             self._units.stats.dma_write_bytes += values.size * setup.width
             port.store_until = g.clock(i) + STORE_BUSY * CLOCKS_PER_INSTRUCTION

@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 
 __all__ = [
     "COLUMNS",
+    "GENERIC_BITS",
+    "LOAD_BITS",
+    "PITCH_BITS",
     "ROWS",
+    "STRIDE_BITS",
     "Concern",
     "GenericSetup",
     "Geometry",
@@ -30,6 +34,7 @@ __all__ = [
     "parse_read_setup",
     "parse_write_setup",
     "store_geometry",
+    "unused_bits",
 ]
 
 ROWS, COLUMNS = 64, 16  # what user programs reach; rows from 64 on are unreachable (hardware issue 2253)
@@ -118,6 +123,10 @@ class StoreStride:
     blockmode: bool
 
 
+ReadSetup: TypeAlias = GenericSetup | LoadSetup | LoadPitch
+WriteSetup: TypeAlias = GenericSetup | StoreSetup | StoreStride
+
+
 def _mode(modew: int) -> tuple[int, int]:
     """(bytes of an element, offset in the word) of a MODEW field other than 1."""
     if modew >= 4:
@@ -137,7 +146,7 @@ def _generic(word: int) -> GenericSetup:
 
 
 @lru_cache(maxsize=1024)
-def parse_read_setup(word: int) -> GenericSetup | LoadSetup | LoadPitch:
+def parse_read_setup(word: int) -> ReadSetup:
     """Decode a word written to the VPM-read and DMA-load setup register (address 49, file A).
 
     Raises: ValueError for reserved encodings.
@@ -145,7 +154,8 @@ def parse_read_setup(word: int) -> GenericSetup | LoadSetup | LoadPitch:
     if word >> 31:
         modew = word >> 28 & 7
         if modew == 1:
-            return LoadPitch(word & 0x1FFF)
+            # 16 bits as programs that ran on silicon need them (vc4.md 14.3); the guide has 13.
+            return LoadPitch(word & 0xFFFF)
         width, sub = _mode(modew)
         return LoadSetup(
             width=width,
@@ -167,7 +177,7 @@ def parse_read_setup(word: int) -> GenericSetup | LoadSetup | LoadPitch:
 
 
 @lru_cache(maxsize=1024)
-def parse_write_setup(word: int) -> GenericSetup | StoreSetup | StoreStride:
+def parse_write_setup(word: int) -> WriteSetup:
     """Decode a word written to the VPM-write and DMA-store setup register (address 49, file B).
 
     Raises: ValueError for reserved encodings.
@@ -187,7 +197,7 @@ def parse_write_setup(word: int) -> GenericSetup | StoreSetup | StoreStride:
             depth=(word >> 16 & 127) or 128,
             laned=bool(word >> 15 & 1),
             horizontal=bool(word >> 14 & 1),
-            y=word >> 7 & 63,
+            y=word >> 7 & 127,
             x=word >> 3 & 15,
         )
     if kind == 1:
@@ -196,6 +206,29 @@ def parse_write_setup(word: int) -> GenericSetup | StoreSetup | StoreStride:
     if setup.size == 3:
         raise ValueError(f"0x{word:08x}: SIZE 3 (bits 9:8) is reserved; 0, 1 and 2 are 8, 16 and 32 bits")
     return setup
+
+
+# Bits of set-up words that mean something (vc4.md 14). LANED of 32-bit vectors is documented as ignored, and programs
+# that ran on silicon use one word for reads and writes, so that writes may have the NUM of reads.
+GENERIC_BITS = 0x00F3FFFF
+LOAD_BITS, PITCH_BITS = 0xFFFFFBFF, 0xF000FFFF
+STRIDE_BITS = 0xC001FFFF
+_LANED = 1 << 15
+
+
+def unused_bits(word: int, setup: ReadSetup | WriteSetup) -> int:
+    """The bits set in a set-up word that mean nothing, as far as documented."""
+    if isinstance(setup, StoreSetup):
+        return word & _LANED if setup.width == 4 else 0
+    for kind, bits in (
+        (GenericSetup, GENERIC_BITS),
+        (LoadSetup, LOAD_BITS),
+        (LoadPitch, PITCH_BITS),
+        (StoreStride, STRIDE_BITS),
+    ):
+        if isinstance(setup, kind):
+            return word & ~bits
+    raise AssertionError(setup)
 
 
 _ADDRESS_BITS = (8, 7, 6)  # by size: rows 0..63 in units of bytes, halves and words of a row

@@ -44,7 +44,8 @@ UNKNOWN: list[tuple[str, list[Any], int]] = [
     ("H8", [mov(40, 0), mov(32, 6, raddr_a=32)], 1),
     ("H8", [mov(40, 0), Alu(), mov(32, 6, raddr_a=32)], 2),
     ("H8", [mov(40, 0), Alu(), mov(57, 0)], 2),
-    ("H13", [Alu(op_add=21, cond_add=1, waddr_add=32, op_mul=4, cond_mul=1, waddr_mul=32)], 0),
+    ("H13", [Alu(op_add=21, cond_add=1, waddr_add=32, op_mul=4, cond_mul=1, waddr_mul=32, mul_a=1, mul_b=1)], 0),
+    ("H13", [Alu(op_add=21, cond_add=1, waddr_add=48, op_mul=4, cond_mul=1, waddr_mul=48)], 0),
     ("H14", [mov(48, 0, cond_add=0)], 0),
     ("H15", [Alu(op_mul=1, cond_mul=1, waddr_mul=48, pm=1, pack=4)], 0),
     ("H16", [Alu(op_add=21, cond_add=1, waddr_add=49, op_mul=4, cond_mul=1, waddr_mul=49)], 0),
@@ -61,7 +62,7 @@ UNKNOWN: list[tuple[str, list[Any], int]] = [
     ("scoreboard", [Alu(sig=4)], 0),
     ("unassigned-read", [mov(32, 6, raddr_a=40)], 0),
     ("unpack-input", [mov(32, 6, raddr_a=38, unpack=1)], 0),
-    ("add-nop-write", [Alu(cond_add=1, waddr_add=32)], 0),
+    ("add-nop-write", [Alu(cond_add=1, waddr_add=48)], 0),
     ("reserved-pack", [Alu(op_mul=1, cond_mul=1, waddr_mul=32, pm=1, pack=9)], 0),
     ("uniforms-relative", [mov(40, 0, ws=1)], 0),
     ("vpm-no-setup", [mov(48, 0)], 0),
@@ -195,7 +196,7 @@ def test_dynamic_overlap_of_two_writes_faults() -> None:
     setf = [encode(LoadImm(cond_add=1, waddr_add=32, imm=0x80000000, sf=1))]
     assert Rig().run([*setf, *words, *END]).done  # N but not Z: no lane in common
     both = [encode(Alu(op_add=13, cond_add=1, waddr_add=39, sf=1))]  # Z
-    never_n = [encode(Alu(op_add=21, cond_add=2, waddr_add=33, op_mul=4, cond_mul=5, waddr_mul=33))]
+    never_n = [encode(Alu(op_add=21, cond_add=2, waddr_add=33, op_mul=4, cond_mul=5, waddr_mul=33, mul_a=1, mul_b=1))]
     assert fault(Rig(), [*both, *never_n, *END]).rule == "H13"
 
 
