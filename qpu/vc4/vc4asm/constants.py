@@ -136,7 +136,11 @@ def _table(mul: bool) -> dict[int, tuple[Candidate, ...]]:
     def note(value: int, stage: int, op: int, code: int, pm: int, pack: int) -> None:
         unnatural = code >= 32 and op not in floats
         move = rank.index(op) == 0
-        key = (stage, not move, unnatural, rank.index(op), code)
+        key = (
+            (stage, not move, unnatural, code, rank.index(op))
+            if mul
+            else (stage, not move, unnatural, rank.index(op), code)
+        )
         found.setdefault(value, []).append((key, Candidate(op, code, pm, pack)))
 
     for op, f in ops.items():

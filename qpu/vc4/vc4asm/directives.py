@@ -385,7 +385,6 @@ def _include(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) ->
 
 def _integers(bits: int) -> Handler:
     def run(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
-        engine.pending = None
         for value, pos in _values(parser):
             if isinstance(value, LabelRef):
                 raise Fault("label-operand", "a label alone is no data; a difference of two labels is", pos)
@@ -417,7 +416,6 @@ def _double_bits(value: float) -> int:
 
 def _floats(bits: int, encode: Callable[[float], int], infinity: int) -> Handler:
     def run(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
-        engine.pending = None
         for value, pos in _values(parser):
             if not isinstance(value, int | float):
                 raise Fault("value-type", f"a number is needed, not {described(value)}", pos)
@@ -431,7 +429,6 @@ def _floats(bits: int, encode: Callable[[float], int], infinity: int) -> Handler
 
 
 def _align(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
-    engine.pending = None
     values = _values(parser)
     if len(values) > 2:
         raise Fault("operand-count", ".align takes an alignment and a base", values[2][1])
@@ -488,7 +485,6 @@ def _back(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> in
     n = _integer(parser.expression(), pos, "the number of instructions", 0, 10)
     _end(parser)
     body, after = _block(lines, i, frozenset({"back"}), frozenset({"endb"}), pos)
-    engine.pending = None
     source = engine.source
     try:
         cut = engine.out.cut(n)
@@ -499,7 +495,6 @@ def _back(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> in
         engine.nested(body, {}, None, pos)
     finally:
         engine.source = source
-        engine.pending = None
         cut.restore(source)
     return after
 
@@ -513,7 +508,6 @@ def _clone(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> i
     where = parser.skip()
     n = _integer(parser.expression(), where, "the number of instructions", 0, 3)
     _end(parser)
-    engine.pending = None
     out = engine.out
     first = engine.address(label)
     if first % 8:

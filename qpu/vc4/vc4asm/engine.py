@@ -108,7 +108,6 @@ class Engine:
         self.expansions = 0
         self.tainted = False
         self.cacheable = True
-        self.pending: tuple[list[Operation], list[int], int] | None = None
         self.results: list[Value] | None = None  # inside a .func: the values its lines give
         self.instruction = Instruction()
         from qpu.vc4.vc4asm.directives import DIRECTIVES, after_block
@@ -150,18 +149,18 @@ class Engine:
         return lambda arguments, pos: self.call(found, arguments, pos)
 
     def label(self, name: str, pos: int) -> LabelRef:
-        """The label that a reference means: ``1`` or ``1b`` the last label 1, ``1f`` the next."""
+        """The label that a reference means: ``1`` or ``1b`` the last label 1, ``1f`` the next; ``1_x`` alike."""
         self.tainted = True
         if name[0].isdigit():
-            forward = name.endswith("f") and name[:-1].isdigit()
-            digits = name[:-1] if forward or (name.endswith("b") and name[:-1].isdigit()) else name
-            if not digits.isdigit():
-                raise Fault("label-name", f"{name!r} is no label: one that starts with a digit has only digits", pos)
-            count = self.counts.get(digits, 0)
+            count, forward = self.counts.get(name, 0), False
+            if not count and name[-1] in "bf":
+                forward = name[-1] == "f"
+                name = name[:-1]
+                count = self.counts.get(name, 0)
             if not forward and not count:
-                raise Fault("label-undefined", f"no label {digits} has been defined so far", pos,
-                            help=f"write :{digits}f for the next one")  # fmt: skip
-            key = (digits, count + forward)
+                raise Fault("label-undefined", f"no label {name} has been defined so far", pos,
+                            help=f"write :{name}f for the next one")  # fmt: skip
+            key = (name, count + forward)
         else:
             key = (name, 0)
         self.references.setdefault(key, (self.source, pos, name))
@@ -251,8 +250,6 @@ class Engine:
     def define_label(self, name: str, export: bool, pos: int) -> None:
         """Define a label at the current place."""
         if name[0].isdigit():
-            if not name.isdigit():
-                raise Fault("label-name", f"{name!r}: a label that starts with a digit has only digits", pos)
             count = self.counts.get(name, 0) + 1
             self.counts[name] = count
             key = (name, count)
@@ -348,14 +345,12 @@ class Engine:
                     word = quick_word(text)
                     if word is not None and len(_LINE_CACHE) < _CACHE_LIMIT:
                         _LINE_CACHE[text] = word
-                if word is not None:
-                    self.pending = None
-                    if not out.tail_bits:
-                        out.words.append(word)
-                        out.where.append(source)
-                        out.is_code.append(out.region is not False)
-                        i += 1
-                        continue
+                if word is not None and not out.tail_bits:
+                    out.words.append(word)
+                    out.where.append(source)
+                    out.is_code.append(out.region is not False)
+                    i += 1
+                    continue
             self.source = source
             i += 1
             try:
@@ -383,8 +378,8 @@ class Engine:
                 self.error(fault)
 
     def _label(self, match: re.Match[str]) -> None:
-        self.pending = None
         if match.group(4):
+            self.out.seal()
             return
         name = match.group(2) or match.group(3)
         self.define_label(name, match.group(1) == "::", match.start(2) if match.group(2) else match.start(3))
@@ -428,7 +423,6 @@ class Engine:
         pieces = code[start:].split(";")
         leads = not pieces[0].strip()
         trails = len(pieces) > 1 and not pieces[-1].strip()
-        pending, self.pending = self.pending, None
         operations: list[Operation] = []
         offsets: list[int] = []
         at = start
@@ -454,17 +448,14 @@ class Engine:
                 at += len(piece) + 1
             if not operations:
                 return
-            if leads and pending is not None and self._merge(pending, operations):
-                if trails:
-                    self.pending = ([*pending[0], *operations], [*pending[1], *offsets], pending[2])
+            if leads and self._merge(operations, offsets, trails):
                 return
-            index = len(self.out.words) + bool(self.out.tail_bits)
             quiet = self._emit(operations, offsets, code)
         except Fault:
             self.out.word(NOP_WORD, self.source)  # keeps the addresses of what follows
             raise
         if trails:
-            self.pending = (operations, offsets, index)
+            self.out.joinable[len(self.out.words) - 1] = operations
         elif quiet and cache and not self.tainted and not leads and not start:
             if len(_LINE_CACHE) > _CACHE_LIMIT:
                 _LINE_CACHE.clear()
@@ -502,19 +493,27 @@ class Engine:
             return False
         return ins.target is None
 
-    def _merge(self, pending: tuple[list[Operation], list[int], int], operations: list[Operation]) -> bool:
-        """Try to put `operations` into the instruction before, which ended with a semicolon."""
-        before, _, index = pending
+    def _merge(self, operations: Sequence[Operation], offsets: Sequence[int], trails: bool) -> bool:
+        """Try to put `operations` into the instruction before, if that ended with a semicolon."""
         out = self.out
-        if index != len(out.words) - 1 or out.tail_bits:
+        index = len(out.words) - 1
+        before = out.joinable.get(index)
+        if before is None or out.tail_bits:
             return False
+        del out.joinable[index]
+        together = [*before, *operations]
         try:
-            word = self.instruction.assemble([*before, *operations])
+            word = self.instruction.assemble(together)
         except Fault:
             return False
         if once_per_instruction(word) > 1:
             return False
         out.words[index] = word
+        for note in self.instruction.notes:
+            if note.operation >= len(before):
+                self.warn(note.rule, note.message, note.pos + offsets[note.operation - len(before)], note.help)
+        if trails:
+            out.joinable[index] = together
         return True
 
     # -- macros --------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.names import NOP_REG
 from qpu.vc4.vc4asm.values import BINARY, NAMED, UNARY, LabelRef, PerElement, Value, binary, unary
 
-__all__ = ["Callable_", "Environment", "Parser", "evaluate"]
+__all__ = ["Callable_", "Environment", "Parser", "comment_help", "evaluate"]
 
 Callable_ = Callable[[Sequence[Value], int], Value]
 
@@ -159,7 +159,7 @@ class Parser:
             return self._number(pos)
         match = _WORD.match(text, pos)
         if match is None:
-            raise Fault("syntax", f"a value cannot start with {char!r}", pos)
+            raise Fault("syntax", f"a value cannot start with {char!r}", pos, help=comment_help(text[pos - 1 :]))
         self.pos = match.end()
         return self._named(match.group(), pos)
 
@@ -278,6 +278,11 @@ class Parser:
                 "unbalanced", f"expected ',' or ')' for the '(' at column {start + 1}, found {self.rest()}", self.pos
             )
         return values
+
+
+def comment_help(text: str) -> str | None:
+    """Advice for text that starts like a comment of another language."""
+    return "a comment starts with #" if text.lstrip().startswith(("//", "/*", "--")) else None
 
 
 def evaluate(text: str, env: Environment, pos: int = 0) -> Value:

@@ -121,7 +121,7 @@ class Moves(Ports):
         else:
             self.add_a = self.add_b = mux
         if unpack:
-            self._operation_unpack(unpack, (mux,), False, op.exts[0][1])
+            self._operation_unpack(unpack, False)
         if sets and not (again and self.sf):
             self._set_flags(op.pos, mul=mul)
 

@@ -46,7 +46,14 @@ def _registers() -> tuple[dict[str, Reg], dict[tuple[str, int], Reg]]:
         write_files = 0 if w is None else sum(1 << f for f in w.files)
         addr = (w or r).addr  # type: ignore[union-attr]  # one of them has the name
         table[name] = Reg(
-            name, "io", addr, -1, -1 if r is None else r.addr, read_files, -1 if w is None else w.addr, write_files
+            name,
+            "nop" if addr == 39 else "io",
+            addr,
+            -1,
+            -1 if r is None else r.addr,
+            read_files,
+            -1 if w is None else w.addr,
+            write_files,
         )
     for n in range(6):
         old = table.get(f"r{n}")

@@ -8,7 +8,7 @@ from typing import TypeAlias, overload
 from qpu.errors import Loc
 from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.place import NOP_WORD
-from qpu.vc4.vc4asm.state import BranchTarget
+from qpu.vc4.vc4asm.state import BranchTarget, Operation
 
 __all__ = ["Key", "Locs", "Output", "Source"]
 
@@ -53,7 +53,7 @@ class Locs(Sequence[Loc]):
 class Output:
     """Words in order, with the line each came from and whether it is code."""
 
-    __slots__ = ("fixups", "is_code", "labels", "region", "tail", "tail_bits", "where", "words")
+    __slots__ = ("fixups", "is_code", "joinable", "labels", "region", "tail", "tail_bits", "where", "words")
 
     def __init__(self) -> None:
         self.words: list[int] = []
@@ -61,6 +61,7 @@ class Output:
         self.is_code = bytearray()
         self.labels: dict[Key, int] = {}
         self.fixups: dict[int, BranchTarget] = {}
+        self.joinable: dict[int, Sequence[Operation]] = {}  # instructions that ended with a semicolon
         self.tail = 0  # bits of a data word that is not full
         self.tail_bits = 0
         self.region: bool | None = None  # None: instructions are code, data is data; else everything is the one
@@ -82,8 +83,13 @@ class Output:
         self.is_code.append(self.region is not False)
         return padded
 
+    def seal(self) -> None:
+        """Nothing joins the instruction before this place."""
+        self.joinable.pop(len(self.words) - 1, None)
+
     def data(self, value: int, bits: int, source: Source) -> None:
         """Append the low `bits` bits of `value`, little-endian."""
+        self.seal()
         if bits >= 8 and self.tail_bits % 8:
             self.tail_bits += -self.tail_bits % 8
             self._spill(source)
@@ -107,6 +113,7 @@ class Output:
 
     def align(self, to: int, base: int, source: Source) -> None:
         """Pad until the distance from `base` is a multiple of `to`: zeros inside a word, then nop words."""
+        self.seal()
         self.tail_bits += -self.tail_bits % 8
         while (self.offset - base) % to and self.offset % 8:
             self.data(0, 8, source)
@@ -118,6 +125,7 @@ class Output:
 
     def label(self, key: Key) -> None:
         """Define a label here."""
+        self.seal()
         self.tail_bits += -self.tail_bits % 8
         self.labels[key] = self.offset
 
@@ -167,6 +175,8 @@ class Cut:
         self._fixups = {i: t for i, t in out.fixups.items() if i >= at}
         for i in self._fixups:
             del out.fixups[i]
+        for i in range(at, at + len(self._words)):
+            out.joinable.pop(i, None)
         # A label at the cut keeps naming the place; those behind it move with their instructions.
         self._labels = [key for key, offset in out.labels.items() if offset > at * 8]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from qpu.vc4.vc4asm.expr import Environment, Parser
+from qpu.vc4.vc4asm.expr import Environment, Parser, comment_help
 from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.names import NOP_REG, OPCODES
 from qpu.vc4.vc4asm.state import Operand, Operation
@@ -90,7 +90,9 @@ def parse_operation(text: str, env: Environment) -> Operation:
     match = _HEAD.match(text)
     if match is None:
         parser = Parser(text, env)
-        raise Fault("syntax", f"an instruction cannot start with {parser.rest()}", parser.skip())
+        raise Fault(
+            "syntax", f"an instruction cannot start with {parser.rest()}", parser.skip(), help=comment_help(text)
+        )
     name = match.group(1)
     pos = match.start(1)
     info = OPCODES.get(name)

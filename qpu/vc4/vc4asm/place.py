@@ -37,6 +37,14 @@ NOP_WORD = 0x100009E7009E7000
 """The instruction that does nothing, as every tool encodes it."""
 
 
+def _is_constant(op: Operation) -> bool:
+    return op.info.kind == "mov" and bool(op.operands) and isinstance(op.operands[-1].value, int | float)
+
+
+def _rotates(op: Operation) -> bool:
+    return any(isinstance(operand.value, Reg) and operand.value.rotation for operand in op.operands)
+
+
 class Instruction(Moves):
     """An instruction under construction; one object serves many lines."""
 
@@ -44,8 +52,23 @@ class Instruction(Moves):
 
     def assemble(self, operations: Sequence[Operation]) -> int:
         """The word of one line's operations. `target` tells whether a label must still be added."""
+        order = list(enumerate(operations))
+        try:
+            return self._assemble(order)
+        except Fault:
+            failed = self.current
+            # A rotation leaves one small immediate to choose from, so the constants beside it come last.
+            late = [_is_constant(op) and any(map(_rotates, operations[i + 1 :])) for i, op in order]
+            if any(late):
+                try:
+                    return self._assemble(sorted(order, key=lambda row: late[row[0]]))
+                except Fault:
+                    self.current = failed
+            raise
+
+    def _assemble(self, order: Sequence[tuple[int, Operation]]) -> int:
         self.reset()
-        for index, op in enumerate(operations):
+        for index, op in order:
             self.current = index
             kind = op.info.kind
             if kind == "alu":
@@ -63,7 +86,7 @@ class Instruction(Moves):
             elif kind == "sem":
                 self._semaphore(op)
             else:
-                if len(operations) > 1:
+                if len(order) > 1:
                     raise Fault("branch-alone", "a branch is an instruction of its own", op.pos)
                 self._branch(op)
         return self._finish()
@@ -78,7 +101,7 @@ class Instruction(Moves):
                 if self.waddr_mul == 39:
                     self.cond_mul = 0
             return self._head() | self.mode << 57 | self.imm
-        if self.unpack_requests:
+        if self.unpack:
             self._check_unpack()
         if not self.sf:
             if self.waddr_add == 39:
@@ -191,25 +214,42 @@ class Instruction(Moves):
             float_op = info.add in FLOAT_ADD
         sets, unpack = self._operation_exts(op, mul=mul) if op.exts else (False, None)
         sets |= self._destination(operands[0], mul=mul)
-        dst = operands[0].value
-        if isinstance(dst, Reg) and dst.rotation:
-            raise Fault("rotate-destination", "only mov rotates at its destination", operands[0].pos)
+        operands = self._rotate_destination(operands, mul=mul)
         if mul:
             self.mul_a = self._source(operands[1], mul=True, float_op=float_op)
             self.mul_b = self._source(operands[2], mul=True, float_op=float_op)
             if self.rotation >= 0:
                 self._mixed_rotation(operands)
             if unpack:
-                self._operation_unpack(unpack, (self.mul_a, self.mul_b), float_op, op.exts[0][1])
+                self._operation_unpack(unpack, float_op)
         else:
             self.add_a = self._source(operands[1], mul=False, float_op=float_op)
             if info.sources == 2:
                 self.add_b = self._second(operands[2], float_op=float_op)
             if unpack:
-                both = (self.add_a, self.add_b) if info.sources == 2 else (self.add_a,)
-                self._operation_unpack(unpack, both, float_op, op.exts[0][1])
+                self._operation_unpack(unpack, float_op)
         if sets:
             self._set_flags(op.pos, mul=mul)
+
+    def _rotate_destination(self, operands: Sequence[Operand], *, mul: bool) -> Sequence[Operand]:
+        """The operands with the rotation of the destination moved to the sources, the other way round."""
+        by = self._destination_rotation(operands[0])
+        if not by:
+            return operands
+        where = operands[0].pos
+        if not mul:
+            raise Fault("rotate-destination", "only the MUL ALU rotates", where, help="rotate with a mov of its own")
+        found = [operands[0]]
+        for source in operands[1:]:
+            value = source.value
+            if isinstance(value, Reg):
+                if value.rotation:
+                    raise Fault("rotate-twice", "source and destination are both rotated", where)
+                source = Operand(value.rotated(by), source.exts, source.pos)
+            found.append(source)
+        if not any(isinstance(s.value, Reg) for s in found[1:]):
+            raise Fault("rotate-destination", "constants are the same in all lanes; they are not rotated", where)
+        return found
 
     def _mixed_rotation(self, operands: Sequence[Operand]) -> None:
         rotated = [o for o in operands[1:] if isinstance(o.value, Reg) and o.value.rotation]
@@ -251,7 +291,7 @@ class Instruction(Moves):
             self.add_used, self.cond_add = True, 1
         sets, unpack = self._operation_exts(op, mul=mul)
         if unpack:
-            self._operation_unpack(unpack, (), False, op.exts[0][1])
+            self._operation_unpack(unpack, False)
         if op.operands:
             sets |= self._destination(op.operands[0], mul=mul)
         if sets:

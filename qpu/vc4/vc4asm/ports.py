@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from qpu.vc4.regs import small_imm_code, small_imm_text, small_imm_value
 from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.names import ALU_CONDS, BRANCH_CONDS, DST_CONDS, DST_PACKS, OP_PACKS, OP_UNPACKS, SRC_UNPACKS
 from qpu.vc4.vc4asm.state import (
+    ALWAYS,
     FIXED,
     FLOAT_ADD,
     FLOAT_RESULT_ADD,
@@ -20,6 +23,9 @@ from qpu.vc4.vc4asm.state import (
 )
 from qpu.vc4.vc4asm.values import ROTATE_BY_R5, LabelRef, PerElement, Reg, Value, described, word32
 
+Unpack: TypeAlias = tuple[int, str, str, int]
+"""An unpack asked for on an operation: code, type that its name insists on, name, position."""
+
 __all__ = ["Ports", "show", "unknown_extension"]
 
 
@@ -30,30 +36,41 @@ class Ports(State):
 
     # -- extensions ----------------------------------------------------------------------------------------------
 
-    def _operation_exts(self, op: Operation, *, mul: bool) -> tuple[bool, tuple[int, str] | None]:
+    def _operation_exts(self, op: Operation, *, mul: bool) -> tuple[bool, Unpack | None]:
         """Apply extensions after the operation's name; returns whether it sets flags and its unpack request."""
         sets = False
-        unpack: tuple[int, str] | None = None
+        unpack: Unpack | None = None
         for name, pos in op.exts:
             if name in ("setf", "sf"):
                 sets = True
             elif name in ALU_CONDS:
-                if mul:
-                    self.cond_mul = ALU_CONDS[name]
-                else:
-                    self.cond_add = ALU_CONDS[name]
+                self._condition(ALU_CONDS[name], pos, mul=mul)
             elif name in OP_PACKS:
                 pm, code = OP_PACKS[name]
                 if code:
                     self._want_pm(pm, "pack", pos)
                     self._set_pack(code, pos)
+                    self.asked_pack = (name, pm, pos)
                 if pm and not mul:
                     raise Fault("pack-mul-only", f".{name} packs a MUL result", pos)
             elif name in OP_UNPACKS:
-                unpack = OP_UNPACKS[name]
+                if unpack is not None:
+                    raise Fault("unpack-twice", "an instruction unpacks in one way", pos)
+                unpack = (*OP_UNPACKS[name], name, pos)
             else:
                 raise unknown_extension(name, pos, "an operation")
         return sets, unpack
+
+    def _condition(self, code: int, pos: int, *, mul: bool) -> None:
+        before = self.cond_mul if mul else self.cond_add
+        if before not in (ALWAYS, code):
+            raise Fault(
+                "condition-twice", "an operation has one condition", pos, help="leave one of the conditions out"
+            )
+        if mul:
+            self.cond_mul = code
+        else:
+            self.cond_add = code
 
     def _want_pm(self, pm: int, why: str, pos: int) -> None:
         if self.pm_why and self.pm != pm:
@@ -68,8 +85,8 @@ class Ports(State):
         self.pm, self.pm_why = pm, why
 
     def _set_pack(self, code: int, pos: int) -> None:
-        if self.pack_set and self.pack != code:
-            raise Fault("pack-twice", "an instruction packs one result in one way", pos)
+        if self.pack_set:
+            raise Fault("pack-twice", "an instruction packs one result, once", pos, help="leave one of the packs out")
         self.pack, self.pack_set = code, True
 
     def _destination(self, op: Operand, *, mul: bool, only_mul_packs: bool = False) -> bool:
@@ -86,24 +103,35 @@ class Ports(State):
             self.waddr_mul, self.req_mul = reg.waddr, None if req is None else int(req)
         else:
             self.waddr_add, self.req_add = reg.waddr, None if req is None else int(req)
-        if self.req_add is None:
-            self.ws = self.req_mul or 0
-        elif self.req_mul is None or self.req_mul == self.req_add:
-            self.ws = self.req_add
-        else:
+        if self.req_add is not None and self.req_mul not in (None, self.req_add):
             raise Fault(
                 "write-file",
                 "both results go to the same register file",
                 op.pos,
                 allowed="one destination in file A and one in file B, or an accumulator",
             )
+        if self.req_add is not None:
+            self.ws = self.req_add
+        elif self.req_mul is not None:
+            self.ws = self.req_mul
+        elif not mul:
+            self.ws = 0  # a destination of the MUL ALU keeps what an exchange left, as in the reference assembler
+        if self.asked_pack is not None:
+            name, pm, pos = self.asked_pack
+            self.asked_pack = None
+            if not pm and not (files == 1 and reg.waddr < 32):
+                message, help = f".{name} has no effect on {reg.name}", "name one of ra0..ra31, or leave the pack out"
+                if reg.family != "rb":
+                    raise Fault("pack-file-a", message, pos, allowed="ra0..ra31", help=help)
+                self._note("pack-file-a", message, pos, help)
+            elif not pm:
+                wrong = self._pack_type(name, DST_PACKS[name.removeprefix("pack")].needs, pos, mul=mul)
+                if wrong is not None:
+                    self._note(wrong.rule, wrong.message, pos, wrong.help)
         sets = False
         for name, pos in op.exts:
             if name in DST_CONDS:
-                if mul:
-                    self.cond_mul = DST_CONDS[name]
-                else:
-                    self.cond_add = DST_CONDS[name]
+                self._condition(DST_CONDS[name], pos, mul=mul)
             elif name in ("setf", "sf"):
                 sets = True
             elif name in DST_PACKS:
@@ -118,13 +146,9 @@ class Ports(State):
             return
         if row.file_a >= 0 and reg.write_files == 1 and reg.waddr < 32:
             pm, code = 0, row.file_a
-            if row.needs:
-                result = bool(self.op_mul == 1) if mul else self.op_add in FLOAT_RESULT_ADD
-                if result != (row.needs == "f"):
-                    kinds = ("an integer", "a float")
-                    raise Fault(
-                        "pack-type", f".{name} packs {kinds[not result]} result; this one is {kinds[result]}", pos
-                    )
+            wrong = self._pack_type(name, row.needs, pos, mul=mul)
+            if wrong is not None:
+                raise wrong
         elif row.mul < 0:
             raise Fault("pack-file-a", f".{name} needs a destination in register file A", pos, allowed="ra0..ra31")
         elif not mul:
@@ -140,6 +164,15 @@ class Ports(State):
                 )
         self._want_pm(pm, "pack", pos)
         self._set_pack(code, pos)
+
+    def _pack_type(self, name: str, needs: str, pos: int, *, mul: bool) -> Fault | None:
+        """The fault of a pack whose name insists on the other type of result."""
+        result = bool(self.op_mul == 1) if mul else self.op_add in FLOAT_RESULT_ADD
+        if not needs or result == (needs == "f"):
+            return None
+        kinds = ("an integer", "a float")
+        return Fault("pack-type", f".{name} packs {kinds[not result]} result; this one is {kinds[result]}", pos,
+                     help="leave the last letter of the extension out")  # fmt: skip
 
     # -- sources -------------------------------------------------------------------------------------------------
 
@@ -297,6 +330,8 @@ class Ports(State):
             raise Fault("not-readable", what, op.pos)
         for name, pos in op.exts:
             self._source_unpack(name, value, pos, float_op=float_op, move=move and not mul)
+        if not op.exts and (mux == 4 or (value.read_files == 1 and value.raddr < 32)):
+            self.plain.append((int(mux == 4), value.name, op.pos, self.current))
         if value.rotation:
             if not mul:
                 raise Fault("rotate-add", "only the MUL ALU rotates", op.pos, help="use mov, or a MUL operation")
@@ -308,7 +343,7 @@ class Ports(State):
         return mux
 
     def _source_unpack(self, name: str, reg: Reg, pos: int, *, float_op: bool, move: bool) -> None:
-        row = SRC_UNPACKS.get(name)
+        row = SRC_UNPACKS.get(name.removeprefix("unpack"))
         if row is None:
             raise unknown_extension(name, pos, "a source")
         code, needs = row
@@ -319,10 +354,10 @@ class Ports(State):
                 raise Fault("unpack-type", f".{name}: r4 is unpacked to floats only", pos)
             self._want_pm(1, "unpack", pos)
         elif reg.read_files == 1 and reg.raddr < 32:
-            if needs:
-                if needs == "f" and move:
-                    self.op_add = FMIN
-                self.unpack_requests.append((name, needs, pos, self.current))
+            if needs == "f" and move:
+                self.op_add = FMIN
+            if code != 3:
+                self.unpack_requests.append((name, float_op if not needs else needs == "f", pos, self.current))
             self._want_pm(0, "unpack", pos)
         else:
             raise Fault("unpack-source", f"{reg.name} cannot be unpacked", pos, allowed="ra0..ra31 and r4")
@@ -334,33 +369,53 @@ class Ports(State):
         self.unpack = code
 
     def _check_unpack(self) -> None:
-        """An unpack of file A gives floats to both ALUs when a float operation takes the value, else integers."""
+        """Refuse an unpack that reaches an operand written without it, or that gives another type than was written.
+
+        An unpack of file A applies to every read of it, and gives floats to both ALUs as soon as one of them takes it
+        in a float operation (vc4.md 5.1).
+        """
+        for pm, name, pos, operation in self.plain:
+            if pm == self.pm:
+                self.current = operation
+                raise Fault("unpack-leak", f"the unpack of this instruction applies to this {name} as well", pos,
+                            help=f"write the unpack on every {name}, or use two instructions")  # fmt: skip
         floats = (self.op_add in FLOAT_ADD and 6 in (self.add_a, self.add_b)) or (
             self.op_mul == 1 and 6 in (self.mul_a, self.mul_b)
         )
-        for name, needs, pos, operation in self.unpack_requests:
-            if floats != (needs == "f"):
+        for name, to_float, pos, operation in self.unpack_requests:
+            if floats != to_float and not self.pm:
                 self.current = operation
-                kinds = "integers" if floats else "floats"
-                raise Fault("unpack-type", f".{name} needs an operation on {kinds}", pos)
+                given, taken = ("floats", "integers") if floats else ("integers", "floats")
+                raise Fault("unpack-type", f".{name} gives {given} in this instruction; this operation takes {taken}"
+                            if self.op_add and self.op_mul else f".{name} needs an operation on {taken}", pos,
+                            help="use two instructions" if self.op_add and self.op_mul else None)  # fmt: skip
 
-    def _operation_unpack(self, request: tuple[int, str], muxes: tuple[int, ...], float_op: bool, pos: int) -> None:
+    def _operation_unpack(self, request: Unpack, float_op: bool) -> None:
         """An unpack asked for on the operation: of r4 if that is read, else of register file A; with ``i`` always of A.
 
         When the operation reads neither, it goes with whatever else the instruction packs.
         """
-        code, needs = request
+        code, needs, name, pos = request
         if not code:
             return
+        reads = {pm for pm, _, _, operation in self.plain if operation == self.current}
+        if len(reads) == 2 and needs != "i":
+            raise Fault("unpack-ambiguous", "this unpack could be of r4 or of register file A", pos,
+                        help="write it on the source instead: ra1.16a")  # fmt: skip
         if needs == "i":
             self._want_pm(0, "unpack", pos)
-        elif 4 in muxes:
-            self._want_pm(1, "unpack", pos)
-        elif 6 in muxes:
-            self._want_pm(0, "unpack", pos)
+        elif reads:
+            self._want_pm(min(reads), "unpack", pos)
+        self.plain = [row for row in self.plain if row[3] != self.current or row[0] != self.pm]
         self._set_unpack(code, pos)
         if needs == "f" and not float_op and not self.pm:
             self._note("unpack-type", "this operation takes integers: the unpack gives integers, too", pos)
+        if self.pm not in reads:
+            what = "r4" if self.pm else "register file A"
+            self._note("unpack-unused", f"this operation reads nothing of {what} that could be unpacked", pos,
+                       "leave the unpack out")  # fmt: skip
+        elif not self.pm and code != 3:
+            self.unpack_requests.append((name, float_op, pos, self.current))
 
     def _rotate(self, rotation: int, pos: int, *, whole: bool) -> None:
         """Rotate by a count; only r0..r3 rotate across quads (whole), so for others it counts modulo 4."""

@@ -14,6 +14,7 @@ __all__ = ["BranchTarget", "Operand", "Operation", "State"]
 FREE, MOVABLE, FIXED, IMMEDIATE = 0, 1, 2, 3
 OR, FMIN, XOR, V8ADDS_A, V8SUBS_A, V8MIN, V8ADDS_M, V8SUBS_M = 21, 3, 22, 30, 31, 4, 6, 7
 ADD, SUB = 12, 13
+ALWAYS = 1
 SHIFTS = frozenset({14, 15, 16, 17})
 FLOAT_ADD = frozenset({1, 2, 3, 4, 5, 6, 7})  # ADD operations that read floats
 FLOAT_RESULT_ADD = frozenset({1, 2, 3, 4, 5, 6, 8})
@@ -57,10 +58,11 @@ class State:
     """Fields of an instruction word, and which of them are spoken for."""
 
     __slots__ = (
-        "add_a", "add_b", "add_used", "cond_add", "cond_mul", "current", "imm", "mode", "mul_a", "mul_b",
-        "mul_used", "notes", "op_add", "op_mul", "pack", "pack_set", "pm", "pm_why", "ra_state", "raddr_a",
-        "raddr_b", "rb_state", "req_add", "req_mul", "rotation", "rotation_shared", "rotation_whole", "sf",
-        "sf_mul", "sig", "target", "unpack", "unpack_requests", "waddr_add", "waddr_mul", "word", "ws", "zero_b",
+        "add_a", "add_b", "add_used", "asked_pack", "cond_add", "cond_mul", "current", "imm", "mode", "mul_a",
+        "mul_b", "mul_used", "notes", "op_add", "op_mul", "pack", "pack_set", "plain", "pm", "pm_why",
+        "ra_state", "raddr_a", "raddr_b", "rb_state", "req_add", "req_mul", "rotation", "rotation_shared",
+        "rotation_whole", "sf", "sf_mul", "sig", "target", "unpack", "unpack_requests", "waddr_add",
+        "waddr_mul", "word", "ws", "zero_b",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -83,7 +85,9 @@ class State:
         self.imm = self.mode = 0
         self.word: int | None = None  # set for branches
         self.target: BranchTarget | None = None
-        self.unpack_requests: list[tuple[str, str, int, int]] = []
+        self.unpack_requests: list[tuple[str, bool, int, int]] = []  # name, to float, position, operation
+        self.plain: list[tuple[int, str, int, int]] = []  # operands without unpack: pm, name, position, operation
+        self.asked_pack: tuple[str, int, int] | None = None  # of the operation at work: name, pm, position
         self.notes: list[Note] = []
         self.current = 0  # index of the operation at work
 

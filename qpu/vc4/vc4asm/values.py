@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from qpu.vc4.vc4asm.fault import Fault
@@ -44,14 +44,14 @@ def wrap64(value: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Reg:
-    """A register name's meaning: where it can be read and written.
+    """A register name's meaning: where it can be read and written. Two names of one register are equal.
 
     family: group within which register arithmetic moves (``ra``, ``rb``, ``r``, ``sacq``, ``srel``, ``io``).
     mux: 0..5 when it is read through a multiplexer (accumulator), else -1. read_files, write_files: bit 0 = file A,
     bit 1 = file B; an address good in both files has 3. semaphore: the low bits of a semaphore instruction, or -1.
     """
 
-    name: str
+    name: str = field(compare=False)
     family: str
     number: int
     mux: int = -1
