@@ -1,6 +1,6 @@
 """VideoCore IV (Raspberry Pi 0 to 3): instructions, builder, text, checker.
 
-Names are loaded when first used. `encode` and `effects` are modules here; their functions have the same names.
+Names are loaded when first used. `encode`, `decode` and `effects` are modules; their functions have the same names.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from qpu.vc4.asm import Asm, assemble, build
     from qpu.vc4.effects import Effects
-    from qpu.vc4.encode import combine, decode
     from qpu.vc4.hazards import check
     from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Reserved, Semaphore
     from qpu.vc4.instruction_set import Vc4Toolkit
+    from qpu.vc4.pairing import combine
     from qpu.vc4.printer import disassemble
 
 _HOME = {
@@ -21,8 +21,7 @@ _HOME = {
     "assemble": "asm",
     "build": "asm",
     "Effects": "effects",
-    "combine": "encode",
-    "decode": "encode",
+    "combine": "pairing",
     "check": "hazards",
     "Alu": "instr",
     "Branch": "instr",
@@ -50,7 +49,6 @@ __all__ = [
     "build",
     "check",
     "combine",
-    "decode",
     "disassemble",
 ]
 

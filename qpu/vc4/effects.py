@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from qpu.core.optable import Token
 from qpu.vc4 import regs
-from qpu.vc4.encode import decode
+from qpu.vc4.decode import decode
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, Reserved, Semaphore
 from qpu.vc4.pack import ALL, PACK_A, PACK_MUL
 from qpu.vc4.regs import MUX_A, NOP, SIG_SMALL_IMM, File

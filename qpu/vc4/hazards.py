@@ -18,8 +18,9 @@ from qpu.core.hazards import Distance, Finding
 from qpu.core.isa import Basis, Isa
 from qpu.errors import Diagnostic, HazardError, Severity
 from qpu.vc4 import hazards_flow, hazards_same, regs
+from qpu.vc4.decode import decode, reserved
 from qpu.vc4.effects import add_sources, effects, mul_sources, write_targets
-from qpu.vc4.encode import NOP_WORD, decode, reserved
+from qpu.vc4.encode import NOP_WORD
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, Semaphore
 from qpu.vc4.listing import branch_target
 from qpu.vc4.ops import ADD_OPS

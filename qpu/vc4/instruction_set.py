@@ -85,7 +85,7 @@ class Vc4Toolkit:
 
     def decode(self, word: int) -> Instr:
         """The instruction of a word; total over 64-bit words."""
-        from qpu.vc4.encode import decode
+        from qpu.vc4.decode import decode
 
         return decode(word)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qpu.core.code import Code
-from qpu.vc4.encode import decode
+from qpu.vc4.decode import decode
 from qpu.vc4.instr import Branch
 from qpu.vc4.printer import instruction_text
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qpu.vc4 import regs
-from qpu.vc4.encode import decode, encode, reserved
+from qpu.vc4.decode import decode, reserved
+from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Semaphore
 from qpu.vc4.ops import ADD_OPS, mul_op
 from qpu.vc4.pack import PACK_A, PACK_MUL, UNPACK
@@ -59,7 +60,7 @@ def note(word: int) -> str | None:
         return _load_note(instr, word) if isinstance(instr, LoadImm) else None
     fields = [
         f"{name} {getattr(instr, name)} (usual: {getattr(usual, name)})"
-        for name in type(instr).__slots__
+        for name in (instr._fields if isinstance(instr, Alu) else type(instr).__slots__)
         if getattr(instr, name) != getattr(usual, name)
     ]
     return f"not canonical, the text assembles to 0x{encode(usual):016x}: {', '.join(fields)}"
@@ -371,7 +372,7 @@ def _canonical_alu(i: Alu) -> Alu:
         changes["pm"] = 0
     if i.sig == SIG_SMALL_IMM and i.raddr_b >= 48 and _rotation(i) is None:
         changes["raddr_b"] = i.raddr_b - 32
-    return replace(i, **changes)
+    return i._replace(**changes)
 
 
 def _canonical_load(i: LoadImm) -> LoadImm:

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from qpu.vc4.encode import decode
+from qpu.vc4.decode import decode
 from qpu.vc4.instr import Alu, Branch, LoadImm, Semaphore
 from qpu.vc4.ops import ADD_OPS, MUL_OPS, float_operands
 

@@ -239,7 +239,7 @@ def test_engines_agree_anywhere(seed: int) -> None:
 @pytest.mark.parametrize("cond", ["always", "ifz"])
 def test_computed_branch_to_an_early_read(cond: Any) -> None:
     """Found by a generated program: what the last delay slot wrote was forgotten where the branch led."""
-    from qpu.vc4.encode import decode
+    from qpu.vc4.decode import decode
 
     def source(q: Asm) -> None:
         busy(q)

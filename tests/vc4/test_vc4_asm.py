@@ -14,7 +14,7 @@ import pytest
 from qpu.errors import AsmError, HazardError, UnknownNameError
 from qpu.vc4 import vpm
 from qpu.vc4.asm import Asm, assemble, build
-from qpu.vc4.encode import decode
+from qpu.vc4.decode import decode
 from qpu.vc4.instr import Alu, Branch, LoadImm, LoadMode, Semaphore
 from qpu.vc4.printer import disassemble
 

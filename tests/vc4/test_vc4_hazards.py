@@ -10,8 +10,9 @@ import pytest
 from qpu.core.isa import Isa
 from qpu.errors import Severity
 from qpu.vc4.asm import Asm, assemble, build
+from qpu.vc4.decode import decode
 from qpu.vc4.effects import MARKS, effects
-from qpu.vc4.encode import decode, encode
+from qpu.vc4.encode import encode
 from qpu.vc4.hazards import DISTANCES, ERRORS, check
 from qpu.vc4.instr import Alu
 

@@ -11,7 +11,7 @@ import pytest
 
 from qpu.vc4 import regs
 from qpu.vc4.asm import Asm, build
-from qpu.vc4.encode import decode, reserved
+from qpu.vc4.decode import decode, reserved
 from qpu.vc4.instr import Alu, Branch, LoadImm, LoadMode, Reserved, Semaphore
 from qpu.vc4.ops import ADD_OPS, MUL_OPS
 from qpu.vc4.pack import PACK_A, PACK_MUL, UNPACK

@@ -14,7 +14,8 @@ from qpu.errors import AsmError, HazardError, UsageError
 from qpu.instruction_sets import assemble, isa
 from qpu.program import Program
 from qpu.vc4.asm import Asm, build
-from qpu.vc4.encode import decode, encode, reserved
+from qpu.vc4.decode import decode, reserved
+from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu, Instr, LoadImm, Semaphore
 from qpu.vc4.listing import listing
 from qpu.vc4.printer import canonical, disassemble, note

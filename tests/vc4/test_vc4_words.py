@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qpu.errors import AsmError, Diagnostic
-from qpu.vc4.encode import ALU, BRANCH, LOAD_IMM, NOP_WORD, combine, decode, encode, reserved
+from qpu.vc4.decode import decode, reserved
+from qpu.vc4.encode import ALU, BRANCH, LOAD_IMM, NOP_WORD, encode
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Reserved, Semaphore
+from qpu.vc4.pairing import clashes, combine, fits, halves
 from qpu.vc4.printer import canonical, disassemble, note
 from qpu.vc4.regs import small_imm_code, small_imm_text, small_imm_value
 
@@ -97,7 +97,7 @@ TOO_LARGE = {
 @pytest.mark.parametrize("low", [False, True])
 def test_fields_that_do_not_fit(name: str, low: bool) -> None:
     with pytest.raises(AsmError) as e:
-        encode(replace(Alu(), **{name: -1 if low else TOO_LARGE[name]}))
+        encode(Alu()._replace(**{name: -1 if low else TOO_LARGE[name]}))
     assert [d.rule for d in e.value.diagnostics] == ["field-range"]
     assert "allowed" in str(e.value)
 
@@ -140,11 +140,20 @@ FMUL = Alu(op_mul=1, cond_mul=1, waddr_mul=33, mul_a=0, mul_b=1)
 
 
 def half(base: Alu, **changes: int) -> Alu:
-    return replace(base, **changes)
+    return base._replace(**changes)
+
+
+def pair(add: Alu, mul: Alu, sig: int = 1) -> Alu | Diagnostic:
+    """The ADD half of one instruction with the MUL half of another; what `fits` and `combine` say is the same."""
+    first, second = halves(add)[0], halves(mul)[1]
+    found = combine(first, second, sig)
+    assert fits(first, second, sig) is isinstance(found, Alu)
+    assert [c.rule for c in clashes(first, second, sig)][:1] == ([] if isinstance(found, Alu) else [found.rule])
+    return found
 
 
 def joined(add: Alu, mul: Alu) -> Alu:
-    found = combine(add, mul)
+    found = pair(add, mul)
     assert isinstance(found, Alu), found
     return found
 
@@ -176,41 +185,70 @@ def test_combine_lets_a_rotation_serve_its_constant() -> None:
     assert both.raddr_b == 59
 
 
+def test_a_rotation_within_quads_serves_constants_of_the_same_count_modulo_four() -> None:
+    within = half(FMUL, sig=13, raddr_b=52, mul_a=4, mul_b=4)
+    assert joined(half(FADD, sig=13, raddr_b=28, add_b=7), within).raddr_b == 60
+    assert isinstance(pair(half(FADD, sig=13, raddr_b=27, add_b=7), within), Diagnostic)
+    assert isinstance(pair(half(FADD, sig=13, raddr_b=28, add_b=7), half(FMUL, sig=13, raddr_b=52)), Diagnostic)
+
+
+def test_combine_takes_a_signal() -> None:
+    both = combine(halves(FADD)[0], halves(FMUL)[1], 10)
+    assert isinstance(both, Alu) and both.sig == 10
+    assert not fits(halves(half(FADD, sig=13, raddr_b=5, add_b=7))[0], halves(FMUL)[1], 10)
+
+
 @pytest.mark.parametrize(
-    ("add", "mul", "word"),
+    ("add", "mul", "rule", "word"),
     [
-        (half(FADD, raddr_a=5, add_a=6), half(FMUL, raddr_a=6, mul_a=6), "file A has one read port"),
-        (half(FADD, raddr_b=5, add_a=7), half(FMUL, raddr_b=6, mul_a=7), "file B has one read port"),
-        (half(FADD, sig=13, raddr_b=5, add_a=7), half(FMUL, raddr_b=6, mul_a=7), "small immediate takes"),
-        (half(FADD, sig=13, raddr_b=5, add_a=7), half(FMUL, sig=13, raddr_b=6, mul_a=7), "one small immediate"),
-        (half(FADD, sig=13, raddr_b=5, add_a=7), half(FMUL, sig=10), "one signal field"),
-        (half(FADD, sig=11), half(FMUL, sig=10), "one signal field"),
-        (half(FADD, waddr_add=1), half(FMUL, waddr_mul=2, ws=1), "same register file"),
-        (half(FADD, waddr_add=1, pack=1), half(FMUL, pm=1, pack=4), "pm"),
-        (half(FADD, raddr_a=5, add_a=6, unpack=1), half(FMUL, raddr_a=5, mul_a=6), "would apply to the other"),
-        (half(FADD, raddr_a=5, add_a=6, unpack=1), half(FMUL, raddr_a=5, mul_a=6, unpack=2), "one unpack field"),
-        (FADD, half(FMUL, sf=1), "flags come from the ADD"),
+        (half(FADD, raddr_a=5, add_a=6), half(FMUL, raddr_a=6, mul_a=6), "port-a", "one read port of register file A"),
+        (half(FADD, raddr_b=5, add_a=7), half(FMUL, raddr_b=6, mul_a=7), "port-b", "one read port of register file B"),
+        (half(FADD, sig=13, raddr_b=5, add_a=7), half(FMUL, raddr_b=6, mul_a=7), "port-b", "small immediate 5 takes"),
+        (half(FADD, sig=13, raddr_b=5, add_a=7), half(FMUL, sig=13, raddr_b=6, mul_a=7), "small-imm", "one small imm"),
+        (half(FADD, waddr_add=1), half(FMUL, waddr_mul=2, ws=1), "write-swap", "same register file"),
+        (half(FADD, waddr_add=1, pack=1), half(FMUL, pm=1, pack=4), "pm", "pm"),
+        (half(FADD, waddr_add=33, pack=1), half(FMUL, waddr_mul=3, ws=1), "pack", "would apply to ra3"),
+        (half(FADD, raddr_a=5, add_a=6, unpack=1), half(FMUL, raddr_a=5, mul_a=6), "unpack", "the other operand too"),
+        (
+            half(FADD, raddr_a=5, add_a=6, unpack=1), half(FMUL, raddr_a=5, mul_a=6, unpack=2), "unpack",
+            "one unpack field",
+        ),
+        (
+            half(FADD, raddr_a=5, add_a=6, unpack=1), half(FMUL, raddr_a=5, mul_a=6, unpack=1, op_mul=2),
+            "unpack-type", "deliver floats",
+        ),
+        (FADD, half(FMUL, sf=1), "flags", "flags come from the ADD"),
     ],
-)
-def test_combine_refuses(add: Alu, mul: Alu, word: str) -> None:
-    found = combine(add, mul)
-    assert isinstance(found, Diagnostic) and found.rule == "combine"
-    assert word in found.message
+)  # fmt: skip
+def test_combine_refuses(add: Alu, mul: Alu, rule: str, word: str) -> None:
+    found = pair(add, mul)
+    assert isinstance(found, Diagnostic) and found.rule == rule
+    assert word in found.message and found.allowed and found.help
+    slots = next(c.slots for c in clashes(halves(add)[0], halves(mul)[1]))
+    assert all(slot.split(".")[0] in ("add", "mul") for slot in slots)
 
 
 def test_combine_wants_halves() -> None:
-    both = joined(FADD, FMUL)
-    assert "already has a MUL" in str(combine(both, FMUL))
-    assert "already has an ADD" in str(combine(FADD, both))
+    add, mul = halves(joined(FADD, FMUL))
+    assert [c.rule for c in clashes(mul, add)] == ["dual-issue"]
+    assert [c.rule for c in clashes(add, add)] == ["dual-issue"]
 
 
 @given(ALUS, ALUS)
 def test_combine_keeps_both_halves(a: Alu, b: Alu) -> None:
-    add = replace(a, op_add=a.op_add or 1, op_mul=0, waddr_mul=39, mul_a=0, mul_b=0, cond_mul=0)
-    mul = replace(b, op_mul=b.op_mul or 1, op_add=0, waddr_add=39, add_a=0, add_b=0, cond_add=0)
-    both = combine(add, mul)
+    add = a._replace(op_add=a.op_add or 1, op_mul=0, waddr_mul=39, mul_a=0, mul_b=0, cond_mul=0)
+    mul = b._replace(op_mul=b.op_mul or 1, op_add=0, waddr_add=39, add_a=0, add_b=0, cond_add=0)
+    both = pair(add, mul)
     if isinstance(both, Diagnostic):
         return
     assert (both.op_add, both.cond_add, both.waddr_add) == (add.op_add, add.cond_add, add.waddr_add)
     assert (both.op_mul, both.cond_mul, both.waddr_mul) == (mul.op_mul, mul.cond_mul, mul.waddr_mul)
     encode(both)
+
+
+@given(ALUS)
+def test_an_instruction_is_the_pair_of_its_halves(i: Alu) -> None:
+    add, mul = halves(i)
+    again = combine(add, mul, 1 if i.sig == 13 else i.sig)
+    if isinstance(again, Alu):
+        assert halves(again) == (add, mul)

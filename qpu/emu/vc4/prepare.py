@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from qpu.core.optable import Op
 from qpu.emu.vc4.faults import Level
-from qpu.vc4.encode import decode
+from qpu.vc4.decode import decode
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, Semaphore
 from qpu.vc4.ops import ADD_OPS, MUL_OPS, float_operands, float_result
 from qpu.vc4.pack import PACK_A, PACK_MUL, UNPACK, Pack, Unpack

@@ -22,7 +22,8 @@ from qpu.emu.engine.numpy_lanes import quiet
 from qpu.emu.vc4.fetch import step
 from qpu.vc4 import pack, regs
 from qpu.vc4.asm import Asm
-from qpu.vc4.encode import decode, encode
+from qpu.vc4.decode import decode
+from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Semaphore
 from qpu.vc4.ops import ADD_OPS, MUL_OPS, SFU, TABLE
 

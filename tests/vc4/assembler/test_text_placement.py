@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from qpu.emu.engine.numpy_lanes import NumpyLanes
 from qpu.vc4 import ops, regs
-from qpu.vc4.encode import decode, encode
+from qpu.vc4.decode import decode
+from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu
 from qpu.vc4.printer import disassemble
 from qpu.vc4.vc4asm import assemble_text, constants, quick
