@@ -228,8 +228,6 @@ def _ports(word: int) -> Any:
     """The instruction with a file-free read moved to port A."""
     i = decode(word)
     if isinstance(i, Alu) and i.sig != 13 and i.raddr_b in regs.FILE_FREE_READS - {39} and i.raddr_a == 39:
-        from dataclasses import replace
-
         move = {name: 6 for name in ("add_a", "add_b", "mul_a", "mul_b") if getattr(i, name) == 7}
-        return replace(i, raddr_a=i.raddr_b, raddr_b=39, **move)
+        return i._replace(raddr_a=i.raddr_b, raddr_b=39, **move)
     return i

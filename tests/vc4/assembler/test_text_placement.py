@@ -108,6 +108,9 @@ def test_small_immediates_are_moved_as_they_are(value: float) -> None:
 plain = st.builds(
     Alu,
     sig=st.sampled_from([1, 2, 10, 11]),
+    unpack=st.just(0),
+    pm=st.just(0),
+    pack=st.just(0),
     cond_add=st.integers(1, 7),
     cond_mul=st.integers(1, 7),
     sf=st.integers(0, 1),
