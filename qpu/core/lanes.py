@@ -7,6 +7,7 @@ with LLVM, so that an operation is written once and cannot drift apart between t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 __all__ = ["LaneOps", "M", "V"]
@@ -29,6 +30,10 @@ class LaneOps(Protocol[V, M]):
 
     def permute(self, a: V, index: V) -> V:
         """a[index & 15]: lane i receives the lane of `a` that index[i] names."""
+        ...
+
+    def mover(self, order: Sequence[int]) -> Callable[[V], V]:
+        """A function that moves lanes in an order known beforehand: lane i receives lane order[i]."""
         ...
 
     # -- integers (two's complement, modulo 2**32)
@@ -85,6 +90,9 @@ class LaneOps(Protocol[V, M]):
     def mor(self, a: M, b: M) -> M: ...
     def mnot(self, a: M) -> M: ...
     def mconst(self, value: bool) -> M: ...
+    def first(self, m: M) -> V:
+        """Number of the lowest lane that is set, in every lane; 16 when none is."""
+        ...
 
     # -- binary32 arithmetic; IEEE-754, gradual underflow, one rounding
     def fadd(self, a: V, b: V) -> V:

@@ -350,10 +350,7 @@ def vfln(v: Ops, flags: Vec) -> Vec:
 
 
 def _first(v: Ops, wanted: Mask) -> Vec:
-    lane = v.lane_id()
-    key = v.select(wanted, lane, v.const(16))
-    first = _butterfly(v, key, lambda x, y: v.select(v.ult(y, x), y, x))
-    return v.select(v.eq(lane, first), v.const(1), v.const(0))
+    return v.select(v.eq(v.lane_id(), v.first(wanted)), v.const(1), v.const(0))
 
 
 def flafirst(v: Ops, flags: Vec) -> Vec:

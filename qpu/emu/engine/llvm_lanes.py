@@ -8,7 +8,7 @@ half floats and rounding (x86-64 before AVX) get both from integers and sums, ne
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -16,7 +16,7 @@ from llvmlite import ir
 from qpu.emu.engine import sfu
 from qpu.emu.engine.host_cpu import host, is_x86
 
-__all__ = ["F32X16", "I1X16", "I32X16", "I64X16", "FloatMode", "LlvmLanes"]
+__all__ = ["F32X16", "I1X16", "I32X16", "I64X16", "FloatMode", "LlvmLanes", "splat"]
 
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -80,6 +80,10 @@ class LlvmLanes:
             where = self.b.extract_element(at, I32(lane))
             result = self.b.insert_element(result, self.b.extract_element(a, where), I32(lane))
         return result
+
+    def mover(self, order: Sequence[int]) -> Callable[[ir.Value], ir.Value]:
+        index = ir.Constant(I32X16, list(order))
+        return lambda a: self.b.shuffle_vector(a, a, index)
 
     # -- integers
 
@@ -157,6 +161,10 @@ class LlvmLanes:
 
     def mconst(self, value: bool) -> ir.Value:
         return ir.Constant(I1X16, [int(value)] * LANES)
+
+    def first(self, m: ir.Value) -> ir.Value:
+        lanes = self.b.or_(self.b.zext(self.b.bitcast(m, I16), I32), I32(1 << LANES))
+        return splat(self.b, self.intrinsic("llvm.cttz.i32", I32, [lanes, I1(1)]))
 
     # -- binary32
 
@@ -290,6 +298,14 @@ class LlvmLanes:
 
     def sinpi(self, a: ir.Value) -> ir.Value:
         return self._sfu(sfu.sinpi, a)
+
+
+def splat(b: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
+    """A 32- or 64-bit number in all lanes."""
+    kind = ir.VectorType(scalar.type, LANES)
+    undefined = ir.Constant(kind, ir.Undefined)
+    first = b.insert_element(undefined, scalar, I32(0))
+    return b.shuffle_vector(first, undefined, ir.Constant(I32X16, [0] * LANES))
 
 
 def _plain(n: Any) -> Any:

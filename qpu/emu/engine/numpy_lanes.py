@@ -6,6 +6,7 @@ overflow and invalid operations are ordinary values here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -73,6 +74,10 @@ class NumpyLanes:
         at = (index & np.uint32(15)).astype(np.intp)
         a, at = np.broadcast_arrays(a, at)
         return np.take_along_axis(a, at, axis=-1)
+
+    def mover(self, order: Sequence[int]) -> Callable[[U32], U32]:
+        index = np.array(order, np.intp)
+        return lambda a: a[..., index]
 
     def add(self, a: U32, b: U32) -> U32:
         return a + b
@@ -146,6 +151,10 @@ class NumpyLanes:
 
     def mconst(self, value: bool) -> Mask:
         return _TRUE if value else _FALSE
+
+    def first(self, m: Mask) -> U32:
+        lowest = np.where(m.any(-1, keepdims=True), m.argmax(-1, keepdims=True), LANES)
+        return np.broadcast_to(lowest.astype(np.uint32), m.shape)
 
     def fadd(self, a: U32, b: U32) -> U32:
         return _u(_f(a) + _f(b))

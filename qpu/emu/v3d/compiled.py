@@ -482,7 +482,7 @@ class CompiledV3dExecution(DispatchExecution):
                         x.fault(g, "tmu-empty", "ldtmu finds no result pending; hardware hangs here")
                     results -= 1
                 else:
-                    word = x.uniform(g) if kind == "u" else x.unifa(g)
+                    word = x.uniform(g) if kind == "u" else x.unifa_word(g)
                     assert isinstance(word, int)
                     words[kind].append(word)
             except EmuFault:

@@ -10,22 +10,34 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from qpu.core.isa import Isa
 from qpu.emu.engine.memory import Memory
+from qpu.emu.engine.numpy_lanes import NumpyLanes
 from qpu.emu.engine.trace import Trace
+from qpu.emu.v3d import alu
+from qpu.emu.v3d.alu import ACC
 from qpu.emu.v3d.dispatch import Dispatch, Start
 from qpu.emu.v3d.execution import CLOCKS_PER_INSTRUCTION, DispatchExecution, MachineProfile
 from qpu.emu.v3d.prepare import Prepared, disassembly, prepare
-from qpu.emu.v3d.reference_execute import build
-from qpu.emu.v3d.reference_operands import LANES, Step, spread
-from qpu.emu.v3d.state import ACC, CLOBBERED, Group, each
+from qpu.emu.v3d.reference_branches import branch_step
+from qpu.emu.v3d.state import CLOBBERED, LANES, Group, each
 from qpu.emu.v3d.tmu import Action
 from qpu.errors import EmuFault
+from qpu.v3d.instr import Branch
 
-__all__ = ["CLOCKS_PER_INSTRUCTION", "MachineProfile", "V3dExecution", "V3dReferenceMachine"]
+__all__ = ["CLOCKS_PER_INSTRUCTION", "MachineProfile", "V3dExecution", "V3dReferenceMachine", "build"]
+
+_LANES = NumpyLanes()
+
+
+@lru_cache(maxsize=1 << 14)
+def build(p: Prepared) -> alu.Step:
+    """The step of a prepared instruction without `problem`: (group, services) -> None, or the groups that part."""
+    return branch_step(p.instr) if isinstance(p.instr, Branch) else alu.build(p, _LANES)
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +45,7 @@ class _Code:
     """One instruction of the program at its address."""
 
     prepared: Prepared
-    step: Step
+    step: alu.Step
     special: bool  # needs more than its step
     hits: int = 0
 
@@ -179,7 +191,7 @@ class V3dExecution(DispatchExecution):
         g.msf = payload.live.astype(np.uint32)
         g.live = payload.live
         tidx = np.array([self._placement.tidx(int(t)) for t in threads], np.uint32)
-        g.tidx = spread(tidx, g.n)
+        g.tidx = g.splat(tidx)
         return g
 
     def _clobbered(self, g: Group, groups: list[Group]) -> Group:
@@ -272,7 +284,7 @@ class V3dExecution(DispatchExecution):
                     if parts is not None:
                         return parts
             c.hits += g.n
-            split = self._traced(c, g) if tracing else c.step(g, x)
+            split: list[Group] | None = self._traced(c, g) if tracing else c.step(g, x)
             if split is not None:
                 for part in split:
                     part.count += 1
@@ -396,7 +408,7 @@ class V3dExecution(DispatchExecution):
         x = self._services
         x.flush(g)
         self.stats.thread_switches += g.n
-        g.rtop = None
+        g.rtop = _LANES.const(0)
         p = x.prepared
         if self.isa is Isa.V3D71 and g.rf0_doubtful and p is not None and p.addressed_signal:
             g.regs[0] = np.full(LANES, CLOBBERED, np.uint32)
@@ -431,7 +443,7 @@ class V3dExecution(DispatchExecution):
         assert trace is not None
         before, a, b, pc, n = list(g.regs), g.a, g.b, g.pc, g.n
         threads = g.threads
-        result = c.step(g, x)
+        result: list[Group] | None = c.step(g, x)
         index = (pc - self._dispatch.code) // 8
         text = disassembly(self.isa, c.prepared.word)
         changed = [

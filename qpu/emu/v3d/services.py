@@ -13,7 +13,7 @@ from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.v3d.dispatch import Dispatch, Placement
 from qpu.emu.v3d.prepare import Prepared, disassembly, prepare
-from qpu.emu.v3d.state import Group, PerThread, squeeze
+from qpu.emu.v3d.state import Group, PerThread, each, squeeze
 from qpu.emu.v3d.tmu import (
     DATA_CAPACITY,
     RESULT_CAPACITY,
@@ -59,7 +59,7 @@ def describe_access(memory: Memory, error: AccessError) -> str:
 
 
 class DispatchServices:
-    """Implements `v3d_operands.Services` for one dispatch."""
+    """The machine around the threads of one dispatch: `qpu.emu.v3d.alu.Machine`, and reports."""
 
     def __init__(
         self,
@@ -184,7 +184,7 @@ class DispatchServices:
         g.unif = (pointer + 4) & 0xFFFFFFFF if isinstance(pointer, int) else pointer + np.uint32(4)
         return word
 
-    def unifa(self, g: Group) -> PerThread:
+    def unifa_word(self, g: Group) -> PerThread:
         """The next word of the unifa stream of each thread."""
         if g.count - g.unifa_at < 4:
             self.hazard(g, "unifa-early", "unifa is read less than four instructions after it was written")
@@ -251,10 +251,50 @@ class DispatchServices:
 
     # -- other
 
-    def supergroup_slots(self, g: Group) -> U32:
-        """Supergroup slot of each thread, shape (n,)."""
+    def result(self, g: Group) -> U32:
+        """The oldest TMU result of each thread; removes it."""
+        if not g.results:
+            self.fault(g, "tmu-empty", "ldtmu finds no result pending; hardware hangs here")
+        return g.results.pop(0)
+
+    def lane0(self, g: Group, value: U32, on: Mask | None = None, old: PerThread = 0) -> PerThread:
+        """Lane 0 as a number; `old` of the threads where it is not in `on`."""
+        if on is None or (first := on[..., 0]).all():
+            return g.lane(value, 0)
+        return squeeze(np.where(first, value[..., 0], each(old, g.n)))
+
+    def move_unifa(self, g: Group, pointer: PerThread) -> None:
+        """Point the unifa stream elsewhere."""
+        g.unifa = pointer
+        g.unifa_at = g.count
+
+    def sfu_result(self, g: Group, value: U32, on: Mask | None) -> None:
+        """4.2: `value` reaches r4 after the next instruction."""
+        g.late, g.late_left = (value, on), 2
+        g.busy = True
+
+    def join_barrier(self, g: Group, on: Mask | None) -> None:
+        """Stop at the next thread switch; threads without a lane in `on` do not."""
+        here: Mask = np.ones(g.n, np.bool_)
+        if on is not None:
+            here = np.asarray(np.broadcast_to(on, (g.n, _LANES)).any(axis=1))
+        g.sync = here if g.sync is None else g.sync | here
+        if g.results:
+            self.warn(g, "barrier-tmu", "the barrier is joined while TMU results are outstanding")
+
+    def barrier_slot(self, g: Group) -> U32:
+        """Supergroup slot of each thread."""
         running = self.placement.running
-        return np.array([running[int(t)].supergroup_slot for t in g.threads], np.uint32)
+        return g.splat(squeeze(np.array([running[int(t)].supergroup_slot for t in g.threads], np.uint32)))
+
+    def before(self, g: Group) -> Prepared | None:
+        """The instruction executed before this one, if all threads came from the same."""
+        return g.previous
+
+    def hazard_in(self, g: Group, rule: str, message: str, lanes: Mask) -> None:
+        """As `hazard`, if there is a lane in `lanes`."""
+        if lanes.any():
+            self.hazard(g, rule, message)
 
     def flush(self, g: Group) -> None:
         """Account for the instructions the group executed since the last time."""

@@ -12,15 +12,17 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.emu.engine.numpy_lanes import NumpyLanes
+from qpu.emu.v3d.alu import ACC
+from qpu.emu.v3d.prepare import Prepared
 from qpu.emu.v3d.tmu import CONFIG_RESET
 
-__all__ = ["ACC", "Group", "PerThread", "each", "undefined_register"]
+__all__ = ["CLOBBERED", "LANES", "Group", "PerThread", "each", "squeeze", "take_number", "undefined_register"]
 
 U32: TypeAlias = NDArray[np.uint32]
 Mask: TypeAlias = NDArray[np.bool_]
 PerThread: TypeAlias = int | U32  # one number for all threads, or an array of shape (n,)
 
-ACC = 64  # index of r0 in `Group.regs`; rf0..rf63 come first
 REGISTERS = ACC + 6
 LANES = 16
 _LANE = np.arange(LANES, dtype=np.uint32)
@@ -34,6 +36,8 @@ def undefined_register(number: int) -> U32:
 
 _UNDEFINED = [undefined_register(n) for n in range(REGISTERS)]
 _FALSE = np.zeros(LANES, np.bool_)
+_const = NumpyLanes().const
+_ZERO = _const(0)
 
 
 def each(value: PerThread, n: int) -> U32:
@@ -41,7 +45,8 @@ def each(value: PerThread, n: int) -> U32:
     return np.full(n, value, np.uint32) if isinstance(value, int) else value
 
 
-def _take_number(value: PerThread, rows: NDArray[np.intp]) -> PerThread:
+def take_number(value: PerThread, rows: NDArray[np.intp]) -> PerThread:
+    """The numbers of some of the threads."""
     return value if isinstance(value, int) else squeeze(value[rows])
 
 
@@ -124,9 +129,9 @@ class Group:
         self.b_hi: Mask = _FALSE
         self.msf: U32 = np.ones(LANES, np.uint32)
         self.live: Mask = np.ones(LANES, np.bool_)
-        self.revf: U32 = np.zeros(LANES, np.uint32)
-        self.tidx: U32 = np.zeros(LANES, np.uint32)
-        self.rtop: U32 | None = None
+        self.revf: U32 = _ZERO
+        self.tidx: U32 = _ZERO
+        self.rtop: U32 = _ZERO
         self.link: PerThread = 0
         self.unif: PerThread = unif
         self.unifa: PerThread = 0
@@ -149,7 +154,7 @@ class Group:
         self.switched = -1  # round of the last switch, while it is not resumed
         self.ordered = False  # stands before an atomic, which is served in thread order
         self.parted = 0  # stands before a request whose configuration byte is this minus 1; others differ
-        self.previous: object = None  # the instruction executed last
+        self.previous: Prepared | None = None  # the instruction executed last
         self.rf0_doubtful = False
         self.qpu_weight: NDArray[np.int64] | None = None
 
@@ -170,6 +175,22 @@ class Group:
             self.parted,
         )
 
+    def splat(self, number: PerThread) -> U32:
+        """A number of each thread in all its lanes."""
+        if isinstance(number, int):
+            return _const(number)
+        return np.repeat(number, LANES).reshape(self.n, LANES)
+
+    def lane(self, value: U32, lane: int) -> PerThread:
+        """One lane of a vector as a number of each thread."""
+        column = value[..., lane]
+        return int(column) if column.ndim == 0 else squeeze(column)
+
+    def set_msf(self, value: U32) -> None:
+        """Change the sample mask, and with it the live lanes."""
+        self.msf = value
+        self.live = np.not_equal(value, 0)
+
     def take(self, rows: NDArray[np.intp]) -> Group:
         """A new group of some of the threads (row numbers, ascending)."""
         new = Group.__new__(Group)
@@ -186,12 +207,12 @@ class Group:
         new.live = _take(self.live, rows)
         new.revf = _take(self.revf, rows)
         new.tidx = _take(self.tidx, rows)
-        new.rtop = None if self.rtop is None else _take(self.rtop, rows)
-        new.link = _take_number(self.link, rows)
-        new.unif = _take_number(self.unif, rows)
-        new.unifa = _take_number(self.unifa, rows)
+        new.rtop = _take(self.rtop, rows)
+        new.link = take_number(self.link, rows)
+        new.unif = take_number(self.unif, rows)
+        new.unifa = take_number(self.unifa, rows)
         new.unifa_at = self.unifa_at
-        new.config = _take_number(self.config, rows)
+        new.config = take_number(self.config, rows)
         new.data = [_take(d, rows) for d in self.data]
         new.results = [_take(d, rows) for d in self.results]
         sync = None if self.sync is None else self.sync[rows]
@@ -252,9 +273,7 @@ class Group:
         new.live = vector([g.live for g in groups])
         new.revf = vector([g.revf for g in groups])
         new.tidx = vector([g.tidx for g in groups])
-        zero = np.zeros(LANES, np.uint32)
-        same = all(g.rtop is None for g in groups)
-        new.rtop = None if same else vector([zero if g.rtop is None else g.rtop for g in groups])
+        new.rtop = vector([g.rtop for g in groups])
         new.link = number([g.link for g in groups])
         new.unif = number([g.unif for g in groups])
         new.unifa = number([g.unifa for g in groups])

@@ -15,8 +15,9 @@ from llvmlite import ir
 from qpu.core.isa import Isa
 from qpu.core.optable import Flags
 from qpu.emu.engine.llvm_lanes import I8, I16, I32, I64, LlvmLanes
+from qpu.emu.v3d.alu import SYNCB, UNIFA
 from qpu.emu.v3d.prepare import Prepared, prepare
-from qpu.emu.v3d.translate_alu import SYNCB, UNIFA, AluEmitter
+from qpu.emu.v3d.translate_alu import AluEmitter, Broken
 from qpu.emu.v3d.translate_entry import entry_functions
 from qpu.emu.v3d.translate_graph import Fetch, explore, static_target
 from qpu.emu.v3d.translate_state import (
@@ -33,7 +34,7 @@ from qpu.emu.v3d.translate_state import (
 )
 from qpu.emu.v3d.translate_tmu import PTR, refill_function, tmu_function
 from qpu.emu.v3d.translate_values import STREAMS, Values
-from qpu.v3d.instr import Alu, Branch, Sig, SrcKind
+from qpu.v3d.instr import Alu, Branch, Sig
 
 __all__ = ["translate"]
 
@@ -108,8 +109,9 @@ class _Translator:
         self.leave = self.function.append_basic_block("leave")
         self.b = ir.IRBuilder(start)
         self.v = LlvmLanes(self.b, avx512=self.avx512)
-        self.values = Values(self.b, self.v, self.function.args[Arg.STATE], split=self.split)
-        self.alu = AluEmitter(self.isa, self.values, self.v, self, doubtful=self.doubtful)
+        state = self.function.args[Arg.STATE]
+        self.values = Values(self.b, self.v, state, split=self.split, doubtful=self.doubtful)
+        self.alu = AluEmitter(self.values, self.v, self)
         self.budget = self.b.alloca(I64)
         self.reason = self.b.alloca(I32)
         self.b.store(self.function.args[Arg.BUDGET], self.budget)
@@ -312,7 +314,10 @@ class _Translator:
                 message = "a thread switch stands in a delay slot of a taken branch"
                 self.rule(index, "switch-in-branch-slot", message, self.goes())
                 left = 0
-            slow = self.alu.emit(index, p, p.instr)
+            try:
+                slow = self.alu.emit(index, p, self.prepared(node.before) if node.before != NONE else None)
+            except Broken:
+                return None
             if p.thrsw and not ending:
                 if marked or self.single_segment:
                     ending = 3
@@ -357,26 +362,6 @@ class _Translator:
                 return "sfu-in-switch-slot", "an SFU register is written in a delay slot of a thread switch"
             if p.branch:
                 return "branch-in-switch-slot", "a branch stands in a delay slot of a thread switch"
-        instr = p.instr
-        if isinstance(instr, Branch):
-            return None
-        conditional = instr.add.cond and instr.mul.cond and not instr.sig_dst
-        for rule, message in p.hazards:
-            if rule != "same-destination":
-                return rule, message
-        for rule, message in p.hazards:
-            if not conditional:
-                return rule, message
-        before = self.prepared(node.before) if node.before != NONE else None
-        if instr.sig & Sig.ROT and before is not None:
-            for src in (instr.mul.a, instr.mul.b):
-                if src is not None and src.kind is not SrcKind.IMM:
-                    name = ("r" if src.kind is SrcKind.ACC else "rf", src.n)
-                    if before.loaded == name:
-                        message = f"{name[0]}{name[1]} was written by ldtmu one instruction before its rotation"
-                        return "rotate-early", message
-            if not instr.raddr_b and (("r", 5) in before.writes or before.loaded == ("r", 5)):
-                return "rotate-early", "r5 was written one instruction before it is used as the rotation amount"
         if node.unifa and p.unifa_words:
             return "unifa-early", "unifa is read less than four instructions after it was written"
         return None
@@ -419,7 +404,7 @@ class _Translator:
             self.count.switches += 1
             if self.doubtful:
                 self.lose_rf0(node)
-            self.values.put_vector(Slot.RTOP, self.v.const(0))
+            self.values.rtop = self.v.const(0)
             sync = self.b.icmp_unsigned("!=", self.values.scalar(Slot.SYNC), I32(0))
             self.close()
             number = self.entry(after._replace(switch=tuple(n for n in after.switch if n)))
@@ -574,12 +559,12 @@ class _Translator:
     def condition(self, instr: Branch) -> ir.Value:
         """Whether a conditional branch is taken."""
         b, values = self.b, self.values
-        flags = values.bits(values.mask(Slot.A_LO))
+        flags = values.bits(values.a)
         if instr.cond in ("a0", "na0"):
             return b.icmp_unsigned("!=" if instr.cond == "a0" else "==", b.and_(flags, I32(1)), I32(0))
         mask: ir.Value = I32(0xFFFF)
         if instr.msfign:
-            mask = values.bits(values.live())
+            mask = values.bits(values.live)
             if instr.msfign == "q":
                 pairs = b.or_(mask, b.lshr(mask, I32(1)))
                 quads = b.and_(b.or_(pairs, b.lshr(pairs, I32(2))), I32(0x1111))

@@ -10,24 +10,16 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from qpu.core.isa import Isa
-from qpu.emu.engine.llvm_lanes import I1, I1X16, I8, I16, I32, I32X16, I64, I64X16, LANES, LlvmLanes
+from qpu.emu.engine.llvm_lanes import I1, I1X16, I8, I16, I32, I32X16, I64, I64X16, LANES, LlvmLanes, splat
 from qpu.emu.v3d.translate_lanes import DONE, WAITS, lanes_function
 from qpu.emu.v3d.translate_state import FIFO_SLOTS, Keeper, Kept, Slot, Wait
 
-__all__ = ["PTR", "keeper_word", "refill_function", "splat", "state_pointer", "tmu_function"]
+__all__ = ["PTR", "keeper_word", "refill_function", "state_pointer", "tmu_function"]
 
 PTR = ir.PointerType()
 _FIFO_MASK = FIFO_SLOTS - 1
 _AHEAD = 4  # steps of a thread's loads
 _SPAN = 16  # pages a stream looks ahead
-
-
-def splat(b: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
-    """A 32- or 64-bit number in all lanes."""
-    kind = ir.VectorType(scalar.type, LANES)
-    undefined = ir.Constant(kind, ir.Undefined)
-    first = b.insert_element(undefined, scalar, I32(0))
-    return b.shuffle_vector(first, undefined, ir.Constant(I32X16, [0] * LANES))
 
 
 def state_pointer(b: ir.IRBuilder, state: ir.Value, word: ir.Value | int) -> ir.Value:

@@ -1,16 +1,17 @@
-"""The state of a thread while a chain of translated V3D code runs: what was read or written is held in values.
+"""The state of a thread while a chain of translated V3D code runs: `qpu.emu.v3d.alu.Thread` of the compiled engine.
 
-A chain has no effect outside of the state before its last instruction, and it checks at its start that every result
-and word it takes is there. So each register is loaded at most once and stored once, where its last value is made.
+What was read or written is held in values. A chain has no effect outside of the state before its last instruction, and
+it checks at its start that every result and word it takes is there. So each register is loaded at most once and stored
+once, where its last value is made.
 """
 
 from __future__ import annotations
 
 from llvmlite import ir
 
-from qpu.emu.engine.llvm_lanes import I1X16, I8, I16, I32, I32X16, I64, LlvmLanes
-from qpu.emu.v3d.translate_state import FIFO_SLOTS, Slot
-from qpu.emu.v3d.translate_tmu import PTR, splat, state_pointer
+from qpu.emu.engine.llvm_lanes import I1X16, I8, I16, I32, I32X16, I64, LlvmLanes, splat
+from qpu.emu.v3d.translate_state import DATA_SLOTS, FIFO_SLOTS, Slot
+from qpu.emu.v3d.translate_tmu import PTR, state_pointer
 
 __all__ = ["STREAMS", "Values"]
 
@@ -20,17 +21,66 @@ STREAMS = {
 }
 
 
+def _flag(low: Slot, high: Slot | None) -> property:
+    """Flags of the low halves, or of the high halves, which are the same unless the state is split."""
+
+    def read(self: Values) -> ir.Value:
+        return self.mask(low if high is None or not self.split else high)
+
+    def write(self: Values, mask: ir.Value) -> None:
+        if high is None:
+            self.put_mask(low, mask)
+        elif self.split:
+            self.put_mask(high, mask)
+
+    return property(read, write)
+
+
+def _vector(slot: Slot) -> property:
+    return property(lambda self: self.vector(slot), lambda self, value: self.put_vector(slot, value))
+
+
+def _number(slot: Slot) -> property:
+    return property(lambda self: self.scalar(slot), lambda self, value: self.put_scalar(slot, value))
+
+
+class _Registers:
+    """rf0..rf63, r0..r5, as `qpu.emu.v3d.alu` numbers them."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+
+    def __getitem__(self, n: int) -> ir.Value:
+        return self._values.vector(Slot.RF + 16 * n)
+
+    def __setitem__(self, n: int, value: ir.Value) -> None:
+        self._values.put_vector(Slot.RF + 16 * n, value)
+
+
 class Values:
     """Registers, flags and numbers of the state block, of the chain under construction.
 
-    split: the halves of a lane can have flags of their own.
+    split: the halves of a lane can have flags of their own. doubtful: the program has loads that make rf0 doubtful.
     """
 
-    def __init__(self, b: ir.IRBuilder, v: LlvmLanes, state: ir.Value, *, split: bool) -> None:
-        self.b = b
+    a = _flag(Slot.A_LO, None)
+    a_hi = _flag(Slot.A_LO, Slot.A_HI)
+    b = _flag(Slot.B_LO, None)
+    b_hi = _flag(Slot.B_LO, Slot.B_HI)
+    rtop = _vector(Slot.RTOP)
+    msf = _vector(Slot.MSF)
+    revf = _vector(Slot.REVF)
+    link = _number(Slot.LINK)
+    config = _number(Slot.CONFIG)
+
+    def __init__(self, b: ir.IRBuilder, v: LlvmLanes, state: ir.Value, *, split: bool, doubtful: bool) -> None:
+        self.builder = b
         self.v = v
         self.state = state
         self.split = split
+        self.doubtful = doubtful
+        self.regs = _Registers(self)
+        self.data = self  # see append
         self.begin()
 
     def begin(self) -> None:
@@ -46,11 +96,45 @@ class Values:
 
     def pointer(self, word: ir.Value | int) -> ir.Value:
         """Address of a word of the state."""
-        return state_pointer(self.b, self.state, word)
+        return state_pointer(self.builder, self.state, word)
 
-    def splat(self, scalar: ir.Value) -> ir.Value:
+    def splat(self, number: ir.Value) -> ir.Value:
         """A number in all lanes."""
-        return splat(self.b, scalar)
+        return splat(self.builder, number)
+
+    @property
+    def tidx(self) -> ir.Value:
+        """Thread and QPU number."""
+        return self.splat(self.scalar(Slot.TIDX))
+
+    @property
+    def unifa(self) -> ir.Value:
+        """GPU address of the next word of the unifa stream."""
+        return self.stream_pointer("a")
+
+    @property
+    def rf0_doubtful(self) -> ir.Value:
+        """Not 0: the last write of rf0 does not survive a switch beside another signal's register."""
+        return self.scalar(Slot.DOUBTFUL)
+
+    @rf0_doubtful.setter
+    def rf0_doubtful(self, value: bool) -> None:
+        if self.doubtful:
+            self.put_scalar(Slot.DOUBTFUL, I32(int(value)))
+
+    def set_msf(self, value: ir.Value) -> None:
+        """Change the sample mask, and with it the live lanes."""
+        self.msf = value
+        self._live = None
+
+    def append(self, value: ir.Value) -> None:
+        """Queue a data word for the TMU."""
+        pending = self.scalar(Slot.PENDING)
+        place = self.builder.add(
+            I32(int(Slot.DATA)), self.builder.shl(self.builder.and_(pending, I32(DATA_SLOTS - 1)), I32(4))
+        )
+        self.builder.store(value, self.pointer(place)).align = 64
+        self.put_scalar(Slot.PENDING, self.builder.add(pending, I32(1)))
 
     def _store(self, slot: int, value: ir.Value, align: int) -> None:
         """Store; a store of the same place before it in the chain goes."""
@@ -58,9 +142,9 @@ class Values:
         if former is not None:
             block, instruction = former
             block.instructions.remove(instruction)
-        made = self.b.store(value, self.pointer(slot))
+        made = self.builder.store(value, self.pointer(slot))
         made.align = align
-        self._stores[slot] = self.b.block, made
+        self._stores[slot] = self.builder.block, made
 
     # -- vectors
 
@@ -68,7 +152,7 @@ class Values:
         """A register."""
         found = self._vectors.get(slot)
         if found is None:
-            found = self.b.load(self.pointer(slot), typ=I32X16)
+            found = self.builder.load(self.pointer(slot), typ=I32X16)
             found.align = 64
             self._vectors[slot] = found
         return found
@@ -77,13 +161,12 @@ class Values:
         """Write a register."""
         self._vectors[slot] = value
         self._store(slot, value, 64)
-        if slot == Slot.MSF:
-            self._live = None
 
+    @property
     def live(self) -> ir.Value:
         """Mask of the lanes that take part."""
         if self._live is None:
-            self._live = self.b.icmp_unsigned("!=", self.vector(Slot.MSF), self.v.const(0))
+            self._live = self.builder.icmp_unsigned("!=", self.vector(Slot.MSF), self.v.const(0))
         return self._live
 
     # -- numbers
@@ -92,7 +175,7 @@ class Values:
         """A 32-bit number."""
         found = self._scalars.get(slot)
         if found is None:
-            found = self._scalars[slot] = self.b.load(self.pointer(slot), typ=I32)
+            found = self._scalars[slot] = self.builder.load(self.pointer(slot), typ=I32)
         return found
 
     def put_scalar(self, slot: int, value: ir.Value) -> None:
@@ -104,12 +187,10 @@ class Values:
 
     def mask(self, slot: Slot) -> ir.Value:
         """The flags of all lanes, low (A_LO, B_LO) or high halves."""
-        if not self.split:
-            slot = {Slot.A_HI: Slot.A_LO, Slot.B_HI: Slot.B_LO}.get(slot, slot)
         found = self._masks.get(slot)
         if found is None:
-            word = self.b.load(self.pointer(slot), typ=I32)
-            found = self._masks[slot] = self.b.bitcast(self.b.trunc(word, I16), I1X16)
+            word = self.builder.load(self.pointer(slot), typ=I32)
+            found = self._masks[slot] = self.builder.bitcast(self.builder.trunc(word, I16), I1X16)
         return found
 
     def put_mask(self, slot: Slot, mask: ir.Value) -> None:
@@ -119,13 +200,13 @@ class Values:
 
     def bits(self, mask: ir.Value) -> ir.Value:
         """The lanes of a mask as a number."""
-        return self.b.zext(self.b.bitcast(mask, I16), I32)
+        return self.builder.zext(self.builder.bitcast(mask, I16), I32)
 
     # -- what comes from outside
 
     def result(self, index: int) -> ir.Value:
         """The oldest TMU result; goes. The start of the chain made sure that there is one."""
-        b = self.b
+        b = self.builder
         self.needs.append(("r", index))
         self.taken["r"] += 1
         head, count = self.scalar(Slot.HEAD), self.scalar(Slot.COUNT)
@@ -138,7 +219,7 @@ class Values:
 
     def word(self, stream: str, index: int) -> ir.Value:
         """The next word of a stream. The start of the chain made sure that it can be read."""
-        b = self.b
+        b = self.builder
         host = self._hosts.get(stream)
         if host is None:
             host = b.load(self.pointer(STREAMS[stream][1]), typ=I64)
@@ -152,11 +233,11 @@ class Values:
         """GPU address of the next word of a stream."""
         start = self.scalar(STREAMS[stream][0])
         taken = self.taken[stream]
-        return self.b.add(start, I32(4 * taken)) if taken else start
+        return self.builder.add(start, I32(4 * taken)) if taken else start
 
     def move_stream(self, stream: str, address: ir.Value, hit: ir.Value | None = None) -> None:
         """The stream goes on at `address`, if `hit`. The chain must not take words from it afterwards."""
-        b = self.b
+        b = self.builder
         here, host, left = STREAMS[stream]
         rest: ir.Value = I32(0)
         if hit is not None:
@@ -170,8 +251,8 @@ class Values:
 
     def _advance_host(self, stream: str, host: Slot) -> None:
         if self.taken[stream]:
-            after = self.b.add(self._hosts[stream], I64(4 * self.taken[stream]))
-            self.b.store(after, self.pointer(host))
+            after = self.builder.add(self._hosts[stream], I64(4 * self.taken[stream]))
+            self.builder.store(after, self.pointer(host))
 
     def finish(self) -> None:
         """The chain ends: the streams stand behind the words it took."""
@@ -181,6 +262,6 @@ class Values:
                 continue
             self._advance_host(stream, host)
             pointer = self.stream_pointer(stream)
-            rest = self.b.sub(self.b.load(self.pointer(left), typ=I32), I32(taken))
+            rest = self.builder.sub(self.builder.load(self.pointer(left), typ=I32), I32(taken))
             self._store(here, pointer, 4)
             self._store(left, rest, 4)

@@ -21,7 +21,7 @@ from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import table
 
 V42, V71 = (Isa.V3D42,), (Isa.V3D71,)
-SOURCES = ("reference", "services", "reference_execute", "reference_operands", "prepare", "dispatch", "tmu")
+SOURCES = ("reference", "services", "reference_branches", "alu", "prepare", "dispatch", "tmu")
 ELSEWHERE = {"dispatch", "interrupted", "code-out-of-bounds", "deadlock"}  # test_v3d_dispatch.py, test_v3d_faults.py
 
 

@@ -10,7 +10,7 @@ from v3d_compare import N, Services, make_group, make_state
 from qpu.core.isa import Isa
 from qpu.emu.engine.numpy_lanes import quiet
 from qpu.emu.v3d.prepare import prepare
-from qpu.emu.v3d.reference_execute import build
+from qpu.emu.v3d.reference import build
 from qpu.emu.v3d.state import Group, each, undefined_register
 
 

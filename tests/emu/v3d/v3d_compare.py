@@ -10,7 +10,7 @@ from v3d_model import Model, State, U
 from qpu.core.isa import Isa
 from qpu.emu.engine.numpy_lanes import quiet
 from qpu.emu.v3d.prepare import prepare
-from qpu.emu.v3d.reference_execute import build
+from qpu.emu.v3d.reference import build
 from qpu.emu.v3d.state import ACC, Group
 
 N = 3
@@ -38,11 +38,20 @@ class Services:
     def uniform(self, g: Group) -> int:
         return self._uniform
 
-    def unifa(self, g: Group) -> int:
+    def unifa_word(self, g: Group) -> int:
         return self._unifa
 
-    def supergroup_slots(self, g: Group) -> np.ndarray:
-        return np.zeros(g.n, U)
+    def result(self, g: Group) -> np.ndarray:
+        return g.results.pop(0)
+
+    def barrier_slot(self, g: Group) -> np.ndarray:
+        return np.zeros(16, U)
+
+    def before(self, g: Group) -> None:
+        return None
+
+    def lane0(self, g: Group, value: Any, on: Any = None, old: Any = 0) -> Any:
+        raise AssertionError
 
     def request(self, g: Group, address: Any, live: Any) -> None:
         raise AssertionError
@@ -52,6 +61,10 @@ class Services:
 
     def hazard(self, g: Group, rule: str, message: str, row: int = 0, lane: int | None = None) -> None:
         self.remarks.append(rule)
+
+    def hazard_in(self, g: Group, rule: str, message: str, lanes: np.ndarray) -> None:
+        if lanes.any():
+            self.remarks.append(rule)
 
     warn = fault = hazard
 
@@ -154,7 +167,7 @@ def compare(word: int, f: dict[str, Any], isa: Isa, s: State) -> None:
     assert (np.broadcast_to(g.msf, (n, 16)) == want.msf).all()
     assert (np.broadcast_to(g.live, (n, 16)) == (want.msf != 0)).all()
     assert (np.broadcast_to(g.revf, (n, 16)) == want.revf).all()
-    rtop = np.zeros((n, 16), U) if g.rtop is None else np.broadcast_to(g.rtop, (n, 16))
+    rtop = np.broadcast_to(g.rtop, (n, 16))
     assert (rtop & U(0xFF) == want.rtop & U(0xFF)).all()
     assert len(g.results) == len(want.results)
     assert len(g.data) == len(want.data)

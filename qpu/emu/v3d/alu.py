@@ -1,0 +1,574 @@
+"""What an ALU instruction of V3D does, written once over `LaneOps`: both engines run the steps that `build` makes.
+
+A step is made of closures, once per instruction, and takes the state of a thread and the machine around it. The
+reference engine calls it whenever the instruction executes, for all threads in step; the translator calls it once, and
+its "values" are IR. A step performs every effect except moving the program counter, in this order:
+
+1. both halves compute their results, with registers and flags as they were before the instruction;
+2. words and results from outside are taken: ldtmu, then the uniform streams, then wrtmuc;
+3. flags are pushed or updated, then implicit results (rtop, msf, revf, flag A of flpop) are written;
+4. the halves write their destinations, a TMU request last: it sees the data and the configuration written by the same
+   instruction (assumed);
+5. loads write theirs.
+
+Facts: docs/hardware/v3d.md 3 to 7 and 9; assumed choices are marked where they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+from qpu.core.isa import Isa
+from qpu.core.optable import Flags
+from qpu.emu.v3d.prepare import DATA_WRITES, TMUA, TMUAU, TMUC, Prepared
+from qpu.v3d import regs
+from qpu.v3d.instr import Alu, AluHalf, Dst, Sig, Src, SrcKind
+from qpu.v3d.ops import LANE_OPS, PACK, UNPACK, table
+
+__all__ = ["ACC", "SYNCB", "UNIFA", "Machine", "Mask", "Number", "Pair", "Step", "Thread", "Vec", "any_half", "build"]
+
+# What an engine computes with is opaque here, as in `qpu.v3d.sem`.
+Lanes: TypeAlias = Any  # a `LaneOps`
+Vec: TypeAlias = Any  # its vectors: 16 lanes of 32 bits
+Mask: TypeAlias = Any  # its masks: one truth value per lane
+Number: TypeAlias = Any  # a 32-bit number of each thread
+Pair: TypeAlias = tuple[Mask, Mask]  # of the low and the high halves of the lanes; one object when they agree
+
+ACC = 64  # index of r0 in `Thread.regs`; rf0..rf63 come first
+LANES = 16
+UNIFA, SYNCB, R5 = 9, 18, 5
+UNDEFINED_DATA = 0xDEADDA7A  # data words of lanes whose condition failed
+
+
+class Thread(Protocol):
+    """State of a thread, or of threads in step. regs: rf0..rf63, r0..r5. a, b: flags of the low halves of the lanes;
+    a_hi, b_hi: of the high halves. data: words queued for the TMU. live: lanes whose sample mask is not 0."""
+
+    regs: Any
+    a: Mask
+    a_hi: Mask
+    b: Mask
+    b_hi: Mask
+    rtop: Vec
+    revf: Vec
+    link: Number
+    config: Number
+    unifa: Number
+    rf0_doubtful: bool
+    data: Any
+
+    @property
+    def msf(self) -> Vec: ...
+    @property
+    def live(self) -> Mask: ...
+    @property
+    def tidx(self) -> Vec: ...
+    def set_msf(self, value: Vec) -> None:
+        """Change the sample mask, and with it the live lanes."""
+        ...
+
+    def splat(self, number: Number) -> Vec:
+        """A number of each thread in all its lanes."""
+        ...
+
+
+class Machine(Protocol):
+    """What is around a thread."""
+
+    def uniform(self, t: Any) -> Number:
+        """The next word of the uniform stream; advances."""
+        ...
+
+    def unifa_word(self, t: Any) -> Number:
+        """The next word of the unifa stream; advances."""
+        ...
+
+    def result(self, t: Any) -> Vec:
+        """The oldest TMU result; removes it."""
+        ...
+
+    def lane0(self, t: Any, value: Vec, on: Mask | None = None, old: Number = None) -> Number:
+        """Lane 0 as a number; `old` where lane 0 is not in `on`."""
+        ...
+
+    def request(self, t: Any, address: Vec, live: Mask) -> None:
+        """Start a TMU request with the queued data."""
+        ...
+
+    def move_unifa(self, t: Any, pointer: Number) -> None:
+        """Point the unifa stream elsewhere."""
+        ...
+
+    def sfu_result(self, t: Any, value: Vec, on: Mask | None) -> None:
+        """4.2: `value` reaches r4 after the next instruction."""
+        ...
+
+    def join_barrier(self, t: Any, on: Mask | None) -> None:
+        """Stop at the next thread switch until the supergroup has arrived; threads without a lane in `on` do not."""
+        ...
+
+    def barrier_slot(self, t: Any) -> Vec:
+        """The number that `barrierid` gives."""
+        ...
+
+    def before(self, t: Any) -> Prepared | None:
+        """The instruction executed before this one, where that is known and matters."""
+        ...
+
+    def hazard(self, t: Any, rule: str, message: str) -> None:
+        """Hardware does not define what happens here."""
+        ...
+
+    def hazard_in(self, t: Any, rule: str, message: str, lanes: Mask) -> None:
+        """The same, if there is a lane in `lanes`."""
+        ...
+
+
+Step: TypeAlias = Callable[[Any, Any], Any]  # (thread, machine) -> None
+_Read: TypeAlias = Callable[[Any], Vec]
+_Put: TypeAlias = Callable[[Any, Any, Vec, "Pair | None"], None]
+
+_QUADS = [lane & ~3 for lane in range(LANES)]
+_FIRST = [0] * LANES
+_IDLE = ("nop", "tmuwt")  # no result; stores are done in order, so tmuwt waits for nothing
+
+
+def build(p: Prepared, v: Lanes) -> Step:
+    """The step of an ALU instruction without `problem`, over the lanes `v`."""
+    i = p.instr
+    assert isinstance(i, Alu)
+    add = _Half(p, i, i.add, v, mul=False)
+    mul = _Half(p, i, i.mul, v, mul=True)
+    plain = not (i.sig & (_LOADS | Sig.WRTMUC | Sig.ROT) or p.hazards or (p.isa is Isa.V3D71 and p.writes_rf0))
+    if plain and (add.idle or add.plain) and (mul.idle or mul.plain):
+        return _plain(add, mul)
+    return _general(p, i, [half for half in (add, mul) if not half.idle], v)
+
+
+def any_half(v: Lanes, mask: Pair) -> Mask:
+    """Lanes that a write reaches which has no halves: one enabled half suffices (assumed)."""
+    return mask[0] if mask[0] is mask[1] else v.mor(*mask)
+
+
+# -- whole instructions
+
+
+def _plain(add: _Half, mul: _Half) -> Step:
+    """No conditions, flags and signals; results go to registers."""
+    halves = [half for half in (add, mul) if not half.idle]
+    if not halves:
+        return lambda t, x: None
+    first, to_first = halves[0].value, halves[0].place
+    if len(halves) == 1:
+
+        def one(t: Thread, x: Machine) -> None:
+            t.regs[to_first] = first(t, x)
+
+        return one
+    second, to_second = halves[1].value, halves[1].place
+
+    def both(t: Thread, x: Machine) -> None:
+        a = first(t, x)
+        m = second(t, x)
+        r = t.regs
+        r[to_first] = a
+        r[to_second] = m
+
+    return both
+
+
+def _general(p: Prepared, i: Alu, halves: list[_Half], v: Lanes) -> Step:
+    loads = _loads(p, i, v)
+    wrtmuc = bool(i.sig & Sig.WRTMUC)
+    rotates = bool(i.sig & Sig.ROT)
+    same = [message for rule, message in p.hazards if rule == "same-destination"]
+    # Both ALUs may write one register where their conditions leave each lane to one of them.
+    select = bool(same and i.add.cond and i.mul.cond and i.sig_dst is None)
+    hazards = [h for h in p.hazards if not (select and h[0] == "same-destination")]
+    hazards.sort(key=lambda h: h[0] == "same-destination")
+    pushing = [k for k, half in enumerate(halves) if half.flag]
+    implying = [k for k, half in enumerate(halves) if half.op.implicit_writes]
+    order = sorted(range(len(halves)), key=lambda k: halves[k].requests)
+    rf0_rule, doubtful = p.isa is Isa.V3D71 and p.writes_rf0, p.doubtful_rf0
+
+    def step(t: Thread, x: Machine) -> None:
+        for rule, message in hazards:
+            x.hazard(t, rule, message)
+        if rotates:
+            _check_rotation(t, x, i)
+        found = [half.run(t, x) for half in halves]
+        if select:
+            one, other = (any_half(v, mask) for _, _, mask, _ in found if mask is not None)
+            x.hazard_in(t, "same-destination", same[0], v.mand(one, other))
+        loaded = [take(t, x) for take, _ in loads]
+        if wrtmuc:
+            t.config = x.uniform(t)
+        for k in pushing:
+            result, operands, _, _ = found[k]
+            halves[k].set_flags(t, operands, result)
+        for k in implying:
+            _, _, mask, more = found[k]
+            for name, new in zip(halves[k].op.implicit_writes, more, strict=True):
+                _SETTERS[name](v, t, new, mask)
+        for k in order:
+            result, _, mask, _ = found[k]
+            halves[k].put(t, x, result, mask)
+        for (_, put), value in zip(loads, loaded, strict=True):
+            put(t, x, value, None)
+        if rf0_rule:
+            t.rf0_doubtful = doubtful
+
+    return step
+
+
+_LOADS = Sig.LDTMU | Sig.LDUNIF | Sig.LDUNIFRF | Sig.LDUNIFA | Sig.LDUNIFARF
+
+
+def _loads(p: Prepared, i: Alu, v: Lanes) -> list[tuple[Callable[[Any, Any], Vec], _Put]]:
+    """The loads of an instruction in order: where the value comes from, where it goes."""
+
+    def result(t: Thread, x: Machine) -> Vec:
+        return x.result(t)
+
+    def uniform(t: Thread, x: Machine) -> Vec:
+        return t.splat(x.uniform(t))
+
+    def unifa(t: Thread, x: Machine) -> Vec:
+        return t.splat(x.unifa_word(t))
+
+    implicit = _register(ACC + R5 if p.isa is Isa.V3D42 else 0, None, "", v)
+    addressed = _discard if i.sig_dst is None else _destination(p, i.sig_dst, "", v, lane_op=False)[1]
+    kinds = (
+        (Sig.LDTMU, result, addressed),
+        (Sig.LDUNIF, uniform, implicit),
+        (Sig.LDUNIFRF, uniform, addressed),
+        (Sig.LDUNIFA, unifa, implicit),
+        (Sig.LDUNIFARF, unifa, addressed),
+    )
+    return [(take, put) for sig, take, put in kinds if i.sig & sig]
+
+
+def _check_rotation(t: Thread, x: Machine, i: Alu) -> None:
+    before = x.before(t)
+    if before is None:
+        return
+    for src in (i.mul.a, i.mul.b):
+        if src is not None and src.kind is not SrcKind.IMM:
+            name = ("r" if src.kind is SrcKind.ACC else "rf", src.n)
+            if before.loaded == name:
+                message = f"{name[0]}{name[1]} was written by ldtmu one instruction before its rotation"
+                x.hazard(t, "rotate-early", message)
+    if not i.raddr_b and (("r", R5) in before.writes or before.loaded == ("r", R5)):
+        x.hazard(t, "rotate-early", "r5 was written one instruction before it is used as the rotation amount")
+
+
+# -- one half
+
+
+class _Half:
+    """One half of an instruction, taken apart.
+
+    idle: it does nothing. value: computes the result, without anything around it. plain: value goes to a register,
+    `place` of `Thread.regs`, and that is all. put: writes a result to the destination. requests: that starts a TMU
+    request. flag: the flag that is pushed or updated, or empty.
+    """
+
+    def __init__(self, p: Prepared, i: Alu, half: AluHalf, v: Lanes, *, mul: bool) -> None:
+        self.half, self.op, self.v = half, half.op, v
+        sources = [s for s in (half.a, half.b) if s is not None]
+        rotates = mul and bool(i.sig & Sig.ROT)
+        reads = [_source(s, v, _rotation(i, s, v) if rotates else None) for s in sources]
+        self.flag = (half.push or half.update)[-1:]
+        self.idle = half.op.name in _IDLE and not self.flag
+        self.place, self.requests = -1, False
+        self.put: _Put = _discard
+        if half.op.name not in _IDLE and half.dst is not None:
+            lane_op = not mul and half.op.name in LANE_OPS
+            self.place, self.put, self.requests = _destination(p, half.dst, half.pack, v, lane_op=lane_op)
+        self.plain = self.place >= 0 and not (half.cond or self.flag or half.op.implicit_writes)
+        self.implicit = [_GETTERS[name] for name in half.op.implicit_reads]
+        self.value = self._value(reads)
+        self.operands = self._operands(reads)
+
+    def _value(self, reads: list[_Read]) -> Callable[[Any, Any], Any]:
+        v, sem = self.v, self.op.sem
+        if self.op.name == "barrierid":
+            return lambda t, x: x.barrier_slot(t)
+        if sem is None:
+            zero = v.const(0)
+            return lambda t, x: zero
+        if self.implicit:
+            getters, operands = self.implicit, self._operands(reads)
+            return lambda t, x: sem(v, *operands(t, None), *[get(v, t) for get in getters])
+        if len(reads) == 2:
+            first, second = reads
+            return lambda t, x: sem(v, first(t), second(t))
+        if len(reads) == 1:
+            only = reads[0]
+            return lambda t, x: sem(v, only(t))
+        return lambda t, x: sem(v)
+
+    def _operands(self, reads: list[_Read]) -> Callable[[Any, Pair | None], tuple[Vec, ...]]:
+        """The operands, given the lanes that the condition enables."""
+        if len(reads) == 2:
+            first, second = reads
+            return lambda t, mask: (first(t), second(t))
+        if len(reads) == 1:
+            only = reads[0]
+            if self.half.cond and self.op.name in LANE_OPS:
+                return lambda t, mask: (self._enabled(only(t), mask),)
+            return lambda t, mask: (only(t),)
+        return lambda t, mask: ()
+
+    def _enabled(self, value: Vec, mask: Pair | None) -> Vec:
+        """The operand of a lane operation with a condition: only enabled lanes take part (assumed)."""
+        assert mask is not None
+        v, on = self.v, any_half(self.v, mask)
+        return v.select(on, value, v.const(0) if self.op.name == "ballot" else v.permute(value, v.first(on)))
+
+    def run(self, t: Thread, x: Machine) -> tuple[Vec, tuple[Vec, ...], Pair | None, tuple[Vec, ...]]:
+        """Result, operands, lanes that the condition enables (None: all), and implicit results."""
+        op = self.op
+        mask = _condition(self.v, t, self.half.cond) if self.half.cond else None
+        if op.sem is None:
+            return self.value(t, x), (), mask, ()
+        operands = self.operands(t, mask)
+        found = op.sem(self.v, *operands, *[get(self.v, t) for get in self.implicit])
+        if op.implicit_writes:
+            result, *more = found
+            return result, operands, mask, tuple(more)
+        return found, operands, mask, ()
+
+    def set_flags(self, t: Thread, operands: tuple[Vec, ...], result: Vec) -> None:
+        """Push or update. The flag is that of the result, before any destination handling."""
+        v, update = self.v, self.half.update
+        lo, hi = self._flags(operands, result)
+        if self.half.push:
+            t.b, t.b_hi = t.a, t.a_hi
+            t.a, t.a_hi = lo, hi
+            return
+        nor, negated = update.startswith("nor"), len(update) == 5  # andnz, nornz, ...
+
+        def fresh(old: Mask, flag: Mask) -> Mask:
+            flag = v.mnot(flag) if negated else flag
+            return v.mnot(v.mor(old, flag)) if nor else v.mand(old, flag)
+
+        together = t.a is t.a_hi and lo is hi
+        new = fresh(t.a, lo)
+        t.a, t.a_hi = new, new if together else fresh(t.a_hi, hi)
+
+    def _flags(self, operands: tuple[Vec, ...], result: Vec) -> Pair:
+        v, op, name = self.v, self.op, self.flag
+        zero = v.const(0)
+        if op.flags is Flags.HALVES:
+            if name == "z":
+                return v.eq(v.and_(result, v.const(0xFFFF)), zero), v.eq(v.shr(result, v.const(16)), zero)
+            if name == "n":
+                return v.slt(v.shl(result, v.const(16)), zero), v.slt(result, zero)
+            clear = v.mconst(False)
+            return clear, clear
+        special = {"z": op.zero, "n": op.negative, "c": op.carry}[name]
+        if special is not None:
+            mask = special(v, *operands, result)
+        elif name == "z":
+            mask = v.eq(result, zero)
+        elif name == "n":
+            mask = v.slt(result, zero)
+        else:
+            mask = v.mconst(False)
+        return mask, mask
+
+
+# -- operands
+
+
+def _source(src: Src, v: Lanes, move: Callable[[Any, Vec], Vec] | None) -> _Read:
+    if src.kind is SrcKind.IMM:
+        value = v.const(regs.imm_bits(src.n))
+
+        def read(t: Thread) -> Vec:
+            return value
+    else:
+        at = src.n + (ACC if src.kind is SrcKind.ACC else 0)
+
+        def read(t: Thread) -> Vec:
+            return t.regs[at]
+
+    moved = read if move is None else _moved(read, move)
+    if not src.mod:
+        return moved
+    unpack = UNPACK[src.mod]
+    return lambda t: unpack(v, moved(t))
+
+
+def _moved(read: _Read, move: Callable[[Any, Vec], Vec]) -> _Read:
+    return lambda t: move(t, read(t))
+
+
+def _rotation(i: Alu, src: Src, v: Lanes) -> Callable[[Any, Vec], Vec] | None:
+    """4.2: result lane j = lane j - n of an accumulator; of a register, inside each quad (measured)."""
+    if src.kind is SrcKind.IMM:
+        return None
+    full = src.kind is SrcKind.ACC
+    if i.raddr_b:
+        n = i.raddr_b if i.raddr_b < 16 else i.raddr_b - 32
+        order = [(j - n) % 16 if full else (j & ~3) | (j - n) % 4 for j in range(LANES)]
+        fixed = v.mover(order)
+        return lambda t, value: fixed(value)
+    first = v.mover(_FIRST)  # the amount: lane 0 of r5 (presumed; in all known code its lanes are equal)
+
+    def by_r5(t: Thread, value: Vec) -> Vec:
+        lane = v.lane_id()
+        within = v.and_(v.sub(lane, first(t.regs[ACC + R5])), v.const(15 if full else 3))
+        return v.permute(value, within if full else v.or_(v.and_(lane, v.const(12)), within))
+
+    return by_r5
+
+
+def _bits(v: Lanes, lo: Mask, hi: Mask) -> Vec:
+    """Flags as two bits a lane."""
+    zero = v.const(0)
+    if lo is hi:
+        return v.select(lo, v.const(3), zero)
+    return v.or_(v.select(lo, v.const(1), zero), v.select(hi, v.const(2), zero))
+
+
+_GETTERS: dict[str, Callable[[Lanes, Any], Vec]] = {
+    "rtop": lambda v, t: t.rtop,
+    "msf": lambda v, t: t.msf,
+    "revf": lambda v, t: t.revf,
+    "tidx": lambda v, t: t.tidx,
+    "link": lambda v, t: t.splat(t.link),
+    "flags_a": lambda v, t: _bits(v, t.a, t.a_hi),
+    "flags_b": lambda v, t: _bits(v, t.b, t.b_hi),
+}
+
+
+# -- results
+
+
+def _condition(v: Lanes, t: Thread, cond: str) -> Pair:
+    """Lanes (low halves, high halves) that a condition enables."""
+    lo, hi = (t.a, t.a_hi) if cond[-1] == "a" else (t.b, t.b_hi)
+    if not cond.startswith("ifn"):
+        return lo, hi
+    inverse = v.mnot(lo)
+    return inverse, inverse if lo is hi else v.mnot(hi)
+
+
+def _blend(v: Lanes, mask: Pair, new: Vec, old: Vec) -> Vec:
+    """`new` where enabled, half by half (a 32-bit write with differing halves: assumed)."""
+    lo, hi = mask
+    low = v.select(lo, new, old)
+    if lo is hi:
+        return low
+    return v.or_(v.and_(low, v.const(0xFFFF)), v.and_(v.select(hi, new, old), v.const(0xFFFF0000)))
+
+
+def _enabled_bits(v: Lanes, mask: Pair | None, new: Vec, old: Callable[[], Vec]) -> Vec:
+    return new if mask is None else v.select(any_half(v, mask), new, old())
+
+
+def _set_rtop(v: Lanes, t: Thread, value: Vec, mask: Pair | None) -> None:
+    t.rtop = value  # part of the multiplier, not of a lane's registers: conditions do not matter (assumed)
+
+
+def _set_msf(v: Lanes, t: Thread, value: Vec, mask: Pair | None) -> None:
+    t.set_msf(_enabled_bits(v, mask, value, lambda: t.msf))
+
+
+def _set_revf(v: Lanes, t: Thread, value: Vec, mask: Pair | None) -> None:
+    t.revf = _enabled_bits(v, mask, value, lambda: t.revf)
+
+
+def _set_flags_a(v: Lanes, t: Thread, value: Vec, mask: Pair | None) -> None:
+    zero = v.const(0)
+    pair = [v.mnot(v.eq(v.and_(value, v.const(bit)), zero)) for bit in (1, 2)]
+    if mask is not None:
+        olds = (t.a, t.a_hi)
+        pair = [v.mor(v.mand(on, f), v.mand(v.mnot(on), o)) for on, f, o in zip(mask, pair, olds, strict=True)]
+    t.a, t.a_hi = pair
+
+
+_SETTERS: dict[str, Callable[[Lanes, Any, Vec, Pair | None], None]] = {
+    "rtop": _set_rtop,
+    "msf": _set_msf,
+    "revf": _set_revf,
+    "flags_a": _set_flags_a,
+}
+
+
+# -- destinations
+
+
+def _discard(t: Any, x: Any, value: Vec, mask: Pair | None) -> None:
+    pass
+
+
+def _register(at: int, order: list[int] | None, pack: str, v: Lanes) -> _Put:
+    packer = PACK[pack] if pack else None
+    spread = None if order is None else v.mover(order)
+
+    def put(t: Thread, x: Machine, value: Vec, mask: Pair | None) -> None:
+        old = t.regs[at] if packer is not None or mask is not None else None
+        if packer is not None:
+            value = packer(v, old, value)
+        if spread is not None:
+            value = spread(value)
+        t.regs[at] = value if mask is None else _blend(v, mask, value, old)
+
+    return put
+
+
+def _destination(p: Prepared, dst: Dst, pack: str, v: Lanes, *, lane_op: bool) -> tuple[int, _Put, bool]:
+    """Register that a result replaces as a whole (-1: it does not), writer, and whether that starts a TMU request."""
+    v42, n = p.isa is Isa.V3D42, dst.n
+    if not dst.magic or (v42 and n < R5):
+        at = n + ACC if dst.magic else n
+        return -1 if pack else at, _register(at, None, pack, v), False
+    if n in (R5, regs.R5REP):
+        # Results of the 7.1 lane operations are not broadcast by these destinations (measured).
+        order = None if lane_op and not v42 else _QUADS if n == R5 else _FIRST
+        return -1, _register(ACC + R5 if v42 else 0, order, pack, v), False
+    put = _magic(p, n, v)
+    if pack and put is not _discard:
+        packer, zero = PACK[pack], v.const(0)
+        return -1, (lambda t, x, value, mask: put(t, x, packer(v, zero, value), mask)), n in (TMUA, TMUAU)
+    return -1, put, n in (TMUA, TMUAU)
+
+
+def _magic(p: Prepared, n: int, v: Lanes) -> _Put:
+    """The writer of a magic address that is not a register."""
+
+    def on(mask: Pair | None) -> Mask | None:
+        return None if mask is None else any_half(v, mask)
+
+    def data(t: Thread, x: Machine, value: Vec, mask: Pair | None) -> None:
+        t.data.append(value if mask is None else v.select(on(mask), value, v.const(UNDEFINED_DATA)))
+
+    def request(t: Thread, x: Machine, value: Vec, mask: Pair | None) -> None:
+        if n == TMUAU:
+            t.config = x.uniform(t)
+        x.request(t, value, t.live if mask is None else v.mand(t.live, on(mask)))
+
+    def config(t: Thread, x: Machine, value: Vec, mask: Pair | None) -> None:
+        t.config = x.lane0(t, value) if mask is None else x.lane0(t, value, on(mask), t.config)
+
+    def unifa(t: Thread, x: Machine, value: Vec, mask: Pair | None) -> None:
+        x.move_unifa(t, x.lane0(t, value) if mask is None else x.lane0(t, value, on(mask), t.unifa))
+
+    def sfu(t: Thread, x: Machine, value: Vec, mask: Pair | None) -> None:
+        x.sfu_result(t, function(v, value), on(mask))
+
+    def syncb(t: Thread, x: Machine, value: Vec, mask: Pair | None) -> None:
+        x.join_barrier(t, on(mask))
+
+    if p.isa is Isa.V3D42 and n in regs.SFU_WRITES:
+        function = table(p.isa)[regs.SFU_MAGIC[n]].sem
+        assert function is not None
+        return sfu
+    if n in DATA_WRITES:
+        return data
+    # Address 16, sync, is set-up of the barrier, which is not needed since 4.2.
+    return {TMUA: request, TMUAU: request, TMUC: config, UNIFA: unifa, SYNCB: syncb}.get(n, _discard)
