@@ -301,7 +301,7 @@ def run_loop(gpu: Device, program: Any, turns: int, threads: int) -> int:
     """
     one = int(np.float32(1.0).view(np.uint32))
     if gpu.isa is not Isa.VC4:
-        gpu.run(program, [turns, one], workgroups=threads, timeout_s=36000)
+        gpu.run(program, [turns, one], qpu.v3d.Dispatch(workgroups=threads), timeout_s=36000)
         assert gpu.stats is not None
         return gpu.stats.instructions
     executed = 0
@@ -310,7 +310,7 @@ def run_loop(gpu: Device, program: Any, turns: int, threads: int) -> int:
         left = turns
         while left:
             part = min(left, LONGEST_VC4 // PER_TURN)
-            gpu.run(program, np.array([[part, one]] * now, np.uint32), qpus=now, timeout_s=36000)
+            gpu.run(program, np.array([[part, one]] * now, np.uint32), qpu.vc4.Programs(count=now), timeout_s=36000)
             assert gpu.stats is not None
             executed += gpu.stats.instructions
             left -= part

@@ -24,8 +24,8 @@ import numpy as np
 import qpu
 from qpu.core.isa import Isa
 from qpu.device import Device
+from qpu.emu.engine.machine import RunStats
 from qpu.kernels import sgemm, sgemm_layout
-from qpu.runtime.batch import total
 
 BOARDS = ("pi3", "pi4", "pi5")
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -133,7 +133,7 @@ def streaming(figures: Figures, gpu: Device, name: str, n: int) -> None:
     about: dict[str, Any] = {"n": n}
     figures.add(f"{name} useful bytes", [useful], "B", **about)
     if gpu.emulated:
-        stats = total([x.stats for x in launches[-len(launches) // 4 :]])  # of four runs, the last
+        stats = RunStats.total([x.stats for x in launches[-len(launches) // 4 :]])  # of four runs, the last
         about["engine"] = stats.engine
         figures.add(f"{name} requested bytes", [stats.bytes_moved], "B", **about)
         figures.add(f"{name} instructions", [stats.instructions], "instructions", **about)

@@ -223,7 +223,9 @@ class Prober:
         if self.old:
             self.gpu.run(self.programs[key], [words] * self.gpu.qpus, timeout_s=60.0)
         else:
-            self.gpu.run(self.programs[key], words, workgroups=2 * self.gpu.qpus, threads=2, timeout_s=60.0)
+            self.gpu.run(
+                self.programs[key], words, qpu.v3d.Dispatch(workgroups=2 * self.gpu.qpus, threads=2), timeout_s=60.0
+            )
         return time.perf_counter() - start
 
     def per_round(
@@ -281,7 +283,7 @@ class Prober:
             numbers = out.numpy()[:, 0]
         else:
             rounds = 100 if self.gpu.emulated else 100_000
-            self.gpu.run(qpu.assemble(who_v3d, isa=self.gpu.isa), [rounds, out], workgroups=count)
+            self.gpu.run(qpu.assemble(who_v3d, isa=self.gpu.isa), [rounds, out], qpu.v3d.Dispatch(workgroups=count))
             numbers = out.numpy()[:, 0] >> 2
         seen = sorted({int(x) for x in numbers})
         self.add("QPUs that took part", [len(seen)], "QPUs", reported=self.gpu.qpus, numbers=seen)

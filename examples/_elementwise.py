@@ -144,7 +144,7 @@ class Elementwise:
         else:
             groups = min(4 * self.gpu.qpus, -(-self.n // 16))
             uniforms = [self.n, 16 * groups, *self.inputs, self.out, *self.scalars]
-            self.gpu.run(self.program, uniforms, workgroups=groups, timeout_s=600.0)
+            self.gpu.run(self.program, uniforms, qpu.v3d.Dispatch(workgroups=groups), timeout_s=600.0)
 
     def _row(self, qpu: int, first: int, last: int) -> list[Any]:
         y = ROWS * qpu

@@ -176,7 +176,7 @@ class RowProgram:
             gpu.run(self.program, [self._band(i, *edges[i : i + 2]) for i in range(qpus)], timeout_s=600.0)
         else:
             uniforms = [self.out, self.width, *self.uniforms]
-            gpu.run(self.program, uniforms, workgroups=self.height, threads=2, timeout_s=600.0)
+            gpu.run(self.program, uniforms, qpu.v3d.Dispatch(workgroups=self.height, threads=2), timeout_s=600.0)
         return gpu.stats.instructions if gpu.stats is not None else 0
 
     def _band(self, number: int, first: int, last: int) -> list[Any]:

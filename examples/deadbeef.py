@@ -45,7 +45,7 @@ def work(gpu: Device) -> dict[str, object]:
     else:
         program = qpu.assemble(store_v3d, isa=gpu.isa)
         seconds = _common.median_time(
-            lambda: gpu.run(program, [VALUE, memory], workgroup_size=1), lambda: memory.array.fill(0)
+            lambda: gpu.run(program, [VALUE, memory], qpu.v3d.Dispatch(workgroup_size=1)), lambda: memory.array.fill(0)
         )
     words = memory.numpy()
     error, wrong = _common.difference(words, [VALUE] + [0] * 15)

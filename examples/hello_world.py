@@ -98,7 +98,7 @@ def work(gpu: Device, n: int) -> dict[str, object]:
         if gpu.isa is qpu.Isa.VC4:
             gpu.run(program, [vectors, a, b, total])
         else:
-            gpu.run(program, [a, b, total], workgroups=vectors)
+            gpu.run(program, [a, b, total], qpu.v3d.Dispatch(workgroups=vectors))
 
     seconds = _common.median_time(launch, lambda: total.array.fill(0))
     error = np.abs(total.numpy()[:n] - (a.numpy() + b.numpy())[:n])

@@ -89,7 +89,7 @@ def work(gpu: Device, name: str, operation: str, numpy: Callable[[Any, Any], Any
 
     def launch() -> None:
         if gpu.isa is not qpu.Isa.VC4:
-            gpu.run(program, [a, b, out], workgroups=vectors)
+            gpu.run(program, [a, b, out], qpu.v3d.Dispatch(workgroups=vectors))
             return
         qpus = min(gpu.qpus, vectors)
         rows = []

@@ -78,7 +78,7 @@ def work(gpu: Device) -> dict[str, object]:
         out = gpu.zeros((n, SIZE, 2), np.uint32)
         program = qpu.assemble(payload_v3d, isa=gpu.isa)
         seconds = _common.median_time(
-            lambda: gpu.run(program, [out, *GROUPS[:2]], workgroups=GROUPS, workgroup_size=SIZE),
+            lambda: gpu.run(program, [out, *GROUPS[:2]], qpu.v3d.Dispatch(workgroups=GROUPS, workgroup_size=SIZE)),
             lambda: out.array.fill(0xFFFFFFFF),
         )
         words = out.numpy()

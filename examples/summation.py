@@ -99,7 +99,7 @@ def sum_vc4(q: Asm) -> None:
 
 def reduce_v3d(gpu: Device, program: qpu.Program, source: Buffer, n: int, out: Buffer, groups: int) -> None:
     """One launch: out[t] for t < groups."""
-    gpu.run(program, [n, 16 * groups, source, out], workgroups=groups, timeout_s=600.0)
+    gpu.run(program, [n, 16 * groups, source, out], qpu.v3d.Dispatch(workgroups=groups), timeout_s=600.0)
 
 
 def reduce_vc4(gpu: Device, program: qpu.Program, source: Buffer, n: int, out: Buffer, qpus: int) -> None:

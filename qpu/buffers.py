@@ -1,29 +1,29 @@
-"""Buffers that CPU and GPU share, and uniform streams made of numbers and addresses."""
+"""Buffers: memory that CPU and GPU share, as ndarrays on one side and addresses on the other."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from qpu.drivers.base import Bo
+from qpu.core.arguments import whole
 from qpu.errors import UsageError
+from qpu.runtime.pool import MemoryPool, Place
 
 if TYPE_CHECKING:
-    from qpu.device import Device
+    from qpu.drivers.base import Bo
 
-__all__ = ["Buffer", "BufferView", "Scalar", "Uniforms", "as_array", "close_bo", "pack_uniforms", "whole"]
-
-Scalar: TypeAlias = "int | float | np.generic | Buffer | BufferView"
-Uniforms: TypeAlias = "Sequence[Scalar | Sequence[Any] | NDArray[Any]] | NDArray[Any]"
+__all__ = ["Buffer", "BufferView", "as_array"]
 
 
-class Buffer:
+CLOSED = "this buffer is closed, and its memory may belong to another one by now; allocate a new one"
+
+
+class Buffer(Place):
     """Memory on the device, shaped like an ndarray.
 
     `array` is a plain ndarray view of the shared memory: fine to write, but reads may be slow on a real board
@@ -31,10 +31,10 @@ class Buffer:
     gives a `BufferView`, whose address can be a uniform.
     """
 
-    __slots__ = ("__weakref__", "_array", "_bo", "_device", "dtype", "nbytes", "shape")
+    __slots__ = ("__weakref__", "_array", "_bo", "_pool", "dtype", "nbytes", "shape")
 
-    def __init__(self, device: Device, bo: Bo, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._device = device
+    def __init__(self, pool: MemoryPool, bo: Bo, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._pool = pool
         self._bo: Bo | None = bo
         self.shape = shape
         self.dtype = dtype
@@ -44,20 +44,20 @@ class Buffer:
         )
 
     @property
-    def device(self) -> Device:
-        """The device the buffer belongs to."""
-        return self._device
+    def pool(self) -> MemoryPool:
+        """The memory pool of the device that the buffer belongs to."""
+        return self._pool
 
     @property
     def closed(self) -> bool:
-        """True once the memory went back."""
+        """True once the memory was released."""
         return self._bo is None
 
     @property
     def bo(self) -> Bo:
         """The driver's buffer object. Raises: UsageError after `close`."""
         if self._bo is None:
-            raise UsageError("this buffer is closed; its memory may belong to somebody else by now")
+            raise UsageError(CLOSED)
         return self._bo
 
     @property
@@ -66,10 +66,15 @@ class Buffer:
         return self.bo.address
 
     @property
+    def extent(self) -> tuple[Bo, int, int]:
+        """See `Place.extent`."""
+        return self.bo, 0, self.nbytes
+
+    @property
     def array(self) -> NDArray[Any]:
         """The shared memory as an ndarray of `shape` and `dtype`. Raises: UsageError after `close`."""
         if self._array is None:
-            raise UsageError("this buffer is closed; its memory may belong to somebody else by now")
+            raise UsageError(CLOSED)
         return self._array
 
     @property
@@ -80,7 +85,7 @@ class Buffer:
     def numpy(self) -> NDArray[Any]:
         """A copy in ordinary memory, read in one piece."""
         data = self.array
-        self._device.check_usable()
+        _ = self._pool.driver  # raises when the device is closed
         return np.array(data)
 
     def write(self, data: Any) -> None:
@@ -105,7 +110,7 @@ class Buffer:
 
     def __getitem__(self, index: SupportsIndex | slice) -> BufferView:
         if not self.shape:
-            raise UsageError("a scalar buffer has no parts")
+            raise UsageError("a scalar buffer has no parts; use its address")
         if isinstance(index, slice):
             if index.step not in (None, 1):
                 raise UsageError("only contiguous slices have an address; use step 1")
@@ -133,10 +138,14 @@ class Buffer:
         return np.array(self.array, dtype=dtype)
 
     def close(self) -> None:
-        """Give the memory back; calling it twice is fine. It stays while ndarrays still refer to it."""
-        bo, self._bo, self._array = self._bo, None, None
-        if bo is not None:
-            self._device.forget(self, bo)
+        """Release the memory; calling it twice is fine. It stays mapped while ndarrays still refer to it."""
+        if self._bo is not None:
+            self.detach()
+            self._pool.release(self)
+
+    def detach(self) -> None:
+        """Drop the views of the memory without releasing it; the pool calls this when the device closes."""
+        self._bo, self._array = None, None
 
     def __enter__(self) -> Buffer:
         return self
@@ -154,26 +163,26 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
-class BufferView:
-    """A place inside a buffer."""
+class BufferView(Place):
+    """A place inside a buffer, `offset` bytes from its start."""
 
     buffer: Buffer
     offset: int
+
+    @property
+    def pool(self) -> MemoryPool:
+        """The memory pool of the buffer."""
+        return self.buffer.pool
 
     @property
     def address(self) -> int:
         """GPU address, u32. Raises: UsageError when the buffer is closed."""
         return self.buffer.address + self.offset
 
-
-def whole(name: str, value: Any) -> int:
-    """`value` as an int when it is a whole number of any integer type. Raises: UsageError, for truth values as well."""
-    if not isinstance(value, (bool, np.bool_)):
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass
-    raise UsageError(f"{name} = {value!r}; give a whole number")
+    @property
+    def extent(self) -> tuple[Bo, int, int]:
+        """See `Place.extent`."""
+        return self.buffer.bo, self.offset, self.buffer.nbytes
 
 
 def as_array(data: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
@@ -181,72 +190,4 @@ def as_array(data: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
     try:
         return np.asarray(data, dtype)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{type(data).__name__} makes no array: {error}") from error
-
-
-def close_bo(bo: Bo) -> bool:
-    """Close a buffer object; False when ndarrays still refer to its mapping, so that it has to be tried again."""
-    try:
-        bo.close()
-    except BufferError:
-        return False
-    return True
-
-
-# -- uniforms
-
-
-def pack_uniforms(values: Uniforms, device: Device | None = None) -> bytes:
-    """Uniform words as bytes: ints (-2**31..2**32-1), floats (as binary32), 32-bit NumPy values, buffers (addresses).
-
-    Sequences and arrays are flattened. Raises: UsageError naming the position of a value that is no 32-bit word, or
-    of a buffer that is closed or belongs to another device.
-    """
-    if isinstance(values, np.ndarray):
-        return _array_words(values, "uniforms")
-    if isinstance(values, (str, bytes, bytearray, Mapping, Set)) or not isinstance(values, Iterable):
-        raise UsageError(
-            f"uniforms = {values!r}: {type(values).__name__} is no stream of words; give a list, an array or a buffer"
-        )
-    out = bytearray()
-    _pack(out, values, device)
-    return bytes(out)
-
-
-def _array_words(values: NDArray[Any], what: str) -> bytes:
-    if values.dtype.itemsize != 4 or values.dtype.kind not in "iuf":
-        raise UsageError(
-            f"{what}: an array of {values.dtype} is no stream of 32-bit words; use uint32, int32 or float32"
-        )
-    return np.ascontiguousarray(values).tobytes()
-
-
-def _pack(out: bytearray, values: Iterable[Any], device: Device | None) -> None:
-    for value in values:
-        where = f"uniform {len(out) // 4}"
-        if isinstance(value, (Buffer, BufferView)):
-            owner = value if isinstance(value, Buffer) else value.buffer
-            if device is not None and owner.device is not device:
-                raise UsageError(f"{where}: the buffer belongs to another device; allocate it on this one")
-            out += value.address.to_bytes(4, "little")
-        elif isinstance(value, (bool, np.bool_)):
-            raise UsageError(f"{where}: {value!r} is a truth value; write 0 or 1")
-        elif isinstance(value, (int, np.integer)):
-            number = int(value)
-            if not -(1 << 31) <= number < 1 << 32:
-                raise UsageError(f"{where}: {number} does not fit 32 bits (-2147483648..4294967295)")
-            out += (number & 0xFFFFFFFF).to_bytes(4, "little")
-        elif isinstance(value, (float, np.floating)):
-            with np.errstate(over="ignore"):
-                narrow = np.float32(value)
-            if np.isinf(narrow) and not np.isinf(value):
-                raise UsageError(f"{where}: {value!r} is beyond float32")
-            out += narrow.tobytes()
-        elif isinstance(value, np.ndarray):
-            out += _array_words(value, where)
-        elif isinstance(value, (list, tuple)):
-            _pack(out, value, device)
-        else:
-            raise UsageError(
-                f"{where}: {type(value).__name__} is no uniform; allowed: int, float, NumPy values, buffers"
-            )
+        raise UsageError(f"{type(data).__name__} makes no array: {error}; give numbers") from error

@@ -123,16 +123,15 @@ def test_sequence(interface: str) -> None:
     x = gpu.array(np.ones(16, np.uint32))
     found["buffer"] = taken(port)
     program, stuck = binary(gpu.isa, "add"), endless(gpu.isa)
-    gpu.load(program)
+    gpu._pool.upload(program)
     taken(port)
     gpu.run(program, [x, x, x])
     found["launch"] = taken(port)
     gpu.run(program, [x, x, x])
     found["again"] = taken(port)
-    gpu.load(stuck)
-    spare = gpu._scratch(4096), gpu._scratch(4096)  # so that no launch below asks for memory
-    for bo in spare:
-        gpu.recycle(bo)
+    gpu._pool.upload(stuck)
+    spare = gpu._pool.scratch(4096), gpu._pool.scratch(4096)  # so that no launch below asks for memory
+    gpu._pool.end(None, spare)
     taken(port)
     launches = [gpu.submit(program, [x, x, x]) for _ in range(2)]
     launches[1].wait(1.0)

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 import qpu
-from qpu.buffers import pack_uniforms
 from qpu.core.isa import Isa
 from qpu.device import Device
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import RecordingPort
+from qpu.runtime.uniforms import pack_uniforms
 
 BOARDS = ("pi0", "pi3", "pi4", "pi5", "pi5,slices=3", "pi5,page=16k")
 
@@ -100,8 +100,8 @@ def test_info_names_board_and_says_it_is_emulated(gpu: Device) -> None:
 
 def test_programs_are_uploaded_once(gpu: Device) -> None:
     program = double(gpu.isa)
-    assert gpu.load(program) == gpu.load(program)
-    assert gpu.load(program) % 8 == 0
+    assert gpu._pool.upload(program) is gpu._pool.upload(program)
+    assert gpu._pool.upload(program).address % 8 == 0
 
 
 def test_asynchronous_launches(gpu: Device) -> None:
@@ -234,10 +234,30 @@ def test_a_failure_at_any_call_leaves_nothing(port: EmuPort) -> None:
         ({"workgroups_per_supergroup": 17}, "1..16"),
         ({"max_supergroup_id": 64}, "0..63"),
         ({"threads": 3}, "2 or 4"),
-        ({"qpus": 4}, "VideoCore IV"),
+        ({"threads": 2.0}, "2 or 4"),
         ({"workgroups": 1.5}, "workgroups in x"),
+        ({"workgroups": True}, "workgroups in x"),
+        ({"max_batches": 0}, "max_batches"),
         ({"completion": 5}, r"\(word, 1\)"),
-        ({"completion": (5, 1)}, "device memory"),
+    ],
+)
+def test_impossible_dispatches(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(qpu.UsageError, match=message):
+        qpu.v3d.Dispatch(**arguments)
+
+
+def test_numpy_integers_shape_a_launch() -> None:
+    given = qpu.v3d.Dispatch(np.array([2, 3, 4]), threads=np.int32(2))  # type: ignore[arg-type] # beyond its type
+    assert given == qpu.v3d.Dispatch((2, 3, 4), threads=2) and given.counts == (2, 3, 4)
+    assert qpu.vc4.Programs(np.uint8(3)) == qpu.vc4.Programs(3)  # type: ignore[arg-type] # beyond its type
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shape": qpu.vc4.Programs(4)}, r"VideoCore IV; this device is V3D 7\.1"),
+        ({"shape": 4}, r"give a v3d\.Dispatch"),
+        ({"shape": qpu.v3d.Dispatch(completion=(5, 1))}, "device memory"),  # type: ignore[arg-type] # wrong on purpose
         ({"timeout_s": 0}, "positive"),
         *(({"timeout_s": t}, "number of seconds") for t in (float("nan"), float("inf"), "1", None, True)),
     ],
@@ -258,16 +278,16 @@ def test_vc4_refuses_v3d_arguments_and_too_many_programs() -> None:
     with qpu.open_device("pi3") as gpu:
         program = double(gpu.isa)
         with pytest.raises(qpu.UsageError, match="V3D"):
-            gpu.run(program, [], workgroups=3)
+            gpu.run(program, [], qpu.v3d.Dispatch(workgroups=3))
         with pytest.raises(qpu.UsageError, match=r"1\.\.12"):
             gpu.run(program, [[0, 0]] * 13)
         with pytest.raises(qpu.UsageError, match="rows of uniforms"):
-            gpu.run(program, [[0, 0]] * 2, qpus=3)
+            gpu.run(program, [[0, 0]] * 2, qpu.vc4.Programs(count=3))
         for streams in ([], 5, gpu.empty(16)):
             with pytest.raises(qpu.UsageError, match="list with the stream"):
-                gpu.run(program, streams=streams)  # type: ignore[arg-type] # wrong on purpose
+                gpu.run(program, shape=qpu.vc4.Programs(streams=streams))  # type: ignore[arg-type] # wrong on purpose
         with pytest.raises(qpu.UsageError, match="device memory"):
-            gpu.run(program, streams=[5])  # type: ignore[list-item] # wrong on purpose
+            gpu.run(program, shape=qpu.vc4.Programs(streams=[5]))  # type: ignore[list-item] # wrong on purpose
 
 
 def test_foreign_and_closed_things_are_refused(pi5: Device) -> None:
@@ -287,7 +307,7 @@ def test_foreign_and_closed_things_are_refused(pi5: Device) -> None:
         _ = x.array
     with pytest.raises(qpu.UsageError, match=r"VideoCore IV cannot run on V3D 7\.1"):
         pi5.run(double(Isa.VC4), [])
-    with pytest.raises(qpu.UsageError, match="no Program"):
+    with pytest.raises(qpu.UsageError, match="not a program"):
         pi5.run(double_42, [])  # type: ignore[arg-type] # wrong on purpose
 
 
@@ -313,7 +333,7 @@ def test_what_makes_no_array(pi5: Device) -> None:
 @pytest.mark.parametrize("board", ["pi3", "pi5"])
 @pytest.mark.parametrize("uniforms", [None, 5, "abc", b"abcd", {1: 2}, {3}, np.float32(1)])
 def test_what_is_no_uniform_stream(board: str, uniforms: Any) -> None:
-    with qpu.open_device(board) as gpu, pytest.raises(qpu.UsageError, match="no stream of words"):
+    with qpu.open_device(board) as gpu, pytest.raises(qpu.UsageError, match="not a stream of words"):
         gpu.run(double(gpu.isa), uniforms)
 
 
@@ -544,7 +564,7 @@ def test_a_launch_nobody_waits_for_does_not_keep_closed_buffers() -> None:
             time.sleep(0.01)
         for _ in range(100):
             gpu.empty(16).close()
-        assert len(gpu._lingering) <= 33 and not gpu._running
+        assert len(gpu._pool._pending) <= 33 and not gpu._pool._running
 
 
 def test_memory_comes_zeroed(gpu: Device) -> None:

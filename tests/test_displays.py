@@ -12,7 +12,7 @@ from qpu.core.isa import Isa
 from qpu.display.markup import bars, boxes, facts, si, strips, table
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.trace import Trace
-from qpu.runtime.batch import Run
+from qpu.launch import Run
 
 BOARDS = ("pi3", "pi4", "pi5")
 

@@ -80,7 +80,7 @@ def session(port: FailingPort, name: str) -> None:
         gpu.run(program, [x, x, out])
         launches = [gpu.submit(program, [x, out, out]) for _ in range(2)]
         if gpu.isa is not Isa.VC4:
-            launches.append(gpu.submit(program, [x, x, out], workgroups=3, max_batches=1))
+            launches.append(gpu.submit(program, [x, x, out], qpu.v3d.Dispatch(workgroups=3, max_batches=1)))
         gpu.empty(8).close()
         for launch in reversed(launches):
             launch.wait(1.0)

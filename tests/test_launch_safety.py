@@ -80,9 +80,9 @@ def test_a_dispatch_that_the_watchdog_would_kill_runs_in_parts(board: str) -> No
         out = gpu.zeros((groups, 16), np.uint32)
         program = work(gpu.isa)
         with pytest.raises(qpu.GpuResetError, match="1 resets, 0 before the job; it runs a trivial job again"):
-            gpu.run(program, [turns, out], workgroups=groups)
+            gpu.run(program, [turns, out], qpu.v3d.Dispatch(workgroups=groups))
         assert not (out.numpy() == ids(groups)).all()
-        launch = gpu.run(program, [turns, out], workgroups=groups, max_batches=gpu.qpus)
+        launch = gpu.run(program, [turns, out], qpu.v3d.Dispatch(workgroups=groups, max_batches=gpu.qpus))
         np.testing.assert_array_equal(out.numpy(), ids(groups))
         assert launch.stats is not None and launch.stats.threads == groups
 
@@ -93,7 +93,7 @@ def test_parts_are_jobs_with_the_ids_of_the_whole(board: str, groups: int, limit
     port = RecordingPort(EmuPort(board))
     with qpu.open_device(port=port) as gpu:
         out = gpu.zeros((groups, 16), np.uint32)
-        launch = gpu.submit(work(gpu.isa), [1, out], workgroups=groups, max_batches=limit)
+        launch = gpu.submit(work(gpu.isa), [1, out], qpu.v3d.Dispatch(workgroups=groups, max_batches=limit))
         cfgs = [
             drm.layout("drm_v3d_submit_csd", 8).numbers(c.before, "cfg")
             for c in port.calls
@@ -112,7 +112,7 @@ def test_parts_are_jobs_with_the_ids_of_the_whole(board: str, groups: int, limit
 def test_parts_have_one_time_limit() -> None:
     with qpu.open_device("pi5") as gpu:
         out = gpu.zeros((8, 16), np.uint32)
-        launch = gpu.submit(work(gpu.isa), [20_000, out], workgroups=8, max_batches=1)
+        launch = gpu.submit(work(gpu.isa), [20_000, out], qpu.v3d.Dispatch(workgroups=8, max_batches=1))
         with pytest.raises(qpu.GpuTimeoutError):
             launch.wait(1e-3)
         assert not launch.done
@@ -123,7 +123,7 @@ def test_parts_have_one_time_limit() -> None:
 @pytest.mark.parametrize(("limit", "message"), [(0, "max_batches = 0"), (True, "max_batches"), (1.5, "max_batches")])
 def test_bad_limits(limit: Any, message: str) -> None:
     with qpu.open_device("pi5") as gpu, pytest.raises(qpu.UsageError, match=message):
-        gpu.run(endless(gpu.isa), max_batches=limit)
+        gpu.run(endless(gpu.isa), shape=qpu.v3d.Dispatch(max_batches=limit))
 
 
 def test_a_part_that_is_reset_fails_the_launch_and_the_others_run() -> None:
@@ -131,13 +131,13 @@ def test_a_part_that_is_reset_fails_the_launch_and_the_others_run() -> None:
     with qpu.open_device("pi5,watchdog=1") as gpu:
         out = gpu.zeros((4, 16), np.uint32)
         good = work(gpu.isa)
-        launch = gpu.submit(good, [100_000, out], workgroups=3, max_batches=1)
+        launch = gpu.submit(good, [100_000, out], qpu.v3d.Dispatch(workgroups=3, max_batches=1))
         with pytest.raises(qpu.GpuResetError, match=r"part 1 of 3, and 2 more: .*later launches are queued"):
             launch.wait(10)
         assert launch.done and isinstance(launch.error, qpu.GpuResetError)
         with pytest.raises(qpu.GpuResetError):
             launch.wait()
-        gpu.run(good, [10, out], workgroups=4)
+        gpu.run(good, [10, out], qpu.v3d.Dispatch(workgroups=4))
         np.testing.assert_array_equal(out.numpy(), ids(4))
 
 
@@ -155,15 +155,17 @@ def test_completion_word(board: str) -> None:
             gpu.run(
                 program,
                 [10, out, words[3], ATOMIC_ADD],
-                workgroups=groups,
-                max_batches=limit,
-                completion=(words[3], 16 * groups),
+                qpu.v3d.Dispatch(workgroups=groups, max_batches=limit, completion=(words[3], 16 * groups)),
             )
             assert words.numpy().tolist() == [99, 99, 99, 16 * groups, 99, 99, 99, 99]
         with pytest.raises(qpu.GpuResetError, match="completion word 0xc0 instead of 0xc1"):
-            gpu.run(program, [10, out, words, ATOMIC_ADD], workgroups=groups, completion=(words, 16 * groups + 1))
+            gpu.run(
+                program,
+                [10, out, words, ATOMIC_ADD],
+                qpu.v3d.Dispatch(workgroups=groups, completion=(words, 16 * groups + 1)),
+            )
         with pytest.raises(qpu.GpuResetError, match=r"completion word 0x0 .*; it runs a trivial job again"):
-            gpu.run(endless(gpu.isa), completion=(words, 1))
+            gpu.run(endless(gpu.isa), shape=qpu.v3d.Dispatch(completion=(words, 1)))
 
 
 def test_bad_completion_words() -> None:
@@ -178,9 +180,9 @@ def test_bad_completion_words() -> None:
             ((foreign, 1), "another device"),
         ):
             with pytest.raises(qpu.UsageError, match=message):
-                gpu.run(program, [word, word, word], completion=completion)
+                gpu.run(program, [word, word, word], qpu.v3d.Dispatch(completion=completion))
         with pytest.raises(qpu.UsageError, match="V3D"):
-            old.run(binary(old.isa, "add"), [], completion=(old.empty(1, np.uint32), 1))
+            old.run(binary(old.isa, "add"), [], qpu.v3d.Dispatch(completion=(old.empty(1, np.uint32), 1)))
 
 
 # -- chains and background
@@ -224,7 +226,7 @@ def test_chains_between_devices_of_one_kernel_are_the_kernels() -> None:
     port = RecordingPort(EmuPort("pi5"))
     one, two = qpu.open_device(port=port), qpu.open_device(port=port)
     x, y = one.array(np.ones(16, np.uint32)), two.array(np.ones(16, np.uint32))
-    earlier = one.submit(binary(one.isa, "add"), [x, x, x], max_batches=1)
+    earlier = one.submit(binary(one.isa, "add"), [x, x, x], qpu.v3d.Dispatch(max_batches=1))
     port.calls.clear()
     later = two.submit(binary(two.isa, "add"), [y, y, y], after=[earlier])
     assert not [name for name in port.names("ioctl") if "WAIT" in name]
@@ -301,7 +303,7 @@ def test_awaiting_can_be_given_up(board: str) -> None:
     """A cancelled await leaves its thread and the launch alone; the launch can be waited for again."""
 
     async def go(gpu: Device) -> None:
-        launch = gpu.submit(long(gpu.isa), [1 << 20])
+        launch = gpu.submit(long(gpu.isa), [1 << 22])
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(_wait(launch), 1e-4)
         await launch

@@ -233,9 +233,10 @@ def session(board: str, engine: str) -> dict[str, object]:
         programs = [binary(gpu.isa, op) for op in ("add", "xor", "min")]
         for program in programs:
             gpu.run(program, [x, out, out])
-        memory = {bo.address: hashlib.sha256(bytes(bo.view)).hexdigest() for bo in [*gpu._bos.values(), *gpu._idle]} | {
-            bo.address: hashlib.sha256(bytes(bo.view)).hexdigest() for _, bo in gpu._code.values()
-        }
+        memory = {
+            bo.address: hashlib.sha256(bytes(bo.view)).hexdigest()
+            for bo in [*gpu._pool._bos.values(), *gpu._pool._scratch]
+        } | {bo.address: hashlib.sha256(bytes(bo.view)).hexdigest() for _, bo in gpu._pool._code.values()}
         stats = [(s.instructions, s.clocks, s.per_qpu, s.bytes_moved) for s in port.runs]
         return {"memory": memory, "result": result.tobytes(), "stats": stats, "time": port.monotonic()}
 

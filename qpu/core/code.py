@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Code", "program_at"]
+__all__ = ["Code"]
 
 LocLike = Loc | tuple[Any, int] | None
-
-# Programs that know their source and are alive, by age: an emulated board names the line of a fault from them.
-_located: weakref.WeakValueDictionary[int, Code] = weakref.WeakValueDictionary()
-_ages = itertools.count()
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -38,10 +32,6 @@ class Code:
     labels: dict[str, int] = field(default_factory=dict)
     locs: Sequence[LocLike] = ()
     warnings: tuple[Diagnostic, ...] = ()
-
-    def __post_init__(self) -> None:
-        if len(self.locs):
-            _located[next(_ages)] = self
 
     def __len__(self) -> int:
         return len(self.code)
@@ -73,14 +63,3 @@ class Code:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.isa} {len(self.code)} instructions>"
-
-
-def program_at(isa: Isa, read: Callable[[int], bytes]) -> Code | None:
-    """The latest program with source places whose words lie in memory, however they came there.
-
-    read: the first n bytes of the code; fewer where memory ends.
-    """
-    for _, program in sorted(_located.items(), reverse=True):
-        if program.isa is isa and program.data == read(8 * len(program)):
-            return program
-    return None

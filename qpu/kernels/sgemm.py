@@ -31,12 +31,16 @@ from qpu.core.isa import Isa
 from qpu.errors import DriverError, UsageError
 from qpu.kernels import pack_v3d, pack_vc4, sgemm_v3d, sgemm_vc4
 from qpu.kernels.sgemm_layout import F32, KERNELS, UNROLL, Kernel, Layout, error_bound, layout, reference
-from qpu.runtime.batch import Run
+from qpu.launch import Run
+from qpu.runtime.jobs import Shape
+from qpu.v3d.launch import Dispatch
+from qpu.vc4.launch import Programs
 
 if TYPE_CHECKING:
     from qpu.buffers import Buffer, BufferView
     from qpu.device import Device
     from qpu.program import Program
+    from qpu.runtime.uniforms import Uniforms
 
 __all__ = [
     "KERNELS",
@@ -169,7 +173,7 @@ class _Matrix:
         return np.lib.stride_tricks.as_strided(flat, self.shape, (4 * self.ld, 4))
 
 
-_Job = tuple["Program", dict[str, Any]]
+_Job = tuple["Program", "Uniforms", Shape]  # what `Device.submit` takes
 
 
 class Sgemm:
@@ -291,8 +295,8 @@ class Sgemm:
         if not self._jobs:
             raise UsageError("nothing to multiply yet; call load() or set() first")
         done = []
-        for job, arguments in self._jobs:
-            launch = self.gpu.submit(job, timeout_s=timeout_s, **arguments)
+        for job in self._jobs:
+            launch = self.gpu.submit(*job, timeout_s=timeout_s)
             done.append(launch)
             if self.gpu.emulated:  # so that each launch has its own statistics
                 launch.wait(timeout_s)
@@ -357,7 +361,7 @@ class Sgemm:
             head = (-(-65536 // width), width, lines, line, step, plan.k, matrix.address)
             for y, x, groups in _grid(panels, chunks):
                 uniforms = [y, x, *head, words // 16, target.address, 64, plan.depth]
-                jobs.append((code, {"uniforms": uniforms, "workgroups": groups, "threads": 2}))
+                jobs.append((code, uniforms, Dispatch(workgroups=groups, threads=2)))
         return jobs
 
     def _multiply_v3d(self, alpha: int, beta: int | None, product: bool) -> list[_Job]:
@@ -381,7 +385,7 @@ class Sgemm:
                 words.append(factor)
             arguments.array[number, : len(words)] = words
             code = program(plan.isa, plan.kernel, product, factor is not None)
-            jobs.append((code, {"uniforms": here, "workgroups": groups, "threads": 2}))
+            jobs.append((code, here, Dispatch(workgroups=groups, threads=2)))
         return jobs
 
     # VideoCore IV: each QPU has a stream of parameters
@@ -409,7 +413,7 @@ class Sgemm:
                 buffer.array[:] = np.concatenate(rows)
                 starts = np.cumsum([0, *map(len, rows[:-1])])
                 parts = [buffer.view(4 * int(start)) for start in starts]
-                jobs.append((_packer(self.gpu.isa, width, 1), {"streams": parts}))
+                jobs.append((_packer(self.gpu.isa, width, 1), (), Programs(streams=parts)))
         return jobs
 
     def _multiply_vc4(self, alpha: int, beta: int | None, product: bool) -> list[_Job]:
@@ -444,7 +448,7 @@ class Sgemm:
                     qpus=qpus,
                     base=arguments.address,
                 )
-                jobs.append((code, {"streams": [arguments[i] for i in range(qpus)]}))
+                jobs.append((code, (), Programs(streams=[arguments[i] for i in range(qpus)])))
         return jobs
 
 
@@ -468,7 +472,7 @@ def _placed(name: str, gpu: Device, memory: Buffer | BufferView, shape: tuple[in
     if not isinstance(memory, (Buffer, BufferView)):
         raise UsageError(f"{name} is a {type(memory).__name__}; give device memory (gpu.array), or None and load() it")
     buffer, offset = (memory, 0) if isinstance(memory, Buffer) else (memory.buffer, memory.offset)
-    if buffer.device is not gpu:
+    if not gpu.owns(buffer):
         raise UsageError(f"{name} belongs to another device; allocate it on this one")
     if buffer.dtype != np.float32 or offset % 4:
         raise UsageError(f"{name} is {buffer.dtype} from byte {offset} on; allowed: float32 at a multiple of 4")

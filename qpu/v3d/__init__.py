@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qpu.v3d.hazards import check
     from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
     from qpu.v3d.instruction_set import V3dToolkit
+    from qpu.v3d.launch import Dispatch
     from qpu.v3d.pairing import combine
 
 _HOME = {
@@ -33,6 +34,7 @@ _HOME = {
     "Src": "instr",
     "SrcKind": "instr",
     "V3dToolkit": "instruction_set",
+    "Dispatch": "launch",
 }
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "Asm42",
     "Asm71",
     "Branch",
+    "Dispatch",
     "Dst",
     "Effects",
     "Instr",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qpu.vc4.hazards import check
     from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Reserved, Semaphore
     from qpu.vc4.instruction_set import Vc4Toolkit
+    from qpu.vc4.launch import Programs
     from qpu.vc4.pairing import combine
     from qpu.vc4.printer import disassemble
 
@@ -32,6 +33,7 @@ _HOME = {
     "Semaphore": "instr",
     "disassemble": "printer",
     "Vc4Toolkit": "instruction_set",
+    "Programs": "launch",
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "Instr",
     "LoadImm",
     "LoadMode",
+    "Programs",
     "Reserved",
     "Semaphore",
     "Vc4Toolkit",

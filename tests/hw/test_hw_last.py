@@ -17,7 +17,7 @@ def test_an_endless_program_ends_and_the_device_goes_on(gpu: Device, board: str)
     # Kernels before 6.17 count no resets: there the missing word tells.
     proof = None if gpu.isa is Isa.VC4 else (word, 1)
     with pytest.raises((qpu.GpuTimeoutError, qpu.GpuResetError)):
-        launch = gpu.submit(endless(gpu.isa), [], timeout_s=0.9, completion=proof)
+        launch = gpu.submit(endless(gpu.isa), [], qpu.v3d.Dispatch(completion=proof), timeout_s=0.9)
         launch.wait(20)
     gpu.close()
     with qpu.open_device(board) as again:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qpu.core.code import program_at
-from qpu.core.isa import Isa
 from qpu.emu.boards import ZeroCount
 from qpu.emu.engine.machine import Execution, RunStats, Vc4Execution
 from qpu.emu.linux.progress import Progress
@@ -99,26 +97,6 @@ def advance(execution: Execution, clocks: int) -> tuple[bool, int]:
     before = execution.clocks
     finished = execution.run(clocks)
     return finished, execution.clocks - before
-
-
-def located(kernel: Kernel, fault: EmuFault, code: int) -> EmuFault:
-    """The fault with its source line, when the code at GPU address `code` is a program that was assembled here."""
-    place = fault.place
-    if place.loc is not None or place.instruction is None:
-        return fault
-    at = code & 0x3FFFFFFF if kernel.profile.isa is Isa.VC4 else code
-
-    def read(size: int) -> bytes:
-        try:
-            return bytes(kernel.memory.view(at, size))
-        except (IndexError, ValueError):
-            return b""
-
-    program = program_at(kernel.profile.isa, read)
-    loc = None if program is None else program.loc(place.instruction)
-    if loc is None:
-        return fault
-    return EmuFault(fault.rule, fault.message, replace(place, loc=loc)).with_traceback(fault.__traceback__)
 
 
 class V3dQueue:
@@ -274,11 +252,11 @@ class V3dQueue:
         try:
             work.execution = self.kernel.v3d_machine.dispatch(work.cfg)
         except EmuFault as fault:
-            work.done.fault = located(self.kernel, fault, work.cfg[5] & ~7)
+            work.done.fault = fault
             self.queue.remove(work)
             work.done.signal(at)
             work.cleanup()
-            raise work.done.fault from None
+            raise
         self.queue.remove(work)
         self.active = work
         self._progress.begin()
@@ -296,10 +274,9 @@ class V3dQueue:
             try:
                 finished, passed = advance(execution, clocks)
             except EmuFault as fault:
-                assert work.cfg is not None
-                work.done.fault = located(self.kernel, fault, work.cfg[5] & ~7)
+                work.done.fault = fault
                 self._finish(work)
-                raise work.done.fault from None
+                raise
             work.now_ns += max(0, passed) * NS // hz
             if not finished and passed <= 0:
                 work.idle_rounds += 1
@@ -376,14 +353,12 @@ class Vc4Gpu:
         self.start_ns = 0
         self.now_ns = 0
         self.finished: list[Callable[[Vc4Execution], None]] = []  # observers of ended launches
-        self._codes: list[int] = []  # of what is active, by program
         self._run = Run()
 
     def launch(self, entries: Sequence[tuple[int, int]], run: Run) -> Vc4Execution:
         """Start programs on the idle QPUs. entries: (uniforms, code) bus addresses."""
         assert self.active is None
         self.start_ns = self.now_ns = self.kernel.clock.now_ns
-        self._codes = [code for _, code in entries]
         self._run = run
         self.active = self.kernel.vc4_machine.launch(entries)
         return self.active
@@ -407,22 +382,14 @@ class Vc4Gpu:
         left = ((until_ns - self.now_ns) * hz + NS - 1) // NS
         try:
             finished, passed = advance(execution, left if getattr(execution, "stuck", False) else min(SLICE, left))
-        except EmuFault as fault:
+        except EmuFault:
             self._end()
-            code = self._code_of(fault.place.qpu)
-            raise fault if code is None else located(self.kernel, fault, code) from None
+            raise
         self.now_ns += max(0, passed) * NS // hz + (passed <= 0)
         progress.update((self.now_ns - self.start_ns) / NS, execution.batches_done, None)
         if finished:
             self.now_ns = self.start_ns + execution.clocks * NS // hz
             self._end()
-
-    def _code_of(self, qpu: int | None) -> int | None:
-        """Where the program on a QPU begins; None when that cannot be told."""
-        if len(set(self._codes)) == 1:
-            return self._codes[0]
-        # Programs start on idle QPUs in their order, and none is free again before all have one.
-        return self._codes[qpu] if qpu is not None and qpu < len(self._codes) <= self.kernel.profile.qpus else None
 
     def _end(self) -> None:
         execution = self.active

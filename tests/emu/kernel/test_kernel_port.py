@@ -258,7 +258,7 @@ def test_two_runs_are_the_same() -> None:
         with qpu.open_device(port=port) as gpu:
             program = qpu.assemble(ENDING["pi5"], isa=gpu.isa)
             buffer = gpu.array(range(64))
-            gpu.run(program, workgroups=40)
+            gpu.run(program, shape=qpu.v3d.Dispatch(workgroups=40))
             stats = port.runs[-1]
             seen.append((buffer.address, stats.instructions, stats.clocks, stats.per_qpu, port.monotonic()))
     assert seen[0] == seen[1]

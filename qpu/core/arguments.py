@@ -1,0 +1,51 @@
+"""Checks of arguments that users pass; NumPy's numbers count, without an import of NumPy."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, Protocol
+
+from qpu.errors import UsageError
+
+__all__ = ["Addressed", "seconds", "whole", "within"]
+
+
+class Addressed(Protocol):
+    """Device memory: a buffer, or a part of one."""
+
+    @property
+    def address(self) -> int:
+        """GPU address, u32."""
+        ...
+
+
+def whole(name: str, value: Any, allowed: str = "a whole number") -> int:
+    """`value` as an int when it is a whole number of any integer type. Raises: UsageError, for truth values as well."""
+    if type(value) is int:
+        return value
+    if type(value).__name__ not in ("bool", "bool_"):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise UsageError(f"{name} = {value!r}; allowed: {allowed}")
+
+
+def within(name: str, value: Any, low: int, high: int) -> int:
+    """`value` as an int. Raises: UsageError unless it is a whole number from `low` to `high`."""
+    number = whole(name, value, f"{low}..{high}")
+    if not low <= number <= high:
+        raise UsageError(f"{name} = {value!r}; allowed: {low}..{high}")
+    return number
+
+
+def seconds(name: str, value: Any, *, positive: bool = False) -> float:
+    """`value` as a finite number of seconds. Raises: UsageError."""
+    try:
+        number = math.nan if type(value).__name__ in ("bool", "bool_", "str") else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or (positive and number <= 0):
+        raise UsageError(f"{name} = {value!r}; allowed: a finite{', positive' if positive else ''} number of seconds")
+    return number

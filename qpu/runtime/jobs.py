@@ -1,0 +1,89 @@
+"""From a program, uniforms and a shape to the jobs that a driver takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from qpu.core.arguments import Addressed, within
+from qpu.core.isa import Isa
+from qpu.drivers.base import Completion, CsdJob, Job, QpuJob
+from qpu.drivers.drm.csd import split_dispatch
+from qpu.errors import UsageError
+from qpu.runtime.pool import MemoryPool, Place
+from qpu.runtime.uniforms import Uniforms, own, place, stream_of, streams_of
+from qpu.v3d.launch import Dispatch
+from qpu.vc4.launch import Programs
+
+if TYPE_CHECKING:
+    from qpu.core.code import Code
+    from qpu.drivers.base import Bo, DeviceInfo
+
+__all__ = ["Shape", "prepare"]
+
+Shape: TypeAlias = Dispatch | Programs
+_Shape = TypeVar("_Shape", Dispatch, Programs)
+
+_DISPATCH = Dispatch()
+_PROGRAMS = Programs()
+
+
+def prepare(
+    pool: MemoryPool, info: DeviceInfo, program: Code, uniforms: Uniforms, shape: Shape | None, scratch: list[Bo]
+) -> list[Job]:
+    """The jobs of a launch, in order; its uniform streams lie in memory that is added to `scratch`.
+
+    Raises: UsageError for everything that can be refused, before memory is allocated.
+    """
+    if info.isa is Isa.VC4:
+        if not isinstance(shape, Programs):
+            shape = _default(shape, info.isa, _PROGRAMS, "vc4.Programs")
+        streams = streams_of(pool, uniforms, shape.streams)
+        count = shape.count if shape.count is not None else len(streams)
+        if len(streams) > 1 and count != len(streams):
+            raise UsageError(f"count = {count}, but there are {len(streams)} rows of uniforms; give one of the two")
+        within("programs (vc4.Programs(count), rows of uniforms)", count, 1, info.qpus)
+        code = pool.upload(program)
+        addresses = place(pool, streams, scratch)
+        entries = tuple((addresses[i % len(addresses)], code.address) for i in range(count))
+        return [QpuJob(entries, pool.listed(code, *scratch))]
+    if not isinstance(shape, Dispatch):
+        shape = _default(shape, info.isa, _DISPATCH, "v3d.Dispatch")
+    completion = None if shape.completion is None else _completion(*shape.completion, pool)
+    stream = stream_of(pool, uniforms)
+    code = pool.upload(program)
+    job = CsdJob(
+        code=code.address,
+        uniforms=place(pool, [stream], scratch)[0],
+        bos=pool.listed(code, *scratch),
+        workgroups=shape.counts,
+        workgroup_size=shape.workgroup_size,
+        workgroups_per_supergroup=shape.workgroups_per_supergroup,
+        max_supergroup_id=shape.max_supergroup_id,
+        threads=shape.threads,
+        single_segment=shape.single_segment,
+    )
+    jobs: list[CsdJob] = [job] if shape.max_batches is None else split_dispatch(job, shape.max_batches)
+    if completion is not None:
+        completion.bo.view[completion.offset : completion.offset + 4] = bytes(4)
+        jobs[-1] = replace(jobs[-1], completion=completion)
+    return list[Job](jobs)
+
+
+def _default(shape: object, isa: Isa, default: _Shape, name: str) -> _Shape:
+    if shape is None:
+        return default
+    if isinstance(shape, Dispatch):
+        raise UsageError(f"v3d.Dispatch shapes launches on V3D; this device is {isa.label}, use {name}")
+    if isinstance(shape, Programs):
+        raise UsageError(f"vc4.Programs shapes launches on VideoCore IV; this device is {isa.label}, use {name}")
+    raise UsageError(f"shape = {shape!r} is a {type(shape).__name__}; give a {name}")
+
+
+def _completion(word: Addressed, value: int, pool: MemoryPool) -> Completion:
+    own(word, pool)
+    assert isinstance(word, Place)
+    bo, offset, size = word.extent
+    if offset % 4 or offset + 4 > size:
+        raise UsageError(f"completion word at byte {offset} of {size}; allowed: a whole u32 in the buffer")
+    return Completion(bo, offset, value)

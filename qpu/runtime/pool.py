@@ -1,0 +1,250 @@
+"""The memory pool of a device: buffer objects of users, uploaded code, scratch memory, and who still uses them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from qpu.core.code import Code
+from qpu.core.deferred_signals import critical
+from qpu.core.isa import Isa
+from qpu.errors import UsageError
+
+if TYPE_CHECKING:
+    from qpu.drivers.base import Bo, Driver
+
+__all__ = ["MemoryPool", "Place", "Running"]
+
+REAP_AFTER = 32  # unwaited launches, or closed buffers with live ndarrays, before the pool polls for finished ones
+PREFETCH_SLACK = 512  # instruction fetch runs past the end of a program (v3d.md 8.3)
+SPARE_SCRATCH = 8  # buffer objects of finished launches that are kept for the next ones
+MIN_SCRATCH = 4096
+
+
+class Place:
+    """Device memory with an address: a buffer, or a part of one."""
+
+    __slots__ = ()
+
+    @property
+    def pool(self) -> MemoryPool:
+        """The pool that the memory belongs to."""
+        raise NotImplementedError
+
+    @property
+    def address(self) -> int:
+        """GPU address, u32. Raises: UsageError when the buffer is closed."""
+        raise NotImplementedError
+
+    @property
+    def extent(self) -> tuple[Bo, int, int]:
+        """Buffer object, offset of the place in bytes, bytes of the buffer. Raises: UsageError when it is closed."""
+        raise NotImplementedError
+
+
+class Owner(Protocol):
+    """What a buffer object is allocated for."""
+
+    def detach(self) -> None:
+        """Drop every view of the memory: the device is closing."""
+        ...
+
+
+class Running(Protocol):
+    """A launch that may still use memory."""
+
+    def settle_if_done(self) -> None:
+        """Retire the launch if it has finished."""
+        ...
+
+
+_Owner = TypeVar("_Owner", bound=Owner)
+
+
+class MemoryPool:
+    """Buffer objects of one device, through its driver.
+
+    V3D's kernel driver keeps memory alive for the jobs that use it. On VideoCore IV nobody does, so the pool closes
+    buffer objects there only while no launch runs. A buffer object whose memory is still exported to an ndarray
+    cannot be closed; the pool tries again later.
+    """
+
+    def __init__(self, driver: Driver, isa: Isa) -> None:
+        self._driver: Driver | None = driver
+        self._isa = isa
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._owners: weakref.WeakSet[Owner] = weakref.WeakSet()
+        self._bos: dict[int, Bo] = {}
+        self._code: dict[int, tuple[weakref.ref[Code], Bo]] = {}
+        self._scratch: list[Bo] = []
+        self._pending: list[Bo] = []  # closed by their owners, not yet by us
+        self._running: set[Running] = set()
+
+    @property
+    def closed(self) -> bool:
+        """True once the device is closed."""
+        return self._driver is None
+
+    @property
+    def usable(self) -> bool:
+        """True in the process that opened the device, until it is closed."""
+        return self._driver is not None and os.getpid() == self._pid
+
+    @property
+    def driver(self) -> Driver:
+        """The adapter. Raises: UsageError when the device is closed or was inherited through fork."""
+        driver = self._driver
+        if driver is None:
+            raise UsageError("this device is closed; open it again with qpu.open_device()")
+        if os.getpid() != self._pid:
+            raise UsageError(
+                "this device was opened before fork(); open it in the child, or use the spawn start method"
+            )
+        return driver
+
+    # buffers
+
+    def allocate(self, size: int, make: Callable[[Bo], _Owner]) -> _Owner:
+        """A buffer object of `size` bytes, zero-filled, and what `make` builds on it. Raises: DriverError."""
+        with self._lock:
+            self._reap()
+            with critical():  # Ctrl-C between alloc() and the bookkeeping would leak the buffer object
+                bo = self.driver.alloc(size)
+                try:
+                    owner = make(bo)
+                except BaseException:
+                    _close(bo)
+                    raise
+                key = id(owner)
+                self._owners.add(owner)
+                self._bos[key] = bo
+                weakref.finalize(owner, self._collected, key).atexit = False
+            return owner
+
+    def release(self, owner: Owner) -> None:
+        """Close the buffer object of an owner that needs it no longer."""
+        with self._lock, critical():
+            self._owners.discard(owner)
+            bo = self._bos.pop(id(owner), None)
+            if bo is not None:
+                self._dispose(bo)
+
+    def _collected(self, key: int) -> None:
+        """The owner was garbage-collected; its ndarray may outlive it."""
+        with critical(late=True):
+            bo = self._bos.pop(key, None)
+            if bo is not None and self.usable:
+                self._dispose(bo)
+
+    def _dispose(self, bo: Bo) -> None:
+        if (self._running and self._isa is Isa.VC4) or not _close(bo):
+            self._pending.append(bo)
+
+    def _reap(self) -> None:
+        """Retire launches that finished unnoticed, then close what could not be closed before."""
+        if len(self._running) >= REAP_AFTER or len(self._pending) >= REAP_AFTER:
+            for launch in list(self._running):  # an interrupted `run` leaves one
+                launch.settle_if_done()
+        if self._pending and not (self._running and self._isa is Isa.VC4):
+            with critical():
+                self._pending = [bo for bo in self._pending if not _close(bo)]
+
+    # code and scratch memory of launches
+
+    def upload(self, program: Code) -> Bo:
+        """The buffer object with the program's code, uploaded on first use. Raises: UsageError for the wrong ISA."""
+        known = self._code.get(id(program))
+        if known is not None and known[0]() is program:
+            return known[1]
+        if not isinstance(program, Code):
+            raise UsageError(f"{type(program).__name__} is not a program; make one with qpu.assemble()")
+        if program.isa is not self._isa:
+            raise UsageError(
+                f"a program for {program.isa.label} cannot run on {self._isa.label}; assemble it for {self._isa}"
+            )
+        if not len(program):
+            raise UsageError("the program is empty; a program has at least its end sequence")
+        with self._lock:
+            data = program.data
+            with critical():
+                bo = self.driver.alloc(len(data) + PREFETCH_SLACK)
+                bo.view[: len(data)] = data
+                key = id(program)
+                self._code[key] = (weakref.ref(program, lambda _: self._unload(key)), bo)
+            return bo
+
+    def _unload(self, key: int) -> None:
+        with critical(late=True):
+            known = self._code.pop(key, None)
+            if known is not None and self.usable:
+                self._dispose(known[1])  # its launches have finished: they keep the program alive
+
+    def scratch(self, size: int) -> Bo:
+        """Memory for one launch; give it back with `end`."""
+        with self._lock:
+            for i, bo in enumerate(self._scratch):
+                if bo.size >= size:
+                    return self._scratch.pop(i)
+        return self.driver.alloc(max(size, MIN_SCRATCH))
+
+    def listed(self, *bos: Bo) -> tuple[Bo, ...]:
+        """Every buffer object that a job may touch: `bos` and those of all owners."""
+        with self._lock:
+            return (*bos, *self._bos.values())
+
+    # launches
+
+    def begin(self, launch: Running) -> None:
+        """A launch runs: memory that it may touch stays."""
+        with self._lock:
+            self._running.add(launch)
+            if len(self._running) >= REAP_AFTER:
+                self._reap()
+
+    def end(self, launch: Running | None, scratch: Sequence[Bo]) -> None:
+        """A launch finished or never began: recycle its scratch memory."""
+        with self._lock:
+            if self._driver is None:
+                return
+            for bo in scratch:
+                if len(self._scratch) < SPARE_SCRATCH:
+                    self._scratch.append(bo)
+                else:
+                    _close(bo)
+            if launch is not None:
+                self._running.discard(launch)
+                if not self._running and self._pending:
+                    self._reap()
+
+    # end
+
+    def close(self) -> bool:
+        """Close the driver and with it all memory; False when the pool was closed before, or belongs to the parent."""
+        driver, self._driver = self._driver, None
+        if driver is None or os.getpid() != self._pid:
+            return False
+        with driver.leaving(), self._lock:
+            for owner in list(self._owners):
+                owner.detach()
+            for holder in (self._bos, self._code, self._scratch, self._pending, self._running):
+                holder.clear()
+            # The driver first stops what runs, then frees the memory.
+            try:
+                driver.close()
+            except BaseException:
+                driver.close()  # an interrupt left the rest undone
+                raise
+        return True
+
+
+def _close(bo: Bo) -> bool:
+    """Close a buffer object; False while ndarrays still refer to its mapping."""
+    try:
+        bo.close()
+    except BufferError:
+        return False
+    return True

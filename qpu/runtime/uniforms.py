@@ -1,0 +1,130 @@
+"""Uniform streams: ownership check, packing of numbers and addresses into words, and placement in device memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.core.deferred_signals import critical
+from qpu.errors import UsageError
+from qpu.runtime.pool import MemoryPool, Place
+
+if TYPE_CHECKING:
+    from qpu.drivers.base import Bo
+
+__all__ = ["Scalar", "Uniforms", "own", "pack_uniforms", "place", "stream_of", "streams_of"]
+
+Scalar: TypeAlias = "int | float | np.generic | Place"
+Uniforms: TypeAlias = "Sequence[Scalar | Sequence[Any] | NDArray[Any]] | NDArray[Any] | Place"
+
+ROW = 64  # bytes: alignment of a stream
+SLACK = 64  # bytes of zeros behind each stream: a program that reads on finds no words of an earlier launch
+
+
+def own(part: object, pool: MemoryPool) -> int:
+    """The address of device memory of `pool`. Raises: UsageError for anything else."""
+    if not isinstance(part, Place):
+        raise UsageError(f"{part!r} is a {type(part).__name__}; give device memory (gpu.array), or a part of it")
+    if part.pool is not pool:
+        raise UsageError("the buffer belongs to another device; allocate it on this one")
+    return part.address
+
+
+def stream_of(pool: MemoryPool, uniforms: Uniforms) -> bytes | int:
+    """A uniform stream, checked: words that must be placed, or the address of device memory."""
+    return own(uniforms, pool) if isinstance(uniforms, Place) else pack_uniforms(uniforms, pool)
+
+
+def streams_of(pool: MemoryPool, uniforms: Uniforms, streams: Sequence[object] | None) -> list[bytes | int]:
+    """The streams of a VideoCore IV launch: `streams` in device memory, or one per row of `uniforms`, or a single one.
+
+    Rows are the parts of a sequence of sequences or a 2-D array.
+    """
+    if streams is not None:
+        if isinstance(uniforms, Place) or len(uniforms):
+            raise UsageError("give uniforms or streams, not both")
+        return [own(part, pool) for part in streams]
+    kinds = (list, tuple, np.ndarray)
+    if isinstance(uniforms, kinds) and len(uniforms) and isinstance(uniforms[0], kinds):
+        return [pack_uniforms(row, pool) for row in uniforms]
+    return [stream_of(pool, uniforms)]
+
+
+def place(pool: MemoryPool, streams: Sequence[bytes | int], scratch: list[Bo]) -> list[int]:
+    """GPU addresses of the streams; words are copied into scratch memory, which is added to `scratch`."""
+    rows = [(row, (len(row) + SLACK + ROW - 1) // ROW * ROW) for row in streams if isinstance(row, bytes)]
+    if not rows:
+        return [at for at in streams if isinstance(at, int)]
+    with critical():
+        bo = pool.scratch(sum(length for _, length in rows))
+        scratch.append(bo)
+    view, base, at = bo.view, bo.address, 0
+    addresses = []
+    for row, length in rows:
+        view[at : at + length] = row.ljust(length, b"\0")
+        addresses.append(base + at)
+        at += length
+    return addresses
+
+
+def pack_uniforms(values: Uniforms, pool: MemoryPool | None = None) -> bytes:
+    """Uniform words as bytes: ints (-2**31..2**32-1), floats (as binary32), 32-bit NumPy values, buffers (addresses).
+
+    Sequences and arrays are flattened. Raises: UsageError naming the position of a value that does not make 32-bit
+    words, or of a buffer that is closed or does not belong to `pool`.
+    """
+    if isinstance(values, np.ndarray):
+        return _array_words(values, "uniforms")
+    if isinstance(values, (str, bytes, bytearray, Mapping, Set)) or not isinstance(values, Iterable):
+        raise UsageError(
+            f"uniforms = {values!r}: {type(values).__name__} is not a stream of words; give a list, array or buffer"
+        )
+    out = bytearray()
+    _pack(out, values, pool)
+    return bytes(out)
+
+
+def _array_words(values: NDArray[Any], what: str) -> bytes:
+    if values.dtype.itemsize != 4 or values.dtype.kind not in "iuf":
+        cast = {"f": "float32", "i": "int32"}.get(values.dtype.kind, "uint32")
+        raise UsageError(
+            f"{what}: an array of {values.dtype} does not hold 32-bit words; allowed: uint32, int32, float32\n"
+            f"  help: write x.astype(np.{cast})"
+        )
+    return np.ascontiguousarray(values).tobytes()
+
+
+def _pack(out: bytearray, values: Iterable[Any], pool: MemoryPool | None) -> None:
+    for value in values:
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+            number = int(value)
+            if not -(1 << 31) <= number < 1 << 32:
+                raise UsageError(f"{_where(out)}: {number} does not fit 32 bits (-2147483648..4294967295)")
+            out += (number & 0xFFFFFFFF).to_bytes(4, "little")
+        elif isinstance(value, Place):
+            if pool is not None and value.pool is not pool:
+                raise UsageError(f"{_where(out)}: the buffer belongs to another device; allocate it on this one")
+            out += value.address.to_bytes(4, "little")
+        elif isinstance(value, (bool, np.bool_)):
+            raise UsageError(f"{_where(out)}: {value!r} is a truth value; write 0 or 1")
+        elif isinstance(value, (float, np.floating)):
+            with np.errstate(over="ignore"):
+                narrow = np.float32(value)
+            if np.isinf(narrow) and not np.isinf(value):
+                raise UsageError(f"{_where(out)}: {value!r} is beyond float32; allowed: up to 3.4e38, NaN and infinity")
+            out += narrow.tobytes()
+        elif isinstance(value, np.ndarray):
+            out += _array_words(value, _where(out))
+        elif isinstance(value, (list, tuple)):
+            _pack(out, value, pool)
+        else:
+            raise UsageError(
+                f"{_where(out)}: {type(value).__name__} is not a uniform; allowed: int, float, NumPy values, buffers"
+            )
+
+
+def _where(out: bytearray) -> str:
+    return f"uniform {len(out) // 4}"
