@@ -101,9 +101,11 @@ class Launch:
             try:
                 ended = self._fence.poll(timeout_s)
             except EmuFault as fault:
-                if not self._fence.done:
-                    raise  # a fault of another launch that ran meanwhile
-                raise self.finish(fault) from None
+                if self._fence.done:
+                    raise self.finish(fault) from None
+                if not self._is_of_another_launch(fault):
+                    raise
+                return False
             if ended:
                 self._settle(0.0)
             return ended
@@ -140,7 +142,7 @@ class Launch:
         assert fence is not None
         try:
             try:
-                fence.wait(timeout_s)
+                self._wait_for(fence, timeout_s)
             except TimeoutError:
                 if not fence.done:
                     raise  # still running: its buffers stay alive
@@ -157,6 +159,21 @@ class Launch:
             raise self.finish(error) from None
         self._retire()
         self._warn()
+
+    def _wait_for(self, fence: Fence, timeout_s: float | None) -> None:
+        while True:
+            try:
+                return fence.wait(timeout_s)
+            except EmuFault as fault:
+                if fence.done or not self._is_of_another_launch(fault):
+                    raise
+
+    def _is_of_another_launch(self, fault: EmuFault) -> bool:
+        """Whether a fault that came out while our job was not done belongs to a launch whose `wait` raises it."""
+        others = [launch for launch in self._pool.running if launch is not self]
+        for launch in others:
+            launch.settle_if_done()
+        return any(isinstance(e.error, EmuFault) and e.error.message == fault.message for e in others)
 
     def _warn(self) -> None:
         """Issue the warnings of an emulated run, each with its source line."""

@@ -109,9 +109,9 @@ def test_statistics_of_a_launch_that_timed_out() -> None:
 
 def test_parts_of_a_dispatch_count_together() -> None:
     with qpu.open_device("pi5") as gpu:
-        whole = gpu.run(program(gpu.isa, 10), [], workgroups=8)
+        whole = gpu.run(program(gpu.isa, 10), [], qpu.v3d.Dispatch(workgroups=8))
         other = gpu.submit(program(gpu.isa, 700), [])
-        parts = gpu.submit(program(gpu.isa, 10), [], workgroups=8, max_batches=2)
+        parts = gpu.submit(program(gpu.isa, 10), [], qpu.v3d.Dispatch(workgroups=8, max_batches=2))
         gpu.run(program(gpu.isa, 1))
         parts.wait()
         other.wait()

@@ -56,6 +56,8 @@ class Owner(Protocol):
 class Running(Protocol):
     """A launch that may still use memory."""
 
+    error: BaseException | None
+
     def settle_if_done(self) -> None:
         """Retire the launch if it has finished."""
         ...
@@ -197,6 +199,12 @@ class MemoryPool:
             return (*bos, *self._bos.values())
 
     # launches
+
+    @property
+    def running(self) -> list[Running]:
+        """The launches that have not been retired."""
+        with self._lock:
+            return list(self._running)
 
     def begin(self, launch: Running) -> None:
         """A launch runs: memory that it may touch stays."""
