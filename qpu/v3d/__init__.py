@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from qpu.core.effects import Effects
     from qpu.v3d.asm42 import Asm42
     from qpu.v3d.asm71 import Asm71
     from qpu.v3d.decode import decode
-    from qpu.v3d.effects import Effects
     from qpu.v3d.hazards import check
     from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
     from qpu.v3d.instruction_set import V3dToolkit

@@ -72,8 +72,8 @@ def assemble(
     words, labels, locs = q._finish()
     program = Code(isa, tuple(words), labels, locs)
     if check:
+        from qpu.core.hazards import raise_errors
         from qpu.v3d.hazards import check as find
-        from qpu.v3d.hazards import raise_errors
 
         raise_errors(find(isa, words, single_segment=single_segment), program)
     return program

@@ -1,292 +1,221 @@
-"""What an instruction reads, writes and does: the facts that the checker and a scheduler work with."""
+"""Effects of V3D instructions and of their halves: the facts that checker, emulator and scheduler work with.
+
+Resources: ``rf0``..``rf63``, ``r0``..``r5`` (4.2), ``flags_a``, ``flags_b``, ``rtop``, ``link``, ``msf``, ``revf``,
+``tidx``, magic destinations by name, the streams ``uniform`` and ``unifa``, the queues ``tmu`` (results), ``tlb``,
+``vpm``, ``varying``.
+
+Events: every signal by name; ``op X`` for the operation X; ``X write`` for a write of a magic destination of kind X;
+``branch``; ``msf branch`` (looks at the sample masks of several lanes); ``sfu op``, ``lane op``; ``add writes rf``,
+``mul writes rf``, ``signal writes rf`` (a register of the register file, or an operation without destination);
+``writes rf0`` (named, not implied by a signal); ``load X`` (ldtmu to register X); ``rotate X``, ``rotate by r5``. The
+checker adds ``switch`` and ``end`` to some `thrsw`: what those are depends on the instructions before.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Final
 
-from qpu.core.isa import Isa
-from qpu.core.optable import Token
-from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, SrcKind
-from qpu.v3d.ops import LANE_OPS, SFU_OPS
-from qpu.v3d.regs import (
-    R5REP,
-    SFU_WRITES,
-    SYNC_WRITES,
-    TLB_WRITES,
-    TMU_WRITES,
-    UNIFORM_WRITES,
-    VPM_WRITES,
-    magic_name,
-)
+from qpu.core.effects import Effects, union
+from qpu.core.isa import Isa, Unit
+from qpu.core.optable import Op, Token
+from qpu.v3d.instr import AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
+from qpu.v3d.ops import LANE_OPS
+from qpu.v3d.regs import SIGNAL_ROWS, magic
 
-__all__ = ["EVENTS", "Effects", "effects"]
+__all__ = ["effects", "half_effects", "parts", "resource"]
 
-EVENTS: Final = (
-    "branch",
-    "msf_branch",  # reads the sample masks of several lanes
-    "thrsw",
-    "ldvary",
-    "ldunif_acc",  # ldunif or ldunifa: a load into r5 (4.2) or rf0 (7.1)
-    "uniform_read",
-    "unifa_read",
-    "unifa_write",
-    "ldtmu",
-    "rot_acc",  # a rotated accumulator or register
-    "rot_r5",  # a rotation by r5
-    "sfu_write",
-    "sfu_op",
-    "r4_read",
-    "r4_write",
-    "r5_read",
-    "r5_write",
-    "rf0_read",
-    "rf0_write",
-    "tmu_write",
-    "tmua_write",
-    "tmu_data",
-    "setmsf",
-    "tmuwt",
-    "vpmwt",
-    "payload_read",  # registers that the next thread's payload may already occupy
-    "lane_op",
-    "switch",  # a thrsw that does not mark the last switch; needs the instruction before, so the checker adds it
-)
-"""Names that `Distance` rows and `Effects.events` use."""
-
-_LDTLB = int(Sig.LDTLB)
-_LDTLBU = int(Sig.LDTLBU)
-_LDTMU = int(Sig.LDTMU)
-_LDUNIF = int(Sig.LDUNIF)
-_LDUNIFA = int(Sig.LDUNIFA)
-_LDUNIFARF = int(Sig.LDUNIFARF)
-_LDUNIFRF = int(Sig.LDUNIFRF)
-_LDVARY = int(Sig.LDVARY)
-_ROT = int(Sig.ROT)
-_THRSW = int(Sig.THRSW)
-_WRTMUC = int(Sig.WRTMUC)
-
-_TMU_DATA: Final = frozenset({11, 34, 35, 36, 37, 38, 39})
-_TMU_START: Final = frozenset({12, 13, 33, 40, 41, 42, 43, 44, 45, 46})
+_ROT: Final = int(Sig.ROT)
+_REGISTER_KINDS: Final = frozenset({"acc", "rf0"})
 
 
-@dataclass(frozen=True, slots=True)
-class Effects:
-    """Resources of one instruction.
-
-    reads, writes: ``rf0``..``rf63``, ``r0``..``r5``, ``flags_a``, ``flags_b``, ``rtop``, ``link``, ``msf``, ``revf``,
-    ``tidx``, magic destinations by name, ``uniform`` and ``unifa`` (streams, read and advanced), ``tmu`` (results),
-    ``tlb``, ``vpm`` and ``varying`` (queues that are read). A register that is written in some lanes or bits only is
-    among the reads, too.
-    tokens: sequences whose order must be kept. events: names of EVENTS, for `Distance` rows.
-    """
-
-    reads: frozenset[str]
-    writes: frozenset[str]
-    tokens: frozenset[Token]
-    events: frozenset[str]
-
-
-def _write(isa: Isa, dst: Dst) -> str:
+def resource(isa: Isa, dst: Dst) -> str:
+    """The name of what a destination writes."""
     if not dst.magic:
         return f"rf{dst.n}"
-    if isa is Isa.V3D42:
-        if dst.n == R5REP:
-            return "r5"
-    elif dst.n in (5, R5REP):
+    row = magic(isa, dst.n)
+    if row is None:
+        return f"magic{dst.n}"
+    if row.kind == "rf0":
         return "rf0"
-    return magic_name(isa, dst.n) or f"magic{dst.n}"
+    return "r5" if row.name == "r5rep" else row.name
 
 
-def effects(instr: Instr) -> Effects:
-    """The effects of an instruction, explicit and implicit."""
-    if isinstance(instr, Branch):
-        return _branch(instr)
+def _source(src: Src) -> str:
+    return f"rf{src.n}" if src.kind is SrcKind.RF else f"r{src.n}"
+
+
+# Parts of effects are made once and kept, so that what is derived from them can be kept by identity.
+
+
+@cache
+def _read(register: str) -> Effects:
+    return Effects(reads=frozenset({register}))
+
+
+@cache
+def _event(*names: str) -> Effects:
+    return Effects(events=frozenset(names))
+
+
+@cache
+def _flags(cond: str, push: str, update: str) -> Effects:
+    reads = {"flags_b" if cond.endswith("b") else "flags_a"} if cond else set()
+    writes: set[str] = set()
+    if push or update:
+        reads.add("flags_a")
+        writes |= {"flags_a", "flags_b"} if push else {"flags_a"}
+    return Effects(frozenset(reads), frozenset(writes))
+
+
+@cache
+def _operation(op: Op) -> Effects:
+    reads = {*op.implicit_reads, "vpm"} if Token.VPM_READ in op.tokens else set(op.implicit_reads)
+    events = {f"op {op.name}"}
+    if Token.SFU in op.tokens:
+        events |= {"sfu op", "lane op"} if op.name in LANE_OPS else {"sfu op"}
+    return Effects(frozenset(reads), frozenset(op.implicit_writes), tokens=op.tokens, events=frozenset(events))
+
+
+@cache
+def _written(isa: Isa, n: int, is_magic: bool, by: str, whole: bool) -> Effects:
+    """A write by the add ALU, the mul ALU or a signal. whole: in all lanes and bits."""
+    name = resource(isa, Dst(n, is_magic))
+    if not is_magic:
+        events = {f"{by} writes rf", "writes rf0"} if n == 0 else {f"{by} writes rf"}
+        found = frozenset({name})
+        return Effects(writes=found, partial=frozenset() if whole else found, events=frozenset(events))
+    row = magic(isa, n)
+    kind = "" if row is None else row.kind.removesuffix("_reserved")
+    writes = {name, "r4"} if kind == "sfu" else set() if kind == "nop" else {name}
+    partial = {name} if kind in _REGISTER_KINDS and not whole else set()
+    events = {f"{kind} write"} | ({"writes rf0"} if name == "rf0" else set())
+    return Effects(
+        frozenset({"uniform"} if row is not None and row.uniform_words else ()),
+        frozenset(writes),
+        frozenset(partial),
+        frozenset() if row is None else row.tokens,
+        frozenset(events),
+    )
+
+
+class _Destinations:
+    """The parts of destinations of one instruction set, by index: unit, whole, number with 64 for magic ones."""
+
+    __slots__ = ("add", "mul", "signal")
+
+    def __init__(self, isa: Isa) -> None:
+        def both(by: str) -> tuple[tuple[Effects, ...], ...]:
+            return tuple(tuple(_written(isa, n & 63, n > 63, by, w) for n in range(128)) for w in (False, True))
+
+        self.add, self.mul, self.signal = both("add"), both("mul"), both("signal")[1]
+
+
+@cache
+def _destinations_42() -> _Destinations:
+    return _Destinations(Isa.V3D42)
+
+
+@cache
+def _destinations_71() -> _Destinations:
+    return _Destinations(Isa.V3D71)
+
+
+@cache
+def _signals(isa: Isa, sig: int, loaded: str) -> Effects:
+    """A set of signals, rotations and destinations aside. loaded: the register that ldtmu writes."""
     reads: set[str] = set()
     writes: set[str] = set()
     tokens: set[Token] = set()
     events: set[str] = set()
-    merged: set[str] = set()  # r4, r5 as far as they are read only because they are written in part
-    for half in (instr.add, instr.mul):
-        _half(instr, half, reads, writes, tokens, events, merged)
-    _signals(instr, reads, writes, tokens, events)
-    writes.discard("-")
-    isa = instr.isa
-    if isa is Isa.V3D42:
-        merged -= {f"r{src.n}" for half in (instr.add, instr.mul) for src in (half.a, half.b)
-                   if src is not None and src.kind is SrcKind.ACC}  # fmt: skip
-        if int(instr.sig) & _ROT and instr.raddr_b == 0:
-            merged.discard("r5")
-        events |= {f"{r}_read" for r in ("r4", "r5") if r in reads and r not in merged}
-        if "r5" in writes:
-            events.add("r5_write")
-        if not reads.isdisjoint(("rf0", "rf1", "rf2")):
-            events.add("payload_read")
-    else:
-        if "rf0" in reads:
-            events.add("rf0_read")
-        if not reads.isdisjoint(("rf2", "rf3")):
-            events.add("payload_read")
-    return Effects(frozenset(reads), frozenset(writes), frozenset(tokens), frozenset(events))
-
-
-def _branch(b: Branch) -> Effects:
-    reads: set[str] = set()
-    events = {"branch"}
-    if b.cond:
-        reads.add("flags_a")
-    if b.msfign:
-        reads.add("msf")
-        if b.cond not in ("", "a0", "na0"):
-            events.add("msf_branch")
-    if b.bdi == "lri" or b.bdu == "lri":
-        reads.add("link")
-    if b.bdi == "rf" or b.bdu == "rf":
-        reads.add(f"rf{b.raddr_a}")
-    tokens: set[Token] = set()
-    writes = {"link"} if b.link else set()
-    if b.ub:
-        tokens.add(Token.UNIFORM)
-        writes.add("uniform")
-        if b.bdu in ("abs", "rel"):
-            reads.add("uniform")
-            events.add("uniform_read")
-    return Effects(frozenset(reads), frozenset(writes), frozenset(tokens), frozenset(events))
-
-
-def _is_register(isa: Isa, n: int) -> bool:
-    """True when magic address n is an accumulator, or rf0 by another name."""
-    return n in (5, R5REP) or (isa is Isa.V3D42 and n < 6)
-
-
-def _half(
-    instr: Alu,
-    half: AluHalf,
-    reads: set[str],
-    writes: set[str],
-    tokens: set[Token],
-    events: set[str],
-    merged: set[str],
-) -> None:
-    op, isa = half.op, instr.isa
-    for src in (half.a, half.b):
-        if src is None or src.kind is SrcKind.IMM:
+    for row in SIGNAL_ROWS:
+        if not row.bit & sig or row.kind:
             continue
-        reads.add(f"rf{src.n}" if src.kind is SrcKind.RF else f"r{src.n}")
-        if half is instr.mul and int(instr.sig) & _ROT:
-            events.add("rot_acc")
-    reads.update(op.implicit_reads)
-    if Token.VPM_READ in op.tokens:
-        reads.add("vpm")
-    writes.update(op.implicit_writes)
-    tokens |= op.tokens
-    if half.cond:
-        reads.add("flags_b" if half.cond.endswith("b") else "flags_a")
-    if half.push:
-        reads.add("flags_a")
-        writes |= {"flags_a", "flags_b"}
-    if half.update:
-        reads.add("flags_a")
-        writes.add("flags_a")
-    if op.name in SFU_OPS:
-        events.add("sfu_op")
-    elif op.name in LANE_OPS:
-        events |= {"sfu_op", "lane_op"}
-    elif op.name in ("setmsf", "tmuwt", "vpmwt"):
-        events.add(op.name)
-    dst = half.dst
-    if dst is None or op.name == "nop":
-        return
-    name = _write(isa, dst)
-    writes.add(name)
-    if (half.pack or half.cond) and (not dst.magic or _is_register(isa, dst.n)):
-        reads.add(name)  # the rest of the register is kept
-        if name in ("r4", "r5"):
-            merged.add(name)
-    if not dst.magic:
-        if dst.n == 0:
-            events.add("rf0_write")
-        return
-    _magic(isa, dst.n, reads, writes, tokens, events)
-
-
-def _magic(isa: Isa, n: int, reads: set[str], writes: set[str], tokens: set[Token], events: set[str]) -> None:
-    if n in TMU_WRITES:
-        tokens.add(Token.TMU_REQUEST)
-        events.add("tmu_write")
-        if n in _TMU_DATA:
-            events.add("tmu_data")
-        elif n in _TMU_START:
-            events.add("tmua_write")
-    elif n in SFU_WRITES:
-        tokens.add(Token.SFU)
-        events |= {"sfu_write", "r4_write"}
-        if isa is Isa.V3D42:
-            writes.add("r4")
-    elif n in VPM_WRITES:
-        tokens.add(Token.VPM_WRITE)
-    elif n in TLB_WRITES:
-        tokens.add(Token.TLB)
-    elif n in SYNC_WRITES:
-        tokens.add(Token.BARRIER)
-    elif n == 9:
-        tokens.add(Token.UNIFA)
-        events.add("unifa_write")
-        writes.add("unifa")
-    elif n == 4:
-        events.add("r4_write")
-    elif isa is Isa.V3D71 and n in (5, R5REP):
-        events.add("rf0_write")
-    if n in UNIFORM_WRITES:
-        tokens.add(Token.UNIFORM)
-        events.add("uniform_read")
-        reads.add("uniform")
-
-
-def _signals(instr: Alu, reads: set[str], writes: set[str], tokens: set[Token], events: set[str]) -> None:
-    sig, isa = int(instr.sig), instr.isa
-    if not sig:
-        return
-    acc = "r5" if isa is Isa.V3D42 else "rf0"
-    if sig & _THRSW:
-        events.add("thrsw")
-    if sig & (_LDUNIF | _LDUNIFRF | _WRTMUC):
-        events.add("uniform_read")
-        reads.add("uniform")
-        tokens.add(Token.UNIFORM)
-    if sig & (_LDUNIFA | _LDUNIFARF):
-        events.add("unifa_read")
-        reads.add("unifa")
-        tokens.add(Token.UNIFA)
-    if sig & (_LDUNIF | _LDUNIFA):
-        events.add("ldunif_acc")
-        writes.add(acc)
-    if sig & _WRTMUC:
-        tokens.add(Token.TMU_REQUEST)
-        writes.add("tmuc")
-    if sig & _LDTMU:
-        events.add("ldtmu")
-        reads.add("tmu")
-        tokens.add(Token.TMU_RESULT)
-    if sig & _LDVARY:
-        events.add("ldvary")
-        reads.add("varying")
-        writes.add(acc)
-        tokens.add(Token.VARYING)
-    if sig & (_LDTLB | _LDTLBU):
-        tokens.add(Token.TLB)
-        reads.add("tlb")
-        if sig & _LDTLBU:
-            events.add("uniform_read")
+        events.add(row.name)
+        tokens |= row.tokens
+        writes.update(row.writes)
+        if row.stream:
+            reads.add(row.stream)
+        if Token.UNIFORM in row.tokens:
             reads.add("uniform")
-            tokens.add(Token.UNIFORM)
-    if sig & _ROT and instr.raddr_b == 0:
-        events.add("rot_r5")
-        reads.add("r5")
-    dst = instr.sig_dst
-    if dst is not None:
-        writes.add(_write(isa, dst))
-        if not dst.magic and dst.n == 0:
-            events.add("rf0_write")
-        if dst.magic:
-            _magic(isa, dst.n, reads, writes, tokens, events)
+        if row.implicit:
+            writes.add("r5" if isa is Isa.V3D42 else "rf0")
+        if row.stream == "tmu":
+            events.add(f"load {loaded}")
+    return Effects(frozenset(reads), frozenset(writes), tokens=frozenset(tokens), events=frozenset(events))
+
+
+def _half(out: list[Effects], half: AluHalf, written: tuple[tuple[Effects, ...], ...], by: str) -> None:
+    op = half.op
+    if half.cond or half.push or half.update:
+        out.append(_flags(half.cond, half.push, half.update))
+    if op.name == "nop":
+        return
+    out.append(_operation(op))
+    for src in (half.a, half.b):
+        if src is not None and src.kind is not SrcKind.IMM:
+            out.append(_read(_source(src)))
+    dst = half.dst
+    if dst is None:
+        out.append(_event(f"{by} writes rf"))  # like the validator, count stvpm*: its destination is not magic
+    else:
+        out.append(written[not (half.pack or half.cond)][dst.n + 64 if dst.magic else dst.n])
+
+
+@cache
+def _branch(cond: bool, msfign: bool, several: bool, link: bool, bdu: str | None) -> Effects:
+    """A branch apart from its register. several: it looks at the sample masks of several lanes."""
+    reads = ({"flags_a"} if cond else set()) | ({"msf"} if msfign else set())
+    writes = {"link"} if link else set()
+    if bdu is not None:
+        writes.add("uniform")
+        if bdu in ("abs", "rel"):
+            reads.add("uniform")
+    tokens = frozenset({Token.UNIFORM}) if bdu is not None else frozenset()
+    events = {"branch", "msf branch"} if several else {"branch"}
+    return Effects(frozenset(reads), frozenset(writes), tokens=tokens, events=frozenset(events))
+
+
+def parts(instr: Instr) -> list[Effects]:
+    """What the effects of an instruction are made of; parts that are equal are the same object."""
+    if isinstance(instr, Branch):
+        b = instr
+        several = bool(b.msfign) and b.cond not in ("", "a0", "na0")
+        found = [_branch(bool(b.cond), bool(b.msfign), several, b.link, b.bdu if b.ub else None)]
+        if "lri" in (b.bdi, b.bdu):
+            found.append(_read("link"))
+        if "rf" in (b.bdi, b.bdu):
+            found.append(_read(f"rf{b.raddr_a}"))
+        return found
+    isa, sig = instr.isa, int(instr.sig)
+    v42 = isa is Isa.V3D42
+    written = _destinations_42() if v42 else _destinations_71()
+    out: list[Effects] = []
+    _half(out, instr.add, written.add, "add")
+    _half(out, instr.mul, written.mul, "mul")
+    if sig:
+        dst = instr.sig_dst
+        out.append(_signals(isa, sig, "" if dst is None else resource(isa, dst)))
+        if dst is not None:
+            out.append(written.signal[dst.n + 64 if dst.magic else dst.n])
+        if sig & _ROT:
+            out += [
+                _event(f"rotate {_source(s)}") for s in (instr.mul.a, instr.mul.b) if s and s.kind is not SrcKind.IMM
+            ]
+            if not instr.raddr_b:
+                out += [_event("rotate by r5"), _read("r5")]
+    return out
+
+
+@lru_cache(1 << 14)
+def half_effects(isa: Isa, unit: Unit, half: AluHalf) -> Effects:
+    """The effects of one half of an instruction, explicit and implicit."""
+    written = _destinations_42() if isa is Isa.V3D42 else _destinations_71()
+    out: list[Effects] = []
+    _half(out, half, written.add if unit is Unit.ADD else written.mul, str(unit))
+    return union(out)
+
+
+def effects(instr: Instr) -> Effects:
+    """The effects of an instruction, explicit and implicit."""
+    return union(parts(instr))

@@ -75,7 +75,7 @@ class V3dToolkit:
         return tuple(words)
 
     def _raise(self, program: Code, single_segment: bool) -> None:
-        from qpu.v3d.hazards import raise_errors
+        from qpu.core.hazards import raise_errors
 
         raise_errors(self.check(program.code, single_segment=single_segment), program)
 

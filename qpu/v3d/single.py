@@ -1,146 +1,126 @@
-"""Validity rules about one instruction alone, and all that the checker keeps of a word.
+"""Rules about one V3D instruction alone: small immediates, shared units, uniform streams, reserved destinations.
 
-Sources: Mesa's QPU validator (errors) and scheduler (warnings); the lane operations: py-videocore7 device tests.
+Sources: Mesa's QPU validator (errors) and scheduler (warnings); lane operations: py-videocore7 device tests.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
+from qpu.core.effects import Effects
+from qpu.core.hazards import Remark
 from qpu.core.isa import Isa
-from qpu.errors import Severity
-from qpu.v3d.decode import decode
-from qpu.v3d.effects import Effects, effects
-from qpu.v3d.instr import Alu, AluHalf, Instr, Sig, SrcKind
-from qpu.v3d.regs import COUNTS, MAGIC, RESERVED_71, SFU_WRITES, SYNC_WRITES, TLB_WRITES, TMU_WRITES, VPM_WRITES
+from qpu.core.optable import MagicRow
+from qpu.v3d.effects import effects
+from qpu.v3d.instr import Alu, AluHalf, Dst, Instr, Sig, SrcKind
+from qpu.v3d.regs import PERIPHERAL_KINDS, SIGNAL_ROWS, TMU_KINDS, magic
 
-__all__ = ["Known", "Remark", "known_42", "known_71"]
+__all__ = ["peripherals", "same_instruction"]
 
-# (rule, severity, message)
-Remark = tuple[str, Severity, str]
-
-_ERROR, _WARN = Severity.ERROR, Severity.WARNING
-_IMM = SrcKind.IMM
-# Flags are slow to combine: integers of their own.
+# Sets of flags are slow to combine: integers of their own.
 _IMM_AB, _IMM_CD = int(Sig.IMM_A | Sig.IMM_B), int(Sig.IMM_C | Sig.IMM_D)
 _LDTMU, _LDTLB, _LDTLBU, _WRTMUC = int(Sig.LDTMU), int(Sig.LDTLB), int(Sig.LDTLBU), int(Sig.WRTMUC)
-_UNIFORM: Final = int(Sig.LDUNIF | Sig.LDUNIFRF)
-_UNIFA: Final = int(Sig.LDUNIFA | Sig.LDUNIFARF)
+_TLB_READS: Final = _LDTLB | _LDTLBU
+_TAKES: Final = tuple(row.bit for row in SIGNAL_ROWS if row.words)
+_LANE_OP_BARS: Final = frozenset({"tmua", "tmud", "tmuc"})
 
 
-class Known(NamedTuple):
-    """A decoded word. first, later: remarks that come before and after those about distances."""
-
-    instr: Instr
-    effects: Effects
-    first: tuple[Remark, ...]
-    later: tuple[Remark, ...]
+def peripherals(isa: Isa, half: AluHalf) -> int:
+    """How many of the units that an instruction may use once the half writes to."""
+    row = _written(isa, half.dst if half.op.name != "nop" else None)
+    return int(row is not None and row.kind in PERIPHERAL_KINDS)
 
 
-def _know(isa: Isa, word: int) -> Known:
-    instr = decode(isa, word)
-    found = effects(instr)
+def _written(isa: Isa, dst: Dst | None) -> MagicRow | None:
+    return magic(isa, dst.n) if dst is not None and dst.magic else None
+
+
+def same_instruction(instr: Instr) -> list[Remark]:
+    """What the instruction breaks by itself."""
     if not isinstance(instr, Alu):
-        return Known(instr, found, (), ())
-    v42 = isa is Isa.V3D42
-    return Known(instr, found, tuple(_immediates(instr, v42)), tuple(_accesses(instr, found, v42)))
-
-
-@lru_cache(1 << 13)
-def known_42(word: int) -> Known:
-    """What there is to know about a word of 4.2. Raises: DecodeError."""
-    return _know(Isa.V3D42, word)
-
-
-@lru_cache(1 << 13)
-def known_71(word: int) -> Known:
-    """What there is to know about a word of 7.1. Raises: DecodeError."""
-    return _know(Isa.V3D71, word)
-
-
-def _immediates(instr: Alu, v42: bool) -> list[Remark]:
-    remarks: list[Remark] = []
-    sig = int(instr.sig)
-    if not v42:
-        if sig & _IMM_AB and instr.add.op.name == "nop":
-            remarks.append(("small-imm-unused", _ERROR, "small_imm_a or small_imm_b, but no add operation"))
-        if sig & _IMM_CD and instr.mul.op.name == "nop":
-            remarks.append(("small-imm-unused", _ERROR, "small_imm_c or small_imm_d, but no mul operation"))
-    for src in (instr.add.a, instr.add.b, instr.mul.a, instr.mul.b):
-        if src is not None and src.kind is _IMM and src.n >= 48:
-            message = f"small immediate {src.n} is reserved; 0..47 have a value"
-            remarks.append(("small-imm-reserved", _WARN, message))
+        return []
+    add, mul = instr.add, instr.mul
+    if not (instr.sig or _notable(add) or _notable(mul)):
+        return []
+    found = effects(instr)
+    halves = [half for half in (add, mul) if half.op.name != "nop"]
+    remarks = _immediates(instr)
+    rows = [row for half in halves if (row := _written(instr.isa, half.dst)) is not None]
+    if rows or int(instr.sig) or "sfu op" in found.events:
+        remarks += _units(instr, found, rows)
+        remarks += _uniforms(instr, rows)
+        if "lane op" in found.events and any(row.name in _LANE_OP_BARS for row in rows):
+            remarks.append(Remark("lane-op-tmu", ""))
+    for dst in (*(half.dst for half in halves), instr.sig_dst):
+        if dst is not None and dst.magic:
+            remarks += _address(instr.isa, dst.n)
     return remarks
 
 
-def _writes(half: AluHalf) -> int:
-    """The magic address that a half writes, or -1."""
-    dst = half.dst
-    return dst.n if dst is not None and dst.magic and half.op.name != "nop" else -1
+def _notable(half: AluHalf) -> bool:
+    """True for what may meet a rule: a magic destination, an operation that needs a shared unit."""
+    return bool(half.op.tokens) or (half.dst is not None and half.dst.magic and half.op.name != "nop")
 
 
-def _accesses(instr: Alu, found: Effects, v42: bool) -> list[Remark]:
+def _immediates(instr: Alu) -> list[Remark]:
     remarks: list[Remark] = []
     sig = int(instr.sig)
-    written = [n for n in (_writes(instr.add), _writes(instr.mul)) if n >= 0]
-    count = bool(sig & _LDTLB) + bool(sig & _LDTLBU) + (v42 and bool(sig & _LDTMU))
-    for n in written:
-        count += COUNTS[n]
+    if instr.isa is Isa.V3D71:
+        for bits, half, name in ((_IMM_AB, instr.add, "add"), (_IMM_CD, instr.mul, "mul")):
+            if sig & bits and half.op.name == "nop":
+                remarks.append(Remark("small-imm-unused", f"a small immediate of the {name} ALU, but no operation"))
+    for src in (instr.add.a, instr.add.b, instr.mul.a, instr.mul.b):
+        if src is not None and src.kind is SrcKind.IMM and src.n >= 48:
+            remarks.append(Remark("small-imm-reserved", f"small immediate {src.n} is reserved; 0..47 have a value"))
+    return remarks
+
+
+def _units(instr: Alu, found: Effects, rows: list[MagicRow]) -> list[Remark]:
+    sig, v42 = int(instr.sig), instr.isa is Isa.V3D42
+    count = peripherals(instr.isa, instr.add) + peripherals(instr.isa, instr.mul)
+    count += bool(sig & _LDTLB) + bool(sig & _LDTLBU) + (v42 and bool(sig & _LDTMU))
     if count > 1:
         what = "TMU write, SFU write, VPM write, TLB access, TSY write" + (", ldtmu" if v42 else "")
-        remarks.append(("peripheral", _ERROR, f"{count} of {what}; one is allowed"))
-    elif v42:
-        if sig & _WRTMUC and any(n == 32 or (COUNTS[n] and n not in TMU_WRITES) for n in written):
-            message = "wrtmuc is combined with nothing but one TMU write other than tmuc"
-            remarks.append(("peripheral-pair", _WARN, message))
-    elif written or sig or not found.tokens.isdisjoint(_PERIPHERAL_TOKENS):
-        remarks += _pairs_71(instr, found, sig, written)
-    readers = bool(sig & _UNIFORM) + bool(sig & _WRTMUC) + bool(sig & _LDTLBU) + bool(sig & _UNIFA)
-    readers += sum(n in (8, 13, 15, 17) for n in written)
-    if readers > 1:
-        remarks.append(("uniform-pair", _WARN, f"{readers} readers of the uniform streams; one is allowed"))
-    if written and "lane_op" in found.events and any(n in (11, 12, 32) for n in written):
-        message = "a lane operation together with a write of tmua, tmud or tmuc hangs or corrupts"
-        remarks.append(("lane-op-tmu", _WARN, message))
-    if instr.sig_dst is not None and instr.sig_dst.magic:
-        written.append(instr.sig_dst.n)
-    for n in written:
-        remarks += _address(instr.isa, n)
-    return remarks
-
-
-_PERIPHERAL_TOKENS: Final = frozenset({"sfu", "vpm_read", "vpm_write"})
-
-
-def _pairs_71(instr: Alu, found: Effects, sig: int, written: list[int]) -> list[Remark]:
-    """What the validator of 7.1 lets pass and the scheduler does not."""
-    wrtmuc = bool(sig & _WRTMUC)
-    tlb_read = bool(sig & (_LDTLB | _LDTLBU))
-    ops = (instr.add.op.name, instr.mul.op.name)
-    kinds = (
-        any(n in TMU_WRITES for n in written) and not (wrtmuc and 32 not in written),
+        return [Remark("peripheral", f"{count} of {what}; one is allowed")]
+    kinds = [row.kind for row in rows]
+    if v42:
+        other = any(k in PERIPHERAL_KINDS and k not in TMU_KINDS for k in kinds)
+        if sig & _WRTMUC and ("tmu_config" in kinds or other):
+            return [Remark("peripheral-pair", "wrtmuc is combined with more than one TMU write other than tmuc")]
+        return []
+    wrtmuc, tlb_read = bool(sig & _WRTMUC), bool(sig & _TLB_READS)
+    ops = [event for event in found.events if event.startswith("op ")]
+    used = (
+        any(k in TMU_KINDS for k in kinds) and not (wrtmuc and "tmu_config" not in kinds),
         wrtmuc,
-        any(n in SYNC_WRITES for n in written),
+        "sync" in kinds,
         tlb_read,
-        "sfu_op" in found.events,
-        any(name.startswith("ldvpm") for name in ops),
-        any(n in VPM_WRITES for n in written) or any(name.startswith("stvpm") for name in ops),
+        "sfu op" in found.events,
+        any(op.startswith("op ldvpm") for op in ops),
+        "vpm" in kinds or any(op.startswith("op stvpm") for op in ops),
     )
     remarks: list[Remark] = []
-    if sum(kinds) > 1:
+    if sum(used) > 1:
         message = "more than one of TMU write, wrtmuc, TSY, TLB read, SFU operation, VPM read, VPM write"
-        remarks.append(("peripheral-pair", _WARN, message))
-    if tlb_read and any(n in TLB_WRITES for n in written):
-        remarks.append(("peripheral-pair", _WARN, "more than one TLB access"))
+        remarks.append(Remark("peripheral-pair", message))
+    if tlb_read and "tlb" in kinds:
+        remarks.append(Remark("peripheral-pair", "more than one TLB access"))
     return remarks
+
+
+def _uniforms(instr: Alu, rows: list[MagicRow]) -> list[Remark]:
+    sig = int(instr.sig)
+    words = sum(bool(sig & bit) for bit in _TAKES) + sum(row.uniform_words > 0 for row in rows)
+    if words < 2:
+        return []
+    return [Remark("uniform-pair", f"{words} words are taken from the uniform streams; one is allowed")]
 
 
 def _address(isa: Isa, n: int) -> list[Remark]:
-    names = MAGIC[isa]
-    if n not in names:
-        return [("reserved-address", _WARN, f"destination {n} is not assigned on {isa.label}")]
-    if isa is Isa.V3D71 and n in RESERVED_71:
-        what = "an SFU address of V3D 4.2" if n in SFU_WRITES else "an accumulator of V3D 4.2"
-        return [("reserved-address", _WARN, f"destination {n} ({names[n]}) is {what}, reserved on V3D 7.1")]
+    row = magic(isa, n)
+    if row is None:
+        return [Remark("reserved-address", f"destination {n} is not assigned on {isa.label}")]
+    if row.kind == "reserved" or row.kind == "sfu_reserved":
+        what = row.doc[0].lower() + row.doc[1:-1]
+        return [Remark("reserved-address", f"destination {n} ({row.name}) is {what}, reserved on {isa.label}")]
     return []

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from qpu.core.effects import Effects
     from qpu.vc4.asm import Asm, assemble, build
-    from qpu.vc4.effects import Effects
     from qpu.vc4.hazards import check
     from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Reserved, Semaphore
     from qpu.vc4.instruction_set import Vc4Toolkit

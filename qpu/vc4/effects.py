@@ -1,68 +1,40 @@
-"""What a VideoCore IV instruction touches, by name: read by the checker, meant for a scheduler too.
+"""Effects of VideoCore IV instructions and of their halves: the facts that checker, emulator and scheduler work with.
 
-Names are ``read X`` and ``write X`` for resources, plus a few marks. Resources: ra0..ra31, rb0..rb31, r0..r5, flags,
-and the effects of the rows in `qpu.vc4.regs` (``uniform``, ``vpm_read``, ``sfu``, ``tmu0_s`` ...). Marks: see `MARKS`.
+Resources: ``ra0``..``ra31``, ``rb0``..``rb31``, ``r0``..``r5``, ``flags``, ``semaphore0``..``semaphore15``,
+``tmu0_result``, ``tmu1_result``, ``tlb_result``, and the effects of the rows in `qpu.vc4.regs` (``uniform``, ``sfu``,
+``vpm_read``, ``tmu0_s`` ...). A special function writes ``sfu`` and, later, ``r4``. T, R and B writes of a TMU read
+``uniform``; so does the S write that ends such a request, which one instruction alone does not tell.
+
+Events: every signal by its first name but ``none``; ``load r4``, ``load tlb``, ``program end``, ``thread switch``;
+``tlb write``; ``rotate X``, ``rotate by r5``; ``branch``; ``flow``: something that rules which count look at.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Final
 
+from qpu.core.effects import Effects, union
+from qpu.core.isa import Unit
 from qpu.core.optable import Token
 from qpu.vc4 import regs
 from qpu.vc4.decode import decode
-from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, Reserved, Semaphore
+from qpu.vc4.instr import Alu, Branch, Instr, Reserved, Semaphore
+from qpu.vc4.ops import ADD_OPS
 from qpu.vc4.pack import ALL, PACK_A, PACK_MUL
-from qpu.vc4.regs import MUX_A, NOP, SIG_SMALL_IMM, File
+from qpu.vc4.regs import MUX_A, MUX_B, NOP, SIG_SMALL_IMM, File
 
-__all__ = ["MARKS", "Effects", "effects", "has_rotation", "mul_sources", "read_addresses", "write_targets"]
+__all__ = ["effects", "has_rotation", "mul_sources", "parts", "read_addresses", "sources", "write_targets"]
 
-MARKS = {
-    "write sfu": "a special function is started (addresses 52..55)",
-    "read r4": "an operand comes from r4",
-    "load r4": "a signal loads r4 from TMU or tile buffer",
-    "write r5": "r5 is written (address 37)",
-    "rotate by r5": "the MUL output is rotated by r5",
-    "rotate r0..r3": "a rotated MUL operand is an accumulator; see also `rotated`",
-    "write unif_addr": "the uniform pointer is written (address 40)",
-    "uniform access": "a uniform is read, or a texture write takes one",
-    "write tmu_noswap": "the TMU exchange is configured (address 36)",
-    "write tmu": "a TMU register is written (addresses 56..63)",
-    "write tlb_z": "tile buffer Z is written",
-    "read ms_mask": "the multisample mask is read",
-    "branch": "a branch",
-    "program end": "signals thrend and ldcend",
-    "thread switch": "signals thrsw and lthrsw",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Effects:
-    """Effects of one instruction.
-
-    reads, writes: resource names. marks: keys of `MARKS`. tokens: sequences whose order matters. rotated: accumulators
-    that a rotation reads. conditional: resources that are written in some lanes or bits at most. A special function
-    writes ``sfu`` and, later, ``r4``. T, R and B writes of a TMU read ``uniform``; so does the S write that ends such
-    a request, which one instruction alone does not tell.
-    """
-
-    reads: frozenset[str] = frozenset()
-    writes: frozenset[str] = frozenset()
-    marks: frozenset[str] = frozenset()
-    tokens: frozenset[Token] = frozenset()
-    rotated: frozenset[str] = frozenset()
-    conditional: frozenset[str] = frozenset()
-
-
-_UNARY = frozenset({7, 8, 23, 24})
+_FLOW_RESOURCES: Final = frozenset({"tmu_noswap", "vpm_read", "vr_setup"})
 
 
 def add_sources(i: Alu) -> tuple[int, ...]:
     """Muxes that the ADD operation reads."""
-    if not i.op_add:
-        return ()
-    return (i.add_a,) if i.op_add in _UNARY else (i.add_a, i.add_b)
+    op = ADD_OPS[i.op_add]
+    if op is None:
+        return (i.add_a, i.add_b)
+    return (i.add_a, i.add_b)[: op.arity]
 
 
 def mul_sources(i: Alu) -> tuple[int, ...]:
@@ -70,9 +42,14 @@ def mul_sources(i: Alu) -> tuple[int, ...]:
     return (i.mul_a, i.mul_b) if i.op_mul else ()
 
 
+def sources(i: Alu, unit: Unit) -> tuple[int, ...]:
+    """Muxes that the operation of one ALU reads."""
+    return add_sources(i) if unit is Unit.ADD else mul_sources(i)
+
+
 def has_rotation(i: Instr) -> bool:
     """True when the MUL output is rotated: code 48..63 and an operand that is not the constant itself."""
-    return isinstance(i, Alu) and i.sig == SIG_SMALL_IMM and i.raddr_b >= 48 and any(m != 7 for m in mul_sources(i))
+    return isinstance(i, Alu) and i.sig == SIG_SMALL_IMM and i.raddr_b >= 48 and any(m != MUX_B for m in mul_sources(i))
 
 
 def read_addresses(i: Instr) -> tuple[tuple[File, int], ...]:
@@ -90,79 +67,125 @@ def read_addresses(i: Instr) -> tuple[tuple[File, int], ...]:
 
 
 def write_targets(i: Instr) -> tuple[tuple[File, int, int], ...]:
-    """(file, address, condition) of both results, the ADD side first; address 39 is left out."""
+    """(file, address, condition) of both results, the ADD side first; address 39 is left out.
+
+    An ADD nop writes nothing to registers (vc4.md 9.4, measured): those are left out, too.
+    """
     if isinstance(i, Reserved):
         return ()
     cond_add, cond_mul = (1, 1) if isinstance(i, Branch) else (i.cond_add, i.cond_mul)
     first, second = (File.B, File.A) if i.ws else (File.A, File.B)
     add, mul = (first, i.waddr_add, cond_add), (second, i.waddr_mul, cond_mul)
-    if add[1] == NOP:
+    if add[1] == NOP or (isinstance(i, Alu) and not i.op_add and _is_register(add[1])):
         return () if mul[1] == NOP else (mul,)
     return (add,) if mul[1] == NOP else (add, mul)
 
 
-def _place(file: File, addr: int, *, read: bool) -> tuple[str, frozenset[Token]]:
+def _is_register(addr: int) -> bool:
+    return addr < 36 or addr == 37
+
+
+# Parts of effects are made once and kept, so that what is derived from them can be kept by identity.
+
+
+@cache
+def _read(file: File, addr: int) -> Effects:
     if addr < 32:
-        return f"{file.prefix}{addr}", frozenset()
-    row = regs.reader(file, addr) if read else regs.writer(file, addr)
-    return ("none", frozenset()) if row is None else (row.effect, row.tokens)
+        return Effects(reads=frozenset({f"{file.prefix}{addr}"}))
+    row = regs.reader(file, addr)
+    if row is None or row.effect == "none":
+        return Effects()
+    events = {"flow"} if row.effect in _FLOW_RESOURCES else set()
+    return Effects(reads=frozenset({row.effect}), tokens=row.tokens, events=frozenset(events))
 
 
-def effects(instr: Instr | int) -> Effects:
-    """Effects of an instruction or word."""
-    return _effects(decode(instr) if isinstance(instr, int) else instr)
+@cache
+def _write(file: File, addr: int, never: bool, whole: bool) -> Effects:
+    """A result. never: under the condition `never`. whole: in all lanes and bits."""
+    row = regs.writer(file, addr) if addr >= 32 else None
+    name = f"{file.prefix}{addr}" if row is None else row.effect
+    if never and addr < 36:
+        return Effects(tokens=frozenset() if row is None else row.tokens)
+    if row is None or _is_register(addr):
+        found = frozenset({name})
+        return Effects(writes=found, partial=frozenset() if whole else found)
+    events: set[str] = set()
+    if row.unit in ("tlb", "colour"):
+        events |= {"tlb write", "flow"}
+    elif row.unit == "tmu" or row.effect in _FLOW_RESOURCES:
+        events.add("flow")
+    takes = row.unit == "tmu" and not name.endswith("_s")
+    return Effects(
+        frozenset({"uniform"} if takes else ()),
+        frozenset({name, "r4"} if row.unit == "sfu" else {name}),
+        tokens=row.tokens | {Token.UNIFORM} if takes else row.tokens,
+        events=frozenset(events),
+    )
 
 
-@lru_cache(maxsize=4096)
-def _effects(i: Instr) -> Effects:
-    reads: set[str] = set()
-    writes: set[str] = set()
-    marks: set[str] = set()
-    tokens: set[Token] = set()
-    conditional: set[str] = set()
-    rotated: set[str] = set()
-    for file, addr in read_addresses(i):
-        name, order = _place(file, addr, read=True)
-        reads.add(name)
-        tokens |= order
+@cache
+def _accumulator(mux: int) -> Effects:
+    return Effects(reads=frozenset({regs.ACCUMULATORS[mux]}))
+
+
+@cache
+def _rotation(rotated: frozenset[int], by_r5: bool) -> Effects:
+    events = {f"rotate {regs.ACCUMULATORS[m]}" for m in rotated} | ({"rotate by r5"} if by_r5 else set())
+    return Effects(frozenset({"r5"} if by_r5 else ()), events=frozenset(events))
+
+
+@cache
+def _flags(read: bool, written: bool) -> Effects:
+    return Effects(frozenset({"flags"} if read else ()), frozenset({"flags"} if written else ()))
+
+
+@cache
+def _signal(code: int) -> Effects:
+    row = regs.SIGNALS[code]
+    events = {row.name}
+    if row.loads_r4:
+        events |= {"load r4", "load tlb"} if row.loads_r4 == "tlb" else {"load r4"}
+    if row.ends:
+        events.add("program end")
+    if row.switches:
+        events.add("thread switch")
+    if code not in (0, SIG_SMALL_IMM):
+        events.add("flow")
+    loads = frozenset({f"{row.loads_r4}_result"} if row.loads_r4 else ())
+    writes = frozenset({"r4"} if row.loads_r4 else ())
+    return Effects(loads, writes, tokens=row.tokens, events=frozenset(events))
+
+
+@cache
+def _semaphore(number: int) -> Effects:
+    return Effects(writes=frozenset({f"semaphore{number}"}), tokens=frozenset({Token.SEMAPHORE}))
+
+
+_BRANCH: Final = Effects(events=frozenset({"branch"}))
+
+
+def parts(i: Instr) -> list[Effects]:
+    """What the effects of an instruction are made of; parts that are equal are the same object."""
+    out: list[Effects] = [_read(file, addr) for file, addr in read_addresses(i)]
     for file, addr, cond in write_targets(i):
-        name, order = _place(file, addr, read=False)
-        tokens |= order
-        if cond or addr >= 36:  # a peripheral is triggered whatever the condition
-            writes.add(name)
-            if cond != 1 or _partial(i, file, addr):
-                conditional.add(name)
-        _mark_write(addr, marks)
-        if 52 <= addr <= 55:
-            writes.add("r4")
-        elif addr >= 56 and addr & 3:
-            reads.add("uniform")
-            tokens.add(Token.UNIFORM)
+        out.append(_write(file, addr, not cond, cond == 1 and not _partial(i, file, addr)))
     if isinstance(i, Alu):
-        _alu_effects(i, reads, writes, marks, tokens, rotated)
-    elif isinstance(i, LoadImm | Semaphore):
-        if i.sf:
-            writes.add("flags")
-        if {i.cond_add, i.cond_mul} - {0, 1}:
-            reads.add("flags")
-        if isinstance(i, Semaphore):
-            tokens.add(Token.SEMAPHORE)
-            writes.add(f"semaphore{i.number}")
+        out += [_accumulator(mux) for mux in (*add_sources(i), *mul_sources(i)) if mux < MUX_A]
+        if has_rotation(i):
+            out.append(_rotation(frozenset(m for m in mul_sources(i) if m < 4), i.raddr_b == 48))
+        if i.sig != regs.SIG_ALU:
+            out.append(_signal(i.sig))
     elif isinstance(i, Branch):
-        marks.add("branch")
-        if i.cond != 15:
-            reads.add("flags")
-        if i.reg and i.raddr_a & 1:
-            writes.add("flags")
-    if "uniform" in reads:
-        marks.add("uniform access")
-    if "ms_mask" in reads:
-        marks.add("read ms_mask")
-    if "r4" in reads:
-        marks.add("read r4")
-    reads.discard("none")
-    writes.discard("none")
-    return Effects(*map(frozenset, (reads, writes, marks, tokens, rotated, conditional)))  # type: ignore[arg-type]
+        out.append(_BRANCH)
+        out.append(_flags(i.cond != 15, bool(i.reg and i.raddr_a & 1)))
+        return out
+    elif isinstance(i, Semaphore):
+        out.append(_semaphore(i.number))
+    elif isinstance(i, Reserved):
+        return out
+    if i.sf or i.cond_add > 1 or i.cond_mul > 1:
+        out.append(_flags(i.cond_add > 1 or i.cond_mul > 1, bool(i.sf)))
+    return out
 
 
 def _partial(i: Instr, file: File, addr: int) -> bool:
@@ -175,47 +198,11 @@ def _partial(i: Instr, file: File, addr: int) -> bool:
     return file is File.A and addr < 32 and PACK_A[i.pack].lanes != ALL
 
 
-def _mark_write(addr: int, marks: set[str]) -> None:
-    if addr == 37:
-        marks.add("write r5")
-    elif addr == 36:
-        marks.add("write tmu_noswap")
-    elif addr == 40:
-        marks.add("write unif_addr")
-    elif addr == 44:
-        marks.add("write tlb_z")
-    elif 52 <= addr <= 55:
-        marks.add("write sfu")
-    elif addr >= 56:
-        marks.add("write tmu")
-        if addr & 3:
-            marks.add("uniform access")  # T, R and B take a word of texture set-up
+@lru_cache(1 << 12)
+def _effects(i: Instr) -> Effects:
+    return union(parts(i))
 
 
-def _alu_effects(
-    i: Alu, reads: set[str], writes: set[str], marks: set[str], tokens: set[Token], rotated: set[str]
-) -> None:
-    for mux in (*add_sources(i), *mul_sources(i)):
-        if mux < MUX_A:
-            reads.add(regs.ACCUMULATORS[mux])
-    if has_rotation(i):
-        rotated.update(regs.ACCUMULATORS[m] for m in mul_sources(i) if m < 4)
-        if rotated:
-            marks.add("rotate r0..r3")
-        if i.raddr_b == 48:
-            marks.add("rotate by r5")
-            reads.add("r5")
-    if i.sf:
-        writes.add("flags")
-    if {i.cond_add, i.cond_mul} - {0, 1}:
-        reads.add("flags")
-    signal = regs.SIGNALS[i.sig]
-    tokens |= signal.tokens
-    if signal.loads_r4:
-        marks.add("load r4")
-        writes.add("r4")
-        reads.add(f"{signal.loads_r4}_result")
-    if signal.ends:
-        marks.add("program end")
-    if i.sig in (2, 6):
-        marks.add("thread switch")
+def effects(instr: Instr | int) -> Effects:
+    """Effects of an instruction or word."""
+    return _effects(decode(instr) if isinstance(instr, int) else instr)

@@ -6,17 +6,13 @@ All of these rules are warnings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from qpu.vc4.effects import read_addresses, write_targets
-from qpu.vc4.instr import Alu, Instr, LoadImm, LoadMode
-from qpu.vc4.regs import File
+from qpu.core.effects import Effects
+from qpu.vc4.instr import Instr, LoadImm, LoadMode
 
-__all__ = ["RELEVANT_SIGNALS", "RELEVANT_WRITES", "flow_findings"]
-
-RELEVANT_WRITES = frozenset({36, *range(43, 48), *range(56, 64)})
-RELEVANT_SIGNALS = frozenset({2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})
+__all__ = ["flow_findings"]
 
 _CAP = 9  # beyond the depth of every FIFO
 
@@ -44,15 +40,14 @@ class _State:
         )
 
 
+Tell = Callable[[str, str], None]
+
+
 def _read_setup(i: Instr) -> int | None:
-    """Vectors that a generic VPM read set-up asks for; 0 when the instruction has none, None when it is not known."""
-    for side, (file, addr, _) in enumerate(write_targets(i)):
-        if (file, addr) == (File.A, 49):
-            del side
-            if isinstance(i, LoadImm) and i.mode is LoadMode.WORD and not i.pack:
-                return (i.imm >> 20 & 15 or 16) if i.imm >> 30 == 0 else 0
-            return None
-    return 0
+    """Vectors that a write of the VPM read set-up asks for, 0 when it sets up a DMA load; None when it is not known."""
+    if isinstance(i, LoadImm) and i.mode is LoadMode.WORD and not i.pack:
+        return (i.imm >> 20 & 15 or 16) if i.imm >> 30 == 0 else 0
+    return None
 
 
 def _change(pair: tuple[int, int], unit: int, by: int) -> tuple[int, int]:
@@ -60,21 +55,22 @@ def _change(pair: tuple[int, int], unit: int, by: int) -> tuple[int, int]:
     return (value, pair[1]) if unit == 0 else (pair[0], value)
 
 
-def _step(s: _State, i: Instr, tell: Callable[[str, str], None]) -> _State:
-    """The state after `i`; findings go to `tell`."""
-    for _, addr, _ in write_targets(i):
-        if addr >= 56:
-            s = replace(s, used=True) if addr & 3 else _request(s, addr >> 2 & 1, tell)
-        elif addr == 36 and s.used:
-            tell("H10", "TMU_NOSWAP is changed after the TMU was used")
-        elif 43 <= addr <= 47 and not s.locked:
-            s = replace(s, locked=True)
-    s = _vpm_step(s, i, tell)
-    return _signal_step(s, i.sig, tell) if isinstance(i, Alu) else s
+def _step(s: _State, i: Instr, e: Effects, tell: Tell) -> _State:
+    """The state after `i`, whose effects are `e`; findings go to `tell`."""
+    if "tmu_noswap" in e.writes and s.used:
+        tell("H10", "TMU_NOSWAP is changed after the TMU was used")
+    for unit in (0, 1):
+        if any(f"tmu{unit}_{part}" in e.writes for part in "trb"):
+            s = replace(s, used=True)
+        if f"tmu{unit}_s" in e.writes:
+            s = _request(s, unit, tell)
+    if "tlb write" in e.events:
+        s = replace(s, locked=True)
+    return _signal_step(_vpm_step(s, i, e, tell), e.events, tell)
 
 
-def _request(s: _State, unit: int, tell: Callable[[str, str], None]) -> _State:
-    s = _State(_change(s.tmu, unit, 1), s.carried, True, s.last, s.locked, s.vpm)
+def _request(s: _State, unit: int, tell: Tell) -> _State:
+    s = replace(s, tmu=_change(s.tmu, unit, 1), used=True)
     if s.tmu[unit] > 4:
         tell(
             "H26",
@@ -83,11 +79,13 @@ def _request(s: _State, unit: int, tell: Callable[[str, str], None]) -> _State:
     return s
 
 
-def _vpm_step(s: _State, i: Instr, tell: Callable[[str, str], None]) -> _State:
-    if any(addr == 48 for _, addr in read_addresses(i)) and s.vpm is not None:
+def _vpm_step(s: _State, i: Instr, e: Effects, tell: Tell) -> _State:
+    if "vpm_read" in e.reads and s.vpm is not None:
         if s.vpm == 0:
             tell("H25", "the VPM is read more often than its set-up asked for")
-        s = _State(s.tmu, s.carried, s.used, s.last, s.locked, max(0, s.vpm - 1))
+        s = replace(s, vpm=max(0, s.vpm - 1))
+    if "vr_setup" not in e.writes:
+        return s
     asked = _read_setup(i)
     if asked is None:
         return replace(s, vpm=None)
@@ -99,36 +97,36 @@ def _vpm_step(s: _State, i: Instr, tell: Callable[[str, str], None]) -> _State:
     return s
 
 
-def _signal_step(s: _State, sig: int, tell: Callable[[str, str], None]) -> _State:
-    if sig in (10, 11):
-        unit = sig - 10
-        if s.tmu[unit] == 0:
-            tell("H26", f"a result of TMU{unit} is loaded, but nothing was requested: the QPU waits for ever")
-        return _State(_change(s.tmu, unit, -1), _change(s.carried, unit, -1), s.used, s.last, s.locked, s.vpm)
-    if sig in (2, 6):
+def _signal_step(s: _State, events: frozenset[str], tell: Tell) -> _State:
+    for unit in (0, 1):
+        if f"ldtmu{unit}" in events:
+            if s.tmu[unit] == 0:
+                tell("H26", f"a result of TMU{unit} is loaded, but nothing was requested: the QPU waits for ever")
+            s = replace(s, tmu=_change(s.tmu, unit, -1), carried=_change(s.carried, unit, -1))
+    if "thread switch" in events:
         if s.last:
             tell("H28", "a thread switch after the last one")
         if s.locked:
             tell("H28", "a thread switch while the scoreboard is locked")
         if any(s.carried):
             tell("H28", "TMU results requested before the previous thread switch were not collected")
-        return replace(s, carried=s.tmu, last=s.last or sig == 6)
-    if sig in (4, 7, 8, 9, 12):
+        s = replace(s, carried=s.tmu, last=s.last or "lthrsw" in events)
+    if "sbwait" in events or "load tlb" in events:
         s = replace(s, locked=True)
-    elif sig == 5 and s.locked:
+    elif "sbdone" in events:
         s = replace(s, locked=False)
-    if sig in (3, 9) and s.vpm:
+    if "program end" in events and s.vpm:
         tell("H25", f"the program ends with {s.vpm} vectors of the VPM read set-up not read")
     return s
 
 
 def flow_findings(
-    instrs: Sequence[Instr],
-    relevant: frozenset[int],
+    count: int,
+    relevant: Mapping[int, tuple[Instr, Effects]],
     successors: Callable[[int], Sequence[int]],
-    unknown: frozenset[int],
+    unknown: Collection[int],
 ) -> Iterator[tuple[str, int, str]]:
-    """(rule, index, message). relevant: instructions that change the state; the others are not looked at.
+    """(rule, index, message). relevant: the instructions, of `count`, that change the state.
 
     successors: of an instruction. unknown: instructions entered with an unknown past.
     """
@@ -139,14 +137,15 @@ def flow_findings(
         index = work.pop()
         state = before[index]
         after = state
-        if state is not None and index in relevant:
+        here = relevant.get(index)
+        if state is not None and here is not None:
             # the last visit is the one with the final state
             told = found[index] = []
-            after = _step(state, instrs[index], lambda rule, message, told=told: told.append((rule, message)))  # type: ignore[misc]
+            after = _step(state, *here, lambda rule, message, told=told: told.append((rule, message)))  # type: ignore[misc]
         elif index in found:
             del found[index]
         for nxt in successors(index):
-            if nxt >= len(instrs):
+            if nxt >= count:
                 continue
             if nxt not in before:
                 before[nxt] = after

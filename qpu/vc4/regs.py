@@ -67,8 +67,9 @@ class File(enum.IntEnum):
 class Register:
     """An input or output address (32..63) of one or both register files.
 
-    effect: the resource that an access concerns, as `qpu.vc4.hazards.effects` names it. tokens: sequences whose order
-    the access belongs to. pops: reading takes an item from a stream, so that one access serves both ports.
+    effect: the resource that an access concerns, as `qpu.vc4.effects` names it. tokens: sequences whose order the
+    access belongs to. pops: reading takes an item from a stream, so that one access serves both ports. unit: the shared
+    unit that the access uses (``tmu sfu tlb colour mutex``), or the empty string.
     """
 
     addr: int
@@ -80,6 +81,7 @@ class Register:
     pops: bool = False
     graphics: bool = False
     basis: Basis = Basis.MANUAL
+    unit: str = ""
 
     @property
     def name(self) -> str:
@@ -97,11 +99,12 @@ def _row(
     effect: str,
     doc: str,
     *tokens: Token,
+    unit: str = "",
     pops: bool = False,
     graphics: bool = False,
     basis: Basis = Basis.MANUAL,
 ) -> Register:
-    return Register(addr, files, tuple(names.split()), effect, doc, frozenset(tokens), pops, graphics, basis)
+    return Register(addr, files, tuple(names.split()), effect, doc, frozenset(tokens), pops, graphics, basis, unit)
 
 
 READS: tuple[Register, ...] = (
@@ -119,7 +122,16 @@ READS: tuple[Register, ...] = (
     _row(49, _B, "vw_busy vpm_st_busy", "vdw_busy", "Not zero while a DMA store runs.", Token.DMA_STORE),
     _row(50, _A, "vr_wait vpm_ld_wait", "vdr_wait", "Waits for the DMA load.", Token.DMA_LOAD),
     _row(50, _B, "vw_wait vpm_st_wait", "vdw_wait", "Waits for the DMA store.", Token.DMA_STORE),
-    _row(51, _AB, "mutex mutex_acq mutex_acquire", "mutex_acquire", "Waits for the mutex.", Token.MUTEX, pops=True),
+    _row(
+        51,
+        _AB,
+        "mutex mutex_acq mutex_acquire",
+        "mutex_acquire",
+        "Waits for the mutex.",
+        Token.MUTEX,
+        unit="mutex",
+        pops=True,
+    ),
 )
 
 _TMU_DOC = {"s": "S (or a memory address): starts the request.", "t": "T.", "r": "R or border.", "b": "LOD bias."}
@@ -141,25 +153,28 @@ WRITES: tuple[Register, ...] = (
     _row(41, _B, "y_coord quad_y y_pixel_coord", "quad_y", "Y of the quad.", Token.TLB, graphics=True),
     _row(42, _A, "ms_mask ms_flags", "ms_mask", "Multisample mask.", Token.TLB, graphics=True),
     _row(42, _B, "rev_flag", "rev_flag", "Reverse flag.", Token.TLB, graphics=True),
-    _row(43, _AB, "stencil tlb_stencil tlb_stencil_setup", "tlb_stencil", "Stencil setup.", Token.TLB, graphics=True),
-    _row(44, _AB, "tlbz tlb_z", "tlb_z", "Tile buffer Z.", Token.TLB, graphics=True),
-    _row(45, _AB, "tlbm tlb_colour_ms tlb_color_ms", "tlb_colour", "Colour, one sample.", Token.TLB, graphics=True),
-    _row(46, _AB, "tlbc tlb_colour_all tlb_color_all", "tlb_colour", "Colour, all samples.", Token.TLB, graphics=True),
-    _row(47, _AB, "tlbam tlb_alpha_mask", "tlb_alpha", "Alpha mask.", Token.TLB, graphics=True),
+    _row(43, _AB, "stencil tlb_stencil tlb_stencil_setup", "tlb_stencil", "Stencil setup.",
+         Token.TLB, unit="tlb", graphics=True),
+    _row(44, _AB, "tlbz tlb_z", "tlb_z", "Tile buffer Z.", Token.TLB, unit="tlb", graphics=True),
+    _row(45, _AB, "tlbm tlb_colour_ms tlb_color_ms", "tlb_colour", "Colour, one sample.",
+         Token.TLB, unit="colour", graphics=True),
+    _row(46, _AB, "tlbc tlb_colour_all tlb_color_all", "tlb_colour", "Colour, all samples.",
+         Token.TLB, unit="colour", graphics=True),
+    _row(47, _AB, "tlbam tlb_alpha_mask", "tlb_alpha", "Alpha mask.", Token.TLB, unit="tlb", graphics=True),
     _row(48, _AB, "vpm vpm_write", "vpm_write", "Next vector of the VPM write FIFO.", Token.VPM_WRITE),
     _row(49, _A, "vr_setup vpmvcd_rd_setup", "vr_setup", "Set-up of VPM reads and DMA loads.", Token.VPM_READ),
     _row(49, _B, "vw_setup vpmvcd_wr_setup", "vw_setup", "Set-up of VPM writes and DMA stores.", Token.VPM_WRITE),
     _row(50, _A, "vr_addr vpm_ld_addr", "vr_addr", "Memory address: starts the DMA load.", Token.DMA_LOAD),
     _row(50, _B, "vw_addr vpm_st_addr", "vw_addr", "Memory address: starts the DMA store.", Token.DMA_STORE),
     _row(51, _AB, "mutex mutex_rel mutex_release", "mutex_release", "Gives the mutex back.", Token.MUTEX),
-    _row(52, _AB, "recip sfu_recip", "sfu", "1/a in r4, three instructions on.", Token.SFU),
-    _row(53, _AB, "recipsqrt sfu_recipsqrt rsqrt sfu_rsqrt", "sfu", "1/sqrt(abs(a)), likewise.", Token.SFU),
-    _row(54, _AB, "exp sfu_exp sfu_exp2", "sfu", "2**a, likewise.", Token.SFU),
-    _row(55, _AB, "log sfu_log sfu_log2", "sfu", "log2(abs(a)), likewise.", Token.SFU),
+    _row(52, _AB, "recip sfu_recip", "sfu", "1/a in r4, three instructions on.", Token.SFU, unit="sfu"),
+    _row(53, _AB, "recipsqrt sfu_recipsqrt rsqrt sfu_rsqrt", "sfu", "1/sqrt(abs(a)), likewise.", Token.SFU, unit="sfu"),
+    _row(54, _AB, "exp sfu_exp sfu_exp2", "sfu", "2**a, likewise.", Token.SFU, unit="sfu"),
+    _row(55, _AB, "log sfu_log sfu_log2", "sfu", "log2(abs(a)), likewise.", Token.SFU, unit="sfu"),
     *(
         _row(
             56 + 4 * unit + i, _AB, f"t{unit}{c} tmu{unit}_{c}", f"tmu{unit}_{c}", f"TMU{unit} {_TMU_DOC[c]}",
-            (Token.TMU_REQUEST, Token.TMU1_REQUEST)[unit],
+            (Token.TMU_REQUEST, Token.TMU1_REQUEST)[unit], unit="tmu",
         )
         for unit in (0, 1)
         for i, c in enumerate("strb")
@@ -204,7 +219,7 @@ def write_name(file: File, addr: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A value of the signal field. loads_r4: the source of a load into r4, or empty."""
+    """A value of the signal field. loads_r4: the source of a load into r4, or the empty string."""
 
     code: int
     names: tuple[str, ...]
@@ -213,6 +228,8 @@ class Signal:
     ends: bool = False
     tokens: frozenset[Token] = frozenset()
     graphics: bool = False
+    switches: bool = False
+    colour: bool = False
 
     @property
     def name(self) -> str:
@@ -223,13 +240,13 @@ class Signal:
 SIGNALS: tuple[Signal, ...] = (
     Signal(0, ("bkpt", "break", "breakpoint"), "Software breakpoint: the QPU stops."),
     Signal(1, ("none",), "No signal."),
-    Signal(2, ("thrsw", "tswitch"), "Thread switch, after two more instructions."),
+    Signal(2, ("thrsw", "tswitch"), "Thread switch, after two more instructions.", switches=True),
     Signal(3, ("thrend", "tend"), "Program end, after two more instructions.", ends=True),
     Signal(4, ("sbwait", "waitscb"), "Waits for the scoreboard.", tokens=frozenset({Token.TLB}), graphics=True),
     Signal(5, ("sbdone", "unlscb"), "Unlocks the scoreboard.", tokens=frozenset({Token.TLB}), graphics=True),
-    Signal(6, ("lthrsw", "lswitch"), "Last thread switch.", graphics=True),
+    Signal(6, ("lthrsw", "lswitch"), "Last thread switch.", graphics=True, switches=True),
     Signal(7, ("loadcv", "ldcvtlb"), "Coverage to r4.", "tlb", tokens=frozenset({Token.TLB}), graphics=True),
-    Signal(8, ("loadc", "ldcotlb"), "Colour to r4.", "tlb", tokens=frozenset({Token.TLB}), graphics=True),
+    Signal(8, ("loadc", "ldcotlb"), "Colour to r4.", "tlb", tokens=frozenset({Token.TLB}), graphics=True, colour=True),
     Signal(
         9,
         ("ldcend", "ldcoend"),
@@ -238,6 +255,7 @@ SIGNALS: tuple[Signal, ...] = (
         ends=True,
         tokens=frozenset({Token.TLB}),
         graphics=True,
+        colour=True,
     ),
     Signal(10, ("ldtmu0",), "Oldest result of TMU0 to r4.", "tmu0", tokens=frozenset({Token.TMU_RESULT})),
     Signal(11, ("ldtmu1",), "Oldest result of TMU1 to r4.", "tmu1", tokens=frozenset({Token.TMU1_RESULT})),

@@ -10,10 +10,9 @@ import pytest
 from qpu.core.isa import Isa
 from qpu.errors import Severity
 from qpu.vc4.asm import Asm, assemble, build
-from qpu.vc4.decode import decode
-from qpu.vc4.effects import MARKS, effects
+from qpu.vc4.effects import effects
 from qpu.vc4.encode import encode
-from qpu.vc4.hazards import DISTANCES, ERRORS, check
+from qpu.vc4.hazards import RULES, check
 from qpu.vc4.instr import Alu
 
 NOP = 0x100009E7009E7000
@@ -34,14 +33,14 @@ PAIRS = {
     "H9": (lambda q: q.mov(q.tmu_noswap, q.r0), lambda q: q.mov(q.tmu0_s, q.r0)),
     "H11": (lambda q: q.mov(q.tlb_z, q.r0), lambda q: q.mov(q.r0, q.ms_mask)),
 }
-ROWS = {row.rule: row for row in DISTANCES}
+LIMITS = {rule.id: rule.windows[0].distance for rule in RULES.values() if rule.windows}
 
 
 @pytest.mark.parametrize("rule", PAIRS)
 def test_distance(rule: str) -> None:
     """Exactly the instructions within the distance are blamed."""
     first, second = PAIRS[rule]
-    limit = ROWS[rule].distance
+    limit = LIMITS[rule]
     for distance in range(1, limit + 3):
 
         def kernel(q: Asm, d: int = distance) -> None:
@@ -55,7 +54,7 @@ def test_distance(rule: str) -> None:
         if distance <= limit:
             (f,) = found
             assert (f.index, f.other, f.distance) == (4 + distance, 4, distance)
-            assert f.severity is (Severity.ERROR if rule in ERRORS else Severity.WARNING)
+            assert f.severity is RULES[rule].severity
         else:
             assert not found
 
@@ -65,7 +64,7 @@ def test_distance(rule: str) -> None:
 def test_distance_over_a_branch(rule: str, cond: Any) -> None:
     """The window reaches from the delay slots to the target, and to the fall-through of a conditional branch."""
     first, second = PAIRS[rule]
-    limit = ROWS[rule].distance
+    limit = LIMITS[rule]
     for slot in (1, 2, 3):
         for ahead in (0, 1, 2):
 
@@ -211,36 +210,37 @@ def test_subroutines_do_not_confuse_the_counts() -> None:
 
 
 def test_severities() -> None:
-    assert {row.rule for row in DISTANCES} <= {f"H{n}" for n in range(1, 31)}
+    assert set(RULES) == {"decode", *(f"H{n}" for n in range(1, 30))}
     errors = {"H1", "H2", "H3", "H4", "H5", "H8", "H9", "H23", "H27", *(f"H{n}" for n in range(11, 21))}
-    assert errors == ERRORS
-    for row in DISTANCES:
-        assert row.isas == {Isa.VC4}
-        assert row.source
-        assert row.severity is (Severity.ERROR if row.rule in errors else Severity.WARNING)
+    assert {rule.id for rule in RULES.values() if rule.severity is Severity.ERROR} == errors | {"decode"}
+    for rule in RULES.values():
+        assert rule.isas == {Isa.VC4}
+        assert rule.source
+        assert rule.help
+        assert rule.name
+    assert len({rule.name for rule in RULES.values()}) == len(RULES)
 
 
-def test_the_fast_scan_agrees_with_effects() -> None:
-    """The window's tables against `effects`, on random words."""
-    from qpu.vc4.hazards import _BIT, _REGISTER_BIT, _scan, _tables
-
+def test_windows_name_effects_that_occur() -> None:
+    """Every term of a window is an effect that some word has."""
+    seen: set[str] = set()
     rnd = random.Random(4)
-    tables = _tables()
-    for _ in range(3000):
-        word = rnd.getrandbits(64)
-        if rnd.random() < 0.5:
-            word = word & ~(15 << 60) | rnd.choice([1, 10, 13, 14, 15]) << 60
+    plain = [{"sig": s} for s in range(14)]
+    plain += [{"waddr_add": n, "cond_add": 1, "op_add": 21, "ws": n & 1} for n in range(64)]
+    plain += [{"waddr_mul": n, "cond_mul": 1, "ws": ws} for n in range(64) for ws in (0, 1)]
+    plain += [{"raddr_a": n, "raddr_b": n} for n in range(64)]
+    plain += [{"op_add": 21, "add_a": n, "add_b": n} for n in range(6)]
+    rotations = [{"sig": 13, "raddr_b": 48, "op_mul": 1, "mul_a": n} for n in range(4)]
+    words = [encode(Alu(**fields)) for fields in (*plain, *rotations)]
+    words += [rnd.getrandbits(60) | 15 << 60 for _ in range(20)]
+    for word in words:
         e = effects(word)
-        marks, write, read = _scan(word, tables)
-        want = sum(_BIT.get(mark, 0) for mark in e.marks)
-        i = decode(word)
-        if isinstance(i, Alu) or word >> 57 & 7 in (0, 1, 3, 4) or word >> 60 == 15:
-            if word >> 60 == 15:
-                want &= _BIT["branch"]
-            assert marks & (sum(_BIT.values())) == want, hex(word)
-            assert write == sum(_REGISTER_BIT.get(n, 0) for n in e.writes), hex(word)
-            files = sum(_REGISTER_BIT.get(n, 0) for n in e.reads if n[:2] in ("ra", "rb"))
-            assert read == files | sum(_REGISTER_BIT[n] for n in e.rotated), hex(word)
+        seen |= e.events | {f"read {r}" for r in e.reads} | {f"write {r}" for r in e.writes}
+    assert RULES.windows[Isa.VC4].effects() - seen == {
+        # classes hold both directions of every register
+        "read vr_setup", "read vw_setup", "read vr_addr", "read vw_addr", "read vpm_write",
+        "write vpm_read", "write vdr_busy", "write vdw_busy", "write vdr_wait", "write vdw_wait",
+    }  # fmt: skip
 
 
 def test_effects() -> None:
@@ -250,20 +250,20 @@ def test_effects() -> None:
     e = of(lambda q: q.fadd(q.ra[1], q.uniform, q.r4, sf=True, cond="ifz", sig="ldtmu1").mov(q.broadcast, q.r0))
     assert e.reads == {"uniform", "r4", "r0", "flags", "tmu1_result"}
     assert e.writes == {"ra1", "r5", "flags", "r4"}
-    assert e.marks == {"uniform access", "read r4", "load r4", "write r5"}
-    assert e.conditional == {"ra1"}
+    assert e.events == {"ldtmu1", "load r4", "flow"}
+    assert e.partial == {"ra1"}
+    assert e.needs == e.reads | {"ra1"}
     e = of(lambda q: q.brr(0, cond="anyz", link=q.ra[3], reg=q.ra[5]))
     assert e.reads == {"flags", "ra5"}
     assert e.writes == {"ra3", "flags"}
-    assert e.marks == {"branch"}
+    assert e.events == {"branch"}
     e = of(lambda q: q.sema_down(3))
     assert e.writes == {"semaphore3"}
     assert {t.value for t in e.tokens} == {"semaphore"}
     e = of(lambda q: q.rotate(q.r0, q.r1, q.r5))
-    assert e.rotated == {"r1"}
+    assert e.events == {"small_imm", "rotate r1", "rotate by r5"}
     assert e.reads == {"r1", "r5"}
     assert of(lambda q: q.raw(0xE4020827243CF317)).reads == set()
-    assert set().union(*(effects(encode(Alu(sig=s))).marks for s in range(14))) <= set(MARKS)
 
 
 def test_effects_beyond_the_operands() -> None:
@@ -281,10 +281,10 @@ def test_effects_beyond_the_operands() -> None:
         assert {t.value for t in e.tokens} == {token, "uniform"}
     assert of(lambda q: q.mov(q.tmu0_s, q.r0)).reads == {"r0"}
     # what is left of a register that is written in part
-    assert of(lambda q: q.add(q.ra[1].pack("8b"), q.r0, q.r1)).conditional == {"ra1"}
-    assert of(lambda q: q.add(q.ra[1].pack("32s"), q.r0, q.r1)).conditional == set()
-    assert of(lambda q: q.add(q.ra[1].pack("16a"), q.r0, q.r1).fmul(q.r2, q.r0, q.r1)).conditional == {"ra1"}
-    assert of(lambda q: q.fmul(q.r0.pack("8csf"), q.r0, q.r1)).conditional == {"r0"}
+    assert of(lambda q: q.add(q.ra[1].pack("8b"), q.r0, q.r1)).partial == {"ra1"}
+    assert of(lambda q: q.add(q.ra[1].pack("32s"), q.r0, q.r1)).partial == set()
+    assert of(lambda q: q.add(q.ra[1].pack("16a"), q.r0, q.r1).fmul(q.r2, q.r0, q.r1)).partial == {"ra1"}
+    assert of(lambda q: q.fmul(q.r0.pack("8csf"), q.r0, q.r1)).partial == {"r0"}
 
 
 def test_check_is_total() -> None:

@@ -1,0 +1,147 @@
+"""The hazard rules of VideoCore IV, H1 to H29, one row each: the table that checker, emulator and scheduler read.
+
+Distances count executed instructions: the three delay slots of a branch, then its target; after a conditional branch
+also what follows the slots. Sources: VideoCore IV 3D architecture guide ("Instruction restrictions") and the checkers
+of vc4asm, Mesa and py-videocore; reference: vc4.md 19. H30 (a signal together with a small immediate, load immediate or
+branch) cannot occur in a word, because they use one field; builder and assembler refuse it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qpu.core.hazards import Rule, Rules, Window
+from qpu.core.isa import Basis, Isa
+from qpu.errors import Severity
+
+__all__ = ["BRANCH_SLOTS", "RULES", "SWITCH_SLOTS"]
+
+BRANCH_SLOTS: Final = 3
+"""Instructions behind a branch that are executed in any case."""
+SWITCH_SLOTS: Final = 2
+"""Instructions behind a thread switch or program end that are executed before it happens."""
+
+_VC4: Final = frozenset({Isa.VC4})
+_ERROR, _WARN = Severity.ERROR, Severity.WARNING
+_GUIDE = "VideoCore IV 3D architecture guide"
+
+
+def _rule(
+    id_: str, name: str, severity: Severity, summary: str, help_: str, *windows: Window, source: str = _GUIDE,
+    basis: Basis = Basis.MANUAL,
+) -> Rule:  # fmt: skip
+    return Rule(
+        id=id_, name=name, severity=severity, summary=summary, help=help_, isas=_VC4, source=source, basis=basis,
+        windows=windows,
+    )  # fmt: skip
+
+
+def _w(after: str, before: str, distance: int, message: str = "", *, first: int = 1, same: bool = False) -> Window:
+    return Window(after=after, before=before, distance=distance, first=first, same=same, message=message)
+
+
+def _end(after: str, where: str, part: str) -> Window:
+    """One of the rules about program ends, which hold at the last thread switch, too (vc4asm)."""
+    if part == "access":
+        used = "read uniform | read varying | read vpm | write vpm"
+        return _w(after, used, SWITCH_SLOTS, f"{{}} is accessed at the {where}", first=0)
+    if part == "file":
+        return _w(after, "write file", 0, f"the instruction of the {where} writes {{}}", first=0)
+    return _w(after, "read r14 | write r14", SWITCH_SLOTS, f"{{}} is used at the {where}", first=0)
+
+
+_END, _LAST = ("program end", "program end"), ("lthrsw", "last thread switch")
+
+RULES: Final = Rules(
+    (
+        _rule("decode", "decode", _ERROR, "the word uses a reserved encoding",
+              "look at the word: data in the middle of code is a usual reason"),
+        _rule("H1", "file-read-early", _ERROR,
+              "a register of file A or B is read in the instruction after it is written",
+              "use an accumulator for what is needed at once, or put an instruction between",
+              _w("write file", "read file", 1, "{} is read in the instruction after it is written", same=True)),
+        _rule("H2", "sfu-read-early", _ERROR, "r4 is read before the SFU result is there, three instructions on",
+              "put two instructions between the special function and the read of r4", _w("write sfu", "read r4", 2)),
+        _rule("H3", "sfu-load-clash", _ERROR,
+              "a TMU or tile buffer load reaches r4 while an SFU result is on its way",
+              "load the TMU result before the special function, or three instructions after it",
+              _w("write sfu", "load r4", 2)),
+        _rule("H4", "sfu-busy", _ERROR, "an SFU function is started before the last one has finished",
+              "put two instructions between two special functions", _w("write sfu", "write sfu", 2)),
+        _rule("H5", "rotation-amount-early", _ERROR,
+              "r5 is the rotation amount in the instruction after it is written",
+              "put an instruction between the write of r5 and the rotation", _w("write r5", "rotate by r5", 1)),
+        _rule("H6", "rotation-operand-early", _WARN, "an accumulator is rotated in the instruction after it is written",
+              "put an instruction between the write and the rotation",
+              _w("write acc", "rotate acc", 1, "{} is rotated in the instruction after it is written", same=True)),
+        _rule("H7", "rotation-in-quads", _WARN, "a rotation by 4 to 12 of something other than r0..r3",
+              "move the value to r0..r3 first; elsewhere only rotations within quads work"),
+        _rule("H8", "uniform-early", _ERROR,
+              "a uniform is taken within two instructions of a new uniform address",
+              "put two instructions between the new address and the first uniform",
+              _w("write unif_addr", "read uniform", 2)),
+        _rule("H9", "noswap-early", _ERROR, "a TMU is written within three instructions of TMU_NOSWAP",
+              "write TMU_NOSWAP earlier; three instructions are needed", _w("write tmu_noswap", "write tmu", 3),
+              source="vc4asm and Mesa validators (the guide's example allows the third)"),
+        _rule("H10", "noswap-late", _WARN, "TMU_NOSWAP is changed after the TMU was used",
+              "write TMU_NOSWAP once, before the first request"),
+        _rule("H11", "ms-mask-early", _ERROR, "the multisample mask is read within two instructions of a Z write",
+              "put two instructions between them", _w("write tlb_z", "read ms_mask", 2)),
+        _rule("H12", "shared-units", _ERROR,
+              "one instruction uses two of the shared units: TMU, tile buffer, SFU, mutex",
+              "spread the accesses over two instructions"),
+        _rule("H13", "same-destination", _ERROR,
+              "both ALUs write the same place under conditions that can hold together",
+              "give the two halves opposite conditions, or different destinations"),
+        _rule("H14", "conditional-io-write", _ERROR,
+              "an I/O register is written under a condition; it acts in any case",
+              "write a register under the condition, then the I/O register always"),
+        _rule("H15", "packed-io-write", _ERROR, "a byte is packed into an I/O register",
+              "pack into a register, then write that"),
+        _rule("H16", "vpm-setup-pair", _ERROR, "a VPM access together with the set-up of another",
+              "put set-up and access into different instructions"),
+        _rule("H17", "branch-slot", _ERROR, "a branch in the first two delay slots of another breaks both",
+              "put two instructions between the branches", _w("branch", "branch", 2),
+              source="vc4asm, measured (py-videocore and the kernel forbid the third slot too)"),
+        _rule("H18", "end-access", _ERROR, "uniforms, varyings, VPM or DMA at the program end",
+              "move the access before the program end", _end(*_END, "access")),
+        _rule("H19", "end-file-write", _ERROR,
+              "the instruction of the program end writes a register of file A or B",
+              "move the write before the program end", _end(*_END, "file")),
+        _rule("H20", "end-r14", _ERROR, "ra14 or rb14 is used at the program end", "use other registers at the end",
+              _end(*_END, "r14")),
+        _rule("H21", "end-tlb-z", _WARN, "the last instruction writes tile buffer Z", "move the write up",
+              _w("program end", "write tlb_z", SWITCH_SLOTS, first=SWITCH_SLOTS)),
+        _rule("H22", "scoreboard-early", _WARN,
+              "the first two instructions of a fragment shader must not touch the tile buffer",
+              "fragment shaders only: begin with two other instructions"),
+        _rule("H23", "texture-uniform-pair", _ERROR, "a uniform is read while a texture write takes one",
+              "read the uniform in another instruction"),
+        _rule("H24", "branch-flags", _WARN, "a branch through a register of odd number sets the flags",
+              "branch through a register of even number, unless the flags are wanted", source="vc4asm, measured"),
+        _rule("H25", "vpm-read-count", _WARN, "the VPM is not read exactly as often as its set-up says",
+              "read exactly as many vectors as `setup_vpm_read` asked for", source="vc4asm addendum"),
+        _rule("H26", "tmu-request-count", _WARN, "too many or too few TMU requests outstanding",
+              "make at most four requests to a TMU at a time, and one `ldtmu` for each"),
+        _rule("H27", "semaphore-write", _ERROR, "a semaphore instruction writes TMU, SFU or tile buffer",
+              "let the semaphore instruction write nothing"),
+        _rule("H28", "thread-switch", _WARN, "a thread switch while another is pending",
+              "nothing: user programs need no thread switches on VideoCore IV",
+              _w("thread switch", "thread switch", SWITCH_SLOTS), source="Mesa validator", basis=Basis.DRIVER),
+        _rule("H29", "last-switch-as-end", _WARN, "the rules of the program end, broken at the last thread switch",
+              "nothing: user programs need no thread switches on VideoCore IV",
+              *(_end(*_LAST, part) for part in ("access", "file", "r14")), source="vc4asm", basis=Basis.DRIVER),
+    ),
+    {
+        Isa.VC4: {
+            "file": tuple(f"{prefix}{n}" for prefix in ("ra", "rb") for n in range(32)),
+            "acc": ("r0", "r1", "r2", "r3"),
+            "r14": ("ra14", "rb14"),
+            "tmu": tuple(f"tmu{unit}_{part}" for unit in (0, 1) for part in "strb"),
+            "vpm": ("vpm_read", "vpm_write", "vr_setup", "vw_setup", "vr_addr", "vw_addr", "vdr_busy", "vdw_busy",
+                    "vdr_wait", "vdw_wait"),
+        }
+    },
+    watch=("branch", "write tmu", "flow", "program end | lthrsw"),
+)  # fmt: skip
+"""Every rule of VideoCore IV."""
