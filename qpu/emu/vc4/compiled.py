@@ -78,9 +78,6 @@ class _States:
         s = Slot
         flags = self.words.view(np.bool_)
         views: dict[str, NDArray[Any]] = {
-            "a": self.vectors(s.A, 32),
-            "b": self.vectors(s.B, 32),
-            "acc": self.vectors(s.ACC, 6),
             "sfu_value": self.words[:, s.SFU : s.SFU + LANES],
             "z": flags[:, 4 * s.Z : 4 * s.Z + LANES],
             "neg": flags[:, 4 * s.N : 4 * s.N + LANES],
@@ -90,6 +87,9 @@ class _States:
             "latch_mul": self.words[:, s.LATCH_MUL : s.LATCH_MUL + 4],
             "uniform": self.words[:, s.UNIFORM],
         }
+        registers = self.vectors(s.A, 70)
+        registers[...] = bank.registers
+        bank.place(registers)
         for name, view in views.items():
             view[...] = getattr(bank, name)
             setattr(bank, name, view)
@@ -242,7 +242,7 @@ class CompiledVc4Execution(ReferenceExecution):
             key = min(q.key for q in ready)
             members = [q.number for q in ready if q.key == key]
             meet = min((q.pc for q in ready if q.pc > key[0]), default=None)
-            self._run_group(Group(members, qpus, self._bank, self._units), meet)
+            self._run_group(Group(members, qpus, self._bank), meet)
 
     def _run_group(self, g: Group, stop: int | None) -> None:
         """As the reference engine, but the group stops where native code can go on."""

@@ -19,7 +19,7 @@ from qpu.emu.vc4.translate_state import COUNTERS
 
 __all__ = ["FULL", "HOT", "MAX_NANS", "Program", "program_at"]
 
-VERSION = "vc4-7"  # change it whenever generated code changes
+VERSION = "vc4-8"  # change it whenever generated code changes
 WORTH = 6  # native instructions in a row that make leaving the reference engine worth it
 QUICK, FULL = 0, 2  # optimisation levels
 HOT = 10_000_000  # instructions after which a program is worth the full level
@@ -179,7 +179,7 @@ def stores(graph: Graph, node: Node) -> bool:
     """Whether a native instruction changes what other QPUs see: the VPM (address 48, or 50 of file A), memory (50,
     file B), or the mutex."""
     plan = graph.plan(node.at)
-    if plan is None or plan.add is None or plan.mul is None:
+    if plan is None:
         return False
     if plan.needs_mutex:
         return True

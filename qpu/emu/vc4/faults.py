@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
 
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
+from qpu.emu.vc4.state import Group
 from qpu.errors import EmuFault, FaultPlace
-
-if TYPE_CHECKING:
-    from qpu.emu.vc4.state import Group
 
 __all__ = ["Level", "Reporter", "describe_address", "disassemble"]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import accumulate
 
 from qpu.emu.engine.memory import Memory
+from qpu.emu.vc4.alu import BRANCH_SLOTS, END_SLOTS
 from qpu.emu.vc4.faults import Level
 from qpu.emu.vc4.prepare import COUNTS, plan
-from qpu.emu.vc4.reference_execute import Step, make_step
+from qpu.emu.vc4.reference_execute import Step
 from qpu.emu.vc4.state import BUS_MASK
 from qpu.vc4.instr import Branch
 
@@ -26,7 +27,7 @@ def step(word: int) -> Step:
     if found is None:
         if len(_steps) >= _KEEP:
             _steps.clear()
-        found = _steps[word] = make_step(plan(word))
+        found = _steps[word] = Step(plan(word))
     return found
 
 
@@ -81,7 +82,7 @@ class Code:
             if left <= 0 or any(issue.level is Level.STOP for issue in s.plan.issues):
                 break
             if isinstance(s.plan.instr, Branch):
-                left = min(left, 3)
+                left = min(left, BRANCH_SLOTS)
             elif s.plan.ends:
-                left = min(left, 2)
+                left = min(left, END_SLOTS)
         return steps

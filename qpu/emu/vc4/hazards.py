@@ -11,7 +11,7 @@ import numpy as np
 
 from qpu.emu.engine.numpy_lanes import LANES
 from qpu.emu.vc4.faults import Level, Reporter
-from qpu.emu.vc4.prepare import Effect, Half, Place, Plan
+from qpu.emu.vc4.prepare import Effect, Place, Plan
 from qpu.emu.vc4.state import Flag, Group, Vector
 from qpu.vc4.instr import Branch
 from qpu.vc4.regs import MUX_A, MUX_B
@@ -33,8 +33,6 @@ def keep_old(g: Group, plan: Plan) -> None:
     """Remember what the physical registers held that `plan` is about to write (lenient runs only)."""
     g.old_a = g.old_b = None
     for half in (plan.add, plan.mul):
-        if half is None:
-            continue
         if half.dest.place is Place.A:
             g.old_a = g.bank.a[half.dest.number][g.sel].copy()
         elif half.dest.place is Place.B:
@@ -80,7 +78,7 @@ def broken_rule(faults: Reporter, g: Group, plan: Plan, history: tuple[int, int,
 def _sfu(faults: Reporter, g: Group, plan: Plan) -> None:
     if plan.load is not None:
         rule, text = "H3", "a TMU load signal one or two instructions after an SFU write"
-    elif any(h is not None and h.dest.place is Place.IO and 52 <= h.dest.number < 56 for h in (plan.add, plan.mul)):
+    elif any(h.dest.place is Place.IO and 52 <= h.dest.number < 56 for h in (plan.add, plan.mul)):
         rule, text = "H4", "an SFU write one or two instructions after another"
     else:
         rule, text = "H2", "r4 is read one or two instructions after an SFU write; the third sees the result"
@@ -122,13 +120,9 @@ def _lanes_read(g: Group, plan: Plan, mux: int) -> Flag:
         return ~none
     lanes = none
     for half in (plan.add, plan.mul):
-        if half is not None and half.active and mux in _operands(half):
+        if half.active and mux in half.sources:
             lanes = lanes | _condition(g, half.cond)
     return lanes
-
-
-def _operands(half: Half) -> set[int]:
-    return {half.a, half.b} if half.op.arity == 2 else {half.a}
 
 
 def _condition(g: Group, code: int) -> Flag:

@@ -10,13 +10,26 @@ import enum
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from qpu.core.optable import Op
+from qpu.core.optable import Op, Semantics
 from qpu.emu.vc4.faults import Level
 from qpu.vc4.decode import decode
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, Semaphore
-from qpu.vc4.ops import ADD_OPS, MUL_OPS, float_operands, float_result
-from qpu.vc4.pack import PACK_A, PACK_MUL, UNPACK, Pack, Unpack
-from qpu.vc4.regs import FILE_FREE_READS, MUX_A, MUX_B, NOP, READS, WRITES, File, reader, small_imm_value, writer
+from qpu.vc4.ops import ADD_OPS, MUL_OPS, float_operands, float_result, is_move
+from qpu.vc4.pack import PACK_A, PACK_MUL, UNPACK, Pack
+from qpu.vc4.regs import (
+    FILE_FREE_READS,
+    MUX_A,
+    MUX_B,
+    NOP,
+    READS,
+    WRITES,
+    BranchCond,
+    File,
+    branch_cond,
+    reader,
+    small_imm_value,
+    writer,
+)
 
 __all__ = [
     "COUNTS",
@@ -64,11 +77,15 @@ class Place(enum.Enum):
 
 
 class Dest(NamedTuple):
-    """A destination. number: register or accumulator number, or the address of an output register."""
+    """A destination. number: register or accumulator number, or the address of an output register.
+
+    register: ra0..31 are 0..31, rb0..31 are 32..63, r0..r5 are 64..69; -1 elsewhere.
+    """
 
     place: Place
     number: int
     file: File = File.A
+    register: int = -1
 
 
 class Read(enum.Enum):
@@ -79,7 +96,6 @@ class Read(enum.Enum):
     SMALL_IMM = "small_imm"
     INPUT = "input"
     SHARED = "shared"  # the same pop as port A
-    NUMBER = "number"  # unassigned addresses: element number (A), QPU number (B)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +117,9 @@ class Issue(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """One ALU's share. cond: write condition; pack: applied to the result; active: it has an effect."""
+    """One ALU's part. cond: write condition; pack: applied to the result; active: it has an effect; move: its result
+    is its operand; sources: the operands that the operation takes.
+    """
 
     op: Op
     a: int
@@ -111,6 +129,9 @@ class Half:
     pack: Pack | None
     is_float: bool
     active: bool
+    move: bool = False
+    sources: frozenset[int] = frozenset()
+    binary: bool = False
 
 
 class Counts(NamedTuple):
@@ -130,6 +151,15 @@ COUNTS = Counts._fields
 R5_ROTATION = -1
 
 
+def _nop() -> Op:
+    row = ADD_OPS[0]
+    assert row is not None
+    return row
+
+
+_IDLE = Half(_nop(), 0, 0, 0, Dest(Place.NONE, NOP), None, False, False)
+
+
 @dataclass(slots=True)
 class Plan:
     """All about one instruction."""
@@ -145,11 +175,10 @@ class Plan:
     # ALU
     read_a: Source | None = None
     read_b: Source | None = None
-    unpack: Unpack | None = None
-    unpack_float: bool = False
+    unpack: Semantics | None = None  # f(v, x)
     unpack_r4: bool = False
-    add: Half | None = None
-    mul: Half | None = None
+    add: Half = _IDLE
+    mul: Half = _IDLE
     flags_from: str = ""  # "add", "mul" or empty
     rotate: int | None = None  # 1..15, or R5_ROTATION
     merged: bool = False  # both halves write one output register under complementary conditions
@@ -159,6 +188,7 @@ class Plan:
     switches: bool = False
     needs_mutex: bool = False
     s_with_uniform: int | None = None  # TMU number when S is written beside a uniform read
+    branch: BranchCond | None = None
     # For the scheduler's inner loop, from the above
     blocks: bool = False  # mutex or semaphore
     is_branch: bool = False
@@ -168,11 +198,11 @@ class Plan:
 
 def _dest(waddr: int, file: File) -> Dest:
     if waddr < 32:
-        return Dest(Place.A if file is File.A else Place.B, waddr, file)
+        return Dest(Place.A, waddr, file, waddr) if file is File.A else Dest(Place.B, waddr, file, 32 + waddr)
     if waddr < 36:
-        return Dest(Place.ACC, waddr - 32, file)
+        return Dest(Place.ACC, waddr - 32, file, 32 + waddr)
     if waddr == 37:
-        return Dest(Place.R5_QUADS if file is File.A else Place.R5_ALL, 37, file)
+        return Dest(Place.R5_QUADS if file is File.A else Place.R5_ALL, 37, file, 69)
     if waddr == 38:
         return Dest(Place.HOST, 38, file)
     if waddr == NOP:
@@ -306,8 +336,6 @@ def _load(word: int, i: LoadImm | Semaphore) -> Plan:
     p = Plan(word, i)
     add, mul = _dests(i.waddr_add, i.waddr_mul, i.ws)
     issues: list[Issue] = []
-    row = ADD_OPS[0]
-    assert row is not None
     p.merged = _same(add, mul) and add.place is Place.IO and _complementary(i.cond_add, i.cond_mul)
     p.clash = _same(add, mul) and add.place is not Place.IO
     add_pack, mul_pack = _packs(i.pm, i.pack, add, mul, issues)
@@ -318,8 +346,8 @@ def _load(word: int, i: LoadImm | Semaphore) -> Plan:
         if bad:
             text = f"a semaphore instruction must not write output register {bad[0]}"
             issues.append(Issue(Level.UNKNOWN, "H27", text))
-    p.add = Half(row, 0, 0, i.cond_add, add, add_pack, False, _writes(add, i.cond_add) or bool(i.sf))
-    p.mul = Half(row, 0, 0, i.cond_mul, mul, mul_pack, False, _writes(mul, i.cond_mul))
+    p.add = Half(_nop(), 0, 0, i.cond_add, add, add_pack, False, _writes(add, i.cond_add))
+    p.mul = Half(_nop(), 0, 0, i.cond_mul, mul, mul_pack, False, _writes(mul, i.cond_mul))
     p.flags_from = "add" if i.sf and i.cond_add else ""
     _finish(p, (add, mul), (i.cond_add, i.cond_mul))
     if _end_forbid((add, mul), ()):
@@ -334,7 +362,8 @@ def _load(word: int, i: LoadImm | Semaphore) -> Plan:
 def _branch(word: int, i: Branch) -> Plan:
     p = Plan(word, i)
     issues: list[Issue] = []
-    if 12 <= i.cond <= 14:
+    p.branch = branch_cond(i.cond)
+    if p.branch is None:
         issues.append(Issue(Level.STOP, "reserved-instruction", f"branch condition {i.cond} is reserved"))
     add, mul = _dests(i.waddr_add, i.waddr_mul, i.ws)
     for dest in (add, mul):
@@ -351,12 +380,6 @@ def _branch(word: int, i: Branch) -> Plan:
     p.counts = Counts(branches=1)
     p.issues = tuple(issues)
     return p
-
-
-def _nop() -> Op:
-    row = ADD_OPS[0]
-    assert row is not None
-    return row
 
 
 def _writes(dest: Dest, cond: int) -> bool:
@@ -393,6 +416,11 @@ _SIGNAL_ISSUES: dict[int, Issue] = {
 }
 
 
+def _half(op: Op, a: int, b: int, cond: int, dest: Dest, pack: Pack | None, active: bool) -> Half:
+    sources = frozenset((a, b)[: op.arity])
+    return Half(op, a, b, cond, dest, pack, float_result(op), active, a == b and is_move(op), sources, op.arity == 2)
+
+
 def _alu(word: int, i: Alu) -> Plan:
     p = Plan(word, i)
     issues: list[Issue] = []
@@ -423,23 +451,20 @@ def _alu(word: int, i: Alu) -> Plan:
         issues.append(Issue(Level.UNKNOWN, "add-nop-write", text))
     # A MUL operation feeds the latch that MUL nops repeat, even without a destination.
     mul_active = bool(i.op_mul and i.cond_mul) or _writes(mul, i.cond_mul) or p.flags_from == "mul"
-    p.add = Half(op_add, i.add_a, i.add_b, i.cond_add, add, add_pack, float_result(op_add), add_active)
-    p.mul = Half(op_mul, i.mul_a, i.mul_b, i.cond_mul, mul, mul_pack, float_result(op_mul), mul_active)
+    p.add = _half(op_add, i.add_a, i.add_b, i.cond_add, add, add_pack, add_active)
+    p.mul = _half(op_mul, i.mul_a, i.mul_b, i.cond_mul, mul, mul_pack, mul_active)
     muxes: set[int] = set()
     floats: set[int] = set()
-    for half, mux_op, active in ((p.add, i.op_add, add_active), (p.mul, i.op_mul, mul_active)):
-        if not mux_op:
-            continue
-        taken = {half.a, half.b} if half.op.arity == 2 else {half.a}
+    for half in (p.add, p.mul):
         if float_operands(half.op):
-            floats |= taken
-        if active:
-            muxes |= taken
+            floats |= half.sources
+        if half.active:
+            muxes |= half.sources
     _reads(p, i, muxes, issues)
     if i.unpack:
-        p.unpack = UNPACK[i.unpack]
+        row = UNPACK[i.unpack]
+        p.unpack = row.as_float if i.pm or MUX_A in floats else row.as_int
         p.unpack_r4 = bool(i.pm)
-        p.unpack_float = bool(i.pm) or MUX_A in floats
         if not i.pm and i.raddr_a >= 32:
             p.unpack = None
             if MUX_A in muxes and i.raddr_a != NOP:
@@ -481,11 +506,11 @@ def _source(addr: int, file: File, used: bool, issues: list[Issue]) -> Source | 
         if used:
             text = f"input address {addr} is unassigned; emulated as the element number (A) or QPU number (B)"
             issues.append(Issue(Level.UNKNOWN, "unassigned-read", text))
-        return Source(Read.NUMBER, addr, used)
+        return Source(Read.INPUT, addr, used)
     if row.graphics:
         text = f"input register {row.name} belongs to graphics, which is not emulated"
         issues.append(Issue(Level.UNKNOWN, "graphics-register", text))
-        return Source(Read.NUMBER, addr, used)
+        return Source(Read.INPUT, addr, used)
     return Source(Read.INPUT, addr, used)
 
 

@@ -21,10 +21,12 @@ from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.numpy_lanes import U32, quiet
 from qpu.emu.engine.trace import Trace
+from qpu.emu.vc4.alu import BRANCH_SLOTS, END_SLOTS, SWITCH_SLOTS
 from qpu.emu.vc4.faults import Level, Reporter, describe_address, disassemble
 from qpu.emu.vc4.fetch import Block, Code
 from qpu.emu.vc4.hazards import broken_rule, keep_old, restore
 from qpu.emu.vc4.prepare import COUNTS, Plan
+from qpu.emu.vc4.reference_execute import ReferenceThread
 from qpu.emu.vc4.state import BUS_MASK, CLOCKS_PER_INSTRUCTION, Bank, Flag, Group, Qpu, Status
 from qpu.emu.vc4.sync import Sync
 from qpu.emu.vc4.units import Units
@@ -225,7 +227,7 @@ class ReferenceExecution:
             key = min(q.key for q in ready)
             members = [q.number for q in ready if q.key == key]
             meet = min((q.pc for q in ready if q.pc > key[0]), default=None)
-            self._run_group(Group(members, qpus, self._bank, self._units), meet)
+            self._run_group(Group(members, qpus, self._bank), meet)
 
     def _next_turn(self) -> None:
         """Start the next turn, or find out that nobody can ever go on."""
@@ -354,6 +356,7 @@ class ReferenceExecution:
         steps, base = block.steps, state.pc
         faults, lenient, trace = self._faults, not self._strict, self._trace
         one, two, three = state.history
+        thread = ReferenceThread(g, self._units)
         first = k = 0  # the statistics cover instructions up to `first`
         try:
             while k < count:
@@ -372,6 +375,7 @@ class ReferenceExecution:
                         if rest is None:
                             return None, k
                         g = rest
+                        thread = ReferenceThread(g, self._units)
                     g.suspend = isinstance(plan.instr, Semaphore)
                 patch = None
                 if (plan.forbid1 & one) | (plan.forbid2 & two) | (plan.forbid3 & three):
@@ -381,7 +385,7 @@ class ReferenceExecution:
                 before = None if trace is None else self._registers(g)
                 cancel = patch is not None and patch.cancel
                 if not cancel:
-                    step.run(g)
+                    step.execute(thread, plan)
                 if patch is not None:
                     restore(g, patch)
                 k += 1
@@ -428,13 +432,13 @@ class ReferenceExecution:
             if not state.branch_left:
                 jump = [int(x) for x in np.where(state.taken, state.target, following)]
         if plan.is_branch:
-            state.branch_left = 3
+            state.branch_left = BRANCH_SLOTS
             state.taken, state.target = g.branch_taken, g.branch_target
         if state.end_left:
             state.end_left -= 1
             state.ended = not state.end_left
         elif plan.ends:
-            state.end_left = 2
+            state.end_left = END_SLOTS
         if state.switch_left:
             state.switch_left -= 1
             if not state.switch_left:
@@ -442,7 +446,7 @@ class ReferenceExecution:
                     self._bank.lose_accumulators(q)
                 g.suspend = True
         elif plan.switches:
-            state.switch_left = 2
+            state.switch_left = SWITCH_SLOTS
         return jump
 
     def _check(self, g: Group, plan: Plan) -> None:
@@ -470,7 +474,7 @@ class ReferenceExecution:
                 state.save(q, i, g.pc)
         if not passed:
             return None
-        rest = Group([g.ids[i] for i in passed], self._qpus, self._bank, self._units)
+        rest = Group([g.ids[i] for i in passed], self._qpus, self._bank)
         rest.pc = g.pc
         state.taken, state.target = state.taken[passed], state.target[passed]
         rest.wrote_a, rest.wrote_b = (None if x is None else x[passed] for x in (g.wrote_a, g.wrote_b))

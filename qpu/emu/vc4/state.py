@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qpu.emu.engine.numpy_lanes import LANES
-
-if TYPE_CHECKING:
-    from qpu.emu.vc4.units import Units
 
 __all__ = ["BUS_MASK", "CLOCKS_PER_INSTRUCTION", "Bank", "Flag", "Group", "Qpu", "Status", "Vector"]
 
@@ -37,6 +34,8 @@ class Bank:
         "latch_mul",
         "n",
         "neg",
+        "registers",
+        "rows",
         "sfu_left",
         "sfu_value",
         "uniform",
@@ -45,9 +44,7 @@ class Bank:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.a = np.empty((32, n, LANES), np.uint32)
-        self.b = np.empty((32, n, LANES), np.uint32)
-        self.acc = np.empty((6, n, LANES), np.uint32)
+        self.place(np.empty((70, n, LANES), np.uint32))
         self.z: Flag = np.empty((n, LANES), np.bool_)
         self.neg: Flag = np.empty((n, LANES), np.bool_)
         self.c: Flag = np.empty((n, LANES), np.bool_)
@@ -60,10 +57,17 @@ class Bank:
         for q in range(n):
             self.undefine(q)
 
+    def place(self, registers: NDArray[np.uint32]) -> None:
+        """Keep the registers in this array from now on: ra0..31, rb0..31, r0..r5, shape (70, QPUs, 16)."""
+        self.registers = registers
+        self.rows: list[NDArray[np.uint32]] = list(registers)
+        self.a, self.b, self.acc = registers[:32], registers[32:64], registers[64:]
+
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
         """All of it."""
-        return tuple(getattr(self, name) for name in self.__slots__ if name != "n")
+        parts = ("a", "acc", "b", "n", "rows")
+        return tuple(getattr(self, name) for name in self.__slots__ if name not in parts)
 
     def undefine(self, q: int) -> None:
         """Fill the registers of a QPU with 0xDEADfrrl: f the file (a, b, or c for accumulators), rr register, l lane.
@@ -165,18 +169,16 @@ class Group:
         "sel",
         "sfu_live",
         "suspend",
-        "units",
         "wrote_a",
         "wrote_b",
     )
 
-    def __init__(self, ids: Sequence[int], qpus: Sequence[Qpu], bank: Bank, units: Units) -> None:
+    def __init__(self, ids: Sequence[int], qpus: Sequence[Qpu], bank: Bank) -> None:
         self.ids = tuple(ids)
         self.n = len(self.ids)
         self.rows: NDArray[np.intp] = np.array(self.ids, np.intp)
         self.qpus = tuple(qpus[q] for q in self.ids)
         self.bank = bank
-        self.units = units
         first, last = self.ids[0], self.ids[-1]
         self.sel: slice | NDArray[np.intp]
         if last - first + 1 == self.n:
@@ -203,10 +205,10 @@ class Group:
         """Instruction index of the current instruction in the program of member `i`."""
         return (self.pc - self.qpus[i].entry) >> 3
 
-    def start_sfu(self, value: Vector) -> None:
-        """An SFU lookup: its result is in r4 for the third instruction from here."""
+    def start_sfu(self, value: Vector, latency: int) -> None:
+        """An SFU lookup: its result is in r4 for the instruction `latency` later."""
         self.bank.sfu_value[self.sel] = value
-        self.bank.sfu_left[self.sel] = 3
+        self.bank.sfu_left[self.sel] = latency
         self.sfu_live = True
 
     def tick_sfu(self) -> None:

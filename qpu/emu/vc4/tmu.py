@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.emu.engine.machine import RunStats
+from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.numpy_lanes import LANES
-from qpu.emu.vc4.faults import Level
+from qpu.emu.vc4.faults import Level, Reporter
 from qpu.emu.vc4.state import BUS_MASK, Group, Vector
 from qpu.emu.vc4.texture import Request, TextureError, lookup
-
-if TYPE_CHECKING:
-    from qpu.emu.vc4.units import Units
+from qpu.emu.vc4.uniforms import Uniforms
 
 __all__ = ["FIFO_DEPTH", "SAFE_DEPTH", "Tmu"]
 
@@ -28,10 +26,24 @@ class Tmu:
     A request reads memory when it is made; the answer waits in a queue of the QPU until a load signal takes it.
     """
 
-    __slots__ = ("_count", "_data", "_head", "_partial", "_units", "noswap", "used")
+    __slots__ = (
+        "_count",
+        "_data",
+        "_faults",
+        "_head",
+        "_memory",
+        "_partial",
+        "_stats",
+        "_uniforms",
+        "noswap",
+        "used",
+    )
 
-    def __init__(self, n: int, units: Units) -> None:
-        self._units = units
+    def __init__(self, n: int, memory: Memory, stats: RunStats, faults: Reporter, uniforms: Uniforms) -> None:
+        self._memory = memory
+        self._stats = stats
+        self._faults = faults
+        self._uniforms = uniforms
         self._data: NDArray[np.uint32] = np.zeros((2, n, FIFO_DEPTH, LANES), np.uint32)
         self._head: NDArray[np.int64] = np.zeros((2, n), np.int64)
         self._count: NDArray[np.int64] = np.zeros((2, n), np.int64)
@@ -68,11 +80,11 @@ class Tmu:
             # Members differ in what they wrote before; each goes its own way.
             words = np.zeros(g.n, np.uint32)
             texturing = [i for i, q in enumerate(g.ids) if partial[q] is not None]
-            words[texturing] = self._units.uniforms(g, texturing)
+            words[texturing] = self._uniforms.take(g, texturing)
             for i in range(g.n):
                 self._push(g, tmu, g.rows[i : i + 1], self._one(g, i, tmu, value, int(words[i])), i)
             return
-        words = self._units.uniforms(g, range(g.n))
+        words = self._uniforms.take(g, range(g.n))
         if component == 0:
             for i in range(g.n):
                 self._push(g, tmu, g.rows[i : i + 1], self._one(g, i, tmu, value, int(words[i])), i)
@@ -84,22 +96,23 @@ class Tmu:
             name = _COMPONENTS[component]
             if name in request.components:
                 text = f"t{tmu}{name} is written twice in one texture request"
-                self._units.faults.report(Level.UNKNOWN, "tmu-component-twice", text, g, i)
+                self._faults.report(Level.UNKNOWN, "tmu-component-twice", text, g, i)
             request.components[name] = value[i].copy()
             request.setup.append(int(words[i]))
 
-    def load(self, g: Group, tmu: int) -> None:
-        """A load signal: the oldest answer goes to r4."""
+    def take(self, g: Group, tmu: int) -> Vector:
+        """A load signal: the oldest answer."""
         rows = g.rows
         count = self._count[tmu, rows]
         if not count.all():
             i = int(np.flatnonzero(count == 0)[0])
             text = f"ldtmu{tmu} with no request under way: the QPU would wait for ever"
-            self._units.faults.report(Level.STOP, "tmu-empty", text, g, i)
+            self._faults.report(Level.STOP, "tmu-empty", text, g, i)
         head = self._head[tmu, rows]
-        g.bank.acc[4][g.sel] = self._data[tmu, rows, head]
+        answer: Vector = self._data[tmu, rows, head]
         self._head[tmu, rows] = (head + 1) % FIFO_DEPTH
         self._count[tmu, rows] = count - 1
+        return answer
 
     def set_noswap(self, g: Group, value: Vector) -> None:
         """A write of TMU_NOSWAP; lane 0 counts."""
@@ -107,21 +120,21 @@ class Tmu:
             new = bool(value[i, 0])
             if self._count[:, q].any():
                 text = "tmu_noswap is written while TMU requests are under way; collect them first"
-                self._units.faults.report(Level.UNKNOWN, "tmu-noswap-busy", text, g, i)
+                self._faults.report(Level.UNKNOWN, "tmu-noswap-busy", text, g, i)
             elif self.used[q] and new != self.noswap[q]:
                 text = "tmu_noswap is changed after the TMU was used; change it before the first request"
-                self._units.faults.report(Level.WARN, "H10", text, g, i)
+                self._faults.report(Level.WARN, "H10", text, g, i)
             self.noswap[q] = new
 
     def _direct(self, g: Group, value: Vector, at: int = 0) -> Vector:
         """One word for each lane; `at`: position in the group of the first row of `value`."""
-        memory = self._units.memory
+        memory = self._memory
         address = value & np.uint32(BUS_MASK & ~3)
         legal = memory.legal(address)
         if not legal.all():
             i, lane = (int(x) for x in np.argwhere(~legal)[0])
-            raise self._units.faults.out_of_bounds("TMU read", int(address[i, lane]), g, at + i, lane=lane)
-        self._units.stats.tmu_read_bytes += 4 * LANES * len(value)
+            raise self._faults.out_of_bounds("TMU read", int(address[i, lane]), g, at + i, lane=lane)
+        self._stats.tmu_read_bytes += 4 * LANES * len(value)
         values: Vector = memory.words[address >> np.uint32(2)]
         return values
 
@@ -135,15 +148,15 @@ class Tmu:
         request.components["s"] = value[i].copy()
         request.setup.append(word)
         try:
-            answer, concerns = lookup(request, self._units.memory)
+            answer, concerns = lookup(request, self._memory)
         except TextureError as error:
             if error.address is not None:
-                raise self._units.faults.out_of_bounds("texture read", error.address, g, i, lane=error.lane) from None
-            self._units.faults.report(Level.STOP, error.rule, str(error), g, i, lane=error.lane)
+                raise self._faults.out_of_bounds("texture read", error.address, g, i, lane=error.lane) from None
+            self._faults.report(Level.STOP, error.rule, str(error), g, i, lane=error.lane)
             raise
         for text in concerns:
-            self._units.faults.report(Level.WARN, "texture-uncertain", text, g, i)
-        self._units.stats.tmu_read_bytes += 4 * LANES
+            self._faults.report(Level.WARN, "texture-uncertain", text, g, i)
+        self._stats.tmu_read_bytes += 4 * LANES
         return answer[None, :]
 
     def _push(
@@ -157,12 +170,12 @@ class Tmu:
                 text = (
                     f"request {most} of TMU{tmu}: its queue holds {FIFO_DEPTH}; collect answers with ldtmu{tmu} first"
                 )
-                self._units.faults.report(Level.STOP, "tmu-overflow", text, g, i)
+                self._faults.report(Level.STOP, "tmu-overflow", text, g, i)
             text = f"{most} requests under way in TMU{tmu}; more than {SAFE_DEPTH} are unreliable on hardware"
-            self._units.faults.report(Level.WARN, "tmu-depth", text, g, i)
+            self._faults.report(Level.WARN, "tmu-depth", text, g, i)
         slot = (self._head[tmu, rows] + count) % FIFO_DEPTH
         self._data[tmu, rows, slot] = values
         self._count[tmu, rows] = count + 1
-        self._units.stats.tmu_requests += len(rows)
+        self._stats.tmu_requests += len(rows)
         for q in rows:
             self.used[q] = True

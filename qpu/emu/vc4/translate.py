@@ -14,7 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from llvmlite import ir
+from numpy.typing import NDArray
 
 from qpu.core.optable import Op
 from qpu.emu.engine.llvm_lanes import (
@@ -22,6 +24,7 @@ from qpu.emu.engine.llvm_lanes import (
     I1,
     I1X16,
     I8,
+    I16,
     I32,
     I32X16,
     I64,
@@ -30,27 +33,29 @@ from qpu.emu.engine.llvm_lanes import (
     FloatMode,
     LlvmLanes,
 )
-from qpu.emu.vc4.prepare import R5_ROTATION, Half, Place, Plan, Read, Source
+from qpu.emu.vc4 import alu
+from qpu.emu.vc4.prepare import Dest, Plan
 from qpu.emu.vc4.translate_graph import DYNAMIC, MUTEX, Graph, Node, releases
 from qpu.emu.vc4.translate_state import FAST_SUM, Arg, Reason, Slot, Tally
 from qpu.emu.vc4.translate_units import Units
 from qpu.vc4 import sem
 from qpu.vc4.instr import Alu, Branch, LoadImm
-from qpu.vc4.ops import SFU, is_move, saturated
-from qpu.vc4.regs import BRANCH_CONDS, MUX_A, MUX_B, File
+from qpu.vc4.regs import File
 
 __all__ = ["Translation", "translate"]
 
+Index = NDArray[np.intp]
 _PTR = ir.PointerType()
 I8X16 = ir.VectorType(I8, LANES)
 I32X4 = ir.VectorType(I32, 4)
 LONGEST = 512  # instructions of a chain
 MOST_REQUESTS = 4  # of one TMU in a chain: what it takes from the queue must still be there if it is undone
 _FLAGS = {"z": Slot.Z, "n": Slot.N, "c": Slot.C}
-_LINKS = (Place.A, Place.B, Place.ACC, Place.R5_ALL, Place.R5_QUADS)
+_FUNCTIONS = {Alu: alu.operate, LoadImm: alu.load, Branch: alu.branch}
+SFU_RESULT = (Slot.SFU - Slot.A) // LANES
 
 
-class _Value:
+class Value:
     """A register's content. raw: as float operations may take it; `plain` once denormals, -0 and NaN are dealt with."""
 
     __slots__ = ("plain", "raw")
@@ -169,27 +174,17 @@ class _Translator:
         first = self.b.insert_element(undefined, scalar, I32(0))
         return self.b.shuffle_vector(first, undefined, ir.Constant(I32X16, [0] * LANES))
 
-    def bits(self, mask: ir.Value) -> ir.Value:
-        """The 16 lanes of a mask as a number."""
-        return self.b.bitcast(mask, ir.IntType(16))
-
-    def any_lane(self, mask: ir.Value) -> ir.Value:
-        return self.b.icmp_unsigned("!=", self.bits(mask), ir.IntType(16)(0))
-
-    def all_lanes(self, mask: ir.Value) -> ir.Value:
-        return self.b.icmp_unsigned("==", self.bits(mask), ir.IntType(16)(0xFFFF))
-
     # -- chains
 
     def chain(self, node: Node) -> None:
         """Emit from `node` on until control can go two ways, leaves, or meets a block that exists."""
         self.b.position_at_end(self.blocks[node])
         self.first = node
-        self.registers: dict[int, _Value] = {}
+        self.registers: dict[int, Value] = {}
         self.dirty: dict[int, None] = {}
         self.flags: dict[str, ir.Value] = {}
         self.dirty_flags: dict[str, None] = {}
-        self.latched: dict[Slot, ir.Value] = {}
+        self.latched_values: dict[int, ir.Value] = {}
         self.checks: list[ir.Value] = []  # i1: the chain must be undone
         self.unordered: list[ir.Value] = []  # values that must not be NaN
         self.taken: ir.Value | None = None
@@ -200,7 +195,11 @@ class _Translator:
         while True:
             plan = self.graph.plan(node.at)
             assert plan is not None
-            self.step(node, plan)
+            self.at = node.at
+            self.tally.add(plan)
+            _FUNCTIONS[type(plan.instr)](self, plan)
+            if node.sfu == 1:
+                self.put(alu.R4, self.register(SFU_RESULT), None)
             after = self.graph.follow[node]
             if len(after) > 1 or node.left == 1:
                 self.commit(after[-1])
@@ -282,7 +281,7 @@ class _Translator:
         fails = undo
         some: ir.Value | None = None
         if nan is not None:
-            some = self.any_lane(nan)
+            some = self.some(nan)
             fails = some if fails is None else b.or_(fails, some)
         if fails is not None:
             bad = self.function.append_basic_block("undo")
@@ -301,9 +300,9 @@ class _Translator:
             b.store(value, self.pointer(16 * number)).align = 64
         for name in self.dirty_flags:
             b.store(b.zext(self.flags[name], I8X16), self.pointer(_FLAGS[name])).align = 16
-        for slot, value in self.latched.items():
+        for which, value in self.latched_values.items():
             last = b.shuffle_vector(value, value, ir.Constant(I32X4, [12, 13, 14, 15]))
-            b.store(last, self.pointer(slot)).align = 16
+            b.store(last, self.pointer(Slot.LATCH_A + 4 * which)).align = 16
         if following.left or following.at < 0:
             if self.taken is not None:
                 self.store_scalar(Slot.TAKEN, b.zext(self.taken, I32))
@@ -317,30 +316,55 @@ class _Translator:
         self.tallies.append(self.tally)
         b.store(b.sub(b.load(self.budget, typ=I64), I64(self.tally.instructions)), self.budget)
 
-    # -- registers: ra0..31 are 0..31, rb0..31 are 32..63, r0..r5 are 64..69, the SFU's result is 70
+    # -- the thread that `alu` works on; the SFU's result is register 70
 
-    def register(self, number: int) -> _Value:
+    def value(self, bits: ir.Value) -> Value:
+        return Value(bits, bits)
+
+    def plain(self, x: Value) -> ir.Value:
+        """The bits as VideoCore IV has them."""
+        if x.plain is None:
+            self.unordered.append(x.raw)
+            x.plain = sem.flush(self.v, x.raw)
+        return x.plain
+
+    def register(self, number: int) -> Value:
         found = self.registers.get(number)
         if found is None:
-            value = self.b.load(self.pointer(16 * number), typ=I32X16)
-            value.align = 64
-            found = self.registers[number] = _Value(value, value)
+            bits = self.b.load(self.pointer(16 * number), typ=I32X16)
+            bits.align = 64
+            found = self.registers[number] = Value(bits, bits)
         return found
 
-    def put(self, number: int, value: _Value) -> None:
-        self.registers[number] = value
+    def put(self, number: int, x: Value, mask: ir.Value | None) -> None:
+        if mask is not None:
+            x = self.value(self.b.select(mask, self.plain(x), self.plain(self.register(number))))
+        self.registers[number] = x
         self.dirty[number] = None
 
-    def value(self, bits: ir.Value) -> _Value:
-        """A register's content that is no result of float arithmetic."""
-        return _Value(bits, bits)
+    def move(self, x: Value) -> Value:
+        return x
 
-    def plain(self, value: _Value) -> ir.Value:
-        """The bits as VideoCore IV has them."""
-        if value.plain is None:
-            self.unordered.append(value.raw)
-            value.plain = sem.flush(self.v, value.raw)
-        return value.plain
+    def compute(self, op: Op, a: Value, b: Value | None) -> Value:
+        v = self.v
+        if self.fast and b is not None:
+            raw = raw_result(v, op, a.raw, b.raw)
+            if raw is not None:
+                return Value(raw, None)
+        assert op.sem is not None
+        return self.value(op.sem(v, self.plain(a), v.const(0) if b is None else self.plain(b)))
+
+    def shuffle(self, bits: ir.Value, lanes: Index) -> ir.Value:
+        return self.b.shuffle_vector(bits, bits, ir.Constant(I32X16, lanes.tolist()))
+
+    shuffle_mask = shuffle
+
+    def latch(self, which: int, x: Value) -> None:
+        if self.latches:
+            self.latched_values[which] = self.plain(x)
+
+    def latched(self, which: int) -> ir.Value:
+        raise AssertionError("`why_not` leaves what reads latches to the reference engine")
 
     def flag(self, name: str) -> ir.Value:
         found = self.flags.get(name)
@@ -350,246 +374,70 @@ class _Translator:
             found = self.flags[name] = self.b.icmp_unsigned("!=", value, ir.Constant(I8X16, [0] * LANES))
         return found
 
-    def condition(self, code: int) -> ir.Value | None:
-        """Lanes in which a write condition holds; None for always."""
-        if code < 2:
-            return None
-        flag = self.flag("znc"[(code >> 1) - 1])
-        return self.v.mnot(flag) if code & 1 else flag
-
-    def set_flags(self, result: ir.Value, carry: ir.Value | None, mask: ir.Value | None) -> None:
-        v = self.v
-        zero = v.const(0)
-        new = {"z": v.eq(result, zero), "n": v.slt(result, zero), "c": v.mconst(False) if carry is None else carry}
-        for name, value in new.items():
-            if mask is not None:
-                value = self.b.select(mask, value, self.flag(name))
-            self.flags[name] = value
+    def set_flags(self, z: ir.Value, n: ir.Value, c: ir.Value, mask: ir.Value | None) -> None:
+        for name, new in (("z", z), ("n", n), ("c", c)):
+            self.flags[name] = new if mask is None else self.b.select(mask, new, self.flag(name))
             self.dirty_flags[name] = None
 
-    # -- instructions
+    def input(self, file: File, address: int) -> ir.Value:
+        if address == 32:
+            return self.splat(self.units.uniform())
+        if address == 48:
+            return self.units.vpm_read()
+        if address == 49:
+            return self.splat(self.units.busy(file))
+        if address == 50:
+            self.units.wait(file)
+        elif address == MUTEX:
+            self.units.take_mutex()
+        return self.splat(self.load_scalar(Slot.QPU)) if file is File.B else self.v.lane_id()
 
-    def step(self, node: Node, plan: Plan) -> None:
-        """Emit one instruction."""
-        self.tally.add(plan)
-        if isinstance(plan.instr, Branch):
-            self.branch(node, plan, plan.instr)
-        elif isinstance(plan.instr, LoadImm):
-            self.load_immediate(plan, plan.instr)
-        else:
-            assert isinstance(plan.instr, Alu)
-            self.alu(plan)
-        if node.sfu == 1:
-            self.put(68, self.register(70))
+    def output(self, dest: Dest, bits: ir.Value, mask: ir.Value | None) -> None:
+        self.check_condition(mask, scalar=dest.number in (40, 49, 50, MUTEX))
+        self.units.write(dest.number, dest.file, bits)
 
-    def read(self, source: Source | None, file: File) -> _Value | None:
-        """The value of a read port, with its side effect; latches are kept up."""
-        if source is None or source.read in (Read.LATCH, Read.SHARED):
-            return None
-        if source.read is Read.REGISTER:
-            value = self.register(source.index + (0 if file is File.A else 32))
-            if self.latches:
-                self.latch(file, self.plain(value))
-            return value
-        if source.read is Read.SMALL_IMM:
-            found = self.v.const(source.index)
-        elif source.read is Read.INPUT and source.index == 32:
-            found = self.splat(self.units.uniform())
-        elif source.read is Read.INPUT and source.index == 48:
-            found = self.units.vpm_read()
-        elif source.read is Read.INPUT and source.index == 49:
-            found = self.splat(self.units.busy(file))
-        else:
-            if source.read is Read.INPUT and source.index == 50:
-                self.units.wait(file)
-            elif source.read is Read.INPUT and source.index == MUTEX:
-                self.units.take_mutex()
-            found = self.v.lane_id() if file is File.A else self.splat(self.load_scalar(Slot.QPU))
-        self.latch(file, found)
-        return _Value(found, found)
+    def start_sfu(self, dest: Dest, result: ir.Value, mask: ir.Value | None) -> None:
+        self.check_condition(mask, scalar=False)
+        self.put(SFU_RESULT, self.value(result), None)
 
-    def latch(self, file: File, value: ir.Value) -> None:
-        if self.latches:
-            self.latched[Slot.LATCH_A if file is File.A else Slot.LATCH_B] = value
-
-    def compute(self, half: Half, a: _Value, b: _Value | None) -> _Value:
-        """The result of an operation."""
-        op, v = half.op, self.v
-        assert op.sem is not None
-        if b is not None and a is b and is_move(op):
-            return a
-        if self.fast and b is not None:
-            raw = raw_result(v, op, a.raw, b.raw)
-            if raw is not None:
-                return _Value(raw, None)
-        result = op.sem(v, self.plain(a), v.const(0) if b is None else self.plain(b))
-        return _Value(result, result)
-
-    def carry(self, half: Half, a: _Value, b: _Value | None, result: ir.Value) -> ir.Value | None:
-        carry = half.op.carry
-        if carry is None:
-            return None
-        found: ir.Value = carry(self.v, self.plain(a), self.v.const(0) if b is None else self.plain(b), result)
-        return found
-
-    def alu(self, plan: Plan) -> None:
-        v = self.v
-        add, mul = plan.add, plan.mul
-        assert add is not None and mul is not None
-        va = self.read(plan.read_a, File.A)
-        if plan.read_b is not None and plan.read_b.read is Read.SHARED:
-            vb = va
-            if va is not None:
-                self.latch(File.B, self.plain(va))
-        else:
-            vb = self.read(plan.read_b, File.B)
-        r4: _Value | None = None
-        if plan.unpack is not None:
-            convert = plan.unpack.as_float if plan.unpack_float else plan.unpack.as_int
-            if plan.unpack_r4:
-                if plan.unpack.code:
-                    value = convert(v, self.plain(self.register(68)))
-                    r4 = _Value(value, value)
-            elif va is not None and plan.unpack.code:
-                value = convert(v, self.plain(va))
-                va = _Value(value, value)
-
-        def operand(mux: int) -> _Value:
-            if mux == MUX_A:
-                assert va is not None
-                return va
-            if mux == MUX_B:
-                assert vb is not None
-                return vb
-            if mux == 4 and r4 is not None:
-                return r4
-            return self.register(64 + mux)
-
-        results: list[tuple[Half, _Value, ir.Value | None]] = []
-        flags: tuple[ir.Value, ir.Value | None, ir.Value | None] | None = None
-        if add.active:
-            a = operand(add.a)
-            b = (a if add.a == add.b else operand(add.b)) if add.op.arity == 2 else None
-            result = self.compute(add, a, b)
-            mask = self.condition(add.cond)
-            if plan.flags_from == "add":
-                flags = self.plain(result), self.carry(add, a, b, self.plain(result)), mask
-            if add.pack is not None and add.pack.saturate_first and b is not None:
-                limited = saturated(v, add.op, self.plain(a), self.plain(b), self.plain(result))
-                result = _Value(limited, limited)
-            results.append((add, result, mask))
-        if mul.active:
-            a = operand(mul.a)
-            b = a if mul.a == mul.b else operand(mul.b)
-            if plan.rotate is not None:
-                a2 = self.rotated(plan, a, mul.a)
-                b = a2 if b is a and mul.a == mul.b else self.rotated(plan, b, mul.b)
-                a = a2
-            result = self.compute(mul, a, b)
-            mask = self.condition(mul.cond)
-            if plan.flags_from == "mul":
-                flags = self.plain(result), self.carry(mul, a, b, self.plain(result)), mask
-            if self.latches:
-                self.latched[Slot.LATCH_MUL] = self.plain(result)
-            results.append((mul, result, mask))
-        for half, result, mask in results:
-            self.write(half, result, mask)
-        if flags is not None:
-            self.set_flags(*flags)
-        if plan.load is not None:
-            self.put(68, self.value(self.units.load(plan.load)))
-
-    def rotated(self, plan: Plan, value: _Value, mux: int) -> _Value:
-        v = self.v
-        if mux == MUX_B:
-            return value
-        assert plan.rotate is not None
-        x = self.plain(value)
-        rotate = sem.rotate_full if mux < 4 else sem.rotate_in_quads
-        if plan.rotate == R5_ROTATION:
-            amount = v.and_(self.splat(self.b.extract_element(self.plain(self.register(69)), I32(0))), v.const(15))
-            moved = rotate(v, x, amount)
-        else:
-            lanes = range(LANES)
-            n = plan.rotate
-            index = [(i - n) & 15 for i in lanes] if mux < 4 else [(i & 12) | ((i - n) & 3) for i in lanes]
-            moved = self.b.shuffle_vector(x, x, ir.Constant(I32X16, index))
-        return _Value(moved, moved)
-
-    def write(self, half: Half, value: _Value, mask: ir.Value | None) -> None:
-        """Write-back of one half in the lanes of `mask`."""
-        v, dest = self.v, half.dest
-        place = dest.place
-        if place is Place.NONE:
-            return
-        if place is Place.IO:
-            x = self.plain(value)
-            if mask is not None:
-                scalar = dest.number in (40, 49, 50, MUTEX)
-                holds = self.b.extract_element(mask, I32(0)) if scalar else self.all_lanes(mask)
-                self.checks.append(self.b.not_(holds))
-            if dest.number in SFU:
-                result = SFU[dest.number].sem(v, x)
-                self.put(70, _Value(result, result))
-            else:
-                self.units.write(dest.number, dest.file, x)
-            return
-        number = {Place.A: 0, Place.B: 32, Place.ACC: 64}.get(place, 64) + (
-            5 if place in (Place.R5_ALL, Place.R5_QUADS) else dest.number
-        )
-        if half.pack is not None and half.pack.code:
-            packed = half.pack.sem(v, self.plain(self.register(number)), self.plain(value), half.is_float)
-            value = _Value(packed, packed)
-        if place in (Place.R5_ALL, Place.R5_QUADS):
-            first = [i & 12 if place is Place.R5_QUADS else 0 for i in range(LANES)]
-            x = self.plain(value)
-            x = self.b.shuffle_vector(x, x, ir.Constant(I32X16, first))
-            value = _Value(x, x)
-            if mask is not None:
-                mask = self.b.shuffle_vector(mask, mask, ir.Constant(I32X16, first))
+    def check_condition(self, mask: ir.Value | None, *, scalar: bool) -> None:
+        """What is written where a condition fails is undefined: the reference engine reports it."""
         if mask is not None:
-            x = self.b.select(mask, self.plain(value), self.plain(self.register(number)))
-            value = _Value(x, x)
-        self.put(number, value)
+            self.checks.append(self.b.not_(self.b.extract_element(mask, I32(0)) if scalar else self.every(mask)))
 
-    def load_immediate(self, plan: Plan, instr: LoadImm) -> None:
-        assert plan.add is not None and plan.mul is not None
-        loaded = sem.load_immediate(self.v, int(instr.mode), instr.imm)
-        value = _Value(loaded, loaded)
-        masks = [self.condition(h.cond) for h in (plan.add, plan.mul)]
-        for half, mask in zip((plan.add, plan.mul), masks, strict=True):
-            if half.cond or half.dest.place is Place.IO:
-                self.write(half, value, mask)
-        if plan.flags_from:
-            self.set_flags(loaded, None, masks[0])
+    def tmu_result(self, tmu: int) -> ir.Value:
+        return self.units.load(tmu)
 
-    def branch(self, node: Node, plan: Plan, instr: Branch) -> None:
-        assert plan.add is not None and plan.mul is not None
+    def clash(self, plan: Plan, add: ir.Value, mul: ir.Value, masks: tuple[ir.Value | None, ir.Value | None]) -> None:
+        """`why_not` lets only complementary conditions pass."""
+
+    def some(self, mask: ir.Value) -> ir.Value:
+        return self.b.icmp_unsigned("!=", self.b.bitcast(mask, I16), I16(0))
+
+    def every(self, mask: ir.Value) -> ir.Value:
+        return self.b.icmp_unsigned("==", self.b.bitcast(mask, I16), I16(0xFFFF))
+
+    def branch(self, instr: Branch, taken: ir.Value | None) -> None:
         b = self.b
-        row = next(c for c in BRANCH_CONDS if c.code == instr.cond)
-        taken: ir.Value = I1(1)
-        if row.flag:
-            flag = self.flag(row.flag)
-            if not row.when:
-                flag = self.v.mnot(flag)
-            taken = self.all_lanes(flag) if row.every else self.any_lane(flag)
-        self.taken = taken
-        following = b.add(self.load_scalar(Slot.BASE), I32(8 * node.at + 32))
-        if self.graph.target(node.at) == DYNAMIC:
+        self.taken = I1(1) if taken is None else taken
+        if self.graph.target(self.at) == DYNAMIC:
             target: ir.Value = I32(instr.imm)
             if instr.rel:
-                target = b.add(target, following)
+                target = b.add(target, self.following())
             if instr.reg:
                 register = self.plain(self.register(instr.raddr_a))
                 low, high = (b.extract_element(register, I32(n)) for n in (0, 15))
-                self.checks.append(b.and_(taken, b.icmp_unsigned("!=", low, high)))
+                self.checks.append(b.and_(self.taken, b.icmp_unsigned("!=", low, high)))
                 target = b.add(target, low)
             self.target = target
-        links = [h for h in (plan.add, plan.mul) if h.dest.place in _LINKS]
-        if links:
-            link = self.splat(following)
-            zeros = ir.Constant(I32X16, [0] * LANES)
-            one = b.insert_element(ir.Constant(I1X16, [0] * LANES), taken, I32(0))
-            mask = b.shuffle_vector(one, one, zeros) if row.flag else None
-            for half in links:
-                self.write(half, _Value(link, link), mask)
+
+    def link(self, taken: ir.Value | None) -> tuple[ir.Value, ir.Value | None]:
+        mask = None
+        if taken is not None:
+            one = self.b.insert_element(ir.Constant(I1X16, [0] * LANES), taken, I32(0))
+            mask = self.b.shuffle_vector(one, one, ir.Constant(I32X16, [0] * LANES))
+        return self.splat(self.following()), mask
+
+    def following(self) -> ir.Value:
+        """The address behind the delay slots of the branch under construction."""
+        return self.b.add(self.load_scalar(Slot.BASE), I32(8 * (self.at + 1 + alu.BRANCH_SLOTS)))

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from qpu.emu.vc4.alu import BRANCH_SLOTS, SFU_LATENCY
 from qpu.emu.vc4.fetch import step
 from qpu.emu.vc4.prepare import Half, Place, Plan, Read, Source
 from qpu.vc4.instr import Alu, Branch, LoadImm
-from qpu.vc4.regs import BRANCH_CONDS, File
+from qpu.vc4.regs import File
 
 __all__ = ["ALL_EFFECTS", "DYNAMIC", "NOWHERE", "Graph", "Node", "breaks", "history_key", "releases", "why_not"]
 
@@ -41,7 +42,7 @@ class Node(NamedTuple):
 
 
 def _source_reason(source: Source | None) -> str:
-    if source is None or source.read in (Read.REGISTER, Read.SMALL_IMM, Read.NUMBER):
+    if source is None or source.read in (Read.REGISTER, Read.SMALL_IMM):
         return ""
     if source.read is Read.LATCH:
         return "operand latch"
@@ -79,23 +80,18 @@ def why_not(plan: Plan) -> str:
         return "program end"
     if plan.switches:
         return "thread switch"
-    if plan.add is None or plan.mul is None:
-        return "not executable"
     halves = (plan.add, plan.mul)
     if isinstance(instr, Branch):
         if instr.reg and instr.raddr_a & 1:
             return "branch through an odd register"
-        if not any(c.code == instr.cond for c in BRANCH_CONDS):
-            return "reserved branch condition"
         return ""
     if not isinstance(instr, Alu | LoadImm):
         return "semaphore"
     complementary = halves[0].cond >= 2 and halves[0].cond ^ 1 == halves[1].cond
     if plan.clash and halves[0].active and halves[1].active and not complementary:
         return "both halves write one register"
-    loads = isinstance(instr, LoadImm)
     for half in halves:
-        if not loads and not half.active:
+        if not half.active:
             continue
         reason = _dest_reason(half, plan.merged)
         if reason:
@@ -107,7 +103,7 @@ def why_not(plan: Plan) -> str:
             reason = _source_reason(source)
             if reason:
                 return reason
-    outputs = [h.dest.number for h in halves if h.dest.place is Place.IO and (loads or h.active)]
+    outputs = [h.dest.number for h in halves if h.dest.place is Place.IO and h.active]
     ports = [s.index for s in (plan.read_a, plan.read_b) if s is not None and s.read is Read.INPUT]
     if plan.needs_mutex and (outputs or {48, 49, 50} & set(ports)):
         return "mutex together with another unit"
@@ -118,20 +114,14 @@ def why_not(plan: Plan) -> str:
 
 def releases(plan: Plan) -> bool:
     """Whether an instruction releases the mutex, after which others get a turn."""
-    return any(
-        h is not None
-        and (h.active or isinstance(plan.instr, LoadImm))
-        and h.dest.place is Place.IO
-        and h.dest.number == MUTEX
-        for h in (plan.add, plan.mul)
-    )
+    return any(h.active and h.dest.place is Place.IO and h.dest.number == MUTEX for h in (plan.add, plan.mul))
 
 
 def reads_latch(plan: Plan) -> bool:
     """Whether an instruction can see what operand or MUL latches hold."""
     if any(s is not None and s.read is Read.LATCH for s in (plan.read_a, plan.read_b)):
         return True
-    return isinstance(plan.instr, Alu) and plan.mul is not None and plan.mul.active and plan.mul.op.sem is None
+    return isinstance(plan.instr, Alu) and plan.mul.active and plan.mul.op.sem is None
 
 
 def breaks(plan: Plan, history: tuple[int, int, int]) -> bool:
@@ -235,11 +225,11 @@ class Graph:
             return ()
         history = plan.effects, node.one, node.two
         sfu = max(0, node.sfu - 1)
-        if any(h is not None and h.dest.place is Place.IO and h.dest.number in _SFU for h in (plan.add, plan.mul)):
-            sfu = 2
+        if any(h.dest.place is Place.IO and h.dest.number in _SFU for h in (plan.add, plan.mul)):
+            sfu = SFU_LATENCY - 1
         left, target = max(0, node.left - 1), node.target
         if plan.is_branch:
-            left, target = 3, self.target(node.at)
+            left, target = BRANCH_SLOTS, self.target(node.at)
             self.dynamic = self.dynamic or target == DYNAMIC
         if not left:
             target = NOWHERE

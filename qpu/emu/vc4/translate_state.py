@@ -114,7 +114,7 @@ class Tally:
                 self.uniforms += source.index == 32
                 self.vpm_reads += source.index == 48
         for half in (plan.add, plan.mul):
-            if half is not None and half.active and half.dest.place is Place.IO:
+            if half.active and half.dest.place is Place.IO:
                 self.requests += half.dest.number >= 56
                 self.vpm_writes += half.dest.number == 48
 

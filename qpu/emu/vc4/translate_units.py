@@ -133,7 +133,7 @@ class Units:
         address = b.and_(value, v.const(_ALIGNED))
         first = b.extract_element(address, I32(0))
         steps = ir.Constant(I32X16, [4 * i for i in range(LANES)])
-        row = t.all_lanes(b.icmp_unsigned("==", address, b.add(t.splat(first), steps)))
+        row = t.every(b.icmp_unsigned("==", address, b.add(t.splat(first), steps)))
         last = b.add(b.zext(first, I64), I64(4 * LANES))
         row = b.and_(row, b.icmp_unsigned("<=", last, t.function.args[Arg.SIZE]))
         known = b.select(row, first, I32(0))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.emu.engine.memory import PAGE
-from qpu.emu.vc4.faults import Level
+from qpu.emu.engine.machine import RunStats
+from qpu.emu.engine.memory import PAGE, Memory
+from qpu.emu.vc4.faults import Level, Reporter
 from qpu.emu.vc4.state import BUS_MASK, CLOCKS_PER_INSTRUCTION, Group, Vector
 from qpu.emu.vc4.vpm_setup import (
     Concern,
@@ -26,9 +27,6 @@ from qpu.emu.vc4.vpm_setup import (
     store_geometry,
     unused_bits,
 )
-
-if TYPE_CHECKING:
-    from qpu.emu.vc4.units import Units
 
 __all__ = ["LOAD_BUSY", "STORE_BUSY", "Port", "Setups", "VpmUnit"]
 
@@ -77,10 +75,12 @@ class VpmUnit:
     hardware fetches them some time between set-up and pop.
     """
 
-    __slots__ = ("_units", "ports", "vpm")
+    __slots__ = ("_faults", "_memory", "_stats", "ports", "vpm")
 
-    def __init__(self, n: int, units: Units, vpm: Vpm) -> None:
-        self._units = units
+    def __init__(self, n: int, memory: Memory, stats: RunStats, faults: Reporter, vpm: Vpm) -> None:
+        self._memory = memory
+        self._stats = stats
+        self._faults = faults
         self.vpm = vpm
         self.ports = [Port() for _ in range(n)]
 
@@ -101,7 +101,7 @@ class VpmUnit:
             try:
                 setup = parse_read_setup(int(value[i, 0]))
             except ValueError as error:
-                self._units.faults.report(Level.UNKNOWN, "vpm-setup", f"VPM read setup {error}", g, i)
+                self._faults.report(Level.UNKNOWN, "vpm-setup", f"VPM read setup {error}", g, i)
                 continue
             self._check_bits(g, i, "read", int(value[i, 0]), setup)
             if isinstance(setup, LoadPitch):
@@ -118,7 +118,7 @@ class VpmUnit:
         if left > 1:
             # Measured by the field; the guide promises a queue of two.
             text = f"VPM read setup while {left} vectors of the last one are unread: hardware ignores it"
-            self._units.faults.report(Level.WARN, "H25", text, g, i)
+            self._faults.report(Level.WARN, "H25", text, g, i)
         elif left == 1 and port.queued is None:
             port.queued = entry
         else:
@@ -131,7 +131,7 @@ class VpmUnit:
             try:
                 setup = parse_write_setup(int(value[i, 0]))
             except ValueError as error:
-                self._units.faults.report(Level.UNKNOWN, "vpm-setup", f"VPM write setup {error}", g, i)
+                self._faults.report(Level.UNKNOWN, "vpm-setup", f"VPM write setup {error}", g, i)
                 continue
             self._check_bits(g, i, "write", int(value[i, 0]), setup)
             if isinstance(setup, StoreStride):
@@ -146,13 +146,13 @@ class VpmUnit:
         unused = unused_bits(word, setup)
         if unused:
             text = f"VPM {what} setup 0x{word:08x}: bits 0x{unused:08x} mean nothing; emulated as if they were 0"
-            self._units.faults.report(Level.UNKNOWN, "vpm-setup", text, g, i)
+            self._faults.report(Level.UNKNOWN, "vpm-setup", text, g, i)
 
     def _check_row(self, g: Group, i: int, setup: GenericSetup) -> None:
         limit = 64 << (2 - setup.size)
         if setup.address >= limit:
             text = f"VPM address {setup.address} is past row 63 (limit {limit - 1}); emulated as wrapping round"
-            self._units.faults.report(Level.WARN, "vpm-row", text, g, i)
+            self._faults.report(Level.WARN, "vpm-row", text, g, i)
 
     # -- generic access
     def read(self, g: Group) -> Vector:
@@ -162,11 +162,11 @@ class VpmUnit:
             port = self.ports[q]
             if port.read is None:
                 text = "VPM read with no vector left to read: the QPU would wait for ever; set up as many as are read"
-                self._units.faults.report(Level.STOP, "vpm-empty", text, g, i)
+                self._faults.report(Level.STOP, "vpm-empty", text, g, i)
                 raise AssertionError("unreachable")
             setup, address, left = port.read
             out[i] = self.vpm.read(setup, address)
-            self._units.stats.vpm_read_bytes += 16 << setup.size
+            self._stats.vpm_read_bytes += 16 << setup.size
             if left > 1:
                 port.read = (setup, (address + setup.stride) & 255, left - 1)
             else:
@@ -179,17 +179,17 @@ class VpmUnit:
             port = self.ports[q]
             if port.write is None:
                 text = "VPM write before any VPM write setup (address 49, file B)"
-                self._units.faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
+                self._faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
                 continue
             setup, address = port.write
             if not self.vpm.write(setup, address, value[i]):
                 self._reserved(g, i)
-            self._units.stats.vpm_write_bytes += 16 << setup.size
+            self._stats.vpm_write_bytes += 16 << setup.size
             port.write = (setup, (address + setup.stride) & 255)
 
     def _reserved(self, g: Group, i: int) -> None:
         text = f"VPM write past the {self.vpm.reserved} rows reserved for user programs: dropped"
-        self._units.faults.report(Level.WARN, "vpm-reserved", text, g, i)
+        self._faults.report(Level.WARN, "vpm-reserved", text, g, i)
 
     # -- DMA
     def start_load(self, g: Group, value: Vector) -> None:
@@ -199,21 +199,21 @@ class VpmUnit:
             setup = port.load
             if setup is None:
                 text = "DMA load started before any DMA load setup (address 49, file A)"
-                self._units.faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
+                self._faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
                 continue
             pitch = 8 << setup.mpitch if setup.mpitch else port.pitch
             if setup.rows == 1:
                 pitch = 0  # nothing depends on it: such loads arrive although no pitch was ever written (vc4.md 14.3)
             if pitch is None:
                 text = "DMA load of several rows with MPITCH 0 before the extended pitch was set"
-                self._units.faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
+                self._faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
                 continue
             geometry = load_geometry(setup)
             self._concerns(g, i, geometry.concerns)
             values = self._fetch(g, i, int(value[i, 0]), geometry.cells.shape, pitch, setup.width)
             if not self.vpm.load(geometry.cells, setup.width, values):
                 self._reserved(g, i)
-            self._units.stats.dma_read_bytes += values.size * setup.width
+            self._stats.dma_read_bytes += values.size * setup.width
             port.load_until = g.clock(i) + LOAD_BUSY * CLOCKS_PER_INSTRUCTION
 
     def start_store(self, g: Group, value: Vector) -> None:
@@ -223,14 +223,14 @@ class VpmUnit:
             setup = port.store
             if setup is None:
                 text = "DMA store started before any DMA store setup (address 49, file B)"
-                self._units.faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
+                self._faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
                 continue
             geometry = store_geometry(setup, port.stride.blockmode)
             self._concerns(g, i, geometry.concerns)
             values = self.vpm.fetch(geometry.cells, setup.width)
             pitch = 0 if setup.units == 1 else setup.depth * setup.width + port.stride.stride
             self._put(g, i, int(value[i, 0]), values, pitch, setup.width)
-            self._units.stats.dma_write_bytes += values.size * setup.width
+            self._stats.dma_write_bytes += values.size * setup.width
             port.store_until = g.clock(i) + STORE_BUSY * CLOCKS_PER_INSTRUCTION
 
     def load_busy(self, g: Group) -> Vector:
@@ -258,14 +258,14 @@ class VpmUnit:
 
     def _concerns(self, g: Group, i: int, concerns: tuple[Concern, ...]) -> None:
         for c in concerns:
-            self._units.faults.report(Level.UNKNOWN if c.fatal else Level.WARN, c.rule, c.message, g, i)
+            self._faults.report(Level.UNKNOWN if c.fatal else Level.WARN, c.rule, c.message, g, i)
 
     def _block(self, word: int, shape: tuple[int, ...], pitch: int, width: int) -> NDArray[np.unsignedinteger] | None:
         """The elements of a DMA block in memory, as a view; None when they are not aligned or not all in one buffer."""
         address = word & BUS_MASK
         rows, columns = shape
         last = address + (rows - 1) * pitch + columns * width - 1
-        memory = self._units.memory
+        memory = self._memory
         if address % width or pitch % width or last >= memory.size:
             return None
         owner = memory.pages[address // PAGE]
@@ -281,20 +281,20 @@ class VpmUnit:
         rows, columns = shape
         start = address + np.arange(rows, dtype=np.int64) * pitch
         length = columns * width
-        legal = self._units.memory.legal((start & 0xFFFFFFFF).astype(np.uint32), length)
+        legal = self._memory.legal((start & 0xFFFFFFFF).astype(np.uint32), length)
         if not legal.all():
             bad = int(start[int(np.flatnonzero(~legal)[0])])
-            if self._units.memory.region_at(bad) is not None:
+            if self._memory.region_at(bad) is not None:
                 bad += length - 1  # the row starts inside a buffer and leaves it
-            raise self._units.faults.out_of_bounds(what, bad, g, i)
+            raise self._faults.out_of_bounds(what, bad, g, i)
         aligned = not (address % width or pitch % width)
         if not aligned:
             text = f"{what}: address 0x{address:08x} or pitch {pitch} is no multiple of the element size {width}"
-            self._units.faults.report(Level.UNKNOWN, "dma-misaligned", text, g, i, address=address)
+            self._faults.report(Level.UNKNOWN, "dma-misaligned", text, g, i, address=address)
         return start[:, None] + np.arange(columns, dtype=np.int64) * width, aligned
 
     def _fetch(self, g: Group, i: int, word: int, shape: tuple[int, ...], pitch: int, width: int) -> NDArray[np.uint32]:
-        memory = self._units.memory
+        memory = self._memory
         block = self._block(word, shape, pitch, width)
         if block is not None:
             return block.astype(np.uint32)
@@ -308,7 +308,7 @@ class VpmUnit:
         return total
 
     def _put(self, g: Group, i: int, word: int, values: NDArray[np.uint32], pitch: int, width: int) -> None:
-        memory = self._units.memory
+        memory = self._memory
         block = self._block(word, values.shape, pitch, width)
         if block is not None:  # rows do not overlap: a stride counts from the end of the last one
             block[...] = values

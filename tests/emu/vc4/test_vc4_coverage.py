@@ -84,7 +84,7 @@ def check_op(code: int, cond: int, *, mul: bool) -> None:
             want = chip.state(0)
             model.execute(want, instr)
             with quiet():
-                step(encode(instr)).run(chip.group([0]))
+                step(encode(instr)).run(chip.group([0]), chip.units)
             assert chip.state(0) == want, instr
 
 
@@ -141,7 +141,7 @@ def test_load_immediates(mode: LoadMode, cond: int) -> None:
                 if sf and holds(cond, e):
                     want.z[e], want.n[e], want.c[e] = lanes[e] == 0, bool(lanes[e] >> 31), False
             with quiet():
-                step(encode(instr)).run(chip.group([0]))
+                step(encode(instr)).run(chip.group([0]), chip.units)
             got = chip.state(0)
             assert (got.a, got.b, got.acc) == (want.a, want.b, want.acc), instr
             assert (got.z, got.n, got.c) == (want.z, want.n, want.c), instr
@@ -257,7 +257,7 @@ def test_worked_examples_are_what_the_reference_says(word: int, instr: Instr) ->
         want = chip.state(0)
         model.execute(want, instr)
         with quiet():
-            step(word).run(chip.group([0]))
+            step(word).run(chip.group([0]), chip.units)
         assert chip.state(0) == want
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qpu.emu.linux.gpu_jobs import Run
 from qpu.emu.port import EmuPort
 from qpu.errors import EmuFault
 from qpu.vc4.asm import Asm, assemble
@@ -269,7 +270,7 @@ def test_register_and_mailbox_launches_do_not_mix_up(chip: Chip) -> None:
     code = chip.program(count_down)
     out = chip.place(np.zeros(32))
     uniforms = chip.place([4, out])
-    execution = chip.gpu.launch([(uniforms, code)])
+    execution = chip.gpu.launch([(uniforms, code)], Run())
     chip.queue(code, 6, out + 64)
     chip.finish(1)
     assert execution.done and chip.status() == (1, 1, 0, 0)

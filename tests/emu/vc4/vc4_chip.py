@@ -33,7 +33,7 @@ class Chip:
         self.n = n
 
     def group(self, ids: list[int]) -> Group:
-        return Group(ids, self.qpus, self.bank, self.units)
+        return Group(ids, self.qpus, self.bank)
 
     def randomise(self, rng: np.random.Generator) -> None:
         bank = self.bank
