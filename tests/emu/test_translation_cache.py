@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled 
 
 from llvmlite import ir
 
+from qpu.emu.engine import code_cache
 from qpu.emu.engine import native as compiled
-from qpu.emu.engine.host_cpu import is_x86
-from qpu.emu.engine.native import build, cache_directory
+from qpu.emu.engine.code_cache import cache_directory
+from qpu.emu.engine.host_cpu import host, is_x86
+from qpu.emu.engine.native import build
 
 IDENTITY = b"a program"
 
@@ -27,6 +30,7 @@ IDENTITY = b"a program"
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = tmp_path / "cache"
+    monkeypatch.setattr(code_cache, "_said", set())
     monkeypatch.setenv("QPU_CACHE_DIR", str(place))
     return place
 
@@ -77,52 +81,138 @@ def test_what_the_code_depends_on_is_in_the_key(cache: Path, what: str, monkeypa
     assert len(list(cache.glob("*.qpuc"))) == 2
 
 
-def damage_nothing_left(data: bytes) -> bytes:
-    return b""
+def test_the_key_tells_hosts_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = host()
+    fields = ({}, {"cpu": one.cpu + "x"}, {"features": one.features + ",+x"}, {"plain": not one.plain})
+    keys = set()
+    for other in fields:
+        monkeypatch.setattr(compiled, "host", lambda other=other: replace(one, **other))
+        keys.add(compiled._key(IDENTITY, 1))
+    assert len(keys) == len(fields)
 
 
-def damage_no_code(data: bytes) -> bytes:
-    return data.partition(b"\n")[0]
+def sealed(key: str, meta: bytes, code: bytes) -> bytes:
+    """An entry that is whole: the digest is right, whatever the parts are."""
+    return code_cache._sealed(key, meta + b"\n" + code) + meta + b"\n" + code
 
 
-def damage_short(data: bytes) -> bytes:
-    return data[: len(data) // 2]
+def parts(data: bytes) -> tuple[bytes, bytes]:
+    meta, _, code = data[33:].partition(b"\n")
+    return meta, code
 
 
-def damage_one_byte(data: bytes) -> bytes:
-    return data[:-100] + bytes([data[-100] ^ 1]) + data[-99:]
-
-
-def damage_head(data: bytes) -> bytes:
-    return b"{" + data
-
-
-def damage_other_json(data: bytes) -> bytes:
-    return b"[1, 2]\n" + data.partition(b"\n")[2]
-
-
-def damage_version(data: bytes) -> bytes:
-    """An entry of another version of the engine under this one's name."""
-    head, _, code = data.partition(b"\n")
-    return json.dumps(json.loads(head) | {"format": compiled.ENGINE_VERSION - 1}).encode() + b"\n" + code
-
-
-DAMAGES = [value for name, value in sorted(globals().items()) if name.startswith("damage_")]
+# (key, whole entry) -> what lies there instead
+DAMAGES: dict[str, Callable[[str, bytes], bytes]] = {
+    "empty": lambda key, data: b"",
+    "only the digest": lambda key, data: data[:33],
+    "only the metadata": lambda key, data: data[: data.index(b"\n", 33)],
+    "half": lambda key, data: data[: len(data) // 2],
+    "one byte of code": lambda key, data: data[:-100] + bytes([data[-100] ^ 1]) + data[-99:],
+    "one byte of metadata": lambda key, data: data.replace(b'"number":7', b'"number":8'),
+    "noise": lambda key, data: bytes(range(256)) * 20,
+    "JSON in front": lambda key, data: b"[1]\n" + data,
+    "another entry": lambda key, data: sealed("f" * 40, *parts(data)),
+    # whole entries: the digest over the file is right
+    "no metadata": lambda key, data: sealed(key, b"", parts(data)[1]),
+    "null": lambda key, data: sealed(key, b"null", parts(data)[1]),
+    "empty metadata": lambda key, data: sealed(key, b"{}", parts(data)[1]),
+    "a list": lambda key, data: sealed(key, b"[1,2]", parts(data)[1]),
+    "other counts": lambda key, data: sealed(key, b'{"number":8}', parts(data)[1]),
+    "deep nesting": lambda key, data: sealed(key, b"[" * 200_000, parts(data)[1]),
+    "a long number": lambda key, data: sealed(key, b"1" * 5000, parts(data)[1]),
+    "not UTF-8": lambda key, data: sealed(key, b"\xff\xfe", parts(data)[1]),
+    "no code": lambda key, data: sealed(key, parts(data)[0], b""),
+    "noise as code": lambda key, data: sealed(key, parts(data)[0], bytes(range(256)) * 20),
+    "half of the code": lambda key, data: sealed(key, parts(data)[0], parts(data)[1][: len(parts(data)[1]) // 2]),
+    "head of the code": lambda key, data: sealed(key, parts(data)[0], parts(data)[1][:64]),
+    "code without its end": lambda key, data: sealed(key, parts(data)[0], parts(data)[1][:-1]),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_bad_entries_are_ignored_and_replaced(cache: Path, damage: Any) -> None:
+def test_bad_entries_are_ignored_and_replaced(cache: Path, damage: str) -> None:
     source = Source()
     build(IDENTITY, source)
     entry = only(cache)
     good = entry.read_bytes()
-    entry.write_bytes(damage(good))
+    assert sealed(entry.stem, *parts(good)) == good
+    entry.write_bytes(DAMAGES[damage](entry.stem, good))
     again = build(IDENTITY, source)
     assert not again.from_cache
     assert result(again) == 7
     assert source.calls == 2
     assert build(IDENTITY, source).from_cache
-    assert json.loads(only(cache).read_bytes().partition(b"\n")[0]) == json.loads(good.partition(b"\n")[0])
+    assert parts(only(cache).read_bytes())[0] == parts(good)[0] == b'{"number":7}'
+
+
+def test_every_cut_of_an_object_file_is_refused(cache: Path) -> None:
+    build(IDENTITY, Source())
+    code = parts(only(cache).read_bytes())[1]
+    assert code_cache._whole_object(code)
+    assert not any(code_cache._whole_object(code[:n]) for n in range(len(code)))
+
+
+@pytest.mark.parametrize("kind", ["fifo", "endless device", "link", "directory", "large", "writable by others"])
+def test_only_plain_files_of_this_user_are_read(
+    cache: Path, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source()
+    build(IDENTITY, source)
+    entry = only(cache)
+    victim = cache.parent / "victim"
+    victim.write_bytes(entry.read_bytes())
+    os.utime(victim, (1000, 1000))
+    if kind == "writable by others":
+        entry.chmod(0o662)
+    elif kind == "large":
+        monkeypatch.setattr(code_cache, "ENTRY_LIMIT", 100)
+    else:
+        entry.unlink()
+        if kind == "fifo":
+            os.mkfifo(entry)
+        elif kind == "directory":
+            entry.mkdir()
+        else:
+            entry.symlink_to("/dev/zero" if kind == "endless device" else victim)
+    again = build(IDENTITY, source)
+    assert not again.from_cache and result(again) == 7 and source.calls == 2
+    assert victim.stat().st_mtime == 1000
+    if kind not in ("directory", "large"):
+        assert entry.is_file() and not entry.is_symlink() and entry.stat().st_mode & 0o777 == 0o600
+        assert build(IDENTITY, source).from_cache
+    said = capsys.readouterr().err
+    assert said.count("\n") == (kind == "writable by others")
+
+
+@pytest.mark.parametrize("kind", ["foreign", "writable by others", "link"])
+def test_a_directory_that_others_can_write_is_no_cache(
+    cache: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Source()
+    build(IDENTITY, source)
+    assert cache.stat().st_mode & 0o777 == 0o700
+    before = only(cache).read_bytes()
+    if kind == "foreign":
+        monkeypatch.setattr(os, "geteuid", lambda: 4711)
+        if os.getuid() == 0:  # root is trusted: give the directory to somebody else
+            os.chown(cache, 4712, -1)
+    elif kind == "writable by others":
+        cache.chmod(0o777)
+    else:
+        real = cache.rename(cache.with_name("real"))
+        cache.symlink_to(real)
+    for n in (2, 3):
+        assert not build(IDENTITY, source).from_cache and source.calls == n
+    assert only(cache).read_bytes() == before
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"qpu: no cache of translations: {cache} " in said and "QPU_CACHE_DIR" in said
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("QPU_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert cache_directory() is None
 
 
 def test_another_engine_version_translates_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +246,7 @@ def test_the_usual_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         monkeypatch.setenv(variable, str(tmp_path))
         assert cache_directory() == place
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_directory() == tmp_path / "Library" / "Caches" / "qpu" / "emulator"
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delenv("XDG_CACHE_HOME")
@@ -177,7 +267,7 @@ def test_a_place_that_cannot_be_written(kind: str, tmp_path: Path, monkeypatch: 
             def refused(*args: Any, **kwargs: Any) -> Any:
                 raise PermissionError(13, "read-only")
 
-            monkeypatch.setattr("tempfile.mkstemp", refused)
+            monkeypatch.setattr(os, "replace", refused)
     monkeypatch.setenv("QPU_CACHE_DIR", str(place))
     source = Source()
     for _ in range(2):
@@ -186,10 +276,10 @@ def test_a_place_that_cannot_be_written(kind: str, tmp_path: Path, monkeypatch: 
 
 
 def test_a_full_disk_leaves_no_scraps(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, target: Path) -> Path:
+    def full(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "no space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     assert result(build(IDENTITY, Source())) == 7
     assert not list(cache.iterdir())
 
@@ -197,7 +287,7 @@ def test_a_full_disk_leaves_no_scraps(cache: Path, monkeypatch: pytest.MonkeyPat
 def test_the_oldest_entries_go_first(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(IDENTITY, Source())
     size = only(cache).stat().st_size
-    monkeypatch.setattr(compiled, "CACHE_LIMIT", 3 * size + size // 2)
+    monkeypatch.setattr(code_cache, "CACHE_LIMIT", 3 * size + size // 2)
     for n in range(1, 6):
         for entry in cache.glob("*.qpuc"):  # age all by a minute
             old = entry.stat().st_mtime - 60
@@ -205,7 +295,7 @@ def test_the_oldest_entries_go_first(cache: Path, monkeypatch: pytest.MonkeyPatc
         build(b"%d" % n, Source())
     left = list(cache.glob("*.qpuc"))
     assert len(left) == 3
-    assert sum(e.stat().st_size for e in left) <= compiled.CACHE_LIMIT
+    assert sum(e.stat().st_size for e in left) <= code_cache.CACHE_LIMIT
     for n in (3, 4, 5):
         assert build(b"%d" % n, Source()).from_cache
     assert not build(IDENTITY, Source()).from_cache

@@ -1,8 +1,7 @@
-"""Native code of translated programs: optimising, linking, and the cache on disk.
+"""Native code of translated programs: optimising, linking, and the use of the cache (`qpu.emu.engine.code_cache`).
 
-A cache entry is one file: a line of JSON (format, metadata) and the object code. Its name is a hash of everything the
-code depends on: program words, instruction set, engine version, host CPU and features. Files are written under another
-name and renamed, so that concurrent processes see whole entries or none; anything unreadable is ignored and replaced.
+The key of a cache entry is a hash of everything the code depends on: program words, instruction set, engine version,
+host CPU and features.
 """
 
 from __future__ import annotations
@@ -12,39 +11,23 @@ import ctypes
 import hashlib
 import json
 import os
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 from llvmlite import binding
 
+from qpu.emu.engine import code_cache
+from qpu.emu.engine.code_cache import cache_directory
 from qpu.emu.engine.host_cpu import host
 
-__all__ = ["ENGINE_VERSION", "Improvement", "NativeCode", "build", "cache_directory", "has_avx512"]
+__all__ = ["ENGINE_VERSION", "Improvement", "NativeCode", "build", "has_avx512"]
 
-ENGINE_VERSION = 14  # change it whenever generated code changes
-CACHE_LIMIT = 256 << 20  # bytes; the oldest entries go first
-SCRAP_AGE = 3600  # seconds after which a file is taken to be abandoned
+ENGINE_VERSION = 15  # change it whenever generated code changes
+SEAL = "meta_digest"  # constant in the object code: the digest of the metadata that it was made with
 _LOCK = threading.Lock()
-
-
-def cache_directory() -> Path | None:
-    """Where translations are kept; None when switched off (QPU_CACHE_DIR empty, ``0`` or ``off``)."""
-    chosen = os.environ.get("QPU_CACHE_DIR")
-    if chosen is not None:
-        return None if chosen.lower() in ("", "0", "off", "none") else Path(chosen)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "qpu" / "emulator"
 
 
 def has_avx512() -> bool:
@@ -83,7 +66,7 @@ class NativeCode:
         return made
 
 
-def _key(identity: bytes) -> str:
+def _key(identity: bytes, level: int) -> str:
     digest = hashlib.blake2b(digest_size=20)
     h = host()
     for part in (
@@ -95,71 +78,8 @@ def _key(identity: bytes) -> str:
         ".".join(map(str, binding.llvm_version_info)),
     ):
         digest.update(part.encode() + b"\0")
-    digest.update(identity)
+    digest.update(identity + bytes([level]))
     return digest.hexdigest()
-
-
-def _read(path: Path) -> tuple[dict[str, Any], bytes] | None:
-    try:
-        data = path.read_bytes()
-        head, _, code = data.partition(b"\n")
-        meta = json.loads(head)
-        if meta["format"] != ENGINE_VERSION or meta["size"] != len(code):
-            return None
-        if meta["sum"] != hashlib.blake2b(code, digest_size=16).hexdigest():
-            return None
-        os.utime(path)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return meta["meta"], code
-
-
-def _write(path: Path, meta: Mapping[str, Any], code: bytes) -> None:
-    head = {
-        "format": ENGINE_VERSION,
-        "size": len(code),
-        "sum": hashlib.blake2b(code, digest_size=16).hexdigest(),
-        "meta": meta,
-    }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(json.dumps(head).encode() + b"\n" + code)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink()
-            raise
-        _trim(path.parent)
-    except OSError:
-        pass  # a cache that cannot be written is no cache
-
-
-def _trim(directory: Path) -> None:
-    """Remove the oldest entries beyond the limit, and what processes left that died while they wrote."""
-    for scrap in directory.glob(".new-*"):
-        try:
-            if time.time() - scrap.stat().st_mtime > SCRAP_AGE:
-                scrap.unlink()
-        except OSError:
-            continue
-    entries: list[tuple[float, int, Path]] = []
-    for entry in directory.glob("*.qpuc"):
-        try:
-            stat = entry.stat()
-        except OSError:
-            continue  # another process was faster
-        entries.append((stat.st_mtime, stat.st_size, entry))
-    total = sum(size for _, size, _ in entries)
-    for _, size, entry in sorted(entries):
-        if total <= CACHE_LIMIT:
-            return
-        try:
-            entry.unlink()
-        except OSError:
-            continue
-        total -= size
 
 
 def build(
@@ -186,11 +106,6 @@ def build(
         return made
 
 
-def _path(identity: bytes, level: int) -> Path | None:
-    directory = cache_directory()
-    return None if directory is None else directory / f"{_key(identity + bytes([level]))}.qpuc"
-
-
 def _link(code: bytes, level: int) -> Any:
     """An execution engine that holds the code. Raises: RuntimeError."""
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine(level))
@@ -200,31 +115,39 @@ def _link(code: bytes, level: int) -> Any:
 
 
 def _load(identity: bytes, level: int) -> NativeCode | None:
-    path = _path(identity, level)
-    found = None if path is None else _read(path)
+    directory = cache_directory()
+    found = None if directory is None else code_cache.load(directory, _key(identity, level))
     if found is None:
         return None
     meta, code = found
     try:
         engine = _link(code, level)
-        address = engine.get_function_address("run")
+        address, seal = engine.get_function_address("run"), engine.get_global_value_address(SEAL)
     except RuntimeError:
+        return None  # replaced by the translation that follows
+    if not address or not seal or ctypes.string_at(seal, 16) != code_cache.digest(_json(meta).encode()):
         return None
-    return NativeCode(address, meta, True, 0.0, [engine], level) if address else None
+    return NativeCode(address, meta, True, 0.0, [engine], level)
+
+
+def _json(meta: dict[str, Any]) -> str:
+    return json.dumps(meta, separators=(",", ":"))
 
 
 def _compile(identity: bytes, text: str, meta: dict[str, Any], level: int) -> NativeCode:
     machine = _machine(level)
-    module = binding.parse_assembly(text)
+    head = _json(meta)
+    seal = "".join(f"\\{byte:02X}" for byte in code_cache.digest(head.encode()))
+    module = binding.parse_assembly(f'{text}\n@{SEAL} = constant [16 x i8] c"{seal}"\n')
     options = binding.create_pipeline_tuning_options(speed_level=level)
     options.loop_vectorization = options.slp_vectorization = False
     passes = binding.create_pass_builder(machine, options)
     passes.getModulePassManager().run(module, passes)
     code = machine.emit_object(module)
     engine = _link(code, level)
-    path = _path(identity, level)
-    if path is not None:
-        _write(path, meta, code)
+    directory = cache_directory()
+    if directory is not None:
+        code_cache.store(directory, _key(identity, level), head, code)
     return NativeCode(engine.get_function_address("run"), meta, False, 0.0, [engine], level, identity, text)
 
 
