@@ -132,7 +132,7 @@ class Builder(Generic[T]):
 
     def _record(self, instr: T) -> int:
         """Append an instruction that takes no second operation; returns its index."""
-        self._open = -1
+        self._settle()
         self._places.append(here())
         self._instrs.append(instr)
         return len(self._instrs) - 1
@@ -182,6 +182,7 @@ class Builder(Generic[T]):
         self._refuse(Refused(rule, message, allowed, help))
 
     def _unknown(self, name: str, kind: type, what: str) -> UnknownNameError:
+        self._settle()
         known = [n for n in dir(kind) if not n.startswith("_")]
         return UnknownNameError.among(name, known, what, loc_of(here()), self._errors)
 
@@ -190,7 +191,7 @@ class Builder(Generic[T]):
     def label(self, name: str | Label | None = None) -> Label:
         """Name the next instruction; without a name one is made up. Returns the label, which branches take."""
         place = name if isinstance(name, Label) else self.new_label() if name is None else Label(name)
-        self._open = -1
+        self._settle()
         if place.name in self._labels:
             self._error(
                 "label",
@@ -232,8 +233,13 @@ class Builder(Generic[T]):
 
     # -- end
 
+    def _settle(self) -> None:
+        """Complete the open instruction, if any: it gets no second operation. May find errors in it."""
+        self._open = -1
+
     def _finish(self) -> tuple[list[T], dict[str, int], Places]:
         """The instructions, branches linked, with labels and places. Raises: AsmError with every diagnostic."""
+        self._settle()
         places = Places(self._places)
         for index, name in self._fixups:
             target = self._labels.get(name)
@@ -272,6 +278,7 @@ def run(q: B, fn: Callable[Concatenate[B, P], object], /, *args: P.args, **kwarg
     except AsmError:
         raise
     except Exception as error:
+        q._settle()
         for found in q._errors:
             error.add_note(found.render())
         raise

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qpu.core.effects import Effects
-    from qpu.v3d.asm42 import Asm42
-    from qpu.v3d.asm71 import Asm71
+    from qpu.v3d.asm import Asm, Asm42, Asm71
     from qpu.v3d.decode import decode
     from qpu.v3d.hazards import check
     from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
@@ -19,8 +18,9 @@ if TYPE_CHECKING:
     from qpu.v3d.pairing import combine
 
 _HOME = {
-    "Asm42": "asm42",
-    "Asm71": "asm71",
+    "Asm": "asm",
+    "Asm42": "asm",
+    "Asm71": "asm",
     "Effects": "effects",
     "combine": "pairing",
     "decode": "decode",
@@ -40,6 +40,7 @@ _HOME = {
 __all__ = [
     "Alu",
     "AluHalf",
+    "Asm",
     "Asm42",
     "Asm71",
     "Branch",

@@ -16,42 +16,30 @@ Operations of the add ALU return the free mul half, on which one mul operation c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from qpu.core.builder import run
 from qpu.core.code import Code
 from qpu.core.isa import Isa
-from qpu.v3d.operands import LAYERS
+from qpu.core.locations import LAYERS
 
 if TYPE_CHECKING:
-    from qpu.v3d.asm42 import Asm42
-    from qpu.v3d.asm71 import Asm71
+    from qpu.v3d.generated.asm42 import Asm42
+    from qpu.v3d.generated.asm71 import Asm71
+    from qpu.v3d.generated.common import Asm
 
-__all__ = ["Asm42", "Asm71", "assemble"]
+__all__ = ["Asm", "Asm42", "Asm71", "assemble"]
 
-LAYERS.add(__file__)
-
-
-def __getattr__(name: str) -> object:
-    # each builder is loaded when it is used
-    if name == "Asm42":
-        from qpu.v3d.asm42 import Asm42
-
-        return Asm42
-    if name == "Asm71":
-        from qpu.v3d.asm71 import Asm71
-
-        return Asm71
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+_HOME = {"Asm": "common", "Asm42": "asm42", "Asm71": "asm71"}
 
 
-def _builder(isa: Isa) -> Asm42 | Asm71:
-    if isa is Isa.V3D71:
-        from qpu.v3d.asm71 import Asm71
+def __getattr__(name: str) -> Any:
+    # each builder is loaded on first use
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return Asm71()
-    from qpu.v3d.asm42 import Asm42
-
-    return Asm42()
+    return getattr(import_module(f"qpu.v3d.generated.{_HOME[name]}"), name)
 
 
 def assemble(
@@ -67,13 +55,15 @@ def assemble(
     mode the program is for.
     Raises: AsmError with every diagnostic of the program; HazardError with every broken rule.
     """
-    q = _builder(isa)
-    fn(q, *args)
-    words, labels, locs = q._finish()
-    program = Code(isa, tuple(words), labels, locs)
+    q = __getattr__("Asm71" if isa is Isa.V3D71 else "Asm42")()
+    words, labels, places = run(q, fn, *args)._words()
+    code = Code(isa, tuple(words), labels, places)
     if check:
         from qpu.core.hazards import raise_errors
         from qpu.v3d.hazards import check as find
 
-        raise_errors(find(isa, words, single_segment=single_segment), program)
-    return program
+        raise_errors(find(isa, words, single_segment=single_segment), code)
+    return code
+
+
+LAYERS.add(__file__)

@@ -1,53 +1,41 @@
-"""What the typed builders of V3D 4.2 and 7.1 share: emission, dual issue, conditions, signals, labels, diagnostics.
+"""The typed builders of V3D 4.2 and 7.1, apart from their generated methods: operands, dual issue, branches, tails.
 
-The operation methods are generated (`ops42.py`, `ops71.py`) and call `_add` and `_mul` of the issue modules. An error
-is recorded at the user's line and a nop takes the instruction's place, so that one run reports every error of a
-program.
+A builder records halves, joins them through `qpu.v3d.pairing` and gets the word from `qpu.v3d.encode`. The operation
+methods, destinations and signals are generated (`qpu/v3d/generated`) and call `_add`, `_mul` and `_mul_only`. An
+operation of the add ALU leaves its instruction open until a mul operation is chained or the next instruction begins.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
-from qpu.core.isa import Isa, Unit
+from qpu.core.builder import Builder, Label, MulSlot, Refused, suggest
+from qpu.core.isa import Isa
+from qpu.core.locations import LAYERS, Places, loc_of
 from qpu.core.optable import Op, OperandType
-from qpu.errors import AsmError, Diagnostic, Loc, UnknownNameError
-from qpu.v3d.codes import (
-    BDI,
-    BRANCH_CONDS,
-    COND_ALLOWED,
-    CONDS,
-    MSFIGN,
-    PUSHES,
-    SIG_CODE,
-    SIGNALS,
-    UPDATES,
-    cond_field,
-    sig_names,
-    tables,
-)
-from qpu.v3d.codes import WRITING_SIGS as _WRITING_SIGS
-from qpu.v3d.instr import Sig
-from qpu.v3d.locs import Locs
-from qpu.v3d.operands import LAYERS, Imm, Label, Place, Signal, _Dest, here, line_of, make_imm, table_key
-from qpu.v3d.ops import code_of, modifiers
+from qpu.errors import AsmError, Diagnostic
+from qpu.v3d.codes import BDI, BRANCH_CONDS, MSFIGN
+from qpu.v3d.encode import encode
+from qpu.v3d.instr import Alu, AluHalf, Branch, Instr, Sig
+from qpu.v3d.operands import ABSENT, LRI, Absolute, Dest, Imm, LinkRegister, Reg, RegFile, Signal, immediate
+from qpu.v3d.pairing import ADD, draft, explain, idle
+from qpu.v3d.regs import imm_index
 
 __all__ = [
     "BranchCond",
-    "Builder",
     "Cond",
-    "Enc",
+    "Label",
     "Msfign",
-    "MulSlotBase",
+    "MulSlot",
     "Push",
     "SigArg",
+    "Source",
     "UnifTarget",
     "Update",
-    "encs",
+    "V3dBuilder",
+    "registers",
 ]
 
 Cond: TypeAlias = Literal["ifa", "ifb", "ifna", "ifnb"]
@@ -58,264 +46,243 @@ Update: TypeAlias = Literal[
 BranchCond: TypeAlias = Literal["a0", "na0", "alla", "anyna", "anya", "allna"]
 Msfign: TypeAlias = Literal["p", "q"]
 UnifTarget: TypeAlias = Literal["abs", "rel", "lri"]
+Source: TypeAlias = Reg | Imm | int | float
 SigArg: TypeAlias = "Signal | Sequence[Signal]"
 
-_WRITING: Final = int(_WRITING_SIGS)
-_IMM: Final = int(Sig.IMM_A | Sig.IMM_B | Sig.IMM_C | Sig.IMM_D)
-
-# Condition of one half: 0 none, then conditions, pushes, updates. Rows of the table: add half, columns: mul half.
-_HALF_CONDS: Final = ((None, None, None), *((c, None, None) for c in CONDS), *((None, p, None) for p in PUSHES[1:]),
-                      *((None, None, u) for u in UPDATES))  # fmt: skip
-_HALF_COND_ID: Final[dict[tuple[object, object, object], int]] = {key: i for i, key in enumerate(_HALF_CONDS)}
-_N: Final = len(_HALF_CONDS)
+_IMM_ALLOWED: Final = "-16..15 as integers; 2**-8..2**7 as floats"
+_UNIFORM_HELP: Final = "load it as a uniform: q.nop(sig=q.ldunifrf(q.rf[5]))"
+_NUMBERS: Final[dict[tuple[type, int | float, OperandType], Imm]] = {}
+"""Immediates of plain numbers by operand type, which turn up again and again."""
 
 
-def _cond_table() -> tuple[int, ...]:
-    """Condition field in place, or -1, by add half * _N + mul half."""
-    out: list[int] = []
-    for ac, ap, au in _HALF_CONDS:
-        for mc, mp, mu in _HALF_CONDS:
-            field = cond_field((ac or "", ap or "", au or "", mc or "", mp or "", mu or ""))
-            out.append(-1 if field is None else field << 46)
-    return tuple(out)
+_NO_SIGNAL: Final = Signal(0)
+_NOP: Final = idle()
+_tuple: Final = tuple.__new__  # makes a named tuple in half the time
 
 
-COND_TABLE: Final = _cond_table()
-SIG_BITS: Final = {isa: {int(s): n << 53 for s, n in SIG_CODE[isa].items()} for isa in (Isa.V3D42, Isa.V3D71)}
+def registers(isa: Isa) -> dict[int, Reg]:
+    """rf0..rf63 by number, for `RegFile`."""
+    return {n: Reg(isa, n) for n in range(64)}
 
 
-class Enc:
-    """An operation of one ALU as the builder uses it. t: word bits by combination of modifiers."""
+class V3dBuilder(Builder["Instr | int"]):
+    """Base of `Asm42` and `Asm71`. An entry is an instruction, or the word of one that is complete."""
 
-    __slots__ = ("op", "order", "register_only", "swapped", "t", "unit")
+    __slots__ = ("_sig", "rf")
 
-    def __init__(self, op: Op, unit: Unit, register_only: bool) -> None:
-        self.op = op
-        self.unit = unit
-        self.t: dict[int, int] = {}
-        self.order = op.order is not None
-        self.swapped = op.order == "swapped"
-        self.register_only = register_only
+    _registers: ClassVar[dict[int, Reg]]
+    _idle: ClassVar[Alu]
+    _foreign: ClassVar[int]  # bits of `only` of operands that are not for this chip
+    null: ClassVar[Dest]
+    rf: RegFile
 
-
-@cache
-def encs(isa: Isa, unit: Unit) -> Mapping[str, Enc]:
-    """All operations of one ALU by name; made once, shared, never changed."""
-    found: dict[str, Enc] = {}
-    for (op, a, b, pack), bits in tables(isa, unit).encode.items():
-        e = found.get(op.name)
-        if e is None:
-            code = code_of(op, isa, unit)
-            e = found[op.name] = Enc(op, unit, code is not None and code.magic is not None)
-        e.t[table_key(a, b, pack)] = bits
-    return found
-
-
-class _Absent:
-    """Stands for an operand or destination that an operation does not have."""
-
-    __slots__ = ("da", "dm", "e42", "e71", "magic", "mid", "mod", "mux", "n", "order", "pid", "sa", "sb", "sc", "sd")
+    lri: Final = LRI
+    """The link register as a branch target."""
 
     def __init__(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
-        self.mod = ""
-        self.magic = False
+        super().__init__()
+        self._sig = _NO_SIGNAL  # of the open instruction
+        self.rf = RegFile(self._registers, self)  # type: ignore[call-arg] # a plain class for the checker
 
-
-ABSENT: Final[Any] = _Absent()
-
-
-class MulSlotBase:
-    """The free mul half of the instruction just begun."""
-
-    __slots__ = ("_i", "_q")
-    _i: int
-    _q: Any
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name):
-            if name.startswith("_"):
-                raise AttributeError(name)
-            known = [n for n in dir(type(self)) if not n.startswith("_")]
-            raise self._q._unknown(name, known, f"the mul half of {self._q.isa.label}")
-
-
-class Builder:
-    """Base of the typed builders; see `Asm42` and `Asm71`."""
-
-    __slots__ = (
-        "_ca",
-        "_errors",
-        "_fixups",
-        "_half",
-        "_labels",
-        "_locs",
-        "_names",
-        "_open",
-        "_pa",
-        "_pb",
-        "_sd",
-        "_sig",
-        "_words",
-    )
-
-    isa: Isa
-    _nop: int  # a nop
-    _nop_mul: int  # its mul half
-    _mul_names: frozenset[str]
-
-    def __init__(self) -> None:
-        self._words: list[int] = []
-        self._locs: list[Place] = []
-        self._errors: list[Diagnostic] = []
-        self._labels: dict[str, int] = {}
-        self._fixups: list[tuple[int, str]] = []
-        self._names = 0
-        self._open = -1  # index of the instruction whose mul half is free
-        self._half = 0  # its add half
-        self._ca = 0  # its condition
-        self._sig = 0  # its signals
-        self._sd = 0  # its signal destination, in place
-        self._pa = self._pb = -1  # 4.2: its read ports
-
-    # -- diagnostics
-
-    def _loc(self) -> Loc:
-        code, offset = here()
-        return Loc(code.co_filename, line_of(code, offset))
-
-    def _error(self, rule: str, message: str, allowed: str | None = None, help: str | None = None) -> None:
-        self._errors.append(
-            Diagnostic(rule, message, loc=self._loc(), allowed=allowed, help=help, index=max(len(self._words) - 1, 0))
-        )
-
-    def _bad_register(self, n: object) -> Any:
+    def _bad_register(self, n: object) -> Reg:
         what = f"rf{n}" if isinstance(n, int) else f"rf[{n!r}]"
-        self._error("register", f"{what} does not exist", "rf[0] .. rf[63]")
-        return self._stand_in()
+        self._error("register", f"{what} does not exist", "rf[0] .. rf[63]", "use one of the 64 registers")
+        return self._registers[0]
 
-    def _stand_in(self) -> Any:
-        raise NotImplementedError
+    # -- halves
 
-    def _unknown(self, name: str, known: Sequence[str], what: str) -> UnknownNameError:
-        return UnknownNameError.among(name, known, what, self._loc(), self._errors)
+    def _add(self, op: Op, d: Any, a: Any, b: Any, cond: Any, push: Any, update: Any, sig: Any) -> int:
+        if self._open >= 0:
+            self._settle()
+        frame = sys._getframe(2)
+        while frame.f_code.co_filename in LAYERS:
+            frame = frame.f_back  # type: ignore[assignment] # the layers were called by somebody
+        self._places.append((frame.f_code, frame.f_lasti))
+        instrs = self._instrs
+        index = self._open = len(instrs)
+        instrs.append(self._idle)
+        try:
+            if (d.only | a.only | b.only) & self._foreign:
+                raise AttributeError
+            self._half = _tuple(AluHalf, (op, d.dst, a.src, b.src, d.mod, cond or "", push or "", update or ""))
+        except AttributeError:
+            self._half = self._recorded(op, d, a, b, cond, push, update)
+        self._sig = _NO_SIGNAL if sig is None else self._signal(sig)
+        return index
 
-    # -- operands
+    def _mul(self, index: int, op: Op, d: Any, a: Any, b: Any, cond: Any, push: Any, update: Any, sig: Any) -> None:
+        if index != self._open and not self._join(index, op.name):
+            return
+        self._open = -1
+        half: AluHalf | None
+        try:
+            if (d.only | a.only | b.only) & self._foreign:
+                raise AttributeError
+            half = _tuple(AluHalf, (op, d.dst, a.src, b.src, d.mod, cond or "", push or "", update or ""))
+        except AttributeError:
+            half = self._recorded(op, d, a, b, cond, push, update)
+        if sig is not None and not self._also(self._signal(sig)):
+            return
+        add, signal = self._half, self._sig
+        if add is None or half is None:
+            return  # reported
+        try:
+            instr, keys = draft(self.isa, add, half, signal.bits, signal.dst, signal.rot)
+            self._instrs[index] = encode(instr, keys)
+        except AsmError as error:
+            found, part = explain(error, self.isa, add, half, signal.bits, signal.dst, signal.rot)
+            if part == ADD:
+                self._alone(index)
+            else:
+                self._refuse(found)
 
-    def _number(self, value: object, role: str, op: Op) -> Imm | None:
-        """The immediate of a plain number, or None after an error."""
+    def _also(self, signal: Signal) -> bool:
+        """Add the signal of the mul half to that of the add half; False after an error."""
+        mine = self._sig
+        if mine.bits & signal.bits or (mine.dst is not None and signal.dst is not None):
+            self._error(
+                "signal",
+                f"{signal!r} collides with a signal of the add half",
+                "each signal once, one destination",
+                "give the signal to one of the halves",
+            )
+            return False
+        self._sig = mine | signal
+        return True
+
+    def _settle(self) -> None:
+        if self._open >= 0:
+            self._alone(self._open)
+            self._open = -1
+
+    def _alone(self, index: int) -> None:
+        """Make an instruction of the add half last recorded."""
+        add, signal = self._half, self._sig
+        if add is None:
+            return  # reported
+        try:
+            instr, keys = draft(self.isa, add, _NOP, signal.bits, signal.dst, signal.rot)
+            self._instrs[index] = encode(instr, keys)
+        except AsmError as error:
+            found = explain(error, self.isa, add, _NOP, signal.bits, signal.dst, signal.rot)[0]
+            loc = loc_of(self._places[index])
+            self._errors.append(
+                Diagnostic(found.rule, found.message, loc=loc, allowed=found.allowed, help=found.help, index=index)
+            )
+
+    def _mul_only(self, op: Op, d: Any, a: Any, b: Any, cond: Any, push: Any, update: Any, sig: Any) -> None:
+        index = self._add(idle().op, self.null, ABSENT, ABSENT, None, None, None, None)
+        self._mul(index, op, d, a, b, cond, push, update, sig)
+
+    def _recorded(self, op: Op, d: Any, a: Any, b: Any, cond: Any, push: Any, update: Any) -> AluHalf | None:
+        """The half of a builder call with operands that must be looked at, or None after an error."""
+        try:
+            self._check_dest(op, d)
+            a, b = self._source(op, "a", a), self._source(op, "b", b)
+        except Refused as refused:
+            self._refuse(refused)
+            return None
+        return AluHalf(op, d.dst, a.src, b.src, d.mod, cond or "", push or "", update or "")
+
+    def _check_dest(self, op: Op, d: Any) -> None:
+        if d is ABSENT:
+            return
+        if not isinstance(d, Dest):
+            raise Refused(
+                "register",
+                f"{d!r} is not a destination of {op.name}",
+                "rf[n], accumulators of 4.2, q.null, q.tmua, ...",
+                "write the destination first: q.add(q.rf[0], a, b)",
+            )
+        if d.isa is not self.isa:
+            raise Refused(
+                "register",
+                f"{d!r} belongs to {d.isa.label}, this program is for {self.isa.label}",
+                "registers of this builder",
+                "take it from the builder that is passed in: q.rf[n]",
+            )
+
+    def _source(self, op: Op, role: str, value: Any) -> Any:
+        """The operand of a value: registers of this chip and immediates as they are, numbers as immediates."""
+        if value is ABSENT or isinstance(value, Imm) or (isinstance(value, Reg) and value.isa is self.isa):
+            return value
+        if isinstance(value, Dest):
+            what = "can only be written" if value.isa is self.isa else f"is a register of {value.isa.label}"
+            accumulators = "r0 .. r5, " if self.isa is Isa.V3D42 else ""
+            raise Refused(
+                "register",
+                f"{value!r} {what}",
+                f"rf[0] .. rf[63], {accumulators}small immediates",
+                "copy it to a register",
+            )
         operand = op.operand(role)
         type_ = operand.type if operand is not None else OperandType.B32
+        key = value.__class__, value if isinstance(value, (int, float)) and value else 0.5, type_
+        found = _NUMBERS.get(key) if key[1] != 0.5 else None
+        if found is None:
+            found = self._number(op, value, type_)
+            if key[1] != 0.5:
+                _NUMBERS[key] = found
+        return found
+
+    def _number(self, op: Op, value: Any, type_: OperandType) -> Imm:
         number: int | float
         if isinstance(value, float):
             number = float(value)
         elif isinstance(value, bool) or not hasattr(value, "__index__"):
             if not hasattr(value, "__float__") or isinstance(value, bool):
-                self._error("operand", f"{value!r} is no operand of {op.name}", "registers, integers, floats")
-                return None
+                raise Refused(
+                    "operand",
+                    f"{value!r} is not an operand of {op.name}",
+                    "registers, integers, floats",
+                    "write a number",
+                )
             number = float(value)
         else:
             number = int(value)
-        imm = make_imm(number)
+        imm = immediate(number)
         if imm is None:
-            self._error(
+            raise Refused(
                 "small-imm",
                 f"{value!r} is not a small immediate on {self.isa.label}",
-                "-16..15 as integers; 2**-8..2**7 as floats",
-                "load it as a uniform: "
-                + (
-                    "q.nop(sig=q.ldunifrf(q.rf[5]))"
-                    if self.isa is Isa.V3D71
-                    else "q.nop(sig=q.ldunifrf(q.rf[5])) or q.ldunif (r5)"
-                ),
+                _IMM_ALLOWED,
+                _UNIFORM_HELP + (" or q.ldunif (r5)" if self.isa is Isa.V3D42 else ""),
             )
-            return None
-        is_float = isinstance(number, float)
-        if imm.n and is_float and type_ not in (OperandType.F32, OperandType.B32):
-            self._error(
-                "imm-type",
-                f"the float {value!r} is an operand of {op.name}, which takes {type_}",
-                f"integers; q.imm({value!r}) where the bit pattern is meant",
-            )
-            return None
-        if imm.n and not is_float and type_ in (OperandType.F32, OperandType.F16X2):
-            self._error(
-                "imm-type",
-                f"the integer {value!r} is an operand of {op.name}, which takes {type_}",
-                f"floats: {float(number)!r}; q.imm({value!r}) where the bit pattern is meant",
-            )
-            return None
-        return imm
+        floats = (OperandType.F32, OperandType.F16X2)
+        if imm.src.n and isinstance(number, float) and type_ not in (OperandType.F32, OperandType.B32):
+            kind, others = "float", f"integers; q.imm({value!r}) where the bit pattern is meant"
+        elif imm.src.n and not isinstance(number, float) and type_ in floats:
+            kind, others = "integer", f"floats: {float(number)!r}; q.imm({value!r}) where the bit pattern is meant"
+        else:
+            return imm
+        raise Refused(
+            "imm-type",
+            f"the {kind} {value!r} is an operand of {op.name}, which takes {type_}",
+            others,
+            "write the other",
+        )
 
     def imm(self, value: int | float) -> Imm:
         """The small immediate of a number, or of a 32-bit pattern, for any operation whatever its operand type.
 
         Allowed: integers -16..15, floats 2**-8 .. 2**7, and their patterns.
         """
-        found = make_imm(value)
+        found = immediate(value)
         if found is None:
             self._error(
-                "small-imm",
-                f"{value!r} is not a small immediate on {self.isa.label}",
-                "-16..15 as integers; 2**-8..2**7 as floats",
+                "small-imm", f"{value!r} is not a small immediate on {self.isa.label}", _IMM_ALLOWED, _UNIFORM_HELP
             )
             return Imm(0, 0)
         return found
 
-    def _modifier_error(self, e: Enc, d: Any, a: Any, b: Any) -> None:
-        op = e.op
-        allowed = modifiers(op, self.isa, e.unit)
-        for role, thing in (("d", d), ("a", a), ("b", b)):
-            if thing is ABSENT or not thing.mod or thing.mod in allowed.get(role, ()):
-                continue
-            names = ", ".join(f".{m}" for m in allowed.get(role, ())) or "none"
-            what = "its destination" if role == "d" else f"operand {role}"
-            self._error("modifier", f"{op.name} has no modifier .{thing.mod} for {what}", names)
-            return
-        self._error("modifier", f"{op.name} cannot combine these modifiers", "fewer modifiers")
+    def magic(self, n: int) -> Dest:
+        """Magic destination n, 0..63, named or not."""
+        if not 0 <= n < 64:
+            self._error("register", f"magic destination {n} does not exist", "0..63", "v3d.md 5 lists them")
+            return self.null
+        return Dest(self.isa, n)
 
-    def _dest_ok(self, e: Enc, d: Any, kind: type) -> bool:
-        if d is ABSENT:
-            return True
-        if not isinstance(d, kind):
-            if isinstance(d, _Dest):
-                self._error("register", f"{d!r} belongs to {d.isa.label}, this program is for {self.isa.label}")
-            else:
-                self._error(
-                    "register",
-                    f"{d!r} is no destination of {e.op.name}",
-                    "rf[n], accumulators of 4.2, q.null, q.tmua, ...",
-                )
-            return False
-        if e.register_only and isinstance(d, _Dest) and d.magic:
-            self._error("register", f"{e.op.name} writes registers only", "rf[0] .. rf[63]")
-            return False
-        return True
-
-    # -- conditions and signals
-
-    def _cond_id(self, cond: object, push: object, update: object) -> int:
-        number = _HALF_COND_ID.get((cond, push, update))
-        if number is not None:
-            return number
-        for value, name, allowed in (
-            (cond, "condition", CONDS),
-            (push, "push", PUSHES[1:]),
-            (update, "update", UPDATES),
-        ):
-            if value is not None and value not in allowed:
-                close = difflib.get_close_matches(str(value), allowed, 1)
-                self._error(
-                    "condition",
-                    f"unknown {name} {value!r}",
-                    ", ".join(allowed),
-                    f"did you mean {close[0]!r}?" if close else None,
-                )
-                return 0
-        self._error("condition", "one half has one of: condition, push, update", COND_ALLOWED)
-        return 0
+    # -- signals
 
     def _signal(self, sig: SigArg) -> Signal:
         if isinstance(sig, Signal):
@@ -324,257 +291,158 @@ class Builder:
         if isinstance(parts, (list, tuple)) and all(isinstance(s, Signal) for s in parts):
             merged = Signal(0)
             for s in parts:
-                merged = self._merge(merged, s)
+                try:
+                    merged = merged | s
+                except AsmError as error:
+                    self._errors += error.diagnostics
             return merged
-        help_ = None
-        if isinstance(parts, str) or callable(parts):
-            help_ = "signals are names of the builder: q.thrsw, q.ldunif, q.ldunifrf(q.rf[0]), q.ldtmu(q.rf[0])"
-        self._error("signal", f"{sig!r} is no signal", "a signal, or several joined by |", help_)
-        return Signal(0)
-
-    def _merge(self, a: Signal, b: Signal) -> Signal:
-        try:
-            return a | b
-        except AsmError as error:
-            self._errors += error.diagnostics
-            return a
-
-    def _field(self, ca: int, cm: int, sig: int) -> int:
-        """Signal and condition bits of the word, or -1 after an error."""
-        bits = SIG_BITS[self.isa].get(sig)
-        if bits is None:
-            self._sig_error(sig)
-            return -1
-        if sig & _WRITING:
-            if ca or cm:
-                self._error(
-                    "condition-field",
-                    f"signal {sig_names(Sig(sig & _WRITING))} writes a register, so the instruction cannot have "
-                    "conditions or flags",
-                    help="put the signal or the condition into another instruction",
-                )
-                return -1
-            return bits | self._sd
-        field = COND_TABLE[ca * _N + cm]
-        if field < 0:
-            names = [next((x for x in _HALF_CONDS[i] if x), None) for i in (ca, cm)]
-            self._error(
-                "condition",
-                f"{names[0]} in the add half and {names[1]} in the mul half cannot be combined",
-                COND_ALLOWED,
-            )
-            return -1
-        return bits | field
-
-    def _sig_error(self, sig: int) -> None:
-        rest = sig & ~_IMM
-        partners = sorted(
-            {sig_names(s & ~Sig(_IMM)) for s in SIGNALS[self.isa] if s is not None and (s & rest) == rest and s != sig}
-        )
-        if sig & _IMM and rest:
-            self._error(
-                "signal",
-                f"signal {sig_names(Sig(rest))} cannot be combined with a small immediate on {self.isa.label}",
-                "an immediate with ldvary or ldtmu" if self.isa is Isa.V3D42 else "an immediate without other signals",
-                "put the signal into another instruction",
-            )
-            return
         self._error(
             "signal",
-            f"{self.isa.label} cannot combine the signals {sig_names(Sig(rest))}",
-            "combinations with them: " + "; ".join(p for p in partners if p) if any(partners) else "one at a time",
-            "spread them over several instructions",
+            f"{sig!r} is not a signal",
+            "a signal, or several joined by |",
+            "signals are names of the builder: q.thrsw, q.ldunif, q.ldunifrf(q.rf[0]), q.ldtmu(q.rf[0])",
         )
+        return Signal(0)
 
-    # -- labels, branches, raw words
+    def _writing(self, bit: int, d: object) -> Signal:
+        """The signal `bit` with its destination."""
+        if isinstance(d, Dest) and d.isa is self.isa and not d.mod:
+            return Signal(bit, d.dst)
+        self._error(
+            "signal-destination",
+            f"{d!r} is not a destination of {str(Sig(bit).name).lower()}",
+            "rf[n] or a magic destination, without modifier",
+            "write the register in the call: q.ldtmu(q.rf[0])",
+        )
+        return Signal(0)
 
-    def label(self, name: str | Label | None = None) -> Label:
-        """Define a label here. Without a name one is made up; a `Label` from `new_label` is put here.
+    def _rotation(self, amount: object) -> Signal:
+        if isinstance(amount, Reg) and amount.dst == (5, True) and not amount.mod:
+            return Signal(int(Sig.ROT), None, 0)
+        if isinstance(amount, int) and not isinstance(amount, bool) and amount and -16 <= amount <= 15:
+            return Signal(int(Sig.ROT), None, imm_index(amount))
+        self._error(
+            "rotate", f"{amount!r} is not a rotation amount", "1..15, -16..-1, q.r5", "put other amounts into r5"
+        )
+        return Signal(0)
 
-        Returns: the label, to be used as a branch target.
-        """
-        if name is None:
-            name = self.new_label()
-        text = name.name if isinstance(name, Label) else name
-        self._open = -1
-        if text in self._labels:
-            self._error("label", f"label {text!r} is defined twice", help="give one of them another name")
-        else:
-            self._labels[text] = len(self._words)
-        return name if isinstance(name, Label) else Label(text)
+    # -- branches, tails, raw words
 
-    def new_label(self, name: str | None = None) -> Label:
-        """A label to be placed later with `label`; a unique name is derived from `name`."""
-        self._names += 1
-        return Label(f"{name or 'L'}.{self._names}")
+    def absolute(self, address: int) -> Absolute:
+        """A GPU address as a branch target; a multiple of 8."""
+        return Absolute(address)
 
-    @contextmanager
-    def loop(self, name: str | None = None) -> Iterator[Loop]:
-        """``with q.loop() as loop: ... q.b(loop.start, cond="anyna")``: labels at the start and behind the body.
-
-        It emits nothing; the branch and its three delay slots are the body's.
-        """
-        loop = Loop(self.new_label(name or "loop"), self.new_label((name or "loop") + ".end"))
-        self.label(loop.start)
-        yield loop
-        self.label(loop.end)
-
-    def _emit_branch(
+    def b(
         self,
-        target: object,
-        cond: str | None,
-        msfign: str | None,
-        unif: object,
-        link: bool,
-        register: type,
+        target: str | Label | int | Reg | Absolute | LinkRegister,
+        *,
+        cond: BranchCond | None = None,
+        msfign: Msfign | None = None,
+        unif: UnifTarget | Reg | None = None,
+        link: bool = False,
     ) -> None:
-        self._words.append(self._nop)
-        self._locs.append(here())
-        self._open = -1
-        word = 2 << 56 | (1 << 23 if link else 0)
-        number = BRANCH_CONDS.get(cond or "")
-        if number is None:
-            self._error(
-                "branch-condition", f"unknown branch condition {cond!r}", ", ".join(c for c in BRANCH_CONDS if c)
-            )
-            return
-        if (msfign or "") not in MSFIGN:
-            self._error("branch-condition", f"unknown msfign {msfign!r}", "'p' (per lane), 'q' (per quad)")
-            return
-        word |= number << 32 | MSFIGN.index(msfign or "") << 21
-        raddr: int | None = None
-        if isinstance(target, Label):
-            target = target.name
-        if isinstance(target, register) and isinstance(target, _Dest):
-            if target.magic or target.mod:
-                self._error(
-                    "branch-target", f"{target!r} cannot be a branch target", "rf[n] without modifier, labels, q.lri"
+        """Branch; the three instructions after it are executed in any case.
+
+        target: label, byte offset from the fourth instruction after the branch, register (lane 0), ``q.lri``, or
+        ``q.absolute(address)``. cond: on flag A. msfign: leave out lanes (p) or quads (q) without live samples.
+        unif: also move the uniform stream: to the address (abs) or by the offset (rel) that the next uniform
+        holds, to the link register, or to a register. link: set the link register to the fourth instruction after
+        the branch.
+        """
+        label = target.name if isinstance(target, Label) else target if isinstance(target, str) else None
+        try:
+            branch = self._branch(target if label is None else 0, cond, msfign, unif, link)
+        except Refused as refused:
+            self._refuse(refused)
+            branch, label = Branch(self.isa), None
+        self._record_branch(branch, label)
+
+    def _branch(self, target: Any, cond: Any, msfign: Any, unif: Any, link: bool) -> Branch:
+        for value, allowed, what in (
+            (cond, [c for c in BRANCH_CONDS if c], "branch condition"),
+            (msfign, [m for m in MSFIGN if m], "msfign"),
+        ):
+            if value is not None and value not in allowed:
+                raise Refused(
+                    "branch-condition", f"unknown {what} {value!r}", ", ".join(allowed), suggest(value, allowed)
                 )
-                return
-            word |= 3 << 12
-            raddr = target.n
+        branch = Branch(self.isa, cond or "", msfign or "", link=bool(link))
+        if self._is_register(target):
+            branch = branch._replace(bdi="rf", raddr_a=target.dst.n)
         elif isinstance(target, Absolute):
             if not 0 <= target.address < 1 << 32 or target.address & 7:
-                self._error("branch-target", f"address {target.address:#x} is no multiple of 8 in 32 bits")
-                return
-            word |= _offset_bits(target.address)
+                raise Refused(
+                    "branch-target",
+                    f"{target.address:#x} is not the address of an instruction",
+                    "multiples of 8 below 2**32",
+                    "code starts at a multiple of 8",
+                )
+            branch = branch._replace(bdi="abs", offset=target.address)
         elif target is LRI:
-            word |= 2 << 12
-        elif isinstance(target, str):
-            word |= 1 << 12
-            self._fixups.append((len(self._words) - 1, target))
+            branch = branch._replace(bdi="lri")
         elif isinstance(target, int) and not isinstance(target, bool):
             if not -(1 << 31) <= target < 1 << 31 or target & 7:
-                self._error("branch-target", f"byte offset {target} is no multiple of 8 in 32 bits", help="use a label")
-                return
-            word |= 1 << 12 | _offset_bits(target & 0xFFFFFFFF)
+                raise Refused(
+                    "branch-target", f"{target} is not a byte offset", "multiples of 8 in 32 bits", "use a label"
+                )
+            branch = branch._replace(offset=target & 0xFFFFFFFF)
         else:
-            self._error(
+            raise Refused(
                 "branch-target",
-                f"{target!r} is no branch target",
-                "labels, byte offsets, rf[n], q.lri, q.absolute(address)",
+                f"{target!r} is not a branch target",
+                "labels, byte offsets, rf[n] without modifier, q.lri, q.absolute(address)",
+                "use a label",
             )
-            return
-        if unif is not None:
-            word |= 1 << 14
-            if isinstance(unif, register) and isinstance(unif, _Dest) and not unif.magic and not unif.mod:
-                if raddr is not None and raddr != unif.n:
-                    self._error(
-                        "branch-target",
-                        f"rf{raddr} and rf{unif.n}: a branch reads one register",
-                        "the same register for both",
-                    )
-                    return
-                raddr = unif.n
-                word |= 3 << 15
-            elif unif in BDI[:3]:
-                word |= BDI.index(str(unif)) << 15
-            else:
-                self._error("branch-target", f"unknown uniform destination {unif!r}", "'abs', 'rel', 'lri', rf[n]")
-                return
-        self._words[-1] = word | (raddr or 0) << 6
+        if unif is None:
+            return branch
+        if self._is_register(unif):
+            if branch.bdi == "rf" and branch.raddr_a != unif.dst.n:
+                raise Refused(
+                    "branch-target",
+                    f"rf{branch.raddr_a} and rf{unif.dst.n}: a branch reads one register",
+                    "the same register for both",
+                    "use the same register for both",
+                )
+            return branch._replace(ub=True, bdu="rf", raddr_a=unif.dst.n)
+        if unif not in BDI[:3]:
+            raise Refused(
+                "branch-target",
+                f"unknown uniform destination {unif!r}",
+                "'abs', 'rel', 'lri', rf[n]",
+                "q.b(target, unif='rel')",
+            )
+        return branch._replace(ub=True, bdu=unif)
+
+    def _is_register(self, value: object) -> bool:
+        return isinstance(value, Reg) and value.isa is self.isa and not value.dst.magic and not value.mod
+
+    def _link(self, instr: Instr | int, index: int, target: int) -> Instr:
+        assert isinstance(instr, Branch)
+        return instr._replace(offset=(target - index - 4) * 8 & 0xFFFFFFFF)
 
     def end(self, *, single_segment: bool = False) -> None:
         """The usual tail: the last-switch marker and two slots, then the program end with its two slots.
 
         single_segment: for programs launched in that mode, which have no marker.
         """
-        thrsw = 1 << 53
-        for bits in (thrsw, 0, 0) if single_segment else (thrsw, thrsw, 0, 0, thrsw, 0, 0):
-            self._words.append(self._nop | bits)
-            self._locs.append(here())
-        self._open = -1
+        switch = self._idle._replace(sig=Sig.THRSW)
+        nop = self._idle
+        for instr in (switch, nop, nop) if single_segment else (switch, switch, nop, nop, switch, nop, nop):
+            self._record(instr)
 
     def raw(self, word: int) -> None:
         """Emit a 64-bit instruction word as it is."""
-        self._words.append(self._nop)
-        self._locs.append(here())
-        self._open = -1
         if not isinstance(word, int) or not 0 <= word < 1 << 64:
-            self._error("word", f"{word!r} is no instruction word", "integers 0 .. 2**64 - 1")
-            return
-        self._words[-1] = int(word)
+            self._error("word", f"{word!r} is not an instruction word", "0 .. 2**64 - 1", "write an integer of 64 bits")
+            word = 0
+        self._record(int(word))
 
-    def __len__(self) -> int:
-        """Instructions emitted so far."""
-        return len(self._words)
+    # -- end
 
-    def _finish(self) -> tuple[list[int], dict[str, int], Locs]:
-        """Resolve labels. Raises: AsmError with every diagnostic."""
-        words = self._words
-        locs = Locs(self._locs)
-        for index, name in self._fixups:
-            at = self._labels.get(name)
-            if at is None:
-                close = difflib.get_close_matches(name, self._labels, 1)
-                self._errors.append(
-                    Diagnostic(
-                        "label",
-                        f"label {name!r} is not defined",
-                        loc=locs.loc(index),
-                        allowed=", ".join(sorted(self._labels)[:12]) or "no label is defined",
-                        help=f"did you mean {close[0]!r}?" if close else f"define it with q.label({name!r})",
-                        index=index,
-                    )
-                )
-            else:
-                words[index] |= _offset_bits((at - index - 4) * 8 & 0xFFFFFFFF)
-        if self._errors:
-            raise AsmError.of(self._errors)
-        return words, dict(self._labels), locs
+    def _words(self) -> tuple[list[int], dict[str, int], Places]:
+        """The program. Raises: AsmError with every diagnostic."""
+        instrs, labels, places = self._finish()
+        return [i if isinstance(i, int) else encode(i) for i in instrs], labels, places
 
 
-class Loop:
-    """Labels of a loop: `start`, and `end` right behind its body."""
-
-    __slots__ = ("end", "start")
-
-    def __init__(self, start: Label, end: Label) -> None:
-        self.start = start
-        self.end = end
-
-
-class Absolute:
-    """A GPU address as a branch target."""
-
-    __slots__ = ("address",)
-
-    def __init__(self, address: int) -> None:
-        self.address = address
-
-
-class _LinkTarget:
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "lri"
-
-
-LRI: Final = _LinkTarget()
-
-
-def _offset_bits(offset: int) -> int:
-    return (offset >> 3 & 0x1FFFFF) << 35 | offset >> 24 << 24
-
-
-LAYERS.update((__file__, contextmanager.__code__.co_filename))
+LAYERS.add(__file__)

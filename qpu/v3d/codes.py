@@ -6,7 +6,7 @@ py-videocore6 and py-videocore7 device tests (`Basis.MEASURED`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import Final
@@ -15,7 +15,7 @@ from qpu.core.bits import Layout
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
 from qpu.v3d.instr import Sig
-from qpu.v3d.ops import code_of, table, variants
+from qpu.v3d.ops import Variant, code_of, table, variants
 from qpu.v3d.regs import SIGNAL_ROWS, SIGNALS
 
 __all__ = [
@@ -29,6 +29,9 @@ __all__ = [
     "COND_ALLOWED",
     "COND_CODE",
     "COND_KEYS",
+    "COND_PAIRS",
+    "HALF_CONDS",
+    "HALF_COND_ID",
     "IMM_BITS",
     "IMM_MASK",
     "IMM_SIGS",
@@ -37,15 +40,14 @@ __all__ = [
     "PUSHES",
     "SIGNALS",
     "SIG_CODE",
+    "SIG_NUMBERS",
     "UPDATES",
     "WRITING_SIGS",
     "CondKey",
     "Entry",
-    "Pair",
     "cond_field",
-    "pair_42",
-    "pair_71",
     "sig_names",
+    "sub_codes",
     "tables",
 ]
 
@@ -66,6 +68,10 @@ NOP_WORD: Final[Mapping[Isa, int]] = MappingProxyType({Isa.V3D42: 0x3C003186BB80
 SIG_CODE: Final[Mapping[Isa, Mapping[Sig, int]]] = MappingProxyType(
     {isa: MappingProxyType({s: i for i, s in enumerate(row) if s is not None}) for isa, row in SIGNALS.items()}
 )
+SIG_NUMBERS: Final[Mapping[Isa, Mapping[int, int]]] = MappingProxyType(
+    {isa: {int(sig): n for sig, n in codes.items()} for isa, codes in SIG_CODE.items()}
+)
+"""The same by the integer value of the set; a plain dictionary, which encoder and pairing ask for each instruction."""
 # Signals that write an address of their own; they take the condition field.
 WRITING_SIGS: Final = Sig(sum(row.bit for row in SIGNAL_ROWS if row.names_destination))
 IMM_SIGS: Final = (Sig.IMM_A, Sig.IMM_B, Sig.IMM_C, Sig.IMM_D)
@@ -114,14 +120,26 @@ COND_ALLOWED: Final = (
 )
 
 
-def sig_names(sig: Sig) -> str:
-    """Names of a set of signals, for messages."""
-    return " ".join(s.name.lower() for s in Sig if s & sig and s.name is not None)
+# Condition, push or update of one half by number (0: none); a word holds the pair of both halves.
+HALF_CONDS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("", "", ""),
+    *((c, "", "") for c in CONDS),
+    *(("", p, "") for p in PUSHES[1:]),
+    *(("", "", u) for u in UPDATES),
+)
+HALF_COND_ID: Final[Mapping[tuple[str, str, str], int]] = {key: i for i, key in enumerate(HALF_CONDS)}
+COND_PAIRS: Final = tuple(COND_CODE.get((*add, *mul), -1) for add in HALF_CONDS for mul in HALF_CONDS)
+"""The condition field of a pair, by number of the add half * len(HALF_CONDS) + number of the mul half; -1: none."""
 
 
 def cond_field(key: CondKey) -> int | None:
     """The condition field of (add cond, push, update, mul cond, push, update), or None where it cannot be encoded."""
     return COND_CODE.get(key)
+
+
+def sig_names(sig: int) -> str:
+    """Names of a set of signals, for messages."""
+    return " ".join(s.name.lower() for s in Sig if s & sig and s.name is not None)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -141,45 +159,36 @@ class Entry:
 
 # Per opcode: by sub-opcodes (second operand field, first operand field), None where that field is an operand.
 Slot = dict[tuple[int | None, int | None], list[Entry]]
-EncodeKey = tuple[Op, str, str, str]  # operation, modifier of a, of b, output modifier
+
+
+def sub_codes(op: Op, isa: Isa, unit: Unit) -> Iterator[tuple[Variant, int, int | None, int | None]]:
+    """Per combination of modifiers: opcode, and the sub-opcodes in the fields of operand a and b (None: an operand)."""
+    code = code_of(op, isa, unit)
+    if code is None:
+        return
+    for variant in variants(op, isa, unit):
+        sub_a, sub_b = code.a, code.b
+        # the output modifier of a 4.2 operation without sources counts in its first field
+        if isa is Isa.V3D42 and op.arity == 0 and sub_a is not None:
+            sub_a += variant[4]
+        elif sub_b is not None:
+            sub_b += variant[4]
+        yield variant, code.op + variant[3], sub_a, sub_b
 
 
 class Tables:
-    """Encode and decode tables of one unit of one instruction set."""
+    """Operations of one unit of one instruction set by opcode, for the decoder."""
 
-    __slots__ = ("decode", "encode", "rows")
+    __slots__ = ("decode",)
 
     def __init__(self, isa: Isa, unit: Unit) -> None:
-        add = unit is Unit.ADD
-        v42 = isa is Isa.V3D42
-        fields = ALU_42 if v42 else ALU_71
-        op_field = fields["op_add" if add else "op_mul"]
-        if v42:
-            a_field, b_field = (fields["add_a"], fields["add_b"]) if add else (fields["mul_a"], fields["mul_b"])
-        else:
-            a_field, b_field = (fields["raddr_a"], fields["raddr_b"]) if add else (fields["raddr_c"], fields["raddr_d"])
-        waddr_field, magic_field = fields["waddr_a" if add else "waddr_m"], fields["ma" if add else "mm"]
-        self.decode: list[Slot | None] = [None] * (op_field.max + 1)
-        self.encode: dict[EncodeKey, int] = {}
-        # the same by identity, with what else the encoder asks: bits, sources, has a destination, writes registers only
-        self.rows: dict[tuple[int, str, str, str], tuple[int, int, bool, bool]] = {}
+        fields = ALU_42 if isa is Isa.V3D42 else ALU_71
+        self.decode: list[Slot | None] = [None] * (fields["op_add" if unit is Unit.ADD else "op_mul"].max + 1)
         for op in table(isa):
             code = code_of(op, isa, unit)
             if code is None:
                 continue
-            arity, has_dst = op.arity, op.operand("d") is not None
-            for a, b, pack, d_op, d_sub in variants(op, isa, unit):
-                number = code.op + d_op
-                sub_a, sub_b = code.a, code.b
-                # the output modifier of a 4.2 operation without sources counts in its first field
-                if v42 and op.arity == 0 and sub_a is not None:
-                    sub_a += d_sub
-                elif sub_b is not None:
-                    sub_b += d_sub
-                bits = op_field.put(number) | a_field.put(sub_a or 0) | b_field.put(sub_b or 0)
-                bits |= waddr_field.put(code.waddr or 0) | magic_field.put(code.magic or 0)
-                self.encode[op, a, b, pack] = bits
-                self.rows[id(op), a, b, pack] = bits, arity, has_dst, code.magic is not None
+            for (a, b, pack, _, _), number, sub_a, sub_b in sub_codes(op, isa, unit):
                 slot = self.decode[number]
                 if slot is None:
                     slot = self.decode[number] = {}
@@ -197,26 +206,3 @@ class Tables:
 def tables(isa: Isa, unit: Unit) -> Tables:
     """Built on first use, then shared; never changed."""
     return Tables(isa, unit)
-
-
-class Pair:
-    """The tables of both units of one instruction set, found without hashing."""
-
-    __slots__ = ("add", "isa", "mul", "sig_bits", "signals")
-
-    def __init__(self, isa: Isa) -> None:
-        self.isa = isa
-        self.add, self.mul = tables(isa, Unit.ADD), tables(isa, Unit.MUL)
-        self.sig_bits = {int(sig): n << 53 for sig, n in SIG_CODE[isa].items()}
-        # by number: the set, as an integer, and whether it writes an address
-        self.signals = [None if sig is None else (sig, int(sig), bool(sig & WRITING_SIGS)) for sig in SIGNALS[isa]]
-
-
-@cache
-def pair_42() -> Pair:
-    return Pair(Isa.V3D42)
-
-
-@cache
-def pair_71() -> Pair:
-    return Pair(Isa.V3D71)

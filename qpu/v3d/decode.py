@@ -6,9 +6,20 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from qpu.core.isa import Isa
+from qpu.core.isa import Isa, Unit
 from qpu.errors import DecodeError
-from qpu.v3d.codes import BDI, BRANCH_COND_NAMES, COND_KEYS, IMM_BITS, IMM_MASK, MSFIGN, Entry, pair_42, pair_71
+from qpu.v3d.codes import (
+    BDI,
+    BRANCH_COND_NAMES,
+    COND_KEYS,
+    IMM_BITS,
+    IMM_MASK,
+    MSFIGN,
+    SIGNALS,
+    WRITING_SIGS,
+    Entry,
+    tables,
+)
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Src, SrcKind
 
 __all__ = ["decode"]
@@ -19,6 +30,11 @@ _IMM_AB: Final = _IMM_A | _IMM_B
 _V3D42 = Isa.V3D42
 _RF, _ACC, _IMM_KIND = SrcKind.RF, SrcKind.ACC, SrcKind.IMM
 
+# By number: the set, as an integer, and whether it writes an address.
+_SIGNALS_42, _SIGNALS_71 = (
+    tuple(None if sig is None else (sig, int(sig), bool(sig & WRITING_SIGS)) for sig in SIGNALS[isa])
+    for isa in (Isa.V3D42, Isa.V3D71)
+)
 _DSTS: Final = tuple(Dst(i & 63, i >= 64) for i in range(128))
 _HALF_CACHE: Final = 1 << 14
 
@@ -30,7 +46,7 @@ def decode(isa: Isa, word: int) -> Instr:
     if not word >> 58:
         return _decode_branch(isa, word)
     v42 = isa is _V3D42
-    signal = (pair_42() if v42 else pair_71()).signals[word >> 53 & 31]
+    signal = (_SIGNALS_42 if v42 else _SIGNALS_71)[word >> 53 & 31]
     if signal is None:
         raise DecodeError(word, "sig", f"signal {word >> 53 & 31} is reserved on {isa.label}")
     sig, bits, writing = signal
@@ -102,7 +118,7 @@ def _add_42(bits: int, cond: int, imm: int) -> AluHalf | None:
     # the modifiers of two-source float operations sit in the low opcode bits, a above b
     swapped = (number >> 2 & 3) * 8 + a > (number & 3) * 8 + b
     magic, waddr = bits >> 44 & 1, bits >> 32 & 63
-    entry = _pick(pair_42().add.find(number, b, a), waddr, magic, swapped)
+    entry = _pick(tables(Isa.V3D42, Unit.ADD).find(number, b, a), waddr, magic, swapped)
     key = COND_KEYS[cond]
     if entry is None or key is None:
         return None
@@ -114,7 +130,7 @@ def _add_42(bits: int, cond: int, imm: int) -> AluHalf | None:
 def _mul_42(bits: int, cond: int, imm: int) -> AluHalf | None:
     a, b = bits >> 18 & 7, bits >> 21 & 7
     magic, waddr = bits >> 45 & 1, bits >> 38 & 63
-    entry = _pick(pair_42().mul.find(bits >> 58, b, a), waddr, magic, False)
+    entry = _pick(tables(Isa.V3D42, Unit.MUL).find(bits >> 58, b, a), waddr, magic, False)
     key = COND_KEYS[cond]
     if entry is None or key is None:
         return None
@@ -129,7 +145,7 @@ def _add_71(bits: int, cond: int, imm: int) -> AluHalf | None:
     key_a = (256 if imm & _IMM_A else 0) + (number >> 2 & 3) * 64 + a
     key_b = (256 if imm & _IMM_B else 0) + (number & 3) * 64 + b
     magic, waddr = bits >> 44 & 1, bits >> 32 & 63
-    entry = _pick(pair_71().add.find(number, b, a), waddr, magic, key_a > key_b)
+    entry = _pick(tables(Isa.V3D71, Unit.ADD).find(number, b, a), waddr, magic, key_a > key_b)
     key = COND_KEYS[cond]
     if entry is None or key is None:
         return None
@@ -141,7 +157,7 @@ def _add_71(bits: int, cond: int, imm: int) -> AluHalf | None:
 def _mul_71(bits: int, cond: int, imm: int) -> AluHalf | None:
     a, b = bits >> 18 & 63, bits >> 12 & 63
     magic, waddr = bits >> 45 & 1, bits >> 38 & 63
-    entry = _pick(pair_71().mul.find(bits >> 58, b, a), waddr, magic, False)
+    entry = _pick(tables(Isa.V3D71, Unit.MUL).find(bits >> 58, b, a), waddr, magic, False)
     key = COND_KEYS[cond]
     if entry is None or key is None:
         return None

@@ -1,56 +1,243 @@
-"""The instruction words of V3D 4.2 and 7.1: `encode`. Layouts and tables, with their sources, are in `codes.py`."""
+"""The instruction words of V3D 4.2 and 7.1: `encode`, and what one half puts into a word (`half_key`).
+
+Layouts and tables, with their sources, are in `codes.py`. This is the only module that assembles V3D words from fields.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
+from qpu.core.builder import suggest
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
 from qpu.errors import AsmError, Diagnostic
 from qpu.v3d.codes import (
+    ALU_42,
+    ALU_71,
     BDI,
     BRANCH_CONDS,
     COND_ALLOWED,
-    COND_CODE,
+    COND_PAIRS,
+    CONDS,
+    HALF_COND_ID,
+    HALF_CONDS,
     IMM_BITS,
     MSFIGN,
+    PUSHES,
+    SIG_NUMBERS,
+    UPDATES,
     WRITING_SIGS,
-    Pair,
-    pair_42,
-    pair_71,
     sig_names,
+    sub_codes,
 )
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Src, SrcKind
-from qpu.v3d.ops import variants
+from qpu.v3d.ops import code_of, table, variants
 
-__all__ = ["encode", "explain_missing"]
+__all__ = ["KEYS", "HalfKey", "encode", "explain_missing", "half_key", "same_operands"]
 
 _WRITING: Final = int(WRITING_SIGS)
-_IMM_A, _IMM_B = IMM_BITS[:2]
-_IMM_AB: Final = _IMM_A | _IMM_B
+_IMM_B: Final = IMM_BITS[1]
 # Enum members are slow to reach through their class.
-_V3D42, _ADD, _MUL = Isa.V3D42, Unit.ADD, Unit.MUL
+_V3D42, _ADD = Isa.V3D42, Unit.ADD
 _RF, _ACC, _IMM_KIND = SrcKind.RF, SrcKind.ACC, SrcKind.IMM
-
-# -- operand order ----------------------------------------------------------------------------------------------------
-
-_F32_CODE: Final = {"abs": 0, "": 1, "l": 2, "h": 3}
-
-
-def _order_key_42(src: Src, mux: int) -> int:
-    return _F32_CODE[src.mod] * 8 + mux
+_SIG_42, _SIG_71 = SIG_NUMBERS[Isa.V3D42], SIG_NUMBERS[Isa.V3D71]
+_N_CONDS: Final = len(HALF_CONDS)
+# Position of an input modifier in the order of operands that tells fmin from fmax and fadd from faddnf.
+_RANK: Final = {"abs": 0, "": 1, "l": 2, "h": 3}
+_KEPT: Final = 1 << 15  # halves whose keys are kept
 
 
-def _order_key_71(src: Src) -> int:
-    return (256 if src.kind is _IMM_KIND else 0) + _F32_CODE[src.mod] * 64 + src.n
+class HalfKey(NamedTuple):
+    """What one half puts into a word, and what it leaves the other half and the signals.
 
+    bits: opcode, destination and operands, on 4.2 without registers. swapped: 4.2: opcode and destination with the
+    operands exchanged, for operations that operand order selects; else -1. cond: row (add) or column (mul) of
+    `COND_PAIRS`. regs: 4.2: mask of the registers it reads. reads: 4.2: number and multiplexer shift of each register
+    operand. imm: 4.2: index of its small immediate or -1; 7.1: signal bits of its small immediates, in the order of
+    the operands as written. word_imm: 7.1: the same in the order of the word. slots: 7.1: signal bits of the operands
+    it has. twin: 4.2: it reads one register through both ports. decoded: 4.2: it names ports itself (`Src.port_b`).
+    """
 
-# -- encode -----------------------------------------------------------------------------------------------------------
+    v42: bool
+    bits: int
+    swapped: int
+    cond: int
+    regs: int
+    reads: tuple[tuple[int, int], ...]
+    imm: int
+    word_imm: int
+    slots: int
+    twin: bool
+    decoded: bool
 
 
 def _fail(rule: str, message: str, allowed: str | None = None, help: str | None = None) -> NoReturn:
     raise AsmError.of(Diagnostic(rule, message, allowed=allowed, help=help))
+
+
+# -- one half ---------------------------------------------------------------------------------------------------------
+
+
+class _Keys(dict[AluHalf, HalfKey]):
+    """The keys of one unit's halves, made when they are asked for and kept; `keys[half]` raises AsmError."""
+
+    __slots__ = ("_dst", "_rows", "_slots", "isa", "unit")
+
+    def __init__(self, isa: Isa, unit: Unit) -> None:
+        super().__init__()
+        self.isa, self.unit = isa, unit
+        # bits, number of sources, has a destination, writes registers only
+        self._rows: dict[tuple[Op, str, str, str], tuple[int, int, bool, bool]] = {}
+
+    def _fill(self) -> None:
+        """The bits of every operation and combination of modifiers of the unit."""
+        isa, unit = self.isa, self.unit
+        add, v42 = unit is _ADD, isa is _V3D42
+        fields = ALU_42 if v42 else ALU_71
+        names = ("add_a", "add_b", "mul_a", "mul_b") if v42 else ("raddr_a", "raddr_b", "raddr_c", "raddr_d")
+        first = 0 if add else 2
+        number, waddr, magic = (
+            fields[name] for name in (("op_add", "waddr_a", "ma") if add else ("op_mul", "waddr_m", "mm"))
+        )
+        a, b = fields[names[first]], fields[names[first + 1]]
+        self._dst = {Dst(n, m): waddr.put(n) | magic.put(m) for n in range(64) for m in (False, True)}
+        # shift of the operand's address and its immediate signal
+        self._slots = a.lo, IMM_BITS[first], b.lo, IMM_BITS[first + 1]
+        for op in table(isa):
+            code = code_of(op, isa, unit)
+            if code is None:
+                continue
+            fixed = waddr.put(code.waddr or 0) | magic.put(code.magic or 0)
+            facts = op.arity, op.operand("d") is not None, code.magic is not None
+            for (mod_a, mod_b, pack, _, _), opcode, sub_a, sub_b in sub_codes(op, isa, unit):
+                bits = number.put(opcode) | a.put(sub_a or 0) | b.put(sub_b or 0) | fixed
+                self._rows[op, mod_a, mod_b, pack] = (bits, *facts)
+
+    def __missing__(self, half: AluHalf) -> HalfKey:
+        if not self._rows:
+            self._fill()
+        op, dst, a, b, pack, cond, push, update = half
+        found = self._rows.get((op, a.mod if a else "", b.mod if b else "", pack))
+        if found is None:
+            explain_missing(self.isa, self.unit, half)
+        bits, arity, has_dst, register_only = found
+        if arity != (a is not None) + (b is not None) or (b and not a):
+            _fail("operands", f"{op.name} has {arity} source operand(s)", help="one Src for each source of the row")
+        number = 0
+        if cond or push or update:
+            number = HALF_COND_ID.get((cond, push, update), -1)
+            if number < 0:
+                _flags(half)
+            if self.unit is _ADD:
+                number *= _N_CONDS
+        to = 0
+        if dst is None:
+            if has_dst:
+                _fail("operands", f"{op.name} needs a destination", "rf0..rf63 or a magic destination")
+        elif not has_dst:
+            _fail("operands", f"{op.name} has no destination", "dst=None")
+        elif register_only and dst.magic:
+            _fail("register", f"{op.name} writes registers only", "rf0..rf63")
+        else:
+            to = self._dst.get(dst, -1)
+            if to < 0:
+                _fail("register", f"destination {dst.n} does not exist", "0..63")
+        make = self._key_42 if self.isa is _V3D42 else self._key_71
+        key = make(half, bits, to, number)
+        if len(self) >= _KEPT:
+            self.clear()
+        self[half] = key
+        return key
+
+    def _key_71(self, half: AluHalf, bits: int, to: int, cond: int) -> HalfKey:
+        op, _, a, b, pack, *_ = half
+        shift_a, sig_a, shift_b, sig_b = self._slots
+        word_a, word_b = sig_a, sig_b  # immediate signals of a and b in the order of the word
+        if op.order is not None:
+            assert a is not None
+            assert b is not None
+            key_a = (256 if a.kind is _IMM_KIND else 0) + _RANK[a.mod] * 64 + a.n
+            key_b = (256 if b.kind is _IMM_KIND else 0) + _RANK[b.mod] * 64 + b.n
+            if _swap_needed(op, key_a, key_b):
+                bits = self._rows[op, b.mod, a.mod, pack][0]
+                shift_a, shift_b = shift_b, shift_a
+                word_a, word_b = word_b, word_a
+        imm = word_imm = slots = 0
+        for src, shift, sig, word_sig in ((a, shift_a, sig_a, word_a), (b, shift_b, sig_b, word_b)):
+            if src is None:
+                break
+            kind, n, _, _ = src
+            if kind is _ACC:
+                _fail("register", f"r{n} is an accumulator of V3D 4.2", "rf0..rf63", "V3D 7.1 has registers only")
+            if not 0 <= n < 64:
+                _fail("register", f"operand {n} does not exist", "0..63")
+            slots |= sig
+            bits |= n << shift
+            if kind is _IMM_KIND:
+                imm |= sig
+                word_imm |= word_sig
+        return HalfKey(False, bits | to, -1, cond, 0, (), imm, word_imm, slots, False, False)
+
+    def _key_42(self, half: AluHalf, bits: int, to: int, cond: int) -> HalfKey:
+        op, a, b = half.op, half.a, half.b
+        regs, imm, swapped, muxes, twin, decoded = 0, -1, -1, 0, False, False
+        reads: list[tuple[int, int]] = []
+        for src, shift in ((a, self._slots[0]), (b, self._slots[2])):
+            if src is None:
+                break
+            kind, n, _, port_b = src
+            if kind is _RF:
+                if not 0 <= n < 64:
+                    _fail("register", f"rf{n} does not exist", "rf0..rf63")
+                regs |= 1 << n
+                reads.append((n, shift))
+                decoded |= port_b
+            elif kind is _ACC:
+                if not 0 <= n < 6:
+                    _fail("register", f"accumulator r{n} does not exist", "r0..r5")
+                muxes |= n << shift
+            elif imm in (-1, n):
+                imm = n
+                muxes |= 7 << shift
+            else:
+                _fail(
+                    "small-imm",
+                    f"small immediates {imm} and {n} in one instruction",
+                    "one small immediate, which all four operands may use",
+                    "load one of them as a uniform",
+                )
+        if op.order is not None:
+            assert a is not None
+            assert b is not None
+            swapped = self._rows[op, b.mod, a.mod, half.pack][0] | to
+            if op.order == "swapped" and a[:3] == b[:3]:
+                if a.kind is not _RF:
+                    same_operands(op)
+                twin = True  # one register through both ports still has an order
+        else:
+            bits |= muxes
+        return HalfKey(True, bits | to, swapped, cond, regs, tuple(reads), imm, 0, 0, twin, decoded)
+
+
+KEYS: Final = {(isa, unit): _Keys(isa, unit) for isa in (Isa.V3D42, Isa.V3D71) for unit in (Unit.ADD, Unit.MUL)}
+_ADD_42, _MUL_42, _ADD_71, _MUL_71 = KEYS.values()
+
+
+def _flags(half: AluHalf) -> NoReturn:
+    """Raise the error about the condition, push and update of a half."""
+    for value, what, allowed in (
+        (half.cond, "condition", CONDS),
+        (half.push, "push", PUSHES[1:]),
+        (half.update, "update", UPDATES),
+    ):
+        if value and value not in allowed:
+            _fail("condition", f"unknown {what} {value!r}", ", ".join(allowed), suggest(value, allowed))
+    _fail(
+        "condition",
+        "one half has one of: condition, push, update",
+        COND_ALLOWED,
+        "put the others into another instruction",
+    )
 
 
 def _dst(dst: Dst, shift: int, magic_bit: int) -> int:
@@ -59,139 +246,29 @@ def _dst(dst: Dst, shift: int, magic_bit: int) -> int:
     return dst.n << shift | dst.magic << magic_bit
 
 
-def encode(instr: Instr) -> int:
-    """The 64-bit word of an instruction. Operand order is adapted where it selects the operation.
-
-    Raises: AsmError when the instruction has no encoding; nothing is masked to fit.
-    """
-    if isinstance(instr, Branch):
-        return _encode_branch(instr)
-    add, mul, sig = instr.add, instr.mul, int(instr.sig)
-    v42 = instr.isa is _V3D42
-    pair = pair_42() if v42 else pair_71()
-    word = pair.sig_bits.get(sig)
-    if word is None:
-        names = sig_names(instr.sig)
-        _fail("signal", f"{pair.isa.label} has no signal for {names}", "the combinations of the signal table")
-    if sig & _WRITING:
-        if instr.sig_dst is None:
-            _fail("signal-destination", f"signal {sig_names(instr.sig)} needs a destination")
-        if add.cond or add.push or add.update or mul.cond or mul.push or mul.update:
-            _fail(
-                "condition-field",
-                f"signal {sig_names(instr.sig)} writes a register, so the instruction cannot have conditions or flags",
-                help="put the signal or the condition into another instruction",
-            )
-        word |= _dst(instr.sig_dst, 46, 52)
-    else:
-        if instr.sig_dst is not None:
-            _fail("signal-destination", f"signal {sig_names(instr.sig) or '(none)'} takes no destination")
-        field = COND_CODE.get((add.cond, add.push, add.update, mul.cond, mul.push, mul.update))
-        if field is None:
-            _fail("condition", "these conditions, pushes and updates cannot be combined", COND_ALLOWED)
-        word |= field << 46
-    if v42:
-        return word | _encode_42(pair, instr, sig)
-    return _encode_71(pair, instr, sig, word)
-
-
-def _half_bits(pair: Pair, unit: Unit, half: AluHalf) -> int:
-    op, dst = half.op, half.dst
-    src_a, src_b = half.a, half.b
-    add = unit is _ADD
-    found = (pair.add if add else pair.mul).rows.get(
-        (id(op), src_a.mod if src_a is not None else "", src_b.mod if src_b is not None else "", half.pack)
-    )
-    if found is None:
-        explain_missing(pair.isa, unit, half)
-    bits, arity, has_dst, register_only = found
-    if arity != (src_a is not None) + (src_b is not None) or (src_b is not None and src_a is None):
-        _fail("operands", f"{op.name} has {arity} source operand(s)")
-    if dst is None:
-        if has_dst:
-            _fail("operands", f"{op.name} needs a destination")
-        return bits
-    if not has_dst:
-        _fail("operands", f"{op.name} has no destination")
-    if register_only and dst.magic:
-        _fail("register", f"{op.name} writes registers only", "rf0..rf63")
-    return bits | (_dst(dst, 32, 44) if add else _dst(dst, 38, 45))
+def half_key(isa: Isa, unit: Unit, half: AluHalf) -> HalfKey:
+    """The key of a half, kept. Raises: AsmError when that unit cannot execute it, whatever the other half is."""
+    return KEYS[isa, unit][half]
 
 
 def explain_missing(isa: Isa, unit: Unit, half: AluHalf) -> NoReturn:
     """Raise the error that says why the operation with these modifiers has no code."""
     op = half.op
-    if not variants(op, isa, unit):
+    found = variants(op, isa, unit)
+    if not found:
         others = sorted(u.value for u in op.units_on(isa))
         help_ = f"{op.name} is issued by the {' and '.join(others)} ALU" if others else f"{isa.label} has no {op.name}"
-        _fail("operation", f"{op.name} is no operation of the {unit.value} ALU of {isa.label}", help=help_)
-    found = variants(op, isa, unit)
+        _fail("operation", f"{op.name} is not an operation of the {unit.value} ALU of {isa.label}", help=help_)
     for role, index, name in (("a", 0, half.a and half.a.mod), ("b", 1, half.b and half.b.mod), ("d", 2, half.pack)):
         if name and not any(v[index] == name for v in found):
             allowed = ", ".join(f".{n}" for n in dict.fromkeys(str(v[index]) for v in found) if n)
-            what = "output" if role == "d" else f"operand {role}"
-            _fail("modifier", f"{op.name} has no modifier .{name} for its {what}", allowed or "no modifier")
-    _fail("modifier", f"{op.name} cannot combine these modifiers")
+            what = "its destination" if role == "d" else f"operand {role}"
+            _fail("modifier", f"{op.name} has no modifier .{name} for {what}", allowed or "no modifier")
+    _fail("modifier", f"{op.name} cannot combine these modifiers", "fewer modifiers")
 
 
-def _swap_needed(pair: Pair, half: AluHalf, key_a: int, key_b: int) -> bool:
-    """Whether the operands must change places for the word to mean the operation."""
-    swapped = half.op.order == "swapped"
-    if (key_a > key_b) == swapped:
-        return False
-    if key_a == key_b:
-        _same_operands(half.op)
-    return True
-
-
-def _ordered(pair: Pair, half: AluHalf) -> tuple[Src, Src]:
-    """The operands of an operation that operand order selects."""
-    a, b = half.a, half.b
-    if a is None or b is None:
-        _fail("operands", f"{half.op.name} has 2 source operand(s)")
-    if a.mod not in _F32_CODE or b.mod not in _F32_CODE:
-        explain_missing(pair.isa, Unit.ADD, half)
-    return a, b
-
-
-def _encode_71(pair: Pair, instr: Alu, sig: int, word: int) -> int:
-    add, mul = instr.add, instr.mul
-    if add.op.order is not None:
-        a, b = _ordered(pair, add)
-        if _swap_needed(pair, add, _order_key_71(a), _order_key_71(b)):
-            add = replace(add, a=b, b=a)
-            if sig & _IMM_AB in (_IMM_A, _IMM_B):
-                word ^= pair.sig_bits[sig]
-                sig ^= _IMM_AB
-                word |= pair.sig_bits[sig]
-    word |= _half_bits(pair, _ADD, add) | _half_bits(pair, _MUL, mul)
-    if add.a is None:
-        word |= _raddr(instr.raddr_a) << 6
-    else:
-        word |= _operand_71(add.a, sig, 0, 6)
-        if add.b is not None:
-            word |= _operand_71(add.b, sig, 1, 0)
-    if mul.a is None:
-        word |= _raddr(instr.raddr_b) << 18
-    else:
-        word |= _operand_71(mul.a, sig, 2, 18)
-        if mul.b is not None:
-            word |= _operand_71(mul.b, sig, 3, 12)
-    return word
-
-
-def _operand_71(src: Src, sig: int, slot: int, shift: int) -> int:
-    kind, n = src.kind, src.n
-    if kind is _ACC:
-        _fail("register", f"r{n} is an accumulator of V3D 4.2", "rf0..rf63", "V3D 7.1 has registers only")
-    if not 0 <= n < 64:
-        _fail("register", f"operand {n} does not exist", "0..63")
-    if (kind is _IMM_KIND) != bool(sig & IMM_BITS[slot]):
-        _fail("small-imm", f"the small immediate and signal small_imm_{'abcd'[slot]} disagree")
-    return n << shift
-
-
-def _same_operands(op: Op) -> NoReturn:
+def same_operands(op: Op) -> NoReturn:
+    """Raise the error about an operation whose two operands are the same."""
     plain = {"fmax": "fmin", "faddnf": "fadd"}[op.name]
     _fail(
         "operand-order",
@@ -200,47 +277,134 @@ def _same_operands(op: Op) -> NoReturn:
     )
 
 
+def _swap_needed(op: Op, key_a: int, key_b: int) -> bool:
+    """Whether the operands must change places for the word to mean the operation."""
+    if key_a == key_b and op.order == "swapped":
+        same_operands(op)
+    return (key_a > key_b) != (op.order == "swapped")
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def encode(instr: Instr, keys: tuple[HalfKey, HalfKey] | None = None) -> int:
+    """The 64-bit word of an instruction. Operand order is adapted where it selects the operation.
+
+    keys: those of the halves, for callers that have them.
+    Raises: AsmError when the instruction has no encoding; nothing is masked to fit.
+    """
+    if isinstance(instr, Branch):
+        return _encode_branch(instr)
+    isa, add, mul, signals, sig_dst, raddr_a, raddr_b = instr
+    sig = int(signals)
+    v42 = isa is _V3D42
+    add_key, mul_key = keys or ((_ADD_42[add], _MUL_42[mul]) if v42 else (_ADD_71[add], _MUL_71[mul]))
+    if v42:
+        number = _SIG_42.get(sig)
+    else:
+        given = sig
+        sig ^= (add_key.imm ^ add_key.word_imm) if sig & add_key.slots == add_key.imm else 0
+        number = _SIG_71.get(sig)
+    if number is None:
+        names = sig_names(sig)
+        _fail("signal", f"{isa.label} has no signal for {names}", "the combinations of the signal table")
+    if sig & _WRITING:
+        if sig_dst is None:
+            _fail("signal-destination", f"signal {sig_names(sig)} needs a destination")
+        if add_key.cond or mul_key.cond:
+            _fail(
+                "condition-field",
+                f"signal {sig_names(sig)} writes a register, so the instruction cannot have conditions or flags",
+                help="put the signal or the condition into another instruction",
+            )
+        word = number << 53 | _dst(sig_dst, 46, 52)
+    else:
+        if sig_dst is not None:
+            _fail("signal-destination", f"signal {sig_names(sig) or '(none)'} takes no destination")
+        field = COND_PAIRS[add_key.cond + mul_key.cond]
+        if field < 0:
+            _fail("condition", "these conditions, pushes and updates cannot be combined", COND_ALLOWED)
+        word = number << 53 | field << 46
+    if v42:
+        return word | _operands_42(instr, add_key, mul_key, bool(sig & _IMM_B))
+    for key in (add_key, mul_key):
+        wrong = given & key.slots ^ key.imm
+        if wrong:
+            name = "abcd"[IMM_BITS.index(wrong & -wrong)]
+            _fail("small-imm", f"the small immediate and signal small_imm_{name} disagree")
+    word |= add_key.bits | mul_key.bits
+    if add.a is None:
+        word |= _raddr(raddr_a) << 6
+    if mul.a is None:
+        word |= _raddr(raddr_b) << 18
+    return word
+
+
 def _raddr(n: int) -> int:
     if not 0 <= n < 64:
         _fail("register", f"read address {n} does not exist", "0..63")
     return n
 
 
-def _encode_42(pair: Pair, instr: Alu, sig: int) -> int:
-    add, mul = instr.add, instr.mul
-    ports = _raddr(instr.raddr_a), _raddr(instr.raddr_b)
-    imm = bool(sig & _IMM_B)
-    mux_a, mux_b = _mux(add.a, ports, imm), _mux(add.b, ports, imm)
-    if add.op.order is not None:
-        a, b = _ordered(pair, add)
-        if _swap_needed(pair, add, _order_key_42(a, mux_a), _order_key_42(b, mux_b)):
-            add = replace(add, a=b, b=a)
+def _operands_42(instr: Alu, add_key: HalfKey, mul_key: HalfKey, imm: bool) -> int:
+    """Opcodes, destinations, operand multiplexers and read ports."""
+    _, add, mul, _, _, port_a, port_b = instr
+    _, bits, swapped, _, _, reads, add_imm, _, _, _, add_decoded = add_key
+    _, mul_bits, _, _, _, mul_reads, mul_imm, _, _, _, mul_decoded = mul_key
+    if not 0 <= port_a < 64 or not 0 <= port_b < 64:
+        _fail("register", f"read addresses {port_a}, {port_b} do not exist", "0..63")
+    if add_imm >= 0 and not (imm and add_imm == port_b):
+        _immediate(add_imm, port_b, imm)
+    if mul_imm >= 0 and not (imm and mul_imm == port_b):
+        _immediate(mul_imm, port_b, imm)
+    word = bits | mul_bits | port_a << 6 | port_b
+    if swapped >= 0:
+        mux_a, mux_b = _mux(add.a, port_a, port_b, imm), _mux(add.b, port_a, port_b, imm)
+        assert add.a is not None
+        assert add.b is not None
+        if _swap_needed(add.op, _RANK[add.a.mod] * 8 + mux_a, _RANK[add.b.mod] * 8 + mux_b):
             mux_a, mux_b = mux_b, mux_a
-    word = _half_bits(pair, _ADD, add) | _half_bits(pair, _MUL, mul)
-    word |= mux_a << 12 | mux_b << 15 | _mux(mul.a, ports, imm) << 18 | _mux(mul.b, ports, imm) << 21
-    return word | ports[0] << 6 | ports[1]
+            word ^= bits ^ swapped
+        word |= mux_a << 12 | mux_b << 15
+        reads = ()
+    if add_decoded or mul_decoded:
+        if swapped < 0:
+            word |= _mux(add.a, port_a, port_b, imm) << 12 | _mux(add.b, port_a, port_b, imm) << 15
+        return word | _mux(mul.a, port_a, port_b, imm) << 18 | _mux(mul.b, port_a, port_b, imm) << 21
+    for n, shift in reads + mul_reads:
+        if n == port_a:
+            word |= 6 << shift
+        elif n == port_b and not imm:
+            word |= 7 << shift
+        else:
+            _no_port(n, port_a, port_b, imm)
+    return word
 
 
-def _mux(src: Src | None, ports: tuple[int, int], imm: bool) -> int:
+def _immediate(n: int, port_b: int, imm: bool) -> NoReturn:
+    if not imm:
+        _fail("small-imm", "a small immediate needs the small_imm signal", help="sig=Sig.IMM_B")
+    _fail("small-imm", f"small immediate {n}, but the B port holds {port_b}", "one immediate an instruction")
+
+
+def _mux(src: Src | None, port_a: int, port_b: int, imm: bool) -> int:
     if src is None:
         return 0
-    if src.kind is _ACC:
-        if not 0 <= src.n < 6:
-            _fail("register", f"accumulator r{src.n} does not exist", "r0..r5")
-        return src.n
-    if src.kind is _IMM_KIND:
-        if not imm:
-            _fail("small-imm", "a small immediate needs the small_imm signal")
-        if src.n != ports[1]:
-            _fail(
-                "small-imm", f"small immediate {src.n}, but the B port holds {ports[1]}", "one immediate an instruction"
-            )
+    kind, n, _, through_b = src
+    if kind is _ACC:
+        return n
+    if kind is _IMM_KIND:
         return 7
-    if src.n == ports[0] and not (src.port_b and src.n == ports[1] and not imm):
+    if n == port_a and not (through_b and n == port_b and not imm):
         return 6
-    if src.n == ports[1] and not imm:
-        return 7
-    _fail("read-ports", f"rf{src.n} is on neither read port (rf{ports[0]}, {'immediate' if imm else f'rf{ports[1]}'})")
+    if n != port_b or imm:
+        _no_port(n, port_a, port_b, imm)
+    return 7
+
+
+def _no_port(n: int, port_a: int, port_b: int, imm: bool) -> NoReturn:
+    held = "an immediate" if imm else f"rf{port_b}"
+    _fail("read-ports", f"rf{n} is on neither read port (rf{port_a}, {held})", "rf registers that a port reads")
 
 
 def _encode_branch(b: Branch) -> int:
@@ -256,7 +420,7 @@ def _encode_branch(b: Branch) -> int:
         word |= 1 << 14 | BDI.index(b.bdu) << 15
     if b.bdi in ("abs", "rel"):
         if not 0 <= b.offset < 1 << 32 or b.offset & 7:
-            _fail("branch-target", f"branch target {b.offset:#x} is no multiple of 8 in 32 bits")
+            _fail("branch-target", f"branch target {b.offset:#x} is not a multiple of 8 in 32 bits")
         word |= (b.offset >> 3 & 0x1FFFFF) << 35 | b.offset >> 24 << 24
     elif b.offset:
         _fail("branch-target", f"a branch to {b.bdi} has no offset")

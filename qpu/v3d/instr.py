@@ -1,10 +1,13 @@
-"""The unpacked instruction of V3D 4.2 and 7.1: what text, builder and decoder produce, and everything else consumes."""
+"""The unpacked instruction of V3D 4.2 and 7.1: what text, builder and decoder make, and everything else takes.
+
+The classes are named tuples: immutable, compared and hashed by value in C, which the caches of encoder, pairing and
+decoder rely on. ``half._replace(cond="ifa")`` makes a changed copy.
+"""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from qpu.core.isa import Isa
 from qpu.core.optable import Op
@@ -20,9 +23,10 @@ class SrcKind(enum.IntEnum):
     ACC = 1  # accumulator r0..r5, 4.2 only
     IMM = 2  # small immediate, n = its index 0..47 (48..63 decode, but mean nothing)
 
+    __hash__ = int.__hash__  # that of enumerations is a Python function
 
-@dataclass(frozen=True, slots=True)
-class Src:
+
+class Src(NamedTuple):
     """A source operand. mod: input modifier as printed without its dot (``abs l h ff ll hh swp ul ...``) or empty.
 
     port_b: on 4.2, when both read ports name register n, this operand is read through the second. It changes nothing
@@ -35,16 +39,14 @@ class Src:
     port_b: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Dst:
+class Dst(NamedTuple):
     """A destination: register rf[n], or magic address n."""
 
     n: int
     magic: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AluHalf:
+class AluHalf(NamedTuple):
     """What one ALU does. dst is None for operations that have no destination (stvpm*).
 
     pack: output modifier ``l``, ``h`` or empty. cond: ``ifa ifb ifna ifnb`` or empty. push: ``pushz pushn pushc`` or
@@ -61,8 +63,7 @@ class AluHalf:
     update: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Alu:
+class Alu(NamedTuple):
     """An ALU instruction.
 
     sig_dst: destination of a signal that names one. raddr_a, raddr_b: on 4.2 the two read ports as encoded (an
@@ -79,8 +80,7 @@ class Alu:
     raddr_b: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(NamedTuple):
     """A branch. cond: ``"" a0 na0 alla anyna anya allna``; msfign: ``"" p q``; bdi, bdu: ``abs rel lri rf``.
 
     offset: unsigned 32-bit byte offset or address, 0 unless bdi is abs or rel. raddr_a: register of bdi or bdu

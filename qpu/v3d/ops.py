@@ -22,6 +22,7 @@ from qpu.core.optable import Code, Flags, Latency, Op, Semantics, Table, Token
 from qpu.v3d import sem as s
 
 __all__ = [
+    "BY_NAME",
     "FLOAT_ADDS",
     "FLOAT_MULS",
     "FORMS",
@@ -831,6 +832,8 @@ LANE_OPS: Final = frozenset({"ballot", "bcastf", "alleq", "allfeq", "rotq", "rot
 # For statistics: operations that count as a float addition or multiplication.
 FLOAT_ADDS: Final = frozenset({"fadd", "faddnf", "fsub"})
 FLOAT_MULS: Final = frozenset({"fmul"})
+
+BY_NAME: Final[Mapping[str, Op]] = MappingProxyType({op.name: op for op in ROWS})
 
 
 @cache

@@ -14,32 +14,20 @@ The language is what the disassembler prints, with free spacing, and for people:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import Final, NoReturn
+from dataclasses import dataclass
+from typing import Final
 
 from qpu.core.code import Code
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
 from qpu.errors import AsmError, Diagnostic, Loc
-from qpu.v3d.codes import (
-    BRANCH_CONDS,
-    COND_ALLOWED,
-    CONDS,
-    IMM_SIGS,
-    PUSHES,
-    SIG_CODE,
-    UPDATES,
-    WRITING_SIGS,
-    cond_field,
-    sig_names,
-    tables,
-)
+from qpu.v3d.codes import BRANCH_CONDS, COND_ALLOWED, CONDS, PUSHES, SIG_CODE, UPDATES, WRITING_SIGS, sig_names
 from qpu.v3d.encode import encode
 from qpu.v3d.expr import TextError
-from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
+from qpu.v3d.instr import AluHalf, Branch, Dst, Sig, Src
 from qpu.v3d.ops import modifiers, table
-from qpu.v3d.pairing import place_ports
-from qpu.v3d.parse_operands import UNIFORM_HELP, OperandParser
+from qpu.v3d.pairing import ADD, ADD_FLAGS, MUL, MUL_FLAGS, SIGNAL, draft, explain, idle
+from qpu.v3d.parse_operands import OperandParser
 
 __all__ = ["assemble_text"]
 
@@ -394,133 +382,50 @@ class _Assembler(OperandParser):
 
     def instruction(self, halves: list[_Half], sig: Sig, sig_dst: Dst | None, sig_column: int, rot: int | None) -> int:
         isa = self.isa
-        nop = _Half(AluHalf(self.ops["nop"], Dst(6, True)), halves[0].column, halves[0].column, ())
+        nop = _Half(idle(), halves[0].column, halves[0].column, ())
         if len(halves) == 1:
             first = halves[0]
             alone_mul = Unit.ADD not in first.half.op.code[isa]
             add, mul = (nop, first) if alone_mul else (first, nop)
         else:
             add, mul = halves
-        for half, unit in ((add, Unit.ADD), (mul, Unit.MUL)):
-            self.unit(half, unit)
-        a, m = add.half, mul.half
-        key = (a.cond, a.push, a.update, m.cond, m.push, m.update)
-        if any(key):
-            if sig & WRITING_SIGS:
-                column = add.suffix if a.cond or a.push or a.update else mul.suffix
-                raise TextError(
-                    column,
-                    "condition-field",
-                    f"signal {sig_names(sig & WRITING_SIGS)} writes a register, so the instruction "
-                    "cannot have conditions or flags",
-                    help="put the signal or the condition into another instruction",
-                )
-            if cond_field(key) is None:
-                raise TextError(
-                    mul.suffix, "condition", "the conditions or flags of the halves cannot be combined", COND_ALLOWED
-                )
-        sources = (a.a, a.b, m.a, m.b)
-        columns = [add.operands[-2:] if a.b else add.operands[-1:], mul.operands[-2:] if m.b else mul.operands[-1:]]
-        places: list[int] = []
-        for alu, cols in ((a, columns[0]), (m, columns[1])):
-            places += [cols[0] if alu.a is not None else 0, cols[1] if alu.b is not None else 0]
-        imms = [i for i, s in enumerate(sources) if s is not None and s.kind is SrcKind.IMM]
-        raddr_a = raddr_b = 0
-        if isa is Isa.V3D42:
-            if imms:
-                sig |= Sig.IMM_B
-            if rot is not None and imms:
-                raise TextError(
-                    places[imms[0]], "small-imm", "a small immediate and a rotation in one instruction", "one of them"
-                )
-            ports = place_ports(sources, rot)
-            if isinstance(ports, Diagnostic):
-                raise self.misplaced(ports, sources, places, rot)
-            raddr_a, raddr_b = ports
-            if a.op.order == "swapped" and a.a == a.b and a.a is not None and a.a.kind is SrcKind.RF:
-                free = (
-                    not imms
-                    and rot is None
-                    and raddr_b == 0
-                    and not any(s is not None and s.kind is SrcKind.RF and s.n != a.a.n for s in sources)
-                )
-                if free:
-                    raddr_b = raddr_a  # one register through both ports still has an order
-                    a = replace(a, a=replace(a.a, port_b=True))
-        else:
-            if len(imms) > 1:
-                raise TextError(
-                    places[imms[1]],
-                    "small-imm",
-                    "a second small immediate in the instruction",
-                    "one operand of V3D 7.1 may be a small immediate",
-                    UNIFORM_HELP,
-                )
-            for i in imms:
-                sig |= IMM_SIGS[i]
-        if imms and sig not in SIG_CODE[isa]:
-            rest = sig & ~(Sig.IMM_A | Sig.IMM_B | Sig.IMM_C | Sig.IMM_D)
-            raise TextError(
-                places[imms[0]],
-                "signal",
-                f"{isa.label} cannot combine a small immediate with signal {sig_names(rest)}",
-                "an immediate with ldvary or ldtmu" if isa is Isa.V3D42 else "an immediate without other signals",
-                "put the signal into another instruction",
-            )
+        signals = int(sig)
         try:
-            return encode(Alu(isa, a, m, sig, sig_dst, raddr_a, raddr_b))
+            return encode(*draft(isa, add.half, mul.half, signals, sig_dst, rot))
         except AsmError as error:
-            d = error.diagnostics[0]
-            column = sig_column if d.rule.startswith("signal") else add.column
-            raise TextError(column, d.rule, d.message, d.allowed, d.help) from None
+            d, part = explain(error, isa, add.half, mul.half, signals, sig_dst, rot)
+        if part in (ADD, MUL):
+            raise self.invalid(add if part == ADD else mul, Unit.ADD if part == ADD else Unit.MUL, d)
+        columns = {SIGNAL: sig_column, ADD_FLAGS: add.suffix, MUL_FLAGS: mul.suffix}
+        if part < SIGNAL:
+            half = add if part < 2 else mul
+            columns[part] = half.operands[(part & 1) - half.half.op.arity]
+        if d.rule == "operand-order":
+            columns[part] = add.column
+        raise TextError(columns[part], d.rule, d.message, d.allowed, d.help)
 
-    def unit(self, half: _Half, unit: Unit) -> None:
-        """Check that the unit has the operation with these modifiers."""
-        h, isa = half.half, self.isa
-        op = h.op
-        encodings = tables(isa, unit).encode
-        mods = (h.a.mod if h.a else "", h.b.mod if h.b else "", h.pack)
-        if (op, *mods) in encodings:
-            if h.dst is not None and h.dst.magic and op.name.startswith("ldvpm") and op.name != "ldvpmp":
-                raise TextError(half.operands[0], "register", f"{op.name} writes registers only", "rf0..rf63")
-            return
-        if unit not in op.units_on(isa):
-            self.wrong_unit(half, unit, op)
-        allowed = modifiers(op, isa, unit)
-        roles = [o.role for o in op.parsed]
-        for role, name in (("d", h.pack), ("a", mods[0]), ("b", mods[1])):
-            if name and name not in allowed.get(role, ()):
-                names = ", ".join(f".{n}" for n in allowed.get(role, ())) or "none"
-                what = "its destination" if role == "d" else f"operand {role}"
-                raise TextError(
-                    half.operands[roles.index(role)], "modifier", f"{op.name} has no modifier .{name} for {what}", names
-                )
-        raise TextError(half.column, "modifier", f"{op.name} cannot combine these modifiers", "fewer modifiers")
-
-    def wrong_unit(self, half: _Half, unit: Unit, op: Op) -> NoReturn:
-        if unit is Unit.MUL:
-            raise TextError(
-                half.column,
-                "operation",
-                f"{op.name} is no operation of the mul ALU",
-                ", ".join(self.ops.names(Unit.MUL)),
-                "write the operation of the add ALU first",
+    def invalid(self, half: _Half, unit: Unit, d: Diagnostic) -> TextError:
+        """Why a unit cannot execute a half, at the column of the part concerned."""
+        op, h = half.half.op, half.half
+        column = half.column
+        if d.rule == "operation":
+            help_ = "write the operation of the add ALU first" + (
+                "" if unit is Unit.MUL else ", that of the mul ALU second"
             )
-        raise TextError(
-            half.column,
-            "operation",
-            f"{op.name} is no operation of the add ALU",
-            None,
-            "write the operation of the add ALU first, that of the mul ALU second",
-        )
-
-    @staticmethod
-    def misplaced(d: Diagnostic, sources: tuple[Src | None, ...], places: list[int], rot: int | None) -> TextError:
-        """The port conflict at the first operand that finds no place."""
-        for n in range(1, 5):
-            if isinstance(place_ports(sources[:n], rot), Diagnostic):
-                return TextError(places[n - 1], d.rule, d.message, d.allowed, d.help)
-        return TextError(places[0], d.rule, d.message, d.allowed, d.help)
+            allowed = ", ".join(self.ops.names(unit)) if unit is Unit.MUL else None
+            return TextError(column, d.rule, d.message, allowed, help_)
+        if d.rule == "register":
+            column = half.operands[0]
+        elif d.rule == "modifier":
+            allowed_mods = modifiers(op, self.isa, unit)
+            roles = [o.role for o in op.parsed]
+            for role, name in (("d", h.pack), ("a", h.a.mod if h.a else ""), ("b", h.b.mod if h.b else "")):
+                if name and name not in allowed_mods.get(role, ()):
+                    column = half.operands[roles.index(role)]
+                    break
+        elif d.rule == "small-imm":
+            column = half.operands[-1]
+        return TextError(column, d.rule, d.message, d.allowed, d.help)
 
     # -- branches
 
@@ -572,16 +477,16 @@ class _Assembler(OperandParser):
         text = self.registers.get(text, text)
         kinds = {"a:unif": "abs", "r:unif": "rel", "lri": "lri"}
         if text in kinds:
-            return replace(branch, bdu=kinds[text])
+            return branch._replace(bdu=kinds[text])
         m = re.fullmatch(r"rf([0-9]+)", text)
         if m is None:
             raise TextError(column, "branch-target", f"{text!r} is no uniform target", "a:unif, r:unif, lri, rf0..rf63")
-        return replace(branch, bdu="rf", raddr_a=self.rf(m[1], column))
+        return branch._replace(bdu="rf", raddr_a=self.rf(m[1], column))
 
     def target(self, branch: Branch, text: str, column: int) -> tuple[Branch, str | None]:
         text = self.registers.get(text, text)
         if text == "lri":
-            return replace(branch, bdi="lri"), None
+            return branch._replace(bdi="lri"), None
         m = re.fullmatch(r"rf([0-9]+)", text)
         if m is not None:
             n = self.rf(m[1], column)
@@ -592,19 +497,19 @@ class _Assembler(OperandParser):
                     f"rf{n} and rf{branch.raddr_a}: a branch reads one register",
                     "the same register for both",
                 )
-            return replace(branch, bdi="rf", raddr_a=n), None
+            return branch._replace(bdi="rf", raddr_a=n), None
         m = re.fullmatch(r"zero_addr\s*\+\s*(.+)", text)
         if m is not None:
             address = self.value(m[1], column + m.start(1))
             if not isinstance(address, int) or not 0 <= address < 1 << 32 or address & 7:
                 raise TextError(column, "branch-target", f"{m[1]} is no multiple of 8 in 32 bits")
-            return replace(branch, bdi="abs", offset=address), None
+            return branch._replace(bdi="abs", offset=address), None
         if _NAME.match(text) and text not in self.constants:
             return branch, text
         offset = self.value(text, column)
         if not isinstance(offset, int) or not -(1 << 31) <= offset < 1 << 32 or offset & 7:
             raise TextError(column, "branch-target", f"{text} is no multiple of 8 in 32 bits", help="use a label")
-        return replace(branch, offset=offset & 0xFFFFFFFF), None
+        return branch._replace(offset=offset & 0xFFFFFFFF), None
 
     def resolve(self, fixup: _Fixup) -> None:
         at = self.labels.get(fixup.label)
@@ -612,7 +517,7 @@ class _Assembler(OperandParser):
             known = ", ".join(sorted(self.labels)[:12]) or "no label is defined"
             self.errors.append(
                 Diagnostic(
-                    "label",
+                    "undefined-label",
                     f"label {fixup.label!r} is not defined",
                     loc=fixup.loc,
                     allowed=known,
@@ -621,4 +526,4 @@ class _Assembler(OperandParser):
             )
             return
         offset = (at - fixup.index - 4) * 8 & 0xFFFFFFFF
-        self.words[fixup.index] = encode(replace(fixup.branch, offset=offset))
+        self.words[fixup.index] = encode(fixup.branch._replace(offset=offset))

@@ -11,7 +11,7 @@ show every form.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from forms_v3d import DATA_NAMES, SFU_MAGIC, Form, catalogue, forms_of
@@ -249,13 +249,13 @@ class Generator:
                 halves.append(self.idle(unit))
                 continue
             h = self.half(unit, ports, wanted[unit], number[unit], acc if unit is Unit.MUL else None)
-            h = replace(h, cond=cond[0], push=cond[1], update=cond[2])
+            h = h._replace(cond=cond[0], push=cond[1], update=cond[2])
             operand = h.op.operand("d")
             floats = h.pack or (operand is not None and operand.type in OF_TYPE)
             if floats and (cond[1] == "pushn" or cond[2].endswith("n")):
                 if kind == "cond":
                     raise Draft
-                h = replace(h, push="", update="")  # the sign of a NaN is not defined
+                h = h._replace(push="", update="")  # the sign of a NaN is not defined
             halves.append(h)
         add, mul = halves
         if imm is not None:

@@ -38,9 +38,9 @@ def halves(draw: st.DrawFn, isa: Isa, unit: Unit, registers: list[int], imm: int
         if position >= op.arity:
             sources.append(None)
             continue
-        choices = [st.builds(Src, st.just(SrcKind.RF), st.sampled_from(registers), st.just(mod))]
+        choices = [st.builds(Src, st.just(SrcKind.RF), st.sampled_from(registers), st.just(mod), st.just(False))]
         if isa is Isa.V3D42:
-            choices.append(st.builds(Src, st.just(SrcKind.ACC), st.integers(0, 5), st.just(mod)))
+            choices.append(st.builds(Src, st.just(SrcKind.ACC), st.integers(0, 5), st.just(mod), st.just(False)))
         if imm is not None:
             choices.append(st.just(Src(SrcKind.IMM, imm, mod)))
         sources.append(draw(st.one_of(choices)))

@@ -19,7 +19,7 @@ from qpu.v3d.effects import effects
 from qpu.v3d.encode import encode
 from qpu.v3d.hazards import RULES
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
-from qpu.v3d.operands import Dest42, Dest71, Reg42, Reg71
+from qpu.v3d.operands import Dest
 from qpu.v3d.ops import ROWS, modifiers, table, variants
 from qpu.v3d.parser import assemble_text
 from qpu.v3d.printer import text
@@ -108,10 +108,9 @@ def build(q: Any, i: Alu | Branch) -> None:
         unif = register if i.bdu == "rf" else i.bdu or None
         q.b(target, cond=i.cond or None, msfign=i.msfign or None, unif=unif, link=i.link)
         return
-    v42 = i.isa is Isa.V3D42
 
     def dst(d: Dst, pack: str = "") -> Any:
-        made = (Dest42 if v42 else Dest71)(d.n, True) if d.magic else q.rf[d.n]
+        made = Dest(i.isa, d.n) if d.magic else q.rf[d.n]
         return made._with(pack) if pack else made
 
     def src(s: Src) -> Any:
@@ -280,7 +279,3 @@ def test_effects_use_known_names(isa: Isa, data: st.DataObject) -> None:
         for half in (instr.add, instr.mul):
             if half.dst is not None and not half.dst.magic and half.op.name != "nop":
                 assert f"rf{half.dst.n}" in found.writes
-
-
-def test_builder_registers_are_shared_but_typed() -> None:
-    assert not issubclass(Reg42, Reg71)
