@@ -347,7 +347,9 @@ class Moves(Ports):
                 self.mul_used, self.cond_mul = True, 1
             else:
                 self.add_used, self.cond_add = True, 1
-            more, unpack = self._operation_exts(op, mul=on_mul)
+            more, unpack = self._operation_exts(op, mul=on_mul, packs=not i)
+            if len(destinations) > 1:
+                self.asked_pack = None  # it applies to whichever goes to file A
             if unpack:
                 raise Fault("unpack-source", "a constant cannot be unpacked", op.exts[0][1])
             sets |= more | self._destination(dst, mul=on_mul)

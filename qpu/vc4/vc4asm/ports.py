@@ -36,7 +36,7 @@ class Ports(State):
 
     # -- extensions ----------------------------------------------------------------------------------------------
 
-    def _operation_exts(self, op: Operation, *, mul: bool) -> tuple[bool, Unpack | None]:
+    def _operation_exts(self, op: Operation, *, mul: bool, packs: bool = True) -> tuple[bool, Unpack | None]:
         """Apply extensions after the operation's name; returns whether it sets flags and its unpack request."""
         sets = False
         unpack: Unpack | None = None
@@ -47,7 +47,7 @@ class Ports(State):
                 self._condition(ALU_CONDS[name], pos, mul=mul)
             elif name in OP_PACKS:
                 pm, code = OP_PACKS[name]
-                if code:
+                if code and packs:
                     self._want_pm(pm, "pack", pos)
                     self._set_pack(code, pos)
                     self.asked_pack = (name, pm, pos)
@@ -121,8 +121,6 @@ class Ports(State):
             self.asked_pack = None
             if not pm and not (files == 1 and reg.waddr < 32):
                 message, help = f".{name} has no effect on {reg.name}", "name one of ra0..ra31, or leave the pack out"
-                if reg.family != "rb":
-                    raise Fault("pack-file-a", message, pos, allowed="ra0..ra31", help=help)
                 self._note("pack-file-a", message, pos, help)
             elif not pm:
                 wrong = self._pack_type(name, DST_PACKS[name.removeprefix("pack")].needs, pos, mul=mul)
@@ -383,12 +381,14 @@ class Ports(State):
             self.op_mul == 1 and 6 in (self.mul_a, self.mul_b)
         )
         for name, to_float, pos, operation in self.unpack_requests:
-            if floats != to_float and not self.pm:
-                self.current = operation
-                given, taken = ("floats", "integers") if floats else ("integers", "floats")
-                raise Fault("unpack-type", f".{name} gives {given} in this instruction; this operation takes {taken}"
-                            if self.op_add and self.op_mul else f".{name} needs an operation on {taken}", pos,
-                            help="use two instructions" if self.op_add and self.op_mul else None)  # fmt: skip
+            if floats == to_float or self.pm:
+                continue
+            self.current = operation
+            given, taken = ("floats", "integers") if floats else ("integers", "floats")
+            if name[-1] in "if":
+                raise Fault("unpack-type", f".{name} needs an operation on {taken}", pos, help="use two instructions")
+            self._note("unpack-type", f".{name} gives {given} to both operations; this one takes {taken}", pos,
+                       f"write .{name}{given[0]} if that is meant, or use two instructions")  # fmt: skip
 
     def _operation_unpack(self, request: Unpack, float_op: bool) -> None:
         """An unpack asked for on the operation: of r4 if that is read, else of register file A; with ``i`` always of A.

@@ -71,13 +71,17 @@ def test_a_join_keeps_its_warnings() -> None:
     ("text", "rule"),
     [
         ("mul24.pack16a rb0, r1, r2", "pack-file-a"),
+        ("mov.pack16a r0, r1", "pack-file-a"),
+        ("mov r0, ra0.16a; fmul r1, ra0.16a, ra0.16a", "unpack-type"),
+        ("fadd r0, ra0.8c, r1; mov r2, ra0.8c", "unpack-type"),
+        ("mov.pack8a vpm, r1", "pack-file-a"),
         ("add.pack16af ra0, r1, r2", "pack-type"),
         ("fmul.unpack16ai r0, r4, r2", "unpack-unused"),
         ("add.unpack8a r0, r1, r2", "unpack-unused"),
         ("add.unpack8a r0, unif, r2", "unpack-unused"),
     ],
 )
-def test_what_the_reference_accepts_without_effect_is_a_warning(text: str, rule: str) -> None:
+def test_what_gives_other_code_than_it_says_is_a_warning(text: str, rule: str) -> None:
     assert [d.rule for d in assemble_text(text).warnings] == [rule]
 
 
