@@ -242,7 +242,7 @@ def unseen(isa: Isa, seed: int, kind: str) -> Any:
         for name, d, a, b in rows:
             getattr(q, name)(q.ra[d], q.ra[a], q.rb[b])
         q.ldi(q.host_interrupt, 1)
-        q.nop(sig="thrend")
+        q.nop(sig=q.thrend)
         q.nop()
         q.nop()
 
@@ -270,13 +270,13 @@ def loop(isa: Isa) -> Any:
         q.mov(q.r1, q.uniform)
         q.mov(q.r2, 0)
         again = q.label("again")
-        q.sub(q.r0, q.r0, 1, sf=True)
+        q.sub(q.r0, q.r0, 1, push="z")
         q.fadd(q.r2, q.r2, q.r1)
-        q.brr(again, cond="anynz")
+        q.b(again, cond="anynz")
         q.fadd(q.r2, q.r2, q.r1)
         q.fadd(q.r2, q.r2, q.r1)
         q.fadd(q.r2, q.r2, q.r1)
-        q.exit()
+        q.end()
 
     return vc4 if isa is Isa.VC4 else v3d
 

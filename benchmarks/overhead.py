@@ -32,7 +32,7 @@ COPY_BYTES = 1 << 22
 
 def program(isa: Isa) -> qpu.Program:
     """As little as a program can do and be complete."""
-    return qpu.assemble((lambda q: q.exit()) if isa is Isa.VC4 else (lambda q: q.end()), isa=isa)
+    return qpu.assemble(lambda q: q.end(), isa=isa)
 
 
 class Replay:

@@ -73,17 +73,17 @@ def uniforms_vc4(q: Any, every: int) -> None:
     loop = q.label("loop")
     for i in range(BODY):
         q.fadd(q.r1, q.r1, q.uniform if every and i % every == 0 else q.r2)
-    q.sub(left, left, 1, sf=True)
-    q.brr(loop, cond="anynz")
+    q.sub(left, left, 1, push="z")
+    q.b(loop, cond="anynz")
     q.nop()
     q.nop()
     q.nop()
-    q.sub(outer, outer, 1, sf=True)
-    q.brr(around, cond="anynz")
+    q.sub(outer, outer, 1, push="z")
+    q.b(around, cond="anynz")
     q.nop()
     q.nop()
     q.nop()
-    q.exit()
+    q.end()
 
 
 REQUESTS = 4  # in flight
@@ -143,18 +143,18 @@ def requests_vc4(q: Any) -> None:
     for _ in range(REQUESTS):
         q.add(at, at, step).mov(q.tmu0_s, at)
     for _ in range(REQUESTS):
-        q.nop(sig="ldtmu0")
-    q.sub(left, left, 1, sf=True)
-    q.brr(loop, cond="anynz")
+        q.nop(sig=q.ldtmu0)
+    q.sub(left, left, 1, push="z")
+    q.b(loop, cond="anynz")
     q.nop()
     q.nop()
     q.nop()
-    q.sub(outer, outer, 1, sf=True)
-    q.brr(around, cond="anynz")
+    q.sub(outer, outer, 1, push="z")
+    q.b(around, cond="anynz")
     q.nop()
     q.nop()
     q.nop()
-    q.exit()
+    q.end()
 
 
 def who_v3d(q: Any) -> None:
@@ -189,7 +189,7 @@ def who_vc4(q: Any) -> None:
     q.mov(q.vw_setup, q.uniform)
     q.mov(q.vw_addr, q.uniform)
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 # -- measuring

@@ -81,18 +81,18 @@ def _loop_vc4(q: Any, inputs: int, scalars: int, body: Body) -> None:
         q.mov(q.vw_setup, fill)
         for _ in range(ROWS):
             if inputs:
-                q.nop(sig="ldtmu0")
-                q.mov(q.r0, q.r4, sig="ldtmu1" if inputs == 2 else None)
+                q.nop(sig=q.ldtmu0)
+                q.mov(q.r0, q.r4, sig=q.ldtmu1 if inputs == 2 else None)
             body(q, [q.r0, q.r4][:inputs], constants, q.vpm)
         q.mov(q.vw_setup, store)
         q.mov(q.vw_addr, out)
-        q.sub(count, count, 1, sf=True)
-        loop.repeat(cond="anynz")
+        q.sub(count, count, 1, push="z")
+        q.b(loop.start, cond="anynz")
         q.add(out, out, q.ra[3])
         q.nop()
         q.nop()
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def check_length(gpu: Device, n: int) -> None:

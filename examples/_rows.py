@@ -115,18 +115,18 @@ def _rows_vc4(q: Any, constants: int, body: Body) -> None:
             q.mov(q.vw_setup, store)
             q.mov(q.vw_addr, out)
             q.ldi(q.r3, 16)
-            q.sub(left, left, 1, sf=True)
-            inner.repeat(cond="anynz")
+            q.sub(left, left, 1, push="z")
+            q.b(inner.start, cond="anynz")
             q.add(x, x, q.r3)
             q.shl(q.r3, q.r3, 2)
             q.add(out, out, q.r3)
-        q.sub(rows, rows, 1, sf=True)
-        outer.repeat(cond="anynz")
+        q.sub(rows, rows, 1, push="z")
+        q.b(outer.start, cond="anynz")
         q.add(y, y, 1)
         q.nop()
         q.nop()
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def picture(gpu: Device, data: Any) -> Buffer:

@@ -66,7 +66,7 @@ class Taps:
                 for number, (row, column) in enumerate(addresses):  # two TMUs, four requests each
                     q.add((q.tmu0_s, q.tmu1_s)[number % 2], row, column)
                 for number, (i, _) in enumerate(group):
-                    q.nop(sig=("ldtmu0", "ldtmu1")[number % 2])
+                    q.nop(sig=(q.ldtmu0, q.ldtmu1)[number % 2])
                     self.tap(q, k, i, q.r4)
             else:
                 for row, column in addresses:

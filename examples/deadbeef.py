@@ -33,7 +33,7 @@ def store_vc4(q: Asm) -> None:
     q.setup_dma_store(1, 1)
     q.start_dma_store(q.uniform)
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def work(gpu: Device) -> dict[str, object]:

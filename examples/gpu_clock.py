@@ -61,8 +61,8 @@ def loop_vc4(q: Asm) -> None:
     q.mov(q.r0, q.element_number)
     q.ldi(q.r1, 0)
     with q.loop() as loop:
-        q.sub(q.ra[0], q.ra[0], 1, sf=True)
-        loop.repeat(cond="anynz")
+        q.sub(q.ra[0], q.ra[0], 1, push="z")
+        q.b(loop.start, cond="anynz")
         q.add(q.r1, q.r1, q.r0)
         q.nop()
         q.nop()
@@ -71,7 +71,7 @@ def loop_vc4(q: Asm) -> None:
     q.setup_dma_store()
     q.start_dma_store(q.uniform)
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 class Clock:

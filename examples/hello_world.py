@@ -68,19 +68,19 @@ def add_vc4(q: Asm) -> None:
     with q.loop() as loop:
         q.mov(q.tmu0_s, q.r1)
         q.mov(q.tmu0_s, q.r2)
-        q.nop(sig="ldtmu0")  # the result arrives in r4, readable from the next instruction on
-        q.mov(q.r0, q.r4, sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)  # the result arrives in r4, readable from the next instruction on
+        q.mov(q.r0, q.r4, sig=q.ldtmu0)
         q.setup_vpm_write()
         q.fadd(q.vpm, q.r0, q.r4)
         q.setup_dma_store()
         q.start_dma_store(q.ra[1])
         q.wait_dma_store()
-        q.sub(q.ra[0], q.ra[0], 1, sf=True)
-        loop.repeat(cond="anynz")
+        q.sub(q.ra[0], q.ra[0], 1, push="z")
+        q.b(loop.start, cond="anynz")
         q.add(q.r1, q.r1, q.r3)  # the three instructions after a branch are executed in any case
         q.add(q.r2, q.r2, q.r3)
         q.add(q.ra[1], q.ra[1], q.r3)
-    q.exit()
+    q.end()
 
 
 KERNELS: dict[qpu.Isa, Callable[..., None]] = {qpu.Isa.VC4: add_vc4, qpu.Isa.V3D42: add_42, qpu.Isa.V3D71: add_71}

@@ -63,7 +63,7 @@ class Steps:
             q.and_(q.null, im2, tally, **flags)  # both negative: |z| < 2, and there are steps left
             q.fadd(im2, cross, cross)
             if vc4:
-                loop.repeat(cond="anyn")
+                q.b(loop.start, cond="anyn")
             else:
                 q.b(loop.start, cond="anya")
             q.fadd(re, re2, c_re, cond=undecided)  # the three delay slots of the branch

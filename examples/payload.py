@@ -56,7 +56,7 @@ def payload_vc4(q: Asm) -> None:
     q.setup_dma_store_stride(0)
     q.mov(q.vw_addr, q.uniform)
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def work(gpu: Device) -> dict[str, object]:

@@ -49,14 +49,14 @@ def kernel_vc4(q: Asm) -> None:
     q.rotate(q.r1, q.r0, PLACES)  # lane i goes to lane i + amount
     q.setup_vpm_write()
     q.mov(q.vpm, q.r1)
-    q.and_(q.null, q.r0, 1, sf=True)  # flag Z: the lane is even
+    q.and_(q.null, q.r0, 1, push="z")  # flag Z: the lane is even
     q.mov(q.r1, q.r0, cond="ifnz")
     q.mov(q.vpm, q.r1)
     q.setup_dma_store(2)
     q.setup_dma_store_stride(0)
     q.start_dma_store(q.uniform)
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def work(gpu: Device) -> dict[str, object]:

@@ -78,9 +78,9 @@ def sum_vc4(q: Asm) -> None:
     q.ldi(q.r2, 0.0)
     with q.loop() as loop:
         q.add(q.r1, q.r1, q.r3).mov(q.tmu0_s, q.r1)
-        q.nop(sig="ldtmu0")
-        q.sub(q.ra[0], q.ra[0], 1, sf=True)
-        loop.repeat(cond="anynz")
+        q.nop(sig=q.ldtmu0)
+        q.sub(q.ra[0], q.ra[0], 1, push="z")
+        q.b(loop.start, cond="anynz")
         q.fadd(q.r2, q.r2, q.r4)
         q.nop()
         q.nop()
@@ -94,7 +94,7 @@ def sum_vc4(q: Asm) -> None:
     q.mov(q.vw_setup, q.uniform)
     q.mov(q.vw_addr, q.ra[1])
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def reduce_v3d(gpu: Device, program: qpu.Program, source: Buffer, n: int, out: Buffer, groups: int) -> None:

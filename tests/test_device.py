@@ -44,12 +44,12 @@ def double_vc4(q: Any) -> None:
     q.shl(q.r0, q.element_number, 2)
     q.add(q.tmu0_s, q.r0, q.uniform)
     q.setup_vpm_write()
-    q.nop(sig="ldtmu0")
+    q.nop(sig=q.ldtmu0)
     q.fadd(q.vpm, q.r4, q.r4)
     q.setup_dma_store(nrows=1)
     q.start_dma_store(q.uniform)
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def double(isa: Isa) -> qpu.Program:

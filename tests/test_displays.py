@@ -32,7 +32,7 @@ def count(html: str, tag: str) -> int:
 
 def adding(isa: Isa) -> qpu.Program:
     if isa is Isa.VC4:
-        return qpu.assemble(lambda q: (q.fadd(q.r0, q.r1, q.r2), q.exit()), isa=isa)
+        return qpu.assemble(lambda q: (q.fadd(q.r0, q.r1, q.r2), q.end()), isa=isa)
     return qpu.assemble(lambda q: (q.fadd(q.rf[4], q.rf[5], q.rf[6]), q.end()), isa=isa)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qpu.vc4 import vpm
 
 if TYPE_CHECKING:
-    from qpu.vc4.asm import Asm
+    from qpu.vc4.builder import Asm
 
 __all__ = ["CHUNK", "RECORD_WORDS", "ROWS", "kernel", "records", "streams"]
 
@@ -36,7 +36,7 @@ def kernel(q: Asm) -> None:
     def wait() -> None:
         q.wait_dma_store()  # of the four rows before, which still lie in the VPM
         q.mov(q.vw_setup, fill)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
 
     record = q.label("record")
     q.min(q.r0, q.element_number, q.uniform)
@@ -44,10 +44,10 @@ def kernel(q: Asm) -> None:
     q.shl(q.r0, q.r0, 2)
     q.add(at, q.r0, q.uniform)
     q.mov(step, q.uniform)
-    q.mov(count, q.uniform, sf=True)
+    q.mov(count, q.uniform, push="z")
     for register in (target, advance, fill, store, stride):
         q.mov(register, q.uniform)
-    q.brr("last", cond="allz")
+    q.b("last", cond="allz")
     q.nop()
     q.nop()
     q.nop()
@@ -56,10 +56,10 @@ def kernel(q: Asm) -> None:
         q.add(at, at, step).mov(q.tmu0_s, at)
     wait()
     for i in range(ROWS):
-        q.mov(q.vpm, q.r4, sig="ldtmu0" if i + 1 < ROWS else None)
-    q.sub(count, count, 1, sf=True)
+        q.mov(q.vpm, q.r4, sig=q.ldtmu0 if i + 1 < ROWS else None)
+    q.sub(count, count, 1, push="z")
     save()
-    q.brr(loop, cond="allnz")
+    q.b(loop, cond="allnz")
     q.add(target, target, advance)
     q.nop()
     q.nop()
@@ -69,15 +69,15 @@ def kernel(q: Asm) -> None:
         q.add(at, at, q.uniform).mov(q.tmu0_s, at)
     wait()
     for i in range(ROWS):
-        q.and_(q.vpm, q.r4, q.uniform, sig="ldtmu0" if i + 1 < ROWS else None)
+        q.and_(q.vpm, q.r4, q.uniform, sig=q.ldtmu0 if i + 1 < ROWS else None)
     save()
-    q.mov(q.null, q.uniform, sf=True)
-    q.brr(record, cond="allnz")
+    q.mov(q.null, q.uniform, push="z")
+    q.b(record, cond="allnz")
     q.nop()
     q.nop()
     q.nop()
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def records(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from qpu.vc4 import vpm
 
 if TYPE_CHECKING:
-    from qpu.vc4.asm import Asm
+    from qpu.vc4.builder import Asm
 
 __all__ = ["CHUNK", "MAX_STRIDE", "ROTATE", "UNIFORM", "Shape", "kernel", "record_words", "streams"]
 
@@ -59,13 +59,13 @@ def kernel(q: Asm, shape: Shape, product: bool, accumulate: bool, strided: bool)
     else:
         acc = {}
     _finish(q, shape, acc, accumulate, strided)
-    q.mov(q.null, q.uniform, sf=True)
-    q.brr(tile, cond="allnz")
+    q.mov(q.null, q.uniform, push="z")
+    q.b(tile, cond="allnz")
     q.nop()
     q.nop()
     q.nop()
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def _uniform(q: Asm) -> dict[tuple[int, int], Any]:
@@ -87,22 +87,22 @@ def _uniform(q: Asm) -> dict[tuple[int, int], Any]:
     q.mov(step, q.uniform)
     q.mov(product, q.uniform)
     q.nop().mul24(state, product, q.element_number)
-    q.mov(q.null, q.element_number, sf=True)
+    q.mov(q.null, q.element_number, push="z")
     q.mov(state, q.uniform, cond="ifz")
     q.mov(q.uniforms_address, q.uniform)
     for _ in range(AHEAD):
         request()
     _clear(q, acc)
-    q.nop(sig="ldtmu0")
+    q.nop(sig=q.ldtmu0)
 
     # Slot i multiplies for accumulator i and adds the product of the slot before; r4 holds the row of B.
     loop = q.label("k")
-    q.sub(state, state, q.element_number, sf=True)
+    q.sub(state, state, q.element_number, push="z")
     for k in range(UNROLL):
         for i in range(rows):
             if k == UNROLL - 1 and i == rows - 3:
-                q.brr(loop, cond="allnz")
-            q.fadd(acc[i - 1], acc[i - 1], product, sig="ldtmu0" if i == rows - 1 else None).fmul(
+                q.b(loop, cond="allnz")
+            q.fadd(acc[i - 1], acc[i - 1], product, sig=q.ldtmu0 if i == rows - 1 else None).fmul(
                 product, q.uniform, q.r4
             )
             if i == rows // 2:
@@ -110,7 +110,7 @@ def _uniform(q: Asm) -> dict[tuple[int, int], Any]:
     q.fadd(acc[-1], acc[-1], product)
     q.mov(q.uniforms_address, state)
     for _ in range(AHEAD - 1):
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
     return {(i, 0): register for i, register in enumerate(acc)}
 
 
@@ -146,12 +146,12 @@ def _rotate(q: Asm) -> dict[tuple[int, int], Any]:
     request(at_a)
     q.nop()
     request(at_b)
-    q.nop(sig="ldtmu0")
+    q.nop(sig=q.ldtmu0)
     q.mov(a, q.r4)
     for c in range(4):
         if c:
             request(at_b)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(b[0][c], q.r4)
     for _ in range(AHEAD):
         q.nop()
@@ -190,7 +190,7 @@ def _rotate(q: Asm) -> dict[tuple[int, int], Any]:
                 if target is not None:
                     slot = q.mov(target, q.r4)
                 elif step == 0 and row == 0:
-                    slot = q.sub(count, count, s64, sf=True)
+                    slot = q.sub(count, count, s64, push="z")
                 else:
                     slot = waiting.popleft()() if waiting else q.nop()
                 slot.mov(q.r5rep, a, rotate=-word % 16)
@@ -202,16 +202,16 @@ def _rotate(q: Asm) -> dict[tuple[int, int], Any]:
             following = (row, half + 1) if half == 0 else (row + 1, 0)
             pop = i % 2 == 1 and following in plan[step]
             if step == UNROLL - 1 and i == len(order) - 3:
-                q.brr(loop, cond="allnz")
+                q.b(loop, cond="allnz")
             done = acc[order[i - 2]]
             t = products[i % 2]
-            q.fadd(done, done, t, sig="ldtmu0" if pop else None).fmul(t, q.r5, b[step % 2][c])
+            q.fadd(done, done, t, sig=q.ldtmu0 if pop else None).fmul(t, q.r5, b[step % 2][c])
     assert not waiting and sent == len(loads) + AHEAD
     for i in (-2, -1):
         done = acc[order[i]]
         q.fadd(done, done, products[i % 2])
     for _ in range(AHEAD):
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
     return acc
 
 
@@ -232,7 +232,7 @@ def _finish(q: Asm, shape: Shape, acc: dict[tuple[int, int], Any], accumulate: b
             q.mov(q.vw_setup, q.uniform)
             for row in range(first, first + CHUNK):
                 done = acc.get((row, vector))
-                sig: Literal["ldtmu0"] | None = "ldtmu0" if accumulate else None
+                sig = q.ldtmu0 if accumulate else None
                 if done is None:
                     q.nop(sig=sig)
                     if accumulate:

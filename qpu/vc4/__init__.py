@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qpu.core.effects import Effects
-    from qpu.vc4.asm import Asm, assemble, build
+    from qpu.vc4.builder import Asm, assemble, build
     from qpu.vc4.hazards import check
     from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Reserved, Semaphore
     from qpu.vc4.instruction_set import Vc4Toolkit
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from qpu.vc4.printer import disassemble
 
 _HOME = {
-    "Asm": "asm",
-    "assemble": "asm",
-    "build": "asm",
+    "Asm": "builder",
+    "assemble": "builder",
+    "build": "builder",
     "Effects": "effects",
     "combine": "pairing",
     "check": "hazards",

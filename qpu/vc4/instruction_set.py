@@ -45,7 +45,7 @@ class Vc4Toolkit:
         Raises: AsmError, HazardError, UsageError.
         """
         if callable(source):
-            from qpu.vc4.asm import build
+            from qpu.vc4.builder import build
 
             program = build(source, *args)
             check = True if check is None else check

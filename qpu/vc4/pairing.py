@@ -285,7 +285,7 @@ def _pack_clashes(add: Half, mul: Half) -> Iterator[Clash]:
         half, (pm, _) = found[0]
         other = mul if half is add else add
         if pm and half is add:
-            yield Clash("pack", "the pack mode is one of MUL results; this is an ADD operation", ("add.d",))
+            yield Clash("pack", _MUL_PACK.format("an ADD operation"), ("add.d",))
         elif not pm and not _packs_file_a(half) and _packs_file_a(other):
             name = regs.write_name(File.A, other.dst.n)
             message = f"the pack would apply to {name}, the result of the other operation"
@@ -307,12 +307,15 @@ def results(add: Dst, mul: Dst) -> Results | Clash:
     """The write swap and pack fields for the destinations of both sides, or why they exclude each other."""
     if add.file is not None and add.file is mul.file:
         return Clash("write-swap", _SAME_FILE, ("add.d", "mul.d"))
+    if add.pack and add.pm:
+        return Clash("pack", _MUL_PACK.format("the ADD side"), ("add.d",))
     if add.pack and mul.pack:
         return Clash("pack", "both results are packed; an instruction packs one result", ("add.d", "mul.d"))
     packed = add if add.pack else mul
     return Results(_ws(add, mul), packed.pm if packed.pack else 0, packed.pack)
 
 
+_MUL_PACK = "the pack mode is one of MUL results; this is the result of {}"
 _SAME_FILE = "both results go to the same register file; one instruction writes each file once"
 
 
@@ -431,7 +434,7 @@ def halves(i: Alu) -> tuple[Half, Half]:
     reads: list[Src] = []
     if i.raddr_a != NOP and port_a not in used:
         reads.append(port_a)
-    if (i.raddr_b != NOP or imm) and port_b not in used and not rotates:
+    if (i.raddr_b != NOP or imm) and port_b not in (*used, *reads) and not rotates:
         reads.append(port_b)
     sides = (File.B, File.A) if i.ws else (File.A, File.B)
     packed = 1 if i.pm else i.ws  # the side whose result is packed

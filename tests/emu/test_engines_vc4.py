@@ -25,7 +25,7 @@ from qpu.emu.vc4 import compiled_programs as vc4_programs
 from qpu.emu.vc4.chip import Vc4ReferenceMachine
 from qpu.emu.vc4.compiled import Vc4CompiledMachine
 from qpu.errors import EmuFault
-from qpu.vc4.asm import Asm, assemble
+from qpu.vc4.builder import Asm, assemble
 
 COUNTS = (
     "instructions",
@@ -245,15 +245,15 @@ def test_computed_branch_to_an_early_read(cond: Any) -> None:
         busy(q)
         q.mov(q.rb[10], q.uniform)
         q.mov(q.ra[26], q.uniform)
-        q.mov(q.null, q.element_number, sf=True)
+        q.mov(q.null, q.element_number, push="z")
         q.nop()
-        q.bra(q.ra[26])
+        q.b(q.ra[26])
         q.nops(2)
         q.mov(q.rb[10], q.element_number, cond=cond)
         busy(q)
         q.mov(q.ra[21], q.rb[10])
         busy(q)
-        q.exit()
+        q.end()
 
     words = place(source)
     target = next(i for i, w in enumerate(words) if getattr(decode(w), "waddr_add", 0) == 21)
@@ -268,11 +268,11 @@ def test_noswap_after_native_requests() -> None:
         busy(q)
         q.mov(q.t0s, q.uniform)
         busy(q)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         busy(q)
         q.mov(q.tmu_noswap, 1)
         busy(q)
-        q.exit()
+        q.end()
 
     want, _ = same(place(source), [[DATA]])
     assert any("tmu_noswap" in f for f in want.stats.faults)
@@ -306,7 +306,7 @@ def store(q: Asm, register: Any) -> None:
     q.setup_dma_store_stride(0)
     q.start_dma_store(q.uniform)
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def bits(*values: float) -> list[int]:
@@ -336,7 +336,7 @@ def test_special_floats(x: int, y: int) -> None:
         q.mov(q.r1, q.uniform)
         q.fadd(q.r2, q.r0, q.r1).fmul(q.r3, q.r0, q.r1)
         q.fsub(q.r0, q.r2, q.r3).fmul(q.r1, q.r2, q.r1)
-        q.fadd(q.r2, q.r2, q.r1, sf=True).fmul(q.r3, q.r3, q.r0)
+        q.fadd(q.r2, q.r2, q.r1, push="z").fmul(q.r3, q.r3, q.r0)
         q.fadd(q.r0, q.r3, q.r2)
         store(q, q.r0)
 
@@ -350,8 +350,8 @@ def test_loops_outlast_a_turn() -> None:
         again = q.label("again")
         q.add(q.r1, q.r1, 3)
         q.nops(4)
-        q.sub(q.r0, q.r0, 1, sf=True)
-        q.brr(again, cond="anynz")
+        q.sub(q.r0, q.r0, 1, push="z")
+        q.b(again, cond="anynz")
         q.nops(3)
         store(q, q.r1)
 
@@ -381,9 +381,9 @@ def read_outside(q: Asm) -> None:
     busy(q)
     q.mov(q.r1, q.uniform)
     q.mov(q.tmu0_s, q.r1)
-    q.nop(sig="ldtmu0")
+    q.nop(sig=q.ldtmu0)
     busy(q)
-    q.exit()
+    q.end()
 
 
 @fault(0x900000)
@@ -393,17 +393,17 @@ def uniforms_outside(q: Asm) -> None:
     q.nops(2)
     q.mov(q.r1, q.uniform)
     busy(q)
-    q.exit()
+    q.end()
 
 
 @fault(DATA)
 def nothing_requested(q: Asm) -> None:
     busy(q)
     q.mov(q.tmu0_s, q.uniform)
-    q.nop(sig="ldtmu0")
-    q.nop(sig="ldtmu0")
+    q.nop(sig=q.ldtmu0)
+    q.nop(sig=q.ldtmu0)
     busy(q)
-    q.exit()
+    q.end()
 
 
 @fault(0x900000)
@@ -418,27 +418,27 @@ def too_many_requests(q: Asm) -> None:
     for _ in range(9):
         q.mov(q.tmu1_s, q.uniform)
     busy(q)
-    q.exit()
+    q.end()
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_read_the_same(name: str) -> None:
     source, uniforms = FAULTS[name]
-    from qpu.vc4.asm import build
+    from qpu.vc4.builder import build
 
     want, _ = same(list(build(source).code), [uniforms], strict=True)
     assert want.fault
 
 
 def test_a_rule_broken_is_reported() -> None:
-    from qpu.vc4.asm import build
+    from qpu.vc4.builder import build
 
     def source(q: Asm) -> None:
         busy(q)
         q.mov(q.ra[3], q.r0)
         q.mov(q.r1, q.ra[3])
         busy(q)
-        q.exit()
+        q.end()
 
     want, _ = same(list(build(source).code), [[]], strict=True)
     assert "H1" in want.fault

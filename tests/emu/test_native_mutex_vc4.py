@@ -12,7 +12,7 @@ from test_engines_vc4 import COUNTS, MACHINES, Profile, execute, place, same
 
 from qpu.emu.engine.memory import Memory
 from qpu.emu.vc4 import compiled as compiled_vc4
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 
 OUT = DATA + 0x8000
 
@@ -33,8 +33,8 @@ def ticket(q: Asm, sections: int, inside: str) -> None:
     again = q.label("again")
     q.mov(q.r3, q.ra[7])
     work = q.label("work")
-    q.sub(q.r3, q.r3, 1, sf=True)
-    q.brr(work, cond="anynz")
+    q.sub(q.r3, q.r3, 1, push="z")
+    q.b(work, cond="anynz")
     q.nops(3)
     q.mutex_acquire()
     q.mov(q.vr_setup, q.ra[0])
@@ -47,8 +47,8 @@ def ticket(q: Asm, sections: int, inside: str) -> None:
     elif inside == "long":
         q.ldi(q.r3, 1200)
         hold = q.label("hold")
-        q.sub(q.r3, q.r3, 1, sf=True)
-        q.brr(hold, cond="anynz")
+        q.sub(q.r3, q.r3, 1, push="z")
+        q.b(hold, cond="anynz")
         q.nops(3)
     q.nops(3)
     q.mov(q.r0, q.vpm)
@@ -59,15 +59,15 @@ def ticket(q: Asm, sections: int, inside: str) -> None:
     q.wait_dma_store()
     q.mutex_release()
     q.add(q.r1, q.r1, q.r0)
-    q.sub(q.r2, q.r2, 1, sf=True)
-    q.brr(again, cond="anynz")
+    q.sub(q.r2, q.r2, 1, push="z")
+    q.b(again, cond="anynz")
     q.nops(3)
     q.mov(q.vw_setup, q.ra[4])
     q.mov(q.vpm, q.r1)
     q.mov(q.vw_setup, q.ra[5])
     q.mov(q.vw_addr, q.ra[6])
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def lists(qpus: int, sections: int, work: list[int]) -> list[list[int]]:
@@ -116,7 +116,7 @@ def test_release_without_holding_is_reported_the_same() -> None:
         q.nops(8)
         q.mutex_release()
         q.nops(8)
-        q.exit()
+        q.end()
 
     want, got = same(place(source), [[]])
     assert any("mutex" in f for f in want.stats.faults)
@@ -130,7 +130,7 @@ def test_a_mutex_taken_twice_is_a_deadlock() -> None:
         q.nops(8)
         q.mutex_acquire()
         q.nops(8)
-        q.exit()
+        q.end()
 
     want, got = same(place(source), [[], []], strict=True)
     assert "deadlock" in want.fault
@@ -145,12 +145,12 @@ def test_release_in_a_delay_slot() -> None:
         q.nops(7)
         q.mutex_acquire()
         q.add(q.r1, q.r1, 1)
-        q.sub(q.r3, q.r3, 1, sf=True)
-        q.brr(again, cond="anynz")
+        q.sub(q.r3, q.r3, 1, push="z")
+        q.b(again, cond="anynz")
         q.nops(2)
         q.mutex_release()
         q.nops(8)
-        q.exit()
+        q.end()
 
     same(place(source), [[]] * 5, strict=True)
 

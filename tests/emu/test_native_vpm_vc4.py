@@ -12,7 +12,7 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled 
 from generate_vc4 import DATA
 from test_engines_vc4 import Outcome, place, same
 
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 
 ROUNDS = 40
 OUT = DATA + 0x8000
@@ -44,8 +44,8 @@ def loop(q: Asm, setups: int, reads: int, *, poll: bool) -> None:
     q.mov(q.vr_addr, q.ra[0])
     if poll:
         busy = q.label("busy")
-        q.mov(q.null, q.vr_busy, sf=True)
-        q.brr(busy, cond="anynz")
+        q.mov(q.null, q.vr_busy, push="z")
+        q.b(busy, cond="anynz")
         q.add(q.r1, q.r1, 1)
         q.nops(2)
     q.wait_dma_load()
@@ -61,10 +61,10 @@ def loop(q: Asm, setups: int, reads: int, *, poll: bool) -> None:
     q.mov(q.vw_addr, q.ra[1])
     q.wait_dma_store()
     q.add(q.ra[0], q.ra[0], q.rb[1])
-    q.sub(q.r3, q.r3, 1, sf=True)
-    q.brr(again, cond="anynz")
+    q.sub(q.r3, q.r3, 1, push="z")
+    q.b(again, cond="anynz")
     q.nops(3)
-    q.exit()
+    q.end()
 
 
 def both(words: list[int], setups: Any, reads: int, qpus: int) -> tuple[Outcome, Outcome]:
@@ -130,7 +130,7 @@ def test_unread_vectors_are_reported_the_same() -> None:
             q.nops(3)
             q.mov(q.r0, q.vpm)
         q.nops(4)
-        q.exit()
+        q.end()
 
     want, got = same(place(source), [[vectors(2, 3)]])
     assert any("unread" in f for f in want.stats.faults)

@@ -23,7 +23,7 @@ from qpu.emu.v3d import compiled as compiled_v3d
 from qpu.emu.v3d.reference import V3dReferenceMachine
 from qpu.emu.vc4 import compiled as compiled_vc4
 from qpu.emu.vc4.chip import Vc4ReferenceMachine
-from qpu.vc4.asm import Asm, assemble
+from qpu.vc4.builder import Asm, assemble
 
 CODE, UNIFORMS, DATA = 0x100000, 0x200000, 0x300000
 SHARED = DATA + 0x4000
@@ -46,7 +46,7 @@ def race(q: Asm, turns: int) -> None:
     q.setup_dma_store_stride(0)
     again = q.label("again")
     q.mov(q.t0s, q.ra[10])
-    q.nop(sig="ldtmu0")
+    q.nop(sig=q.ldtmu0)
     q.ror(q.r1, q.r1, 3)
     q.xor(q.r1, q.r1, q.r4)
     q.shl(q.r0, q.r4, 1)
@@ -56,15 +56,15 @@ def race(q: Asm, turns: int) -> None:
     q.mov(q.vw_setup, q.ra[12])
     q.mov(q.vw_addr, q.ra[10])
     q.wait_dma_store()
-    q.sub(q.r3, q.r3, 1, sf=True)
-    q.brr(again, cond="anynz")
+    q.sub(q.r3, q.r3, 1, push="z")
+    q.b(again, cond="anynz")
     q.nops(3)
     q.mov(q.vw_setup, q.ra[11])
     q.mov(q.vpm, q.r1)
     q.mov(q.vw_setup, q.ra[12])
     q.mov(q.vw_addr, q.ra[13])
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def vc4(machine: Any, cut: int | None, turns: int = TURNS) -> list[int]:

@@ -32,16 +32,16 @@ def _binary_v3d(q: Any, op: str) -> None:
 def _binary_vc4(q: Any, op: str) -> None:
     q.shl(q.r0, q.element_number, 2)
     q.add(q.tmu0_s, q.r0, q.uniform)
-    q.nop(sig="ldtmu0")
+    q.nop(sig=q.ldtmu0)
     q.mov(q.r1, q.r4)
     q.add(q.tmu0_s, q.r0, q.uniform)
     q.setup_vpm_write()
-    q.nop(sig="ldtmu0")
+    q.nop(sig=q.ldtmu0)
     getattr(q, op)(q.vpm, q.r1, q.r4)
     q.setup_dma_store(nrows=1)
     q.start_dma_store(q.uniform)
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def binary(isa: Isa, op: str) -> qpu.Program:

@@ -13,7 +13,7 @@ import pytest
 
 from qpu.errors import AsmError, HazardError, UnknownNameError
 from qpu.vc4 import vpm
-from qpu.vc4.asm import Asm, assemble, build
+from qpu.vc4.builder import Asm, assemble, build
 from qpu.vc4.decode import decode
 from qpu.vc4.instr import Alu, Branch, LoadImm, LoadMode, Semaphore
 from qpu.vc4.printer import disassemble
@@ -40,10 +40,10 @@ def test_worked_examples() -> None:
         q.mov(q.r0, q.r1)
         q.add(q.r0, q.ra[1], q.rb[2]).fmul(q.r1, q.ra[1], q.rb[2])
         q.nop().mov(q.r0, q.r1, rotate=3)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.sema_down(3)
-        q.brr(-32)
-        q.bra(q.ra[4])
+        q.b(-32)
+        q.b(q.ra[4])
         q.ldi(q.r0, [0, 1, 2, 3] * 4)
 
     assert [f"{w:016x}" for w in build(kernel).code] == [
@@ -103,11 +103,11 @@ def test_a_rotation_serves_the_constant_it_implies() -> None:
 
 def test_conditions_and_flags() -> None:
     def kernel(q: Asm) -> None:
-        q.add(q.r0, q.r1, q.r2, cond="ifz", sf=True).fmul(q.r1, q.r1, q.r2, cond="ifnc" if False else "ifcc")
-        q.sub(q.null, q.r1, q.r2, sf=True)
+        q.add(q.r0, q.r1, q.r2, cond="ifz", push="z").fmul(q.r1, q.r1, q.r2, cond="ifnc" if False else "ifcc")
+        q.sub(q.null, q.r1, q.r2, push="z")
         q.sub(q.null, q.r1, q.r2)
-        q.fmul(q.null, q.r1, q.r2, sf=True)
-        q.ldi(q.r0, [0, 1] * 8, sf=True, cond="ifn")
+        q.fmul(q.null, q.r1, q.r2, push="z")
+        q.ldi(q.r0, [0, 1] * 8, push="z", cond="ifn")
 
     assert texts(kernel) == [
         "add.setf.ifz r0, r1, r2;  fmul.ifcc r1, r1, r2",
@@ -176,7 +176,7 @@ def test_numpy_scalars_are_numbers() -> None:
         q.ldi(q.r0, np.uint32(1 << 31))
         q.ldi(q.r0, np.float64(1.5))
         q.ldi(q.r0, np.zeros(16, np.int32))
-        q.brr(np.int32(-32))
+        q.b(np.int32(-32))
 
     assert texts(kernel)[:2] == ["add r0, r0, 3", "nop;  fmul r0, r0, 1./2"]
 
@@ -194,20 +194,20 @@ def test_per_element_constants() -> None:
 
 def test_labels_and_loops() -> None:
     def kernel(q: Asm) -> None:
-        q.brr("end", cond="allz", link=q.ra[3])
+        q.b("end", cond="allz", link=q.ra[3])
         q.nops(3)
         start = q.label("start")
         with q.loop() as loop:
-            q.sub(q.r0, q.r0, 1, sf=True)
-            loop.leave(cond="anyn")
+            q.sub(q.r0, q.r0, 1, push="z")
+            q.b(loop.end, cond="anyn")
             q.nops(3)
-            loop.repeat(cond="anynz")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
         with q.loop("named"):
-            q.brr(start)
+            q.b(start)
             q.nops(3)
         q.label("end")
-        q.bra("start", reg=q.ra[2])
+        q.b(q.absolute("start"), reg=q.ra[2])
 
     program = build(kernel)
     assert program.labels == {"start": 4, "loop0": 4, "loop0_end": 13, "named": 13, "named_end": 17, "end": 17}
@@ -230,17 +230,17 @@ def test_locations() -> None:
             q.r1,
             q.r2,
         ).fmul(q.r1, q.r1, q.r2)
-        q.exit()
+        q.end()
         for _ in range(2):
             q.setup_vpm_read(1)
         with q.loop() as loop:
-            loop.repeat()
+            q.b(loop.start)
         q.raw(0)
 
     program = build(kernel)
     first = kernel.__code__.co_firstlineno
     lines = [place.line - first for n in range(len(program)) if (place := program.loc(n))]
-    assert lines == [1, 2, 7, 7, 7, 7, 9, 9, 11, 12]
+    assert lines == [1, 2, 7, 7, 7, 7, 9, 9, 11, 10, 10, 10, 12]
     files = {place.file for n in range(len(program)) if (place := program.loc(n))}
     assert files == {__file__}
     assert program.loc(99) is None
@@ -271,8 +271,8 @@ def test_semaphores_and_mutex() -> None:
 
 
 def test_exit() -> None:
-    assert texts(lambda q: q.exit()) == ["or irq, 1, 1", "nop;  thrend", "nop", "nop"]
-    assert texts(lambda q: q.exit(interrupt=False)) == ["nop;  thrend", "nop", "nop"]
+    assert texts(lambda q: q.end()) == ["or irq, 1, 1", "nop;  thrend", "nop", "nop"]
+    assert texts(lambda q: q.end(interrupt=False)) == ["nop;  thrend", "nop", "nop"]
 
 
 def test_vpm_and_dma_words() -> None:
@@ -315,7 +315,7 @@ def test_all_mistakes_are_reported_together_in_order() -> None:
     def kernel(q: Asm) -> None:
         q.add(q.r0, q.r0, 99)
         q.fadd(q.r0, q.ra[1], q.ra[2])
-        q.brr("nowhere")
+        q.b("nowhere")
         q.nops(3)
         q.fmul(q.r0, q.r1, q.ra[32])
 
@@ -336,7 +336,7 @@ def test_hazards_raise_at_the_line() -> None:
     def kernel(q: Asm) -> None:
         q.mov(q.ra[1], q.r0)
         q.mov(q.r1, q.ra[1])
-        q.exit()
+        q.end()
 
     with pytest.raises(HazardError) as e:
         assemble(kernel)
@@ -424,6 +424,6 @@ def test_generated_file_is_up_to_date() -> None:
 def test_importing_the_builder_loads_no_numpy() -> None:
     import subprocess
 
-    code = "import sys, qpu.vc4.asm, qpu.vc4.hazards, qpu.vc4.printer; print('numpy' in sys.modules)"
+    code = "import sys, qpu.vc4.builder, qpu.vc4.hazards, qpu.vc4.printer; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"

@@ -9,7 +9,7 @@ import pytest
 
 from qpu.core.isa import Isa
 from qpu.errors import Severity
-from qpu.vc4.asm import Asm, assemble, build
+from qpu.vc4.builder import Asm, assemble, build
 from qpu.vc4.effects import effects
 from qpu.vc4.encode import encode
 from qpu.vc4.hazards import RULES, check
@@ -25,7 +25,7 @@ def rules(fn: Any) -> set[tuple[str, int]]:
 PAIRS = {
     "H1": (lambda q: q.mov(q.ra[1], q.r0), lambda q: q.mov(q.r0, q.ra[1])),
     "H2": (lambda q: q.mov(q.sfu_recip, q.r0), lambda q: q.mov(q.r0, q.r4)),
-    "H3": (lambda q: q.mov(q.sfu_recip, q.r0), lambda q: q.nop(sig="loadc")),
+    "H3": (lambda q: q.mov(q.sfu_recip, q.r0), lambda q: q.nop(sig=q.loadc)),
     "H4": (lambda q: q.mov(q.sfu_recip, q.r0), lambda q: q.mov(q.sfu_recip, q.r0)),
     "H5": (lambda q: q.mov(q.broadcast, q.r0), lambda q: q.rotate(q.r0, q.r1, q.r5)),
     "H6": (lambda q: q.mov(q.r1, q.r0), lambda q: q.rotate(q.r0, q.r1, 1)),
@@ -70,7 +70,7 @@ def test_distance_over_a_branch(rule: str, cond: Any) -> None:
 
             def kernel(q: Asm, slot: int = slot, ahead: int = ahead) -> None:
                 q.nops(4)
-                q.brr("target", cond=cond)
+                q.b("target", cond=cond)
                 for n in (1, 2, 3):
                     first(q) if n == slot else q.nop()
                 q.nops(ahead)
@@ -95,7 +95,7 @@ def test_a_loop_closes_the_window() -> None:
     def kernel(q: Asm) -> None:
         with q.loop() as loop:
             q.mov(q.r0, q.r4)
-            loop.repeat(cond="anyz")
+            q.b(loop.start, cond="anyz")
             q.nop()
             q.mov(q.sfu_recip, q.r0)
             q.nop()
@@ -108,9 +108,9 @@ def test_a_branch_in_the_last_delay_slot() -> None:
     """Allowed; its delay slots are at the target of the first, and its own target follows those."""
 
     def kernel(q: Asm) -> None:
-        q.brr("a")
+        q.b("a")
         q.nops(2)
-        q.brr("b")
+        q.b("b")
         q.nop()
         q.label("a")
         q.nops(2)
@@ -154,7 +154,7 @@ def test_a_typical_program_is_fine() -> None:
         q.shl(q.r1, q.element_number, 2)
         q.add(q.tmu0_s, q.r0, q.r1)
         q.setup_vpm_write()
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.sfu_recip, q.r4)
         q.nops(2)
         q.fmul(q.vpm, q.r4, 2.0)
@@ -164,7 +164,7 @@ def test_a_typical_program_is_fine() -> None:
         q.wait_dma_store()
         q.setup_vpm_read(1)
         q.mov(q.r0, q.vpm)
-        q.exit()
+        q.end()
 
     program = assemble(kernel)
     assert check(program.code) == []
@@ -173,7 +173,7 @@ def test_a_typical_program_is_fine() -> None:
 def test_a_colour_read_with_a_colour_write_is_one_access() -> None:
     def kernel(q: Asm) -> None:
         q.nops(2)
-        q.mov(q.tlb_color_all, q.r0, sig="loadc")
+        q.mov(q.tlb_color_all, q.r0, sig=q.loadc)
 
     assert rules(kernel) == set()
 
@@ -183,12 +183,12 @@ def test_pipelined_requests_are_fine() -> None:
         for _ in range(4):
             q.mov(q.tmu0_s, q.r0)
         with q.loop() as loop:
-            q.nop(sig="ldtmu0")
+            q.nop(sig=q.ldtmu0)
             q.mov(q.tmu0_s, q.r4)
-            loop.repeat(cond="anyz")
+            q.b(loop.start, cond="anyz")
             q.nops(3)
         for _ in range(4):
-            q.nop(sig="ldtmu0")
+            q.nop(sig=q.ldtmu0)
 
     assert rules(kernel) == set()
 
@@ -196,14 +196,14 @@ def test_pipelined_requests_are_fine() -> None:
 def test_subroutines_do_not_confuse_the_counts() -> None:
     def kernel(q: Asm) -> None:
         q.mov(q.tmu0_s, q.r0)
-        q.brr("sub", link=q.ra[2])
+        q.b("sub", link=q.ra[2])
         q.nops(3)
-        q.nop(sig="ldtmu0")
-        q.nop(sig="ldtmu0")
-        q.exit()
+        q.nop(sig=q.ldtmu0)
+        q.nop(sig=q.ldtmu0)
+        q.end()
         q.label("sub")
         q.mov(q.tmu0_s, q.r0)
-        q.bra(q.ra[2])
+        q.b(q.ra[2])
         q.nops(3)
 
     assert rules(kernel) == set()
@@ -247,13 +247,13 @@ def test_effects() -> None:
     def of(fn: Any) -> Any:
         return effects(build(fn).code[0])
 
-    e = of(lambda q: q.fadd(q.ra[1], q.uniform, q.r4, sf=True, cond="ifz", sig="ldtmu1").mov(q.broadcast, q.r0))
+    e = of(lambda q: q.fadd(q.ra[1], q.uniform, q.r4, push="z", cond="ifz", sig=q.ldtmu1).mov(q.broadcast, q.r0))
     assert e.reads == {"uniform", "r4", "r0", "flags", "tmu1_result"}
     assert e.writes == {"ra1", "r5", "flags", "r4"}
     assert e.events == {"ldtmu1", "load r4", "flow"}
     assert e.partial == {"ra1"}
     assert e.needs == e.reads | {"ra1"}
-    e = of(lambda q: q.brr(0, cond="anyz", link=q.ra[3], reg=q.ra[5]))
+    e = of(lambda q: q.b(0, cond="anyz", link=q.ra[3], reg=q.ra[5]))
     assert e.reads == {"flags", "ra5"}
     assert e.writes == {"ra3", "flags"}
     assert e.events == {"branch"}

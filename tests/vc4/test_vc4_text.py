@@ -13,7 +13,7 @@ from qpu.core.isa import Isa
 from qpu.errors import AsmError, HazardError, UsageError
 from qpu.instruction_sets import assemble, isa
 from qpu.program import Program
-from qpu.vc4.asm import Asm, build
+from qpu.vc4.builder import Asm, build
 from qpu.vc4.decode import decode, reserved
 from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu, Instr, LoadImm, Semaphore
@@ -115,16 +115,16 @@ def test_texts(word: int, text: str) -> None:
 
 def kernel(q: Asm) -> None:
     q.mov(q.r0, q.uniform)
-    q.brr("end", cond="allz")
+    q.b("end", cond="allz")
     q.nops(3)
     with q.loop() as loop:
-        q.sub(q.r0, q.r0, 1, sf=True)
-        loop.repeat(cond="anynz")
+        q.sub(q.r0, q.r0, 1, push="z")
+        q.b(loop.start, cond="anynz")
         q.nops(3)
-    q.brr(0, link=q.ra[3])
+    q.b(0, link=q.ra[3])
     q.nops(3)
     q.label("end")
-    q.exit()
+    q.end()
 
 
 def test_listing() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qpu.errors import AsmError, HazardError, Severity
-from qpu.vc4.asm import assemble, build
+from qpu.vc4.builder import assemble, build
 from qpu.vc4.hazards import check
 
 HERE = Path(__file__).parent

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from sys import _getframe
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from qpu.vc4.asm_core import CondName, Core, SigName
-from qpu.vc4.asm_operands import (
+from qpu.core.builder import MulSlot
+from qpu.core.locations import LAYERS
+from qpu.vc4.operands import (
     ACCUMULATORS,
     BANK_A,
     BANK_B,
@@ -16,74 +16,73 @@ from qpu.vc4.asm_operands import (
     R5,
     REG_R4,
     REG_R5,
+    SIGNALS,
     Accumulator,
     Bank,
+    CondName,
     Dst,
     InOut,
     Input,
     Output,
+    PushName,
     RegA,
     RegB,
+    Signal,
     Src,
 )
 
-__all__ = ["AddSlot", "AsmOps"]
+__all__ = ["AddSlot", "Ops"]
 
 
-class AddSlot:
-    """An instruction that still takes a MUL operation: chain one, or leave it."""
+class AddSlot(MulSlot):
+    """An instruction that still takes a MUL operation: chain one, or not."""
 
-    __slots__ = ("_asm", "_index")
-
-    def __init__(self, asm: Core, index: int) -> None:
-        self._asm = asm
-        self._index = index
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name):
-            if name.startswith("_"):
-                raise AttributeError(name)
-            what = "the mul half of VideoCore IV"
-            raise self._asm._unknown(name, type(self), what, _getframe(1))
+    __slots__ = ()
 
     def mov(self, d: Dst, a: Src, *, cond: CondName = "always", rotate: int | R5 = 0) -> None:
         """Copy (v8min d, a, a). rotate: lane i goes to lane i + rotate."""
-        self._asm._mul(self._index, 0x100000000080000000, d, a, a, cond, rotate)
+        self._q._mul(self._index, 4, d, a, a, cond, rotate)
 
     def fmul(self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", rotate: int | R5 = 0) -> None:
         """a * b, to nearest. (MUL ALU, beside the ADD operation.)"""
-        self._asm._mul(self._index, 0x100000000020000000, d, a, b, cond, rotate)
+        self._q._mul(self._index, 1, d, a, b, cond, rotate)
 
     def mul24(self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", rotate: int | R5 = 0) -> None:
         """Product of the low 24 bits, unsigned, low 32 bits. (MUL ALU, beside the ADD operation.)"""
-        self._asm._mul(self._index, 0x100000000040000000, d, a, b, cond, rotate)
+        self._q._mul(self._index, 2, d, a, b, cond, rotate)
 
     def v8muld(self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", rotate: int | R5 = 0) -> None:
         """Byte by byte (a * b + 127) / 255. (MUL ALU, beside the ADD operation.)"""
-        self._asm._mul(self._index, 0x100000000060000000, d, a, b, cond, rotate)
+        self._q._mul(self._index, 3, d, a, b, cond, rotate)
 
     def v8min(self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", rotate: int | R5 = 0) -> None:
         """Byte by byte the smaller; with equal operands the MUL ALU's move. (MUL ALU, beside the ADD operation.)"""
-        self._asm._mul(self._index, 0x100000000080000000, d, a, b, cond, rotate)
+        self._q._mul(self._index, 4, d, a, b, cond, rotate)
 
     def v8max(self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", rotate: int | R5 = 0) -> None:
         """Byte by byte the larger. (MUL ALU, beside the ADD operation.)"""
-        self._asm._mul(self._index, 0x1000000000A0000000, d, a, b, cond, rotate)
+        self._q._mul(self._index, 5, d, a, b, cond, rotate)
 
     def v8adds(self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", rotate: int | R5 = 0) -> None:
         """Byte by byte min(a + b, 255). (MUL ALU, beside the ADD operation.)"""
-        self._asm._mul(self._index, 0x1000000000C0000000, d, a, b, cond, rotate)
+        self._q._mul(self._index, 6, d, a, b, cond, rotate)
 
     def v8subs(self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", rotate: int | R5 = 0) -> None:
         """Byte by byte max(a - b, 0). (MUL ALU, beside the ADD operation.)"""
-        self._asm._mul(self._index, 0x1000000000E0000000, d, a, b, cond, rotate)
+        self._q._mul(self._index, 7, d, a, b, cond, rotate)
 
 
-class AsmOps(Core):
-    """Operations and registers of the builder."""
+class Ops:
+    """Operations, registers and signals of the builder; `qpu.vc4.builder` records what they are called for."""
 
     __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        def _add(self, op: int, d: Any, a: Any, b: Any, cond: Any, push: Any, sig: Any) -> int: ...
+        def _mul_only(self, op: int, d: Any, a: Any, b: Any, cond: Any, push: Any, sig: Any, rotate: Any) -> None: ...
+        def _idle_add(self, sig: Any) -> int: ...
+        def _read(self, a: Any, sig: Any) -> int: ...
 
     # registers
     r0: ClassVar[Accumulator] = ACCUMULATORS[0]
@@ -193,24 +192,36 @@ class AsmOps(Core):
     tmu1_b: ClassVar[Output] = cast(Output, IO["tmu1_b"])
 
     # signals
-    bkpt: Final = "bkpt"
-    thrsw: Final = "thrsw"
-    thrend: Final = "thrend"
-    sbwait: Final = "sbwait"
-    sbdone: Final = "sbdone"
-    lthrsw: Final = "lthrsw"
-    loadcv: Final = "loadcv"
-    loadc: Final = "loadc"
-    ldcend: Final = "ldcend"
-    ldtmu0: Final = "ldtmu0"
-    ldtmu1: Final = "ldtmu1"
-    loadam: Final = "loadam"
+    bkpt: ClassVar[Signal] = SIGNALS["bkpt"]
+    """Software breakpoint: the QPU stops."""
+    thrsw: ClassVar[Signal] = SIGNALS["thrsw"]
+    """Thread switch, after two more instructions."""
+    thrend: ClassVar[Signal] = SIGNALS["thrend"]
+    """Program end, after two more instructions."""
+    sbwait: ClassVar[Signal] = SIGNALS["sbwait"]
+    """Waits for the scoreboard."""
+    sbdone: ClassVar[Signal] = SIGNALS["sbdone"]
+    """Unlocks the scoreboard."""
+    lthrsw: ClassVar[Signal] = SIGNALS["lthrsw"]
+    """Last thread switch."""
+    loadcv: ClassVar[Signal] = SIGNALS["loadcv"]
+    """Coverage to r4."""
+    loadc: ClassVar[Signal] = SIGNALS["loadc"]
+    """Colour to r4."""
+    ldcend: ClassVar[Signal] = SIGNALS["ldcend"]
+    """Colour to r4 and program end."""
+    ldtmu0: ClassVar[Signal] = SIGNALS["ldtmu0"]
+    """Oldest result of TMU0 to r4."""
+    ldtmu1: ClassVar[Signal] = SIGNALS["ldtmu1"]
+    """Oldest result of TMU1 to r4."""
+    loadam: ClassVar[Signal] = SIGNALS["loadam"]
+    """Alpha mask to r4."""
 
     def mov(
-        self, d: Dst, a: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self, d: Dst, a: Src, *, cond: CondName = "always", push: PushName | None = None, sig: Signal | None = None
     ) -> AddSlot:
         """Copy (or d, a, a). For larger constants see `ldi`."""
-        return AddSlot(self, self._add(0x15000000, d, a, a, cond, sf, sig))
+        return AddSlot(self, self._add(21, d, a, a, cond, push, sig))
 
     def rotate(
         self,
@@ -219,160 +230,317 @@ class AsmOps(Core):
         n: int | R5,
         *,
         cond: CondName = "always",
-        sf: bool = False,
-        sig: SigName | None = None,
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> None:
         """Copy with rotation (v8min d, a, a on the MUL ALU): lane i goes to lane (i + n) mod 16.
 
         Whole vectors move for r0..r3; r4, r5 and register files rotate within quads of four lanes.
         """
-        self._mul_only(0x100000000080000000, d, a, a, cond, sf, sig, n)
+        self._mul_only(4, d, a, a, cond, push, sig, n)
 
-    def nop(self, *, sig: SigName | None = None) -> AddSlot:
+    def nop(self, *, sig: Signal | None = None) -> AddSlot:
         """Nothing, or only a signal; a MUL operation may be chained."""
-        return AddSlot(self, self._nop(sig))
+        return AddSlot(self, self._idle_add(sig))
 
-    def read(self, a: Src, *, sig: SigName | None = None) -> AddSlot:
+    def read(self, a: Src, *, sig: Signal | None = None) -> AddSlot:
         """Name an input without using its value: pops a FIFO, waits for a DMA, takes the mutex."""
         return AddSlot(self, self._read(a, sig))
 
     def fadd(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """a + b, toward zero."""
-        return AddSlot(self, self._add(0x01000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(1, d, a, b, cond, push, sig))
 
     def fsub(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """a - b, toward zero."""
-        return AddSlot(self, self._add(0x02000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(2, d, a, b, cond, push, sig))
 
     def fmin(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """The smaller float."""
-        return AddSlot(self, self._add(0x03000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(3, d, a, b, cond, push, sig))
 
     def fmax(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """The larger float."""
-        return AddSlot(self, self._add(0x04000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(4, d, a, b, cond, push, sig))
 
     def fminabs(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """The smaller magnitude."""
-        return AddSlot(self, self._add(0x05000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(5, d, a, b, cond, push, sig))
 
     def fmaxabs(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """The larger magnitude."""
-        return AddSlot(self, self._add(0x06000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(6, d, a, b, cond, push, sig))
 
     def ftoi(
-        self, d: Dst, a: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Float to signed integer, toward zero; 0 when out of range."""
-        return AddSlot(self, self._add(0x07000000, d, a, a, cond, sf, sig))
+        return AddSlot(self, self._add(7, d, a, None, cond, push, sig))
 
     def itof(
-        self, d: Dst, a: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Signed integer to float, toward zero."""
-        return AddSlot(self, self._add(0x08000000, d, a, a, cond, sf, sig))
+        return AddSlot(self, self._add(8, d, a, None, cond, push, sig))
 
     def add(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """a + b modulo 2**32."""
-        return AddSlot(self, self._add(0x0C000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(12, d, a, b, cond, push, sig))
 
     def sub(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """a - b modulo 2**32."""
-        return AddSlot(self, self._add(0x0D000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(13, d, a, b, cond, push, sig))
 
     def shr(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Logical shift right by b mod 32."""
-        return AddSlot(self, self._add(0x0E000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(14, d, a, b, cond, push, sig))
 
     def asr(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Arithmetic shift right by b mod 32."""
-        return AddSlot(self, self._add(0x0F000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(15, d, a, b, cond, push, sig))
 
     def ror(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Rotate right by b mod 32."""
-        return AddSlot(self, self._add(0x10000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(16, d, a, b, cond, push, sig))
 
     def shl(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Shift left by b mod 32."""
-        return AddSlot(self, self._add(0x11000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(17, d, a, b, cond, push, sig))
 
     def min(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """The smaller signed integer."""
-        return AddSlot(self, self._add(0x12000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(18, d, a, b, cond, push, sig))
 
     def max(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """The larger signed integer."""
-        return AddSlot(self, self._add(0x13000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(19, d, a, b, cond, push, sig))
 
     def and_(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Bitwise and."""
-        return AddSlot(self, self._add(0x14000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(20, d, a, b, cond, push, sig))
 
     def or_(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Bitwise or; with equal operands the ADD ALU's move."""
-        return AddSlot(self, self._add(0x15000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(21, d, a, b, cond, push, sig))
 
     def xor(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Bitwise exclusive or."""
-        return AddSlot(self, self._add(0x16000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(22, d, a, b, cond, push, sig))
 
     def not_(
-        self, d: Dst, a: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Bitwise complement."""
-        return AddSlot(self, self._add(0x17000000, d, a, a, cond, sf, sig))
+        return AddSlot(self, self._add(23, d, a, None, cond, push, sig))
 
     def clz(
-        self, d: Dst, a: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Leading zero bits; 32 for 0."""
-        return AddSlot(self, self._add(0x18000000, d, a, a, cond, sf, sig))
+        return AddSlot(self, self._add(24, d, a, None, cond, push, sig))
 
     def v8adds(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Byte by byte min(a + b, 255)."""
-        return AddSlot(self, self._add(0x1E000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(30, d, a, b, cond, push, sig))
 
     def v8subs(
-        self, d: Dst, a: Src, b: Src, *, cond: CondName = "always", sf: bool = False, sig: SigName | None = None
+        self,
+        d: Dst,
+        a: Src,
+        b: Src,
+        *,
+        cond: CondName = "always",
+        push: PushName | None = None,
+        sig: Signal | None = None,
     ) -> AddSlot:
         """Byte by byte max(a - b, 0)."""
-        return AddSlot(self, self._add(0x1F000000, d, a, b, cond, sf, sig))
+        return AddSlot(self, self._add(31, d, a, b, cond, push, sig))
 
     def fmul(
         self,
@@ -381,12 +549,12 @@ class AsmOps(Core):
         b: Src,
         *,
         cond: CondName = "always",
-        sf: bool = False,
-        sig: SigName | None = None,
+        push: PushName | None = None,
+        sig: Signal | None = None,
         rotate: int | R5 = 0,
     ) -> None:
         """a * b, to nearest. (MUL ALU alone.)"""
-        self._mul_only(0x100000000020000000, d, a, b, cond, sf, sig, rotate)
+        self._mul_only(1, d, a, b, cond, push, sig, rotate)
 
     def mul24(
         self,
@@ -395,12 +563,12 @@ class AsmOps(Core):
         b: Src,
         *,
         cond: CondName = "always",
-        sf: bool = False,
-        sig: SigName | None = None,
+        push: PushName | None = None,
+        sig: Signal | None = None,
         rotate: int | R5 = 0,
     ) -> None:
         """Product of the low 24 bits, unsigned, low 32 bits. (MUL ALU alone.)"""
-        self._mul_only(0x100000000040000000, d, a, b, cond, sf, sig, rotate)
+        self._mul_only(2, d, a, b, cond, push, sig, rotate)
 
     def v8muld(
         self,
@@ -409,12 +577,12 @@ class AsmOps(Core):
         b: Src,
         *,
         cond: CondName = "always",
-        sf: bool = False,
-        sig: SigName | None = None,
+        push: PushName | None = None,
+        sig: Signal | None = None,
         rotate: int | R5 = 0,
     ) -> None:
         """Byte by byte (a * b + 127) / 255. (MUL ALU alone.)"""
-        self._mul_only(0x100000000060000000, d, a, b, cond, sf, sig, rotate)
+        self._mul_only(3, d, a, b, cond, push, sig, rotate)
 
     def v8min(
         self,
@@ -423,12 +591,12 @@ class AsmOps(Core):
         b: Src,
         *,
         cond: CondName = "always",
-        sf: bool = False,
-        sig: SigName | None = None,
+        push: PushName | None = None,
+        sig: Signal | None = None,
         rotate: int | R5 = 0,
     ) -> None:
         """Byte by byte the smaller; with equal operands the MUL ALU's move. (MUL ALU alone.)"""
-        self._mul_only(0x100000000080000000, d, a, b, cond, sf, sig, rotate)
+        self._mul_only(4, d, a, b, cond, push, sig, rotate)
 
     def v8max(
         self,
@@ -437,9 +605,12 @@ class AsmOps(Core):
         b: Src,
         *,
         cond: CondName = "always",
-        sf: bool = False,
-        sig: SigName | None = None,
+        push: PushName | None = None,
+        sig: Signal | None = None,
         rotate: int | R5 = 0,
     ) -> None:
         """Byte by byte the larger. (MUL ALU alone.)"""
-        self._mul_only(0x1000000000A0000000, d, a, b, cond, sf, sig, rotate)
+        self._mul_only(5, d, a, b, cond, push, sig, rotate)
+
+
+LAYERS.add(__file__)

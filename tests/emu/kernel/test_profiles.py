@@ -35,7 +35,7 @@ def store_vc4(q: Any) -> None:
     q.setup_dma_store_stride(0)
     q.start_dma_store(q.uniform)
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def endless(isa: Isa) -> qpu.Program:

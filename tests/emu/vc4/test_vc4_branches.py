@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from vc4_rig import Rig, addresses, store_rows
 
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 
 U = np.uint32
 
@@ -31,19 +31,19 @@ def test_branch_conditions(name: Any, flag: str, every: Any, when: bool, lanes: 
         q.shr(q.r1, q.uniform, q.element_number)
         q.and_(q.r1, q.r1, 1)
         if flag == "z":
-            q.xor(q.null, q.r1, 1, sf=True)
+            q.xor(q.null, q.r1, 1, push="z")
         elif flag == "n":
-            q.sub(q.null, 0, q.r1, sf=True)
+            q.sub(q.null, 0, q.r1, push="z")
         else:
-            q.shr(q.null, q.r1, 1, sf=True)
-        q.brr("there", cond=name)
+            q.shr(q.null, q.r1, 1, push="z")
+        q.b("there", cond=name)
         q.add(q.r0, q.r0, 1)
         q.add(q.r0, q.r0, 2)
         q.add(q.r0, q.r0, 4)
         q.add(q.r0, q.r0, 8)
         q.label("there")
         store_rows(q, [q.r0], q.r2)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -61,15 +61,15 @@ def test_loops_with_every_branch_condition(name: Any, flag: str, every: Any, whe
         q.mov(q.r2, q.uniform)
         q.mov(q.r1, 0)
         addresses(q, q.t0s, q.uniform)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.r0, q.r4)
         with q.loop() as loop:
             q.add(q.r1, q.r1, 1)
-            q.sub(q.r0, q.r0, 1, sf=True)
-            loop.repeat(cond=name)
+            q.sub(q.r0, q.r0, 1, push="z")
+            q.b(loop.start, cond=name)
             q.nops(3)
         store_rows(q, [q.r1], q.r2)
-        q.exit()
+        q.end()
 
     starts = {
         True: [1] * 16 if flag == "z" else [0x80000003] * 16 if flag == "n" else [0] * 16,
@@ -95,18 +95,18 @@ def test_link_and_return() -> None:
     def program(q: Asm) -> None:
         q.mov(q.ra[1], q.uniform)
         q.ldi(q.r0, 5)
-        q.brr("triple", link=q.ra[30])
+        q.b("triple", link=q.ra[30])
         q.nops(3)
         q.mov(q.ra[2], q.r0)
-        q.brr("triple", link=q.rb[3], link2=q.ra[30])
+        q.b("triple", link=q.rb[3], link2=q.ra[30])
         q.nops(3)
         q.mov(q.r1, q.rb[3])
         q.sub(q.r1, q.r1, q.ra[30])
         store_rows(q, [q.ra[2], q.r0, q.r1], q.ra[1])
-        q.exit()
+        q.end()
         q.label("triple")
         q.shl(q.r1, q.r0, 1)
-        q.bra(q.ra[30])
+        q.b(q.ra[30])
         q.add(q.r0, q.r0, q.r1)
         q.nops(2)
 
@@ -120,14 +120,14 @@ def test_link_value_is_the_bus_address_and_only_written_when_taken() -> None:
     def program(q: Asm) -> None:
         q.mov(q.r2, q.uniform)
         q.ldi(q.ra[2], 77)
-        q.mov(q.null, 1, sf=True)
-        q.brr("on", link=q.ra[2], cond="allz")
+        q.mov(q.null, 1, push="z")
+        q.b("on", link=q.ra[2], cond="allz")
         q.nops(3)
-        q.brr("on", link=q.rb[2])
+        q.b("on", link=q.rb[2])
         q.nops(3)
         q.label("on")
         store_rows(q, [q.ra[2], q.rb[2]], q.r2)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((2, 16))
@@ -144,14 +144,14 @@ def test_jump_table_through_register_and_immediate() -> None:
         q.mov(q.r2, q.uniform)
         q.shl(q.ra[0], q.uniform, 3)
         q.ldi(q.r0, 0)
-        q.brr(0, reg=q.ra[0])
+        q.b(0, reg=q.ra[0])
         q.nops(3)
         for n in range(12):
             q.add(q.r0, q.r0, 1 << n if n < 4 else 15)
         q.mutex_acquire()
         store_rows(q, [q.r0], q.r2)
         q.mutex_release()
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((12, 16))
@@ -163,15 +163,15 @@ def test_jump_table_through_register_and_immediate() -> None:
 def test_absolute_branch_to_a_uniform_address() -> None:
     def target(q: Asm) -> None:
         store_rows(q, [q.r0], q.r2)
-        q.exit()
+        q.end()
 
     def program(q: Asm) -> None:
         q.mov(q.r2, q.uniform)
         q.mov(q.ra[4], q.uniform)
         q.ldi(q.r0, 123)
-        q.bra(q.ra[4])
+        q.b(q.ra[4])
         q.nops(3)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -185,9 +185,9 @@ def test_branch_in_the_third_delay_slot() -> None:
     def program(q: Asm) -> None:
         q.mov(q.r2, q.uniform)
         q.ldi(q.r0, 0)
-        q.brr("first")
+        q.b("first")
         q.nops(2)
-        q.brr("second")
+        q.b("second")
         q.add(q.r0, q.r0, 1)
         q.label("first")
         q.add(q.r0, q.r0, 2)
@@ -196,7 +196,7 @@ def test_branch_in_the_third_delay_slot() -> None:
         q.add(q.r0, q.r0, 15)
         q.label("second")
         store_rows(q, [q.r0], q.r2)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from vc4_rig import Rig, addresses, store_rows
 
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 
 U = np.uint32
 M = 0xFFFFFFFF
@@ -24,19 +24,19 @@ def test_nested_loops_over_three_counters() -> None:
             with q.loop() as middle:
                 q.ldi(q.r3, 3)
                 with q.loop() as inner:
-                    q.sub(q.r3, q.r3, 1, sf=True)
-                    inner.repeat(cond="anynz")
+                    q.sub(q.r3, q.r3, 1, push="z")
+                    q.b(inner.start, cond="anynz")
                     q.add(q.r0, q.r0, q.r1)
                     q.add(q.r0, q.r0, q.r2)
                     q.nop()
-                q.sub(q.r2, q.r2, 1, sf=True)
-                middle.repeat(cond="anynz")
+                q.sub(q.r2, q.r2, 1, push="z")
+                q.b(middle.start, cond="anynz")
                 q.nops(3)
-            q.sub(q.r1, q.r1, 1, sf=True)
-            outer.repeat(cond="anynz")
+            q.sub(q.r1, q.r1, 1, push="z")
+            q.b(outer.start, cond="anynz")
             q.nops(3)
         store_rows(q, [q.r0], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -54,7 +54,7 @@ def test_leaving_a_loop_from_its_middle() -> None:
         q.mov(q.ra[0], q.uniform)
         q.mov(q.ra[1], q.uniform)
         addresses(q, q.t0s, q.uniform)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.rb[1], q.r4)
         q.ldi(q.r0, 0)  # index
         q.ldi(q.r1, -1)  # found at
@@ -63,21 +63,21 @@ def test_leaving_a_loop_from_its_middle() -> None:
             q.mov(q.t0s, q.ra[1])
             q.mov(q.r2, q.ra[1])
             q.add(q.ra[1], q.r2, 4)
-            q.nop(sig="ldtmu0")
+            q.nop(sig=q.ldtmu0)
             q.xor(q.r3, q.r4, q.rb[1])
             q.mov(q.r2, q.r1)
             q.not_(q.r2, q.r2)  # 0 where nothing was found
-            q.or_(q.null, q.r2, q.r3, sf=True)
+            q.or_(q.null, q.r2, q.r3, push="z")
             q.mov(q.r1, q.r0, cond="ifz")
-            q.add(q.null, q.r1, 1, sf=True)
-            loop.leave(cond="allnz")
+            q.add(q.null, q.r1, 1, push="z")
+            q.b(loop.end, cond="allnz")
             q.add(q.r0, q.r0, 1)
             q.nops(2)
-            q.sub(q.null, q.r0, q.rb[2], sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.null, q.r0, q.rb[2], push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
         store_rows(q, [q.r1, q.r0], q.ra[0])
-        q.exit()
+        q.end()
 
     first = [int(np.flatnonzero(table == w)[0]) if (table == w).any() else M for w in wanted]
     rig = Rig()
@@ -98,14 +98,14 @@ def test_recursion_with_a_stack_in_the_vpm() -> None:
         q.mov(q.ra[1], q.uniform)
         q.ldi(q.rb[0], 0x1A00)
         q.ldi(q.rb[1], 0x201A00)
-        q.brr("fib", link=q.ra[2])
+        q.b("fib", link=q.ra[2])
         q.nops(3)
         store_rows(q, [q.ra[5]], q.ra[0], row=60)
-        q.exit()
+        q.end()
 
         q.label("fib")
-        q.sub(q.null, q.ra[1], 2, sf=True)
-        q.brr("leaf", cond="alln")
+        q.sub(q.null, q.ra[1], 2, push="z")
+        q.b("leaf", cond="alln")
         q.nops(3)
         q.mov(q.r0, q.ra[4])
         q.or_(q.vw_setup, q.r0, q.rb[0])
@@ -114,7 +114,7 @@ def test_recursion_with_a_stack_in_the_vpm() -> None:
         q.add(q.ra[4], q.r0, 2)
         q.mov(q.r1, q.ra[1])
         q.sub(q.ra[1], q.r1, 1)
-        q.brr("fib", link=q.ra[2])
+        q.b("fib", link=q.ra[2])
         q.nops(3)
         q.mov(q.r0, q.ra[4])
         q.sub(q.r0, q.r0, 2)
@@ -124,7 +124,7 @@ def test_recursion_with_a_stack_in_the_vpm() -> None:
         q.or_(q.vw_setup, q.r0, q.rb[0])
         q.mov(q.vpm, q.ra[3])
         q.sub(q.ra[1], q.r1, 2)
-        q.brr("fib", link=q.ra[2])
+        q.b("fib", link=q.ra[2])
         q.nops(3)
         q.mov(q.r0, q.ra[4])
         q.sub(q.r0, q.r0, 2)
@@ -133,12 +133,12 @@ def test_recursion_with_a_stack_in_the_vpm() -> None:
         q.mov(q.ra[2], q.vpm)
         q.mov(q.r1, q.vpm)
         q.nop()
-        q.bra(q.ra[2])
+        q.b(q.ra[2])
         q.nops(3)
         q.label("leaf")
         q.mov(q.r1, q.ra[5])
         q.add(q.ra[5], q.r1, q.ra[1])
-        q.bra(q.ra[2])
+        q.b(q.ra[2])
         q.nops(3)
 
     def fib(n: int) -> int:
@@ -162,12 +162,12 @@ def test_interpreter_of_a_byte_code() -> None:
         q.shl(q.r1, q.r1, 5)  # four instructions an opcode
         q.add(q.ra[2], q.r1, q.r1)
         q.nop()
-        q.brr("table", reg=q.ra[2])
+        q.b("table", reg=q.ra[2])
         q.nops(3)
         q.label("table")
         for k in range(5):
             if k == 4:
-                q.brr("done")
+                q.b("done")
                 q.nops(7)
                 continue
             [
@@ -176,11 +176,11 @@ def test_interpreter_of_a_byte_code() -> None:
                 lambda: q.xor(q.r0, q.r0, q.element_number),
                 lambda: q.shl(q.r0, q.r0, 1),
             ][k]()
-            q.brr("next")
+            q.b("next")
             q.nops(6)
         q.label("done")
         store_rows(q, [q.r0], q.ra[0])
-        q.exit()
+        q.end()
 
     code = [0, 6, 1, 5, 2, 3, 0, 9, 2, 1, 3, 3, 4]
     rig = Rig()
@@ -200,19 +200,19 @@ def test_early_out_of_a_loop_with_the_end_in_a_branch_slot() -> None:
         q.ldi(q.r0, 0)
         q.label("again")
         q.mov(q.r1, q.uniform)
-        q.and_(q.null, q.r1, 1, sf=True)
-        q.brr("odd", cond="anynz")
+        q.and_(q.null, q.r1, 1, push="z")
+        q.b("odd", cond="anynz")
         q.nops(3)
-        q.mov(q.null, q.r1, sf=True)
-        q.brr("again", cond="anynz")
+        q.mov(q.null, q.r1, push="z")
+        q.b("again", cond="anynz")
         q.add(q.r0, q.r0, q.r1)
         q.nops(2)
         q.mutex_acquire()
         store_rows(q, [q.r0], q.ra[0])
         q.mutex_release()
-        q.exit()
+        q.end()
         q.label("odd")
-        q.exit(interrupt=False)
+        q.end(interrupt=False)
 
     rig = Rig()
     out, y = rig.zeros((3, 16))
@@ -230,24 +230,24 @@ def test_divergent_powers_with_square_and_multiply() -> None:
         q.mov(q.ra[0], q.uniform)
         for d in (q.ra[1], q.ra[2]):
             addresses(q, q.t0s, q.uniform)
-            q.nop(sig="ldtmu0")
+            q.nop(sig=q.ldtmu0)
             q.mov(d, q.r4)
         q.ldi(q.r0, 1)
         q.mov(q.r1, q.ra[1])
         q.mov(q.r2, q.ra[2])
         q.ldi(q.rb[0], 0xFFFFFF)
         with q.loop() as loop:
-            q.and_(q.null, q.r2, 1, sf=True)
+            q.and_(q.null, q.r2, 1, push="z")
             q.nop().mul24(q.r3, q.r0, q.r1)
             q.and_(q.r3, q.r3, q.rb[0])
             q.mov(q.r0, q.r3, cond="ifnz")
             q.nop().mul24(q.r1, q.r1, q.r1)
             q.and_(q.r1, q.r1, q.rb[0])
-            q.shr(q.r2, q.r2, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.shr(q.r2, q.r2, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
         store_rows(q, [q.r0], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     b, _ = rig.array(base)
@@ -266,18 +266,18 @@ def test_uniform_streams_as_a_list_of_commands() -> None:
         q.label("block")
         q.mov(q.r1, q.uniform)
         with q.loop() as loop:
-            q.sub(q.r1, q.r1, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r1, q.r1, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.mov(q.r2, q.uniform)
             q.add(q.r0, q.r0, q.r2)
             q.nop()
         q.mov(q.r3, q.uniform)
         q.mov(q.uniforms_address, q.r3)
-        q.mov(q.null, q.r3, sf=True)
-        q.brr("block", cond="anynz")
+        q.mov(q.null, q.r3, push="z")
+        q.b("block", cond="anynz")
         q.nops(3)
         store_rows(q, [q.r0], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -298,12 +298,12 @@ def test_histogram_under_the_mutex() -> None:
     def program(q: Asm) -> None:
         q.mov(q.ra[0], q.uniform)
         addresses(q, q.t0s, q.uniform)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.r0, q.r4)
         q.mov(q.r2, q.element_number)
         q.ldi(q.r1, 0)
         for _ in range(16):  # compare each value, going round, with the lane number
-            q.sub(q.null, q.r0, q.r2, sf=True)
+            q.sub(q.null, q.r0, q.r2, push="z")
             q.add(q.r1, q.r1, 1, cond="ifz")
             q.nop()
             q.rotate(q.r0, q.r0, 1)
@@ -315,7 +315,7 @@ def test_histogram_under_the_mutex() -> None:
         q.add(q.r1, q.r1, q.vpm)
         store_rows(q, [q.r1], q.ra[0])
         q.mutex_release()
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(data)
@@ -335,8 +335,8 @@ def test_ring_of_twelve_by_semaphores() -> None:
         q.ldi(q.ra[2], 1)
         for k in range(12):
             q.mov(q.r0, q.ra[1])
-            q.sub(q.null, q.r0, k, sf=True)
-            q.brr(f"part{k}", cond="allz")
+            q.sub(q.null, q.r0, k, push="z")
+            q.b(f"part{k}", cond="allz")
             q.nops(3)
         for k in range(12):
             q.label(f"part{k}")
@@ -347,8 +347,8 @@ def test_ring_of_twelve_by_semaphores() -> None:
                 q.shl(q.r0, q.r0, 1)
                 q.setup_vpm_write(y=0)
                 q.add(q.vpm, q.r0, q.ra[1])
-                q.sub(q.r3, q.r3, 1, sf=True)
-                loop.repeat(cond="anynz")
+                q.sub(q.r3, q.r3, 1, push="z")
+                q.b(loop.start, cond="anynz")
                 q.sema_up((k + 1) % 12)
                 q.nops(2)
             if k == 0:
@@ -357,7 +357,7 @@ def test_ring_of_twelve_by_semaphores() -> None:
                 q.setup_dma_store_stride(0)
                 q.start_dma_store(q.ra[0])
                 q.wait_dma_store()
-            q.exit(interrupt=k == 0)
+            q.end(interrupt=k == 0)
 
     def start(q: Asm) -> None:
         q.setup_vpm_write(y=0)
@@ -365,7 +365,7 @@ def test_ring_of_twelve_by_semaphores() -> None:
         q.setup_vpm_read(1, y=0)
         q.mov(q.r0, q.vpm)
         q.sema_up(0)
-        q.exit(interrupt=False)
+        q.end(interrupt=False)
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -388,7 +388,7 @@ def test_reduction_tree_through_vpm_rows() -> None:
         q.ldi(q.r2, 64)
         for _ in range(16):
             q.mov(q.t0s, q.r0)
-            q.add(q.r0, q.r0, q.r2, sig="ldtmu0")
+            q.add(q.r0, q.r0, q.r2, sig=q.ldtmu0)
             q.add(q.r1, q.r1, q.r4)
         for distance in (1, 2, 4):
             if me % (2 * distance) == 0:
@@ -404,7 +404,7 @@ def test_reduction_tree_through_vpm_rows() -> None:
                 break
         if me == 0:
             store_rows(q, [q.r1], q.ra[0], row=20)
-        q.exit(interrupt=me == 0)
+        q.end(interrupt=me == 0)
 
     rig = Rig()
     at, _ = rig.array(data)
@@ -425,30 +425,30 @@ def test_work_queue_in_memory() -> None:
         q.label("take")
         q.mutex_acquire()
         q.mov(q.t0s, q.ra[0])
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.r0, q.r4)
         q.add(q.r1, q.r0, 1)
         store_rows(q, [q.r1], q.ra[0])
         q.mutex_release()
-        q.sub(q.null, q.r0, q.rb[0], sf=True)
-        q.brr("done", cond="allnn")
+        q.sub(q.null, q.r0, q.rb[0], push="z")
+        q.b("done", cond="allnn")
         q.nops(3)
         q.mov(q.r1, q.r0)
         q.ldi(q.r2, 0)
         with q.loop() as loop:
             q.add(q.r2, q.r2, q.r1)
-            q.sub(q.r1, q.r1, 1, sf=True)
-            loop.repeat(cond="anynn")
+            q.sub(q.r1, q.r1, 1, push="z")
+            q.b(loop.start, cond="anynn")
             q.nops(3)
         q.shl(q.r1, q.r0, 6)
         q.add(q.r1, q.r1, q.ra[1])
         q.mutex_acquire()
         store_rows(q, [q.r2], q.r1)
         q.mutex_release()
-        q.brr("take")
+        q.b("take")
         q.nops(3)
         q.label("done")
-        q.exit()
+        q.end()
 
     rig = Rig()
     counter, c = rig.zeros(16)
@@ -468,13 +468,13 @@ def test_twenty_four_queued_programs_with_state_of_their_own() -> None:
         q.ldi(q.r1, 0)
         with q.loop() as loop:
             q.add(q.r1, q.r1, q.r0)
-            q.sub(q.r0, q.r0, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r0, q.r0, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
         q.mutex_acquire()
         store_rows(q, [q.r1], q.ra[0])
         q.mutex_release()
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((24, 16))
@@ -491,7 +491,7 @@ def test_rows_of_life_on_twelve_qpus() -> None:
     def program(q: Asm, me: int) -> None:
         q.mov(q.ra[0], q.uniform)
         addresses(q, q.t0s, q.uniform)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.ra[1], q.r4)
 
         def barrier(first: int) -> None:
@@ -523,7 +523,7 @@ def test_rows_of_life_on_twelve_qpus() -> None:
                     q.add(q.r2, q.r2, q.r0)
             q.mov(q.r1, q.ra[1])
             q.or_(q.r1, q.r1, q.r2)  # 3 for three neighbours, or two of a living cell
-            q.sub(q.null, q.r1, 3, sf=True)
+            q.sub(q.null, q.r1, 3, push="z")
             q.ldi(q.r0, 0)
             q.mov(q.r0, 1, cond="ifz")
             q.mov(q.ra[1], q.r0)
@@ -531,7 +531,7 @@ def test_rows_of_life_on_twelve_qpus() -> None:
         q.mutex_acquire()
         store_rows(q, [q.ra[1]], q.ra[0], row=20)
         q.mutex_release()
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(start)
@@ -562,14 +562,14 @@ def test_thousands_of_rounds_on_all_qpus() -> None:
         with q.loop() as loop:
             q.nop().mul24(q.r0, q.r0, q.rb[0])
             q.add(q.r0, q.r0, 11)
-            q.sub(q.r2, q.r2, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r2, q.r2, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.and_(q.r0, q.r0, q.rb[1])
             q.nops(2)
         q.mutex_acquire()
         store_rows(q, [q.r0], q.ra[0])
         q.mutex_release()
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((12, 16))
@@ -606,7 +606,7 @@ def test_host_interrupt_by_the_last_of_ten() -> None:
             q.setup_dma_store_stride(0)
             q.start_dma_store(q.ra[0])
             q.wait_dma_store()
-        q.exit(interrupt=master)
+        q.end(interrupt=master)
 
     rig = Rig()
     out, y = rig.zeros(16)

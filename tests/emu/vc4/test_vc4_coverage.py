@@ -21,7 +21,7 @@ from qpu.core.optable import Unit
 from qpu.emu.engine.numpy_lanes import quiet
 from qpu.emu.vc4.fetch import step
 from qpu.vc4 import pack, regs
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 from qpu.vc4.decode import decode
 from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Semaphore
@@ -180,7 +180,7 @@ def test_special_functions_of_edge_values(name: str, by_mul: bool) -> None:
     def program(q: Asm) -> None:
         q.mov(q.ra[0], q.uniform)
         addresses(q, q.t0s, q.uniform)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.r0, q.r4)
         to = getattr(q, name)
         if by_mul:
@@ -190,7 +190,7 @@ def test_special_functions_of_edge_values(name: str, by_mul: bool) -> None:
         q.nops(2)
         q.mov(q.r1, q.r4)
         store_rows(q, [q.r1], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(numbers, np.float32)
@@ -286,9 +286,9 @@ def test_worked_examples_in_a_program() -> None:
         q.raw(words[5])  # ldtmu0
         q.raw(words[6])  # takes semaphore 3
         q.add(q.ra[13], q.r4, q.r1)
-        q.brr("on", link=q.ra[4])
+        q.b("on", link=q.ra[4])
         q.nops(3)
-        q.brr("end")
+        q.b("end")
         q.nops(3)
         q.label("on")
         q.raw(words[8])  # returns through ra4
@@ -298,7 +298,7 @@ def test_worked_examples_in_a_program() -> None:
         q.mov(q.ra[14], q.r0)
         q.nop()
         store_rows(q, [q.ra[10], q.ra[11], q.ra[12], q.ra[14]], q.ra[0])
-        q.exit()
+        q.end()
 
     rig.run(program, [out, table])
     assert (y[0] == 0x3F800000).all() and y[1].tolist() == list(range(16))

@@ -10,7 +10,7 @@ import pytest
 from vc4_rig import Rig, store_rows
 
 from qpu.errors import EmuFault
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu, Branch, LoadImm, Reserved, Semaphore
 
@@ -139,7 +139,7 @@ def test_old_register_value_and_old_r4_when_lenient() -> None:
         q.mov(q.ra[4], q.r4)
         q.nop()
         store_rows(q, [q.r0, q.r1, q.ra[2], q.ra[3], q.ra[4]], q.r2)
-        q.exit()
+        q.end()
 
     rig = Rig(strict=False)
     out, y = rig.zeros((5, 16))
@@ -155,14 +155,14 @@ def test_conditional_hazards_count_only_where_lanes_overlap() -> None:
 
     def program(q: Asm) -> None:
         q.mov(q.r2, q.uniform)
-        q.ldi(q.r0, [0, 1] * 8, sf=True)
+        q.ldi(q.r0, [0, 1] * 8, push="z")
         q.mov(q.ra[1], 0)
         q.mov(q.r1, 0)
         q.mov(q.ra[1], 5, cond="ifz")
         q.mov(q.r1, q.ra[1], cond="ifnz")
         q.nop()
         store_rows(q, [q.r1, q.ra[1]], q.r2)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((2, 16))
@@ -173,7 +173,7 @@ def test_conditional_hazards_count_only_where_lanes_overlap() -> None:
 def test_complementary_conditions_write_one_register_and_one_peripheral() -> None:
     def program(q: Asm) -> None:
         q.mov(q.r2, q.uniform)
-        q.ldi(q.r0, [0, 1] * 8, sf=True)
+        q.ldi(q.r0, [0, 1] * 8, push="z")
         q.mov(q.r1, 3, cond="ifz").mov(q.r1, 3, cond="ifnz")
         q.add(q.r3, q.r1, 1, cond="ifz").v8adds(q.r3, q.r1, q.r1, cond="ifnz")
         q.setup_vpm_write(y=0)
@@ -182,7 +182,7 @@ def test_complementary_conditions_write_one_register_and_one_peripheral() -> Non
         q.setup_dma_store_stride(0)
         q.start_dma_store(q.r2)
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -206,8 +206,8 @@ def test_tmu_queue_limits() -> None:
         for _ in range(n):
             q.mov(q.t0s, q.r0)
         for _ in range(n):
-            q.nop(sig="ldtmu0")
-        q.exit()
+            q.nop(sig=q.ldtmu0)
+        q.end()
 
     for n, rules in ((4, []), (5, ["tmu-depth"]), (8, ["tmu-depth"] * 4)):
         rig = Rig()
@@ -222,8 +222,8 @@ def test_out_of_bounds_names_lane_address_and_the_nearest_buffer() -> None:
         q.mov(q.r0, q.uniform)
         q.shl(q.r1, q.element_number, 2)
         q.add(q.t0s, q.r0, q.r1)
-        q.nop(sig="ldtmu0")
-        q.exit()
+        q.nop(sig=q.ldtmu0)
+        q.end()
 
     for strict in (True, False):
         rig = Rig(strict=strict)
@@ -241,12 +241,12 @@ def test_dma_outside_memory_always_faults(strict: bool) -> None:
         q.setup_dma_store(nrows=2)
         q.setup_dma_store_stride(0)
         q.start_dma_store(q.uniform)
-        q.exit()
+        q.end()
 
     def load(q: Asm) -> None:
         q.setup_dma_load(nrows=2)
         q.start_dma_load(q.uniform)
-        q.exit()
+        q.end()
 
     for source in (store, load):
         rig = Rig(strict=strict)
@@ -262,7 +262,7 @@ def test_deadlocks_say_who_waits_for_what() -> None:
     def greedy(q: Asm) -> None:
         q.mutex_acquire()
         q.sema_down(5)
-        q.exit()
+        q.end()
 
     rig = Rig()
     e = fault(rig, greedy, [], [], [])
@@ -275,7 +275,7 @@ def test_deadlocks_say_who_waits_for_what() -> None:
 
     def keeper(q: Asm) -> None:
         q.mutex_acquire()
-        q.exit()
+        q.end()
 
     e = fault(Rig(), keeper, [], [])
     assert "holds; that QPU has ended" in e.message
@@ -283,7 +283,7 @@ def test_deadlocks_say_who_waits_for_what() -> None:
     def full(q: Asm) -> None:
         for _ in range(16):
             q.sema_up(9)
-        q.exit()
+        q.end()
 
     assert "semaphore 9, which is 15, to be decremented" in fault(Rig(), full).message
 
@@ -291,7 +291,7 @@ def test_deadlocks_say_who_waits_for_what() -> None:
 def test_a_lenient_deadlock_hangs_on_emulated_time() -> None:
     def stuck(q: Asm) -> None:
         q.sema_down(1)
-        q.exit()
+        q.end()
 
     rig = Rig(strict=False)
     execution = rig.machine.launch([(0, rig.program(stuck))])
@@ -310,7 +310,7 @@ def test_warnings_of_programs_that_leave_things_behind() -> None:
         q.setup_vpm_read(2)
         q.mutex_release()
         q.mutex_acquire()
-        q.exit()
+        q.end()
 
     rig = Rig()
     execution = rig.run(program, [rig.zeros(1)[0]])
@@ -323,12 +323,12 @@ def test_noswap_rules() -> None:
         q.mov(q.r0, q.uniform)
         if late:
             q.mov(q.t0s, q.r0)
-            q.nop(sig="ldtmu0")
+            q.nop(sig=q.ldtmu0)
         q.mov(q.tmu_noswap, 1)
         q.nops(gap)
         q.mov(q.t1s, q.r0)
-        q.nop(sig="ldtmu1")
-        q.exit()
+        q.nop(sig=q.ldtmu1)
+        q.end()
 
     at = [0x40400000]
     assert not Rig().run(lambda q: program(q, 3, False), at, check=False).stats.faults
@@ -347,7 +347,7 @@ def test_undefined_registers_show_a_pattern() -> None:
         q.setup_dma_store_stride(0)
         q.start_dma_store(q.uniform)
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((3, 16))
@@ -359,13 +359,13 @@ def test_thread_switch_loses_accumulators() -> None:
     def program(q: Asm) -> None:
         q.mov(q.ra[1], q.uniform)
         q.ldi(q.r0, 5)
-        q.nop(sig="thrsw")
+        q.nop(sig=q.thrsw)
         q.mov(q.ra[2], q.r0)
         q.nop()
         q.mov(q.ra[3], q.r0)
         q.nop()
         store_rows(q, [q.ra[2], q.ra[3]], q.ra[1])
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((2, 16))
@@ -389,7 +389,7 @@ def test_reading_address_39_repeats_the_last_quad() -> None:
         for instr in words_for:
             q.raw(encode(instr))
         store_rows(q, [q.r1, q.r3], q.ra[9])
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((2, 16))
@@ -401,14 +401,14 @@ def test_a_taken_branch_through_an_odd_register_sets_flags() -> None:
     def program(q: Asm, register: int, flagged: list[int]) -> None:
         q.mov(q.r2, q.uniform)
         q.ldi(q.ra[register], 0)
-        q.mov(q.null, 0, sf=True)
-        q.brr("on", reg=q.ra[register])
+        q.mov(q.null, 0, push="z")
+        q.b("on", reg=q.ra[register])
         q.nops(3)
         q.label("on")
         q.mov(q.r0, 0)
         q.mov(q.r0, 1, cond="ifnz")
         store_rows(q, [q.r0], q.r2)
-        q.exit()
+        q.end()
 
     for register, expected in ((4, 0), (5, 1)):
         rig = Rig()
@@ -422,9 +422,9 @@ def test_branch_register_lanes_must_agree() -> None:
     def program(q: Asm) -> None:
         q.mov(q.ra[4], q.element_number)
         q.nop()
-        q.brr(0, reg=q.ra[4])
+        q.b(0, reg=q.ra[4])
         q.nops(3)
-        q.exit()
+        q.end()
 
     assert fault(Rig(), program).rule == "branch-lane"
 
@@ -433,14 +433,14 @@ def test_lenient_double_branch_is_taken_by_neither() -> None:
     def program(q: Asm) -> None:
         q.mov(q.r2, q.uniform)
         q.ldi(q.r0, 1)
-        q.brr("away")
+        q.b("away")
         q.nop()
-        q.brr("away")
+        q.b("away")
         q.nops(4)
         q.ldi(q.r0, 2)
         q.label("away")
         store_rows(q, [q.r0], q.r2)
-        q.exit()
+        q.end()
 
     rig = Rig(strict=False)
     out, y = rig.zeros(16)

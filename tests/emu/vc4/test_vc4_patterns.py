@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vc4_rig import Rig, addresses, store_rows
 
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 
 U = np.uint32
 
@@ -16,7 +16,7 @@ U = np.uint32
 def load(q: Asm, d: Any, address: Any) -> None:
     """d = 16 words from `address` on, through TMU0."""
     addresses(q, q.t0s, address)
-    q.nop(sig="ldtmu0")
+    q.nop(sig=q.ldtmu0)
     q.mov(d, q.r4)
 
 
@@ -43,9 +43,9 @@ def test_both_tmus_in_lock_step() -> None:
             q.add(q.r0, q.r0, q.ra[1])
             q.add(q.r1, q.r1, q.ra[1])
         for n in range(10):
-            q.nop(sig="ldtmu0")
+            q.nop(sig=q.ldtmu0)
             q.mov(q.rb[2], q.r4)
-            q.nop(sig="ldtmu1")
+            q.nop(sig=q.ldtmu1)
             if n < 8:
                 q.mov(q.t0s, q.r0)
                 q.mov(q.t1s, q.r1)
@@ -54,7 +54,7 @@ def test_both_tmus_in_lock_step() -> None:
             q.nop().mul24(q.r3, q.r4, q.rb[2])
             q.add(q.r2, q.r2, q.r3)
         store_rows(q, [q.r2], q.ra[0])
-        q.exit()
+        q.end()
 
     a, b = np.abs(a), np.abs(b)  # mul24 is unsigned
     rig = Rig()
@@ -76,10 +76,10 @@ def test_scatter_of_lanes_to_one_address() -> None:
         q.ldi(q.r1, 4)
         for _ in range(16):
             q.mov(q.t0s, q.r0)
-            q.add(q.r0, q.r0, q.r1, sig="ldtmu0")
+            q.add(q.r0, q.r0, q.r1, sig=q.ldtmu0)
             q.xor(q.r2, q.r2, q.r4)
         store_rows(q, [q.r2], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(x)
@@ -101,10 +101,10 @@ def test_two_level_table() -> None:
         for base in (q.ra[2], q.ra[1]):
             q.shl(q.r0, q.r0, 2)
             q.add(q.t1s, q.r0, base)
-            q.nop(sig="ldtmu1")
+            q.nop(sig=q.ldtmu1)
             q.mov(q.r0, q.r4)
         store_rows(q, [q.r0], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     ta, tb, tc = (rig.array(t)[0] for t in (table, one, two))
@@ -127,19 +127,19 @@ def test_stencil_of_unaligned_neighbours() -> None:
             q.mov(q.t0s, q.r0)
             q.add(q.t0s, q.r0, 4)
             q.add(q.t0s, q.r0, 8)
-            q.add(q.r0, q.r0, q.ra[1], sig="ldtmu0")
+            q.add(q.r0, q.r0, q.ra[1], sig=q.ldtmu0)
             q.mov(q.r1, q.r4)
-            q.nop(sig="ldtmu0")
+            q.nop(sig=q.ldtmu0)
             q.shl(q.r3, q.r4, 1)
-            q.add(q.r1, q.r1, q.r3, sig="ldtmu0")
+            q.add(q.r1, q.r1, q.r3, sig=q.ldtmu0)
             q.add(q.r1, q.r1, q.r4)
             store_rows(q, [q.r1], q.ra[0])
             q.mov(q.r1, q.ra[0])
             q.add(q.ra[0], q.r1, q.rb[1])
-            q.sub(q.r2, q.r2, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r2, q.r2, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(x)
@@ -160,10 +160,10 @@ def test_tmu_sees_what_dma_stored() -> None:
             store_rows(q, [q.ra[1]], q.ra[0])
             load(q, q.r0, q.ra[0])
             q.add(q.ra[1], q.r0, q.r0)
-            q.sub(q.r2, q.r2, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r2, q.r2, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -197,7 +197,7 @@ def test_matrix_transpose_of_bytes_in_the_vpm() -> None:
         q.setup_dma_store_stride(0)
         q.start_dma_store(q.ra[0])
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(x)
@@ -228,7 +228,7 @@ def test_widths_change_on_the_way_through_the_vpm() -> None:
                 at += 1
         q.nop()
         store_rows(q, [q.ra[1 + n] for n in range(12)], q.ra[0], row=1)
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(x)
@@ -257,7 +257,7 @@ def test_tiles_of_an_image_through_dma_pitches() -> None:
         q.setup_dma_store_stride(400 - 64)
         q.start_dma_store(q.r1)
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(image)
@@ -281,7 +281,7 @@ def test_extended_pitch_gathers_rows_far_apart() -> None:
         q.setup_dma_store_stride(0)
         q.start_dma_store(q.ra[0])
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(x)
@@ -303,7 +303,7 @@ def test_vertical_store_makes_columns() -> None:
         q.setup_dma_store_stride(0)
         q.start_dma_store(q.ra[0])
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((16, 16))
@@ -345,7 +345,7 @@ def test_double_buffered_copy() -> None:
             q.mov(q.r0, q.ra[0])
             q.add(q.ra[0], q.r0, q.rb[1])
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(x)
@@ -369,7 +369,7 @@ def test_halves_of_rows_change_places_by_16_bit_stores() -> None:
             q.setup_dma_store_stride(32)
             q.start_dma_store(to)
             q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(x)
@@ -392,7 +392,7 @@ def test_strided_generic_writes_interleave_two_vectors() -> None:
         q.setup_dma_store_stride(0)
         q.start_dma_store(q.ra[0])
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((8, 16))
@@ -420,7 +420,7 @@ def test_saturating_mix_of_two_images() -> None:
         q.nop().v8muld(q.ra[5], q.r0, q.r1)
         q.nop()
         store_rows(q, [q.ra[n] for n in range(1, 6)], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, bt = rig.array(a)[0], rig.array(b)[0]
@@ -445,7 +445,7 @@ def test_argument_reduction_of_a_sum_of_bytes_by_unpack() -> None:
             q.mov(q.r1, q.ra[1].unpack(f"8{byte}"))  # type: ignore[arg-type]  # built from a letter
             q.add(q.r0, q.r0, q.r1)
         store_rows(q, [q.r0], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(x)
@@ -474,7 +474,7 @@ def test_packing_with_saturation_in_file_a() -> None:
         q.mov(q.ra[3].pack("8888s"), q.r0)
         q.nop()
         store_rows(q, [q.ra[1], q.ra[2], q.ra[3]], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(x)
@@ -506,7 +506,7 @@ def test_half_floats_there_and_back() -> None:
         q.fadd(q.ra[4], q.ra[1].unpack("16b"), 0)
         q.nop()
         store_rows(q, [q.ra[2], q.ra[3], q.ra[4]], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, bt = rig.array(x[0])[0], rig.array(x[1])[0]
@@ -534,7 +534,7 @@ def test_convolution_by_full_rotations() -> None:
             q.nop().mul24(q.r1, q.r1, q.uniform)
             q.add(q.r2, q.r2, q.r1)
         store_rows(q, [q.r2], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(x)
@@ -554,7 +554,7 @@ def test_square_roots_of_integers_by_sfu_and_correction() -> None:
         for k in range(4):
             q.mov(q.t0s, q.ra[1])
             q.ldi(q.r1, 64)
-            q.nop(sig="ldtmu0")
+            q.nop(sig=q.ldtmu0)
             q.mov(q.r0, q.r4)
             q.add(q.ra[1], q.ra[1], q.r1)
             q.itof(q.r1, q.r0)
@@ -565,12 +565,12 @@ def test_square_roots_of_integers_by_sfu_and_correction() -> None:
             q.add(q.r1, q.r1, 2)  # too large for certain; go down
             for _ in range(4):
                 q.nop().mul24(q.r2, q.r1, q.r1)
-                q.sub(q.null, q.r0, q.r2, sf=True)
+                q.sub(q.null, q.r0, q.r2, push="z")
                 q.sub(q.r1, q.r1, 1, cond="ifn")
             q.mov(q.rb[k], q.r1)
         q.nop()
         store_rows(q, [q.rb[k] for k in range(4)], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(n)
@@ -593,7 +593,7 @@ def test_powers_by_exp_and_log() -> None:
         q.nops(2)
         q.nop().fmul(q.r1, q.r0, q.r4)
         store_rows(q, [q.r0, q.r1], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(x)
@@ -616,9 +616,9 @@ def test_multiword_addition_by_carry() -> None:
             load(q, q.r0, q.ra[1])
             load(q, q.r1, q.ra[2])
             q.mov(q.r2, 0)
-            q.add(q.r0, q.r0, q.r1, sf=True)
+            q.add(q.r0, q.r0, q.r1, push="z")
             q.mov(q.r2, 1, cond="ifc")
-            q.add(q.r0, q.r0, q.rb[2], sf=True)
+            q.add(q.r0, q.r0, q.rb[2], push="z")
             q.mov(q.r2, 1, cond="ifc")
             q.mov(q.rb[2], q.r2)
             q.mov(q.ra[10 + n], q.r0)
@@ -627,7 +627,7 @@ def test_multiword_addition_by_carry() -> None:
             q.add(q.ra[2], q.ra[2], q.r2)
             q.nop()
         store_rows(q, [q.ra[10 + n] for n in range(4)], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, bt = rig.array(a)[0], rig.array(b)[0]
@@ -661,7 +661,7 @@ def test_full_32_bit_product_of_mul24_parts() -> None:
         q.shl(q.r2, q.r2, q.rb[0])
         q.add(q.r0, q.r0, q.r2)
         store_rows(q, [q.r0], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, bt = rig.array(a)[0], rig.array(b)[0]
@@ -679,14 +679,14 @@ def test_population_count_and_leading_zeros() -> None:
         q.clz(q.ra[1], q.r0)
         q.ldi(q.r2, 0)
         with q.loop() as loop:  # lanes are done at different times
-            q.mov(q.null, q.r0, sf=True)
+            q.mov(q.null, q.r0, push="z")
             q.add(q.r2, q.r2, 1, cond="ifnz")
             q.sub(q.r1, q.r0, 1)
-            q.and_(q.r0, q.r0, q.r1, sf=True)
-            loop.repeat(cond="anynz")
+            q.and_(q.r0, q.r0, q.r1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
         store_rows(q, [q.r2, q.ra[1]], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(x)

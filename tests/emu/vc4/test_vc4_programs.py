@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from vc4_rig import Rig, addresses, store_rows
 
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 
 U = np.uint32
 
@@ -26,15 +26,15 @@ def test_gather_with_both_tmus_four_deep() -> None:
             q.ldi(q.r1, 64)
             q.add(q.r0, q.r0, q.r1)
         for n in range(8):
-            q.nop(sig="ldtmu1" if n % 2 else "ldtmu0")
+            q.nop(sig=q.ldtmu1 if n % 2 else q.ldtmu0)
             q.shl(q.r0, q.r4, 2)
             q.add(q.t1s if n % 2 else q.t0s, q.r0, q.ra[0])
         for n in range(8):
-            q.nop(sig="ldtmu1" if n % 2 else "ldtmu0")
+            q.nop(sig=q.ldtmu1 if n % 2 else q.ldtmu0)
             q.mov(q.ra[n + 8], q.r4)
         q.nop()
         store_rows(q, [q.ra[n + 8] for n in range(8)], q.rb[1])
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, _ = rig.array(table)
@@ -66,21 +66,21 @@ def test_pointer_chase() -> None:
         q.mov(q.r2, q.uniform)
         addresses(q, q.t0s, q.uniform)
         q.mov(q.r1, 0)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.r0, q.r4)
         with q.loop() as loop:
             q.add(q.t1s, q.r0, 4)
             q.mov(q.t0s, q.r0)
-            q.nop(sig="ldtmu1")
+            q.nop(sig=q.ldtmu1)
             q.add(q.r1, q.r1, q.r4)
-            q.nop(sig="ldtmu0")
-            q.mov(q.r0, q.r4, sf=True)
+            q.nop(sig=q.ldtmu0)
+            q.mov(q.r0, q.r4, push="z")
             q.mov(q.r0, q.ra[0], cond="ifz")
-            q.sub(q.null, q.r0, q.ra[0], sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.null, q.r0, q.ra[0], push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
         store_rows(q, [q.r1], q.r2)
-        q.exit()
+        q.end()
 
     start, _ = rig.array(heads, U)
     out, y = rig.zeros(16)
@@ -130,10 +130,10 @@ def test_saxpy_by_dma_on_twelve_qpus() -> None:
             q.ldi(q.r1, 256)
             q.add(q.ra[1], q.ra[1], q.r1)
             q.add(q.ra[2], q.ra[2], q.r1)
-            q.sub(q.r3, q.r3, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r3, q.r3, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
-        q.exit()
+        q.end()
 
     rig = Rig()
     ax, _ = rig.array(x)
@@ -164,7 +164,7 @@ def test_transpose_through_the_vpm() -> None:
         q.setup_dma_store_stride(0)
         q.start_dma_store(q.r1)
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     source, _ = rig.array(a)
@@ -183,7 +183,7 @@ def test_vertical_vpm_writes_transpose() -> None:
         q.setup_dma_store(nrows=16, ncols=16, y=32)
         q.start_dma_store(q.r2)
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((16, 16))
@@ -198,7 +198,7 @@ def test_sum_and_maximum_over_lanes_by_rotation() -> None:
     def program(q: Asm) -> None:
         q.mov(q.ra[0], q.uniform)
         addresses(q, q.t0s, q.uniform)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.r0, q.r4)
         q.mov(q.r2, q.r4)
         for n in (8, 4, 2, 1):
@@ -208,7 +208,7 @@ def test_sum_and_maximum_over_lanes_by_rotation() -> None:
             q.rotate(q.r1, q.r2, n)
             q.max(q.r2, q.r2, q.r1)
         store_rows(q, [q.r0, q.r2], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     source, _ = rig.array(x)
@@ -223,15 +223,15 @@ def test_prefix_sum_with_masked_lanes() -> None:
     def program(q: Asm) -> None:
         q.mov(q.ra[0], q.uniform)
         addresses(q, q.t0s, q.uniform)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.r0, q.r4)
         for n in (1, 2, 4, 8):
             q.mov(q.r2, q.element_number)
-            q.sub(q.null, q.r2, n, sf=True)
+            q.sub(q.null, q.r2, n, push="z")
             q.rotate(q.r1, q.r0, n)
             q.add(q.r0, q.r0, q.r1, cond="ifnn")
         store_rows(q, [q.r0], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     source, _ = rig.array(x)
@@ -247,7 +247,7 @@ def test_bitonic_sort_of_sixteen_lanes() -> None:
     def program(q: Asm) -> None:
         q.mov(q.ra[0], q.uniform)
         addresses(q, q.t0s, q.uniform)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.r0, q.r4)
         for k in (2, 4, 8, 16):
             for j in (k // 2, k // 4, k // 8, k // 16):
@@ -256,16 +256,16 @@ def test_bitonic_sort_of_sixteen_lanes() -> None:
                 q.and_(q.r3, q.element_number, j)
                 q.rotate(q.r1, q.r0, j)
                 q.rotate(q.r2, q.r0, 16 - j)
-                q.mov(q.null, q.r3, sf=True)
+                q.mov(q.null, q.r3, push="z")
                 q.mov(q.r1, q.r2, cond="ifz")  # r1: the partner's value
-                q.ldi(q.r2, [int((e & k) != 0) ^ int((e & j) != 0) for e in range(16)], sf=True)
+                q.ldi(q.r2, [int((e & k) != 0) ^ int((e & j) != 0) for e in range(16)], push="z")
                 q.min(q.r2, q.r0, q.r1)
                 q.max(q.r0, q.r0, q.r1)
                 q.mov(q.r0, q.r2, cond="ifz")
         q.mutex_acquire()
         store_rows(q, [q.r0], q.ra[0])
         q.mutex_release()
-        q.exit()
+        q.end()
 
     rig = Rig()
     source, _ = rig.array(x)
@@ -286,7 +286,7 @@ def test_rotation_by_r5_in_a_loop() -> None:
         q.mutex_acquire()
         store_rows(q, [q.r1, q.r5], q.r2)
         q.mutex_release()
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((12, 2, 16))
@@ -304,7 +304,7 @@ def test_broadcast_every_lane_in_turn() -> None:
         q.mov(q.ra[0], q.uniform)
         addresses(q, q.t0s, q.uniform)
         addresses(q, q.r2, q.uniform)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.r0, q.r4)
         q.ldi(q.r1, 0.0)
         for k in range(16):
@@ -314,11 +314,11 @@ def test_broadcast_every_lane_in_turn() -> None:
             else:
                 q.mov(q.r5rep, q.r0)
             q.ldi(q.r3, 64)
-            q.add(q.r2, q.r2, q.r3, sig="ldtmu0")
+            q.add(q.r2, q.r2, q.r3, sig=q.ldtmu0)
             q.nop().fmul(q.r3, q.r4, q.r5)
             q.fadd(q.r1, q.r1, q.r3)
         store_rows(q, [q.r1], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     av, _ = rig.array(v)
@@ -334,7 +334,7 @@ def test_newton_reciprocal_and_roots() -> None:
     def program(q: Asm) -> None:
         q.mov(q.ra[0], q.uniform)
         addresses(q, q.t0s, q.uniform)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.r0, q.r4)
         q.mov(q.sfu_recip, q.r0)
         q.nops(2)
@@ -352,7 +352,7 @@ def test_newton_reciprocal_and_roots() -> None:
         q.mov(q.ra[3], q.r4)
         q.mov(q.r1, q.rb[0])
         store_rows(q, [q.r1, q.ra[1], q.ra[2], q.ra[3]], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     source, _ = rig.array(x)
@@ -388,17 +388,17 @@ def test_mandelbrot_iterations() -> None:
         q.fsub(q.r0, q.r2, q.r3)
         q.fadd(q.r0, q.r0, q.ra[4])
         q.fadd(q.r2, q.r2, q.r3)
-        q.fsub(q.r2, q.r2, 4.0, sf=True)
+        q.fsub(q.r2, q.r2, 4.0, push="z")
         q.add(q.ra[7], q.ra[7], 1, cond="ifn")
         q.mov(q.r3, q.rb[6])
-        q.sub(q.r3, q.r3, 1, sf=True)
-        q.brr("loop", cond="anynz")
+        q.sub(q.r3, q.r3, 1, push="z")
+        q.b("loop", cond="anynz")
         q.mov(q.rb[6], q.r3)
         q.nops(2)
         q.mutex_acquire()
         store_rows(q, [q.ra[7]], q.ra[0])
         q.mutex_release()
-        q.exit()
+        q.end()
 
     def add(x: Any, y: Any) -> Any:
         exact = x.astype(np.float64) + np.float64(y)
@@ -436,10 +436,10 @@ def test_colour_packing() -> None:
         for byte in "abcd":
             q.mov(q.t0s, q.r0)
             q.ldi(q.r1, 64)
-            q.add(q.r0, q.r0, q.r1, sig="ldtmu0")
+            q.add(q.r0, q.r0, q.r1, sig=q.ldtmu0)
             q.nop().fmul(q.r2.pack(f"8{byte}f"), q.r4, 1.0)
         store_rows(q, [q.r2], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     source, _ = rig.array(rgba)
@@ -455,14 +455,14 @@ def test_sum_of_halves_by_unpack() -> None:
     def program(q: Asm) -> None:
         q.mov(q.ra[0], q.uniform)
         addresses(q, q.t0s, q.uniform)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.ra[1], q.r4)
         q.nop()
         q.mov(q.r0, q.ra[1].unpack("16a"))
         q.mov(q.r1, q.ra[1].unpack("16b"))
         q.add(q.r0, q.r0, q.r1)
         store_rows(q, [q.r0], q.ra[0])
-        q.exit()
+        q.end()
 
     rig = Rig()
     source, _ = rig.array(x)
@@ -476,11 +476,11 @@ def test_per_element_immediates_as_masks() -> None:
         q.mov(q.r2, q.uniform)
         q.ldi(q.r0, [0, 1, 2, 3] * 4)
         q.ldi(q.r1, [-2, -1, 0, 1] * 4)
-        q.ldi(q.null, [1] + [0] * 15, sf=True)
+        q.ldi(q.null, [1] + [0] * 15, push="z")
         q.ldi(q.r3, 9, cond="ifnz")
         q.mov(q.r3, 5, cond="ifz")
         store_rows(q, [q.r0, q.r1, q.r3], q.r2)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((3, 16), np.int32)
@@ -497,19 +497,19 @@ def test_polling_the_dma_busy_flags() -> None:
         q.setup_dma_load(nrows=1, ncols=16, y=3)
         q.mov(q.vr_addr, q.uniform)
         q.label("load")
-        q.mov(q.null, q.vr_busy, sf=True)
-        q.brr("load", cond="anynz")
+        q.mov(q.null, q.vr_busy, push="z")
+        q.b("load", cond="anynz")
         q.add(q.r0, q.r0, 1)
         q.nops(2)
         q.setup_dma_store(nrows=1, ncols=16, y=3)
         q.mov(q.vw_addr, q.r2)
         q.mov(q.r1, 0)
         q.label("store")
-        q.mov(q.null, q.vw_busy, sf=True)
-        q.brr("store", cond="anynz")
+        q.mov(q.null, q.vw_busy, push="z")
+        q.b("store", cond="anynz")
         q.add(q.r1, q.r1, 1)
         q.nops(2)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -536,7 +536,7 @@ def test_matrix_product_of_one_tile() -> None:
         for _ in range(16):
             q.mov(q.t0s, q.r2)
             q.add(q.r2, q.r2, 4)
-            q.nop(sig="ldtmu0")
+            q.nop(sig=q.ldtmu0)
             for j in range(16):
                 q.nop().fmul(q.r0, q.r4, q.uniform)
                 q.fadd(q.ra[j], q.ra[j], q.r0)
@@ -546,7 +546,7 @@ def test_matrix_product_of_one_tile() -> None:
         q.setup_dma_store(nrows=16, ncols=16, y=0)
         q.start_dma_store(q.rb[31])
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     source, _ = rig.array(a)

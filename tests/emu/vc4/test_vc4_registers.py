@@ -11,7 +11,7 @@ import pytest
 from qpu.emu.linux.gpu_jobs import Run
 from qpu.emu.port import EmuPort
 from qpu.errors import EmuFault
-from qpu.vc4.asm import Asm, assemble
+from qpu.vc4.builder import Asm, assemble
 
 V3D = 0x3FC00000
 SRQPC, SRQUA, SRQUL, SRQCS, PCTRC, PCTRE = 0x430, 0x434, 0x438, 0x43C, 0x670, 0x674
@@ -78,8 +78,8 @@ def count_down(q: Asm) -> None:
     q.mov(q.ra[0], q.r0)
     q.mov(q.rb[0], q.uniform)
     with q.loop() as loop:
-        q.sub(q.r0, q.r0, 1, sf=True)
-        loop.repeat(cond="anynz")
+        q.sub(q.r0, q.r0, 1, push="z")
+        q.b(loop.start, cond="anynz")
         q.nops(3)
     q.mutex_acquire()
     q.setup_vpm_write(y=0)
@@ -89,7 +89,7 @@ def count_down(q: Asm) -> None:
     q.start_dma_store(q.rb[0])
     q.wait_dma_store()
     q.mutex_release()
-    q.exit(interrupt=False)
+    q.end(interrupt=False)
 
 
 def test_waiting_count_of_more_programs_than_qpus(chip: Chip) -> None:
@@ -133,7 +133,7 @@ def test_overflow_and_emptying(chip: Chip) -> None:
 
 
 def test_the_counts_are_eight_bits_wide(chip: Chip) -> None:
-    code = chip.program(lambda q: q.exit(interrupt=False))
+    code = chip.program(lambda q: q.end(interrupt=False))
     for n in range(300):
         chip.queue(code)
         chip.finish((n + 1) & 255)
@@ -148,11 +148,11 @@ def test_a_program_queued_later_releases_one_that_waits(chip: Chip) -> None:
         q.nop()
         with q.loop() as loop:
             q.mov(q.t0s, q.ra[0])
-            q.nop(sig="ldtmu0")
-            q.mov(q.null, q.r4, sf=True)
-            loop.repeat(cond="anyz")
+            q.nop(sig=q.ldtmu0)
+            q.mov(q.null, q.r4, push="z")
+            q.b(loop.start, cond="anyz")
             q.nops(3)
-        q.exit(interrupt=False)
+        q.end(interrupt=False)
 
     flag = chip.place(np.zeros(16))
     chip.queue(chip.program(spin), flag)
@@ -165,12 +165,12 @@ def test_a_program_queued_later_releases_one_that_waits(chip: Chip) -> None:
 
 def down(q: Asm) -> None:
     q.sema_down(3)
-    q.exit(interrupt=False)
+    q.end(interrupt=False)
 
 
 def up(q: Asm) -> None:
     q.sema_up(3)
-    q.exit(interrupt=False)
+    q.end(interrupt=False)
 
 
 @pytest.mark.parametrize("strict", [True, False])

@@ -15,7 +15,7 @@ from vc4_rig import Rig, store_rows
 from qpu.core.isa import Isa
 from qpu.emu.engine.trace import Trace
 from qpu.errors import EmuFault
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 
 
 def contended(q: Asm) -> None:
@@ -25,8 +25,8 @@ def contended(q: Asm) -> None:
     with q.loop() as loop:
         q.mov(q.r2, q.r3)
         with q.loop() as inner:
-            q.sub(q.r2, q.r2, 1, sf=True)
-            inner.repeat(cond="anynz")
+            q.sub(q.r2, q.r2, 1, push="z")
+            q.b(inner.start, cond="anynz")
             q.nops(3)
         q.mutex_acquire()
         q.setup_vpm_read(1, y=9)
@@ -35,13 +35,13 @@ def contended(q: Asm) -> None:
         q.setup_vpm_write(y=9)
         q.mov(q.vpm, q.r0)
         q.mutex_release()
-        q.sub(q.r3, q.r3, 1, sf=True)
-        loop.repeat(cond="anynz")
+        q.sub(q.r3, q.r3, 1, push="z")
+        q.b(loop.start, cond="anynz")
         q.nops(3)
     q.mutex_acquire()
     store_rows(q, [q.r0], q.ra[0])
     q.mutex_release()
-    q.exit()
+    q.end()
 
 
 def start(rig: Rig, n: int = 12) -> tuple[Any, Any]:
@@ -82,9 +82,9 @@ def test_time_advances_in_slices() -> None:
 def test_endless_loop_can_be_watched() -> None:
     def endless(q: Asm) -> None:
         q.label("here")
-        q.brr("here")
+        q.b("here")
         q.nops(3)
-        q.exit()
+        q.end()
 
     rig = Rig()
     execution = rig.machine.launch([(0, rig.program(endless))] * 2)
@@ -109,20 +109,20 @@ def test_loops_that_wait_for_something_are_not_given_up(kind: str) -> None:
         q.label("again")
         if kind == "memory":
             q.mov(q.t0s, q.r2)
-            q.nop(sig="ldtmu0")
-            q.mov(q.null, q.r4, sf=True)
-            q.brr("again", cond="allz")
+            q.nop(sig=q.ldtmu0)
+            q.mov(q.null, q.r4, push="z")
+            q.b("again", cond="allz")
         else:
-            q.sub(q.r0, q.r0, 1, sf=True)
-            q.brr("again", cond="anynz")
+            q.sub(q.r0, q.r0, 1, push="z")
+            q.b("again", cond="anynz")
         q.nops(3)
         if kind == "semaphore":
             q.sema_up(0)
-        q.exit()
+        q.end()
 
     def waiter(q: Asm) -> None:
         q.sema_down(0)
-        q.exit()
+        q.end()
 
     rig = Rig()
     at, flag = rig.zeros(16)
@@ -145,11 +145,11 @@ def test_signals_pass_and_the_run_can_be_resumed(engine: str) -> None:
         q.mov(q.r1, 0)
         with q.loop() as loop:
             q.add(q.r1, q.r1, 1)
-            q.sub(q.r0, q.r0, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r0, q.r0, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
         store_rows(q, [q.r1], q.r2)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -204,13 +204,13 @@ def test_statistics_are_exact() -> None:
         q.mov(q.r2, q.uniform)
         q.mov(q.t0s, q.uniform)
         q.ldi(q.r0, 1.0)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         for _ in range(3):
             q.fadd(q.r0, q.r0, q.r0).fmul(q.r1, q.r0, q.r0)
         q.fsub(q.r0, q.r0, 1.0)
         q.nop().v8min(q.r1, q.r0, q.r0)
         q.mov(q.sfu_exp2, q.r0)
-        q.brr("on")
+        q.b("on")
         q.nops(3)
         q.label("on")
         q.setup_vpm_write()
@@ -218,7 +218,7 @@ def test_statistics_are_exact() -> None:
         q.setup_dma_store(nrows=1, ncols=8)
         q.setup_dma_store_stride(0)
         q.start_dma_store(q.r2)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, _ = rig.zeros(16)
@@ -243,11 +243,11 @@ def test_clocks_of_waiting_qpus_follow_who_lets_them_go() -> None:
     def late(q: Asm) -> None:
         q.nops(100)
         q.sema_up(4)
-        q.exit(interrupt=False)
+        q.end(interrupt=False)
 
     def early(q: Asm) -> None:
         q.sema_down(4)
-        q.exit(interrupt=False)
+        q.end(interrupt=False)
 
     rig = Rig()
     execution = rig.launch([(0, rig.program(early)), (0, rig.program(late))])
@@ -277,10 +277,10 @@ def test_a_lock_goes_round(lock: str) -> None:
                 q.mutex_release()
             else:
                 q.sema_up(0)
-            q.sub(q.r3, q.r3, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r3, q.r3, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
-        q.exit()
+        q.end()
 
     rig = Rig()
     rig.machine.sync.counters[0] = 1
@@ -294,7 +294,7 @@ def test_semaphores_and_vpm_persist_across_launches_the_mutex_does_not() -> None
         q.setup_vpm_write(y=50)
         q.mov(q.vpm, 9)
         q.mutex_acquire()
-        q.exit()
+        q.end()
 
     def second(q: Asm) -> None:
         q.sema_down(3)
@@ -303,7 +303,7 @@ def test_semaphores_and_vpm_persist_across_launches_the_mutex_does_not() -> None
         q.setup_vpm_read(1, y=50)
         q.mov(q.r0, q.vpm)
         store_rows(q, [q.r0], q.uniform)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -337,7 +337,7 @@ def test_code_is_fetched_per_launch() -> None:
         q.ldi(q.r0, n)
         q.mov(q.r2, q.uniform)
         store_rows(q, [q.r0], q.r2)
-        q.exit()
+        q.end()
 
     for n in (100, 200):
         rig._code_at = rig.code.address
@@ -356,7 +356,7 @@ def test_trace_records_register_changes() -> None:
         q.mov(q.sfu_recip, 1.0)
         q.nops(2)
         q.mov(q.r2, q.r4)
-        q.exit()
+        q.end()
 
     rig.run(program, *[[]] * 3)
     entries = list(trace)
@@ -380,8 +380,8 @@ def test_faults_survive_pickling() -> None:
     rig = Rig()
 
     def program(q: Asm) -> None:
-        q.nop(sig="ldtmu0")
-        q.exit()
+        q.nop(sig=q.ldtmu0)
+        q.end()
 
     with pytest.raises(EmuFault) as caught:
         rig.run(program, [], check=False)
@@ -421,7 +421,7 @@ def test_uniform_pointer_alias_and_alignment() -> None:
     def program(q: Asm) -> None:
         q.mov(q.r0, q.uniform)
         store_rows(q, [q.r0], q.uniform)
-        q.exit()
+        q.end()
 
     uniforms = rig.uniforms([55, out ^ 0x80000000])
     rig.launch([(uniforms | 0xC0000000, rig.program(program) | 0x80000000)])

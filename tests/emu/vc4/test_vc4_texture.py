@@ -9,7 +9,7 @@ import pytest
 from vc4_rig import Rig, store_rows
 
 from qpu.errors import EmuFault
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 
 
 def place(kind: str, x: int, y: int, width: int) -> int:
@@ -34,15 +34,15 @@ def program(q: Asm) -> None:
     q.shl(q.r3, q.element_number, 2)
     q.add(q.t0s, q.r3, q.uniform)
     q.add(q.t1s, q.r3, q.uniform)
-    q.nop(sig="ldtmu0")
+    q.nop(sig=q.ldtmu0)
     q.mov(q.r0, q.r4)
-    q.nop(sig="ldtmu1")
+    q.nop(sig=q.ldtmu1)
     q.mov(q.t0t, q.r4)
     q.mov(q.t0s, q.r0)
-    q.nop(sig="ldtmu0")
+    q.nop(sig=q.ldtmu0)
     q.mov(q.r0, q.r4)
     store_rows(q, [q.r0], q.ra[0])
-    q.exit()
+    q.end()
 
 
 def setup(base: int, kind: int, width: int, height: int, **more: int) -> list[int]:
@@ -122,7 +122,7 @@ def test_uniform_read_beside_a_texture_launch_faults() -> None:
     def both(q: Asm) -> None:
         q.mov(q.t0t, q.r0)
         q.mov(q.t0s, q.uniform)
-        q.exit()
+        q.end()
 
     rig = Rig()
     with pytest.raises(EmuFault) as caught:

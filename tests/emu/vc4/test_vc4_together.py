@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from vc4_rig import Rig, addresses, store_rows
 
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 
 U = np.uint32
 
@@ -29,12 +29,12 @@ def test_mutex_protected_counter() -> None:
             q.mutex_acquire()
             mailbox_add(q, 7, q.qpu_number)
             q.mutex_release()
-            q.sub(q.r3, q.r3, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r3, q.r3, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
         q.sema_up(0)
-        q.mov(q.null, q.qpu_number, sf=True)
-        q.brr("end", cond="allnz")
+        q.mov(q.null, q.qpu_number, push="z")
+        q.b("end", cond="allnz")
         q.nops(3)
         for _ in range(12):
             q.sema_down(0)
@@ -42,7 +42,7 @@ def test_mutex_protected_counter() -> None:
         q.mov(q.r1, q.vpm)
         store_rows(q, [q.r1], q.r2)
         q.label("end")
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -57,8 +57,8 @@ def test_semaphore_as_a_lock() -> None:
 
     def program(q: Asm) -> None:
         q.mov(q.r2, q.uniform)
-        q.mov(q.null, q.qpu_number, sf=True)
-        q.brr("worker", cond="anynz")
+        q.mov(q.null, q.qpu_number, push="z")
+        q.b("worker", cond="anynz")
         q.nops(3)
         q.ldi(q.r0, 0)
         q.setup_vpm_write(y=0)
@@ -69,8 +69,8 @@ def test_semaphore_as_a_lock() -> None:
         mailbox_add(q, 0, 1)
         q.sema_up(0)
         q.sema_up(1)
-        q.mov(q.null, q.qpu_number, sf=True)
-        q.brr("end", cond="anynz")
+        q.mov(q.null, q.qpu_number, push="z")
+        q.b("end", cond="anynz")
         q.nops(3)
         for _ in range(10):
             q.sema_down(1)
@@ -80,7 +80,7 @@ def test_semaphore_as_a_lock() -> None:
         store_rows(q, [q.r0], q.r2)
         q.mov(q.host_interrupt, 1)
         q.label("end")
-        q.exit(interrupt=False)
+        q.end(interrupt=False)
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -116,14 +116,14 @@ def test_semaphore_pipeline() -> None:
             else:
                 q.shl(q.r1, q.r1, 2)
                 q.add(q.r1, q.r1, q.r0)
-            q.sub(q.r3, q.r3, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r3, q.r3, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
         if stage < 7:
             q.sema_down(8 + stage)
         else:
             store_rows(q, [q.r1], q.ra[0], row=20)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -146,10 +146,10 @@ def test_strict_hand_over_between_two_programs() -> None:
             q.setup_vpm_write(y=5)
             q.nop().mul24(q.vpm, q.r3, q.r3)
             q.sema_up(3)
-            q.sub(q.r3, q.r3, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r3, q.r3, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
-        q.exit(interrupt=False)
+        q.end(interrupt=False)
 
     def consumer(q: Asm) -> None:
         q.mov(q.r2, q.uniform)
@@ -163,12 +163,12 @@ def test_strict_hand_over_between_two_programs() -> None:
             q.sema_up(2)
             q.shl(q.r1, q.r1, 1)
             q.add(q.r1, q.r1, q.r0)
-            q.sub(q.r3, q.r3, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r3, q.r3, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
         q.sema_down(2)
         store_rows(q, [q.r1], q.r2)
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -191,33 +191,33 @@ def test_master_and_slaves_barrier() -> None:
             q.ldi(q.r1, 0x1A00)
             q.or_(q.vw_setup, q.r1, q.r2)
             q.mov(q.vpm, q.r3)
-            q.mov(q.null, q.r2, sf=True)
-            q.brr(f"slave{phase}", cond="anynz")
+            q.mov(q.null, q.r2, push="z")
+            q.b(f"slave{phase}", cond="anynz")
             q.nops(3)
             for _ in range(11):
                 q.sema_down(0)
             for _ in range(11):
                 q.sema_up(1)
-            q.brr(f"next{phase}")
+            q.b(f"next{phase}")
             q.nops(3)
             q.label(f"slave{phase}")
             q.sema_up(0)
             q.sema_down(1)
             q.label(f"next{phase}")
-            q.sub(q.r0, q.r2, 1, sf=True)
+            q.sub(q.r0, q.r2, 1, push="z")
             q.ldi(q.r0, 11, cond="ifn")
             q.ldi(q.r1, 0x101A00)
             q.or_(q.vr_setup, q.r1, q.r0)  # the row of the neighbour below
             q.add(q.r3, q.vpm, q.r2)
             # Nobody may overwrite its row before its neighbour has read it.
-            q.mov(q.null, q.r2, sf=True)
-            q.brr(f"slave{phase}b", cond="anynz")
+            q.mov(q.null, q.r2, push="z")
+            q.b(f"slave{phase}b", cond="anynz")
             q.nops(3)
             for _ in range(11):
                 q.sema_down(2)
             for _ in range(11):
                 q.sema_up(3)
-            q.brr(f"next{phase}b")
+            q.b(f"next{phase}b")
             q.nops(3)
             q.label(f"slave{phase}b")
             q.sema_up(2)
@@ -226,7 +226,7 @@ def test_master_and_slaves_barrier() -> None:
         q.mutex_acquire()
         store_rows(q, [q.r3], q.ra[0], row=30)
         q.mutex_release()
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((12, 16))
@@ -248,13 +248,13 @@ def test_thirty_programs_on_twelve_qpus() -> None:
         q.mov(q.r1, 0)
         with q.loop() as loop:
             q.add(q.r1, q.r1, q.r3)
-            q.sub(q.r3, q.r3, 1, sf=True)
-            loop.repeat(cond="anynz")
+            q.sub(q.r3, q.r3, 1, push="z")
+            q.b(loop.start, cond="anynz")
             q.nops(3)
         q.mutex_acquire()
         store_rows(q, [q.r1], q.r2)
         q.mutex_release()
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((30, 16))
@@ -275,7 +275,7 @@ def test_four_different_programs_at_once() -> None:
             q.mutex_acquire()
             store_rows(q, [q.r0, q.qpu_number], q.r2)
             q.mutex_release()
-            q.exit()
+            q.end()
 
         return program
 
@@ -297,11 +297,11 @@ def test_uniforms_are_re_addressed() -> None:
         q.mov(q.unif_addr, q.ra[0])
         q.nops(2)
         q.add(q.r0, q.r0, q.uniform)
-        q.mov(q.ra[0], q.uniform, sf=True)
-        q.brr("again", cond="anynz")
+        q.mov(q.ra[0], q.uniform, push="z")
+        q.b("again", cond="anynz")
         q.nops(3)
         store_rows(q, [q.r0], q.r2)
-        q.exit()
+        q.end()
 
     rig = Rig()
     blocks = [[3, 0], [50, 0], [700, 0]]
@@ -321,8 +321,8 @@ def test_collatz_lengths_diverge_across_qpus_and_lanes() -> None:
         q.add(q.r0, q.element_number, q.uniform)
         q.mov(q.r1, 0)
         q.label("loop")
-        q.sub(q.null, q.r0, 1, sf=True)
-        q.brr("done", cond="allz")
+        q.sub(q.null, q.r0, 1, push="z")
+        q.b("done", cond="allz")
         q.nops(3)
         q.add(q.r1, q.r1, 1, cond="ifnz")
         q.ldi(q.r3, 3)
@@ -330,17 +330,17 @@ def test_collatz_lengths_diverge_across_qpus_and_lanes() -> None:
         q.add(q.r2, q.r2, 1)
         q.mov(q.r3, q.r0, cond="ifz")
         q.mov(q.r3, 0, cond="ifnz")
-        q.and_(q.null, q.r0, 1, sf=True)
+        q.and_(q.null, q.r0, 1, push="z")
         q.shr(q.r2, q.r0, 1, cond="ifz")
-        q.sub(q.null, q.r3, 1, sf=True)  # lanes that had finished stay at 1
+        q.sub(q.null, q.r3, 1, push="z")  # lanes that had finished stay at 1
         q.mov(q.r0, q.r2, cond="ifnz")
-        q.brr("loop")
+        q.b("loop")
         q.nops(3)
         q.label("done")
         q.mutex_acquire()
         store_rows(q, [q.r1], q.ra[0])
         q.mutex_release()
-        q.exit()
+        q.end()
 
     def length(n: int) -> int:
         steps = 0
@@ -364,21 +364,21 @@ def test_greatest_common_divisors_lane_by_lane() -> None:
         q.mov(q.ra[0], q.uniform)
         addresses(q, q.t0s, q.uniform)
         addresses(q, q.t1s, q.uniform)
-        q.nop(sig="ldtmu0")
+        q.nop(sig=q.ldtmu0)
         q.mov(q.r0, q.r4)
-        q.nop(sig="ldtmu1")
+        q.nop(sig=q.ldtmu1)
         q.mov(q.r1, q.r4)
         q.label("loop")
         q.max(q.r2, q.r0, q.r1)
         q.min(q.r1, q.r0, q.r1)
-        q.sub(q.r0, q.r2, q.r1, sf=True)
-        q.brr("loop", cond="anynz")
+        q.sub(q.r0, q.r2, q.r1, push="z")
+        q.b("loop", cond="anynz")
         q.mov(q.r0, q.r1, cond="ifz")
         q.nops(2)
         q.mutex_acquire()
         store_rows(q, [q.r1], q.ra[0])
         q.mutex_release()
-        q.exit()
+        q.end()
 
     rig = Rig()
     ax, _ = rig.array(a)
@@ -393,7 +393,7 @@ def test_only_the_master_interrupts() -> None:
 
     def program(q: Asm) -> None:
         q.mov(q.host_interrupt, q.uniform)
-        q.exit(interrupt=False)
+        q.end(interrupt=False)
 
     execution = Rig().run(program, *[[int(i == 0)] for i in range(12)])
     assert execution.host_interrupts == 1
@@ -401,8 +401,8 @@ def test_only_the_master_interrupts() -> None:
 
 def test_conditional_host_interrupt() -> None:
     def program(q: Asm) -> None:
-        q.mov(q.null, q.qpu_number, sf=True)
+        q.mov(q.null, q.qpu_number, push="z")
         q.mov(q.host_interrupt, 1, cond="ifz")
-        q.exit(interrupt=False)
+        q.end(interrupt=False)
 
     assert Rig().run(program, *[[]] * 5).host_interrupts == 1

@@ -9,7 +9,7 @@ from vc4_rig import Rig, store_rows
 from qpu.emu.vc4.vpm_setup import LoadPitch, StoreSetup, parse_read_setup, parse_write_setup, unused_bits
 from qpu.errors import AsmError, EmuFault
 from qpu.vc4 import vpm
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu, LoadImm
 
@@ -20,7 +20,7 @@ def test_an_add_nop_with_a_destination_writes_nothing() -> None:
         q.mov(q.ra[5], q.uniform)
         q.raw(encode(Alu(cond_add=1, waddr_add=32)))  # py-videocore's nop() names r0
         store_rows(q, [q.r0], q.ra[5])
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros(16)
@@ -38,7 +38,7 @@ def test_two_identical_writes_are_harmless(address: int) -> None:
         q.raw(encode(both))
         q.raw(encode(LoadImm(cond_add=1, cond_mul=1, waddr_add=32, waddr_mul=32, imm=9)))
         store_rows(q, [q.r0, q.r5], q.ra[5])
-        q.exit()
+        q.end()
 
     rig = Rig()
     out, y = rig.zeros((2, 16))
@@ -69,7 +69,7 @@ def dma(rows: int, pitch: int | None, times: int = 1) -> tuple[Rig, np.ndarray, 
         q.mov(q.ra[1], q.uniform)
         for _ in range(times):
             load_rows(q, rows, pitch)
-        q.exit()
+        q.end()
 
     rig = Rig()
     given = np.arange(rows * max(64, pitch or 0) // 4 + 16, dtype=np.uint32)
@@ -108,7 +108,7 @@ def test_set_up_bits_that_mean_nothing_are_faults(read: bool, word: int) -> None
     def program(q: Asm) -> None:
         q.ldi(q.vr_setup if read else q.vw_setup, word)
         q.nops(8)
-        q.exit()
+        q.end()
 
     with pytest.raises(EmuFault) as caught:
         Rig().run(program, check=False)
@@ -149,7 +149,7 @@ def test_a_store_from_rows_that_do_not_exist_is_a_fault() -> None:
         q.ldi(q.vw_setup, 0x80904000 | 64 << 7)
         q.start_dma_store(q.ra[0])
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     rig = Rig()
     with pytest.raises(EmuFault) as caught:

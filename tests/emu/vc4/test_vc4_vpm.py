@@ -20,7 +20,7 @@ from qpu.emu.vc4.vpm_setup import (
     parse_write_setup,
 )
 from qpu.errors import EmuFault
-from qpu.vc4.asm import Asm
+from qpu.vc4.builder import Asm
 
 
 class Model:
@@ -104,7 +104,7 @@ def test_generic_access_by_a_program(bits: int, horizontal: bool, laned: bool, s
             q.mov(q.ra[n], q.vpm)
         q.nop()
         store_rows(q, [q.ra[n] for n in range(5)], q.r1, row=40)
-        q.exit()
+        q.end()
 
     rig = Rig()
     vpm = rig.machine.vpm
@@ -130,7 +130,7 @@ def load_program(q: Asm, words: list[int]) -> None:
         q.ldi(q.vr_setup, word)
     q.start_dma_load(q.uniform)
     q.wait_dma_load()
-    q.exit()
+    q.end()
 
 
 def store_program(q: Asm, words: list[int]) -> None:
@@ -138,7 +138,7 @@ def store_program(q: Asm, words: list[int]) -> None:
         q.ldi(q.vw_setup, word)
     q.start_dma_store(q.uniform)
     q.wait_dma_store()
-    q.exit()
+    q.end()
 
 
 def load_word(modew: int, mpitch: int, columns: int, rows: int, vpitch: int, vert: bool, y: int, x: int) -> int:
@@ -316,7 +316,7 @@ def test_reserved_rows_drop_writes_but_not_reads() -> None:
         q.setup_dma_store(nrows=2, ncols=16, y=7)
         q.start_dma_store(q.uniform)
         q.wait_dma_store()
-        q.exit()
+        q.end()
 
     execution = rig.run(program, [out])
     assert y.tolist() == [[1] * 16, [7] * 16]
@@ -339,7 +339,7 @@ def test_a_second_read_setup_is_ignored_while_two_vectors_are_unread() -> None:
         q.mov(q.ra[3], q.vpm)
         q.nop()
         store_rows(q, [q.ra[n] for n in range(4)], q.r3, row=40)
-        q.exit()
+        q.end()
 
     execution = rig.run(program, [out], check=False)
     assert y[:, 0].tolist() == [0, 16, 32, 30 * 16]

@@ -13,8 +13,8 @@ from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.trace import Trace
 from qpu.emu.vc4.chip import Vc4ReferenceMachine
 from qpu.emu.vc4.reference import ReferenceExecution
-from qpu.vc4.asm import Asm, assemble
-from qpu.vc4.asm import build as build_unchecked
+from qpu.vc4.builder import Asm, assemble
+from qpu.vc4.builder import build as build_unchecked
 
 ALIAS = 0x40000000
 CODE, DATA = 0x100000, 0x400000

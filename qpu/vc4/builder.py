@@ -1,0 +1,481 @@
+"""The typed builder of VideoCore IV programs.
+
+    def scale(q: Asm) -> None:
+        q.mov(q.ra[0], q.uniform)
+        q.nop(sig=q.ldtmu0)
+        q.fadd(q.r1, q.r4, 1.0).fmul(q.r0, q.r4, q.ra[0])   # dual issue: ADD half, MUL half
+        q.end()
+
+    program = assemble(scale)
+
+A method records one instruction; a chained operation becomes its MUL half. `qpu.vc4.pairing` chooses read ports and
+write swap. Mistakes are collected and raised together, each at the line that made it (`qpu.core.builder`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from sys import _getframe
+from typing import Any, Concatenate, Final, ParamSpec, TypeAlias
+
+from qpu.core.builder import Builder, Label, Loop, Refused, run, suggest
+from qpu.core.code import Code
+from qpu.core.isa import Isa, Unit
+from qpu.core.locations import LAYERS, here
+from qpu.errors import AsmError
+from qpu.vc4 import operands, regs, vpm
+from qpu.vc4.decode import decode
+from qpu.vc4.encode import encode
+from qpu.vc4.generated.ops import AddSlot, Ops
+from qpu.vc4.instr import NO_DST, Alu, Branch, Half, Instr, LoadImm, LoadMode, Semaphore
+from qpu.vc4.instr import Dst as DstField
+from qpu.vc4.operands import (
+    BadOperand,
+    BranchCondName,
+    CondName,
+    Dst,
+    PushName,
+    Readable,
+    RegA,
+    Signal,
+    Src,
+    destination,
+    integer,
+    shown,
+)
+from qpu.vc4.ops import mul_op
+from qpu.vc4.pairing import IDLE_ADD, IDLE_MUL, Clash, Results, clashes, combine, diagnostic, results
+from qpu.vc4.regs import NOP, SIG_ALU
+from qpu.vc4.vpm import DmaMode, VpmMode
+
+__all__ = ["Absolute", "AddSlot", "Asm", "Dst", "Label", "Loop", "Src", "Target", "assemble", "build"]
+
+P = ParamSpec("P")
+
+_CONDS: Final = {c.name: c.code for c in regs.CONDS}
+_CACHED: Final = 1 << 16
+_NOP: Final = Alu()
+
+
+class Absolute:
+    """A bus address as a branch target; of a label, its offset in the program, to be added to a register."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, target: int | str | Label) -> None:
+        self.target = target
+
+
+Target: TypeAlias = str | Label | int | RegA | Absolute
+"""Where a branch goes: a label or its name, a byte offset, the address in a register, or ``q.absolute(...)``."""
+
+_halves: dict[tuple[object, ...], Half] = {}  # by the arguments of the method; operands are shared, so identity decides
+
+
+class Asm(Ops, Builder[Instr]):
+    """A VideoCore IV program under construction. Use it through `assemble`."""
+
+    __slots__ = ("_sig",)
+
+    isa = Isa.VC4
+    _idle = _NOP
+    _sig: int  # signal of the open instruction
+
+    # -- halves: called by the generated methods
+
+    def _add(self, op: int, d: Any, a: Any, b: Any, cond: Any, push: Any, sig: Any) -> int:
+        frame = _getframe(2)
+        while frame.f_code.co_filename in LAYERS:
+            frame = frame.f_back  # type: ignore[assignment]  # somebody outside called
+        try:
+            half = _halves.get((op, d, a, b, cond, push))
+        except TypeError:  # an operand that cannot be hashed is not one
+            half = None
+        if half is None:
+            half = self._make(Unit.ADD, op, d, a, b, cond, push, 0)
+        return self._begin(half, sig, (frame.f_code, frame.f_lasti))
+
+    def _begin(self, half: Half | None, sig: Any, place: Any) -> int:
+        code = SIG_ALU if sig is None else self._signal(sig, half)
+        instrs: list[Any] = self._instrs
+        self._open = index = len(instrs)
+        self._half = half
+        self._sig = code
+        self._places.append(place)
+        instrs.append(_NOP if half is None else (half, code))
+        return index
+
+    def _mul(self, index: int, op: int, d: Any, a: Any, b: Any, cond: Any, rotate: Any) -> None:
+        if index != self._open:
+            self._join(index, mul_op(op).name)
+            return
+        self._open = -1
+        half = None
+        if rotate.__class__ is int:
+            try:
+                half = _halves.get((~op, d, a, b, cond, rotate))
+            except TypeError:
+                pass
+        if half is None:
+            half = self._make(Unit.MUL, op, d, a, b, cond, None, rotate)
+        if half is not None and self._half is not None:
+            self._instrs[index] = self._pair(self._half, half, self._sig)
+
+    def _mul_only(self, op: int, d: Any, a: Any, b: Any, cond: Any, push: Any, sig: Any, rotate: Any) -> None:
+        half = self._make(Unit.MUL, op, d, a, b, cond, push, rotate)
+        code = SIG_ALU if sig is None else self._signal(sig, half)
+        self._record(_NOP if half is None else self._pair(IDLE_ADD, half, code))
+
+    def _idle_add(self, sig: Any) -> int:
+        return self._begin(IDLE_ADD, sig, here())
+
+    def _read(self, a: Any, sig: Any) -> int:
+        half = IDLE_ADD
+        try:
+            named = operands.readable(a).source
+            half = Half(Unit.ADD, reads=() if named is None else (named,))
+        except Refused as found:
+            self._refuse(found)
+        return self._begin(half, sig, here())
+
+    def _make(self, unit: Unit, op: int, d: Any, a: Any, b: Any, cond: Any, push: Any, rotate: Any) -> Half | None:
+        """The half that a method was called for, or None after an error."""
+        try:
+            target = destination(d)
+            a = operands.readable(a)
+            b = None if b is None else operands.readable(b)
+            turn = operands.rotation(rotate)
+            code = _condition(cond)
+            _check_push(push)
+        except Refused as found:
+            self._refuse(found)
+            return None
+        key = (op, d, a, b, cond, push) if unit is Unit.ADD else (~op, d, a, b, cond, turn, push)
+        half = _halves.get(key)
+        if half is not None:
+            return half
+        second = None if b is None else b.source
+        half = Half(unit, op, target, a.source, second, cond=code, push=push is not None, rotate=turn)
+        pair = (half, IDLE_MUL) if unit is Unit.ADD else (IDLE_ADD, half)
+        broken = list(clashes(*pair))
+        for clash in broken:
+            self._refuse(diagnostic(clash))
+        if broken:
+            return None
+        if len(_halves) >= _CACHED:
+            _halves.clear()
+        _halves[key] = half
+        if unit is Unit.MUL and push is None and rotate.__class__ is int:
+            _halves[~op, d, a, b, cond, rotate] = half
+        return half
+
+    def _signal(self, sig: Any, half: Half | None) -> int:
+        """The code of a signal beside `half`."""
+        if not isinstance(sig, Signal):
+            allowed = ", ".join(f"q.{name}" for name in operands.SIGNALS)
+            help = suggest(sig, operands.SIGNALS) or "write sig=q.ldtmu0, for example"
+            self._error("signal", f"{shown(sig)} is not a signal", allowed, help)
+            return SIG_ALU
+        if half is not None and half.imm:
+            pair = (half, IDLE_MUL) if half.unit is Unit.ADD else (IDLE_ADD, half)
+            self._pair(*pair, sig.code)
+            return SIG_ALU
+        return sig.code
+
+    def _pair(self, add: Half, mul: Half, sig: int) -> Alu:
+        found = combine(add, mul, sig)
+        if isinstance(found, Alu):
+            return found
+        self._refuse(found)
+        return _NOP
+
+    # -- branches
+
+    def absolute(self, target: int | str | Label) -> Absolute:
+        """A bus address as a branch target; of a label, its offset in the program, to be added to a register."""
+        return Absolute(target)
+
+    def b(
+        self,
+        target: Target,
+        *,
+        cond: BranchCondName = "always",
+        reg: RegA | None = None,
+        link: Dst | None = None,
+        link2: Dst | None = None,
+    ) -> None:
+        """Branch; the three instructions after it are executed in any case.
+
+        target: a label; an offset in bytes from the fourth instruction after the branch; a register that holds a bus
+        address; or ``q.absolute(...)``. reg: added to the target (an odd register also sets the flags).
+        link, link2: receive the address of the fourth instruction after the branch when it is taken.
+        """
+        try:
+            instr, label = self._branch(target, cond, reg, link, link2)
+        except Refused as found:
+            self._refuse(found)
+            instr, label = Branch(), None
+        self._record_branch(instr, label)
+
+    def _branch(self, target: Any, cond: Any, reg: Any, link: Any, link2: Any) -> tuple[Branch, str | None]:
+        """The branch, and the label that its target is."""
+        code = regs.branch_cond(cond) if isinstance(cond, str) else None
+        if code is None:
+            names = [c.name for c in regs.BRANCH_CONDS]
+            help = suggest(cond, names) or "leave it out for a branch in any case"
+            raise Refused("branch-condition", f"{cond!r} is not a branch condition", ", ".join(names), help)
+        if isinstance(target, BadOperand):
+            raise target.why
+        absolute = isinstance(target, Absolute)
+        if isinstance(target, Absolute):
+            target = target.target
+        elif isinstance(target, RegA) and reg is None:
+            absolute, target, reg = True, 0, target
+        if isinstance(reg, BadOperand):
+            raise reg.why
+        if reg is not None and not isinstance(reg, RegA):
+            help = "copy the address to a register of file A"
+            raise Refused("branch-register", f"{shown(reg)} cannot hold a branch target", "ra[0]..ra[31]", help)
+        first, second, fields = _results(link, link2)
+        if fields.pack:
+            help = "pack it in another instruction"
+            raise Refused("link", "a link value cannot be packed", "a register without pack mode", help)
+        label = target.name if isinstance(target, Label) else target if isinstance(target, str) else None
+        if label is not None and absolute and reg is None:
+            raise Refused(
+                "branch-target",
+                f"an absolute branch cannot reach label {label!r}: the address of the program is not known here",
+                "a bus address, or a register that holds the program's address",
+                "write q.b(label), which is relative",
+            )
+        offset = integer(target) if label is None else 0
+        if offset is None or not -(1 << 31) <= offset < 1 << 32:
+            allowed = "a label, 32 bits, ra[0]..ra[31], q.absolute(address)"
+            raise Refused("branch-target", f"{shown(target)} is not a branch target", allowed, "write a label")
+        rel, at = int(not absolute), (0, 0) if reg is None else (1, reg.n)
+        return Branch(code.code, rel, *at, fields.ws, first.n, second.n, offset & 0xFFFFFFFF), label
+
+    def _link(self, instr: Instr, index: int, target: int) -> Instr:
+        assert isinstance(instr, Branch)
+        offset = 8 * target - (8 * index + 32 if instr.rel else 0)
+        return replace(instr, imm=offset & 0xFFFFFFFF)
+
+    # -- constants
+
+    def ldi(
+        self,
+        d: Dst,
+        value: int | float | Sequence[int],
+        *,
+        dst2: Dst | None = None,
+        cond: CondName = "always",
+        cond2: CondName = "always",
+        push: PushName | None = None,
+    ) -> None:
+        """Load a constant.
+
+        value: an integer -2**31..2**32-1, a float, or 16 integers, one a lane, all in -2..1 or all in 0..3.
+        d: destination of the ADD side, dst2: of the MUL side, under `cond` and `cond2`.
+        """
+        instr: Instr = _NOP
+        try:
+            mode, imm = operands.constant(value)
+            first, second, fields = _results(d, dst2)
+            conds = [_condition(cond), _condition(cond2)]
+            for side, field in enumerate((first, second)):
+                if conds[side] is None:
+                    conds[side] = int(field.n != NOP)
+            _check_push(push)
+            if push is not None and cond == "always" and first.n == second.n == NOP:
+                conds[0] = 1
+            instr = LoadImm(
+                LoadMode(mode), fields.pm, fields.pack, conds[0] or 0, conds[1] or 0, int(push is not None), fields.ws,
+                first.n, second.n, imm,
+            )  # fmt: skip
+        except Refused as found:
+            self._refuse(found)
+        self._record(instr)
+
+    # -- semaphores, mutex, host
+
+    def sema_up(self, n: int) -> None:
+        """Increment semaphore `n` (0..15); waits while it is 15."""
+        self._semaphore(n, 0)
+
+    def sema_down(self, n: int) -> None:
+        """Decrement semaphore `n` (0..15); waits while it is 0."""
+        self._semaphore(n, 16)
+
+    def _semaphore(self, n: int, acquire: int) -> None:
+        number = integer(n)
+        if number is None or not 0 <= number <= 15:
+            self._error("semaphore", f"semaphore {shown(n)} does not exist", "0..15", "write one of these numbers")
+            number = 0
+        self._record(Semaphore(imm=acquire | number))
+
+    def mutex_acquire(self) -> None:
+        """Take the mutex; waits for it."""
+        self.read(self.mutex)
+
+    def mutex_release(self) -> None:
+        """Give the mutex back."""
+        self.mov(self.mutex, 1)
+
+    def interrupt(self) -> None:
+        """Raise this QPU's host interrupt."""
+        self.mov(self.host_interrupt, 1)
+
+    def end(self, *, interrupt: bool = True) -> None:
+        """End the program: a host interrupt if wanted, the program end and its two delay slots."""
+        if interrupt:
+            self.mov(self.host_interrupt, 1)
+        self.nop(sig=self.thrend)
+        self.nop()
+        self.nop()
+
+    def nops(self, n: int) -> None:
+        """`n` instructions that do nothing, such as delay slots."""
+        for _ in range(n):
+            self.nop()
+
+    def raw(self, word: int) -> None:
+        """Any 64-bit word as it is; the checker still looks at it."""
+        number = integer(word)
+        if number is None or not 0 <= number < 1 << 64:
+            help = "write the word as an integer"
+            self._error("raw", f"{shown(word)} is not an instruction word", "0..2**64-1", help)
+            number = encode(_NOP)
+        self._record(decode(number))
+
+    # -- VPM and DMA
+
+    def _setup(self, d: Dst, make: Callable[[], int]) -> None:
+        value = 0
+        try:
+            value = make()
+        except AsmError as error:
+            for found in error.diagnostics:
+                self._refuse(found)
+        self.ldi(d, value)
+
+    def setup_vpm_read(
+        self, n: int, mode: VpmMode = "32bit horizontal", *, y: int = 0, x: int = 0, part: int = 0, stride: int = 1
+    ) -> None:
+        """Fetch `n` vectors from the VPM into the read FIFO; read `vpm` exactly that often. See `qpu.vc4.vpm`."""
+        self._setup(self.vr_setup, lambda: vpm.vpm_read(n, mode, y=y, x=x, part=part, stride=stride))
+
+    def setup_vpm_write(
+        self, mode: VpmMode = "32bit horizontal", *, y: int = 0, x: int = 0, part: int = 0, stride: int = 1
+    ) -> None:
+        """Say where vectors written to `vpm` go. See `qpu.vc4.vpm`."""
+        self._setup(self.vw_setup, lambda: vpm.vpm_write(mode, y=y, x=x, part=part, stride=stride))
+
+    def setup_dma_load(
+        self,
+        nrows: int = 1,
+        ncols: int = 16,
+        mode: DmaMode = "32bit horizontal",
+        *,
+        y: int = 0,
+        x: int = 0,
+        part: int = 0,
+        vpitch: int = 1,
+        mpitch: int = 3,
+    ) -> None:
+        """Shape of DMA loads, memory to VPM. See `qpu.vc4.vpm.dma_load`."""
+        self._setup(
+            self.vr_setup,
+            lambda: vpm.dma_load(nrows, ncols, mode, y=y, x=x, part=part, vpitch=vpitch, mpitch=mpitch),
+        )
+
+    def setup_dma_load_stride(self, stride: int) -> None:
+        """Bytes from row start to row start in memory, for loads with ``mpitch=0``."""
+        self._setup(self.vr_setup, lambda: vpm.dma_load_stride(stride))
+
+    def setup_dma_store(
+        self,
+        nrows: int = 1,
+        ncols: int = 16,
+        mode: DmaMode = "32bit horizontal",
+        *,
+        y: int = 0,
+        x: int = 0,
+        part: int = 0,
+    ) -> None:
+        """Shape of DMA stores, VPM to memory. See `qpu.vc4.vpm.dma_store`."""
+        self._setup(self.vw_setup, lambda: vpm.dma_store(nrows, ncols, mode, y=y, x=x, part=part))
+
+    def setup_dma_store_stride(self, stride: int, *, blockmode: bool = False) -> None:
+        """Bytes from the end of a row in memory to the start of the next; write it before the first store."""
+        self._setup(self.vw_setup, lambda: vpm.dma_store_stride(stride, blockmode=blockmode))
+
+    def start_dma_load(self, address: Readable) -> None:
+        """Start a DMA load from the bus address in lane 0 of a register."""
+        self.mov(self.vr_addr, address)
+
+    def wait_dma_load(self) -> None:
+        """Wait until the DMA load is done."""
+        self.read(self.vr_wait)
+
+    def start_dma_store(self, address: Readable) -> None:
+        """Start a DMA store to the bus address in lane 0 of a register."""
+        self.mov(self.vw_addr, address)
+
+    def wait_dma_store(self) -> None:
+        """Wait until the DMA store is done."""
+        self.read(self.vw_wait)
+
+    def _code(self) -> Code:
+        """The program. Raises: AsmError with every diagnostic."""
+        instrs, labels, places = self._finish()
+        pending: list[Any] = instrs
+        for index, instr in enumerate(pending):
+            if instr.__class__ is tuple:  # an ADD half without MUL half, and its signal
+                pending[index] = combine(instr[0], None, instr[1])
+        return Code(Isa.VC4, tuple(map(encode, instrs)), labels, places)
+
+
+def _condition(cond: Any) -> int | None:
+    """The code of a write condition; None for "always", which a result that goes nowhere does not need."""
+    code = _CONDS.get(cond) if isinstance(cond, str) else None
+    if code is None:
+        help = suggest(cond, _CONDS) or "leave it out for a result in every lane"
+        raise Refused("condition", f"{cond!r} is not a condition", ", ".join(_CONDS), help)
+    return None if cond == "always" else code
+
+
+def _check_push(push: object) -> None:
+    if push is not None and push != "z":
+        raise Refused("push", f"{push!r} is not a push", "'z'", "push='z' sets the flags Z, N and C")
+
+
+def _results(first: Dst | None, second: Dst | None) -> tuple[DstField, DstField, Results]:
+    """The destinations of the ADD and the MUL side. Raises: Refused."""
+    one = NO_DST if first is None else destination(first)
+    two = NO_DST if second is None else destination(second)
+    found = results(one, two)
+    if isinstance(found, Clash):
+        raise Refused.of(diagnostic(found))
+    return one, two, found
+
+
+def assemble(fn: Callable[Concatenate[Asm, P], None], /, *args: P.args, **kwargs: P.kwargs) -> Code:
+    """The program that ``fn(q, *args, **kwargs)`` builds, hazard rules applied.
+
+    Raises: AsmError with every mistake of the program, each at its line; HazardError when it breaks a rule of the
+    hardware. `build` does the same without the hazard rules.
+    """
+    program = build(fn, *args, **kwargs)
+    from qpu.vc4.hazards import enforce
+
+    enforce(program)
+    return program
+
+
+def build(fn: Callable[Concatenate[Asm, P], None], /, *args: P.args, **kwargs: P.kwargs) -> Code:
+    """The program that ``fn(q, *args, **kwargs)`` builds, hazard rules not applied. Raises: AsmError."""
+    return run(Asm(), fn, *args, **kwargs)._code()
+
+
+LAYERS.add(__file__)
