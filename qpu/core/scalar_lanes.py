@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Final
 
@@ -72,6 +73,9 @@ class ScalarLanes:
 
     def permute(self, a: int, index: int) -> int:
         return a
+
+    def mover(self, order: Sequence[int]) -> Callable[[int], int]:
+        return lambda a: a
 
     # -- integers
 
@@ -148,6 +152,9 @@ class ScalarLanes:
 
     def mconst(self, value: bool) -> bool:
         return value
+
+    def first(self, m: bool) -> int:
+        return 0 if m else 16
 
     # -- binary32: a binary64 sum or product of two binary32 values rounds once more to the same result
 

@@ -16,11 +16,11 @@ Facts: docs/hardware/v3d.md 3 to 7 and 9; assumed choices are marked where they 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from qpu.core.isa import Isa
-from qpu.core.optable import Flags
+from qpu.core.optable import Flags, Semantics
 from qpu.emu.v3d.prepare import DATA_WRITES, TMUA, TMUAU, TMUC, Prepared
 from qpu.v3d import regs
 from qpu.v3d.instr import Alu, AluHalf, Dst, Sig, Src, SrcKind
@@ -187,9 +187,10 @@ def _general(p: Prepared, i: Alu, halves: list[_Half], v: Lanes) -> Step:
     select = bool(same and i.add.cond and i.mul.cond and i.sig_dst is None)
     hazards = [h for h in p.hazards if not (select and h[0] == "same-destination")]
     hazards.sort(key=lambda h: h[0] == "same-destination")
-    pushing = [k for k, half in enumerate(halves) if half.flag]
-    implying = [k for k, half in enumerate(halves) if half.op.implicit_writes]
-    order = sorted(range(len(halves)), key=lambda k: halves[k].requests)
+    runs = [half.run for half in halves]
+    flags = [(k, half.set_flags) for k, half in enumerate(halves) if half.set_flags is not None]
+    implied = [(k, name, n) for k, half in enumerate(halves) for n, name in enumerate(half.op.implicit_writes)]
+    puts = sorted(((k, half.put) for k, half in enumerate(halves)), key=lambda kp: halves[kp[0]].requests)
     rf0_rule, doubtful = p.isa is Isa.V3D71 and p.writes_rf0, p.doubtful_rf0
 
     def step(t: Thread, x: Machine) -> None:
@@ -197,23 +198,22 @@ def _general(p: Prepared, i: Alu, halves: list[_Half], v: Lanes) -> Step:
             x.hazard(t, rule, message)
         if rotates:
             _check_rotation(t, x, i)
-        found = [half.run(t, x) for half in halves]
+        found = [run(t, x) for run in runs]
         if select:
-            one, other = (any_half(v, mask) for _, _, mask, _ in found if mask is not None)
+            one, other = (any_half(v, mask) for _, mask, _, _ in found if mask is not None)
             x.hazard_in(t, "same-destination", same[0], v.mand(one, other))
         loaded = [take(t, x) for take, _ in loads]
         if wrtmuc:
             t.config = x.uniform(t)
-        for k in pushing:
-            result, operands, _, _ = found[k]
-            halves[k].set_flags(t, operands, result)
-        for k in implying:
-            _, _, mask, more = found[k]
-            for name, new in zip(halves[k].op.implicit_writes, more, strict=True):
-                _SETTERS[name](v, t, new, mask)
-        for k in order:
-            result, _, mask, _ = found[k]
-            halves[k].put(t, x, result, mask)
+        for k, set_flags in flags:
+            result, _, operands, _ = found[k]
+            set_flags(t, operands, result)
+        for k, name, n in implied:
+            _, mask, _, more = found[k]
+            _SETTERS[name](v, t, more[n], mask)
+        for k, put in puts:
+            result, mask, _, _ = found[k]
+            put(t, x, result, mask)
         for (_, put), value in zip(loads, loaded, strict=True):
             put(t, x, value, None)
         if rf0_rule:
@@ -270,8 +270,9 @@ class _Half:
     """One half of an instruction, taken apart.
 
     idle: it does nothing. value: computes the result, without anything around it. plain: value goes to a register,
-    `place` of `Thread.regs`, and that is all. put: writes a result to the destination. requests: that starts a TMU
-    request. flag: the flag that is pushed or updated, or empty.
+    `place` of `Thread.regs`, and that is all. run: computes what `_Found` says. set_flags: pushes or updates the flags
+    of a result, None when the half does neither. put: writes a result to the destination. requests: that starts a TMU
+    request.
     """
 
     def __init__(self, p: Prepared, i: Alu, half: AluHalf, v: Lanes, *, mul: bool) -> None:
@@ -279,17 +280,17 @@ class _Half:
         sources = [s for s in (half.a, half.b) if s is not None]
         rotates = mul and bool(i.sig & Sig.ROT)
         reads = [_source(s, v, _rotation(i, s, v) if rotates else None) for s in sources]
-        self.flag = (half.push or half.update)[-1:]
-        self.idle = half.op.name in _IDLE and not self.flag
+        flagged = bool(half.push or half.update)
+        self.idle = half.op.name in _IDLE and not flagged
         self.place, self.requests = -1, False
         self.put: _Put = _discard
         if half.op.name not in _IDLE and half.dst is not None:
             lane_op = not mul and half.op.name in LANE_OPS
             self.place, self.put, self.requests = _destination(p, half.dst, half.pack, v, lane_op=lane_op)
-        self.plain = self.place >= 0 and not (half.cond or self.flag or half.op.implicit_writes)
-        self.implicit = [_GETTERS[name] for name in half.op.implicit_reads]
+        self.plain = self.place >= 0 and not (half.cond or flagged or half.op.implicit_writes)
         self.value = self._value(reads)
-        self.operands = self._operands(reads)
+        self.run = self._run(reads)
+        self.set_flags = _flag_setter(half, v) if flagged else None
 
     def _value(self, reads: list[_Read]) -> Callable[[Any, Any], Any]:
         v, sem = self.v, self.op.sem
@@ -298,9 +299,9 @@ class _Half:
         if sem is None:
             zero = v.const(0)
             return lambda t, x: zero
-        if self.implicit:
-            getters, operands = self.implicit, self._operands(reads)
-            return lambda t, x: sem(v, *operands(t, None), *[get(v, t) for get in getters])
+        getters = [_GETTERS[name] for name in self.op.implicit_reads]
+        if getters:
+            return lambda t, x: sem(v, *[read(t) for read in reads], *[get(v, t) for get in getters])
         if len(reads) == 2:
             first, second = reads
             return lambda t, x: sem(v, first(t), second(t))
@@ -309,75 +310,89 @@ class _Half:
             return lambda t, x: sem(v, only(t))
         return lambda t, x: sem(v)
 
-    def _operands(self, reads: list[_Read]) -> Callable[[Any, Pair | None], tuple[Vec, ...]]:
-        """The operands, given the lanes that the condition enables."""
-        if len(reads) == 2:
-            first, second = reads
-            return lambda t, mask: (first(t), second(t))
-        if len(reads) == 1:
-            only = reads[0]
-            if self.half.cond and self.op.name in LANE_OPS:
-                return lambda t, mask: (self._enabled(only(t), mask),)
-            return lambda t, mask: (only(t),)
-        return lambda t, mask: ()
-
-    def _enabled(self, value: Vec, mask: Pair | None) -> Vec:
-        """The operand of a lane operation with a condition: only enabled lanes take part (assumed)."""
-        assert mask is not None
-        v, on = self.v, any_half(self.v, mask)
-        return v.select(on, value, v.const(0) if self.op.name == "ballot" else v.permute(value, v.first(on)))
-
-    def run(self, t: Thread, x: Machine) -> tuple[Vec, tuple[Vec, ...], Pair | None, tuple[Vec, ...]]:
-        """Result, operands, lanes that the condition enables (None: all), and implicit results."""
-        op = self.op
-        mask = _condition(self.v, t, self.half.cond) if self.half.cond else None
-        if op.sem is None:
-            return self.value(t, x), (), mask, ()
-        operands = self.operands(t, mask)
-        found = op.sem(self.v, *operands, *[get(self.v, t) for get in self.implicit])
+    def _run(self, reads: list[_Read]) -> Callable[[Any, Any], _Found]:
+        v, op, value, sem = self.v, self.op, self.value, self.op.sem
+        mask = _condition(self.half.cond, v) if self.half.cond else lambda t: None
         if op.implicit_writes:
-            result, *more = found
-            return result, operands, mask, tuple(more)
-        return found, operands, mask, ()
 
-    def set_flags(self, t: Thread, operands: tuple[Vec, ...], result: Vec) -> None:
-        """Push or update. The flag is that of the result, before any destination handling."""
-        v, update = self.v, self.half.update
-        lo, hi = self._flags(operands, result)
-        if self.half.push:
-            t.b, t.b_hi = t.a, t.a_hi
-            t.a, t.a_hi = lo, hi
-            return
-        nor, negated = update.startswith("nor"), len(update) == 5  # andnz, nornz, ...
+            def hidden(t: Thread, x: Machine) -> _Found:
+                result, *more = value(t, x)
+                return result, mask(t), (), more
 
-        def fresh(old: Mask, flag: Mask) -> Mask:
-            flag = v.mnot(flag) if negated else flag
-            return v.mnot(v.mor(old, flag)) if nor else v.mand(old, flag)
+            return hidden
+        enabled = bool(self.half.cond) and op.name in LANE_OPS and len(reads) == 1
+        if sem is None or not (enabled or _special_flag(self.half)):
+            return lambda t, x: (value(t, x), mask(t), (), ())
 
+        def whole(t: Thread, x: Machine) -> _Found:
+            on = mask(t)
+            operands = [read(t) for read in reads]
+            if enabled and on is not None:
+                operands = [_enabled(v, operands[0], any_half(v, on), zeros=op.name == "ballot")]
+            return sem(v, *operands), on, operands, ()
+
+        return whole
+
+
+# Result; lanes that the condition enables (None: all); operands, where flags need them; implicit results.
+_Found: TypeAlias = "tuple[Vec, Pair | None, Sequence[Vec], Sequence[Vec]]"
+
+
+def _enabled(v: Lanes, value: Vec, on: Mask, *, zeros: bool) -> Vec:
+    """The operand of a lane operation with a condition: only enabled lanes take part (assumed)."""
+    return v.select(on, value, v.const(0) if zeros else v.permute(value, v.first(on)))
+
+
+def _special_flag(half: AluHalf) -> Semantics | None:
+    """The row's own function for the flag that the half pushes or updates."""
+    op = half.op
+    return {"": None, "z": op.zero, "n": op.negative, "c": op.carry}[(half.push or half.update)[-1:]]
+
+
+def _flag(half: AluHalf, v: Lanes) -> Callable[[Sequence[Vec], Vec], Pair]:
+    """The flag of a result, before any destination handling."""
+    name, zero = (half.push or half.update)[-1], v.const(0)
+    if half.op.flags is Flags.HALVES:
+        if name == "z":
+            return lambda operands, r: (v.eq(v.and_(r, v.const(0xFFFF)), zero), v.eq(v.shr(r, v.const(16)), zero))
+        if name == "n":
+            return lambda operands, r: (v.slt(v.shl(r, v.const(16)), zero), v.slt(r, zero))
+        return lambda operands, r: (v.mconst(False),) * 2
+    special = _special_flag(half)
+
+    def word(operands: Sequence[Vec], r: Vec) -> Pair:
+        if special is not None:
+            mask = special(v, *operands, r)
+        elif name == "z":
+            mask = v.eq(r, zero)
+        else:
+            mask = v.slt(r, zero) if name == "n" else v.mconst(False)
+        return mask, mask
+
+    return word
+
+
+def _flag_setter(half: AluHalf, v: Lanes) -> Callable[[Any, Sequence[Vec], Vec], None]:
+    flag = _flag(half, v)
+
+    def push(t: Thread, operands: Sequence[Vec], result: Vec) -> None:
+        new = flag(operands, result)
+        t.b, t.b_hi = t.a, t.a_hi
+        t.a, t.a_hi = new
+
+    nor, negated = half.update.startswith("nor"), len(half.update) == 5  # andnz, nornz, ...
+
+    def fresh(old: Mask, f: Mask) -> Mask:
+        f = v.mnot(f) if negated else f
+        return v.mnot(v.mor(old, f)) if nor else v.mand(old, f)
+
+    def update(t: Thread, operands: Sequence[Vec], result: Vec) -> None:
+        lo, hi = flag(operands, result)
         together = t.a is t.a_hi and lo is hi
         new = fresh(t.a, lo)
         t.a, t.a_hi = new, new if together else fresh(t.a_hi, hi)
 
-    def _flags(self, operands: tuple[Vec, ...], result: Vec) -> Pair:
-        v, op, name = self.v, self.op, self.flag
-        zero = v.const(0)
-        if op.flags is Flags.HALVES:
-            if name == "z":
-                return v.eq(v.and_(result, v.const(0xFFFF)), zero), v.eq(v.shr(result, v.const(16)), zero)
-            if name == "n":
-                return v.slt(v.shl(result, v.const(16)), zero), v.slt(result, zero)
-            clear = v.mconst(False)
-            return clear, clear
-        special = {"z": op.zero, "n": op.negative, "c": op.carry}[name]
-        if special is not None:
-            mask = special(v, *operands, result)
-        elif name == "z":
-            mask = v.eq(result, zero)
-        elif name == "n":
-            mask = v.slt(result, zero)
-        else:
-            mask = v.mconst(False)
-        return mask, mask
+    return push if half.push else update
 
 
 # -- operands
@@ -448,13 +463,20 @@ _GETTERS: dict[str, Callable[[Lanes, Any], Vec]] = {
 # -- results
 
 
-def _condition(v: Lanes, t: Thread, cond: str) -> Pair:
+def _condition(cond: str, v: Lanes) -> Callable[[Any], Pair | None]:
     """Lanes (low halves, high halves) that a condition enables."""
-    lo, hi = (t.a, t.a_hi) if cond[-1] == "a" else (t.b, t.b_hi)
-    if not cond.startswith("ifn"):
-        return lo, hi
-    inverse = v.mnot(lo)
-    return inverse, inverse if lo is hi else v.mnot(hi)
+    if cond == "ifa":
+        return lambda t: (t.a, t.a_hi)
+    if cond == "ifb":
+        return lambda t: (t.b, t.b_hi)
+
+    def inverse(lo: Mask, hi: Mask) -> Pair:
+        new = v.mnot(lo)
+        return new, new if lo is hi else v.mnot(hi)
+
+    if cond == "ifna":
+        return lambda t: inverse(t.a, t.a_hi)
+    return lambda t: inverse(t.b, t.b_hi)
 
 
 def _blend(v: Lanes, mask: Pair, new: Vec, old: Vec) -> Vec:
