@@ -195,6 +195,8 @@ class Op:
     pure: bool = True  # result depends on operands alone and nothing else happens
     machine: str | None = None  # name of the machine action that gives the operation its meaning
     graphics: bool = False  # only meaningful in graphics shaders; encoded, not executed
+    lane_op: bool = False  # V3D 7.1: moves or compares lanes on the path of the special functions
+    counts: str = ""  # what an execution counts as in statistics: "fadd", "fmul" or nothing
     aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -23,8 +23,6 @@ from qpu.v3d import sem as s
 
 __all__ = [
     "BY_NAME",
-    "FLOAT_ADDS",
-    "FLOAT_MULS",
     "FORMS",
     "LANE_OPS",
     "MODIFIERS",
@@ -165,6 +163,8 @@ def _row(
     pure: bool = True,
     machine: str | None = None,
     graphics: bool = False,
+    lane_op: bool = False,
+    counts: str = "",
     aliases: tuple[str, ...] = (),
 ) -> Op:
     code = {isa: units for isa, units in ((C42, on42), (C71, on71)) if units is not None}
@@ -191,6 +191,8 @@ def _row(
         pure=pure and not (reads or writes or tokens - _SFU or machine or graphics),  # the SFU token is about timing
         machine=machine,
         graphics=graphics,
+        lane_op=lane_op,
+        counts=counts,
         aliases=aliases,
     )
 
@@ -230,6 +232,7 @@ def _lane(name: str, operands: str, op: int, b: int | None, sem: Semantics, doc:
         source="py-videocore7 device tests; newer Mesa tables",
         tokens=_SFU,
         latency=_STALL,
+        lane_op=True,
     )
 
 
@@ -354,6 +357,7 @@ ROWS: Final[tuple[Op, ...]] = (
         order="natural",
         commutes=True,
         source=_ALU_TEST,
+        counts="fadd",
     ),
     _row(
         "faddnf",
@@ -367,8 +371,19 @@ ROWS: Final[tuple[Op, ...]] = (
         commutes=True,
         sem_basis=Basis.ASSUMED,
         source=_ALU_TEST,
+        counts="fadd",
     ),
-    _row("fsub", "d:f32 a:f32 b:f32", _a(64, "f2p"), _a(64, "f2p"), s.fsub, "a - b.", modifiers=_F2, source=_ALU_TEST),
+    _row(
+        "fsub",
+        "d:f32 a:f32 b:f32",
+        _a(64, "f2p"),
+        _a(64, "f2p"),
+        s.fsub,
+        "a - b.",
+        modifiers=_F2,
+        source=_ALU_TEST,
+        counts="fadd",
+    ),
     _row(
         "fmin",
         "d:f32 a:f32 b:f32",
@@ -768,6 +783,7 @@ ROWS: Final[tuple[Op, ...]] = (
         modifiers=_F2,
         commutes=True,
         source=_ALU_TEST,
+        counts="fmul",
     ),
     _row(
         "vfmul",
@@ -827,11 +843,8 @@ ROWS: Final[tuple[Op, ...]] = (
 )
 
 # Operations on the special-function path: result latency, pairing rules.
-SFU_OPS: Final = frozenset({"recip", "rsqrt", "exp", "log", "sin", "rsqrt2"})
-LANE_OPS: Final = frozenset({"ballot", "bcastf", "alleq", "allfeq", "rotq", "rot", "shuffle"})
-# For statistics: operations that count as a float addition or multiplication.
-FLOAT_ADDS: Final = frozenset({"fadd", "faddnf", "fsub"})
-FLOAT_MULS: Final = frozenset({"fmul"})
+LANE_OPS: Final = frozenset(op.name for op in ROWS if op.lane_op)
+SFU_OPS: Final = frozenset(op.name for op in ROWS if Token.SFU in op.tokens) - LANE_OPS
 
 BY_NAME: Final[Mapping[str, Op]] = MappingProxyType({op.name: op for op in ROWS})
 

@@ -21,12 +21,12 @@ from typing import Any, Protocol, TypeAlias
 
 from qpu.core.isa import Isa
 from qpu.core.optable import Flags, Semantics
-from qpu.emu.v3d.prepare import DATA_WRITES, TMUA, TMUAU, TMUC, Prepared
+from qpu.emu.v3d.prepare import Prepared, requests
 from qpu.v3d import regs
 from qpu.v3d.instr import Alu, AluHalf, Dst, Sig, Src, SrcKind
-from qpu.v3d.ops import LANE_OPS, PACK, UNPACK, table
+from qpu.v3d.ops import PACK, UNPACK, table
 
-__all__ = ["ACC", "SYNCB", "UNIFA", "Machine", "Mask", "Number", "Pair", "Step", "Thread", "Vec", "any_half", "build"]
+__all__ = ["ACC", "Machine", "Mask", "Number", "Pair", "Step", "Thread", "Vec", "any_half", "build"]
 
 # What an engine computes with is opaque here, as in `qpu.v3d.sem`.
 Lanes: TypeAlias = Any  # a `LaneOps`
@@ -37,7 +37,7 @@ Pair: TypeAlias = tuple[Mask, Mask]  # of the low and the high halves of the lan
 
 ACC = 64  # index of r0 in `Thread.regs`; rf0..rf63 come first
 LANES = 16
-UNIFA, SYNCB, R5 = 9, 18, 5
+R5 = 5
 UNDEFINED_DATA = 0xDEADDA7A  # data words of lanes whose condition failed
 
 
@@ -285,7 +285,7 @@ class _Half:
         self.place, self.requests = -1, False
         self.put: _Put = _discard
         if half.op.name not in _IDLE and half.dst is not None:
-            lane_op = not mul and half.op.name in LANE_OPS
+            lane_op = not mul and half.op.lane_op
             self.place, self.put, self.requests = _destination(p, half.dst, half.pack, v, lane_op=lane_op)
         self.plain = self.place >= 0 and not (half.cond or flagged or half.op.implicit_writes)
         self.value = self._value(reads)
@@ -320,7 +320,7 @@ class _Half:
                 return result, mask(t), (), more
 
             return hidden
-        enabled = bool(self.half.cond) and op.name in LANE_OPS and len(reads) == 1
+        enabled = bool(self.half.cond) and op.lane_op and len(reads) == 1
         if sem is None or not (enabled or _special_flag(self.half)):
             return lambda t, x: (value(t, x), mask(t), (), ())
 
@@ -553,15 +553,18 @@ def _destination(p: Prepared, dst: Dst, pack: str, v: Lanes, *, lane_op: bool) -
         # Results of the 7.1 lane operations are not broadcast by these destinations (measured).
         order = None if lane_op and not v42 else _QUADS if n == R5 else _FIRST
         return -1, _register(ACC + R5 if v42 else 0, order, pack, v), False
-    put = _magic(p, n, v)
+    put, starts = _magic(p, n, v), requests(p.isa, dst)
     if pack and put is not _discard:
         packer, zero = PACK[pack], v.const(0)
-        return -1, (lambda t, x, value, mask: put(t, x, packer(v, zero, value), mask)), n in (TMUA, TMUAU)
-    return -1, put, n in (TMUA, TMUAU)
+        return -1, (lambda t, x, value, mask: put(t, x, packer(v, zero, value), mask)), starts
+    return -1, put, starts
 
 
 def _magic(p: Prepared, n: int, v: Lanes) -> _Put:
     """The writer of a magic address that is not a register."""
+    row = regs.magic(p.isa, n)
+    assert row is not None
+    words, function = row.uniform_words, table(p.isa)[row.name].sem if row.kind == "sfu" else None
 
     def on(mask: Pair | None) -> Mask | None:
         return None if mask is None else any_half(v, mask)
@@ -570,7 +573,7 @@ def _magic(p: Prepared, n: int, v: Lanes) -> _Put:
         t.data.append(value if mask is None else v.select(on(mask), value, v.const(UNDEFINED_DATA)))
 
     def request(t: Thread, x: Machine, value: Vec, mask: Pair | None) -> None:
-        if n == TMUAU:
+        if words:
             t.config = x.uniform(t)
         x.request(t, value, t.live if mask is None else v.mand(t.live, on(mask)))
 
@@ -581,16 +584,13 @@ def _magic(p: Prepared, n: int, v: Lanes) -> _Put:
         x.move_unifa(t, x.lane0(t, value) if mask is None else x.lane0(t, value, on(mask), t.unifa))
 
     def sfu(t: Thread, x: Machine, value: Vec, mask: Pair | None) -> None:
+        assert function is not None
         x.sfu_result(t, function(v, value), on(mask))
 
     def syncb(t: Thread, x: Machine, value: Vec, mask: Pair | None) -> None:
         x.join_barrier(t, on(mask))
 
-    if p.isa is Isa.V3D42 and n in regs.SFU_WRITES:
-        function = table(p.isa)[regs.SFU_MAGIC[n]].sem
-        assert function is not None
-        return sfu
-    if n in DATA_WRITES:
-        return data
-    # Address 16, sync, is set-up of the barrier, which is not needed since 4.2.
-    return {TMUA: request, TMUAU: request, TMUC: config, UNIFA: unifa, SYNCB: syncb}.get(n, _discard)
+    if row.name == "sync":
+        return _discard  # set-up of the barrier, which is not needed since 4.2
+    kinds = {"tmu_data": data, "tmu_start": request, "tmu_config": config, "unifa": unifa, "sync": syncb, "sfu": sfu}
+    return kinds.get(row.kind, _discard)

@@ -6,23 +6,17 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from qpu.core.isa import Isa
+from qpu.core.optable import Token
 from qpu.errors import DecodeError
 from qpu.v3d import regs
 from qpu.v3d.decode import decode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, SrcKind
-from qpu.v3d.ops import FLOAT_ADDS, FLOAT_MULS, LANE_OPS, SFU_OPS
+from qpu.v3d.regs import signal_rows
 
-__all__ = ["DATA_WRITES", "Prepared", "disassembly", "prepare", "same_lanes"]
+__all__ = ["Prepared", "disassembly", "prepare", "requests", "same_lanes"]
 
-# Writes that queue a data word. Device tests store through tmudref and tmuoff, so the name of the data register does
-# not seem to matter (assumed); lookups proper are refused where they start.
-DATA_WRITES = frozenset({11, 34, 35, 36, 37, 38, 39})
-TMUA, TMUAU, TMUC = 12, 13, 32
-_LANE_OP_BARS = frozenset({11, TMUA, TMUC})  # py-videocore7, test_guard.py
-_TEXTURE_STARTS = frozenset({33, *range(40, 47)})
+_LANE_OP_BARS = ("tmud", "tmua", "tmuc")  # py-videocore7, test_guard.py
 _COMPLEMENTS = ({"ifa", "ifna"}, {"ifb", "ifnb"})
-_IMPLICIT = Sig.LDUNIF | Sig.LDUNIFA | Sig.LDVARY
-_ADDRESSED = Sig.LDTMU | Sig.LDVARY | Sig.LDUNIFRF | Sig.LDTLB | Sig.LDTLBU | Sig.LDUNIFARF
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +47,7 @@ class Prepared:
     data_writes: int = 0  # words this instruction queues for the TMU
     sfu_write: bool = False
     joins_barrier: bool = False  # writes syncb
+    writes_unifa: bool = False
     touches_r4: bool = False
     writes_rf0: bool = False
     doubtful_rf0: bool = False  # 7.1: implicit rf0 write beside another register-writing signal
@@ -93,18 +88,18 @@ def _alu(p: Prepared, i: Alu) -> None:
     p.thrsw = bool(sig & Sig.THRSW)
     p.add_op = i.add.op.name != "nop"
     p.mul_op = i.mul.op.name != "nop"
-    p.fadds = int(i.add.op.name in FLOAT_ADDS)
-    p.fmuls = int(i.mul.op.name in FLOAT_MULS)
-    p.addressed_signal = bool(sig & _ADDRESSED)
-    p.unifa_words = int(bool(sig & (Sig.LDUNIFA | Sig.LDUNIFARF)))
-    p.uniforms = sum(bool(sig & s) for s in (Sig.LDUNIF, Sig.LDUNIFRF, Sig.WRTMUC))
+    p.fadds = int(i.add.op.counts == "fadd")
+    p.fmuls = int(i.mul.op.counts == "fmul")
+    p.addressed_signal = i.sig_dst is not None
+    signals = signal_rows(sig)
+    p.unifa_words = sum(row.words for row in signals if row.stream == "unifa")
+    p.uniforms = sum(row.words for row in signals) - p.unifa_words
     writes: list[tuple[str, int]] = []
-    requests = 0
+    starts = 0
     for half in (i.add, i.mul):
         if half.op.graphics:
             p.problem = ("graphics", f"`{half.op.name}` has no meaning in a compute program")
-        if half.op.name in SFU_OPS or half.op.name in LANE_OPS:
-            p.sfu_ops += 1
+        p.sfu_ops += Token.SFU in half.op.tokens
         for src in (half.a, half.b):
             if src is None:
                 continue
@@ -119,23 +114,17 @@ def _alu(p: Prepared, i: Alu) -> None:
         place = _destination(p, half.dst)
         if place is not None:
             writes.append(place)
-        if half.dst.magic and half.dst.n in (TMUA, TMUAU):
-            requests += 1
-            p.uniforms += half.dst.n == TMUAU
-            p.config_from_uniform |= half.dst.n == TMUAU
+        starts += requests(p.isa, half.dst)
     if i.sig_dst is not None:
         loaded = _destination(p, i.sig_dst)
-        if i.sig_dst.magic and i.sig_dst.n in (TMUA, TMUAU):
-            requests += 1
-            p.uniforms += i.sig_dst.n == TMUAU
-            p.config_from_uniform |= i.sig_dst.n == TMUAU
+        starts += requests(p.isa, i.sig_dst)
         if loaded is not None and loaded in writes:
             p.hazards.append(("same-destination", f"an ALU and the signal both write {_name(loaded)}"))
         if sig & Sig.LDTMU:
             p.loaded = loaded
-    for s, name in ((Sig.LDVARY, "ldvary"), (Sig.LDTLB, "ldtlb"), (Sig.LDTLBU, "ldtlbu")):
-        if sig & s:
-            p.problem = ("graphics", f"signal `{name}` has no meaning in a compute program")
+    for row in signals:
+        if row.graphics:
+            p.problem = ("graphics", f"signal `{row.name}` has no meaning in a compute program")
     if len(writes) == 2 and writes[0] == writes[1] and same_lanes(i.add, i.mul) and not (i.add.pack or i.mul.pack):
         p.hazards.append(("same-destination", f"both ALUs write {_name(writes[0])} and may do so in the same lane"))
     implicit = ("r", 5) if p.isa is Isa.V3D42 else ("rf", 0)
@@ -143,19 +132,18 @@ def _alu(p: Prepared, i: Alu) -> None:
         if implicit in writes or (p.loaded == implicit):
             p.hazards.append(("same-destination", f"the uniform load and another result both write {_name(implicit)}"))
         p.doubtful_rf0 = p.isa is Isa.V3D71 and i.sig_dst is not None
-    p.writes_rf0 = ("rf", 0) in writes or bool(sig & _IMPLICIT)
+    p.writes_rf0 = ("rf", 0) in writes or any(row.implicit for row in signals)
     if i.sig_dst is not None and not i.sig_dst.magic and i.sig_dst.n == 0:
         p.writes_rf0 = True
-    lane_ops = [h.op.name for h in (i.add, i.mul) if h.op.name in LANE_OPS]
-    if lane_ops and any(h.dst is not None and h.dst.magic and h.dst.n in _LANE_OP_BARS for h in (i.add, i.mul)):
+    lane_ops = [h.op.name for h in (i.add, i.mul) if h.op.lane_op]
+    if lane_ops and any(h.dst is not None and _magic_name(p.isa, h.dst) in _LANE_OP_BARS for h in (i.add, i.mul)):
         p.hazards.append(
             ("lane-op-tmu", f"`{lane_ops[0]}` together with a write of tmua, tmud or tmuc hangs or corrupts")
         )
-    if requests > 1:
+    if starts > 1:
         p.hazards.append(("two-requests", "two TMU requests start in one instruction"))
-    p.starts_request = requests > 0
-    if p.starts_request and sig & Sig.WRTMUC:
-        p.config_from_uniform = True
+    p.starts_request = starts > 0
+    p.config_from_uniform |= p.starts_request and bool(sig & Sig.WRTMUC)
     if p.uniforms > 1 or (p.uniforms and p.unifa_words):
         p.hazards.append(("two-uniforms", "more than one word is taken from the uniform streams in one instruction"))
     if sig & Sig.ROT:
@@ -177,35 +165,48 @@ def _name(place: tuple[str, int]) -> str:
     return f"{place[0]}{place[1]}"
 
 
+def _magic_name(isa: Isa, dst: Dst) -> str:
+    return regs.magic_name(isa, dst.n) or f"magic address {dst.n}" if dst.magic else ""
+
+
+def requests(isa: Isa, dst: Dst) -> bool:
+    """Whether a write of the destination starts a TMU request (a texture lookup is a problem)."""
+    return dst.magic and _magic_name(isa, dst) in ("tmua", "tmuau")
+
+
 def _destination(p: Prepared, dst: Dst) -> tuple[str, int] | None:
     """The register written, or None; notes what cannot be executed."""
     if not dst.magic:
         p.max_rf = max(p.max_rf, dst.n)
         return ("rf", dst.n)
-    n, v42 = dst.n, p.isa is Isa.V3D42
-    p.data_writes += n in DATA_WRITES
-    p.joins_barrier |= n == 18
-    if n == regs.NOP or n in DATA_WRITES or n in (TMUA, TMUAU, TMUC, 9, 16, 18):
-        return None
-    if n <= 5 and v42:
-        return ("r", n)
-    if n == 55:
-        return ("r", 5) if v42 else ("rf", 0)
-    if n == 5:
+    row, name = regs.magic(p.isa, dst.n), _magic_name(p.isa, dst)
+    kind = "" if row is None else row.kind
+    if row is not None:
+        p.uniforms += row.uniform_words
+    if kind == "acc":
+        return ("r", 5 if dst.n == regs.R5REP else dst.n)
+    if kind == "rf0":
         return ("rf", 0)
-    if v42 and n in regs.SFU_WRITES:
+    if kind == "sfu":
         p.sfu_write = p.touches_r4 = True
         p.sfu_ops += 1
-        return None
-    name = regs.magic_name(p.isa, n) or f"magic address {n}"
-    if n in _TEXTURE_STARTS:
-        p.problem = ("texture", f"writing {name} starts a texture lookup, which is not emulated")
-    elif n in regs.VPM_WRITES or n in regs.TLB_WRITES:
+    elif kind == "tmu_data":
+        # Device tests store through tmudref and tmuoff, so the name of the data register does not seem to matter
+        # (assumed); lookups proper are refused where they start.
+        p.data_writes += 1
+    elif kind == "tmu_start":
+        p.config_from_uniform |= name == "tmuau"
+        if not requests(p.isa, dst):
+            p.problem = ("texture", f"writing {name} starts a texture lookup, which is not emulated")
+    elif kind == "sync":
+        p.joins_barrier |= name == "syncb"
+        if name == "syncu":
+            p.problem = ("syncu", "the configuration word of syncu is not known; use syncb")
+    elif kind in ("vpm", "tlb"):
         p.problem = ("graphics", f"destination {name} has no meaning in a compute program")
-    elif n == 17:
-        p.problem = ("syncu", "the configuration word of syncu is not known; use syncb")
-        p.uniforms += 1
-    else:
+    elif kind == "unifa":
+        p.writes_unifa = True
+    elif kind not in ("nop", "tmu_config"):
         p.problem = ("reserved-register", f"destination {name} is reserved or unassigned on {p.isa.label}")
     return None
 

@@ -15,7 +15,6 @@ from llvmlite import ir
 from qpu.core.isa import Isa
 from qpu.core.optable import Flags
 from qpu.emu.engine.llvm_lanes import I8, I16, I32, I64, LlvmLanes
-from qpu.emu.v3d.alu import SYNCB, UNIFA
 from qpu.emu.v3d.prepare import Prepared, prepare
 from qpu.emu.v3d.translate_alu import AluEmitter, Broken
 from qpu.emu.v3d.translate_entry import entry_functions
@@ -89,7 +88,7 @@ class _Translator:
         halves = [h for p in known if isinstance(p.instr, Alu) for h in (p.instr.add, p.instr.mul)]
         # Threads that meet at barriers exchange data; some read a neighbour's and overwrite their own without a second
         # barrier (the trap of v3d reference 8.4). So they take turns at every request.
-        self.lockstep = any(h.dst is not None and h.dst.magic and h.dst.n == SYNCB for h in halves)
+        self.lockstep = any(p.joins_barrier for p in known)
         self.split = any(
             ((h.push or h.update) and h.op.flags is Flags.HALVES) or "flags_a" in h.op.implicit_writes for h in halves
         )
@@ -325,7 +324,7 @@ class _Translator:
                     marked = True  # the second of two in a row only marks the first as the last
                 else:
                     switch = (*switch, 3)
-            if slow is not None or self.writes_unifa(p.instr):
+            if slow is not None or p.writes_unifa:
                 self.cut = True
         if node.late:
             self.deliver()
@@ -338,15 +337,9 @@ class _Translator:
             marked=marked,
             ending=max(0, ending - 1),
             late=p.sfu_write,
-            unifa=3 if self.writes_unifa(p.instr) else max(0, node.unifa - 1),
+            unifa=3 if p.writes_unifa else max(0, node.unifa - 1),
         )
         return self.settle(node, after, slow, jumps=node.branch == 1 and left == 0 and not p.thrsw, ends=ending == 1)
-
-    def writes_unifa(self, instr: object) -> bool:
-        if not isinstance(instr, Alu):
-            return False
-        dsts = (instr.add.dst, instr.mul.dst, instr.sig_dst)
-        return any(d is not None and d.magic and d.n == UNIFA for d in dsts)
 
     def broken(self, node: Node, p: Prepared) -> tuple[str, str] | None:
         """The rule that the instruction breaks whenever it comes to this node; as `v3d` and `v3d_execute` find them."""
