@@ -300,6 +300,7 @@ def open_device(
     port: Port | None = None,
     strict: bool | None = None,
     engine: str | None = None,
+    host_limit_s: float | None = None,
 ) -> Device:
     """Open a GPU.
 
@@ -308,7 +309,8 @@ def open_device(
     QPU_DEVICE, else ``auto``.
     port: talk to the kernel through this one instead (an EmuPort, a recording port). strict: emulated boards stop
     with EmuFault at the first fault (default: yes, unless QPU_EMU_STRICT=0). engine: ``auto``, ``reference`` or
-    ``compiled`` (default: QPU_EMU_ENGINE, else auto).
+    ``compiled`` (default: QPU_EMU_ENGINE, else auto). host_limit_s: an EmuFault ends an emulated job that takes more
+    seconds of host time than this (default: QPU_EMU_HOST_LIMIT_S, else no limit).
     Raises: UsageError for a bad name, NoDeviceError with every reason when there is no usable GPU.
     """
     name = device if device is not None else os.environ.get("QPU_DEVICE", "auto")
@@ -317,7 +319,7 @@ def open_device(
     if port is not None:
         return _open(port, name if "/" in name else "hardware")
     if name.startswith("pi"):
-        return _emulated(name, strict, engine)
+        return _emulated(name, strict, engine, host_limit_s)
     if name not in ("auto", "hardware") and "/" not in name:
         raise UsageError(
             f"unknown device {name!r}; allowed: auto, hardware, pi0 .. pi5 (with options such as pi5,slices=3), a path"
@@ -331,7 +333,7 @@ def open_device(
             raise
         reason = str(error).splitlines()[0]
         print(f"qpu: using an emulated Pi 5 ({reason})", file=sys.stderr)
-        return _emulated("pi5", strict, engine)
+        return _emulated("pi5", strict, engine, host_limit_s)
 
 
 def _open(port: Port, name: str) -> Device:
@@ -340,7 +342,7 @@ def _open(port: Port, name: str) -> Device:
     return Device(open_driver(port, name), port)
 
 
-def _emulated(name: str, strict: bool | None, engine: str | None) -> Device:
+def _emulated(name: str, strict: bool | None, engine: str | None, host_limit_s: float | None) -> Device:
     from qpu.emu.boards import parse_board
     from qpu.emu.engines import require, strict_by_default
     from qpu.emu.port import EmuPort
@@ -350,7 +352,7 @@ def _emulated(name: str, strict: bool | None, engine: str | None) -> Device:
     require(chosen, board.isa)
     if strict is None:
         strict = strict_by_default(True)
-    port = EmuPort(board, strict=strict, engine=chosen)
+    port = EmuPort(board, strict=strict, engine=chosen, host_limit_s=host_limit_s)
     try:
         return _open(port, "hardware")
     except BaseException:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from qpu.drivers.port import FileStat, Mapping, Registers, Run
 from qpu.emu.boards import BoardProfile, parse_board
+from qpu.emu.engine.host_limit import chosen_limit
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.linux.core import READ_CLOCK_NS, FdTable, Interrupt, Kernel, RegisterBlock, Span, fail
 from qpu.emu.testing import Injector, ioctl_name
@@ -105,7 +106,8 @@ class EmuPort:
     """System calls of a process on an emulated board.
 
     board: a profile or a name such as ``pi5,slices=3``. strict: stop with EmuFault where hardware would go on wrongly.
-    engine: ``auto``, ``reference``, ``compiled``. pointer_size: 4 for a 32-bit process. trace: record of executed
+    engine: ``auto``, ``reference``, ``compiled``. host_limit_s: EmuFault for a job that takes more host time
+    (default: QPU_EMU_HOST_LIMIT_S, else no limit). pointer_size: 4 for a 32-bit process. trace: record of executed
     instructions (reference engine). machine: makes another machine instead (tests).
     Time is emulated: `monotonic` moves with system calls, `sleep`, and jobs that are waited for.
     """
@@ -116,6 +118,7 @@ class EmuPort:
         *,
         strict: bool = True,
         engine: str = "auto",
+        host_limit_s: float | None = None,
         pointer_size: int | None = None,
         trace: Trace | None = None,
         machine: Callable[[Kernel], V3dMachine | Vc4Machine] | None = None,
@@ -136,6 +139,7 @@ class EmuPort:
             machine=machine,
             fds=self._fds,
         )
+        self.kernel.host_limit_s = chosen_limit(host_limit_s)
 
     # what only tests and the device layer ask for
 

@@ -19,15 +19,22 @@ from typing import Any, ClassVar
 
 from llvmlite import binding
 
-from qpu.emu.engine import code_cache
+from qpu.core.deferred_signals import critical
+from qpu.emu.engine import code_cache, host_limit
 from qpu.emu.engine.code_cache import cache_directory
 from qpu.emu.engine.host_cpu import host
 
-__all__ = ["ENGINE_VERSION", "Improvement", "NativeCode", "build", "has_avx512"]
+__all__ = ["ENGINE_VERSION", "Improvement", "Interrupted", "NativeCode", "build", "has_avx512"]
 
 ENGINE_VERSION = 15  # change it whenever generated code changes
 SEAL = "meta_digest"  # constant in the object code: the digest of the metadata that it was made with
+POLL_S = 0.05  # of host time, between checks for signals while LLVM works
 _LOCK = threading.Lock()
+_ABANDONED: list[threading.Thread] = []  # compilations whose run was interrupted
+
+
+class Interrupted(Exception):
+    """A translation was given up for a signal or the host limit; the engine goes on without it, or later again."""
 
 
 def has_avx512() -> bool:
@@ -88,7 +95,7 @@ def build(
     """Machine code of what `translate` returns (IR text with a function ``run``, and metadata for JSON).
 
     identity: everything the translation depends on, except the host. level: optimisation, 0..3. better: a level that is
-    taken instead when the cache has it. Raises: RuntimeError in threads that outlive the interpreter.
+    taken instead when the cache has it. Raises: RuntimeError in threads that outlive the interpreter; Interrupted.
     """
     start = time.perf_counter()
     with _LOCK:
@@ -101,9 +108,38 @@ def build(
                 found.translate_s = time.perf_counter() - start
                 return found
         text, meta = translate()
-        made = _compile(identity, text, meta, level)
+        made = _interruptible(lambda: _compile(identity, text, meta, level))
         made.translate_s = time.perf_counter() - start
         return made
+
+
+def _interruptible(work: Callable[[], NativeCode]) -> NativeCode:
+    """What `work` returns; another thread does it, so that a signal or the host limit need not wait for LLVM.
+
+    Raises: Interrupted. The work is finished all the same, for the cache, and the process does not end before.
+    """
+    done = threading.Event()
+    results: list[NativeCode] = []
+    errors: list[BaseException] = []
+
+    def make() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    with critical() as section:
+        worker = threading.Thread(target=make, name="qpu-compiler", daemon=False)
+        worker.start()
+        while not done.wait(POLL_S):
+            if section.pending or host_limit.exceeded():
+                _ABANDONED[:] = [thread for thread in _ABANDONED if thread.is_alive()] + [worker]
+                raise Interrupted("the translation was interrupted")
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def _link(code: bytes, level: int) -> Any:
@@ -188,8 +224,8 @@ class Improvement:
     @classmethod
     def wait(cls) -> None:
         """Until nothing is being improved: a process that forks must not do so inside LLVM."""
-        if cls._running is not None:
-            cls._running._thread.join()
+        for thread in [*_ABANDONED, *([] if cls._running is None else [cls._running._thread])]:
+            thread.join()
 
     def _make(self) -> None:
         old = self._old

@@ -230,6 +230,7 @@ class Kernel:
             raise UsageError(f"pointer size {pointer_size}; allowed: 4, 8")
         self.profile = profile
         self.strict = strict
+        self.host_limit_s: float | None = None  # of each job
         self.pointer_size = pointer_size
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)  # something was submitted or signalled

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qpu.emu.boards import ZeroCount
+from qpu.emu.engine.host_limit import HostLimit
 from qpu.emu.engine.machine import Execution, RunStats, Vc4Execution
 from qpu.emu.linux.progress import Progress
 from qpu.errors import EmuFault
@@ -84,18 +85,22 @@ class Work:
     watch_ns: int = 0
     seen: int = -1
     execution: Execution | None = None
+    limit: HostLimit = field(default_factory=lambda: HostLimit(None))
     idle_rounds: int = field(default=0)
 
 
-def advance(execution: Execution, clocks: int) -> tuple[bool, int]:
-    """Run for about `clocks`. Returns: done, clocks that passed.
+def advance(execution: Execution, clocks: int, limit: HostLimit) -> tuple[bool, int]:
+    """Run for about `clocks`. Returns: done, clocks that passed. Raises: EmuFault, also beyond the host limit.
 
     An execution that knows that it goes round in circles (attribute `stuck`) is not run through time for nothing.
     """
     if getattr(execution, "stuck", False):
         return execution.done, clocks
     before = execution.clocks
-    finished = execution.run(clocks)
+    with limit:
+        finished = execution.run(clocks)
+    if not finished:
+        limit.check(execution.clocks)
     return finished, execution.clocks - before
 
 
@@ -250,7 +255,9 @@ class V3dQueue:
             return
         work.watch_ns = at + int(self.kernel.profile.watchdog_s * NS)
         try:
-            work.execution = self.kernel.v3d_machine.dispatch(work.cfg)
+            work.limit = HostLimit(self.kernel.host_limit_s)
+            with work.limit:
+                work.execution = self.kernel.v3d_machine.dispatch(work.cfg)
         except EmuFault as fault:
             work.done.fault = fault
             self.queue.remove(work)
@@ -272,7 +279,7 @@ class V3dQueue:
             clocks = max(clocks, (stop - work.now_ns) * hz // NS)
         if clocks > 0:
             try:
-                finished, passed = advance(execution, clocks)
+                finished, passed = advance(execution, clocks, work.limit)
             except EmuFault as fault:
                 work.done.fault = fault
                 self._finish(work)
@@ -354,12 +361,14 @@ class Vc4Gpu:
         self.now_ns = 0
         self.finished: list[Callable[[Vc4Execution], None]] = []  # observers of ended launches
         self._run = Run()
+        self._limit = HostLimit(None)
 
     def launch(self, entries: Sequence[tuple[int, int]], run: Run) -> Vc4Execution:
         """Start programs on the idle QPUs. entries: (uniforms, code) bus addresses."""
         assert self.active is None
         self.start_ns = self.now_ns = self.kernel.clock.now_ns
         self._run = run
+        self._limit = HostLimit(self.kernel.host_limit_s)
         self.active = self.kernel.vc4_machine.launch(entries)
         return self.active
 
@@ -381,7 +390,8 @@ class Vc4Gpu:
         hz = self.kernel.hz
         left = ((until_ns - self.now_ns) * hz + NS - 1) // NS
         try:
-            finished, passed = advance(execution, left if getattr(execution, "stuck", False) else min(SLICE, left))
+            clocks = left if getattr(execution, "stuck", False) else min(SLICE, left)
+            finished, passed = advance(execution, clocks, self._limit)
         except EmuFault:
             self._end()
             raise

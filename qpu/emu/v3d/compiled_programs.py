@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qpu.core.isa import Isa
 from qpu.emu.engine.host_cpu import Host, host
 from qpu.emu.engine.memory import Memory
-from qpu.emu.engine.native import Improvement, NativeCode, build
+from qpu.emu.engine.native import Improvement, Interrupted, NativeCode, build
 from qpu.emu.v3d.dispatch import Dispatch
 from qpu.emu.v3d.translate import translate
 from qpu.emu.v3d.translate_graph import Fetch, explore
@@ -178,6 +178,9 @@ class Program:
                 self.nodes.remove(node)
                 self._refused[node] = str(reason)
                 raise
+            except Interrupted as reason:
+                self.nodes.remove(node)
+                raise Untranslatable(str(reason)) from None
         return self.nodes.index(node)
 
 
@@ -193,7 +196,10 @@ def program_at(memory: Memory, dispatch: Dispatch, isa: Isa, *, strict: bool) ->
     if found is None:
         if sum(map(len, _PROGRAMS.values())) >= MAX_PROGRAMS:
             _PROGRAMS.clear()
-        found = Program(kind, fetch)
+        try:
+            found = Program(kind, fetch)
+        except Interrupted as reason:
+            raise Untranslatable(str(reason)) from None  # this once
         _PROGRAMS.setdefault((kind, tuple(fetch(i) for i in range(_HEAD))), []).append(found)
     if found.refused:
         raise Untranslatable(found.refused)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from qpu.core.deferred_signals import CriticalSection
 from qpu.emu.engine.memory import Memory
+from qpu.emu.engine.native import Interrupted
 from qpu.emu.engine.numpy_lanes import LANES
 from qpu.emu.vc4.chip import Profile
 from qpu.emu.vc4.compiled_programs import FULL, HOT, MAX_NANS, Program, program_at
@@ -335,8 +336,12 @@ class CompiledVc4Execution(ReferenceExecution):
             if program.nans > MAX_NANS and program.fast:
                 self._settle()
                 program.fast = False
-                program.build()
-                self._renumber()
+                try:
+                    program.build()
+                except Interrupted:
+                    program.fast = True  # what was translated goes on, and this is tried again
+                else:
+                    self._renumber()
 
     def _counts_of(self, q: Qpu, worker: int) -> NDArray[np.int64]:
         program = self._program_of(q)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qpu.emu.engine.memory import Memory
-from qpu.emu.engine.native import Improvement, NativeCode, build, has_avx512
+from qpu.emu.engine.native import Improvement, Interrupted, NativeCode, build, has_avx512
 from qpu.emu.vc4.prepare import Place
 from qpu.emu.vc4.state import BUS_MASK
 from qpu.emu.vc4.translate import translate
@@ -79,7 +80,8 @@ class Program:
         self._writing = [n for n in graph.follow if n not in graph.reasons and stores(graph, n)]
         self._entries = [n for n in graph.follow if n in doors and not n.left and worth[n] >= WORTH]
         if self._entries:
-            self.build()
+            with suppress(Interrupted):  # the reference engine goes on
+                self.build()
 
     def _worth(self) -> dict[Node, int]:
         """Native instructions from each node to the first that is not native or that jumps, at most WORTH."""
