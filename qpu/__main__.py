@@ -133,7 +133,7 @@ def _text(toolkit: InstructionSet, word: int) -> str:
 def _finding_text(finding: Finding, program: Program | None = None) -> str:
     loc = None if program is None else program.loc(finding.index)
     where = f"{loc}: " if loc is not None else f"instruction {finding.index}: "
-    return f"{where}{finding.severity}[{finding.rule}]: {finding.message}"
+    return f"{where}{finding.severity}[{finding.label}]: {finding.message}"
 
 
 # -- disasm
@@ -194,6 +194,7 @@ def _check(options: argparse.Namespace) -> int:
         if options.json:
             rows = [
                 {"rule": f.rule, "severity": str(f.severity), "index": f.index, "message": f.message}
+                | ({"name": f.name} if f.name else {})
                 | ({} if f.other is None else {"other": f.other})
                 | ({} if f.distance is None else {"distance": f.distance})
                 for f in findings

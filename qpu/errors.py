@@ -70,8 +70,9 @@ class Loc:
 class Diagnostic:
     """One finding: what was found, what is allowed, what to write instead.
 
-    rule: stable identifier such as ``small-imm`` or ``H1``. index: instruction index, if any. other: index of the
-    second instruction concerned; distance: how far apart they are, in instructions.
+    rule: stable identifier such as ``small-imm`` or ``H1``. name: in words, where the identifier is a number. index:
+    instruction index, if any. other: index of the second instruction concerned; distance: how far apart they are, in
+    instructions.
     """
 
     rule: str
@@ -83,13 +84,15 @@ class Diagnostic:
     index: int | None = None
     other: int | None = None
     distance: int | None = None
+    name: str = ""
 
     def render(self) -> str:
         """The diagnostic as text of several lines, ready to be shown to a person."""
         message = self.message
         if len(message) > _MESSAGE_LIMIT:
             message = message[: _MESSAGE_LIMIT // 2] + " ... " + message[-_MESSAGE_LIMIT // 2 :]
-        head = f"{self.severity}[{self.rule}]: {message}"
+        label = f"{self.rule} {self.name}" if self.name else self.rule
+        head = f"{self.severity}[{label}]: {message}"
         lines: list[str] = []
         if self.loc is None:
             where = "" if self.index is None else f"instruction {self.index}: "

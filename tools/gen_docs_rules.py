@@ -36,8 +36,7 @@ def _window(rule: Rule, windows: Iterable[Window]) -> str:
 
 
 def _section(rule: Rule, family: str) -> str:
-    title = rule.id if rule.id == rule.name else f"{rule.id} {rule.name}"
-    lines = [f"(rule-{family}{rule.id})=", f"### {title}", ""]
+    lines = [f"(rule-{family}{rule.id})=", f"### {rule.label}", ""]
     lines += [f"*{rule.severity}*{_chips(rule.isas)} · {_cell(_sentence(rule.summary))}", ""]
     if rule.windows:
         lines += [f"Window: {_window(rule, rule.windows)}.", ""]

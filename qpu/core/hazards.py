@@ -60,8 +60,8 @@ class Window:
 class Rule:
     """One hazard rule.
 
-    id: in findings, verdicts and faults. name: in words, where the id is a number, else the id. summary: what a program
-    that breaks the rule does. help: what to do instead.
+    id: in findings, verdicts and faults. name: in words, where the id is a number. summary: what a program that breaks
+    the rule does. help: what to do instead.
     """
 
     id: str
@@ -77,7 +77,7 @@ class Rule:
     @property
     def label(self) -> str:
         """Identifier and name, as people see them."""
-        return self.id if self.id == self.name else f"{self.id} {self.name}"
+        return f"{self.id} {self.name}" if self.name else self.id
 
 
 class Remark(NamedTuple):
@@ -110,6 +110,12 @@ class Finding:
     other: int | None = None
     distance: int | None = None
     help: str = ""
+    name: str = ""  # of the rule, in words, where its identifier is a number
+
+    @property
+    def label(self) -> str:
+        """Identifier and name, as people see them."""
+        return f"{self.rule} {self.name}" if self.name else self.rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,7 @@ class Rules(Mapping[str, Rule]):
         """A finding of a rule, with its severity and its cure."""
         row = self._rows[rule]
         distance = None if other is None else index - other
-        return Finding(rule, row.severity, index, message or row.summary, other, distance, row.help)
+        return Finding(rule, row.severity, index, message or row.summary, other, distance, row.help, row.name)
 
     def sorted(self, findings: Iterable[Finding]) -> list[Finding]:
         """By instruction, then in the order of the table, nearest cause first; repetitions once."""
@@ -371,7 +377,8 @@ class Windows:
             message += f" (along the branch of instruction {hit.over})"
             severity = along
         other = None if hit.other == hit.index else hit.other
-        return Finding(hit.rule.id, severity, hit.index, message, other, hit.distance, self._cure(hit))
+        rule = hit.rule
+        return Finding(rule.id, severity, hit.index, message, other, hit.distance, self._cure(hit), rule.name)
 
     def _cure(self, hit: Hit) -> str:
         if hit.window.first > 1 or hit.window.distance == REST or hit.other == hit.index:
@@ -418,6 +425,7 @@ def raise_errors(findings: Iterable[Finding], program: _Located) -> None:
             index=f.index,
             other=f.other,
             distance=f.distance,
+            name=f.name,
         )
         for f in findings
         if f.severity is Severity.ERROR

@@ -199,8 +199,15 @@ class Op:
     counts: str = ""  # what an execution counts as in statistics: "fadd", "fmul" or nothing
     aliases: tuple[str, ...] = ()
 
+    parsed: tuple[Operand, ...] = field(init=False)  # the operands, destination first
+    arity: int = field(init=False)  # number of sources: 0, 1 or 2
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "code", MappingProxyType({i: MappingProxyType(dict(u)) for i, u in self.code.items()}))
+        split = (item.partition(":") for item in self.operands.split())
+        parsed = tuple(Operand(role, OperandType(type_)) for role, _, type_ in split)
+        object.__setattr__(self, "parsed", parsed)
+        object.__setattr__(self, "arity", sum(o.role != "d" for o in parsed))
 
     @property
     def units(self) -> frozenset[Unit]:
@@ -211,20 +218,9 @@ class Op:
         """Units that can issue the operation on `isa`."""
         return frozenset(self.code.get(isa, ()))
 
-    @property
-    def parsed(self) -> tuple[Operand, ...]:
-        """The operands, destination first."""
-        split = (item.partition(":") for item in self.operands.split())
-        return tuple(Operand(role, OperandType(type_)) for role, _, type_ in split)
-
     def operand(self, role: str) -> Operand | None:
         """The operand of that role, or None."""
         return next((o for o in self.parsed if o.role == role), None)
-
-    @property
-    def arity(self) -> int:
-        """Number of sources: 0, 1 or 2."""
-        return sum(o.role != "d" for o in self.parsed)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, tuple[str, ...]]]:
         raise TypeError(f"operation rows are not pickled; keep the name {self.name!r}")

@@ -42,7 +42,7 @@ def _rule(
 ) -> Rule:
     return Rule(
         id=id_,
-        name=id_,
+        name="",
         severity=severity,
         summary=summary,
         help=help_,

@@ -26,6 +26,7 @@ from qpu.vc4.regs import MUX_A, MUX_B, NOP, SIG_SMALL_IMM, File
 
 __all__ = ["effects", "has_rotation", "mul_sources", "parts", "read_addresses", "sources", "write_targets"]
 
+_A, _B = File.A, File.B  # enum members are slow to reach through their class
 _FLOW_RESOURCES: Final = frozenset({"tmu_noswap", "vpm_read", "vr_setup"})
 
 
@@ -55,14 +56,14 @@ def has_rotation(i: Instr) -> bool:
 def read_addresses(i: Instr) -> tuple[tuple[File, int], ...]:
     """(file, address) of every register-file read that the instruction names; address 39 is none."""
     if isinstance(i, Branch):
-        return ((File.A, i.raddr_a),) if i.reg else ()
+        return ((_A, i.raddr_a),) if i.reg else ()
     if not isinstance(i, Alu):
         return ()
     found: list[tuple[File, int]] = []
     if i.raddr_a != NOP:
-        found.append((File.A, i.raddr_a))
+        found.append((_A, i.raddr_a))
     if i.raddr_b != NOP and i.sig != SIG_SMALL_IMM:
-        found.append((File.B, i.raddr_b))
+        found.append((_B, i.raddr_b))
     return tuple(found)
 
 
@@ -74,7 +75,7 @@ def write_targets(i: Instr) -> tuple[tuple[File, int, int], ...]:
     if isinstance(i, Reserved):
         return ()
     cond_add, cond_mul = (1, 1) if isinstance(i, Branch) else (i.cond_add, i.cond_mul)
-    first, second = (File.B, File.A) if i.ws else (File.A, File.B)
+    first, second = (_B, _A) if i.ws else (_A, _B)
     add, mul = (first, i.waddr_add, cond_add), (second, i.waddr_mul, cond_mul)
     if add[1] == NOP or (isinstance(i, Alu) and not i.op_add and _is_register(add[1])):
         return () if mul[1] == NOP else (mul,)
@@ -195,7 +196,7 @@ def _partial(i: Instr, file: File, addr: int) -> bool:
     if i.pm:
         row = PACK_MUL.get(i.pack)
         return row is not None and row.lanes != ALL and file is File(1 - i.ws) and addr == i.waddr_mul
-    return file is File.A and addr < 32 and PACK_A[i.pack].lanes != ALL
+    return file is _A and addr < 32 and PACK_A[i.pack].lanes != ALL
 
 
 @lru_cache(1 << 12)

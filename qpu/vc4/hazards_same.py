@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from qpu.core.hazards import Remark
@@ -44,12 +44,13 @@ def _rules(i: Instr, texture: bool) -> Iterator[tuple[str, str]]:
         return
     if isinstance(i, Branch) and i.reg and i.raddr_a & 1:
         yield "H24", f"a branch through ra{i.raddr_a} sets the flags: the register number is odd"
-    writes = [(file, addr, cond, regs.writer(file, addr)) for file, addr, cond in write_targets(i) if addr >= 32]
+    targets = write_targets(i)
+    writes = [(file, addr, cond, regs.writer(file, addr)) for file, addr, cond in targets if addr >= 32]
     if isinstance(i, Alu):
         if i.sig == regs.SIG_SMALL_IMM and i.raddr_b >= 48:
             yield from _rotation(i)
-        reads = {addr for _, addr in read_addresses(i)}
         rows = [row for _, _, _, row in writes if row is not None]
+        reads = {addr for _, addr in read_addresses(i)} if rows or i.sig > 6 else set()
         if rows or i.sig > 6:
             yield from _accesses(i, rows, reads)
         if rows:
@@ -59,7 +60,8 @@ def _rules(i: Instr, texture: bool) -> Iterator[tuple[str, str]]:
         for _, addr, _, row in writes:
             if row is not None and (row.unit or addr == 36):
                 yield "H27", f"a semaphore instruction writes {row.name}; TMU, SFU and tile buffer are not allowed"
-    yield from _results(i)
+    if writes:
+        yield from _results(i, targets)
 
 
 def _rotation(i: Alu) -> Iterator[tuple[str, str]]:
@@ -102,9 +104,10 @@ def _uniform_with_texture(rows: list[Register], reads: set[int], texture: bool) 
             return
 
 
-def _results(i: Alu | LoadImm | Semaphore | Branch) -> Iterator[tuple[str, str]]:
+def _results(
+    i: Alu | LoadImm | Semaphore | Branch, targets: Sequence[tuple[File, int, int]]
+) -> Iterator[tuple[str, str]]:
     """H13, H14, H15: conditions of the two results."""
-    targets = write_targets(i)
     same = len(targets) == 2 and targets[0][1] == targets[1][1] and regs.file_free_write(targets[0][1])
     conds = tuple(cond for _, _, cond in targets)
     complementary = same and conds[0] == conds[1] ^ 1 and conds[0] > 1

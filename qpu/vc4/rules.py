@@ -54,7 +54,7 @@ _END, _LAST = ("program end", "program end"), ("lthrsw", "last thread switch")
 
 RULES: Final = Rules(
     (
-        _rule("decode", "decode", _ERROR, "the word uses a reserved encoding",
+        _rule("decode", "", _ERROR, "the word uses a reserved encoding",
               "look at the word: data in the middle of code is a usual reason"),
         _rule("H1", "file-read-early", _ERROR,
               "a register of file A or B is read in the instruction after it is written",

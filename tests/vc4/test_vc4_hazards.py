@@ -13,7 +13,7 @@ from qpu.vc4.builder import Asm, assemble, build
 from qpu.vc4.effects import effects
 from qpu.vc4.encode import encode
 from qpu.vc4.hazards import RULES, check
-from qpu.vc4.instr import Alu
+from qpu.vc4.instr import Alu, LoadImm
 
 NOP = 0x100009E7009E7000
 
@@ -193,6 +193,61 @@ def test_pipelined_requests_are_fine() -> None:
     assert rules(kernel) == set()
 
 
+@pytest.mark.parametrize("asked", [1, 2, 15, 16])
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+def test_vpm_reads_are_counted(asked: int, extra: int) -> None:
+    """16 vectors are asked for by a 0 in the set-up."""
+
+    def kernel(q: Asm) -> None:
+        q.setup_vpm_read(asked)
+        for _ in range(asked + extra):
+            q.mov(q.r0, q.vpm)
+        q.exit()
+
+    assert {rule for rule, _ in rules(kernel)} == ({"H25"} if extra else set())
+
+
+def test_what_silicon_runs_is_not_an_error() -> None:
+    """Forms of programs that were validated on hardware (vc4.md 9.4, 19 H13)."""
+    nop = encode(Alu(cond_add=1, waddr_add=32))  # py-videocore's nop() names r0
+    file = encode(Alu(cond_add=1, waddr_add=3))
+    both = [
+        encode(Alu(op_add=21, cond_add=1, waddr_add=n, op_mul=4, cond_mul=1, waddr_mul=n, raddr_a=1, raddr_b=39,
+                   add_a=0, add_b=0, mul_a=0, mul_b=0))
+        for n in (32, 37, 38)
+    ]  # fmt: skip
+    both += [encode(LoadImm(cond_add=1, cond_mul=1, waddr_add=n, waddr_mul=n, imm=9)) for n in (32, 38)]
+
+    def kernel(q: Asm) -> None:
+        q.mov(q.r0, q.r1)
+        q.raw(nop)
+        q.rotate(q.r2, q.r0, 1)
+        q.mov(q.ra[3], q.r1)
+        q.nop()
+        q.raw(file)
+        q.mov(q.r1, q.ra[3])
+        for word in both:
+            q.raw(word)
+        q.exit()
+
+    assert rules(kernel) == set()
+
+
+@pytest.mark.parametrize(
+    "instr",
+    [
+        Alu(op_add=21, cond_add=1, waddr_add=32, op_mul=4, cond_mul=1, waddr_mul=32, mul_a=1, mul_b=1),
+        Alu(op_add=12, cond_add=1, waddr_add=32, op_mul=4, cond_mul=1, waddr_mul=32),
+        Alu(op_add=21, cond_add=1, waddr_add=48, op_mul=4, cond_mul=1, waddr_mul=48),
+        Alu(op_add=21, cond_add=1, waddr_add=32, op_mul=4, cond_mul=1, waddr_mul=32, pm=1, pack=4),
+        LoadImm(cond_add=1, cond_mul=1, waddr_add=48, waddr_mul=48),
+        LoadImm(cond_add=1, cond_mul=1, waddr_add=32, waddr_mul=32, pm=1, pack=4),
+    ],
+)
+def test_two_writes_that_differ_are_an_error(instr: Alu | LoadImm) -> None:
+    assert [f.rule for f in check([encode(instr)])] == ["H13"]
+
+
 def test_subroutines_do_not_confuse_the_counts() -> None:
     def kernel(q: Asm) -> None:
         q.mov(q.tmu0_s, q.r0)
@@ -217,7 +272,7 @@ def test_severities() -> None:
         assert rule.isas == {Isa.VC4}
         assert rule.source
         assert rule.help
-        assert rule.name
+        assert bool(rule.name) is (rule.id != "decode")
     assert len({rule.name for rule in RULES.values()}) == len(RULES)
 
 
