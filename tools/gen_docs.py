@@ -17,6 +17,7 @@ from gen_docs_api import api_pages
 from gen_docs_rules import rules_page
 
 from qpu.core.bits import Layout
+from qpu.core.effects import Effects
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Flags, Op
 from qpu.v3d import codes as v3d_codes
@@ -27,6 +28,7 @@ from qpu.vc4 import encode as vc4_encode
 from qpu.vc4 import ops as vc4_ops
 from qpu.vc4 import pack as vc4_pack
 from qpu.vc4 import regs as vc4_regs
+from qpu.vc4 import rules as vc4_rules
 
 ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -374,10 +376,11 @@ def vc4_packs(rows: Iterable[vc4_pack.Pack | vc4_pack.Unpack]) -> str:
 def vc4_page() -> str:
     """The instruction reference of VideoCore IV."""
     sources = Sources("vc4")
+    early = vc4_rules.RULES.windows[Isa.VC4].latency(Effects(writes=frozenset({"sfu"})), "r4")
     special = table(
         ("write address", "name", "r4 receives", "readable after", "evidence"),
         (
-            (str(f.address), code(f.name), cell(f.doc), f"{f.latency} instructions", str(f.basis))
+            (str(f.address), code(f.name), cell(f.doc), f"{early} instructions", str(f.basis))
             for f in vc4_ops.SFU.values()
         ),
     )
@@ -400,8 +403,13 @@ def vc4_page() -> str:
         ),
     )
     latencies = table(
-        ("place", "earliest instruction that sees the value"),
-        ((code(name), f"{row.distance} later") for name, row in vc4_ops.LATENCY.items()),
+        ("written", "seen", "earliest", "rule"),
+        (
+            (code(w.after), code(w.before), f"{w.distance + 1} later", rule.label)
+            for rule in vc4_rules.RULES.values()
+            for w in rule.windows
+            if w.after.startswith("write ") and w.before.startswith(("read ", "rotate "))
+        ),
     )
     return f"""{HEAD}# VideoCore IV instructions
 
@@ -436,6 +444,8 @@ Written to an address, the result arrives in r4. Accuracy of the units is limite
 
 {special}
 ## Latencies
+
+The next instruction sees a result, except here:
 
 {latencies}
 ## Signals

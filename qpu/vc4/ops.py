@@ -16,12 +16,11 @@ from typing import Any
 
 from qpu.core.isa import Basis, Isa, Unit
 from qpu.core.lanes import LaneOps, M, V
-from qpu.core.optable import Code, Flags, Latency, Op, OperandType, Semantics, Table
+from qpu.core.optable import Code, Flags, Op, OperandType, Semantics, Table
 from qpu.vc4 import sem
 
 __all__ = [
     "ADD_OPS",
-    "LATENCY",
     "MUL_OPS",
     "SFU",
     "TABLE",
@@ -70,7 +69,6 @@ def _op(
         sem_basis=sem_basis,
         flags=Flags.NONE if name == "nop" else Flags.WORD,
         carry=carry,
-        latency={Isa.VC4: Latency(1)},
         modifiers={"d": ("pack",), "a": ("unpack",), "b": ("unpack",)} if operands else {},
         commutes=commutes,
         machine=machine,
@@ -195,13 +193,12 @@ def saturated(v: LaneOps[V, M], op: Op, a: V, b: V, result: V) -> V:
 
 @dataclass(frozen=True, slots=True)
 class SfuFunction:
-    """A special function: started by writing `address` (either file), result in r4 `latency` instructions later."""
+    """A special function: started by writing `address` (either file), result in r4 (rule H2 says when)."""
 
     name: str
     address: int
     sem: Callable[[Any, Any], Any]
     doc: str
-    latency: int = 3
     basis: Basis = Basis.MEASURED
 
 
@@ -212,15 +209,3 @@ SFU: dict[int, SfuFunction] = {
     55: SfuFunction("log", 55, sem.log2, "log2(abs(a))."),
 }
 """Special functions by write address."""
-
-LATENCY: dict[str, Latency] = {
-    "accumulator": Latency(1),
-    "file": Latency(2),
-    "r4_sfu": Latency(3),
-    "r4_load": Latency(1),
-    "r5": Latency(1),
-    "r5_rotation": Latency(2),
-    "flags": Latency(1),
-    "unif_addr": Latency(3),
-}
-"""Earliest instruction, counted from the writing one, that sees a value, by kind of place."""
