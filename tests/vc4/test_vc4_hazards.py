@@ -202,7 +202,7 @@ def test_vpm_reads_are_counted(asked: int, extra: int) -> None:
         q.setup_vpm_read(asked)
         for _ in range(asked + extra):
             q.mov(q.r0, q.vpm)
-        q.exit()
+        q.end()
 
     assert {rule for rule, _ in rules(kernel)} == ({"H25"} if extra else set())
 
@@ -228,7 +228,7 @@ def test_what_silicon_runs_is_not_an_error() -> None:
         q.mov(q.r1, q.ra[3])
         for word in both:
             q.raw(word)
-        q.exit()
+        q.end()
 
     assert rules(kernel) == set()
 
