@@ -1,65 +1,74 @@
 """What an instruction of VideoCore IV will do, worked out once: operands, destinations, hazards, issues, counts.
 
-Nothing here executes: a `Plan` is plain data that every engine can read.
-Rule names H1..H30 are those of the checker (`qpu.vc4.hazards`).
+Nothing here executes: a `Plan` is plain data that every engine can read. Hazards are those of `qpu.vc4.rules`.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from qpu.core.hazards import Rule
+from qpu.core.isa import Isa
 from qpu.core.optable import Op, Semantics
 from qpu.emu.vc4.faults import Level
+from qpu.errors import Severity
 from qpu.vc4.decode import decode
-from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, Semaphore
+from qpu.vc4.hazards import facts_of
+from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, Reserved, Semaphore
 from qpu.vc4.ops import ADD_OPS, MUL_OPS, float_operands, float_result, is_move
 from qpu.vc4.pack import PACK_A, PACK_MUL, UNPACK, Pack
 from qpu.vc4.regs import (
-    FILE_FREE_READS,
     MUX_A,
     MUX_B,
     NOP,
     READS,
-    WRITES,
+    SIG_SMALL_IMM,
+    SIGNALS,
     BranchCond,
     File,
     branch_cond,
+    file_free_write,
     reader,
     small_imm_value,
     writer,
 )
+from qpu.vc4.rules import RULES
 
 __all__ = [
     "COUNTS",
+    "FILES",
+    "WINDOWS",
     "Counts",
     "Dest",
-    "Effect",
     "Half",
     "Issue",
     "Place",
     "Plan",
     "Read",
     "Source",
+    "level",
     "plan",
 ]
 
+WINDOWS: Final = RULES.windows[Isa.VC4]
+FILES: Final = WINDOWS.bits("H1")
+"""Bits of effects: registers of file A (the lower 32 of these bits) and B that are written."""
+_FIRST_FILE: Final = (FILES & -FILES).bit_length() - 1
+_SAME, _NEXT, _SECOND, _THIRD = WINDOWS.at
+_LATER: Final = _NEXT | _SECOND | _THIRD
 
-class Effect:
-    """What an instruction leaves behind for the next three. Bits 0..31: write of ra0..31; 32..63: of rb0..31.
 
-    Plain integers: the scheduler combines them for every instruction.
-    """
+def file_registers(bits: int) -> tuple[int, int]:
+    """The registers of file A and of file B, as 32 bits each, that are set in effects."""
+    found = (bits & FILES) >> _FIRST_FILE
+    return found & 0xFFFFFFFF, found >> 32
 
-    SFU = 1 << 64
-    R5 = 1 << 65
-    UNIFORMS = 1 << 66  # the uniform pointer was set
-    NOSWAP = 1 << 67
-    BRANCH = 1 << 68
-    END = 1 << 69
-    SWITCH = 1 << 70
-    ACC0 = 1 << 71  # r0..r3: four bits
+
+def level(rule: Rule) -> Level:
+    """How the emulator treats a program that breaks a rule of the checker."""
+    return Level.UNKNOWN if rule.severity is Severity.ERROR else Level.WARN
 
 
 class Place(enum.Enum):
@@ -79,13 +88,14 @@ class Place(enum.Enum):
 class Dest(NamedTuple):
     """A destination. number: register or accumulator number, or the address of an output register.
 
-    register: ra0..31 are 0..31, rb0..31 are 32..63, r0..r5 are 64..69; -1 elsewhere.
+    register: ra0..31 are 0..31, rb0..31 are 32..63, r0..r5 are 64..69; -1 elsewhere. unit: as of `regs.Register`.
     """
 
     place: Place
     number: int
     file: File = File.A
     register: int = -1
+    unit: str = ""
 
 
 class Read(enum.Enum):
@@ -166,8 +176,8 @@ class Plan:
 
     word: int
     instr: Instr
-    effects: int = 0
-    forbid1: int = 0  # effects that must not stem from the instruction before
+    effects: int = 0  # bits of `WINDOWS` that matter to the next three instructions
+    forbid1: int = 0  # effects that the instruction before must not have
     forbid2: int = 0  # ... from the one before that
     forbid3: int = 0
     issues: tuple[Issue, ...] = ()
@@ -187,6 +197,7 @@ class Plan:
     ends: bool = False
     switches: bool = False
     needs_mutex: bool = False
+    reads_file: int = 0  # effect bits of the physical registers that operands take
     s_with_uniform: int | None = None  # TMU number when S is written beside a uniform read
     branch: BranchCond | None = None
     # For the scheduler's inner loop, from the above
@@ -208,8 +219,9 @@ def _dest(waddr: int, file: File) -> Dest:
     if waddr == NOP:
         return Dest(Place.NONE, 39, file)
     row = writer(file, waddr)
-    graphics = row is None or row.graphics
-    return Dest(Place.GRAPHICS if graphics else Place.IO, waddr, file)
+    if row is None or row.graphics:
+        return Dest(Place.GRAPHICS, waddr, file)
+    return Dest(Place.IO, waddr, file, -1, row.unit)
 
 
 def _dests(waddr_add: int, waddr_mul: int, ws: int) -> tuple[Dest, Dest]:
@@ -218,10 +230,6 @@ def _dests(waddr_add: int, waddr_mul: int, ws: int) -> tuple[Dest, Dest]:
 
 
 _POPS = frozenset(r.addr for r in READS if r.pops)
-_SAME_WRITE = frozenset(r.addr for r in WRITES if len(r.files) == 2)
-_VPM_READS = frozenset({48, 49, 50})
-_SFU_WRITES = frozenset({52, 53, 54, 55})
-_TMU_WRITES = frozenset(range(56, 64))
 
 
 def _same(x: Dest, y: Dest) -> bool:
@@ -232,154 +240,101 @@ def _same(x: Dest, y: Dest) -> bool:
         return False
     if x.place is not y.place:
         return False
-    return x.place is Place.ACC or x.number in _SAME_WRITE
-
-
-def _write_effect(dest: Dest, cond: int) -> int:
-    if dest.place is Place.IO:
-        if dest.number in _SFU_WRITES:
-            return Effect.SFU
-        if dest.number == 40:
-            return Effect.UNIFORMS
-        if dest.number == 36:
-            return Effect.NOSWAP
-        return 0
-    if cond == 0:
-        return 0
-    if dest.place is Place.A:
-        return 1 << dest.number
-    if dest.place is Place.B:
-        return 1 << 32 + dest.number
-    if dest.place is Place.ACC:
-        return Effect.ACC0 << dest.number
-    if dest.place in (Place.R5_QUADS, Place.R5_ALL):
-        return Effect.R5
-    return 0
+    return x.place is Place.ACC or file_free_write(x.number)
 
 
 def _complementary(x: int, y: int) -> bool:
     return x >= 2 and x ^ 1 == y
 
 
-def _destination_issues(add: Dest, mul: Dest, cond_add: int, cond_mul: int, partial: bool, merged: bool) -> list[Issue]:
-    issues: list[Issue] = []
-    unknown = Level.UNKNOWN
-    if _same(add, mul) and add.place is Place.IO and cond_add and cond_mul and not merged:
-        issues.append(Issue(unknown, "H13", "both ALUs write the same output register"))
-    for dest, cond in ((add, cond_add), (mul, cond_mul)):
-        if dest.place is Place.GRAPHICS:
-            text = f"output register {dest.number} belongs to graphics, which is not emulated"
-            issues.append(Issue(unknown, "graphics-register", text))
-        if dest.place is Place.IO and not cond and not merged:
-            text = f"a write to output register {dest.number} that never happens: hardware triggers it all the same"
-            issues.append(Issue(unknown, "H14", text))
-    if partial and mul.place is Place.IO:
-        issues.append(Issue(unknown, "H15", "output registers take no partial (packed) writes"))
-    written = {(d.file, d.number) for d in (add, mul) if d.place is Place.IO}
-    setups = {(f, a) for f, a in written if a == 49}
-    if len(setups) == 2:
-        issues.append(Issue(unknown, "H16", "VPM read and write set-up in one instruction"))
-    if setups and any(a == 48 for _, a in written):
-        issues.append(Issue(unknown, "H16", "VPM write together with a VPM set-up"))
-    return issues
-
-
-def _end_forbid(dests: tuple[Dest, Dest], reads: tuple[tuple[File, int], ...]) -> bool:
-    """H18 and H20: things that must not stand in a program end or its two delay slots."""
-    inputs = any(addr in (32, 35, 14) or addr in _VPM_READS for _, addr in reads)
-    outputs = any(
-        (d.place is Place.IO and d.number in _VPM_READS) or (d.place in (Place.A, Place.B) and d.number == 14)
-        for d in dests
-    )
-    return inputs or outputs
-
-
 def plan(word: int) -> Plan:
     """Work out one instruction word. Total: reserved encodings become issues."""
-    p = _plan(word, decode(word))
-    p.blocks = p.needs_mutex or isinstance(p.instr, Semaphore)
-    p.is_branch = isinstance(p.instr, Branch)
+    instr = decode(word)
+    p = Plan(word, instr)
+    if isinstance(instr, Alu):
+        _alu(p, instr)
+    elif isinstance(instr, LoadImm | Semaphore):
+        _load(p, instr)
+    elif isinstance(instr, Branch):
+        _branch(p, instr)
+    _rules(p)
+    p.blocks = p.needs_mutex or isinstance(instr, Semaphore)
+    p.is_branch = isinstance(instr, Branch)
     p.redirects = p.is_branch or p.ends or p.switches
     p.checked = bool(p.issues) or p.s_with_uniform is not None
     return p
 
 
-def _plan(word: int, instr: Instr) -> Plan:
-    if isinstance(instr, Alu):
-        return _alu(word, instr)
-    if isinstance(instr, LoadImm | Semaphore):
-        return _load(word, instr)
-    if isinstance(instr, Branch):
-        return _branch(word, instr)
-    text = f"0x{word:016x} is a reserved encoding"
-    return Plan(word, instr, issues=(Issue(Level.STOP, "reserved-instruction", text),))
+def _rules(p: Plan) -> None:
+    """What the checker's rules say of the instruction: by itself, and what must not come before it."""
+    instr = p.instr
+    facts = facts_of(instr)
+    before = facts.before & ~(FILES & ~p.reads_file)
+    p.effects = facts.after & _LATER
+    p.forbid1, p.forbid2, p.forbid3 = before & _NEXT, before & _SECOND, before & _THIRD
+    issues: dict[str, Issue] = {}
+    for remark in facts.remarks:
+        if _static(p, remark.rule):
+            found = _reserved(p) if remark.rule == "decode" else level(RULES[remark.rule])
+            issues.setdefault(remark.rule, Issue(found, remark.rule, remark.message))
+    for rule, _ in WINDOWS.lanes(before & facts.after & _SAME):
+        issues.setdefault(rule.id, Issue(level(rule), rule.id, rule.summary))
+    p.issues += tuple(issues.values())
 
 
-def _finish(p: Plan, dests: tuple[Dest, Dest], conds: tuple[int, int]) -> None:
-    """Effects of the destinations and the rules about what may follow what."""
-    for dest, cond in zip(dests, conds, strict=True):
-        p.effects |= _write_effect(dest, cond)
-        if dest.place is Place.IO:
-            if dest.number in _SFU_WRITES:
-                p.forbid1 |= Effect.SFU
-                p.forbid2 |= Effect.SFU
-            if dest.number in _TMU_WRITES:
-                p.forbid1 |= Effect.NOSWAP
-                p.forbid2 |= Effect.NOSWAP
-                p.forbid3 |= Effect.NOSWAP
-                if (dest.number - 56) & 3:
-                    p.forbid1 |= Effect.UNIFORMS
-                    p.forbid2 |= Effect.UNIFORMS
+def _static(p: Plan, rule: str) -> bool:
+    """Whether a rule about one instruction is broken whatever the flags and values are; the engine asks for others."""
+    halves = (p.add, p.mul)
+    if rule == "H13":
+        return p.add.dest.place is Place.IO
+    if rule == "H14":
+        return not p.merged and any(h.dest.place is Place.IO and not h.cond for h in halves)
+    return rule != "H24"
 
 
-def _load(word: int, i: LoadImm | Semaphore) -> Plan:
-    p = Plan(word, i)
+def _reserved(p: Plan) -> Level:
+    """Reserved packs have a likely meaning; nothing can be guessed of other reserved encodings."""
+    undefined = isinstance(p.instr, Reserved) or (isinstance(p.instr, Branch) and p.branch is None)
+    return Level.STOP if undefined or (isinstance(p.instr, Alu) and ADD_OPS[p.instr.op_add] is None) else Level.UNKNOWN
+
+
+def _destinations(p: Plan, i: Alu | LoadImm | Semaphore | Branch) -> tuple[Dest, Dest]:
+    """Both destinations, and how they concern each other."""
     add, mul = _dests(i.waddr_add, i.waddr_mul, i.ws)
-    issues: list[Issue] = []
-    p.merged = _same(add, mul) and add.place is Place.IO and _complementary(i.cond_add, i.cond_mul)
-    p.clash = _same(add, mul) and add.place is not Place.IO
-    add_pack, mul_pack = _packs(i.pm, i.pack, add, mul, issues)
-    partial = mul_pack is not None and bool(i.pm) and i.pack >= 4
-    issues += _destination_issues(add, mul, i.cond_add, i.cond_mul, partial, p.merged)
-    if isinstance(i, Semaphore):
-        bad = [d.number for d in (add, mul) if d.place is Place.GRAPHICS or (d.place is Place.IO and d.number >= 52)]
-        if bad:
-            text = f"a semaphore instruction must not write output register {bad[0]}"
-            issues.append(Issue(Level.UNKNOWN, "H27", text))
+    for dest in (add, mul):
+        if dest.place is Place.GRAPHICS:
+            text = f"output register {dest.number} belongs to graphics, which is not emulated"
+            p.issues += (Issue(Level.UNKNOWN, "graphics-register", text),)
+    if not isinstance(i, Branch):
+        p.merged = _same(add, mul) and add.place is Place.IO and _complementary(i.cond_add, i.cond_mul)
+        p.clash = _same(add, mul) and add.place is not Place.IO
+    return add, mul
+
+
+def _sfu_ops(p: Plan) -> int:
+    return sum(h.dest.unit == "sfu" for h in (p.add, p.mul))
+
+
+def _load(p: Plan, i: LoadImm | Semaphore) -> None:
+    add, mul = _destinations(p, i)
+    add_pack, mul_pack = _packs(i.pm, i.pack, add, mul)
     p.add = Half(_nop(), 0, 0, i.cond_add, add, add_pack, False, _writes(add, i.cond_add))
     p.mul = Half(_nop(), 0, 0, i.cond_mul, mul, mul_pack, False, _writes(mul, i.cond_mul))
     p.flags_from = "add" if i.sf and i.cond_add else ""
-    _finish(p, (add, mul), (i.cond_add, i.cond_mul))
-    if _end_forbid((add, mul), ()):
-        p.forbid1 |= Effect.END
-        p.forbid2 |= Effect.END
-    sfu = sum(d.place is Place.IO and d.number in _SFU_WRITES for d in (add, mul))
-    p.counts = Counts(sfu_ops=sfu)
-    p.issues = tuple(issues)
-    return p
+    p.counts = Counts(sfu_ops=_sfu_ops(p))
 
 
-def _branch(word: int, i: Branch) -> Plan:
-    p = Plan(word, i)
-    issues: list[Issue] = []
+def _branch(p: Plan, i: Branch) -> None:
     p.branch = branch_cond(i.cond)
-    if p.branch is None:
-        issues.append(Issue(Level.STOP, "reserved-instruction", f"branch condition {i.cond} is reserved"))
-    add, mul = _dests(i.waddr_add, i.waddr_mul, i.ws)
+    add, mul = _destinations(p, i)
     for dest in (add, mul):
         if dest.place in (Place.IO, Place.GRAPHICS, Place.HOST):
             text = f"a branch link to output register {dest.number} has an unknown result"
-            issues.append(Issue(Level.UNKNOWN, "branch-link", text))
+            p.issues += (Issue(Level.UNKNOWN, "branch-link", text),)
     p.add = Half(_nop(), 0, 0, 1, add, None, False, _writes(add, 1))
     p.mul = Half(_nop(), 0, 0, 1, mul, None, False, _writes(mul, 1))
-    p.effects = Effect.BRANCH | _write_effect(add, 1) | _write_effect(mul, 1)
-    p.forbid1 = Effect.BRANCH
-    p.forbid2 = Effect.BRANCH
-    if i.reg:
-        p.forbid1 |= 1 << i.raddr_a
+    p.reads_file = _file_bit(File.A, i.raddr_a) if i.reg else 0
     p.counts = Counts(branches=1)
-    p.issues = tuple(issues)
-    return p
 
 
 def _writes(dest: Dest, cond: int) -> bool:
@@ -389,31 +344,38 @@ def _writes(dest: Dest, cond: int) -> bool:
     return bool(cond) or dest.place is Place.IO
 
 
-def _packs(pm: int, pack: int, add: Dest, mul: Dest, issues: list[Issue]) -> tuple[Pack | None, Pack | None]:
+def _packs(pm: int, pack: int, add: Dest, mul: Dest) -> tuple[Pack | None, Pack | None]:
     """The pack rows of both halves."""
     if not pack:
         return None, None
     if not pm:
         row = PACK_A[pack]
         return (row if add.place is Place.A else None), (row if mul.place is Place.A else None)
-    mode = PACK_MUL.get(pack)
-    if mode is None:
-        issues.append(Issue(Level.UNKNOWN, "reserved-pack", f"pack mode {pack} with pm = 1 is reserved"))
-        mode = PACK_MUL[3] if pack == 11 else None  # vc4asm writes 11 for 3
-    return None, mode
+    return None, PACK_MUL.get(3 if pack == 11 else pack)  # vc4asm writes 11 for 3
 
 
-_SIGNAL_ISSUES: dict[int, Issue] = {
-    0: Issue(Level.STOP, "breakpoint", "software breakpoint: the QPU stops"),
-    4: Issue(Level.UNKNOWN, "scoreboard", "scoreboard signals belong to fragment shaders"),
-    5: Issue(Level.UNKNOWN, "scoreboard", "scoreboard signals belong to fragment shaders"),
-    6: Issue(Level.WARN, "thread-switch", "user programs are single-threaded: a switch loses accumulators and flags"),
-    2: Issue(Level.WARN, "thread-switch", "user programs are single-threaded: a switch loses accumulators and flags"),
-    **{
-        sig: Issue(Level.UNKNOWN, "graphics-signal", f"signal {sig} loads from the tile buffer, which is not emulated")
-        for sig in (7, 8, 9, 12)
-    },
-}
+def _file_bit(file: File, number: int) -> int:
+    return 1 << _FIRST_FILE + 32 * file + number
+
+
+def _signal(p: Plan, code: int) -> None:
+    """What the signal does, and what is wrong with signals that belong to shaders."""
+    row = SIGNALS[code]
+    p.ends, p.switches = row.ends, row.switches
+    p.load = {"tmu0": 0, "tmu1": 1}.get(row.loads_r4)
+    issue: tuple[Level, str, str] | None = None
+    if row.name == "bkpt":
+        issue = Level.STOP, "breakpoint", "software breakpoint: the QPU stops"
+    elif row.switches:
+        text = "user programs are single-threaded: a switch loses accumulators and flags"
+        issue = Level.WARN, "thread-switch", text
+    elif row.loads_r4 == "tlb":
+        text = f"signal {row.name} loads from the tile buffer, which is not emulated"
+        issue = Level.UNKNOWN, "graphics-signal", text
+    elif row.graphics:
+        issue = Level.UNKNOWN, "scoreboard", "scoreboard signals belong to fragment shaders"
+    if issue is not None:
+        p.issues += (Issue(*issue),)
 
 
 def _half(op: Op, a: int, b: int, cond: int, dest: Dest, pack: Pack | None, active: bool) -> Half:
@@ -421,165 +383,84 @@ def _half(op: Op, a: int, b: int, cond: int, dest: Dest, pack: Pack | None, acti
     return Half(op, a, b, cond, dest, pack, float_result(op), active, a == b and is_move(op), sources, op.arity == 2)
 
 
-def _alu(word: int, i: Alu) -> Plan:
-    p = Plan(word, i)
-    issues: list[Issue] = []
-    if i.sig in _SIGNAL_ISSUES:
-        issues.append(_SIGNAL_ISSUES[i.sig])
-    p.ends = i.sig in (3, 9)
-    p.switches = i.sig in (2, 6)
-    p.load = {10: 0, 11: 1}.get(i.sig)
-    op_add, op_mul = ADD_OPS[i.op_add], MUL_OPS[i.op_mul]
+def _alu(p: Plan, i: Alu) -> None:
+    _signal(p, i.sig)
+    op_add, op_mul = ADD_OPS[i.op_add] or _nop(), MUL_OPS[i.op_mul]
     assert op_mul is not None
-    if op_add is None:
-        issues.append(Issue(Level.STOP, "undefined-opcode", f"ADD opcode {i.op_add} is reserved"))
-        op_add = _nop()
-    add, mul = _dests(i.waddr_add, i.waddr_mul, i.ws)
-    p.merged = _same(add, mul) and add.place is Place.IO and _complementary(i.cond_add, i.cond_mul)
-    p.clash = _same(add, mul) and add.place is not Place.IO
-    add_pack, mul_pack = _packs(i.pm, i.pack, add, mul, issues)
-    issues += _destination_issues(add, mul, i.cond_add, i.cond_mul, bool(i.pm) and i.pack >= 4, p.merged)
+    add, mul = _destinations(p, i)
+    add_pack, mul_pack = _packs(i.pm, i.pack, add, mul)
     if i.sf:
-        if i.op_add:
-            p.flags_from = "add" if i.cond_add else ""
-        else:
-            p.flags_from = "mul" if i.cond_mul else ""
+        source, cond = ("add", i.cond_add) if i.op_add else ("mul", i.cond_mul)
+        p.flags_from = source if cond else ""
     add_active = bool(i.op_add) and (_writes(add, i.cond_add) or p.flags_from == "add")
     if not i.op_add and add.place in (Place.IO, Place.HOST):
-        # To registers it writes nothing (vc4.md 9.4, measured).
+        # To registers it writes nothing (docs/hardware/vc4.md 9.4, measured).
         text = f"an ADD nop names output register {add.number}: what happens is unknown; emulated as nothing"
-        issues.append(Issue(Level.UNKNOWN, "add-nop-write", text))
+        p.issues += (Issue(Level.UNKNOWN, "add-nop-write", text),)
     # A MUL operation feeds the latch that MUL nops repeat, even without a destination.
     mul_active = bool(i.op_mul and i.cond_mul) or _writes(mul, i.cond_mul) or p.flags_from == "mul"
     p.add = _half(op_add, i.add_a, i.add_b, i.cond_add, add, add_pack, add_active)
     p.mul = _half(op_mul, i.mul_a, i.mul_b, i.cond_mul, mul, mul_pack, mul_active)
-    muxes: set[int] = set()
-    floats: set[int] = set()
-    for half in (p.add, p.mul):
-        if float_operands(half.op):
-            floats |= half.sources
-        if half.active:
-            muxes |= half.sources
-    _reads(p, i, muxes, issues)
+    muxes: frozenset[int] = frozenset().union(*(h.sources for h in (p.add, p.mul) if h.active))
+    _reads(p, i, muxes)
     if i.unpack:
-        row = UNPACK[i.unpack]
-        p.unpack = row.as_float if i.pm or MUX_A in floats else row.as_int
-        p.unpack_r4 = bool(i.pm)
-        if not i.pm and i.raddr_a >= 32:
-            p.unpack = None
-            if MUX_A in muxes and i.raddr_a != NOP:
-                text = "unpacking an input register: unknown on hardware; emulated as no unpacking"
-                issues.append(Issue(Level.UNKNOWN, "unpack-input", text))
-    _rotation(p, i, mul_active, issues)
-    _alu_rules(p, i, (add, mul), muxes, issues)
+        _unpack(p, i, muxes)
+    if i.sig == SIG_SMALL_IMM and i.raddr_b >= 48 and i.op_mul and mul_active:
+        p.rotate = R5_ROTATION if i.raddr_b == 48 else i.raddr_b - 48
     p.counts = Counts(
         add_ops=int(i.op_add != 0),
         mul_ops=int(i.op_mul != 0),
-        fadds=int(i.op_add in (1, 2)),
-        fmuls=int(i.op_mul == 1),
-        sfu_ops=sum(d.place is Place.IO and d.number in _SFU_WRITES for d in (add, mul)),
+        fadds=int(op_add.name in ("fadd", "fsub")),
+        fmuls=int(op_mul.name == "fmul"),
+        sfu_ops=_sfu_ops(p),
         thread_switches=int(p.switches),
     )
-    p.issues = tuple(issues)
-    return p
 
 
-def _reads(p: Plan, i: Alu, muxes: set[int], issues: list[Issue]) -> None:
+def _unpack(p: Plan, i: Alu, muxes: frozenset[int]) -> None:
+    """The unpack of r4 (pm = 1) or of what port A delivers, as a float if any float operation takes it."""
+    floats = any(MUX_A in h.sources and float_operands(h.op) for h in (p.add, p.mul))
+    p.unpack_r4 = bool(i.pm)
+    if not i.pm and i.raddr_a >= 32:
+        if MUX_A in muxes and i.raddr_a != NOP:
+            text = "unpacking an input register: unknown on hardware; emulated as no unpacking"
+            p.issues += (Issue(Level.UNKNOWN, "unpack-input", text),)
+        return
+    row = UNPACK[i.unpack]
+    p.unpack = row.as_float if i.pm or floats else row.as_int
+
+
+def _reads(p: Plan, i: Alu, muxes: frozenset[int]) -> None:
     """What the two read ports do."""
-    p.read_a = _source(i.raddr_a, File.A, MUX_A in muxes, issues)
-    if i.sig == 13:
+    immediate = i.sig == SIG_SMALL_IMM
+    p.read_a = _source(p, i.raddr_a, File.A, MUX_A in muxes)
+    if immediate:
         p.read_b = Source(Read.SMALL_IMM, small_imm_value(i.raddr_b), MUX_B in muxes)
     elif i.raddr_b == i.raddr_a and i.raddr_b in _POPS:
         p.read_b = Source(Read.SHARED, i.raddr_b, MUX_B in muxes)
     else:
-        p.read_b = _source(i.raddr_b, File.B, MUX_B in muxes, issues)
-    p.needs_mutex = i.raddr_a == 51 or (i.sig != 13 and i.raddr_b == 51)
+        p.read_b = _source(p, i.raddr_b, File.B, MUX_B in muxes)
+    rows = [reader(File.A, i.raddr_a), None if immediate else reader(File.B, i.raddr_b)]
+    p.needs_mutex = any(row is not None and row.unit == "mutex" for row in rows)
+    if any(row is not None and row.effect == "uniform" for row in rows):
+        tmu = [h.dest.number - 56 for h in (p.add, p.mul) if h.dest.unit == "tmu"]
+        p.s_with_uniform = next((n >> 2 for n in tmu if not n & 3), None)
 
 
-def _source(addr: int, file: File, used: bool, issues: list[Issue]) -> Source | None:
+def _source(p: Plan, addr: int, file: File, used: bool) -> Source | None:
     if addr < 32:
+        if used:
+            p.reads_file |= _file_bit(file, addr)
         return Source(Read.REGISTER, addr, used)
     if addr == NOP:
         return Source(Read.LATCH, addr, used) if used else None
     row = reader(file, addr)
-    if row is None:
-        if used:
-            text = f"input address {addr} is unassigned; emulated as the element number (A) or QPU number (B)"
-            issues.append(Issue(Level.UNKNOWN, "unassigned-read", text))
-        return Source(Read.INPUT, addr, used)
-    if row.graphics:
-        text = f"input register {row.name} belongs to graphics, which is not emulated"
-        issues.append(Issue(Level.UNKNOWN, "graphics-register", text))
-        return Source(Read.INPUT, addr, used)
+    issue: tuple[str, str] | None = None
+    if row is not None and row.graphics:
+        issue = "graphics-register", f"input register {row.name} belongs to graphics, which is not emulated"
+    elif row is None and used:
+        text = f"input address {addr} is unassigned; emulated as the element number (A) or QPU number (B)"
+        issue = "unassigned-read", text
+    if issue is not None:
+        p.issues += (Issue(Level.UNKNOWN, *issue),)
     return Source(Read.INPUT, addr, used)
-
-
-def _rotation(p: Plan, i: Alu, mul_active: bool, issues: list[Issue]) -> None:
-    """MUL rotation by small-immediate codes 48..63, with its hazards."""
-    if i.sig != 13 or i.raddr_b < 48 or not i.op_mul or not mul_active:
-        return
-    p.rotate = R5_ROTATION if i.raddr_b == 48 else i.raddr_b - 48
-    operands = {i.mul_a, i.mul_b}
-    if p.rotate == R5_ROTATION and operands - {MUX_B}:
-        p.forbid1 |= Effect.R5
-    for n in range(4):
-        if n in operands:
-            p.forbid1 |= Effect.ACC0 << n
-    if 4 <= p.rotate <= 12 and not operands & {0, 1, 2, 3} and operands & {4, MUX_A}:
-        text = f"rotation by {p.rotate} of operands that only rotate within quads"
-        issues.append(Issue(Level.WARN, "H7", text))
-
-
-def _alu_rules(p: Plan, i: Alu, dests: tuple[Dest, Dest], muxes: set[int], issues: list[Issue]) -> None:
-    """Hazards and same-instruction restrictions."""
-    _finish(p, dests, (i.cond_add if i.op_add else 0, i.cond_mul))
-    reads: list[tuple[File, int]] = [(File.A, i.raddr_a)]
-    if i.sig != 13:
-        reads.append((File.B, i.raddr_b))
-    if MUX_A in muxes and i.raddr_a < 32:
-        p.forbid1 |= 1 << i.raddr_a
-    if MUX_B in muxes and i.sig != 13 and i.raddr_b < 32:
-        p.forbid1 |= 1 << 32 + i.raddr_b
-    if 4 in muxes or i.sig in (7, 8, 9, 10, 11, 12):
-        p.forbid1 |= Effect.SFU
-        p.forbid2 |= Effect.SFU
-    uniform = any(addr == 32 for _, addr in reads)
-    if uniform:
-        p.forbid1 |= Effect.UNIFORMS
-        p.forbid2 |= Effect.UNIFORMS
-    if p.ends:
-        p.effects |= Effect.END
-        if any(
-            d.place in (Place.A, Place.B) and _writes(d, c)
-            for d, c in zip(dests, (i.cond_add, i.cond_mul), strict=True)
-        ):
-            issues.append(Issue(Level.UNKNOWN, "H19", "the program end instruction writes a physical register"))
-    if p.switches:
-        p.effects |= Effect.SWITCH
-        p.forbid1 |= Effect.SWITCH
-        p.forbid2 |= Effect.SWITCH
-    if _end_forbid(dests, tuple(reads)):
-        p.forbid1 |= Effect.END
-        p.forbid2 |= Effect.END
-        if p.ends:
-            text = "a program end must not read uniforms, use the VPM or touch ra14/rb14"
-            issues.append(Issue(Level.UNKNOWN, "H18", text))
-    written = [d for d in dests if d.place is Place.IO]
-    tmu = sorted({d.number for d in written if d.number in _TMU_WRITES})
-    busy = len(tmu)
-    busy += any(d.number in _SFU_WRITES for d in written)
-    busy += p.load is not None
-    busy += p.needs_mutex
-    if busy > 1:
-        text = "more than one of: TMU write, TMU load, SFU write, mutex read"
-        issues.append(Issue(Level.UNKNOWN, "H12", text))
-    if uniform and any((a - 56) & 3 for a in tmu):
-        text = "a texture write takes a uniform of its own and cannot stand beside a uniform read"
-        issues.append(Issue(Level.UNKNOWN, "H23", text))
-    if uniform:
-        p.s_with_uniform = next(((a - 56) >> 2 for a in tmu if not (a - 56) & 3), None)
-    if any(addr == 48 for _, addr in reads) and any(d.number == 49 for d in written):
-        issues.append(Issue(Level.UNKNOWN, "H16", "VPM read together with a VPM set-up"))
-
-
-assert FILE_FREE_READS >= _POPS

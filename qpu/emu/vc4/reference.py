@@ -25,7 +25,7 @@ from qpu.emu.vc4.alu import BRANCH_SLOTS, END_SLOTS, SWITCH_SLOTS
 from qpu.emu.vc4.faults import Level, Reporter, describe_address, disassemble
 from qpu.emu.vc4.fetch import Block, Code
 from qpu.emu.vc4.hazards import broken_rule, keep_old, restore
-from qpu.emu.vc4.prepare import COUNTS, Plan
+from qpu.emu.vc4.prepare import COUNTS, FILES, Plan
 from qpu.emu.vc4.reference_execute import ReferenceThread
 from qpu.emu.vc4.state import BUS_MASK, CLOCKS_PER_INSTRUCTION, Bank, Flag, Group, Qpu, Status
 from qpu.emu.vc4.sync import Sync
@@ -37,7 +37,6 @@ from qpu.vc4.instr import Semaphore
 __all__ = ["TURN", "ReferenceExecution", "Stretch"]
 
 TURN = 1024  # instructions a QPU executes before others get a turn
-_REGISTERS = (1 << 64) - 1
 
 
 class _Cycle:
@@ -380,7 +379,7 @@ class ReferenceExecution:
                 patch = None
                 if (plan.forbid1 & one) | (plan.forbid2 & two) | (plan.forbid3 & three):
                     patch = broken_rule(faults, g, plan, (one, two, three))
-                if lenient and plan.effects & _REGISTERS:
+                if lenient and plan.effects & FILES:
                     keep_old(g, plan)
                 before = None if trace is None else self._registers(g)
                 cancel = patch is not None and patch.cancel

@@ -12,17 +12,16 @@ from typing import NamedTuple
 
 from qpu.emu.vc4.alu import BRANCH_SLOTS, SFU_LATENCY
 from qpu.emu.vc4.fetch import step
-from qpu.emu.vc4.prepare import Half, Place, Plan, Read, Source
+from qpu.emu.vc4.prepare import FILES, Half, Place, Plan, Read, Source
 from qpu.vc4.instr import Alu, Branch, LoadImm
 from qpu.vc4.regs import File
 
 __all__ = ["ALL_EFFECTS", "DYNAMIC", "NOWHERE", "Graph", "Node", "breaks", "history_key", "releases", "why_not"]
 
-ALL_EFFECTS = (1 << 80) - 1
+ALL_EFFECTS = -1
 NOWHERE, DYNAMIC = -1, -2
 MUTEX = 51
 MAX_NODES = 20_000
-_REGISTERS = (1 << 64) - 1
 _SFU = range(52, 56)
 _OUTPUTS = frozenset({40, 48, 49, 50, 51, *_SFU, 56, 60})
 
@@ -215,7 +214,7 @@ class Graph:
             if node in self.reasons:
                 continue
             plan = self.plan(node.at)
-            writes = plan is not None and bool(plan.effects & _REGISTERS)
+            writes = plan is not None and bool(plan.effects & FILES)
             if any(n in conflicts or (n.at < 0 and writes) for n in after):
                 self.reasons[node] = "hazard"
 

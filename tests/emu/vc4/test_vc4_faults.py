@@ -53,7 +53,7 @@ UNKNOWN: list[tuple[str, list[Any], int]] = [
     ("H17", [Branch(cond=15, rel=1), Alu(), Branch(cond=15, rel=1)], 2),
     ("H18", [Alu(sig=3, raddr_a=32)], 0),
     ("H18", [Alu(sig=3), Alu(raddr_a=32)], 1),
-    ("H18", [Alu(sig=3), Alu(), mov(14, 0)], 2),
+    ("H20", [Alu(sig=3), Alu(), mov(14, 0)], 2),
     ("H19", [mov(5, 0, sig=3)], 0),
     ("H27", [Semaphore(imm=0, cond_add=1, waddr_add=52)], 0),
     ("graphics-register", [mov(44, 0)], 0),
@@ -63,7 +63,7 @@ UNKNOWN: list[tuple[str, list[Any], int]] = [
     ("unassigned-read", [mov(32, 6, raddr_a=40)], 0),
     ("unpack-input", [mov(32, 6, raddr_a=38, unpack=1)], 0),
     ("add-nop-write", [Alu(cond_add=1, waddr_add=48)], 0),
-    ("reserved-pack", [Alu(op_mul=1, cond_mul=1, waddr_mul=32, pm=1, pack=9)], 0),
+    ("decode", [Alu(op_mul=1, cond_mul=1, waddr_mul=32, pm=1, pack=9)], 0),
     ("uniforms-relative", [mov(40, 0, ws=1)], 0),
     ("vpm-no-setup", [mov(48, 0)], 0),
     ("vpm-no-setup", [mov(50, 0)], 0),
@@ -91,10 +91,10 @@ def test_unknown_results_fault_when_strict_and_are_recorded_when_lenient(
 
 
 STOPS: list[tuple[str, list[int]]] = [
-    ("reserved-instruction", [encode(Reserved(0xE4000000_00000000))]),
-    ("reserved-instruction", [encode(Branch(cond=13))]),
-    ("undefined-opcode", [encode(Alu(op_add=9, cond_add=1, waddr_add=32))]),
-    ("undefined-opcode", [encode(Alu(op_add=27))]),
+    ("decode", [encode(Reserved(0xE4000000_00000000))]),
+    ("decode", [encode(Branch(cond=13))]),
+    ("decode", [encode(Alu(op_add=9, cond_add=1, waddr_add=32))]),
+    ("decode", [encode(Alu(op_add=27))]),
     ("breakpoint", [encode(Alu(sig=0))]),
     ("tmu-empty", [encode(Alu(sig=10))]),
     ("tmu-empty", [encode(Alu(sig=11))]),
