@@ -82,6 +82,8 @@ def _asm(options: argparse.Namespace) -> int:
         raise UsageError("-I is for vc4: V3D text has no includes")
     else:
         program = toolkit.assemble(source, filename=filename, check=False)
+        for warning in program.warnings:
+            print(warning.render(), file=sys.stderr)
     failed = False
     if options.check:
         findings = toolkit.check(program.code, single_segment=options.single_segment)

@@ -15,11 +15,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qpu.core.isa import Basis, Isa, Unit
 from qpu.core.optable import Code, Flags, Latency, Op, Semantics, Table, Token
 from qpu.v3d import sem as s
+
+if TYPE_CHECKING:
+    from qpu.v3d.instr import AluHalf
 
 __all__ = [
     "BY_NAME",
@@ -35,6 +38,7 @@ __all__ = [
     "code_of",
     "modifiers",
     "table",
+    "untried",
     "variants",
 ]
 
@@ -873,3 +877,16 @@ def modifiers(op: Op, isa: Isa, unit: Unit) -> dict[str, tuple[str, ...]]:
     found = variants(op, isa, unit)
     names = {"a": [v[0] for v in found], "b": [v[1] for v in found], "d": [v[2] for v in found]}
     return {role: tuple(dict.fromkeys(n for n in values if n)) for role, values in names.items() if any(values)}
+
+
+# (form, role, modifier) that decode, but that no tool in the field emits.
+_UNTRIED: Final = frozenset({("p", "d", "l"), ("p", "d", "h"), ("s1", "a", "abs"), ("s1i", "a", "abs")})
+
+
+def untried(half: AluHalf, isa: Isa, unit: Unit) -> bool:
+    """True when the half uses a form that no program is known to have tried on hardware (v3d.md 6.3)."""
+    code = code_of(half.op, isa, unit)
+    if code is None:
+        return False
+    mods = ("d", half.pack), ("a", half.a.mod if half.a is not None else "")
+    return any((code.form, role, mod) in _UNTRIED for role, mod in mods)

@@ -8,7 +8,8 @@ The language is what the disassembler prints, with free spacing, and for people:
   parentheses (``/`` is exact); ``rf[expression]`` is a register;
 * ``.word value`` emits a 64-bit word;
 * one half may be left out: ``fmul rf0, rf1, rf2`` and ``add rf0, rf1, rf2`` are instructions;
-* the signals that the driver's text omits: ``ucb``, and on 4.2 ``rot.5``, ``rot.-3``, ``rot.r5``; ``link`` on branches.
+* the signals that the driver's text omits: ``ucb``, and on 4.2 ``rot.5``, ``rot.-3``, ``rot.r5``; ``link`` on branches;
+* lines of a dump of the driver, with their word in front and a note behind, are taken as they are.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from typing import Final
 from qpu.core.code import Code
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
-from qpu.errors import AsmError, Diagnostic, Loc
+from qpu.errors import AsmError, DecodeError, Diagnostic, Loc, Severity
 from qpu.v3d.codes import BRANCH_CONDS, COND_ALLOWED, CONDS, PUSHES, SIG_CODE, UPDATES, WRITING_SIGS, sig_names
+from qpu.v3d.decode import decode
 from qpu.v3d.encode import encode
 from qpu.v3d.expr import TextError
 from qpu.v3d.instr import AluHalf, Branch, Dst, Sig, Src
-from qpu.v3d.ops import modifiers, table
+from qpu.v3d.ops import modifiers, table, untried
 from qpu.v3d.pairing import ADD, ADD_FLAGS, MUL, MUL_FLAGS, SIGNAL, draft, explain, idle
 from qpu.v3d.parse_operands import OperandParser
+from qpu.v3d.printer import text as printed
 
 __all__ = ["assemble_text"]
 
@@ -46,7 +49,12 @@ _SIGNALS: Final = {
     "rot": Sig.ROT,
 }
 
+# Mesa's dump of a program: a head, then lines "0x<word> <text> (<uniform>)".
+_DUMP_HEAD = re.compile(r"\s*[A-Z_]+ prog \d+/-?\d+ QPU:\s*$")
+_DUMP = re.compile(r"\s*0x([0-9a-fA-F]{16})\s+(?=[a-z])")
+_DUMP_NOTE = re.compile(r"\s*\([^()]*(?:\[[^\]]*\])?\)\s*$")
 _LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines knows more ends than editors count
+_UNTRIED_HELP: Final = "try it on the board, or convert in an instruction of its own"
 _LINE_LIMIT: Final = 4000  # of code; bounds the numbers and the nesting in it, too
 _LABEL = re.compile(r"\s*([A-Za-z_$][\w.$]*)\s*:")
 _NAME = re.compile(r"[A-Za-z_$][\w.$]*$")
@@ -94,6 +102,8 @@ class _Assembler(OperandParser):
         "ops",
         "roles",
         "sources",
+        "untried",
+        "warnings",
         "words",
     )
 
@@ -106,6 +116,9 @@ class _Assembler(OperandParser):
         self.labels: dict[str, int] = {}
         self.fixups: list[_Fixup] = []
         self.errors: list[Diagnostic] = []
+        self.warnings: list[Diagnostic] = []
+        # instruction text -> column and message of a form that nobody is known to have tried on hardware
+        self.untried: dict[str, list[tuple[int, str]]] = {}
         self.cache: dict[str, tuple[_Half, int]] = {}
         self.known: dict[str, int] = {}  # instruction text -> word
         self.roles: dict[str, list[str]] = {}
@@ -136,10 +149,16 @@ class _Assembler(OperandParser):
             self.resolve(fixup)
         if self.errors:
             raise AsmError.of(self.errors)
-        return Code(self.isa, tuple(self.words), self.labels, self.locs)
+        return Code(self.isa, tuple(self.words), self.labels, self.locs, tuple(self.warnings))
 
     def line(self, code: str, loc: Loc) -> None:
         column = 0
+        if _DUMP_HEAD.match(code):
+            return
+        dumped = _DUMP.match(code)
+        if dumped is not None:
+            self.dumped(int(dumped[1], 16), _DUMP_NOTE.sub("", code), dumped.end(), loc)
+            return
         while (m := _LABEL.match(code, column)) is not None:
             self.label(m[1], m.start(1))
             column = m.end()
@@ -154,7 +173,39 @@ class _Assembler(OperandParser):
             word = self.branch(code, column, loc)
         else:
             known = self.known.get(rest)
-            word = self.known[rest] = self.alu(code, column) if known is None else known
+            if known is None:
+                self.untried[""] = []
+                word = self.known[rest] = self.alu(code, column)
+                if self.untried[""]:
+                    self.untried[rest] = [(at - column, message) for at, message in self.untried[""]]
+            else:
+                word = known
+            for at, message in self.untried.get(rest, ()):
+                place = Loc(loc.file, loc.line, column + at + 1, loc.text)
+                self.warnings.append(
+                    Diagnostic("untried", message, Severity.WARNING, place, "forms that the driver uses", _UNTRIED_HELP)
+                )
+        self.words.append(word)
+        self.locs.append(loc)
+
+    def dumped(self, word: int, code: str, column: int, loc: Loc) -> None:
+        """A line of the driver's dump: its word counts, and must be what the text says."""
+        if _BRANCH_LIKE.match(code, column):
+            said = self.branch(code, column, loc)
+        else:
+            said = self.alu(code, column)
+        try:
+            shown = printed(decode(self.isa, word))
+        except DecodeError as error:
+            shown = str(error)
+        if shown != printed(decode(self.isa, said)):
+            raise TextError(
+                column,
+                "dump",
+                f"the word 0x{word:016x} of this line is {' '.join(shown.split())!r} on {self.isa.label}",
+                "a word and the text that it prints as",
+                f"is the dump of another chip? without the word the text assembles to 0x{said:016x}",
+            )
         self.words.append(word)
         self.locs.append(loc)
 
@@ -390,6 +441,11 @@ class _Assembler(OperandParser):
         else:
             add, mul = halves
         signals = int(sig)
+        for half, unit in ((add, Unit.ADD), (mul, Unit.MUL)):
+            mod = half.half.pack or (half.half.a.mod if half.half.a is not None else "")
+            if mod and untried(half.half, isa, unit):
+                message = f"{half.half.op.name} with .{mod} is in no program that is known to have run; meaning assumed"
+                self.untried.setdefault("", []).append((half.operands[0], message))
         try:
             return encode(*draft(isa, add.half, mul.half, signals, sig_dst, rot))
         except AsmError as error:
