@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeAlias
 
 from qpu.core.isa import Isa
 from qpu.core.optable import Flags, Semantics
-from qpu.emu.v3d.prepare import Prepared, requests
+from qpu.emu.v3d.prepare import Prepared, broken, requests, rotations
 from qpu.v3d import regs
 from qpu.v3d.instr import Alu, AluHalf, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import PACK, UNPACK, table
@@ -197,7 +197,9 @@ def _general(p: Prepared, i: Alu, halves: list[_Half], v: Lanes) -> Step:
         for rule, message in hazards:
             x.hazard(t, rule, message)
         if rotates:
-            _check_rotation(t, x, i)
+            before = x.before(t)
+            for rule, message in broken(p, before.after & rotations(p.isa)) if before is not None else ():
+                x.hazard(t, rule, message)
         found = [run(t, x) for run in runs]
         if select:
             one, other = (any_half(v, mask) for _, mask, _, _ in found if mask is not None)
@@ -247,20 +249,6 @@ def _loads(p: Prepared, i: Alu, v: Lanes) -> list[tuple[Callable[[Any, Any], Vec
         (Sig.LDUNIFARF, unifa, addressed),
     )
     return [(take, put) for sig, take, put in kinds if i.sig & sig]
-
-
-def _check_rotation(t: Thread, x: Machine, i: Alu) -> None:
-    before = x.before(t)
-    if before is None:
-        return
-    for src in (i.mul.a, i.mul.b):
-        if src is not None and src.kind is not SrcKind.IMM:
-            name = ("r" if src.kind is SrcKind.ACC else "rf", src.n)
-            if before.loaded == name:
-                message = f"{name[0]}{name[1]} was written by ldtmu one instruction before its rotation"
-                x.hazard(t, "rotate-early", message)
-    if not i.raddr_b and (("r", R5) in before.writes or before.loaded == ("r", R5)):
-        x.hazard(t, "rotate-early", "r5 was written one instruction before it is used as the rotation amount")
 
 
 # -- one half

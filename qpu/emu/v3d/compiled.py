@@ -407,7 +407,7 @@ class CompiledV3dExecution(DispatchExecution):
                 self._services.prepared = None
                 message = f"the program counter 0x{g.pc:08x} is outside of every buffer"
                 self._services.fault(g, "code-out-of-bounds", message)
-            self._services.fault(g, *(prepare(self.isa, word).problem or ("undefined-opcode", "no instruction")))
+            self._services.fault(g, *(prepare(self.isa, word).problem or ("decode", "not an instruction")))
         else:
             raise EmuFault("engine", f"the compiled program stopped with {reason.name}", FaultPlace())
 
@@ -460,7 +460,7 @@ class CompiledV3dExecution(DispatchExecution):
         state = self._states[thread]
         rule, message = self._program.rules[int(state[Slot.RULE])]
         if not message:
-            message = f"branch target 0x{int(state[Slot.TARGET]):08x} is no multiple of 8"
+            message = f"branch target 0x{int(state[Slot.TARGET]):08x} is not a multiple of 8"
         self._services.fault(self._standing(thread), rule, message)
 
     def _check(self, thread: int) -> None:

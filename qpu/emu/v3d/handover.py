@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qpu.core.deferred_signals import CriticalSection
 from qpu.core.isa import Isa
 from qpu.emu.v3d.dispatch import Dispatch, Placement
-from qpu.emu.v3d.prepare import prepare
+from qpu.emu.v3d.prepare import UNIFA_EARLY, prepare
 from qpu.emu.v3d.reference import V3dExecution, V3dReferenceMachine
 from qpu.emu.v3d.services import DispatchServices
 from qpu.emu.v3d.state import Group
@@ -54,7 +54,7 @@ def group_of(isa: Isa, thread: int, state: U32, node: Node, fetch: Fetch, *, spl
     g.revf = vector(Slot.REVF)
     g.tidx = np.full(LANES, number(Slot.TIDX), np.uint32)
     g.link, g.unifa, g.config = number(Slot.LINK), number(Slot.UNIFA), number(Slot.CONFIG)
-    g.unifa_at = node.unifa - 4 if node.unifa else -100
+    g.unifa_at = node.unifa - UNIFA_EARLY - 1 if node.unifa else -100
     g.data = [vector(Slot.DATA + LANES * k) for k in range(number(Slot.PENDING))]
     head = number(Slot.HEAD)
     g.results = [vector(Slot.FIFO + LANES * ((head + k) % FIFO_SLOTS)) for k in range(number(Slot.COUNT))]

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 
+from qpu.core.effects import Effects
 from qpu.core.isa import Isa
 from qpu.core.optable import Token
 from qpu.errors import DecodeError
 from qpu.v3d import regs
 from qpu.v3d.decode import decode
+from qpu.v3d.effects import parts
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, SrcKind
 from qpu.v3d.regs import signal_rows
+from qpu.v3d.rules import RULES
 
-__all__ = ["Prepared", "disassembly", "prepare", "requests", "same_lanes"]
+__all__ = [
+    "UNIFA_EARLY", "Prepared", "broken", "disassembly", "pending", "prepare", "requests", "rotations", "same_lanes",
+]  # fmt: skip
 
+UNIFA_EARLY = RULES["unifa-early"].windows[0].distance  # instructions after a write of unifa that must not read it
+# Rules about distances that matter while a program runs; the others of `qpu.v3d.rules` look at the whole program.
+_RUNNING = (
+    "thrsw-sfu", "sfu-r4-read", "sfu-r4-write", "sfu-sfu", "branch-slot", "unifa-early", "rot-amount", "rot-ldtmu",
+)  # fmt: skip
 _LANE_OP_BARS = ("tmud", "tmua", "tmuc")  # py-videocore7, test_guard.py
 _COMPLEMENTS = ({"ifa", "ifna"}, {"ifb", "ifnb"})
 
@@ -25,7 +35,8 @@ class Prepared:
 
     problem: (rule, message) when nothing here can execute it: always a fault. hazards: (rule, message) of what
     hardware does not define; faults in strict mode, warnings otherwise. uniforms: words taken from the uniform
-    stream. starts_request: writes tmua or tmuau. touches_r4: reads or writes r4 or starts an SFU operation (4.2).
+    stream. starts_request: writes tmua or tmuau. after, before: windows of the rules about distances that it opens and
+    must keep out of, see `broken`.
     """
 
     isa: Isa
@@ -48,17 +59,50 @@ class Prepared:
     sfu_write: bool = False
     joins_barrier: bool = False  # writes syncb
     writes_unifa: bool = False
-    touches_r4: bool = False
     writes_rf0: bool = False
     doubtful_rf0: bool = False  # 7.1: implicit rf0 write beside another register-writing signal
     addressed_signal: bool = False
-    writes: frozenset[tuple[str, int]] = frozenset()  # ("rf" | "r", n) written by the ALUs
-    loaded: tuple[str, int] | None = None  # register written by ldtmu
+    after: int = 0
+    before: int = 0
 
     @property
     def branch(self) -> bool:
         """Whether it is a branch."""
         return isinstance(self.instr, Branch)
+
+
+@cache
+def _watched(isa: Isa) -> int:
+    return sum(RULES.windows[isa].bits(rule) for rule in _RUNNING)
+
+
+@cache
+def pending(isa: Isa, *, late: bool = False, unifa: bool = False, switch: bool = False, branch: bool = False) -> int:
+    """Windows that are open while a program runs.
+
+    late: the instruction before wrote an SFU address. unifa: it was written a few instructions ago. switch, branch: in
+    the delay slots of a thread switch, of a branch.
+    """
+    events = {"sfu write": late, "switch": switch, "branch": branch}
+    names = frozenset(name for name, on in events.items() if on)
+    effects = Effects(events=names, writes=frozenset({"unifa"}) if unifa else frozenset())
+    return RULES.windows[isa].masks(effects)[0] & _watched(isa)
+
+
+@cache
+def rotations(isa: Isa) -> int:
+    """Windows of the rules about rotations; they look at the instruction before."""
+    return RULES.windows[isa].bits("rot-amount") | RULES.windows[isa].bits("rot-ldtmu")
+
+
+def broken(p: Prepared, after: int) -> list[tuple[str, str]]:
+    """Rules that the instruction breaks, and sentences. after: the windows that are open.
+
+    Of an SFU write after another the last row speaks, not the one about r4: the first of the list is the fault.
+    """
+    found = RULES.windows[p.isa].lanes(p.before & after) if p.before & after else ()
+    texts = ((rule.id, rule.summary if "{" in w.message else w.message or rule.summary) for rule, w in found)
+    return list(dict.fromkeys(texts))[::-1]
 
 
 def same_lanes(add: AluHalf, mul: AluHalf) -> bool:
@@ -68,12 +112,14 @@ def same_lanes(add: AluHalf, mul: AluHalf) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def prepare(isa: Isa, word: int) -> Prepared:
-    """Decode and judge one word. Undecodable words are a `Prepared` with the problem ``undefined-opcode``."""
+    """Decode and judge one word. Undecodable words are a `Prepared` with the problem ``decode``."""
     try:
         instr = decode(isa, word)
     except DecodeError as error:
-        return Prepared(isa, word, Branch(isa), ("undefined-opcode", str(error)))
+        return Prepared(isa, word, Branch(isa), ("decode", str(error)))
     p = Prepared(isa, word, instr)
+    facts = RULES.windows[isa].facts(parts(instr))
+    p.after, p.before = facts.after & _watched(isa), facts.before & _watched(isa)
     if isinstance(instr, Branch):
         if instr.bdi == "rf" or instr.bdu == "rf":
             p.max_rf = instr.raddr_a
@@ -106,22 +152,19 @@ def _alu(p: Prepared, i: Alu) -> None:
             if src.kind is SrcKind.RF:
                 p.max_rf = max(p.max_rf, src.n)
             elif src.kind is SrcKind.IMM and src.n >= 48:
-                p.problem = ("small-imm", f"small immediate {src.n} is reserved; 0..47 have a value")
-            elif src.kind is SrcKind.ACC and src.n == 4:
-                p.touches_r4 = True
+                p.problem = ("small-imm-reserved", f"small immediate {src.n} is reserved; 0..47 have a value")
         if half.op.name in ("nop", "tmuwt") or half.dst is None:
             continue
         place = _destination(p, half.dst)
         if place is not None:
             writes.append(place)
         starts += requests(p.isa, half.dst)
+    loaded = None
     if i.sig_dst is not None:
         loaded = _destination(p, i.sig_dst)
         starts += requests(p.isa, i.sig_dst)
         if loaded is not None and loaded in writes:
             p.hazards.append(("same-destination", f"an ALU and the signal both write {_name(loaded)}"))
-        if sig & Sig.LDTMU:
-            p.loaded = loaded
     for row in signals:
         if row.graphics:
             p.problem = ("graphics", f"signal `{row.name}` has no meaning in a compute program")
@@ -129,7 +172,7 @@ def _alu(p: Prepared, i: Alu) -> None:
         p.hazards.append(("same-destination", f"both ALUs write {_name(writes[0])} and may do so in the same lane"))
     implicit = ("r", 5) if p.isa is Isa.V3D42 else ("rf", 0)
     if sig & (Sig.LDUNIF | Sig.LDUNIFA):
-        if implicit in writes or (p.loaded == implicit):
+        if implicit in writes or (sig & Sig.LDTMU and loaded == implicit):
             p.hazards.append(("same-destination", f"the uniform load and another result both write {_name(implicit)}"))
         p.doubtful_rf0 = p.isa is Isa.V3D71 and i.sig_dst is not None
     p.writes_rf0 = ("rf", 0) in writes or any(row.implicit for row in signals)
@@ -141,16 +184,13 @@ def _alu(p: Prepared, i: Alu) -> None:
             ("lane-op-tmu", f"`{lane_ops[0]}` together with a write of tmua, tmud or tmuc hangs or corrupts")
         )
     if starts > 1:
-        p.hazards.append(("two-requests", "two TMU requests start in one instruction"))
+        p.hazards.append(("peripheral", "two TMU requests start in one instruction"))
     p.starts_request = starts > 0
     p.config_from_uniform |= p.starts_request and bool(sig & Sig.WRTMUC)
     if p.uniforms > 1 or (p.uniforms and p.unifa_words):
-        p.hazards.append(("two-uniforms", "more than one word is taken from the uniform streams in one instruction"))
+        p.hazards.append(("uniform-pair", "more than one word is taken from the uniform streams in one instruction"))
     if sig & Sig.ROT:
         _rotation(p, i)
-    p.writes = frozenset(writes)
-    if ("r", 4) in writes or p.loaded == ("r", 4):
-        p.touches_r4 = True
 
 
 def _rotation(p: Prepared, i: Alu) -> None:
@@ -188,7 +228,7 @@ def _destination(p: Prepared, dst: Dst) -> tuple[str, int] | None:
     if kind == "rf0":
         return ("rf", 0)
     if kind == "sfu":
-        p.sfu_write = p.touches_r4 = True
+        p.sfu_write = True
         p.sfu_ops += 1
     elif kind == "tmu_data":
         # Device tests store through tmudref and tmuoff, so the name of the data register does not seem to matter
@@ -207,7 +247,7 @@ def _destination(p: Prepared, dst: Dst) -> tuple[str, int] | None:
     elif kind == "unifa":
         p.writes_unifa = True
     elif kind not in ("nop", "tmu_config"):
-        p.problem = ("reserved-register", f"destination {name} is reserved or unassigned on {p.isa.label}")
+        p.problem = ("reserved-address", f"destination {name} is reserved or unassigned on {p.isa.label}")
     return None
 
 

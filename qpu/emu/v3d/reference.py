@@ -22,7 +22,7 @@ from qpu.emu.v3d import alu
 from qpu.emu.v3d.alu import ACC
 from qpu.emu.v3d.dispatch import Dispatch, Start
 from qpu.emu.v3d.execution import CLOCKS_PER_INSTRUCTION, DispatchExecution, MachineProfile
-from qpu.emu.v3d.prepare import Prepared, disassembly, prepare
+from qpu.emu.v3d.prepare import Prepared, broken, disassembly, pending, prepare
 from qpu.emu.v3d.reference_branches import branch_step
 from qpu.emu.v3d.state import CLOBBERED, LANES, Group, each
 from qpu.emu.v3d.tmu import Action
@@ -343,20 +343,13 @@ class V3dExecution(DispatchExecution):
     # -- delayed effects
 
     def _check_slots(self, g: Group, p: Prepared) -> None:
-        """Rules of delay slots, before an instruction in one executes."""
+        """Rules about what is pending, before an instruction executes."""
         x = self._services
-        if g.late_left == 1 and p.touches_r4:
-            x.hazard(g, "sfu-early", "r4 or the SFU is used in the instruction right after an SFU write")
-        switching = bool(g.switches) or g.ending > 0
-        if switching and p.sfu_write:
-            x.hazard(g, "sfu-in-switch-slot", "an SFU register is written in a delay slot of a thread switch")
-        if p.branch:
-            if g.branch_left:
-                x.fault(g, "branch-in-branch-slot", "a branch stands in a delay slot of a taken branch")
-            if switching:
-                x.hazard(g, "branch-in-switch-slot", "a branch stands in a delay slot of a thread switch")
-        if p.thrsw and g.branch_left:
-            x.hazard(g, "switch-in-branch-slot", "a thread switch stands in a delay slot of a taken branch")
+        switch, branch = bool(g.switches) or g.ending > 0, g.branch_left > 0
+        for rule, message in broken(p, pending(self.isa, late=g.late_left == 1, switch=switch, branch=branch)):
+            if p.branch and branch:
+                x.fault(g, rule, message)
+            x.hazard(g, rule, message)
 
     def _switch_signal(self, g: Group) -> None:
         """The instruction carried thrsw: it acts after two more instructions."""

@@ -69,7 +69,7 @@ def branch_step(b: Branch) -> BranchStep:
 
     def jump(g: Group, x: DispatchServices, target: int, word: PerThread | None) -> None:
         if target & 7:
-            x.fault(g, "branch-target", f"branch target 0x{target:08x} is no multiple of 8")
+            x.fault(g, "branch-misaligned", f"branch target 0x{target:08x} is not a multiple of 8")
         link = g.link
         if b.link:
             g.link = (g.pc + 32) & 0xFFFFFFFF  # untaken branches leave it alone (assumed)

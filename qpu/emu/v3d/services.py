@@ -12,7 +12,7 @@ from qpu.core.isa import Isa
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.v3d.dispatch import Dispatch, Placement
-from qpu.emu.v3d.prepare import Prepared, disassembly, prepare
+from qpu.emu.v3d.prepare import UNIFA_EARLY, Prepared, disassembly, prepare
 from qpu.emu.v3d.state import Group, PerThread, each, squeeze
 from qpu.emu.v3d.tmu import (
     DATA_CAPACITY,
@@ -27,6 +27,7 @@ from qpu.emu.v3d.tmu import (
 )
 from qpu.emu.v3d.uniforms import Snapshot
 from qpu.errors import EmuFault, FaultPlace
+from qpu.v3d.rules import RULES
 
 __all__ = ["DispatchServices", "describe_access"]
 
@@ -186,8 +187,8 @@ class DispatchServices:
 
     def unifa_word(self, g: Group) -> PerThread:
         """The next word of the unifa stream of each thread."""
-        if g.count - g.unifa_at < 4:
-            self.hazard(g, "unifa-early", "unifa is read less than four instructions after it was written")
+        if g.count - g.unifa_at <= UNIFA_EARLY:
+            self.hazard(g, "unifa-early", RULES["unifa-early"].summary)
         pointer = g.unifa
         word = self._fetch(g, pointer, "unifa fetch")
         g.unifa = (pointer + 4) & 0xFFFFFFFF if isinstance(pointer, int) else pointer + np.uint32(4)

@@ -15,7 +15,7 @@ from llvmlite import ir
 from qpu.core.isa import Isa
 from qpu.core.optable import Flags
 from qpu.emu.engine.llvm_lanes import I8, I16, I32, I64, LlvmLanes
-from qpu.emu.v3d.prepare import Prepared, prepare
+from qpu.emu.v3d.prepare import UNIFA_EARLY, Prepared, broken, pending, prepare
 from qpu.emu.v3d.translate_alu import AluEmitter, Broken
 from qpu.emu.v3d.translate_entry import entry_functions
 from qpu.emu.v3d.translate_graph import Fetch, explore, static_target
@@ -291,27 +291,24 @@ class _Translator:
             self.spend()
             self.leave_with(Reason.BAD_CODE, index, None)
             return None
-        broken = self.broken(node, p)
-        if broken is not None:
-            self.rule(index, *broken, None)
+        always = self.always(node, p)
+        if always is not None:
+            self.rule(index, *always, None)
             return None
         self.tally(p)
         left, target = max(0, node.branch - 1), node.target
         switch, marked, ending = node.switch, node.marked, node.ending
         slow: ir.Value | None = None
+        if node.branch:
+            # In the slots of a branch that was not taken it is an instruction like any other.
+            for rule, message in broken(p, pending(self.isa, branch=True)):
+                self.rule(index, rule, message, self.goes())
         if isinstance(p.instr, Branch):
-            if node.branch:
-                # In the slots of a branch that was not taken it is a branch like any other.
-                self.rule(
-                    index, "branch-in-branch-slot", "a branch stands in a delay slot of a taken branch", self.goes()
-                )
             self.count.branches += 1
             target = self.branch(index, p.instr)
             left = 3
         else:
             if p.thrsw and node.branch:
-                message = "a thread switch stands in a delay slot of a taken branch"
-                self.rule(index, "switch-in-branch-slot", message, self.goes())
                 left = 0
             try:
                 slow = self.alu.emit(index, p, self.prepared(node.before) if node.before != NONE else None)
@@ -337,27 +334,20 @@ class _Translator:
             marked=marked,
             ending=max(0, ending - 1),
             late=p.sfu_write,
-            unifa=3 if p.writes_unifa else max(0, node.unifa - 1),
+            unifa=UNIFA_EARLY if p.writes_unifa else max(0, node.unifa - 1),
         )
         return self.settle(node, after, slow, jumps=node.branch == 1 and left == 0 and not p.thrsw, ends=ending == 1)
 
-    def broken(self, node: Node, p: Prepared) -> tuple[str, str] | None:
-        """The rule that the instruction breaks whenever it comes to this node; as `v3d` and `v3d_execute` find them."""
+    def always(self, node: Node, p: Prepared) -> tuple[str, str] | None:
+        """The rule that the instruction breaks whenever it comes to this node; as the reference engine finds them."""
         if p.max_rf >= self.registers:
             return (
                 "register-range",
                 f"rf{p.max_rf} does not exist with four threads per QPU; rf0..rf{self.registers - 1} do",
             )
-        if node.late and p.touches_r4:
-            return "sfu-early", "r4 or the SFU is used in the instruction right after an SFU write"
-        if node.switch or node.ending:
-            if p.sfu_write:
-                return "sfu-in-switch-slot", "an SFU register is written in a delay slot of a thread switch"
-            if p.branch:
-                return "branch-in-switch-slot", "a branch stands in a delay slot of a thread switch"
-        if node.unifa and p.unifa_words:
-            return "unifa-early", "unifa is read less than four instructions after it was written"
-        return None
+        switch = bool(node.switch or node.ending)
+        found = broken(p, pending(self.isa, late=node.late, unifa=bool(node.unifa), switch=switch))
+        return found[0] if found else None
 
     def tally(self, p: Prepared) -> None:
         c = self.count
@@ -530,7 +520,7 @@ class _Translator:
                 address = b.extract_element(values.vector(Slot.RF + 16 * instr.raddr_a), I32(0))
             odd = b.icmp_unsigned("!=", b.and_(address, I32(7)), I32(0))
             values.put_scalar(Slot.TARGET, address)
-            self.fault(index, "branch-target", "", b.and_(hit, odd))
+            self.fault(index, "branch-misaligned", "", b.and_(hit, odd))
         if instr.ub:
             if instr.bdu == "rf":
                 where = b.extract_element(values.vector(Slot.RF + 16 * instr.raddr_a), I32(1))

@@ -166,6 +166,21 @@ def sfu_early(q: Any) -> None:
     q.add(q.r0, q.r4, 1)
 
 
+def sfu_then(what: str) -> Callable[[Any], None]:
+    def body(q: Any) -> None:
+        q.nop().mov(q.magic(19), 1.0)
+        q.nop().mov(q.magic(19) if what == "sfu" else q.r4, 1.0)
+        q.nop()
+
+    return body
+
+
+def rotate_loaded(q: Any) -> None:
+    move(q, q.tmua, q.rf[5])
+    q.nop(sig=q.ldtmu(q.r0))
+    q.nop(sig=q.rot(1)).mov(q.r1, q.r0)
+
+
 def rotate_early(q: Any) -> None:
     q.or_(q.r5, 3, 3)
     q.nop(sig=q.rot(q.r5)).mov(q.r1, q.r0)
@@ -199,21 +214,21 @@ def rotated_register(q: Any) -> None:
 
 
 CASES = [
-    Case("undefined-opcode", lambda q: q.raw(0x0300_0000_0000_0000), stops=True),
-    Case("small-imm", lambda q: q.raw(small_immediate(q.isa)), stops=True),
+    Case("decode", lambda q: q.raw(0x0300_0000_0000_0000), stops=True),
+    Case("small-imm-reserved", lambda q: q.raw(small_immediate(q.isa)), stops=True),
     Case("graphics", lambda q: q.iid(q.rf[6]), stops=True),
     Case("texture", lambda q: q.eidx(q.magic(33)), stops=True),
     Case("syncu", lambda q: q.eidx(q.magic(17)), stops=True),
-    Case("reserved-register", lambda q: q.eidx(q.magic(10)), stops=True),
+    Case("reserved-address", lambda q: q.eidx(q.magic(10)), stops=True),
     Case("tmu-empty", lambda q: q.nop(sig=q.ldtmu(q.rf[6])), stops=True),
-    Case("branch-target", branch_target, stops=True),
-    Case("branch-in-branch-slot", in_slots("b", "b"), stops=True),
-    Case("branch-in-switch-slot", in_slots("thrsw", "b")),
-    Case("switch-in-branch-slot", in_slots("b", "thrsw")),
+    Case("branch-misaligned", branch_target, stops=True),
+    Case("branch-slot", in_slots("b", "b"), stops=True),
+    Case("branch-slot", in_slots("thrsw", "b")),
+    Case("branch-slot", in_slots("b", "thrsw")),
     Case("register-range", lambda q: q.eidx(q.rf[40]), options={"threads": 4}),
     Case("same-destination", same_destination),
-    Case("two-requests", two_requests),
-    Case("two-uniforms", two_uniforms, uniforms=(0xFFFFFFFF,)),
+    Case("peripheral", two_requests),
+    Case("uniform-pair", two_uniforms, uniforms=(0xFFFFFFFF,)),
     Case("unifa-early", unifa_early),
     Case("misaligned", misaligned),
     Case("out-of-bounds", far),
@@ -227,9 +242,12 @@ CASES = [
     Case("tmu-unpopped", unpopped, warns=True),
     Case("barrier-tmu", barrier_with_results, warns=True),
     Case("uniforms-from-link", uniforms_from_link, warns=True),
-    Case("sfu-early", sfu_early, V42),
-    Case("sfu-in-switch-slot", in_slots("thrsw", "sfu"), V42),
-    Case("rotate-early", rotate_early, V42),
+    Case("sfu-r4-read", sfu_early, V42),
+    Case("sfu-r4-write", sfu_then("r4"), V42),
+    Case("sfu-sfu", sfu_then("sfu"), V42),
+    Case("thrsw-sfu", in_slots("thrsw", "sfu"), V42),
+    Case("rot-amount", rotate_early, V42),
+    Case("rot-ldtmu", rotate_loaded, V42),
     Case("rotate", lambda q: q.raw(ROTATE_TOO_FAR), V42, stops=True),
     Case("lane-op-tmu", lane_op_tmu, V71),
 ]
@@ -257,7 +275,7 @@ def test_rule(isa: Isa, case: Case, strict: bool, engine: str) -> None:
         assert e.rule == case.rule, e
         assert (e.place.board, e.place.qpu, e.place.thread) == (rig.profile.name, 0, 0)
         assert e.place.instruction is not None
-        assert e.place.disassembly or e.rule == "branch-target"
+        assert e.place.disassembly or e.rule == "branch-misaligned"
     else:
         assert run.run(400_000)
         remarks = [f for f in run.stats.faults if f.startswith(f"{case.rule}: ")]
@@ -279,6 +297,8 @@ def _rules() -> set[str]:
                     continue
             elif isinstance(node, ast.Tuple) and len(node.elts) == 2 and isinstance(node.elts[1], ast.JoinedStr):
                 values = node.elts[:1]
+            elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_RUNNING":
+                values = list(ast.walk(node.value))  # type: ignore[arg-type]
             else:
                 continue
             texts = [v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str)]
