@@ -251,7 +251,12 @@ def _info(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from qpu.drivers.doctor import checks_json, checks_text, examine
 
-    report = examine(_port(options))
+    port = _port(options)
+    if options.clean:
+        from qpu.drivers.vc4.power import clean_up
+
+        clean_up(port)
+    report = examine(port)
     print(json.dumps(checks_json(report)) if options.json else checks_text(report))
     return OK if report.usable else FINDINGS
 
@@ -332,11 +337,13 @@ def _arguments() -> argparse.ArgumentParser:
         sub.add_argument("--symbol", help="symbol of an ELF file")
     for name, help_, run in (
         ("info", "board, GPU, node, clocks, memory, versions", _info),
-        ("doctor", "what stops this machine from using its GPU, and what mends it", _doctor),
+        ("doctor", "what stops this machine from using its GPU, and what to do about it", _doctor),
     ):
         sub = commands.add_parser(name, help=help_, description=help_)
         sub.add_argument("--json", action="store_true")
         sub.add_argument("--device", help="look at this emulated board instead of the machine")
+        if name == "doctor":
+            sub.add_argument("--clean", action="store_true", help="power the QPUs off after a killed process (Pi 0-3)")
         sub.set_defaults(run=run)
     commands.add_parser("emulate", help="run an unmodified Python program on an emulated board", add_help=False)
     return parser

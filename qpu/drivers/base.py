@@ -184,7 +184,7 @@ class Driver(Protocol):
     def info(self) -> DeviceInfo: ...
 
     def alloc(self, size: int) -> Bo:
-        """A zero-filled buffer of at least `size` bytes. Raises DriverError with cause and mend."""
+        """A zero-filled buffer of at least `size` bytes. Raises DriverError with cause and help."""
         ...
 
     def submit(

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qpu.drivers import board, probe
-from qpu.drivers import errors_table as advice
 from qpu.drivers.base import DeviceInfo, Driver
 from qpu.drivers.drm import nodes as drm_nodes
+from qpu.drivers.errors_table import ADVICE, process_groups, reason_of
 from qpu.drivers.port import Port
 from qpu.errors import DriverError
 
@@ -36,12 +36,12 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: what was found, and for problems what mends it."""
+    """One check: what was found, and for problems what helps it."""
 
     name: str
     status: Status
     found: str
-    mends: tuple[str, ...] = ()
+    helps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ def examine(port: Port) -> Report:
         *_nodes(port, where),
         _groups(port),
         *_kms(port, where),
+        *_qpus(port, where),
         *_memory(port, where, firmware),
         *_throttling(firmware),
     ]
@@ -77,7 +78,7 @@ def examine(port: Port) -> Report:
         conclusion = f"the GPU is usable: {device}"
     elif where.is_pi:
         conclusion = (
-            "the GPU is not usable yet; programs run on an emulated board until the lines marked 'fail' are mended"
+            "the GPU is not usable yet; programs run on an emulated board until the lines marked 'fail' are solved"
         )
     else:
         conclusion = "this is no Raspberry Pi with a known GPU: programs run on an emulated board (pi5 unless named)"
@@ -134,8 +135,8 @@ def _nodes(port: Port, where: board.Board) -> Iterator[Check]:
             elif key == "no-vcsm" and _describe(port, "/dev/vcsm"):
                 yield Check("/dev/vcsm", Status.OK, _describe(port, "/dev/vcsm"))
             elif key:
-                row = advice.ADVICE[key]
-                yield Check(path, Status.FAIL if key == "no-vcio" else Status.WARN, row.symptom, (row.mend,))
+                row = ADVICE[key]
+                yield Check(path, Status.FAIL if key == "no-vcio" else Status.WARN, row.symptom, (row.help,))
         return
     try:
         paths = drm_nodes.candidates(port)
@@ -145,8 +146,8 @@ def _nodes(port: Port, where: board.Board) -> Iterator[Check]:
         likely = drm_nodes.looks_like_v3d(port, path)
         yield Check(path, Status.OK if likely else Status.NOTE, _describe(port, path) + (", v3d" if likely else ""))
     if not paths and where.is_pi:
-        row = advice.ADVICE["no-dri-container" if where.container else "no-dri"]
-        yield Check("nodes", Status.FAIL, row.symptom, (row.mend,))
+        row = ADVICE["no-dri-container" if where.container else "no-dri"]
+        yield Check("nodes", Status.FAIL, row.symptom, (row.help,))
     elif not paths:
         yield Check("nodes", Status.NOTE, "no /dev/dri")
 
@@ -160,7 +161,7 @@ def _describe(port: Port, path: str) -> str:
 
 
 def _groups(port: Port) -> Check:
-    groups = advice.process_groups(port)
+    groups = process_groups(port)
     return Check("groups", Status.NOTE, " ".join(groups) if groups else "unknown")
 
 
@@ -168,10 +169,23 @@ def _kms(port: Port, where: board.Board) -> Iterator[Check]:
     if where.generation != 4:
         return
     if board.kms_owns_v3d(port):
-        row = advice.ADVICE["enable-refused"]
-        yield Check("display driver", Status.FAIL, row.cause, (row.mend,))
+        row = ADVICE["enable-refused"]
+        yield Check("display driver", Status.FAIL, row.cause, (row.help,))
     else:
         yield Check("display driver", Status.OK, "V3D is left to the firmware")
+
+
+def _qpus(port: Port, where: board.Board) -> Iterator[Check]:
+    """Whether a process that was killed left the QPUs powered; who holds the lock is asked, not disturbed."""
+    if where.generation != 4 or where.soc is None or board.kms_owns_v3d(port):
+        return
+    from qpu.drivers.vc4.power import State, look
+
+    state = look(port, where.soc)
+    if state is State.LEFT:
+        yield Check("QPUs", Status.WARN, "powered, although no process uses them", ("qpu doctor --clean",))
+    else:
+        yield Check("QPUs", Status.OK, state.value)
 
 
 def meminfo(port: Port) -> dict[str, int]:
@@ -191,16 +205,16 @@ def _memory(port: Port, where: board.Board, firmware: MailboxInfo | None) -> Ite
         yield Check("memory", Status.OK, f"{memory['MemAvailable'] >> 20} MiB available")
     if where.generation != 4:
         return
-    mend = advice.ADVICE["enomem-vc4"].mend
+    help = ADVICE["enomem-vc4"].help
     if "CmaTotal" in memory:
         total, free = memory["CmaTotal"], memory.get("CmaFree", 0)
         low = total < LOW_CMA
         found = f"{free >> 20} of {total >> 20} MiB free"
-        yield Check("CMA", Status.WARN if low else Status.OK, found, (mend,) if low else ())
+        yield Check("CMA", Status.WARN if low else Status.OK, found, (help,) if low else ())
     if firmware is not None and firmware.vc_memory is not None:
         low = firmware.vc_memory < LOW_GPU_MEM
         found = f"{firmware.vc_memory >> 20} MiB"
-        yield Check("gpu_mem", Status.WARN if low else Status.OK, found, (mend,) if low else ())
+        yield Check("gpu_mem", Status.WARN if low else Status.OK, found, (help,) if low else ())
 
 
 def _throttling(firmware: MailboxInfo | None) -> Iterator[Check]:
@@ -208,7 +222,7 @@ def _throttling(firmware: MailboxInfo | None) -> Iterator[Check]:
         return
     names = [str(flag.name).lower().replace("_", " ") for flag in firmware.throttled]
     if names:
-        yield Check("power", Status.WARN, ", ".join(names), (advice.ADVICE["throttled"].mend,))
+        yield Check("power", Status.WARN, ", ".join(names), (ADVICE["throttled"].help,))
     else:
         yield Check("power", Status.OK, "no under-voltage, no throttling")
 
@@ -217,8 +231,8 @@ def _gpu(port: Port) -> tuple[Check, DeviceInfo | None]:
     try:
         driver = probe.open_driver(port)
     except DriverError as error:
-        reason, mends = advice.reason_of(error)
-        return Check("GPU", Status.FAIL, reason, mends), None
+        reason, helps = reason_of(error)
+        return Check("GPU", Status.FAIL, reason, helps), None
     try:
         device = driver.info
         alive: Callable[[], bool] | None = getattr(driver, "check_alive", None)
@@ -254,7 +268,7 @@ def checks_json(report: Report) -> dict[str, Any]:
         "conclusion": report.conclusion,
         "board": board_json(report.board),
         "checks": [
-            {"name": c.name, "status": str(c.status), "found": c.found, "mends": list(c.mends)} for c in report.checks
+            {"name": c.name, "status": str(c.status), "found": c.found, "helps": list(c.helps)} for c in report.checks
         ],
     }
 
@@ -265,7 +279,7 @@ def checks_text(report: Report) -> str:
     lines: list[str] = []
     for check in report.checks:
         lines.append(f"{check.status:4}  {check.name:{width}}  {check.found}")
-        lines += [f"      {'':{width}}  mend: {mend}" for mend in check.mends]
+        lines += [f"      {'':{width}}  help: {help}" for help in check.helps]
     return "\n".join([*lines, "", report.conclusion])
 
 
@@ -337,7 +351,7 @@ def info(port: Port, fallback: Callable[[], Port] | None = None) -> dict[str, An
     try:
         device = _described(probe.open_driver(port))
     except DriverError as error:
-        reason = advice.reason_of(error)[0]
+        reason = reason_of(error)[0]
     if device is not None and device.board.is_pi:
         where = device.board  # the GPU knows better
     elif device is None and fallback is not None:

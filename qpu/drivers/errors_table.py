@@ -1,4 +1,4 @@
-"""What goes wrong on real boards, why, and the one thing that mends it: rows, and errors made from them.
+"""What goes wrong on real boards, why, and the one thing to do about it: rows, and errors made from them.
 
 Source of the rows: drivers.md section 8 (kernel drivers, Raspberry Pi documentation, user reports).
 """
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 __all__ = ["ADVICE", "Advice", "errno_name", "fault", "mem_available", "no_device", "permission_detail", "reason_of"]
 
-MEND = "\n  mend: "
+HELP = "\n  help: "
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One row. key: stable name. symptom: what is seen. cause: the likely one. mend: what to do, a command if any."""
+    """One row. key: stable name. symptom: what is seen. cause: the likely one. help: what to do, a command if any."""
 
     key: str
     symptom: str
     cause: str
-    mend: str
+    help: str
 
 
 def _rows(*rows: tuple[str, str, str, str]) -> dict[str, Advice]:
@@ -157,6 +157,15 @@ ADVICE: dict[str, Advice] = _rows(
         "try again when the other program has ended",
     ),
     (
+        "qpus-busy",
+        "EBUSY from VideoCore IV",
+        "another program uses the QPUs",
+        (
+            "end it (sudo fuser -v /dev/vcio /dev/mem shows who has them open), or let both launch by mailbox; after a "
+            "program that was killed: qpu doctor --clean"
+        ),
+    ),
+    (
         "eagain-wait",
         "EAGAIN from WAIT_BO",
         "the kernel rounded the time-out down",
@@ -191,6 +200,12 @@ ADVICE: dict[str, Advice] = _rows(
             "cut the dispatch into shorter parts (max_batches) so that every batch ends within 400 ms, and check its "
             "addresses; see: dmesg | grep -e 'Resetting GPU' -e 'MMU error'"
         ),
+    ),
+    (
+        "powered-off",
+        "V3D does not answer any more",
+        "V3D was powered off while the programs ran: the results are incomplete",
+        "shorten the programs or give a longer timeout_s, and wait for a launch before the next one",
     ),
     (
         "etimedout-vcio",
@@ -268,6 +283,7 @@ _KINDS: dict[str, type[DriverError]] = {
     "etime": GpuTimeoutError,
     "etimedout-vcio": GpuTimeoutError,
     "execute-timeout": GpuTimeoutError,
+    "powered-off": GpuResetError,
     "reset": GpuResetError,
 }
 
@@ -283,18 +299,18 @@ def fault(key: str, what: str, errno: int | None = None, detail: str = "") -> Dr
     if errno is not None:
         parts.append(f"{errno_name(errno)} ({os.strerror(errno)})")
     parts.append(row.cause + (f" [{detail}]" if detail else ""))
-    return _KINDS.get(key, DriverError)(": ".join(parts) + MEND + row.mend, errno)
+    return _KINDS.get(key, DriverError)(": ".join(parts) + HELP + row.help, errno)
 
 
-def no_device(message: str, errno: int | None = None, mends: tuple[str, ...] = ()) -> NoDeviceError:
-    """NoDeviceError with one ``mend:`` line per different mend."""
-    return NoDeviceError(message + "".join(MEND + m for m in dict.fromkeys(mends)), errno)
+def no_device(message: str, errno: int | None = None, helps: tuple[str, ...] = ()) -> NoDeviceError:
+    """NoDeviceError with one ``help:`` line per different mend."""
+    return NoDeviceError(message + "".join(HELP + m for m in dict.fromkeys(helps)), errno)
 
 
 def reason_of(error: DriverError) -> tuple[str, tuple[str, ...]]:
-    """The reason of an error, and its mends."""
-    reason, *mends = str(error).split(MEND)
-    return reason, tuple(mends)
+    """The reason of an error, and its ``help:`` lines."""
+    reason, *helps = str(error).split(HELP)
+    return reason, tuple(helps)
 
 
 # -- facts for the advice

@@ -10,7 +10,7 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from qpu.drivers.port import FileStat, Mapping, Registers
+from qpu.drivers.port import FileStat, Lock, Mapping, Registers
 from qpu.errors import UsageError
 
 if TYPE_CHECKING:
@@ -196,6 +196,15 @@ class LinuxPort:
         except ImportError:
             raise OSError(errno.ENOSYS, "this system has no ioctl; use an emulated board") from None
         return int(fcntl.ioctl(fd, request, arg, True))
+
+    def flock(self, fd: int, lock: Lock) -> None:
+        """Take, change or drop the lock of an open file; never waits."""
+        try:
+            import fcntl
+        except ImportError:
+            raise OSError(errno.ENOSYS, "this system has no flock; use an emulated board") from None
+        how = {Lock.SHARED: fcntl.LOCK_SH, Lock.EXCLUSIVE: fcntl.LOCK_EX, Lock.NONE: fcntl.LOCK_UN}[lock]
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
 
     def mmap(self, fd: int, size: int, offset: int) -> Mapping:
         """Map shared, readable and writable."""

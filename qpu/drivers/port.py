@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import enum
+import errno
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-__all__ = ["FileStat", "Mapping", "Port", "Registers", "Run", "interrupting", "submitted"]
+__all__ = ["FileStat", "Lock", "Mapping", "Port", "Registers", "Run", "interrupting", "retrying", "submitted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,14 @@ class FileStat:
     gid: int
     owner: str = ""
     group: str = ""
+
+
+class Lock(enum.Enum):
+    """Advisory lock of an open file, as flock(2) has it."""
+
+    SHARED = "shared"
+    EXCLUSIVE = "exclusive"
+    NONE = "none"
 
 
 class Mapping(Protocol):
@@ -76,6 +86,13 @@ class Port(Protocol):
         """One ioctl. `arg` is read and written in place, also when the call fails; EINTR is raised, not retried."""
         ...
 
+    def flock(self, fd: int, lock: Lock) -> None:
+        """Take, change or drop the lock of an open file; never waits.
+
+        Raises: OSError EAGAIN when another holder excludes it. Changing a lock is not atomic: the old one may be lost.
+        """
+        ...
+
     def mmap(self, fd: int, size: int, offset: int) -> Mapping:
         """Map shared, readable and writable. `offset` is a multiple of the page size and may exceed 4 GiB."""
         ...
@@ -118,6 +135,36 @@ def submitted(port: Port) -> Run | None:
     found = getattr(port, "submitted", None)
     run: Run | None = None if found is None else found()
     return run
+
+
+RETRY_S = 5.0  # how long, and how often at most, a call that signals interrupt is repeated
+RETRIES = 10_000
+
+
+def retrying(
+    port: Port,
+    fd: int,
+    request: int,
+    arg: bytearray,
+    errnos: Collection[int] = (errno.EINTR,),
+    check: Callable[[], None] | None = None,
+) -> int:
+    """One ioctl, repeated while it fails with one of `errnos`; KeyboardInterrupt passes between the attempts.
+
+    check: called between attempts; an exception of its ends the repetition. Raises: OSError.
+    """
+    deadline: float | None = None
+    for left in range(RETRIES, -1, -1):
+        try:
+            return port.ioctl(fd, request, arg)
+        except OSError as error:
+            now = port.monotonic()
+            deadline = now + RETRY_S if deadline is None else deadline
+            if error.errno not in errnos or now > deadline or not left:
+                raise
+        if check is not None:
+            check()
+    raise AssertionError("unreachable")
 
 
 def interrupting(port: Port, threads: Collection[int] | None = None) -> AbstractContextManager[None]:

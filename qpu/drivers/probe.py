@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qpu.drivers import board
-from qpu.drivers import errors_table as advice
 from qpu.drivers.base import Driver
 from qpu.drivers.drm import nodes as drm_nodes
+from qpu.drivers.errors_table import ADVICE, no_device, reason_of
 from qpu.drivers.port import Port
 from qpu.errors import DriverError, UsageError
 
@@ -28,7 +28,7 @@ class Attempt:
 
     adapter: str
     reason: str
-    mends: tuple[str, ...] = ()
+    helps: tuple[str, ...] = ()
     errno: int | None = None
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ def open_driver(port: Port, name: str = "hardware", *, launch: Launch = "mailbox
     name: ``hardware``, or the path of a node: one of /dev/dri for v3d, /dev/vcio or /dev/vcsm* for VideoCore IV by
     mailbox, /dev/mem for VideoCore IV by registers. launch, memory: options of VideoCore IV, see
     `qpu.drivers.vc4.adapter.open_adapter`.
-    Raises: NoDeviceError listing every adapter with its reason and its mend; UsageError for a bad name.
+    Raises: NoDeviceError listing every adapter with its reason and its help; UsageError for a bad name.
     """
     if name != "hardware" and not name.startswith("/"):
         raise UsageError(
@@ -71,10 +71,10 @@ def open_driver(port: Port, name: str = "hardware", *, launch: Launch = "mailbox
         try:
             return opener()
         except DriverError as error:
-            reason, mends = advice.reason_of(error)
+            reason, helps = reason_of(error)
             if not where.is_pi and name == "hardware" and not board.exists(port, drm_nodes.DRI):
                 reason = f"there is no {drm_nodes.DRI}"
-            failed.append(Attempt(adapter, reason, mends, error.errno))
+            failed.append(Attempt(adapter, reason, helps, error.errno))
     raise _refused(where, name, failed)
 
 
@@ -109,10 +109,10 @@ def _plan(
 def _refused(where: board.Board, name: str, failed: list[Attempt]) -> DriverError:
     place = where.model if where.is_pi else f"{where.model}, no known Raspberry Pi"
     at = "" if name == "hardware" else f" at {name}"
-    mends = [mend for attempt in failed for mend in attempt.mends] if where.is_pi or name != "hardware" else []
+    helps = [help for attempt in failed for help in attempt.helps] if where.is_pi or name != "hardware" else []
     if where.container and not where.is_pi:
-        mends.append(advice.ADVICE["no-dri-container"].mend)
-    mends.append(EMULATE)
+        helps.append(ADVICE["no-dri-container"].help)
+    helps.append(EMULATE)
     first = next((attempt.errno for attempt in failed if attempt.errno is not None), None)
     message = f"no usable GPU{at} ({place}): {'; '.join(map(str, failed))}"
-    return advice.no_device(message, first, tuple(mends))
+    return no_device(message, first, tuple(helps))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.drivers.port import FileStat, Mapping, Registers, Run
+from qpu.drivers.port import FileStat, Lock, Mapping, Registers, Run
 from qpu.emu.boards import BoardProfile, parse_board
 from qpu.emu.engine.host_limit import chosen_limit
 from qpu.emu.engine.machine import RunStats
@@ -256,6 +256,12 @@ class EmuPort:
         with self.kernel.call(self._fds):
             self._injector.check("ioctl", ioctl_name(request))
             return self._fds.get(fd).ioctl(request, arg)
+
+    def flock(self, fd: int, lock: Lock) -> None:
+        """Take, change or drop the lock of an open file; never waits."""
+        with self.kernel.call(self._fds):
+            self._injector.check("flock", lock.value)
+            self.kernel.flock(self._fds.get(fd), lock)
 
     def mmap(self, fd: int, size: int, offset: int) -> Mapping:
         """Map GPU memory. Registers are mapped by `mmio`."""

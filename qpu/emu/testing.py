@@ -14,7 +14,7 @@ from qpu.drivers.port import interrupting, submitted
 from qpu.drivers.uapi import dma_buf, drm, mailbox, vcsm
 
 if TYPE_CHECKING:
-    from qpu.drivers.port import FileStat, Mapping, Port, Registers, Run
+    from qpu.drivers.port import FileStat, Lock, Mapping, Port, Registers, Run
 
 __all__ = ["Call", "Injector", "RecordingPort", "ioctl_name"]
 
@@ -55,8 +55,9 @@ class Injector:
         """Let the `at`-th matching call from now fail with `errno`, and the `count` - 1 matching ones after it.
 
         call: a pattern with ``*``, matched against ``ioctl:DRM_IOCTL_V3D_WAIT_BO``, ``open:/dev/vcio``, ``mmap``,
-        ``mmio``, ``close``, ``read:/proc/cpuinfo``, ``listdir:...``, ``readlink:...``, ``stat:...``; a bare word such
-        as ``ioctl`` or ``open`` matches all of its kind, a bare ioctl name (``WAIT_BO`` will do) that ioctl.
+        ``mmio``, ``close``, ``flock:shared``, ``read:/proc/cpuinfo``, ``listdir:...``, ``readlink:...``,
+        ``stat:...``; a bare word such as ``ioctl`` or ``open`` matches all of its kind, a bare ioctl name
+        (``WAIT_BO`` will do) that ioctl.
         Raises: ValueError for a call number or errno that cannot be.
         """
         if at < 1 or count < 1:
@@ -169,6 +170,16 @@ class RecordingPort:
             raise
         self.calls.append(Call("ioctl", name, fd, request, before=before, after=bytes(arg), result=result))
         return result
+
+    def flock(self, fd: int, lock: Lock) -> None:
+        """Recorded, with the lock as its name."""
+        try:
+            self._injector.check("flock", lock.value)
+            self.inner.flock(fd, lock)
+        except OSError as error:
+            self.calls.append(Call("flock", lock.value, fd, error=error.errno))
+            raise
+        self.calls.append(Call("flock", lock.value, fd))
 
     def mmap(self, fd: int, size: int, offset: int) -> Mapping:
         """Recorded."""

@@ -243,7 +243,7 @@ ROWS: list[Row] = [
 REPEATED = {"eagain-wait": errno.EAGAIN, "eintr": errno.EINTR}
 WARNED = {"throttled"}
 # Advice beyond the table; `test_probe.py`, `test_mailbox.py` and `test_v3d_regs.py` have it.
-BEYOND = {"no-csd", "emfile", "strict-devmem", "not-linux", "unexpected"}
+BEYOND = {"no-csd", "emfile", "strict-devmem", "not-linux", "powered-off", "qpus-busy", "unexpected"}
 
 
 @pytest.fixture(autouse=True)
@@ -262,10 +262,10 @@ def test_row(
     text = str(caught.value)
     row = ADVICE[key]
     assert row.cause in text, symptom
-    head, *mends = text.split("\n  mend: ")
-    known = {a.mend for k, a in ADVICE.items() if k != key} - {row.mend}
-    assert row.mend in mends
-    assert not known & set(mends), "advice of another row"
+    head, *helps = text.split("\n  help: ")
+    known = {a.help for k, a in ADVICE.items() if k != key} - {row.help}
+    assert row.help in helps
+    assert not known & set(helps), "advice of another row"
     if number is not None:
         assert caught.value.errno == number
         assert errno_name(number) in head
@@ -279,7 +279,7 @@ def test_no_row_is_missing() -> None:
 @pytest.mark.parametrize(("key", "number"), REPEATED.items())
 @pytest.mark.parametrize("count", [1, 5])
 def test_a_wait_is_repeated(key: str, number: int, count: int) -> None:
-    assert "repeated" in ADVICE[key].mend
+    assert "repeated" in ADVICE[key].help
     port = EmuPort("pi5")
     driver = driver_of(port)
     port.inject("WAIT_BO", number, count=count)
@@ -293,5 +293,5 @@ def test_power_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Mailbox, "throttled", lambda self: limits)
     report = doctor.examine(EmuPort("pi3"))
     found = [check for check in report.checks if check.name == "power"]
-    assert [(check.status.value, check.mends) for check in found] == [("warn", (ADVICE["throttled"].mend,))]
+    assert [(check.status.value, check.helps) for check in found] == [("warn", (ADVICE["throttled"].help,))]
     assert "under voltage" in found[0].found

@@ -198,7 +198,7 @@ def test_alloc_fails(call: str, number: int, message: str) -> None:
         with pytest.raises(DriverError, match=message) as caught:
             driver.alloc(10)
         assert caught.value.errno == number
-        assert "\n  mend: " in str(caught.value)
+        assert "\n  help: " in str(caught.value)
         assert port.leaks() == {"fds": 1}
 
 

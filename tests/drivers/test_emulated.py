@@ -105,7 +105,7 @@ def test_permission_denied() -> None:
     with pytest.raises(NoDeviceError) as caught:
         open_driver(port)
     assert caught.value.errno == errno.EACCES
-    assert reason_of(caught.value)[1] == (ADVICE["eacces-open"].mend, EMULATE)
+    assert reason_of(caught.value)[1] == (ADVICE["eacces-open"].help, EMULATE)
     assert not doctor.examine(port).usable
     assert port.allocated() == []
     port.shutdown()
@@ -115,10 +115,10 @@ def test_the_kernel_owns_v3d_on_a_pi_3() -> None:
     port = EmuPort("pi3,kms=1")
     with pytest.raises(NoDeviceError) as caught:
         open_driver(port)
-    assert ADVICE["enable-refused"].mend in reason_of(caught.value)[1]
+    assert ADVICE["enable-refused"].help in reason_of(caught.value)[1]
     report = doctor.examine(port)
     (check,) = (c for c in report.checks if c.name == "display driver")
-    assert check.mends == (ADVICE["enable-refused"].mend,)
+    assert check.helps == (ADVICE["enable-refused"].help,)
     assert port.allocated() == []
     port.shutdown()
 
@@ -141,7 +141,7 @@ def test_a_timeout_on_emulated_time_and_then_the_watchdog(board: str) -> None:
         fence.wait(0.1)
     with pytest.raises(GpuResetError, match="1 resets, 0 before the job; it runs a trivial job again") as caught:
         fence.wait(10.0)
-    assert reason_of(caught.value)[1] == (ADVICE["reset"].mend,)
+    assert reason_of(caught.value)[1] == (ADVICE["reset"].help,)
     bo, job = eidx(driver)
     driver.submit(job).wait(1.0)
     assert bo.view[4096 + 60] == 15
@@ -197,7 +197,7 @@ def test_old_kernels_have_no_counters() -> None:
     driver: Any = open_driver(port)
     with pytest.raises(DriverError) as caught, driver.counters(["cycle-count"]):
         pass
-    assert reason_of(caught.value)[1] == (ADVICE["old-kernel"].mend,)
+    assert reason_of(caught.value)[1] == (ADVICE["old-kernel"].help,)
     driver.close()
     port.shutdown()
 

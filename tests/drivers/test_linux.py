@@ -185,7 +185,7 @@ def test_systems_without_ioctl_or_shared_maps(monkeypatch: pytest.MonkeyPatch) -
         assert caught.value.errno == errno.ENOSYS
     with pytest.raises(DriverError) as refused:
         find_v3d(port, "/dev/null")
-    assert reason_of(refused.value)[1] == (ADVICE["not-linux"].mend,)
+    assert reason_of(refused.value)[1] == (ADVICE["not-linux"].help,)
 
 
 def test_unknown_owners_have_no_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ GROUPS = {
 }
 
 
-def mends(error: DriverError) -> tuple[str, ...]:
+def helps(error: DriverError) -> tuple[str, ...]:
     return reason_of(error)[1]
 
 
@@ -110,7 +110,7 @@ def test_explicit_path() -> None:
     assert find_v3d(port, "/dev/dri/by-path/platform-1002000000.v3d-card").version == "1.0.0"
     with pytest.raises(DriverError, match="its driver is vc4") as caught:
         find_v3d(port, "/dev/dri/card0")
-    assert mends(caught.value) == (ADVICE["wrong-card"].mend,)
+    assert helps(caught.value) == (ADVICE["wrong-card"].help,)
 
 
 # -- one symptom, one advice
@@ -149,7 +149,7 @@ def test_advice_for_nodes(
     port = FakePort(nodes=nodes, files=dict(files))
     with pytest.raises(NoDeviceError) as caught:
         open_driver(port, path or "hardware")
-    assert mends(caught.value) == (ADVICE[key].mend, EMULATE)
+    assert helps(caught.value) == (ADVICE[key].help, EMULATE)
     assert ADVICE[key].cause in str(caught.value)
     assert reason in str(caught.value)
     assert port.leaks() == {}
@@ -196,7 +196,7 @@ def test_advice_for_calls(key: str, call: str, number: int) -> None:
     with pytest.raises(DriverError) as caught:
         bo = driver.alloc(1)
         driver.submit(CsdJob(code=bo.address, uniforms=bo.address, bos=(bo,))).wait(0.1)
-    assert mends(caught.value) == (ADVICE[key].mend,)
+    assert helps(caught.value) == (ADVICE[key].help,)
     assert caught.value.errno == number
     assert advice.errno_name(number) in str(caught.value)
     driver.close()
@@ -206,14 +206,14 @@ def test_einval_from_the_first_get_param_is_the_wrong_card() -> None:
     port = FakePort(files=dict(PI5), params={})
     with pytest.raises(NoDeviceError) as caught:
         open_driver(port)
-    assert mends(caught.value) == (ADVICE["wrong-card"].mend, EMULATE)
+    assert helps(caught.value) == (ADVICE["wrong-card"].help, EMULATE)
 
 
 def test_no_compute_dispatch() -> None:
     params = {p: v for p, v in PARAMS_71.items() if p < Param.SUPPORTS_CSD}
     with pytest.raises(NoDeviceError) as caught:
         open_driver(FakePort(files=dict(PI5), params=params))
-    assert mends(caught.value) == (ADVICE["no-csd"].mend, EMULATE)
+    assert helps(caught.value) == (ADVICE["no-csd"].help, EMULATE)
 
 
 def test_every_row_says_something() -> None:
@@ -221,11 +221,11 @@ def test_every_row_says_something() -> None:
         assert row.key == key
         assert row.symptom
         assert row.cause
-        assert row.mend
-        assert "\n" not in row.cause + row.mend
+        assert row.help
+        assert "\n" not in row.cause + row.help
         error = fault(key, "/dev/x: CALL", errno.EIO, "a fact")
-        assert str(error).startswith(f"/dev/x: CALL: EIO (Input/output error): {row.cause} [a fact]\n  mend: ")
-        assert mends(error) == (row.mend,)
+        assert str(error).startswith(f"/dev/x: CALL: EIO (Input/output error): {row.cause} [a fact]\n  help: ")
+        assert helps(error) == (row.help,)
     assert isinstance(fault("etime", "x"), GpuTimeoutError)
     assert isinstance(fault("etimedout-vcio", "x"), GpuTimeoutError)
     assert isinstance(fault("reset", "x"), GpuResetError)
@@ -251,17 +251,17 @@ def test_another_computer() -> None:
     first, *rest = str(caught.value).splitlines()
     assert first.startswith("no usable GPU (unknown board, no known Raspberry Pi): drm_v3d: /dev/dri: ")
     assert "renderD128 is i915, card0 is i915" in first
-    assert rest == [f"  mend: {EMULATE}"]
+    assert rest == [f"  help: {EMULATE}"]
 
 
 def test_a_computer_without_any_gpu() -> None:
     with pytest.raises(NoDeviceError) as caught:
         open_driver(FakePort(nodes={}))
     assert "drm_v3d: there is no /dev/dri; mailbox: the board is no Pi 0-3" in str(caught.value)
-    assert mends(caught.value) == (EMULATE,)
+    assert helps(caught.value) == (EMULATE,)
     with pytest.raises(NoDeviceError) as caught:
         open_driver(FakePort(nodes={}, files={"/.dockerenv": b""}))
-    assert mends(caught.value) == (ADVICE["no-dri-container"].mend, EMULATE)
+    assert helps(caught.value) == (ADVICE["no-dri-container"].help, EMULATE)
 
 
 def test_names() -> None:
@@ -277,7 +277,7 @@ def test_a_pi_3_is_used_through_its_firmware() -> None:
         open_driver(port)
     assert "): mailbox: open /dev/vcio: " in str(caught.value)
     assert "ENOENT" in str(caught.value)
-    assert mends(caught.value)[0] == ADVICE["no-vcio"].mend
+    assert helps(caught.value)[0] == ADVICE["no-vcio"].help
     assert "drm_v3d: VideoCore IV has no compute dispatch in DRM" in str(caught.value)
     assert port.leaks() == {}
 
@@ -318,7 +318,7 @@ def test_doctor_finds_a_hanging_gpu() -> None:
 def test_doctor_on_another_computer() -> None:
     report = doctor.examine(FakePort(nodes={}))
     assert not report.usable
-    assert found(report, "board").mends == (EMULATE,)
+    assert found(report, "board").helps == (EMULATE,)
     assert "emulated" in report.conclusion
     data = json.loads(json.dumps(doctor.checks_json(report)))
     assert data["usable"] is False
@@ -326,15 +326,15 @@ def test_doctor_on_another_computer() -> None:
         "name": "board",
         "status": "fail",
         "found": "unknown board: no known Raspberry Pi",
-        "mends": [EMULATE],
+        "helps": [EMULATE],
     }
 
 
 def test_doctor_on_a_pi_4_without_its_driver() -> None:
     report = doctor.examine(FakePort(nodes={}, files=dict(PI4)))
-    assert found(report, "nodes").mends == (ADVICE["no-dri"].mend,)
+    assert found(report, "nodes").helps == (ADVICE["no-dri"].help,)
     text = doctor.checks_text(report)
-    assert f"mend: {ADVICE['no-dri'].mend}" in text
+    assert f"help: {ADVICE['no-dri'].help}" in text
     assert text.splitlines()[-1].startswith("the GPU is not usable yet")
     order = [c.name for c in report.checks]
     assert order == ["board", "kernel", "python", "container", "nodes", "groups", "GPU"]
@@ -344,11 +344,11 @@ def test_doctor_on_a_pi_3() -> None:
     node = f"{TREE}/soc/v3d@7ec00000/status"
     files = PI3 | {"/proc/meminfo": b"MemAvailable: 10240 kB\nCmaTotal: 32768 kB\nCmaFree: 1024 kB\n"}
     report = doctor.examine(FakePort(nodes={}, files=files | {node: b"okay\0"}))
-    assert found(report, "display driver").mends == (ADVICE["enable-refused"].mend,)
-    assert found(report, "/dev/vcio").mends == (ADVICE["no-vcio"].mend,)
-    assert found(report, "/dev/vcsm-cma").mends == (ADVICE["no-vcsm"].mend,)
+    assert found(report, "display driver").helps == (ADVICE["enable-refused"].help,)
+    assert found(report, "/dev/vcio").helps == (ADVICE["no-vcio"].help,)
+    assert found(report, "/dev/vcsm-cma").helps == (ADVICE["no-vcsm"].help,)
     cma = found(report, "CMA")
-    assert (cma.status, cma.found, cma.mends) == (doctor.Status.WARN, "1 of 32 MiB free", (ADVICE["enomem-vc4"].mend,))
+    assert (cma.status, cma.found, cma.helps) == (doctor.Status.WARN, "1 of 32 MiB free", (ADVICE["enomem-vc4"].help,))
     free = doctor.examine(FakePort(nodes={}, files=files | {node: b"disabled\0"}))
     assert found(free, "display driver").status is doctor.Status.OK
 

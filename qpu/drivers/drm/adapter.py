@@ -11,15 +11,15 @@ from contextlib import AbstractContextManager
 from qpu.core.deferred_signals import critical
 from qpu.core.isa import Isa
 from qpu.drivers import board
-from qpu.drivers import errors_table as advice
 from qpu.drivers.base import Completion, CsdJob, DeviceInfo, Fence, Job
 from qpu.drivers.drm import csd
 from qpu.drivers.drm.identity import ISAS, Identity, get_param, identify
-from qpu.drivers.drm.nodes import Node, find_v3d, retrying
+from qpu.drivers.drm.nodes import Node, find_v3d
 from qpu.drivers.drm.objects import DrmBo, DrmFence, multisync
 from qpu.drivers.drm.perfmon import Perfmons
 from qpu.drivers.drm.resets import WATCHDOG_S, blame, warn_unknown
-from qpu.drivers.port import Port, interrupting, submitted
+from qpu.drivers.errors_table import fault, mem_available
+from qpu.drivers.port import Port, interrupting, retrying, submitted
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
 from qpu.drivers.uapi.layout import Layout
@@ -184,7 +184,7 @@ class DrmV3d:
     def _memory_fault(self, name: str, size: int, error: OSError) -> DriverError:
         detail = f"{size} bytes asked for"
         if error.errno == errno.ENOMEM:
-            available = advice.mem_available(self._port)
+            available = mem_available(self._port)
             detail += "" if available is None else f", {available} bytes available"
         keys = {
             errno.ENOMEM: "enomem-bo",
@@ -195,7 +195,7 @@ class DrmV3d:
             errno.ENODEV: "enodev",
             errno.ENOTTY: "enotty",
         }
-        return advice.fault(keys.get(error.errno or 0, "unexpected"), self.what(name), error.errno, detail)
+        return fault(keys.get(error.errno or 0, "unexpected"), self.what(name), error.errno, detail)
 
     def _gem_close(self, handle: int) -> None:
         """Drop a handle; the kernel keeps the memory for jobs that still use it."""
@@ -317,7 +317,7 @@ class DrmV3d:
             if error.errno == errno.EAGAIN and self.perfmon:
                 key = "eagain-perfmon"
             detail = f"{len(bos)} buffers, cfg {' '.join(f'{word:#x}' for word in cfg)}"
-            raise advice.fault(key, self.what(name), error.errno, detail) from error
+            raise fault(key, self.what(name), error.errno, detail) from error
         finally:
             keep.clear()
 
@@ -331,7 +331,7 @@ class DrmV3d:
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS):
                 return 0
-            raise advice.fault("unexpected", self.what(name), error.errno) from error
+            raise fault("unexpected", self.what(name), error.errno) from error
 
     def _destroy_syncobj(self, handle: int) -> None:
         name = "DRM_IOCTL_SYNCOBJ_DESTROY"
@@ -352,7 +352,7 @@ class DrmV3d:
         try:
             return [self._number_of(name, self._call(name, self._pack(name, fd=fd)), "handle")]
         except OSError as error:
-            raise advice.fault("unexpected", self.what(name), error.errno) from error
+            raise fault("unexpected", self.what(name), error.errno) from error
         finally:
             self._port.close(fd)
 
@@ -366,7 +366,7 @@ class DrmV3d:
         try:
             return self._number_of(name, self._call(name, self._pack(name, handle=fence.syncobj, fd=-1)), "fd")
         except OSError as error:
-            raise advice.fault("unexpected", self.what(name), error.errno) from error
+            raise fault("unexpected", self.what(name), error.errno) from error
 
     # waiting
 
@@ -375,7 +375,7 @@ class DrmV3d:
         if not fence.done and not self._await(fence, timeout_s):
             resets = self._reset_counter()
             counted = "this kernel counts no resets" if resets is None else f"{resets} resets so far"
-            raise advice.fault(
+            raise fault(
                 "etime",
                 f"{self.what('WAIT_BO')}, {timeout_s:g} s",
                 errno.ETIME,
@@ -415,8 +415,8 @@ class DrmV3d:
             wait_ns = min(left_ns, LONGEST_WAIT_NS)
             try:
                 self._wait_once(fence, wait_ns)
-            except EmuFault as fault:
-                self._claim(fence, fault)
+            except EmuFault as stopped:
+                self._claim(fence, stopped)
                 raise
             except OSError as error:
                 if isinstance(error, DriverError):
@@ -429,21 +429,19 @@ class DrmV3d:
                         continue
                     return False
                 key = {errno.EINVAL: "enoent-submit", errno.ENOENT: "enoent-submit", errno.ENODEV: "enodev"}
-                raise advice.fault(
-                    key.get(error.errno or 0, "unexpected"), self.what("WAIT_BO"), error.errno
-                ) from error
+                raise fault(key.get(error.errno or 0, "unexpected"), self.what("WAIT_BO"), error.errno) from error
             now = self._port.monotonic()
             fresh = now - begun >= BLOCKED_S or now - fence.running_s < WATCHDOG_S / 2
             self._retire(fence, seen=fresh and bool(fence.syncobj))
         return True
 
-    def _claim(self, fence: DrmFence, fault: EmuFault) -> None:
+    def _claim(self, fence: DrmFence, stopped: EmuFault) -> None:
         """An emulated board stopped a job while this one was waited for: ask whether it was this one."""
         try:
             self._wait_once(fence, 0)
         except EmuFault as own:
-            if own is fault:
-                fence.error = fault
+            if own is stopped:
+                fence.error = stopped
                 self._retire(fence, seen=True)
         except OSError:
             pass
@@ -501,7 +499,7 @@ class DrmV3d:
             self._release_deferred()
             state = self._state() if cut and not self._checking else ""
             for fence, detail in cut:
-                fence.error = fence.error or advice.fault("reset", self._node.path, None, detail + state)
+                fence.error = fence.error or fault("reset", self._node.path, None, detail + state)
             for fence in ended:
                 fence.done = True
             self._doubt(ended)
@@ -611,7 +609,7 @@ class DrmV3d:
 def open_adapter(port: Port, where: board.Board | None = None, path: str | None = None) -> DrmV3d:
     """Open the v3d node at `path`, or the one there is.
 
-    where: the board as detected, None to detect it. Raises: DriverError with the reason and its mend.
+    where: the board as detected, None to detect it. Raises: DriverError with the reason and its help.
     """
     where = board.detect(port) if where is None else where
     node = find_v3d(port, path, where.container)

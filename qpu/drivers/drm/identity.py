@@ -6,9 +6,8 @@ import errno
 from dataclasses import dataclass
 
 from qpu.core.isa import Isa
-from qpu.drivers import errors_table as advice
-from qpu.drivers.drm.nodes import retrying
-from qpu.drivers.port import Port
+from qpu.drivers.errors_table import HELP, fault
+from qpu.drivers.port import Port, retrying
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
 from qpu.errors import DriverError
@@ -74,7 +73,7 @@ def get_param(port: Port, fd: int, what: str, param: Param) -> int | None:
             return None
         keys = {errno.EINVAL: "wrong-card", errno.ENODEV: "enodev", errno.ENOTTY: "enotty"}
         key = keys.get(error.errno or 0, "unexpected")
-        raise advice.fault(key, f"{what}: GET_PARAM {param.name}", error.errno) from error
+        raise fault(key, f"{what}: GET_PARAM {param.name}", error.errno) from error
     return layout.number(arg, "value")
 
 
@@ -94,8 +93,8 @@ def identify(port: Port, fd: int, what: str) -> Identity:
         ident = f"IDENT0 {params[Param.V3D_CORE0_IDENT0]:#010x}, IDENT1 {params[Param.V3D_CORE0_IDENT1]:#010x}"
         raise DriverError(
             f"{what}: a V3D of unknown version ({ident}); known: 4.2, 7.1"
-            f"{advice.MEND}use a newer version of this package, or an emulated board"
+            f"{HELP}use a newer version of this package, or an emulated board"
         )
     if not params.get(Param.SUPPORTS_CSD):
-        raise advice.fault("no-csd", f"{what}: GET_PARAM SUPPORTS_CSD")
+        raise fault("no-csd", f"{what}: GET_PARAM SUPPORTS_CSD")
     return found

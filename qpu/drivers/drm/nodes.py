@@ -8,20 +8,18 @@ from array import array
 from dataclasses import dataclass
 
 from qpu.drivers import board
-from qpu.drivers import errors_table as advice
-from qpu.drivers.port import Port
+from qpu.drivers.errors_table import fault, permission_detail
+from qpu.drivers.port import Port, retrying
 from qpu.drivers.uapi import drm
 from qpu.errors import DriverError
 
-__all__ = ["BY_PATH", "Node", "Tried", "candidates", "driver_of", "find_v3d", "looks_like_v3d", "retrying"]
+__all__ = ["BY_PATH", "Node", "Tried", "candidates", "driver_of", "find_v3d", "looks_like_v3d"]
 
 DRI = "/dev/dri"
 
 # Names that udev makes from the bus address and the device-tree node name: the Raspberry Pi trees call the node v3d,
 # mainline trees gpu (uncertain). `platform-gpu-card` and `platform-axi:gpu-card` are the display device.
 BY_PATH = re.compile(r"platform-(fec00000|1002000000)\.(v3d|gpu)-(card|render)")
-
-RETRY_S = 5.0  # how long a call that signals interrupt is repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +38,6 @@ class Tried:
     path: str
     driver: str = ""
     errno: int | None = None
-
-
-def retrying(port: Port, fd: int, request: int, arg: bytearray) -> int:
-    """One ioctl, repeated while signals interrupt it; KeyboardInterrupt passes between the attempts."""
-    deadline: float | None = None
-    while True:
-        try:
-            return port.ioctl(fd, request, arg)
-        except InterruptedError:
-            now = port.monotonic()
-            deadline = now + RETRY_S if deadline is None else deadline
-            if now > deadline:
-                raise
 
 
 def driver_of(port: Port, fd: int) -> tuple[str, str]:
@@ -118,7 +103,7 @@ def looks_like_v3d(port: Port, path: str) -> bool:
 def find_v3d(port: Port, path: str | None = None, container: str | None = None) -> Node:
     """Open the v3d node: the one at `path`, else the first that the driver's name proves to be one.
 
-    Raises: DriverError with the reason and its mend; a node that may not be opened is told apart from a wrong one.
+    Raises: DriverError with the reason and its help; a node that may not be opened is told apart from a wrong one.
     """
     if path is not None:
         node = _try(port, path)
@@ -129,10 +114,10 @@ def find_v3d(port: Port, path: str | None = None, container: str | None = None) 
         paths = candidates(port)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise advice.fault("eacces-open", DRI, error.errno, advice.permission_detail(port, DRI)) from error
-        raise advice.fault("no-dri-container" if container else "no-dri", DRI, error.errno) from error
+            raise fault("eacces-open", DRI, error.errno, permission_detail(port, DRI)) from error
+        raise fault("no-dri-container" if container else "no-dri", DRI, error.errno) from error
     if not paths:
-        raise advice.fault("no-dri-container" if container else "no-dri", DRI, None, "the directory is empty")
+        raise fault("no-dri-container" if container else "no-dri", DRI, None, "the directory is empty")
     tried: list[Tried] = []
     for candidate in paths:
         node = _try(port, candidate)
@@ -161,12 +146,12 @@ def _try(port: Port, path: str) -> Node | Tried:
 
 def _explicit(port: Port, node: Tried) -> DriverError:
     if node.errno is None:
-        return advice.fault("wrong-card", node.path, None, f"its driver is {node.driver}")
+        return fault("wrong-card", node.path, None, f"its driver is {node.driver}")
     if node.errno in (errno.EACCES, errno.EPERM):
-        return advice.fault("eacces-open", node.path, node.errno, advice.permission_detail(port, node.path))
+        return fault("eacces-open", node.path, node.errno, permission_detail(port, node.path))
     if node.errno == errno.ENOENT:
-        return advice.fault("no-dri", node.path, node.errno)
-    return advice.fault(_key(node.errno), node.path, node.errno)
+        return fault("no-dri", node.path, node.errno)
+    return fault(_key(node.errno), node.path, node.errno)
 
 
 def _none(port: Port, tried: list[Tried]) -> DriverError:
@@ -175,12 +160,12 @@ def _none(port: Port, tried: list[Tried]) -> DriverError:
     if likely or denied:
         first = (likely or denied)[0]
         detail = "; ".join(filter(None, ("this is the v3d node" if likely else "", *_seen(tried))))
-        facts = advice.permission_detail(port, first.path)
-        return advice.fault("eacces-open", first.path, first.errno, "; ".join(filter(None, (facts, detail))))
+        facts = permission_detail(port, first.path)
+        return fault("eacces-open", first.path, first.errno, "; ".join(filter(None, (facts, detail))))
     broken = [t for t in tried if t.errno is not None]
     if broken and len(broken) == len(tried):
-        return advice.fault(_key(broken[0].errno), broken[0].path, broken[0].errno)
-    return advice.fault("no-v3d", DRI, None, "; ".join(_seen(tried)))
+        return fault(_key(broken[0].errno), broken[0].path, broken[0].errno)
+    return fault("no-v3d", DRI, None, "; ".join(_seen(tried)))
 
 
 def _seen(tried: list[Tried]) -> list[str]:

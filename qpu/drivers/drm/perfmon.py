@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from qpu.drivers import errors_table as advice
 from qpu.drivers.counters import COUNTERS, counter_ids
+from qpu.drivers.errors_table import fault
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
 from qpu.errors import UsageError
@@ -31,7 +31,7 @@ class Perfmons:
         try:
             return driver.request(name, **values)
         except OSError as error:
-            raise advice.fault("unexpected", driver.what(name), error.errno, detail) from error
+            raise fault("unexpected", driver.what(name), error.errno, detail) from error
 
     def names(self) -> tuple[str, ...]:
         """Names by id: the kernel's own where it tells them (6.11 and newer)."""
@@ -63,7 +63,7 @@ class Perfmons:
         if driver.perfmon:
             raise UsageError("counters are being read already on this device; name all of them in one block")
         if not driver.identity.params.get(Param.SUPPORTS_PERFMON):
-            raise advice.fault("old-kernel", f"{driver.info.node}: performance counters (kernel 5.15 and newer)")
+            raise fault("old-kernel", f"{driver.info.node}: performance counters (kernel 5.15 and newer)")
         ids = counter_ids(names, self.names(), drm.MAX_PERFMON_COUNTERS)
         create = "DRM_IOCTL_V3D_PERFMON_CREATE"
         arg = self._call(create, f"counters {ids}", ncounters=len(ids), counters=tuple(ids))

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import errno
 import struct
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal
 
 from qpu.core.isa import Isa
 from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Fence, Job, QpuJob
 from qpu.drivers.board import Board, kms_owns_v3d
-from qpu.drivers.errors_table import MEND, fault, reason_of
+from qpu.drivers.errors_table import HELP, fault, reason_of
 from qpu.drivers.port import Port, Run, interrupting, submitted
 from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
 from qpu.drivers.vc4 import exit_guard
 from qpu.drivers.vc4.background import Background
 from qpu.drivers.vc4.mailbox import KERNEL_LIMIT_MS, Clock, Mailbox, UnsupportedTagError
+from qpu.drivers.vc4.power import Power, power_of
 from qpu.drivers.vc4.registers import Ident, V3dRegisters, block_address
 from qpu.drivers.vc4.vcsm import BUS_MASK, GpuMemory, open_memory
-from qpu.errors import DriverError, EmuFault, GpuResetError, GpuTimeoutError, UsageError
+from qpu.errors import DriverError, EmuFault, GpuTimeoutError, UsageError
 
 __all__ = ["LAUNCHES", "Vc4Driver", "open_adapter"]
 
@@ -34,45 +33,12 @@ EXIT_PATIENCE_S = 2.0
 SETTLE_S = 10.0  # that jobs get to end before and after counting
 
 
-@dataclass(slots=True)
-class _Machine:
-    """What all drivers of one GPU in this process share: the power switch and the queue."""
-
-    port: Port
-    process: int
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    users: int = 0
-    running: _RegisterFence | None = None
-    lost: bool = False
-
-
-_machines: dict[int | None, _Machine] = {}
-_machines_lock = threading.Lock()
-
-
-def _machine(port: Port) -> _Machine:
-    # The real GPU is one, however many ports lead to it; every emulated board is one of its own.
-    key = None if port.emulated is None else id(port)
-    with _machines_lock:
-        found = _machines.get(key)
-        if found is None or found.process != port.getpid():
-            found = _machines[key] = _Machine(port, port.getpid())
-        return found
-
-
-def _forget(machine: _Machine) -> None:
-    with _machines_lock:
-        for key, known in list(_machines.items()):
-            if known is machine and machine.users == 0:
-                del _machines[key]
-
-
-class _RegisterFence:
+class RegisterFence:
     """A job queued through the registers; its completion has to be polled."""
 
-    def __init__(self, driver: Vc4Driver, machine: _Machine, registers: V3dRegisters, count: int) -> None:
+    def __init__(self, driver: Vc4Driver, power: Power, registers: V3dRegisters, count: int) -> None:
         self._driver = driver
-        self._machine = machine
+        self._power = power
         self._registers = registers
         self._count = count
         self._done = False
@@ -87,16 +53,16 @@ class _RegisterFence:
 
     def wait(self, timeout_s: float | None = None) -> None:
         """See `qpu.drivers.base.Fence.wait`; GpuResetError when V3D was powered off under the job."""
-        with self._machine.lock:
+        with self._power.lock:
             if not self._done:
                 try:
                     self._registers.wait(self._count, timeout_s, check=self._driver.check_open)
+                    self._finish(None)
                 except GpuTimeoutError:
                     self.late = True
                     raise
-                except EmuFault as fault:
-                    self._finish(fault)
-                self._finish(None)
+                except (DriverError, EmuFault) as error:
+                    self._finish(error)
             if self._error is not None:
                 raise self._error
 
@@ -109,38 +75,33 @@ class _RegisterFence:
         """See `qpu.drivers.base.Fence.poll`."""
         if self._done:
             return True
-        if not self._machine.lock.acquire(blocking=False):
+        if not self._power.lock.acquire(blocking=False):
             return False  # somebody waits for it right now
         try:
             if not self._done:
                 try:
-                    if self._registers.completed() != self._count:
+                    if self._registers.completed(self._count) != self._count:
                         if timeout_s <= 0:
                             return False
                         self._registers.wait(self._count, timeout_s, check=self._driver.check_open)
                     self._finish(None)
                 except GpuTimeoutError:
                     pass
-                except EmuFault as fault:
-                    self._finish(fault)
+                except (DriverError, EmuFault) as error:
+                    self._finish(error)
             return self._done
         finally:
-            self._machine.lock.release()
+            self._power.lock.release()
 
     def cancel(self) -> None:
         """V3D was powered off: whatever ran is gone."""
-        self._finish(
-            GpuResetError(
-                "V3D registers: V3D was powered off while the programs ran: the results are incomplete"
-                f"{MEND}shorten the programs or give a longer timeout_s, and wait for a launch before the next one"
-            )
-        )
+        self._finish(fault("powered-off", "V3D registers"))
 
     def _finish(self, error: DriverError | EmuFault | None) -> None:
         self._error = error
         self._done = True
-        if self._machine.running is self:
-            self._machine.running = None
+        if self._power.running is self:
+            self._power.running = None
 
 
 class Vc4Driver:
@@ -163,8 +124,9 @@ class Vc4Driver:
         self._port = port
         self._board = board
         self._launch = launch
+        self._exclusive = launch == "registers"
         self._process = port.getpid()
-        self._machine = _machine(port)
+        self._power = power_of(port)
         self._live: dict[int, GpuMemory] = {}
         self._powered = False
         self._closed = False
@@ -174,9 +136,10 @@ class Vc4Driver:
         self._mailbox: Mailbox | None = None
         exit_guard.guard(id(self), self._at_exit)
         try:
-            self._mailbox = Mailbox(port)
+            self._mailbox = Mailbox(port, check=self.check_open)
             self._provider, self._control = open_memory(port, board.soc, self._mailbox, memory, adopt=self._adopt)
-            self._power_on()
+            self._power.switch_on(self._mailbox, exclusive=self._exclusive)
+            self._powered = True
             ident = self._open_registers(board.soc)
             self._info = self._describe(self._mailbox, ident)
         except BaseException:
@@ -184,48 +147,6 @@ class Vc4Driver:
             raise
 
     # opening
-
-    def _power_on(self) -> None:
-        machine, mailbox = self._machine, self._mailbox
-        assert mailbox is not None
-        with machine.lock:
-            if machine.users == 0:
-                try:
-                    mailbox.enable_qpu(True)
-                except DriverError as error:
-                    if isinstance(error, TimeoutError):
-                        self._quietly_off(mailbox)  # it may have happened
-                    raise
-                except BaseException:
-                    self._quietly_off(mailbox)
-                    raise
-            machine.users += 1
-            self._powered = True
-
-    @staticmethod
-    def _quietly_off(mailbox: Mailbox) -> None:
-        try:
-            mailbox.enable_qpu(False)
-        except DriverError:
-            pass  # the error that brought us here counts
-
-    def _power_off(self) -> None:
-        machine, mailbox = self._machine, self._mailbox
-        if not self._powered or mailbox is None:
-            return
-        try:
-            if machine.users == 1:
-                mailbox.enable_qpu(False)
-        except DriverError:
-            self._give_up_power()
-            raise
-        # Ctrl-C passes above: then it is still ours to power off, at the next close or at exit.
-        self._give_up_power()
-
-    def _give_up_power(self) -> None:
-        self._powered = False
-        self._machine.users -= 1
-        _forget(self._machine)
 
     def _open_registers(self, soc: str) -> Ident | None:
         """Map the registers and read who it is; with the mailbox launch both may fail."""
@@ -313,7 +234,7 @@ class Vc4Driver:
             self._close_nodes()
 
     def alloc(self, size: int) -> GpuMemory:
-        """A zero-filled buffer, page-rounded. Raises: DriverError with cause and mend; UsageError for a bad size."""
+        """A zero-filled buffer, page-rounded. Raises: DriverError with cause and help; UsageError for a bad size."""
         self._usable()
         return self._provider.alloc(size, self._adopt)
 
@@ -333,12 +254,12 @@ class Vc4Driver:
         self._usable()
         entries = self._checked(job, timeout_s)
         assert isinstance(job, QpuJob)
-        machine = self._machine
+        power = self._power
         if self._launch == "mailbox":
 
             def execute() -> None:
                 _wait_for(after, timeout_s)
-                with machine.lock:
+                with power.lock:
                     self._usable()
                     self._prepare(timeout_s)
                     self._execute(entries, job.flush, timeout_s)
@@ -349,19 +270,28 @@ class Vc4Driver:
             execute()
             return CompletedFence(submitted(self._port))
         _wait_for(after, timeout_s)
-        with machine.lock:
+        with power.lock:
             self._prepare(timeout_s)
             assert self._registers is not None
-            fence = _RegisterFence(self, machine, self._registers, len(entries))
-            machine.running = fence  # first: when an interrupt strikes in between, the job counts as running
-            self._registers.start(entries, flush=job.flush)
+            fence = RegisterFence(self, power, self._registers, len(entries))
+            power.running = fence  # first: when an interrupt strikes in between, the job counts as running
+            try:
+                self._registers.start(entries, flush=job.flush)
+            except DriverError:
+                power.running = None
+                raise
             fence.run = submitted(self._port)
             return fence
 
     def _prepare(self, timeout_s: float) -> None:
-        if self._machine.lost:
+        if self._power.lost:
             self._recover()
         self._drain(timeout_s)
+        if self._registers is not None and not self._registers.powered:
+            # A program that does not know our lock has powered V3D off.
+            assert self._mailbox is not None
+            self._mailbox.enable_qpu(True)
+            self._registers.ident()
 
     def _checked(self, job: Job, timeout_s: float) -> Sequence[tuple[int, int]]:
         if not isinstance(job, QpuJob):
@@ -405,26 +335,27 @@ class Vc4Driver:
         try:
             self._mailbox.execute_qpu(len(entries), self._control.address, noflush=not flush, timeout_ms=limit)
         except GpuTimeoutError as error:
-            self._machine.lost = True
+            self._power.lost = True
             usable = self._power_cycle()
             state = "V3D was powered off and on and takes jobs again" if usable else "V3D does not answer any more"
-            reason, mends = reason_of(error)
-            raise GpuTimeoutError(f"{reason}: {state}" + "".join(MEND + m for m in mends), error.errno) from error
+            reason, helps = reason_of(error)
+            raise GpuTimeoutError(f"{reason}: {state}" + "".join(HELP + m for m in helps), error.errno) from error
         except DriverError as error:
-            if error.errno == errno.EINTR:  # the call was left, the programs go on
-                self._machine.lost = True
+            if error.errno == errno.EINTR or self._closed:  # the call was left, the programs go on
+                self._power.lost = True
                 self._power_cycle()
             raise
-        except EmuFault:
-            raise  # that ended them
+        except EmuFault as stopped:  # that ended them
+            self._power.lost = stopped.rule == "v3d-off"
+            raise
         except BaseException:  # Ctrl-C: nothing may run on in memory that is given back
-            self._machine.lost = True
+            self._power.lost = True
             self._power_cycle()
             raise
 
     def _drain(self, timeout_s: float) -> None:
         """Wait for the job before; one that has overrun its time already is thrown off the QPUs."""
-        running = self._machine.running
+        running = self._power.running
         if running is None:
             return
         if not running.late:
@@ -435,7 +366,7 @@ class Vc4Driver:
                 pass
         elif running.poll():
             return
-        self._machine.lost = True
+        self._power.lost = True
         self._recover()
 
     def _recover(self) -> None:
@@ -443,19 +374,8 @@ class Vc4Driver:
             raise fault("etimedout-vcio", "VideoCore IV: V3D could not be powered off and on after a stuck job")
 
     def _power_cycle(self) -> bool:
-        """Power V3D off and on, which ends whatever runs; True when the firmware did both."""
-        machine, mailbox = self._machine, self._mailbox
-        assert mailbox is not None
-        if machine.running is not None:
-            machine.running.cancel()
-        try:
-            mailbox.enable_qpu(False)
-            mailbox.enable_qpu(True)
-        except DriverError:
-            machine.lost = True
-            return False
-        machine.lost = False
-        return True
+        assert self._mailbox is not None
+        return self._power.cycle(self._mailbox)
 
     # counters
 
@@ -476,7 +396,7 @@ class Vc4Driver:
     def _settle(self) -> None:
         """Wait for the jobs submitted so far. Raises: GpuTimeoutError; other errors are for those who wait for them."""
         self._background.drain(SETTLE_S)
-        running = self._machine.running
+        running = self._power.running
         if running is not None:
             running.wait(SETTLE_S)
 
@@ -503,12 +423,12 @@ class Vc4Driver:
         self._background.close()
         # At exit a daemon thread may hold the lock for ever; the QPUs are powered off all the same.
         with self.leaving():
-            locked = self._machine.lock.acquire(timeout=EXIT_PATIENCE_S if force else -1)
+            locked = self._power.lock.acquire(timeout=EXIT_PATIENCE_S if force else -1)
         try:
             self._give_back(force)
         finally:
             if locked:
-                self._machine.lock.release()
+                self._power.lock.release()
 
     def _give_back(self, force: bool) -> None:
         failure: DriverError | None = None
@@ -524,10 +444,13 @@ class Vc4Driver:
                 pass  # stays in _live, and guarded until exit
             except DriverError as error:
                 failure = failure or error
-        try:
-            self._power_off()
-        except DriverError as error:
-            failure = failure or error
+        if self._powered and self._mailbox is not None:
+            try:
+                self._power.switch_off(self._mailbox, exclusive=self._exclusive)
+                self._powered = False  # KeyboardInterrupt passes above: then the next close powers off
+            except DriverError as error:
+                self._powered = False
+                failure = failure or error
         self._left = bool(self._live)
         if not self._left:
             self._close_nodes()
@@ -536,15 +459,14 @@ class Vc4Driver:
 
     def _stop(self) -> None:
         """Nothing of ours may run on in memory that is given back."""
-        running = self._machine.running
-        if running is None or running.driver is not self:
-            return
-        try:
+        running, registers = self._power.running, self._registers
+        if running is not None and running.driver is self:
             ended = running.poll()  # False, too, while a thread waits for it
-        except DriverError:
-            ended = False
+        else:
+            # A launch that others disturbed may go on although it was given up.
+            ended = not self._exclusive or registers is None or not registers.powered or registers.idle
         if not ended:
-            self._machine.lost = True
+            self._power.lost = True
             self._power_cycle()
 
     def _close_nodes(self) -> None:
@@ -575,6 +497,6 @@ def open_adapter(port: Port, board: Board, *, launch: Launch = "mailbox", memory
     launch: ``mailbox`` (the firmware starts the programs; other firmware users wait meanwhile) or ``registers``
     (/dev/mem, root; never while the kernel owns V3D, and never together with other users of the QPUs, which nothing
     here can detect in other processes). memory: see `qpu.drivers.vc4.vcsm.open_memory`.
-    Raises: UsageError for a bad option or another GPU; DriverError with cause and mend, with nothing left behind.
+    Raises: UsageError for a bad option or another GPU; DriverError with cause and help, with nothing left behind.
     """
     return Vc4Driver(port, board, launch=launch, memory=memory)

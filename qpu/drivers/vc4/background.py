@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from qpu.core.deferred_signals import critical
-from qpu.drivers.errors_table import MEND
+from qpu.drivers.errors_table import HELP
 from qpu.drivers.port import Port, Run, submitted
 from qpu.errors import DriverError, GpuTimeoutError
 
@@ -47,7 +47,7 @@ class Task:
                 if self._port.monotonic() >= deadline and not self._ended.is_set():
                     raise GpuTimeoutError(
                         f"the launch did not end within {timeout_s:g} s; it may still run, or wait for others"
-                        f"{MEND}wait again on the same launch, or give a longer timeout_s",
+                        f"{HELP}wait again on the same launch, or give a longer timeout_s",
                         errno.ETIMEDOUT,
                     )
         if self._error is not None:

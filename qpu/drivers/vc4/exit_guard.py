@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -56,8 +57,8 @@ def release_all() -> None:
             if process == os.getpid():
                 try:
                     closer()
-                except Exception:  # the process ends: nobody is left to tell
-                    pass
+                except Exception as error:
+                    print(f"qpu: while giving the GPU back at exit: {error}", file=sys.stderr)
         _return_signals()
 
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from qpu.drivers.errors_table import fault, permission_detail
-from qpu.drivers.port import Port
+from qpu.drivers.port import Port, retrying
 from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
 from qpu.drivers.vc4.mailbox_tags import (
     TAGS,
@@ -52,6 +52,8 @@ KERNEL_LIMIT_MS = 1000  # current kernels stop waiting for the firmware after on
 POWER_DOMAIN_V3D = 10
 
 T = TypeVar("T")
+_AGAIN = (errno.EINTR, errno.EAGAIN)
+TRIES = 3  # to give something back
 
 _OPEN_ROWS = {
     errno.ENOENT: "no-vcio",
@@ -75,14 +77,32 @@ def failure(what: str, error: OSError, rows: Mapping[int, str], detail: str = ""
     return fault(rows.get(error.errno or 0, "unexpected"), what, error.errno, detail)
 
 
+def persist(give_back: Callable[[], None]) -> None:
+    """Call what gives something back that outlives the process; try again when it fails.
+
+    Raises: the last OSError; BufferError at once, which means that views are alive.
+    """
+    for left in range(TRIES - 1, -1, -1):
+        try:
+            give_back()
+            return
+        except OSError:
+            if not left:
+                raise
+
+
 # -- calls
 
 
 class Mailbox:
     """An open /dev/vcio. Safe to close twice; usable as a context manager."""
 
-    def __init__(self, port: Port, path: str = NODE) -> None:
-        """Open the node (read-only is enough). Raises: DriverError with cause and mend."""
+    def __init__(self, port: Port, path: str = NODE, check: Callable[[], None] | None = None) -> None:
+        """Open the node (read-only is enough).
+
+        check: called before an interrupted call is repeated, to stop that. Raises: DriverError with cause and help.
+        """
+        self._check = check
         self.port = port
         self.path = path
         self._request = property_request(port.pointer_size)
@@ -110,32 +130,38 @@ class Mailbox:
         """True after `close`."""
         return self._fd is None
 
+    @property
+    def fd(self) -> int:
+        """The open descriptor. Raises: UsageError after `close`."""
+        if self._fd is None:
+            raise UsageError("this mailbox is closed; open another one")
+        return self._fd
+
     def transact(self, calls: Sequence[TagCall]) -> list[tuple[int, ...] | bytes]:
         """Send tags in one message and return their answers.
 
         Messages that only read are repeated once when the firmware refuses them: some firmware and kernel pairs
         refuse valid tags now and then (drivers.md 4.1). Raises: UnsupportedTagError, DriverError.
         """
-        again = not any(call.tag.changes for call in calls)
-        while True:
-            message = build_message(calls)
+        if not any(call.tag.changes for call in calls):
             try:
-                self._ioctl(message, calls)
-                return parse_reply(message, calls)
+                return self._exchange(calls)
             except UnsupportedTagError:
-                if not again:
-                    raise
-            except DriverError as error:
-                if not again or error.errno != errno.EINTR:
-                    raise
-            again = False
+                pass
+        return self._exchange(calls)
+
+    def _exchange(self, calls: Sequence[TagCall]) -> list[tuple[int, ...] | bytes]:
+        message = build_message(calls)
+        self._ioctl(message, calls)
+        return parse_reply(message, calls)
 
     def _ioctl(self, message: bytearray, calls: Sequence[TagCall]) -> None:
-        if self._fd is None:
-            raise UsageError("this mailbox is closed; open another one")
         try:
-            self.port.ioctl(self._fd, self._request, message)
+            # EINTR comes before the message is sent (ASSUMED): the kernel's wait for the answer is uninterruptible.
+            retrying(self.port, self.fd, self._request, message, _AGAIN, self._check)
         except OSError as error:
+            if isinstance(error, DriverError):
+                raise  # of `check`
             names = ", ".join(f"{call.tag.name} (0x{call.tag.id:08x})" for call in calls)
             if error.errno == errno.EINVAL:
                 raise unsupported(f"{names} on {self.path}") from error

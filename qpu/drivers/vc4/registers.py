@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from qpu.drivers.board import GENERATIONS, PERIPHERALS, tree_bytes
-from qpu.drivers.errors_table import MEND
+from qpu.drivers.errors_table import HELP, fault
 from qpu.drivers.port import Port
 from qpu.drivers.vc4.mailbox import failure
 from qpu.drivers.vc4.vcsm import MEM_ROWS
@@ -158,11 +158,15 @@ def counter_index(name: str) -> int:
         raise UsageError(f"no counter {name!r} on VideoCore IV; known: {', '.join(COUNTERS)}") from None
 
 
+def _busy(detail: str) -> DriverError:
+    return fault("qpus-busy", "V3D registers: launch", errno.EBUSY, detail)
+
+
 class V3dRegisters:
     """The mapped block. V3D must be powered (QPUs enabled) and owned by nobody else."""
 
     def __init__(self, port: Port, address: int) -> None:
-        """Map the block. Raises: DriverError with cause and mend."""
+        """Map the block. Raises: DriverError with cause and help."""
         self.port = port
         self.address = address
         self._closed = False
@@ -202,12 +206,14 @@ class V3dRegisters:
         self.write(Reg.SLCACTL, CLEAR_SLICES)
 
     def start(self, entries: Sequence[tuple[int, int]], *, flush: bool = True) -> None:
-        """Queue one program per (uniforms, code) pair, 1..16, on idle hardware; the QPUs start at once.
+        """Queue one program per (uniforms, code) pair, 1..16; the QPUs start at once.
 
-        The completed count has eight bits and is cleared here. Order as in vc4.md 18.2.
+        The completed count has eight bits and is cleared here. Order as in vc4.md 18.2. Raises: DriverError EBUSY when
+        programs of others wait or run.
         """
         if not 1 <= len(entries) <= QUEUE_DEPTH:
             raise UsageError(f"{len(entries)} programs in one launch; the queue takes 1..{QUEUE_DEPTH}")
+        self.check_idle()
         self.write(Reg.DBCFG, 0)  # no host interrupts: completion is thread end
         self.write(Reg.DBQITE, 0)
         self.write(Reg.DBQITC, 0xFFFFFFFF)
@@ -218,16 +224,34 @@ class V3dRegisters:
             self.write(Reg.SRQUA, uniforms)
             self.write(Reg.SRQPC, code)
 
-    def completed(self) -> int:
-        """Programs that ended since `start`. Raises: DriverError when the queue overflowed."""
+    @property
+    def powered(self) -> bool:
+        """True when V3D answers: the QPUs are enabled."""
+        return self.read(Reg.IDENT0) & 0xFFFFFF == MAGIC
+
+    @property
+    def idle(self) -> bool:
+        """True when no program waits or runs."""
         status = self.read(Reg.SRQCS)
-        if status >> 7 & 1:
-            raise DriverError(
-                f"V3D registers: the program queue overflowed (SRQCS 0x{status:08x}): somebody else launches programs "
-                f"too{MEND}stop the other user of the QPUs",
-                errno.EBUSY,
-            )
-        return status >> 16 & 255
+        return not status & 63 and not ((status >> 8) - (status >> 16)) & 255
+
+    def check_idle(self) -> None:
+        """Raise DriverError EBUSY when programs wait or run: they are not ours, and a launch would lose their count."""
+        if not self.idle:
+            raise _busy(f"programs of others have not ended, SRQCS 0x{self.read(Reg.SRQCS):08x}")
+
+    def completed(self, count: int) -> int:
+        """Programs that ended since `start` queued `count` of them.
+
+        Raises: DriverError EBUSY when the counts show programs of others; GpuResetError when V3D was powered off.
+        """
+        status = self.read(Reg.SRQCS)
+        done = status >> 16 & 255
+        if status >> 7 & 1 or status >> 8 & 255 != count or done > count:
+            if not self.powered:
+                raise fault("powered-off", "V3D registers")
+            raise _busy(f"programs were started or counts cleared during the launch, SRQCS 0x{status:08x}")
+        return done
 
     def wait(self, count: int, timeout_s: float | None, *, check: Callable[[], None] | None = None) -> None:
         """Poll until `count` programs have ended. There is no interrupt and no time limit in hardware.
@@ -238,7 +262,7 @@ class V3dRegisters:
         clock = self.port.monotonic
         deadline = None if timeout_s is None else clock() + timeout_s
         pause = 0.0
-        while (done := self.completed()) != count:
+        while (done := self.completed(count)) != count:
             if check is not None:
                 check()
             if deadline is not None:
@@ -247,7 +271,7 @@ class V3dRegisters:
                     raise GpuTimeoutError(
                         f"V3D registers: {done} of {count} programs ended within {timeout_s} s (ERRSTAT "
                         f"0x{self.read(Reg.ERRSTAT):08x}); hardware has no time limit, the others may still run"
-                        f"{MEND}wait again on the same launch, or look for a program that never ends",
+                        f"{HELP}wait again on the same launch, or look for a program that never ends",
                         errno.ETIMEDOUT,
                     )
                 pause = min(pause, left)

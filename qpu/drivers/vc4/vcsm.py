@@ -8,11 +8,11 @@ from collections.abc import Callable
 from collections.abc import Mapping as Rows
 from typing import Protocol, TypeAlias
 
-from qpu.drivers.errors_table import MEND, fault, permission_detail, reason_of
-from qpu.drivers.port import Mapping, Port
+from qpu.drivers.errors_table import HELP, fault, permission_detail, reason_of
+from qpu.drivers.port import Mapping, Port, retrying
 from qpu.drivers.uapi import dma_buf, vcsm
 from qpu.drivers.uapi.vcsm import Cache
-from qpu.drivers.vc4.mailbox import Mailbox, MemoryFlag, failure
+from qpu.drivers.vc4.mailbox import Mailbox, MemoryFlag, failure, persist
 from qpu.errors import DriverError, UsageError
 
 __all__ = [
@@ -136,9 +136,8 @@ class GpuMemory:
         """
         failure: OSError | None = None
         while self._undo:
-            step = self._undo[0]
             try:
-                step()
+                persist(self._undo[0])
             except BufferError:
                 if not force:
                     raise
@@ -176,7 +175,7 @@ class MemoryProvider(Protocol):
     def alloc(self, size: int, adopt: Adopt | None = None) -> GpuMemory:
         """Zero-filled memory of at least `size` bytes.
 
-        adopt: is given the buffer before anything can interrupt. Raises: DriverError with cause and mend, and keeps
+        adopt: is given the buffer before anything can interrupt. Raises: DriverError with cause and help, and keeps
         nothing.
         """
         ...
@@ -209,7 +208,7 @@ def _given(memory: GpuMemory, adopt: Adopt | None) -> GpuMemory:
 def _unwind(undo: list[Callable[[], None]]) -> None:
     while undo:
         try:
-            undo[0]()
+            persist(undo[0])
         except (OSError, BufferError):
             pass  # the error that brought us here counts
         undo.pop(0)
@@ -234,15 +233,10 @@ class _Node:
         """One call. EINTR: the kernel asks to repeat it (drivers.md 5.1); KeyboardInterrupt passes in between."""
         if self.fd is None:
             raise UsageError(f"{self.label} is closed; open the device again")
-        request = vcsm.ioctl(name).request(self.port.pointer_size)
-        while True:
-            try:
-                self.port.ioctl(self.fd, request, arg)
-                return
-            except InterruptedError:
-                continue
-            except OSError as error:
-                raise failure(f"{self.label}: {name} on {self.path}", error, self.rows) from error
+        try:
+            retrying(self.port, self.fd, vcsm.ioctl(name).request(self.port.pointer_size), arg)
+        except OSError as error:
+            raise failure(f"{self.label}: {name} on {self.path}", error, self.rows) from error
 
     def mmap(self, fd: int, size: int, offset: int) -> Mapping:
         try:
@@ -263,7 +257,7 @@ class VcsmCmaMemory:
     node = CMA_NODE
 
     def __init__(self, port: Port) -> None:
-        """Open the node. Raises: DriverError with cause and mend."""
+        """Open the node. Raises: DriverError with cause and help."""
         self._port = port
         self._node = _Node(port, CMA_NODE, "VCSM-CMA", _CALL_ROWS)
 
@@ -301,14 +295,10 @@ class VcsmCmaMemory:
         """Begin or end access by the Arm; the memory is coherent, so this is bookkeeping of the kernel's."""
         row = dma_buf.IOCTLS["DMA_BUF_IOCTL_SYNC"]
         arg = row.layout(self._port.pointer_size).pack(flags=flags)
-        while True:
-            try:
-                self._port.ioctl(fd, row.request(self._port.pointer_size), arg)
-                return
-            except (InterruptedError, BlockingIOError):
-                continue
-            except OSError as error:
-                raise failure("VCSM-CMA: DMA_BUF_IOCTL_SYNC", error, _CALL_ROWS) from error
+        try:
+            retrying(self._port, fd, row.request(self._port.pointer_size), arg, (errno.EINTR, errno.EAGAIN))
+        except OSError as error:
+            raise failure("VCSM-CMA: DMA_BUF_IOCTL_SYNC", error, _CALL_ROWS) from error
 
     def close(self) -> None:
         """Close the node."""
@@ -322,7 +312,7 @@ class VcsmMemory:
     node = VCSM_NODE
 
     def __init__(self, port: Port, cache: Cache) -> None:
-        """Open the node. Raises: DriverError with cause and mend."""
+        """Open the node. Raises: DriverError with cause and help."""
         self._port = port
         self._cache = cache
         self._node = _Node(port, VCSM_NODE, "VCSM", _VCSM_ROWS)
@@ -381,7 +371,7 @@ class MailboxMemory:
     node = MEM_NODE
 
     def __init__(self, port: Port, mailbox: Mailbox, flags: MemoryFlag) -> None:
-        """Open /dev/mem uncached. Raises: DriverError with cause and mend."""
+        """Open /dev/mem uncached. Raises: DriverError with cause and help."""
         self._port = port
         self._mailbox = mailbox
         self._flags = flags
@@ -519,6 +509,6 @@ def open_memory(
     if len(reasons) == 1:
         raise reasons[0]
     parts = [reason_of(error) for error in reasons]
-    mends = dict.fromkeys(mend for _, each in parts for mend in each)
-    text = "".join(f"\n  {reason}" for reason, _ in parts) + "".join(MEND + mend for mend in mends)
+    helps = dict.fromkeys(help for _, each in parts for help in each)
+    text = "".join(f"\n  {reason}" for reason, _ in parts) + "".join(HELP + help for help in helps)
     raise DriverError("no memory that the GPU can share:" + text, next((e.errno for e in reasons if e.errno), None))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from qpu.core.deferred_signals import CriticalSection, critical, run_pending
+from qpu.drivers.port import Lock
 from qpu.emu.boards import BoardProfile
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
@@ -105,6 +106,7 @@ class OpenFile:
         self.path = path
         self.count = 0
         self.writable = True
+        self.lock = Lock.NONE
 
     def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
         """Bytes of the argument that the kernel touches. peek: its first n bytes."""
@@ -401,6 +403,15 @@ class Kernel:
             case "mem":
                 return self.mem.open(real)
         raise self.not_modelled(f"device {real}")
+
+    def flock(self, file: OpenFile, lock: Lock) -> None:
+        """The advisory lock of an open file. Raises: OSError EAGAIN; the lock that it had is gone then."""
+        file.lock = Lock.NONE
+        others = {f for table in self.tables for _, f in table.open if f is not file and f.path == file.path}
+        held = {other.lock for other in others}
+        if lock is not Lock.NONE and (Lock.EXCLUSIVE in held or (lock is Lock.EXCLUSIVE and Lock.SHARED in held)):
+            raise fail(errno.EAGAIN)
+        file.lock = lock
 
     # leaks
 

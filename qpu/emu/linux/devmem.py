@@ -130,14 +130,7 @@ class Vc4Registers:
         # 3:0 revision, 7:4 slices, 11:8 QPUs, 15:12 TMUs, 23:16 semaphores, 31:28 VPM KiB; the VPM has 12 KiB.
         ident1 = 1 | p.slices << 4 | p.qpus_per_slice << 8 | p.tmus_per_slice << 12 | 16 << 16 | 12 << 28
         self._fixed = {0x000: 0x02443356, 0x004: ident1, 0x008: 0x00000A20, 0xF20: 0}
-        self._stored = {
-            **dict.fromkeys((0x010, 0x030, 0x034, 0x038, 0x410, 0x414, 0x418, 0x434, 0x500, 0x504, 0xE00, 0xE2C), 0),
-            0x438: U32,
-        }
-        self._waiting: list[tuple[int, int]] = []
-        self._made = 0
-        self._completed = 0
-        self._overflow = False
+        self._reset()
         self._running: Vc4Execution | None = None
         self._seen = 0  # programs of the running launch already counted
         self._launched = 0  # programs of the running launch
@@ -151,6 +144,18 @@ class Vc4Registers:
         self.counters = EventCounters(16, self._events)
         assert kernel.vc4 is not None
         kernel.vc4.finished.append(self._ended)
+        kernel.vc4.on_power_off.append(self._reset)
+
+    def _reset(self) -> None:
+        """What the registers hold after V3D was powered off and on (ASSUMED: nothing survives)."""
+        self._stored = {
+            **dict.fromkeys((0x010, 0x030, 0x034, 0x038, 0x410, 0x414, 0x418, 0x434, 0x500, 0x504, 0xE00, 0xE2C), 0),
+            0x438: U32,
+        }
+        self._waiting: list[tuple[int, int]] = []
+        self._made = 0
+        self._completed = 0
+        self._overflow = False
 
     def _events(self, source: int) -> int:
         name = VC4_EVENTS.get(source)

@@ -360,6 +360,7 @@ class Vc4Gpu:
         self.start_ns = 0
         self.now_ns = 0
         self.finished: list[Callable[[Vc4Execution], None]] = []  # observers of ended launches
+        self.on_power_off: list[Callable[[], None]] = []
         self._run = Run()
         self._limit = HostLimit(None)
 
@@ -418,6 +419,8 @@ class Vc4Gpu:
         """Everything that runs is gone."""
         self._end()
         self.enabled = False
+        for forget in self.on_power_off:
+            forget()
         reset: Any = getattr(self.kernel.vc4_machine, "reset", None) if self.kernel.has_machine else None
         if reset is not None:
             reset()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import errno
 import fcntl
 import glob
 import mmap
@@ -24,8 +25,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from qpu.drivers.port import Lock
 from qpu.emu.boards import BoardProfile, parse_board
-from qpu.emu.linux.core import Kernel
+from qpu.emu.linux.core import Kernel, fail
 from qpu.emu.linux.user_memory import read_user, write_user
 from qpu.emu.process.audit import Guard
 from qpu.emu.process.files import FilePatches, RealFds
@@ -44,10 +46,12 @@ UNWATCHED_S = 0.05  # host time without system calls after which queued jobs adv
 UNWATCHED_VC4_S = 0.2  # programs queued by register one by one are to start together, even on a slow host
 _REAL_IOCTL = fcntl.ioctl
 _REAL_FCNTL = fcntl.fcntl
+_REAL_FLOCK = fcntl.flock
 _REAL_CDLL = ctypes.CDLL
 _REAL_OS_OPEN = os.open
 _REAL_OS_CLOSE = os.close
 _DUPLICATES = (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)
+_FLOCKS = {fcntl.LOCK_SH: Lock.SHARED, fcntl.LOCK_EX: Lock.EXCLUSIVE, fcntl.LOCK_UN: Lock.NONE}
 _LOCKS = (fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW)
 # Modules that need the system's own functions: this one's family, and Python's inside.
 _KEEP = ("qpu.emu.", "posix", "_", "importlib", "zipimport", "runpy", "pkgutil")
@@ -315,8 +319,8 @@ class Emulation:
             return register(selector, fileobj, *args, **named)
 
         self._put(selectors._BaseSelectorImpl, "register", checked)
-        for name in ("flock", "lockf"):
-            self._put(fcntl, name, self._checked(f"fcntl.{name}", getattr(fcntl, name)))
+        self._put(fcntl, "flock", self.flock)
+        self._put(fcntl, "lockf", self._checked("fcntl.lockf", fcntl.lockf))
 
     def _refuse(self, what: str, fd: Any) -> None:
         number = _descriptor(fd)
@@ -416,6 +420,25 @@ class Emulation:
         if cmd in _LOCKS:
             self._refuse("fcntl.fcntl of a lock", number)
         return _REAL_FCNTL(fd, cmd, arg)
+
+    def flock(self, fd: Any, operation: int, /) -> None:
+        """fcntl.flock"""
+        number = _descriptor(fd)
+        if not self.files.known(number):
+            _REAL_FLOCK(fd, operation)
+            return
+        kernel = self.kernel
+        lock = _FLOCKS.get(operation & ~fcntl.LOCK_NB)
+        with kernel.call():
+            if lock is None:
+                raise fail(errno.EINVAL)
+            try:
+                kernel.flock(kernel.fds.get(number), lock)
+            except BlockingIOError:
+                if operation & fcntl.LOCK_NB:
+                    raise
+                path = kernel.fds.get(number).path
+                raise kernel.not_modelled(f"waiting for a lock of {path} that this process holds") from None
 
     def ioctl(self, fd: Any, request: int, arg: Any = 0, mutate_flag: bool = True, /) -> Any:
         """fcntl.ioctl"""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qpu.drivers.board import Board
-from qpu.drivers.port import FileStat
+from qpu.drivers.port import FileStat, Lock
 
 PAGE = 4096
 PI3 = Board("Raspberry Pi 3 Model B Rev 1.2", soc="BCM2837", generation=4, revision=0xA02082)
@@ -67,7 +67,7 @@ class FakeRegisters:
                     k.completed = (k.completed + len(k.queued)) & 255
                     k.queued.clear()
                     k.polls = 0
-            return k.completed << 16 | k.overflow << 7
+            return k.completed << 16 | (k.requested & 255) << 8 | k.overflow << 7 | k.foreign
         return k.regs.get(offset, 0)
 
     def write32(self, offset: int, value: int) -> None:
@@ -85,9 +85,12 @@ class FakeRegisters:
         if offset == 0x43C:
             if value & 1 << 16:
                 k.completed = 0
+            if value & 1 << 8:
+                k.requested = 0
             if value & 1:
                 k.queued.clear()
         elif offset == 0x430:
+            k.requested += 1
             k.queued.append((k.regs[0x434], value))
             k.started.append((k.regs[0x434], value))
 
@@ -117,6 +120,9 @@ class FakeKernel:
         self.guids: dict[int, list[Any]] = {}  # VCSM: guid -> [size, cached, locked, bytes]
         self.memory: list[tuple[int, bytearray]] = []  # bus address -> bytes, for reading control blocks
         self.powered = False
+        self.requested = 0  # programs started by register since the count was cleared
+        self.foreign = 0  # programs of others that wait in the queue
+        self.lock_holders: list[Lock] = []  # of other processes
         self.refuse_enable = False
         self.execute: Callable[[int, int, int, int], int] = lambda n, control, noflush, ms: 0
         self.executed: list[list[tuple[int, int]]] = []
@@ -197,6 +203,13 @@ class FakeKernel:
             raise OSError(errno.ENOTTY, "not a device")
         self.done(n)
         return 0
+
+    def flock(self, fd: int, lock: Lock) -> None:
+        n = self.step(("flock", self.fds[fd], lock.value))
+        others = self.lock_holders
+        if lock is not Lock.NONE and (Lock.EXCLUSIVE in others or (lock is Lock.EXCLUSIVE and others)):
+            raise OSError(errno.EAGAIN, "locked")
+        self.done(n)
 
     def mmap(self, fd: int, size: int, offset: int) -> FakeMapping:
         n = self.step(("mmap", size, offset))
@@ -376,6 +389,7 @@ class FakeKernel:
             self.powered = bool(v[0])
             if not self.powered:
                 self.queued.clear()
+                self.requested = self.completed = 0
             return [0]
         if tag == 0x30011:
             assert self.powered

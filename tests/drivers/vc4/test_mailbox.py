@@ -147,7 +147,7 @@ def test_unknown_tag(manner: str) -> None:
     with Mailbox(kernel) as mailbox, pytest.raises(UnsupportedTagError, match="GET_TEMPERATURE") as caught:
         mailbox.temperature_c()
     assert caught.value.errno == errno.EINVAL
-    assert "mend: nothing to do" in str(caught.value)
+    assert "help: nothing to do" in str(caught.value)
     assert len(kernel.tags) == 2  # read-only: once more, no more
 
 
@@ -167,14 +167,34 @@ def test_changes_are_never_repeated(name: str) -> None:
     assert kernel.tags == [TAGS[name].id]
 
 
-def test_interrupted_query_is_repeated_once() -> None:
+@pytest.mark.parametrize("error", [errno.EINTR, errno.EAGAIN])
+def test_interrupted_calls_are_repeated(error: int) -> None:
+    """The interruption comes before the message is sent, so that changes are repeated, too."""
     kernel = FakeKernel()
-    kernel.fail[1] = InterruptedError(errno.EINTR, "signal")
+    kernel.fail |= {n: OSError(error, "signal") for n in (1, 2, 4)}
     with Mailbox(kernel) as mailbox:
         assert mailbox.temperature_c() == 48.312
+        assert mailbox.set_turbo(1) == 1
+    assert kernel.tags == [TAGS["GET_TEMPERATURE"].id, TAGS["SET_TURBO"].id]
+
+
+def test_an_interrupted_call_is_not_repeated_for_ever() -> None:
     kernel = FakeKernel()
-    kernel.fail[1] = InterruptedError(errno.EINTR, "signal")
-    with Mailbox(kernel) as mailbox, pytest.raises(DriverError):
+    kernel.fail |= {n: OSError(errno.EINTR, "signal") for n in range(1, 20_000)}
+    with Mailbox(kernel) as mailbox, pytest.raises(DriverError, match="EINTR"):
+        mailbox.set_turbo(1)
+    assert kernel.calls < 11_000
+
+
+def test_repetition_stops_when_the_owner_says_so() -> None:
+    kernel = FakeKernel()
+    kernel.fail |= {n: OSError(errno.EINTR, "signal") for n in range(1, 100)}
+
+    def check() -> None:
+        if kernel.calls > 5:
+            raise DriverError("closed meanwhile")
+
+    with Mailbox(kernel, check=check) as mailbox, pytest.raises(DriverError, match="closed meanwhile"):
         mailbox.set_turbo(1)
 
 
@@ -203,7 +223,7 @@ def test_answer_longer_than_the_area_is_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "mend"),
+    ("code", "help"),
     [
         (errno.ENOENT, "Raspberry Pi kernel"),
         (errno.EACCES, "sudo usermod -aG video"),
@@ -211,19 +231,19 @@ def test_answer_longer_than_the_area_is_cut() -> None:
         (errno.ENXIO, "reboot"),
     ],
 )
-def test_open_fails(code: int, mend: str) -> None:
+def test_open_fails(code: int, help: str) -> None:
     kernel = FakeKernel()
     kernel.nodes["/dev/vcio"] = code
     with pytest.raises(DriverError, match="open /dev/vcio") as caught:
         Mailbox(kernel)
     assert caught.value.errno == code
-    assert mend in str(caught.value)
+    assert help in str(caught.value)
     if code == errno.EACCES:
         assert "root:video" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("code", "mend"),
+    ("code", "help"),
     [
         (errno.ETIMEDOUT, "reboot"),
         (errno.ENOTTY, "device node itself"),
@@ -231,13 +251,13 @@ def test_open_fails(code: int, mend: str) -> None:
         (errno.ENODEV, "reboot"),
     ],
 )
-def test_call_fails(code: int, mend: str) -> None:
+def test_call_fails(code: int, help: str) -> None:
     kernel = FakeKernel()
     kernel.fail[1] = OSError(code, "x")
     with Mailbox(kernel) as mailbox, pytest.raises(DriverError, match="SET_TURBO") as caught:
         mailbox.set_turbo(0)
     assert caught.value.errno == code
-    assert mend in str(caught.value)
+    assert help in str(caught.value)
     assert kernel.left() == []
 
 

@@ -9,7 +9,7 @@ import pytest
 from fake_vc4_kernel import IDENT0, IDENT1, FakeKernel
 
 from qpu.drivers.vc4.registers import COUNTERS, Ident, Reg, V3dRegisters, block_address, counter_index
-from qpu.errors import DriverError, GpuTimeoutError, UsageError
+from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, UsageError
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ def test_ident() -> None:
 def test_launch_order(kernel: FakeKernel, regs: V3dRegisters) -> None:
     regs.start([(0xC0001000, 0xC0002000), (0xC0001040, 0xC0002000)])
     assert kernel.log == [
+        ("read32", 0x43C),
         ("write32", 0xE00, 0),
         ("write32", 0xE2C, 0),
         ("write32", 0xE30, 0xFFFFFFFF),
@@ -67,7 +68,7 @@ def test_launch_order(kernel: FakeKernel, regs: V3dRegisters) -> None:
     kernel.log.clear()
     regs.start([(0, 8)], flush=False)
     assert ("write32", 0x020, 4) not in kernel.log
-    assert regs.completed() == 0  # the count starts again
+    assert regs.completed(1) == 0  # the count starts again
 
 
 def test_many_launches_do_not_overflow_the_count(kernel: FakeKernel, regs: V3dRegisters) -> None:
@@ -94,17 +95,57 @@ def test_wait_is_quick_for_short_jobs_and_gentle_for_long_ones(kernel: FakeKerne
     regs.wait(1, None)
     assert kernel.time < 1e-4
     kernel.hang = True
+    regs.start([(0, 8)])
     kernel.log.clear()
     with pytest.raises(GpuTimeoutError):
-        regs.wait(1, 10.0) if regs.completed() != 1 else regs.wait(2, 10.0)
+        regs.wait(1, 10.0)
     assert len(kernel.log) < 12_000
 
 
-def test_overflow_is_somebody_else(kernel: FakeKernel, regs: V3dRegisters) -> None:
+@pytest.mark.parametrize("what", ["overflow", "another program", "counts cleared", "too many completions"])
+@pytest.mark.parametrize("timeout_s", [None, 1.0])
+def test_others_during_a_launch(kernel: FakeKernel, regs: V3dRegisters, what: str, timeout_s: float | None) -> None:
+    """Never an endless wait, and never a launch that counts programs of others as its own."""
+    kernel.hang = True
     regs.start([(0, 8)])
-    kernel.overflow = 1
-    with pytest.raises(DriverError, match="overflowed"):
-        regs.wait(1, 1.0)
+    if what == "overflow":
+        kernel.overflow = 1
+    elif what == "another program":
+        kernel.requested += 1
+    elif what == "counts cleared":
+        kernel.requested = 0
+    else:
+        kernel.completed = 2
+    with pytest.raises(DriverError, match="counts cleared") as caught:
+        regs.wait(1, timeout_s)
+    assert caught.value.errno == errno.EBUSY
+
+
+@pytest.mark.parametrize("what", ["waiting", "running"])
+def test_others_before_a_launch(kernel: FakeKernel, regs: V3dRegisters, what: str) -> None:
+    if what == "waiting":
+        kernel.foreign = 3
+    else:
+        kernel.requested, kernel.completed = 2, 1
+    with pytest.raises(DriverError, match="have not ended") as caught:
+        regs.start([(0, 8)])
+    assert caught.value.errno == errno.EBUSY
+    assert all(entry[0] == "read32" for entry in kernel.log)  # nothing was touched
+
+
+def test_the_counts_of_eight_bits_wrap(kernel: FakeKernel, regs: V3dRegisters) -> None:
+    kernel.requested = kernel.completed = 255
+    regs.start([(0, 8)])
+    kernel.requested, kernel.completed = 3, 253
+    with pytest.raises(DriverError, match="EBUSY"):
+        regs.start([(0, 8)])
+
+
+def test_power_off_during_a_launch(kernel: FakeKernel, regs: V3dRegisters) -> None:
+    regs.start([(0, 8)])
+    kernel.powered = False
+    with pytest.raises(GpuResetError, match="powered off"):
+        regs.wait(1, None)
 
 
 @pytest.mark.parametrize("count", [0, 17])
@@ -158,14 +199,14 @@ def test_register_offsets() -> None:
     assert {n: Reg[n].value for n in wanted} == wanted, json.dumps(wanted)
 
 
-@pytest.mark.parametrize(("code", "mend"), [(errno.EACCES, "sudo"), (errno.EPERM, "sudo"), (errno.EBUSY, "again")])
-def test_open_fails(code: int, mend: str) -> None:
+@pytest.mark.parametrize(("code", "help"), [(errno.EACCES, "sudo"), (errno.EPERM, "sudo"), (errno.EBUSY, "again")])
+def test_open_fails(code: int, help: str) -> None:
     kernel = FakeKernel()
     kernel.nodes["/dev/mem"] = code
     with pytest.raises(DriverError, match="0x3fc00000") as caught:
         V3dRegisters(kernel, 0x3FC00000)
     assert caught.value.errno == code
-    assert mend in str(caught.value)
+    assert help in str(caught.value)
 
 
 def test_closed(kernel: FakeKernel, regs: V3dRegisters) -> None:

@@ -205,8 +205,11 @@ def test_failure_at_every_call_of_close(name: str, error: BaseException, when: s
         provider = bench.provider(name)
         bo = provider.alloc(PAGE)
         bench.inject(n, error, when)
-        with pytest.raises((DriverError, KeyboardInterrupt)):
-            bo.close()
+        if isinstance(error, KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt):
+                bo.close()
+        else:
+            bo.close()  # tried again
         if isinstance(error, KeyboardInterrupt):
             assert not bo.closed
             try:
@@ -216,8 +219,6 @@ def test_failure_at_every_call_of_close(name: str, error: BaseException, when: s
         assert bo.closed
         provider.close()
         left = bench.left()
-        if isinstance(error, OSError):
-            left = [x for x in left if not x.startswith(("firmware", "vcsm"))]  # what the kernel would not take back
         assert left == [], (n, bench.kernel.log[-8:])
 
 
@@ -359,15 +360,15 @@ def test_all_fail_with_every_reason() -> None:
         "VCSM-CMA: open /dev/vcsm-cma: ENOENT",
         "VCSM: open /dev/vcsm: EACCES",
         "mailbox memory: open /dev/mem: ENOENT",
-        "mend: sudo modprobe vc_sm_cma",
-        "mend: sudo usermod",
+        "help: sudo modprobe vc_sm_cma",
+        "help: sudo usermod",
     ):
         assert part in text, text
     assert kernel.left() == []
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "mend"),
+    ("name", "code", "help"),
     [
         ("vcsm-cma", errno.ENOMEM, "cma=128M"),
         ("vcsm", errno.ENOMEM, "gpu_mem=128"),
@@ -376,7 +377,7 @@ def test_all_fail_with_every_reason() -> None:
         ("mailbox", errno.EPERM, "sudo"),
     ],
 )
-def test_advice(name: str, code: int, mend: str) -> None:
+def test_advice(name: str, code: int, help: str) -> None:
     kernel = FakeKernel(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
     with Mailbox(kernel) as mailbox:
         if name == "mailbox":
@@ -386,7 +387,7 @@ def test_advice(name: str, code: int, mend: str) -> None:
         with pytest.raises(DriverError) as caught:
             open_memory(kernel, "BCM2837", mailbox, name)
     assert caught.value.errno == code
-    assert mend in str(caught.value)
+    assert help in str(caught.value)
     assert kernel.left() == []
 
 

@@ -1,0 +1,219 @@
+"""The power switch of VideoCore IV: who uses the QPUs, within this process and among processes.
+
+Every process that powers the QPUs holds an advisory lock on /dev/vcio meanwhile: shared when the firmware starts its
+programs, exclusive when it starts them by register, which nothing else serialises. The kernel drops the lock when the
+process dies. Programs that do not know the lock (other libraries) are noticed by the queue's status before a launch.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import threading
+from typing import TYPE_CHECKING
+
+from qpu.drivers.errors_table import fault
+from qpu.drivers.port import Lock, Port
+from qpu.drivers.vc4.mailbox import NODE, Mailbox, failure, persist
+from qpu.drivers.vc4.registers import V3dRegisters, block_address
+from qpu.errors import DriverError
+
+if TYPE_CHECKING:
+    from qpu.drivers.vc4.adapter import RegisterFence
+
+__all__ = ["Power", "State", "clean_up", "look", "power_of"]
+
+LOCK_WAIT_S = 1.0  # for a lock that another process holds: powering on or off takes milliseconds
+LOCK_PAUSE_S = 0.01
+
+
+class Power:
+    """The QPUs of one GPU as this process uses them.
+
+    lock: held during launches and changes of power. users: open drivers. running: the job queued by register. lost:
+    programs may hang; V3D needs a power cycle before the next launch.
+    """
+
+    def __init__(self, port: Port) -> None:
+        self.port = port
+        self.process = port.getpid()
+        self.lock = threading.RLock()
+        self.users = 0
+        self.running: RegisterFence | None = None
+        self.lost = False
+        self._exclusive = 0  # users that launch by register
+        self._fd: int | None = None  # holds the lock among processes
+
+    def switch_on(self, mailbox: Mailbox, *, exclusive: bool) -> None:
+        """One more user; the first powers the QPUs on.
+
+        exclusive: no other process may use them. Raises: DriverError EBUSY when others do; other errors of the
+        firmware. Nothing is held then.
+        """
+        with self.lock:
+            first = self._fd is None
+            if first:
+                try:
+                    self._fd = self.port.open(NODE, read_only=True)
+                except OSError as error:
+                    raise failure(f"VideoCore IV: open {NODE} for its lock", error, {}) from error
+            try:
+                if first or (exclusive and not self._exclusive):
+                    self._take(Lock.EXCLUSIVE if exclusive else Lock.SHARED)
+                if first:
+                    mailbox.enable_qpu(True)
+            except BaseException as error:
+                if first:
+                    # A time-out or an interrupt may have come after the firmware had obeyed.
+                    off = not isinstance(error, DriverError) or isinstance(error, TimeoutError)
+                    try:
+                        if off and self._alone():
+                            mailbox.enable_qpu(False)
+                    except DriverError:
+                        pass  # the first error counts
+                    self._unlock()
+                elif not self._exclusive:
+                    self._take(Lock.SHARED)  # a failed conversion may have dropped it
+                raise
+            self.users += 1
+            self._exclusive += exclusive
+
+    def switch_off(self, mailbox: Mailbox, *, exclusive: bool) -> None:
+        """One user less; the last powers the QPUs off, unless another process uses them.
+
+        Raises: DriverError when the firmware refuses three times; the user is gone all the same. KeyboardInterrupt
+        leaves everything as it was.
+        """
+        failed: DriverError | None = None
+        with self.lock:
+            if self.users == 1 and self._fd is not None:
+                try:
+                    if self._alone():
+                        persist(lambda: mailbox.enable_qpu(False))
+                except DriverError as error:
+                    failed = error
+                self._unlock()
+            elif exclusive and self._exclusive == 1:
+                self._take(Lock.SHARED)
+            self.users -= 1
+            self._exclusive -= exclusive
+        if self.users == 0:
+            _forget(self)
+        if failed is not None:
+            raise failed
+
+    def cycle(self, mailbox: Mailbox) -> bool:
+        """Power V3D off and on, which ends whatever runs; True when the firmware did both."""
+        if self.running is not None:
+            self.running.cancel()
+        try:
+            mailbox.enable_qpu(False)
+            mailbox.enable_qpu(True)
+        except DriverError:
+            self.lost = True
+            return False
+        self.lost = False
+        return True
+
+    def _take(self, lock: Lock) -> None:
+        """Get the lock among processes. Raises: DriverError EBUSY after a while."""
+        assert self._fd is not None
+        deadline: float | None = None
+        while True:
+            try:
+                self.port.flock(self._fd, lock)
+                return
+            except InterruptedError:
+                continue
+            except OSError as error:
+                now = self.port.monotonic()
+                deadline = now + LOCK_WAIT_S if deadline is None else deadline
+                if error.errno != errno.EAGAIN or now >= deadline:
+                    raise _refused(error) from error
+            self.port.sleep(LOCK_PAUSE_S)
+
+    def _alone(self) -> bool:
+        """True when no other process holds the lock; then it is ours alone. Otherwise we may have lost it."""
+        fd = self._fd
+        assert fd is not None
+        try:
+            persist(lambda: self.port.flock(fd, Lock.EXCLUSIVE))
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                return False
+            raise _refused(error) from error
+        return True
+
+    def _unlock(self) -> None:
+        fd = self._fd
+        if fd is not None:
+            try:
+                self.port.flock(fd, Lock.NONE)  # closing is not enough when a forked child has the file, too
+            except OSError:
+                pass
+            self._fd = None
+            self.port.close(fd)
+
+
+def _refused(error: OSError) -> DriverError:
+    what = f"VideoCore IV: lock of {NODE}"
+    return fault("qpus-busy", what, errno.EBUSY) if error.errno == errno.EAGAIN else failure(what, error, {})
+
+
+_known: dict[int | None, Power] = {}
+_known_lock = threading.Lock()
+
+
+def power_of(port: Port) -> Power:
+    """The switch of the GPU behind a port. The real GPU is one, however many ports lead to it."""
+    key = None if port.emulated is None else id(port)
+    with _known_lock:
+        found = _known.get(key)
+        if found is None or found.process != port.getpid():
+            found = _known[key] = Power(port)
+        return found
+
+
+def _forget(power: Power) -> None:
+    with _known_lock:
+        for key, known in list(_known.items()):
+            if known is power and power.users == 0:
+                del _known[key]
+
+
+class State(enum.Enum):
+    """What `look` finds."""
+
+    OFF = "off"
+    USED = "another process uses them"
+    LEFT = "powered and left"
+    FREE = "free; whether they are powered can be seen by root only"
+
+
+def look(port: Port, soc: str) -> State:
+    """Whether the QPUs are powered and used, as far as this process may see; nothing changes."""
+    try:
+        with Mailbox(port) as mailbox:
+            port.flock(mailbox.fd, Lock.EXCLUSIVE)  # dropped with the descriptor
+            registers = V3dRegisters(port, block_address(port, soc))
+            try:
+                return State.LEFT if registers.powered else State.OFF
+            finally:
+                registers.close()
+    except DriverError:
+        return State.FREE
+    except OSError as error:
+        return State.USED if error.errno == errno.EAGAIN else State.FREE
+
+
+def clean_up(port: Port) -> None:
+    """Power the QPUs off after a process that was killed while it used them.
+
+    Raises: DriverError EBUSY while a living process uses them; other errors of the firmware.
+    """
+    with Mailbox(port) as mailbox:
+        try:
+            port.flock(mailbox.fd, Lock.EXCLUSIVE)
+        except OSError as error:
+            raise _refused(error) from error
+        persist(lambda: mailbox.enable_qpu(False))
