@@ -41,7 +41,7 @@ class Steps:
     def each_vector(self, q: Any, k: Kit) -> Any:
         """The same instructions everywhere; flags and conditions have other names on VideoCore IV."""
         vc4 = k.isa is qpu.Isa.VC4
-        flags = {"sf": True} if vc4 else {"push": "pushn"}  # flag N, or flag A: the result is negative
+        flags = {"push": "z"} if vc4 else {"push": "pushn"}  # flag N, or flag A: the result is negative
         undecided = "ifn" if vc4 else "ifa"
         left, _, edge, minus_steps = k.constants
         re, im, re2, im2 = k.work

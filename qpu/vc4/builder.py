@@ -94,15 +94,15 @@ class Asm(Ops, Builder[Instr]):
             half = None
         if half is None:
             half = self._make(Unit.ADD, op, d, a, b, cond, push, 0)
-        return self._begin(half, sig, (frame.f_code, frame.f_lasti))
+        self._places.append((frame.f_code, frame.f_lasti))
+        return self._begin(half, SIG_ALU if sig is None else self._signal(sig, half))
 
-    def _begin(self, half: Half | None, sig: Any, place: Any) -> int:
-        code = SIG_ALU if sig is None else self._signal(sig, half)
+    def _begin(self, half: Half | None, code: int) -> int:
+        """Open an instruction for a MUL half."""
         instrs: list[Any] = self._instrs
         self._open = index = len(instrs)
         self._half = half
         self._sig = code
-        self._places.append(place)
         instrs.append(_NOP if half is None else (half, code))
         return index
 
@@ -119,8 +119,14 @@ class Asm(Ops, Builder[Instr]):
                 pass
         if half is None:
             half = self._make(Unit.MUL, op, d, a, b, cond, None, rotate)
-        if half is not None and self._half is not None:
-            self._instrs[index] = self._pair(self._half, half, self._sig)
+        if half is None or self._half is None:
+            return
+        found = combine(self._half, half, self._sig)
+        if found.__class__ is Alu:
+            self._instrs[index] = found
+        else:
+            self._refuse(found)  # type: ignore[arg-type]  # a Diagnostic
+            self._instrs[index] = _NOP
 
     def _mul_only(self, op: int, d: Any, a: Any, b: Any, cond: Any, push: Any, sig: Any, rotate: Any) -> None:
         half = self._make(Unit.MUL, op, d, a, b, cond, push, rotate)
@@ -128,7 +134,8 @@ class Asm(Ops, Builder[Instr]):
         self._record(_NOP if half is None else self._pair(IDLE_ADD, half, code))
 
     def _idle_add(self, sig: Any) -> int:
-        return self._begin(IDLE_ADD, sig, here())
+        self._places.append(here())
+        return self._begin(IDLE_ADD, SIG_ALU if sig is None else self._signal(sig, None))
 
     def _read(self, a: Any, sig: Any) -> int:
         half = IDLE_ADD
@@ -137,7 +144,8 @@ class Asm(Ops, Builder[Instr]):
             half = Half(Unit.ADD, reads=() if named is None else (named,))
         except Refused as found:
             self._refuse(found)
-        return self._begin(half, sig, here())
+        self._places.append(here())
+        return self._begin(half, SIG_ALU if sig is None else self._signal(sig, half))
 
     def _make(self, unit: Unit, op: int, d: Any, a: Any, b: Any, cond: Any, push: Any, rotate: Any) -> Half | None:
         """The half that a method was called for, or None after an error."""
@@ -158,7 +166,7 @@ class Asm(Ops, Builder[Instr]):
         second = None if b is None else b.source
         half = Half(unit, op, target, a.source, second, cond=code, push=push is not None, rotate=turn)
         pair = (half, IDLE_MUL) if unit is Unit.ADD else (IDLE_ADD, half)
-        broken = list(clashes(*pair))
+        broken = clashes(*pair)
         for clash in broken:
             self._refuse(diagnostic(clash))
         if broken:

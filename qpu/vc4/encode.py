@@ -46,19 +46,22 @@ def encode(instr: Instr) -> int:
     Raises AsmError (rule ``field-range``) when a field does not fit; nothing is masked.
     """
     if isinstance(instr, Alu):
-        i = instr
+        (
+            sig, unpack, pm, pack, cond_add, cond_mul, sf, ws, waddr_add, waddr_mul, op_mul, op_add, raddr_a, raddr_b,
+            add_a, add_b, mul_a, mul_b,
+        ) = instr  # fmt: skip
         if not (
-            (i.waddr_add | i.waddr_mul | i.raddr_a | i.raddr_b) >> 6
-            or (i.unpack | i.cond_add | i.cond_mul | i.op_mul | i.add_a | i.add_b | i.mul_a | i.mul_b) >> 3
-            or (i.pm | i.sf | i.ws) >> 1
-            or i.op_add >> 5
-            or i.pack >> 4
-            or not 0 <= i.sig <= SIG_SMALL_IMM
+            (waddr_add | waddr_mul | raddr_a | raddr_b) >> 6
+            or (unpack | cond_add | cond_mul | op_mul | add_a | add_b | mul_a | mul_b) >> 3
+            or (pm | sf | ws) >> 1
+            or op_add >> 5
+            or pack >> 4
+            or not 0 <= sig <= SIG_SMALL_IMM
         ):
             return (
-                i.sig << 60 | i.unpack << 57 | i.pm << 56 | i.pack << 52 | i.cond_add << 49 | i.cond_mul << 46
-                | i.sf << 45 | i.ws << 44 | i.waddr_add << 38 | i.waddr_mul << 32 | i.op_mul << 29 | i.op_add << 24
-                | i.raddr_a << 18 | i.raddr_b << 12 | i.add_a << 9 | i.add_b << 6 | i.mul_a << 3 | i.mul_b
+                sig << 60 | unpack << 57 | pm << 56 | pack << 52 | cond_add << 49 | cond_mul << 46 | sf << 45
+                | ws << 44 | waddr_add << 38 | waddr_mul << 32 | op_mul << 29 | op_add << 24 | raddr_a << 18
+                | raddr_b << 12 | add_a << 9 | add_b << 6 | mul_a << 3 | mul_b
             )  # fmt: skip
         if not 0 <= instr.sig <= SIG_SMALL_IMM:
             raise _misfit(f"signal {instr.sig} of an ALU instruction", "0..13 (14 and 15 are other instructions)")

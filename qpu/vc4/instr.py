@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
 from qpu.core.isa import Unit
-from qpu.vc4.regs import NOP, File
+from qpu.vc4.regs import MUX_A, MUX_B, NOP, File
 
 __all__ = [
     "NO_DST", "Alu", "Branch", "Claims", "Dst", "Half", "Instr", "LoadImm", "LoadMode", "Port", "Reserved", "Semaphore",
@@ -157,26 +157,42 @@ Claims: TypeAlias = tuple[int, int, int, tuple[int, ...]]
 """Address through port A, through port B, constant (-1: none), addresses through either port."""
 
 
-def claims(sources: Sequence[Src]) -> Claims | None:
+ACC, A, B, ANY, IMM = Port
+_NONE: Final = frozenset[int]()
+_MODES: Final = tuple(frozenset((mode,)) for mode in range(8))
+
+
+def claims(sources: Sequence[Src | None]) -> Claims | None:
     """What sources want of the read ports; None when they want two things of one port."""
     a = b = imm = -1
     either: tuple[int, ...] = ()
-    for port, n, _ in sources:
-        if port is Port.A:
+    for s in sources:
+        if s is None:
+            continue
+        port, n, _ = s
+        if port is A:
             if a not in (-1, n):
                 return None
             a = n
-        elif port is Port.B:
+        elif port is B:
             if b not in (-1, n):
                 return None
             b = n
-        elif port is Port.IMM:
+        elif port is IMM:
             if imm not in (-1, n):
                 return None
             imm = n
-        elif port is Port.ANY and n not in either:
+        elif port is ANY and n not in either:
             either += (n,)
     return a, b, imm, either
+
+
+def _mux(s: Src | None) -> int:
+    """The mux of a source, which reaches port A if it may."""
+    if s is None:
+        return 0
+    port, n, _ = s
+    return n if port is ACC else MUX_A if port is A or port is ANY else MUX_B
 
 
 class Half:
@@ -188,8 +204,8 @@ class Half:
     """
 
     __slots__ = (
-        "_hash", "_key", "a", "b", "claims", "cond", "dst", "imm", "modes", "op", "pack", "packs", "push", "reads",
-        "rotate", "unit", "unpack", "unpacks", "whole",
+        "a", "b", "claims", "cond", "dst", "either", "imm", "modes", "muxes", "op", "pack", "packs", "push", "reads",
+        "rotate", "unit", "unpack", "unpacks", "whole", "ws",
     )  # fmt: skip
 
     def __init__(
@@ -218,33 +234,50 @@ class Half:
         self.reads = tuple(reads)
         self.pack = pack
         self.unpack = unpack
-        self._key = (unit, op, dst, a, b, self.cond, push, rotate, self.reads, pack, unpack)
-        self._hash = hash(self._key)
-        # what pairing asks for
-        operands = [s for s in (a, b) if s is not None]
-        self.claims = claims((*operands, *self.reads))
-        self.imm = rotate > 0 or any(s.port is Port.IMM for s in (*operands, *self.reads))
-        self.whole = any(s.port is Port.ACC and s.n < 4 for s in operands)
-        """A rotation of these operands moves all 16 lanes; others rotate within quads."""
+        self.ws = -1 if dst.file is None else int(dst.file) if unit is Unit.ADD else 1 - int(dst.file)
+        """The write swap that the destination needs; -1 when both do."""
+        self.claims = claims((a, b, *self.reads))
+        self.muxes = (_mux(a), _mux(a if b is None else b))
+        """Operand muxes; an input that both files offer is read through port A here."""
         self.packs = pack if pack is not None else (dst.pm, dst.pack) if dst.pack else None
-        found: tuple[set[int], set[int]] = (set(), set())
-        if unpack is not None:
-            found[unpack[0]].add(unpack[1])
-        for s in operands:
-            if s.port is Port.A and s.n < 32:
-                found[0].add(s.unpack)
-            elif s.port is Port.ACC and s.n == 4:
-                found[1].add(s.unpack)
-        self.unpacks: tuple[frozenset[int], frozenset[int]] = (frozenset(found[0]), frozenset(found[1]))
+        files = _NONE if unpack is None or unpack[0] else frozenset((unpack[1],))
+        fours = _NONE if unpack is None or not unpack[0] else frozenset((unpack[1],))
+        either = whole = False
+        for s in (a, b):
+            if s is None:
+                continue
+            port, n, mode = s
+            if port is ACC:
+                if n < 4:
+                    whole = True
+                elif n == 4:
+                    fours |= _MODES[mode]
+            elif port is A:
+                if n < 32:
+                    files |= _MODES[mode]
+            elif port is ANY:
+                either = True
+        self.either = either
+        self.whole = whole
+        """A rotation of these operands moves all 16 lanes; others rotate within quads."""
+        self.imm = rotate > 0 or (self.claims is not None and self.claims[2] >= 0)
+        self.unpacks = (files, fours)
         """Unpack modes wanted of register file A (pm = 0) and of r4 (pm = 1); 0 is the plain value."""
-        self.modes = self.packs is not None or any(found[0]) or any(found[1])
+        self.modes = self.packs is not None or any(files) or any(fours)
         """Whether the half packs or unpacks."""
+
+    @property
+    def _key(self) -> tuple[object, ...]:
+        return (
+            self.unit, self.op, self.dst, self.a, self.b, self.cond, self.push, self.rotate, self.reads, self.pack,
+            self.unpack,
+        )  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Half) and self._key == other._key)
 
     def __hash__(self) -> int:
-        return self._hash
+        return hash(self._key)
 
     def __repr__(self) -> str:
         return f"Half{self._key}"

@@ -9,7 +9,6 @@ their own. Source of the rules: docs/hardware/vc4.md 2.1, 3.5, 5 and 8.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from qpu.core.isa import Unit
@@ -92,6 +91,7 @@ def source_name(s: Src) -> str:
 IDLE_ADD: Final = Half(Unit.ADD)
 IDLE_MUL: Final = Half(Unit.MUL)
 _NOTHING: Final = claims(())
+_new: Final = tuple.__new__  # of all fields, faster than the call
 
 
 # -- read ports and the small immediate
@@ -312,53 +312,53 @@ def results(add: Dst, mul: Dst) -> Results | Clash:
     if add.pack and mul.pack:
         return Clash("pack", "both results are packed; an instruction packs one result", ("add.d", "mul.d"))
     packed = add if add.pack else mul
-    return Results(_ws(add, mul), packed.pm if packed.pack else 0, packed.pack)
+    ws = int(add.file) if add.file is not None else 0 if mul.file is None else 1 - int(mul.file)
+    return Results(ws, packed.pm if packed.pack else 0, packed.pack)
 
 
 _MUL_PACK = "the pack mode is one of MUL results; this is the result of {}"
 _SAME_FILE = "both results go to the same register file; one instruction writes each file once"
 
 
-def _ws(add: Dst, mul: Dst) -> int:
-    if add.file is not None:
-        return int(add.file)
-    return 0 if mul.file is None else 1 - mul.file
-
-
 # -- the whole instruction
 
 
-def clashes(add: Half, mul: Half, sig: int = SIG_ALU, *, strict: bool = True) -> Iterator[Clash]:
-    """Everything that keeps an ADD half, a MUL half and a signal from being one instruction; nothing when they fit.
+def clashes(add: Half, mul: Half, sig: int = SIG_ALU, *, strict: bool = True) -> Sequence[Clash]:
+    """Everything that keeps an ADD half, a MUL half and a signal from being one instruction; empty when they fit.
 
     strict: also refuse what can be encoded but changes the meaning of an operand (rule ``unpack-type``).
     """
+    return _clashes(add, mul, sig, _ports(add.claims, mul.claims, mul.rotate, mul.whole), strict)
+
+
+def _clashes(add: Half, mul: Half, sig: int, ports: object, strict: bool) -> Sequence[Clash]:
+    found: list[Clash] = []
     if add.unit is not Unit.ADD or mul.unit is not Unit.MUL:
-        yield Clash("dual-issue", f"a half of the {add.unit} ALU and one of the {mul.unit} ALU do not make a pair")
-        return
-    if _ports(add.claims, mul.claims, mul.rotate, mul.whole) is None:
-        yield _port_clash(add, mul)
+        message = f"a half of the {add.unit} ALU and one of the {mul.unit} ALU do not make a pair"
+        return [Clash("dual-issue", message, ("add.d", "mul.d"))]
+    if ports is None:
+        found.append(_port_clash(add, mul))
     if sig != SIG_ALU and (add.imm or mul.imm):
-        yield Clash("signal", "a small immediate or rotation takes the one signal field, so no signal fits")
-    if add.dst.file is not None and add.dst.file is mul.dst.file:
-        yield Clash("write-swap", _SAME_FILE, ("add.d", "mul.d"))
+        message = "a small immediate or rotation takes the one signal field, so no signal fits"
+        found.append(Clash("signal", message))
+    if add.ws >= 0 and mul.ws >= 0 and add.ws != mul.ws:
+        found.append(Clash("write-swap", _SAME_FILE, ("add.d", "mul.d")))
     if add.modes or mul.modes:
         clash = _unpack_clash(add, mul)
         if clash is not None and (strict or clash.rule != "unpack-type"):
-            yield clash
-        yield from _pack_clashes(add, mul)
+            found.append(clash)
+        found += _pack_clashes(add, mul)
     if mul.push and add.op:
-        yield Clash(
-            "flags", "flags come from the ADD operation; the MUL operation cannot set them beside it", ("mul.d",)
-        )
+        message = "flags come from the ADD operation; the MUL operation cannot set them beside it"
+        found.append(Clash("flags", message, ("add.d", "mul.d")))
+    return found
 
 
 def fits(add: Half, mul: Half, sig: int = SIG_ALU) -> bool:
     """True when the two halves and the signal make one instruction."""
-    return next(clashes(add, mul, sig), None) is None
+    return not clashes(add, mul, sig)
 
 
-@lru_cache(maxsize=1 << 14)
 def combine(add: Half | None, mul: Half | None = None, sig: int = SIG_ALU, *, strict: bool = True) -> Alu | Diagnostic:
     """One instruction of two halves (None: nop) and a signal, or a diagnostic with the first of their `clashes`.
 
@@ -366,45 +366,50 @@ def combine(add: Half | None, mul: Half | None = None, sig: int = SIG_ALU, *, st
     serves the constant that its code is as well. The write swap follows from the destinations.
     """
     add, mul = add or IDLE_ADD, mul or IDLE_MUL
-    clash = next(clashes(add, mul, sig, strict=strict), None)
-    if clash is not None:
-        return diagnostic(clash)
     ports = _ports(add.claims, mul.claims, mul.rotate, mul.whole)
-    assert ports is not None
+    found = _clashes(add, mul, sig, ports, strict)
+    if found or ports is None:
+        return diagnostic(found[0])
     raddr_a, raddr_b, imm = ports
-    packs = add.packs or mul.packs
-    unpacks = [(pm, mode) for half in (add, mul) for pm in (0, 1) for mode in half.unpacks[pm] if mode]
-    pm = packs[0] if packs is not None else unpacks[0][0] if unpacks else 0
-
-    def mux(s: Src | None, other: Src | None = None) -> int:
-        s = s or other
-        if s is None:
-            return 0
-        if s.port is Port.ACC:
-            return s.n
-        return MUX_A if s.port is Port.A or (s.port is Port.ANY and s.n == raddr_a) else MUX_B
-
-    cond_add = 1 if mul.push and add == IDLE_ADD else add.cond
-    return Alu(
+    pm = pack = unpack = 0
+    if add.modes or mul.modes:
+        modes = [(pm, mode) for half in (add, mul) for pm in (0, 1) for mode in half.unpacks[pm] if mode]
+        if modes:
+            pm, unpack = modes[0]
+        packs = add.packs or mul.packs
+        if packs is not None:
+            pm, pack = packs
+    add_a, add_b = _muxes(add, raddr_a) if add.either else add.muxes
+    mul_a, mul_b = _muxes(mul, raddr_a) if mul.either else mul.muxes
+    return _new(Alu, (
         SIG_SMALL_IMM if imm else sig,
-        unpacks[0][1] if unpacks else 0,
+        unpack,
         pm,
-        packs[1] if packs is not None else 0,
-        cond_add,
+        pack,
+        1 if mul.push and add == IDLE_ADD else add.cond,
         mul.cond,
-        int(add.push or mul.push),
-        _ws(add.dst, mul.dst),
+        1 if add.push or mul.push else 0,
+        add.ws if add.ws >= 0 else max(mul.ws, 0),
         add.dst.n,
         mul.dst.n,
         mul.op,
         add.op,
         raddr_a if raddr_a >= 0 else NOP,
         raddr_b if raddr_b >= 0 else NOP,
-        mux(add.a),
-        mux(add.b, add.a),
-        mux(mul.a),
-        mux(mul.b, mul.a),
+        add_a,
+        add_b,
+        mul_a,
+        mul_b,
+    ))  # fmt: skip
+
+
+def _muxes(half: Half, raddr_a: int) -> tuple[int, int]:
+    """Operand muxes, an input that both files offer through the port that it was given."""
+    first, second = (
+        MUX_B if s is not None and s.port is Port.ANY and s.n != raddr_a else mux
+        for s, mux in zip((half.a, half.b or half.a), half.muxes, strict=True)
     )
+    return first, second
 
 
 # -- and back
