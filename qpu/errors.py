@@ -235,15 +235,16 @@ class FaultPlace:
 class EmuFault(QpuError):
     """An emulated program did what hardware forbids, or what nobody knows the result of.
 
-    rule: stable identifier such as ``out-of-bounds``, ``tmu-empty``, ``deadlock``.
-    place: board, QPU, thread, instruction, lane and address, as far as they apply.
+    rule: stable identifier such as ``out-of-bounds``, ``tmu-empty``, ``H1``. name: of the rule in words, where the
+    identifier is a number. place: board, QPU, thread, instruction, lane and address, as far as they apply.
     """
 
-    def __init__(self, rule: str, message: str, place: FaultPlace | None = None) -> None:
+    def __init__(self, rule: str, message: str, place: FaultPlace | None = None, name: str = "") -> None:
         self.rule = rule
+        self.name = name
         self.message = message
         self.place = place if place is not None else FaultPlace()
-        lines = [f"{rule}: {message}"]
+        lines = [f"{rule}: {name}: {message}" if name else f"{rule}: {message}"]
         where = self.place.render()
         if where:
             lines.append(f"  at {where}")
@@ -253,8 +254,8 @@ class EmuFault(QpuError):
             lines.append(f"  source: {self.place.loc}: {self.place.loc.source.strip()}")
         super().__init__("\n".join(lines))
 
-    def __reduce__(self) -> tuple[type[EmuFault], tuple[str, str, FaultPlace]]:
-        return EmuFault, (self.rule, self.message, self.place)
+    def __reduce__(self) -> tuple[type[EmuFault], tuple[str, str, FaultPlace, str]]:
+        return EmuFault, (self.rule, self.message, self.place, self.name)
 
 
 class EmuWarning(UserWarning):

@@ -8,6 +8,7 @@ from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.vc4.state import Group
 from qpu.errors import EmuFault, FaultPlace
+from qpu.vc4.rules import RULES
 
 __all__ = ["Level", "Reporter", "describe_address", "disassemble"]
 
@@ -93,14 +94,15 @@ class Reporter:
 
         Raises: EmuFault when `level` asks for it.
         """
+        name = RULES[rule].name if rule in RULES else ""
         if level is not Level.STOP and not (level is Level.UNKNOWN and self.strict):
             key = (rule, g.pc)
             if key not in self._seen and len(self._seen) < _KEEP:
                 self._seen.add(key)
-                fault = EmuFault(rule, message, self.place(g, i, lane=lane, address=address))
+                fault = EmuFault(rule, message, self.place(g, i, lane=lane, address=address), name)
                 self.stats.faults.append(str(fault))
             return
-        raise EmuFault(rule, message, self.place(g, i, lane=lane, address=address))
+        raise EmuFault(rule, message, self.place(g, i, lane=lane, address=address), name)
 
     def out_of_bounds(self, what: str, address: int, g: Group, i: int, *, lane: int | None = None) -> EmuFault:
         """The fault for an access outside every buffer; the caller raises it."""
