@@ -268,14 +268,16 @@ class CompiledVc4Execution(ReferenceExecution):
                     break
             members = g.qpus
             left, done = self._run_block(g, state, block, count)
+            if first is not None:
+                first[1].executed_by_reference(index, done)
             hold = max(0, hold - done)
             if left is None:
                 return
             g = left
             budget -= done
             index = (state.pc - entry) >> 3
-            native = not hold and not state.branch_left and index in at
-            if native and first is not None:
+            native = False
+            if first is not None and not hold and not state.branch_left and (index in at or first[1].ripe(index)):
                 # What breaks a rule runs in the group that broke it: the group knows which lanes were written.
                 following = first[1].graph.plan(index)
                 native = following is not None and not breaks(following, state.history)

@@ -28,6 +28,10 @@ MAX_WORDS = 1 << 14  # of code looked at
 MAX_BUILDS = 24  # translations of one program; later discoveries stay with the reference engine
 MAX_SITUATIONS = 50_000
 PATIENCE = 3  # times a QPU comes to code that was not translated before it is
+WARM = 24  # times the reference engine executes an instruction before it is translated; 0: before anything runs
+SMALL = 256  # instructions up to which a program is translated as a whole, whatever parts of it are warm
+LARGEST = 1000  # nodes of one translation; of longer programs the warmest
+COLD = "not executed often enough"
 MAX_NANS = 16  # chains that met a NaN before a program is translated for any numbers
 
 
@@ -56,7 +60,38 @@ class Program:
         self._improvement: Improvement | None = None
         self._keep: list[NativeCode] = []
         self._known: dict[tuple[int, int, tuple[int, int, int]], int | None] = {}
-        self.discover([Node(0)])
+        self._heat = np.zeros(len(words), np.int64)  # executions by the reference engine
+        self._asked: set[int] = set()  # instructions where `start` has answered since they are warm
+        if not WARM:
+            self.discover([Node(0)])
+
+    # -- what is worth a translation
+
+    def executed_by_reference(self, first: int, count: int) -> None:
+        """The reference engine has executed `count` instructions from `first` on, for one group of QPUs."""
+        if 0 <= first < len(self._heat):
+            self._heat[first : first + count] += 1
+
+    def warm(self, at: int) -> bool:
+        """Whether an instruction is worth a translation."""
+        return not WARM or (0 <= at < len(self._heat) and self._heat[at] >= WARM)
+
+    def ripe(self, at: int) -> bool:
+        """Whether an instruction has become warm and `start` has not been asked about it since."""
+        return at not in self._asked and self.warm(at)
+
+    def _leave_cold(self) -> None:
+        """Mark what the reference engine goes on to execute because it is executed too rarely."""
+        graph, heat = self.graph, self._heat
+        if not WARM or len(graph.plans) <= SMALL:
+            return
+        nodes = [n for n in graph.follow if n not in graph.reasons]
+        least = WARM // 4
+        if len(nodes) > LARGEST:
+            least = max(least, int(sorted(heat[[n.at for n in nodes]])[-LARGEST]))
+        for node in nodes:
+            if heat[node.at] < least:
+                graph.reasons[node] = COLD
 
     def covers(self, words: NDArray[np.uint64]) -> bool:
         """Whether this is the program in `words`, as far as it can be reached."""
@@ -70,6 +105,7 @@ class Program:
         graph.explore(roots)
         graph.reasons.clear()
         graph.mark()
+        self._leave_cold()
         worth = self._worth()
         # Where a QPU comes from the reference engine, or stops after its share: elsewhere entries would cut chains.
         doors = set(graph.roots)
@@ -156,17 +192,20 @@ class Program:
 
     def known(self, at: int, sfu: int, history: tuple[int, int, int]) -> bool:
         """Whether `start` answers without translating anew, which renumbers nodes and counters."""
-        return (at, sfu, history) in self._known
+        return not self.warm(at) or (at, sfu, history) in self._known
 
     def start(self, at: int, sfu: int, history: tuple[int, int, int]) -> int | None:
         """The number to start at in that situation; None when the reference engine goes on."""
+        if not self.warm(at):
+            return None
         situation = at, sfu, history
         if situation not in self._known:
             graph = self.graph
             node = graph.node(at, 0, NOWHERE, sfu, history)
-            if node not in graph.follow and self.builds < MAX_BUILDS and graph.plan(at) is not None:
+            fresh = node not in graph.follow or graph.reasons.get(node) == COLD
+            if fresh and self.builds < MAX_BUILDS and graph.plan(at) is not None:
                 seen = self._seen[situation] = self._seen.get(situation, 0) + 1
-                if seen < PATIENCE:
+                if self.builds and seen < PATIENCE:
                     return None
                 self._seen.clear()
                 self.discover([node])
@@ -174,6 +213,7 @@ class Program:
             if len(self._known) > MAX_SITUATIONS:
                 self._known.clear()
             self._known[situation] = found
+        self._asked.add(at)
         return self._known[situation]
 
 

@@ -1,0 +1,141 @@
+"""What the compiled engine of VideoCore IV translates, and when: parts that run often, of long programs only those."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
+
+from test_engines_vc4 import DATA, execute, place, same
+
+from qpu.emu.vc4 import compiled_programs
+from qpu.emu.vc4.compiled import Vc4CompiledMachine
+from qpu.vc4.builder import Asm
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QPU_CACHE_DIR", "off")
+    monkeypatch.setattr(compiled_programs, "WARM", 24)
+    monkeypatch.setattr(compiled_programs, "_PROGRAMS", [])
+
+
+def work(q: Asm, n: int) -> None:
+    """`n` instructions with much code each."""
+    for k in range(n):
+        if k % 4 == 0:
+            q.v8muld(q.r1, q.r0, q.r2)
+        elif k % 4 == 1:
+            q.fadd(q.r2, q.r1, q.r0)
+        elif k % 4 == 2:
+            q.v8muld(q.r0, q.r2, q.r1)
+        else:
+            q.mov(q.t0s if k % 64 == 3 else q.r3, q.uniform)
+            if k % 64 == 3:
+                q.nop(sig=q.ldtmu0)
+
+
+def loops(q: Asm, times: int, body: Callable[[], None]) -> None:
+    q.ldi(q.ra[20], times)
+    with q.loop() as again:
+        body()
+        q.sub(q.ra[20], q.ra[20], 1, push="z")
+        q.b(again.start, cond="anynz")
+        q.nops(3)
+
+
+UNIFORMS = [[DATA] * 2000]
+
+
+def long_program(q: Asm) -> None:
+    for n in range(4):
+        q.ldi(getattr(q, f"r{n}"), 1.5 + n)
+    work(q, 1000)
+    q.end()
+
+
+def test_a_long_program_that_runs_once_is_not_translated() -> None:
+    words = place(long_program)
+    assert len(words) > 1000
+    start = time.process_time()
+    got = execute(Vc4CompiledMachine, words, UNIFORMS)
+    assert time.process_time() - start < 3  # 12 s where everything was translated first
+    assert not got.stats.translate_s and got.stats.cache_misses == 0
+    assert sum(got.stats.fallbacks.values()) == got.stats.instructions
+    same(words, UNIFORMS)
+
+
+def test_a_long_program_that_runs_often_is_translated() -> None:
+    words = place(long_program)
+    got = execute(Vc4CompiledMachine, words, UNIFORMS, launches=30)
+    assert got.stats.instructions > 1000
+    assert sum(got.stats.fallbacks.values()) < 200
+
+
+def test_only_the_loop_of_a_long_program_is_translated() -> None:
+    def source(q: Asm) -> None:
+        for n in range(4):
+            q.ldi(getattr(q, f"r{n}"), 1.5 + n)
+        work(q, 500)
+        loops(q, 2000, lambda: work(q, 8))
+        work(q, 500)
+        q.end()
+
+    words = place(source)
+    uniforms = [[DATA] * 6000]
+    got = execute(Vc4CompiledMachine, words, uniforms)
+    (program,) = compiled_programs._PROGRAMS
+    assert program.builds == 1 and len(program.nodes) < 50
+    assert sum(got.stats.fallbacks.values()) < 2500
+    same(words, uniforms)
+
+
+def test_a_loop_in_a_loop_becomes_native_from_the_inside_out() -> None:
+    def source(q: Asm) -> None:
+        for n in range(4):
+            q.ldi(getattr(q, f"r{n}"), 1.5 + n)
+        q.ldi(q.ra[21], 60)
+        with q.loop() as again:
+            q.nop()
+            work(q, 300)
+            loops(q, 40, lambda: work(q, 8))
+            q.sub(q.ra[21], q.ra[21], 1, push="z")
+            q.b(again.start, cond="anynz")
+            q.nops(3)
+        q.end()
+
+    words = place(source)
+    uniforms = [[DATA] * 14000]
+    got = execute(Vc4CompiledMachine, words, uniforms)
+    (program,) = compiled_programs._PROGRAMS
+    assert 2 <= program.builds <= 6
+    assert sum(got.stats.fallbacks.values()) < got.stats.instructions // 3
+    same(words, uniforms)
+
+
+def test_short_programs_are_translated_as_a_whole() -> None:
+    def source(q: Asm) -> None:
+        loops(q, 500, lambda: q.nops(4))
+        q.nops(8)
+        q.end()
+
+    execute(Vc4CompiledMachine, place(source), [[0]])
+    (program,) = compiled_programs._PROGRAMS
+    assert program.builds == 1 and not any(r == compiled_programs.COLD for r in program.graph.reasons.values())
+
+
+def test_the_largest_translation_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled_programs, "LARGEST", 100)
+
+    def source(q: Asm) -> None:
+        loops(q, 60, lambda: work(q, 400))
+        q.end()
+
+    words = place(source)
+    uniforms = [[DATA] * 12000]
+    execute(Vc4CompiledMachine, words, uniforms)
+    assert all(len(p.nodes) < 900 for p in compiled_programs._PROGRAMS)
+    same(words, uniforms)
