@@ -77,9 +77,9 @@ def _asm(options: argparse.Namespace) -> int:
     filename = "<stdin>" if options.input == "-" else options.input
     symbols = formats.Symbols()
     if options.isa == Isa.VC4:
-        program, symbols = _assemble_vc4(source, filename, options.include)
-    elif options.include:
-        raise UsageError("-I is for vc4: V3D text has no includes")
+        program, symbols = _assemble_vc4(source, filename, options.include, options.include_root)
+    elif options.include or options.include_root:
+        raise UsageError("-I and --include-root are for vc4: V3D text has no includes")
     else:
         program = toolkit.assemble(source, filename=filename, check=False)
         for warning in program.warnings:
@@ -110,14 +110,16 @@ def _asm(options: argparse.Namespace) -> int:
     return FINDINGS if failed else OK
 
 
-def _assemble_vc4(source: str, filename: str, include: Sequence[str]) -> tuple[Program, formats.Symbols]:
+def _assemble_vc4(
+    source: str, filename: str, include: Sequence[str], root: str | None
+) -> tuple[Program, formats.Symbols]:
     """VideoCore IV text, with what it exports; its warnings go to stderr."""
     from qpu import formats
     from qpu.program import Program
     from qpu.vc4.vc4asm import assemble_text
 
     near = [] if filename == "<stdin>" else [str(Path(filename).parent)]
-    text = assemble_text(source, filename=filename, include_path=[*near, *include])
+    text = assemble_text(source, filename=filename, include_path=[*near, *include], include_root=root)
     for warning in text.warnings:
         print(warning.render(), file=sys.stderr)
     labels = {n: int(s.value) for n, s in text.globals.items() if s.is_label}
@@ -324,6 +326,7 @@ def _arguments() -> argparse.ArgumentParser:
     asm.add_argument("-o", "--output", metavar="OUT")
     asm.add_argument("--format", choices=("hex", "bin", "c", "elf"), default="hex")
     asm.add_argument("-I", dest="include", action="append", default=[], metavar="DIR", help="vc4: where includes are")
+    asm.add_argument("--include-root", metavar="DIR", help="vc4: refuse includes outside this directory")
     asm.add_argument("--check", action="store_true", help="apply hazard and program rules; errors exit 1")
     asm.add_argument("--single-segment", action="store_true", help="V3D: check for single-segment launch")
     disasm = code("disasm", "code to text", _disasm)

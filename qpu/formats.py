@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ __all__ = [
     "Symbols",
     "c_identifier",
     "looks_like_hex",
+    "read_c",
     "read_hex",
     "read_programs",
     "read_words",
@@ -32,11 +33,11 @@ EF_ARM_EABI5 = 0x05000000
 
 
 class BadWord(UsageError):
-    """A line of a hex file that is no 64-bit word. `line` counts from 1."""
+    """A line of a hex file that is not a 64-bit word. `line` counts from 1."""
 
     def __init__(self, line: int, text: str) -> None:
         shown = repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}... ({len(text)} characters)"
-        super().__init__(f"line {line}: {shown} is no 64-bit word; write up to 16 hexadecimal digits, 0x is optional")
+        super().__init__(f"line {line}: {shown} is not a 64-bit word; write up to 16 hexadecimal digits")
         self.line = line
         self.text = text
 
@@ -51,19 +52,30 @@ class Symbols:
 
 # -- reading
 
+_DUMPED = re.compile(r"0x([0-9a-fA-F]{16})\s+(?!0x)[a-z.]")  # a word and its text, as Mesa prints them
+_HEADLINE = re.compile(r"[A-Z][A-Z_]+ (?:prog|program) .*:\Z")
 _HEX = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,16})\Z")
 
 
 def read_hex(text: str) -> list[list[int]]:
     """Programs of a hex file: one word a line, ``0x`` optional, ``#`` comments; blank lines separate programs.
 
-    Lines in vc4asm's form ``0xLOW, 0xHIGH,`` are taken too. Raises: BadWord.
+    Lines in vc4asm's form ``0xLOW, 0xHIGH,`` are read, too, and a driver's dump: a headline that ends with a
+    colon, then lines of a word and its disassembly. Raises: BadWord.
     """
     programs: list[list[int]] = [[]]
     for number, line in enumerate(text.splitlines(), 1):
         body = re.sub(r"/\*.*?\*/|//.*|#.*", "", line).strip()
         if not body:
             if not line.strip() and programs[-1]:
+                programs.append([])
+            continue
+        dumped = _DUMPED.match(body)
+        if dumped is not None:
+            programs[-1].append(int(dumped[1], 16))
+            continue
+        if _HEADLINE.match(body):
+            if programs[-1]:
                 programs.append([])
             continue
         parts = [p.strip() for p in body.rstrip(",").split(",")]
@@ -92,33 +104,174 @@ def looks_like_hex(data: bytes) -> bool:
     return False
 
 
-def _words(data: bytes) -> list[int]:
+def _words(data: bytes | memoryview) -> list[int]:
     if len(data) % 8:
-        raise UsageError(f"binary code of {len(data)} bytes is no whole number of 8-byte instructions")
+        raise UsageError(f"binary code has {len(data)} bytes, which is not a multiple of 8, the size of an instruction")
     return list(struct.unpack(f"<{len(data) // 8}Q", data))
 
 
-def _symbol(elf: Any, name: str) -> bytes:
-    for table in elf.iter_sections():
-        if table["sh_type"] not in ("SHT_SYMTAB", "SHT_DYNSYM"):
-            continue
-        for symbol in table.get_symbol_by_name(name) or ():
-            index = symbol["st_shndx"]
-            if not isinstance(index, int):
-                continue
-            section = elf.get_section(index)
-            start = symbol["st_value"] - (0 if elf["e_type"] == "ET_REL" else section["sh_addr"])
-            size = symbol["st_size"] or section.data_size - start
-            return bytes(section.data()[start : start + size])
-    raise UsageError(f"no symbol {name!r} with data in this ELF file; found: {_some(_symbol_names(elf))}")
+# -- C source
+
+_C_COMMENT = re.compile(r"//[^\n]*|/\*.*?(?:\*/|\Z)", re.S)
+_C_ARRAY = re.compile(r"\b(u?int(?:32|64)_t)\s+(\w+)\s*\[[^\]\[]{0,80}\][^={};]{0,80}=\s*\{([^{}]*)\}")
+_C_NUMBER = re.compile(r"(?:0[xX][0-9a-fA-F]+|[0-9]+)(?=[uUlL]*\Z)")
 
 
-def _symbol_names(elf: Any) -> list[str]:
-    names: list[str] = []
-    for table in elf.iter_sections():
-        if table["sh_type"] in ("SHT_SYMTAB", "SHT_DYNSYM"):
-            names += [s.name for s in table.iter_symbols() if s.name and isinstance(s["st_shndx"], int)]
-    return sorted(set(names))
+def _c_value(item: str, bits: int, array: str) -> int:
+    match = _C_NUMBER.match(item)
+    base = 16 if item[:2] in ("0x", "0X") else 8 if item.startswith("0") else 10
+    try:
+        value = int(match[0], base) if match is not None and len(match[0]) <= SHOWN else -1
+    except ValueError:  # an octal number with 8 or 9
+        value = -1
+    if not 0 <= value < 1 << bits:
+        shown = repr(item[:SHOWN]) + ("..." if len(item) > SHOWN else "")
+        raise UsageError(f"{shown} in the array {array!r} is not a number of {bits} bits; use hexadecimal numbers")
+    return value
+
+
+def read_c(text: str) -> dict[str, list[int]]:
+    """Programs of a C source: the arrays of ``uint64_t``, or of ``uint32_t`` with the low half of each word first.
+
+    Returns: array name -> words. Raises: UsageError.
+    """
+    found: dict[str, list[int]] = {}
+    for kind, name, body in _C_ARRAY.findall(_C_COMMENT.sub(" ", text)):
+        bits = 64 if "64" in kind else 32
+        values = [_c_value(item.strip(), bits, name) for item in body.split(",") if item.strip()]
+        if bits == 32:
+            if len(values) % 2:
+                raise UsageError(f"the array {name!r} has {len(values)} elements; an instruction takes two of 32 bits")
+            values = [low | high << 32 for low, high in zip(values[::2], values[1::2], strict=True)]
+        found[name] = values
+    return found
+
+
+# -- ELF objects
+
+_SYMBOL_TABLES = ("SHT_SYMTAB", "SHT_DYNSYM")
+_COMPRESSED = 0x800
+
+
+class _Elf:
+    """An ELF file whose headers, names and sections are checked against its size before they are used.
+
+    pyelftools knows the layouts of both classes and byte orders. Its own reading of names and sections trusts the
+    file: compressed sections are inflated without limit, and names may be as long as the file, once for each header.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        from elftools.elf.elffile import ELFFile
+
+        self.data = data
+        self._stream = io.BytesIO(data)
+        try:
+            self._elf: Any = ELFFile(self._stream)
+        except Exception as error:  # besides ELFError whatever a damaged header makes it stumble over
+            raise UsageError(f"this ELF file cannot be read: {error or type(error).__name__}") from None
+        self.relocatable: bool = self._elf["e_type"] == "ET_REL"
+        layout = self._elf.structs.Elf_Shdr
+        start, size, count = self._elf["e_shoff"], self._elf["e_shentsize"], self._elf["e_shnum"]
+        if count and (size < layout.sizeof() or start + size * count > len(data)):
+            raise UsageError(f"this ELF file cannot be read: its {count} section headers go beyond its end")
+        self.sections: list[Any] = [self._parse(layout, start + size * i) for i in range(count)]
+        names = self._elf["e_shstrndx"]
+        self._names = self.sections[names] if isinstance(names, int) and names < count else None
+
+    def _parse(self, layout: Any, at: int) -> Any:
+        from elftools.common.exceptions import ELFError
+        from elftools.common.utils import struct_parse
+
+        try:
+            return struct_parse(layout, self._stream, at)
+        except ELFError as error:
+            raise UsageError(f"this ELF file cannot be read: {error}") from None
+
+    def _inside(self, section: Any) -> bool:
+        return bool(section["sh_type"] != "SHT_NOBITS" and section["sh_offset"] + section["sh_size"] <= len(self.data))
+
+    def _named(self, strings: Any, at: int, name: bytes) -> bool:
+        """True when the string at `at` of a string table is `name`."""
+        start = strings["sh_offset"] + at
+        return at < strings["sh_size"] and self.data[start : start + len(name) + 1] == name + b"\0"
+
+    def _string(self, strings: Any, at: int) -> str:
+        """The first characters of a string."""
+        if strings is None or not self._inside(strings) or at >= strings["sh_size"]:
+            return ""
+        start = strings["sh_offset"] + at
+        return self.data[start : start + SHOWN].partition(b"\0")[0].decode("utf-8", "replace")
+
+    def name(self, section: Any) -> str:
+        """The name of a section, cut to a length for messages."""
+        return self._string(self._names, section["sh_name"])
+
+    def section(self, name: str) -> Any:
+        """The first section of that name, or None."""
+        names = self._names
+        if names is None or not self._inside(names):
+            return None
+        return next((s for s in self.sections if self._named(names, s["sh_name"], name.encode())), None)
+
+    def content(self, section: Any) -> memoryview:
+        """The bytes of a section. Raises: UsageError when the file does not hold them."""
+        what = f"section {self.name(section)!r}"
+        if section["sh_type"] == "SHT_NOBITS":
+            raise UsageError(f"{what} has no bytes in this ELF file (NOBITS); name another section or a symbol")
+        if section["sh_flags"] & _COMPRESSED:
+            raise UsageError(f"{what} is compressed; unpack it: objcopy --decompress-debug-sections IN OUT")
+        start, size = section["sh_offset"], section["sh_size"]
+        if start + size > len(self.data):
+            raise UsageError(f"{what} ends at byte {start + size} of a file of {len(self.data)} bytes; it is cut off")
+        return memoryview(self.data)[start : start + size]
+
+    def _tables(self) -> Iterator[tuple[Any, Any]]:
+        """Symbol tables with their strings."""
+        least = self._elf.structs.Elf_Sym.sizeof()
+        for table in self.sections:
+            if table["sh_type"] in _SYMBOL_TABLES and table["sh_link"] < len(self.sections):
+                strings = self.sections[table["sh_link"]]
+                if table["sh_entsize"] >= least and self._inside(table) and self._inside(strings):
+                    yield table, strings
+
+    def _symbols(self, table: Any) -> Iterator[tuple[int, int]]:
+        """(place of the symbol, place of its name in the strings) for every symbol of a table."""
+        order = "little" if self._elf.little_endian else "big"
+        for at in range(table["sh_offset"], table["sh_offset"] + table["sh_size"], table["sh_entsize"]):
+            yield at, int.from_bytes(self.data[at : at + 4], order)  # type: ignore[arg-type]  # a literal
+
+    def symbol(self, name: str) -> memoryview:
+        """The bytes that a symbol names."""
+        for table, strings in self._tables():
+            for at, where in self._symbols(table):
+                if not self._named(strings, where, name.encode()):
+                    continue
+                symbol = self._parse(self._elf.structs.Elf_Sym, at)
+                index = symbol["st_shndx"]
+                if not isinstance(index, int) or not index:
+                    continue  # absolute, common or undefined
+                if index >= len(self.sections):
+                    raise UsageError(f"symbol {name!r} is in section {index}, which this ELF file does not have")
+                section = self.sections[index]
+                content = self.content(section)
+                start = symbol["st_value"] - (0 if self.relocatable else section["sh_addr"])
+                size = symbol["st_size"] or len(content) - start
+                if not 0 <= start <= start + size <= len(content):
+                    raise UsageError(f"symbol {name!r} lies outside its section {self.name(section)!r}")
+                return content[start : start + size]
+        raise UsageError(f"no symbol {name!r} with data in this ELF file; found: {_some(self.symbol_names())}")
+
+    def symbol_names(self) -> list[str]:
+        """Names of symbols, for messages."""
+        names: set[str] = set()
+        for table, strings in self._tables():
+            for at, where in self._symbols(table):
+                if len(names) > SHOWN:
+                    break
+                name = self._string(strings, where)
+                if name and isinstance(self._parse(self._elf.structs.Elf_Sym, at)["st_shndx"], int):
+                    names.add(name)
+        return sorted(names)
 
 
 def _some(names: Iterable[str]) -> str:
@@ -127,48 +280,52 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _elf_words(data: bytes, section: str | None, symbol: str | None) -> list[int]:
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.elffile import ELFFile
-
-    try:
-        elf: Any = ELFFile(io.BytesIO(data))
-        if symbol is not None:
-            return _words(_symbol(elf, symbol))
-        names = [s.name for s in elf.iter_sections() if s.name]
-        if section is not None:
-            found = elf.get_section_by_name(section)
-            if found is None:
-                raise UsageError(f"no section {section!r} in this ELF file; found: {_some(names)}")
-            return _words(bytes(found.data()))
+    elf = _Elf(data)
+    if symbol is not None:
+        return _words(elf.symbol(symbol))
+    names = [name for name in map(elf.name, elf.sections) if name]
+    if section is not None:
+        found = elf.section(section)
+        if found is None:
+            raise UsageError(f"no section {section!r} in this ELF file; found: {_some(names)}")
+        return _words(elf.content(found))
+    if elf.relocatable:
         for name in (".rodata", ".text", ".data"):
-            found = elf.get_section_by_name(name)
-            if found is not None and found.data_size and found["sh_type"] == "SHT_PROGBITS":
-                if elf["e_type"] != "ET_REL":
-                    break
-                return _words(bytes(found.data()))
-    except ELFError as error:
-        raise UsageError(f"this ELF file cannot be read: {error}") from None
+            found = elf.section(name)
+            if found is not None and found["sh_size"]:
+                return _words(elf.content(found))
     raise UsageError(f"which code? name a section ({_some(names)}) or a symbol")
 
 
-def read_programs(data: bytes, *, section: str | None = None, symbol: str | None = None) -> list[list[int]]:
-    """The programs in a file: ELF (by section or symbol), hex text (blank lines separate programs), else raw binary.
+# -- any file
 
-    Text is UTF-8 (a byte order mark is passed over) without control characters: comments may be in any language.
+
+def read_programs(data: bytes, *, section: str | None = None, symbol: str | None = None) -> list[list[int]]:
+    """The programs in a file: ELF (by section or symbol), C arrays (symbol: the name of one), hex text, else binary.
+
+    In hex text blank lines separate programs. Text is UTF-8, with or without a byte order mark, without control
+    characters; comments may be in any language.
     Raises: UsageError, BadWord.
     """
     if data[:4] == b"\x7fELF":
         return [_elf_words(data, section, symbol)]
-    if section is not None or symbol is not None:
-        raise UsageError("only ELF files have sections and symbols; this is none")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if looks_like_hex(data):
-            raise UsageError(f"this hex file is no UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    else:
-        if all(c.isprintable() or c in "\r\n\t\f" for c in text):
-            return read_hex(text)
+            raise UsageError(f"this hex file is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        text = ""
+    arrays = read_c(text) if "{" in text else {}
+    if arrays and section is None:
+        if symbol is None:
+            return list(arrays.values())
+        if symbol not in arrays:
+            raise UsageError(f"no array {symbol!r} in this C source; found: {_some(arrays)}")
+        return [arrays[symbol]]
+    if section is not None or symbol is not None:
+        raise UsageError("this is not an ELF file, which has sections and symbols; leave the option out")
+    if text and all(c.isprintable() or c in "\r\n\t\f" for c in text):
+        return read_hex(text)
     return [_words(data)]
 
 

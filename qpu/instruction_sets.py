@@ -38,19 +38,20 @@ class InstructionSet:
         args: Sequence[object] = (),
         single_segment: bool = False,
         include_path: Sequence[str | PathLike[str]] = (),
+        include_root: str | PathLike[str] | None = None,
         defines: Mapping[str, int | float | str] | None = None,
     ) -> Program:
         """A program from a builder function, text or words.
 
         check: apply hazard rules, errors raise HazardError; None means yes for builders, no for text and words.
-        args: further arguments of a builder function. include_path, defines: for VideoCore IV text, see
+        args: further arguments of a builder function. include_path, include_root, defines: for VideoCore IV text, see
         `qpu.vc4.vc4asm.assemble_text`. Raises: AsmError with every diagnostic, UsageError.
         """
         text: dict[str, Any] = {}
-        if include_path or defines:
+        if include_path or include_root is not None or defines:
             if self.isa is not Isa.VC4:
                 raise UsageError(f"include_path and defines are for text of vc4; text of {self.isa} has neither")
-            text = {"include_path": include_path, "defines": defines}
+            text = {"include_path": include_path, "include_root": include_root, "defines": defines}
         code = self._toolkit.assemble(
             source, check=check, filename=filename, args=args, single_segment=single_segment, **text
         )

@@ -248,3 +248,14 @@ def test_missing_modules_are_named(module: str, command: tuple[str, ...]) -> Non
     error = done.stderr.decode()
     assert done.returncode == 1
     assert error.startswith(f"qpu: no module '{module}") and "pip install" in error
+
+
+def test_include_root_confines_includes(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "secret").write_text("the content of the file\n")
+    (tmp_path / "root" / "main.qasm").write_text(f'.include "{tmp_path}/secret"\n')
+    main = str(tmp_path / "root" / "main.qasm")
+    refused = run("asm", "--isa", "vc4", main, "--include-root", str(tmp_path / "root"))
+    assert refused.status == 1 and "outside the include root" in refused.err and "the content" not in refused.err
+    assert "the content" in run("asm", "--isa", "vc4", main).err
+    assert "--include-root" in run("asm", "--isa", "v3d71", main, "--include-root", str(tmp_path)).err

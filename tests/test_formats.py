@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import shutil
+import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,133 @@ def test_c_source_compiles_and_its_object_reads_back(tmp_path: Path) -> None:
     assert formats.read_words(executable, symbol="prog") == WORDS
     with pytest.raises(UsageError, match="symbol"):
         formats.read_words(executable)
+
+
+def test_c_arrays_are_programs() -> None:
+    text = """
+    /* a shader as most C programs carry it */
+    static const uint32_t shader[] = {
+        0x00401a00, 0xe0021c67, // ldi vw_setup, 0x401a00
+        0xdeadbeefu, 0xe0020c27, /* { not an end } */
+    };
+    uint64_t other[2] __attribute__((aligned(8))) = { 0x1ULL, 010 };
+    """
+    expected = [0xE0021C6700401A00, 0xE0020C27DEADBEEF]
+    assert formats.read_programs(text.encode()) == [expected, [1, 8]]
+    assert formats.read_words(text.encode(), symbol="shader") == expected
+    with pytest.raises(UsageError, match="found: shader, other"):
+        formats.read_words(text.encode(), symbol="nothing")
+    assert formats.read_words(formats.write_c(WORDS, "prog", comments=["a", "b */ { c", ""]).encode()) == WORDS
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [("1, 2, 3", "3 elements"), ("1, X", "'X'"), ("0x100000000, 0", "32 bits"), ("-1, 0", "'-1'"), ("09, 0", "'09'")],
+)
+def test_wrong_c_arrays_are_refused(body: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        formats.read_words(f"uint32_t a[] = {{ {body} }};".encode())
+
+
+def test_dumps_of_drivers_are_programs() -> None:
+    text = """MESA_SHADER_COMPUTE prog 1/1 QPU:
+0x3982e18abb03f002 eidx rf10                     ; nop                         ; ldunifrf.rf11 (ubo[0])
+0x39e0218a7c03f282 shl rf10, rf10, 2             ; nop
+
+MESA_SHADER_VERTEX prog 2/1 QPU:
+0x38003186bb03f000 nop                           ; nop
+"""
+    assert formats.read_hex(text) == [[0x3982E18ABB03F002, 0x39E0218A7C03F282], [0x38003186BB03F000]]
+
+
+# -- damaged ELF files
+
+RODATA = 52 + 2 * 40  # the section header of .rodata in what write_elf writes
+
+
+def elf_with(*fields: tuple[int, int], tail: bytes = b"") -> bytes:
+    """A program whose .rodata header has other fields: (index of the word, value)."""
+    data = bytearray(formats.write_elf(list(range(20)), "prog"))
+    for index, value in fields:
+        struct.pack_into("<I", data, RODATA + 4 * index, value)
+    return bytes(data) + tail
+
+
+@pytest.mark.parametrize("symbol", [None, "prog"])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (((1, 8), (5, 0xFFFFFFF8)), "NOBITS"),
+        (((2, 0x802), (4, 500), (5, 20)), "compressed"),
+        (((5, 0xFFFFFFF8),), "cut off"),
+        (((4, 0xFFFFFFF0),), "cut off"),
+        (((5, 161),), "is not a multiple of 8|outside"),
+    ],
+)
+def test_damaged_sections_are_refused(fields: tuple[tuple[int, int], ...], message: str, symbol: str | None) -> None:
+    data = elf_with(*fields)
+    if symbol is not None and fields == ((5, 161),):
+        assert formats.read_words(data, symbol=symbol) == list(range(20))
+        return
+    with pytest.raises(UsageError, match=message):
+        formats.read_words(data, symbol=symbol)
+
+
+def test_compressed_sections_are_never_inflated() -> None:
+    packed = struct.pack("<III", 1, 1 << 30, 8) + zlib.compress(bytes(1 << 16), 9)
+    at = len(formats.write_elf(list(range(20)), "prog"))
+    with pytest.raises(UsageError, match="compressed"):
+        formats.read_words(elf_with((2, 0x802), (4, at), (5, len(packed)), tail=packed))
+
+
+def elf64(offset: int, size: int) -> bytes:
+    """A 64-bit ELF object with one .rodata."""
+    names = b"\0.shstrtab\0.rodata\0"
+    head = b"\x7fELF" + bytes((2, 1, 1)) + bytes(9)
+    head += struct.pack("<HHIQQQIHHHHHH", 1, 183, 1, 0, 0, 64, 0, 64, 0, 0, 64, 3, 1)
+    body = 64 + 3 * 64
+    rows = [bytes(64), struct.pack("<IIQQQQIIQQ", 1, 3, 0, 0, body, len(names), 0, 0, 1, 0)]
+    rows.append(struct.pack("<IIQQQQIIQQ", 11, 1, 2, 0, offset, size, 0, 0, 8, 0))
+    return head + b"".join(rows) + names.ljust(24, b"\0") + bytes(range(16))
+
+
+def test_elf_files_of_64_bits() -> None:
+    at = 64 + 3 * 64 + 24
+    assert formats.read_words(elf64(at, 16)) == [0x0706050403020100, 0x0F0E0D0C0B0A0908]
+    for offset, size in ((1 << 63, 16), (at, 1 << 63), ((1 << 64) - 8, 16), (at + 8, 16)):
+        with pytest.raises(UsageError, match="cut off"):
+            formats.read_words(elf64(offset, size))
+
+
+def test_a_section_table_beyond_the_file() -> None:
+    data = bytearray(elf64(64 + 3 * 64 + 24, 16))
+    for place, layout, value in ((40, "<Q", 1 << 63), (40, "<Q", 1 << 20), (60, "<H", 0xFFFF), (58, "<H", 0)):
+        damaged = bytearray(data)
+        struct.pack_into(layout, damaged, place, value)
+        with pytest.raises(UsageError, match="cannot be read"):
+            formats.read_words(bytes(damaged))
+
+
+def test_long_names_are_not_read_again_and_again() -> None:
+    """Names as long as the file, one for each of many symbols, cost their number only."""
+    words = formats.write_elf(WORDS, "prog", formats.Symbols({f"s{i}": 0 for i in range(2_000)}))
+    elf = ELFFile(io.BytesIO(words))
+    table, strings = elf.get_section_by_name(".symtab"), elf.get_section_by_name(".strtab")
+    data = bytearray(words)
+    long = b"\0" + b"a" * 400_000
+    struct.pack_into("<II", data, 52 + 4 * 40 + 16, len(data), len(long))
+    assert strings["sh_offset"] != len(data)
+    for at in range(table["sh_offset"], table["sh_offset"] + table["sh_size"], 16):
+        struct.pack_into("<I", data, at, 1)
+    with pytest.raises(UsageError) as caught:
+        formats.read_words(bytes(data) + long, symbol="nothing")
+    assert len(str(caught.value)) < 300
+
+
+def test_a_symbol_outside_its_section_is_refused() -> None:
+    data = bytearray(formats.write_elf(WORDS, "prog"))
+    table = ELFFile(io.BytesIO(bytes(data))).get_section_by_name(".symtab")["sh_offset"]
+    for value, size in ((8, 24), (0xFFFFFFF8, 8), (0, 0xFFFFFFF8), (32, 0)):
+        struct.pack_into("<II", data, table + 2 * 16 + 4, value, size)
+        with pytest.raises(UsageError, match="outside its section"):
+            formats.read_words(bytes(data), symbol="prog")

@@ -35,12 +35,13 @@ class Vc4Toolkit:
         args: Sequence[object] = (),
         single_segment: bool = False,
         include_path: Sequence[str | PathLike[str]] = (),
+        include_root: str | PathLike[str] | None = None,
         defines: Mapping[str, int | float | str] | None = None,
     ) -> Code:
         """A program from a builder function (called as ``source(q, *args)``), text, or 64-bit words.
 
         check: apply the hazard rules; None means yes for builders, no for text and words. filename: named in the
-        diagnostics of text. single_segment concerns V3D only. include_path, defines: of text, see
+        diagnostics of text. single_segment concerns V3D only. include_path, include_root, defines: of text, see
         `qpu.vc4.vc4asm.assemble_text`; its warnings are `Code.warnings`.
         Raises: AsmError, HazardError, UsageError.
         """
@@ -54,7 +55,13 @@ class Vc4Toolkit:
         elif isinstance(source, str):
             from qpu.vc4.vc4asm import assemble_text
 
-            text = assemble_text(source, filename=filename or "<text>", include_path=include_path, defines=defines)
+            text = assemble_text(
+                source,
+                filename=filename or "<text>",
+                include_path=include_path,
+                include_root=include_root,
+                defines=defines,
+            )
             labels = {name: offset // 8 for name, offset in text.labels.items() if offset % 8 == 0}
             program = Code(Isa.VC4, text.words, labels, text.locs, text.warnings)
         else:

@@ -8,13 +8,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from os import PathLike, fspath
 
 from qpu.errors import AsmError, Diagnostic, Loc
-from qpu.vc4.vc4asm.engine import Engine, TooManyErrors
+from qpu.vc4.vc4asm.directives import DIRECTIVES
+from qpu.vc4.vc4asm.engine import STANDARD_INCLUDE, Engine
 from qpu.vc4.vc4asm.expr import evaluate
 from qpu.vc4.vc4asm.fault import Fault
-from qpu.vc4.vc4asm.output import Key, Locs, Output
+from qpu.vc4.vc4asm.output import Locs, Output
+from qpu.vc4.vc4asm.report import TooManyErrors
+from qpu.vc4.vc4asm.symbols import Scope
 from qpu.vc4.vc4asm.values import LabelRef
 
 __all__ = ["AssembledText", "Symbol", "assemble_text"]
@@ -54,50 +59,56 @@ def assemble_text(
     *,
     filename: str = "<text>",
     include_path: Sequence[str | PathLike[str]] = (),
+    include_root: str | PathLike[str] | None = None,
     defines: Mapping[str, int | float | str] | None = None,
 ) -> AssembledText:
     """Assemble a source text.
 
     filename: for messages, and for finding files that it includes. include_path: directories for ``.include``; the
-    standard include ``vc4.qinc`` is always there, and its functions are known without including it.
+    standard include ``vc4.qinc`` is always there, and its functions are known without including it. include_root:
+    directory that included files may not lie outside of; use it for text that you did not write.
     defines: constants set beforehand; a string is an expression.
     Raises: AsmError with up to 20 located diagnostics.
     """
     path = [fspath(p) for p in include_path]
+    root = None if include_root is None else fspath(include_root)
     try:
-        return _assemble(text, filename, path, defines or {})
+        return _assemble(text, filename, path, root, defines or {})
     except RecursionError:
         # Functions of the source that call themselves nest deeply here as well. The engine limits their depth, so this
         # ends; pure Python frames do not use the C stack.
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(max(limit, _FRAMES))
         try:
-            return _assemble(text, filename, path, defines or {})
+            return _assemble(text, filename, path, root, defines or {})
         finally:
             sys.setrecursionlimit(limit)
 
 
-def _assemble(text: str, filename: str, path: Sequence[str], defines: Mapping[str, int | float | str]) -> AssembledText:
-    known: dict[Key, int] | None = None
+def _assemble(
+    text: str, filename: str, path: Sequence[str], root: str | None, defines: Mapping[str, int | float | str]
+) -> AssembledText:
     previous: Output | None = None
     for _ in range(_PASSES):
-        engine = Engine(include_path=path, known=known, previous=previous)
+        engine = Engine(DIRECTIVES, standard_scope(), previous, include_path=path, include_root=root)
+        previous = engine.out
         try:
             _define(engine, defines)
             engine.run_text(text, filename)
             engine.finish()
         except TooManyErrors:
-            if not engine.used:
+            if not engine.labels.used:
                 break
             # A forward label read as 0 may have caused them all; but then the labels are incomplete, too.
-        if not engine.unsettled:
+        if engine.settled:
             break
-        known, previous = dict(engine.out.labels), engine.out
     else:
-        if not engine.diagnostics:
-            engine.error(Fault("unsettled", "the labels depend on themselves: their addresses change with every pass"))
-    if engine.diagnostics:
-        raise AsmError.of(engine.diagnostics)
+        if not engine.report.errors:
+            fault = Fault("unsettled", "the labels depend on themselves: their addresses change with every pass",
+                          help="do not let conditions depend on labels behind them")  # fmt: skip
+            engine.report.error(fault, engine.source)
+    if engine.report.errors:
+        raise AsmError.of(engine.report.errors)
     out = engine.out
     labels = {key[0]: offset for key, offset in out.labels.items() if not key[1]}
     symbols: dict[str, Symbol] = {}
@@ -113,7 +124,7 @@ def _assemble(text: str, filename: str, path: Sequence[str], defines: Mapping[st
         Locs(out.where),
         out.ranges(True),
         out.ranges(False),
-        tuple(sorted(engine.warnings, key=_place)),
+        tuple(sorted(engine.report.warnings, key=_place)),
     )
 
 
@@ -122,10 +133,23 @@ def _define(engine: Engine, defines: Mapping[str, int | float | str]) -> None:
         engine.source = (str(value), f"<define {name}>", 1)
         try:
             if not name.isidentifier():
-                raise Fault("directive-name", f"{name!r} is no name for a constant")
-            engine.define(name, evaluate(value, engine) if isinstance(value, str) else value, 0)
+                raise Fault(
+                    "directive-name", f"{name!r} is not a name for a constant", help="use letters, digits and _"
+                )
+            engine.symbols.define(name, evaluate(value, engine) if isinstance(value, str) else value, 0)
         except Fault as fault:
-            engine.error(fault)
+            engine.report.error(fault, engine.source)
+
+
+@cache
+def standard_scope() -> Scope:
+    """The functions and constants of the standard include."""
+    engine = Engine(DIRECTIVES)
+    text = resources.files("qpu.vc4.vc4asm").joinpath(STANDARD_INCLUDE).read_text(encoding="utf-8")
+    engine.run_text(text, STANDARD_INCLUDE)
+    if engine.report.errors:
+        raise AssertionError(engine.report.errors[0].render())
+    return engine.symbols.root
 
 
 def _place(d: Diagnostic) -> tuple[str, int, int]:

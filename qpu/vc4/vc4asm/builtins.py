@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from qpu.vc4.regs import small_imm_code
 from qpu.vc4.vc4asm.fault import Fault
-from qpu.vc4.vc4asm.values import LabelRef, PerElement, Reg, Value, float_bits, kind_of
+from qpu.vc4.vc4asm.registers import Reg
+from qpu.vc4.vc4asm.values import LabelRef, PerElement, Value, float_bits, kind_of
 
 __all__ = ["PREDICATES"]
 

@@ -1,63 +1,37 @@
-"""The directives of the language, one function each: engine, parser behind the name, lines, index of the next line.
-
-Each returns the index of the line to go on with; directives that open a block run the block and return what follows it.
-"""
+"""The directives of the language, one function each; a directive that opens a block executes it, too."""
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import struct
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
+from qpu.vc4.vc4asm.budget import INCLUDE_SIZE
+from qpu.vc4.vc4asm.engine import STANDARD_INCLUDE, Engine, Handler
 from qpu.vc4.vc4asm.expr import Parser
 from qpu.vc4.vc4asm.fault import Fault
-from qpu.vc4.vc4asm.output import Source
-from qpu.vc4.vc4asm.parse import LABELS, split_lines, strip_comment
 from qpu.vc4.vc4asm.place import NOP_WORD
 from qpu.vc4.vc4asm.symbols import ExpressionFunction, LineFunction, Macro
+from qpu.vc4.vc4asm.text import Block, Lines, strip_comment
 from qpu.vc4.vc4asm.values import LabelRef, Value, described, float_bits, truth
 
-if TYPE_CHECKING:
-    from qpu.vc4.vc4asm.engine import Engine
-
-__all__ = ["DIRECTIVES", "after_block"]
+__all__ = ["DIRECTIVES"]
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
-_DIRECTIVE = re.compile(r"\s*\.\s*([A-Za-z_]\w*)")
+_BRANCH = re.compile(r".*?\.\s*(elseif|elif|else|endif)\b")
 _REPEAT_LIMIT = 1_000_000
-
-Handler = Callable[["Engine", Parser, Sequence[Source], int], int]
-
-
-def _directive_of(source: Source) -> str:
-    """The directive of a line, behind labels; empty when it has none."""
-    text = strip_comment(source[0])
-    match = _DIRECTIVE.match(text)
-    if match is None and ":" in text:
-        start = 0
-        label = LABELS.match(text)
-        while label is not None:
-            start = label.end()
-            label = LABELS.match(text, start)
-        match = _DIRECTIVE.match(text, start)
-    return match.group(1) if match else ""
+_INCLUDE_DEPTH = 32
 
 
-def _block(
-    lines: Sequence[Source], i: int, openers: frozenset[str], closers: frozenset[str], pos: int
-) -> tuple[Sequence[Source], int]:
-    """The lines up to the matching closer, and the index behind it."""
-    depth = 1
-    for j in range(i, len(lines)):
-        name = _directive_of(lines[j])
-        if name in openers:
-            depth += 1
-        elif name in closers:
-            depth -= 1
-            if not depth:
-                return lines[i:j], j + 1
-    raise Fault("block-end", f"there is no .{min(closers, key=len)} for this block", pos)
+def _inner(block: Block, at: int, closer: str, pos: int) -> Block:
+    """The block that the directive on line `at` opens."""
+    inner = block.inner(at)
+    if inner is None:
+        raise Fault("block-end", f"there is no .{closer} for this block", pos, help=f"end it with .{closer}")
+    return inner
 
 
 def _name(parser: Parser, what: str) -> tuple[str, int]:
@@ -112,7 +86,7 @@ def _parameters(parser: Parser) -> tuple[str, ...]:
 
 
 def _setter(local: bool, final: bool) -> Handler:
-    def run(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+    def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
         name, pos = _name(parser, "a constant")
         if parser.pos < len(parser.text) and parser.text[parser.pos] == "(":
             parameters = _parameters(parser)
@@ -120,61 +94,50 @@ def _setter(local: bool, final: bool) -> Handler:
             start = parser.skip()
             if not parser.peek():
                 raise Fault("missing-operand", f"the expression of {name} is missing", start)
-            scope = engine.scope if local else engine.root
-            if name in scope.final:
-                raise Fault("constant-final", f"{name!r} is a .const and cannot be defined again", pos)
-            engine.shadow(name)
-            scope.functions[name] = ExpressionFunction(name, parameters, engine.source, parser.text, start)
-            scope.constants.pop(name, None)
-            if final:
-                scope.final.add(name)
-            return i
+            function = ExpressionFunction(name, parameters, engine.source, parser.text, start)
+            engine.symbols.define_function(function, pos, local=local, final=final)
+            return at + 1
         parser.expect(",", f"between {name} and its value")
         value = parser.expression()
         _end(parser)
-        engine.define(name, value, pos, local=local, final=final)
-        return i
+        engine.symbols.define(name, value, pos, local=local, final=final)
+        return at + 1
 
     return run
 
 
 def _unsetter(local: bool) -> Handler:
-    def run(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+    def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
         name, pos = _name(parser, "a constant")
         _end(parser)
-        scope = engine.scope if local else engine.root
-        if name in scope.final:
-            raise Fault("constant-final", f"{name!r} is a .const and cannot be removed", pos)
-        if scope.constants.pop(name, None) is None and scope.functions.pop(name, None) is None:
+        if not engine.symbols.remove(name, pos, local=local):
             engine.warn("unset", f"{name!r} is not defined here", pos)
-        return i
+        return at + 1
 
     return run
 
 
-def _func(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+def _func(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     name, pos = _name(parser, "a function")
     parameters = _parameters(parser)
     _end(parser)
-    body, after = _block(lines, i, frozenset({"func"}), frozenset({"endf", "endfunc"}), pos)
-    engine.shadow(name)
-    engine.root.functions[name] = LineFunction(name, parameters, engine.source, tuple(body))
-    engine.root.constants.pop(name, None)
-    return after
+    body = _inner(block, at, "endf", pos)
+    engine.symbols.define_function(LineFunction(name, parameters, engine.source, body), pos)
+    return body.stop + 1
 
 
-def _local(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+def _local(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     pos = parser.pos - len(".local")
     _end(parser)
-    body, after = _block(lines, i, frozenset({"local"}), frozenset({"endloc"}), pos)
+    body = _inner(block, at, "endloc", pos)
     engine.nested(body, {}, None, pos)
-    return after
+    return body.stop + 1
 
 
 # -- macros and repetition ---------------------------------------------------------------
 
 
-def _macro(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+def _macro(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     name, pos = _name(parser, "a macro")
     parameters: list[str] = []
     parser.accept(",")
@@ -185,93 +148,68 @@ def _macro(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> i
         parameters.append(parameter)
         if not parser.accept(","):
             _end(parser)
-    for j in range(i, len(lines)):
-        directive = _directive_of(lines[j])
-        if directive == "endm":
-            break
-        if directive == "macro":
-            engine.source = lines[j]
-            raise Fault("macro-nested", "a macro cannot be defined inside another", lines[j][0].find("."))
-    body, after = _block(lines, i, frozenset(), frozenset({"endm"}), pos)
-    engine.shadow(name, macro=True)
-    engine.macros[name] = Macro(name, tuple(parameters), engine.source, tuple(body))
-    return after
+    body = _inner(block, at, "endm", pos)
+    inner = block.lines.structure.nested.get(at)
+    if inner is not None and inner < body.stop:
+        engine.source = block.lines.sources[inner]
+        raise Fault("macro-nested", "a macro cannot be defined inside another", engine.source[0].find("."),
+                    help="define it before or after this one")  # fmt: skip
+    engine.symbols.shadow(name, macro=True)
+    engine.symbols.macros[name] = Macro(name, tuple(parameters), engine.source, body)
+    return body.stop + 1
 
 
-def _rep(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+def _rep(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     name, pos = _name(parser, "the counter")
     parser.expect(",", "between the counter and the number of repetitions")
     where = parser.skip()
     count = _integer(parser.expression(), where, "the number of repetitions", 0, _REPEAT_LIMIT)
     _end(parser)
-    body, after = _block(lines, i, frozenset({"rep"}), frozenset({"endr", "endrep"}), pos)
+    body = _inner(block, at, "endr", pos)
     source = engine.source
     for k in range(count):
         engine.nested(body, {name: k}, None, pos)
         engine.source = source
-    return after
+    return body.stop + 1
 
 
-def _foreach(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+def _foreach(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     name, pos = _name(parser, "the variable")
     parser.expect(",", "between the variable and its values")
     values = _values(parser)
-    body, after = _block(lines, i, frozenset({"foreach"}), frozenset({"endfor"}), pos)
+    body = _inner(block, at, "endfor", pos)
     source = engine.source
     for value, _ in values:
         engine.nested(body, {name: value}, None, pos)
         engine.source = source
-    return after
+    return body.stop + 1
 
 
 # -- conditions ---------------------------------------------------------------
 
-_IFS = frozenset({"if", "ifset"})
-_BRANCHES = frozenset({"elseif", "elif", "else"})
 
-
-def _next_branch(lines: Sequence[Source], i: int, pos: int) -> int:
-    """Index of the next .elseif, .else or .endif of the current .if."""
-    depth = 0
-    for j in range(i, len(lines)):
-        name = _directive_of(lines[j])
-        if name in _IFS:
-            depth += 1
-        elif name == "endif":
-            if not depth:
-                return j
-            depth -= 1
-        elif name in _BRANCHES and not depth:
-            return j
-    raise Fault("block-end", "there is no .endif for this block", pos)
-
-
-def _conditional(engine: Engine, holds: bool, lines: Sequence[Source], i: int, pos: int) -> int:
-    """Run the branch of an .if that applies; returns the index behind .endif."""
-    opened = engine.source
-    chosen: Sequence[Source] | None = None
+def _conditional(engine: Engine, holds: bool, block: Block, at: int, pos: int) -> int:
+    """Execute the branch of an .if that applies; returns the line behind .endif."""
+    end = _inner(block, at, "endif", pos).stop
+    opened, lines = engine.source, block.lines
+    chosen: Block | None = None
     seen_else = False
-    while True:
-        try:
-            end = _next_branch(lines, i, pos)
-        except Fault:
-            engine.source = opened
-            raise
+    start = at + 1
+    for branch in lines.structure.branches[at]:
         if holds and chosen is None:
-            chosen = lines[i:end]
-        line = lines[end]
-        name = _directive_of(line)
-        text = strip_comment(line[0])
-        match = re.compile(r".*?\.\s*(?:elseif|elif|else|endif)\b").match(text)
-        assert match is not None
+            chosen = Block(lines, start, branch)
+        engine.source = lines.sources[branch]
+        text = strip_comment(engine.source[0])
+        match = _BRANCH.match(text)
+        assert match is not None  # the structure found it
+        name = match.group(1)
         parser = Parser(text, engine, match.end())
-        i = end + 1
-        engine.source = line
+        start = branch + 1
         if name == "endif":
             _end(parser)
             break
         if seen_else:
-            raise Fault("else-order", f".{name} after .else", text.find("."))
+            raise Fault("else-order", f".{name} after .else", text.find("."), help="make .else the last branch")
         if name == "else":
             _end(parser)
             seen_else = True
@@ -284,98 +222,113 @@ def _conditional(engine: Engine, holds: bool, lines: Sequence[Source], i: int, p
                 _end(parser)
     engine.source = opened
     if chosen is not None:
-        engine.run_lines(chosen, in_function=engine.results is not None)
-    return i
+        engine.budget.enter_if(pos)
+        try:
+            engine.run_block(chosen)
+        finally:
+            engine.budget.leave_if()
+    return end + 1
 
 
-_BLOCKS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
-    "if": (_IFS, frozenset({"endif"})),
-    "ifset": (_IFS, frozenset({"endif"})),
-    "rep": (frozenset({"rep"}), frozenset({"endr", "endrep"})),
-    "foreach": (frozenset({"foreach"}), frozenset({"endfor"})),
-    "macro": (frozenset({"macro"}), frozenset({"endm"})),
-    "func": (frozenset({"func"}), frozenset({"endf", "endfunc"})),
-    "local": (frozenset({"local"}), frozenset({"endloc"})),
-    "back": (frozenset({"back"}), frozenset({"endb"})),
-}
-
-
-def after_block(name: str, lines: Sequence[Source], i: int) -> int:
-    """Where to go on after a directive in error: behind the block it opens, if it opens one that is closed."""
-    block = _BLOCKS.get(name)
-    if block is None:
-        return i
-    try:
-        return _block(lines, i, *block, 0)[1]
-    except Fault:
-        return i
-
-
-def _if(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+def _if(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     pos = parser.skip()
     holds = truth(parser.expression(), pos)
     _end(parser)
-    return _conditional(engine, holds, lines, i, pos)
+    return _conditional(engine, holds, block, at, pos)
 
 
-def _ifset(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+def _ifset(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     name, pos = _name(parser, "a constant, function or macro")
     _end(parser)
-    holds = engine.scope.find(name) is not None or engine.scope.find_function(name) is not None or name in engine.macros
-    return _conditional(engine, holds, lines, i, pos)
+    symbols = engine.symbols
+    defined = symbols.scope.find(name) is not None or symbols.scope.find_function(name) is not None
+    holds = defined or name in symbols.macros
+    return _conditional(engine, holds, block, at, pos)
 
 
 def _stray(what: str) -> Handler:
-    def run(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+    def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
         raise Fault("block-start", f"there is no {what} before this", len(parser.text) - len(parser.text.lstrip()))
 
     return run
 
 
-def _assert(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+def _assert(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     pos = parser.skip()
     value = parser.expression()
     _end(parser)
     if not truth(value, pos):
         raise Fault("assertion", f"the assertion {parser.text[pos:].strip()!r} does not hold", pos)
-    return i
+    return at + 1
 
 
 # -- files ---------------------------------------------------------------
 
 
-def _include(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
-    from pathlib import Path
+def _within(path: Path, root: str | None) -> Path | None:
+    """`path`, if it lies within `root` with all links followed."""
+    if root is None:
+        return path
+    real = Path(os.path.realpath(path))
+    return real if real.is_relative_to(os.path.realpath(root)) else None
 
+
+def _read(path: Path, pos: int) -> str | None:
+    """The text of a regular file of limited size; None when there is none of that name."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else problem
+        raise Fault("include", f"{path} cannot be read: {why}", pos, help="check its name and permissions") from None
+    try:
+        state = os.fstat(fd)
+        if stat.S_ISDIR(state.st_mode):
+            return None
+        if not stat.S_ISREG(state.st_mode):
+            raise Fault("include", f"{path} is not a regular file", pos, help="copy its content to a file")
+        if state.st_size > INCLUDE_SIZE:
+            raise Fault("include", f"{path} is too large: {state.st_size} bytes", pos, allowed=f"{INCLUDE_SIZE} bytes",
+                        help="split the file")  # fmt: skip
+        data = os.read(fd, INCLUDE_SIZE)
+    finally:
+        os.close(fd)
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _include(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     pos = parser.skip()
     text = parser.text[pos:].strip()
     if len(text) < 3 or (text[0], text[-1]) not in (('"', '"'), ("<", ">")):
-        raise Fault("include-name", 'a file name stands in "" or <>', pos)
+        raise Fault("include-name", 'a file name is written in "" or <>', pos, help='write .include "name"')
     name = text[1:-1]
     places = [Path(p) for p in engine.include_path]
     if text[0] == '"':
         places.insert(0, Path(engine.source[1]).parent)
-    note = f"included at {engine.source[1]}:{engine.source[2]}"
-    if any(" included" in f" {n}" for n in engine.stack) and len(engine.stack) > 32:
-        raise Fault("recursion", "files include each other more than 32 deep", pos)
+    if sum(call.startswith("included ") for call in engine.report.calls) >= _INCLUDE_DEPTH:
+        raise Fault("recursion", f"files include each other more than {_INCLUDE_DEPTH} deep", pos,
+                    help="guard the file: .ifset GUARD")  # fmt: skip
+    engine.budget.include(pos)
+    outside = False
     for place in places:
         path = place / name
-        try:
-            content = path.read_text(encoding="utf-8", errors="surrogateescape")
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        real = _within(path, engine.include_root)
+        if real is None:
+            outside = True
             continue
-        except OSError as problem:
-            raise Fault("include", f"{path} cannot be read: {problem.strerror or problem}", pos) from None
-        source = [(line, str(path), k) for k, line in enumerate(split_lines(content), 1)]
-        engine.nested(source, {}, note, pos)
-        return i
-    if name == "vc4.qinc":
-        from qpu.vc4.vc4asm.engine import standard_scope
-
-        standard = standard_scope()
-        engine.root.constants.update(standard.constants)
-        engine.root.functions.update(standard.functions)
-        return i
+        content = _read(real, pos)
+        if content is not None:
+            lines = Lines.of(content, str(path))
+            engine.budget.text(len(lines.sources))
+            engine.nested(lines.whole, {}, f"included at {engine.source[1]}:{engine.source[2]}", pos)
+            return at + 1
+    if name == STANDARD_INCLUDE and engine.symbols.standard is not None:
+        engine.symbols.root.constants.update(engine.symbols.standard.constants)
+        engine.symbols.root.functions.update(engine.symbols.standard.functions)
+        return at + 1
+    if outside:
+        raise Fault("include", f"{name} is outside the include root", pos, allowed=f"files in {engine.include_root}")
     looked = ", ".join(str(p) for p in places) or "nowhere: no include path is given"
     raise Fault("include", f"{name} is not found", pos, help=f"looked in {looked}")
 
@@ -384,7 +337,7 @@ def _include(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) ->
 
 
 def _integers(bits: int) -> Handler:
-    def run(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+    def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
         for value, pos in _values(parser):
             if isinstance(value, LabelRef):
                 raise Fault("label-operand", "a label alone is no data; a difference of two labels is", pos)
@@ -396,7 +349,7 @@ def _integers(bits: int) -> Handler:
                     f"write ({value} & {hex((1 << bits) - 1)}) if that is meant",
                 )  # fmt: skip
             engine.out.data(value, bits, engine.source)
-        return i
+        return at + 1
 
     return run
 
@@ -415,7 +368,7 @@ def _double_bits(value: float) -> int:
 
 
 def _floats(bits: int, encode: Callable[[float], int], infinity: int) -> Handler:
-    def run(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+    def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
         for value, pos in _values(parser):
             if not isinstance(value, int | float):
                 raise Fault("value-type", f"a number is needed, not {described(value)}", pos)
@@ -423,12 +376,12 @@ def _floats(bits: int, encode: Callable[[float], int], infinity: int) -> Handler
             if pattern & infinity == infinity and abs(value) != float("inf") and value == value:
                 engine.warn("float-range", f"{value} is out of range and becomes infinity", pos)
             engine.out.data(pattern, bits, engine.source)
-        return i
+        return at + 1
 
     return run
 
 
-def _align(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+def _align(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     values = _values(parser)
     if len(values) > 2:
         raise Fault("operand-count", ".align takes an alignment and a base", values[2][1])
@@ -438,21 +391,25 @@ def _align(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> i
     base = 0
     if len(values) == 2:
         value, pos = values[1]
-        base = engine.address(value) if isinstance(value, LabelRef) else _integer(value, pos, "the base", 0, 1 << 31)
+        base = (
+            engine.labels.address(value)
+            if isinstance(value, LabelRef)
+            else _integer(value, pos, "the base", 0, 1 << 31)
+        )
     engine.out.align(to, base, engine.source)
-    return i
+    return at + 1
 
 
 def _region(code: bool) -> Handler:
-    def run(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+    def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
         _end(parser)
         engine.out.region = code
-        return i
+        return at + 1
 
     return run
 
 
-def _global(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+def _global(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     pos = parser.skip()
     value: Value
     if parser.peek() == ":":
@@ -474,17 +431,17 @@ def _global(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> 
     if name in engine.exports and engine.exports[name][0] != value:
         raise Fault("global-twice", f"the symbol {name!r} is already exported", pos)
     engine.exports[name] = (value, engine.source)
-    return i
+    return at + 1
 
 
 # -- moving and copying instructions ---------------------------------------------------------------
 
 
-def _back(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+def _back(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     pos = parser.skip()
     n = _integer(parser.expression(), pos, "the number of instructions", 0, 10)
     _end(parser)
-    body, after = _block(lines, i, frozenset({"back"}), frozenset({"endb"}), pos)
+    body = _inner(block, at, "endb", pos)
     source = engine.source
     try:
         cut = engine.out.cut(n)
@@ -496,10 +453,10 @@ def _back(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> in
     finally:
         engine.source = source
         cut.restore(source)
-    return after
+    return body.stop + 1
 
 
-def _clone(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> int:
+def _clone(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     pos = parser.skip()
     label = parser.expression()
     if not isinstance(label, LabelRef):
@@ -509,7 +466,7 @@ def _clone(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> i
     n = _integer(parser.expression(), where, "the number of instructions", 0, 3)
     _end(parser)
     out = engine.out
-    first = engine.address(label)
+    first = engine.labels.address(label)
     if first % 8:
         raise Fault("clone", f"{first} is no address of an instruction", pos)
     first //= 8
@@ -517,14 +474,13 @@ def _clone(engine: Engine, parser: Parser, lines: Sequence[Source], i: int) -> i
     origin = out
     if first + n > len(out.words) and engine.previous is not None:
         origin = engine.previous
-    for k in range(n):
-        at = first + k
-        word = origin.words[at] if 0 <= at < len(origin.words) else NOP_WORD
-        out.word(word & ~0xFFFFFFFF if at in origin.fixups else word, engine.source, origin.fixups.get(at))
-        if at in origin.fixups and origin is out:
+    for k in range(first, first + n):
+        word = origin.words[k] if 0 <= k < len(origin.words) else NOP_WORD
+        out.word(word & ~0xFFFFFFFF if k in origin.fixups else word, engine.source, origin.fixups.get(k))
+        if k in origin.fixups and origin is out:
             out.words[-1] = word
     engine.clones.append((label.key, label.addend, here, n))
-    return i
+    return at + 1
 
 
 DIRECTIVES: dict[str, Handler] = {

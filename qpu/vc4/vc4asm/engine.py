@@ -1,34 +1,32 @@
-"""One pass over a source text: lines, scopes, macros, blocks. Directives are in `qpu.vc4.vc4asm.directives`."""
+"""One pass over a source text: reads lines, calls functions, expands macros, and writes instructions to the output."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from typing import TypeAlias
 
-from qpu.errors import Diagnostic, Loc, Severity
+from qpu.vc4.vc4asm.budget import Budget
 from qpu.vc4.vc4asm.builtins import PREDICATES
 from qpu.vc4.vc4asm.expr import Callable_, Parser, evaluate
 from qpu.vc4.vc4asm.fault import Fault
-from qpu.vc4.vc4asm.names import OPCODES, REGISTERS
-from qpu.vc4.vc4asm.output import Key, Output, Source
-from qpu.vc4.vc4asm.parse import LABELS, parse_operation, split_lines, strip_comment
+from qpu.vc4.vc4asm.labels import Labels
+from qpu.vc4.vc4asm.names import OPCODES
+from qpu.vc4.vc4asm.output import Output
+from qpu.vc4.vc4asm.parse import parse_operation
 from qpu.vc4.vc4asm.place import NOP_WORD, Instruction
 from qpu.vc4.vc4asm.quick import quick_word
+from qpu.vc4.vc4asm.report import Report
 from qpu.vc4.vc4asm.state import Operation
-from qpu.vc4.vc4asm.symbols import ExpressionFunction, LineFunction, Macro, Scope
-from qpu.vc4.vc4asm.values import NAMED, LabelRef, Value
+from qpu.vc4.vc4asm.symbols import ExpressionFunction, LineFunction, Macro, Scope, Symbols
+from qpu.vc4.vc4asm.text import DIRECTIVE, LABELS, Block, Lines, Source, strip_comment
+from qpu.vc4.vc4asm.values import Key, LabelRef, Value
 
-__all__ = ["ERROR_LIMIT", "STANDARD_INCLUDE", "Engine", "TooManyErrors", "standard_scope"]
+__all__ = ["STANDARD_INCLUDE", "Engine", "Handler"]
 
-ERROR_LIMIT = 20
-"""Errors reported in one go."""
 STANDARD_INCLUDE = "vc4.qinc"
-_DEPTH_LIMIT = 120
-_EXPANSION_LIMIT = 2_000_000  # lines that macros, functions and repetitions execute in one pass
 
-_DIRECTIVE = re.compile(r"\s*\.\s*([A-Za-z_]\w*)")
 _WORD = re.compile(r"\s*([A-Za-z_]\w*)")
 
 # Line -> word, for lines whose meaning depends on nothing but the language.
@@ -39,10 +37,6 @@ _CACHE_LIMIT = 200_000
 # Writes and reads that may appear once in an instruction (TMU, SFU, TLB, mutex, semaphore); colour counts extra.
 _ONCE_WRITE = frozenset({41, 42, 43, 44, 45, 46, 47, *range(52, 64)})
 _ONCE_READ = frozenset({41, 42, 51})
-
-
-class TooManyErrors(Exception):
-    """Raised inside a pass when there are enough errors to report."""
 
 
 def once_per_instruction(word: int) -> int:
@@ -57,220 +51,58 @@ def once_per_instruction(word: int) -> int:
     return n + (7 <= sig <= 12)
 
 
-@cache
-def standard_scope() -> Scope:
-    """The functions and constants of the standard include."""
-    from importlib import resources
-
-    engine = Engine(standard=False)
-    text = resources.files("qpu.vc4.vc4asm").joinpath(STANDARD_INCLUDE).read_text(encoding="utf-8")
-    engine.run_text(text, STANDARD_INCLUDE)
-    if engine.diagnostics:
-        raise AssertionError(engine.diagnostics[0].render())
-    return engine.root
-
-
 class Engine:
-    """State of one pass.
+    """State of one pass. It is the environment of expressions, see `qpu.vc4.vc4asm.expr.Environment`.
 
-    known: label offsets of the previous pass, for forward references inside expressions; previous: its output, for
-    ``.clone`` of code that comes later. unsettled: the pass used a value that turned out different; run another.
+    directives: what each directive does. standard: the names of the standard include. previous: what the pass before
+    wrote: its labels serve forward references inside expressions, its words ``.clone`` of code that comes later.
     """
 
     def __init__(
         self,
+        directives: Mapping[str, Handler],
+        standard: Scope | None = None,
+        previous: Output | None = None,
         *,
         include_path: Sequence[str] = (),
-        known: Mapping[Key, int] | None = None,
-        previous: Output | None = None,
-        standard: bool = True,
+        include_root: str | None = None,
     ) -> None:
-        self.include_path = tuple(include_path)
-        self.known = known
+        self.directives = directives
         self.previous = previous
-        self.standard = standard
+        self.include_path = tuple(include_path)
+        self.include_root = include_root
+        self.budget = Budget()
+        self.report = Report()
+        self.symbols = Symbols(standard)
         self.out = Output()
-        self.root = Scope()
-        self.scope = self.root
-        self.macros: dict[str, Macro] = {}
+        self.labels = Labels(self.out.labels, {} if previous is None else previous.labels)
         self.exports: dict[str, tuple[Value, Source]] = {}
-        self.diagnostics: list[Diagnostic] = []
-        self.warnings: list[Diagnostic] = []
-        self.errors = 0
-        self.used: set[tuple[Key, int]] = set()
         self.clones: list[tuple[Key, int, int, int]] = []
-        self.references: dict[Key, tuple[Source, int, str]] = {}
-        self.defined: dict[Key, Source] = {}
-        self.counts: dict[str, int] = {}
         self.source: Source = ("", "", 0)
-        self.stack: list[str] = []  # "in macro m called at file:line", innermost last
-        self.depth = 0
-        self.expansions = 0
-        self.tainted = False
-        self.cacheable = True
         self.results: list[Value] | None = None  # inside a .func: the values its lines give
         self.instruction = Instruction()
-        from qpu.vc4.vc4asm.directives import DIRECTIVES, after_block
-
-        self.directives: Mapping[str, Callable[[Engine, Parser, Sequence[Source], int], int]] = DIRECTIVES
-        self.after_block: Callable[[str, Sequence[Source], int], int] = after_block
+        self.lookup = self.symbols.lookup
+        self.unknown = self.symbols.unknown
+        self.label_difference = self.labels.difference
 
     # -- environment of expressions ------------------------------------------------------------------------------
 
-    def lookup(self, name: str) -> Value | None:
-        """The value of a constant or register."""
-        value = self.scope.find(name)
-        if value is not None:
-            self.tainted = True
-            return value
-        if self.scope.find_function(name) is not None:
-            return None
-        register = REGISTERS.get(name)
-        if register is not None:
-            return register
-        if self.standard and name not in NAMED:
-            value = standard_scope().constants.get(name)
-            if value is not None:
-                self.tainted = True
-            return value
-        return None
-
     def function(self, name: str) -> Callable_ | None:
-        """The function `name`: the program's, else a predicate, else the standard include's."""
-        found = self.scope.find_function(name)
+        """The function `name`: the source text's, else a predicate, else the standard include's."""
+        found = self.symbols.find_function(name)
         if found is None:
-            if name in PREDICATES:
-                return PREDICATES[name]
-            if self.standard:
-                found = standard_scope().functions.get(name)
-            if found is None:
-                return None
-        self.tainted = True
+            return PREDICATES.get(name)
         return lambda arguments, pos: self.call(found, arguments, pos)
 
     def label(self, name: str, pos: int) -> LabelRef:
-        """The label that a reference means: ``1`` or ``1b`` the last label 1, ``1f`` the next; ``1_x`` alike."""
-        self.tainted = True
-        if name[0].isdigit():
-            count, forward = self.counts.get(name, 0), False
-            if not count and name[-1] in "bf":
-                forward = name[-1] == "f"
-                name = name[:-1]
-                count = self.counts.get(name, 0)
-            if not forward and not count:
-                raise Fault("label-undefined", f"no label {name} has been defined so far", pos,
-                            help=f"write :{name}f for the next one")  # fmt: skip
-            key = (name, count + forward)
-        else:
-            key = (name, 0)
-        self.references.setdefault(key, (self.source, pos, name))
-        return LabelRef(key)
-
-    def address(self, label: LabelRef) -> int:
-        """The byte offset of a label, or 0 for the time being."""
-        key = label.key
-        offset: int | None = None
-        if self.known is not None:
-            offset = self.known.get(key)
-        if offset is None:
-            offset = self.out.labels.get(key, 0)
-        self.used.add((key, offset))
-        return offset + label.addend
-
-    def label_difference(self, a: LabelRef, b: LabelRef) -> int:
-        """Bytes from label `b` to label `a`."""
-        if a.key == b.key:
-            return a.addend - b.addend
-        return self.address(a) - self.address(b)
+        """The label that a reference in the current line means."""
+        self.symbols.tainted = True
+        return self.labels.reference(name, pos, self.source)
 
     def warn(self, rule: str, message: str, pos: int, help: str | None = None) -> None:
         """Record a warning in the current line."""
-        self.tainted = True
-        self._record(rule, message, pos, None, help, Severity.WARNING, self.source)
-
-    def unknown(self, name: str, pos: int) -> Fault:
-        """The fault for a name that means nothing."""
-        known: list[str] = [*REGISTERS, *NAMED, *PREDICATES]
-        scope: Scope | None = self.scope
-        while scope is not None:
-            known += [*scope.constants, *scope.functions]
-            scope = scope.parent
-        if self.standard:
-            known += [*standard_scope().functions, *standard_scope().constants]
-        close = difflib.get_close_matches(name, known, 1)
-        what = "is an instruction, not a value" if name in OPCODES else "is not defined"
-        return Fault("undefined-name", f"{name!r} {what}", pos, help=f"did you mean {close[0]!r}?" if close else None)
-
-    # -- diagnostics ---------------------------------------------------------------------------------------------
-
-    def _record(
-        self, rule: str, message: str, pos: int, allowed: str | None, help: str | None, severity: Severity, src: Source
-    ) -> None:
-        text, file, line = src
-        if self.stack:
-            shown = self.stack[:-4:-1]
-            rest = len(self.stack) - len(shown)
-            message += "; " + ", ".join(shown) + (f" and {rest} more" if rest else "")
-        loc = Loc(file, line, pos + 1 if line else None, text)
-        found = Diagnostic(rule, message, severity, loc, allowed, help)
-        if severity is Severity.ERROR:
-            self.diagnostics.append(found)
-            self.errors += 1
-            if self.errors >= ERROR_LIMIT:
-                raise TooManyErrors
-        else:
-            self.warnings.append(found)
-
-    def error(self, fault: Fault, source: Source | None = None) -> None:
-        """Record an error; raises TooManyErrors at the limit."""
-        self._record(
-            fault.rule, fault.message, fault.pos, fault.allowed, fault.help, Severity.ERROR, source or self.source
-        )
-
-    # -- definitions ---------------------------------------------------------------------------------------------
-
-    def define(self, name: str, value: Value, pos: int, *, local: bool = False, final: bool = False) -> None:
-        """Define a constant in the outermost scope, or the current one."""
-        scope = self.scope if local else self.root
-        if name in scope.final:
-            raise Fault("constant-final", f"{name!r} is a .const and cannot be defined again", pos)
-        if final and name in scope.constants:
-            raise Fault("constant-final", f"{name!r} is already defined and cannot become a .const", pos)
-        self.shadow(name)
-        scope.constants[name] = value
-        scope.functions.pop(name, None)
-        if final:
-            scope.final.add(name)
-
-    def shadow(self, name: str, *, macro: bool = False) -> None:
-        """Note a definition; lines are not taken from the cache once a name of the language has a new meaning."""
-        if name in OPCODES if macro else (name in REGISTERS or name in NAMED):
-            self.cacheable = False
-
-    def define_label(self, name: str, export: bool, pos: int) -> None:
-        """Define a label at the current place."""
-        if name[0].isdigit():
-            count = self.counts.get(name, 0) + 1
-            self.counts[name] = count
-            key = (name, count)
-            if export:
-                raise Fault("label-export", f"the local label {name} cannot be exported", pos)
-        else:
-            key = (name, 0)
-            if key in self.defined:
-                _, file, line = self.defined[key]
-                raise Fault("label-twice", f"the label {name!r} is already defined at {file}:{line}", pos)
-            if export:
-                self.exports[name] = (LabelRef(key), self.source)
-        self.defined[key] = self.source
-        self.out.label(key)
-
-    def _expanded(self, lines: int, pos: int) -> None:
-        """Count lines that are executed again; the source of a program that never ends is refused."""
-        self.expansions += lines + 1
-        if self.expansions > _EXPANSION_LIMIT:
-            raise Fault("expansion", f"macros and repetitions execute more than {_EXPANSION_LIMIT} lines", pos,
-                        help="split the program, or keep its tables as .int64 data")  # fmt: skip
+        self.symbols.tainted = True
+        self.report.warn(Fault(rule, message, pos, help=help), self.source)
 
     # -- functions -----------------------------------------------------------------------------------------------
 
@@ -278,12 +110,11 @@ class Engine:
         """The value of a function call."""
         name = function.name
         if len(arguments) != len(function.parameters):
-            raise Fault(
-                "argument-count", f"{name} takes {len(function.parameters)} arguments, not {len(arguments)}", pos
-            )
-        if self.depth >= _DEPTH_LIMIT:
-            raise Fault("recursion", f"{name}: functions and macros are nested more than {_DEPTH_LIMIT} deep", pos)
-        self._expanded(1, pos)
+            wanted = len(function.parameters)
+            raise Fault("argument-count", f"{name} takes {wanted} arguments, not {len(arguments)}", pos,
+                        allowed=f"{name}({', '.join(function.parameters)})")  # fmt: skip
+        budget, symbols = self.budget, self.symbols
+        budget.enter(1, "functions and macros", pos)
         if name == "min" and function.source[1] == STANDARD_INCLUDE:
             self.warn(
                 "standard-min",
@@ -291,24 +122,22 @@ class Engine:
                 pos,
                 "define a function of your own",
             )
-        scope = self.scope
-        self.scope = Scope(scope, dict(zip(function.parameters, arguments, strict=True)))
-        for parameter in function.parameters:
-            self.shadow(parameter)
-        self.depth += 1
+        scope = symbols.enter(dict(zip(function.parameters, arguments, strict=True)))
         source, results = self.source, self.results
         try:
             if isinstance(function, ExpressionFunction):
+                budget.evaluate(len(function.text), pos)
                 self.source = function.source
                 return evaluate(function.text, self, function.pos)
             self.results = []
-            self.run_lines(function.body, in_function=True)
+            self.run_block(function.body)
             if len(self.results) != 1:
                 count = "no value" if not self.results else f"{len(self.results)} values"
-                raise Fault("function-value", f"{name} gives {count} instead of one", pos)
+                raise Fault("function-value", f"{name} gives {count} instead of one", pos,
+                            help="write exactly one expression on a line of its own for every case")  # fmt: skip
             return self.results[0]
         except Fault as fault:
-            if self.source is not source and fault.rule != "recursion":
+            if self.source is not source and fault.rule not in ("recursion", "expansion"):
                 _, file, line = self.source
                 fault = Fault(
                     fault.rule,
@@ -321,25 +150,28 @@ class Engine:
                 fault.pos = pos
             raise fault from None
         finally:
-            self.scope, self.source, self.results = scope, source, results
-            self.depth -= 1
+            symbols.scope, self.source, self.results = scope, source, results
+            budget.leave()
 
     # -- lines ---------------------------------------------------------------------------------------------------
 
     def run_text(self, text: str, filename: str) -> None:
         """Assemble a whole text."""
-        lines = [(line, filename, i) for i, line in enumerate(split_lines(text.removeprefix("\ufeff")), 1)]
-        self.run_lines(lines)
+        lines = Lines.of(text, filename)
+        self.budget.text(len(lines.sources))
+        self.run_block(lines.whole)
 
-    def run_lines(self, lines: Sequence[Source], *, in_function: bool = False) -> None:
+    def run_block(self, block: Block) -> None:
         """Execute lines in order. Faults are recorded and skipped, except in functions, where they propagate."""
-        i, n = 0, len(lines)
-        out = self.out
+        lines, i, stop = block
+        sources = lines.sources
+        in_function = self.results is not None
+        out, symbols, budget = self.out, self.symbols, self.budget
         get = _LINE_CACHE.get
-        while i < n:
-            source = lines[i]
+        while i < stop:
+            source = sources[i]
             text = source[0]
-            if self.cacheable and not in_function:
+            if symbols.plain and not in_function:
                 word = get(text)
                 if word is None:
                     word = quick_word(text)
@@ -352,10 +184,15 @@ class Engine:
                     i += 1
                     continue
             self.source = source
+            at = i
             i += 1
             try:
+                if in_function:
+                    budget.evaluate(len(text), 0)
+                elif budget.level:
+                    budget.line(len(text))
                 code = strip_comment(text)
-                match = _DIRECTIVE.match(code)
+                match = DIRECTIVE.match(code)
                 if match is None:
                     start = 0
                     label = LABELS.match(code)
@@ -363,34 +200,38 @@ class Engine:
                         start = label.end()
                         self._label(label)
                         label = LABELS.match(code, start)
-                    match = _DIRECTIVE.match(code, start)
+                    match = DIRECTIVE.match(code, start)
                     if match is None:
                         if in_function:
                             self._function_line(code)
                         elif code[start:].strip():
                             self._instructions(code, start)
                         continue
-                i = self._directive(code, match, lines, i, in_function)
+                i = self._directive(code, match, block, at)
                 self.source = source
             except Fault as fault:
                 if in_function:
                     raise
-                self.error(fault)
+                self.report.error(fault, self.source)
 
     def _label(self, match: re.Match[str]) -> None:
         if match.group(4):
             self.out.seal()
             return
-        name = match.group(2) or match.group(3)
-        self.define_label(name, match.group(1) == "::", match.start(2) if match.group(2) else match.start(3))
+        group = 2 if match.group(2) else 3
+        name, pos = match.group(group), match.start(group)
+        export = match.group(1) == "::"
+        key = self.labels.define(name, export, pos, self.source)
+        if export:
+            self.exports[name] = (LabelRef(key), self.source)
+        self.out.label(key)
 
     def _function_line(self, code: str) -> None:
-        if not code.strip():
-            return
-        assert self.results is not None
-        self.results.append(evaluate(code, self))
+        if code.strip() and self.results is not None:
+            self.results.append(evaluate(code, self))
 
-    def _directive(self, code: str, match: re.Match[str], lines: Sequence[Source], i: int, in_function: bool) -> int:
+    def _directive(self, code: str, match: re.Match[str], block: Block, at: int) -> int:
+        """Execute the directive on line `at`; returns the line to go on with."""
         name = match.group(1)
         handler = self.directives.get(name)
         if handler is None:
@@ -399,26 +240,29 @@ class Engine:
                 "unknown-directive",
                 f"there is no directive .{name}",
                 match.start(1),
-                help=f"did you mean .{close[0]}?" if close else None,
+                help=f"did you mean .{close[0]}?" if close else "see the list of directives in the language reference",
             )
+        in_function = self.results is not None
         if in_function and name not in _IN_FUNCTIONS:
-            raise Fault("function-line", f".{name} cannot stand in a function", match.start(1),
+            raise Fault("function-line", f".{name} is not a directive of functions", match.start(1),
                         allowed=" ".join("." + n for n in sorted(_IN_FUNCTIONS)))  # fmt: skip
         parser = Parser(code, self, match.end())
         try:
-            return handler(self, parser, lines, i)
+            return handler(self, parser, block, at)
         except Fault as fault:
             if in_function or fault.rule == "block-end":
                 raise
-            self.error(fault)
-            return self.after_block(name, lines, i)
+            self.report.error(fault, self.source)
+            opened = block.inner(at)
+            return at + 1 if opened is None else opened.stop + 1
 
     # -- instructions --------------------------------------------------------------------------------------------
 
     def _instructions(self, code: str, start: int) -> None:
+        symbols = self.symbols
         word = _WORD.match(code, start)
-        if word is not None and word.group(1) in self.macros:
-            self._expand(self.macros[word.group(1)], code, word)
+        if word is not None and word.group(1) in symbols.macros:
+            self._expand(symbols.macros[word.group(1)], code, word)
             return
         pieces = code[start:].split(";")
         leads = not pieces[0].strip()
@@ -426,23 +270,23 @@ class Engine:
         operations: list[Operation] = []
         offsets: list[int] = []
         at = start
-        self.tainted = False
-        cache = self.cacheable
+        symbols.tainted = False
+        cache = symbols.plain
         try:
             for piece in pieces:
                 if piece.strip():
                     operation = _OPERATION_CACHE.get(piece) if cache else None
                     if operation is None:
-                        clean, self.tainted = self.tainted, False
+                        clean, symbols.tainted = symbols.tainted, False
                         try:
                             operation = parse_operation(piece, self)
                         except Fault as fault:
                             raise self._better(fault, piece).shifted(at) from None
-                        if cache and not self.tainted:
+                        if cache and not symbols.tainted:
                             if len(_OPERATION_CACHE) > _CACHE_LIMIT:
                                 _OPERATION_CACHE.clear()
                             _OPERATION_CACHE[piece] = operation
-                        self.tainted |= clean
+                        symbols.tainted |= clean
                     operations.append(operation)
                     offsets.append(at)
                 at += len(piece) + 1
@@ -450,48 +294,44 @@ class Engine:
                 return
             if leads and self._merge(operations, offsets, trails):
                 return
-            quiet = self._emit(operations, offsets, code)
+            quiet = self._emit(operations, offsets)
         except Fault:
             self.out.word(NOP_WORD, self.source)  # keeps the addresses of what follows
             raise
         if trails:
             self.out.joinable[len(self.out.words) - 1] = operations
-        elif quiet and cache and not self.tainted and not leads and not start:
+        elif quiet and cache and not symbols.tainted and not leads and not start:
             if len(_LINE_CACHE) > _CACHE_LIMIT:
                 _LINE_CACHE.clear()
             _LINE_CACHE[self.source[0]] = self.out.words[-1]
 
     def _better(self, fault: Fault, piece: str) -> Fault:
-        """A macro that is misspelt, or used after a semicolon, deserves its own words."""
+        """A better fault for a macro that is misspelt or used after a semicolon."""
         if fault.rule == "unknown-instruction":
             word = _WORD.match(piece)
-            if word is not None and word.group(1) in self.macros:
-                return Fault("macro-place", f"the macro {word.group(1)} stands alone on its line", word.start(1))
+            if word is not None and word.group(1) in self.symbols.macros:
+                return Fault("macro-place", f"the macro {word.group(1)} must be alone on its line", word.start(1),
+                             help="write it on a line of its own")  # fmt: skip
             if word is not None:
-                close = difflib.get_close_matches(word.group(1), [*self.macros, *OPCODES], 1)
+                close = difflib.get_close_matches(word.group(1), [*self.symbols.macros, *OPCODES], 1)
                 if close:
                     fault.help = f"did you mean {close[0]!r}?"
         return fault
 
-    def _place(self, operations: Sequence[Operation], offsets: Sequence[int]) -> int:
-        try:
-            return self.instruction.assemble(operations)
-        except Fault as fault:
-            # The operation that failed is the last one the instruction saw.
-            raise fault.shifted(offsets[self.instruction.current]) from None
-
-    def _emit(self, operations: Sequence[Operation], offsets: Sequence[int], code: str) -> bool:
-        word = self._place(operations, offsets)
+    def _emit(self, operations: Sequence[Operation], offsets: Sequence[int]) -> bool:
+        """Write one instruction; returns whether its word may be cached."""
         ins = self.instruction
+        try:
+            word = ins.assemble(operations)
+        except Fault as fault:
+            raise fault.shifted(offsets[ins.current]) from None  # the operation it saw last is the one that failed
         if self.out.word(word, self.source, ins.target):
-            self.warn("data-padding", "the data before this instruction was padded to 8 bytes", offsets[0])
-            ins.notes.clear()
+            self.warn("data-padding", "the data before this instruction was padded to 8 bytes", offsets[0],
+                      "write .align 8")  # fmt: skip
             return False
-        if ins.notes:
-            for note in ins.notes:
-                self.warn(note.rule, note.message, note.pos + offsets[note.operation], note.help)
-            return False
-        return ins.target is None
+        for note in ins.notes:
+            self.warn(note.rule, note.message, note.pos + offsets[note.operation], note.help)
+        return not ins.notes and ins.target is None
 
     def _merge(self, operations: Sequence[Operation], offsets: Sequence[int], trails: bool) -> bool:
         """Try to put `operations` into the instruction before, if that ended with a semicolon."""
@@ -529,11 +369,13 @@ class Engine:
                 if not parser.accept(","):
                     break
             if parser.peek():
-                raise Fault("syntax", f"unexpected {parser.rest()} after the arguments of {macro.name}", parser.pos)
+                raise Fault("syntax", f"unexpected {parser.rest()} after the arguments of {macro.name}", parser.pos,
+                            help="separate arguments by commas")  # fmt: skip
         wanted = len(macro.parameters)
         if len(arguments) != wanted:
             pos = places[wanted] if len(arguments) > wanted else word.start(1)
-            raise Fault("argument-count", f"the macro {macro.name} takes {wanted} arguments, not {len(arguments)}", pos)
+            raise Fault("argument-count", f"the macro {macro.name} takes {wanted} arguments, not {len(arguments)}", pos,
+                        allowed=f"{macro.name} {', '.join(macro.parameters)}".strip())  # fmt: skip
         self.nested(
             macro.body,
             dict(zip(macro.parameters, arguments, strict=True)),
@@ -541,58 +383,48 @@ class Engine:
             word.start(1),
         )
 
-    def nested(self, lines: Sequence[Source], constants: dict[str, Value], note: str | None, pos: int) -> None:
-        """Execute lines in a scope of their own."""
-        if self.depth >= _DEPTH_LIMIT:
-            raise Fault("recursion", f"macros and includes are nested more than {_DEPTH_LIMIT} deep", pos)
-        self._expanded(len(lines), pos)
-        scope, source = self.scope, self.source
-        self.scope = Scope(scope, constants)
-        for name in constants:
-            self.shadow(name)
-        self.depth += 1
-        if note:
-            self.stack.append(note)
+    def nested(self, block: Block, constants: Mapping[str, Value], call: str | None, pos: int) -> None:
+        """Execute lines in a scope of their own. call: how errors describe the way here."""
+        self.budget.enter(block.stop - block.start, "macros and includes", pos)
+        scope, source = self.symbols.enter(constants), self.source
+        if call:
+            self.report.calls.append(call)
         try:
-            self.run_lines(lines, in_function=self.results is not None)
+            self.run_block(block)
         finally:
-            self.scope, self.source = scope, source
-            self.depth -= 1
-            if note:
-                self.stack.pop()
+            self.symbols.scope, self.source = scope, source
+            self.budget.leave()
+            if call:
+                self.report.calls.pop()
 
     # -- the end -------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Complete the output: pad it, resolve branches, report labels that nobody defined."""
+        """Complete the output: pad it, resolve branches, report labels that nothing defines."""
         self.out.flush(self.source)
-        for key, (source, pos, name) in self.references.items():
-            if key not in self.out.labels:
-                if key[1]:
-                    fault = Fault("label-undefined", f"there is no label {key[0]} further on", pos)
-                else:
-                    close = difflib.get_close_matches(name, [k[0] for k in self.out.labels if not k[1]], 1)
-                    help = f"did you mean :{close[0]}?" if close else None
-                    fault = Fault("label-undefined", f"the label {name!r} is not defined", pos, help=help)
-                self.error(fault, source)
+        for fault, source in self.labels.undefined():
+            self.report.error(fault, source)
         self.out.resolve()
 
     @property
-    def unsettled(self) -> bool:
-        """True when a value that was used differs from what it turned out to be."""
+    def settled(self) -> bool:
+        """False when a value that was used differs from its final value; then another pass is due."""
         labels, words = self.out.labels, self.out.words
-        if any(labels.get(key) != offset for key, offset in self.used if key in labels):
-            return True
+        if not self.labels.settled:
+            return False
         for key, addend, index, n in self.clones:
             first = (labels.get(key, 0) + addend) // 8
             for k in range(n):
                 if first + k >= len(words):
-                    return True
+                    return False
                 a, b = words[index + k], words[first + k]
                 if a != b and a >> 60 != 15:
-                    return True
-        return False
+                    return False
+        return True
 
+
+Handler: TypeAlias = Callable[[Engine, Parser, Block, int], int]
+"""A directive: engine, parser behind its name, the block being executed, its line; returns the line to go on with."""
 
 _IN_FUNCTIONS = frozenset(
     "if elseif elif else endif ifset set define equ const lset lconst unset undef lunset assert local endloc".split()

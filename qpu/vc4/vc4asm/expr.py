@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from qpu.vc4.vc4asm.fault import Fault
-from qpu.vc4.vc4asm.names import NOP_REG
+from qpu.vc4.vc4asm.registers import NOP_REG
 from qpu.vc4.vc4asm.values import BINARY, NAMED, UNARY, LabelRef, PerElement, Value, binary, unary
 
 __all__ = ["Callable_", "Environment", "Parser", "comment_help", "evaluate"]

@@ -9,6 +9,7 @@ from qpu.vc4.vc4asm import constants
 from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.names import DST_PACKS, OP_PACKS
 from qpu.vc4.vc4asm.ports import Ports, show
+from qpu.vc4.vc4asm.registers import ROTATE_BY_R5, Reg
 from qpu.vc4.vc4asm.state import (
     ADD_TO_MUL,
     ADD_TO_MUL_SAME,
@@ -25,7 +26,7 @@ from qpu.vc4.vc4asm.state import (
     Operand,
     Operation,
 )
-from qpu.vc4.vc4asm.values import ROTATE_BY_R5, LabelRef, PerElement, Reg, described, float_bits, word32
+from qpu.vc4.vc4asm.values import LabelRef, PerElement, described, float_bits, word32
 
 __all__ = ["Moves"]
 

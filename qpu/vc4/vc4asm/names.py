@@ -1,4 +1,4 @@
-"""Names of the language: registers, instructions, extensions; from the rows of `qpu.vc4.regs` and `qpu.vc4.ops`."""
+"""Names of instructions and extensions, derived from the rows of `qpu.vc4.regs` and `qpu.vc4.ops`."""
 
 from __future__ import annotations
 
@@ -6,85 +6,19 @@ from dataclasses import dataclass
 
 from qpu.core.isa import Unit
 from qpu.vc4 import ops, regs
-from qpu.vc4.vc4asm.values import Reg
 
 __all__ = [
     "ALU_CONDS",
     "BRANCH_CONDS",
     "DST_CONDS",
     "DST_PACKS",
-    "NOP_REG",
     "OPCODES",
     "OP_PACKS",
     "OP_UNPACKS",
-    "REGISTERS",
     "SRC_UNPACKS",
     "OpInfo",
     "PackName",
-    "numbered",
 ]
-
-
-def _registers() -> tuple[dict[str, Reg], dict[tuple[str, int], Reg]]:
-    table: dict[str, Reg] = {}
-    for n in range(64):
-        table[f"ra{n}"] = Reg(f"ra{n}", "ra", n, -1, n, 1, n, 1)
-        table[f"rb{n}"] = Reg(f"rb{n}", "rb", n, -1, n, 2, n, 2)
-    for n in range(16):
-        table[f"sacq{n}"] = Reg(f"sacq{n}", "sacq", n, semaphore=16 + n)
-        table[f"srel{n}"] = Reg(f"srel{n}", "srel", n, semaphore=n)
-    reads = {name: row for row in regs.READS for name in row.names}
-    writes = {name: row for row in regs.WRITES for name in row.names}
-    for name in {**reads, **writes}:
-        if name == "-":
-            continue
-        r, w = reads.get(name), writes.get(name)
-        # Graphics coordinates share an address in both directions; a name that lacks one gets the other's.
-        if name in ("quad_x", "quad_y") and r is None:
-            r = reads["x_coord" if name == "quad_x" else "y_coord"]
-        read_files = 0 if r is None else sum(1 << f for f in r.files)
-        write_files = 0 if w is None else sum(1 << f for f in w.files)
-        addr = (w or r).addr  # type: ignore[union-attr]  # one of them has the name
-        table[name] = Reg(
-            name,
-            "nop" if addr == 39 else "io",
-            addr,
-            -1,
-            -1 if r is None else r.addr,
-            read_files,
-            -1 if w is None else w.addr,
-            write_files,
-        )
-    for n in range(6):
-        old = table.get(f"r{n}")
-        table[f"r{n}"] = Reg(
-            f"r{n}", "r", n, n, -1, 0, -1 if old is None else old.waddr, 0 if old is None else old.write_files
-        )
-    for name in ("r5quad", "r5_pix0", "r5rep", "broadcast"):
-        old = table[name]
-        table[name] = Reg(name, "r5", 5, 5, -1, 0, old.waddr, old.write_files)
-    by_number: dict[tuple[str, int], Reg] = {}
-    for reg in table.values():
-        if reg.family == "io":
-            by_number.setdefault((f"io{reg.read_files}/{reg.write_files}", reg.number), reg)
-        else:
-            by_number.setdefault((reg.family, reg.number), reg)
-    return table, by_number
-
-
-REGISTERS, _BY_NUMBER = _registers()
-"""Every register name."""
-
-NOP_REG = Reg("-", "nop", 39, -1, 39, 3, 39, 3)
-"""What a lone ``-`` means: nothing is read, the result is discarded."""
-
-
-def numbered(reg: Reg, number: int) -> Reg | None:
-    """The register `number` of the group that `reg` belongs to, or None. Physical and I/O numbers do not mix."""
-    if reg.family in ("ra", "rb") and (number >= 32) != (reg.number >= 32):
-        return None
-    family = f"io{reg.read_files}/{reg.write_files}" if reg.family == "io" else reg.family
-    return _BY_NUMBER.get((family, number))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias, overload
+from typing import overload
 
 from qpu.errors import Loc
 from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.place import NOP_WORD
 from qpu.vc4.vc4asm.state import BranchTarget, Operation
+from qpu.vc4.vc4asm.text import Source
+from qpu.vc4.vc4asm.values import Key
 
-__all__ = ["Key", "Locs", "Output", "Source"]
-
-Key: TypeAlias = tuple[str, int]
-"""A label's identity: its name and, for local labels (digits), which definition of that name, from 1; else 0."""
-
-Source: TypeAlias = tuple[str, str, int]
-"""A source line: text, file, line number from 1."""
+__all__ = ["Locs", "Output"]
 
 
 class Locs(Sequence[Loc]):

@@ -1,4 +1,4 @@
-"""From the text of one operation to its operands, and from a line to its operations."""
+"""Operations of a line: from their text to names, extensions and operands."""
 
 from __future__ import annotations
 
@@ -6,40 +6,17 @@ import re
 
 from qpu.vc4.vc4asm.expr import Environment, Parser, comment_help
 from qpu.vc4.vc4asm.fault import Fault
-from qpu.vc4.vc4asm.names import NOP_REG, OPCODES
+from qpu.vc4.vc4asm.names import OPCODES
+from qpu.vc4.vc4asm.registers import NOP_REG, ROTATE_BY_R5, Reg
 from qpu.vc4.vc4asm.state import Operand, Operation
-from qpu.vc4.vc4asm.values import ROTATE_BY_R5, Reg, Value, described
+from qpu.vc4.vc4asm.values import Value, described
 
-__all__ = ["LABELS", "parse_operand", "parse_operation", "split_lines", "strip_comment"]
+__all__ = ["parse_operand", "parse_operation"]
 
-_LINE_END = re.compile(r"\r\n|\n|\r")
 _HEAD = re.compile(r"\s*([A-Za-z_]\w*)((?:\.\w+)*)")
 _SIMPLE = re.compile(r"\s*([A-Za-z_]\w*|-)\s*(?=,|$)")
 _EXT = re.compile(r"\s*\.(\w+)")
 _ROTATE = re.compile(r"\s*(<<|>>)(?![<>])")
-LABELS = re.compile(r"\s*(?:(::?)\s*(\w+)|(\w+):(?!:)|(:)(?=\s*(?:$|;)))")
-"""A label definition at the start of a line: ``:name``, ``::name``, ``name:`` or a lone ``:``."""
-
-
-def split_lines(text: str) -> list[str]:
-    """The lines of a text, ended by LF, CR LF or CR. (`str.splitlines` knows more ends than editors count.)"""
-    return _LINE_END.split(text)
-
-
-def strip_comment(text: str) -> str:
-    """The line without its comment; a ``#`` inside double quotes is none."""
-    at = text.find("#")
-    if at < 0:
-        return text
-    if '"' not in text[:at]:
-        return text[:at]
-    quoted = False
-    for i, char in enumerate(text):
-        if char == '"':
-            quoted = not quoted
-        elif char == "#" and not quoted:
-            return text[:i]
-    return text
 
 
 def extensions(parser: Parser) -> list[tuple[str, int]]:

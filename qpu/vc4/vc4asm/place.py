@@ -15,6 +15,7 @@ from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.moves import Moves
 from qpu.vc4.vc4asm.names import ALU_CONDS, BRANCH_CONDS
 from qpu.vc4.vc4asm.ports import unknown_extension
+from qpu.vc4.vc4asm.registers import Reg
 from qpu.vc4.vc4asm.state import (
     ADD,
     FLOAT_ADD,
@@ -29,7 +30,7 @@ from qpu.vc4.vc4asm.state import (
     Operand,
     Operation,
 )
-from qpu.vc4.vc4asm.values import LabelRef, Reg, described, word32
+from qpu.vc4.vc4asm.values import LabelRef, described, word32
 
 __all__ = ["NOP_WORD", "Instruction"]
 

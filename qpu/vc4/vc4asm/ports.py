@@ -7,6 +7,7 @@ from typing import TypeAlias
 from qpu.vc4.regs import small_imm_code, small_imm_text, small_imm_value
 from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.names import ALU_CONDS, BRANCH_CONDS, DST_CONDS, DST_PACKS, OP_PACKS, OP_UNPACKS, SRC_UNPACKS
+from qpu.vc4.vc4asm.registers import ROTATE_BY_R5, Reg
 from qpu.vc4.vc4asm.state import (
     ALWAYS,
     FIXED,
@@ -21,7 +22,7 @@ from qpu.vc4.vc4asm.state import (
     Operation,
     State,
 )
-from qpu.vc4.vc4asm.values import ROTATE_BY_R5, LabelRef, PerElement, Reg, Value, described, word32
+from qpu.vc4.vc4asm.values import LabelRef, PerElement, Value, described, word32
 
 Unpack: TypeAlias = tuple[int, str, str, int]
 """An unpack asked for on an operation: code, type that its name insists on, name, position."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 
-from qpu.vc4.vc4asm.names import ALU_CONDS, OPCODES, REGISTERS
+from qpu.vc4.vc4asm.names import ALU_CONDS, OPCODES
+from qpu.vc4.vc4asm.registers import REGISTERS
 
 __all__ = ["quick_word"]
 

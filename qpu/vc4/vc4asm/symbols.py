@@ -1,13 +1,19 @@
-"""Scopes, functions and macros of a source text."""
+"""Names that a source text defines: constants, functions, macros, and the scopes they are visible in."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from qpu.vc4.vc4asm.output import Source
-from qpu.vc4.vc4asm.values import Value
+from qpu.vc4.vc4asm.builtins import PREDICATES
+from qpu.vc4.vc4asm.fault import Fault
+from qpu.vc4.vc4asm.names import OPCODES
+from qpu.vc4.vc4asm.registers import REGISTERS
+from qpu.vc4.vc4asm.text import Block, Source
+from qpu.vc4.vc4asm.values import NAMED, Value
 
-__all__ = ["ExpressionFunction", "LineFunction", "Macro", "Scope"]
+__all__ = ["ExpressionFunction", "LineFunction", "Macro", "Scope", "Symbols"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,7 @@ class LineFunction:
     name: str
     parameters: tuple[str, ...]
     source: Source
-    body: tuple[Source, ...]
+    body: Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,7 @@ class Macro:
     name: str
     parameters: tuple[str, ...]
     source: Source
-    body: tuple[Source, ...]
+    body: Block
 
 
 @dataclass(slots=True)
@@ -72,3 +78,116 @@ class Scope:
                 return found
             scope = scope.parent
         return None
+
+
+class Symbols:
+    """The names in force at the current line.
+
+    standard: the scope of the standard include, searched last; None while that is read itself. tainted: a name of the
+    source text was used, so the meaning of the line depends on more than the line. plain: no name of the language has
+    been redefined, so that lines may come from a cache.
+    """
+
+    def __init__(self, standard: Scope | None) -> None:
+        self.standard = standard
+        self.root = Scope()
+        self.scope = self.root
+        self.macros: dict[str, Macro] = {}
+        self.tainted = False
+        self.plain = True
+
+    def lookup(self, name: str) -> Value | None:
+        """The value of a constant or register."""
+        value = self.scope.find(name)
+        if value is not None:
+            self.tainted = True
+            return value
+        if self.scope.find_function(name) is not None:
+            return None
+        register = REGISTERS.get(name)
+        if register is not None:
+            return register
+        if self.standard is not None and name not in NAMED:
+            value = self.standard.constants.get(name)
+            if value is not None:
+                self.tainted = True
+            return value
+        return None
+
+    def find_function(self, name: str) -> ExpressionFunction | LineFunction | None:
+        """The function `name` of the source text, else of the standard include unless a predicate has that name."""
+        found = self.scope.find_function(name)
+        if found is None and name not in PREDICATES and self.standard is not None:
+            found = self.standard.functions.get(name)
+        if found is not None:
+            self.tainted = True
+        return found
+
+    def scope_of(self, name: str, pos: int, *, local: bool, final: bool = False) -> Scope:
+        """The scope in which `name` is about to be defined, the outermost or the current one."""
+        scope = self.scope if local else self.root
+        if name in scope.final:
+            raise Fault("constant-final", f"{name!r} is a .const and cannot be defined again", pos,
+                        help="use .set where it is defined first")  # fmt: skip
+        if final and (name in scope.constants or name in scope.functions):
+            raise Fault("constant-final", f"{name!r} is already defined and cannot become a .const", pos,
+                        help="use .const where it is defined first")  # fmt: skip
+        self.shadow(name)
+        if final:
+            scope.final.add(name)
+        return scope
+
+    def define(self, name: str, value: Value, pos: int, *, local: bool = False, final: bool = False) -> None:
+        """Define a constant."""
+        scope = self.scope_of(name, pos, local=local, final=final)
+        scope.constants[name] = value
+        scope.functions.pop(name, None)
+
+    def define_function(
+        self, function: ExpressionFunction | LineFunction, pos: int, *, local: bool = False, final: bool = False
+    ) -> None:
+        """Define a function."""
+        scope = self.scope_of(function.name, pos, local=local, final=final)
+        scope.functions[function.name] = function
+        scope.constants.pop(function.name, None)
+
+    def remove(self, name: str, pos: int, *, local: bool) -> bool:
+        """Forget a constant or function; returns whether there was one."""
+        scope = self.scope if local else self.root
+        if name in scope.final:
+            raise Fault("constant-final", f"{name!r} is a .const and cannot be removed", pos,
+                        help="use .set where it is defined first")  # fmt: skip
+        found = name in scope.constants or name in scope.functions
+        scope.constants.pop(name, None)
+        scope.functions.pop(name, None)
+        return found
+
+    def shadow(self, name: str, *, macro: bool = False) -> None:
+        """Note a definition: the caches of lines end once a name of the language has another meaning."""
+        if name in OPCODES if macro else (name in REGISTERS or name in NAMED):
+            self.plain = False
+
+    def enter(self, constants: Mapping[str, Value]) -> Scope:
+        """Open a scope with `constants`; returns the one to restore."""
+        before = self.scope
+        self.scope = Scope(before, dict(constants))
+        for name in constants:
+            self.shadow(name)
+        return before
+
+    def unknown(self, name: str, pos: int) -> Fault:
+        """The fault for a name that means nothing."""
+        known: list[str] = [*REGISTERS, *NAMED, *PREDICATES]
+        scopes: list[Scope | None] = [self.standard]
+        scope: Scope | None = self.scope
+        while scope is not None:
+            scopes.append(scope)
+            scope = scope.parent
+        for scope in scopes:
+            if scope is not None:
+                known += [*scope.constants, *scope.functions]
+        close = difflib.get_close_matches(name, known, 1)
+        if name in OPCODES:
+            return Fault("undefined-name", f"{name!r} is an instruction, not a value", pos)
+        help = f"did you mean {close[0]!r}?" if close else f"define it: .set {name[:40]}, ..."
+        return Fault("undefined-name", f"{name!r} is not defined", pos, help=help)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from qpu.vc4.vc4asm.fault import Fault
+from qpu.vc4.vc4asm.registers import ROTATE_BY_R5, Reg, numbered
 
 __all__ = [
     "BINARY",
     "NAMED",
-    "ROTATE_BY_R5",
     "UNARY",
+    "Key",
     "LabelRef",
     "PerElement",
-    "Reg",
     "Value",
     "binary",
     "described",
@@ -32,44 +32,11 @@ __all__ = [
 _M64 = (1 << 64) - 1
 _TOP = 1 << 63
 
-ROTATE_BY_R5 = 16
-"""`Reg.rotation` of a register that is rotated by r5; 1..15 rotate up by that many lanes, 0 does not rotate."""
-
 
 def wrap64(value: int) -> int:
     """`value` modulo 2**64 as a signed integer."""
     value &= _M64
     return value - (1 << 64) if value & _TOP else value
-
-
-@dataclass(frozen=True, slots=True)
-class Reg:
-    """A register name's meaning: where it can be read and written. Two names of one register are equal.
-
-    family: group within which register arithmetic moves (``ra``, ``rb``, ``r``, ``sacq``, ``srel``, ``io``).
-    mux: 0..5 when it is read through a multiplexer (accumulator), else -1. read_files, write_files: bit 0 = file A,
-    bit 1 = file B; an address good in both files has 3. semaphore: the low bits of a semaphore instruction, or -1.
-    """
-
-    name: str = field(compare=False)
-    family: str
-    number: int
-    mux: int = -1
-    raddr: int = -1
-    read_files: int = 0
-    waddr: int = -1
-    write_files: int = 0
-    semaphore: int = -1
-    rotation: int = 0
-
-    @property
-    def readable(self) -> bool:
-        """True when an instruction can take it as a source."""
-        return self.mux >= 0 or self.read_files != 0
-
-    def rotated(self, up: int) -> Reg:
-        """The register rotated up by `up` lanes (taken modulo 16), or by r5."""
-        return replace(self, rotation=up if up == ROTATE_BY_R5 else (self.rotation + up) & 15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +61,15 @@ class PerElement:
         return sum(((v & 1) << i) | ((v >> 1 & 1) << (16 + i)) for i, v in enumerate(self.values))
 
 
+Key: TypeAlias = tuple[str, int]
+"""A label's identity: its name and, for local labels, which definition of that name, from 1; else 0."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelRef:
-    """A label plus a number of bytes. key: the label's identity, see `qpu.vc4.vc4asm.output`."""
+    """A label plus a number of bytes."""
 
-    key: tuple[str, int]
+    key: Key
     addend: int = 0
 
 
@@ -174,8 +145,6 @@ def _integers(op: str, a: Value, b: Value) -> tuple[int, int]:
 
 
 def _step(reg: Reg, by: int) -> Reg:
-    from qpu.vc4.vc4asm.names import numbered
-
     found = None if reg.rotation else numbered(reg, reg.number + by)
     if found is None:
         raise Fault("register-range", f"there is no register {by:+d} from {reg.name}")

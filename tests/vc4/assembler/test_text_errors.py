@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qpu.errors import AsmError, Severity
 from qpu.vc4.vc4asm import assemble_text
-from qpu.vc4.vc4asm.engine import ERROR_LIMIT
+from qpu.vc4.vc4asm.report import ERROR_LIMIT
 
 from .corpus import WRONG
 

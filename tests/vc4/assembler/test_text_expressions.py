@@ -12,14 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qpu.errors import AsmError
+from qpu.vc4.vc4asm import standard_scope
 from qpu.vc4.vc4asm.engine import Engine
 from qpu.vc4.vc4asm.expr import evaluate
-from qpu.vc4.vc4asm.names import REGISTERS
+from qpu.vc4.vc4asm.registers import REGISTERS
 from qpu.vc4.vc4asm.values import Value, float_bits
 
 
 def value(text: str) -> Value:
-    return evaluate(text, Engine())
+    return evaluate(text, Engine({}, standard_scope()))
 
 
 def signed(n: int) -> int:

@@ -52,7 +52,7 @@ def test_short_cut_agrees(pieces: list[str], signal: str) -> None:
     word = quick.quick_word(line)
     if word is None:
         return
-    engine = Engine()
+    engine = Engine({})
     general = Instruction().assemble([parse_operation(piece, engine) for piece in line.split(";")])
     assert f"{word:016x}" == f"{general:016x}", line
 

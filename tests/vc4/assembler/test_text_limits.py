@@ -1,0 +1,159 @@
+"""Limits: text and files that would make the assembler work without end are refused after little work."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from qpu.errors import AsmError
+from qpu.vc4.vc4asm import assemble_text, budget, engine
+
+
+def refused(text: str, **options: object) -> AsmError:
+    with pytest.raises(AsmError) as caught:
+        assemble_text(text, **options)  # type: ignore[arg-type]  # keyword arguments of the caller
+    return caught.value
+
+
+def doubling(levels: int) -> str:
+    text = "".join(f".set f{i}(a), f{i + 1}(a)+f{i + 1}(a)\n" for i in range(levels))
+    return text + f".set f{levels}(a), a\nldi r0, f0(1)\n"
+
+
+@pytest.fixture
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts expressions of functions that are evaluated."""
+    count = [0]
+    original = engine.evaluate
+
+    def counted(*args: object) -> object:
+        count[0] += 1
+        return original(*args)  # type: ignore[arg-type]  # handed on
+
+    monkeypatch.setattr(engine, "evaluate", counted)
+    return count
+
+
+@pytest.mark.parametrize("levels", [17, 60])
+def test_functions_that_double_are_refused_after_few_evaluations(levels: int, evaluations: list[int]) -> None:
+    error = refused(doubling(levels))
+    assert [d.rule for d in error.diagnostics] == ["expansion"]
+    assert error.diagnostics[0].help
+    assert evaluations[0] < 60_000
+
+
+def test_functions_of_lines_count_as_well(evaluations: list[int]) -> None:
+    body = "".join(f".func f{i}(a)\n f{i + 1}(a)+f{i + 1}(a)\n.endf\n" for i in range(40))
+    assert refused(body + ".func f40(a)\n a\n.endf\nldi r0, f0(1)").diagnostics[0].rule == "expansion"
+    assert evaluations[0] < 60_000
+
+
+def test_what_is_linear_in_the_text_is_not_limited() -> None:
+    assert assemble_text(doubling(8)).words == assemble_text("ldi r0, 256").words
+    lines = 3_000  # each with 3 calls of the standard include, more than the limit without lines
+    text = "ldi vw_setup, vdw_setup_0(1, 16, dma_h32(0, 0))\n" * lines
+    assert len(assemble_text(text).words) == lines
+
+
+def test_repeated_expressions_are_limited_by_their_length(evaluations: list[int]) -> None:
+    text = ".rep i, 1000000\n.int " + "+".join("1" * 2000) + "\n.endr\n"
+    error = refused(text)
+    assert error.diagnostics[0].rule == "expansion"
+
+
+@pytest.mark.parametrize("levels", [budget.IF_LIMIT + 1, 4_000, 60_000])
+def test_conditions_nested_too_deep(levels: int) -> None:
+    error = refused(".if 1\n" * levels + "nop\n" + ".endif\n" * levels)
+    assert [(d.rule, d.loc.line if d.loc else 0) for d in error.diagnostics] == [("recursion", budget.IF_LIMIT + 1)]
+
+
+def test_conditions_up_to_the_limit_and_in_skipped_text() -> None:
+    limit = budget.IF_LIMIT
+    assert len(assemble_text(".if 1\n" * limit + "nop\n" + ".endif\n" * limit).words) == 1
+    deep = ".if 1\n" * 20_000 + ".endif\n" * 20_000
+    assert len(assemble_text(".if 0\n" + deep + ".else\nnop\n.endif").words) == 1
+    assert len(assemble_text(".if 0\n" + ".elseif 0\n" * 20_000 + ".else\nnop\n.endif").words) == 1
+
+
+def test_blocks_are_found_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qpu.vc4.vc4asm import text
+
+    looked = [0]
+    original = text._directive
+
+    def counted(line: str) -> str:
+        looked[0] += 1
+        return original(line)
+
+    monkeypatch.setattr(text, "_directive", counted)
+    n = 50
+    assemble_text(".if 1\n" * n + ".rep i, 3\nnop\n.endr\n" + ".endif\n" * n)
+    assert looked[0] <= 2 * n + 4
+
+
+def test_recursion_limit_is_left_as_it_was() -> None:
+    before = sys.getrecursionlimit()
+    refused(".func f(x)\n .if x\n f(x)\n .else\n 0\n .endif\n.endf\nldi r0, f(1)")
+    assert sys.getrecursionlimit() == before
+
+
+# -- included files
+
+
+def include(name: str) -> str:
+    return f'.include "{name}"\n'
+
+
+def test_only_regular_files_are_included(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "directory").mkdir()
+    for name in (str(tmp_path / "fifo"), "/dev/zero", "/dev/null"):
+        found = refused(include(name)).diagnostics[0]
+        assert (found.rule, "not a regular file" in found.message) == ("include", True), name
+    assert "is not found" in refused(include(str(tmp_path / "directory"))).diagnostics[0].message
+    assert refused(include("a\0b")).diagnostics[0].rule == "include"
+
+
+def test_included_files_have_a_size_limit(tmp_path: Path) -> None:
+    file = tmp_path / "big.qinc"
+    file.write_bytes(b"#" * (budget.INCLUDE_SIZE + 1))
+    found = refused(include(str(file))).diagnostics[0]
+    assert (found.rule, found.allowed) == ("include", f"{budget.INCLUDE_SIZE} bytes")
+    file.write_bytes(b"nop\n" + b"#" * (budget.INCLUDE_SIZE - 4))
+    assert len(assemble_text(include(str(file))).words) == 1
+
+
+def test_a_file_that_includes_itself_twice_ends(tmp_path: Path) -> None:
+    file = tmp_path / "self.qinc"
+    file.write_text(include(str(file)) * 2)
+    assert {d.rule for d in refused(include(str(file))).diagnostics} <= {"recursion", "expansion"}
+
+
+def test_include_root_confines(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "lib").mkdir(parents=True)
+    (root / "lib" / "in.qinc").write_text("nop\n")
+    (tmp_path / "out.qinc").write_text("secret of the file\n")
+    (root / "link.qinc").symlink_to(tmp_path / "out.qinc")
+    main = str(root / "main.qasm")
+    for name in ("lib/in.qinc", str(root / "lib" / "in.qinc"), "lib/../lib/in.qinc"):
+        assert len(assemble_text(include(name), filename=main, include_root=root).words) == 1
+    for name in ("../out.qinc", str(tmp_path / "out.qinc"), "link.qinc", "/etc/hostname", "lib/../../out.qinc"):
+        error = refused(include(name), filename=main, include_root=root)
+        assert "outside the include root" in error.diagnostics[0].message, name
+        assert "secret" not in str(error)
+    assert (
+        "outside" in refused(".include <out.qinc>", include_path=[tmp_path], include_root=root).diagnostics[0].message
+    )
+
+
+def test_the_standard_include_is_there_with_a_root(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    for text in (".include <vc4.qinc>\n", '.include "vc4.qinc"\n', ""):
+        result = assemble_text(
+            text + "ldi r0, h32(0)", filename="/elsewhere/main", include_path=["/usr"], include_root=tmp_path / "root"
+        )
+        assert result.words == assemble_text("ldi r0, 0xa00").words
