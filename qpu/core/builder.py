@@ -61,7 +61,7 @@ class Label:
 
 
 class Loop:
-    """Labels of a loop: `start`, and `end` right behind its body."""
+    """Labels of a loop: `start`, and `end` right after its body."""
 
     __slots__ = ("end", "start")
 
@@ -217,7 +217,7 @@ class Builder(Generic[T]):
 
     @contextmanager
     def loop(self, name: str | None = None) -> Iterator[Loop]:
-        """``with q.loop() as again: ... q.b(again.start, cond=...)``: labels at the start and behind the body.
+        """``with q.loop() as again: ... q.b(again.start, cond=...)``: labels at the start and after the body.
 
         The three instructions after a branch belong to it: when the body ends before them, nops fill the rest.
         """

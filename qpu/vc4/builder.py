@@ -153,18 +153,18 @@ class Asm(Ops, Builder[Instr]):
             target = destination(d)
             a = operands.readable(a)
             b = None if b is None else operands.readable(b)
-            turn = operands.rotation(rotate)
+            lanes = operands.rotation(rotate)
             code = _condition(cond)
             _check_push(push)
         except Refused as found:
             self._refuse(found)
             return None
-        key = (op, d, a, b, cond, push) if unit is Unit.ADD else (~op, d, a, b, cond, turn, push)
+        key = (op, d, a, b, cond, push) if unit is Unit.ADD else (~op, d, a, b, cond, lanes, push)
         half = _halves.get(key)
         if half is not None:
             return half
         second = None if b is None else b.source
-        half = Half(unit, op, target, a.source, second, cond=code, push=push is not None, rotate=turn)
+        half = Half(unit, op, target, a.source, second, cond=code, push=push is not None, rotate=lanes)
         pair = (half, IDLE_MUL) if unit is Unit.ADD else (IDLE_ADD, half)
         broken = clashes(*pair)
         for clash in broken:
@@ -445,7 +445,7 @@ class Asm(Ops, Builder[Instr]):
 
 
 def _condition(cond: Any) -> int | None:
-    """The code of a write condition; None for "always", which a result that goes nowhere does not need."""
+    """The code of a write condition; None for "always", which a result that is discarded does not need."""
     code = _CONDS.get(cond) if isinstance(cond, str) else None
     if code is None:
         help = suggest(cond, _CONDS) or "leave it out for a result in every lane"

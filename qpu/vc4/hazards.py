@@ -14,7 +14,6 @@ from qpu.vc4.decode import decode
 from qpu.vc4.effects import parts, sources, write_targets
 from qpu.vc4.hazards_same import same_instruction
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm
-from qpu.vc4.listing import branch_target
 from qpu.vc4.regs import MUX_A, MUX_B, NOP
 from qpu.vc4.rules import BRANCH_SLOTS, RULES
 
@@ -80,7 +79,7 @@ class _Checker:
                     self.branches[index] = instr
         if used & _TMU:
             self.mark_textures()
-        taken = jumps({at: branch_target(b, at) for at, b in self.branches.items()}, count, BRANCH_SLOTS)
+        taken = jumps({at: b.target(at) for at, b in self.branches.items()}, count, BRANCH_SLOTS)
         breaks = self.breaks({jump.target for jump in taken})
         found = [RULES.finding(rule, i, message) for i, f in enumerate(facts) if f[3] for rule, message in f[3]]
         found += [

@@ -3,7 +3,7 @@
 `Instr` is one whole instruction. Fields carry the names and values of the instruction word
 (docs/hardware/vc4.md 2), because every 64-bit word is an instruction; `qpu.vc4.regs` and `qpu.vc4.ops` have the names.
 
-`Half` is the work of one ALU before it shares an instruction: operation, destination and sources, without read ports,
+`Half` is the work of one ALU before it joins an instruction: operation, destination and sources, without read ports,
 write swap or pm bit. `qpu.vc4.pairing` makes one instruction of two halves.
 """
 
@@ -108,6 +108,13 @@ class Branch:
     waddr_mul: int = NOP
     imm: int = 0
     unused: int = 0
+
+    def target(self, index: int) -> int | None:
+        """Index of the instruction that a relative branch at `index` reaches; None when that is not known."""
+        if not self.rel or self.reg:
+            return None
+        offset = self.imm - (1 << 32) if self.imm >> 31 else self.imm
+        return None if offset % 8 else index + 4 + offset // 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""VideoCore IV behind the common interface of `qpu.instruction_sets`."""
+"""The toolkit of VideoCore IV: assembler, disassembler, encoder, decoder and checker in one object."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Vc4Toolkit:
 
     def listing(self, program: Code) -> str:
         """Disassembly for people: one instruction a line with its byte offset, branch targets labelled."""
-        from qpu.vc4.listing import listing
+        from qpu.vc4.printer import listing
 
         return listing(program)
 

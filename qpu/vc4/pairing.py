@@ -1,7 +1,7 @@
 """What one instruction of VideoCore IV has room for: ports, small immediate, rotation, packs, write swap, flags.
 
 `combine` makes one instruction of an ADD half, a MUL half and a signal, `fits` answers whether that is possible, and
-`clashes` says what stands against it. `results` does the same for the two destinations of load immediates, semaphores
+`clashes` says what prevents it. `results` does the same for the two destinations of load immediates, semaphores
 and branches; `halves` takes an instruction apart again. Builder, text assembler and scheduler have no pairing rules of
 their own. Source of the rules: docs/hardware/vc4.md 2.1, 3.5, 5 and 8.
 """

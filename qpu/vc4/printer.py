@@ -1,4 +1,4 @@
-"""Disassembly of VideoCore IV words, in the language of `qpu.vc4.vc4asm` (vc4asm's).
+"""Text of VideoCore IV instructions, in the language of `qpu.vc4.vc4asm`, and listings of whole programs.
 
 `disassemble` gives the text of one word, `note` says when that text does not assemble back to the same word: many
 words differ in bits that mean nothing, and only one of them is canonical. Reserved encodings print as ``.int64 0x...``.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from qpu.core.code import Code
 from qpu.vc4 import regs
 from qpu.vc4.decode import decode, reserved
 from qpu.vc4.encode import encode
@@ -16,10 +17,12 @@ from qpu.vc4.ops import ADD_OPS, mul_op
 from qpu.vc4.pack import PACK_A, PACK_MUL, UNPACK
 from qpu.vc4.regs import MUX_A, MUX_B, NOP, SIG_SMALL_IMM, File
 
-__all__ = ["canonical", "disassemble", "instruction_text", "note"]
+__all__ = ["canonical", "disassemble", "instruction_text", "listing", "note"]
 
-_UNARY = frozenset({7, 8, 23, 24})
-_SHIFTS = frozenset({14, 15, 16, 17})
+_UNARY = frozenset(code for code, op in enumerate(ADD_OPS) if op is not None and op.arity == 1)
+_SHIFTS = frozenset(
+    code for code, op in enumerate(ADD_OPS) if op is not None and op.name in ("shr", "asr", "ror", "shl")
+)
 _IMM_MODES = {LoadMode.WORD: "ldi", LoadMode.PER_ELEMENT_SIGNED: "ldipes", LoadMode.PER_ELEMENT_UNSIGNED: "ldipeu"}
 
 
@@ -284,7 +287,7 @@ def _branch(i: Branch, target: str | None) -> str:
 def canonical(instr: Instr) -> Instr:
     """The instruction that the text of `instr` assembles to; equal to `instr` when its encoding is canonical.
 
-    Operations on constants alone are returned as they are, although the assembler folds them; `note` tells.
+    Operations on constants alone are returned as they are, although the assembler folds them; `note` says so.
     """
     if isinstance(instr, Alu):
         return _canonical_alu(instr)
@@ -335,7 +338,7 @@ def _odd_count(i: Alu) -> bool:
 
 
 def _unsayable(i: Instr) -> bool:
-    """True for a shift by a float constant that another operand shares: text cannot say that."""
+    """True for a shift by a float constant that is another operand, too: text cannot say that."""
     if not isinstance(i, Alu) or not _odd_count(i):
         return False
     return i.add_a == MUX_B or (bool(i.op_mul) and MUX_B in (i.mul_a, i.mul_b))
@@ -388,3 +391,36 @@ def _canonical_semaphore(i: Semaphore) -> Semaphore:
     if i.waddr_mul == NOP:
         changes["cond_mul"] = 0
     return replace(i, **changes)
+
+
+# -- listings
+
+
+def listing(program: Code) -> str:
+    """One instruction a line; labels on lines of their own, branches to them by name. The text assembles again."""
+    instrs = [decode(word) for word in program.code]
+    names = {index: [name] for name, index in reversed(program.labels.items())}
+    for name, index in program.labels.items():
+        if name not in names[index]:
+            names[index].append(name)
+    taken = set(program.labels)
+    for index, instr in enumerate(instrs):
+        if isinstance(instr, Branch):
+            target = instr.target(index)
+            if target is not None and 0 <= target <= len(instrs) and target not in names:
+                name = f"L{target}"
+                while name in taken:
+                    name += "_"
+                taken.add(name)
+                names[target] = [name]
+    lines: list[str] = []
+    for index, instr in enumerate(instrs):
+        lines += [f":{name}" for name in names.get(index, ())]
+        where = None
+        if isinstance(instr, Branch):
+            target = instr.target(index)
+            if target is not None and target in names:
+                where = f":{names[target][0]}"
+        lines.append("    " + instruction_text(instr, where))
+    lines += [f":{name}" for name in names.get(len(instrs), ())]
+    return "\n".join(lines) + "\n" if lines else ""

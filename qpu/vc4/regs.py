@@ -1,6 +1,6 @@
 """Registers, signals and conditions of VideoCore IV: one row each, with every name it goes by.
 
-Source: VideoCore IV 3D architecture guide, "QPU register address map" and the tables of the instruction encoding;
+Source: docs/hardware/vc4.md 3.1 to 3.5 and 4, from the VideoCore IV 3D architecture guide;
 names in the order vc4asm's, then its aliases, then py-videocore's. Evidence is the guide unless a row says otherwise.
 """
 

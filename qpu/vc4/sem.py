@@ -1,4 +1,4 @@
-"""What VideoCore IV operations compute, over `qpu.core.lanes.LaneOps`.
+"""Semantics of the VideoCore IV operations, written once over `qpu.core.lanes.LaneOps` for every engine.
 
 Operations: ``sem(v, a, b) -> V`` on raw 32-bit patterns, operands already unpacked and rotated; unary operations take
 ``b`` too and ignore it. Carry: ``carry(v, a, b, result) -> M``.

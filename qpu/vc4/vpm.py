@@ -1,6 +1,6 @@
 """Set-up words of VPM and DMA on VideoCore IV, from named and checked arguments.
 
-The VPM is 64 rows (y) of 16 words (x) for user programs. Source: VideoCore IV 3D architecture guide, VPM and VPM DMA;
+The VPM is 64 rows (y) of 16 words (x) for user programs. Source: docs/hardware/vc4.md 14.1 to 14.4;
 strides of stores and the direction of `vpitch` as measured by vc4asm's and py-videocore's authors.
 All functions raise AsmError naming the argument; nothing is masked to fit.
 """
@@ -37,20 +37,20 @@ _VPM_MODES = tuple(f"{s} {d}{lane}" for s in _SIZES for d in ("horizontal", "ver
 _DMA_MODES = tuple(f"{s} {d}" for s in _SIZES for d in ("horizontal", "vertical"))
 
 
-def _refuse(message: str, allowed: str) -> AsmError:
-    return AsmError.of(Diagnostic("vpm-setup", message, allowed=allowed))
+def _refuse(message: str, allowed: str, help: str) -> AsmError:
+    return AsmError.of(Diagnostic("vpm-setup", message, allowed=allowed, help=help))
 
 
 def _field(name: str, value: int, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise _refuse(f"{name} = {value!r}", f"{low}..{high}")
+        raise _refuse(f"{name} = {value!r}", f"{low}..{high}", f"give {name} as an integer in this range")
     return value
 
 
 def _mode(mode: str, allowed: tuple[str, ...]) -> tuple[int, bool, bool]:
     """size (2: 32, 1: 16, 0: 8 bits), horizontal, laned."""
     if mode not in allowed:
-        raise _refuse(f"mode = {mode!r}", "; ".join(allowed))
+        raise _refuse(f"mode = {mode!r}", "; ".join(allowed), "write one of these modes")
     words = mode.split()
     return _SIZES[words[0]], words[1] == "horizontal", words[-1] == "laned"
 
@@ -65,9 +65,13 @@ def _vpm_access(mode: str, y: int, x: int, part: int, stride: int) -> int:
     _field("y", y, 0, 63)
     _field("x", x, 0, 15)
     if horizontal and x:
-        raise _refuse(f"x = {x} of a horizontal access", "0: a horizontal vector is a whole row")
+        raise _refuse(
+            f"x = {x} of a horizontal access",
+            "0: a horizontal vector is a whole row",
+            "leave x out, or use a vertical mode",
+        )
     if not horizontal and y % 16:
-        raise _refuse(f"y = {y} of a vertical access", "0, 16, 32, 48")
+        raise _refuse(f"y = {y} of a vertical access", "0, 16, 32, 48", "give the first row of a block of 16")
     _part(size, part)
     _field("stride", stride, 1, 64)
     row = y if horizontal else y | x

@@ -17,8 +17,7 @@ from qpu.vc4.builder import Asm, build
 from qpu.vc4.decode import decode, reserved
 from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu, Instr, LoadImm, Semaphore
-from qpu.vc4.listing import listing
-from qpu.vc4.printer import canonical, disassemble, note
+from qpu.vc4.printer import canonical, disassemble, listing, note
 from qpu.vc4.vc4asm import assemble_text
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "vc4.jsonl.gz"

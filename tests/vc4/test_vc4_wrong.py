@@ -52,7 +52,7 @@ def test_builder(rule: str, body: str) -> None:
     assert not isinstance(e.value, HazardError)
     (d,) = e.value.diagnostics
     assert d.message
-    assert d.allowed or d.help, "a diagnostic says what is allowed or what to write"
+    assert d.allowed and d.help, "a diagnostic says what is allowed and what to write"
 
 
 @pytest.mark.parametrize(("rule", "body"), HAZARDS, ids=[f"{r}-{n}" for n, (r, _) in enumerate(HAZARDS)])
