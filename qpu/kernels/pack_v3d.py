@@ -6,7 +6,13 @@ every line. So A, B and their transposes are the same job with other strides.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+from qpu import v3d
+
+if TYPE_CHECKING:
+    from qpu.v3d.builder import Source
+    from qpu.v3d.operands import Reg
 
 __all__ = ["CHUNK", "kernel", "order"]
 
@@ -28,7 +34,7 @@ def steps(width: int) -> int:
     return 4 if width < 64 else 2
 
 
-def kernel(q: Any, width: int, vectors: int) -> None:  # Any: the builders of 4.2 and 7.1 share these names
+def kernel(q: v3d.Asm, width: int, vectors: int) -> None:
     """Emit the packing kernel for panels of `width` words a step, arranged as `order(vectors)` says (1: in order).
 
     Uniforms: first panel, first chunk, 65536 / width rounded up, width, lines, line stride and k stride in words,
@@ -40,7 +46,7 @@ def kernel(q: Any, width: int, vectors: int) -> None:  # Any: the builders of 4.
     rf = q.rf
     unroll = steps(width)
     count_of_vectors = unroll * width // 16
-    payload = rf[0] if q.isa == "v3d42" else rf[3]
+    payload = q.workgroup_x  # x in the low half, y in the high half
     (x, y, t, lane) = (rf[i] for i in (4, 5, 6, 7))
     (inverse, wide, line, k_stride, left, source, target, s64, count, advance, lines) = (rf[i] for i in range(8, 19))
     offsets = [rf[20 + i] for i in range(count_of_vectors)]
@@ -48,10 +54,10 @@ def kernel(q: Any, width: int, vectors: int) -> None:  # Any: the builders of 4.
     places = [rf[40 + i] for i in range(count_of_vectors)]
     data = [rf[50 + i] for i in range(count_of_vectors)]
 
-    def load(register: Any) -> None:
+    def load(register: Reg) -> None:
         q.nop(sig=q.ldunifrf(register))
 
-    def mul(d: Any, a: Any, b: Any) -> None:
+    def mul(d: Reg, a: Source, b: Source) -> None:
         q.nop().umul24(d, a, b)
 
     # Which panel and which steps. -16 shifts by 16: only the low five bits count.

@@ -294,12 +294,7 @@ class Sgemm:
         """
         if not self._jobs:
             raise UsageError("nothing to multiply yet; call load() or set() first")
-        done = []
-        for job in self._jobs:
-            launch = self.gpu.submit(*job, timeout_s=timeout_s)
-            done.append(launch)
-            if self.gpu.emulated:  # so that each launch has its own statistics
-                launch.wait(timeout_s)
+        done = [self.gpu.submit(*job, timeout_s=timeout_s) for job in self._jobs]
         for launch in done:
             launch.wait(timeout_s)
         return Run(tuple(done))

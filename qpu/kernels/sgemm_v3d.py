@@ -12,7 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+from qpu import v3d
+
+if TYPE_CHECKING:
+    from qpu.v3d.generated.common import MulSlot
+    from qpu.v3d.operands import Reg, Signal
 
 __all__ = ["CONFIG_ROTATE", "CONFIG_UNIFORM", "ROTATE", "UNIFORM", "Shape", "kernel"]
 
@@ -41,22 +47,22 @@ UNIFORM, ROTATE = Shape(24, 2), Shape(12, 4)
 
 
 class _Names:
-    """Registers by role. The builders of 4.2 and 7.1 share names of operations, not types, hence Any."""
+    """Registers by role."""
 
-    def __init__(self, q: Any) -> None:
+    def __init__(self, q: v3d.Asm) -> None:
         rf = q.rf
-        old = q.isa == "v3d42"
         self.acc = [rf[16 + i] for i in range(ACCUMULATORS)]
-        self.payload = rf[0] if old else rf[3]  # workgroup ids: x in the low half, y in the high half
-        self.word = q.r5 if old else rf[0]  # where ldunif puts its word
-        self.product = q.r0 if old else rf[1]
-        self.one = q.r1 if old else rf[15]
+        self.payload = q.workgroup_x  # x in the low half, y in the high half
+        if isinstance(q, v3d.Asm42):
+            self.word, self.product, self.one = q.r5, q.r0, q.r1
+        else:
+            self.word, self.product, self.one = rf[0], rf[1], rf[15]  # `word`: where ldunif puts its word
         self.b = [rf[4 + i] for i in range(4)]
         self.at, self.step, self.count, self.config, self.then = (rf[i] for i in (8, 9, 10, 11, 12))
         self.at_a, self.step_a = rf[13], rf[14]
 
 
-def kernel(q: Any, shape: Shape, product: bool, accumulate: bool) -> None:
+def kernel(q: v3d.Asm, shape: Shape, product: bool, accumulate: bool) -> None:
     """Emit a kernel. Dispatch: x = tile across, y = tile down, 16 items, 2 threads (64 registers).
 
     product: with the product of A and B; without it, C is only scaled. accumulate: with beta * C; without, C is not
@@ -70,9 +76,9 @@ def kernel(q: Any, shape: Shape, product: bool, accumulate: bool) -> None:
         _place(q, names, shape)
         if shape is UNIFORM:
             _uniform(q, names)
-        elif q.isa == "v3d42":
+        elif isinstance(q, v3d.Asm42):
             _rotate_42(q, names)
-        else:
+        elif isinstance(q, v3d.Asm71):
             _rotate_71(q, names)
     else:
         _pipelined(q)
@@ -82,7 +88,7 @@ def kernel(q: Any, shape: Shape, product: bool, accumulate: bool) -> None:
     q.nop()
 
 
-def _pipelined(q: Any) -> None:
+def _pipelined(q: v3d.Asm) -> None:
     """One switch, marked as the last: from here on the thread keeps the TMU busy without switching."""
     q.nop(sig=q.thrsw)
     q.nop(sig=q.thrsw)
@@ -90,7 +96,7 @@ def _pipelined(q: Any) -> None:
     q.nop()
 
 
-def _tile(q: Any, names: _Names, x: Any, y: Any) -> None:
+def _tile(q: v3d.Asm, names: _Names, x: Reg, y: Reg) -> None:
     """Add the workgroup's ids to x and y. -16 shifts by 16: only the low five bits count."""
     t = names.one
     q.shr(t, names.payload, -16)
@@ -100,7 +106,7 @@ def _tile(q: Any, names: _Names, x: Any, y: Any) -> None:
     q.add(x, x, t)
 
 
-def _place(q: Any, names: _Names, shape: Shape) -> None:
+def _place(q: v3d.Asm, names: _Names, shape: Shape) -> None:
     """Find the panels of this tile; lanes of `at` point to their words of a row of B, `at_a` to the panel of A."""
     x, y, size, t = names.acc[:4]
     at, at_a = names.at, names.at_a
@@ -125,11 +131,11 @@ def _place(q: Any, names: _Names, shape: Shape) -> None:
     _pipelined(q)
 
 
-def _request(q: Any, pointer: Any, step: Any) -> None:
+def _request(q: v3d.Asm, pointer: Reg, step: Reg) -> None:
     q.add(pointer, pointer, step).mov(q.tmua, pointer)
 
 
-def _clear(q: Any, names: _Names) -> None:
+def _clear(q: v3d.Asm, names: _Names) -> None:
     t, acc = names.product, names.acc
     q.eidx(t)
     q.sub(t, t, t)
@@ -137,7 +143,7 @@ def _clear(q: Any, names: _Names) -> None:
         q.sub(acc[i], t, t).sub(acc[i + 1], t, t)
 
 
-def _uniform(q: Any, names: _Names) -> None:
+def _uniform(q: v3d.Asm, names: _Names) -> None:
     """acc[i] = sum over k of A[i // 2, k] * B[k, 16 * (i % 2) + lane]."""
     acc, u, t, s, config, count = names.acc, names.word, names.product, names.one, names.config, names.count
     b = (names.b[:2], names.b[2:])
@@ -187,7 +193,7 @@ def _uniform(q: Any, names: _Names) -> None:
 # That leaves at most 5 result words pending, and each request about one step of k (60 instructions) to arrive.
 
 
-def _rotate_start(q: Any, names: _Names, a: Any) -> None:
+def _rotate_start(q: v3d.Asm, names: _Names, a: Reg) -> None:
     """Load the first vector of A and row of B; the fourth vector of B is popped by the first slots of the loop."""
     t = names.one
     q.eidx(t)
@@ -202,7 +208,7 @@ def _rotate_start(q: Any, names: _Names, a: Any) -> None:
         q.nop(sig=q.ldtmu(register))
 
 
-def _pops(q: Any, names: _Names, a: Any, step: int, row: int, column: int) -> Any:
+def _pops(q: v3d.Asm, names: _Names, a: Reg, step: int, row: int, column: int) -> Signal | None:
     """The signal of the slot that multiplies `row` and vector `column` of B."""
     b = names.b
     last = ROTATE.rows - 1
@@ -215,7 +221,7 @@ def _pops(q: Any, names: _Names, a: Any, step: int, row: int, column: int) -> An
     return None
 
 
-def _rotate_42(q: Any, names: _Names) -> None:
+def _rotate_42(q: v3d.Asm42, names: _Names) -> None:
     """acc[i] = sum over k of A[i // 4, k] * B[k, 16 * (i % 4) + lane]; the add slot of each rotation does the rest."""
     acc, b, t, a, s64, s256 = names.acc, names.b, names.product, q.r1, q.r2, q.r3
     at, at_a, count, config = names.at, names.at_a, names.count, names.config
@@ -226,7 +232,10 @@ def _rotate_42(q: Any, names: _Names) -> None:
     last = ACCUMULATORS - 1
     with q.loop("k") as loop:
         for step in range(UNROLL):
-            extra: dict[int, Callable[[], Any]] = {2: lambda: q.or_(q.tmua, at, at), 3: lambda: q.add(at, at, s256)}
+            extra: dict[int, Callable[[], MulSlot]] = {
+                2: lambda: q.or_(q.tmua, at, at),
+                3: lambda: q.add(at, at, s256),
+            }
             if step == 0:  # the one slot without a rotation, whose amount would take the place of the 1
                 extra[0] = lambda: q.sub(count, count, 1, push="pushz")
             if step % 2 == 0:
@@ -246,7 +255,7 @@ def _rotate_42(q: Any, names: _Names) -> None:
     q.nop(sig=q.ldtmu(q.null))
 
 
-def _rotate_71(q: Any, names: _Names) -> None:
+def _rotate_71(q: v3d.Asm71, names: _Names) -> None:
     """As `_rotate_42`. A shuffle's result is read two instructions later at the earliest, so scalars take turns."""
     rf, acc, b, t = q.rf, names.acc, names.b, names.product
     at, at_a, count, config = names.at, names.at_a, names.count, names.config
@@ -282,13 +291,13 @@ def _rotate_71(q: Any, names: _Names) -> None:
     q.nop(sig=q.ldtmu(q.null))
 
 
-def _broadcast_42(q: Any, extra: Callable[[], Any] | None, a: Any, lane: int) -> None:
+def _broadcast_42(q: v3d.Asm42, extra: Callable[[], MulSlot] | None, a: Reg, lane: int) -> None:
     """r5 = lane `lane` of a, in all lanes; `extra` fills the add slot."""
     slot = q.nop() if extra is None else extra()
     slot.mov(q.r5rep, a, sig=q.rot(16 - lane) if lane else None)
 
 
-def _finish(q: Any, names: _Names, shape: Shape, product: bool, accumulate: bool) -> None:
+def _finish(q: v3d.Asm, names: _Names, shape: Shape, product: bool, accumulate: bool) -> None:
     """C = alpha * tile + beta * C, one vector of columns after the other, `BATCH` rows at a time.
 
     Lanes right of C and rows below it go to 16 spare words instead: no request has an empty mask.
@@ -345,7 +354,7 @@ def _finish(q: Any, names: _Names, shape: Shape, product: bool, accumulate: bool
                 q.mov(q.tmua, place)
 
 
-def _element(q: Any, acc: Any, c: Any, alpha: Any, beta: Any) -> None:
+def _element(q: v3d.Asm, acc: Reg | None, c: Reg | None, alpha: Reg, beta: Reg) -> None:
     """alpha * acc + beta * the next TMU result to the store data; without acc or c, that part is left out."""
     if c is None:
         if acc is None:

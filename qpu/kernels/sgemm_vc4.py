@@ -9,17 +9,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from qpu.vc4 import vpm
 
 if TYPE_CHECKING:
     from qpu.vc4.builder import Asm
+    from qpu.vc4.generated.ops import AddSlot
+    from qpu.vc4.operands import ReadWrite
 
 __all__ = ["CHUNK", "MAX_STRIDE", "ROTATE", "UNIFORM", "Shape", "kernel", "record_words", "streams"]
 
@@ -68,7 +70,7 @@ def kernel(q: Asm, shape: Shape, product: bool, accumulate: bool, strided: bool)
     q.end()
 
 
-def _uniform(q: Asm) -> dict[tuple[int, int], Any]:
+def _uniform(q: Asm) -> Mapping[tuple[int, int], ReadWrite]:
     """Uniforms: B, bytes of a row of it, loops, address of the rest of the record, A. Returns the accumulators.
 
     No register is left for a loop counter or a return address. r1 holds both: lanes 1..15 count down by their lane
@@ -114,13 +116,13 @@ def _uniform(q: Asm) -> dict[tuple[int, int], Any]:
     return {(i, 0): register for i, register in enumerate(acc)}
 
 
-def _clear(q: Asm, acc: list[Any]) -> None:
+def _clear(q: Asm, acc: Sequence[ReadWrite]) -> None:
     q.xor(q.r0, q.r0, q.r0)
     for i in range(0, len(acc), 2):
         q.xor(acc[i], q.r0, q.r0).v8subs(acc[i + 1], q.r0, q.r0)
 
 
-def _rotate(q: Asm) -> dict[tuple[int, int], Any]:
+def _rotate(q: Asm) -> Mapping[tuple[int, int], ReadWrite]:
     """Uniforms: B, A, 64 * loops. Returns the accumulators.
 
     An instruction reads one register of each file, so accumulators of the columns whose B lies in one file lie in the
@@ -135,7 +137,7 @@ def _rotate(q: Asm) -> dict[tuple[int, int], Any]:
     at_b, at_a, count = q.ra[28], q.ra[29], q.ra[30]
     order = [(r, c) for r in range(rows) for c in columns]
 
-    def request(pointer: Any) -> None:
+    def request(pointer: ReadWrite) -> None:
         q.add(pointer, pointer, s64).mov(q.tmu0_s, pointer)
 
     q.shl(q.r0, q.element_number, 2)
@@ -166,7 +168,7 @@ def _rotate(q: Asm) -> dict[tuple[int, int], Any]:
         plan[step][row, 0] = None
     loads = [plan[step][key] for step in range(UNROLL) for key in sorted(plan[step])]
     sent = AHEAD
-    waiting: deque[Callable[[], Any]] = deque()
+    waiting: deque[Callable[[], AddSlot]] = deque()
 
     def send() -> None:
         nonlocal sent
@@ -215,7 +217,7 @@ def _rotate(q: Asm) -> dict[tuple[int, int], Any]:
     return acc
 
 
-def _finish(q: Asm, shape: Shape, acc: dict[tuple[int, int], Any], accumulate: bool, strided: bool) -> None:
+def _finish(q: Asm, shape: Shape, acc: Mapping[tuple[int, int], ReadWrite], accumulate: bool, strided: bool) -> None:
     """C = alpha * tile + beta * C, `CHUNK` rows of 16 columns at a time through the VPM."""
     product, at, beta = q.r0, q.r2, q.r3
     q.mov(q.r5rep, q.uniform)
@@ -288,7 +290,7 @@ def streams(
     slot = np.arange(count) % qpus
     columns: list[NDArray[np.int64]] = []
 
-    def word(value: Any) -> None:
+    def word(value: ArrayLike) -> None:
         columns.append(np.broadcast_to(np.asarray(value, np.int64), count))
 
     if panels is not None:
@@ -342,6 +344,6 @@ def record_words(shape: Shape, product: bool, accumulate: bool, strided: bool) -
     return head + 1 + accumulate + shape.vectors * (shape.rows // CHUNK) * chunk + 1
 
 
-def _store(y: Any, rows: Any, columns: Any) -> NDArray[np.int64]:
+def _store(y: NDArray[np.int64] | int, rows: NDArray[np.int64] | int, columns: NDArray[np.int64]) -> NDArray[np.int64]:
     """`vpm.dma_store` for arrays."""
     return np.asarray(vpm.dma_store(1, 1) + (y << 7) + ((rows - 1) << 23) + ((columns - 1) << 16), np.int64)

@@ -413,3 +413,16 @@ def test_bad_operands() -> None:
             with pytest.raises(qpu.UsageError, match=r"c is float32\[1, 6\]"):
                 job.load_c(c[:1])
         assert gpu.stats is None, "nothing was launched"
+
+
+@pytest.mark.parametrize("board", ["pi3", "pi4", "pi5"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_panels_that_fill_their_pages_are_not_read_beyond(board: str, kernel: Kernel) -> None:
+    """Behind the last page of each panel there is nothing: a request too far is a fault."""
+    m, n, k = 48, 64, 1024
+    with qpu.open_device(board) as gpu, Sgemm(gpu, m, n, k, kernel=kernel) as job:
+        panels = job.plan.panel_words[0] * job.plan.tiles[0], job.plan.panel_words[1] * job.plan.tiles[1]
+        assert panels[0] % 1024 == 0  # of A: whole pages
+        job.load(np.ones((m, k), np.float32), np.ones((k, n), np.float32))
+        job.launch()
+        assert (job.result() == k).all()
