@@ -27,8 +27,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.buffers import Buffer, BufferView
 from qpu.core.isa import Isa
 from qpu.errors import DriverError, UsageError
+from qpu.instruction_sets import assemble
+from qpu.instruction_sets import isa as instruction_set
 from qpu.kernels import pack_v3d, pack_vc4, sgemm_v3d, sgemm_vc4
 from qpu.kernels.sgemm_layout import F32, KERNELS, UNROLL, Kernel, Layout, error_bound, layout, reference
 from qpu.launch import Run
@@ -37,7 +40,6 @@ from qpu.v3d.launch import Dispatch
 from qpu.vc4.launch import Programs
 
 if TYPE_CHECKING:
-    from qpu.buffers import Buffer, BufferView
     from qpu.device import Device
     from qpu.program import Program
     from qpu.runtime.uniforms import Uniforms
@@ -124,8 +126,6 @@ def _probe(gpu: Device, kernel: Kernel) -> float | None:
 @cache
 def program(isa: Isa, kernel: Kernel, product: bool = True, accumulate: bool = True, strided: bool = True) -> Program:
     """The assembled multiplication. Arguments: see `sgemm_v3d.kernel`, `sgemm_vc4.kernel`."""
-    from qpu.instruction_sets import assemble
-
     if isa is Isa.VC4:
         shape = sgemm_vc4.UNIFORM if kernel == "uniform" else sgemm_vc4.ROTATE
         return assemble(sgemm_vc4.kernel, shape, product, accumulate, strided, isa=isa)
@@ -138,9 +138,7 @@ def inner_loop(code: Program) -> tuple[int, int]:
 
     From the label to the third instruction after the branch back.
     """
-    from qpu.instruction_sets import isa
-
-    tools = isa(code.isa)
+    tools = instruction_set(code.isa)
     start = next(at for name, at in code.labels.items() if name.split(".")[0] == "k")
     lines = [tools.disassemble(word) for word in code.code[start:]]
     length = next(i for i, line in enumerate(lines) if line.startswith("b")) + 4
@@ -149,8 +147,6 @@ def inner_loop(code: Program) -> tuple[int, int]:
 
 @cache
 def _packer(isa: Isa, width: int, vectors: int) -> Program:
-    from qpu.instruction_sets import assemble
-
     return assemble(pack_vc4.kernel, isa=isa) if isa is Isa.VC4 else assemble(pack_v3d.kernel, width, vectors, isa=isa)
 
 
@@ -462,8 +458,6 @@ def _grid(down: int, across: int) -> Iterator[tuple[int, int, tuple[int, int, in
 
 def _placed(name: str, gpu: Device, memory: Buffer | BufferView, shape: tuple[int, int], ld: int) -> _Matrix:
     """The matrix in given device memory. Raises: UsageError when it does not fit."""
-    from qpu.buffers import Buffer, BufferView
-
     if not isinstance(memory, (Buffer, BufferView)):
         raise UsageError(f"{name} is a {type(memory).__name__}; give device memory (gpu.array), or None and load() it")
     buffer, offset = (memory, 0) if isinstance(memory, Buffer) else (memory.buffer, memory.offset)
