@@ -224,6 +224,7 @@ ANNOTATED = {
 PENDING: tuple[str, ...] = (
     "qpu.drivers.drm.",
     "qpu.drivers.vc4.",
+    "qpu.v3d.p",  # parser, printer
     "qpu.emu.linux.",
     "qpu.emu.process.",
     "qpu.vc4.vc4asm.",
