@@ -122,16 +122,12 @@ def operation_rows(
     """A row for each operation of a unit."""
     rows = []
     for op in sorted((op for op in ops if unit in op.units_on(isa)), key=lambda op: op.name):
-        changes = v3d_ops.modifiers(op, isa, unit) if isa is not Isa.VC4 else op.modifiers
-        modifiers = "<br>".join(f"{role}: " + " ".join(code(f".{n}") for n in names) for role, names in changes.items())
-        if isa is Isa.VC4:
-            modifiers = ""  # the same for all; see the pack tables
-        latency = op.latency.get(isa)
-        late = "" if latency is None or latency.distance == 1 else f"{latency.distance} ({latency.early})"
         meaning = cell(op.doc) + (f" *{effects_of(op)}*" if effects_of(op) else "")
         row = [code(op.name), operands_of(op), codes(op, unit), meaning, flags_of(op)]
-        if isa is not Isa.VC4:
-            row += [modifiers, late]
+        if isa is not Isa.VC4:  # there modifiers are the same for all; see the pack tables
+            changes = v3d_ops.modifiers(op, isa, unit).items()
+            modifiers = "<br>".join(f"{role}: " + " ".join(code(f".{n}") for n in names) for role, names in changes)
+            row += [modifiers, "" if op.latency == 1 else str(op.latency)]
         rows.append((*row, f"{op.code_basis}, {op.sem_basis} {sources.mark(op.source)}"))
     return rows
 
@@ -279,7 +275,7 @@ Source: Mesa's QPU encoder (driver).
 ## Operations of the add ALU
 
 `d` is the destination, `a` and `b` are sources. *latency*: how many instructions later the result may be read, when
-that is not the next one; `stall` means that an earlier read waits, `wrong` that it gets something else.
+that is not the next one; an earlier read waits.
 
 {operation_table(ops, isa, Unit.ADD, v3d_code(isa), sources)}
 ## Operations of the mul ALU

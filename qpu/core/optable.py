@@ -13,7 +13,6 @@ from qpu.core.isa import Basis, Isa, Unit
 __all__ = [
     "Code",
     "Flags",
-    "Latency",
     "MagicRow",
     "Op",
     "Operand",
@@ -99,17 +98,6 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
-    """How many instructions later a result may be read: 1 is the next instruction.
-
-    early: "wrong" when an earlier read gives a wrong value, "stall" when hardware waits.
-    """
-
-    distance: int = 1
-    early: str = "wrong"
-
-
-@dataclass(frozen=True, slots=True)
 class SignalRow:
     """One signal: a side effect that the signal field adds to an instruction.
 
@@ -173,7 +161,7 @@ class Op:
     name: str
     operands: str  # "d:f32 a:f32 b:f32", without `d` when there is no destination
     code: Mapping[Isa, Mapping[Unit, Code]]
-    sem: Semantics | None = None  # None: graphics only, or done by the machine itself (see `machine`)
+    sem: Semantics | None = None  # None: graphics only, or done by the machine itself
     doc: str
     source: str
     code_basis: Basis
@@ -187,13 +175,15 @@ class Op:
     implicit_reads: tuple[str, ...] = ()
     implicit_writes: tuple[str, ...] = ()
     tokens: frozenset[Token] = frozenset()
-    latency: Mapping[Isa, Latency] = field(default_factory=dict)
-    # Modifiers an operand or result can fold: role -> names
-    modifiers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    latency: int = 1  # how many instructions later the result is there; an earlier read waits
     order: str | None = None  # operand order that selects this operation: "natural" or "swapped"
+    same_operands: str = ""  # what to write for two equal operands, which the order of operands cannot express
     commutes: bool = False
-    pure: bool = True  # result depends on operands alone and nothing else happens
-    machine: str | None = None  # name of the machine action that gives the operation its meaning
+    # What pushed flags say about the operands: flag "z", "n", "c" -> eq lt_s gt_s lt_u gt_u, and of floats that are not
+    # NaN eq_f lt_f gt_f le_f (fsub: of finite ones that are not both zero)
+    relation: Mapping[str, str] = field(default_factory=dict)
+    # "move": operands ("a", or a small immediate) that copy a; "zero", "ones": that make all bits 0 or 1 of any a
+    idioms: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict)
     graphics: bool = False  # only meaningful in graphics shaders; encoded, not executed
     lane_op: bool = False  # V3D 7.1: moves or compares lanes on the path of the special functions
     counts: str = ""  # what an execution counts as in statistics: "fadd", "fmul" or nothing
@@ -222,6 +212,11 @@ class Op:
         """The operand of that role, or None."""
         return next((o for o in self.parsed if o.role == role), None)
 
+    @property
+    def pure(self) -> bool:
+        """True when the result depends on the operands alone and nothing else happens."""
+        return self.sem is not None and not (self.implicit_reads or self.implicit_writes or self.tokens - {Token.SFU})
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, tuple[str, ...]]]:
         raise TypeError(f"operation rows are not pickled; keep the name {self.name!r}")
 
@@ -242,6 +237,8 @@ class Table:
             roles = [o.role for o in op.parsed]
             if roles not in ([], ["d"], ["d", "a"], ["d", "a", "b"], ["a"], ["a", "b"]):
                 raise ValueError(f"{op.name}: operands {op.operands!r} are not d, a, b in that order")
+            if op.order is not None and not op.commutes:
+                raise ValueError(f"{op.name}: operands whose order selects the operation must commute")
             for name in (op.name, *op.aliases):
                 if name in self._by_name:
                     raise ValueError(f"{name!r} names two operations of {isa}")
@@ -268,3 +265,8 @@ class Table:
     def names(self, unit: Unit | None = None) -> tuple[str, ...]:
         """Names of all operations, or of those `unit` can issue."""
         return tuple(op.name for op in self.ops if unit is None or unit in op.code[self.isa])
+
+    def idioms(self, unit: Unit, what: str) -> list[tuple[Op, tuple[str | int, ...]]]:
+        """Operations of `unit` with the operands that do `what` (``move zero ones``), fewest operands first."""
+        found = [(op, op.idioms[what]) for op in self.ops if what in op.idioms and unit in op.code[self.isa]]
+        return sorted(found, key=lambda item: len(item[1]))

@@ -20,7 +20,6 @@ from qpu.core.effects import Effects, union
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op, Token
 from qpu.v3d.instr import AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
-from qpu.v3d.ops import LANE_OPS
 from qpu.v3d.regs import SIGNAL_ROWS, magic
 
 __all__ = ["effects", "half_effects", "parts", "resource"]
@@ -73,7 +72,7 @@ def _operation(op: Op) -> Effects:
     reads = {*op.implicit_reads, "vpm"} if Token.VPM_READ in op.tokens else set(op.implicit_reads)
     events = {f"op {op.name}"}
     if Token.SFU in op.tokens:
-        events |= {"sfu op", "lane op"} if op.name in LANE_OPS else {"sfu op"}
+        events |= {"sfu op", "lane op"} if op.lane_op else {"sfu op"}
     return Effects(frozenset(reads), frozenset(op.implicit_writes), tokens=op.tokens, events=frozenset(events))
 
 

@@ -269,11 +269,11 @@ def explain_missing(isa: Isa, unit: Unit, half: AluHalf) -> NoReturn:
 
 def same_operands(op: Op) -> NoReturn:
     """Raise the error about an operation whose two operands are the same."""
-    plain = {"fmax": "fmin", "faddnf": "fadd"}[op.name]
     _fail(
         "operand-order",
-        f"{op.name} of two identical operands has no encoding: the order of the operands tells it from {plain}",
-        help="use mov" if op.name == "fmax" else f"use {plain}",
+        f"{op.name} of two identical operands has no encoding: the order of the operands selects the operation",
+        "two different operands",
+        f"use {op.same_operands}",
     )
 
 

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from qpu.core.isa import Basis, Isa, Unit
-from qpu.core.optable import Code, Flags, Latency, Op, Semantics, Table, Token
+from qpu.core.optable import Code, Flags, Op, Semantics, Table, Token
 from qpu.v3d import sem as s
 
 if TYPE_CHECKING:
@@ -27,11 +27,9 @@ if TYPE_CHECKING:
 __all__ = [
     "BY_NAME",
     "FORMS",
-    "LANE_OPS",
     "MODIFIERS",
     "PACK",
     "ROWS",
-    "SFU_OPS",
     "UNPACK",
     "V3dCode",
     "Variant",
@@ -122,14 +120,10 @@ class V3dCode(Code):
 C42, C71 = Isa.V3D42, Isa.V3D71
 _TABLES = "Mesa QPU encoder tables"
 _ALU_TEST = "py-videocore6/py-videocore7 device tests of the ALU"
-_F2 = {"a": ("abs", "l", "h"), "b": ("abs", "l", "h"), "d": ("l", "h")}
-_F1 = {"a": ("l", "h"), "d": ("l", "h")}
-_FMOV = {"a": ("abs", "l", "h", "sat", "nsat", "max0"), "d": ("l", "h")}
-_H2 = {"a": ("ff", "ll", "hh", "swp")}
-_INT = {"a": ("ul", "uh", "il", "ih")}
-_NEXT = Latency(1)
 _SFU = frozenset({Token.SFU})
-_STALL = {C42: Latency(2, "stall"), C71: Latency(2, "stall")}
+_MOVE: Final[dict[str, tuple[str | int, ...]]] = {"move": ("a",)}
+_SAME: Final[dict[str, tuple[str | int, ...]]] = {"move": ("a", "a")}
+_STALL = 2  # instructions until a result of the special functions is there; an earlier read waits
 
 Units = dict[Unit, V3dCode]
 
@@ -160,12 +154,12 @@ def _row(
     reads: tuple[str, ...] = (),
     writes: tuple[str, ...] = (),
     tokens: frozenset[Token] = frozenset(),
-    latency: Mapping[Isa, Latency] | None = None,
-    modifiers: Mapping[str, tuple[str, ...]] | None = None,
+    latency: int = 1,
     order: str | None = None,
+    same_operands: str = "",
     commutes: bool = False,
-    pure: bool = True,
-    machine: str | None = None,
+    relation: Mapping[str, str] | None = None,
+    idioms: Mapping[str, tuple[str | int, ...]] | None = None,
     graphics: bool = False,
     lane_op: bool = False,
     counts: str = "",
@@ -188,12 +182,12 @@ def _row(
         implicit_reads=reads,
         implicit_writes=writes,
         tokens=tokens,
-        latency=latency or dict.fromkeys(code, _NEXT),
-        modifiers=modifiers or {},
+        latency=latency,
         order=order,
+        same_operands=same_operands,
         commutes=commutes,
-        pure=pure and not (reads or writes or tokens - _SFU or machine or graphics),  # the SFU token is about timing
-        machine=machine,
+        relation=relation or {},
+        idioms=idioms or {},
         graphics=graphics,
         lane_op=lane_op,
         counts=counts,
@@ -219,7 +213,6 @@ def _sfu(name: str, b42: tuple[int, int], b71: int, sem: Semantics, doc: str) ->
         source=_TABLES + "; results: device tests of py-videocore6 and py-videocore7, within their tolerance",
         tokens=_SFU,
         latency=_STALL,
-        pure=True,
     )
 
 
@@ -253,7 +246,6 @@ def _round(name: str, op42: int, sub42: int, base71: int, sem: Semantics, doc: s
         _a(245 if name not in ("fdx", "fdy") else 246, "s1", b=base71),
         sem,
         doc,
-        modifiers=_F1,
         sem_basis=Basis.MEASURED,
         source=_ALU_TEST,
     )
@@ -267,7 +259,6 @@ def _to_int(name: str, op42: int, sub42: int, base71: int, type_: str, sem: Sema
         _a(245, "s1i", b=base71 + 3),
         sem,
         doc,
-        modifiers={"a": ("l", "h")},
         sem_basis=Basis.MEASURED if sem else Basis.ASSUMED,
         source=_ALU_TEST,
         graphics=sem is None,
@@ -307,7 +298,6 @@ ROWS: Final[tuple[Op, ...]] = (
         None,
         "Nothing.",
         flags=Flags.NONE,
-        machine="nop",
     ),
     _row(
         "add",
@@ -318,6 +308,7 @@ ROWS: Final[tuple[Op, ...]] = (
         "a + b. Carry: carry out.",
         carry=s.add_carry,
         commutes=True,
+        idioms={"move": ("a", 0)},
         source=_ALU_TEST,
     ),
     _row(
@@ -328,6 +319,8 @@ ROWS: Final[tuple[Op, ...]] = (
         s.sub,
         "a - b. Carry: borrow.",
         carry=s.sub_carry,
+        relation={"z": "eq", "c": "lt_u"},
+        idioms={"zero": ("a", "a")},
         sem_basis=Basis.MEASURED,
         source="py-videocore6/py-videocore7 device tests of conditions",
     ),
@@ -338,7 +331,7 @@ ROWS: Final[tuple[Op, ...]] = (
         {**_a(249, "fmov71", b=0), **_m(14, "fmov71", b=0)},
         s.mov,
         "a as a float: copies, with input and output modifiers.",
-        modifiers=_FMOV,
+        idioms=_MOVE,
     ),
     _row(
         "mov",
@@ -347,7 +340,7 @@ ROWS: Final[tuple[Op, ...]] = (
         {**_a(249, "mov71", b=3), **_m(14, "mov71", b=3)},
         s.mov,
         "Copies a.",
-        modifiers=_INT,
+        idioms=_MOVE | {"zero": (0,), "ones": (-1,)},
     ),
     # -- add ALU, two floats
     _row(
@@ -357,7 +350,6 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(0, "f2p"),
         s.fadd,
         "a + b.",
-        modifiers=_F2,
         order="natural",
         commutes=True,
         source=_ALU_TEST,
@@ -370,8 +362,8 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(0, "f2p"),
         s.fadd,
         'a + b with another NaN rule, which is not known ("nf"); sums are as fadd\'s.',
-        modifiers=_F2,
         order="swapped",
+        same_operands="fadd",
         commutes=True,
         sem_basis=Basis.ASSUMED,
         source=_ALU_TEST,
@@ -384,7 +376,7 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(64, "f2p"),
         s.fsub,
         "a - b.",
-        modifiers=_F2,
+        relation={"z": "eq_f", "n": "lt_f"},
         source=_ALU_TEST,
         counts="fadd",
     ),
@@ -395,7 +387,6 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(128, "f2p"),
         s.fmin,
         "The smaller. NaN and the order of zeros: assumed.",
-        modifiers=_F2,
         order="natural",
         commutes=True,
         source=_ALU_TEST,
@@ -407,8 +398,8 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(128, "f2p"),
         s.fmax,
         "The larger. NaN and the order of zeros: assumed.",
-        modifiers=_F2,
         order="swapped",
+        same_operands="mov",
         commutes=True,
         source=_ALU_TEST,
     ),
@@ -419,10 +410,10 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(192, "f2"),
         s.fsub,
         "Compares: Z a == b, N a < b, C a <= b, all false with NaN; the result is a - b.",
-        modifiers=_F2,
         zero=s.fcmp_zero,
         negative=s.fcmp_negative,
         carry=s.fcmp_carry,
+        relation={"z": "eq_f", "n": "lt_f", "c": "le_f"},
         source=_ALU_TEST,
     ),
     _row(
@@ -432,7 +423,6 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(48, "vfpack"),
         s.vfpack,
         "Low half f16(a), high half f16(b).",
-        modifiers={"a": ("l", "h"), "b": ("l", "h")},
         flags=Flags.HALVES,
         sem_basis=Basis.MEASURED,
         source=_ALU_TEST,
@@ -444,7 +434,6 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(176, "h"),
         s.vfmin,
         "The smaller, half by half.",
-        modifiers=_H2,
         flags=Flags.HALVES,
         commutes=True,
         sem_basis=Basis.MEASURED,
@@ -457,7 +446,6 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(240, "h"),
         s.vfmax,
         "The larger, half by half.",
-        modifiers=_H2,
         flags=Flags.HALVES,
         commutes=True,
         sem_basis=Basis.MEASURED,
@@ -471,6 +459,8 @@ ROWS: Final[tuple[Op, ...]] = (
         s.smin,
         "Signed minimum. Carry: a > b.",
         carry=s.signed_greater,
+        relation={"c": "gt_s"},
+        idioms=_SAME,
         commutes=True,
         aliases=("imin",),
     ),
@@ -481,14 +471,32 @@ ROWS: Final[tuple[Op, ...]] = (
         s.smax,
         "Signed maximum. Carry: a > b (assumed).",
         carry=s.signed_greater,
+        relation={"c": "gt_s"},
+        idioms=_SAME,
         commutes=True,
         aliases=("imax",),
     ),
     _two(
-        "umin", "u32", 122, s.umin, "Unsigned minimum. Carry: a > b (assumed).", carry=s.unsigned_greater, commutes=True
+        "umin",
+        "u32",
+        122,
+        s.umin,
+        "Unsigned minimum. Carry: a > b (assumed).",
+        carry=s.unsigned_greater,
+        relation={"c": "gt_u"},
+        idioms=_SAME,
+        commutes=True,
     ),
     _two(
-        "umax", "u32", 123, s.umax, "Unsigned maximum. Carry: a > b (assumed).", carry=s.unsigned_greater, commutes=True
+        "umax",
+        "u32",
+        123,
+        s.umax,
+        "Unsigned maximum. Carry: a > b (assumed).",
+        carry=s.unsigned_greater,
+        relation={"c": "gt_u"},
+        idioms=_SAME,
+        commutes=True,
     ),
     _two("shl", "u32", 124, s.shl, "a << b[4:0]. Carry: not known.", sem_basis=Basis.MEASURED, source=_ALU_TEST),
     _two(
@@ -512,13 +520,41 @@ ROWS: Final[tuple[Op, ...]] = (
         sem_basis=Basis.MEASURED,
         source=_ALU_TEST,
     ),
-    _two("and", "b32", 181, s.and_, "Bitwise and.", commutes=True, aliases=("band",)),
-    _two("or", "b32", 182, s.or_, "Bitwise or.", commutes=True, aliases=("bor",)),
-    _two("xor", "b32", 183, s.xor, "Bitwise exclusive or.", commutes=True, aliases=("bxor",)),
+    _two("and", "b32", 181, s.and_, "Bitwise and.", idioms=_SAME, commutes=True, aliases=("band",)),
+    _two(
+        "or",
+        "b32",
+        182,
+        s.or_,
+        "Bitwise or.",
+        idioms=_SAME | {"zero": (0, 0), "ones": (-1, -1)},
+        commutes=True,
+        aliases=("bor",),
+    ),
+    _two(
+        "xor",
+        "b32",
+        183,
+        s.xor,
+        "Bitwise exclusive or.",
+        relation={"z": "eq"},
+        idioms={"zero": ("a", "a")},
+        commutes=True,
+        aliases=("bxor",),
+    ),
     _two("vadd", "i16x2", 184, s.vadd, "Two 16-bit sums.", flags=Flags.HALVES, commutes=True),
     _two("vsub", "i16x2", 185, s.vsub, "Two 16-bit differences.", flags=Flags.HALVES),
     # -- add ALU, one source
-    _row("not", "d:b32 a:b32", _a(186, b=0), _a(186, b=0), s.not_, "Bitwise complement.", aliases=("bnot",)),
+    _row(
+        "not",
+        "d:b32 a:b32",
+        _a(186, b=0),
+        _a(186, b=0),
+        s.not_,
+        "Bitwise complement.",
+        idioms={"ones": (0,)},
+        aliases=("bnot",),
+    ),
     _row("neg", "d:i32 a:i32", _a(186, b=1), _a(186, b=1), s.neg, "0 - a."),
     _row(
         "flapush",
@@ -603,7 +639,6 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(246, "p", b=32),
         s.itof,
         "Signed integer to float, to nearest even. Output modifiers: assumed.",
-        modifiers={"d": ("l", "h")},
         source=_ALU_TEST,
     ),
     _row(
@@ -613,7 +648,6 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(246, "p", b=36),
         s.utof,
         "Unsigned integer to float, to nearest even. Output modifiers: assumed.",
-        modifiers={"d": ("l", "h")},
         source=_ALU_TEST,
     ),
     # -- add ALU, no source
@@ -683,7 +717,6 @@ ROWS: Final[tuple[Op, ...]] = (
         None,
         "Barrier number; written to syncb it joins the barrier at the next thread switch.",
         tokens=frozenset({Token.BARRIER}),
-        machine="barrierid",
     ),
     _row(
         "tmuwt",
@@ -694,7 +727,6 @@ ROWS: Final[tuple[Op, ...]] = (
         "Waits until all TMU writes of the thread are done.",
         tokens=_TMU,
         flags=Flags.NONE,
-        machine="tmuwt",
     ),
     _gfx(
         "vpmwt",
@@ -729,7 +761,6 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(187, "p", a=0, b=1),
         _a(187, "p", b=32),
         "Pixel column as a float.",
-        modifiers={"d": ("l", "h")},
     ),
     _gfx(
         "fycd",
@@ -737,7 +768,6 @@ ROWS: Final[tuple[Op, ...]] = (
         _a(187, "p", a=4, b=1),
         _a(187, "p", b=36),
         "Pixel row as a float.",
-        modifiers={"d": ("l", "h")},
     ),
     # -- VPM (graphics)
     _vpm("ldvpmv_in", "d:b32 a:u32", 188, 0, 0, "Reads the VPM input segment, vertical."),
@@ -784,7 +814,6 @@ ROWS: Final[tuple[Op, ...]] = (
         _m(16, "f2p"),
         s.fmul,
         "a * b. Output modifiers are measured on 4.2 only.",
-        modifiers=_F2,
         commutes=True,
         source=_ALU_TEST,
         counts="fmul",
@@ -796,7 +825,6 @@ ROWS: Final[tuple[Op, ...]] = (
         _m(4, "h"),
         s.vfmul,
         "Products, half by half.",
-        modifiers=_H2,
         flags=Flags.HALVES,
         commutes=True,
         sem_basis=Basis.MEASURED,
@@ -845,10 +873,6 @@ ROWS: Final[tuple[Op, ...]] = (
     _norm("vftounorm10lo", "d:i16x2 a:f16x2", 48, s.vftounorm10lo, "Two halves 0..1 to 10 bits each."),
     _norm("vftounorm10hi", "d:i16x2 a:f16x2", 49, s.vftounorm10hi, "Two halves 0..1 to 10 and 2 bits."),
 )
-
-# Operations on the special-function path: result latency, pairing rules.
-LANE_OPS: Final = frozenset(op.name for op in ROWS if op.lane_op)
-SFU_OPS: Final = frozenset(op.name for op in ROWS if Token.SFU in op.tokens) - LANE_OPS
 
 BY_NAME: Final[Mapping[str, Op]] = MappingProxyType({op.name: op for op in ROWS})
 

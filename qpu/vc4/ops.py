@@ -51,7 +51,8 @@ def _op(
     sem_source: str = _HW,
     sem_basis: Basis = Basis.MEASURED,
     aliases: tuple[str, ...] = (),
-    machine: str | None = None,
+    relation: dict[str, str] | None = None,
+    idioms: dict[str, tuple[str | int, ...]] | None = None,
 ) -> Op:
     units: dict[Unit, Code] = {}
     if add is not None:
@@ -69,9 +70,9 @@ def _op(
         sem_basis=sem_basis,
         flags=Flags.NONE if name == "nop" else Flags.WORD,
         carry=carry,
-        modifiers={"d": ("pack",), "a": ("unpack",), "b": ("unpack",)} if operands else {},
         commutes=commutes,
-        machine=machine,
+        relation=relation or {},
+        idioms=idioms or {},
         aliases=aliases,
     )
 
@@ -79,40 +80,45 @@ def _op(
 _F3, _I3, _B3, _U3 = "d:f32 a:f32 b:f32", "d:i32 a:i32 b:i32", "d:b32 a:b32 b:b32", "d:u32 a:u32 b:u32"
 _V3 = "d:u8x4 a:u8x4 b:u8x4"
 _ASSUMED, _MANUAL = Basis.ASSUMED, Basis.MANUAL
+_MOVE: dict[str, tuple[str | int, ...]] = {"move": ("a", "a")}
+_ZERO: dict[str, tuple[str | int, ...]] = {"zero": ("a", "a")}
+_GT = {"c": "gt_s"}
 
 TABLE = Table(
     Isa.VC4,
     (
         _op(
             "nop", "", None, "Nothing. The MUL nop with a destination writes old results (measured).",
-            add=0, mul=0, sem_source="vc4asm addendum", machine="nop",
+            add=0, mul=0, sem_source="vc4asm addendum",
         ),
         _op("fadd", _F3, sem.fadd, "a + b, toward zero.", add=1, carry=sem.carry_positive, commutes=True,
             sem_source=f"{_HW}; rounding and special values: {_VC4C}"),
         _op("fsub", _F3, sem.fsub, "a - b, toward zero.", add=2, carry=sem.carry_positive,
             sem_source=f"{_HW}; rounding and special values: {_VC4C}"),
-        _op("fmin", _F3, sem.fmin, "The smaller float.", add=3, carry=sem.carry_fgreater),
-        _op("fmax", _F3, sem.fmax, "The larger float.", add=4, carry=sem.carry_fgreater),
+        _op("fmin", _F3, sem.fmin, "The smaller float.", add=3, carry=sem.carry_fgreater, idioms=_MOVE),
+        _op("fmax", _F3, sem.fmax, "The larger float.", add=4, carry=sem.carry_fgreater, idioms=_MOVE),
         _op("fminabs", _F3, sem.fminabs, "The smaller magnitude.", add=5, carry=sem.carry_abs_greater),
         _op("fmaxabs", _F3, sem.fmaxabs, "The larger magnitude.", add=6, carry=sem.carry_abs_greater),
         _op("ftoi", "d:i32 a:f32", sem.ftoi, "Float to signed integer, toward zero; 0 when out of range.", add=7),
         _op("itof", "d:f32 a:i32", sem.itof, "Signed integer to float, toward zero.", add=8, carry=sem.carry_itof,
             sem_source=_VC4C, sem_basis=_ASSUMED),
         _op("add", _I3, sem.add, "a + b modulo 2**32.", add=12, carry=sem.carry_add, commutes=True, aliases=("iadd",)),
-        _op("sub", _I3, sem.sub, "a - b modulo 2**32.", add=13, carry=sem.carry_sub, aliases=("isub",)),
+        _op("sub", _I3, sem.sub, "a - b modulo 2**32.", add=13, carry=sem.carry_sub, aliases=("isub",),
+            relation={"z": "eq", "c": "lt_u"}, idioms=_ZERO),
         _op("shr", _U3, sem.shr, "Logical shift right by b mod 32.", add=14, carry=sem.carry_shr),
         _op("asr", _I3, sem.asr, "Arithmetic shift right by b mod 32.", add=15, carry=sem.carry_shr),
         _op("ror", _B3, sem.ror, "Rotate right by b mod 32.", add=16),
         _op("shl", _B3, sem.shl, "Shift left by b mod 32.", add=17, carry=sem.carry_shl),
         _op("min", _I3, sem.imin, "The smaller signed integer.", add=18, carry=sem.carry_greater, commutes=True,
-            aliases=("imin",)),
+            aliases=("imin",), relation=_GT, idioms=_MOVE),
         _op("max", _I3, sem.imax, "The larger signed integer.", add=19, carry=sem.carry_greater, commutes=True,
-            aliases=("imax",)),
-        _op("and", _B3, sem.and_, "Bitwise and.", add=20, commutes=True, aliases=("band",)),
+            aliases=("imax",), relation=_GT, idioms=_MOVE),
+        _op("and", _B3, sem.and_, "Bitwise and.", add=20, commutes=True, aliases=("band",), idioms=_MOVE),
         _op("or", _B3, sem.or_, "Bitwise or; with equal operands the ADD ALU's move.", add=21, commutes=True,
-            aliases=("bor",)),
-        _op("xor", _B3, sem.xor, "Bitwise exclusive or.", add=22, commutes=True, aliases=("bxor",)),
-        _op("not", "d:b32 a:b32", sem.not_, "Bitwise complement.", add=23, aliases=("bnot",)),
+            aliases=("bor",), idioms=_MOVE | {"zero": (0, 0), "ones": (-1, -1)}),
+        _op("xor", _B3, sem.xor, "Bitwise exclusive or.", add=22, commutes=True, aliases=("bxor",),
+            relation={"z": "eq"}, idioms=_ZERO),
+        _op("not", "d:b32 a:b32", sem.not_, "Bitwise complement.", add=23, aliases=("bnot",), idioms={"ones": (0,)}),
         _op("clz", "d:u32 a:b32", sem.clz, "Leading zero bits; 32 for 0.", add=24),
         _op("fmul", _F3, sem.fmul, "a * b, to nearest.", mul=1, commutes=True, sem_source=f"{_HW}; rounding: {_VC4C}",
             sem_basis=_ASSUMED),
@@ -120,10 +126,10 @@ TABLE = Table(
             carry=sem.carry_mul24, commutes=True, aliases=("imul24",)),
         _op("v8muld", _V3, sem.v8muld, "Byte by byte (a * b + 127) / 255.", mul=3, commutes=True, sem_basis=_ASSUMED),
         _op("v8min", _V3, sem.v8min, "Byte by byte the smaller; with equal operands the MUL ALU's move.", mul=4,
-            commutes=True),
-        _op("v8max", _V3, sem.v8max, "Byte by byte the larger.", mul=5, commutes=True),
+            commutes=True, idioms=_MOVE),
+        _op("v8max", _V3, sem.v8max, "Byte by byte the larger.", mul=5, commutes=True, idioms=_MOVE),
         _op("v8adds", _V3, sem.v8adds, "Byte by byte min(a + b, 255).", add=30, mul=6, commutes=True),
-        _op("v8subs", _V3, sem.v8subs, "Byte by byte max(a - b, 0).", add=31, mul=7),
+        _op("v8subs", _V3, sem.v8subs, "Byte by byte max(a - b, 0).", add=31, mul=7, idioms=_ZERO),
     ),
 )  # fmt: skip
 """Every operation, by name or alias."""
@@ -163,7 +169,6 @@ _FLOAT_OPERANDS = frozenset(
 _FLOAT_RESULTS = frozenset(
     op.name for op in TABLE if any(o.role == "d" and o.type is OperandType.F32 for o in op.parsed)
 )
-_MOVES = frozenset({"or", "and", "min", "max", "fmin", "fmax", "v8min", "v8max"})
 _SATURATE: dict[str, Callable[[Any, Any, Any, Any], Any]] = {"add": sem.saturate_add, "sub": sem.saturate_sub}
 
 
@@ -179,7 +184,7 @@ def float_result(op: Op) -> bool:
 
 def is_move(op: Op) -> bool:
     """True when the operation with two equal operands returns them unchanged."""
-    return op.name in _MOVES
+    return op.idioms.get("move") == ("a", "a")
 
 
 def saturated(v: LaneOps[V, M], op: Op, a: V, b: V, result: V) -> V:

@@ -17,14 +17,14 @@ from typing import Any
 from forms_v3d import DATA_NAMES, SFU_MAGIC, Form, catalogue, forms_of
 
 from qpu.core.isa import Isa, Unit
-from qpu.core.optable import Op, OperandType
+from qpu.core.optable import Op, OperandType, Token
 from qpu.emu.v3d.tmu import Action, decode_request
 from qpu.errors import QpuError
 from qpu.v3d.codes import cond_field
 from qpu.v3d.decode import decode
 from qpu.v3d.encode import encode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
-from qpu.v3d.ops import LANE_OPS, SFU_OPS, table, variants
+from qpu.v3d.ops import table, variants
 
 CODE, UNIFORMS, DATA = 0x100000, 0x200000, 0x300000
 AREA, RESULTS = 2048, 1024  # bytes of a thread, and where its results begin
@@ -157,13 +157,13 @@ class Generator:
             wanted = {0: INT, 1: INT, 2: FLOAT, 3: HALF, 5: INT, 55: INT, **dict.fromkeys(SFU_MAGIC, FLOAT)}.get(
                 number, kind
             )
-            if wanted != kind or pack or (op.name in LANE_OPS and number != 6):
+            if wanted != kind or pack or (op.lane_op and number != 6):
                 raise Draft
             return Dst(number, True), kind
         what = self.draw.random()
         if what < 0.04:
             return NULL, kind
-        if what < 0.09 and kind == INT and not pack and op.name not in LANE_OPS and op.name not in SFU_OPS:
+        if what < 0.09 and kind == INT and not pack and Token.SFU not in op.tokens:
             return Dst(self.draw.choice((5, 55)), True), kind
         s = self.draw.choice(self.regs[kind])
         return Dst(s.n, s.kind is SrcKind.ACC), kind
@@ -314,7 +314,7 @@ class Generator:
         magic = [d.n for d in (add.dst, mul.dst) if d is not None and d.magic and d.n in SFU_MAGIC]
         if len(magic) > 1 or (magic and self.no_r4) or (magic and sig & Sig.LDTMU):
             raise Draft
-        sfu = [h for h in (add, mul) if h.op.name in SFU_OPS or h.op.name in LANE_OPS]
+        sfu = [h for h in (add, mul) if Token.SFU in h.op.tokens]
         if sfu and (magic or sig & (Sig.WRTMUC | Sig.LDTMU)):
             raise Draft
         if any(h.op.name == "multop" for h in (add, mul)) and self.draw.random() < 0.3:

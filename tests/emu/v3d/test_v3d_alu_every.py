@@ -14,7 +14,7 @@ from qpu.core.optable import Op
 from qpu.emu.v3d.prepare import prepare
 from qpu.v3d.encode import encode
 from qpu.v3d.instr import Alu, AluHalf, Dst, Sig, Src, SrcKind
-from qpu.v3d.ops import LANE_OPS, table, variants
+from qpu.v3d.ops import table, variants
 
 ISAS = (Isa.V3D42, Isa.V3D71)
 A, B, D, OTHER = 1, 2, 10, 11  # registers
@@ -126,7 +126,7 @@ def test_every_flag_and_condition_of_every_operation(isa: Isa) -> None:
             compare(*alone(isa, unit, op, push=push), isa, s)
         for update in UPDATES:
             compare(*alone(isa, unit, op, update=update), isa, s)
-        if op.name in LANE_OPS and op.operand("b") is None:
+        if op.lane_op and op.operand("b") is None:
             continue  # with a condition: not known
         for cond in CONDS:
             compare(*alone(isa, unit, op, cond=cond), isa, s)
