@@ -236,14 +236,18 @@ class EmuFault(QpuError):
     """An emulated program did what hardware forbids, or what nobody knows the result of.
 
     rule: stable identifier such as ``out-of-bounds``, ``tmu-empty``, ``H1``. name: of the rule in words, where the
-    identifier is a number. place: board, QPU, thread, instruction, lane and address, as far as they apply.
+    identifier is a number. place: board, QPU, thread, instruction, lane and address, as far as they apply. help: what
+    to do.
     """
 
-    def __init__(self, rule: str, message: str, place: FaultPlace | None = None, name: str = "") -> None:
+    def __init__(
+        self, rule: str, message: str, place: FaultPlace | None = None, name: str = "", help: str = ""
+    ) -> None:
         self.rule = rule
         self.name = name
         self.message = message
         self.place = place if place is not None else FaultPlace()
+        self.help = help
         lines = [f"{rule}: {name}: {message}" if name else f"{rule}: {message}"]
         where = self.place.render()
         if where:
@@ -252,10 +256,16 @@ class EmuFault(QpuError):
             lines.append(f"  instruction: {self.place.disassembly}")
         if self.place.loc is not None:
             lines.append(f"  source: {self.place.loc}: {self.place.loc.source.strip()}")
+        if help:
+            lines.append(f"  help: {help}")
         super().__init__("\n".join(lines))
 
-    def __reduce__(self) -> tuple[type[EmuFault], tuple[str, str, FaultPlace, str]]:
-        return EmuFault, (self.rule, self.message, self.place, self.name)
+    def __reduce__(self) -> tuple[type[EmuFault], tuple[str, str, FaultPlace, str, str]]:
+        return EmuFault, (self.rule, self.message, self.place, self.name, self.help)
+
+    def at(self, place: FaultPlace) -> EmuFault:
+        """The same fault at another place."""
+        return EmuFault(self.rule, self.message, place, self.name, self.help).with_traceback(self.__traceback__)
 
 
 class EmuWarning(UserWarning):

@@ -189,9 +189,7 @@ class Launch:
             place = error.place
             loc = None if place.instruction is None or place.loc is not None else self._program.loc(place.instruction)
             if loc is not None:
-                error = EmuFault(error.rule, error.message, replace(place, loc=loc), error.name).with_traceback(
-                    error.__traceback__
-                )
+                error = error.at(replace(place, loc=loc))
         self.error = error
         self._retire()
         return error

@@ -40,7 +40,7 @@ from qpu.emu.v3d.translate_state import (
     Untranslatable,
     Wait,
 )
-from qpu.errors import EmuFault, FaultPlace
+from qpu.errors import EmuFault
 
 __all__ = ["V3dCompiledMachine"]
 
@@ -409,7 +409,7 @@ class CompiledV3dExecution(DispatchExecution):
                 self._services.fault(g, "code-out-of-bounds", message)
             self._services.fault(g, *(prepare(self.isa, word).problem or ("decode", "not an instruction")))
         else:
-            raise EmuFault("engine", f"the compiled program stopped with {reason.name}", FaultPlace())
+            raise AssertionError(f"the compiled program stopped with {reason.name}")
 
     def _remark(self, threads: list[int]) -> None:
         for thread in threads:

@@ -16,7 +16,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.errors import EmuFault, FaultPlace
+from qpu.emu.v3d.faults import fault
+from qpu.errors import FaultPlace
 
 __all__ = ["Dispatch", "Payload", "Placement", "Start"]
 
@@ -63,15 +64,15 @@ class Dispatch:
         Raises: EmuFault ``dispatch`` for registers that no driver writes and whose effect is unknown.
         """
         if len(cfg) < 7 or any(not 0 <= int(c) <= 0xFFFFFFFF for c in cfg):
-            raise EmuFault("dispatch", f"CFG registers are seven unsigned 32-bit words, found {list(cfg)}")
+            raise fault("dispatch", f"CFG registers are seven unsigned 32-bit words, found {list(cfg)}")
         words = [int(c) for c in cfg]
         # A count of 0 reads as 65536 (kernel interface reference 1.6); newer kernels never submit it.
         counts = (words[0] >> 16 or 65536, words[1] >> 16 or 65536, words[2] >> 16 or 65536)
         batches = words[4] + (0 if exact_batches else 1)
         if batches == 0:
-            raise EmuFault("dispatch", "CFG4 asks for no batches at all; the effect is unknown")
+            raise fault("dispatch", "CFG4 asks for no batches at all; the effect is unknown")
         if words[6] & 3:
-            raise EmuFault("dispatch", f"uniforms at 0x{words[6]:08x} are not 4-byte aligned")
+            raise fault("dispatch", f"uniforms at 0x{words[6]:08x} are not 4-byte aligned")
         return cls(
             workgroups=counts,
             first=(words[0] & 0xFFFF, words[1] & 0xFFFF, words[2] & 0xFFFF),

@@ -12,6 +12,7 @@ from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.numpy_lanes import quiet
 from qpu.emu.v3d.dispatch import Dispatch, Placement
+from qpu.emu.v3d.faults import fault
 from qpu.emu.v3d.services import DispatchServices
 from qpu.emu.v3d.state import Group
 from qpu.errors import EmuFault, FaultPlace
@@ -112,9 +113,7 @@ class DispatchExecution(ABC):
                         budget = min(budget, max(_LEAST, left // (CLOCKS_PER_INSTRUCTION * self._sharing())))
                     self._turn(budget)
         except BaseException as error:
-            self._failed = (
-                error if isinstance(error, EmuFault) else EmuFault("interrupted", "stopped in mid-instruction")
-            )
+            self._failed = error if isinstance(error, EmuFault) else fault("interrupted", "stopped in mid-instruction")
             raise
         finally:
             self.stats.execute_s += time.perf_counter() - begun
@@ -149,4 +148,4 @@ class DispatchExecution(ABC):
         place = FaultPlace(board=self._services.board)
         if waiting is not None:
             place = self._services.at_barrier(waiting)
-        return EmuFault("deadlock", self._placement.deadlock(), place)
+        return fault("deadlock", self._placement.deadlock(), place)

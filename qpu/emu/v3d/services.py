@@ -12,6 +12,7 @@ from qpu.core.isa import Isa
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.v3d.dispatch import Dispatch, Placement
+from qpu.emu.v3d.faults import fault
 from qpu.emu.v3d.prepare import UNIFA_EARLY, Prepared, disassembly, prepare
 from qpu.emu.v3d.state import Group, PerThread, each, squeeze
 from qpu.emu.v3d.tmu import (
@@ -26,7 +27,7 @@ from qpu.emu.v3d.tmu import (
     result_words,
 )
 from qpu.emu.v3d.uniforms import Snapshot
-from qpu.errors import EmuFault, FaultPlace
+from qpu.errors import FaultPlace
 from qpu.v3d.rules import RULES
 
 __all__ = ["DispatchServices", "describe_access"]
@@ -120,12 +121,12 @@ class DispatchServices:
 
     def fault(self, g: Group, rule: str, message: str, row: int = 0) -> NoReturn:
         """What nothing can continue after."""
-        raise EmuFault(rule, message, self.place(g, row))
+        raise fault(rule, message, self.place(g, row))
 
     def hazard(self, g: Group, rule: str, message: str, row: int = 0, lane: int | None = None) -> None:
         """What hardware does not define: a fault in strict mode, else a remark."""
         if self.strict:
-            raise EmuFault(rule, message, self.place(g, row, lane))
+            raise fault(rule, message, self.place(g, row, lane))
         self.warn(g, rule, message, row)
 
     def warn(self, g: Group, rule: str, message: str, row: int = 0) -> None:
@@ -144,7 +145,7 @@ class DispatchServices:
         assert g is not None
         message = describe_access(self.memory, error)
         if self.strict:
-            raise EmuFault(error.rule, message, self.place(g, error.row, error.lane, error.address))
+            raise fault(error.rule, message, self.place(g, error.row, error.lane, error.address))
         if error.rule == "out-of-bounds":
             message = "MMU error: " + message
         self.warn(g, error.rule, message, error.row)

@@ -16,6 +16,7 @@ from qpu.core.isa import Isa
 from qpu.core.optable import Flags
 from qpu.emu.engine.llvm_lanes import I8, I16, I32, I64, LlvmLanes
 from qpu.emu.v3d.prepare import UNIFA_EARLY, Prepared, broken, pending, prepare
+from qpu.emu.v3d.state import CLOBBERED
 from qpu.emu.v3d.translate_alu import AluEmitter, Broken
 from qpu.emu.v3d.translate_entry import entry_functions
 from qpu.emu.v3d.translate_graph import Fetch, explore, static_target
@@ -415,8 +416,6 @@ class _Translator:
 
     def lose_rf0(self, node: Node) -> None:
         """7.1: rf0 after a load that was doubtful, at a switch beside a signal with a register of its own."""
-        from qpu.emu.v3d.state import CLOBBERED
-
         p = self.prepared(node.at)
         if self.isa is Isa.V3D71 and p is not None and p.addressed_signal:
             values = self.values

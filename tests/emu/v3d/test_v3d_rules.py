@@ -14,14 +14,16 @@ from v3d_rig import ISAS, Rig, move
 
 import qpu.emu.v3d.reference
 from qpu.core.isa import Isa
+from qpu.emu.v3d.faults import HELP
 from qpu.errors import EmuFault
 from qpu.v3d.asm import assemble
 from qpu.v3d.encode import encode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import table
+from qpu.v3d.rules import RULES
 
 V42, V71 = (Isa.V3D42,), (Isa.V3D71,)
-SOURCES = ("reference", "services", "reference_branches", "alu", "prepare", "dispatch", "tmu")
+SOURCES = ("reference", "services", "reference_branches", "alu", "prepare", "dispatch", "execution", "tmu")
 ELSEWHERE = {"dispatch", "interrupted", "code-out-of-bounds", "deadlock"}  # test_v3d_dispatch.py, test_v3d_faults.py
 
 
@@ -275,6 +277,7 @@ def test_rule(isa: Isa, case: Case, strict: bool, engine: str) -> None:
         assert e.rule == case.rule, e
         assert (e.place.board, e.place.qpu, e.place.thread) == (rig.profile.name, 0, 0)
         assert e.place.instruction is not None
+        assert e.help and str(e).endswith(f"help: {e.help}")
         assert e.place.disassembly or e.rule == "branch-misaligned"
     else:
         assert run.run(400_000)
@@ -295,7 +298,14 @@ def _rules() -> set[str]:
                     values = node.args[:2]
                 else:
                     continue
-            elif isinstance(node, ast.Tuple) and len(node.elts) == 2 and isinstance(node.elts[1], ast.JoinedStr):
+            elif (
+                isinstance(node, ast.Tuple)
+                and len(node.elts) == 2
+                and (
+                    isinstance(node.elts[1], ast.JoinedStr)
+                    or (isinstance(node.elts[1], ast.Constant) and " " in str(node.elts[1].value))
+                )
+            ):
                 values = node.elts[:1]
             elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_RUNNING":
                 values = list(ast.walk(node.value))  # type: ignore[arg-type]
@@ -310,3 +320,11 @@ def test_every_rule_is_broken_here() -> None:
     rules = _rules()
     assert len(rules) > 25
     assert rules - {c.rule for c in CASES} <= ELSEWHERE
+
+
+def test_every_rule_has_one_place_and_says_what_to_do() -> None:
+    """Rules of the checker have their row; the others have their advice in `faults`, and nothing is in both."""
+    rules = _rules()
+    assert not set(HELP) & set(RULES)
+    assert rules <= set(HELP) | set(RULES)
+    assert set(HELP) - rules <= {"out-of-bounds", "misaligned"}  # these come from `AccessError`

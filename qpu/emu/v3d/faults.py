@@ -1,0 +1,49 @@
+"""Faults of V3D programs: what a rule that a program breaks advises.
+
+Rules about instructions and their distances are rows of `qpu.v3d.rules`, with their cures; the rules here are those
+that only a run can break.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from qpu.errors import EmuFault, FaultPlace
+from qpu.v3d.rules import RULES
+
+__all__ = ["HELP", "fault"]
+
+HELP: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "barrier-tmu": "collect every result with ldtmu, and wait for stores with tmuwt, before joining the barrier",
+        "branch-misaligned": "branch to a label, or to an address that is a multiple of 8",
+        "code-out-of-bounds": "end the program (`q.end()`), and check where its branches go",
+        "deadlock": "let every thread of a supergroup reach the barrier; do not branch round it",
+        "dispatch": "submit registers as the driver of a real board writes them (docs/hardware/v3d.md 10)",
+        "graphics": "remove it: a compute program has no fragments, varyings or tile buffer",
+        "interrupted": "launch again: the run was stopped from outside and cannot be continued",
+        "misaligned": "align the address to the size of the access, or use a narrower type",
+        "out-of-bounds": "check the address arithmetic, the lanes that take part, and the sizes of the buffers",
+        "register-range": "use rf0..rf31, or launch with two threads per QPU",
+        "rotate": "rotate by r5 or by an immediate 1..15 or -16..-1, and read other registers through port A",
+        "same-destination": "write one of them elsewhere, or under complementary conditions (ifa and ifna)",
+        "syncu": "join barriers with syncb",
+        "texture": "load through tmua; texture lookups are not emulated",
+        "tmu-data": "write as many data words as the request takes before its address",
+        "tmu-data-overflow": "write no more data words before an address than there is room for",
+        "tmu-empty": "start a load before each ldtmu; a vector load gives one result for each component",
+        "tmu-overflow": "collect results with ldtmu before starting more loads",
+        "tmu-request": "use a configuration byte that docs/hardware/v3d.md 9.2 lists",
+        "tmu-unpopped": "collect every result with ldtmu before the program ends",
+        "uniforms-from-link": "move the uniform stream by a uniform word or a register",
+    }
+)
+"""What to do, by rule."""
+
+
+def fault(rule: str, message: str, place: FaultPlace | None = None) -> EmuFault:
+    """A fault with the advice of its rule."""
+    advice = HELP.get(rule)
+    return EmuFault(rule, message, place, help=RULES[rule].help if advice is None else advice)
