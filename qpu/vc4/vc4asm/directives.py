@@ -9,11 +9,11 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from qpu.vc4.encode import NOP_WORD
 from qpu.vc4.vc4asm.budget import INCLUDE_SIZE
 from qpu.vc4.vc4asm.engine import STANDARD_INCLUDE, Engine, Handler
 from qpu.vc4.vc4asm.expr import Parser
 from qpu.vc4.vc4asm.fault import Fault
-from qpu.vc4.vc4asm.place import NOP_WORD
 from qpu.vc4.vc4asm.symbols import ExpressionFunction, LineFunction, Macro
 from qpu.vc4.vc4asm.text import Block, Lines, strip_comment
 from qpu.vc4.vc4asm.values import LabelRef, Value, described, float_bits, truth
@@ -476,9 +476,7 @@ def _clone(engine: Engine, parser: Parser, block: Block, at: int) -> int:
         origin = engine.previous
     for k in range(first, first + n):
         word = origin.words[k] if 0 <= k < len(origin.words) else NOP_WORD
-        out.word(word & ~0xFFFFFFFF if k in origin.fixups else word, engine.source, origin.fixups.get(k))
-        if k in origin.fixups and origin is out:
-            out.words[-1] = word
+        out.word(word, engine.source, origin.fixups.get(k))
     engine.clones.append((label.key, label.addend, here, n))
     return at + 1
 

@@ -7,6 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+from qpu.vc4.encode import NOP_WORD, encode
+from qpu.vc4.instr import Alu, Branch, Instr, Reserved, Semaphore
+from qpu.vc4.regs import SIG_SMALL_IMM
 from qpu.vc4.vc4asm.budget import Budget
 from qpu.vc4.vc4asm.builtins import PREDICATES
 from qpu.vc4.vc4asm.expr import Callable_, Parser, evaluate
@@ -15,8 +18,7 @@ from qpu.vc4.vc4asm.labels import Labels
 from qpu.vc4.vc4asm.names import OPCODES
 from qpu.vc4.vc4asm.output import Output
 from qpu.vc4.vc4asm.parse import parse_operation
-from qpu.vc4.vc4asm.place import NOP_WORD, Instruction
-from qpu.vc4.vc4asm.quick import quick_word
+from qpu.vc4.vc4asm.place import Instruction
 from qpu.vc4.vc4asm.report import Report
 from qpu.vc4.vc4asm.state import Operation
 from qpu.vc4.vc4asm.symbols import ExpressionFunction, LineFunction, Macro, Scope, Symbols
@@ -39,16 +41,15 @@ _ONCE_WRITE = frozenset({41, 42, 43, 44, 45, 46, 47, *range(52, 64)})
 _ONCE_READ = frozenset({41, 42, 51})
 
 
-def once_per_instruction(word: int) -> int:
-    """How many of the things that an instruction may do only once `word` does."""
-    sig = word >> 60
-    if sig == 15:
+def _exclusive(instr: Instr) -> int:
+    """How many of the things that an instruction may do only once it does."""
+    if isinstance(instr, Branch | Reserved):
         return 0
-    n = (word >> 38 & 63 in _ONCE_WRITE) + (word >> 32 & 63 in _ONCE_WRITE)
-    if sig == 14:
-        return n + (word >> 57 & 7 == 4)
-    n += (word >> 18 & 63 in _ONCE_READ) + (sig != 13 and word >> 12 & 63 in _ONCE_READ)
-    return n + (7 <= sig <= 12)
+    n = (instr.waddr_add in _ONCE_WRITE) + (instr.waddr_mul in _ONCE_WRITE)
+    if not isinstance(instr, Alu):
+        return n + isinstance(instr, Semaphore)
+    n += (instr.raddr_a in _ONCE_READ) + (instr.sig != SIG_SMALL_IMM and instr.raddr_b in _ONCE_READ)
+    return n + (7 <= instr.sig <= 12)
 
 
 class Engine:
@@ -173,10 +174,6 @@ class Engine:
             text = source[0]
             if symbols.plain and not in_function:
                 word = get(text)
-                if word is None:
-                    word = quick_word(text)
-                    if word is not None and len(_LINE_CACHE) < _CACHE_LIMIT:
-                        _LINE_CACHE[text] = word
                 if word is not None and not out.tail_bits:
                     out.words.append(word)
                     out.where.append(source)
@@ -322,7 +319,7 @@ class Engine:
         """Write one instruction; returns whether its word may be cached."""
         ins = self.instruction
         try:
-            word = ins.assemble(operations)
+            word = encode(ins.assemble(operations))
         except Fault as fault:
             raise fault.shifted(offsets[ins.current]) from None  # the operation it saw last is the one that failed
         if self.out.word(word, self.source, ins.target):
@@ -343,12 +340,12 @@ class Engine:
         del out.joinable[index]
         together = [*before, *operations]
         try:
-            word = self.instruction.assemble(together)
+            instr = self.instruction.assemble(together)
         except Fault:
             return False
-        if once_per_instruction(word) > 1:
+        if _exclusive(instr) > 1:
             return False
-        out.words[index] = word
+        out.words[index] = encode(instr)
         for note in self.instruction.notes:
             if note.operation >= len(before):
                 self.warn(note.rule, note.message, note.pos + offsets[note.operation - len(before)], note.help)
@@ -417,8 +414,7 @@ class Engine:
             for k in range(n):
                 if first + k >= len(words):
                     return False
-                a, b = words[index + k], words[first + k]
-                if a != b and a >> 60 != 15:
+                if words[index + k] != words[first + k] and index + k not in self.out.fixups:
                     return False
         return True
 

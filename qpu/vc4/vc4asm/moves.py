@@ -20,6 +20,7 @@ from qpu.vc4.vc4asm.state import (
     MUL_TO_ADD,
     MUL_TO_ADD_SAME,
     OR,
+    SIG_LOAD_IMM,
     V8MIN,
     V8SUBS_M,
     XOR,
@@ -141,7 +142,7 @@ class Moves(Ports):
         if len(destinations) == 2:
             self._load(op, destinations, 0, bits, mul=self._wants_mul(op))
             return
-        if self.sig == 14:
+        if self.sig == SIG_LOAD_IMM:
             if self._share_load(op, destinations[0], bits):
                 return
             raise Fault("load-immediate-full", "this instruction already loads an immediate", op.pos)
@@ -338,7 +339,7 @@ class Moves(Ports):
         if self.sig != 1 or occupied or self.ra_state or self.rb_state or self.unpack:
             what = "a semaphore" if mode == 4 else "a load immediate"
             raise Fault("load-immediate-full", f"{what} is an instruction of its own", op.pos)
-        self.sig, self.mode, self.imm = 14, mode, imm
+        self.sig, self.mode, self.imm = SIG_LOAD_IMM, mode, imm
         sets = False
         for i, dst in enumerate(destinations):
             if isinstance(dst.value, Reg) and dst.value.rotation:

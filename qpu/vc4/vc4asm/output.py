@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import overload
 
 from qpu.errors import Loc
+from qpu.vc4.encode import NOP_WORD, encode
 from qpu.vc4.vc4asm.fault import Fault
-from qpu.vc4.vc4asm.place import NOP_WORD
 from qpu.vc4.vc4asm.state import BranchTarget, Operation
 from qpu.vc4.vc4asm.text import Source
 from qpu.vc4.vc4asm.values import Key
@@ -140,9 +141,9 @@ class Output:
             address = self.labels.get(label.key)
             if address is None:
                 continue
-            value = address + label.addend - (index * 8 + 32 if target.relative else 0)
-            word = self.words[index]
-            self.words[index] = (word & ~0xFFFFFFFF) | ((word + value) & 0xFFFFFFFF)
+            branch = target.branch
+            to = branch.imm + address + label.addend - (index * 8 + 32 if branch.rel else 0)
+            self.words[index] = encode(replace(branch, imm=to & 0xFFFFFFFF))
 
     def ranges(self, code: bool) -> tuple[tuple[int, int], ...]:
         """Runs of code (or data) as (first word, past the last word)."""

@@ -1,4 +1,4 @@
-"""Placement: operations of one line into one instruction word.
+"""Placement: operations of one line into one instruction.
 
 An `Instruction` takes the operations of a line one after the other and decides what the language leaves open: the ALU,
 the read ports of registers that both files offer, the write swap, small immediates against load immediates. Faults say
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qpu.vc4.regs import small_imm_value
+from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Semaphore
+from qpu.vc4.regs import NOP, small_imm_value
 from qpu.vc4.vc4asm import constants
 from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.moves import Moves
@@ -21,7 +22,9 @@ from qpu.vc4.vc4asm.state import (
     FLOAT_ADD,
     FREE,
     IMMEDIATE,
+    SEMAPHORE,
     SHIFTS,
+    SIG_LOAD_IMM,
     SUB,
     UNARY_ADD,
     V8SUBS_M,
@@ -32,10 +35,7 @@ from qpu.vc4.vc4asm.state import (
 )
 from qpu.vc4.vc4asm.values import LabelRef, described, word32
 
-__all__ = ["NOP_WORD", "Instruction"]
-
-NOP_WORD = 0x100009E7009E7000
-"""The instruction that does nothing, as every tool encodes it."""
+__all__ = ["Instruction"]
 
 
 def _is_constant(op: Operation) -> bool:
@@ -51,8 +51,8 @@ class Instruction(Moves):
 
     __slots__ = ()
 
-    def assemble(self, operations: Sequence[Operation]) -> int:
-        """The word of one line's operations. `target` tells whether a label must still be added."""
+    def assemble(self, operations: Sequence[Operation]) -> Instr:
+        """The instruction of one line's operations. `target` tells whether a label must still be added."""
         order = list(enumerate(operations))
         try:
             return self._assemble(order)
@@ -67,7 +67,7 @@ class Instruction(Moves):
                     self.current = failed
             raise
 
-    def _assemble(self, order: Sequence[tuple[int, Operation]]) -> int:
+    def _assemble(self, order: Sequence[tuple[int, Operation]]) -> Instr:
         self.reset()
         for index, op in order:
             self.current = index
@@ -92,47 +92,36 @@ class Instruction(Moves):
                 self._branch(op)
         return self._finish()
 
-    def _finish(self) -> int:
-        if self.word is not None:
-            return self.word
-        if self.sig == 14:
-            if not self.sf:
-                if self.waddr_add == 39:
-                    self.cond_add = 0
-                if self.waddr_mul == 39:
-                    self.cond_mul = 0
-            return self._head() | self.mode << 57 | self.imm
-        if self.unpack:
+    def _finish(self) -> Instr:
+        if self.branch is not None:
+            return self.branch
+        if self.sig != SIG_LOAD_IMM and self.unpack:
             self._check_unpack()
         if not self.sf:
-            if self.waddr_add == 39:
+            if self.waddr_add == NOP:
                 self.cond_add = 0
-            if self.waddr_mul == 39:
+            if self.waddr_mul == NOP:
                 self.cond_mul = 0
+        elif self.sig == SIG_LOAD_IMM:
+            pass
         elif self.sf_mul:
-            if not self.op_add and self.waddr_add == 39:
+            if not self.op_add and self.waddr_add == NOP:
                 self.cond_add = 1
-        elif self.waddr_mul == 39:
+        elif self.waddr_mul == NOP:
             self.cond_mul = 0
-        if self.ra_state == FREE and self.rotation < 0 and self._to_load_immediate():
-            return self._head() | self.imm
-        op_add = self.op_add
-        if op_add in UNARY_ADD:
+        if self.sig == SIG_LOAD_IMM or (self.ra_state == FREE and self.rotation < 0 and self._to_load_immediate()):
+            fields = (self.pm, self.pack, self.cond_add, self.cond_mul, self.sf, self.ws, self.waddr_add,
+                      self.waddr_mul, self.imm)  # fmt: skip
+            return Semaphore(*fields) if self.mode == SEMAPHORE else LoadImm(LoadMode(self.mode), *fields)
+        if self.op_add in UNARY_ADD:
             self.add_b = self.add_a
-        elif op_add in (XOR, SUB) and self.add_a == self.add_b and not self.mul_used:
+        elif self.op_add in (XOR, SUB) and self.add_a == self.add_b and not self.mul_used:
             self.cond_mul = 1  # as the reference assembler has it; without effect, for nothing is written
-        return (
-            self._head()
-            | self.unpack << 57
-            | self.op_mul << 29
-            | op_add << 24
-            | self.raddr_a << 18
-            | self.raddr_b << 12
-            | self.add_a << 9
-            | self.add_b << 6
-            | self.mul_a << 3
-            | self.mul_b
-        )
+        return Alu(
+            self.sig, self.unpack, self.pm, self.pack, self.cond_add, self.cond_mul, self.sf, self.ws, self.waddr_add,
+            self.waddr_mul, self.op_mul, self.op_add, self.raddr_a, self.raddr_b, self.add_a, self.add_b, self.mul_a,
+            self.mul_b,
+        )  # fmt: skip
 
     # -- load immediate instead of a small immediate -------------------------------------------------------------
 
@@ -188,12 +177,12 @@ class Instruction(Moves):
                 return False
         else:
             return False
-        self.sig, self.mode, self.imm = 14, 0, value
+        self.sig, self.mode, self.imm = SIG_LOAD_IMM, 0, value
         self.pm = self.pack = self.cond_mul = 0
         return True
 
     def _load_packed_zero(self) -> bool:
-        self.sig, self.mode, self.imm = 14, 0, 0
+        self.sig, self.mode, self.imm = SIG_LOAD_IMM, 0, 0
         return True
 
     def _mul_to_add_side(self) -> None:
@@ -279,7 +268,7 @@ class Instruction(Moves):
     def _nop(self, op: Operation) -> None:
         self._count_operands(op, 0, 1)
         info = op.info
-        if self.sig == 14:
+        if self.sig == SIG_LOAD_IMM:
             raise Fault("load-immediate-full", "nop does not fit a load immediate instruction", op.pos)
         if not op.operands and not op.exts and self.add_used and self.mul_used:
             return
@@ -311,7 +300,7 @@ class Instruction(Moves):
         self._count_operands(op, 1, 1)
         if op.exts:
             raise unknown_extension(op.exts[0][0], op.exts[0][1], "read")
-        if self.sig == 14:
+        if self.sig == SIG_LOAD_IMM:
             raise Fault("load-immediate-full", "read does not fit a load immediate instruction", op.pos)
         operand = op.operands[0]
         value = operand.value
@@ -351,6 +340,7 @@ class Instruction(Moves):
             self._branch_destination(operands[1], mul=True)
             targets = operands[2:]
         reg, imm = -1, 0
+        label: LabelRef | None = None
         reg_pos = op.pos
         for i, operand in enumerate(targets):
             value = operand.value
@@ -369,7 +359,7 @@ class Instruction(Moves):
             elif i and not isinstance(targets[0].value, Reg):
                 raise Fault("branch-target", "a branch has one constant target", operand.pos)
             elif isinstance(value, LabelRef):
-                self.target = BranchTarget(value, bool(relative))
+                label = value
                 if not relative:
                     self._note(
                         "branch-absolute",
@@ -385,7 +375,7 @@ class Instruction(Moves):
                     self._note(
                         "branch-alignment", f"{value} is no multiple of 8, the size of an instruction", operand.pos
                     )
-        if reg < 0 and self.target is None and not any(not isinstance(t.value, Reg) for t in targets):
+        if reg < 0 and label is None and not any(not isinstance(t.value, Reg) for t in targets):
             raise Fault(
                 "branch-target", "a branch needs a target", targets[0].pos, allowed="a label, a constant, ra0..ra31"
             )
@@ -402,17 +392,9 @@ class Instruction(Moves):
         elif reg & 1 and reg >= 0:
             self._note("branch-odd", f"a branch through ra{reg}, an odd register, sets the flags as well", reg_pos,
                        "use an even register, or .setf to show that it is meant")  # fmt: skip
-        self.word = (
-            15 << 60
-            | cond << 52
-            | relative << 51
-            | int(reg >= 0) << 50
-            | raddr << 45
-            | self.ws << 44
-            | self.waddr_add << 38
-            | self.waddr_mul << 32
-            | imm
-        )
+        self.branch = Branch(cond, relative, int(reg >= 0), raddr, self.ws, self.waddr_add, self.waddr_mul, imm)
+        if label is not None:
+            self.target = BranchTarget(label, self.branch)
 
     def _branch_destination(self, op: Operand, *, mul: bool) -> None:
         if op.exts:

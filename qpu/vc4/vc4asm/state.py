@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qpu.vc4.instr import Branch
 from qpu.vc4.vc4asm.fault import Fault, Note
 from qpu.vc4.vc4asm.names import OpInfo
 from qpu.vc4.vc4asm.values import LabelRef, Value
@@ -15,6 +16,8 @@ FREE, MOVABLE, FIXED, IMMEDIATE = 0, 1, 2, 3
 OR, FMIN, XOR, V8ADDS_A, V8SUBS_A, V8MIN, V8ADDS_M, V8SUBS_M = 21, 3, 22, 30, 31, 4, 6, 7
 ADD, SUB = 12, 13
 ALWAYS = 1
+SEMAPHORE = 4  # the variant of a load immediate that is a semaphore
+SIG_LOAD_IMM = 14
 SHIFTS = frozenset({14, 15, 16, 17})
 FLOAT_ADD = frozenset({1, 2, 3, 4, 5, 6, 7})  # ADD operations that read floats
 FLOAT_RESULT_ADD = frozenset({1, 2, 3, 4, 5, 6, 8})
@@ -48,21 +51,21 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class BranchTarget:
-    """A branch whose immediate awaits the address of a label."""
+    """A branch whose immediate awaits the address of a label, which is added to it."""
 
     label: LabelRef
-    relative: bool
+    branch: Branch
 
 
 class State:
     """Fields of an instruction word, and which of them are spoken for."""
 
     __slots__ = (
-        "add_a", "add_b", "add_used", "asked_pack", "cond_add", "cond_mul", "current", "imm", "mode", "mul_a",
+        "add_a", "add_b", "add_used", "asked_pack", "branch", "cond_add", "cond_mul", "current", "imm", "mode", "mul_a",
         "mul_b", "mul_used", "notes", "op_add", "op_mul", "pack", "pack_set", "plain", "pm", "pm_why",
         "ra_state", "raddr_a", "raddr_b", "rb_state", "req_add", "req_mul", "rotation", "rotation_shared",
         "rotation_whole", "sf", "sf_mul", "sig", "target", "unpack", "unpack_requests", "waddr_add",
-        "waddr_mul", "word", "ws", "zero_b",
+        "waddr_mul", "ws", "zero_b",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -83,26 +86,13 @@ class State:
         self.rotation_whole = self.rotation_shared = False
         self.pm_why = ""
         self.imm = self.mode = 0
-        self.word: int | None = None  # set for branches
+        self.branch: Branch | None = None
         self.target: BranchTarget | None = None
         self.unpack_requests: list[tuple[str, bool, int, int]] = []  # name, to float, position, operation
         self.plain: list[tuple[int, str, int, int]] = []  # operands without unpack: pm, name, position, operation
         self.asked_pack: tuple[str, int, int] | None = None  # of the operation at work: name, pm, position
         self.notes: list[Note] = []
         self.current = 0  # index of the operation at work
-
-    def _head(self) -> int:
-        return (
-            self.sig << 60
-            | self.pm << 56
-            | self.pack << 52
-            | self.cond_add << 49
-            | self.cond_mul << 46
-            | self.sf << 45
-            | self.ws << 44
-            | self.waddr_add << 38
-            | self.waddr_mul << 32
-        )
 
     def _note(self, rule: str, message: str, pos: int, help: str | None = None) -> None:
         self.notes.append(Note(rule, message, pos, help, self.current))
@@ -136,7 +126,7 @@ class State:
 
     def _take(self, op: Operation, *, mul: bool) -> None:
         """Reserve an ALU for `op`, moving what is there to the other one if need be."""
-        if self.sig == 14:
+        if self.sig == SIG_LOAD_IMM:
             raise Fault("load-immediate-full", f"{op.info.name} does not fit a load immediate instruction", op.pos)
         used = self.mul_used if mul else self.add_used
         if used and ((self.add_used and self.mul_used) or not self._swap()):

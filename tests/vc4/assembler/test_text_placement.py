@@ -1,4 +1,4 @@
-"""Placement: the short cut against the general way, constants against the meaning of the operations, our own text."""
+"""Placement: constants against the meaning of the operations, and our own text."""
 
 from __future__ import annotations
 
@@ -13,60 +13,7 @@ from qpu.vc4.decode import decode
 from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu
 from qpu.vc4.printer import disassemble
-from qpu.vc4.vc4asm import assemble_text, constants, quick
-from qpu.vc4.vc4asm.engine import Engine
-from qpu.vc4.vc4asm.names import ALU_CONDS, OPCODES
-from qpu.vc4.vc4asm.parse import parse_operation
-from qpu.vc4.vc4asm.place import Instruction
-
-_regs = st.sampled_from(["r0", "r1", "r2", "r3", "r4", "r5"])
-_sources = st.one_of(
-    _regs,
-    st.integers(0, 31).map("ra{}".format),
-    st.integers(0, 31).map("rb{}".format),
-    st.sampled_from(["elem_num", "qpu_num", "vr_wait", "vw_busy"]),
-    st.integers(-16, 15).map(str),
-)
-_destinations = st.one_of(
-    st.sampled_from(["r0", "r1", "r2", "r3", "t0s", "vpm", "vw_setup", "vr_addr", "recip", "irq", "r5rep", "r5quad"]),
-    st.integers(0, 31).map("ra{}".format),
-    st.integers(0, 31).map("rb{}".format),
-)
-_names = st.sampled_from(sorted(n for n, i in OPCODES.items() if i.kind in ("alu", "mov")))
-_exts = st.one_of(st.just(""), st.sampled_from(["", ".setf"]), st.sampled_from(sorted(ALU_CONDS)).map(".{}".format))
-
-
-@st.composite
-def operations(draw: st.DrawFn) -> str:
-    name = draw(_names)
-    info = OPCODES[name]
-    n = 1 if info.kind == "mov" else info.sources
-    operands = [draw(_destinations), *(draw(_sources) for _ in range(n))]
-    return f"{name}{draw(_exts)} {', '.join(operands)}"
-
-
-@settings(max_examples=1500, deadline=None)
-@given(st.lists(operations(), min_size=1, max_size=2), st.sampled_from(["", "; ldtmu0", "; thrend"]))
-def test_short_cut_agrees(pieces: list[str], signal: str) -> None:
-    line = "; ".join(pieces) + signal
-    word = quick.quick_word(line)
-    if word is None:
-        return
-    engine = Engine({})
-    general = Instruction().assemble([parse_operation(piece, engine) for piece in line.split(";")])
-    assert f"{word:016x}" == f"{general:016x}", line
-
-
-def test_short_cut_is_taken() -> None:
-    for line in (
-        "add r0, r1, r2",
-        " fadd.setf ra1, ra2, 5 ;  fmul.ifz r1, r2, 5",
-        "mov r0, ra1; mov r1, rb2; ldtmu1",
-        "not r0, ra1",
-    ):
-        assert quick.quick_word(line) is not None, line
-    for line in ("", "nop", "add r0, r1, 16", "mov r0, 5", "add -, r0, r1", "ldtmu0", "x: add r0, r1, r2"):
-        assert quick.quick_word(line) is None, line
+from qpu.vc4.vc4asm import assemble_text, constants
 
 
 def _meaning(op: int, code: int, *, mul: bool) -> int:
