@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qpu.emu.engine.numpy_lanes import LANES
-from qpu.emu.vc4.faults import Reporter
-from qpu.emu.vc4.prepare import FILES, WINDOWS, Place, Plan, file_registers, level
+from qpu.emu.vc4.faults import Level, Reporter
+from qpu.emu.vc4.prepare import DISTANCES, WINDOWS, Place, Plan, file_registers, level
 from qpu.emu.vc4.state import Flag, Group, Vector
 from qpu.vc4.instr import Branch
 from qpu.vc4.regs import MUX_A, MUX_B
@@ -45,9 +45,8 @@ def broken_rule(faults: Reporter, g: Group, plan: Plan, history: tuple[int, int,
     """
     one, two, three = history
     broken = (plan.forbid1 & one) | (plan.forbid2 & two) | (plan.forbid3 & three)
-    registers = broken & FILES
-    patch = _stale_registers(faults, g, plan, registers) if registers else None
-    for rule in dict.fromkeys(rule.id for rule, _ in WINDOWS.lanes(broken & ~FILES)):
+    patch = _stale_registers(faults, g, plan, broken)
+    for rule in dict.fromkeys(rule.id for rule, _ in WINDOWS.lanes(broken & DISTANCES)):
         faults.report(level(RULES[rule]), rule, RULES[rule].summary + _EMULATED.get(rule, ""), g)
         if rule == "H17":
             patch = patch or Patch([])
@@ -63,25 +62,27 @@ _EMULATED = {
 }
 
 
-def _stale_registers(faults: Reporter, g: Group, plan: Plan, registers: int) -> Patch | None:
-    """H1: a physical register read by the instruction after the one that wrote it."""
+def _stale_registers(faults: Reporter, g: Group, plan: Plan, broken: int) -> Patch | None:
+    """H1: a physical register read by the instruction after the one that wrote it. Behind a branch it has arrived."""
     patches: list[tuple[Vector, Vector, Vector]] = []
-    in_a, in_b = file_registers(registers)
-    for bits, mux, first, wrote, old in ((in_a, MUX_A, 0, g.wrote_a, g.old_a), (in_b, MUX_B, 32, g.wrote_b, g.old_b)):
-        if not bits:
-            continue
-        number = bits.bit_length() - 1
-        lanes = _lanes_read(g, plan, mux)
+    for number, over in file_registers(broken):
+        in_b = number >= 32
+        wrote, old = (g.wrote_b, g.old_b) if in_b else (g.wrote_a, g.old_a)
+        lanes = _lanes_read(g, plan, MUX_B if in_b else MUX_A)
         if wrote is not None:
             lanes = lanes & wrote
         if not lanes.any():
             continue
         i, lane = (int(x) for x in np.argwhere(lanes)[0])
-        name = f"{'rb' if first else 'ra'}{number}"
+        name = f"{'rb' if in_b else 'ra'}{number % 32}"
         text = f"{name} is read by the instruction after the one that wrote it; it can be read one later"
-        faults.report(level(RULES["H1"]), "H1", text, g, i, lane=lane)
-        if old is not None:
-            register = g.bank.rows[first + number]
+        if over:
+            text = (
+                f"{name} is read by the target of a branch whose last delay slot writes it; emulated as the new value"
+            )
+        faults.report(Level.WARN if over else level(RULES["H1"]), "H1", text, g, i, lane=lane)
+        if old is not None and not over:
+            register = g.bank.rows[number]
             held = register[g.sel].copy()
             shown = old if wrote is None else np.where(wrote, old, held)
             register[g.sel] = shown

@@ -6,6 +6,7 @@ Nothing here executes: a `Plan` is plain data that every engine can read. Hazard
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -38,6 +39,7 @@ from qpu.vc4.rules import RULES
 
 __all__ = [
     "COUNTS",
+    "DISTANCES",
     "FILES",
     "WINDOWS",
     "Counts",
@@ -48,7 +50,9 @@ __all__ = [
     "Plan",
     "Read",
     "Source",
+    "file_registers",
     "level",
+    "over_branch",
     "plan",
 ]
 
@@ -58,12 +62,28 @@ FILES: Final = WINDOWS.bits("H1")
 _FIRST_FILE: Final = (FILES & -FILES).bit_length() - 1
 _SAME, _NEXT, _SECOND, _THIRD = WINDOWS.at
 _LATER: Final = _NEXT | _SECOND | _THIRD
+_OVER: Final = 256  # behind all windows: writes of registers, once a taken branch lies between them and the next read
 
 
-def file_registers(bits: int) -> tuple[int, int]:
-    """The registers of file A and of file B, as 32 bits each, that are set in effects."""
-    found = (bits & FILES) >> _FIRST_FILE
-    return found & 0xFFFFFFFF, found >> 32
+def file_registers(bits: int) -> Iterator[tuple[int, bool]]:
+    """Physical registers that are set in effects: number (those of file B from 32 on), whether behind a branch."""
+    for over in (False, True):
+        found = (bits >> (_OVER if over else 0) & FILES) >> _FIRST_FILE
+        while found:
+            yield found.bit_length() - 1, over
+            found &= ~(1 << found.bit_length() - 1)
+
+
+DISTANCES: Final = ((1 << _OVER) - 1) & ~FILES
+"""Bits of the other rules about distances."""
+
+
+def over_branch(effects: int) -> int:
+    """Effects of a last delay slot as the target of the taken branch sees them.
+
+    vc4asm's hello_fft writes a register there and reads the new value at the target on silicon: H1 is a warning then.
+    """
+    return effects & ~FILES | (effects & FILES) << _OVER
 
 
 def level(rule: Rule) -> Level:
@@ -272,6 +292,7 @@ def _rules(p: Plan) -> None:
     before = facts.before & ~(FILES & ~p.reads_file)
     p.effects = facts.after & _LATER
     p.forbid1, p.forbid2, p.forbid3 = before & _NEXT, before & _SECOND, before & _THIRD
+    p.forbid1 |= (p.forbid1 & FILES) << _OVER
     issues: dict[str, Issue] = {}
     for remark in facts.remarks:
         if _static(p, remark.rule):

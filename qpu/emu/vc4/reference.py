@@ -25,7 +25,7 @@ from qpu.emu.vc4.alu import BRANCH_SLOTS, END_SLOTS, SWITCH_SLOTS
 from qpu.emu.vc4.faults import Level, Reporter, describe_address, disassemble
 from qpu.emu.vc4.fetch import Block, Code
 from qpu.emu.vc4.hazards import broken_rule, keep_old, restore
-from qpu.emu.vc4.prepare import COUNTS, FILES, Plan
+from qpu.emu.vc4.prepare import COUNTS, FILES, Plan, over_branch
 from qpu.emu.vc4.reference_execute import ReferenceThread
 from qpu.emu.vc4.state import BUS_MASK, CLOCKS_PER_INSTRUCTION, Bank, Flag, Group, Qpu, Status
 from qpu.emu.vc4.sync import Sync
@@ -65,11 +65,12 @@ class _Cycle:
 class Stretch:
     """Control state of a group while it runs: what `Qpu` holds for one, once for all members."""
 
-    __slots__ = ("branch_left", "end_left", "ended", "history", "pc", "switch_left", "taken", "target")
+    __slots__ = ("branch_left", "end_left", "ended", "history", "jumped", "pc", "switch_left", "taken", "target")
 
     def __init__(self, g: Group) -> None:
         first = g.qpus[0]
         self.ended = False
+        self.jumped: list[bool] = []  # which members took the branch that fired last
         self.pc, self.branch_left, self.end_left, self.switch_left = first.key
         one, two, three = first.history
         for q in g.qpus[1:]:
@@ -412,10 +413,17 @@ class ReferenceExecution:
                 first = k
                 state.history = one, two, three
                 pcs = [following] * g.n if jump is None else jump
+                taken = [False] * g.n if jump is None else state.jumped
+                behind = over_branch(one), two, three
                 if g.suspend or len(set(pcs)) > 1:
                     self._leave(g, state, pcs, Status.YIELDED if g.suspend else Status.READY)
+                    for q, jumped in zip(g.qpus, taken, strict=True):
+                        if jumped:
+                            q.history = behind
                     return None, k
                 state.pc = pcs[0]
+                if all(taken):
+                    state.history = behind
                 return g, k
             state.history = one, two, three
             state.pc = base + 8 * k
@@ -430,6 +438,7 @@ class ReferenceExecution:
             state.branch_left -= 1
             if not state.branch_left:
                 jump = [int(x) for x in np.where(state.taken, state.target, following)]
+                state.jumped = state.taken.tolist()
         if plan.is_branch:
             state.branch_left = BRANCH_SLOTS
             state.taken, state.target = g.branch_taken, g.branch_target

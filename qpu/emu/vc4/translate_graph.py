@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from qpu.emu.vc4.alu import BRANCH_SLOTS, SFU_LATENCY
 from qpu.emu.vc4.fetch import step
-from qpu.emu.vc4.prepare import FILES, Half, Place, Plan, Read, Source
+from qpu.emu.vc4.prepare import FILES, Half, Place, Plan, Read, Source, over_branch
 from qpu.vc4.instr import Alu, Branch, LoadImm
 from qpu.vc4.regs import File
 
@@ -233,15 +233,16 @@ class Graph:
         if not left:
             target = NOWHERE
         through = self.node(node.at + 1, left, target, sfu, history)
+        over = over_branch(plan.effects), node.one, node.two
         if node.left != 1:
             return (through,)
         if not self.conditional(node):
             if node.target == DYNAMIC:
-                return (Node(-1, left, target, sfu, *history),)
-            return (self.node(node.target, left, target, sfu, history),)
+                return (Node(-1, left, target, sfu, *over),)
+            return (self.node(node.target, left, target, sfu, over),)
         if node.target == DYNAMIC:
-            return through, Node(-1, left, target, sfu, *history)
-        taken = self.node(node.target, left, target, sfu, history)
+            return through, Node(-1, left, target, sfu, *over)
+        taken = self.node(node.target, left, target, sfu, over)
         return through, taken
 
     def conditional(self, node: Node) -> bool:

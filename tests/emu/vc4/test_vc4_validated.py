@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from vc4_rig import Rig, store_rows
@@ -155,3 +158,34 @@ def test_a_store_from_rows_that_do_not_exist_is_a_fault() -> None:
     with pytest.raises(EmuFault) as caught:
         rig.run(program, [rig.zeros(16)[0]], check=False)
     assert caught.value.rule == "vpm-dma-row"
+
+
+def test_a_register_written_in_the_last_delay_slot_has_arrived_at_the_target() -> None:
+    """vc4asm's hello_fft: ``xor rb2, rb2, r2`` in the last slot, ``mov vr_setup, rb2`` at the target."""
+
+    def source(cond: Any) -> Callable[[Asm], None]:
+        def program(q: Asm) -> None:
+            q.mov(q.ra[5], q.uniform)
+            q.mov(q.rb[2], q.uniform)
+            q.mov(q.null, q.element_number, push="z")
+            there = q.new_label()
+            q.b(there, cond=cond)
+            q.nops(2)
+            q.mov(q.rb[2], q.uniform)
+            q.mov(q.r0, q.rb[2])
+            q.nops(12)
+            q.label(there)
+            q.mov(q.r1, q.rb[2])
+            store_rows(q, [q.r1], q.ra[5])
+            q.end()
+
+        return program
+
+    rig = Rig()
+    out, y = rig.zeros(16)
+    execution = rig.run(source("always"), [out, 7, 8], check=False)
+    assert y.tolist() == [8] * 16
+    assert [f.partition(":")[0] for f in execution.stats.faults] == ["H1"]
+    with pytest.raises(EmuFault) as caught:  # the way through stays a fault
+        Rig().run(source("alln"), [out, 7, 8], check=False)
+    assert caught.value.rule == "H1"
