@@ -224,7 +224,6 @@ ANNOTATED = {
 PENDING: tuple[str, ...] = (
     "qpu.drivers.drm.",
     "qpu.drivers.vc4.",
-    "qpu.v3d.p",  # parser, printer
     "qpu.emu.linux.",
     "qpu.emu.process.",
     "qpu.vc4.vc4asm.",
@@ -286,7 +285,6 @@ DEFERRED = {
     "qpu.program": "light: one instruction set, and the display only in notebooks",
     "qpu.v3d.asm": "light: the checker, unless switched off",
     "qpu.v3d.instruction_set": "light: builder, parser and checker, each when it is used",
-    "qpu.v3d.printer": "light: the parser, only to see whether a text comes back",
     "qpu.vc4.builder": "light: the checker, unless switched off",
     "qpu.vc4.instruction_set": "light: builder, assembler, printer and checker, each when it is used",
     "qpu.vc4.printer": "light: the assembler, only to see whether a text comes back",

@@ -31,23 +31,11 @@ from qpu.v3d.ops import modifiers, table, untried
 from qpu.v3d.pairing import ADD, ADD_FLAGS, MUL, MUL_FLAGS, SIGNAL, draft, explain, idle
 from qpu.v3d.parse_operands import OperandParser
 from qpu.v3d.printer import text as printed
+from qpu.v3d.regs import SIGNAL_ROWS
 
 __all__ = ["assemble_text"]
 
-_SIGNALS: Final = {
-    "thrsw": Sig.THRSW,
-    "ldvary": Sig.LDVARY,
-    "ldtmu": Sig.LDTMU,
-    "ldtlb": Sig.LDTLB,
-    "ldtlbu": Sig.LDTLBU,
-    "ldunif": Sig.LDUNIF,
-    "ldunifrf": Sig.LDUNIFRF,
-    "ldunifa": Sig.LDUNIFA,
-    "ldunifarf": Sig.LDUNIFARF,
-    "wrtmuc": Sig.WRTMUC,
-    "ucb": Sig.UCB,
-    "rot": Sig.ROT,
-}
+_SIGNALS: Final = {row.name: Sig(row.bit) for row in SIGNAL_ROWS if row.kind != "imm"}
 
 # Mesa's dump of a program: a head, then lines "0x<word> <text> (<uniform>)".
 _DUMP_HEAD = re.compile(r"\s*[A-Z_]+ prog \d+/-?\d+ QPU:\s*$")

@@ -5,29 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from qpu.v3d.codes import WRITING_SIGS
-from qpu.v3d.instr import AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
-from qpu.v3d.regs import MAGIC, imm_bits
+from qpu.v3d.encode import encode
+from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
+from qpu.v3d.pairing import combine, idle
+from qpu.v3d.regs import MAGIC, SIGNAL_ROWS, imm_bits
 
-__all__ = ["ADD_WIDTH", "MUL_WIDTH", "SIG_TEXT", "branch_text", "note", "text"]
+__all__ = ["ADD_WIDTH", "MUL_WIDTH", "branch_text", "note", "text"]
 
 ADD_WIDTH: Final = 30
 MUL_WIDTH: Final = 60
 
-# In printing order. ucb, rot and small_imm are not printed; `ldvpm` belongs to older chips.
-SIG_TEXT: Final[tuple[tuple[Sig, str], ...]] = (
-    (Sig.THRSW, "thrsw"),
-    (Sig.LDVARY, "ldvary"),
-    (Sig.LDTMU, "ldtmu"),
-    (Sig.LDTLB, "ldtlb"),
-    (Sig.LDTLBU, "ldtlbu"),
-    (Sig.LDUNIF, "ldunif"),
-    (Sig.LDUNIFRF, "ldunifrf"),
-    (Sig.LDUNIFA, "ldunifa"),
-    (Sig.LDUNIFARF, "ldunifarf"),
-    (Sig.WRTMUC, "wrtmuc"),
+# The driver's text does not show ucb, rot and small_imm.
+_SIGNALS: Final = tuple(
+    (row.bit, row.name, row.names_destination) for row in SIGNAL_ROWS if not row.kind and row.bit != Sig.UCB
 )
-_SIGNALS: Final = tuple((int(sig), name, bool(sig & WRITING_SIGS)) for sig, name in SIG_TEXT)
 _PRINTED: Final = sum(bit for bit, _, _ in _SIGNALS)
 _RF, _ACC = SrcKind.RF, SrcKind.ACC
 
@@ -123,14 +114,18 @@ def note(instr: Instr, word: int | None = None) -> str | None:
             shown = "r5" if amount == 0 else imm_text(amount)
             remarks.append(f"signal rot: the mul operands are rotated by {shown}")
     if word is not None:
-        usual = _word_of_text(instr)
+        usual = _usual(instr)
         if usual != word:
             remarks.append(f"not canonical: the text assembles to 0x{usual:016x}")
     return "; ".join(remarks) or None
 
 
-def _word_of_text(instr: Instr) -> int:
-    """The word that the text of `instr` assembles to: unused fields are zero, ports stand in the usual order."""
-    from qpu.v3d.parser import assemble_text
-
-    return assemble_text(instr.isa, text(instr)).code[0]
+def _usual(instr: Instr) -> int:
+    """The word that the text of `instr` assembles to: unused fields are zero, ports are in the usual order."""
+    if isinstance(instr, Branch):
+        return encode(instr)
+    nop = idle()
+    add, mul = (h._replace(dst=nop.dst) if h.op is nop.op else h for h in (instr.add, instr.mul))
+    found = combine(instr.isa, add, mul, int(instr.sig) & _PRINTED, instr.sig_dst)
+    assert isinstance(found, Alu), found
+    return encode(found)

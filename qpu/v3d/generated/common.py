@@ -310,20 +310,14 @@ class AsmBase(V3dBuilder, Generic[S]):
 
     thrsw: Final = Signal(1)
     """Thread switch after two more instructions."""
-    ldunif: Final = Signal(2)
-    """Next uniform to r5 (7.1: rf0)."""
-
-    def ldtmu(self, d: Dest) -> Signal:
-        """Next TMU result vector to d; waits for it."""
-        return self._writing(4, d)
 
     def ldvary(self, d: Dest) -> Signal:
         """Next varying to d, its coefficient to r5 (7.1: rf0). Fragment shaders only."""
         return self._writing(8, d)
 
-    def ldunifrf(self, d: Dest) -> Signal:
-        """Next uniform to d."""
-        return self._writing(16, d)
+    def ldtmu(self, d: Dest) -> Signal:
+        """Next TMU result vector to d; waits for it."""
+        return self._writing(4, d)
 
     def ldtlb(self, d: Dest) -> Signal:
         """Tile buffer read to d. Fragment shaders only."""
@@ -333,16 +327,24 @@ class AsmBase(V3dBuilder, Generic[S]):
         """Tile buffer read, configured by a uniform, to d. Fragment shaders only."""
         return self._writing(64, d)
 
-    wrtmuc: Final = Signal(128)
-    """Next uniform to the TMU configuration."""
-    ucb: Final = Signal(256)
-    """Uniform cache or breakpoint control; not used by compilers."""
+    ldunif: Final = Signal(2)
+    """Next uniform to r5 (7.1: rf0)."""
+
+    def ldunifrf(self, d: Dest) -> Signal:
+        """Next uniform to d."""
+        return self._writing(16, d)
+
     ldunifa: Final = Signal(1024)
     """Next word of the unifa stream to r5 (7.1: rf0)."""
 
     def ldunifarf(self, d: Dest) -> Signal:
         """Next word of the unifa stream to d."""
         return self._writing(2048, d)
+
+    wrtmuc: Final = Signal(128)
+    """Next uniform to the TMU configuration."""
+    ucb: Final = Signal(256)
+    """Uniform cache or breakpoint control; not used by compilers."""
 
     def nop(
         self,
