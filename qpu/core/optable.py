@@ -171,6 +171,7 @@ class Op:
     zero: Semantics | None = None  # M; default: result == 0
     negative: Semantics | None = None  # M; default: sign bit of the result
     carry: Semantics | None = None  # M; default: clear
+    saturate: Semantics | None = None  # V; the result for packs, saturated to 32 signed bits; default: the result
     # Effects beyond the operands, by resource name: "rtop", "flags_a", "r4", "tidx", "link", ...
     implicit_reads: tuple[str, ...] = ()
     implicit_writes: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from sys import _getframe
-from typing import Any, Concatenate, Final, ParamSpec, TypeAlias
+from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, cast
 
 from qpu.core.builder import Builder, Label, Loop, Refused, run, suggest
 from qpu.core.code import Code
@@ -43,11 +43,10 @@ from qpu.vc4.operands import (
     destination,
     integer,
     shown,
-)
+)  # fmt: skip
 from qpu.vc4.ops import mul_op
 from qpu.vc4.pairing import IDLE_ADD, IDLE_MUL, Clash, Results, clashes, combine, diagnostic, results
 from qpu.vc4.regs import NOP, SIG_ALU
-from qpu.vc4.vpm import DmaMode, VpmMode
 
 __all__ = ["Absolute", "AddSlot", "Asm", "Dst", "Label", "Loop", "Src", "Target", "assemble", "build"]
 
@@ -71,6 +70,22 @@ Target: TypeAlias = str | Label | int | RegA | Absolute
 """Where a branch goes: a label or its name, a byte offset, the address in a register, or ``q.absolute(...)``."""
 
 _halves: dict[tuple[object, ...], Half] = {}  # by the arguments of the method; operands are shared, so identity decides
+
+
+def _setup(register: str, make: Callable[P, int]) -> Callable[Concatenate[Asm, P], None]:
+    """A method that loads the word of a function of `qpu.vc4.vpm` into a set-up register."""
+
+    def method(self: Asm, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        value = 0
+        try:
+            value = make(*args, **kwargs)
+        except AsmError as error:
+            for found in error.diagnostics:
+                self._refuse(found)
+        self.ldi(cast(Dst, operands.IO[register]), value)
+
+    method.__doc__ = make.__doc__
+    return method
 
 
 class Asm(Ops, Builder[Instr]):
@@ -358,65 +373,12 @@ class Asm(Ops, Builder[Instr]):
 
     # -- VPM and DMA
 
-    def _setup(self, d: Dst, make: Callable[[], int]) -> None:
-        value = 0
-        try:
-            value = make()
-        except AsmError as error:
-            for found in error.diagnostics:
-                self._refuse(found)
-        self.ldi(d, value)
-
-    def setup_vpm_read(
-        self, n: int, mode: VpmMode = "32bit horizontal", *, y: int = 0, x: int = 0, part: int = 0, stride: int = 1
-    ) -> None:
-        """Fetch `n` vectors from the VPM into the read FIFO; read `vpm` exactly that often. See `qpu.vc4.vpm`."""
-        self._setup(self.vr_setup, lambda: vpm.vpm_read(n, mode, y=y, x=x, part=part, stride=stride))
-
-    def setup_vpm_write(
-        self, mode: VpmMode = "32bit horizontal", *, y: int = 0, x: int = 0, part: int = 0, stride: int = 1
-    ) -> None:
-        """Say where vectors written to `vpm` go. See `qpu.vc4.vpm`."""
-        self._setup(self.vw_setup, lambda: vpm.vpm_write(mode, y=y, x=x, part=part, stride=stride))
-
-    def setup_dma_load(
-        self,
-        nrows: int = 1,
-        ncols: int = 16,
-        mode: DmaMode = "32bit horizontal",
-        *,
-        y: int = 0,
-        x: int = 0,
-        part: int = 0,
-        vpitch: int = 1,
-        mpitch: int = 3,
-    ) -> None:
-        """Shape of DMA loads, memory to VPM. See `qpu.vc4.vpm.dma_load`."""
-        self._setup(
-            self.vr_setup,
-            lambda: vpm.dma_load(nrows, ncols, mode, y=y, x=x, part=part, vpitch=vpitch, mpitch=mpitch),
-        )
-
-    def setup_dma_load_stride(self, stride: int) -> None:
-        """Bytes from row start to row start in memory, for loads with ``mpitch=0``."""
-        self._setup(self.vr_setup, lambda: vpm.dma_load_stride(stride))
-
-    def setup_dma_store(
-        self,
-        nrows: int = 1,
-        ncols: int = 16,
-        mode: DmaMode = "32bit horizontal",
-        *,
-        y: int = 0,
-        x: int = 0,
-        part: int = 0,
-    ) -> None:
-        """Shape of DMA stores, VPM to memory. See `qpu.vc4.vpm.dma_store`."""
-        self._setup(self.vw_setup, lambda: vpm.dma_store(nrows, ncols, mode, y=y, x=x, part=part))
-
-    def setup_dma_store_stride(self, stride: int, *, blockmode: bool = False) -> None:
-        """Bytes from the end of a row in memory to the start of the next; write it before the first store."""
-        self._setup(self.vw_setup, lambda: vpm.dma_store_stride(stride, blockmode=blockmode))
+    setup_vpm_read = _setup("vr_setup", vpm.vpm_read)
+    setup_vpm_write = _setup("vw_setup", vpm.vpm_write)
+    setup_dma_load = _setup("vr_setup", vpm.dma_load)
+    setup_dma_load_stride = _setup("vr_setup", vpm.dma_load_stride)
+    setup_dma_store = _setup("vw_setup", vpm.dma_store)
+    setup_dma_store_stride = _setup("vw_setup", vpm.dma_store_stride)
 
     def start_dma_load(self, address: Readable) -> None:
         """Start a DMA load from the bus address in lane 0 of a register."""

@@ -21,29 +21,10 @@ from qpu.vc4.pack import PACK_A, PACK_MUL, UNPACK, pack_a, pack_mul, unpack_mode
 from qpu.vc4.regs import File
 
 __all__ = [
-    "R4",
-    "R5",
-    "Accumulator",
-    "BadOperand",
-    "Bank",
-    "BranchCondName",
-    "ColourPackName",
-    "CondName",
-    "Dst",
-    "Input",
-    "Operand",
-    "Output",
-    "PackName",
-    "PushName",
-    "ReadWrite",
-    "Readable",
-    "RegA",
-    "RegB",
-    "Signal",
-    "Src",
-    "UnpackName",
+    "R4", "R5", "Accumulator", "BadOperand", "Bank", "BranchCondName", "ColourPackName", "CondName", "Dst", "Input",
+    "Operand", "Output", "PackName", "PushName", "ReadWrite", "Readable", "RegA", "RegB", "Signal", "Src", "UnpackName",
     "Writable",
-]
+]  # fmt: skip
 
 UnpackName: TypeAlias = Literal["16a", "16b", "8dr", "8a", "8b", "8c", "8d"]
 PackName: TypeAlias = Literal[

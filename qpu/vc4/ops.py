@@ -20,18 +20,9 @@ from qpu.core.optable import Code, Flags, Op, OperandType, Semantics, Table
 from qpu.vc4 import sem
 
 __all__ = [
-    "ADD_OPS",
-    "MUL_OPS",
-    "SFU",
-    "TABLE",
-    "SfuFunction",
-    "add_op",
-    "float_operands",
-    "float_result",
-    "is_move",
-    "mul_op",
+    "ADD_OPS", "MUL_OPS", "SFU", "TABLE", "SfuFunction", "float_operands", "float_result", "is_move", "mul_op",
     "saturated",
-]
+]  # fmt: skip
 
 _GUIDE = "VideoCore IV 3D architecture guide, QPU instruction encoding"
 _HW = "py-videocore device tests"
@@ -39,42 +30,15 @@ _VC4C = "VC4C measurements"
 
 
 def _op(
-    name: str,
-    operands: str,
-    function: Semantics | None,
-    doc: str,
-    *,
-    add: int | None = None,
-    mul: int | None = None,
-    carry: Semantics | None = None,
-    commutes: bool = False,
-    sem_source: str = _HW,
-    sem_basis: Basis = Basis.MEASURED,
-    aliases: tuple[str, ...] = (),
-    relation: dict[str, str] | None = None,
-    idioms: dict[str, tuple[str | int, ...]] | None = None,
-) -> Op:
-    units: dict[Unit, Code] = {}
-    if add is not None:
-        units[Unit.ADD] = Code(add)
-    if mul is not None:
-        units[Unit.MUL] = Code(mul)
+    name: str, operands: str, function: Semantics | None, doc: str, *, add: int | None = None, mul: int | None = None,
+    sem_source: str = _HW, sem_basis: Basis = Basis.MEASURED, **columns: Any,
+) -> Op:  # fmt: skip
+    codes = {Unit.ADD: add, Unit.MUL: mul}
     return Op(
-        name=name,
-        operands=operands,
-        code={Isa.VC4: units},
-        sem=function,
-        doc=doc,
-        source=f"code: {_GUIDE}; meaning: {sem_source}",
-        code_basis=Basis.MANUAL,
-        sem_basis=sem_basis,
-        flags=Flags.NONE if name == "nop" else Flags.WORD,
-        carry=carry,
-        commutes=commutes,
-        relation=relation or {},
-        idioms=idioms or {},
-        aliases=aliases,
-    )
+        name=name, operands=operands, code={Isa.VC4: {unit: Code(n) for unit, n in codes.items() if n is not None}},
+        sem=function, doc=doc, source=f"code: {_GUIDE}; meaning: {sem_source}", code_basis=Basis.MANUAL,
+        sem_basis=sem_basis, flags=Flags.NONE if name == "nop" else Flags.WORD, **columns,
+    )  # fmt: skip
 
 
 _F3, _I3, _B3, _U3 = "d:f32 a:f32 b:f32", "d:i32 a:i32 b:i32", "d:b32 a:b32 b:b32", "d:u32 a:u32 b:u32"
@@ -82,7 +46,7 @@ _V3 = "d:u8x4 a:u8x4 b:u8x4"
 _ASSUMED, _MANUAL = Basis.ASSUMED, Basis.MANUAL
 _MOVE: dict[str, tuple[str | int, ...]] = {"move": ("a", "a")}
 _ZERO: dict[str, tuple[str | int, ...]] = {"zero": ("a", "a")}
-_GT = {"c": "gt_s"}
+_GT, _GT_F = {"c": "gt_s"}, {"c": "gt_f"}
 
 TABLE = Table(
     Isa.VC4,
@@ -93,18 +57,23 @@ TABLE = Table(
         ),
         _op("fadd", _F3, sem.fadd, "a + b, toward zero.", add=1, carry=sem.carry_positive, commutes=True,
             sem_source=f"{_HW}; rounding and special values: {_VC4C}"),
+        # relation of fsub: unless the difference is a denormal, which counts as 0
         _op("fsub", _F3, sem.fsub, "a - b, toward zero.", add=2, carry=sem.carry_positive,
+            relation={"z": "eq_f", "n": "lt_f", "c": "gt_f"},
             sem_source=f"{_HW}; rounding and special values: {_VC4C}"),
-        _op("fmin", _F3, sem.fmin, "The smaller float.", add=3, carry=sem.carry_fgreater, idioms=_MOVE),
-        _op("fmax", _F3, sem.fmax, "The larger float.", add=4, carry=sem.carry_fgreater, idioms=_MOVE),
+        _op("fmin", _F3, sem.fmin, "The smaller float.", add=3, carry=sem.carry_fgreater, relation=_GT_F,
+            idioms=_MOVE),
+        _op("fmax", _F3, sem.fmax, "The larger float.", add=4, carry=sem.carry_fgreater, relation=_GT_F,
+            idioms=_MOVE),
         _op("fminabs", _F3, sem.fminabs, "The smaller magnitude.", add=5, carry=sem.carry_abs_greater),
         _op("fmaxabs", _F3, sem.fmaxabs, "The larger magnitude.", add=6, carry=sem.carry_abs_greater),
         _op("ftoi", "d:i32 a:f32", sem.ftoi, "Float to signed integer, toward zero; 0 when out of range.", add=7),
         _op("itof", "d:f32 a:i32", sem.itof, "Signed integer to float, toward zero.", add=8, carry=sem.carry_itof,
             sem_source=_VC4C, sem_basis=_ASSUMED),
-        _op("add", _I3, sem.add, "a + b modulo 2**32.", add=12, carry=sem.carry_add, commutes=True, aliases=("iadd",)),
+        _op("add", _I3, sem.add, "a + b modulo 2**32.", add=12, carry=sem.carry_add, commutes=True, aliases=("iadd",),
+            saturate=sem.saturate_add),
         _op("sub", _I3, sem.sub, "a - b modulo 2**32.", add=13, carry=sem.carry_sub, aliases=("isub",),
-            relation={"z": "eq", "c": "lt_u"}, idioms=_ZERO),
+            relation={"z": "eq", "c": "lt_u"}, idioms=_ZERO, saturate=sem.saturate_sub),
         _op("shr", _U3, sem.shr, "Logical shift right by b mod 32.", add=14, carry=sem.carry_shr),
         _op("asr", _I3, sem.asr, "Arithmetic shift right by b mod 32.", add=15, carry=sem.carry_shr),
         _op("ror", _B3, sem.ror, "Rotate right by b mod 32.", add=16),
@@ -151,11 +120,6 @@ MUL_OPS: tuple[Op | None, ...] = _by_code(Unit.MUL, 8)
 """Operations of the MUL ALU by opcode."""
 
 
-def add_op(code: int) -> Op | None:
-    """The ADD operation with opcode 0..31; None when it is reserved."""
-    return ADD_OPS[code]
-
-
 def mul_op(code: int) -> Op:
     """The MUL operation with opcode 0..7."""
     op = MUL_OPS[code]
@@ -163,23 +127,14 @@ def mul_op(code: int) -> Op:
     return op
 
 
-_FLOAT_OPERANDS = frozenset(
-    op.name for op in TABLE if any(o.role == "a" and o.type is OperandType.F32 for o in op.parsed)
-)
-_FLOAT_RESULTS = frozenset(
-    op.name for op in TABLE if any(o.role == "d" and o.type is OperandType.F32 for o in op.parsed)
-)
-_SATURATE: dict[str, Callable[[Any, Any, Any, Any], Any]] = {"add": sem.saturate_add, "sub": sem.saturate_sub}
-
-
 def float_operands(op: Op) -> bool:
     """True when the operation reads floats: an unpacked file A operand is then converted to float."""
-    return op.name in _FLOAT_OPERANDS
+    return any(o.type is OperandType.F32 and o.role != "d" for o in op.parsed)
 
 
 def float_result(op: Op) -> bool:
     """True when the operation produces a float: a 16-bit pack then produces binary16."""
-    return op.name in _FLOAT_RESULTS
+    return any(o.type is OperandType.F32 and o.role == "d" for o in op.parsed)
 
 
 def is_move(op: Op) -> bool:
@@ -189,10 +144,9 @@ def is_move(op: Op) -> bool:
 
 def saturated(v: LaneOps[V, M], op: Op, a: V, b: V, result: V) -> V:
     """The result as packing sees it: saturated to 32 signed bits where `add` or `sub` overflowed, else unchanged."""
-    function = _SATURATE.get(op.name)
-    if function is None:
+    if op.saturate is None:
         return result
-    out: V = function(v, a, b, result)
+    out: V = op.saturate(v, a, b, result)
     return out
 
 

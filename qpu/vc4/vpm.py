@@ -12,15 +12,8 @@ from typing import Literal, TypeAlias
 from qpu.errors import AsmError, Diagnostic
 
 __all__ = [
-    "DmaMode",
-    "VpmMode",
-    "dma_load",
-    "dma_load_stride",
-    "dma_store",
-    "dma_store_stride",
-    "vpm_read",
-    "vpm_write",
-]
+    "DmaMode", "VpmMode", "dma_load", "dma_load_stride", "dma_store", "dma_store_stride", "vpm_read", "vpm_write",
+]  # fmt: skip
 
 VpmMode: TypeAlias = Literal[
     "32bit horizontal", "32bit vertical",

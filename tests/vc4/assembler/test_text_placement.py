@@ -17,7 +17,7 @@ from qpu.vc4.vc4asm import assemble_text, constants
 
 
 def _meaning(op: int, code: int, *, mul: bool) -> int:
-    row = ops.mul_op(op) if mul else ops.add_op(op)
+    row = ops.mul_op(op) if mul else ops.ADD_OPS[op]
     assert row is not None
     assert row.sem is not None
     v = NumpyLanes()
