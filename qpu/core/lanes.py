@@ -1,8 +1,8 @@
-"""The interface that operation semantics are written against, and the meanings all instruction sets share.
+"""The interface that the semantics of operations are written against.
 
 A semantic function is pure: it takes raw 32-bit lane patterns and returns raw patterns. `V` is a vector of 16 lanes
 of 32 bits, `M` one truth value per lane. The reference engine implements `LaneOps` with NumPy, the compiled engine
-with LLVM, so that an operation is written once and cannot drift apart between them.
+with LLVM, so an operation is written once for both; `qpu.core.scalar_lanes` folds constants.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LaneOps(Protocol[V, M]):
         ...
 
     def mover(self, order: Sequence[int]) -> Callable[[V], V]:
-        """A function that moves lanes in an order known beforehand: lane i receives lane order[i]."""
+        """A function that moves lanes in a fixed order: lane i receives lane order[i]."""
         ...
 
     # -- integers (two's complement, modulo 2**32)

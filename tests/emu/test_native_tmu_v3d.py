@@ -257,8 +257,10 @@ def test_many_atomics_need_few_turns(
 ) -> None:
     """64,000 requests without the host; any number of host threads gives the same old values."""
     turns: list[int] = []
-    turn = CompiledV3dExecution._turn
-    monkeypatch.setattr(CompiledV3dExecution, "_turn", lambda self, budget: (turns.append(1), turn(self, budget))[1])
+    turn = CompiledV3dExecution._run_round
+    monkeypatch.setattr(
+        CompiledV3dExecution, "_run_round", lambda self, budget: (turns.append(1), turn(self, budget))[1]
+    )
     monkeypatch.setattr("qpu.emu.v3d.compiled.PARALLEL", 1000)
     seen = []
     for workers in (1, 3):

@@ -1,6 +1,6 @@
-"""`LaneOps` over LLVM: vectors are <16 x i32> values, masks <16 x i1>, in the function under construction.
+"""The LLVM implementation of `LaneOps`: vectors are <16 x i32> values, masks <16 x i1>.
 
-No fast-math flag is ever set, so nothing is contracted or reassociated. Additions toward zero use the AVX-512
+Fast-math flags are never set, so nothing is contracted or reassociated. Additions toward zero use the AVX-512
 rounding operand where the host has it, else an exact correction of the nearest sum. Hosts without instructions for
 half floats and rounding (x86-64 before AVX) get both from integers and sums, never from library calls.
 """
@@ -270,7 +270,7 @@ class LlvmLanes:
         magnitude = self.and_(a, c(0x7FFFFFFF))
         odd = self.and_(self.shr(magnitude, c(13)), c(1))
         normal = self.shr(self.sub(self.add(magnitude, self.add(odd, c(0xFFF))), c(112 << 23)), c(13))
-        # The digit behind the last of a half denormal is the last one of a number near one half.
+        # Adding 0.5 shifts a denormal half so that its last digit is the last one of the sum.
         denormal = self.sub(self._i(self.b.fadd(self._f(magnitude), _singles(0.5))), c(0x3F000000))
         nan = self.or_(c(0x7E00), self.and_(self.shr(magnitude, c(13)), c(0x1FF)))
         result = self.select(self.ult(magnitude, c(0x38800000)), denormal, normal)
@@ -371,7 +371,7 @@ class _LlvmDoubles:
     def rint(self, x: _Double) -> _Double:
         if not self.lanes.plain:
             return self._call("roundeven", x)
-        # Adding and taking away 1.5 * 2**52 leaves no digits behind the point; what is that large has none.
+        # Adding and subtracting 1.5 * 2**52 rounds to an integer; larger values are integers.
         b, big = self.lanes.b, _splat(1.5 * 2.0**52)
         whole = b.fsub(b.fadd(x.value, big), big)
         whole = self.lanes.intrinsic("llvm.copysign.v16f64", F64X16, [whole, x.value])
@@ -414,7 +414,7 @@ class _LlvmDoubles:
 class FloatMode:
     """The host's floating-point mode while translated code runs: nearest, denormals kept, nothing trapped.
 
-    Set at the start of a function, restored at its end; other hosts than x86-64 and 64-bit Arm are taken as they are.
+    Set at the start of a function, restored at its end; on hosts other than x86-64 and 64-bit Arm it is not changed.
     zero_denormals: operands that are denormal count as zero (x86-64 only).
     """
 
@@ -435,7 +435,7 @@ class FloatMode:
         self._lanes.intrinsic(name, ir.VoidType(), [argument])
 
     def restore(self) -> None:
-        """Back to what it was."""
+        """Restore the mode from before."""
         if is_x86():
             self._control("llvm.x86.sse.ldmxcsr", self._before)
         elif _is_arm():

@@ -1,4 +1,4 @@
-"""`LaneOps` over NumPy: vectors are uint32 arrays whose last axis is the 16 lanes, masks are bool arrays alike.
+"""The NumPy implementation of `LaneOps`: vectors are uint32 arrays whose last axis is the 16 lanes, masks bool arrays.
 
 Results may be read-only or share memory with constants; callers never write into them. Run inside `quiet()`:
 overflow and invalid operations are ordinary values here.

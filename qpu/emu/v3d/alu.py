@@ -1,11 +1,11 @@
-"""What an ALU instruction of V3D does, written once over `LaneOps`: both engines run the steps that `build` makes.
+"""The semantics of V3D's ALU instructions, written once over `LaneOps` and run by both engines.
 
-A step is made of closures, once per instruction, and takes the state of a thread and the machine around it. The
-reference engine calls it whenever the instruction executes, for all threads in step; the translator calls it once, and
-its "values" are IR. A step performs every effect except moving the program counter, in this order:
+`build` makes the step of an instruction out of closures. A step takes the state of a thread and the machine around it.
+The reference engine calls it at each execution, for all threads that run in step; the translator calls it once, with IR
+as values. A step performs every effect of the instruction except moving the program counter, in this order:
 
 1. both halves compute their results, with registers and flags as they were before the instruction;
-2. words and results from outside are taken: ldtmu, then the uniform streams, then wrtmuc;
+2. results and words are taken: ldtmu, then the uniform streams, then wrtmuc;
 3. flags are pushed or updated, then implicit results (rtop, msf, revf, flag A of flpop) are written;
 4. the halves write their destinations, a TMU request last: it sees the data and the configuration written by the same
    instruction (assumed);
@@ -42,8 +42,11 @@ UNDEFINED_DATA = 0xDEADDA7A  # data words of lanes whose condition failed
 
 
 class Thread(Protocol):
-    """State of a thread, or of threads in step. regs: rf0..rf63, r0..r5. a, b: flags of the low halves of the lanes;
-    a_hi, b_hi: of the high halves. data: words queued for the TMU. live: lanes whose sample mask is not 0."""
+    """State of a thread, or of several that run in step.
+
+    regs: rf0..rf63, r0..r5. a, b: flags of the low halves of the lanes; a_hi, b_hi: of the high halves. data: words
+    queued for the TMU. rf0_volatile: see v3d.md 8.2. live: lanes whose sample mask is not 0.
+    """
 
     regs: Any
     a: Mask
@@ -55,7 +58,7 @@ class Thread(Protocol):
     link: Number
     config: Number
     unifa: Number
-    rf0_doubtful: bool
+    rf0_volatile: bool
     data: Any
 
     @property
@@ -74,7 +77,7 @@ class Thread(Protocol):
 
 
 class Machine(Protocol):
-    """What is around a thread."""
+    """The machine around a thread: streams, FIFOs, reports."""
 
     def uniform(self, t: Any) -> Number:
         """The next word of the uniform stream; advances."""
@@ -117,11 +120,11 @@ class Machine(Protocol):
         ...
 
     def hazard(self, t: Any, rule: str, message: str) -> None:
-        """Hardware does not define what happens here."""
+        """Report that hardware does not define what happens."""
         ...
 
     def hazard_in(self, t: Any, rule: str, message: str, lanes: Mask) -> None:
-        """The same, if there is a lane in `lanes`."""
+        """As `hazard`, if `lanes` holds a lane."""
         ...
 
 
@@ -131,7 +134,7 @@ _Put: TypeAlias = Callable[[Any, Any, Vec, "Pair | None"], None]
 
 _QUADS = [lane & ~3 for lane in range(LANES)]
 _FIRST = [0] * LANES
-_IDLE = ("nop", "tmuwt")  # no result; stores are done in order, so tmuwt waits for nothing
+_IDLE = ("nop", "tmuwt")  # no result; the engines do stores in order, so tmuwt has nothing to wait for
 
 
 def build(p: Prepared, v: Lanes) -> Step:
@@ -147,7 +150,7 @@ def build(p: Prepared, v: Lanes) -> Step:
 
 
 def any_half(v: Lanes, mask: Pair) -> Mask:
-    """Lanes that a write reaches which has no halves: one enabled half suffices (assumed)."""
+    """Lanes that a write without halves reaches: one enabled half suffices (assumed)."""
     return mask[0] if mask[0] is mask[1] else v.mor(*mask)
 
 
@@ -155,7 +158,7 @@ def any_half(v: Lanes, mask: Pair) -> Mask:
 
 
 def _plain(add: _Half, mul: _Half) -> Step:
-    """No conditions, flags and signals; results go to registers."""
+    """The step of an instruction without conditions, flags and signals whose results replace registers."""
     halves = [half for half in (add, mul) if not half.idle]
     if not halves:
         return lambda t, x: None
@@ -183,7 +186,7 @@ def _general(p: Prepared, i: Alu, halves: list[_Half], v: Lanes) -> Step:
     wrtmuc = bool(i.sig & Sig.WRTMUC)
     rotates = bool(i.sig & Sig.ROT)
     same = [message for rule, message in p.hazards if rule == "same-destination"]
-    # Both ALUs may write one register where their conditions leave each lane to one of them.
+    # Both ALUs may write one register if their conditions select different lanes.
     select = bool(same and i.add.cond and i.mul.cond and i.sig_dst is None)
     hazards = [h for h in p.hazards if not (select and h[0] == "same-destination")]
     hazards.sort(key=lambda h: h[0] == "same-destination")
@@ -191,7 +194,7 @@ def _general(p: Prepared, i: Alu, halves: list[_Half], v: Lanes) -> Step:
     flags = [(k, half.set_flags) for k, half in enumerate(halves) if half.set_flags is not None]
     implied = [(k, name, n) for k, half in enumerate(halves) for n, name in enumerate(half.op.implicit_writes)]
     puts = sorted(((k, half.put) for k, half in enumerate(halves)), key=lambda kp: halves[kp[0]].requests)
-    rf0_rule, doubtful = p.isa is Isa.V3D71 and p.writes_rf0, p.doubtful_rf0
+    rf0_rule, volatile = p.isa is Isa.V3D71 and p.writes_rf0, p.volatile_rf0
 
     def step(t: Thread, x: Machine) -> None:
         for rule, message in hazards:
@@ -219,7 +222,7 @@ def _general(p: Prepared, i: Alu, halves: list[_Half], v: Lanes) -> Step:
         for (_, put), value in zip(loads, loaded, strict=True):
             put(t, x, value, None)
         if rf0_rule:
-            t.rf0_doubtful = doubtful
+            t.rf0_volatile = volatile
 
     return step
 
@@ -228,7 +231,7 @@ _LOADS = Sig.LDTMU | Sig.LDUNIF | Sig.LDUNIFRF | Sig.LDUNIFA | Sig.LDUNIFARF
 
 
 def _loads(p: Prepared, i: Alu, v: Lanes) -> list[tuple[Callable[[Any, Any], Vec], _Put]]:
-    """The loads of an instruction in order: where the value comes from, where it goes."""
+    """Source and destination of each load of an instruction, in order."""
 
     def result(t: Thread, x: Machine) -> Vec:
         return x.result(t)
@@ -255,12 +258,11 @@ def _loads(p: Prepared, i: Alu, v: Lanes) -> list[tuple[Callable[[Any, Any], Vec
 
 
 class _Half:
-    """One half of an instruction, taken apart.
+    """The closures of one half of an instruction.
 
-    idle: it does nothing. value: computes the result, without anything around it. plain: value goes to a register,
-    `place` of `Thread.regs`, and that is all. run: computes what `_Found` says. set_flags: pushes or updates the flags
-    of a result, None when the half does neither. put: writes a result to the destination. requests: that starts a TMU
-    request.
+    idle: the half has no effect. value: computes the result. plain: the only effect is that the result replaces
+    register `place`. run: computes a `_Found`. set_flags: pushes or updates flags; None when the half does neither.
+    put: writes a result to the destination. requests: that write starts a TMU request.
     """
 
     def __init__(self, p: Prepared, i: Alu, half: AluHalf, v: Lanes, *, mul: bool) -> None:
@@ -332,7 +334,7 @@ def _enabled(v: Lanes, value: Vec, on: Mask, *, zeros: bool) -> Vec:
 
 
 def _special_flag(half: AluHalf) -> Semantics | None:
-    """The row's own function for the flag that the half pushes or updates."""
+    """The row's own function for the flag that the half pushes or updates, if it has one."""
     op = half.op
     return {"": None, "z": op.zero, "n": op.negative, "c": op.carry}[(half.push or half.update)[-1:]]
 
@@ -481,7 +483,7 @@ def _enabled_bits(v: Lanes, mask: Pair | None, new: Vec, old: Callable[[], Vec])
 
 
 def _set_rtop(v: Lanes, t: Thread, value: Vec, mask: Pair | None) -> None:
-    t.rtop = value  # part of the multiplier, not of a lane's registers: conditions do not matter (assumed)
+    t.rtop = value  # belongs to the multiplier; conditions have no effect (assumed)
 
 
 def _set_msf(v: Lanes, t: Thread, value: Vec, mask: Pair | None) -> None:
@@ -532,7 +534,7 @@ def _register(at: int, order: list[int] | None, pack: str, v: Lanes) -> _Put:
 
 
 def _destination(p: Prepared, dst: Dst, pack: str, v: Lanes, *, lane_op: bool) -> tuple[int, _Put, bool]:
-    """Register that a result replaces as a whole (-1: it does not), writer, and whether that starts a TMU request."""
+    """Register that a result replaces (-1: none, or in part), writer, and whether the write starts a TMU request."""
     v42, n = p.isa is Isa.V3D42, dst.n
     if not dst.magic or (v42 and n < R5):
         at = n + ACC if dst.magic else n

@@ -1,7 +1,7 @@
-"""The V3D machine, compiled engine: programs run as machine code, threads one after another or on several host cores.
+"""The compiled engine of V3D: programs run as machine code, threads one after another or on several host cores.
 
-Dispatch, placement, requests that break a rule, and reports are those of the reference engine.
-Programs that the translator leaves alone run on the reference engine; `RunStats.fallbacks` says why.
+Dispatch, placement, requests that break a rule, and reports are shared with the reference engine. Programs that the
+translator does not support run on the reference engine; `RunStats.fallbacks` names the reason.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from qpu.emu.v3d.translate_state import (
     DATA_SLOTS,
     FIFO_SLOTS,
     GO_ON,
-    Keeper,
+    Control,
+    Hold,
     Kept,
     Node,
     NodeStats,
     Reason,
     Slot,
     Untranslatable,
-    Wait,
 )
 from qpu.errors import EmuFault
 
@@ -49,10 +49,10 @@ U32: TypeAlias = NDArray[np.uint32]
 LANES = 16
 _LANE = np.arange(LANES, dtype=np.uint32)
 _REASONS = tuple(Reason)  # by value
-SHARE, CHUNK = 1 << 12, 1 << 20  # instructions a thread runs at most before the others get their turn: first, ever
-PARALLEL = 100_000  # instructions between stores of all threads that make host threads worth it
-REQUEST = 16  # instructions that take about as long as a TMU request
-MAX_REMARKS = 256  # on overflowing result FIFOs, before requests of that size become fast
+QUANTUM, MAX_QUANTUM = 1 << 12, 1 << 20  # time slice of a thread in instructions: at first, and at most
+PARALLEL = 100_000  # instructions of all threads between stores from which host threads pay off
+REQUEST = 16  # cost of a TMU request in instructions, roughly
+MAX_WARNINGS = 256  # about overflowing result FIFOs; after these the limit of the fast path is raised
 ALL_PAGES = (1 << 32) // PAGE
 
 
@@ -83,13 +83,13 @@ class V3dCompiledMachine:
         return self.reference.qpus
 
     def page_owners(self) -> U32:
-        """Region id of every page of the 32-bit address space, whatever the window of the memory is."""
+        """Region id of every page of the 32-bit address space, even where the memory window is smaller."""
         if self._pages is not self.memory.pages:
             self._pages[: len(self.memory.pages)] = self.memory.pages
         return self._pages
 
     def take_table(self) -> NDArray[np.uint64]:
-        """A table with a zero for each page; 8 MiB, so it is kept for the next dispatch."""
+        """A table with a zero for each page; reused by later dispatches, because it takes 8 MiB."""
         return self._tables.pop() if self._tables else np.zeros(self.memory.size // PAGE, np.uint64)
 
     def take_room(self, pages: int) -> U32:
@@ -117,7 +117,7 @@ class V3dCompiledMachine:
 class CompiledV3dExecution(DispatchExecution):
     """A dispatch on the compiled engine; see `qpu.emu.engine.machine.Execution`."""
 
-    segment = CHUNK
+    segment = MAX_QUANTUM
     slice = 1 << 22  # clocks, milliseconds of the host
 
     def __init__(self, machine: V3dCompiledMachine, dispatch: Dispatch, program: Program) -> None:
@@ -141,36 +141,36 @@ class CompiledV3dExecution(DispatchExecution):
         self._workers = machine.workers
         self._split = program.split
         self._counts = self._new_counters()
-        self._lost: dict[int, tuple[Node, str]] = {}  # threads before code that is not translated, and why
+        self._lost: dict[int, tuple[Node, str]] = {}  # threads at code that is not translated, and why it is not
         self._rest: ReferenceRest | None = None
         self._ready: list[int] = []
-        self._standstill: set[int] = set()  # of the ready: those that stand before a store or atomic
+        self._held: set[int] = set()  # ready threads that are stopped before a store or atomic
         self._waiting: dict[int, int] = {}  # thread at a barrier -> supergroup
         self._last_on = np.full(self._placement.qpus, -1, np.int64)  # thread that ran last on each QPU
-        self._resumed = np.zeros(capacity, np.bool_)  # it ran, and stopped at a switch
+        self._resumed = np.zeros(capacity, np.bool_)  # the last stop of the thread was a switch
         self._total: NDArray[np.int64] = np.zeros(len(fields(NodeStats)), np.int64)
         self._tmu = np.zeros(3, np.uint64)  # requests, bytes read, bytes written by threads that ended
         self._group = Group(np.zeros(1, np.intp), dispatch.code, dispatch.uniforms)
-        self._words: dict[tuple[int, str], U32] = {}  # words of streams that are not in one piece on the host
+        self._words: dict[tuple[int, str], U32] = {}  # copies of stream words that are not contiguous on the host
         self._pool: ThreadPoolExecutor | None = None
         self._overflows = 0
-        self._turns = 0  # of threads
-        self._share = SHARE
+        self._rounds_run = 0  # of threads
+        self._quantum = QUANTUM
         self._fetch = fetcher(machine.memory, dispatch.code)
         self._fresh = self._template()
 
     # -- statistics
 
     def _new_counters(self) -> list[NDArray[np.int64]]:
-        """Counters of the present translation; what changed with it."""
+        """Counters for the current translation; updates what depends on it."""
         self._stats = self._program.stats
         if self._program.split and not self._split:
-            self._split = True  # both halves had the flags of the low ones
+            self._split = True  # until now the state held one set of flags for both halves
             self._states[:, (Slot.A_HI, Slot.B_HI)] = self._states[:, (Slot.A_LO, Slot.B_LO)]
         return [np.zeros(len(self._program.stats), np.int64) for _ in range(self._workers)]
 
     def _over(self) -> None:
-        """Worker threads end, the page table goes back."""
+        """Stop the worker threads and return the page table."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
@@ -204,7 +204,7 @@ class CompiledV3dExecution(DispatchExecution):
             break
 
     def _settle_counters(self) -> None:
-        """Turn counts of chains into operation counts; needed before the program is translated again."""
+        """Convert chain counts to operation counts; required before a new translation replaces the chains."""
         self._total = self._total + np.sum(self._counts, axis=0) @ self._stats
         for counts in self._counts:
             counts[:] = 0
@@ -217,7 +217,7 @@ class CompiledV3dExecution(DispatchExecution):
     # -- threads
 
     def _template(self) -> U32:
-        """The state of a thread before anything is known of it."""
+        """The initial state block, without payload."""
         state = np.zeros(int(Slot.WORDS), np.uint32)
         for n in range(64):
             state[Slot.RF + LANES * n : Slot.RF + LANES * (n + 1)] = undefined_register(n)
@@ -243,7 +243,7 @@ class CompiledV3dExecution(DispatchExecution):
         self._resumed[threads] = False
         self._ready += threads
 
-    def _turn(self, budget: int) -> None:
+    def _run_round(self, budget: int) -> None:
         if self._rest is not None:
             self._rest.advance(budget, self._stop)
             return
@@ -260,25 +260,25 @@ class CompiledV3dExecution(DispatchExecution):
         if self._program.stats is not self._stats:  # translated again, here or by another dispatch
             self._settle_counters()
             self._counts = self._new_counters()
-        budget = min(budget, self._share)
+        budget = min(budget, self._quantum)
         reasons = self._run_all(threads, budget)
         self._copies.note()
         self._account(threads, budget)
-        if self._states[threads, Slot.REMARK].any():
-            self._remark(threads)
+        if self._states[threads, Slot.FROM_LINK].any():
+            self._warn_from_link(threads)
         spent = reasons.count(Reason.BUDGET)
         if 0 < spent < len(reasons):
-            self._share = SHARE  # others make progress: who spins must not hold them up
+            self._quantum = QUANTUM  # others make progress: a spinning thread must not delay them
         elif spent:
-            self._share = min(2 * self._share, CHUNK)
+            self._quantum = min(2 * self._quantum, MAX_QUANTUM)
         ended: list[int] = []
         for thread, reason in zip(threads, reasons, strict=True):
             if reason == Reason.SWITCH:
                 self._ready.append(thread)
             elif reason == Reason.END:
                 ended.append(thread)
-            elif reason == Reason.TMU and self._states[thread, Slot.FROZEN]:
-                self._standstill.add(thread)
+            elif reason == Reason.TMU and self._states[thread, Slot.HELD]:
+                self._held.add(thread)
                 self._goes_on(thread)
             else:
                 self._handle(thread, _REASONS[reason], ended)
@@ -305,35 +305,35 @@ class CompiledV3dExecution(DispatchExecution):
             self._program.run(states.ctypes.data, len(mine), *fixed, counters.ctypes.data, budget, reasons.ctypes.data)
             result.update(zip(mine, reasons.tolist(), strict=True))
 
-        # First nobody stores, so that the order of the threads, and host cores, make no difference; then those that
-        # want to store do so, one after the other.
+        # Phase 1: run every thread up to its first store or atomic. Memory does not change, so the order of the
+        # threads and the number of host threads have no effect. Phase 2: do the stores serially, in thread order.
         control = self._copies.control
-        control[Keeper.FROZEN] = Wait.STORES
+        control[Control.HOLD] = Hold.STORES
         starting = threads
-        if self._standstill:
-            starting = [t for t in threads if t not in self._standstill]
-            held = list(self._standstill)
+        if self._held:
+            starting = [t for t in threads if t not in self._held]
+            held = list(self._held)
             self._wide[held, int(Slot.LEFT) // 2] = budget
             result.update(dict.fromkeys(held, int(Reason.TMU)))
-            self._standstill.clear()
-        shares = self._shares(starting)
-        if len(shares) > 1:
+            self._held.clear()
+        portions = self._portions(starting)
+        if len(portions) > 1:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._workers, "qpu-emulator")
-            list(self._pool.map(work, shares, self._counts))
+            list(self._pool.map(work, portions, self._counts))
         elif starting:
             work(starting, self._counts[0])
-        control[Keeper.FROZEN] = Wait.NOBODY
+        control[Control.HOLD] = Hold.NOTHING
         reasons = np.array([result[t] for t in threads], np.int32)
-        if self._program.lockstep or ((reasons == Reason.TMU) & (self._states[threads, Slot.FROZEN] != 0)).any():
+        if self._program.lockstep or ((reasons == Reason.TMU) & (self._states[threads, Slot.HELD] != 0)).any():
             states, most = self._pointers[threads], PARALLEL
             fixed += (self._counts[0].ctypes.data,)
             self._program.rounds(states.ctypes.data, len(threads), *fixed, most, reasons.ctypes.data)
         found: list[int] = reasons.tolist()
         return found
 
-    def _shares(self, threads: list[int]) -> list[list[int]]:
-        """Which host thread runs which threads."""
+    def _portions(self, threads: list[int]) -> list[list[int]]:
+        """Distribution of the threads over host threads."""
         workers = min(self._workers, len(threads))
         if workers < 2 or self._program.lockstep or self._mean * len(threads) < PARALLEL:
             return [threads]
@@ -341,8 +341,8 @@ class CompiledV3dExecution(DispatchExecution):
 
     @property
     def _mean(self) -> int:
-        """Instructions that a thread executes until it stops, in the mean so far."""
-        return int(self._services.qpu_instructions.sum()) // max(1, self._turns)
+        """Mean number of instructions between two stops of a thread so far."""
+        return int(self._services.qpu_instructions.sum()) // max(1, self._rounds_run)
 
     def _clobber(self, threads: list[int]) -> None:
         """4.2: accumulators are shared by a QPU's threads; they are lost when another one ran since the switch."""
@@ -359,7 +359,7 @@ class CompiledV3dExecution(DispatchExecution):
         if lost.size:
             self._states[lost, Slot.ACC : Slot.ACC + 6 * LANES] = CLOBBERED
         self._states[mine, Slot.SHARED] = np.bincount(qpu)[qpu] > 1
-        self._last_on[qpu] = mine  # of several the last stays
+        self._last_on[qpu] = mine  # the last assignment wins
         self._resumed[mine] = True
 
     def _account(self, threads: list[int], budget: int) -> None:
@@ -367,7 +367,7 @@ class CompiledV3dExecution(DispatchExecution):
         qpus = self._placement.qpus
         np.add.at(self._services.qpu_instructions, np.array(threads) % qpus, used)
         self._program.executed += int(used.sum())
-        self._turns += len(threads)
+        self._rounds_run += len(threads)
 
     # -- events
 
@@ -405,22 +405,22 @@ class CompiledV3dExecution(DispatchExecution):
             word = self._fetch(int(state.view(np.int32)[Slot.AT]))
             if word is None:
                 self._services.prepared = None
-                message = f"the program counter 0x{g.pc:08x} is outside of every buffer"
+                message = f"the program counter 0x{g.pc:08x} is outside every buffer"
                 self._services.fault(g, "code-out-of-bounds", message)
             self._services.fault(g, *(prepare(self.isa, word).problem or ("decode", "not an instruction")))
         else:
             raise AssertionError(f"the compiled program stopped with {reason.name}")
 
-    def _remark(self, threads: list[int]) -> None:
+    def _warn_from_link(self, threads: list[int]) -> None:
         for thread in threads:
-            at = int(self._states[thread].view(np.int32)[Slot.REMARK])
+            at = int(self._states[thread].view(np.int32)[Slot.FROM_LINK])
             if at:
                 message = "moving the uniform stream to the link register is not known to work"
                 self._services.warn(self._standing(thread, at - 1), "uniforms-from-link", message)
-                self._states[thread, Slot.REMARK] = 0
+                self._states[thread, Slot.FROM_LINK] = 0
 
     def _goes_on(self, thread: int) -> None:
-        """The thread stopped where hardware would not have: its accumulators are still its own."""
+        """Mark a stop that is not a thread switch on hardware: the accumulators survive it."""
         self._resumed[thread] = False
         self._ready.append(thread)
 
@@ -442,7 +442,7 @@ class CompiledV3dExecution(DispatchExecution):
             self._placement.finish(thread)
 
     def _standing(self, thread: int, index: int | None = None) -> Group:
-        """The thread as the reference engine's services see it, at its current (or another) instruction."""
+        """The thread as a `Group` for the services, at its current (or another) instruction."""
         g = self._group
         g.threads = np.array([thread], np.intp)
         at = int(self._states[thread].view(np.int32)[Slot.AT]) if index is None else index
@@ -456,7 +456,7 @@ class CompiledV3dExecution(DispatchExecution):
         return self._fetch(index) or 0
 
     def _rule(self, thread: int) -> None:
-        """The program does what hardware does not define."""
+        """Raise the fault that the translated code reported."""
         state = self._states[thread]
         rule, message = self._program.rules[int(state[Slot.RULE])]
         if not message:
@@ -464,7 +464,7 @@ class CompiledV3dExecution(DispatchExecution):
         self._services.fault(self._standing(thread), rule, message)
 
     def _check(self, thread: int) -> None:
-        """A chain cannot run: fault where something is missing, else hand the words over in one piece."""
+        """Satisfy the needs of a chain: a fault where a result or word is missing, else copy the words to one place."""
         state = self._states[thread]
         number = int(state[Slot.RESUME])
         start = self._program.nodes[number].at
@@ -496,11 +496,11 @@ class CompiledV3dExecution(DispatchExecution):
         self._goes_on(thread)
 
     def _request(self, thread: int) -> None:
-        """A TMU request that the translated code left to the host."""
+        """Do a TMU request that the translated code did not do itself."""
         state, g = self._states[thread], self._standing(thread)
         pending = int(state[Slot.PENDING])
         g.config = int(state[Slot.CONFIG])
-        kept_data = min(pending, DATA_SLOTS)  # more are a fault; their contents do not matter
+        kept_data = min(pending, DATA_SLOTS)  # more than that is a fault, whatever they hold
         g.data = [state[Slot.DATA + LANES * k : Slot.DATA + LANES * (k + 1)].copy() for k in range(kept_data)]
         g.data += [np.zeros(LANES, np.uint32)] * (pending - kept_data)
         head, count = int(state[Slot.HEAD]), int(state[Slot.COUNT])
@@ -510,23 +510,23 @@ class CompiledV3dExecution(DispatchExecution):
         streamed = self._open_pages(g.config, pending, address)
         self._services.request(g, address, live.reshape(1, LANES))
         kept = self._services.snapshot.kept
-        kept[streamed[kept[streamed] == Kept.FREE]] = Kept.STREAM  # not stored to after all
+        kept[streamed[kept[streamed] == Kept.FREE]] = Kept.STREAM  # the request did not store there
         state[Slot.CONFIG] = g.config if isinstance(g.config, int) else g.config[0]
         state[Slot.PENDING] = 0
         fresh = g.results[count:]
         if len(g.results) > state[Slot.LIMIT]:
             self._overflows += 1
-            if self._overflows > MAX_REMARKS:  # said often enough
+            if self._overflows > MAX_WARNINGS:  # the user has been warned often enough
                 self._states[:, Slot.LIMIT] = self._fresh[Slot.LIMIT] = FIFO_SLOTS
         for k, value in enumerate(fresh):
             at = Slot.FIFO + LANES * ((head + count + k) % FIFO_SLOTS)
             state[at : at + LANES] = np.broadcast_to(value, (1, LANES))[0]
         state[Slot.COUNT] = count + len(fresh)
         if self._copies.enter():
-            self._states[:, (Slot.UNIFORM_LEFT, Slot.UNIFA_LEFT)] = 0  # the streams look again what to read
+            self._states[:, (Slot.UNIFORM_LEFT, Slot.UNIFA_LEFT)] = 0  # refill: pages may have been copied
 
     def _open_pages(self, config: int, pending: int, address: U32) -> NDArray[np.intp]:
-        """Pages under streams that a request may store to are to be copied first; returns them."""
+        """Schedule copies of stream pages that a request may store to; returns these pages."""
         if decode_request(config & 0xFF, pending).action not in (Action.STORE, Action.ATOMIC):
             return np.zeros(0, np.intp)
         kept = self._services.snapshot.kept
@@ -553,12 +553,12 @@ class CompiledV3dExecution(DispatchExecution):
         self._goes_on(thread)
 
     def _hand_over(self) -> None:
-        """The reference engine does the rest of the dispatch."""
+        """Hand the rest of the dispatch over to the reference engine."""
         ended: list[int] = []
-        for thread in sorted(self._standstill):
+        for thread in sorted(self._held):
             self._ready.remove(thread)
             self._handle(thread, Reason.TMU, ended)
-        self._standstill.clear()
+        self._held.clear()
         self._end(ended)
         self._release()
         self._copies.note()

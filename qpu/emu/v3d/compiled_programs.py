@@ -1,4 +1,4 @@
-"""V3D programs as machine code: what is translated, how well, and what belongs to the code."""
+"""Translated V3D programs: when they are translated, at which level, and the metadata of their code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Program", "fetcher", "program_at"]
 QUICK, FULL = 0, 2  # optimisation levels
 HOT = 2_000_000  # instructions after which a program is worth the full level
 MAX_PROGRAMS = 256
-_HEAD = 4  # instructions that tell programs apart at first sight
+_HEAD = 4  # instructions of a program that select its list of candidates
 
 
 class _Kind(NamedTuple):
@@ -49,9 +49,9 @@ def fetcher(memory: Memory, code: int) -> Fetch:
 
 
 class Program:
-    """A translated program: its machine code, and how its chains count.
+    """A translated program: machine code, entry points and static counts of its chains.
 
-    refused: why it is left to the reference engine, or empty.
+    refused: why it runs on the reference engine instead, or empty.
     """
 
     def __init__(self, kind: _Kind, fetch: Fetch) -> None:
@@ -80,7 +80,7 @@ class Program:
             self.refused = str(reason)
 
     def build(self, fetch: Fetch) -> None:
-        """Translate from all known entry nodes; numbers given out before stay valid. Raises: Untranslatable."""
+        """Translate from all known entry nodes; existing entry numbers stay valid. Raises: Untranslatable."""
         kind = self.kind
         words, _ = explore(kind.isa, fetch, [n.at for n in self.nodes])
         self._covers(words)
@@ -140,13 +140,13 @@ class Program:
         self.rounds = code.function(None, *types, name="rounds")
 
     def _covers(self, words: Mapping[int, int | None]) -> None:
-        """Remember what the translation depends on. Programs that run out of all buffers are known to nobody."""
+        """Record the words that the translation depends on. A program that leaves all buffers is never reused."""
         self.known = all(word is not None for word in words.values())
         self._at = np.array(list(words), np.int64)
         self._words = np.array([word or 0 for word in words.values()], np.uint64)
 
     def covers(self, memory: Memory, code: int) -> bool:
-        """Whether this is the program at an address, as far as it is known."""
+        """Whether the program at an address has the same words."""
         at = (code + 8 * self._at & 0xFFFFFFFF) >> 3
         if not self.known or (at >= memory.size >> 3).any() or not memory.pages[at >> 9].all():
             return False
@@ -158,7 +158,7 @@ class Program:
         return self.level != FULL and self.executed >= HOT
 
     def improve(self) -> None:
-        """Have the program translated at the full level by another host thread, and take that when it is there."""
+        """Translate at the full level on another host thread; adopt the result once it is ready."""
         if self._improvement is None:
             self._improvement = Improvement.of(self._code, self._translate, FULL)
             return

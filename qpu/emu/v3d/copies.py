@@ -8,16 +8,16 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.emu.v3d.translate_state import Keeper
+from qpu.emu.v3d.translate_state import Control
 
 __all__ = ["Copies", "Lender"]
 
 U32: TypeAlias = NDArray[np.uint32]
-ROOM, MOST_ROOM = 64, 1 << 14  # pages: room for copies at first, and what is added at once
+ROOM, MOST_ROOM = 64, 1 << 14  # pages: initial room for copies, and the most that is added at a time
 
 
 class Lender(Protocol):
-    """Lends what is worth keeping between dispatches."""
+    """Owner of the large arrays that dispatches reuse."""
 
     room: U32 | None
 
@@ -31,11 +31,11 @@ class Copies:
 
     def __init__(self, machine: Lender, known: dict[int, U32]) -> None:
         self._machine = machine
-        self._known = known  # page -> words; what the host's streams read
+        self._known = known  # page -> words, as the host reads streams
         self.table = machine.take_table()  # host addresses, for translated code
-        self.control = np.zeros(int(Keeper.WORDS), np.uint64)
-        self._entered = 0  # of `known`: in the table
-        self._noted = 0  # of the room: in `known`
+        self.control = np.zeros(int(Control.WORDS), np.uint64)
+        self._entered = 0  # entries of `known` that are in the table
+        self._noted = 0  # pages of the room that are in `known`
         self._room = ROOM
         self._supply()
 
@@ -44,24 +44,24 @@ class Copies:
         self._room = len(self._pool)
         self._pages = np.zeros(self._room, np.uint32)
         self._noted = 0
-        self.control[Keeper.USED] = 0
-        self.control[Keeper.ROOM] = self._room
-        self.control[Keeper.POOL] = self._pool.ctypes.data
-        self.control[Keeper.PAGES] = self._pages.ctypes.data
+        self.control[Control.USED] = 0
+        self.control[Control.ROOM] = self._room
+        self.control[Control.POOL] = self._pool.ctypes.data
+        self.control[Control.PAGES] = self._pages.ctypes.data
 
     def note(self) -> None:
-        """Take over what translated code copied; new room when it is used up."""
-        used = min(int(self.control[Keeper.USED]), self._room)
+        """Record the pages that translated code copied; add room when it is used up."""
+        used = min(int(self.control[Control.USED]), self._room)
         for i in range(self._noted, used):
             self._known[int(self._pages[i])] = self._pool[i]
         self._entered += used - self._noted
         self._noted = used
-        if int(self.control[Keeper.USED]) >= self._room:
+        if int(self.control[Control.USED]) >= self._room:
             self._room = min(4 * self._room, MOST_ROOM)
             self._supply()
 
     def enter(self) -> bool:
-        """Put the host's new copies into the table; whether there were any."""
+        """Enter new copies of the host in the table; returns whether there were any."""
         fresh = len(self._known) - self._entered
         for page in islice(reversed(self._known), fresh):
             self.table[page] = self._known[page].ctypes.data
@@ -69,7 +69,7 @@ class Copies:
         return bool(fresh)
 
     def release(self) -> None:
-        """The dispatch is over."""
+        """Return the arrays at the end of the dispatch."""
         self.note()
         for page in self._known:
             self.table[page] = 0

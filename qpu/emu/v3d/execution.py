@@ -1,4 +1,4 @@
-"""What executions of V3D dispatches have in common, whatever engine runs the instructions."""
+"""The part of an execution of a V3D dispatch that does not depend on the engine: clocks, time slices, statistics."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from qpu.errors import EmuFault, FaultPlace
 __all__ = ["CLOCKS_PER_INSTRUCTION", "DispatchExecution", "MachineProfile"]
 
 CLOCKS_PER_INSTRUCTION = 4
-_LEAST = 16  # instructions of the shortest turn: the end of a time slice is not worth halving it for ever
+_LEAST = 16  # instructions of the shortest round; a time slice may be exceeded by that many
 
 
 class MachineProfile(Protocol):
-    """What a machine needs to know of its board. `exact_batches`: CFG4 is the number of batches, not one less."""
+    """Properties of a board. exact_batches: CFG4 is the number of batches, not one less."""
 
     @property
     def name(self) -> str: ...
@@ -39,9 +39,9 @@ class MachineProfile(Protocol):
 
 
 class DispatchExecution(ABC):
-    """A dispatch (`qpu.emu.engine.machine.Execution`); engines say what a turn is.
+    """A dispatch (`qpu.emu.engine.machine.Execution`); engines implement a round.
 
-    segment: instructions a thread runs at most before the others get their turn.
+    segment: most instructions of a thread in one round.
     """
 
     segment: int
@@ -58,7 +58,7 @@ class DispatchExecution(ABC):
             profile.name, profile.isa, memory, dispatch, self._placement, self.stats, strict=strict
         )
         self._failed: BaseException | None = None
-        self._stop = critical()  # of the run under way
+        self._stop = critical()  # of the current call of `run`
 
     @property
     def clocks(self) -> int:
@@ -83,8 +83,8 @@ class DispatchExecution(ABC):
     def run(self, clocks: int | None = None) -> bool:
         """Advance by about `clocks` emulated clocks (None: to the end); True when all batches are done.
 
-        Raises: EmuFault; a second call raises it again. KeyboardInterrupt, and whatever else signal handlers raise:
-        the execution can go on afterwards.
+        Raises: EmuFault; a second call raises it again. KeyboardInterrupt and other exceptions of signal
+        handlers; the execution can be continued afterwards.
         """
         target = None if clocks is None else self.clocks + clocks
         while True:
@@ -111,7 +111,7 @@ class DispatchExecution(ABC):
                         if left <= 0:
                             break
                         budget = min(budget, max(_LEAST, left // (CLOCKS_PER_INSTRUCTION * self._sharing())))
-                    self._turn(budget)
+                    self._run_round(budget)
         except BaseException as error:
             self._failed = error if isinstance(error, EmuFault) else fault("interrupted", "stopped in mid-instruction")
             raise
@@ -127,24 +127,24 @@ class DispatchExecution(ABC):
                 self._over()
 
     def _sharing(self) -> int:
-        """Threads on the busiest QPU, as threads are placed."""
+        """Threads on the busiest QPU."""
         p = self._placement
         resident = min(p.capacity, len(p.running) + self._dispatch.batches - p.started)
         return max(1, -(-resident // p.qpus))
 
     @abstractmethod
-    def _turn(self, budget: int) -> None:
-        """Every thread that can runs to its next suspension point, or `budget` instructions."""
+    def _run_round(self, budget: int) -> None:
+        """Run every ready thread to its next suspension point, or `budget` instructions."""
 
     @abstractmethod
     def _count(self) -> None:
         """Bring the statistics up to date."""
 
-    def _over(self) -> None:  # noqa: B027 - engines without anything to give back leave it
-        """Nothing will run any more."""
+    def _over(self) -> None:  # noqa: B027 - engines that hold no resources do not override it
+        """Release resources: nothing will run any more."""
 
     def _deadlocked(self, waiting: Group | None) -> EmuFault:
-        """The report when no thread can go on. waiting: some that stand at a barrier."""
+        """The fault when no thread can run. waiting: threads at a barrier."""
         place = FaultPlace(board=self._services.board)
         if waiting is not None:
             place = self._services.at_barrier(waiting)

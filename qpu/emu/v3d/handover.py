@@ -1,7 +1,6 @@
-"""A dispatch in the middle of its run goes over from translated code to the reference engine.
+"""Handover of a running dispatch from translated code to the reference engine.
 
-Needed where a computed branch leads to code that is left to the reference engine: what was known of the program when
-it started could not tell.
+Required where a computed branch leads to code that the translator does not support, which is not known at the start.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ def _mask(bits: int) -> NDArray[np.bool_]:
 
 
 def group_of(isa: Isa, thread: int, state: U32, node: Node, fetch: Fetch, *, split: bool) -> Group:
-    """A thread as the reference engine has it. state: its state block; node: where it stands.
+    """The `Group` of one thread. state: its state block. node: its next instruction.
 
-    split: the state has flags of their own for the halves of lanes.
+    split: the state holds separate flags for the halves of lanes.
     """
 
     def vector(slot: int) -> U32:
@@ -66,7 +65,7 @@ def group_of(isa: Isa, thread: int, state: U32, node: Node, fetch: Fetch, *, spl
     g.switches, g.last, g.ending = node.switch, node.marked, node.ending
     if node.late:
         g.late, g.late_left = (vector(Slot.LATE), _mask(number(Slot.LATE_MASK))), 1
-    g.rf0_doubtful = isa is Isa.V3D71 and bool(number(Slot.DOUBTFUL))
+    g.rf0_volatile = isa is Isa.V3D71 and bool(number(Slot.VOLATILE))
     g.busy = bool(g.branch_left or g.switches or g.ending or g.late_left)
     if node.before != NONE:
         g.previous = prepare(isa, fetch(node.before) or 0)
@@ -76,8 +75,8 @@ def group_of(isa: Isa, thread: int, state: U32, node: Node, fetch: Fetch, *, spl
 class ReferenceRest(V3dExecution):
     """The rest of a dispatch on the reference engine, with placement and services of the execution that began it.
 
-    states: state blocks by thread. ready, waiting: where threads stand that can go on, and those at barriers.
-    resumed: threads whose last stop was a switch. Its statistics are those of what it does itself.
+    states: state blocks by thread. ready, waiting: next instructions of threads that can run, and of those at
+    barriers. resumed: threads whose last stop was a switch. `stats` counts what this execution does itself.
     """
 
     def __init__(
@@ -119,9 +118,9 @@ class ReferenceRest(V3dExecution):
         return int(self._services.qpu_instructions.sum()) - self._before
 
     def advance(self, budget: int, stop: CriticalSection) -> None:
-        """One turn. stop: the request of the caller's run."""
+        """One round. stop: the stop request of the caller."""
         self._stop = stop
-        self._turn(min(budget, self.segment))
+        self._run_round(min(budget, self.segment))
 
     def settle(self) -> None:
         """Bring `stats` up to date."""

@@ -1,4 +1,4 @@
-"""What an engine has to know of a V3D instruction before it runs it; decoded once, shared by all engines."""
+"""Decoded V3D instructions with what both engines need to know of them, cached by word."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from qpu.v3d.decode import decode
 from qpu.v3d.effects import parts
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, SrcKind
 from qpu.v3d.regs import signal_rows
-from qpu.v3d.rules import RULES
+from qpu.v3d.rules import RULES, SWITCH_SLOTS
 
 __all__ = [
-    "UNIFA_EARLY", "Prepared", "broken", "disassembly", "pending", "prepare", "requests", "rotations", "same_lanes",
+    "UNIFA_EARLY", "Prepared",
+    "after_thrsw", "broken", "disassembly", "pending", "prepare", "requests", "rotations", "same_lanes",
 ]  # fmt: skip
 
 UNIFA_EARLY = RULES["unifa-early"].windows[0].distance  # instructions after a write of unifa that must not read it
@@ -33,7 +34,7 @@ _COMPLEMENTS = ({"ifa", "ifna"}, {"ifb", "ifnb"})
 class Prepared:
     """Facts of one instruction word on one instruction set.
 
-    problem: (rule, message) when nothing here can execute it: always a fault. hazards: (rule, message) of what
+    problem: (rule, message) when no engine can execute it: always a fault. hazards: (rule, message) of what
     hardware does not define; faults in strict mode, warnings otherwise. uniforms: words taken from the uniform
     stream. starts_request: writes tmua or tmuau. after, before: windows of the rules about distances that it opens and
     must keep out of, see `broken`.
@@ -60,7 +61,7 @@ class Prepared:
     joins_barrier: bool = False  # writes syncb
     writes_unifa: bool = False
     writes_rf0: bool = False
-    doubtful_rf0: bool = False  # 7.1: implicit rf0 write beside another register-writing signal
+    volatile_rf0: bool = False  # 7.1: implicit rf0 write beside another register-writing signal
     addressed_signal: bool = False
     after: int = 0
     before: int = 0
@@ -98,11 +99,27 @@ def rotations(isa: Isa) -> int:
 def broken(p: Prepared, after: int) -> list[tuple[str, str]]:
     """Rules that the instruction breaks, and sentences. after: the windows that are open.
 
-    Of an SFU write after another the last row speaks, not the one about r4: the first of the list is the fault.
+    The last row comes first, and is the fault: of an SFU write after another, `sfu-sfu` and not `sfu-r4-write`.
     """
     found = RULES.windows[p.isa].lanes(p.before & after) if p.before & after else ()
     texts = ((rule.id, rule.summary if "{" in w.message else w.message or rule.summary) for rule, w in found)
     return list(dict.fromkeys(texts))[::-1]
+
+
+def after_thrsw(
+    switch: tuple[int, ...], marked: bool, ending: int, *, single_segment: bool
+) -> tuple[tuple[int, ...], bool, int]:
+    """Pending thread switches after a `thrsw`: countdowns, whether the last one was marked, countdown to the end.
+
+    Countdowns include the instruction itself. Two `thrsw` in a row mark the last switch; the next one is the end.
+    """
+    if ending:
+        return switch, marked, ending
+    if marked or single_segment:
+        return switch, marked, SWITCH_SLOTS + 1
+    if switch and switch[-1] == SWITCH_SLOTS:
+        return switch, True, 0
+    return (*switch, SWITCH_SLOTS + 1), marked, 0
 
 
 def same_lanes(add: AluHalf, mul: AluHalf) -> bool:
@@ -112,7 +129,7 @@ def same_lanes(add: AluHalf, mul: AluHalf) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def prepare(isa: Isa, word: int) -> Prepared:
-    """Decode and judge one word. Undecodable words are a `Prepared` with the problem ``decode``."""
+    """Decode one word. Words that are not an instruction get the problem ``decode``."""
     try:
         instr = decode(isa, word)
     except DecodeError as error:
@@ -174,7 +191,7 @@ def _alu(p: Prepared, i: Alu) -> None:
     if sig & (Sig.LDUNIF | Sig.LDUNIFA):
         if implicit in writes or (sig & Sig.LDTMU and loaded == implicit):
             p.hazards.append(("same-destination", f"the uniform load and another result both write {_name(implicit)}"))
-        p.doubtful_rf0 = p.isa is Isa.V3D71 and i.sig_dst is not None
+        p.volatile_rf0 = p.isa is Isa.V3D71 and i.sig_dst is not None
     p.writes_rf0 = ("rf", 0) in writes or any(row.implicit for row in signals)
     if i.sig_dst is not None and not i.sig_dst.magic and i.sig_dst.n == 0:
         p.writes_rf0 = True
@@ -232,7 +249,7 @@ def _destination(p: Prepared, dst: Dst) -> tuple[str, int] | None:
         p.sfu_ops += 1
     elif kind == "tmu_data":
         # Device tests store through tmudref and tmuoff, so the name of the data register does not seem to matter
-        # (assumed); lookups proper are refused where they start.
+        # (assumed); lookups are refused where they start.
         p.data_writes += 1
     elif kind == "tmu_start":
         p.config_from_uniform |= name == "tmuau"
@@ -253,7 +270,7 @@ def _destination(p: Prepared, dst: Dst) -> tuple[str, int] | None:
 
 @lru_cache(maxsize=1 << 12)
 def disassembly(isa: Isa, word: int) -> str:
-    """The instruction as text; the bare word where it is none."""
+    """The instruction as text; or as `.word` where it cannot be decoded."""
     from qpu.v3d.printer import text  # loaded for messages and traces only
 
     try:

@@ -1,8 +1,8 @@
-"""The V3D machine, reference engine: threads that share a program counter run as one NumPy batch.
+"""The reference engine of V3D: threads that share a program counter run as one NumPy batch.
 
-Order (emulator design, section 4): all threads advance in step from one suspension point to the next. Suspension
-points are thread switches, barriers, program ends, exhausted budgets, and every atomic (which is served in order of
-thread number). The order of threads is slot by slot, QPU by QPU.
+Order: all threads advance in step from one suspension point to the next. Suspension points are thread switches,
+barriers, program ends, exhausted budgets, and every atomic (served in order of thread number). Threads are ordered
+slot by slot, QPU by QPU. Programs validated on silicon contain races that need this order (docs/hardware/v3d.md 8.4).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from qpu.emu.v3d import alu
 from qpu.emu.v3d.alu import ACC
 from qpu.emu.v3d.dispatch import Dispatch, Start
 from qpu.emu.v3d.execution import CLOCKS_PER_INSTRUCTION, DispatchExecution, MachineProfile
-from qpu.emu.v3d.prepare import Prepared, broken, disassembly, pending, prepare
+from qpu.emu.v3d.prepare import Prepared, after_thrsw, broken, disassembly, pending, prepare
 from qpu.emu.v3d.reference_branches import branch_step
 from qpu.emu.v3d.state import CLOBBERED, LANES, Group, each
 from qpu.emu.v3d.tmu import Action
@@ -36,17 +36,17 @@ _LANES = NumpyLanes()
 
 @lru_cache(maxsize=1 << 14)
 def build(p: Prepared) -> alu.Step:
-    """The step of a prepared instruction without `problem`: (group, services) -> None, or the groups that part."""
+    """The step of a prepared instruction without `problem`: (group, services) -> None, or the parts a branch leaves."""
     return branch_step(p.instr) if isinstance(p.instr, Branch) else alu.build(p, _LANES)
 
 
 @dataclass(slots=True, eq=False)
 class _Code:
-    """One instruction of the program at its address."""
+    """One instruction at its address."""
 
     prepared: Prepared
     step: alu.Step
-    special: bool  # needs more than its step
+    special: bool  # a branch or request: budget and configuration are looked at first
     hits: int = 0
 
 
@@ -54,7 +54,7 @@ class V3dReferenceMachine:
     """V3D 4.2 or 7.1 of an emulated board.
 
     strict: what hardware does not define is an `EmuFault`; otherwise it is recorded in ``stats.faults`` and the
-    program goes on. trace: records every executed instruction (slow).
+    program continues. trace: records every executed instruction (slow).
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class V3dReferenceMachine:
         trace: Trace | None = None,
     ) -> None:
         if profile.isa not in (Isa.V3D42, Isa.V3D71):
-            raise ValueError(f"{profile.name}: {profile.isa} is no V3D instruction set")
+            raise ValueError(f"{profile.name}: {profile.isa} is not a V3D instruction set")
         self.profile = profile
         self.memory = memory
         self.strict = strict
@@ -76,7 +76,7 @@ class V3dReferenceMachine:
     def dispatch(self, cfg: Sequence[int]) -> V3dExecution:
         """Take a dispatch. cfg: CFG0..CFG6 as submitted. Nothing runs before `V3dExecution.run`.
 
-        Raises: EmuFault ``dispatch`` when the registers make no sense.
+        Raises: EmuFault ``dispatch`` when the registers contradict each other.
         """
         return V3dExecution(self, Dispatch.from_cfg(cfg, exact_batches=self.profile.exact_batches))
 
@@ -121,7 +121,7 @@ class V3dExecution(DispatchExecution):
 
     # -- rounds
 
-    def _turn(self, budget: int) -> None:
+    def _run_round(self, budget: int) -> None:
         """Every ready thread runs to its next suspension point."""
         self._budget = budget
         if not self._queue:
@@ -150,7 +150,7 @@ class V3dExecution(DispatchExecution):
         self._queue.extend(groups)
 
     def _merged(self, groups: list[Group]) -> list[Group]:
-        """Groups joined where they stand at the same point, in order of their first thread."""
+        """Groups at the same instruction and state joined, in order of their first thread."""
         if len(groups) == 1:
             return groups
         for g in groups:
@@ -179,7 +179,7 @@ class V3dExecution(DispatchExecution):
         return joined
 
     def _new_group(self, started: list[Start]) -> Group:
-        """Threads that begin: payload in their registers."""
+        """A group of threads at program start, with payload."""
         started = sorted(started, key=lambda s: s.thread)
         d = self._dispatch
         threads = np.array([s.thread for s in started], np.intp)
@@ -220,7 +220,7 @@ class V3dExecution(DispatchExecution):
         return g
 
     def _release(self) -> None:
-        """Let threads go on whose barrier is complete."""
+        """Make threads ready whose barrier is complete."""
         if not self._waiting:
             return
         full = self._placement.release()
@@ -248,7 +248,7 @@ class V3dExecution(DispatchExecution):
     # -- segments
 
     def _run_segment(self, g: Group) -> None:
-        """Run the threads of a group to their suspension points; they may part and meet again on the way."""
+        """Run the threads of a group to their suspension points; they may diverge and join again."""
         work = [g]
         while work:
             if len(work) > 1:
@@ -264,7 +264,7 @@ class V3dExecution(DispatchExecution):
             work += self._run_group(g, meet)
 
     def _run_group(self, g: Group, meet: int) -> list[Group]:
-        """Run until the threads suspend (they are filed), part (the parts return), or come up with others at `meet`."""
+        """Run until the threads suspend, diverge (returns the parts), or reach other threads at `meet`."""
         code, x, budget = self._code, self._services, self._budget
         tracing = self._trace is not None
         x.group = g
@@ -307,7 +307,7 @@ class V3dExecution(DispatchExecution):
         x, memory, pc = self._services, self.machine.memory, g.pc
         x.prepared = None
         if not 0 <= pc < memory.size or memory.region_at(pc) is None:
-            x.fault(g, "code-out-of-bounds", f"the program counter 0x{pc:08x} is outside of every buffer")
+            x.fault(g, "code-out-of-bounds", f"the program counter 0x{pc:08x} is outside every buffer")
         word = x.snapshot.word(pc) | x.snapshot.word(pc + 4) << 32
         p = prepare(self.isa, word)
         x.prepared = p
@@ -320,7 +320,7 @@ class V3dExecution(DispatchExecution):
         return code
 
     def _before_request(self, g: Group, p: Prepared) -> list[Group] | None:
-        """Part threads whose configuration bytes differ; let atomics begin a segment of their own."""
+        """Split threads by configuration byte; an atomic starts a new segment."""
         x = self._services
         request, config = x.coming_request(g, p)
         if request is None:
@@ -343,7 +343,7 @@ class V3dExecution(DispatchExecution):
     # -- delayed effects
 
     def _check_slots(self, g: Group, p: Prepared) -> None:
-        """Rules about what is pending, before an instruction executes."""
+        """Check the rules about pending effects before an instruction executes."""
         x = self._services
         switch, branch = bool(g.switches) or g.ending > 0, g.branch_left > 0
         for rule, message in broken(p, pending(self.isa, late=g.late_left == 1, switch=switch, branch=branch)):
@@ -352,19 +352,13 @@ class V3dExecution(DispatchExecution):
             x.hazard(g, rule, message)
 
     def _switch_signal(self, g: Group) -> None:
-        """The instruction carried thrsw: it acts after two more instructions."""
+        """Start the countdown of a thrsw, which takes effect after two more instructions."""
         g.busy = True
-        if g.ending:
-            return
-        if g.last or self._dispatch.single_segment:
-            g.ending = 3
-        elif g.switches and g.switches[-1] == 2:
-            g.last = True  # the second of two in a row marks the last switch
-        else:
-            g.switches = (*g.switches, 3)
+        single = self._dispatch.single_segment
+        g.switches, g.last, g.ending = after_thrsw(g.switches, g.last, g.ending, single_segment=single)
 
     def _advance(self, g: Group) -> bool:
-        """Move on while countdowns run; True when the threads left the segment."""
+        """Advance the program counter and the countdowns; True when the segment ends."""
         g.pc += 8
         if g.late_left:
             g.late_left -= 1
@@ -397,13 +391,13 @@ class V3dExecution(DispatchExecution):
         self._ready.append(g)
 
     def _switch(self, g: Group) -> None:
-        """A thread switch takes place."""
+        """Perform a thread switch."""
         x = self._services
         x.flush(g)
         self.stats.thread_switches += g.n
         g.rtop = _LANES.const(0)
         p = x.prepared
-        if self.isa is Isa.V3D71 and g.rf0_doubtful and p is not None and p.addressed_signal:
+        if self.isa is Isa.V3D71 and g.rf0_volatile and p is not None and p.addressed_signal:
             g.regs[0] = np.full(LANES, CLOBBERED, np.uint32)
         g.switched = self._round
         if g.sync is None:
@@ -418,7 +412,7 @@ class V3dExecution(DispatchExecution):
         self._waiting.append(g)
 
     def _end(self, g: Group) -> None:
-        """The program ends in all threads of the group."""
+        """End the program in all threads of the group."""
         x = self._services
         x.flush(g)
         if g.results:

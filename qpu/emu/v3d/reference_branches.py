@@ -1,4 +1,4 @@
-"""Branches on the reference engine: threads of a group that go different ways part.
+"""Branches on the reference engine, which split a group when its threads diverge.
 
 Facts: docs/hardware/v3d.md 8.1; assumed choices are marked where they are made.
 """
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qpu.emu.v3d.services import DispatchServices
 from qpu.emu.v3d.state import Group, PerThread, each, squeeze, take_number
 from qpu.v3d.instr import Branch
+from qpu.v3d.rules import BRANCH_SLOTS
 
 __all__ = ["branch_step"]
 
@@ -28,7 +29,7 @@ def _taken(b: Branch) -> Callable[[Group], Any]:
         return lambda g: True
 
     def lanes(g: Group) -> Mask | None:
-        """Lanes that count, None for all."""
+        """Lanes that take part in the reduction, None for all."""
         if not ignore or g.live.all():
             return None
         if ignore == "p":
@@ -72,11 +73,11 @@ def branch_step(b: Branch) -> BranchStep:
             x.fault(g, "branch-misaligned", f"branch target 0x{target:08x} is not a multiple of 8")
         link = g.link
         if b.link:
-            g.link = (g.pc + 32) & 0xFFFFFFFF  # untaken branches leave it alone (assumed)
+            g.link = (g.pc + 32) & 0xFFFFFFFF  # untaken branches do not change it (assumed)
         if b.ub:
             _move_uniforms(g, x, b, word, link)
         g.target = target
-        g.branch_left = 4
+        g.branch_left = BRANCH_SLOTS + 1
         g.busy = True
 
     def step(g: Group, x: DispatchServices) -> list[Group] | None:

@@ -1,4 +1,4 @@
-"""What a V3D machine does for the instructions of one dispatch: uniform fetches, TMU requests, reports, counters."""
+"""The machine around the threads of one dispatch on V3D: uniform fetches, TMU requests, reports, counters."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ __all__ = ["DispatchServices", "describe_access"]
 U32: TypeAlias = NDArray[np.uint32]
 Mask: TypeAlias = NDArray[np.bool_]
 
-_MAX_REMARKS = 1000
+_MAX_WARNINGS = 1000
 _LANES = 16
 _SHIFT = np.uint32(12)
-_JOIN_DISTANCE = 16  # instructions between joining a barrier and stopping that are looked through
+_JOIN_DISTANCE = 16  # instructions between joining a barrier and the stop that are searched
 
 
 def describe_access(memory: Memory, error: AccessError) -> str:
-    """What was accessed, and the nearest buffer with its distance."""
+    """The access, and the nearest buffer with its distance."""
     kind = f"{error.size}-byte {error.name} at 0x{error.address:08x}"
     if error.rule == "misaligned":
-        return f"{kind} is not aligned to {error.size} bytes; what hardware does then is not known"
+        return f"{kind} is not aligned to {error.size} bytes; what hardware does is not known"
     near = memory.nearest(error.address)
     if near is None:
-        return f"{kind} is outside of every buffer; there is none"
+        return f"{kind} is outside every buffer; there is none"
     region, distance = near
     if distance < 0:
         where = f"{-distance} bytes before its start"
     else:
         where = f"{distance} bytes past its end"
     return (
-        f"{kind} is outside of every buffer; the nearest is {region.name!r} "
+        f"{kind} is outside every buffer; the nearest is {region.name!r} "
         f"(0x{region.address:08x}..0x{region.end - 1:08x}), {where}"
     )
 
@@ -83,19 +83,19 @@ class DispatchServices:
         self.strict = strict
         self.snapshot = Snapshot(memory, dispatch.uniforms, dispatch.code)
         self.tmu = TmuMemory(isa, memory, before_store=self.snapshot.before_store, report=self._access)
-        self.group: Group | None = None  # the group that executes
+        self.group: Group | None = None  # the group that is executing
         self.prepared: Prepared | None = None  # and its instruction
         self.uniform_bytes = 0
         self.qpu_instructions = np.zeros(placement.qpus, np.int64)
         self._pages = memory.pages
-        self._remarks: set[str] = set()
+        self._warned: set[str] = set()
         self._data_limit = data_words(dispatch.threads)
         self._result_limit = result_words(dispatch.threads)
 
     # -- reports
 
     def place(self, g: Group, row: int = 0, lane: int | None = None, address: int | None = None) -> FaultPlace:
-        """Where a thread of the group stands."""
+        """The place of a thread of the group."""
         thread = int(g.threads[row])
         p = self.prepared
         return FaultPlace(
@@ -109,7 +109,7 @@ class DispatchServices:
         )
 
     def at_barrier(self, g: Group) -> FaultPlace:
-        """Where a thread waits that was stopped by a barrier: the instruction before its counter that joined it."""
+        """The place of a thread that waits at a barrier: the instruction that joined it."""
         for pc in range(g.pc - 8, g.pc - 8 * _JOIN_DISTANCE, -8):
             if pc < 0 or not self._mapped(pc):
                 break
@@ -120,22 +120,22 @@ class DispatchServices:
         return self.place(g)
 
     def fault(self, g: Group, rule: str, message: str, row: int = 0) -> NoReturn:
-        """What nothing can continue after."""
+        """Raise a fault that no mode can continue after."""
         raise fault(rule, message, self.place(g, row))
 
     def hazard(self, g: Group, rule: str, message: str, row: int = 0, lane: int | None = None) -> None:
-        """What hardware does not define: a fault in strict mode, else a remark."""
+        """What hardware does not define: a fault in strict mode, else a warning."""
         if self.strict:
             raise fault(rule, message, self.place(g, row, lane))
         self.warn(g, rule, message, row)
 
     def warn(self, g: Group, rule: str, message: str, row: int = 0) -> None:
-        """A remark, once per rule and instruction."""
+        """Record a warning, once per rule and instruction."""
         index = (g.pc - self.dispatch.code) // 8
         key = f"{rule}@{index}"
-        if key in self._remarks or len(self._remarks) >= _MAX_REMARKS:
+        if key in self._warned or len(self._warned) >= _MAX_WARNINGS:
             return
-        self._remarks.add(key)
+        self._warned.add(key)
         place = self.place(g, row)
         text = f": {place.disassembly}" if place.disassembly else ""
         self.stats.faults.append(f"{rule}: {message} ({place.render()}{text})")
@@ -156,7 +156,7 @@ class DispatchServices:
         return address < self.memory.size and bool(self.memory.pages[address >> 12])
 
     def _fetch(self, g: Group, pointer: PerThread, name: str) -> PerThread:
-        """Words at a stream pointer. Pages outside all buffers: a fault, or 0 (the scratch page) when lenient."""
+        """Words at a stream pointer. Pages outside every buffer: a fault; 0 (the scratch page) when lenient."""
         self.uniform_bytes += 4 * g.n
         if isinstance(pointer, int):
             if not pointer & 3 and self._mapped(pointer):
@@ -244,7 +244,7 @@ class DispatchServices:
                 g,
                 "tmu-overflow",
                 f"{len(g.results)} result words are pending; {self._result_limit} are known to fit, and more than "
-                f"{RESULT_CAPACITY} are taken to be lost",
+                f"{RESULT_CAPACITY} are assumed to be lost",
             )
         if len(g.results) > self._result_limit:
             self.warn(

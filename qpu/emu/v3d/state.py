@@ -1,7 +1,7 @@
-"""State of V3D threads that run in step: one `Group` holds n threads with one program counter.
+"""The thread state of the reference engine on V3D: a `Group` of n threads that share a program counter.
 
 Vectors are uint32 arrays of shape (n, 16), or (16,) when all threads hold the same lanes. They are never written in
-place: a register is replaced. So threads, constants and copies may share arrays.
+place: a write replaces the array. So threads, constants and copies may share arrays.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _rows(value: NDArray[Any], n: int) -> NDArray[Any]:
 
 
 class Group:
-    """n threads in step. Attributes are public; only the V3D executor and scheduler touch them.
+    """n threads in step. `qpu.emu.v3d.alu.Thread` of the reference engine.
 
     threads: resident thread numbers, ascending. regs: rf0..rf63, r0..r5. a, b: flags of the low halves; a_hi, b_hi of
     the high halves, the same object when they agree in all lanes. unif, unifa: stream pointers. config: TMU shift
@@ -103,7 +103,7 @@ class Group:
         "regs",
         "results",
         "revf",
-        "rf0_doubtful",
+        "rf0_volatile",
         "rtop",
         "supergroups",
         "switched",
@@ -140,7 +140,7 @@ class Group:
         self.data: list[U32] = []
         self.results: list[U32] = []
         self.sync: Mask | None = None
-        self.busy = False  # some countdown runs
+        self.busy = False  # a countdown is running
         self.branch_left = 0
         self.target: int = 0
         self.switches: tuple[int, ...] = ()
@@ -152,10 +152,10 @@ class Group:
         self.flushed = 0
         self.begun = 0  # count when the current segment began
         self.switched = -1  # round of the last switch, while it is not resumed
-        self.ordered = False  # stands before an atomic, which is served in thread order
-        self.parted = 0  # stands before a request whose configuration byte is this minus 1; others differ
+        self.ordered = False  # stopped before an atomic, which is served in thread order
+        self.parted = 0  # split before a request: 1 + the configuration byte of these threads
         self.previous: Prepared | None = None  # the instruction executed last
-        self.rf0_doubtful = False
+        self.rf0_volatile = False
         self.qpu_weight: NDArray[np.int64] | None = None
 
     @property
@@ -235,13 +235,13 @@ class Group:
         new.ordered = self.ordered
         new.parted = self.parted
         new.previous = self.previous
-        new.rf0_doubtful = self.rf0_doubtful
+        new.rf0_volatile = self.rf0_volatile
         new.qpu_weight = None
         return new
 
     @staticmethod
     def join(groups: Sequence[Group]) -> Group:
-        """One group of several with equal keys whose instructions are accounted for; threads in ascending order."""
+        """One group of several with equal keys and flushed counts; threads in ascending order."""
         first = groups[0]
         if len(groups) == 1:
             return first
@@ -307,6 +307,6 @@ class Group:
         new.ordered = first.ordered
         new.parted = first.parted
         new.previous = first.previous if all(g.previous is first.previous for g in groups) else None
-        new.rf0_doubtful = any(g.rf0_doubtful for g in groups)
+        new.rf0_volatile = any(g.rf0_volatile for g in groups)
         new.qpu_weight = None
         return new

@@ -1,8 +1,8 @@
 """The memory side of V3D's TMU: what a configuration byte asks for, component addresses, and the accesses themselves.
 
 `decode_request` and `component_address` are pure and shared by all engines; `TmuMemory` is the NumPy implementation.
-Facts: v3d reference sections 9.1 to 9.5; device tests `test_tmu.py` of py-videocore6 and py-videocore7
-(`Basis.MEASURED`), Mesa's compiler (`Basis.DRIVER`). Assumed where nothing is known: misaligned accesses fault, of
+Facts: docs/hardware/v3d.md 9.1 to 9.5; device tests `test_tmu.py` of py-videocore6 and py-videocore7
+(`Basis.MEASURED`), Mesa's compiler (`Basis.DRIVER`). Assumed: misaligned accesses fault, of
 several stores of one request to one address the last wins (component by component, then by thread and lane), atomics
 of one request serialise by thread and lane, a lane that does not load receives 0.
 """
@@ -41,10 +41,10 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 CONFIG_RESET = 0xFFFFFFFF  # the shift register at program start: regular 32-bit, per pixel, for ever
 PAGE_SHIFT = PAGE.bit_length() - 1
-# What a thread can have pending before results are taken to be lost (a fault). The documented depth is 16 entries a
-# QPU, shared by its threads; working code was seen to need 24 (v3d reference 9.5). The real depth is assumed.
+# Result words of a thread that may be pending; more are assumed to be lost (a fault). The documented depth is 16
+# entries a QPU, shared by its threads; working code was seen to need 24 (v3d.md 9.5). The real depth is assumed.
 RESULT_CAPACITY = 32
-DATA_CAPACITY = 8  # data words of one request: more never fit, so that the address would never arrive
+DATA_CAPACITY = 8  # data words of one request: with more the address would never arrive
 _TYPES: tuple[tuple[int, int, bool], ...] = (  # by type field: components, bytes, sign-extended
     (1, 1, True),
     (1, 2, True),
@@ -106,7 +106,7 @@ class Request:
 def decode_request(byte: int, data: int) -> Request:
     """The request that configuration byte `byte` makes with `data` words in the data FIFO.
 
-    Source: v3d reference 9.2. A request with data words is a store or atomic, one without is a load, a data-less
+    Source: v3d.md 9.2. A request with data words is a store or atomic, one without is a load, a data-less
     atomic or a cache operation.
     """
     per_pixel = bool(byte & 0x80)
@@ -138,7 +138,7 @@ def data_words(threads: int) -> int:
 
 
 def result_words(threads: int) -> int:
-    """Result words a thread may have pending before working code is known to get into trouble. Basis: DRIVER."""
+    """Result words that compilers let a thread have pending. Basis: DRIVER."""
     return 16 // threads
 
 
@@ -156,7 +156,7 @@ def component_address(isa: Isa, address: U32, k: int, components: int) -> U32:
 
 
 class AccessError(Exception):
-    """An access the machine must report. row: thread of the batch; rule: fault rule; `address` as computed."""
+    """An access that breaks a rule. row: thread of the batch; rule: fault rule; `address` as computed."""
 
     def __init__(self, rule: str, row: int, lane: int, address: int, size: int, write: bool, name: str) -> None:
         super().__init__(rule, row, lane, address, size, write, name)
@@ -218,7 +218,7 @@ class TmuMemory:
         self.requests = 0
 
     def run(self, request: Request, address: U32, live: Mask, data: Sequence[U32]) -> list[U32]:
-        """Do one request of n threads; returns its result vectors, each (n, 16)."""
+        """Perform one request of n threads; returns its result vectors, each (n, 16)."""
         self.requests += len(address)
         if request.action is Action.CACHE:
             return []
@@ -234,7 +234,7 @@ class TmuMemory:
     # -- checks
 
     def _check(self, request: Request, at: U32, live: Mask, write: bool) -> tuple[U32, Mask | None]:
-        """Addresses that are safe to use, and which lanes, live or not, point outside all regions (None: none)."""
+        """Addresses that are safe to use, and which lanes, live or not, are outside every region (None: none)."""
         size = request.size
         if size > 1:
             low = np.uint32(size - 1)
@@ -273,7 +273,7 @@ class TmuMemory:
         every = bool(wanted.all())
         for k in range(request.components):
             asked = component_address(self.isa, address, k, request.components)
-            # Lanes that only fill up a quad may hold any address: outside of all regions they read 0, silently.
+            # Lanes that only complete a quad may hold any address; outside every region they read 0.
             at, missing = self._check(request, asked if every else np.where(wanted, asked, np.uint32(0)), live, False)
             value = self._gather(request, at)
             unused = missing if every else ~wanted if missing is None else missing | ~wanted
@@ -311,7 +311,7 @@ class TmuMemory:
         if not places.size:
             return
         self._before_store(places >> np.uint32(PAGE_SHIFT))
-        # With repeated indices the last assignment stays: the highest thread and lane win.
+        # With repeated indices the last assignment wins: the highest thread and lane.
         if request.size == 4:
             self.memory.words[places >> np.uint32(2)] = values
         elif request.size == 2:

@@ -1,9 +1,9 @@
-"""V3D programs to LLVM IR: the control-flow graph with delay slots, in chains of straight-line code.
+"""The translator from V3D programs to LLVM IR: the control-flow graph with delay slots, in straight-line chains.
 
 A node of the graph is an instruction together with what is pending (a branch in its delay slots, a thread switch in
-its slots, an SFU result). A chain ends at a TMU request, a branch, a switch, or where chains meet. Operation semantics
-come from the rows of `qpu.v3d.ops` through `LlvmLanes`. The code of a thread returns to the scheduler at suspension
-points with a `Reason`, and goes on at the node it left in the state's `resume`.
+its slots, an SFU result). A chain ends at a TMU request, a branch, a switch, or where chains meet. ALU instructions
+are emitted by `qpu.emu.v3d.alu` over `LlvmLanes`. The code of a thread returns to the scheduler at suspension points
+with a `Reason`, and continues at the node that the state's `resume` names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llvmlite import ir
 from qpu.core.isa import Isa
 from qpu.core.optable import Flags
 from qpu.emu.engine.llvm_lanes import I8, I16, I32, I64, LlvmLanes
-from qpu.emu.v3d.prepare import UNIFA_EARLY, Prepared, broken, pending, prepare
+from qpu.emu.v3d.prepare import UNIFA_EARLY, Prepared, after_thrsw, broken, pending, prepare
 from qpu.emu.v3d.state import CLOBBERED
 from qpu.emu.v3d.translate_alu import AluEmitter, Broken
 from qpu.emu.v3d.translate_entry import entry_functions
@@ -35,6 +35,7 @@ from qpu.emu.v3d.translate_state import (
 from qpu.emu.v3d.translate_tmu import PTR, refill_function, tmu_function
 from qpu.emu.v3d.translate_values import STREAMS, Values
 from qpu.v3d.instr import Alu, Branch, Sig
+from qpu.v3d.rules import BRANCH_SLOTS
 
 __all__ = ["translate"]
 
@@ -51,8 +52,8 @@ def translate(
 ) -> Translation:
     """The IR of every node that can be reached from `entries`.
 
-    fetch: as for `explore`. strict: what hardware does not define ends the program with a report; else it is left to
-    the reference engine. registers: how many of rf0..rf63 a thread has.
+    fetch: as for `explore`. strict: what hardware does not define ends the program with a report; otherwise such a
+    program is not translated. registers: how many of rf0..rf63 a thread has.
 
     Raises: Untranslatable for programs that use what only the reference engine models.
     """
@@ -82,18 +83,18 @@ class _Translator:
         self.refills = {name: refill_function(self.module, f"refill_{name}", *slots) for name, slots in STREAMS.items()}
 
     def look(self, entries: Sequence[Node]) -> None:
-        """What has to be known of the whole program."""
+        """Scan the whole program for what all chains depend on."""
         words, self.leaders = explore(self.isa, self.fetch, [n.at for n in entries])
         self.words: dict[int, Prepared] = {at: prepare(self.isa, word) for at, word in words.items()}
         known = [p for p in self.words.values() if p.problem is None]
         halves = [h for p in known if isinstance(p.instr, Alu) for h in (p.instr.add, p.instr.mul)]
         # Threads that meet at barriers exchange data; some read a neighbour's and overwrite their own without a second
-        # barrier (the trap of v3d reference 8.4). So they take turns at every request.
+        # barrier (v3d.md 8.4). So every request is a suspension point there.
         self.lockstep = any(p.joins_barrier for p in known)
         self.split = any(
             ((h.push or h.update) and h.op.flags is Flags.HALVES) or "flags_a" in h.op.implicit_writes for h in halves
         )
-        self.doubtful = any(p.doubtful_rf0 for p in known)
+        self.volatile = any(p.volatile_rf0 for p in known)
 
     # -- graph
 
@@ -110,7 +111,7 @@ class _Translator:
         self.b = ir.IRBuilder(start)
         self.v = LlvmLanes(self.b, avx512=self.avx512)
         state = self.function.args[Arg.STATE]
-        self.values = Values(self.b, self.v, state, split=self.split, doubtful=self.doubtful)
+        self.values = Values(self.b, self.v, state, split=self.split, volatile=self.volatile)
         self.alu = AluEmitter(self.values, self.v, self)
         self.budget = self.b.alloca(I64)
         self.reason = self.b.alloca(I32)
@@ -145,7 +146,7 @@ class _Translator:
         )
 
     def prepared(self, index: int) -> Prepared | None:
-        """The instruction at an index; None outside of all buffers."""
+        """The instruction at an index; None outside every buffer."""
         found = self.words.get(index)
         if found is None:
             word = self.fetch(index)
@@ -176,7 +177,7 @@ class _Translator:
     # -- chains
 
     def chain(self, node: Node) -> None:
-        """Emit from `node` on until control leaves or meets a block that exists."""
+        """Emit instructions from `node` on until control leaves or reaches an existing block."""
         head = self.blocks[node]
         body = self.function.append_basic_block(f"c{node.at}")
         self.b.position_at_end(body)
@@ -202,7 +203,7 @@ class _Translator:
         return node.at in self.leaders and node.plain
 
     def checks(self, node: Node, head: ir.Block, body: ir.Block) -> None:
-        """At the start of a chain: is everything there that it takes?"""
+        """Emit the check at the start of a chain: every result and word that it takes must be available."""
         b, values = self.b, self.values
         b.position_at_end(head)
         needs = values.needs
@@ -236,7 +237,7 @@ class _Translator:
         self.leave_with(Reason.CHECK, node.at, self.entry(node))
 
     def close(self) -> None:
-        """The chain ends here: streams, counts."""
+        """End the chain: write back streams, counts and budget."""
         self.values.finish()
         at = self.b.gep(self.function.args[Arg.COUNTERS], [I64(8 * self.counter)], source_etype=I8)
         self.b.store(self.b.add(self.b.load(at, typ=I64), I64(1)), at)
@@ -247,7 +248,7 @@ class _Translator:
         self.b.store(left, self.budget)
 
     def store(self, slot: Slot, value: ir.Value) -> None:
-        """Write a number of the state that chains do not hold."""
+        """Write a number of the state that no chain caches."""
         self.b.store(value, self.values.pointer(slot))
 
     def load(self, slot: Slot) -> ir.Value:
@@ -268,7 +269,7 @@ class _Translator:
         self.fault(index, rule, message, condition)
 
     def fault(self, index: int, rule: str, message: str, condition: ir.Value | None) -> None:
-        """As `rule`, for what nothing can continue after. The host completes an empty message."""
+        """As `rule`, in every mode. The host completes an empty message."""
         number = self.rules.setdefault((rule, message), len(self.rules))
         if condition is None:
             self.report(index, number)
@@ -284,7 +285,7 @@ class _Translator:
     # -- one instruction
 
     def step(self, node: Node) -> Node | None:
-        """Emit the instruction; returns what follows, or None when the block has been ended."""
+        """Emit the instruction; returns what follows, or None when the block is complete."""
         index = node.at
         p = self.prepared(index)
         self.reached.add(index)
@@ -301,13 +302,13 @@ class _Translator:
         switch, marked, ending = node.switch, node.marked, node.ending
         slow: ir.Value | None = None
         if node.branch:
-            # In the slots of a branch that was not taken it is an instruction like any other.
+            # The slots of a branch that was not taken are ordinary instructions.
             for rule, message in broken(p, pending(self.isa, branch=True)):
-                self.rule(index, rule, message, self.goes())
+                self.rule(index, rule, message, self.taken())
         if isinstance(p.instr, Branch):
             self.count.branches += 1
             target = self.branch(index, p.instr)
-            left = 3
+            left = BRANCH_SLOTS
         else:
             if p.thrsw and node.branch:
                 left = 0
@@ -315,13 +316,9 @@ class _Translator:
                 slow = self.alu.emit(index, p, self.prepared(node.before) if node.before != NONE else None)
             except Broken:
                 return None
-            if p.thrsw and not ending:
-                if marked or self.single_segment:
-                    ending = 3
-                elif switch and switch[-1] == 2:
-                    marked = True  # the second of two in a row only marks the first as the last
-                else:
-                    switch = (*switch, 3)
+            if p.thrsw:
+                single = self.single_segment
+                switch, marked, ending = after_thrsw(switch, marked, ending, single_segment=single)
             if slow is not None or p.writes_unifa:
                 self.cut = True
         if node.late:
@@ -340,7 +337,7 @@ class _Translator:
         return self.settle(node, after, slow, jumps=node.branch == 1 and left == 0 and not p.thrsw, ends=ending == 1)
 
     def always(self, node: Node, p: Prepared) -> tuple[str, str] | None:
-        """The rule that the instruction breaks whenever it comes to this node; as the reference engine finds them."""
+        """The rule that the instruction breaks whenever this node executes."""
         if p.max_rf >= self.registers:
             return (
                 "register-range",
@@ -360,7 +357,7 @@ class _Translator:
         c.uniforms += p.uniforms + p.unifa_words
 
     def deliver(self) -> None:
-        """An SFU result reaches r4."""
+        """Write the SFU result to r4."""
         values = self.values
         r4 = Slot.ACC + 16 * 4
         bits = self.b.trunc(values.scalar(Slot.LATE_MASK), I16)
@@ -369,14 +366,14 @@ class _Translator:
 
     def request(self, address: ir.Value, live: ir.Value) -> ir.Value:
         """Start a TMU request; returns the condition under which the host must do it."""
-        pointers = [Arg.STATE, Arg.MEMORY, Arg.PAGES, Arg.KEPT, Arg.COPIES, Arg.KEEPER]
+        pointers = [Arg.STATE, Arg.MEMORY, Arg.PAGES, Arg.KEPT, Arg.COPIES, Arg.CONTROL]
         code = self.b.call(self.tmu, [*[self.function.args[i] for i in pointers], address, live])
         return self.b.icmp_unsigned("!=", code, I32(0))
 
-    # -- what takes effect after an instruction
+    # -- effects after an instruction
 
     def settle(self, node: Node, after: Node, slow: ir.Value | None, *, jumps: bool, ends: bool) -> Node | None:
-        """A request left to the host, a thread switch, the end, a branch."""
+        """Emit what follows an instruction: a request that the host must do, a switch, the end, a branch."""
         index = node.at
         if ends:
             self.count.instructions += 1
@@ -386,7 +383,7 @@ class _Translator:
         if 0 in after.switch:
             self.count.instructions += 1
             self.count.switches += 1
-            if self.doubtful:
+            if self.volatile:
                 self.lose_rf0(node)
             self.values.rtop = self.v.const(0)
             sync = self.b.icmp_unsigned("!=", self.values.scalar(Slot.SYNC), I32(0))
@@ -415,11 +412,11 @@ class _Translator:
         return None
 
     def lose_rf0(self, node: Node) -> None:
-        """7.1: rf0 after a load that was doubtful, at a switch beside a signal with a register of its own."""
+        """7.1: overwrite a volatile rf0 at a switch beside another register-writing signal (v3d.md 8.2)."""
         p = self.prepared(node.at)
         if self.isa is Isa.V3D71 and p is not None and p.addressed_signal:
             values = self.values
-            lost = self.b.icmp_unsigned("!=", values.scalar(Slot.DOUBTFUL), I32(0))
+            lost = self.b.icmp_unsigned("!=", values.scalar(Slot.VOLATILE), I32(0))
             values.put_vector(Slot.RF, self.b.select(lost, self.v.const(CLOBBERED), values.vector(Slot.RF)))
 
     def suspend(self, reason: ir.Value, index: int, resume: int | ir.Value | None, slow: ir.Value | None) -> None:
@@ -433,7 +430,7 @@ class _Translator:
 
     # -- branches
 
-    def goes(self) -> ir.Value:
+    def taken(self) -> ir.Value:
         """The pending branch is taken."""
         return self.b.icmp_unsigned("!=", self.values.scalar(Slot.TAKEN), I32(0))
 
@@ -443,7 +440,7 @@ class _Translator:
         return p is None or not isinstance(p.instr, Branch) or bool(p.instr.cond)
 
     def jump(self, node: Node, after: Node, slow: ir.Value | None) -> None:
-        """The branch whose last slot was `node` takes effect."""
+        """Emit the jump of the branch whose last slot is `node`."""
         b = self.b
         taken = b.icmp_unsigned("!=", self.load(Slot.TAKEN), I32(0))
         goal: Node | None = None
@@ -491,7 +488,7 @@ class _Translator:
         self.store(Slot.MARKED, I32(after.marked | after.late << 1 | after.unifa << 2))
 
     def finish_jumps(self) -> None:
-        """Computed branches find the nodes that are known by now."""
+        """Connect computed branches to all entry nodes."""
         for known, unknown, offset, marked in self.computed:
             self.b.position_at_end(known)
             switch = self.b.switch(offset, unknown)
@@ -528,8 +525,8 @@ class _Translator:
                 value = word if instr.bdu == "abs" else b.add(values.stream_pointer("u"), word)
             else:
                 value = values.scalar(Slot.LINK)
-                remark = b.select(hit, I32((index + 1) & 0xFFFFFFFF), values.scalar(Slot.REMARK))
-                values.put_scalar(Slot.REMARK, remark)
+                remark = b.select(hit, I32((index + 1) & 0xFFFFFFFF), values.scalar(Slot.FROM_LINK))
+                values.put_scalar(Slot.FROM_LINK, remark)
             values.move_stream("u", value, hit)
             self.cut = True
         if instr.link:

@@ -1,4 +1,4 @@
-"""The machine around a thread while its ALU instructions become IR: the compiled engine's `qpu.emu.v3d.alu.Machine`."""
+"""The compiled engine's `qpu.emu.v3d.alu.Machine`: the emitter of ALU instructions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Broken(Exception):
 
 
 class Host(Protocol):
-    """What the translator does for an instruction."""
+    """The services of the translator."""
 
     def rule(self, index: int, rule: str, message: str, condition: ir.Value | None) -> None:
-        """Hardware does not define what happens here, if `condition`: the code ends with a report."""
+        """End the code with a report, if `condition`: hardware does not define what happens."""
         ...
 
     def request(self, address: ir.Value, live: ir.Value) -> ir.Value:
@@ -76,7 +76,7 @@ class AluEmitter:
         t.put_scalar(Slot.LATE_MASK, I32(0xFFFF) if on is None else t.bits(on))
 
     def join_barrier(self, t: Values, on: ir.Value | None) -> None:
-        """In `Slot.SYNC`: joined, and where if results were outstanding."""
+        """Set `Slot.SYNC`: joined, and the instruction if results were outstanding."""
         b = self.b
         pending = b.icmp_unsigned("!=", t.scalar(Slot.COUNT), I32(0))
         here = b.select(pending, I32(1 | (self.index + 1) << 1), I32(1))

@@ -1,7 +1,7 @@
-"""The functions through which the scheduler enters translated V3D code: many threads with one call.
+"""Entry points of translated V3D code, through which one call of the scheduler runs many threads.
 
-While nobody stores, memory is constant, and threads go through their switches without waiting for one another. Stores
-and atomics take place in the order of the threads: `run` brings threads up to them, `rounds` does them.
+Between stores memory is constant, so threads continue through their switches without waiting for one another. Stores
+and atomics happen in thread order: `run` runs threads up to their next one, `rounds` performs them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from llvmlite import ir
 from qpu.core.isa import Isa
 from qpu.emu.engine.llvm_lanes import I8, I16, I32, I32X16, I64, FloatMode, LlvmLanes
 from qpu.emu.v3d.state import CLOBBERED
-from qpu.emu.v3d.translate_state import GO_ON, Keeper, Reason, Slot, Wait
-from qpu.emu.v3d.translate_tmu import PTR, keeper_word, state_pointer
+from qpu.emu.v3d.translate_state import GO_ON, Control, Hold, Reason, Slot
+from qpu.emu.v3d.translate_tmu import PTR, control_word, state_pointer
 
 __all__ = ["entry_functions"]
 
@@ -20,12 +20,12 @@ _TYPES = [PTR, I64, *[PTR] * 6, I64, PTR]
 
 
 def entry_functions(module: ir.Module, isa: Isa, thread: ir.Function, tmu: ir.Function, *, lockstep: bool) -> None:
-    """Make both functions. They take (states, count, memory, pages, kept, copies, keeper, counters, limit, reasons).
+    """Make both functions. They take (states, count, memory, pages, kept, copies, control, counters, limit, reasons).
 
-    run: threads one after another, at most `limit` instructions each; `reasons` says why they stopped. rounds: those
-    that stopped before a store or atomic do it and go on, then all go on that can, until the host is needed, all have
-    ended or spent their share, or threads executed `limit` instructions between stores, work for several host cores.
-    lockstep: threads take turns at every request, and do not go through switches.
+    run: threads one after another, at most `limit` instructions each; `reasons` holds why each stopped. rounds: threads
+    that are stopped before a store or atomic perform it and continue, then every thread continues that can. Repeats
+    until the host is needed, all threads have ended or used their time slice, or threads executed `limit` instructions
+    between stores (work for several host cores). lockstep: every request and every switch is a suspension point.
     """
     through = thread if lockstep else _through_switches(module, isa, thread)
     _run(module, through)
@@ -33,7 +33,7 @@ def entry_functions(module: ir.Module, isa: Isa, thread: ir.Function, tmu: ir.Fu
 
 
 def _clobber(b: ir.IRBuilder, state: ir.Value) -> None:
-    """Accumulators are lost at a switch, if other threads of the QPU run."""
+    """Overwrite the accumulators at a switch, if other threads of the QPU run."""
     shared = b.icmp_unsigned("!=", b.load(state_pointer(b, state, Slot.SHARED), typ=I32), I32(0))
     with b.if_then(shared):
         for n in range(6):
@@ -42,7 +42,7 @@ def _clobber(b: ir.IRBuilder, state: ir.Value) -> None:
 
 
 def _through_switches(module: ir.Module, isa: Isa, thread: ir.Function) -> ir.Function:
-    """As the code of a thread; at switches it goes on."""
+    """The code of a thread, continued through its switches."""
     function = ir.Function(module, thread.function_type, "through")
     function.linkage = "internal"
     function.attributes.add("noinline")
@@ -101,12 +101,12 @@ class _Rounds:
         self.lockstep = lockstep
         self.function = ir.Function(module, ir.FunctionType(ir.VoidType(), _TYPES), "rounds")
         self.states, self.count, *self.shared, self.limit, self.reasons = self.function.args
-        self.keeper = self.shared[4]
+        self.control = self.shared[4]
         self.b = b = ir.IRBuilder(self.block("entry"))
         mode = FloatMode(LlvmLanes(b))
         self.used = b.alloca(I64)  # instructions between stores
-        self.host = b.alloca(I32)  # not 0: some thread needs it
-        self.active = b.alloca(I32)  # not 0: some thread goes on without it
+        self.host = b.alloca(I32)  # not 0: a thread needs it
+        self.active = b.alloca(I32)  # not 0: a thread can continue without it
         begin, further, done = (self.block(n) for n in ("begin", "further", "done"))
         b.store(I64(0), self.used)
         b.branch(begin)
@@ -119,23 +119,23 @@ class _Rounds:
         idle = b.icmp_unsigned("==", b.load(self.active, typ=I32), I32(0))
         b.cbranch(b.or_(b.or_(much, over), idle), done, further)
         b.position_at_end(further)
-        self.wait(Wait.STORES)
+        self.wait(Hold.STORES)
         b.store(I64(0), self.used)
         self.each("go", self.go)
         b.branch(begin)
         b.position_at_end(done)
-        self.wait(Wait.NOBODY)
+        self.wait(Hold.NOTHING)
         mode.restore()
         b.ret_void()
 
     def block(self, name: str) -> ir.Block:
         return self.function.append_basic_block(name)
 
-    def wait(self, which: Wait) -> None:
-        self.b.store(I64(which), keeper_word(self.b, self.keeper, Keeper.FROZEN))
+    def wait(self, which: Hold) -> None:
+        self.b.store(I64(which), control_word(self.b, self.control, Control.HOLD))
 
     def each(self, name: str, do: object) -> None:
-        """Do something with each thread: its state, reason, and where the reason stands."""
+        """Call `do` for each thread with its state, its reason and the address of the reason."""
         assert callable(do)
         b = self.b
         before, loop, after = b.block, self.block(name), self.block(f"{name}_end")
@@ -154,28 +154,28 @@ class _Rounds:
         return self.b.load(state_pointer(self.b, state, Slot.LEFT), typ=I64)
 
     def waiting(self, state: ir.Value, reason: ir.Value) -> ir.Value:
-        """The thread stands before a store or atomic."""
+        """The thread is stopped before a store or atomic."""
         b = self.b
-        frozen = b.icmp_unsigned("!=", b.load(state_pointer(b, state, Slot.FROZEN), typ=I32), I32(0))
-        return b.and_(b.icmp_unsigned("==", reason, I32(Reason.TMU)), frozen)
+        held = b.icmp_unsigned("!=", b.load(state_pointer(b, state, Slot.HELD), typ=I32), I32(0))
+        return b.and_(b.icmp_unsigned("==", reason, I32(Reason.TMU)), held)
 
     def resumes(self, reason: ir.Value) -> ir.Value:
-        """The thread goes on by itself."""
+        """The thread can continue without the host."""
         b = self.b
         found = b.icmp_unsigned("==", reason, I32(Reason.SWITCH))
         return b.or_(found, b.icmp_unsigned("==", reason, I32(Reason.YIELD))) if self.lockstep else found
 
     def store(self, state: ir.Value, reason: ir.Value, place: ir.Value) -> None:
-        """A thread that waits does its request and goes on, up to its next atomic or where others get their turn."""
+        """Perform the request of a stopped thread and run it to its next atomic or suspension point."""
         b = self.b
         with b.if_then(self.waiting(state, reason)):
             b.store(I32(Reason.TMU), place)
-            self.wait(Wait.NOBODY)
+            self.wait(Hold.NOTHING)
             address = b.load(state_pointer(b, state, Slot.ADDRESS), typ=I32X16)
             address.align = 64
             live = b.trunc(b.load(state_pointer(b, state, Slot.MASK), typ=I32), I16)
             refused = b.call(self.tmu, [state, *self.shared[:5], address, live])
-            self.wait(Wait.ATOMICS)
+            self.wait(Hold.ATOMICS)
             with b.if_then(b.icmp_unsigned("==", refused, I32(0))):
                 then = b.load(state_pointer(b, state, Slot.THEN), typ=I32)
                 b.store(then, place)
@@ -186,14 +186,14 @@ class _Rounds:
             with goes_on:
                 b.store(I32(1), self.active)
             with stops:
-                # Who has ended or spent its share sits out until the others have.
+                # Threads that have ended or used their time slice wait until the others have.
                 ended = b.icmp_unsigned("==", now, I32(Reason.END))
                 out = b.or_(ended, b.icmp_unsigned("==", now, I32(Reason.BUDGET)))
                 with b.if_then(b.not_(out)):
                     b.store(I32(1), self.host)
 
     def go(self, state: ir.Value, reason: ir.Value, place: ir.Value) -> None:
-        """Threads that stopped at a switch go on up to their next store."""
+        """Run threads that stopped at a switch up to their next store."""
         b = self.b
         with b.if_then(self.resumes(reason)):
             if self.isa is Isa.V3D42:

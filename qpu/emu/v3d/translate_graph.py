@@ -1,4 +1,4 @@
-"""Which words of memory belong to a V3D program, as far as that shows without executing it."""
+"""Static search for the words that belong to a V3D program."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Fetch: TypeAlias = Callable[[int], "int | None"]
 
 
 def explore(isa: Isa, fetch: Fetch, starts: Sequence[int]) -> tuple[dict[int, int], set[int]]:
-    """Words that may be executed from `starts` on, by instruction, and where branches go.
+    """Words that may be executed from `starts` on, by instruction, and the targets of branches.
 
-    fetch: the word of an instruction, None outside of all buffers. May go too far behind a program's end.
+    fetch: the word of an instruction, None outside every buffer. The search may run past the end of a program.
     """
     targets = set(starts)
     todo, words = list(targets), dict[int, int]()
@@ -45,7 +45,7 @@ def explore(isa: Isa, fetch: Fetch, starts: Sequence[int]) -> tuple[dict[int, in
 
 
 def static_target(at: int, instr: Branch) -> int:
-    """The instruction that a branch goes to, NONE when only execution shows it."""
+    """The target of a branch, NONE when it is known at run time only."""
     if instr.bdi != "rel" or instr.offset % 8:
         return NONE
     offset = instr.offset - (1 << 32) if instr.offset >> 31 else instr.offset

@@ -1,7 +1,7 @@
-"""The function of translated V3D programs that does TMU requests lane by lane: all that move no plain vectors.
+"""The slow path of TMU requests in translated V3D programs, lane by lane.
 
-8- and 16-bit loads and stores, whole quads with dead lanes, vectors that wrap, atomics, cache operations. What a
-configuration byte means comes from `qpu.emu.v3d.tmu.decode_request`; every lane is checked before one does anything.
+It serves 8- and 16-bit loads and stores, whole quads with dead lanes, vectors that wrap, atomics and cache operations.
+Configuration bytes are decoded by `qpu.emu.v3d.tmu.decode_request`; all lanes are checked before any takes effect.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llvmlite import ir
 from qpu.core.isa import Isa
 from qpu.emu.engine.llvm_lanes import I1, I8, I16, I32, I64, LANES
 from qpu.emu.v3d.tmu import Action, decode_request
-from qpu.emu.v3d.translate_state import FIFO_SLOTS, Keeper, Slot, Wait
+from qpu.emu.v3d.translate_state import FIFO_SLOTS, Control, Hold, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ _NAMES = tuple(_STEPS)
 
 
 def _entry(byte: int, data: int) -> int:
-    """A request in a number: kind, components << 4, bytes << 8, sign << 12, atomic << 16; 0: the host does it."""
+    """A request in a number: kind, components << 4, bytes << 8, sign << 12, atomic << 16; 0: for the host."""
     r = decode_request(byte, data)
     if r.problem or data != r.expected:
         return 0
@@ -78,9 +78,9 @@ def _table(module: ir.Module) -> ir.GlobalVariable:
 
 
 def lanes_function(module: ir.Module, isa: Isa, keep: ir.Function) -> ir.Function:
-    """(state, memory, pages, kept, copies, keeper) -> DONE, HOST when the host must do it, WAITS for a turn to store.
+    """(state, memory, pages, kept, copies, control) -> DONE, HOST when the host must do it, WAITS when stores are held.
 
-    The request stands in the state: configuration, data, ADDRESS and MASK. keep: `keep_function`.
+    The state holds the request: configuration, data, ADDRESS and MASK. keep: `keep_function`.
     """
     return _Lanes(module, isa, keep).function
 
@@ -93,7 +93,7 @@ class _Lanes:
         self.function = ir.Function(module, ir.FunctionType(I32, [PTR] * 6), "lanes")
         self.function.linkage = "internal"
         self.function.attributes.add("noinline")
-        self.state, self.memory, self.pages, self.kept, self.copies, self.keeper = self.function.args
+        self.state, self.memory, self.pages, self.kept, self.copies, self.control = self.function.args
         self.b = ir.IRBuilder(self.block("entry"))
         self.host = self.block("host")
         self.emit()
@@ -124,14 +124,14 @@ class _Lanes:
         self.b.store(self.b.add(self.b.load(at, typ=I64), amount), at)
 
     def stay(self, condition: ir.Value, name: str) -> None:
-        """To the host unless `condition`."""
+        """Leave for the host unless `condition`."""
         further = self.block(name)
         self.b.cbranch(condition, further, self.host)
         self.b.position_at_end(further)
 
     @contextmanager
     def loop(self, name: str, count: ir.Value | int) -> Iterator[ir.Value]:
-        """Do what is in it for 0 .. count - 1, once at least."""
+        """Emit a loop over 0 .. count - 1; the body runs at least once."""
         b = self.b
         before, head, after = b.block, self.block(name), self.block(f"{name}_end")
         b.branch(head)
@@ -154,7 +154,7 @@ class _Lanes:
         return self.at(self.state, index, 4)
 
     def address(self, lane: ir.Value, k: ir.Value) -> ir.Value:
-        """Of component k; as `tmu.component_address`."""
+        """Address of component k, as `tmu.component_address`."""
         b = self.b
         start = b.load(self.word(Slot.ADDRESS, I32(0), lane), typ=I32)
         step = b.add(start, b.shl(k, I32(2)))
@@ -168,13 +168,13 @@ class _Lanes:
         return self.b.icmp_unsigned("!=", owner, I32(0))
 
     def result(self, k: ir.Value, lane: ir.Value) -> ir.Value:
-        """Where a lane of result k goes."""
+        """Address of a lane of result k."""
         b = self.b
         ring = b.and_(b.add(b.add(self.scalar(Slot.HEAD), self.count), k), I32(FIFO_SLOTS - 1))
         return self.word(Slot.FIFO, ring, lane)
 
     def lanes_of(self, mask: ir.Value) -> ir.Value:
-        """How many, 64 bits."""
+        """Number of lanes in a mask, 64 bits."""
         ctpop = self.function.module.declare_intrinsic("llvm.ctpop", [I32])
         return self.b.zext(self.b.call(ctpop, [mask]), I64)
 
@@ -199,11 +199,11 @@ class _Lanes:
         results = b.select(b.or_(store, cache), I32(0), self.components)
         total = b.add(self.count, results)
         self.stay(b.icmp_unsigned("<=", total, self.scalar(Slot.LIMIT)), "room")
-        # Stores wait for the threads before this one; atomics also for those that have just stored.
-        frozen = b.load(self.at(self.keeper, int(Keeper.FROZEN), 8), typ=I64)
+        # Stores wait for earlier threads; atomics also wait for threads that have just stored.
+        held = b.load(self.at(self.control, int(Control.HOLD), 8), typ=I64)
         waits = b.or_(
-            b.and_(writes, b.icmp_unsigned("==", frozen, I64(Wait.STORES))),
-            b.and_(atomic, b.icmp_unsigned("!=", frozen, I64(Wait.NOBODY))),
+            b.and_(writes, b.icmp_unsigned("==", held, I64(Hold.STORES))),
+            b.and_(atomic, b.icmp_unsigned("!=", held, I64(Hold.NOTHING))),
         )
         with b.if_then(waits):
             b.ret(I32(WAITS))
@@ -234,7 +234,7 @@ class _Lanes:
         b.ret(I32(DONE))
 
     def check(self, writes: ir.Value, cache: ir.Value) -> None:
-        """To the host, unless all that live lanes access is there, aligned, and may be stored to."""
+        """Leave for the host unless all live lanes access mapped, aligned memory that may be stored to."""
         b = self.b
         low = b.sub(self.size, I32(1))
         with b.if_then(b.not_(cache)), self.loop("check", b.shl(self.components, I32(4))) as i:
@@ -247,14 +247,14 @@ class _Lanes:
                     page = b.zext(b.lshr(address, I32(12)), I64)
                     state = b.load(self.at(self.kept, page, 1), typ=I8)
                     with b.if_then(b.icmp_unsigned(">=", b.sub(state, I8(1)), I8(2))):
-                        shared = [self.memory, self.kept, self.copies, self.keeper, page]
+                        shared = [self.memory, self.kept, self.copies, self.control, page]
                         self.stay(b.call(self.keep, shared), "kept")
 
     def place(self, address: ir.Value) -> ir.Value:
         return self.b.gep(self.memory, [self.b.zext(address, I64)], source_etype=I8)
 
     def load(self) -> None:
-        """Lanes that fill up a quad read 0 outside of all buffers, and the aligned component elsewhere."""
+        """Load. Lanes that only complete a quad read 0 outside every buffer, else the aligned component."""
         b = self.b
         with self.loop("load", b.shl(self.components, I32(4))) as i:
             lane, k = b.and_(i, I32(15)), b.lshr(i, I32(4))
@@ -269,7 +269,7 @@ class _Lanes:
                 b.store(b.select(self.signed, b.ashr(high, up), b.lshr(high, up)), target)
 
     def store(self) -> None:
-        """Component by component, then lane by lane: the last wins."""
+        """Store component by component, then lane by lane: the last one wins."""
         b = self.b
         with self.loop("store", b.shl(self.components, I32(4))) as i:
             lane, k = b.and_(i, I32(15)), b.lshr(i, I32(4))
@@ -286,7 +286,7 @@ class _Lanes:
                 b.position_at_end(stored)
 
     def atomic(self) -> None:
-        """Lane by lane; the old values are the result."""
+        """Perform the atomic lane by lane; the results are the old values."""
         b = self.b
         with self.loop("atomic", LANES) as lane:
             target = self.result(I32(0), lane)

@@ -1,4 +1,4 @@
-"""What translated V3D code and the machine around it share: the state block of a thread, nodes, counts, reasons."""
+"""Data that translated V3D code shares with the machine around it: state block, nodes, counts, reasons."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ __all__ = [
     "GO_ON",
     "NONE",
     "Arg",
-    "Keeper",
+    "Control",
+    "Hold",
     "Kept",
     "Node",
     "NodeStats",
@@ -24,13 +25,12 @@ __all__ = [
     "Slot",
     "Translation",
     "Untranslatable",
-    "Wait",
 ]
 
 FIFO_SLOTS = RESULT_CAPACITY  # result vectors a thread can have pending
 DATA_SLOTS = DATA_CAPACITY
 CHAIN = 512  # instructions of a chain at most
-GO_ON = 0xFF  # in THEN: the thread simply goes on
+GO_ON = 0xFF  # in THEN: the thread continues
 
 
 class Reason(enum.IntEnum):
@@ -40,13 +40,13 @@ class Reason(enum.IntEnum):
     SWITCH = 1
     BARRIER = 2
     BUDGET = 3
-    TMU = 4  # a request that the translated code leaves to the host
-    CHECK = 5  # the chain at `resume` cannot run as it is: a result or a word of a stream is missing
-    RULE = 6  # what hardware does not define; `rule` says which
+    TMU = 4  # a request that the host must do
+    CHECK = 5  # the chain at `resume` lacks a result or a word of a stream
+    RULE = 6  # what hardware does not define; see `Slot.RULE`
     JUMP = 7  # a branch to a node that was not translated; `jump` holds the address
     UNSUPPORTED = 8
-    BAD_CODE = 9  # execution came to a word that cannot be executed, or left the program
-    YIELD = 10  # others get their turn; nothing else happens
+    BAD_CODE = 9  # a word that cannot be executed, or an address outside the program
+    YIELD = 10  # a suspension point and nothing else
 
 
 class Slot(enum.IntEnum):
@@ -56,7 +56,7 @@ class Slot(enum.IntEnum):
     ACC = 1024  # r0..r5
     RTOP = 1120
     MSF = 1136
-    LATE = 1152  # 4.2: an SFU result on its way to r4
+    LATE = 1152  # 4.2: an SFU result that has not reached r4
     ADDRESS = 1168  # of a request handed to the host
     REVF = 1184
     DATA = 1200  # DATA_SLOTS vectors
@@ -79,29 +79,29 @@ class Slot(enum.IntEnum):
     TAKEN = SCALARS + 14
     TARGET = SCALARS + 15
     JUMP = SCALARS + 16
-    SYNC = SCALARS + 17  # a barrier was asked for; above bit 0: 1 + the instruction, if results were outstanding there
+    SYNC = SCALARS + 17  # barrier joined; from bit 1 on: 1 + its instruction, if results were outstanding
     AT = SCALARS + 18  # instruction index of the last suspension
     CODE = SCALARS + 19  # address of instruction 0
     PEAK = SCALARS + 20  # most result words pending
-    THEN = SCALARS + 21  # the reason that holds once the host has done a request; GO_ON for none
+    THEN = SCALARS + 21  # the reason after the host has done a request; GO_ON for none
     UNIFORM_HOST = SCALARS + 22  # 64 bits: host address of the next uniform
     UNIFA_HOST = SCALARS + 24
-    LEFT = SCALARS + 26  # 64 bits: what remained of the budget
+    LEFT = SCALARS + 26  # 64 bits: the rest of the budget
     REQUESTS = SCALARS + 28  # 64 bits each: TMU requests and bytes of the translated code, since the thread started
     READ_BYTES = SCALARS + 30
     WRITE_BYTES = SCALARS + 32
-    MARKED = SCALARS + 34  # with JUMP: what is pending there: marked, late << 1, unifa << 2 of `Node`
+    MARKED = SCALARS + 34  # with JUMP: fields of the target `Node`: marked, late << 1, unifa << 2
     UNIFORM_LEFT = SCALARS + 35  # words that can be read from UNIFORM_HOST on
     UNIFA_LEFT = SCALARS + 36
     RULE = SCALARS + 37
-    LIMIT = SCALARS + 38  # result words that may be pending before the host looks at it
+    LIMIT = SCALARS + 38  # result words that may be pending on the fast path
     LATE_MASK = SCALARS + 39
     SLOT = SCALARS + 40  # supergroup slot
-    DOUBTFUL = SCALARS + 41  # 7.1: rf0 does not survive a switch beside another signal's register
-    FROZEN = SCALARS + 43  # the request of a TMU exit is a store that waits
-    REMARK = SCALARS + 44  # 1 + the last instruction that moved the uniform stream to the link register
-    LAST = SCALARS + 42  # where the last request began that loaded consecutive lanes
-    SHARED = SCALARS + 45  # 4.2: other threads of the QPU run as well, and a switch costs the accumulators
+    VOLATILE = SCALARS + 41  # 7.1: rf0 does not survive a switch beside another signal's register
+    HELD = SCALARS + 43  # the request of a TMU exit is a store that was held back, see `Hold`
+    FROM_LINK = SCALARS + 44  # 1 + the last instruction that moved the uniform stream to the link register
+    LAST = SCALARS + 42  # address of the last load of consecutive lanes
+    SHARED = SCALARS + 45  # 4.2: other threads of the QPU run, so a switch destroys the accumulators
     WORDS = SCALARS + 48
 
 
@@ -113,39 +113,39 @@ class Arg(enum.IntEnum):
     PAGES = 2  # region id of each page
     KEPT = 3  # a `Kept` byte for each page
     COPIES = 4  # host address of the copy of each page, or 0
-    KEEPER = 5
+    CONTROL = 5
     COUNTERS = 6
     BUDGET = 7
 
 
 class Kept(enum.IntEnum):
-    """What the dispatch knows of a page: streams see memory as it was when it started.
+    """State of a page: streams see memory as it was when the dispatch started.
 
     FREE, NEVER and COPIED are those of `qpu.emu.v3d.uniforms`.
     """
 
-    FREE = 0  # copied before the first store, unless a stream comes first
+    FREE = 0  # to be copied before the first store
     NEVER = 1  # no stream reads it
     COPIED = 2
-    STREAM = 3  # streams read the page itself: the first store is left to the host
+    STREAM = 3  # streams hold pointers into the page: the host does its first store
 
 
-class Keeper(enum.IntEnum):
-    """64-bit words of the block that all threads share; it has the room for copies of pages."""
+class Control(enum.IntEnum):
+    """64-bit words of the block that all threads share: room for copies of pages, and `Hold`."""
 
     USED = 0
     ROOM = 1  # in pages
     POOL = 2  # address of the room
     PAGES = 3  # address of the list of copied pages, 32 bits each
-    FROZEN = 4  # a `Wait`
+    HOLD = 4  # a `Hold`
     WORDS = 5
 
 
-class Wait(enum.IntEnum):
-    """Which threads stop before a request, until it is their turn."""
+class Hold(enum.IntEnum):
+    """Requests before which threads stop, because they happen in thread order."""
 
-    NOBODY = 0
-    STORES = 1  # who wants to store or has an atomic
+    NOTHING = 0
+    STORES = 1  # stores and atomics
     ATOMICS = 2
 
 
@@ -153,13 +153,13 @@ NONE = -(1 << 40)  # no instruction
 
 
 class Untranslatable(Exception):
-    """The program, or a part that was asked for, is left to the reference engine. args[0]: why."""
+    """The program, or a requested part, needs the reference engine. args[0]: why."""
 
 
 class Node(NamedTuple):
-    """An instruction with what is pending when it begins.
+    """An instruction with the pending effects at its start.
 
-    at: instruction, counted from where the program starts; branches can go in front of that. branch: delay slots left
+    at: instruction, counted from the program start; negative numbers are possible. branch: delay slots left
     of a branch, 0 = none. target: instruction of its target, NONE = in the state.
     switch: countdowns of thread switches. marked: the last-switch marker was seen. ending: instructions until the
     program ends, 0 = not ending. late: 4.2: an SFU result reaches r4 after this instruction. unifa: instructions in
@@ -178,13 +178,13 @@ class Node(NamedTuple):
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Node:
-        """From a list, as JSON gives it."""
+        """A node from its JSON list."""
         at, branch, target, switch, *rest = row
         return cls(at, branch, target, tuple(switch), *rest)
 
     @property
     def plain(self) -> bool:
-        """Nothing is pending: where computed branches can arrive."""
+        """Nothing is pending: a possible target of computed branches."""
         return self == Node(self.at, marked=self.marked, before=self.before)
 
 
@@ -208,9 +208,9 @@ class Translation:
     """The IR of a program.
 
     stats[i] belongs to counters[i]. entries: node -> number that `resume` takes. needs: number -> what the chain there
-    takes from outside, in order: (r, u or a for result, uniform or unifa; instruction). rules: what `Slot.RULE` means.
-    reached: the instructions translated. lockstep: threads take turns at every request. split: the halves of lanes have
-    flags of their own.
+    takes, in order: (r, u or a for result, uniform or unifa; instruction). rules: the meaning of `Slot.RULE`.
+    reached: the translated instructions. lockstep: every request is a suspension point. split: the halves of lanes
+    have separate flags.
     """
 
     ir: str

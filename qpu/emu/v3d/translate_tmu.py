@@ -1,6 +1,6 @@
-"""Functions that translated V3D programs call: TMU requests, pages kept for the uniform streams, and the streams.
+"""Functions that translated V3D programs call: TMU requests, copies of pages for the uniform streams, stream refills.
 
-What they do not do themselves they leave to the host, where requests of all threads are served one after the other.
+Requests that they do not support are left for the host, which serves the threads one after another.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from llvmlite import ir
 from qpu.core.isa import Isa
 from qpu.emu.engine.llvm_lanes import I1, I1X16, I8, I16, I32, I32X16, I64, I64X16, LANES, LlvmLanes, splat
 from qpu.emu.v3d.translate_lanes import DONE, WAITS, lanes_function
-from qpu.emu.v3d.translate_state import FIFO_SLOTS, Keeper, Kept, Slot, Wait
+from qpu.emu.v3d.translate_state import FIFO_SLOTS, Control, Hold, Kept, Slot
 
-__all__ = ["PTR", "keeper_word", "refill_function", "state_pointer", "tmu_function"]
+__all__ = ["PTR", "control_word", "refill_function", "state_pointer", "tmu_function"]
 
 PTR = ir.PointerType()
 _FIFO_MASK = FIFO_SLOTS - 1
-_AHEAD = 4  # steps of a thread's loads
-_SPAN = 16  # pages a stream looks ahead
+_AHEAD = 4  # prefetch distance, in steps of a thread's loads
+_SPAN = 16  # most pages of a contiguous piece of a stream
 
 
 def state_pointer(b: ir.IRBuilder, state: ir.Value, word: ir.Value | int) -> ir.Value:
@@ -49,12 +49,12 @@ def _function(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.
 
 
 def keep_function(module: ir.Module) -> ir.Function:
-    """(memory, kept, copies, keeper, page) -> 1 when the page may be stored to, 0 when the host must see to it.
+    """(memory, kept, copies, control, page) -> 1 when the page may be stored to, 0 when the host must do the store.
 
-    Only one host thread at a time stores: see `Keeper.FROZEN`.
+    Only one host thread at a time stores: see `Control.HOLD`.
     """
     function = _function(module, "keep", I1, [PTR, PTR, PTR, PTR, I64])
-    memory, kept, copies, keeper, page = function.args
+    memory, kept, copies, control, page = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
     free, good, bad, copy = (function.append_basic_block(n) for n in ("free", "good", "bad", "copy"))
     state = _bytes(b, kept, page, 1)
@@ -64,14 +64,14 @@ def keep_function(module: ir.Module) -> ir.Function:
     cases.add_case(I8(Kept.COPIED), good)
     b.position_at_end(free)
 
-    def word(n: Keeper) -> ir.Value:
-        return keeper_word(b, keeper, n)
+    def word(n: Control) -> ir.Value:
+        return control_word(b, control, n)
 
-    number = b.load(word(Keeper.USED), typ=I64)
-    b.cbranch(b.icmp_unsigned("<", number, b.load(word(Keeper.ROOM), typ=I64)), copy, bad)
+    number = b.load(word(Control.USED), typ=I64)
+    b.cbranch(b.icmp_unsigned("<", number, b.load(word(Control.ROOM), typ=I64)), copy, bad)
     b.position_at_end(copy)
-    b.store(b.add(number, I64(1)), word(Keeper.USED))
-    target = b.add(b.load(word(Keeper.POOL), typ=I64), b.shl(number, I64(12)))
+    b.store(b.add(number, I64(1)), word(Control.USED))
+    target = b.add(b.load(word(Control.POOL), typ=I64), b.shl(number, I64(12)))
     source = b.gep(memory, [b.shl(page, I64(12))], source_etype=I8)
     goal = b.inttoptr(target, PTR)
     loop, done = function.append_basic_block("loop"), function.append_basic_block("done")
@@ -87,7 +87,7 @@ def keep_function(module: ir.Module) -> ir.Function:
     b.cbranch(b.icmp_unsigned("<", after, I64(4096)), loop, done)
     b.position_at_end(done)
     b.store(target, _bytes(b, copies, page, 8))
-    listed = b.inttoptr(b.load(word(Keeper.PAGES), typ=I64), PTR)
+    listed = b.inttoptr(b.load(word(Control.PAGES), typ=I64), PTR)
     b.store(b.trunc(page, I32), _bytes(b, listed, number, 4))
     b.store(I8(Kept.COPIED), state)
     b.branch(good)
@@ -98,15 +98,15 @@ def keep_function(module: ir.Module) -> ir.Function:
     return function
 
 
-def keeper_word(b: ir.IRBuilder, keeper: ir.Value, n: Keeper) -> ir.Value:
-    """Address of a word of the `Keeper` block."""
-    return b.gep(keeper, [I64(8 * n)], source_etype=I8)
+def control_word(b: ir.IRBuilder, control: ir.Value, n: Control) -> ir.Value:
+    """Address of a word of the `Control` block."""
+    return b.gep(control, [I64(8 * n)], source_etype=I8)
 
 
 def refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, left: Slot) -> ir.Function:
-    """(state, memory, pages, kept, copies): find out from where on the host a stream can be read, and how far.
+    """(state, memory, pages, kept, copies): find the host address of a stream, and how many words follow there.
 
-    Leaves 0 words where its pointer is not aligned, or outside of all buffers.
+    Finds 0 words where the pointer is not aligned, or outside every buffer.
     """
     function = _function(module, name, ir.VoidType(), [PTR, PTR, PTR, PTR, PTR])
     state, memory, pages, kept, copies = function.args
@@ -152,7 +152,7 @@ def refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, lef
     words = b.select(b.icmp_unsigned("==", pages_found, I64(0)), I64(0), words)
     b.branch(done)
     b.position_at_end(copied)
-    # A copy holds one page; a run of pages before it ends there.
+    # A copy holds one page only; a run of uncopied pages ends before it.
     alone = function.append_basic_block("alone")
     b.cbranch(b.icmp_unsigned("==", count, I64(0)), alone, stop)
     b.position_at_end(alone)
@@ -174,10 +174,10 @@ def refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, lef
 
 
 def tmu_function(module: ir.Module, isa: Isa, avx512: bool) -> ir.Function:
-    """(state, memory, pages, kept, copies, keeper, addresses, live) -> 0, or 1 when the host must do the request.
+    """(state, memory, pages, kept, copies, control, addresses, live) -> 0, or 1 when the host must do the request.
 
-    Does 32-bit loads and stores of one to four components whose lanes all lie in one buffer with vectors of the host,
-    others lane by lane. For what remains it leaves addresses and lanes in the state.
+    32-bit loads and stores of one to four components inside one buffer use vectors of the host; other requests run
+    lane by lane. For the host it stores addresses and lanes in the state.
     """
     return _Request(module, isa, avx512).function
 
@@ -188,13 +188,13 @@ class _Request:
         self.keep = keep_function(module)
         lanes = lanes_function(module, isa, self.keep)
         self.function = _function(module, "tmu", I32, [*[PTR] * 6, I32X16, I16])
-        self.state, self.memory, self.pages, self.kept, self.copies, self.keeper, self.address, self.live = (
+        self.state, self.memory, self.pages, self.kept, self.copies, self.control, self.address, self.live = (
             self.function.args
         )
         self.state.add_attribute("noalias")
         self.b = b = ir.IRBuilder(self.block("entry"))
         self.v = LlvmLanes(b, avx512=avx512)
-        self.slow, self.frozen, leave = self.block("slow"), self.block("frozen"), self.block("leave")
+        self.slow, self.held, leave = self.block("slow"), self.block("held"), self.block("leave")
         self.emit()
         b.position_at_end(self.slow)
         self.save()
@@ -204,17 +204,17 @@ class _Request:
         b.position_at_end(done)
         b.ret(I32(0))
         b.position_at_end(leave)
-        self.put(Slot.FROZEN, b.zext(b.icmp_unsigned("==", code, I32(WAITS)), I32))
+        self.put(Slot.HELD, b.zext(b.icmp_unsigned("==", code, I32(WAITS)), I32))
         b.ret(I32(1))
-        b.position_at_end(self.frozen)
-        self.put(Slot.FROZEN, I32(1))
+        b.position_at_end(self.held)
+        self.put(Slot.HELD, I32(1))
         self.save()
         b.ret(I32(1))
 
     # -- pieces
 
     def save(self) -> None:
-        """Leave the request in the state."""
+        """Store the request in the state, for the host."""
         self.b.store(self.address, self.at(Slot.ADDRESS)).align = 64
         self.b.store(self.b.zext(self.live, I32), self.at(Slot.MASK))
 
@@ -231,7 +231,7 @@ class _Request:
         self.b.store(value, self.at(slot))
 
     def stay(self, condition: ir.Value, name: str, otherwise: ir.Block | None = None) -> None:
-        """Go to `otherwise` (the slow path) unless `condition`."""
+        """Branch to `otherwise` (the slow path) unless `condition`."""
         further = self.block(name)
         self.b.cbranch(condition, further, self.slow if otherwise is None else otherwise)
         self.b.position_at_end(further)
@@ -254,7 +254,7 @@ class _Request:
         return value
 
     def cases(self, name: str, make: Callable[[int], None], counts: tuple[int, ...] = (1, 2, 3, 4)) -> None:
-        """`make(n)` for each number of components, and the end of the function."""
+        """Emit `make(n)` for each number of components, and return."""
         switch = self.b.switch(self.components, self.slow)
         for n in counts:
             case = self.block(f"{name}{n}")
@@ -272,7 +272,7 @@ class _Request:
         self.stay(b.icmp_unsigned("!=", self.live, I16(0)), "some")
         everyone = b.icmp_unsigned("==", self.live, I16(0xFFFF))
         byte = b.and_(config, I32(0xFF))
-        # Whole quads load where bit 7 is clear; without dead lanes that is the same.
+        # With bit 7 clear whole quads load; without dead lanes that makes no difference.
         byte = b.select(everyone, b.or_(byte, I32(0x80)), byte)
         # 0xff: one component; 0xfa..0xfc: two to four
         single = b.icmp_unsigned("==", byte, I32(0xFF))
@@ -283,9 +283,9 @@ class _Request:
         self.stay(b.or_(self.load, b.icmp_unsigned("==", pending, components)), "complete")
         self.count = self.scalar(Slot.COUNT)
         self.stay(b.icmp_unsigned("<=", b.add(self.count, components), self.scalar(Slot.LIMIT)), "room")
-        frozen = b.load(keeper_word(b, self.keeper, Keeper.FROZEN), typ=I64)
-        waits = b.icmp_unsigned("==", frozen, I64(Wait.STORES))
-        self.stay(b.or_(self.load, b.not_(waits)), "awake", self.frozen)
+        held = b.load(control_word(b, self.control, Control.HOLD), typ=I64)
+        waits = b.icmp_unsigned("==", held, I64(Hold.STORES))
+        self.stay(b.or_(self.load, b.not_(waits)), "awake", self.held)
         self.head = b.add(self.scalar(Slot.HEAD), self.count)
         self.stride = b.shl(components, I32(2))
         self.extent = b.sub(self.stride, I32(4))
@@ -294,7 +294,7 @@ class _Request:
         steps = [ir.Constant(I32X16, [4 * n * lane for lane in range(LANES)]) for n in (1, 2, 4)]
         step = b.select(single, steps[0], b.select(b.icmp_unsigned("==", components, I32(2)), steps[1], steps[2]))
         alike = v.eq(self.address, v.add(splat(b, first), step))
-        even = b.icmp_unsigned("==", b.and_(first, self.extent), I32(0))  # components 3: not here
+        even = b.icmp_unsigned("==", b.and_(first, self.extent), I32(0))  # not for three components
         aligned = b.icmp_unsigned("==", b.and_(first, I32(3)), I32(0))
         if self.isa is Isa.V3D42:
             aligned = b.and_(aligned, even)  # vectors wrap inside 16 bytes
@@ -308,7 +308,7 @@ class _Request:
         self.scattered()
 
     def bounded(self, lowest: ir.Value, top: ir.Value) -> ir.Value:
-        """Both lie in one buffer."""
+        """Whether both addresses lie in one buffer."""
         b = self.b
         first = _owner(b, self.pages, self.page(lowest))
         same = b.icmp_unsigned("==", first, _owner(b, self.pages, self.page(top)))
@@ -319,12 +319,12 @@ class _Request:
         return self.b.icmp_unsigned("<", self.b.sub(state, I8(1)), I8(2))
 
     def keep_page(self, page: ir.Value) -> None:
-        """The page may be stored to from here on; else the slow path."""
+        """Ensure that the page may be stored to; otherwise take the slow path."""
         done = self.block("kept")
         new = self.block("new")
         self.b.cbranch(self.kept_already(page), done, new)
         self.b.position_at_end(new)
-        fine = self.b.call(self.keep, [self.memory, self.kept, self.copies, self.keeper, page])
+        fine = self.b.call(self.keep, [self.memory, self.kept, self.copies, self.control, page])
         self.b.cbranch(fine, done, self.slow)
         self.b.position_at_end(done)
 
@@ -346,7 +346,7 @@ class _Request:
         self.tally(Slot.WRITE_BYTES, moved)
 
     def fetch_ahead(self, first: ir.Value) -> None:
-        """Programs walk through memory in steps: bring the host's cache what a request after the next will load."""
+        """Prefetch into the host's cache: programs load with a constant step."""
         b = self.b
         step = b.sub(first, self.scalar(Slot.LAST))
         self.put(Slot.LAST, first)
@@ -401,7 +401,7 @@ class _Request:
         odd = v.intrinsic("llvm.vector.reduce.or.v16i32", I32, [v.and_(safe, v.const(3))])
         self.stay(b.icmp_unsigned("==", odd, I32(0)), "aligned")
         if self.isa is Isa.V3D42:
-            # Vectors wrap inside 16 bytes; those that would are left to the host.
+            # Vectors wrap inside 16 bytes; the slow path serves those that do.
             reach = v.add(v.and_(safe, v.const(15)), splat(b, self.extent))
             furthest = v.intrinsic("llvm.vector.reduce.umax.v16i32", I32, [reach])
             self.stay(b.icmp_unsigned("<", furthest, I32(16)), "unwrapped")
@@ -438,7 +438,7 @@ class _Request:
         self.cases("scatter", scatter)
 
     def keep_lanes(self, safe: ir.Value) -> None:
-        """All pages that the lanes store to may be stored to from here on; else the slow path."""
+        """Ensure that all pages of the lanes may be stored to; otherwise take the slow path."""
         b = self.b
         fine: ir.Value = I1(1)
         ends = [safe, self.v.add(safe, splat(b, self.extent))]
@@ -453,7 +453,7 @@ class _Request:
         b.position_at_end(new)
         fine = I1(1)
         for page in found:
-            fine = b.and_(fine, b.call(self.keep, [self.memory, self.kept, self.copies, self.keeper, page]))
+            fine = b.and_(fine, b.call(self.keep, [self.memory, self.kept, self.copies, self.control, page]))
         b.cbranch(fine, done, self.slow)
         b.position_at_end(done)
 

@@ -1,8 +1,8 @@
 """The state of a thread while a chain of translated V3D code runs: `qpu.emu.v3d.alu.Thread` of the compiled engine.
 
-What was read or written is held in values. A chain has no effect outside of the state before its last instruction, and
-it checks at its start that every result and word it takes is there. So each register is loaded at most once and stored
-once, where its last value is made.
+Registers that were read or written are held as IR values. A chain has no effect outside the state before its last
+instruction, and its start checks that every result and word it takes is available. So each register is loaded at most
+once, and stored once, after its last change.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class _Registers:
 
 
 class Values:
-    """Registers, flags and numbers of the state block, of the chain under construction.
+    """Cached registers, flags and numbers of the state block, for the chain under construction.
 
-    split: the halves of a lane can have flags of their own. doubtful: the program has loads that make rf0 doubtful.
+    split: the halves of a lane have separate flags. volatile: the program has loads that make rf0 volatile.
     """
 
     a = _flag(Slot.A_LO, None)
@@ -73,18 +73,18 @@ class Values:
     link = _number(Slot.LINK)
     config = _number(Slot.CONFIG)
 
-    def __init__(self, b: ir.IRBuilder, v: LlvmLanes, state: ir.Value, *, split: bool, doubtful: bool) -> None:
+    def __init__(self, b: ir.IRBuilder, v: LlvmLanes, state: ir.Value, *, split: bool, volatile: bool) -> None:
         self.builder = b
         self.v = v
         self.state = state
         self.split = split
-        self.doubtful = doubtful
+        self.volatile = volatile
         self.regs = _Registers(self)
-        self.data = self  # see append
+        self.data = self  # its `append` is below
         self.begin()
 
     def begin(self) -> None:
-        """A chain begins: nothing is known."""
+        """Start a chain: nothing is cached."""
         self._vectors: dict[int, ir.Value] = {}
         self._scalars: dict[int, ir.Value] = {}
         self._masks: dict[int, ir.Value] = {}
@@ -113,14 +113,14 @@ class Values:
         return self.stream_pointer("a")
 
     @property
-    def rf0_doubtful(self) -> ir.Value:
+    def rf0_volatile(self) -> ir.Value:
         """Not 0: the last write of rf0 does not survive a switch beside another signal's register."""
-        return self.scalar(Slot.DOUBTFUL)
+        return self.scalar(Slot.VOLATILE)
 
-    @rf0_doubtful.setter
-    def rf0_doubtful(self, value: bool) -> None:
-        if self.doubtful:
-            self.put_scalar(Slot.DOUBTFUL, I32(int(value)))
+    @rf0_volatile.setter
+    def rf0_volatile(self, value: bool) -> None:
+        if self.volatile:
+            self.put_scalar(Slot.VOLATILE, I32(int(value)))
 
     def set_msf(self, value: ir.Value) -> None:
         """Change the sample mask, and with it the live lanes."""
@@ -137,7 +137,7 @@ class Values:
         self.put_scalar(Slot.PENDING, self.builder.add(pending, I32(1)))
 
     def _store(self, slot: int, value: ir.Value, align: int) -> None:
-        """Store; a store of the same place before it in the chain goes."""
+        """Store, and remove an earlier store of the chain to the same slot."""
         former = self._stores.pop(slot, None)
         if former is not None:
             block, instruction = former
@@ -164,7 +164,7 @@ class Values:
 
     @property
     def live(self) -> ir.Value:
-        """Mask of the lanes that take part."""
+        """Lanes whose sample mask is not 0."""
         if self._live is None:
             self._live = self.builder.icmp_unsigned("!=", self.vector(Slot.MSF), self.v.const(0))
         return self._live
@@ -202,10 +202,10 @@ class Values:
         """The lanes of a mask as a number."""
         return self.builder.zext(self.builder.bitcast(mask, I16), I32)
 
-    # -- what comes from outside
+    # -- results and streams
 
     def result(self, index: int) -> ir.Value:
-        """The oldest TMU result; goes. The start of the chain made sure that there is one."""
+        """Pop the oldest TMU result. The start of the chain checks that there is one."""
         b = self.builder
         self.needs.append(("r", index))
         self.taken["r"] += 1
@@ -218,7 +218,7 @@ class Values:
         return value
 
     def word(self, stream: str, index: int) -> ir.Value:
-        """The next word of a stream. The start of the chain made sure that it can be read."""
+        """The next word of a stream. The start of the chain checks that it can be read."""
         b = self.builder
         host = self._hosts.get(stream)
         if host is None:
@@ -236,7 +236,7 @@ class Values:
         return self.builder.add(start, I32(4 * taken)) if taken else start
 
     def move_stream(self, stream: str, address: ir.Value, hit: ir.Value | None = None) -> None:
-        """The stream goes on at `address`, if `hit`. The chain must not take words from it afterwards."""
+        """Continue the stream at `address`, if `hit`. The chain must not take words from it afterwards."""
         b = self.builder
         here, host, left = STREAMS[stream]
         rest: ir.Value = I32(0)
@@ -255,7 +255,7 @@ class Values:
             self.builder.store(after, self.pointer(host))
 
     def finish(self) -> None:
-        """The chain ends: the streams stand behind the words it took."""
+        """End the chain: advance the streams behind the words it took."""
         for stream, (here, host, left) in STREAMS.items():
             taken = self.taken[stream]
             if not taken:

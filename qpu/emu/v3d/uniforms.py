@@ -1,7 +1,7 @@
 """Uniform and unifa fetches of V3D, which see memory as it was when the dispatch started.
 
-Their cache is their own, and the hardware tests assert the stale value (`test_tmu.py` of py-videocore6 and
-py-videocore7, read-write-uniform case). So a page is copied at its first store of the dispatch.
+They are fetched through a cache of their own, and the hardware tests assert the stale value (`test_tmu.py` of
+py-videocore6 and py-videocore7, read-write-uniform case). So a page is copied at its first store of the dispatch.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ __all__ = ["Snapshot", "uses_side_streams"]
 
 U32: TypeAlias = NDArray[np.uint32]
 _SHIFT = PAGE.bit_length() - 1
-_COPIED = 2  # in `_kept`: 0 = to be copied at the first store, 1 = never needed
-_SCAN = 1 << 15  # instructions looked at; longer code counts as using everything
+_COPIED = 2  # in `kept`; 0: to be copied before the first store, 1: never needed
+_SCAN = 1 << 15  # instructions that are searched; longer code counts as using everything
 
 
 def uses_side_streams(memory: Memory, code: int) -> bool:
     """Whether code at `code` may fetch uniforms from elsewhere than the region its stream starts in.
 
     Looks for unifa loads and branches that move the uniform stream in the rest of the code's region; data behind the
-    code can only make the answer yes more often.
+    code can only turn a no into a yes.
     """
     region = memory.region_at(code)
     if region is None:
@@ -44,7 +44,7 @@ def uses_side_streams(memory: Memory, code: int) -> bool:
 class Snapshot:
     """Memory as of the start of a dispatch, for word fetches. The caller checks that addresses are mapped.
 
-    uniforms, code: addresses of the dispatch; they bound what has to be kept.
+    uniforms, code: addresses of the dispatch; they limit which pages may be read.
     """
 
     def __init__(self, memory: Memory, uniforms: int, code: int) -> None:
@@ -63,7 +63,7 @@ class Snapshot:
             self.kept[home.address >> _SHIFT : home.end >> _SHIFT] = 0
 
     def before_store(self, pages: NDArray[np.integer]) -> None:
-        """Pages (any shape) are about to be written: keep copies of those that have none."""
+        """Copy pages (any shape) that are about to be written, unless a copy exists."""
         if self.kept.take(pages).all():
             return
         for page in np.unique(pages[self.kept.take(pages) == 0]).tolist():
