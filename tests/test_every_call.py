@@ -108,7 +108,7 @@ def check(interface: str, error: Callable[[], BaseException], *, after: bool = F
             session(port, device)
         exit_guard.release_all()  # as at the end of the process, after a second Ctrl-C
         hits += bool(port.hit)
-        held = emulated.leaked if emulated.kernel.closed else emulated.allocated()
+        held = emulated.leaked if emulated.board.closed else emulated.allocated()
         if after and port.hit.startswith("open"):
             held = [h for h in held if not h.startswith("fd ")]  # nobody learned of the descriptor
         if after and port.hit == "mmap":
@@ -117,7 +117,7 @@ def check(interface: str, error: Callable[[], BaseException], *, after: bool = F
             assert len(held) <= 2, (at, port.hit, held)
             continue
         assert held == [], (at, port.hit, held)
-        vc4 = emulated.kernel.vc4
+        vc4 = emulated.board.vc4
         assert vc4 is None or not vc4.enabled, (at, port.hit)
         emulated.shutdown()
     assert hits >= clean.count - 3  # threads may save a call or two

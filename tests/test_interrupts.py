@@ -32,7 +32,7 @@ port = EmuPort(board, engine=engine)
 
 def at_the_end():  # registered first, called last; then the kernel closes the descriptors of a process
     port.end_process()
-    power = port.kernel.vc4 is not None and port.kernel.vc4.enabled
+    power = port.board.vc4 is not None and port.board.vc4.enabled
     print("held at the end:", [h for h in port.allocated() if not h.startswith("memory ")], "power", power, flush=True)
 
 atexit.register(at_the_end)

@@ -18,11 +18,11 @@ import pytest
 from hw.programs import binary, long
 
 import qpu
-from qpu import device
 from qpu.core.deferred_signals import critical, run_pending
 from qpu.emu.engine.memory import Memory
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import Injector
+from qpu.runtime import pool
 
 BOARDS = ("pi3", "pi5")
 
@@ -92,7 +92,7 @@ def test_ctrl_c_inside_memory_management(board: str, method: str) -> None:
         gpu = qpu.open_device(port=port)
         add_twice(gpu)
         caught = False
-        with striking(port.kernel.memory, method, at) as calls:
+        with striking(port.board.memory, method, at) as calls:
             for _ in range(6):
                 caught |= stopped(partial(make_and_close, gpu))
         assert calls[0] >= at and caught
@@ -138,7 +138,7 @@ def test_a_handler_that_does_not_raise_changes_nothing(board: str) -> None:
     try:
         port = EmuPort(board)
         with qpu.open_device(port=port) as gpu:
-            with striking(port.kernel.memory, "map") as calls:
+            with striking(port.board.memory, "map") as calls:
                 add_twice(gpu)
             assert calls[0] > 1 and told == [signal.SIGINT]
         assert signal.getsignal(signal.SIGINT) is tell and port.leaked == []
@@ -174,7 +174,7 @@ def test_a_finalizer_passes_ctrl_c_on() -> None:
     gc.collect()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "unraisablehook", lost.append)
-        with pytest.raises(KeyboardInterrupt), striking(device, "close_bo") as calls:
+        with pytest.raises(KeyboardInterrupt), striking(pool, "_close") as calls:
             assert buffer is not None
             buffer = None  # the last reference: nothing else is collected
             assert calls[0] == 1

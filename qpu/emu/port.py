@@ -19,7 +19,8 @@ from qpu.drivers.port import FileStat, Lock, Mapping, Registers, Run
 from qpu.emu.boards import BoardProfile, parse_board
 from qpu.emu.engine.host_limit import chosen_limit
 from qpu.emu.engine.machine import RunStats
-from qpu.emu.linux.core import READ_CLOCK_NS, FdTable, Interrupt, Kernel, RegisterBlock, Span, fail
+from qpu.emu.linux.board import Board
+from qpu.emu.linux.core import READ_CLOCK_NS, FdTable, Interrupt, Linux, RegisterBlock, Span, fail
 from qpu.emu.testing import Injector, ioctl_name
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ __all__ = ["EmuMapping", "EmuPort", "EmuRegisters"]
 class EmuMapping:
     """A map of GPU memory. It knows whether views of it are alive, as a real map does."""
 
-    __slots__ = ("__weakref__", "_array", "_kernel", "_span", "address")
+    __slots__ = ("__weakref__", "_array", "_board", "_span", "address")
 
-    def __init__(self, kernel: Kernel, span: Span) -> None:
-        self._kernel = kernel
+    def __init__(self, board: Board, span: Span) -> None:
+        self._board = board
         self._span: Span | None = span
-        self.address = kernel.memory.pointer + span.address
+        self.address = board.memory.pointer + span.address
         if span.placed is not None:
             span.placed(self.address)
         self._array: weakref.ref[NDArray[np.uint8]] | None = None
@@ -50,7 +51,7 @@ class EmuMapping:
         array = self._array() if self._array is not None else None
         if array is None:
             # Views hold this array and nothing else does: while it lives, views are alive.
-            array = self._kernel.memory.bytes[self._span.address : self._span.address + self._span.size]
+            array = self._board.memory.bytes[self._span.address : self._span.address + self._span.size]
             self._array = weakref.ref(array)
         return array.data
 
@@ -66,18 +67,18 @@ class EmuMapping:
         """Unmap, viewed or not: the process ends."""
         span, self._span = self._span, None
         if span is not None:
-            with self._kernel.whole():
-                if not self._kernel.closed:
+            with self._board.whole():
+                if not self._board.closed:
                     span.release()
 
 
 class EmuRegisters:
     """A map of device registers."""
 
-    __slots__ = ("_block", "_kernel")
+    __slots__ = ("_block", "_board")
 
-    def __init__(self, kernel: Kernel, block: RegisterBlock) -> None:
-        self._kernel = kernel
+    def __init__(self, board: Board, block: RegisterBlock) -> None:
+        self._board = board
         self._block: RegisterBlock | None = block
 
     def _open(self) -> RegisterBlock:
@@ -88,13 +89,13 @@ class EmuRegisters:
     def read32(self, offset: int) -> int:
         """The register at `offset` bytes."""
         block = self._open()
-        with self._kernel.call():
+        with self._board.call():
             return block.read32(offset)
 
     def write32(self, offset: int, value: int) -> None:
         """Set the register at `offset` bytes to a u32."""
         block = self._open()
-        with self._kernel.call():
+        with self._board.call():
             block.write32(offset, value)
 
     def close(self) -> None:
@@ -121,7 +122,7 @@ class EmuPort:
         host_limit_s: float | None = None,
         pointer_size: int | None = None,
         trace: Trace | None = None,
-        machine: Callable[[Kernel], V3dMachine | Vc4Machine] | None = None,
+        machine: Callable[[Linux], V3dMachine | Vc4Machine] | None = None,
     ) -> None:
         self.profile = parse_board(board) if isinstance(board, str) else board
         self.leaked: list[str] = []  # what was still held at `shutdown`
@@ -130,7 +131,7 @@ class EmuPort:
         self._fds = FdTable()
         self._gone = False
         self._maps: weakref.WeakSet[EmuMapping] = weakref.WeakSet()
-        self.kernel = Kernel(
+        self.board = Board(
             self.profile,
             strict=strict,
             engine=engine,
@@ -139,18 +140,18 @@ class EmuPort:
             machine=machine,
             fds=self._fds,
         )
-        self.kernel.host_limit_s = chosen_limit(host_limit_s)
+        self.board.host_limit_s = chosen_limit(host_limit_s)
 
     # what only tests and the device layer ask for
 
     @property
     def runs(self) -> deque[RunStats]:
         """Statistics of the latest launches, oldest first."""
-        return self.kernel.runs
+        return self.board.runs
 
     def submitted(self) -> Run | None:
         """See `qpu.drivers.port.submitted`."""
-        run, self.kernel.submitted.run = self.kernel.submitted.run, None
+        run, self.board.submitted.run = self.board.submitted.run, None
         return run
 
     def inject(self, call: str, errno: int, *, at: int = 1, count: int = 1) -> None:
@@ -162,14 +163,14 @@ class EmuPort:
 
         `shutdown` of it is the end of that process; the board goes off with the last one.
         """
-        if self.kernel.closed:
+        if self.board.closed:
             raise fail(errno.EBADF)
         other = object.__new__(EmuPort)
-        other.profile, other.kernel, other._pointer_size = self.profile, self.kernel, self._pointer_size
+        other.profile, other.board, other._pointer_size = self.profile, self.board, self._pointer_size
         other.leaked, other._injector, other._fds, other._gone = [], Injector(), FdTable(), False
         other._maps = weakref.WeakSet()
-        with self.kernel.whole():
-            self.kernel.tables.append(other._fds)
+        with self.board.whole():
+            self.board.tables.append(other._fds)
         return other
 
     @contextmanager
@@ -179,42 +180,42 @@ class EmuPort:
         threads: only of these. Other processes go on.
         """
         wish = Interrupt(threading.get_ident(), self._fds, threads)
-        self.kernel.interrupts.append(wish)
+        self.board.interrupts.append(wish)
         try:
             yield
         finally:
-            self.kernel.interrupts.remove(wish)
+            self.board.interrupts.remove(wish)
 
     def allocated(self) -> list[str]:
         """What is held right now (descriptors, memory, handles), one line each; empty when nothing leaked."""
-        with self.kernel.whole():
-            return [] if self.kernel.closed else self.kernel.allocated()
+        with self.board.whole():
+            return [] if self.board.closed else self.board.allocated()
 
     def shutdown(self) -> None:
         """The process ends, and with the last one the board goes off: everything is freed, later calls fail with EBADF.
 
         Idempotent. `leaked` keeps what was held: by this process, or by anybody when it was the last.
         """
-        with self.kernel.whole():
-            if self._gone or self.kernel.closed:
+        with self.board.whole():
+            if self._gone or self.board.closed:
                 return
             self._gone = True
-            if self.kernel.tables == [self._fds]:
+            if self.board.tables == [self._fds]:
                 self.leaked = self.allocated()
-                self.kernel.close()
+                self.board.close()
                 return
             self.leaked = [f"fd {fd}: {file.path}" for fd, file in self._fds.open]
             self.end_process()
-            self.kernel.tables.remove(self._fds)
+            self.board.tables.remove(self._fds)
 
     def end_process(self) -> None:
-        """What the kernel does when the process ends, however: its maps go, then its descriptors are closed.
+        """What the board does when the process ends, however: its maps go, then its descriptors are closed.
 
         Firmware memory and the power of the QPUs belong to nobody and stay. Does nothing on a board that is off.
         """
-        if self.kernel.closed:
+        if self.board.closed:
             return
-        with self.kernel.call(self._fds):
+        with self.board.call(self._fds):
             for mapping in list(self._maps):
                 mapping.drop()
             self._fds.close_all()
@@ -238,91 +239,91 @@ class EmuPort:
 
     def open(self, path: str, *, read_only: bool = False, sync: bool = False) -> int:
         """Open a device node."""
-        with self.kernel.call(self._fds):
+        with self.board.call(self._fds):
             self._injector.check("open", path, path)
-            file = self.kernel.open(path)
+            file = self.board.open(path)
             file.writable = not read_only
             return self._fds.install(file)
 
     def close(self, fd: int) -> None:
         """Close a descriptor."""
-        with self.kernel.call(self._fds):
+        with self.board.call(self._fds):
             self._injector.check("close")
             self._fds.close(fd)
 
     def ioctl(self, fd: int, request: int, arg: bytearray) -> int:
         """One ioctl. Raises: OSError with the kernel's errno; EmuFault for what is not modelled, and for faults of a
         job that this call waits for."""
-        with self.kernel.call(self._fds):
+        with self.board.call(self._fds):
             self._injector.check("ioctl", ioctl_name(request))
             return self._fds.get(fd).ioctl(request, arg)
 
     def flock(self, fd: int, lock: Lock) -> None:
         """Take, change or drop the lock of an open file; never waits."""
-        with self.kernel.call(self._fds):
+        with self.board.call(self._fds):
             self._injector.check("flock", lock.value)
-            self.kernel.flock(self._fds.get(fd), lock)
+            self.board.flock(self._fds.get(fd), lock)
 
     def mmap(self, fd: int, size: int, offset: int) -> Mapping:
         """Map GPU memory. Registers are mapped by `mmio`."""
-        with self.kernel.call(self._fds):
+        with self.board.call(self._fds):
             self._injector.check("mmap")
             if size <= 0 or offset % self.page_size:
                 raise fail(errno.EINVAL)
             found = self._fds.get(fd).mmap(size, offset)
             if isinstance(found, RegisterBlock):
-                raise self.kernel.not_modelled("mapping registers as memory (use Port.mmio)")
-            made = EmuMapping(self.kernel, found)
+                raise self.board.not_modelled("mapping registers as memory (use Port.mmio)")
+            made = EmuMapping(self.board, found)
             self._maps.add(made)
             return made
 
     def mmio(self, base: int, size: int) -> Registers:
         """Map device registers through /dev/mem. Raises: OSError ENOENT, EACCES, EPERM."""
-        with self.kernel.call(self._fds):
+        with self.board.call(self._fds):
             self._injector.check("mmio")
-            self.kernel.open("/dev/mem")
-            block = self.kernel.mem.registers(base, size)
+            self.board.open("/dev/mem")
+            block = self.board.mem.registers(base, size)
             if block is None:
                 raise fail(errno.EPERM)
-            return EmuRegisters(self.kernel, block)
+            return EmuRegisters(self.board, block)
 
     def _file(self, kind: str, path: str) -> None:
         self._injector.check(kind, path, path)
 
     def read_bytes(self, path: str) -> bytes:
         """A whole small file of the board."""
-        with self.kernel.call(self._fds):
+        with self.board.call(self._fds):
             self._file("read", path)
-            return self.kernel.files.read(path)
+            return self.board.files.read(path)
 
     def listdir(self, path: str) -> list[str]:
         """Names in a directory."""
-        with self.kernel.call(self._fds):
+        with self.board.call(self._fds):
             self._file("listdir", path)
-            return self.kernel.files.listdir(path)
+            return self.board.files.listdir(path)
 
     def readlink(self, path: str) -> str:
         """Target of a symbolic link."""
-        with self.kernel.call(self._fds):
+        with self.board.call(self._fds):
             self._file("readlink", path)
-            return self.kernel.files.readlink(path)
+            return self.board.files.readlink(path)
 
     def stat(self, path: str) -> FileStat:
         """Mode and owner."""
-        with self.kernel.call(self._fds):
+        with self.board.call(self._fds):
             self._file("stat", path)
-            return self.kernel.files.resolve(path)[1].as_stat()
+            return self.board.files.resolve(path)[1].as_stat()
 
     def monotonic(self) -> float:
         """Seconds of emulated time since the board's boot."""
-        with self.kernel.whole():
-            self.kernel.clock.now_ns += READ_CLOCK_NS
-            return self.kernel.clock.now_ns / 1e9
+        with self.board.whole():
+            self.board.clock.now_ns += READ_CLOCK_NS
+            return self.board.clock.now_ns / 1e9
 
     def sleep(self, seconds: float) -> None:
         """Let emulated time pass."""
-        with self.kernel.whole():
-            self.kernel.clock.now_ns += max(0, round(seconds * 1e9))
+        with self.board.whole():
+            self.board.clock.now_ns += max(0, round(seconds * 1e9))
 
     def getpid(self) -> int:
         """Process id of the host process."""

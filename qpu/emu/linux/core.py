@@ -1,4 +1,4 @@
-"""The kernel of an emulated board: its files, open descriptors, memory, clock and the device behind each node."""
+"""The core of the emulated operating system: files, descriptors, memory, clock and lock; devices register here."""
 
 from __future__ import annotations
 
@@ -19,19 +19,14 @@ from qpu.emu.boards import BoardProfile
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engines import ENGINES, make_machine
-from qpu.emu.linux.files import Node, board_files
+from qpu.emu.linux.files import board_files
 from qpu.errors import EmuFault, UsageError
 
 if TYPE_CHECKING:
     from qpu.emu.engine.machine import V3dMachine, Vc4Machine
     from qpu.emu.engine.trace import Trace
-    from qpu.emu.linux.devmem import Mem
-    from qpu.emu.linux.drm import DrmDevice
-    from qpu.emu.linux.gpu_jobs import Run, V3dQueue, Vc4Gpu
-    from qpu.emu.linux.mailbox import Firmware
-    from qpu.emu.linux.vcsm import CmaHeap, VcsmDevice
 
-__all__ = ["Clock", "FdTable", "Interrupt", "Kernel", "OpenFile", "RegisterBlock", "Span", "Subscriber", "fail"]
+__all__ = ["Clock", "FdTable", "Interrupt", "Linux", "OpenFile", "RegisterBlock", "Run", "Span", "Subscriber", "fail"]
 
 NS = 1_000_000_000
 KEEP_RUNS = 256
@@ -101,8 +96,8 @@ class OpenFile:
 
     label = "file"
 
-    def __init__(self, kernel: Kernel, path: str) -> None:
-        self.kernel = kernel
+    def __init__(self, linux: Linux, path: str) -> None:
+        self.linux = linux
         self.path = path
         self.count = 0
         self.writable = True
@@ -200,13 +195,20 @@ class FdTable:
         return sorted(self._files.items())
 
 
+@dataclass(eq=False, slots=True)
+class Run:
+    """The identity of a submitted job. stats: of its execution once it has ended, however; None if it never began."""
+
+    stats: RunStats | None = None
+
+
 class _Submitted(threading.local):
     """run: the job that a thread submitted last, until somebody asks for it."""
 
     run: Run | None = None
 
 
-class Kernel:
+class Linux:
     """An emulated board below the system calls. All of it is guarded by one lock, `lock`.
 
     machine: makes the machine when the first job comes (default: by `engine`). host_clock: the program reads the
@@ -221,7 +223,7 @@ class Kernel:
         engine: str = "auto",
         pointer_size: int = 8,
         trace: Trace | None = None,
-        machine: Callable[[Kernel], V3dMachine | Vc4Machine] | None = None,
+        machine: Callable[[Linux], V3dMachine | Vc4Machine] | None = None,
         host_clock: bool = False,
         shared_memory: bool = False,
         fds: FdTable | None = None,
@@ -247,7 +249,14 @@ class Kernel:
         self.interrupts: list[Interrupt] = []
         self.tables = [self.fds]  # of all processes; `fds` is that of the one whose call it is
         self.last_call = 0.0  # host time of the latest system call
-        self.subscribers: list[Subscriber] = []  # told of each fault that a lenient run let pass
+        self.subscribers: list[Subscriber] = []  # called with each fault that a lenient run survived
+        # What devices register: how to open a node by its device, what they hold (one line each), whose jobs advance
+        # by themselves, whom to stop at power-off, who counts ended jobs.
+        self.openers: dict[str, Callable[[str], OpenFile]] = {}
+        self.holders: list[Callable[[], list[str]]] = []
+        self.steppers: list[Callable[[], bool]] = []
+        self.on_close: list[Callable[[], None]] = []
+        self.counters: list[Callable[[RunStats, int], None]] = []
         self.faults: Counter[str] = Counter()
         self.hz = profile.clock_hz
         self._engine = engine
@@ -255,27 +264,10 @@ class Kernel:
         self._make = machine
         self._machine: V3dMachine | Vc4Machine | None = None
         self._closed = False
-        self._build()
+        self._attach()
 
-    def _build(self) -> None:
-        from qpu.emu.linux.devmem import Mem
-        from qpu.emu.linux.drm import DrmDevice
-        from qpu.emu.linux.gpu_jobs import V3dQueue, Vc4Gpu
-        from qpu.emu.linux.mailbox import Firmware
-        from qpu.emu.linux.vcsm import CmaHeap, VcsmDevice
-
-        self.drm: DrmDevice | None = None
-        self.v3d: V3dQueue | None = None
-        self.vc4: Vc4Gpu | None = None
-        if self.profile.is_drm:
-            self.v3d = V3dQueue(self)
-            self.drm = DrmDevice(self, self.v3d)
-        else:
-            self.vc4 = Vc4Gpu(self)
-        self.firmware: Firmware = Firmware(self)
-        self.cma: CmaHeap = CmaHeap(self)
-        self.vcsm: VcsmDevice = VcsmDevice(self)
-        self.mem: Mem = Mem(self)
+    def _attach(self) -> None:
+        """Make the devices; a `Board` has some."""
 
     # the machine
 
@@ -306,9 +298,11 @@ class Kernel:
         """The machine of a VideoCore IV board."""
         return cast("Vc4Machine", self.machine)
 
-    def record(self, stats: RunStats) -> None:
-        """A job is over: keep its statistics, tell of its faults."""
+    def record(self, stats: RunStats, clocks: int) -> None:
+        """A job has ended after `clocks`: keep its statistics, report its faults."""
         self.runs.append(stats)
+        for count in self.counters:
+            count(stats, clocks)
         for text in stats.faults:
             self.warn(text)
 
@@ -361,48 +355,26 @@ class Kernel:
     def step(self) -> bool:
         """Let queued jobs advance a little although nobody waits for them; False when there are none.
 
-        Programs that watch memory instead of calling the kernel depend on it.
+        Programs that watch memory instead of making system calls depend on it.
         """
         with self.lock:
-            if self._closed:
-                return False
-            if self.v3d is not None:
-                return self.v3d.step()
-            return self.mem.step()
-
-    def lookup(self, path: str) -> tuple[str, Node]:
-        """The device node or file at `path`. Raises: OSError."""
-        try:
-            return self.files.resolve(path)
-        except OSError as error:
-            raise fail(error.errno or errno.ENOENT, path) from None
+            return not self._closed and any(step() for step in self.steppers)
 
     def open(self, path: str) -> OpenFile:
         """Open a device node. Raises: OSError: ENOENT, EACCES, EISDIR, ENXIO; EmuFault for nodes without a model."""
-        real, node = self.lookup(path)
+        try:
+            real, node = self.files.resolve(path)
+        except OSError as error:
+            raise fail(error.errno or errno.ENOENT, path) from None
         if node.kind == stat.S_IFDIR:
             raise fail(errno.EISDIR, path)
         if node.kind != stat.S_IFCHR:
             raise fail(errno.ENXIO, path)
         if self.profile.deny or (node.device == "mem" and not self.profile.devmem):
             raise fail(errno.EACCES, path)
-        match node.device:
-            case "v3d-card" | "v3d-render":
-                assert self.drm is not None
-                return self.drm.open(real, render=node.device == "v3d-render")
-            case "vc4-card" | "vc4-render":
-                from qpu.emu.linux.drm import DisplayFile
-
-                return DisplayFile(self, real)
-            case "vcio":
-                return self.firmware.open(real)
-            case "vcsm-cma":
-                return self.cma.open(real)
-            case "vcsm":
-                return self.vcsm.open(real)
-            case "mem":
-                return self.mem.open(real)
-        raise self.not_modelled(f"device {real}")
+        if node.device not in self.openers:
+            raise self.not_modelled(f"device {real}")
+        return self.openers[node.device](real)
 
     def flock(self, file: OpenFile, lock: Lock) -> None:
         """The advisory lock of an open file. Raises: OSError EAGAIN; the lock that it had is gone then."""
@@ -420,18 +392,15 @@ class Kernel:
         found = [f"fd {fd}: {file.path}" for table in self.tables for fd, file in table.open]
         for region in self.memory.regions:
             found.append(f"memory 0x{region.address:08x}+0x{region.size:x}: {region.name}")
-        if self.drm is not None:
-            found += self.drm.allocated()
-        found += self.firmware.allocated()
-        return found
+        return found + [line for held in self.holders for line in held()]
 
     def close(self) -> None:
         """Power off: every descriptor closed, all memory returned; idempotent."""
         with self.whole():
             if self._closed:
                 return
-            if self.v3d is not None:
-                self.v3d.abandon()
+            for stop in self.on_close:
+                stop()
             for table in self.tables:
                 self.fds = table
                 table.close_all()

@@ -5,19 +5,18 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from functools import partial
 
 from qpu.core.isa import Isa
 from qpu.drivers.counters import COUNTERS
+from qpu.emu.boards import BoardProfile
 from qpu.emu.engine.machine import RunStats, Vc4Execution
-from qpu.emu.linux.core import NS, OpenFile, RegisterBlock, Span, fail
-from qpu.emu.linux.drm_perfmon import count_event
-from qpu.emu.linux.gpu_jobs import Run
+from qpu.emu.linux.core import NS, Linux, OpenFile, RegisterBlock, Run, Span, fail
+from qpu.emu.linux.events import count_event
+from qpu.emu.linux.gpu_jobs import Vc4Gpu
+from qpu.emu.linux.heap import Heap
+from qpu.emu.linux.identity import v3d_identity
 from qpu.errors import EmuFault
-
-if TYPE_CHECKING:
-    from qpu.emu.boards import BoardProfile
-    from qpu.emu.linux.core import Kernel
 
 __all__ = ["VC4_EVENTS", "Mem", "MemFile", "V3dRegisters", "Vc4Registers"]
 
@@ -124,9 +123,10 @@ class Vc4Registers:
     programs that are queued before the first poll start together.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        p = kernel.profile
+    def __init__(self, linux: Linux, gpu: Vc4Gpu) -> None:
+        self.linux = linux
+        self.gpu = gpu
+        p = linux.profile
         # 3:0 revision, 7:4 slices, 11:8 QPUs, 15:12 TMUs, 23:16 semaphores, 31:28 VPM KiB; the VPM has 12 KiB.
         ident1 = 1 | p.slices << 4 | p.qpus_per_slice << 8 | p.tmus_per_slice << 12 | 16 << 16 | 12 << 28
         self._fixed = {0x000: 0x02443356, 0x004: ident1, 0x008: 0x00000A20, 0xF20: 0}
@@ -142,9 +142,8 @@ class Vc4Registers:
         self._fault: EmuFault | None = None  # of programs that nobody watched; the next look at the status raises it
         self.totals = Totals(p)
         self.counters = EventCounters(16, self._events)
-        assert kernel.vc4 is not None
-        kernel.vc4.finished.append(self._ended)
-        kernel.vc4.on_power_off.append(self._reset)
+        gpu.finished.append(self._ended)
+        gpu.on_power_off.append(self._reset)
 
     def _reset(self) -> None:
         """What the registers hold after V3D was powered off and on (ASSUMED: nothing survives)."""
@@ -161,7 +160,7 @@ class Vc4Registers:
         name = VC4_EVENTS.get(source)
         if name is None:
             return 0
-        active = self.kernel.vc4.active if self.kernel.vc4 is not None else None
+        active = self.gpu.active
         if active is None:
             return self.totals.count(name)
         return self.totals.count(name, active.stats, active.clocks)
@@ -180,12 +179,11 @@ class Vc4Registers:
 
     def _poll(self) -> None:
         """Let time pass: somebody looks at the status."""
-        gpu = self.kernel.vc4
-        assert gpu is not None
+        gpu = self.gpu
         fault, self._fault = self._fault, None
         if fault is not None:
             raise fault
-        clock = self.kernel.clock
+        clock = self.linux.clock
         until = clock.now_ns + self._poll_ns
         busy = gpu.active is not None or bool(self._waiting)
         while True:
@@ -215,16 +213,15 @@ class Vc4Registers:
 
     def _tell_hung(self) -> None:
         """Programs wait for each other, and a second has gone by without another one that could release them."""
-        gpu, running = self.kernel.vc4, self._running
-        assert gpu is not None
-        if running is None or running.hung is None or self.kernel.clock.now_ns - self._queued_ns < NS:
+        gpu, running = self.gpu, self._running
+        if running is None or running.hung is None or self.linux.clock.now_ns - self._queued_ns < NS:
             return
-        if self.kernel.strict:
+        if self.linux.strict:
             gpu.abandon()
             raise running.hung
         if running is not self._told:
             self._told = running
-            self.kernel.warn(str(running.hung))
+            self.linux.warn(str(running.hung))
 
     def step(self) -> bool:
         """Work a little although nobody looks; False when there is nothing to do."""
@@ -240,13 +237,12 @@ class Vc4Registers:
 
     def _reserved(self) -> None:
         if (self._stored[0x410] | self._stored[0x414]) & 0x11111111:
-            raise self.kernel.not_modelled("keeping user programs off some QPUs (SQRSV0, SQRSV1, bit 0 of a field)")
+            raise self.linux.not_modelled("keeping user programs off some QPUs (SQRSV0, SQRSV1, bit 0 of a field)")
 
     def read(self, offset: int) -> int:
         """A register."""
-        gpu = self.kernel.vc4
-        assert gpu is not None
-        if not gpu.enabled and not self.kernel.profile.kms:
+        gpu = self.gpu
+        if not gpu.enabled and not self.linux.profile.kms:
             return POWERED_OFF
         if offset in self._fixed:
             return self._fixed[offset]
@@ -266,13 +262,12 @@ class Vc4Registers:
             return self.counters.source[slot] if offset & 4 else self.counters.value(slot)
         if offset in self._stored:
             return self._stored[offset]
-        raise self.kernel.not_modelled(f"V3D register 0x{offset:03x}")
+        raise self.linux.not_modelled(f"V3D register 0x{offset:03x}")
 
     def write(self, offset: int, value: int) -> None:
         """Set a register."""
-        gpu = self.kernel.vc4
-        assert gpu is not None
-        if not gpu.enabled and not self.kernel.profile.kms:
+        gpu = self.gpu
+        if not gpu.enabled and not self.linux.profile.kms:
             return  # powered off
         if offset == 0x430:
             self._launch(value)
@@ -290,14 +285,14 @@ class Vc4Registers:
             slot = (offset - 0x680) // 8
             if offset & 4:
                 if not 0 <= value < VC4_SOURCES:
-                    raise self.kernel.not_modelled(f"V3D performance counter source {value}")
+                    raise self.linux.not_modelled(f"V3D performance counter source {value}")
                 self.counters.select(slot, value)
             else:
                 self.counters.clear(1 << slot)
         elif offset in self._stored:
             self._stored[offset] = value
         elif offset not in self._fixed:
-            raise self.kernel.not_modelled(f"V3D register 0x{offset:03x}")
+            raise self.linux.not_modelled(f"V3D register 0x{offset:03x}")
 
     def _queued(self) -> int:
         """Programs that no QPU has taken."""
@@ -308,13 +303,13 @@ class Vc4Registers:
 
     def _room(self) -> int:
         """Programs that can still be queued: 16, and one for each QPU that would take it at once."""
-        qpus = self.kernel.profile.qpus
-        active = self.kernel.vc4.active if self.kernel.vc4 is not None else None
+        qpus = self.linux.profile.qpus
+        active = self.gpu.active
         free = qpus if active is None else max(0, qpus - (active.stats.threads - active.batches_done))
         return QUEUE_DEPTH + free - self._queued()
 
     def _launch(self, code: int) -> None:
-        if self.kernel.profile.kms:
+        if self.linux.profile.kms:
             raise EmuFault(
                 "kms-owns-v3d",
                 "a program was started by register (SRQPC) while the kernel's driver owns V3D",
@@ -325,11 +320,11 @@ class Vc4Registers:
             return
         if not self._waiting and self._running is None:
             self._run = Run()
-        self.kernel.submitted.run = self._run
+        self.linux.submitted.run = self._run
         uniforms = self._stored[0x434] if self._stored[0x438] else 0
         self._waiting.append((uniforms, code))
-        self._queued_ns = self.kernel.clock.now_ns
-        self.kernel.wake()
+        self._queued_ns = self.linux.clock.now_ns
+        self.linux.wake()
         self._poll_ns = FIRST_POLL_NS
 
     def _control(self, value: int) -> None:
@@ -353,33 +348,26 @@ class V3dRegisters:
 
     SLOTS = 32
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.totals = Totals(kernel.profile)
+    def __init__(self, linux: Linux) -> None:
+        self.linux = linux
+        self.totals = Totals(linux.profile)
         self.counters = EventCounters(self.SLOTS, self._events)
 
     def _events(self, source: int) -> int:
-        names = COUNTERS[self.kernel.profile.isa]
+        names = COUNTERS[self.linux.profile.isa]
         return self.totals.count(names[source]) if source < len(names) else 0
-
-    def identity(self) -> dict[int, int]:
-        """GET_PARAM number -> value."""
-        from qpu.emu.linux.drm import V3dFile
-
-        assert self.kernel.drm is not None
-        return V3dFile.identity(self.kernel.profile)
 
     def read_hub(self, offset: int) -> int:
         """A register of the hub."""
         param = {0x004: 0, 0x00C: 1, 0x010: 2, 0x014: 3}.get(offset)
         if param is None:
-            raise self.kernel.not_modelled(f"V3D hub register 0x{offset:03x}")
-        return self.identity()[param]
+            raise self.linux.not_modelled(f"V3D hub register 0x{offset:03x}")
+        return v3d_identity(self.linux.profile)[param]
 
     def read(self, offset: int) -> int:
         """A register of the core."""
         if offset in (0x000, 0x004, 0x008):
-            return self.identity()[4 + offset // 4]
+            return v3d_identity(self.linux.profile)[4 + offset // 4]
         if offset == 0x650:
             return self.counters.enabled
         if offset in (0x654, 0x658):
@@ -389,7 +377,7 @@ class V3dRegisters:
             return sum(self.counters.source[first + i] << 8 * i for i in range(4))
         if 0x680 <= offset < 0x700:
             return self.counters.value((offset - 0x680) // 4)
-        raise self.kernel.not_modelled(f"V3D core register 0x{offset:03x}")
+        raise self.linux.not_modelled(f"V3D core register 0x{offset:03x}")
 
     def write(self, offset: int, value: int) -> None:
         """Set a register of the core."""
@@ -400,11 +388,11 @@ class V3dRegisters:
         elif offset == 0x658:
             pass  # overflow flags: counters do not overflow here within a job
         elif 0x660 <= offset < 0x680:
-            width = 0x7F if self.kernel.profile.isa is Isa.V3D42 else 0xFF
+            width = 0x7F if self.linux.profile.isa is Isa.V3D42 else 0xFF
             for i in range(4):
                 self.counters.select(offset - 0x660 + i, value >> 8 * i & width)
         else:
-            raise self.kernel.not_modelled(f"writing V3D core register 0x{offset:03x}")
+            raise self.linux.not_modelled(f"writing V3D core register 0x{offset:03x}")
 
 
 class PhysicalRegisters(RegisterBlock):
@@ -433,33 +421,25 @@ class PhysicalRegisters(RegisterBlock):
 class Mem:
     """What /dev/mem reaches."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
+    def __init__(self, linux: Linux, gpu: Vc4Gpu | None, heap: Heap | None) -> None:
+        self.linux = linux
+        self.heap = heap
         self._vc4: Vc4Registers | None = None
         self._v3d: V3dRegisters | None = None
-        p = kernel.profile
+        p = linux.profile
         if p.is_drm:
-            self._v3d = V3dRegisters(kernel)
+            self._v3d = V3dRegisters(linux)
+            linux.counters.append(self._v3d.totals.add)
             self._hub = 0xFEC0_0000 if p.isa is Isa.V3D42 else 0x10_0200_0000
             first, size = {Isa.V3D42: (p.peripheral_base, 0x0180_0000)}.get(p.isa, (0x10_0000_0000, 0x1_0000_0000))
         else:
-            self._vc4 = Vc4Registers(kernel)
+            assert gpu is not None
+            self._vc4 = Vc4Registers(linux, gpu)
+            linux.steppers.append(self._vc4.step)
             self._hub = -1
             first, size = p.peripheral_base, 0x0100_0000
         self._first, self._end = first, first + size
-
-    def open(self, path: str) -> MemFile:
-        """Open /dev/mem."""
-        return MemFile(self.kernel, path)
-
-    def count(self, stats: RunStats, clocks: int) -> None:
-        """A run of a V3D board is over."""
-        if self._v3d is not None:
-            self._v3d.totals.add(stats, clocks)
-
-    def step(self) -> bool:
-        """Programs started by register advance a little; False when there are none."""
-        return self._vc4 is not None and self._vc4.step()
+        linux.openers["mem"] = partial(MemFile, self)
 
     def registers(self, base: int, size: int) -> RegisterBlock | None:
         """A map of [base, base + size) when that is register space."""
@@ -469,7 +449,7 @@ class Mem:
 
     def read32(self, address: int) -> int:
         """A device register by physical address."""
-        base = self.kernel.profile.v3d_base
+        base = self.linux.profile.v3d_base
         if self._vc4 is not None and base <= address < base + BLOCK:
             return self._vc4.read(address - base)
         if self._v3d is not None:
@@ -477,17 +457,17 @@ class Mem:
                 return self._v3d.read_hub(address - self._hub)
             if base <= address < base + 0x4000:
                 return self._v3d.read(address - base)
-        raise self.kernel.not_modelled(f"the device register at physical address 0x{address:x}")
+        raise self.linux.not_modelled(f"the device register at physical address 0x{address:x}")
 
     def write32(self, address: int, value: int) -> None:
         """Set a device register by physical address."""
-        base = self.kernel.profile.v3d_base
+        base = self.linux.profile.v3d_base
         if self._vc4 is not None and base <= address < base + BLOCK:
             self._vc4.write(address - base, value)
         elif self._v3d is not None and base <= address < base + 0x4000:
             self._v3d.write(address - base, value)
         else:
-            raise self.kernel.not_modelled(f"writing the device register at physical address 0x{address:x}")
+            raise self.linux.not_modelled(f"writing the device register at physical address 0x{address:x}")
 
 
 class MemFile(OpenFile):
@@ -495,16 +475,20 @@ class MemFile(OpenFile):
 
     label = "mem"
 
+    def __init__(self, mem: Mem, path: str) -> None:
+        super().__init__(mem.linux, path)
+        self._mem = mem
+
     def mmap(self, size: int, offset: int) -> Span | RegisterBlock:
         """Map physical addresses from `offset`."""
-        if size <= 0 or offset % self.kernel.profile.page_size:
+        if size <= 0 or offset % self.linux.profile.page_size:
             raise fail(errno.EINVAL)
         if not self.writable:
             raise fail(errno.EACCES)
-        registers = self.kernel.mem.registers(offset, size)
+        registers = self._mem.registers(offset, size)
         if registers is not None:
             return registers
-        heap = self.kernel.firmware.heap
+        heap = self._mem.heap
         if heap is not None and heap.holds(offset, size):
             return Span(offset, size, lambda: None)
         raise fail(errno.EPERM)

@@ -1,92 +1,23 @@
-"""Performance monitors of the emulated v3d driver, with counts from what the emulation did (drivers.md 1.3, 3)."""
+"""Performance monitors of the emulated v3d driver (drivers.md 1.3)."""
 
 from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING
 
 from qpu.drivers.counters import COUNTERS
 from qpu.drivers.uapi import drm
-from qpu.emu.engine.machine import RunStats
 from qpu.emu.linux.core import fail
+from qpu.emu.linux.drm_core import Arguments, lowest_free
+from qpu.emu.linux.drm_objects import Calls, V3dFile
+from qpu.emu.linux.events import Perfmon
 from qpu.emu.linux.user_memory import write_user
 
-if TYPE_CHECKING:
-    from qpu.emu.boards import BoardProfile
-    from qpu.emu.linux.drm import Arguments, V3dFile
-
-__all__ = ["Perfmon", "count_event"]
-
-CLOCKS_PER_INSTRUCTION = 4
-LINE = 64  # bytes of a cache line; ASSUMED for turning bytes into accesses
-
-
-def count_event(name: str, stats: RunStats, clocks: int, profile: BoardProfile) -> int:
-    """How often a named event happened, estimated from the statistics of a job.
-
-    Clocks and instruction counts are exact for the emulation; cache events follow from bytes as if every first touch
-    of a line missed. Graphics events are 0. None of it is a measurement of hardware.
-    """
-    busy = stats.instructions * CLOCKS_PER_INSTRUCTION
-    reads = (stats.tmu_read_bytes + LINE - 1) // LINE
-    writes = (stats.tmu_write_bytes + LINE - 1) // LINE
-    uniform_lines = (stats.uniform_bytes + LINE - 1) // LINE
-    code_lines = min(stats.instructions, (stats.instructions * 8 + LINE - 1) // LINE)
-    match name:
-        case "cycle-count" | "core-active" | "compute-active-cycles":
-            return clocks
-        case "QPU-total-idle-clk-cycles":
-            return max(0, clocks * profile.qpus - busy)
-        case "QPU-total-clk-cycles-executing-valid-instr" | "QPU-active":
-            return busy
-        case "QPU-total-instr-cache-hit":
-            return stats.instructions - code_lines
-        case "QPU-total-instr-cache-miss":
-            return code_lines
-        case "QPU-total-uniform-cache-hit":
-            return max(0, stats.uniform_bytes // 4 - uniform_lines)
-        case "QPU-total-uniform-cache-miss":
-            return uniform_lines
-        case "TMU-total-text-quads-access" | "TMU-total-text-quads-processed" | "TMU-total-text-quads-x4-access":
-            return stats.tmu_requests * 4
-        case "TMU-active-cycles":
-            return min(clocks, stats.tmu_requests * CLOCKS_PER_INSTRUCTION)
-        case "TMU-total-text-cache-miss":
-            return reads
-        case "L2T-TMU-reads" | "L2T-TMU-read-hits":
-            return reads
-        case "L2T-TMU-writes":
-            return writes
-        case "L2T-total-cache-hit" | "L2C-total-cache-hit":
-            return uniform_lines + code_lines
-        case "L2T-total-cache-miss" | "L2C-total-cache-miss" | "L2T-TMU-read-miss":
-            return reads
-        case "L2T-memory-reads" | "core-memory-reads":
-            return reads + uniform_lines + code_lines
-        case "L2T-memory-writes" | "core-memory-writes":
-            return writes
-    return 0
-
-
-class Perfmon:
-    """Some counters of a file; values only grow."""
-
-    def __init__(self, profile: BoardProfile, counters: bytes) -> None:
-        self.profile = profile
-        self.counters = counters
-        self.values = [0] * len(counters)
-
-    def add(self, stats: RunStats, clocks: int) -> None:
-        """A job that it watches is over. Hardware counts in 32 bits and the kernel adds per job."""
-        names = COUNTERS[self.profile.isa]
-        for i, counter in enumerate(self.counters):
-            name = names[counter] if counter < len(names) else ""
-            self.values[i] += count_event(name, stats, clocks, self.profile) & 0xFFFFFFFF
+__all__ = ["CALLS"]
 
 
 def _limit(file: V3dFile) -> int:
-    return len(COUNTERS[file.kernel.profile.isa])
+    return len(COUNTERS[file.linux.profile.isa])
 
 
 def create(file: V3dFile, a: Arguments) -> None:
@@ -97,10 +28,8 @@ def create(file: V3dFile, a: Arguments) -> None:
     counters = bytes(a.numbers("counters")[:count])
     if max(counters) >= _limit(file):
         raise fail(errno.EINVAL)
-    from qpu.emu.linux.drm import lowest_free
-
     handle = lowest_free(file.perfmons)
-    file.perfmons[handle] = Perfmon(file.kernel.profile, counters)
+    file.perfmons[handle] = Perfmon(file.linux.profile, counters)
     a["id"] = handle
 
 
@@ -131,7 +60,7 @@ def get_counter(file: V3dFile, a: Arguments) -> None:
     """DRM_IOCTL_V3D_PERFMON_GET_COUNTER: the name; descriptions here are the category only."""
     if any(a.numbers("reserved")):
         raise fail(errno.EINVAL)
-    names = COUNTERS[file.kernel.profile.isa]
+    names = COUNTERS[file.linux.profile.isa]
     if a["counter"] >= len(names):
         raise fail(errno.EINVAL)
     name = names[a["counter"]]
@@ -155,3 +84,12 @@ def set_global(file: V3dFile, a: Arguments) -> None:
     if device.global_perfmon is not None:
         raise fail(errno.EBUSY)
     device.global_perfmon = found
+
+
+CALLS: Calls = {
+    "DRM_IOCTL_V3D_PERFMON_CREATE": create,
+    "DRM_IOCTL_V3D_PERFMON_DESTROY": destroy,
+    "DRM_IOCTL_V3D_PERFMON_GET_VALUES": get_values,
+    "DRM_IOCTL_V3D_PERFMON_GET_COUNTER": get_counter,
+    "DRM_IOCTL_V3D_PERFMON_SET_GLOBAL": set_global,
+}

@@ -6,20 +6,16 @@ import errno
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import ExtensionId, Queue
 from qpu.emu.linux.core import fail
-from qpu.emu.linux.gpu_jobs import Fence, Work
+from qpu.emu.linux.drm_core import Arguments
+from qpu.emu.linux.drm_objects import BufferObject, Calls, SyncObject, V3dFile
+from qpu.emu.linux.gpu_jobs import Fence, Observer, Work
 from qpu.emu.linux.user_memory import read_user
 
-if TYPE_CHECKING:
-    from qpu.emu.linux.drm import Arguments, BufferObject, V3dFile
-    from qpu.emu.linux.drm_sync import SyncObject
-    from qpu.emu.linux.gpu_jobs import Observer
-
-__all__ = ["submit_cpu", "submit_csd"]
+__all__ = ["CALLS"]
 
 OLD_CSD_SIZE = 72  # kernels of the 5.4 era know the structure up to out_sync
 UNTOUCHED = 0xFFFFFFFF  # a workgroup count whose uniform stays as it is
@@ -48,9 +44,7 @@ class _Extensions:
 
 
 def _structure(file: V3dFile, name: str, address: int) -> Arguments:
-    from qpu.emu.linux.drm import Arguments
-
-    layout = drm.layout(name, file.kernel.pointer_size)
+    layout = drm.layout(name, file.linux.pointer_size)
     return Arguments(layout, bytearray(read_user(address, layout.size)))
 
 
@@ -75,7 +69,7 @@ def _extensions(file: V3dFile, address: int, *, cpu: bool) -> _Extensions:
 
 
 def _sems(file: V3dFile, address: int, count: int) -> list[int]:
-    layout = drm.layout("drm_v3d_sem", file.kernel.pointer_size)
+    layout = drm.layout("drm_v3d_sem", file.linux.pointer_size)
     raw = read_user(address, layout.size * count)
     return [layout.number(raw[i * layout.size : (i + 1) * layout.size], "handle") for i in range(count)]
 
@@ -198,7 +192,7 @@ def _queue_csd(file: V3dFile, d: _Dispatch, after: Sequence[Fence] = ()) -> Fenc
         owner=file,
         lane="csd",
         done=done,
-        submit_ns=file.kernel.clock.now_ns,
+        submit_ns=file.linux.clock.now_ns,
         cfg=d.cfg,
         waits=[*d.waits, *_implicit(d.bos), *after],
         counted=d.counted,
@@ -214,9 +208,27 @@ def _queue_csd(file: V3dFile, d: _Dispatch, after: Sequence[Fence] = ()) -> Fenc
     return done
 
 
+def _may_submit(file: V3dFile) -> None:
+    if not file.render and not file.authenticated:
+        raise fail(errno.EACCES)
+
+
+def submit_cl(file: V3dFile, a: Arguments) -> None:
+    """DRM_IOCTL_V3D_SUBMIT_CL."""
+    _may_submit(file)
+    raise file.linux.not_modelled("DRM_IOCTL_V3D_SUBMIT_CL (graphics, nr 0x40)")
+
+
+def submit_tfu(file: V3dFile, a: Arguments) -> None:
+    """DRM_IOCTL_V3D_SUBMIT_TFU."""
+    _may_submit(file)
+    raise file.linux.not_modelled("DRM_IOCTL_V3D_SUBMIT_TFU (texture formatting unit, nr 0x46)")
+
+
 def submit_csd(file: V3dFile, a: Arguments) -> None:
     """DRM_IOCTL_V3D_SUBMIT_CSD."""
-    if file.kernel.profile.old_kernel:
+    _may_submit(file)
+    if file.linux.profile.old_kernel:
         a.data[OLD_CSD_SIZE - 4 :] = bytes(len(a.data) - OLD_CSD_SIZE + 4)
     _queue_csd(file, _csd(file, a))
 
@@ -226,6 +238,7 @@ def submit_csd(file: V3dFile, a: Arguments) -> None:
 
 def submit_cpu(file: V3dFile, a: Arguments) -> None:
     """DRM_IOCTL_V3D_SUBMIT_CPU: indirect dispatches and timestamp queries."""
+    _may_submit(file)
     if a["flags"] and not a["flags"] & drm.SUBMIT_EXTENSION:
         raise fail(errno.EINVAL)
     found = _Extensions()
@@ -235,7 +248,7 @@ def submit_cpu(file: V3dFile, a: Arguments) -> None:
     if kind is None or a["bo_handle_count"] != _CPU_BUFFERS[kind]:
         raise fail(errno.EINVAL)
     if kind in (ExtensionId.CPU_RESET_PERFORMANCE_QUERY, ExtensionId.CPU_COPY_PERFORMANCE_QUERY):
-        raise file.kernel.not_modelled(f"SUBMIT_CPU extension {kind.name} (id {int(kind)})")
+        raise file.linux.not_modelled(f"SUBMIT_CPU extension {kind.name} (id {int(kind)})")
     bos = _buffers(file, a["bo_handles"], a["bo_handle_count"])
     waits = _fences(found.waits) if found.waits is not None and found.wait_stage == Queue.CPU else []
     signals = found.signals or []
@@ -265,7 +278,7 @@ def _queue_cpu(
         owner=file,
         lane="cpu",
         done=done,
-        submit_ns=file.kernel.clock.now_ns,
+        submit_ns=file.linux.clock.now_ns,
         action=action,
         waits=[*waits, *_implicit(bos)],
         observed=_observed(file, bos),
@@ -280,19 +293,17 @@ def _indirect(
     file: V3dFile, address: int, bos: list[BufferObject], waits: list[Fence], signals: Sequence[SyncObject]
 ) -> None:
     """Counts come from a buffer; the kernel fills the registers and patches uniforms, then releases the dispatch."""
-    from qpu.emu.linux.drm import Arguments
-
     a = _structure(file, "drm_v3d_indirect_csd", address)
-    inner = drm.layout("drm_v3d_submit_csd", file.kernel.pointer_size)
-    start = drm.layout("drm_v3d_indirect_csd", file.kernel.pointer_size).field("submit").offset
+    inner = drm.layout("drm_v3d_submit_csd", file.linux.pointer_size)
+    start = drm.layout("drm_v3d_indirect_csd", file.linux.pointer_size).field("submit").offset
     dispatch = _csd(file, Arguments(inner, a.data[start : start + inner.size]))
     uniforms = file.buffer(a["indirect"], errno.ENOENT)
     counts_bo, offset, size, targets = bos[0], a["offset"], a["wg_size"], a.numbers("wg_uniform_offsets")
-    kernel = file.kernel
-    exact = kernel.profile.exact_batches
+    linux = file.linux
+    exact = linux.profile.exact_batches
 
     def fill(_: int) -> None:
-        counts = struct.unpack("<3I", kernel.memory.view(counts_bo.address + offset, 12))
+        counts = struct.unpack("<3I", linux.memory.view(counts_bo.address + offset, 12))
         cfg = dispatch.cfg
         for i, count in enumerate(counts):
             cfg[i] = count << 16 & 0xFFFFFFFF
@@ -302,7 +313,7 @@ def _indirect(
         cfg[4] = (batches if exact else batches - 1) & 0xFFFFFFFF
         for count, target in zip(counts, targets, strict=True):
             if target != UNTOUCHED:
-                kernel.memory.view(uniforms.address + 4 * target, 4)[:] = struct.pack("<I", count)
+                linux.memory.view(uniforms.address + 4 * target, 4)[:] = struct.pack("<I", count)
 
     if offset % 4 or offset + 12 > counts_bo.size:
         raise fail(errno.EINVAL)
@@ -338,7 +349,7 @@ def _timestamps(file: V3dFile, address: int, bos: list[BufferObject], done: Fenc
     count = a["count"]
     offsets = struct.unpack(f"<{count}I", read_user(a["offsets"], 4 * count))
     queries = _query_objects(file, a["syncs"], count)
-    bo, memory = bos[0], file.kernel.memory
+    bo, memory = bos[0], file.linux.memory
     if any(o + 8 > bo.size for o in offsets):
         raise fail(errno.EINVAL)
 
@@ -352,7 +363,7 @@ def _timestamps(file: V3dFile, address: int, bos: list[BufferObject], done: Fenc
 def _reset_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done: Fence) -> Query:
     a = _structure(file, "drm_v3d_reset_timestamp_query", address)
     queries = _query_objects(file, a["syncs"], a["count"])
-    bo, memory, offset, size = bos[0], file.kernel.memory, a["offset"], 8 * a["count"]
+    bo, memory, offset, size = bos[0], file.linux.memory, a["offset"], 8 * a["count"]
     if offset + size > bo.size:
         raise fail(errno.EINVAL)
 
@@ -371,7 +382,7 @@ def _copy_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done:
     count = a["count"]
     offsets = struct.unpack(f"<{count}I", read_user(a["offsets"], 4 * count))
     queries = _query_objects(file, a["syncs"], count)
-    target, source, memory = bos[0], bos[1], file.kernel.memory
+    target, source, memory = bos[0], bos[1], file.linux.memory
     wide, partial, tell = a["do_64bit"], a["do_partial"], a["availability_bit"]
     form = "<Q" if wide else "<I"
     width = struct.calcsize(form)
@@ -391,3 +402,11 @@ def _copy_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done:
                 memory.view(at + width, width)[:] = struct.pack(form, int(known))
 
     return copy, []
+
+
+CALLS: Calls = {
+    "DRM_IOCTL_V3D_SUBMIT_CL": submit_cl,
+    "DRM_IOCTL_V3D_SUBMIT_TFU": submit_tfu,
+    "DRM_IOCTL_V3D_SUBMIT_CSD": submit_csd,
+    "DRM_IOCTL_V3D_SUBMIT_CPU": submit_cpu,
+}

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from qpu.drivers.uapi import drm
-from qpu.emu.linux.core import NS, OpenFile, fail
+from qpu.emu.linux.core import NS, Linux, OpenFile, fail
+from qpu.emu.linux.drm_core import Arguments, lowest_free
+from qpu.emu.linux.drm_objects import Calls, SyncObject, V3dFile
 from qpu.emu.linux.gpu_jobs import Fence
 from qpu.emu.linux.user_memory import read_user
 
-if TYPE_CHECKING:
-    from qpu.emu.linux.core import Kernel
-    from qpu.emu.linux.drm import Arguments, V3dFile
-
-__all__ = ["CALLS", "SyncObject"]
+__all__ = ["CALLS"]
 
 SYNC_FILE = 1  # flag of HANDLE_TO_FD and FD_TO_HANDLE: a sync_file instead of the object
 FOREVER = (1 << 63) - 1
@@ -24,22 +20,13 @@ HOST_STEP_S = 0.01
 POLL_NS = 10_000
 
 
-class SyncObject:
-    """A holder of a fence. fence: None until something is submitted with it or it is signalled."""
-
-    __slots__ = ("fence",)
-
-    def __init__(self, fence: Fence | None = None) -> None:
-        self.fence = fence
-
-
 class SyncObjectFile(OpenFile):
     """A sync object shared by descriptor."""
 
     label = "syncobj"
 
-    def __init__(self, kernel: Kernel, target: SyncObject) -> None:
-        super().__init__(kernel, "syncobj file")
+    def __init__(self, linux: Linux, target: SyncObject) -> None:
+        super().__init__(linux, "syncobj file")
         self.target = target
 
 
@@ -48,22 +35,20 @@ class SyncFile(OpenFile):
 
     label = "sync_file"
 
-    def __init__(self, kernel: Kernel, fence: Fence) -> None:
-        super().__init__(kernel, "sync_file")
+    def __init__(self, linux: Linux, fence: Fence) -> None:
+        super().__init__(linux, "sync_file")
         self.fence = fence
 
     def ioctl(self, request: int, arg: bytearray) -> int:
         """Merging and inspecting sync files."""
-        raise self.kernel.not_modelled(f"sync_file ioctl 0x{request & 0xFF:02x} (request 0x{request:08x})")
+        raise self.linux.not_modelled(f"sync_file ioctl 0x{request & 0xFF:02x} (request 0x{request:08x})")
 
 
 def _signalled(file: V3dFile) -> Fence:
-    return Fence(file.kernel.clock.now_ns)
+    return Fence(file.linux.clock.now_ns)
 
 
 def create(file: V3dFile, a: Arguments) -> None:
-    from qpu.emu.linux.drm import lowest_free
-
     if a["flags"] & ~drm.SYNCOBJ_CREATE_SIGNALED:
         raise fail(errno.EINVAL)
     handle = lowest_free(file.syncobjs)
@@ -94,27 +79,25 @@ def handle_to_fd(file: V3dFile, a: Arguments) -> None:
             raise fail(errno.ENOENT)
         if found.fence is None:
             raise fail(errno.EINVAL)
-        a["fd"] = file.kernel.fds.install(SyncFile(file.kernel, found.fence))
+        a["fd"] = file.linux.fds.install(SyncFile(file.linux, found.fence))
         return
     if found is None:
         raise fail(errno.EINVAL)
-    a["fd"] = file.kernel.fds.install(SyncObjectFile(file.kernel, found))
+    a["fd"] = file.linux.fds.install(SyncObjectFile(file.linux, found))
 
 
 def fd_to_handle(file: V3dFile, a: Arguments) -> None:
-    from qpu.emu.linux.drm import lowest_free
-
     if a["pad"] or a["flags"] & ~SYNC_FILE:
         raise fail(errno.EINVAL)
     try:
-        source = file.kernel.fds.get(a["fd"])
+        source = file.linux.fds.get(a["fd"])
     except OSError:
         raise fail(errno.EINVAL) from None
     if a["flags"] & SYNC_FILE:
         if not isinstance(source, SyncFile):
             raise fail(errno.EINVAL)
         _find(file, a["handle"]).fence = source.fence
-        file.kernel.changed.notify_all()
+        file.linux.changed.notify_all()
         return
     if not isinstance(source, SyncObjectFile):
         raise fail(errno.EINVAL)
@@ -134,7 +117,7 @@ def wait(file: V3dFile, a: Arguments) -> None:
     if flags & ~(drm.SYNCOBJ_WAIT_ALL | drm.SYNCOBJ_WAIT_FOR_SUBMIT):
         raise fail(errno.EINVAL)
     if a["count_handles"] == 0:
-        if file.kernel.profile.old_kernel:
+        if file.linux.profile.old_kernel:
             raise fail(errno.EINVAL)
         return
     objects = _handles(file, a)
@@ -142,8 +125,8 @@ def wait(file: V3dFile, a: Arguments) -> None:
     if not later and any(o.fence is None for o in objects):
         raise fail(errno.EINVAL)
     every = bool(flags & drm.SYNCOBJ_WAIT_ALL)
-    kernel = file.kernel
-    clock = kernel.clock
+    linux = file.linux
+    clock = linux.clock
     forever = a["timeout_nsec"] >= FOREVER
     # A wait without time still takes some: polling makes progress.
     deadline = None if forever else max(clock.now_ns + POLL_NS, clock.absolute(a["timeout_nsec"]))
@@ -161,7 +144,7 @@ def wait(file: V3dFile, a: Arguments) -> None:
         if deadline is not None and clock.now_ns >= deadline:
             raise fail(errno.ETIME)
         # Only another thread can help; host time passes, and emulated time with it.
-        kernel.changed.wait(HOST_STEP_S)
+        linux.changed.wait(HOST_STEP_S)
         step = clock.now_ns + int(HOST_STEP_S * NS)
         clock.reach(step if deadline is None else min(step, deadline))
     times = [o.fence.done_ns if o.fence is not None else None for o in objects]
@@ -177,7 +160,7 @@ def reset(file: V3dFile, a: Arguments) -> None:
 def signal(file: V3dFile, a: Arguments) -> None:
     for found in _array(file, a):
         found.fence = _signalled(file)
-    file.kernel.changed.notify_all()
+    file.linux.changed.notify_all()
 
 
 def _array(file: V3dFile, a: Arguments) -> list[SyncObject]:
@@ -190,7 +173,7 @@ def timeline(file: V3dFile, a: Arguments) -> None:
     raise fail(errno.EOPNOTSUPP)
 
 
-CALLS: Mapping[str, Callable[[V3dFile, Arguments], None]] = {
+CALLS: Calls = {
     "DRM_IOCTL_SYNCOBJ_CREATE": create,
     "DRM_IOCTL_SYNCOBJ_DESTROY": destroy,
     "DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD": handle_to_fd,

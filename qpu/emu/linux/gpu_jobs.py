@@ -5,30 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qpu.emu.boards import ZeroCount
 from qpu.emu.engine.host_limit import HostLimit
 from qpu.emu.engine.machine import Execution, RunStats, Vc4Execution
+from qpu.emu.linux.core import NS, Linux, Run
 from qpu.emu.linux.progress import Progress
 from qpu.errors import EmuFault
 
-if TYPE_CHECKING:
-    from qpu.emu.linux.core import Kernel
+__all__ = ["Fence", "V3dQueue", "Vc4Gpu", "Work"]
 
-__all__ = ["NS", "Fence", "Run", "V3dQueue", "Vc4Gpu", "Work"]
-
-NS = 1_000_000_000
 # Clocks between looks at the host: fixed, because where a run pauses may decide the order of threads. An execution that
 # is fast says so (attribute `slice`).
 SLICE = 1 << 18
-
-
-@dataclass(eq=False, slots=True)
-class Run:
-    """The identity of a submitted job. stats: of its execution once it has ended, however; None if it never began."""
-
-    stats: RunStats | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -107,15 +97,17 @@ def advance(execution: Execution, clocks: int, limit: HostLimit) -> tuple[bool, 
 class V3dQueue:
     """The scheduler of the DRM driver and the V3D machine below it."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
+    def __init__(self, linux: Linux) -> None:
+        self.linux = linux
         self.queue: list[Work] = []
         self.active: Work | None = None
         self.free_ns = 0  # the hardware is idle from then on
         self.resets = 0
         self.fault: EmuFault | None = None  # of a job nobody waited for; the next wait raises it
         self._faulty: object = None  # the file of that job
-        self._progress = Progress(kernel.profile.name, "compute dispatch")
+        self._progress = Progress(linux.profile.name, "compute dispatch")
+        linux.steppers.append(self.step)
+        linux.on_close.append(self.abandon)
 
     # queueing
 
@@ -123,22 +115,22 @@ class V3dQueue:
         """Queue a job; it starts when its fences and the hardware allow."""
         self.queue.append(work)
         if work.cfg is not None:
-            self.kernel.submitted.run = work.run
-        self.kernel.changed.notify_all()
-        self.kernel.wake()
+            self.linux.submitted.run = work.run
+        self.linux.changed.notify_all()
+        self.linux.wake()
 
     def drop(self, owner: object) -> None:
         """An open file goes away: what has not started is dropped, what runs is finished if anybody could tell."""
         if self._faulty is owner:
             self.fault = None  # nobody is left to be told
-        now = self.kernel.clock.now_ns
+        now = self.linux.clock.now_ns
         for work in [w for w in self.queue if w.owner is owner]:
             ready = self._start_ns(work)
             if ready is not None and ready <= now and self._runnable(work) and work.observed():
                 try:
                     self.run(now + NS, partial(_is_done, work.done))
                 except EmuFault as fault:
-                    self.kernel.warn(str(fault))
+                    self.linux.warn(str(fault))
             if not work.done.done:
                 self._forget(work)
         active = self.active
@@ -147,7 +139,7 @@ class V3dQueue:
                 try:
                     self.run(active.now_ns + NS, lambda: active.done.done)
                 except EmuFault as fault:
-                    self.kernel.warn(str(fault))
+                    self.linux.warn(str(fault))
             if not active.done.done:
                 self.active = None
                 self.free_ns = max(self.free_ns, active.now_ns)
@@ -163,7 +155,7 @@ class V3dQueue:
     def _forget(self, work: Work) -> None:
         if work in self.queue:
             self.queue.remove(work)
-        work.done.signal(self.kernel.clock.now_ns)
+        work.done.signal(self.linux.clock.now_ns)
         work.execution = None
         work.cleanup()
 
@@ -204,7 +196,7 @@ class V3dQueue:
             raise fault
         try:
             while not done():
-                self.kernel.check_interrupted()
+                self.linux.check_interrupted()
                 if self.active is None:
                     work = self._next(until_ns)
                     if work is None:
@@ -248,16 +240,16 @@ class V3dQueue:
                 work.done.signal(at)
                 work.cleanup()
             return
-        if self.kernel.profile.zero_count == ZeroCount.SKIP and not all(word >> 16 for word in work.cfg[:3]):
+        if self.linux.profile.zero_count == ZeroCount.SKIP and not all(word >> 16 for word in work.cfg[:3]):
             self.queue.remove(work)
             work.done.signal(at)
             work.cleanup()
             return
-        work.watch_ns = at + int(self.kernel.profile.watchdog_s * NS)
+        work.watch_ns = at + int(self.linux.profile.watchdog_s * NS)
         try:
-            work.limit = HostLimit(self.kernel.host_limit_s)
+            work.limit = HostLimit(self.linux.host_limit_s)
             with work.limit:
-                work.execution = self.kernel.v3d_machine.dispatch(work.cfg)
+                work.execution = self.linux.v3d_machine.dispatch(work.cfg)
         except EmuFault as fault:
             work.done.fault = fault
             self.queue.remove(work)
@@ -272,7 +264,7 @@ class V3dQueue:
         """Run a slice of the active job; False when `until_ns` is reached."""
         execution = work.execution
         assert execution is not None
-        hz = self.kernel.hz
+        hz = self.linux.hz
         stop = work.watch_ns if until_ns is None else min(work.watch_ns, until_ns)
         clocks = min(getattr(execution, "slice", SLICE), ((stop - work.now_ns) * hz + NS - 1) // NS)
         if getattr(execution, "stuck", False):
@@ -307,7 +299,7 @@ class V3dQueue:
         """The watchdog looks: a job without finished batches since the last look is cancelled (drivers.md 1.6)."""
         if execution.batches_done != work.seen:
             work.seen = execution.batches_done
-            work.watch_ns += int(self.kernel.profile.watchdog_s * NS)
+            work.watch_ns += int(self.linux.profile.watchdog_s * NS)
             return
         self.resets += 1
         work.on_reset()
@@ -322,9 +314,8 @@ class V3dQueue:
         if execution is not None:
             for count in work.counted:
                 count(execution.stats, execution.clocks)
-            self.kernel.mem.count(execution.stats, execution.clocks)
             work.run.stats = execution.stats
-            self.kernel.record(execution.stats)
+            self.linux.record(execution.stats, execution.clocks)
         work.cleanup()
 
     # waiting
@@ -339,7 +330,7 @@ class V3dQueue:
         fault = next((f.fault for f in fences if f.fault is not None), None)
         if fault is not None:
             raise fault
-        clock = self.kernel.clock
+        clock = self.linux.clock
         if enough(f.done for f in fences):
             times = [f.done_ns for f in fences if f.done_ns is not None]
             if times:
@@ -353,8 +344,8 @@ class V3dQueue:
 class Vc4Gpu:
     """QPU programs of VideoCore IV as the firmware or the register block start them."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
+    def __init__(self, linux: Linux) -> None:
+        self.linux = linux
         self.enabled = False
         self.active: Vc4Execution | None = None
         self.start_ns = 0
@@ -367,10 +358,10 @@ class Vc4Gpu:
     def launch(self, entries: Sequence[tuple[int, int]], run: Run) -> Vc4Execution:
         """Start programs on the idle QPUs. entries: (uniforms, code) bus addresses."""
         assert self.active is None
-        self.start_ns = self.now_ns = self.kernel.clock.now_ns
+        self.start_ns = self.now_ns = self.linux.clock.now_ns
         self._run = run
-        self._limit = HostLimit(self.kernel.host_limit_s)
-        self.active = self.kernel.vc4_machine.launch(entries)
+        self._limit = HostLimit(self.linux.host_limit_s)
+        self.active = self.linux.vc4_machine.launch(entries)
         return self.active
 
     def run(self, until_ns: int) -> bool:
@@ -378,17 +369,17 @@ class Vc4Gpu:
 
         Raises: EmuFault, which ends the launch.
         """
-        progress = Progress(self.kernel.profile.name, "QPU programs")
+        progress = Progress(self.linux.profile.name, "QPU programs")
         try:
             while self.active is not None and self.now_ns < until_ns:
-                self.kernel.check_interrupted()
+                self.linux.check_interrupted()
                 self._step(self.active, until_ns, progress)
         finally:
             progress.close()
         return self.active is None
 
     def _step(self, execution: Vc4Execution, until_ns: int, progress: Progress) -> None:
-        hz = self.kernel.hz
+        hz = self.linux.hz
         left = ((until_ns - self.now_ns) * hz + NS - 1) // NS
         try:
             clocks = left if getattr(execution, "stuck", False) else min(SLICE, left)
@@ -407,7 +398,7 @@ class Vc4Gpu:
         if execution is not None:
             self.active = None
             self._run.stats = execution.stats
-            self.kernel.record(execution.stats)
+            self.linux.record(execution.stats, execution.clocks)
             for tell in self.finished:
                 tell(execution)
 
@@ -421,6 +412,6 @@ class Vc4Gpu:
         self.enabled = False
         for forget in self.on_power_off:
             forget()
-        reset: Any = getattr(self.kernel.vc4_machine, "reset", None) if self.kernel.has_machine else None
+        reset: Any = getattr(self.linux.vc4_machine, "reset", None) if self.linux.has_machine else None
         if reset is not None:
             reset()

@@ -6,19 +6,14 @@ import errno
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 from qpu.drivers.uapi import mailbox
 from qpu.emu.engine.memory import PAGE, Region
-from qpu.emu.linux.core import NS, OpenFile, fail
-from qpu.emu.linux.gpu_jobs import Run
+from qpu.emu.linux.core import NS, Linux, OpenFile, Run, fail
+from qpu.emu.linux.gpu_jobs import Vc4Gpu
 from qpu.emu.linux.heap import Heap
 from qpu.errors import EmuFault, FaultPlace
-
-if TYPE_CHECKING:
-    from qpu.emu.engine.machine import Vc4Execution
-    from qpu.emu.linux.core import Kernel
-    from qpu.emu.linux.gpu_jobs import Vc4Gpu
 
 __all__ = ["Firmware", "VcioFile"]
 
@@ -51,14 +46,18 @@ class VcioFile(OpenFile):
 
     label = "vcio"
 
+    def __init__(self, firmware: Firmware, path: str) -> None:
+        super().__init__(firmware.linux, path)
+        self._firmware = firmware
+
     def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
         """The message says how long it is."""
         return max(4, min(MAX_MESSAGE, int.from_bytes(peek(4), "little")))
 
     def ioctl(self, request: int, arg: bytearray) -> int:
         """IOCTL_MBOX_PROPERTY; any other number is EINVAL. The buffer is copied back on success only."""
-        kernel = self.kernel
-        if request != mailbox.PROPERTY.request(kernel.pointer_size):
+        linux = self.linux
+        if request != mailbox.PROPERTY.request(linux.pointer_size):
             raise fail(errno.EINVAL)
         if len(arg) < 4:
             raise fail(errno.EFAULT)
@@ -72,7 +71,7 @@ class VcioFile(OpenFile):
         # The driver strips eight bytes in front and four behind and rebuilds them.
         tags = bytearray(arg[8 : total - 4])
         try:
-            kernel.firmware.process(tags)
+            self._firmware.process(tags)
         except _ParseError:
             raise fail(errno.EINVAL) from None
         arg[8 : total - 4] = tags
@@ -84,20 +83,19 @@ class VcioFile(OpenFile):
 class Firmware:
     """The VideoCore firmware: memory, clocks, launches. Its memory handles belong to no process."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        self.profile = kernel.profile
-        p = kernel.profile
+    def __init__(self, linux: Linux, gpu: Vc4Gpu | None) -> None:
+        self.linux = linux
+        self.gpu = gpu
+        self.profile = linux.profile
+        p = linux.profile
         # Boards with DRM: the firmware's memory is not in the GPU's address space and useless here.
-        self.heap = Heap(kernel.memory, p.gpu_mem_base, p.gpu_mem) if not p.is_drm else None
+        self.heap = Heap(linux.memory, p.gpu_mem_base, p.gpu_mem) if not p.is_drm else None
         self.blocks: dict[int, _Block] = {}
         self.clocks: dict[int, int] = dict(_CLOCKS) | {V3D_CLOCK: p.clock_hz}
         self.turbo = 0
         self.domains: dict[int, int] = {}
-
-    def open(self, path: str) -> VcioFile:
-        """Open /dev/vcio."""
-        return VcioFile(self.kernel, path)
+        linux.openers["vcio"] = partial(VcioFile, self)
+        linux.holders.append(self.allocated)
 
     def allocated(self) -> list[str]:
         """Memory handles, one line each."""
@@ -134,7 +132,7 @@ class Firmware:
         handler = _TAGS.get(tag)
         if handler is None:
             if tag in _NAMES:
-                raise self.kernel.not_modelled(f"mailbox tag {_NAMES[tag]} (0x{tag:08x})")
+                raise self.linux.not_modelled(f"mailbox tag {_NAMES[tag]} (0x{tag:08x})")
             return None
         words, answer = handler
         if len(value) < 4 * words:
@@ -181,7 +179,7 @@ class Firmware:
     # QPUs
 
     def enable_qpu(self, a: Sequence[int]) -> bytes:
-        gpu = self.kernel.vc4
+        gpu = self.gpu
         if gpu is None or self.profile.kms:
             return _words(TIMED_OUT)  # refused: drivers.md 4.4
         if a[0]:
@@ -193,7 +191,7 @@ class Firmware:
 
     def execute_qpu(self, a: Sequence[int]) -> bytes:
         count, control, _, timeout_ms = a
-        gpu = self.kernel.vc4
+        gpu = self.gpu
         if gpu is None or self.profile.kms:
             return _words(TIMED_OUT)
         if not gpu.enabled:
@@ -204,14 +202,14 @@ class Firmware:
 
     def _doubtful(self, rule: str, message: str) -> bytes:
         fault = EmuFault(rule, f"{message}, on the emulated {self.profile.name}")
-        if self.kernel.strict:
+        if self.linux.strict:
             raise fault
-        self.kernel.warn(str(fault))
+        self.linux.warn(str(fault))
         return _words(TIMED_OUT)
 
     def _control_block(self, control: int, count: int) -> list[tuple[int, int]]:
         at, size = control & BUS_MASK, 8 * count
-        memory = self.kernel.memory
+        memory = self.linux.memory
         first, last = memory.region_at(at), memory.region_at(at + size - 1)
         if first is None or last is not first or at % 4:
             raise EmuFault(
@@ -229,13 +227,13 @@ class Firmware:
         host-interrupt register; ended without one: 0x80000000. Programs that go on: 0x80000000 after the firmware's
         time, ETIMEDOUT when the kernel's second is over first. They keep running, and later calls find the QPUs busy.
         """
-        clock = self.kernel.clock
+        clock = self.linux.clock
         limit = min(timeout_ms * (NS // 1000), KERNEL_LIMIT_NS)
         deadline = clock.now_ns + limit
         if gpu.active is None or gpu.run(deadline):
             clock.reach(gpu.now_ns)
-            run = self.kernel.submitted.run = Run()
-            execution: Vc4Execution = gpu.launch(entries, run)
+            run = self.linux.submitted.run = Run()
+            execution = gpu.launch(entries, run)
             if gpu.run(deadline):
                 clock.reach(gpu.now_ns)
                 if execution.host_interrupts:
@@ -258,7 +256,7 @@ class Firmware:
             low, high = self._range(clock)
             self.clocks[clock] = min(max(rate, low), high)
             if clock == V3D_CLOCK:
-                self.kernel.hz = self.clocks[clock]
+                self.linux.hz = self.clocks[clock]
         return _words(clock, self.clocks.get(clock, 0))
 
     def _range(self, clock: int) -> tuple[int, int]:

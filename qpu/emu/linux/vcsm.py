@@ -7,17 +7,14 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 from qpu.drivers.uapi import vcsm
 from qpu.drivers.uapi.layout import Layout
-from qpu.emu.linux.core import OpenFile, RegisterBlock, Span, fail
-from qpu.emu.linux.drm import dma_buf_ioctl
+from qpu.emu.engine.memory import Region
+from qpu.emu.linux.core import Linux, OpenFile, RegisterBlock, Span, fail
+from qpu.emu.linux.drm_core import dma_buf_ioctl
 from qpu.emu.linux.heap import Heap
-
-if TYPE_CHECKING:
-    from qpu.emu.engine.memory import Region
-    from qpu.emu.linux.core import Kernel
 
 __all__ = ["CmaHeap", "VcsmDevice"]
 
@@ -25,7 +22,7 @@ UNCACHED = 0xC000_0000
 L2_CACHED = 0x4000_0000
 
 
-def _name(kernel: Kernel, nr: int, letter: str, request: int) -> str:
+def _name(linux: Linux, nr: int, letter: str, request: int) -> str:
     for name, row in vcsm.IOCTLS.items():
         if row.nr == nr and row.type == ord(letter):
             return f"{name} (request 0x{request:08x})"
@@ -35,19 +32,16 @@ def _name(kernel: Kernel, nr: int, letter: str, request: int) -> str:
 class CmaHeap:
     """Linux's contiguous memory, reached through VCSM-CMA."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
-        p = kernel.profile
-        self.heap = Heap(kernel.memory, p.cma_base, p.cma) if not p.is_drm else None
+    def __init__(self, linux: Linux) -> None:
+        self.linux = linux
+        p = linux.profile
+        self.heap = Heap(linux.memory, p.cma_base, p.cma) if not p.is_drm else None
         self.vc_handles = 0
-
-    def open(self, path: str) -> CmaFile:
-        """Open /dev/vcsm-cma."""
-        return CmaFile(self.kernel, path)
+        linux.openers["vcsm-cma"] = partial(CmaFile, self)
 
     def allocate(self, size: int, name: str) -> Region:
         """A region, page-rounded. Raises: OSError EINVAL, ENOMEM."""
-        page = self.kernel.profile.page_size
+        page = self.linux.profile.page_size
         size = (size + page - 1) // page * page & 0xFFFFFFFF
         if size == 0:
             raise fail(errno.EINVAL)
@@ -66,47 +60,51 @@ class CmaFile(OpenFile):
 
     label = "vcsm-cma"
 
+    def __init__(self, heap: CmaHeap, path: str) -> None:
+        super().__init__(heap.linux, path)
+        self._heap = heap
+
     def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
         """By number: the handlers do not look at the size bits."""
-        return _argument_size(self.kernel, "J", request)
+        return _argument_size(self.linux, "J", request)
 
     def ioctl(self, request: int, arg: bytearray) -> int:
         """Dispatch on the number only."""
         if request >> 8 & 0xFF != ord("J"):
             raise fail(errno.ENOTTY)
-        kernel = self.kernel
+        linux, heap = self.linux, self._heap
         nr = request & 0xFF
         if nr == vcsm.IOCTLS["VC_SM_CMA_IOCTL_MEM_ALLOC"].nr:
-            layout = vcsm.layout("vc_sm_cma_ioctl_alloc", kernel.pointer_size)
+            layout = vcsm.layout("vc_sm_cma_ioctl_alloc", linux.pointer_size)
             _need(arg, layout)
             label = _label(layout, arg)
-            region = kernel.cma.allocate(layout.number(arg, "size"), f"VCSM-CMA {label}")
-            kernel.cma.vc_handles += 1
-            layout.put(arg, "vc_handle", kernel.cma.vc_handles)
-            layout.put(arg, "dma_addr", kernel.cma.bus_address(region))
-            layout.put(arg, "handle", kernel.fds.install(CmaBuffer(kernel, _Shared(kernel, region), label)))
+            region = heap.allocate(layout.number(arg, "size"), f"VCSM-CMA {label}")
+            heap.vc_handles += 1
+            layout.put(arg, "vc_handle", heap.vc_handles)
+            layout.put(arg, "dma_addr", heap.bus_address(region))
+            layout.put(arg, "handle", linux.fds.install(CmaBuffer(linux, _Shared(heap, region), label)))
             return 0
         if nr == vcsm.IOCTLS["VC_SM_CMA_IOCTL_MEM_IMPORT_DMABUF"].nr:
-            layout = vcsm.layout("vc_sm_cma_ioctl_import_dmabuf", kernel.pointer_size)
+            layout = vcsm.layout("vc_sm_cma_ioctl_import_dmabuf", linux.pointer_size)
             _need(arg, layout)
-            source = kernel.fds.get(layout.number(arg, "dmabuf_fd"))
+            source = linux.fds.get(layout.number(arg, "dmabuf_fd"))
             if not isinstance(source, CmaBuffer):
                 raise fail(errno.EINVAL)
             region = source.shared.region
-            kernel.cma.vc_handles += 1
-            layout.put(arg, "vc_handle", kernel.cma.vc_handles)
+            heap.vc_handles += 1
+            layout.put(arg, "vc_handle", heap.vc_handles)
             layout.put(arg, "size", region.size)
-            layout.put(arg, "dma_addr", kernel.cma.bus_address(region))
-            layout.put(arg, "handle", kernel.fds.install(CmaBuffer(kernel, source.shared, _label(layout, arg))))
+            layout.put(arg, "dma_addr", heap.bus_address(region))
+            layout.put(arg, "handle", linux.fds.install(CmaBuffer(linux, source.shared, _label(layout, arg))))
             return 0
         # CLEAN_INVALID2 and everything unknown: EINVAL in current kernels.
         raise fail(errno.EINVAL)
 
 
-def _argument_size(kernel: Kernel, letter: str, request: int) -> int:
+def _argument_size(linux: Linux, letter: str, request: int) -> int:
     for row in vcsm.IOCTLS.values():
         if row.nr == request & 0xFF and row.type == ord(letter) and row.argument:
-            return row.layout(kernel.pointer_size).size
+            return row.layout(linux.pointer_size).size
     return request >> 16 & 0x3FFF
 
 
@@ -124,8 +122,8 @@ def _label(layout: Layout, arg: bytearray) -> str:
 class _Shared:
     """Contiguous memory with a count of descriptors and maps."""
 
-    def __init__(self, kernel: Kernel, region: Region) -> None:
-        self.kernel = kernel
+    def __init__(self, heap: CmaHeap, region: Region) -> None:
+        self._heap = heap
         self.region = region
         self.users = 0
 
@@ -134,7 +132,7 @@ class _Shared:
 
     def drop(self) -> None:
         self.users -= 1
-        heap = self.kernel.cma.heap
+        heap = self._heap.heap
         if self.users == 0 and heap is not None:
             heap.free(self.region)
 
@@ -144,14 +142,14 @@ class CmaBuffer(OpenFile):
 
     label = "dma-buf"
 
-    def __init__(self, kernel: Kernel, shared: _Shared, name: str) -> None:
-        super().__init__(kernel, f"dma-buf {name}")
+    def __init__(self, linux: Linux, shared: _Shared, name: str) -> None:
+        super().__init__(linux, f"dma-buf {name}")
         self.shared = shared
         shared.take()
 
     def ioctl(self, request: int, arg: bytearray) -> int:
         """Only DMA_BUF_IOCTL_SYNC."""
-        return dma_buf_ioctl(self.kernel, request, arg)
+        return dma_buf_ioctl(self.linux, request, arg)
 
     def mmap(self, size: int, offset: int) -> Span | RegisterBlock:
         """Map a part."""
@@ -178,22 +176,21 @@ class _Plain:
 
 
 class VcsmDevice:
-    """/dev/vcsm: memory of the firmware, known by GUID."""
+    """/dev/vcsm: memory of the firmware, known by GUID. 32-bit processes on a 64-bit system cannot use it on hardware;
+    here the system is as wide as the process.
+    """
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
+    def __init__(self, linux: Linux, heap: Heap | None) -> None:
+        self.linux = linux
+        self._heap = heap
         self.next_guid = 1
-
-    def open(self, path: str) -> VcsmFile:
-        """Open /dev/vcsm. 32-bit processes on a 64-bit kernel cannot use it; emulated kernels are as wide as they."""
-        return VcsmFile(self.kernel, path)
+        linux.openers["vcsm"] = partial(VcsmFile, self)
 
     def heap(self) -> Heap:
         """Where memory comes from. Raises: OSError EPERM when there is none."""
-        heap = self.kernel.firmware.heap
-        if heap is None:
+        if self._heap is None:
             raise fail(errno.EPERM)
-        return heap
+        return self._heap
 
 
 class VcsmFile(OpenFile):
@@ -201,16 +198,17 @@ class VcsmFile(OpenFile):
 
     label = "vcsm"
 
-    def __init__(self, kernel: Kernel, path: str) -> None:
-        super().__init__(kernel, path)
+    def __init__(self, device: VcsmDevice, path: str) -> None:
+        super().__init__(device.linux, path)
+        self._device = device
         self.blocks: dict[int, _Plain] = {}
         self.addresses: dict[int, int] = {}  # handle -> user address of its map
 
     def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
         """By number; the blocks of CLEAN_INVALID2 follow its head."""
-        size = _argument_size(self.kernel, "I", request)
+        size = _argument_size(self.linux, "I", request)
         if request & 0xFF == vcsm.IOCTLS["VMCS_SM_IOCTL_MEM_CLEAN_INVALID2"].nr:
-            size += peek(1)[0] * (24 if self.kernel.pointer_size == 8 else 16)
+            size += peek(1)[0] * (24 if self.linux.pointer_size == 8 else 16)
         return size
 
     def ioctl(self, request: int, arg: bytearray) -> int:
@@ -224,13 +222,13 @@ class VcsmFile(OpenFile):
         elif nr == vcsm.IOCTLS["VMCS_SM_IOCTL_MEM_CLEAN_INVALID2"].nr:
             self._clean(arg)
         elif any(row.nr == nr and row.type == ord("I") for row in vcsm.IOCTLS.values()):
-            raise self.kernel.not_modelled(_name(self.kernel, nr, "I", request))
+            raise self.linux.not_modelled(_name(self.linux, nr, "I", request))
         else:
             raise fail(errno.EINVAL)
         return 0
 
     def _layout(self, name: str, arg: bytearray) -> Layout:
-        layout = vcsm.layout(name, self.kernel.pointer_size)
+        layout = vcsm.layout(name, self.linux.pointer_size)
         _need(arg, layout)
         return layout
 
@@ -242,16 +240,16 @@ class VcsmFile(OpenFile):
 
     def _alloc(self, arg: bytearray) -> None:
         layout = self._layout("vmcs_sm_ioctl_alloc", arg)
-        page = self.kernel.profile.page_size
+        page = self.linux.profile.page_size
         size = layout.number(arg, "size") * max(1, layout.number(arg, "num"))
         size = (size + page - 1) // page * page
         cached = layout.number(arg, "cached")
         if size == 0 or cached > vcsm.Cache.BOTH:
             raise fail(errno.EINVAL)
-        region = self.kernel.vcsm.heap().allocate(size, page, f"VCSM {_label(layout, arg)}")
+        region = self._device.heap().allocate(size, page, f"VCSM {_label(layout, arg)}")
         if region is None:
             raise fail(errno.ENOMEM)
-        device = self.kernel.vcsm
+        device = self._device
         handle = device.next_guid * page  # a GUID: a multiple of the page size, used as mmap offset
         device.next_guid += 1
         self.blocks[handle] = _Plain(region, cached)
@@ -288,7 +286,7 @@ class VcsmFile(OpenFile):
 
     def _clean(self, arg: bytearray) -> None:
         """Cache maintenance has no effect on memory that both sides see at once; the blocks are checked."""
-        wide = self.kernel.pointer_size == 8
+        wide = self.linux.pointer_size == 8
         if len(arg) < 4:
             raise fail(errno.EFAULT)
         count = arg[0]
@@ -321,7 +319,7 @@ class VcsmFile(OpenFile):
             if block.freed and not block.maps:
                 del self.blocks[handle]
                 self.addresses.pop(handle, None)
-                self.kernel.vcsm.heap().free(block.region)
+                self._device.heap().free(block.region)
 
     def release(self) -> None:
         """The last descriptor is gone: everything is freed once its maps are gone."""

@@ -1,7 +1,7 @@
-"""`qpu emulate`: run an unmodified Python program that talks to the kernel itself on an emulated board.
+"""`qpu emulate`: run an unmodified Python program that talks to the board itself on an emulated board.
 
 In this process, and for the board's paths only, the functions of os, io, fcntl, mmap and ctypes that such programs use
-lead to the emulated kernel. GPU memory is one memory file, so that maps are real ones.
+lead to the emulated board. GPU memory is one memory file, so that maps are real ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from qpu.drivers.port import Lock
 from qpu.emu.boards import BoardProfile, parse_board
-from qpu.emu.linux.core import Kernel, fail
+from qpu.emu.linux.board import Board
+from qpu.emu.linux.core import Linux, fail
 from qpu.emu.linux.user_memory import read_user, write_user
 from qpu.emu.process.audit import Guard
 from qpu.emu.process.files import FilePatches, RealFds
@@ -119,7 +120,7 @@ class Emulation:
         *,
         strict: bool = False,
         engine: str | None = None,
-        machine: Callable[[Kernel], V3dMachine | Vc4Machine] | None = None,
+        machine: Callable[[Linux], V3dMachine | Vc4Machine] | None = None,
         trace: TraceFile | None = None,
     ) -> None:
         if not hasattr(os, "memfd_create"):
@@ -135,17 +136,17 @@ class Emulation:
         self._inherited: set[int] = set()
         self._shown: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self.files = FilePatches(lambda: self.kernel, lambda: self._kernel, self._inherited)
+        self.files = FilePatches(lambda: self.board, lambda: self._board, self._inherited)
         self._undo: list[tuple[Any, str, Any]] = []
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._guard: Guard | None = None
         self.installed = False
         self._retired = False
-        self._kernel: Kernel | None = self._make()
+        self._board: Board | None = self._make()
 
-    def _make(self) -> Kernel:
-        kernel = Kernel(
+    def _make(self) -> Board:
+        board = Board(
             self.profile,
             strict=self.strict,
             engine=self.engine,
@@ -156,22 +157,22 @@ class Emulation:
             shared_memory=True,
             fds=RealFds(_REAL_OS_OPEN, _REAL_OS_CLOSE),
         )
-        kernel.subscribers.append(self._warn)
-        kernel.on_work = self._work
-        return kernel
+        board.subscribers.append(self._warn)
+        board.on_work = self._work
+        return board
 
     @property
-    def kernel(self) -> Kernel:
+    def board(self) -> Board:
         """The board; a new one in a child after fork."""
-        kernel = self._kernel
-        if kernel is None:
+        board = self._board
+        if board is None:
             with self._lock:
-                if self._kernel is None:
+                if self._board is None:
                     if self._trace_file is not None and self._trace is None:
                         self._trace = self._trace_file.start()
-                    self._kernel = self._make()
-                kernel = self._kernel
-        return kernel
+                    self._board = self._make()
+                board = self._board
+        return board
 
     # jobs that nobody waits for
 
@@ -184,15 +185,15 @@ class Emulation:
 
     def _advance(self) -> None:
         while self.installed and not self._retired:
-            kernel = self._kernel
-            if kernel is None or kernel.closed:
+            board = self._board
+            if board is None or board.closed:
                 return
             patience = UNWATCHED_S if self.profile.is_drm else UNWATCHED_VC4_S
-            if time.monotonic() - kernel.last_call < patience:
+            if time.monotonic() - board.last_call < patience:
                 time.sleep(patience / 4)  # the program will wait soon
                 continue
             self._wake.clear()
-            if not kernel.step():
+            if not board.step():
                 self._wake.wait()
 
     # faults
@@ -229,7 +230,7 @@ class Emulation:
         setattr(where, name, value)
 
     def install(self) -> None:
-        """Lead the board's paths to the emulated kernel from now on. Only one emulation can be in place."""
+        """Lead the board's paths to the emulated board from now on. Only one emulation can be in place."""
         global _current
         if _current is not None:
             raise UsageError(f"this process already runs on an emulated {_current.profile.name}")
@@ -238,7 +239,7 @@ class Emulation:
         self.files.install()
         self._put(fcntl, "ioctl", self.ioctl)
         self._put(fcntl, "fcntl", self.fcntl)
-        self._put(mmap, "mmap", make_mmap(self._kernel_of))
+        self._put(mmap, "mmap", make_mmap(self.board_of))
         library = self._library()
         self._put(ctypes, "CDLL", library)
         self._put(ctypes, "cdll", ctypes.LibraryLoader(library))
@@ -325,7 +326,7 @@ class Emulation:
     def _refuse(self, what: str, fd: Any) -> None:
         number = _descriptor(fd)
         if self.files.known(number):
-            raise self.kernel.not_modelled(f"{what} on {self.kernel.fds.get(number).path}")
+            raise self.board.not_modelled(f"{what} on {self.board.fds.get(number).path}")
 
     def _checked(self, what: str, real: Any) -> Any:
         def call(fd: Any, *args: Any, **named: Any) -> Any:
@@ -360,22 +361,22 @@ class Emulation:
             where, name, value = self._undo.pop()
             setattr(where, name, value)
         self.files.uninstall()
-        if self._kernel is not None:
-            self._kernel.close()
+        if self._board is not None:
+            self._board.close()
 
     def after_fork(self) -> None:
         """In the child: a board of its own. Devices opened before cannot be used."""
-        kernel, self._kernel = self._kernel, None
+        board, self._board = self._board, None
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread = None
         if self._trace_file is not None:
             self._trace_file = TraceFile.load(self._trace_file.dump(), os.getpid())
             self._trace = None
-        if kernel is not None:
-            self._inherited.update(fd for fd, _ in kernel.fds.open)
+        if board is not None:
+            self._inherited.update(fd for fd, _ in board.fds.open)
             # The parent's memory is shared: nothing of it may be freed here.
-            kernel.disown()
+            board.disown()
 
     def _library(self) -> type[ctypes.CDLL]:
         profile = self.profile
@@ -409,8 +410,8 @@ class Emulation:
 
     # calls
 
-    def _kernel_of(self, fd: int) -> Kernel | None:
-        return self.kernel if self.files.known(fd) else None
+    def board_of(self, fd: int) -> Board | None:
+        return self.board if self.files.known(fd) else None
 
     def fcntl(self, fd: Any, cmd: int, arg: Any = 0, /) -> Any:
         """fcntl.fcntl"""
@@ -427,18 +428,18 @@ class Emulation:
         if not self.files.known(number):
             _REAL_FLOCK(fd, operation)
             return
-        kernel = self.kernel
+        board = self.board
         lock = _FLOCKS.get(operation & ~fcntl.LOCK_NB)
-        with kernel.call():
+        with board.call():
             if lock is None:
                 raise fail(errno.EINVAL)
             try:
-                kernel.flock(kernel.fds.get(number), lock)
+                board.flock(board.fds.get(number), lock)
             except BlockingIOError:
                 if operation & fcntl.LOCK_NB:
                     raise
-                path = kernel.fds.get(number).path
-                raise kernel.not_modelled(f"waiting for a lock of {path} that this process holds") from None
+                path = board.fds.get(number).path
+                raise board.not_modelled(f"waiting for a lock of {path} that this process holds") from None
 
     def ioctl(self, fd: Any, request: int, arg: Any = 0, mutate_flag: bool = True, /) -> Any:
         """fcntl.ioctl"""
@@ -446,9 +447,9 @@ class Emulation:
         if not self.files.known(number):
             return _REAL_IOCTL(fd, request, arg, mutate_flag)
         request &= 0xFFFFFFFF  # negative numbers are common: ctypes and old libraries use signed ones
-        kernel = self.kernel
-        with kernel.call():
-            file = kernel.fds.get(number)
+        board = self.board
+        with board.call():
+            file = board.fds.get(number)
             if isinstance(arg, int):
                 return self._by_pointer(file, request, arg)
             if isinstance(arg, str):
@@ -475,8 +476,8 @@ class Emulation:
 
     def ioctl_at(self, fd: int, request: int, address: int) -> int:
         """ioctl(2) of an emulated device with a pointer."""
-        with self.kernel.call():
-            return self._by_pointer(self.kernel.fds.get(fd), request & 0xFFFFFFFF, address)
+        with self.board.call():
+            return self._by_pointer(self.board.fds.get(fd), request & 0xFFFFFFFF, address)
 
     def _by_pointer(self, file: Any, request: int, address: int) -> int:
         """The argument is a number: an address, as a C program passes it."""

@@ -18,7 +18,7 @@ from qpu.emu.linux.files import Node
 from qpu.emu.process.paths import ANCESTORS, Entry, Paths, Scan
 
 if TYPE_CHECKING:
-    from qpu.emu.linux.core import Kernel
+    from qpu.emu.linux.board import Board
 
 __all__ = ["FilePatches", "RealFds"]
 
@@ -78,9 +78,9 @@ _REAL_FILEIO = io.FileIO
 class FilePatches:
     """Replacements for the functions of `os` and `io`, and putting them in and out of place."""
 
-    def __init__(self, kernel: Callable[[], Kernel], made: Callable[[], Kernel | None], inherited: set[int]) -> None:
-        """kernel: the board, made when needed. made: None while there is none. inherited: descriptors of a parent."""
-        self._kernel = kernel
+    def __init__(self, board: Callable[[], Board], made: Callable[[], Board | None], inherited: set[int]) -> None:
+        """board: the board, made when needed. made: None while there is none. inherited: descriptors of a parent."""
+        self._board = board
         self._made = made
         self._inherited = inherited
         self._undo: list[tuple[Any, str, Any]] = []
@@ -107,7 +107,7 @@ class FilePatches:
 
     def _node(self, path: str, shown: Any, *, follow: bool = True) -> Node:
         try:
-            return self._kernel().files.resolve(path, follow=follow)[1]
+            return self._board().files.resolve(path, follow=follow)[1]
         except OSError as error:
             raise fail(error.errno or errno.ENOENT, shown) from None
 
@@ -118,15 +118,15 @@ class FilePatches:
         if not isinstance(fd, int):
             return False
         if fd in self._inherited:
-            raise self._kernel().not_modelled(
+            raise self._board().not_modelled(
                 f"descriptor {fd}, a device opened before fork() (open it in the child instead),"
             )
-        kernel = self._made()
-        if kernel is None or fd not in kernel.fds:
+        board = self._made()
+        if board is None or fd not in board.fds:
             return False
-        assert isinstance(kernel.fds, RealFds)
-        with kernel.whole():
-            return kernel.fds.known(fd)
+        assert isinstance(board.fds, RealFds)
+        with board.whole():
+            return board.fds.known(fd)
 
     def open(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         """os.open"""
@@ -137,18 +137,18 @@ class FilePatches:
         return int(_REAL["open"](path, flags, mode, dir_fd=dir_fd))
 
     def _open_owned(self, full: str, shown: Any, flags: int) -> int:
-        kernel = self._kernel()
+        board = self._board()
         writing = flags & os.O_ACCMODE != os.O_RDONLY
-        with kernel.call():
+        with board.call():
             node = self._node(full, shown)
             if flags & os.O_CREAT and flags & os.O_EXCL:
                 raise fail(errno.EEXIST, shown)
             if flags & os.O_PATH == os.O_PATH:
-                raise kernel.not_modelled(f"os.open of {full} with O_PATH")
+                raise board.not_modelled(f"os.open of {full} with O_PATH")
             if node.kind == stat.S_IFDIR:
                 if writing or flags & os.O_CREAT:
                     raise fail(errno.EISDIR, shown)
-                return self.paths.open_directory(self._kernel().files.resolve(full)[0], flags)
+                return self.paths.open_directory(self._board().files.resolve(full)[0], flags)
             if flags & os.O_DIRECTORY == os.O_DIRECTORY:
                 raise fail(errno.ENOTDIR, shown)
             if node.kind == stat.S_IFREG:
@@ -156,12 +156,12 @@ class FilePatches:
                     raise fail(errno.EACCES, shown)
                 return self._copy(posixpath.basename(full), node.data, flags & os.O_CLOEXEC)
             try:
-                file = kernel.open(full)
+                file = board.open(full)
             except OSError as error:
                 raise fail(error.errno or errno.EIO, shown) from None
             file.writable = writing
             fd = int(_REAL["open"]("/dev/null", flags & (os.O_ACCMODE | os.O_CLOEXEC | os.O_NONBLOCK)))
-            kernel.fds.adopt(fd, file)
+            board.fds.adopt(fd, file)
             return fd
 
     @staticmethod
@@ -177,8 +177,8 @@ class FilePatches:
 
     def _own(self) -> set[int]:
         """Descriptors of the emulation, which programs that close everything must not close."""
-        kernel = self._made()
-        return self.paths.own if kernel is None or kernel.closed else {kernel.memory.fd, *self.paths.own}
+        board = self._made()
+        return self.paths.own if board is None or board.closed else {board.memory.fd, *self.paths.own}
 
     def close(self, fd: int) -> None:
         """os.close"""
@@ -187,19 +187,19 @@ class FilePatches:
         if fd in self._inherited:
             self._inherited.discard(fd)
         elif self.known(fd):
-            with self._kernel().call():
-                self._kernel().fds.close(fd)
+            with self._board().call():
+                self._board().fds.close(fd)
             return
         _REAL["close"](fd)
 
     def closerange(self, low: int, high: int) -> None:
         """os.closerange"""
-        kernel = self._made()
-        if kernel is not None:
-            with kernel.whole():
-                for fd, _ in kernel.fds.open:
+        board = self._made()
+        if board is not None:
+            with board.whole():
+                for fd, _ in board.fds.open:
                     if low <= fd < high:
-                        kernel.fds.close(fd)
+                        board.fds.close(fd)
         self.paths.forget_directories(low, high)
         for fd in sorted(fd for fd in self._own() if low <= fd < high):
             _REAL["closerange"](low, fd)
@@ -211,9 +211,9 @@ class FilePatches:
         if self.paths.directory(fd) is not None:
             self.paths.share_directory(fd, copy)
             return copy
-        kernel = self._kernel()
-        with kernel.whole():
-            kernel.fds.adopt(copy, kernel.fds.get(fd))
+        board = self._board()
+        with board.whole():
+            board.fds.adopt(copy, board.fds.get(fd))
         return copy
 
     def dup(self, fd: int) -> int:
@@ -226,7 +226,7 @@ class FilePatches:
         """os.dup2"""
         known = self.known(fd)
         if fd2 in self._own():
-            raise self._kernel().not_modelled(f"os.dup2 to {fd2}, which the emulation needs,")
+            raise self._board().not_modelled(f"os.dup2 to {fd2}, which the emulation needs,")
         if fd != fd2 and self.known(fd2):
             self.forget(fd2)
         copy = int(_REAL["dup2"](fd, fd2, inheritable))
@@ -236,9 +236,9 @@ class FilePatches:
     def fstat(self, fd: int) -> os.stat_result:
         """os.fstat"""
         if self.known(fd):
-            file: OpenFile = self._kernel().fds.get(fd)
+            file: OpenFile = self._board().fds.get(fd)
             try:
-                real, node = self._kernel().files.resolve(file.path)
+                real, node = self._board().files.resolve(file.path)
             except OSError:  # a buffer or a sync object: an anonymous file
                 return _REAL["fstat"](fd)  # type: ignore[no-any-return]  # taken from a table
             return self._result(real, node)
@@ -254,7 +254,7 @@ class FilePatches:
         def refuse(*args: Any, **named: Any) -> Any:
             for fd in (*args[:descriptors], *(named[n] for n in _FD_NAMES if n in named)):
                 if self.known(fd):
-                    raise self._kernel().not_modelled(f"os.{name} on {self._kernel().fds.get(fd).path}")
+                    raise self._board().not_modelled(f"os.{name} on {self._board().fds.get(fd).path}")
             return real(*args, **named)
 
         refuse.__name__ = name
@@ -263,10 +263,10 @@ class FilePatches:
     # paths
 
     def _result(self, path: str, node: Node) -> os.stat_result:
-        kernel = self._kernel()
+        board = self._board()
         size = len(node.data) if node.kind == stat.S_IFREG else len(node.target)
         found = node.as_stat()
-        inode = 1 + sorted(p for p, _ in kernel.files).index(path)
+        inode = 1 + sorted(p for p, _ in board.files).index(path)
         return os.stat_result(
             (node.mode, inode, 0xE40, 1, found.uid, found.gid, size, 0, 0, 0),
             {"st_rdev": os.makedev(*node.rdev), "st_blksize": 4096, "st_blocks": (size + 511) // 512},
@@ -293,7 +293,7 @@ class FilePatches:
 
     def _resolve(self, full: str, shown: Any, follow: bool) -> tuple[str, Node]:
         try:
-            return self._kernel().files.resolve(full, follow=follow)
+            return self._board().files.resolve(full, follow=follow)
         except OSError as error:
             raise fail(error.errno or errno.ENOENT, shown) from None
 
@@ -311,9 +311,9 @@ class FilePatches:
             node = self._node(full, path)
         except OSError:
             return False
-        kernel = self._kernel()
+        board = self._board()
         if node.kind == stat.S_IFCHR:
-            closed = kernel.profile.deny or (node.device == "mem" and not kernel.profile.devmem)
+            closed = board.profile.deny or (node.device == "mem" and not board.profile.devmem)
             return not mode & os.X_OK and not (closed and mode & (os.R_OK | os.W_OK))
         if node.kind == stat.S_IFREG:
             return not mode & (os.X_OK | os.W_OK)
@@ -382,7 +382,7 @@ class FilePatches:
         full = self.paths.absolute(path)
         if full is not None and self.owned(full) is not None:
             self._names(full, path)
-            self.paths.enter(self._kernel().files.resolve(full)[0])
+            self.paths.enter(self._board().files.resolve(full)[0])
             return
         try:
             _REAL["chdir"](self.paths.real(path)[0])
@@ -496,8 +496,8 @@ class FilePatches:
 
             def _check(self, what: str) -> None:
                 if self._emulated:
-                    kernel = patches._kernel()
-                    raise kernel.not_modelled(f"{what} a file object of {kernel.fds.get(self.fileno()).path}")
+                    board = patches._board()
+                    raise board.not_modelled(f"{what} a file object of {board.fds.get(self.fileno()).path}")
 
             def read(self, size: int | None = -1, /) -> Any:
                 self._check("reading")
@@ -521,11 +521,11 @@ class FilePatches:
 
     def forget(self, fd: int) -> None:
         """A file object closed a descriptor itself."""
-        kernel = self._kernel()
-        with kernel.whole():
-            if fd in kernel.fds and not kernel.closed:
-                assert isinstance(kernel.fds, RealFds)
-                kernel.fds.forget(fd)
+        board = self._board()
+        with board.whole():
+            if fd in board.fds and not board.closed:
+                assert isinstance(board.fds, RealFds)
+                board.fds.forget(fd)
 
     # in and out of place
 

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qpu.emu.linux.core import Kernel, RegisterBlock, Span, fail
+from qpu.emu.linux.board import Board
+from qpu.emu.linux.core import RegisterBlock, Span, fail
 
 if TYPE_CHECKING:
     from qpu.emu.process.emulate import Emulation
@@ -48,7 +49,7 @@ class LibcCalls:
 
     def __init__(self, emulation: Emulation) -> None:
         self._emulation = emulation
-        self._maps: dict[int, tuple[int, Kernel, Span]] = {}  # address -> length and what is mapped
+        self._maps: dict[int, tuple[int, Board, Span]] = {}  # address -> length and what is mapped
         self._mine: dict[str, Callable[..., int | None]] = {
             "open": self._open,
             "open64": self._open,
@@ -71,15 +72,15 @@ class LibcCalls:
     # None: not ours, the system's function is called
 
     def _refuse(self, name: str, args: Sequence[Any]) -> None:
-        files, kernel = self._emulation.files, self._emulation.kernel
+        files, board = self._emulation.files, self._emulation.board
         at = _BY_PATH.get(name)
         if at is not None and len(args) > at:
             full = files.owned(_text(args[at]))
             if full is not None:
-                raise kernel.not_modelled(f"{name}() of the C library on {full}")
+                raise board.not_modelled(f"{name}() of the C library on {full}")
         at = _BY_FD.get(name)
         if at is not None and len(args) > at and files.known(_number(args[at])):
-            raise kernel.not_modelled(f"{name}() of the C library on {kernel.fds.get(_number(args[at])).path}")
+            raise board.not_modelled(f"{name}() of the C library on {board.fds.get(_number(args[at])).path}")
 
     def _open(self, path: Any, flags: Any, *mode: Any) -> int | None:
         text = _text(path)
@@ -103,17 +104,17 @@ class LibcCalls:
         number = ctypes.c_int(_number(fd)).value
         if number < 0 or not self._emulation.files.known(number):
             return None
-        kernel = self._emulation.kernel
+        board = self._emulation.board
         size, start, how = _number(length), _number(offset), _number(flags)
-        with kernel.call():
-            path = kernel.fds.get(number).path
-            if not 0 < size <= _WORD >> 1 or start % kernel.profile.page_size:
+        with board.call():
+            path = board.fds.get(number).path
+            if not 0 < size <= _WORD >> 1 or start % board.profile.page_size:
                 raise fail(errno.EINVAL)
             if not how & mmap.MAP_SHARED:
-                raise kernel.not_modelled(f"a private map (flags 0x{how:x}) of {path}")
-            found = kernel.fds.get(number).mmap(size, start)
+                raise board.not_modelled(f"a private map (flags 0x{how:x}) of {path}")
+            found = board.fds.get(number).mmap(size, start)
             if isinstance(found, RegisterBlock):
-                raise kernel.not_modelled(
+                raise board.not_modelled(
                     f"mmap() of the C library of registers at 0x{found.base:x} (a pointer to them cannot be watched; "
                     "use mmap.mmap)"
                 )
@@ -127,11 +128,11 @@ class LibcCalls:
                 ctypes.c_int64,
                 use_errno=True,
             )(("mmap64" if ctypes.sizeof(ctypes.c_void_p) == 4 else "mmap", ctypes.CDLL(None)))
-            at = real(_number(address), size, _number(prot), how, kernel.memory.fd, found.address)
+            at = real(_number(address), size, _number(prot), how, board.memory.fd, found.address)
             if at in (None, _FAILED):
                 found.release()
                 raise fail(ctypes.get_errno())
-            self._maps[at] = size, kernel, found
+            self._maps[at] = size, board, found
             if found.placed is not None:
                 found.placed(at)
         return int(at)
@@ -139,17 +140,17 @@ class LibcCalls:
     def _munmap(self, address: Any, length: Any) -> int | None:
         at, size = _number(address), _number(length)
         if at not in self._maps:
-            for start, (have, kernel, _) in self._maps.items():
+            for start, (have, board, _) in self._maps.items():
                 if start < at + size and at < start + have:
-                    raise kernel.not_modelled(f"munmap() of 0x{size:x} bytes inside a map of 0x{have:x} bytes")
+                    raise board.not_modelled(f"munmap() of 0x{size:x} bytes inside a map of 0x{have:x} bytes")
             return None
-        have, kernel, span = self._maps[at]
+        have, board, span = self._maps[at]
         page = mmap.PAGESIZE - 1
         if (size + page) & ~page != (have + page) & ~page:
-            raise kernel.not_modelled(f"munmap() of 0x{size:x} bytes of a map of 0x{have:x} bytes")
+            raise board.not_modelled(f"munmap() of 0x{size:x} bytes of a map of 0x{have:x} bytes")
         del self._maps[at]
-        with kernel.whole():
-            if not kernel.closed:
+        with board.whole():
+            if not board.closed:
                 span.release()
         return None  # the system takes the addresses away
 

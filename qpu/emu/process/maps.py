@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qpu.emu.linux.core import RegisterBlock, Span, fail
 
 if TYPE_CHECKING:
-    from qpu.emu.linux.core import Kernel
+    from qpu.emu.linux.board import Board
 
 __all__ = ["RegisterMap", "make_mmap"]
 
@@ -27,8 +27,8 @@ class RegisterMap:
     There is no memory behind it: exporting a buffer (NumPy view, ``struct.unpack_from``) is a TypeError.
     """
 
-    def __init__(self, kernel: Kernel, block: RegisterBlock, length: int) -> None:
-        self._kernel = kernel
+    def __init__(self, board: Board, block: RegisterBlock, length: int) -> None:
+        self._board = board
         self._block: RegisterBlock | None = block
         self._length = length
         self._at = 0
@@ -41,7 +41,7 @@ class RegisterMap:
     def _load(self, start: int, stop: int) -> bytes:
         block = self._live()
         first = start // 4 * 4
-        with self._kernel.call():
+        with self._board.call():
             words = [block.read32(at) for at in range(first, stop, 4)]
         return struct.pack(f"<{len(words)}I", *words)[start - first : stop - first]
 
@@ -52,7 +52,7 @@ class RegisterMap:
                 f"writing {len(data)} bytes at register offset 0x{start:x}: device registers are 32 bits wide; write "
                 "whole words at multiples of 4"
             )
-        with self._kernel.call():
+        with self._board.call():
             for i in range(0, len(data), 4):
                 block.write32(start + i, int.from_bytes(data[i : i + 4], "little"))
 
@@ -169,51 +169,51 @@ def _protection(args: dict[str, Any]) -> tuple[int, int]:
 _NAMES = ("fileno", "length", "flags", "prot", "access", "offset")
 
 
-def make_mmap(current: Callable[[int], Kernel | None]) -> type[mmap.mmap]:
-    """A replacement for mmap.mmap. current: the kernel whose device the descriptor is, None for other files."""
+def make_mmap(current: Callable[[int], Board | None]) -> type[mmap.mmap]:
+    """A replacement for mmap.mmap. current: the board whose device the descriptor is, None for other files."""
 
     class EmulatedMmap(_REAL):
         """mmap.mmap, also of emulated devices."""
 
         _emulated_span: Span | None = None
-        _emulated_kernel: Kernel | None = None
+        _emulated_board: Board | None = None
 
         def __new__(cls, *positional: Any, **named: Any) -> Any:
             args = dict(zip(_NAMES, positional, strict=False)) | named
             fd = args.get("fileno", -1)
-            kernel = current(fd) if isinstance(fd, int) and len(positional) <= len(_NAMES) else None
-            if kernel is None:
+            board = current(fd) if isinstance(fd, int) and len(positional) <= len(_NAMES) else None
+            if board is None:
                 return _REAL.__new__(cls, *positional, **named)
             length, offset = int(args.get("length", 0)), int(args.get("offset", 0))
             flags, prot = _protection(args)
-            with kernel.call():
-                if length <= 0 or offset < 0 or offset % kernel.profile.page_size:
+            with board.call():
+                if length <= 0 or offset < 0 or offset % board.profile.page_size:
                     raise fail(errno.EINVAL)
                 if not flags & mmap.MAP_SHARED:
-                    raise kernel.not_modelled(f"a private map (flags 0x{flags:x}) of {kernel.fds.get(fd).path}")
-                found = kernel.fds.get(fd).mmap(length, offset)
+                    raise board.not_modelled(f"a private map (flags 0x{flags:x}) of {board.fds.get(fd).path}")
+                found = board.fds.get(fd).mmap(length, offset)
             if isinstance(found, RegisterBlock):
-                return RegisterMap(kernel, found, length)
+                return RegisterMap(board, found, length)
             extra = {"trackfd": False} if sys.version_info >= (3, 13) else {}
             try:
                 made: EmulatedMmap = _REAL.__new__(
-                    cls, kernel.memory.fd, length, flags=flags, prot=prot, offset=found.address, **extra
+                    cls, board.memory.fd, length, flags=flags, prot=prot, offset=found.address, **extra
                 )
             except BaseException:
-                with kernel.whole():
+                with board.whole():
                     found.release()
                 raise
-            made._emulated_span, made._emulated_kernel = found, kernel
+            made._emulated_span, made._emulated_board = found, board
             if found.placed is not None and prot & mmap.PROT_WRITE:
                 found.placed(ctypes.addressof(ctypes.c_char.from_buffer(made)))
             return made
 
         def _emulated_release(self) -> None:
-            span, kernel = self._emulated_span, self._emulated_kernel
-            if span is not None and kernel is not None:
+            span, board = self._emulated_span, self._emulated_board
+            if span is not None and board is not None:
                 self._emulated_span = None
-                with kernel.whole():
-                    if not kernel.closed:
+                with board.whole():
+                    if not board.closed:
                         span.release()
 
         def close(self) -> None:

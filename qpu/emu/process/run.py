@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qpu.emu.engines import strict_by_default
-from qpu.emu.process import emulate as intercept
+from qpu.emu.process import emulate
 from qpu.emu.process.emulate import BOARD_VARIABLE, Emulation
 from qpu.emu.process.trace_file import TraceFile
 from qpu.errors import UsageError
@@ -95,7 +95,7 @@ def run_emulated(argv: Sequence[str], board: str = "pi5", strict: bool = False, 
     if not argv or list(argv) == ["-m"]:
         raise UsageError("name a script, or -m and a module")
     hard = _strict(strict)
-    outer = intercept.current()
+    outer = emulate.current()
     if outer is not None:
         outer.uninstall()  # this process was started by an emulated one
     emulation = Emulation(board, strict=hard, trace=trace)

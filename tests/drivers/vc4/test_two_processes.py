@@ -37,8 +37,8 @@ def opened(port: EmuPort, launch: Launch = "mailbox") -> Device:
 
 
 def powered(port: EmuPort) -> bool:
-    assert port.kernel.vc4 is not None
-    return port.kernel.vc4.enabled
+    assert port.board.vc4 is not None
+    return port.board.vc4.enabled
 
 
 def test_the_first_to_close_does_not_power_off() -> None:
@@ -116,7 +116,7 @@ def test_both_ways_in_one_process() -> None:
         b.run(SHORT)
     mailbox.run(SHORT)
     mailbox.close()
-    assert not powered(port) or port.kernel.closed
+    assert not powered(port) or port.board.closed
 
 
 def test_a_refused_upgrade_keeps_what_was_there() -> None:
@@ -291,7 +291,7 @@ def test_faults_of_the_lock(call: str, number: int) -> None:
     except DriverError as error:
         assert call == "flock:shared" and error.errno == number != errno.EINTR
     assert port.leaked == [] or port.allocated() == []
-    assert port.kernel.closed or not powered(port)
+    assert port.board.closed or not powered(port)
 
 
 def test_a_lock_is_of_the_open_file() -> None:

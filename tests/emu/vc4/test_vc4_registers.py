@@ -23,12 +23,12 @@ class Chip:
 
     def __init__(self, engine: str, *, strict: bool = True) -> None:
         self.port = EmuPort("pi3", engine=engine, strict=strict)
-        kernel = self.port.kernel
-        assert kernel.vc4 is not None
-        kernel.vc4.enabled = True
-        self.gpu = kernel.vc4
-        region = kernel.memory.map(0x100000, 1 << 18, "test")
-        self.words = kernel.memory.bytes[region.address : region.end].view(np.uint32)
+        board = self.port.board
+        assert board.vc4 is not None
+        board.vc4.enabled = True
+        self.gpu = board.vc4
+        region = board.memory.map(0x100000, 1 << 18, "test")
+        self.words = board.memory.bytes[region.address : region.end].view(np.uint32)
         self.regs = self.port.mmio(V3D, 0x1000)
         self._at = 0
         self.start()
@@ -182,7 +182,7 @@ def test_a_semaphore_is_raised_by_a_program_that_is_queued_after_polls(engine: s
         assert made.status() == (0, 1, 0, 0)
     made.queue(made.program(up))
     made.finish(2)
-    assert not made.port.kernel.faults
+    assert not made.port.board.faults
     made.port.shutdown()
 
 
@@ -201,7 +201,7 @@ def test_a_deadlock_is_a_warning_when_lenient(engine: str) -> None:
     made.queue(made.program(down))
     for _ in range(300):
         assert made.status() == (0, 1, 0, 0)
-    assert [text.partition(":")[0] for text in made.port.kernel.faults] == ["deadlock"]
+    assert [text.partition(":")[0] for text in made.port.board.faults] == ["deadlock"]
     made.queue(made.program(up))
     made.finish(2)
     made.port.shutdown()

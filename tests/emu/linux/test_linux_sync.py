@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 import pytest
-from kernel_rig import Rig, pointer
+from linux_rig import Rig, pointer
 
 from qpu.drivers.uapi import drm
 from qpu.errors import EmuFault
@@ -216,7 +216,7 @@ class TestCpuJobs:
         rig = Rig(board)
         fd = rig.open()
         counts, uniforms, out = rig.bo(fd), rig.bo(fd), rig.bo(fd)
-        rig.kernel.memory.view(counts.offset + 16, 12)[:] = struct.pack("<3I", 2, 3, 4)
+        rig.board.memory.view(counts.offset + 16, 12)[:] = struct.pack("<3I", 2, 3, 4)
         chain = Extensions()
         inner = drm.layout("drm_v3d_submit_csd", 8).pack(
             cfg=(0, 0, 0, 77), bo_handles=chain.words([out.handle]), bo_handle_count=1
@@ -237,7 +237,7 @@ class TestCpuJobs:
         self.cpu(rig, fd, chain, [counts.handle])
         rig.wait(fd, out.handle)
         assert rig.machine.seen == [(2 << 16, 3 << 16, 4 << 16, 77, batches, 0, 0)]
-        words = struct.unpack("<8I", rig.kernel.memory.view(uniforms.offset, 32))
+        words = struct.unpack("<8I", rig.board.memory.view(uniforms.offset, 32))
         assert words == (0, 0, 0, 0, 0, 2, 0, 4)
 
     def test_timestamps(self, rig: Rig) -> None:
@@ -248,8 +248,8 @@ class TestCpuJobs:
         chain.add("drm_v3d_timestamp_query", 3, offsets=chain.words([8, 24]), syncs=chain.words(queries), count=2)
         self.cpu(rig, fd, chain, [bo.handle])
         rig.sync_wait(fd, queries, int((rig.now + 1) * 1e9), 1)
-        first, second = struct.unpack("<Q8xQ", rig.kernel.memory.view(bo.offset + 8, 24))
-        assert 0 < first <= rig.kernel.clock.now_ns and second == 0
+        first, second = struct.unpack("<Q8xQ", rig.board.memory.view(bo.offset + 8, 24))
+        assert 0 < first <= rig.board.clock.now_ns and second == 0
         chain = Extensions()
         chain.add(
             "drm_v3d_copy_timestamp_query",
@@ -264,7 +264,7 @@ class TestCpuJobs:
         )
         self.cpu(rig, fd, chain, [target.handle, bo.handle])
         rig.wait(fd, target.handle)
-        assert struct.unpack("<4Q", rig.kernel.memory.view(target.offset, 32)) == (first, 1, 0, 1)
+        assert struct.unpack("<4Q", rig.board.memory.view(target.offset, 32)) == (first, 1, 0, 1)
         chain = Extensions()
         chain.add("drm_v3d_reset_timestamp_query", 4, syncs=chain.words(queries), offset=8, count=1)
         with refused(errno.EFAULT):  # fewer words than the count says are fine, none are not
@@ -273,20 +273,20 @@ class TestCpuJobs:
             self.cpu(rig, fd, chain2, [bo.handle])
         self.cpu(rig, fd, chain, [bo.handle])
         rig.wait(fd, bo.handle)
-        assert struct.unpack("<Q", rig.kernel.memory.view(bo.offset + 8, 8)) == (0,)
+        assert struct.unpack("<Q", rig.board.memory.view(bo.offset + 8, 8)) == (0,)
 
     def test_cpu_jobs_come_after_what_they_wait_for(self, rig: Rig) -> None:
         fd = rig.open()
         bo, stamp, s, query = rig.bo(fd), rig.bo(fd), create(rig, fd), create(rig, fd)
         rig.machine.length, rig.machine.batches = 91_000_000, 100
-        start = rig.kernel.clock.now_ns
+        start = rig.board.clock.now_ns
         rig.submit(fd, [bo.handle], out_sync=s)
         chain = Extensions()
         chain.add("drm_v3d_timestamp_query", 3, offsets=chain.words([0]), syncs=chain.words([query]), count=1)
         chain.multisync([s], [], stage=5)
         self.cpu(rig, fd, chain, [stamp.handle])
         rig.wait(fd, stamp.handle)
-        (time_ns,) = struct.unpack("<Q", rig.kernel.memory.view(stamp.offset, 8))
+        (time_ns,) = struct.unpack("<Q", rig.board.memory.view(stamp.offset, 8))
         assert time_ns - start == pytest.approx(10**8, rel=0.01)
 
     def test_errors(self, rig: Rig) -> None:

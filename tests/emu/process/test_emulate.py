@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from intercept_rig import DISPATCH, ROOT, STAND_INS, VC4, emulate, ok
+from emulate_rig import DISPATCH, ROOT, STAND_INS, VC4, emulate, ok
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 

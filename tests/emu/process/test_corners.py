@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from intercept_rig import DISPATCH, ROOT, VC4, emulate, ok
+from emulate_rig import DISPATCH, ROOT, VC4, emulate, ok
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 
@@ -183,7 +183,16 @@ refused("os.sendfile", os.sendfile, w, fd, 0, 4)
 with open("body.py", "rb") as f:  # a size that happens to be the number of the device's descriptor
     assert len(os.read(f.fileno(), fd)) == fd and len(os.pread(f.fileno(), fd, 0)) == fd
     assert os.lseek(f.fileno(), fd, 0) == fd
-refused("flock", fcntl.flock, fd, fcntl.LOCK_EX)
+fcntl.flock(fd, fcntl.LOCK_EX)
+second = os.open("/dev/dri/card0", os.O_RDWR)
+try:
+    fcntl.flock(second, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    raise AssertionError("two locks that exclude one another")
+except BlockingIOError:
+    pass
+refused("waiting for a lock", fcntl.flock, second, fcntl.LOCK_EX)
+os.close(second)
+fcntl.flock(fd, fcntl.LOCK_UN)
 refused("lock", fcntl.lockf, fd, fcntl.LOCK_EX)
 assert fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC and os.get_inheritable(fd) is False
 assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR

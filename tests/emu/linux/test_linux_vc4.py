@@ -6,7 +6,7 @@ import errno
 import struct
 
 import pytest
-from kernel_rig import Rig
+from linux_rig import Rig
 
 from qpu.drivers.uapi import vcsm
 from qpu.errors import EmuFault
@@ -38,7 +38,7 @@ class Vcio(Rig):
     def execute(self, entries: list[tuple[int, int]], timeout_ms: int = 500) -> int:
         handle, bus = self.memory(4096)
         words = [w for entry in entries for w in entry]
-        self.kernel.memory.view(bus & 0x3FFFFFFF, 4 * len(words))[:] = struct.pack(f"<{len(words)}I", *words)
+        self.board.memory.view(bus & 0x3FFFFFFF, 4 * len(words))[:] = struct.pack(f"<{len(words)}I", *words)
         try:
             return self.tag(EXECUTE, len(entries), bus, 0, timeout_ms)[1][0]
         finally:
@@ -69,7 +69,7 @@ class TestMessages:
         rig = Vcio()
         assert rig.tag(0x38002, 5, 300_000_000, 0)[1][:2] == [5, 300_000_000]
         assert rig.tag(0x38002, 5, 900_000_000, 0)[1][:2] == [5, 400_000_000]
-        assert rig.kernel.hz == 400_000_000
+        assert rig.board.hz == 400_000_000
 
     @pytest.mark.parametrize(
         "words", [[8, 0], [14, 0, 0, 0], [28, 0, 0x30012, 400, 4, 1, 0], [28, 0, 0x3000C, 4, 4, 1, 0]]
@@ -119,7 +119,7 @@ class TestFirmwareMemory:
         rig = Vcio()
         handle, bus = rig.memory(8192, flags)
         assert handle and bus >> 28 & 0xC == alias and bus % 4096 == 0
-        assert rig.kernel.memory.region_at(bus & 0x3FFFFFFF) is not None
+        assert rig.board.memory.region_at(bus & 0x3FFFFFFF) is not None
 
     def test_life(self) -> None:
         rig = Vcio()
@@ -147,7 +147,7 @@ class TestFirmwareMemory:
         mem = rig.port.open("/dev/mem", sync=True)
         mapping = rig.port.mmap(mem, 8192, bus & 0x3FFFFFFF)
         mapping.view[:3] = b"vc4"
-        assert bytes(rig.kernel.memory.view(bus & 0x3FFFFFFF, 3)) == b"vc4"
+        assert bytes(rig.board.memory.view(bus & 0x3FFFFFFF, 3)) == b"vc4"
         with refused(errno.EPERM):
             rig.port.mmap(mem, 4096, 0x100000)  # ordinary memory
         with refused(errno.EINVAL):
@@ -217,7 +217,7 @@ class TestExecute:
             Vcio().execute([(0, 0)])
         rig = Vcio("pi3", strict=False)
         assert rig.execute([(0, 0)]) == 0x80000000
-        assert sum(rig.kernel.faults.values()) == 1
+        assert sum(rig.board.faults.values()) == 1
 
     def test_control_block_elsewhere(self) -> None:
         rig = Vcio("pi3", strict=False)
@@ -247,12 +247,12 @@ class TestVcsmCma:
         handle, bus = made.handle, made.dma_addr  # type: ignore[attr-defined]
         mapping = rig.port.mmap(handle, 5000, 0)
         mapping.view[4999] = 7
-        assert rig.kernel.memory.view((bus & 0x3FFFFFFF) + 4999, 1)[0] == 7
+        assert rig.board.memory.view((bus & 0x3FFFFFFF) + 4999, 1)[0] == 7
         rig.port.ioctl(handle, 0x40086200, bytearray(struct.pack("<Q", 3)))
         rig.port.ioctl(handle, 0x40086200, bytearray(struct.pack("<Q", 7)))
         rig.port.close(handle)
         rig.port.close(fd)
-        assert len(rig.kernel.memory.regions) == 1
+        assert len(rig.board.memory.regions) == 1
         mapping.close()
         assert rig.port.allocated() == []
 
@@ -277,9 +277,9 @@ class TestVcsmCma:
         again = rig.call(fd, "VC_SM_CMA_IOCTL_MEM_IMPORT_DMABUF", dmabuf_fd=made.handle)  # type: ignore[attr-defined]
         assert (again.dma_addr, again.size) == (made.dma_addr, 4096)  # type: ignore[attr-defined]
         rig.port.close(made.handle)  # type: ignore[attr-defined]
-        assert len(rig.kernel.memory.regions) == 1
+        assert len(rig.board.memory.regions) == 1
         rig.port.close(again.handle)
-        assert rig.kernel.memory.regions == []
+        assert rig.board.memory.regions == []
 
 
 class TestVcsm:
@@ -294,7 +294,7 @@ class TestVcsm:
         where = rig.call(fd, "VMCS_SM_IOCTL_MAP_VC_ADDR_FR_HDL", pid=rig.port.getpid(), handle=made.handle, size=3)
         assert where.addr >> 28 & 0xC == 0xC and where.size == 3
         mapping.view[0] = 1
-        assert rig.kernel.memory.view(where.addr & 0x3FFFFFFF, 1)[0] == 1
+        assert rig.board.memory.view(where.addr & 0x3FFFFFFF, 1)[0] == 1
         clean = bytearray(8 + 24)
         clean[0] = 1
         struct.pack_into("<HH", clean, 8, 3, 1)

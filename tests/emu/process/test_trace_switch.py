@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from intercept_rig import DISPATCH, VC4, emulate, ok
+from emulate_rig import DISPATCH, VC4, emulate, ok
 
 from qpu.emu.process.trace_file import TraceFile
 from qpu.errors import UsageError

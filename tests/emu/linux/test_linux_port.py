@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from kernel_rig import Rig
+from linux_rig import Rig
 
 import qpu
 from qpu.drivers.port import Port
@@ -185,7 +185,7 @@ def test_threads_share_a_board() -> None:
                 bo = rig.bo(fd)
                 handles = (bo.handle,)
                 mine = Rig.__new__(Rig)  # its own scratch fields
-                mine.port, mine.profile, mine.kernel, mine.machine = rig.port, rig.profile, rig.kernel, rig.machine
+                mine.port, mine.profile, mine.board, mine.machine = rig.port, rig.profile, rig.board, rig.machine
                 mine.submit(fd, handles)
                 mine.wait(fd, bo.handle)
                 mine.call(fd, "DRM_IOCTL_GEM_CLOSE", handle=bo.handle)
@@ -285,7 +285,7 @@ def test_processes_on_one_board() -> None:
         first.port.open("/dev/dri/renderD128")
     second.close(other)
     second.shutdown()
-    assert second.leaked == [] and second.kernel.closed
+    assert second.leaked == [] and second.board.closed
     with pytest.raises(OSError, match="Bad file"):
         second.process()
 
@@ -295,8 +295,8 @@ def test_two_boards_do_not_disturb_each_other() -> None:
     fa, fb = a.open(), b.open()
     x, y = a.bo(fa), b.bo(fb)
     assert x.offset == y.offset
-    a.kernel.memory.view(x.offset, 1)[0] = 1
-    assert b.kernel.memory.view(y.offset, 1)[0] == 0
+    a.board.memory.view(x.offset, 1)[0] = 1
+    assert b.board.memory.view(y.offset, 1)[0] == 0
     a.port.shutdown()
     b.submit(fb, [y.handle])
     b.wait(fb, y.handle)

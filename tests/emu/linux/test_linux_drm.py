@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator
 
 import pytest
-from kernel_rig import Rig, pointer
+from linux_rig import Rig, pointer
 
 from qpu.drivers.uapi import drm
 from qpu.errors import EmuFault
@@ -134,7 +134,7 @@ class TestBuffers:
         page = rig.profile.page_size
         for size, rounded in ((1, page), (page, page), (page + 1, 2 * page), (1 << 20, 1 << 20)):
             bo = rig.bo(fd, size)
-            assert rig.kernel.memory.region_at(bo.offset).size == rounded  # type: ignore[union-attr]
+            assert rig.board.memory.region_at(bo.offset).size == rounded  # type: ignore[union-attr]
             assert bo.offset and bo.offset % page == 0
         for bad in (0, 0xFFFFFFFF, 0xFFFFFFFF - page + 2):
             with refused(errno.EINVAL):
@@ -174,7 +174,7 @@ class TestBuffers:
         assert not any(mapping.view)
         mapping.view[:4] = b"abcd"
         again = rig.port.mmap(fd, 4096, offset)
-        assert bytes(again.view[:4]) == b"abcd" == bytes(rig.kernel.memory.view(bo.offset, 4))
+        assert bytes(again.view[:4]) == b"abcd" == bytes(rig.board.memory.view(bo.offset, 4))
         with refused(errno.EACCES):
             rig.port.mmap(other, 4096, offset)
         for size, at in ((1 << 20, offset), (4096, offset + rig.profile.page_size), (4096, 0), (4096, offset + 1)):
@@ -201,7 +201,7 @@ class TestBuffers:
         assert rig.bo(fd).offset != bo.offset  # not reused while mapped
         mapping.close()
         assert rig.bo(fd).offset == bo.offset
-        assert not any(rig.kernel.memory.view(bo.offset, 4096))
+        assert not any(rig.board.memory.view(bo.offset, 4096))
 
     def test_memory_limits(self) -> None:
         rig = Rig("pi5,mem=64M")
@@ -209,7 +209,7 @@ class TestBuffers:
         rig.bo(fd, 40 << 20)
         with refused(errno.ENOMEM):
             rig.bo(fd, 40 << 20)
-        assert len(rig.kernel.memory.regions) == 1
+        assert len(rig.board.memory.regions) == 1
         rig = Rig("pi5")
         fd = rig.open()
         for _ in range(3):
@@ -230,7 +230,7 @@ class TestBuffers:
             rig.port.ioctl(shared, 0x40086200, bytearray(struct.pack("<Q", 8)))
         rig.port.close(fd)
         rig.port.close(shared)
-        assert rig.kernel.memory.view(bo.offset, 1)[0] == 9
+        assert rig.board.memory.view(bo.offset, 1)[0] == 9
         with refused(errno.EINVAL):
             rig.call(other, "DRM_IOCTL_PRIME_FD_TO_HANDLE", fd=other)
         with refused(errno.ENOENT):
@@ -369,9 +369,9 @@ class TestSubmit:
         a, b = rig.bo(fd), rig.bo(fd)
         rig.submit(fd, [a.handle, b.handle])
         rig.call(fd, "DRM_IOCTL_GEM_CLOSE", handle=a.handle)
-        assert rig.kernel.memory.region_at(a.offset) is not None
+        assert rig.board.memory.region_at(a.offset) is not None
         rig.wait(fd, b.handle)
-        assert rig.kernel.memory.region_at(a.offset) is None
+        assert rig.board.memory.region_at(a.offset) is None
 
     def test_fault_reaches_everybody_who_waits_for_the_job(self, rig: Rig) -> None:
         fd = rig.open()

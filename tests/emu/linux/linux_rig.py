@@ -12,7 +12,7 @@ from qpu.drivers.uapi import drm, mailbox, vcsm
 from qpu.drivers.uapi.layout import Layout
 from qpu.emu.boards import parse_board
 from qpu.emu.engine.machine import RunStats
-from qpu.emu.linux.core import Kernel
+from qpu.emu.linux.board import Board
 from qpu.emu.port import EmuPort
 from qpu.errors import EmuFault
 
@@ -22,7 +22,7 @@ class StubRun:
 
     def __init__(
         self,
-        kernel: Kernel,
+        board: Board,
         length: float,
         batches: int,
         *,
@@ -30,7 +30,7 @@ class StubRun:
         fault: str | None = None,
         effect: Callable[[], None] | None = None,
     ) -> None:
-        self.stats = RunStats(kernel.profile.isa, engine="stub", threads=batches)
+        self.stats = RunStats(board.profile.isa, engine="stub", threads=batches)
         self.length = length
         self.batches = batches
         self.clocks = 0
@@ -80,8 +80,8 @@ class StubRun:
 class StubMachine:
     """Takes jobs of both families; `plan` makes the runs, `seen` has what was asked for."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
+    def __init__(self, board: Board) -> None:
+        self.board = board
         self.seen: list[Any] = []
         self.runs: list[StubRun] = []
         self.length: float = 1000
@@ -90,7 +90,7 @@ class StubMachine:
 
     def _make(self, what: object) -> StubRun:
         self.seen.append(what)
-        run = StubRun(self.kernel, self.length, self.batches, **self.options)
+        run = StubRun(self.board, self.length, self.batches, **self.options)
         self.runs.append(run)
         return run
 
@@ -108,19 +108,19 @@ class Rig:
     def __init__(self, board: str = "pi5", **options: Any) -> None:
         made: list[StubMachine] = []
 
-        def make(kernel: Kernel) -> Any:
-            made.append(StubMachine(kernel))
+        def make(board: Board) -> Any:
+            made.append(StubMachine(board))
             return made[-1]
 
         self.port = EmuPort(board, machine=make, **options)
         self.profile = parse_board(board)
-        self.kernel = self.port.kernel
-        self.machine: StubMachine = self.kernel.machine  # type: ignore[assignment]  # the stub
+        self.board = self.port.board
+        self.machine: StubMachine = self.board.machine  # type: ignore[assignment]  # the stub
 
     @property
     def now(self) -> float:
         """Emulated seconds."""
-        return self.kernel.clock.now_ns / 1e9
+        return self.board.clock.now_ns / 1e9
 
     def open(self, path: str | None = None) -> int:
         return self.port.open(path if path is not None else f"/dev/dri/card{self.profile.card}")

@@ -1,0 +1,141 @@
+"""Parameters and buffers of the emulated v3d driver (drivers.md 1.3)."""
+
+from __future__ import annotations
+
+import errno
+
+from qpu.core.isa import Isa
+from qpu.drivers.uapi.drm import Param
+from qpu.emu.linux.core import fail
+from qpu.emu.linux.drm_core import Arguments
+from qpu.emu.linux.drm_objects import MMAP_BASE, Calls, DmaBufFile, V3dFile
+from qpu.emu.linux.identity import v3d_identity
+
+__all__ = ["CALLS"]
+
+POLL_NS = 100_000  # what a wait without time takes here; a jiffy at most on hardware
+PRIME_FLAGS = 0x80002  # O_CLOEXEC, O_RDWR
+INFINITE = 1 << 62
+
+
+def get_magic(file: V3dFile, a: Arguments) -> None:
+    a["magic"] = file.device.files.index(file) + 1
+
+
+def auth_magic(file: V3dFile, a: Arguments) -> None:
+    if file.device.master is not file:
+        raise fail(errno.EACCES)
+    index = a["magic"] - 1
+    if not 0 <= index < len(file.device.files):
+        raise fail(errno.EINVAL)
+    file.device.files[index].authenticated = True
+
+
+def get_param(file: V3dFile, a: Arguments) -> None:
+    if a["pad"]:
+        raise fail(errno.EINVAL)
+    param = a["param"]
+    if param <= Param.V3D_CORE0_IDENT2 and a["value"]:
+        raise fail(errno.EINVAL)
+    values = _params(file)
+    if param not in values:
+        raise fail(errno.EINVAL)
+    a["value"] = values[param]
+
+
+def _params(file: V3dFile) -> dict[int, int]:
+    p = file.linux.profile
+    found = v3d_identity(p)
+    found[Param.SUPPORTS_TFU] = 1
+    found[Param.SUPPORTS_CSD] = 1
+    if not p.old_kernel:
+        found |= dict.fromkeys(range(Param.SUPPORTS_CACHE_FLUSH, Param.SUPPORTS_CPU_QUEUE + 1), 1)
+        found[Param.MAX_PERF_COUNTERS] = 87 if p.isa is Isa.V3D42 else 93
+        found[Param.SUPPORTS_SUPER_PAGES] = 0
+        found[Param.GLOBAL_RESET_COUNTER] = file.device.queue.resets
+        found[Param.CONTEXT_RESET_COUNTER] = file.resets
+    return found
+
+
+def create_bo(file: V3dFile, a: Arguments) -> None:
+    if a["flags"]:
+        raise fail(errno.EINVAL)
+    page = file.linux.profile.page_size
+    size = (a["size"] + page - 1) // page * page & 0xFFFFFFFF  # rounded in 32 bits
+    if size == 0:
+        raise fail(errno.EINVAL)
+    bo = file.device.allocate(size)
+    a["handle"] = file.new_handle(bo)
+    a["offset"] = bo.address
+
+
+def gem_close(file: V3dFile, a: Arguments) -> None:
+    if a["handle"] not in file.handles:
+        raise fail(errno.EINVAL)
+    file.close_handle(a["handle"])
+
+
+def mmap_bo(file: V3dFile, a: Arguments) -> None:
+    if a["flags"]:
+        raise fail(errno.EINVAL)
+    a["offset"] = MMAP_BASE + file.buffer(a["handle"], errno.ENOENT).address
+
+
+def get_bo_offset(file: V3dFile, a: Arguments) -> None:
+    a["offset"] = file.buffer(a["handle"], errno.ENOENT).address
+
+
+def wait_bo(file: V3dFile, a: Arguments) -> None:
+    if a["pad"]:
+        raise fail(errno.EINVAL)
+    bo = file.buffer(a["handle"], errno.EINVAL)
+    if bo.fence is None:
+        return
+    clock = file.linux.clock
+    start, timeout = clock.now_ns, a["timeout_ns"]
+    deadline = None if timeout >= INFINITE else start + max(timeout, POLL_NS)
+    queue = file.device.queue
+    fence = bo.fence
+    done = False
+    try:
+        done = queue.wait((fence,), deadline)
+        while not done and deadline is None:
+            # Held up by a sync object that only another thread can signal.
+            file.linux.changed.wait(0.01)
+            done = queue.wait((fence,), None)
+    finally:
+        a["timeout_ns"] = max(0, timeout - (clock.now_ns - start))
+    if not done:
+        raise fail(errno.ETIME)
+
+
+def prime_export(file: V3dFile, a: Arguments) -> None:
+    if a["flags"] & ~PRIME_FLAGS:
+        raise fail(errno.EINVAL)
+    bo = file.buffer(a["handle"], errno.ENOENT)
+    a["fd"] = file.linux.fds.install(DmaBufFile(file.linux, bo))
+
+
+def prime_import(file: V3dFile, a: Arguments) -> None:
+    shared = file.linux.fds.get(a["fd"])
+    if not isinstance(shared, DmaBufFile):
+        raise fail(errno.EINVAL)
+    for handle, bo in file.handles.items():
+        if bo is shared.bo:
+            a["handle"] = handle
+            return
+    a["handle"] = file.new_handle(shared.bo)
+
+
+CALLS: Calls = {
+    "DRM_IOCTL_GET_MAGIC": get_magic,
+    "DRM_IOCTL_AUTH_MAGIC": auth_magic,
+    "DRM_IOCTL_GEM_CLOSE": gem_close,
+    "DRM_IOCTL_PRIME_HANDLE_TO_FD": prime_export,
+    "DRM_IOCTL_PRIME_FD_TO_HANDLE": prime_import,
+    "DRM_IOCTL_V3D_WAIT_BO": wait_bo,
+    "DRM_IOCTL_V3D_CREATE_BO": create_bo,
+    "DRM_IOCTL_V3D_MMAP_BO": mmap_bo,
+    "DRM_IOCTL_V3D_GET_PARAM": get_param,
+    "DRM_IOCTL_V3D_GET_BO_OFFSET": get_bo_offset,
+}

@@ -1,0 +1,175 @@
+"""What the DRM core does for every driver: argument structures, dispatch by number, the calls all nodes have.
+
+Source: drivers.md 1.1 and 1.2; errno for errno.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import ClassVar, TypeVar
+
+from qpu.drivers.uapi import dma_buf, drm
+from qpu.drivers.uapi.layout import Ioctl, Layout
+from qpu.emu.linux.core import Linux, OpenFile, fail
+from qpu.emu.linux.user_memory import write_user
+
+__all__ = ["CORE_CALLS", "Arguments", "DisplayFile", "DrmNode", "dma_buf_ioctl", "lowest_free"]
+
+NR_DRIVER = 0x40
+NR_DRIVER_END = 0xA0
+_DIR_WRITE, _DIR_READ = 1, 2
+_CAPS = {drm.CAP_PRIME: 3, drm.CAP_SYNCOBJ: 1, drm.CAP_SYNCOBJ_TIMELINE: 0, 0x6: 1}
+# Not for render nodes (DRM core's permission flags).
+_CARD_ONLY = frozenset({"DRM_IOCTL_GET_MAGIC", "DRM_IOCTL_AUTH_MAGIC"})
+
+Node = TypeVar("Node", bound="DrmNode")
+
+
+class Arguments:
+    """The structure of one ioctl, as long as the kernel knows it; short arguments are extended with zeros."""
+
+    __slots__ = ("data", "layout")
+
+    def __init__(self, layout: Layout, data: bytearray) -> None:
+        self.layout = layout
+        self.data = data
+
+    def __getitem__(self, name: str) -> int:
+        return self.layout.number(self.data, name)
+
+    def __setitem__(self, name: str, value: int) -> None:
+        self.layout.put(self.data, name, value)
+
+    def numbers(self, name: str) -> tuple[int, ...]:
+        """An array of numbers."""
+        return self.layout.numbers(self.data, name)
+
+    def text(self, name: str, value: str) -> None:
+        """Set a char array."""
+        self.layout.put(self.data, name, value.encode())
+
+
+class DrmNode(OpenFile):
+    """An open DRM node. calls: ioctl name -> handler of the driver, besides those of the core."""
+
+    label = "drm"
+    NAME: ClassVar[str] = ""
+    DESCRIPTION: ClassVar[str] = ""
+    DATE: ClassVar[str] = "20180419"
+
+    def __init__(self, linux: Linux, path: str, *, render: bool = False) -> None:
+        super().__init__(linux, path)
+        self.render = render
+        self.authenticated = True
+        self._table: dict[int, tuple[Ioctl, Callable[[Arguments], None]]] = {}
+
+    def serve(self: Node, calls: Mapping[str, Callable[[Node, Arguments], None]]) -> None:
+        """Answer these ioctls, by name."""
+        for name, call in calls.items():
+            row = drm.IOCTLS[name]
+            self._table[row.nr] = row, partial(call, self)
+
+    def ioctl(self, request: int, arg: bytearray) -> int:
+        """Dispatch on the number only, as the DRM core does; sizes of other times are fine (drivers.md 1.2)."""
+        if request >> 8 & 0xFF != ord("d"):
+            raise fail(errno.ENOTTY)
+        nr = request & 0xFF
+        found = self._table.get(nr)
+        if found is None:
+            raise self.unknown(nr, request)
+        row, method = found
+        if self.render and row.name in _CARD_ONLY:
+            raise fail(errno.EACCES)
+        layout = row.layout(self.linux.pointer_size)
+        size = request >> 16 & 0x3FFF
+        if len(arg) < size:
+            raise fail(errno.EFAULT)
+        direction = request >> 30
+        copy_in = size if direction & _DIR_WRITE and "W" in row.direction else 0
+        copy_out = size if direction & _DIR_READ and "R" in row.direction else 0
+        data = bytearray(max(layout.size, size))
+        data[:copy_in] = arg[:copy_in]
+        try:
+            method(Arguments(layout, data))
+        finally:
+            arg[:copy_out] = data[:copy_out]
+        return 0
+
+    def unknown(self, nr: int, request: int) -> Exception:
+        """The exception for a number without a handler."""
+        if NR_DRIVER <= nr < NR_DRIVER_END:
+            return fail(errno.EINVAL)  # beyond the driver's table
+        name = next((n for n, row in drm.IOCTLS.items() if row.nr == nr), f"DRM core ioctl 0x{nr:02x}")
+        return self.linux.not_modelled(f"{name} (request 0x{request:08x}) on {self.path}")
+
+
+def version(node: DrmNode, a: Arguments) -> None:
+    a["version_major"], a["version_minor"], a["version_patchlevel"] = 1, 0, 0
+    date = node.DATE if node.linux.profile.old_kernel else "0"
+    for name, text in (("name", node.NAME), ("date", date), ("desc", node.DESCRIPTION)):
+        room = a[f"{name}_len"]
+        if room and a[name]:
+            write_user(a[name], text.encode()[:room])
+        a[f"{name}_len"] = len(text)
+
+
+def get_cap(node: DrmNode, a: Arguments) -> None:
+    if a["capability"] not in _CAPS:
+        raise node.linux.not_modelled(f"DRM capability 0x{a['capability']:x} (DRM_IOCTL_GET_CAP)")
+    a["value"] = _CAPS[a["capability"]]
+
+
+def get_magic(node: DrmNode, a: Arguments) -> None:
+    a["magic"] = 1
+
+
+def auth_magic(node: DrmNode, a: Arguments) -> None:
+    raise fail(errno.EACCES)
+
+
+CORE_CALLS: Mapping[str, Callable[[DrmNode, Arguments], None]] = {
+    "DRM_IOCTL_VERSION": version,
+    "DRM_IOCTL_GET_MAGIC": get_magic,
+    "DRM_IOCTL_AUTH_MAGIC": auth_magic,
+    "DRM_IOCTL_GET_CAP": get_cap,
+}
+
+
+class DisplayFile(DrmNode):
+    """The vc4 node: display on Pi 4 and 5, display and 3D engine on Pi 0 to 3 with KMS. It launches no programs.
+
+    Requests of the v3d driver sent to it answer EINVAL (drivers.md 1.1).
+    """
+
+    NAME = "vc4"
+    DESCRIPTION = "Broadcom VC4 graphics"
+    DATE = "20140616"
+
+    def __init__(self, linux: Linux, path: str) -> None:
+        super().__init__(linux, path)
+        self.serve(CORE_CALLS)
+
+
+def lowest_free(taken: Mapping[int, object]) -> int:
+    """The lowest number from 1 that is not taken."""
+    handle = 1
+    while handle in taken:
+        handle += 1
+    return handle
+
+
+def dma_buf_ioctl(linux: Linux, request: int, arg: bytearray) -> int:
+    """Requests to shared buffers: synchronising is free of effect, the memory is coherent (drivers.md 5.2)."""
+    row = dma_buf.IOCTLS["DMA_BUF_IOCTL_SYNC"]
+    if request >> 8 & 0xFF != ord("b"):
+        raise fail(errno.ENOTTY)
+    if request & 0xFF != row.nr:
+        raise linux.not_modelled(f"dma-buf ioctl 0x{request & 0xFF:02x} (request 0x{request:08x})")
+    if len(arg) < 8:
+        raise fail(errno.EFAULT)
+    flags = row.layout(linux.pointer_size).number(arg, "flags")
+    if flags & ~(dma_buf.SYNC_RW | dma_buf.SYNC_END) or not flags & dma_buf.SYNC_RW:
+        raise fail(errno.EINVAL)
+    return 0
