@@ -16,9 +16,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
-from qpu.core.isa import Isa
+from qpu.core.isa import BRANCH_SLOTS, Isa
 from qpu.core.locations import LAYERS, Place, Places, here, loc_of
 from qpu.errors import AsmError, Diagnostic, UnknownNameError
 
@@ -27,9 +27,6 @@ __all__ = ["Builder", "Label", "Loop", "MulSlot", "Refused", "run", "suggest"]
 T = TypeVar("T")
 B = TypeVar("B", bound="Builder[Any]")
 P = ParamSpec("P")
-
-BRANCH_SLOTS: Final = 3
-"""Instructions after a branch that are executed in any case, on every instruction set."""
 
 
 class Refused(Exception):

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
-__all__ = ["Basis", "Isa", "Unit"]
+__all__ = ["BRANCH_SLOTS", "SWITCH_SLOTS", "Basis", "Isa", "Unit"]
+
+BRANCH_SLOTS: Final = 3
+"""Instructions after a branch that are executed in any case, on every instruction set."""
+SWITCH_SLOTS: Final = 2
+"""Instructions after a thread switch or program end that are executed before it happens."""
 
 
 class Isa(enum.StrEnum):

@@ -12,15 +12,10 @@ from __future__ import annotations
 from typing import Final
 
 from qpu.core.hazards import REST, Rule, Rules, Window
-from qpu.core.isa import Basis, Isa
+from qpu.core.isa import BRANCH_SLOTS, SWITCH_SLOTS, Basis, Isa
 from qpu.errors import Severity
 
 __all__ = ["BRANCH_SLOTS", "RULES", "SWITCH_SLOTS"]
-
-BRANCH_SLOTS: Final = 3
-"""Instructions behind a branch that are executed in any case."""
-SWITCH_SLOTS: Final = 2
-"""Instructions behind a thread switch that are executed before it happens."""
 
 _42: Final = frozenset({Isa.V3D42})
 _71: Final = frozenset({Isa.V3D71})

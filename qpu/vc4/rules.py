@@ -11,15 +11,10 @@ from __future__ import annotations
 from typing import Final
 
 from qpu.core.hazards import Rule, Rules, Window
-from qpu.core.isa import Basis, Isa
+from qpu.core.isa import BRANCH_SLOTS, SWITCH_SLOTS, Basis, Isa
 from qpu.errors import Severity
 
 __all__ = ["BRANCH_SLOTS", "RULES", "SWITCH_SLOTS"]
-
-BRANCH_SLOTS: Final = 3
-"""Instructions behind a branch that are executed in any case."""
-SWITCH_SLOTS: Final = 2
-"""Instructions behind a thread switch or program end that are executed before it happens."""
 
 _VC4: Final = frozenset({Isa.VC4})
 _ERROR, _WARN = Severity.ERROR, Severity.WARNING

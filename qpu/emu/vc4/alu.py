@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.core.isa import BRANCH_SLOTS, SWITCH_SLOTS
 from qpu.core.lanes import LaneOps, M, V
 from qpu.core.optable import Op
 from qpu.emu.vc4.prepare import R5_ROTATION, Dest, Half, Place, Plan, Read, Source
@@ -18,6 +19,7 @@ from qpu.vc4 import sem
 from qpu.vc4.instr import Branch, LoadImm, Semaphore
 from qpu.vc4.ops import SFU, saturated
 from qpu.vc4.regs import MUX_A, MUX_B, BranchCond, File
+from qpu.vc4.rules import RULES
 
 __all__ = [
     "ACCUMULATORS",
@@ -37,9 +39,8 @@ __all__ = [
 X = TypeVar("X")
 Index = NDArray[np.intp]
 
-# Instructions that still execute after a branch, a program end and a thread switch; instructions from an SFU write on
-# until r4 holds the result.
-BRANCH_SLOTS, END_SLOTS, SWITCH_SLOTS, SFU_LATENCY = 3, 2, 2, 3
+END_SLOTS = SWITCH_SLOTS
+SFU_LATENCY = RULES["H2"].windows[0].distance + 1  # instructions from an SFU write on until r4 holds the result
 
 ACCUMULATORS = 64  # number of r0; ra0 is 0, rb0 is 32
 R4, R5 = ACCUMULATORS + 4, ACCUMULATORS + 5
