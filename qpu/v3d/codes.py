@@ -7,7 +7,6 @@ py-videocore6 and py-videocore7 device tests (`Basis.MEASURED`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache
 from types import MappingProxyType
 from typing import Final
 
@@ -15,7 +14,7 @@ from qpu.core.bits import Layout
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
 from qpu.v3d.instr import Sig
-from qpu.v3d.ops import Variant, code_of, table, variants
+from qpu.v3d.ops import Variant, code_of, variants
 from qpu.v3d.regs import SIGNAL_ROWS, SIGNALS
 
 __all__ = [
@@ -36,19 +35,15 @@ __all__ = [
     "IMM_MASK",
     "IMM_SIGS",
     "MSFIGN",
-    "NOP_WORD",
     "PUSHES",
     "SIGNALS",
-    "SIG_CODE",
     "SIG_NUMBERS",
     "UPDATES",
     "WRITING_SIGS",
     "CondKey",
-    "Entry",
     "cond_field",
     "sig_names",
     "sub_codes",
-    "tables",
 ]
 
 ALU_42: Final = Layout(
@@ -61,17 +56,12 @@ BRANCH: Final = Layout(
     "op_mul:6 kind:2 addr_lo:21 cond:3 addr_hi:8 link:1 msfign:2 zero1:3 bdu:3 ub:1 bdi:2 raddr_a:6 zero0:6"
 )
 
-NOP_WORD: Final[Mapping[Isa, int]] = MappingProxyType({Isa.V3D42: 0x3C003186BB800000, Isa.V3D71: 0x38003186BB03F000})
-
 # -- signals ----------------------------------------------------------------------------------------------------------
 
-SIG_CODE: Final[Mapping[Isa, Mapping[Sig, int]]] = MappingProxyType(
-    {isa: MappingProxyType({s: i for i, s in enumerate(row) if s is not None}) for isa, row in SIGNALS.items()}
-)
 SIG_NUMBERS: Final[Mapping[Isa, Mapping[int, int]]] = MappingProxyType(
-    {isa: {int(sig): n for sig, n in codes.items()} for isa, codes in SIG_CODE.items()}
+    {isa: {int(sig): i for i, sig in enumerate(row) if sig is not None} for isa, row in SIGNALS.items()}
 )
-"""The same by the integer value of the set; a plain dictionary, which encoder and pairing ask for each instruction."""
+"""Number of each set of signals; plain dictionaries, since encoder and pairing ask for every instruction."""
 # Signals that write an address of their own; they take the condition field.
 WRITING_SIGS: Final = Sig(sum(row.bit for row in SIGNAL_ROWS if row.names_destination))
 IMM_SIGS: Final = (Sig.IMM_A, Sig.IMM_B, Sig.IMM_C, Sig.IMM_D)
@@ -145,22 +135,6 @@ def sig_names(sig: int) -> str:
 # -- tables -----------------------------------------------------------------------------------------------------------
 
 
-class Entry:
-    """One row at one combination of modifiers, as the decoder finds it."""
-
-    __slots__ = ("a", "arity", "b", "has_dst", "magic", "op", "pack", "waddr")
-
-    def __init__(self, op: Op, a: str, b: str, pack: str, magic: int | None, waddr: int | None) -> None:
-        self.op, self.a, self.b, self.pack = op, a, b, pack
-        self.magic, self.waddr = magic, waddr
-        self.arity = op.arity
-        self.has_dst = op.operand("d") is not None
-
-
-# Per opcode: by sub-opcodes (second operand field, first operand field), None where that field is an operand.
-Slot = dict[tuple[int | None, int | None], list[Entry]]
-
-
 def sub_codes(op: Op, isa: Isa, unit: Unit) -> Iterator[tuple[Variant, int, int | None, int | None]]:
     """Per combination of modifiers: opcode, and the sub-opcodes in the fields of operand a and b (None: an operand)."""
     code = code_of(op, isa, unit)
@@ -174,35 +148,3 @@ def sub_codes(op: Op, isa: Isa, unit: Unit) -> Iterator[tuple[Variant, int, int 
         elif sub_b is not None:
             sub_b += variant[4]
         yield variant, code.op + variant[3], sub_a, sub_b
-
-
-class Tables:
-    """Operations of one unit of one instruction set by opcode, for the decoder."""
-
-    __slots__ = ("decode",)
-
-    def __init__(self, isa: Isa, unit: Unit) -> None:
-        fields = ALU_42 if isa is Isa.V3D42 else ALU_71
-        self.decode: list[Slot | None] = [None] * (fields["op_add" if unit is Unit.ADD else "op_mul"].max + 1)
-        for op in table(isa):
-            code = code_of(op, isa, unit)
-            if code is None:
-                continue
-            for (a, b, pack, _, _), number, sub_a, sub_b in sub_codes(op, isa, unit):
-                slot = self.decode[number]
-                if slot is None:
-                    slot = self.decode[number] = {}
-                slot.setdefault((sub_b, sub_a), []).append(Entry(op, a, b, pack, code.magic, code.waddr))
-
-    def find(self, number: int, sub_b: int, sub_a: int) -> list[Entry] | None:
-        """Candidates for an opcode and its two operand fields."""
-        slot = self.decode[number]
-        if slot is None:
-            return None
-        return slot.get((None, None)) or slot.get((sub_b, None)) or slot.get((sub_b, sub_a))
-
-
-@cache
-def tables(isa: Isa, unit: Unit) -> Tables:
-    """Built on first use, then shared; never changed."""
-    return Tables(isa, unit)

@@ -1,14 +1,17 @@
-"""From instruction words of V3D 4.2 and 7.1 to instructions: `decode`. Layouts and tables are in `codes.py`."""
+"""The decoder of V3D 4.2 and 7.1: from instruction words to instructions. Layouts and code tables are in `codes.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 from qpu.core.isa import Isa, Unit
+from qpu.core.optable import Op
 from qpu.errors import DecodeError
 from qpu.v3d.codes import (
+    ALU_42,
+    ALU_71,
     BDI,
     BRANCH_COND_NAMES,
     COND_KEYS,
@@ -17,10 +20,10 @@ from qpu.v3d.codes import (
     MSFIGN,
     SIGNALS,
     WRITING_SIGS,
-    Entry,
-    tables,
+    sub_codes,
 )
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Src, SrcKind
+from qpu.v3d.ops import code_of, table
 
 __all__ = ["decode"]
 
@@ -37,6 +40,60 @@ _SIGNALS_42, _SIGNALS_71 = (
 )
 _DSTS: Final = tuple(Dst(i & 63, i >= 64) for i in range(128))
 _HALF_CACHE: Final = 1 << 14
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+class Entry:
+    """One row at one combination of modifiers, as the decoder finds it."""
+
+    __slots__ = ("a", "arity", "b", "has_dst", "magic", "op", "pack", "waddr")
+
+    def __init__(self, op: Op, a: str, b: str, pack: str, magic: int | None, waddr: int | None) -> None:
+        self.op, self.a, self.b, self.pack = op, a, b, pack
+        self.magic, self.waddr = magic, waddr
+        self.arity = op.arity
+        self.has_dst = op.operand("d") is not None
+
+
+# Per opcode: by sub-opcodes (second operand field, first operand field), None where that field is an operand.
+Slot = dict[tuple[int | None, int | None], list[Entry]]
+
+
+class Tables:
+    """Operations of one unit of one instruction set by opcode, for the decoder."""
+
+    __slots__ = ("decode",)
+
+    def __init__(self, isa: Isa, unit: Unit) -> None:
+        fields = ALU_42 if isa is Isa.V3D42 else ALU_71
+        self.decode: list[Slot | None] = [None] * (fields["op_add" if unit is Unit.ADD else "op_mul"].max + 1)
+        for op in table(isa):
+            code = code_of(op, isa, unit)
+            if code is None:
+                continue
+            for (a, b, pack, _, _), number, sub_a, sub_b in sub_codes(op, isa, unit):
+                slot = self.decode[number]
+                if slot is None:
+                    slot = self.decode[number] = {}
+                slot.setdefault((sub_b, sub_a), []).append(Entry(op, a, b, pack, code.magic, code.waddr))
+
+    def find(self, number: int, sub_b: int, sub_a: int) -> list[Entry] | None:
+        """Candidates for an opcode and its two operand fields."""
+        slot = self.decode[number]
+        if slot is None:
+            return None
+        return slot.get((None, None)) or slot.get((sub_b, None)) or slot.get((sub_b, sub_a))
+
+
+@cache
+def tables(isa: Isa, unit: Unit) -> Tables:
+    """Built on first use, then shared; never changed."""
+    return Tables(isa, unit)
+
+
+# -- words -----------------------------------------------------------------------------------------------------------
 
 
 def decode(isa: Isa, word: int) -> Instr:

@@ -14,8 +14,8 @@ from qpu.v3d.codes import (
     COND_ALLOWED,
     COND_PAIRS,
     IMM_MASK,
-    SIG_CODE,
     SIG_NUMBERS,
+    SIGNALS,
     WRITING_SIGS,
     sig_names,
 )
@@ -34,7 +34,7 @@ _RF, _IMM = SrcKind.RF, SrcKind.IMM
 _SIG_42, _SIG_71 = SIG_NUMBERS[Isa.V3D42], SIG_NUMBERS[Isa.V3D71]
 _ADD_42, _MUL_42, _ADD_71, _MUL_71 = KEYS.values()
 _alu: Final = tuple.__new__  # makes a named tuple in half the time
-_SETS: Final[dict[int, Sig]] = {int(sig): sig for codes in SIG_CODE.values() for sig in codes}
+_SETS: Final[dict[int, Sig]] = {int(sig): sig for row in SIGNALS.values() for sig in row if sig is not None}
 
 # Parts of an instruction that `explain` can name, besides its operands 0..3.
 SIGNAL: Final = 4

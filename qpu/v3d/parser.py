@@ -22,7 +22,7 @@ from qpu.core.code import Code
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
 from qpu.errors import AsmError, DecodeError, Diagnostic, Loc, Severity
-from qpu.v3d.codes import BRANCH_CONDS, COND_ALLOWED, CONDS, PUSHES, SIG_CODE, UPDATES, WRITING_SIGS, sig_names
+from qpu.v3d.codes import BRANCH_CONDS, COND_ALLOWED, CONDS, PUSHES, SIG_NUMBERS, UPDATES, WRITING_SIGS, sig_names
 from qpu.v3d.decode import decode
 from qpu.v3d.encode import encode
 from qpu.v3d.expr import TextError
@@ -275,7 +275,7 @@ class _Assembler(OperandParser):
                     raise TextError(
                         start, "signal", "signal rot exists on V3D 4.2 only", help="use the add operation rot"
                     )
-                if sig not in SIG_CODE[self.isa]:
+                if sig not in SIG_NUMBERS[self.isa]:
                     raise TextError(start, "signal", f"{self.isa.label} cannot combine the signals {sig_names(sig)}")
                 continue
             if len(halves) == 2 or number > 1:
