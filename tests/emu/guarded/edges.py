@@ -95,7 +95,7 @@ def main(name: str, engine: str, count: int, seed: int) -> collections.Counter[s
         except EmuFault as fault:
             assert fault.place.instruction is not None, fault
             ended[fault.rule] += 1
-            if fault.rule == "decode":  # a launch stored into the programs that the device keeps
+            if fault.rule in ("decode", "breakpoint"):  # a launch stored into the programs that the device keeps
                 board.close()
         except GpuTimeoutError:
             ended["time-out"] += 1
