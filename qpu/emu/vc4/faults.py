@@ -1,16 +1,19 @@
-"""What an emulated VideoCore IV does when a program does something doubtful: record, or stop with an `EmuFault`."""
+"""Findings about programs on an emulated VideoCore IV: recorded, or raised as an `EmuFault`."""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
-from qpu.emu.vc4.state import Group
+from qpu.emu.vc4.state import BUS_MASK, Group, Qpu
 from qpu.errors import EmuFault, FaultPlace
 from qpu.vc4.rules import RULES
 
-__all__ = ["Level", "Reporter", "describe_address", "disassemble"]
+__all__ = ["HELP", "Level", "Reporter", "describe_address", "disassemble", "fault", "place"]
 
 _KEEP = 1000  # recorded findings of a launch
 
@@ -50,6 +53,69 @@ def describe_address(memory: Memory, address: int) -> str:
     return f"{where} the nearest buffer, {region.name} at 0x{region.address:08x}..0x{region.end - 1:08x}"
 
 
+def place(
+    board: str, memory: Memory, qpu: Qpu, pc: int, lane: int | None = None, address: int | None = None
+) -> FaultPlace:
+    """Where a QPU is: the instruction at `pc` of its program."""
+    try:
+        text: str | None = disassemble(int.from_bytes(memory.view(pc & BUS_MASK, 8), "little"))
+    except (IndexError, ValueError):
+        text = None
+    return FaultPlace(board, qpu.number, 0, (pc - qpu.entry) >> 3, lane=lane, address=address, disassembly=text)
+
+
+HELP: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "add-nop-write": "give the nop no destination, or use an operation",
+        "branch-lane": "branch through a register that holds one address in all lanes",
+        "branch-link": "link to a register of file A or B, or to r0..r3",
+        "breakpoint": "end the program (`q.end()`); memory behind it reads as breakpoints",
+        "deadlock": "give the mutex back on every path, and pair each decrement of a semaphore with an increment",
+        "dma-misaligned": "align address and pitch to the size of the elements",
+        "endless-loop": "look at what the loop's condition waits for: nothing in the loop changes it",
+        "graphics-register": "remove it: a user program has no pixels, varyings or tile buffer",
+        "graphics-signal": "remove it: a user program has no tile buffer",
+        "mutex-held": "release the mutex before the program ends",
+        "mutex-not-held": "release the mutex only where it was acquired",
+        "no-uniforms": "give the program its uniforms: gpu.run(program, [...])",
+        "out-of-bounds": "check the address arithmetic, all lanes count, and the sizes of the buffers",
+        "scoreboard": "remove it: a user program has no scoreboard",
+        "texture-coordinate": "keep coordinates so small that the texel has a number below 2**31",
+        "texture-setup": "write t before s, so that both set-up words are taken",
+        "texture-uncertain": "use another size, or read memory without texturing",
+        "texture-unsupported": "read memory without texturing: write addresses to t0s or t1s alone",
+        "thread-switch": "remove it: a user program is alone on its QPU",
+        "tmu-component-twice": "write each of s, t, r and b once, s last",
+        "tmu-depth": "collect results with ldtmu0 or ldtmu1 after at most four requests",
+        "tmu-empty": "make a request before each ldtmu0 or ldtmu1",
+        "tmu-noswap-busy": "collect every result before writing tmu_noswap",
+        "tmu-overflow": "collect results with ldtmu0 or ldtmu1 after at most four requests",
+        "tmu-uncollected": "collect every result before the program ends",
+        "unaligned-code": "branch to a label, or to an address that is a multiple of 8",
+        "unassigned-read": "read one of the registers of docs/hardware/vc4.md 3",
+        "uniforms-relative": "write the absolute address, through file A",
+        "uniforms-unaligned": "give an address that is a multiple of 4",
+        "unpack-input": "move the value to a register of file A first, then unpack that",
+        "vpm-dma-column": "keep the block within columns 0..15",
+        "vpm-dma-laned": "write 0 to LANED (bit 15)",
+        "vpm-dma-offset": "use 32-bit elements, or begin at the first half or byte of a word",
+        "vpm-dma-row": "keep the block within rows 0..63",
+        "vpm-empty": "read exactly as many vectors as the set-up says",
+        "vpm-no-setup": "write the set-up first (`q.setup_vpm_write()`, `q.setup_dma_load()`, ...)",
+        "vpm-reserved": "use rows that V3D_VPMBASE reserves for user programs",
+        "vpm-row": "use rows 0..63",
+        "vpm-setup": "make the word with qpu.vc4.vpm, which checks every field",
+    }
+)
+"""What to do about faults that are not rules of the checker, which have their own advice."""
+
+
+def fault(rule: str, message: str, where: FaultPlace) -> EmuFault:
+    """A fault with the name and the advice of its rule."""
+    row = RULES.get(rule)
+    return EmuFault(rule, message, where, "" if row is None else row.name, HELP[rule] if row is None else row.help)
+
+
 class Reporter:
     """Collects findings of one launch."""
 
@@ -64,20 +130,7 @@ class Reporter:
 
     def place(self, g: Group, i: int, *, lane: int | None = None, address: int | None = None) -> FaultPlace:
         """The current instruction of member `i`."""
-        try:
-            word = int.from_bytes(self.memory.view(g.pc & 0x3FFFFFFF, 8), "little")
-            text = disassemble(word)
-        except (IndexError, ValueError):
-            text = None
-        return FaultPlace(
-            board=self.board,
-            qpu=g.ids[i],
-            thread=0,
-            instruction=g.index(i),
-            lane=lane,
-            address=address,
-            disassembly=text,
-        )
+        return place(self.board, self.memory, g.qpus[i], g.pc, lane, address)
 
     def report(
         self,
@@ -94,17 +147,16 @@ class Reporter:
 
         Raises: EmuFault when `level` asks for it.
         """
-        name = RULES[rule].name if rule in RULES else ""
-        if level is not Level.STOP and not (level is Level.UNKNOWN and self.strict):
-            key = (rule, g.pc)
-            if key not in self._seen and len(self._seen) < _KEEP:
-                self._seen.add(key)
-                fault = EmuFault(rule, message, self.place(g, i, lane=lane, address=address), name)
-                self.stats.faults.append(str(fault))
-            return
-        raise EmuFault(rule, message, self.place(g, i, lane=lane, address=address), name)
+        if level is Level.STOP or (level is Level.UNKNOWN and self.strict):
+            raise fault(rule, message, self.place(g, i, lane=lane, address=address))
+        key = (rule, g.pc)
+        if key not in self._seen and len(self._seen) < _KEEP:
+            self._seen.add(key)
+            self.stats.faults.append(str(fault(rule, message, self.place(g, i, lane=lane, address=address))))
 
     def out_of_bounds(self, what: str, address: int, g: Group, i: int, *, lane: int | None = None) -> EmuFault:
         """The fault for an access outside every buffer; the caller raises it."""
-        message = f"{what} at 0x{address:08x}, which is not GPU memory: {describe_address(self.memory, address)}"
-        return EmuFault("out-of-bounds", message, self.place(g, i, lane=lane, address=address))
+        message = (
+            f"{what} at 0x{address:08x}, which is not GPU memory: {describe_address(self.memory, address & BUS_MASK)}"
+        )
+        return fault("out-of-bounds", message, self.place(g, i, lane=lane, address=address))

@@ -22,7 +22,7 @@ from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.numpy_lanes import U32, quiet
 from qpu.emu.engine.trace import Trace
 from qpu.emu.vc4.alu import BRANCH_SLOTS, END_SLOTS, SWITCH_SLOTS
-from qpu.emu.vc4.faults import Level, Reporter, describe_address, disassemble
+from qpu.emu.vc4.faults import Level, Reporter, disassemble, fault, place
 from qpu.emu.vc4.fetch import Block, Code
 from qpu.emu.vc4.hazards import broken_rule, keep_old, restore
 from qpu.emu.vc4.prepare import COUNTS, FILES, Plan, over_branch
@@ -31,7 +31,7 @@ from qpu.emu.vc4.state import BUS_MASK, CLOCKS_PER_INSTRUCTION, Bank, Flag, Grou
 from qpu.emu.vc4.sync import Sync
 from qpu.emu.vc4.units import Units
 from qpu.emu.vc4.vpm_setup import Vpm
-from qpu.errors import EmuFault, FaultPlace
+from qpu.errors import EmuFault
 from qpu.vc4.instr import Semaphore
 
 __all__ = ["TURN", "ReferenceExecution", "Stretch"]
@@ -180,8 +180,8 @@ class ReferenceExecution:
         try:
             with quiet():
                 self._advance(limit, stop)
-        except EmuFault as fault:
-            self._fault = fault
+        except EmuFault as found:
+            self._fault = found
             raise
         finally:
             self.stats.execute_s += time.perf_counter() - started
@@ -265,8 +265,7 @@ class ReferenceExecution:
         text = (
             "the program repeats the same instructions with the same registers and touches nothing else: it never ends"
         )
-        place = FaultPlace(board=self._faults.board, qpu=q.number, thread=0, instruction=(q.pc - q.entry) >> 3)
-        self._hung = EmuFault("endless-loop", text, place)
+        self._hung = fault("endless-loop", text, place(self._faults.board, self._memory, q, q.pc))
 
     def _deadlock(self, waiting: list[Qpu]) -> None:
         lines = []
@@ -278,20 +277,13 @@ class ReferenceExecution:
                 reason = f"the mutex, which QPU {holder.number} holds; that QPU {state}"
             lines.append(f"QPU {q.number} (instruction {(q.pc - q.entry) >> 3}) waits for {reason}")
         first = waiting[0]
-        word = int.from_bytes(self._memory.view(first.pc & BUS_MASK, 8), "little")
-        place = FaultPlace(
-            board=self._faults.board,
-            qpu=first.number,
-            thread=0,
-            instruction=(first.pc - first.entry) >> 3,
-            disassembly=disassemble(word),
-        )
-        fault = EmuFault("deadlock", "no QPU can go on: " + "; ".join(lines), place)
+        where = place(self._faults.board, self._memory, first, first.pc)
+        dead = fault("deadlock", "no QPU can go on: " + "; ".join(lines), where)
         if not self.open_ended:
             if self._strict:
-                raise fault
-            self.stats.faults.append(str(fault))
-        self._hung = fault
+                raise dead
+            self.stats.faults.append(str(dead))
+        self._hung = dead
 
     def _fill(self) -> bool:
         """Start waiting programs on free QPUs: the one free the longest first."""
@@ -319,10 +311,7 @@ class ReferenceExecution:
             if pc % 8:
                 text = f"instruction fetch at 0x{pc:08x}, which is no multiple of 8"
                 self._faults.report(Level.STOP, "unaligned-code", text, g, address=pc)
-            where = describe_address(self._memory, pc & BUS_MASK)
-            text = f"instruction fetch at 0x{pc:08x}, which is not GPU memory: {where}"
-            place = FaultPlace(self._faults.board, g.ids[0], 0, g.index(0), address=pc)
-            raise EmuFault("out-of-bounds", text, place)
+            raise self._faults.out_of_bounds("instruction fetch", pc, g, 0)
         return block
 
     def _run_group(self, g: Group, stop: int | None) -> None:
