@@ -29,6 +29,7 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch.delenv("QPU_EMU_ENGINE", raising=False)
     patch.delenv("QPU_EMU_STRICT", raising=False)
     patch.delenv("QPU_EMU_VECTORS", raising=False)
+    patch.delenv("QPU_EMU_HOST_LIMIT_S", raising=False)
     base = tmp_path_factory.getbasetemp()
     # the processes of one run share what they translate
     cache: Path = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "translations"

@@ -9,6 +9,7 @@ import os
 import pickle
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -102,6 +103,87 @@ def test_programs_are_uploaded_once(gpu: Device) -> None:
     program = double(gpu.isa)
     assert gpu._pool.upload(program) is gpu._pool.upload(program)
     assert gpu._pool.upload(program).address % 8 == 0
+
+
+def test_code_is_found_by_the_program_itself(gpu: Device) -> None:
+    """A dead program whose finalizer was interrupted leaves an entry, and its id may be that of another one."""
+    old, new = qpu.assemble([1, 2], isa=gpu.isa), double(gpu.isa)
+    bo = gpu._pool.upload(old)
+    dead = weakref.ref(type("Gone", (), {})())
+    gpu._pool._code[id(new)] = dead, bo  # type: ignore[assignment] # as if it had been one
+    assert gpu._pool.upload(new) is not bo
+    assert bytes(gpu._pool.upload(new).view[: len(new.data)]) == new.data
+
+
+def test_scratch_memory_is_large_enough(gpu: Device) -> None:
+    x, y = gpu.array(np.ones(16, np.float32)), gpu.empty(16)
+    for count in (0, 30_000, 10):  # words that the program does not read
+        gpu.run(double(gpu.isa), [x, y, *[5] * count])
+        assert (y.numpy() == 2).all()
+    assert {bo.size >= 4 * 30_002 for bo in gpu._pool._scratch} == {True, False}
+
+
+def test_behind_a_uniform_stream_there_are_zeros(gpu: Device) -> None:
+    """Not the stream of an earlier launch in the same scratch memory, also when the words fill their row."""
+
+    def late_v3d(q: Any) -> None:  # y[lane] = uniform 16
+        q.nop(sig=q.ldunifrf(q.rf[12]))
+        for _ in range(16):
+            q.nop(sig=q.ldunifrf(q.rf[13]))
+        q.eidx(q.rf[10])
+        q.shl(q.rf[10], q.rf[10], 2)
+        q.or_(q.tmud, q.rf[13], q.rf[13])
+        q.add(q.tmua, q.rf[12], q.rf[10])
+        q.tmuwt(q.null)
+        q.end()
+
+    def late_vc4(q: Any) -> None:
+        q.mov(q.ra[0], q.uniform)
+        q.setup_vpm_write()
+        for _ in range(16):
+            q.mov(q.r0, q.uniform)
+        q.mov(q.vpm, q.r0)
+        q.setup_dma_store(nrows=1)
+        q.start_dma_store(q.ra[0])
+        q.wait_dma_store()
+        q.end()
+
+    y = gpu.empty(16, np.uint32)
+    program = qpu.assemble(late_vc4 if gpu.isa is Isa.VC4 else late_v3d, isa=gpu.isa)
+    gpu.run(program, [y, *[7] * 99])
+    assert (y.numpy() == 7).all()
+    gpu.run(program, [y, *[7] * 15])
+    assert (y.numpy() == 0).all()
+
+
+@pytest.mark.parametrize("name", ["int64", "uint64", "float64", "complex128"])
+def test_64_bit_arrays_need_a_cast_or_their_dtype(pi5: Device, name: str) -> None:
+    data = np.arange(4).astype(name)
+    half = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}[name]
+    with pytest.raises(qpu.UsageError, match=rf"astype\(np\.{half}\)"):
+        pi5.array(data)
+    with pytest.raises(qpu.UsageError, match=rf"astype\(np\.{half}\)" if half != "complex64" else "complex"):
+        pi5.run(double(pi5.isa), data)
+    assert pi5.array(data, name).dtype == name
+
+
+def test_lists_become_32_bit_data(pi5: Device) -> None:
+    for data, kind in (
+        ([1, -2], np.int32),
+        (range(3), np.int32),
+        ([1, 1 << 31], np.uint32),
+        ([1.5, 2], np.float32),
+        (3, np.int32),
+        (0.5, np.float32),
+        ([[1j]], np.complex64),
+        ([True], np.bool_),
+    ):
+        made = pi5.array(data)
+        assert made.dtype == kind
+        np.testing.assert_array_equal(made.numpy(), np.asarray(data, kind))
+    for wide in ([1 << 32], [-1, 1 << 31], [-(1 << 31) - 1]):
+        with pytest.raises(qpu.UsageError, match="32 bits"):
+            pi5.array(wide)
 
 
 def test_asynchronous_launches(gpu: Device) -> None:
