@@ -42,7 +42,8 @@ class Window:
     """ "`before` must not come `first` to `distance` instructions after `after`" (1: the next instruction).
 
     message: of a finding, with ``{}`` for the resources concerned; empty: the summary of the rule. isas, source, basis:
-    None or empty where they are those of the rule.
+    None or empty where they are those of the rule. along: severity where only a taken branch leads from one to the
+    other; None: that of the rule.
     """
 
     after: str
@@ -54,6 +55,7 @@ class Window:
     isas: frozenset[Isa] | None = None
     source: str = ""
     basis: Basis | None = None
+    along: Severity | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,8 +373,9 @@ class Windows:
         return list(dict.fromkeys(term.rpartition(" ")[2] for term in self.terms(text) if term in named))
 
     def finding(self, hit: Hit, facts: Sequence[Facts], along: Severity | None = None) -> Finding:
-        """The finding of a hit. along: severity of what only a taken branch leads to; None: the rule's own."""
+        """The finding of a hit. along: severity of what only a taken branch leads to; None: that of the row."""
         message, severity = self.describe(hit, facts), hit.rule.severity
+        along = along or hit.window.along
         if hit.over is not None and along is not None:
             message += f" (along the branch of instruction {hit.over})"
             severity = along

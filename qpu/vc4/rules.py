@@ -31,8 +31,11 @@ def _rule(
     )  # fmt: skip
 
 
-def _w(after: str, before: str, distance: int, message: str = "", *, first: int = 1, same: bool = False) -> Window:
-    return Window(after=after, before=before, distance=distance, first=first, same=same, message=message)
+def _w(
+    after: str, before: str, distance: int, message: str = "", *, first: int = 1, same: bool = False,
+    along: Severity | None = None,
+) -> Window:  # fmt: skip
+    return Window(after=after, before=before, distance=distance, first=first, same=same, message=message, along=along)
 
 
 def _end(after: str, where: str, part: str) -> Window:
@@ -54,7 +57,9 @@ RULES: Final = Rules(
         _rule("H1", "file-read-early", _ERROR,
               "a register of file A or B is read in the instruction after it is written",
               "use an accumulator for what is needed at once, or put an instruction between",
-              _w("write file", "read file", 1, "{} is read in the instruction after it is written", same=True)),
+              _w("write file", "read file", 1, "{} is read in the instruction after it is written", same=True,
+                 along=_WARN),
+              source=f"{_GUIDE}; over a taken branch vc4asm's hello_fft does it, so that is a warning"),
         _rule("H2", "sfu-read-early", _ERROR, "r4 is read before the SFU result is there, three instructions on",
               "put two instructions between the special function and the read of r4", _w("write sfu", "read r4", 2)),
         _rule("H3", "sfu-load-clash", _ERROR,

@@ -91,6 +91,23 @@ def test_distance_over_a_branch(rule: str, cond: Any) -> None:
             assert found == want, (slot, ahead)
 
 
+def test_a_register_read_at_a_branch_target_is_a_warning() -> None:
+    """vc4asm's hello_fft, which runs on silicon, writes rb2 in the last delay slot and reads it at the target."""
+
+    def kernel(q: Asm) -> None:
+        q.b("there", cond="allnz")
+        q.nops(2)
+        q.xor(q.rb[2], q.rb[2], q.r2)
+        q.end()
+        q.label("there")
+        q.mov(q.r1, q.rb[2])
+        q.end()
+
+    (found,) = check(build(kernel).code)
+    assert (found.rule, found.severity, found.other, found.distance) == ("H1", Severity.WARNING, 3, 1)
+    assert "along the branch of instruction 0" in found.message
+
+
 def test_a_loop_closes_the_window() -> None:
     def kernel(q: Asm) -> None:
         with q.loop() as loop:
