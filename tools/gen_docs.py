@@ -210,28 +210,15 @@ def sig_text(sig: Sig | None) -> str:
         return "reserved"
     if not sig:
         return "none"
-    names = {Sig.IMM_A: "small_imm_a", Sig.IMM_B: "small_imm_b", Sig.IMM_C: "small_imm_c", Sig.IMM_D: "small_imm_d"}
-    return " ".join(code(names.get(s, str(s.name).lower())) for s in Sig if s and s in sig)
+    return " ".join(code(row.name) for row in v3d_regs.signal_rows(sig))
 
 
-def v3d_groups(isa: Isa) -> list[tuple[str, str]]:
-    """Magic destinations: number and name with a remark."""
+def v3d_groups(isa: Isa) -> list[tuple[str, ...]]:
+    """Magic destinations: number, name, what a write does."""
     rows = []
-    for number, name in sorted(v3d_regs.MAGIC[isa].items()):
-        remarks = []
-        if isa is Isa.V3D71 and number in v3d_regs.RESERVED_71:
-            remarks.append("reserved on 7.1")
-        elif number in v3d_regs.TMU_WRITES:
-            remarks.append("TMU")
-        elif number in v3d_regs.SFU_WRITES:
-            remarks.append("starts a special function, result in r4")
-        elif number in v3d_regs.VPM_WRITES | v3d_regs.TLB_WRITES:
-            remarks.append("graphics")
-        elif number in v3d_regs.SYNC_WRITES:
-            remarks.append("barrier")
-        if number in v3d_regs.UNIFORM_WRITES:
-            remarks.append("takes a uniform")
-        rows.append((str(number), code(name), ", ".join(remarks)))
+    for row in sorted((row for row in v3d_regs.MAGIC_ROWS if isa in row.isas), key=lambda row: row.n):
+        does = cell(row.doc) + (" Reserved on 7.1." if row.kind.endswith("reserved") else "")
+        rows.append((str(row.n), code(row.name), does, "yes" if row.uniform_words else ""))
     return rows
 
 
@@ -301,7 +288,7 @@ Allowed together: {v3d_codes.COND_ALLOWED}.
 {table(("code", "condition", "taken when"), conds)}
 ## Magic destinations
 
-{table(("number", "name", "remark"), v3d_groups(isa))}
+{table(("number", "name", "a write", "takes a uniform"), v3d_groups(isa))}
 ## Small immediates
 
 By index: {immediates}. 48 to 63 are reserved.

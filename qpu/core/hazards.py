@@ -387,7 +387,7 @@ class Windows:
         if hit.window.first > 1 or hit.window.distance == REST or hit.other == hit.index:
             return hit.rule.help
         missing = hit.window.distance + 1 - hit.distance
-        return f"put {missing} more instruction{'s' if missing > 1 else ''} between this and {{}}"
+        return f"put {missing} more instruction{'s' if missing > 1 else ''} between this and instruction {hit.other}"
 
 
 def jumps(targets: Mapping[int, int | None], count: int, slots: int) -> list[Jump]:
@@ -424,7 +424,7 @@ def raise_errors(findings: Iterable[Finding], program: _Located) -> None:
             f.message,
             f.severity,
             program.loc(min(f.index, last)),
-            help=f.help.format(where(f.other)) if f.other is not None else f.help,
+            help=f.help.replace(f"instruction {f.other}", where(f.other)) if f.other is not None else f.help,
             index=f.index,
             other=f.other,
             distance=f.distance,

@@ -76,9 +76,8 @@ def _s(
     name: str, bit: Sig, isas: frozenset[Isa], dest: str, stream: str, words: int, tokens: str, doc: str,
     *, kind: str = "", writes: tuple[str, ...] = (), graphics: bool = False,
 ) -> SignalRow:  # fmt: skip
-    return SignalRow(
-        name, int(bit), isas, dest, stream, words, frozenset(map(Token, tokens.split())), doc, kind, writes, graphics
-    )
+    order = frozenset(map(Token, tokens.split()))
+    return SignalRow(name, int(bit), isas, dest, stream, words, order, doc, kind, writes, graphics)
 
 
 _FS = "Fragment shaders only."
@@ -233,18 +232,6 @@ ALIASES: Final[Mapping[str, int]] = MappingProxyType({name: row.n for row in MAG
 MAGIC_NUMBER: Final[Mapping[Isa, Mapping[str, int]]] = MappingProxyType(
     {isa: MappingProxyType({name: n for n, row in rows.items() for name in row.names}) for isa, rows in _ROWS.items()}
 )
-
-# Sets of addresses that callers still ask for by number; kinds are the better question.
-_KINDS: Final = {row.n: row.kind for row in MAGIC_ROWS if Isa.V3D42 in row.isas}
-TMU_WRITES: Final = frozenset(n for n, kind in _KINDS.items() if kind in TMU_KINDS)
-SFU_WRITES: Final = frozenset(n for n, kind in _KINDS.items() if kind == "sfu")
-VPM_WRITES: Final = frozenset(n for n, kind in _KINDS.items() if kind == "vpm")
-TLB_WRITES: Final = frozenset(n for n, kind in _KINDS.items() if kind == "tlb")
-SYNC_WRITES: Final = frozenset(n for n, kind in _KINDS.items() if kind == "sync")
-UNIFORM_WRITES: Final = frozenset(row.n for row in MAGIC_ROWS if row.uniform_words)
-RESERVED_71: Final = frozenset(row.n for row in MAGIC_ROWS if row.kind in ("reserved", "sfu_reserved"))
-SFU_MAGIC: Final[Mapping[int, str]] = MappingProxyType({n: MAGIC[Isa.V3D42][n] for n in SFU_WRITES})
-COUNTS: Final = tuple(int(_KINDS.get(n) in PERIPHERAL_KINDS) for n in range(64))
 
 
 def magic(isa: Isa, n: int) -> MagicRow | None:

@@ -121,7 +121,7 @@ def test_messages_name_the_resources() -> None:
     facts = [WINDOWS.facts([e(">x1 >x2")]), WINDOWS.facts([e("<x1 <x0")])]
     (hit,) = WINDOWS.walk(facts)
     assert WINDOWS.describe(hit, facts) == "x1 is early"
-    assert WINDOWS.finding(hit, facts).help == "put 1 more instruction between this and {}"
+    assert WINDOWS.finding(hit, facts).help == "put 1 more instruction between this and instruction 0"
     facts = [WINDOWS.facts([e("end >x1 b")])]
     (hit,) = WINDOWS.walk(facts)
     assert WINDOWS.describe(hit, facts) == "x1 and b at the end"

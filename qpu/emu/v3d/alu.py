@@ -25,6 +25,7 @@ from qpu.emu.v3d.prepare import Prepared, broken, requests, rotations
 from qpu.v3d import regs
 from qpu.v3d.instr import Alu, AluHalf, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import PACK, UNPACK, table
+from qpu.v3d.regs import SIGNAL_ROWS
 
 __all__ = ["ACC", "Machine", "Mask", "Number", "Pair", "Step", "Thread", "Vec", "any_half", "build"]
 
@@ -227,7 +228,9 @@ def _general(p: Prepared, i: Alu, halves: list[_Half], v: Lanes) -> Step:
     return step
 
 
-_LOADS = Sig.LDTMU | Sig.LDUNIF | Sig.LDUNIFRF | Sig.LDUNIFA | Sig.LDUNIFARF
+# Signals that load a register from a queue or stream, TMU results first.
+_LOAD_ROWS = sorted((row for row in SIGNAL_ROWS if row.stream in ("tmu", "uniform", "unifa")), key=lambda r: r.stream)
+_LOADS = Sig(sum(row.bit for row in _LOAD_ROWS))
 
 
 def _loads(p: Prepared, i: Alu, v: Lanes) -> list[tuple[Callable[[Any, Any], Vec], _Put]]:
@@ -244,14 +247,9 @@ def _loads(p: Prepared, i: Alu, v: Lanes) -> list[tuple[Callable[[Any, Any], Vec
 
     implicit = _register(ACC + R5 if p.isa is Isa.V3D42 else 0, None, "", v)
     addressed = _discard if i.sig_dst is None else _destination(p, i.sig_dst, "", v, lane_op=False)[1]
-    kinds = (
-        (Sig.LDTMU, result, addressed),
-        (Sig.LDUNIF, uniform, implicit),
-        (Sig.LDUNIFRF, uniform, addressed),
-        (Sig.LDUNIFA, unifa, implicit),
-        (Sig.LDUNIFARF, unifa, addressed),
-    )
-    return [(take, put) for sig, take, put in kinds if i.sig & sig]
+    take = {"tmu": result, "uniform": uniform, "unifa": unifa}
+    rows = [row for row in _LOAD_ROWS if i.sig & row.bit]
+    return [(take[row.stream], addressed if row.names_destination else implicit) for row in rows]
 
 
 # -- one half
