@@ -248,7 +248,7 @@ class DispatchServices:
             )
         if len(g.results) > self._result_limit:
             self.warn(
-                g, "tmu-overflow", f"{len(g.results)} result words are pending; {self._result_limit} are known to fit"
+                g, "tmu-pending", f"{len(g.results)} result words are pending; {self._result_limit} are known to fit"
             )
 
     # -- other

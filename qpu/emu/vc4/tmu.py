@@ -172,7 +172,7 @@ class Tmu:
                 )
                 self._faults.report(Level.STOP, "tmu-overflow", text, g, i)
             text = f"{most} requests under way in TMU{tmu}; more than {SAFE_DEPTH} are unreliable on hardware"
-            self._faults.report(Level.WARN, "tmu-depth", text, g, i)
+            self._faults.report(Level.WARN, "H26", text, g, i)
         slot = (self._head[tmu, rows] + count) % FIFO_DEPTH
         self._data[tmu, rows, slot] = values
         self._count[tmu, rows] = count + 1

@@ -427,7 +427,7 @@ def test_more_pending_words_than_known_to_fit_is_a_remark(isa: Isa) -> None:
 
     run = rig.run(program, [src])
     assert len(run.stats.faults) == 2
-    assert all(f.startswith("tmu-overflow") for f in run.stats.faults)
+    assert all(f.startswith("tmu-pending") for f in run.stats.faults)
 
 
 @both

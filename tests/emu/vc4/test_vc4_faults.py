@@ -209,7 +209,7 @@ def test_tmu_queue_limits() -> None:
             q.nop(sig=q.ldtmu0)
         q.end()
 
-    for n, rules in ((4, []), (5, ["tmu-depth"]), (8, ["tmu-depth"] * 4)):
+    for n, rules in ((4, []), (5, ["H26"]), (8, ["H26"] * 4)):
         rig = Rig()
         execution = rig.run(lambda q, n=n: program(q, n), [rig.zeros(1)[0]], check=False)
         assert [f.partition(":")[0] for f in execution.stats.faults] == rules
