@@ -362,10 +362,8 @@ class V3dExecution(DispatchExecution):
         g.pc += 8
         if g.late_left:
             g.late_left -= 1
-            if not g.late_left and g.late is not None:
-                value, mask = g.late
-                g.regs[ACC + 4] = value if mask is None else np.where(mask, value, g.regs[ACC + 4])
-                g.late = None
+            if not g.late_left:
+                g.regs[ACC + 4] = np.where(g.late_on, g.late, g.regs[ACC + 4])
         if g.branch_left:
             g.branch_left -= 1
             if not g.branch_left:
@@ -438,10 +436,8 @@ class V3dExecution(DispatchExecution):
             for k, (old, new) in enumerate(zip(before, g.regs, strict=True))
             if old is not new
         ]
-        if g.late is not None and g.late_left == 1:  # an SFU result reaches r4 before the next instruction
-            value, mask = g.late
-            old = g.regs[ACC + 4]
-            changed.append(("r4", old, value if mask is None else np.where(mask, value, old)))
+        if g.late_left == 1:  # an SFU result reaches r4 before the next instruction
+            changed.append(("r4", g.regs[ACC + 4], np.where(g.late_on, g.late, g.regs[ACC + 4])))
         for name, old_flag, new_flag in (("a", a, g.a), ("b", b, g.b)):
             if old_flag is not new_flag:
                 changed.append((name, old_flag.astype(np.uint32), new_flag.astype(np.uint32)))

@@ -14,7 +14,7 @@ from qpu.emu.engine.memory import Memory
 from qpu.emu.v3d.dispatch import Dispatch, Placement
 from qpu.emu.v3d.faults import fault
 from qpu.emu.v3d.prepare import UNIFA_EARLY, Prepared, disassembly, prepare
-from qpu.emu.v3d.state import Group, PerThread, each, squeeze
+from qpu.emu.v3d.state import TRUE, Group, PerThread, each, squeeze
 from qpu.emu.v3d.tmu import (
     DATA_CAPACITY,
     RESULT_CAPACITY,
@@ -272,7 +272,7 @@ class DispatchServices:
 
     def sfu_result(self, g: Group, value: U32, on: Mask | None) -> None:
         """4.2: `value` reaches r4 after the next instruction."""
-        g.late, g.late_left = (value, on), 2
+        g.late, g.late_on, g.late_left = value, TRUE if on is None else on, 2
         g.busy = True
 
     def join_barrier(self, g: Group, on: Mask | None) -> None:
