@@ -13,15 +13,17 @@ import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qpu.core.isa import Isa
+from qpu.core.scalar_lanes import ScalarLanes
 from qpu.emu.engine.memory import PAGE, Memory
 
 __all__ = [
+    "ATOMICS",
     "CONFIG_RESET",
     "DATA_CAPACITY",
     "PAGE_SHIFT",
@@ -55,19 +57,7 @@ _TYPES: tuple[tuple[int, int, bool], ...] = (  # by type field: components, byte
     (1, 2, False),
     (1, 4, False),
 )
-_ATOMIC_DATA = {
-    0: "add",
-    1: "sub",
-    2: "xchg",
-    3: "cmpxchg",
-    4: "umin",
-    5: "umax",
-    6: "smin",
-    7: "smax",
-    8: "and",
-    9: "or",
-    10: "xor",
-}
+_ATOMIC_DATA = dict(enumerate("add sub xchg cmpxchg umin umax smin smax and or xor".split()))
 _ATOMIC_PLAIN = {8: "inc", 9: "dec", 10: "not"}
 _CACHE = {0: "prefetch", 1: "cache clear", 2: "flush", 3: "flush", 4: "L1 clear"}
 
@@ -155,40 +145,68 @@ def component_address(isa: Isa, address: U32, k: int, components: int) -> U32:
     return address + step
 
 
-class AccessError(Exception):
+class AccessError(NamedTuple):
     """An access that breaks a rule. row: thread of the batch; rule: fault rule; `address` as computed."""
 
-    def __init__(self, rule: str, row: int, lane: int, address: int, size: int, write: bool, name: str) -> None:
-        super().__init__(rule, row, lane, address, size, write, name)
-        self.rule = rule
-        self.row = row
-        self.lane = lane
-        self.address = address
-        self.size = size
-        self.write = write
-        self.name = name
+    rule: str
+    row: int
+    lane: int
+    address: int
+    size: int
+    write: bool
+    name: str
 
 
-def _signed(x: int) -> int:
-    return x - (1 << 32) if x >> 31 else x
-
-
-_SCALAR: dict[str, Callable[[int, int, int], int]] = {
-    "add": lambda m, a, b: m + a,
-    "sub": lambda m, a, b: m - a,
-    "xchg": lambda m, a, b: a,
-    "cmpxchg": lambda m, a, b: b if m == a else m,
-    "umin": lambda m, a, b: min(m, a),
-    "umax": lambda m, a, b: max(m, a),
-    "smin": lambda m, a, b: min(m, a, key=_signed),
-    "smax": lambda m, a, b: max(m, a, key=_signed),
-    "and": lambda m, a, b: m & a,
-    "or": lambda m, a, b: m | a,
-    "xor": lambda m, a, b: m ^ a,
-    "inc": lambda m, a, b: m + 1,
-    "dec": lambda m, a, b: m - 1,
-    "not": lambda m, a, b: ~m,
+# New value of the memory word, over `LaneOps`: (lanes, memory, first and second data word). Both engines run these.
+ATOMICS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
+    "add": lambda v, m, a, b: v.add(m, a),
+    "sub": lambda v, m, a, b: v.sub(m, a),
+    "xchg": lambda v, m, a, b: a,
+    "cmpxchg": lambda v, m, a, b: v.select(v.eq(m, a), b, m),
+    "umin": lambda v, m, a, b: v.select(v.ult(m, a), m, a),
+    "umax": lambda v, m, a, b: v.select(v.ult(a, m), m, a),
+    "smin": lambda v, m, a, b: v.select(v.slt(m, a), m, a),
+    "smax": lambda v, m, a, b: v.select(v.slt(a, m), m, a),
+    "and": lambda v, m, a, b: v.and_(m, a),
+    "or": lambda v, m, a, b: v.or_(m, a),
+    "xor": lambda v, m, a, b: v.xor(m, a),
+    "inc": lambda v, m, a, b: v.add(m, v.const(1)),
+    "dec": lambda v, m, a, b: v.sub(m, v.const(1)),
+    "not": lambda v, m, a, b: v.not_(m),
 }
+_ONE = ScalarLanes()
+
+
+class _Bytes:
+    """Bytes as arrays of elements of 1, 2 and 4 bytes; places are aligned byte addresses."""
+
+    def __init__(self, raw: NDArray[np.uint8]) -> None:
+        self.cells: dict[int, NDArray[Any]] = {1: raw, 2: raw.view(np.uint16), 4: raw.view(np.uint32)}
+
+    def load(self, r: Request, at: U32) -> U32:
+        """Elements, extended to 32 bits by the type of the request."""
+        cells = self.cells[r.size].take(at >> np.uint32(r.size >> 1))
+        if r.size == 4:
+            return cells
+        return cells.view(f"i{r.size}").astype(np.int32).view(np.uint32) if r.signed else cells.astype(np.uint32)
+
+    def store(self, r: Request, at: U32, values: U32) -> None:
+        """Low parts of the values. Of several for one place the last wins: the highest thread and lane."""
+        cells = self.cells[r.size]
+        cells[at >> np.uint32(r.size >> 1)] = values.astype(cells.dtype)
+
+    def atomic(self, r: Request, at: U32, operands: Sequence[U32]) -> list[int]:
+        """Old values; one place after another."""
+        step, words = ATOMICS[r.name], self.cells[4]
+        ints = [d.tolist() for d in operands] or [[0] * at.size]
+        index = (at >> np.uint32(2)).tolist()
+        cells = {i: int(words[i]) for i in set(index)}
+        before: list[int] = []
+        for i, a, b in zip(index, ints[0], ints[-1], strict=True):
+            before.append(cells[i])
+            cells[i] = step(_ONE, cells[i], a, b)
+        words[np.fromiter(cells.keys(), np.intp, len(cells))] = np.fromiter(cells.values(), np.uint32, len(cells))
+        return before
 
 
 class TmuMemory:
@@ -211,8 +229,8 @@ class TmuMemory:
         self.memory = memory
         self._before_store = before_store
         self._report = report
-        self._halves: NDArray[np.uint16] = memory.bytes.view(np.uint16)
-        self._scratch = np.zeros(PAGE, np.uint8)
+        self._all = _Bytes(memory.bytes)
+        self._scratch = _Bytes(np.zeros(PAGE, np.uint8))
         self.read_bytes = 0
         self.write_bytes = 0
         self.requests = 0
@@ -275,25 +293,16 @@ class TmuMemory:
             asked = component_address(self.isa, address, k, request.components)
             # Lanes that only complete a quad may hold any address; outside every region they read 0.
             at, missing = self._check(request, asked if every else np.where(wanted, asked, np.uint32(0)), live, False)
-            value = self._gather(request, at)
+            value = self._all.load(request, at)
             unused = missing if every else ~wanted if missing is None else missing | ~wanted
             if unused is not None:
                 value = np.where(unused, np.uint32(0), value)
             if missing is not None:
-                for row, lane in np.argwhere(missing & live):
-                    value[row, lane] = self._scratch_load(request, int(asked[row, lane]))
+                lost = missing & live
+                value[lost] = self._scratch.load(request, _scratch_place(request, asked[lost]))
             results.append(value)
         self.read_bytes += int(np.count_nonzero(wanted)) * request.size * request.components
         return results
-
-    def _gather(self, request: Request, at: U32) -> U32:
-        if request.size == 4:
-            return self.memory.words.take(at >> np.uint32(2))
-        if request.size == 2:
-            half = self._halves.take(at >> np.uint32(1))
-            return half.view(np.int16).astype(np.int32).view(np.uint32) if request.signed else half.astype(np.uint32)
-        byte = self.memory.bytes.take(at)
-        return byte.view(np.int8).astype(np.int32).view(np.uint32) if request.signed else byte.astype(np.uint32)
 
     def _store(self, request: Request, at: U32, live: Mask, value: U32) -> None:
         asked, every = at, bool(live.all())
@@ -305,19 +314,13 @@ class TmuMemory:
             keep = live if missing is None else live & ~missing
             places, values = at[keep], rows[keep]
             if missing is not None:
-                for row, lane in np.argwhere(missing & live):
-                    self._scratch_store(request, int(asked[row, lane]), int(rows[row, lane]))
+                lost = missing & live
+                self._scratch.store(request, _scratch_place(request, asked[lost]), rows[lost])
         self.write_bytes += int(np.count_nonzero(live)) * request.size
         if not places.size:
             return
         self._before_store(places >> np.uint32(PAGE_SHIFT))
-        # With repeated indices the last assignment wins: the highest thread and lane.
-        if request.size == 4:
-            self.memory.words[places >> np.uint32(2)] = values
-        elif request.size == 2:
-            self._halves[places >> np.uint32(1)] = values.astype(np.uint16)
-        else:
-            self.memory.bytes[places] = values.astype(np.uint8)
+        self._all.store(request, places, values)
 
     def _atomic(self, request: Request, address: U32, live: Mask, data: Sequence[U32]) -> U32:
         """Old values; lanes of one request are served in order of thread, then lane."""
@@ -325,41 +328,20 @@ class TmuMemory:
         old = np.zeros(at.shape, np.uint32)
         keep = live if missing is None else live & ~missing
         operands = [np.broadcast_to(d, at.shape) for d in data[: request.expected]]
-        step = _SCALAR[request.name]
         places = at[keep]
         if places.size:
             self._before_store(places >> np.uint32(PAGE_SHIFT))
-            words = self.memory.words
-            ints = [d[keep].tolist() for d in operands]
-            first = ints[0] if ints else [0] * places.size
-            second = ints[1] if len(ints) > 1 else first
-            index = (places >> np.uint32(2)).tolist()
-            cells = {i: int(words[i]) for i in set(index)}
-            before: list[int] = []
-            for i, a, b in zip(index, first, second, strict=True):
-                m = cells[i]
-                before.append(m)
-                cells[i] = step(m, a, b) & 0xFFFFFFFF
-            old[keep] = before
-            words[np.fromiter(cells.keys(), np.intp, len(cells))] = np.fromiter(cells.values(), np.uint32, len(cells))
+            old[keep] = self._all.atomic(request, places, [d[keep] for d in operands])
         if missing is not None:
-            for row, lane in np.argwhere(missing & live):
-                where = int(address[row, lane])
-                m = self._scratch_load(request, where)
-                a, b = (int(operands[min(i, len(operands) - 1)][row, lane]) if operands else 0 for i in (0, 1))
-                self._scratch_store(request, where, step(m, a, b) & 0xFFFFFFFF)
-                old[row, lane] = m
+            lost = missing & live
+            places = _scratch_place(request, address[lost])
+            old[lost] = self._scratch.atomic(request, places, [d[lost] for d in operands])
         n = int(np.count_nonzero(live))
         self.read_bytes += 4 * n
         self.write_bytes += 4 * n
         return old
 
-    def _scratch_load(self, request: Request, address: int) -> int:
-        at = address % PAGE & -request.size
-        raw = self._scratch[at : at + request.size].tobytes()
-        return int.from_bytes(raw, "little", signed=request.signed) & 0xFFFFFFFF
 
-    def _scratch_store(self, request: Request, address: int, value: int) -> None:
-        at = address % PAGE & -request.size
-        raw = (value & ((1 << 8 * request.size) - 1)).to_bytes(request.size, "little")
-        self._scratch[at : at + request.size] = np.frombuffer(raw, np.uint8)
+def _scratch_place(request: Request, address: U32) -> U32:
+    """Where lenient accesses outside every region go in the scratch page."""
+    return address & np.uint32(PAGE - 1 & -request.size)

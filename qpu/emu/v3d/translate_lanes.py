@@ -6,15 +6,14 @@ Configuration bytes are decoded by `qpu.emu.v3d.tmu.decode_request`; all lanes a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from llvmlite import ir
 
 from qpu.core.isa import Isa
-from qpu.emu.engine.llvm_lanes import I1, I8, I16, I32, I64, LANES
-from qpu.emu.v3d.tmu import Action, decode_request
+from qpu.emu.engine.llvm_lanes import I1, I8, I16, I32, I64, LANES, LlvmLanes
+from qpu.emu.v3d.tmu import ATOMICS, Action, decode_request
 from qpu.emu.v3d.translate_state import FIFO_SLOTS, Control, Hold, Slot
 
 if TYPE_CHECKING:
@@ -27,34 +26,16 @@ DONE, HOST, WAITS = 0, 1, 2  # what the function returns
 _LOAD, _STORE, _ATOMIC, _CACHE = 1, 2, 3, 4
 _KINDS = {Action.LOAD: _LOAD, Action.STORE: _STORE, Action.ATOMIC: _ATOMIC, Action.CACHE: _CACHE}
 _DATA = 5  # data words 0.._DATA - 1 are in the table
-_Step = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
 
 
-def _least(order: str) -> _Step:
-    def step(b: ir.IRBuilder, m: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
-        compare = b.icmp_signed if order[0] == "s" else b.icmp_unsigned
-        return b.select(compare(order[1:], m, x), m, x)
+class _Scalars(LlvmLanes):
+    """One lane: `LaneOps` on 32-bit numbers."""
 
-    return step
+    def const(self, value: int) -> ir.Value:
+        return I32(value & 0xFFFFFFFF)
 
 
-_STEPS: dict[str, _Step] = {  # memory, first and second data word -> memory
-    "add": lambda b, m, x, y: b.add(m, x),
-    "sub": lambda b, m, x, y: b.sub(m, x),
-    "xchg": lambda b, m, x, y: x,
-    "cmpxchg": lambda b, m, x, y: b.select(b.icmp_unsigned("==", m, x), y, m),
-    "umin": _least("u<"),
-    "umax": _least("u>"),
-    "smin": _least("s<"),
-    "smax": _least("s>"),
-    "and": lambda b, m, x, y: b.and_(m, x),
-    "or": lambda b, m, x, y: b.or_(m, x),
-    "xor": lambda b, m, x, y: b.xor(m, x),
-    "inc": lambda b, m, x, y: b.add(m, I32(1)),
-    "dec": lambda b, m, x, y: b.sub(m, I32(1)),
-    "not": lambda b, m, x, y: b.not_(m),
-}
-_NAMES = tuple(_STEPS)
+_NAMES = tuple(ATOMICS)
 
 
 def _entry(byte: int, data: int) -> int:
@@ -304,7 +285,7 @@ class _Lanes:
                     case = self.block(name)
                     switch.add_case(I32(number), case)
                     b.position_at_end(case)
-                    news.append((_STEPS[name](b, old, x, y), case))
+                    news.append((ATOMICS[name](_Scalars(b), old, x, y), case))
                     b.branch(stepped)
                 b.position_at_end(stepped)
                 new = b.phi(I32)
