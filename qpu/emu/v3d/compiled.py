@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from typing import TypeAlias
 
 import numpy as np
@@ -28,6 +27,7 @@ from qpu.emu.v3d.reference import V3dReferenceMachine
 from qpu.emu.v3d.state import CLOBBERED, Group, undefined_register
 from qpu.emu.v3d.tmu import Action, decode_request, result_words
 from qpu.emu.v3d.translate_state import (
+    CHAIN_COUNTS,
     DATA_SLOTS,
     FIFO_SLOTS,
     GO_ON,
@@ -35,7 +35,6 @@ from qpu.emu.v3d.translate_state import (
     Hold,
     Kept,
     Node,
-    NodeStats,
     Reason,
     Slot,
     Untranslatable,
@@ -148,7 +147,7 @@ class CompiledV3dExecution(DispatchExecution):
         self._waiting: dict[int, int] = {}  # thread at a barrier -> supergroup
         self._last_on = np.full(self._placement.qpus, -1, np.int64)  # thread that ran last on each QPU
         self._resumed = np.zeros(capacity, np.bool_)  # the last stop of the thread was a switch
-        self._total: NDArray[np.int64] = np.zeros(len(fields(NodeStats)), np.int64)
+        self._total: NDArray[np.int64] = np.zeros(len(CHAIN_COUNTS), np.int64)
         self._tmu = np.zeros(3, np.uint64)  # requests, bytes read, bytes written by threads that ended
         self._group = Group(np.zeros(1, np.intp), dispatch.code, dispatch.uniforms)
         self._words: dict[tuple[int, str], U32] = {}  # copies of stream words that are not contiguous on the host
@@ -179,10 +178,8 @@ class CompiledV3dExecution(DispatchExecution):
     def _count(self) -> None:
         s, x, p = self.stats, self._services, self._program
         self._settle_counters()
-        total = NodeStats(*self._total.tolist())
-        s.add_ops, s.mul_ops, s.fadds, s.fmuls = total.add_ops, total.mul_ops, total.fadds, total.fmuls
-        s.sfu_ops, s.branches, s.thread_switches = total.sfu_ops, total.branches, total.switches
-        s.uniform_bytes = 4 * total.uniforms
+        for name, value in zip(CHAIN_COUNTS[1:], self._total[1:].tolist(), strict=True):
+            setattr(s, name, value)
         requests, read, written = (self._tmu + self._tallies(list(self._placement.running))).tolist()
         s.tmu_requests = requests + x.tmu.requests
         s.tmu_read_bytes = read + x.tmu.read_bytes
@@ -197,7 +194,7 @@ class CompiledV3dExecution(DispatchExecution):
     def _add_rest(self, rest: ReferenceRest) -> None:
         s = self.stats
         rest.settle()
-        for name in ("add_ops", "mul_ops", "fadds", "fmuls", "sfu_ops", "branches", "thread_switches", "uniform_bytes"):
+        for name in CHAIN_COUNTS[1:]:
             setattr(s, name, getattr(s, name) + getattr(rest.stats, name))
         for _, reason in self._lost.values():
             s.fallbacks[reason] = rest.executed

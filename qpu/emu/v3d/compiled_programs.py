@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from qpu.emu.engine.native import Improvement, Interrupted, NativeCode, build
 from qpu.emu.v3d.dispatch import Dispatch
 from qpu.emu.v3d.translate import translate
 from qpu.emu.v3d.translate_graph import Fetch, explore
-from qpu.emu.v3d.translate_state import Node, NodeStats, Untranslatable
+from qpu.emu.v3d.translate_state import CHAIN_COUNTS, Node, Untranslatable
 
 __all__ = ["Program", "fetcher", "program_at"]
 
@@ -58,7 +57,7 @@ class Program:
         self.kind = kind
         self.nodes: list[Node] = [Node(0)]
         self.level = QUICK
-        self.stats: NDArray[np.int64] = np.zeros((1, len(fields(NodeStats))), np.int64)  # by counter, by field
+        self.stats: NDArray[np.int64] = np.zeros((1, len(CHAIN_COUNTS)), np.int64)  # by counter, by field
         self.needs: dict[int, list[tuple[str, int]]] = {}
         self.rules: list[tuple[str, str]] = []
         self.lockstep = self.split = False
@@ -105,7 +104,7 @@ class Program:
             )
             entries = sorted(made.entries, key=made.entries.__getitem__)
             return made.ir, {
-                "stats": [list(astuple(s)) for s in made.stats],
+                "stats": made.stats,
                 "entries": [list(n) for n in entries],
                 "needs": [[n, found] for n, found in made.needs.items()],
                 "rules": made.rules,
@@ -119,7 +118,7 @@ class Program:
         self._translate = make
         self._improvement = None
         meta = code.meta
-        self.stats = np.array(meta["stats"], np.int64).reshape(-1, len(fields(NodeStats)))
+        self.stats = np.array(meta["stats"], np.int64).reshape(-1, len(CHAIN_COUNTS))
         self.nodes = [Node.of(n) for n in meta["entries"]]
         self.needs = {n: [(kind, index) for kind, index in found] for n, found in meta["needs"]}
         self.rules = [(rule, message) for rule, message in meta["rules"]]

@@ -96,7 +96,6 @@ class ReferenceRest(V3dExecution):
         super().__init__(machine, dispatch)
         self._placement = placement
         self._services = services
-        services.uniform_bytes = 0
         kept = services.snapshot.kept
         kept[kept == Kept.STREAM] = Kept.FREE
         self._round = 1

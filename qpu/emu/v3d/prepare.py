@@ -17,10 +17,13 @@ from qpu.v3d.regs import signal_rows
 from qpu.v3d.rules import RULES, SWITCH_SLOTS
 
 __all__ = [
+    "COUNTS",
     "UNIFA_EARLY", "Prepared",
     "after_thrsw", "broken", "disassembly", "pending", "prepare", "requests", "rotations", "same_lanes",
 ]  # fmt: skip
 
+# Statistics (of `RunStats`) that follow from the number of times each instruction executes.
+COUNTS = ("add_ops", "mul_ops", "fadds", "fmuls", "sfu_ops", "branches", "uniform_bytes")
 UNIFA_EARLY = RULES["unifa-early"].windows[0].distance  # instructions after a write of unifa that must not read it
 # Rules about distances that matter while a program runs; the others of `qpu.v3d.rules` look at the whole program.
 _RUNNING = (
@@ -46,10 +49,7 @@ class Prepared:
     problem: tuple[str, str] | None = None
     hazards: list[tuple[str, str]] = field(default_factory=list)
     thrsw: bool = False
-    add_op: bool = False
-    mul_op: bool = False
-    fadds: int = 0
-    fmuls: int = 0
+    counts: tuple[int, ...] = ()  # what an execution adds to the `COUNTS`
     sfu_ops: int = 0
     uniforms: int = 0
     unifa_words: int = 0
@@ -141,6 +141,7 @@ def prepare(isa: Isa, word: int) -> Prepared:
         if instr.bdi == "rf" or instr.bdu == "rf":
             p.max_rf = instr.raddr_a
         p.uniforms = int(instr.ub and instr.bdu in ("abs", "rel"))
+        p.counts = (0, 0, 0, 0, 0, 1, 4 * p.uniforms)
         return p
     _alu(p, instr)
     return p
@@ -149,10 +150,6 @@ def prepare(isa: Isa, word: int) -> Prepared:
 def _alu(p: Prepared, i: Alu) -> None:
     sig = i.sig
     p.thrsw = bool(sig & Sig.THRSW)
-    p.add_op = i.add.op.name != "nop"
-    p.mul_op = i.mul.op.name != "nop"
-    p.fadds = int(i.add.op.counts == "fadd")
-    p.fmuls = int(i.mul.op.counts == "fmul")
     p.addressed_signal = i.sig_dst is not None
     signals = signal_rows(sig)
     p.unifa_words = sum(row.words for row in signals if row.stream == "unifa")
@@ -208,6 +205,8 @@ def _alu(p: Prepared, i: Alu) -> None:
         p.hazards.append(("uniform-pair", "more than one word is taken from the uniform streams in one instruction"))
     if sig & Sig.ROT:
         _rotation(p, i)
+    ops = (i.add.op.name != "nop", i.mul.op.name != "nop", i.add.op.counts == "fadd", i.mul.op.counts == "fmul")
+    p.counts = (*map(int, ops), p.sfu_ops, 0, 4 * (p.uniforms + p.unifa_words))
 
 
 def _rotation(p: Prepared, i: Alu) -> None:

@@ -22,7 +22,7 @@ from qpu.emu.v3d import alu
 from qpu.emu.v3d.alu import ACC
 from qpu.emu.v3d.dispatch import Dispatch, Start
 from qpu.emu.v3d.execution import CLOCKS_PER_INSTRUCTION, DispatchExecution, MachineProfile
-from qpu.emu.v3d.prepare import Prepared, after_thrsw, broken, disassembly, pending, prepare
+from qpu.emu.v3d.prepare import COUNTS, Prepared, after_thrsw, broken, disassembly, pending, prepare
 from qpu.emu.v3d.reference_branches import branch_step
 from qpu.emu.v3d.state import CLOBBERED, LANES, Group, each
 from qpu.emu.v3d.tmu import Action
@@ -108,16 +108,8 @@ class V3dExecution(DispatchExecution):
             x.flush(g)
         s.tmu_read_bytes, s.tmu_write_bytes = x.tmu.read_bytes, x.tmu.write_bytes
         s.tmu_requests = x.tmu.requests
-        s.uniform_bytes = x.uniform_bytes
-        s.add_ops = s.mul_ops = s.fadds = s.fmuls = s.sfu_ops = s.branches = 0
-        for code in self._code.values():
-            p, n = code.prepared, code.hits
-            s.add_ops += n * p.add_op
-            s.mul_ops += n * p.mul_op
-            s.fadds += n * p.fadds
-            s.fmuls += n * p.fmuls
-            s.sfu_ops += n * p.sfu_ops
-            s.branches += n * p.branch
+        for k, name in enumerate(COUNTS):
+            setattr(s, name, sum(code.hits * code.prepared.counts[k] for code in self._code.values()))
 
     # -- rounds
 

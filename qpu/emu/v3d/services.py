@@ -85,7 +85,6 @@ class DispatchServices:
         self.tmu = TmuMemory(isa, memory, before_store=self.snapshot.before_store, report=self._access)
         self.group: Group | None = None  # the group that is executing
         self.prepared: Prepared | None = None  # and its instruction
-        self.uniform_bytes = 0
         self.qpu_instructions = np.zeros(placement.qpus, np.int64)
         self._pages = memory.pages
         self._warned: set[str] = set()
@@ -157,7 +156,6 @@ class DispatchServices:
 
     def _fetch(self, g: Group, pointer: PerThread, name: str) -> PerThread:
         """Words at a stream pointer. Pages outside every buffer: a fault; 0 (the scratch page) when lenient."""
-        self.uniform_bytes += 4 * g.n
         if isinstance(pointer, int):
             if not pointer & 3 and self._mapped(pointer):
                 return self.snapshot.word(pointer)

@@ -193,7 +193,7 @@ class _Bytes:
     def store(self, r: Request, at: U32, values: U32) -> None:
         """Low parts of the values. Of several for one place the last wins: the highest thread and lane."""
         cells = self.cells[r.size]
-        cells[at >> np.uint32(r.size >> 1)] = values.astype(cells.dtype)
+        cells[at >> np.uint32(r.size >> 1)] = values.astype(cells.dtype, copy=False)
 
     def atomic(self, r: Request, at: U32, operands: Sequence[U32]) -> list[int]:
         """Old values; one place after another."""

@@ -22,11 +22,11 @@ from qpu.emu.v3d.translate_entry import entry_functions
 from qpu.emu.v3d.translate_graph import Fetch, explore, static_target
 from qpu.emu.v3d.translate_state import (
     CHAIN,
+    CHAIN_COUNTS,
     GO_ON,
     NONE,
     Arg,
     Node,
-    NodeStats,
     Reason,
     Slot,
     Translation,
@@ -71,7 +71,7 @@ class _Translator:
         self.registers = registers
         self.avx512 = avx512
         self.module = ir.Module("qpu")
-        self.stats: list[NodeStats] = []
+        self.stats: list[list[int]] = []
         self.entries: dict[Node, int] = {}
         self.chain_needs: dict[Node, list[tuple[str, int]]] = {}
         self.rules: dict[tuple[str, str], int] = {}
@@ -182,7 +182,7 @@ class _Translator:
         body = self.function.append_basic_block(f"c{node.at}")
         self.b.position_at_end(body)
         self.values.begin()
-        self.count = NodeStats()
+        self.count = [0] * len(CHAIN_COUNTS)
         self.counter = len(self.stats)
         self.stats.append(self.count)
         first = node
@@ -191,8 +191,8 @@ class _Translator:
             after = self.step(node)
             if after is None:
                 break
-            self.count.instructions += 1
-            if self.cut or after in self.blocks or self.count.instructions >= CHAIN or self.leads(after):
+            self.count[0] += 1
+            if self.cut or after in self.blocks or self.count[0] >= CHAIN or self.leads(after):
                 self.close()
                 self.b.branch(self.block(after))
                 break
@@ -244,7 +244,7 @@ class _Translator:
         self.spend()
 
     def spend(self) -> None:
-        left = self.b.sub(self.b.load(self.budget, typ=I64), I64(self.count.instructions))
+        left = self.b.sub(self.b.load(self.budget, typ=I64), I64(self.count[0]))
         self.b.store(left, self.budget)
 
     def store(self, slot: Slot, value: ir.Value) -> None:
@@ -297,7 +297,7 @@ class _Translator:
         if always is not None:
             self.rule(index, *always, None)
             return None
-        self.tally(p)
+        self.count[2:] = map(sum, zip(self.count[2:], p.counts, strict=True))
         left, target = max(0, node.branch - 1), node.target
         switch, marked, ending = node.switch, node.marked, node.ending
         slow: ir.Value | None = None
@@ -306,7 +306,6 @@ class _Translator:
             for rule, message in broken(p, pending(self.isa, branch=True)):
                 self.rule(index, rule, message, self.taken())
         if isinstance(p.instr, Branch):
-            self.count.branches += 1
             target = self.branch(index, p.instr)
             left = BRANCH_SLOTS
         else:
@@ -347,15 +346,6 @@ class _Translator:
         found = broken(p, pending(self.isa, late=node.late, unifa=bool(node.unifa), switch=switch))
         return found[0] if found else None
 
-    def tally(self, p: Prepared) -> None:
-        c = self.count
-        c.add_ops += p.add_op
-        c.mul_ops += p.mul_op
-        c.fadds += p.fadds
-        c.fmuls += p.fmuls
-        c.sfu_ops += p.sfu_ops
-        c.uniforms += p.uniforms + p.unifa_words
-
     def deliver(self) -> None:
         """Write the SFU result to r4."""
         values = self.values
@@ -376,13 +366,13 @@ class _Translator:
         """Emit what follows an instruction: a request that the host must do, a switch, the end, a branch."""
         index = node.at
         if ends:
-            self.count.instructions += 1
+            self.count[0] += 1
             self.close()
             self.suspend(I32(Reason.END), index, None, slow)
             return None
         if 0 in after.switch:
-            self.count.instructions += 1
-            self.count.switches += 1
+            self.count[0] += 1
+            self.count[1] += 1
             if self.volatile:
                 self.lose_rf0(node)
             self.values.rtop = self.v.const(0)
@@ -393,13 +383,13 @@ class _Translator:
             self.suspend(reason, index, number, slow)
             return None
         if jumps:
-            self.count.instructions += 1
+            self.count[0] += 1
             self.close()
             self.jump(node, after, slow)
             return None
         if slow is None:
             return after
-        self.count.instructions += 1
+        self.count[0] += 1
         self.close()
         if self.lockstep:
             reason = self.b.select(slow, I32(Reason.TMU), I32(Reason.YIELD))

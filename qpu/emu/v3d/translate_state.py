@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from qpu.emu.v3d.prepare import COUNTS
 from qpu.emu.v3d.tmu import DATA_CAPACITY, RESULT_CAPACITY
 
 __all__ = [
     "CHAIN",
+    "CHAIN_COUNTS",
     "DATA_SLOTS",
     "FIFO_SLOTS",
     "GO_ON",
@@ -20,7 +22,6 @@ __all__ = [
     "Hold",
     "Kept",
     "Node",
-    "NodeStats",
     "Reason",
     "Slot",
     "Translation",
@@ -29,6 +30,7 @@ __all__ = [
 
 FIFO_SLOTS = RESULT_CAPACITY  # result vectors a thread can have pending
 DATA_SLOTS = DATA_CAPACITY
+CHAIN_COUNTS = ("instructions", "thread_switches", *COUNTS)
 CHAIN = 512  # instructions of a chain at most
 GO_ON = 0xFF  # in THEN: the thread continues
 
@@ -189,32 +191,17 @@ class Node(NamedTuple):
 
 
 @dataclass(slots=True)
-class NodeStats:
-    """Static counts of a chain; a run multiplies them with the chain's execution count."""
-
-    instructions: int = 0
-    add_ops: int = 0
-    mul_ops: int = 0
-    fadds: int = 0
-    fmuls: int = 0
-    uniforms: int = 0
-    sfu_ops: int = 0
-    branches: int = 0
-    switches: int = 0
-
-
-@dataclass(slots=True)
 class Translation:
     """The IR of a program.
 
-    stats[i] belongs to counters[i]. entries: node -> number that `resume` takes. needs: number -> what the chain there
-    takes, in order: (r, u or a for result, uniform or unifa; instruction). rules: the meaning of `Slot.RULE`.
-    reached: the translated instructions. lockstep: every request is a suspension point. split: the halves of lanes
-    have separate flags.
+    stats[i]: static `CHAIN_COUNTS` of the chain of counters[i]. entries: node -> number that `resume` takes. needs:
+    number -> what the chain there takes, in order: (r, u or a for result, uniform or unifa; instruction). rules: the
+    meaning of `Slot.RULE`. reached: the translated instructions. lockstep: every request is a suspension point. split:
+    the halves of lanes have separate flags.
     """
 
     ir: str
-    stats: list[NodeStats] = field(default_factory=list)
+    stats: list[list[int]] = field(default_factory=list)
     entries: dict[Node, int] = field(default_factory=dict)
     needs: dict[int, list[tuple[str, int]]] = field(default_factory=dict)
     rules: list[tuple[str, str]] = field(default_factory=list)

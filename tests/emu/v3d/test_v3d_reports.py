@@ -10,6 +10,7 @@ from v3d_idioms import barrier, group_x, jump, lane_address, take
 from v3d_rig import ISAS, Rig
 
 import qpu
+from qpu import v3d
 from qpu.core.isa import Isa
 from qpu.errors import EmuFault, EmuWarning, GpuTimeoutError
 
@@ -99,7 +100,7 @@ def test_remarks_of_strict_devices(isa: Isa) -> None:
     with qpu.open_device(BOARDS[isa]) as device:
         data = device.zeros(16, np.uint32)
         with pytest.warns(EmuWarning, match="9 result words are pending; 8 are known to fit"):
-            device.run(qpu.assemble(nine, isa=isa, check=False), [data], threads=2)
+            device.run(qpu.assemble(nine, isa=isa, check=False), [data], v3d.Dispatch(threads=2))
 
 
 @boards
