@@ -13,16 +13,17 @@ from qpu.core.isa import Isa
 from qpu.drivers import board
 from qpu.drivers.base import Completion, CsdJob, DeviceInfo, Fence, Job
 from qpu.drivers.drm import csd
-from qpu.drivers.drm.identity import ISAS, Identity, get_param, identify
+from qpu.drivers.drm.calls import Calls
+from qpu.drivers.drm.identity import ISAS, Identity, identify
 from qpu.drivers.drm.nodes import Node, find_v3d
 from qpu.drivers.drm.objects import DrmBo, DrmFence, multisync
 from qpu.drivers.drm.perfmon import Perfmons
 from qpu.drivers.drm.resets import WATCHDOG_S, blame, warn_unknown
+from qpu.drivers.drm.syncobjs import SyncObjects
 from qpu.drivers.errors_table import fault, mem_available
-from qpu.drivers.port import Port, interrupting, retrying, submitted
+from qpu.drivers.port import Port, interrupting, submitted
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
-from qpu.drivers.uapi.layout import Layout
 from qpu.errors import DriverError, EmuFault, UsageError
 
 __all__ = ["TRIVIAL", "DrmBo", "DrmFence", "DrmV3d", "Identity", "open_adapter"]
@@ -45,22 +46,16 @@ class DrmV3d:
     def __init__(self, port: Port, node: Node, identity: Identity, where: board.Board) -> None:
         self._port = port
         self._node = node
-        self._fd: int | None = node.fd
-        self._pid = port.getpid()
+        self._calls = Calls(port, node)
         self._lock = threading.RLock()
-        self._rows = {
-            name: (r.request(port.pointer_size), r.layout(port.pointer_size)) for name, r in drm.IOCTLS.items()
-        }
         self.identity = identity
         self._bos: dict[int, DrmBo] = {}
         self._deferred: list[DrmBo] = []
         self._pending: list[DrmFence] = []
-        self._syncobjs: list[int] = []
+        self._syncobjs = SyncObjects(self._calls)
         self._number = 0
-        self.perfmon = 0  # what counts the next jobs, 0 for none
-        self._perfmons = Perfmons(self)
+        self._perfmons = Perfmons(self._calls, ISAS[identity.version], identity.params, self._wait_counted)
         self._checking = False
-        self._closing = False  # threads that wait inside a call notice
         counters = (Param.CONTEXT_RESET_COUNTER, Param.GLOBAL_RESET_COUNTER)
         self._reset_param = next((p for p in counters if p in identity.params), None)
         self._resets = self._reset_counter()  # at the last look
@@ -88,51 +83,18 @@ class DrmV3d:
 
     # calls
 
-    def _usable(self) -> int:
-        fd = self._fd
-        if fd is None or self._closing:
-            raise UsageError("this device is closed; open it again")
-        if self._port.getpid() != self._pid:
-            raise UsageError(
-                "this device was opened before fork(); open it in the child, or use the spawn start method"
-            )
-        return fd
-
-    def _call(self, name: str, arg: bytearray) -> bytearray:
-        """One ioctl, repeated while signals interrupt it. Raises: OSError."""
-        retrying(self._port, self._usable(), self._rows[name][0], arg)
-        return arg
-
-    def _pack(self, name: str, **values: int | bytes | tuple[int, ...]) -> bytearray:
-        return self._rows[name][1].pack(**values)
-
-    def _number_of(self, name: str, arg: bytearray, field: str) -> int:
-        return self._rows[name][1].number(arg, field)
-
     def what(self, name: str) -> str:
         """Node and call, for messages."""
-        return f"{self._node.path}: {name.removeprefix('DRM_IOCTL_')}"
+        return self._calls.what(name)
 
     @property
-    def closed(self) -> bool:
-        """True after `close`."""
-        return self._fd is None
-
-    def check_usable(self) -> None:
-        """Raise UsageError when the device is closed or was inherited through fork."""
-        self._usable()
-
-    def request(self, name: str, **values: int | bytes | tuple[int, ...]) -> bytearray:
-        """Pack an argument and make the call; returns the argument. Raises: OSError."""
-        return self._call(name, self._pack(name, **values))
-
-    def layout(self, name: str) -> Layout:
-        """The structure of an ioctl's argument."""
-        return self._rows[name][1]
+    def port(self) -> Port:
+        """The port that the node was opened through."""
+        return self._port
 
     def get_param(self, param: Param) -> int | None:
         """A GET_PARAM value; None when this kernel does not know the parameter. Raises: DriverError."""
-        return get_param(self._port, self._usable(), self._node.path, param)
+        return self._calls.get_param(param)
 
     def _reset_counter(self) -> int | None:
         """Resets that this open file caused (or any, where only that is counted); None on older kernels."""
@@ -162,21 +124,21 @@ class DrmV3d:
     def _alloc(self, size: int) -> DrmBo:
         create = "DRM_IOCTL_V3D_CREATE_BO"
         try:
-            arg = self._call(create, self._pack(create, size=size))
+            arg = self._calls.request(create, size=size)
         except OSError as error:
             raise self._memory_fault(create, size, error) from error
-        handle = self._number_of(create, arg, "handle")
+        handle = self._calls.number(create, arg, "handle")
         name = "DRM_IOCTL_V3D_MMAP_BO"
         try:
-            offset = self._number_of(name, self._call(name, self._pack(name, handle=handle)), "offset")
+            offset = self._calls.number(name, self._calls.request(name, handle=handle), "offset")
             name = "mmap"
-            mapping = self._port.mmap(self._usable(), size, offset)
+            mapping = self._port.mmap(self._calls.usable(), size, offset)
         except BaseException as error:
             self._gem_close(handle)
             if isinstance(error, OSError) and not isinstance(error, DriverError):
                 raise self._memory_fault(name, size, error) from error
             raise
-        bo = DrmBo(self, handle, size, self._number_of(create, arg, "offset"), mapping)
+        bo = DrmBo(self._calls, self._forget, handle, size, self._calls.number(create, arg, "offset"), mapping)
         with self._lock:
             self._bos[handle] = bo
         return bo
@@ -199,15 +161,14 @@ class DrmV3d:
 
     def _gem_close(self, handle: int) -> None:
         """Drop a handle; the kernel keeps the memory for jobs that still use it."""
-        name = "DRM_IOCTL_GEM_CLOSE"
         try:
-            self._call(name, self._pack(name, handle=handle))
+            self._calls.request("DRM_IOCTL_GEM_CLOSE", handle=handle)
         except OSError:
             pass  # gone already, or gone with the file: there is nothing a caller could do
 
-    def forget(self, bo: DrmBo) -> None:
+    def _forget(self, bo: DrmBo) -> None:
         """Called by a buffer that was unmapped: drop its handle, at once or after its last job."""
-        if self._fd is None or self._port.getpid() != self._pid:
+        if not self._calls.alive:
             return  # the handles went with the file, or they are the parent's
         with self._lock:
             if bo.busy:
@@ -232,7 +193,7 @@ class DrmV3d:
         first; those of this device do so anyway.
         Raises: UsageError before any call for a job that cannot run, DriverError.
         """
-        self._usable()
+        self._calls.usable()
         if not isinstance(job, CsdJob):
             raise UsageError(f"{type(job).__name__} is no dispatch; V3D takes a CsdJob")
         cfg = csd.csd_cfg(job, self.identity.version, self.identity.revision)
@@ -251,22 +212,23 @@ class DrmV3d:
                     return self._start(cfg, bos, imported, job.completion)
             finally:
                 for handle in imported:
-                    self._destroy_syncobj(handle)
+                    self._syncobjs.destroy(handle)
 
     def _start(
         self, cfg: tuple[int, ...], bos: Sequence[DrmBo], waits: Sequence[int], completion: Completion | None
     ) -> DrmFence:
         """Queue the dispatch and take note of it."""
-        syncobj = self._syncobjs.pop() if self._syncobjs else self._create_syncobj()
+        syncobj = self._syncobjs.take()
         try:
             self._queue(cfg, bos, waits, syncobj)
         except BaseException:
-            if syncobj:
-                self._syncobjs.append(syncobj)
+            self._syncobjs.give(syncobj)
             raise
         self._number += 1
         now = self._port.monotonic()
-        fence = DrmFence(self, self._number, bos, syncobj, now, self.perfmon, completion, submitted(self._port))
+        fence = DrmFence(
+            self, self._number, bos, syncobj, now, self._perfmons.active, completion, submitted(self._port)
+        )
         for bo in bos:
             bo.busy += 1
             bo.last = fence.number
@@ -277,7 +239,7 @@ class DrmV3d:
         """The buffers once each: the kernel refuses a handle listed twice (EALREADY)."""
         found: dict[int, DrmBo] = {}
         for bo in listed:
-            if not isinstance(bo, DrmBo) or not bo.belongs_to(self):
+            if not isinstance(bo, DrmBo) or bo.calls is not self._calls:
                 raise UsageError("the job lists a buffer of another device; allocate it on this one")
             if bo.closed:
                 raise UsageError("the job lists a closed buffer; keep it open until the job has ended")
@@ -294,16 +256,16 @@ class DrmV3d:
                 "flags": drm.SUBMIT_EXTENSION,
                 "extensions": multisync(self._port.pointer_size, waits, syncobj, keep),
             }
-        arg = self._pack(
+        arg = self._calls.pack(
             name,
             cfg=cfg,
             bo_handles=handles.buffer_info()[0],
             bo_handle_count=len(handles),
-            perfmon_id=self.perfmon,
+            perfmon_id=self._perfmons.active,
             **values,
         )
         try:
-            self._call(name, arg)
+            self._calls.send(name, arg)
         except OSError as error:
             keys = {
                 errno.EACCES: "eacces-submit",
@@ -314,59 +276,33 @@ class DrmV3d:
                 errno.ENODEV: "enodev",
             }
             key = keys.get(error.errno or 0, "unexpected")
-            if error.errno == errno.EAGAIN and self.perfmon:
+            if error.errno == errno.EAGAIN and self._perfmons.active:
                 key = "eagain-perfmon"
             detail = f"{len(bos)} buffers, cfg {' '.join(f'{word:#x}' for word in cfg)}"
             raise fault(key, self.what(name), error.errno, detail) from error
         finally:
             keep.clear()
 
-    # sync objects
-
-    def _create_syncobj(self) -> int:
-        """A new sync object, 0 where the kernel has none (then a job is awaited through its buffers)."""
-        name = "DRM_IOCTL_SYNCOBJ_CREATE"
-        try:
-            return self._number_of(name, self._call(name, self._pack(name)), "handle")
-        except OSError as error:
-            if error.errno in (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS):
-                return 0
-            raise fault("unexpected", self.what(name), error.errno) from error
-
-    def _destroy_syncobj(self, handle: int) -> None:
-        name = "DRM_IOCTL_SYNCOBJ_DESTROY"
-        try:
-            self._call(name, self._pack(name, handle=handle))
-        except OSError:
-            pass  # goes with the file at the latest
-
     def _import(self, fence: Fence, timeout_s: float, room: bool) -> list[int]:
         """Sync objects of this device that stand for a job of another one; waits here where that is not possible."""
         if isinstance(fence, DrmFence) and (fence.driver is self or fence.done):
             return []  # jobs of one file run in order
-        if not isinstance(fence, DrmFence) or not self._shares(fence.driver) or not fence.syncobj or not room:
+        if not isinstance(fence, DrmFence) or not self._shares(fence.driver.port) or not fence.syncobj or not room:
             fence.wait(timeout_s)
             return []
         fd = fence.driver.export(fence)
-        name = "DRM_IOCTL_SYNCOBJ_FD_TO_HANDLE"
         try:
-            return [self._number_of(name, self._call(name, self._pack(name, fd=fd)), "handle")]
-        except OSError as error:
-            raise fault("unexpected", self.what(name), error.errno) from error
+            return [self._syncobjs.adopt(fd)]
         finally:
             self._port.close(fd)
 
-    def _shares(self, other: DrmV3d) -> bool:
+    def _shares(self, other: Port) -> bool:
         """True when both talk to one kernel through descriptors of one process: through one port, or the real one."""
-        return other._port is self._port or (self._port.emulated is None and other._port.emulated is None)
+        return other is self._port or (self._port.emulated is None and other.emulated is None)
 
     def export(self, fence: DrmFence) -> int:
         """A file descriptor of the fence's sync object; the caller closes it. Raises: DriverError."""
-        name = "DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD"
-        try:
-            return self._number_of(name, self._call(name, self._pack(name, handle=fence.syncobj, fd=-1)), "fd")
-        except OSError as error:
-            raise fault("unexpected", self.what(name), error.errno) from error
+        return self._syncobjs.export(fence.syncobj)
 
     # waiting
 
@@ -458,22 +394,21 @@ class DrmV3d:
 
     def _wait_once(self, fence: DrmFence, wait_ns: int) -> None:
         """One waiting call: on a buffer that no later job lists, else on the job's own sync object."""
-        fd = self._usable()
         anchor = next((bo for bo in fence.bos if bo.last == fence.number), fence.bos[0] if not fence.syncobj else None)
         if anchor is not None:
             name = "DRM_IOCTL_V3D_WAIT_BO"
-            arg = self._pack(name, handle=anchor.handle, timeout_ns=wait_ns)
+            arg = self._calls.pack(name, handle=anchor.handle, timeout_ns=wait_ns)
         else:
             name = "DRM_IOCTL_SYNCOBJ_WAIT"
             handles = array("I", [fence.syncobj])
-            arg = self._pack(
+            arg = self._calls.pack(
                 name,
                 handles=handles.buffer_info()[0],
                 timeout_nsec=int(self._port.monotonic() * 1e9) + wait_ns,
                 count_handles=1,
                 flags=drm.SYNCOBJ_WAIT_ALL,
             )
-        self._port.ioctl(fd, self._rows[name][0], arg)
+        self._calls.once(name, arg)
 
     def _retire(self, last: DrmFence, *, seen: bool) -> None:
         """A job has ended, and with it every earlier one. Tell whether a reset cut them short, free what waited.
@@ -491,9 +426,8 @@ class DrmV3d:
             ended, self._pending = self._pending[:count], self._pending[count:]
             cut = blame(ended, before, self._resets)
             for fence in ended:
-                if fence.syncobj:
-                    self._syncobjs.append(fence.syncobj)
-                    fence.syncobj = 0
+                self._syncobjs.give(fence.syncobj)
+                fence.syncobj = 0
                 for bo in fence.bos:
                     bo.busy -= 1
             self._release_deferred()
@@ -502,10 +436,10 @@ class DrmV3d:
                 fence.error = fence.error or fault("reset", self._node.path, None, detail + state)
             for fence in ended:
                 fence.done = True
-            self._doubt(ended)
+            self._warn_possible_reset(ended)
 
-    def _doubt(self, ended: Sequence[DrmFence]) -> None:
-        """Where resets are not counted: warn of jobs that may have run into the watchdog."""
+    def _warn_possible_reset(self, ended: Sequence[DrmFence]) -> None:
+        """On kernels without a reset counter, warn about jobs long enough for the watchdog to have killed them."""
         now = self._port.monotonic()
         if self._resets is None and not self._warned and not self._checking:
             longest = max((now - max(f.submitted_s, self._idle_s) for f in ended if f.completion is None), default=0)
@@ -540,7 +474,7 @@ class DrmV3d:
             if self._checking:
                 return False
             self._checking = True
-            perfmon, self.perfmon = self.perfmon, 0
+            perfmon, self._perfmons.active = self._perfmons.active, 0
         bo: DrmBo | None = None
         try:
             bo = self.alloc(self._port.page_size)
@@ -551,7 +485,7 @@ class DrmV3d:
         except DriverError:
             return False
         finally:
-            self._checking, self.perfmon = False, perfmon
+            self._checking, self._perfmons.active = False, perfmon
             if bo is not None:
                 bo.close()
 
@@ -565,7 +499,7 @@ class DrmV3d:
         """Count events of the jobs submitted inside the block; see `qpu.drivers.drm.perfmon.Perfmons.counting`."""
         return self._perfmons.counting(names)
 
-    def wait_counted(self, perfmon: int) -> None:
+    def _wait_counted(self, perfmon: int) -> None:
         """Wait for the jobs that a performance monitor counts."""
         with self._lock:
             counted = [f for f in self._pending if f.perfmon == perfmon]
@@ -583,15 +517,15 @@ class DrmV3d:
 
         Buffers whose views are still alive keep their memory until the views go.
         """
-        self._closing = True
+        self._calls.closing = True  # threads that wait inside a call notice
         with self._lock:
-            fd, self._fd = self._fd, None
-            if fd is None:
+            if self._calls.closed:
                 return
+            self._calls.closed = True
             bos = list(self._bos.values())
             self._bos.clear()
             self._deferred.clear()
-            self._syncobjs.clear()
+            self._syncobjs.forget()
             pending, self._pending = self._pending, []
         for fence in pending:
             fence.error = DriverError(f"{self._node.path}: the device was closed before the job had ended")
@@ -603,7 +537,7 @@ class DrmV3d:
                 except BufferError:
                     pass  # someone looks at it: unmapped when the last view goes
         finally:
-            self._port.close(fd)
+            self._port.close(self._node.fd)
 
 
 def open_adapter(port: Port, where: board.Board | None = None, path: str | None = None) -> DrmV3d:

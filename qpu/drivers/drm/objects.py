@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from qpu.drivers.base import Completion
-from qpu.drivers.port import Mapping, Run
+from qpu.drivers.drm.calls import Calls
+from qpu.drivers.port import Mapping, Port, Run
 from qpu.drivers.uapi import drm
 from qpu.errors import DriverError, EmuFault, UsageError
-
-if TYPE_CHECKING:
-    from qpu.drivers.drm.adapter import DrmV3d
 
 __all__ = ["DrmBo", "DrmFence", "multisync"]
 
@@ -20,10 +18,20 @@ __all__ = ["DrmBo", "DrmFence", "multisync"]
 class DrmBo:
     """A buffer object of v3d, mapped for its whole life."""
 
-    __slots__ = ("_driver", "_mapping", "address", "busy", "handle", "last", "size")
+    __slots__ = ("_mapping", "_unmapped", "address", "busy", "calls", "handle", "last", "size")
 
-    def __init__(self, driver: DrmV3d, handle: int, size: int, address: int, mapping: Mapping) -> None:
-        self._driver = driver
+    def __init__(
+        self,
+        calls: Calls,
+        unmapped: Callable[[DrmBo], None],
+        handle: int,
+        size: int,
+        address: int,
+        mapping: Mapping,
+    ) -> None:
+        """calls: of the node that made it. unmapped: called when the map is gone and the handle can go."""
+        self.calls = calls
+        self._unmapped = unmapped
         self._mapping: Mapping | None = mapping
         self.handle = handle
         self.size = size
@@ -43,10 +51,6 @@ class DrmBo:
             raise UsageError("this buffer is closed")
         return self._mapping.view
 
-    def belongs_to(self, driver: DrmV3d) -> bool:
-        """True when `driver` made it."""
-        return self._driver is driver
-
     def unmap(self) -> None:
         """Drop the map. Raises BufferError while views are alive."""
         if self._mapping is not None:
@@ -60,10 +64,20 @@ class DrmBo:
         """
         if self._mapping is not None:
             self.unmap()
-            self._driver.forget(self)
+            self._unmapped(self)
 
     def __repr__(self) -> str:
         return f"<DrmBo {self.handle}: {self.size} bytes at 0x{self.address:08x}{', closed' if self.closed else ''}>"
+
+
+class Submitter(Protocol):
+    """What a fence needs of the adapter."""
+
+    @property
+    def port(self) -> Port: ...
+    def wait(self, fence: DrmFence, timeout_s: float | None) -> None: ...
+    def poll(self, fence: DrmFence, timeout_s: float = 0.0) -> bool: ...
+    def export(self, fence: DrmFence) -> int: ...
 
 
 class DrmFence:
@@ -86,7 +100,7 @@ class DrmFence:
 
     def __init__(
         self,
-        driver: DrmV3d,
+        driver: Submitter,
         number: int,
         bos: Sequence[DrmBo],
         syncobj: int,
@@ -108,7 +122,7 @@ class DrmFence:
         self.error: DriverError | EmuFault | None = None
 
     @property
-    def driver(self) -> DrmV3d:
+    def driver(self) -> Submitter:
         """The adapter it was submitted to."""
         return self._driver
 

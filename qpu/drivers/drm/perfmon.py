@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+from qpu.core.isa import Isa
 from qpu.drivers.counters import COUNTERS, counter_ids
+from qpu.drivers.drm.calls import Calls
 from qpu.drivers.errors_table import fault
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
 from qpu.errors import UsageError
-
-if TYPE_CHECKING:
-    from qpu.drivers.drm.adapter import DrmV3d
 
 __all__ = ["Perfmons"]
 
@@ -22,31 +20,38 @@ __all__ = ["Perfmons"]
 class Perfmons:
     """The counters of one adapter; one set of them counts at a time."""
 
-    def __init__(self, driver: DrmV3d) -> None:
-        self._driver = driver
+    def __init__(self, calls: Calls, isa: Isa, params: Mapping[Param, int], wait: Callable[[int], None]) -> None:
+        """params: GET_PARAM values. wait: waits for the jobs that a monitor counts.
+
+        active: what counts the next jobs, 0 for none.
+        """
+        self._calls = calls
+        self._isa = isa
+        self._params = params
+        self._wait = wait
         self._names: tuple[str, ...] | None = None
+        self.active = 0
 
     def _call(self, name: str, detail: str = "", **values: int | tuple[int, ...]) -> bytearray:
-        driver = self._driver
         try:
-            return driver.request(name, **values)
+            return self._calls.request(name, **values)
         except OSError as error:
-            raise fault("unexpected", driver.what(name), error.errno, detail) from error
+            raise fault("unexpected", self._calls.what(name), error.errno, detail) from error
 
     def names(self) -> tuple[str, ...]:
         """Names by id: the kernel's own where it tells them (6.11 and newer)."""
         if self._names is None:
-            count = self._driver.identity.params.get(Param.MAX_PERF_COUNTERS)
+            count = self._params.get(Param.MAX_PERF_COUNTERS)
             if count is None:
                 # Older kernels check ids against the number of 4.2 counters on 7.1 too.
-                self._names = COUNTERS[self._driver.info.isa][: drm.PERFCNT_NUM]
+                self._names = COUNTERS[self._isa][: drm.PERFCNT_NUM]
             else:
                 self._names = tuple(self._name(i) for i in range(count))
         return self._names
 
     def _name(self, index: int) -> str:
         call = "DRM_IOCTL_V3D_PERFMON_GET_COUNTER"
-        raw = self._driver.layout(call).get(self._call(call, counter=index), "name")
+        raw = self._calls.layout(call).get(self._call(call, counter=index), "name")
         assert isinstance(raw, bytes)
         return raw.partition(b"\0")[0].decode("ascii", "replace")
 
@@ -58,31 +63,30 @@ class Perfmons:
         up at job switches, so one job longer than 2**32 cycles wraps.
         Raises: UsageError for a wrong name, DriverError where the kernel has no counters.
         """
-        driver = self._driver
-        driver.check_usable()
-        if driver.perfmon:
+        self._calls.usable()
+        if self.active:
             raise UsageError("counters are being read already on this device; name all of them in one block")
-        if not driver.identity.params.get(Param.SUPPORTS_PERFMON):
-            raise fault("old-kernel", f"{driver.info.node}: performance counters (kernel 5.15 and newer)")
+        if not self._params.get(Param.SUPPORTS_PERFMON):
+            raise fault("old-kernel", f"{self._calls.node}: performance counters (kernel 5.15 and newer)")
         ids = counter_ids(names, self.names(), drm.MAX_PERFMON_COUNTERS)
         create = "DRM_IOCTL_V3D_PERFMON_CREATE"
         arg = self._call(create, f"counters {ids}", ncounters=len(ids), counters=tuple(ids))
-        perfmon = driver.perfmon = driver.layout(create).number(arg, "id")
+        perfmon = self.active = self._calls.layout(create).number(arg, "id")
         values: dict[str, int] = {}
         try:
             yield values
-            driver.wait_counted(perfmon)
+            self._wait(perfmon)
             counted = array("Q", bytes(8 * len(ids)))
             self._call("DRM_IOCTL_V3D_PERFMON_GET_VALUES", id=perfmon, values_ptr=counted.buffer_info()[0])
             values.update(zip(names, counted.tolist(), strict=True))
         finally:
-            driver.perfmon = 0
+            self.active = 0
             self._destroy(perfmon)
 
     def _destroy(self, perfmon: int) -> None:
-        if self._driver.closed:
+        if self._calls.closed:
             return  # destroyed with the file
         try:
-            self._driver.request("DRM_IOCTL_V3D_PERFMON_DESTROY", id=perfmon)
+            self._calls.request("DRM_IOCTL_V3D_PERFMON_DESTROY", id=perfmon)
         except OSError:
             pass  # goes with the file at the latest

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from qpu.drivers.drm.objects import DrmFence
+from qpu.drivers.drm.objects import DrmFence
 
 __all__ = ["WATCHDOG_S", "blame", "warn_unknown"]
 

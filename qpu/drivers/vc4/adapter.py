@@ -37,7 +37,8 @@ class RegisterFence:
     """A job queued through the registers; its completion has to be polled."""
 
     def __init__(self, driver: Vc4Driver, power: Power, registers: V3dRegisters, count: int) -> None:
-        self._driver = driver
+        self.owner: object = driver
+        self._check = driver.check_open
         self._power = power
         self._registers = registers
         self._count = count
@@ -46,17 +47,12 @@ class RegisterFence:
         self.late = False  # a wait has timed out
         self.run: Run | None = None
 
-    @property
-    def driver(self) -> Vc4Driver:
-        """Who submitted it."""
-        return self._driver
-
     def wait(self, timeout_s: float | None = None) -> None:
         """See `qpu.drivers.base.Fence.wait`; GpuResetError when V3D was powered off under the job."""
         with self._power.lock:
             if not self._done:
                 try:
-                    self._registers.wait(self._count, timeout_s, check=self._driver.check_open)
+                    self._registers.wait(self._count, timeout_s, check=self._check)
                     self._finish(None)
                 except GpuTimeoutError:
                     self.late = True
@@ -83,7 +79,7 @@ class RegisterFence:
                     if self._registers.completed(self._count) != self._count:
                         if timeout_s <= 0:
                             return False
-                        self._registers.wait(self._count, timeout_s, check=self._driver.check_open)
+                        self._registers.wait(self._count, timeout_s, check=self._check)
                     self._finish(None)
                 except GpuTimeoutError:
                     pass
@@ -460,7 +456,7 @@ class Vc4Driver:
     def _stop(self) -> None:
         """Nothing of ours may run on in memory that is given back."""
         running, registers = self._power.running, self._registers
-        if running is not None and running.driver is self:
+        if running is not None and running.owner is self:
             ended = running.poll()  # False, too, while a thread waits for it
         else:
             # A launch that others disturbed may go on although it was given up.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import errno
 import threading
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from qpu.drivers.errors_table import fault
 from qpu.drivers.port import Lock, Port
@@ -18,13 +18,21 @@ from qpu.drivers.vc4.mailbox import NODE, Mailbox, failure, persist
 from qpu.drivers.vc4.registers import V3dRegisters, block_address
 from qpu.errors import DriverError
 
-if TYPE_CHECKING:
-    from qpu.drivers.vc4.adapter import RegisterFence
-
 __all__ = ["Power", "State", "clean_up", "look", "power_of"]
 
 LOCK_WAIT_S = 1.0  # for a lock that another process holds: powering on or off takes milliseconds
 LOCK_PAUSE_S = 0.01
+
+
+class Job(Protocol):
+    """What runs on the QPUs by register."""
+
+    late: bool
+    owner: object
+
+    def wait(self, timeout_s: float | None = None) -> None: ...
+    def poll(self, timeout_s: float = 0.0) -> bool: ...
+    def cancel(self) -> None: ...
 
 
 class Power:
@@ -39,7 +47,7 @@ class Power:
         self.process = port.getpid()
         self.lock = threading.RLock()
         self.users = 0
-        self.running: RegisterFence | None = None
+        self.running: Job | None = None
         self.lost = False
         self._exclusive = 0  # users that launch by register
         self._fd: int | None = None  # holds the lock among processes

@@ -381,7 +381,7 @@ class Emulation:
     def _library(self) -> type[ctypes.CDLL]:
         profile = self.profile
 
-        calls = LibcCalls(self)
+        calls = LibcCalls(self.files, lambda: self.board, self.ioctl_at)
 
         class EmulatedCDLL(_REAL_CDLL):
             """ctypes.CDLL that knows libbcm_host, and the C library's calls on the board's devices."""

@@ -8,13 +8,11 @@ import mmap
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qpu.emu.linux.board import Board
 from qpu.emu.linux.core import RegisterBlock, Span, fail
-
-if TYPE_CHECKING:
-    from qpu.emu.process.emulate import Emulation
+from qpu.emu.process.files import FilePatches
 
 __all__ = ["LibcCalls", "is_libc"]
 
@@ -47,8 +45,13 @@ def is_libc(name: object) -> bool:
 class LibcCalls:
     """Functions of the C library that know the board. One for an emulation."""
 
-    def __init__(self, emulation: Emulation) -> None:
-        self._emulation = emulation
+    def __init__(
+        self, files: FilePatches, board: Callable[[], Board], ioctl_at: Callable[[int, int, int], int]
+    ) -> None:
+        """board: the board, made when needed. ioctl_at: ioctl(2) with descriptor, request and address."""
+        self._files = files
+        self._board = board
+        self._ioctl_at = ioctl_at
         self._maps: dict[int, tuple[int, Board, Span]] = {}  # address -> length and what is mapped
         self._mine: dict[str, Callable[..., int | None]] = {
             "open": self._open,
@@ -72,7 +75,7 @@ class LibcCalls:
     # None: not ours, the system's function is called
 
     def _refuse(self, name: str, args: Sequence[Any]) -> None:
-        files, board = self._emulation.files, self._emulation.board
+        files, board = self._files, self._board()
         at = _BY_PATH.get(name)
         if at is not None and len(args) > at:
             full = files.owned(_text(args[at]))
@@ -84,27 +87,27 @@ class LibcCalls:
 
     def _open(self, path: Any, flags: Any, *mode: Any) -> int | None:
         text = _text(path)
-        if text is None or self._emulation.files.owned(text) is None:
+        if text is None or self._files.owned(text) is None:
             return None
-        return self._emulation.files.open(text, _number(flags))
+        return self._files.open(text, _number(flags))
 
     def _close(self, fd: Any) -> int | None:
-        if not self._emulation.files.known(_number(fd)):
+        if not self._files.known(_number(fd)):
             return None
-        self._emulation.files.close(_number(fd))
+        self._files.close(_number(fd))
         return 0
 
     def _ioctl(self, fd: Any, request: Any, *arg: Any) -> int | None:
         number = _number(fd)
-        if not self._emulation.files.known(number):
+        if not self._files.known(number):
             return None
-        return self._emulation.ioctl_at(number, _number(request), _number(arg[0]) if arg else 0)
+        return self._ioctl_at(number, _number(request), _number(arg[0]) if arg else 0)
 
     def _mmap(self, address: Any, length: Any, prot: Any, flags: Any, fd: Any, offset: Any) -> int | None:
         number = ctypes.c_int(_number(fd)).value
-        if number < 0 or not self._emulation.files.known(number):
+        if number < 0 or not self._files.known(number):
             return None
-        board = self._emulation.board
+        board = self._board()
         size, start, how = _number(length), _number(offset), _number(flags)
         with board.call():
             path = board.fds.get(number).path
