@@ -9,6 +9,7 @@ import pytest
 
 from qpu.core.isa import Isa, Unit
 from qpu.errors import AsmError, Diagnostic
+from qpu.vc4 import regs
 from qpu.vc4.builder import build
 from qpu.vc4.decode import decode
 from qpu.vc4.effects import effects
@@ -136,3 +137,21 @@ def test_half_effects() -> None:
     assert (e.reads, e.writes, e.partial) == ({"uniform", "ra3", "flags"}, {"rb4", "flags"}, {"rb4"})
     with pytest.raises(AsmError, match="read port"):
         half_effects(add(Src(Port.A, 1), Src(Port.A, 2)))
+
+
+def test_a_rotation_beside_every_constant() -> None:
+    """A pair exists exactly if one code is the constant and rotates as asked; within quads by the count modulo 4."""
+    for imm, rotate, a in itertools.product(range(48), range(48, 64), (R0, Src(Port.ACC, 3), R4, Src(Port.A, 5))):
+        whole = a.port is Port.ACC and a.n < 4
+
+        def turns(code: int, rotate: int = rotate, whole: bool = whole) -> bool:
+            return code == rotate or (not whole and 48 not in (code, rotate) and code % 4 == rotate % 4)
+
+        codes = {c for c in range(48, 64) if turns(c) and regs.small_imm_value(c) == regs.small_imm_value(imm)}
+        found = combine(add(b=Src(Port.IMM, imm)), mul(a, a, rotate=rotate))
+        assert ({found.raddr_b} if isinstance(found, Alu) else set()) == codes, (imm, rotate, a)
+
+
+def test_the_unpack_that_is_the_same_for_floats_and_integers_joins_both() -> None:
+    assert fits(add(Src(Port.A, 1, 3), op=1), mul(Src(Port.A, 1, 3), op=4))
+    assert not fits(add(Src(Port.A, 1, 4), op=1), mul(Src(Port.A, 1, 4), op=4))
