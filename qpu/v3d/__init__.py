@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qpu.core.lazy import lazy
+
 if TYPE_CHECKING:
     from qpu.core.effects import Effects
     from qpu.v3d.asm import Asm, Asm42, Asm71
@@ -17,55 +19,21 @@ if TYPE_CHECKING:
     from qpu.v3d.launch import Dispatch
     from qpu.v3d.pairing import combine
 
-_HOME = {
-    "Asm": "asm",
-    "Asm42": "asm",
-    "Asm71": "asm",
-    "Effects": "effects",
-    "combine": "pairing",
-    "decode": "decode",
-    "check": "hazards",
-    "Alu": "instr",
-    "AluHalf": "instr",
-    "Branch": "instr",
-    "Dst": "instr",
-    "Instr": "instr",
-    "Sig": "instr",
-    "Src": "instr",
-    "SrcKind": "instr",
-    "V3dToolkit": "instruction_set",
-    "Dispatch": "launch",
-}
-
 __all__ = [
-    "Alu",
-    "AluHalf",
-    "Asm",
-    "Asm42",
-    "Asm71",
-    "Branch",
-    "Dispatch",
-    "Dst",
-    "Effects",
-    "Instr",
-    "Sig",
-    "Src",
-    "SrcKind",
-    "V3dToolkit",
-    "check",
-    "combine",
-    "decode",
-]
+    "Alu", "AluHalf", "Asm", "Asm42", "Asm71", "Branch", "Dispatch", "Dst", "Effects", "Instr", "Sig", "Src",
+    "SrcKind", "V3dToolkit", "check", "combine", "decode",
+]  # fmt: skip
 
-
-def __getattr__(name: str) -> object:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{home}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "asm": "Asm Asm42 Asm71",
+        "effects": "Effects",
+        "pairing": "combine",
+        "decode": "decode",
+        "hazards": "check",
+        "instr": "Alu AluHalf Branch Dst Instr Sig Src SrcKind",
+        "instruction_set": "V3dToolkit",
+        "launch": "Dispatch",
+    },
+)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qpu.core.lazy import lazy
+
 if TYPE_CHECKING:
     from qpu.core.effects import Effects
     from qpu.vc4.builder import Asm, assemble, build
@@ -17,53 +19,21 @@ if TYPE_CHECKING:
     from qpu.vc4.pairing import combine
     from qpu.vc4.printer import disassemble
 
-_HOME = {
-    "Asm": "builder",
-    "assemble": "builder",
-    "build": "builder",
-    "Effects": "effects",
-    "combine": "pairing",
-    "check": "hazards",
-    "Alu": "instr",
-    "Branch": "instr",
-    "Instr": "instr",
-    "LoadImm": "instr",
-    "LoadMode": "instr",
-    "Reserved": "instr",
-    "Semaphore": "instr",
-    "disassemble": "printer",
-    "Vc4Toolkit": "instruction_set",
-    "Programs": "launch",
-}
-
 __all__ = [
-    "Alu",
-    "Asm",
-    "Branch",
-    "Effects",
-    "Instr",
-    "LoadImm",
-    "LoadMode",
-    "Programs",
-    "Reserved",
-    "Semaphore",
-    "Vc4Toolkit",
-    "assemble",
-    "build",
-    "check",
-    "combine",
-    "disassemble",
-]
+    "Alu", "Asm", "Branch", "Effects", "Instr", "LoadImm", "LoadMode", "Programs", "Reserved", "Semaphore",
+    "Vc4Toolkit", "assemble", "build", "check", "combine", "disassemble",
+]  # fmt: skip
 
-
-def __getattr__(name: str) -> object:
-    home = _HOME.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{home}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "builder": "Asm assemble build",
+        "effects": "Effects",
+        "pairing": "combine",
+        "hazards": "check",
+        "instr": "Alu Branch Instr LoadImm LoadMode Reserved Semaphore",
+        "printer": "disassemble",
+        "instruction_set": "Vc4Toolkit",
+        "launch": "Programs",
+    },
+)

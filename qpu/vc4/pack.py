@@ -22,6 +22,7 @@ from typing import Any
 
 from qpu.core.isa import Basis
 from qpu.core.lanes import LaneOps, M, V
+from qpu.vc4.regs import Named
 
 __all__ = ["PACK_A", "PACK_MUL", "UNPACK", "Pack", "Unpack", "pack_a", "pack_mul", "unpack_mode"]
 
@@ -30,7 +31,7 @@ INF = 0x7F800000
 
 
 @dataclass(frozen=True, slots=True)
-class Unpack:
+class Unpack(Named):
     """An unpack mode. as_float, as_int: ``f(v, x) -> V``."""
 
     code: int
@@ -40,14 +41,9 @@ class Unpack:
     doc: str
     basis: Basis = Basis.MEASURED
 
-    @property
-    def name(self) -> str:
-        """The name that text and builder use."""
-        return self.names[0]
-
 
 @dataclass(frozen=True, slots=True)
-class Pack:
+class Pack(Named):
     """A pack mode. sem: ``f(v, old, x, is_float) -> V``; lanes: the bits it writes."""
 
     code: int
@@ -57,11 +53,6 @@ class Pack:
     lanes: int = ALL
     saturate_first: bool = False
     basis: Basis = Basis.MEASURED
-
-    @property
-    def name(self) -> str:
-        """The name that text and builder use."""
-        return self.names[0]
 
 
 def half_to_float(v: LaneOps[V, M], x: V) -> V:

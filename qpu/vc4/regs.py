@@ -30,6 +30,7 @@ __all__ = [
     "BranchCond",
     "Cond",
     "File",
+    "Named",
     "Register",
     "Signal",
     "branch_cond",
@@ -63,8 +64,20 @@ class File(enum.IntEnum):
         return ("ra", "rb")[self]
 
 
+class Named:
+    """A row with several names."""
+
+    __slots__ = ()
+    names: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The name that text, builder and disassembler use."""
+        return self.names[0]
+
+
 @dataclass(frozen=True, slots=True)
-class Register:
+class Register(Named):
     """An input or output address (32..63) of one or both register files.
 
     effect: the resource that an access concerns, as `qpu.vc4.effects` names it. tokens: sequences whose order the
@@ -82,11 +95,6 @@ class Register:
     graphics: bool = False
     basis: Basis = Basis.MANUAL
     unit: str = ""
-
-    @property
-    def name(self) -> str:
-        """The name that the disassembler prints."""
-        return self.names[0]
 
 
 _A, _B, _AB = frozenset({File.A}), frozenset({File.B}), frozenset(File)
@@ -218,7 +226,7 @@ def write_name(file: File, addr: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Signal:
+class Signal(Named):
     """A value of the signal field. loads_r4: the source of a load into r4, or the empty string."""
 
     code: int
@@ -230,11 +238,6 @@ class Signal:
     graphics: bool = False
     switches: bool = False
     colour: bool = False
-
-    @property
-    def name(self) -> str:
-        """The name that text and builder use."""
-        return self.names[0]
 
 
 SIGNALS: tuple[Signal, ...] = (
@@ -274,18 +277,13 @@ def signal(name: str) -> Signal | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Cond:
+class Cond(Named):
     """A write condition, tested lane by lane on the flags as they were. flag: ``z``, ``n``, ``c`` or empty."""
 
     code: int
     names: tuple[str, ...]
     flag: str
     when: bool  # the flag's value that makes it true; of `never` and `always`, the answer
-
-    @property
-    def name(self) -> str:
-        """The name that text and builder use."""
-        return self.names[0]
 
     @property
     def inverse(self) -> int:
@@ -313,7 +311,7 @@ def cond(name: str) -> Cond | None:
 
 
 @dataclass(frozen=True, slots=True)
-class BranchCond:
+class BranchCond(Named):
     """A branch condition: `flag` equals `when` in all lanes, or in any."""
 
     code: int
@@ -321,11 +319,6 @@ class BranchCond:
     flag: str
     when: bool
     every: bool
-
-    @property
-    def name(self) -> str:
-        """The name that text and builder use."""
-        return self.names[0]
 
 
 BRANCH_CONDS: tuple[BranchCond, ...] = (
