@@ -16,11 +16,11 @@ from qpu.vc4.vc4asm.expr import Callable_, Parser, evaluate
 from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.labels import Labels
 from qpu.vc4.vc4asm.names import OPCODES
+from qpu.vc4.vc4asm.operands import Operation
 from qpu.vc4.vc4asm.output import Output
 from qpu.vc4.vc4asm.parse import parse_operation
 from qpu.vc4.vc4asm.place import Instruction
 from qpu.vc4.vc4asm.report import Report
-from qpu.vc4.vc4asm.state import Operation
 from qpu.vc4.vc4asm.symbols import ExpressionFunction, LineFunction, Macro, Scope, Symbols
 from qpu.vc4.vc4asm.text import DIRECTIVE, LABELS, Block, Lines, Source, strip_comment
 from qpu.vc4.vc4asm.values import Key, LabelRef, Value

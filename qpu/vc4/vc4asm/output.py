@@ -9,7 +9,7 @@ from typing import overload
 from qpu.errors import Loc
 from qpu.vc4.encode import NOP_WORD, encode
 from qpu.vc4.vc4asm.fault import Fault
-from qpu.vc4.vc4asm.state import BranchTarget, Operation
+from qpu.vc4.vc4asm.operands import BranchTarget, Operation
 from qpu.vc4.vc4asm.text import Source
 from qpu.vc4.vc4asm.values import Key
 

@@ -7,8 +7,8 @@ import re
 from qpu.vc4.vc4asm.expr import Environment, Parser, comment_help
 from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.names import OPCODES
+from qpu.vc4.vc4asm.operands import Operand, Operation
 from qpu.vc4.vc4asm.registers import NOP_REG, ROTATE_BY_R5, Reg
-from qpu.vc4.vc4asm.state import Operand, Operation
 from qpu.vc4.vc4asm.values import Value, described
 
 __all__ = ["parse_operand", "parse_operation"]

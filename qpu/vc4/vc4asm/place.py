@@ -1,76 +1,99 @@
 """Placement: operations of one line into one instruction.
 
-An `Instruction` takes the operations of a line one after the other and decides what the language leaves open: the ALU,
-the read ports of registers that both files offer, the write swap, small immediates against load immediates. Faults say
-which operands compete for what.
+The language leaves open which ALU does an operation, which operation makes a constant, and whether the whole becomes a
+load immediate; an `Instruction` decides that, taking the operations one after the other. What fits beside what is
+decided by `qpu.vc4.pairing`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Semaphore
-from qpu.vc4.regs import NOP, small_imm_value
+from qpu.core.isa import Unit
+from qpu.vc4.instr import Alu, Half, Instr, LoadImm, LoadMode, Port, Semaphore, Src
+from qpu.vc4.ops import ADD_OPS, MUL_OPS, float_operands
+from qpu.vc4.pairing import IDLE_ADD, IDLE_MUL, RULES, Clash, clashes, combine, results
+from qpu.vc4.regs import NOP, SIG_ALU, SIG_SMALL_IMM, File, small_imm_value
 from qpu.vc4.vc4asm import constants
-from qpu.vc4.vc4asm.fault import Fault
-from qpu.vc4.vc4asm.moves import Moves
-from qpu.vc4.vc4asm.names import ALU_CONDS, BRANCH_CONDS
-from qpu.vc4.vc4asm.ports import unknown_extension
+from qpu.vc4.vc4asm.branches import read_branch
+from qpu.vc4.vc4asm.fault import Fault, Note
+from qpu.vc4.vc4asm.folding import load_instead
+from qpu.vc4.vc4asm.names import DST_PACKS, OP_PACKS, SRC_UNPACKS
+from qpu.vc4.vc4asm.operands import BranchTarget, Operand, Operation, count_operands, show, unknown_extension
 from qpu.vc4.vc4asm.registers import Reg
-from qpu.vc4.vc4asm.state import (
-    ADD,
-    FLOAT_ADD,
-    FREE,
-    IMMEDIATE,
-    SEMAPHORE,
-    SHIFTS,
-    SIG_LOAD_IMM,
-    SUB,
-    UNARY_ADD,
-    V8SUBS_M,
-    XOR,
-    BranchTarget,
-    Operand,
-    Operation,
-)
-from qpu.vc4.vc4asm.values import LabelRef, described, word32
+from qpu.vc4.vc4asm.sides import ALWAYS, Reader, Side, short
+from qpu.vc4.vc4asm.values import LabelRef, PerElement, described, float_bits, word32
 
 __all__ = ["Instruction"]
 
+ADD, MUL = False, True
+OR, FMIN, IADD, ISUB, XOR, V8SUBS_A = 21, 3, 12, 13, 22, 31  # opcodes of the ADD ALU
+V8MIN, V8SUBS_M = 4, 7  # and of the MUL ALU
+SHIFTS = frozenset({14, 15, 16, 17})
+# Operations that the other ALU can do as well: always, or when both sources are the same.
+TO_MUL = {0: 0, 30: 6, V8SUBS_A: V8SUBS_M}
+TO_MUL_SAME = {OR: V8MIN, 20: V8MIN, 18: V8MIN, 19: V8MIN, XOR: V8SUBS_M, ISUB: V8SUBS_M}
+TO_ADD = {0: 0, 6: 30, V8SUBS_M: V8SUBS_A}
+TO_ADD_SAME = {V8MIN: OR, 5: OR}
+_USES_A = (Port.A, Port.ANY)
 
-def _is_constant(op: Operation) -> bool:
-    return op.info.kind == "mov" and bool(op.operands) and isinstance(op.operands[-1].value, int | float)
+
+class _Misfit(Exception):
+    """The operations do not fit one instruction."""
 
 
-def _rotates(op: Operation) -> bool:
-    return any(isinstance(operand.value, Reg) and operand.value.rotation for operand in op.operands)
+class Instruction:
+    """An instruction under construction; one object serves many lines.
 
+    target: set when the address of a label must still be added.
+    """
 
-class Instruction(Moves):
-    """An instruction under construction; one object serves many lines."""
+    __slots__ = ("careful", "load", "reader", "reads", "sides", "sig", "target", "ws", "zero_mux")
 
-    __slots__ = ()
+    def __init__(self) -> None:
+        self.careful = False  # whether each operation is checked when it is placed
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sides: list[Side | None] = [None, None]  # ADD, MUL
+        self.sig = SIG_ALU
+        self.reads: list[Src] = []
+        self.load: tuple[int, int] | None = None  # variant and immediate of a load immediate or semaphore
+        self.target: BranchTarget | None = None
+        self.reader = Reader()
+        self.ws = 0  # what exchanges of the ALUs leave for destinations that both files offer
+        self.zero_mux = 7
+
+    # -- the line ------------------------------------------------------------------------------------------------
 
     def assemble(self, operations: Sequence[Operation]) -> Instr:
-        """The instruction of one line's operations. `target` tells whether a label must still be added."""
+        """The instruction of one line's operations."""
         order = list(enumerate(operations))
+        self.careful = False
+        try:
+            return self._assemble(order)
+        except (Fault, _Misfit):
+            pass
+        # Something does not fit: check after each operation, for the place of the first that does not.
+        self.careful = True
         try:
             return self._assemble(order)
         except Fault:
-            failed = self.current
+            failed = self.reader
             # A rotation leaves one small immediate to choose from, so the constants beside it come last.
             late = [_is_constant(op) and any(map(_rotates, operations[i + 1 :])) for i, op in order]
             if any(late):
                 try:
                     return self._assemble(sorted(order, key=lambda row: late[row[0]]))
                 except Fault:
-                    self.current = failed
+                    self.reader = failed
             raise
 
     def _assemble(self, order: Sequence[tuple[int, Operation]]) -> Instr:
-        self.reset()
+        self._reset()
         for index, op in order:
-            self.current = index
+            self.reader.current = index
             kind = op.info.kind
             if kind == "alu":
                 self._alu(op)
@@ -86,221 +109,200 @@ class Instruction(Moves):
                 self._read(op)
             elif kind == "sem":
                 self._semaphore(op)
+            elif len(order) > 1:
+                raise Fault("branch-alone", "a branch is an instruction of its own", op.pos, help="use its own line")
             else:
-                if len(order) > 1:
-                    raise Fault("branch-alone", "a branch is an instruction of its own", op.pos)
-                self._branch(op)
+                instr, self.target = read_branch(op, self.reader)
+                return instr
         return self._finish()
 
-    def _finish(self) -> Instr:
-        if self.branch is not None:
-            return self.branch
-        if self.sig != SIG_LOAD_IMM and self.unpack:
-            self._check_unpack()
-        if not self.sf:
-            if self.waddr_add == NOP:
-                self.cond_add = 0
-            if self.waddr_mul == NOP:
-                self.cond_mul = 0
-        elif self.sig == SIG_LOAD_IMM:
-            pass
-        elif self.sf_mul:
-            if not self.op_add and self.waddr_add == NOP:
-                self.cond_add = 1
-        elif self.waddr_mul == NOP:
-            self.cond_mul = 0
-        if self.sig == SIG_LOAD_IMM or (self.ra_state == FREE and self.rotation < 0 and self._to_load_immediate()):
-            fields = (self.pm, self.pack, self.cond_add, self.cond_mul, self.sf, self.ws, self.waddr_add,
-                      self.waddr_mul, self.imm)  # fmt: skip
-            return Semaphore(*fields) if self.mode == SEMAPHORE else LoadImm(LoadMode(self.mode), *fields)
-        if self.op_add in UNARY_ADD:
-            self.add_b = self.add_a
-        elif self.op_add in (XOR, SUB) and self.add_a == self.add_b and not self.mul_used:
-            self.cond_mul = 1  # as the reference assembler has it; without effect, for nothing is written
-        return Alu(
-            self.sig, self.unpack, self.pm, self.pack, self.cond_add, self.cond_mul, self.sf, self.ws, self.waddr_add,
-            self.waddr_mul, self.op_mul, self.op_add, self.raddr_a, self.raddr_b, self.add_a, self.add_b, self.mul_a,
-            self.mul_b,
-        )  # fmt: skip
+    @property
+    def notes(self) -> Sequence[Note]:
+        """Warnings about the line."""
+        return self.reader.notes
 
-    # -- load immediate instead of a small immediate -------------------------------------------------------------
+    @property
+    def current(self) -> int:
+        """The index of the operation that was placed last, or failed."""
+        return self.reader.current
 
-    def _to_load_immediate(self) -> bool:
-        """Turn op(s, s) with nothing beside it into a load immediate on the ADD side."""
-        if self.sig == 13:
-            if self.sf:
+    # -- the two ALUs --------------------------------------------------------------------------------------------
+
+    def _half(self, mul: bool) -> Half:
+        side = self.sides[mul]
+        if side is None:
+            if mul:
+                return IDLE_MUL
+            return Half(Unit.ADD, reads=self.reads) if self.reads else IDLE_ADD
+        return side.half(mul, () if mul else self.reads)
+
+    def _clash(self) -> Clash | None:
+        return next(iter(clashes(self._half(ADD), self._half(MUL), self.sig, strict=False)), None)
+
+    def _check(self, pos: int) -> None:
+        """Raise for what the operation at work, written at `pos`, does not fit beside."""
+        if not self.careful:
+            return
+        clash = self._clash()
+        if clash is not None:
+            for slot in reversed(clash.slots) if clash.rule != "flags" else ():
+                unit, _, role = slot.partition(".")
+                side = self.sides[unit == "mul"]
+                if side is not None and side.index == self.current:
+                    pos = side.places.get(role, pos)
+                    break
+            advice = RULES[clash.rule]
+            raise Fault(clash.rule, clash.message, pos, allowed=advice.allowed, help=advice.help)
+
+    def _swap(self) -> bool:
+        """Exchange the work of the ALUs; False when an operation exists on one ALU only."""
+        add, mul = self.sides
+        found: list[Side | None] = [None, None]
+        for side, always, same, to in ((add, TO_MUL, TO_MUL_SAME, MUL), (mul, TO_ADD, TO_ADD_SAME, ADD)):
+            if side is None:
+                continue
+            op = always.get(side.op)
+            if op is None and side.same:
+                op = same.get(side.op)
+            packs = side.pack or (side.dst.pm, side.dst.pack)
+            if op is None or side.push or side.rotate or (packs[0] and packs[1]):
                 return False
-            code = self.raddr_b
-            if self.op_add and self.add_a == 7 and self.add_b == 7 and not self.op_mul and self.waddr_mul == 39:
-                value = constants.fold(self.op_add, code, mul=False)
-                if self.op_add == 2 and value:
-                    self._note(
-                        "fsub-folded",
-                        f"fsub of two equal constants becomes a load of 0x{value:x}, as in the reference assembler",
-                        0,
-                        "write mov with the constant you want",
-                    )
-            elif self.op_mul and self.mul_a == 7 and self.mul_b == 7 and not self.op_add and self.waddr_add == 39:
-                value = constants.fold(self.op_mul, code, mul=True)
-                if value is None or constants.pack_constant(value, self.pm, self.pack) is None:
-                    return False
-                self._mul_to_add_side()
-            else:
-                return False
-            value = None if value is None else constants.pack_constant(value, self.pm, self.pack)
-            if value is None:
-                return False
-        elif self.sig == 1 and (self.rb_state == FREE or self.zero_b):
-            value = 0
-            op = self.op_add
-            if op in (XOR, SUB) and self.add_a == self.add_b:
-                if self.op_mul or self.waddr_mul != 39:
-                    return False
-                if self.pack:
-                    return self._load_packed_zero()
-            elif (
-                self.op_mul == V8SUBS_M and self.mul_a == self.mul_b and not op and self.waddr_add == 39 and not self.sf
-            ):
-                if self.pack:
-                    return self._load_packed_zero()
-                self._mul_to_add_side()
-                if self.waddr_add != 39:
-                    self._note(
-                        "zero-lost",
-                        "zeroing on the MUL ALU alone becomes a load immediate that is never executed, "
-                        "as in the reference assembler",
-                        0,
-                        "write mov without the leading nop, or use the ADD ALU",
-                    )
-                self.cond_add = 0
-            else:
-                return False
-        else:
-            return False
-        self.sig, self.mode, self.imm = SIG_LOAD_IMM, 0, value
-        self.pm = self.pack = self.cond_mul = 0
+            found[to] = replace(side, op=op)
+        self.sides = found
+        self.ws ^= 1
         return True
 
-    def _load_packed_zero(self) -> bool:
-        self.sig, self.mode, self.imm = SIG_LOAD_IMM, 0, 0
-        return True
+    def _take(self, op: Operation, *, mul: bool) -> None:
+        """Make an ALU free for `op`, moving what is there to the other one if need be."""
+        if self.load is not None:
+            raise Fault("load-immediate-full", f"{op.info.name} does not fit a load immediate instruction", op.pos,
+                        help="move it to an instruction of its own")  # fmt: skip
+        if self.sides[mul] is not None and (self.sides[not mul] is not None or not self._swap()):
+            alu = "MUL" if mul else "ADD"
+            raise Fault("alu-taken", f"{op.info.name} needs the {alu} ALU, which this instruction already uses", op.pos,
+                        help="move it to an instruction of its own")  # fmt: skip
 
-    def _mul_to_add_side(self) -> None:
-        self.cond_add, self.waddr_add = self.cond_mul, self.waddr_mul
-        self.waddr_mul, self.cond_mul = 39, 0
-        self.ws = 1 - self.req_mul if self.req_mul is not None else 0
+    def _put(self, side: Side, op: Operation, *, mul: bool, push: bool) -> None:
+        """Place finished work on a free ALU."""
+        side.index = self.current
+        self._avoid_zero(side.a, side.b)
+        self.sides[mul] = side
+        if not mul and self._unconstrained():
+            self.ws = 0  # a destination of the MUL ALU keeps what an exchange left, as in the reference assembler
+        if push:
+            self._set_flags(op.pos, mul=mul)
+        self._check(op.pos)
+
+    def _avoid_zero(self, *sources: Src | None) -> None:
+        """A register of file B sends an operation that makes zero to port A if that is free: a detail of the words."""
+        add, mul = self.sides
+        if (add is not None and add.zero) or (mul is not None and mul.zero):
+            used = any(s.port in _USES_A for s in self._sources())
+            for s in sources:
+                if s is not None and s.port is Port.B and not used:
+                    self.zero_mux = 6
+                used |= s is not None and s.port in _USES_A
+
+    def _sources(self) -> list[Src]:
+        return [s for side in self.sides if side for s in (side.a, side.b) if s is not None] + self.reads
+
+    def _unconstrained(self) -> bool:
+        add, mul = self.sides
+        return (add is None or add.dst.file is None) and (mul is None or mul.dst.file is None)
+
+    def _set_flags(self, pos: int, *, mul: bool) -> None:
+        add = self.sides[ADD]
+        if any(side is not None and side.push for side in self.sides):
+            raise Fault("flags", "two operations of one instruction set the flags", pos, help=RULES["flags"].help)
+        if mul and add is not None and add.op and self._swap():
+            mul = False
+        side = self.sides[mul]
+        assert side is not None
+        side.push = True
+
+    # -- operations ----------------------------------------------------------------------------------------------
 
     def _alu(self, op: Operation) -> None:
-        info, operands = op.info, op.operands
-        if len(operands) != info.sources + 1:
-            self._count_operands(op, info.sources + 1, info.sources + 1)
-        mul = info.mul >= 0 and (info.add < 0 or not self.mul_used or self.add_used)
+        info = op.info
+        count_operands(op, info.sources + 1, info.sources + 1)
+        mul = info.mul >= 0 and (info.add < 0 or self.sides[MUL] is None or self.sides[ADD] is not None)
         self._take(op, mul=mul)
+        side = Side(info.mul if mul else info.add)
+        row = MUL_OPS[side.op] if mul else ADD_OPS[side.op]
+        float_op = row is not None and float_operands(row)
+        push, unpack, pack = self.reader.exts(op, side)
+        push |= self.reader.destination(op.operands[0], side, mul=mul, asked=pack, rotated=True)
+        operands = self.reader.rotate_destination(op.operands, mul=mul)
+        sources = operands[1:]
+        if self.careful:
+            side.places.update(zip("ab", (s.pos for s in sources), strict=False))
+        side.a = self.reader.source(sources[0], float_op=float_op)
+        if len(sources) == 2:
+            side.b = self._second(side, sources[1], float_op=float_op, mul=mul)
         if mul:
-            self.op_mul = info.mul
-            float_op = info.mul == 1
+            self.reader.rotation(sources, side)
         else:
-            self.op_add = info.add
-            float_op = info.add in FLOAT_ADD
-        sets, unpack = self._operation_exts(op, mul=mul) if op.exts else (False, None)
-        sets |= self._destination(operands[0], mul=mul)
-        operands = self._rotate_destination(operands, mul=mul)
-        if mul:
-            self.mul_a = self._source(operands[1], mul=True, float_op=float_op)
-            self.mul_b = self._source(operands[2], mul=True, float_op=float_op)
-            if self.rotation >= 0:
-                self._mixed_rotation(operands)
-            if unpack:
-                self._operation_unpack(unpack, float_op)
-        else:
-            self.add_a = self._source(operands[1], mul=False, float_op=float_op)
-            if info.sources == 2:
-                self.add_b = self._second(operands[2], float_op=float_op)
-            if unpack:
-                self._operation_unpack(unpack, float_op)
-        if sets:
-            self._set_flags(op.pos, mul=mul)
+            self.reader.no_rotation(sources)
+        if unpack is not None:
+            self.reader.unpack(unpack, side, self.sides, float_op=float_op)
+        self._put(side, op, mul=mul, push=push)
 
-    def _rotate_destination(self, operands: Sequence[Operand], *, mul: bool) -> Sequence[Operand]:
-        """The operands with the rotation of the destination moved to the sources, the other way round."""
-        by = self._destination_rotation(operands[0])
-        if not by:
-            return operands
-        where = operands[0].pos
-        if not mul:
-            raise Fault("rotate-destination", "only the MUL ALU rotates", where, help="rotate with a mov of its own")
-        found = [operands[0]]
-        for source in operands[1:]:
-            value = source.value
-            if isinstance(value, Reg):
-                if value.rotation:
-                    raise Fault("rotate-twice", "source and destination are both rotated", where)
-                source = Operand(value.rotated(by), source.exts, source.pos)
-            found.append(source)
-        if not any(isinstance(s.value, Reg) for s in found[1:]):
-            raise Fault("rotate-destination", "constants are the same in all lanes; they are not rotated", where)
-        return found
+    def _held(self, side: Side) -> Src | None:
+        """The small immediate that this instruction has already."""
+        for other in (*self.sides, side):
+            if other is not None:
+                for s in (other.a, other.b):
+                    if s is not None and s.port is Port.IMM:
+                        return s
+                if other.rotate:
+                    return Src(Port.IMM, other.rotate - 32)
+        return next((s for s in self.reads if s.port is Port.IMM), None)
 
-    def _mixed_rotation(self, operands: Sequence[Operand]) -> None:
-        rotated = [o for o in operands[1:] if isinstance(o.value, Reg) and o.value.rotation]
-        if len(rotated) == 1:
-            plain = operands[1] if rotated[0] is operands[2] else operands[2]
-            if isinstance(plain.value, Reg) and plain.value.mux in (0, 1, 2, 3):
-                self._note("rotate-both", f"{plain.value.name} is rotated as well", plain.pos)
-
-    def _second(self, op: Operand, *, float_op: bool) -> int:
-        """The second source of an ADD operation; shift counts and 16 have forms of their own."""
+    def _second(self, side: Side, op: Operand, *, float_op: bool, mul: bool) -> Src:
+        """The second source; for the ADD ALU, shift counts and 16 have forms of their own."""
         value = op.value
-        if not isinstance(value, int | float):
-            return self._source(op, mul=False, float_op=float_op)
-        if op.exts:
-            raise Fault("unpack-source", "only registers can be unpacked", op.exts[0][1])
-        if self.op_add in SHIFTS:
-            return self._small_immediate(word32(value, op.pos) & 31, op.pos)
-        if isinstance(value, int) and self.op_add in (ADD, SUB):
-            held = small_imm_value(self.raddr_b) if self.rb_state == IMMEDIATE else 0xFFFFFFF0
+        if mul or not isinstance(value, int | float) or op.exts:
+            return self.reader.source(op, float_op=float_op)
+        if side.op in SHIFTS:
+            return Src(Port.IMM, word32(value, op.pos) & 31)
+        if isinstance(value, int) and side.op in (IADD, ISUB):
+            held = self._held(side)
             negative = -value & 0xFFFFFFFF
-            if negative == held and (value == 16 or self.rb_state == IMMEDIATE):
-                self.op_add = ADD + SUB - self.op_add
-                return self._small_immediate(16 if value == 16 else self.raddr_b, op.pos)
-        return self._immediate(value, op.pos)
+            if (value == 16 and held is None) or (held is not None and negative == small_imm_value(held.n)):
+                side.op = IADD + ISUB - side.op
+                return Src(Port.IMM, 16) if value == 16 or held is None else held
+        return self.reader.immediate(value, op.pos)
 
     def _nop(self, op: Operation) -> None:
-        self._count_operands(op, 0, 1)
-        info = op.info
-        if self.sig == SIG_LOAD_IMM:
-            raise Fault("load-immediate-full", "nop does not fit a load immediate instruction", op.pos)
-        if not op.operands and not op.exts and self.add_used and self.mul_used:
+        count_operands(op, 0, 1)
+        add, mul_side = self.sides
+        if not op.operands and not op.exts and add is not None and mul_side is not None:
             return
-        mul = info.add < 0 or (info.mul >= 0 and self.add_used)
-        if (mul and self.mul_used) or (not mul and self.add_used):
-            self._take(op, mul=mul)
-        if mul:
-            self.mul_used, self.cond_mul = True, 1
-        else:
-            self.add_used, self.cond_add = True, 1
-        sets, unpack = self._operation_exts(op, mul=mul)
-        if unpack:
-            self._operation_unpack(unpack, False)
+        mul = op.info.add < 0 or (op.info.mul >= 0 and add is not None)
+        self._take(op, mul=mul)
+        side = Side()
+        push, unpack, pack = self.reader.exts(op, side)
         if op.operands:
-            sets |= self._destination(op.operands[0], mul=mul)
-        if sets:
-            self._set_flags(op.pos, mul=mul)
+            push |= self.reader.destination(op.operands[0], side, mul=mul, asked=pack, rotated=True)
+        self.reader.unpack(unpack, side, self.sides, float_op=False)
+        self._put(side, op, mul=mul, push=push)
 
     def _signal(self, op: Operation) -> None:
-        self._count_operands(op, 0, 0)
+        count_operands(op, 0, 0)
         if op.exts:
             raise unknown_extension(op.exts[0][0], op.exts[0][1], "a signal")
-        if self.sig != 1:
-            why = {13: "a small immediate or rotation", 14: "a load immediate"}.get(self.sig, "another signal")
-            raise Fault("signal-conflict", f"{op.info.name} and {why} do not fit one instruction", op.pos)
+        if self.sig != SIG_ALU or self.load is not None:
+            why = "another signal" if self.load is None else "a load immediate"
+            raise Fault("signal", f"{op.info.name} and {why} do not fit one instruction", op.pos,
+                        help="put it on a nop")  # fmt: skip
         self.sig = op.info.code
+        self._check(op.pos)
 
     def _read(self, op: Operation) -> None:
-        self._count_operands(op, 1, 1)
+        count_operands(op, 1, 1)
         if op.exts:
             raise unknown_extension(op.exts[0][0], op.exts[0][1], "read")
-        if self.sig == SIG_LOAD_IMM:
+        if self.load is not None:
             raise Fault("load-immediate-full", "read does not fit a load immediate instruction", op.pos)
         operand = op.operands[0]
         value = operand.value
@@ -308,97 +310,315 @@ class Instruction(Moves):
             if not value.read_files or value.rotation or operand.exts:
                 what = "accumulators are not read through a port" if value.mux >= 0 else f"{value.name} cannot be read"
                 raise Fault("not-readable", what, operand.pos)
-            self._port(value, operand.pos)
-        elif isinstance(value, int | float):
-            self._immediate(value, operand.pos)
+        elif not isinstance(value, int | float):
+            raise Fault("value-type", f"read takes a register or a number, not {described(value)}", operand.pos)
+        source = self.reader.source(operand, float_op=False)
+        self._avoid_zero(source)
+        self.reads.append(source)
+        self._check(operand.pos)
+
+    # -- mov -----------------------------------------------------------------------------------------------------
+
+    def _mov(self, op: Operation) -> None:
+        count_operands(op, 2, 3)
+        source = op.operands[-1]
+        value = source.value
+        if isinstance(value, Reg) and value.semaphore < 0:
+            self._mov_register(op, source)
+            return
+        if isinstance(value, LabelRef):
+            raise Fault("label-operand", "a label alone is an operand of branches only", source.pos)
+        if source.exts:
+            raise Fault("unpack-source", "only registers can be unpacked", source.exts[0][1])
+        if isinstance(value, Reg):
+            self._load(op, op.operands[:-1], 4, value.semaphore)
         else:
-            raise Fault(
-                "value-type", f"read takes a register or a small immediate, not {described(value)}", operand.pos
+            self._mov_constant(op, source, value)
+
+    @staticmethod
+    def _wants_mul(op: Operation) -> bool:
+        """True when an extension of the operation, or of its first destination, packs a MUL result."""
+        if any(name in OP_PACKS and OP_PACKS[name][0] for name, _ in op.exts):
+            return True
+        reg = op.operands[0].value
+        in_a = isinstance(reg, Reg) and reg.write_files == 1 and reg.waddr < 32
+        rows = [DST_PACKS[name] for name, _ in op.operands[0].exts if name in DST_PACKS]
+        return any(row.mul > 0 and (row.file_a < 0 or not in_a) for row in rows)
+
+    def _mov_register(self, op: Operation, source: Operand) -> None:
+        info, operands = op.info, op.operands
+        source = self.reader.rotate_destination((operands[0], source), mul=True)[1]
+        if len(operands) == 3:
+            self._take(op, mul=False)
+            nop = Side()
+            push, _, pack = self.reader.exts(op, nop)
+            push |= self.reader.destination(operands[0], nop, mul=False, asked=pack, rotated=True)
+            self._put(nop, op, mul=ADD, push=False)
+            packless = replace(op, exts=[e for e in op.exts if e[0] not in OP_PACKS])
+            push |= self._mov_one(packless, operands[1], source, mul=MUL, push=False)
+            if push:
+                self._set_flags(op.pos, mul=MUL)
+            self.reader.note(
+                "mov-two-destinations",
+                "the first destination is written by an ADD nop, as in the reference assembler",
+                operands[0].pos,
+                "write two mov",
             )
+            return
+        reg = source.value
+        mul = info.add < 0
+        if not mul:
+            must = (isinstance(reg, Reg) and reg.rotation != 0) or self._wants_mul(op)
+            if must and info.mul < 0:
+                raise Fault("rotate-add", "only the MUL ALU rotates and packs colours", op.pos, help="use mov")
+            mul = must or (info.mul >= 0 and self.sides[ADD] is not None and self.sides[MUL] is None)
+        self._mov_one(op, operands[0], source, mul=mul)
 
-    # -- branches ------------------------------------------------------------------------------------------------
+    def _mov_one(self, op: Operation, dst: Operand, source: Operand, *, mul: bool, push: bool | None = None) -> bool:
+        """Place a move of a register; returns whether it sets flags, which it does unless `push` is given."""
+        self._take(op, mul=mul)
+        side = Side(V8MIN if mul else OR)
+        file_a = isinstance(source.value, Reg) and source.value.mux != 4
+        if file_a and not mul and any(SRC_UNPACKS.get(short(n), (0, ""))[1] == "f" for n, _ in source.exts):
+            side.op = FMIN
+        sets, unpack, pack = self.reader.exts(op, side)
+        sets |= self.reader.destination(dst, side, mul=mul, asked=pack, rotated=True)
+        side.a = side.b = self.reader.source(source, float_op=side.op == FMIN)
+        side.places.update(a=source.pos, b=source.pos)
+        if mul:
+            self.reader.rotation((source,), side)
+        self.reader.unpack(unpack, side, self.sides, float_op=False)
+        side.b = side.a
+        self._put(side, op, mul=mul, push=sets if push is None else push)
+        return sets
 
-    def _branch(self, op: Operation) -> None:
-        self._count_operands(op, 2, 4)
-        operands = op.operands
-        relative = op.info.code
-        cond, sets = 15, False
-        for name, pos in op.exts:
-            if name in BRANCH_CONDS:
-                cond = BRANCH_CONDS[name]
-            elif name in ("setf", "sf"):
-                sets = True
-            elif name in ALU_CONDS:
-                raise Fault(
-                    "branch-condition", f".{name} is no branch condition", pos, allowed="." + " .".join(BRANCH_CONDS)
-                )
-            else:
-                raise unknown_extension(name, pos, "a branch")
-        self._branch_destination(operands[0], mul=False)
-        targets = operands[1:]
-        if len(operands) == 4:
-            self._branch_destination(operands[1], mul=True)
-            targets = operands[2:]
-        reg, imm = -1, 0
-        label: LabelRef | None = None
-        reg_pos = op.pos
-        for i, operand in enumerate(targets):
-            value = operand.value
-            if operand.exts:
-                raise Fault("branch-target", "a branch target takes no extension", operand.exts[0][1])
-            if isinstance(value, Reg):
-                if value.family == "nop":
-                    continue
-                if value.family != "ra" or value.number > 31 or value.rotation:
-                    raise Fault(
-                        "branch-target", f"{value.name} cannot hold a branch target", operand.pos, allowed="ra0..ra31"
-                    )
-                if reg >= 0:
-                    raise Fault("branch-target", "a branch has one register target", operand.pos)
-                reg, reg_pos = value.number, operand.pos
-            elif i and not isinstance(targets[0].value, Reg):
-                raise Fault("branch-target", "a branch has one constant target", operand.pos)
-            elif isinstance(value, LabelRef):
-                label = value
-                if not relative:
-                    self._note(
-                        "branch-absolute",
-                        "bra jumps to an absolute bus address; a label is an offset in the program",
-                        operand.pos,
-                        "use brr, or add the load address",
-                    )
-            else:
-                if not isinstance(value, int):
-                    raise Fault("branch-target", f"a branch target is not {described(value)}", operand.pos)
-                imm = word32(value, operand.pos)
-                if imm & 7 and reg < 0:
-                    self._note(
-                        "branch-alignment", f"{value} is no multiple of 8, the size of an instruction", operand.pos
-                    )
-        if reg < 0 and label is None and not any(not isinstance(t.value, Reg) for t in targets):
-            raise Fault(
-                "branch-target", "a branch needs a target", targets[0].pos, allowed="a label, a constant, ra0..ra31"
+    def _mov_constant(self, op: Operation, source: Operand, value: int | float | PerElement) -> None:
+        info, destinations = op.info, op.operands[:-1]
+        for dst in destinations:
+            if isinstance(dst.value, Reg) and dst.value.rotation:
+                raise Fault("rotate-destination", "a constant is the same in all lanes; it is not rotated", dst.pos,
+                            help="leave the rotation out")  # fmt: skip
+        if isinstance(value, PerElement):
+            self._load(op, destinations, 1 if value.signed else 3, value.bits)
+            return
+        bits = self._word(value, source.pos)
+        wants_mul = self._wants_mul(op)
+        if len(destinations) == 2:
+            self._load(op, destinations, 0, bits, mul=wants_mul)
+            return
+        dst = destinations[0]
+        if self.load is not None:
+            self._share_load(op, dst, bits)
+            return
+        for name, pos in (*op.exts, *dst.exts):
+            if name in ("pack32s", "pack32clamp", "32s", "32si", "32clamp"):
+                raise Fault("pack-constant", "a constant does not saturate at 32 bits", pos, help="leave it out")
+        mul_only = info.add < 0 or wants_mul
+        if mul_only and info.mul < 0:
+            raise Fault("pack-mul-only", "the pack is done by the MUL ALU only", op.pos, help="use mov")
+        for mul in (ADD, MUL):
+            if (mul_only and not mul) or (mul and info.mul < 0) or self.sides[mul] is not None:
+                continue
+            if self._make(op, dst, source, bits, mul=mul):
+                return
+        used = [side is not None for side in self.sides]
+        if used[ADD] != used[MUL] and not mul_only:
+            # The other ALU may have a way, if what it does can come over here.
+            before, ws, mul = self.sides, self.ws, used[MUL]
+            if (info.mul if mul else info.add) >= 0 and self._swap():
+                if self._make(op, dst, source, bits, mul=mul):
+                    self.ws = 1
+                    return
+                self.sides, self.ws = before, ws
+        if any(side is not None and side.op for side in self.sides):
+            raise Fault("constant", f"no operation gives {show(value)} in the half of the instruction that is left",
+                        source.pos, help="load it in an instruction of its own")  # fmt: skip
+        self._load(op, destinations, 0, bits, mul=mul_only or used[ADD])
+
+    def _word(self, value: int | float, pos: int) -> int:
+        if isinstance(value, float) and float_bits(value) & 0x7FFFFFFF == 0x7F800000 and abs(value) != float("inf"):
+            self.reader.note(
+                "float-range", f"{value} is out of range and becomes infinity", pos, "write a smaller number"
             )
-        raddr = max(reg, 0)
-        if sets:
-            if reg >= 0 and not reg & 1:
-                raise Fault(
-                    "branch-setf",
-                    "a branch through an even register cannot set flags",
-                    reg_pos,
-                    allowed="odd registers",
-                )
-            raddr |= 1
-        elif reg & 1 and reg >= 0:
-            self._note("branch-odd", f"a branch through ra{reg}, an odd register, sets the flags as well", reg_pos,
-                       "use an even register, or .setf to show that it is meant")  # fmt: skip
-        self.branch = Branch(cond, relative, int(reg >= 0), raddr, self.ws, self.waddr_add, self.waddr_mul, imm)
-        if label is not None:
-            self.target = BranchTarget(label, self.branch)
+        return word32(value, pos)
 
-    def _branch_destination(self, op: Operand, *, mul: bool) -> None:
-        if op.exts:
-            raise Fault("branch-destination", "the link of a branch takes no extension", op.exts[0][1])
-        if isinstance(op.value, Reg) and op.value.rotation:
-            raise Fault("branch-destination", "the link of a branch is not rotated", op.pos)
-        self._destination(op, mul=mul)
+    def _make(self, op: Operation, dst: Operand, source: Operand, bits: int, *, mul: bool) -> bool:
+        """Place the best operation that makes `bits` on a free ALU; False when none fits."""
+        side = Side(V8MIN if mul else OR, places={"a": source.pos, "b": source.pos})  # packs see a move of an integer
+        notes = len(self.reader.notes)
+        push, unpack, pack = self.reader.exts(op, side)
+        if unpack is not None:
+            raise Fault("unpack-source", "only registers can be unpacked", unpack[3])
+        push |= self.reader.destination(dst, side, mul=mul, asked=pack)
+        if bits == 0:
+            side.op, side.zero = V8SUBS_M if mul else XOR, True
+            self._put(side, op, mul=mul, push=push)
+            return True
+        free = side.pack is None and not side.dst.pack
+        free = free and not any(n in DST_PACKS for n, _ in dst.exts) and not any(n in OP_PACKS for n, _ in op.exts)
+        in_a = side.dst.file is File.A and side.dst.n < 32
+        for choice in constants.candidates(bits, mul=mul):
+            if choice.pack and (not free or (not choice.pm and not in_a) or (choice.pm and side.dst.n >= 36)):
+                continue  # peripherals do not take packed results
+            imm = Src(Port.IMM, choice.code)
+            side.op, side.a, side.b = choice.op, imm, imm
+            packed = side.dst._replace(pack=choice.pack, pm=choice.pm) if choice.pack else side.dst
+            self.sides[mul] = replace(side, dst=packed)
+            found = clashes(self._half(ADD), self._half(MUL), self.sig)
+            self.sides[mul] = None
+            if any(clash.rule != "write-swap" for clash in found):
+                continue
+            side.dst = packed
+            if choice.pm and choice.pack > 7:
+                self.reader.note("reserved-pack", f"this takes the undefined pack code {choice.pack}", source.pos,
+                                 "load the constant in an instruction of its own")  # fmt: skip
+            self._put(side, op, mul=mul, push=push)
+            return True
+        del self.reader.notes[notes:]
+        return False
+
+    # -- load immediate and semaphores ---------------------------------------------------------------------------
+
+    def _share_load(self, op: Operation, dst: Operand, bits: int) -> None:
+        """A second mov of the same constant joins a load immediate that has a destination left."""
+        mul = self.sides[ADD] is not None
+        packed = any(side is not None and (side.pack or side.dst.pack) for side in self.sides)
+        full = self.load != (0, bits) or op.exts or dst.exts or packed or all(side is not None for side in self.sides)
+        if full or (op.info.mul if mul else op.info.add) < 0:
+            raise Fault("load-immediate-full", "this instruction already loads an immediate", op.pos,
+                        help="load it in an instruction of its own")  # fmt: skip
+        side = Side(index=self.current)
+        self.reader.destination(dst, side, mul=mul)
+        self.sides[mul] = side
+        self._results(op.pos)
+
+    def _ldi(self, op: Operation) -> None:
+        count_operands(op, 2, 3)
+        source, mode = op.operands[-1], op.info.code
+        value, destinations = source.value, op.operands[:-1]
+        if source.exts:
+            raise Fault("unpack-source", "a constant cannot be unpacked", source.exts[0][1])
+        if isinstance(value, LabelRef):
+            raise Fault("label-operand", "a label alone is an operand of branches only", source.pos)
+        if isinstance(value, Reg):
+            if value.semaphore < 0 or mode:
+                raise Fault("value-type", f"{op.info.name} loads a constant, not {described(value)}", source.pos)
+            self._load(op, destinations, 4, value.semaphore)
+        elif isinstance(value, PerElement):
+            if (mode == 1 and not value.signed) or (mode == 3 and not value.unsigned):
+                raise Fault("per-element", f"an element is out of range for {op.info.name}", source.pos)
+            self._load(op, destinations, mode or (1 if value.signed else 3), value.bits)
+        else:
+            self._load(op, destinations, mode, self._word(value, source.pos), mul=self._wants_mul(op))
+
+    def _semaphore(self, op: Operation) -> None:
+        count_operands(op, 2, 3)
+        source = op.operands[-1]
+        value = source.value
+        if not isinstance(value, int) or source.exts:
+            raise Fault("semaphore", f"a semaphore number is an integer, not {described(value)}", source.pos)
+        bits = word32(value, source.pos)
+        if not op.info.code and bits & 16:
+            raise Fault("semaphore", f"srel {value}: bit 4 of the number would make it an acquire", source.pos,
+                        allowed="0..15")  # fmt: skip
+        self._load(op, op.operands[:-1], 4, bits | op.info.code)
+
+    def _load(self, op: Operation, destinations: Sequence[Operand], mode: int, imm: int, *, mul: bool = False) -> None:
+        """Fill in a load immediate (mode 0, 1, 3) or semaphore (mode 4)."""
+        occupied = any(side is not None and (not side.idle or side.unpack) for side in self.sides)
+        if self.sig != SIG_ALU or self.load is not None or occupied or self.reads:
+            what = "a semaphore" if mode == 4 else "a load immediate"
+            raise Fault("load-immediate-full", f"{what} is an instruction of its own", op.pos,
+                        help="write it on a line of its own")  # fmt: skip
+        self.load = (mode, imm)
+        for i, dst in enumerate(destinations):
+            on_mul = mul != (i == 1)
+            side = Side(index=self.current)
+            push, unpack, pack = self.reader.exts(op, side)
+            if unpack is not None:
+                raise Fault("unpack-source", "a constant cannot be unpacked", unpack[3])
+            if i:
+                side.pack = None  # the first destination has it
+            # It applies to whichever of two destinations is in file A.
+            push |= self.reader.destination(dst, side, mul=on_mul, asked=pack if len(destinations) == 1 else None)
+            side.push = push
+            self.sides[on_mul] = side
+        self._results(op.pos)
+
+    def _results(self, pos: int) -> LoadImm | Semaphore:
+        """The load immediate as far as it is known; faults are those of `pairing.results`."""
+        assert self.load is not None
+        add, mul = (side or Side(cond=0) for side in self.sides)
+        found = results(add.dst, mul.dst)
+        if isinstance(found, Clash):
+            advice = RULES[found.rule]
+            raise Fault(found.rule, found.message, max(add.places.get("d", pos), mul.places.get("d", pos)),
+                        allowed=advice.allowed, help=advice.help)  # fmt: skip
+        pm, pack = add.pack or mul.pack or (found.pm, found.pack)
+        sf = int(add.push or mul.push)
+        conds = [side.cond if sf or side.dst.n != NOP else 0 for side in (add, mul)]
+        ws = self.ws if self._unconstrained() else found.ws
+        mode, imm = self.load
+        fields = (pm, pack, conds[0], conds[1], sf, ws, add.dst.n, mul.dst.n, imm)
+        return Semaphore(*fields) if mode == 4 else LoadImm(LoadMode(mode), *fields)
+
+    # -- the finished instruction --------------------------------------------------------------------------------
+
+    def _check_unpacks(self) -> None:
+        """Warn where a float operation makes the unpack of the other operation deliver floats, too (vc4.md 5.1)."""
+        floats = False
+        for side, rows in zip(self.sides, (ADD_OPS, MUL_OPS), strict=True):
+            row = None if side is None else rows[side.op]
+            if side is not None and row is not None and float_operands(row):
+                floats |= any(s is not None and s.port is Port.A for s in (side.a, side.b))
+        for name, to_float, pos, operation in self.reader.requests:
+            if floats == to_float:
+                continue
+            self.reader.current = operation
+            given, taken = ("floats", "integers") if floats else ("integers", "floats")
+            if name[-1] in "if":
+                raise Fault("unpack-type", f".{name} needs an operation on {taken}", pos, help="use two instructions")
+            self.reader.note("unpack-type", f".{name} gives {given} to both operations; this one takes {taken}", pos,
+                       f"write .{name}{given[0]} if that is meant, or use two instructions")  # fmt: skip
+
+    def _finish(self) -> Instr:
+        if self.load is not None:
+            return self._results(0)
+        if self.reader.requests:
+            self._check_unpacks()
+        i = combine(self._half(ADD), self._half(MUL), self.sig, strict=False)
+        if not isinstance(i, Alu):
+            raise _Misfit
+        add, mul = self.sides
+        cond_add, cond_mul = i.cond_add, i.cond_mul
+        if not i.sf:
+            cond_add, cond_mul = cond_add if i.waddr_add != NOP else 0, cond_mul if i.waddr_mul != NOP else 0
+        elif mul is not None and mul.push:
+            cond_add = ALWAYS if not i.op_add and i.waddr_add == NOP else cond_add
+        elif i.waddr_mul == NOP:
+            cond_mul = 0
+        ws = self.ws if self._unconstrained() else i.ws
+        if (cond_add, cond_mul, ws) != (i.cond_add, i.cond_mul, i.ws):
+            i = i._replace(cond_add=cond_add, cond_mul=cond_mul, ws=ws)
+        if add is not None and add.zero:
+            i = i._replace(add_a=self.zero_mux, add_b=self.zero_mux)
+        if mul is not None and mul.zero:
+            i = i._replace(mul_a=self.zero_mux, mul_b=self.zero_mux)
+        if i.raddr_a == NOP and (i.sig == SIG_SMALL_IMM or i.op_add in (XOR, ISUB) or i.op_mul == V8SUBS_M):
+            sources = self._sources()
+            if not any(s.port in _USES_A for s in sources) and not any(s and s.rotate for s in self.sides):
+                b_free = not any(s.port is Port.B for s in sources)
+                folded = load_instead(i, add or Side(), mul or Side(), self.reader, b_free=b_free)
+                if folded is not None:
+                    return folded
+        if add is not None and add.op in (XOR, ISUB) and add.same and mul is None:
+            i = i._replace(cond_mul=1)  # as the reference assembler has it; without effect, for nothing is written
+        return i
+
+
+def _is_constant(op: Operation) -> bool:
+    return op.info.kind == "mov" and bool(op.operands) and isinstance(op.operands[-1].value, int | float)
+
+
+def _rotates(op: Operation) -> bool:
+    return any(isinstance(operand.value, Reg) and operand.value.rotation for operand in op.operands)
