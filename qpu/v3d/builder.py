@@ -52,7 +52,7 @@ SigArg: TypeAlias = "Signal | Sequence[Signal]"
 _IMM_ALLOWED: Final = "-16..15 as integers; 2**-8..2**7 as floats"
 _UNIFORM_HELP: Final = "load it as a uniform: q.nop(sig=q.ldunifrf(q.rf[5]))"
 _NUMBERS: Final[dict[tuple[type, int | float, OperandType], Imm]] = {}
-"""Immediates of plain numbers by operand type, which turn up again and again."""
+"""Immediates of plain numbers by operand type, kept since programs repeat them."""
 
 
 _NO_SIGNAL: Final = Signal(0)
@@ -96,7 +96,7 @@ class V3dBuilder(Builder["Instr | int"]):
             self._settle()
         frame = sys._getframe(2)
         while frame.f_code.co_filename in LAYERS:
-            frame = frame.f_back  # type: ignore[assignment] # the layers were called by somebody
+            frame = frame.f_back  # type: ignore[assignment] # the outermost caller is outside
         self._places.append((frame.f_code, frame.f_lasti))
         instrs = self._instrs
         index = self._open = len(instrs)
@@ -364,7 +364,10 @@ class V3dBuilder(Builder["Instr | int"]):
         ):
             if value is not None and value not in allowed:
                 raise Refused(
-                    "branch-condition", f"unknown {what} {value!r}", ", ".join(allowed), suggest(value, allowed)
+                    "branch-condition",
+                    f"unknown {what} {value!r}",
+                    ", ".join(allowed),
+                    suggest(value, allowed) or "use one of them",
                 )
         branch = Branch(self.isa, cond or "", msfign or "", link=bool(link))
         if self._is_register(target):

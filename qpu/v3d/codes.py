@@ -1,4 +1,4 @@
-"""Fields and code tables of the instruction words of V3D 4.2 and 7.1, which encoder, decoder and texts share.
+"""Fields and code tables of the instruction words of V3D 4.2 and 7.1, used by encoder, decoder and text.
 
 Source of every layout and table here: Mesa's QPU encoder (`Basis.DRIVER`); the link bit of branches was found by the
 py-videocore6 and py-videocore7 device tests (`Basis.MEASURED`).

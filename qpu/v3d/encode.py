@@ -42,7 +42,7 @@ _V3D42, _ADD = Isa.V3D42, Unit.ADD
 _RF, _ACC, _IMM_KIND = SrcKind.RF, SrcKind.ACC, SrcKind.IMM
 _SIG_42, _SIG_71 = SIG_NUMBERS[Isa.V3D42], SIG_NUMBERS[Isa.V3D71]
 _N_CONDS: Final = len(HALF_CONDS)
-# Position of an input modifier in the order of operands that tells fmin from fmax and fadd from faddnf.
+# Position of an input modifier in the order of operands, which selects fmin or fmax, fadd or faddnf.
 _RANK: Final = {"abs": 0, "": 1, "l": 2, "h": 3}
 _KEPT: Final = 1 << 15  # halves whose keys are kept
 
@@ -133,15 +133,20 @@ class _Keys(dict[AluHalf, HalfKey]):
         to = 0
         if dst is None:
             if has_dst:
-                _fail("operands", f"{op.name} needs a destination", "rf0..rf63 or a magic destination")
+                _fail(
+                    "operands",
+                    f"{op.name} needs a destination",
+                    "rf0..rf63 or a magic destination",
+                    help="Dst(6, True) discards the result",
+                )
         elif not has_dst:
-            _fail("operands", f"{op.name} has no destination", "dst=None")
+            _fail("operands", f"{op.name} has no destination", "dst=None", help="leave the destination out")
         elif register_only and dst.magic:
-            _fail("register", f"{op.name} writes registers only", "rf0..rf63")
+            _fail("register", f"{op.name} writes registers only", "rf0..rf63", help="write a register, then move it")
         else:
             to = self._dst.get(dst, -1)
             if to < 0:
-                _fail("register", f"destination {dst.n} does not exist", "0..63")
+                _fail("register", f"destination {dst.n} does not exist", "0..63", help="v3d.md 5 lists the addresses")
         make = self._key_42 if self.isa is _V3D42 else self._key_71
         key = make(half, bits, to, number)
         if len(self) >= _KEPT:
@@ -170,7 +175,7 @@ class _Keys(dict[AluHalf, HalfKey]):
             if kind is _ACC:
                 _fail("register", f"r{n} is an accumulator of V3D 4.2", "rf0..rf63", "V3D 7.1 has registers only")
             if not 0 <= n < 64:
-                _fail("register", f"operand {n} does not exist", "0..63")
+                _fail("register", f"operand {n} does not exist", "0..63", help="use one of the 64 registers")
             slots |= sig
             bits |= n << shift
             if kind is _IMM_KIND:
@@ -188,13 +193,15 @@ class _Keys(dict[AluHalf, HalfKey]):
             kind, n, _, port_b = src
             if kind is _RF:
                 if not 0 <= n < 64:
-                    _fail("register", f"rf{n} does not exist", "rf0..rf63")
+                    _fail("register", f"rf{n} does not exist", "rf0..rf63", help="use one of the 64 registers")
                 regs |= 1 << n
                 reads.append((n, shift))
                 decoded |= port_b
             elif kind is _ACC:
                 if not 0 <= n < 6:
-                    _fail("register", f"accumulator r{n} does not exist", "r0..r5")
+                    _fail(
+                        "register", f"accumulator r{n} does not exist", "r0..r5", help="use one of the six accumulators"
+                    )
                 muxes |= n << shift
             elif imm in (-1, n):
                 imm = n
@@ -231,7 +238,12 @@ def _flags(half: AluHalf) -> NoReturn:
         (half.update, "update", UPDATES),
     ):
         if value and value not in allowed:
-            _fail("condition", f"unknown {what} {value!r}", ", ".join(allowed), suggest(value, allowed))
+            _fail(
+                "condition",
+                f"unknown {what} {value!r}",
+                ", ".join(allowed),
+                suggest(value, allowed) or "use one of them",
+            )
     _fail(
         "condition",
         "one half has one of: condition, push, update",
@@ -242,7 +254,7 @@ def _flags(half: AluHalf) -> NoReturn:
 
 def _dst(dst: Dst, shift: int, magic_bit: int) -> int:
     if not 0 <= dst.n < 64:
-        _fail("register", f"destination {dst.n} does not exist", "0..63")
+        _fail("register", f"destination {dst.n} does not exist", "0..63", help="v3d.md 5 lists the addresses")
     return dst.n << shift | dst.magic << magic_bit
 
 
@@ -263,8 +275,18 @@ def explain_missing(isa: Isa, unit: Unit, half: AluHalf) -> NoReturn:
         if name and not any(v[index] == name for v in found):
             allowed = ", ".join(f".{n}" for n in dict.fromkeys(str(v[index]) for v in found) if n)
             what = "its destination" if role == "d" else f"operand {role}"
-            _fail("modifier", f"{op.name} has no modifier .{name} for {what}", allowed or "no modifier")
-    _fail("modifier", f"{op.name} cannot combine these modifiers", "fewer modifiers")
+            _fail(
+                "modifier",
+                f"{op.name} has no modifier .{name} for {what}",
+                allowed or "no modifier",
+                help="convert in an instruction of its own",
+            )
+    _fail(
+        "modifier",
+        f"{op.name} cannot combine these modifiers",
+        "fewer modifiers",
+        help="put one of them into another instruction",
+    )
 
 
 def same_operands(op: Op) -> NoReturn:
@@ -307,10 +329,15 @@ def encode(instr: Instr, keys: tuple[HalfKey, HalfKey] | None = None) -> int:
         number = _SIG_71.get(sig)
     if number is None:
         names = sig_names(sig)
-        _fail("signal", f"{isa.label} has no signal for {names}", "the combinations of the signal table")
+        _fail(
+            "signal",
+            f"{isa.label} has no signal for {names}",
+            "the combinations of the signal table",
+            help="spread the signals over several instructions",
+        )
     if sig & _WRITING:
         if sig_dst is None:
-            _fail("signal-destination", f"signal {sig_names(sig)} needs a destination")
+            _fail("signal-destination", f"signal {sig_names(sig)} needs a destination", help="sig_dst=Dst(n)")
         if add_key.cond or mul_key.cond:
             _fail(
                 "condition-field",
@@ -320,10 +347,17 @@ def encode(instr: Instr, keys: tuple[HalfKey, HalfKey] | None = None) -> int:
         word = number << 53 | _dst(sig_dst, 46, 52)
     else:
         if sig_dst is not None:
-            _fail("signal-destination", f"signal {sig_names(sig) or '(none)'} takes no destination")
+            _fail(
+                "signal-destination", f"signal {sig_names(sig) or '(none)'} takes no destination", help="sig_dst=None"
+            )
         field = COND_PAIRS[add_key.cond + mul_key.cond]
         if field < 0:
-            _fail("condition", "these conditions, pushes and updates cannot be combined", COND_ALLOWED)
+            _fail(
+                "condition",
+                "these conditions, pushes and updates cannot be combined",
+                COND_ALLOWED,
+                help="put one of the operations into another instruction",
+            )
         word = number << 53 | field << 46
     if v42:
         return word | _operands_42(instr, add_key, mul_key, bool(sig & _IMM_B))
@@ -331,7 +365,11 @@ def encode(instr: Instr, keys: tuple[HalfKey, HalfKey] | None = None) -> int:
         wrong = given & key.slots ^ key.imm
         if wrong:
             name = "abcd"[IMM_BITS.index(wrong & -wrong)]
-            _fail("small-imm", f"the small immediate and signal small_imm_{name} disagree")
+            _fail(
+                "small-imm",
+                f"the small immediate and signal small_imm_{name} disagree",
+                help="let `combine` set the signals of immediates",
+            )
     word |= add_key.bits | mul_key.bits
     if add.a is None:
         word |= _raddr(raddr_a) << 6
@@ -342,7 +380,7 @@ def encode(instr: Instr, keys: tuple[HalfKey, HalfKey] | None = None) -> int:
 
 def _raddr(n: int) -> int:
     if not 0 <= n < 64:
-        _fail("register", f"read address {n} does not exist", "0..63")
+        _fail("register", f"read address {n} does not exist", "0..63", help="use 6 bits")
     return n
 
 
@@ -352,7 +390,7 @@ def _operands_42(instr: Alu, add_key: HalfKey, mul_key: HalfKey, imm: bool) -> i
     _, bits, swapped, _, _, reads, add_imm, _, _, _, add_decoded = add_key
     _, mul_bits, _, _, _, mul_reads, mul_imm, _, _, _, mul_decoded = mul_key
     if not 0 <= port_a < 64 or not 0 <= port_b < 64:
-        _fail("register", f"read addresses {port_a}, {port_b} do not exist", "0..63")
+        _fail("register", f"read addresses {port_a}, {port_b} do not exist", "0..63", help="use 6 bits")
     if add_imm >= 0 and not (imm and add_imm == port_b):
         _immediate(add_imm, port_b, imm)
     if mul_imm >= 0 and not (imm and mul_imm == port_b):
@@ -384,7 +422,12 @@ def _operands_42(instr: Alu, add_key: HalfKey, mul_key: HalfKey, imm: bool) -> i
 def _immediate(n: int, port_b: int, imm: bool) -> NoReturn:
     if not imm:
         _fail("small-imm", "a small immediate needs the small_imm signal", help="sig=Sig.IMM_B")
-    _fail("small-imm", f"small immediate {n}, but the B port holds {port_b}", "one immediate an instruction")
+    _fail(
+        "small-imm",
+        f"small immediate {n}, but the B port holds {port_b}",
+        "one immediate an instruction",
+        help="load the other one as a uniform",
+    )
 
 
 def _mux(src: Src | None, port_a: int, port_b: int, imm: bool) -> int:
@@ -404,28 +447,47 @@ def _mux(src: Src | None, port_a: int, port_b: int, imm: bool) -> int:
 
 def _no_port(n: int, port_a: int, port_b: int, imm: bool) -> NoReturn:
     held = "an immediate" if imm else f"rf{port_b}"
-    _fail("read-ports", f"rf{n} is on neither read port (rf{port_a}, {held})", "rf registers that a port reads")
+    _fail(
+        "read-ports",
+        f"rf{n} is on neither read port (rf{port_a}, {held})",
+        "rf registers that a port reads",
+        help="let `combine` assign the ports",
+    )
 
 
 def _encode_branch(b: Branch) -> int:
     cond = BRANCH_CONDS.get(b.cond)
     if cond is None:
-        _fail("branch-condition", f"unknown branch condition {b.cond!r}", ", ".join(c for c in BRANCH_CONDS if c))
+        _fail(
+            "branch-condition",
+            f"unknown branch condition {b.cond!r}",
+            ", ".join(c for c in BRANCH_CONDS if c),
+            help="leave it empty for an unconditional branch",
+        )
     if b.msfign not in MSFIGN:
-        _fail("branch-condition", f"unknown msfign {b.msfign!r}", "p, q or nothing")
+        _fail("branch-condition", f"unknown msfign {b.msfign!r}", "p, q or nothing", help="leave it empty")
     if b.bdi not in BDI or (b.bdu not in BDI if b.ub else b.bdu != ""):
-        _fail("branch-target", f"unknown branch destination {b.bdi!r}, {b.bdu!r}", ", ".join(BDI))
+        _fail(
+            "branch-target",
+            f"unknown branch destination {b.bdi!r}, {b.bdu!r}",
+            ", ".join(BDI),
+            help="v3d.md 2.2 lists the destinations",
+        )
     word = 2 << 56 | cond << 32 | b.link << 23 | MSFIGN.index(b.msfign) << 21 | BDI.index(b.bdi) << 12
     if b.ub:
         word |= 1 << 14 | BDI.index(b.bdu) << 15
     if b.bdi in ("abs", "rel"):
         if not 0 <= b.offset < 1 << 32 or b.offset & 7:
-            _fail("branch-target", f"branch target {b.offset:#x} is not a multiple of 8 in 32 bits")
+            _fail(
+                "branch-target",
+                f"branch target {b.offset:#x} is not a multiple of 8 in 32 bits",
+                help="code starts at a multiple of 8",
+            )
         word |= (b.offset >> 3 & 0x1FFFFF) << 35 | b.offset >> 24 << 24
     elif b.offset:
-        _fail("branch-target", f"a branch to {b.bdi} has no offset")
+        _fail("branch-target", f"a branch to {b.bdi} has no offset", help="offset=0")
     if b.bdi == "rf" or b.bdu == "rf":
         word |= _raddr(b.raddr_a) << 6
     elif b.raddr_a:
-        _fail("branch-target", "only destinations in the register file take a register")
+        _fail("branch-target", "only destinations in the register file take a register", help="raddr_a=0")
     return word

@@ -34,11 +34,18 @@ def evaluate(text: str, column: int, constants: Mapping[str, int | float], undef
         tree = ast.parse(text, mode="eval").body
         return _Evaluator(text, column, constants, undefined).value(tree)
     except (SyntaxError, ValueError, MemoryError):
-        raise TextError(column, "syntax", f"{text!r} is neither a register nor a value") from None
+        raise TextError(
+            column,
+            "syntax",
+            f"{text!r} is neither a register nor a value",
+            help="write a register, a number, a name from .set or an expression of them",
+        ) from None
     except RecursionError:
         raise TextError(column, "syntax", f"{text!r} is nested too deeply", help="name parts of it with .set") from None
     except OverflowError:
-        raise TextError(column, "value", f"{text!r} is too large", "64-bit integers, floats") from None
+        raise TextError(
+            column, "value", f"{text!r} is too large", "64-bit integers, floats", help="use a smaller number"
+        ) from None
 
 
 class _Evaluator:
@@ -70,13 +77,23 @@ class _Evaluator:
         if isinstance(node, ast.BinOp):
             found = self.binary(node.op, self.value(node.left), self.value(node.right), at)
             if isinstance(found, int) and not -1 << 63 <= found < 1 << 64:
-                raise TextError(at, "value", f"{self.text!r} does not fit 64 bits", "-2**63 .. 2**64 - 1")
+                raise TextError(
+                    at,
+                    "value",
+                    f"{self.text!r} does not fit 64 bits",
+                    "-2**63 .. 2**64 - 1",
+                    help="use smaller numbers",
+                )
             return found
         raise self.wrong(at)
 
     def wrong(self, at: int) -> TextError:
         return TextError(
-            at, "syntax", f"{self.text!r} is no value", "numbers, names, + - * / ( ); on integers << >> & | ^ ~"
+            at,
+            "syntax",
+            f"{self.text!r} is not a value",
+            "numbers, names, + - * / ( ); on integers << >> & | ^ ~",
+            help="write a constant expression",
         )
 
     def binary(self, op: ast.operator, a: int | float, b: int | float, at: int) -> int | float:
@@ -97,13 +114,13 @@ class _Evaluator:
                 return a ^ b
             if isinstance(op, (ast.LShift, ast.RShift)):
                 if not 0 <= b < 128:
-                    raise TextError(at, "value", f"shift by {b}", "0..127")
+                    raise TextError(at, "value", f"shift by {b}", "0..127", help="use a count of 0..127")
                 return a << b if isinstance(op, ast.LShift) else a >> b
         raise self.wrong(at)
 
     def quotient(self, a: int | float, b: int | float, at: int) -> int | float:
         if b == 0:
-            raise TextError(at, "value", f"{self.text!r} divides by zero")
+            raise TextError(at, "value", f"{self.text!r} divides by zero", help="the divisor must not be 0")
         if isinstance(a, int) and isinstance(b, int):
             if a % b:
                 raise TextError(at, "value", f"{a} is not divisible by {b}", help="write floats for a float result")

@@ -1,4 +1,4 @@
-"""The unpacked instruction of V3D 4.2 and 7.1: what text, builder and decoder make, and everything else takes.
+"""The unpacked instruction of V3D 4.2 and 7.1, which text, builder and decoder make and everything else takes.
 
 The classes are named tuples: immutable, compared and hashed by value in C, which the caches of encoder, pairing and
 decoder rely on. ``half._replace(cond="ifa")`` makes a changed copy.

@@ -1,4 +1,4 @@
-"""One V3D instruction set as `qpu.instruction_sets.isa()` hands it out."""
+"""The toolkit of one V3D instruction set, behind `qpu.instruction_sets.isa()`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class V3dToolkit:
 
     def __init__(self, isa: Isa) -> None:
         if isa not in (Isa.V3D42, Isa.V3D71):
-            raise UsageError(f"{isa} is no V3D instruction set; allowed: v3d42, v3d71")
+            raise UsageError(f"{isa} is not a V3D instruction set; allowed: v3d42, v3d71")
         self.isa = isa
 
     def assemble(
@@ -68,7 +68,15 @@ class V3dToolkit:
             raise UsageError(f"{error}; a program is a builder function, text, or integers of 64 bits") from None
         for index, word in enumerate(values):
             if not 0 <= word < 1 << 64:
-                wrong.append(Diagnostic("word", f"{word} is no 64-bit word", allowed="0 .. 2**64 - 1", index=index))
+                wrong.append(
+                    Diagnostic(
+                        "word",
+                        f"{word} is not a 64-bit word",
+                        allowed="0 .. 2**64 - 1",
+                        help="a program is a list of unsigned 64-bit words",
+                        index=index,
+                    )
+                )
             words.append(word)
         if wrong:
             raise AsmError.of(wrong)
@@ -104,7 +112,7 @@ class V3dToolkit:
         return check(self.isa, words, single_segment=single_segment)
 
     def listing(self, program: Code) -> str:
-        """Disassembly for people: labels on lines of their own, branch targets by label, remarks as comments.
+        """Disassembly for people: labels on lines of their own, branch targets by label, notes as comments.
 
         The text assembles to the same words again, surplus bits aside; undecodable words are ``.word`` lines.
         """
@@ -144,7 +152,7 @@ class V3dToolkit:
                 line = branch_text(instr, labels[targets[index]][0] if index in targets else None)
             else:
                 line = text(instr)
-            remark = note(instr, word)
-            lines.append(f"    {line}" + (f"  # {remark}" if remark else ""))
+            extra = note(instr, word)
+            lines.append(f"    {line}" + (f"  # {extra}" if extra else ""))
         lines += [f"{name}:" for name in labels.get(len(code), ())]
         return "\n".join(lines) + "\n" if lines else ""

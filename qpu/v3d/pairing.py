@@ -1,4 +1,4 @@
-"""What one instruction of V3D 4.2 or 7.1 has room for: read ports, small immediates, signals, flags of two halves.
+"""The pairing rules of V3D 4.2 and 7.1: read ports, small immediates, signals and flags of one instruction.
 
 This is the only place with these rules. `fits` answers on precomputed keys and is for schedulers; `combine` makes the
 instruction, or the diagnostic that says why the parts do not fit together.
@@ -143,7 +143,9 @@ def draft(
             keys = _ADD_42[add], mul_key
     if rot is not None:
         if regs & (regs - 1) or twin:
-            raise AsmError.of(Diagnostic("read-ports", "the rotation amount occupies read port B", allowed=_PORTS))
+            raise AsmError.of(
+                Diagnostic("read-ports", "the rotation amount occupies read port B", allowed=_PORTS, help=_PORTS_HELP)
+            )
         sig |= _ROT
         raddr_b = rot
     elif sig & _ROT:

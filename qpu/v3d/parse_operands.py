@@ -1,4 +1,4 @@
-"""Operands of V3D assembly text: registers, destinations, small immediates, numbers and names."""
+"""The operand parser of V3D text: registers, destinations, small immediates, numbers and names."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ class OperandParser:
         return text in MAGIC_NUMBER[self.isa]
 
     @staticmethod
-    def close(name: str, known: Iterable[str]) -> str | None:
+    def close(name: str, known: Iterable[str], otherwise: str) -> str:
+        """Help for an unknown name: the known ones that are close, or `otherwise`."""
         found = difflib.get_close_matches(name, list(known), 3)
-        return f"did you mean {', '.join(found)}?" if found else None
+        return f"did you mean {', '.join(found)}?" if found else otherwise
 
     def value(self, text: str, column: int) -> int | float:
         """A number, a constant, or an expression of them."""
@@ -61,19 +62,25 @@ class OperandParser:
         known = [*self.constants, *self.registers, *MAGIC_NUMBER[self.isa]]
         accumulators = "r0..r5, " if self.isa is Isa.V3D42 else ""
         allowed = f"rf0..rf63, {accumulators}small immediates, names from .set"
-        return TextError(column, "name", f"{name!r} is not defined", allowed, self.close(name, known))
+        return TextError(
+            column, "name", f"{name!r} is not defined", allowed, self.close(name, known, f"define it: .set {name}, 12")
+        )
 
     @staticmethod
     def rf(digits: str, column: int) -> int:
         n = int(digits)
         if n > 63:
-            raise TextError(column, "register", f"rf{digits} does not exist", "rf0..rf63")
+            raise TextError(
+                column, "register", f"rf{digits} does not exist", "rf0..rf63", help="use one of the 64 registers"
+            )
         return n
 
     def index(self, text: str, column: int) -> int:
         value = self.value(text.strip(), column + 3)
         if not isinstance(value, int) or not 0 <= value < 64:
-            raise TextError(column, "register", f"rf[{value}] does not exist", "rf[0] .. rf[63]")
+            raise TextError(
+                column, "register", f"rf[{value}] does not exist", "rf[0] .. rf[63]", help="use one of the 64 registers"
+            )
         return value
 
     def destination(self, text: str, column: int) -> tuple[Dst, str]:
@@ -81,7 +88,13 @@ class OperandParser:
         assert m is not None
         mods = m["mods"].split(".")[1:]
         if len(mods) > 1:
-            raise TextError(column, "modifier", f"{text.strip()!r} has {len(mods)} modifiers", "one: .l, .h")
+            raise TextError(
+                column,
+                "modifier",
+                f"{text.strip()!r} has {len(mods)} modifiers",
+                "one: .l, .h",
+                help="keep one of them",
+            )
         pack = mods[0] if mods else ""
         other = m["other"]
         if other is not None and other in self.registers:
@@ -95,19 +108,30 @@ class OperandParser:
             return Dst(self.index(m["index"], column)), pack
         if m["unknown"] == "waddr":
             if int(m["number"]) > 63:
-                raise TextError(column, "register", f"address {m['number']} does not exist", "0..63")
+                raise TextError(
+                    column,
+                    "register",
+                    f"address {m['number']} does not exist",
+                    "0..63",
+                    help="v3d.md 5 lists the addresses",
+                )
             return Dst(int(m["number"]), True), pack
         number = MAGIC_NUMBER[self.isa].get(other or "")
         if number is None:
             shown = text.strip()
             if not shown:
-                raise TextError(column, "syntax", "a destination is missing here")
+                raise TextError(
+                    column,
+                    "syntax",
+                    "a destination is missing here",
+                    help="write the destination first; - discards the result",
+                )
             raise TextError(
                 column,
                 "register",
-                f"{shown!r} is no destination of {self.isa.label}",
+                f"{shown!r} is not a destination of {self.isa.label}",
                 "rf0..rf63, - and the magic destinations",
-                self.close(shown, MAGIC_NUMBER[self.isa]),
+                self.close(shown, MAGIC_NUMBER[self.isa], "v3d.md 5 lists the addresses"),
             )
         return Dst(number, True), pack
 
@@ -117,7 +141,11 @@ class OperandParser:
         mods = m["mods"].split(".")[1:]
         if len(mods) > 1:
             raise TextError(
-                column, "modifier", f"{text.strip()!r} has {len(mods)} modifiers", "one modifier an operand"
+                column,
+                "modifier",
+                f"{text.strip()!r} has {len(mods)} modifiers",
+                "one modifier an operand",
+                help="apply the second one in another instruction",
             )
         mod = _MODIFIER_ALIASES.get(mods[0], mods[0]) if mods else ""
         rf, other = m["rf"], m["other"]
@@ -131,19 +159,39 @@ class OperandParser:
             return Src(SrcKind.RF, self.index(m["index"], column), mod)
         if m["unknown"] is not None:
             if m["unknown"] == "waddr" or not 48 <= int(m["number"]) < 64:
-                raise TextError(column, "operand", f"{text.strip()!r} is no source", "registers, small immediates")
+                raise TextError(
+                    column,
+                    "operand",
+                    f"{text.strip()!r} is not a source",
+                    "registers, small immediates",
+                    help="use a register",
+                )
             return Src(SrcKind.IMM, int(m["number"]), mod)
         assert other is not None
         if not other:
-            raise TextError(column, "syntax", "an operand is missing here")
+            raise TextError(
+                column, "syntax", "an operand is missing here", help="write the operand, or leave out the comma"
+            )
         number = MAGIC_NUMBER[self.isa].get(other)
         if number is not None:
             if self.isa is Isa.V3D42 and number < 6:
                 return Src(SrcKind.ACC, number, mod)
             why = "is an accumulator of V3D 4.2" if re.fullmatch(r"r[0-5]", other) else "can only be written"
-            raise TextError(column, "register", f"{other} {why}", "rf0..rf63, small immediates")
+            raise TextError(
+                column,
+                "register",
+                f"{other} {why}",
+                "rf0..rf63, small immediates",
+                help="copy it to a register when it is written",
+            )
         if other == "r5" and self.isa is Isa.V3D71:
-            raise TextError(column, "register", "r5 is an accumulator of V3D 4.2", "rf0..rf63, small immediates")
+            raise TextError(
+                column,
+                "register",
+                "r5 is an accumulator of V3D 4.2",
+                "rf0..rf63, small immediates",
+                help="use a register: V3D 7.1 has no accumulators",
+            )
         value = self.value(other, column)
         index = imm_index(value)
         if index is None:
@@ -158,7 +206,13 @@ class OperandParser:
 
     def signal_dst(self, name: str, text: str | None, column: int) -> Dst:
         if text is None:
-            raise TextError(column, "signal-destination", f"signal {name} needs a destination", f"{name}.rf0, ...")
+            raise TextError(
+                column,
+                "signal-destination",
+                f"signal {name} needs a destination",
+                f"{name}.rf0, ...",
+                help=f"write the register behind a dot: {name}.rf5",
+            )
         column += len(name) + 1
         text = self.registers.get(text, text)
         m = re.fullmatch(r"rf([0-9]+)", text)
@@ -172,9 +226,9 @@ class OperandParser:
             raise TextError(
                 column,
                 "register",
-                f"{text!r} is no destination",
+                f"{text!r} is not a destination",
                 "rf0..rf63, magic destinations",
-                self.close(text, MAGIC_NUMBER[self.isa]),
+                self.close(text, MAGIC_NUMBER[self.isa], "v3d.md 5 lists the addresses"),
             )
         return Dst(number, True)
 
@@ -186,5 +240,9 @@ class OperandParser:
             if amount and -16 <= amount <= 15:
                 return amount & 31
         raise TextError(
-            column, "rotate", f"{text!r} is no rotation amount", "rot.1 .. rot.15, rot.-16 .. rot.-1, rot.r5"
+            column,
+            "rotate",
+            f"{text!r} is not a rotation amount",
+            "rot.1 .. rot.15, rot.-16 .. rot.-1, rot.r5",
+            help="put other amounts into r5",
         )

@@ -22,13 +22,14 @@ from qpu.core.code import Code
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
 from qpu.errors import AsmError, DecodeError, Diagnostic, Loc, Severity
-from qpu.v3d.codes import BRANCH_CONDS, COND_ALLOWED, CONDS, PUSHES, SIG_NUMBERS, UPDATES, WRITING_SIGS, sig_names
+from qpu.v3d.codes import COND_ALLOWED, CONDS, PUSHES, SIG_NUMBERS, UPDATES, WRITING_SIGS, sig_names
 from qpu.v3d.decode import decode
 from qpu.v3d.encode import encode
 from qpu.v3d.expr import TextError
 from qpu.v3d.instr import AluHalf, Branch, Dst, Sig, Src
 from qpu.v3d.ops import modifiers, table, untried
 from qpu.v3d.pairing import ADD, ADD_FLAGS, MUL, MUL_FLAGS, SIGNAL, draft, explain, idle
+from qpu.v3d.parse_branch import is_branch, parse_branch
 from qpu.v3d.parse_operands import OperandParser
 from qpu.v3d.printer import text as printed
 from qpu.v3d.regs import SIGNAL_ROWS
@@ -45,11 +46,8 @@ _LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines knows more ends than edi
 _UNTRIED_HELP: Final = "try it on the board, or convert in an instruction of its own"
 _LINE_LIMIT: Final = 4000  # of code; bounds the numbers and the nesting in it, too
 _LABEL = re.compile(r"\s*([A-Za-z_$][\w.$]*)\s*:")
-_NAME = re.compile(r"[A-Za-z_$][\w.$]*$")
 _DIRECTIVE = re.compile(r"\s*\.(\w+)\s*")
 _HEAD = re.compile(r"\s*([A-Za-z_]\w*)((?:\.\w*)*)(?=\s|$)\s*")
-_BRANCH = re.compile(r"\s*b(u?)(?:\.(\w+?))?([pq]?)(?=\s|$)\s*")
-_BRANCH_LIKE = re.compile(r"\s*bu?[pq]?(?:\.\w*)?(?=\s|$)")
 _SIGNAL = re.compile(r"\s*([A-Za-z_]\w*)(?:\.(\S+))?\s*$")
 
 
@@ -105,12 +103,12 @@ class _Assembler(OperandParser):
         self.fixups: list[_Fixup] = []
         self.errors: list[Diagnostic] = []
         self.warnings: list[Diagnostic] = []
-        # instruction text -> column and message of a form that nobody is known to have tried on hardware
+        # instruction text -> column and message of a form that no program is known to have tried on hardware
         self.untried: dict[str, list[tuple[int, str]]] = {}
         self.cache: dict[str, tuple[_Half, int]] = {}
         self.known: dict[str, int] = {}  # instruction text -> word
         self.roles: dict[str, list[str]] = {}
-        # parts by their text: operation with flags (and where they stand), destinations, sources
+        # parts by their text: operation with flags (and their column), destinations, sources
         self.heads: dict[str, tuple[Op, int, tuple[str, str, str], bool, int]] = {}
         self.destinations: dict[str, tuple[Dst, str]] = {}
         self.sources: dict[str, Src] = {}
@@ -124,7 +122,13 @@ class _Assembler(OperandParser):
             loc = Loc(self.filename, number, None, line)
             try:
                 if len(code) > _LINE_LIMIT:
-                    raise TextError(_LINE_LIMIT, "syntax", "the line is too long", f"{_LINE_LIMIT} characters")
+                    raise TextError(
+                        _LINE_LIMIT,
+                        "syntax",
+                        "the line is too long",
+                        f"{_LINE_LIMIT} characters",
+                        help="split the line",
+                    )
                 self.line(code, loc)
             except TextError as e:
                 at = Loc(self.filename, number, e.column + 1, line)
@@ -157,7 +161,7 @@ class _Assembler(OperandParser):
         if m is not None:
             self.directive(m[1], m.start(1), code, m.end(), loc)
             return
-        if _BRANCH_LIKE.match(code, column):
+        if is_branch(code, column):
             word = self.branch(code, column, loc)
         else:
             known = self.known.get(rest)
@@ -178,7 +182,7 @@ class _Assembler(OperandParser):
 
     def dumped(self, word: int, code: str, column: int, loc: Loc) -> None:
         """A line of the driver's dump: its word counts, and must be what the text says."""
-        if _BRANCH_LIKE.match(code, column):
+        if is_branch(code, column):
             said = self.branch(code, column, loc)
         else:
             said = self.alu(code, column)
@@ -201,24 +205,40 @@ class _Assembler(OperandParser):
         if name in self.labels:
             raise TextError(column, "label", f"label {name!r} is defined twice", help="give one of them another name")
         if name == "lri" or re.fullmatch(r"rf[0-9]+", name):
-            raise TextError(column, "label", f"{name!r} cannot be a label, it names a branch target", "other names")
+            raise TextError(
+                column,
+                "label",
+                f"{name!r} cannot be a label, it names a branch target",
+                "other names",
+                help="call it something that is not a register",
+            )
         self.labels[name] = len(self.words)
 
     def directive(self, name: str, column: int, code: str, at: int, loc: Loc) -> None:
         if name == "word":
             value = self.value(code[at:].strip(), at + len(code[at:]) - len(code[at:].lstrip()))
             if not isinstance(value, int) or not 0 <= value < 1 << 64:
-                raise TextError(at, "word", f"{value!r} is no instruction word", "integers 0 .. 2**64 - 1")
+                raise TextError(
+                    at,
+                    "word",
+                    f"{value!r} is not an instruction word",
+                    "integers 0 .. 2**64 - 1",
+                    help="write the word in hexadecimal: .word 0x38003186bb03f000",
+                )
             self.words.append(value)
             self.locs.append(loc)
         elif name == "set":
             target, comma, text = code[at:].partition(",")
             if not comma or not text.strip():
-                raise TextError(at, "syntax", "no value", ".set name, value")
+                raise TextError(at, "syntax", "no value", ".set name, value", help=".set count, 12")
             target = target.strip()
             if not re.fullmatch(r"[A-Za-z_]\w*", target) or self.is_register(target):
                 raise TextError(
-                    at, "name", f"{target!r} is no name for a constant", "letters, digits, _; not a register"
+                    at,
+                    "name",
+                    f"{target!r} is not a name for a constant",
+                    "letters, digits, _; not a register",
+                    help="choose a name that is not a register",
                 )
             if target in self.constants or target in self.registers:
                 raise TextError(at, "name", f"{target!r} is defined twice", help="give one of them another name")
@@ -231,7 +251,11 @@ class _Assembler(OperandParser):
                 self.constants[target] = self.value(text, start)
         else:
             raise TextError(
-                column - 1, "directive", f"unknown directive .{name}", ".set, .word", self.close(name, ("set", "word"))
+                column - 1,
+                "directive",
+                f"unknown directive .{name}",
+                ".set, .word",
+                self.close(name, ("set", "word"), "write .set or .word"),
             )
 
     # -- ALU instructions
@@ -249,12 +273,23 @@ class _Assembler(OperandParser):
         for number, (piece, at) in enumerate(pieces):
             start = at + len(piece) - len(piece.lstrip())
             if not piece.strip():
-                raise TextError(start, "syntax", "an operation or signal is missing here")
+                raise TextError(
+                    start,
+                    "syntax",
+                    "an operation or signal is missing here",
+                    help="leave out the semicolon, or write nop",
+                )
             m = _SIGNAL.match(piece)
             if number and m is not None and m[1] in _SIGNALS:
                 bit = _SIGNALS[m[1]]
                 if sig & bit:
-                    raise TextError(start, "signal", f"signal {m[1]} appears twice", "each signal once")
+                    raise TextError(
+                        start,
+                        "signal",
+                        f"signal {m[1]} appears twice",
+                        "each signal once",
+                        help="leave one of them out",
+                    )
                 if bit is Sig.ROT:
                     rot = self.rotation(m[2], start)
                 elif bit & WRITING_SIGS:
@@ -264,10 +299,16 @@ class _Assembler(OperandParser):
                             "signal",
                             f"{sig_names(sig & WRITING_SIGS)} and {m[1]} both write a register",
                             "one such signal an instruction",
+                            help="put one of them into another instruction",
                         )
                     sig_dst = self.signal_dst(m[1], m[2], start)
                 elif m[2] is not None:
-                    raise TextError(at + m.start(2), "signal-destination", f"signal {m[1]} takes no destination")
+                    raise TextError(
+                        at + m.start(2),
+                        "signal-destination",
+                        f"signal {m[1]} takes no destination",
+                        help="leave the destination out",
+                    )
                 sig |= bit
                 if not (sig & ~bit):
                     sig_column = start
@@ -276,7 +317,12 @@ class _Assembler(OperandParser):
                         start, "signal", "signal rot exists on V3D 4.2 only", help="use the add operation rot"
                     )
                 if sig not in SIG_NUMBERS[self.isa]:
-                    raise TextError(start, "signal", f"{self.isa.label} cannot combine the signals {sig_names(sig)}")
+                    raise TextError(
+                        start,
+                        "signal",
+                        f"{self.isa.label} cannot combine the signals {sig_names(sig)}",
+                        help="spread them over several instructions",
+                    )
                 continue
             if len(halves) == 2 or number > 1:
                 raise self.not_a_signal(piece, start)
@@ -286,8 +332,20 @@ class _Assembler(OperandParser):
     def not_a_signal(self, piece: str, column: int) -> TextError:
         name = re.split(r"[\s.]", piece.strip())[0]
         if name in self.ops:
-            return TextError(column, "syntax", f"{name} would be a third operation", "two operations, then signals")
-        return TextError(column, "signal", f"unknown signal {name!r}", ", ".join(_SIGNALS), self.close(name, _SIGNALS))
+            return TextError(
+                column,
+                "syntax",
+                f"{name} would be a third operation",
+                "two operations, then signals",
+                help="put it into the next line",
+            )
+        return TextError(
+            column,
+            "signal",
+            f"unknown signal {name!r}",
+            ", ".join(_SIGNALS),
+            self.close(name, _SIGNALS, "v3d.md 3 lists the signals"),
+        )
 
     def half(self, piece: str, at: int, number: int) -> _Half:
         """Parse one operation; halves are kept by text, since programs repeat them."""
@@ -340,19 +398,30 @@ class _Assembler(OperandParser):
         m = _HEAD.match(piece)
         start = at + len(piece) - len(piece.lstrip())
         if m is None:
-            raise TextError(start, "syntax", f"{piece.strip()!r} does not start with an operation")
+            raise TextError(
+                start,
+                "syntax",
+                f"{piece.strip()!r} does not start with an operation",
+                help="write the operation first, then its operands: add rf0, rf1, rf2",
+            )
         op = self.ops.get(m[1])
         if op is None:
             if number and not m[2] and not piece[m.end() :].strip():
                 raise self.not_a_signal(piece, start)
             if m[1] in _SIGNALS:
-                raise TextError(start, "syntax", f"signal {m[1]} stands behind the operations", f"nop; {m[1]}")
+                raise TextError(
+                    start,
+                    "syntax",
+                    f"signal {m[1]} before any operation",
+                    f"nop; {m[1]}",
+                    help="write the operations first, then the signals",
+                )
             raise TextError(
                 start,
                 "operation",
                 f"{self.isa.label} has no operation {m[1]!r}",
                 None,
-                self.close(m[1], (n for o in self.ops for n in (o.name, *o.aliases))),
+                self.close(m[1], (n for o in self.ops for n in (o.name, *o.aliases)), "v3d.md 6 lists the operations"),
             )
         suffix = at + m.start(2)
         cond, push, update = self.suffixes(m[2], suffix)
@@ -373,6 +442,7 @@ class _Assembler(OperandParser):
                 "operands",
                 f"{op.name} has {len(roles)} operands, found {len(texts)}",
                 f"{op.name} " + ", ".join(forms[r] for r in roles) if roles else f"{op.name} alone",
+                help="separate operands by commas",
             )
         dst: Dst | None = Dst(6, True) if op.name == "nop" else None
         pack = ""
@@ -397,7 +467,11 @@ class _Assembler(OperandParser):
         for part in text.split(".")[1:]:
             if (cond or push or update) and part in (*CONDS, *PUSHES[1:], *UPDATES):
                 raise TextError(
-                    column, "condition", f"{text!r}: one of condition, push, update in each half", COND_ALLOWED
+                    column,
+                    "condition",
+                    f"{text!r}: one of condition, push, update in each half",
+                    COND_ALLOWED,
+                    help="put the others into another instruction",
                 )
             if part in CONDS:
                 cond = part
@@ -412,7 +486,7 @@ class _Assembler(OperandParser):
                     "condition",
                     f"unknown condition or flag .{part}",
                     ", ".join(known),
-                    _Assembler.close(part, known),
+                    _Assembler.close(part, known, "write one of them behind the operation: add.ifa"),
                 )
             column += len(part) + 1
         return cond, push, update
@@ -474,86 +548,11 @@ class _Assembler(OperandParser):
     # -- branches
 
     def branch(self, code: str, column: int, loc: Loc) -> int:
-        head, *extra = code[column:].split(";")
-        m = _BRANCH.match(code, column)
-        start = column + len(head) - len(head.lstrip())
-        cond = m[2] or "" if m is not None else ""
-        if m is None or cond not in BRANCH_CONDS:
-            found = head.split()[0]
-            raise TextError(
-                start,
-                "branch-condition",
-                f"unknown branch {found!r}",
-                "b or bu, then ." + ", .".join(c for c in BRANCH_CONDS if c) + ", then p or q",
-            )
-        link = False
-        at = column + len(head) + 1
-        for piece in extra:
-            if piece.strip() != "link" or link:
-                raise TextError(
-                    at + len(piece) - len(piece.lstrip()), "syntax", f"{piece.strip()!r} after a branch", "link, once"
-                )
-            link = True
-            at += len(piece) + 1
-        texts: list[tuple[str, int]] = []
-        at = m.end()
-        for text in code[m.end() : column + len(head)].split(","):
-            texts.append((text.strip(), at + len(text) - len(text.lstrip())))
-            at += len(text) + 1
-        ub = bool(m[1])
-        if len(texts) != 1 + ub or not all(t for t, _ in texts):
-            raise TextError(
-                start,
-                "operands",
-                "bu takes a target and a uniform target" if ub else "b takes one target",
-                "bu target, a:unif | r:unif | lri | rfN" if ub else "b target",
-            )
-        branch = Branch(self.isa, cond, m[3], link=link, ub=ub, bdu="rel" if ub else "")
-        if ub:
-            branch = self.uniform_target(branch, *texts[1])
-        branch, label = self.target(branch, *texts[0])
+        branch, label, at = parse_branch(self, code, column)
         if label is not None:
-            at_label = Loc(loc.file, loc.line, texts[0][1] + 1, loc.text)
-            self.fixups.append(_Fixup(len(self.words), label, branch, at_label))
+            place = Loc(loc.file, loc.line, at + 1, loc.text)
+            self.fixups.append(_Fixup(len(self.words), label, branch, place))
         return encode(branch)
-
-    def uniform_target(self, branch: Branch, text: str, column: int) -> Branch:
-        text = self.registers.get(text, text)
-        kinds = {"a:unif": "abs", "r:unif": "rel", "lri": "lri"}
-        if text in kinds:
-            return branch._replace(bdu=kinds[text])
-        m = re.fullmatch(r"rf([0-9]+)", text)
-        if m is None:
-            raise TextError(column, "branch-target", f"{text!r} is no uniform target", "a:unif, r:unif, lri, rf0..rf63")
-        return branch._replace(bdu="rf", raddr_a=self.rf(m[1], column))
-
-    def target(self, branch: Branch, text: str, column: int) -> tuple[Branch, str | None]:
-        text = self.registers.get(text, text)
-        if text == "lri":
-            return branch._replace(bdi="lri"), None
-        m = re.fullmatch(r"rf([0-9]+)", text)
-        if m is not None:
-            n = self.rf(m[1], column)
-            if branch.bdu == "rf" and branch.raddr_a != n:
-                raise TextError(
-                    column,
-                    "branch-target",
-                    f"rf{n} and rf{branch.raddr_a}: a branch reads one register",
-                    "the same register for both",
-                )
-            return branch._replace(bdi="rf", raddr_a=n), None
-        m = re.fullmatch(r"zero_addr\s*\+\s*(.+)", text)
-        if m is not None:
-            address = self.value(m[1], column + m.start(1))
-            if not isinstance(address, int) or not 0 <= address < 1 << 32 or address & 7:
-                raise TextError(column, "branch-target", f"{m[1]} is no multiple of 8 in 32 bits")
-            return branch._replace(bdi="abs", offset=address), None
-        if _NAME.match(text) and text not in self.constants:
-            return branch, text
-        offset = self.value(text, column)
-        if not isinstance(offset, int) or not -(1 << 31) <= offset < 1 << 32 or offset & 7:
-            raise TextError(column, "branch-target", f"{text} is no multiple of 8 in 32 bits", help="use a label")
-        return branch._replace(offset=offset & 0xFFFFFFFF), None
 
     def resolve(self, fixup: _Fixup) -> None:
         at = self.labels.get(fixup.label)
@@ -565,7 +564,7 @@ class _Assembler(OperandParser):
                     f"label {fixup.label!r} is not defined",
                     loc=fixup.loc,
                     allowed=known,
-                    help=self.close(fixup.label, self.labels),
+                    help=self.close(fixup.label, self.labels, f"define it: {fixup.label}:"),
                 )
             )
             return

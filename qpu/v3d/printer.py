@@ -1,4 +1,4 @@
-"""Instructions of V3D 4.2 and 7.1 as text, in the form that Mesa's disassembler prints."""
+"""The printer of V3D instructions: text in the form of Mesa's disassembler."""
 
 from __future__ import annotations
 
@@ -101,23 +101,23 @@ def text(instr: Instr) -> str:
 
 
 def note(instr: Instr, word: int | None = None) -> str | None:
-    """What the text does not say, or None. word: the word that was decoded, to tell whether it was canonical."""
-    remarks: list[str] = []
+    """What the text does not say, or None. word: the decoded word, to see whether the text gives it back."""
+    notes: list[str] = []
     if isinstance(instr, Branch):
         if instr.link:
-            remarks.append("sets the link register")
+            notes.append("sets the link register")
     else:
         if instr.sig & Sig.UCB:
-            remarks.append("signal ucb")
+            notes.append("signal ucb")
         if instr.sig & Sig.ROT:
             amount = instr.raddr_b
             shown = "r5" if amount == 0 else imm_text(amount)
-            remarks.append(f"signal rot: the mul operands are rotated by {shown}")
+            notes.append(f"signal rot: the mul operands are rotated by {shown}")
     if word is not None:
         usual = _usual(instr)
         if usual != word:
-            remarks.append(f"not canonical: the text assembles to 0x{usual:016x}")
-    return "; ".join(remarks) or None
+            notes.append(f"not canonical: the text assembles to 0x{usual:016x}")
+    return "; ".join(notes) or None
 
 
 def _usual(instr: Instr) -> int:

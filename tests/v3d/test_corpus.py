@@ -59,6 +59,7 @@ def test_text(case: Case) -> None:
     assert places(e.value.diagnostics) == sorted(expected), str(e.value)
     shown = str(e.value)
     for d in e.value.diagnostics:
+        assert d.help, d
         assert d.loc is not None
         assert f"case.s:{d.loc.line}:{d.loc.column}: error[{d.rule}]" in shown
         assert d.loc.source in shown.expandtabs(1)
@@ -86,6 +87,7 @@ def test_builder(case: Case, tmp_path: Path) -> None:
     with pytest.raises(AsmError) as e:
         assemble(case.isa, program, check=False)
     assert places(e.value.diagnostics) == sorted(expected, key=str), str(e.value)
+    assert all(d.help for d in e.value.diagnostics)
     assert all(d.loc is not None and d.loc.file == file for d in e.value.diagnostics)
     assert "error[" in str(e.value)
 
