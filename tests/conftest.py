@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A machine under load is slow, not wrong: examples have no deadline (see limits.py for everything else).
+settings.register_profile("qpu", deadline=None)
+settings.load_profile("qpu")
 
 pytest_plugins = ["hw.plugin"]  # options and process isolation of `-m hardware`
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from limits import HUNG_S
 
 from qpu.__main__ import main
 
@@ -202,7 +203,7 @@ def test_check_tells_bad_hex_from_text(run: Any) -> None:
 def in_shell(command: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
     """A command of its own process, `qpu` being this package."""
     words = command.replace("qpu ", f"{shlex.quote(sys.executable)} -m qpu ")
-    done = subprocess.run(["sh", "-c", words], input=stdin, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(["sh", "-c", words], input=stdin, capture_output=True, timeout=HUNG_S, check=False)
     return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 

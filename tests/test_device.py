@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from limits import HUNG_S
 
 import qpu
 from qpu.core.isa import Isa
@@ -462,7 +463,7 @@ def test_a_forked_child_is_told(pi5: Device) -> None:
     queue = context.Queue()
     child = context.Process(target=_in_child, args=(lambda: pi5.empty(4), queue))
     child.start()
-    assert "fork" in queue.get(timeout=20)
+    assert "fork" in queue.get(timeout=HUNG_S)
     child.join(20)
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from limits import HUNG_S
 
 import qpu
 
@@ -203,7 +204,7 @@ class Runner:
                 continue
             status = int(m[1]) if (m := re.search(r"# exit (\d)$", command)) else 0
             done = subprocess.run(
-                ["bash", "-c", command], cwd=self.directory, env=self.environment, text=True, timeout=300,
+                ["bash", "-c", command], cwd=self.directory, env=self.environment, text=True, timeout=HUNG_S,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
             where = f"{block.page}:{block.line}: {command}"

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from limits import HUNG_S
 
 import qpu
 
@@ -299,7 +300,7 @@ def test_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
         **{key: ["--input", small(tmp_path, (9, 20))] for key in PICTURES[1:]},
     }
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--device", "all", *options.get(name, [])]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=HUNG_S)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("EMULATED") == 3
     made = {path.name for path in tmp_path.glob(f"{name}*.png")}
@@ -316,7 +317,7 @@ def test_time_counts_from_the_start_of_the_process() -> None:
         "sys.argv = ['deadbeef.py', '--device', 'pi5', '--json']\n"
         f"runpy.run_path({str(EXAMPLES / 'deadbeef.py')!r}, run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HUNG_S)
     if sys.platform == "linux":  # elsewhere it counts from the import of the module behind the examples
         assert json.loads(done.stdout)["total_seconds"] > float(done.stderr) - 0.9
 
@@ -329,7 +330,7 @@ def test_a_foreign_python_is_told_what_to_do(module: str) -> None:
         f"sys.path.insert(0, {str(EXAMPLES)!r}); sys.argv = [{path!r}, '--device', 'pi5']\n"
         f"runpy.run_path({path!r}, run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HUNG_S, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: no module {module!r} here; start it with: uv run {path}\n"
 
@@ -342,7 +343,7 @@ def test_ctrl_c_is_status_130_and_no_traceback() -> None:
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=HUNG_S)
     assert (process.returncode, err) == (130, "interrupted\n")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from limits import HUNG_S
 
 import qpu
 from qpu.core.isa import Isa
@@ -167,7 +168,7 @@ def test_mailbox_sequence_and_numbers() -> None:
 def example(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "examples" / "sgemm.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HUNG_S)
 
 
 def test_example_on_all_boards_as_json() -> None:

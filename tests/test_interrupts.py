@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hw.programs import binary
+from limits import HUNG_S
 
 import qpu
 from qpu.emu.port import EmuPort
@@ -89,7 +90,7 @@ def interrupted(script: str, board: str, engine: str = "auto", number: int = sig
             assert child.poll() is None, "the launch is over already"
             begun = time.perf_counter()
             child.send_signal(number)
-            out, err = child.communicate(timeout=60)
+            out, err = child.communicate(timeout=HUNG_S)
             took = time.perf_counter() - begun
         finally:
             child.kill()
@@ -146,7 +147,7 @@ def test_ctrl_c_without_close(board: str) -> None:
 def finished(script: str, board: str) -> tuple[int, str, str]:
     """(status, stdout, stderr) of a script that ends on its own."""
     with start(script, board) as child:
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate(timeout=HUNG_S)
     return child.returncode, out, err
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from limits import HUNG_S
 
 nbformat = pytest.importorskip("nbformat", reason="the notebook group is not installed")
 pytest.importorskip("nbclient", reason="the notebook group is not installed")
@@ -48,7 +49,7 @@ def test_runs_from_a_clean_kernel(name: str, board: str, tmp_path: Path) -> None
     output = Path(os.environ.get("QPU_KEEP_NOTEBOOKS", tmp_path)) / f"{name}-{board}.ipynb"  # set it to look at them
     command = [sys.executable, str(ROOT / "tools" / "run_notebook.py"), str(NOTEBOOKS / f"{name}.ipynb"), str(output)]
     # A process of its own: what the client's libraries warn of is not this suite's business.
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HUNG_S)
     assert done.returncode == 0, done.stderr
     notebook = nbformat.read(output, as_version=4)
     errors = [o.text for cell in notebook.cells for o in cell.get("outputs", ()) if o.get("name") == "stderr"]

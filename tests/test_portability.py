@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hw.programs import binary
+from limits import HUNG_S
 
 import qpu
 from qpu.drivers.uapi import drm
@@ -108,7 +109,7 @@ def stripped(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))},
-        timeout=120,
+        timeout=HUNG_S,
         check=False,
     )
 

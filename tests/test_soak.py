@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hw.programs import binary
+from limits import HUNG_S
 
 import qpu
 from qpu.device import Device
@@ -156,7 +157,7 @@ def test_two_processes(board: str, count: int) -> None:
             assert child.stdin is not None
             child.stdin.write("go\n")
             child.stdin.flush()
-        outputs = [child.communicate(timeout=300)[0] for child in children]
+        outputs = [child.communicate(timeout=HUNG_S)[0] for child in children]
     finally:
         for child in children:
             child.kill()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import HUNG_S
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,7 +53,7 @@ sys.exit(pytest.main(["-q", "-n0", "-p", "no:cacheprovider", *{files!r}]))
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, timeout=300)
+    return subprocess.run([sys.executable, "-c", BLOCK + code], capture_output=True, text=True, timeout=HUNG_S)
 
 
 def test_boards_run_on_the_reference_engine() -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import HUNG_S
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mprotect and MAP_FIXED_NOREPLACE: Linux")
@@ -22,7 +23,7 @@ def child(script: str, *arguments: object) -> dict[str, int]:
     if "compiled" in arguments:
         pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
     command = [sys.executable, str(HERE / "guarded" / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S)
     assert done.returncode == 0, f"{command[1:]} ended with {done.returncode}\n{done.stderr[-4000:]}"
     found: dict[str, int] = ast.literal_eval(done.stdout.splitlines()[-1])
     return found

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from limits import HUNG_S
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
@@ -101,7 +102,7 @@ from qpu.emu.vc4 import compiled_programs as vc4_programs
 
 vc4_programs.HOT = 1000
 WORK = "\\n".join(
-    f"fadd ra{i % 30}, r{i % 4}, ra{(i + 5) % 30}; v8min r{(i + 1) % 4}, r{i % 3}, rb{i % 30}" for i in range(600)
+    f"fadd ra{i % 30}, r{i % 4}, ra{(i + 5) % 30}; v8min r{(i + 1) % 4}, r{i % 3}, rb{i % 30}" for i in range(150)
 )
 gpu = qpu.open_device("pi3", engine="compiled")
 program = qpu.assemble(
@@ -118,7 +119,7 @@ print("done", len([t for t in threading.enumerate() if t.name == "qpu-translator
 def test_the_interpreter_does_not_end_inside_llvm(tmp_path: Path) -> None:
     environment = dict(os.environ, QPU_CACHE_DIR=str(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-c", HOT_LAUNCH], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", HOT_LAUNCH], env=environment, capture_output=True, text=True, timeout=HUNG_S
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "done 1\n"  # the translator was still at it

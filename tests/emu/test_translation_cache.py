@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from limits import HUNG_S
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
@@ -346,7 +347,7 @@ def test_processes_at_once(cache: Path) -> None:
     command = [sys.executable, "-c", PROCESS, str(Path(__file__).parent)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for process in processes:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=HUNG_S)
         assert process.returncode == 0, errors
     assert len(list(cache.glob("*.qpuc"))) == 6
     assert not list(cache.glob(".new-*"))

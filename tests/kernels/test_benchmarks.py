@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from limits import HUNG_S
 
 ROOT = Path(__file__).parent.parent.parent
 FIELDS = {"name", "isa", "device", "emulated", "value", "unit", "min", "max", "runs"}
@@ -20,7 +21,7 @@ def rows(name: str, *arguments: str) -> list[dict[str, Any]]:
     """The JSON lines of a benchmark, without the one about the machine."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "QPU_EMU_ENGINE": "reference"}
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--json", "--runs", "1", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HUNG_S)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert found[0]["name"] == "machine"
@@ -64,14 +65,14 @@ def test_probes(board: str, qpus: int) -> None:
 @pytest.mark.parametrize("runs", ["0", "-1", "x"])
 def test_runs_are_counted_from_1(name: str, runs: str) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--runs", runs]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=False)
     assert done.returncode == 2 and "whole numbers from 1" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["kernels", "probes"])
 def test_unknown_devices_are_one_clear_line(name: str) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--json", "--device", "pi9"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HUNG_S, check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: unknown board 'pi9'")
     assert len(done.stderr.splitlines()) == 1
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from limits import HUNG_S
 
 from qpu.drivers.vc4 import exit_guard
 
@@ -21,11 +22,19 @@ from qpu.drivers.vc4 import exit_guard
 from qpu.drivers.vc4.adapter import open_adapter
 import atexit
 
+# Whoever runs the tests may ignore signals (nohup, a background job), and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in ("SIGTERM", "SIGHUP"):
+    if hasattr(signal, name):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+how = {how!r}
+if how == "ignored":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
 kernel = FakeKernel(nodes=("vcio", "mem"))
 atexit.register(lambda: print("left:", kernel.left(), flush=True))
 driver = open_adapter(kernel, PI3)
 view = driver.alloc(4096).view
-how = {how!r}
 if how == "error":
     raise RuntimeError("x")
 elif how == "fork":
@@ -38,6 +47,9 @@ elif how == "fork":
 elif how == "own":
     signal.signal(signal.SIGTERM, lambda *_: print("mine", flush=True))
     os.kill(os.getpid(), signal.SIGTERM)
+elif how == "ignored":
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("still there", flush=True)
 elif how != "exit":
     os.kill(os.getpid(), getattr(signal, how))
     time.sleep(5)
@@ -46,7 +58,16 @@ elif how != "exit":
 
 @pytest.mark.parametrize(
     ("how", "status"),
-    [("exit", 0), ("error", 1), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", -2), ("fork", 0), ("own", 0)],
+    [
+        ("exit", 0),
+        ("error", 1),
+        ("SIGTERM", 143),
+        ("SIGHUP", 129),
+        ("SIGINT", -2),
+        ("fork", 0),
+        ("own", 0),
+        ("ignored", 0),
+    ],
 )
 def test_ways_out(how: str, status: int) -> None:
     if how.startswith("SIG") and not hasattr(signal, how):
@@ -55,7 +76,7 @@ def test_ways_out(how: str, status: int) -> None:
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM.format(here=str(HERE), how=how)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=HUNG_S,
         check=False,
     )
     assert run.returncode == status, run.stderr
@@ -69,6 +90,8 @@ def test_ways_out(how: str, status: int) -> None:
         assert "firmware" in run.stdout.splitlines()[0]  # the child left the parent's memory alone
     if how == "own":
         assert "mine" in run.stdout
+    if how == "ignored":  # as under nohup
+        assert "still there" in run.stdout
 
 
 def test_signals_are_given_back() -> None:

@@ -8,6 +8,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from limits import HUNG_S
+
 ROOT = Path(__file__).parents[3]
 STAND_INS = Path(__file__).parent / "stand_in"
 
@@ -38,7 +40,7 @@ def emulate(
     options: tuple[str, ...] = (),
     env: dict[str, str] | None = None,
     prelude: bool = True,
-    timeout: float = 60,
+    timeout: float = HUNG_S,
 ) -> subprocess.CompletedProcess[str]:
     path = tmp_path / "program.py"
     path.write_text((PRELUDE if prelude else "") + textwrap.dedent(script))

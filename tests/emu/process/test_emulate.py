@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from emulate_rig import DISPATCH, ROOT, STAND_INS, VC4, emulate, ok
+from limits import HUNG_S
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 
@@ -128,7 +129,7 @@ def test_ctrl_c_ends_by_signal(tmp_path: Path) -> None:
     assert child.stdout.readline() == "up\n"
     time.sleep(0.1)
     child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=20)
+    _, errors = child.communicate(timeout=HUNG_S)
     assert child.returncode == -signal.SIGINT
     assert "KeyboardInterrupt" in errors
 
