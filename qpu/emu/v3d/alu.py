@@ -196,6 +196,21 @@ def _general(p: Prepared, i: Alu, halves: list[_Half], v: Lanes) -> Step:
     implied = [(k, name, n) for k, half in enumerate(halves) for n, name in enumerate(half.op.implicit_writes)]
     puts = sorted(((k, half.put) for k, half in enumerate(halves)), key=lambda kp: halves[kp[0]].requests)
     rf0_rule, volatile = p.isa is Isa.V3D71 and p.writes_rf0, p.volatile_rf0
+    simple = not (hazards or rotates or select or flags or implied or i.add.cond or i.mul.cond)
+    pairs = sorted(((half.value, half.put, half.requests) for half in halves), key=lambda pair: pair[2])
+
+    def common(t: Thread, x: Machine) -> None:
+        """The step of most instructions with a signal or a destination that is not a register."""
+        found = [value(t, x) for value, _, _ in pairs]
+        loaded = [take(t, x) for take, _ in loads]
+        if wrtmuc:
+            t.config = x.uniform(t)
+        for (_, put, _), result in zip(pairs, found, strict=True):
+            put(t, x, result, None)
+        for (_, put), word in zip(loads, loaded, strict=True):
+            put(t, x, word, None)
+        if rf0_rule:
+            t.rf0_volatile = volatile
 
     def step(t: Thread, x: Machine) -> None:
         for rule, message in hazards:
@@ -225,7 +240,7 @@ def _general(p: Prepared, i: Alu, halves: list[_Half], v: Lanes) -> Step:
         if rf0_rule:
             t.rf0_volatile = volatile
 
-    return step
+    return common if simple else step
 
 
 # Signals that load a register from a queue or stream, TMU results first.
@@ -310,6 +325,8 @@ class _Half:
             return hidden
         enabled = bool(self.half.cond) and op.lane_op and len(reads) == 1
         if sem is None or not (enabled or _special_flag(self.half)):
+            if not self.half.cond:
+                return lambda t, x: (value(t, x), None, (), ())
             return lambda t, x: (value(t, x), mask(t), (), ())
 
         def whole(t: Thread, x: Machine) -> _Found:

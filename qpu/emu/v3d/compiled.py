@@ -387,7 +387,7 @@ class CompiledV3dExecution(DispatchExecution):
             asked = int(state[Slot.SYNC]) >> 1
             if asked:
                 g = self._standing(thread, asked - 1)
-                self._services.warn(g, "barrier-tmu", "the barrier is joined while TMU results are outstanding")
+                self._services.warn(g, "barrier-tmu")
             state[Slot.SYNC] = 0
             self._waiting[thread] = self._placement.running[thread].supergroup
             self._placement.arrive(thread)
@@ -402,8 +402,7 @@ class CompiledV3dExecution(DispatchExecution):
             word = self._fetch(int(state.view(np.int32)[Slot.AT]))
             if word is None:
                 self._services.prepared = None
-                message = f"the program counter 0x{g.pc:08x} is outside every buffer"
-                self._services.fault(g, "code-out-of-bounds", message)
+                self._services.fault(g, "code-out-of-bounds", g.pc)
             self._services.fault(g, *(prepare(self.isa, word).problem or ("decode", "not an instruction")))
         else:
             raise AssertionError(f"the compiled program stopped with {reason.name}")
@@ -412,8 +411,7 @@ class CompiledV3dExecution(DispatchExecution):
         for thread in threads:
             at = int(self._states[thread].view(np.int32)[Slot.FROM_LINK])
             if at:
-                message = "moving the uniform stream to the link register is not known to work"
-                self._services.warn(self._standing(thread, at - 1), "uniforms-from-link", message)
+                self._services.warn(self._standing(thread, at - 1), "uniforms-from-link")
                 self._states[thread, Slot.FROM_LINK] = 0
 
     def _goes_on(self, thread: int) -> None:
@@ -433,7 +431,7 @@ class CompiledV3dExecution(DispatchExecution):
             if count:
                 g = self._standing(thread)
                 g.pc += 8
-                self._services.warn(g, "tmu-unpopped", f"{count} TMU result words are left at the program end")
+                self._services.warn(g, "tmu-unpopped", count)
             if asked:  # the last switch before the end was the barrier's: it counts as arrived (assumed)
                 self._placement.arrive(thread)
             self._placement.finish(thread)
@@ -456,9 +454,8 @@ class CompiledV3dExecution(DispatchExecution):
         """Raise the fault that the translated code reported."""
         state = self._states[thread]
         rule, message = self._program.rules[int(state[Slot.RULE])]
-        if not message:
-            message = f"branch target 0x{int(state[Slot.TARGET]):08x} is not a multiple of 8"
-        self._services.fault(self._standing(thread), rule, message)
+        found = message or int(state[Slot.TARGET])  # a branch target, which only the state knows
+        self._services.fault(self._standing(thread), rule, found)
 
     def _check(self, thread: int) -> None:
         """Satisfy the needs of a chain: a fault where a result or word is missing, else copy the words to one place."""
@@ -476,7 +473,7 @@ class CompiledV3dExecution(DispatchExecution):
             try:
                 if kind == "r":
                     if not results:
-                        x.fault(g, "tmu-empty", "ldtmu finds no result pending; hardware hangs here")
+                        x.fault(g, "tmu-empty")
                     results -= 1
                 else:
                     word = x.uniform(g) if kind == "u" else x.unifa_word(g)

@@ -13,7 +13,7 @@ from typing import Final
 from qpu.errors import EmuFault, FaultPlace
 from qpu.v3d.rules import RULES
 
-__all__ = ["HELP", "fault"]
+__all__ = ["HELP", "fault", "sentence"]
 
 HELP: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -41,6 +41,28 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """What to do, by rule."""
+
+_SENTENCES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "barrier-tmu": "the barrier is joined while TMU results are outstanding",
+        "branch-misaligned": "branch target 0x{:08x} is not a multiple of 8",
+        "code-out-of-bounds": "the program counter 0x{:08x} is outside every buffer",
+        "register-range": "rf{} does not exist with four threads per QPU; rf0..rf31 do",
+        "tmu-data-overflow": "{} data words of one request; {} fit",
+        "tmu-empty": "ldtmu finds no result pending; hardware hangs here",
+        "tmu-overflow": "{} result words are pending; {} are known to fit, and more than {} are assumed to be lost",
+        "tmu-pending": "{} result words are pending; {} are known to fit",
+        "tmu-unpopped": "{} TMU result words are left at the program end",
+        "uniforms-from-link": "moving the uniform stream to the link register is not known to work",
+    }
+)
+
+
+def sentence(rule: str, *found: object) -> str:
+    """What a program that breaks the rule does; `found`: the numbers in it, or a message that says more."""
+    if found and isinstance(found[0], str):
+        return found[0]
+    return _SENTENCES[rule].format(*found) if rule in _SENTENCES else RULES[rule].summary
 
 
 def fault(rule: str, message: str, place: FaultPlace | None = None) -> EmuFault:

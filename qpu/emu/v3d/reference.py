@@ -299,14 +299,14 @@ class V3dExecution(DispatchExecution):
         x, memory, pc = self._services, self.machine.memory, g.pc
         x.prepared = None
         if not 0 <= pc < memory.size or memory.region_at(pc) is None:
-            x.fault(g, "code-out-of-bounds", f"the program counter 0x{pc:08x} is outside every buffer")
+            x.fault(g, "code-out-of-bounds", pc)
         word = x.snapshot.word(pc) | x.snapshot.word(pc + 4) << 32
         p = prepare(self.isa, word)
         x.prepared = p
         if p.problem is not None:
             x.fault(g, *p.problem)
         if self._dispatch.threads == 4 and p.max_rf >= 32:
-            x.hazard(g, "register-range", f"rf{p.max_rf} does not exist with four threads per QPU; rf0..rf31 do")
+            x.hazard(g, "register-range", p.max_rf)
         code = _Code(p, build(p), p.starts_request or p.branch)
         self._code[pc] = code
         return code
@@ -406,7 +406,7 @@ class V3dExecution(DispatchExecution):
         x = self._services
         x.flush(g)
         if g.results:
-            x.warn(g, "tmu-unpopped", f"{len(g.results)} TMU result words are left at the program end")
+            x.warn(g, "tmu-unpopped", len(g.results))
         if g.sync is not None:  # the last switch before the end was the barrier's: it counts as arrived (assumed)
             for t in g.threads[g.sync]:
                 self._placement.arrive(int(t))

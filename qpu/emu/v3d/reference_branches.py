@@ -70,7 +70,7 @@ def branch_step(b: Branch) -> BranchStep:
 
     def jump(g: Group, x: DispatchServices, target: int, word: PerThread | None) -> None:
         if target & 7:
-            x.fault(g, "branch-misaligned", f"branch target 0x{target:08x} is not a multiple of 8")
+            x.fault(g, "branch-misaligned", target)
         link = g.link
         if b.link:
             g.link = (g.pc + 32) & 0xFFFFFFFF  # untaken branches do not change it (assumed)
@@ -126,5 +126,5 @@ def _move_uniforms(g: Group, x: DispatchServices, b: Branch, word: PerThread | N
         start = g.lane(g.regs[b.raddr_a], 1)
         g.unif = start & ~7 if isinstance(start, int) else start & np.uint32(0xFFFFFFF8)
     else:
-        x.warn(g, "uniforms-from-link", "moving the uniform stream to the link register is not known to work")
+        x.warn(g, "uniforms-from-link")
         g.unif = link

@@ -12,7 +12,7 @@ from qpu.core.isa import Isa
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.v3d.dispatch import Dispatch, Placement
-from qpu.emu.v3d.faults import fault
+from qpu.emu.v3d.faults import fault, sentence
 from qpu.emu.v3d.prepare import UNIFA_EARLY, Prepared, disassembly, prepare
 from qpu.emu.v3d.state import TRUE, Group, PerThread, each, squeeze
 from qpu.emu.v3d.tmu import (
@@ -28,7 +28,6 @@ from qpu.emu.v3d.tmu import (
 )
 from qpu.emu.v3d.uniforms import Snapshot
 from qpu.errors import FaultPlace
-from qpu.v3d.rules import RULES
 
 __all__ = ["DispatchServices", "describe_access"]
 
@@ -118,17 +117,17 @@ class DispatchServices:
                 return replace(self.place(g), instruction=index, disassembly=disassembly(self.isa, p.word))
         return self.place(g)
 
-    def fault(self, g: Group, rule: str, message: str, row: int = 0) -> NoReturn:
-        """Raise a fault that no mode can continue after."""
-        raise fault(rule, message, self.place(g, row))
+    def fault(self, g: Group, rule: str, *found: object, row: int = 0) -> NoReturn:
+        """Raise a fault that no mode can continue after. found: as for `sentence`."""
+        raise fault(rule, sentence(rule, *found), self.place(g, row))
 
-    def hazard(self, g: Group, rule: str, message: str, row: int = 0, lane: int | None = None) -> None:
+    def hazard(self, g: Group, rule: str, *found: object) -> None:
         """What hardware does not define: a fault in strict mode, else a warning."""
         if self.strict:
-            raise fault(rule, message, self.place(g, row, lane))
-        self.warn(g, rule, message, row)
+            raise fault(rule, sentence(rule, *found), self.place(g))
+        self.warn(g, rule, *found)
 
-    def warn(self, g: Group, rule: str, message: str, row: int = 0) -> None:
+    def warn(self, g: Group, rule: str, *found: object, row: int = 0) -> None:
         """Record a warning, once per rule and instruction."""
         index = (g.pc - self.dispatch.code) // 8
         key = f"{rule}@{index}"
@@ -137,7 +136,7 @@ class DispatchServices:
         self._warned.add(key)
         place = self.place(g, row)
         text = f": {place.disassembly}" if place.disassembly else ""
-        self.stats.faults.append(f"{rule}: {message} ({place.render()}{text})")
+        self.stats.faults.append(f"{rule}: {sentence(rule, *found)} ({place.render()}{text})")
 
     def _access(self, error: AccessError) -> None:
         g = self.group
@@ -147,7 +146,7 @@ class DispatchServices:
             raise fault(error.rule, message, self.place(g, error.row, error.lane, error.address))
         if error.rule == "out-of-bounds":
             message = "MMU error: " + message
-        self.warn(g, error.rule, message, error.row)
+        self.warn(g, error.rule, message, row=error.row)
 
     # -- uniform streams
 
@@ -187,7 +186,7 @@ class DispatchServices:
     def unifa_word(self, g: Group) -> PerThread:
         """The next word of the unifa stream of each thread."""
         if g.count - g.unifa_at <= UNIFA_EARLY:
-            self.hazard(g, "unifa-early", RULES["unifa-early"].summary)
+            self.hazard(g, "unifa-early")
         pointer = g.unifa
         word = self._fetch(g, pointer, "unifa fetch")
         g.unifa = (pointer + 4) & 0xFFFFFFFF if isinstance(pointer, int) else pointer + np.uint32(4)
@@ -221,7 +220,7 @@ class DispatchServices:
         )
         data, g.data = g.data, []
         if len(data) > DATA_CAPACITY:
-            self.fault(g, "tmu-data-overflow", f"{len(data)} data words of one request; {self._data_limit} fit")
+            self.fault(g, "tmu-data-overflow", len(data), self._data_limit)
         r = decode_request(byte, len(data))
         if r.problem:
             self.hazard(g, "tmu-request", f"configuration byte 0x{byte:02x}: {r.problem}")
@@ -233,28 +232,21 @@ class DispatchServices:
             else:
                 self.warn(g, "tmu-data", message)
         if len(data) > self._data_limit:
-            self.warn(g, "tmu-data-overflow", f"{len(data)} data words of one request; {self._data_limit} fit")
+            self.warn(g, "tmu-data-overflow", len(data), self._data_limit)
         shape = (g.n, _LANES)
         address = np.broadcast_to(address, shape)
         g.results += self.tmu.run(r, address, np.broadcast_to(live, shape), data)
         if len(g.results) > RESULT_CAPACITY:
-            self.fault(
-                g,
-                "tmu-overflow",
-                f"{len(g.results)} result words are pending; {self._result_limit} are known to fit, and more than "
-                f"{RESULT_CAPACITY} are assumed to be lost",
-            )
+            self.fault(g, "tmu-overflow", len(g.results), self._result_limit, RESULT_CAPACITY)
         if len(g.results) > self._result_limit:
-            self.warn(
-                g, "tmu-pending", f"{len(g.results)} result words are pending; {self._result_limit} are known to fit"
-            )
+            self.warn(g, "tmu-pending", len(g.results), self._result_limit)
 
     # -- other
 
     def result(self, g: Group) -> U32:
         """The oldest TMU result of each thread; removes it."""
         if not g.results:
-            self.fault(g, "tmu-empty", "ldtmu finds no result pending; hardware hangs here")
+            self.fault(g, "tmu-empty")
         return g.results.pop(0)
 
     def lane0(self, g: Group, value: U32, on: Mask | None = None, old: PerThread = 0) -> PerThread:
@@ -280,7 +272,7 @@ class DispatchServices:
             here = np.asarray(np.broadcast_to(on, (g.n, _LANES)).any(axis=1))
         g.sync = here if g.sync is None else g.sync | here
         if g.results:
-            self.warn(g, "barrier-tmu", "the barrier is joined while TMU results are outstanding")
+            self.warn(g, "barrier-tmu")
 
     def barrier_slot(self, g: Group) -> U32:
         """Supergroup slot of each thread."""

@@ -15,10 +15,12 @@ from llvmlite import ir
 from qpu.core.isa import Isa
 from qpu.core.optable import Flags
 from qpu.emu.engine.llvm_lanes import I8, I16, I32, I64, LlvmLanes
+from qpu.emu.v3d.faults import sentence
 from qpu.emu.v3d.prepare import UNIFA_EARLY, Prepared, after_thrsw, broken, pending, prepare
 from qpu.emu.v3d.state import CLOBBERED
 from qpu.emu.v3d.translate_alu import AluEmitter, Broken
 from qpu.emu.v3d.translate_entry import entry_functions
+from qpu.emu.v3d.translate_function import PTR
 from qpu.emu.v3d.translate_graph import Fetch, explore, static_target
 from qpu.emu.v3d.translate_state import (
     CHAIN,
@@ -32,7 +34,7 @@ from qpu.emu.v3d.translate_state import (
     Translation,
     Untranslatable,
 )
-from qpu.emu.v3d.translate_tmu import PTR, refill_function, tmu_function
+from qpu.emu.v3d.translate_tmu import refill_function, tmu_function
 from qpu.emu.v3d.translate_values import STREAMS, Values
 from qpu.v3d.instr import Alu, Branch, Sig
 from qpu.v3d.rules import BRANCH_SLOTS
@@ -338,10 +340,7 @@ class _Translator:
     def always(self, node: Node, p: Prepared) -> tuple[str, str] | None:
         """The rule that the instruction breaks whenever this node executes."""
         if p.max_rf >= self.registers:
-            return (
-                "register-range",
-                f"rf{p.max_rf} does not exist with four threads per QPU; rf0..rf{self.registers - 1} do",
-            )
+            return "register-range", sentence("register-range", p.max_rf)
         switch = bool(node.switch or node.ending)
         found = broken(p, pending(self.isa, late=node.late, unifa=bool(node.unifa), switch=switch))
         return found[0] if found else None

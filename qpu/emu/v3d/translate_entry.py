@@ -11,8 +11,8 @@ from llvmlite import ir
 from qpu.core.isa import Isa
 from qpu.emu.engine.llvm_lanes import I8, I16, I32, I32X16, I64, FloatMode, LlvmLanes
 from qpu.emu.v3d.state import CLOBBERED
+from qpu.emu.v3d.translate_function import PTR, control_word, state_pointer
 from qpu.emu.v3d.translate_state import GO_ON, Control, Hold, Reason, Slot
-from qpu.emu.v3d.translate_tmu import PTR, control_word, state_pointer
 
 __all__ = ["entry_functions"]
 

@@ -14,6 +14,7 @@ from llvmlite import ir
 from qpu.core.isa import Isa
 from qpu.emu.engine.llvm_lanes import I1, I8, I16, I32, I64, LANES, LlvmLanes
 from qpu.emu.v3d.tmu import ATOMICS, Action, decode_request
+from qpu.emu.v3d.translate_function import PTR, StateFunction, control_word, entry
 from qpu.emu.v3d.translate_state import FIFO_SLOTS, Control, Hold, Slot
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DONE", "HOST", "WAITS", "lanes_function"]
 
-PTR = ir.PointerType()
 DONE, HOST, WAITS = 0, 1, 2  # what the function returns
 _LOAD, _STORE, _ATOMIC, _CACHE = 1, 2, 3, 4
 _KINDS = {Action.LOAD: _LOAD, Action.STORE: _STORE, Action.ATOMIC: _ATOMIC, Action.CACHE: _CACHE}
@@ -66,49 +66,19 @@ def lanes_function(module: ir.Module, isa: Isa, keep: ir.Function) -> ir.Functio
     return _Lanes(module, isa, keep).function
 
 
-class _Lanes:
+class _Lanes(StateFunction):
     def __init__(self, module: ir.Module, isa: Isa, keep: ir.Function) -> None:
         self.isa = isa
         self.keep = keep
         self.table = _table(module)
-        self.function = ir.Function(module, ir.FunctionType(I32, [PTR] * 6), "lanes")
-        self.function.linkage = "internal"
-        self.function.attributes.add("noinline")
-        self.state, self.memory, self.pages, self.kept, self.copies, self.control = self.function.args
-        self.b = ir.IRBuilder(self.block("entry"))
-        self.host = self.block("host")
+        super().__init__(module, "lanes", [PTR] * 6)
+        _, self.memory, self.pages, self.kept, self.copies, self.control = self.function.args
+        self.otherwise = host = self.block("host")
         self.emit()
-        self.b.position_at_end(self.host)
+        self.b.position_at_end(host)
         self.b.ret(I32(HOST))
 
     # -- pieces
-
-    def block(self, name: str) -> ir.Block:
-        return self.function.append_basic_block(name)
-
-    def at(self, base: ir.Value, index: ir.Value | int, size: int) -> ir.Value:
-        """Address of an entry of a table whose entries have `size` bytes."""
-        b = self.b
-        if isinstance(index, int):
-            return b.gep(base, [I64(size * index)], source_etype=I8)
-        wide = index if index.type == I64 else b.zext(index, I64)
-        return b.gep(base, [b.mul(wide, I64(size))], source_etype=I8)
-
-    def scalar(self, slot: Slot) -> ir.Value:
-        return self.b.load(self.at(self.state, int(slot), 4), typ=I32)
-
-    def put(self, slot: Slot, value: ir.Value) -> None:
-        self.b.store(value, self.at(self.state, int(slot), 4))
-
-    def tally(self, slot: Slot, amount: ir.Value) -> None:
-        at = self.at(self.state, int(slot), 4)
-        self.b.store(self.b.add(self.b.load(at, typ=I64), amount), at)
-
-    def stay(self, condition: ir.Value, name: str) -> None:
-        """Leave for the host unless `condition`."""
-        further = self.block(name)
-        self.b.cbranch(condition, further, self.host)
-        self.b.position_at_end(further)
 
     @contextmanager
     def loop(self, name: str, count: ir.Value | int) -> Iterator[ir.Value]:
@@ -132,7 +102,7 @@ class _Lanes:
         """Address of a lane of one of the vectors from `base` on."""
         b = self.b
         index = b.add(b.add(b.shl(vector, I32(4)), lane), I32(int(base)))
-        return self.at(self.state, index, 4)
+        return self.at(index)
 
     def address(self, lane: ir.Value, k: ir.Value) -> ir.Value:
         """Address of component k, as `tmu.component_address`."""
@@ -145,7 +115,7 @@ class _Lanes:
         return step
 
     def mapped(self, address: ir.Value) -> ir.Value:
-        owner = self.b.load(self.at(self.pages, self.b.lshr(address, I32(12)), 4), typ=I32)
+        owner = self.b.load(entry(self.b, self.pages, self.page(address), 4), typ=I32)
         return self.b.icmp_unsigned("!=", owner, I32(0))
 
     def result(self, k: ir.Value, lane: ir.Value) -> ir.Value:
@@ -167,13 +137,13 @@ class _Lanes:
         self.live = live = self.scalar(Slot.MASK)
         self.stay(b.icmp_unsigned("<", pending, I32(_DATA)), "known")
         row = b.add(b.mul(b.and_(config, I32(127)), I32(_DATA)), pending)
-        entry = b.load(self.at(self.table, row, 4), typ=I32)
-        self.stay(b.icmp_unsigned("!=", entry, I32(0)), "regular")
-        kind = b.and_(entry, I32(7))
-        self.components = b.and_(b.lshr(entry, I32(4)), I32(7))
-        self.size = b.and_(b.lshr(entry, I32(8)), I32(7))
-        self.signed = b.icmp_unsigned("!=", b.and_(entry, I32(1 << 12)), I32(0))
-        self.step = b.lshr(entry, I32(16))
+        found = b.load(entry(b, self.table, b.zext(row, I64), 4), typ=I32)
+        self.stay(b.icmp_unsigned("!=", found, I32(0)), "regular")
+        kind = b.and_(found, I32(7))
+        self.components = b.and_(b.lshr(found, I32(4)), I32(7))
+        self.size = b.and_(b.lshr(found, I32(8)), I32(7))
+        self.signed = b.icmp_unsigned("!=", b.and_(found, I32(1 << 12)), I32(0))
+        self.step = b.lshr(found, I32(16))
         self.count = self.scalar(Slot.COUNT)
         store, atomic, cache = (b.icmp_unsigned("==", kind, I32(n)) for n in (_STORE, _ATOMIC, _CACHE))
         writes = b.or_(store, atomic)
@@ -181,7 +151,7 @@ class _Lanes:
         total = b.add(self.count, results)
         self.stay(b.icmp_unsigned("<=", total, self.scalar(Slot.LIMIT)), "room")
         # Stores wait for earlier threads; atomics also wait for threads that have just stored.
-        held = b.load(self.at(self.control, int(Control.HOLD), 8), typ=I64)
+        held = b.load(control_word(b, self.control, Control.HOLD), typ=I64)
         waits = b.or_(
             b.and_(writes, b.icmp_unsigned("==", held, I64(Hold.STORES))),
             b.and_(atomic, b.icmp_unsigned("!=", held, I64(Hold.NOTHING))),
@@ -193,16 +163,13 @@ class _Lanes:
         alone = b.or_(b.icmp_unsigned("!=", b.and_(config, I32(128)), I32(0)), writes)
         self.wanted = b.select(alone, live, quads)
         self.check(writes, cache)
-        self.put(Slot.CONFIG, b.or_(b.lshr(config, I32(8)), I32(0xFF000000)))
+        self.begin(config)
         self.put(Slot.PENDING, I32(0))
-        self.tally(Slot.REQUESTS, I64(1))
         amount = b.zext(b.mul(self.size, self.components), I64)
         read = b.mul(self.lanes_of(self.wanted), amount)
         self.tally(Slot.READ_BYTES, b.select(b.or_(store, cache), I64(0), read))
         self.tally(Slot.WRITE_BYTES, b.select(writes, b.mul(self.lanes_of(live), amount), I64(0)))
-        self.put(Slot.COUNT, total)
-        peak = self.scalar(Slot.PEAK)
-        self.put(Slot.PEAK, b.select(b.icmp_unsigned(">", total, peak), total, peak))
+        self.now_pending(total)
         done = self.block("done")
         switch = b.switch(kind, done)
         for number, make in ((_LOAD, self.load), (_STORE, self.store), (_ATOMIC, self.atomic)):
@@ -225,8 +192,8 @@ class _Lanes:
                 self.stay(b.icmp_unsigned("==", b.and_(address, low), I32(0)), "aligned")
                 self.stay(self.mapped(address), "mapped")
                 with b.if_then(writes):
-                    page = b.zext(b.lshr(address, I32(12)), I64)
-                    state = b.load(self.at(self.kept, page, 1), typ=I8)
+                    page = self.page(address)
+                    state = b.load(entry(b, self.kept, page, 1), typ=I8)
                     with b.if_then(b.icmp_unsigned(">=", b.sub(state, I8(1)), I8(2))):
                         shared = [self.memory, self.kept, self.copies, self.control, page]
                         self.stay(b.call(self.keep, shared), "kept")

@@ -11,38 +11,19 @@ from llvmlite import ir
 
 from qpu.core.isa import Isa
 from qpu.emu.engine.llvm_lanes import I1, I1X16, I8, I16, I32, I32X16, I64, I64X16, LANES, LlvmLanes, splat
+from qpu.emu.v3d.translate_function import PTR, StateFunction, control_word, entry, new_function, state_pointer
 from qpu.emu.v3d.translate_lanes import DONE, WAITS, lanes_function
 from qpu.emu.v3d.translate_state import FIFO_SLOTS, Control, Hold, Kept, Slot
 
-__all__ = ["PTR", "control_word", "refill_function", "state_pointer", "tmu_function"]
+__all__ = ["refill_function", "tmu_function"]
 
-PTR = ir.PointerType()
 _FIFO_MASK = FIFO_SLOTS - 1
 _AHEAD = 4  # prefetch distance, in steps of a thread's loads
 _SPAN = 16  # most pages of a contiguous piece of a stream
 
 
-def state_pointer(b: ir.IRBuilder, state: ir.Value, word: ir.Value | int) -> ir.Value:
-    """Address of a word of the state block."""
-    offset = I64(4 * int(word)) if isinstance(word, int) else b.shl(b.zext(word, I64), I64(2))
-    return b.gep(state, [offset], source_etype=I8)
-
-
-def _bytes(b: ir.IRBuilder, table: ir.Value, index: ir.Value, size: int) -> ir.Value:
-    """Address of an entry of a table whose entries have `size` bytes."""
-    shift = size.bit_length() - 1
-    return b.gep(table, [b.shl(index, I64(shift)) if shift else index], source_etype=I8)
-
-
 def _owner(b: ir.IRBuilder, pages: ir.Value, page: ir.Value) -> ir.Value:
-    return b.load(_bytes(b, pages, page, 4), typ=I32)
-
-
-def _function(module: ir.Module, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
-    function = ir.Function(module, ir.FunctionType(result, arguments), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    return function
+    return b.load(entry(b, pages, page, 4), typ=I32)
 
 
 # -- copies of pages
@@ -53,11 +34,11 @@ def keep_function(module: ir.Module) -> ir.Function:
 
     Only one host thread at a time stores: see `Control.HOLD`.
     """
-    function = _function(module, "keep", I1, [PTR, PTR, PTR, PTR, I64])
+    function = new_function(module, "keep", I1, [PTR, PTR, PTR, PTR, I64])
     memory, kept, copies, control, page = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
     free, good, bad, copy = (function.append_basic_block(n) for n in ("free", "good", "bad", "copy"))
-    state = _bytes(b, kept, page, 1)
+    state = entry(b, kept, page, 1)
     cases = b.switch(b.load(state, typ=I8), bad)
     cases.add_case(I8(Kept.FREE), free)
     cases.add_case(I8(Kept.NEVER), good)
@@ -86,9 +67,9 @@ def keep_function(module: ir.Module) -> ir.Function:
     at.add_incoming(after, loop)
     b.cbranch(b.icmp_unsigned("<", after, I64(4096)), loop, done)
     b.position_at_end(done)
-    b.store(target, _bytes(b, copies, page, 8))
+    b.store(target, entry(b, copies, page, 8))
     listed = b.inttoptr(b.load(word(Control.PAGES), typ=I64), PTR)
-    b.store(b.trunc(page, I32), _bytes(b, listed, number, 4))
+    b.store(b.trunc(page, I32), entry(b, listed, number, 4))
     b.store(I8(Kept.COPIED), state)
     b.branch(good)
     b.position_at_end(good)
@@ -98,17 +79,12 @@ def keep_function(module: ir.Module) -> ir.Function:
     return function
 
 
-def control_word(b: ir.IRBuilder, control: ir.Value, n: Control) -> ir.Value:
-    """Address of a word of the `Control` block."""
-    return b.gep(control, [I64(8 * n)], source_etype=I8)
-
-
 def refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, left: Slot) -> ir.Function:
     """(state, memory, pages, kept, copies): find the host address of a stream, and how many words follow there.
 
     Finds 0 words where the pointer is not aligned, or outside every buffer.
     """
-    function = _function(module, name, ir.VoidType(), [PTR, PTR, PTR, PTR, PTR])
+    function = new_function(module, name, ir.VoidType(), [PTR, PTR, PTR, PTR, PTR])
     state, memory, pages, kept, copies = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
     loop, look, more, copied, done = (
@@ -130,7 +106,7 @@ def refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, lef
     stop = function.append_basic_block("stop")
     b.cbranch(mapped, look, stop)
     b.position_at_end(look)
-    place = _bytes(b, kept, page, 1)
+    place = entry(b, kept, page, 1)
     claim = function.append_basic_block("claim")
     cases = b.switch(b.load(place, typ=I8), more)
     cases.add_case(I8(Kept.FREE), claim)
@@ -156,7 +132,7 @@ def refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, lef
     alone = function.append_basic_block("alone")
     b.cbranch(b.icmp_unsigned("==", count, I64(0)), alone, stop)
     b.position_at_end(alone)
-    copy = b.load(_bytes(b, copies, first, 8), typ=I64)
+    copy = b.load(entry(b, copies, first, 8), typ=I64)
     b.store(b.add(copy, inside), state_pointer(b, state, int(host)))
     rest = b.lshr(b.sub(I64(4096), inside), I64(2))
     b.branch(done)
@@ -182,19 +158,18 @@ def tmu_function(module: ir.Module, isa: Isa, avx512: bool) -> ir.Function:
     return _Request(module, isa, avx512).function
 
 
-class _Request:
+class _Request(StateFunction):
     def __init__(self, module: ir.Module, isa: Isa, avx512: bool) -> None:
         self.isa = isa
         self.keep = keep_function(module)
         lanes = lanes_function(module, isa, self.keep)
-        self.function = _function(module, "tmu", I32, [*[PTR] * 6, I32X16, I16])
-        self.state, self.memory, self.pages, self.kept, self.copies, self.control, self.address, self.live = (
-            self.function.args
-        )
+        super().__init__(module, "tmu", [*[PTR] * 6, I32X16, I16])
+        _, self.memory, self.pages, self.kept, self.copies, self.control, self.address, self.live = self.function.args
         self.state.add_attribute("noalias")
-        self.b = b = ir.IRBuilder(self.block("entry"))
+        b = self.b
         self.v = LlvmLanes(b, avx512=avx512)
-        self.slow, self.held, leave = self.block("slow"), self.block("held"), self.block("leave")
+        self.otherwise = self.slow = self.block("slow")
+        self.held, leave = self.block("held"), self.block("leave")
         self.emit()
         b.position_at_end(self.slow)
         self.save()
@@ -217,31 +192,6 @@ class _Request:
         """Store the request in the state, for the host."""
         self.b.store(self.address, self.at(Slot.ADDRESS)).align = 64
         self.b.store(self.b.zext(self.live, I32), self.at(Slot.MASK))
-
-    def block(self, name: str) -> ir.Block:
-        return self.function.append_basic_block(name)
-
-    def at(self, word: ir.Value | int) -> ir.Value:
-        return state_pointer(self.b, self.state, word)
-
-    def scalar(self, slot: Slot) -> ir.Value:
-        return self.b.load(self.at(slot), typ=I32)
-
-    def put(self, slot: Slot, value: ir.Value) -> None:
-        self.b.store(value, self.at(slot))
-
-    def stay(self, condition: ir.Value, name: str, otherwise: ir.Block | None = None) -> None:
-        """Branch to `otherwise` (the slow path) unless `condition`."""
-        further = self.block(name)
-        self.b.cbranch(condition, further, self.slow if otherwise is None else otherwise)
-        self.b.position_at_end(further)
-
-    def page(self, address: ir.Value) -> ir.Value:
-        return self.b.zext(self.b.lshr(address, I32(12)), I64)
-
-    def tally(self, slot: Slot, amount: ir.Value) -> None:
-        at = self.at(slot)
-        self.b.store(self.b.add(self.b.load(at, typ=I64), amount), at)
 
     def push(self, k: int, value: ir.Value) -> None:
         ring = self.b.and_(self.b.add(self.head, I32(k)), I32(_FIFO_MASK))
@@ -315,7 +265,7 @@ class _Request:
         return b.and_(b.and_(b.icmp_unsigned("!=", first, I32(0)), same), b.icmp_unsigned(">=", top, lowest))
 
     def kept_already(self, page: ir.Value) -> ir.Value:
-        state = self.b.load(_bytes(self.b, self.kept, page, 1), typ=I8)
+        state = self.b.load(entry(self.b, self.kept, page, 1), typ=I8)
         return self.b.icmp_unsigned("<", self.b.sub(state, I8(1)), I8(2))
 
     def keep_page(self, page: ir.Value) -> None:
@@ -329,20 +279,13 @@ class _Request:
         self.b.position_at_end(done)
 
     def begin_load(self, moved: ir.Value) -> None:
-        b = self.b
-        self.put(Slot.CONFIG, b.or_(b.lshr(self.config, I32(8)), I32(0xFF000000)))
-        self.tally(Slot.REQUESTS, I64(1))
+        self.begin(self.config)
         self.tally(Slot.READ_BYTES, moved)
-        total = b.add(self.count, self.components)
-        self.put(Slot.COUNT, total)
-        peak = self.scalar(Slot.PEAK)
-        self.put(Slot.PEAK, b.select(b.icmp_unsigned(">", total, peak), total, peak))
+        self.now_pending(self.b.add(self.count, self.components))
 
     def begin_store(self, moved: ir.Value) -> None:
-        b = self.b
-        self.put(Slot.CONFIG, b.or_(b.lshr(self.config, I32(8)), I32(0xFF000000)))
+        self.begin(self.config)
         self.put(Slot.PENDING, I32(0))
-        self.tally(Slot.REQUESTS, I64(1))
         self.tally(Slot.WRITE_BYTES, moved)
 
     def fetch_ahead(self, first: ir.Value) -> None:

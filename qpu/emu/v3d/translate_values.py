@@ -10,8 +10,8 @@ from __future__ import annotations
 from llvmlite import ir
 
 from qpu.emu.engine.llvm_lanes import I1X16, I8, I16, I32, I32X16, I64, LlvmLanes, splat
+from qpu.emu.v3d.translate_function import PTR, state_pointer
 from qpu.emu.v3d.translate_state import DATA_SLOTS, FIFO_SLOTS, Slot
-from qpu.emu.v3d.translate_tmu import PTR, state_pointer
 
 __all__ = ["STREAMS", "Values"]
 

@@ -294,7 +294,7 @@ def _rules() -> set[str]:
         for node in ast.walk(ast.parse((folder / f"{name}.py").read_text())):
             if isinstance(node, ast.Call):
                 function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                if function in ("hazard", "fault", "warn", "_tell", "EmuFault"):
+                if function in ("hazard", "fault", "warn", "report", "_tell"):
                     values = node.args[:2]
                 else:
                     continue
