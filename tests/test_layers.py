@@ -226,7 +226,6 @@ PENDING: tuple[str, ...] = (
     "qpu.drivers.vc4.",
     "qpu.emu.linux.",
     "qpu.emu.process.",
-    "qpu.vc4.vc4asm.",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 
 from qpu.vc4.vc4asm.expr import Environment, Parser, comment_help
@@ -97,8 +98,6 @@ def parse_operation(text: str, env: Environment) -> Operation:
 
 def unknown_instruction(name: str, pos: int) -> Fault:
     """The fault for a word that is neither instruction nor macro."""
-    import difflib
-
     close = difflib.get_close_matches(name, OPCODES, 1)
     return Fault(
         "unknown-instruction",
