@@ -10,10 +10,12 @@ import pytest
 from qpu.core.isa import Isa
 from qpu.errors import Severity
 from qpu.vc4.builder import Asm, assemble, build
-from qpu.vc4.effects import effects
+from qpu.vc4.decode import decode, reserved
+from qpu.vc4.effects import effects, half_effects
 from qpu.vc4.encode import encode
 from qpu.vc4.hazards import RULES, check
 from qpu.vc4.instr import Alu, LoadImm
+from qpu.vc4.pairing import halves
 
 NOP = 0x100009E7009E7000
 
@@ -336,6 +338,22 @@ def test_effects() -> None:
     assert e.events == {"small_imm", "rotate r1", "rotate by r5"}
     assert e.reads == {"r1", "r5"}
     assert of(lambda q: q.raw(0xE4020827243CF317)).reads == set()
+
+
+def test_halves_have_the_effects_of_the_whole() -> None:
+    rnd = random.Random(3)
+    count = 0
+    for _ in range(4000):
+        alu = decode(rnd.getrandbits(60) | rnd.choice([1, 1, 10, 13, 2]) << 60)
+        assert isinstance(alu, Alu)
+        if reserved(alu) is not None or not (alu.op_add and alu.op_mul):
+            continue
+        add, mul = halves(alu)
+        if add.pack or mul.pack:
+            continue
+        count += 1
+        assert half_effects(add) | half_effects(mul) | effects(Alu(sig=alu.sig)) == effects(alu), alu
+    assert count > 500
 
 
 def test_effects_beyond_the_operands() -> None:
