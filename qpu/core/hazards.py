@@ -11,28 +11,18 @@ stands for each member; with `same` the two sides must be the same member.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol
 
 from qpu.core.effects import Effects, union
 from qpu.core.isa import Basis, Isa
 from qpu.errors import Diagnostic, HazardError, Loc, Severity
 
 __all__ = [
-    "REST",
-    "Facts",
-    "Finding",
-    "Hit",
-    "Jump",
-    "Remark",
-    "Rule",
-    "Rules",
-    "Window",
-    "Windows",
-    "jumps",
+    "REST", "Facts", "Finding", "Hit", "Jump", "Memo", "Remark", "Rule", "Rules", "Window", "Windows", "jumps",
     "raise_errors",
-]
+]  # fmt: skip
 
 REST: Final = 1 << 30  # distance of a window that reaches to the end of the program
 
@@ -99,6 +89,22 @@ class Facts(NamedTuple):
     before: int
     parts: tuple[Effects, ...] = ()
     remarks: tuple[Remark, ...] = ()
+
+
+class Memo(dict[int, Facts]):
+    """Facts by word, made when first asked for; emptied when there are too many."""
+
+    LIMIT: ClassVar = 1 << 15
+
+    def __init__(self, make: Callable[[int], Facts]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, word: int) -> Facts:
+        if len(self) >= self.LIMIT:
+            self.clear()
+        found = self[word] = self._make(word)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,26 +98,13 @@ def _written(isa: Isa, n: int, is_magic: bool, by: str, whole: bool) -> Effects:
     )
 
 
-class _Destinations:
-    """The parts of destinations of one instruction set, by index: unit, whole, number with 64 for magic ones."""
-
-    __slots__ = ("add", "mul", "signal")
-
-    def __init__(self, isa: Isa) -> None:
-        def both(by: str) -> tuple[tuple[Effects, ...], ...]:
-            return tuple(tuple(_written(isa, n & 63, n > 63, by, w) for n in range(128)) for w in (False, True))
-
-        self.add, self.mul, self.signal = both("add"), both("mul"), both("signal")[1]
+Written = tuple[tuple[Effects, ...], tuple[Effects, ...]]  # by whole; by number, with 64 for magic ones
 
 
 @cache
-def _destinations_42() -> _Destinations:
-    return _Destinations(Isa.V3D42)
-
-
-@cache
-def _destinations_71() -> _Destinations:
-    return _Destinations(Isa.V3D71)
+def _destinations(isa: Isa, by: str) -> Written:
+    part, whole = (tuple(_written(isa, n & 63, n > 63, by, w) for n in range(128)) for w in (False, True))
+    return part, whole
 
 
 @cache
@@ -144,7 +131,7 @@ def _signals(isa: Isa, sig: int, loaded: str) -> Effects:
     return Effects(frozenset(reads), frozenset(writes), tokens=frozenset(tokens), events=frozenset(events))
 
 
-def _half(out: list[Effects], half: AluHalf, written: tuple[tuple[Effects, ...], ...], by: str) -> None:
+def _half(out: list[Effects], isa: Isa, half: AluHalf, by: str) -> None:
     op = half.op
     if half.cond or half.push or half.update:
         out.append(_flags(half.cond, half.push, half.update))
@@ -158,7 +145,8 @@ def _half(out: list[Effects], half: AluHalf, written: tuple[tuple[Effects, ...],
     if dst is None:
         out.append(_event(f"{by} writes rf"))  # like the validator, count stvpm*: its destination is not magic
     else:
-        out.append(written[not (half.pack or half.cond)][dst.n + 64 if dst.magic else dst.n])
+        written = _destinations(isa, by)[not (half.pack or half.cond)]
+        out.append(written[dst.n + 64 if dst.magic else dst.n])
 
 
 @cache
@@ -187,16 +175,14 @@ def parts(instr: Instr) -> list[Effects]:
             found.append(_read(f"rf{b.raddr_a}"))
         return found
     isa, sig = instr.isa, int(instr.sig)
-    v42 = isa is Isa.V3D42
-    written = _destinations_42() if v42 else _destinations_71()
     out: list[Effects] = []
-    _half(out, instr.add, written.add, "add")
-    _half(out, instr.mul, written.mul, "mul")
+    _half(out, isa, instr.add, "add")
+    _half(out, isa, instr.mul, "mul")
     if sig:
         dst = instr.sig_dst
         out.append(_signals(isa, sig, "" if dst is None else resource(isa, dst)))
         if dst is not None:
-            out.append(written.signal[dst.n + 64 if dst.magic else dst.n])
+            out.append(_destinations(isa, "signal")[True][dst.n + 64 if dst.magic else dst.n])
         if sig & _ROT:
             out += [
                 _event(f"rotate {_source(s)}") for s in (instr.mul.a, instr.mul.b) if s and s.kind is not SrcKind.IMM
@@ -209,9 +195,8 @@ def parts(instr: Instr) -> list[Effects]:
 @lru_cache(1 << 14)
 def half_effects(isa: Isa, unit: Unit, half: AluHalf) -> Effects:
     """The effects of one half of an instruction, explicit and implicit."""
-    written = _destinations_42() if isa is Isa.V3D42 else _destinations_71()
     out: list[Effects] = []
-    _half(out, half, written.add if unit is Unit.ADD else written.mul, str(unit))
+    _half(out, isa, half, str(unit))
     return union(out)
 
 

@@ -10,10 +10,11 @@ request brings at least one result. The emulator sees the rest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from qpu.core.effects import Effects
-from qpu.core.hazards import Facts, Finding, Remark, Windows, jumps
+from qpu.core.hazards import Facts, Finding, Memo, Remark, Windows, jumps
 from qpu.core.isa import Isa
 from qpu.errors import DecodeError, Severity
 from qpu.v3d.decode import decode
@@ -25,7 +26,6 @@ from qpu.v3d.single import same_instruction
 __all__ = ["RULES", "check", "facts_of"]
 
 PENDING: Final = 8  # result words that a thread has room for with two threads per QPU (v3d.md 9.5)
-_KEPT: Final = 1 << 15
 _SWITCH: Final = Effects(events=frozenset({"switch"}))
 _END: Final = Effects(events=frozenset({"end"}))
 
@@ -35,37 +35,16 @@ def facts_of(instr: Instr) -> Facts:
     return RULES.windows[instr.isa].facts(parts(instr), same_instruction(instr))
 
 
-class _Known:
-    """Facts of words, kept; `branches` by word."""
-
-    __slots__ = ("branches", "facts", "isa", "watched")
-
-    def __init__(self, isa: Isa) -> None:
-        self.isa = isa
-        self.facts: dict[int, Facts] = {}
-        self.branches: dict[int, Branch] = {}
-        self.watched = sum(RULES.windows[isa].watch.values())
-
-    def of(self, word: int) -> Facts:
-        """The facts of a word that are not kept yet."""
-        if len(self.facts) >= _KEPT:
-            self.facts.clear()
-            self.branches.clear()
-        try:
-            instr = decode(self.isa, word)
-        except (DecodeError, ValueError) as error:
-            why = error.diagnostics[0].message if isinstance(error, DecodeError) else str(error)
-            message = f"0x{word:016x} is not an instruction of {self.isa.label}: {why}"
-            found = Facts(0, 0, (), (Remark("decode", message),))
-        else:
-            found = facts_of(instr)
-            if isinstance(instr, Branch):
-                self.branches[word] = instr
-        self.facts[word] = found
-        return found
+def _facts(isa: Isa, word: int) -> Facts:
+    try:
+        return facts_of(decode(isa, word))
+    except (DecodeError, ValueError) as error:
+        why = error.diagnostics[0].message if isinstance(error, DecodeError) else str(error)
+        message = f"0x{word:016x} is not an instruction of {isa.label}: {why}"
+        return Facts(0, 0, (), (Remark("decode", message),))
 
 
-_KNOWN: Final = {isa: _Known(isa) for isa in RULES.windows}
+_KNOWN: Final = {isa: Memo(partial(_facts, isa)) for isa in RULES.windows}
 
 
 def check(isa: Isa, words: Iterable[int], *, single_segment: bool = False) -> list[Finding]:
@@ -75,17 +54,14 @@ def check(isa: Isa, words: Iterable[int], *, single_segment: bool = False) -> li
     """
     words = list(words)
     known, windows = _KNOWN[isa], RULES.windows[isa]
-    kept, mask = known.facts, known.watched
-    facts = [kept.get(word) or known.of(word) for word in words]
+    mask, branch = sum(windows.watch.values()), windows.watch["branch"]
+    facts = [known[word] for word in words]
     found = [RULES.finding(rule, i, message) for i, f in enumerate(facts) if f[3] for rule, message in f[3]]
     watched = [i for i, f in enumerate(facts) if f[0] & mask]
     found += _switches(windows, facts, watched, single_segment)
     found += _state(windows, facts, watched)
-    targets = {}
-    for i in watched:
-        branch = known.branches.get(words[i])
-        if branch is not None and branch.bdi == "rel":
-            targets[i] = i + 1 + BRANCH_SLOTS + _signed(branch.offset) // 8
+    branches = {i: decode(isa, words[i]) for i in watched if facts[i].after & branch}
+    targets = {i: to for i, b in branches.items() if isinstance(b, Branch) and (to := _target(b, i)) is not None}
     n = len(words)
     for i, to in targets.items():
         if not 0 <= to < n:
@@ -96,8 +72,10 @@ def check(isa: Isa, words: Iterable[int], *, single_segment: bool = False) -> li
     return RULES.sorted(found)
 
 
-def _signed(offset: int) -> int:
-    return offset - (1 << 32) if offset >> 31 else offset
+def _target(b: Branch, at: int) -> int | None:
+    """Index of the instruction that a relative branch reaches; None for others."""
+    offset = b.offset - (1 << 32) if b.offset >> 31 else b.offset
+    return at + 1 + BRANCH_SLOTS + offset // 8 if b.bdi == "rel" else None
 
 
 def _switches(windows: Windows, facts: list[Facts], at: Iterable[int], single_segment: bool) -> Iterator[Finding]:

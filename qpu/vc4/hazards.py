@@ -7,7 +7,7 @@ from typing import Final
 
 from qpu.core.code import Code
 from qpu.core.effects import Effects, union
-from qpu.core.hazards import Facts, Finding, Hit, jumps, raise_errors
+from qpu.core.hazards import Facts, Finding, Hit, Memo, jumps, raise_errors
 from qpu.core.isa import Isa, Unit
 from qpu.vc4 import hazards_flow
 from qpu.vc4.decode import decode
@@ -19,7 +19,6 @@ from qpu.vc4.rules import BRANCH_SLOTS, RULES
 
 __all__ = ["RULES", "check", "enforce", "facts_of"]
 
-_KEPT: Final = 1 << 15
 _WINDOWS: Final = RULES.windows[Isa.VC4]
 _BRANCH, _TMU, _FLOW, _ENDS = _WINDOWS.watch.values()
 _TAKES_UNIFORM: Final = Effects(frozenset({"uniform"}))
@@ -30,14 +29,7 @@ def facts_of(instr: Instr) -> Facts:
     return _WINDOWS.facts(parts(instr), same_instruction(instr))
 
 
-_FACTS: dict[int, Facts] = {}
-
-
-def _facts(word: int) -> Facts:
-    if len(_FACTS) >= _KEPT:
-        _FACTS.clear()
-    found = _FACTS[word] = facts_of(decode(word))
-    return found
+_FACTS: Final = Memo(lambda word: facts_of(decode(word)))
 
 
 def check(words: Iterable[int]) -> list[Finding]:
@@ -55,8 +47,7 @@ class _Checker:
 
     def __init__(self, words: tuple[int, ...]) -> None:
         self.words = words
-        kept = _FACTS
-        self.facts = [kept.get(word) or _facts(word) for word in words]
+        self.facts = [_FACTS[word] for word in words]
         self.instrs: dict[int, Instr] = {}
         self.branches: dict[int, Branch] = {}
 

@@ -1,7 +1,7 @@
 """Hazard rules of VideoCore IV that count over a program: TMU and VPM FIFOs, TMU exchange, thread switches.
 
-A forward analysis over the control flow. Where it cannot know (after calls, behind computed branches) it stays silent.
-All of these rules are warnings.
+A forward analysis over the control flow. Where it cannot know (after calls, behind computed branches) it
+reports nothing. All of these rules are warnings.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _State:
         )
 
 
-Tell = Callable[[str, str], None]
+Report = Callable[[str, str], None]
 
 
 def _read_setup(i: Instr) -> int | None:
@@ -55,34 +55,34 @@ def _change(pair: tuple[int, int], unit: int, by: int) -> tuple[int, int]:
     return (value, pair[1]) if unit == 0 else (pair[0], value)
 
 
-def _step(s: _State, i: Instr, e: Effects, tell: Tell) -> _State:
-    """The state after `i`, whose effects are `e`; findings go to `tell`."""
+def _step(s: _State, i: Instr, e: Effects, report: Report) -> _State:
+    """The state after `i`, whose effects are `e`; findings go to `report`."""
     if "tmu_noswap" in e.writes and s.used:
-        tell("H10", "TMU_NOSWAP is changed after the TMU was used")
+        report("H10", "TMU_NOSWAP is changed after the TMU was used")
     for unit in (0, 1):
         if any(f"tmu{unit}_{part}" in e.writes for part in "trb"):
             s = replace(s, used=True)
         if f"tmu{unit}_s" in e.writes:
-            s = _request(s, unit, tell)
+            s = _request(s, unit, report)
     if "tlb write" in e.events:
         s = replace(s, locked=True)
-    return _signal_step(_vpm_step(s, i, e, tell), e.events, tell)
+    return _signal_step(_vpm_step(s, i, e, report), e.events, report)
 
 
-def _request(s: _State, unit: int, tell: Tell) -> _State:
+def _request(s: _State, unit: int, report: Report) -> _State:
     s = replace(s, tmu=_change(s.tmu, unit, 1), used=True)
     if s.tmu[unit] > 4:
-        tell(
+        report(
             "H26",
             f"more than 4 requests to TMU{unit} are outstanding, which was seen to be unreliable; over 8 it stalls",
         )
     return s
 
 
-def _vpm_step(s: _State, i: Instr, e: Effects, tell: Tell) -> _State:
+def _vpm_step(s: _State, i: Instr, e: Effects, report: Report) -> _State:
     if "vpm_read" in e.reads and s.vpm is not None:
         if s.vpm == 0:
-            tell("H25", "the VPM is read more often than its set-up asked for")
+            report("H25", "the VPM is read more often than its set-up asked for")
         s = replace(s, vpm=max(0, s.vpm - 1))
     if "vr_setup" not in e.writes:
         return s
@@ -91,32 +91,32 @@ def _vpm_step(s: _State, i: Instr, e: Effects, tell: Tell) -> _State:
         return replace(s, vpm=None)
     if asked:
         if s.vpm is not None and s.vpm > 1:
-            tell("H25", f"a VPM read set-up while {s.vpm} vectors of the last one are outstanding is ignored")
+            report("H25", f"a VPM read set-up while {s.vpm} vectors of the last one are outstanding is ignored")
         # A set-up after an unknown past starts a known one: what was fetched before should have been read.
         return replace(s, vpm=asked if s.vpm is None else s.vpm + asked)
     return s
 
 
-def _signal_step(s: _State, events: frozenset[str], tell: Tell) -> _State:
+def _signal_step(s: _State, events: frozenset[str], report: Report) -> _State:
     for unit in (0, 1):
         if f"ldtmu{unit}" in events:
             if s.tmu[unit] == 0:
-                tell("H26", f"a result of TMU{unit} is loaded, but nothing was requested: the QPU waits for ever")
+                report("H26", f"a result of TMU{unit} is loaded, but nothing was requested: the QPU waits for ever")
             s = replace(s, tmu=_change(s.tmu, unit, -1), carried=_change(s.carried, unit, -1))
     if "thread switch" in events:
         if s.last:
-            tell("H28", "a thread switch after the last one")
+            report("H28", "a thread switch after the last one")
         if s.locked:
-            tell("H28", "a thread switch while the scoreboard is locked")
+            report("H28", "a thread switch while the scoreboard is locked")
         if any(s.carried):
-            tell("H28", "TMU results requested before the previous thread switch were not collected")
+            report("H28", "TMU results requested before the previous thread switch were not collected")
         s = replace(s, carried=s.tmu, last=s.last or "lthrsw" in events)
     if "sbwait" in events or "load tlb" in events:
         s = replace(s, locked=True)
     elif "sbdone" in events:
         s = replace(s, locked=False)
     if "program end" in events and s.vpm:
-        tell("H25", f"the program ends with {s.vpm} vectors of the VPM read set-up not read")
+        report("H25", f"the program ends with {s.vpm} vectors of the VPM read set-up not read")
     return s
 
 
@@ -140,8 +140,8 @@ def flow_findings(
         here = relevant.get(index)
         if state is not None and here is not None:
             # the last visit is the one with the final state
-            told = found[index] = []
-            after = _step(state, *here, lambda rule, message, told=told: told.append((rule, message)))  # type: ignore[misc]
+            notes = found[index] = []
+            after = _step(state, *here, lambda rule, message, notes=notes: notes.append((rule, message)))  # type: ignore[misc]
         elif index in found:
             del found[index]
         for nxt in successors(index):

@@ -240,29 +240,22 @@ class Signal(Named):
     colour: bool = False
 
 
+_TLB = frozenset({Token.TLB})
+
 SIGNALS: tuple[Signal, ...] = (
     Signal(0, ("bkpt", "break", "breakpoint"), "Software breakpoint: the QPU stops."),
     Signal(1, ("none",), "No signal."),
     Signal(2, ("thrsw", "tswitch"), "Thread switch, after two more instructions.", switches=True),
     Signal(3, ("thrend", "tend"), "Program end, after two more instructions.", ends=True),
-    Signal(4, ("sbwait", "waitscb"), "Waits for the scoreboard.", tokens=frozenset({Token.TLB}), graphics=True),
-    Signal(5, ("sbdone", "unlscb"), "Unlocks the scoreboard.", tokens=frozenset({Token.TLB}), graphics=True),
+    Signal(4, ("sbwait", "waitscb"), "Waits for the scoreboard.", tokens=_TLB, graphics=True),
+    Signal(5, ("sbdone", "unlscb"), "Unlocks the scoreboard.", tokens=_TLB, graphics=True),
     Signal(6, ("lthrsw", "lswitch"), "Last thread switch.", graphics=True, switches=True),
-    Signal(7, ("loadcv", "ldcvtlb"), "Coverage to r4.", "tlb", tokens=frozenset({Token.TLB}), graphics=True),
-    Signal(8, ("loadc", "ldcotlb"), "Colour to r4.", "tlb", tokens=frozenset({Token.TLB}), graphics=True, colour=True),
-    Signal(
-        9,
-        ("ldcend", "ldcoend"),
-        "Colour to r4 and program end.",
-        "tlb",
-        ends=True,
-        tokens=frozenset({Token.TLB}),
-        graphics=True,
-        colour=True,
-    ),
+    Signal(7, ("loadcv", "ldcvtlb"), "Coverage to r4.", "tlb", tokens=_TLB, graphics=True),
+    Signal(8, ("loadc", "ldcotlb"), "Colour to r4.", "tlb", tokens=_TLB, graphics=True, colour=True),
+    Signal(9, ("ldcend", "ldcoend"), "Colour to r4, program end.", "tlb", True, _TLB, True, colour=True),
     Signal(10, ("ldtmu0",), "Oldest result of TMU0 to r4.", "tmu0", tokens=frozenset({Token.TMU_RESULT})),
     Signal(11, ("ldtmu1",), "Oldest result of TMU1 to r4.", "tmu1", tokens=frozenset({Token.TMU1_RESULT})),
-    Signal(12, ("loadam", "ldaltlb"), "Alpha mask to r4.", "tlb", tokens=frozenset({Token.TLB}), graphics=True),
+    Signal(12, ("loadam", "ldaltlb"), "Alpha mask to r4.", "tlb", tokens=_TLB, graphics=True),
     Signal(13, ("small_imm",), "raddr_b is a small immediate or a rotation."),
     Signal(14, ("load_imm",), "Load immediate or semaphore."),
     Signal(15, ("branch",), "Branch."),
