@@ -31,247 +31,93 @@ class Advice:
     help: str
 
 
-def _rows(*rows: tuple[str, str, str, str]) -> dict[str, Advice]:
-    return {row[0]: Advice(*row) for row in rows}
+def _rows(table: str) -> dict[str, Advice]:
+    """Rows of four columns separated by `` | ``; a line that begins with a space continues the row above."""
+    lines = table.strip().replace("\n  ", " ").splitlines()
+    rows = [Advice(*line.split(" | ", 3)) for line in lines]
+    return {row.key: row for row in rows}
 
 
-ADVICE: dict[str, Advice] = _rows(
-    (
-        "no-dri",
-        "no /dev/dri",
-        "the V3D driver is not loaded: its overlay is off or the module is blacklisted",
-        (
-            "add the line 'dtoverlay=vc4-kms-v3d' to config.txt (/boot/firmware/ or /boot/) and reboot, headless "
-            "boards too; then, if the node is still missing: sudo modprobe v3d"
-        ),
-    ),
-    (
-        "no-dri-container",
-        "no /dev/dri in a container",
-        "the devices were not passed to the container",
-        (
-            "start the container with: --device /dev/dri --group-add video --group-add render "
-            "-v /proc/device-tree:/proc/device-tree:ro (numeric group ids of the host if the names differ)"
-        ),
-    ),
-    (
-        "no-v3d",
-        "/dev/dri/card* but none is v3d",
-        "only display drivers are there, or the board is a Pi 0-3",
-        "on a Pi 4 or 5: sudo modprobe v3d; a Pi 0-3 has no v3d driver and is used through its firmware instead",
-    ),
-    (
-        "eacces-open",
-        "EACCES or EPERM opening the device",
-        "this user may not open it",
-        "sudo usermod -aG video,render $USER, then log in again",
-    ),
-    (
-        "eacces-submit",
-        "EACCES on submit only",
-        "a card node was opened while another program is its master, so this one is not authenticated",
-        "use the render node: /dev/dri/renderD128 or the one that 'qpu info' names",
-    ),
-    (
-        "no-vcio",
-        "ENOENT /dev/vcio",
-        "the kernel is not a Raspberry Pi kernel, or the device was not passed to the container",
-        "boot the Raspberry Pi kernel; in a container: --device /dev/vcio",
-    ),
-    (
-        "no-vcsm",
-        "ENOENT /dev/vcsm-cma and /dev/vcsm",
-        "the memory service is absent: module not loaded, gpu_mem=16, or a mainline kernel",
-        "sudo modprobe vc_sm_cma; keep gpu_mem at 32 or more in config.txt",
-    ),
-    (
-        "enodev",
-        "ENODEV or ENXIO opening",
-        "the driver is gone and left a stale node",
-        "reboot, and look at: dmesg | grep -i -e v3d -e vc4",
-    ),
-    (
-        "enotty",
-        "ENOTTY",
-        "the path is not that device",
-        "name the device node itself, such as /dev/dri/renderD128",
-    ),
-    (
-        "enotty-vcsm",
-        "ENOTTY from /dev/vcsm",
-        "a 32-bit process on a 64-bit kernel: /dev/vcsm has no entry for it",
-        "use VCSM-CMA (sudo modprobe vc_sm_cma) or a 64-bit Python",
-    ),
-    (
-        "wrong-card",
-        "EINVAL from the first CREATE_BO or GET_PARAM",
-        "the node belongs to another driver (vc4, the display)",
-        "let the node be found by name (device 'hardware'), or give the one of v3d: ls -l /dev/dri/by-path",
-    ),
-    (
-        "einval-submit",
-        "EINVAL from SUBMIT",
-        "the kernel refused the job description",
-        (
-            "checked by the kernel: pad and flags are 0, at least one buffer, the GPU has compute dispatch, every sync "
-            "object to wait for holds a fence; please report this message"
-        ),
-    ),
-    (
-        "old-kernel",
-        "EINVAL from GET_PARAM above 12",
-        "the kernel is older than the parameter",
-        "nothing to do: the feature counts as absent (a newer kernel has it)",
-    ),
-    (
-        "enoent-submit",
-        "ENOENT from SUBMIT",
-        "a buffer or performance monitor of the job was freed",
-        "keep every buffer open until the job has ended",
-    ),
-    (
-        "enomem-bo",
-        "ENOMEM for a buffer on Pi 4 or 5",
-        "the machine is out of memory: buffers are pinned and never swapped",
-        "close programs or use smaller buffers; see: free -m",
-    ),
-    (
-        "enomem-vc4",
-        "ENOMEM or handle 0 on Pi 0-3",
-        "the memory pool is too small or fragmented: CMA (VCSM-CMA) or the firmware's gpu_mem",
-        (
-            "add 'cma=128M' to cmdline.txt (or ',cma-128' to the vc4 overlay) for VCSM-CMA, 'gpu_mem=128' to "
-            "config.txt for the firmware's memory, and reboot; show the split with: vcgencmd get_mem gpu"
-        ),
-    ),
-    (
-        "enospc",
-        "ENOSPC for a buffer",
-        "the 4 GiB of GPU addresses, shared by all programs, have no hole of that size",
-        "close buffers, or allocate one large buffer and slice it",
-    ),
-    (
-        "ebusy",
-        "EBUSY",
-        "someone else uses it: an active performance monitor, or a register range claimed by a driver",
-        "try again when the other program has ended",
-    ),
-    (
-        "qpus-busy",
-        "EBUSY from VideoCore IV",
-        "another program uses the QPUs",
-        (
-            "end it (sudo fuser -v /dev/vcio /dev/mem shows who has them open), or let both launch by mailbox; after a "
-            "program that was killed: qpu doctor --clean"
-        ),
-    ),
-    (
-        "eagain-wait",
-        "EAGAIN from WAIT_BO",
-        "the kernel rounded the time-out down",
-        "nothing to do: the wait is repeated at once",
-    ),
-    (
-        "eagain-perfmon",
-        "EAGAIN from SUBMIT",
-        "a global performance monitor is active, so this job cannot have its own",
-        "end the program that set it, or submit without counters",
-    ),
-    (
-        "eintr",
-        "EINTR",
-        "a signal arrived",
-        "nothing to do: the call is repeated until its deadline; Ctrl-C gets through between attempts",
-    ),
-    (
-        "etime",
-        "ETIME: the job did not finish in time",
-        "it runs longer than allowed, waits for something that never comes, or the GPU hangs",
-        (
-            "wait again on the same launch, or give a longer timeout_s; keep one thread's work below 400 ms, since the "
-            "kernel's watchdog resets a GPU that finishes no batch within 500 ms; see: dmesg | grep -i v3d"
-        ),
-    ),
-    (
-        "reset",
-        "the wait succeeded but the data are incomplete",
-        "the kernel reset the GPU and cancelled the job",
-        (
-            "cut the dispatch into shorter parts (max_batches) so that every batch ends within 400 ms, and check its "
-            "addresses; see: dmesg | grep -e 'Resetting GPU' -e 'MMU error'"
-        ),
-    ),
-    (
-        "powered-off",
-        "V3D does not answer any more",
-        "V3D was powered off while the programs ran: the results are incomplete",
-        "shorten the programs or give a longer timeout_s, and wait for a launch before the next one",
-    ),
-    (
-        "etimedout-vcio",
-        "ETIMEDOUT from /dev/vcio",
-        "the programs ran for over a second, raised no host interrupt, or a QPU is stuck",
-        "shorten the programs and let each end with a host interrupt; if even a trivial one fails, reboot",
-    ),
-    (
-        "execute-timeout",
-        "status 0x80000000 of execute_qpu",
-        "the firmware's time-out: the programs ran too long, raised no host interrupt, or a QPU is stuck",
-        "shorten the programs and let each end with a host interrupt; if even a trivial one fails, reboot",
-    ),
-    (
-        "enable-refused",
-        "enable_qpu answers a status other than 0",
-        "the kernel's display driver owns V3D, or the firmware is very old",
-        (
-            "put a # in front of 'dtoverlay=vc4-kms-v3d' or 'dtoverlay=vc4-fkms-v3d' in config.txt and reboot (no "
-            "hardware OpenGL meanwhile)"
-        ),
-    ),
-    (
-        "unknown-tag",
-        "EINVAL from /dev/vcio for a well-formed message, or a reply without bit 31",
-        "the firmware does not know the request",
-        "nothing to do: the answer counts as absent (newer firmware may have it)",
-    ),
-    (
-        "throttled",
-        "under-voltage or throttling bits",
-        "the power supply is too weak or the board too hot, so figures will be low",
-        "use the official power supply and a heat sink; see: vcgencmd get_throttled",
-    ),
-    # beyond that section
-    (
-        "no-csd",
-        "GET_PARAM SUPPORTS_CSD is 0 or unknown",
-        "the kernel's V3D driver has no compute dispatch (older than 5.3)",
-        "sudo apt full-upgrade, then reboot",
-    ),
-    (
-        "emfile",
-        "EMFILE",
-        "this process has too many files open (before Python 3.13 each mapped buffer costs one)",
-        "ulimit -n 65536, or allocate one large buffer and slice it",
-    ),
-    (
-        "strict-devmem",
-        "EPERM or EACCES from /dev/mem",
-        "registers need root, and a kernel that allows them",
-        "run with sudo, or use the mailbox launch",
-    ),
-    (
-        "not-linux",
-        "no ioctl, no shared maps",
-        "this system is not Linux",
-        "use an emulated board: device 'pi0' .. 'pi5'",
-    ),
-    (
-        "unexpected",
-        "an error number with no row of its own",
-        "no known cause",
-        "see: dmesg | tail; please report this message",
-    ),
-)
+# key | what is seen | likely cause | what to do
+ADVICE: dict[str, Advice] = _rows("""
+no-dri | no /dev/dri | the V3D driver is not loaded: its overlay is off or the module is blacklisted | add the line
+  'dtoverlay=vc4-kms-v3d' to config.txt (/boot/firmware/ or /boot/) and reboot, headless boards too; then, if the
+  node is still missing: sudo modprobe v3d
+no-dri-container | no /dev/dri in a container | the devices were not passed to the container | start the container
+  with: --device /dev/dri --group-add video --group-add render -v /proc/device-tree:/proc/device-tree:ro (numeric
+  group ids of the host if the names differ)
+no-v3d | /dev/dri/card* but none is v3d | only display drivers are there, or the board is a Pi 0-3 | on a Pi 4 or 5:
+  sudo modprobe v3d; a Pi 0-3 has no v3d driver and is used through its firmware instead
+no-node | ENOENT for a named node | there is no such node | name one of: ls /dev/dri; device 'hardware' finds the
+  right one
+eacces-open | EACCES or EPERM opening the device | this user may not open it | sudo usermod -aG video,render $USER,
+  then log in again
+eacces-submit | EACCES on submit only | a card node was opened while another program is its master, so this one is
+  not authenticated | use the render node: /dev/dri/renderD128 or the one that 'qpu info' names
+no-vcio | ENOENT /dev/vcio | the kernel is not a Raspberry Pi kernel, or the device was not passed to the container
+  | boot the Raspberry Pi kernel; in a container: --device /dev/vcio
+no-vcsm | ENOENT /dev/vcsm-cma and /dev/vcsm | the memory service is absent: module not loaded, gpu_mem=16, or a
+  mainline kernel | sudo modprobe vc_sm_cma; keep gpu_mem at 32 or more in config.txt
+enodev | ENODEV or ENXIO opening | the driver is gone and left a stale node | reboot, and look at: dmesg | grep -i
+  -e v3d -e vc4
+enotty | ENOTTY | the path is not that device | name the device node itself, such as /dev/dri/renderD128
+enotty-vcsm | ENOTTY from /dev/vcsm | a 32-bit process on a 64-bit kernel: /dev/vcsm has no entry for it | use
+  VCSM-CMA (sudo modprobe vc_sm_cma) or a 64-bit Python
+wrong-card | EINVAL from the first CREATE_BO or GET_PARAM | the node belongs to another driver (vc4, the display) |
+  let the node be found by name (device 'hardware'), or give the one of v3d: ls -l /dev/dri/by-path
+einval-submit | EINVAL from SUBMIT | the kernel refused the job description | checked by the kernel: pad and flags
+  are 0, at least one buffer, the GPU has compute dispatch, every sync object to wait for holds a fence; please
+  report this message
+old-kernel | EINVAL from GET_PARAM above 12 | the kernel is older than the parameter | nothing to do: the feature
+  counts as absent (a newer kernel has it)
+enoent-submit | ENOENT from SUBMIT | a buffer or performance monitor of the job was freed | keep every buffer open
+  until the job has ended
+enomem-bo | ENOMEM for a buffer on Pi 4 or 5 | the machine is out of memory: buffers are pinned and never swapped |
+  close programs or use smaller buffers; see: free -m
+enomem-vc4 | ENOMEM or handle 0 on Pi 0-3 | the memory pool is too small or fragmented: CMA (VCSM-CMA) or the
+  firmware's gpu_mem | add 'cma=128M' to cmdline.txt (or ',cma-128' to the vc4 overlay) for VCSM-CMA, 'gpu_mem=128'
+  to config.txt for the firmware's memory, and reboot; show the split with: vcgencmd get_mem gpu
+enospc | ENOSPC for a buffer | the 4 GiB of GPU addresses, shared by all programs, have no hole of that size | close
+  buffers, or allocate one large buffer and slice it
+ebusy | EBUSY | someone else uses it: an active performance monitor, or a register range claimed by a driver | try
+  again when the other program has ended
+qpus-busy | EBUSY from VideoCore IV | another program uses the QPUs | end it (sudo fuser -v /dev/vcio /dev/mem shows
+  who has them open), or let both launch by mailbox; after a program that was killed: qpu doctor --clean
+eagain-wait | EAGAIN from WAIT_BO | the kernel rounded the time-out down | nothing to do: the wait is repeated at
+  once
+eagain-perfmon | EAGAIN from SUBMIT | a global performance monitor is active, so this job cannot have its own | end
+  the program that set it, or submit without counters
+eintr | EINTR | a signal arrived | nothing to do: the call is repeated until its deadline; Ctrl-C gets through
+  between attempts
+etime | ETIME: the job did not finish in time | it runs longer than allowed, waits for something that never comes,
+  or the GPU hangs | wait again on the same launch, or give a longer timeout_s; keep one thread's work below 400 ms,
+  since the kernel's watchdog resets a GPU that finishes no batch within 500 ms; see: dmesg | grep -i v3d
+reset | the wait succeeded but the data are incomplete | the kernel reset the GPU and cancelled the job | cut the
+  dispatch into shorter parts (max_batches) so that every batch ends within 400 ms, and check its addresses; see:
+  dmesg | grep -e 'Resetting GPU' -e 'MMU error'
+powered-off | V3D does not answer any more | V3D was powered off while the programs ran: the results are incomplete
+  | shorten the programs or give a longer timeout_s, and wait for a launch before the next one
+etimedout-vcio | ETIMEDOUT from /dev/vcio | the programs ran for over a second, raised no host interrupt, or a QPU
+  is stuck | shorten the programs and let each end with a host interrupt; if even a trivial one fails, reboot
+execute-timeout | status 0x80000000 of execute_qpu | the firmware's time-out: the programs ran too long, raised no
+  host interrupt, or a QPU is stuck | shorten the programs and let each end with a host interrupt; if even a trivial
+  one fails, reboot
+enable-refused | enable_qpu answers a status other than 0 | the kernel's display driver owns V3D, or the firmware is
+  very old | put a # in front of 'dtoverlay=vc4-kms-v3d' or 'dtoverlay=vc4-fkms-v3d' in config.txt and reboot (no
+  hardware OpenGL meanwhile)
+unknown-tag | EINVAL from /dev/vcio for a well-formed message, or a reply without bit 31 | the firmware does not
+  know the request | nothing to do: the answer counts as absent (newer firmware may have it)
+throttled | under-voltage or throttling bits | the power supply is too weak or the board too hot, so figures will be
+  low | use the official power supply and a heat sink; see: vcgencmd get_throttled
+no-csd | GET_PARAM SUPPORTS_CSD is 0 or unknown | the kernel's V3D driver has no compute dispatch (older than 5.3) |
+  sudo apt full-upgrade, then reboot
+emfile | EMFILE | this process has too many files open (before Python 3.13 each mapped buffer costs one) | ulimit -n
+  65536, or allocate one large buffer and slice it
+strict-devmem | EPERM or EACCES from /dev/mem | registers need root, and a kernel that allows them | run with sudo,
+  or use the mailbox launch
+not-linux | no ioctl, no shared maps | this system is not Linux | use an emulated board: device 'pi0' .. 'pi5'
+unexpected | an error number with no row of its own | no known cause | see: dmesg | tail; please report this message
+""")
 
 
 def errno_name(number: int | None) -> str:

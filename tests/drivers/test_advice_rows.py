@@ -243,7 +243,7 @@ ROWS: list[Row] = [
 REPEATED = {"eagain-wait": errno.EAGAIN, "eintr": errno.EINTR}
 WARNED = {"throttled"}
 # Advice beyond the table; `test_probe.py`, `test_mailbox.py` and `test_v3d_regs.py` have it.
-BEYOND = {"no-csd", "emfile", "strict-devmem", "not-linux", "powered-off", "qpus-busy", "unexpected"}
+BEYOND = {"no-csd", "no-node", "emfile", "strict-devmem", "not-linux", "powered-off", "qpus-busy", "unexpected"}
 
 
 @pytest.fixture(autouse=True)

@@ -138,7 +138,7 @@ NODE_CASES: list[tuple[str, dict[str, str | int], dict[str, bytes], str | None, 
     ("enotty", {"/dev/null": "null"}, PI5, "/dev/null", "/dev/null: ENOTTY"),
     ("wrong-card", {"/dev/dri/card0": "vc4"}, PI5, "/dev/dri/card0", "its driver is vc4"),
     ("eacces-open", {"/dev/dri/card0": errno.EACCES}, PI5, "/dev/dri/card0", "EACCES"),
-    ("no-dri", {"/dev/dri/card0": "vc4"}, PI5, "/dev/dri/card7", "/dev/dri/card7: ENOENT"),
+    ("no-node", {"/dev/dri/card0": "vc4"}, PI5, "/dev/dri/card7", "/dev/dri/card7: ENOENT"),
 ]
 
 

@@ -150,7 +150,7 @@ def _explicit(port: Port, node: Tried) -> DriverError:
     if node.errno in (errno.EACCES, errno.EPERM):
         return fault("eacces-open", node.path, node.errno, permission_detail(port, node.path))
     if node.errno == errno.ENOENT:
-        return fault("no-dri", node.path, node.errno)
+        return fault("no-node" if board.exists(port, DRI) else "no-dri", node.path, node.errno)
     return fault(_key(node.errno), node.path, node.errno)
 
 
@@ -176,7 +176,7 @@ def _seen(tried: list[Tried]) -> list[str]:
 def _key(number: int | None) -> str:
     if number in (errno.ENODEV, errno.ENXIO):
         return "enodev"
-    if number == errno.ENOTTY:
+    if number in (errno.ENOTTY, errno.EISDIR):
         return "enotty"
     if number == errno.ENOSYS:
         return "not-linux"
