@@ -315,8 +315,9 @@ def encode(instr: Instr, keys: tuple[HalfKey, HalfKey] | None = None) -> int:
     keys: those of the halves, for callers that have them.
     Raises: AsmError when the instruction has no encoding; nothing is masked to fit.
     """
-    if isinstance(instr, Branch):
+    if type(instr) is Branch:
         return _encode_branch(instr)
+    assert type(instr) is Alu
     isa, add, mul, signals, sig_dst, raddr_a, raddr_b = instr
     sig = int(signals)
     v42 = isa is _V3D42
@@ -324,8 +325,8 @@ def encode(instr: Instr, keys: tuple[HalfKey, HalfKey] | None = None) -> int:
     if v42:
         number = _SIG_42.get(sig)
     else:
-        given = sig
-        sig ^= (add_key.imm ^ add_key.word_imm) if sig & add_key.slots == add_key.imm else 0
+        if sig or add_key.imm or mul_key.imm:
+            sig = _immediates_71(sig, add_key, mul_key)
         number = _SIG_71.get(sig)
     if number is None:
         names = sig_names(sig)
@@ -361,8 +362,18 @@ def encode(instr: Instr, keys: tuple[HalfKey, HalfKey] | None = None) -> int:
         word = number << 53 | field << 46
     if v42:
         return word | _operands_42(instr, add_key, mul_key, bool(sig & _IMM_B))
+    word |= add_key.bits | mul_key.bits
+    if add.a is None:
+        word |= _raddr(raddr_a) << 6
+    if mul.a is None:
+        word |= _raddr(raddr_b) << 18
+    return word
+
+
+def _immediates_71(sig: int, add_key: HalfKey, mul_key: HalfKey) -> int:
+    """The signals with those of immediates in the order of the word."""
     for key in (add_key, mul_key):
-        wrong = given & key.slots ^ key.imm
+        wrong = sig & key.slots ^ key.imm
         if wrong:
             name = "abcd"[IMM_BITS.index(wrong & -wrong)]
             _fail(
@@ -370,12 +381,7 @@ def encode(instr: Instr, keys: tuple[HalfKey, HalfKey] | None = None) -> int:
                 f"the small immediate and signal small_imm_{name} disagree",
                 help="let `combine` set the signals of immediates",
             )
-    word |= add_key.bits | mul_key.bits
-    if add.a is None:
-        word |= _raddr(raddr_a) << 6
-    if mul.a is None:
-        word |= _raddr(raddr_b) << 18
-    return word
+    return sig ^ add_key.imm ^ add_key.word_imm
 
 
 def _raddr(n: int) -> int:
