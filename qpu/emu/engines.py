@@ -22,7 +22,7 @@ ENGINES = ("auto", "reference", "compiled")
 # (family, engine) -> where the machine class is. Compiled machines are there when llvmlite is.
 _MACHINES = {
     ("v3d", "reference"): ("qpu.emu.v3d.reference", "V3dReferenceMachine"),
-    ("vc4", "reference"): ("qpu.emu.vc4.chip", "Vc4ReferenceMachine"),
+    ("vc4", "reference"): ("qpu.emu.vc4.reference", "Vc4ReferenceMachine"),
     ("v3d", "compiled"): ("qpu.emu.v3d.compiled", "V3dCompiledMachine"),
     ("vc4", "compiled"): ("qpu.emu.vc4.compiled", "Vc4CompiledMachine"),
 }

@@ -22,8 +22,8 @@ from seeds import steadily
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.native import has_avx512
 from qpu.emu.vc4 import compiled_programs as vc4_programs
-from qpu.emu.vc4.chip import Vc4ReferenceMachine
 from qpu.emu.vc4.compiled import Vc4CompiledMachine
+from qpu.emu.vc4.reference import Vc4ReferenceMachine
 from qpu.errors import EmuFault
 from qpu.vc4.builder import Asm, assemble
 

@@ -22,7 +22,7 @@ from qpu.emu.engine.trace import Trace
 from qpu.emu.v3d import compiled as compiled_v3d
 from qpu.emu.v3d.reference import V3dReferenceMachine
 from qpu.emu.vc4 import compiled as compiled_vc4
-from qpu.emu.vc4.chip import Vc4ReferenceMachine
+from qpu.emu.vc4.reference import Vc4ReferenceMachine
 from qpu.vc4.builder import Asm, assemble
 
 CODE, UNIFORMS, DATA = 0x100000, 0x200000, 0x300000

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.trace import Trace
-from qpu.emu.vc4.reference import ReferenceExecution
 from qpu.emu.vc4.sync import Sync
 from qpu.emu.vc4.vpm_setup import ROWS, Vpm
 
-__all__ = ["Profile", "Vc4ReferenceMachine"]
+__all__ = ["Chip", "Profile"]
 
 
 class Profile(Protocol):
@@ -28,8 +26,8 @@ class Profile(Protocol):
         ...
 
 
-class Vc4ReferenceMachine:
-    """A chip with its state that outlives a launch: VPM contents and semaphore counters.
+class Chip:
+    """What outlives a launch: VPM contents and semaphore counters.
 
     profile: the board. memory: what GPU addresses reach, by physical address (bits 31:30 of a bus address are
     ignored). strict: stop at findings whose result on hardware is unknown. trace: record executed instructions.
@@ -61,20 +59,3 @@ class Vc4ReferenceMachine:
         """Power cycle: VPM and semaphores as after start-up (zero; `Basis.ASSUMED` for the VPM)."""
         self.vpm.words[:] = 0
         self.sync.counters[:] = [0] * len(self.sync.counters)
-
-    def launch(self, entries: Sequence[tuple[int, int]]) -> ReferenceExecution:
-        """Start programs; they advance when the execution's `run` is called.
-
-        entries: (uniforms, code) bus addresses; uniforms 0 means none. Entry i starts on QPU i; those beyond the
-        number of QPUs wait for one to become free. One launch at a time.
-        """
-        return ReferenceExecution(
-            entries,
-            self.profile.qpus,
-            self.memory,
-            self.vpm,
-            self.sync,
-            board=self.profile.name,
-            strict=self.strict,
-            trace=self.trace,
-        )

@@ -26,12 +26,11 @@ from qpu.core.deferred_signals import CriticalSection
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.native import Interrupted
 from qpu.emu.engine.numpy_lanes import LANES
-from qpu.emu.vc4.chip import Profile
+from qpu.emu.vc4.chip import Chip, Profile
 from qpu.emu.vc4.compiled_programs import FULL, HOT, MAX_NANS, Program, program_at
 from qpu.emu.vc4.prepare import COUNTS
 from qpu.emu.vc4.reference import TURN, ReferenceExecution, Stretch
 from qpu.emu.vc4.state import CLOCKS_PER_INSTRUCTION, Bank, Group, Qpu, Status
-from qpu.emu.vc4.sync import Sync
 from qpu.emu.vc4.tmu import FIFO_DEPTH, Tmu
 from qpu.emu.vc4.translate_graph import breaks
 from qpu.emu.vc4.translate_state import COUNTERS, NO_PITCH, Reason, Slot, Tally
@@ -41,7 +40,6 @@ from qpu.emu.vc4.vpm_setup import (
     GenericSetup,
     LoadSetup,
     StoreSetup,
-    Vpm,
     load_geometry,
     parse_read_setup,
     parse_write_setup,
@@ -103,61 +101,12 @@ class _States:
         )
 
 
-class Vc4CompiledMachine:
-    """A chip on the compiled engine; arguments as `Vc4ReferenceMachine`. workers: host threads, None: cores."""
-
-    def __init__(
-        self, profile: Profile, memory: Memory, *, strict: bool = True, vpm_rows: int = ROWS, workers: int | None = None
-    ) -> None:
-        self.profile = profile
-        self.memory = memory
-        self.strict = strict
-        self.workers = min(workers or os.cpu_count() or 1, profile.qpus)
-        self.vpm = Vpm(vpm_rows)
-        self.sync = Sync()
-
-    @property
-    def semaphores(self) -> tuple[int, ...]:
-        """The 16 counters, 0..15 each."""
-        return tuple(self.sync.counters)
-
-    def reset(self) -> None:
-        """Power cycle: VPM and semaphores as after start-up (zero; `Basis.ASSUMED` for the VPM)."""
-        self.vpm.words[:] = 0
-        self.sync.counters[:] = [0] * len(self.sync.counters)
-
-    def launch(self, entries: Sequence[tuple[int, int]]) -> CompiledVc4Execution:
-        """Start programs; see `Vc4ReferenceMachine.launch`."""
-        return CompiledVc4Execution(
-            entries,
-            self.profile.qpus,
-            self.memory,
-            self.vpm,
-            self.sync,
-            board=self.profile.name,
-            strict=self.strict,
-            trace=None,
-            workers=self.workers,
-        )
-
-
 class CompiledVc4Execution(ReferenceExecution):
-    """One launch on the compiled engine (`qpu.emu.engine.machine.Vc4Execution`)."""
+    """One launch on the compiled engine (`qpu.emu.engine.machine.Vc4Execution`). workers: host threads."""
 
-    def __init__(
-        self,
-        entries: Sequence[tuple[int, int]],
-        qpus: int,
-        memory: Memory,
-        vpm: Vpm,
-        sync: Sync,
-        *,
-        board: str,
-        strict: bool,
-        trace: None = None,
-        workers: int = 1,
-    ) -> None:
-        super().__init__(entries, qpus, memory, vpm, sync, board=board, strict=strict, trace=trace)
+    def __init__(self, chip: Chip, entries: Sequence[tuple[int, int]], workers: int) -> None:
+        super().__init__(chip, entries)
+        qpus, memory, vpm = chip.profile.qpus, chip.memory, chip.vpm
         self.stats.engine = "compiled"
         self._states = _States(qpus)
         self._states.adopt(self._bank, self._units.tmu)
@@ -577,3 +526,15 @@ class CompiledVc4Execution(ReferenceExecution):
 
 
 assert len(fields(Tally)) == len(COUNTERS)
+
+
+class Vc4CompiledMachine(Chip):
+    """A chip on the compiled engine; arguments as of `Chip`. workers: host threads, None: as many as cores."""
+
+    def __init__(self, profile: Profile, memory: Memory, *, workers: int | None = None, **more: Any) -> None:
+        super().__init__(profile, memory, **more)
+        self.workers = min(workers or os.cpu_count() or 1, profile.qpus)
+
+    def launch(self, entries: Sequence[tuple[int, int]]) -> CompiledVc4Execution:
+        """Start programs; see `Vc4ReferenceMachine.launch`."""
+        return CompiledVc4Execution(self, entries, self.workers)

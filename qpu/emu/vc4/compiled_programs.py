@@ -20,7 +20,7 @@ from qpu.emu.vc4.translate_state import COUNTERS
 
 __all__ = ["FULL", "HOT", "MAX_NANS", "Program", "program_at"]
 
-VERSION = "vc4-9"  # change it whenever generated code changes
+VERSION = "vc4-10"  # change it whenever generated code changes
 WORTH = 6  # native instructions in a row that make leaving the reference engine worth it
 QUICK, FULL = 0, 2  # optimisation levels
 HOT = 10_000_000  # instructions after which a program is worth the full level

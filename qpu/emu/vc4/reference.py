@@ -18,23 +18,20 @@ from numpy.typing import NDArray
 from qpu.core.deferred_signals import CriticalSection, critical, run_pending
 from qpu.core.isa import Isa
 from qpu.emu.engine.machine import RunStats
-from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.numpy_lanes import U32, quiet
-from qpu.emu.engine.trace import Trace
 from qpu.emu.vc4.alu import BRANCH_SLOTS, END_SLOTS, SWITCH_SLOTS
+from qpu.emu.vc4.chip import Chip
 from qpu.emu.vc4.faults import Level, Reporter, disassemble, fault, place
 from qpu.emu.vc4.fetch import Block, Code
 from qpu.emu.vc4.hazards import broken_rule, keep_old, restore
 from qpu.emu.vc4.prepare import COUNTS, FILES, Plan, over_branch
 from qpu.emu.vc4.reference_execute import ReferenceThread
 from qpu.emu.vc4.state import BUS_MASK, CLOCKS_PER_INSTRUCTION, Bank, Flag, Group, Qpu, Status
-from qpu.emu.vc4.sync import Sync
 from qpu.emu.vc4.units import Units
-from qpu.emu.vc4.vpm_setup import Vpm
 from qpu.errors import EmuFault
 from qpu.vc4.instr import Semaphore
 
-__all__ = ["TURN", "ReferenceExecution", "Stretch"]
+__all__ = ["TURN", "ReferenceExecution", "Stretch", "Vc4ReferenceMachine"]
 
 TURN = 1024  # instructions a QPU executes before others get a turn
 
@@ -91,27 +88,17 @@ class Stretch:
 class ReferenceExecution:
     """One launch on the reference engine (`qpu.emu.engine.machine.Vc4Execution`)."""
 
-    def __init__(
-        self,
-        entries: Sequence[tuple[int, int]],
-        qpus: int,
-        memory: Memory,
-        vpm: Vpm,
-        sync: Sync,
-        *,
-        board: str,
-        strict: bool,
-        trace: Trace | None,
-    ) -> None:
+    def __init__(self, chip: Chip, entries: Sequence[tuple[int, int]]) -> None:
         self.stats = RunStats(Isa.VC4)
+        qpus, memory, trace = chip.profile.qpus, chip.memory, chip.trace
         self._entries = [(u & 0xFFFFFFFF, c & 0xFFFFFFFF) for u, c in entries]
-        self._strict = strict
+        self._strict = chip.strict
         self._memory = memory
-        self._sync = sync
-        self._faults = Reporter(board, memory, self.stats, strict=strict)
+        self._sync = chip.sync
+        self._faults = Reporter(chip.profile.name, memory, self.stats, strict=chip.strict)
         self._bank = Bank(qpus)
         self._qpus = [Qpu(q) for q in range(qpus)]
-        self._units = Units(qpus, memory, self.stats, self._faults, vpm, sync)
+        self._units = Units(qpus, memory, self.stats, self._faults, chip.vpm, chip.sync)
         self._code = Code(memory)
         self._next = 0
         self._finished = 0
@@ -122,7 +109,7 @@ class ReferenceExecution:
         self._idle = 0  # clocks a hung machine has been watched
         self._cycle = _Cycle()
         self._trace = trace
-        sync.begin()
+        chip.sync.begin()
         if trace is not None:
             trace.begin()
         self._fill()
@@ -540,3 +527,15 @@ class ReferenceExecution:
             }
             step = q.steps + g.done - 1
             trace.add(qpu=q.number, thread=0, step=step, index=g.index(i), word=plan.word, text=text, changes=changes)
+
+
+class Vc4ReferenceMachine(Chip):
+    """A chip on the reference engine."""
+
+    def launch(self, entries: Sequence[tuple[int, int]]) -> ReferenceExecution:
+        """Start programs; they advance when the execution's `run` is called.
+
+        entries: (uniforms, code) bus addresses; uniforms 0 means none. Entry i starts on QPU i; those beyond the
+        number of QPUs wait for one to become free. One launch at a time.
+        """
+        return ReferenceExecution(self, entries)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -20,6 +20,8 @@ __all__ = ["Units"]
 
 _PTR = ir.PointerType()
 _ALIGNED = BUS_MASK & ~3
+Functions = dict[bool, ir.Function]  # one that checks, one that moves
+Row = Callable[[ir.Value, ir.Value], None]  # code that moves row i from or to a memory address
 
 
 class Units:
@@ -30,8 +32,12 @@ class Units:
         self.requests = [0, 0]
         module = translator.module
         self.gather = _gather_function(module, translator)
-        self.rows = {copy: _rows_function(module, copy) for copy in (False, True)}
-        self.columns = {copy: _load_function(module, copy) for copy in (False, True)}
+        self.rows: Functions = {
+            copy: _transfer_function(module, f"store_{copy}", _stored_rows, copy) for copy in (False, True)
+        }
+        self.columns: Functions = {
+            copy: _transfer_function(module, f"load_{copy}", _loaded_rows, copy) for copy in (False, True)
+        }
 
     def begin(self) -> None:
         """A chain starts."""
@@ -288,63 +294,101 @@ class Units:
 
         t.effects.append(effect)
 
-    def _fields(self, word: ir.Value) -> tuple[Callable[..., ir.Value], ...]:
-        """Functions of a setup word: (shift, bits) -> field; (x, n) -> x equals n; (x, n) -> x, or n for 0;
-        (mask) -> no bit outside of the mask is set.
-        """
-        b = self.t.b
+    def _store_words(self, rows: Sequence[tuple[Slot, ir.Value, ir.Value]]) -> None:
+        """At the end of the chain: each slot gets a new value where its condition holds."""
+        t, b = self.t, self.t.b
 
-        def field(shift: int, bits: int) -> ir.Value:
-            return b.and_(b.lshr(word, I32(shift)), I32((1 << bits) - 1))
+        def effect() -> None:
+            for slot, when, new in rows:
+                t.store_scalar(slot, b.select(when, new, t.load_scalar(slot)))
+            self._touch()
 
-        def equal(x: ir.Value, n: int) -> ir.Value:
-            return b.icmp_unsigned("==", x, I32(n))
-
-        def full(x: ir.Value, n: int) -> ir.Value:
-            return b.select(equal(x, 0), I32(n), x)
-
-        def unused(mask: int) -> ir.Value:
-            return equal(b.and_(word, I32(~mask & 0xFFFFFFFF)), 0)
-
-        return field, equal, full, unused
+        t.effects.append(effect)
 
     def read_setup(self, word: ir.Value) -> None:
         """A write to address 49, file A: VPM reads of rows of words, DMA loads of words, their pitch."""
-        t, b = self.t, self.t.b
-        field, equal, full, unused = self._fields(word)
-        vector = b.and_(equal(field(30, 2), 0), b.and_(equal(field(8, 2), 2), equal(field(11, 1), 1)))
-        vector = b.and_(vector, b.icmp_unsigned("<", field(0, 8), I32(64)))
-        vector = b.and_(vector, unused(GENERIC_BITS))
+        t, b, w = self.t, self.t.b, Word(self.t.b, word)
         left = b.add(t.load_scalar(Slot.READ_LEFT), t.load_scalar(Slot.QUEUED_LEFT))
-        vector = b.and_(vector, b.icmp_unsigned("<", left, I32(2)))
-        vector = b.and_(vector, equal(t.load_scalar(Slot.READ), 0))
-        queue = b.and_(vector, equal(left, 1))
-        start = b.and_(vector, equal(left, 0))
-        pitch = b.and_(equal(field(28, 4), 9), unused(PITCH_BITS))
-        block = b.and_(equal(field(28, 4), 8), unused(LOAD_BITS))
-        upright = equal(field(11, 1), 1)
-        columns, rows = full(field(20, 4), 16), full(field(16, 4), 16)
+        vector = w.every(w.rows, b.icmp_unsigned("<", left, I32(2)), w.equal(t.load_scalar(Slot.READ), 0))
+        queue, start = b.and_(vector, w.equal(left, 1)), b.and_(vector, w.equal(left, 0))
+        pitch = b.and_(w.equal(w.field(28, 4), 9), w.only(PITCH_BITS))
+        upright = w.equal(w.field(11, 1), 1)
+        columns, rows = w.count(20, 4), w.count(16, 4)
         beside = b.sub(columns, I32(1))
-        bottom = b.add(field(4, 6), b.mul(b.sub(rows, I32(1)), full(field(12, 4), 16)))
+        bottom = b.add(w.field(4, 6), b.mul(b.sub(rows, I32(1)), w.count(12, 4)))
         bottom = b.add(bottom, b.select(upright, beside, I32(0)))
-        right = b.add(field(0, 4), b.select(upright, I32(0), beside))
-        block = b.and_(block, b.icmp_unsigned("<", bottom, I32(64)))
-        block = b.and_(block, b.icmp_unsigned("<", right, I32(16)))
+        right = b.add(w.field(0, 4), b.select(upright, I32(0), beside))
+        block = w.every(
+            w.equal(w.field(28, 4), 8),
+            w.only(LOAD_BITS),
+            b.icmp_unsigned("<", bottom, I32(64)),
+            b.icmp_unsigned("<", right, I32(16)),
+        )
         self._require(b.or_(vector, b.or_(pitch, block)))
-
-        def effect() -> None:
-            for slot, when, new in (
+        self._store_words(
+            (
                 (Slot.READ_WORD, start, word),
-                (Slot.READ_AT, start, field(0, 8)),
-                (Slot.READ_LEFT, start, full(field(20, 4), 16)),
+                (Slot.READ_AT, start, w.field(0, 8)),
+                (Slot.READ_LEFT, start, w.count(20, 4)),
                 (Slot.QUEUED_WORD, queue, word),
-                (Slot.QUEUED_LEFT, queue, full(field(20, 4), 16)),
+                (Slot.QUEUED_LEFT, queue, w.count(20, 4)),
                 (Slot.LOAD, block, I32(1)),
                 (Slot.LOAD_WORD, block, word),
-                (Slot.PITCH, pitch, field(0, 16)),
-            ):
-                t.store_scalar(slot, b.select(when, new, t.load_scalar(slot)))
-            self._touch()
+                (Slot.PITCH, pitch, w.field(0, 16)),
+            )
+        )
+
+    def setup(self, word: ir.Value) -> None:
+        """A write to address 49, file B: forms that whole rows of words need."""
+        b, w = self.t.b, Word(self.t.b, word)
+        kind = w.field(30, 2)
+        stride = b.and_(w.equal(kind, 3), w.only(STRIDE_BITS))
+        block = w.every(
+            w.equal(kind, 2),
+            w.equal(w.field(0, 3), 0),
+            w.equal(w.field(14, 2), 1),
+            b.icmp_unsigned("<=", b.add(w.field(7, 7), w.count(23, 7)), I32(64)),
+            b.icmp_unsigned("<=", b.add(w.field(3, 4), w.count(16, 7)), I32(16)),
+        )
+        vector = b.and_(w.rows, self._vpm_is_free())
+        self._require(b.or_(vector, b.or_(stride, block)))
+        self._store_words(
+            (
+                (Slot.WRITE, vector, I32(1)),
+                (Slot.WRITE_WORD, vector, word),
+                (Slot.WRITE_AT, vector, w.field(0, 8)),
+                (Slot.WRITE_STEP, vector, w.count(12, 6)),
+                (Slot.STORE, block, I32(1)),
+                (Slot.STORE_WORD, block, word),
+                (Slot.STRIDE, stride, word),
+            )
+        )
+
+    def _vpm_is_free(self) -> ir.Value:
+        """2: rows are reserved, and the caller wants all VPM accesses left to the reference engine."""
+        return self.t.b.icmp_unsigned("!=", self.t.load_scalar(Slot.WRITE), I32(2))
+
+    def _transfer(
+        self,
+        functions: Functions,
+        word: ir.Value,
+        pitch: ir.Value,
+        address: ir.Value,
+        slots: tuple[Slot, Slot],
+        busy: int,
+    ) -> None:
+        """A DMA transfer of words: check now, move at the end of the chain. slots: bytes moved, end of the transfer."""
+        t, b = self.t, self.t.b
+        self._require(b.icmp_unsigned("==", b.and_(b.or_(address, pitch), I32(3)), I32(0)))
+        args = [t.function.args[n] for n in (Arg.MEMORY, Arg.PAGES, Arg.SIZE, Arg.VPM)]
+        args += [word, pitch, b.and_(address, I32(BUS_MASK))]
+        self._require(b.icmp_unsigned("!=", b.call(functions[False], args), I64(0)))
+        clock = self._clock(busy)
+
+        def effect() -> None:
+            size = b.call(functions[True], args)
+            t.store_scalar(slots[0], b.add(t.load_scalar(slots[0], I64), size))
+            t.store_scalar(slots[1], clock)
 
         t.effects.append(effect)
 
@@ -352,83 +396,58 @@ class Units:
         """A DMA load of words."""
         t, b = self.t, self.t.b
         self._require_alone()
-        # 2: the caller wants all VPM accesses left to the reference engine
-        self._require(b.icmp_unsigned("!=", t.load_scalar(Slot.WRITE), I32(2)))
+        self._require(self._vpm_is_free())
         self._require(b.icmp_unsigned("==", t.load_scalar(Slot.LOAD), I32(1)))
-        word, extended = t.load_scalar(Slot.LOAD_WORD), t.load_scalar(Slot.PITCH)
-        power = b.and_(b.lshr(word, I32(24)), I32(15))
-        own = b.icmp_unsigned("==", power, I32(0))
-        pitch = b.select(own, extended, b.shl(I32(8), power))
-        one = b.icmp_unsigned("==", b.and_(word, I32(15 << 16)), I32(1 << 16))
-        pitch = b.select(one, I32(0), pitch)
+        w = Word(b, t.load_scalar(Slot.LOAD_WORD))
+        power = w.field(24, 4)
+        pitch = b.select(w.equal(power, 0), t.load_scalar(Slot.PITCH), b.shl(I32(8), power))
+        pitch = b.select(w.equal(w.field(16, 4), 1), I32(0), pitch)
         self._require(b.icmp_unsigned("!=", pitch, I32(NO_PITCH)))
-        self._require(b.icmp_unsigned("==", b.and_(b.or_(address, pitch), I32(3)), I32(0)))
-        args = [t.function.args[n] for n in (Arg.MEMORY, Arg.PAGES, Arg.SIZE, Arg.VPM)]
-        args += [word, pitch, b.and_(address, I32(BUS_MASK))]
-        self._require(b.icmp_unsigned("!=", b.call(self.columns[False], args), I64(0)))
-        until = self._clock(LOAD_BUSY)
-
-        def effect() -> None:
-            moved = b.call(self.columns[True], args)
-            t.store_scalar(Slot.DMA_LOADED, b.add(t.load_scalar(Slot.DMA_LOADED, I64), moved))
-            t.store_scalar(Slot.LOAD_UNTIL, until)
-
-        t.effects.append(effect)
-
-    def setup(self, word: ir.Value) -> None:
-        """A write to address 49, file B: forms that whole rows of words need."""
-        t, b = self.t, self.t.b
-        field, equal, full, unused = self._fields(word)
-        kind = field(30, 2)
-        vector = b.and_(equal(kind, 0), b.and_(equal(field(8, 2), 2), equal(field(11, 1), 1)))
-        vector = b.and_(vector, b.icmp_unsigned("<", field(0, 8), I32(64)))
-        vector = b.and_(vector, unused(GENERIC_BITS))
-        stride = b.and_(equal(kind, 3), unused(STRIDE_BITS))
-        rows = b.and_(equal(kind, 2), b.and_(equal(field(0, 3), 0), equal(field(14, 2), 1)))
-        bottom = b.add(field(7, 7), full(field(23, 7), 128))
-        right = b.add(field(3, 4), full(field(16, 7), 128))
-        rows = b.and_(rows, b.icmp_unsigned("<=", bottom, I32(64)))
-        rows = b.and_(rows, b.icmp_unsigned("<=", right, I32(16)))
-        # 2: the caller wants all VPM accesses left to the reference engine
-        vector = b.and_(vector, b.icmp_unsigned("!=", t.load_scalar(Slot.WRITE), I32(2)))
-        self._require(b.or_(vector, b.or_(stride, rows)))
-
-        def effect() -> None:
-            for slot, when, new in (
-                (Slot.WRITE, vector, I32(1)),
-                (Slot.WRITE_WORD, vector, word),
-                (Slot.WRITE_AT, vector, field(0, 8)),
-                (Slot.WRITE_STEP, vector, full(field(12, 6), 64)),
-                (Slot.STORE, rows, I32(1)),
-                (Slot.STORE_WORD, rows, word),
-                (Slot.STRIDE, stride, word),
-            ):
-                t.store_scalar(slot, b.select(when, new, t.load_scalar(slot)))
-            self._touch()
-
-        t.effects.append(effect)
+        self._transfer(self.columns, w.word, pitch, address, (Slot.DMA_LOADED, Slot.LOAD_UNTIL), LOAD_BUSY)
 
     def store(self, address: ir.Value) -> None:
         """A DMA store of whole rows."""
         t, b = self.t, self.t.b
         self._require_alone()
-        known = b.icmp_unsigned("==", t.load_scalar(Slot.STORE), I32(1))
-        word, stride = t.load_scalar(Slot.STORE_WORD), t.load_scalar(Slot.STRIDE)
-        block = b.icmp_unsigned("!=", b.and_(stride, I32(1 << 16)), I32(0))
-        odd = b.icmp_unsigned("!=", b.and_(b.or_(address, stride), I32(3)), I32(0))
-        self._require(b.and_(known, b.not_(b.or_(block, odd))))
-        args = [t.function.args[n] for n in (Arg.MEMORY, Arg.PAGES, Arg.SIZE, Arg.VPM)]
-        args += [word, b.and_(stride, I32(0xFFFF)), b.and_(address, I32(BUS_MASK))]
-        self._require(b.icmp_unsigned("!=", b.call(self.rows[False], args), I64(0)))
-        until = self._clock(STORE_BUSY)
+        self._require(b.icmp_unsigned("==", t.load_scalar(Slot.STORE), I32(1)))
+        w = Word(b, t.load_scalar(Slot.STRIDE))
+        self._require(w.equal(w.field(16, 1), 0))  # BLOCKMODE
+        word = t.load_scalar(Slot.STORE_WORD)
+        self._transfer(self.rows, word, w.field(0, 16), address, (Slot.DMA_BYTES, Slot.STORE_UNTIL), STORE_BUSY)
 
-        def effect() -> None:
-            moved = b.call(self.rows[True], args)
-            total = b.add(t.load_scalar(Slot.DMA_BYTES, I64), moved)
-            t.store_scalar(Slot.DMA_BYTES, total)
-            t.store_scalar(Slot.STORE_UNTIL, until)
 
-        t.effects.append(effect)
+class Word:
+    """A set-up word and its fields, as code. rows: it selects VPM accesses of whole rows of words."""
+
+    def __init__(self, b: ir.IRBuilder, word: ir.Value) -> None:
+        self.b = b
+        self.word = word
+
+    def field(self, shift: int, bits: int) -> ir.Value:
+        return self.b.and_(self.b.lshr(self.word, I32(shift)), I32((1 << bits) - 1))
+
+    def count(self, shift: int, bits: int) -> ir.Value:
+        """A field in which 0 means one more than the largest number."""
+        found = self.field(shift, bits)
+        return self.b.select(self.equal(found, 0), I32(1 << bits), found)
+
+    def equal(self, x: ir.Value, n: int) -> ir.Value:
+        return self.b.icmp_unsigned("==", x, I32(n))
+
+    def only(self, mask: int) -> ir.Value:
+        """No bit outside of `mask` is set."""
+        return self.equal(self.b.and_(self.word, I32(~mask & 0xFFFFFFFF)), 0)
+
+    def every(self, first: ir.Value, *more: ir.Value) -> ir.Value:
+        for x in more:
+            first = self.b.and_(first, x)
+        return first
+
+    @property
+    def rows(self) -> ir.Value:
+        size, horizontal = self.equal(self.field(8, 2), 2), self.equal(self.field(11, 1), 1)
+        inside = self.b.icmp_unsigned("<", self.field(0, 8), I32(64))
+        return self.every(self.equal(self.field(30, 2), 0), size, horizontal, inside, self.only(GENERIC_BITS))
 
 
 def _gather_function(module: ir.Module, translator: Any) -> ir.Function:
@@ -464,134 +483,124 @@ def _gather_function(module: ir.Module, translator: Any) -> ir.Function:
     return function
 
 
-def _rows_function(module: ir.Module, copy: bool) -> ir.Function:
-    """(memory, pages, size, vpm, setup word, gap, address) -> bytes of a DMA store, 0 when a row is not legal.
+def _transfer_function(
+    module: ir.Module, name: str, make: Callable[[_Transfer], tuple[ir.Value, ir.Value, ir.Value, Row]], copy: bool
+) -> ir.Function:
+    """(memory, pages, size, vpm, setup word, pitch, address) -> bytes of a DMA transfer, 0 when a row is not legal.
 
-    copy: do it; else only look.
+    make: rows, bytes of a row, bytes from row to row in memory, and how a row is moved. copy: do it; else only look.
     """
-    types = [_PTR, _PTR, I64, _PTR, I32, I32, I32]
-    function = ir.Function(module, ir.FunctionType(I64, types), "copy_rows" if copy else "check_rows")
+    function = ir.Function(module, ir.FunctionType(I64, [_PTR, _PTR, I64, _PTR, I32, I32, I32]), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    memory, pages, size, vpm, word, gap, address = function.args
-    b = ir.IRBuilder(function.append_basic_block("start"))
+    t = _Transfer(function)
+    b = t.b
+    rows, length, pitch, move = make(t)
+    start = b.zext(function.args[6], I64)
 
-    def field(shift: int, bits: int) -> ir.Value:
-        return b.zext(b.and_(b.lshr(word, I32(shift)), I32((1 << bits) - 1)), I64)
+    def row(i: ir.Value) -> None:
+        at = b.add(start, b.mul(i, pitch))
+        if copy:
+            move(i, b.gep(t.memory, [at], source_etype=I8))
+        else:
+            t.check(at, length)
 
-    units, depth = (b.select(b.icmp_unsigned("==", f, I64(0)), I64(128), f) for f in (field(23, 7), field(16, 7)))
-    length = b.shl(depth, I64(2))
-    source = b.add(b.shl(field(7, 6), I64(6)), b.shl(field(3, 4), I64(2)))
-    pitch = b.add(length, b.zext(gap, I64))
-    start = b.zext(address, I64)
-    total = b.mul(length, units)
-    entry = b.block
-    loop, body, done = (function.append_basic_block(n) for n in ("loop", "body", "done"))
-    assert entry is not None
-    b.branch(loop)
-    b.position_at_end(loop)
-    i = b.phi(I64)
-    i.add_incoming(I64(0), entry)
-    b.cbranch(b.icmp_unsigned("<", i, units), body, done)
-    b.position_at_end(body)
-    at = b.add(start, b.mul(i, pitch))
-    if copy:
-        here = b.gep(memory, [at], source_etype=I8)
-        there = b.gep(vpm, [b.add(source, b.shl(i, I64(6)))], source_etype=I8)
-        kind = ir.FunctionType(ir.VoidType(), [_PTR, _PTR, I64, I1])
-        move = module.globals.get("llvm.memcpy.p0.p0.i64") or ir.Function(module, kind, "llvm.memcpy.p0.p0.i64")
-        full = b.icmp_unsigned("==", length, I64(64))
-        with b.if_else(full) as (whole, part):
-            with whole:
-                row = b.load(there, typ=I32X16)
-                row.align = 4
-                b.store(row, here).align = 4
-            with part:
-                b.call(move, [here, there, length, I1(0)])
-    else:
-        last = b.add(at, b.sub(length, I64(1)))
-        with b.if_then(b.icmp_unsigned(">=", last, size), likely=False):
-            b.ret(I64(0))
-        owners = [
-            b.load(b.gep(pages, [b.shl(b.lshr(x, I64(12)), I64(2))], source_etype=I8), typ=I32) for x in (at, last)
-        ]
-        legal = b.and_(b.icmp_unsigned("!=", owners[0], I32(0)), b.icmp_unsigned("==", owners[0], owners[1]))
-        with b.if_then(b.not_(legal), likely=False):
-            b.ret(I64(0))
-    i.add_incoming(b.add(i, I64(1)), b.block)
-    b.branch(loop)
-    b.position_at_end(done)
-    b.ret(total)
+    t.each(rows, row)
+    b.ret(b.mul(length, rows))
     return function
 
 
-def _load_function(module: ir.Module, copy: bool) -> ir.Function:
-    """(memory, pages, size, vpm, setup word, pitch, address) -> bytes of a DMA load, 0 when a row is not legal.
+class _Transfer:
+    """The body of a transfer function under construction."""
 
-    copy: do it; else only look. The block lies inside the VPM.
-    """
-    types = [_PTR, _PTR, I64, _PTR, I32, I32, I32]
-    function = ir.Function(module, ir.FunctionType(I64, types), "load_rows" if copy else "check_load")
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    memory, pages, size, vpm, word, pitch, address = function.args
-    b = ir.IRBuilder(function.append_basic_block("start"))
+    def __init__(self, function: ir.Function) -> None:
+        self.function = function
+        self.memory, self.pages, self.size, self.vpm, self.word, self.pitch, _ = function.args
+        self.b = ir.IRBuilder(function.append_basic_block("start"))
+        self.w = Word(self.b, self.word)
 
-    def field(shift: int, bits: int) -> ir.Value:
-        return b.zext(b.and_(b.lshr(word, I32(shift)), I32((1 << bits) - 1)), I64)
+    def wide(self, x: ir.Value) -> ir.Value:
+        return self.b.zext(x, I64)
 
-    columns, rows, vpitch = (
-        b.select(b.icmp_unsigned("==", f, I64(0)), I64(16), f) for f in (field(20, 4), field(16, 4), field(12, 4))
-    )
-    upright = b.icmp_unsigned("!=", field(11, 1), I64(0))
-    target = b.add(b.shl(field(4, 6), I64(6)), b.shl(field(0, 4), I64(2)))
-    beside = b.select(upright, I64(64), I64(4))
-    length = b.shl(columns, I64(2))
-    start, pitch = b.zext(address, I64), b.zext(pitch, I64)
-    whole = b.and_(b.icmp_unsigned("==", columns, I64(16)), b.not_(upright))
+    def vpm_row(self, first: ir.Value, rows: ir.Value) -> ir.Value:
+        """Address of the VPM word `rows` rows below byte `first`."""
+        return self.b.gep(self.vpm, [self.b.add(first, self.b.shl(rows, I64(6)))], source_etype=I8)
 
-    def each(count: ir.Value, body: Callable[[ir.Value], None]) -> None:
-        entry = b.block
-        loop, inside, done = (function.append_basic_block(n) for n in ("loop", "body", "done"))
+    def line(self, source: ir.Value, target: ir.Value) -> None:
+        """Move a whole row of 16 words."""
+        value = self.b.load(source, typ=I32X16)
+        value.align = 4
+        self.b.store(value, target).align = 4
+
+    def each(self, count: ir.Value, body: Callable[[ir.Value], None]) -> None:
+        """A loop over 0..count-1; count is not 0."""
+        b, entry = self.b, self.b.block
+        loop, done = (self.function.append_basic_block(n) for n in ("loop", "done"))
         b.branch(loop)
         b.position_at_end(loop)
         i = b.phi(I64)
         i.add_incoming(I64(0), entry)
-        b.cbranch(b.icmp_unsigned("<", i, count), inside, done)
-        b.position_at_end(inside)
         body(i)
-        i.add_incoming(b.add(i, I64(1)), b.block)
-        b.branch(loop)
+        after = b.add(i, I64(1))
+        i.add_incoming(after, b.block)
+        b.cbranch(b.icmp_unsigned("<", after, count), loop, done)
         b.position_at_end(done)
 
-    def move(row: ir.Value) -> None:
-        here = b.gep(memory, [b.add(start, b.mul(row, pitch))], source_etype=I8)
-        there = b.gep(vpm, [b.add(target, b.mul(row, b.shl(vpitch, I64(6))))], source_etype=I8)
+    def check(self, at: ir.Value, length: ir.Value) -> None:
+        """Return 0 unless all bytes from `at` on lie in one region."""
+        b = self.b
+        last = b.add(at, b.sub(length, I64(1)))
+        with b.if_then(b.icmp_unsigned(">=", last, self.size), likely=False):
+            b.ret(I64(0))
+        one, two = (
+            b.load(b.gep(self.pages, [b.shl(b.lshr(x, I64(12)), I64(2))], source_etype=I8), typ=I32) for x in (at, last)
+        )
+        with b.if_then(
+            b.not_(b.and_(b.icmp_unsigned("!=", one, I32(0)), b.icmp_unsigned("==", one, two))), likely=False
+        ):
+            b.ret(I64(0))
+
+
+def _stored_rows(t: _Transfer) -> tuple[ir.Value, ir.Value, ir.Value, Row]:
+    """A store of whole rows; `pitch` is the gap between two rows in memory."""
+    b, w = t.b, t.w
+    rows, length = t.wide(w.count(23, 7)), b.shl(t.wide(w.count(16, 7)), I64(2))
+    source = b.add(b.shl(t.wide(w.field(7, 6)), I64(6)), b.shl(t.wide(w.field(3, 4)), I64(2)))
+
+    def move(i: ir.Value, here: ir.Value) -> None:
+        there = t.vpm_row(source, i)
+        kind = ir.FunctionType(ir.VoidType(), [_PTR, _PTR, I64, I1])
+        name = "llvm.memcpy.p0.p0.i64"
+        copy = t.function.module.globals.get(name) or ir.Function(t.function.module, kind, name)
+        with b.if_else(b.icmp_unsigned("==", length, I64(64))) as (whole, part):
+            with whole:
+                t.line(there, here)
+            with part:
+                b.call(copy, [here, there, length, I1(0)])
+
+    return rows, length, b.add(length, t.wide(t.pitch)), move
+
+
+def _loaded_rows(t: _Transfer) -> tuple[ir.Value, ir.Value, ir.Value, Row]:
+    """A load of words into rows or columns inside the VPM; `pitch` leads from row start to row start in memory."""
+    b, w = t.b, t.w
+    columns, rows, step = (t.wide(w.count(shift, 4)) for shift in (20, 16, 12))
+    upright = w.equal(w.field(11, 1), 1)
+    target = b.add(b.shl(t.wide(w.field(4, 6)), I64(6)), b.shl(t.wide(w.field(0, 4)), I64(2)))
+    beside = b.select(upright, I64(64), I64(4))
+    line = b.and_(b.icmp_unsigned("==", columns, I64(16)), b.not_(upright))
+
+    def move(i: ir.Value, here: ir.Value) -> None:
+        there = t.vpm_row(target, b.mul(i, step))
 
         def element(k: ir.Value) -> None:
             value = b.load(b.gep(here, [b.shl(k, I64(2))], source_etype=I8), typ=I32)
             b.store(value, b.gep(there, [b.mul(k, beside)], source_etype=I8))
 
-        with b.if_else(whole) as (line, single):
-            with line:
-                value = b.load(here, typ=I32X16)
-                value.align = 4
-                b.store(value, there).align = 4
+        with b.if_else(line) as (whole, single):
+            with whole:
+                t.line(here, there)
             with single:
-                each(columns, element)
+                t.each(columns, element)
 
-    def look(row: ir.Value) -> None:
-        at = b.add(start, b.mul(row, pitch))
-        last = b.add(at, b.sub(length, I64(1)))
-        with b.if_then(b.icmp_unsigned(">=", last, size), likely=False):
-            b.ret(I64(0))
-        owners = [
-            b.load(b.gep(pages, [b.shl(b.lshr(x, I64(12)), I64(2))], source_etype=I8), typ=I32) for x in (at, last)
-        ]
-        legal = b.and_(b.icmp_unsigned("!=", owners[0], I32(0)), b.icmp_unsigned("==", owners[0], owners[1]))
-        with b.if_then(b.not_(legal), likely=False):
-            b.ret(I64(0))
-
-    each(rows, move if copy else look)
-    b.ret(b.mul(length, rows))
-    return function
+    return rows, b.shl(columns, I64(2)), t.wide(t.pitch), move

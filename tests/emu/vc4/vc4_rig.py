@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.trace import Trace
-from qpu.emu.vc4.chip import Vc4ReferenceMachine
-from qpu.emu.vc4.reference import ReferenceExecution
+from qpu.emu.vc4.reference import ReferenceExecution, Vc4ReferenceMachine
 from qpu.vc4.builder import Asm, assemble
 from qpu.vc4.builder import build as build_unchecked
 
