@@ -62,7 +62,10 @@ class Program:
         self._known: dict[tuple[int, int, tuple[int, int, int]], int | None] = {}
         self._heat = np.zeros(len(words), np.int64)  # executions by the reference engine
         self._asked: set[int] = set()  # instructions where `start` has answered since they are warm
-        if not WARM:
+        self._looked = False  # whether anything was looked at for translation
+        if WARM:
+            self.graph.explore([Node(0)])  # `covers` compares what can be reached
+        else:
             self.discover([Node(0)])
 
     # -- what is worth a translation
@@ -101,6 +104,7 @@ class Program:
 
     def discover(self, roots: Sequence[Node]) -> None:
         """Translate with these nodes as further starting points."""
+        self._looked = True
         graph = self.graph
         graph.explore(roots)
         graph.reasons.clear()
@@ -202,7 +206,7 @@ class Program:
         if situation not in self._known:
             graph = self.graph
             node = graph.node(at, 0, NOWHERE, sfu, history)
-            fresh = node not in graph.follow or graph.reasons.get(node) == COLD
+            fresh = not self._looked or node not in graph.follow or graph.reasons.get(node) == COLD
             if fresh and self.builds < MAX_BUILDS and graph.plan(at) is not None:
                 seen = self._seen[situation] = self._seen.get(situation, 0) + 1
                 if self.builds and seen < PATIENCE:
