@@ -211,8 +211,8 @@ class Half:
     """
 
     __slots__ = (
-        "a", "b", "claims", "cond", "dst", "either", "imm", "modes", "muxes", "op", "pack", "packs", "push", "reads",
-        "rotate", "unit", "unpack", "unpacks", "whole", "ws",
+        "_hash", "a", "b", "claims", "cond", "dst", "either", "imm", "modes", "muxes", "op", "pack", "packs", "push",
+        "reads", "rotate", "unit", "unpack", "unpacks", "whole", "ws",
     )  # fmt: skip
 
     def __init__(
@@ -230,6 +230,7 @@ class Half:
         pack: tuple[int, int] | None = None,
         unpack: tuple[int, int] | None = None,
     ) -> None:
+        self._hash = 0  # until somebody asks
         self.unit = unit
         self.op = op
         self.dst = dst
@@ -284,7 +285,9 @@ class Half:
         return self is other or (isinstance(other, Half) and self._key == other._key)
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        if not self._hash:
+            self._hash = hash(self._key) or 1
+        return self._hash
 
     def __repr__(self) -> str:
         return f"Half{self._key}"
