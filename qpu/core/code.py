@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from operator import index as as_integer
+from typing import TYPE_CHECKING, Any, Self
 
 from qpu.core.isa import Isa
-from qpu.errors import Diagnostic, Loc
+from qpu.errors import Diagnostic, Loc, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +33,18 @@ class Code:
     labels: dict[str, int] = field(default_factory=dict)
     locs: Sequence[LocLike] = ()
     warnings: tuple[Diagnostic, ...] = ()
+
+    @classmethod
+    def of_words(cls, isa: Isa, words: Iterable[int]) -> Self:
+        """The code of 64-bit words. Raises: UsageError."""
+        try:
+            values = tuple(as_integer(word) for word in words)
+        except TypeError as error:
+            raise UsageError(f"{error}; a program is a builder function, text, or integers of 64 bits") from None
+        for index, word in enumerate(values):
+            if not 0 <= word < 1 << 64:
+                raise UsageError(f"word {index} is {word:#x}; allowed: 64 bits, unsigned")
+        return cls(isa, values)
 
     def __len__(self) -> int:
         return len(self.code)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from operator import index as as_integer
 from typing import TYPE_CHECKING
 
 from qpu.core.code import Code
-from qpu.core.isa import Isa
-from qpu.errors import AsmError, DecodeError, Diagnostic, UsageError
+from qpu.core.isa import BRANCH_SLOTS, Isa
+from qpu.core.listing import listing
+from qpu.errors import DecodeError, UsageError
 from qpu.v3d.decode import decode
 from qpu.v3d.encode import encode
 from qpu.v3d.instr import Branch, Instr
@@ -53,34 +53,10 @@ class V3dToolkit:
 
             program = assemble_text(self.isa, source, filename=filename or "<text>")
         else:
-            program = Code(self.isa, self._words(source))
+            program = Code.of_words(self.isa, source)
         if check:
             self._raise(program, single_segment)
         return program
-
-    @staticmethod
-    def _words(source: Iterable[int]) -> tuple[int, ...]:
-        words: list[int] = []
-        wrong: list[Diagnostic] = []
-        try:
-            values = [as_integer(value) for value in source]
-        except TypeError as error:
-            raise UsageError(f"{error}; a program is a builder function, text, or integers of 64 bits") from None
-        for index, word in enumerate(values):
-            if not 0 <= word < 1 << 64:
-                wrong.append(
-                    Diagnostic(
-                        "word",
-                        f"{word} is not a 64-bit word",
-                        allowed="0 .. 2**64 - 1",
-                        help="a program is a list of unsigned 64-bit words",
-                        index=index,
-                    )
-                )
-            words.append(word)
-        if wrong:
-            raise AsmError.of(wrong)
-        return tuple(words)
 
     def _raise(self, program: Code, single_segment: bool) -> None:
         from qpu.core.hazards import raise_errors
@@ -116,13 +92,9 @@ class V3dToolkit:
 
         The text assembles to the same words again, surplus bits aside; undecodable words are ``.word`` lines.
         """
-        code = program.code
-        labels: dict[int, list[str]] = {}
-        for name, index in program.labels.items():
-            labels.setdefault(index, []).append(name)
         instrs: list[Instr | None] = []
         targets: dict[int, int] = {}
-        for index, word in enumerate(code):
+        for index, word in enumerate(program.code):
             try:
                 instr: Instr | None = decode(self.isa, word)
             except DecodeError:
@@ -130,29 +102,14 @@ class V3dToolkit:
             instrs.append(instr)
             if isinstance(instr, Branch) and instr.bdi == "rel":
                 offset = instr.offset - (1 << 32) if instr.offset >> 31 else instr.offset
-                target = index + 4 + offset // 8
-                if 0 <= target <= len(code):
-                    targets[index] = target
-        taken = {name for names in labels.values() for name in names}
-        for target in sorted(set(targets.values())):
-            if target not in labels:
-                name = f"L{target}"
-                while name in taken:
-                    name += "_"
-                taken.add(name)
-                labels[target] = [name]
-        lines: list[str] = []
-        for index, word in enumerate(code):
-            lines += [f"{name}:" for name in labels.get(index, ())]
-            instr = instrs[index]
+                targets[index] = index + 1 + BRANCH_SLOTS + offset // 8
+
+        def line(index: int, target: str | None) -> str:
+            word, instr = program.code[index], instrs[index]
             if instr is None:
-                lines.append(f"    .word 0x{word:016x}  # no instruction")
-                continue
-            if isinstance(instr, Branch):
-                line = branch_text(instr, labels[targets[index]][0] if index in targets else None)
-            else:
-                line = text(instr)
+                return f".word 0x{word:016x}  # not an instruction"
             extra = note(instr, word)
-            lines.append(f"    {line}" + (f"  # {extra}" if extra else ""))
-        lines += [f"{name}:" for name in labels.get(len(code), ())]
-        return "\n".join(lines) + "\n" if lines else ""
+            what = branch_text(instr, target) if isinstance(instr, Branch) else text(instr)
+            return f"{what}  # {extra}" if extra else what
+
+        return listing(program, targets, line, "{}:")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import index
 from os import PathLike
 from typing import Any
 
@@ -65,7 +64,7 @@ class Vc4Toolkit:
             labels = {name: offset // 8 for name, offset in text.labels.items() if offset % 8 == 0}
             program = Code(Isa.VC4, text.words, labels, text.locs, text.warnings)
         else:
-            program = Code(Isa.VC4, _words(source))
+            program = Code.of_words(Isa.VC4, source)
         if check:
             from qpu.vc4.hazards import enforce
 
@@ -107,14 +106,3 @@ class Vc4Toolkit:
         from qpu.vc4.printer import listing
 
         return listing(program)
-
-
-def _words(source: Iterable[int]) -> tuple[int, ...]:
-    try:
-        words = tuple(index(w) for w in source)
-    except TypeError as error:
-        raise UsageError(f"{error}; a program is a builder function, text, or integers of 64 bits") from None
-    for n, word in enumerate(words):
-        if not 0 <= word < 1 << 64:
-            raise UsageError(f"word {n} is {word:#x}; allowed: 64 bits, unsigned")
-    return words

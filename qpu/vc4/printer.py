@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from qpu.core import listing as core
 from qpu.core.code import Code
 from qpu.vc4 import regs
 from qpu.vc4.decode import decode, reserved
@@ -399,28 +400,8 @@ def _canonical_semaphore(i: Semaphore) -> Semaphore:
 def listing(program: Code) -> str:
     """One instruction a line; labels on lines of their own, branches to them by name. The text assembles again."""
     instrs = [decode(word) for word in program.code]
-    names = {index: [name] for name, index in reversed(program.labels.items())}
-    for name, index in program.labels.items():
-        if name not in names[index]:
-            names[index].append(name)
-    taken = set(program.labels)
-    for index, instr in enumerate(instrs):
-        if isinstance(instr, Branch):
-            target = instr.target(index)
-            if target is not None and 0 <= target <= len(instrs) and target not in names:
-                name = f"L{target}"
-                while name in taken:
-                    name += "_"
-                taken.add(name)
-                names[target] = [name]
-    lines: list[str] = []
-    for index, instr in enumerate(instrs):
-        lines += [f":{name}" for name in names.get(index, ())]
-        where = None
-        if isinstance(instr, Branch):
-            target = instr.target(index)
-            if target is not None and target in names:
-                where = f":{names[target][0]}"
-        lines.append("    " + instruction_text(instr, where))
-    lines += [f":{name}" for name in names.get(len(instrs), ())]
-    return "\n".join(lines) + "\n" if lines else ""
+    reached = {at: i.target(at) for at, i in enumerate(instrs) if isinstance(i, Branch)}
+    targets = {at: to for at, to in reached.items() if to is not None}
+    return core.listing(
+        program, targets, lambda at, name: instruction_text(instrs[at], None if name is None else f":{name}"), ":{}"
+    )
