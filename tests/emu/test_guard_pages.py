@@ -29,10 +29,6 @@ def child(script: str, *arguments: object) -> dict[str, int]:
     return found
 
 
-def has_programs(board: str) -> bool:
-    return board != "pi3" or (HERE / "guarded" / "edges_vc4.py").exists()
-
-
 def edges(board: str, count: int, seed: int) -> None:
     """Both engines: launches end in the same ways, and some in each."""
     one, other = (child("edges.py", board, engine, count, seed) for engine in ENGINES)
@@ -41,19 +37,19 @@ def edges(board: str, count: int, seed: int) -> None:
     assert min(one["ended"], one["out-of-bounds"]) > count // 20, one
 
 
-@pytest.mark.parametrize("board", [b for b in BOARDS if has_programs(b)])
+@pytest.mark.parametrize("board", BOARDS)
 def test_launches_at_the_edges_of_buffers_stay_inside(board: str) -> None:
     edges(board, EDGES, 1)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("part", range(10))
-@pytest.mark.parametrize("board", [b for b in BOARDS if has_programs(b)])
+@pytest.mark.parametrize("board", BOARDS)
 def test_launches_at_the_edges_of_buffers_stay_inside_for_long(board: str, part: int) -> None:
     edges(board, 3000, 100 + part)
 
 
-@pytest.mark.parametrize("isa", ["v3d42", "v3d71"])
+@pytest.mark.parametrize("isa", ["v3d42", "v3d71", "vc4"])
 def test_random_programs_stay_inside(isa: str) -> None:
     """Both engines run each program."""
     assert child("random_programs.py", isa, 0, 30) == {"agreed": 30}
@@ -61,7 +57,7 @@ def test_random_programs_stay_inside(isa: str) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize("isa", ["v3d42", "v3d71"])
+@pytest.mark.parametrize("isa", ["v3d42", "v3d71", "vc4"])
 def test_random_programs_stay_inside_for_long(isa: str, part: int) -> None:
     first = 10**7 + SHARE * part
     assert child("random_programs.py", isa, first, SHARE) == {"agreed": SHARE}

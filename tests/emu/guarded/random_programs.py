@@ -5,19 +5,24 @@ from __future__ import annotations
 import faulthandler
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 
 def main(isa: str, first: int, count: int) -> dict[str, int]:
     """Compare the engines on each program."""
+    import test_engines_v3d
+    import test_engines_vc4
     from seeds import steadily
-    from test_engines_v3d import bench
 
     from qpu.core.isa import Isa
+    from qpu.emu.vc4 import compiled_programs
 
+    compiled_programs.WARM = 0  # translate before anything runs
+    bench: Any = test_engines_vc4.bench() if isa == "vc4" else test_engines_v3d.bench(Isa(isa))
     for seed in steadily(range(first, first + count)):
-        bench(Isa(isa)).compare(seed, small=seed % 4 > 0)
+        bench.compare(seed, small=seed % 4 > 0)
     return {"agreed": count}
 
 
