@@ -41,6 +41,12 @@ class LlvmLanes:
         self.avx512 = avx512
         self.plain = host().plain if plain is None else plain
         self.doubles = _LlvmDoubles(self)
+        # Operations that are one instruction
+        b: Any = builder
+        self.add, self.sub, self.mul = b.add, b.sub, b.mul
+        self.and_, self.or_, self.xor, self.not_ = b.and_, b.or_, b.xor, b.not_
+        self.shl, self.shr, self.asr = b.shl, b.lshr, b.ashr
+        self.select, self.mand, self.mor, self.mnot = b.select, b.and_, b.or_, b.not_
 
     # -- helpers
 
@@ -87,39 +93,9 @@ class LlvmLanes:
 
     # -- integers
 
-    def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.b.add(a, b)
-
-    def sub(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.b.sub(a, b)
-
-    def mul(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.b.mul(a, b)
-
     def umulh(self, a: ir.Value, b: ir.Value) -> ir.Value:
         wide = self.b.mul(self.b.zext(a, I64X16), self.b.zext(b, I64X16))
         return self.b.trunc(self.b.lshr(wide, ir.Constant(I64X16, [32] * LANES)), I32X16)
-
-    def and_(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.b.and_(a, b)
-
-    def or_(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.b.or_(a, b)
-
-    def xor(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.b.xor(a, b)
-
-    def not_(self, a: ir.Value) -> ir.Value:
-        return self.b.not_(a)
-
-    def shl(self, a: ir.Value, n: ir.Value) -> ir.Value:
-        return self.b.shl(a, n)
-
-    def shr(self, a: ir.Value, n: ir.Value) -> ir.Value:
-        return self.b.lshr(a, n)
-
-    def asr(self, a: ir.Value, n: ir.Value) -> ir.Value:
-        return self.b.ashr(a, n)
 
     def clz(self, a: ir.Value) -> ir.Value:
         return self.intrinsic("llvm.ctlz.v16i32", I32X16, [a, I1(0)])
@@ -146,18 +122,6 @@ class LlvmLanes:
 
     def fle(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self.b.fcmp_ordered("<=", self._f(a), self._f(b))
-
-    def select(self, m: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.b.select(m, a, b)
-
-    def mand(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.b.and_(a, b)
-
-    def mor(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.b.or_(a, b)
-
-    def mnot(self, a: ir.Value) -> ir.Value:
-        return self.b.not_(a)
 
     def mconst(self, value: bool) -> ir.Value:
         return ir.Constant(I1X16, [int(value)] * LANES)

@@ -6,6 +6,7 @@ overflow and invalid operations are ordinary values here.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -59,10 +60,34 @@ def _narrow_rz(exact: F64) -> F32:
     return _f(np.where(np.abs(near.astype(np.float64)) > np.abs(exact), bits - np.uint32(1), bits))
 
 
+_One: TypeAlias = "staticmethod[[U32], U32]"
+_Two: TypeAlias = "staticmethod[[U32, U32], U32]"
+_Compare: TypeAlias = "staticmethod[[U32, U32], Mask]"
+_Select: TypeAlias = "staticmethod[[Mask, U32, U32], U32]"
+_Mask: TypeAlias = "staticmethod[[Mask], Mask]"
+_Masks: TypeAlias = "staticmethod[[Mask, Mask], Mask]"
+
+
 class NumpyLanes:
     """The NumPy implementation of `qpu.core.lanes.LaneOps`."""
 
     __slots__ = ()
+
+    add: _Two = staticmethod(operator.add)
+    sub: _Two = staticmethod(operator.sub)
+    mul: _Two = staticmethod(operator.mul)
+    and_: _Two = staticmethod(operator.and_)
+    or_: _Two = staticmethod(operator.or_)
+    xor: _Two = staticmethod(operator.xor)
+    not_: _One = staticmethod(operator.invert)
+    shl: _Two = staticmethod(operator.lshift)
+    shr: _Two = staticmethod(operator.rshift)
+    eq: _Compare = staticmethod(np.equal)
+    ult: _Compare = staticmethod(np.less)
+    select: _Select = staticmethod(np.where)
+    mand: _Masks = staticmethod(operator.and_)
+    mor: _Masks = staticmethod(operator.or_)
+    mnot: _Mask = staticmethod(operator.invert)
 
     def const(self, value: int) -> U32:
         return _const(value)
@@ -79,35 +104,8 @@ class NumpyLanes:
         index = np.array(order, np.intp)
         return lambda a: a[..., index]
 
-    def add(self, a: U32, b: U32) -> U32:
-        return a + b
-
-    def sub(self, a: U32, b: U32) -> U32:
-        return a - b
-
-    def mul(self, a: U32, b: U32) -> U32:
-        return a * b
-
     def umulh(self, a: U32, b: U32) -> U32:
         return ((a.astype(np.uint64) * b) >> np.uint64(32)).astype(np.uint32)
-
-    def and_(self, a: U32, b: U32) -> U32:
-        return a & b
-
-    def or_(self, a: U32, b: U32) -> U32:
-        return a | b
-
-    def xor(self, a: U32, b: U32) -> U32:
-        return a ^ b
-
-    def not_(self, a: U32) -> U32:
-        return ~a
-
-    def shl(self, a: U32, n: U32) -> U32:
-        return a << n
-
-    def shr(self, a: U32, n: U32) -> U32:
-        return a >> n
 
     def asr(self, a: U32, n: U32) -> U32:
         return _u(a.view(np.int32) >> n.view(np.int32))
@@ -118,12 +116,6 @@ class NumpyLanes:
 
     def udiv(self, a: U32, n: int) -> U32:
         return a // np.uint32(n)
-
-    def eq(self, a: U32, b: U32) -> Mask:
-        return np.equal(a, b)
-
-    def ult(self, a: U32, b: U32) -> Mask:
-        return np.less(a, b)
 
     def slt(self, a: U32, b: U32) -> Mask:
         return np.less(a.view(np.int32), b.view(np.int32))
@@ -136,18 +128,6 @@ class NumpyLanes:
 
     def fle(self, a: U32, b: U32) -> Mask:
         return np.less_equal(_f(a), _f(b))
-
-    def select(self, m: Mask, a: U32, b: U32) -> U32:
-        return np.where(m, a, b)
-
-    def mand(self, a: Mask, b: Mask) -> Mask:
-        return a & b
-
-    def mor(self, a: Mask, b: Mask) -> Mask:
-        return a | b
-
-    def mnot(self, a: Mask) -> Mask:
-        return ~a
 
     def mconst(self, value: bool) -> Mask:
         return _TRUE if value else _FALSE
