@@ -26,7 +26,7 @@ from qpu.emu.engine.host_cpu import host
 
 __all__ = ["ENGINE_VERSION", "Improvement", "Interrupted", "NativeCode", "build", "has_avx512"]
 
-ENGINE_VERSION = 17  # change it whenever generated code changes
+ENGINE_VERSION = 18  # change it whenever generated code changes
 SEAL = "meta_digest"  # constant in the object code: the digest of the metadata that it was made with
 POLL_S = 0.05  # of host time, between checks for signals while LLVM works
 _LOCK = threading.Lock()
