@@ -361,14 +361,14 @@ def write_c(words: Sequence[int], name: str, *, header: str | None = None, comme
     lines.append(f"uint32_t {name}[{2 * len(words)}] = {{")
     for i, word in enumerate(words):
         comma = "," if i + 1 < len(words) else ""
-        remark = f" /* {comments[i].replace('*/', '* /')} */" if i < len(comments) and comments[i] else ""
-        lines.append(f"\t0x{word & 0xFFFFFFFF:08x}, 0x{word >> 32:08x}{comma}{remark}")
+        comment = f" /* {comments[i].replace('*/', '* /')} */" if i < len(comments) and comments[i] else ""
+        lines.append(f"\t0x{word & 0xFFFFFFFF:08x}, 0x{word >> 32:08x}{comma}{comment}")
     lines += ["};", "", "#ifdef __cplusplus", "}", "#endif", ""]
     return "\n".join(lines)
 
 
 def write_header(words: Sequence[int], name: str, symbols: Symbols | None = None) -> str:
-    """The header that goes with `write_c`: the array, a macro for each exported value and label."""
+    """The header for the source of `write_c`: the array, a macro for each exported value and label."""
     names = symbols or Symbols()
     guard = f"{name.upper()}_H"
     lines = [f"#ifndef {guard}", f"#define {guard}", "", "#include <stdint.h>", ""]

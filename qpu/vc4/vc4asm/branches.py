@@ -27,7 +27,7 @@ def read_branch(op: Operation, reader: Reader) -> tuple[Branch, BranchTarget | N
             sets = True
         elif name in ALU_CONDS:
             raise Fault(
-                "branch-condition", f".{name} is no branch condition", pos, allowed="." + " .".join(BRANCH_CONDS)
+                "branch-condition", f".{name} is not a branch condition", pos, allowed="." + " .".join(BRANCH_CONDS)
             )
         else:
             raise unknown_extension(name, pos, "a branch")
@@ -70,7 +70,7 @@ def read_branch(op: Operation, reader: Reader) -> tuple[Branch, BranchTarget | N
                 raise Fault("branch-target", f"a branch target is not {described(value)}", operand.pos)
             imm = word32(value, operand.pos)
             if imm & 7 and reg < 0:
-                reader.note("branch-alignment", f"{value} is no multiple of 8, the size of an instruction", operand.pos)
+                reader.note("branch-alignment", f"{value} is not a multiple of 8 bytes", operand.pos)
     if reg < 0 and label is None and not any(not isinstance(t.value, Reg) for t in targets):
         raise Fault(
             "branch-target", "a branch needs a target", targets[0].pos, allowed="a label, a constant, ra0..ra31"

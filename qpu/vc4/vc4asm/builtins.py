@@ -1,4 +1,4 @@
-"""Predicates on values, known without any include."""
+"""Predicates on values, which the language knows without any include."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Constants by other means: which operation turns one small immediate into the value a `mov` asks for.
+"""Constants that `mov` makes with an operation: which one computes the value from one small immediate.
 
 ``mov d, constant`` has no encoding of its own. It becomes an operation whose two operands are the same small immediate
 s, such that op(s, s) is the value: ``or`` for the 48 immediates themselves, ``add`` for twice an immediate, ``shl``

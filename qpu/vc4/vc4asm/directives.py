@@ -340,7 +340,7 @@ def _integers(bits: int) -> Handler:
     def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
         for value, pos in _values(parser):
             if isinstance(value, LabelRef):
-                raise Fault("label-operand", "a label alone is no data; a difference of two labels is", pos)
+                raise Fault("label-operand", "a label alone is not data; a difference of two labels is", pos)
             if not isinstance(value, int):
                 raise Fault("value-type", f"data of {bits} bits are integers, not {described(value)}", pos)
             if bits < 64 and not -(1 << (bits - 1)) <= value < 1 << bits:
@@ -416,7 +416,7 @@ def _global(engine: Engine, parser: Parser, block: Block, at: int) -> int:
         value = parser.expression()
         _end(parser)
         if not isinstance(value, LabelRef) or value.addend:
-            raise Fault("global", "an exported label stands alone: .global :name", pos)
+            raise Fault("global", "an exported label is written without addition: .global :name", pos)
         name = value.key[0]
         if value.key[1]:
             raise Fault("label-export", f"the local label {name} cannot be exported", pos)
@@ -468,7 +468,7 @@ def _clone(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     out = engine.out
     first = engine.labels.address(label)
     if first % 8:
-        raise Fault("clone", f"{first} is no address of an instruction", pos)
+        raise Fault("clone", f"{first} is not the address of an instruction", pos)
     first //= 8
     here = len(out.words) + bool(out.tail_bits)
     origin = out

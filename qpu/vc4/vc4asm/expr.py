@@ -1,4 +1,4 @@
-"""Expressions: a scanner and an evaluating parser over a piece of source text."""
+"""Expressions: a parser that evaluates a piece of source text while it reads it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _END_OF_OPERAND = frozenset(",;)].:")
 
 
 class Parser:
-    """Evaluates an expression of `text` from `pos` on; `pos` stands after it when done."""
+    """Evaluates an expression of `text` from `pos` on; `pos` is behind it when done."""
 
     __slots__ = ("depth", "env", "pos", "text")
 
@@ -79,7 +79,7 @@ class Parser:
         return pos
 
     def peek(self) -> str:
-        """The next character that is no white space, or an empty string at the end."""
+        """The next character that is not white space, or an empty string at the end."""
         pos = self.skip()
         return self.text[pos] if pos < len(self.text) else ""
 
@@ -255,7 +255,7 @@ class Parser:
             self.depth -= 1
             return value
         if following != "(" and env.function(name) is not None:
-            raise Fault("syntax", f"{name} is a function; its arguments stand in parentheses", pos)
+            raise Fault("syntax", f"{name} is a function; its arguments are written in parentheses", pos)
         raise env.unknown(name, pos)
 
     @staticmethod

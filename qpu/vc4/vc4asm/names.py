@@ -143,7 +143,7 @@ def _op_packs() -> dict[str, tuple[int, int]]:
 
 
 OP_PACKS = _op_packs()
-"""Pack extensions after an operation: (pm, code). They are taken as they stand, whatever the destination."""
+"""Pack extensions after an operation: (pm, code). They are used as they are, whatever the destination."""
 
 
 def _unpacks() -> dict[str, tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""The program being written: words, data, labels, places that await a label's address."""
+"""The program being written: words, data, labels, and branches that await the address of a label."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class Output:
         return Cut(self, len(self.words) - n)
 
     def resolve(self) -> None:
-        """Patch the branches whose labels are known now. Labels that nobody defined are left alone."""
+        """Patch the branches whose labels are known now. References to undefined labels stay as they are."""
         for index, target in self.fixups.items():
             label = target.label
             address = self.labels.get(label.key)

@@ -1,4 +1,4 @@
-"""Operations of a line: from their text to names, extensions and operands."""
+"""Parser of one operation: from its text to name, extensions and operands."""
 
 from __future__ import annotations
 

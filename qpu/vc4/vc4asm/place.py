@@ -37,6 +37,7 @@ TO_MUL_SAME = {OR: V8MIN, 20: V8MIN, 18: V8MIN, 19: V8MIN, XOR: V8SUBS_M, ISUB: 
 TO_ADD = {0: 0, 6: 30, V8SUBS_M: V8SUBS_A}
 TO_ADD_SAME = {V8MIN: OR, 5: OR}
 _USES_A = (Port.A, Port.ANY)
+_FLOAT = [[row is not None and float_operands(row) for row in rows] for rows in (ADD_OPS, MUL_OPS)]
 
 
 class _Misfit(Exception):
@@ -228,8 +229,7 @@ class Instruction:
         mul = info.mul >= 0 and (info.add < 0 or self.sides[MUL] is None or self.sides[ADD] is not None)
         self._take(op, mul=mul)
         side = Side(info.mul if mul else info.add)
-        row = MUL_OPS[side.op] if mul else ADD_OPS[side.op]
-        float_op = row is not None and float_operands(row)
+        float_op = _FLOAT[mul][side.op]
         push, unpack, pack = self.reader.exts(op, side)
         push |= self.reader.destination(op.operands[0], side, mul=mul, asked=pack, rotated=True)
         operands = self.reader.rotate_destination(op.operands, mul=mul)
@@ -567,9 +567,8 @@ class Instruction:
     def _check_unpacks(self) -> None:
         """Warn where a float operation makes the unpack of the other operation deliver floats, too (vc4.md 5.1)."""
         floats = False
-        for side, rows in zip(self.sides, (ADD_OPS, MUL_OPS), strict=True):
-            row = None if side is None else rows[side.op]
-            if side is not None and row is not None and float_operands(row):
+        for side, takes_floats in zip(self.sides, _FLOAT, strict=True):
+            if side is not None and takes_floats[side.op]:
                 floats |= any(s is not None and s.port is Port.A for s in (side.a, side.b))
         for name, to_float, pos, operation in self.reader.requests:
             if floats == to_float:

@@ -18,7 +18,7 @@ class Reg:
 
     family: group within which register arithmetic moves (``ra``, ``rb``, ``r``, ``sacq``, ``srel``, ``io``).
     mux: 0..5 when it is read through a multiplexer (accumulator), else -1. read_files, write_files: bit 0 = file A,
-    bit 1 = file B; an address good in both files has 3. semaphore: the low bits of a semaphore instruction, or -1.
+    bit 1 = file B; an address that both files have gives 3. semaphore: the low bits of a semaphore instruction, or -1.
     """
 
     name: str = field(compare=False)
@@ -56,7 +56,7 @@ def _registers() -> tuple[dict[str, Reg], dict[tuple[str, int], Reg]]:
         if name == "-":
             continue
         r, w = reads.get(name), writes.get(name)
-        # Graphics coordinates share an address in both directions; a name that lacks one gets the other's.
+        # Graphics coordinates have one address for reads and writes; a name without one gets the other's.
         if name in ("quad_x", "quad_y") and r is None:
             r = reads["x_coord" if name == "quad_x" else "y_coord"]
         read_files = 0 if r is None else sum(1 << f for f in r.files)

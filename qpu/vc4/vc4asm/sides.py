@@ -1,7 +1,7 @@
 """What the text of an operation says about one ALU: destination, sources, condition, packs, rotation.
 
-A `Reader` checks operands and extensions and fills in a `Side`; where that goes, and what fits beside it, is decided by
-`qpu.vc4.vc4asm.place`.
+A `Reader` checks operands and extensions and fills in a `Side`; `qpu.vc4.vc4asm.place` decides which ALU does the work
+and what fits beside it.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ class Reader:
     def unpack(self, request: Unpack | None, side: Side, others: Sequence[Side | None], *, float_op: bool) -> None:
         """An unpack asked for on the operation: of r4 if that is read, else of register file A; with ``i`` always of A.
 
-        When the operation reads neither, it goes with whatever else the instruction packs.
+        When the operation reads neither, it uses the pm bit of whatever else the instruction packs.
         """
         if request is None or not request[0]:
             return

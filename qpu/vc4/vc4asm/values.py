@@ -1,4 +1,4 @@
-"""Values of assembly expressions (64-bit integers, doubles, vectors, registers, labels) and their operators."""
+"""Values of assembly expressions: 64-bit integers, doubles, vectors, registers, labels, and their operators."""
 
 from __future__ import annotations
 

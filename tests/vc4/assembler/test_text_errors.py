@@ -31,6 +31,7 @@ def test_wrong(rule: str, line: int, column: int, source: str) -> None:
     assert first.loc.file == "t.qasm"
     assert first.loc.text == source.splitlines()[line - 1]
     assert first.message[0] != " "
+    assert first.help
     assert f"t.qasm:{line}:{column}: error[{rule}]" in str(caught.value)
 
 

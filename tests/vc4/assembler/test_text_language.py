@@ -273,6 +273,7 @@ def test_defines() -> None:
         ("vpm_setup(1, 1, v32(0, 0))", 0x101200),
         ("vdw_setup_0(16, 16, dma_h32(0, 0))", 0x88104000),
         ("vdr_setup_1(64)", 0x90000040),
+        ("vdr_setup_1(12288)", 0x90003000),
         ("ilog2(0)", -1),
         ("ilog2(0xffffffff)", 31),
         ("countBits(-1)", 64),
