@@ -52,7 +52,7 @@ class DeviceInfo:
 
 
 class Bo(Protocol):
-    """A buffer object: memory that CPU and GPU share."""
+    """A buffer object: memory that both CPU and GPU access."""
 
     @property
     def size(self) -> int:
@@ -86,7 +86,7 @@ class Completion:
     value: int
 
     def missing(self) -> str:
-        """Why the word tells of an unfinished program; empty when it is there, or can no longer be read."""
+        """Why the program counts as unfinished; empty when the word is there, or can no longer be read."""
         try:
             found = int.from_bytes(self.bo.view[self.offset : self.offset + 4], "little")
         except UsageError:
@@ -144,7 +144,7 @@ class Fence(Protocol):
 
     @property
     def done(self) -> bool:
-        """True once it is known to be over, well or not; asks nobody."""
+        """True once it is known to have ended, well or not; makes no call."""
         ...
 
     def wait(self, timeout_s: float | None = None) -> None:

@@ -121,7 +121,7 @@ class Revision:
 class Board:
     """What is known about the computer.
 
-    model: for people, never for decisions. soc: ``BCM2837`` or None when this is no known Raspberry Pi. generation:
+    model: for people, never for decisions. soc: ``BCM2837`` or None when this is not a known Raspberry Pi. generation:
     of VideoCore: 4, 6, 7 or None. revision: the revision code, flags included, or None. memory_mb: from the code.
     compatible: device-tree names, most specific first. source: where the knowledge came from: ``device-tree``,
     ``revision``, ``cpuinfo``, ``gpu`` or empty. container: ``docker``, ``podman``, ``lxc``, ... or None.
@@ -170,10 +170,10 @@ UNKNOWN = Board("unknown board")
 def decode_revision(code: int) -> Revision:
     """Decode a revision code. Unknown types, chips and makers are accepted and give None.
 
-    Source: drivers.md 7.2. Raises: ValueError for a number that is no u32.
+    Source: drivers.md 7.2. Raises: ValueError for a number that is not a u32.
     """
     if not 0 <= code < 1 << 32:
-        raise ValueError(f"revision code {code:#x} is no 32-bit number")
+        raise ValueError(f"revision code {code:#x} is not a 32-bit number")
     if not code & _NEW_FLAG:
         old = _OLD.get(code & 0xFF_FFFF)
         warranty = bool(code >> 24 & 3)
@@ -186,7 +186,7 @@ def decode_revision(code: int) -> Revision:
     kind, revision, memory_code = code >> 4 & 0xFF, code & 15, code >> 20 & 7
     name, suffix = _TYPES.get(kind, (f"(unknown type 0x{kind:02x})", None))
     if kind == 0x19 and memory_code == 6:
-        name = "500+"  # told apart from the 500 by its memory only
+        name = "500+"  # differs from the 500 by its memory only
     return Revision(
         code,
         True,
@@ -333,14 +333,14 @@ def exists(port: Port, path: str) -> bool:
 
 
 def detect_container(port: Port) -> str | None:
-    """Name of the container runtime this process lives in, None outside of one (as far as can be told)."""
+    """Name of the container runtime this process lives in, None outside of one (as far as files show)."""
     if exists(port, "/.dockerenv"):
         return "docker"
     if exists(port, "/run/.containerenv"):
         return "podman"
-    told = read(port, "/run/systemd/container")
-    if told and told.strip():
-        return told.strip().decode("utf-8", "replace")
+    named = read(port, "/run/systemd/container")
+    if named and named.strip():
+        return named.strip().decode("utf-8", "replace")
     for variable in (read(port, "/proc/1/environ") or b"").split(b"\0"):
         if variable.startswith(b"container=") and len(variable) > 10:
             return variable[10:].decode("utf-8", "replace")
@@ -352,7 +352,7 @@ def detect_container(port: Port) -> str | None:
 
 
 def detect(port: Port) -> Board:
-    """The board behind `port`, as far as files tell. Never raises; an unknown computer gives `soc` None."""
+    """The board behind `port`, as far as files show. Never raises; an unknown computer gives `soc` None."""
     cpuinfo = read(port, "/proc/cpuinfo")
     return board_from(
         compatible=tree_bytes(port, "compatible"),

@@ -81,7 +81,7 @@ def examine(port: Port) -> Report:
             "the GPU is not usable yet; programs run on an emulated board until the lines marked 'fail' are solved"
         )
     else:
-        conclusion = "this is no Raspberry Pi with a known GPU: programs run on an emulated board (pi5 unless named)"
+        conclusion = "this is not a Raspberry Pi with a known GPU: programs run on an emulated board (pi5 unless named)"
     return Report(tuple(checks), usable, where, device, conclusion)
 
 
@@ -90,7 +90,7 @@ def examine(port: Port) -> Report:
 
 def _board(where: board.Board) -> Check:
     if not where.is_pi:
-        return Check("board", Status.FAIL, f"{where.model}: no known Raspberry Pi", (probe.EMULATE,))
+        return Check("board", Status.FAIL, f"{where.model}: not a known Raspberry Pi", (probe.EMULATE,))
     code = "" if where.revision is None else f", revision code {where.revision:x}"
     return Check("board", Status.OK, f"{where.model}, {where.soc}, {where.gpu}{code}")
 
@@ -340,7 +340,7 @@ def versions(port: Port) -> dict[str, str | None]:
 
 
 def info(port: Port, fallback: Callable[[], Port] | None = None) -> dict[str, Any]:
-    """What ``qpu info`` tells.
+    """What ``qpu info`` prints.
 
     fallback: makes the port of the emulated board that is used when `port` has no usable GPU; without one `device` is
     None then. `reason` says why there is no real GPU.

@@ -149,7 +149,7 @@ def fault(key: str, what: str, errno: int | None = None, detail: str = "") -> Dr
 
 
 def no_device(message: str, errno: int | None = None, helps: tuple[str, ...] = ()) -> NoDeviceError:
-    """NoDeviceError with one ``help:`` line per different mend."""
+    """NoDeviceError with one ``help:`` line per different advice."""
     return NoDeviceError(message + "".join(HELP + m for m in dict.fromkeys(helps)), errno)
 
 

@@ -31,7 +31,7 @@ class LinuxMapping:
         import ctypes
         import mmap
 
-        # mmap duplicates the descriptor unless told otherwise, which 3.13 made possible: one descriptor per buffer
+        # mmap duplicates the descriptor, which 3.13 can switch off: one descriptor per buffer
         # before that.
         extra: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
         self._map: mmap_module.mmap | None = mmap.mmap(
@@ -122,19 +122,19 @@ class LinuxPort:
     """System calls of this process.
 
     sysroot: directory below which names in /proc, /sys, /dev and /run are looked up (default: QPU_SYSROOT, else none).
-    Symbolic links are followed inside of it. Raises: UsageError when it is no directory.
+    Symbolic links are followed inside of it. Raises: UsageError when it is not a directory.
     """
 
     def __init__(self, sysroot: str | None = None) -> None:
         self.sysroot = os.environ.get("QPU_SYSROOT", "") if sysroot is None else sysroot
         if self.sysroot and not os.path.isdir(self.sysroot):
             raise UsageError(
-                f"QPU_SYSROOT={self.sysroot!r} is no directory; unset it, or name one with proc, sys and dev"
+                f"QPU_SYSROOT={self.sysroot!r} is not a directory; unset it, or name one with proc, sys and dev"
             )
 
     @property
     def emulated(self) -> str | None:
-        """None on the real machine; the board under `qpu emulate`, so that nobody takes its times for a Pi's."""
+        """None on the real machine; the board under `qpu emulate`, so that its times are not taken for a Pi's."""
         return os.environ.get("QPU_EMULATE") or None
 
     @property

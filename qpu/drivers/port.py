@@ -1,4 +1,4 @@
-"""The one door to the operating system: every system call a driver or the detection makes goes through a `Port`."""
+"""The interface to the operating system: drivers and detection make every system call through a `Port`."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Port(Protocol):
     def stat(self, path: str) -> FileStat: ...
 
     def monotonic(self) -> float:
-        """Seconds on a clock that never goes back."""
+        """Seconds on a monotonic clock."""
         ...
 
     def sleep(self, seconds: float) -> None: ...

@@ -36,7 +36,7 @@ class Attempt:
 
 
 def detect_board(port: Port) -> board.Board:
-    """The board as files tell, else as the firmware tells (a container without the device tree)."""
+    """The board according to files, else according to the firmware (a container without the device tree)."""
     found = board.detect(port)
     if found.is_pi or not board.exists(port, "/dev/vcio"):
         return found
@@ -103,11 +103,11 @@ def _plan(
         return [("mailbox", vc4), ("drm_v3d", "VideoCore IV has no compute dispatch in DRM")]
     if where.generation is not None:
         return [("drm_v3d", v3d), ("mailbox", f"the firmware starts no programs on {where.gpu}")]
-    return [("drm_v3d", v3d), ("mailbox", "the board is no Pi 0-3 as far as can be told")]
+    return [("drm_v3d", v3d), ("mailbox", "the board is not a Pi 0-3 as far as files show")]
 
 
 def _refused(where: board.Board, name: str, failed: list[Attempt]) -> DriverError:
-    place = where.model if where.is_pi else f"{where.model}, no known Raspberry Pi"
+    place = where.model if where.is_pi else f"{where.model}, not a known Raspberry Pi"
     at = "" if name == "hardware" else f" at {name}"
     helps = [help for attempt in failed for help in attempt.helps] if where.is_pi or name != "hardware" else []
     if where.container and not where.is_pi:

@@ -1,4 +1,4 @@
-"""The emulated board as a `Port`: drivers cannot tell it from a real one."""
+"""The emulated board as a `Port`, indistinguishable from a real one for drivers."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class EmuPort:
     def process(self) -> EmuPort:
         """A port of another process on the same board: descriptors of its own; memory, clock and GPU are shared.
 
-        `shutdown` of it is the end of that process; the board goes off with the last one.
+        `shutdown` of it ends that process; the last one powers the board off.
         """
         if self.board.closed:
             raise fail(errno.EBADF)
@@ -192,7 +192,7 @@ class EmuPort:
             return [] if self.board.closed else self.board.allocated()
 
     def shutdown(self) -> None:
-        """The process ends, and with the last one the board goes off: everything is freed, later calls fail with EBADF.
+        """End the process; the last one powers the board off: everything is freed, later calls fail with EBADF.
 
         Idempotent. `leaked` keeps what was held: by this process, or by anybody when it was the last.
         """
@@ -211,7 +211,7 @@ class EmuPort:
     def end_process(self) -> None:
         """What the board does when the process ends, however: its maps go, then its descriptors are closed.
 
-        Firmware memory and the power of the QPUs belong to nobody and stay. Does nothing on a board that is off.
+        Firmware memory and the power of the QPUs belong to no process and stay. Does nothing on a board that is off.
         """
         if self.board.closed:
             return

@@ -24,7 +24,7 @@ _TABLES = (drm.IOCTLS, vcsm.IOCTLS, mailbox.IOCTLS, dma_buf.IOCTLS)
 def ioctl_name(request: int) -> str:
     """The header's name of a request by type and number, ``0x...`` when it is none of ours.
 
-    DRM and the mailbox share their type letter; the mailbox's only request is told by its size.
+    DRM and the mailbox have the same type letter; the mailbox's only request is recognised by its size.
     """
     kind, nr = request >> 8 & 0xFF, request & 0xFF
     if kind == mailbox.PROPERTY.type and nr == mailbox.PROPERTY.nr and request >> 16 & 0x3FFF in (4, 8):

@@ -131,7 +131,7 @@ def test_sysroot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sysroot_that_is_no_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("QPU_SYSROOT", str(tmp_path / name))
-    with pytest.raises(UsageError, match="is no directory"):
+    with pytest.raises(UsageError, match="is not a directory"):
         LinuxPort()
 
 

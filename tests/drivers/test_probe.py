@@ -249,7 +249,7 @@ def test_another_computer() -> None:
     with pytest.raises(NoDeviceError) as caught:
         open_driver(port)
     first, *rest = str(caught.value).splitlines()
-    assert first.startswith("no usable GPU (unknown board, no known Raspberry Pi): drm_v3d: /dev/dri: ")
+    assert first.startswith("no usable GPU (unknown board, not a known Raspberry Pi): drm_v3d: /dev/dri: ")
     assert "renderD128 is i915, card0 is i915" in first
     assert rest == [f"  help: {EMULATE}"]
 
@@ -257,7 +257,7 @@ def test_another_computer() -> None:
 def test_a_computer_without_any_gpu() -> None:
     with pytest.raises(NoDeviceError) as caught:
         open_driver(FakePort(nodes={}))
-    assert "drm_v3d: there is no /dev/dri; mailbox: the board is no Pi 0-3" in str(caught.value)
+    assert "drm_v3d: there is no /dev/dri; mailbox: the board is not a Pi 0-3" in str(caught.value)
     assert helps(caught.value) == (EMULATE,)
     with pytest.raises(NoDeviceError) as caught:
         open_driver(FakePort(nodes={}, files={"/.dockerenv": b""}))
@@ -325,7 +325,7 @@ def test_doctor_on_another_computer() -> None:
     assert data["checks"][0] == {
         "name": "board",
         "status": "fail",
-        "found": "unknown board: no known Raspberry Pi",
+        "found": "unknown board: not a known Raspberry Pi",
         "helps": [EMULATE],
     }
 

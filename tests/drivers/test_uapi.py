@@ -169,9 +169,9 @@ def test_wrong_use_is_refused() -> None:
         vcsm.layout("vmcs_sm_ioctl_alloc", 8).pack(name=bytes(33))
     with pytest.raises(ValueError, match="pointer size 2"):
         drm.layout("drm_version", 2)
-    with pytest.raises(TypeError, match="is no number"):
+    with pytest.raises(TypeError, match="is not a number"):
         create.number(create.pack(), "counters")
-    with pytest.raises(TypeError, match="is no array"):
+    with pytest.raises(TypeError, match="is not an array"):
         create.numbers(create.pack(), "id")
 
 

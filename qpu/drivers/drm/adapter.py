@@ -30,7 +30,7 @@ __all__ = ["TRIVIAL", "DrmBo", "DrmFence", "DrmV3d", "Identity", "open_adapter"]
 
 LONGEST_WAIT_NS = 24 * 3600 * 10**9  # of one call; longer waits repeat it
 BLOCKED_S = 1e-3  # a wait that took that long has seen the job end; a shorter one may have come late
-SWEEP = 64  # unfinished launches nobody asked about before the adapter does
+SWEEP = 64  # unwaited launches before the adapter polls for finished ones
 
 # The smallest program of each version, for single-segment dispatches: `nop ; nop ; thrsw`, then two `nop ; nop`.
 # Source: drivers' listings in v3d.md section 15.
@@ -106,7 +106,7 @@ class DrmV3d:
     def alloc(self, size: int) -> DrmBo:
         """A zero-filled, page-aligned buffer of at least `size` bytes, mapped.
 
-        Raises: UsageError for a size the GPU cannot address, DriverError (ENOMEM, ENOSPC, ...) with its mend.
+        Raises: UsageError for a size the GPU cannot address, DriverError (ENOMEM, ENOSPC, ...) with cause and help.
         """
         page = self._port.page_size
         if not 0 < size <= 0x1_0000_0000 - 2 * page:
@@ -195,7 +195,7 @@ class DrmV3d:
         """
         self._calls.usable()
         if not isinstance(job, CsdJob):
-            raise UsageError(f"{type(job).__name__} is no dispatch; V3D takes a CsdJob")
+            raise UsageError(f"{type(job).__name__} is not a dispatch; V3D takes a CsdJob")
         cfg = csd.csd_cfg(job, self.identity.version, self.identity.revision)
         bos = self._own(job.bos)
         if job.completion is not None and job.completion.bo not in bos:
@@ -217,7 +217,7 @@ class DrmV3d:
     def _start(
         self, cfg: tuple[int, ...], bos: Sequence[DrmBo], waits: Sequence[int], completion: Completion | None
     ) -> DrmFence:
-        """Queue the dispatch and take note of it."""
+        """Queue the dispatch and record it."""
         syncobj = self._syncobjs.take()
         try:
             self._queue(cfg, bos, waits, syncobj)
@@ -284,7 +284,7 @@ class DrmV3d:
             keep.clear()
 
     def _import(self, fence: Fence, timeout_s: float, room: bool) -> list[int]:
-        """Sync objects of this device that stand for a job of another one; waits here where that is not possible."""
+        """Sync objects of this device for a job of another one; waits here where that is not possible."""
         if isinstance(fence, DrmFence) and (fence.driver is self or fence.done):
             return []  # jobs of one file run in order
         if not isinstance(fence, DrmFence) or not self._shares(fence.driver.port) or not fence.syncobj or not room:
@@ -411,7 +411,7 @@ class DrmV3d:
         self._calls.once(name, arg)
 
     def _retire(self, last: DrmFence, *, seen: bool) -> None:
-        """A job has ended, and with it every earlier one. Tell whether a reset cut them short, free what waited.
+        """A job has ended, and with it every earlier one. Find out whether a reset cut them short, free what waited.
 
         seen: it ended just now, so that what was queued behind it cannot have been reset yet.
         """
@@ -463,7 +463,7 @@ class DrmV3d:
             self._gem_close(bo.handle)
 
     def _sweep(self) -> bool:
-        """Look whether launches nobody asked about have ended; True when at least one had."""
+        """Poll for unwaited launches that have ended; True when at least one had."""
         with self._lock:
             waiting = list(self._pending)
         return bool(waiting) and self.poll(waiting[0])
@@ -492,7 +492,7 @@ class DrmV3d:
     # counters
 
     def counter_names(self) -> tuple[str, ...]:
-        """Names of the performance counters by id: the kernel's own where it tells them (6.11 and newer)."""
+        """Names of the performance counters by id: the kernel's own where it gives them (6.11 and newer)."""
         return self._perfmons.names()
 
     def counters(self, names: Sequence[str]) -> AbstractContextManager[dict[str, int]]:
@@ -535,7 +535,7 @@ class DrmV3d:
                 try:
                     bo.unmap()
                 except BufferError:
-                    pass  # someone looks at it: unmapped when the last view goes
+                    pass  # still viewed: unmapped with the last view
         finally:
             self._port.close(self._node.fd)
 

@@ -103,7 +103,7 @@ def looks_like_v3d(port: Port, path: str) -> bool:
 def find_v3d(port: Port, path: str | None = None, container: str | None = None) -> Node:
     """Open the v3d node: the one at `path`, else the first that the driver's name proves to be one.
 
-    Raises: DriverError with the reason and its help; a node that may not be opened is told apart from a wrong one.
+    Raises: DriverError with the reason and its help; a node that may not be opened has another reason than a wrong one.
     """
     if path is not None:
         node = _try(port, path)

@@ -134,7 +134,7 @@ class DrmFence:
         self._driver.wait(self, timeout_s)
 
     def poll(self, timeout_s: float = 0.0) -> bool:
-        """True when the job has ended, well or not; `wait` tells which."""
+        """True when the job has ended, well or not; `wait` raises if not."""
         return self._driver.poll(self, timeout_s)
 
 

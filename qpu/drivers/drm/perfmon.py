@@ -39,7 +39,7 @@ class Perfmons:
             raise fault("unexpected", self._calls.what(name), error.errno, detail) from error
 
     def names(self) -> tuple[str, ...]:
-        """Names by id: the kernel's own where it tells them (6.11 and newer)."""
+        """Names by id: the kernel's own where it gives them (6.11 and newer)."""
         if self._names is None:
             count = self._params.get(Param.MAX_PERF_COUNTERS)
             if count is None:

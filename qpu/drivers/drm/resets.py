@@ -30,8 +30,8 @@ def blame(ended: Sequence[DrmFence], before: int | None, now: int | None) -> lis
     spoken = [f for f in ended if f.completion is not None and id(f) not in known]
     for group in (silent, spoken):  # a word can be set by a program that hangs afterwards
         if left > 0 and group:
-            doubt = "" if left >= len(group) else f"; it may be another of the {len(group)} launches that ended by then"
-            cut += [(f, counted + doubt) for f in group]
+            other = "" if left >= len(group) else f"; it may be another of the {len(group)} launches that ended by then"
+            cut += [(f, counted + other) for f in group]
             left -= len(group)
     return cut
 
@@ -40,9 +40,9 @@ def warn_unknown(node: str, seconds: float) -> None:
     """Tell once that a long launch cannot be vouched for: the kernel counts no resets and it has no completion word."""
     warnings.warn(
         f"{node}: a launch took up to {seconds:.2f} s, and this kernel (older than about 6.17) does not count GPU "
-        f"resets: had its watchdog cut the launch short after {WATCHDOG_S} s without a finished batch, nobody would "
-        "know. Let the program set a word at its end (launch argument completion), or cut the dispatch into short "
-        "parts (max_batches)",
+        f"resets: had its watchdog cut the launch short after {WATCHDOG_S} s without a finished batch, there would "
+        "be no sign of it. Let the program set a word at its end (launch argument completion), or cut the dispatch "
+        "into short parts (max_batches)",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -13,7 +13,7 @@ _ABSENT = (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class SyncObjects:
-    """Sync objects of one open node; 0 stands for none, on kernels that have no sync objects."""
+    """Sync objects of one open node; 0 means none, on kernels that have no sync objects."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls

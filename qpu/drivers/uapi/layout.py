@@ -116,14 +116,14 @@ class Layout:
         """One field that is a number."""
         value = self.get(data, name)
         if not isinstance(value, int):
-            raise TypeError(f"{self.name}.{name} is no number")
+            raise TypeError(f"{self.name}.{name} is not a number")
         return value
 
     def numbers(self, data: bytes | bytearray | memoryview, name: str) -> tuple[int, ...]:
         """One field that is an array of numbers."""
         value = self.get(data, name)
         if not isinstance(value, tuple):
-            raise TypeError(f"{self.name}.{name} is no array of numbers")
+            raise TypeError(f"{self.name}.{name} is not an array of numbers")
         return value
 
     def unpack(self, data: bytes | bytearray | memoryview) -> dict[str, Value]:
@@ -208,7 +208,7 @@ class Ioctl:
     structs: Structs
 
     def layout(self, pointer_size: int) -> Layout:
-        """Layout of the argument. Raises: KeyError when it is no structure."""
+        """Layout of the argument. Raises: KeyError when it is not a structure."""
         return self.structs.layout(self.argument, pointer_size)
 
     def request(self, pointer_size: int) -> int:

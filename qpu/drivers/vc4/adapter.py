@@ -72,7 +72,7 @@ class RegisterFence:
         if self._done:
             return True
         if not self._power.lock.acquire(blocking=False):
-            return False  # somebody waits for it right now
+            return False  # another thread waits for it right now
         try:
             if not self._done:
                 try:
@@ -106,7 +106,7 @@ class Vc4Driver:
     Launches by mailbox block: in `submit`, or in a thread of the driver when it is asked for in the background. The
     firmware calls a launch complete when its programs have ended and at
     least one wrote a non-zero value to the host-interrupt register. Launches by registers need no host interrupt.
-    Either way there is no memory protection: a wrong address can overwrite anything.
+    VideoCore IV has no memory protection: a wrong address can overwrite anything.
     """
 
     def __init__(self, port: Port, board: Board, *, launch: Launch = "mailbox", memory: str = "auto") -> None:
@@ -291,7 +291,7 @@ class Vc4Driver:
 
     def _checked(self, job: Job, timeout_s: float) -> Sequence[tuple[int, int]]:
         if not isinstance(job, QpuJob):
-            raise UsageError(f"{type(job).__name__} is no job for VideoCore IV; submit a QpuJob")
+            raise UsageError(f"{type(job).__name__} is not a job for VideoCore IV; submit a QpuJob")
         if not timeout_s > 0:
             raise UsageError(f"timeout_s = {timeout_s}; it must be positive")
         if not 1 <= len(job.entries) <= MAX_PROGRAMS:

@@ -1,4 +1,4 @@
-"""Blocking launches made by a thread of their own, so that the caller gets a handle and goes on."""
+"""Blocking launches made by a thread of their own, so that the caller gets a handle at once."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ class Background:
         task = Task(self._port, call)
         with critical(), self._changed:
             if self._thread is None:
-                # A daemon: at exit the guard stops the device first, and then nobody needs the thread.
+                # A daemon: at exit the guard stops the device first; the thread is not needed any more.
                 self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
                 self._thread.start()
-            self._changed.notify()  # before the task is there: an interrupt leaves no task that nobody knows of
+            self._changed.notify()  # first: Ctrl-C between the two would leave a task without a handle
             self._tasks.append(task)
             self._last = task
         return task

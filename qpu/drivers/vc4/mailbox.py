@@ -299,9 +299,9 @@ class Mailbox:
     def allocate_memory(self, size: int, align: int, flags: MemoryFlag, held: list[int] | None = None) -> int:
         """Memory of the VideoCore side; returns its handle.
 
-        It belongs to nobody: without `release_memory` it stays allocated until the next boot. size, align: bytes.
+        It belongs to no process: without `release_memory` it stays allocated until the next boot. size, align: bytes.
         held: the handle is appended here too, before anything can interrupt; whoever passes the list releases what is
-        in it. Raises: DriverError (ENOMEM) with the size of the VideoCore's share.
+        in it. Raises: DriverError (ENOMEM) with the size of the VideoCore's part.
         """
         calls = [TagCall(TAGS["ALLOCATE_MEMORY"], (size, align, int(flags)))]
         message = build_message(calls)

@@ -163,7 +163,7 @@ def _busy(detail: str) -> DriverError:
 
 
 class V3dRegisters:
-    """The mapped block. V3D must be powered (QPUs enabled) and owned by nobody else."""
+    """The mapped block. V3D must be powered (QPUs enabled) and used by this process only."""
 
     def __init__(self, port: Port, address: int) -> None:
         """Map the block. Raises: DriverError with cause and help."""
@@ -254,7 +254,7 @@ class V3dRegisters:
         return done
 
     def wait(self, count: int, timeout_s: float | None, *, check: Callable[[], None] | None = None) -> None:
-        """Poll until `count` programs have ended. There is no interrupt and no time limit in hardware.
+        """Poll until `count` programs have ended. Hardware has no interrupt and no time limit for it.
 
         timeout_s: None waits for ever. check: called between polls; an exception of its ends the wait.
         Raises: GpuTimeoutError naming how many ended; they may still be running.

@@ -1,4 +1,4 @@
-"""Memory that VideoCore IV and the Arm share: rpi-vcsm, VCSM-CMA, VCSM, or firmware memory mapped through /dev/mem."""
+"""Memory for both VideoCore IV and the Arm: rpi-vcsm, VCSM-CMA, VCSM, or firmware memory mapped through /dev/mem."""
 
 from __future__ import annotations
 
@@ -365,7 +365,7 @@ class VcsmMemory:
 
 
 class MailboxMemory:
-    """Firmware memory, mapped through /dev/mem: the last resort, because nobody frees it when the process dies."""
+    """Firmware memory, mapped through /dev/mem: the last resort, because it stays allocated when the process dies."""
 
     name = "mailbox"
     node = MEM_NODE
@@ -511,4 +511,4 @@ def open_memory(
     parts = [reason_of(error) for error in reasons]
     helps = dict.fromkeys(help for _, each in parts for help in each)
     text = "".join(f"\n  {reason}" for reason, _ in parts) + "".join(HELP + help for help in helps)
-    raise DriverError("no memory that the GPU can share:" + text, next((e.errno for e in reasons if e.errno), None))
+    raise DriverError("no source of memory for the GPU:" + text, next((e.errno for e in reasons if e.errno), None))

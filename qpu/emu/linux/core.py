@@ -66,7 +66,7 @@ class Clock:
 class Span:
     """A piece of GPU-visible memory that a file maps.
 
-    release: called once when it is unmapped. placed: told the user address of the map.
+    release: called once when it is unmapped. placed: called with the user address of the map.
     """
 
     address: int
@@ -121,7 +121,7 @@ class OpenFile:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Interrupt:
-    """A wish of a thread that others of its process (given by its descriptors) leave their system calls.
+    """A request of a thread that others of its process (given by its descriptors) leave their system calls.
 
     threads: which ones; None for all others.
     """
@@ -131,7 +131,7 @@ class Interrupt:
     threads: Collection[int] | None
 
     def means(self, process: FdTable) -> bool:
-        """True when the calling thread, which belongs to `process`, shall leave."""
+        """True when the calling thread, which belongs to `process`, is asked to leave."""
         me = threading.get_ident()
         return process is self.process and me != self.by and (self.threads is None or me in self.threads)
 
@@ -203,13 +203,13 @@ class Run:
 
 
 class _Submitted(threading.local):
-    """run: the job that a thread submitted last, until somebody asks for it."""
+    """run: the latest job that a thread submitted, until it is read."""
 
     run: Run | None = None
 
 
 class Linux:
-    """An emulated board below the system calls. All of it is guarded by one lock, `lock`.
+    """The operating system of an emulated board. One lock, `lock`, guards all of it.
 
     machine: makes the machine when the first job comes (default: by `engine`). host_clock: the program reads the
     host's clock itself. shared_memory: GPU memory can be mapped by descriptor (`Memory.fd`).
@@ -245,7 +245,7 @@ class Linux:
         self.memory = Memory(1 << 32 if profile.is_drm else 1 << 30, shared=shared_memory)
         self.runs: deque[RunStats] = deque(maxlen=KEEP_RUNS)
         self.submitted = _Submitted()
-        self.on_work: Callable[[], None] | None = None  # told when a job was queued that nobody waits for yet
+        self.on_work: Callable[[], None] | None = None  # called when a job is queued
         self.interrupts: list[Interrupt] = []
         self.tables = [self.fds]  # of all processes; `fds` is that of the one whose call it is
         self.last_call = 0.0  # host time of the latest system call
@@ -307,10 +307,10 @@ class Linux:
             self.warn(text)
 
     def warn(self, text: str) -> None:
-        """A fault that a lenient run let pass."""
+        """Report a fault that a lenient run survived."""
         self.faults[text] += 1
-        for tell in self.subscribers:
-            tell(text)
+        for report in self.subscribers:
+            report(text)
 
     def not_modelled(self, what: str) -> EmuFault:
         """The fault for a request the emulated board cannot answer; the caller raises it, strict or not."""
@@ -335,13 +335,13 @@ class Linux:
                 self.last_call = time.monotonic()
 
     def whole(self) -> CriticalSection:
-        """Hold the lock, and signal handlers off; they run while this waits for the lock, and at the end."""
+        """A critical section that holds the lock; signal handlers run while it waits for the lock, and at its end."""
         return critical(lock=self.lock)
 
     def check_interrupted(self) -> None:
-        """Asked between steps of an emulation, where all is whole: lets signal handlers run.
+        """Run deferred signal handlers, at a point between steps of an emulation where the state is consistent.
 
-        Raises: what they raise; OSError EINTR when somebody wants this thread out.
+        Raises: what they raise; OSError EINTR when another thread asked for it.
         """
         run_pending()
         if self.interrupts and any(i.means(self.fds) for i in self.interrupts):
@@ -353,7 +353,7 @@ class Linux:
             self.on_work()
 
     def step(self) -> bool:
-        """Let queued jobs advance a little although nobody waits for them; False when there are none.
+        """Advance queued jobs by one slice; False when there are none.
 
         Programs that watch memory instead of making system calls depend on it.
         """

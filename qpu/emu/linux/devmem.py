@@ -58,7 +58,7 @@ class EventCounters:
     def __init__(self, slots: int, count: Callable[[int], int]) -> None:
         self._count = count
         self.source = [0] * slots
-        self._base = [0] * slots  # value when last frozen
+        self._base = [0] * slots  # value when counting last stopped
         self._since = [0] * slots  # the source's count when counting began
         self.enabled = 0  # bit per slot
 
@@ -138,8 +138,8 @@ class Vc4Registers:
         self._poll_ns = FIRST_POLL_NS
         self._queued_ns = 0  # when the last program was queued
         self._run = Run()  # of the programs that wait or run
-        self._told: Vc4Execution | None = None  # whose deadlock a lenient run was told of
-        self._fault: EmuFault | None = None  # of programs that nobody watched; the next look at the status raises it
+        self._reported: Vc4Execution | None = None  # whose deadlock was reported to a lenient run
+        self._fault: EmuFault | None = None  # of programs that ran unwatched; the next read of the status raises it
         self.totals = Totals(p)
         self.counters = EventCounters(16, self._events)
         gpu.finished.append(self._ended)
@@ -178,7 +178,7 @@ class Vc4Registers:
             self._interrupts |= self._stored[0xE2C] & 0xFFFF
 
     def _poll(self) -> None:
-        """Let time pass: somebody looks at the status."""
+        """Advance emulated time: the program reads the status."""
         gpu = self.gpu
         fault, self._fault = self._fault, None
         if fault is not None:
@@ -209,9 +209,9 @@ class Vc4Registers:
             if gpu.active is not None:
                 clock.reach(until)
             self._poll_ns = min(LAST_POLL_NS, 2 * self._poll_ns)
-        self._tell_hung()
+        self._report_hung()
 
-    def _tell_hung(self) -> None:
+    def _report_hung(self) -> None:
         """Programs wait for each other, and a second has gone by without another one that could release them."""
         gpu, running = self.gpu, self._running
         if running is None or running.hung is None or self.linux.clock.now_ns - self._queued_ns < NS:
@@ -219,12 +219,12 @@ class Vc4Registers:
         if self.linux.strict:
             gpu.abandon()
             raise running.hung
-        if running is not self._told:
-            self._told = running
+        if running is not self._reported:
+            self._reported = running
             self.linux.warn(str(running.hung))
 
     def step(self) -> bool:
-        """Work a little although nobody looks; False when there is nothing to do."""
+        """Run a slice without a read of the status; False when there is nothing to do."""
         if self._fault is not None or (self._running is None and not self._waiting):
             return False
         if self._running is not None and self._running.hung is not None and not self._waiting:

@@ -383,11 +383,11 @@ def _copy_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done:
     offsets = struct.unpack(f"<{count}I", read_user(a["offsets"], 4 * count))
     queries = _query_objects(file, a["syncs"], count)
     target, source, memory = bos[0], bos[1], file.linux.memory
-    wide, partial, tell = a["do_64bit"], a["do_partial"], a["availability_bit"]
+    wide, partial, flagged = a["do_64bit"], a["do_partial"], a["availability_bit"]
     form = "<Q" if wide else "<I"
     width = struct.calcsize(form)
     base, stride = a["offset"], a["stride"]
-    end = base + (count - 1) * stride + width * (2 if tell else 1) if count else 0
+    end = base + (count - 1) * stride + width * (2 if flagged else 1) if count else 0
     if end > target.size or any(o + 8 > source.size for o in offsets):
         raise fail(errno.EINVAL)
 
@@ -398,7 +398,7 @@ def _copy_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done:
             at = target.address + base + i * stride
             if known or partial:
                 memory.view(at, width)[:] = struct.pack(form, value & (1 << 8 * width) - 1)
-            if tell:
+            if flagged:
                 memory.view(at + width, width)[:] = struct.pack(form, int(known))
 
     return copy, []

@@ -1,4 +1,4 @@
-"""Jobs on the emulated GPU, on emulated time: one runs at a time, and only while somebody waits for it."""
+"""Jobs on the emulated GPU, on emulated time: one runs at a time, and only while a call waits for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SLICE = 1 << 18
 class Fence:
     """Signalled when a job is over, well or not. done_ns: emulated time of that, None before.
 
-    fault: how it ended, told to everybody who waits for it.
+    fault: how it ended; every wait for it raises it.
     """
 
     done_ns: int | None = None
@@ -54,8 +54,8 @@ class Work:
     """A job in the queues of the DRM driver.
 
     owner: the open file; jobs of one file and `lane` run in order. cfg: CSD registers; None for a job of the CPU
-    queue, whose `action` runs at its start. waits: fences that come first. done: signalled at the end. counted: told
-    statistics and clocks at the end. observed: tells whether anybody could see the results when the file is closed.
+    queue, whose `action` runs at its start. waits: fences that come first. done: signalled at the end. counted: called
+    with statistics and clocks at the end. observed: True when results could still be seen after the file is closed.
     """
 
     owner: object
@@ -82,7 +82,7 @@ class Work:
 def advance(execution: Execution, clocks: int, limit: HostLimit) -> tuple[bool, int]:
     """Run for about `clocks`. Returns: done, clocks that passed. Raises: EmuFault, also beyond the host limit.
 
-    An execution that knows that it goes round in circles (attribute `stuck`) is not run through time for nothing.
+    An execution that knows that it never ends (attribute `stuck`) is not run: its time passes at once.
     """
     if getattr(execution, "stuck", False):
         return execution.done, clocks
@@ -103,7 +103,7 @@ class V3dQueue:
         self.active: Work | None = None
         self.free_ns = 0  # the hardware is idle from then on
         self.resets = 0
-        self.fault: EmuFault | None = None  # of a job nobody waited for; the next wait raises it
+        self.fault: EmuFault | None = None  # of a job that ran without a wait; the next wait raises it
         self._faulty: object = None  # the file of that job
         self._progress = Progress(linux.profile.name, "compute dispatch")
         linux.steppers.append(self.step)
@@ -120,9 +120,9 @@ class V3dQueue:
         self.linux.wake()
 
     def drop(self, owner: object) -> None:
-        """An open file goes away: what has not started is dropped, what runs is finished if anybody could tell."""
+        """An open file goes away: drop what has not started, finish what runs if its results could be seen."""
         if self._faulty is owner:
-            self.fault = None  # nobody is left to be told
+            self.fault = None  # unreported faults go with their file
         now = self.linux.clock.now_ns
         for work in [w for w in self.queue if w.owner is owner]:
             ready = self._start_ns(work)
@@ -209,7 +209,7 @@ class V3dQueue:
             self._progress.close()
 
     def step(self) -> bool:
-        """Work a little although nobody waits; False when there is nothing to do."""
+        """Run one slice without a wait; False when there is nothing to do."""
         if self.fault is not None:
             return False
         self._faulty = None
@@ -296,7 +296,7 @@ class V3dQueue:
         return until_ns is None or work.now_ns < until_ns
 
     def _watch(self, work: Work, execution: Execution) -> None:
-        """The watchdog looks: a job without finished batches since the last look is cancelled (drivers.md 1.6)."""
+        """The watchdog: a job without finished batches since the last look is cancelled (drivers.md 1.6)."""
         if execution.batches_done != work.seen:
             work.seen = execution.batches_done
             work.watch_ns += int(self.linux.profile.watchdog_s * NS)
@@ -399,8 +399,8 @@ class Vc4Gpu:
             self.active = None
             self._run.stats = execution.stats
             self.linux.record(execution.stats, execution.clocks)
-            for tell in self.finished:
-                tell(execution)
+            for ended in self.finished:
+                ended(execution)
 
     def abandon(self) -> None:
         """What is active will never end."""

@@ -1,4 +1,4 @@
-"""The safety net of `qpu emulate`: what goes round the replaced functions with a path of the board is told by name.
+"""Audit hook of `qpu emulate`: raise EmuFault when a call bypasses the replacements with a path of the board.
 
 Python reports most operations that take a path, and every start of another program, to audit hooks. One that arrives
 here with a path of the board was not caught: the system would answer it with its own files, or with none.

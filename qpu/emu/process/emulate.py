@@ -174,10 +174,10 @@ class Emulation:
                 board = self._board
         return board
 
-    # jobs that nobody waits for
+    # jobs without a wait
 
     def _work(self) -> None:
-        """A job was queued: see to it that it gets done even if the program only watches its memory."""
+        """A job was queued: advance it even if the program only watches its memory."""
         self._wake.set()
         if self._thread is None and self.installed and not self._retired:
             self._thread = threading.Thread(target=self._advance, name="qpu-emulate", daemon=True)
@@ -207,7 +207,7 @@ class Emulation:
         print(f"qpu emulate: warning: {text}", file=sys.stderr)
 
     def summary(self) -> str:
-        """What a lenient run let pass; empty when nothing."""
+        """Faults that a lenient run survived; empty when there were none."""
         faults = self._shown
         if not faults:
             return ""
@@ -287,7 +287,7 @@ class Emulation:
         self._put(os, "sysconf", lambda name: page if name in names else real(name))
 
     def _waiting(self) -> None:
-        """Waiting for and locking descriptors: behind those of devices is no device of the system."""
+        """Refuse to wait for descriptors of devices: the system has no device behind them."""
         refuse = self._refuse
         real_select, real_poll = select.select, select.poll
 
@@ -336,7 +336,7 @@ class Emulation:
         return call
 
     def retire(self) -> None:
-        """The process ends: jobs advance only while somebody waits, but calls work to the last.
+        """The process ends: jobs advance only inside waits from now on, but calls still work.
 
         Objects that close their devices when the interpreter lets go of them find them open, as on a board.
         """

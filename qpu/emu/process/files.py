@@ -46,7 +46,7 @@ class RealFds(FdTable):
         self._close(fd)
 
     def forget(self, fd: int) -> None:
-        """The descriptor was closed by somebody else."""
+        """The system closed the descriptor."""
         file = self._files.pop(fd)
         file.count -= 1
         if file.count == 0:
@@ -183,7 +183,7 @@ class FilePatches:
     def close(self, fd: int) -> None:
         """os.close"""
         if fd in self._own():
-            raise fail(errno.EBADF)  # there is no such descriptor in the program's world
+            raise fail(errno.EBADF)  # the program has not opened such a descriptor
         if fd in self._inherited:
             self._inherited.discard(fd)
         elif self.known(fd):

@@ -24,7 +24,7 @@ _REAL = mmap.mmap
 class RegisterMap:
     """Registers as ``mmap.mmap`` shows them. Each 32-bit word of an item or slice is one access to the device.
 
-    There is no memory behind it: exporting a buffer (NumPy view, ``struct.unpack_from``) is a TypeError.
+    It has no memory: exporting a buffer (NumPy view, ``struct.unpack_from``) is a TypeError.
     """
 
     def __init__(self, board: Board, block: RegisterBlock, length: int) -> None:

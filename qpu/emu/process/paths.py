@@ -16,7 +16,7 @@ from qpu.emu.linux.files import OWNED
 __all__ = ["ANCESTORS", "Entry", "Paths", "Scan"]
 
 _ROOTS = tuple({"/" + p.split("/")[1] for p in OWNED})
-# Directories that the system and the board share: /dev, /proc, /sys, /sys/class, ...
+# Directories with entries of both the system and the board: /dev, /proc, /sys, /sys/class, ...
 ANCESTORS = frozenset(
     posixpath.join("/", *path.split("/")[1:n]) for path in OWNED for n in range(2, len(path.split("/")))
 )
@@ -105,7 +105,7 @@ class Scan:
 class Paths:
     """Absolute paths, with the working directory and directory descriptors that only the board has.
 
-    Behind each of those is one deleted directory of the system, so that a call which nobody catches finds nothing
+    Behind each of those is one deleted directory of the system, so that a call which is not replaced finds nothing
     there instead of the system's files.
     """
 

@@ -44,7 +44,7 @@ class TraceFile:
     ) -> TraceFile:
         """From the text of the command line.
 
-        form: None goes by the suffix of `path`: ``.jsonl`` and ``.json`` are jsonl, all others text. qpus: numbers and
+        form: None follows the suffix of `path`: ``.jsonl`` and ``.json`` are jsonl, all others text. qpus: numbers and
         ranges, ``0,3-5``. span: instruction indices ``100-200``, ``100-``, ``-200`` or ``100``. limit: a number > 0.
         Raises: UsageError saying what is allowed.
         """
@@ -70,7 +70,7 @@ class TraceFile:
         return cls(os.path.abspath(path), form, wanted, first, last, kept)
 
     def start(self) -> Trace:
-        """An empty trace with these filters; the file is made, so that a bad path is told before anything runs.
+        """An empty trace with these filters; the file is made, so that a bad path is reported before anything runs.
 
         Raises: UsageError when the file cannot be written.
         """
@@ -78,7 +78,7 @@ class TraceFile:
         return Trace(self.limit, qpus=self.qpus, first=self.first, last=self.last)
 
     def finish(self, trace: Trace) -> str:
-        """Write all entries. Returns a line that tells where they are and what was left out."""
+        """Write all entries. Returns a line with the path and what was left out."""
         body = trace.text if self.form == "text" else trace.json_lines
         self._write(body + "\n" if body else "")
         left = f", {trace.dropped} earlier ones dropped (--trace-limit {self.limit})" if trace.dropped else ""

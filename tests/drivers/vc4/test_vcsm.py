@@ -353,7 +353,7 @@ def test_a_source_that_opens_but_cannot_allocate_is_passed_over() -> None:
 def test_all_fail_with_every_reason() -> None:
     kernel = FakeKernel(nodes=("vcio",))
     kernel.nodes["/dev/vcsm"] = errno.EACCES
-    with Mailbox(kernel) as mailbox, pytest.raises(DriverError, match="no memory") as caught:
+    with Mailbox(kernel) as mailbox, pytest.raises(DriverError, match="no source of memory") as caught:
         open_memory(kernel, "BCM2837", mailbox)
     text = str(caught.value)
     for part in (
