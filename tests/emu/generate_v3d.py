@@ -650,7 +650,7 @@ class Generator:
         self.do("barrierid", Dst(18, True), sig=Sig.THRSW)
         self.nothing()
         self.nothing()
-        # The other thread stands next to this one: on the QPU beside it, of an even number.
+        # The other thread is the neighbour: on the next QPU, of an even number.
         self.word(self.count, 4 * AREA)
         self.do("xor", Dst(self.count), self.rf(self.base), self.rf(self.count))
         self.do("add", Dst(12, True), self.rf(self.t), self.rf(self.count))

@@ -145,7 +145,7 @@ def test_flags_of_halves_belong_to_results_of_two_halves() -> None:
 
 
 def test_unknown_carries_are_clear() -> None:
-    """The rows say what is known; where nothing is, no carry column stands, or it is marked assumed."""
+    """The rows say what is known; where nothing is, there is no carry column, or it is marked assumed."""
     for op in ROWS:
         if op.name in NO_CARRY and op.carry is not None:
             assert "assumed" in op.doc

@@ -431,7 +431,7 @@ def test_code_in_front_of_the_program(isa: Isa, engine: str) -> None:
     rig = Rig(isa)
     function = assemble(isa, far_function, check=False).code
     out = rig.buffer(64)
-    at = rig._next  # where the code goes
+    at = rig._next  # address of the code
 
     def whole(q: Any) -> None:
         r = q.rf

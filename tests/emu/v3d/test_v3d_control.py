@@ -254,7 +254,7 @@ def test_threads_move_their_uniforms_apart(isa: Isa) -> None:
 
 @program()
 def test_memory_traffic_in_delay_slots(isa: Isa) -> None:
-    """Data, address and pop stand in branch delay slots, taken or not."""
+    """Data, address and pop in branch delay slots, taken or not."""
     rig = Rig(isa)
     data = rig.buffer(np.arange(16 * 6, dtype=np.uint32))
     out = rig.buffer(16 * 6 * 4)

@@ -396,7 +396,7 @@ def test_prefix_sum_with_memory_round_trips(isa: Isa) -> None:
         q.add(r[4], r[3], 1)  # values 1..16
         move(q, r[5], 1)
         q.shl(r[5], r[5], 6)
-        q.add(r[6], r[2], r[5])  # 64 bytes of zeros stand before
+        q.add(r[6], r[2], r[5])  # preceded by 64 bytes of zeros
         for shift in (1, 2, 4, 8):
             q.shl(r[7], r[3], 2)
             q.add(r[7], r[7], r[6])

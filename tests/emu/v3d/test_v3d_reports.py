@@ -73,21 +73,21 @@ def test_lenient_devices_go_on_with_a_warning(isa: Isa, monkeypatch: pytest.Monk
     monkeypatch.setenv("QPU_EMU_STRICT", "0")
     for chosen in (None, False):
         with qpu.open_device(BOARDS[isa], strict=chosen) as device:
-            with pytest.warns(EmuWarning) as told:
+            with pytest.warns(EmuWarning) as seen:
                 launch = device.run(built, [1 << 30])
             assert launch.stats is not None
-            assert len(launch.stats.faults) == len(told) == 1
-            text = str(told[0].message)
+            assert len(launch.stats.faults) == len(seen) == 1
+            text = str(seen[0].message)
             assert text.startswith("out-of-bounds: MMU error")
             assert f"({BOARDS[isa]}: QPU 0, thread 0, instruction 4: add tmua, rf6, 0" in text
             assert "source: " in text
             assert "q.add(q.tmua, q.rf[6], 0)" in text
-            assert told[0].filename == __file__
+            assert seen[0].filename == __file__
 
 
 @boards
-def test_remarks_of_strict_devices(isa: Isa) -> None:
-    """What working code does although compilers never would is no fault, but said."""
+def test_warnings_of_strict_devices(isa: Isa) -> None:
+    """What working code does although compilers never do it is a warning, not a fault."""
 
     def nine(q: Any) -> None:
         take(q, q.rf[5])

@@ -1,4 +1,4 @@
-"""Every rule by which the machine stops or remarks: what breaks it, and what a lenient machine does then."""
+"""Every rule by which the machine stops or warns: a program that breaks it, on strict and lenient machines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ELSEWHERE = {"dispatch", "interrupted", "code-out-of-bounds", "deadlock"}  # tes
 
 @dataclass(frozen=True)
 class Case:
-    """A program that breaks a rule. stops: a fault also when lenient; warns: a remark also when strict."""
+    """A program that breaks a rule. stops: a fault also when lenient; warns: a warning also when strict."""
 
     rule: str
     program: Callable[[Any], None]
@@ -281,9 +281,9 @@ def test_rule(isa: Isa, case: Case, strict: bool, engine: str) -> None:
         assert e.place.disassembly or e.rule == "branch-misaligned"
     else:
         assert run.run(400_000)
-        remarks = [f for f in run.stats.faults if f.startswith(f"{case.rule}: ")]
-        assert remarks, run.stats.faults
-        assert f"{rig.profile.name}: QPU 0, thread 0, instruction" in remarks[0]
+        warnings = [f for f in run.stats.faults if f.startswith(f"{case.rule}: ")]
+        assert warnings, run.stats.faults
+        assert f"{rig.profile.name}: QPU 0, thread 0, instruction" in warnings[0]
 
 
 def _rules() -> set[str]:

@@ -378,7 +378,7 @@ def test_four_threads_share_a_qpu(isa: Isa) -> None:
 
 @program()
 def test_single_segment_program_with_loads(isa: Isa) -> None:
-    """No switch but the end; loads and atomics wait where they stand."""
+    """No switch but the end; loads and atomics wait in place."""
     rig, n = Rig(isa), 20
     x = np.random.default_rng(7).integers(0, 1 << 32, 16 * n, dtype=U)
     src, dst, cell = rig.buffer(x), rig.buffer(64 * n), rig.buffer(64)

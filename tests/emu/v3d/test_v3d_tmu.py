@@ -412,7 +412,7 @@ def test_results_come_in_order_of_requests(isa: Isa) -> None:
 
 
 @both
-def test_more_pending_words_than_known_to_fit_is_a_remark(isa: Isa) -> None:
+def test_more_pending_words_than_known_to_fit_is_a_warning(isa: Isa) -> None:
     rig = Rig(isa)
     src = rig.buffer(64)
 
@@ -431,7 +431,7 @@ def test_more_pending_words_than_known_to_fit_is_a_remark(isa: Isa) -> None:
 
 
 @both
-def test_missing_store_words_are_a_remark(isa: Isa) -> None:
+def test_missing_store_words_are_a_warning(isa: Isa) -> None:
     rig = Rig(isa)
     dst = rig.buffer(256)
     store_lanes(rig, dst + LANE * 16, np.array([LANE + 1]), config(15, "vec4"))

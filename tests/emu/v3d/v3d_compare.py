@@ -28,12 +28,12 @@ EDGES = np.array(
 
 
 class Services:
-    """Stands in for the machine: constant uniforms, remarks collected."""
+    """Stands in for the machine: constant uniforms, warnings collected."""
 
     def __init__(self, isa: Isa, uniform: int, unifa: int) -> None:
         self.isa = isa
         self._uniform, self._unifa = uniform, unifa
-        self.remarks: list[str] = []
+        self.warnings: list[str] = []
 
     def uniform(self, g: Group) -> int:
         return self._uniform
@@ -60,11 +60,11 @@ class Services:
         raise AssertionError
 
     def hazard(self, g: Group, rule: str, message: str, row: int = 0, lane: int | None = None) -> None:
-        self.remarks.append(rule)
+        self.warnings.append(rule)
 
     def hazard_in(self, g: Group, rule: str, message: str, lanes: np.ndarray) -> None:
         if lanes.any():
-            self.remarks.append(rule)
+            self.warnings.append(rule)
 
     warn = fault = hazard
 
@@ -145,7 +145,7 @@ def compare(word: int, f: dict[str, Any], isa: Isa, s: State) -> None:
     with quiet():
         want, effect = Model(42 if isa is Isa.V3D42 else 71).run(f, s)
         build(p)(g, x)
-    if "same-destination" in x.remarks:
+    if "same-destination" in x.warnings:
         return  # which write wins is not known
     for kind, count in (("rf", 64), ("acc", 6 if isa is Isa.V3D42 else 0)):
         for k in range(count):

@@ -171,7 +171,7 @@ def small_float(h: np.ndarray, mantissa: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def alu(op: str, a: Any, b: Any, s: State) -> tuple[np.ndarray, np.ndarray | None, dict[str, np.ndarray]]:
-    """Result, doubtful lanes, and new hidden state (rtop, msf)."""
+    """Result, lanes whose result is open, and new hidden state (rtop, msf)."""
     n = len(s.tidx)
     shape = (n, 16)
     zero = np.zeros(shape, U)
