@@ -19,14 +19,13 @@ from qpu.core.isa import Unit
 from qpu.core.optable import Token
 from qpu.vc4 import regs
 from qpu.vc4.decode import decode
-from qpu.vc4.instr import Alu, Branch, Half, Instr, Port, Reserved, Semaphore
+from qpu.vc4.instr import Alu, Branch, Instr, Reserved, Semaphore
 from qpu.vc4.ops import ADD_OPS
 from qpu.vc4.pack import ALL, PACK_A, PACK_MUL
 from qpu.vc4.regs import MUX_A, MUX_B, NOP, SIG_SMALL_IMM, File
 
 __all__ = [
     "effects",
-    "half_effects",
     "has_rotation",
     "mul_sources",
     "parts",
@@ -206,28 +205,6 @@ def _partial(i: Instr, file: File, addr: int) -> bool:
         row = PACK_MUL.get(i.pack)
         return row is not None and row.lanes != ALL and file is File(1 - i.ws) and addr == i.waddr_mul
     return file is _A and addr < 32 and PACK_A[i.pack].lanes != ALL
-
-
-@lru_cache(1 << 14)
-def half_effects(half: Half) -> Effects:
-    """The effects of one half of an instruction; its signal belongs to neither half."""
-    out: list[Effects] = []
-    for src in (half.a, half.b, *half.reads):
-        if src is not None and src.port is Port.ACC:
-            out.append(_accumulator(src.n))
-        elif src is not None and src.port is not Port.IMM:
-            out.append(_read(_B if src.port is Port.B else _A, src.n))
-    n, file, pack, pm = half.dst
-    cond = 1 if half.cond is None else half.cond
-    if n != NOP and (half.op or half.unit is not Unit.ADD or not _is_register(n)):
-        row = (PACK_MUL.get(pack) if pm else PACK_A[pack]) if pack else None
-        out.append(_write(file or _A, n, not cond, cond == 1 and (row is None or row.lanes == ALL)))
-    if half.rotate:
-        rotated = [s.n for s in (half.a, half.b) if s is not None and s.port is Port.ACC and s.n < 4]
-        out.append(_rotation(frozenset(rotated), half.rotate == 48))
-    if half.push or cond > 1:
-        out.append(_flags(cond > 1, half.push))
-    return union(out)
 
 
 @lru_cache(1 << 12)

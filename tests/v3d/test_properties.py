@@ -15,7 +15,7 @@ from qpu.errors import AsmError, DecodeError
 from qpu.v3d.asm import assemble
 from qpu.v3d.codes import SIGNALS
 from qpu.v3d.decode import decode
-from qpu.v3d.effects import effects
+from qpu.v3d.effects import effects, half_effects
 from qpu.v3d.encode import encode
 from qpu.v3d.hazards import RULES
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
@@ -24,6 +24,7 @@ from qpu.v3d.ops import ROWS, table, variants
 from qpu.v3d.parser import assemble_text
 from qpu.v3d.printer import text
 from qpu.v3d.regs import MAGIC, imm_bits
+from qpu.v3d.single import peripherals, same_instruction
 
 from .strategies import alus, branches
 from .vectors import ISAS
@@ -272,3 +273,28 @@ def test_effects_use_known_names(isa: Isa, data: st.DataObject) -> None:
         for half in (instr.add, instr.mul):
             if half.dst is not None and not half.dst.magic and half.op.name != "nop":
                 assert f"rf{half.dst.n}" in found.writes
+
+
+@BOTH
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_halves_have_the_effects_of_the_whole(isa: Isa, data: st.DataObject) -> None:
+    instr = data.draw(alus(isa))
+    halves = half_effects(isa, Unit.ADD, instr.add) | half_effects(isa, Unit.MUL, instr.mul)
+    whole = effects(instr)
+    if not instr.sig & ~(Sig.IMM_A | Sig.IMM_B | Sig.IMM_C | Sig.IMM_D):
+        assert halves == whole
+    for name in ("reads", "writes", "partial", "tokens", "events"):
+        assert getattr(halves, name) <= getattr(whole, name), name
+
+
+@BOTH
+def test_shared_units_of_a_half(isa: Isa) -> None:
+    def of(line: str) -> int:
+        instr = decode(isa, assemble_text(isa, line).code[0])
+        assert isinstance(instr, Alu)
+        return peripherals(isa, instr.add)
+
+    assert of("add tmud, rf1, rf2") == of("add syncb, rf1, rf2") == of("add vpm, rf1, rf2") == 1
+    assert of("add rf3, rf1, rf2") == of("nop") == of("add unifa, rf1, rf2") == 0
+    assert [r.rule for r in same_instruction(decode(isa, assemble_text(isa, "add tmud, rf1, rf2").code[0]))] == []

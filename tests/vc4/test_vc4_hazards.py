@@ -11,11 +11,12 @@ from qpu.core.isa import Isa
 from qpu.errors import Severity
 from qpu.vc4.builder import Asm, assemble, build
 from qpu.vc4.decode import decode, reserved
-from qpu.vc4.effects import effects, half_effects
+from qpu.vc4.effects import effects
 from qpu.vc4.encode import encode
 from qpu.vc4.hazards import RULES, check
 from qpu.vc4.instr import Alu, LoadImm
 from qpu.vc4.pairing import halves
+from qpu.vc4.timing import half_effects
 
 NOP = 0x100009E7009E7000
 
