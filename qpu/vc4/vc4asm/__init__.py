@@ -117,15 +117,8 @@ def _assemble(
             symbols[name] = Symbol(out.labels[value.key] + value.addend, True)
         elif isinstance(value, int | float):
             symbols[name] = Symbol(value, False)
-    return AssembledText(
-        tuple(out.words),
-        labels,
-        symbols,
-        Locs(out.where),
-        out.ranges(True),
-        out.ranges(False),
-        tuple(sorted(engine.report.warnings, key=_place)),
-    )
+    return AssembledText(tuple(out.words), labels, symbols, Locs(out.where), out.ranges(True), out.ranges(False),
+                         tuple(sorted(engine.report.warnings, key=_place)))  # fmt: skip
 
 
 def _define(engine: Engine, defines: Mapping[str, int | float | str]) -> None:

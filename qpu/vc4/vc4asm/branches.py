@@ -59,12 +59,9 @@ def read_branch(op: Operation, reader: Reader) -> tuple[Branch, BranchTarget | N
         elif isinstance(value, LabelRef):
             label = value
             if not relative:
-                reader.note(
-                    "branch-absolute",
-                    "bra jumps to an absolute bus address; a label is an offset in the program",
-                    operand.pos,
-                    "use brr, or add the load address",
-                )
+                reader.note("branch-absolute",
+                            "bra jumps to an absolute bus address; a label is an offset in the program", operand.pos,
+                            "use brr, or add the load address")  # fmt: skip
         else:
             if not isinstance(value, int):
                 raise Fault("branch-target", f"a branch target is not {described(value)}", operand.pos)
@@ -78,12 +75,8 @@ def read_branch(op: Operation, reader: Reader) -> tuple[Branch, BranchTarget | N
     raddr = max(reg, 0)
     if sets:
         if reg >= 0 and not reg & 1:
-            raise Fault(
-                "branch-setf",
-                "a branch through an even register cannot set flags",
-                reg_pos,
-                allowed="odd registers",
-            )
+            raise Fault("branch-setf", "a branch through an even register cannot set flags", reg_pos,
+                        allowed="odd registers")  # fmt: skip
         raddr |= 1
     elif reg & 1 and reg >= 0:
         reader.note("branch-odd", f"a branch through ra{reg}, an odd register, sets the flags as well", reg_pos,

@@ -117,12 +117,9 @@ class Engine:
         budget, symbols = self.budget, self.symbols
         budget.enter(1, "functions and macros", pos)
         if name == "min" and function.source[1] == STANDARD_INCLUDE:
-            self.warn(
-                "standard-min",
-                "min of the standard include gives the larger number, as in the reference assembler",
-                pos,
-                "define a function of your own",
-            )
+            self.warn("standard-min",
+                      "min of the standard include gives the larger number, as in the reference assembler", pos,
+                      "define a function of your own")  # fmt: skip
         scope = symbols.enter(dict(zip(function.parameters, arguments, strict=True)))
         source, results = self.source, self.results
         try:
@@ -373,12 +370,8 @@ class Engine:
             pos = places[wanted] if len(arguments) > wanted else word.start(1)
             raise Fault("argument-count", f"the macro {macro.name} takes {wanted} arguments, not {len(arguments)}", pos,
                         allowed=f"{macro.name} {', '.join(macro.parameters)}".strip())  # fmt: skip
-        self.nested(
-            macro.body,
-            dict(zip(macro.parameters, arguments, strict=True)),
-            f"in macro {macro.name} called at {self.source[1]}:{self.source[2]}",
-            word.start(1),
-        )
+        self.nested(macro.body, dict(zip(macro.parameters, arguments, strict=True)),
+                    f"in macro {macro.name} called at {self.source[1]}:{self.source[2]}", word.start(1))  # fmt: skip
 
     def nested(self, block: Block, constants: Mapping[str, Value], call: str | None, pos: int) -> None:
         """Execute lines in a scope of their own. call: how errors describe the way here."""

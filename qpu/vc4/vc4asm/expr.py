@@ -216,12 +216,8 @@ class Parser:
             digits = match.group("int")
             value = int(digits)
             if len(digits) > 1 and digits[0] == "0" and value > 7:
-                self.env.warn(
-                    "leading-zero",
-                    f"{digits} is read as decimal {value}",
-                    pos,
-                    f"write {value}, or 0o{digits.lstrip('0')} for octal",
-                )
+                self.env.warn("leading-zero", f"{digits} is read as decimal {value}", pos,
+                              f"write {value}, or 0o{digits.lstrip('0')} for octal")  # fmt: skip
         else:
             value = float(match.group("intplus") or match.group("float"))
         if isinstance(value, int):
@@ -229,12 +225,9 @@ class Parser:
                 raise Fault("number", f"{match.group()} does not fit 64 bits", pos)
             value = value - (1 << 64) if value >> 63 else value
         if plus:
-            self.env.warn(
-                "exponent-sign",
-                f"'{match.group()}+...' is {value} plus a number: '+' ends a number in this language",
-                pos,
-                "write the exponent without a sign",
-            )
+            self.env.warn("exponent-sign",
+                          f"'{match.group()}+...' is {value} plus a number: '+' ends a number in this language", pos,
+                          "write the exponent without a sign")  # fmt: skip
         return value
 
     def _named(self, name: str, pos: int) -> Value:

@@ -8,17 +8,9 @@ from qpu.core.isa import Unit
 from qpu.vc4 import ops, regs
 
 __all__ = [
-    "ALU_CONDS",
-    "BRANCH_CONDS",
-    "DST_CONDS",
-    "DST_PACKS",
-    "OPCODES",
-    "OP_PACKS",
-    "OP_UNPACKS",
-    "SRC_UNPACKS",
-    "OpInfo",
-    "PackName",
-]
+    "ALU_CONDS", "BRANCH_CONDS", "DST_CONDS", "DST_PACKS", "OPCODES", "OP_PACKS", "OP_UNPACKS", "SRC_UNPACKS",
+    "OpInfo", "PackName",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,9 +99,5 @@ def parse_operation(text: str, env: Environment) -> Operation:
 def unknown_instruction(name: str, pos: int) -> Fault:
     """The fault for a word that is neither instruction nor macro."""
     close = difflib.get_close_matches(name, OPCODES, 1)
-    return Fault(
-        "unknown-instruction",
-        f"{name!r} is neither an instruction nor a macro",
-        pos,
-        help=f"did you mean {close[0]!r}?" if close else None,
-    )
+    return Fault("unknown-instruction", f"{name!r} is neither an instruction nor a macro", pos,
+                 help=f"did you mean {close[0]!r}?" if close else None)  # fmt: skip

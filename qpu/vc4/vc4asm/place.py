@@ -7,7 +7,7 @@ decided by `qpu.vc4.pairing`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from qpu.core.isa import Unit
@@ -95,21 +95,8 @@ class Instruction:
         self._reset()
         for index, op in order:
             self.reader.current = index
-            kind = op.info.kind
-            if kind == "alu":
-                self._alu(op)
-            elif kind == "mov":
-                self._mov(op)
-            elif kind == "sig":
-                self._signal(op)
-            elif kind == "ldi":
-                self._ldi(op)
-            elif kind == "nop":
-                self._nop(op)
-            elif kind == "read":
-                self._read(op)
-            elif kind == "sem":
-                self._semaphore(op)
+            if op.info.kind != "bra":
+                _PLACE[op.info.kind](self, op)
             elif len(order) > 1:
                 raise Fault("branch-alone", "a branch is an instruction of its own", op.pos, help="use its own line")
             else:
@@ -358,12 +345,9 @@ class Instruction:
             push |= self._mov_one(packless, operands[1], source, mul=MUL, push=False)
             if push:
                 self._set_flags(op.pos, mul=MUL)
-            self.reader.note(
-                "mov-two-destinations",
-                "the first destination is written by an ADD nop, as in the reference assembler",
-                operands[0].pos,
-                "write two mov",
-            )
+            self.reader.note("mov-two-destinations",
+                             "the first destination is written by an ADD nop, as in the reference assembler",
+                             operands[0].pos, "write two mov")  # fmt: skip
             return
         reg = source.value
         mul = info.add < 0
@@ -613,6 +597,12 @@ class Instruction:
         if add is not None and add.op in (XOR, ISUB) and add.same and mul is None:
             i = i._replace(cond_mul=1)  # as the reference assembler has it; without effect, for nothing is written
         return i
+
+
+_PLACE: dict[str, Callable[[Instruction, Operation], None]] = {
+    "alu": Instruction._alu, "mov": Instruction._mov, "sig": Instruction._signal, "ldi": Instruction._ldi,
+    "nop": Instruction._nop, "read": Instruction._read, "sem": Instruction._semaphore,
+}  # fmt: skip
 
 
 def _is_constant(op: Operation) -> bool:

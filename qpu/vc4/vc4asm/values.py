@@ -12,22 +12,9 @@ from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.registers import ROTATE_BY_R5, Reg, numbered
 
 __all__ = [
-    "BINARY",
-    "NAMED",
-    "UNARY",
-    "Key",
-    "LabelRef",
-    "PerElement",
-    "Value",
-    "binary",
-    "described",
-    "float_bits",
-    "kind_of",
-    "truth",
-    "unary",
-    "word32",
-    "wrap64",
-]
+    "BINARY", "NAMED", "UNARY", "Key", "LabelRef", "PerElement", "Value", "binary", "described", "float_bits",
+    "kind_of", "truth", "unary", "word32", "wrap64",
+]  # fmt: skip
 
 _M64 = (1 << 64) - 1
 _TOP = 1 << 63
@@ -112,13 +99,8 @@ def word32(value: Value, pos: int = 0) -> int:
     """The 32-bit pattern of an integer or float operand."""
     if isinstance(value, int):
         if not -(1 << 31) <= value < 1 << 32:
-            raise Fault(
-                "value-range",
-                f"{value} does not fit 32 bits",
-                pos,
-                allowed="-2147483648..4294967295",
-                help="mask it, e.g. (value) & 0xffffffff",
-            )
+            raise Fault("value-range", f"{value} does not fit 32 bits", pos, allowed="-2147483648..4294967295",
+                        help="mask it, e.g. (value) & 0xffffffff")  # fmt: skip
         return value & 0xFFFFFFFF
     if isinstance(value, float):
         return float_bits(value)
@@ -401,36 +383,14 @@ def _abs(value: Value) -> Value:
     raise Fault("value-type", f"abs needs a number, not {described(value)}")
 
 
+_REAL = "exp exp2 log log2 log10 sqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc"
+
 NAMED: dict[str, Callable[[Value], Value]] = {
     "abs": _abs,
     "ceil": _rounding("ceil", math.ceil),
     "floor": _rounding("floor", math.floor),
-    **{
-        name: _real(name, f)
-        for name, f in (
-            ("exp", math.exp),
-            ("exp2", math.exp2),
-            ("exp10", lambda x: math.pow(10.0, x)),
-            ("log", math.log),
-            ("log2", math.log2),
-            ("log10", math.log10),
-            ("sqrt", math.sqrt),
-            ("sin", math.sin),
-            ("cos", math.cos),
-            ("tan", math.tan),
-            ("asin", math.asin),
-            ("acos", math.acos),
-            ("atan", math.atan),
-            ("sinh", math.sinh),
-            ("cosh", math.cosh),
-            ("tanh", math.tanh),
-            ("asinh", math.asinh),
-            ("acosh", math.acosh),
-            ("atanh", math.atanh),
-            ("erf", math.erf),
-            ("erfc", math.erfc),
-        )
-    },
+    "exp10": _real("exp10", lambda x: math.pow(10.0, x)),
+    **{name: _real(name, getattr(math, name)) for name in _REAL.split()},
 }
 
 
