@@ -8,81 +8,47 @@ from __future__ import annotations
 TYPE_CHECKING = False  # type checkers take it as true; the module `typing` would cost more than all the rest
 
 if TYPE_CHECKING:
-    from qpu import v3d, vc4
-    from qpu.buffers import Buffer, BufferView
-    from qpu.core.isa import Isa
-    from qpu.device import Device, Launch, open_device
-    from qpu.errors import (
-        AsmError,
-        CompileError,
-        DecodeError,
-        DriverError,
-        EmuFault,
-        EmuWarning,
-        GpuResetError,
-        GpuTimeoutError,
-        HazardError,
-        NoDeviceError,
-        QpuError,
-        UsageError,
-    )
-    from qpu.instruction_sets import InstructionSet, assemble, isa
-    from qpu.program import Program
+    from qpu import v3d as v3d
+    from qpu import vc4 as vc4
+    from qpu.buffers import Buffer as Buffer
+    from qpu.buffers import BufferView as BufferView
+    from qpu.core.isa import Isa as Isa
+    from qpu.device import Device as Device
+    from qpu.device import open_device as open_device
+    from qpu.errors import AsmError as AsmError
+    from qpu.errors import CompileError as CompileError
+    from qpu.errors import DecodeError as DecodeError
+    from qpu.errors import DriverError as DriverError
+    from qpu.errors import EmuFault as EmuFault
+    from qpu.errors import EmuWarning as EmuWarning
+    from qpu.errors import GpuResetError as GpuResetError
+    from qpu.errors import GpuTimeoutError as GpuTimeoutError
+    from qpu.errors import HazardError as HazardError
+    from qpu.errors import NoDeviceError as NoDeviceError
+    from qpu.errors import QpuError as QpuError
+    from qpu.errors import UsageError as UsageError
+    from qpu.instruction_sets import InstructionSet as InstructionSet
+    from qpu.instruction_sets import assemble as assemble
+    from qpu.instruction_sets import isa as isa
+    from qpu.launch import Launch as Launch
+    from qpu.program import Program as Program
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Isa": "qpu.core.isa",
-    "Program": "qpu.program",
-    "Buffer": "qpu.buffers",
-    "BufferView": "qpu.buffers",
-    "Device": "qpu.device",
-    "Launch": "qpu.device",
-    "open_device": "qpu.device",
-    "AsmError": "qpu.errors",
-    "CompileError": "qpu.errors",
-    "DecodeError": "qpu.errors",
-    "DriverError": "qpu.errors",
-    "EmuFault": "qpu.errors",
-    "EmuWarning": "qpu.errors",
-    "GpuResetError": "qpu.errors",
-    "GpuTimeoutError": "qpu.errors",
-    "HazardError": "qpu.errors",
-    "NoDeviceError": "qpu.errors",
-    "QpuError": "qpu.errors",
-    "UsageError": "qpu.errors",
-    "InstructionSet": "qpu.instruction_sets",
-    "assemble": "qpu.instruction_sets",
-    "isa": "qpu.instruction_sets",
+_NAMES = {
+    "qpu.buffers": "Buffer BufferView",
+    "qpu.core.isa": "Isa",
+    "qpu.device": "Device open_device",
+    "qpu.errors": "AsmError CompileError DecodeError DriverError EmuFault EmuWarning GpuResetError GpuTimeoutError "
+    "HazardError NoDeviceError QpuError UsageError",
+    "qpu.instruction_sets": "InstructionSet assemble isa",
+    "qpu.launch": "Launch",
+    "qpu.program": "Program",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = [
-    "AsmError",
-    "Buffer",
-    "BufferView",
-    "CompileError",
-    "DecodeError",
-    "Device",
-    "DriverError",
-    "EmuFault",
-    "EmuWarning",
-    "GpuResetError",
-    "GpuTimeoutError",
-    "HazardError",
-    "InstructionSet",
-    "Isa",
-    "Launch",
-    "NoDeviceError",
-    "Program",
-    "QpuError",
-    "UsageError",
-    "__version__",
-    "assemble",
-    "isa",
-    "open_device",
-    "v3d",
-    "vc4",
-]
+__all__ = ["__version__", "v3d", "vc4"]
+__all__ += sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:

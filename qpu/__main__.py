@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qpu.core.isa import Isa
-from qpu.errors import AsmError, DecodeError, DriverError, QpuError, Severity, UsageError
+from qpu.errors import AsmError, DecodeError, QpuError, Severity, UsageError
 
 if TYPE_CHECKING:
     from qpu import formats
@@ -73,7 +73,7 @@ def _asm(options: argparse.Namespace) -> int:
     try:
         source = _read(options.input).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{options.input} is no UTF-8 text (byte {error.start}); asm wants assembly source") from None
+        raise UsageError(f"{options.input} is not UTF-8 text (byte {error.start}); asm wants assembly source") from None
     filename = "<stdin>" if options.input == "-" else options.input
     symbols = formats.Symbols()
     if options.isa == Isa.VC4:
@@ -148,16 +148,15 @@ def _disasm(options: argparse.Namespace) -> int:
 
     toolkit = _toolkit(options.isa)
     words = formats.read_words(_read(options.input), section=options.section, symbol=options.symbol)
-    note = getattr(toolkit, "note", None)
     failed = False
     out: list[str] = []
     for word in words:
         row: dict[str, str] = {"word": f"0x{word:016x}"}
         try:
             row["text"] = toolkit.disassemble(word)
-            remark = note(word) if note is not None else None
-            if remark:
-                row["note"] = remark
+            note = toolkit.note(word)
+            if note:
+                row["note"] = note
         except DecodeError as error:
             row["error"] = error.diagnostics[0].message
             failed = True
@@ -236,7 +235,7 @@ def _port(options: argparse.Namespace) -> Port:
 
 
 def _stand_in() -> Port:
-    """What `auto` uses where there is no GPU."""
+    """The emulated board that `auto` uses when there is no GPU."""
     from qpu.emu.port import EmuPort
 
     return EmuPort("pi5")
@@ -361,16 +360,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _arguments().parse_args(words)
         status: int = options.run(options)
         if sys.stdout is not None:
-            sys.stdout.flush()  # what cannot be written is told here, not at the interpreter's end
+            sys.stdout.flush()  # so that an error of writing is reported here, not at the end of the interpreter
         return status
     except UsageError as error:
         print(f"qpu: {error}", file=sys.stderr)
         return USAGE
     except AsmError as error:
         print(error, file=sys.stderr)
-        return FINDINGS
-    except DriverError as error:
-        print(f"qpu: {error}", file=sys.stderr)
         return FINDINGS
     except QpuError as error:
         print(f"qpu: {error}", file=sys.stderr)
@@ -385,7 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FINDINGS
     except OSError as error:
         print(f"qpu: {error.strerror or error} (standard input or output)", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in its buffer has no place to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter flushes the rest
         return USAGE
     except KeyboardInterrupt:
         print("qpu: interrupted", file=sys.stderr)

@@ -107,7 +107,18 @@ LAYERS: dict[str, set[str]] = {
     },
     "qpu": {
         "qpu." + n
-        for n in ("core.isa", "core", "program", "device", "buffers", "errors", "instruction_sets", "v3d", "vc4")
+        for n in (
+            "core.isa",
+            "core",
+            "launch",
+            "program",
+            "device",
+            "buffers",
+            "errors",
+            "instruction_sets",
+            "v3d",
+            "vc4",
+        )
     },
 }
 ANYTHING = {"qpu.__main__"}

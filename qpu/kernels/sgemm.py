@@ -33,7 +33,8 @@ from qpu.errors import DriverError, UsageError
 from qpu.instruction_sets import assemble
 from qpu.instruction_sets import isa as instruction_set
 from qpu.kernels import pack_v3d, pack_vc4, sgemm_v3d, sgemm_vc4
-from qpu.kernels.sgemm_layout import F32, KERNELS, UNROLL, Kernel, Layout, error_bound, layout, reference
+from qpu.kernels.sgemm_layout import F32, KERNELS, Kernel, Layout, error_bound, layout, reference
+from qpu.kernels.tiles import UNROLL
 from qpu.launch import Run
 from qpu.runtime.jobs import Shape
 from qpu.v3d.launch import Dispatch
@@ -409,7 +410,6 @@ class Sgemm:
 
     def _multiply_vc4(self, alpha: int, beta: int | None, product: bool) -> list[_Job]:
         plan, shape = self.plan, self.plan.shape
-        assert isinstance(shape, sgemm_vc4.Shape)
         strided = 4 * plan.ldc <= sgemm_vc4.MAX_STRIDE
         tiles = plan.tiles[0] * plan.tiles[1]
         jobs: list[_Job] = []

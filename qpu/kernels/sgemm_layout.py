@@ -12,22 +12,20 @@ from qpu.core.isa import Isa
 from qpu.errors import UsageError
 from qpu.kernels import sgemm_v3d as v3d
 from qpu.kernels import sgemm_vc4 as vc4
+from qpu.kernels.tiles import AHEAD, UNROLL, Shape
 
 __all__ = ["F32", "KERNELS", "Kernel", "Layout", "error_bound", "layout", "reference"]
 
 F32: TypeAlias = NDArray[np.float32]
 Kernel = Literal["uniform", "rotate"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
-SHAPES: dict[tuple[bool, Kernel], v3d.Shape | vc4.Shape] = {
+SHAPES: dict[tuple[bool, Kernel], Shape] = {
     (False, "uniform"): v3d.UNIFORM,
     (False, "rotate"): v3d.ROTATE,
     (True, "uniform"): vc4.UNIFORM,
     (True, "rotate"): vc4.ROTATE,
 }
 
-UNROLL = v3d.UNROLL  # the same on all three
-AHEAD = max(v3d.AHEAD, vc4.AHEAD)  # rows of B past the last that are asked for, but not used
-assert vc4.UNROLL == UNROLL
 SLACK = 16  # words past the last panel of A that are asked for, but not used
 LIMIT = 1 << 31  # bytes of one buffer; addresses are 32 bits, and there are five buffers
 LONGEST = (1 << 24) - 1  # of m, n, k and row lengths: addresses come from 24-bit multiplications
@@ -53,7 +51,7 @@ class Layout:
     ldc: int
 
     @property
-    def shape(self) -> v3d.Shape | vc4.Shape:
+    def shape(self) -> Shape:
         """Tile of the kernel."""
         return SHAPES[self.isa is Isa.VC4, self.kernel]
 

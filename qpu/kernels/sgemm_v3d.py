@@ -11,10 +11,10 @@ Both read panels that `pack_v3d` made: of A, the words of one tile row for each 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qpu import v3d
+from qpu.kernels.tiles import AHEAD, UNROLL, Shape
 
 if TYPE_CHECKING:
     from qpu.v3d.generated.common import MulSlot
@@ -22,25 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CONFIG_ROTATE", "CONFIG_UNIFORM", "ROTATE", "UNIFORM", "Shape", "kernel"]
 
-UNROLL = 4  # steps of k per loop
-AHEAD = 3  # rows of B requested ahead, two words each: 6 of the 8 result slots a thread has (v3d.md 9.5)
 BATCH = 4  # rows of C in flight
 ACCUMULATORS = 48
 CONFIG_UNIFORM = 0xFAFAFAFA  # four TMU requests of two words each (v3d.md 9.2)
 CONFIG_ROTATE = 0xFFFCFFFC  # four words, one word, four words, one word
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Tile of a kernel. vectors: of 16 columns; vectors * rows = 48."""
-
-    rows: int
-    vectors: int
-
-    @property
-    def columns(self) -> int:
-        """Columns of a tile."""
-        return 16 * self.vectors
 
 
 UNIFORM, ROTATE = Shape(24, 2), Shape(12, 4)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qpu.kernels.tiles import AHEAD, UNROLL, Shape
 from qpu.vc4 import vpm
 
 if TYPE_CHECKING:
@@ -25,23 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CHUNK", "MAX_STRIDE", "ROTATE", "UNIFORM", "Shape", "kernel", "record_words", "streams"]
 
-UNROLL = 4  # steps of k per loop
-AHEAD = 3  # rows of B requested ahead; 4 outstanding requests are safe (vc4.md 13.1)
 CHUNK = 4  # rows of C that a QPU keeps in the VPM: 12 QPUs use 48 of its 64 rows
 MAX_STRIDE = (1 << 13) - 1  # the guide's field; a measurement says 16 bits (vc4.md 14.4)
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Tile of a kernel. vectors: of 16 columns."""
-
-    rows: int
-    vectors: int
-
-    @property
-    def columns(self) -> int:
-        """Columns of a tile."""
-        return 16 * self.vectors
 
 
 UNIFORM, ROTATE = Shape(64, 1), Shape(12, 4)

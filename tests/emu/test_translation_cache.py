@@ -153,7 +153,9 @@ def test_every_cut_of_an_object_file_is_refused(cache: Path) -> None:
     assert not any(code_cache._whole_object(code[:n]) for n in range(len(code)))
 
 
-@pytest.mark.parametrize("kind", ["fifo", "endless device", "link", "directory", "large", "writable by others"])
+@pytest.mark.parametrize(
+    "kind", ["fifo", "endless device", "link", "directory", "large", "writable by others", "writable by the group"]
+)
 def test_only_plain_files_of_this_user_are_read(
     cache: Path, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,8 +165,8 @@ def test_only_plain_files_of_this_user_are_read(
     victim = cache.parent / "victim"
     victim.write_bytes(entry.read_bytes())
     os.utime(victim, (1000, 1000))
-    if kind == "writable by others":
-        entry.chmod(0o662)
+    if kind.startswith("writable"):
+        entry.chmod(0o662 if kind == "writable by others" else 0o620)
     elif kind == "large":
         monkeypatch.setattr(code_cache, "ENTRY_LIMIT", 100)
     else:
@@ -182,10 +184,10 @@ def test_only_plain_files_of_this_user_are_read(
         assert entry.is_file() and not entry.is_symlink() and entry.stat().st_mode & 0o777 == 0o600
         assert build(IDENTITY, source).from_cache
     said = capsys.readouterr().err
-    assert said.count("\n") == (kind == "writable by others")
+    assert said.count("\n") == kind.startswith("writable")
 
 
-@pytest.mark.parametrize("kind", ["foreign", "writable by others", "link"])
+@pytest.mark.parametrize("kind", ["foreign", "writable by others", "writable by the group", "link"])
 def test_a_directory_that_others_can_write_is_no_cache(
     cache: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,8 +199,8 @@ def test_a_directory_that_others_can_write_is_no_cache(
         monkeypatch.setattr(os, "geteuid", lambda: 4711)
         if os.getuid() == 0:  # root is trusted: give the directory to somebody else
             os.chown(cache, 4712, -1)
-    elif kind == "writable by others":
-        cache.chmod(0o777)
+    elif kind != "link":
+        cache.chmod(0o777 if kind == "writable by others" else 0o770)
     else:
         real = cache.rename(cache.with_name("real"))
         cache.symlink_to(real)

@@ -13,6 +13,7 @@ from qpu.core.isa import Isa, Unit
 from qpu.errors import AsmError, Diagnostic
 from qpu.instruction_sets import isa as toolkit
 from qpu.kernels import sgemm_v3d
+from qpu.kernels.tiles import Shape
 from qpu.v3d.codes import CONDS, IMM_MASK, PUSHES, SIGNALS, UPDATES, WRITING_SIGS
 from qpu.v3d.decode import decode
 from qpu.v3d.encode import HalfKey, encode, half_key
@@ -164,7 +165,7 @@ def rebundled(isa: Isa, words: tuple[int, ...]) -> Iterator[Alu]:
 @BOTH
 @pytest.mark.parametrize("accumulate", [False, True])
 @pytest.mark.parametrize("shape", [sgemm_v3d.UNIFORM, sgemm_v3d.ROTATE], ids=["uniform", "rotate"])
-def test_sgemm_comes_back_from_its_halves(isa: Isa, shape: sgemm_v3d.Shape, accumulate: bool) -> None:
+def test_sgemm_comes_back_from_its_halves(isa: Isa, shape: Shape, accumulate: bool) -> None:
     """Both kernels: the same number of instructions, and the same words."""
     words = toolkit(isa).assemble(sgemm_v3d.kernel, args=(shape, True, accumulate)).code
     alus = [w for w in words if w >> 58]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
@@ -145,6 +145,3 @@ class Vc4Execution(Execution, Protocol):
     def host_interrupts(self) -> int:
         """Writes of non-zero values to the host interrupt register so far."""
         ...
-
-
-Progress = Callable[[int, int], None]
