@@ -80,7 +80,7 @@ class Device(AbstractContextManager["Device"]):
 
     @property
     def port(self) -> Port:
-        """The kernel as this device's adapter sees it: for what goes beyond launches, such as firmware properties."""
+        """The kernel as this device's adapter sees it, for requests beyond launches, such as firmware properties."""
         return self._port
 
     @property
@@ -103,18 +103,18 @@ class Device(AbstractContextManager["Device"]):
         except (TypeError, ValueError) as error:
             raise UsageError(f"dtype = {dtype!r}: {error}; use numbers such as np.float32") from error
         if any(n < 0 for n in dims):
-            raise UsageError(f"shape {dims} has a negative length")
+            raise UsageError(f"shape {dims} has a negative length; allowed: 1 or more")
         if kind.hasobject or kind.itemsize == 0:
             raise UsageError(f"dtype {kind} has no fixed layout; use numbers")
         size = int(np.prod(dims, dtype=object)) * kind.itemsize if dims else kind.itemsize
         if size == 0:
             raise UsageError(f"shape {dims} holds nothing; a buffer needs at least one element")
         if size >= 1 << 32:
-            raise UsageError(f"{size} bytes exceed the GPU's 4 GiB of addresses")
+            raise UsageError(f"{size} bytes exceed the GPU's 4 GiB of addresses; split the data")
         return self._pool.allocate(size, lambda bo: Buffer(self._pool, bo, dims, kind))
 
     def zeros(self, shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Buffer:
-        """As `empty`, and zero for certain."""
+        """As `empty`, and cleared, whatever the kernel returned."""
         buffer = self.empty(shape, dtype)
         buffer.array[...] = 0
         return buffer
@@ -126,11 +126,7 @@ class Device(AbstractContextManager["Device"]):
         32-bit words, so 64-bit data needs a conversion or its `dtype` spelled out. Raises: UsageError.
         """
         source = as_array(data, dtype)
-        if (
-            dtype is None
-            and source.dtype.kind in "iufc"
-            and source.dtype.itemsize == (16 if source.dtype.kind == "c" else 8)
-        ):
+        if dtype is None and source.dtype.name in _NARROW:
             source = _narrowed(data, source)
         buffer = self.empty(source.shape, source.dtype)
         buffer.array[...] = source
@@ -281,15 +277,15 @@ def _narrowed(data: Any, source: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     kind = _NARROW[source.dtype.name]
     if not isinstance(data, (list, tuple, range, int, float, complex)) or hasattr(data, "dtype"):
         raise UsageError(
-            f"data of dtype {source.dtype}, but programs of the GPU take 32-bit words\n"
-            f"  help: write x.astype(np.{kind}), or dtype=np.{source.dtype} for a buffer of 64-bit data"
+            f"data of dtype {source.dtype}, but programs of the GPU take 32-bit words",
+            help=f"write x.astype(np.{kind}), or dtype=np.{source.dtype} for a buffer of 64-bit data",
         )
     if kind == "int32" and source.size and source.max() > 0x7FFF_FFFF and source.min() >= 0:
         kind = "uint32"
     if kind in ("int32", "uint32") and source.size:
         low, high = np.iinfo(kind).min, np.iinfo(kind).max
         if source.min() < low or source.max() > high:
-            raise UsageError(f"data from {source.min()} to {source.max()} does not fit 32 bits\n  help: give a dtype")
+            raise UsageError(f"data from {source.min()} to {source.max()} does not fit 32 bits", help="give a dtype")
     with np.errstate(over="ignore"):
         return source.astype(kind)
 

@@ -55,7 +55,7 @@ class Loc:
 
     @property
     def source(self) -> str:
-        """The source line without its line end; empty when it cannot be had."""
+        """The source line without its line end; empty when it is not available."""
         if self.text is not None:
             return self.text.rstrip("\r\n")
         return linecache.getline(self.file, self.line).rstrip("\r\n")
@@ -117,11 +117,12 @@ class Diagnostic:
 class QpuError(Exception):
     """Root of everything this package raises on purpose.
 
-    diagnostics: the findings behind the error, sorted by place; empty for errors without a source.
+    diagnostics: the findings behind the error, sorted by place; empty for errors without a source. help: what to do;
+    the last line of the message.
     """
 
-    def __init__(self, message: str, diagnostics: Sequence[Diagnostic] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, diagnostics: Sequence[Diagnostic] = (), *, help: str | None = None) -> None:
+        super().__init__(message if help is None else f"{message}\n  help: {help}")
         self.diagnostics: tuple[Diagnostic, ...] = tuple(diagnostics)
 
 
@@ -144,7 +145,7 @@ class AsmError(QpuError):
 
 
 class UnknownNameError(AsmError, AttributeError):
-    """A name that a builder does not have: an operation, register or signal of another chip, or a slip."""
+    """A name that a builder does not have: an operation, register or signal of another chip, or a typing mistake."""
 
     @classmethod
     def among(
@@ -160,7 +161,7 @@ class UnknownNameError(AsmError, AttributeError):
 
 
 class DecodeError(AsmError):
-    """A word that is no instruction. `word` is the 64-bit word, `field` the first field that makes no sense."""
+    """A word that is not an instruction. `word` is the 64-bit word, `field` the first field that is undefined."""
 
     def __init__(self, word: int, field: str, message: str) -> None:
         super().__init__(f"0x{word:016x}: {message}", (Diagnostic("decode", message),))
@@ -269,9 +270,9 @@ class EmuFault(QpuError):
 
 
 class EmuWarning(UserWarning):
-    """An emulated program did what a real board lets pass, though nobody vouches for the result.
+    """An emulated program did what a real board tolerates, with a result that is not documented.
 
-    Given when a launch ends: once for each rule and instruction, also in `RunStats.faults`. On boards that are not
+    Issued when a launch finishes, once for each rule and instruction; also in `RunStats.faults`. On boards that are not
     strict (``strict=False``, ``QPU_EMU_STRICT=0``) that includes what is an `EmuFault` elsewhere.
     """
 

@@ -23,7 +23,7 @@ def device_html(info: DeviceInfo, *, closed: bool = False) -> str:
         "driver": " ".join(part for part in (info.driver, info.revision) if part),
         "emulated": "no, a real board"
         if info.emulated is None
-        else f"yes, as {info.emulated}; its times are no board's",
+        else f"yes, as {info.emulated}; its times are not those of a board",
     }
     if closed:
         values["state"] = "closed"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["stats_html", "trace_html"]
 
-ROWS = 200  # of a trace; a notebook cell is no place for more
+ROWS = 200  # of a trace; more would make the notebook cell unreadable
 BINS = 112  # along the time line of a trace
 LINES = 24  # threads in the time line
 
@@ -40,17 +40,17 @@ def stats_html(stats: RunStats) -> str:
         + (f"; {stats.translate_s * 1e3:.0f} ms translating" if stats.translate_s else ""),
     }
     if stats.fallbacks:
-        values["left to the reference engine"] = ", ".join(f"{k}: {v:,}" for k, v in stats.fallbacks.items())
+        values["executed by the reference engine"] = ", ".join(f"{k}: {v:,}" for k, v in stats.fallbacks.items())
     if stats.faults:
-        values["faults let pass"] = f"{len(stats.faults)}, the first: {stats.faults[0]}"
+        values["survivable faults"] = f"{len(stats.faults)}, the first: {stats.faults[0]}"
     parts = [facts(f"Launch on an emulated {stats.isa.label}", values)]
     if n:
-        share = [
+        used = [
             ("add half used", stats.add_ops / n),
             ("mul half used", stats.mul_ops / n),
             ("of the float peak", stats.float_share),
         ]
-        parts.append(bars("issue slots", [(name, x, f"{x:.1%}") for name, x in share], top=1.0))
+        parts.append(bars("issue slots", [(name, x, f"{x:.1%}") for name, x in used], top=1.0))
     moved = [
         ("TMU, read", stats.tmu_read_bytes),
         ("TMU, written", stats.tmu_write_bytes),

@@ -1,6 +1,6 @@
 """Small pieces of HTML and SVG for rich displays in notebooks: tables, bars, boxes.
 
-Colours are in the middle of the scale and text takes that of the page, so that light and dark pages both work. Every
+Colours are of medium brightness and text has the colour of the page, so that light and dark pages both work. Every
 text is escaped here.
 """
 

@@ -224,7 +224,7 @@ class Sgemm:
                 for name, (memory, shape, ld) in zip("abc", given, strict=True)
             )
             self._panels = [self._buffer(words) for words in plan.packed_words]
-            self._spare = self._buffer(16)  # takes what lies outside C
+            self._spare = self._buffer(16)  # for stores outside C
             self._packing = self._pack_vc4() if gpu.isa is Isa.VC4 else self._pack_v3d()
         except BaseException:
             self.close()
@@ -244,7 +244,7 @@ class Sgemm:
         """Copy the operands to the device and `set` the factors.
 
         a, b: float32 as stored, i.e. (k, m) if transa; c: float32 (m, n). Any strides: views are not copied on the
-        host first. None leaves what lies on the device. With beta = 0, c is not read.
+        host first. None keeps what is on the device. With beta = 0, c is not read.
         Raises: UsageError for another shape or dtype.
         """
         triples = (("a", a, self._a), ("b", b, self._b), ("c", c, self._c))
@@ -301,13 +301,13 @@ class Sgemm:
         return np.array(self._c.within(self._c.buffer.numpy()))
 
     def close(self) -> None:
-        """Give the buffers back that were allocated here; idempotent."""
+        """Close the buffers that were allocated here; idempotent."""
         self._forget()
         while self._buffers:
             self._buffers.pop().close()
 
     def _forget(self) -> None:
-        """Give up what depends on the factors."""
+        """Drop what depends on the factors."""
         self._jobs = []
         while self._arguments:
             self._arguments.pop().close()
@@ -475,7 +475,7 @@ def _placed(name: str, gpu: Device, memory: Buffer | BufferView, shape: tuple[in
 
 
 def _host(name: str, matrix: object) -> None:
-    """Refuse what is no ndarray: lists have no dtype, device memory has a way of its own. Raises: UsageError."""
+    """Raise UsageError for anything but an ndarray: lists have no dtype, and device memory is an argument of Sgemm."""
     if not isinstance(matrix, np.ndarray):
         raise UsageError(
             f"{name} is a {type(matrix).__name__}; give a float32 ndarray, or device memory to Sgemm({name}=...)"

@@ -91,8 +91,8 @@ def _array_words(values: NDArray[Any], what: str) -> bytes:
     if values.dtype.itemsize != 4 or values.dtype.kind not in "iuf":
         cast = {"f": "float32", "i": "int32"}.get(values.dtype.kind, "uint32")
         raise UsageError(
-            f"{what}: an array of {values.dtype} does not hold 32-bit words; allowed: uint32, int32, float32\n"
-            f"  help: write x.astype(np.{cast})"
+            f"{what}: an array of {values.dtype} does not hold 32-bit words; allowed: uint32, int32, float32",
+            help=f"write x.astype(np.{cast})",
         )
     return np.ascontiguousarray(values).tobytes()
 

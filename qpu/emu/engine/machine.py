@@ -1,4 +1,4 @@
-"""The seam between the emulated kernels and the emulated machines: executions and their statistics."""
+"""What an emulated operating system asks of an emulated GPU: machines, executions, and statistics of a run."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class RunStats:
     execute_s: float = 0.0  # host seconds
     cache_hits: int = 0
     cache_misses: int = 0
-    fallbacks: Counter[str] = field(default_factory=Counter)  # reason -> instructions left to the reference engine
-    faults: list[str] = field(default_factory=list)  # what a lenient run let pass
+    fallbacks: Counter[str] = field(default_factory=Counter)  # reason -> instructions of the reference engine
+    faults: list[str] = field(default_factory=list)  # of a run that is not strict, as text
 
     @classmethod
     def total(cls, runs: Sequence[RunStats]) -> RunStats:
@@ -93,13 +93,13 @@ class Execution(Protocol):
 
     @property
     def batches_done(self) -> int:
-        """Finished QPU threads; a watchdog calls the job stuck when this stands still."""
+        """Finished QPU threads; the watchdog resets the GPU when this does not change."""
         ...
 
     def run(self, clocks: int | None = None) -> bool:
         """Advance by about `clocks` emulated clocks (None: to the end); True when the job is done.
 
-        Raises: EmuFault in strict mode. KeyboardInterrupt passes; the execution may be resumed after it.
+        Raises: EmuFault in strict mode. KeyboardInterrupt propagates; the execution can be resumed after it.
         """
         ...
 
@@ -123,7 +123,7 @@ class Vc4Machine(Protocol):
 class Vc4Execution(Execution, Protocol):
     """As Execution. `stats.threads` counts the programs that QPUs have taken so far.
 
-    open_ended: more programs may come, so that a deadlock is no fault yet; it is in `hung` then.
+    open_ended: more programs may come, so a deadlock is not a fault yet; `hung` has it.
     """
 
     open_ended: bool
@@ -138,7 +138,7 @@ class Vc4Execution(Execution, Protocol):
         ...
 
     def withdraw(self) -> int:
-        """Forget the programs that no QPU has taken; returns how many those were."""
+        """Drop the programs that no QPU has taken; returns their number."""
         ...
 
     @property

@@ -19,7 +19,7 @@ _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0  # in `mmap` only with
 
 @dataclass(slots=True, eq=False)
 class Region:
-    """Memory given to the GPU: [address, address + size), page aligned. `id` is its number in the page table."""
+    """Memory mapped for the GPU: [address, address + size), page aligned. `id` is its number in the page table."""
 
     id: int
     address: int
@@ -35,7 +35,7 @@ class Region:
 class Memory:
     """The GPU's address space: the byte at GPU address A is `bytes[A]`.
 
-    size: bytes of the window (a power of two); systems that cannot reserve 4 GiB get what they can.
+    size: bytes of the window (a power of two); systems that cannot reserve 4 GiB get a smaller one.
     shared: back it with a memory file whose descriptor `fd` can be mapped by others (Linux only).
     Source of page-granular bounds: drivers.md 1.3 (MMU).
     """
@@ -71,7 +71,7 @@ class Memory:
         return mmap.mmap(-1, size)
 
     def map(self, address: int, size: int, name: str) -> Region:
-        """Give [address, address + size) to the GPU, zero-filled. Both page aligned; ValueError when taken."""
+        """Map [address, address + size) for the GPU, zero-filled. Both page aligned; ValueError when it is in use."""
         if address % PAGE or size % PAGE or size <= 0 or address < 0 or address + size > self.size:
             raise ValueError(f"{name}: 0x{address:x}+0x{size:x} is not a page range of the window")
         pages = self.pages[address // PAGE : (address + size) // PAGE]
@@ -85,7 +85,7 @@ class Memory:
         return region
 
     def unmap(self, region: Region) -> None:
-        """Take a region back and return its host memory."""
+        """Remove a region and release its host memory."""
         del self._regions[region.id]
         self._starts.remove((region.address, region.id))
         self.pages[region.address // PAGE : region.end // PAGE] = 0
@@ -141,7 +141,7 @@ class Memory:
         return memoryview(self._map)[address : address + size]
 
     def close(self) -> None:
-        """Return the reservation; views that others still hold keep it alive until they go."""
+        """Release the reservation; views of it keep it alive."""
         self.bytes = np.zeros(0, np.uint8)  # closed: any use is an IndexError
         self.words = self.pages = np.zeros(0, np.uint32)
         self.pointer = 0

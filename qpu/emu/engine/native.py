@@ -201,7 +201,7 @@ class Improvement:
         self._translate = translate
         self._level = level
         self._code: NativeCode | None = None
-        # No daemon, whatever thread asks: a process that ends must not leave LLVM in mid-air.
+        # Not a daemon thread, whatever thread starts it: the process must not end inside LLVM.
         self._thread = threading.Thread(target=self._make, name="qpu-translator", daemon=False)
         Improvement._running = self
         self._thread.start()
@@ -223,7 +223,7 @@ class Improvement:
 
     @classmethod
     def wait(cls) -> None:
-        """Until nothing is being improved: a process that forks must not do so inside LLVM."""
+        """Until nothing is being improved: a fork must not happen inside LLVM."""
         for thread in [*_ABANDONED, *([] if cls._running is None else [cls._running._thread])]:
             thread.join()
 
@@ -231,11 +231,11 @@ class Improvement:
         old = self._old
         text, meta = (old.text, old.meta) if old.text else self._translate()
         if json.dumps(meta) != json.dumps(old.meta):
-            return  # numbered otherwise: it could not take over
+            return  # its nodes have other numbers: the running program cannot switch to it
         try:
             self._code = _compile(old.identity, text, meta, self._level)
         except RuntimeError:
-            return  # the code that runs stays
+            return  # the program keeps its present code
         old.text = self._code.text = ""
 
     @property
@@ -254,6 +254,6 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _end() -> None:
-    """Threads that outlive the interpreter must not use LLVM while it is taken down: wait for them, allow no more."""
+    """Wait for threads that use LLVM before it is torn down, and start no more."""
     with _LOCK:
         Improvement.end()

@@ -138,7 +138,7 @@ class Trace:
         self._entries.append(TraceEntry(serial, launch, qpu, thread, step, index, word, text, short))
 
     def clear(self) -> None:
-        """Forget all entries; filters and launch numbers stay."""
+        """Drop all entries; filters and launch numbers stay."""
         self._entries.clear()
         self.dropped = 0
 
