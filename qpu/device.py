@@ -188,9 +188,10 @@ class Device(AbstractContextManager["Device"]):
         fences: list[Fence] = []
         waits = [e.fence for e in after if e.pool is not pool and e.fence is not None]
         try:
-            for job in prepare(pool, self._info, program, uniforms, shape, scratch):
-                fences.append(driver.submit(job, timeout_s, background=background, after=waits))
-                waits = []
+            with pool.submission():
+                for job in prepare(pool, self._info, program, uniforms, shape, scratch):
+                    fences.append(driver.submit(job, timeout_s, background=background, after=waits))
+                    waits = []
         except TimeoutError:
             raise  # the job may still run: the memory that it uses is not recycled
         except EmuFault as fault:

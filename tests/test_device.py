@@ -258,6 +258,28 @@ def test_one_device_from_several_threads(pi5: Device) -> None:
     assert not bad
 
 
+def test_buffers_that_another_thread_closes_while_a_job_is_submitted(
+    pi5: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job lists them; the kernel refuses a job with a freed buffer."""
+    program, x, y = double(pi5.isa), pi5.array(np.ones(16, np.float32)), pi5.empty(16)
+    others = [pi5.empty(16) for _ in range(3)]
+    submit = pi5.driver.submit
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        thread = threading.Thread(target=lambda: (others[0].close(), others.pop(1)))
+        thread.start()
+        thread.join()
+        return submit(*arguments, **options)
+
+    monkeypatch.setattr(pi5.driver, "submit", late)
+    pi5.run(program, [x, y])
+    assert (y.numpy() == 2).all()
+    monkeypatch.undo()
+    again = pi5.empty(16)  # the pool closes them now
+    assert not pi5._pool._pending and not again.closed
+
+
 # -- nothing is left
 
 

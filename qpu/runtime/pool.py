@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qpu.core.code import Code
@@ -85,6 +86,7 @@ class MemoryPool:
         self._scratch: list[Bo] = []
         self._pending: list[Bo] = []  # closed by their owners, not yet by us
         self._running: set[Running] = set()
+        self._submitting = 0  # launches between the listing of buffers and the end of their submission
 
     @property
     def closed(self) -> bool:
@@ -143,15 +145,20 @@ class MemoryPool:
                 self._dispose(bo)
 
     def _dispose(self, bo: Bo) -> None:
-        if (self._running and self._isa is Isa.VC4) or not _close(bo):
+        if self._in_use or not _close(bo):
             self._pending.append(bo)
+
+    @property
+    def _in_use(self) -> bool:
+        """Whether a job may use any buffer object: closing one has to wait."""
+        return bool(self._submitting or (self._running and self._isa is Isa.VC4))
 
     def _reap(self) -> None:
         """Retire launches that finished unnoticed, then close what could not be closed before."""
         if len(self._running) >= REAP_AFTER or len(self._pending) >= REAP_AFTER:
             for launch in list(self._running):  # an interrupted `run` leaves one
                 launch.settle_if_done()
-        if self._pending and not (self._running and self._isa is Isa.VC4):
+        if self._pending and not self._in_use:
             with critical():
                 self._pending = [bo for bo in self._pending if not _close(bo)]
 
@@ -159,9 +166,6 @@ class MemoryPool:
 
     def upload(self, program: Code) -> Bo:
         """The buffer object with the program's code, uploaded on first use. Raises: UsageError for the wrong ISA."""
-        known = self._code.get(id(program))
-        if known is not None and known[0]() is program:
-            return known[1]
         if not isinstance(program, Code):
             raise UsageError(f"{type(program).__name__} is not a program; make one with qpu.assemble()")
         if program.isa is not self._isa:
@@ -170,12 +174,15 @@ class MemoryPool:
             )
         if not len(program):
             raise UsageError("the program is empty; a program has at least its end sequence")
+        key = id(program)
         with self._lock:
+            known = self._code.get(key)
+            if known is not None and known[0]() is program:
+                return known[1]
             data = program.data
             with critical():
                 bo = self.driver.alloc(len(data) + PREFETCH_SLACK)
                 bo.view[: len(data)] = data
-                key = id(program)
                 self._code[key] = (weakref.ref(program, lambda _: self._unload(key)), bo)
             return bo
 
@@ -192,6 +199,17 @@ class MemoryPool:
                 if bo.size >= size:
                     return self._scratch.pop(i)
         return self.driver.alloc(max(size, MIN_SCRATCH))
+
+    @contextmanager
+    def submission(self) -> Iterator[None]:
+        """While the block lists buffer objects and submits jobs with them, no thread closes any."""
+        with self._lock:
+            self._submitting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._submitting -= 1
 
     def listed(self, *bos: Bo) -> tuple[Bo, ...]:
         """Every buffer object that a job may touch: `bos` and those of all owners."""
