@@ -15,9 +15,9 @@ def test_an_endless_program_ends_and_the_device_goes_on(gpu: Device, board: str)
     """Either the wait times out or the watchdog resets the GPU; afterwards another device works."""
     word = gpu.zeros(1, np.uint32)
     # Kernels before 6.17 count no resets: there the missing word tells.
-    proof = None if gpu.isa is Isa.VC4 else (word, 1)
+    shape = None if gpu.isa is Isa.VC4 else qpu.v3d.Dispatch(completion=(word, 1))
     with pytest.raises((qpu.GpuTimeoutError, qpu.GpuResetError)):
-        launch = gpu.submit(endless(gpu.isa), [], qpu.v3d.Dispatch(completion=proof), timeout_s=0.9)
+        launch = gpu.submit(endless(gpu.isa), [], shape, timeout_s=0.9)
         launch.wait(20)
     gpu.close()
     with qpu.open_device(board) as again:
