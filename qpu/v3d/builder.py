@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from qpu.core.builder import Builder, Label, MulSlot, Refused, suggest
-from qpu.core.isa import Isa
+from qpu.core.isa import Isa, Unit
 from qpu.core.locations import LAYERS, Places, loc_of
 from qpu.core.optable import Op, OperandType
 from qpu.errors import AsmError, Diagnostic
 from qpu.v3d.codes import BDI, BRANCH_CONDS, MSFIGN
-from qpu.v3d.encode import encode
+from qpu.v3d.encode import HalfKey, encode, half_key
 from qpu.v3d.instr import Alu, AluHalf, Branch, Instr, Sig
 from qpu.v3d.operands import ABSENT, LRI, Absolute, Dest, Imm, LinkRegister, Reg, RegFile, Signal, immediate
 from qpu.v3d.pairing import ADD, draft, explain, idle
@@ -57,7 +57,9 @@ _NUMBERS: Final[dict[tuple[type, int | float, OperandType], Imm]] = {}
 
 _NO_SIGNAL: Final = Signal(0)
 _NOP: Final = idle()
-_tuple: Final = tuple.__new__  # makes a named tuple in half the time
+_KEPT: Final = 1 << 15  # halves that are kept
+Recorded: TypeAlias = tuple[AluHalf, HalfKey | None]
+"""A half and its key; None where it is not valid."""
 
 
 def registers(isa: Isa) -> dict[int, Reg]:
@@ -72,12 +74,17 @@ class V3dBuilder(Builder["Instr | int"]):
 
     _registers: ClassVar[dict[int, Reg]]
     _idle: ClassVar[Alu]
-    _foreign: ClassVar[int]  # bits of `only` of operands that are not for this chip
+    _known_add: ClassVar[dict[Any, Recorded]]  # halves by what the methods are given
+    _known_mul: ClassVar[dict[Any, Recorded]]
     null: ClassVar[Dest]
     rf: RegFile
 
     lri: Final = LRI
     """The link register as a branch target."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._known_add, cls._known_mul = {}, {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,11 +109,9 @@ class V3dBuilder(Builder["Instr | int"]):
         index = self._open = len(instrs)
         instrs.append(self._idle)
         try:
-            if (d.only | a.only | b.only) & self._foreign:
-                raise AttributeError
-            self._half = _tuple(AluHalf, (op, d.dst, a.src, b.src, d.mod, cond or "", push or "", update or ""))
-        except AttributeError:
-            self._half = self._recorded(op, d, a, b, cond, push, update)
+            self._half = self._known_add[op, d, a, b, cond, push, update]
+        except (KeyError, TypeError):
+            self._half = self._recorded(Unit.ADD, op, d, a, b, cond, push, update)
         self._sig = _NO_SIGNAL if sig is None else self._signal(sig)
         return index
 
@@ -114,23 +119,23 @@ class V3dBuilder(Builder["Instr | int"]):
         if index != self._open and not self._join(index, op.name):
             return
         self._open = -1
-        half: AluHalf | None
+        half: Recorded | None
         try:
-            if (d.only | a.only | b.only) & self._foreign:
-                raise AttributeError
-            half = _tuple(AluHalf, (op, d.dst, a.src, b.src, d.mod, cond or "", push or "", update or ""))
-        except AttributeError:
-            half = self._recorded(op, d, a, b, cond, push, update)
+            half = self._known_mul[op, d, a, b, cond, push, update]
+        except (KeyError, TypeError):
+            half = self._recorded(Unit.MUL, op, d, a, b, cond, push, update)
         if sig is not None and not self._also(self._signal(sig)):
             return
-        add, signal = self._half, self._sig
-        if add is None or half is None:
+        signal = self._sig
+        if self._half is None or half is None:
             return  # reported
+        (add, add_key), (mul, mul_key) = self._half, half
         try:
-            instr, keys = draft(self.isa, add, half, signal.bits, signal.dst, signal.rot)
+            given = (add_key, mul_key) if add_key and mul_key else None
+            instr, keys = draft(self.isa, add, mul, signal.bits, signal.dst, signal.rot, given)
             self._instrs[index] = encode(instr, keys)
         except AsmError as error:
-            found, part = explain(error, self.isa, add, half, signal.bits, signal.dst, signal.rot)
+            found, part = explain(error, self.isa, add, mul, signal.bits, signal.dst, signal.rot)
             if part == ADD:
                 self._alone(index)
             else:
@@ -157,9 +162,10 @@ class V3dBuilder(Builder["Instr | int"]):
 
     def _alone(self, index: int) -> None:
         """Make an instruction of the add half last recorded."""
-        add, signal = self._half, self._sig
-        if add is None:
+        signal = self._sig
+        if self._half is None:
             return  # reported
+        add, _ = self._half
         try:
             instr, keys = draft(self.isa, add, _NOP, signal.bits, signal.dst, signal.rot)
             self._instrs[index] = encode(instr, keys)
@@ -174,15 +180,27 @@ class V3dBuilder(Builder["Instr | int"]):
         index = self._add(idle().op, self.null, ABSENT, ABSENT, None, None, None, None)
         self._mul(index, op, d, a, b, cond, push, update, sig)
 
-    def _recorded(self, op: Op, d: Any, a: Any, b: Any, cond: Any, push: Any, update: Any) -> AluHalf | None:
-        """The half of a builder call with operands that must be looked at, or None after an error."""
+    def _recorded(
+        self, unit: Unit, op: Op, d: Any, a: Any, b: Any, cond: Any, push: Any, update: Any
+    ) -> Recorded | None:
+        """The half of a builder call, or None after an error. Halves of operand objects are kept, valid ones."""
         try:
             self._check_dest(op, d)
-            a, b = self._source(op, "a", a), self._source(op, "b", b)
+            one, two = self._source(op, "a", a), self._source(op, "b", b)
         except Refused as refused:
             self._refuse(refused)
             return None
-        return AluHalf(op, d.dst, a.src, b.src, d.mod, cond or "", push or "", update or "")
+        half = AluHalf(op, d.dst, one.src, two.src, d.mod, cond or "", push or "", update or "")
+        try:
+            key = half_key(self.isa, unit, half)
+        except AsmError:
+            return half, None  # reported with the instruction
+        if one is a and two is b:
+            known = self._known_add if unit is Unit.ADD else self._known_mul
+            if len(known) >= _KEPT:
+                known.clear()
+            known[op, d, a, b, cond, push, update] = half, key
+        return half, key
 
     def _check_dest(self, op: Op, d: Any) -> None:
         if d is ABSENT:

@@ -18,9 +18,6 @@ __all__ = ["ABSENT", "LRI", "Absolute", "Dest", "Imm", "LinkRegister", "Reg", "R
 
 T = TypeVar("T", bound="_Modified")
 
-ON: Final = {Isa.V3D42: 1, Isa.V3D71: 2}
-"""Bit of an instruction set in `only`, which says where an operand exists; 0: on both."""
-
 
 class OperandError(AsmError, TypeError):
     """An operand that cannot be formed."""
@@ -34,8 +31,7 @@ def _refuse(rule: str, message: str, allowed: str, help: str) -> NoReturn:
 class _Modified:
     """An operand that takes modifiers: `x.h` is x with the modifier h. Modified forms are made once and kept."""
 
-    __slots__ = ("_forms", "mod", "only")
-    only: int
+    __slots__ = ("_forms", "mod")
     mod: str
     _forms: dict[str, _Modified]
 
@@ -134,7 +130,6 @@ class Dest(_Modified):
 
     def __init__(self, isa: Isa, n: int, magic: bool = True, mod: str = "") -> None:
         self.isa = isa
-        self.only = ON[isa]
         self.dst = Dst(n, magic)
         self.mod = mod
         self._forms = {}
@@ -165,7 +160,6 @@ class Imm(_Modified):
     __slots__ = ("src", "value")
 
     def __init__(self, index: int, value: int | float, mod: str = "") -> None:
-        self.only = 0
         self.src = Src(SrcKind.IMM, index, mod)
         self.value = value
         self.mod = mod
@@ -188,12 +182,11 @@ def immediate(value: int | float) -> Imm | None:
 class _Absent:
     """An operand or destination that an operation does not have."""
 
-    __slots__ = ("dst", "mod", "only", "src")
+    __slots__ = ("dst", "mod", "src")
 
     def __init__(self) -> None:
         self.dst = self.src = None
         self.mod = ""
-        self.only = 0
 
 
 ABSENT: Final = _Absent()

@@ -111,20 +111,26 @@ def combine(
 
 
 def draft(
-    isa: Isa, add: AluHalf, mul: AluHalf, sig: int, sig_dst: Dst | None = None, rot: int | None = None
+    isa: Isa,
+    add: AluHalf,
+    mul: AluHalf,
+    sig: int,
+    sig_dst: Dst | None = None,
+    rot: int | None = None,
+    keys: tuple[HalfKey, HalfKey] | None = None,
 ) -> tuple[Alu, tuple[HalfKey, HalfKey]]:
     """The instruction of two halves with ports, immediate and rotation in their places, and the keys of the halves.
 
-    sig: without small immediates. Where the parts do not fit together, `encode` refuses the result; `explain` says
-    why. Raises: AsmError where a half is not valid.
+    sig: without small immediates. keys: those of the halves, for callers that have them. Where the parts do not fit
+    together, `encode` refuses the result; `explain` says why. Raises: AsmError where a half is not valid.
     """
     if isa is not _V3D42:
         if rot is not None:
             sig |= _ROT
-        keys = add_key, mul_key = _ADD_71[add], _MUL_71[mul]
+        add_key, mul_key = keys = keys or (_ADD_71[add], _MUL_71[mul])
         sig |= add_key.imm | mul_key.imm
         return _alu(Alu, (isa, add, mul, _SETS.get(sig, sig), sig_dst, 0, 0)), keys
-    keys = add_key, mul_key = _ADD_42[add], _MUL_42[mul]
+    add_key, mul_key = keys = keys or (_ADD_42[add], _MUL_42[mul])
     _, _, _, _, regs, reads, imm, _, _, twin, add_decoded = add_key
     _, _, _, _, mul_regs, mul_reads, mul_imm, _, _, _, mul_decoded = mul_key
     if add_decoded or mul_decoded:

@@ -10,7 +10,7 @@ from qpu.core.locations import LAYERS
 from qpu.v3d.builder import Cond, Push, SigArg, Source, Update, registers
 from qpu.v3d.generated.common import AsmBase, MulSlot
 from qpu.v3d.instr import Alu
-from qpu.v3d.operands import ABSENT, ON, Dest, Reg, Signal
+from qpu.v3d.operands import ABSENT, Dest, Reg, Signal
 from qpu.v3d.ops import BY_NAME
 from qpu.v3d.pairing import idle
 
@@ -32,7 +32,6 @@ class Asm42(AsmBase[MulSlot]):
     __slots__ = ()
     isa = Isa.V3D42
     _idle = Alu(Isa.V3D42, idle(), idle())
-    _foreign = ~ON[Isa.V3D42]
     _registers = registers(Isa.V3D42)
     _slot = MulSlot
 
