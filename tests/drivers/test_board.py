@@ -187,3 +187,8 @@ def test_kms_owns_v3d(files: dict[str, bytes], owned: bool) -> None:
     node = "/proc/device-tree/soc/v3d@7ec00000/"
     port = FakePort(files={node + name: data for name, data in files.items()} | {"/proc/device-tree/model": b""})
     assert board.kms_owns_v3d(port) is owned
+
+
+@pytest.mark.parametrize(("code", "known"), [("0000", False), ("0001", False), ("0002", True), ("000f", True)])
+def test_revision_lines_of_other_arm_boards(code: str, known: bool) -> None:
+    assert board_from(cpuinfo=f"Hardware\t: x\nRevision\t: {code}\n").is_pi == known

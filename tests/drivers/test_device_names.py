@@ -85,3 +85,13 @@ def test_buffers_that_do_not_fit(board: str, sizes: list[int], fits: int, number
             buffer.close()
         gpu.empty(1024, np.uint32).close()
     assert port.leaked == []
+
+
+def test_the_largest_buffer_that_is_asked_for() -> None:
+    """Rounding up to a page is done in 32 bits by the kernel; one page of addresses is never given out."""
+    port = EmuPort("pi4")
+    with qpu.open_device(port=port) as gpu:
+        largest = (1 << 32) - 2 * port.page_size
+        with pytest.raises(UsageError, match=f"allowed: 1..{largest}"):
+            gpu.driver.alloc(largest + 1)
+        gpu.driver.alloc(largest).close()

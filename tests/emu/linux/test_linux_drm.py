@@ -505,3 +505,15 @@ class TestClosing:
         assert rig.port.allocated() == []
         with refused(errno.EBADF):
             rig.open()
+
+
+def test_a_page_stays_free_behind_each_buffer() -> None:
+    """A hole that fits a buffer, but not the page behind it, is not taken."""
+    rig = Rig("pi4")
+    fd = rig.open()
+    hole, behind = rig.bo(fd), rig.bo(fd)
+    rig.call(fd, "DRM_IOCTL_GEM_CLOSE", handle=hole.handle)
+    wider = rig.bo(fd, 8192)
+    assert wider.offset >= behind.offset + 8192
+    same = rig.bo(fd)
+    assert same.offset == hole.offset

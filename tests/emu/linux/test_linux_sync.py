@@ -240,6 +240,29 @@ class TestCpuJobs:
         words = struct.unpack("<8I", rig.board.memory.view(uniforms.offset, 32))
         assert words == (0, 0, 0, 0, 0, 2, 0, 4)
 
+    @pytest.mark.parametrize(
+        ("offset", "target", "fine"),
+        [(4084, 1023, True), (4088, 5, False), (4092, 5, False), (18, 5, False), (16, 1024, False)],
+    )
+    def test_indirect_stays_inside_its_buffers(self, offset: int, target: int, fine: bool) -> None:
+        rig = Rig("pi4")
+        fd = rig.open()
+        counts, uniforms, out = rig.bo(fd), rig.bo(fd), rig.bo(fd)
+        chain = Extensions()
+        inner = drm.layout("drm_v3d_submit_csd", 8).pack(bo_handles=chain.words([out.handle]), bo_handle_count=1)
+        offsets = (target, 0xFFFFFFFF, 0xFFFFFFFF)
+        more = {"indirect": uniforms.handle, "offset": offset, "wg_size": 16, "wg_uniform_offsets": offsets}
+        chain.add("drm_v3d_indirect_csd", 2, **more)
+        data = chain.keep[-1]
+        assert isinstance(data, bytearray)
+        at = drm.layout("drm_v3d_indirect_csd", 8).field("submit").offset
+        data[at : at + len(inner)] = inner
+        if fine:
+            self.cpu(rig, fd, chain, [counts.handle])
+        else:
+            with refused(errno.EINVAL):
+                self.cpu(rig, fd, chain, [counts.handle])
+
     def test_timestamps(self, rig: Rig) -> None:
         fd = rig.open()
         bo, target = rig.bo(fd), rig.bo(fd)

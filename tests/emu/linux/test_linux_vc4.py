@@ -70,6 +70,13 @@ class TestMessages:
         assert rig.tag(0x38002, 5, 300_000_000, 0)[1][:2] == [5, 300_000_000]
         assert rig.tag(0x38002, 5, 900_000_000, 0)[1][:2] == [5, 400_000_000]
         assert rig.board.hz == 400_000_000
+        assert rig.tag(0x38002, 5, 1, 0)[1][:2] == [5, 250_000_000]  # not below the lowest rate
+
+    def test_the_last_page_of_the_heap_is_given_out(self) -> None:
+        """The page behind each block is kept free only while there is room."""
+        rig = Vcio("pi3,gpu_mem=16M")
+        assert all(rig.memory(8 << 20)[0] for _ in range(2))
+        assert rig.memory(4096) == (0, 0)
 
     @pytest.mark.parametrize(
         "words", [[8, 0], [14, 0, 0, 0], [28, 0, 0x30012, 400, 4, 1, 0], [28, 0, 0x3000C, 4, 4, 1, 0]]
