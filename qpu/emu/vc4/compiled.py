@@ -1,14 +1,15 @@
 """The VideoCore IV machine, compiled engine: chains of plain instructions run as machine code, one QPU at a time.
 
-The reference engine stays in charge: what has effects between QPUs (semaphores, program ends, waiting for the mutex),
-what breaks a rule and what faults is executed and reported by it. A QPU changes sides where the other is better.
+The reference engine stays in charge: it executes and reports what has effects between QPUs (semaphores, program ends,
+waiting for the mutex), what breaks a rule and what faults. A QPU changes engines where the other one is better.
 
-Order: QPUs run side by side until each needs the reference engine, has spent its share (`FIRST_CHUNK`, doubled up to
-`CHUNK`) or is about to write the VPM or memory or to take or release the mutex. When all stand, that happens, one QPU
-after the other in the order of their numbers; the release of the mutex ends a turn. So a program gives the same memory
-and counts every time, on any number of host cores and however a run is cut into calls. Programs whose QPUs do not race
-give those of the reference engine too; a race (a QPU reads what another stores, and neither a semaphore nor the mutex
-orders them) may end differently from there, as may which fault or wait comes first where several QPUs fault or wait.
+Order: QPUs run side by side until each needs the reference engine, has spent its time slice (`FIRST_CHUNK`, doubled up
+to `CHUNK`) or is about to write the VPM or memory or to take or release the mutex. When all QPUs have stopped, those
+accesses are performed, one QPU after the other in the order of their numbers; the release of the mutex ends a time
+slice. So a program gives the same memory and counts every time, on any number of host cores and however a run is cut
+into calls. Programs whose QPUs do not race give those of the reference engine too. A race (a QPU reads what another
+stores, and neither a semaphore nor the mutex orders them) may end differently, as may which fault or wait comes first
+where several QPUs fault or wait.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from qpu.emu.engine.numpy_lanes import LANES
 from qpu.emu.vc4.chip import Chip, Profile
 from qpu.emu.vc4.compiled_programs import FULL, HOT, MAX_NANS, Program, program_at
 from qpu.emu.vc4.prepare import COUNTS
-from qpu.emu.vc4.reference import TURN, ReferenceExecution, Stretch
+from qpu.emu.vc4.reference import TIME_SLICE, ReferenceExecution, Stretch
 from qpu.emu.vc4.state import CLOCKS_PER_INSTRUCTION, Bank, Group, Qpu, Status
 from qpu.emu.vc4.tmu import FIFO_DEPTH, Tmu
 from qpu.emu.vc4.translate_graph import breaks
@@ -47,8 +48,8 @@ from qpu.emu.vc4.vpm_setup import (
 
 __all__ = ["Vc4CompiledMachine"]
 
-FIRST_CHUNK, CHUNK = 1 << 12, 1 << 16  # instructions a QPU executes natively before the others get a turn
-SERIAL = 4096  # instructions a QPU executes alone, once it stands before a store, until the others go on too
+FIRST_CHUNK, CHUNK = 1 << 12, 1 << 16  # instructions of a native time slice
+SERIAL = 4096  # instructions a QPU executes alone from a pending store on, before the others continue
 PARALLEL = 50_000  # native instructions of a round that make threads worth it
 
 
@@ -113,11 +114,11 @@ class CompiledVc4Execution(ReferenceExecution):
         self._by_code: dict[int, Program | None] = {}
         self._began: dict[int, tuple[float, int, int]] = {}
         self._setups: list[Setups | None] = [None] * qpus  # of VPM and DMA, as the state blocks have them
-        self._chunk = [FIRST_CHUNK] * qpus  # native instructions of a turn; grows while a QPU spends all of them
-        self._share = [FIRST_CHUNK] * qpus  # what is left of it in this turn
-        self._budget = [FIRST_CHUNK] * qpus  # of the native call under way
+        self._chunk = [FIRST_CHUNK] * qpus  # native time slice; grows while a QPU spends all of it
+        self._slice = [FIRST_CHUNK] * qpus  # what remains of the current one
+        self._budget = [FIRST_CHUNK] * qpus  # of the current native call
         self._hold = [0] * qpus  # instructions the reference engine is to execute before native code is tried again
-        self._before: dict[int, int] = {}  # QPU that stands before a store -> where it goes on
+        self._before: dict[int, int] = {}  # QPU with a pending store -> node where it continues
         self._workers = workers
         self._pool: ThreadPoolExecutor | None = None
         self._counters: dict[tuple[int, int], NDArray[np.int64]] = {}  # (program, worker) -> executions of chains
@@ -175,7 +176,7 @@ class CompiledVc4Execution(ReferenceExecution):
         while not self.done and self._hung is None:
             ready = [q for q in qpus if q.status == Status.READY]
             if not ready:
-                self._next_turn()
+                self._next_slice()
                 continue
             if stop.pending or (limit is not None and self.clocks >= limit):
                 return
@@ -195,9 +196,9 @@ class CompiledVc4Execution(ReferenceExecution):
             self._run_group(Group(members, qpus, self._bank), meet)
 
     def _run_group(self, g: Group, stop: int | None) -> None:
-        """As the reference engine, but the group stops where native code can go on."""
+        """As in the reference engine, but the group stops where native code can take over."""
         state = Stretch(g)
-        budget = TURN - max(q.spent for q in g.qpus)
+        budget = TIME_SLICE - max(q.spent for q in g.qpus)
         hold = max(self._hold[member] for member in g.ids)
         for member in g.ids:
             self._hold[member] = 0
@@ -239,14 +240,14 @@ class CompiledVc4Execution(ReferenceExecution):
     # -- native code
 
     def _run_native(self, starts: list[tuple[Qpu, int]], limit: int | None) -> None:
-        """Run QPUs natively until each needs something else, has spent its share, or its clock reaches `limit`."""
+        """Run QPUs natively until each needs something else, has spent its time slice, or its clock reaches `limit`."""
         for program in {id(p): p for q, _ in starts if (p := self._program_of(q)) is not None}.values():
             if program.level != FULL and program.executed >= HOT:
                 program.improve()
         active = sum(q.status != Status.FREE for q in self._qpus)
         alone = active == 1 and self._next >= len(self._entries)
         for q, number in starts:
-            budget = self._share[q.number]
+            budget = self._slice[q.number]
             if limit is not None:
                 budget = min(budget, max(1, (limit - q.clock) // CLOCKS_PER_INSTRUCTION))
             self._enter(q, number, budget, alone)
@@ -271,7 +272,7 @@ class CompiledVc4Execution(ReferenceExecution):
         self._return_all([(q, Reason(results[q.number])) for q, _ in starts])
 
     def _run_stores(self, ready: list[Qpu]) -> None:
-        """Let the QPUs that stand before a store do it and go on a little, one after the other."""
+        """Let the QPUs with pending stores perform them and run for a while, one after the other."""
         before, self._before = self._before, {}
         done = []
         for q in ready:
@@ -290,7 +291,7 @@ class CompiledVc4Execution(ReferenceExecution):
                 try:
                     program.build()
                 except Interrupted:
-                    program.fast = True  # what was translated goes on, and this is tried again
+                    program.fast = True  # continue with the existing translation and retry later
                 else:
                     self._renumber()
 
@@ -437,7 +438,7 @@ class CompiledVc4Execution(ReferenceExecution):
         assert program is not None and reason is not Reason.BAD
         state, wide = self._states.fast[q.number], self._states.fast_wide[q.number]
         used = self._budget[q.number] - int(wide[Slot.LEFT // 2])
-        self._share[q.number] -= used
+        self._slice[q.number] -= used
         self._last_round += used
         self._native += used
         program.executed += used
@@ -469,7 +470,7 @@ class CompiledVc4Execution(ReferenceExecution):
         if reason is Reason.YIELD:
             q.status = Status.YIELDED
         elif reason is Reason.BUDGET:
-            if self._share[q.number] <= 0:  # else its clock has reached the limit of this call
+            if self._slice[q.number] <= 0:  # else its clock has reached the limit of this call
                 q.status = Status.YIELDED
                 self._chunk[q.number] = min(CHUNK, 2 * self._chunk[q.number])
         elif reason is Reason.FAIL and not state[Slot.ALONE] and int(state[Slot.AT]) in program.stores:
@@ -502,10 +503,10 @@ class CompiledVc4Execution(ReferenceExecution):
         self.stats.vpm_write_bytes += 4 * LANES * found["vpm_writes"]
         self.stats.vpm_read_bytes += 4 * LANES * found["vpm_reads"]
 
-    def _next_turn(self) -> None:
+    def _next_slice(self) -> None:
         self._settle()
-        self._share[:] = self._chunk
-        super()._next_turn()
+        self._slice[:] = self._chunk
+        super()._next_slice()
 
     def _publish(self) -> None:
         self._settle()

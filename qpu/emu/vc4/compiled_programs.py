@@ -1,4 +1,4 @@
-"""Programs of VideoCore IV on the compiled engine: what was explored and translated of them, kept between launches."""
+"""Translations of VideoCore IV programs: what was explored and translated of each, kept between launches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORTH = 6  # native instructions in a row that make leaving the reference engine
 QUICK, FULL = 0, 2  # optimisation levels
 HOT = 10_000_000  # instructions after which a program is worth the full level
 MAX_WORDS = 1 << 14  # of code looked at
-MAX_BUILDS = 24  # translations of one program; later discoveries stay with the reference engine
+MAX_BUILDS = 24  # translations of one program; what is discovered later runs on the reference engine
 MAX_SITUATIONS = 50_000
 PATIENCE = 3  # times a QPU comes to code that was not translated before it is
 WARM = 24  # times the reference engine executes an instruction before it is translated; 0: before anything runs
@@ -84,7 +84,7 @@ class Program:
         return at not in self._asked and self.warm(at)
 
     def _leave_cold(self) -> None:
-        """Mark what the reference engine goes on to execute because it is executed too rarely."""
+        """Mark nodes that are executed too rarely to be worth a translation."""
         graph, heat = self.graph, self._heat
         if not WARM or len(graph.plans) <= SMALL:
             return
@@ -111,7 +111,7 @@ class Program:
         graph.mark()
         self._leave_cold()
         worth = self._worth()
-        # Where a QPU comes from the reference engine, or stops after its share: elsewhere entries would cut chains.
+        # Where QPUs come from the reference engine or start a time slice. Other entries would cut chains.
         doors = set(graph.roots)
         for node, after in graph.follow.items():
             plan = graph.plan(node.at)
@@ -120,7 +120,7 @@ class Program:
         self._writing = [n for n in graph.follow if n not in graph.reasons and stores(graph, n)]
         self._entries = [n for n in graph.follow if n in doors and not n.left and worth[n] >= WORTH]
         if self._entries:
-            with suppress(Interrupted):  # the reference engine goes on
+            with suppress(Interrupted):  # the reference engine continues
                 self.build()
 
     def _worth(self) -> dict[Node, int]:
@@ -182,7 +182,7 @@ class Program:
         self.run = code.function(ctypes.c_int32, *pointers, ctypes.c_int64, *pointers[:2], ctypes.c_int64)
 
     def improve(self) -> None:
-        """Have the program translated at the full level by another host thread, and take that when it is there."""
+        """Have another host thread translate the program at the full level; adopt the result once it is ready."""
         if self._improvement is None:
             if not self._code.text:  # here, not by the other thread: the graph may grow
                 text, meta = self._translate()
@@ -199,7 +199,7 @@ class Program:
         return not self.warm(at) or (at, sfu, history) in self._known
 
     def start(self, at: int, sfu: int, history: tuple[int, int, int]) -> int | None:
-        """The number to start at in that situation; None when the reference engine goes on."""
+        """The number to start at in that situation; None when the reference engine continues."""
         if not self.warm(at):
             return None
         situation = at, sfu, history

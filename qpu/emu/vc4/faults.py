@@ -21,8 +21,8 @@ _KEEP = 1000  # recorded findings of a launch
 class Level(enum.Enum):
     """How a finding is treated.
 
-    WARN: hardware is documented to go on, or works in practice: recorded.
-    UNKNOWN: the result on hardware is unknown: a fault when strict, else recorded and continued by the best guess.
+    WARN: hardware is documented to continue, or works in practice: recorded.
+    UNKNOWN: the result on hardware is unknown: a fault when strict, else recorded; the run continues with a guess.
     STOP: hardware would hang or damage memory, or nothing can be guessed: always a fault.
     """
 

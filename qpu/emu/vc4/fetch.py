@@ -1,4 +1,4 @@
-"""Instruction fetch of an emulated VideoCore IV: words become steps, steps become blocks."""
+"""Instruction fetch of an emulated VideoCore IV, from words to steps and blocks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Code:
         self._blocks: dict[int, Block] = {}
 
     def block(self, address: int) -> Block | None:
-        """The block that starts at bus address `address`; None when that is no GPU memory."""
+        """The block that starts at bus address `address`; None outside of GPU memory."""
         address &= BUS_MASK
         found = self._blocks.get(address)
         if found is None:

@@ -54,7 +54,7 @@ def broken_rule(faults: Reporter, g: Group, plan: Plan, history: tuple[int, int,
     return patch
 
 
-# How lenient runs go on, where that is not the obvious way.
+# What lenient runs do instead, where it is not obvious.
 _EMULATED = {
     "H2": "; emulated as the old value",
     "H6": "; emulated as if the new value had arrived",

@@ -1,4 +1,4 @@
-"""What an instruction of VideoCore IV will do, worked out once: operands, destinations, hazards, issues, counts.
+"""Plans of VideoCore IV instructions, made once per word: operands, destinations, hazards, issues, counts.
 
 Nothing here executes: a `Plan` is plain data that every engine can read. Hazards are those of `qpu.vc4.rules`.
 """
@@ -92,7 +92,7 @@ def level(rule: Rule) -> Level:
 
 
 class Place(enum.Enum):
-    """Where a result goes."""
+    """Kind of destination."""
 
     NONE = "none"
     A = "a"
@@ -213,7 +213,7 @@ class Plan:
     rotate: int | None = None  # 1..15, or R5_ROTATION
     merged: bool = False  # both halves write one output register under complementary conditions
     clash: bool = False  # both halves write one accumulator: two values for one lane are a fault
-    load: int | None = None  # TMU whose answer goes to r4
+    load: int | None = None  # TMU whose answer is loaded into r4
     ends: bool = False
     switches: bool = False
     needs_mutex: bool = False
@@ -320,7 +320,7 @@ def _reserved(p: Plan) -> Level:
 
 
 def _destinations(p: Plan, i: Alu | LoadImm | Semaphore | Branch) -> tuple[Dest, Dest]:
-    """Both destinations, and how they concern each other."""
+    """Both destinations, and whether they are one and the same."""
     add, mul = _dests(i.waddr_add, i.waddr_mul, i.ws)
     for dest in (add, mul):
         if dest.place is Place.GRAPHICS:

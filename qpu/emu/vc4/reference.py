@@ -1,9 +1,9 @@
-"""Runs programs on an emulated VideoCore IV: which QPUs execute together, who waits, who goes next.
+"""The reference engine of VideoCore IV and the scheduler of both engines: which QPUs execute together, wait, come next.
 
 QPUs with one program counter execute as one group, lowest program counter first, so that diverging paths meet again.
-A turn ends for a QPU when it waits (mutex, semaphore), lets others go on (mutex release, semaphore, DMA wait) or has
-spent its budget; the next turn starts when everybody's has ended. The order depends on nothing else: not on the host,
-not on how a run is cut into calls.
+A QPU's time slice ends when it waits (mutex, semaphore), lets others continue (mutex release, semaphore, DMA wait) or
+has spent its budget; new slices start when those of all QPUs have ended. The order depends on nothing else: not on the
+host, not on how a run is cut into calls.
 """
 
 from __future__ import annotations
@@ -31,30 +31,33 @@ from qpu.emu.vc4.units import Units
 from qpu.errors import EmuFault
 from qpu.vc4.instr import Semaphore
 
-__all__ = ["TURN", "ReferenceExecution", "Stretch", "Vc4ReferenceMachine"]
+__all__ = ["TIME_SLICE", "ReferenceExecution", "Stretch", "Vc4ReferenceMachine"]
 
-TURN = 1024  # instructions a QPU executes before others get a turn
+TIME_SLICE = 1024  # instructions of a time slice
 
 
 class _Cycle:
-    """Notices that the machine goes round in circles: the same state again, with nothing read or written between."""
+    """Detects an endless loop: the same machine state again, with nothing read or written in between."""
 
-    __slots__ = ("_bank", "_control", "_limit", "_turns")
+    __slots__ = ("_bank", "_control", "_limit", "_slices")
 
     def __init__(self) -> None:
         self._control: tuple[object, ...] = ()
         self._bank: list[NDArray[Any]] = []
         self._limit = 1
-        self._turns = 0
+        self._slices = 0
 
     def closed(self, control: tuple[object, ...], bank: Bank) -> bool:
-        """Ask once a turn. control: everything but the registers. The state compared with moves on ever more rarely."""
+        """Ask once per time slice. control: everything but the registers.
+
+        The state that it compares with is renewed ever more rarely.
+        """
         arrays = bank.arrays
         if control == self._control and all(map(np.array_equal, arrays, self._bank)):
             return True
-        self._turns += 1
-        if self._turns >= self._limit:
-            self._turns, self._limit = 0, 2 * self._limit
+        self._slices += 1
+        if self._slices >= self._limit:
+            self._slices, self._limit = 0, 2 * self._limit
             self._control, self._bank = control, [x.copy() for x in arrays]
         return False
 
@@ -182,7 +185,7 @@ class ReferenceExecution:
     def extend(self, entries: Sequence[tuple[int, int]]) -> None:
         """More programs for QPUs as they become free, as the register interface queues them while others run.
 
-        A launch that hung (`stuck`) goes on: the new programs may release those that wait.
+        A launch that hung (`stuck`) continues: the new programs may release those that wait.
         """
         self._entries += [(u & 0xFFFFFFFF, c & 0xFFFFFFFF) for u, c in entries]
         self._hung = None
@@ -191,7 +194,7 @@ class ReferenceExecution:
             self._fill()
 
     def withdraw(self) -> int:
-        """Forget the programs that no QPU has taken; returns how many those were."""
+        """Drop the programs that no QPU has taken; returns how many those were."""
         dropped = len(self._entries) - self._next
         del self._entries[self._next :]
         return dropped
@@ -207,7 +210,7 @@ class ReferenceExecution:
         while not self.done and self._hung is None:
             ready = [q for q in qpus if q.status == Status.READY]
             if not ready:
-                self._next_turn()
+                self._next_slice()
                 continue
             if stop.pending or (limit is not None and self.clocks >= limit):
                 return
@@ -216,8 +219,8 @@ class ReferenceExecution:
             meet = min((q.pc for q in ready if q.pc > key[0]), default=None)
             self._run_group(Group(members, qpus, self._bank), meet)
 
-    def _next_turn(self) -> None:
-        """Start the next turn, or find out that nobody can ever go on."""
+    def _next_slice(self) -> None:
+        """Start new time slices, or find out that no QPU can ever continue."""
         started = self._fill()
         waiting = []
         spinning = []
@@ -265,7 +268,7 @@ class ReferenceExecution:
             lines.append(f"QPU {q.number} (instruction {(q.pc - q.entry) >> 3}) waits for {reason}")
         first = waiting[0]
         where = place(self._faults.board, self._memory, first, first.pc)
-        dead = fault("deadlock", "no QPU can go on: " + "; ".join(lines), where)
+        dead = fault("deadlock", "no QPU can continue: " + "; ".join(lines), where)
         if not self.open_ended:
             if self._strict:
                 raise dead
@@ -296,7 +299,7 @@ class ReferenceExecution:
         if block is None:
             g.pc = pc
             if pc % 8:
-                text = f"instruction fetch at 0x{pc:08x}, which is no multiple of 8"
+                text = f"instruction fetch at 0x{pc:08x}, which is not a multiple of 8"
                 self._faults.report(Level.STOP, "unaligned-code", text, g, address=pc)
             raise self._faults.out_of_bounds("instruction fetch", pc, g, 0)
         return block
@@ -304,7 +307,7 @@ class ReferenceExecution:
     def _run_group(self, g: Group, stop: int | None) -> None:
         """Let a group execute until it waits, splits, ends, reaches `stop` or has spent its budget."""
         state = Stretch(g)
-        budget = TURN - max(q.spent for q in g.qpus)
+        budget = TIME_SLICE - max(q.spent for q in g.qpus)
         while True:
             block = self._block(g, state.pc)
             count = min(len(block.steps), budget)
@@ -327,7 +330,7 @@ class ReferenceExecution:
     def _run_block(self, g: Group, state: Stretch, block: Block, count: int) -> tuple[Group | None, int]:
         """Execute the first `count` instructions of a block, or fewer when the group jumps, waits or ends.
 
-        Returns: the group that goes on at `state.pc`, or None when all members have left it; instructions executed.
+        Returns: the group that continues at `state.pc`, or None when all members have left it; instructions executed.
         """
         steps, base = block.steps, state.pc
         faults, lenient, trace = self._faults, not self._strict, self._trace
@@ -440,7 +443,7 @@ class ReferenceExecution:
         if plan.s_with_uniform is not None:
             for i, q in enumerate(g.ids):
                 if self._units.tmu.texturing(q, plan.s_with_uniform):
-                    text = "a texture write takes a uniform of its own and cannot stand beside a uniform read"
+                    text = "a texture write takes a uniform of its own and cannot be combined with a uniform read"
                     self._faults.report(Level.UNKNOWN, "H23", text, g, i)
 
     def _acquire(self, g: Group, plan: Plan) -> list[int]:

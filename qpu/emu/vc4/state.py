@@ -52,7 +52,7 @@ class Bank:
         self.latch_b = np.empty((n, 4), np.uint32)
         self.latch_mul = np.empty((n, 4), np.uint32)
         self.uniform = np.zeros(n, np.uint32)
-        self.sfu_left = np.zeros(n, np.int8)  # instructions until the SFU result lands in r4; 0 = none under way
+        self.sfu_left = np.zeros(n, np.int8)  # instructions until the SFU result lands in r4; 0 = none pending
         self.sfu_value = np.zeros((n, LANES), np.uint32)
         for q in range(n):
             self.undefine(q)
@@ -142,7 +142,7 @@ class Qpu:
         self.status = Status.READY
         self.blocked_on = ""
         self.waiting = False  # was blocked; takes over the clock of whoever let it go
-        self.spent = 0  # instructions in this turn
+        self.spent = 0  # instructions of the current time slice
         self.steps = 0
 
     @property
@@ -187,7 +187,7 @@ class Group:
             self.sel = self.rows
         self.pc = 0
         self.done = 0  # instructions executed since the members' clocks were brought up to date
-        self.suspend = False  # set by an instruction after which the group gives others a turn
+        self.suspend = False  # set by an instruction after which the group yields to others
         self.sfu_live = bool(bank.sfu_left[self.sel].any())
         self.branch_taken: Flag = np.zeros(self.n, np.bool_)
         self.branch_target: NDArray[np.int64] = np.zeros(self.n, np.int64)

@@ -15,7 +15,7 @@ from qpu.emu.vc4.uniforms import Uniforms
 
 __all__ = ["FIFO_DEPTH", "SAFE_DEPTH", "Tmu"]
 
-FIFO_DEPTH = 8  # vectors a QPU can have under way in one TMU (guide)
+FIFO_DEPTH = 8  # vectors a QPU can have pending in one TMU (guide)
 SAFE_DEPTH = 4  # more than this is unreliable by hardware reports
 _COMPONENTS = "strb"
 
@@ -77,7 +77,7 @@ class Tmu:
             self._push(g, tmu, g.rows, self._direct(g, value))
             return
         if component == 0 and any(partial[q] is None for q in g.ids):
-            # Members differ in what they wrote before; each goes its own way.
+            # Members differ in what they wrote before; each is served by itself.
             words = np.zeros(g.n, np.uint32)
             texturing = [i for i, q in enumerate(g.ids) if partial[q] is not None]
             words[texturing] = self._uniforms.take(g, texturing)
@@ -106,7 +106,7 @@ class Tmu:
         count = self._count[tmu, rows]
         if not count.all():
             i = int(np.flatnonzero(count == 0)[0])
-            text = f"ldtmu{tmu} with no request under way: the QPU would wait for ever"
+            text = f"ldtmu{tmu} with no pending request: the QPU would wait forever"
             self._faults.report(Level.STOP, "tmu-empty", text, g, i)
         head = self._head[tmu, rows]
         answer: Vector = self._data[tmu, rows, head]
@@ -119,7 +119,7 @@ class Tmu:
         for i, q in enumerate(g.ids):
             new = bool(value[i, 0])
             if self._count[:, q].any():
-                text = "tmu_noswap is written while TMU requests are under way; collect them first"
+                text = "tmu_noswap is written while TMU requests are pending; collect them first"
                 self._faults.report(Level.UNKNOWN, "tmu-noswap-busy", text, g, i)
             elif self.used[q] and new != self.noswap[q]:
                 text = "tmu_noswap is changed after the TMU was used; change it before the first request"
@@ -171,7 +171,7 @@ class Tmu:
                     f"request {most} of TMU{tmu}: its queue holds {FIFO_DEPTH}; collect answers with ldtmu{tmu} first"
                 )
                 self._faults.report(Level.STOP, "tmu-overflow", text, g, i)
-            text = f"{most} requests under way in TMU{tmu}; more than {SAFE_DEPTH} are unreliable on hardware"
+            text = f"{most} requests pending in TMU{tmu}; more than {SAFE_DEPTH} are unreliable on hardware"
             self._faults.report(Level.WARN, "H26", text, g, i)
         slot = (self._head[tmu, rows] + count) % FIFO_DEPTH
         self._data[tmu, rows, slot] = values

@@ -1,4 +1,4 @@
-"""VideoCore IV programs to LLVM IR: chains of instructions that happen as a whole or not at all.
+"""The translator of VideoCore IV programs to LLVM IR: chains of instructions that happen as a whole or not at all.
 
 A chain is straight-line code. Its registers live in values; at its end everything it relied on is checked (addresses,
 queues, conditions, no NaN), and only then registers are stored and its one outside effect happens. When a check fails,
@@ -6,7 +6,7 @@ the function returns with the state as it was before the chain, and the referenc
 
 Floats in the fast variant: the host adds toward zero and takes denormal operands as zero, so a sum or product needs no
 correction while only further sums and products use it. Elsewhere denormals and -0 become +0, and a NaN, for which
-VideoCore IV has other rules, undoes the chain (`Reason.NAN`); such programs go on in the exact variant.
+VideoCore IV has other rules, undoes the chain (`Reason.NAN`); such programs continue in the exact variant.
 """
 
 from __future__ import annotations
@@ -364,7 +364,7 @@ class _Translator:
             self.latched_values[which] = self.plain(x)
 
     def latched(self, which: int) -> ir.Value:
-        raise AssertionError("`why_not` leaves what reads latches to the reference engine")
+        raise AssertionError("`why_not` excludes what reads latches")
 
     def flag(self, name: str) -> ir.Value:
         found = self.flags.get(name)
@@ -409,7 +409,7 @@ class _Translator:
         return self.units.load(tmu)
 
     def clash(self, plan: Plan, add: ir.Value, mul: ir.Value, masks: tuple[ir.Value | None, ir.Value | None]) -> None:
-        """`why_not` lets only complementary conditions pass."""
+        """Nothing: `why_not` admits complementary conditions only."""
 
     def some(self, mask: ir.Value) -> ir.Value:
         return self.b.icmp_unsigned("!=", self.b.bitcast(mask, I16), I16(0))

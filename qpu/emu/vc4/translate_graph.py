@@ -1,7 +1,7 @@
 """The control-flow graph of a VideoCore IV program, as the compiled engine needs it.
 
 A node is an instruction together with everything pending when it starts: a branch in its delay slots, an SFU result
-under way, and the effects of the three instructions before, as far as any of the next three could break a rule on
+in the pipeline, and the effects of the three instructions before, as far as any of the next three could break a rule on
 them. Nodes that the reference engine must execute itself are marked; the rest can be translated.
 """
 
@@ -27,8 +27,8 @@ _OUTPUTS = frozenset({40, 48, 49, 50, 51, *_SFU, 56, 60})
 
 
 class Node(NamedTuple):
-    """at: instruction index; -1 stands for wherever a computed branch leads. left: delay slots of a pending branch
-    that are left; target: where it goes, an index or `DYNAMIC`. sfu: instructions until an SFU result lands.
+    """at: instruction index; -1 means wherever a computed branch leads. left: delay slots of a pending branch
+    that remain; target: its target, an index or `DYNAMIC`. sfu: instructions until an SFU result lands.
     one, two, three: effects of the last instructions, newest first, that can still matter."""
 
     at: int
@@ -112,7 +112,7 @@ def why_not(plan: Plan) -> str:
 
 
 def releases(plan: Plan) -> bool:
-    """Whether an instruction releases the mutex, after which others get a turn."""
+    """Whether an instruction releases the mutex, after which others run."""
     return any(h.active and h.dest.place is Place.IO and h.dest.number == MUTEX for h in (plan.add, plan.mul))
 
 
@@ -189,7 +189,7 @@ class Graph:
             todo += [n for n in after if n.at >= 0 and n not in self.follow]
 
     def mark(self) -> None:
-        """Find out which nodes are left to the reference engine, and why: `reasons`."""
+        """Find out which nodes the reference engine must execute, and why: `reasons`."""
         conflicts: set[Node] = set()
         for node in self.follow:
             plan = self.plan(node.at)
@@ -202,7 +202,7 @@ class Graph:
             if node.left and releases(plan):
                 reason = "mutex released in a delay slot"
             if node.sfu and (plan.load is not None or (plan.is_branch and node.sfu > 2)):
-                reason = "SFU result under way"
+                reason = "SFU result pending"
             if breaks(plan, (node.one, node.two, node.three)):
                 conflicts.add(node)
                 reason = "hazard"
@@ -251,7 +251,7 @@ class Graph:
         return plan is None or not isinstance(plan.instr, Branch) or plan.instr.cond < 12
 
     def target(self, at: int) -> int:
-        """Where the branch at `at` goes: an index, or `DYNAMIC`."""
+        """Target of the branch at `at`: an index, or `DYNAMIC`."""
         plan = self.plan(at)
         assert plan is not None and isinstance(plan.instr, Branch)
         instr = plan.instr

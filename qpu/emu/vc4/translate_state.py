@@ -1,4 +1,4 @@
-"""What translated VideoCore IV code and its caller share: the state block of a QPU, reasons to return, counts."""
+"""The interface of translated VideoCore IV code and its caller: state block of a QPU, reasons to return, counts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Arg(enum.IntEnum):
 
 
 class Reason(enum.IntEnum):
-    """Why the function returned. `Slot.AT` is the number of the node where the QPU stands."""
+    """Why the function returned. `Slot.AT` is the number of the QPU's node."""
 
     EXIT = 0  # at a node for the reference engine
     BUDGET = 1
     JUMP = 2  # at `Slot.TARGET`, after a computed branch
     FAIL = 3  # before a chain that cannot be executed natively, or not beside others; `Slot.HOLD` is its length
     NAN = 4  # before a chain that meets a NaN
-    BAD = 5  # there is no such entry
+    BAD = 5  # no such entry
     YIELD = 6  # at a node after the release of the mutex
 
 

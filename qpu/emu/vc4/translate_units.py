@@ -1,4 +1,4 @@
-"""Code for what surrounds a VideoCore IV QPU: uniforms, direct TMU reads, the VPM and DMA in the usual modes."""
+"""Native code for the units around a VideoCore IV QPU: uniforms, direct TMU reads, VPM and DMA in the usual modes."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ class Units:
         return b.add(t.load_scalar(Slot.CLOCK, I64), clocks)
 
     def busy(self, file: File) -> ir.Value:
-        """1 while a DMA transfer is under way. A chain ends with what would start or end one."""
+        """1 while a DMA transfer is in progress. A chain ends with what would start or end one."""
         t, b = self.t, self.t.b
         until = t.load_scalar(Slot.LOAD_UNTIL if file is File.A else Slot.STORE_UNTIL, I64)
         return b.zext(b.icmp_signed("<", self._clock(0), until), I32)
@@ -365,7 +365,7 @@ class Units:
         )
 
     def _vpm_is_free(self) -> ir.Value:
-        """2: rows are reserved, and the caller wants all VPM accesses left to the reference engine."""
+        """2: rows are reserved, and the reference engine must perform all VPM accesses."""
         return self.t.b.icmp_unsigned("!=", self.t.load_scalar(Slot.WRITE), I32(2))
 
     def _transfer(

@@ -62,7 +62,7 @@ class Uniforms:
         odd = pointer & np.uint32(3)
         if odd.any():
             i = int(np.flatnonzero(odd)[0])
-            text = f"uniforms address 0x{int(pointer[i]):08x} is no multiple of 4; the low bits are ignored"
+            text = f"uniforms address 0x{int(pointer[i]):08x} is not a multiple of 4; the low bits are ignored"
             self._faults.report(Level.UNKNOWN, "uniforms-unaligned", text, g, i)
         g.bank.uniform[g.sel] = pointer & np.uint32(BUS_MASK & ~3)
 

@@ -1,4 +1,4 @@
-"""Everything around the QPUs of VideoCore IV that a program can reach: uniforms, TMUs, VPM, synchronisation, host."""
+"""The units around the QPUs of VideoCore IV that a program can reach: uniforms, TMUs, VPM, synchronisation, host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How QPUs of VideoCore IV use the vertex pipe memory: set-up registers, FIFOs, and DMA to and from memory."""
+"""The VPM unit of VideoCore IV: set-up registers, FIFOs, and DMA between VPM and memory."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ class VpmUnit:
         for i, q in enumerate(g.ids):
             port = self.ports[q]
             if port.read is None:
-                text = "VPM read with no vector left to read: the QPU would wait for ever; set up as many as are read"
+                text = "VPM read with no vector left to read: the QPU would wait forever; set up as many as are read"
                 self._faults.report(Level.STOP, "vpm-empty", text, g, i)
                 raise AssertionError("unreachable")
             setup, address, left = port.read
@@ -234,7 +234,7 @@ class VpmUnit:
             port.store_until = g.clock(i) + STORE_BUSY * CLOCKS_PER_INSTRUCTION
 
     def load_busy(self, g: Group) -> Vector:
-        """Reading address 49, file A: 1 while the member's load is under way."""
+        """Reading address 49, file A: 1 while the member's load is in progress."""
         return self._busy(g, [self.ports[q].load_until for q in g.ids])
 
     def store_busy(self, g: Group) -> Vector:
@@ -289,7 +289,7 @@ class VpmUnit:
             raise self._faults.out_of_bounds(what, bad, g, i)
         aligned = not (address % width or pitch % width)
         if not aligned:
-            text = f"{what}: address 0x{address:08x} or pitch {pitch} is no multiple of the element size {width}"
+            text = f"{what}: address 0x{address:08x} or pitch {pitch} is not a multiple of the element size {width}"
             self._faults.report(Level.UNKNOWN, "dma-misaligned", text, g, i, address=address)
         return start[:, None] + np.arange(columns, dtype=np.int64) * width, aligned
 

@@ -1,8 +1,8 @@
 """The vertex pipe memory of VideoCore IV: setup words, and where lanes, rows and elements live in it.
 
-Pure geometry: nothing here knows a QPU, a clock or the GPU's memory, so that every engine can share it.
+Pure geometry: nothing here knows a QPU, a clock or the GPU's memory, so that both engines can use it.
 Source: VideoCore IV 3D architecture guide, VPM and VCD/VDW chapters; measured by the field's on-hardware tests for
-32-bit modes. The 8- and 16-bit modes follow the guide only (`Basis.MANUAL`); what it leaves open is a `Concern`.
+32-bit modes. The 8- and 16-bit modes follow the guide only (`Basis.MANUAL`); what it does not say is a `Concern`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Cells: TypeAlias = NDArray[np.intp]  # element numbers, in units of the access w
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """Something the documentation leaves open. fatal: the result on hardware is unknown, not merely unproven."""
+    """Something the documentation does not say. fatal: the result on hardware is unknown, not merely unproven."""
 
     rule: str
     message: str
@@ -259,7 +259,7 @@ def generic_cells(size: int, laned: bool, horizontal: bool, address: int) -> Cel
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Geometry:
-    """Element numbers of a DMA block, shape (memory rows, elements of a row), and what is doubtful about them."""
+    """Element numbers of a DMA block, shape (memory rows, elements of a row), and what is uncertain about them."""
 
     cells: Cells
     concerns: tuple[Concern, ...]

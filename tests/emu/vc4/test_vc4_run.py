@@ -159,14 +159,14 @@ def test_signals_pass_and_the_run_can_be_resumed(engine: str) -> None:
         4: signal.SIGALRM,
         6: signal.SIGALRM,
     }  # by turn: the host's time plays no part
-    begin, begun = execution._next_turn, itertools.count(1)
+    begin, begun = execution._next_slice, itertools.count(1)
 
-    def next_turn() -> None:
+    def next_slice() -> None:
         begin()
         if (number := at.get(next(begun))) is not None:
             signal.raise_signal(number)
 
-    execution._next_turn = next_turn
+    execution._next_slice = next_slice
     with pytest.raises(KeyboardInterrupt):
         execution.run()
     assert not execution.done
