@@ -209,7 +209,7 @@ class Ops:
     loadc: ClassVar[Signal] = SIGNALS["loadc"]
     """Colour to r4."""
     ldcend: ClassVar[Signal] = SIGNALS["ldcend"]
-    """Colour to r4 and program end."""
+    """Colour to r4, program end."""
     ldtmu0: ClassVar[Signal] = SIGNALS["ldtmu0"]
     """Oldest result of TMU0 to r4."""
     ldtmu1: ClassVar[Signal] = SIGNALS["ldtmu1"]
