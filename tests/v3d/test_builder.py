@@ -13,7 +13,7 @@ import pytest
 from qpu.core.isa import Isa
 from qpu.errors import AsmError, HazardError
 from qpu.program import Program
-from qpu.v3d.asm import Asm42, Asm71, assemble
+from qpu.v3d.asm import Asm, Asm42, Asm71, assemble
 from qpu.v3d.decode import decode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.instruction_set import V3dToolkit
@@ -256,6 +256,33 @@ def test_programs_do_not_disturb_each_other() -> None:
     for t in threads:
         t.join()
     assert {n: assemble(Isa.V3D71, program, n).code for n in range(6)} == results
+
+
+def common(q: Asm) -> None:
+    """A program for both chips, typed with what their builders have in common."""
+    q.shr(q.rf[10], q.workgroup_x, -16).fmul(q.rf[11], q.workgroup_x, q.workgroup_x)
+    q.mov(q.rf[12], q.workgroup_z)
+    q.nop(sig=q.ldunifrf(q.rf[13]))
+    with q.loop() as again:
+        q.sub(q.rf[13], q.rf[13], 1, push="pushz")
+        q.b(again.start, cond="anyna")
+    q.tmuwt()
+    q.end()
+
+
+def test_payload_registers_answer_on_both_chips() -> None:
+    for isa, xy in ((Isa.V3D42, "rf0"), (Isa.V3D71, "rf3")):
+        lines = shown(isa, common)
+        assert lines[0] == f"shr rf10, {xy}, -16 ; fmul rf11, {xy}, {xy}"
+        assert "rf2" in lines[1]
+        assert lines[4].startswith("b.anyna -40")
+        assert lines[5:8] == ["nop ; nop"] * 3  # the loop fills the slots
+
+        def same(q: Asm) -> None:
+            assert q.workgroup_y is q.workgroup_x
+            assert q.local_index is q.workgroup_z
+
+        assemble(isa, same, check=False)
 
 
 def test_an_exception_of_the_program_passes() -> None:
