@@ -13,7 +13,7 @@ from hypothesis import settings
 settings.register_profile("qpu", deadline=None)
 settings.load_profile("qpu")
 
-pytest_plugins = ["hw.plugin"]  # options and process isolation of `-m hardware`
+pytest_plugins = ["tests.hw.plugin"]  # options and process isolation of `-m hardware`
 
 
 @pytest.hookimpl(optionalhook=True)

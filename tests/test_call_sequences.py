@@ -6,12 +6,12 @@ from itertools import groupby
 
 import numpy as np
 import pytest
-from hw.programs import binary, endless
-from test_every_call import INTERFACES, board
 
 import qpu
 from qpu.drivers.uapi import mailbox
 from qpu.emu.testing import Call, RecordingPort
+from tests.hw.programs import binary, endless
+from tests.test_every_call import INTERFACES, board
 
 # Tags of the mailbox (drivers.md 4.2) by what they do.
 TAGS = {

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from limits import HUNG_S
 
 from qpu.__main__ import main
+from tests.limits import HUNG_S
 
 ISAS = ("vc4", "v3d42", "v3d71")
 NOP = {"vc4": 0x100009E7009E7000, "v3d42": 0x3C003186BB800000, "v3d71": 0x38003186BB03F000}

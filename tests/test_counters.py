@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hw.programs import binary
 
 import qpu
 from qpu.core.isa import Isa
 from qpu.device import Device
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import RecordingPort
+from tests.hw.programs import binary
 
 BUSY = {
     "pi3": "QPU-total-clk-cycles-executing-valid-instr",

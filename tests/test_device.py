@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from limits import HUNG_S
 
 import qpu
 from qpu.core.isa import Isa
@@ -23,6 +22,7 @@ from qpu.device import Device
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import RecordingPort
 from qpu.runtime.uniforms import pack_uniforms
+from tests.limits import HUNG_S
 
 BOARDS = ("pi0", "pi3", "pi4", "pi5", "pi5,slices=3", "pi5,page=16k")
 

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from limits import HUNG_S
 
 import qpu
+from tests.limits import HUNG_S
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

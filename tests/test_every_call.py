@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hw.programs import binary
 
 import qpu
 from qpu.core.isa import Isa
@@ -18,6 +17,7 @@ from qpu.drivers.uapi import mailbox
 from qpu.drivers.vc4 import exit_guard
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import RecordingPort, ioctl_name
+from tests.hw.programs import binary
 
 # Interface -> (board, name of the device).
 INTERFACES = {

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from limits import HUNG_S
 
 import qpu
+from tests.limits import HUNG_S
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 KEYS = {"example", "device", "isa", "emulated", "n", "seconds", "total_seconds", "instructions", "max_abs_error", "ok"}

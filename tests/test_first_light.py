@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from limits import HUNG_S
 
 import qpu
 from qpu.core.isa import Isa
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import Call, RecordingPort
 from qpu.kernels import sgemm
+from tests.limits import HUNG_S
 
 ROOT = Path(__file__).parent.parent
 ABI = Path(__file__).parent / "vectors" / "abi"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hw.programs import binary
-from limits import HUNG_S
 
 import qpu
 from qpu.emu.port import EmuPort
+from tests.hw.programs import binary
+from tests.limits import HUNG_S
 
 ROOT = Path(__file__).parent.parent
 BOARDS = ("pi3", "pi4", "pi5")
@@ -25,7 +25,7 @@ COMMON = """
 import asyncio, atexit, sys
 import numpy as np
 import qpu
-from hw.programs import binary, long
+from tests.hw.programs import binary, long
 from qpu.emu.port import EmuPort
 
 board, engine = sys.argv[1:3]

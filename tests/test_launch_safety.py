@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hw.programs import binary, endless, long
 
 import qpu
 from qpu.core.isa import Isa
@@ -17,6 +16,7 @@ from qpu.device import Device
 from qpu.drivers.uapi import drm
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import RecordingPort
+from tests.hw.programs import binary, endless, long
 
 BOARDS = ("pi3", "pi4", "pi5")
 ATOMIC_ADD = 0xFFFFFF87  # TMU configuration: one request "add", then ordinary ones

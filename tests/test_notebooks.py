@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from limits import HUNG_S
+
+from tests.limits import HUNG_S
 
 nbformat = pytest.importorskip("nbformat", reason="the notebook group is not installed")
 pytest.importorskip("nbclient", reason="the notebook group is not installed")

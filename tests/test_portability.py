@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hw.programs import binary
-from limits import HUNG_S
 
 import qpu
 from qpu.drivers.uapi import drm
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import RecordingPort
 from qpu.kernels import sgemm
+from tests.hw.programs import binary
+from tests.limits import HUNG_S
 
 ROOT = Path(__file__).parent.parent
 BOARDS = ("pi3", "pi4", "pi5")
@@ -64,7 +64,7 @@ import importlib, pkgutil
 import numpy as np
 import qpu
 from qpu.kernels import sgemm
-from hw.programs import binary
+from tests.hw.programs import binary
 
 for board in ("pi3", "pi4", "pi5"):
     for engine in ("auto", "reference"):

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hw.programs import binary, long
 
 import qpu
 from qpu.core.deferred_signals import critical, run_pending
@@ -23,6 +22,7 @@ from qpu.emu.engine.memory import Memory
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import Injector
 from qpu.runtime import pool
+from tests.hw.programs import binary, long
 
 BOARDS = ("pi3", "pi5")
 

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hw.programs import binary
-from limits import HUNG_S
 
 import qpu
 from qpu.device import Device
 from qpu.emu.port import EmuPort
 from qpu.kernels import sgemm
+from tests.hw.programs import binary
+from tests.limits import HUNG_S
 
 ROOT = Path(__file__).parent.parent
 BOARDS = ("pi3", "pi4", "pi5")
@@ -123,7 +123,7 @@ def test_open_launch_close(board: str, count: int) -> None:
 SHARE = """
 import sys
 import numpy as np, qpu
-from hw.programs import binary
+from tests.hw.programs import binary
 
 board, mine, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with qpu.open_device(board) as gpu:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from limits import HUNG_S
+
+from tests.limits import HUNG_S
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -86,7 +87,7 @@ def test_sgemm_example(board: str) -> None:
 
 def test_engine_tests_pass() -> None:
     """Programs of all three instruction sets; those of the compiled engine are skipped, not failed."""
-    files = ["tests/emu/vc4/test_vc4_branches.py", "tests/emu/v3d/test_v3d_loops.py", "tests/emu/test_engines_vc4.py"]
+    files = ["tests/emu/vc4/test_branches.py", "tests/emu/v3d/test_loops.py", "tests/emu/test_engines_vc4.py"]
     done = python(TESTS.format(root=str(ROOT), files=files))
     assert done.returncode == 0, done.stdout[-2000:]
     assert "skipped" in done.stdout and "[compiled" not in done.stdout

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fakes import FakePort
-from hw.programs import endless
 
 import qpu
 from qpu.drivers import doctor
@@ -25,6 +23,8 @@ from qpu.drivers.vc4.mailbox_tags import Tag, TagCall, Throttled
 from qpu.drivers.vc4.vcsm import open_memory
 from qpu.emu.port import EmuPort
 from qpu.errors import DriverError, GpuResetError, GpuTimeoutError
+from tests.drivers.fakes import FakePort
+from tests.hw.programs import endless
 
 GIB = 1 << 30
 PI4 = {"/proc/device-tree/compatible": b"raspberrypi,4-model-b\0brcm,bcm2711\0"}

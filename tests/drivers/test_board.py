@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakePort
 
 from qpu.drivers import board
 from qpu.drivers.board import Board, board_from, decode_revision, detect, parse_revision
+from tests.drivers.fakes import FakePort
 
 CODES = json.loads((Path(__file__).parent.parent / "vectors" / "abi" / "revision_codes.json").read_text())
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from fakes import OLD, PARAMS_42, PARAMS_71, FakePort, os_error
 
 from qpu.core.isa import Isa
 from qpu.drivers.base import Completion, CsdJob, QpuJob
@@ -18,6 +17,7 @@ from qpu.drivers.drm.adapter import TRIVIAL, DrmBo, DrmV3d, open_adapter
 from qpu.drivers.drm.identity import Identity
 from qpu.drivers.uapi.drm import Param
 from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, UsageError
+from tests.drivers.fakes import OLD, PARAMS_42, PARAMS_71, FakePort, os_error
 
 PI5 = board_from(revision=bytes.fromhex("00c04170"))
 PARAM_READS = ["GET_PARAM"] * (len(Param) + 1)

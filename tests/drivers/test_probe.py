@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import pytest
-from fakes import PARAMS_71, FakePort, os_error
 
 from qpu.drivers import doctor
 from qpu.drivers import errors_table as advice
@@ -18,6 +17,7 @@ from qpu.drivers.port import FileStat
 from qpu.drivers.probe import EMULATE, open_driver
 from qpu.drivers.uapi.drm import Param
 from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, NoDeviceError, UsageError
+from tests.drivers.fakes import PARAMS_71, FakePort, os_error
 
 TREE = "/proc/device-tree"
 

@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import pytest
-from hw.programs import endless, long
 
 from qpu.drivers.base import Completion, CsdJob
 from qpu.drivers.drm.adapter import DrmV3d
@@ -14,6 +13,7 @@ from qpu.drivers.drm.resets import blame
 from qpu.drivers.probe import open_driver
 from qpu.emu.port import EmuPort
 from qpu.errors import GpuResetError, GpuTimeoutError
+from tests.hw.programs import endless, long
 
 
 class Job:

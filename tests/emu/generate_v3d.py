@@ -14,8 +14,6 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from forms_v3d import DATA_NAMES, SFU_MAGIC, Form, catalogue, forms_of
-
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op, OperandType, Token
 from qpu.emu.v3d.tmu import Action, decode_request
@@ -25,6 +23,7 @@ from qpu.v3d.decode import decode
 from qpu.v3d.encode import encode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import table, variants
+from tests.emu.forms_v3d import DATA_NAMES, SFU_MAGIC, Form, catalogue, forms_of
 
 CODE, UNIFORMS, DATA = 0x100000, 0x200000, 0x300000
 AREA, RESULTS = 2048, 1024  # bytes of a thread, and where its results begin

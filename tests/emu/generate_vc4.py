@@ -12,11 +12,10 @@ import random
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from forms_vc4 import ALU_FORMS, Form, catalogue, forms_of, overrides
-
 from qpu.emu.vc4.prepare import Place, plan
 from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu, Branch, LoadImm, LoadMode, Semaphore
+from tests.emu.forms_vc4 import ALU_FORMS, Form, catalogue, forms_of, overrides
 
 CODE, UNIFORMS, DATA, SIDE = 0x100000, 0x200000, 0x300000, 0x240000
 ROW, SCATTERED, OUT, WRITE, STORE, STRIDE, COUNT = 30, 30, 29, 28, 28, 29, 31

@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
-from forms_v3d import catalogue
-from generate_v3d import CODE, DATA, UNIFORMS, Program, form_names, generate
-from seeds import steadily
-
 from qpu.core.isa import Isa
 from qpu.emu.boards import parse_board
 from qpu.emu.engine.memory import Memory
 from qpu.emu.v3d.compiled import V3dCompiledMachine
 from qpu.emu.v3d.reference import V3dReferenceMachine
+from tests.emu.forms_v3d import catalogue
+from tests.emu.generate_v3d import CODE, DATA, UNIFORMS, Program, form_names, generate
+from tests.emu.seeds import steadily
 
 BOARDS = {Isa.V3D42: "pi4", Isa.V3D71: "pi5"}
 DATA_BYTES, UNIFORM_BYTES = 64 * 2048 + 4096, 1 << 14

@@ -15,10 +15,6 @@ from hypothesis import strategies as st
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
-from forms_vc4 import catalogue
-from generate_vc4 import CODE, DATA, SIDE, SIDE_WORDS, UNIFORMS, Program, form_names, generate
-from seeds import steadily
-
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.native import has_avx512
 from qpu.emu.vc4 import compiled_programs as vc4_programs
@@ -26,6 +22,9 @@ from qpu.emu.vc4.compiled import Vc4CompiledMachine
 from qpu.emu.vc4.reference import Vc4ReferenceMachine
 from qpu.errors import EmuFault
 from qpu.vc4.builder import Asm, assemble
+from tests.emu.forms_vc4 import catalogue
+from tests.emu.generate_vc4 import CODE, DATA, SIDE, SIDE_WORDS, UNIFORMS, Program, form_names, generate
+from tests.emu.seeds import steadily
 
 COUNTS = (
     "instructions",

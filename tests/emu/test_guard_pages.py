@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from limits import HUNG_S
+
+from tests.limits import HUNG_S
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mprotect and MAP_FIXED_NOREPLACE: Linux")

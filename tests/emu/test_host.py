@@ -11,9 +11,6 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
-import test_engines_v3d
-import test_engines_vc4
-from generate_v3d import generate
 from llvmlite import binding, ir
 
 from qpu.core.isa import Isa
@@ -25,6 +22,9 @@ from qpu.emu.v3d.translate import translate
 from qpu.emu.v3d.translate_state import Node
 from qpu.emu.vc4 import compiled_programs as vc4_programs
 from qpu.errors import UsageError
+from tests.emu import test_engines_v3d as test_engines_v3d
+from tests.emu import test_engines_vc4 as test_engines_vc4
+from tests.emu.generate_v3d import generate
 
 x86 = pytest.mark.skipif(not host.is_x86(), reason="for x86-64 hosts")
 FLUSH, TOWARD_ZERO, NORMAL = 0x8040, 0x6000, 0x1F80  # of MXCSR

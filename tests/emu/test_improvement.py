@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from limits import HUNG_S
+
+from tests.limits import HUNG_S
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
-
-from test_native_tmu_v3d import DATA, TABLE, Board, contended
 
 from qpu.core.isa import Isa
 from qpu.emu.engine import native as compiled
 from qpu.emu.engine.native import Improvement, build
 from qpu.emu.v3d import compiled_programs as v3d_programs
 from qpu.emu.v3d.compiled import V3dCompiledMachine
+from tests.emu.test_native_tmu_v3d import DATA, TABLE, Board, contended
 
 IR = "define i32 @run() {{ ret i32 {} }}"
 

@@ -7,12 +7,11 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
-from generate_vc4 import CODE, DATA, UNIFORMS
-from test_engines_vc4 import COUNTS, MACHINES, Profile, execute, place, same
-
 from qpu.emu.engine.memory import Memory
 from qpu.emu.vc4 import compiled as compiled_vc4
 from qpu.vc4.builder import Asm
+from tests.emu.generate_vc4 import CODE, DATA, UNIFORMS
+from tests.emu.test_engines_vc4 import COUNTS, MACHINES, Profile, execute, place, same
 
 OUT = DATA + 0x8000
 

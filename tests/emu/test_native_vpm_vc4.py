@@ -9,10 +9,9 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
-from generate_vc4 import DATA
-from test_engines_vc4 import Outcome, place, same
-
 from qpu.vc4.builder import Asm
+from tests.emu.generate_vc4 import DATA
+from tests.emu.test_engines_vc4 import Outcome, place, same
 
 ROUNDS = 40
 OUT = DATA + 0x8000

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from limits import HUNG_S
+
+from tests.limits import HUNG_S
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
@@ -335,7 +336,7 @@ def test_threads_share_a_translation(cache: Path) -> None:
 PROCESS = """
 import ctypes, sys
 sys.path.insert(0, sys.argv[1])
-from test_translation_cache import Source, build, result
+from tests.emu.test_translation_cache import Source, build, result
 for round in range(20):
     for n in range(6):
         code = build(b"%d" % n, Source(n))
@@ -346,7 +347,7 @@ for round in range(20):
 
 def test_processes_at_once(cache: Path) -> None:
     """Several processes write and read the same entries: all get whole ones."""
-    command = [sys.executable, "-c", PROCESS, str(Path(__file__).parent)]
+    command = [sys.executable, "-c", PROCESS, str(Path(__file__).parents[2])]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for process in processes:
         _, errors = process.communicate(timeout=HUNG_S)

@@ -9,11 +9,10 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
-from test_engines_vc4 import DATA, bench, execute, place, same, store
-
 from qpu.emu.vc4 import compiled_programs
 from qpu.emu.vc4.compiled import Vc4CompiledMachine
 from qpu.vc4.builder import Asm
+from tests.emu.test_engines_vc4 import DATA, bench, execute, place, same, store
 
 
 @pytest.fixture(autouse=True)

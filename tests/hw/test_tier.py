@@ -48,13 +48,12 @@ def test_last():
 
 
 def tier(where: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-m", "hardware", "-q", "-rs", "-p", "no:cacheprovider", *arguments],
         capture_output=True,
         text=True,
         cwd=where,
-        env={**os.environ, "PYTHONPATH": paths, **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         timeout=120,
         check=False,
     )
@@ -63,7 +62,7 @@ def tier(where: Path, *arguments: str, **environment: str) -> subprocess.Complet
 @pytest.fixture
 def outcomes(tmp_path: Path) -> Path:
     """A directory with tests that end in every way there is."""
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["hw.plugin"]\n')
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["tests.hw.plugin"]\n')
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = hardware: here\n")
     (tmp_path / "test_outcomes.py").write_text(OUTCOMES.replace("HARD", "False"))
     return tmp_path
@@ -74,7 +73,7 @@ def by_name(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_every_way_to_end(outcomes: Path) -> None:
-    done = tier(outcomes, "--hardware-device", "pi4", "--hardware-timeout", "2", "--hardware-report", "out.json")
+    done = tier(outcomes, "--hardware-device", "pi4", "--hardware-timeout", "15", "--hardware-report", "out.json")
     assert done.returncode == 1, done.stdout + done.stderr
     report = json.loads((outcomes / "out.json").read_text())
     rows = by_name(report)
@@ -135,7 +134,7 @@ def test_the_bodies_run_through_the_tier(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     done = tier(
         ROOT,
-        "tests/hw/test_hw_device.py",
+        "tests/hw/test_device.py",
         "--hardware-device",
         "pi3",
         "--hardware-report",

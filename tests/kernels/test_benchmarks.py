@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from limits import HUNG_S
+
+from tests.limits import HUNG_S
 
 ROOT = Path(__file__).parent.parent.parent
 FIELDS = {"name", "isa", "device", "emulated", "value", "unit", "min", "max", "runs"}

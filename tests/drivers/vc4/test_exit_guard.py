@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from limits import HUNG_S
 
 from qpu.drivers.vc4 import exit_guard
+from tests.limits import HUNG_S
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[3]
 
 PROGRAM = """
 import os, signal, sys, time
 sys.path.insert(0, {here!r})
-from fake_vc4_kernel import FakeKernel, PI3
+from tests.drivers.vc4.fake_kernel import FakeKernel, PI3
 from qpu.drivers.vc4 import exit_guard
 from qpu.drivers.vc4.adapter import open_adapter
 import atexit

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_vc4_kernel import FakeKernel
 
 from qpu.drivers.vc4.mailbox import (
     TAGS,
@@ -25,6 +24,7 @@ from qpu.drivers.vc4.mailbox import (
     read_info,
 )
 from qpu.errors import DriverError, GpuTimeoutError, UsageError
+from tests.drivers.vc4.fake_kernel import FakeKernel
 
 ABI = json.loads((Path(__file__).parents[2] / "vectors" / "abi" / "vcsm.json").read_text())["mailbox"]
 

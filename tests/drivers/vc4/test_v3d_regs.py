@@ -6,10 +6,10 @@ import errno
 import json
 
 import pytest
-from fake_vc4_kernel import IDENT0, IDENT1, FakeKernel
 
 from qpu.drivers.vc4.registers import COUNTERS, Ident, Reg, V3dRegisters, block_address, counter_index
 from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, UsageError
+from tests.drivers.vc4.fake_kernel import IDENT0, IDENT1, FakeKernel
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_vc4_kernel import PAGE, FakeKernel
 
 from qpu.drivers.uapi.vcsm import Cache
 from qpu.drivers.vc4.mailbox import Mailbox, MemoryFlag
@@ -29,6 +28,7 @@ from qpu.drivers.vc4.vcsm import (
     vcsm_cache,
 )
 from qpu.errors import DriverError, UsageError
+from tests.drivers.vc4.fake_kernel import PAGE, FakeKernel
 
 ABI = json.loads((Path(__file__).parents[2] / "vectors" / "abi" / "vcsm.json").read_text())
 STAND_INS = str(Path(__file__).parents[2] / "stand_ins")

@@ -16,14 +16,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
-import guard
 import numpy as np
 
 import qpu
 from qpu.core.isa import Isa
 from qpu.errors import EmuFault, GpuTimeoutError
+from tests.emu.guarded import guard as guard
 
 EVERY = 400  # launches on one device; every second device is strict
 SPECIAL = (
@@ -82,7 +82,7 @@ def main(name: str, engine: str, count: int, seed: int) -> collections.Counter[s
     draw = random.Random(seed)
     board = Board(name, engine)
     isa = board.ready(0).isa
-    cases = importlib.import_module("edges_vc4" if isa is Isa.VC4 else "edges_v3d")
+    cases = importlib.import_module(f"tests.emu.guarded.{'edges_vc4' if isa is Isa.VC4 else 'edges_v3d'}")
     programs = cases.programs(isa)
     ended: collections.Counter[str] = collections.Counter()
     for number in range(count):

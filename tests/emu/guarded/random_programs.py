@@ -7,17 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
 
 def main(isa: str, first: int, count: int) -> dict[str, int]:
     """Compare the engines on each program."""
-    import test_engines_v3d
-    import test_engines_vc4
-    from seeds import steadily
-
     from qpu.core.isa import Isa
     from qpu.emu.vc4 import compiled_programs
+    from tests.emu import test_engines_v3d as test_engines_v3d
+    from tests.emu import test_engines_vc4 as test_engines_vc4
+    from tests.emu.seeds import steadily
 
     compiled_programs.WARM = 0  # translate before anything runs
     bench: Any = test_engines_vc4.bench() if isa == "vc4" else test_engines_v3d.bench(Isa(isa))
@@ -27,7 +26,7 @@ def main(isa: str, first: int, count: int) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    import guard
+    from tests.emu.guarded import guard as guard
 
     faulthandler.enable()
     guard.install_all()

@@ -8,10 +8,10 @@ from array import array
 from collections.abc import Iterator
 
 import pytest
-from linux_rig import Rig, pointer
 
 from qpu.drivers.uapi import drm
 from qpu.errors import EmuFault
+from tests.emu.linux.linux_rig import Rig, pointer
 
 
 def refused(number: int) -> pytest.RaisesExc[OSError]:

@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from linux_rig import Rig
 
 import qpu
 from qpu.drivers.port import Port
@@ -18,6 +17,7 @@ from qpu.emu.boards import BOARDS
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import RecordingPort, ioctl_name
 from qpu.errors import UsageError
+from tests.emu.linux.linux_rig import Rig
 
 
 def refused(number: int) -> pytest.RaisesExc[OSError]:

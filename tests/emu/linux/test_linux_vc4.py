@@ -6,10 +6,10 @@ import errno
 import struct
 
 import pytest
-from linux_rig import Rig
 
 from qpu.drivers.uapi import vcsm
 from qpu.errors import EmuFault
+from tests.emu.linux.linux_rig import Rig
 
 ALLOCATE, LOCK, UNLOCK, RELEASE, EXECUTE, ENABLE = (0x3000C + i for i in (0, 1, 2, 3, 5, 6))
 

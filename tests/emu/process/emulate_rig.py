@@ -8,7 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from limits import HUNG_S
+from tests.limits import HUNG_S
 
 ROOT = Path(__file__).parents[3]
 STAND_INS = Path(__file__).parent / "stand_in"

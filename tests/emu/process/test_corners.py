@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from emulate_rig import DISPATCH, ROOT, VC4, emulate, ok
+
+from tests.emu.process.emulate_rig import DISPATCH, ROOT, VC4, emulate, ok
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from emulate_rig import DISPATCH, ROOT, STAND_INS, VC4, emulate, ok
-from limits import HUNG_S
+
+from tests.emu.process.emulate_rig import DISPATCH, ROOT, STAND_INS, VC4, emulate, ok
+from tests.limits import HUNG_S
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 

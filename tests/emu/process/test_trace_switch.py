@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from emulate_rig import DISPATCH, VC4, emulate, ok
 
 from qpu.emu.process.trace_file import TraceFile
 from qpu.errors import UsageError
+from tests.emu.process.emulate_rig import DISPATCH, VC4, emulate, ok
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 

@@ -6,25 +6,26 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
-from v3d_rig import Rig
+
+from tests.emu.v3d.rig import Rig
 
 BOTH = {
-    "test_v3d_algorithms",
-    "test_v3d_arithmetic",
-    "test_v3d_atomics",
-    "test_v3d_branches",
-    "test_v3d_control",
-    "test_v3d_dispatch",
-    "test_v3d_exchange",
-    "test_v3d_faults",
-    "test_v3d_loops",
-    "test_v3d_patterns",
-    "test_v3d_programs",
-    "test_v3d_reports",
-    "test_v3d_rules",
-    "test_v3d_threads",
-    "test_v3d_tmu",
-    "test_v3d_vectors",
+    "test_algorithms",
+    "test_arithmetic",
+    "test_atomics",
+    "test_branches",
+    "test_control",
+    "test_dispatch",
+    "test_exchange",
+    "test_faults",
+    "test_loops",
+    "test_patterns",
+    "test_programs",
+    "test_reports",
+    "test_rules",
+    "test_threads",
+    "test_tmu",
+    "test_vectors",
 }
 
 

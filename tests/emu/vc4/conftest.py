@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
-from vc4_rig import Rig
 
-ALONE = {"test_vc4_alu", "test_vc4_coverage"}  # drive parts of the reference engine
+from tests.emu.vc4.rig import Rig
+
+ALONE = {"test_alu", "test_coverage"}  # drive parts of the reference engine
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
