@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import Parameter, signature
 from sys import _getframe
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, cast
 
@@ -85,6 +86,12 @@ def _setup(register: str, make: Callable[P, int]) -> Callable[Concatenate[Asm, P
         self.ldi(cast(Dst, operands.IO[register]), value)
 
     method.__doc__ = make.__doc__
+    method.__name__ = f"setup_{make.__name__}"
+    method.__qualname__ = f"Asm.{method.__name__}"
+    of_function = signature(make)  # help() and the API pages show the function's parameters, after self
+    this = Parameter("self", Parameter.POSITIONAL_ONLY)
+    found = of_function.replace(parameters=[this, *of_function.parameters.values()], return_annotation="None")
+    method.__signature__ = found  # type: ignore[attr-defined]  # inspect reads it
     return method
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import threading
 from pathlib import Path
@@ -309,6 +310,14 @@ def test_helpers_write_the_set_up_registers() -> None:
         "ldi vw_setup, 0x80904000", "ldi vw_setup, 0xc0000000", "mov vr_addr, r0", "nop;  read vr_wait",
         "mov vw_addr, ra1", "nop;  read vw_wait",
     ]  # fmt: skip
+
+
+def test_set_up_methods_show_the_parameters_of_their_functions() -> None:
+    shown = str(inspect.signature(Asm().setup_vpm_read))
+    assert shown.startswith("(n: 'int', mode: 'VpmMode' = '32bit horizontal', *, y: 'int' = 0")
+    assert Asm.setup_dma_store_stride.__name__ == "setup_dma_store_stride"
+    for name in ("vpm_read", "vpm_write", "dma_load", "dma_load_stride", "dma_store", "dma_store_stride"):
+        assert getattr(Asm, f"setup_{name}").__name__ == f"setup_{name}"
 
 
 def test_all_mistakes_are_reported_together_in_order() -> None:
