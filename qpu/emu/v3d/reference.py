@@ -264,7 +264,7 @@ class V3dExecution(DispatchExecution):
             c = code.get(g.pc) or self._fetch(g)
             p = c.prepared
             x.prepared = p
-            if g.busy:
+            if p.before and g.busy:
                 self._check_slots(g, p)
             if c.special:
                 if g.count - g.begun >= budget or self._stop.pending:
