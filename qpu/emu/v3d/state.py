@@ -162,7 +162,7 @@ class Group:
         vector: Callable[[Sequence[NDArray[Any]]], NDArray[Any]],
         number: Callable[[Sequence[PerThread]], PerThread],
     ) -> Group:
-        """A group whose vectors and numbers are made of those of the sources; other attributes are the first one's."""
+        """A group of the vectors and numbers of the sources, without lists; other attributes are the first one's."""
         first = sources[0]
         new = Group.__new__(Group)
         for name in _OTHERS:
@@ -175,8 +175,6 @@ class Group:
             setattr(new, high, getattr(new, name) if one else vector([getattr(g, high) for g in sources]))
         for name in _NUMBERS:
             setattr(new, name, number([getattr(g, name) for g in sources]))
-        for name in _LISTS:
-            setattr(new, name, [vector(v) for v in zip(*(getattr(g, name) for g in sources), strict=True)])
         new.threads, new.n, new.qpu_weight = threads, len(threads), None
         return new
 
@@ -188,6 +186,8 @@ class Group:
             return value if value.ndim == 1 else value[rows]
 
         new = Group._of((self,), self.threads[rows], vector, lambda values: take_number(values[0], rows))
+        for name in _LISTS:
+            setattr(new, name, [v if v.ndim == 1 else v[rows] for v in getattr(self, name)])
         new.supergroups = self.supergroups[rows]
         if self.sync is not None:
             sync = self.sync[rows]
@@ -215,6 +215,8 @@ class Group:
             return squeeze(np.concatenate([each(v, g.n) for v, g in zip(values, groups, strict=True)])[order])
 
         new = Group._of(groups, threads[order], vector, number)
+        for name in _LISTS:
+            setattr(new, name, [vector(v) for v in zip(*(getattr(g, name) for g in groups), strict=True)])
         new.supergroups = np.concatenate([g.supergroups for g in groups])[order]
         if any(g.sync is not None for g in groups):
             parts = [np.zeros(g.n, np.bool_) if g.sync is None else g.sync for g in groups]
