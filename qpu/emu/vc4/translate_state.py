@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, fields
 
-from qpu.emu.vc4.prepare import Place, Plan, Read
+from qpu.emu.vc4.prepare import COUNTS, Place, Plan, Read
 
 __all__ = ["COUNTERS", "FAST_SUM", "NO_PITCH", "Arg", "Reason", "Slot", "Tally"]
 
@@ -88,40 +87,27 @@ class Slot(enum.IntEnum):
     WORDS = 1488
 
 
-@dataclass(slots=True)
-class Tally:
-    """Counts of a chain; a run multiplies them with how often it was executed."""
+COUNTERS = (*COUNTS, "uniforms", "requests", "vpm_writes", "vpm_reads")
+"""What a chain counts."""
 
-    instructions: int = 0
-    add_ops: int = 0
-    mul_ops: int = 0
-    fadds: int = 0
-    fmuls: int = 0
-    sfu_ops: int = 0
-    branches: int = 0
-    thread_switches: int = 0
-    uniforms: int = 0
-    requests: int = 0
-    vpm_writes: int = 0
-    vpm_reads: int = 0
+
+class Tally:
+    """Counts of a chain, in the order of `COUNTERS`; a run multiplies them with how often it was executed."""
+
+    __slots__ = ("row",)
+
+    def __init__(self) -> None:
+        self.row = [0] * len(COUNTERS)
+
+    @property
+    def instructions(self) -> int:
+        """Length of the chain so far."""
+        return self.row[0]
 
     def add(self, plan: Plan) -> None:
         """Account for an instruction."""
-        for name in plan.counts._fields:
-            setattr(self, name, getattr(self, name) + getattr(plan.counts, name))
-        for source in (plan.read_a, plan.read_b):
-            if source is not None and source.read is Read.INPUT:
-                self.uniforms += source.index == 32
-                self.vpm_reads += source.index == 48
-        for half in (plan.add, plan.mul):
-            if half.active and half.dest.place is Place.IO:
-                self.requests += half.dest.number >= 56
-                self.vpm_writes += half.dest.number == 48
-
-    @property
-    def row(self) -> list[int]:
-        """The counts in the order of the fields."""
-        return [getattr(self, f.name) for f in fields(self)]
-
-
-COUNTERS = tuple(f.name for f in fields(Tally))
+        inputs = [s.index for s in (plan.read_a, plan.read_b) if s is not None and s.read is Read.INPUT]
+        outputs = [h.dest for h in (plan.add, plan.mul) if h.active and h.dest.place is Place.IO]
+        requests, writes = sum(d.unit == "tmu" for d in outputs), sum(d.number == 48 for d in outputs)
+        counts = (*plan.counts, inputs.count(32), requests, writes, inputs.count(48))
+        self.row = [x + y for x, y in zip(self.row, counts, strict=True)]

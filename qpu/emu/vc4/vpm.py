@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ __all__ = ["LOAD_BUSY", "STORE_BUSY", "Port", "Setups", "VpmUnit"]
 LOAD_BUSY, STORE_BUSY = 8, 12
 
 
+S = TypeVar("S", bound=ReadSetup | WriteSetup)
 Read: TypeAlias = tuple[GenericSetup, int, int]
 Setups: TypeAlias = tuple[
     Read | None,
@@ -96,20 +98,39 @@ class VpmUnit:
     # -- set-up
     def setup_read(self, g: Group, value: Vector) -> None:
         """A write to address 49, file A."""
-        for i, q in enumerate(g.ids):
-            port = self.ports[q]
-            try:
-                setup = parse_read_setup(int(value[i, 0]))
-            except ValueError as error:
-                self._faults.report(Level.UNKNOWN, "vpm-setup", f"VPM read setup {error}", g, i)
-                continue
-            self._check_bits(g, i, "read", int(value[i, 0]), setup)
+        for i, port, setup in self._setups(g, value, "read", parse_read_setup):
             if isinstance(setup, LoadPitch):
                 port.pitch = setup.pitch
             elif isinstance(setup, LoadSetup):
                 port.load = setup
             else:
                 self._start_read(g, i, port, setup)
+
+    def setup_write(self, g: Group, value: Vector) -> None:
+        """A write to address 49, file B."""
+        for i, port, setup in self._setups(g, value, "write", parse_write_setup):
+            if isinstance(setup, StoreStride):
+                port.stride = setup
+            elif isinstance(setup, StoreSetup):
+                port.store = setup
+            else:
+                self._check_row(g, i, setup)
+                port.write = (setup, setup.address)
+
+    def _setups(self, g: Group, value: Vector, what: str, parse: Callable[[int], S]) -> Iterator[tuple[int, Port, S]]:
+        """The members whose set-up word can be taken apart; reports the others, and bits that mean nothing."""
+        for i, q in enumerate(g.ids):
+            word = int(value[i, 0])
+            try:
+                setup = parse(word)
+            except ValueError as error:
+                self._faults.report(Level.UNKNOWN, "vpm-setup", f"VPM {what} setup {error}", g, i)
+                continue
+            unused = unused_bits(word, setup)
+            if unused:
+                text = f"VPM {what} setup 0x{word:08x}: bits 0x{unused:08x} mean nothing; emulated as if they were 0"
+                self._faults.report(Level.UNKNOWN, "vpm-setup", text, g, i)
+            yield i, self.ports[q], setup
 
     def _start_read(self, g: Group, i: int, port: Port, setup: GenericSetup) -> None:
         self._check_row(g, i, setup)
@@ -123,30 +144,6 @@ class VpmUnit:
             port.queued = entry
         else:
             port.read = entry
-
-    def setup_write(self, g: Group, value: Vector) -> None:
-        """A write to address 49, file B."""
-        for i, q in enumerate(g.ids):
-            port = self.ports[q]
-            try:
-                setup = parse_write_setup(int(value[i, 0]))
-            except ValueError as error:
-                self._faults.report(Level.UNKNOWN, "vpm-setup", f"VPM write setup {error}", g, i)
-                continue
-            self._check_bits(g, i, "write", int(value[i, 0]), setup)
-            if isinstance(setup, StoreStride):
-                port.stride = setup
-            elif isinstance(setup, StoreSetup):
-                port.store = setup
-            else:
-                self._check_row(g, i, setup)
-                port.write = (setup, setup.address)
-
-    def _check_bits(self, g: Group, i: int, what: str, word: int, setup: ReadSetup | WriteSetup) -> None:
-        unused = unused_bits(word, setup)
-        if unused:
-            text = f"VPM {what} setup 0x{word:08x}: bits 0x{unused:08x} mean nothing; emulated as if they were 0"
-            self._faults.report(Level.UNKNOWN, "vpm-setup", text, g, i)
 
     def _check_row(self, g: Group, i: int, setup: GenericSetup) -> None:
         limit = 64 << (2 - setup.size)
