@@ -36,7 +36,7 @@ from qpu.emu.engine.llvm_lanes import (
 from qpu.emu.vc4 import alu
 from qpu.emu.vc4.prepare import Dest, Plan
 from qpu.emu.vc4.translate_graph import DYNAMIC, MUTEX, Graph, Node, releases
-from qpu.emu.vc4.translate_state import FAST_SUM, Arg, Reason, Slot, Tally
+from qpu.emu.vc4.translate_state import Arg, Reason, Slot, Tally
 from qpu.emu.vc4.translate_units import Units
 from qpu.vc4 import sem
 from qpu.vc4.instr import Alu, Branch, LoadImm
@@ -70,11 +70,11 @@ def raw_result(v: LlvmLanes, op: Op, a: ir.Value, b: ir.Value) -> ir.Value | Non
 
     With the host's denormal operands counting as zero, the flushed result is that of `op.sem` unless it is a NaN.
     """
-    if op.name == "fmul":
+    if op.sem is sem.fmul:
         return v.fmul(a, b)
-    if op.name not in FAST_SUM:
+    if op.sem not in (sem.fadd, sem.fsub):
         return None
-    other = b if op.name == "fadd" else v.xor(b, v.const(sem.SIGN))
+    other = b if op.sem is sem.fadd else v.xor(b, v.const(sem.SIGN))
     operands = [v.b.bitcast(x, F32X16) for x in (a, other)]
     total = v.intrinsic("llvm.x86.avx512.add.ps.512", F32X16, [*operands, I32(ROUND_TO_ZERO)])
     return v.b.bitcast(total, I32X16)

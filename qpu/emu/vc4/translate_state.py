@@ -6,9 +6,8 @@ import enum
 
 from qpu.emu.vc4.prepare import COUNTS, Place, Plan, Read
 
-__all__ = ["COUNTERS", "FAST_SUM", "NO_PITCH", "Arg", "Reason", "Slot", "Tally"]
+__all__ = ["COUNTERS", "NO_PITCH", "Arg", "Reason", "Slot", "Tally"]
 
-FAST_SUM = ("fadd", "fsub")
 NO_PITCH = 0xFFFFFFFF
 
 
