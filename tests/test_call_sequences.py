@@ -28,6 +28,7 @@ CMA_MEMORY = "VC_SM_CMA_IOCTL_MEM_ALLOC mmap SYNC"
 VCSM_MEMORY = "MEM_ALLOC mmap MEM_LOCK MAP_VC_ADDR_FR_HDL"
 MAILBOX_MEMORY = "allocate lock mmap"
 RESET = "enable(0) enable(1)"
+POWER = "open:vcio flock:shared enable(1) mmio max clock firmware"  # the lock between processes comes first
 
 # Step -> calls, repeated ones counted, failed ones with an exclamation mark.
 DRM = {
@@ -49,37 +50,37 @@ EXPECTED: dict[str, dict[str, str]] = {
         "asynchronous": "SUBMIT_CSD SYNCOBJ_CREATE SUBMIT_CSD WAIT_BO",  # no counter to look at in between
     },
     "mailbox and VCSM-CMA": {
-        "open": f"open:vcio open:vcsm-cma {CMA_MEMORY} enable(1) mmio max clock firmware",
+        "open": f"open:vcio open:vcsm-cma {CMA_MEMORY} {POWER}",
         "buffer": CMA_MEMORY,
         "launch": f"{CMA_MEMORY} execute",
         "again": "execute",
         "asynchronous": "execute*2",
         "refused": "",
         "time-out": f"execute {RESET}",
-        "close": " ".join(["SYNC close"] * 6) + " enable(0) close*2",
+        "close": " ".join(["SYNC close"] * 6) + " flock:exclusive enable(0) flock:none close*3",
     },
     "mailbox and VCSM": {
-        "open": f"open:vcio open:vcsm-cma! open:vcsm {VCSM_MEMORY} enable(1) mmio max clock firmware",
+        "open": f"open:vcio open:vcsm-cma! open:vcsm {VCSM_MEMORY} {POWER}",
         "buffer": VCSM_MEMORY,
         "launch": f"{VCSM_MEMORY} execute",
         "again": "execute",
         "asynchronous": "execute*2",
         "refused": "",
         "time-out": f"execute {RESET}",
-        "close": " ".join(["MEM_UNLOCK MEM_FREE"] * 6) + " enable(0) close*2",
+        "close": " ".join(["MEM_UNLOCK MEM_FREE"] * 6) + " flock:exclusive enable(0) flock:none close*3",
     },
     "mailbox memory and /dev/mem": {
-        "open": f"open:vcio open:vcsm-cma! open:vcsm! open:mem {MAILBOX_MEMORY} enable(1) mmio max clock firmware",
+        "open": f"open:vcio open:vcsm-cma! open:vcsm! open:mem {MAILBOX_MEMORY} {POWER}",
         "buffer": MAILBOX_MEMORY,
         "launch": f"{MAILBOX_MEMORY} execute",
         "again": "execute",
         "asynchronous": "execute*2",
         "refused": "",
         "time-out": f"execute {RESET}",
-        "close": " ".join(["unlock release"] * 6) + " enable(0) close*2",
+        "close": " ".join(["unlock release"] * 6) + " flock:exclusive enable(0) flock:none close*3",
     },
     "registers": {
-        "open": f"open:vcio open:vcsm-cma {CMA_MEMORY} enable(1) mmio max clock firmware",
+        "open": f"open:vcio open:vcsm-cma {CMA_MEMORY} open:vcio flock:exclusive enable(1) mmio max clock firmware",
         "buffer": CMA_MEMORY,
         "launch": CMA_MEMORY,  # the rest are register accesses: test_v3d_regs.py
         "again": "",
@@ -87,7 +88,7 @@ EXPECTED: dict[str, dict[str, str]] = {
         "refused": "",
         "time-out": "",
         # What runs is stopped before its memory goes.
-        "close": f"{RESET} " + " ".join(["SYNC close"] * 6) + " enable(0) close*2",
+        "close": f"{RESET} " + " ".join(["SYNC close"] * 6) + " flock:exclusive enable(0) flock:none close*3",
     },
 }
 
@@ -99,6 +100,8 @@ def name_of(call: Call) -> str:
         name = f"enable({call.before[20]})" if tag == 0x30012 else TAGS[tag]
     elif call.kind == "open":
         name = f"open:{name.rpartition('/')[2]}"
+    elif call.kind == "flock":
+        name = f"flock:{name}"
     for prefix in ("DRM_IOCTL_", "V3D_", "VMCS_SM_IOCTL_", "VC_SM_CMA_CMD_", "DMA_BUF_IOCTL_"):
         name = name.removeprefix(prefix)
     return (name or call.kind) + "!" * (call.error is not None)
@@ -106,7 +109,7 @@ def name_of(call: Call) -> str:
 
 def taken(port: RecordingPort) -> str:
     """The calls since the last time, in the notation of the table."""
-    names = [name_of(c) for c in port.calls if c.kind in ("open", "close", "ioctl", "mmap", "mmio")]
+    names = [name_of(c) for c in port.calls if c.kind in ("open", "close", "flock", "ioctl", "mmap", "mmio")]
     port.calls.clear()
     counted = [(name, len(list(group))) for name, group in groupby(names)]
     return " ".join(name if n == 1 else f"{name}*{n}" for name, n in counted)

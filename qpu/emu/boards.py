@@ -224,6 +224,10 @@ def _choice(option: str, value: str, *allowed: str) -> str:
     return value
 
 
+def _switch(option: str, value: str) -> bool:
+    return _choice(option, value, "0", "1") == "1"
+
+
 def _drm(p: BoardProfile, option: str, *, wanted: bool) -> None:
     if p.is_drm is not wanted:
         have = "pi4, pi5" if wanted else "pi0, pi1, pi2, pi3"
@@ -269,7 +273,7 @@ def _mem(p: BoardProfile, value: str) -> BoardProfile:
 
 def _kms(p: BoardProfile, value: str) -> BoardProfile:
     _drm(p, "kms", wanted=False)
-    return replace(p, kms=_choice("kms", value, "0", "1") == "1")
+    return replace(p, kms=_switch("kms", value))
 
 
 def _watchdog(p: BoardProfile, value: str) -> BoardProfile:
@@ -286,18 +290,6 @@ def _vcsm(p: BoardProfile, value: str) -> BoardProfile:
     return replace(p, vcsm=_choice("vcsm", value, "both", "cma", "plain", "none"))
 
 
-def _deny(p: BoardProfile, value: str) -> BoardProfile:
-    return replace(p, deny=_choice("deny", value, "0", "1") == "1")
-
-
-def _devmem(p: BoardProfile, value: str) -> BoardProfile:
-    return replace(p, devmem=_choice("devmem", value, "0", "1") == "1")
-
-
-def _root(p: BoardProfile, value: str) -> BoardProfile:
-    return replace(p, root=_choice("root", value, "0", "1") == "1")
-
-
 def _tag(p: BoardProfile, value: str) -> BoardProfile:
     return replace(p, unknown_tag=_choice("tag", value, "einval", "clear"))
 
@@ -312,9 +304,9 @@ OPTIONS: dict[str, Callable[[BoardProfile, str], BoardProfile]] = {
     "mem": _mem,
     "gpu_mem": _gpu_mem,
     "kms": _kms,
-    "deny": _deny,
-    "devmem": _devmem,
-    "root": _root,
+    "deny": lambda p, value: replace(p, deny=_switch("deny", value)),
+    "devmem": lambda p, value: replace(p, devmem=_switch("devmem", value)),
+    "root": lambda p, value: replace(p, root=_switch("root", value)),
     "watchdog": _watchdog,
     "zero": _zero,
     "vcsm": _vcsm,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno as errno_module
 import fnmatch
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from qpu.drivers.port import interrupting, submitted
 from qpu.drivers.uapi import dma_buf, drm, mailbox, vcsm
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "Injector", "RecordingPort", "ioctl_name"]
 
+_Result = TypeVar("_Result")
 _TABLES = (drm.IOCTLS, vcsm.IOCTLS, mailbox.IOCTLS, dma_buf.IOCTLS)
 
 
@@ -137,71 +138,50 @@ class RecordingPort:
         """As the inner port."""
         return self.inner.page_size
 
+    def _record(
+        self, call: Call, path: str | None, make: Callable[[], _Result], arg: bytearray | None = None
+    ) -> _Result:
+        """Make a call, or the failure injected into it, and record it. arg: becomes `after`."""
+        error: int | None = None
+        result: object = None
+        try:
+            self._injector.check(call.kind, call.name, path)
+            made = make()
+            result = made
+            return made
+        except OSError as failed:
+            error = failed.errno
+            raise
+        finally:
+            fd = result if call.kind == "open" and isinstance(result, int) else call.fd
+            after = b"" if arg is None else bytes(arg)
+            self.calls.append(replace(call, fd=fd, after=after, result=result, error=error))
+
     def open(self, path: str, *, read_only: bool = False, sync: bool = False) -> int:
         """Recorded."""
-        try:
-            self._injector.check("open", path, path)
-            fd = self.inner.open(path, read_only=read_only, sync=sync)
-        except OSError as error:
-            self.calls.append(Call("open", path, error=error.errno))
-            raise
-        self.calls.append(Call("open", path, fd=fd, result=fd))
-        return fd
+        return self._record(Call("open", path), path, lambda: self.inner.open(path, read_only=read_only, sync=sync))
 
     def close(self, fd: int) -> None:
         """Recorded."""
-        try:
-            self._injector.check("close")
-            self.inner.close(fd)
-        except OSError as error:
-            self.calls.append(Call("close", fd=fd, error=error.errno))
-            raise
-        self.calls.append(Call("close", fd=fd))
+        self._record(Call("close", fd=fd), None, lambda: self.inner.close(fd))
 
     def ioctl(self, fd: int, request: int, arg: bytearray) -> int:
         """Recorded, with the argument before and after."""
-        name = ioctl_name(request)
-        before = bytes(arg)
-        try:
-            self._injector.check("ioctl", name)
-            result = self.inner.ioctl(fd, request, arg)
-        except OSError as error:
-            self.calls.append(Call("ioctl", name, fd, request, before=before, after=bytes(arg), error=error.errno))
-            raise
-        self.calls.append(Call("ioctl", name, fd, request, before=before, after=bytes(arg), result=result))
-        return result
+        call = Call("ioctl", ioctl_name(request), fd, request, before=bytes(arg))
+        return self._record(call, None, lambda: self.inner.ioctl(fd, request, arg), arg)
 
     def flock(self, fd: int, lock: Lock) -> None:
         """Recorded, with the lock as its name."""
-        try:
-            self._injector.check("flock", lock.value)
-            self.inner.flock(fd, lock)
-        except OSError as error:
-            self.calls.append(Call("flock", lock.value, fd, error=error.errno))
-            raise
-        self.calls.append(Call("flock", lock.value, fd))
+        self._record(Call("flock", lock.value, fd), None, lambda: self.inner.flock(fd, lock))
 
     def mmap(self, fd: int, size: int, offset: int) -> Mapping:
         """Recorded."""
-        try:
-            self._injector.check("mmap")
-            result = self.inner.mmap(fd, size, offset)
-        except OSError as error:
-            self.calls.append(Call("mmap", fd=fd, size=size, offset=offset, error=error.errno))
-            raise
-        self.calls.append(Call("mmap", fd=fd, size=size, offset=offset, result=result))
-        return result
+        call = Call("mmap", fd=fd, size=size, offset=offset)
+        return self._record(call, None, lambda: self.inner.mmap(fd, size, offset))
 
     def mmio(self, base: int, size: int) -> Registers:
         """Recorded; accesses are not."""
-        try:
-            self._injector.check("mmio")
-            result = self.inner.mmio(base, size)
-        except OSError as error:
-            self.calls.append(Call("mmio", size=size, offset=base, error=error.errno))
-            raise
-        self.calls.append(Call("mmio", size=size, offset=base, result=result))
-        return result
+        return self._record(Call("mmio", size=size, offset=base), None, lambda: self.inner.mmio(base, size))
 
     def read_bytes(self, path: str) -> bytes:
         """Recorded."""
