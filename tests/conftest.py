@@ -13,6 +13,25 @@ from hypothesis import settings
 settings.register_profile("qpu", deadline=None)
 settings.load_profile("qpu")
 
+# The subset that CI runs on each further Python: what may depend on the Python (frames and their positions, signals,
+# descriptors, what `qpu emulate` replaces, command line), and one path through each chip from text to result.
+SMOKE = frozenset(
+    """
+    core/test_builder.py core/test_errors.py core/test_hazards.py core/test_scalar_lanes.py
+    drivers/test_board.py drivers/test_drm.py drivers/test_linux.py drivers/test_probe.py
+    drivers/vc4/test_adapter.py drivers/vc4/test_exit_guard.py drivers/vc4/test_mailbox.py drivers/vc4/test_vcsm.py
+    emu/linux/test_linux_drm.py emu/linux/test_linux_port.py emu/linux/test_linux_vc4.py
+    emu/process/test_corners.py emu/process/test_emulate.py
+    emu/test_translation_cache.py emu/v3d/test_programs.py emu/vc4/test_programs.py
+    kernels/test_sgemm.py
+    test_cli.py test_counters.py test_device.py test_displays.py test_formats.py test_interrupts.py test_layers.py
+    test_portability.py test_run_identity.py test_signals_in_calls.py test_without_llvmlite.py
+    v3d/test_builder.py v3d/test_cases.py v3d/test_golden.py v3d/test_input.py v3d/test_pairing.py
+    vc4/assembler/test_errors.py vc4/assembler/test_golden.py vc4/assembler/test_language.py
+    vc4/test_asm.py vc4/test_golden.py vc4/test_pairing.py
+    """.split()
+)
+
 pytest_plugins = ["tests.hw.plugin"]  # options and process isolation of `-m hardware`
 
 
@@ -23,6 +42,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     if "hardware" in marks and "not hardware" not in marks:
         return 0
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the smoke subset."""
+    here = Path(__file__).parent
+    missing = [name for name in SMOKE if not (here / name).is_file()]
+    if missing:
+        raise pytest.UsageError(f"tests/conftest.py: SMOKE names files that are not there: {' '.join(sorted(missing))}")
+    for item in items:
+        if item.path.relative_to(here).as_posix() in SMOKE:
+            item.add_marker(pytest.mark.smoke)
 
 
 @pytest.fixture(autouse=True, scope="session")
