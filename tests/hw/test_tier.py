@@ -91,7 +91,7 @@ def test_every_way_to_end(outcomes: Path) -> None:
     assert report["counts"] == {"passed": 2, "failed": 5, "skipped": 1}
     assert "as it should" in rows["test_bad"]["message"]
     assert "not on this board" in rows["test_left_out"]["message"]
-    assert "did not end within 2 s" in rows["test_hangs"]["message"]
+    assert "did not end within 15 s" in rows["test_hangs"]["message"]
     assert 1.5 < rows["test_hangs"]["seconds"] < 8
     assert "signal 11" in rows["test_dies"]["message"]
     assert "status 7" in rows["test_leaves"]["message"]
