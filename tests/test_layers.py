@@ -231,13 +231,6 @@ ANNOTATED = {
         "qpu.emu.engine.trace",
     },
 }
-# Circles of rooms that are being rebuilt; the list must become empty.
-PENDING: tuple[str, ...] = (
-    "qpu.drivers.drm.",
-    "qpu.drivers.vc4.",
-    "qpu.emu.linux.",
-    "qpu.emu.process.",
-)
 
 
 def circles(most: Kind) -> list[set[str]]:
@@ -274,8 +267,7 @@ def test_there_are_no_circles(most: Kind) -> None:
     assert len(ANNOTATED) <= 2
     allowed = list(ANNOTATED.values()) if most is Kind.ANNOTATION else []
     for circle in circles(most):
-        pending = most is not Kind.MODULE and all(m.startswith(PENDING) for m in circle)
-        assert circle in allowed or pending, sorted(circle)
+        assert circle in allowed, sorted(circle)
 
 
 # Modules that import inside functions, and why. "light": an import of the module would cost much more than what most
@@ -306,13 +298,12 @@ def test_imports_inside_functions_have_a_reason() -> None:
         f"{path}:{line}: {module} imports {target} inside a function"
         for module, path in modules()
         for target, kind, line in imports(path)
-        if kind == Kind.FUNCTION and module not in DEFERRED and not module.startswith((*PENDING, *PENDING_DEFERRED))
+        if kind == Kind.FUNCTION and module not in DEFERRED
     ]
     assert not wrong, "\n".join(wrong)
     assert all(reason.startswith(("light: ", "optional: ")) for reason in DEFERRED.values())
-
-
-PENDING_DEFERRED = ("qpu.emu.v3d.translate", "qpu.emu.vc4.translate")
+    defer = {m for m, path in modules() for _, kind, _ in imports(path) if kind == Kind.FUNCTION}
+    assert set(DEFERRED) - defer <= {"qpu"}, "these import at their head by now"
 
 
 def test_import_is_light() -> None:

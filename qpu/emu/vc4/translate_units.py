@@ -7,7 +7,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from qpu.emu.engine.llvm_lanes import I1, I8, I32, I32X16, I64, I64X16, LANES
+from qpu.emu.engine.llvm_lanes import I1, I8, I32, I32X16, I64, I64X16, LANES, LlvmLanes
 from qpu.emu.vc4.state import BUS_MASK, CLOCKS_PER_INSTRUCTION
 from qpu.emu.vc4.tmu import FIFO_DEPTH, SAFE_DEPTH
 from qpu.emu.vc4.translate_graph import MUTEX
@@ -452,8 +452,6 @@ class Word:
 
 def _gather_function(module: ir.Module, translator: Any) -> ir.Function:
     """(memory, pages, size, addresses, place) -> whether all addresses are legal; then the words are at `place`."""
-    from qpu.emu.engine.llvm_lanes import LlvmLanes
-
     function = ir.Function(module, ir.FunctionType(I1, [_PTR, _PTR, I64, I32X16, _PTR]), "gather")
     function.linkage = "internal"
     function.attributes.add("noinline")
