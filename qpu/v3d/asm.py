@@ -16,11 +16,12 @@ Operations of the add ALU return the free mul half, on which one mul operation c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from qpu.core.builder import run
 from qpu.core.code import Code
 from qpu.core.isa import Isa
+from qpu.core.lazy import lazy
 from qpu.core.locations import LAYERS
 
 if TYPE_CHECKING:
@@ -30,16 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Asm", "Asm42", "Asm71", "assemble"]
 
-_HOME = {"Asm": "common", "Asm42": "asm42", "Asm71": "asm71"}
-
-
-def __getattr__(name: str) -> Any:
-    # each builder is loaded on first use
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"qpu.v3d.generated.{_HOME[name]}"), name)
+# each builder is loaded on first use
+__getattr__, __dir__ = lazy("qpu.v3d.generated", {"common": "Asm", "asm42": "Asm42", "asm71": "Asm71"})
 
 
 def assemble(
@@ -55,7 +48,7 @@ def assemble(
     mode the program is for.
     Raises: AsmError with every diagnostic of the program; HazardError with every broken rule.
     """
-    q = __getattr__("Asm71" if isa is Isa.V3D71 else "Asm42")()
+    q = cast(Any, __getattr__("Asm71" if isa is Isa.V3D71 else "Asm42"))()
     words, labels, places = run(q, fn, *args)._words()
     code = Code(isa, tuple(words), labels, places)
     if check:
