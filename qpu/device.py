@@ -157,12 +157,7 @@ class Device(AbstractContextManager["Device"]):
         return self._launch(program, uniforms, shape, timeout_s, after, background=True)
 
     def run(
-        self,
-        program: Code,
-        uniforms: Uniforms = (),
-        shape: Shape | None = None,
-        *,
-        timeout_s: float = 10.0,
+        self, program: Code, uniforms: Uniforms = (), shape: Shape | None = None, *, timeout_s: float = 10.0
     ) -> Launch:
         """Start a program and wait for its end. Arguments and errors: see `submit` and `Launch.wait`."""
         launch = self._launch(program, uniforms, shape, timeout_s, (), background=False)

@@ -8,24 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 __all__ = [
-    "AsmError",
-    "CompileError",
-    "DecodeError",
-    "Diagnostic",
-    "DriverError",
-    "EmuFault",
-    "EmuWarning",
-    "FaultPlace",
-    "GpuResetError",
-    "GpuTimeoutError",
-    "HazardError",
-    "Loc",
-    "NoDeviceError",
-    "QpuError",
-    "Severity",
-    "UnknownNameError",
-    "UsageError",
-]
+    "AsmError", "CompileError", "DecodeError", "Diagnostic", "DriverError", "EmuFault", "EmuWarning", "FaultPlace",
+    "GpuResetError", "GpuTimeoutError", "HazardError", "Loc", "NoDeviceError", "QpuError", "Severity",
+    "UnknownNameError", "UsageError",
+]  # fmt: skip
 
 _MESSAGE_LIMIT = 1000  # characters of a message that are shown
 _LINE_LIMIT = 200  # characters of a source line that are shown

@@ -37,25 +37,10 @@ def _caller() -> int:
 class Launch:
     """A submitted job: `wait`, `poll`, or `await` it. Its buffers stay alive until it is done."""
 
-    __slots__ = (
-        "__weakref__",
-        "_after",
-        "_fence",
-        "_lock",
-        "_pool",
-        "_program",
-        "_scratch",
-        "_stats",
-        "error",
-    )
+    __slots__ = ("__weakref__", "_after", "_fence", "_lock", "_pool", "_program", "_scratch", "_stats", "error")
 
     def __init__(
-        self,
-        pool: MemoryPool,
-        program: Code,
-        fence: Fence,
-        scratch: Sequence[Bo],
-        after: Sequence[Launch] = (),
+        self, pool: MemoryPool, program: Code, fence: Fence, scratch: Sequence[Bo], after: Sequence[Launch] = ()
     ) -> None:
         self._pool = pool
         self._program = program

@@ -87,17 +87,7 @@ class MulSlot:
 class Builder(Generic[T]):
     """Base of the typed builders; `T` is the family's instruction."""
 
-    __slots__ = (
-        "_branch_at",
-        "_errors",
-        "_fixups",
-        "_half",
-        "_instrs",
-        "_labels",
-        "_numbers",
-        "_open",
-        "_places",
-    )
+    __slots__ = ("_branch_at", "_errors", "_fixups", "_half", "_instrs", "_labels", "_numbers", "_open", "_places")
 
     isa: ClassVar[Isa]
     _idle: ClassVar[Any]

@@ -10,18 +10,7 @@ from typing import Any, TypeAlias
 
 from qpu.core.isa import Basis, Isa, Unit
 
-__all__ = [
-    "Code",
-    "Flags",
-    "MagicRow",
-    "Op",
-    "Operand",
-    "OperandType",
-    "Semantics",
-    "SignalRow",
-    "Table",
-    "Token",
-]
+__all__ = ["Code", "Flags", "MagicRow", "Op", "Operand", "OperandType", "Semantics", "SignalRow", "Table", "Token"]
 
 # A semantic function: f(v, a, b, *implicit) -> V, or -> (V, *implicit results). `v` is a LaneOps; the operands are
 # opaque to the row, hence Any here and nowhere in a public call.

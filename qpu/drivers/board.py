@@ -14,19 +14,9 @@ if TYPE_CHECKING:
     from qpu.drivers.port import Port
 
 __all__ = [
-    "GENERATIONS",
-    "GPU_NAMES",
-    "PERIPHERALS",
-    "UNKNOWN",
-    "Board",
-    "Revision",
-    "board_from",
-    "decode_revision",
-    "detect",
-    "kms_owns_v3d",
-    "parse_cpuinfo",
-    "parse_revision",
-]
+    "GENERATIONS", "GPU_NAMES", "PERIPHERALS", "UNKNOWN", "Board", "Revision", "board_from", "decode_revision",
+    "detect", "kms_owns_v3d", "parse_cpuinfo", "parse_revision",
+]  # fmt: skip
 
 GENERATIONS = {"BCM2835": 4, "BCM2836": 4, "BCM2837": 4, "BCM2711": 6, "BCM2712": 7}
 GPU_NAMES = {4: "VideoCore IV", 6: "VideoCore VI", 7: "VideoCore VII"}

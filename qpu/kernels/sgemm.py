@@ -46,19 +46,9 @@ if TYPE_CHECKING:
     from qpu.runtime.uniforms import Uniforms
 
 __all__ = [
-    "KERNELS",
-    "Choice",
-    "Kernel",
-    "Layout",
-    "Sgemm",
-    "choose",
-    "error_bound",
-    "inner_loop",
-    "layout",
-    "program",
-    "reference",
-    "sgemm",
-]
+    "KERNELS", "Choice", "Kernel", "Layout", "Sgemm", "choose", "error_bound", "inner_loop", "layout", "program",
+    "reference", "sgemm",
+]  # fmt: skip
 
 GROUPS = 65535  # workgroups of a dispatch in each direction
 # What a launch takes at most, so that slow memory does not make it look hung: V3D's kernel resets a GPU on which no

@@ -217,10 +217,7 @@ def _rotate_42(q: v3d.Asm42, names: _Names) -> None:
     last = ACCUMULATORS - 1
     with q.loop("k") as loop:
         for step in range(UNROLL):
-            extra: dict[int, Callable[[], MulSlot]] = {
-                2: lambda: q.or_(q.tmua, at, at),
-                3: lambda: q.add(at, at, s256),
-            }
+            extra: dict[int, Callable[[], MulSlot]] = {2: lambda: q.or_(q.tmua, at, at), 3: lambda: q.add(at, at, s256)}
             if step == 0:  # the one slot without a rotation, whose amount would take the place of the 1
                 extra[0] = lambda: q.sub(count, count, 1, push="pushz")
             if step % 2 == 0:

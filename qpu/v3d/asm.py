@@ -36,11 +36,7 @@ __getattr__, __dir__ = lazy("qpu.v3d.generated", {"common": "Asm", "asm42": "Asm
 
 
 def assemble(
-    isa: Isa,
-    fn: Callable[..., None],
-    *args: object,
-    check: bool = True,
-    single_segment: bool = False,
+    isa: Isa, fn: Callable[..., None], *args: object, check: bool = True, single_segment: bool = False
 ) -> Code:
     """Run the builder function ``fn(q, *args)`` and return its program.
 

@@ -24,19 +24,9 @@ from qpu.v3d.pairing import ADD, draft, explain, idle
 from qpu.v3d.regs import imm_index
 
 __all__ = [
-    "BranchCond",
-    "Cond",
-    "Label",
-    "Msfign",
-    "MulSlot",
-    "Push",
-    "SigArg",
-    "Source",
-    "UnifTarget",
-    "Update",
-    "V3dBuilder",
-    "registers",
-]
+    "BranchCond", "Cond", "Label", "Msfign", "MulSlot", "Push", "SigArg", "Source", "UnifTarget", "Update",
+    "V3dBuilder", "registers",
+]  # fmt: skip
 
 Cond: TypeAlias = Literal["ifa", "ifb", "ifna", "ifnb"]
 Push: TypeAlias = Literal["pushz", "pushn", "pushc"]

@@ -18,33 +18,10 @@ from qpu.v3d.ops import Variant, code_of, variants
 from qpu.v3d.regs import SIGNAL_ROWS, SIGNALS
 
 __all__ = [
-    "ALU_42",
-    "ALU_71",
-    "BDI",
-    "BRANCH",
-    "BRANCH_CONDS",
-    "BRANCH_COND_NAMES",
-    "CONDS",
-    "COND_ALLOWED",
-    "COND_CODE",
-    "COND_KEYS",
-    "COND_PAIRS",
-    "HALF_CONDS",
-    "HALF_COND_ID",
-    "IMM_BITS",
-    "IMM_MASK",
-    "IMM_SIGS",
-    "MSFIGN",
-    "PUSHES",
-    "SIGNALS",
-    "SIG_NUMBERS",
-    "UPDATES",
-    "WRITING_SIGS",
-    "CondKey",
-    "cond_field",
-    "sig_names",
-    "sub_codes",
-]
+    "ALU_42", "ALU_71", "BDI", "BRANCH", "BRANCH_CONDS", "BRANCH_COND_NAMES", "CONDS", "COND_ALLOWED", "COND_CODE",
+    "COND_KEYS", "COND_PAIRS", "HALF_CONDS", "HALF_COND_ID", "IMM_BITS", "IMM_MASK", "IMM_SIGS", "MSFIGN", "PUSHES",
+    "SIGNALS", "SIG_NUMBERS", "UPDATES", "WRITING_SIGS", "CondKey", "cond_field", "sig_names", "sub_codes",
+]  # fmt: skip
 
 ALU_42: Final = Layout(
     "op_mul:6 sig:5 cond:7 mm:1 ma:1 waddr_m:6 waddr_a:6 op_add:8 mul_b:3 mul_a:3 add_b:3 add_a:3 raddr_a:6 raddr_b:6"

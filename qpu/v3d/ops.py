@@ -25,20 +25,9 @@ if TYPE_CHECKING:
     from qpu.v3d.instr import AluHalf
 
 __all__ = [
-    "BY_NAME",
-    "FORMS",
-    "MODIFIERS",
-    "PACK",
-    "ROWS",
-    "UNPACK",
-    "V3dCode",
-    "Variant",
-    "code_of",
-    "modifiers",
-    "table",
-    "untried",
-    "variants",
-]
+    "BY_NAME", "FORMS", "MODIFIERS", "PACK", "ROWS", "UNPACK", "V3dCode", "Variant", "code_of", "modifiers", "table",
+    "untried", "variants",
+]  # fmt: skip
 
 # (modifier of a, modifier of b, output modifier, addend to the opcode, addend to the sub-opcode)
 Variant = tuple[str, str, str, int, int]

@@ -10,15 +10,7 @@ from typing import Final
 
 from qpu.core.isa import Isa, Unit
 from qpu.errors import AsmError, Diagnostic
-from qpu.v3d.codes import (
-    COND_ALLOWED,
-    COND_PAIRS,
-    IMM_MASK,
-    SIG_NUMBERS,
-    SIGNALS,
-    WRITING_SIGS,
-    sig_names,
-)
+from qpu.v3d.codes import COND_ALLOWED, COND_PAIRS, IMM_MASK, SIG_NUMBERS, SIGNALS, WRITING_SIGS, sig_names
 from qpu.v3d.encode import KEYS, HalfKey, encode, half_key, same_operands
 from qpu.v3d.instr import Alu, AluHalf, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import table
@@ -89,12 +81,7 @@ def fits(add: HalfKey, mul: HalfKey, sig: int = 0, sig_dst: Dst | None = None, r
 
 
 def combine(
-    isa: Isa,
-    add: AluHalf | None,
-    mul: AluHalf | None,
-    sig: int = 0,
-    sig_dst: Dst | None = None,
-    rot: int | None = None,
+    isa: Isa, add: AluHalf | None, mul: AluHalf | None, sig: int = 0, sig_dst: Dst | None = None, rot: int | None = None
 ) -> Alu | Diagnostic:
     """One instruction of two halves (None: nop), or why they do not fit together.
 

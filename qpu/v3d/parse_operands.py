@@ -196,11 +196,7 @@ class OperandParser:
         index = imm_index(value)
         if index is None:
             raise TextError(
-                column,
-                "small-imm",
-                f"{other} is not a small immediate on {self.isa.label}",
-                _IMM_ALLOWED,
-                UNIFORM_HELP,
+                column, "small-imm", f"{other} is not a small immediate on {self.isa.label}", _IMM_ALLOWED, UNIFORM_HELP
             )
         return Src(SrcKind.IMM, index, mod)
 

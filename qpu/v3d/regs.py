@@ -19,25 +19,9 @@ from qpu.core.isa import Isa
 from qpu.core.optable import MagicRow, SignalRow, Token
 
 __all__ = [
-    "ALIASES",
-    "MAGIC",
-    "MAGIC_NUMBER",
-    "MAGIC_ROWS",
-    "NOP",
-    "PERIPHERAL_KINDS",
-    "R5REP",
-    "RF_COUNT",
-    "SIGNALS",
-    "SIGNAL_ROWS",
-    "TMU_KINDS",
-    "Sig",
-    "imm_bits",
-    "imm_index",
-    "magic",
-    "magic_kind",
-    "magic_name",
-    "signal_rows",
-]
+    "ALIASES", "MAGIC", "MAGIC_NUMBER", "MAGIC_ROWS", "NOP", "PERIPHERAL_KINDS", "R5REP", "RF_COUNT", "SIGNALS",
+    "SIGNAL_ROWS", "TMU_KINDS", "Sig", "imm_bits", "imm_index", "magic", "magic_kind", "magic_name", "signal_rows",
+]  # fmt: skip
 
 RF_COUNT: Final = 64
 NOP: Final = 6

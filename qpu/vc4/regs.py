@@ -13,38 +13,11 @@ from qpu.core.isa import Basis
 from qpu.core.optable import Token
 
 __all__ = [
-    "ACCUMULATORS",
-    "BRANCH_CONDS",
-    "CONDS",
-    "FILE_FREE_READS",
-    "MUX_A",
-    "MUX_B",
-    "NOP",
-    "READS",
-    "SIGNALS",
-    "SIG_ALU",
-    "SIG_BRANCH",
-    "SIG_LOAD_IMM",
-    "SIG_SMALL_IMM",
-    "WRITES",
-    "BranchCond",
-    "Cond",
-    "File",
-    "Named",
-    "Register",
-    "Signal",
-    "branch_cond",
-    "cond",
-    "file_free_write",
-    "read_name",
-    "reader",
-    "signal",
-    "small_imm_code",
-    "small_imm_text",
-    "small_imm_value",
-    "write_name",
-    "writer",
-]
+    "ACCUMULATORS", "BRANCH_CONDS", "CONDS", "FILE_FREE_READS", "MUX_A", "MUX_B", "NOP", "READS", "SIGNALS",
+    "SIG_ALU", "SIG_BRANCH", "SIG_LOAD_IMM", "SIG_SMALL_IMM", "WRITES", "BranchCond", "Cond", "File", "Named",
+    "Register", "Signal", "branch_cond", "cond", "file_free_write", "read_name", "reader", "signal", "small_imm_code",
+    "small_imm_text", "small_imm_value", "write_name", "writer",
+]  # fmt: skip
 
 NOP = 39  # the address that reads nothing and discards what is written
 MUX_A, MUX_B = 6, 7

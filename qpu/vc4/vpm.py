@@ -134,13 +134,7 @@ def dma_load_stride(stride: int) -> int:
 
 
 def dma_store(
-    nrows: int = 1,
-    ncols: int = 16,
-    mode: DmaMode = "32bit horizontal",
-    *,
-    y: int = 0,
-    x: int = 0,
-    part: int = 0,
+    nrows: int = 1, ncols: int = 16, mode: DmaMode = "32bit horizontal", *, y: int = 0, x: int = 0, part: int = 0
 ) -> int:
     """Set-up of a DMA store, VPM to memory: nrows (1..128) rows of ncols (1..128) elements in memory."""
     size, horizontal, _ = _mode(mode, _DMA_MODES)

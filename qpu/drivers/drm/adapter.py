@@ -180,12 +180,7 @@ class DrmV3d:
     # jobs
 
     def submit(
-        self,
-        job: Job,
-        timeout_s: float = 10.0,
-        *,
-        background: bool = False,
-        after: Sequence[Fence] = (),
+        self, job: Job, timeout_s: float = 10.0, *, background: bool = False, after: Sequence[Fence] = ()
     ) -> DrmFence:
         """Queue a dispatch and return at once, in the background or not.
 

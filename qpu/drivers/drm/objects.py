@@ -21,13 +21,7 @@ class DrmBo:
     __slots__ = ("_mapping", "_unmapped", "address", "busy", "calls", "handle", "last", "size")
 
     def __init__(
-        self,
-        calls: Calls,
-        unmapped: Callable[[DrmBo], None],
-        handle: int,
-        size: int,
-        address: int,
-        mapping: Mapping,
+        self, calls: Calls, unmapped: Callable[[DrmBo], None], handle: int, size: int, address: int, mapping: Mapping
     ) -> None:
         """calls: of the node that made it. unmapped: called when the map is gone and the handle can go."""
         self.calls = calls

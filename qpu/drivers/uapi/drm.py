@@ -7,16 +7,8 @@ import enum
 from qpu.drivers.uapi.layout import Ioctl, Layout, parse_ioctls, parse_structs
 
 __all__ = [
-    "CAP_SYNCOBJ",
-    "CAP_SYNCOBJ_TIMELINE",
-    "IOCTLS",
-    "STRUCTS",
-    "ExtensionId",
-    "Param",
-    "Queue",
-    "ioctl",
-    "layout",
-]
+    "CAP_SYNCOBJ", "CAP_SYNCOBJ_TIMELINE", "IOCTLS", "STRUCTS", "ExtensionId", "Param", "Queue", "ioctl", "layout",
+]  # fmt: skip
 
 STRUCTS = parse_structs(
     """

@@ -5,17 +5,9 @@ from __future__ import annotations
 from qpu.drivers.uapi.layout import Ioctl, Layout, parse_ioctls, parse_structs
 
 __all__ = [
-    "CODE_PARSE_ERROR",
-    "CODE_REQUEST",
-    "CODE_SUCCESS",
-    "IOCTLS",
-    "MAX_PROGRAMS",
-    "PROPERTY",
-    "STRUCTS",
-    "TAG_END",
-    "TAG_REPLY",
-    "layout",
-]
+    "CODE_PARSE_ERROR", "CODE_REQUEST", "CODE_SUCCESS", "IOCTLS", "MAX_PROGRAMS", "PROPERTY", "STRUCTS", "TAG_END",
+    "TAG_REPLY", "layout",
+]  # fmt: skip
 
 # A message is the header, then per tag this frame and its value area padded to words, then the end tag in the very
 # last word: the driver strips eight bytes in front and four behind and rebuilds them.

@@ -28,23 +28,9 @@ from qpu.drivers.vc4.mailbox_tags import (
 from qpu.errors import DriverError, UsageError
 
 __all__ = [
-    "KERNEL_LIMIT_MS",
-    "MAX_PROGRAMS",
-    "TAGS",
-    "Clock",
-    "Mailbox",
-    "MailboxInfo",
-    "MemoryFlag",
-    "Tag",
-    "TagCall",
-    "Throttled",
-    "UnsupportedTagError",
-    "build_message",
-    "failure",
-    "parse_reply",
-    "property_request",
-    "read_info",
-]
+    "KERNEL_LIMIT_MS", "MAX_PROGRAMS", "TAGS", "Clock", "Mailbox", "MailboxInfo", "MemoryFlag", "Tag", "TagCall",
+    "Throttled", "UnsupportedTagError", "build_message", "failure", "parse_reply", "property_request", "read_info",
+]  # fmt: skip
 
 NODE = "/dev/vcio"
 EXECUTE_TIMEOUT = 0x80000000  # status of EXECUTE_QPU when the firmware gave up

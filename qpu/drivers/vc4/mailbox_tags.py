@@ -16,18 +16,9 @@ from qpu.drivers.uapi.mailbox import CODE_REQUEST, CODE_SUCCESS, PROPERTY, TAG_E
 from qpu.errors import DriverError, UsageError
 
 __all__ = [
-    "TAGS",
-    "Clock",
-    "MemoryFlag",
-    "Tag",
-    "TagCall",
-    "Throttled",
-    "UnsupportedTagError",
-    "build_message",
-    "parse_reply",
-    "property_request",
-    "unsupported",
-]
+    "TAGS", "Clock", "MemoryFlag", "Tag", "TagCall", "Throttled", "UnsupportedTagError", "build_message",
+    "parse_reply", "property_request", "unsupported",
+]  # fmt: skip
 
 
 class Clock(enum.IntEnum):

@@ -16,16 +16,7 @@ from qpu.drivers.vc4.mailbox import failure
 from qpu.drivers.vc4.vcsm import MEM_ROWS
 from qpu.errors import DriverError, GpuTimeoutError, UsageError
 
-__all__ = [
-    "COUNTERS",
-    "COUNTER_SLOTS",
-    "QUEUE_DEPTH",
-    "Ident",
-    "Reg",
-    "V3dRegisters",
-    "block_address",
-    "counter_index",
-]
+__all__ = ["COUNTERS", "COUNTER_SLOTS", "QUEUE_DEPTH", "Ident", "Reg", "V3dRegisters", "block_address", "counter_index"]
 
 BLOCK_SIZE = 0x1000
 V3D_OFFSET = 0xC00000  # from the peripheral base (drivers.md 6.1)
@@ -72,37 +63,20 @@ class Reg(enum.IntEnum):
 
 # Sources of the event counters by number (MANUAL for the numbers), named as graphics drivers name them (DRIVER).
 COUNTERS = (
-    "FEP-valid-primitives-no-rendered-pixels",
-    "FEP-valid-primitives-rendered-pixels",
-    "FEP-clipped-quads",
-    "FEP-valid-quads",
-    "TLB-quads-not-passing-stencil-test",
-    "TLB-quads-not-passing-z-and-stencil-test",
-    "TLB-quads-passing-z-and-stencil-test",
-    "TLB-quads-with-zero-coverage",
-    "TLB-quads-with-non-zero-coverage",
-    "TLB-quads-written-to-color-buffer",
-    "PTB-primitives-discarded-outside-viewport",
-    "PTB-primitives-need-clipping",
-    "PTB-primitives-discarded-reversed",
-    "QPU-total-idle-clk-cycles",
-    "QPU-total-clk-cycles-vertex-coord-shading",
-    "QPU-total-clk-cycles-fragment-shading",
-    "QPU-total-clk-cycles-executing-valid-instr",
-    "QPU-total-clk-cycles-waiting-TMU",
-    "QPU-total-clk-cycles-waiting-scoreboard",
-    "QPU-total-clk-cycles-waiting-varyings",
-    "QPU-total-instr-cache-hit",
-    "QPU-total-instr-cache-miss",
-    "QPU-total-uniform-cache-hit",
-    "QPU-total-uniform-cache-miss",
-    "TMU-total-text-quads-processed",
-    "TMU-total-text-cache-miss",
-    "VPM-total-clk-cycles-VDW-stalled",
-    "VPM-total-clk-cycles-VCD-stalled",
-    "L2C-total-cache-hit",
-    "L2C-total-cache-miss",
-)
+    "FEP-valid-primitives-no-rendered-pixels", "FEP-valid-primitives-rendered-pixels", "FEP-clipped-quads",  # 0..
+    "FEP-valid-quads", "TLB-quads-not-passing-stencil-test", "TLB-quads-not-passing-z-and-stencil-test",  # 3..
+    "TLB-quads-passing-z-and-stencil-test", "TLB-quads-with-zero-coverage",  # 6..
+    "TLB-quads-with-non-zero-coverage", "TLB-quads-written-to-color-buffer",  # 8..
+    "PTB-primitives-discarded-outside-viewport", "PTB-primitives-need-clipping",  # 10..
+    "PTB-primitives-discarded-reversed", "QPU-total-idle-clk-cycles",  # 12..
+    "QPU-total-clk-cycles-vertex-coord-shading", "QPU-total-clk-cycles-fragment-shading",  # 14..
+    "QPU-total-clk-cycles-executing-valid-instr", "QPU-total-clk-cycles-waiting-TMU",  # 16..
+    "QPU-total-clk-cycles-waiting-scoreboard", "QPU-total-clk-cycles-waiting-varyings",  # 18..
+    "QPU-total-instr-cache-hit", "QPU-total-instr-cache-miss", "QPU-total-uniform-cache-hit",  # 20..
+    "QPU-total-uniform-cache-miss", "TMU-total-text-quads-processed", "TMU-total-text-cache-miss",  # 23..
+    "VPM-total-clk-cycles-VDW-stalled", "VPM-total-clk-cycles-VCD-stalled", "L2C-total-cache-hit",  # 26..
+    "L2C-total-cache-miss",  # 29..
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,18 +16,9 @@ from qpu.drivers.vc4.mailbox import Mailbox, MemoryFlag, failure, persist
 from qpu.errors import DriverError, UsageError
 
 __all__ = [
-    "BUS_MASK",
-    "PROVIDERS",
-    "GpuMemory",
-    "MailboxMemory",
-    "MemoryProvider",
-    "RpiVcsmMemory",
-    "VcsmCmaMemory",
-    "VcsmMemory",
-    "mailbox_flags",
-    "open_memory",
-    "vcsm_cache",
-]
+    "BUS_MASK", "PROVIDERS", "GpuMemory", "MailboxMemory", "MemoryProvider", "RpiVcsmMemory", "VcsmCmaMemory",
+    "VcsmMemory", "mailbox_flags", "open_memory", "vcsm_cache",
+]  # fmt: skip
 
 BUS_MASK = 0x3FFFFFFF  # a bus address without its cache alias: the Arm's physical address (drivers.md 5.3)
 NAME = b"qpu"
@@ -48,12 +39,7 @@ _CMA_ROWS = {
 _OPEN_ROWS = _CMA_ROWS | {errno.EPERM: "eacces-open"}
 _CALL_ROWS = _CMA_ROWS | {errno.EPERM: "no-vcsm"}  # the firmware's memory service is not up
 _VCSM_ROWS = _CALL_ROWS | {errno.ENOTTY: "enotty-vcsm"}
-MEM_ROWS = {
-    errno.EACCES: "strict-devmem",
-    errno.EPERM: "strict-devmem",
-    errno.EBUSY: "ebusy",
-    errno.EMFILE: "emfile",
-}
+MEM_ROWS = {errno.EACCES: "strict-devmem", errno.EPERM: "strict-devmem", errno.EBUSY: "ebusy", errno.EMFILE: "emfile"}
 
 
 def mailbox_flags(soc: str) -> MemoryFlag:

@@ -311,8 +311,7 @@ class Vc4Registers:
     def _launch(self, code: int) -> None:
         if self.linux.profile.kms:
             raise EmuFault(
-                "kms-owns-v3d",
-                "a program was started by register (SRQPC) while the kernel's driver owns V3D",
+                "kms-owns-v3d", "a program was started by register (SRQPC) while the kernel's driver owns V3D"
             )
         self._made += 1
         if self._room() <= 0:

@@ -268,11 +268,7 @@ def submit_cpu(file: V3dFile, a: Arguments) -> None:
 
 
 def _queue_cpu(
-    file: V3dFile,
-    bos: Sequence[BufferObject],
-    waits: Sequence[Fence],
-    done: Fence,
-    action: Callable[[int], None],
+    file: V3dFile, bos: Sequence[BufferObject], waits: Sequence[Fence], done: Fence, action: Callable[[int], None]
 ) -> None:
     work = Work(
         owner=file,

@@ -18,22 +18,10 @@ __all__ = ["OWNED", "FileTree", "Node", "board_files"]
 
 # What belongs to the board: below these, the emulated tree is the whole truth.
 OWNED = (
-    "/proc/device-tree",
-    "/proc/cpuinfo",
-    "/sys/firmware/devicetree",
-    "/sys/class/drm",
-    "/sys/bus/platform/drivers/v3d",
-    "/sys/bus/platform/drivers/vc4-drm",
-    "/sys/devices/platform/emulated",
-    "/dev/dri",
-    "/dev/vcio",
-    "/dev/vcsm",
-    "/dev/vcsm-cma",
-    "/dev/vchiq",
-    "/dev/mem",
-    "/dev/gpiomem",
-    "/dev/dma_heap",
-)
+    "/proc/device-tree", "/proc/cpuinfo", "/sys/firmware/devicetree", "/sys/class/drm",
+    "/sys/bus/platform/drivers/v3d", "/sys/bus/platform/drivers/vc4-drm", "/sys/devices/platform/emulated",
+    "/dev/dri", "/dev/vcio", "/dev/vcsm", "/dev/vcsm-cma", "/dev/vchiq", "/dev/mem", "/dev/gpiomem", "/dev/dma_heap",
+)  # fmt: skip
 
 _MAX_LINKS = 40
 _GROUPS = {"root": 0, "kmem": 15, "video": 44, "render": 106, "gpio": 993}

@@ -24,10 +24,7 @@ MAX_MESSAGE = 1 << 20
 V3D_CLOCK = 5
 # Allocation flags, bits 3:2, to the cache alias of the bus address (drivers.md 4.3).
 _ALIAS = {0: 0x0, 1: 0xC000_0000, 2: 0x8000_0000, 3: 0x4000_0000}
-_NAMES = {
-    0x0003_0010: "EXECUTE_CODE",
-    0x0001_0007: "GET_CLOCKS",
-}
+_NAMES = {0x0003_0010: "EXECUTE_CODE", 0x0001_0007: "GET_CLOCKS"}
 
 
 @dataclass(slots=True)

@@ -17,9 +17,8 @@ from qpu.v3d.regs import signal_rows
 from qpu.v3d.rules import RULES, SWITCH_SLOTS
 
 __all__ = [
-    "COUNTS",
-    "UNIFA_EARLY", "Prepared",
-    "after_thrsw", "broken", "disassembly", "pending", "prepare", "requests", "rotations", "same_lanes",
+    "COUNTS", "UNIFA_EARLY", "Prepared", "after_thrsw", "broken", "disassembly", "pending", "prepare", "requests",
+    "rotations", "same_lanes",
 ]  # fmt: skip
 
 # Statistics (of `RunStats`) that follow from the number of times each instruction executes.

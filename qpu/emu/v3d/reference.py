@@ -57,14 +57,7 @@ class V3dReferenceMachine:
     program continues. trace: records every executed instruction (slow).
     """
 
-    def __init__(
-        self,
-        profile: MachineProfile,
-        memory: Memory,
-        *,
-        strict: bool,
-        trace: Trace | None = None,
-    ) -> None:
+    def __init__(self, profile: MachineProfile, memory: Memory, *, strict: bool, trace: Trace | None = None) -> None:
         if profile.isa not in (Isa.V3D42, Isa.V3D71):
             raise ValueError(f"{profile.name}: {profile.isa} is not a V3D instruction set")
         self.profile = profile
@@ -442,13 +435,5 @@ class V3dExecution(DispatchExecution):
                     was, now = np.broadcast_to(old, (n, LANES))[row], np.broadcast_to(new, (n, LANES))[row]
                     if (was != now).any():
                         changes[name] = now.tolist()
-            trace.add(
-                qpu=qpu,
-                thread=slot,
-                step=g.count,
-                index=index,
-                word=c.prepared.word,
-                text=text,
-                changes=changes,
-            )
+            trace.add(qpu=qpu, thread=slot, step=g.count, index=index, word=c.prepared.word, text=text, changes=changes)
         return result

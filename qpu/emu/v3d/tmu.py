@@ -23,20 +23,9 @@ from qpu.core.scalar_lanes import ScalarLanes
 from qpu.emu.engine.memory import PAGE, Memory
 
 __all__ = [
-    "ATOMICS",
-    "CONFIG_RESET",
-    "DATA_CAPACITY",
-    "PAGE_SHIFT",
-    "RESULT_CAPACITY",
-    "AccessError",
-    "Action",
-    "Request",
-    "TmuMemory",
-    "component_address",
-    "data_words",
-    "decode_request",
-    "result_words",
-]
+    "ATOMICS", "CONFIG_RESET", "DATA_CAPACITY", "PAGE_SHIFT", "RESULT_CAPACITY", "AccessError", "Action", "Request",
+    "TmuMemory", "component_address", "data_words", "decode_request", "result_words",
+]  # fmt: skip
 
 U32: TypeAlias = NDArray[np.uint32]
 Mask: TypeAlias = NDArray[np.bool_]

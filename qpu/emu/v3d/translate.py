@@ -43,14 +43,7 @@ __all__ = ["translate"]
 
 
 def translate(
-    isa: Isa,
-    fetch: Fetch,
-    entries: Sequence[Node],
-    *,
-    single_segment: bool,
-    strict: bool,
-    registers: int,
-    avx512: bool,
+    isa: Isa, fetch: Fetch, entries: Sequence[Node], *, single_segment: bool, strict: bool, registers: int, avx512: bool
 ) -> Translation:
     """The IR of every node that can be reached from `entries`.
 

@@ -11,22 +11,9 @@ from qpu.emu.v3d.prepare import COUNTS
 from qpu.emu.v3d.tmu import DATA_CAPACITY, RESULT_CAPACITY
 
 __all__ = [
-    "CHAIN",
-    "CHAIN_COUNTS",
-    "DATA_SLOTS",
-    "FIFO_SLOTS",
-    "GO_ON",
-    "NONE",
-    "Arg",
-    "Control",
-    "Hold",
-    "Kept",
-    "Node",
-    "Reason",
-    "Slot",
-    "Translation",
-    "Untranslatable",
-]
+    "CHAIN", "CHAIN_COUNTS", "DATA_SLOTS", "FIFO_SLOTS", "GO_ON", "NONE", "Arg", "Control", "Hold", "Kept", "Node",
+    "Reason", "Slot", "Translation", "Untranslatable",
+]  # fmt: skip
 
 FIFO_SLOTS = RESULT_CAPACITY  # result vectors a thread can have pending
 DATA_SLOTS = DATA_CAPACITY

@@ -22,19 +22,9 @@ from qpu.vc4.regs import MUX_A, MUX_B, BranchCond, File
 from qpu.vc4.rules import RULES
 
 __all__ = [
-    "ACCUMULATORS",
-    "BRANCH_SLOTS",
-    "END_SLOTS",
-    "LATCH_MUL",
-    "R4",
-    "SFU_LATENCY",
-    "SWITCH_SLOTS",
-    "Thread",
-    "branch",
-    "load",
-    "operate",
-    "origin",
-]
+    "ACCUMULATORS", "BRANCH_SLOTS", "END_SLOTS", "LATCH_MUL", "R4", "SFU_LATENCY", "SWITCH_SLOTS", "Thread", "branch",
+    "load", "operate", "origin",
+]  # fmt: skip
 
 X = TypeVar("X")
 Index = NDArray[np.intp]

@@ -35,13 +35,7 @@ class Chip:
     """
 
     def __init__(
-        self,
-        profile: Profile,
-        memory: Memory,
-        *,
-        strict: bool = True,
-        trace: Trace | None = None,
-        vpm_rows: int = ROWS,
+        self, profile: Profile, memory: Memory, *, strict: bool = True, trace: Trace | None = None, vpm_rows: int = ROWS
     ) -> None:
         self.profile = profile
         self.memory = memory

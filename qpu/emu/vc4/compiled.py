@@ -311,12 +311,7 @@ class CompiledVc4Execution(ReferenceExecution):
             self._counts_of(q, worker)
             counts = self._addresses[id(program), worker]
         assert self._memory.pages is self._pages, "the memory was closed"
-        result: int = program.run(
-            self._states.pointers[q.number],
-            *self._fixed,
-            counts,
-            self._budget[q.number],
-        )
+        result: int = program.run(self._states.pointers[q.number], *self._fixed, counts, self._budget[q.number])
         if self._states.fast[q.number][Slot.ALONE]:
             self._mutex_out(q)
         return result

@@ -38,23 +38,9 @@ from qpu.vc4.regs import (
 from qpu.vc4.rules import RULES
 
 __all__ = [
-    "COUNTS",
-    "DISTANCES",
-    "FILES",
-    "WINDOWS",
-    "Counts",
-    "Dest",
-    "Half",
-    "Issue",
-    "Place",
-    "Plan",
-    "Read",
-    "Source",
-    "file_registers",
-    "level",
-    "over_branch",
-    "plan",
-]
+    "COUNTS", "DISTANCES", "FILES", "WINDOWS", "Counts", "Dest", "Half", "Issue", "Place", "Plan", "Read", "Source",
+    "file_registers", "level", "over_branch", "plan",
+]  # fmt: skip
 
 WINDOWS: Final = RULES.windows[Isa.VC4]
 FILES: Final = WINDOWS.bits("H1")

@@ -18,25 +18,9 @@ __all__ = ["Request", "TextureError", "lookup", "texel_offsets"]
 
 _BASE_MASK = 0x3FFFF000
 _NAMES = (
-    "RGBA8888",
-    "RGBX8888",
-    "RGBA4444",
-    "RGBA5551",
-    "RGB565",
-    "luminance8",
-    "alpha8",
-    "lum-alpha",
-    "ETC1",
-    "S16F",
-    "S8",
-    "S16",
-    "BW1",
-    "A4",
-    "A1",
-    "RGBA64",
-    "RGBA32 raster",
-    "YUYV raster",
-)
+    "RGBA8888", "RGBX8888", "RGBA4444", "RGBA5551", "RGB565", "luminance8", "alpha8", "lum-alpha", "ETC1", "S16F",
+    "S8", "S16", "BW1", "A4", "A1", "RGBA64", "RGBA32 raster", "YUYV raster",
+)  # fmt: skip
 _RGBA8888, _RGBX8888, _RGBA32R = 0, 1, 16
 _MICRO = 4  # a 64-byte micro-tile of 32-bit texels is 4 x 4
 _SUB = 16  # a 1 KiB sub-tile

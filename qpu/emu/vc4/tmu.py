@@ -26,18 +26,7 @@ class Tmu:
     A request reads memory when it is made; the answer waits in a queue of the QPU until a load signal takes it.
     """
 
-    __slots__ = (
-        "_count",
-        "_data",
-        "_faults",
-        "_head",
-        "_memory",
-        "_partial",
-        "_stats",
-        "_uniforms",
-        "noswap",
-        "used",
-    )
+    __slots__ = ("_count", "_data", "_faults", "_head", "_memory", "_partial", "_stats", "_uniforms", "noswap", "used")
 
     def __init__(self, n: int, memory: Memory, stats: RunStats, faults: Reporter, uniforms: Uniforms) -> None:
         self._memory = memory

@@ -15,27 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "COLUMNS",
-    "GENERIC_BITS",
-    "LOAD_BITS",
-    "PITCH_BITS",
-    "ROWS",
-    "STRIDE_BITS",
-    "Concern",
-    "GenericSetup",
-    "Geometry",
-    "LoadPitch",
-    "LoadSetup",
-    "StoreSetup",
-    "StoreStride",
-    "Vpm",
-    "generic_cells",
-    "load_geometry",
-    "parse_read_setup",
-    "parse_write_setup",
-    "store_geometry",
-    "unused_bits",
-]
+    "COLUMNS", "GENERIC_BITS", "LOAD_BITS", "PITCH_BITS", "ROWS", "STRIDE_BITS", "Concern", "GenericSetup",
+    "Geometry", "LoadPitch", "LoadSetup", "StoreSetup", "StoreStride", "Vpm", "generic_cells", "load_geometry",
+    "parse_read_setup", "parse_write_setup", "store_geometry", "unused_bits",
+]  # fmt: skip
 
 ROWS, COLUMNS = 64, 16  # what user programs reach; rows from 64 on are unreachable (hardware issue 2253)
 Cells: TypeAlias = NDArray[np.intp]  # element numbers, in units of the access width, row-major from word (0, 0)
