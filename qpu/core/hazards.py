@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple, Protocol
+from typing import ClassVar, Final, NamedTuple, Protocol, TypeVar
 
-from qpu.core.effects import Effects, union
+from qpu.core.effects import Effects
 from qpu.core.isa import Basis, Isa
 from qpu.errors import Diagnostic, HazardError, Loc, Severity
 
@@ -23,6 +23,8 @@ __all__ = [
     "REST", "Facts", "Finding", "Hit", "Jump", "Memo", "Remark", "Rule", "Rules", "Window", "Windows", "jumps",
     "raise_errors",
 ]  # fmt: skip
+
+T = TypeVar("T")
 
 REST: Final = 1 << 30  # distance of a window that reaches to the end of the program
 
@@ -82,25 +84,28 @@ class Remark(NamedTuple):
 class Facts(NamedTuple):
     """What the walk needs to know of an instruction.
 
-    after, before: bits of `Windows.masks`. parts: what its effects are made of. remarks: about it alone.
+    after, before: bits of `Windows.masks`. remarks: about it alone.
     """
 
     after: int
     before: int
-    parts: tuple[Effects, ...] = ()
     remarks: tuple[Remark, ...] = ()
 
+    def __or__(self, other: Facts) -> Facts:
+        """Both together."""
+        return Facts(self.after | other.after, self.before | other.before, self.remarks + other.remarks)
 
-class Memo(dict[int, Facts]):
-    """Facts by word, made when first asked for; emptied when there are too many."""
+
+class Memo(dict[int, T]):
+    """What is known of words, made when first asked for; emptied when there is too much."""
 
     LIMIT: ClassVar = 1 << 15
 
-    def __init__(self, make: Callable[[int], Facts]) -> None:
+    def __init__(self, make: Callable[[int], T]) -> None:
         super().__init__()
         self._make = make
 
-    def __missing__(self, word: int) -> Facts:
+    def __missing__(self, word: int) -> T:
         if len(self) >= self.LIMIT:
             self.clear()
         found = self[word] = self._make(word)
@@ -266,7 +271,7 @@ class Windows:
                 found = known[id(part)] = (*self.masks(part), part)  # holding the part keeps its id
             after |= found[0]
             before |= found[1]
-        return Facts(after, before, tuple(parts), tuple(remarks))
+        return Facts(after, before, tuple(remarks))
 
     def effects(self) -> frozenset[str]:
         """Every effect that a window names."""
@@ -316,7 +321,7 @@ class Windows:
         """
         one = two = three = stay = 0
         near, rest = self.reach <= 3, self.rest
-        for i, (after, before, _, _) in enumerate(facts):
+        for i, (after, before, _) in enumerate(facts):
             if i in breaks:
                 one = two = three = 0
             if before:
@@ -364,13 +369,13 @@ class Windows:
                     for rule, window in self.lanes(found):
                         yield Hit(rule, window, index, at, distance, jump.branch)
 
-    def describe(self, hit: Hit, facts: Sequence[Facts]) -> str:
-        """The message of a hit, with the resources concerned."""
+    def describe(self, hit: Hit, effects: Callable[[int], Effects]) -> str:
+        """The message of a hit, with the resources concerned. effects: of an instruction, by index."""
         text = hit.window.message or hit.rule.summary
         if "{}" not in text:
             return text
-        opened = self._resources(union(facts[hit.other].parts), hit.window.after)
-        used = self._resources(union(facts[hit.index].parts), hit.window.before)
+        opened = self._resources(effects(hit.other), hit.window.after)
+        used = self._resources(effects(hit.index), hit.window.before)
         names = [name for name in used if name in opened] if hit.window.same else used
         return text.format(" and ".join(names))
 
@@ -378,9 +383,9 @@ class Windows:
         named = set(self._named(effects))
         return list(dict.fromkeys(term.rpartition(" ")[2] for term in self.terms(text) if term in named))
 
-    def finding(self, hit: Hit, facts: Sequence[Facts], along: Severity | None = None) -> Finding:
+    def finding(self, hit: Hit, effects: Callable[[int], Effects], along: Severity | None = None) -> Finding:
         """The finding of a hit. along: severity of what only a taken branch leads to; None: that of the row."""
-        message, severity = self.describe(hit, facts), hit.rule.severity
+        message, severity = self.describe(hit, effects), hit.rule.severity
         along = along or hit.window.along
         if hit.over is not None and along is not None:
             message += f" (along the branch of instruction {hit.over})"

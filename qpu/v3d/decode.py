@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Final
 
@@ -22,10 +22,10 @@ from qpu.v3d.codes import (
     WRITING_SIGS,
     sub_codes,
 )
-from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Src, SrcKind
+from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
 from qpu.v3d.ops import code_of, table
 
-__all__ = ["decode"]
+__all__ = ["decode", "shape"]
 
 _IMM_A, _IMM_B = IMM_BITS[:2]
 _IMM_AB: Final = _IMM_A | _IMM_B
@@ -131,6 +131,49 @@ def decode(isa: Isa, word: int) -> Instr:
     if mul is None:
         raise DecodeError(word, "op_mul", f"no operation has op_mul {word >> 58} with these operand fields")
     return Alu(isa, add, mul, sig, sig_dst, left_a, left_b)
+
+
+# Bit 2 of every six-bit field that holds a register: by the signal, the magic bits, and on 7.1 the two opcodes.
+_BITS_2: Final = 1 << 40 | 1 << 34 | 1 << 20 | 1 << 14 | 1 << 8 | 1 << 2
+_ROT: Final = int(Sig.ROT)
+_HIGH_BITS: Final = _BITS_2 * 15
+_BY_MAGIC: Final = tuple(~((m & 1) << 34 | (m >> 1) << 40) for m in range(4))
+
+
+@cache
+def shape(isa: Isa) -> Callable[[int], int]:
+    """A function that takes words to words with rf4 in the place of rf5..rf63.
+
+    Rules tell rf0..rf3 from other registers and those not from each other, so words of one shape have the same facts.
+    """
+    if isa is _V3D42:  # two read ports; rotations compare registers
+        fields = _BITS_2 & ~(1 << 20 | 1 << 14)
+        marks: tuple[tuple[int, int], ...] = (_ROT, 8), (_ROT | IMM_MASK, 2)
+        by_signal, add_b, mul_b = _SIGNALS_42, 0, 0
+    else:
+        fields, marks = _BITS_2, tuple(zip(IMM_BITS, (8, 2, 20, 14), strict=True))
+        by_signal, add_b, mul_b = _SIGNALS_71, 1 << 2, 1 << 14
+    signals = [fields & ~sum(1 << at for bits, at in marks if s is not None and s[1] & bits) for s in by_signal]
+    adds, muls = (
+        [-1 if slot is None or (None, None) in slot else ~field for slot in tables(isa, unit).decode]
+        for unit, field in ((Unit.ADD, add_b), (Unit.MUL, mul_b))
+    )
+
+    def find(word: int) -> int:
+        if not 0x3FFFFFFFFFFFFFF < word < 1 << 64:
+            return word
+        high = word & _HIGH_BITS
+        high |= high >> 2
+        high = (
+            (high | high >> 1)
+            & _BY_MAGIC[word >> 44 & 3]
+            & signals[word >> 53 & 31]
+            & adds[word >> 24 & 255]
+            & muls[word >> 58]
+        )
+        return word & ~((high >> 2) * 63) | high
+
+    return find
 
 
 def _pick(entries: list[Entry] | None, waddr: int, magic: int, swapped: bool) -> Entry | None:

@@ -17,8 +17,8 @@ from qpu.core.effects import Effects
 from qpu.core.hazards import Facts, Finding, Memo, Remark, Windows, jumps
 from qpu.core.isa import Isa
 from qpu.errors import DecodeError, Severity
-from qpu.v3d.decode import decode
-from qpu.v3d.effects import parts
+from qpu.v3d.decode import decode, shape
+from qpu.v3d.effects import effects, parts
 from qpu.v3d.instr import Branch, Instr
 from qpu.v3d.rules import BRANCH_SLOTS, RULES, SWITCH_SLOTS
 from qpu.v3d.single import same_instruction
@@ -41,7 +41,7 @@ def _facts(isa: Isa, word: int) -> Facts:
     except (DecodeError, ValueError) as error:
         why = error.diagnostics[0].message if isinstance(error, DecodeError) else str(error)
         message = f"0x{word:016x} is not an instruction of {isa.label}: {why}"
-        return Facts(0, 0, (), (Remark("decode", message),))
+        return Facts(0, 0, (Remark("decode", message),))
 
 
 _KNOWN: Final = {isa: Memo(partial(_facts, isa)) for isa in RULES.windows}
@@ -55,8 +55,9 @@ def check(isa: Isa, words: Iterable[int], *, single_segment: bool = False) -> li
     words = list(words)
     known, windows = _KNOWN[isa], RULES.windows[isa]
     mask, branch = sum(windows.watch.values()), windows.watch["branch"]
-    facts = [known[word] for word in words]
-    found = [RULES.finding(rule, i, message) for i, f in enumerate(facts) if f[3] for rule, message in f[3]]
+    facts = [known[word] for word in map(shape(isa), words)]
+    alone = {i: _facts(isa, words[i]).remarks for i, f in enumerate(facts) if f[2]}  # of the words, not their shapes
+    found = [RULES.finding(rule, i, message) for i, remarks in alone.items() for rule, message in remarks]
     watched = [i for i, f in enumerate(facts) if f[0] & mask]
     found += _switches(windows, facts, watched, single_segment)
     found += _state(windows, facts, watched)
@@ -68,7 +69,7 @@ def check(isa: Isa, words: Iterable[int], *, single_segment: bool = False) -> li
             message = f"the branch leads to instruction {to}; the program has 0..{n - 1}"
             found.append(RULES.finding("branch-target", i, message))
     for hit in windows.walk(facts, (), jumps(targets, n, BRANCH_SLOTS)):
-        found.append(windows.finding(hit, facts, Severity.WARNING))
+        found.append(windows.finding(hit, lambda i: effects(decode(isa, words[i])), Severity.WARNING))
     return RULES.sorted(found)
 
 
@@ -102,7 +103,7 @@ def _switches(windows: Windows, facts: list[Facts], at: Iterable[int], single_se
             count += 1
             switch = i
         if extra:
-            facts[i] = windows.facts((*facts[i].parts, *extra), facts[i].remarks)
+            facts[i] |= windows.facts(extra)
     if not marked and count > 1:
         yield RULES.finding("no-last-thrsw", len(facts))
     if not ended:

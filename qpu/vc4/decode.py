@@ -11,7 +11,7 @@ from qpu.vc4.ops import ADD_OPS
 from qpu.vc4.pack import PACK_MUL
 from qpu.vc4.regs import SIG_SMALL_IMM
 
-__all__ = ["decode", "reserved"]
+__all__ = ["decode", "reserved", "shape"]
 
 _SEMAPHORE = 4
 _MODES = {0: LoadMode.WORD, 1: LoadMode.PER_ELEMENT_SIGNED, 3: LoadMode.PER_ELEMENT_UNSIGNED}
@@ -43,6 +43,18 @@ def decode(word: int) -> Instr:
         return Semaphore(*rest)
     mode = _MODES.get(variant)
     return Reserved(word) if mode is None else LoadImm(mode, *rest)
+
+
+_FIFTH = 1 << 43 | 1 << 37 | 1 << 23 | 1 << 17  # bit 5 of the four addresses of an ALU instruction: not a register
+_OTHERS = (1 << 64) - 1 ^ (_FIFTH - (_FIFTH >> 5))  # all bits but 4:0 of these
+
+
+def shape(word: int) -> int:
+    """The word with 0 in the place of every ra0..ra31 and rb0..rb31 of an ALU instruction."""
+    if not 0 <= word < 14 << 60:
+        return word
+    high = word & _FIFTH
+    return word & (_OTHERS | high - (high >> 5))
 
 
 def reserved(instr: Instr) -> str | None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from qpu.core.code import Code
-from qpu.core.effects import Effects, union
+from qpu.core.effects import Effects
 from qpu.core.hazards import Facts, Finding, Hit, Memo, jumps, raise_errors
 from qpu.core.isa import Isa, Unit
 from qpu.vc4 import hazards_flow
-from qpu.vc4.decode import decode
-from qpu.vc4.effects import parts, sources, write_targets
+from qpu.vc4.decode import decode, shape
+from qpu.vc4.effects import effects, parts, read_addresses, sources, write_targets
 from qpu.vc4.hazards_same import same_instruction
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm
-from qpu.vc4.regs import MUX_A, MUX_B, NOP
+from qpu.vc4.regs import MUX_A, MUX_B, NOP, File
 from qpu.vc4.rules import BRANCH_SLOTS, RULES
 
 __all__ = ["RULES", "check", "enforce", "facts_of"]
@@ -29,7 +29,49 @@ def facts_of(instr: Instr) -> Facts:
     return _WINDOWS.facts(parts(instr), same_instruction(instr))
 
 
-_FACTS: Final = Memo(lambda word: facts_of(decode(word)))
+class _Shape(NamedTuple):
+    """What is known of a word apart from its registers, and where those are: bit in the word, masks by number."""
+
+    facts: Facts
+    registers: tuple[tuple[int, Sequence[tuple[int, int]]], ...] = ()
+
+
+_READS: Final = tuple(
+    tuple(_WINDOWS.masks(Effects(reads=frozenset({f"{file.prefix}{n}"}))) for n in range(32)) for file in File
+)
+_WRITES: Final = tuple(
+    tuple(_WINDOWS.masks(Effects(writes=frozenset({f"{file.prefix}{n}"}))) for n in range(32)) for file in File
+)
+
+
+def _shaped(word: int) -> _Shape:
+    instr = decode(word)
+    facts = facts_of(instr)
+    if not isinstance(instr, Alu):
+        return _Shape(facts)
+    found = [(12 if file else 18, _READS[file]) for file, n in read_addresses(instr) if n < 32]
+    found += [
+        (38 if file == instr.ws else 32, _WRITES[file]) for file, n, cond in write_targets(instr) if n < 32 and cond
+    ]
+    after, before, remarks = facts
+    for _, table in found:  # the word has register 0 in the place of all
+        after, before = after & ~(table[0][0] & ~table[1][0]), before & ~(table[0][1] & ~table[1][1])
+    return _Shape(Facts(after, before, remarks), tuple(found))
+
+
+_SHAPES: Final = Memo(_shaped)
+
+
+def _facts(word: int) -> Facts:
+    facts, registers = _SHAPES[shape(word)]
+    if not registers:
+        return facts
+    after, before, remarks = facts
+    for at, table in registers:
+        opens, closed = table[word >> at & 31]
+        after |= opens
+        before |= closed
+    return Facts(after, before, remarks)
 
 
 def check(words: Iterable[int]) -> list[Finding]:
@@ -47,7 +89,7 @@ class _Checker:
 
     def __init__(self, words: tuple[int, ...]) -> None:
         self.words = words
-        self.facts = [_FACTS[word] for word in words]
+        self.facts = list(map(_facts, words))
         self.instrs: dict[int, Instr] = {}
         self.branches: dict[int, Branch] = {}
 
@@ -56,6 +98,9 @@ class _Checker:
         if found is None:
             found = self.instrs[index] = decode(self.words[index])
         return found
+
+    def effects(self, index: int) -> Effects:
+        return effects(self.instr(index))
 
     def run(self) -> list[Finding]:
         facts, count = self.facts, len(self.words)
@@ -72,9 +117,11 @@ class _Checker:
             self.mark_textures()
         taken = jumps({at: b.target(at) for at, b in self.branches.items()}, count, BRANCH_SLOTS)
         breaks = self.breaks({jump.target for jump in taken})
-        found = [RULES.finding(rule, i, message) for i, f in enumerate(facts) if f[3] for rule, message in f[3]]
+        found = [RULES.finding(rule, i, message) for i, f in enumerate(facts) if f[2] for rule, message in f[2]]
         found += [
-            _WINDOWS.finding(hit, facts) for hit in _WINDOWS.walk(facts, breaks, taken) if not self.exclusive(hit)
+            _WINDOWS.finding(hit, self.effects)
+            for hit in _WINDOWS.walk(facts, breaks, taken)
+            if not self.exclusive(hit)
         ]
         if used & _ENDS:
             found += [RULES.finding("H22", i) for i in range(min(2, count)) if self.touches_tile_buffer(i)]
@@ -99,14 +146,14 @@ class _Checker:
         for index, f in enumerate(self.facts):
             if not f.after & _TMU:
                 continue
-            writes = union(f.parts).writes
+            writes = self.effects(index).writes
             for unit in (0, 1):
                 if any(f"tmu{unit}_{part}" in writes for part in "trb"):
                     pending[unit] = True
                 if f"tmu{unit}_s" in writes and pending[unit]:
                     pending[unit] = False
                     remarks = same_instruction(self.instr(index), texture=True)
-                    self.facts[index] = _WINDOWS.facts((*f.parts, _TAKES_UNIFORM), remarks)
+                    self.facts[index] = f._replace(remarks=()) | _WINDOWS.facts((_TAKES_UNIFORM,), remarks)
 
     def exclusive(self, hit: Hit) -> bool:
         """True for an H1 hit where no lane reads what was written."""
@@ -115,12 +162,12 @@ class _Checker:
         return _apart(self.instr(hit.other), self.instr(hit.index))
 
     def touches_tile_buffer(self, index: int) -> bool:
-        events = union(self.facts[index].parts).events
+        events = self.effects(index).events
         return not events.isdisjoint(("tlb write", "load tlb", "sbwait"))
 
     def flow(self, breaks: frozenset[int], over: Mapping[int, Sequence[int]]) -> list[Finding]:
         count = len(self.words)
-        relevant = {i: (self.instr(i), union(f.parts)) for i, f in enumerate(self.facts) if f.after & _FLOW}
+        relevant = {i: (self.instr(i), self.effects(i)) for i, f in enumerate(self.facts) if f.after & _FLOW}
         slots = BRANCH_SLOTS + 1
         unknown = {
             at + slots

@@ -96,15 +96,16 @@ def test_windows_of_other_chips_do_not_count() -> None:
 
 def test_taken_branches() -> None:
     program = ["<r4", "", "branch", "", ">s0", ""]
-    facts = [WINDOWS.facts([e(text)] if text else []) for text in program]
+    effects = [e(text) for text in program]
+    facts = [WINDOWS.facts([found]) for found in effects]
     taken = jumps({2: 0}, len(program), 3)
     assert [(j.branch, j.last, j.target) for j in taken] == [(2, (3, 4, 5), 0)]
     (hit,) = WINDOWS.walk(facts, (), taken)
     assert (hit.rule.id, hit.index, hit.other, hit.distance, hit.over) == ("any", 0, 4, 2, 2)
-    finding = WINDOWS.finding(hit, facts, Severity.WARNING)
+    finding = WINDOWS.finding(hit, effects.__getitem__, Severity.WARNING)
     assert finding.severity is Severity.WARNING
     assert finding.message == "any is broken (along the branch of instruction 2)"
-    assert WINDOWS.finding(hit, facts).severity is Severity.ERROR
+    assert WINDOWS.finding(hit, effects.__getitem__).severity is Severity.ERROR
 
 
 def test_jumps() -> None:
@@ -118,14 +119,14 @@ def test_jumps() -> None:
 
 
 def test_messages_name_the_resources() -> None:
-    facts = [WINDOWS.facts([e(">x1 >x2")]), WINDOWS.facts([e("<x1 <x0")])]
-    (hit,) = WINDOWS.walk(facts)
-    assert WINDOWS.describe(hit, facts) == "x1 is early"
-    assert WINDOWS.finding(hit, facts).help == "put 1 more instruction between this and instruction 0"
-    facts = [WINDOWS.facts([e("end >x1 b")])]
-    (hit,) = WINDOWS.walk(facts)
-    assert WINDOWS.describe(hit, facts) == "x1 and b at the end"
-    assert WINDOWS.finding(hit, facts).help == "avoid own"
+    effects = [e(">x1 >x2"), e("<x1 <x0")]
+    (hit,) = WINDOWS.walk([WINDOWS.facts([found]) for found in effects])
+    assert WINDOWS.describe(hit, effects.__getitem__) == "x1 is early"
+    assert WINDOWS.finding(hit, effects.__getitem__).help == "put 1 more instruction between this and instruction 0"
+    effects = [e("end >x1 b")]
+    (hit,) = WINDOWS.walk([WINDOWS.facts([found]) for found in effects])
+    assert WINDOWS.describe(hit, effects.__getitem__) == "x1 and b at the end"
+    assert WINDOWS.finding(hit, effects.__getitem__).help == "avoid own"
 
 
 def test_findings_are_sorted_by_instruction_and_row() -> None:

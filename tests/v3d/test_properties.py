@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import random
 from typing import Any
 
 import pytest
@@ -14,10 +15,10 @@ from qpu.core.isa import Isa, Unit
 from qpu.errors import AsmError, DecodeError
 from qpu.v3d.asm import assemble
 from qpu.v3d.codes import SIGNALS
-from qpu.v3d.decode import decode
+from qpu.v3d.decode import decode, shape
 from qpu.v3d.effects import effects, half_effects
 from qpu.v3d.encode import encode
-from qpu.v3d.hazards import RULES
+from qpu.v3d.hazards import RULES, check, facts_of
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Sig, Src, SrcKind
 from qpu.v3d.operands import Dest
 from qpu.v3d.ops import ROWS, table, variants
@@ -27,7 +28,7 @@ from qpu.v3d.regs import MAGIC, imm_bits
 from qpu.v3d.single import peripherals, same_instruction
 
 from .strategies import alus, branches
-from .vectors import ISAS
+from .vectors import ISAS, rows
 
 BOTH = pytest.mark.parametrize("isa", ISAS)
 
@@ -298,3 +299,39 @@ def test_shared_units_of_a_half(isa: Isa) -> None:
     assert of("add tmud, rf1, rf2") == of("add syncb, rf1, rf2") == of("add vpm, rf1, rf2") == 1
     assert of("add rf3, rf1, rf2") == of("nop") == of("add unifa, rf1, rf2") == 0
     assert [r.rule for r in same_instruction(decode(isa, assemble_text(isa, "add tmud, rf1, rf2").code[0]))] == []
+
+
+def _near(rnd: random.Random, word: int) -> int:
+    """The word with other registers, or what a register would be."""
+    for at in (0, 6, 12, 18, 32, 38):
+        if rnd.random() < 0.5:
+            word = word & ~(63 << at) | rnd.choice((0, 1, 2, 3, 4, 5, 9, 47, 48, 63)) << at
+    return word
+
+
+@BOTH
+def test_words_of_one_shape_have_the_same_facts(isa: Isa) -> None:
+    rnd, known = random.Random(3), shape(isa)
+    golden = rnd.sample([int(row["word"], 16) for row in rows(isa)], 1500)
+    words = [*golden, *(_near(rnd, word) for word in golden), *(rnd.getrandbits(64) for _ in range(5000))]
+    changed = 0
+    for word in words:
+        changed += known(word) != word
+        try:
+            instr = decode(isa, word)
+        except DecodeError:
+            with pytest.raises(DecodeError):
+                decode(isa, known(word))
+            continue
+        assert facts_of(instr) == facts_of(decode(isa, known(word))), f"{word:#x} {text(instr)}"
+    assert changed > 3000
+    named = {name.rpartition(" ")[2] for name in RULES.windows[isa].effects() if name.startswith(("read", "write"))}
+    assert not named & {f"rf{n}" for n in range(4, 64)}
+
+
+@BOTH
+def test_findings_quote_the_word_itself(isa: Isa) -> None:
+    reserved = SIGNALS[isa].index(None)
+    word = assemble_text(isa, "add rf9, rf7, rf8").code[0] & ~(31 << 53) | reserved << 53
+    assert shape(isa)(word) != word
+    assert f"0x{word:016x} is not" in check(isa, [word])[0].message

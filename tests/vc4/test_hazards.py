@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,15 +13,16 @@ import pytest
 from qpu.core.isa import Isa
 from qpu.errors import Severity
 from qpu.vc4.builder import Asm, assemble, build
-from qpu.vc4.decode import decode, reserved
+from qpu.vc4.decode import decode, reserved, shape
 from qpu.vc4.effects import effects
 from qpu.vc4.encode import encode
-from qpu.vc4.hazards import RULES, check
+from qpu.vc4.hazards import RULES, _facts, check, facts_of
 from qpu.vc4.instr import Alu, LoadImm
 from qpu.vc4.pairing import halves
 from qpu.vc4.timing import half_effects
 
 NOP = 0x100009E7009E7000
+VECTORS = Path(__file__).parent.parent / "vectors" / "vc4.jsonl.gz"
 
 
 def rules(fn: Any) -> set[tuple[str, int]]:
@@ -387,3 +391,19 @@ def test_check_is_total() -> None:
     assert [f.index for f in found] == sorted(f.index for f in found)
     assert check([]) == []
     assert check([NOP] * 5) == []
+
+
+def test_facts_by_shape_are_those_of_the_instruction() -> None:
+    """The checker joins what it knows of a word without registers with what it knows of these."""
+    rnd = random.Random(5)
+    with gzip.open(VECTORS, "rt") as f:
+        words = rnd.sample([int(json.loads(line)["word"], 16) for line in f], 2000)
+    words += [rnd.getrandbits(64) for _ in range(4000)]
+    for word in list(words):
+        for at in (12, 18, 32, 38):
+            if rnd.random() < 0.6:
+                word = word & ~(63 << at) | rnd.choice((0, 1, 13, 14, 15, 31, 32, 36, 38, 39, 48)) << at
+        words.append(word)
+    assert sum(shape(word) != word for word in words) > 5000
+    for word in words:
+        assert _facts(word) == facts_of(decode(word)), f"{word:#x}"
