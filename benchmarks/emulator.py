@@ -173,7 +173,7 @@ def outside(report: _common.Report, isa: str, runs: int) -> None:
 
 
 def first_launch(report: _common.Report, isa: str, runs: int) -> None:
-    """The first launch of a program of about 500 instructions that nobody has seen, with an empty cache."""
+    """The first launch of a program of about 500 instructions that is not in the cache."""
     for kind in ("integer", "float"):
         walls, cpus = [], []
         for number in range(runs):

@@ -1,4 +1,4 @@
-"""Probes for what nobody has published about these GPUs, and what the sgemm kernels hang on.
+"""Probes for unpublished properties of these GPUs that the sgemm kernels depend on.
 
     uv run benchmarks/probes.py --device hardware --json
 

@@ -70,7 +70,7 @@ def finite(text: str) -> float:
     except ValueError:
         value = math.nan
     if not abs(value) <= 3.4028234e38:
-        raise argparse.ArgumentTypeError(f"{text!r} is no finite float32; allowed: numbers up to 3.4e38 either way")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite float32; allowed: numbers up to 3.4e38 either way")
     return value
 
 

@@ -79,7 +79,7 @@ def _rows_v3d(q: Any, constants: int, body: Body) -> None:
         q.mov(q.tmud, result)
         q.add(q.tmua, out, at)
         q.add(x, x, 8)
-        q.add(x, x, 8)  # 16 is no small immediate
+        q.add(x, x, 8)  # 16 is not a small immediate
         q.sub(q.null, x, width, push="pushc")
         q.b(loop.start, cond="anya")  # a borrow: there are pixels left
         q.nop()

@@ -220,7 +220,7 @@ class FaultPlace:
 
 
 class EmuFault(QpuError):
-    """An emulated program did what hardware forbids, or what nobody knows the result of.
+    """An emulated program did what hardware forbids, or something whose result is not known.
 
     rule: stable identifier such as ``out-of-bounds``, ``tmu-empty``, ``H1``. name: of the rule in words, where the
     identifier is a number. place: board, QPU, thread, instruction, lane and address, as far as they apply. help: what

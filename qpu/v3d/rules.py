@@ -126,7 +126,7 @@ RULES: Final = Rules(
               "more than one of TMU write, SFU write, VPM write, TLB access, TSY write (4.2: and ldtmu)",
               "spread the accesses over two instructions"),
         _rule("peripheral-pair", _WARN, "peripheral accesses that the scheduler does not combine",
-              "spread them; the scheduler of the open driver never pairs these, so nobody knows"),
+              "spread them; the scheduler of the open driver never pairs these, so the result is not known"),
         _rule("uniform-pair", _WARN, "more than one word is taken from the uniform streams in one instruction",
               "take one word of a uniform stream an instruction; load the second one in the next"),
         _rule("lane-op-tmu", _WARN, "a lane operation together with a write of tmua, tmud or tmuc hangs or corrupts",

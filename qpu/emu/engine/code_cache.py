@@ -178,7 +178,7 @@ def store(directory: Path, key: str, meta: str, code: bytes) -> None:
     except _Untrusted as error:
         _say(f"no cache of translations: {error}")
     except OSError:
-        pass  # a cache that cannot be written is no cache
+        pass  # a cache that cannot be written is only read
 
 
 def _evict(directory: Path, fd: int | None) -> None:

@@ -29,7 +29,7 @@ def chosen_limit(given: float | None) -> float | None:
 
 
 class HostLimit:
-    """The host time of one run: ``with limit:`` around its steps, `check` after each. seconds: None is no limit."""
+    """The host time of one run: ``with limit:`` around its steps, `check` after each. seconds: None for no limit."""
 
     __slots__ = ("_begun", "_outer", "_spent", "seconds")
 

@@ -100,7 +100,7 @@ def build(
     start = time.perf_counter()
     with _LOCK:
         if Improvement.ended and threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("the interpreter ends: launches that nobody waited for are not translated any more")
+            raise RuntimeError("the interpreter ends: unwaited launches are not translated any more")
         for wanted in (level,) if better is None else (better, level):
             found = _load(identity, wanted)
             if found is not None:

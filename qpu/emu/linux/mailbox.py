@@ -192,12 +192,12 @@ class Firmware:
         if gpu is None or self.profile.kms:
             return _words(TIMED_OUT)
         if not gpu.enabled:
-            return self._doubtful("v3d-off", "EXECUTE_QPU while the QPUs are not enabled (SET_ENABLE_QPU)")
+            return self._unclear("v3d-off", "EXECUTE_QPU while the QPUs are not enabled (SET_ENABLE_QPU)")
         if not 1 <= count <= mailbox.MAX_PROGRAMS:
-            return self._doubtful("execute-count", f"EXECUTE_QPU of {count} programs; 1 to {mailbox.MAX_PROGRAMS}")
+            return self._unclear("execute-count", f"EXECUTE_QPU of {count} programs; 1 to {mailbox.MAX_PROGRAMS}")
         return _words(self._execute(gpu, self._control_block(control, count), timeout_ms))
 
-    def _doubtful(self, rule: str, message: str) -> bytes:
+    def _unclear(self, rule: str, message: str) -> bytes:
         fault = EmuFault(rule, f"{message}, on the emulated {self.profile.name}")
         if self.linux.strict:
             raise fault
