@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qpu.vc4.vc4asm.fault import Fault
 
-__all__ = ["DEPTH_LIMIT", "FUNCTION_CHARACTERS", "IF_LIMIT", "INCLUDE_SIZE", "Budget"]
+__all__ = ["CALL_CHARACTERS", "DEPTH_LIMIT", "FUNCTION_CHARACTERS", "IF_LIMIT", "INCLUDE_SIZE", "Budget"]
 
 DEPTH_LIMIT = 120
 """Macros, functions, repetitions and includes inside each other."""
@@ -12,11 +12,14 @@ IF_LIMIT = 400
 """Conditional blocks that are open at the same time."""
 INCLUDE_SIZE = 1 << 20
 """Bytes of an included file."""
-FUNCTION_CHARACTERS = 600_000
-"""Characters of functions that one pass evaluates: 0.2 to 0.6 seconds."""
+CALL_CHARACTERS = 600_000
+"""Characters of functions that one call evaluates, with those of calls whose results are remembered."""
+FUNCTION_CHARACTERS = 10_000_000
+"""Characters of functions that one pass evaluates: about two seconds."""
 _CHARACTERS_PER_LINE = 1_000  # more of them for every line of source text
 _EXPANDED = 4_000_000  # steps of macros and repetitions
 _CACHED_STEPS = 2
+_CALL_COST = 80  # characters that take as long as the call itself
 _LINE_STEPS = 8  # of a line that must be read again, besides its characters
 _INCLUDE_STEPS = 2_000
 
@@ -25,13 +28,15 @@ class Budget:
     """Work that is left for one pass.
 
     Evaluation takes time in proportion to the characters evaluated, so these are counted where text is executed again:
-    in functions (`evaluate`), macros and repetitions (`enter`, `line`).
+    in functions (`evaluate`), macros and repetitions (`enter`, `line`). called: characters of the outermost call so
+    far, where remembered results count in full, so that this limit does not depend on what is remembered.
     """
 
-    __slots__ = ("characters", "ifs", "level", "steps")
+    __slots__ = ("called", "characters", "ifs", "level", "steps")
 
     def __init__(self) -> None:
         self.characters = FUNCTION_CHARACTERS
+        self.called = 0
         self.steps = _EXPANDED
         self.level = 0
         self.ifs = 0
@@ -40,9 +45,14 @@ class Budget:
         """Lines of source text are about to be read for the first time."""
         self.characters += _CHARACTERS_PER_LINE * lines
 
-    def evaluate(self, characters: int, pos: int) -> None:
-        """So many characters of a function are evaluated."""
+    def evaluate(self, characters: int, pos: int, known: int = 0) -> None:
+        """Characters of a function are evaluated. known: those behind a result that is remembered."""
         self.characters -= characters + _LINE_STEPS
+        self.called += characters + known + _LINE_STEPS
+        if self.called > CALL_CHARACTERS:
+            raise Fault("expansion", "this function evaluates too many expressions", pos,
+                        allowed=f"{CALL_CHARACTERS} characters in one call",
+                        help="let functions call each other less, or write the result as a number")  # fmt: skip
         if self.characters < 0:
             raise Fault("expansion", "the functions of this text evaluate too many expressions", pos,
                         allowed=f"{FUNCTION_CHARACTERS} characters, and {_CHARACTERS_PER_LINE} more for each line",
@@ -63,8 +73,10 @@ class Budget:
         """A file is read."""
         self._spend(_INCLUDE_STEPS, pos)
 
-    def enter(self, lines: int, what: str, pos: int) -> None:
-        """A nested block of `lines` is executed; `leave` it afterwards."""
+    def enter(self, lines: int, what: str, pos: int, *, call: bool = False) -> None:
+        """A nested block of `lines` is executed, perhaps a function; `leave` it afterwards."""
+        if call:
+            self.characters -= _CALL_COST
         if self.level >= DEPTH_LIMIT:
             raise Fault("recursion", f"{what} are nested more than {DEPTH_LIMIT} deep", pos,
                         help="end the recursion with a condition")  # fmt: skip

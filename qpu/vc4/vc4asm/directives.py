@@ -324,8 +324,10 @@ def _include(engine: Engine, parser: Parser, block: Block, at: int) -> int:
             engine.nested(lines.whole, {}, f"included at {engine.source[1]}:{engine.source[2]}", pos)
             return at + 1
     if name == STANDARD_INCLUDE and engine.symbols.standard is not None:
-        engine.symbols.root.constants.update(engine.symbols.standard.constants)
-        engine.symbols.root.functions.update(engine.symbols.standard.functions)
+        symbols, standard = engine.symbols, engine.symbols.standard
+        symbols.root.constants.update(standard.constants)
+        symbols.root.functions.update(standard.functions)
+        symbols.changed((*standard.constants, *standard.functions))
         return at + 1
     if outside:
         raise Fault("include", f"{name} is outside the include root", pos, allowed=f"files in {engine.include_root}")

@@ -81,10 +81,10 @@ class Engine:
         self.clones: list[tuple[Key, int, int, int]] = []
         self.source: Source = ("", "", 0)
         self.results: list[Value] | None = None  # inside a .func: the values its lines give
+        self.names: set[str] | None = None  # inside a function: what its value may depend on
         self.instruction = Instruction()
         self.lookup = self.symbols.lookup
         self.unknown = self.symbols.unknown
-        self.label_difference = self.labels.difference
 
     # -- environment of expressions ------------------------------------------------------------------------------
 
@@ -98,11 +98,18 @@ class Engine:
     def label(self, name: str, pos: int) -> LabelRef:
         """The label that a reference in the current line means."""
         self.symbols.tainted = True
+        self.symbols.effects += 1
         return self.labels.reference(name, pos, self.source)
+
+    def label_difference(self, a: LabelRef, b: LabelRef) -> int:
+        """Bytes from label `b` to label `a`."""
+        self.symbols.effects += 1
+        return self.labels.difference(a, b)
 
     def warn(self, rule: str, message: str, pos: int, help: str | None = None) -> None:
         """Record a warning in the current line."""
         self.symbols.tainted = True
+        self.symbols.effects += 1
         self.report.warn(Fault(rule, message, pos, help=help), self.source)
 
     # -- functions -----------------------------------------------------------------------------------------------
@@ -115,25 +122,38 @@ class Engine:
             raise Fault("argument-count", f"{name} takes {wanted} arguments, not {len(arguments)}", pos,
                         allowed=f"{name}({', '.join(function.parameters)})")  # fmt: skip
         budget, symbols = self.budget, self.symbols
-        budget.enter(1, "functions and macros", pos)
+        names = self.names
+        if names is None:
+            budget.called = 0
+        key = (function, *arguments) if all(type(a) is int for a in arguments) else None
+        known = None if key is None else symbols.results.get(key)
+        if known is not None and symbols.outermost(known.names):
+            budget.evaluate(len(known.names), pos, known.cost)
+            if names is not None:
+                names |= known.names
+            return known.value
+        before, effects = budget.called, symbols.effects
+        budget.enter(1, "functions and macros", pos, call=True)
         if name == "min" and function.source[1] == STANDARD_INCLUDE:
             self.warn("standard-min",
                       "min of the standard include gives the larger number, as in the reference assembler", pos,
                       "define a function of your own")  # fmt: skip
         scope = symbols.enter(dict(zip(function.parameters, arguments, strict=True)))
         source, results = self.source, self.results
+        self.names = set(function.words)
         try:
             if isinstance(function, ExpressionFunction):
                 budget.evaluate(len(function.text), pos)
                 self.source = function.source
-                return evaluate(function.text, self, function.pos)
-            self.results = []
-            self.run_block(function.body)
-            if len(self.results) != 1:
-                count = "no value" if not self.results else f"{len(self.results)} values"
-                raise Fault("function-value", f"{name} gives {count} instead of one", pos,
-                            help="write exactly one expression on a line of its own for every case")  # fmt: skip
-            return self.results[0]
+                value = evaluate(function.text, self, function.pos)
+            else:
+                self.results = []
+                self.run_block(function.body)
+                if len(self.results) != 1:
+                    count = "no value" if not self.results else f"{len(self.results)} values"
+                    raise Fault("function-value", f"{name} gives {count} instead of one", pos,
+                                help="write exactly one expression on a line of its own for every case")  # fmt: skip
+                value = self.results[0]
         except Fault as fault:
             if self.source is not source and fault.rule not in ("recursion", "expansion"):
                 _, file, line = self.source
@@ -150,6 +170,14 @@ class Engine:
         finally:
             symbols.scope, self.source, self.results = scope, source, results
             budget.leave()
+            found = self.names.difference(function.parameters)
+            self.names = names
+            if names is not None:
+                names |= found
+        if key is not None and effects == symbols.effects and symbols.outermost(found):
+            symbols.remember(key, value, budget.called - before, found)
+        budget.characters -= len(found)
+        return value
 
     # -- lines ---------------------------------------------------------------------------------------------------
 
@@ -194,7 +222,7 @@ class Engine:
                         start = label.end()
                         self._label(label)
                         label = LABELS.match(code, start)
-                    match = DIRECTIVE.match(code, start)
+                    match = DIRECTIVE.match(code, start) if start else None
                     if match is None:
                         if in_function:
                             self._function_line(code)

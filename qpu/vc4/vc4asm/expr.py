@@ -73,15 +73,20 @@ class Parser:
     def skip(self) -> int:
         """Move over white space; returns the position."""
         text, pos = self.text, self.pos
-        while text[pos : pos + 1].isspace():
+        if text[pos : pos + 1].isspace():
             pos += 1
-        self.pos = pos
+            while text[pos : pos + 1].isspace():
+                pos += 1
+            self.pos = pos
         return pos
 
     def peek(self) -> str:
         """The next character that is not white space, or an empty string at the end."""
-        pos = self.skip()
-        return self.text[pos] if pos < len(self.text) else ""
+        char = self.text[self.pos : self.pos + 1]
+        if char.isspace():
+            pos = self.skip()
+            return self.text[pos : pos + 1]
+        return char
 
     def accept(self, char: str) -> bool:
         """Move over `char` if it comes next."""
@@ -151,7 +156,7 @@ class Parser:
             return value
         if char == "[":
             return self._vector(pos)
-        match = _LABEL.match(text, pos)
+        match = _LABEL.match(text, pos) if char in ":r" else None
         if match is not None:
             self.pos = match.end()
             return self.env.label(match.group(1), pos)

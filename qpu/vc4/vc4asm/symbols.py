@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 from qpu.vc4.vc4asm.builtins import PREDICATES
 from qpu.vc4.vc4asm.fault import Fault
@@ -15,8 +18,11 @@ from qpu.vc4.vc4asm.values import NAMED, Value
 
 __all__ = ["ExpressionFunction", "LineFunction", "Macro", "Scope", "Symbols"]
 
+_WORD = re.compile(r"\b[A-Za-z_]\w*")
+_RESULTS = 100_000  # remembered at the same time
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, eq=False)
 class ExpressionFunction:
     """``.set name(a, b) expression``. text, pos: the line and where the expression starts in it."""
 
@@ -26,8 +32,13 @@ class ExpressionFunction:
     text: str
     pos: int
 
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """All names in the body, and its own."""
+        return frozenset((self.name, *_WORD.findall(self.text, self.pos)))
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, eq=False)
 class LineFunction:
     """``.func`` .. ``.endf``: lines with exactly one value among those that are executed."""
 
@@ -36,15 +47,23 @@ class LineFunction:
     source: Source
     body: Block
 
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """All names in the body, and its own."""
+        lines, start, stop = self.body
+        return frozenset((self.name, *(w for text, _, _ in lines.sources[start:stop] for w in _WORD.findall(text))))
 
-@dataclass(frozen=True, slots=True)
-class Macro:
+
+class Macro(LineFunction):
     """``.macro`` .. ``.endm``."""
 
-    name: str
-    parameters: tuple[str, ...]
-    source: Source
-    body: Block
+
+class Known(NamedTuple):
+    """A remembered result. cost: characters evaluated for it. names: what it may depend on, besides its arguments."""
+
+    value: Value
+    cost: int
+    names: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -85,7 +104,8 @@ class Symbols:
 
     standard: the scope of the standard include, searched last; None while that is read itself. tainted: a name of the
     source text was used, so the meaning of the line depends on more than the line. plain: no name of the language has
-    been redefined, so that lines may come from a cache.
+    been redefined, so that lines may come from a cache. results: (function, integers) -> its value, as long as the
+    names that it depends on keep their meaning. effects: counts what an evaluation did besides giving a value.
     """
 
     def __init__(self, standard: Scope | None) -> None:
@@ -95,6 +115,35 @@ class Symbols:
         self.macros: dict[str, Macro] = {}
         self.tainted = False
         self.plain = True
+        self.results: dict[tuple[object, ...], Known] = {}
+        self.effects = 0
+        self._watched: set[str] = set()  # all names in `results`
+        self._sets: dict[frozenset[str], frozenset[str]] = {}  # and each set of them, once
+
+    def changed(self, names: Iterable[str]) -> None:
+        """Forget results if one of `names`, which get another meaning everywhere, is among what they depend on."""
+        self.effects += 1
+        if not self._watched.isdisjoint(names):
+            self.results.clear()
+            self._watched.clear()
+
+    def outermost(self, names: Set[str]) -> bool:
+        """True when none of `names` has a meaning of its own in the scopes below the outermost one."""
+        scope: Scope | None = self.scope
+        while scope is not None and scope is not self.root:
+            if not (scope.constants.keys().isdisjoint(names) and scope.functions.keys().isdisjoint(names)):
+                return False
+            scope = scope.parent
+        return True
+
+    def remember(self, key: tuple[object, ...], value: Value, cost: int, names: Set[str]) -> None:
+        """Keep the result of a call; the arguments are those of `Known`."""
+        if len(self.results) >= _RESULTS:
+            self.results.clear()
+            self._sets.clear()
+        kept = frozenset(names)
+        self._watched |= kept
+        self.results[key] = Known(value, cost, self._sets.setdefault(kept, kept))
 
     def lookup(self, name: str) -> Value | None:
         """The value of a constant or register."""
@@ -133,6 +182,8 @@ class Symbols:
             raise Fault("constant-final", f"{name!r} is already defined and cannot become a .const", pos,
                         help="use .const where it is defined first")  # fmt: skip
         self.shadow(name)
+        if scope is self.root:
+            self.changed((name,))
         if final:
             scope.final.add(name)
         return scope
@@ -157,6 +208,8 @@ class Symbols:
         if name in scope.final:
             raise Fault("constant-final", f"{name!r} is a .const and cannot be removed", pos,
                         help="use .set where it is defined first")  # fmt: skip
+        if scope is self.root:
+            self.changed((name,))
         found = name in scope.constants or name in scope.functions
         scope.constants.pop(name, None)
         scope.functions.pop(name, None)
@@ -164,6 +217,8 @@ class Symbols:
 
     def shadow(self, name: str, *, macro: bool = False) -> None:
         """Note a definition: the caches of lines end once a name of the language has another meaning."""
+        if macro:
+            self.changed((name,))
         if name in OPCODES if macro else (name in REGISTERS or name in NAMED):
             self.plain = False
 

@@ -58,6 +58,59 @@ def test_what_is_linear_in_the_text_is_not_limited() -> None:
     assert len(assemble_text(text).words) == lines
 
 
+def mirrored(value: int, bits: int) -> int:
+    return int(f"{value:0{bits}b}"[::-1], 2)
+
+
+def test_tables_of_ten_thousand_calls() -> None:
+    n = 10_000
+    found = assemble_text(f".rep i, {n}\n.int64 reverseBits(i, 14)\n.endr").words
+    assert list(found) == [mirrored(i, 14) for i in range(n)]
+
+
+def test_a_repetition_of_calls_that_double_is_refused(evaluations: list[int]) -> None:
+    text = doubling(16).replace("ldi r0, f0(1)", ".rep i, 1000000\nldi r0, f4(i)\n.endr")
+    assert refused(text).diagnostics[0].rule == "expansion"
+    assert evaluations[0] < 150_000
+
+
+REMEMBERED = {
+    "a constant changes": (".set k, 1\n.set f(x) x+k\n.int64 f(1)\n.set k, 5\n.int64 f(1)", [2, 6]),
+    "a constant of the caller": (".set k, 1\n.set f(x) x+k\n.int64 f(1)\n.rep k, 3\n.int64 f(1)\n.endr", [2, 1, 2, 3]),
+    "a parameter of the caller": (".set k, 1\n.set f(x) x+k\n.set g(k) f(1)\n.int64 f(1), g(7), f(1)", [2, 8, 2]),
+    "of the caller's caller": (
+        ".set k, 1\n.set f(x) x+k\n.set g(x) f(x)\n.set h(k) g(1)\n.int64 g(1), h(7), h(8), g(1)", [2, 8, 9, 2]
+    ),
+    "another function": (".set f(x) x\n.set g(x) f(x)\n.int64 g(3)\n.set f(x) x*2\n.int64 g(3)", [3, 6]),
+    "the function itself": (".set f(x) x\n.int64 f(3)\n.set f(x) x*2\n.int64 f(3)", [3, 6]),
+    "a local function": (
+        ".set f(x) x\n.set g(x) f(x)\n.int64 g(3)\n.local\n.lset f(x) 9\n.int64 g(3)\n.endloc\n.int64 g(3)", [3, 9, 3]
+    ),
+    "a local constant": (".set k, 1\n.set f(x) x+k\n.int64 f(1)\n.local\n.lset k, 4\n.int64 f(1)\n.endloc", [2, 5]),
+    "types": (".set f(x) x/2\n.int64 f(3)\n.double f(3.0)\n.int64 f(3)", [1, 0x3FF8000000000000, 1]),
+    "it counts": (".set n, 0\n.func f(x)\n.set n, n+x\nn\n.endf\n.int64 f(2), f(2), f(2)", [2, 4, 6]),
+    "ifset": (".func f(x)\n.ifset m\n1\n.else\n0\n.endif\n.endf\n.int64 f(0)\n.macro m\n.endm\n.int64 f(0)", [0, 1]),
+    "a constant is removed": (
+        ".set k, 1\n.func f(x)\n.ifset k\n1\n.else\n0\n.endif\n.endf\n.int64 f(0)\n.unset k\n.int64 f(0)", [1, 0]
+    ),
+    "labels": (".set f(x) :l-:1b+x\n1: .int64 f(0)\n1: .int64 f(0)\nl:", [16, 8]),
+    "the standard include": (
+        ".set g(x) countBits(x)\n.set countBits(x) 77\n.int64 g(3)\n.include <vc4.qinc>\n.int64 g(3)", [77, 2]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REMEMBERED)
+def test_results_are_remembered_only_while_they_hold(name: str) -> None:
+    text, words = REMEMBERED[name]
+    assert list(assemble_text(text).words) == words
+
+
+def test_warnings_of_a_function_are_given_for_every_call() -> None:
+    found = assemble_text(".int64 min(1, 2)\n.int64 min(1, 2)").warnings
+    assert [(d.rule, d.loc.line if d.loc else 0) for d in found] == [("standard-min", 1), ("standard-min", 2)]
+
+
 def test_repeated_expressions_are_limited_by_their_length(evaluations: list[int]) -> None:
     text = ".rep i, 1000000\n.int " + "+".join("1" * 2000) + "\n.endr\n"
     error = refused(text)
