@@ -116,6 +116,9 @@ def test_jumps() -> None:
         (3, (5, 6, 7), 9),
         (3, (4, 5, 6), 9),
     ]
+    # with slots that just fit in, and with slots beyond the end
+    assert [(j.branch, j.last) for j in jumps({0: 5, 3: 1}, 8, 3)] == [(0, (1, 2, 3)), (3, (5, 6, 7)), (3, (4, 5, 6))]
+    assert [(j.branch, j.last) for j in jumps({0: 5, 3: 1}, 7, 3)] == [(0, (1, 2, 3)), (3, (4, 5, 6))]
 
 
 def test_messages_name_the_resources() -> None:

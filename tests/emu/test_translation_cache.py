@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -152,6 +153,19 @@ def test_every_cut_of_an_object_file_is_refused(cache: Path) -> None:
     code = parts(only(cache).read_bytes())[1]
     assert code_cache._whole_object(code)
     assert not any(code_cache._whole_object(code[:n]) for n in range(len(code)))
+
+
+def test_a_section_that_begins_inside_the_file_ends_inside_it(cache: Path) -> None:
+    build(IDENTITY, Source())
+    code = parts(only(cache).read_bytes())[1]
+    (table,), (count,) = struct.unpack_from("<Q", code, 40), struct.unpack_from("<H", code, 60)
+    for n in range(count):
+        header = table + 64 * n
+        (kind,), (offset,) = struct.unpack_from("<I", code, header + 4), struct.unpack_from("<Q", code, header + 24)
+        for size, whole in ((len(code) - offset, True), (len(code) - offset + 1, kind == 8), (1 << 63, kind == 8)):
+            changed = bytearray(code)
+            struct.pack_into("<Q", changed, header + 32, size)
+            assert code_cache._whole_object(bytes(changed)) is whole, (n, kind, size)
 
 
 @pytest.mark.parametrize(

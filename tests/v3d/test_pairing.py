@@ -198,3 +198,16 @@ def test_fits_is_fast(isa: Isa) -> None:
     sig, dst = int(Sig.LDTMU), Dst(4)
     seconds = min(timeit.repeat(lambda: fits(a, m, sig, dst), number=1000, repeat=20)) / 1000
     assert seconds < 5e-6
+
+
+@BOTH
+def test_operands_that_do_not_exist(isa: Isa) -> None:
+    """Not even those whose number would be another operand in the word: r6 and r7 are the multiplexer's ports."""
+    top = 5 if isa is Isa.V3D42 else -1
+    for make, last in ((acc, top), (rf, 63)):
+        for n in (-1, 0, last, last + 1, last + 2):
+            found = combine(isa, half("add", make(n), make(n)), None)
+            if 0 <= n <= last:
+                assert isinstance(found, Alu)
+            else:
+                assert isinstance(found, Diagnostic) and found.rule == "register", (make, n)

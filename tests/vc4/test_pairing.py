@@ -155,3 +155,12 @@ def test_a_rotation_beside_every_constant() -> None:
 def test_the_unpack_that_is_the_same_for_floats_and_integers_joins_both() -> None:
     assert fits(add(Src(Port.A, 1, 3), op=1), mul(Src(Port.A, 1, 3), op=4))
     assert not fits(add(Src(Port.A, 1, 4), op=1), mul(Src(Port.A, 1, 4), op=4))
+
+
+def test_a_constant_is_not_the_input_with_its_number() -> None:
+    """Small immediate 32 (1.0) beside the uniform, address 32, when port A is taken."""
+    uniform, one_point_nought = Src(Port.ANY, 32), Src(Port.IMM, 32)
+    found = combine(add(uniform, Src(Port.A, 7)), mul(one_point_nought))
+    assert isinstance(found, Diagnostic) and found.rule == "port-b"
+    found = combine(add(uniform), mul(one_point_nought))
+    assert isinstance(found, Alu) and (found.raddr_a, found.raddr_b, found.add_a, found.mul_a) == (32, 32, 6, 7)

@@ -185,6 +185,17 @@ def test_at_most_max_id_plus_one_supergroups_in_flight(isa: Isa) -> None:
 
 
 @both
+def test_the_lowest_free_supergroup_slot_comes_next(isa: Isa) -> None:
+    """Whatever the order in which the supergroups before ended."""
+    flow = Rig(isa).start([0], workgroups=(6, 1, 1), max_id=2)
+    p = Placement(flow._dispatch, 8)
+    assert [(s.batch, s.supergroup_slot) for s in p.start()] == [(0, 0), (1, 1), (2, 2)]
+    for thread in (2, 1, 0):
+        p.finish(thread)
+    assert [(s.batch, s.supergroup_slot) for s in p.start()] == [(3, 0), (4, 1), (5, 2)]
+
+
+@both
 def test_more_batches_than_threads_are_queued(isa: Isa) -> None:
     n = 100
     got = tickets(isa, n, workgroups=(n, 1, 1), max_id=63)
@@ -214,6 +225,27 @@ def test_deadlock_says_who_waits(isa: Isa) -> None:
     assert caught.value.rule == "deadlock"
     assert "2 of 3 batches wait at the barrier" in str(caught.value)
     assert caught.value.place.qpu == 1
+
+
+@both
+def test_the_barrier_of_a_partial_last_supergroup(isa: Isa) -> None:
+    """It waits for the batches that there are: assumed, see `Dispatch.supergroup_batches`."""
+
+    def program(q: Any) -> None:
+        q.barrierid(q.syncb, sig=q.thrsw)
+        q.nop()
+        q.nop()
+        q.end()
+
+    execution = Rig(isa).run(program, workgroups=(8, 1, 1), per_supergroup=3, max_id=3)
+    assert execution.done and execution.batches_done == 8
+    p = Placement(execution._dispatch, 8)
+    threads = {s.batch: s.thread for s in p.start()}
+    for batch in (6, 0, 1):
+        p.arrive(threads[batch])
+    assert p.missing() == {2: (1, 2), 0: (2, 3)} and p.release() == set()
+    p.arrive(threads[7])
+    assert p.release() == {2} and p.missing() == {0: (2, 3)}
 
 
 @both

@@ -466,3 +466,18 @@ def test_component_addresses() -> None:
     assert component_address(Isa.V3D42, a, 1, 4).tolist() == [0x104, 0x108, 0x10C, 0x100]
     assert component_address(Isa.V3D71, a, 1, 4).tolist() == [0x104, 0x108, 0x10C, 0x110]
     assert component_address(Isa.V3D42, a, 0, 1).tolist() == a.tolist()
+
+
+@both
+@pytest.mark.parametrize(("type_", "size"), [("uint16", 2), ("uint32", 4)])
+def test_lenient_misaligned_accesses_are_those_of_the_address_rounded_down(isa: Isa, type_: str, size: int) -> None:
+    rig = Rig(isa, strict=False)
+    data = np.random.default_rng(1).integers(0, 256, 64, np.uint8)
+    at = rig.buffer(data)
+    got = load_lanes(rig, at + LANE, 1, config(15, type_))
+    assert (got[0] == data.view(f"<u{size}")[LANE // size]).all()
+    place = rig.buffer(64)
+    store_lanes(rig, place + 5 * np.arange(16) % 64, np.arange(1, 17)[None, :], config(15, type_))
+    expected = np.zeros(64 // size, f"<u{size}")
+    expected[5 * np.arange(16) % 64 // size] = np.arange(1, 17)
+    assert (np.array(rig.memory.view(place, 64)).view(f"<u{size}") == expected).all()

@@ -128,3 +128,28 @@ def test_uniform_read_beside_a_texture_launch_faults() -> None:
     with pytest.raises(EmuFault) as caught:
         rig.run(both, [1, 2, 3], check=False)
     assert caught.value.rule == "H23"
+
+
+@pytest.mark.parametrize("unit", [0, 1])
+def test_a_request_that_was_not_launched_ends_with_its_program(unit: int) -> None:
+    """The next program on the QPU writes S for a direct read, which takes no uniform."""
+
+    def begin(q: Asm) -> None:
+        q.mov(q.t1t if unit else q.t0t, 0)
+        q.end()
+
+    def read(q: Asm) -> None:
+        q.mov(q.ra[0], q.uniform)
+        q.shl(q.r3, q.element_number, 2)
+        q.add(q.t1s if unit else q.t0s, q.r3, q.uniform)
+        q.nop(sig=q.ldtmu1 if unit else q.ldtmu0)
+        q.mov(q.r0, q.r4)
+        store_rows(q, [q.r0], q.ra[0])
+        q.end()
+
+    rig = Rig(qpus=1)
+    source, words = rig.array(np.arange(16, dtype=np.uint32) + 5)
+    out, result = rig.zeros(16)
+    execution = rig.launch([(rig.uniforms([7]), rig.program(begin)), (rig.uniforms([out, source]), rig.program(read))])
+    assert (result == words).all()
+    assert execution.stats.uniform_bytes == 3 * 4

@@ -176,6 +176,7 @@ WRONG: tuple[tuple[str, int, int, str], ...] = (
     ("branch-alone", 1, 1, "brr -, 8; nop"),
     ("branch-alone", 1, 6, "nop; brr -, 8"),
     ("branch-setf", 1, 13, "bra.setf -, ra4"),
+    ("branch-setf", 1, 13, "brr.setf -, ra0"),
     ("branch-destination", 1, 9, "brr ra1.ifz, 8"),
     ("branch-destination", 1, 14, "brr ra1, rb2.ifz, ra4, 8"),
     ("label-operand", 1, 9, "mov r0, :y"),

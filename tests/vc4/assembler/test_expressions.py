@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qpu.core.scalar_lanes import ScalarLanes
 from qpu.errors import AsmError
+from qpu.vc4.pack import PACK_A
 from qpu.vc4.vc4asm import standard_scope
+from qpu.vc4.vc4asm.constants import pack_constant
 from qpu.vc4.vc4asm.engine import Engine
 from qpu.vc4.vc4asm.expr import evaluate
 from qpu.vc4.vc4asm.registers import REGISTERS
@@ -210,3 +213,13 @@ def test_recursion_ends() -> None:
         with pytest.raises(AsmError) as caught:
             assemble_text("ldi r0, " + text)
         assert caught.value.diagnostics[0].rule == "recursion"
+
+
+@pytest.mark.parametrize("value", [0, 1, 0x7F, 0xFF, 0x100, 0x1234, 0x7FFFFFFF, 0x80000000, 0xFFFFFF80, 0xFFFFFFFF])
+def test_packs_of_constants_are_those_of_the_rows(value: int) -> None:
+    """Packs of register file A that write all 32 bits; none where the rest of the destination is kept."""
+    for code, row in enumerate(PACK_A):
+        found = pack_constant(value, 0, code)
+        assert (found is None) == (code not in (0, 3, 11))
+        if found is not None:
+            assert found == row.sem(ScalarLanes(), 0, value, False), row
