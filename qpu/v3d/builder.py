@@ -17,7 +17,7 @@ from qpu.core.locations import LAYERS, Places, loc_of
 from qpu.core.optable import Op, OperandType
 from qpu.errors import AsmError, Diagnostic
 from qpu.v3d.codes import BDI, BRANCH_CONDS, MSFIGN
-from qpu.v3d.encode import HalfKey, encode, half_key
+from qpu.v3d.encode import KEYS, HalfKey, Keys, encode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Instr, Sig
 from qpu.v3d.operands import ABSENT, LRI, Absolute, Dest, Imm, LinkRegister, Reg, RegFile, Signal, immediate
 from qpu.v3d.pairing import ADD, draft, explain, idle
@@ -45,6 +45,8 @@ _NUMBERS: Final[dict[tuple[type, int | float, OperandType], Imm]] = {}
 """Immediates of plain numbers by operand type, kept since programs repeat them."""
 
 
+_ADD, _MUL = Unit.ADD, Unit.MUL  # enum members are slow to reach through their class
+_half: Final = tuple.__new__  # makes a named tuple in half the time
 _NO_SIGNAL: Final = Signal(0)
 _NOP: Final = idle()
 _KEPT: Final = 1 << 15  # halves that are kept
@@ -64,8 +66,8 @@ class V3dBuilder(Builder["Instr | int"]):
 
     _registers: ClassVar[dict[int, Reg]]
     _idle: ClassVar[Alu]
-    _known_add: ClassVar[dict[Any, Recorded]]  # halves by what the methods are given
-    _known_mul: ClassVar[dict[Any, Recorded]]
+    _known_add: ClassVar[tuple[dict[Any, Recorded], Keys]]  # halves by what the methods are given, and what makes keys
+    _known_mul: ClassVar[tuple[dict[Any, Recorded], Keys]]
     null: ClassVar[Dest]
     rf: RegFile
 
@@ -74,7 +76,8 @@ class V3dBuilder(Builder["Instr | int"]):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls._known_add, cls._known_mul = {}, {}
+        if hasattr(cls, "isa"):
+            cls._known_add, cls._known_mul = (({}, KEYS[cls.isa, unit]) for unit in (_ADD, _MUL))
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,9 +102,10 @@ class V3dBuilder(Builder["Instr | int"]):
         index = self._open = len(instrs)
         instrs.append(self._idle)
         try:
-            self._half = self._known_add[op, d, a, b, cond, push, update]
-        except (KeyError, TypeError):
-            self._half = self._recorded(Unit.ADD, op, d, a, b, cond, push, update)
+            half = self._known_add[0].get((op, d, a, b, cond, push, update))
+        except TypeError:
+            half = None
+        self._half = half or self._recorded(_ADD, op, d, a, b, cond, push, update)
         self._sig = _NO_SIGNAL if sig is None else self._signal(sig)
         return index
 
@@ -111,9 +115,10 @@ class V3dBuilder(Builder["Instr | int"]):
         self._open = -1
         half: Recorded | None
         try:
-            half = self._known_mul[op, d, a, b, cond, push, update]
-        except (KeyError, TypeError):
-            half = self._recorded(Unit.MUL, op, d, a, b, cond, push, update)
+            half = self._known_mul[0].get((op, d, a, b, cond, push, update))
+        except TypeError:
+            half = None
+        half = half or self._recorded(_MUL, op, d, a, b, cond, push, update)
         if sig is not None and not self._also(self._signal(sig)):
             return
         signal = self._sig
@@ -180,13 +185,13 @@ class V3dBuilder(Builder["Instr | int"]):
         except Refused as refused:
             self._refuse(refused)
             return None
-        half = AluHalf(op, d.dst, one.src, two.src, d.mod, cond or "", push or "", update or "")
+        half = _half(AluHalf, (op, d.dst, one.src, two.src, d.mod, cond or "", push or "", update or ""))
+        known, keys = self._known_add if unit is _ADD else self._known_mul
         try:
-            key = half_key(self.isa, unit, half)
+            key = keys.make(half)
         except AsmError:
             return half, None  # reported with the instruction
         if one is a and two is b:
-            known = self._known_add if unit is Unit.ADD else self._known_mul
             if len(known) >= _KEPT:
                 known.clear()
             known[op, d, a, b, cond, push, update] = half, key

@@ -33,7 +33,7 @@ from qpu.v3d.codes import (
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Src, SrcKind
 from qpu.v3d.ops import code_of, table, variants
 
-__all__ = ["KEYS", "HalfKey", "encode", "explain_missing", "half_key", "same_operands"]
+__all__ = ["KEYS", "HalfKey", "Keys", "encode", "explain_missing", "half_key", "same_operands"]
 
 _WRITING: Final = int(WRITING_SIGS)
 _IMM_B: Final = IMM_BITS[1]
@@ -41,6 +41,7 @@ _IMM_B: Final = IMM_BITS[1]
 _V3D42, _ADD = Isa.V3D42, Unit.ADD
 _RF, _ACC, _IMM_KIND = SrcKind.RF, SrcKind.ACC, SrcKind.IMM
 _SIG_42, _SIG_71 = SIG_NUMBERS[Isa.V3D42], SIG_NUMBERS[Isa.V3D71]
+_key: Final = tuple.__new__  # makes a named tuple in half the time
 _N_CONDS: Final = len(HALF_CONDS)
 # Position of an input modifier in the order of operands, which selects fmin or fmax, fadd or faddnf.
 _RANK: Final = {"abs": 0, "": 1, "l": 2, "h": 3}
@@ -78,7 +79,7 @@ def _fail(rule: str, message: str, allowed: str | None = None, help: str | None 
 # -- one half ---------------------------------------------------------------------------------------------------------
 
 
-class _Keys(dict[AluHalf, HalfKey]):
+class Keys(dict[AluHalf, HalfKey]):
     """The keys of one unit's halves, made when they are asked for and kept; `keys[half]` raises AsmError."""
 
     __slots__ = ("_dst", "_rows", "_slots", "isa", "unit")
@@ -114,6 +115,13 @@ class _Keys(dict[AluHalf, HalfKey]):
                 self._rows[op, mod_a, mod_b, pack] = (bits, *facts)
 
     def __missing__(self, half: AluHalf) -> HalfKey:
+        if len(self) >= _KEPT:
+            self.clear()
+        key = self[half] = self.make(half)
+        return key
+
+    def make(self, half: AluHalf) -> HalfKey:
+        """The key of a half, not kept. Raises: AsmError."""
         if not self._rows:
             self._fill()
         op, dst, a, b, pack, cond, push, update = half
@@ -147,12 +155,7 @@ class _Keys(dict[AluHalf, HalfKey]):
             to = self._dst.get(dst, -1)
             if to < 0:
                 _fail("register", f"destination {dst.n} does not exist", "0..63", help="v3d.md 5 lists the addresses")
-        make = self._key_42 if self.isa is _V3D42 else self._key_71
-        key = make(half, bits, to, number)
-        if len(self) >= _KEPT:
-            self.clear()
-        self[half] = key
-        return key
+        return (self._key_42 if self.isa is _V3D42 else self._key_71)(half, bits, to, number)
 
     def _key_71(self, half: AluHalf, bits: int, to: int, cond: int) -> HalfKey:
         op, _, a, b, pack, *_ = half
@@ -181,7 +184,7 @@ class _Keys(dict[AluHalf, HalfKey]):
             if kind is _IMM_KIND:
                 imm |= sig
                 word_imm |= word_sig
-        return HalfKey(False, bits | to, -1, cond, 0, (), imm, word_imm, slots, False, False)
+        return _key(HalfKey, (False, bits | to, -1, cond, 0, (), imm, word_imm, slots, False, False))
 
     def _key_42(self, half: AluHalf, bits: int, to: int, cond: int) -> HalfKey:
         op, a, b = half.op, half.a, half.b
@@ -223,10 +226,10 @@ class _Keys(dict[AluHalf, HalfKey]):
                 twin = True  # one register through both ports still has an order
         else:
             bits |= muxes
-        return HalfKey(True, bits | to, swapped, cond, regs, tuple(reads), imm, 0, 0, twin, decoded)
+        return _key(HalfKey, (True, bits | to, swapped, cond, regs, tuple(reads), imm, 0, 0, twin, decoded))
 
 
-KEYS: Final = {(isa, unit): _Keys(isa, unit) for isa in (Isa.V3D42, Isa.V3D71) for unit in (Unit.ADD, Unit.MUL)}
+KEYS: Final = {(isa, unit): Keys(isa, unit) for isa in (Isa.V3D42, Isa.V3D71) for unit in (Unit.ADD, Unit.MUL)}
 _ADD_42, _MUL_42, _ADD_71, _MUL_71 = KEYS.values()
 
 
