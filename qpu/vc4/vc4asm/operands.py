@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from qpu.vc4.instr import Branch
 from qpu.vc4.vc4asm.fault import Fault
@@ -25,12 +26,16 @@ class Operand:
 
 @dataclass(slots=True)
 class Operation:
-    """One operation of a line: instruction name, extensions as (name, position), operands."""
+    """One operation of a line: instruction name, extensions as (name, position), operands.
+
+    placed: what `qpu.vc4.vc4asm.place` made of it on each ALU, where that depends on nothing beside it.
+    """
 
     info: OpInfo
     exts: Sequence[tuple[str, int]]
     operands: Sequence[Operand]
     pos: int
+    placed: list[Any] | None = field(default=None, init=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 
 from qpu.vc4.vc4asm.expr import Environment, Parser, comment_help
 from qpu.vc4.vc4asm.fault import Fault
@@ -15,7 +16,7 @@ from qpu.vc4.vc4asm.values import Value, described
 __all__ = ["parse_operand", "parse_operation"]
 
 _HEAD = re.compile(r"\s*([A-Za-z_]\w*)((?:\.\w+)*)")
-_SIMPLE = re.compile(r"\s*([A-Za-z_]\w*|-)\s*(?=,|$)")
+_SIMPLE = re.compile(r"\s*([A-Za-z_]\w*|-)((?:\.\w+)*)\s*(,|$)")
 _EXT = re.compile(r"\s*\.(\w+)")
 _ROTATE = re.compile(r"\s*(<<|>>)(?![<>])")
 
@@ -33,15 +34,17 @@ def extensions(parser: Parser) -> list[tuple[str, int]]:
         parser.pos = match.end()
 
 
+def _suffixes(match: re.Match[str]) -> Sequence[tuple[str, int]]:
+    """The extensions in the second group of `match`, with the position of each name."""
+    names = match.group(2)
+    if not names:
+        return ()
+    at = match.start(2)
+    return [(ext.group(1), at + ext.start(1)) for ext in _EXT.finditer(names)]
+
+
 def parse_operand(parser: Parser) -> Operand:
     """An operand: expression, extensions, and perhaps a rotation after them."""
-    simple = _SIMPLE.match(parser.text, parser.pos)
-    if simple is not None:
-        name = simple.group(1)
-        found = NOP_REG if name == "-" else parser.env.lookup(name)
-        if found is not None:
-            parser.pos = simple.end()
-            return Operand(found, (), simple.start(1))
     pos = parser.skip()
     value: Value = parser.expression()
     exts: list[tuple[str, int]] = []
@@ -76,17 +79,22 @@ def parse_operation(text: str, env: Environment) -> Operation:
     info = OPCODES.get(name)
     if info is None:
         raise unknown_instruction(name, pos)
-    exts: list[tuple[str, int]] = []
-    if match.group(2):
-        at = match.start(2)
-        for ext in match.group(2)[1:].split("."):
-            exts.append((ext, at + 1))
-            at += len(ext) + 1
-    parser = Parser(text, env, match.end())
+    exts = _suffixes(match)
     operands: list[Operand] = []
-    if parser.peek() == ".":
-        exts += extensions(parser)
-    if parser.peek():
+    at = match.end()
+    while (simple := _SIMPLE.match(text, at)) is not None:  # most operands are names
+        word = simple.group(1)
+        found = NOP_REG if word == "-" else env.lookup(word)
+        if found is None:
+            break
+        operands.append(Operand(found, _suffixes(simple), simple.start(1)))
+        at = simple.end()
+        if not simple.group(3):
+            return Operation(info, exts, operands, pos)
+    parser = Parser(text, env, at)
+    if not operands and parser.peek() == ".":
+        exts = [*exts, *extensions(parser)]
+    if operands or parser.peek():
         while True:
             operands.append(parse_operand(parser))
             if not parser.accept(","):

@@ -206,7 +206,7 @@ class Instruction:
             mul = False
         side = self.sides[mul]
         assert side is not None
-        side.push = True
+        side.push, side.made = True, None
 
     # -- operations ----------------------------------------------------------------------------------------------
 
@@ -215,6 +215,9 @@ class Instruction:
         count_operands(op, info.sources + 1, info.sources + 1)
         mul = info.mul >= 0 and (info.add < 0 or self.sides[MUL] is None or self.sides[ADD] is not None)
         self._take(op, mul=mul)
+        if self._placed(op, mul=mul):
+            return
+        asked = len(self.reader.requests), len(self.reader.notes)
         side = Side(info.mul if mul else info.add)
         float_op = _FLOAT[mul][side.op]
         push, unpack, pack = self.reader.exts(op, side)
@@ -224,15 +227,36 @@ class Instruction:
         if self.careful:
             side.places.update(zip("ab", (s.pos for s in sources), strict=False))
         side.a = self.reader.source(sources[0], float_op=float_op)
+        alone = True
         if len(sources) == 2:
             side.b = self._second(side, sources[1], float_op=float_op, mul=mul)
+            alone = mul or info.add not in (IADD, ISUB) or side.b.port is not Port.IMM
         if mul:
             self.reader.rotation(sources, side)
         else:
             self.reader.no_rotation(sources)
         if unpack is not None:
             self.reader.unpack(unpack, side, self.sides, float_op=float_op)
+        if alone and unpack is None and not push:
+            self._keep(op, side, asked, mul=mul)
         self._put(side, op, mul=mul, push=push)
+
+    def _placed(self, op: Operation, *, mul: bool) -> bool:
+        """Place what was made of `op` for another line, if it was kept."""
+        kept = None if self.careful or op.placed is None else op.placed[mul]
+        if kept is None:
+            return False
+        side, requests = kept
+        self.reader.requests += [(*request[:3], self.current) for request in requests]
+        self._put(side, op, mul=mul, push=False)
+        return True
+
+    def _keep(self, op: Operation, side: Side, asked: tuple[int, int], *, mul: bool) -> None:
+        """Keep what `op` becomes whatever is beside it. asked: numbers of requests and notes before it was read."""
+        requests, notes = asked
+        if not self.careful and not side.push and len(self.reader.notes) == notes:
+            op.placed = op.placed or [None, None]
+            op.placed[mul] = side, self.reader.requests[requests:]
 
     def _held(self, side: Side) -> Src | None:
         """The small immediate that this instruction has already."""
@@ -361,6 +385,9 @@ class Instruction:
     def _mov_one(self, op: Operation, dst: Operand, source: Operand, *, mul: bool, push: bool | None = None) -> bool:
         """Place a move of a register; returns whether it sets flags, which it does unless `push` is given."""
         self._take(op, mul=mul)
+        if push is None and self._placed(op, mul=mul):
+            return False
+        asked = len(self.reader.requests), len(self.reader.notes)
         side = Side(V8MIN if mul else OR)
         file_a = isinstance(source.value, Reg) and source.value.mux != 4
         if file_a and not mul and any(SRC_UNPACKS.get(short(n), (0, ""))[1] == "f" for n, _ in source.exts):
@@ -373,6 +400,8 @@ class Instruction:
             self.reader.rotation((source,), side)
         self.reader.unpack(unpack, side, self.sides, float_op=False)
         side.b = side.a
+        if push is None and unpack is None and not sets:
+            self._keep(op, side, asked, mul=mul)
         self._put(side, op, mul=mul, push=sets if push is None else push)
         return sets
 
@@ -428,6 +457,9 @@ class Instruction:
 
     def _make(self, op: Operation, dst: Operand, source: Operand, bits: int, *, mul: bool) -> bool:
         """Place the best operation that makes `bits` on a free ALU; False when none fits."""
+        found = constants.candidates(bits, mul=mul)
+        if bits and not found:
+            return False
         side = Side(V8MIN if mul else OR, places={"a": source.pos, "b": source.pos})  # packs see a move of an integer
         notes = len(self.reader.notes)
         push, unpack, pack = self.reader.exts(op, side)
@@ -441,16 +473,16 @@ class Instruction:
         free = side.pack is None and not side.dst.pack
         free = free and not any(n in DST_PACKS for n, _ in dst.exts) and not any(n in OP_PACKS for n, _ in op.exts)
         in_a = side.dst.file is File.A and side.dst.n < 32
-        for choice in constants.candidates(bits, mul=mul):
+        for choice in found:
             if choice.pack and (not free or (not choice.pm and not in_a) or (choice.pm and side.dst.n >= 36)):
                 continue  # peripherals do not take packed results
             imm = Src(Port.IMM, choice.code)
             side.op, side.a, side.b = choice.op, imm, imm
             packed = side.dst._replace(pack=choice.pack, pm=choice.pm) if choice.pack else side.dst
             self.sides[mul] = replace(side, dst=packed)
-            found = clashes(self._half(ADD), self._half(MUL), self.sig)
+            against = clashes(self._half(ADD), self._half(MUL), self.sig)
             self.sides[mul] = None
-            if any(clash.rule != "write-swap" for clash in found):
+            if any(clash.rule != "write-swap" for clash in against):
                 continue
             side.dst = packed
             if choice.pm and choice.pack > 7:

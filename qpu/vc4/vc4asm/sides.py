@@ -50,6 +50,7 @@ class Side:
     zero: bool = False
     index: int = 0
     places: dict[str, int] = field(default_factory=dict)
+    made: Half | None = field(default=None, init=False)  # by `half`
 
     @property
     def same(self) -> bool:
@@ -63,10 +64,12 @@ class Side:
 
     def half(self, mul: bool, reads: Sequence[Src] = ()) -> Half:
         """As the pairing rules take it."""
-        return Half(
-            Unit.MUL if mul else Unit.ADD, self.op, self.dst, self.a, self.b, cond=self.cond, push=self.push,
-            rotate=self.rotate, reads=reads, pack=self.pack, unpack=self.unpack,
-        )  # fmt: skip
+        if self.made is None or reads:
+            self.made = Half(
+                Unit.MUL if mul else Unit.ADD, self.op, self.dst, self.a, self.b, cond=self.cond, push=self.push,
+                rotate=self.rotate, reads=reads, pack=self.pack, unpack=self.unpack,
+            )  # fmt: skip
+        return self.made
 
 
 class Reader:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qpu.emu.engine.numpy_lanes import NumpyLanes
+from qpu.errors import AsmError
 from qpu.vc4 import ops, regs
 from qpu.vc4.decode import decode
 from qpu.vc4.encode import encode
 from qpu.vc4.instr import Alu
 from qpu.vc4.printer import disassemble
-from qpu.vc4.vc4asm import assemble_text, constants
+from qpu.vc4.vc4asm import assemble_text, constants, engine
 
 
 def _meaning(op: int, code: int, *, mul: bool) -> int:
@@ -92,3 +95,36 @@ def test_load_immediates_assemble_back(a: int, m: int, ws: int, imm: int, cond: 
     word = 14 << 60 | cond << 49 | cond << 46 | ws << 44 | a << 38 | m << 32 | imm
     text = disassemble(word)
     assert f"{assemble_text(text).words[0]:016x}" == f"{word:016x}", text
+
+
+def _operation(draw: random.Random) -> str:
+    """An operation, fit or not."""
+    reg = ["r0", "r1", "r2", "r4", "ra1", "ra2", "ra3.16a", "ra3.16b", "ra5.8a", "rb1", "rb2", "r4.8c", "unif", "vpm"]
+    sources = [*reg, "1", "2", "16", "-16", "2.0", "r0 << 3", "r1 >> r5"]
+    dst = draw.choice(["r0", "r1", "r3", "ra1", "ra2.16a", "ra4.8b", "rb1", "rb2", "-", "r2.setf", "ra7.ifz", "vpm"])
+    name = draw.choice(["add", "sub", "fadd", "and", "shl", "not", "fmul", "mul24", "v8min", "v8adds", "min", "mov"])
+    name += draw.choice(["", "", "", ".setf", ".ifnz", ".unpack16a", ".pack16b", ".pack8a"])
+    n = 1 if name.startswith(("not", "mov")) else 2
+    return f"{name} {dst}, " + ", ".join(draw.choice(sources) for _ in range(n))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_kept_of_an_operation_is_what_it_becomes_afresh(seed: int) -> None:
+    draw = random.Random(seed)
+    operations = [_operation(draw) for _ in range(60)] + ["ldtmu0", "thrsw", "nop", "mov r1, 0", "mov r2, 0x1234"]
+
+    def outcome(line: str) -> object:
+        try:
+            found = assemble_text(line)
+        except AsmError as error:
+            return [(d.rule, d.message, d.loc) for d in error.diagnostics]
+        return found.words, [(d.rule, d.message, d.loc) for d in found.warnings]
+
+    lines = ["; ".join(draw.choices(operations, k=draw.choice((1, 2, 2, 2, 3)))) for _ in range(400)]
+    engine._LINE_CACHE.clear()
+    kept = [outcome(line) for line in lines]
+    for line, found in zip(lines, kept, strict=True):
+        engine._LINE_CACHE.clear()
+        engine._OPERATION_CACHE.clear()
+        assert outcome(line) == found, line
+    assert sum(isinstance(found, tuple) for found in kept) > 40
