@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
@@ -17,19 +18,19 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 class ZeroCount:
     """What a dispatch with a workgroup count of 0 does (drivers.md 1.6)."""
 
-    SKIP = "skip"  # newer kernels drop it: it completes at once
+    SKIP = "skip"  # newer versions of Linux drop it: it completes at once
     WRAP = "65536"  # older ones let the hardware read 0 as 65536
 
 
 @dataclass(frozen=True, slots=True)
 class BoardProfile:
-    """An emulated board and the kernel on it.
+    """An emulated board and the Linux on it.
 
-    name: as asked for, options included. board: ``pi0`` .. ``pi5``. model, compatible, revision: what the device tree
-    says. soc: ``BCM2837``. clock_hz: of V3D, Hz. memory, cma, gpu_mem: bytes of RAM, of Linux's contiguous area, of
-    the firmware's share (VideoCore IV). page_size: bytes of a CPU page. old_kernel: DRM without parameters 9 to 16,
+    name: as asked for, options included. board: ``pi0`` .. ``pi5``. model, compatible, revision: what is in the device
+    tree. soc: ``BCM2837``. clock_hz: of V3D, Hz. memory, cma, gpu_mem: bytes of RAM, of Linux's contiguous area, of
+    the firmware's part (VideoCore IV). page_size: bytes of a CPU page. old_kernel: DRM without parameters 9 to 16,
     performance monitors and multisync; VideoCore IV with /dev/vcsm only. card: number of the card node of v3d.
-    deny: every device node answers EACCES. devmem: /dev/mem can be opened. kms: the kernel owns V3D (VideoCore IV).
+    deny: every device node answers EACCES. devmem: /dev/mem can be opened. kms: Linux owns V3D (VideoCore IV).
     rev: revision of the V3D core (IPREV). watchdog_s: seconds of emulated time between looks at a job. zero_count:
     a `ZeroCount`. root: the user is root, hence always authenticated on card nodes. vcsm: ``both``, ``cma``, ``plain``
     or ``none``. unknown_tag: firmware rejects the whole message (``einval``) or leaves bit 31 clear (``clear``).
@@ -109,209 +110,108 @@ _PERIPHERALS = {
 # Clocks: firmware defaults (drivers.md 7.3). Memory splits are assumptions: roomy enough for programs with data areas
 # of 32 MiB, which people run with gpu_mem and cma set accordingly. Revisions of V3D: identification registers printed
 # by boards (drivers.md 1.3).
-_VC4 = BoardProfile(
-    name="pi3",
-    board="pi3",
-    model="Raspberry Pi 3 Model B Rev 1.2",
-    compatible="raspberrypi,3-model-b",
-    soc="BCM2837",
-    revision=0xA02082,
-    isa=Isa.VC4,
-    slices=3,
-    qpus_per_slice=4,
-    tmus_per_slice=2,
-    clock_hz=400_000_000,
-    memory=GIB,
-    cma=256 * MIB,
-    gpu_mem=256 * MIB,
-    devmem=True,
-    vcsm="both",
-)
-_PI1 = replace(
-    _VC4,
-    name="pi1",
-    board="pi1",
-    model="Raspberry Pi Model B Plus Rev 1.2",
-    compatible="raspberrypi,model-b-plus",
-    soc="BCM2835",
-    revision=0x000010,
-    clock_hz=250_000_000,
-    memory=512 * MIB,
-    cma=128 * MIB,
-    gpu_mem=128 * MIB,
-)
-_PI4 = BoardProfile(
-    name="pi4",
-    board="pi4",
-    model="Raspberry Pi 4 Model B Rev 1.4",
-    compatible="raspberrypi,4-model-b",
-    soc="BCM2711",
-    revision=0xC03114,
-    isa=Isa.V3D42,
-    slices=2,
-    qpus_per_slice=4,
-    tmus_per_slice=1,
-    clock_hz=500_000_000,
-    memory=4 * GIB,
-    cma=512 * MIB,
-    rev=14,
-)
+_MODELS = """
+name model                compatible    soc     revision slices MHz memory_M cma_M gpu_mem_M page_K rev
+pi0  Zero Rev 1.3         model-zero    BCM2835 900093   3      300      512   128       128      4   0
+pi1  Model B Plus Rev 1.2 model-b-plus  BCM2835 000010   3      250      512   128       128      4   0
+pi2  2 Model B Rev 1.1    2-model-b     BCM2836 a01041   3      250     1024   256       256      4   0
+pi3  3 Model B Rev 1.2    3-model-b     BCM2837 a02082   3      400     1024   256       256      4   0
+pi4  4 Model B Rev 1.4    4-model-b     BCM2711 c03114   2      500     4096   512         0      4  14
+pi5  5 Model B Rev 1.0    5-model-b     BCM2712 d04170   4      910     8192   512         0     16   7
+"""
 
-BOARDS: dict[str, BoardProfile] = {
-    "pi0": replace(
-        _PI1,
-        name="pi0",
-        board="pi0",
-        model="Raspberry Pi Zero Rev 1.3",
-        compatible="raspberrypi,model-zero",
-        revision=0x900093,
-        clock_hz=300_000_000,
-    ),
-    "pi1": _PI1,
-    "pi2": replace(
-        _VC4,
-        name="pi2",
-        board="pi2",
-        model="Raspberry Pi 2 Model B Rev 1.1",
-        compatible="raspberrypi,2-model-b",
-        soc="BCM2836",
-        revision=0xA01041,
-        clock_hz=250_000_000,
-    ),
-    "pi3": _VC4,
-    "pi4": _PI4,
-    "pi5": replace(
-        _PI4,
-        name="pi5",
-        board="pi5",
-        model="Raspberry Pi 5 Model B Rev 1.0",
-        compatible="raspberrypi,5-model-b",
-        soc="BCM2712",
-        revision=0xD04170,
-        isa=Isa.V3D71,
-        slices=4,
-        clock_hz=910_000_000,
-        memory=8 * GIB,
-        page_size=16 * KIB,
-        rev=7,
-    ),
-}
+
+def _profile(row: str) -> BoardProfile:
+    words = row.split()
+    name, model, (compatible, soc, revision) = words[0], " ".join(words[1:-10]), words[-10:-7]
+    slices, mhz, memory, cma, gpu_mem, page, rev = map(int, words[-7:])
+    isa = {"BCM2711": Isa.V3D42, "BCM2712": Isa.V3D71}.get(soc, Isa.VC4)
+    vc4 = isa is Isa.VC4
+    return BoardProfile(
+        *(name, name, f"Raspberry Pi {model}", f"raspberrypi,{compatible}", soc, int(revision, 16), isa),
+        *(slices, 4, 2 if vc4 else 1, mhz * 1_000_000, memory * MIB, cma * MIB, gpu_mem * MIB, page * KIB),
+        devmem=vc4,
+        vcsm="both" if vc4 else "none",
+        rev=rev,
+    )
+
+
+BOARDS: dict[str, BoardProfile] = {row[:3]: _profile(row) for row in _MODELS.strip().splitlines()[1:]}
 
 _UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB}
 
 
-def _bad(option: str, value: str, allowed: str) -> UsageError:
-    return UsageError(f"board option {option}={value!r}; allowed: {allowed}")
+# Readers of an option's value. They raise ValueError with what is allowed.
+_Reader = Callable[[BoardProfile, str], object]
 
 
-def _size(option: str, value: str, low: int, high: int) -> int:
-    found = re.fullmatch(r"([0-9]+)([kmg]?)(?:i?b)?", value.lower())
-    size = int(found[1]) * _UNITS[found[2]] if found else -1
-    if not low <= size <= high or size % (64 * KIB):
-        raise _bad(option, value, f"multiples of 64K from {low // MIB}M to {high // MIB}M, such as 64M")
-    return size
+def _size(low: int, high: int) -> _Reader:
+    def read(p: BoardProfile, value: str) -> int:
+        found = re.fullmatch(r"([0-9]+)([kmg]?)(?:i?b)?", value.lower())
+        size = int(found[1]) * _UNITS[found[2]] if found else -1
+        if not low <= size <= high or size % (64 * KIB):
+            raise ValueError(f"multiples of 64K from {low // MIB}M to {high // MIB}M, such as 64M")
+        return size
+
+    return read
 
 
-def _number(option: str, value: str, low: int, high: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", value) or not low <= int(value) <= high:
-        raise _bad(option, value, f"{low} to {high}")
-    return int(value)
+def _number(low: int, high: int) -> _Reader:
+    def read(p: BoardProfile, value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", value) or not low <= int(value) <= high:
+            raise ValueError(f"{low} to {high}")
+        return int(value)
+
+    return read
 
 
-def _choice(option: str, value: str, *allowed: str) -> str:
-    if value not in allowed:
-        raise _bad(option, value, ", ".join(allowed))
-    return value
+def _choice(**allowed: object) -> _Reader:
+    def read(p: BoardProfile, value: str) -> object:
+        if value not in allowed:
+            raise ValueError(", ".join(allowed))
+        return allowed[value]
+
+    return read
 
 
-def _switch(option: str, value: str) -> bool:
-    return _choice(option, value, "0", "1") == "1"
+_switch = _choice(**{"0": False, "1": True})
+_ANY, _DRM, _VC4 = (False, True), (True,), (False,)  # values of `is_drm` that an option is for
 
-
-def _drm(p: BoardProfile, option: str, *, wanted: bool) -> None:
-    if p.is_drm is not wanted:
-        have = "pi4, pi5" if wanted else "pi0, pi1, pi2, pi3"
-        raise UsageError(f"board option {option} does not apply to {p.board}; it is for {have}")
-
-
-def _slices(p: BoardProfile, value: str) -> BoardProfile:
-    return replace(p, slices=_number("slices", value, 1, BOARDS[p.board].slices))
-
-
-def _rev(p: BoardProfile, value: str) -> BoardProfile:
-    _drm(p, "rev", wanted=True)
-    return replace(p, rev=_number("rev", value, 0, 255))
-
-
-def _page(p: BoardProfile, value: str) -> BoardProfile:
-    return replace(p, page_size={"4k": 4 * KIB, "16k": 16 * KIB}[_choice("page", value.lower(), "4k", "16k")])
-
-
-def _kernel(p: BoardProfile, value: str) -> BoardProfile:
-    old = _choice("kernel", value, "old", "new") == "old"
-    vcsm = p.vcsm if p.is_drm or not old else "plain"
-    return replace(p, old_kernel=old, zero_count=ZeroCount.WRAP if old else ZeroCount.SKIP, vcsm=vcsm)
-
-
-def _card(p: BoardProfile, value: str) -> BoardProfile:
-    _drm(p, "card", wanted=True)
-    return replace(p, card=_number("card", value, 0, 1))
-
-
-def _cma(p: BoardProfile, value: str) -> BoardProfile:
-    return replace(p, cma=_size("cma", value, MIB, 512 * MIB))
-
-
-def _gpu_mem(p: BoardProfile, value: str) -> BoardProfile:
-    _drm(p, "gpu_mem", wanted=False)
-    return replace(p, gpu_mem=_size("gpu_mem", value, 16 * MIB, 944 * MIB))
-
-
-def _mem(p: BoardProfile, value: str) -> BoardProfile:
-    return replace(p, memory=_size("mem", value, 64 * MIB, GIB if not p.is_drm else 16 * GIB))
-
-
-def _kms(p: BoardProfile, value: str) -> BoardProfile:
-    _drm(p, "kms", wanted=False)
-    return replace(p, kms=_switch("kms", value))
-
-
-def _watchdog(p: BoardProfile, value: str) -> BoardProfile:
-    return replace(p, watchdog_s=_number("watchdog", value, 1, 60_000) / 1000)
-
-
-def _zero(p: BoardProfile, value: str) -> BoardProfile:
-    _drm(p, "zero", wanted=True)
-    return replace(p, zero_count=_choice("zero", value, ZeroCount.SKIP, ZeroCount.WRAP))
-
-
-def _vcsm(p: BoardProfile, value: str) -> BoardProfile:
-    _drm(p, "vcsm", wanted=False)
-    return replace(p, vcsm=_choice("vcsm", value, "both", "cma", "plain", "none"))
-
-
-def _tag(p: BoardProfile, value: str) -> BoardProfile:
-    return replace(p, unknown_tag=_choice("tag", value, "einval", "clear"))
-
-
-OPTIONS: dict[str, Callable[[BoardProfile, str], BoardProfile]] = {
-    "slices": _slices,
-    "rev": _rev,
-    "page": _page,
-    "kernel": _kernel,
-    "card": _card,
-    "cma": _cma,
-    "mem": _mem,
-    "gpu_mem": _gpu_mem,
-    "kms": _kms,
-    "deny": lambda p, value: replace(p, deny=_switch("deny", value)),
-    "devmem": lambda p, value: replace(p, devmem=_switch("devmem", value)),
-    "root": lambda p, value: replace(p, root=_switch("root", value)),
-    "watchdog": _watchdog,
-    "zero": _zero,
-    "vcsm": _vcsm,
-    "tag": _tag,
+# option: boards, field of the profile, reader
+OPTIONS: dict[str, tuple[tuple[bool, ...], str, _Reader]] = {
+    "slices": (_ANY, "slices", lambda p, value: _number(1, BOARDS[p.board].slices)(p, value)),
+    "rev": (_DRM, "rev", _number(0, 255)),
+    "page": (_ANY, "page_size", lambda p, value: _choice(**{"4k": 4 * KIB, "16k": 16 * KIB})(p, value.lower())),
+    "kernel": (_ANY, "old_kernel", _choice(old=True, new=False)),
+    "card": (_DRM, "card", _number(0, 1)),
+    "cma": (_ANY, "cma", _size(MIB, 512 * MIB)),
+    "mem": (_ANY, "memory", lambda p, value: _size(64 * MIB, 16 * GIB if p.is_drm else GIB)(p, value)),
+    "gpu_mem": (_VC4, "gpu_mem", _size(16 * MIB, 944 * MIB)),
+    "kms": (_VC4, "kms", _switch),
+    "deny": (_ANY, "deny", _switch),
+    "devmem": (_ANY, "devmem", _switch),
+    "root": (_ANY, "root", _switch),
+    "watchdog": (_ANY, "watchdog_s", lambda p, value: int(str(_number(1, 60_000)(p, value))) / 1000),
+    "zero": (_DRM, "zero_count", _choice(**{each: each for each in (ZeroCount.SKIP, ZeroCount.WRAP)})),
+    "vcsm": (_VC4, "vcsm", _choice(both="both", cma="cma", plain="plain", none="none")),
+    "tag": (_ANY, "unknown_tag", _choice(einval="einval", clear="clear")),
 }
+
+
+def _with_option(p: BoardProfile, option: str, value: str) -> BoardProfile:
+    boards, field, read = OPTIONS[option]
+    if p.is_drm not in boards:
+        have = ", ".join(name for name, each in BOARDS.items() if each.is_drm in boards)
+        raise UsageError(f"board option {option} does not apply to {p.board}; it is for {have}")
+    try:
+        changed: dict[str, Any] = {field: read(p, value)}
+    except ValueError as allowed:
+        raise UsageError(f"board option {option}={value!r}; allowed: {allowed}") from None
+    if option == "kernel":
+        old = changed["old_kernel"]
+        changed["zero_count"] = ZeroCount.WRAP if old else ZeroCount.SKIP
+        changed["vcsm"] = "plain" if old and not p.is_drm else p.vcsm
+    return replace(p, **changed)
 
 
 def parse_board(name: str) -> BoardProfile:
@@ -319,7 +219,7 @@ def parse_board(name: str) -> BoardProfile:
 
     Grammar: ``pi0`` .. ``pi5``, then ``,option=value`` any number of times. Options: ``slices`` (1 up to the chip's),
     ``rev`` (of the V3D core, pi4 and pi5), ``page`` (4k, 16k), ``kernel`` (old, new), ``card`` (0, 1: the card node of
-    v3d), ``cma``, ``mem``, ``gpu_mem`` (sizes such as 16M), ``kms`` (1: the kernel owns V3D, pi0 to pi3), ``deny``
+    v3d), ``cma``, ``mem``, ``gpu_mem`` (sizes such as 16M), ``kms`` (1: Linux owns V3D, pi0 to pi3), ``deny``
     (1: permission denied), ``devmem`` (1: /dev/mem can be opened; the default on pi0 to pi3), ``root`` (0: unprivileged
     user), ``watchdog`` (milliseconds), ``zero`` (skip, 65536: dispatches with a count of 0), ``vcsm`` (both, cma,
     plain, none), ``tag`` (einval, clear: firmware that does not know a tag).
@@ -339,7 +239,7 @@ def parse_board(name: str) -> BoardProfile:
         if option in seen:
             raise UsageError(f"board option {option!r} is given twice in {name!r}")
         seen.add(option)
-        profile = OPTIONS[option](profile, value)
+        profile = _with_option(profile, option, value)
     if not profile.is_drm and profile.cma_base < 16 * MIB:
         if "cma" in seen or "gpu_mem" in seen:
             raise UsageError(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from qpu.drivers.board import GENERATIONS, PERIPHERALS, tree_bytes
+from qpu.drivers.counters import VC4_COUNTERS as COUNTERS
 from qpu.drivers.errors_table import HELP, fault
 from qpu.drivers.port import Port
 from qpu.drivers.vc4.mailbox import failure
@@ -24,7 +25,6 @@ MAGIC = 0x443356  # "V3D", bits 23:0 of IDENT0
 QUEUE_DEPTH = 16
 COUNTER_SLOTS = 16
 CLEAR_QUEUE = 1 << 7 | 1 << 8 | 1 << 16  # SRQCS: error flag, request count, completed count
-EMPTY_QUEUE = 1  # SRQCS: drop waiting requests
 CLEAR_L2 = 4
 CLEAR_SLICES = 0xFFFFFFFF
 COUNTER_ENABLE = 1 << 31  # PCTRE: bit 31 must be set besides the mask (MEASURED, vc4.md 18.1)
@@ -59,24 +59,6 @@ class Reg(enum.IntEnum):
     DBQITE = 0xE2C
     DBQITC = 0xE30
     ERRSTAT = 0xF20
-
-
-# Sources of the event counters by number (MANUAL for the numbers), named as graphics drivers name them (DRIVER).
-COUNTERS = (
-    "FEP-valid-primitives-no-rendered-pixels", "FEP-valid-primitives-rendered-pixels", "FEP-clipped-quads",  # 0..
-    "FEP-valid-quads", "TLB-quads-not-passing-stencil-test", "TLB-quads-not-passing-z-and-stencil-test",  # 3..
-    "TLB-quads-passing-z-and-stencil-test", "TLB-quads-with-zero-coverage",  # 6..
-    "TLB-quads-with-non-zero-coverage", "TLB-quads-written-to-color-buffer",  # 8..
-    "PTB-primitives-discarded-outside-viewport", "PTB-primitives-need-clipping",  # 10..
-    "PTB-primitives-discarded-reversed", "QPU-total-idle-clk-cycles",  # 12..
-    "QPU-total-clk-cycles-vertex-coord-shading", "QPU-total-clk-cycles-fragment-shading",  # 14..
-    "QPU-total-clk-cycles-executing-valid-instr", "QPU-total-clk-cycles-waiting-TMU",  # 16..
-    "QPU-total-clk-cycles-waiting-scoreboard", "QPU-total-clk-cycles-waiting-varyings",  # 18..
-    "QPU-total-instr-cache-hit", "QPU-total-instr-cache-miss", "QPU-total-uniform-cache-hit",  # 20..
-    "QPU-total-uniform-cache-miss", "TMU-total-text-quads-processed", "TMU-total-text-cache-miss",  # 23..
-    "VPM-total-clk-cycles-VDW-stalled", "VPM-total-clk-cycles-VCD-stalled", "L2C-total-cache-hit",  # 26..
-    "L2C-total-cache-miss",  # 29..
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +234,6 @@ class V3dRegisters:
             if pause:
                 self.port.sleep(pause)
             pause = min(0.001, pause + 0.00002)
-
-    def drop_waiting(self) -> None:
-        """Empty the queue of programs that have not started."""
-        self.write(Reg.SRQCS, CLEAR_QUEUE | EMPTY_QUEUE)
 
     # counters
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from functools import partial
 
 from qpu.core.isa import Isa
-from qpu.drivers.counters import COUNTERS
+from qpu.drivers.counters import COUNTERS, VC4_COUNTERS
 from qpu.emu.boards import BoardProfile
 from qpu.emu.engine.machine import RunStats, Vc4Execution
 from qpu.emu.linux.core import NS, Linux, OpenFile, RegisterBlock, Run, Span, fail
@@ -18,7 +18,7 @@ from qpu.emu.linux.heap import Heap
 from qpu.emu.linux.identity import v3d_identity
 from qpu.errors import EmuFault
 
-__all__ = ["VC4_EVENTS", "Mem", "MemFile", "V3dRegisters", "Vc4Registers"]
+__all__ = ["Mem", "MemFile", "V3dRegisters", "Vc4Registers"]
 
 POWERED_OFF = 0xDEADBEEF  # like what VideoCore IV answers while V3D is off (drivers.md 6.1)
 BLOCK = 0x1000  # bytes of the V3D block of VideoCore IV
@@ -26,22 +26,6 @@ QUEUE_DEPTH = 16
 FIRST_POLL_NS = 20_000  # emulated time a polled status register lets pass; doubled at each poll
 LAST_POLL_NS = NS // 50
 U32 = 0xFFFFFFFF
-
-# Event sources of VideoCore IV by number (vc4.md 18.1); the others are 0 here.
-VC4_EVENTS = {
-    13: "QPU-total-idle-clk-cycles",
-    16: "QPU-total-clk-cycles-executing-valid-instr",
-    17: "QPU-total-clk-cycles-waiting-TMU",
-    20: "QPU-total-instr-cache-hit",
-    21: "QPU-total-instr-cache-miss",
-    22: "QPU-total-uniform-cache-hit",
-    23: "QPU-total-uniform-cache-miss",
-    24: "TMU-total-text-quads-processed",
-    25: "TMU-total-text-cache-miss",
-    28: "L2C-total-cache-hit",
-    29: "L2C-total-cache-miss",
-}
-VC4_SOURCES = 30
 
 _SUMMED = tuple(f.name for f in fields(RunStats) if f.type == "int")
 
@@ -157,9 +141,7 @@ class Vc4Registers:
         self._overflow = False
 
     def _events(self, source: int) -> int:
-        name = VC4_EVENTS.get(source)
-        if name is None:
-            return 0
+        name = VC4_COUNTERS[source]
         active = self.gpu.active
         if active is None:
             return self.totals.count(name)
@@ -284,7 +266,7 @@ class Vc4Registers:
         elif 0x680 <= offset < 0x700:
             slot = (offset - 0x680) // 8
             if offset & 4:
-                if not 0 <= value < VC4_SOURCES:
+                if not 0 <= value < len(VC4_COUNTERS):
                     raise self.linux.not_modelled(f"V3D performance counter source {value}")
                 self.counters.select(slot, value)
             else:
