@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qpu.drivers import board, probe
 from qpu.drivers.base import DeviceInfo, Driver
 from qpu.drivers.drm import nodes as drm_nodes
-from qpu.drivers.errors_table import ADVICE, process_groups, reason_of
+from qpu.drivers.errors_table import ADVICE, meminfo, process_groups, reason_of
 from qpu.drivers.port import Port
 from qpu.errors import DriverError
 
@@ -186,17 +186,6 @@ def _qpus(port: Port, where: board.Board) -> Iterator[Check]:
         yield Check("QPUs", Status.WARN, "powered, although no process uses them", ("qpu doctor --clean",))
     else:
         yield Check("QPUs", Status.OK, state.value)
-
-
-def meminfo(port: Port) -> dict[str, int]:
-    """Lines of /proc/meminfo in bytes, by name."""
-    found: dict[str, int] = {}
-    for line in _text(port, "/proc/meminfo").splitlines():
-        name, _, value = line.partition(":")
-        words = value.split()
-        if words and words[0].isdigit():
-            found[name] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
-    return found
 
 
 def _memory(port: Port, where: board.Board, firmware: MailboxInfo | None) -> Iterator[Check]:

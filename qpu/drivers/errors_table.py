@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno as errno_module
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, NoDeviceErro
 if TYPE_CHECKING:
     from qpu.drivers.port import Port
 
-__all__ = ["ADVICE", "Advice", "errno_name", "fault", "mem_available", "no_device", "permission_detail", "reason_of"]
+__all__ = ["ADVICE", "Advice", "errno_name", "errno_rows", "failure", "fault", "meminfo", "no_device", "reason_of"]
 
 HELP = "\n  help: "
 
@@ -148,6 +149,23 @@ def fault(key: str, what: str, errno: int | None = None, detail: str = "") -> Dr
     return _KINDS.get(key, DriverError)(": ".join(parts) + HELP + row.help, errno)
 
 
+def errno_rows(text: str) -> dict[int, str]:
+    """errno -> key of a row, from text such as ``enodev: ENODEV ENXIO, emfile: EMFILE``."""
+    parts = (part.split(":") for part in text.split(","))
+    return {getattr(errno_module, name): key.strip() for key, names in parts for name in names.split()}
+
+
+def failure(what: str, error: OSError, rows: Mapping[int, str], detail: str = "") -> DriverError:
+    """The error of a failed system call. what: path and call. rows: errno -> key of `ADVICE`."""
+    return fault(rows.get(error.errno or 0, "unexpected"), what, error.errno, detail)
+
+
+def open_failure(label: str, port: Port, path: str, error: OSError, rows: Mapping[int, str]) -> DriverError:
+    """The error of a node that could not be opened; with its owner and mode where those are the cause."""
+    denied = rows.get(error.errno or 0) == "eacces-open"
+    return failure(f"{label}: open {path}", error, rows, permission_detail(port, path) if denied else "")
+
+
 def no_device(message: str, errno: int | None = None, helps: tuple[str, ...] = ()) -> NoDeviceError:
     """NoDeviceError with one ``help:`` line per different advice."""
     return NoDeviceError(message + "".join(HELP + m for m in dict.fromkeys(helps)), errno)
@@ -201,14 +219,16 @@ def process_groups(port: Port) -> list[str]:
     return [names.get(n, n) for n in dict.fromkeys(numbers)]
 
 
-def mem_available(port: Port) -> int | None:
-    """Bytes that /proc/meminfo calls available; None when it does not say."""
+def meminfo(port: Port) -> dict[str, int]:
+    """Lines of /proc/meminfo in bytes, by name; empty when it cannot be read."""
     try:
         text = port.read_bytes("/proc/meminfo").decode("ascii", "replace")
     except OSError:
-        return None
+        return {}
+    found: dict[str, int] = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")
-        if name == "MemAvailable" and value.split()[:1] and value.split()[0].isdigit():
-            return int(value.split()[0]) * 1024
-    return None
+        words = value.split()
+        if words and words[0].isdigit():
+            found[name] = int(words[0]) * (1024 if words[1:] == ["kB"] else 1)
+    return found

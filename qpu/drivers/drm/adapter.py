@@ -20,7 +20,7 @@ from qpu.drivers.drm.objects import DrmBo, DrmFence, multisync
 from qpu.drivers.drm.perfmon import Perfmons
 from qpu.drivers.drm.resets import WATCHDOG_S, blame, warn_unknown
 from qpu.drivers.drm.syncobjs import SyncObjects
-from qpu.drivers.errors_table import fault, mem_available
+from qpu.drivers.errors_table import errno_rows, failure, fault, meminfo
 from qpu.drivers.port import Port, interrupting, submitted
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
@@ -30,6 +30,13 @@ __all__ = ["TRIVIAL", "DrmBo", "DrmFence", "DrmV3d", "Identity", "open_adapter"]
 
 LONGEST_WAIT_NS = 24 * 3600 * 10**9  # of one call; longer waits repeat it
 BLOCKED_S = 1e-3  # a wait that took that long has seen the job end; a shorter one may have come late
+_MEMORY_ROWS = errno_rows(
+    "enomem-bo: ENOMEM, enospc: ENOSPC, wrong-card: EINVAL, emfile: EMFILE ENFILE, enodev: ENODEV, enotty: ENOTTY"
+)
+_SUBMIT_ROWS = errno_rows(
+    "eacces-submit: EACCES EPERM, einval-submit: EINVAL, enoent-submit: ENOENT, enomem-bo: ENOMEM, enodev: ENODEV"
+)
+_WAIT_ROWS = errno_rows("enoent-submit: EINVAL ENOENT, enodev: ENODEV")
 SWEEP = 64  # unwaited launches before the adapter polls for finished ones
 
 # The smallest program of each version, for single-segment dispatches: `nop ; nop ; thrsw`, then two `nop ; nop`.
@@ -146,18 +153,9 @@ class DrmV3d:
     def _memory_fault(self, name: str, size: int, error: OSError) -> DriverError:
         detail = f"{size} bytes asked for"
         if error.errno == errno.ENOMEM:
-            available = mem_available(self._port)
+            available = meminfo(self._port).get("MemAvailable")
             detail += "" if available is None else f", {available} bytes available"
-        keys = {
-            errno.ENOMEM: "enomem-bo",
-            errno.ENOSPC: "enospc",
-            errno.EINVAL: "wrong-card",
-            errno.EMFILE: "emfile",
-            errno.ENFILE: "emfile",
-            errno.ENODEV: "enodev",
-            errno.ENOTTY: "enotty",
-        }
-        return fault(keys.get(error.errno or 0, "unexpected"), self.what(name), error.errno, detail)
+        return failure(self.what(name), error, _MEMORY_ROWS, detail)
 
     def _gem_close(self, handle: int) -> None:
         """Drop a handle; the kernel keeps the memory for jobs that still use it."""
@@ -262,19 +260,9 @@ class DrmV3d:
         try:
             self._calls.send(name, arg)
         except OSError as error:
-            keys = {
-                errno.EACCES: "eacces-submit",
-                errno.EPERM: "eacces-submit",
-                errno.EINVAL: "einval-submit",
-                errno.ENOENT: "enoent-submit",
-                errno.ENOMEM: "enomem-bo",
-                errno.ENODEV: "enodev",
-            }
-            key = keys.get(error.errno or 0, "unexpected")
-            if error.errno == errno.EAGAIN and self._perfmons.active:
-                key = "eagain-perfmon"
+            rows = _SUBMIT_ROWS | ({errno.EAGAIN: "eagain-perfmon"} if self._perfmons.active else {})
             detail = f"{len(bos)} buffers, cfg {' '.join(f'{word:#x}' for word in cfg)}"
-            raise fault(key, self.what(name), error.errno, detail) from error
+            raise failure(self.what(name), error, rows, detail) from error
         finally:
             keep.clear()
 
@@ -359,8 +347,7 @@ class DrmV3d:
                     if wait_ns == LONGEST_WAIT_NS:
                         continue
                     return False
-                key = {errno.EINVAL: "enoent-submit", errno.ENOENT: "enoent-submit", errno.ENODEV: "enodev"}
-                raise fault(key.get(error.errno or 0, "unexpected"), self.what("WAIT_BO"), error.errno) from error
+                raise failure(self.what("WAIT_BO"), error, _WAIT_ROWS) from error
             now = self._port.monotonic()
             fresh = now - begun >= BLOCKED_S or now - fence.running_s < WATCHDOG_S / 2
             self._retire(fence, seen=fresh and bool(fence.syncobj))

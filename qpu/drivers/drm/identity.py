@@ -6,7 +6,7 @@ import errno
 from dataclasses import dataclass
 
 from qpu.core.isa import Isa
-from qpu.drivers.errors_table import HELP, fault
+from qpu.drivers.errors_table import HELP, errno_rows, failure, fault
 from qpu.drivers.port import Port, retrying
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
@@ -71,9 +71,8 @@ def get_param(port: Port, fd: int, what: str, param: Param) -> int | None:
     except OSError as error:
         if error.errno == errno.EINVAL and param > ALWAYS:
             return None
-        keys = {errno.EINVAL: "wrong-card", errno.ENODEV: "enodev", errno.ENOTTY: "enotty"}
-        key = keys.get(error.errno or 0, "unexpected")
-        raise fault(key, f"{what}: GET_PARAM {param.name}", error.errno) from error
+        rows = errno_rows("wrong-card: EINVAL, enodev: ENODEV, enotty: ENOTTY")
+        raise failure(f"{what}: GET_PARAM {param.name}", error, rows) from error
     return layout.number(arg, "value")
 
 

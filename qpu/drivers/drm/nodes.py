@@ -8,7 +8,7 @@ from array import array
 from dataclasses import dataclass
 
 from qpu.drivers import board
-from qpu.drivers.errors_table import fault, permission_detail
+from qpu.drivers.errors_table import errno_rows, fault, permission_detail
 from qpu.drivers.port import Port, retrying
 from qpu.drivers.uapi import drm
 from qpu.errors import DriverError
@@ -16,6 +16,7 @@ from qpu.errors import DriverError
 __all__ = ["BY_PATH", "Node", "Tried", "candidates", "driver_of", "find_v3d", "looks_like_v3d"]
 
 DRI = "/dev/dri"
+_ROWS = errno_rows("enodev: ENODEV ENXIO, enotty: ENOTTY EISDIR, not-linux: ENOSYS, emfile: EMFILE")
 
 # Names that udev makes from the bus address and the device-tree node name: the Raspberry Pi trees call the node v3d,
 # mainline trees gpu (uncertain). `platform-gpu-card` and `platform-axi:gpu-card` are the display device.
@@ -151,7 +152,7 @@ def _explicit(port: Port, node: Tried) -> DriverError:
         return fault("eacces-open", node.path, node.errno, permission_detail(port, node.path))
     if node.errno == errno.ENOENT:
         return fault("no-node" if board.exists(port, DRI) else "no-dri", node.path, node.errno)
-    return fault(_key(node.errno), node.path, node.errno)
+    return fault(_ROWS.get(node.errno, "unexpected"), node.path, node.errno)
 
 
 def _none(port: Port, tried: list[Tried]) -> DriverError:
@@ -164,22 +165,10 @@ def _none(port: Port, tried: list[Tried]) -> DriverError:
         return fault("eacces-open", first.path, first.errno, "; ".join(filter(None, (facts, detail))))
     broken = [t for t in tried if t.errno is not None]
     if broken and len(broken) == len(tried):
-        return fault(_key(broken[0].errno), broken[0].path, broken[0].errno)
+        return fault(_ROWS.get(broken[0].errno or 0, "unexpected"), broken[0].path, broken[0].errno)
     return fault("no-v3d", DRI, None, "; ".join(_seen(tried)))
 
 
 def _seen(tried: list[Tried]) -> list[str]:
     names = [f"{t.path.rpartition('/')[2]} is {t.driver}" for t in tried if t.driver]
     return [f"found {', '.join(names)}"] if names else []
-
-
-def _key(number: int | None) -> str:
-    if number in (errno.ENODEV, errno.ENXIO):
-        return "enodev"
-    if number in (errno.ENOTTY, errno.EISDIR):
-        return "enotty"
-    if number == errno.ENOSYS:
-        return "not-linux"
-    if number == errno.EMFILE:
-        return "emfile"
-    return "unexpected"

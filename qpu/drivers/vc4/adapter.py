@@ -17,7 +17,8 @@ from qpu.drivers.port import Port, Run, interrupting, submitted
 from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
 from qpu.drivers.vc4 import exit_guard
 from qpu.drivers.vc4.background import Background
-from qpu.drivers.vc4.mailbox import KERNEL_LIMIT_MS, Clock, Mailbox, UnsupportedTagError
+from qpu.drivers.vc4.mailbox import KERNEL_LIMIT_MS, Mailbox
+from qpu.drivers.vc4.mailbox_tags import Clock, UnsupportedTagError
 from qpu.drivers.vc4.power import Power, power_of
 from qpu.drivers.vc4.registers import Ident, V3dRegisters, block_address
 from qpu.drivers.vc4.vcsm import BUS_MASK, GpuMemory, open_memory

@@ -9,58 +9,25 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
-from qpu.drivers.errors_table import fault, permission_detail
+from qpu.drivers.errors_table import errno_rows, failure, fault, open_failure
 from qpu.drivers.port import Port, retrying
 from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
-from qpu.drivers.vc4.mailbox_tags import (
-    TAGS,
-    Clock,
-    MemoryFlag,
-    Tag,
-    TagCall,
-    Throttled,
-    UnsupportedTagError,
-    build_message,
-    parse_reply,
-    property_request,
-    unsupported,
-)
+from qpu.drivers.vc4 import mailbox_tags as tags
+from qpu.drivers.vc4.mailbox_tags import TAGS, Clock, MemoryFlag, Tag, TagCall, Throttled, UnsupportedTagError
 from qpu.errors import DriverError, UsageError
 
-__all__ = [
-    "KERNEL_LIMIT_MS", "MAX_PROGRAMS", "TAGS", "Clock", "Mailbox", "MailboxInfo", "MemoryFlag", "Tag", "TagCall",
-    "Throttled", "UnsupportedTagError", "build_message", "failure", "parse_reply", "property_request", "read_info",
-]  # fmt: skip
+__all__ = ["KERNEL_LIMIT_MS", "Mailbox", "MailboxInfo", "Node", "persist", "read_info"]
 
 NODE = "/dev/vcio"
 EXECUTE_TIMEOUT = 0x80000000  # status of EXECUTE_QPU when the firmware gave up
 KERNEL_LIMIT_MS = 1000  # current kernels stop waiting for the firmware after one second, whatever was asked for
-POWER_DOMAIN_V3D = 10
 
 T = TypeVar("T")
 _AGAIN = (errno.EINTR, errno.EAGAIN)
 TRIES = 3  # to give something back
 
-_OPEN_ROWS = {
-    errno.ENOENT: "no-vcio",
-    errno.EACCES: "eacces-open",
-    errno.EPERM: "eacces-open",
-    errno.ENODEV: "enodev",
-    errno.ENXIO: "enodev",
-    errno.EMFILE: "emfile",
-}
-_CALL_ROWS = {
-    errno.EACCES: "eacces-open",
-    errno.EPERM: "eacces-open",
-    errno.ENOTTY: "enotty",
-    errno.ETIMEDOUT: "etimedout-vcio",
-    errno.ENODEV: "enodev",
-}
-
-
-def failure(what: str, error: OSError, rows: Mapping[int, str], detail: str = "") -> DriverError:
-    """The error of a failed system call. what: path and call. rows: errno -> key of `errors_table.ADVICE`."""
-    return fault(rows.get(error.errno or 0, "unexpected"), what, error.errno, detail)
+_OPEN_ROWS = errno_rows("no-vcio: ENOENT, eacces-open: EACCES EPERM, enodev: ENODEV ENXIO, emfile: EMFILE")
+_CALL_ROWS = errno_rows("eacces-open: EACCES EPERM, enotty: ENOTTY, etimedout-vcio: ETIMEDOUT, enodev: ENODEV")
 
 
 def persist(give_back: Callable[[], None]) -> None:
@@ -80,7 +47,42 @@ def persist(give_back: Callable[[], None]) -> None:
 # -- calls
 
 
-class Mailbox:
+class Node:
+    """An open device node of VideoCore IV. Safe to close twice."""
+
+    def __init__(
+        self, label: str, port: Port, path: str, rows: Mapping[int, str], *, read_only: bool = False, sync: bool = False
+    ) -> None:
+        """label: begins the messages. rows: errno -> row. Raises: DriverError with cause and help."""
+        self.label = label
+        self.port = port
+        self.path = path
+        self._fd: int | None = None
+        try:
+            self._fd = port.open(path, read_only=read_only, sync=sync)
+        except OSError as error:
+            raise open_failure(label, port, path, error, rows) from error
+
+    @property
+    def fd(self) -> int:
+        """The open descriptor. Raises: UsageError after `close`."""
+        if self._fd is None:
+            raise UsageError(f"this {self.label} is closed; open the device again")
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._fd is None
+
+    def close(self) -> None:
+        """Close the node."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self.port.close(fd)
+
+
+class Mailbox(Node):
     """An open /dev/vcio. Safe to close twice; usable as a context manager."""
 
     def __init__(self, port: Port, path: str = NODE, check: Callable[[], None] | None = None) -> None:
@@ -89,39 +91,14 @@ class Mailbox:
         check: called before an interrupted call is repeated, to stop that. Raises: DriverError with cause and help.
         """
         self._check = check
-        self.port = port
-        self.path = path
-        self._request = property_request(port.pointer_size)
-        self._fd: int | None = None
-        try:
-            self._fd = port.open(path, read_only=True)
-        except OSError as error:
-            detail = permission_detail(port, path) if error.errno in (errno.EACCES, errno.EPERM) else ""
-            raise failure(f"mailbox: open {path}", error, _OPEN_ROWS, detail) from error
+        self._request = tags.property_request(port.pointer_size)
+        super().__init__("mailbox", port, path, _OPEN_ROWS, read_only=True)
 
     def __enter__(self) -> Mailbox:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Close the node."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            self.port.close(fd)
-
-    @property
-    def closed(self) -> bool:
-        """True after `close`."""
-        return self._fd is None
-
-    @property
-    def fd(self) -> int:
-        """The open descriptor. Raises: UsageError after `close`."""
-        if self._fd is None:
-            raise UsageError("this mailbox is closed; open another one")
-        return self._fd
 
     def transact(self, calls: Sequence[TagCall]) -> list[tuple[int, ...] | bytes]:
         """Send tags in one message and return their answers.
@@ -137,9 +114,9 @@ class Mailbox:
         return self._exchange(calls)
 
     def _exchange(self, calls: Sequence[TagCall]) -> list[tuple[int, ...] | bytes]:
-        message = build_message(calls)
+        message = tags.build_message(calls)
         self._ioctl(message, calls)
-        return parse_reply(message, calls)
+        return tags.parse_reply(message, calls)
 
     def _ioctl(self, message: bytearray, calls: Sequence[TagCall]) -> None:
         try:
@@ -150,7 +127,7 @@ class Mailbox:
                 raise  # of `check`
             names = ", ".join(f"{call.tag.name} (0x{call.tag.id:08x})" for call in calls)
             if error.errno == errno.EINVAL:
-                raise unsupported(f"{names} on {self.path}") from error
+                raise tags.unsupported(f"{names} on {self.path}") from error
             raise failure(f"mailbox: {names} on {self.path}", error, _CALL_ROWS) from error
 
     def call(self, name: str, *values: int) -> tuple[int, ...]:
@@ -177,17 +154,9 @@ class Mailbox:
         """Build time of the firmware, Unix seconds."""
         return self.call("GET_FIRMWARE_REVISION")[0]
 
-    def board_model(self) -> int:
-        """Board model; always 0 in practice."""
-        return self.call("GET_BOARD_MODEL")[0]
-
     def board_revision(self) -> int:
         """Revision code as the firmware has it; high bits may be set."""
         return self.call("GET_BOARD_REVISION")[0]
-
-    def mac_address(self) -> bytes:
-        """Six bytes."""
-        return self.call_bytes("GET_BOARD_MAC_ADDRESS")[:6]
 
     def serial(self) -> int:
         """Serial number, u64."""
@@ -208,20 +177,11 @@ class Mailbox:
         """The kernel command line as the firmware composed it; cut after 1024 bytes."""
         return self.call_bytes("GET_COMMAND_LINE").rstrip(b"\0").decode("utf-8", "replace")
 
-    def dma_channels(self) -> int:
-        """Mask of the DMA channels that the Arm side may use."""
-        return self.call("GET_DMA_CHANNELS")[0]
-
     def clocks(self) -> list[int]:
         """Ids of the clocks that exist. The reply is a list of (parent, clock) pairs."""
         data = self.call_bytes("GET_CLOCKS")
         words = struct.unpack(f"<{len(data) // 4}I", data[: len(data) // 4 * 4])
         return [clock for clock in words[1::2] if clock]
-
-    def clock_on(self, clock: int) -> bool | None:
-        """Whether a clock runs; None when it does not exist (bit 1 of the state)."""
-        state = self.call("GET_CLOCK_STATE", clock)[1]
-        return None if state & 2 else bool(state & 1)
 
     def set_clock_on(self, clock: int, on: bool) -> bool:
         """Start or stop a clock; returns the state afterwards."""
@@ -238,10 +198,6 @@ class Mailbox:
     def clock_max_hz(self, clock: int) -> int:
         """Highest rate in Hz: the nominal one."""
         return self.call("GET_MAX_CLOCK_RATE", clock)[1]
-
-    def clock_min_hz(self, clock: int) -> int:
-        """Lowest rate in Hz."""
-        return self.call("GET_MIN_CLOCK_RATE", clock)[1]
 
     def set_clock_hz(self, clock: int, hz: int, *, skip_turbo: bool = False) -> int:
         """Ask for a rate; returns what the firmware chose, Hz."""
@@ -272,10 +228,6 @@ class Mailbox:
         """Power and heat limits, now and since boot."""
         return Throttled(self.call("GET_THROTTLED", 0)[0])
 
-    def domain_on(self, domain: int = POWER_DOMAIN_V3D) -> bool:
-        """Whether a power domain is on; V3D is number 10."""
-        return bool(self.call("GET_DOMAIN_STATE", domain)[1])
-
     def set_domain_on(self, domain: int, on: bool) -> bool:
         """Switch a power domain; returns the state afterwards."""
         return bool(self.call("SET_DOMAIN_STATE", domain, int(on))[1])
@@ -290,12 +242,12 @@ class Mailbox:
         in it. Raises: DriverError (ENOMEM) with the size of the VideoCore's part.
         """
         calls = [TagCall(TAGS["ALLOCATE_MEMORY"], (size, align, int(flags)))]
-        message = build_message(calls)
+        message = tags.build_message(calls)
         kept: list[int] = [] if held is None else held
         before = len(kept)
         try:
             self._ioctl(message, calls)
-            handle = int(parse_reply(message, calls)[0][0])
+            handle = int(tags.parse_reply(message, calls)[0][0])
             if handle:
                 kept.append(handle)
         except BaseException:
@@ -309,7 +261,7 @@ class Mailbox:
 
     def _give_back(self, message: bytearray, calls: Sequence[TagCall]) -> None:
         try:
-            handle = int(parse_reply(message, calls)[0][0])
+            handle = int(tags.parse_reply(message, calls)[0][0])
             if handle:
                 self.release_memory(handle)
         except DriverError:

@@ -12,9 +12,9 @@ import errno
 import threading
 from typing import Protocol
 
-from qpu.drivers.errors_table import fault
+from qpu.drivers.errors_table import failure, fault
 from qpu.drivers.port import Lock, Port
-from qpu.drivers.vc4.mailbox import NODE, Mailbox, failure, persist
+from qpu.drivers.vc4.mailbox import NODE, Mailbox, persist
 from qpu.drivers.vc4.registers import V3dRegisters, block_address
 from qpu.errors import DriverError
 

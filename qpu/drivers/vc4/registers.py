@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from qpu.drivers.board import GENERATIONS, PERIPHERALS, tree_bytes
 from qpu.drivers.counters import VC4_COUNTERS as COUNTERS
-from qpu.drivers.errors_table import HELP, fault
+from qpu.drivers.errors_table import HELP, failure, fault
 from qpu.drivers.port import Port
-from qpu.drivers.vc4.mailbox import failure
 from qpu.drivers.vc4.vcsm import MEM_ROWS
 from qpu.errors import DriverError, GpuTimeoutError, UsageError
 

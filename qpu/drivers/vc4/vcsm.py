@@ -8,11 +8,12 @@ from collections.abc import Callable
 from collections.abc import Mapping as Rows
 from typing import Protocol, TypeAlias
 
-from qpu.drivers.errors_table import HELP, fault, permission_detail, reason_of
+from qpu.drivers.errors_table import HELP, errno_rows, failure, fault, reason_of
 from qpu.drivers.port import Mapping, Port, retrying
 from qpu.drivers.uapi import dma_buf, vcsm
 from qpu.drivers.uapi.vcsm import Cache
-from qpu.drivers.vc4.mailbox import Mailbox, MemoryFlag, failure, persist
+from qpu.drivers.vc4.mailbox import Mailbox, Node, persist
+from qpu.drivers.vc4.mailbox_tags import MemoryFlag
 from qpu.errors import DriverError, UsageError
 
 __all__ = [
@@ -27,19 +28,13 @@ VCSM_NODE = "/dev/vcsm"
 MEM_NODE = "/dev/mem"
 _ZEROS = bytes(1 << 16)
 
-_CMA_ROWS = {
-    errno.ENOENT: "no-vcsm",
-    errno.EACCES: "eacces-open",
-    errno.ENOMEM: "enomem-vc4",
-    errno.ENOTTY: "enotty",
-    errno.ENODEV: "enodev",
-    errno.ENXIO: "enodev",
-    errno.EMFILE: "emfile",
-}
-_OPEN_ROWS = _CMA_ROWS | {errno.EPERM: "eacces-open"}
-_CALL_ROWS = _CMA_ROWS | {errno.EPERM: "no-vcsm"}  # the firmware's memory service is not up
-_VCSM_ROWS = _CALL_ROWS | {errno.ENOTTY: "enotty-vcsm"}
-MEM_ROWS = {errno.EACCES: "strict-devmem", errno.EPERM: "strict-devmem", errno.EBUSY: "ebusy", errno.EMFILE: "emfile"}
+_CMA_ROWS = errno_rows(
+    "no-vcsm: ENOENT, eacces-open: EACCES, enomem-vc4: ENOMEM, enotty: ENOTTY, enodev: ENODEV ENXIO, emfile: EMFILE"
+)
+_OPEN_ROWS = _CMA_ROWS | errno_rows("eacces-open: EPERM")
+_CALL_ROWS = _CMA_ROWS | errno_rows("no-vcsm: EPERM")  # the firmware's memory service is not up
+_VCSM_ROWS = _CALL_ROWS | errno_rows("enotty-vcsm: ENOTTY")
+MEM_ROWS = errno_rows("strict-devmem: EACCES EPERM, ebusy: EBUSY, emfile: EMFILE")
 
 
 def mailbox_flags(soc: str) -> MemoryFlag:
@@ -200,27 +195,18 @@ def _unwind(undo: list[Callable[[], None]]) -> None:
         undo.pop(0)
 
 
-class _Node:
+class _Node(Node):
     """A device node with the calls that VCSM and VCSM-CMA have in common."""
 
     def __init__(self, port: Port, path: str, label: str, rows: Rows[int, str]) -> None:
-        self.port = port
-        self.path = path
-        self.label = label
+        super().__init__(label, port, path, _OPEN_ROWS)
         self.rows = rows
-        self.fd: int | None = None
-        try:
-            self.fd = port.open(path)
-        except OSError as error:
-            detail = permission_detail(port, path) if error.errno in (errno.EACCES, errno.EPERM) else ""
-            raise failure(f"{label}: open {path}", error, _OPEN_ROWS, detail) from error
 
     def ioctl(self, name: str, arg: bytearray) -> None:
         """One call. EINTR: the kernel asks to repeat it (drivers.md 5.1); KeyboardInterrupt passes in between."""
-        if self.fd is None:
-            raise UsageError(f"{self.label} is closed; open the device again")
+        fd = self.fd
         try:
-            retrying(self.port, self.fd, vcsm.ioctl(name).request(self.port.pointer_size), arg)
+            retrying(self.port, fd, vcsm.ioctl(name).request(self.port.pointer_size), arg)
         except OSError as error:
             raise failure(f"{self.label}: {name} on {self.path}", error, self.rows) from error
 
@@ -229,11 +215,6 @@ class _Node:
             return self.port.mmap(fd, size, offset)
         except OSError as error:
             raise failure(f"{self.label}: mmap of {size} bytes", error, self.rows) from error
-
-    def close(self) -> None:
-        fd, self.fd = self.fd, None
-        if fd is not None:
-            self.port.close(fd)
 
 
 class VcsmCmaMemory:
@@ -329,7 +310,7 @@ class VcsmMemory:
         try:
             node.ioctl("VMCS_SM_IOCTL_MEM_ALLOC", arg)
             handle = made.number(arg, "handle")
-            if handle == 0 or node.fd is None:
+            if handle == 0:
                 raise fault("enomem-vc4", f"VCSM: allocation of {size} bytes gave no handle", errno.ENOMEM)
             mapping = node.mmap(node.fd, size, handle)
             undo.insert(0, mapping.close)
@@ -361,17 +342,11 @@ class MailboxMemory:
         self._port = port
         self._mailbox = mailbox
         self._flags = flags
-        self._fd: int | None = None
-        try:
-            self._fd = port.open(MEM_NODE, sync=True)
-        except OSError as error:
-            raise failure(f"mailbox memory: open {MEM_NODE}", error, MEM_ROWS) from error
+        self._node = Node("mailbox memory", port, MEM_NODE, MEM_ROWS, sync=True)
 
     def alloc(self, size: int, adopt: Adopt | None = None) -> GpuMemory:
         """See `MemoryProvider.alloc`."""
-        if self._fd is None:
-            raise UsageError("this memory is closed; open the device again")
-        mailbox = self._mailbox
+        fd, mailbox = self._node.fd, self._mailbox
         page = max(4096, self._port.page_size)
         size = _rounded(size, page)
         held: list[int] = []
@@ -387,7 +362,7 @@ class MailboxMemory:
             undo.insert(0, lambda: mailbox.unlock_memory(handle))
             bus = mailbox.lock_memory(handle)
             try:
-                mapping = self._port.mmap(self._fd, size, bus & BUS_MASK)
+                mapping = self._port.mmap(fd, size, bus & BUS_MASK)
             except OSError as error:
                 raise failure(f"mailbox memory: mmap of {MEM_NODE}", error, MEM_ROWS) from error
             undo.insert(0, mapping.close)
@@ -399,9 +374,7 @@ class MailboxMemory:
 
     def close(self) -> None:
         """Close /dev/mem."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            self._port.close(fd)
+        self._node.close()
 
 
 class _RpiVcsm(Protocol):

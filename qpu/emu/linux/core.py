@@ -8,10 +8,10 @@ import stat
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from qpu.core.deferred_signals import CriticalSection, critical, run_pending
 from qpu.drivers.port import Lock
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qpu.emu.engine.machine import V3dMachine, Vc4Machine
     from qpu.emu.engine.trace import Trace
 
-__all__ = ["Clock", "FdTable", "Interrupt", "Linux", "OpenFile", "RegisterBlock", "Run", "Span", "Subscriber", "fail"]
+__all__ = ["FdTable", "Interrupt", "Linux", "OpenFile", "RegisterBlock", "Run", "Span", "fail", "fail_if", "lookup"]
 
 NS = 1_000_000_000
 KEEP_RUNS = 256
@@ -34,11 +34,25 @@ SYSCALL_NS = 1_000  # emulated time of one system call; any positive value keeps
 READ_CLOCK_NS = 100
 
 Subscriber = Callable[[str], None]
+T = TypeVar("T")
 
 
 def fail(number: int, path: str | None = None) -> OSError:
     """The OSError of an errno."""
     return OSError(number, os.strerror(number)) if path is None else OSError(number, os.strerror(number), path)
+
+
+def fail_if(condition: object, number: int, path: str | None = None) -> None:
+    """Raise the OSError of an errno when the condition holds: one check of an argument."""
+    if condition:
+        raise fail(number, path)
+
+
+def lookup(table: Mapping[int, T], handle: int, missing: int = errno.EINVAL) -> T:
+    """What a handle refers to. Raises: OSError `missing`."""
+    if handle not in table:
+        raise fail(missing)
+    return table[handle]
 
 
 class Clock:
@@ -325,8 +339,7 @@ class Linux:
         As in a real kernel, Python's signal handlers wait until it is over, or until `check_interrupted`.
         """
         with self.whole():
-            if self._closed or (process is not None and process not in self.tables):
-                raise fail(errno.EBADF)
+            fail_if(self._closed or (process is not None and process not in self.tables), errno.EBADF)
             self.fds = self.tables[0] if process is None else process
             self.clock.now_ns += SYSCALL_NS
             try:
@@ -344,8 +357,7 @@ class Linux:
         Raises: what they raise; OSError EINTR when another thread asked for it.
         """
         run_pending()
-        if self.interrupts and any(i.means(self.fds) for i in self.interrupts):
-            raise fail(errno.EINTR)
+        fail_if(self.interrupts and any(i.means(self.fds) for i in self.interrupts), errno.EINTR)
 
     def wake(self) -> None:
         """A job was queued."""
@@ -366,12 +378,9 @@ class Linux:
             real, node = self.files.resolve(path)
         except OSError as error:
             raise fail(error.errno or errno.ENOENT, path) from None
-        if node.kind == stat.S_IFDIR:
-            raise fail(errno.EISDIR, path)
-        if node.kind != stat.S_IFCHR:
-            raise fail(errno.ENXIO, path)
-        if self.profile.deny or (node.device == "mem" and not self.profile.devmem):
-            raise fail(errno.EACCES, path)
+        fail_if(node.kind == stat.S_IFDIR, errno.EISDIR, path)
+        fail_if(node.kind != stat.S_IFCHR, errno.ENXIO, path)
+        fail_if(self.profile.deny or (node.device == "mem" and not self.profile.devmem), errno.EACCES, path)
         if node.device not in self.openers:
             raise self.not_modelled(f"device {real}")
         return self.openers[node.device](real)

@@ -11,7 +11,7 @@ from qpu.core.isa import Isa
 from qpu.drivers.counters import COUNTERS, VC4_COUNTERS
 from qpu.emu.boards import BoardProfile
 from qpu.emu.engine.machine import RunStats, Vc4Execution
-from qpu.emu.linux.core import NS, Linux, OpenFile, RegisterBlock, Run, Span, fail
+from qpu.emu.linux.core import NS, Linux, OpenFile, RegisterBlock, Run, Span, fail, fail_if
 from qpu.emu.linux.events import count_event
 from qpu.emu.linux.gpu_jobs import Vc4Gpu
 from qpu.emu.linux.heap import Heap
@@ -462,10 +462,8 @@ class MemFile(OpenFile):
 
     def mmap(self, size: int, offset: int) -> Span | RegisterBlock:
         """Map physical addresses from `offset`."""
-        if size <= 0 or offset % self.linux.profile.page_size:
-            raise fail(errno.EINVAL)
-        if not self.writable:
-            raise fail(errno.EACCES)
+        fail_if(size <= 0 or offset % self.linux.profile.page_size, errno.EINVAL)
+        fail_if(not self.writable, errno.EACCES)
         registers = self._mem.registers(offset, size)
         if registers is not None:
             return registers

@@ -6,7 +6,7 @@ import errno
 
 from qpu.core.isa import Isa
 from qpu.drivers.uapi.drm import Param
-from qpu.emu.linux.core import fail
+from qpu.emu.linux.core import fail, fail_if
 from qpu.emu.linux.drm_core import Arguments
 from qpu.emu.linux.drm_objects import MMAP_BASE, Calls, DmaBufFile, V3dFile
 from qpu.emu.linux.identity import v3d_identity
@@ -23,23 +23,18 @@ def get_magic(file: V3dFile, a: Arguments) -> None:
 
 
 def auth_magic(file: V3dFile, a: Arguments) -> None:
-    if file.device.master is not file:
-        raise fail(errno.EACCES)
+    fail_if(file.device.master is not file, errno.EACCES)
     index = a["magic"] - 1
-    if not 0 <= index < len(file.device.files):
-        raise fail(errno.EINVAL)
+    fail_if(not 0 <= index < len(file.device.files), errno.EINVAL)
     file.device.files[index].authenticated = True
 
 
 def get_param(file: V3dFile, a: Arguments) -> None:
-    if a["pad"]:
-        raise fail(errno.EINVAL)
+    fail_if(a["pad"], errno.EINVAL)
     param = a["param"]
-    if param <= Param.V3D_CORE0_IDENT2 and a["value"]:
-        raise fail(errno.EINVAL)
+    fail_if(param <= Param.V3D_CORE0_IDENT2 and a["value"], errno.EINVAL)
     values = _params(file)
-    if param not in values:
-        raise fail(errno.EINVAL)
+    fail_if(param not in values, errno.EINVAL)
     a["value"] = values[param]
 
 
@@ -58,26 +53,22 @@ def _params(file: V3dFile) -> dict[int, int]:
 
 
 def create_bo(file: V3dFile, a: Arguments) -> None:
-    if a["flags"]:
-        raise fail(errno.EINVAL)
+    fail_if(a["flags"], errno.EINVAL)
     page = file.linux.profile.page_size
     size = (a["size"] + page - 1) // page * page & 0xFFFFFFFF  # rounded in 32 bits
-    if size == 0:
-        raise fail(errno.EINVAL)
+    fail_if(size == 0, errno.EINVAL)
     bo = file.device.allocate(size)
     a["handle"] = file.new_handle(bo)
     a["offset"] = bo.address
 
 
 def gem_close(file: V3dFile, a: Arguments) -> None:
-    if a["handle"] not in file.handles:
-        raise fail(errno.EINVAL)
+    fail_if(a["handle"] not in file.handles, errno.EINVAL)
     file.close_handle(a["handle"])
 
 
 def mmap_bo(file: V3dFile, a: Arguments) -> None:
-    if a["flags"]:
-        raise fail(errno.EINVAL)
+    fail_if(a["flags"], errno.EINVAL)
     a["offset"] = MMAP_BASE + file.buffer(a["handle"], errno.ENOENT).address
 
 
@@ -86,8 +77,7 @@ def get_bo_offset(file: V3dFile, a: Arguments) -> None:
 
 
 def wait_bo(file: V3dFile, a: Arguments) -> None:
-    if a["pad"]:
-        raise fail(errno.EINVAL)
+    fail_if(a["pad"], errno.EINVAL)
     bo = file.buffer(a["handle"], errno.EINVAL)
     if bo.fence is None:
         return
@@ -105,13 +95,11 @@ def wait_bo(file: V3dFile, a: Arguments) -> None:
             done = queue.wait((fence,), None)
     finally:
         a["timeout_ns"] = max(0, timeout - (clock.now_ns - start))
-    if not done:
-        raise fail(errno.ETIME)
+    fail_if(not done, errno.ETIME)
 
 
 def prime_export(file: V3dFile, a: Arguments) -> None:
-    if a["flags"] & ~PRIME_FLAGS:
-        raise fail(errno.EINVAL)
+    fail_if(a["flags"] & ~PRIME_FLAGS, errno.EINVAL)
     bo = file.buffer(a["handle"], errno.ENOENT)
     a["fd"] = file.linux.fds.install(DmaBufFile(file.linux, bo))
 

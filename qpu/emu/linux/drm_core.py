@@ -12,7 +12,7 @@ from typing import ClassVar, TypeVar
 
 from qpu.drivers.uapi import dma_buf, drm
 from qpu.drivers.uapi.layout import Ioctl, Layout
-from qpu.emu.linux.core import Linux, OpenFile, fail
+from qpu.emu.linux.core import Linux, OpenFile, fail, fail_if
 from qpu.emu.linux.user_memory import write_user
 
 __all__ = ["CORE_CALLS", "Arguments", "DisplayFile", "DrmNode", "dma_buf_ioctl", "lowest_free"]
@@ -73,19 +73,16 @@ class DrmNode(OpenFile):
 
     def ioctl(self, request: int, arg: bytearray) -> int:
         """Dispatch on the number only, as the DRM core does; sizes of other times are fine (drivers.md 1.2)."""
-        if request >> 8 & 0xFF != ord("d"):
-            raise fail(errno.ENOTTY)
+        fail_if(request >> 8 & 0xFF != ord("d"), errno.ENOTTY)
         nr = request & 0xFF
         found = self._table.get(nr)
         if found is None:
             raise self.unknown(nr, request)
         row, method = found
-        if self.render and row.name in _CARD_ONLY:
-            raise fail(errno.EACCES)
+        fail_if(self.render and row.name in _CARD_ONLY, errno.EACCES)
         layout = row.layout(self.linux.pointer_size)
         size = request >> 16 & 0x3FFF
-        if len(arg) < size:
-            raise fail(errno.EFAULT)
+        fail_if(len(arg) < size, errno.EFAULT)
         direction = request >> 30
         copy_in = size if direction & _DIR_WRITE and "W" in row.direction else 0
         copy_out = size if direction & _DIR_READ and "R" in row.direction else 0
@@ -163,13 +160,10 @@ def lowest_free(taken: Mapping[int, object]) -> int:
 def dma_buf_ioctl(linux: Linux, request: int, arg: bytearray) -> int:
     """Requests to shared buffers: synchronising is free of effect, the memory is coherent (drivers.md 5.2)."""
     row = dma_buf.IOCTLS["DMA_BUF_IOCTL_SYNC"]
-    if request >> 8 & 0xFF != ord("b"):
-        raise fail(errno.ENOTTY)
+    fail_if(request >> 8 & 0xFF != ord("b"), errno.ENOTTY)
     if request & 0xFF != row.nr:
         raise linux.not_modelled(f"dma-buf ioctl 0x{request & 0xFF:02x} (request 0x{request:08x})")
-    if len(arg) < 8:
-        raise fail(errno.EFAULT)
+    fail_if(len(arg) < 8, errno.EFAULT)
     flags = row.layout(linux.pointer_size).number(arg, "flags")
-    if flags & ~(dma_buf.SYNC_RW | dma_buf.SYNC_END) or not flags & dma_buf.SYNC_RW:
-        raise fail(errno.EINVAL)
+    fail_if(flags & ~(dma_buf.SYNC_RW | dma_buf.SYNC_END) or not flags & dma_buf.SYNC_RW, errno.EINVAL)
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from qpu.emu.engine.memory import PAGE, Region
-from qpu.emu.linux.core import Linux, OpenFile, RegisterBlock, Span, fail
+from qpu.emu.linux.core import Linux, OpenFile, RegisterBlock, Span, fail, fail_if, lookup
 from qpu.emu.linux.drm_core import Arguments, DrmNode, dma_buf_ioctl, lowest_free
 from qpu.emu.linux.events import Perfmon
 from qpu.emu.linux.gpu_jobs import Fence, V3dQueue
@@ -54,8 +54,7 @@ class BufferObject:
 
     def map(self, size: int) -> Span:
         """Map from the start."""
-        if not 0 < size <= self.size:
-            raise fail(errno.EINVAL)
+        fail_if(not 0 < size <= self.size, errno.EINVAL)
         self.take()
         self.outside += 1
 
@@ -83,8 +82,7 @@ class DmaBufFile(OpenFile):
 
     def mmap(self, size: int, offset: int) -> Span:
         """Map from the start."""
-        if offset or size > self.bo.size:
-            raise fail(errno.EINVAL)
+        fail_if(offset or size > self.bo.size, errno.EINVAL)
         return self.bo.map(size)
 
     def release(self) -> None:
@@ -133,10 +131,7 @@ class V3dFile(DrmNode):
 
     def buffer(self, handle: int, missing: int) -> BufferObject:
         """The buffer behind a handle. Raises: OSError `missing`."""
-        bo = self.handles.get(handle)
-        if bo is None:
-            raise fail(missing)
-        return bo
+        return lookup(self.handles, handle, missing)
 
     def new_handle(self, bo: BufferObject) -> int:
         """The lowest free handle, for `bo` from now on."""
@@ -196,8 +191,7 @@ class DrmDevice:
     def allocate(self, size: int) -> BufferObject:
         """A buffer of `size` bytes, page-rounded already. Raises: OSError ENOMEM, ENOSPC."""
         memory = self.linux.memory
-        if sum(bo.size for bo in self.buffers) + size > self.linux.profile.memory:
-            raise fail(errno.ENOMEM)
+        fail_if(sum(bo.size for bo in self.buffers) + size > self.linux.profile.memory, errno.ENOMEM)
         step = self.alignment
         # One page stays free behind each buffer, so that running over an end hits nothing else.
         at = step
@@ -205,8 +199,7 @@ class DrmDevice:
             if at + size + PAGE <= region.address:
                 break
             at = (region.end + PAGE + step - 1) // step * step
-        if at + size > memory.size:
-            raise fail(errno.ENOSPC)
+        fail_if(at + size > memory.size, errno.ENOSPC)
         bo = BufferObject(memory.map(at, size, f"BO of {size} bytes"), self.free)
         self.buffers.append(bo)
         return bo

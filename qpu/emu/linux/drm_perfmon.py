@@ -7,7 +7,7 @@ import struct
 
 from qpu.drivers.counters import COUNTERS
 from qpu.drivers.uapi import drm
-from qpu.emu.linux.core import fail
+from qpu.emu.linux.core import fail, fail_if, lookup
 from qpu.emu.linux.drm_core import Arguments, lowest_free
 from qpu.emu.linux.drm_objects import Calls, V3dFile
 from qpu.emu.linux.events import Perfmon
@@ -23,46 +23,34 @@ def _limit(file: V3dFile) -> int:
 def create(file: V3dFile, a: Arguments) -> None:
     """DRM_IOCTL_V3D_PERFMON_CREATE."""
     count = a["ncounters"]
-    if not 1 <= count <= drm.MAX_PERFMON_COUNTERS:
-        raise fail(errno.EINVAL)
+    fail_if(not 1 <= count <= drm.MAX_PERFMON_COUNTERS, errno.EINVAL)
     counters = bytes(a.numbers("counters")[:count])
-    if max(counters) >= _limit(file):
-        raise fail(errno.EINVAL)
+    fail_if(max(counters) >= _limit(file), errno.EINVAL)
     handle = lowest_free(file.perfmons)
     file.perfmons[handle] = Perfmon(file.linux.profile, counters)
     a["id"] = handle
 
 
-def _find(file: V3dFile, handle: int) -> Perfmon:
-    found = file.perfmons.get(handle)
-    if found is None:
-        raise fail(errno.EINVAL)
-    return found
-
-
 def destroy(file: V3dFile, a: Arguments) -> None:
     """DRM_IOCTL_V3D_PERFMON_DESTROY."""
-    found = _find(file, a["id"])
+    monitor = lookup(file.perfmons, a["id"])
     del file.perfmons[a["id"]]
-    if file.device.global_perfmon is found:
+    if file.device.global_perfmon is monitor:
         file.device.global_perfmon = None
 
 
 def get_values(file: V3dFile, a: Arguments) -> None:
     """DRM_IOCTL_V3D_PERFMON_GET_VALUES; does not wait for jobs."""
-    if a["pad"]:
-        raise fail(errno.EINVAL)
-    values = _find(file, a["id"]).values
+    fail_if(a["pad"], errno.EINVAL)
+    values = lookup(file.perfmons, a["id"]).values
     write_user(a["values_ptr"], struct.pack(f"<{len(values)}Q", *values))
 
 
 def get_counter(file: V3dFile, a: Arguments) -> None:
     """DRM_IOCTL_V3D_PERFMON_GET_COUNTER: the name; descriptions here are the category only."""
-    if any(a.numbers("reserved")):
-        raise fail(errno.EINVAL)
+    fail_if(any(a.numbers("reserved")), errno.EINVAL)
     names = COUNTERS[file.linux.profile.isa]
-    if a["counter"] >= len(names):
-        raise fail(errno.EINVAL)
+    fail_if(a["counter"] >= len(names), errno.EINVAL)
     name = names[a["counter"]]
     category = name.partition("-")[0]
     a.text("name", name)
@@ -72,18 +60,16 @@ def get_counter(file: V3dFile, a: Arguments) -> None:
 
 def set_global(file: V3dFile, a: Arguments) -> None:
     """DRM_IOCTL_V3D_PERFMON_SET_GLOBAL."""
-    if a["flags"] & ~drm.PERFMON_CLEAR_GLOBAL:
-        raise fail(errno.EINVAL)
-    found = _find(file, a["id"])
+    fail_if(a["flags"] & ~drm.PERFMON_CLEAR_GLOBAL, errno.EINVAL)
+    monitor = lookup(file.perfmons, a["id"])
     device = file.device
     if a["flags"] & drm.PERFMON_CLEAR_GLOBAL:
         if device.global_perfmon is None:
             raise fail(errno.EINVAL)
         device.global_perfmon = None
         return
-    if device.global_perfmon is not None:
-        raise fail(errno.EBUSY)
-    device.global_perfmon = found
+    fail_if(device.global_perfmon is not None, errno.EBUSY)
+    device.global_perfmon = monitor
 
 
 CALLS: Calls = {

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import ExtensionId, Queue
-from qpu.emu.linux.core import fail
+from qpu.emu.linux.core import fail, fail_if, lookup
 from qpu.emu.linux.drm_core import Arguments
 from qpu.emu.linux.drm_objects import BufferObject, Calls, SyncObject, V3dFile
 from qpu.emu.linux.gpu_jobs import Fence, Observer, Work
-from qpu.emu.linux.user_memory import read_user
+from qpu.emu.linux.user_memory import read_user, read_words
 
 __all__ = ["CALLS"]
 
@@ -61,8 +61,7 @@ def _extensions(file: V3dFile, address: int, *, cpu: bool) -> _Extensions:
         if kind is ExtensionId.MULTI_SYNC:
             _multisync(file, address, found)
         else:
-            if not cpu or found.cpu is not None:
-                raise fail(errno.EINVAL)
+            fail_if(not cpu or found.cpu is not None, errno.EINVAL)
             found.cpu, found.cpu_address = kind, address
         address = head["next"]
     raise fail(errno.EINVAL)
@@ -76,16 +75,9 @@ def _sems(file: V3dFile, address: int, count: int) -> list[int]:
 
 def _multisync(file: V3dFile, address: int, found: _Extensions) -> None:
     a = _structure(file, "drm_v3d_multi_sync", address)
-    if found.waits is not None or a["pad"]:
-        raise fail(errno.EINVAL)
-    if not a["in_sync_count"] and not a["out_sync_count"]:
-        raise fail(errno.EINVAL)
-    signals: list[SyncObject] = []
-    for handle in _sems(file, a["out_syncs"], a["out_sync_count"]):
-        target = file.syncobjs.get(handle)
-        if target is None:
-            raise fail(errno.EINVAL)
-        signals.append(target)
+    fail_if(found.waits is not None or a["pad"], errno.EINVAL)
+    fail_if(not a["in_sync_count"] and not a["out_sync_count"], errno.EINVAL)
+    signals = [lookup(file.syncobjs, h) for h in _sems(file, a["out_syncs"], a["out_sync_count"])]
     handles = _sems(file, a["in_syncs"], a["in_sync_count"])
     found.waits = [file.syncobjs[h] for h in handles if h in file.syncobjs]  # unknown ones are ignored
     found.signals = signals
@@ -102,29 +94,10 @@ def _fences(objects: Sequence[SyncObject]) -> list[Fence]:
 
 
 def _buffers(file: V3dFile, address: int, count: int) -> list[BufferObject]:
-    raw = read_user(address, 4 * count)
-    found = [file.buffer(handle, errno.ENOENT) for handle in struct.unpack(f"<{count}I", raw)]
+    found = [file.buffer(handle, errno.ENOENT) for handle in read_words(address, count)]
     if len({id(bo) for bo in found}) != len(found):
         raise fail(errno.EALREADY)  # its reservation lock is held already
     return found
-
-
-def _observed(file: V3dFile, bos: Sequence[BufferObject]) -> Callable[[], bool]:
-    def observed() -> bool:
-        return any(bo.outside or bo.holders - {id(file)} for bo in bos)
-
-    return observed
-
-
-def _take(bos: Sequence[BufferObject]) -> Callable[[], None]:
-    for bo in bos:
-        bo.take()
-
-    def release() -> None:
-        for bo in bos:
-            bo.drop()
-
-    return release
 
 
 @dataclass(slots=True)
@@ -140,11 +113,9 @@ class _Dispatch:
 
 def _csd(file: V3dFile, a: Arguments) -> _Dispatch:
     """Check a SUBMIT_CSD structure."""
-    if a["pad"]:
-        raise fail(errno.EINVAL)
+    fail_if(a["pad"], errno.EINVAL)
     flags = a["flags"]
-    if flags and not flags & drm.SUBMIT_EXTENSION:
-        raise fail(errno.EINVAL)
+    fail_if(flags and not flags & drm.SUBMIT_EXTENSION, errno.EINVAL)
     extensions = _Extensions()
     if flags & drm.SUBMIT_EXTENSION:
         extensions = _extensions(file, a["extensions"], cpu=False)
@@ -159,58 +130,71 @@ def _csd(file: V3dFile, a: Arguments) -> _Dispatch:
             waits += _fences([file.syncobjs[a["in_sync"]]])
         if a["out_sync"] in file.syncobjs:
             signals.append(file.syncobjs[a["out_sync"]])
-    if not a["bo_handle_count"]:
-        raise fail(errno.EINVAL)
+    fail_if(not a["bo_handle_count"], errno.EINVAL)
     bos = _buffers(file, a["bo_handles"], a["bo_handle_count"])
     counted: list[Observer] = []
     device = file.device
     if a["perfmon_id"]:
-        if device.global_perfmon is not None:
-            raise fail(errno.EAGAIN)
-        if a["perfmon_id"] not in file.perfmons:
-            raise fail(errno.ENOENT)
+        fail_if(device.global_perfmon is not None, errno.EAGAIN)
+        fail_if(a["perfmon_id"] not in file.perfmons, errno.ENOENT)
         counted.append(file.perfmons[a["perfmon_id"]].add)
     elif device.global_perfmon is not None:
         counted.append(device.global_perfmon.add)
     return _Dispatch(list(a.numbers("cfg")), bos, waits, counted, signals)
 
 
+def _queue(
+    file: V3dFile,
+    bos: Sequence[BufferObject],
+    waits: Sequence[Fence],
+    done: Fence,
+    *,
+    cfg: Sequence[int] | None = None,
+    action: Callable[[int], None] | None = None,
+    counted: Sequence[Observer] = (),
+) -> None:
+    """Queue a job, of the GPU with `cfg` and of the CPU with `action`, behind the jobs that use its buffers."""
+
+    def release() -> None:
+        for bo in bos:
+            bo.drop()
+
+    def count_reset() -> None:
+        file.resets += 1
+
+    work = Work(
+        owner=file,
+        lane="cpu" if cfg is None else "csd",
+        done=done,
+        submit_ns=file.linux.clock.now_ns,
+        cfg=cfg,
+        action=action,
+        waits=[*waits, *_implicit(bos)],
+        counted=counted,
+        observed=lambda: any(bo.outside or bo.holders - {id(file)} for bo in bos),
+        cleanup=release,
+        on_reset=count_reset,
+    )
+    for bo in bos:
+        bo.take()
+        bo.fence = done
+    file.device.queue.submit(work)
+
+
 def _implicit(bos: Sequence[BufferObject]) -> list[Fence]:
     return [bo.fence for bo in bos if bo.fence is not None]
 
 
-def _reset_of(file: V3dFile) -> Callable[[], None]:
-    def count() -> None:
-        file.resets += 1
-
-    return count
-
-
 def _queue_csd(file: V3dFile, d: _Dispatch, after: Sequence[Fence] = ()) -> Fence:
     done = Fence()
-    work = Work(
-        owner=file,
-        lane="csd",
-        done=done,
-        submit_ns=file.linux.clock.now_ns,
-        cfg=d.cfg,
-        waits=[*d.waits, *_implicit(d.bos), *after],
-        counted=d.counted,
-        observed=_observed(file, d.bos),
-        on_reset=_reset_of(file),
-    )
-    work.cleanup = _take(d.bos)
-    for bo in d.bos:
-        bo.fence = done
     for each in d.signals:
         each.fence = done
-    file.device.queue.submit(work)
+    _queue(file, d.bos, [*d.waits, *after], done, cfg=d.cfg, counted=d.counted)
     return done
 
 
 def _may_submit(file: V3dFile) -> None:
-    if not file.render and not file.authenticated:
-        raise fail(errno.EACCES)
+    fail_if(not file.render and not file.authenticated, errno.EACCES)
 
 
 def submit_cl(file: V3dFile, a: Arguments) -> None:
@@ -239,8 +223,7 @@ def submit_csd(file: V3dFile, a: Arguments) -> None:
 def submit_cpu(file: V3dFile, a: Arguments) -> None:
     """DRM_IOCTL_V3D_SUBMIT_CPU: indirect dispatches and timestamp queries."""
     _may_submit(file)
-    if a["flags"] and not a["flags"] & drm.SUBMIT_EXTENSION:
-        raise fail(errno.EINVAL)
+    fail_if(a["flags"] and not a["flags"] & drm.SUBMIT_EXTENSION, errno.EINVAL)
     found = _Extensions()
     if a["flags"] & drm.SUBMIT_EXTENSION:
         found = _extensions(file, a["extensions"], cpu=True)
@@ -262,27 +245,9 @@ def submit_cpu(file: V3dFile, a: Arguments) -> None:
     }[kind]
     done = Fence()
     action, queries = make(file, found.cpu_address, bos, done)
-    _queue_cpu(file, bos, waits, done, action)
+    _queue(file, bos, waits, done, action=action)
     for each in [*signals, *queries]:
         each.fence = done
-
-
-def _queue_cpu(
-    file: V3dFile, bos: Sequence[BufferObject], waits: Sequence[Fence], done: Fence, action: Callable[[int], None]
-) -> None:
-    work = Work(
-        owner=file,
-        lane="cpu",
-        done=done,
-        submit_ns=file.linux.clock.now_ns,
-        action=action,
-        waits=[*waits, *_implicit(bos)],
-        observed=_observed(file, bos),
-    )
-    work.cleanup = _take(bos)
-    for bo in bos:
-        bo.fence = done
-    file.device.queue.submit(work)
 
 
 def _indirect(
@@ -311,13 +276,11 @@ def _indirect(
             if target != UNTOUCHED:
                 linux.memory.view(uniforms.address + 4 * target, 4)[:] = struct.pack("<I", count)
 
-    if offset % 4 or offset + 12 > counts_bo.size:
-        raise fail(errno.EINVAL)
-    if any(t != UNTOUCHED and 4 * t + 4 > uniforms.size for t in targets):
-        raise fail(errno.EINVAL)
+    fail_if(offset % 4 or offset + 12 > counts_bo.size, errno.EINVAL)
+    fail_if(any(t != UNTOUCHED and 4 * t + 4 > uniforms.size for t in targets), errno.EINVAL)
     done = Fence()
     implicit = _implicit(dispatch.bos)
-    _queue_cpu(file, [*bos, *([uniforms] if uniforms is not bos[0] else [])], [*waits, *implicit], done, fill)
+    _queue(file, [*bos, *([uniforms] if uniforms is not bos[0] else [])], [*waits, *implicit], done, action=fill)
     end = _queue_csd(file, dispatch, after=(done,))
     for each in signals:
         each.fence = end
@@ -327,27 +290,18 @@ Query = tuple[Callable[[int], None], "list[SyncObject]"]
 
 
 def _query_objects(file: V3dFile, address: int, count: int) -> list[SyncObject]:
-    raw = read_user(address, 4 * count)
-    found: list[SyncObject] = []
-    for handle in struct.unpack(f"<{count}I", raw):
-        target = file.syncobjs.get(handle)
-        if target is None:
-            raise fail(errno.ENOENT)
-        found.append(target)
-    return found
+    return [lookup(file.syncobjs, handle, errno.ENOENT) for handle in read_words(address, count)]
 
 
 def _timestamps(file: V3dFile, address: int, bos: list[BufferObject], done: Fence) -> Query:
     """The first slot gets the time in nanoseconds, the others zero."""
     a = _structure(file, "drm_v3d_timestamp_query", address)
-    if a["pad"]:
-        raise fail(errno.EINVAL)
+    fail_if(a["pad"], errno.EINVAL)
     count = a["count"]
-    offsets = struct.unpack(f"<{count}I", read_user(a["offsets"], 4 * count))
+    offsets = read_words(a["offsets"], count)
     queries = _query_objects(file, a["syncs"], count)
     bo, memory = bos[0], file.linux.memory
-    if any(o + 8 > bo.size for o in offsets):
-        raise fail(errno.EINVAL)
+    fail_if(any(o + 8 > bo.size for o in offsets), errno.EINVAL)
 
     def store(now_ns: int) -> None:
         for i, offset in enumerate(offsets):
@@ -360,8 +314,7 @@ def _reset_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done
     a = _structure(file, "drm_v3d_reset_timestamp_query", address)
     queries = _query_objects(file, a["syncs"], a["count"])
     bo, memory, offset, size = bos[0], file.linux.memory, a["offset"], 8 * a["count"]
-    if offset + size > bo.size:
-        raise fail(errno.EINVAL)
+    fail_if(offset + size > bo.size, errno.EINVAL)
 
     def clear(_: int) -> None:
         memory.view(bo.address + offset, size)[:] = bytes(size)
@@ -373,10 +326,9 @@ def _reset_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done
 
 def _copy_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done: Fence) -> Query:
     a = _structure(file, "drm_v3d_copy_timestamp_query", address)
-    if a["pad"]:
-        raise fail(errno.EINVAL)
+    fail_if(a["pad"], errno.EINVAL)
     count = a["count"]
-    offsets = struct.unpack(f"<{count}I", read_user(a["offsets"], 4 * count))
+    offsets = read_words(a["offsets"], count)
     queries = _query_objects(file, a["syncs"], count)
     target, source, memory = bos[0], bos[1], file.linux.memory
     wide, partial, flagged = a["do_64bit"], a["do_partial"], a["availability_bit"]
@@ -384,8 +336,7 @@ def _copy_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done:
     width = struct.calcsize(form)
     base, stride = a["offset"], a["stride"]
     end = base + (count - 1) * stride + width * (2 if flagged else 1) if count else 0
-    if end > target.size or any(o + 8 > source.size for o in offsets):
-        raise fail(errno.EINVAL)
+    fail_if(end > target.size or any(o + 8 > source.size for o in offsets), errno.EINVAL)
 
     def copy(now_ns: int) -> None:
         for i, (offset, query) in enumerate(zip(offsets, queries, strict=True)):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import struct
 
 from qpu.drivers.uapi import drm
-from qpu.emu.linux.core import NS, Linux, OpenFile, fail
+from qpu.emu.linux.core import NS, Linux, OpenFile, fail, fail_if, lookup
 from qpu.emu.linux.drm_core import Arguments, lowest_free
 from qpu.emu.linux.drm_objects import Calls, SyncObject, V3dFile
 from qpu.emu.linux.gpu_jobs import Fence
-from qpu.emu.linux.user_memory import read_user
+from qpu.emu.linux.user_memory import read_words
 
 __all__ = ["CALLS"]
 
@@ -49,46 +48,32 @@ def _signalled(file: V3dFile) -> Fence:
 
 
 def create(file: V3dFile, a: Arguments) -> None:
-    if a["flags"] & ~drm.SYNCOBJ_CREATE_SIGNALED:
-        raise fail(errno.EINVAL)
+    fail_if(a["flags"] & ~drm.SYNCOBJ_CREATE_SIGNALED, errno.EINVAL)
     handle = lowest_free(file.syncobjs)
     file.syncobjs[handle] = SyncObject(_signalled(file) if a["flags"] else None)
     a["handle"] = handle
 
 
 def destroy(file: V3dFile, a: Arguments) -> None:
-    if a["pad"]:
-        raise fail(errno.EINVAL)
-    if file.syncobjs.pop(a["handle"], None) is None:
-        raise fail(errno.EINVAL)
-
-
-def _find(file: V3dFile, handle: int) -> SyncObject:
-    found = file.syncobjs.get(handle)
-    if found is None:
-        raise fail(errno.ENOENT)
-    return found
+    fail_if(a["pad"], errno.EINVAL)
+    lookup(file.syncobjs, a["handle"])
+    del file.syncobjs[a["handle"]]
 
 
 def handle_to_fd(file: V3dFile, a: Arguments) -> None:
-    if a["pad"] or a["flags"] & ~SYNC_FILE:
-        raise fail(errno.EINVAL)
-    found = file.syncobjs.get(a["handle"])
-    if a["flags"] & SYNC_FILE:
-        if found is None:
-            raise fail(errno.ENOENT)
-        if found.fence is None:
-            raise fail(errno.EINVAL)
-        a["fd"] = file.linux.fds.install(SyncFile(file.linux, found.fence))
+    fail_if(a["pad"] or a["flags"] & ~SYNC_FILE, errno.EINVAL)
+    as_file = a["flags"] & SYNC_FILE
+    target = lookup(file.syncobjs, a["handle"], errno.ENOENT if as_file else errno.EINVAL)
+    if not as_file:
+        a["fd"] = file.linux.fds.install(SyncObjectFile(file.linux, target))
         return
-    if found is None:
+    if target.fence is None:
         raise fail(errno.EINVAL)
-    a["fd"] = file.linux.fds.install(SyncObjectFile(file.linux, found))
+    a["fd"] = file.linux.fds.install(SyncFile(file.linux, target.fence))
 
 
 def fd_to_handle(file: V3dFile, a: Arguments) -> None:
-    if a["pad"] or a["flags"] & ~SYNC_FILE:
-        raise fail(errno.EINVAL)
+    fail_if(a["pad"] or a["flags"] & ~SYNC_FILE, errno.EINVAL)
     try:
         source = file.linux.fds.get(a["fd"])
     except OSError:
@@ -96,7 +81,7 @@ def fd_to_handle(file: V3dFile, a: Arguments) -> None:
     if a["flags"] & SYNC_FILE:
         if not isinstance(source, SyncFile):
             raise fail(errno.EINVAL)
-        _find(file, a["handle"]).fence = source.fence
+        lookup(file.syncobjs, a["handle"], errno.ENOENT).fence = source.fence
         file.linux.changed.notify_all()
         return
     if not isinstance(source, SyncObjectFile):
@@ -107,18 +92,14 @@ def fd_to_handle(file: V3dFile, a: Arguments) -> None:
 
 
 def _handles(file: V3dFile, a: Arguments) -> list[SyncObject]:
-    count = a["count_handles"]
-    raw = read_user(a["handles"], 4 * count)
-    return [_find(file, handle) for handle in struct.unpack(f"<{count}I", raw)]
+    return [lookup(file.syncobjs, h, errno.ENOENT) for h in read_words(a["handles"], a["count_handles"])]
 
 
 def wait(file: V3dFile, a: Arguments) -> None:
     flags = a["flags"]
-    if flags & ~(drm.SYNCOBJ_WAIT_ALL | drm.SYNCOBJ_WAIT_FOR_SUBMIT):
-        raise fail(errno.EINVAL)
+    fail_if(flags & ~(drm.SYNCOBJ_WAIT_ALL | drm.SYNCOBJ_WAIT_FOR_SUBMIT), errno.EINVAL)
     if a["count_handles"] == 0:
-        if file.linux.profile.old_kernel:
-            raise fail(errno.EINVAL)
+        fail_if(file.linux.profile.old_kernel, errno.EINVAL)
         return
     objects = _handles(file, a)
     later = bool(flags & drm.SYNCOBJ_WAIT_FOR_SUBMIT)
@@ -137,12 +118,10 @@ def wait(file: V3dFile, a: Arguments) -> None:
         if ready:
             if file.device.queue.wait(fences, deadline, every=every):
                 break
-            if deadline is not None:
-                raise fail(errno.ETIME)
+            fail_if(deadline is not None, errno.ETIME)
         if enough(o.fence is not None and o.fence.done for o in objects):
             break
-        if deadline is not None and clock.now_ns >= deadline:
-            raise fail(errno.ETIME)
+        fail_if(deadline is not None and clock.now_ns >= deadline, errno.ETIME)
         # Only another thread can help; host time passes, and emulated time with it.
         linux.changed.wait(HOST_STEP_S)
         step = clock.now_ns + int(HOST_STEP_S * NS)
@@ -153,19 +132,18 @@ def wait(file: V3dFile, a: Arguments) -> None:
 
 
 def reset(file: V3dFile, a: Arguments) -> None:
-    for found in _array(file, a):
-        found.fence = None
+    for each in _array(file, a):
+        each.fence = None
 
 
 def signal(file: V3dFile, a: Arguments) -> None:
-    for found in _array(file, a):
-        found.fence = _signalled(file)
+    for each in _array(file, a):
+        each.fence = _signalled(file)
     file.linux.changed.notify_all()
 
 
 def _array(file: V3dFile, a: Arguments) -> list[SyncObject]:
-    if a["pad"] or a["count_handles"] == 0:
-        raise fail(errno.EINVAL)
+    fail_if(a["pad"] or a["count_handles"] == 0, errno.EINVAL)
     return _handles(file, a)
 
 

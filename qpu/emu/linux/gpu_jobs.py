@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from qpu.emu.boards import ZeroCount
@@ -40,10 +39,6 @@ class Fence:
         """The job is over."""
         if self.done_ns is None:
             self.done_ns = when_ns
-
-
-def _is_done(fence: Fence) -> bool:
-    return fence.done
 
 
 Observer = Callable[[RunStats, int], None]
@@ -127,23 +122,23 @@ class V3dQueue:
         for work in [w for w in self.queue if w.owner is owner]:
             ready = self._start_ns(work)
             if ready is not None and ready <= now and self._runnable(work) and work.observed():
-                try:
-                    self.run(now + NS, partial(_is_done, work.done))
-                except EmuFault as fault:
-                    self.linux.warn(str(fault))
+                self._complete(work, now + NS)
             if not work.done.done:
                 self._forget(work)
         active = self.active
         if active is not None and active.owner is owner:
             if active.observed():
-                try:
-                    self.run(active.now_ns + NS, lambda: active.done.done)
-                except EmuFault as fault:
-                    self.linux.warn(str(fault))
+                self._complete(active, active.now_ns + NS)
             if not active.done.done:
                 self.active = None
                 self.free_ns = max(self.free_ns, active.now_ns)
                 self._forget(active)
+
+    def _complete(self, work: Work, until_ns: int) -> None:
+        try:
+            self.run(until_ns, lambda: work.done.done)
+        except EmuFault as fault:
+            self.linux.warn(str(fault))
 
     def abandon(self) -> None:
         """Power off: nothing runs any more."""
@@ -152,10 +147,10 @@ class V3dQueue:
         for work in pending:
             self._forget(work)
 
-    def _forget(self, work: Work) -> None:
+    def _forget(self, work: Work, at_ns: int | None = None) -> None:
         if work in self.queue:
             self.queue.remove(work)
-        work.done.signal(self.linux.clock.now_ns)
+        work.done.signal(self.linux.clock.now_ns if at_ns is None else at_ns)
         work.execution = None
         work.cleanup()
 
@@ -237,13 +232,10 @@ class V3dQueue:
                 if work.action is not None:
                     work.action(at)
             finally:
-                work.done.signal(at)
-                work.cleanup()
+                self._forget(work, at)
             return
         if self.linux.profile.zero_count == ZeroCount.SKIP and not all(word >> 16 for word in work.cfg[:3]):
-            self.queue.remove(work)
-            work.done.signal(at)
-            work.cleanup()
+            self._forget(work, at)
             return
         work.watch_ns = at + int(self.linux.profile.watchdog_s * NS)
         try:
@@ -252,9 +244,7 @@ class V3dQueue:
                 work.execution = self.linux.v3d_machine.dispatch(work.cfg)
         except EmuFault as fault:
             work.done.fault = fault
-            self.queue.remove(work)
-            work.done.signal(at)
-            work.cleanup()
+            self._forget(work, at)
             raise
         self.queue.remove(work)
         self.active = work

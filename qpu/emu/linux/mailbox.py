@@ -10,7 +10,7 @@ from functools import partial
 
 from qpu.drivers.uapi import mailbox
 from qpu.emu.engine.memory import PAGE, Region
-from qpu.emu.linux.core import NS, Linux, OpenFile, Run, fail
+from qpu.emu.linux.core import NS, Linux, OpenFile, Run, fail, fail_if
 from qpu.emu.linux.gpu_jobs import Vc4Gpu
 from qpu.emu.linux.heap import Heap
 from qpu.errors import EmuFault, FaultPlace
@@ -54,17 +54,12 @@ class VcioFile(OpenFile):
     def ioctl(self, request: int, arg: bytearray) -> int:
         """IOCTL_MBOX_PROPERTY; any other number is EINVAL. The buffer is copied back on success only."""
         linux = self.linux
-        if request != mailbox.PROPERTY.request(linux.pointer_size):
-            raise fail(errno.EINVAL)
-        if len(arg) < 4:
-            raise fail(errno.EFAULT)
+        fail_if(request != mailbox.PROPERTY.request(linux.pointer_size), errno.EINVAL)
+        fail_if(len(arg) < 4, errno.EFAULT)
         total = int.from_bytes(arg[:4], "little")
-        if total < 12 or total % 4:
-            raise fail(errno.EINVAL)
-        if total > MAX_MESSAGE:
-            raise fail(errno.ENOMEM)
-        if len(arg) < total:
-            raise fail(errno.EFAULT)
+        fail_if(total < 12 or total % 4, errno.EINVAL)
+        fail_if(total > MAX_MESSAGE, errno.ENOMEM)
+        fail_if(len(arg) < total, errno.EFAULT)
         # The driver strips eight bytes in front and four behind and rebuilds them.
         tags = bytearray(arg[8 : total - 4])
         try:
@@ -238,8 +233,7 @@ class Firmware:
                 clock.reach(deadline)
                 return TIMED_OUT
         clock.reach(deadline)
-        if limit >= KERNEL_LIMIT_NS:
-            raise fail(errno.ETIMEDOUT)
+        fail_if(limit >= KERNEL_LIMIT_NS, errno.ETIMEDOUT)
         return TIMED_OUT
 
     # facts

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 import sys
 
-__all__ = ["read_user", "write_user"]
+__all__ = ["read_user", "read_words", "write_user"]
 
 _CHECKED = sys.platform.startswith("linux")
 # The system's own: under `qpu emulate` those of `os` are replaced.
@@ -41,6 +42,11 @@ def _probe(address: int, size: int) -> bytes:
 def read_user(address: int, size: int) -> bytes:
     """`size` bytes at a pointer of this process. Raises: OSError EFAULT."""
     return _probe(address, size) if size else b""
+
+
+def read_words(address: int, count: int) -> tuple[int, ...]:
+    """`count` u32 words at a pointer of this process. Raises: OSError EFAULT."""
+    return struct.unpack(f"<{count}I", read_user(address, 4 * count))
 
 
 def write_user(address: int, data: bytes | bytearray | memoryview) -> None:

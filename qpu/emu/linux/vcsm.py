@@ -12,7 +12,7 @@ from functools import partial
 from qpu.drivers.uapi import vcsm
 from qpu.drivers.uapi.layout import Layout
 from qpu.emu.engine.memory import Region
-from qpu.emu.linux.core import Linux, OpenFile, RegisterBlock, Span, fail
+from qpu.emu.linux.core import Linux, OpenFile, RegisterBlock, Span, fail, fail_if
 from qpu.emu.linux.drm_core import dma_buf_ioctl
 from qpu.emu.linux.heap import Heap
 
@@ -43,8 +43,7 @@ class CmaHeap:
         """A region, page-rounded. Raises: OSError EINVAL, ENOMEM."""
         page = self.linux.profile.page_size
         size = (size + page - 1) // page * page & 0xFFFFFFFF
-        if size == 0:
-            raise fail(errno.EINVAL)
+        fail_if(size == 0, errno.EINVAL)
         region = self.heap.allocate(size, page, name) if self.heap is not None else None
         if region is None:
             raise fail(errno.ENOMEM)
@@ -70,8 +69,7 @@ class CmaFile(OpenFile):
 
     def ioctl(self, request: int, arg: bytearray) -> int:
         """Dispatch on the number only."""
-        if request >> 8 & 0xFF != ord("J"):
-            raise fail(errno.ENOTTY)
+        fail_if(request >> 8 & 0xFF != ord("J"), errno.ENOTTY)
         linux, heap = self.linux, self._heap
         nr = request & 0xFF
         if nr == vcsm.IOCTLS["VC_SM_CMA_IOCTL_MEM_ALLOC"].nr:
@@ -109,8 +107,7 @@ def _argument_size(linux: Linux, letter: str, request: int) -> int:
 
 
 def _need(arg: bytearray, layout: Layout) -> None:
-    if len(arg) < layout.size:
-        raise fail(errno.EFAULT)
+    fail_if(len(arg) < layout.size, errno.EFAULT)
 
 
 def _label(layout: Layout, arg: bytearray) -> str:
@@ -154,8 +151,7 @@ class CmaBuffer(OpenFile):
     def mmap(self, size: int, offset: int) -> Span | RegisterBlock:
         """Map a part."""
         shared = self.shared
-        if size <= 0 or offset + size > shared.region.size:
-            raise fail(errno.EINVAL)
+        fail_if(size <= 0 or offset + size > shared.region.size, errno.EINVAL)
         shared.take()
         return Span(shared.region.address + offset, size, shared.drop)
 
@@ -213,8 +209,7 @@ class VcsmFile(OpenFile):
 
     def ioctl(self, request: int, arg: bytearray) -> int:
         """Dispatch on the number only."""
-        if request >> 8 & 0xFF != ord("I"):
-            raise fail(errno.ENOTTY)
+        fail_if(request >> 8 & 0xFF != ord("I"), errno.ENOTTY)
         nr = request & 0xFF
         call = {0x5A: self._alloc, 0x5C: self._lock, 0x5E: self._unlock, 0x61: self._free, 0x6A: self._bus}.get(nr)
         if call is not None:
@@ -244,8 +239,7 @@ class VcsmFile(OpenFile):
         size = layout.number(arg, "size") * max(1, layout.number(arg, "num"))
         size = (size + page - 1) // page * page
         cached = layout.number(arg, "cached")
-        if size == 0 or cached > vcsm.Cache.BOTH:
-            raise fail(errno.EINVAL)
+        fail_if(size == 0 or cached > vcsm.Cache.BOTH, errno.EINVAL)
         region = self._device.heap().allocate(size, page, f"VCSM {_label(layout, arg)}")
         if region is None:
             raise fail(errno.ENOMEM)
@@ -287,22 +281,18 @@ class VcsmFile(OpenFile):
     def _clean(self, arg: bytearray) -> None:
         """Cache maintenance has no effect on memory that both sides see at once; the blocks are checked."""
         wide = self.linux.pointer_size == 8
-        if len(arg) < 4:
-            raise fail(errno.EFAULT)
+        fail_if(len(arg) < 4, errno.EFAULT)
         count = arg[0]
         start, size = (8, 24) if wide else (4, 16)
-        if len(arg) < start + count * size and count:
-            raise fail(errno.EFAULT)
+        fail_if(len(arg) < start + count * size and count, errno.EFAULT)
         for i in range(count):
             mode = struct.unpack_from("<H", arg, start + i * size)[0]
-            if mode > vcsm.CacheOp.FLUSH:
-                raise fail(errno.EINVAL)
+            fail_if(mode > vcsm.CacheOp.FLUSH, errno.EINVAL)
 
     def mmap(self, size: int, offset: int) -> Span | RegisterBlock:
         """Map an allocation by its handle."""
         block = self._block(offset)
-        if not 0 < size <= block.region.size:
-            raise fail(errno.EINVAL)
+        fail_if(not 0 < size <= block.region.size, errno.EINVAL)
         block.maps += 1
 
         def placed(address: int) -> None:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from qpu.emu.linux.core import FdTable, OpenFile, fail
+from qpu.emu.linux.core import FdTable, OpenFile, fail, fail_if
 from qpu.emu.linux.files import Node
 from qpu.emu.process.paths import ANCESTORS, Entry, Paths, Scan
 
@@ -141,19 +141,15 @@ class FilePatches:
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         with board.call():
             node = self._node(full, shown)
-            if flags & os.O_CREAT and flags & os.O_EXCL:
-                raise fail(errno.EEXIST, shown)
+            fail_if(flags & os.O_CREAT and flags & os.O_EXCL, errno.EEXIST, shown)
             if flags & os.O_PATH == os.O_PATH:
                 raise board.not_modelled(f"os.open of {full} with O_PATH")
             if node.kind == stat.S_IFDIR:
-                if writing or flags & os.O_CREAT:
-                    raise fail(errno.EISDIR, shown)
+                fail_if(writing or flags & os.O_CREAT, errno.EISDIR, shown)
                 return self.paths.open_directory(self._board().files.resolve(full)[0], flags)
-            if flags & os.O_DIRECTORY == os.O_DIRECTORY:
-                raise fail(errno.ENOTDIR, shown)
+            fail_if(flags & os.O_DIRECTORY == os.O_DIRECTORY, errno.ENOTDIR, shown)
             if node.kind == stat.S_IFREG:
-                if writing:
-                    raise fail(errno.EACCES, shown)
+                fail_if(writing, errno.EACCES, shown)
                 return self._copy(posixpath.basename(full), node.data, flags & os.O_CLOEXEC)
             try:
                 file = board.open(full)
@@ -326,14 +322,12 @@ class FilePatches:
             path, dir_fd = self.paths.real(path, dir_fd)
             return _REAL["readlink"](path, dir_fd=dir_fd)
         node = self._node(full, path, follow=False)
-        if node.kind != stat.S_IFLNK:
-            raise fail(errno.EINVAL, path)
+        fail_if(node.kind != stat.S_IFLNK, errno.EINVAL, path)
         return os.fsencode(node.target) if isinstance(path, bytes) else node.target
 
     def _names(self, full: str, shown: Any) -> list[str]:
         node = self._node(full, shown)
-        if node.kind != stat.S_IFDIR:
-            raise fail(errno.ENOTDIR, shown)
+        fail_if(node.kind != stat.S_IFDIR, errno.ENOTDIR, shown)
         return sorted(node.names)
 
     def listdir(self, path: Any = None) -> list[Any]:
@@ -400,8 +394,7 @@ class FilePatches:
         if directory is not None:
             self.paths.enter(directory)
             return
-        if self.known(fd):
-            raise fail(errno.ENOTDIR)
+        fail_if(self.known(fd), errno.ENOTDIR)
         _REAL["fchdir"](fd)
         self.paths.leave()
 
@@ -477,8 +470,7 @@ class FilePatches:
                     super().__init__(file, mode, closefd, opener)
                     return
                 node = patches._node(full, file)
-                if node.kind == stat.S_IFREG and any(c in mode for c in "wax+"):
-                    raise fail(errno.EACCES, file)
+                fail_if(node.kind == stat.S_IFREG and any(c in mode for c in "wax+"), errno.EACCES, file)
                 self._emulated = node.kind == stat.S_IFCHR
                 with patches._trusted():
                     super().__init__(

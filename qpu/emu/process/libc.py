@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from qpu.emu.linux.board import Board
-from qpu.emu.linux.core import RegisterBlock, Span, fail
+from qpu.emu.linux.core import RegisterBlock, Span, fail, fail_if
 from qpu.emu.process.files import FilePatches
 
 __all__ = ["LibcCalls", "is_libc"]
@@ -111,8 +111,7 @@ class LibcCalls:
         size, start, how = _number(length), _number(offset), _number(flags)
         with board.call():
             path = board.fds.get(number).path
-            if not 0 < size <= _WORD >> 1 or start % board.profile.page_size:
-                raise fail(errno.EINVAL)
+            fail_if(not 0 < size <= _WORD >> 1 or start % board.profile.page_size, errno.EINVAL)
             if not how & mmap.MAP_SHARED:
                 raise board.not_modelled(f"a private map (flags 0x{how:x}) of {path}")
             found = board.fds.get(number).mmap(size, start)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from qpu.emu.linux.core import RegisterBlock, Span, fail
+from qpu.emu.linux.core import RegisterBlock, Span, fail_if
 
 if TYPE_CHECKING:
     from qpu.emu.linux.board import Board
@@ -187,8 +187,7 @@ def make_mmap(current: Callable[[int], Board | None]) -> type[mmap.mmap]:
             length, offset = int(args.get("length", 0)), int(args.get("offset", 0))
             flags, prot = _protection(args)
             with board.call():
-                if length <= 0 or offset < 0 or offset % board.profile.page_size:
-                    raise fail(errno.EINVAL)
+                fail_if(length <= 0 or offset < 0 or offset % board.profile.page_size, errno.EINVAL)
                 if not flags & mmap.MAP_SHARED:
                     raise board.not_modelled(f"a private map (flags 0x{flags:x}) of {board.fds.get(fd).path}")
                 found = board.fds.get(fd).mmap(length, offset)
