@@ -104,7 +104,6 @@ class Revision:
     manufacturer: str | None
     soc: str | None
     compatible: str | None
-    warranty_void: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +165,12 @@ def decode_revision(code: int) -> Revision:
         raise ValueError(f"revision code {code:#x} is not a 32-bit number")
     if not code & _NEW_FLAG:
         old = _OLD.get(code & 0xFF_FFFF)
-        warranty = bool(code >> 24 & 3)
         if old is None:
             model = f"Raspberry Pi (unknown old-style code {code & 0xFFFFFF:04x})"
-            return Revision(code, False, model, None, None, None, "BCM2835", None, warranty)
+            return Revision(code, False, model, None, None, None, "BCM2835", None)
         name, board, memory, maker, compatible = old
         full = f"raspberrypi,{compatible}"
-        return Revision(code, False, f"Raspberry Pi {name}", board, memory, maker, "BCM2835", full, warranty)
+        return Revision(code, False, f"Raspberry Pi {name}", board, memory, maker, "BCM2835", full)
     kind, revision, memory_code = code >> 4 & 0xFF, code & 15, code >> 20 & 7
     name, suffix = _TYPES.get(kind, (f"(unknown type 0x{kind:02x})", None))
     if kind == 0x19 and memory_code == 6:
@@ -186,7 +184,6 @@ def decode_revision(code: int) -> Revision:
         _MAKERS.get(code >> 16 & 15),
         _PROCESSORS.get(code >> 12 & 15),
         None if suffix is None else f"raspberrypi,{suffix}",
-        bool(code >> 25 & 1),
     )
 
 

@@ -23,6 +23,7 @@ __all__ = ["Check", "Report", "Status", "checks_json", "checks_text", "examine",
 
 LOW_CMA = 64 << 20  # bytes; what small programs with a few buffers use comfortably
 LOW_GPU_MEM = 32 << 20
+_MEMORY = {"total": "MemTotal", "available": "MemAvailable", "cma_total": "CmaTotal", "cma_free": "CmaFree"}
 
 
 class Status(enum.StrEnum):
@@ -277,36 +278,20 @@ def checks_text(report: Report) -> str:
 
 def board_json(where: board.Board) -> dict[str, Any]:
     """A board as ``qpu info --json`` prints it. revision: the code in hexadecimal, as /proc/cpuinfo writes it."""
-    return {
-        "model": where.model,
-        "soc": where.soc,
-        "generation": where.generation,
-        "gpu": where.gpu if where.is_pi else None,
-        "revision": None if where.revision is None else f"{where.revision:x}",
-        "board_revision": where.board_revision,
-        "memory_mb": where.memory_mb,
-        "manufacturer": where.manufacturer,
-        "container": where.container,
-        "source": where.source,
-    }
+    found = _fields(where, "model soc generation gpu revision board_revision memory_mb manufacturer container source")
+    code = None if where.revision is None else f"{where.revision:x}"
+    return found | {"gpu": where.gpu if where.is_pi else None, "revision": code}
 
 
 def device_json(device: DeviceInfo) -> dict[str, Any]:
     """A device as ``qpu info --json`` prints it."""
-    return {
-        "isa": str(device.isa),
-        "emulated": device.emulated is not None,
-        "emulated_board": device.emulated,
-        "slices": device.slices,
-        "qpus": device.qpus,
-        "qpus_per_slice": device.qpus_per_slice,
-        "tmus_per_slice": device.tmus_per_slice,
-        "clock_hz": device.clock_hz,
-        "adapter": device.adapter,
-        "node": device.node,
-        "driver": device.driver,
-        "revision": device.revision,
-    }
+    emulated = device.emulated
+    found = {"isa": str(device.isa), "emulated": emulated is not None, "emulated_board": emulated}
+    return found | _fields(device, "slices qpus qpus_per_slice tmus_per_slice clock_hz adapter node driver revision")
+
+
+def _fields(source: object, names: str) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names.split()}
 
 
 def versions(port: Port) -> dict[str, str | None]:
@@ -350,12 +335,7 @@ def info(port: Port, fallback: Callable[[], Port] | None = None) -> dict[str, An
         "board": board_json(where),
         "device": None if device is None else device_json(device),
         "reason": reason,
-        "memory": {
-            "total": memory.get("MemTotal"),
-            "available": memory.get("MemAvailable"),
-            "cma_total": memory.get("CmaTotal"),
-            "cma_free": memory.get("CmaFree"),
-        },
+        "memory": {key: memory.get(name) for key, name in _MEMORY.items()},
         "page_size": port.page_size,
         "pointer_size": port.pointer_size,
         "versions": versions(port),

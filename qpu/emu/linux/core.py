@@ -374,10 +374,7 @@ class Linux:
 
     def open(self, path: str) -> OpenFile:
         """Open a device node. Raises: OSError: ENOENT, EACCES, EISDIR, ENXIO; EmuFault for nodes without a model."""
-        try:
-            real, node = self.files.resolve(path)
-        except OSError as error:
-            raise fail(error.errno or errno.ENOENT, path) from None
+        real, node = self.files.resolve(path)
         fail_if(node.kind == stat.S_IFDIR, errno.EISDIR, path)
         fail_if(node.kind != stat.S_IFCHR, errno.ENXIO, path)
         fail_if(self.profile.deny or (node.device == "mem" and not self.profile.devmem), errno.EACCES, path)

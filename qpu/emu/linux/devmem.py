@@ -399,25 +399,28 @@ class PhysicalRegisters(RegisterBlock):
         self._mem.write32(self._address(offset), value)
 
 
+# First physical address, bytes, reading and writing a register by offset (None: not modelled).
+Block = tuple[int, int, Callable[[int], int], "Callable[[int, int], None] | None"]
+
+
 class Mem:
     """What /dev/mem reaches."""
 
     def __init__(self, linux: Linux, gpu: Vc4Gpu | None, heap: Heap | None) -> None:
         self.linux = linux
         self.heap = heap
-        self._vc4: Vc4Registers | None = None
-        self._v3d: V3dRegisters | None = None
         p = linux.profile
         if p.is_drm:
-            self._v3d = V3dRegisters(linux)
-            linux.counters.append(self._v3d.totals.add)
-            self._hub = 0xFEC0_0000 if p.isa is Isa.V3D42 else 0x10_0200_0000
+            v3d = V3dRegisters(linux)
+            linux.counters.append(v3d.totals.add)
+            hub = 0xFEC0_0000 if p.isa is Isa.V3D42 else 0x10_0200_0000
+            self._blocks: list[Block] = [(hub, 0x4000, v3d.read_hub, None), (p.v3d_base, 0x4000, v3d.read, v3d.write)]
             first, size = {Isa.V3D42: (p.peripheral_base, 0x0180_0000)}.get(p.isa, (0x10_0000_0000, 0x1_0000_0000))
         else:
             assert gpu is not None
-            self._vc4 = Vc4Registers(linux, gpu)
-            linux.steppers.append(self._vc4.step)
-            self._hub = -1
+            vc4 = Vc4Registers(linux, gpu)
+            linux.steppers.append(vc4.step)
+            self._blocks = [(p.v3d_base, BLOCK, vc4.read, vc4.write)]
             first, size = p.peripheral_base, 0x0100_0000
         self._first, self._end = first, first + size
         linux.openers["mem"] = partial(MemFile, self)
@@ -430,25 +433,18 @@ class Mem:
 
     def read32(self, address: int) -> int:
         """A device register by physical address."""
-        base = self.linux.profile.v3d_base
-        if self._vc4 is not None and base <= address < base + BLOCK:
-            return self._vc4.read(address - base)
-        if self._v3d is not None:
-            if self._hub <= address < self._hub + 0x4000:
-                return self._v3d.read_hub(address - self._hub)
-            if base <= address < base + 0x4000:
-                return self._v3d.read(address - base)
+        for first, size, read, _ in self._blocks:
+            if first <= address < first + size:
+                return read(address - first)
         raise self.linux.not_modelled(f"the device register at physical address 0x{address:x}")
 
     def write32(self, address: int, value: int) -> None:
         """Set a device register by physical address."""
-        base = self.linux.profile.v3d_base
-        if self._vc4 is not None and base <= address < base + BLOCK:
-            self._vc4.write(address - base, value)
-        elif self._v3d is not None and base <= address < base + 0x4000:
-            self._v3d.write(address - base, value)
-        else:
-            raise self.linux.not_modelled(f"writing the device register at physical address 0x{address:x}")
+        for first, size, _, write in self._blocks:
+            if first <= address < first + size and write is not None:
+                write(address - first, value)
+                return
+        raise self.linux.not_modelled(f"writing the device register at physical address 0x{address:x}")
 
 
 class MemFile(OpenFile):

@@ -9,6 +9,7 @@ import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from qpu.core.isa import Isa
 from qpu.drivers.port import FileStat
@@ -17,11 +18,11 @@ from qpu.emu.boards import BoardProfile
 __all__ = ["OWNED", "FileTree", "Node", "board_files"]
 
 # What belongs to the board: below these, the emulated tree is the whole truth.
-OWNED = (
-    "/proc/device-tree", "/proc/cpuinfo", "/sys/firmware/devicetree", "/sys/class/drm",
-    "/sys/bus/platform/drivers/v3d", "/sys/bus/platform/drivers/vc4-drm", "/sys/devices/platform/emulated",
-    "/dev/dri", "/dev/vcio", "/dev/vcsm", "/dev/vcsm-cma", "/dev/vchiq", "/dev/mem", "/dev/gpiomem", "/dev/dma_heap",
-)  # fmt: skip
+OWNED = tuple(
+    "/proc/device-tree /proc/cpuinfo /sys/firmware/devicetree /sys/class/drm /sys/bus/platform/drivers/v3d "
+    "/sys/bus/platform/drivers/vc4-drm /sys/devices/platform/emulated /dev/dri /dev/vcio /dev/vcsm /dev/vcsm-cma "
+    "/dev/vchiq /dev/mem /dev/gpiomem /dev/dma_heap".split()
+)
 
 _MAX_LINKS = 40
 _GROUPS = {"root": 0, "kmem": 15, "video": 44, "render": 106, "gpio": 993}
@@ -82,8 +83,9 @@ class FileTree:
     def __iter__(self) -> Iterator[tuple[str, Node]]:
         return iter(self._nodes.items())
 
-    def resolve(self, path: str, *, follow: bool = True) -> tuple[str, Node]:
-        """The real path and its node. Raises: OSError ENOENT, ENOTDIR, ELOOP."""
+    def resolve(self, path: str, *, follow: bool = True, shown: Any = None) -> tuple[str, Node]:
+        """The real path and its node. shown: the path for errors. Raises: OSError ENOENT, ENOTDIR, ELOOP."""
+        shown = path if shown is None else shown
         todo = [p for p in path.split("/") if p not in ("", ".")]
         at = "/"
         links = 0
@@ -91,18 +93,18 @@ class FileTree:
             name = todo.pop(0)
             here = self._nodes[at]
             if here.kind != stat.S_IFDIR:
-                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), shown)
             if name == "..":
                 at = posixpath.dirname(at)
                 continue
             below = posixpath.join(at, name)
             node = self._nodes.get(below)
             if node is None:
-                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), shown)
             if node.kind == stat.S_IFLNK and (todo or follow):
                 links += 1
                 if links > _MAX_LINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), shown)
                 parts = [p for p in node.target.split("/") if p not in ("", ".")]
                 todo = parts + todo
                 if node.target.startswith("/"):

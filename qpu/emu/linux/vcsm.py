@@ -5,28 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from qpu.drivers.uapi import vcsm
-from qpu.drivers.uapi.layout import Layout
+from qpu.drivers.uapi.layout import Ioctl
 from qpu.emu.engine.memory import Region
 from qpu.emu.linux.core import Linux, OpenFile, RegisterBlock, Span, fail, fail_if
-from qpu.emu.linux.drm_core import dma_buf_ioctl
+from qpu.emu.linux.drm_core import Arguments, dma_buf_ioctl
 from qpu.emu.linux.heap import Heap
 
 __all__ = ["CmaHeap", "VcsmDevice"]
 
 UNCACHED = 0xC000_0000
 L2_CACHED = 0x4000_0000
-
-
-def _name(linux: Linux, nr: int, letter: str, request: int) -> str:
-    for name, row in vcsm.IOCTLS.items():
-        if row.nr == nr and row.type == ord(letter):
-            return f"{name} (request 0x{request:08x})"
-    return f"ioctl 0x{nr:02x} (request 0x{request:08x})"
 
 
 class CmaHeap:
@@ -54,64 +48,72 @@ class CmaHeap:
         return region.address | UNCACHED
 
 
-class CmaFile(OpenFile):
+class _Node(OpenFile):
+    """An open node whose driver looks at the number of a request only. calls: by name of the ioctl."""
+
+    letter: ClassVar[str]
+    calls: Mapping[str, Callable[[Arguments], None]]
+
+    def _row(self, request: int) -> Ioctl | None:
+        rows = vcsm.IOCTLS.values()
+        return next((r for r in rows if r.nr == request & 0xFF and r.type == ord(self.letter)), None)
+
+    def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
+        """By number: the handlers do not look at the size bits."""
+        row = self._row(request)
+        if row is not None and row.argument:
+            return row.layout(self.linux.pointer_size).size
+        return request >> 16 & 0x3FFF
+
+    def ioctl(self, request: int, arg: bytearray) -> int:
+        """Dispatch on the number only."""
+        fail_if(request >> 8 & 0xFF != ord(self.letter), errno.ENOTTY)
+        row = self._row(request)
+        if row is None or row.name not in self.calls:
+            raise self.unknown(row, request)
+        layout = row.layout(self.linux.pointer_size)
+        fail_if(len(arg) < layout.size, errno.EFAULT)
+        self.calls[row.name](Arguments(layout, arg))
+        return 0
+
+    def unknown(self, row: Ioctl | None, request: int) -> Exception:
+        """The exception for a request without a handler."""
+        return fail(errno.EINVAL)
+
+
+class CmaFile(_Node):
     """An open /dev/vcsm-cma."""
 
     label = "vcsm-cma"
+    letter = "J"
 
     def __init__(self, heap: CmaHeap, path: str) -> None:
         super().__init__(heap.linux, path)
         self._heap = heap
+        # CLEAN_INVALID2 and everything unknown: EINVAL in current versions of Linux.
+        self.calls = {"VC_SM_CMA_IOCTL_MEM_ALLOC": self._alloc, "VC_SM_CMA_IOCTL_MEM_IMPORT_DMABUF": self._import}
 
-    def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
-        """By number: the handlers do not look at the size bits."""
-        return _argument_size(self.linux, "J", request)
+    def _alloc(self, a: Arguments) -> None:
+        region = self._heap.allocate(a["size"], f"VCSM-CMA {_label(a)}")
+        self._answer(a, _Shared(self._heap, region))
 
-    def ioctl(self, request: int, arg: bytearray) -> int:
-        """Dispatch on the number only."""
-        fail_if(request >> 8 & 0xFF != ord("J"), errno.ENOTTY)
-        linux, heap = self.linux, self._heap
-        nr = request & 0xFF
-        if nr == vcsm.IOCTLS["VC_SM_CMA_IOCTL_MEM_ALLOC"].nr:
-            layout = vcsm.layout("vc_sm_cma_ioctl_alloc", linux.pointer_size)
-            _need(arg, layout)
-            label = _label(layout, arg)
-            region = heap.allocate(layout.number(arg, "size"), f"VCSM-CMA {label}")
-            heap.vc_handles += 1
-            layout.put(arg, "vc_handle", heap.vc_handles)
-            layout.put(arg, "dma_addr", heap.bus_address(region))
-            layout.put(arg, "handle", linux.fds.install(CmaBuffer(linux, _Shared(heap, region), label)))
-            return 0
-        if nr == vcsm.IOCTLS["VC_SM_CMA_IOCTL_MEM_IMPORT_DMABUF"].nr:
-            layout = vcsm.layout("vc_sm_cma_ioctl_import_dmabuf", linux.pointer_size)
-            _need(arg, layout)
-            source = linux.fds.get(layout.number(arg, "dmabuf_fd"))
-            if not isinstance(source, CmaBuffer):
-                raise fail(errno.EINVAL)
-            region = source.shared.region
-            heap.vc_handles += 1
-            layout.put(arg, "vc_handle", heap.vc_handles)
-            layout.put(arg, "size", region.size)
-            layout.put(arg, "dma_addr", heap.bus_address(region))
-            layout.put(arg, "handle", linux.fds.install(CmaBuffer(linux, source.shared, _label(layout, arg))))
-            return 0
-        # CLEAN_INVALID2 and everything unknown: EINVAL in current kernels.
-        raise fail(errno.EINVAL)
+    def _import(self, a: Arguments) -> None:
+        source = self.linux.fds.get(a["dmabuf_fd"])
+        if not isinstance(source, CmaBuffer):
+            raise fail(errno.EINVAL)
+        a["size"] = source.shared.region.size
+        self._answer(a, source.shared)
+
+    def _answer(self, a: Arguments, shared: _Shared) -> None:
+        heap = self._heap
+        heap.vc_handles += 1
+        a["vc_handle"] = heap.vc_handles
+        a["dma_addr"] = heap.bus_address(shared.region)
+        a["handle"] = self.linux.fds.install(CmaBuffer(self.linux, shared, _label(a)))
 
 
-def _argument_size(linux: Linux, letter: str, request: int) -> int:
-    for row in vcsm.IOCTLS.values():
-        if row.nr == request & 0xFF and row.type == ord(letter) and row.argument:
-            return row.layout(linux.pointer_size).size
-    return request >> 16 & 0x3FFF
-
-
-def _need(arg: bytearray, layout: Layout) -> None:
-    fail_if(len(arg) < layout.size, errno.EFAULT)
-
-
-def _label(layout: Layout, arg: bytearray) -> str:
-    raw = layout.get(arg, "name")
+def _label(a: Arguments) -> str:
+    raw = a.layout.get(a.data, "name")
     assert isinstance(raw, bytes)
     return raw.partition(b"\0")[0].decode("ascii", "replace") or "buffer"
 
@@ -189,43 +191,42 @@ class VcsmDevice:
         return self._heap
 
 
-class VcsmFile(OpenFile):
+class VcsmFile(_Node):
     """An open /dev/vcsm. Order of use: ALLOC, mmap(offset = handle), LOCK, bus address ... munmap, UNLOCK, FREE."""
 
     label = "vcsm"
+    letter = "I"
 
     def __init__(self, device: VcsmDevice, path: str) -> None:
         super().__init__(device.linux, path)
         self._device = device
         self.blocks: dict[int, _Plain] = {}
         self.addresses: dict[int, int] = {}  # handle -> user address of its map
+        self.calls = {
+            "VMCS_SM_IOCTL_MEM_ALLOC": self._alloc,
+            "VMCS_SM_IOCTL_MEM_LOCK": self._lock,
+            "VMCS_SM_IOCTL_MEM_UNLOCK": self._unlock,
+            "VMCS_SM_IOCTL_MEM_FREE": self._free,
+            "VMCS_SM_IOCTL_MAP_VC_ADDR_FR_HDL": self._bus,
+            "VMCS_SM_IOCTL_MEM_CLEAN_INVALID2": self._clean,
+        }
 
     def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
         """By number; the blocks of CLEAN_INVALID2 follow its head."""
-        size = _argument_size(self.linux, "I", request)
+        size = super().argument_size(request, peek)
         if request & 0xFF == vcsm.IOCTLS["VMCS_SM_IOCTL_MEM_CLEAN_INVALID2"].nr:
-            size += peek(1)[0] * (24 if self.linux.pointer_size == 8 else 16)
+            size += peek(1)[0] * self._block_size
         return size
 
-    def ioctl(self, request: int, arg: bytearray) -> int:
-        """Dispatch on the number only."""
-        fail_if(request >> 8 & 0xFF != ord("I"), errno.ENOTTY)
-        nr = request & 0xFF
-        call = {0x5A: self._alloc, 0x5C: self._lock, 0x5E: self._unlock, 0x61: self._free, 0x6A: self._bus}.get(nr)
-        if call is not None:
-            call(arg)
-        elif nr == vcsm.IOCTLS["VMCS_SM_IOCTL_MEM_CLEAN_INVALID2"].nr:
-            self._clean(arg)
-        elif any(row.nr == nr and row.type == ord("I") for row in vcsm.IOCTLS.values()):
-            raise self.linux.not_modelled(_name(self.linux, nr, "I", request))
-        else:
-            raise fail(errno.EINVAL)
-        return 0
+    @property
+    def _block_size(self) -> int:
+        return vcsm.layout("vmcs_sm_ioctl_clean_invalid_block", self.linux.pointer_size).size
 
-    def _layout(self, name: str, arg: bytearray) -> Layout:
-        layout = vcsm.layout(name, self.linux.pointer_size)
-        _need(arg, layout)
-        return layout
+    def unknown(self, row: Ioctl | None, request: int) -> Exception:
+        """Requests that exist are not modelled."""
+        if row is None:
+            return fail(errno.EINVAL)
+        return self.linux.not_modelled(f"{row.name} (request 0x{request:08x})")
 
     def _block(self, handle: int) -> _Plain:
         block = self.blocks.get(handle)
@@ -233,61 +234,47 @@ class VcsmFile(OpenFile):
             raise fail(errno.EINVAL)
         return block
 
-    def _alloc(self, arg: bytearray) -> None:
-        layout = self._layout("vmcs_sm_ioctl_alloc", arg)
+    def _alloc(self, a: Arguments) -> None:
         page = self.linux.profile.page_size
-        size = layout.number(arg, "size") * max(1, layout.number(arg, "num"))
+        size = a["size"] * max(1, a["num"])
         size = (size + page - 1) // page * page
-        cached = layout.number(arg, "cached")
-        fail_if(size == 0 or cached > vcsm.Cache.BOTH, errno.EINVAL)
-        region = self._device.heap().allocate(size, page, f"VCSM {_label(layout, arg)}")
+        fail_if(size == 0 or a["cached"] > vcsm.Cache.BOTH, errno.EINVAL)
+        device = self._device
+        region = device.heap().allocate(size, page, f"VCSM {_label(a)}")
         if region is None:
             raise fail(errno.ENOMEM)
-        device = self._device
         handle = device.next_guid * page  # a GUID: a multiple of the page size, used as mmap offset
         device.next_guid += 1
-        self.blocks[handle] = _Plain(region, cached)
-        layout.put(arg, "handle", handle)
+        self.blocks[handle] = _Plain(region, a["cached"])
+        a["handle"] = handle
 
-    def _lock(self, arg: bytearray) -> None:
-        layout = self._layout("vmcs_sm_ioctl_lock_unlock", arg)
-        handle = layout.number(arg, "handle")
-        block = self._block(handle)
-        block.locks += 1
+    def _lock(self, a: Arguments) -> None:
+        self._block(a["handle"]).locks += 1
         # The user address of the map, as far as 32 bits hold it.
-        layout.put(arg, "addr", self.addresses.get(handle, 0) & 0xFFFFFFFF)
+        a["addr"] = self.addresses.get(a["handle"], 0) & 0xFFFFFFFF
 
-    def _unlock(self, arg: bytearray) -> None:
-        layout = self._layout("vmcs_sm_ioctl_lock_unlock", arg)
-        block = self._block(layout.number(arg, "handle"))
-        if block.locks:
-            block.locks -= 1
+    def _unlock(self, a: Arguments) -> None:
+        block = self._block(a["handle"])
+        block.locks = max(0, block.locks - 1)
 
-    def _free(self, arg: bytearray) -> None:
-        layout = self._layout("vmcs_sm_ioctl_free", arg)
-        block = self._block(layout.number(arg, "handle"))
-        block.freed = True
+    def _free(self, a: Arguments) -> None:
+        self._block(a["handle"]).freed = True
         self._collect()
 
-    def _bus(self, arg: bytearray) -> None:
-        layout = self._layout("vmcs_sm_ioctl_map", arg)
-        block = self.blocks.get(layout.number(arg, "handle"))
-        if layout.number(arg, "pid") not in (0, os.getpid()) or block is None or block.freed:
-            layout.put(arg, "addr", 0)
+    def _bus(self, a: Arguments) -> None:
+        block = self.blocks.get(a["handle"])
+        if a["pid"] not in (0, os.getpid()) or block is None or block.freed:
+            a["addr"] = 0
             return
-        alias = L2_CACHED if block.cached & vcsm.Cache.VC else UNCACHED
-        layout.put(arg, "addr", block.region.address | alias)
+        a["addr"] = block.region.address | (L2_CACHED if block.cached & vcsm.Cache.VC else UNCACHED)
 
-    def _clean(self, arg: bytearray) -> None:
+    def _clean(self, a: Arguments) -> None:
         """Cache maintenance has no effect on memory that both sides see at once; the blocks are checked."""
-        wide = self.linux.pointer_size == 8
-        fail_if(len(arg) < 4, errno.EFAULT)
-        count = arg[0]
-        start, size = (8, 24) if wide else (4, 16)
-        fail_if(len(arg) < start + count * size and count, errno.EFAULT)
-        for i in range(count):
-            mode = struct.unpack_from("<H", arg, start + i * size)[0]
-            fail_if(mode > vcsm.CacheOp.FLUSH, errno.EINVAL)
+        start, size, data = a.layout.size, self._block_size, a.data
+        end = start + a["op_count"] * size
+        fail_if(len(data) < end, errno.EFAULT)
+        modes = [struct.unpack_from("<H", data, at)[0] for at in range(start, end, size)]
+        fail_if(any(mode > vcsm.CacheOp.FLUSH for mode in modes), errno.EINVAL)
 
     def mmap(self, size: int, offset: int) -> Span | RegisterBlock:
         """Map an allocation by its handle."""

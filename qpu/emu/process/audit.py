@@ -22,24 +22,13 @@ __all__ = ["Guard"]
 # Event -> which of its arguments are paths.
 _PATHS = {
     "open": (0,),
-    "os.listdir": (0,),
-    "os.scandir": (0,),
-    "os.chdir": (0,),
-    "os.chmod": (0,),
-    "os.chown": (0,),
-    "os.chflags": (0,),
-    "os.getxattr": (0,),
-    "os.listxattr": (0,),
-    "os.setxattr": (0,),
-    "os.removexattr": (0,),
-    "os.link": (0, 1),
-    "os.mkdir": (0,),
-    "os.remove": (0,),
-    "os.rename": (0, 1),
-    "os.rmdir": (0,),
+    **dict.fromkeys(
+        "os.listdir os.scandir os.chdir os.chmod os.chown os.chflags os.getxattr os.listxattr os.setxattr "
+        "os.removexattr os.mkdir os.remove os.rmdir os.truncate os.utime".split(),
+        (0,),
+    ),
+    **dict.fromkeys(("os.link", "os.rename"), (0, 1)),
     "os.symlink": (1,),
-    "os.truncate": (0,),
-    "os.utime": (0,),
 }
 _MENTIONED = re.compile(r"(?<![\w/.-])(?:" + "|".join(re.escape(p) for p in OWNED) + r")(?![\w-])")
 _PYTHON = re.compile(r"(?:python|pypy)[0-9.]*(?:\.exe)?")

@@ -106,10 +106,7 @@ class FilePatches:
         return self.paths.owned(path, dir_fd)
 
     def _node(self, path: str, shown: Any, *, follow: bool = True) -> Node:
-        try:
-            return self._board().files.resolve(path, follow=follow)[1]
-        except OSError as error:
-            raise fail(error.errno or errno.ENOENT, shown) from None
+        return self._board().files.resolve(path, follow=follow, shown=shown)[1]
 
     # descriptors
 
@@ -274,24 +271,15 @@ class FilePatches:
             return self.fstat(path)
         full = self.owned(path, dir_fd)
         if full is not None:
-            real, node = self._resolve(full, path, follow_symlinks)
-            return self._result(real, node)
+            return self._result(*self._board().files.resolve(full, follow=follow_symlinks, shown=path))
         up = self.paths.absolute(path, dir_fd)
         try:
             where, dir_fd = self.paths.real(path, dir_fd)
-            result: os.stat_result = _REAL["stat"](where, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
-            return result
+            return _REAL["stat"](where, dir_fd=dir_fd, follow_symlinks=follow_symlinks)  # type: ignore[no-any-return]
         except FileNotFoundError:
-            if up not in ANCESTORS:
+            if up is None or up not in ANCESTORS:
                 raise
-            real, node = self._resolve(up, path, follow_symlinks)
-            return self._result(real, node)
-
-    def _resolve(self, full: str, shown: Any, follow: bool) -> tuple[str, Node]:
-        try:
-            return self._board().files.resolve(full, follow=follow)
-        except OSError as error:
-            raise fail(error.errno or errno.ENOENT, shown) from None
+            return self._result(*self._board().files.resolve(up, follow=follow_symlinks, shown=path))
 
     def lstat(self, path: Any, *, dir_fd: int | None = None) -> os.stat_result:
         """os.lstat"""

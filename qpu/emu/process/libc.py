@@ -120,16 +120,10 @@ class LibcCalls:
                     f"mmap() of the C library of registers at 0x{found.base:x} (a pointer to them cannot be watched; "
                     "use mmap.mmap)"
                 )
-            real = ctypes.CFUNCTYPE(
-                ctypes.c_void_p,
-                ctypes.c_void_p,
-                ctypes.c_size_t,
-                ctypes.c_int,
-                ctypes.c_int,
-                ctypes.c_int,
-                ctypes.c_int64,
-                use_errno=True,
-            )(("mmap64" if ctypes.sizeof(ctypes.c_void_p) == 4 else "mmap", ctypes.CDLL(None)))
+            kinds = ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64
+            real = ctypes.CFUNCTYPE(ctypes.c_void_p, *kinds, use_errno=True)(
+                ("mmap64" if ctypes.sizeof(ctypes.c_void_p) == 4 else "mmap", ctypes.CDLL(None))
+            )
             at = real(_number(address), size, _number(prot), how, board.memory.fd, found.address)
             if at in (None, _FAILED):
                 found.release()

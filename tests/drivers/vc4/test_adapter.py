@@ -18,7 +18,7 @@ from qpu.drivers.vc4 import adapter as vc4_adapter
 from qpu.drivers.vc4 import exit_guard, power
 from qpu.drivers.vc4.adapter import Vc4Driver, open_adapter
 from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, UsageError
-from tests.drivers.vc4.fake_kernel import PAGE, PI1, PI3, FakeKernel
+from tests.drivers.vc4.fake_linux import PAGE, PI1, PI3, FakeLinux
 
 TAG_NAMES = {
     0x00001: "firmware",
@@ -33,7 +33,7 @@ TAG_NAMES = {
 }
 
 
-def brief(kernel: FakeKernel) -> list[str]:
+def brief(kernel: FakeLinux) -> list[str]:
     """The log in words: tags by name with their first value, ioctls by number, the rest by call."""
     out: list[str] = []
     for entry in kernel.log:
@@ -94,7 +94,7 @@ CLOSE = [
 
 
 def test_open_and_close() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     driver = open_adapter(kernel, PI3)
     assert brief(kernel) == OPEN
     info = driver.info
@@ -113,7 +113,7 @@ def test_open_and_close() -> None:
 
 
 def test_without_dev_mem_the_board_is_believed() -> None:
-    kernel = FakeKernel(nodes=("vcio", "vcsm-cma"))
+    kernel = FakeLinux(nodes=("vcio", "vcsm-cma"))
     kernel.nodes["/dev/mem"] = errno.EACCES
     kernel.unknown_tags = {0x30004: "einval", 0x00001: "bit31"}
     driver = open_adapter(kernel, PI3)
@@ -128,7 +128,7 @@ def test_without_dev_mem_the_board_is_believed() -> None:
 
 
 def test_ident_has_the_last_word() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.ident1 = 1 << 12 | 4 << 8 | 2 << 4
     driver = open_adapter(kernel, PI3)
     assert (driver.info.qpus, driver.info.tmus_per_slice) == (8, 1)
@@ -136,7 +136,7 @@ def test_ident_has_the_last_word() -> None:
 
 
 def test_mailbox_launch() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     seen: list[tuple[int, ...]] = []
     kernel.execute = lambda *v: seen.append(v) or 0  # type: ignore[func-returns-value]
     driver = open_adapter(kernel, PI3)
@@ -155,7 +155,7 @@ def test_mailbox_launch() -> None:
 
 
 def test_register_launch() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.steps = 5
     driver = open_adapter(kernel, PI3, launch="registers")
     assert (driver.info.adapter, driver.info.node) == ("v3d_regs", "/dev/vcio, /dev/vcsm-cma, /dev/mem")
@@ -182,7 +182,7 @@ def test_register_launch() -> None:
 
 
 def test_register_launch_needs_dev_mem() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.nodes["/dev/mem"] = errno.EACCES
     with pytest.raises(DriverError, match="/dev/mem") as caught:
         open_adapter(kernel, PI3, launch="registers")
@@ -192,7 +192,7 @@ def test_register_launch_needs_dev_mem() -> None:
 
 @pytest.mark.parametrize("status", [b"okay\0", b"ok\0", None])
 def test_kms_owns_v3d(status: bytes | None) -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     node = "/proc/device-tree/soc/v3d@7ec00000"
     kernel.files[f"{node}/compatible"] = b"brcm,bcm2835-v3d\0"
     kernel.nodes[node] = 0
@@ -208,7 +208,7 @@ def test_kms_owns_v3d(status: bytes | None) -> None:
 
 
 def test_firmware_refuses() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.refuse_enable = True
     with pytest.raises(DriverError, match="vc4-fkms-v3d"):
         open_adapter(kernel, PI3)
@@ -217,7 +217,7 @@ def test_firmware_refuses() -> None:
 
 
 def test_other_boards_and_options() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     with pytest.raises(UsageError, match="no VideoCore IV"):
         open_adapter(kernel, Board("Raspberry Pi 5", soc="BCM2712", generation=7))
     with pytest.raises(UsageError, match="no VideoCore IV"):
@@ -232,7 +232,7 @@ def test_other_boards_and_options() -> None:
 
 @pytest.mark.parametrize(("board", "flags"), [(PI1, 12), (PI3, 4)])
 def test_memory_flags_by_chip(board: Board, flags: int) -> None:
-    kernel = FakeKernel(nodes=("vcio", "mem"))
+    kernel = FakeLinux(nodes=("vcio", "mem"))
     driver = open_adapter(kernel, board)
     assert [h[1] for h in kernel.handles.values()] == [flags]
     driver.close()
@@ -243,7 +243,7 @@ def test_memory_flags_by_chip(board: Board, flags: int) -> None:
 
 
 def test_bad_jobs() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     driver = open_adapter(kernel, PI3)
     bo = driver.alloc(PAGE)
     at = bo.address
@@ -268,7 +268,7 @@ def test_bad_jobs() -> None:
     assert kernel.log == []
     driver.submit(QpuJob([(0, at)]))  # no uniforms
     driver.submit(QpuJob([(at & 0x3FFFFFFF | 0x40000000, at)]))  # another alias of the same memory
-    other = open_adapter(FakeKernel(), PI3)
+    other = open_adapter(FakeLinux(), PI3)
     with pytest.raises(UsageError, match="another device"):
         driver.submit(QpuJob([(at, at)], [other.alloc(PAGE)]))
     other.close()
@@ -283,7 +283,7 @@ def test_bad_jobs() -> None:
 
 
 def test_fork_is_refused() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     driver = open_adapter(kernel, PI3)
     job = a_job(driver)
     kernel.pid += 1
@@ -305,7 +305,7 @@ def test_fork_is_refused() -> None:
 
 @pytest.mark.parametrize("how", ["firmware", "kernel"])
 def test_mailbox_timeout(how: str) -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     driver = open_adapter(kernel, PI3)
     job = a_job(driver)
     kernel.log.clear()
@@ -325,7 +325,7 @@ def test_mailbox_timeout(how: str) -> None:
 
 
 def test_lost_device_says_so_and_comes_back() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     driver = open_adapter(kernel, PI3)
     job = a_job(driver)
     kernel.execute = lambda *_: 0x80000000
@@ -343,7 +343,7 @@ def test_lost_device_says_so_and_comes_back() -> None:
 
 
 def test_register_timeout_then_next_job() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     driver = open_adapter(kernel, PI3, launch="registers")
     job = a_job(driver)
     kernel.hang = True
@@ -367,7 +367,7 @@ def test_register_timeout_then_next_job() -> None:
 
 
 def test_late_job_that_ends_after_all() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     driver = open_adapter(kernel, PI3, launch="registers")
     job = a_job(driver)
     kernel.hang = True
@@ -381,7 +381,7 @@ def test_late_job_that_ends_after_all() -> None:
 
 
 def test_close_stops_a_running_job_before_memory_goes() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     driver = open_adapter(kernel, PI3, launch="registers")
     kernel.hang = True
     fence = driver.submit(a_job(driver))
@@ -395,7 +395,7 @@ def test_close_stops_a_running_job_before_memory_goes() -> None:
 
 
 def test_interrupt_in_a_launch_stops_it() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     driver = open_adapter(kernel, PI3)
     job = a_job(driver)
     kernel.log.clear()
@@ -412,7 +412,7 @@ def test_interrupt_in_a_launch_stops_it() -> None:
 
 
 def test_enabled_once_per_process() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     one, two = open_adapter(kernel, PI3), open_adapter(kernel, PI3)
     assert brief(kernel).count("enable(1)") == 1
     one.close()
@@ -428,7 +428,7 @@ def test_enabled_once_per_process() -> None:
 
 
 def test_real_machine_is_one_whatever_the_port() -> None:
-    kernels = [FakeKernel(), FakeKernel()]
+    kernels = [FakeLinux(), FakeLinux()]
     for kernel in kernels:
         kernel.emulated = None
     drivers = [open_adapter(k, PI3, memory="vcsm-cma") for k in kernels[:1]]
@@ -442,7 +442,7 @@ def test_real_machine_is_one_whatever_the_port() -> None:
 
 
 def test_emulated_boards_are_apart() -> None:
-    kernels = [FakeKernel(), FakeKernel()]
+    kernels = [FakeLinux(), FakeLinux()]
     drivers = [open_adapter(k, PI3) for k in kernels]
     assert all(k.powered for k in kernels)
     for driver in drivers:
@@ -451,7 +451,7 @@ def test_emulated_boards_are_apart() -> None:
 
 
 def test_threads() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     driver = open_adapter(kernel, PI3)
     jobs = [a_job(driver) for _ in range(4)]
     busy = threading.Lock()
@@ -485,7 +485,7 @@ def test_threads() -> None:
 
 def test_exit_does_not_wait_for_a_thread_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vc4_adapter, "EXIT_PATIENCE_S", 0.05)
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     driver = open_adapter(kernel, PI3)
     taken, leave = threading.Event(), threading.Event()
 
@@ -507,7 +507,7 @@ def test_exit_does_not_wait_for_a_thread_that_waits(monkeypatch: pytest.MonkeyPa
 
 
 def test_views_outlive_a_close_with_linux_memory() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     driver = open_adapter(kernel, PI3)
     view = driver.alloc(PAGE).view
     view[0] = 9
@@ -518,7 +518,7 @@ def test_views_outlive_a_close_with_linux_memory() -> None:
 
 
 def test_views_keep_firmware_memory_until_they_go() -> None:
-    kernel = FakeKernel(nodes=("vcio", "mem"))
+    kernel = FakeLinux(nodes=("vcio", "mem"))
     driver = open_adapter(kernel, PI3)
     bo = driver.alloc(PAGE)
     view = bo.view
@@ -532,7 +532,7 @@ def test_views_keep_firmware_memory_until_they_go() -> None:
 
 
 def test_exit_releases_firmware_memory_in_spite_of_views() -> None:
-    kernel = FakeKernel(nodes=("vcio", "mem"))
+    kernel = FakeLinux(nodes=("vcio", "mem"))
     driver = open_adapter(kernel, PI3)
     view = driver.alloc(PAGE).view
     exit_guard.release_all()
@@ -543,7 +543,7 @@ def test_exit_releases_firmware_memory_in_spite_of_views() -> None:
 
 
 def test_failing_release_is_reported_and_the_rest_released() -> None:
-    kernel = FakeKernel(nodes=("vcio", "mem"))
+    kernel = FakeLinux(nodes=("vcio", "mem"))
     driver = open_adapter(kernel, PI3)
     driver.alloc(PAGE)
     driver.alloc(PAGE)
@@ -559,7 +559,7 @@ def test_failing_release_is_reported_and_the_rest_released() -> None:
 @pytest.mark.parametrize("error", [errno.EIO, errno.EINTR, errno.EAGAIN])
 @pytest.mark.parametrize("nodes", [("vcio", "mem"), ("vcio", "vcsm", "mem"), ("vcio", "vcsm-cma", "mem")], ids=str)
 def test_a_release_that_fails_twice_is_tried_again(nodes: tuple[str, ...], error: int) -> None:
-    clean = FakeKernel(nodes=nodes)
+    clean = FakeLinux(nodes=nodes)
     driver = open_adapter(clean, PI3)
     driver.alloc(PAGE)
     opened = clean.calls
@@ -567,7 +567,7 @@ def test_a_release_that_fails_twice_is_tried_again(nodes: tuple[str, ...], error
     for n in range(opened, clean.calls):
         if clean.log_index(n)[0] != "ioctl":
             continue  # only what outlives the process, the power of the QPUs included
-        kernel = FakeKernel(nodes=nodes)
+        kernel = FakeLinux(nodes=nodes)
         driver = open_adapter(kernel, PI3)
         driver.alloc(PAGE)
         kernel.fail |= dict.fromkeys((n, n + 1), OSError(error, "x"))
@@ -578,7 +578,7 @@ def test_a_release_that_fails_twice_is_tried_again(nodes: tuple[str, ...], error
 # -- a failure at every single call
 
 
-def scenario(kernel: FakeKernel, launch: Any) -> None:
+def scenario(kernel: FakeLinux, launch: Any) -> None:
     driver = open_adapter(kernel, PI3, launch=launch)
     try:
         bo = driver.alloc(PAGE)
@@ -603,13 +603,13 @@ CASES += [(KeyboardInterrupt(), "fail"), (KeyboardInterrupt(), "after"), (OSErro
 @pytest.mark.parametrize("launch", vc4_adapter.LAUNCHES)
 @pytest.mark.parametrize(("error", "when"), CASES, ids=lambda v: v if isinstance(v, str) else repr(v))
 def test_failure_at_every_call(nodes: tuple[str, ...], launch: str, error: BaseException, when: str) -> None:
-    clean = FakeKernel(nodes=nodes)
+    clean = FakeLinux(nodes=nodes)
     scenario(clean, launch)
     assert clean.left() == []
     closing = clean.calls
     met = 0
     for n in range(closing):
-        kernel = FakeKernel(nodes=nodes)
+        kernel = FakeLinux(nodes=nodes)
         getattr(kernel, when)[n] = error
         try:
             scenario(kernel, launch)

@@ -14,7 +14,8 @@ from qpu.drivers.probe import open_driver
 from qpu.drivers.vc4 import adapter as vc4_adapter
 from qpu.drivers.vc4 import exit_guard
 from qpu.drivers.vc4.adapter import Vc4Driver, open_adapter
-from qpu.drivers.vc4.mailbox import Clock, Mailbox, read_info
+from qpu.drivers.vc4.mailbox import Mailbox, read_info
+from qpu.drivers.vc4.mailbox_tags import Clock
 from qpu.drivers.vc4.vcsm import GpuMemory
 from qpu.emu.port import EmuPort
 from qpu.errors import DriverError, GpuTimeoutError

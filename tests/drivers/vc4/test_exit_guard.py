@@ -17,7 +17,7 @@ HERE = Path(__file__).parents[3]
 PROGRAM = """
 import os, signal, sys, time
 sys.path.insert(0, {here!r})
-from tests.drivers.vc4.fake_kernel import FakeKernel, PI3
+from tests.drivers.vc4.fake_linux import FakeLinux, PI3
 from qpu.drivers.vc4 import exit_guard
 from qpu.drivers.vc4.adapter import open_adapter
 import atexit
@@ -31,7 +31,7 @@ how = {how!r}
 if how == "ignored":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-kernel = FakeKernel(nodes=("vcio", "mem"))
+kernel = FakeLinux(nodes=("vcio", "mem"))
 atexit.register(lambda: print("left:", kernel.left(), flush=True))
 driver = open_adapter(kernel, PI3)
 view = driver.alloc(4096).view

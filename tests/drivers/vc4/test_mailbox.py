@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from qpu.drivers.vc4.mailbox import (
+from qpu.drivers.vc4.mailbox import Mailbox, read_info
+from qpu.drivers.vc4.mailbox_tags import (
     TAGS,
     Clock,
-    Mailbox,
     MemoryFlag,
     TagCall,
     Throttled,
@@ -21,10 +21,9 @@ from qpu.drivers.vc4.mailbox import (
     build_message,
     parse_reply,
     property_request,
-    read_info,
 )
 from qpu.errors import DriverError, GpuTimeoutError, UsageError
-from tests.drivers.vc4.fake_kernel import FakeKernel
+from tests.drivers.vc4.fake_linux import FakeLinux
 
 ABI = json.loads((Path(__file__).parents[2] / "vectors" / "abi" / "vcsm.json").read_text())["mailbox"]
 
@@ -97,7 +96,7 @@ def test_end_tag_is_the_last_word_of_a_long_message() -> None:
 
 @pytest.mark.parametrize(("pointer_size", "request_"), [(4, 0xC0046400), (8, 0xC0086400)])
 def test_request_by_pointer_size(pointer_size: int, request_: int) -> None:
-    kernel = FakeKernel(pointer_size=pointer_size)
+    kernel = FakeLinux(pointer_size=pointer_size)
     with Mailbox(kernel) as mailbox:
         assert mailbox.board_revision() == 0xA02082
     assert kernel.log[0] == ("open", "/dev/vcio", True, False)
@@ -106,7 +105,7 @@ def test_request_by_pointer_size(pointer_size: int, request_: int) -> None:
 
 
 def test_typed_calls() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     with Mailbox(kernel) as mailbox:
         assert mailbox.firmware_revision() == 1700000000
         assert mailbox.serial() == 0x0123456789ABCDEF
@@ -131,7 +130,7 @@ def test_typed_calls() -> None:
 
 
 def test_several_tags_in_one_message() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     with Mailbox(kernel) as mailbox:
         answers = mailbox.transact(
             [TagCall(TAGS["GET_CLOCK_RATE"], (5,)), TagCall(TAGS["GET_COMMAND_LINE"]), TagCall(TAGS["GET_ARM_MEMORY"])]
@@ -142,7 +141,7 @@ def test_several_tags_in_one_message() -> None:
 
 @pytest.mark.parametrize("manner", ["einval", "bit31"])
 def test_unknown_tag(manner: str) -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.unknown_tags[TAGS["GET_TEMPERATURE"].id] = manner
     with Mailbox(kernel) as mailbox, pytest.raises(UnsupportedTagError, match="GET_TEMPERATURE") as caught:
         mailbox.temperature_c()
@@ -152,7 +151,7 @@ def test_unknown_tag(manner: str) -> None:
 
 
 def test_read_only_queries_survive_one_refusal() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.unknown_tags[TAGS["GET_TEMPERATURE"].id] = "once"
     with Mailbox(kernel) as mailbox:
         assert mailbox.temperature_c() == 48.312
@@ -160,7 +159,7 @@ def test_read_only_queries_survive_one_refusal() -> None:
 
 @pytest.mark.parametrize("name", [n for n, t in TAGS.items() if t.changes])
 def test_changes_are_never_repeated(name: str) -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.unknown_tags[TAGS[name].id] = "once"
     with Mailbox(kernel) as mailbox, pytest.raises(UnsupportedTagError):
         mailbox.call(name, *range(1, 1 + len(TAGS[name].request)))
@@ -170,7 +169,7 @@ def test_changes_are_never_repeated(name: str) -> None:
 @pytest.mark.parametrize("error", [errno.EINTR, errno.EAGAIN])
 def test_interrupted_calls_are_repeated(error: int) -> None:
     """The interruption comes before the message is sent, so that changes are repeated, too."""
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.fail |= {n: OSError(error, "signal") for n in (1, 2, 4)}
     with Mailbox(kernel) as mailbox:
         assert mailbox.temperature_c() == 48.312
@@ -179,7 +178,7 @@ def test_interrupted_calls_are_repeated(error: int) -> None:
 
 
 def test_an_interrupted_call_is_not_repeated_for_ever() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.fail |= {n: OSError(errno.EINTR, "signal") for n in range(1, 20_000)}
     with Mailbox(kernel) as mailbox, pytest.raises(DriverError, match="EINTR"):
         mailbox.set_turbo(1)
@@ -187,7 +186,7 @@ def test_an_interrupted_call_is_not_repeated_for_ever() -> None:
 
 
 def test_repetition_stops_when_the_owner_says_so() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.fail |= {n: OSError(errno.EINTR, "signal") for n in range(1, 100)}
 
     def check() -> None:
@@ -232,7 +231,7 @@ def test_answer_longer_than_the_area_is_cut() -> None:
     ],
 )
 def test_open_fails(code: int, help: str) -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.nodes["/dev/vcio"] = code
     with pytest.raises(DriverError, match="open /dev/vcio") as caught:
         Mailbox(kernel)
@@ -252,7 +251,7 @@ def test_open_fails(code: int, help: str) -> None:
     ],
 )
 def test_call_fails(code: int, help: str) -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.fail[1] = OSError(code, "x")
     with Mailbox(kernel) as mailbox, pytest.raises(DriverError, match="SET_TURBO") as caught:
         mailbox.set_turbo(0)
@@ -262,7 +261,7 @@ def test_call_fails(code: int, help: str) -> None:
 
 
 def test_memory_handles() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     with Mailbox(kernel) as mailbox:
         handle = mailbox.allocate_memory(8192, 4096, MemoryFlag.DIRECT)
         bus = mailbox.lock_memory(handle)
@@ -284,7 +283,7 @@ def test_memory_handles() -> None:
 
 
 def test_interrupt_behind_an_allocation_leaves_nothing() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.after[1] = KeyboardInterrupt()
     with Mailbox(kernel) as mailbox, pytest.raises(KeyboardInterrupt):
         mailbox.allocate_memory(4096, 4096, MemoryFlag.DIRECT)
@@ -292,7 +291,7 @@ def test_interrupt_behind_an_allocation_leaves_nothing() -> None:
 
 
 def test_execute() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.memory.append((0xC0001000, bytearray(struct.pack("<4I", 16, 32, 48, 64))))
     with Mailbox(kernel) as mailbox:
         mailbox.enable_qpu(True)
@@ -314,14 +313,14 @@ def test_execute() -> None:
 
 
 def test_kernel_timeout_is_a_timeout() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.fail[1] = OSError(errno.ETIMEDOUT, "x")
     with Mailbox(kernel) as mailbox, pytest.raises(GpuTimeoutError):
         mailbox.execute_qpu(1, 0xC0001000, noflush=True, timeout_ms=500)
 
 
 def test_execute_code() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     with Mailbox(kernel) as mailbox:
         mailbox.execute_code(0x1000, [1, 2])
         assert words(kernel.log[-1][3])[2:12] == [0x30010, 28, 28, 0x1000, 1, 2, 0, 0, 0, 0]
@@ -330,7 +329,7 @@ def test_execute_code() -> None:
 
 
 def test_usage_errors() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     with Mailbox(kernel) as mailbox:
         with pytest.raises(UsageError, match="no property tag"):
             mailbox.call("GET_NOTHING")
@@ -352,7 +351,7 @@ def test_usage_errors() -> None:
 
 
 def test_info_leaves_out_what_the_firmware_does_not_know() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.unknown_tags = {TAGS["GET_THROTTLED"].id: "bit31", TAGS["GET_VC_MEMORY"].id: "einval"}
     with Mailbox(kernel) as mailbox:
         info = read_info(mailbox)

@@ -9,25 +9,25 @@ import pytest
 
 from qpu.drivers.vc4.registers import COUNTERS, Ident, Reg, V3dRegisters, block_address, counter_index
 from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, UsageError
-from tests.drivers.vc4.fake_kernel import IDENT0, IDENT1, FakeKernel
+from tests.drivers.vc4.fake_linux import IDENT0, IDENT1, FakeLinux
 
 
 @pytest.fixture
-def kernel() -> FakeKernel:
-    kernel = FakeKernel()
+def kernel() -> FakeLinux:
+    kernel = FakeLinux()
     kernel.powered = True
     return kernel
 
 
 @pytest.fixture
-def regs(kernel: FakeKernel) -> V3dRegisters:
+def regs(kernel: FakeLinux) -> V3dRegisters:
     made = V3dRegisters(kernel, 0x3FC00000)
     kernel.log.clear()
     return made
 
 
 def test_block_address() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     assert block_address(kernel, "BCM2835") == 0x20C00000
     assert block_address(kernel, "BCM2836") == block_address(kernel, "BCM2837") == 0x3FC00000
     kernel.files["/proc/device-tree/soc/ranges"] = bytes.fromhex("7e0000003f00000001000000")
@@ -48,7 +48,7 @@ def test_ident() -> None:
     assert "enable the QPUs" in str(caught.value)
 
 
-def test_launch_order(kernel: FakeKernel, regs: V3dRegisters) -> None:
+def test_launch_order(kernel: FakeLinux, regs: V3dRegisters) -> None:
     regs.start([(0xC0001000, 0xC0002000), (0xC0001040, 0xC0002000)])
     assert kernel.log == [
         ("read32", 0x43C),
@@ -71,14 +71,14 @@ def test_launch_order(kernel: FakeKernel, regs: V3dRegisters) -> None:
     assert regs.completed(1) == 0  # the count starts again
 
 
-def test_many_launches_do_not_overflow_the_count(kernel: FakeKernel, regs: V3dRegisters) -> None:
+def test_many_launches_do_not_overflow_the_count(kernel: FakeLinux, regs: V3dRegisters) -> None:
     for _ in range(300):
         regs.start([(0, 8)] * 12)
         regs.wait(12, 1.0)
     assert len(kernel.started) == 3600
 
 
-def test_wait_times_out_and_may_be_repeated(kernel: FakeKernel, regs: V3dRegisters) -> None:
+def test_wait_times_out_and_may_be_repeated(kernel: FakeLinux, regs: V3dRegisters) -> None:
     kernel.hang = True
     regs.start([(0, 8)])
     with pytest.raises(GpuTimeoutError, match=r"0 of 1 programs ended within 0\.25 s") as caught:
@@ -89,7 +89,7 @@ def test_wait_times_out_and_may_be_repeated(kernel: FakeKernel, regs: V3dRegiste
     regs.wait(1, 0.25)
 
 
-def test_wait_is_quick_for_short_jobs_and_gentle_for_long_ones(kernel: FakeKernel, regs: V3dRegisters) -> None:
+def test_wait_is_quick_for_short_jobs_and_gentle_for_long_ones(kernel: FakeLinux, regs: V3dRegisters) -> None:
     kernel.steps = 1
     regs.start([(0, 8)])
     regs.wait(1, None)
@@ -104,7 +104,7 @@ def test_wait_is_quick_for_short_jobs_and_gentle_for_long_ones(kernel: FakeKerne
 
 @pytest.mark.parametrize("what", ["overflow", "another program", "counts cleared", "too many completions"])
 @pytest.mark.parametrize("timeout_s", [None, 1.0])
-def test_others_during_a_launch(kernel: FakeKernel, regs: V3dRegisters, what: str, timeout_s: float | None) -> None:
+def test_others_during_a_launch(kernel: FakeLinux, regs: V3dRegisters, what: str, timeout_s: float | None) -> None:
     """Never an endless wait, and never a launch that counts programs of others as its own."""
     kernel.hang = True
     regs.start([(0, 8)])
@@ -122,7 +122,7 @@ def test_others_during_a_launch(kernel: FakeKernel, regs: V3dRegisters, what: st
 
 
 @pytest.mark.parametrize("what", ["waiting", "running"])
-def test_others_before_a_launch(kernel: FakeKernel, regs: V3dRegisters, what: str) -> None:
+def test_others_before_a_launch(kernel: FakeLinux, regs: V3dRegisters, what: str) -> None:
     if what == "waiting":
         kernel.foreign = 3
     else:
@@ -133,7 +133,7 @@ def test_others_before_a_launch(kernel: FakeKernel, regs: V3dRegisters, what: st
     assert all(entry[0] == "read32" for entry in kernel.log)  # nothing was touched
 
 
-def test_the_counts_of_eight_bits_wrap(kernel: FakeKernel, regs: V3dRegisters) -> None:
+def test_the_counts_of_eight_bits_wrap(kernel: FakeLinux, regs: V3dRegisters) -> None:
     kernel.requested = kernel.completed = 255
     regs.start([(0, 8)])
     kernel.requested, kernel.completed = 3, 253
@@ -141,7 +141,7 @@ def test_the_counts_of_eight_bits_wrap(kernel: FakeKernel, regs: V3dRegisters) -
         regs.start([(0, 8)])
 
 
-def test_power_off_during_a_launch(kernel: FakeKernel, regs: V3dRegisters) -> None:
+def test_power_off_during_a_launch(kernel: FakeLinux, regs: V3dRegisters) -> None:
     regs.start([(0, 8)])
     kernel.powered = False
     with pytest.raises(GpuResetError, match="powered off"):
@@ -154,7 +154,7 @@ def test_launch_size(regs: V3dRegisters, count: int) -> None:
         regs.start([(0, 8)] * count)
 
 
-def test_counters(kernel: FakeKernel, regs: V3dRegisters) -> None:
+def test_counters(kernel: FakeLinux, regs: V3dRegisters) -> None:
     kernel.regs[0x680], kernel.regs[0x688] = 111, 222
     names = ["QPU-total-idle-clk-cycles", "L2C-total-cache-miss"]
     with regs.counters(names) as values:
@@ -169,14 +169,14 @@ def test_counters(kernel: FakeKernel, regs: V3dRegisters) -> None:
     assert kernel.log[-1] == ("write32", 0x674, 0)
 
 
-def test_counters_stop_when_the_block_fails(kernel: FakeKernel, regs: V3dRegisters) -> None:
+def test_counters_stop_when_the_block_fails(kernel: FakeLinux, regs: V3dRegisters) -> None:
     with pytest.raises(RuntimeError), regs.counters(COUNTERS[:16]):
         raise RuntimeError
     assert kernel.log[-1] == ("write32", 0x674, 0)
 
 
 @pytest.mark.parametrize("names", [[], COUNTERS[:17], [COUNTERS[0], COUNTERS[0]], ["cycle-count"]])
-def test_wrong_counters(kernel: FakeKernel, regs: V3dRegisters, names: list[str]) -> None:
+def test_wrong_counters(kernel: FakeLinux, regs: V3dRegisters, names: list[str]) -> None:
     with pytest.raises(UsageError), regs.counters(names):
         pass
     assert kernel.log == []
@@ -201,7 +201,7 @@ def test_register_offsets() -> None:
 
 @pytest.mark.parametrize(("code", "help"), [(errno.EACCES, "sudo"), (errno.EPERM, "sudo"), (errno.EBUSY, "again")])
 def test_open_fails(code: int, help: str) -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.nodes["/dev/mem"] = code
     with pytest.raises(DriverError, match="0x3fc00000") as caught:
         V3dRegisters(kernel, 0x3FC00000)
@@ -209,7 +209,7 @@ def test_open_fails(code: int, help: str) -> None:
     assert help in str(caught.value)
 
 
-def test_closed(kernel: FakeKernel, regs: V3dRegisters) -> None:
+def test_closed(kernel: FakeLinux, regs: V3dRegisters) -> None:
     regs.close()
     regs.close()
     kernel.powered = False

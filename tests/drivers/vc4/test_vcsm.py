@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from qpu.drivers.uapi.vcsm import Cache
-from qpu.drivers.vc4.mailbox import Mailbox, MemoryFlag
+from qpu.drivers.vc4.mailbox import Mailbox
+from qpu.drivers.vc4.mailbox_tags import MemoryFlag
 from qpu.drivers.vc4.vcsm import (
     PROVIDERS,
     GpuMemory,
@@ -28,7 +29,7 @@ from qpu.drivers.vc4.vcsm import (
     vcsm_cache,
 )
 from qpu.errors import DriverError, UsageError
-from tests.drivers.vc4.fake_kernel import PAGE, FakeKernel
+from tests.drivers.vc4.fake_linux import PAGE, FakeLinux
 
 ABI = json.loads((Path(__file__).parents[2] / "vectors" / "abi" / "vcsm.json").read_text())
 STAND_INS = str(Path(__file__).parents[2] / "stand_ins")
@@ -38,7 +39,7 @@ def number(pointer: int, name: str) -> int:
     return int(ABI[f"abi_{8 * pointer}"]["ioctls"][name]["request"])
 
 
-def calls(kernel: FakeKernel) -> list[Any]:
+def calls(kernel: FakeLinux) -> list[Any]:
     return [e[2] if e[0] == "ioctl" else e[0] for e in kernel.log]
 
 
@@ -56,7 +57,7 @@ def rpi_vcsm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.parametrize("pointer", [4, 8])
 def test_cma_calls(pointer: int) -> None:
-    kernel = FakeKernel(pointer_size=pointer)
+    kernel = FakeLinux(pointer_size=pointer)
     memory = VcsmCmaMemory(kernel)
     bo = memory.alloc(5000)
     assert (bo.size, bo.address >> 30) == (2 * PAGE, 3)
@@ -85,7 +86,7 @@ def test_cma_calls(pointer: int) -> None:
 
 @pytest.mark.parametrize("pointer", [4, 8])
 def test_vcsm_calls(pointer: int) -> None:
-    kernel = FakeKernel(pointer_size=pointer, nodes=("vcsm",))
+    kernel = FakeLinux(pointer_size=pointer, nodes=("vcsm",))
     memory = VcsmMemory(kernel, Cache.NONE)
     bo = memory.alloc(PAGE)
     guid = next(iter(kernel.guids))
@@ -109,7 +110,7 @@ def test_vcsm_calls(pointer: int) -> None:
 
 
 def test_mailbox_calls() -> None:
-    kernel = FakeKernel(nodes=("vcio", "mem"))
+    kernel = FakeLinux(nodes=("vcio", "mem"))
     with Mailbox(kernel) as mailbox:
         memory = MailboxMemory(kernel, mailbox, MemoryFlag.DIRECT)
         bo = memory.alloc(100)
@@ -130,7 +131,7 @@ def test_cache_choice_by_soc() -> None:
     assert vcsm_cache("BCM2835") & Cache.HOST == 0
 
 
-def makers(kernel: FakeKernel, mailbox: Mailbox) -> dict[str, Any]:
+def makers(kernel: FakeLinux, mailbox: Mailbox) -> dict[str, Any]:
     return {
         "vcsm-cma": lambda: VcsmCmaMemory(kernel),
         "vcsm": lambda: VcsmMemory(kernel, Cache.NONE),
@@ -151,7 +152,7 @@ class Bench:
     """A kernel with an open mailbox; `inject` counts from the next call on."""
 
     def __init__(self) -> None:
-        self.kernel = FakeKernel(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
+        self.kernel = FakeLinux(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
         self.mailbox = Mailbox(self.kernel)
 
     def inject(self, n: int, error: BaseException, when: str) -> None:
@@ -255,7 +256,7 @@ def test_interrupted_calls_are_repeated(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vcsm-cma", "vcsm", "mailbox"])
 def test_views_block_the_close(name: str) -> None:
-    kernel = FakeKernel(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
+    kernel = FakeLinux(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
     with Mailbox(kernel) as mailbox:
         provider = makers(kernel, mailbox)[name]()
         bo = provider.alloc(PAGE)
@@ -274,7 +275,7 @@ def test_views_block_the_close(name: str) -> None:
 
 
 def test_forced_close_keeps_only_the_map() -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     provider = VcsmCmaMemory(kernel)
     bo = provider.alloc(PAGE)
     part = bo.view[:4]
@@ -288,7 +289,7 @@ def test_forced_close_keeps_only_the_map() -> None:
 
 
 def test_a_failing_unlock_does_not_stop_the_release() -> None:
-    kernel = FakeKernel(nodes=("vcsm",))
+    kernel = FakeLinux(nodes=("vcsm",))
     provider = VcsmMemory(kernel, Cache.NONE)
     bo = provider.alloc(PAGE)
     sync = kernel.calls
@@ -304,7 +305,7 @@ def test_a_failing_unlock_does_not_stop_the_release() -> None:
 
 @pytest.mark.parametrize("size", [0, -1, 1 << 30, 1 << 40])
 def test_sizes(size: int) -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     provider = VcsmCmaMemory(kernel)
     with pytest.raises(UsageError, match="allows 1"):
         provider.alloc(size)
@@ -315,7 +316,7 @@ def test_sizes(size: int) -> None:
 # -- choice
 
 
-def choose(kernel: FakeKernel, name: str = "auto", soc: str = "BCM2837") -> str:
+def choose(kernel: FakeLinux, name: str = "auto", soc: str = "BCM2837") -> str:
     with Mailbox(kernel) as mailbox:
         provider, bo = open_memory(kernel, soc, mailbox, name)
         bo.close()
@@ -333,11 +334,11 @@ def choose(kernel: FakeKernel, name: str = "auto", soc: str = "BCM2837") -> str:
     ],
 )
 def test_order(nodes: tuple[str, ...], expected: str) -> None:
-    assert choose(FakeKernel(nodes=nodes)) == expected
+    assert choose(FakeLinux(nodes=nodes)) == expected
 
 
 def test_named_source() -> None:
-    kernel = FakeKernel(nodes=("vcio", "vcsm-cma", "vcsm", "mem"))
+    kernel = FakeLinux(nodes=("vcio", "vcsm-cma", "vcsm", "mem"))
     assert choose(kernel, "vcsm") == "vcsm"
     assert ("open", "/dev/vcsm-cma", False, False) not in kernel.log
     with pytest.raises(UsageError, match="allowed: auto, rpi-vcsm, vcsm-cma, vcsm, mailbox"):
@@ -345,13 +346,13 @@ def test_named_source() -> None:
 
 
 def test_a_source_that_opens_but_cannot_allocate_is_passed_over() -> None:
-    kernel = FakeKernel(nodes=("vcio", "vcsm", "mem"))
+    kernel = FakeLinux(nodes=("vcio", "vcsm", "mem"))
     kernel.fail[2] = OSError(errno.ENOTTY, "32-bit process on a 64-bit kernel")
     assert choose(kernel) == "mailbox"
 
 
 def test_all_fail_with_every_reason() -> None:
-    kernel = FakeKernel(nodes=("vcio",))
+    kernel = FakeLinux(nodes=("vcio",))
     kernel.nodes["/dev/vcsm"] = errno.EACCES
     with Mailbox(kernel) as mailbox, pytest.raises(DriverError, match="no source of memory") as caught:
         open_memory(kernel, "BCM2837", mailbox)
@@ -378,7 +379,7 @@ def test_all_fail_with_every_reason() -> None:
     ],
 )
 def test_advice(name: str, code: int, help: str) -> None:
-    kernel = FakeKernel(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
+    kernel = FakeLinux(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
     with Mailbox(kernel) as mailbox:
         if name == "mailbox":
             kernel.strict_devmem = True
@@ -395,7 +396,7 @@ def test_advice(name: str, code: int, help: str) -> None:
 
 
 def test_rpi_vcsm_is_used_on_the_real_machine(rpi_vcsm: Any) -> None:
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.emulated = None
     with Mailbox(kernel) as mailbox:
         provider, bo = open_memory(kernel, "BCM2837", mailbox, first=100)
@@ -419,9 +420,9 @@ def test_rpi_vcsm_is_used_on_the_real_machine(rpi_vcsm: Any) -> None:
 
 
 def test_rpi_vcsm_never_behind_an_emulated_board(rpi_vcsm: Any) -> None:
-    assert choose(FakeKernel()) == "vcsm-cma"
+    assert choose(FakeLinux()) == "vcsm-cma"
     with pytest.raises(UsageError, match="cannot reach an emulated board"):
-        choose(FakeKernel(), "rpi-vcsm")
+        choose(FakeLinux(), "rpi-vcsm")
 
 
 @pytest.mark.parametrize("step", ["nodes", "malloc"])
@@ -430,7 +431,7 @@ def test_rpi_vcsm_failures_fall_through(rpi_vcsm: Any, monkeypatch: pytest.Monke
         monkeypatch.setattr(rpi_vcsm, "nodes", {"/dev/vcsm-cma": errno.EACCES})
     else:
         monkeypatch.setattr(rpi_vcsm, "fail_malloc", errno.ENOMEM)
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.emulated = None
     assert choose(kernel) == "vcsm-cma"
     with Mailbox(kernel) as mailbox, pytest.raises(DriverError, match="rpi-vcsm") as caught:
@@ -440,7 +441,7 @@ def test_rpi_vcsm_failures_fall_through(rpi_vcsm: Any, monkeypatch: pytest.Monke
 
 def test_rpi_vcsm_old_driver_gets_the_cache_of_the_chip(rpi_vcsm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpi_vcsm, "nodes", {"/dev/vcsm": 0})
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.emulated = None
     provider = RpiVcsmMemory(kernel, Cache.VC)
     bo = provider.alloc(1)
@@ -452,7 +453,7 @@ def test_rpi_vcsm_old_driver_gets_the_cache_of_the_chip(rpi_vcsm: Any, monkeypat
 
 def test_rpi_vcsm_not_installed() -> None:
     assert "rpi_vcsm" not in sys.modules
-    kernel = FakeKernel()
+    kernel = FakeLinux()
     kernel.emulated = None
     try:
         import rpi_vcsm  # noqa: F401

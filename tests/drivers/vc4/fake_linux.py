@@ -22,7 +22,7 @@ IDENT0, IDENT1 = 0x02443356, 0x10 << 16 | 2 << 12 | 4 << 8 | 3 << 4 | 1
 class FakeMapping:
     """As a real map: a new view each time, and unmapping fails while one is alive."""
 
-    def __init__(self, kernel: FakeKernel, memory: bytearray) -> None:
+    def __init__(self, kernel: FakeLinux, memory: bytearray) -> None:
         self._kernel = kernel
         self._memory: bytearray | None = memory
         self.address = 0x76000000
@@ -45,7 +45,7 @@ class FakeMapping:
 class FakeRegisters:
     """V3D: powered or not, a queue, programs that take `steps` polls each, or never end."""
 
-    def __init__(self, kernel: FakeKernel) -> None:
+    def __init__(self, kernel: FakeLinux) -> None:
         self.kernel = kernel
         self.open = True
         kernel.register_maps.append(self)
@@ -100,7 +100,7 @@ class FakeRegisters:
             self.kernel.register_maps.remove(self)
 
 
-class FakeKernel:
+class FakeLinux:
     """Implements Port. `fail[n] = exception` fails call n (from 0) before it acts, `after[n]` when it has acted."""
 
     def __init__(self, *, pointer_size: int = 8, nodes: tuple[str, ...] = ("vcio", "vcsm-cma", "mem")) -> None:
