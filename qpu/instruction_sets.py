@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from qpu.core.isa import Isa
+from qpu.core.toolkit import Source
 from qpu.errors import UsageError
 from qpu.program import Program, toolkit
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from qpu.core.hazards import Finding
 
 __all__ = ["InstructionSet", "Source", "assemble", "isa"]
-
-# A builder function (called with the typed builder first), assembly text, or 64-bit words.
-Source: TypeAlias = "Callable[..., None] | str | Iterable[int]"
 
 
 class InstructionSet:

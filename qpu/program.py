@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from qpu.core.code import Code
 from qpu.core.isa import Isa
+from qpu.core.toolkit import Toolkit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
     from qpu.core.hazards import Finding
 
-__all__ = ["Program", "Toolkit", "toolkit"]
-
-
-class Toolkit(Protocol):
-    """What the instruction set packages `qpu.vc4` and `qpu.v3d` offer to the layers above them."""
-
-    def assemble(
-        self,
-        source: Callable[..., None] | str | Iterable[int],
-        *,
-        check: bool | None = None,
-        filename: str | None = None,
-        args: Sequence[object] = (),
-        single_segment: bool = False,
-    ) -> Code: ...
-
-    def disassemble(self, word: int) -> str: ...
-    def note(self, word: int) -> str | None: ...
-    def encode(self, instr: Any) -> int: ...
-    def decode(self, word: int) -> Any: ...
-    def check(self, words: Iterable[int], *, single_segment: bool = False) -> list[Finding]: ...
-    def listing(self, program: Code) -> str: ...
+__all__ = ["Program", "toolkit"]
 
 
 @cache

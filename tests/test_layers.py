@@ -276,6 +276,7 @@ def test_there_are_no_circles(most: Kind) -> None:
 DEFERRED = {
     "qpu": "light: names are loaded on first use",
     "qpu.__main__": "light: each command loads what it needs",
+    "qpu.core.toolkit": "light: the checker, unless switched off",
     "qpu.device": "light: the emulator, the display; optional: the Linux port",
     "qpu.drivers.doctor": "light: the mailbox, only on boards that have one",
     "qpu.drivers.probe": "light: the adapters, only those that are tried",

@@ -62,7 +62,7 @@ def check(isa: Isa, words: Iterable[int], *, single_segment: bool = False) -> li
     found += _switches(windows, facts, watched, single_segment)
     found += _state(windows, facts, watched)
     branches = {i: decode(isa, words[i]) for i in watched if facts[i].after & branch}
-    targets = {i: to for i, b in branches.items() if isinstance(b, Branch) and (to := _target(b, i)) is not None}
+    targets = {i: to for i, b in branches.items() if isinstance(b, Branch) and (to := b.target(i)) is not None}
     n = len(words)
     for i, to in targets.items():
         if not 0 <= to < n:
@@ -71,12 +71,6 @@ def check(isa: Isa, words: Iterable[int], *, single_segment: bool = False) -> li
     for hit in windows.walk(facts, (), jumps(targets, n, BRANCH_SLOTS)):
         found.append(windows.finding(hit, lambda i: effects(decode(isa, words[i])), Severity.WARNING))
     return RULES.sorted(found)
-
-
-def _target(b: Branch, at: int) -> int | None:
-    """Index of the instruction that a relative branch reaches; None for others."""
-    offset = b.offset - (1 << 32) if b.offset >> 31 else b.offset
-    return at + 1 + BRANCH_SLOTS + offset // 8 if b.bdi == "rel" else None
 
 
 def _switches(windows: Windows, facts: list[Facts], at: Iterable[int], single_segment: bool) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple, TypeAlias
 
-from qpu.core.isa import Isa
+from qpu.core.isa import BRANCH_SLOTS, Isa
 from qpu.core.optable import Op
 from qpu.v3d.regs import Sig
 
@@ -96,6 +96,15 @@ class Branch(NamedTuple):
     bdu: str = ""
     raddr_a: int = 0
     link: bool = False
+
+    @property
+    def distance(self) -> int:
+        """The offset of a relative branch as a signed number."""
+        return self.offset - (1 << 32) if self.offset >> 31 else self.offset
+
+    def target(self, index: int) -> int | None:
+        """Index of the instruction that a relative branch at `index` reaches; None for others."""
+        return index + 1 + BRANCH_SLOTS + self.distance // 8 if self.bdi == "rel" else None
 
 
 Instr: TypeAlias = Alu | Branch

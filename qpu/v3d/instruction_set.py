@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qpu.core.code import Code
-from qpu.core.isa import BRANCH_SLOTS, Isa
+from qpu.core.isa import Isa
 from qpu.core.listing import listing
+from qpu.core.toolkit import Toolkit
 from qpu.errors import DecodeError, UsageError
 from qpu.v3d.decode import decode
 from qpu.v3d.encode import encode
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["V3dToolkit"]
 
 
-class V3dToolkit:
+class V3dToolkit(Toolkit):
     """Assembler, disassembler, encoder, decoder and checker of V3D 4.2 or 7.1."""
 
     __slots__ = ("isa",)
@@ -30,41 +31,17 @@ class V3dToolkit:
             raise UsageError(f"{isa} is not a V3D instruction set; allowed: v3d42, v3d71")
         self.isa = isa
 
-    def assemble(
-        self,
-        source: Callable[..., None] | str | Iterable[int],
-        *,
-        check: bool | None = None,
-        filename: str | None = None,
-        args: Sequence[object] = (),
-        single_segment: bool = False,
-    ) -> Code:
-        """A program from a builder function, called as ``source(q, *args)``, from text or from words.
+    def _build(self, source: Callable[..., None], args: Sequence[object]) -> Code:
+        from qpu.v3d.asm import assemble
 
-        check: apply the validity rules, errors raise HazardError; None means yes for builders, no for text and words.
-        filename: name of the text in messages. Raises: AsmError with every diagnostic.
-        """
-        if callable(source):
-            from qpu.v3d.asm import assemble
+        return assemble(self.isa, source, *args, check=False)
 
-            return assemble(self.isa, source, *args, check=check is not False, single_segment=single_segment)
-        if isinstance(source, str):
-            from qpu.v3d.parser import assemble_text
+    def _text(self, source: str, filename: str, **options: Any) -> Code:
+        from qpu.v3d.parser import assemble_text
 
-            program = assemble_text(self.isa, source, filename=filename or "<text>")
-        else:
-            program = Code.of_words(self.isa, source)
-        if check:
-            self._raise(program, single_segment)
-        return program
-
-    def _raise(self, program: Code, single_segment: bool) -> None:
-        from qpu.core.hazards import raise_errors
-
-        raise_errors(self.check(program.code, single_segment=single_segment), program)
+        return assemble_text(self.isa, source, filename=filename, **options)
 
     def disassemble(self, word: int) -> str:
-        """Text of one instruction, no label or comment. Raises: DecodeError."""
         return text(decode(self.isa, word))
 
     def note(self, word: int) -> str | None:
@@ -72,17 +49,14 @@ class V3dToolkit:
         return note(decode(self.isa, word), word)
 
     def encode(self, instr: Instr) -> int:
-        """The word of an instruction. Raises: AsmError."""
         if instr.isa is not self.isa:
             raise UsageError(f"an instruction of {instr.isa.label}, expected {self.isa.label}")
         return encode(instr)
 
     def decode(self, word: int) -> Instr:
-        """The instruction of a word. Raises: DecodeError."""
         return decode(self.isa, word)
 
     def check(self, words: Iterable[int], *, single_segment: bool = False) -> list[Finding]:
-        """Validity findings in program order; those about the whole program have ``index == len(words)``."""
         from qpu.v3d.hazards import check
 
         return check(self.isa, words, single_segment=single_segment)
@@ -100,9 +74,8 @@ class V3dToolkit:
             except DecodeError:
                 instr = None
             instrs.append(instr)
-            if isinstance(instr, Branch) and instr.bdi == "rel":
-                offset = instr.offset - (1 << 32) if instr.offset >> 31 else instr.offset
-                targets[index] = index + 1 + BRANCH_SLOTS + offset // 8
+            if isinstance(instr, Branch) and (target := instr.target(index)) is not None:
+                targets[index] = target
 
         def line(index: int, target: str | None) -> str:
             word, instr = program.code[index], instrs[index]

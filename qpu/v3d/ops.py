@@ -17,6 +17,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from qpu.core import semantics as core
 from qpu.core.isa import Basis, Isa, Unit
 from qpu.core.optable import Code, Flags, Op, Semantics, Table, Token
 from qpu.v3d import sem as s
@@ -252,10 +253,10 @@ ROWS: Final[tuple[Op, ...]] = (
     # -- both units
     _row("nop", "d:none", {**_a(187, a=0, b=0), **_m(15, a=0, b=4)}, {**_a(187, b=0), **_m(14, b=63)}, None, "Nothing.",
         flags=Flags.NONE),
-    _row("add", "d:i32 a:i32 b:i32", {**_a(56), **_m(1)}, {**_a(56), **_m(1)}, s.add, "a + b. Carry: carry out.",
-        carry=s.add_carry, commutes=True, idioms={"move": ("a", 0)}, source=_ALU_TEST),
-    _row("sub", "d:i32 a:i32 b:i32", {**_a(60), **_m(2)}, {**_a(60), **_m(2)}, s.sub, "a - b. Carry: borrow.",
-        carry=s.sub_carry, relation={"z": "eq", "c": "lt_u"}, idioms={"zero": ("a", "a")}, sem_basis=Basis.MEASURED,
+    _row("add", "d:i32 a:i32 b:i32", {**_a(56), **_m(1)}, {**_a(56), **_m(1)}, core.add, "a + b. Carry: carry out.",
+        carry=core.carry_add, commutes=True, idioms={"move": ("a", 0)}, source=_ALU_TEST),
+    _row("sub", "d:i32 a:i32 b:i32", {**_a(60), **_m(2)}, {**_a(60), **_m(2)}, core.sub, "a - b. Carry: borrow.",
+        carry=core.carry_sub, relation={"z": "eq", "c": "lt_u"}, idioms={"zero": ("a", "a")}, sem_basis=Basis.MEASURED,
         source="py-videocore6/py-videocore7 device tests of conditions"),
     _row("fmov", "d:f32 a:f32", _m(14, "fmov42", b=0), {**_a(249, "fmov71", b=0), **_m(14, "fmov71", b=0)}, s.mov,
         "a as a float: copies, with input and output modifiers.", idioms=_MOVE),
@@ -286,25 +287,25 @@ ROWS: Final[tuple[Op, ...]] = (
         flags=Flags.HALVES, commutes=True, sem_basis=Basis.MEASURED,
         source=_ALU_TEST + " (7.1: not in the driver's tables, but works)"),
     # -- add ALU, two integers
-    _two("min", "i32", 120, s.smin, "Signed minimum. Carry: a > b.", carry=s.signed_greater, relation={"c": "gt_s"},
-        idioms=_SAME, commutes=True, aliases=("imin",)),
-    _two("max", "i32", 121, s.smax, "Signed maximum. Carry: a > b (assumed).", carry=s.signed_greater,
+    _two("min", "i32", 120, core.smin, "Signed minimum. Carry: a > b.", carry=core.signed_greater,
+        relation={"c": "gt_s"}, idioms=_SAME, commutes=True, aliases=("imin",)),
+    _two("max", "i32", 121, core.smax, "Signed maximum. Carry: a > b (assumed).", carry=core.signed_greater,
         relation={"c": "gt_s"}, idioms=_SAME, commutes=True, aliases=("imax",)),
     _two("umin", "u32", 122, s.umin, "Unsigned minimum. Carry: a > b (assumed).", carry=s.unsigned_greater,
         relation={"c": "gt_u"}, idioms=_SAME, commutes=True),
     _two("umax", "u32", 123, s.umax, "Unsigned maximum. Carry: a > b (assumed).", carry=s.unsigned_greater,
         relation={"c": "gt_u"}, idioms=_SAME, commutes=True),
-    _two("shl", "u32", 124, s.shl, "a << b[4:0]. Carry: not known.", sem_basis=Basis.MEASURED, source=_ALU_TEST),
-    _two("shr", "u32", 125, s.shr, "a >> b[4:0], logical. Carry: not known.", sem_basis=Basis.MEASURED,
+    _two("shl", "u32", 124, core.shl, "a << b[4:0]. Carry: not known.", sem_basis=Basis.MEASURED, source=_ALU_TEST),
+    _two("shr", "u32", 125, core.shr, "a >> b[4:0], logical. Carry: not known.", sem_basis=Basis.MEASURED,
         source=_ALU_TEST),
-    _two("asr", "i32", 126, s.asr, "a >> b[4:0], arithmetic. Carry: not known.", sem_basis=Basis.MEASURED,
+    _two("asr", "i32", 126, core.asr, "a >> b[4:0], arithmetic. Carry: not known.", sem_basis=Basis.MEASURED,
         source=_ALU_TEST),
-    _two("ror", "u32", 127, s.ror, "a rotated right by b[4:0]. Carry: not known.", sem_basis=Basis.MEASURED,
+    _two("ror", "u32", 127, core.ror, "a rotated right by b[4:0]. Carry: not known.", sem_basis=Basis.MEASURED,
         source=_ALU_TEST),
-    _two("and", "b32", 181, s.and_, "Bitwise and.", idioms=_SAME, commutes=True, aliases=("band",)),
-    _two("or", "b32", 182, s.or_, "Bitwise or.", idioms=_SAME | {"zero": (0, 0), "ones": (-1, -1)}, commutes=True,
+    _two("and", "b32", 181, core.and_, "Bitwise and.", idioms=_SAME, commutes=True, aliases=("band",)),
+    _two("or", "b32", 182, core.or_, "Bitwise or.", idioms=_SAME | {"zero": (0, 0), "ones": (-1, -1)}, commutes=True,
         aliases=("bor",)),
-    _two("xor", "b32", 183, s.xor, "Bitwise exclusive or.", relation={"z": "eq"}, idioms={"zero": ("a", "a")},
+    _two("xor", "b32", 183, core.xor, "Bitwise exclusive or.", relation={"z": "eq"}, idioms={"zero": ("a", "a")},
         commutes=True, aliases=("bxor",)),
     _two("vadd", "i16x2", 184, s.vadd, "Two 16-bit sums.", flags=Flags.HALVES, commutes=True),
     _two("vsub", "i16x2", 185, s.vsub, "Two 16-bit differences.", flags=Flags.HALVES),

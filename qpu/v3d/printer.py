@@ -71,7 +71,7 @@ def branch_text(b: Branch, target: str | None = None) -> str:
         if b.bdi == "abs":
             target = f"zero_addr+0x{b.offset:08x}"
         elif b.bdi == "rel":
-            target = str(b.offset - (1 << 32) if b.offset >> 31 else b.offset)
+            target = str(b.distance)
         else:
             target = "lri" if b.bdi == "lri" else f"rf{b.raddr_a}"
     out = f"{head}  {target}"

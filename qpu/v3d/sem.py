@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from qpu.core.semantics import binary, mul24, unary
+
 # `V` and `M` of LaneOps are opaque here, and both engines call through `Semantics`; so operands are untyped.
 Ops: TypeAlias = Any
 Vec: TypeAlias = Any
@@ -61,7 +63,6 @@ def _per_half(f: Fn) -> Fn:
         hi = v.f2h(f(v, v.h2f(high(v, a)), v.h2f(high(v, b))))
         return halves(v, lo, hi)
 
-    op.__doc__ = f"{f.__name__}, half by half (binary16)."
     return op
 
 
@@ -73,22 +74,16 @@ def _butterfly(v: Ops, a: Vec, join: Fn) -> Vec:
     return a
 
 
+# -- one primitive each: fadd, fsub, fmul to nearest even; ftoiz, ftouz toward zero, saturating out of range (assumed)
+
+fadd, fsub, fmul = map(binary, ("fadd", "fsub", "fmul"))
+fround, ftrunc, ffloor, fceil = map(unary, ("fround", "ftrunc", "ffloor", "fceil"))
+itof, utof, ftoiz, ftouz = map(unary, ("itof", "utof", "ftoi", "ftou"))
+recip, rsqrt, exp, log = map(unary, ("recip", "rsqrt", "exp2", "log2"))
+not_, clz = map(unary, ("not_", "clz"))
+
+
 # -- float
-
-
-def fadd(v: Ops, a: Vec, b: Vec) -> Vec:
-    """a + b, to nearest even."""
-    return v.fadd(a, b)
-
-
-def fsub(v: Ops, a: Vec, b: Vec) -> Vec:
-    """a - b, to nearest even."""
-    return v.fsub(a, b)
-
-
-def fmul(v: Ops, a: Vec, b: Vec) -> Vec:
-    """a * b, to nearest even."""
-    return v.fmul(a, b)
 
 
 def fmin(v: Ops, a: Vec, b: Vec) -> Vec:
@@ -113,43 +108,9 @@ def fcmp_carry(v: Ops, a: Vec, b: Vec, result: Vec) -> Mask:
     return v.fle(a, b)
 
 
-def fround(v: Ops, a: Vec) -> Vec:
-    return v.fround(a)
-
-
-def ftrunc(v: Ops, a: Vec) -> Vec:
-    return v.ftrunc(a)
-
-
-def ffloor(v: Ops, a: Vec) -> Vec:
-    return v.ffloor(a)
-
-
-def fceil(v: Ops, a: Vec) -> Vec:
-    return v.fceil(a)
-
-
 def ftoin(v: Ops, a: Vec) -> Vec:
     """To signed integer, ties to even; out of range saturates (assumed)."""
     return v.ftoi(v.fround(a))
-
-
-def ftoiz(v: Ops, a: Vec) -> Vec:
-    """To signed integer, toward zero; out of range saturates (assumed)."""
-    return v.ftoi(a)
-
-
-def ftouz(v: Ops, a: Vec) -> Vec:
-    """To unsigned integer, toward zero; negative gives 0, above the range saturates (assumed)."""
-    return v.ftou(a)
-
-
-def itof(v: Ops, a: Vec) -> Vec:
-    return v.itof(a)
-
-
-def utof(v: Ops, a: Vec) -> Vec:
-    return v.utof(a)
 
 
 def fdx(v: Ops, a: Vec) -> Vec:
@@ -177,22 +138,6 @@ vfmul = _per_half(fmul)
 # -- special functions
 
 
-def recip(v: Ops, a: Vec) -> Vec:
-    return v.recip(a)
-
-
-def rsqrt(v: Ops, a: Vec) -> Vec:
-    return v.rsqrt(a)
-
-
-def exp(v: Ops, a: Vec) -> Vec:
-    return v.exp2(a)
-
-
-def log(v: Ops, a: Vec) -> Vec:
-    return v.log2(a)
-
-
 def sin(v: Ops, a: Vec) -> Vec:
     """sin(pi a) for |a| <= 0.5; beyond it +-1 (measured on 4.2, assumed on 7.1). NaN stays NaN (assumed)."""
     limited = v.select(v.flt(v.const(HALF), a), v.const(HALF), a)
@@ -203,30 +148,6 @@ def sin(v: Ops, a: Vec) -> Vec:
 # -- integer
 
 
-def add(v: Ops, a: Vec, b: Vec) -> Vec:
-    return v.add(a, b)
-
-
-def add_carry(v: Ops, a: Vec, b: Vec, result: Vec) -> Mask:
-    return v.ult(result, a)
-
-
-def sub(v: Ops, a: Vec, b: Vec) -> Vec:
-    return v.sub(a, b)
-
-
-def sub_carry(v: Ops, a: Vec, b: Vec, result: Vec) -> Mask:
-    return v.ult(a, b)
-
-
-def smin(v: Ops, a: Vec, b: Vec) -> Vec:
-    return v.select(v.slt(b, a), b, a)
-
-
-def smax(v: Ops, a: Vec, b: Vec) -> Vec:
-    return v.select(v.slt(a, b), b, a)
-
-
 def umin(v: Ops, a: Vec, b: Vec) -> Vec:
     return v.select(v.ult(b, a), b, a)
 
@@ -235,58 +156,12 @@ def umax(v: Ops, a: Vec, b: Vec) -> Vec:
     return v.select(v.ult(a, b), b, a)
 
 
-def signed_greater(v: Ops, a: Vec, b: Vec, result: Vec) -> Mask:
-    return v.slt(b, a)
-
-
 def unsigned_greater(v: Ops, a: Vec, b: Vec, result: Vec) -> Mask:
     return v.ult(b, a)
 
 
-def _count(v: Ops, b: Vec) -> Vec:
-    return v.and_(b, v.const(31))
-
-
-def shl(v: Ops, a: Vec, b: Vec) -> Vec:
-    """Only b[4:0] counts, here and in shr, asr and ror."""
-    return v.shl(a, _count(v, b))
-
-
-def shr(v: Ops, a: Vec, b: Vec) -> Vec:
-    return v.shr(a, _count(v, b))
-
-
-def asr(v: Ops, a: Vec, b: Vec) -> Vec:
-    return v.asr(a, _count(v, b))
-
-
-def ror(v: Ops, a: Vec, b: Vec) -> Vec:
-    n = _count(v, b)
-    return v.or_(v.shr(a, n), v.shl(a, _count(v, v.sub(v.const(32), n))))
-
-
-def and_(v: Ops, a: Vec, b: Vec) -> Vec:
-    return v.and_(a, b)
-
-
-def or_(v: Ops, a: Vec, b: Vec) -> Vec:
-    return v.or_(a, b)
-
-
-def xor(v: Ops, a: Vec, b: Vec) -> Vec:
-    return v.xor(a, b)
-
-
-def not_(v: Ops, a: Vec) -> Vec:
-    return v.not_(a)
-
-
 def neg(v: Ops, a: Vec) -> Vec:
     return v.sub(v.const(0), a)
-
-
-def clz(v: Ops, a: Vec) -> Vec:
-    return v.clz(a)
 
 
 def vadd(v: Ops, a: Vec, b: Vec) -> Vec:
@@ -303,9 +178,7 @@ def vsub(v: Ops, a: Vec, b: Vec) -> Vec:
 
 def umul24(v: Ops, a: Vec, b: Vec, rtop: Vec) -> tuple[Vec, Vec]:
     """Low 32 bits of a[23:0] * b[23:0] + (rtop << 24); rtop becomes 0."""
-    mask = v.const(0xFFFFFF)
-    product = v.mul(v.and_(a, mask), v.and_(b, mask))
-    return v.add(product, v.shl(rtop, v.const(24))), v.const(0)
+    return v.add(mul24(v, a, b), v.shl(rtop, v.const(24))), v.const(0)
 
 
 def smul24(v: Ops, a: Vec, b: Vec) -> Vec:

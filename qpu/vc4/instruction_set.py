@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from os import PathLike
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from qpu.core.code import Code
 from qpu.core.hazards import Finding
 from qpu.core.isa import Isa
-from qpu.errors import UsageError
+from qpu.core.toolkit import Toolkit
 from qpu.vc4.instr import Instr
 
 __all__ = ["Vc4Toolkit"]
 
 
-class Vc4Toolkit:
+class Vc4Toolkit(Toolkit):
     """Assembler, disassembler, encoder, decoder and checker of VideoCore IV. Parts are loaded when first used."""
 
     __slots__ = ()
@@ -25,51 +24,18 @@ class Vc4Toolkit:
     def __repr__(self) -> str:
         return "<instruction set vc4>"
 
-    def assemble(
-        self,
-        source: Callable[..., None] | str | Iterable[int],
-        *,
-        check: bool | None = None,
-        filename: str | None = None,
-        args: Sequence[object] = (),
-        single_segment: bool = False,
-        include_path: Sequence[str | PathLike[str]] = (),
-        include_root: str | PathLike[str] | None = None,
-        defines: Mapping[str, int | float | str] | None = None,
-    ) -> Code:
-        """A program from a builder function (called as ``source(q, *args)``), text, or 64-bit words.
+    def _build(self, source: Callable[..., None], args: Sequence[object]) -> Code:
+        from qpu.vc4.builder import build
 
-        check: apply the hazard rules; None means yes for builders, no for text and words. filename: named in the
-        diagnostics of text. single_segment concerns V3D only. include_path, include_root, defines: of text, see
-        `qpu.vc4.vc4asm.assemble_text`; its warnings are `Code.warnings`.
-        Raises: AsmError, HazardError, UsageError.
-        """
-        if callable(source):
-            from qpu.vc4.builder import build
+        return build(source, *args)
 
-            program = build(source, *args)
-            check = True if check is None else check
-        elif args:
-            raise UsageError("arguments belong to builder functions; text and words take none")
-        elif isinstance(source, str):
-            from qpu.vc4.vc4asm import assemble_text
+    def _text(self, source: str, filename: str, **options: Any) -> Code:
+        """Options: include_path, include_root, defines, see `qpu.vc4.vc4asm.assemble_text`."""
+        from qpu.vc4.vc4asm import assemble_text
 
-            text = assemble_text(
-                source,
-                filename=filename or "<text>",
-                include_path=include_path,
-                include_root=include_root,
-                defines=defines,
-            )
-            labels = {name: offset // 8 for name, offset in text.labels.items() if offset % 8 == 0}
-            program = Code(Isa.VC4, text.words, labels, text.locs, text.warnings)
-        else:
-            program = Code.of_words(Isa.VC4, source)
-        if check:
-            from qpu.vc4.hazards import enforce
-
-            enforce(program)
-        return program
+        text = assemble_text(source, filename=filename, **options)
+        labels = {name: offset // 8 for name, offset in text.labels.items() if offset % 8 == 0}
+        return Code(Isa.VC4, text.words, labels, text.locs, text.warnings)
 
     def disassemble(self, word: int) -> str:
         """Text of one instruction, no label or comment; reserved encodings print as ``.int64 0x...``."""

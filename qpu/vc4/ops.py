@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from qpu.core import semantics as core
 from qpu.core.isa import Basis, Isa, Unit
 from qpu.core.lanes import LaneOps, M, V
 from qpu.core.optable import Code, Flags, Op, OperandType, Semantics, Table
@@ -70,28 +71,28 @@ TABLE = Table(
         _op("ftoi", "d:i32 a:f32", sem.ftoi, "Float to signed integer, toward zero; 0 when out of range.", add=7),
         _op("itof", "d:f32 a:i32", sem.itof, "Signed integer to float, toward zero.", add=8, carry=sem.carry_itof,
             sem_source=_VC4C, sem_basis=_ASSUMED),
-        _op("add", _I3, sem.add, "a + b modulo 2**32.", add=12, carry=sem.carry_add, commutes=True, aliases=("iadd",),
+        _op("add", _I3, core.add, "a + b modulo 2**32.", add=12, carry=core.carry_add, commutes=True, aliases=("iadd",),
             saturate=sem.saturate_add),
-        _op("sub", _I3, sem.sub, "a - b modulo 2**32.", add=13, carry=sem.carry_sub, aliases=("isub",),
+        _op("sub", _I3, core.sub, "a - b modulo 2**32.", add=13, carry=core.carry_sub, aliases=("isub",),
             relation={"z": "eq", "c": "lt_u"}, idioms=_ZERO, saturate=sem.saturate_sub),
-        _op("shr", _U3, sem.shr, "Logical shift right by b mod 32.", add=14, carry=sem.carry_shr),
-        _op("asr", _I3, sem.asr, "Arithmetic shift right by b mod 32.", add=15, carry=sem.carry_shr),
-        _op("ror", _B3, sem.ror, "Rotate right by b mod 32.", add=16),
-        _op("shl", _B3, sem.shl, "Shift left by b mod 32.", add=17, carry=sem.carry_shl),
-        _op("min", _I3, sem.imin, "The smaller signed integer.", add=18, carry=sem.carry_greater, commutes=True,
+        _op("shr", _U3, core.shr, "Logical shift right by b mod 32.", add=14, carry=sem.carry_shr),
+        _op("asr", _I3, core.asr, "Arithmetic shift right by b mod 32.", add=15, carry=sem.carry_shr),
+        _op("ror", _B3, core.ror, "Rotate right by b mod 32.", add=16),
+        _op("shl", _B3, core.shl, "Shift left by b mod 32.", add=17, carry=sem.carry_shl),
+        _op("min", _I3, core.smin, "The smaller signed integer.", add=18, carry=core.signed_greater, commutes=True,
             aliases=("imin",), relation=_GT, idioms=_MOVE),
-        _op("max", _I3, sem.imax, "The larger signed integer.", add=19, carry=sem.carry_greater, commutes=True,
+        _op("max", _I3, core.smax, "The larger signed integer.", add=19, carry=core.signed_greater, commutes=True,
             aliases=("imax",), relation=_GT, idioms=_MOVE),
-        _op("and", _B3, sem.and_, "Bitwise and.", add=20, commutes=True, aliases=("band",), idioms=_MOVE),
-        _op("or", _B3, sem.or_, "Bitwise or; with equal operands the ADD ALU's move.", add=21, commutes=True,
+        _op("and", _B3, core.and_, "Bitwise and.", add=20, commutes=True, aliases=("band",), idioms=_MOVE),
+        _op("or", _B3, core.or_, "Bitwise or; with equal operands the ADD ALU's move.", add=21, commutes=True,
             aliases=("bor",), idioms=_MOVE | {"zero": (0, 0), "ones": (-1, -1)}),
-        _op("xor", _B3, sem.xor, "Bitwise exclusive or.", add=22, commutes=True, aliases=("bxor",),
+        _op("xor", _B3, core.xor, "Bitwise exclusive or.", add=22, commutes=True, aliases=("bxor",),
             relation={"z": "eq"}, idioms=_ZERO),
         _op("not", "d:b32 a:b32", sem.not_, "Bitwise complement.", add=23, aliases=("bnot",), idioms={"ones": (0,)}),
         _op("clz", "d:u32 a:b32", sem.clz, "Leading zero bits; 32 for 0.", add=24),
         _op("fmul", _F3, sem.fmul, "a * b, to nearest.", mul=1, commutes=True, sem_source=f"{_HW}; rounding: {_VC4C}",
             sem_basis=_ASSUMED),
-        _op("mul24", _U3, sem.mul24, "Product of the low 24 bits, unsigned, low 32 bits.", mul=2,
+        _op("mul24", _U3, core.mul24, "Product of the low 24 bits, unsigned, low 32 bits.", mul=2,
             carry=sem.carry_mul24, commutes=True, aliases=("imul24",)),
         _op("v8muld", _V3, sem.v8muld, "Byte by byte (a * b + 127) / 255.", mul=3, commutes=True, sem_basis=_ASSUMED),
         _op("v8min", _V3, sem.v8min, "Byte by byte the smaller; with equal operands the MUL ALU's move.", mul=4,

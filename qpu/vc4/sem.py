@@ -10,6 +10,7 @@ multiplications to nearest. What those sources leave open is marked "uncertain" 
 from __future__ import annotations
 
 from qpu.core.lanes import LaneOps, M, V
+from qpu.core.semantics import carry_add, carry_sub, count
 
 INF = 0x7F800000
 SIGN = 0x80000000
@@ -120,66 +121,6 @@ def itof(v: LaneOps[V, M], a: V, b: V) -> V:
 # -- integers
 
 
-def add(v: LaneOps[V, M], a: V, b: V) -> V:
-    """a + b modulo 2**32."""
-    return v.add(a, b)
-
-
-def sub(v: LaneOps[V, M], a: V, b: V) -> V:
-    """a - b modulo 2**32."""
-    return v.sub(a, b)
-
-
-def _count(v: LaneOps[V, M], b: V) -> V:
-    return v.and_(b, v.const(31))
-
-
-def shr(v: LaneOps[V, M], a: V, b: V) -> V:
-    """Logical shift right; only b[4:0] counts."""
-    return v.shr(a, _count(v, b))
-
-
-def asr(v: LaneOps[V, M], a: V, b: V) -> V:
-    """Arithmetic shift right; only b[4:0] counts."""
-    return v.asr(a, _count(v, b))
-
-
-def shl(v: LaneOps[V, M], a: V, b: V) -> V:
-    """Shift left; only b[4:0] counts."""
-    return v.shl(a, _count(v, b))
-
-
-def ror(v: LaneOps[V, M], a: V, b: V) -> V:
-    """Rotate right; only b[4:0] counts."""
-    n = _count(v, b)
-    return v.or_(v.shr(a, n), v.shl(a, v.and_(v.sub(v.const(32), n), v.const(31))))
-
-
-def imin(v: LaneOps[V, M], a: V, b: V) -> V:
-    """The smaller signed integer."""
-    return v.select(v.slt(b, a), b, a)
-
-
-def imax(v: LaneOps[V, M], a: V, b: V) -> V:
-    """The larger signed integer."""
-    return v.select(v.slt(b, a), a, b)
-
-
-def and_(v: LaneOps[V, M], a: V, b: V) -> V:
-    """Bitwise and."""
-    return v.and_(a, b)
-
-
-def or_(v: LaneOps[V, M], a: V, b: V) -> V:
-    """Bitwise or."""
-    return v.or_(a, b)
-
-
-def xor(v: LaneOps[V, M], a: V, b: V) -> V:
-    """Bitwise exclusive or."""
-    return v.xor(a, b)
-
-
 def not_(v: LaneOps[V, M], a: V, b: V) -> V:
     """Bitwise complement."""
     return v.not_(a)
@@ -188,12 +129,6 @@ def not_(v: LaneOps[V, M], a: V, b: V) -> V:
 def clz(v: LaneOps[V, M], a: V, b: V) -> V:
     """Leading zero bits; 32 for 0."""
     return v.clz(a)
-
-
-def mul24(v: LaneOps[V, M], a: V, b: V) -> V:
-    """Low 32 bits of the product of the low 24 bits, unsigned."""
-    mask = v.const(0xFFFFFF)
-    return v.mul(v.and_(a, mask), v.and_(b, mask))
 
 
 # -- bytes: even and odd bytes apart, in 16-bit fields that leave room for a carry
@@ -259,35 +194,20 @@ def v8muld(v: LaneOps[V, M], a: V, b: V) -> V:
 # -- carry flags
 
 
-def carry_add(v: LaneOps[V, M], a: V, b: V, result: V) -> M:
-    """Carry out of bit 31."""
-    return v.ult(result, a)
-
-
-def carry_sub(v: LaneOps[V, M], a: V, b: V, result: V) -> M:
-    """Borrow."""
-    return v.ult(a, b)
-
-
-def carry_greater(v: LaneOps[V, M], a: V, b: V, result: V) -> M:
-    """a > b, signed."""
-    return v.slt(b, a)
-
-
 def _shifted_out(v: LaneOps[V, M], a: V, b: V, at: V) -> M:
     one = v.const(1)
     bit = v.eq(v.and_(v.shr(a, v.and_(at, v.const(31))), one), one)
-    return v.mand(bit, v.mnot(v.eq(_count(v, b), v.const(0))))
+    return v.mand(bit, v.mnot(v.eq(count(v, b), v.const(0))))
 
 
 def carry_shl(v: LaneOps[V, M], a: V, b: V, result: V) -> M:
     """The last bit shifted out on the left; clear for a count of 0."""
-    return _shifted_out(v, a, b, v.sub(v.const(32), _count(v, b)))
+    return _shifted_out(v, a, b, v.sub(v.const(32), count(v, b)))
 
 
 def carry_shr(v: LaneOps[V, M], a: V, b: V, result: V) -> M:
     """The last bit shifted out on the right; clear for a count of 0."""
-    return _shifted_out(v, a, b, v.sub(_count(v, b), v.const(1)))
+    return _shifted_out(v, a, b, v.sub(count(v, b), v.const(1)))
 
 
 def carry_fgreater(v: LaneOps[V, M], a: V, b: V, result: V) -> M:

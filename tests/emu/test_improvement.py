@@ -17,7 +17,7 @@ pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled 
 
 from qpu.core.isa import Isa
 from qpu.emu.engine import native as compiled
-from qpu.emu.engine.native import Improvement, build
+from qpu.emu.engine.native import FULL, QUICK, Improvement, build
 from qpu.emu.v3d import compiled_programs as v3d_programs
 from qpu.emu.v3d.compiled import V3dCompiledMachine
 from tests.emu.test_native_tmu_v3d import DATA, TABLE, Board, contended
@@ -34,7 +34,7 @@ def run(board: Board) -> tuple[Any, np.ndarray, int]:
 @pytest.mark.parametrize("isa", [Isa.V3D42, Isa.V3D71])
 def test_hot_programs_get_better_while_they_run(isa: Isa, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QPU_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(v3d_programs, "HOT", 1000)
+    monkeypatch.setattr(v3d_programs.Program, "HOT", 1000)
     monkeypatch.setattr(v3d_programs, "_PROGRAMS", {})
     Improvement.wait()
     seen = []
@@ -47,12 +47,12 @@ def test_hot_programs_get_better_while_they_run(isa: Isa, tmp_path: Path, monkey
             levels.append((program.level, misses))
             seen.append(memory)
         if len(seen) == 4:
-            assert levels[0] == (v3d_programs.QUICK, 1)
-            assert levels[-1] == (v3d_programs.FULL, 0)
+            assert levels[0] == (QUICK, 1)
+            assert levels[-1] == (FULL, 0)
             assert program._code.text == ""  # nothing keeps the IR
             assert len(list(tmp_path.glob("*.qpuc"))) == 2
         else:
-            assert levels == [(v3d_programs.FULL, 0)] * 4
+            assert levels == [(FULL, 0)] * 4
         board.memory.close()
         v3d_programs._PROGRAMS.clear()
     for first, second in zip(seen[:4], seen[4:], strict=True):
@@ -100,7 +100,7 @@ import threading
 import qpu
 from qpu.emu.vc4 import compiled_programs as vc4_programs
 
-vc4_programs.HOT = 1000
+vc4_programs.Program.HOT = 1000
 WORK = "\\n".join(
     f"fadd ra{i % 30}, r{i % 4}, ra{(i + 5) % 30}; v8min r{(i + 1) % 4}, r{i % 3}, rb{i % 30}" for i in range(150)
 )

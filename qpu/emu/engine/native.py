@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from llvmlite import binding
 
@@ -24,11 +24,18 @@ from qpu.emu.engine import code_cache, host_limit
 from qpu.emu.engine.code_cache import cache_directory
 from qpu.emu.engine.host_cpu import host
 
-__all__ = ["ENGINE_VERSION", "Improvement", "Interrupted", "NativeCode", "build", "has_avx512"]
+__all__ = [
+    "ENGINE_VERSION", "FULL", "QUICK", "Improvement", "Interrupted", "NativeCode", "NativeProgram", "Translate",
+    "build", "has_avx512",
+]  # fmt: skip
 
 ENGINE_VERSION = 18  # change it whenever generated code changes
 SEAL = "meta_digest"  # constant in the object code: the digest of the metadata that it was made with
+QUICK, FULL = 0, 2  # optimisation levels of programs
 POLL_S = 0.05  # of host time, between checks for signals while LLVM works
+Translate: TypeAlias = Callable[[], tuple[str, dict[str, Any]]]
+"""Makes IR text with a function ``run``, and metadata for JSON."""
+
 _LOCK = threading.Lock()
 _ABANDONED: list[threading.Thread] = []  # compilations whose run was interrupted
 
@@ -89,9 +96,7 @@ def _key(identity: bytes, level: int) -> str:
     return digest.hexdigest()
 
 
-def build(
-    identity: bytes, translate: Callable[[], tuple[str, dict[str, Any]]], *, level: int = 1, better: int | None = None
-) -> NativeCode:
+def build(identity: bytes, translate: Translate, *, level: int = 1, better: int | None = None) -> NativeCode:
     """Machine code of what `translate` returns (IR text with a function ``run``, and metadata for JSON).
 
     identity: everything the translation depends on, except the host. level: optimisation, 0..3. better: a level that is
@@ -196,7 +201,7 @@ class Improvement:
     _running: ClassVar[Improvement | None] = None
     ended: ClassVar[bool] = False
 
-    def __init__(self, code: NativeCode, translate: Callable[[], tuple[str, dict[str, Any]]], level: int) -> None:
+    def __init__(self, code: NativeCode, translate: Translate, level: int) -> None:
         self._old = code
         self._translate = translate
         self._level = level
@@ -207,9 +212,7 @@ class Improvement:
         self._thread.start()
 
     @classmethod
-    def of(
-        cls, code: NativeCode, translate: Callable[[], tuple[str, dict[str, Any]]], level: int
-    ) -> Improvement | None:
+    def of(cls, code: NativeCode, translate: Translate, level: int) -> Improvement | None:
         """Begin; None while other code is being improved."""
         if cls.ended or (cls._running is not None and cls._running.busy):
             return None
@@ -246,6 +249,65 @@ class Improvement:
     def result(self) -> NativeCode | None:
         """The code; None as long as there is none."""
         return None if self.busy else self._code
+
+
+class NativeProgram:
+    """A program with machine code, which another host thread improves when the program is executed often.
+
+    run: the function of the code, bound by `_bind`. hits, misses: translations from the cache, and others.
+    """
+
+    HOT: ClassVar[int]  # instructions after which a program is worth the full level
+
+    def __init__(self) -> None:
+        self.level = QUICK
+        self.translate_s = 0.0
+        self.hits = self.misses = 0
+        self.executed = 0
+        self.run: Any = None
+        self._code: NativeCode
+        self._translate: Translate
+        self._improvement: Improvement | None = None
+        self._keep: list[NativeCode] = []
+
+    def _bind(self, code: NativeCode) -> None:
+        """Take the functions of the code."""
+        raise NotImplementedError
+
+    def _build(self, identity: bytes, translate: Translate) -> dict[str, Any]:
+        """Run the code of a translation from now on; its metadata. Raises: Interrupted, what `translate` raises."""
+        code = build(identity, translate, level=QUICK, better=FULL)
+        self._adopt(code)
+        self._translate = translate
+        self._improvement = None
+        self.translate_s += code.translate_s
+        return code.meta
+
+    def _adopt(self, code: NativeCode) -> None:
+        self._code = code
+        self._keep.append(code)
+        self.level = code.level
+        self.hits += code.from_cache
+        self.misses += not code.from_cache
+        self._bind(code)
+
+    @property
+    def hot(self) -> bool:
+        """The program is worth a better translation."""
+        return self.level != FULL and self.executed >= self.HOT
+
+    def improve(self) -> None:
+        """Have another host thread translate at the full level; adopt the result once it is ready."""
+        if self._improvement is None:
+            self._improvement = Improvement.of(self._code, self._again(), FULL)
+            return
+        code = self._improvement.result()
+        if code is not None:
+            self._adopt(code)
+
+    def _again(self) -> Translate:
+        """What makes the IR once more, on another thread."""
+        return self._translate
 
 
 if hasattr(os, "register_at_fork"):

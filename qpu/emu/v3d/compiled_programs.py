@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qpu.core.isa import Isa
 from qpu.emu.engine.host_cpu import Host, host
 from qpu.emu.engine.memory import Memory
-from qpu.emu.engine.native import Improvement, Interrupted, NativeCode, build
+from qpu.emu.engine.native import Interrupted, NativeCode, NativeProgram
 from qpu.emu.v3d.dispatch import Dispatch
 from qpu.emu.v3d.translate import translate
 from qpu.emu.v3d.translate_graph import Fetch, explore
@@ -20,8 +20,6 @@ from qpu.emu.v3d.translate_state import CHAIN_COUNTS, Node, Untranslatable
 
 __all__ = ["Program", "fetcher", "program_at"]
 
-QUICK, FULL = 0, 2  # optimisation levels
-HOT = 2_000_000  # instructions after which a program is worth the full level
 MAX_PROGRAMS = 256
 _HEAD = 4  # instructions of a program that select its list of candidates
 
@@ -47,30 +45,24 @@ def fetcher(memory: Memory, code: int) -> Fetch:
     return fetch
 
 
-class Program:
+class Program(NativeProgram):
     """A translated program: machine code, entry points and static counts of its chains.
 
     refused: why it runs on the reference engine instead, or empty.
     """
 
+    HOT = 2_000_000
+
     def __init__(self, kind: _Kind, fetch: Fetch) -> None:
+        super().__init__()
         self.kind = kind
         self.nodes: list[Node] = [Node(0)]
-        self.level = QUICK
         self.stats: NDArray[np.int64] = np.zeros((1, len(CHAIN_COUNTS)), np.int64)  # by counter, by field
         self.needs: dict[int, list[tuple[str, int]]] = {}
         self.rules: list[tuple[str, str]] = []
         self.lockstep = self.split = False
-        self.translate_s = 0.0
-        self.hits = self.misses = 0
-        self.executed = 0
         self.calls = 0
-        self.run: Any = None
         self.rounds: Any = None
-        self._code: NativeCode
-        self._translate: Callable[[], tuple[str, dict[str, Any]]]
-        self._improvement: Improvement | None = None
-        self._keep: list[NativeCode] = []
         self.refused = ""
         self._refused: dict[Node, str] = {}
         try:
@@ -113,11 +105,7 @@ class Program:
                 "split": made.split,
             }
 
-        code = build(identity, make, level=QUICK, better=FULL)
-        self._adopt(code)
-        self._translate = make
-        self._improvement = None
-        meta = code.meta
+        meta = self._build(identity, make)
         self.stats = np.array(meta["stats"], np.int64).reshape(-1, len(CHAIN_COUNTS))
         self.nodes = [Node.of(n) for n in meta["entries"]]
         self.needs = {n: [(kind, index) for kind, index in found] for n, found in meta["needs"]}
@@ -125,14 +113,8 @@ class Program:
         self.lockstep = bool(meta["lockstep"])
         self.split = bool(meta["split"])
         self._covers({at: look(at) for at in meta["reached"]})
-        self.translate_s += code.translate_s
 
-    def _adopt(self, code: NativeCode) -> None:
-        self._code = code
-        self._keep.append(code)
-        self.level = code.level
-        self.hits += code.from_cache
-        self.misses += not code.from_cache
+    def _bind(self, code: NativeCode) -> None:
         pointer, wide = ctypes.c_void_p, ctypes.c_int64
         types = [pointer, wide, *[pointer] * 6, wide, pointer]
         self.run = code.function(None, *types)
@@ -150,20 +132,6 @@ class Program:
         if not self.known or (at >= memory.size >> 3).any() or not memory.pages[at >> 9].all():
             return False
         return bool((memory.bytes.view(np.uint64)[at] == self._words).all())
-
-    @property
-    def hot(self) -> bool:
-        """The program is worth a better translation."""
-        return self.level != FULL and self.executed >= HOT
-
-    def improve(self) -> None:
-        """Translate at the full level on another host thread; adopt the result once it is ready."""
-        if self._improvement is None:
-            self._improvement = Improvement.of(self._code, self._translate, FULL)
-            return
-        code = self._improvement.result()
-        if code is not None:
-            self._adopt(code)
 
     def number(self, node: Node, fetch: Fetch) -> int:
         """The entry number of a node that was found at run time. Raises: Untranslatable."""

@@ -48,5 +48,4 @@ def static_target(at: int, instr: Branch) -> int:
     """The target of a branch, NONE when it is known at run time only."""
     if instr.bdi != "rel" or instr.offset % 8:
         return NONE
-    offset = instr.offset - (1 << 32) if instr.offset >> 31 else instr.offset
-    return at + 4 + offset // 8
+    return at + 4 + instr.distance // 8

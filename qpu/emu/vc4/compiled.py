@@ -27,7 +27,7 @@ from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.native import Interrupted
 from qpu.emu.engine.numpy_lanes import LANES
 from qpu.emu.vc4.chip import Chip, Profile
-from qpu.emu.vc4.compiled_programs import FULL, HOT, MAX_NANS, Program, program_at
+from qpu.emu.vc4.compiled_programs import MAX_NANS, Program, program_at
 from qpu.emu.vc4.prepare import COUNTS
 from qpu.emu.vc4.reference import TIME_SLICE, ReferenceExecution, Stretch
 from qpu.emu.vc4.state import CLOCKS_PER_INSTRUCTION, Bank, Group, Qpu, Status
@@ -241,7 +241,7 @@ class CompiledVc4Execution(ReferenceExecution):
     def _run_native(self, starts: list[tuple[Qpu, int]], limit: int | None) -> None:
         """Run QPUs natively until each needs something else, has spent its time slice, or its clock reaches `limit`."""
         for program in {id(p): p for q, _ in starts if (p := self._program_of(q)) is not None}.values():
-            if program.level != FULL and program.executed >= HOT:
+            if program.hot:
                 program.improve()
         active = sum(q.status != Status.FREE for q in self._qpus)
         alone = active == 1 and self._next >= len(self._entries)

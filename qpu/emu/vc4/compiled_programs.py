@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,19 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.emu.engine.memory import Memory
-from qpu.emu.engine.native import Improvement, Interrupted, NativeCode, build, has_avx512
+from qpu.emu.engine.native import Interrupted, NativeCode, NativeProgram, Translate, has_avx512
 from qpu.emu.vc4.prepare import Place
 from qpu.emu.vc4.state import BUS_MASK
 from qpu.emu.vc4.translate import translate
 from qpu.emu.vc4.translate_graph import MUTEX, NOWHERE, Graph, Node, releases
 from qpu.emu.vc4.translate_state import COUNTERS
 
-__all__ = ["FULL", "HOT", "MAX_NANS", "Program", "program_at"]
+__all__ = ["MAX_NANS", "Program", "program_at"]
 
 VERSION = "vc4-10"  # change it whenever generated code changes
 WORTH = 6  # native instructions in a row that make leaving the reference engine worth it
-QUICK, FULL = 0, 2  # optimisation levels
-HOT = 10_000_000  # instructions after which a program is worth the full level
 MAX_WORDS = 1 << 14  # of code looked at
 MAX_BUILDS = 24  # translations of one program; what is discovered later runs on the reference engine
 MAX_SITUATIONS = 50_000
@@ -35,18 +33,16 @@ COLD = "not executed often enough"
 MAX_NANS = 16  # chains that met a NaN before a program is translated for any numbers
 
 
-class Program:
+class Program(NativeProgram):
     """A program: its graph, its machine code, and how its chains count."""
 
+    HOT = 10_000_000
+
     def __init__(self, words: NDArray[np.uint64]) -> None:
+        super().__init__()
         self.graph = Graph(words.tolist())
         self.fast = has_avx512()
-        self.level = QUICK
-        self.executed = 0
         self.builds = 0
-        self.translate_s = 0.0
-        self.hits = self.misses = 0
-        self.run: Any = None
         self.nodes: list[Node] = []
         self.starts: dict[tuple[int, int, int, int, int], int] = {}  # (at, sfu, history) -> number
         self.at: frozenset[int] = frozenset()
@@ -55,10 +51,6 @@ class Program:
         self._seen: dict[tuple[int, int, tuple[int, int, int]], int] = {}
         self.tallies = np.zeros((0, len(COUNTERS)), np.int64)
         self.matrix = self.tallies
-        self._code: NativeCode
-        self._translate: Callable[[], tuple[str, dict[str, Any]]]
-        self._improvement: Improvement | None = None
-        self._keep: list[NativeCode] = []
         self._known: dict[tuple[int, int, tuple[int, int, int]], int | None] = {}
         self._heat = np.zeros(len(words), np.int64)  # executions by the reference engine
         self._asked: set[int] = set()  # instructions where `start` has answered since they are warm
@@ -154,45 +146,29 @@ class Program:
                 "entries": made.entries,
             }
 
-        code = build(identity, make, level=QUICK, better=FULL)
+        meta = self._build(identity, make)
         self.builds += 1
-        self._translate = make
-        self._improvement = None
-        self._adopt(code)
-        self.nodes = [Node(*n) for n in code.meta["nodes"]]
-        self.matrix = np.array(code.meta["tallies"], np.int64).reshape(-1, len(COUNTERS))
+        self.nodes = [Node(*n) for n in meta["nodes"]]
+        self.matrix = np.array(meta["tallies"], np.int64).reshape(-1, len(COUNTERS))
         self.starts = {}
         self._known.clear()
-        numbers = code.meta["entries"]
+        numbers = meta["entries"]
         for number in numbers[: len(doors)]:
             n = self.nodes[number]
             self.starts[n.at, n.sfu, n.one, n.two, n.three] = number
         writing = set(self._writing)
         self.stores = frozenset(number for number in numbers if self.nodes[number] in writing)
         self.at = frozenset(n.at for n in doors)
-        self.translate_s += code.translate_s
 
-    def _adopt(self, code: NativeCode) -> None:
-        self._code = code
-        self._keep.append(code)
-        self.level = code.level
-        self.hits += code.from_cache
-        self.misses += not code.from_cache
+    def _bind(self, code: NativeCode) -> None:
         pointers = [ctypes.c_void_p] * 3
         self.run = code.function(ctypes.c_int32, *pointers, ctypes.c_int64, *pointers[:2], ctypes.c_int64)
 
-    def improve(self) -> None:
-        """Have another host thread translate the program at the full level; adopt the result once it is ready."""
-        if self._improvement is None:
-            if not self._code.text:  # here, not by the other thread: the graph may grow
-                text, meta = self._translate()
-                self._improvement = Improvement.of(self._code, lambda: (text, meta), FULL)
-            else:
-                self._improvement = Improvement.of(self._code, self._translate, FULL)
-            return
-        code = self._improvement.result()
-        if code is not None:
-            self._adopt(code)
+    def _again(self) -> Translate:
+        if self._code.text:
+            return self._translate
+        made = self._translate()  # here, not by the other thread: the graph may grow
+        return lambda: made
 
     def known(self, at: int, sfu: int, history: tuple[int, int, int]) -> bool:
         """Whether `start` answers without translating anew, which renumbers nodes and counters."""
