@@ -76,22 +76,9 @@ def assemble_text(isa: Isa, source: str, *, filename: str = "<text>") -> Code:
 
 class _Assembler(OperandParser):
     __slots__ = (
-        "cache",
-        "destinations",
-        "errors",
-        "filename",
-        "fixups",
-        "heads",
-        "known",
-        "labels",
-        "locs",
-        "ops",
-        "roles",
-        "sources",
-        "untried",
-        "warnings",
-        "words",
-    )
+        "cache", "destinations", "errors", "filename", "fixups", "heads", "known", "labels", "locs", "ops", "roles",
+        "sources", "untried", "warnings", "words",
+    )  # fmt: skip
 
     def __init__(self, isa: Isa, filename: str) -> None:
         super().__init__(isa)

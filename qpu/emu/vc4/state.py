@@ -14,33 +14,18 @@ __all__ = ["BUS_MASK", "CLOCKS_PER_INSTRUCTION", "Bank", "Flag", "Group", "Qpu",
 
 Vector: TypeAlias = NDArray[np.uint32]  # shape (QPUs, 16)
 Flag: TypeAlias = NDArray[np.bool_]
-Selection: TypeAlias = "slice | NDArray[np.intp]"
 
 BUS_MASK = 0x3FFFFFFF  # bits 31:30 of a bus address choose a cache alias of the same memory
 CLOCKS_PER_INSTRUCTION = 4
-QUAD = slice(12, 16)  # the last quad an instruction works on: what operand latches keep
 
 
 class Bank:
     """Registers of all QPUs. Axis 0 is the register where there are several, then the QPU, then the lane."""
 
     __slots__ = (
-        "a",
-        "acc",
-        "b",
-        "c",
-        "latch_a",
-        "latch_b",
-        "latch_mul",
-        "n",
-        "neg",
-        "registers",
-        "rows",
-        "sfu_left",
-        "sfu_value",
-        "uniform",
-        "z",
-    )
+        "a", "acc", "b", "c", "latch_a", "latch_b", "latch_mul", "n", "neg", "registers", "rows", "sfu_left",
+        "sfu_value", "uniform", "z",
+    )  # fmt: skip
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -106,23 +91,9 @@ class Qpu:
     """Control state of one QPU: everything the scheduler needs between two stretches of execution."""
 
     __slots__ = (
-        "blocked_on",
-        "branch_left",
-        "branch_taken",
-        "branch_target",
-        "clock",
-        "end_left",
-        "entry",
-        "history",
-        "number",
-        "pc",
-        "program",
-        "spent",
-        "status",
-        "steps",
-        "switch_left",
-        "waiting",
-    )
+        "blocked_on", "branch_left", "branch_taken", "branch_target", "clock", "end_left", "entry", "history",
+        "number", "pc", "program", "spent", "status", "steps", "switch_left", "waiting",
+    )  # fmt: skip
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -155,23 +126,9 @@ class Group:
     """QPUs with one program counter, executing in step: `ids` ascending, `sel` selects their rows of the bank."""
 
     __slots__ = (
-        "bank",
-        "branch_taken",
-        "branch_target",
-        "done",
-        "ids",
-        "n",
-        "old_a",
-        "old_b",
-        "pc",
-        "qpus",
-        "rows",
-        "sel",
-        "sfu_live",
-        "suspend",
-        "wrote_a",
-        "wrote_b",
-    )
+        "bank", "branch_taken", "branch_target", "done", "ids", "n", "old_a", "old_b", "pc", "qpus", "rows", "sel",
+        "sfu_live", "suspend", "wrote_a", "wrote_b",
+    )  # fmt: skip
 
     def __init__(self, ids: Sequence[int], qpus: Sequence[Qpu], bank: Bank) -> None:
         self.ids = tuple(ids)
