@@ -12,20 +12,9 @@ from typing import Any
 from qpu.errors import UsageError
 
 __all__ = [
-    "BadWord",
-    "Symbols",
-    "c_identifier",
-    "looks_like_hex",
-    "read_c",
-    "read_hex",
-    "read_programs",
-    "read_words",
-    "write_binary",
-    "write_c",
-    "write_elf",
-    "write_header",
-    "write_hex",
-]
+    "BadWord", "Symbols", "c_identifier", "looks_like_hex", "read_c", "read_hex", "read_programs", "read_words",
+    "write_binary", "write_c", "write_elf", "write_header", "write_hex",
+]  # fmt: skip
 
 SHOWN = 60  # characters of a bad word in its message
 EM_ARM = 40
@@ -96,7 +85,7 @@ def read_hex(text: str) -> list[list[int]]:
 
 
 def looks_like_hex(data: bytes) -> bool:
-    """Whether the first line with content holds a 64-bit word of 16 digits or with 0x: such a file is meant as hex."""
+    """Whether the first line with content holds a 64-bit word of 16 digits or with 0x: such a file is read as hex."""
     for line in data.decode("utf-8-sig", "replace").splitlines():
         body = line.partition("#")[0].strip()
         if body:
@@ -167,7 +156,7 @@ class _Elf:
         self._stream = io.BytesIO(data)
         try:
             self._elf: Any = ELFFile(self._stream)
-        except Exception as error:  # besides ELFError whatever a damaged header makes it stumble over
+        except Exception as error:  # a damaged header raises errors of many types
             raise UsageError(f"this ELF file cannot be read: {error or type(error).__name__}") from None
         self.relocatable: bool = self._elf["e_type"] == "ET_REL"
         layout = self._elf.structs.Elf_Shdr
@@ -294,7 +283,7 @@ def _elf_words(data: bytes, section: str | None, symbol: str | None) -> list[int
             found = elf.section(name)
             if found is not None and found["sh_size"]:
                 return _words(elf.content(found))
-    raise UsageError(f"which code? name a section ({_some(names)}) or a symbol")
+    raise UsageError(f"this ELF file does not tell which code is meant; name a section ({_some(names)}) or a symbol")
 
 
 # -- any file

@@ -38,7 +38,7 @@ class Symbol:
 
 @dataclass(frozen=True, slots=True)
 class AssembledText:
-    """What a source text amounts to.
+    """The result of assembling a source text.
 
     words: instructions and data in order, 64 bits each. labels: name -> byte offset, without local (numeric) labels.
     globals: exported symbols. locs: the source place of each word. code, data: runs of words as (first, past the last).
@@ -75,8 +75,8 @@ def assemble_text(
     try:
         return _assemble(text, filename, path, root, defines or {})
     except RecursionError:
-        # Functions of the source that call themselves nest deeply here as well. The engine limits their depth, so this
-        # ends; pure Python frames do not use the C stack.
+        # Recursive functions of the source recurse in the parser as well. The engine limits their depth, so a higher
+        # limit of Python suffices; pure Python frames do not use the C stack.
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(max(limit, _FRAMES))
         try:
@@ -99,7 +99,7 @@ def _assemble(
         except TooManyErrors:
             if not engine.labels.used:
                 break
-            # A forward label read as 0 may have caused them all; but then the labels are incomplete, too.
+            # Forward labels read as 0 may have caused all errors: run another pass with the labels found so far.
         if engine.settled:
             break
     else:

@@ -1,4 +1,4 @@
-"""Limits of what a source text may make the assembler do: work grows exponentially in nested macros and functions."""
+"""Work budget of one pass: nested macros and functions of a source text can multiply work without limit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INCLUDE_STEPS = 2_000
 
 
 class Budget:
-    """Work that is left for one pass.
+    """Remaining work of one pass.
 
     Evaluation takes time in proportion to the characters evaluated, so these are counted where text is executed again:
     in functions (`evaluate`), macros and repetitions (`enter`, `line`). called: characters of the outermost call so

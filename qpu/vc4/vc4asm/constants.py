@@ -104,7 +104,7 @@ def _doubled(x: int) -> int:
     return (x & 0x80000000) | 0x7F800000 if x >> 23 & 255 == 255 else float_bits(2 * float_of(x))
 
 
-# Where the reference assembler folds otherwise than the operation computes: denormals as they are, fsub as fadd.
+# Results that the reference assembler folds differently from the operation: it keeps denormals, and fsub adds.
 _FOLDED: dict[int, Callable[[int], int]] = {
     ADD["fadd"]: _doubled,
     ADD["fsub"]: _doubled,

@@ -42,7 +42,7 @@ _ONCE_READ = frozenset({41, 42, 51})
 
 
 def _exclusive(instr: Instr) -> int:
-    """How many of the things that an instruction may do only once it does."""
+    """Number of single-use resources (TMU, SFU, TLB, mutex, semaphore, signal) that an instruction uses."""
     if isinstance(instr, Branch | Reserved):
         return 0
     n = (instr.waddr_add in _ONCE_WRITE) + (instr.waddr_mul in _ONCE_WRITE)
@@ -157,16 +157,8 @@ class Engine:
         except Fault as fault:
             if self.source is not source and fault.rule not in ("recursion", "expansion"):
                 _, file, line = self.source
-                fault = Fault(
-                    fault.rule,
-                    f"{fault.message}; in {name} at {file}:{line}",
-                    pos,
-                    allowed=fault.allowed,
-                    help=fault.help,
-                )
-            else:
-                fault.pos = pos
-            raise fault from None
+                fault.message += f"; in {name} at {file}:{line}"
+            raise fault.at(pos) from None
         finally:
             symbols.scope, self.source, self.results = scope, source, results
             budget.leave()
@@ -253,7 +245,7 @@ class Engine:
             self.results.append(evaluate(code, self))
 
     def _directive(self, code: str, match: re.Match[str], block: Block, at: int) -> int:
-        """Execute the directive on line `at`; returns the line to go on with."""
+        """Execute the directive on line `at`; returns the next line."""
         name = match.group(1)
         handler = self.directives.get(name)
         if handler is None:
@@ -318,7 +310,7 @@ class Engine:
                 return
             quiet = self._emit(operations, offsets)
         except Fault:
-            self.out.word(NOP_WORD, self.source)  # keeps the addresses of what follows
+            self.out.word(NOP_WORD, self.source)  # so that later addresses are right
             raise
         if trails:
             self.out.joinable[len(self.out.words) - 1] = operations
@@ -402,7 +394,7 @@ class Engine:
                     f"in macro {macro.name} called at {self.source[1]}:{self.source[2]}", word.start(1))  # fmt: skip
 
     def nested(self, block: Block, constants: Mapping[str, Value], call: str | None, pos: int) -> None:
-        """Execute lines in a scope of their own. call: how errors describe the way here."""
+        """Execute lines in a scope of their own. call: a description of the call for error messages."""
         self.budget.enter(block.stop - block.start, "macros and includes", pos)
         scope, source = self.symbols.enter(constants), self.source
         if call:
@@ -441,7 +433,7 @@ class Engine:
 
 
 Handler: TypeAlias = Callable[[Engine, Parser, Block, int], int]
-"""A directive: engine, parser behind its name, the block being executed, its line; returns the line to go on with."""
+"""A directive: engine, parser behind its name, the block being executed, its line; returns the next line."""
 
 _IN_FUNCTIONS = frozenset(
     "if elseif elif else endif ifset set define equ const lset lconst unset undef lunset assert local endloc".split()

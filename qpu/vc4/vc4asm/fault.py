@@ -1,10 +1,10 @@
-"""Errors and warnings while text is assembled: a rule, a sentence, a position in the line, and advice."""
+"""Faults of source text, errors and warnings: a rule, a sentence, a position in the line, and help."""
 
 from __future__ import annotations
 
 __all__ = ["Fault", "Note"]
 
-# What to do, for faults that know nothing better.
+# Help for faults that give none of their own.
 _HELP = {
     "argument-count": "give as many arguments as its definition has parameters",
     "assertion": "use arguments that the assertion allows",
@@ -17,7 +17,7 @@ _HELP = {
     "branch-target": "write a label, a number of bytes, one of ra0..ra31, or a register and one of the others",
     "clone": "start at a label of an instruction",
     "destination": "write to a register, or to - for nothing",
-    "directive-name": "a name consists of letters, digits and _, and starts with no digit",
+    "directive-name": "a name consists of letters, digits and _, and does not start with a digit",
     "division-by-zero": "test the divisor with .if first",
     "extension": "write the name of an extension, for instance .setf",
     "extension-place": "write it where the language reference has it: on the operation, the destination or a source",
@@ -76,7 +76,11 @@ class Fault(Exception):
 
     def shifted(self, offset: int) -> Fault:
         """The same fault, `offset` characters further right."""
-        return Fault(self.rule, self.message, self.pos + offset, allowed=self.allowed, help=self.help)
+        return self.at(self.pos + offset)
+
+    def at(self, pos: int) -> Fault:
+        """The same fault at `pos`."""
+        return Fault(self.rule, self.message, pos, allowed=self.allowed, help=self.help)
 
 
 class Note:

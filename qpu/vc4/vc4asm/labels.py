@@ -76,7 +76,7 @@ class Labels:
             if key in self.offsets:
                 continue
             if key[1]:
-                yield Fault("label-undefined", f"there is no label {key[0]} further on", pos,
+                yield Fault("label-undefined", f"there is no label {key[0]} after this line", pos,
                             help=f"define it: {key[0]}:"), source  # fmt: skip
             else:
                 close = difflib.get_close_matches(name, [k[0] for k in self.offsets if not k[1]], 1)

@@ -18,7 +18,8 @@ class OpInfo:
     """An instruction word of the language.
 
     kind: ``alu``, ``mov``, ``ldi``, ``nop``, ``read``, ``sem``, ``bra``, ``sig``. add, mul: its opcode on that ALU, -1
-    when it has none there or may not go there. sources: number of source operands. code: what else the kind needs.
+    when the ALU lacks it or the name excludes that ALU. sources: number of source operands. code: whatever else the
+    kind needs.
     """
 
     name: str
@@ -79,7 +80,7 @@ BRANCH_CONDS = {name: row.code for row in regs.BRANCH_CONDS for name in row.name
 class PackName:
     """What a pack extension asks for: a code for file A (-1: none), one for the MUL ALU (-1: none).
 
-    needs: ``i`` or ``f`` when the operation's result must be of that type, else empty.
+    needs: ``i`` or ``f`` when the result of the operation must be of that type, else empty.
     """
 
     file_a: int
@@ -130,7 +131,7 @@ def _op_packs() -> dict[str, tuple[int, int]]:
         if name == "32si":
             continue
         table["pack" + name] = (0, row.file_a) if row.file_a >= 0 else (1, row.mul)
-    table["pack16bs"] = (0, 2)  # so in the reference assembler, which forgets the saturation; .pack16bsi has it
+    table["pack16bs"] = (0, 2)  # as in the reference assembler, which does not saturate here; .pack16bsi does
     return table
 
 

@@ -40,7 +40,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class BranchTarget:
-    """A branch whose immediate awaits the address of a label, which is added to it."""
+    """A branch whose target is pending: the address of a label is added to its immediate."""
 
     label: LabelRef
     branch: Branch

@@ -1,4 +1,4 @@
-"""The program being written: words, data, labels, and branches that await the address of a label."""
+"""The program being written: words, data, labels, and branches whose target is pending."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ class Output:
         self.joinable: dict[int, Sequence[Operation]] = {}  # instructions that ended with a semicolon
         self.tail = 0  # bits of a data word that is not full
         self.tail_bits = 0
-        self.region: bool | None = None  # None: instructions are code, data is data; else everything is the one
+        self.region: bool | None = (
+            None  # None: instructions are code and data is data; True, False: all is code, all is data
+        )
 
     @property
     def offset(self) -> int:
@@ -127,7 +129,7 @@ class Output:
         self.labels[key] = self.offset
 
     def cut(self, n: int) -> Cut:
-        """Take the last `n` words away for the time being, so that others can be written before them."""
+        """Set the last `n` words aside, so that others can be written before them."""
         if self.tail_bits:
             raise Fault("back", "unaligned data precedes .back")
         if n > len(self.words):

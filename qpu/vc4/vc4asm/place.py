@@ -1,4 +1,4 @@
-"""Placement: operations of one line into one instruction.
+"""Placement: one instruction from the operations of a line.
 
 The language leaves open which ALU does an operation, which operation makes a constant, and whether the whole becomes a
 load immediate; an `Instruction` decides that, taking the operations one after the other. What fits beside what is
@@ -63,7 +63,7 @@ class Instruction:
         self.load: tuple[int, int] | None = None  # variant and immediate of a load immediate or semaphore
         self.target: BranchTarget | None = None
         self.reader = Reader()
-        self.ws = 0  # what exchanges of the ALUs leave for destinations that both files offer
+        self.ws = 0  # write swap of destinations that both files have, after exchanges of the ALUs
         self.zero_mux = 7
 
     # -- the line ------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ class Instruction:
             return self._assemble(order)
         except (Fault, _Misfit):
             pass
-        # Something does not fit: check after each operation, for the place of the first that does not.
+        # Check after each operation, to find the first that does not fit.
         self.careful = True
         try:
             return self._assemble(order)

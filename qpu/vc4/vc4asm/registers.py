@@ -37,6 +37,11 @@ class Reg:
         """True when an instruction can take it as a source."""
         return self.mux >= 0 or self.read_files != 0
 
+    @property
+    def group(self) -> str:
+        """The family; I/O registers that are read and written alike."""
+        return f"io{self.read_files}/{self.write_files}" if self.family == "io" else self.family
+
     def rotated(self, up: int) -> Reg:
         """The register rotated up by `up` lanes (taken modulo 16), or by r5."""
         return replace(self, rotation=up if up == ROTATE_BY_R5 else (self.rotation + up) & 15)
@@ -62,16 +67,9 @@ def _registers() -> tuple[dict[str, Reg], dict[tuple[str, int], Reg]]:
         read_files = 0 if r is None else sum(1 << f for f in r.files)
         write_files = 0 if w is None else sum(1 << f for f in w.files)
         addr = (w or r).addr  # type: ignore[union-attr]  # one of them has the name
-        table[name] = Reg(
-            name,
-            "nop" if addr == 39 else "io",
-            addr,
-            -1,
-            -1 if r is None else r.addr,
-            read_files,
-            -1 if w is None else w.addr,
-            write_files,
-        )
+        family = "nop" if addr == 39 else "io"
+        raddr, waddr = -1 if r is None else r.addr, -1 if w is None else w.addr
+        table[name] = Reg(name, family, addr, -1, raddr, read_files, waddr, write_files)
     for n in range(6):
         old = table.get(f"r{n}")
         table[f"r{n}"] = Reg(
@@ -82,10 +80,7 @@ def _registers() -> tuple[dict[str, Reg], dict[tuple[str, int], Reg]]:
         table[name] = Reg(name, "r5", 5, 5, -1, 0, old.waddr, old.write_files)
     by_number: dict[tuple[str, int], Reg] = {}
     for reg in table.values():
-        if reg.family == "io":
-            by_number.setdefault((f"io{reg.read_files}/{reg.write_files}", reg.number), reg)
-        else:
-            by_number.setdefault((reg.family, reg.number), reg)
+        by_number.setdefault((reg.group, reg.number), reg)
     return table, by_number
 
 
@@ -100,5 +95,4 @@ def numbered(reg: Reg, number: int) -> Reg | None:
     """The register `number` of the group that `reg` belongs to, or None. Physical and I/O numbers do not mix."""
     if reg.family in ("ra", "rb") and (number >= 32) != (reg.number >= 32):
         return None
-    family = f"io{reg.read_files}/{reg.write_files}" if reg.family == "io" else reg.family
-    return _BY_NUMBER.get((family, number))
+    return _BY_NUMBER.get((reg.group, number))

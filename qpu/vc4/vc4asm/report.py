@@ -9,7 +9,7 @@ from qpu.vc4.vc4asm.text import Source
 __all__ = ["ERROR_LIMIT", "Report", "TooManyErrors"]
 
 ERROR_LIMIT = 20
-"""Errors reported in one go."""
+"""Errors reported by one pass."""
 
 
 class TooManyErrors(Exception):

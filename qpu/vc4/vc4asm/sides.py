@@ -1,4 +1,4 @@
-"""What the text of an operation says about one ALU: destination, sources, condition, packs, rotation.
+"""The work of one ALU as written: destination, sources, condition, packs and rotation of an operation.
 
 A `Reader` checks operands and extensions and fills in a `Side`; `qpu.vc4.vc4asm.place` decides which ALU does the work
 and what fits beside it.
@@ -27,14 +27,14 @@ SMALL_IMMEDIATES = "-16..15, and the floats 1/256, 1/128 .. 128.0 (powers of two
 _KINDS = ("an integer", "a float")
 
 Unpack: TypeAlias = tuple[int, str, str, int]
-"""An unpack asked for on an operation: code, type that its name insists on, name, position."""
+"""An unpack written on an operation: code, type that its name requires, name, position."""
 
 
 @dataclass(slots=True)
 class Side:
     """The work of one ALU. places: where its destination (``d``), sources (``a``, ``b``) and rotation are written.
 
-    zero: both sources are port B as it is, for an operation that makes zero of anything. index: which operation of the
+    zero: both sources are port B, whatever it delivers: the result is zero. index: which operation of the
     line it is.
     """
 
@@ -166,7 +166,7 @@ class Reader:
 
     @staticmethod
     def _pack_type(name: str, needs: str, op: int, pos: int, *, mul: bool) -> Fault | None:
-        """The fault of a pack whose name insists on the other type of result."""
+        """The fault of a pack whose name requires the other type of result."""
         row = MUL_OPS[op] if mul else ADD_OPS[op]
         result = row is not None and float_result(row)
         if not needs or result == (needs == "f"):

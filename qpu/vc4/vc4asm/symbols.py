@@ -203,7 +203,7 @@ class Symbols:
         scope.constants.pop(function.name, None)
 
     def remove(self, name: str, pos: int, *, local: bool) -> bool:
-        """Forget a constant or function; returns whether there was one."""
+        """Remove a constant or function; returns whether there was one."""
         scope = self.scope if local else self.root
         if name in scope.final:
             raise Fault("constant-final", f"{name!r} is a .const and cannot be removed", pos,
@@ -216,7 +216,7 @@ class Symbols:
         return found
 
     def shadow(self, name: str, *, macro: bool = False) -> None:
-        """Note a definition: the caches of lines end once a name of the language has another meaning."""
+        """Note a definition: lines are not cached once a name of the language has another meaning."""
         if macro:
             self.changed((name,))
         if name in OPCODES if macro else (name in REGISTERS or name in NAMED):

@@ -235,10 +235,6 @@ def _rotate(op: str, a: Value, b: Value, left: bool, bits: int) -> Value:
     return wrap64(x) if bits == 64 else x
 
 
-def _bits(op: str, a: Value, b: Value) -> tuple[int, int]:
-    return _integers(op, a, b)
-
-
 def _equal(a: Value, b: Value) -> bool:
     if isinstance(a, int | float) and isinstance(b, int | float):
         return a == b
@@ -314,7 +310,7 @@ def binary(op: str, a: Value, b: Value, pos: int) -> Value:
     try:
         return BINARY[op][1](a, b)
     except Fault as fault:
-        raise Fault(fault.rule, fault.message, pos, allowed=fault.allowed, help=fault.help) from None
+        raise fault.at(pos) from None
 
 
 def _negate(value: Value) -> Value:
@@ -399,4 +395,4 @@ def unary(op: str, value: Value, pos: int) -> Value:
     try:
         return (UNARY.get(op) or NAMED[op])(value)
     except Fault as fault:
-        raise Fault(fault.rule, fault.message, pos, allowed=fault.allowed, help=fault.help) from None
+        raise fault.at(pos) from None
