@@ -124,6 +124,18 @@ def test_scratch_memory_is_large_enough(gpu: Device) -> None:
     assert {bo.size >= 4 * 30_002 for bo in gpu._pool._scratch} == {True, False}
 
 
+def test_scratch_memory_of_the_same_size_is_used_again(gpu: Device) -> None:
+    pool = gpu._pool
+    one = pool.scratch(1)
+    pool.end(None, [one])
+    for size in (one.size, one.size - 1, 1):
+        assert pool.scratch(size) is one
+        pool.end(None, [one])
+    other = pool.scratch(one.size + 1)
+    assert other is not one and other.size > one.size
+    pool.end(None, [other])
+
+
 def test_behind_a_uniform_stream_there_are_zeros(gpu: Device) -> None:
     """Not the stream of an earlier launch in the same scratch memory, also when the words fill their row."""
 

@@ -426,3 +426,10 @@ def test_panels_that_fill_their_pages_are_not_read_beyond(board: str, kernel: Ke
         job.load(np.ones((m, k), np.float32), np.ones((k, n), np.float32))
         job.launch()
         assert (job.result() == k).all()
+
+
+def test_a_buffer_of_the_limit_is_refused() -> None:
+    """C of 2**31 bytes, and one column less."""
+    with pytest.raises(qpu.UsageError, match="C takes 2147483648 bytes "):
+        sgemm_layout.layout(Isa.V3D71, 1 << 14, 1 << 15, 1)
+    assert sgemm_layout.layout(Isa.V3D71, 1 << 14, (1 << 15) - 1, 1).c_shape == (1 << 14, (1 << 15) - 1)

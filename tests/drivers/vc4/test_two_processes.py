@@ -91,6 +91,31 @@ def test_registers_exclude_everybody(open_again: Callable[[EmuPort], Device]) ->
         b.run(SHORT)
 
 
+def test_the_last_of_several_that_use_registers_lets_others_in() -> None:
+    port = EmuPort("pi3")
+    other = port.process()
+    mailbox = opened(port)
+    one, two = opened(port, "registers"), opened(port, "registers")
+    one.close()
+    with pytest.raises(DriverError, match="EBUSY"):
+        opened(other)
+    two.run(SHORT)
+    two.close()
+    with opened(other) as device:
+        device.run(SHORT)
+    mailbox.close()
+
+
+def test_the_lock_of_another_process_is_waited_for() -> None:
+    first = EmuPort("pi3")
+    second = first.process()
+    with opened(first, "registers"):
+        before = second.monotonic()
+        with pytest.raises(DriverError, match="EBUSY"):
+            opened(second)
+        assert power.LOCK_WAIT_S <= second.monotonic() - before < power.LOCK_WAIT_S + 0.1
+
+
 def test_registers_are_refused_beside_the_mailbox() -> None:
     first = EmuPort("pi3")
     second = first.process()

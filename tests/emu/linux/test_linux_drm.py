@@ -108,6 +108,10 @@ def test_params(board: str, values: dict[int, int]) -> None:
         rig.call(fd, "DRM_IOCTL_V3D_GET_PARAM", param=8, pad=1)
     with refused(errno.EINVAL):
         rig.call(fd, "DRM_IOCTL_V3D_GET_PARAM", param=4, value=1)
+    for number in range(7):  # the parameters that are registers
+        with refused(errno.EINVAL):
+            rig.call(fd, "DRM_IOCTL_V3D_GET_PARAM", param=number, value=1)
+    assert rig.call(fd, "DRM_IOCTL_V3D_GET_PARAM", param=7, value=99).value == 1
 
 
 def test_old_kernel() -> None:

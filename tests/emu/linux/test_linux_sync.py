@@ -122,6 +122,8 @@ class TestSyncObjects:
         rig.submit(fd, [bo.handle], out_sync=late)
         assert rig.sync_wait(fd, [late, early], 0).first_signaled == 1
         assert rig.machine.seen == []
+        rig.sync_wait(fd, [late], int((rig.now + 1) * 1e9))
+        assert rig.sync_wait(fd, [early, late], 0).first_signaled == 0
 
     def test_in_sync_holds_a_job_back(self, rig: Rig) -> None:
         fd, other = rig.open(), rig.port.open("/dev/dri/renderD128")

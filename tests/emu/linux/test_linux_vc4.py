@@ -79,6 +79,18 @@ class TestMessages:
         assert rig.memory(4096) == (0, 0)
 
     @pytest.mark.parametrize(
+        ("alignment", "least"), [(0, 4096), (1, 4096), (16, 4096), (4096, 4096), (65536, 65536), (24, None)]
+    )
+    def test_alignment(self, alignment: int, least: int | None) -> None:
+        """At least a page; what does not divide into pages or whole pages is refused."""
+        rig = Vcio()
+        rig.memory(4096)
+        handle = rig.tag(ALLOCATE, 4096, alignment, 4)[1][0]
+        assert (handle == 0) is (least is None)
+        if least is not None:
+            assert (rig.tag(LOCK, handle)[1][0] & 0x3FFFFFFF) % least == 0
+
+    @pytest.mark.parametrize(
         "words", [[8, 0], [14, 0, 0, 0], [28, 0, 0x30012, 400, 4, 1, 0], [28, 0, 0x3000C, 4, 4, 1, 0]]
     )
     def test_malformed(self, words: list[int]) -> None:
