@@ -60,6 +60,7 @@ def _shaped(word: int) -> _Shape:
 
 
 _SHAPES: Final = Memo(_shaped)
+_new: Final = tuple.__new__  # makes a named tuple in half the time
 
 
 def _facts(word: int) -> Facts:
@@ -71,7 +72,7 @@ def _facts(word: int) -> Facts:
         opens, closed = table[word >> at & 31]
         after |= opens
         before |= closed
-    return Facts(after, before, remarks)
+    return _new(Facts, (after, before, remarks))
 
 
 def check(words: Iterable[int]) -> list[Finding]:
