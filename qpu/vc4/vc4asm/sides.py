@@ -64,12 +64,15 @@ class Side:
 
     def half(self, mul: bool, reads: Sequence[Src] = ()) -> Half:
         """As the pairing rules take it."""
-        if self.made is None or reads:
-            self.made = Half(
-                Unit.MUL if mul else Unit.ADD, self.op, self.dst, self.a, self.b, cond=self.cond, push=self.push,
-                rotate=self.rotate, reads=reads, pack=self.pack, unpack=self.unpack,
-            )  # fmt: skip
-        return self.made
+        if self.made is not None and not reads:
+            return self.made
+        made = Half(
+            Unit.MUL if mul else Unit.ADD, self.op, self.dst, self.a, self.b, cond=self.cond, push=self.push,
+            rotate=self.rotate, reads=reads, pack=self.pack, unpack=self.unpack,
+        )  # fmt: skip
+        if not reads:
+            self.made = made
+        return made
 
 
 class Reader:

@@ -111,7 +111,15 @@ def _operation(draw: random.Random) -> str:
 @pytest.mark.parametrize("seed", range(4))
 def test_what_is_kept_of_an_operation_is_what_it_becomes_afresh(seed: int) -> None:
     draw = random.Random(seed)
-    operations = [_operation(draw) for _ in range(60)] + ["ldtmu0", "thrsw", "nop", "mov r1, 0", "mov r2, 0x1234"]
+    operations = [_operation(draw) for _ in range(60)] + [
+        "ldtmu0",
+        "thrsw",
+        "nop",
+        "mov r1, 0",
+        "mov r2, 0x1234",
+        "read 5",
+        "read rb3",
+    ]
 
     def outcome(line: str) -> object:
         try:
@@ -120,7 +128,8 @@ def test_what_is_kept_of_an_operation_is_what_it_becomes_afresh(seed: int) -> No
             return [(d.rule, d.message, d.loc) for d in error.diagnostics]
         return found.words, [(d.rule, d.message, d.loc) for d in found.warnings]
 
-    lines = ["; ".join(draw.choices(operations, k=draw.choice((1, 2, 2, 2, 3)))) for _ in range(400)]
+    lines = ["add r0, r1, r2; read 5", "add r0, r1, r2; mul24 r1, r2, r1", "add r0, r1, r2"]
+    lines += ["; ".join(draw.choices(operations, k=draw.choice((1, 2, 2, 2, 3)))) for _ in range(400)]
     engine._LINE_CACHE.clear()
     kept = [outcome(line) for line in lines]
     for line, found in zip(lines, kept, strict=True):
