@@ -49,12 +49,7 @@ def _end(parser: Parser) -> None:
 
 
 def _values(parser: Parser) -> list[tuple[Value, int]]:
-    found: list[tuple[Value, int]] = []
-    while True:
-        pos = parser.skip()
-        found.append((parser.expression(), pos))
-        if not parser.accept(","):
-            break
+    found = parser.listed(parser.placed)
     _end(parser)
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -13,7 +12,7 @@ from qpu.vc4.regs import SIG_SMALL_IMM
 from qpu.vc4.vc4asm.budget import Budget
 from qpu.vc4.vc4asm.builtins import PREDICATES
 from qpu.vc4.vc4asm.expr import Callable_, Parser, evaluate
-from qpu.vc4.vc4asm.fault import Fault
+from qpu.vc4.vc4asm.fault import Fault, suggestion
 from qpu.vc4.vc4asm.labels import Labels
 from qpu.vc4.vc4asm.names import OPCODES
 from qpu.vc4.vc4asm.operands import Operation
@@ -249,13 +248,8 @@ class Engine:
         name = match.group(1)
         handler = self.directives.get(name)
         if handler is None:
-            close = difflib.get_close_matches(name, self.directives, 1)
-            raise Fault(
-                "unknown-directive",
-                f"there is no directive .{name}",
-                match.start(1),
-                help=f"did you mean .{close[0]}?" if close else "see the list of directives in the language reference",
-            )
+            help = suggestion(name, self.directives, ".{}") or "see the list of directives in the language reference"
+            raise Fault("unknown-directive", f"there is no directive .{name}", match.start(1), help=help)
         in_function = self.results is not None
         if in_function and name not in _IN_FUNCTIONS:
             raise Fault("function-line", f".{name} is not a directive of functions", match.start(1),
@@ -327,9 +321,7 @@ class Engine:
                 return Fault("macro-place", f"the macro {word.group(1)} must be alone on its line", word.start(1),
                              help="write it on a line of its own")  # fmt: skip
             if word is not None:
-                close = difflib.get_close_matches(word.group(1), [*self.symbols.macros, *OPCODES], 1)
-                if close:
-                    fault.help = f"did you mean {close[0]!r}?"
+                fault.help = suggestion(word.group(1), [*self.symbols.macros, *OPCODES], "{!r}") or fault.help
         return fault
 
     def _emit(self, operations: Sequence[Operation], offsets: Sequence[int]) -> bool:
@@ -374,20 +366,14 @@ class Engine:
 
     def _expand(self, macro: Macro, code: str, word: re.Match[str]) -> None:
         parser = Parser(code, self, word.end())
-        arguments: list[Value] = []
-        places: list[int] = []
+        found = parser.listed(parser.placed) if parser.peek() else []
+        arguments = [value for value, _ in found]
         if parser.peek():
-            while True:
-                places.append(parser.skip())
-                arguments.append(parser.expression())
-                if not parser.accept(","):
-                    break
-            if parser.peek():
-                raise Fault("syntax", f"unexpected {parser.rest()} after the arguments of {macro.name}", parser.pos,
-                            help="separate arguments by commas")  # fmt: skip
+            raise Fault("syntax", f"unexpected {parser.rest()} after the arguments of {macro.name}", parser.pos,
+                        help="separate arguments by commas")  # fmt: skip
         wanted = len(macro.parameters)
         if len(arguments) != wanted:
-            pos = places[wanted] if len(arguments) > wanted else word.start(1)
+            pos = found[wanted][1] if len(arguments) > wanted else word.start(1)
             raise Fault("argument-count", f"the macro {macro.name} takes {wanted} arguments, not {len(arguments)}", pos,
                         allowed=f"{macro.name} {', '.join(macro.parameters)}".strip())  # fmt: skip
         self.nested(macro.body, dict(zip(macro.parameters, arguments, strict=True)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.registers import NOP_REG
@@ -13,6 +13,7 @@ from qpu.vc4.vc4asm.values import BINARY, NAMED, UNARY, LabelRef, PerElement, Va
 __all__ = ["Callable_", "Environment", "Parser", "comment_help", "evaluate"]
 
 Callable_ = Callable[[Sequence[Value], int], Value]
+T = TypeVar("T")
 
 
 class Environment(Protocol):
@@ -100,6 +101,18 @@ class Parser:
         if not self.accept(char):
             raise Fault("syntax", f"expected {char!r} {what}, found {self.rest()}", self.pos)
 
+    def listed(self, item: Callable[[], T]) -> list[T]:
+        """Items separated by commas."""
+        found = [item()]
+        while self.accept(","):
+            found.append(item())
+        return found
+
+    def placed(self) -> tuple[Value, int]:
+        """An expression and its position."""
+        pos = self.skip()
+        return self.expression(), pos
+
     def rest(self) -> str:
         """What comes next, for messages."""
         pos = self.skip()
@@ -173,17 +186,15 @@ class Parser:
         if self.depth > _NESTING_LIMIT:
             raise Fault("recursion", f"parentheses and signs are nested more than {_NESTING_LIMIT} deep", pos)
 
+    def _element(self) -> int:
+        value, pos = self.placed()
+        if not isinstance(value, int) or not -2 <= value <= 3:
+            raise Fault("per-element", "an element must be an integer of two bits", pos, allowed="-2..1 or 0..3")
+        return value
+
     def _vector(self, pos: int) -> Value:
         self.pos = pos + 1
-        values: list[int] = []
-        while True:
-            where = self.skip()
-            value = self.expression()
-            if not isinstance(value, int) or not -2 <= value <= 3:
-                raise Fault("per-element", "an element must be an integer of two bits", where, allowed="-2..1 or 0..3")
-            values.append(value)
-            if not self.accept(","):
-                break
+        values = self.listed(self._element)
         if not self.accept("]"):
             raise Fault("unbalanced", f"expected ',' or ']' in a per-element vector, found {self.rest()}", self.pos)
         if len(values) != 16:
@@ -264,13 +275,9 @@ class Parser:
         """A parenthesised argument list."""
         start = self.skip()
         self.expect("(", "before the arguments")
-        values: list[Value] = []
         if self.accept(")"):
-            return values
-        while True:
-            values.append(self.expression())
-            if not self.accept(","):
-                break
+            return []
+        values = self.listed(self.expression)
         if not self.accept(")"):
             raise Fault(
                 "unbalanced", f"expected ',' or ')' for the '(' at column {start + 1}, found {self.rest()}", self.pos

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Fault", "Note"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["Fault", "Note", "suggestion"]
 
 # Help for faults that give none of their own.
 _HELP = {
@@ -59,6 +62,12 @@ _HELP = {
     "value-range": "use a value in that range",
     "value-type": "use a value of that type",
 }
+
+
+def suggestion(name: str, known: Iterable[str], form: str) -> str | None:
+    """A question for the known name that is most like `name`, if one is. form: how a name is shown."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {form.format(close[0])}?" if close else None
 
 
 class Fault(Exception):

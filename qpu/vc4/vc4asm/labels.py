@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 
-from qpu.vc4.vc4asm.fault import Fault
+from qpu.vc4.vc4asm.fault import Fault, suggestion
 from qpu.vc4.vc4asm.text import Source
 from qpu.vc4.vc4asm.values import Key, LabelRef
 
@@ -79,8 +78,7 @@ class Labels:
                 yield Fault("label-undefined", f"there is no label {key[0]} after this line", pos,
                             help=f"define it: {key[0]}:"), source  # fmt: skip
             else:
-                close = difflib.get_close_matches(name, [k[0] for k in self.offsets if not k[1]], 1)
-                help = f"did you mean :{close[0]}?" if close else f"define it: {name}:"
+                help = suggestion(name, (k[0] for k in self.offsets if not k[1]), ":{}") or f"define it: {name}:"
                 yield Fault("label-undefined", f"the label {name!r} is not defined", pos, help=help), source
 
     @property

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 
 from qpu.vc4.vc4asm.expr import Environment, Parser, comment_help
-from qpu.vc4.vc4asm.fault import Fault
+from qpu.vc4.vc4asm.fault import Fault, suggestion
 from qpu.vc4.vc4asm.names import OPCODES
 from qpu.vc4.vc4asm.operands import Operand, Operation
 from qpu.vc4.vc4asm.registers import NOP_REG, ROTATE_BY_R5, Reg
@@ -95,10 +94,7 @@ def parse_operation(text: str, env: Environment) -> Operation:
     if not operands and parser.peek() == ".":
         exts = [*exts, *extensions(parser)]
     if operands or parser.peek():
-        while True:
-            operands.append(parse_operand(parser))
-            if not parser.accept(","):
-                break
+        operands += parser.listed(lambda: parse_operand(parser))
         if parser.peek():
             raise Fault("syntax", f"expected ',' or ';' after an operand, found {parser.rest()}", parser.pos)
     return Operation(info, exts, operands, pos)
@@ -106,6 +102,5 @@ def parse_operation(text: str, env: Environment) -> Operation:
 
 def unknown_instruction(name: str, pos: int) -> Fault:
     """The fault for a word that is neither instruction nor macro."""
-    close = difflib.get_close_matches(name, OPCODES, 1)
     return Fault("unknown-instruction", f"{name!r} is neither an instruction nor a macro", pos,
-                 help=f"did you mean {close[0]!r}?" if close else None)  # fmt: skip
+                 help=suggestion(name, OPCODES, "{!r}"))  # fmt: skip

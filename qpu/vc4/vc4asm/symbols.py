@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from qpu.vc4.vc4asm.builtins import PREDICATES
-from qpu.vc4.vc4asm.fault import Fault
+from qpu.vc4.vc4asm.fault import Fault, suggestion
 from qpu.vc4.vc4asm.names import OPCODES
 from qpu.vc4.vc4asm.registers import REGISTERS
 from qpu.vc4.vc4asm.text import Block, Source
@@ -241,8 +240,7 @@ class Symbols:
         for scope in scopes:
             if scope is not None:
                 known += [*scope.constants, *scope.functions]
-        close = difflib.get_close_matches(name, known, 1)
         if name in OPCODES:
             return Fault("undefined-name", f"{name!r} is an instruction, not a value", pos)
-        help = f"did you mean {close[0]!r}?" if close else f"define it: .set {name[:40]}, ..."
+        help = suggestion(name, known, "{!r}") or f"define it: .set {name[:40]}, ..."
         return Fault("undefined-name", f"{name!r} is not defined", pos, help=help)
