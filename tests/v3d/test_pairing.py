@@ -20,6 +20,7 @@ from qpu.v3d.encode import HalfKey, encode, half_key
 from qpu.v3d.instr import Alu, AluHalf, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import BY_NAME, table, variants
 from qpu.v3d.pairing import combine, fits, idle
+from qpu.v3d.printer import note
 
 from .strategies import halves
 from .vectors import ISAS
@@ -211,3 +212,21 @@ def test_operands_that_do_not_exist(isa: Isa) -> None:
                 assert isinstance(found, Alu)
             else:
                 assert isinstance(found, Diagnostic) and found.rule == "register", (make, n)
+
+
+@pytest.mark.parametrize("name", ["fadd", "faddnf", "fmin", "fmax"])
+@pytest.mark.parametrize("sources", [(imm(5), rf(9)), (rf(9), imm(5)), (imm(12), rf(3)), (rf(3), imm(12))])
+def test_an_immediate_keeps_its_signal_when_operands_change_places(name: str, sources: tuple[Src, Src]) -> None:
+    """The order of the operands selects the operation, so one of the two orders is turned round in the word."""
+    found = combine(Isa.V3D71, half(name, *sources), None)
+    assert isinstance(found, Alu)
+    back = decode(Isa.V3D71, encode(found))
+    assert isinstance(back, Alu) and back.add.op.name == name
+    assert {back.add.a, back.add.b} == set(sources)
+
+
+@pytest.mark.parametrize(("rot", "shown"), [(0, "r5"), (1, "1"), (5, "5"), (15, "15"), (16, "-16"), (31, "-1")])
+def test_the_note_about_a_rotation(rot: int, shown: str) -> None:
+    found = combine(Isa.V3D42, None, half("mov", acc(0)), rot=rot)
+    assert isinstance(found, Alu)
+    assert note(found) == f"signal rot: the mul operands are rotated by {shown}"

@@ -436,3 +436,21 @@ def test_importing_the_builder_loads_no_numpy() -> None:
     code = "import sys, qpu.vc4.builder, qpu.vc4.hazards, qpu.vc4.printer; print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
+
+
+def test_flags_of_a_constant_without_destination() -> None:
+    """They are set in every lane, or in those of the condition."""
+
+    def kernel(q: Asm) -> None:
+        q.ldi(q.null, 1, push="z")
+        q.ldi(q.null, 1, push="z", cond="ifn")
+        q.ldi(q.null, 1)
+        q.ldi(q.null, 1, dst2=q.r1, push="z")
+
+    found = [decode(word) for word in build(kernel).code]
+    assert [(i.cond_add, i.cond_mul, i.sf) for i in found if isinstance(i, LoadImm)] == [
+        (1, 0, 1),
+        (4, 0, 1),
+        (0, 0, 0),
+        (0, 1, 1),
+    ]

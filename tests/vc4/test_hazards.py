@@ -148,6 +148,32 @@ def test_a_branch_in_the_last_delay_slot() -> None:
     assert {(f.rule, f.index) for f in check(program.code)} == {("H2", program.labels["b"] + 1)}
 
 
+@pytest.mark.parametrize("entry", [0, 1, 2, 3, 4])
+def test_behind_a_branch_whose_slots_are_entered(entry: int) -> None:
+    """What comes in at a delay slot goes on behind the slots; without that, nothing reaches the instruction there."""
+
+    def kernel(q: Asm) -> None:
+        q.b("in", cond="allz")
+        q.nops(3)
+        for n in range(4):  # the branch and its slots
+            if n == entry:
+                q.label("in")
+            if n == 0:
+                q.b("away")
+            elif n == 3:
+                q.mov(q.ra[0], q.r0)
+            else:
+                q.nop()
+        if entry == 4:
+            q.label("in")
+        q.mov(q.r1, q.ra[0])
+        q.label("away")
+        q.end()
+
+    found = {(f.rule, f.index) for f in check(build(kernel).code)}
+    assert (("H1", 8) in found) is (entry in (1, 2, 3))
+
+
 def test_conditions_that_exclude_each_other() -> None:
     def kernel(q: Asm) -> None:
         q.mov(q.ra[1], q.r0, cond="ifz")

@@ -346,6 +346,28 @@ def test_a_second_read_setup_is_ignored_while_two_vectors_are_unread() -> None:
     assert [f for f in execution.stats.faults if f.startswith("H25")]
 
 
+def test_a_queued_read_setup_is_read_once() -> None:
+    def program(q: Asm, reads: int) -> None:
+        q.setup_vpm_read(1, y=3)
+        q.setup_vpm_read(1, y=5)
+        q.nops(3)
+        for n in range(reads):
+            q.mov(q.ra[n], q.vpm)
+        q.setup_vpm_read(1, y=7)  # neither queued nor ignored
+        q.mov(q.ra[2], q.vpm)
+        q.nop()
+        store_rows(q, [q.ra[n] for n in range(3)], q.uniform, row=40)
+        q.end()
+
+    rig = Rig()
+    rig.machine.vpm.words[:] = np.arange(1024)
+    out, y = rig.zeros((3, 16))
+    execution = rig.run(lambda q: program(q, 2), [out], check=False)
+    assert y[:, 0].tolist() == [3 * 16, 5 * 16, 7 * 16] and not execution.stats.faults
+    with pytest.raises(EmuFault, match="vpm-empty"):
+        Rig().run(lambda q: program(q, 4), [out], check=False)
+
+
 def test_misaligned_dma_faults_and_goes_on_when_lenient() -> None:
     words = [store_word(1, 16, False, True, 0, 0, 0)]
     with pytest.raises(EmuFault, match="dma-misaligned"):
