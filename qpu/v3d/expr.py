@@ -1,11 +1,12 @@
-"""Constant expressions of the V3D text assembler, and the error that carries a column."""
+"""Errors of the V3D text assembler, which carry a column, and its constant expressions."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
 
-__all__ = ["TextError", "evaluate"]
+__all__ = ["TextError", "evaluate", "mistake"]
 
 
 class TextError(Exception):
@@ -22,6 +23,61 @@ class TextError(Exception):
         self.help = help
 
 
+class Advice(NamedTuple):
+    """What the text language allows where a rule is broken, and what to do."""
+
+    rule: str
+    allowed: str | None
+    help: str
+
+
+ADVICE: Final[Mapping[str, Advice]] = {
+    "expression": Advice(
+        "syntax", "numbers, names, + - * / ( ); on integers << >> & | ^ ~", "write a constant expression"
+    ),
+    "operand-syntax": Advice("syntax", None, "write a register, a number, a name from .set or an expression of them"),
+    "number-size": Advice("value", "64-bit integers, floats", "use a smaller number"),
+    "result-size": Advice("value", "-2**63 .. 2**64 - 1", "use smaller numbers"),
+    "rotation": Advice("rotate", "rot.1 .. rot.15, rot.-16 .. rot.-1, rot.r5", "put other amounts into r5"),
+    "rf": Advice("register", "rf0..rf63", "use one of the 64 registers"),
+    "rf-index": Advice("register", "rf[0] .. rf[63]", "use one of the 64 registers"),
+    "one-pack": Advice("modifier", "one: .l, .h", "keep one of them"),
+    "one-modifier": Advice("modifier", "one modifier an operand", "apply the second one in another instruction"),
+    "no-operand": Advice("syntax", None, "write the operand, or leave out the comma"),
+    "write-only": Advice("register", "rf0..rf63, small immediates", "copy it to a register when it is written"),
+    "no-accumulators": Advice("register", "rf0..rf63, small immediates", "use a register: V3D 7.1 has no accumulators"),
+    "address": Advice("register", "0..63", "v3d.md 5 lists the addresses"),
+    "no-destination": Advice("syntax", None, "write the destination first; - discards the result"),
+    "not-a-source": Advice("operand", "registers, small immediates", "use a register"),
+    "uniform-target": Advice(
+        "branch-target", "a:unif, r:unif, lri, rf0..rf63", "the next uniform as address (a:unif) or offset (r:unif)"
+    ),
+    "after-branch": Advice("syntax", "link, once", "put signals into another instruction; a branch has none"),
+    "one-branch-register": Advice("branch-target", "the same register for both", "use the same register for both"),
+    "branch-address": Advice("branch-target", None, "code starts at a multiple of 8"),
+    "label-name": Advice("label", "other names", "call it something that is not a register"),
+    "third-operation": Advice("syntax", "two operations, then signals", "put it into the next line"),
+    "no-operation": Advice("syntax", None, "write the operation first, then its operands: add rf0, rf1, rf2"),
+    "word": Advice("word", "integers 0 .. 2**64 - 1", "write the word in hexadecimal: .word 0x38003186bb03f000"),
+    "empty-part": Advice("syntax", None, "leave out the semicolon, or write nop"),
+    "constant-name": Advice("name", "letters, digits, _; not a register", "choose a name that is not a register"),
+    "signal-twice": Advice("signal", "each signal once", "leave one of them out"),
+    "rot-signal": Advice("signal", None, "use the add operation rot"),
+    "signal-set": Advice("signal", None, "spread them over several instructions"),
+    "one-writing-signal": Advice(
+        "signal", "one such signal an instruction", "put one of them into another instruction"
+    ),
+    "signal-takes-none": Advice("signal-destination", None, "leave the destination out"),
+}
+"""By name of the mistake; several mistakes may break one rule."""
+
+
+def mistake(column: int, name: str, message: str) -> TextError:
+    """The error of a mistake that has a row of advice."""
+    rule, allowed, help = ADVICE[name]
+    return TextError(column, rule, message, allowed, help)
+
+
 Undefined = Callable[[str, int], TextError]
 
 
@@ -34,18 +90,11 @@ def evaluate(text: str, column: int, constants: Mapping[str, int | float], undef
         tree = ast.parse(text, mode="eval").body
         return _Evaluator(text, column, constants, undefined).value(tree)
     except (SyntaxError, ValueError, MemoryError):
-        raise TextError(
-            column,
-            "syntax",
-            f"{text!r} is neither a register nor a value",
-            help="write a register, a number, a name from .set or an expression of them",
-        ) from None
+        raise mistake(column, "operand-syntax", f"{text!r} is neither a register nor a value") from None
     except RecursionError:
         raise TextError(column, "syntax", f"{text!r} is nested too deeply", help="name parts of it with .set") from None
     except OverflowError:
-        raise TextError(
-            column, "value", f"{text!r} is too large", "64-bit integers, floats", help="use a smaller number"
-        ) from None
+        raise mistake(column, "number-size", f"{text!r} is too large") from None
 
 
 class _Evaluator:
@@ -77,24 +126,12 @@ class _Evaluator:
         if isinstance(node, ast.BinOp):
             found = self.binary(node.op, self.value(node.left), self.value(node.right), at)
             if isinstance(found, int) and not -1 << 63 <= found < 1 << 64:
-                raise TextError(
-                    at,
-                    "value",
-                    f"{self.text!r} does not fit 64 bits",
-                    "-2**63 .. 2**64 - 1",
-                    help="use smaller numbers",
-                )
+                raise mistake(at, "result-size", f"{self.text!r} does not fit 64 bits")
             return found
         raise self.wrong(at)
 
     def wrong(self, at: int) -> TextError:
-        return TextError(
-            at,
-            "syntax",
-            f"{self.text!r} is not a value",
-            "numbers, names, + - * / ( ); on integers << >> & | ^ ~",
-            help="write a constant expression",
-        )
+        return mistake(at, "expression", f"{self.text!r} is not a value")
 
     def binary(self, op: ast.operator, a: int | float, b: int | float, at: int) -> int | float:
         if isinstance(op, ast.Add):

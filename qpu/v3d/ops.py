@@ -127,34 +127,17 @@ def _m(op: int, form: str = "", *, a: int | None = None, b: int | None = None) -
 
 
 def _row(
-    name: str,
-    operands: str,
-    on42: Units | None,
-    on71: Units | None,
-    sem: Semantics | None,
-    doc: str,
-    *,
-    source: str = _TABLES,
-    code_basis: Basis = Basis.DRIVER,
-    sem_basis: Basis = Basis.DRIVER,
-    reads: tuple[str, ...] = (),
-    writes: tuple[str, ...] = (),
-    **more: Any,
-) -> Op:
+    name: str, operands: str, on42: Units | None, on71: Units | None, sem: Semantics | None, doc: str, *,
+    source: str = _TABLES, code_basis: Basis = Basis.DRIVER, sem_basis: Basis = Basis.DRIVER,
+    reads: tuple[str, ...] = (), writes: tuple[str, ...] = (), **more: Any,
+) -> Op:  # fmt: skip
     """A row; more: other columns of `Op`."""
     return Op(
-        name=name,
-        operands=operands,
-        code={isa: units for isa, units in ((C42, on42), (C71, on71)) if units is not None},
-        sem=sem,
-        doc=doc,
-        source=source,
-        code_basis=code_basis,
-        sem_basis=sem_basis,
-        implicit_reads=reads,
-        implicit_writes=writes,
+        name=name, operands=operands,
+        code={isa: units for isa, units in ((C42, on42), (C71, on71)) if units is not None}, sem=sem, doc=doc,
+        source=source, code_basis=code_basis, sem_basis=sem_basis, implicit_reads=reads, implicit_writes=writes,
         **more,
-    )
+    )  # fmt: skip
 
 
 def _two(name: str, type_: str, op: int, sem: Semantics, doc: str, **more: Any) -> Op:
@@ -164,35 +147,19 @@ def _two(name: str, type_: str, op: int, sem: Semantics, doc: str, **more: Any) 
 
 
 def _sfu(name: str, b42: tuple[int, int], b71: int, sem: Semantics, doc: str) -> Op:
+    # the last bits are not known
     return _row(
-        name,
-        "d:f32 a:f32",
-        _a(b42[0], b=b42[1]),
-        _a(188, b=b71),
-        sem,
-        doc,
-        sem_basis=Basis.ASSUMED,  # last bits unknown
+        name, "d:f32 a:f32", _a(b42[0], b=b42[1]), _a(188, b=b71), sem, doc, sem_basis=Basis.ASSUMED,
         source=_TABLES + "; results: device tests of py-videocore6 and py-videocore7, within their tolerance",
-        tokens=_SFU,
-        latency=_STALL,
-    )
+        tokens=_SFU, latency=_STALL,
+    )  # fmt: skip
 
 
 def _lane(name: str, operands: str, op: int, b: int | None, sem: Semantics, doc: str) -> Op:
     return _row(
-        name,
-        operands,
-        None,
-        _a(op, b=b),
-        sem,
-        doc,
-        sem_basis=Basis.MEASURED,
-        code_basis=Basis.MEASURED,
-        source="py-videocore7 device tests; newer Mesa tables",
-        tokens=_SFU,
-        latency=_STALL,
-        lane_op=True,
-    )
+        name, operands, None, _a(op, b=b), sem, doc, sem_basis=Basis.MEASURED, code_basis=Basis.MEASURED,
+        source="py-videocore7 device tests; newer Mesa tables", tokens=_SFU, latency=_STALL, lane_op=True,
+    )  # fmt: skip
 
 
 def _gfx(name: str, operands: str, on42: Units | None, on71: Units | None, doc: str, **more: Any) -> Op:
@@ -202,29 +169,17 @@ def _gfx(name: str, operands: str, on42: Units | None, on71: Units | None, doc: 
 def _round(name: str, op42: int, sub42: int, base71: int, sem: Semantics, doc: str) -> Op:
     # op42: the opcode without input modifier, whose code is 1; form f1 counts from code 0
     return _row(
-        name,
-        "d:f32 a:f32",
-        _a(op42 - 4, "f1", b=sub42),
-        _a(245 if name not in ("fdx", "fdy") else 246, "s1", b=base71),
-        sem,
-        doc,
-        sem_basis=Basis.MEASURED,
+        name, "d:f32 a:f32", _a(op42 - 4, "f1", b=sub42),
+        _a(245 if name not in ("fdx", "fdy") else 246, "s1", b=base71), sem, doc, sem_basis=Basis.MEASURED,
         source=_ALU_TEST,
-    )
+    )  # fmt: skip
 
 
 def _to_int(name: str, op42: int, sub42: int, base71: int, type_: str, sem: Semantics | None, doc: str) -> Op:
     return _row(
-        name,
-        f"d:{type_} a:f32",
-        _a(op42 - 4, "f1i", b=sub42),
-        _a(245, "s1i", b=base71 + 3),
-        sem,
-        doc,
-        sem_basis=Basis.MEASURED if sem else Basis.ASSUMED,
-        source=_ALU_TEST,
-        graphics=sem is None,
-    )
+        name, f"d:{type_} a:f32", _a(op42 - 4, "f1i", b=sub42), _a(245, "s1i", b=base71 + 3), sem, doc,
+        sem_basis=Basis.MEASURED if sem else Basis.ASSUMED, source=_ALU_TEST, graphics=sem is None,
+    )  # fmt: skip
 
 
 def _norm(name: str, operands: str, b: int, sem: Semantics, doc: str) -> Op:

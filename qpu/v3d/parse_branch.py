@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from qpu.v3d.codes import BRANCH_CONDS
-from qpu.v3d.expr import TextError
+from qpu.v3d.expr import TextError, mistake
 from qpu.v3d.instr import Branch
 from qpu.v3d.parse_operands import OperandParser
 
@@ -40,13 +40,7 @@ def parse_branch(operands: OperandParser, code: str, column: int) -> tuple[Branc
     at = column + len(head) + 1
     for piece in extra:
         if piece.strip() != "link" or link:
-            raise TextError(
-                at + len(piece) - len(piece.lstrip()),
-                "syntax",
-                f"{piece.strip()!r} after a branch",
-                "link, once",
-                help="put signals into another instruction; a branch has none",
-            )
+            raise mistake(at + len(piece) - len(piece.lstrip()), "after-branch", f"{piece.strip()!r} after a branch")
         link = True
         at += len(piece) + 1
     texts: list[tuple[str, int]] = []
@@ -77,13 +71,7 @@ def _uniform_target(operands: OperandParser, branch: Branch, text: str, column: 
         return branch._replace(bdu=kinds[text])
     m = re.fullmatch(r"rf([0-9]+)", text)
     if m is None:
-        raise TextError(
-            column,
-            "branch-target",
-            f"{text!r} is not a uniform target",
-            "a:unif, r:unif, lri, rf0..rf63",
-            help="the next uniform as address (a:unif) or offset (r:unif)",
-        )
+        raise mistake(column, "uniform-target", f"{text!r} is not a uniform target")
     return branch._replace(bdu="rf", raddr_a=operands.rf(m[1], column))
 
 
@@ -95,24 +83,13 @@ def _target(operands: OperandParser, branch: Branch, text: str, column: int) -> 
     if m is not None:
         n = operands.rf(m[1], column)
         if branch.bdu == "rf" and branch.raddr_a != n:
-            raise TextError(
-                column,
-                "branch-target",
-                f"rf{n} and rf{branch.raddr_a}: a branch reads one register",
-                "the same register for both",
-                help="use the same register for both",
-            )
+            raise mistake(column, "one-branch-register", f"rf{n} and rf{branch.raddr_a}: a branch reads one register")
         return branch._replace(bdi="rf", raddr_a=n), None
     m = re.fullmatch(r"zero_addr\s*\+\s*(.+)", text)
     if m is not None:
         address = operands.value(m[1], column + m.start(1))
         if not isinstance(address, int) or not 0 <= address < 1 << 32 or address & 7:
-            raise TextError(
-                column,
-                "branch-target",
-                f"{m[1]} is not a multiple of 8 in 32 bits",
-                help="code starts at a multiple of 8",
-            )
+            raise mistake(column, "branch-address", f"{m[1]} is not a multiple of 8 in 32 bits")
         return branch._replace(bdi="abs", offset=address), None
     if _LABEL.match(text) and text not in operands.constants:
         return branch, text

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from qpu.core.isa import Isa
-from qpu.v3d.expr import TextError, evaluate
+from qpu.v3d.expr import TextError, evaluate, mistake
 from qpu.v3d.instr import Dst, Src, SrcKind
 from qpu.v3d.regs import MAGIC_NUMBER, imm_index
 
@@ -70,17 +70,13 @@ class OperandParser:
     def rf(digits: str, column: int) -> int:
         n = int(digits)
         if n > 63:
-            raise TextError(
-                column, "register", f"rf{digits} does not exist", "rf0..rf63", help="use one of the 64 registers"
-            )
+            raise mistake(column, "rf", f"rf{digits} does not exist")
         return n
 
     def index(self, text: str, column: int) -> int:
         value = self.value(text.strip(), column + 3)
         if not isinstance(value, int) or not 0 <= value < 64:
-            raise TextError(
-                column, "register", f"rf[{value}] does not exist", "rf[0] .. rf[63]", help="use one of the 64 registers"
-            )
+            raise mistake(column, "rf-index", f"rf[{value}] does not exist")
         return value
 
     def destination(self, text: str, column: int) -> tuple[Dst, str]:
@@ -88,13 +84,7 @@ class OperandParser:
         assert m is not None
         mods = m["mods"].split(".")[1:]
         if len(mods) > 1:
-            raise TextError(
-                column,
-                "modifier",
-                f"{text.strip()!r} has {len(mods)} modifiers",
-                "one: .l, .h",
-                help="keep one of them",
-            )
+            raise mistake(column, "one-pack", f"{text.strip()!r} has {len(mods)} modifiers")
         pack = mods[0] if mods else ""
         other = m["other"]
         if other is not None and other in self.registers:
@@ -108,24 +98,13 @@ class OperandParser:
             return Dst(self.index(m["index"], column)), pack
         if m["unknown"] == "waddr":
             if int(m["number"]) > 63:
-                raise TextError(
-                    column,
-                    "register",
-                    f"address {m['number']} does not exist",
-                    "0..63",
-                    help="v3d.md 5 lists the addresses",
-                )
+                raise mistake(column, "address", f"address {m['number']} does not exist")
             return Dst(int(m["number"]), True), pack
         number = MAGIC_NUMBER[self.isa].get(other or "")
         if number is None:
             shown = text.strip()
             if not shown:
-                raise TextError(
-                    column,
-                    "syntax",
-                    "a destination is missing here",
-                    help="write the destination first; - discards the result",
-                )
+                raise mistake(column, "no-destination", "a destination is missing here")
             raise TextError(
                 column,
                 "register",
@@ -140,13 +119,7 @@ class OperandParser:
         assert m is not None
         mods = m["mods"].split(".")[1:]
         if len(mods) > 1:
-            raise TextError(
-                column,
-                "modifier",
-                f"{text.strip()!r} has {len(mods)} modifiers",
-                "one modifier an operand",
-                help="apply the second one in another instruction",
-            )
+            raise mistake(column, "one-modifier", f"{text.strip()!r} has {len(mods)} modifiers")
         mod = _MODIFIER_ALIASES.get(mods[0], mods[0]) if mods else ""
         rf, other = m["rf"], m["other"]
         if other is not None and other in self.registers:
@@ -159,39 +132,19 @@ class OperandParser:
             return Src(SrcKind.RF, self.index(m["index"], column), mod)
         if m["unknown"] is not None:
             if m["unknown"] == "waddr" or not 48 <= int(m["number"]) < 64:
-                raise TextError(
-                    column,
-                    "operand",
-                    f"{text.strip()!r} is not a source",
-                    "registers, small immediates",
-                    help="use a register",
-                )
+                raise mistake(column, "not-a-source", f"{text.strip()!r} is not a source")
             return Src(SrcKind.IMM, int(m["number"]), mod)
         assert other is not None
         if not other:
-            raise TextError(
-                column, "syntax", "an operand is missing here", help="write the operand, or leave out the comma"
-            )
+            raise mistake(column, "no-operand", "an operand is missing here")
         number = MAGIC_NUMBER[self.isa].get(other)
         if number is not None:
             if self.isa is Isa.V3D42 and number < 6:
                 return Src(SrcKind.ACC, number, mod)
             why = "is an accumulator of V3D 4.2" if re.fullmatch(r"r[0-5]", other) else "can only be written"
-            raise TextError(
-                column,
-                "register",
-                f"{other} {why}",
-                "rf0..rf63, small immediates",
-                help="copy it to a register when it is written",
-            )
+            raise mistake(column, "write-only", f"{other} {why}")
         if other == "r5" and self.isa is Isa.V3D71:
-            raise TextError(
-                column,
-                "register",
-                "r5 is an accumulator of V3D 4.2",
-                "rf0..rf63, small immediates",
-                help="use a register: V3D 7.1 has no accumulators",
-            )
+            raise mistake(column, "no-accumulators", "r5 is an accumulator of V3D 4.2")
         value = self.value(other, column)
         index = imm_index(value)
         if index is None:
@@ -235,10 +188,4 @@ class OperandParser:
             amount = int(text, 10 if text.lstrip("+-").isdigit() else 0)
             if amount and -16 <= amount <= 15:
                 return amount & 31
-        raise TextError(
-            column,
-            "rotate",
-            f"{text!r} is not a rotation amount",
-            "rot.1 .. rot.15, rot.-16 .. rot.-1, rot.r5",
-            help="put other amounts into r5",
-        )
+        raise mistake(column, "rotation", f"{text!r} is not a rotation amount")

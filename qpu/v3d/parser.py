@@ -25,7 +25,7 @@ from qpu.errors import AsmError, DecodeError, Diagnostic, Loc, Severity
 from qpu.v3d.codes import COND_ALLOWED, CONDS, PUSHES, SIG_NUMBERS, UPDATES, WRITING_SIGS, sig_names
 from qpu.v3d.decode import decode
 from qpu.v3d.encode import encode
-from qpu.v3d.expr import TextError
+from qpu.v3d.expr import TextError, mistake
 from qpu.v3d.instr import AluHalf, Branch, Dst, Sig, Src
 from qpu.v3d.ops import modifiers, table, untried
 from qpu.v3d.pairing import ADD, ADD_FLAGS, MUL, MUL_FLAGS, SIGNAL, draft, explain, idle
@@ -192,26 +192,14 @@ class _Assembler(OperandParser):
         if name in self.labels:
             raise TextError(column, "label", f"label {name!r} is defined twice", help="give one of them another name")
         if name == "lri" or re.fullmatch(r"rf[0-9]+", name):
-            raise TextError(
-                column,
-                "label",
-                f"{name!r} cannot be a label, it names a branch target",
-                "other names",
-                help="call it something that is not a register",
-            )
+            raise mistake(column, "label-name", f"{name!r} cannot be a label, it names a branch target")
         self.labels[name] = len(self.words)
 
     def directive(self, name: str, column: int, code: str, at: int, loc: Loc) -> None:
         if name == "word":
             value = self.value(code[at:].strip(), at + len(code[at:]) - len(code[at:].lstrip()))
             if not isinstance(value, int) or not 0 <= value < 1 << 64:
-                raise TextError(
-                    at,
-                    "word",
-                    f"{value!r} is not an instruction word",
-                    "integers 0 .. 2**64 - 1",
-                    help="write the word in hexadecimal: .word 0x38003186bb03f000",
-                )
+                raise mistake(at, "word", f"{value!r} is not an instruction word")
             self.words.append(value)
             self.locs.append(loc)
         elif name == "set":
@@ -220,13 +208,7 @@ class _Assembler(OperandParser):
                 raise TextError(at, "syntax", "no value", ".set name, value", help=".set count, 12")
             target = target.strip()
             if not re.fullmatch(r"[A-Za-z_]\w*", target) or self.is_register(target):
-                raise TextError(
-                    at,
-                    "name",
-                    f"{target!r} is not a name for a constant",
-                    "letters, digits, _; not a register",
-                    help="choose a name that is not a register",
-                )
+                raise mistake(at, "constant-name", f"{target!r} is not a name for a constant")
             if target in self.constants or target in self.registers:
                 raise TextError(at, "name", f"{target!r} is defined twice", help="give one of them another name")
             start = at + code[at:].index(",") + 1
@@ -260,56 +242,31 @@ class _Assembler(OperandParser):
         for number, (piece, at) in enumerate(pieces):
             start = at + len(piece) - len(piece.lstrip())
             if not piece.strip():
-                raise TextError(
-                    start,
-                    "syntax",
-                    "an operation or signal is missing here",
-                    help="leave out the semicolon, or write nop",
-                )
+                raise mistake(start, "empty-part", "an operation or signal is missing here")
             m = _SIGNAL.match(piece)
             if number and m is not None and m[1] in _SIGNALS:
                 bit = _SIGNALS[m[1]]
                 if sig & bit:
-                    raise TextError(
-                        start,
-                        "signal",
-                        f"signal {m[1]} appears twice",
-                        "each signal once",
-                        help="leave one of them out",
-                    )
+                    raise mistake(start, "signal-twice", f"signal {m[1]} appears twice")
                 if bit is Sig.ROT:
                     rot = self.rotation(m[2], start)
                 elif bit & WRITING_SIGS:
                     if sig_dst is not None:
-                        raise TextError(
+                        raise mistake(
                             start,
-                            "signal",
+                            "one-writing-signal",
                             f"{sig_names(sig & WRITING_SIGS)} and {m[1]} both write a register",
-                            "one such signal an instruction",
-                            help="put one of them into another instruction",
                         )
                     sig_dst = self.signal_dst(m[1], m[2], start)
                 elif m[2] is not None:
-                    raise TextError(
-                        at + m.start(2),
-                        "signal-destination",
-                        f"signal {m[1]} takes no destination",
-                        help="leave the destination out",
-                    )
+                    raise mistake(at + m.start(2), "signal-takes-none", f"signal {m[1]} takes no destination")
                 sig |= bit
                 if not (sig & ~bit):
                     sig_column = start
                 if self.isa is Isa.V3D71 and bit is Sig.ROT:
-                    raise TextError(
-                        start, "signal", "signal rot exists on V3D 4.2 only", help="use the add operation rot"
-                    )
+                    raise mistake(start, "rot-signal", "signal rot exists on V3D 4.2 only")
                 if sig not in SIG_NUMBERS[self.isa]:
-                    raise TextError(
-                        start,
-                        "signal",
-                        f"{self.isa.label} cannot combine the signals {sig_names(sig)}",
-                        help="spread them over several instructions",
-                    )
+                    raise mistake(start, "signal-set", f"{self.isa.label} cannot combine the signals {sig_names(sig)}")
                 continue
             if len(halves) == 2 or number > 1:
                 raise self.not_a_signal(piece, start)
@@ -319,13 +276,7 @@ class _Assembler(OperandParser):
     def not_a_signal(self, piece: str, column: int) -> TextError:
         name = re.split(r"[\s.]", piece.strip())[0]
         if name in self.ops:
-            return TextError(
-                column,
-                "syntax",
-                f"{name} would be a third operation",
-                "two operations, then signals",
-                help="put it into the next line",
-            )
+            return mistake(column, "third-operation", f"{name} would be a third operation")
         return TextError(
             column,
             "signal",
@@ -385,12 +336,7 @@ class _Assembler(OperandParser):
         m = _HEAD.match(piece)
         start = at + len(piece) - len(piece.lstrip())
         if m is None:
-            raise TextError(
-                start,
-                "syntax",
-                f"{piece.strip()!r} does not start with an operation",
-                help="write the operation first, then its operands: add rf0, rf1, rf2",
-            )
+            raise mistake(start, "no-operation", f"{piece.strip()!r} does not start with an operation")
         op = self.ops.get(m[1])
         if op is None:
             if number and not m[2] and not piece[m.end() :].strip():

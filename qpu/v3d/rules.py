@@ -26,26 +26,13 @@ _TESTS = "device tests of py-videocore6 and py-videocore7"
 
 
 def _rule(
-    id_: str,
-    severity: Severity,
-    summary: str,
-    help_: str,
-    *windows: Window,
-    isas: frozenset[Isa] = _BOTH,
-    source: str = "",
-    basis: Basis = Basis.DRIVER,
-) -> Rule:
+    id_: str, severity: Severity, summary: str, help_: str, *windows: Window, isas: frozenset[Isa] = _BOTH,
+    source: str = "", basis: Basis = Basis.DRIVER,
+) -> Rule:  # fmt: skip
     return Rule(
-        id=id_,
-        name="",
-        severity=severity,
-        summary=summary,
-        help=help_,
-        isas=isas,
-        source=source or (_VALIDATOR if severity is _ERROR else _SCHEDULER),
-        basis=basis,
-        windows=windows,
-    )
+        id=id_, name="", severity=severity, summary=summary, help=help_, isas=isas,
+        source=source or (_VALIDATOR if severity is _ERROR else _SCHEDULER), basis=basis, windows=windows,
+    )  # fmt: skip
 
 
 def _w(

@@ -103,17 +103,9 @@ READS: tuple[Register, ...] = (
     _row(49, _B, "vw_busy vpm_st_busy", "vdw_busy", "Not zero while a DMA store runs.", Token.DMA_STORE),
     _row(50, _A, "vr_wait vpm_ld_wait", "vdr_wait", "Waits for the DMA load.", Token.DMA_LOAD),
     _row(50, _B, "vw_wait vpm_st_wait", "vdw_wait", "Waits for the DMA store.", Token.DMA_STORE),
-    _row(
-        51,
-        _AB,
-        "mutex mutex_acq mutex_acquire",
-        "mutex_acquire",
-        "Waits for the mutex.",
-        Token.MUTEX,
-        unit="mutex",
-        pops=True,
-    ),
-)
+    _row(51, _AB, "mutex mutex_acq mutex_acquire", "mutex_acquire", "Waits for the mutex.", Token.MUTEX,
+         unit="mutex", pops=True),
+)  # fmt: skip
 
 _TMU_DOC = {"s": "S (or a memory address): starts the request.", "t": "T.", "r": "R or border.", "b": "LOD bias."}
 

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.core.deferred_signals import CriticalSection
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.native import Interrupted
 from qpu.emu.engine.numpy_lanes import LANES
@@ -170,29 +169,18 @@ class CompiledVc4Execution(ReferenceExecution):
 
     # -- scheduling
 
-    def _advance(self, limit: int | None, stop: CriticalSection) -> None:
-        qpus = self._qpus
-        while not self.done and self._hung is None:
-            ready = [q for q in qpus if q.status == Status.READY]
-            if not ready:
-                self._next_slice()
-                continue
-            if stop.pending or (limit is not None and self.clocks >= limit):
-                return
-            self._renumbered = False
-            starts = [(q, start) for q in ready if (start := self._start_of(q)) is not None]
-            if self._renumbered:
-                continue
-            if starts:
-                self._run_native(starts, limit)
-                continue
-            if self._before:
-                self._run_stores(ready)
-                continue
-            key = min(q.key for q in ready)
-            members = [q.number for q in ready if q.key == key]
-            meet = min((q.pc for q in ready if q.pc > key[0]), default=None)
-            self._run_group(Group(members, qpus, self._bank), meet)
+    def _run_native(self, ready: list[Qpu], limit: int | None) -> bool:
+        self._renumbered = False
+        starts = [(q, start) for q in ready if (start := self._start_of(q)) is not None]
+        if self._renumbered:
+            return True
+        if starts:
+            self._run_starts(starts, limit)
+        elif self._before:
+            self._run_stores(ready)
+        else:
+            return False
+        return True
 
     def _run_group(self, g: Group, stop: int | None) -> None:
         """As in the reference engine, but the group stops where native code can take over."""
@@ -238,7 +226,7 @@ class CompiledVc4Execution(ReferenceExecution):
 
     # -- native code
 
-    def _run_native(self, starts: list[tuple[Qpu, int]], limit: int | None) -> None:
+    def _run_starts(self, starts: list[tuple[Qpu, int]], limit: int | None) -> None:
         """Run QPUs natively until each needs something else, has spent its time slice, or its clock reaches `limit`."""
         for program in {id(p): p for q, _ in starts if (p := self._program_of(q)) is not None}.values():
             if program.hot:

@@ -214,10 +214,16 @@ class ReferenceExecution:
                 continue
             if stop.pending or (limit is not None and self.clocks >= limit):
                 return
+            if self._run_native(ready, limit):
+                continue
             key = min(q.key for q in ready)
             members = [q.number for q in ready if q.key == key]
             meet = min((q.pc for q in ready if q.pc > key[0]), default=None)
             self._run_group(Group(members, qpus, self._bank), meet)
+
+    def _run_native(self, ready: list[Qpu], limit: int | None) -> bool:
+        """Run some of the QPUs otherwise than in groups; whether anything was done. Of the compiled engine."""
+        return False
 
     def _next_slice(self) -> None:
         """Start new time slices, or find out that no QPU can ever continue."""
