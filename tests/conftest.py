@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests look at no device of the machine they run on, and keep translations to themselves."""
+    """Tests look at no device of the machine they run on, keep translations to themselves, and Ctrl-C works."""
     patch = pytest.MonkeyPatch()
     patch.delenv("QPU_DEVICE", raising=False)
     patch.delenv("QPU_SYSROOT", raising=False)
@@ -69,5 +70,8 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     # the processes of one run share what they translate
     cache: Path = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "translations"
     patch.setenv("QPU_CACHE_DIR", str(cache))
+    # a run in the background of a shell, or under nohup, inherits an ignored SIGINT, which Python then leaves alone
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
+    signal.signal(signal.SIGINT, interrupt)
     patch.undo()

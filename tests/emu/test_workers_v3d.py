@@ -103,14 +103,14 @@ def test_any_number_of_host_threads_gives_the_same(isa: Isa, program: Any, monke
     monkeypatch.setattr(compiled_v3d, "PARALLEL", 1)
     turns = 5000 if program is racing else 20_000
     used: set[int] = set()
-    shares = compiled_v3d.CompiledV3dExecution._shares
+    portions = compiled_v3d.CompiledV3dExecution._portions
 
     def counted(self: Any, threads: list[int]) -> list[list[int]]:
-        found = shares(self, threads)
+        found = portions(self, threads)
         used.add(len(found))
         return found
 
-    monkeypatch.setattr(compiled_v3d.CompiledV3dExecution, "_shares", counted)
+    monkeypatch.setattr(compiled_v3d.CompiledV3dExecution, "_portions", counted)
     want, reference = execute(isa, program, turns, 1)
     assert used == {1}
     assert want.any()
