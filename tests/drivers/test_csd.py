@@ -157,3 +157,12 @@ def test_counters_resolve_by_name() -> None:
         counter_ids(["cycle-count", "cycle-count"], V3D71_COUNTERS, 32)
     with pytest.raises(UsageError, match="33 counters; the hardware counts at most 32"):
         counter_ids(V3D71_COUNTERS[:33], V3D71_COUNTERS, 32)
+
+
+def test_the_last_workgroup_id() -> None:
+    for axis in range(3):
+        first = tuple(0xFFFE if i == axis else 0 for i in range(3))
+        good = job(workgroups=tuple(2 if i == axis else 1 for i in range(3)), first=first)
+        assert csd_cfg(good, 71, 6)[axis] == 2 << 16 | 0xFFFE
+        with pytest.raises(UsageError, match=f"workgroup ids in {'xyz'[axis]} end at 65536"):
+            csd_cfg(job(workgroups=tuple(3 if i == axis else 1 for i in range(3)), first=first), 71, 6)

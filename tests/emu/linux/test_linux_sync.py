@@ -125,6 +125,21 @@ class TestSyncObjects:
         rig.sync_wait(fd, [late], int((rig.now + 1) * 1e9))
         assert rig.sync_wait(fd, [early, late], 0).first_signaled == 0
 
+    def test_the_first_of_several_when_the_gpu_is_ahead(self, rig: Rig) -> None:
+        """A wait for any of them ends at the emulated time of the first."""
+        fd = rig.open()
+        bo, one, two = rig.bo(fd), create(rig, fd), create(rig, fd)
+        rig.machine.length, rig.machine.batches = 91_000_000, 100
+        start = rig.now
+        for s in (one, two):
+            rig.submit(fd, [bo.handle], out_sync=s)
+        while any(step() for step in rig.board.steppers):
+            pass
+        assert rig.sync_wait(fd, [two, one], int((start + 1) * 1e9)).first_signaled == 1
+        assert rig.now == pytest.approx(start + 0.1, abs=1e-3)
+        rig.sync_wait(fd, [two, one], int((start + 1) * 1e9), drm.SYNCOBJ_WAIT_ALL)
+        assert rig.now == pytest.approx(start + 0.2, abs=1e-3)
+
     def test_in_sync_holds_a_job_back(self, rig: Rig) -> None:
         fd, other = rig.open(), rig.port.open("/dev/dri/renderD128")
         bo, s = rig.bo(fd), create(rig, fd)
@@ -313,6 +328,23 @@ class TestCpuJobs:
         rig.wait(fd, stamp.handle)
         (time_ns,) = struct.unpack("<Q", rig.board.memory.view(stamp.offset, 8))
         assert time_ns - start == pytest.approx(10**8, rel=0.01)
+
+    def test_a_cpu_job_does_not_wait_for_the_dispatches_before(self, rig: Rig) -> None:
+        """The GPU is busy for 100 ms, then comes a dispatch of the same file; the job of the CPU needs neither."""
+        fd = rig.open()
+        bo, stamp, query = rig.bo(fd), rig.bo(fd), create(rig, fd)
+        rig.machine.length, rig.machine.batches = 91_000_000, 100
+        start = rig.board.clock.now_ns
+        rig.submit(fd, [bo.handle])
+        while any(step() for step in rig.board.steppers):
+            pass
+        rig.submit(fd, [bo.handle])
+        chain = Extensions()
+        chain.add("drm_v3d_timestamp_query", 3, offsets=chain.words([0]), syncs=chain.words([query]), count=1)
+        self.cpu(rig, fd, chain, [stamp.handle])
+        rig.wait(fd, stamp.handle, 10**7)
+        (time_ns,) = struct.unpack("<Q", rig.board.memory.view(stamp.offset, 8))
+        assert time_ns - start < 10**7
 
     def test_errors(self, rig: Rig) -> None:
         fd = rig.open()
