@@ -23,6 +23,7 @@ _LDTMU, _LDTLB, _LDTLBU, _WRTMUC = int(Sig.LDTMU), int(Sig.LDTLB), int(Sig.LDTLB
 _TLB_READS: Final = _LDTLB | _LDTLBU
 _TAKES: Final = tuple(row.bit for row in SIGNAL_ROWS if row.words)
 _LANE_OP_BARS: Final = frozenset({"tmua", "tmud", "tmuc"})
+_BROADCASTS: Final = frozenset({"quad", "rep"})  # of 7.1
 
 
 def peripherals(isa: Isa, half: AluHalf) -> int:
@@ -51,6 +52,10 @@ def same_instruction(instr: Instr) -> list[Remark]:
         remarks += _uniforms(instr, rows)
         if "lane op" in found.events and any(row.name in _LANE_OP_BARS for row in rows):
             remarks.append(Remark("lane-op-tmu", ""))
+    for half in halves:
+        if half.op.lane_op and (row := _written(instr.isa, half.dst)) is not None and row.name in _BROADCASTS:
+            message = f"`{half.op.name}` writes `{row.name}`: the broadcast has no effect, rf0 gets the lanes as they are"
+            remarks.append(Remark("lane-op-broadcast", message))
     for dst in (*(half.dst for half in halves), instr.sig_dst):
         if dst is not None and dst.magic:
             remarks += _address(instr.isa, dst.n)
