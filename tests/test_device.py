@@ -498,7 +498,7 @@ def test_a_forked_child_is_told(pi5: Device) -> None:
     child = context.Process(target=_in_child, args=(lambda: pi5.empty(4), queue))
     child.start()
     assert "fork" in queue.get(timeout=HUNG_S)
-    child.join(20)
+    child.join(HUNG_S)
 
 
 @pytest.mark.parametrize("name", ["pi9", "cuda", "pi5,slices=x", "pi5,colour=red", ""])

@@ -17,6 +17,7 @@ from qpu.drivers.uapi import drm
 from qpu.emu.port import EmuPort
 from qpu.emu.testing import RecordingPort
 from tests.hw.programs import binary, endless, long
+from tests.limits import HUNG_S
 
 BOARDS = ("pi3", "pi4", "pi5")
 ATOMIC_ADD = 0xFFFFFF87  # TMU configuration: one request "add", then ordinary ones
@@ -293,7 +294,7 @@ def test_closing_while_another_thread_waits(board: str) -> None:
     time.sleep(0.1)
     begun = time.perf_counter()
     gpu.close()
-    thread.join(10)
+    thread.join(HUNG_S)
     assert not thread.is_alive() and time.perf_counter() - begun < 5
     assert len(outcome) == 1 and isinstance(outcome[0], qpu.QpuError)
 

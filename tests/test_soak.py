@@ -185,13 +185,13 @@ def test_two_processes_on_one_node(board: str, count: int) -> None:
             one, total = gpu.array(np.full(16, number + 2, np.uint32)), gpu.zeros(16, np.uint32)
             program = binary(gpu.isa, "add")
             gpu.run(program, [total, one, total])
-            ready.wait(60)
+            ready.wait(HUNG_S)
             for turn in range(count - 1):
                 launch = gpu.submit(program, [total, one, total])
                 if turn % 7 == 0:
                     launch.wait(60)
                 if turn == count // 2:
-                    half.wait(60)
+                    half.wait(HUNG_S)
             gpu.run(program, [total, one, total])
             totals[number] = total.numpy().tolist()
         except BaseException as error:
@@ -200,7 +200,7 @@ def test_two_processes_on_one_node(board: str, count: int) -> None:
     threads = [threading.Thread(target=work, args=(n, gpu)) for n, gpu in enumerate(devices)]
     for thread in threads:
         thread.start()
-    ready.wait(60)
+    ready.wait(HUNG_S)
     dying = first.process()
     if not board.startswith("pi3"):  # there the death of a process leaves the QPUs powered, or takes the power away
         third = qpu.open_device(port=dying)
@@ -208,7 +208,7 @@ def test_two_processes_on_one_node(board: str, count: int) -> None:
         for _ in range(5):
             third.submit(binary(third.isa, "add"), [x, x, x])
     dying.shutdown()
-    half.wait(60)
+    half.wait(HUNG_S)
     held, before = len(first.allocated()), resident()
     for thread in threads:
         thread.join()

@@ -119,7 +119,7 @@ RULES: Final = Rules(
         _rule("lane-op-tmu", _WARN, "a lane operation together with a write of tmua, tmud or tmuc hangs or corrupts",
               "put the write of `tmua`, `tmud` or `tmuc` into another instruction", isas=_71,
               source=_TESTS, basis=Basis.MEASURED),
-        _rule("lane-op-broadcast", _WARN, "a lane operation writes `rep` or `quad`, whose broadcast has no effect on it",
+        _rule("lane-op-broadcast", _WARN, "a lane operation writes `rep` or `quad`: the broadcast has no effect",
               "write a register, and copy it to `rep` or `quad` in an instruction of its own", isas=_71,
               source=_TESTS, basis=Basis.MEASURED),
         _rule("reserved-address", _WARN, "a destination that does not exist on this chip",

@@ -54,7 +54,7 @@ def same_instruction(instr: Instr) -> list[Remark]:
             remarks.append(Remark("lane-op-tmu", ""))
     for half in halves:
         if half.op.lane_op and (row := _written(instr.isa, half.dst)) is not None and row.name in _BROADCASTS:
-            message = f"`{half.op.name}` writes `{row.name}`: the broadcast has no effect, rf0 gets the lanes as they are"
+            message = f"`{half.op.name}` writes `{row.name}`: there is no broadcast, rf0 gets the lanes as they are"
             remarks.append(Remark("lane-op-broadcast", message))
     for dst in (*(half.dst for half in halves), instr.sig_dst):
         if dst is not None and dst.magic:

@@ -197,13 +197,13 @@ def emit(processor: Host, triple: str) -> str:
         avx512=processor.avx512,
     )
     for flag in ("fast", "contract", "reassoc", "afn", "nsz"):
-        assert f" {flag} <" not in made.ir
+        assert f" {flag} <" not in str(made.module)
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     machine = binding.Target.from_triple(triple).create_target_machine(
         cpu=processor.cpu, features=processor.features, opt=2
     )
-    module = binding.parse_assembly(made.ir)
+    module = binding.parse_assembly(str(made.module))
     module.triple = triple
     passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
     passes.getModulePassManager().run(module, passes)

@@ -12,6 +12,7 @@ import pytest
 
 import qpu
 from qpu.emu.engine.host_limit import HostLimit, chosen_limit, exceeded
+from tests.limits import HUNG_S
 
 LOOPS = {  # count the first uniform down
     "v3d": """nop ; nop ; ldunifrf.rf5
@@ -115,7 +116,7 @@ def slow_compiler(monkeypatch: pytest.MonkeyPatch) -> Any:
     hold, original = threading.Event(), native._compile
 
     def held(*arguments: Any) -> Any:
-        assert hold.wait(60)
+        assert hold.wait(HUNG_S)
         return original(*arguments)
 
     monkeypatch.setenv("QPU_CACHE_DIR", "off")
@@ -151,6 +152,32 @@ def test_ctrl_c_during_translation(board: str, slow_compiler: threading.Event) -
             finally:
                 signal.signal(signal.SIGINT, before)
         slow_compiler.set()
+        assert gpu.run(program, [50]).done
+
+
+@pytest.mark.parametrize("board", ["pi3", "pi4", "pi5"])
+def test_ctrl_c_between_the_instructions_of_a_translation(board: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long programs take seconds until LLVM sees them: 6,000 instructions of V3D took 1.2 s of CPU."""
+    pytest.importorskip("llvmlite")
+    from qpu.emu.engine import native
+    from qpu.emu.v3d import translate as v3d
+    from qpu.emu.vc4 import translate as vc4
+
+    steps = []
+
+    def checkpoint() -> None:
+        steps.append(1)
+        if len(steps) == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+        native.checkpoint()
+
+    monkeypatch.setenv("QPU_CACHE_DIR", "off")
+    monkeypatch.setattr(vc4 if board == "pi3" else v3d, "checkpoint", checkpoint)
+    with qpu.open_device(board, engine="compiled") as gpu:
+        program = fresh(gpu.isa, 3)
+        with pytest.raises(KeyboardInterrupt):
+            gpu.run(program, [50_000])
+        assert 10 <= len(steps) <= 12
         assert gpu.run(program, [50]).done
 
 

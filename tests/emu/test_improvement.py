@@ -67,7 +67,7 @@ def test_one_at_a_time_and_only_what_can_take_over(tmp_path: Path, monkeypatch: 
     original = compiled._compile
 
     def held(*arguments: Any) -> Any:
-        assert hold.wait(60)
+        assert hold.wait(HUNG_S)
         return original(*arguments)
 
     monkeypatch.setattr(compiled, "_compile", held)

@@ -90,4 +90,4 @@ def test_interrupted_and_unread() -> None:
             else:
                 child.stdout.close()
             assert child.stderr.read() == ("interrupted\n" if signalled else "")
-            assert child.wait(60) == status
+            assert child.wait(HUNG_S) == status

@@ -7,6 +7,7 @@ host CPU and features.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -26,14 +27,14 @@ from qpu.emu.engine.host_cpu import host
 
 __all__ = [
     "ENGINE_VERSION", "FULL", "QUICK", "Improvement", "Interrupted", "NativeCode", "NativeProgram", "Translate",
-    "build", "has_avx512",
+    "build", "checkpoint", "has_avx512",
 ]  # fmt: skip
 
 ENGINE_VERSION = 18  # change it whenever generated code changes
 SEAL = "meta_digest"  # constant in the object code: the digest of the metadata that it was made with
 QUICK, FULL = 0, 2  # optimisation levels of programs
 POLL_S = 0.05  # of host time, between checks for signals while LLVM works
-Translate: TypeAlias = Callable[[], tuple[str, dict[str, Any]]]
+Translate: TypeAlias = Callable[[], tuple[object, dict[str, Any]]]
 """Makes IR text with a function ``run``, and metadata for JSON."""
 
 _LOCK = threading.Lock()
@@ -97,7 +98,7 @@ def _key(identity: bytes, level: int) -> str:
 
 
 def build(identity: bytes, translate: Translate, *, level: int = 1, better: int | None = None) -> NativeCode:
-    """Machine code of what `translate` returns (IR text with a function ``run``, and metadata for JSON).
+    """Machine code of what `translate` returns (IR with a function ``run``: its `str`; metadata for JSON).
 
     identity: everything the translation depends on, except the host. level: optimisation, 0..3. better: a level that is
     taken instead when the cache has it. Raises: RuntimeError in threads that outlive the interpreter; Interrupted.
@@ -112,10 +113,17 @@ def build(identity: bytes, translate: Translate, *, level: int = 1, better: int 
                 found.identity = identity
                 found.translate_s = time.perf_counter() - start
                 return found
-        text, meta = translate()
-        made = _interruptible(lambda: _compile(identity, text, meta, level))
+        source, meta = translate()
+        made = _interruptible(lambda: _compile(identity, str(source), meta, level))
         made.translate_s = time.perf_counter() - start
         return made
+
+
+def checkpoint() -> None:
+    """Called between the instructions of a translation. Raises: Interrupted, when a signal or the host limit waits."""
+    with critical() as section:
+        if section.pending or host_limit.exceeded():
+            raise Interrupted("the translation was interrupted")
 
 
 def _interruptible(work: Callable[[], NativeCode]) -> NativeCode:
@@ -232,11 +240,11 @@ class Improvement:
 
     def _make(self) -> None:
         old = self._old
-        text, meta = (old.text, old.meta) if old.text else self._translate()
+        source, meta = (old.text, old.meta) if old.text else self._translate()
         if json.dumps(meta) != json.dumps(old.meta):
             return  # its nodes have other numbers: the running program cannot switch to it
         try:
-            self._code = _compile(old.identity, text, meta, self._level)
+            self._code = _compile(old.identity, str(source), meta, self._level)
         except RuntimeError:
             return  # the program keeps its present code
         old.text = self._code.text = ""
@@ -299,7 +307,8 @@ class NativeProgram:
     def improve(self) -> None:
         """Have another host thread translate at the full level; adopt the result once it is ready."""
         if self._improvement is None:
-            self._improvement = Improvement.of(self._code, self._again(), FULL)
+            with contextlib.suppress(Interrupted):  # another time
+                self._improvement = Improvement.of(self._code, self._again(), FULL)
             return
         code = self._improvement.result()
         if code is not None:

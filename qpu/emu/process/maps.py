@@ -222,9 +222,11 @@ def make_mmap(current: Callable[[int], Board | None]) -> type[mmap.mmap]:
         def __exit__(self, *reason: object) -> None:
             self.close()
 
-        def __del__(self) -> None:
-            # Collected: nothing refers to the map any more. The base class unmaps it right after.
-            self._emulated_release()
+        def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+            # Collected: nothing refers to the map any more. The base class unmaps it right after. At the end of the
+            # interpreter this module may be empty already; the board ends with it.
+            if not finalizing():
+                self._emulated_release()
 
     EmulatedMmap.__name__ = EmulatedMmap.__qualname__ = "mmap"
     EmulatedMmap.__module__ = "mmap"

@@ -84,7 +84,7 @@ class Program(NativeProgram):
                 seen[at] = fetch(at)
             return seen[at]
 
-        def make() -> tuple[str, dict[str, Any]]:
+        def make() -> tuple[object, dict[str, Any]]:
             made = translate(
                 kind.isa,
                 look,
@@ -95,7 +95,7 @@ class Program(NativeProgram):
                 avx512=kind.host.avx512,
             )
             entries = sorted(made.entries, key=made.entries.__getitem__)
-            return made.ir, {
+            return made.module, {
                 "stats": made.stats,
                 "entries": [list(n) for n in entries],
                 "needs": [[n, found] for n, found in made.needs.items()],

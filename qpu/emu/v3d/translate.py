@@ -15,6 +15,7 @@ from llvmlite import ir
 from qpu.core.isa import Isa
 from qpu.core.optable import Flags
 from qpu.emu.engine.llvm_lanes import I8, I16, I32, I64, LlvmLanes
+from qpu.emu.engine.native import checkpoint
 from qpu.emu.v3d.faults import sentence
 from qpu.emu.v3d.prepare import UNIFA_EARLY, Prepared, after_thrsw, broken, pending, prepare
 from qpu.emu.v3d.state import CLOBBERED
@@ -130,7 +131,7 @@ class _Translator:
         entry_functions(self.module, self.isa, self.function, self.tmu, lockstep=self.lockstep)
         needs = {self.entries[node]: found for node, found in self.chain_needs.items()}
         return Translation(
-            str(self.module),
+            self.module,
             self.stats,
             self.entries,
             needs,
@@ -182,6 +183,7 @@ class _Translator:
         self.stats.append(self.count)
         first = node
         while True:
+            checkpoint()
             self.cut = False
             after = self.step(node)
             if after is None:

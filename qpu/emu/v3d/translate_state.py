@@ -187,7 +187,7 @@ class Translation:
     the halves of lanes have separate flags.
     """
 
-    ir: str
+    module: object  # its str is the IR
     stats: list[list[int]] = field(default_factory=list)
     entries: dict[Node, int] = field(default_factory=dict)
     needs: dict[int, list[tuple[str, int]]] = field(default_factory=dict)

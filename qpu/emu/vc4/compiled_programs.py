@@ -138,9 +138,9 @@ class Program(NativeProgram):
         words = sorted((i, int(graph.words[i])) for i in graph.plans)
         identity = repr((VERSION, self.fast, avx512, graph.latches, len(graph.words), entries, words)).encode()
 
-        def make() -> tuple[str, dict[str, Any]]:
+        def make() -> tuple[object, dict[str, Any]]:
             made = translate(graph, entries, fast=self.fast, avx512=avx512)
-            return made.ir, {
+            return made.module, {
                 "nodes": [list(n) for n in made.nodes],
                 "tallies": [t.row for t in made.tallies],
                 "entries": made.entries,

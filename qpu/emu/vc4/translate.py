@@ -33,6 +33,7 @@ from qpu.emu.engine.llvm_lanes import (
     FloatMode,
     LlvmLanes,
 )
+from qpu.emu.engine.native import checkpoint
 from qpu.emu.vc4 import alu
 from qpu.emu.vc4.prepare import Dest, Plan
 from qpu.emu.vc4.translate_graph import DYNAMIC, MUTEX, Graph, Node, releases
@@ -84,7 +85,7 @@ def raw_result(v: LlvmLanes, op: Op, a: ir.Value, b: ir.Value) -> ir.Value | Non
 class Translation:
     """The IR of a program. nodes[i] has number i; tallies[i] belongs to counters[i]; entries: numbers to start at."""
 
-    ir: str
+    module: object  # its str is the IR
     nodes: list[Node] = field(default_factory=list)
     tallies: list[Tally] = field(default_factory=list)
     entries: list[int] = field(default_factory=list)
@@ -143,7 +144,7 @@ class _Translator:
         mode.restore()
         self.b.store(self.b.load(self.budget, typ=I64), self.pointer(Slot.LEFT))
         self.b.ret(self.b.load(self.reason, typ=I32))
-        return Translation(str(self.module), list(self.numbers), self.tallies, [self.numbers[n] for n in entries])
+        return Translation(self.module, list(self.numbers), self.tallies, [self.numbers[n] for n in entries])
 
     def number(self, node: Node) -> int:
         return self.numbers.setdefault(node, len(self.numbers))
@@ -193,6 +194,7 @@ class _Translator:
         self.tally = Tally()
         self.units.begin()
         while True:
+            checkpoint()
             plan = self.graph.plan(node.at)
             assert plan is not None
             self.at = node.at

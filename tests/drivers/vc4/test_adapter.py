@@ -19,6 +19,7 @@ from qpu.drivers.vc4 import exit_guard, power
 from qpu.drivers.vc4.adapter import Vc4Driver, open_adapter
 from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, UsageError
 from tests.drivers.vc4.fake_linux import PAGE, PI1, PI3, FakeLinux
+from tests.limits import HUNG_S
 
 TAG_NAMES = {
     0x00001: "firmware",
@@ -492,11 +493,11 @@ def test_exit_does_not_wait_for_a_thread_that_waits(monkeypatch: pytest.MonkeyPa
     def hold() -> None:
         with driver._power.lock:
             taken.set()
-            leave.wait(30)
+            leave.wait(HUNG_S)
 
     thread = threading.Thread(target=hold, daemon=True)
     thread.start()
-    taken.wait(30)
+    taken.wait(HUNG_S)
     exit_guard.release_all()
     leave.set()
     thread.join()

@@ -393,6 +393,12 @@ print("went on")
     assert "warning" in done.stderr and "faults on the emulated pi4" in done.stderr.splitlines()[-1]
     done = emulate(tmp_path, program, board="pi4", options=("--strict",))
     assert done.returncode == 1 and "EmuFault" in done.stderr and done.stdout == ""
+    # Nothing follows the fault, even where a map is a global name until the interpreter ends.
+    kept = program.replace(
+        "\nrun(fd, text", "\nkept = mmap.mmap(fd, 4096, offset=offset(fd, create(fd, 4096).handle))\nrun(fd, text"
+    )
+    done = emulate(tmp_path, kept, board="pi4", options=("--strict",))
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("  help: ")
     done = emulate(tmp_path, program, board="pi4", env={"QPU_EMU_STRICT": "1"})
     assert done.returncode == 1
 
