@@ -80,7 +80,7 @@ class Device(AbstractContextManager["Device"]):
 
     @property
     def port(self) -> Port:
-        """The kernel as this device's adapter sees it, for requests beyond launches, such as firmware properties."""
+        """Linux as this device's adapter sees it, for requests beyond launches, such as firmware properties."""
         return self._port
 
     @property
@@ -95,7 +95,7 @@ class Device(AbstractContextManager["Device"]):
     # memory
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Buffer:
-        """A buffer of `shape` and `dtype` with zeros from the kernel. Raises: UsageError, DriverError (no memory)."""
+        """A buffer of `shape` and `dtype` with zeros from Linux. Raises: UsageError, DriverError (no memory)."""
         lengths = shape if isinstance(shape, (tuple, list, np.ndarray)) else (shape,)
         dims = tuple(whole("a length of shape", n) for n in lengths)
         try:
@@ -114,7 +114,7 @@ class Device(AbstractContextManager["Device"]):
         return self._pool.allocate(size, lambda bo: Buffer(self._pool, bo, dims, kind))
 
     def zeros(self, shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Buffer:
-        """As `empty`, and cleared, whatever the kernel returned."""
+        """As `empty`, and cleared, whatever Linux returned."""
         buffer = self.empty(shape, dtype)
         buffer.array[...] = 0
         return buffer
@@ -149,7 +149,7 @@ class Device(AbstractContextManager["Device"]):
         them. On VideoCore IV a sequence of sequences (or a 2-D array) starts one program per row, each with its own
         stream. shape: a `qpu.v3d.Dispatch` (default: one workgroup of 16 items) or `qpu.vc4.Programs` (default: one
         program, or one per row of uniforms).
-        timeout_s: limits the launch where the kernel interface blocks (firmware mailbox: one second at most).
+        timeout_s: limits the launch where the interface to Linux blocks (firmware mailbox: one second at most).
         after: launches of any device that must finish first (those of this device do anyway). When one of them failed,
         `wait` of this launch raises its error.
         Raises: UsageError before anything is submitted; DriverError.
@@ -218,8 +218,8 @@ class Device(AbstractContextManager["Device"]):
     def counters(self, *names: str) -> Iterator[dict[str, int]]:
         """Count hardware events by name while the block runs; the dict is filled at its end.
 
-        Names are the kernel's (drivers.md section 3). Raises: UsageError for an unknown name; DriverError where the
-        kernel has no counters.
+        Names are those of Linux's driver (drivers.md section 3). Raises: UsageError for an unknown name; DriverError
+        where Linux has no counters.
         """
         counting = getattr(self.driver, "counters", None)
         if counting is None:
@@ -299,7 +299,7 @@ def open_device(
     device: ``auto`` (real board, else an emulated Pi 5), ``hardware`` (real board or an error), ``pi0`` .. ``pi5``
     with options such as ``pi5,slices=3`` (emulated), or the path of a node. Default: the environment variable
     QPU_DEVICE, else ``auto``.
-    port: talk to the kernel through this one instead (an EmuPort, a recording port). strict: emulated boards stop
+    port: talk to Linux through this one instead (an EmuPort, a recording port). strict: emulated boards stop
     with EmuFault at the first fault (default: yes, unless QPU_EMU_STRICT=0). engine: ``auto``, ``reference`` or
     ``compiled`` (default: QPU_EMU_ENGINE, else auto). host_limit_s: an EmuFault ends an emulated job that takes more
     seconds of host time than this (default: QPU_EMU_HOST_LIMIT_S, else no limit).

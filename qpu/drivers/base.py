@@ -21,7 +21,7 @@ __all__ = ["Bo", "CompletedFence", "Completion", "CsdJob", "DeviceInfo", "Driver
 class DeviceInfo:
     """What a device is and how it is reached.
 
-    clock_hz: nominal clock in Hz, None when unknown. node: path of the device node or nodes. driver: kernel driver or
+    clock_hz: nominal clock in Hz, None when unknown. node: path of the device node or nodes. driver: Linux driver or
     firmware interface as it names itself. emulated: name of the emulated board, None on a real one.
     """
 
@@ -56,7 +56,7 @@ class Bo(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes, as rounded by the kernel."""
+        """Bytes, as rounded by Linux."""
         ...
 
     @property
@@ -76,7 +76,7 @@ class Bo(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A word that the program sets when all its work is done: proof that it came to its end where the kernel is silent.
+    """A word that the program sets when all its work is done: proof that it came to its end where Linux is silent.
 
     offset: bytes into `bo`. value: u32 that must be there afterwards, and is not there before.
     """
@@ -193,7 +193,7 @@ class Driver(Protocol):
         """Start a job. timeout_s: bounds what has to be waited for before it can start. after: jobs that must end
         first, well or not; those of this driver do anyway.
 
-        background: return at once. Without it an adapter whose kernel interface blocks runs the job to its end here,
+        background: return at once. Without it an adapter whose Linux interface blocks runs the job to its end here,
         in the caller's thread (timeout_s bounds that, too).
         """
         ...

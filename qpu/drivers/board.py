@@ -29,7 +29,7 @@ _CLOCKS = {"BCM2835": 250_000_000, "BCM2836": 250_000_000, "BCM2837": 400_000_00
 _CLOCKS |= {"BCM2711": 500_000_000, "BCM2712": 910_000_000}
 _ZERO_CLOCK = 300_000_000  # Zero, Zero W, Zero 2 W
 
-# Older Raspberry Pi kernels named the chips by family.
+# Older Raspberry Pi systems named the chips by family.
 _ALIASES = {"BCM2708": "BCM2835", "BCM2709": "BCM2836", "BCM2710": "BCM2837"}
 
 _PROCESSORS = {0: "BCM2835", 1: "BCM2836", 2: "BCM2837", 3: "BCM2711", 4: "BCM2712"}
@@ -351,7 +351,7 @@ def detect(port: Port) -> Board:
 
 
 def kms_owns_v3d(port: Port) -> bool:
-    """On Pi 0-3: True when the kernel's display driver owns V3D, so that the firmware refuses QPU programs.
+    """On Pi 0-3: True when Linux's display driver owns V3D, so that the firmware refuses QPU programs.
 
     The node ``soc/v3d@7ec00000`` is there and its ``status`` is ``okay`` or missing. Source: drivers.md section 8.
     """

@@ -295,7 +295,7 @@ def _fields(source: object, names: str) -> dict[str, Any]:
 
 
 def versions(port: Port) -> dict[str, str | None]:
-    """Versions of what takes part: this package, Python, NumPy, the kernel; None when not installed or unknown."""
+    """Versions of what takes part: this package, Python, NumPy, Linux; None when not installed or unknown."""
     from importlib import metadata
 
     def version(name: str) -> str | None:

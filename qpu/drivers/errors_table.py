@@ -138,7 +138,7 @@ _KINDS: dict[str, type[DriverError]] = {
 def fault(key: str, what: str, errno: int | None = None, detail: str = "") -> DriverError:
     """The error of a row.
 
-    what: what was tried: path and name of the call. errno: the kernel's number, None when there is none. detail: facts
+    what: what was tried: path and name of the call. errno: Linux's number, None when there is none. detail: facts
     of this case, without a full stop.
     """
     row = ADVICE[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import struct
 import sys
@@ -139,7 +140,7 @@ class LinuxPort:
 
     @property
     def pointer_size(self) -> int:
-        """Of this Python, not of the kernel: a 32-bit system may run on a 64-bit kernel."""
+        """Of this Python: a 32-bit one may run on a 64-bit Linux."""
         return struct.calcsize("P")
 
     @property
@@ -237,7 +238,8 @@ class LinuxPort:
     def stat(self, path: str) -> FileStat:
         """Mode and owner of a file; links are followed."""
         found = Path(self.locate(path)).stat()
-        return FileStat(found.st_mode, found.st_uid, found.st_gid, _user(found.st_uid), _group(found.st_gid))
+        user, group = _name("pwd", "getpwuid", found.st_uid), _name("grp", "getgrgid", found.st_gid)
+        return FileStat(found.st_mode, found.st_uid, found.st_gid, user, group)
 
     def monotonic(self) -> float:
         """Seconds; on Linux the clock that SYNCOBJ_WAIT counts in."""
@@ -259,19 +261,9 @@ def _needs_linux() -> None:
         raise OSError(errno.ENOSYS, "this system cannot map device memory; use an emulated board")
 
 
-def _user(uid: int) -> str:
+def _name(module: str, function: str, number: int) -> str:
+    """Name of a user or group, empty where it has none."""
     try:
-        import pwd
-
-        return pwd.getpwuid(uid).pw_name
-    except (ImportError, KeyError):
-        return ""
-
-
-def _group(gid: int) -> str:
-    try:
-        import grp
-
-        return grp.getgrgid(gid).gr_name
+        return str(getattr(importlib.import_module(module), function)(number)[0])
     except (ImportError, KeyError):
         return ""

@@ -59,7 +59,7 @@ class Registers(Protocol):
 
 @runtime_checkable
 class Port(Protocol):
-    """Every system call a driver makes. Failures are OSError with the kernel's errno."""
+    """Every system call a driver makes. Failures are OSError with Linux's errno."""
 
     @property
     def emulated(self) -> str | None:
@@ -170,7 +170,7 @@ def retrying(
 def interrupting(port: Port, threads: Collection[int] | None = None) -> AbstractContextManager[None]:
     """While the block runs, let no other thread wait inside a system call, where the port has a say in that.
 
-    On an emulated board a call of another thread may emulate for long; it fails with EINTR then. Real kernels are not
+    On an emulated board a call of another thread may emulate for long; it fails with EINTR then. A real Linux is not
     asked: their waits do not keep other threads from closing the device. threads: only these (default: all others).
     """
     found = getattr(port, "interrupting", None)

@@ -24,7 +24,7 @@ VC4_NODES = ("/dev/vcio", "/dev/vcsm-cma", "/dev/vcsm", "/dev/mem")
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An adapter that could not be opened. errno: the kernel's number, None when there was none."""
+    """An adapter that could not be opened. errno: Linux's number, None when there was none."""
 
     adapter: str
     reason: str

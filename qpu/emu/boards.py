@@ -246,6 +246,6 @@ def parse_board(name: str) -> BoardProfile:
                 f"{name!r}: cma {profile.cma // MIB}M and gpu_mem {profile.gpu_mem // MIB}M leave no room in "
                 f"{profile.memory // MIB}M of memory; lower one of them"
             )
-        share = profile.memory // 4
-        profile = replace(profile, cma=share, gpu_mem=share)
+        quarter = profile.memory // 4
+        profile = replace(profile, cma=quarter, gpu_mem=quarter)
     return replace(profile, name=",".join([board, *(t.strip() for t in options)]))

@@ -20,7 +20,7 @@ from qpu.emu.boards import BoardProfile, parse_board
 from qpu.emu.engine.host_limit import chosen_limit
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.linux.board import Board
-from qpu.emu.linux.core import READ_CLOCK_NS, FdTable, Interrupt, Linux, RegisterBlock, Span, fail
+from qpu.emu.linux.core import READ_CLOCK_NS, FdTable, Interrupt, Linux, RegisterBlock, Span, fail, fail_if
 from qpu.emu.testing import Injector, ioctl_name
 
 if TYPE_CHECKING:
@@ -163,8 +163,7 @@ class EmuPort:
 
         `shutdown` of it ends that process; the last one powers the board off.
         """
-        if self.board.closed:
-            raise fail(errno.EBADF)
+        fail_if(self.board.closed, errno.EBADF)
         other = object.__new__(EmuPort)
         other.profile, other.board, other._pointer_size = self.profile, self.board, self._pointer_size
         other.leaked, other._injector, other._fds, other._gone = [], Injector(), FdTable(), False
@@ -252,7 +251,7 @@ class EmuPort:
             self._fds.close(fd)
 
     def ioctl(self, fd: int, request: int, arg: bytearray) -> int:
-        """One ioctl. Raises: OSError with the kernel's errno; EmuFault for what is not modelled, and for faults of a
+        """One ioctl. Raises: OSError with Linux's errno; EmuFault for what is not modelled, and for faults of a
         job that this call waits for."""
         with self.board.call(self._fds):
             self._injector.check("ioctl", ioctl_name(request))
@@ -268,8 +267,7 @@ class EmuPort:
         """Map GPU memory. Registers are mapped by `mmio`."""
         with self.board.call(self._fds):
             self._injector.check("mmap")
-            if size <= 0 or offset % self.page_size:
-                raise fail(errno.EINVAL)
+            fail_if(size <= 0 or offset % self.page_size, errno.EINVAL)
             found = self._fds.get(fd).mmap(size, offset)
             if isinstance(found, RegisterBlock):
                 raise self.board.not_modelled("mapping registers as memory (use Port.mmio)")
@@ -287,31 +285,28 @@ class EmuPort:
                 raise fail(errno.EPERM)
             return EmuRegisters(self.board, block)
 
-    def _file(self, kind: str, path: str) -> None:
-        self._injector.check(kind, path, path)
-
     def read_bytes(self, path: str) -> bytes:
         """A whole small file of the board."""
         with self.board.call(self._fds):
-            self._file("read", path)
+            self._injector.check("read", path, path)
             return self.board.files.read(path)
 
     def listdir(self, path: str) -> list[str]:
         """Names in a directory."""
         with self.board.call(self._fds):
-            self._file("listdir", path)
+            self._injector.check("listdir", path, path)
             return self.board.files.listdir(path)
 
     def readlink(self, path: str) -> str:
         """Target of a symbolic link."""
         with self.board.call(self._fds):
-            self._file("readlink", path)
+            self._injector.check("readlink", path, path)
             return self.board.files.readlink(path)
 
     def stat(self, path: str) -> FileStat:
         """Mode and owner."""
         with self.board.call(self._fds):
-            self._file("stat", path)
+            self._injector.check("stat", path, path)
             return self.board.files.resolve(path)[1].as_stat()
 
     def monotonic(self) -> float:

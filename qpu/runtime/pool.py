@@ -70,7 +70,7 @@ _Owner = TypeVar("_Owner", bound=Owner)
 class MemoryPool:
     """Buffer objects of one device, through its driver.
 
-    V3D's kernel driver keeps memory alive for the jobs that use it. On VideoCore IV no driver does, so the pool closes
+    Linux's V3D driver keeps memory alive for the jobs that use it. On VideoCore IV no driver does, so the pool closes
     buffer objects there only while no launch runs. A buffer object whose memory is still exported to an ndarray
     cannot be closed; the pool tries again later.
     """

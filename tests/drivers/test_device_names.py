@@ -67,7 +67,7 @@ def test_names_that_do_not_exist(name: str) -> None:
     ],
 )
 def test_buffers_that_do_not_fit(board: str, sizes: list[int], fits: int, number: int | None, help_: str) -> None:
-    """The error says what to do, and the device goes on working."""
+    """The error says what to do, and the device still works."""
     port = EmuPort(board)
     with qpu.open_device(port=port) as gpu:
         held: list[qpu.Buffer] = []

@@ -1,4 +1,4 @@
-"""Launches that a GPU reset cuts short: found, told apart from their neighbours, on kernels old and new."""
+"""Launches that a GPU reset cuts short: found, and distinguished from their neighbours, on old and new Linux."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Job:
 
 
 def blamed(jobs: list[Job], before: int | None, now: int | None) -> list[int]:
-    return sorted(jobs.index(f) for f, _ in blame(jobs, before, now))  # type: ignore[arg-type]  # Job stands in
+    return sorted(jobs.index(f) for f, _ in blame(jobs, before, now))  # type: ignore[arg-type]  # Job is a substitute
 
 
 def test_counters_and_completion_words_decide_together() -> None:
@@ -38,7 +38,7 @@ def test_counters_and_completion_words_decide_together() -> None:
     assert blamed([Job("no"), Job()], 0, 1) == [0]
     assert blamed([Job(""), Job()], 0, 1) == [1]
     assert blamed([Job("no"), Job(), Job("")], 0, 2) == [0, 1]
-    assert blamed([Job(), Job(), Job("")], 0, 1) == [0, 1]  # one of two; both are doubtful
+    assert blamed([Job(), Job(), Job("")], 0, 1) == [0, 1]  # one of two; both may be cut short
     assert "another of the 2 launches" in blame([Job(), Job()], 0, 1)[0][1]  # type: ignore[list-item]
     assert blamed([Job("")], 0, 1) == [0]  # the word was there, and then it hung
 
@@ -121,11 +121,11 @@ def test_kernels_that_count_no_resets(board: str) -> None:
     driver = opened(f"{board},watchdog=5")
     word = driver.alloc(64)
     bad = job(driver, count=None)
-    told = CsdJob(code=bad.code, uniforms=bad.uniforms, bos=(*bad.bos, word), completion=Completion(word, 8, 1))
+    marked = CsdJob(code=bad.code, uniforms=bad.uniforms, bos=(*bad.bos, word), completion=Completion(word, 8, 1))
     with pytest.raises(GpuResetError, match="completion word 0x0 instead of 0x1; it runs a trivial job again"):
-        driver.submit(told).wait(5.0)
+        driver.submit(marked).wait(5.0)
     word.view[8] = 1  # as a program at its end
-    driver.submit(told).wait(5.0)
+    driver.submit(marked).wait(5.0)
     driver.close()
 
     driver = opened(board)

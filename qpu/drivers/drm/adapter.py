@@ -100,11 +100,11 @@ class DrmV3d:
         return self._port
 
     def get_param(self, param: Param) -> int | None:
-        """A GET_PARAM value; None when this kernel does not know the parameter. Raises: DriverError."""
+        """A GET_PARAM value; None when this Linux does not know the parameter. Raises: DriverError."""
         return self._calls.get_param(param)
 
     def _reset_counter(self) -> int | None:
-        """Resets that this open file caused (or any, where only that is counted); None on older kernels."""
+        """Resets that this open file caused (or any, where only that is counted); None on older versions of Linux."""
         param = self._reset_param
         return None if param is None else self.get_param(param)
 
@@ -158,7 +158,7 @@ class DrmV3d:
         return failure(self.what(name), error, _MEMORY_ROWS, detail)
 
     def _gem_close(self, handle: int) -> None:
-        """Drop a handle; the kernel keeps the memory for jobs that still use it."""
+        """Drop a handle; Linux keeps the memory for jobs that still use it."""
         try:
             self._calls.request("DRM_IOCTL_GEM_CLOSE", handle=handle)
         except OSError:
@@ -182,7 +182,7 @@ class DrmV3d:
     ) -> DrmFence:
         """Queue a dispatch and return at once, in the background or not.
 
-        timeout_s: bounds the wait for fences in `after` that the kernel cannot wait for. after: jobs that must end
+        timeout_s: bounds the wait for fences in `after` that Linux cannot wait for. after: jobs that must end
         first; those of this device do so anyway.
         Raises: UsageError before any call for a job that cannot run, DriverError.
         """
@@ -229,7 +229,7 @@ class DrmV3d:
         return fence
 
     def _own(self, listed: Sequence[object]) -> list[DrmBo]:
-        """The buffers once each: the kernel refuses a handle listed twice (EALREADY)."""
+        """The buffers once each: Linux refuses a handle listed twice (EALREADY)."""
         found: dict[int, DrmBo] = {}
         for bo in listed:
             if not isinstance(bo, DrmBo) or bo.calls is not self._calls:
@@ -242,7 +242,7 @@ class DrmV3d:
     def _queue(self, cfg: tuple[int, ...], bos: Sequence[DrmBo], waits: Sequence[int], syncobj: int) -> None:
         name = "DRM_IOCTL_V3D_SUBMIT_CSD"
         handles = array("I", [bo.handle for bo in bos])
-        keep: list[array[int]] = []  # what the kernel reads through pointers
+        keep: list[array[int]] = []  # what Linux reads through pointers
         values: dict[str, int] = {"in_sync": waits[0] if waits else 0, "out_sync": syncobj}
         if len(waits) > 1:
             values = {
@@ -280,7 +280,7 @@ class DrmV3d:
             self._port.close(fd)
 
     def _shares(self, other: Port) -> bool:
-        """True when both talk to one kernel through descriptors of one process: through one port, or the real one."""
+        """True when both talk to one Linux through descriptors of one process: through one port, or the real one."""
         return other is self._port or (self._port.emulated is None and other.emulated is None)
 
     def export(self, fence: DrmFence) -> int:
@@ -310,7 +310,7 @@ class DrmV3d:
     def _await(self, fence: DrmFence, timeout_s: float | None) -> bool:
         """Wait; True when the job has ended. The deadline is ours: the returned remainder is not used.
 
-        Where the kernel counts resets, jobs are awaited one by one in their order, so that each reset is seen with the
+        Where Linux counts resets, jobs are awaited one by one in their order, so that each reset is seen with the
         job it belongs to.
         """
         deadline = None if timeout_s is None else self._port.monotonic() + max(0.0, timeout_s)
@@ -341,7 +341,7 @@ class DrmV3d:
                 if isinstance(error, DriverError):
                     raise
                 if error.errno in (errno.EINTR, errno.EAGAIN):
-                    continue  # a signal, or the kernel's rounding
+                    continue  # a signal, or Linux's rounding
                 if error.errno == errno.ETIME:
                     fence.running_s = begun
                     if wait_ns == LONGEST_WAIT_NS:
@@ -421,7 +421,7 @@ class DrmV3d:
             self._warn_possible_reset(ended)
 
     def _warn_possible_reset(self, ended: Sequence[DrmFence]) -> None:
-        """On kernels without a reset counter, warn about jobs long enough for the watchdog to have killed them."""
+        """Where Linux counts no resets, warn about jobs long enough for the watchdog to have killed them."""
         now = self._port.monotonic()
         if self._resets is None and not self._warned and not self._checking:
             longest = max((now - max(f.submitted_s, self._idle_s) for f in ended if f.completion is None), default=0)
@@ -474,7 +474,7 @@ class DrmV3d:
     # counters
 
     def counter_names(self) -> tuple[str, ...]:
-        """Names of the performance counters by id: the kernel's own where it gives them (6.11 and newer)."""
+        """Names of the performance counters by id: Linux's own where it gives them (6.11 and newer)."""
         return self._perfmons.names()
 
     def counters(self, names: Sequence[str]) -> AbstractContextManager[dict[str, int]]:

@@ -79,5 +79,5 @@ class Calls:
         return self.send(name, self.pack(name, **values))
 
     def get_param(self, param: Param) -> int | None:
-        """A GET_PARAM value; None when this kernel does not know the parameter. Raises: DriverError."""
+        """A GET_PARAM value; None when this Linux does not know the parameter. Raises: DriverError."""
         return get_param(self._port, self.usable(), self._node.path, param)

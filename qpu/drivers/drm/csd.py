@@ -1,6 +1,6 @@
 """The compute dispatch of V3D: a `CsdJob` as the seven registers, and long dispatches cut into short ones.
 
-Source: drivers.md section 2 (kernel driver and Mesa, `Basis.DRIVER`).
+Source: drivers.md section 2 (Linux driver and Mesa, `Basis.DRIVER`).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def csd_cfg(job: CsdJob, version: int, revision: int) -> tuple[int, int, int, in
 def split_dispatch(job: CsdJob, max_batches: int) -> list[CsdJob]:
     """Cut a dispatch into several of at most `max_batches` batches each, together the same workgroups once each.
 
-    For programs whose workgroups are independent of one another: the kernel's watchdog resets a GPU that finishes no
+    For programs whose workgroups are independent of one another: Linux's watchdog resets a GPU that finishes no
     batch within 500 ms (drivers.md 1.6), and other programs wait while a dispatch runs. Workgroup ids stay what they
     were. Supergroups are formed anew in every part; where possible the cuts lie between supergroups. A part is never
     smaller than one workgroup, even when that is more than `max_batches`.

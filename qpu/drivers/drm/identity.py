@@ -16,14 +16,14 @@ __all__ = ["ISAS", "Identity", "get_param", "identify"]
 
 ISAS = {42: Isa.V3D42, 71: Isa.V3D71}
 MAGIC = 0x443356  # "V3D" in the low bytes of IDENT0
-ALWAYS = Param.V3D_CORE0_IDENT2  # parameters up to this one exist on every kernel
+ALWAYS = Param.V3D_CORE0_IDENT2  # parameters up to this one exist on every version of Linux
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
     """What the GPU says of itself. version: 42 or 71; revision: IPREV; vpm_bytes: size of the VPM.
 
-    params: every GET_PARAM value that this kernel knows; absent ones belong to newer kernels.
+    params: every GET_PARAM value that this Linux knows; absent ones belong to newer versions of Linux.
     """
 
     version: int
@@ -62,7 +62,7 @@ class Identity:
 
 
 def get_param(port: Port, fd: int, what: str, param: Param) -> int | None:
-    """One GET_PARAM value; None when this kernel does not know the parameter. Raises: DriverError."""
+    """One GET_PARAM value; None when this Linux does not know the parameter. Raises: DriverError."""
     row = drm.ioctl("V3D_GET_PARAM")
     layout = row.layout(port.pointer_size)
     arg = layout.pack(param=param)  # the value must be 0 on entry

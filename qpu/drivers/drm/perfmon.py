@@ -39,11 +39,11 @@ class Perfmons:
             raise fault("unexpected", self._calls.what(name), error.errno, detail) from error
 
     def names(self) -> tuple[str, ...]:
-        """Names by id: the kernel's own where it gives them (6.11 and newer)."""
+        """Names by id: Linux's own where it gives them (6.11 and newer)."""
         if self._names is None:
             count = self._params.get(Param.MAX_PERF_COUNTERS)
             if count is None:
-                # Older kernels check ids against the number of 4.2 counters on 7.1 too.
+                # Older versions of Linux check ids against the number of 4.2 counters on 7.1 too.
                 self._names = COUNTERS[self._isa][: drm.PERFCNT_NUM]
             else:
                 self._names = tuple(self._name(i) for i in range(count))
@@ -59,9 +59,9 @@ class Perfmons:
     def counting(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
         """Count events of the jobs submitted inside the block; the dict is filled when it ends without an error.
 
-        names: up to 32 of `names`. Waits for those jobs at the end. The hardware counts in 32 bits and the kernel adds
+        names: up to 32 of `names`. Waits for those jobs at the end. The hardware counts in 32 bits and Linux adds
         up at job switches, so one job longer than 2**32 cycles wraps.
-        Raises: UsageError for a wrong name, DriverError where the kernel has no counters.
+        Raises: UsageError for a wrong name, DriverError where Linux has no counters.
         """
         self._calls.usable()
         if self.active:
@@ -89,4 +89,4 @@ class Perfmons:
         try:
             self._calls.request("DRM_IOCTL_V3D_PERFMON_DESTROY", id=perfmon)
         except OSError:
-            pass  # goes with the file at the latest
+            pass  # destroyed with the file at the latest

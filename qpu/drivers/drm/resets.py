@@ -1,4 +1,4 @@
-"""Which jobs a GPU reset cut short: the kernel counts resets but does not say whose they were (drivers.md 1.6)."""
+"""Which jobs a GPU reset cut short: Linux counts resets but does not say whose they were (drivers.md 1.6)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from qpu.drivers.drm.objects import DrmFence
 
 __all__ = ["WATCHDOG_S", "blame", "warn_unknown"]
 
-WATCHDOG_S = 0.5  # a job without a finished batch for that long is cancelled (kernel driver, drivers.md 1.6)
+WATCHDOG_S = 0.5  # a job without a finished batch for that long is cancelled (Linux driver, drivers.md 1.6)
 
 
 def blame(ended: Sequence[DrmFence], before: int | None, now: int | None) -> list[tuple[DrmFence, str]]:
     """The jobs that did not come to their end, with the reason for each.
 
     ended: jobs that ended between two looks at the reset counter, oldest first. before, now: the counter; None where
-    the kernel has none. Completion words decide where there are any; what they leave open falls on the jobs without
+    Linux has none. Completion words decide where there are any; what they leave open falls on the jobs without
     one, on all of them when there are more than resets: results that may be incomplete are not passed off as complete.
     """
     cut = [(f, why) for f in ended if f.completion is not None and (why := f.completion.missing())]
@@ -37,7 +37,7 @@ def blame(ended: Sequence[DrmFence], before: int | None, now: int | None) -> lis
 
 
 def warn_unknown(node: str, seconds: float) -> None:
-    """Tell once that a long launch cannot be vouched for: the kernel counts no resets and it has no completion word."""
+    """Warn about a long launch that may have been cut short: Linux counts no resets, and it has no completion word."""
     warnings.warn(
         f"{node}: a launch took up to {seconds:.2f} s, and this kernel (older than about 6.17) does not count GPU "
         f"resets: had its watchdog cut the launch short after {WATCHDOG_S} s without a finished batch, there would "

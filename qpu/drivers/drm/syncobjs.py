@@ -13,7 +13,7 @@ _ABSENT = (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class SyncObjects:
-    """Sync objects of one open node; 0 means none, on kernels that have no sync objects."""
+    """Sync objects of one open node; 0 means none, on versions of Linux that have no sync objects."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -41,7 +41,7 @@ class SyncObjects:
         try:
             self._calls.request("DRM_IOCTL_SYNCOBJ_DESTROY", handle=handle)
         except OSError:
-            pass  # goes with the file at the latest
+            pass  # destroyed with the file at the latest
 
     def adopt(self, fd: int) -> int:
         """The sync object of another node behind a descriptor. Raises: DriverError."""

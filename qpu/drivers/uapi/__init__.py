@@ -1,1 +1,1 @@
-"""Structures and request numbers of the kernel interfaces: one row each, for 64-bit and 32-bit Arm processes."""
+"""Structures and request numbers of Linux interfaces: one row each, for 64-bit and 32-bit Arm processes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qpu.drivers.uapi.layout import Ioctl, Layout, parse_ioctls, parse_structs
+from qpu.drivers.uapi.layout import Ioctl, parse_ioctls, parse_structs
 
 __all__ = ["IOCTLS", "STRUCTS", "SYNC_END", "SYNC_READ", "SYNC_RW", "SYNC_START", "SYNC_WRITE", "layout"]
 
@@ -16,6 +16,5 @@ SYNC_START = 0
 SYNC_END = 4
 
 
-def layout(name: str, pointer_size: int) -> Layout:
-    """Layout of the structure called `name`."""
-    return STRUCTS.layout(name, pointer_size)
+layout = STRUCTS.layout
+"""Layout of the structure called `name` for a process with pointers of `pointer_size` bytes."""

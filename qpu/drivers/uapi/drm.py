@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from qpu.drivers.uapi.layout import Ioctl, Layout, parse_ioctls, parse_structs
+from qpu.drivers.uapi.layout import Ioctl, parse_ioctls, parse_structs
 
 __all__ = [
     "CAP_SYNCOBJ", "CAP_SYNCOBJ_TIMELINE", "IOCTLS", "STRUCTS", "ExtensionId", "Param", "Queue", "ioctl", "layout",
@@ -108,7 +108,7 @@ COMMAND_BASE = 0x40
 SUBMIT_CL_FLUSH_CACHE = 1
 SUBMIT_EXTENSION = 2
 MAX_PERFMON_COUNTERS = 32  # of one perfmon
-PERFCNT_NUM = 87  # what kernels before about 6.11 accept, on Pi 5 too
+PERFCNT_NUM = 87  # what versions of Linux before about 6.11 accept, on Pi 5 too
 PERFMON_CLEAR_GLOBAL = 1
 CAP_PRIME = 5
 CAP_SYNCOBJ = 0x13
@@ -132,7 +132,7 @@ class ExtensionId(enum.IntEnum):
 
 
 class Queue(enum.IntEnum):
-    """V3D_*: the kernel's queues."""
+    """V3D_*: Linux's queues."""
 
     BIN = 0
     RENDER = 1
@@ -143,7 +143,7 @@ class Queue(enum.IntEnum):
 
 
 class Param(enum.IntEnum):
-    """DRM_V3D_PARAM_*: what GET_PARAM answers. Older kernels reject the later ones with EINVAL: absent."""
+    """DRM_V3D_PARAM_*: what GET_PARAM answers. Older versions of Linux reject the later ones with EINVAL: absent."""
 
     V3D_UIFCFG = 0
     V3D_HUB_IDENT1 = 1
@@ -164,9 +164,8 @@ class Param(enum.IntEnum):
     CONTEXT_RESET_COUNTER = 16
 
 
-def layout(name: str, pointer_size: int) -> Layout:
-    """Layout of the structure called `name`."""
-    return STRUCTS.layout(name, pointer_size)
+layout = STRUCTS.layout
+"""Layout of the structure called `name` for a process with pointers of `pointer_size` bytes."""
 
 
 def ioctl(name: str) -> Ioctl:

@@ -102,7 +102,7 @@ class Layout:
             raise ValueError(f"{self.name}.{name} = {value!r} does not fit: {error}") from None
 
     def get(self, data: bytes | bytearray | memoryview, name: str) -> Value:
-        """One field. Data that ends early reads as zero there, as the kernel's generic code extends it."""
+        """One field. Data that ends early reads as zero there, as Linux's generic code extends it."""
         at = self.field(name)
         raw = bytes(data[at.offset : at.offset + at.size])
         if len(raw) < at.size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qpu.drivers.uapi.layout import Ioctl, Layout, parse_ioctls, parse_structs
+from qpu.drivers.uapi.layout import Ioctl, parse_ioctls, parse_structs
 
 __all__ = [
     "CODE_PARSE_ERROR", "CODE_REQUEST", "CODE_SUCCESS", "IOCTLS", "MAX_PROGRAMS", "PROPERTY", "STRUCTS", "TAG_END",
@@ -31,6 +31,5 @@ TAG_END = 0
 MAX_PROGRAMS = 12  # of one execute call
 
 
-def layout(name: str, pointer_size: int) -> Layout:
-    """Layout of the structure called `name`."""
-    return STRUCTS.layout(name, pointer_size)
+layout = STRUCTS.layout
+"""Layout of the structure called `name` for a process with pointers of `pointer_size` bytes."""

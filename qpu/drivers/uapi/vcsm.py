@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 
-from qpu.drivers.uapi.layout import Ioctl, Layout, parse_ioctls, parse_structs
+from qpu.drivers.uapi.layout import Ioctl, parse_ioctls, parse_structs
 
 __all__ = ["IOCTLS", "RESOURCE_NAME", "STRUCTS", "Cache", "CacheOp", "ioctl", "layout"]
 
@@ -92,9 +92,8 @@ class CacheOp(enum.IntEnum):
     FLUSH = 3
 
 
-def layout(name: str, pointer_size: int) -> Layout:
-    """Layout of the structure called `name`."""
-    return STRUCTS.layout(name, pointer_size)
+layout = STRUCTS.layout
+"""Layout of the structure called `name` for a process with pointers of `pointer_size` bytes."""
 
 
 def ioctl(name: str) -> Ioctl:

@@ -243,7 +243,7 @@ class Vc4Driver:
         """Run a job to its end (mailbox), or queue it when the one before has ended (registers).
 
         background: by mailbox, too, return at once; then the errors below come from the fence. Jobs run in the order
-        of their submission either way. timeout_s: by mailbox at most one second counts, because current kernels stop
+        of their submission either way. timeout_s: by mailbox at most one second counts, because Linux stops
         waiting then. after: jobs of others to wait for first.
         Raises: UsageError before anything is started; GpuTimeoutError, after which V3D has been powered off and on;
         DriverError.
@@ -402,7 +402,7 @@ class Vc4Driver:
     def close(self) -> None:
         """Stop what runs, give memory back, power V3D off when no other device of this process uses it; idempotent.
 
-        Memory whose views are alive stays valid: the kernel frees it with the last view, and firmware memory is
+        Memory whose views are alive stays valid: Linux frees it with the last view, and firmware memory is
         released with its buffer or at exit.
         """
         if self._port.getpid() == self._process:
@@ -492,7 +492,7 @@ def open_adapter(port: Port, board: Board, *, launch: Launch = "mailbox", memory
     """Open the GPU of a Pi 0-3.
 
     launch: ``mailbox`` (the firmware starts the programs; other firmware users wait meanwhile) or ``registers``
-    (/dev/mem, root; never while the kernel owns V3D, and never together with other users of the QPUs, which nothing
+    (/dev/mem, root; never while Linux owns V3D, and never together with other users of the QPUs, which nothing
     here can detect in other processes). memory: see `qpu.drivers.vc4.vcsm.open_memory`.
     Raises: UsageError for a bad option or another GPU; DriverError with cause and help, with nothing left behind.
     """

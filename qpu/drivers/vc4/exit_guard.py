@@ -1,6 +1,6 @@
 """Gives back what outlives the process, on every way out that Python can see: interpreter exit, SIGTERM, SIGHUP.
 
-Firmware memory and powered QPUs belong to no process; the kernel does not clean them up. SIGINT needs nothing: it is
+Firmware memory and powered QPUs belong to no process; Linux does not clean them up. SIGINT needs nothing: it is
 KeyboardInterrupt. SIGKILL and `os._exit` cannot be helped.
 """
 

@@ -20,7 +20,7 @@ __all__ = ["KERNEL_LIMIT_MS", "Mailbox", "MailboxInfo", "Node", "persist", "read
 
 NODE = "/dev/vcio"
 EXECUTE_TIMEOUT = 0x80000000  # status of EXECUTE_QPU when the firmware gave up
-KERNEL_LIMIT_MS = 1000  # current kernels stop waiting for the firmware after one second, whatever was asked for
+KERNEL_LIMIT_MS = 1000  # Linux stops waiting for the firmware after one second, whatever was asked for
 
 T = TypeVar("T")
 _AGAIN = (errno.EINTR, errno.EAGAIN)
@@ -103,7 +103,7 @@ class Mailbox(Node):
     def transact(self, calls: Sequence[TagCall]) -> list[tuple[int, ...] | bytes]:
         """Send tags in one message and return their answers.
 
-        Messages that only read are repeated once when the firmware refuses them: some firmware and kernel pairs
+        Messages that only read are repeated once when the firmware refuses them: some pairs of firmware and Linux
         refuse valid tags now and then (drivers.md 4.1). Raises: UnsupportedTagError, DriverError.
         """
         if not any(call.tag.changes for call in calls):
@@ -120,7 +120,7 @@ class Mailbox(Node):
 
     def _ioctl(self, message: bytearray, calls: Sequence[TagCall]) -> None:
         try:
-            # EINTR comes before the message is sent (ASSUMED): the kernel's wait for the answer is uninterruptible.
+            # EINTR comes before the message is sent (ASSUMED): Linux's wait for the answer is uninterruptible.
             retrying(self.port, self.fd, self._request, message, _AGAIN, self._check)
         except OSError as error:
             if isinstance(error, DriverError):
@@ -154,9 +154,17 @@ class Mailbox(Node):
         """Build time of the firmware, Unix seconds."""
         return self.call("GET_FIRMWARE_REVISION")[0]
 
+    def board_model(self) -> int:
+        """Board model; always 0 in practice."""
+        return self.call("GET_BOARD_MODEL")[0]
+
     def board_revision(self) -> int:
         """Revision code as the firmware has it; high bits may be set."""
         return self.call("GET_BOARD_REVISION")[0]
+
+    def mac_address(self) -> bytes:
+        """Six bytes."""
+        return self.call_bytes("GET_BOARD_MAC_ADDRESS")[:6]
 
     def serial(self) -> int:
         """Serial number, u64."""
@@ -174,14 +182,23 @@ class Mailbox(Node):
         return base, size
 
     def command_line(self) -> str:
-        """The kernel command line as the firmware composed it; cut after 1024 bytes."""
+        """Command line of Linux as the firmware composed it; cut after 1024 bytes."""
         return self.call_bytes("GET_COMMAND_LINE").rstrip(b"\0").decode("utf-8", "replace")
+
+    def dma_channels(self) -> int:
+        """Mask of the DMA channels that the Arm side may use."""
+        return self.call("GET_DMA_CHANNELS")[0]
 
     def clocks(self) -> list[int]:
         """Ids of the clocks that exist. The reply is a list of (parent, clock) pairs."""
         data = self.call_bytes("GET_CLOCKS")
         words = struct.unpack(f"<{len(data) // 4}I", data[: len(data) // 4 * 4])
         return [clock for clock in words[1::2] if clock]
+
+    def clock_on(self, clock: int) -> bool | None:
+        """Whether a clock runs; None when it does not exist (bit 1 of the state)."""
+        state = self.call("GET_CLOCK_STATE", clock)[1]
+        return None if state & 2 else bool(state & 1)
 
     def set_clock_on(self, clock: int, on: bool) -> bool:
         """Start or stop a clock; returns the state afterwards."""
@@ -198,6 +215,10 @@ class Mailbox(Node):
     def clock_max_hz(self, clock: int) -> int:
         """Highest rate in Hz: the nominal one."""
         return self.call("GET_MAX_CLOCK_RATE", clock)[1]
+
+    def clock_min_hz(self, clock: int) -> int:
+        """Lowest rate in Hz."""
+        return self.call("GET_MIN_CLOCK_RATE", clock)[1]
 
     def set_clock_hz(self, clock: int, hz: int, *, skip_turbo: bool = False) -> int:
         """Ask for a rate; returns what the firmware chose, Hz."""
@@ -228,6 +249,10 @@ class Mailbox(Node):
         """Power and heat limits, now and since boot."""
         return Throttled(self.call("GET_THROTTLED", 0)[0])
 
+    def domain_on(self, domain: int = 10) -> bool:
+        """Whether a power domain is on; V3D is number 10."""
+        return bool(self.call("GET_DOMAIN_STATE", domain)[1])
+
     def set_domain_on(self, domain: int, on: bool) -> bool:
         """Switch a power domain; returns the state afterwards."""
         return bool(self.call("SET_DOMAIN_STATE", domain, int(on))[1])
@@ -256,7 +281,7 @@ class Mailbox(Node):
                 self._give_back(message, calls)
             raise
         if handle == 0:
-            raise fault("enomem-vc4", f"mailbox: ALLOCATE_MEMORY of {size} bytes", errno.ENOMEM, self._share())
+            raise fault("enomem-vc4", f"mailbox: ALLOCATE_MEMORY of {size} bytes", errno.ENOMEM, self._split())
         return handle
 
     def _give_back(self, message: bytearray, calls: Sequence[TagCall]) -> None:
@@ -267,7 +292,7 @@ class Mailbox(Node):
         except DriverError:
             pass  # nothing was allocated, or the firmware does not answer: the first error counts
 
-    def _share(self) -> str:
+    def _split(self) -> str:
         try:
             return f"the VideoCore side has {self.vc_memory()[1] >> 20} MiB in all"
         except DriverError:
@@ -277,7 +302,7 @@ class Mailbox(Node):
         """Pin memory; returns its bus address. Raises: DriverError when the firmware refuses."""
         bus = self.call("LOCK_MEMORY", handle)[0]
         if bus == 0:
-            raise fault("enomem-vc4", f"mailbox: LOCK_MEMORY of handle {handle}", errno.ENOMEM, self._share())
+            raise fault("enomem-vc4", f"mailbox: LOCK_MEMORY of handle {handle}", errno.ENOMEM, self._split())
         return bus
 
     def unlock_memory(self, handle: int) -> None:
@@ -310,8 +335,8 @@ class Mailbox(Node):
         """Run `count` programs (1..12) to their end.
 
         control: bus address of `count` pairs (uniforms, code) of u32 bus addresses. noflush: skip the cache flush.
-        timeout_ms: for the firmware; current kernels give up after 1000 ms anyhow.
-        Raises: GpuTimeoutError when the firmware or the kernel gave up; DriverError otherwise.
+        timeout_ms: for the firmware; current versions of Linux give up after 1000 ms anyhow.
+        Raises: GpuTimeoutError when the firmware or Linux gave up; DriverError otherwise.
         """
         if not 1 <= count <= MAX_PROGRAMS:
             raise UsageError(f"{count} programs in one launch; allowed: 1..{MAX_PROGRAMS}")
@@ -359,18 +384,15 @@ class MailboxInfo:
 
     def lines(self) -> Iterator[str]:
         """The known values for people, one a line."""
-        if self.firmware is not None:
-            yield f"firmware build: {self.firmware}"
-        if self.board_revision is not None:
-            yield f"board revision: {self.board_revision:x}"
-        if self.serial is not None:
-            yield f"serial: {self.serial:016x}"
-        if self.arm_memory is not None:
-            yield f"Arm memory: {self.arm_memory >> 20} MiB"
-        if self.vc_memory is not None:
-            yield f"VideoCore memory: {self.vc_memory >> 20} MiB"
-        if self.temperature_c is not None:
-            yield f"temperature: {self.temperature_c:.1f} °C"
+        rows = (
+            ("firmware build: {}", self.firmware),
+            ("board revision: {:x}", self.board_revision),
+            ("serial: {:016x}", self.serial),
+            ("Arm memory: {:.0f} MiB", None if self.arm_memory is None else self.arm_memory / (1 << 20)),
+            ("VideoCore memory: {:.0f} MiB", None if self.vc_memory is None else self.vc_memory / (1 << 20)),
+            ("temperature: {:.1f} °C", self.temperature_c),
+        )
+        yield from (text.format(value) for text, value in rows if value is not None)
         if self.throttled is not None:
             names = ", ".join(str(flag.name).lower().replace("_", " ") for flag in self.throttled)
             yield f"limits: {names or 'none'}"

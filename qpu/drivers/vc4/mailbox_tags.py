@@ -1,6 +1,6 @@
 """Property tags of the VideoCore firmware: every tag as a row, messages built from them, replies taken apart.
 
-Source: drivers.md 4.1 to 4.3 (firmware documentation and kernel driver).
+Source: drivers.md 4.1 to 4.3 (firmware documentation and Linux driver).
 """
 
 from __future__ import annotations

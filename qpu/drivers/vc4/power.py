@@ -1,7 +1,7 @@
 """The power switch of VideoCore IV: who uses the QPUs, within this process and among processes.
 
 Every process that powers the QPUs holds an advisory lock on /dev/vcio meanwhile: shared when the firmware starts its
-programs, exclusive when it starts them by register, which nothing else serialises. The kernel drops the lock when the
+programs, exclusive when it starts them by register, which nothing else serialises. Linux drops the lock when the
 process dies. Programs that do not know the lock (other libraries) are noticed by the queue's status before a launch.
 """
 
@@ -14,7 +14,7 @@ from typing import Protocol
 
 from qpu.drivers.errors_table import failure, fault
 from qpu.drivers.port import Lock, Port
-from qpu.drivers.vc4.mailbox import NODE, Mailbox, persist
+from qpu.drivers.vc4.mailbox import NODE, Mailbox, Node, persist
 from qpu.drivers.vc4.registers import V3dRegisters, block_address
 from qpu.errors import DriverError
 
@@ -50,7 +50,7 @@ class Power:
         self.running: Job | None = None
         self.lost = False
         self._exclusive = 0  # users that launch by register
-        self._fd: int | None = None  # holds the lock among processes
+        self._node: Node | None = None  # holds the lock among processes
 
     def switch_on(self, mailbox: Mailbox, *, exclusive: bool) -> None:
         """One more user; the first powers the QPUs on.
@@ -59,12 +59,9 @@ class Power:
         firmware. Nothing is held then.
         """
         with self.lock:
-            first = self._fd is None
+            first = self._node is None
             if first:
-                try:
-                    self._fd = self.port.open(NODE, read_only=True)
-                except OSError as error:
-                    raise failure(f"VideoCore IV: open {NODE} for its lock", error, {}) from error
+                self._node = Node("lock of VideoCore IV", self.port, NODE, {}, read_only=True)
             try:
                 if first or (exclusive and not self._exclusive):
                     self._take(Lock.EXCLUSIVE if exclusive else Lock.SHARED)
@@ -94,7 +91,7 @@ class Power:
         """
         failed: DriverError | None = None
         with self.lock:
-            if self.users == 1 and self._fd is not None:
+            if self.users == 1 and self._node is not None:
                 try:
                     if self._alone():
                         persist(lambda: mailbox.enable_qpu(False))
@@ -125,11 +122,11 @@ class Power:
 
     def _take(self, lock: Lock) -> None:
         """Get the lock among processes. Raises: DriverError EBUSY after a while."""
-        assert self._fd is not None
+        assert self._node is not None
         deadline: float | None = None
         while True:
             try:
-                self.port.flock(self._fd, lock)
+                self.port.flock(self._node.fd, lock)
                 return
             except InterruptedError:
                 continue
@@ -142,8 +139,8 @@ class Power:
 
     def _alone(self) -> bool:
         """True when no other process holds the lock; then it is ours alone. Otherwise we may have lost it."""
-        fd = self._fd
-        assert fd is not None
+        assert self._node is not None
+        fd = self._node.fd
         try:
             persist(lambda: self.port.flock(fd, Lock.EXCLUSIVE))
         except OSError as error:
@@ -153,14 +150,14 @@ class Power:
         return True
 
     def _unlock(self) -> None:
-        fd = self._fd
-        if fd is not None:
+        node = self._node
+        if node is not None:
             try:
-                self.port.flock(fd, Lock.NONE)  # closing is not enough when a forked child has the file, too
+                self.port.flock(node.fd, Lock.NONE)  # closing is not enough when a forked child has the file, too
             except OSError:
                 pass
-            self._fd = None
-            self.port.close(fd)
+            self._node = None
+            node.close()
 
 
 def _refused(error: OSError) -> DriverError:

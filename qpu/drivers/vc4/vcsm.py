@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Rows
+from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
 from qpu.drivers.errors_table import HELP, errno_rows, failure, fault, reason_of
@@ -112,7 +113,7 @@ class GpuMemory:
         """Give the memory back; calling it twice is fine.
 
         force: give everything but the map back even though views are alive: for `lasting` memory, and at exit.
-        Raises: BufferError while views are alive: nothing has happened then. DriverError when the kernel refuses; the
+        Raises: BufferError while views are alive: nothing has happened then. DriverError when Linux refuses; the
         rest is given back all the same.
         """
         failure: OSError | None = None
@@ -186,13 +187,20 @@ def _given(memory: GpuMemory, adopt: Adopt | None) -> GpuMemory:
     return memory
 
 
-def _unwind(undo: list[Callable[[], None]]) -> None:
-    while undo:
-        try:
-            persist(undo[0])
-        except (OSError, BufferError):
-            pass  # the error that brought us here counts
-        undo.pop(0)
+@contextmanager
+def _undoing(*first: Callable[[], None]) -> Iterator[list[Callable[[], None]]]:
+    """What gives everything back, in order, as the block adds to it; all of it is called when the block fails."""
+    undo = list(first)
+    try:
+        yield undo
+    except BaseException:
+        while undo:
+            try:
+                persist(undo[0])
+            except (OSError, BufferError):
+                pass  # the error that brought us here counts
+            undo.pop(0)
+        raise
 
 
 class _Node(Node):
@@ -203,7 +211,7 @@ class _Node(Node):
         self.rows = rows
 
     def ioctl(self, name: str, arg: bytearray) -> None:
-        """One call. EINTR: the kernel asks to repeat it (drivers.md 5.1); KeyboardInterrupt passes in between."""
+        """One call. EINTR: Linux asks to repeat it (drivers.md 5.1); KeyboardInterrupt passes in between."""
         fd = self.fd
         try:
             retrying(self.port, fd, vcsm.ioctl(name).request(self.port.pointer_size), arg)
@@ -234,7 +242,6 @@ class VcsmCmaMemory:
         size = _rounded(size, port.page_size)
         layout = vcsm.layout("vc_sm_cma_ioctl_alloc", port.pointer_size)
         arg = layout.pack(size=size, num=1, cached=Cache.NONE, name=NAME)
-        undo: list[Callable[[], None]] = []
 
         def drop() -> None:
             fd = layout.number(arg, "handle")
@@ -242,8 +249,7 @@ class VcsmCmaMemory:
                 layout.put(arg, "handle", 0)
                 port.close(fd)
 
-        undo.append(drop)  # before the call: an interrupt right after it leaves nothing behind
-        try:
+        with _undoing(drop) as undo:  # before the call: an interrupt right after it leaves nothing behind
             self._node.ioctl("VC_SM_CMA_IOCTL_MEM_ALLOC", arg)
             fd = layout.number(arg, "handle")
             mapping = self._node.mmap(fd, size, 0)
@@ -254,12 +260,9 @@ class VcsmCmaMemory:
             return _given(
                 GpuMemory(size, layout.number(arg, "dma_addr"), lambda: mapping.view, undo, lasting=True), adopt
             )
-        except BaseException:
-            _unwind(undo)
-            raise
 
     def _sync(self, fd: int, flags: int) -> None:
-        """Begin or end access by the Arm; the memory is coherent, so this is bookkeeping of the kernel's."""
+        """Begin or end access by the Arm; the memory is coherent, so this is bookkeeping of Linux's."""
         row = dma_buf.IOCTLS["DMA_BUF_IOCTL_SYNC"]
         arg = row.layout(self._port.pointer_size).pack(flags=flags)
         try:
@@ -273,7 +276,7 @@ class VcsmCmaMemory:
 
 
 class VcsmMemory:
-    """Memory of the VideoCore side through /dev/vcsm of older kernels (drivers.md 5.1)."""
+    """Memory of the VideoCore side through /dev/vcsm of older versions of Linux (drivers.md 5.1)."""
 
     name = "vcsm"
     node = VCSM_NODE
@@ -292,7 +295,6 @@ class VcsmMemory:
         arg = made.pack(size=size, num=1, cached=self._cache, name=NAME)
         locked = vcsm.layout("vmcs_sm_ioctl_lock_unlock", port.pointer_size)
         lock = locked.pack()
-        undo: list[Callable[[], None]] = []
 
         def free() -> None:
             handle = made.number(arg, "handle")
@@ -306,8 +308,7 @@ class VcsmMemory:
                 arg = locked.pack(handle=locked.number(lock, "handle"), addr=address)
                 node.ioctl("VMCS_SM_IOCTL_MEM_UNLOCK", arg)
 
-        undo.append(free)  # before the call: an interrupt right after it leaves nothing behind
-        try:
+        with _undoing(free) as undo:  # before the call: an interrupt right after it leaves nothing behind
             node.ioctl("VMCS_SM_IOCTL_MEM_ALLOC", arg)
             handle = made.number(arg, "handle")
             if handle == 0:
@@ -322,12 +323,9 @@ class VcsmMemory:
             node.ioctl("VMCS_SM_IOCTL_MAP_VC_ADDR_FR_HDL", where)
             _zero(mapping.view)
             return _given(GpuMemory(size, asked.number(where, "addr"), lambda: mapping.view, undo), adopt)
-        except BaseException:
-            _unwind(undo)
-            raise
 
     def close(self) -> None:
-        """Close the node; the kernel frees what is left."""
+        """Close the node; Linux frees what is left."""
         self._node.close()
 
 
@@ -350,14 +348,12 @@ class MailboxMemory:
         page = max(4096, self._port.page_size)
         size = _rounded(size, page)
         held: list[int] = []
-        undo: list[Callable[[], None]] = []
 
         def release() -> None:
             for handle in held:
                 mailbox.release_memory(handle)
 
-        undo.append(release)
-        try:
+        with _undoing(release) as undo:
             handle = mailbox.allocate_memory(size, page, self._flags, held)
             undo.insert(0, lambda: mailbox.unlock_memory(handle))
             bus = mailbox.lock_memory(handle)
@@ -368,9 +364,6 @@ class MailboxMemory:
             undo.insert(0, mapping.close)
             _zero(mapping.view)
             return _given(GpuMemory(size, bus, lambda: mapping.view, undo), adopt)
-        except BaseException:
-            _unwind(undo)
-            raise
 
     def close(self) -> None:
         """Close /dev/mem."""
@@ -387,7 +380,7 @@ class _RpiVcsm(Protocol):
 
 
 class RpiVcsmMemory:
-    """Memory through the package rpi-vcsm (extra ``vc4``). It talks to the kernel itself, past the port."""
+    """Memory through the package rpi-vcsm (extra ``vc4``). It talks to Linux itself, past the port."""
 
     name = "rpi-vcsm"
 
@@ -413,13 +406,9 @@ class RpiVcsmMemory:
             handle, bus, _, buffer = self._vcsm.malloc_cache(size=size, cached=int(self._cache), name=NAME.decode())
         except OSError as error:
             raise failure(f"rpi-vcsm: allocation of {size} bytes", error, _VCSM_ROWS) from error
-        undo: list[Callable[[], None]] = [lambda: self._vcsm.free(handle=handle, usr_buf=buffer)]
-        try:
+        with _undoing(lambda: self._vcsm.free(handle=handle, usr_buf=buffer)) as undo:
             _zero(memoryview(buffer))
             return _given(GpuMemory(size, bus, lambda: memoryview(buffer), undo), adopt)
-        except BaseException:
-            _unwind(undo)
-            raise
 
     def close(self) -> None:
         """Close the package's device."""

@@ -118,7 +118,7 @@ class OpenFile:
         self.lock = Lock.NONE
 
     def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
-        """Bytes of the argument that the kernel touches. peek: its first n bytes."""
+        """Bytes of the argument that Linux touches. peek: its first n bytes."""
         return request >> 16 & 0x3FFF
 
     def ioctl(self, request: int, arg: bytearray) -> int:
@@ -336,7 +336,7 @@ class Linux:
     def call(self, process: FdTable | None = None) -> Iterator[None]:
         """Guard one system call of a process (default: the first one) and count its time.
 
-        As in a real kernel, Python's signal handlers wait until it is over, or until `check_interrupted`.
+        As in a real Linux, Python's signal handlers wait until it is over, or until `check_interrupted`.
         """
         with self.whole():
             fail_if(self._closed or (process is not None and process not in self.tables), errno.EBADF)

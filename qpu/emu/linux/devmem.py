@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import replace
 from functools import partial
 
 from qpu.core.isa import Isa
@@ -23,17 +23,9 @@ __all__ = ["Mem", "MemFile", "V3dRegisters", "Vc4Registers"]
 POWERED_OFF = 0xDEADBEEF  # like what VideoCore IV answers while V3D is off (drivers.md 6.1)
 BLOCK = 0x1000  # bytes of the V3D block of VideoCore IV
 QUEUE_DEPTH = 16
-FIRST_POLL_NS = 20_000  # emulated time a polled status register lets pass; doubled at each poll
+FIRST_POLL_NS = 20_000  # emulated time that passes when a status register is polled; doubled at each poll
 LAST_POLL_NS = NS // 50
 U32 = 0xFFFFFFFF
-
-_SUMMED = tuple(f.name for f in fields(RunStats) if f.type == "int")
-
-
-def add_stats(total: RunStats, more: RunStats) -> None:
-    """Add the counts of a run."""
-    for name in _SUMMED:
-        setattr(total, name, getattr(total, name) + getattr(more, name))
 
 
 class EventCounters:
@@ -87,16 +79,12 @@ class Totals:
 
     def add(self, stats: RunStats, clocks: int) -> None:
         """A run is over."""
-        add_stats(self.stats, stats)
+        self.stats = RunStats.total((self.stats, replace(stats, faults=[])))
         self.clocks += clocks
 
     def count(self, name: str, running: RunStats | None = None, clocks: int = 0) -> int:
         """How often the event happened, a run under way included."""
-        stats = self.stats
-        if running is not None:
-            stats = RunStats(self._profile.isa)
-            add_stats(stats, self.stats)
-            add_stats(stats, running)
+        stats = self.stats if running is None else RunStats.total((self.stats, running))
         return count_event(name, stats, self.clocks + clocks, self._profile)
 
 
@@ -324,7 +312,7 @@ class Vc4Registers:
 class V3dRegisters:
     """Identity and counters of V3D 4.2 and 7.1 by register; launches go through DRM.
 
-    Offsets of the identity registers as the kernel's driver names them, `Basis.DRIVER`.
+    Offsets of the identity registers as Linux's driver names them, `Basis.DRIVER`.
     """
 
     SLOTS = 32
@@ -448,7 +436,7 @@ class Mem:
 
 
 class MemFile(OpenFile):
-    """An open /dev/mem of a kernel with STRICT_DEVMEM: peripherals and the firmware's memory, no ordinary RAM."""
+    """An open /dev/mem of a Linux with STRICT_DEVMEM: peripherals and the firmware's memory, no ordinary RAM."""
 
     label = "mem"
 

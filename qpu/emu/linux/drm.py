@@ -14,7 +14,7 @@ from qpu.emu.linux.gpu_jobs import V3dQueue
 __all__ = ["attach_display", "attach_v3d"]
 
 CALLS: Calls = {**CORE_CALLS, **drm_buffers.CALLS, **drm_submit.CALLS, **drm_perfmon.CALLS, **drm_sync.CALLS}
-# Numbers that kernels of the 5.4 era do not have (drivers.md 1.3, availability).
+# Numbers that versions of Linux around 5.4 do not have (drivers.md 1.3, availability).
 _NEW = frozenset(range(0x48, 0x4E))
 
 

@@ -28,7 +28,7 @@ Node = TypeVar("Node", bound="DrmNode")
 
 
 class Arguments:
-    """The structure of one ioctl, as long as the kernel knows it; short arguments are extended with zeros."""
+    """The structure of one ioctl, as long as Linux knows it; short arguments are extended with zeros."""
 
     __slots__ = ("data", "layout")
 

@@ -15,7 +15,7 @@ from qpu.emu.linux.gpu_jobs import Fence, V3dQueue
 
 __all__ = ["MMAP_BASE", "BufferObject", "Calls", "DmaBufFile", "DrmDevice", "SyncObject", "V3dFile"]
 
-MMAP_BASE = 1 << 32  # of fake file offsets on 64-bit kernels
+MMAP_BASE = 1 << 32  # of fake file offsets on 64-bit systems
 
 
 @dataclass(eq=False, slots=True)

@@ -17,7 +17,7 @@ from qpu.emu.linux.user_memory import read_user, read_words
 
 __all__ = ["CALLS"]
 
-OLD_CSD_SIZE = 72  # kernels of the 5.4 era know the structure up to out_sync
+OLD_CSD_SIZE = 72  # versions of Linux around 5.4 know the structure up to out_sync
 UNTOUCHED = 0xFFFFFFFF  # a workgroup count whose uniform stays as it is
 MAX_EXTENSIONS = 64  # a longer chain is a loop
 
@@ -253,7 +253,7 @@ def submit_cpu(file: V3dFile, a: Arguments) -> None:
 def _indirect(
     file: V3dFile, address: int, bos: list[BufferObject], waits: list[Fence], signals: Sequence[SyncObject]
 ) -> None:
-    """Counts come from a buffer; the kernel fills the registers and patches uniforms, then releases the dispatch."""
+    """Counts come from a buffer; Linux fills the registers and patches uniforms, then releases the dispatch."""
     a = _structure(file, "drm_v3d_indirect_csd", address)
     inner = drm.layout("drm_v3d_submit_csd", file.linux.pointer_size)
     start = drm.layout("drm_v3d_indirect_csd", file.linux.pointer_size).field("submit").offset
@@ -289,7 +289,8 @@ def _indirect(
 Query = tuple[Callable[[int], None], "list[SyncObject]"]
 
 
-def _query_objects(file: V3dFile, address: int, count: int) -> list[SyncObject]:
+def _query_objects(file: V3dFile, a: Arguments) -> list[SyncObject]:
+    address, count = a["syncs"], a["count"]
     return [lookup(file.syncobjs, handle, errno.ENOENT) for handle in read_words(address, count)]
 
 
@@ -297,9 +298,8 @@ def _timestamps(file: V3dFile, address: int, bos: list[BufferObject], done: Fenc
     """The first slot gets the time in nanoseconds, the others zero."""
     a = _structure(file, "drm_v3d_timestamp_query", address)
     fail_if(a["pad"], errno.EINVAL)
-    count = a["count"]
-    offsets = read_words(a["offsets"], count)
-    queries = _query_objects(file, a["syncs"], count)
+    offsets = read_words(a["offsets"], a["count"])
+    queries = _query_objects(file, a)
     bo, memory = bos[0], file.linux.memory
     fail_if(any(o + 8 > bo.size for o in offsets), errno.EINVAL)
 
@@ -312,7 +312,7 @@ def _timestamps(file: V3dFile, address: int, bos: list[BufferObject], done: Fenc
 
 def _reset_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done: Fence) -> Query:
     a = _structure(file, "drm_v3d_reset_timestamp_query", address)
-    queries = _query_objects(file, a["syncs"], a["count"])
+    queries = _query_objects(file, a)
     bo, memory, offset, size = bos[0], file.linux.memory, a["offset"], 8 * a["count"]
     fail_if(offset + size > bo.size, errno.EINVAL)
 
@@ -329,7 +329,7 @@ def _copy_timestamps(file: V3dFile, address: int, bos: list[BufferObject], done:
     fail_if(a["pad"], errno.EINVAL)
     count = a["count"]
     offsets = read_words(a["offsets"], count)
-    queries = _query_objects(file, a["syncs"], count)
+    queries = _query_objects(file, a)
     target, source, memory = bos[0], bos[1], file.linux.memory
     wide, partial, flagged = a["do_64bit"], a["do_partial"], a["availability_bit"]
     form = "<Q" if wide else "<I"

@@ -68,7 +68,7 @@ class Perfmon:
         self.values = [0] * len(counters)
 
     def add(self, stats: RunStats, clocks: int) -> None:
-        """A job that it watches is over. Hardware counts in 32 bits and the kernel adds per job."""
+        """A job that it watches is over. Hardware counts in 32 bits and Linux adds per job."""
         names = COUNTERS[self.profile.isa]
         for i, counter in enumerate(self.counters):
             name = names[counter] if counter < len(names) else ""

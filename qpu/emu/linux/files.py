@@ -182,19 +182,19 @@ def _device_tree(tree: FileTree, profile: BoardProfile) -> None:
     elif profile.isa is Isa.V3D42:
         # Two-cell parent addresses: the base is the third word (drivers.md 6.1).
         tree.file(f"{base}/soc/ranges", _u32(0x7E000000, 0, profile.peripheral_base, 0x01800000))
-        node = "/v3dbus/v3d@7ec04000"
-        tree.file(f"{base}/__symbols__/v3d", node + "\0")
-        tree.file(f"{base}{node}/compatible", "brcm,2711-v3d\0")
-        tree.file(f"{base}{node}/reg", _u64(0xFEC00000, 0x4000, 0xFEC04000, 0x4000))
-        tree.file(f"{base}{node}/reg-names", "hub\0core0\0")
-        tree.file(f"{base}{node}/status", "okay\0")
+        reg = _u64(0xFEC00000, 0x4000, 0xFEC04000, 0x4000)
+        _v3d_node(tree, base, "/v3dbus/v3d@7ec04000", "brcm,2711-v3d\0", reg, "hub\0core0\0")
     else:
-        node = "/axi/v3d@2000000"
-        tree.file(f"{base}/__symbols__/v3d", node + "\0")
-        tree.file(f"{base}{node}/compatible", "brcm,2712-v3d\0")
-        tree.file(f"{base}{node}/reg", _u64(0x1002000000, 0x4000, 0x1002008000, 0x6000, 0x1002030800, 0x700))
-        tree.file(f"{base}{node}/reg-names", "hub\0core0\0sms\0")
-        tree.file(f"{base}{node}/status", "okay\0")
+        reg = _u64(0x1002000000, 0x4000, 0x1002008000, 0x6000, 0x1002030800, 0x700)
+        _v3d_node(tree, base, "/axi/v3d@2000000", "brcm,2712-v3d\0", reg, "hub\0core0\0sms\0")
+
+
+def _v3d_node(tree: FileTree, base: str, node: str, compatible: str, reg: bytes, names: str) -> None:
+    tree.file(f"{base}/__symbols__/v3d", node + "\0")
+    tree.file(f"{base}{node}/compatible", compatible)
+    tree.file(f"{base}{node}/reg", reg)
+    tree.file(f"{base}{node}/reg-names", names)
+    tree.file(f"{base}{node}/status", "okay\0")
 
 
 # Number of cores, "CPU part" of Arm. Only the Revision and Model lines mean anything to detection.

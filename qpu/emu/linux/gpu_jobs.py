@@ -115,9 +115,9 @@ class V3dQueue:
         self.linux.wake()
 
     def drop(self, owner: object) -> None:
-        """An open file goes away: drop what has not started, finish what runs if its results could be seen."""
+        """An open file is released: drop what has not started, finish what runs if its results could be seen."""
         if self._faulty is owner:
-            self.fault = None  # unreported faults go with their file
+            self.fault = None  # unreported faults are dropped with their file
         now = self.linux.clock.now_ns
         for work in [w for w in self.queue if w.owner is owner]:
             ready = self._start_ns(work)

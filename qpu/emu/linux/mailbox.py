@@ -17,7 +17,7 @@ from qpu.errors import EmuFault, FaultPlace
 
 __all__ = ["Firmware", "VcioFile"]
 
-KERNEL_LIMIT_NS = NS  # the kernel gives up on an answer after one second (drivers.md 4.1)
+KERNEL_LIMIT_NS = NS  # Linux gives up on an answer after one second (drivers.md 4.1)
 TIMED_OUT = 0x8000_0000
 BUS_MASK = 0x3FFF_FFFF
 MAX_MESSAGE = 1 << 20
@@ -217,7 +217,7 @@ class Firmware:
 
         Rule (drivers.md 4.4): status 0 when every program has ended and at least one wrote a non-zero value to the
         host-interrupt register; ended without one: 0x80000000. Programs that go on: 0x80000000 after the firmware's
-        time, ETIMEDOUT when the kernel's second is over first. They keep running, and later calls find the QPUs busy.
+        time, ETIMEDOUT when Linux's second is over first. They keep running, and later calls find the QPUs busy.
         """
         clock = self.linux.clock
         limit = min(timeout_ms * (NS // 1000), KERNEL_LIMIT_NS)

@@ -1,4 +1,4 @@
-"""Memory of the calling process, as a kernel reads and writes it: a bad pointer is EFAULT, not a crash."""
+"""Memory of the calling process, as Linux reads and writes it: a bad pointer is EFAULT, not a crash."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class Emulation:
         self._shown: Counter[str] = Counter()
         self._lock = threading.Lock()
         self.files = FilePatches(lambda: self.board, lambda: self._board, self._inherited)
-        self._undo: list[tuple[Any, str, Any]] = []
+        self._put = self.files.put
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._guard: Guard | None = None
@@ -225,10 +225,6 @@ class Emulation:
 
     # in and out of place
 
-    def _put(self, where: Any, name: str, value: Any) -> None:
-        self._undo.append((where, name, getattr(where, name)))
-        setattr(where, name, value)
-
     def install(self) -> None:
         """Lead the board's paths to the emulated board from now on. Only one emulation can be in place."""
         global _current
@@ -259,9 +255,7 @@ class Emulation:
 
     def _rebind(self) -> None:
         """Modules that were imported before hold the system's functions under names of their own."""
-        new = {
-            id(old): getattr(where, name) for where, name, old in (*self.files.replaced, *self._undo) if callable(old)
-        }
+        new = {id(old): getattr(where, name) for where, name, old in self.files.replaced if callable(old)}
         for module_name, module in list(sys.modules.items()):
             if module_name.startswith(_KEEP) or not isinstance(module, types.ModuleType):
                 continue
@@ -271,7 +265,7 @@ class Emulation:
         for kind in vars(glob).values():  # from Python 3.13 on: classes with functions of os as attributes
             for name, value in list(vars(kind).items()) if isinstance(kind, type) else ():
                 if isinstance(value, staticmethod) and id(value.__func__) in new:
-                    self._undo.append((kind, name, value))
+                    self.files.replaced.append((kind, name, value))
                     setattr(kind, name, staticmethod(new[id(value.__func__)]))
 
     def _page_size(self) -> None:
@@ -341,6 +335,9 @@ class Emulation:
         Objects that close their devices when the interpreter lets go of them find them open, as on a board.
         """
         self._retired = True
+        self._stop_thread()
+
+    def _stop_thread(self) -> None:
         self._wake.set()
         if self._thread is not None:
             self._thread.join()
@@ -353,13 +350,7 @@ class Emulation:
             return
         self.installed = False
         _current = None
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        while self._undo:
-            where, name, value = self._undo.pop()
-            setattr(where, name, value)
+        self._stop_thread()
         self.files.uninstall()
         if self._board is not None:
             self._board.close()
@@ -417,7 +408,7 @@ class Emulation:
         """fcntl.fcntl"""
         number = _descriptor(fd)
         if cmd in _DUPLICATES and (self.files.known(number) or self.files.paths.directory(number) is not None):
-            return self.files.share(number, int(_REAL_FCNTL(fd, cmd, arg)))
+            return self.files.duplicated(number, int(_REAL_FCNTL(fd, cmd, arg)))
         if cmd in _LOCKS:
             self._refuse("fcntl.fcntl of a lock", number)
         return _REAL_FCNTL(fd, cmd, arg)

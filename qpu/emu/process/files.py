@@ -83,7 +83,7 @@ class FilePatches:
         self._board = board
         self._made = made
         self._inherited = inherited
-        self._undo: list[tuple[Any, str, Any]] = []
+        self.replaced: list[tuple[Any, str, Any]] = []  # where, name, the system's function
         self.paths = Paths()
         self.file_io = self._file_io()
         self.inside = threading.local()  # .depth > 0: the system's functions are called on the board's behalf
@@ -199,10 +199,10 @@ class FilePatches:
             low = fd + 1
         _REAL["closerange"](low, high)
 
-    def share(self, fd: int, copy: int) -> int:
+    def duplicated(self, fd: int, copy: int) -> int:
         """`copy` is a duplicate of the board's descriptor `fd`; returns it."""
         if self.paths.directory(fd) is not None:
-            self.paths.share_directory(fd, copy)
+            self.paths.duplicate_directory(fd, copy)
             return copy
         board = self._board()
         with board.whole():
@@ -213,7 +213,7 @@ class FilePatches:
         """os.dup"""
         known = self.known(fd)
         copy = int(_REAL["dup"](fd))
-        return self.share(fd, copy) if known or self.paths.directory(fd) is not None else copy
+        return self.duplicated(fd, copy) if known or self.paths.directory(fd) is not None else copy
 
     def dup2(self, fd: int, fd2: int, inheritable: bool = True) -> int:
         """os.dup2"""
@@ -224,7 +224,7 @@ class FilePatches:
             self.forget(fd2)
         copy = int(_REAL["dup2"](fd, fd2, inheritable))
         mine = known or self.paths.directory(fd) is not None
-        return self.share(fd, copy) if mine and fd != fd2 else copy
+        return self.duplicated(fd, copy) if mine and fd != fd2 else copy
 
     def fstat(self, fd: int) -> os.stat_result:
         """os.fstat"""
@@ -509,29 +509,25 @@ class FilePatches:
 
     # in and out of place
 
-    def _put(self, where: Any, name: str, value: Any) -> None:
-        self._undo.append((where, name, getattr(where, name)))
+    def put(self, where: Any, name: str, value: Any) -> None:
+        """Replace an attribute until `uninstall`."""
+        self.replaced.append((where, name, getattr(where, name)))
         setattr(where, name, value)
 
     def install(self) -> None:
         """Put the replacements in place."""
         for name in _REPLACED:
-            self._put(os, name, getattr(self, name))
+            self.put(os, name, getattr(self, name))
         for name in _UNMODELLED:
             if name in _REAL:
-                self._put(os, name, self._refusing(name))
-        self._put(builtins, "open", self.open_file)
-        self._put(io, "open", self.open_file)
-        self._put(io, "FileIO", self.file_io)
-
-    @property
-    def replaced(self) -> list[tuple[Any, str, Any]]:
-        """(where, name, the system's function) of all that is in place."""
-        return list(self._undo)
+                self.put(os, name, self._refusing(name))
+        self.put(builtins, "open", self.open_file)
+        self.put(io, "open", self.open_file)
+        self.put(io, "FileIO", self.file_io)
 
     def uninstall(self) -> None:
         """Take them out again."""
-        while self._undo:
-            where, name, value = self._undo.pop()
+        while self.replaced:
+            where, name, value = self.replaced.pop()
             setattr(where, name, value)
         self.paths.close()

@@ -151,7 +151,7 @@ class Paths:
         del self._directories[fd]  # closed, or closed and reused, behind our back
         return None
 
-    def share_directory(self, fd: int, copy: int) -> None:
+    def duplicate_directory(self, fd: int, copy: int) -> None:
         """A directory descriptor was duplicated."""
         self._directories[copy] = self._directories[fd]
 

@@ -129,6 +129,16 @@ def test_firmware_queries() -> None:
     assert port.allocated() == []
 
 
+def test_every_state_has_a_typed_call() -> None:
+    with Mailbox(EmuPort("pi3")) as mailbox:
+        assert mailbox.board_model() == 0
+        assert len(mailbox.mac_address()) == 6
+        assert mailbox.dma_channels() == 0x7F35
+        assert (mailbox.clock_on(Clock.V3D), mailbox.clock_on(Clock.M2MC)) == (True, None)
+        assert mailbox.clock_min_hz(Clock.V3D) == 250_000_000
+        assert mailbox.set_domain_on(10, True) and mailbox.domain_on()
+
+
 def test_counters() -> None:
     port = EmuPort("pi3,devmem=1")
     driver = opened(port)

@@ -80,7 +80,7 @@ def test_ways_out(how: str, status: int) -> None:
         check=False,
     )
     assert run.returncode == status, run.stderr
-    # The map of a live view goes with the process; firmware memory and power must be gone.
+    # The map of a live view ends with the process; firmware memory and power must be gone.
     last = run.stdout.strip().splitlines()[-1]
     assert last.startswith("left: ["), run.stdout
     assert "firmware" not in last

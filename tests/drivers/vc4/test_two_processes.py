@@ -292,7 +292,7 @@ def test_after_a_killed_process(launch: Launch) -> None:
 
 
 def test_programs_left_running_by_a_killed_process() -> None:
-    board = EmuPort("pi3,vcsm=none")  # firmware memory outlives its process, and the program in it goes on
+    board = EmuPort("pi3,vcsm=none")  # firmware memory outlives its process, and the program in it continues
     victim, other, third = board.process(), board.process(), board.process()
     opened(victim, "registers").submit(ENDLESS)
     victim.shutdown()

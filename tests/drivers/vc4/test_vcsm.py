@@ -194,7 +194,7 @@ def test_failure_at_every_call_of_alloc(name: str, error: BaseException, when: s
         provider.close()
         left = bench.left()
         if when == "after" and bench.kernel.log[-1][0] != "mmap":
-            left = [x for x in left if not x.startswith("map")]  # a map that nobody got goes with its object
+            left = [x for x in left if not x.startswith("map")]  # a map without an owner is unmapped with its object
         assert left == [], (n, bench.kernel.log[-8:])
 
 
@@ -214,7 +214,7 @@ def test_failure_at_every_call_of_close(name: str, error: BaseException, when: s
         if isinstance(error, KeyboardInterrupt):
             assert not bo.closed
             try:
-                bo.close()  # goes on where it was
+                bo.close()  # continues where it was
             except DriverError:
                 assert when == "after"  # the step had been done
         assert bo.closed

@@ -1,4 +1,4 @@
-"""What the kernel tests share: raw ioctls through an `EmuPort`, and machines that do what a test tells them."""
+"""What tests of the emulated Linux have in common: raw ioctls through an `EmuPort`, and machines made for a test."""
 
 from __future__ import annotations
 
