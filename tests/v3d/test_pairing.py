@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qpu.core.isa import Isa, Unit
-from qpu.errors import AsmError, Diagnostic
+from qpu.errors import AsmError, DecodeError, Diagnostic
 from qpu.instruction_sets import isa as toolkit
 from qpu.kernels import sgemm_v3d
 from qpu.kernels.tiles import Shape
@@ -230,3 +230,14 @@ def test_the_note_about_a_rotation(rot: int, shown: str) -> None:
     found = combine(Isa.V3D42, None, half("mov", acc(0)), rot=rot)
     assert isinstance(found, Alu)
     assert note(found) == f"signal rot: the mul operands are rotated by {shown}"
+
+
+@BOTH
+def test_reserved_uniform_destinations_of_branches(isa: Isa) -> None:
+    for number in range(8):
+        word = 2 << 56 | 1 << 14 | number << 15
+        if number < 4:
+            assert encode(decode(isa, word)) == word
+        else:
+            with pytest.raises(DecodeError, match=f"uniform destination {number} is reserved"):
+                decode(isa, word)
