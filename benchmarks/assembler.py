@@ -103,7 +103,7 @@ def imports(report: _common.Report, runs: int) -> None:
     cases = {
         "import qpu": "import qpu",
         "import qpu.v3d.asm": "import qpu.v3d.asm",
-        "import qpu.vc4.builder": "import qpu.vc4.builder",
+        "import qpu.vc4.asm": "import qpu.vc4.asm",
     }
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(max(5, runs) + 1):

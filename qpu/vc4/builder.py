@@ -71,6 +71,7 @@ Target: TypeAlias = str | Label | int | RegA | Absolute
 """Where a branch goes: a label or its name, a byte offset, the address in a register, or ``q.absolute(...)``."""
 
 _halves: dict[tuple[object, ...], Half] = {}  # by the arguments of the method; operands are shared, so identity decides
+_alus: dict[tuple[Half, Half, int], Alu] = {}  # what `combine` made of two halves and a signal
 
 
 def _setup(register: str, make: Callable[P, int]) -> Callable[Concatenate[Asm, P], None]:
@@ -143,12 +144,15 @@ class Asm(Ops, Builder[Instr]):
             half = self._make(Unit.MUL, op, d, a, b, cond, None, rotate)
         if half is None or self._half is None:
             return
-        found = combine(self._half, half, self._sig)
-        if found.__class__ is Alu:
-            self._instrs[index] = found
-        else:
-            self._refuse(found)  # type: ignore[arg-type]  # a Diagnostic
-            self._instrs[index] = _NOP
+        key = (self._half, half, self._sig)
+        found = _alus.get(key)
+        if found is None:
+            found = self._pair(*key)
+            if found is not _NOP:
+                if len(_alus) >= _CACHED:
+                    _alus.clear()
+                _alus[key] = found
+        self._instrs[index] = found
 
     def _mul_only(self, op: int, d: Any, a: Any, b: Any, cond: Any, push: Any, sig: Any, rotate: Any) -> None:
         half = self._make(Unit.MUL, op, d, a, b, cond, push, rotate)
