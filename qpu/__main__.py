@@ -73,7 +73,9 @@ def _asm(options: argparse.Namespace) -> int:
     try:
         source = _read(options.input).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{options.input} is not UTF-8 text (byte {error.start}); asm wants assembly source") from None
+        raise UsageError(
+            f"{options.input} is not UTF-8 text (byte {error.start}); `qpu asm` reads assembly source"
+        ) from None
     filename = "<stdin>" if options.input == "-" else options.input
     symbols = formats.Symbols()
     if options.isa == Isa.VC4:

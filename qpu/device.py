@@ -1,4 +1,4 @@
-"""Devices: where programs of an instruction set meet a driver."""
+"""Devices: memory and launches on one driver, for programs of one instruction set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of arguments that users pass; NumPy's numbers count, without an import of NumPy."""
+"""Checks of arguments that users pass; NumPy's numbers are accepted, and NumPy is not imported."""
 
 from __future__ import annotations
 

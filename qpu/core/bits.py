@@ -1,4 +1,4 @@
-"""Bit fields of instruction words: one textual layout, checked, gives masks, packing and unpacking."""
+"""Bit fields of instruction words: masks, packing and unpacking, made from a checked text description of the layout."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Hazard rules as rows, and the walk over a program that applies those about distances.
 
-One table per family (`qpu.v3d.hazards`, `qpu.vc4.hazards`) holds every rule once: identifier, sentence, cure, severity,
-evidence, and its windows: which effect must keep which distance from which. Checker, both engines of the emulator and a
-scheduler read it.
+One table per family (`qpu.v3d.rules`, `qpu.vc4.rules`) holds every rule once: identifier, sentence, cure, severity,
+evidence, and its windows: which two effects must be how many instructions apart. Checker, both engines of the emulator
+and a scheduler read it.
 
 Terms of a window name effects: an event (``thrsw``), ``read X`` or ``write X`` of a resource, or alternatives of these
 with ``|`` between. Where the family has a class X of resources (``file``: all registers of the register file) the term
@@ -307,7 +307,7 @@ class Windows:
         return self.reach
 
     def latency(self, writer: Effects, resource: str) -> int:
-        """From which instruction after `writer` on `resource` may be read: 1 is the next one."""
+        """How many instructions after `writer` `resource` can be read with the right value; 1: in the next one."""
         after, _ = self.masks(writer)
         before = self._before.get(f"read {resource}", 0)
         return max((d for d in range(1, self.reach + 1) if after & before & self.at[d]), default=0) + 1

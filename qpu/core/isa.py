@@ -1,4 +1,4 @@
-"""The instruction sets and execution units this package knows, and how sure it is of a fact."""
+"""Instruction sets and execution units, and the grades of evidence (`Basis`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Source locations of builder instructions: the caller's frame when recording, its line when somebody asks.
+"""Source locations of builder instructions: the caller's frame when recording, its line only when it is needed.
 
 A location is a code object and a bytecode offset, taken from the first frame outside the builder's own files
 (`LAYERS`); `qpu.kernels` counts as user code. Lines are looked up when an error or a listing needs them.

@@ -1,4 +1,4 @@
-"""Rich display of a device: what it is, and its QPUs as a picture."""
+"""Rich display of a device: its facts, and a picture of its QPUs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every adapter offers: buffers, jobs and fences. Adapters know no instruction set."""
+"""The interface of every adapter: buffers, jobs and fences. Adapters know no instruction set."""
 
 from __future__ import annotations
 

@@ -78,9 +78,9 @@ enomem-bo | ENOMEM for a buffer on Pi 4 or 5 | the machine is out of memory: buf
 enomem-vc4 | ENOMEM or handle 0 on Pi 0-3 | the memory pool is too small or fragmented: CMA (VCSM-CMA) or the
   firmware's gpu_mem | add 'cma=128M' to cmdline.txt (or ',cma-128' to the vc4 overlay) for VCSM-CMA, 'gpu_mem=128'
   to config.txt for the firmware's memory, and reboot; show the split with: vcgencmd get_mem gpu
-enospc | ENOSPC for a buffer | the 4 GiB of GPU addresses, shared by all programs, have no hole of that size | close
-  buffers, or allocate one large buffer and slice it
-ebusy | EBUSY | someone else uses it: an active performance monitor, or a register range claimed by a driver | try
+enospc | ENOSPC for a buffer | the 4 GiB of GPU addresses, shared by all programs, have no free range of that size |
+  close buffers, or allocate one large buffer and slice it
+ebusy | EBUSY | it is in use by an active performance monitor, or by a driver that claimed the register range | try
   again when the other program has ended
 qpus-busy | EBUSY from VideoCore IV | another program uses the QPUs | end it (sudo fuser -v /dev/vcio /dev/mem shows
   who has them open), or let both launch by mailbox; after a program that was killed: qpu doctor --clean

@@ -1,4 +1,4 @@
-"""What an sgemm problem looks like in device memory, its reference, and the bound of its rounding error."""
+"""The layout of an sgemm problem in device memory, its reference, and the bound of its rounding error."""
 
 from __future__ import annotations
 

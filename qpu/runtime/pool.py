@@ -1,4 +1,4 @@
-"""The memory pool of a device: buffer objects of users, uploaded code, scratch memory, and who still uses them."""
+"""The memory pool of a device: buffer objects of users, uploaded code, scratch memory, and launches that use them."""
 
 from __future__ import annotations
 

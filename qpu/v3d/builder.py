@@ -178,7 +178,7 @@ class V3dBuilder(Builder["Instr | int"]):
     def _recorded(
         self, unit: Unit, op: Op, d: Any, a: Any, b: Any, cond: Any, push: Any, update: Any
     ) -> Recorded | None:
-        """The half of a builder call, or None after an error. Halves of operand objects are kept, valid ones."""
+        """The half of a builder call, or None after an error. Valid halves of operand objects are cached."""
         try:
             self._check_dest(op, d)
             one, two = self._source(op, "a", a), self._source(op, "b", b)

@@ -6,7 +6,7 @@ Resources: ``rf0``..``rf63``, ``r0``..``r5`` (4.2), ``flags_a``, ``flags_b``, ``
 
 Events: every signal by name; ``op X`` for the operation X; ``X write`` for a write of a magic destination of kind X;
 ``branch``; ``msf branch`` (looks at the sample masks of several lanes); ``sfu op``, ``lane op``; ``add writes rf``,
-``mul writes rf``, ``signal writes rf`` (a register of the register file, or an operation without destination);
+``mul writes rf``, ``signal writes rf`` (a register of the register file; as in Mesa's validator also stvpm*);
 ``writes rf0`` (named, not implied by a signal); ``load X`` (ldtmu to register X); ``rotate X``, ``rotate by r5``. The
 checker adds ``switch`` and ``end`` to some `thrsw`: what those are depends on the instructions before.
 """

@@ -4,7 +4,7 @@ Errors are found by one walk over the instructions in order, whether they are re
 taken branch, and branch targets outside the program, are warnings.
 
 Where words alone do not tell everything the rule says what can be known: a TLB access counts as a Z write, and a TMU
-request brings at least one result. The emulator sees the rest.
+request brings at least one result. The rest is checked at run time by the emulator.
 """
 
 from __future__ import annotations

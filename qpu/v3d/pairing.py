@@ -1,7 +1,7 @@
 """The pairing rules of V3D 4.2 and 7.1: read ports, small immediates, signals and flags of one instruction.
 
-This is the only place with these rules. `fits` answers on precomputed keys and is for schedulers; `combine` makes the
-instruction, or the diagnostic that says why the parts do not fit together.
+`fits` answers on precomputed keys and is for schedulers; `combine` makes the instruction, or the diagnostic that says
+why the parts do not fit together. `encode` refuses what does not fit, however it was made.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Text assembler of V3D 4.2 and 7.1.
 
-The language is what the disassembler prints, with free spacing, and for people:
+The language is the disassembler's output with free spacing, plus, for people who write it by hand:
 
 * ``name:`` defines a label; branches take labels as targets;
 * ``# ...`` is a comment;

@@ -1,7 +1,7 @@
 """Magic destinations and signals of V3D 4.2 and 7.1, one row each, and the small immediates.
 
 A row is all that encoder, printer, parser, builder, checker, emulator and documents know of its address or signal.
-A signal that is added here also gets its place in `SIGNAL_SETS`.
+A signal that is added here also gets its place in `_SETS`.
 
 Source: the register and signal tables of Mesa's QPU encoder (`Basis.DRIVER`); the broadcast destinations r5, r5rep,
 quad and rep: device tests of py-videocore6 and py-videocore7 (`Basis.MEASURED`). Reference: v3d.md 3 and 5.
@@ -17,6 +17,7 @@ from typing import Final
 
 from qpu.core.isa import Isa
 from qpu.core.optable import MagicRow, SignalRow, Token
+from qpu.v3d.rules import RULES
 
 __all__ = [
     "ALIASES", "MAGIC", "MAGIC_NUMBER", "MAGIC_ROWS", "NOP", "PERIPHERAL_KINDS", "R5REP", "RF_COUNT", "SIGNALS",
@@ -30,6 +31,7 @@ R5REP: Final = 55
 _42: Final = frozenset({Isa.V3D42})
 _71: Final = frozenset({Isa.V3D71})
 _BOTH: Final = _42 | _71
+_SFU: Final = RULES["sfu-r4-read"].windows[0].distance + 1
 
 # -- signals ----------------------------------------------------------------------------------------------------------
 
@@ -174,7 +176,7 @@ MAGIC_ROWS: Final[tuple[MagicRow, ...]] = (
             (23, "sin", "sin(pi * a)"), (24, "rsqrt2", "1/sqrt(a)"),
         )
         for row in (
-            _m(n, _42, name, "sfu", "sfu", 0, f"Starts {doc}; r4 holds the result from the second instruction on.",
+            _m(n, _42, name, "sfu", "sfu", 0, f"Starts {doc}; r4 holds the result {_SFU} instructions on.",
                f"sfu_{name}"),
             _m(n, _71, name, "sfu_reserved", "sfu", 0, "An SFU address of V3D 4.2.", ""),
         )

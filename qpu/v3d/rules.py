@@ -4,7 +4,7 @@ Severity `error`: what Mesa's QPU validator refuses. `warning`: what only its sc
 some of these knowingly (hardware accepts most instructions in the slots of a thread switch, and every retail Pi 4 has a
 stepping that pairs uniform and unifa loads). Reference: v3d.md 11.
 
-The order is that in which findings about one instruction are reported, the validator's own.
+Rows are in the order in which Mesa's validator reports findings about one instruction.
 """
 
 from __future__ import annotations
@@ -165,11 +165,11 @@ RULES: Final = Rules(
         # What the scheduler avoids beyond that
         _rule("uniform-unifa-adjacent", _WARN,
               "uniform and unifa loads in adjacent instructions; steppings before 4.2.14 get them wrong",
-              "nothing on a retail Pi 4; on older steppings put an instruction between the loads",
+              "no change is needed on a retail Pi 4; on older steppings put an instruction between the loads",
               _w("ldunif | ldunifrf", "ldunifa | ldunifarf", 1), _w("ldunifa | ldunifarf", "ldunif | ldunifrf", 1),
               isas=_42),
         _rule("thrsw-slot", _WARN, "an instruction that the scheduler does not move into the slots of a thread switch",
-              "nothing where the order is meant: it is usually harmless, but a compiler would not do it",
+              "no change is needed if you chose this order on purpose; it is usually harmless",
               _w("switch", _TLB, SWITCH_SLOTS, f"a TLB access {_SLOT}"),
               _w("switch", _TMU_WRITE, SWITCH_SLOTS, f"a TMU write {_SLOT}"),
               _w("switch", "ldtmu | op tmuwt", SWITCH_SLOTS, f"a wait for the TMU {_SLOT}"),

@@ -1,4 +1,8 @@
-"""When results may be read: `latency`, for schedulers. Delay slots: `qpu.v3d.rules.BRANCH_SLOTS` and `SWITCH_SLOTS`."""
+"""How soon results can be read: `latency`, for schedulers.
+
+The figures are the windows of `qpu.v3d.rules` and the `latency` of rows of `qpu.v3d.ops`. Delay slots:
+`qpu.v3d.rules.BRANCH_SLOTS` and `SWITCH_SLOTS`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ __all__ = ["latency"]
 
 
 def latency(isa: Isa, writer: AluHalf | Instr, resource: str) -> int:
-    """From which instruction after `writer` on `resource` may be read, neither wrong nor waited for: 1 is the next.
+    """How many instructions after `writer` can `resource` be read, rightly and without a stall; 1: in the next one.
 
     writer: an instruction or one half of it. resource: as in `Effects.writes`: ``rf5``, ``r4``, ``unifa``, ...
     """

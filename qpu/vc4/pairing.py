@@ -1,4 +1,4 @@
-"""What one instruction of VideoCore IV has room for: ports, small immediate, rotation, packs, write swap, flags.
+"""The pairing rules of VideoCore IV: ports, small immediate, rotation, packs, write swap, flags.
 
 `combine` makes one instruction of an ADD half, a MUL half and a signal, `fits` answers whether that is possible, and
 `clashes` says what prevents it. `results` does the same for the two destinations of load immediates, semaphores

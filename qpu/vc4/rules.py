@@ -1,4 +1,4 @@
-"""The hazard rules of VideoCore IV, H1 to H29, one row each: the table that checker, emulator and scheduler read.
+"""The hazard rules of VideoCore IV, one row each: the table that checker, emulator and scheduler read.
 
 Distances count executed instructions: the three delay slots of a branch, then its target; after a conditional branch
 also what follows the slots. Sources: VideoCore IV 3D architecture guide ("Instruction restrictions") and the checkers
@@ -126,10 +126,10 @@ RULES: Final = Rules(
         _rule("H27", "semaphore-write", _ERROR, "a semaphore instruction writes TMU, SFU or tile buffer",
               "let the semaphore instruction write nothing"),
         _rule("H28", "thread-switch", _WARN, "a thread switch while another is pending",
-              "nothing: user programs need no thread switches on VideoCore IV",
+              "leave out thread switches: user programs need none on VideoCore IV",
               _w("thread switch", "thread switch", SWITCH_SLOTS), source="Mesa validator", basis=Basis.DRIVER),
         _rule("H29", "last-switch-as-end", _WARN, "the rules of the program end, broken at the last thread switch",
-              "nothing: user programs need no thread switches on VideoCore IV",
+              "leave out thread switches: user programs need none on VideoCore IV",
               *(_end(*_LAST, part) for part in ("access", "file", "r14")), source="vc4asm", basis=Basis.DRIVER),
     ),
     {

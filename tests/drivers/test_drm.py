@@ -183,7 +183,7 @@ def failing(what: str, number: int, times: int = 10**9) -> Callable[[int, str], 
     ("call", "number", "message"),
     [
         ("CREATE_BO", errno.ENOMEM, "4096 bytes asked for, 2097152 bytes available"),
-        ("CREATE_BO", errno.ENOSPC, "have no hole of that size"),
+        ("CREATE_BO", errno.ENOSPC, "have no free range of that size"),
         ("CREATE_BO", errno.EINVAL, "belongs to another driver"),
         ("CREATE_BO", errno.EIO, "EIO"),
         ("MMAP_BO", errno.ENOENT, "V3D_MMAP_BO: ENOENT"),

@@ -432,7 +432,7 @@ class DrmV3d:
         self._idle_s = now
 
     def _state(self) -> str:
-        """What became of the GPU after a reset; a trivial job finds out, unless others are queued already."""
+        """State of the GPU after a reset, found by running a trivial job unless others are queued."""
         if self._pending:
             return f"; {len(self._pending)} later launches are queued and will show whether the GPU still works"
         return "; it runs a trivial job again" if self.check_alive() else "; it does not run a trivial job: reboot"

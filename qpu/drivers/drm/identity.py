@@ -1,4 +1,4 @@
-"""What a V3D says of itself through GET_PARAM (drivers.md 1.3)."""
+"""Identity of a V3D as GET_PARAM reports it (drivers.md 1.3)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALWAYS = Param.V3D_CORE0_IDENT2  # parameters up to this one exist on every vers
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the GPU says of itself. version: 42 or 71; revision: IPREV; vpm_bytes: size of the VPM.
+    """Identity of the GPU. version: 42 or 71; revision: IPREV; vpm_bytes: size of the VPM.
 
     params: every GET_PARAM value that this Linux knows; absent ones belong to newer versions of Linux.
     """

@@ -40,9 +40,9 @@ def warn_unknown(node: str, seconds: float) -> None:
     """Warn about a long launch that may have been cut short: Linux counts no resets, and it has no completion word."""
     warnings.warn(
         f"{node}: a launch took up to {seconds:.2f} s, and this kernel (older than about 6.17) does not count GPU "
-        f"resets: had its watchdog cut the launch short after {WATCHDOG_S} s without a finished batch, there would "
-        "be no sign of it. Let the program set a word at its end (launch argument completion), or cut the dispatch "
-        "into short parts (max_batches)",
+        f"resets. If its watchdog stopped this launch ({WATCHDOG_S} s without a finished batch), nothing here would "
+        "show it and the results may be incomplete. Let the program set a word at its end (launch "
+        "argument completion), or cut the dispatch into short parts (max_batches)",
         RuntimeWarning,
         stacklevel=2,
     )

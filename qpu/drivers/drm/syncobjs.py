@@ -1,4 +1,4 @@
-"""DRM sync objects: what a job signals when it has ended, kept for the next job, shared between devices."""
+"""DRM sync objects, which a job signals when it has ended: kept for the next job, shared between devices."""
 
 from __future__ import annotations
 

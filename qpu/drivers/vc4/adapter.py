@@ -146,7 +146,7 @@ class Vc4Driver:
     # opening
 
     def _open_registers(self, soc: str) -> Ident | None:
-        """Map the registers and read who it is; with the mailbox launch both may fail."""
+        """Map the registers and read the identity of V3D; with the mailbox launch both may fail."""
         try:
             self._registers = V3dRegisters(self._port, block_address(self._port, soc))
             return self._registers.ident()

@@ -1,7 +1,7 @@
 """Gives back what outlives the process, on every way out that Python can see: interpreter exit, SIGTERM, SIGHUP.
 
 Firmware memory and powered QPUs belong to no process; Linux does not clean them up. SIGINT needs nothing: it is
-KeyboardInterrupt. SIGKILL and `os._exit` cannot be helped.
+KeyboardInterrupt. Nothing runs at SIGKILL or `os._exit`.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ _ABANDONED: list[threading.Thread] = []  # compilations whose run was interrupte
 
 
 class Interrupted(Exception):
-    """A translation was given up for a signal or the host limit; the engine goes on without it, or later again."""
+    """A translation was given up for a signal or the host limit; the engine continues and may try again later."""
 
 
 def has_avx512() -> bool:

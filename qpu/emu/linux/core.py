@@ -166,7 +166,7 @@ class FdTable:
         return fd
 
     def discard(self, fd: int) -> None:
-        """The number is not used any more."""
+        """Descriptor `fd` is free again."""
 
     def install(self, file: OpenFile) -> int:
         """A new descriptor for `file`."""

@@ -1,4 +1,4 @@
-"""What the DRM core does for every driver: argument structures, dispatch by number, the calls all nodes have.
+"""The DRM core, common to all drivers: argument structures, dispatch by number, the calls that all nodes have.
 
 Source: drivers.md 1.1 and 1.2; errno for errno.
 """

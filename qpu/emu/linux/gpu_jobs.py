@@ -1,4 +1,4 @@
-"""Jobs on the emulated GPU, on emulated time: one runs at a time, and only while a call waits for it."""
+"""Jobs on the emulated GPU: one at a time, while a call waits for it or a stepper (`Linux.steppers`) advances it."""
 
 from __future__ import annotations
 

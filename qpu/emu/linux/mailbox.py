@@ -48,7 +48,7 @@ class VcioFile(OpenFile):
         self._firmware = firmware
 
     def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
-        """The message says how long it is."""
+        """Bytes of the message, from its first word."""
         return max(4, min(MAX_MESSAGE, int.from_bytes(peek(4), "little")))
 
     def ioctl(self, request: int, arg: bytearray) -> int:

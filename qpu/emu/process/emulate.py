@@ -1,7 +1,7 @@
-"""`qpu emulate`: run an unmodified Python program that talks to the board itself on an emulated board.
+"""`qpu emulate`: run on an emulated board, unmodified, a Python program that makes its own system calls.
 
-In this process, and for the board's paths only, the functions of os, io, fcntl, mmap and ctypes that such programs use
-lead to the emulated board. GPU memory is one memory file, so that maps are real ones.
+In this process, and for the board's paths only, the functions of os, io, fcntl, select, mmap and ctypes that such
+programs use lead to the emulated board. GPU memory is one memory file, so that maps are real ones.
 """
 
 from __future__ import annotations

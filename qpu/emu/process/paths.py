@@ -72,7 +72,7 @@ class Entry:
 
 
 class Stats(Protocol):
-    """What an entry asks."""
+    """The functions that a directory entry gets its answers from."""
 
     def stat(self, path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
         """os.stat"""

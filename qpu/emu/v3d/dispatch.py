@@ -1,9 +1,9 @@
-"""Compute dispatches of V3D: what CFG0..CFG6 mean, which lanes a batch has, where batches run, who meets at a barrier.
+"""Compute dispatches of V3D: decoding of CFG0..CFG6, lanes of a batch, placement of batches, barriers.
 
 No engine detail: every engine places and releases threads through `Placement`.
 Facts: v3d reference sections 7.4, 8.4 and 10; device tests `test_parallel.py` of py-videocore6 and py-videocore7.
-Assumed: a freed slot is taken again only when no slot is left that was idle for longer; numbering of shared-memory
-slots when several supergroups are in flight (supergroup slot times its workgroups).
+Assumed: the slot that has been idle longest is used first; numbering of shared-memory slots when several supergroups
+are in flight (supergroup slot times its workgroups).
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ class Placement:
         return {s: (len(t), self.dispatch.supergroup_batches(s)) for s, t in self._arrived.items()}
 
     def deadlock(self) -> str:
-        """Why no thread can go on: who waits at which barrier, and for whom in vain."""
+        """Why no thread can go on: which threads wait at which barrier, and for which that cannot arrive."""
         parts = []
         for s, (n, want) in self.missing().items():
             at = [f"QPU {self.qpu(t)}.{self.slot(t)}" for t in self._arrived[s][:_NAMED]]

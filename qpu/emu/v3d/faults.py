@@ -1,4 +1,4 @@
-"""Faults of V3D programs: what a rule that a program breaks advises.
+"""Faults of V3D programs: sentence and help of each rule that a program can break.
 
 Rules about instructions and their distances are rows of `qpu.v3d.rules`, with their cures; the rules here are those
 that only a run can break.
@@ -20,7 +20,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "barrier-tmu": "collect every result with ldtmu, and wait for stores with tmuwt, before joining the barrier",
         "branch-misaligned": "branch to a label, or to an address that is a multiple of 8",
         "code-out-of-bounds": "end the program (`q.end()`), and check where its branches go",
-        "deadlock": "let every thread of a supergroup reach the barrier; do not branch round it",
+        "deadlock": "let every thread of a supergroup reach the barrier; do not branch past it",
         "dispatch": "submit registers as the driver of a real board writes them (docs/hardware/v3d.md 10)",
         "graphics": "remove it: a compute program has no fragments, varyings or tile buffer",
         "interrupted": "launch again: the run was stopped from outside and cannot be continued",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qpu.core.deferred_signals import CriticalSection
 from qpu.core.isa import Isa
 from qpu.emu.v3d.dispatch import Dispatch, Placement
-from qpu.emu.v3d.prepare import UNIFA_EARLY, prepare
+from qpu.emu.v3d.prepare import SFU_LATENCY, UNIFA_EARLY, prepare
 from qpu.emu.v3d.reference import V3dExecution, V3dReferenceMachine
 from qpu.emu.v3d.services import DispatchServices
 from qpu.emu.v3d.state import Group
@@ -64,7 +64,7 @@ def group_of(isa: Isa, thread: int, state: U32, node: Node, fetch: Fetch, *, spl
         g.target = target & 0xFFFFFFFF
     g.switches, g.last, g.ending = node.switch, node.marked, node.ending
     if node.late:
-        g.late, g.late_on, g.late_left = vector(Slot.LATE), _mask(number(Slot.LATE_MASK)), 1
+        g.late, g.late_on, g.late_left = vector(Slot.LATE), _mask(number(Slot.LATE_MASK)), SFU_LATENCY - 1
     g.rf0_volatile = isa is Isa.V3D71 and bool(number(Slot.VOLATILE))
     g.busy = bool(g.branch_left or g.switches or g.ending or g.late_left)
     if node.before != NONE:

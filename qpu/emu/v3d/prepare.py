@@ -17,12 +17,14 @@ from qpu.v3d.regs import signal_rows
 from qpu.v3d.rules import RULES, SWITCH_SLOTS
 
 __all__ = [
-    "COUNTS", "UNIFA_EARLY", "Prepared", "after_thrsw", "broken", "disassembly", "pending", "prepare", "requests",
-    "rotations", "same_lanes",
+    "COUNTS", "SFU_LATENCY", "UNIFA_EARLY", "Prepared", "after_thrsw", "broken", "disassembly", "pending", "prepare",
+    "requests", "rotations", "same_lanes",
 ]  # fmt: skip
 
 # Statistics (of `RunStats`) that follow from the number of times each instruction executes.
 COUNTS = ("add_ops", "mul_ops", "fadds", "fmuls", "sfu_ops", "branches", "uniform_bytes")
+# Instructions from an SFU write on until r4 holds the result; nodes of the translator have one bit for that: 2.
+SFU_LATENCY = RULES["sfu-r4-read"].windows[0].distance + 1
 UNIFA_EARLY = RULES["unifa-early"].windows[0].distance  # instructions after a write of unifa that must not read it
 # Rules about distances that matter while a program runs; the others of `qpu.v3d.rules` look at the whole program.
 _RUNNING = (

@@ -13,7 +13,7 @@ from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.v3d.dispatch import Dispatch, Placement
 from qpu.emu.v3d.faults import fault, sentence
-from qpu.emu.v3d.prepare import UNIFA_EARLY, Prepared, disassembly, prepare
+from qpu.emu.v3d.prepare import SFU_LATENCY, UNIFA_EARLY, Prepared, disassembly, prepare
 from qpu.emu.v3d.state import TRUE, Group, PerThread, each, squeeze
 from qpu.emu.v3d.tmu import (
     DATA_CAPACITY,
@@ -261,8 +261,8 @@ class DispatchServices:
         g.unifa_at = g.count
 
     def sfu_result(self, g: Group, value: U32, on: Mask | None) -> None:
-        """4.2: `value` reaches r4 after the next instruction."""
-        g.late, g.late_on, g.late_left = value, TRUE if on is None else on, 2
+        """4.2: `value` reaches r4 after `SFU_LATENCY` instructions."""
+        g.late, g.late_on, g.late_left = value, TRUE if on is None else on, SFU_LATENCY
         g.busy = True
 
     def join_barrier(self, g: Group, on: Mask | None) -> None:

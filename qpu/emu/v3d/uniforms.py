@@ -24,8 +24,8 @@ _SCAN = 1 << 15  # instructions that are searched; longer code counts as using e
 def uses_side_streams(memory: Memory, code: int) -> bool:
     """Whether code at `code` may fetch uniforms from elsewhere than the region its stream starts in.
 
-    Looks for unifa loads and branches that move the uniform stream in the rest of the code's region; data behind the
-    code can only turn a no into a yes.
+    Looks for unifa loads and branches that move the uniform stream in the rest of the code's region; data after the
+    code can cause a false True, never a false False.
     """
     region = memory.region_at(code)
     if region is None:

@@ -1,7 +1,8 @@
-"""The VideoCore IV machine, compiled engine: chains of plain instructions run as machine code, one QPU at a time.
+"""The VideoCore IV machine, compiled engine: machine code for chains of plain instructions of each QPU.
 
-The reference engine stays in charge: it executes and reports what has effects between QPUs (semaphores, program ends,
-waiting for the mutex), what breaks a rule and what faults. A QPU changes engines where the other one is better.
+The reference engine schedules; it also executes and reports what has effects between QPUs (semaphores, program ends,
+waiting for the mutex), what breaks a rule and what faults. A QPU is handed to the other engine where that is faster.
+QPUs run as machine code on several host threads, each QPU by itself.
 
 Order: QPUs run side by side until each needs the reference engine, has spent its time slice (`FIRST_CHUNK`, doubled up
 to `CHUNK`) or is about to write the VPM or memory or to take or release the mutex. When all QPUs have stopped, those

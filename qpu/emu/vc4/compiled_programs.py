@@ -1,4 +1,4 @@
-"""Translations of VideoCore IV programs: what was explored and translated of each, kept between launches."""
+"""Translations of VideoCore IV programs, kept between launches, and the parts that each of them covers."""
 
 from __future__ import annotations
 

@@ -63,7 +63,10 @@ _EMULATED = {
 
 
 def _stale_registers(faults: Reporter, g: Group, plan: Plan, broken: int) -> Patch | None:
-    """H1: a physical register read by the instruction after the one that wrote it. Behind a branch it has arrived."""
+    """H1: a physical register read by the instruction after the one that wrote it.
+
+    At the target of a branch the new value is there already (a warning).
+    """
     patches: list[tuple[Vector, Vector, Vector]] = []
     for number, over in file_registers(broken):
         in_b = number >= 32

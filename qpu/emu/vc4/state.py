@@ -50,7 +50,7 @@ class Bank:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """All of it."""
+        """Every array of the state."""
         parts = ("a", "acc", "b", "n", "rows")
         return tuple(getattr(self, name) for name in self.__slots__ if name not in parts)
 

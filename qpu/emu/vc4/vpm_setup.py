@@ -1,7 +1,7 @@
 """The vertex pipe memory of VideoCore IV: setup words, and where lanes, rows and elements live in it.
 
 Pure geometry: nothing here knows a QPU, a clock or the GPU's memory, so that both engines can use it.
-Source: VideoCore IV 3D architecture guide, VPM and VCD/VDW chapters; measured by the field's on-hardware tests for
+Source: VideoCore IV 3D architecture guide, VPM and VCD/VDW chapters; on-hardware tests of py-videocore for
 32-bit modes. The 8- and 16-bit modes follow the guide only (`Basis.MANUAL`); what it does not say is a `Concern`.
 """
 
@@ -152,7 +152,9 @@ def parse_read_setup(word: int) -> ReadSetup:
             x=word & 15,
         )
     if word >> 30:
-        raise ValueError(f"0x{word:08x}: bits 31:30 = 1 select nothing; 0 is a generic read, 2 and 3 are DMA loads")
+        raise ValueError(
+            f"0x{word:08x}: bits 31:30 are 1, which is reserved; 0 is a generic read, 2 and 3 are DMA loads"
+        )
     setup = _generic(word)
     if setup.size == 3:
         raise ValueError(f"0x{word:08x}: SIZE 3 (bits 9:8) is reserved; 0, 1 and 2 are 8, 16 and 32 bits")
@@ -184,7 +186,9 @@ def parse_write_setup(word: int) -> WriteSetup:
             x=word >> 3 & 15,
         )
     if kind == 1:
-        raise ValueError(f"0x{word:08x}: bits 31:30 = 1 select nothing; 0 is a generic write, 2 and 3 are DMA stores")
+        raise ValueError(
+            f"0x{word:08x}: bits 31:30 are 1, which is reserved; 0 is a generic write, 2 and 3 are DMA stores"
+        )
     setup = _generic(word)
     if setup.size == 3:
         raise ValueError(f"0x{word:08x}: SIZE 3 (bits 9:8) is reserved; 0, 1 and 2 are 8, 16 and 32 bits")

@@ -74,17 +74,17 @@ class Asm42(AsmBase[MulSlot]):
     syncb: ClassVar[Dest] = Dest(Isa.V3D42, 18, True)
     """Joins the barrier of the workgroup."""
     sfu_recip: ClassVar[Dest] = Dest(Isa.V3D42, 19, True)
-    """Starts 1/a; r4 holds the result from the second instruction on."""
+    """Starts 1/a; r4 holds the result 2 instructions on."""
     sfu_rsqrt: ClassVar[Dest] = Dest(Isa.V3D42, 20, True)
-    """Starts 1/sqrt(a); r4 holds the result from the second instruction on."""
+    """Starts 1/sqrt(a); r4 holds the result 2 instructions on."""
     sfu_exp: ClassVar[Dest] = Dest(Isa.V3D42, 21, True)
-    """Starts 2**a; r4 holds the result from the second instruction on."""
+    """Starts 2**a; r4 holds the result 2 instructions on."""
     sfu_log: ClassVar[Dest] = Dest(Isa.V3D42, 22, True)
-    """Starts log2(a); r4 holds the result from the second instruction on."""
+    """Starts log2(a); r4 holds the result 2 instructions on."""
     sfu_sin: ClassVar[Dest] = Dest(Isa.V3D42, 23, True)
-    """Starts sin(pi * a); r4 holds the result from the second instruction on."""
+    """Starts sin(pi * a); r4 holds the result 2 instructions on."""
     sfu_rsqrt2: ClassVar[Dest] = Dest(Isa.V3D42, 24, True)
-    """Starts 1/sqrt(a); r4 holds the result from the second instruction on."""
+    """Starts 1/sqrt(a); r4 holds the result 2 instructions on."""
     tmuc: ClassVar[Dest] = Dest(Isa.V3D42, 32, True)
     """Configuration word of the TMU."""
     tmus: ClassVar[Dest] = Dest(Isa.V3D42, 33, True)

@@ -1,4 +1,4 @@
-"""The directives of the language, one function each; a directive that opens a block executes it, too."""
+"""The directives of the language, one function each; a directive that opens a block also executes the block."""
 
 from __future__ import annotations
 

@@ -202,7 +202,10 @@ class Parser:
         vector = PerElement(tuple(values))
         if not (vector.signed or vector.unsigned):
             raise Fault(
-                "per-element", "negative elements and elements above 1 do not mix", pos, allowed="-2..1 or 0..3"
+                "per-element",
+                "this vector has both a negative element and one above 1",
+                pos,
+                allowed="elements of -2..1, or elements of 0..3",
             )
         return vector
 

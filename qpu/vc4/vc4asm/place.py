@@ -182,7 +182,7 @@ class Instruction:
         self._check(op.pos)
 
     def _avoid_zero(self, *sources: Src | None) -> None:
-        """A register of file B sends an operation that makes zero to port A if that is free: a detail of the words."""
+        """An operation that makes zero uses port A where it is free and an operand uses port B, as in vc4asm."""
         add, mul = self.sides
         if (add is not None and add.zero) or (mul is not None and mul.zero):
             used = any(s.port in _USES_A for s in self._sources())
@@ -425,7 +425,9 @@ class Instruction:
             return
         for name, pos in (*op.exts, *dst.exts):
             if name in ("pack32s", "pack32clamp", "32s", "32si", "32clamp"):
-                raise Fault("pack-constant", "a constant does not saturate at 32 bits", pos, help="leave it out")
+                raise Fault(
+                    "pack-constant", f"the pack .{name} has no effect on a constant", pos, help=f"leave out .{name}"
+                )
         mul_only = info.add < 0 or wants_mul
         if mul_only and info.mul < 0:
             raise Fault("pack-mul-only", "the pack is done by the MUL ALU only", op.pos, help="use mov")

@@ -13,6 +13,7 @@ import pytest
 import qpu.emu.v3d.reference
 from qpu.core.isa import Isa
 from qpu.emu.v3d.faults import HELP
+from qpu.emu.v3d.prepare import SFU_LATENCY
 from qpu.errors import EmuFault
 from qpu.v3d.asm import assemble
 from qpu.v3d.encode import encode
@@ -328,3 +329,7 @@ def test_every_rule_has_one_place_and_says_what_to_do() -> None:
     assert not set(HELP) & set(RULES)
     assert rules <= set(HELP) | set(RULES)
     assert set(HELP) - rules <= {"out-of-bounds", "misaligned"}  # these come from `AccessError`
+
+
+def test_one_bit_of_a_node_is_enough_for_a_late_sfu_result() -> None:
+    assert SFU_LATENCY == 2

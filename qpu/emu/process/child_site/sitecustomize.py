@@ -1,4 +1,4 @@
-"""Found first by Python children of `qpu emulate`: puts them on an emulated board, then runs the system's module."""
+"""Shadows sitecustomize in children of `qpu emulate`: puts them on an emulated board, then runs the system's module."""
 
 import importlib.machinery
 import importlib.util
