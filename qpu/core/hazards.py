@@ -20,7 +20,7 @@ from qpu.core.isa import Basis, Isa
 from qpu.errors import Diagnostic, HazardError, Loc, Severity
 
 __all__ = [
-    "REST", "Facts", "Finding", "Hit", "Jump", "Memo", "Remark", "Rule", "Rules", "Window", "Windows", "jumps",
+    "REST", "Breach", "Facts", "Finding", "Hit", "Jump", "Memo", "Rule", "Rules", "Window", "Windows", "jumps",
     "raise_errors",
 ]  # fmt: skip
 
@@ -74,7 +74,7 @@ class Rule:
         return f"{self.id} {self.name}" if self.name else self.id
 
 
-class Remark(NamedTuple):
+class Breach(NamedTuple):
     """What one instruction alone breaks: a rule and what was found."""
 
     rule: str
@@ -84,16 +84,16 @@ class Remark(NamedTuple):
 class Facts(NamedTuple):
     """What the walk needs to know of an instruction.
 
-    after, before: bits of `Windows.masks`. remarks: about it alone.
+    after, before: bits of `Windows.masks`. breaches: about it alone.
     """
 
     after: int
     before: int
-    remarks: tuple[Remark, ...] = ()
+    breaches: tuple[Breach, ...] = ()
 
     def __or__(self, other: Facts) -> Facts:
         """Both together."""
-        return Facts(self.after | other.after, self.before | other.before, self.remarks + other.remarks)
+        return Facts(self.after | other.after, self.before | other.before, self.breaches + other.breaches)
 
 
 class Memo(dict[int, T]):
@@ -261,7 +261,7 @@ class Windows:
             before |= closed.get(name, 0)
         return after, before
 
-    def facts(self, parts: Sequence[Effects], remarks: Iterable[Remark] = ()) -> Facts:
+    def facts(self, parts: Sequence[Effects], breaches: Iterable[Breach] = ()) -> Facts:
         """The facts of an instruction made of parts. Masks are kept for each part: there must be few different ones."""
         after = before = 0
         known = self._parts
@@ -271,7 +271,7 @@ class Windows:
                 found = known[id(part)] = (*self.masks(part), part)  # holding the part keeps its id
             after |= found[0]
             before |= found[1]
-        return Facts(after, before, tuple(remarks))
+        return Facts(after, before, tuple(breaches))
 
     def effects(self) -> frozenset[str]:
         """Every effect that a window names."""

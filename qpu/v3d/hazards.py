@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from qpu.core.effects import Effects
-from qpu.core.hazards import Facts, Finding, Memo, Remark, Windows, jumps
+from qpu.core.hazards import Breach, Facts, Finding, Memo, Windows, jumps
 from qpu.core.isa import Isa
 from qpu.errors import DecodeError, Severity
 from qpu.v3d.decode import decode, shape
@@ -41,7 +41,7 @@ def _facts(isa: Isa, word: int) -> Facts:
     except (DecodeError, ValueError) as error:
         why = error.diagnostics[0].message if isinstance(error, DecodeError) else str(error)
         message = f"0x{word:016x} is not an instruction of {isa.label}: {why}"
-        return Facts(0, 0, (Remark("decode", message),))
+        return Facts(0, 0, (Breach("decode", message),))
 
 
 _KNOWN: Final = {isa: Memo(partial(_facts, isa)) for isa in RULES.windows}
@@ -56,8 +56,8 @@ def check(isa: Isa, words: Iterable[int], *, single_segment: bool = False) -> li
     known, windows = _KNOWN[isa], RULES.windows[isa]
     mask, branch = sum(windows.watch.values()), windows.watch["branch"]
     facts = [known[word] for word in map(shape(isa), words)]
-    alone = {i: _facts(isa, words[i]).remarks for i, f in enumerate(facts) if f[2]}  # of the words, not their shapes
-    found = [RULES.finding(rule, i, message) for i, remarks in alone.items() for rule, message in remarks]
+    alone = {i: _facts(isa, words[i]).breaches for i, f in enumerate(facts) if f[2]}  # of the words, not their shapes
+    found = [RULES.finding(rule, i, message) for i, breaches in alone.items() for rule, message in breaches]
     watched = [i for i, f in enumerate(facts) if f[0] & mask]
     found += _switches(windows, facts, watched, single_segment)
     found += _state(windows, facts, watched)

@@ -53,10 +53,10 @@ def _shaped(word: int) -> _Shape:
     found += [
         (38 if file == instr.ws else 32, _WRITES[file]) for file, n, cond in write_targets(instr) if n < 32 and cond
     ]
-    after, before, remarks = facts
+    after, before, breaches = facts
     for _, table in found:  # the word has register 0 in the place of all
         after, before = after & ~(table[0][0] & ~table[1][0]), before & ~(table[0][1] & ~table[1][1])
-    return _Shape(Facts(after, before, remarks), tuple(found))
+    return _Shape(Facts(after, before, breaches), tuple(found))
 
 
 _SHAPES: Final = Memo(_shaped)
@@ -67,12 +67,12 @@ def _facts(word: int) -> Facts:
     facts, registers = _SHAPES[shape(word)]
     if not registers:
         return facts
-    after, before, remarks = facts
+    after, before, breaches = facts
     for at, table in registers:
         opens, closed = table[word >> at & 31]
         after |= opens
         before |= closed
-    return _new(Facts, (after, before, remarks))
+    return _new(Facts, (after, before, breaches))
 
 
 def check(words: Iterable[int]) -> list[Finding]:
@@ -153,8 +153,8 @@ class _Checker:
                     pending[unit] = True
                 if f"tmu{unit}_s" in writes and pending[unit]:
                     pending[unit] = False
-                    remarks = same_instruction(self.instr(index), texture=True)
-                    self.facts[index] = f._replace(remarks=()) | _WINDOWS.facts((_TAKES_UNIFORM,), remarks)
+                    breaches = same_instruction(self.instr(index), texture=True)
+                    self.facts[index] = f._replace(breaches=()) | _WINDOWS.facts((_TAKES_UNIFORM,), breaches)
 
     def exclusive(self, hit: Hit) -> bool:
         """True for an H1 hit where no lane reads what was written."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from qpu.core.hazards import Remark
+from qpu.core.hazards import Breach
 from qpu.vc4 import regs
 from qpu.vc4.decode import reserved
 from qpu.vc4.effects import has_rotation, mul_sources, read_addresses, write_targets
@@ -23,11 +23,11 @@ _ACCESS: Final = {"tmu": "TMU write", "sfu": "SFU write", "tlb": "tile buffer wr
 _VPM, _SETUP, _UNIFORM = 48, 49, 32
 
 
-def same_instruction(i: Instr, *, texture: bool = False) -> list[Remark]:
+def same_instruction(i: Instr, *, texture: bool = False) -> list[Breach]:
     """What is wrong within one instruction. texture: a TMU S write here belongs to a texture request."""
     why = reserved(i)
-    found = [] if why is None else [Remark("decode", why)]
-    return found + [Remark(rule, message) for rule, message in _rules(i, texture)]
+    found = [] if why is None else [Breach("decode", why)]
+    return found + [Breach(rule, message) for rule, message in _rules(i, texture)]
 
 
 def peripherals(half: Half) -> int:

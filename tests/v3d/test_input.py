@@ -72,7 +72,7 @@ def test_a_note_stands_where_the_text_gives_another_word(isa: Isa) -> None:
     code = [int(row["word"], 16) for row in rows]
     again = assemble_text(isa, "\n".join(text(decode(isa, word)) for word in code)).code
     for row, word, other in zip(rows, code, again, strict=True):
-        remark = note(decode(isa, word), word) or ""
-        assert ("not canonical" in remark) == (word != other), row
-        assert word == other or f"0x{other:016x}" in remark
-        assert not (row["text_canonical"] and "not canonical" in remark), row
+        noted = note(decode(isa, word), word) or ""
+        assert ("not canonical" in noted) == (word != other), row
+        assert word == other or f"0x{other:016x}" in noted
+        assert not (row["text_canonical"] and "not canonical" in noted), row

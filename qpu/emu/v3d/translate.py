@@ -509,8 +509,8 @@ class _Translator:
                 value = word if instr.bdu == "abs" else b.add(values.stream_pointer("u"), word)
             else:
                 value = values.scalar(Slot.LINK)
-                remark = b.select(hit, I32((index + 1) & 0xFFFFFFFF), values.scalar(Slot.FROM_LINK))
-                values.put_scalar(Slot.FROM_LINK, remark)
+                place = b.select(hit, I32((index + 1) & 0xFFFFFFFF), values.scalar(Slot.FROM_LINK))
+                values.put_scalar(Slot.FROM_LINK, place)
             values.move_stream("u", value, hit)
             self.cut = True
         if instr.link:

@@ -280,10 +280,10 @@ def _rules(p: Plan) -> None:
     p.forbid1, p.forbid2, p.forbid3 = before & _NEXT, before & _SECOND, before & _THIRD
     p.forbid1 |= (p.forbid1 & FILES) << _OVER
     issues: dict[str, Issue] = {}
-    for remark in facts.remarks:
-        if _static(p, remark.rule):
-            found = _reserved(p) if remark.rule == "decode" else level(RULES[remark.rule])
-            issues.setdefault(remark.rule, Issue(found, remark.rule, remark.message))
+    for breach in facts.breaches:
+        if _static(p, breach.rule):
+            found = _reserved(p) if breach.rule == "decode" else level(RULES[breach.rule])
+            issues.setdefault(breach.rule, Issue(found, breach.rule, breach.message))
     for rule, _ in WINDOWS.lanes(before & facts.after & _SAME):
         issues.setdefault(rule.id, Issue(level(rule), rule.id, rule.summary))
     p.issues += tuple(issues.values())
