@@ -1,4 +1,4 @@
-"""The toolkit of an instruction set: what `qpu.vc4` and `qpu.v3d` offer to the layers above them."""
+"""The toolkit of an instruction set: the interface of `qpu.vc4` and `qpu.v3d` to the layers above them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rich displays of what an emulated board recorded: statistics of a launch, and traces."""
+"""Rich displays of the records of an emulated board: statistics of a launch, and traces."""
 
 from __future__ import annotations
 

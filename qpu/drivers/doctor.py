@@ -1,4 +1,4 @@
-"""What stops a machine from using its GPU, in order, and the facts for ``qpu info``: functions of a `Port`."""
+"""Checks of a machine for ``qpu doctor``, in order, and the facts for ``qpu info``: functions of a `Port`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong on real boards, why, and the one thing to do about it: rows, and errors made from them.
+"""Errors of real boards, with cause and the one thing to do about it: rows, and errors made from them.
 
 Source of the rows: drivers.md section 8 (kernel drivers, Raspberry Pi documentation, user reports).
 """

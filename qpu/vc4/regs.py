@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from qpu.core.isa import Basis
 from qpu.core.optable import Token
+from qpu.vc4.rules import RULES
 
 __all__ = [
     "ACCUMULATORS", "BRANCH_CONDS", "CONDS", "FILE_FREE_READS", "MUX_A", "MUX_B", "NOP", "READS", "SIGNALS",
@@ -70,6 +71,7 @@ class Register(Named):
     unit: str = ""
 
 
+_SFU = RULES["H2"].windows[0].distance + 1
 _A, _B, _AB = frozenset({File.A}), frozenset({File.B}), frozenset(File)
 
 
@@ -140,7 +142,7 @@ WRITES: tuple[Register, ...] = (
     _row(50, _A, "vr_addr vpm_ld_addr", "vr_addr", "Memory address: starts the DMA load.", Token.DMA_LOAD),
     _row(50, _B, "vw_addr vpm_st_addr", "vw_addr", "Memory address: starts the DMA store.", Token.DMA_STORE),
     _row(51, _AB, "mutex mutex_rel mutex_release", "mutex_release", "Gives the mutex back.", Token.MUTEX),
-    _row(52, _AB, "recip sfu_recip", "sfu", "1/a in r4, three instructions on.", Token.SFU, unit="sfu"),
+    _row(52, _AB, "recip sfu_recip", "sfu", f"1/a in r4, {_SFU} instructions on.", Token.SFU, unit="sfu"),
     _row(53, _AB, "recipsqrt sfu_recipsqrt rsqrt sfu_rsqrt", "sfu", "1/sqrt(abs(a)), likewise.", Token.SFU, unit="sfu"),
     _row(54, _AB, "exp sfu_exp sfu_exp2", "sfu", "2**a, likewise.", Token.SFU, unit="sfu"),
     _row(55, _AB, "log sfu_log sfu_log2", "sfu", "log2(abs(a)), likewise.", Token.SFU, unit="sfu"),

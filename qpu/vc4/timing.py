@@ -1,4 +1,4 @@
-"""When results may be read, and what one half does, for schedulers: `latency` and `half_effects`.
+"""How soon results can be read, and the effects of one half, for schedulers: `latency` and `half_effects`.
 
 Delay slots: `qpu.vc4.rules.BRANCH_SLOTS` and `SWITCH_SLOTS`.
 """
@@ -28,7 +28,7 @@ def half_effects(half: Half) -> Effects:
 
 
 def latency(isa: Isa, writer: Half | Instr, resource: str) -> int:
-    """From which instruction after `writer` on `resource` may be read: 1 is the next one.
+    """How many instructions after `writer` `resource` can be read with the right value; 1: in the next one.
 
     writer: an instruction or one half of it. resource: as in `Effects.writes`: ``ra5``, ``r4``, ``unif_addr``, ...
     """

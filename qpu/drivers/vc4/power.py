@@ -1,4 +1,4 @@
-"""The power switch of VideoCore IV: who uses the QPUs, within this process and among processes.
+"""The power switch of VideoCore IV, and the count of users of the QPUs in this process and among processes.
 
 Every process that powers the QPUs holds an advisory lock on /dev/vcio meanwhile: shared when the firmware starts its
 programs, exclusive when it starts them by register, which nothing else serialises. Linux drops the lock when the

@@ -1,4 +1,4 @@
-"""What an emulated operating system asks of an emulated GPU: machines, executions, and statistics of a run."""
+"""The interface of an emulated GPU to the emulated operating system: machines, executions, statistics of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a VideoCore IV instruction does beyond its operation: ports, unpacks, rotation, conditions, packs, flags, links.
+"""A VideoCore IV instruction around its operation: ports, unpacks, rotation, conditions, packs, flags, links.
 
 Written once, over `LaneOps` and a `Thread`: the reference engine runs these functions on the registers of a group of
 QPUs, the compiled engine emits code with them. Steps and their order: docs/hardware/vc4.md 6.
