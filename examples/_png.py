@@ -16,6 +16,7 @@ from qpu.device import Device
 from qpu.errors import UsageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+LIMIT = 1 << 28  # bytes of a file
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by colour type
 LARGEST = 4096  # pixels along an edge
 
@@ -82,8 +83,11 @@ def read_grey(path: str | Path) -> Any:
 
     Raises: OSError; UsageError for anything but 8 bits a channel, without palette or interlacing.
     """
-    data = Path(path).read_bytes()
+    with open(path, "rb") as file:
+        data = file.read(LIMIT + 1)
     try:
+        if len(data) > LIMIT:
+            raise ValueError(f"more than {LIMIT >> 20} MiB")
         return _decode(data)
     except (struct.error, zlib.error, ValueError, IndexError) as error:
         raise UsageError(f"{path}: {error}; an 8-bit grey or RGB PNG without interlacing is needed") from None

@@ -33,15 +33,23 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(USAGE)
 
 
+INPUT_LIMIT = 1 << 28  # bytes of a program file or text
+
+
 def _read(name: str) -> bytes:
-    if name == "-":
-        if sys.stdin is None:
-            raise UsageError("standard input is closed; name a file")
-        return sys.stdin.buffer.read()
+    if name == "-" and sys.stdin is None:
+        raise UsageError("standard input is closed; name a file")
     try:
-        return Path(name).read_bytes()
+        if name == "-":
+            data = sys.stdin.buffer.read(INPUT_LIMIT + 1)
+        else:
+            with open(name, "rb") as file:
+                data = file.read(INPUT_LIMIT + 1)
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error.strerror}") from None
+    if len(data) > INPUT_LIMIT:
+        raise UsageError(f"{name} has more than {INPUT_LIMIT >> 20} MiB; name a program file or text")
+    return data
 
 
 def _write(name: str | None, data: bytes) -> None:

@@ -128,7 +128,8 @@ class Device(AbstractContextManager["Device"]):
         source = as_array(data, dtype)
         if dtype is None and source.dtype.name in _NARROW:
             source = _narrowed(data, source)
-        buffer = self.empty(source.shape, source.dtype)
+        kind = source.dtype if dtype is not None else source.dtype.newbyteorder("<")  # what the GPU reads
+        buffer = self.empty(source.shape, kind)
         buffer.array[...] = source
         return buffer
 

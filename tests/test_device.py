@@ -136,6 +136,13 @@ def test_scratch_memory_of_the_same_size_is_used_again(gpu: Device) -> None:
     pool.end(None, [other])
 
 
+def test_arrays_of_the_other_byte_order_are_converted(gpu: Device) -> None:
+    with gpu.array(np.arange(16, dtype=">f4")) as x:
+        assert x.array.tobytes() == np.arange(16, dtype="<f4").tobytes()
+    assert pack_uniforms([np.array([1, 2], ">u4")]) == bytes([1, 0, 0, 0, 2, 0, 0, 0])
+    assert pack_uniforms(np.array([1.5], ">f4")) == np.array([1.5], "<f4").tobytes()
+
+
 def test_behind_a_uniform_stream_there_are_zeros(gpu: Device) -> None:
     """Not the stream of an earlier launch in the same scratch memory, also when the words fill their row."""
 

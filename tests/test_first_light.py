@@ -157,7 +157,7 @@ def test_mailbox_sequence_and_numbers() -> None:
     assert [v[0] for t, v in zip(tags, values, strict=True) if t == enable] == [1, 0]
     assert values[tags.index(run)][0] == 1  # one program
     opened = [c.name for c in calls if c.kind == "open"]
-    assert opened == ["/dev/vcio", "/dev/vcsm-cma"]
+    assert opened == ["/dev/vcio", "/dev/vcsm-cma", "/dev/vcio"]  # the last for the lock between processes
     names = [c.name for c in calls if c.kind == "ioctl"]
     assert names.count("VC_SM_CMA_IOCTL_MEM_ALLOC") == names.count("DMA_BUF_IOCTL_SYNC") / 2 == 11
 

@@ -94,7 +94,7 @@ def _array_words(values: NDArray[Any], what: str) -> bytes:
             f"{what}: an array of {values.dtype} does not hold 32-bit words; allowed: uint32, int32, float32",
             help=f"write x.astype(np.{cast})",
         )
-    return np.ascontiguousarray(values).tobytes()
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
 
 
 def _pack(out: bytearray, values: Iterable[Any], pool: MemoryPool | None) -> None:

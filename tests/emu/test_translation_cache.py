@@ -368,3 +368,16 @@ def test_processes_at_once(cache: Path) -> None:
         assert process.returncode == 0, errors
     assert len(list(cache.glob("*.qpuc"))) == 6
     assert not list(cache.glob(".new-*"))
+
+
+@pytest.mark.parametrize("where", ["a file", "below a file"])
+def test_an_unusable_directory_is_reported_once(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(code_cache, "_said", set())
+    (tmp_path / "taken").write_bytes(b"")
+    directory = tmp_path / "taken" if where == "a file" else tmp_path / "taken" / "cache"
+    for _ in range(2):
+        code_cache.store(directory, "0" * 64, "{}", b"code")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and str(directory) in said and "QPU_CACHE_DIR" in said

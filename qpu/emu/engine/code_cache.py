@@ -89,9 +89,11 @@ def _opened(directory: Path, *, create: bool = False) -> Iterator[int | None]:
         raise _Untrusted(f"{directory} is a link; choose the directory itself with QPU_CACHE_DIR")
     fd = os.open(directory, os.O_RDONLY | _DIRECTORY | _NO_FOLLOW)
     try:
-        problem = _distrusted(os.fstat(fd))
+        status = os.fstat(fd)
+        problem = _distrusted(status)
         if problem:
-            raise _Untrusted(f"{directory} {problem}; chmod 700 it, or choose another one with QPU_CACHE_DIR")
+            cure = "chmod 700 it, or choose another one" if status.st_uid == os.geteuid() else "choose another one"
+            raise _Untrusted(f"{directory} {problem}; {cure} with QPU_CACHE_DIR")
         yield fd
     finally:
         os.close(fd)
@@ -177,8 +179,10 @@ def store(directory: Path, key: str, meta: str, code: bytes) -> None:
             _evict(directory, fd)
     except _Untrusted as error:
         _say(f"no cache of translations: {error}")
-    except OSError:
-        pass  # a cache that cannot be written is only read
+    except IsADirectoryError:
+        pass  # where the entry should be: always a miss
+    except OSError as error:
+        _say(f"no cache of translations: {directory}: {error.strerror}; choose another directory with QPU_CACHE_DIR")
 
 
 def _evict(directory: Path, fd: int | None) -> None:

@@ -11,7 +11,7 @@ MODULES = ("algorithms", "arithmetic", "atomics", "branches", "control", "exchan
 
 def test_at_least_sixty_programs_on_each_instruction_set() -> None:
     for name in (*MODULES, "threads", "vectors"):
-        importlib.import_module(f"test_v3d_{name}")
+        importlib.import_module(f"tests.emu.v3d.test_{name}")
     for isa, names in PROGRAMS.items():
         print(f"{isa}: {len(names)} programs")
         assert len(names) >= 60, sorted(names)
