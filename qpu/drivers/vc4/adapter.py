@@ -443,7 +443,8 @@ class Vc4Driver:
                 failure = failure or error
         if self._powered and self._mailbox is not None:
             try:
-                self._power.switch_off(self._mailbox, exclusive=self._exclusive)
+                patience_s = EXIT_PATIENCE_S if force else -1
+                self._power.switch_off(self._mailbox, exclusive=self._exclusive, patience_s=patience_s)
                 self._powered = False  # KeyboardInterrupt passes above: then the next close powers off
             except DriverError as error:
                 self._powered = False

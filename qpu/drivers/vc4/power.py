@@ -83,14 +83,17 @@ class Power:
             self.users += 1
             self._exclusive += exclusive
 
-    def switch_off(self, mailbox: Mailbox, *, exclusive: bool) -> None:
+    def switch_off(self, mailbox: Mailbox, *, exclusive: bool, patience_s: float = -1) -> None:
         """One user less; the last powers the QPUs off, unless another process uses them.
+
+        patience_s: how long to wait for threads that hold the lock, before going on without it; -1 is no limit.
 
         Raises: DriverError when the firmware refuses three times; the user is gone all the same. KeyboardInterrupt
         leaves everything as it was.
         """
         failed: DriverError | None = None
-        with self.lock:
+        locked = self.lock.acquire(timeout=patience_s)
+        try:
             if self.users == 1 and self._node is not None:
                 try:
                     if self._alone():
@@ -102,6 +105,9 @@ class Power:
                 self._take(Lock.SHARED)
             self.users -= 1
             self._exclusive -= exclusive
+        finally:
+            if locked:
+                self.lock.release()
         if self.users == 0:
             _forget(self)
         if failed is not None:

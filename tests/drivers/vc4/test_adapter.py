@@ -499,6 +499,7 @@ def test_exit_does_not_wait_for_a_thread_that_waits(monkeypatch: pytest.MonkeyPa
     thread.start()
     taken.wait(HUNG_S)
     exit_guard.release_all()
+    assert thread.is_alive()  # it holds the lock still
     leave.set()
     thread.join()
     assert kernel.left() == []
