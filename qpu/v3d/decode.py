@@ -137,7 +137,7 @@ def decode(isa: Isa, word: int) -> Instr:
 _BITS_2: Final = 1 << 40 | 1 << 34 | 1 << 20 | 1 << 14 | 1 << 8 | 1 << 2
 _ROT: Final = int(Sig.ROT)
 _HIGH_BITS: Final = _BITS_2 * 15
-_BY_MAGIC: Final = tuple(~((m & 1) << 34 | (m >> 1) << 40) for m in range(4))
+_BY_MAGIC: Final = (~0, ~(1 << 34), ~(1 << 40), ~(1 << 40 | 1 << 34))
 
 
 @cache

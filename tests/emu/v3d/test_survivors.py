@@ -137,6 +137,7 @@ def test_a_stream_sees_the_page_of_a_last_component_as_it_was(engine: str) -> No
 def test_the_key_of_a_translation_names_all_that_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each property of the program and of the host, `plain` among them, changes the identity by itself."""
     pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
+    from qpu.emu.engine import native
     from qpu.emu.engine.host_cpu import Host
     from qpu.emu.v3d import compiled_programs as programs
 
@@ -146,7 +147,7 @@ def test_the_key_of_a_translation_names_all_that_it_depends_on(monkeypatch: pyte
         seen.append(identity)
         raise programs.Untranslatable("only the identity is wanted")
 
-    monkeypatch.setattr(programs, "build", build)
+    monkeypatch.setattr(native, "build", build)
     host = {"cpu": "x86-64", "features": "", "avx512": False, "plain": False}
     kind = {"isa": Isa.V3D42, "single_segment": False, "strict": True, "registers": 64, "host": Host(**host)}
     kinds = [kind, {**kind, "isa": Isa.V3D71}, {**kind, "single_segment": True}, {**kind, "strict": False}]
