@@ -48,11 +48,10 @@ class Layout:
     The name ``_`` marks bits that must be zero; they get no field.
     """
 
-    __slots__ = ("_fields", "reserved", "width")
+    __slots__ = ("_fields", "width")
 
     def __init__(self, text: str, width: int = 64) -> None:
         self.width = width
-        self.reserved = 0
         self._fields: dict[str, Field] = {}
         top = width
         for item in text.split():
@@ -62,11 +61,10 @@ class Layout:
                 raise ValueError(f"layout is wider than {width} bits at {item!r}")
             field = Field(name, top, int(size))
             if name == "_":
-                self.reserved |= field.mask
-            elif name in self._fields:
+                continue
+            if name in self._fields:
                 raise ValueError(f"field {name!r} appears twice")
-            else:
-                self._fields[name] = field
+            self._fields[name] = field
         if top:
             raise ValueError(f"layout covers {width - top} of {width} bits")
 

@@ -104,7 +104,7 @@ def test_a_rotation_serves_the_constant_it_implies() -> None:
 
 def test_conditions_and_flags() -> None:
     def kernel(q: Asm) -> None:
-        q.add(q.r0, q.r1, q.r2, cond="ifz", push="z").fmul(q.r1, q.r1, q.r2, cond="ifnc" if False else "ifcc")
+        q.add(q.r0, q.r1, q.r2, cond="ifz", push="z").fmul(q.r1, q.r1, q.r2, cond="ifcc")
         q.sub(q.null, q.r1, q.r2, push="z")
         q.sub(q.null, q.r1, q.r2)
         q.fmul(q.null, q.r1, q.r2, push="z")

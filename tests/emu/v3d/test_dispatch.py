@@ -147,15 +147,7 @@ def test_barrier_counts_the_batches_field(isa: Isa) -> None:
         store_lanes(q, r[15], r[10], r[9])
         q.end()
 
-    rig.run(
-        program,
-        [out, counter, 0xFFFFFF87],
-        workgroups=(16, 1, 1),
-        per_supergroup=n,
-        batches_per_supergroup=n,
-        batches=n,
-        board=None,
-    ) if False else rig.start(
+    rig.start(
         program,
         [out, counter, 0xFFFFFF87],
         workgroups=(16, 1, 1),
