@@ -309,17 +309,17 @@ def test_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
 
 def test_time_counts_from_the_start_of_the_process() -> None:
     code = (
-        "import atexit, runpy, sys, time\n"
+        "import runpy, sys, time\n"
         "start = time.perf_counter()\n"
-        "atexit.register(lambda: print(time.perf_counter() - start, file=sys.stderr))\n"
-        "time.sleep(1)\n"
+        "time.sleep(2)\n"
+        "print(time.perf_counter() - start, file=sys.stderr)\n"
         f"sys.path.insert(0, {str(EXAMPLES)!r})\n"
         "sys.argv = ['deadbeef.py', '--device', 'pi5', '--json']\n"
         f"runpy.run_path({str(EXAMPLES / 'deadbeef.py')!r}, run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HUNG_S)
     if sys.platform == "linux":  # elsewhere it counts from the import of the module behind the examples
-        assert json.loads(done.stdout)["total_seconds"] > float(done.stderr) - 0.9
+        assert json.loads(done.stdout)["total_seconds"] > float(done.stderr)
 
 
 @pytest.mark.parametrize("module", ["numpy", "qpu", "ioctl_opt"])

@@ -19,7 +19,6 @@ from tests.limits import HUNG_S
 
 ROOT = Path(__file__).parent.parent
 BOARDS = ("pi3", "pi4", "pi5")
-PATIENCE_S = 60.0  # "at once", on a machine under load; the launches never end by themselves
 
 COMMON = """
 import asyncio, atexit, sys
@@ -88,13 +87,10 @@ def interrupted(script: str, board: str, engine: str = "auto", number: int = sig
             assert child.stdout.readline() == "ready\n"
             time.sleep(0.4)  # the launch has begun
             assert child.poll() is None, "the launch is over already"
-            begun = time.perf_counter()
             child.send_signal(number)
             out, err = child.communicate(timeout=HUNG_S)
-            took = time.perf_counter() - begun
         finally:
             child.kill()
-    assert took < PATIENCE_S, (took, out, err)
     return child.returncode, out, err
 
 

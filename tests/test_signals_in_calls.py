@@ -148,18 +148,18 @@ def test_a_handler_that_does_not_raise_changes_nothing(board: str) -> None:
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_a_long_wait_is_left_at_once(board: str) -> None:
-    port = EmuPort(board)
+    port = EmuPort(board, engine="reference")  # takes minutes for the second after which firmware or watchdog act
     gpu = qpu.open_device(port=port)
+    begun = port.monotonic()
     struck = threading.Timer(0.3, strike)
     struck.start()
-    begun = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         while True:
             try:
                 gpu.run(long(gpu.isa), [1 << 31], timeout_s=1000)
             except (qpu.GpuTimeoutError, qpu.GpuResetError):
                 pass
-    assert time.perf_counter() - begun < 5
+    assert port.monotonic() - begun < 0.1  # of emulated time: the run was not waited for
     struck.join()
     gpu.close()
     assert port.leaked == []

@@ -25,6 +25,7 @@ from qpu.errors import UsageError
 from tests.emu import test_engines_v3d as test_engines_v3d
 from tests.emu import test_engines_vc4 as test_engines_vc4
 from tests.emu.generate_v3d import generate
+from tests.emu.hosts import use_vectors
 
 x86 = pytest.mark.skipif(not host.is_x86(), reason="for x86-64 hosts")
 FLUSH, TOWARD_ZERO, NORMAL = 0x8040, 0x6000, 0x1F80  # of MXCSR
@@ -34,12 +35,8 @@ FLUSH, TOWARD_ZERO, NORMAL = 0x8040, 0x6000, 0x1F80  # of MXCSR
 def lesser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """This host, but with less than it has."""
     monkeypatch.setenv("QPU_CACHE_DIR", "off")
-    monkeypatch.setenv("QPU_EMU_VECTORS", request.param)
     monkeypatch.setattr(vc4_programs, "_PROGRAMS", [])
-    try:
-        host.host()
-    except UsageError as error:
-        pytest.skip(str(error))
+    use_vectors(request.param, monkeypatch)
     return str(request.param)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 
 import qpu
 from qpu.emu.engine.host_limit import HostLimit, chosen_limit, exceeded
+from qpu.emu.port import EmuPort
 from tests.limits import HUNG_S
 
 LOOPS = {  # count the first uniform down
@@ -54,22 +56,16 @@ def loop(isa: qpu.Isa) -> qpu.Program:
 def test_a_long_run_ends_with_a_fault_and_the_device_goes_on(board: str, engine: str) -> None:
     if engine == "compiled":
         pytest.importorskip("llvmlite")
-    with qpu.open_device(f"{board},watchdog=1000" if board != "pi3" else board, engine=engine, host_limit_s=0.2) as gpu:
-        turns = 30_000 if engine == "reference" and board == "pi3" else 2_000_000_000
-        begun = time.process_time()
-        with pytest.raises(qpu.EmuFault, match=r"more than 0\.2 s of host time") as caught:
-            for _ in range(20):  # a Pi 3's mailbox allows one second of the board at a time
-                gpu.run(loop(gpu.isa), [turns], timeout_s=1000.0) if board != "pi3" else mailbox(gpu, turns)
+    # The mailbox of a Pi 3 allows one second of the board, which a fast host emulates within the limit: by registers.
+    profile, name = ("pi3", "/dev/mem") if board == "pi3" else (f"{board},watchdog=1000", "hardware")
+    with qpu.open_device(name, port=EmuPort(profile, engine=engine, host_limit_s=0.2)) as gpu:
+        turns = 2_000_000_000
+        with pytest.raises(qpu.EmuFault, match=r"more than 0\.2 s of host time, for (\d+) emulated clocks") as caught:
+            gpu.run(loop(gpu.isa), [turns], timeout_s=1000.0)
         assert caught.value.rule == "host-limit"
-        assert time.process_time() - begun < 60
+        clocks = re.search(r"for (\d+) emulated clocks", str(caught.value))
+        assert clocks is not None and 0 < int(clocks[1]) < 16 * turns  # 16 and 20 clocks each: not to its end
         assert gpu.run(loop(gpu.isa), [3]).done
-
-
-def mailbox(gpu: qpu.Device, turns: int) -> None:
-    try:
-        gpu.run(loop(gpu.isa), [turns])
-    except qpu.GpuTimeoutError:
-        pytest.skip("this host emulates a second of the board within the limit")
 
 
 def test_only_what_a_job_takes_itself_counts() -> None:
@@ -144,10 +140,8 @@ def test_ctrl_c_during_translation(board: str, slow_compiler: threading.Event) -
             try:
                 timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
                 timer.start()
-                begun = time.perf_counter()
                 with pytest.raises((KeyboardInterrupt, Stopped)):
                     gpu.run(program, [50_000])
-                assert time.perf_counter() - begun < 10  # far below what the compiler takes
                 timer.join()
             finally:
                 signal.signal(signal.SIGINT, before)

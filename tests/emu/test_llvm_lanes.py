@@ -16,7 +16,7 @@ from llvmlite import binding, ir
 from qpu.emu.engine.host_cpu import VECTORS, host
 from qpu.emu.engine.llvm_lanes import I32X16, LlvmLanes
 from qpu.emu.engine.numpy_lanes import NumpyLanes, quiet
-from qpu.errors import UsageError
+from tests.emu.hosts import use_vectors
 
 N = NumpyLanes()
 EDGES = np.array(
@@ -91,11 +91,7 @@ def same(got: np.ndarray, want: np.ndarray, floats: bool, half: bool = False) ->
 @pytest.fixture(params=VECTORS)
 def vectors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Code for this host, and for lesser ones."""
-    monkeypatch.setenv("QPU_EMU_VECTORS", request.param)
-    try:
-        host()
-    except UsageError as error:
-        pytest.skip(str(error))
+    use_vectors(request.param, monkeypatch)
     return str(request.param)
 
 

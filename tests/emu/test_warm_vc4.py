@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -59,9 +58,8 @@ def long_program(q: Asm) -> None:
 def test_a_long_program_that_runs_once_is_not_translated() -> None:
     words = place(long_program)
     assert len(words) > 1000
-    start = time.process_time()
     got = execute(Vc4CompiledMachine, words, UNIFORMS)
-    assert time.process_time() - start < 3  # 12 s where everything was translated first
+    assert not compiled_programs._PROGRAMS or not any(p.builds for p in compiled_programs._PROGRAMS)
     assert not got.stats.translate_s and got.stats.cache_misses == 0
     assert sum(got.stats.fallbacks.values()) == got.stats.instructions
     same(words, UNIFORMS)

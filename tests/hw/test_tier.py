@@ -33,7 +33,7 @@ def test_left_out():
 
 def test_hangs():
     signal.signal(signal.SIGTERM, signal.SIG_IGN) if HARD else None
-    time.sleep(60)
+    time.sleep(2000)
 
 def test_dies():
     os.kill(os.getpid(), signal.SIGSEGV)
@@ -56,7 +56,7 @@ def tier(where: Path, *arguments: str, **environment: str) -> subprocess.Complet
         text=True,
         cwd=where,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        timeout=120,
+        timeout=HUNG_S,
         check=False,
     )
 
@@ -75,7 +75,7 @@ def by_name(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_every_way_to_end(outcomes: Path) -> None:
-    done = tier(outcomes, "--hardware-device", "pi4", "--hardware-timeout", "15", "--hardware-report", "out.json")
+    done = tier(outcomes, "--hardware-device", "pi4", "--hardware-report", "out.json", "-k", "not hangs")
     assert done.returncode == 1, done.stdout + done.stderr
     report = json.loads((outcomes / "out.json").read_text())
     rows = by_name(report)
@@ -84,17 +84,14 @@ def test_every_way_to_end(outcomes: Path) -> None:
         "good": "passed",
         "bad": "failed",
         "left_out": "skipped",
-        "hangs": "failed",
         "dies": "failed",
         "leaves": "failed",
         "fails_at_the_end": "failed",
         "last": "passed",
     }
-    assert report["counts"] == {"passed": 2, "failed": 5, "skipped": 1}
+    assert report["counts"] == {"passed": 2, "failed": 4, "skipped": 1}
     assert "as it should" in rows["test_bad"]["message"]
     assert "not on this board" in rows["test_left_out"]["message"]
-    assert "did not end within 15 s" in rows["test_hangs"]["message"]
-    assert 15 <= rows["test_hangs"]["seconds"] < HUNG_S
     assert "signal 11" in rows["test_dies"]["message"]
     assert "status 7" in rows["test_leaves"]["message"]
     assert "ZeroDivisionError" in rows["test_fails_at_the_end"]["message"]
@@ -109,6 +106,15 @@ def test_every_way_to_end(outcomes: Path) -> None:
     assert done.stdout.count("EMULATED") >= 2
     for words in ("firmware build", "kernel ", "QPUs", "speed", "report: out.json"):
         assert words in done.stdout, words
+
+
+def test_a_test_that_hangs_is_stopped(outcomes: Path) -> None:
+    options = ("--hardware-device", "pi4", "--hardware-timeout", "2", "--hardware-report", "out.json", "-k", "hangs")
+    done = tier(outcomes, *options)
+    assert done.returncode == 1, done.stdout + done.stderr
+    row = by_name(json.loads((outcomes / "out.json").read_text()))["test_hangs"]
+    assert row["outcome"] == "failed" and "did not end within 2 s" in row["message"]
+    assert 2 <= row["seconds"] < HUNG_S
 
 
 def test_without_a_board_tests_are_skipped_with_the_reason(outcomes: Path) -> None:
@@ -127,9 +133,9 @@ def test_without_a_board_tests_are_skipped_with_the_reason(outcomes: Path) -> No
 @pytest.mark.soak  # waits for the grace period
 def test_a_test_that_ignores_sigterm_is_killed(outcomes: Path) -> None:
     (outcomes / "test_outcomes.py").write_text(OUTCOMES.replace("HARD", "True"))
-    done = tier(outcomes, "--hardware-device", "pi5", "--hardware-timeout", "1.5", "-k", "hangs or last")
+    done = tier(outcomes, "--hardware-device", "pi5", "--hardware-timeout", "90", "-k", "hangs or last")
     assert "1 failed, 1 passed" in done.stdout, done.stdout
-    assert "did not end within 1.5 s" in done.stdout
+    assert "did not end within 90 s" in done.stdout
 
 
 def test_the_bodies_run_through_the_tier(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ class RegisterFence:
     def _finish(self, error: DriverError | EmuFault | None) -> None:
         self._error = error
         self._done = True
+        if isinstance(error, EmuFault):
+            self._power.lost = True  # the stopped programs never count as completed
         if self._power.running is self:
             self._power.running = None
 

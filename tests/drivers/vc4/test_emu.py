@@ -86,6 +86,22 @@ def test_endless_program(launch: Any) -> None:
     assert port.allocated() == []
 
 
+@pytest.mark.parametrize("launch", vc4_adapter.LAUNCHES)
+@pytest.mark.parametrize("polled", [False, True])
+def test_the_next_launch_after_a_fault_of_the_emulator(launch: Any, polled: bool) -> None:
+    """By register the stopped programs never count as completed: V3D is powered off and on first."""
+    wrong = qpu.assemble("ldi vr_setup, -1\nmov interrupt, 1\nnop; thrend\nnop\nnop\n", isa="vc4", check=False).data
+    driver = opened(EmuPort("pi3"), launch=launch)
+    done, faulty = code(driver, DONE), code(driver, wrong)
+    for _ in range(2):
+        with pytest.raises(qpu.EmuFault, match="VPM read setup"):
+            fence = driver.submit(job(faulty), 0.5)
+            assert not polled or fence.poll(0.5)
+            fence.wait(0.5)
+        driver.submit(job(done), 0.5).wait(0.5)
+    driver.close()
+
+
 def test_close_while_an_endless_program_runs() -> None:
     port = EmuPort("pi3")
     driver = opened(port, launch="registers", memory="mailbox")
