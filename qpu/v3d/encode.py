@@ -5,7 +5,7 @@ Layouts and tables, with their sources, are in `codes.py`. This is the only modu
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from qpu.core.builder import suggest
 from qpu.core.isa import Isa, Unit
@@ -82,11 +82,13 @@ def _fail(rule: str, message: str, allowed: str | None = None, help: str | None 
 class Keys(dict[AluHalf, HalfKey]):
     """The keys of one unit's halves, made when they are asked for and kept; `keys[half]` raises AsmError."""
 
-    __slots__ = ("_dst", "_rows", "_slots", "isa", "unit")
+    __slots__ = ("_dst", "_operands", "_rows", "_slots", "isa", "unit")
 
     def __init__(self, isa: Isa, unit: Unit) -> None:
         super().__init__()
         self.isa, self.unit = isa, unit
+        # what a source says as the first and as the second operand, kept
+        self._operands: tuple[dict[Src | None, Any], dict[Src | None, Any]] = {}, {}
         # bits, number of sources, has a destination, writes registers only
         self._rows: dict[tuple[Op, str, str, str], tuple[int, int, bool, bool]] = {}
 
@@ -159,63 +161,52 @@ class Keys(dict[AluHalf, HalfKey]):
 
     def _key_71(self, half: AluHalf, bits: int, to: int, cond: int) -> HalfKey:
         op, _, a, b, pack, *_ = half
-        shift_a, sig_a, shift_b, sig_b = self._slots
-        word_a, word_b = sig_a, sig_b  # immediate signals of a and b in the order of the word
-        if op.order is not None:
+        first, second = self._operands
+        field_a, slot_a, imm_a, rank_a = first.get(a) or self._operand_71(a, 0)
+        field_b, slot_b, imm_b, rank_b = second.get(b) or self._operand_71(b, 1)
+        imm = word_imm = imm_a | imm_b
+        if op.order is not None and _swap_needed(op, rank_a, rank_b):
             assert a is not None
             assert b is not None
-            key_a = (256 if a.kind is _IMM_KIND else 0) + _RANK[a.mod] * 64 + a.n
-            key_b = (256 if b.kind is _IMM_KIND else 0) + _RANK[b.mod] * 64 + b.n
-            if _swap_needed(op, key_a, key_b):
-                bits = self._rows[op, b.mod, a.mod, pack][0]
-                shift_a, shift_b = shift_b, shift_a
-                word_a, word_b = word_b, word_a
-        imm = word_imm = slots = 0
-        for src, shift, sig, word_sig in ((a, shift_a, sig_a, word_a), (b, shift_b, sig_b, word_b)):
-            if src is None:
-                break
-            kind, n, _, _ = src
+            bits = self._rows[op, b.mod, a.mod, pack][0]
+            field_a, _, imm_a, _ = second.get(a) or self._operand_71(a, 1)
+            field_b, _, imm_b, _ = first.get(b) or self._operand_71(b, 0)
+            word_imm = imm_a | imm_b
+        bits |= field_a | field_b | to
+        return _key(HalfKey, (False, bits, -1, cond, 0, (), imm, word_imm, slot_a | slot_b, False, False))
+
+    def _operand_71(self, src: Src | None, which: int) -> tuple[int, int, int, int]:
+        """Address field, its signal, the same if it is an immediate, and the rank in the order of operands. Kept."""
+        if src is None:
+            parts = 0, 0, 0, 0
+        else:
+            kind, n, mod, _ = src
             if kind is _ACC:
                 _fail("register", f"r{n} is an accumulator of V3D 4.2", "rf0..rf63", "V3D 7.1 has registers only")
             if not 0 <= n < 64:
                 _fail("register", f"operand {n} does not exist", "0..63", help="use one of the 64 registers")
-            slots |= sig
-            bits |= n << shift
-            if kind is _IMM_KIND:
-                imm |= sig
-                word_imm |= word_sig
-        return _key(HalfKey, (False, bits | to, -1, cond, 0, (), imm, word_imm, slots, False, False))
+            imm, signal = kind is _IMM_KIND, self._slots[2 * which + 1]
+            parts = n << self._slots[2 * which], signal, signal if imm else 0, imm * 256 + _RANK.get(mod, 0) * 64 + n
+        self._operands[which][src] = parts
+        return parts
 
     def _key_42(self, half: AluHalf, bits: int, to: int, cond: int) -> HalfKey:
         op, a, b = half.op, half.a, half.b
-        regs, imm, swapped, muxes, twin, decoded = 0, -1, -1, 0, False, False
-        reads: list[tuple[int, int]] = []
-        for src, shift in ((a, self._slots[0]), (b, self._slots[2])):
-            if src is None:
-                break
-            kind, n, _, port_b = src
-            if kind is _RF:
-                if not 0 <= n < 64:
-                    _fail("register", f"rf{n} does not exist", "rf0..rf63", help="use one of the 64 registers")
-                regs |= 1 << n
-                reads.append((n, shift))
-                decoded |= port_b
-            elif kind is _ACC:
-                if not 0 <= n < 6:
+        first, second = self._operands
+        muxes, regs, reads, imm, decoded = first.get(a) or self._operand_42(a, 0)
+        swapped, twin = -1, False
+        if b is not None:
+            mux_b, regs_b, reads_b, imm_b, decoded_b = second.get(b) or self._operand_42(b, 1)
+            if imm_b >= 0:
+                if imm not in (-1, imm_b):
                     _fail(
-                        "register", f"accumulator r{n} does not exist", "r0..r5", help="use one of the six accumulators"
+                        "small-imm",
+                        f"small immediates {imm} and {imm_b} in one instruction",
+                        "one small immediate, which all four operands may use",
+                        "load one of them as a uniform",
                     )
-                muxes |= n << shift
-            elif imm in (-1, n):
-                imm = n
-                muxes |= 7 << shift
-            else:
-                _fail(
-                    "small-imm",
-                    f"small immediates {imm} and {n} in one instruction",
-                    "one small immediate, which all four operands may use",
-                    "load one of them as a uniform",
-                )
+                imm = imm_b
+            muxes, regs, reads, decoded = muxes | mux_b, regs | regs_b, reads + reads_b, decoded or decoded_b
         if op.order is not None:
             assert a is not None
             assert b is not None
@@ -226,7 +217,29 @@ class Keys(dict[AluHalf, HalfKey]):
                 twin = True  # one register through both ports still has an order
         else:
             bits |= muxes
-        return _key(HalfKey, (True, bits | to, swapped, cond, regs, tuple(reads), imm, 0, 0, twin, decoded))
+        return _key(HalfKey, (True, bits | to, swapped, cond, regs, reads, imm, 0, 0, twin, decoded))
+
+    def _operand_42(self, src: Src | None, which: int) -> tuple[int, int, tuple[tuple[int, int], ...], int, bool]:
+        """Multiplexer field, mask of registers, `reads`, immediate or -1, and whether it names its port. Kept."""
+        shift = self._slots[2 * which]
+        parts: tuple[int, int, tuple[tuple[int, int], ...], int, bool]
+        if src is None:
+            parts = 0, 0, (), -1, False
+        elif src.kind is _RF:
+            n = src.n
+            if not 0 <= n < 64:
+                _fail("register", f"rf{n} does not exist", "rf0..rf63", help="use one of the 64 registers")
+            parts = 0, 1 << n, ((n, shift),), -1, src.port_b
+        elif src.kind is _ACC:
+            if not 0 <= src.n < 6:
+                _fail(
+                    "register", f"accumulator r{src.n} does not exist", "r0..r5", help="use one of the six accumulators"
+                )
+            parts = src.n << shift, 0, (), -1, False
+        else:
+            parts = 7 << shift, 0, (), src.n, False
+        self._operands[which][src] = parts
+        return parts
 
 
 KEYS: Final = {(isa, unit): Keys(isa, unit) for isa in (Isa.V3D42, Isa.V3D71) for unit in (Unit.ADD, Unit.MUL)}

@@ -36,6 +36,8 @@ from qpu.v3d.regs import SIGNAL_ROWS
 
 __all__ = ["assemble_text"]
 
+_half: Final = tuple.__new__  # makes a named tuple in half the time
+_NO_SOURCES: Final[list[Src | None]] = [None, None]
 _SIGNALS: Final = {row.name: Sig(row.bit) for row in SIGNAL_ROWS if row.kind != "imm"}
 
 # Mesa's dump of a program: a head, then lines "0x<word> <text> (<uniform>)".
@@ -76,8 +78,8 @@ def assemble_text(isa: Isa, source: str, *, filename: str = "<text>") -> Code:
 
 class _Assembler(OperandParser):
     __slots__ = (
-        "cache", "destinations", "errors", "filename", "fixups", "heads", "known", "labels", "locs", "ops", "roles",
-        "sources", "untried", "warnings", "words",
+        "cache", "destinations", "errors", "filename", "fixups", "halves", "heads", "known", "labels", "locs", "ops",
+        "roles", "sources", "tails", "untried", "warnings", "words",
     )  # fmt: skip
 
     def __init__(self, isa: Isa, filename: str) -> None:
@@ -95,10 +97,13 @@ class _Assembler(OperandParser):
         self.cache: dict[str, tuple[_Half, int]] = {}
         self.known: dict[str, int] = {}  # instruction text -> word
         self.roles: dict[str, list[str]] = {}
-        # parts by their text: operation with flags (and their column), destinations, sources
-        self.heads: dict[str, tuple[Op, int, tuple[str, str, str], bool, int]] = {}
-        self.destinations: dict[str, tuple[Dst, str]] = {}
+        # What `quick` knows, by text: halves; operations with flags, whether there is a destination, and the number of
+        # operands; destinations and sources without modifier; signals with their destination and rotation amount.
+        self.halves: dict[str, AluHalf] = {}
+        self.heads: dict[str, tuple[Op, tuple[str, str, str], bool, int]] = {}
+        self.destinations: dict[str, Dst] = {}
         self.sources: dict[str, Src] = {}
+        self.tails: dict[str | None, tuple[int, Dst | None, int | None]] = {None: (0, None, None)}
 
     def run(self, source: str) -> Code:
         lines = _LINE_END.split(source.removeprefix("\ufeff"))
@@ -131,6 +136,11 @@ class _Assembler(OperandParser):
         return Code(self.isa, tuple(self.words), self.labels, self.locs, tuple(self.warnings))
 
     def line(self, code: str, loc: Loc) -> None:
+        quick = self.quick(code)
+        if quick is not None:
+            self.words.append(quick)
+            self.locs.append(loc)
+            return
         column = 0
         if _DUMP_HEAD.match(code):
             return
@@ -271,7 +281,67 @@ class _Assembler(OperandParser):
             if len(halves) == 2 or number > 1:
                 raise self.not_a_signal(piece, start)
             halves.append(self.half(piece, at, number))
-        return self.instruction(halves, sig, sig_dst, sig_column, rot)
+        word = self.instruction(halves, sig, sig_dst, sig_column, rot)
+        if sig:
+            tail = ";".join(piece for piece, _ in pieces[len(halves) :]).strip()
+            self.tails[tail] = int(sig), sig_dst, rot
+        if halves[-1].half.op.name == "nop":
+            self.halves[pieces[len(halves) - 1][0].strip()] = halves[-1].half
+        return word
+
+    def quick(self, code: str) -> int | None:
+        """The word of an ALU instruction whose parts were all met before; None for every other line.
+
+        No columns are counted here: a line that has an error, a label or a new part is parsed again by `line`.
+        """
+        pieces = code.split(";", 2)
+        tail = pieces[2].strip() if len(pieces) > 2 else None
+        add = self.quick_half(pieces[0].strip())
+        if add is None:
+            return None
+        mul = None
+        if len(pieces) > 1:
+            text = pieces[1].strip()
+            mul = self.quick_half(text)
+            if mul is None:
+                tail = text if tail is None else f"{text};{tail}"
+        signals = self.tails.get(tail)
+        if signals is None:
+            return None
+        if mul is None:
+            mul = idle()
+            if Unit.ADD not in add.op.code[self.isa]:
+                add, mul = mul, add
+        try:
+            return encode(*draft(self.isa, add, mul, *signals))
+        except AsmError:
+            return None
+
+    def quick_half(self, text: str) -> AluHalf | None:
+        """The operation of a text if it, or each of its parts, was met before."""
+        half = self.halves.get(text)
+        if half is not None:
+            return half
+        head, _, rest = text.partition(" ")
+        known = self.heads.get(head)
+        if known is None:
+            return None
+        op, flags, has_dst, operands = known
+        texts = rest.split(",")
+        if len(texts) != operands:
+            return None
+        sources = [self.sources.get(item.strip()) for item in texts]
+        dst = None
+        if has_dst:
+            dst = self.destinations.get(texts[0].strip())
+            if dst is None:
+                return None
+            del sources[0]
+        if None in sources:
+            return None
+        a, b = sources + _NO_SOURCES[len(sources) :]
+        half = self.halves[text] = _half(AluHalf, (op, dst, a, b, "", *flags))
+        return half
 
     def not_a_signal(self, piece: str, column: int) -> TextError:
         name = re.split(r"[\s.]", piece.strip())[0]
@@ -296,41 +366,9 @@ class _Assembler(OperandParser):
             if move:
                 half = _Half(half.half, start, half.suffix + move, tuple(c + move for c in half.operands))
             return half
-        half = self.plain_half(key, start) or self.parse_half(piece, at, number)
+        half = self.parse_half(piece, at, number)
         self.cache[key] = half, start
         return half
-
-    def plain_half(self, text: str, start: int) -> _Half | None:
-        """The operation if all its parts were met before; they are kept by their text."""
-        head, _, rest = text.partition(" ")
-        known = self.heads.get(head)
-        if known is None or not rest:
-            return None
-        op, suffix, flags, has_dst, operands = known
-        texts = rest.split(",")
-        if len(texts) != operands:
-            return None
-        column = start + len(head) + 1
-        columns: list[int] = []
-        parts: list[Src] = []
-        dst, pack = None, ""
-        for item in texts:
-            bare = item.lstrip()
-            columns.append(column + len(item) - len(bare))
-            column += len(item) + 1
-            if has_dst and len(columns) == 1:
-                found = self.destinations.get(bare)
-                if found is None:
-                    return None
-                dst, pack = found
-            else:
-                source = self.sources.get(bare)
-                if source is None:
-                    return None
-                parts.append(source)
-        a = parts[0] if parts else None
-        b = parts[1] if len(parts) > 1 else None
-        return _Half(AluHalf(op, dst, a, b, pack, *flags), start, start + suffix, tuple(columns))
 
     def parse_half(self, piece: str, at: int, number: int) -> _Half:
         m = _HEAD.match(piece)
@@ -382,13 +420,17 @@ class _Assembler(OperandParser):
         sources: list[Src] = []
         for (text, col), role in zip(texts, roles, strict=True):
             if role == "d":
-                dst, pack = self.destinations[text.strip()] = self.destination(text, col)
+                dst, pack = self.destination(text, col)
+                if not pack:
+                    self.destinations[text.strip()] = dst
             else:
-                source = self.sources[text.strip()] = self.source(text, col)
+                source = self.source(text, col)
                 sources.append(source)
+                if not source.mod:
+                    self.sources[text.strip()] = source
         if roles:
             head = m[1] + m[2]
-            self.heads[head] = op, suffix - start, (cond, push, update), roles[0] == "d", len(roles)
+            self.heads[head] = op, (cond, push, update), roles[0] == "d", len(roles)
         half = AluHalf(
             op, dst, sources[0] if sources else None, sources[1] if len(sources) > 1 else None, pack, cond, push, update
         )
