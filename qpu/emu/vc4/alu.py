@@ -1,7 +1,7 @@
-"""A VideoCore IV instruction around its operation: ports, unpacks, rotation, conditions, packs, flags, links.
+"""VideoCore IV instruction semantics around the operation: operands, rotation, conditions, packs, flags and links.
 
-Written once, over `LaneOps` and a `Thread`: the reference engine runs these functions on the registers of a group of
-QPUs, the compiled engine emits code with them. Steps and their order: docs/hardware/vc4.md 6.
+Written once, over `LaneOps` and a `Thread`. The reference engine runs these functions on the registers of a group of
+QPUs; the compiled engine calls them to emit code. The steps and their order: docs/hardware/vc4.md 6.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ _IN_QUADS: list[Index] = [(_LANE & 12) | ((_LANE - n) & 3) for n in range(16)]
 
 
 class Thread(Protocol[X, V, M]):
-    """What an instruction works on: one QPU, or several in step. X: a register's content, `plain(x)` its bits."""
+    """The state that an instruction reads and writes: that of one QPU, or of several QPUs in step.
+
+    X: the content of a register; `plain(x)` gives its bits.
+    """
 
     @property
     def v(self) -> LaneOps[V, M]:
@@ -64,7 +67,7 @@ class Thread(Protocol[X, V, M]):
         ...
 
     def put(self, number: int, x: X, mask: M | None) -> None:
-        """Write a register in the lanes of `mask`; None: all."""
+        """Write a register in the lanes of `mask`; None means all lanes."""
         ...
 
     def move(self, x: X) -> X:
@@ -80,11 +83,11 @@ class Thread(Protocol[X, V, M]):
         ...
 
     def shuffle_mask(self, mask: M, lanes: Index) -> M:
-        """The same for a mask."""
+        """Lane i of the resulting mask is lane lanes[i]."""
         ...
 
     def latch(self, which: int, x: X) -> None:
-        """What port A (0), port B (1) or the MUL ALU (2) delivered last; lanes 12..15 are kept."""
+        """Record what port A (0), port B (1) or the MUL ALU (2) delivered; only lanes 12..15 are kept."""
         ...
 
     def latched(self, which: int) -> V:
@@ -112,11 +115,11 @@ class Thread(Protocol[X, V, M]):
         ...
 
     def tmu_result(self, tmu: int) -> V:
-        """Take the oldest answer."""
+        """Pop the oldest result from the queue of a TMU."""
         ...
 
     def clash(self, plan: Plan, add: V, mul: V, masks: tuple[M | None, M | None]) -> None:
-        """Both halves write one register or accumulator, where their masks overlap."""
+        """Handle two halves that write one register or accumulator in the same lanes."""
         ...
 
     def every(self, mask: M) -> Any:
@@ -128,11 +131,11 @@ class Thread(Protocol[X, V, M]):
         ...
 
     def branch(self, instr: Branch, taken: Any) -> None:
-        """A branch that takes effect after its delay slots. taken: from `every` or `some`; None: always."""
+        """Start a branch, which takes effect after its delay slots. taken: from `every` or `some`; None: always."""
         ...
 
     def link(self, taken: Any) -> tuple[V, M | None]:
-        """The address behind the delay slots, and the lanes of the QPUs that take the branch."""
+        """The address after the delay slots, and the lanes of the QPUs that take the branch; None: all lanes."""
         ...
 
 
@@ -140,7 +143,7 @@ class Thread(Protocol[X, V, M]):
 
 
 def _read(t: Thread[X, V, M], source: Source, port: int) -> X:
-    """The value of a read port. What it delivers stays in the latch, which reading address 39 shows."""
+    """The value that a read port delivers. The latch of the port keeps it; a read of address 39 returns the latch."""
     kind = source.read
     if kind is Read.REGISTER:
         x = t.register(source.index + 32 * port)
@@ -184,7 +187,7 @@ def origin(place: Place) -> Index | None:
 
 
 def _write(t: Thread[X, V, M], h: Half, x: X, mask: M | None) -> None:
-    """Write-back of one half in the lanes of `mask`."""
+    """Write back the result of one half in the lanes of `mask`."""
     dest, v = h.dest, t.v
     number = dest.register
     if number >= 0:
@@ -207,7 +210,7 @@ def _write(t: Thread[X, V, M], h: Half, x: X, mask: M | None) -> None:
 
 
 def _set_flags(t: Thread[X, V, M], bits: V, carry: M | None, mask: M | None) -> None:
-    """Z and N of a result before it is packed, and C."""
+    """Set Z and N from a result that is not yet packed, and C from `carry`."""
     v = t.v
     zero = v.const(0)
     t.set_flags(v.eq(bits, zero), v.slt(bits, zero), v.mconst(False) if carry is None else carry, mask)
@@ -217,7 +220,7 @@ def _set_flags(t: Thread[X, V, M], bits: V, carry: M | None, mask: M | None) -> 
 
 
 def operate(t: Thread[X, V, M], p: Plan) -> None:
-    """An ALU instruction."""
+    """Execute an ALU instruction."""
     v, add, mul = t.v, p.add, p.mul
     va: X | None = None
     vb: X | None = None
@@ -299,9 +302,9 @@ def operate(t: Thread[X, V, M], p: Plan) -> None:
 
 
 def load(t: Thread[X, V, M], p: Plan) -> None:
-    """A load immediate, or the one that a semaphore instruction does besides.
+    """Execute a load immediate, or the load that is part of a semaphore instruction.
 
-    The carry of a load is untested on hardware: clear, as if the value were added to 0.
+    What a load does to C is untested on hardware. Here it clears C, as if the value were added to 0.
     """
     instr = p.instr
     assert isinstance(instr, LoadImm | Semaphore)
@@ -319,7 +322,7 @@ def load(t: Thread[X, V, M], p: Plan) -> None:
 
 
 def branch(t: Thread[X, V, M], p: Plan) -> None:
-    """A branch: decides and links now, jumps after `BRANCH_SLOTS` more instructions."""
+    """Execute a branch: decide and link now; the jump follows after `BRANCH_SLOTS` more instructions."""
     instr, row = p.instr, p.branch
     assert isinstance(instr, Branch) and isinstance(row, BranchCond)
     taken: Any = None
@@ -335,5 +338,5 @@ def branch(t: Thread[X, V, M], p: Plan) -> None:
         bits, mask = t.link(taken)
         for h in links:
             _write(t, h, t.value(bits), mask)
-        if odd:  # H24; from what is uncertain, the link here
+        if odd:  # H24: the branch sets the flags; from which value is uncertain, the link value is assumed
             _set_flags(t, bits, None, mask)

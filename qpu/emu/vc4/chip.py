@@ -1,4 +1,7 @@
-"""The emulated VideoCore IV: the machine that the firmware's and the register interface's programs run on."""
+"""The emulated VideoCore IV chip: state that outlives a launch, common to the machines of both engines.
+
+The emulated mailbox and register interface (`qpu.emu.linux`) start programs on it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ __all__ = ["Chip", "Profile"]
 
 
 class Profile(Protocol):
-    """What the machine asks of a board profile."""
+    """The part of a board profile that the machine reads."""
 
     @property
     def name(self) -> str:
@@ -27,11 +30,11 @@ class Profile(Protocol):
 
 
 class Chip:
-    """What outlives a launch: VPM contents and semaphore counters.
+    """State that outlives a launch: VPM contents and semaphore counters.
 
-    profile: the board. memory: what GPU addresses reach, by physical address (bits 31:30 of a bus address are
-    ignored). strict: stop at findings whose result on hardware is unknown. trace: record executed instructions.
-    vpm_rows: rows V3D_VPMBASE reserves for user programs, 0..64.
+    profile: the board. memory: the GPU's memory by physical address (bits 31:30 of a bus address are ignored).
+    strict: findings whose result on hardware is unknown are faults. trace: where executed instructions are recorded.
+    vpm_rows: rows that V3D_VPMBASE reserves for user programs, 0..64.
     """
 
     def __init__(
@@ -50,6 +53,6 @@ class Chip:
         return tuple(self.sync.counters)
 
     def reset(self) -> None:
-        """Power cycle: VPM and semaphores as after start-up (zero; `Basis.ASSUMED` for the VPM)."""
+        """Power cycle: VPM and semaphores are zero, as after start-up (`Basis.ASSUMED` for the VPM)."""
         self.vpm.words[:] = 0
         self.sync.counters[:] = [0] * len(self.sync.counters)

@@ -1,16 +1,15 @@
-"""The VideoCore IV machine, compiled engine: machine code for chains of plain instructions of each QPU.
+"""The compiled engine of VideoCore IV: runs programs as machine code, chain by chain, on several host threads.
 
-The reference engine schedules; it also executes and reports what has effects between QPUs (semaphores, program ends,
-waiting for the mutex), what breaks a rule and what faults. A QPU is handed to the other engine where that is faster.
-QPUs run as machine code on several host threads, each QPU by itself.
+The reference engine is the scheduler. It also executes and reports instructions that affect other QPUs (semaphores,
+program ends, waits for the mutex), that break a rule, or that fault. A QPU changes engine only where that is faster.
 
-Order: QPUs run side by side until each needs the reference engine, has spent its time slice (`FIRST_CHUNK`, doubled up
+Order: QPUs run in parallel until each needs the reference engine, has spent its time slice (`FIRST_CHUNK`, doubled up
 to `CHUNK`) or is about to write the VPM or memory or to take or release the mutex. When all QPUs have stopped, those
 accesses are performed, one QPU after the other in the order of their numbers; the release of the mutex ends a time
-slice. So a program gives the same memory and counts every time, on any number of host cores and however a run is cut
-into calls. Programs whose QPUs do not race give those of the reference engine too. A race (a QPU reads what another
-stores, and neither a semaphore nor the mutex orders them) may end differently, as may which fault or wait comes first
-where several QPUs fault or wait.
+slice. So a program leaves the same memory and counts on every run, on any number of host cores and however a run is
+divided into calls. If its QPUs do not race, the reference engine leaves the same. In a race (a QPU reads what another
+stores, and neither a semaphore nor the mutex orders them) the engines may differ, as they may in which fault or wait
+comes first where several QPUs fault or wait.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class _States:
         self.wide: NDArray[np.int64] = self.words.view(np.int64)
         self.words[:, Slot.QPU] = np.arange(n)
         self.pointers = [self.words[q].ctypes.data for q in range(n)]
-        # The same again, for single words: much faster than an array's items.
+        # The same words as memory views: single words are much faster to access than in an array.
         self.fast = [memoryview(self.words[q]) for q in range(n)]
         self.fast_wide = [memoryview(self.wide[q]) for q in range(n)]
 
@@ -73,7 +72,7 @@ class _States:
         return part.reshape(len(part), count, LANES).transpose(1, 0, 2)
 
     def adopt(self, bank: Bank, tmu: Tmu) -> None:
-        """Move the registers in here."""
+        """Move the registers and TMU queues into the state blocks."""
         s = Slot
         flags = self.words.view(np.bool_)
         views: dict[str, NDArray[Any]] = {
@@ -112,21 +111,21 @@ class CompiledVc4Execution(ReferenceExecution):
         self._states.adopt(self._bank, self._units.tmu)
         self._by_code: dict[int, Program | None] = {}
         self._began: dict[int, tuple[float, int, int]] = {}
-        self._setups: list[Setups | None] = [None] * qpus  # of VPM and DMA, as the state blocks have them
+        self._setups: list[Setups | None] = [None] * qpus  # VPM and DMA set-ups that the state blocks hold
         self._chunk = [FIRST_CHUNK] * qpus  # native time slice; grows while a QPU spends all of it
-        self._slice = [FIRST_CHUNK] * qpus  # what remains of the current one
-        self._budget = [FIRST_CHUNK] * qpus  # of the current native call
+        self._slice = [FIRST_CHUNK] * qpus  # what remains of the current time slice
+        self._budget = [FIRST_CHUNK] * qpus  # instructions of the current native call
         self._hold = [0] * qpus  # instructions the reference engine is to execute before native code is tried again
         self._before: dict[int, int] = {}  # QPU with a pending store -> node where it continues
         self._workers = workers
         self._pool: ThreadPoolExecutor | None = None
         self._counters: dict[tuple[int, int], NDArray[np.int64]] = {}  # (program, worker) -> executions of chains
-        self._addresses: dict[tuple[int, int], int] = {}  # the same, of the first
+        self._addresses: dict[tuple[int, int], int] = {}  # (program, worker) -> address of those counters
         self._pages = memory.pages
         self._fixed = memory.pointer, memory.pages.ctypes.data, memory.size, vpm.words.ctypes.data
         self._last_round = 0
         self._native = 0
-        self._renumbered = False  # a program was translated anew: numbers from before are void
+        self._renumbered = False  # a program was translated again: earlier numbers are invalid
         self._vpm_free = vpm.reserved >= ROWS
 
     # -- programs
@@ -141,7 +140,7 @@ class CompiledVc4Execution(ReferenceExecution):
         return self._by_code[q.entry]
 
     def _start_of(self, q: Qpu) -> int | None:
-        """Where native code can take over QPU `q` now."""
+        """The node number at which native code can continue QPU `q`; None when it cannot."""
         if q.branch_left or q.end_left or q.switch_left or self._hold[q.number] or q.number in self._before:
             return None
         program = self._program_of(q)
@@ -162,10 +161,10 @@ class CompiledVc4Execution(ReferenceExecution):
         return start
 
     def _renumber(self) -> None:
-        """A program was translated anew: numbers of nodes and counters from before are void."""
+        """Drop the numbers of nodes and counters after a program was translated again."""
         self._counters.clear()
         self._addresses.clear()
-        self._before.clear()  # those QPUs leave their store to the reference engine
+        self._before.clear()  # the reference engine performs the pending stores
         self._renumbered = True
 
     # -- scheduling
@@ -184,7 +183,7 @@ class CompiledVc4Execution(ReferenceExecution):
         return True
 
     def _run_group(self, g: Group, stop: int | None) -> None:
-        """As in the reference engine, but the group stops where native code can take over."""
+        """Execute a group as the reference engine does, but stop where native code can continue."""
         state = Stretch(g)
         budget = TIME_SLICE - max(q.spent for q in g.qpus)
         hold = max(self._hold[member] for member in g.ids)
@@ -216,7 +215,7 @@ class CompiledVc4Execution(ReferenceExecution):
             index = (state.pc - entry) >> 3
             native = False
             if first is not None and not hold and not state.branch_left and (index in at or first[1].ripe(index)):
-                # What breaks a rule runs in the group that broke it: the group knows which lanes were written.
+                # An instruction that breaks a rule stays in its group: the group knows which lanes were written.
                 following = first[1].graph.plan(index)
                 native = following is not None and not breaks(following, state.history)
             if budget <= 0 or state.pc == stop or native:
@@ -228,7 +227,7 @@ class CompiledVc4Execution(ReferenceExecution):
     # -- native code
 
     def _run_starts(self, starts: list[tuple[Qpu, int]], limit: int | None) -> None:
-        """Run QPUs natively until each needs something else, has spent its time slice, or its clock reaches `limit`."""
+        """Run QPUs natively until each needs the reference engine, has spent its time slice or reaches `limit`."""
         for program in {id(p): p for q, _ in starts if (p := self._program_of(q)) is not None}.values():
             if program.hot:
                 program.improve()
@@ -250,7 +249,7 @@ class CompiledVc4Execution(ReferenceExecution):
             workers = 1
             work(0)
         else:
-            for worker in range(workers):  # made here: the threads only look them up
+            for worker in range(workers):  # created here: the threads only look them up
                 for q, _ in starts:
                     self._counts_of(q, worker)
             if self._pool is None:
@@ -260,7 +259,7 @@ class CompiledVc4Execution(ReferenceExecution):
         self._return_all([(q, Reason(results[q.number])) for q, _ in starts])
 
     def _run_stores(self, ready: list[Qpu]) -> None:
-        """Let the QPUs with pending stores perform them and run for a while, one after the other."""
+        """Run the QPUs with pending stores, one after the other: each performs its store and continues for a while."""
         before, self._before = self._before, {}
         done = []
         for q in ready:
@@ -306,7 +305,7 @@ class CompiledVc4Execution(ReferenceExecution):
         return result
 
     def _mutex_out(self, q: Qpu) -> None:
-        """The mutex after native code that ran alone."""
+        """Update the mutex after native code that ran alone."""
         state, wide, sync = self._states.fast[q.number], self._states.fast_wide[q.number], self._sync
         if state[Slot.GAVE]:
             q.waiting = False
@@ -453,7 +452,7 @@ class CompiledVc4Execution(ReferenceExecution):
         if reason is Reason.YIELD:
             q.status = Status.YIELDED
         elif reason is Reason.BUDGET:
-            if self._slice[q.number] <= 0:  # else its clock has reached the limit of this call
+            if self._slice[q.number] <= 0:  # otherwise its clock has reached the limit of this call
                 q.status = Status.YIELDED
                 self._chunk[q.number] = min(CHUNK, 2 * self._chunk[q.number])
         elif reason is Reason.FAIL and not state[Slot.ALONE] and int(state[Slot.AT]) in program.stores:
@@ -465,7 +464,7 @@ class CompiledVc4Execution(ReferenceExecution):
     # -- statistics
 
     def _settle(self) -> None:
-        """Add what native code has counted."""
+        """Add the counts of native code to the statistics."""
         total = np.zeros(len(COUNTERS), np.int64)
         for program in self._by_code.values():
             if program is None:
@@ -510,7 +509,7 @@ class CompiledVc4Execution(ReferenceExecution):
 
 
 class Vc4CompiledMachine(Chip):
-    """A chip on the compiled engine; arguments as of `Chip`. workers: host threads, None: as many as cores."""
+    """A chip on the compiled engine; arguments as for `Chip`. workers: host threads, None: as many as cores."""
 
     def __init__(self, profile: Profile, memory: Memory, *, workers: int | None = None, **more: Any) -> None:
         super().__init__(profile, memory, **more)

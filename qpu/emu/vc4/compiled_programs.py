@@ -1,4 +1,4 @@
-"""Translations of VideoCore IV programs, kept between launches, and the parts that each of them covers."""
+"""Translated VideoCore IV programs, kept between launches, and the decision which parts of a program to translate."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from qpu.emu.vc4.translate_state import COUNTERS
 __all__ = ["MAX_NANS", "Program", "program_at"]
 
 VERSION = "vc4-10"  # change it whenever generated code changes
-WORTH = 6  # native instructions in a row that make leaving the reference engine worth it
-MAX_WORDS = 1 << 14  # of code looked at
-MAX_BUILDS = 24  # translations of one program; what is discovered later runs on the reference engine
+WORTH = 6  # native instructions in a row from which on leaving the reference engine pays off
+MAX_WORDS = 1 << 14  # instructions of a program that are examined
+MAX_BUILDS = 24  # translations of one program; code that is reached later runs on the reference engine
 MAX_SITUATIONS = 50_000
-PATIENCE = 3  # times a QPU comes to code that was not translated before it is
+PATIENCE = 3  # times that a QPU must reach code that is not translated before it is translated
 WARM = 24  # times the reference engine executes an instruction before it is translated; 0: before anything runs
-SMALL = 256  # instructions up to which a program is translated as a whole, whatever parts of it are warm
-LARGEST = 1000  # nodes of one translation; of longer programs the warmest
+SMALL = 256  # instructions up to which a program is translated as a whole, whichever parts of it are warm
+LARGEST = 1000  # nodes of one translation; of larger programs the most executed ones
 COLD = "not executed often enough"
-MAX_NANS = 16  # chains that met a NaN before a program is translated for any numbers
+MAX_NANS = 16  # chains undone because of a NaN before a program is translated again, in the exact variant
 
 
 class Program(NativeProgram):
-    """A program: its graph, its machine code, and how its chains count."""
+    """A program: its control-flow graph, its machine code, and the counts of its chains."""
 
     HOT = 10_000_000
 
@@ -46,17 +46,17 @@ class Program(NativeProgram):
         self.nodes: list[Node] = []
         self.starts: dict[tuple[int, int, int, int, int], int] = {}  # (at, sfu, history) -> number
         self.at: frozenset[int] = frozenset()
-        self.stores: frozenset[int] = frozenset()  # numbers of nodes that change what others see
+        self.stores: frozenset[int] = frozenset()  # numbers of nodes that change what other QPUs see
         self.nans = 0
         self._seen: dict[tuple[int, int, tuple[int, int, int]], int] = {}
         self.tallies = np.zeros((0, len(COUNTERS)), np.int64)
         self.matrix = self.tallies
         self._known: dict[tuple[int, int, tuple[int, int, int]], int | None] = {}
         self._heat = np.zeros(len(words), np.int64)  # executions by the reference engine
-        self._asked: set[int] = set()  # instructions where `start` has answered since they are warm
-        self._looked = False  # whether anything was looked at for translation
+        self._asked: set[int] = set()  # instructions that `start` was called for since they became warm
+        self._looked = False  # whether `discover` was called
         if WARM:
-            self.graph.explore([Node(0)])  # `covers` compares what can be reached
+            self.graph.explore([Node(0)])  # `covers` compares the instructions that can be reached
         else:
             self.discover([Node(0)])
 
@@ -72,7 +72,7 @@ class Program(NativeProgram):
         return not WARM or (0 <= at < len(self._heat) and self._heat[at] >= WARM)
 
     def ripe(self, at: int) -> bool:
-        """Whether an instruction has become warm and `start` has not been asked about it since."""
+        """Whether an instruction has become warm and `start` has not been called for it since."""
         return at not in self._asked and self.warm(at)
 
     def _leave_cold(self) -> None:
@@ -89,13 +89,13 @@ class Program(NativeProgram):
                 graph.reasons[node] = COLD
 
     def covers(self, words: NDArray[np.uint64]) -> bool:
-        """Whether this is the program in `words`, as far as it can be reached."""
+        """Whether `words` holds this program. Only instructions that can be reached are compared."""
         if len(words) != len(self.graph.words):
             return False
         return all(self.graph.words[i] == words[i] for i in self.graph.plans)
 
     def discover(self, roots: Sequence[Node]) -> None:
-        """Translate with these nodes as further starting points."""
+        """Translate again, with these nodes as additional entries."""
         self._looked = True
         graph = self.graph
         graph.explore(roots)
@@ -103,7 +103,7 @@ class Program(NativeProgram):
         graph.mark()
         self._leave_cold()
         worth = self._worth()
-        # Where QPUs come from the reference engine or start a time slice. Other entries would cut chains.
+        # QPUs come from the reference engine or start a time slice here. More entries would only shorten chains.
         doors = set(graph.roots)
         for node, after in graph.follow.items():
             plan = graph.plan(node.at)
@@ -167,15 +167,15 @@ class Program(NativeProgram):
     def _again(self) -> Translate:
         if self._code.text:
             return self._translate
-        made = self._translate()  # here, not by the other thread: the graph may grow
+        made = self._translate()  # on this thread, not on the other one: the graph may grow meanwhile
         return lambda: made
 
     def known(self, at: int, sfu: int, history: tuple[int, int, int]) -> bool:
-        """Whether `start` answers without translating anew, which renumbers nodes and counters."""
+        """Whether `start` returns without a new translation, which would renumber nodes and counters."""
         return not self.warm(at) or (at, sfu, history) in self._known
 
     def start(self, at: int, sfu: int, history: tuple[int, int, int]) -> int | None:
-        """The number to start at in that situation; None when the reference engine continues."""
+        """The number of the node to start native code at; None when the reference engine must continue."""
         if not self.warm(at):
             return None
         situation = at, sfu, history
@@ -198,8 +198,10 @@ class Program(NativeProgram):
 
 
 def stores(graph: Graph, node: Node) -> bool:
-    """Whether a native instruction changes what other QPUs see: the VPM (address 48, or 50 of file A), memory (50,
-    file B), or the mutex."""
+    """Whether a native instruction changes what other QPUs see.
+
+    That is the VPM (address 48, or 50 of file A), memory (50 of file B), or the mutex.
+    """
     plan = graph.plan(node.at)
     if plan is None:
         return False
@@ -213,7 +215,7 @@ _MAX_PROGRAMS = 128
 
 
 def program_at(memory: Memory, code: int) -> Program | None:
-    """The program at a bus address; None when there is no code."""
+    """The program at a bus address; None when it lies outside all buffers or is not aligned."""
     address = code & BUS_MASK
     region = memory.region_at(address)
     if region is None or address % 8:

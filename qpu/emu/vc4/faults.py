@@ -15,15 +15,16 @@ from qpu.vc4.rules import RULES
 
 __all__ = ["HELP", "Level", "Reporter", "describe_address", "disassemble", "fault", "place"]
 
-_KEEP = 1000  # recorded findings of a launch
+_KEEP = 1000  # findings that a launch records at most
 
 
 class Level(enum.Enum):
     """How a finding is treated.
 
-    WARN: hardware is documented to continue, or works in practice: recorded.
-    UNKNOWN: the result on hardware is unknown: a fault when strict, else recorded; the run continues with a guess.
-    STOP: hardware would hang or damage memory, or nothing can be guessed: always a fault.
+    WARN: hardware is documented to continue, or works in practice: the finding is recorded.
+    UNKNOWN: the result on hardware is unknown. Strict runs fault; lenient runs record the finding and continue with an
+    assumed result.
+    STOP: hardware would hang or damage memory, or no result can be assumed: always a fault.
     """
 
     WARN = "warn"
@@ -56,7 +57,7 @@ def describe_address(memory: Memory, address: int) -> str:
 def place(
     board: str, memory: Memory, qpu: Qpu, pc: int, lane: int | None = None, address: int | None = None
 ) -> FaultPlace:
-    """Where a QPU is: the instruction at `pc` of its program."""
+    """The fault place of a QPU that executes the instruction at `pc`."""
     try:
         text: str | None = disassemble(int.from_bytes(memory.view(pc & BUS_MASK, 8), "little"))
     except (IndexError, ValueError):
@@ -69,22 +70,22 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "add-nop-write": "give the nop no destination, or use an operation",
         "branch-lane": "branch through a register that holds one address in all lanes",
         "branch-link": "link to a register of file A or B, or to r0..r3",
-        "breakpoint": "end the program (`q.end()`); memory behind it reads as breakpoints",
-        "deadlock": "give the mutex back on every path, and pair each decrement of a semaphore with an increment",
+        "breakpoint": "end the program (`q.end()`); memory after the program reads as breakpoints",
+        "deadlock": "release the mutex on every path, and pair each decrement of a semaphore with an increment",
         "dma-misaligned": "align address and pitch to the size of the elements",
-        "endless-loop": "look at what the loop's condition waits for: nothing in the loop changes it",
-        "graphics-register": "remove it: a user program has no pixels, varyings or tile buffer",
-        "graphics-signal": "remove it: a user program has no tile buffer",
+        "endless-loop": "check the loop's condition: nothing in the loop changes the values that it tests",
+        "graphics-register": "remove the access: a user program has no pixels, varyings or tile buffer",
+        "graphics-signal": "remove the signal: a user program has no tile buffer",
         "mutex-held": "release the mutex before the program ends",
         "mutex-not-held": "release the mutex only where it was acquired",
         "no-uniforms": "give the program its uniforms: gpu.run(program, [...])",
-        "out-of-bounds": "check the address arithmetic, all lanes count, and the sizes of the buffers",
-        "scoreboard": "remove it: a user program has no scoreboard",
+        "out-of-bounds": "check the address arithmetic in all 16 lanes, and the sizes of the buffers",
+        "scoreboard": "remove the signal: a user program has no scoreboard",
         "texture-coordinate": "keep coordinates so small that the texel has a number below 2**31",
-        "texture-setup": "write t before s, so that both set-up words are taken",
+        "texture-setup": "write t before s, so that the request takes both set-up words",
         "texture-uncertain": "use another size, or read memory without texturing",
         "texture-unsupported": "read memory without texturing: write addresses to t0s or t1s alone",
-        "thread-switch": "remove it: a user program is alone on its QPU",
+        "thread-switch": "remove the signal: a user program is the only thread of its QPU",
         "tmu-component-twice": "write each of s, t, r and b once, s last",
         "tmu-depth": "collect results with ldtmu0 or ldtmu1 after at most four requests",
         "tmu-empty": "make a request before each ldtmu0 or ldtmu1",
@@ -95,7 +96,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "unassigned-read": "read one of the registers of docs/hardware/vc4.md 3",
         "uniforms-relative": "write the absolute address, through file A",
         "uniforms-unaligned": "give an address that is a multiple of 4",
-        "unpack-input": "move the value to a register of file A first, then unpack that",
+        "unpack-input": "move the value to a register of file A first, then unpack that register",
         "vpm-dma-column": "keep the block within columns 0..15",
         "vpm-dma-laned": "write 0 to LANED (bit 15)",
         "vpm-dma-offset": "use 32-bit elements, or begin at the first half or byte of a word",
@@ -107,17 +108,17 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "vpm-setup": "make the word with qpu.vc4.vpm, which checks every field",
     }
 )
-"""What to do about faults that are not rules of the checker, which have their own advice."""
+"""Help of the faults that are not rules of the checker; the rules of the checker have their own."""
 
 
 def fault(rule: str, message: str, where: FaultPlace) -> EmuFault:
-    """A fault with the name and the advice of its rule."""
+    """A fault with the name and the help of its rule."""
     row = RULES.get(rule)
     return EmuFault(rule, message, where, "" if row is None else row.name, HELP[rule] if row is None else row.help)
 
 
 class Reporter:
-    """Collects findings of one launch."""
+    """Records the findings of one launch, or raises them as faults."""
 
     __slots__ = ("_seen", "board", "memory", "stats", "strict")
 
@@ -143,9 +144,9 @@ class Reporter:
         lane: int | None = None,
         address: int | None = None,
     ) -> None:
-        """A finding at the current instruction of member `i` of `g`.
+        """Record a finding at the current instruction of member `i` of `g`.
 
-        Raises: EmuFault when `level` asks for it.
+        Raises: EmuFault instead, at level STOP and in strict runs at level UNKNOWN.
         """
         if level is Level.STOP or (level is Level.UNKNOWN and self.strict):
             raise fault(rule, message, self.place(g, i, lane=lane, address=address))

@@ -1,4 +1,4 @@
-"""Instruction fetch of an emulated VideoCore IV, from words to steps and blocks."""
+"""Instruction fetch of an emulated VideoCore IV: turns instruction words into the steps and blocks of the engines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qpu.vc4.instr import Branch
 
 __all__ = ["Block", "Code", "step"]
 
-_LONGEST = 64  # instructions of a block
+_LONGEST = 64  # instructions of a block at most
 _KEEP = 1 << 16
 _steps: dict[int, Step] = {}
 
@@ -36,7 +36,7 @@ def _plus(total: Totals, more: Totals) -> Totals:
 
 
 class Block:
-    """Consecutive instructions: a branch ends it after its three delay slots, a program end after its two.
+    """Consecutive instructions. A branch ends the block after its three delay slots, a program end after its two.
 
     totals[k]: statistics of the first k instructions, in the order of `COUNTS`.
     """
@@ -51,7 +51,7 @@ class Block:
 
 
 class Code:
-    """The program memory as one launch sees it: a block is read from memory once."""
+    """The blocks of one launch; each is read from memory once."""
 
     __slots__ = ("_blocks", "_memory")
 
@@ -60,7 +60,7 @@ class Code:
         self._blocks: dict[int, Block] = {}
 
     def block(self, address: int) -> Block | None:
-        """The block that starts at bus address `address`; None outside of GPU memory."""
+        """The block that starts at bus address `address`; None outside GPU memory, or when it is not aligned."""
         address &= BUS_MASK
         found = self._blocks.get(address)
         if found is None:

@@ -1,6 +1,7 @@
-"""What happens when an executing VideoCore IV program breaks a rule about distances (`qpu.vc4.rules`).
+"""Run-time checks of the VideoCore IV rules about distances (`qpu.vc4.rules`), for the reference engine.
 
-Hardware fails silently here. Strict runs fault; lenient runs record the finding and continue with the likeliest result.
+Hardware reports nothing when a program breaks one. Strict runs fault; lenient runs record the finding and continue with
+the most likely result.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ __all__ = ["Patch", "broken_rule", "keep_old", "restore"]
 
 @dataclass(slots=True)
 class Patch:
-    """Registers that show old values to one instruction. cancel: that branch and the pending one do not happen."""
+    """Registers whose old values one instruction reads. cancel: it is a branch, and neither it nor the pending branch
+    is taken."""
 
     registers: list[tuple[Vector, Vector, Vector]]  # (register of all QPUs, what it shows, what it holds)
     cancel: bool = False
 
 
 def keep_old(g: Group, plan: Plan) -> None:
-    """Remember what the physical registers held that `plan` is about to write (lenient runs only)."""
+    """Save the contents of the physical registers that `plan` is about to write (lenient runs only)."""
     g.old_a = g.old_b = None
     for half in (plan.add, plan.mul):
         if half.dest.place is Place.A:
@@ -39,9 +41,9 @@ def keep_old(g: Group, plan: Plan) -> None:
 
 
 def broken_rule(faults: Reporter, g: Group, plan: Plan, history: tuple[int, int, int]) -> Patch | None:
-    """Report what `plan` breaks, given the effects of the last three instructions, newest first.
+    """Report the rules that `plan` breaks after the instructions whose effects are in `history`, newest first.
 
-    Raises: EmuFault in strict runs. Returns: what to undo after the instruction in lenient ones.
+    Raises: EmuFault in strict runs. Returns: in lenient runs, what to undo after the instruction.
     """
     one, two, three = history
     broken = (plan.forbid1 & one) | (plan.forbid2 & two) | (plan.forbid3 & three)
@@ -54,18 +56,18 @@ def broken_rule(faults: Reporter, g: Group, plan: Plan, history: tuple[int, int,
     return patch
 
 
-# What lenient runs do instead, where it is not obvious.
+# How lenient runs continue, where that is not obvious: added to the message.
 _EMULATED = {
     "H2": "; emulated as the old value",
     "H6": "; emulated as if the new value had arrived",
-    "H17": "; emulated as the second not taken",
+    "H17": "; emulated as neither taken",
 }
 
 
 def _stale_registers(faults: Reporter, g: Group, plan: Plan, broken: int) -> Patch | None:
-    """H1: a physical register read by the instruction after the one that wrote it.
+    """Report H1: a physical register is read by the instruction after the one that wrote it.
 
-    At the target of a branch the new value is there already (a warning).
+    An instruction at the target of a taken branch reads the new value already; that is a warning.
     """
     patches: list[tuple[Vector, Vector, Vector]] = []
     for number, over in file_registers(broken):
@@ -78,7 +80,7 @@ def _stale_registers(faults: Reporter, g: Group, plan: Plan, broken: int) -> Pat
             continue
         i, lane = (int(x) for x in np.argwhere(lanes)[0])
         name = f"{'rb' if in_b else 'ra'}{number % 32}"
-        text = f"{name} is read by the instruction after the one that wrote it; it can be read one later"
+        text = f"{name} is read by the instruction after the one that wrote it; it can be read one instruction later"
         if over:
             text = (
                 f"{name} is read by the target of a branch whose last delay slot writes it; emulated as the new value"
@@ -94,7 +96,7 @@ def _stale_registers(faults: Reporter, g: Group, plan: Plan, broken: int) -> Pat
 
 
 def _lanes_read(g: Group, plan: Plan, mux: int) -> Flag:
-    """Lanes in which the value of a read port can reach a result."""
+    """The lanes in which the value of a read port can reach a result."""
     none = np.zeros((g.n, LANES), np.bool_)
     if isinstance(plan.instr, Branch) or plan.rotate is not None:
         return ~none
@@ -113,7 +115,7 @@ def _condition(g: Group, code: int) -> Flag:
 
 
 def restore(g: Group, patch: Patch) -> None:
-    """Take the old values back after the instruction that saw them, except where it wrote itself."""
+    """Restore the new values after the instruction that read the old ones, except where it wrote the register."""
     for register, shown, held in patch.registers:
         now = register[g.sel]
         register[g.sel] = np.where(now == shown, held, now)

@@ -1,6 +1,6 @@
-"""Plans of VideoCore IV instructions, made once per word: operands, destinations, hazards, issues, counts.
+"""Execution plans of VideoCore IV instructions, made once per word: operands, destinations, hazards, issues, counts.
 
-Nothing here executes: a `Plan` is plain data that every engine can read. Hazards are those of `qpu.vc4.rules`.
+A `Plan` is data only; both engines read it. Hazards are those of `qpu.vc4.rules`.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ __all__ = [
 
 WINDOWS: Final = RULES.windows[Isa.VC4]
 FILES: Final = WINDOWS.bits("H1")
-"""Bits of effects: registers of file A (the lower 32 of these bits) and B that are written."""
+"""Effect bits of writes to the registers of file A (the lower 32 of these bits) and file B."""
 _FIRST_FILE: Final = (FILES & -FILES).bit_length() - 1
 _SAME, _NEXT, _SECOND, _THIRD = WINDOWS.at
 _LATER: Final = _NEXT | _SECOND | _THIRD
-_OVER: Final = 256  # behind all windows: writes of registers, once a taken branch lies between them and the next read
+_OVER: Final = 256  # past all windows: shift of register writes when a taken branch follows them
 
 
 def file_registers(bits: int) -> Iterator[tuple[int, bool]]:
-    """Physical registers that are set in effects: number (those of file B from 32 on), whether behind a branch."""
+    """The physical registers with set effect bits: number (file B from 32 on), whether a branch was taken since."""
     for over in (False, True):
         found = (bits >> (_OVER if over else 0) & FILES) >> _FIRST_FILE
         while found:
@@ -61,13 +61,14 @@ def file_registers(bits: int) -> Iterator[tuple[int, bool]]:
 
 
 DISTANCES: Final = ((1 << _OVER) - 1) & ~FILES
-"""Bits of the other rules about distances."""
+"""Effect bits of the other rules about distances."""
 
 
 def over_branch(effects: int) -> int:
-    """Effects of a last delay slot as the target of the taken branch sees them.
+    """The effects of a last delay slot, as they count at the target of the taken branch.
 
-    vc4asm's hello_fft writes a register there and reads the new value at the target on silicon: H1 is a warning then.
+    vc4asm's hello_fft writes a register in that slot and reads the new value at the target, which works on silicon.
+    So H1 is a warning there.
     """
     return effects & ~FILES | (effects & FILES) << _OVER
 
@@ -111,7 +112,7 @@ class Read(enum.Enum):
     REGISTER = "register"
     SMALL_IMM = "small_imm"
     INPUT = "input"
-    SHARED = "shared"  # the same pop as port A
+    SHARED = "shared"  # the value that port A pops
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Source:
 
 
 class Issue(NamedTuple):
-    """Something wrong with the instruction by itself."""
+    """A finding about an instruction by itself, whatever was executed before it."""
 
     level: Level
     rule: str
@@ -133,8 +134,10 @@ class Issue(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """One ALU's part. cond: write condition; pack: applied to the result; active: it has an effect; move: its result
-    is its operand; sources: the operands that the operation takes.
+    """The part of an instruction that one ALU executes.
+
+    cond: write condition; pack: applied to the result; active: it has an effect; move: its result is its operand;
+    sources: the operands that the operation takes.
     """
 
     op: Op
@@ -151,7 +154,7 @@ class Half:
 
 
 class Counts(NamedTuple):
-    """What the instruction adds to the statistics, for each QPU."""
+    """What one execution of an instruction adds to the statistics, for each QPU."""
 
     instructions: int = 1
     add_ops: int = 0
@@ -178,14 +181,14 @@ _IDLE = Half(_nop(), 0, 0, 0, Dest(Place.NONE, NOP), None, False, False)
 
 @dataclass(slots=True)
 class Plan:
-    """All about one instruction."""
+    """One instruction, prepared for execution."""
 
     word: int
     instr: Instr
     effects: int = 0  # bits of `WINDOWS` that matter to the next three instructions
-    forbid1: int = 0  # effects that the instruction before must not have
-    forbid2: int = 0  # ... from the one before that
-    forbid3: int = 0
+    forbid1: int = 0  # effects that the last instruction must not have
+    forbid2: int = 0  # ... that the second last must not have
+    forbid3: int = 0  # ... that the third last must not have
     issues: tuple[Issue, ...] = ()
     counts: Counts = field(default_factory=Counts)
     # ALU
@@ -206,11 +209,11 @@ class Plan:
     reads_file: int = 0  # effect bits of the physical registers that operands take
     s_with_uniform: int | None = None  # TMU number when S is written beside a uniform read
     branch: BranchCond | None = None
-    # For the scheduler's inner loop, from the above
+    # Derived from the fields above, for the scheduler's inner loop
     blocks: bool = False  # mutex or semaphore
     is_branch: bool = False
     redirects: bool = False  # branch, program end, thread switch
-    checked: bool = False  # there is something to check whenever it executes
+    checked: bool = False  # every execution needs a check
 
 
 def _dest(waddr: int, file: File) -> Dest:
@@ -239,7 +242,7 @@ _POPS = frozenset(r.addr for r in READS if r.pops)
 
 
 def _same(x: Dest, y: Dest) -> bool:
-    """Whether two destinations are one and the same thing."""
+    """Whether two destinations are the same register."""
     if x.place in (Place.R5_QUADS, Place.R5_ALL):
         return y.place in (Place.R5_QUADS, Place.R5_ALL)
     if x.place is Place.NONE or x.number != y.number:
@@ -254,7 +257,7 @@ def _complementary(x: int, y: int) -> bool:
 
 
 def plan(word: int) -> Plan:
-    """Work out one instruction word. Total: reserved encodings become issues."""
+    """The plan of an instruction word. Every word has one: reserved encodings become issues."""
     instr = decode(word)
     p = Plan(word, instr)
     if isinstance(instr, Alu):
@@ -272,7 +275,7 @@ def plan(word: int) -> Plan:
 
 
 def _rules(p: Plan) -> None:
-    """What the checker's rules say of the instruction: by itself, and what must not come before it."""
+    """Apply the rules of the checker: issues of the instruction by itself, and effects that must not precede it."""
     instr = p.instr
     facts = facts_of(instr)
     before = facts.before & ~(FILES & ~p.reads_file)
@@ -290,7 +293,7 @@ def _rules(p: Plan) -> None:
 
 
 def _static(p: Plan, rule: str) -> bool:
-    """Whether a rule about one instruction is broken whatever the flags and values are; the engine asks for others."""
+    """Whether a rule about one instruction is broken whatever the flags and values; engines check the other rules."""
     halves = (p.add, p.mul)
     if rule == "H13":
         return p.add.dest.place is Place.IO
@@ -300,13 +303,13 @@ def _static(p: Plan, rule: str) -> bool:
 
 
 def _reserved(p: Plan) -> Level:
-    """Reserved packs have a likely meaning; nothing can be guessed of other reserved encodings."""
+    """The level of a reserved encoding. Reserved packs have a likely meaning; the other encodings have none."""
     undefined = isinstance(p.instr, Reserved) or (isinstance(p.instr, Branch) and p.branch is None)
     return Level.STOP if undefined or (isinstance(p.instr, Alu) and ADD_OPS[p.instr.op_add] is None) else Level.UNKNOWN
 
 
 def _destinations(p: Plan, i: Alu | LoadImm | Semaphore | Branch) -> tuple[Dest, Dest]:
-    """Both destinations, and whether they are one and the same."""
+    """Both destinations; sets whether both halves write the same register (`merged`, `clash`)."""
     add, mul = _dests(i.waddr_add, i.waddr_mul, i.ws)
     for dest in (add, mul):
         if dest.place is Place.GRAPHICS:
@@ -345,7 +348,7 @@ def _branch(p: Plan, i: Branch) -> None:
 
 
 def _writes(dest: Dest, cond: int) -> bool:
-    """Whether a result is wanted. Output registers are triggered whatever the condition (H14)."""
+    """Whether a result is written. A write triggers an output register whatever the condition (H14)."""
     if dest.place is Place.NONE:
         return False
     return bool(cond) or dest.place is Place.IO
@@ -366,7 +369,7 @@ def _file_bit(file: File, number: int) -> int:
 
 
 def _signal(p: Plan, code: int) -> None:
-    """What the signal does, and what is wrong with signals that belong to shaders."""
+    """Enter what the signal does, and the issues of signals that belong to shaders."""
     row = SIGNALS[code]
     p.ends, p.switches = row.ends, row.switches
     p.load = {"tmu0": 0, "tmu1": 1}.get(row.loads_r4)
@@ -401,8 +404,8 @@ def _alu(p: Plan, i: Alu) -> None:
         p.flags_from = source if cond else ""
     add_active = bool(i.op_add) and (_writes(add, i.cond_add) or p.flags_from == "add")
     if not i.op_add and add.place in (Place.IO, Place.HOST):
-        # To registers it writes nothing (docs/hardware/vc4.md 9.4, measured).
-        text = f"an ADD nop names output register {add.number}: what happens is unknown; emulated as nothing"
+        # An ADD nop does not write to registers (docs/hardware/vc4.md 9.4, measured).
+        text = f"an ADD nop names output register {add.number}: the result is unknown; emulated as no write"
         p.issues += (Issue(Level.UNKNOWN, "add-nop-write", text),)
     # A MUL operation feeds the latch that MUL nops repeat, even without a destination.
     mul_active = bool(i.op_mul and i.cond_mul) or _writes(mul, i.cond_mul) or p.flags_from == "mul"
@@ -425,7 +428,7 @@ def _alu(p: Plan, i: Alu) -> None:
 
 
 def _unpack(p: Plan, i: Alu, muxes: frozenset[int]) -> None:
-    """The unpack of r4 (pm = 1) or of what port A delivers, as a float if any float operation takes it."""
+    """Enter the unpack of r4 (pm = 1) or of port A: as a float if any float operation takes the value."""
     floats = any(MUX_A in h.sources and float_operands(h.op) for h in (p.add, p.mul))
     p.unpack_r4 = bool(i.pm)
     if not i.pm and i.raddr_a >= 32:
@@ -438,7 +441,7 @@ def _unpack(p: Plan, i: Alu, muxes: frozenset[int]) -> None:
 
 
 def _reads(p: Plan, i: Alu, muxes: frozenset[int]) -> None:
-    """What the two read ports do."""
+    """Enter what the two read ports deliver."""
     immediate = i.sig == SIG_SMALL_IMM
     p.read_a = _source(p, i.raddr_a, File.A, MUX_A in muxes)
     if immediate:

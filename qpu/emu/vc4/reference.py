@@ -1,9 +1,10 @@
-"""The reference engine of VideoCore IV and the scheduler of both engines: which QPUs execute together, wait, come next.
+"""The reference engine of VideoCore IV, and the scheduler of both engines.
 
-QPUs with one program counter execute as one group, lowest program counter first, so that diverging paths meet again.
-A QPU's time slice ends when it waits (mutex, semaphore), lets others continue (mutex release, semaphore, DMA wait) or
-has spent its budget; new slices start when those of all QPUs have ended. The order depends on nothing else: not on the
-host, not on how a run is cut into calls.
+The scheduler decides which QPUs execute together, which wait, and which come next. QPUs with one program counter
+execute as one group, lowest program counter first, so that diverging paths meet again. The time slice of a QPU ends
+when it waits (mutex, semaphore), yields (mutex release, semaphore, DMA wait) or has spent its budget; new slices start
+when those of all QPUs have ended. The order depends on nothing else, neither on the host nor on how a run is divided
+into calls.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ TIME_SLICE = 1024  # instructions of a time slice
 
 
 class _Cycle:
-    """Detects an endless loop: the same machine state again, with nothing read or written in between."""
+    """A detector of endless loops: the same machine state occurs again, with nothing read or written in between."""
 
     __slots__ = ("_bank", "_control", "_limit", "_slices")
 
@@ -48,9 +49,9 @@ class _Cycle:
         self._slices = 0
 
     def closed(self, control: tuple[object, ...], bank: Bank) -> bool:
-        """Ask once per time slice. control: everything but the registers.
+        """Whether the state equals the saved one; called once per time slice. control: all state but the registers.
 
-        The state that it compares with is renewed ever more rarely.
+        The state is saved anew after 1, 2, 4, 8, ... time slices.
         """
         arrays = bank.arrays
         if control == self._control and all(map(np.array_equal, arrays, self._bank)):
@@ -63,18 +64,18 @@ class _Cycle:
 
 
 class Stretch:
-    """Control state of a group while it runs: what `Qpu` holds for one, once for all members."""
+    """Control state of a running group: the control state of `Qpu`, held once for all members."""
 
     __slots__ = ("branch_left", "end_left", "ended", "history", "jumped", "pc", "switch_left", "taken", "target")
 
     def __init__(self, g: Group) -> None:
         first = g.qpus[0]
         self.ended = False
-        self.jumped: list[bool] = []  # which members took the branch that fired last
+        self.jumped: list[bool] = []  # which members took the branch that took effect last
         self.pc, self.branch_left, self.end_left, self.switch_left = first.key
         one, two, three = first.history
         for q in g.qpus[1:]:
-            # Members that came here on different ways: only what all of them did counts.
+            # The members came here on different paths: only effects that all of them had count.
             one, two, three = one & q.history[0], two & q.history[1], three & q.history[2]
         self.history = (one, two, three)
         self.taken: Flag = np.array([q.branch_taken for q in g.qpus], np.bool_)
@@ -108,8 +109,8 @@ class ReferenceExecution:
         self._counts = [0] * len(COUNTS)
         self._fault: EmuFault | None = None
         self._hung: EmuFault | None = None
-        self.open_ended = False  # `extend` may still bring programs that release those that wait
-        self._idle = 0  # clocks a hung machine has been watched
+        self.open_ended = False  # `extend` may still add programs that release waiting QPUs
+        self._idle = 0  # clocks that have passed since the run hung
         self._cycle = _Cycle()
         self._trace = trace
         chip.sync.begin()
@@ -141,9 +142,9 @@ class ReferenceExecution:
     def run(self, clocks: int | None = None) -> bool:
         """Advance by about `clocks` emulated clocks (None: to the end); True when all programs have ended.
 
-        Raises: EmuFault, also again when called after one. A run that can never end (`stuck`) returns False while its
-        clock advances; without a limit it raises. KeyboardInterrupt, and whatever else signal handlers raise, leaves a
-        state that can be resumed.
+        Raises: EmuFault; later calls raise it again. When the run can never end (`stuck`), the clock advances and the
+        result is False; without a limit the call raises. KeyboardInterrupt, and any other exception of a signal
+        handler, leaves a state that can be resumed.
         """
         limit = None if clocks is None else self.clocks + clocks
         while True:
@@ -163,7 +164,7 @@ class ReferenceExecution:
         return self.done
 
     def _run(self, limit: int | None, stop: CriticalSection) -> None:
-        """Run until the clock reaches `limit`, or a signal comes."""
+        """Run until the clock reaches `limit`, or a signal is pending."""
         if self._fault is not None:
             raise self._fault
         started = time.perf_counter()
@@ -183,9 +184,9 @@ class ReferenceExecution:
         return self._hung is not None
 
     def extend(self, entries: Sequence[tuple[int, int]]) -> None:
-        """More programs for QPUs as they become free, as the register interface queues them while others run.
+        """Add programs for QPUs as they become free; the register interface queues them while others run.
 
-        A launch that hung (`stuck`) continues: the new programs may release those that wait.
+        A launch that hung (`stuck`) continues: the new programs may release the QPUs that wait.
         """
         self._entries += [(u & 0xFFFFFFFF, c & 0xFFFFFFFF) for u, c in entries]
         self._hung = None
@@ -194,14 +195,14 @@ class ReferenceExecution:
             self._fill()
 
     def withdraw(self) -> int:
-        """Drop the programs that no QPU has taken; returns how many those were."""
+        """Drop the programs that no QPU has started; returns their number."""
         dropped = len(self._entries) - self._next
         del self._entries[self._next :]
         return dropped
 
     @property
     def hung(self) -> EmuFault | None:
-        """Why this run never ends by itself, once that is known."""
+        """The fault that says why this run never ends; None unless that is known."""
         return self._hung
 
     # -- scheduling
@@ -222,11 +223,11 @@ class ReferenceExecution:
             self._run_group(Group(members, qpus, self._bank), meet)
 
     def _run_native(self, ready: list[Qpu], limit: int | None) -> bool:
-        """Run some of the QPUs otherwise than in groups; whether anything was done. Of the compiled engine."""
+        """Run QPUs as native code; whether any could run. The compiled engine overrides this method."""
         return False
 
     def _next_slice(self) -> None:
-        """Start new time slices, or find out that no QPU can ever continue."""
+        """Start new time slices, or detect that no QPU can ever continue."""
         started = self._fill()
         waiting = []
         spinning = []
@@ -243,7 +244,7 @@ class ReferenceExecution:
             self._endless(spinning[0])
 
     def _control(self) -> tuple[object, ...]:
-        """All state but the registers, and how often anything outside was read or written."""
+        """All state but the registers, and the counts of everything that was read or written outside the QPUs."""
         stats = self.stats
         traffic = (
             stats.tmu_requests,
@@ -259,7 +260,7 @@ class ReferenceExecution:
 
     def _endless(self, q: Qpu) -> None:
         text = (
-            "the program repeats the same instructions with the same registers and touches nothing else: it never ends"
+            "the program repeats the same instructions with the same registers and accesses nothing else: it never ends"
         )
         self._hung = fault("endless-loop", text, place(self._faults.board, self._memory, q, q.pc))
 
@@ -269,7 +270,7 @@ class ReferenceExecution:
             reason = q.blocked_on
             holder = self._sync.holder
             if reason == "mutex" and holder is not None:
-                state = "has ended" if holder.status == Status.FREE else "waits itself"
+                state = "has ended" if holder.status == Status.FREE else "is waiting too"
                 reason = f"the mutex, which QPU {holder.number} holds; that QPU {state}"
             lines.append(f"QPU {q.number} (instruction {(q.pc - q.entry) >> 3}) waits for {reason}")
         first = waiting[0]
@@ -282,7 +283,7 @@ class ReferenceExecution:
         self._hung = dead
 
     def _fill(self) -> bool:
-        """Start waiting programs on free QPUs: the one free the longest first."""
+        """Start waiting programs on free QPUs, first on the QPU that has been free the longest."""
         started = False
         free = sorted((q for q in self._qpus if q.status == Status.FREE), key=lambda q: (q.clock, q.number))
         for q in free:
@@ -311,7 +312,7 @@ class ReferenceExecution:
         return block
 
     def _run_group(self, g: Group, stop: int | None) -> None:
-        """Let a group execute until it waits, splits, ends, reaches `stop` or has spent its budget."""
+        """Execute a group until it waits, splits, ends, reaches `stop` or has spent its budget."""
         state = Stretch(g)
         budget = TIME_SLICE - max(q.spent for q in g.qpus)
         while True:
@@ -399,16 +400,16 @@ class ReferenceExecution:
                 state.history = one, two, three
                 pcs = [following] * g.n if jump is None else jump
                 taken = [False] * g.n if jump is None else state.jumped
-                behind = over_branch(one), two, three
+                landed = over_branch(one), two, three
                 if g.suspend or len(set(pcs)) > 1:
                     self._leave(g, state, pcs, Status.YIELDED if g.suspend else Status.READY)
                     for q, jumped in zip(g.qpus, taken, strict=True):
                         if jumped:
-                            q.history = behind
+                            q.history = landed
                     return None, k
                 state.pc = pcs[0]
                 if all(taken):
-                    state.history = behind
+                    state.history = landed
                 return g, k
             state.history = one, two, three
             state.pc = base + 8 * k
@@ -417,7 +418,8 @@ class ReferenceExecution:
             self._count(g, block, first, k)
 
     def _redirect(self, g: Group, state: Stretch, plan: Plan, following: int) -> list[int] | None:
-        """Count delay slots down after an instruction; the next addresses when a branch fires now."""
+        """Count the delay slots down after an instruction. Returns: the members' next addresses when a branch takes
+        effect now, else None."""
         jump: list[int] | None = None
         if state.branch_left:
             state.branch_left -= 1
@@ -443,7 +445,7 @@ class ReferenceExecution:
         return jump
 
     def _check(self, g: Group, plan: Plan) -> None:
-        """Report what is wrong with an instruction by itself."""
+        """Report the issues of an instruction by itself."""
         for level, rule, message in plan.issues:
             self._faults.report(level, rule, message, g)
         if plan.s_with_uniform is not None:
@@ -460,7 +462,7 @@ class ReferenceExecution:
         return [i for i, q in enumerate(g.qpus) if sync.acquire_mutex(q, g.clock(i))]
 
     def _split(self, g: Group, state: Stretch, passed: list[int]) -> Group | None:
-        """Leave the members behind that are blocked at `g.pc`; the rest as a group, or None."""
+        """Remove the members that are blocked at `g.pc`. Returns: the other members as a group, or None."""
         kept = set(passed)
         for i, q in enumerate(g.qpus):
             if i not in kept:
@@ -475,7 +477,7 @@ class ReferenceExecution:
         return rest
 
     def _end(self, g: Group) -> None:
-        """The members' programs have ended."""
+        """End the members' programs, and report what they have not released or collected."""
         for i, q in enumerate(g.qpus):
             q.status = Status.FREE
             self._finished += 1
@@ -513,7 +515,7 @@ class ReferenceExecution:
         self.stats.clocks = self.clocks
 
     def _registers(self, g: Group) -> list[tuple[str, U32]]:
-        """Copies of all registers of the group, if the trace wants to know what changes."""
+        """Copies of all registers of the group; empty unless the trace records register changes."""
         if self._trace is None or not self._trace.registers:
             return []
         bank, sel = self._bank, g.sel
@@ -545,6 +547,6 @@ class Vc4ReferenceMachine(Chip):
         """Start programs; they advance when the execution's `run` is called.
 
         entries: (uniforms, code) bus addresses; uniforms 0 means none. Entry i starts on QPU i; those beyond the
-        number of QPUs wait for one to become free. One launch at a time.
+        number of QPUs wait for one to become free. Only one launch may run at a time.
         """
         return ReferenceExecution(self, entries)

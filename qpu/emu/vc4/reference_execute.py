@@ -39,7 +39,7 @@ def _wait_store(u: Units, g: Group) -> Vector:
     return u.qpu_number(g)
 
 
-# Others, as the mutex, which the scheduler takes, deliver the element number (file A) or the QPU number (B).
+# Other inputs, such as the mutex (the scheduler acquires it), deliver the element number (file A) or QPU number (B).
 _INPUTS: dict[tuple[File, int], Callable[[Units, Group], Vector]] = {
     **{(f, 32): lambda u, g: u.uniforms.read(g) for f in File},
     **{(f, 48): lambda u, g: u.vpm.read(g) for f in File},
@@ -67,11 +67,11 @@ _OUTPUTS: dict[tuple[File, int], Callable[[Units, Group, Vector], None]] = {
     **{(f, 51): lambda u, g, x: u.release_mutex(g) for f in File},
     **{(f, a): _tmu(a) for f in File for a in range(56, 64)},
 }
-_SCALAR = frozenset({36, 40, 49, 50, 51})  # lane 0 is all that counts; of 51 not even that
+_SCALAR = frozenset({36, 40, 49, 50, 51})  # only lane 0 counts; for 51 no lane counts
 
 
 class ReferenceThread:
-    """The members of a group, as `alu.Thread` (contents, bits and masks are arrays of shape (members, 16))."""
+    """The members of a group as an `alu.Thread`. Contents, bits and masks are arrays of shape (members, 16)."""
 
     __slots__ = ("_bank", "_group", "_latches", "_rows", "_sel", "_units")
 
@@ -154,7 +154,7 @@ class ReferenceThread:
         return self._units.tmu.take(self._group, tmu)
 
     def clash(self, plan: Plan, add: Vector, mul: Vector, masks: tuple[Flag | None, Flag | None]) -> None:
-        """H13: two values for one lane of a destination. Two equal ones are harmless (docs/hardware/vc4.md 19)."""
+        """Report H13: two values for one lane of a destination. Equal values are harmless (docs/hardware/vc4.md 19)."""
         lanes = np.ones((self._group.n, LANES), np.bool_)
         for mask in masks:
             if mask is not None:
@@ -174,7 +174,7 @@ class ReferenceThread:
         return np.asarray(mask.any(axis=1))
 
     def branch(self, instr: Branch, taken: Flag | None) -> None:
-        """Leave the decision in the group: `branch_taken` and `branch_target`."""
+        """Store the decision in the group: `branch_taken` and `branch_target`."""
         g = self._group
         taken = np.ones(g.n, np.bool_) if taken is None else taken
         target = np.full(g.n, instr.imm + (self._following if instr.rel else 0), np.int64)
@@ -194,11 +194,11 @@ class ReferenceThread:
         return self._group.pc + 8 * (1 + alu.BRANCH_SLOTS)
 
     def _whole(self, bits: Vector) -> Vector:
-        """One row for each member; constants are stored once."""
+        """One row for each member; `bits` may be a constant with a single row."""
         return bits if bits.ndim == 2 else np.broadcast_to(bits, (self._group.n, LANES))
 
     def _check_condition(self, dest: Dest, mask: Flag | None) -> None:
-        """H14: an output register is triggered in all lanes, with undefined data where the condition fails."""
+        """Report H14: an output register is triggered in all lanes, with undefined data where the condition fails."""
         if mask is None:
             return
         fails = ~(mask[:, 0] if dest.number in _SCALAR else mask.all(axis=1))
@@ -211,17 +211,15 @@ class ReferenceThread:
         faults, g = self._units.faults, self._group
         differs = taken & (register[:, 0] != register[:, 15])
         if differs.any():
-            text = "lanes 0 and 15 of the branch register differ: sources disagree on which one counts; lane 0 taken"
+            text = "lanes 0 and 15 of the branch register differ: sources disagree on which counts; lane 0 is used"
             faults.report(Level.UNKNOWN, "branch-lane", text, g, int(np.flatnonzero(differs)[0]))
         if instr.raddr_a & 1 and taken.any():
-            text = (
-                "a taken branch through an odd register also sets the flags; from what is uncertain (link value here)"
-            )
+            text = "a taken branch through an odd register also sets the flags, uncertain from what; emulated: the link"
             faults.report(Level.WARN, "H24", text, g, int(np.flatnonzero(taken)[0]))
 
 
 def _stop(t: ReferenceThread, p: Plan) -> None:
-    raise AssertionError("a reserved instruction was executed: its issue of level STOP raises before")
+    raise AssertionError("a reserved instruction was executed, although its issue of level STOP is always a fault")
 
 
 def _function(instr: Instr) -> Callable[[ReferenceThread, Plan], None]:
@@ -233,7 +231,7 @@ def _function(instr: Instr) -> Callable[[ReferenceThread, Plan], None]:
 
 
 class Step:
-    """An instruction that is ready to execute: `step.execute(thread, step.plan)`."""
+    """An instruction with the function that executes it: `step.execute(thread, step.plan)`."""
 
     __slots__ = ("execute", "plan")
 

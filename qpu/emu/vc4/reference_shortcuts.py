@@ -1,7 +1,7 @@
-"""Shortcuts of the reference engine: a row's meaning in fewer NumPy calls where the operands are ordinary numbers.
+"""Faster float operations for the reference engine: fewer NumPy calls where the operands are ordinary numbers.
 
-Each function returns exactly what the row's `sem` returns, and calls it when an operand or the result is not ordinary.
-The tests compare them bit for bit.
+Each function returns exactly what the `sem` of the operation's row returns, and calls it when an operand or the result
+is not ordinary. The tests compare the two bit for bit.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _LOW = 0x00FFFFFF
 
 
 def _ordinary(a: U32, b: U32, result: U32) -> bool:
-    """Operands are 0 or at least 2**-125, the result is less than 2**127, in all lanes.
+    """Whether, in all lanes, the operands are 0 or at least 2**-125 and the result is less than 2**127.
 
-    So nothing is denormal, infinite or NaN, and the sums inside TwoSum cannot overflow. One reduction for all three:
-    0 - 1 wraps to the top, and what a result lacks to the largest pattern is small where the result is large.
+    Then nothing is denormal, infinite or NaN, and the sums inside TwoSum cannot overflow. One reduction tests all
+    three: 0 - 1 wraps to the largest number, and the largest pattern minus a large result is small.
     """
     distance = np.minimum((a & _MAGNITUDE) - _ONE, (b & _MAGNITUDE) - _ONE)
     return bool(np.minimum(distance, ~result & _MAGNITUDE).min() > _LOW)
@@ -49,7 +49,7 @@ def _fadd(v: Any, a: U32, b: U32) -> U32:
         slow: U32 = sem.fadd(v, a, b)
         return slow
     back = total - x
-    error = (x - (total - back)) + (y - back)  # what rounding to nearest left out, exactly
+    error = (x - (total - back)) + (y - back)  # the exact error of rounding to nearest
     beyond = (((error.view(np.uint32) ^ bits) & _SIGN) != 0) & (error != 0)
     return _flush(bits - beyond)
 

@@ -1,4 +1,4 @@
-"""State of the emulated QPUs of VideoCore IV: register arrays, and the group of QPUs that executes in step."""
+"""State of the emulated QPUs of VideoCore IV: register arrays, control state, and groups of QPUs that run in step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Bank:
             self.undefine(q)
 
     def place(self, registers: NDArray[np.uint32]) -> None:
-        """Keep the registers in this array from now on: ra0..31, rb0..31, r0..r5, shape (70, QPUs, 16)."""
+        """Use this array for the registers from now on: ra0..31, rb0..31, r0..r5, shape (70, QPUs, 16)."""
         self.registers = registers
         self.rows: list[NDArray[np.uint32]] = list(registers)
         self.a, self.b, self.acc = registers[:32], registers[32:64], registers[64:]
@@ -69,7 +69,7 @@ class Bank:
         self.sfu_left[q] = 0
 
     def lose_accumulators(self, q: int) -> None:
-        """A thread switch: accumulators and flags are lost (guide)."""
+        """Undefine accumulators and flags, which a thread switch loses (guide)."""
         lane = np.arange(LANES, dtype=np.uint32)
         number = np.arange(6, dtype=np.uint32)[:, None]
         self.acc[:, q] = np.uint32(0xDEADC000) | number << np.uint32(4) | lane
@@ -82,13 +82,13 @@ class Bank:
 
 
 class Status:
-    """What a QPU is doing, as plain integers: compared in the scheduler's inner loop."""
+    """Scheduling states of a QPU; integers, because the scheduler's inner loop compares them."""
 
-    FREE, READY, YIELDED, BLOCKED, HUNG = range(5)
+    FREE, READY, YIELDED, BLOCKED = range(4)
 
 
 class Qpu:
-    """Control state of one QPU: everything the scheduler needs between two stretches of execution."""
+    """Control state of one QPU: everything that the scheduler needs between two stretches of execution."""
 
     __slots__ = (
         "blocked_on", "branch_left", "branch_taken", "branch_target", "clock", "end_left", "entry", "history",
@@ -112,7 +112,7 @@ class Qpu:
         self.history = (0, 0, 0)  # effects of the last three instructions, newest first
         self.status = Status.READY
         self.blocked_on = ""
-        self.waiting = False  # was blocked; takes over the clock of whoever let it go
+        self.waiting = False  # was blocked: its clock advances to that of the QPU that released it
         self.spent = 0  # instructions of the current time slice
         self.steps = 0
 
@@ -123,7 +123,7 @@ class Qpu:
 
 
 class Group:
-    """QPUs with one program counter, executing in step: `ids` ascending, `sel` selects their rows of the bank."""
+    """QPUs with one program counter that execute in step: `ids` ascending, `sel` selects their rows of the bank."""
 
     __slots__ = (
         "bank", "branch_taken", "branch_target", "done", "ids", "n", "old_a", "old_b", "pc", "qpus", "rows", "sel",
@@ -148,7 +148,7 @@ class Group:
         self.sfu_live = bool(bank.sfu_left[self.sel].any())
         self.branch_taken: Flag = np.zeros(self.n, np.bool_)
         self.branch_target: NDArray[np.int64] = np.zeros(self.n, np.int64)
-        # Lanes the last write of a physical register reached (None: all), and what the register held before.
+        # Lanes that the last write of a physical register changed (None: all), and the old contents of the register.
         self.wrote_a: Flag | None = None
         self.wrote_b: Flag | None = None
         self.old_a: Vector | None = None
@@ -163,13 +163,13 @@ class Group:
         return (self.pc - self.qpus[i].entry) >> 3
 
     def start_sfu(self, value: Vector, latency: int) -> None:
-        """An SFU lookup: its result is in r4 for the instruction `latency` later."""
+        """Start an SFU operation: the instruction `latency` later finds the result in r4."""
         self.bank.sfu_value[self.sel] = value
         self.bank.sfu_left[self.sel] = latency
         self.sfu_live = True
 
     def tick_sfu(self) -> None:
-        """One instruction has ended."""
+        """Count one instruction down for pending SFU results, and write those that are due to r4."""
         bank, sel = self.bank, self.sel
         left = bank.sfu_left[sel]
         landing = left == 1

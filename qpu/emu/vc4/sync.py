@@ -11,12 +11,12 @@ SEMAPHORE_MAX = 15
 
 
 class Sync:
-    """One mutex and 16 counters 0..15. The counters live as long as the machine: they persist across launches.
+    """One mutex and 16 semaphore counters 0..15. The counters persist across launches.
 
-    A QPU that cannot proceed is blocked; whatever changes the resource makes all its waiters try again, in the
-    scheduler's order. `Qpu.clock` of a waiter moves up to the clock of the QPU that let it go; that of whoever takes
-    the mutex always to its last release, so that critical sections follow one another in emulated time too.
-    Source: VideoCore IV 3D architecture guide; counters persisting is measured by the field.
+    A QPU that cannot proceed is blocked; every change of the resource makes all its waiters try again, in the
+    scheduler's order. `Qpu.clock` of a waiter advances to the clock of the QPU that released it. A QPU that takes the
+    mutex always advances to its last release, so that critical sections follow one another in emulated time too.
+    Source: VideoCore IV 3D architecture guide; that the counters persist is measured (vc4.md 15).
     """
 
     __slots__ = ("counters", "holder", "released", "semaphore_clock", "waiters")
@@ -29,7 +29,7 @@ class Sync:
         self.waiters: dict[str, list[Qpu]] = {}
 
     def begin(self) -> None:
-        """A launch starts. The mutex is free then (`Basis.ASSUMED`); the counters stay."""
+        """Start a launch: the mutex is free (`Basis.ASSUMED`), and the counters keep their values."""
         self.holder = None
         self.released = 0
         self.semaphore_clock = [0] * SEMAPHORES
@@ -45,7 +45,7 @@ class Sync:
         return True
 
     def release_mutex(self, clock: int) -> None:
-        """Free the mutex, whoever holds it."""
+        """Release the mutex, whichever QPU holds it."""
         self.holder = None
         self.released = clock
         self._wake("mutex")

@@ -1,6 +1,6 @@
 """Texture lookups of VideoCore IV that compute programs use: 32-bit texels, nearest, one level, 2D.
 
-Everything else (filtering, mip levels, cube maps, child images, other types) is a named `TextureError`.
+Everything else (filtering, mip levels, cube maps, child images, other types) raises a `TextureError` that names it.
 Source: VideoCore IV 3D architecture guide, texture chapter; storage orders as the Mesa driver uses them on hardware.
 """
 
@@ -25,7 +25,7 @@ _RGBA8888, _RGBX8888, _RGBA32R = 0, 1, 16
 _MICRO = 4  # a 64-byte micro-tile of 32-bit texels is 4 x 4
 _SUB = 16  # a 1 KiB sub-tile
 _TILE = 32  # a 4 KiB tile
-# Place in memory of the sub-tile at (x, y) of a tile, by parity of the tile row.
+# Position in memory of the sub-tile at (x, y) of a tile, by parity of the tile row.
 _SUB_ORDER = np.array([[[0, 3], [1, 2]], [[2, 1], [3, 0]]])  # [parity][y][x]
 
 
@@ -41,14 +41,14 @@ class TextureError(Exception):
 
 @dataclass(slots=True)
 class Request:
-    """A texture request being written. components: s, t, r, b -> 16 raw floats; setup: words in write order."""
+    """A texture request under construction. components: s, t, r, b -> 16 raw floats; setup: words in write order."""
 
     components: dict[str, NDArray[np.uint32]] = field(default_factory=dict)
     setup: list[int] = field(default_factory=list)
 
 
 def _wrap(position: NDArray[np.int64], size: int, mode: int) -> NDArray[np.int64]:
-    """Texel number inside the image by wrap mode 0 repeat, 1 clamp, 2 mirror; -1 outside for 3 border."""
+    """Texel number inside the image. mode: 0 repeat, 1 clamp, 2 mirror, 3 border, which gives -1 outside."""
     if mode == 0:
         return position % size
     if mode == 1:

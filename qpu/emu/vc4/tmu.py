@@ -16,14 +16,14 @@ from qpu.emu.vc4.uniforms import Uniforms
 __all__ = ["FIFO_DEPTH", "SAFE_DEPTH", "Tmu"]
 
 FIFO_DEPTH = 8  # vectors a QPU can have pending in one TMU (guide)
-SAFE_DEPTH = 4  # more than this is unreliable by hardware reports
+SAFE_DEPTH = 4  # more pending requests are unreliable, by reports from hardware
 _COMPONENTS = "strb"
 
 
 class Tmu:
-    """Both TMUs as a program sees them: tmu 0 and 1 by name; which slice unit serves a name is invisible.
+    """Both TMUs as a program names them, 0 and 1; which unit of the slice serves a request is not visible.
 
-    A request reads memory when it is made; the answer waits in a queue of the QPU until a load signal takes it.
+    A request reads memory when it is made; the result stays in a queue of the QPU until a load signal pops it.
     """
 
     __slots__ = ("_count", "_data", "_faults", "_head", "_memory", "_partial", "_stats", "_uniforms", "noswap", "used")
@@ -47,12 +47,12 @@ class Tmu:
         self.noswap[q] = self.used[q] = False
 
     def adopt(self, data: NDArray[np.uint32], head: NDArray[np.int64], count: NDArray[np.int64]) -> None:
-        """Keep the queues in these arrays from now on: shapes (2, QPUs, FIFO_DEPTH, 16) and twice (2, QPUs)."""
+        """Use these arrays for the queues from now on: shapes (2, QPUs, FIFO_DEPTH, 16) and twice (2, QPUs)."""
         data[...], head[...], count[...] = self._data, self._head, self._count
         self._data, self._head, self._count = data, head, count
 
     def outstanding(self, q: int) -> tuple[int, int]:
-        """Answers that QPU `q` has not collected, by TMU."""
+        """The numbers of results that QPU `q` has not collected, by TMU."""
         return int(self._count[0, q]), int(self._count[1, q])
 
     def texturing(self, q: int, tmu: int) -> bool:
@@ -60,13 +60,13 @@ class Tmu:
         return self._partial[tmu][q] is not None
 
     def write(self, g: Group, tmu: int, component: int, value: Vector) -> None:
-        """A write of S, T, R or B (0..3). S launches the request."""
+        """A write of S, T, R or B (component 0..3). S launches the request."""
         partial = self._partial[tmu]
         if component == 0 and all(partial[q] is None for q in g.ids):
             self._push(g, tmu, g.rows, self._direct(g, value))
             return
         if component == 0 and any(partial[q] is None for q in g.ids):
-            # Members differ in what they wrote before; each is served by itself.
+            # Only some members wrote other components before: each request is made separately.
             words = np.zeros(g.n, np.uint32)
             texturing = [i for i, q in enumerate(g.ids) if partial[q] is not None]
             words[texturing] = self._uniforms.take(g, texturing)
@@ -90,7 +90,7 @@ class Tmu:
             request.setup.append(int(words[i]))
 
     def take(self, g: Group, tmu: int) -> Vector:
-        """A load signal: the oldest answer."""
+        """Pop the oldest result, for a load signal."""
         rows = g.rows
         count = self._count[tmu, rows]
         if not count.all():
@@ -116,7 +116,7 @@ class Tmu:
             self.noswap[q] = new
 
     def _direct(self, g: Group, value: Vector, at: int = 0) -> Vector:
-        """One word for each lane; `at`: position in the group of the first row of `value`."""
+        """Read one word for each lane. at: position in the group of the first row of `value`."""
         memory = self._memory
         address = value & np.uint32(BUS_MASK & ~3)
         legal = memory.legal(address)
@@ -128,7 +128,7 @@ class Tmu:
         return values
 
     def _one(self, g: Group, i: int, tmu: int, value: Vector, word: int) -> Vector:
-        """The answer to the request that member `i` launches with S; `word` is its uniform if it is a texture."""
+        """The result of the request that member `i` launches with S. word: its uniform, for a texture request."""
         q = g.ids[i]
         request = self._partial[tmu][q]
         if request is None:
@@ -157,7 +157,7 @@ class Tmu:
             i = at + int(count.argmax())
             if most > FIFO_DEPTH:
                 text = (
-                    f"request {most} of TMU{tmu}: its queue holds {FIFO_DEPTH}; collect answers with ldtmu{tmu} first"
+                    f"request {most} of TMU{tmu}: its queue holds {FIFO_DEPTH}; collect results with ldtmu{tmu} first"
                 )
                 self._faults.report(Level.STOP, "tmu-overflow", text, g, i)
             text = f"{most} requests pending in TMU{tmu}; more than {SAFE_DEPTH} are unreliable on hardware"

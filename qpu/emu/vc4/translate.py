@@ -1,12 +1,12 @@
-"""The translator of VideoCore IV programs to LLVM IR: chains of instructions that happen as a whole or not at all.
+"""The translator of VideoCore IV programs to LLVM IR: chains of instructions that execute completely or not at all.
 
-A chain is straight-line code. Its registers live in values; at its end everything it relied on is checked (addresses,
-queues, conditions, no NaN), and only then registers are stored and its one outside effect happens. When a check fails,
-the function returns with the state as it was before the chain, and the reference engine executes those instructions.
+A chain is straight-line code. Its registers are LLVM values. At its end all its assumptions are checked (addresses,
+queues, conditions, no NaN); only then are the registers stored and its one effect outside the QPU performed. When a
+check fails, the function returns with the state before the chain, and the reference engine executes the instructions.
 
 Floats in the fast variant: the host adds toward zero and takes denormal operands as zero, so a sum or product needs no
-correction while only further sums and products use it. Elsewhere denormals and -0 become +0, and a NaN, for which
-VideoCore IV has other rules, undoes the chain (`Reason.NAN`); such programs continue in the exact variant.
+correction while only further sums and products use it. For all other uses denormals and -0 become +0. A NaN, for which
+VideoCore IV has other rules, undoes the chain (`Reason.NAN`); programs with many NaNs continue in the exact variant.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _PTR = ir.PointerType()
 I8X16 = ir.VectorType(I8, LANES)
 I32X4 = ir.VectorType(I32, 4)
 LONGEST = 512  # instructions of a chain
-MOST_REQUESTS = 4  # of one TMU in a chain: what it takes from the queue must still be there if it is undone
+MOST_REQUESTS = 4  # of one TMU in a chain: popped results must remain in the queue in case the chain is undone
 _FLAGS = {"z": Slot.Z, "n": Slot.N, "c": Slot.C}
 _FUNCTIONS = {Alu: alu.operate, LoadImm: alu.load, Branch: alu.branch}
 SFU_RESULT = (Slot.SFU - Slot.A) // LANES
 
 
 class Value:
-    """A register's content. raw: as float operations may take it; `plain` once denormals, -0 and NaN are dealt with."""
+    """The content of a register. raw: for float operations only; plain: after denormals, -0 and NaN are dealt with."""
 
     __slots__ = ("plain", "raw")
 
@@ -69,7 +69,7 @@ class Value:
 def raw_result(v: LlvmLanes, op: Op, a: ir.Value, b: ir.Value) -> ir.Value | None:
     """A sum or product by one host instruction, before `sem.flush`; None for other operations. For AVX-512.
 
-    With the host's denormal operands counting as zero, the flushed result is that of `op.sem` unless it is a NaN.
+    The host takes denormal operands as zero, so the flushed result is that of `op.sem` unless it is a NaN.
     """
     if op.sem is sem.fmul:
         return v.fmul(a, b)
@@ -92,9 +92,9 @@ class Translation:
 
 
 def translate(graph: Graph, entries: Sequence[Node], *, fast: bool, avx512: bool) -> Translation:
-    """The IR of everything native that can be reached in `graph` from `entries`, which are native themselves.
+    """The IR of all native nodes that can be reached in `graph` from `entries`, which must be native.
 
-    fast: floats as described above; needs avx512.
+    fast: floats as the module describes; only with avx512.
     """
     return _Translator(graph, fast and avx512, avx512).run(entries)
 
@@ -178,7 +178,7 @@ class _Translator:
     # -- chains
 
     def chain(self, node: Node) -> None:
-        """Emit from `node` on until control can go two ways, leaves, or meets a block that exists."""
+        """Emit code from `node` on until control forks, leaves the function, or reaches a block that exists."""
         self.b.position_at_end(self.blocks[node])
         self.first = node
         self.registers: dict[int, Value] = {}
@@ -234,7 +234,7 @@ class _Translator:
         self.b.branch(self.leave)
 
     def jump(self, node: Node, after: tuple[Node, ...]) -> None:
-        """The branch whose last delay slot was `node` takes effect."""
+        """Emit the jump of the branch whose last delay slot was `node`."""
         goal = after[-1]
         if len(after) > 1:
             taken = self.taken
@@ -266,7 +266,7 @@ class _Translator:
             self.exit(Reason.EXIT, node)
 
     def commit(self, following: Node) -> None:
-        """Check, then store what the chain did. Ends in a block where control may be passed on."""
+        """Emit the checks and then the stores of the chain. The builder ends in the block after the stores."""
         stores = [(number, self.plain(self.registers[number])) for number in self.dirty]
         self.units.finish()
         b = self.b
@@ -318,13 +318,13 @@ class _Translator:
         self.tallies.append(self.tally)
         b.store(b.sub(b.load(self.budget, typ=I64), I64(self.tally.instructions)), self.budget)
 
-    # -- the thread that `alu` works on; the SFU's result is register 70
+    # -- the thread that the functions of `alu` use; the SFU's result is register 70
 
     def value(self, bits: ir.Value) -> Value:
         return Value(bits, bits)
 
     def plain(self, x: Value) -> ir.Value:
-        """The bits as VideoCore IV has them."""
+        """The bits that VideoCore IV would have."""
         if x.plain is None:
             self.unordered.append(x.raw)
             x.plain = sem.flush(self.v, x.raw)
@@ -403,7 +403,7 @@ class _Translator:
         self.put(SFU_RESULT, self.value(result), None)
 
     def check_condition(self, mask: ir.Value | None, *, scalar: bool) -> None:
-        """What is written where a condition fails is undefined: the reference engine reports it."""
+        """Fail where a condition fails: hardware writes undefined data there, which the reference engine reports."""
         if mask is not None:
             self.checks.append(self.b.not_(self.b.extract_element(mask, I32(0)) if scalar else self.every(mask)))
 
@@ -411,7 +411,7 @@ class _Translator:
         return self.units.load(tmu)
 
     def clash(self, plan: Plan, add: ir.Value, mul: ir.Value, masks: tuple[ir.Value | None, ir.Value | None]) -> None:
-        """Nothing: `why_not` admits complementary conditions only."""
+        """Emit nothing: `why_not` admits complementary conditions only."""
 
     def some(self, mask: ir.Value) -> ir.Value:
         return self.b.icmp_unsigned("!=", self.b.bitcast(mask, I16), I16(0))
@@ -441,5 +441,5 @@ class _Translator:
         return self.splat(self.following()), mask
 
     def following(self) -> ir.Value:
-        """The address behind the delay slots of the branch under construction."""
+        """The address after the delay slots of the branch under construction."""
         return self.b.add(self.load_scalar(Slot.BASE), I32(8 * (self.at + 1 + alu.BRANCH_SLOTS)))

@@ -1,8 +1,8 @@
-"""The control-flow graph of a VideoCore IV program, as the compiled engine needs it.
+"""The control-flow graph of a VideoCore IV program, for the compiled engine.
 
 A node is an instruction together with everything pending when it starts: a branch in its delay slots, an SFU result
-in the pipeline, and the effects of the three instructions before, as far as any of the next three could break a rule on
-them. Nodes that the reference engine must execute itself are marked; the rest can be translated.
+in the pipeline, and those effects of the three instructions before with which one of the next three could break a rule.
+Nodes that the reference engine must execute are marked with a reason; the others can be translated.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ _OUTPUTS = frozenset({40, 48, 49, 50, 51, *_SFU, 56, 60})
 
 
 class Node(NamedTuple):
-    """at: instruction index; -1 means wherever a computed branch leads. left: delay slots of a pending branch
-    that remain; target: its target, an index or `DYNAMIC`. sfu: instructions until an SFU result lands.
-    one, two, three: effects of the last instructions, newest first, that can still matter."""
+    """An instruction and what is pending when it starts.
+
+    at: instruction index; -1: the unknown target of a computed branch. left: remaining delay slots of a pending branch;
+    target: its target, an index or `DYNAMIC`. sfu: instructions until an SFU result is in r4. one, two, three: effects
+    of the last instructions, newest first, that can still matter.
+    """
 
     at: int
     left: int = 0
@@ -69,7 +72,7 @@ def _dest_reason(half: Half, merged: bool) -> str:
 
 
 def why_not(plan: Plan) -> str:
-    """Why the reference engine executes this instruction; empty when it can be translated."""
+    """Why the reference engine must execute this instruction; empty when it can be translated."""
     instr = plan.instr
     if plan.issues:
         return f"rule {plan.issues[0].rule}"
@@ -112,12 +115,12 @@ def why_not(plan: Plan) -> str:
 
 
 def releases(plan: Plan) -> bool:
-    """Whether an instruction releases the mutex, after which others run."""
+    """Whether an instruction releases the mutex, after which other QPUs run."""
     return any(h.active and h.dest.place is Place.IO and h.dest.number == MUTEX for h in (plan.add, plan.mul))
 
 
 def reads_latch(plan: Plan) -> bool:
-    """Whether an instruction can see what operand or MUL latches hold."""
+    """Whether an instruction can read an operand latch or the MUL latch."""
     if any(s is not None and s.read is Read.LATCH for s in (plan.read_a, plan.read_b)):
         return True
     return isinstance(plan.instr, Alu) and plan.mul.active and plan.mul.op.sem is None
@@ -130,12 +133,12 @@ def breaks(plan: Plan, history: tuple[int, int, int]) -> bool:
 
 
 def history_key(history: Sequence[int], masks: Sequence[int]) -> tuple[int, int, int]:
-    """The part of a history that matters."""
+    """The effects of a history that `masks` selects."""
     return history[0] & masks[0], history[1] & masks[1], history[2] & masks[2]
 
 
 class Graph:
-    """Explores a program. words: instruction words by index, as far as its buffer goes."""
+    """The nodes of a program and their successors. words: instruction words by index, to the end of the buffer."""
 
     def __init__(self, words: Sequence[int]) -> None:
         self.words = words
@@ -147,7 +150,7 @@ class Graph:
         self.complete = True
 
     def plan(self, at: int) -> Plan | None:
-        """The plan of an instruction; None outside of the buffer."""
+        """The plan of an instruction; None outside the buffer."""
         found = self.plans.get(at)
         if found is None:
             if not 0 <= at < len(self.words):
@@ -156,7 +159,7 @@ class Graph:
         return found
 
     def masks(self, at: int, left: int, target: int) -> tuple[int, int, int]:
-        """Effects of the last three instructions that can matter to the next three."""
+        """Masks of the effects of the last three instructions that can matter to the next three."""
         ways: list[list[int]] = [[at], [at + 1], [at + 2]]
         if left:
             if target == DYNAMIC:
@@ -171,11 +174,11 @@ class Graph:
         return a1 | b2 | c3, a2 | b3, a3
 
     def node(self, at: int, left: int, target: int, sfu: int, history: tuple[int, int, int]) -> Node:
-        """The node for a situation, with what cannot matter removed."""
+        """The node for a situation, without effects that cannot matter."""
         return Node(at, left, target, sfu, *history_key(history, self.masks(at, left, target)))
 
     def explore(self, roots: Sequence[Node]) -> None:
-        """Add everything that can be reached from `roots`."""
+        """Add all nodes that can be reached from `roots`."""
         todo = [n for n in roots if n not in self.follow]
         self.roots += [n for n in roots if n not in self.roots]
         while todo:
@@ -189,12 +192,12 @@ class Graph:
             todo += [n for n in after if n.at >= 0 and n not in self.follow]
 
     def mark(self) -> None:
-        """Find out which nodes the reference engine must execute, and why: `reasons`."""
+        """Fill `reasons`: the nodes that the reference engine must execute, and why."""
         conflicts: set[Node] = set()
         for node in self.follow:
             plan = self.plan(node.at)
             if plan is None:
-                self.reasons[node] = "outside of the program's buffer"
+                self.reasons[node] = "outside the program's buffer"
                 continue
             reason = why_not(plan)
             if plan.is_branch and node.left:
@@ -208,7 +211,7 @@ class Graph:
                 reason = "hazard"
             if reason:
                 self.reasons[node] = reason
-        # What wrote the register that is read too early must run beside the reader: the lanes written decide.
+        # When a register is read too early, the reference engine must execute its writer too: the lanes written decide.
         # A computed branch may lead to such a reader.
         for node, after in self.follow.items():
             if node in self.reasons:
@@ -246,7 +249,7 @@ class Graph:
         return through, taken
 
     def conditional(self, node: Node) -> bool:
-        """Whether the branch whose last delay slot is `node` may not be taken."""
+        """Whether the branch whose last delay slot is `node` is conditional."""
         plan = self.plan(node.at - 3)
         return plan is None or not isinstance(plan.instr, Branch) or plan.instr.cond < 12
 
@@ -263,12 +266,12 @@ class Graph:
 
     @property
     def latches(self) -> bool:
-        """Whether anything might look at latches."""
+        """Whether any instruction may read a latch."""
         return self.dynamic or any(map(reads_latch, self.plans.values()))
 
 
 def sum_or(values: Sequence[int]) -> int:
-    """Bitwise or of all."""
+    """Bitwise or of all values."""
     total = 0
     for v in values:
         total |= v

@@ -1,4 +1,4 @@
-"""The interface of translated VideoCore IV code and its caller: state block of a QPU, reasons to return, counts."""
+"""The interface between translated VideoCore IV code and its caller: state block, reasons to return, counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Reason(enum.IntEnum):
     EXIT = 0  # at a node for the reference engine
     BUDGET = 1
     JUMP = 2  # at `Slot.TARGET`, after a computed branch
-    FAIL = 3  # before a chain that cannot be executed natively, or not beside others; `Slot.HOLD` is its length
+    FAIL = 3  # before a chain that cannot run natively, or not while other QPUs run; `Slot.HOLD` is its length
     NAN = 4  # before a chain that meets a NaN
     BAD = 5  # no such entry
     YIELD = 6  # at a node after the release of the mutex
@@ -69,7 +69,7 @@ class Slot(enum.IntEnum):
     STRIDE = 1454  # the word of the DMA store stride
     USED = 1455  # a TMU request was made during the call
     ALONE = 1456  # no other QPU runs: the VPM and memory may be written
-    # A VPM read, and the one that follows it; each LEFT counts vectors. WORD: the setup, AT: the next vector.
+    # A VPM read, and the queued one that follows it; each LEFT counts vectors. WORD: the set-up, AT: the next vector.
     READ = 1462  # 0: horizontal 32-bit vectors, as far as there are any; 2: something else
     READ_WORD = 1463
     READ_AT = 1464
@@ -80,18 +80,18 @@ class Slot(enum.IntEnum):
     LOAD_WORD = 1469
     PITCH = 1470  # extended pitch of DMA loads in bytes; NO_PITCH before it is set
     TOUCHED = 1471  # setups or positions were changed during the call
-    MUTEX = 1472  # 0: free, 1: held by this QPU, 2: by another
-    RELEASED = 1474  # 64 bits: emulated clock of its last release
-    GAVE = 1476  # it was released during the call
+    MUTEX = 1472  # 0: free, 1: held by this QPU, 2: held by another QPU
+    RELEASED = 1474  # 64 bits: emulated clock of the last release of the mutex
+    GAVE = 1476  # the mutex was released during the call
     WORDS = 1488
 
 
 COUNTERS = (*COUNTS, "uniforms", "requests", "vpm_writes", "vpm_reads")
-"""What a chain counts."""
+"""Names of the counts of a chain."""
 
 
 class Tally:
-    """Counts of a chain, in the order of `COUNTERS`; a run multiplies them with how often it was executed."""
+    """Counts of one execution of a chain, in the order of `COUNTERS`; the caller multiplies them by the executions."""
 
     __slots__ = ("row",)
 

@@ -20,12 +20,12 @@ __all__ = ["Units"]
 
 _PTR = ir.PointerType()
 _ALIGNED = BUS_MASK & ~3
-Functions = dict[bool, ir.Function]  # one that checks, one that moves
+Functions = dict[bool, ir.Function]  # False: the function that checks; True: the one that moves
 Row = Callable[[ir.Value, ir.Value], None]  # code that moves row i from or to a memory address
 
 
 class Units:
-    """The units as seen by the chain under construction. `t`: the translator."""
+    """The emitter of unit accesses for the chain under construction. `t`: the translator."""
 
     def __init__(self, translator: Any) -> None:
         self.t = translator
@@ -40,7 +40,7 @@ class Units:
         }
 
     def begin(self) -> None:
-        """A chain starts."""
+        """Start a chain."""
         self.base: ir.Value | None = None  # uniform pointer; `used` words were read from there
         self.safe: ir.Value | None = None
         self.used = 0
@@ -56,7 +56,7 @@ class Units:
         if self.base is None:
             self.base = t.load_scalar(Slot.UNIFORM)
         if self.safe is None:
-            # A chain reads less than a page; an address too near the end fails the check of `_settle`.
+            # A chain reads less than a page of uniforms; an address too near the end fails the check of `_settle`.
             inside = b.icmp_unsigned("<", b.add(b.zext(self.base, I64), I64(4096)), t.function.args[Arg.SIZE])
             start = b.select(inside, b.zext(self.base, I64), I64(0))
             t.checks.append(b.not_(inside))
@@ -72,7 +72,7 @@ class Units:
         return b.load(b.gep(t.function.args[Arg.PAGES], [index], source_etype=I8), typ=I32)
 
     def _settle(self) -> None:
-        """Check the uniforms read from `base` on."""
+        """Emit the check of the uniforms that were read from `base` on."""
         if not self.used or self.base is None:
             return
         t, b = self.t, self.t.b
@@ -129,7 +129,7 @@ class Units:
         return b.gep(t.pointer(Slot.FIFO + 16 * FIFO_DEPTH * tmu), [offset], source_etype=I8)
 
     def request(self, tmu: int, value: ir.Value) -> None:
-        """A read of one word in each lane, into the queue."""
+        """Read one word for each lane into the queue."""
         t, b, v = self.t, self.t.b, self.t.v
         self.requests[tmu] += 1
         head, count = self.queue(tmu)
@@ -166,7 +166,7 @@ class Units:
         t.checks.append(b.not_(ok))
 
     def load(self, tmu: int) -> ir.Value:
-        """The oldest answer."""
+        """Pop the oldest result."""
         t, b = self.t, self.t.b
         head, count = self.queue(tmu)
         t.checks.append(b.icmp_unsigned("==", count, I64(0)))
@@ -183,7 +183,7 @@ class Units:
         self._settle()
 
     def commit(self) -> None:
-        """Store the pointers."""
+        """Emit the stores of the uniform pointer and the queue positions."""
         t = self.t
         if self.base is not None:
             t.store_scalar(Slot.UNIFORM, self.base)
@@ -193,17 +193,17 @@ class Units:
             t.store_scalar(Slot.HEAD + 2 * tmu, head)
             t.store_scalar(Slot.COUNT + 2 * tmu, self.counts[tmu])
 
-    # -- VPM: each of these ends its chain, so that nothing happens unless everything else was right
+    # -- VPM: each access ends its chain, so that it happens only if all checks of the chain succeed
 
     def _require(self, holds: ir.Value) -> None:
         self.t.checks.append(self.t.b.not_(holds))
 
     def _require_alone(self) -> None:
-        """What others see is written when nobody else runs, so that the host's cores decide nothing."""
+        """Require that no other QPU runs, so that the order of writes does not depend on the host's cores."""
         self._require(self.t.b.icmp_unsigned("!=", self.t.load_scalar(Slot.ALONE), I32(0)))
 
     def wait(self, file: File) -> None:
-        """A wait for DMA; transfers happen at once."""
+        """A wait for DMA. Emulated transfers are complete as soon as they start."""
         t = self.t
         slot = Slot.LOAD_UNTIL if file is File.A else Slot.STORE_UNTIL
         t.effects.append(lambda: t.store_scalar(slot, I64(0)))
@@ -216,7 +216,7 @@ class Units:
         return b.add(t.load_scalar(Slot.CLOCK, I64), clocks)
 
     def busy(self, file: File) -> ir.Value:
-        """1 while a DMA transfer is in progress. A chain ends with what would start or end one."""
+        """1 while a DMA transfer is in progress. An instruction that starts or ends a transfer ends its chain."""
         t, b = self.t, self.t.b
         until = t.load_scalar(Slot.LOAD_UNTIL if file is File.A else Slot.STORE_UNTIL, I64)
         return b.zext(b.icmp_signed("<", self._clock(0), until), I32)
@@ -225,7 +225,7 @@ class Units:
         self.t.store_scalar(Slot.TOUCHED, I32(1))
 
     def take_mutex(self) -> None:
-        """Take the mutex, not before its last release; the reference engine makes QPUs wait for it."""
+        """Take the mutex, and advance the clock to its last release. Waiting for it is up to the reference engine."""
         t, b = self.t, self.t.b
         self._require_alone()
         self._require(b.icmp_unsigned("==", t.load_scalar(Slot.MUTEX), I32(0)))
@@ -239,7 +239,7 @@ class Units:
         t.effects.append(effect)
 
     def release_mutex(self) -> None:
-        """Release the mutex this QPU holds. The translator leaves after it."""
+        """Release the mutex, which this QPU holds. The function returns after it."""
         t, b = self.t, self.t.b
         self._require_alone()
         self._require(b.icmp_unsigned("==", t.load_scalar(Slot.MUTEX), I32(1)))
@@ -295,7 +295,7 @@ class Units:
         t.effects.append(effect)
 
     def _store_words(self, rows: Sequence[tuple[Slot, ir.Value, ir.Value]]) -> None:
-        """At the end of the chain: each slot gets a new value where its condition holds."""
+        """At the end of the chain, store a new value in each slot whose condition holds."""
         t, b = self.t, self.t.b
 
         def effect() -> None:
@@ -306,7 +306,7 @@ class Units:
         t.effects.append(effect)
 
     def read_setup(self, word: ir.Value) -> None:
-        """A write to address 49, file A: VPM reads of rows of words, DMA loads of words, their pitch."""
+        """A write to address 49, file A: sets up VPM reads of rows of words, DMA loads of words, or their pitch."""
         t, b, w = self.t, self.t.b, Word(self.t.b, word)
         left = b.add(t.load_scalar(Slot.READ_LEFT), t.load_scalar(Slot.QUEUED_LEFT))
         vector = w.every(w.rows, b.icmp_unsigned("<", left, I32(2)), w.equal(t.load_scalar(Slot.READ), 0))
@@ -339,7 +339,7 @@ class Units:
         )
 
     def setup(self, word: ir.Value) -> None:
-        """A write to address 49, file B: forms that whole rows of words need."""
+        """A write to address 49, file B: sets up VPM writes and DMA stores of rows of words, or their stride."""
         b, w = self.t.b, Word(self.t.b, word)
         kind = w.field(30, 2)
         stride = b.and_(w.equal(kind, 3), w.only(STRIDE_BITS))
@@ -365,7 +365,7 @@ class Units:
         )
 
     def _vpm_is_free(self) -> ir.Value:
-        """2: rows are reserved, and the reference engine must perform all VPM accesses."""
+        """Whether no rows are reserved (`Slot.WRITE` 2). Otherwise the reference engine performs all VPM accesses."""
         return self.t.b.icmp_unsigned("!=", self.t.load_scalar(Slot.WRITE), I32(2))
 
     def _transfer(
@@ -417,7 +417,7 @@ class Units:
 
 
 class Word:
-    """A set-up word and its fields, as code. rows: it selects VPM accesses of whole rows of words."""
+    """A set-up word and its fields, as code. rows: whether it selects VPM accesses of whole rows of words."""
 
     def __init__(self, b: ir.IRBuilder, word: ir.Value) -> None:
         self.b = b
@@ -435,7 +435,7 @@ class Word:
         return self.b.icmp_unsigned("==", x, I32(n))
 
     def only(self, mask: int) -> ir.Value:
-        """No bit outside of `mask` is set."""
+        """Whether no bit outside `mask` is set."""
         return self.equal(self.b.and_(self.word, I32(~mask & 0xFFFFFFFF)), 0)
 
     def every(self, first: ir.Value, *more: ir.Value) -> ir.Value:
@@ -486,7 +486,8 @@ def _transfer_function(
 ) -> ir.Function:
     """(memory, pages, size, vpm, setup word, pitch, address) -> bytes of a DMA transfer, 0 when a row is not legal.
 
-    make: rows, bytes of a row, bytes from row to row in memory, and how a row is moved. copy: do it; else only look.
+    make: returns the rows, bytes of a row, bytes from row to row in memory, and how a row is moved. copy: move the
+    rows; otherwise only check the addresses.
     """
     function = ir.Function(module, ir.FunctionType(I64, [_PTR, _PTR, I64, _PTR, I32, I32, I32]), name)
     function.linkage = "internal"

@@ -1,4 +1,4 @@
-"""The uniform stream of VideoCore IV: a pointer for each QPU that reads and texture requests advance."""
+"""The uniform stream of VideoCore IV: one pointer for each QPU, which uniform reads and texture requests advance."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Uniforms:
         return np.repeat(self.take(g, range(g.n))[:, None], LANES, axis=1)
 
     def set(self, g: Group, value: Vector) -> None:
-        """A write to address 40, file A: new uniform pointer from lane 0."""
+        """A write to address 40, file A: the new uniform pointer, in lane 0."""
         pointer = value[:, 0]
         odd = pointer & np.uint32(3)
         if odd.any():
@@ -67,7 +67,7 @@ class Uniforms:
         g.bank.uniform[g.sel] = pointer & np.uint32(BUS_MASK & ~3)
 
     def move(self, g: Group, value: Vector) -> None:
-        """A write to address 40, file B: relative, with an undocumented base; guessed to be the pointer itself."""
+        """A write to address 40, file B: relative to an undocumented base, assumed to be the pointer itself."""
         text = "a relative change of the uniforms address (address 40, file B) has an undocumented base"
         self._faults.report(Level.UNKNOWN, "uniforms-relative", text, g)
         moved = g.bank.uniform[g.sel] + value[:, 0]

@@ -21,7 +21,7 @@ _ELEMENT = np.arange(LANES, dtype=np.uint32)
 
 
 class Units:
-    """The units one launch uses. VPM and semaphores belong to the machine and outlive it."""
+    """The units of one launch. VPM and semaphores belong to the machine and outlive the launch."""
 
     __slots__ = ("faults", "host_interrupts", "sync", "tmu", "uniforms", "vpm")
 
@@ -51,11 +51,11 @@ class Units:
 
     # -- synchronisation and host
     def release_mutex(self, g: Group) -> None:
-        """A write to address 51."""
+        """A write to address 51: release the mutex."""
         for i, q in enumerate(g.qpus):
             holder = self.sync.holder
             if holder is not q:
-                who = "nobody" if holder is None else f"QPU {holder.number}"
+                who = "no QPU" if holder is None else f"QPU {holder.number}"
                 self.faults.report(Level.WARN, "mutex-not-held", f"the mutex is released while {who} holds it", g, i)
             self.sync.release_mutex(g.clock(i))
         g.suspend = True

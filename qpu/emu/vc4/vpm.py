@@ -1,4 +1,4 @@
-"""The VPM unit of VideoCore IV: set-up registers, FIFOs, and DMA between VPM and memory."""
+"""The VPM unit of VideoCore IV for the reference engine: set-up registers, FIFOs, and DMA between VPM and memory."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from qpu.emu.vc4.vpm_setup import (
 
 __all__ = ["LOAD_BUSY", "STORE_BUSY", "Port", "Setups", "VpmUnit"]
 
-# Instructions from the start of a DMA until its busy flag clears. Real times depend on the memory; the field reports
-# at least 6 and 10. `Basis.ASSUMED`: nothing but the busy flags depends on it.
+# Instructions from the start of a DMA transfer until its busy flag clears. Real times depend on the memory; at least 6
+# and 10 were reported. `Basis.ASSUMED`: nothing but the busy flags depends on these numbers.
 LOAD_BUSY, STORE_BUSY = 8, 12
 
 
@@ -50,7 +50,7 @@ Setups: TypeAlias = tuple[
 
 
 class Port:
-    """What one QPU has set up. `read` and the queued setup hold (setup, next address, vectors left)."""
+    """The VPM and DMA set-ups of one QPU. `read` and `queued` hold (set-up, next address, vectors left)."""
 
     __slots__ = ("load", "load_until", "pitch", "queued", "read", "store", "store_until", "stride", "write")
 
@@ -61,20 +61,20 @@ class Port:
         self.load: LoadSetup | None = None
         self.pitch: int | None = None
         self.store: StoreSetup | None = None
-        self.stride = StoreStride(0, False)  # what programs that never set it rely on; `Basis.ASSUMED`
+        self.stride = StoreStride(0, False)  # programs that never set it rely on 0; `Basis.ASSUMED`
         self.load_until = self.store_until = 0  # emulated clock at which the busy flag clears
 
     @property
     def setups(self) -> Setups:
-        """Everything but the busy flags."""
+        """All set-ups, without the busy times."""
         return self.read, self.queued, self.write, self.load, self.pitch, self.store, self.stride
 
 
 class VpmUnit:
     """VPM accesses of all QPUs.
 
-    DMA transfers happen when they start. Vectors of a generic read are taken from the VPM when the program pops them;
-    hardware fetches them some time between set-up and pop.
+    A DMA transfer is complete as soon as it starts. Vectors of a generic read are read from the VPM when the program
+    pops them; hardware fetches them some time between set-up and pop.
     """
 
     __slots__ = ("_faults", "_memory", "_stats", "ports", "vpm")
@@ -118,7 +118,7 @@ class VpmUnit:
                 port.write = (setup, setup.address)
 
     def _setups(self, g: Group, value: Vector, what: str, parse: Callable[[int], S]) -> Iterator[tuple[int, Port, S]]:
-        """The members whose set-up word can be taken apart; reports the others, and bits that mean nothing."""
+        """The members whose set-up word is valid; reports invalid words, and bits without a meaning."""
         for i, q in enumerate(g.ids):
             word = int(value[i, 0])
             try:
@@ -128,7 +128,7 @@ class VpmUnit:
                 continue
             unused = unused_bits(word, setup)
             if unused:
-                text = f"VPM {what} setup 0x{word:08x}: bits 0x{unused:08x} mean nothing; emulated as if they were 0"
+                text = f"VPM {what} setup 0x{word:08x}: bits 0x{unused:08x} have no meaning; emulated as if they were 0"
                 self._faults.report(Level.UNKNOWN, "vpm-setup", text, g, i)
             yield i, self.ports[q], setup
 
@@ -137,7 +137,7 @@ class VpmUnit:
         left = self.unread(g.ids[i])
         entry = (setup, setup.address, setup.num)
         if left > 1:
-            # Measured by the field; the guide promises a queue of two.
+            # Measured (vc4.md 14.2); the guide says that two set-ups may be queued.
             text = f"VPM read setup while {left} vectors of the last one are unread: hardware ignores it"
             self._faults.report(Level.WARN, "H25", text, g, i)
         elif left == 1 and port.queued is None:
@@ -158,7 +158,7 @@ class VpmUnit:
         for i, q in enumerate(g.ids):
             port = self.ports[q]
             if port.read is None:
-                text = "VPM read with no vector left to read: the QPU would wait forever; set up as many as are read"
+                text = "VPM read with no vector left to read: the QPU would wait forever"
                 self._faults.report(Level.STOP, "vpm-empty", text, g, i)
                 raise AssertionError("unreachable")
             setup, address, left = port.read
@@ -200,7 +200,7 @@ class VpmUnit:
                 continue
             pitch = 8 << setup.mpitch if setup.mpitch else port.pitch
             if setup.rows == 1:
-                pitch = 0  # nothing depends on it: such loads arrive although no pitch was ever written (vc4.md 14.3)
+                pitch = 0  # one row needs no pitch: such loads work although no pitch was ever written (vc4.md 14.3)
             if pitch is None:
                 text = "DMA load of several rows with MPITCH 0 before the extended pitch was set"
                 self._faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
@@ -235,16 +235,16 @@ class VpmUnit:
         return self._busy(g, [self.ports[q].load_until for q in g.ids])
 
     def store_busy(self, g: Group) -> Vector:
-        """Reading address 49, file B."""
+        """Reading address 49, file B: 1 while the member's store is in progress."""
         return self._busy(g, [self.ports[q].store_until for q in g.ids])
 
     def wait_load(self, g: Group) -> None:
-        """Reading address 50, file A. Waiting costs no emulated time: how long it takes on hardware is not modelled."""
+        """Reading address 50, file A: wait for the load. This takes no emulated time: DMA times are not modelled."""
         for q in g.ids:
             self.ports[q].load_until = 0
 
     def wait_store(self, g: Group) -> None:
-        """Reading address 50, file B."""
+        """Reading address 50, file B: wait for the store, without emulated time as in `wait_load`."""
         for q in g.ids:
             self.ports[q].store_until = 0
 
@@ -307,7 +307,7 @@ class VpmUnit:
     def _put(self, g: Group, i: int, word: int, values: NDArray[np.uint32], pitch: int, width: int) -> None:
         memory = self._memory
         block = self._block(word, values.shape, pitch, width)
-        if block is not None:  # rows do not overlap: a stride counts from the end of the last one
+        if block is not None:  # rows do not overlap: the stride counts from the end of the row before
             block[...] = values
             return
         at, aligned = self._rows(g, i, word, values.shape, pitch, width, "DMA store")

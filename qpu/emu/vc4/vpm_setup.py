@@ -1,8 +1,8 @@
-"""The vertex pipe memory of VideoCore IV: setup words, and where lanes, rows and elements live in it.
+"""Set-up words and addressing of the VideoCore IV vertex pipe memory (VPM), for both engines.
 
-Pure geometry: nothing here knows a QPU, a clock or the GPU's memory, so that both engines can use it.
-Source: VideoCore IV 3D architecture guide, VPM and VCD/VDW chapters; on-hardware tests of py-videocore for
-32-bit modes. The 8- and 16-bit modes follow the guide only (`Basis.MANUAL`); what it does not say is a `Concern`.
+The module decodes set-up words and finds where lanes, rows and elements lie; it needs no QPU, clock or GPU memory.
+Source: VideoCore IV 3D architecture guide, VPM and VCD/VDW chapters; on-hardware tests of py-videocore for the
+32-bit modes. The 8- and 16-bit modes follow the guide only (`Basis.MANUAL`); what the guide leaves open is a `Concern`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = [
     "parse_read_setup", "parse_write_setup", "store_geometry", "unused_bits",
 ]  # fmt: skip
 
-ROWS, COLUMNS = 64, 16  # what user programs reach; rows from 64 on are unreachable (hardware issue 2253)
+ROWS, COLUMNS = 64, 16  # what user programs can access: rows from 64 on are out of reach (hardware issue 2253)
 Cells: TypeAlias = NDArray[np.intp]  # element numbers, in units of the access width, row-major from word (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Concern:
-    """Something the documentation does not say. fatal: the result on hardware is unknown, not merely unproven."""
+    """A point that the documentation leaves open. fatal: the result on hardware is unknown, not only untested."""
 
     rule: str
     message: str
@@ -35,7 +35,10 @@ class Concern:
 
 @dataclass(frozen=True, slots=True)
 class GenericSetup:
-    """QPU access: `size` 0, 1, 2 for 8, 16, 32 bits; `address` as encoded; `stride` 1..64; `num` 1..16 (reads)."""
+    """Set-up of reads or writes by a QPU.
+
+    size: 0, 1, 2 for 8, 16, 32 bits; address: as encoded; stride: 1..64; num: vectors of a read, 1..16.
+    """
 
     size: int
     laned: bool
@@ -53,9 +56,10 @@ class GenericSetup:
 
 @dataclass(frozen=True, slots=True)
 class LoadSetup:
-    """DMA memory to VPM. mpitch: exponent field, 0 = use the extended pitch; vpitch, rows, columns: 1..16.
+    """Set-up of a DMA load, from memory to VPM.
 
-    width: bytes of an element; sub: half or byte offset of the first element in its word.
+    mpitch: exponent field, 0 = use the extended pitch; vpitch, rows, columns: 1..16. width: bytes of an element; sub:
+    half or byte offset of the first element in its word.
     """
 
     width: int
@@ -70,9 +74,9 @@ class LoadSetup:
 
     @property
     def word(self) -> int:
-        """The set-up word of a load of 32-bit elements. Raises: ValueError for others."""
+        """The set-up word of a load of 32-bit elements. Raises: ValueError for other element sizes."""
         if self.width != 4:
-            raise ValueError(f"a load of {self.width}-byte elements; only 4 bytes have a word here")
+            raise ValueError(f"a DMA load of {self.width}-byte elements; only 4-byte elements can be encoded here")
         counts = (self.columns & 15) << 20 | (self.rows & 15) << 16 | (self.vpitch & 15) << 12
         return 1 << 31 | self.mpitch << 24 | counts | self.vertical << 11 | self.y << 4 | self.x
 
@@ -86,7 +90,10 @@ class LoadPitch:
 
 @dataclass(frozen=True, slots=True)
 class StoreSetup:
-    """DMA VPM to memory. units: rows in memory, 1..128; depth: elements a row, 1..128; width and sub as in loads."""
+    """Set-up of a DMA store, from VPM to memory.
+
+    units: rows in memory, 1..128; depth: elements of a row, 1..128; width and sub as in `LoadSetup`.
+    """
 
     width: int
     sub: int
@@ -100,7 +107,7 @@ class StoreSetup:
 
 @dataclass(frozen=True, slots=True)
 class StoreStride:
-    """Stride of DMA stores: bytes from the end of one memory row to the start of the next. blockmode: see guide."""
+    """Stride of DMA stores: bytes from the end of one memory row to the start of the next. blockmode: vc4.md 14.4."""
 
     stride: int
     blockmode: bool
@@ -195,8 +202,8 @@ def parse_write_setup(word: int) -> WriteSetup:
     return setup
 
 
-# Bits of set-up words that mean something (vc4.md 14). LANED of 32-bit vectors is documented as ignored, and programs
-# that ran on silicon use one word for reads and writes, so that writes may have the NUM of reads.
+# Bits of set-up words that have a meaning (vc4.md 14). LANED of 32-bit vectors is documented as ignored. Programs that
+# ran on silicon use one word for reads and writes, so the set-up of a write may contain the NUM of a read.
 GENERIC_BITS = 0x00F3FFFF
 LOAD_BITS, PITCH_BITS = 0xFFFFFBFF, 0xF000FFFF
 STRIDE_BITS = 0xC001FFFF
@@ -204,7 +211,7 @@ _LANED = 1 << 15
 
 
 def unused_bits(word: int, setup: ReadSetup | WriteSetup) -> int:
-    """The bits set in a set-up word that mean nothing, as far as documented."""
+    """The bits that are set in a set-up word but have no documented meaning."""
     if isinstance(setup, StoreSetup):
         return word & _LANED if setup.width == 4 else 0
     for kind, bits in (
@@ -299,7 +306,7 @@ def store_geometry(setup: StoreSetup, blockmode: bool) -> Geometry:
         y = y + step
     else:
         x = x + step
-    if blockmode and setup.horizontal:  # "packed consecutively": crossing into the next row is the point of it
+    if blockmode and setup.horizontal:  # "packed consecutively": elements continue in the next row
         word = y * COLUMNS + x + part // per_word
         y, x, part = word // COLUMNS, word % COLUMNS, part % per_word
     else:
@@ -330,9 +337,9 @@ def _finish(y: Cells, x: Cells, part: Cells, per_word: int, concerns: list[Conce
 
 
 class Vpm:
-    """The 4 KiB that user programs see: 64 rows x 16 columns of 32-bit words, shared by all QPUs.
+    """The 4 KiB of VPM that user programs see: 64 rows x 16 columns of 32-bit words, common to all QPUs.
 
-    reserved: rows that V3D_VPMBASE gives to user programs; writes beyond are dropped, reads are not (guide).
+    reserved: rows that V3D_VPMBASE gives to user programs; writes past them are dropped, reads are not (guide).
     """
 
     __slots__ = ("bytes", "reserved", "views", "words")
@@ -350,18 +357,18 @@ class Vpm:
         return values
 
     def write(self, setup: GenericSetup, address: int, values: NDArray[np.uint32]) -> bool:
-        """Store the low bits of 16 lanes; False when elements fell outside the reserved rows and were dropped."""
+        """Store the low bits of 16 lanes. Returns False when elements outside the reserved rows were dropped."""
         cells = generic_cells(setup.size, setup.laned, setup.horizontal, address)
         view = self.views[setup.size]
         return self._put(view, cells, values.astype(view.dtype))
 
     def load(self, cells: Cells, width: int, values: NDArray[np.uint32]) -> bool:
-        """Store a DMA block; values have the shape of `cells`. As `write`."""
+        """Store a DMA block; values have the shape of `cells`. Returns as `write` does."""
         view = self.views[width >> 1]
         return self._put(view, cells, values.astype(view.dtype))
 
     def fetch(self, cells: Cells, width: int) -> NDArray[np.uint32]:
-        """Elements of a DMA block, zero-extended, in the shape of `cells`."""
+        """The elements of a DMA block, zero-extended, in the shape of `cells`."""
         values: NDArray[np.uint32] = self.views[width >> 1][cells].astype(np.uint32)
         return values
 

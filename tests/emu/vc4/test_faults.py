@@ -268,7 +268,7 @@ def test_deadlocks_say_who_waits_for_what() -> None:
     e = fault(rig, greedy, [], [], [])
     assert e.rule == "deadlock"
     assert "QPU 0 (instruction 1) waits for semaphore 5, which is 0, to be incremented" in e.message
-    assert "QPU 1 (instruction 0) waits for the mutex, which QPU 0 holds; that QPU waits itself" in e.message
+    assert "QPU 1 (instruction 0) waits for the mutex, which QPU 0 holds; that QPU is waiting too" in e.message
     assert e.place.qpu == 0
     assert e.place.disassembly is not None
     assert "sacq" in e.place.disassembly
