@@ -1,4 +1,4 @@
-"""The interface of every adapter: buffers, jobs and fences. Adapters know no instruction set."""
+"""Interface of the adapters: devices, buffers, jobs and fences. Adapters do not depend on an instruction set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Bo", "CompletedFence", "Completion", "CsdJob", "DeviceInfo", "Driver
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """What a device is and how it is reached.
+    """Description of a device: its board, its GPU, and the node that it was opened through.
 
     clock_hz: nominal clock in Hz, None when unknown. node: path of the device node or nodes. driver: Linux driver or
     firmware interface as it names itself. emulated: name of the emulated board, None on a real one.
@@ -70,15 +70,15 @@ class Bo(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the memory back; calling it twice is fine. Raises BufferError while views are alive."""
+        """Free the memory; idempotent. Raises: BufferError while views are alive."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A word that the program sets when all its work is done: proof that it came to its end where Linux is silent.
+    """A word that the program writes when all its work is done: the proof of that where Linux does not report resets.
 
-    offset: bytes into `bo`. value: u32 that must be there afterwards, and is not there before.
+    offset: bytes into `bo`. value: u32 that the word has after the program, and does not have before it.
     """
 
     bo: Bo
@@ -86,7 +86,7 @@ class Completion:
     value: int
 
     def missing(self) -> str:
-        """Why the program counts as unfinished; empty when the word is there, or can no longer be read."""
+        """Why the program counts as unfinished; empty when the word has its value, or can no longer be read."""
         try:
             found = int.from_bytes(self.bo.view[self.offset : self.offset + 4], "little")
         except UsageError:
@@ -96,12 +96,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class CsdJob:
-    """A compute dispatch of V3D, without encoding: the adapter knows the register rules of the revision.
+    """A compute dispatch of V3D; the adapter encodes it for the revision of its GPU.
 
     code, uniforms: GPU addresses (8- and 4-byte aligned). workgroups: counts in x, y, z. first: first ids in x, y, z.
     workgroup_size: items, 1..256. workgroups_per_supergroup: 1..16. threads: 2 or 4 per QPU. bos: every buffer that
-    the job touches, code and uniforms included. batches: overrides the count derived from the shape. completion: is
-    checked when the job has ended; its buffer is one of `bos`.
+    the job touches, code and uniforms included. batches: overrides the count derived from the shape. completion: word
+    that is checked when the job has ended; its buffer is one of `bos`.
     """
 
     code: int
@@ -139,24 +139,24 @@ class Fence(Protocol):
 
     @property
     def run(self) -> Run | None:
-        """The job on an emulated board; None on a real one, and before a background launch has begun."""
+        """Identity of the job on an emulated board; None on a real one, and before a background launch has begun."""
         ...
 
     @property
     def done(self) -> bool:
-        """True once it is known to have ended, well or not; makes no call."""
+        """True once the job is known to have ended, with or without an error; makes no system call."""
         ...
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait for completion.
 
-        Raises: GpuTimeoutError after timeout_s seconds (`done` is still false), and when the driver gave the job up
-        (`done` is true); GpuResetError when the job was cancelled by a reset.
+        Raises: GpuTimeoutError after timeout_s seconds (`done` is still false), and when the driver has abandoned the
+        job (`done` is true); GpuResetError when the job was cancelled by a reset.
         """
         ...
 
     def poll(self, timeout_s: float = 0.0) -> bool:
-        """True when the job is done. timeout_s: waits that long at most, and may return earlier."""
+        """True when the job is done. timeout_s: longest wait; the call may return earlier."""
         ...
 
 
@@ -178,7 +178,7 @@ class CompletedFence:
 
 
 class Driver(Protocol):
-    """One way to run QPU programs."""
+    """An adapter: one way to run QPU programs."""
 
     @property
     def info(self) -> DeviceInfo: ...
@@ -190,16 +190,16 @@ class Driver(Protocol):
     def submit(
         self, job: Job, timeout_s: float = 10.0, *, background: bool = False, after: Sequence[Fence] = ()
     ) -> Fence:
-        """Start a job. timeout_s: bounds what has to be waited for before it can start. after: jobs that must end
-        first, well or not; those of this driver do anyway.
+        """Start a job. timeout_s: bounds the wait until it can start. after: jobs that must end first, with or
+        without an error; earlier jobs of this driver do so anyway.
 
-        background: return at once. Without it an adapter whose Linux interface blocks runs the job to its end here,
-        in the caller's thread (timeout_s bounds that, too).
+        background: return at once. Without it an adapter whose Linux interface blocks runs the job to its end in the
+        caller's thread, and timeout_s bounds that as well.
         """
         ...
 
     def leaving(self) -> AbstractContextManager[None]:
-        """While the block runs, no other thread waits inside a call for this driver, where that can be helped."""
+        """Interrupt other threads inside system calls of this driver while the block runs, where the port can."""
         ...
 
     def close(self) -> None:

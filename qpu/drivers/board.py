@@ -1,4 +1,4 @@
-"""Which board this is: pure functions from device-tree strings, revision codes and /proc/cpuinfo to a `Board`.
+"""Board detection: pure functions from device-tree strings, revision codes and /proc/cpuinfo to a `Board`.
 
 Source of the tables: drivers.md section 7 (Raspberry Pi documentation and device trees), `Basis.MANUAL`.
 """
@@ -21,7 +21,7 @@ __all__ = [
 GENERATIONS = {"BCM2835": 4, "BCM2836": 4, "BCM2837": 4, "BCM2711": 6, "BCM2712": 7}
 GPU_NAMES = {4: "VideoCore IV", 6: "VideoCore VI", 7: "VideoCore VII"}
 
-# Peripheral base as the ARM sees it (drivers.md 6.1); the two newer chips are reached through DRM instead.
+# Peripheral base in the Arm's address space (drivers.md 6.1); the GPUs of newer chips are reached through DRM.
 PERIPHERALS = {"BCM2835": 0x2000_0000, "BCM2836": 0x3F00_0000, "BCM2837": 0x3F00_0000, "BCM2711": 0xFE00_0000}
 
 # Firmware defaults of v3d_freq, Hz (drivers.md 7.3). Pi 5: the documented value; 800 to 960 MHz are reported.
@@ -90,7 +90,7 @@ _OLD: dict[int, tuple[str, str, int | None, str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A revision code decoded by field. None where the code says nothing or something this table does not know.
+    """A revision code decoded by field. A field is None where the code lacks it, or has a value unknown to this table.
 
     code: as read, flags included. soc: ``BCM2711``. board_revision: as printed on the model, ``1.4``. memory_mb: MiB.
     compatible: the device-tree name that belongs to the board.
@@ -110,9 +110,9 @@ class Revision:
 class Board:
     """What is known about the computer.
 
-    model: for people, never for decisions. soc: ``BCM2837`` or None when this is not a known Raspberry Pi. generation:
-    of VideoCore: 4, 6, 7 or None. revision: the revision code, flags included, or None. memory_mb: from the code.
-    compatible: device-tree names, most specific first. source: where the knowledge came from: ``device-tree``,
+    model: for display; no decision depends on it. soc: ``BCM2837``, or None when this is not a known Raspberry Pi.
+    generation: of VideoCore: 4, 6, 7 or None. revision: the revision code, flags included, or None. memory_mb: from
+    the code. compatible: device-tree names, most specific first. source: origin of these facts: ``device-tree``,
     ``revision``, ``cpuinfo``, ``gpu`` or empty. container: ``docker``, ``podman``, ``lxc``, ... or None.
     """
 
@@ -129,7 +129,7 @@ class Board:
 
     @property
     def gpu(self) -> str:
-        """Marketing name of the GPU, for people."""
+        """Marketing name of the GPU, for display."""
         return GPU_NAMES.get(self.generation, "unknown GPU") if self.generation is not None else "unknown GPU"
 
     @property
@@ -149,7 +149,7 @@ class Board:
 
     @property
     def peripheral_base(self) -> int | None:
-        """Physical address of the peripherals as the ARM sees them; None where they are not reached that way."""
+        """Physical address of the peripherals on the Arm side; None where this package does not use it."""
         return None if self.soc is None else PERIPHERALS.get(self.soc)
 
 
@@ -188,7 +188,7 @@ def decode_revision(code: int) -> Revision:
 
 
 def parse_revision(text: str) -> int | None:
-    """A revision code as text, as in /proc/cpuinfo; None when it is none."""
+    """The revision code in a text, as in /proc/cpuinfo; None when the text is not a revision code."""
     digits = text.strip().lower().removeprefix("0x")
     if not re.fullmatch(r"[0-9a-f]{1,8}", digits):
         return None
@@ -196,7 +196,7 @@ def parse_revision(text: str) -> int | None:
 
 
 def parse_cpuinfo(text: str) -> dict[str, str]:
-    """The lines of /proc/cpuinfo that concern the board: ``Revision`` and ``Model``, as far as they exist.
+    """The lines of /proc/cpuinfo that concern the board: ``Revision`` and ``Model``, where they exist.
 
     ``Hardware`` is left out on purpose: it always says BCM2835 (drivers.md 7.2).
     """
@@ -214,7 +214,7 @@ def strings(data: bytes) -> tuple[str, ...]:
 
 
 def soc_of(compatible: Sequence[str]) -> str | None:
-    """The chip that a ``compatible`` property names, ``BCM2711``; None when it names none we know."""
+    """The chip that a ``compatible`` property names, such as ``BCM2711``; None when it does not name a known chip."""
     for name in compatible:
         vendor, _, chip = name.partition(",")
         soc = _ALIASES.get(chip.upper(), chip.upper())
@@ -235,8 +235,8 @@ def board_from(
 
     compatible, model, revision: bytes of the device-tree properties ``compatible``, ``model`` and
     ``system/linux,revision`` (4 bytes, big-endian). cpuinfo: text of /proc/cpuinfo.
-    The chip follows ``compatible``; the revision code decides between BCM2836 and BCM2837, and everything when there
-    is no device tree.
+    ``compatible`` determines the chip. The revision code decides between BCM2836 and BCM2837, and determines the chip
+    when there is no device tree.
     """
     names = strings(compatible) if compatible is not None else ()
     lines = parse_cpuinfo(cpuinfo) if cpuinfo is not None else {}
@@ -280,7 +280,7 @@ def board_from(
 
 
 def with_gpu(board: Board, version: int) -> Board:
-    """The board corrected by what its GPU says (GET_PARAM, the last word on Pi 4 and 5). version: 42 or 71."""
+    """The board with the chip that its GPU reports (GET_PARAM, authoritative on Pi 4 and 5). version: 42 or 71."""
     soc = {42: "BCM2711", 71: "BCM2712"}.get(version)
     if soc is None or board.soc == soc:
         return board
@@ -320,7 +320,7 @@ def exists(port: Port, path: str) -> bool:
 
 
 def detect_container(port: Port) -> str | None:
-    """Name of the container runtime this process lives in, None outside of one (as far as files show)."""
+    """Name of the container runtime that this process runs in; None when no file shows one."""
     if exists(port, "/.dockerenv"):
         return "docker"
     if exists(port, "/run/.containerenv"):
@@ -339,7 +339,7 @@ def detect_container(port: Port) -> str | None:
 
 
 def detect(port: Port) -> Board:
-    """The board behind `port`, as far as files show. Never raises; an unknown computer gives `soc` None."""
+    """The board that `port` reaches, according to its files. Never raises; an unknown computer has `soc` None."""
     cpuinfo = read(port, "/proc/cpuinfo")
     return board_from(
         compatible=tree_bytes(port, "compatible"),

@@ -1,6 +1,7 @@
 """Names of the performance counters, by number (drivers.md section 3; V3D: Linux's driver, `Basis.DRIVER`).
 
-The numbering of the versions is unrelated: always resolve by name. ``L2T-stalls-wrightback`` is the driver's spelling.
+The numbers of 4.2 and 7.1 are unrelated: always look counters up by name. ``L2T-stalls-wrightback`` is the driver's
+spelling.
 Whether the AXI byte counters count with the driver's defaults is uncertain.
 """
 
@@ -16,7 +17,7 @@ __all__ = ["COUNTERS", "V3D42_COUNTERS", "V3D71_COUNTERS", "VC4_COUNTERS", "coun
 
 
 def parse_counters(table: str) -> tuple[str, ...]:
-    """Names by number from text: words in order, with the number of the next one in front of each line."""
+    """Names by number from a text: names in order; each line begins with the number of its first name."""
     names: list[str] = []
     for line in table.split("\n"):
         number, *found = line.split() or [str(len(names))]
@@ -78,7 +79,7 @@ V3D71_COUNTERS = parse_counters(
     91 QPU-stalls-SFU QPU-stalls-other
     """
 )
-# VideoCore IV: sources of the event counters by number (MANUAL), named as graphics drivers name them (DRIVER).
+# VideoCore IV: sources of the event counters by number (MANUAL), with the names of the graphics drivers (DRIVER).
 VC4_COUNTERS = parse_counters(
     """
      0 FEP-valid-primitives-no-rendered-pixels FEP-valid-primitives-rendered-pixels FEP-clipped-quads FEP-valid-quads
@@ -100,23 +101,27 @@ COUNTERS: Mapping[Isa, tuple[str, ...]] = {Isa.V3D42: V3D42_COUNTERS, Isa.V3D71:
 def counter_ids(names: Sequence[str], table: Sequence[str], limit: int) -> list[int]:
     """Ids of counters by name, in the order given.
 
-    table: all names by id. limit: counters of one monitor. Raises: UsageError for unknown or repeated names, none, or
-    too many.
+    table: all names by id. limit: counters of one monitor. Raises: UsageError for an unknown or a repeated name, for
+    no name, and for too many.
     """
     if not names:
-        raise UsageError("no counter named; name at least one, for example 'cycle-count'")
+        raise UsageError(f"no counter named; allowed: 1..{limit}", help="name at least one, for example 'cycle-count'")
     if len(names) > limit:
-        raise UsageError(f"{len(names)} counters; the hardware counts at most {limit} at a time")
+        raise UsageError(
+            f"{len(names)} counters; the hardware counts at most {limit} at a time", help="count them in several runs"
+        )
     if len(set(names)) != len(names):
         twice = sorted({n for n in names if list(names).count(n) > 1})
-        raise UsageError(f"counter named twice: {', '.join(twice)}")
+        raise UsageError(f"counter named twice: {', '.join(twice)}", help="name each counter once")
     index = {name: i for i, name in enumerate(table) if name}
     ids: list[int] = []
     for name in names:
         if name not in index:
             name = str(name)
             near = difflib.get_close_matches(name, index, 3, 0.4)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise UsageError(f"unknown counter {name!r}; {hint}{len(index)} are known: qpu.drivers.counters.COUNTERS")
+            advice = "the reference page `qpu.drivers.counters` lists the names"
+            if near:
+                advice = f"did you mean {' or '.join(near)}? {advice}"
+            raise UsageError(f"unknown counter {name!r}; this GPU has {len(index)}", help=advice)
         ids.append(index[name])
     return ids

@@ -1,4 +1,4 @@
-"""Checks of a machine for ``qpu doctor``, in order, and the facts for ``qpu info``: functions of a `Port`."""
+"""Diagnosis of a machine through a `Port`: the checks of ``qpu doctor`` in order, and the facts of ``qpu info``."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "Report", "Status", "checks_json", "checks_text", "examine", "info", "info_text"]
 
-LOW_CMA = 64 << 20  # bytes; what small programs with a few buffers use comfortably
+LOW_CMA = 64 << 20  # bytes; enough for small programs with a few buffers
 LOW_GPU_MEM = 32 << 20
 _MEMORY = {"total": "MemTotal", "available": "MemAvailable", "cma_total": "CmaTotal", "cma_free": "CmaFree"}
 
 
 class Status(enum.StrEnum):
-    """How a check went. Only `FAIL` keeps the GPU from being used."""
+    """Result of a check. Only `FAIL` means that the GPU cannot be used."""
 
     OK = "ok"
     NOTE = "note"
@@ -37,7 +37,7 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: what was found, and for problems what helps it."""
+    """One check: what was found and, for a problem, what to do about it."""
 
     name: str
     status: Status
@@ -57,12 +57,12 @@ class Report:
 
 
 def examine(port: Port) -> Report:
-    """Look at everything that has to be right, from the board up. Opens the GPU and runs nothing but a trivial job."""
+    """Make every check, from the board up. The GPU is opened and runs one trivial job."""
     where = probe.detect_board(port)
     firmware = _firmware(port)
     checks = [
         _board(where),
-        _kernel(port),
+        _linux(port),
         _python(port),
         _container(where),
         *_nodes(port, where),
@@ -79,7 +79,7 @@ def examine(port: Port) -> Report:
         conclusion = f"the GPU is usable: {device}"
     elif where.is_pi:
         conclusion = (
-            "the GPU is not usable yet; programs run on an emulated board until the lines marked 'fail' are solved"
+            "the GPU is not usable yet; programs run on an emulated board until the problems marked 'fail' are solved"
         )
     else:
         conclusion = "this is not a Raspberry Pi with a known GPU: programs run on an emulated board (pi5 unless named)"
@@ -100,24 +100,25 @@ def _text(port: Port, path: str) -> str:
     return (board.read(port, path) or b"").decode("utf-8", "replace").strip("\0\n ")
 
 
-def kernel_release(port: Port) -> str:
-    """As ``uname -r``; empty when unknown."""
+def linux_release(port: Port) -> str:
+    """The release of Linux, as ``uname -r`` prints it; empty when unknown."""
     release = _text(port, "/proc/sys/kernel/osrelease")
     words = _text(port, "/proc/version").split()
     return release or (words[2] if len(words) > 2 else "")
 
 
-def _kernel(port: Port) -> Check:
-    release = kernel_release(port)
+def _linux(port: Port) -> Check:
+    release = linux_release(port)
     arch = _text(port, "/proc/sys/kernel/arch")
-    return Check("kernel", Status.NOTE, " ".join(filter(None, (release, arch))) or "unknown (no /proc)")
+    unknown = "unknown (no /proc)" if port.emulated is None else "emulated, without a release number"
+    return Check("Linux", Status.NOTE, " ".join(filter(None, (release, arch))) or unknown)
 
 
 def _python(port: Port) -> Check:
     bits = 8 * port.pointer_size
     found = f"{platform.python_version()}, {bits}-bit"
     if bits == 32 and _text(port, "/proc/sys/kernel/arch") == "aarch64":
-        found += " on a 64-bit kernel: /dev/vcsm will not work, VCSM-CMA and DRM do"
+        found += " on a 64-bit Linux kernel: /dev/vcsm does not work; VCSM-CMA and DRM do"
     return Check("python", Status.NOTE, found)
 
 
@@ -173,11 +174,11 @@ def _kms(port: Port, where: board.Board) -> Iterator[Check]:
         row = ADVICE["enable-refused"]
         yield Check("display driver", Status.FAIL, row.cause, (row.help,))
     else:
-        yield Check("display driver", Status.OK, "V3D is left to the firmware")
+        yield Check("display driver", Status.OK, "does not own V3D, so the firmware can start programs")
 
 
 def _qpus(port: Port, where: board.Board) -> Iterator[Check]:
-    """Whether a process that was killed left the QPUs powered; who holds the lock is asked, not disturbed."""
+    """Report QPUs that a killed process left powered; a living process that uses them is not disturbed."""
     if where.generation != 4 or where.soc is None or board.kms_owns_v3d(port):
         return
     from qpu.drivers.vc4.power import State, look
@@ -227,7 +228,7 @@ def _gpu(port: Port) -> tuple[Check, DeviceInfo | None]:
         device = driver.info
         alive: Callable[[], bool] | None = getattr(driver, "check_alive", None)
         if alive is not None and not alive():
-            return Check("GPU", Status.FAIL, "it opens but does not run a trivial job", ("sudo reboot",)), device
+            return Check("GPU", Status.FAIL, "opens, but does not run a trivial job", ("sudo reboot",)), device
         found = f"{device.isa.label} {device.revision}".strip()
         found += f", {device.slices} x {device.qpus_per_slice} QPUs, {device.adapter} on {device.node}"
         return Check("GPU", Status.OK, found), device
@@ -236,7 +237,7 @@ def _gpu(port: Port) -> tuple[Check, DeviceInfo | None]:
 
 
 def _firmware(port: Port) -> MailboxInfo | None:
-    """What the firmware says; None without a usable mailbox."""
+    """Facts that the firmware reports; None without a usable mailbox."""
     if not board.exists(port, "/dev/vcio"):
         return None
     from qpu.drivers.vc4.mailbox import Mailbox, read_info
@@ -264,7 +265,7 @@ def checks_json(report: Report) -> dict[str, Any]:
 
 
 def checks_text(report: Report) -> str:
-    """The report for people."""
+    """The report as ``qpu doctor`` prints it."""
     width = max(len(c.name) for c in report.checks)
     lines: list[str] = []
     for check in report.checks:
@@ -295,7 +296,7 @@ def _fields(source: object, names: str) -> dict[str, Any]:
 
 
 def versions(port: Port) -> dict[str, str | None]:
-    """Versions of what takes part: this package, Python, NumPy, Linux; None when not installed or unknown."""
+    """Versions of this package, Python, NumPy, llvmlite and Linux; None when not installed or unknown."""
     from importlib import metadata
 
     def version(name: str) -> str | None:
@@ -309,15 +310,15 @@ def versions(port: Port) -> dict[str, str | None]:
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "llvmlite": version("llvmlite"),
-        "kernel": kernel_release(port) or None,
+        "linux": linux_release(port) or None,
     }
 
 
 def info(port: Port, fallback: Callable[[], Port] | None = None) -> dict[str, Any]:
-    """What ``qpu info`` prints.
+    """The facts that ``qpu info`` prints.
 
-    fallback: makes the port of the emulated board that is used when `port` has no usable GPU; without one `device` is
-    None then. `reason` says why there is no real GPU.
+    fallback: makes the port of the emulated board that is used when `port` has no usable GPU; without a fallback
+    `device` is None then. `reason` says why there is no real GPU.
     """
     where = probe.detect_board(port)
     reason: str | None = None
@@ -327,7 +328,7 @@ def info(port: Port, fallback: Callable[[], Port] | None = None) -> dict[str, An
     except DriverError as error:
         reason = reason_of(error)[0]
     if device is not None and device.board.is_pi:
-        where = device.board  # the GPU knows better
+        where = device.board  # corrected by the identity of the GPU
     elif device is None and fallback is not None:
         device = _described(probe.open_driver(fallback()))
     memory = meminfo(port)
@@ -350,7 +351,7 @@ def _described(driver: Driver) -> DeviceInfo:
 
 
 def info_text(data: dict[str, Any]) -> str:
-    """`info` for people."""
+    """The facts of `info` as ``qpu info`` prints them without ``--json``."""
     where, device = data["board"], data["device"]
     revision = f", revision {where['revision']}" if where["revision"] else ""
     lines = [f"board     {where['model']}" + (f" ({where['soc']}, {where['gpu']}{revision})" if where["soc"] else "")]

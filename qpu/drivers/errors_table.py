@@ -1,6 +1,6 @@
-"""Errors of real boards, with cause and the one thing to do about it: rows, and errors made from them.
+"""Advice for the errors of real boards: one row each with cause and remedy, and the errors made from the rows.
 
-Source of the rows: drivers.md section 8 (kernel drivers, Raspberry Pi documentation, user reports).
+Source of the rows: drivers.md section 8 (Linux drivers, Raspberry Pi documentation, user reports).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HELP = "\n  help: "
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One row. key: stable name. symptom: what is seen. cause: the likely one. help: what to do, a command if any."""
+    """One row. key: stable name. symptom: what the user sees. cause: likely cause. help: what to do."""
 
     key: str
     symptom: str
@@ -55,22 +55,22 @@ eacces-open | EACCES or EPERM opening the device | this user may not open it | s
   then log in again
 eacces-submit | EACCES on submit only | a card node was opened while another program is its master, so this one is
   not authenticated | use the render node: /dev/dri/renderD128 or the one that 'qpu info' names
-no-vcio | ENOENT /dev/vcio | the kernel is not a Raspberry Pi kernel, or the device was not passed to the container
-  | boot the Raspberry Pi kernel; in a container: --device /dev/vcio
+no-vcio | ENOENT /dev/vcio | the Linux kernel is not Raspberry Pi's, or the device was not passed to the container
+  | boot the Linux kernel of Raspberry Pi OS; in a container: --device /dev/vcio
 no-vcsm | ENOENT /dev/vcsm-cma and /dev/vcsm | the memory service is absent: module not loaded, gpu_mem=16, or a
-  mainline kernel | sudo modprobe vc_sm_cma; keep gpu_mem at 32 or more in config.txt
-enodev | ENODEV or ENXIO opening | the driver is gone and left a stale node | reboot, and look at: dmesg | grep -i
-  -e v3d -e vc4
-enotty | ENOTTY | the path is not that device | name the device node itself, such as /dev/dri/renderD128
-enotty-vcsm | ENOTTY from /dev/vcsm | a 32-bit process on a 64-bit kernel: /dev/vcsm has no entry for it | use
-  VCSM-CMA (sudo modprobe vc_sm_cma) or a 64-bit Python
+  mainline Linux kernel | sudo modprobe vc_sm_cma; keep gpu_mem at 32 or more in config.txt
+enodev | ENODEV or ENXIO opening | the driver is not loaded any more and its node is stale | reboot, and look at:
+  dmesg | grep -i -e v3d -e vc4
+enotty | ENOTTY | the path is not the node of a GPU | name the device node itself, such as /dev/dri/renderD128
+enotty-vcsm | ENOTTY from /dev/vcsm | the process is 32-bit and the Linux kernel 64-bit, and /dev/vcsm does not
+  support that | use VCSM-CMA (sudo modprobe vc_sm_cma) or a 64-bit Python
 wrong-card | EINVAL from the first CREATE_BO or GET_PARAM | the node belongs to another driver (vc4, the display) |
   let the node be found by name (device 'hardware'), or give the one of v3d: ls -l /dev/dri/by-path
-einval-submit | EINVAL from SUBMIT | the kernel refused the job description | checked by the kernel: pad and flags
-  are 0, at least one buffer, the GPU has compute dispatch, every sync object to wait for holds a fence; please
-  report this message
-old-kernel | EINVAL from GET_PARAM above 12 | the kernel is older than the parameter | nothing to do: the feature
-  counts as absent (a newer kernel has it)
+einval-submit | EINVAL from SUBMIT | Linux refused the job description | please report this message; Linux checks
+  that pad and flags are 0, that the job lists a buffer, that the GPU has compute dispatch, and that every sync
+  object to wait for holds a fence
+old-linux | EINVAL from GET_PARAM above 12 | this version of Linux is older than the parameter | do without the
+  feature, which counts as absent, or upgrade Linux: sudo apt full-upgrade, then reboot
 enoent-submit | ENOENT from SUBMIT | a buffer or performance monitor of the job was freed | keep every buffer open
   until the job has ended
 enomem-bo | ENOMEM for a buffer on Pi 4 or 5 | the machine is out of memory: buffers are pinned and never swapped |
@@ -80,20 +80,19 @@ enomem-vc4 | ENOMEM or handle 0 on Pi 0-3 | the memory pool is too small or frag
   to config.txt for the firmware's memory, and reboot; show the split with: vcgencmd get_mem gpu
 enospc | ENOSPC for a buffer | the 4 GiB of GPU addresses, shared by all programs, have no free range of that size |
   close buffers, or allocate one large buffer and slice it
-ebusy | EBUSY | it is in use by an active performance monitor, or by a driver that claimed the register range | try
-  again when the other program has ended
+ebusy | EBUSY | an active performance monitor, or a driver that claimed the register range, uses it | try again
+  when the other program has ended
 qpus-busy | EBUSY from VideoCore IV | another program uses the QPUs | end it (sudo fuser -v /dev/vcio /dev/mem shows
-  who has them open), or let both launch by mailbox; after a program that was killed: qpu doctor --clean
-eagain-wait | EAGAIN from WAIT_BO | the kernel rounded the time-out down | nothing to do: the wait is repeated at
-  once
+  who has them open), or let both launch by mailbox; if the program was killed: qpu doctor --clean
+eagain-wait | EAGAIN from WAIT_BO | Linux rounded the time-out down | nothing to do: the wait is repeated at once
 eagain-perfmon | EAGAIN from SUBMIT | a global performance monitor is active, so this job cannot have its own | end
   the program that set it, or submit without counters
-eintr | EINTR | a signal arrived | nothing to do: the call is repeated until its deadline; Ctrl-C gets through
+eintr | EINTR | a signal arrived | nothing to do: the call is repeated until its deadline; Ctrl-C takes effect
   between attempts
-etime | ETIME: the job did not finish in time | it runs longer than allowed, waits for something that never comes,
-  or the GPU hangs | wait again on the same launch, or give a longer timeout_s; keep one thread's work below 400 ms,
-  since the kernel's watchdog resets a GPU that finishes no batch within 500 ms; see: dmesg | grep -i v3d
-reset | the wait succeeded but the data are incomplete | the kernel reset the GPU and cancelled the job | cut the
+etime | ETIME: the job did not finish in time | it runs longer than allowed, waits for an event that does not
+  happen, or the GPU hangs | wait again on the same launch, or give a longer timeout_s; keep one thread's work below
+  400 ms, since the watchdog of Linux resets a GPU that finishes no batch within 500 ms; see: dmesg | grep -i v3d
+reset | the wait succeeded but the data are incomplete | Linux reset the GPU and cancelled the job | split the
   dispatch into shorter parts (max_batches) so that every batch ends within 400 ms, and check its addresses; see:
   dmesg | grep -e 'Resetting GPU' -e 'MMU error'
 powered-off | V3D does not answer any more | V3D was powered off while the programs ran: the results are incomplete
@@ -103,21 +102,21 @@ etimedout-vcio | ETIMEDOUT from /dev/vcio | the programs ran for over a second, 
 execute-timeout | status 0x80000000 of execute_qpu | the firmware's time-out: the programs ran too long, raised no
   host interrupt, or a QPU is stuck | shorten the programs and let each end with a host interrupt; if even a trivial
   one fails, reboot
-enable-refused | enable_qpu answers a status other than 0 | the kernel's display driver owns V3D, or the firmware is
+enable-refused | enable_qpu answers a status other than 0 | Linux's display driver owns V3D, or the firmware is
   very old | put a # in front of 'dtoverlay=vc4-kms-v3d' or 'dtoverlay=vc4-fkms-v3d' in config.txt and reboot (no
   hardware OpenGL meanwhile)
 unknown-tag | EINVAL from /dev/vcio for a well-formed message, or a reply without bit 31 | the firmware does not
   know the request | nothing to do: the answer counts as absent (newer firmware may have it)
-throttled | under-voltage or throttling bits | the power supply is too weak or the board too hot, so figures will be
-  low | use the official power supply and a heat sink; see: vcgencmd get_throttled
-no-csd | GET_PARAM SUPPORTS_CSD is 0 or unknown | the kernel's V3D driver has no compute dispatch (older than 5.3) |
-  sudo apt full-upgrade, then reboot
+throttled | under-voltage or throttling bits | the power supply is too weak or the board too hot, so programs run
+  slower | use the official power supply and a heat sink; see: vcgencmd get_throttled
+no-csd | GET_PARAM SUPPORTS_CSD is 0 or unknown | the V3D driver of this Linux has no compute dispatch (older than
+  5.3) | sudo apt full-upgrade, then reboot
 emfile | EMFILE | this process has too many files open (before Python 3.13 each mapped buffer costs one) | ulimit -n
   65536, or allocate one large buffer and slice it
-strict-devmem | EPERM or EACCES from /dev/mem | registers need root, and a kernel that allows them | run with sudo,
-  or use the mailbox launch
+strict-devmem | EPERM or EACCES from /dev/mem | registers need root, and a Linux kernel that allows their use
+  through /dev/mem | run with sudo, or use the mailbox launch
 not-linux | no ioctl, no shared maps | this system is not Linux | use an emulated board: device 'pi0' .. 'pi5'
-unexpected | an error number with no row of its own | no known cause | see: dmesg | tail; please report this message
+unexpected | an error number that no other row has | no known cause | see: dmesg | tail; please report this message
 """)
 
 
@@ -138,7 +137,7 @@ _KINDS: dict[str, type[DriverError]] = {
 def fault(key: str, what: str, errno: int | None = None, detail: str = "") -> DriverError:
     """The error of a row.
 
-    what: what was tried: path and name of the call. errno: Linux's number, None when there is none. detail: facts
+    what: path and name of the call that failed. errno: Linux's error number, None when there is none. detail: facts
     of this case, without a full stop.
     """
     row = ADVICE[key]
@@ -161,13 +160,13 @@ def failure(what: str, error: OSError, rows: Mapping[int, str], detail: str = ""
 
 
 def open_failure(label: str, port: Port, path: str, error: OSError, rows: Mapping[int, str]) -> DriverError:
-    """The error of a node that could not be opened; with its owner and mode where those are the cause."""
+    """The error of a node that could not be opened; names its owner and mode when permission was denied."""
     denied = rows.get(error.errno or 0) == "eacces-open"
     return failure(f"{label}: open {path}", error, rows, permission_detail(port, path) if denied else "")
 
 
 def no_device(message: str, errno: int | None = None, helps: tuple[str, ...] = ()) -> NoDeviceError:
-    """NoDeviceError with one ``help:`` line per different advice."""
+    """A NoDeviceError with one ``help:`` line for each different advice."""
     return NoDeviceError(message + "".join(HELP + m for m in dict.fromkeys(helps)), errno)
 
 
@@ -181,7 +180,7 @@ def reason_of(error: DriverError) -> tuple[str, tuple[str, ...]]:
 
 
 def permission_detail(port: Port, path: str) -> str:
-    """``owner root:render, mode 0660; this process: user pi, groups pi video``, as far as it can be found out."""
+    """``owner root:render, mode 0660; this process is in the groups pi video``; unknown parts are left out."""
     parts: list[str] = []
     try:
         found = port.stat(path)
@@ -196,7 +195,7 @@ def permission_detail(port: Port, path: str) -> str:
 
 
 def process_groups(port: Port) -> list[str]:
-    """Names of the groups of this process (numbers where unknown); empty when they cannot be found out."""
+    """Names of the groups of this process, numbers where unknown; empty when they cannot be read."""
     try:
         status = port.read_bytes("/proc/self/status").decode("utf-8", "replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""The real machine as a `Port`: system calls of Linux, imported only where one is made."""
+"""The `Port` of the real machine: system calls of Linux, whose modules are imported when a call is made."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ class LinuxMapping:
         import ctypes
         import mmap
 
-        # mmap duplicates the descriptor, which 3.13 can switch off: one descriptor per buffer
-        # before that.
+        # mmap duplicates the descriptor, so that each buffer costs one; Python 3.13 can switch that off.
         extra: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
         self._map: mmap_module.mmap | None = mmap.mmap(
             fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=offset, **extra
@@ -57,7 +56,7 @@ class LinuxMapping:
 
 
 class _Words:
-    """32-bit words of a map that serves slices only."""
+    """32-bit words of a map that supports slices only."""
 
     def __init__(self, registers: mmap_module.mmap) -> None:
         self._map = registers
@@ -69,7 +68,7 @@ class _Words:
         self._map[4 * index : 4 * index + 4] = value.to_bytes(4, "little")
 
     def release(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
 
 class LinuxRegisters:
@@ -89,7 +88,7 @@ class LinuxRegisters:
         self._words: memoryview | _Words | None
         try:
             self._words = memoryview(self._map).cast("I")
-        except TypeError:  # `qpu emulate`: registers without memory behind them
+        except TypeError:  # under `qpu emulate` the registers are not memory
             self._words = _Words(self._map)
 
     def _index(self, offset: int) -> int:
@@ -111,7 +110,7 @@ class LinuxRegisters:
         self._open()[self._index(offset)] = value
 
     def close(self) -> None:
-        """Unmap; calling it twice is fine."""
+        """Unmap; idempotent."""
         if self._words is not None:
             self._words.release()
             self._words = None
@@ -123,35 +122,36 @@ class LinuxPort:
     """System calls of this process.
 
     sysroot: directory below which names in /proc, /sys, /dev and /run are looked up (default: QPU_SYSROOT, else none).
-    Symbolic links are followed inside of it. Raises: UsageError when it is not a directory.
+    Symbolic links are followed inside the sysroot. Raises: UsageError when it is not a directory.
     """
 
     def __init__(self, sysroot: str | None = None) -> None:
         self.sysroot = os.environ.get("QPU_SYSROOT", "") if sysroot is None else sysroot
         if self.sysroot and not os.path.isdir(self.sysroot):
             raise UsageError(
-                f"QPU_SYSROOT={self.sysroot!r} is not a directory; unset it, or name one with proc, sys and dev"
+                f"QPU_SYSROOT={self.sysroot!r} is not a directory",
+                help="unset it, or name a directory that holds proc, sys and dev",
             )
 
     @property
     def emulated(self) -> str | None:
-        """None on the real machine; the board under `qpu emulate`, so that its times are not taken for a Pi's."""
+        """Name of the board under `qpu emulate`, so that its times are not mistaken for a Pi's; else None."""
         return os.environ.get("QPU_EMULATE") or None
 
     @property
     def pointer_size(self) -> int:
-        """Of this Python: a 32-bit one may run on a 64-bit Linux."""
+        """Bytes of a pointer of this Python; a 32-bit Python may run on a 64-bit Linux kernel."""
         return struct.calcsize("P")
 
     @property
     def page_size(self) -> int:
-        """Bytes of a CPU page: 4096, or 16384 on the default kernel of a Pi 5."""
+        """Bytes of a CPU page: 4096, or 16384 with the default Linux kernel of a Pi 5."""
         import mmap
 
         return mmap.PAGESIZE
 
     def locate(self, path: str, *, follow: bool = True) -> str:
-        """Where `path` really is: below the sysroot, links resolved inside it, as after a chroot."""
+        """The path to open for `path`: below the sysroot, with links resolved inside it, as after a chroot."""
         if not self.sysroot:
             return path
         parts = PurePosixPath(os.path.normpath(path)).parts
@@ -232,7 +232,7 @@ class LinuxPort:
         return sorted(os.listdir(self.locate(path)))
 
     def readlink(self, path: str) -> str:
-        """Target of a symbolic link as it is written there."""
+        """Target of a symbolic link, as the link contains it."""
         return str(Path(self.locate(path, follow=False)).readlink())
 
     def stat(self, path: str) -> FileStat:
@@ -242,11 +242,11 @@ class LinuxPort:
         return FileStat(found.st_mode, found.st_uid, found.st_gid, user, group)
 
     def monotonic(self) -> float:
-        """Seconds; on Linux the clock that SYNCOBJ_WAIT counts in."""
+        """Seconds; on Linux the clock that SYNCOBJ_WAIT uses."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Pause."""
+        """Sleep for a number of seconds."""
         time.sleep(seconds)
 
     def getpid(self) -> int:

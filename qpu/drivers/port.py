@@ -1,4 +1,4 @@
-"""The interface to the operating system: drivers and detection make every system call through a `Port`."""
+"""Interface to the operating system: drivers and detection make every system call through a `Port`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["FileStat", "Lock", "Mapping", "Port", "Registers", "Run", "interrupt
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """What detection and advice need of a file: type and permission bits, owner, group."""
+    """Facts about a file that detection and advice use: type and permission bits, owner, group."""
 
     mode: int
     uid: int
@@ -24,7 +24,7 @@ class FileStat:
 
 
 class Lock(enum.Enum):
-    """Advisory lock of an open file, as flock(2) has it."""
+    """Advisory lock of an open file, as in flock(2)."""
 
     SHARED = "shared"
     EXCLUSIVE = "exclusive"
@@ -45,7 +45,7 @@ class Mapping(Protocol):
         ...
 
     def close(self) -> None:
-        """Unmap. Raises BufferError while views of it are alive; calling it twice is fine."""
+        """Unmap; idempotent. Raises: BufferError while views are alive."""
         ...
 
 
@@ -63,7 +63,10 @@ class Port(Protocol):
 
     @property
     def emulated(self) -> str | None:
-        """Name of the emulated board behind this port, None for the real machine; a label, drivers never ask."""
+        """Name of the emulated board, None for the real machine.
+
+        Drivers use it as a label, and to tell whether two ports reach the same machine.
+        """
         ...
 
     @property
@@ -119,7 +122,7 @@ class Port(Protocol):
 
 
 class Run(Protocol):
-    """The identity that an emulated board gives a job; the fence carries it, so statistics are those of the job."""
+    """Identity of a job on an emulated board; the fence holds it, so that each job has its own statistics."""
 
     @property
     def stats(self) -> object | None:
@@ -128,9 +131,9 @@ class Run(Protocol):
 
 
 def submitted(port: Port) -> Run | None:
-    """The job that the calling thread submitted through `port` last, once per job; None where ports do not know any.
+    """The last job that the calling thread submitted through `port`; None on a port that does not identify jobs.
 
-    A driver asks right after its submission.
+    Each job is returned once; a driver calls this function right after its submission.
     """
     found = getattr(port, "submitted", None)
     run: Run | None = None if found is None else found()
@@ -149,9 +152,9 @@ def retrying(
     errnos: Collection[int] = (errno.EINTR,),
     check: Callable[[], None] | None = None,
 ) -> int:
-    """One ioctl, repeated while it fails with one of `errnos`; KeyboardInterrupt passes between the attempts.
+    """One ioctl, repeated while it fails with one of `errnos`; KeyboardInterrupt is raised between attempts.
 
-    check: called between attempts; an exception of its ends the repetition. Raises: OSError.
+    check: called between attempts; an exception that it raises ends the repetition. Raises: OSError.
     """
     deadline: float | None = None
     for left in range(RETRIES, -1, -1):
@@ -168,10 +171,11 @@ def retrying(
 
 
 def interrupting(port: Port, threads: Collection[int] | None = None) -> AbstractContextManager[None]:
-    """While the block runs, let no other thread wait inside a system call, where the port has a say in that.
+    """Interrupt system calls of other threads while the block runs, where the port can.
 
-    On an emulated board a call of another thread may emulate for long; it fails with EINTR then. A real Linux is not
-    asked: their waits do not keep other threads from closing the device. threads: only these (default: all others).
+    On an emulated board a call of another thread may emulate for a long time; the interrupted call fails with EINTR.
+    On a real Linux nothing is done, because a waiting thread does not keep another one from closing the device.
+    threads: identifiers of the threads concerned (default: all others).
     """
     found = getattr(port, "interrupting", None)
     context: AbstractContextManager[None] = nullcontext() if found is None else found(threads)

@@ -1,4 +1,4 @@
-"""Trying the adapters: the first that works wins, and every reason of the others is kept."""
+"""Choice of the adapter: the first that opens is used; when none does, the error lists the reason of each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Attempt:
 
 
 def detect_board(port: Port) -> board.Board:
-    """The board according to files, else according to the firmware (a container without the device tree)."""
+    """The board according to files, else according to the firmware (in a container without the device tree)."""
     found = board.detect(port)
     if found.is_pi or not board.exists(port, "/dev/vcio"):
         return found
@@ -51,7 +51,7 @@ def detect_board(port: Port) -> board.Board:
 
 
 def open_driver(port: Port, name: str = "hardware", *, launch: Launch = "mailbox", memory: str = "auto") -> Driver:
-    """Open the GPU behind `port`.
+    """Open the GPU that `port` reaches.
 
     name: ``hardware``, or the path of a node: one of /dev/dri for v3d, /dev/vcio or /dev/vcsm* for VideoCore IV by
     mailbox, /dev/mem for VideoCore IV by registers. launch, memory: options of VideoCore IV, see
@@ -60,7 +60,8 @@ def open_driver(port: Port, name: str = "hardware", *, launch: Launch = "mailbox
     """
     if name != "hardware" and not name.startswith("/"):
         raise UsageError(
-            f"unknown device {name!r}; allowed: hardware, or the path of a node such as /dev/dri/renderD128"
+            f"unknown device {name!r}; allowed: hardware, or the path of a node such as /dev/dri/renderD128",
+            help="use 'hardware', which finds the right node, or choose one of: ls /dev/dri",
         )
     where = detect_board(port)
     failed: list[Attempt] = []
@@ -81,7 +82,7 @@ def open_driver(port: Port, name: str = "hardware", *, launch: Launch = "mailbox
 def _plan(
     port: Port, where: board.Board, name: str, launch: Launch, memory: str
 ) -> list[tuple[str, Callable[[], Driver] | str]]:
-    """Adapters in order: how to open each, or why it is out of the question."""
+    """Adapters in the order of trial: how to open each, or why it cannot apply."""
 
     def v3d(path: str | None = None) -> Driver:
         from qpu.drivers.drm.adapter import open_adapter

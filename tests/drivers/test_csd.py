@@ -147,7 +147,9 @@ def test_counter_tables() -> None:
 
 def test_counters_resolve_by_name() -> None:
     assert counter_ids(["QPU-active", "cycle-count"], COUNTERS[Isa.V3D71], 32) == [83, 0]
-    with pytest.raises(UsageError, match="unknown counter 'QPU-activ'; did you mean QPU-active"):
+    with pytest.raises(
+        UsageError, match="unknown counter 'QPU-activ'; this GPU has 93\n  help: did you mean QPU-active"
+    ):
         counter_ids(["QPU-activ"], V3D71_COUNTERS, 32)
     with pytest.raises(UsageError, match="unknown counter 'QPU-active'"):
         counter_ids(["QPU-active"], V3D42_COUNTERS, 32)

@@ -30,7 +30,7 @@ def test_v3d_is_found_whatever_its_number(card: int, by: str) -> None:
         ("pi5,card=1", "/dev/dri/card0", None, "its driver is vc4", "ls -l /dev/dri/by-path"),
         ("pi5", "/dev/dri/card7", errno.ENOENT, "there is no such node", "ls /dev/dri"),
         ("pi5", "/dev/dri/renderD129", errno.ENOENT, "there is no such node", "ls /dev/dri"),
-        ("pi5", "/dev/dri", errno.EISDIR, "the path is not that device", "/dev/dri/renderD128"),
+        ("pi5", "/dev/dri", errno.EISDIR, "the path is not the node of a GPU", "/dev/dri/renderD128"),
         ("pi5", "/dev/vcio", None, "VideoCore IV only", "pi5"),
         ("pi3", "/dev/dri/renderD128", errno.ENOENT, "not loaded", "modprobe v3d"),
         ("pi4,deny=1", "hardware", errno.EACCES, "this is the v3d node", "sudo usermod -aG video,render"),

@@ -228,7 +228,7 @@ def test_alloc_collects_finished_launches_before_it_gives_up() -> None:
         (errno.ENOENT, "was freed"),
         (errno.ENOMEM, "out of memory"),
         (errno.EAGAIN, "EAGAIN"),
-        (errno.ENODEV, "driver is gone"),
+        (errno.ENODEV, "driver is not loaded any more"),
     ],
 )
 def test_submit_fails(number: int, message: str) -> None:
@@ -255,7 +255,7 @@ def test_refused_before_any_call() -> None:
             (dispatch(foreign), "another device"),
             (dispatch(closed), "closed buffer"),
             (dispatch(mine, workgroup_size=0), "workgroup_size = 0"),
-            (QpuJob(()), "takes a CsdJob"),
+            (QpuJob(()), "submit a CsdJob"),
         ]:
             with pytest.raises(UsageError, match=message):
                 driver.submit(job)

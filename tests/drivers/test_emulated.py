@@ -197,7 +197,7 @@ def test_old_kernels_have_no_counters() -> None:
     driver: Any = open_driver(port)
     with pytest.raises(DriverError) as caught, driver.counters(["cycle-count"]):
         pass
-    assert reason_of(caught.value)[1] == (ADVICE["old-kernel"].help,)
+    assert reason_of(caught.value)[1] == (ADVICE["old-linux"].help,)
     driver.close()
     port.shutdown()
 

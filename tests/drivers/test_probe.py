@@ -296,7 +296,7 @@ def test_doctor_on_a_healthy_pi_5() -> None:
     report = doctor.examine(port)
     assert report.usable
     assert found(report, "GPU").found == "V3D 7.1 7.1.7, 4 x 4 QPUs, drm_v3d on /dev/dri/renderD128"
-    assert found(report, "kernel").found == "6.12.1"
+    assert found(report, "Linux").found == "6.12.1"
     assert found(report, "groups").found == "pi dialout"
     assert found(report, "memory").found == "1024 MiB available"
     assert found(report, "/dev/dri/renderD128").found == "root:render 0660, v3d"
@@ -312,7 +312,7 @@ def test_doctor_finds_a_hanging_gpu() -> None:
     port.hang = True
     report = doctor.examine(port)
     assert not report.usable
-    assert found(report, "GPU").found == "it opens but does not run a trivial job"
+    assert found(report, "GPU").found == "opens, but does not run a trivial job"
 
 
 def test_doctor_on_another_computer() -> None:
@@ -337,7 +337,7 @@ def test_doctor_on_a_pi_4_without_its_driver() -> None:
     assert f"help: {ADVICE['no-dri'].help}" in text
     assert text.splitlines()[-1].startswith("the GPU is not usable yet")
     order = [c.name for c in report.checks]
-    assert order == ["board", "kernel", "python", "container", "nodes", "groups", "GPU"]
+    assert order == ["board", "Linux", "python", "container", "nodes", "groups", "GPU"]
 
 
 def test_doctor_on_a_pi_3() -> None:
@@ -356,7 +356,7 @@ def test_doctor_on_a_pi_3() -> None:
 def test_doctor_sees_a_32_bit_process() -> None:
     port = FakePort(nodes={}, files=PI4 | {"/proc/sys/kernel/arch": b"aarch64\n"})
     port.pointer_size = 4
-    assert "32-bit on a 64-bit kernel" in found(doctor.examine(port), "python").found
+    assert "32-bit on a 64-bit Linux kernel" in found(doctor.examine(port), "python").found
 
 
 def test_info() -> None:

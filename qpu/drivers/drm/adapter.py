@@ -1,4 +1,4 @@
-"""The DRM v3d adapter: Raspberry Pi 4 and 5 through /dev/dri (drivers.md section 1)."""
+"""Adapter of DRM v3d: Raspberry Pi 4 and 5 through /dev/dri (drivers.md section 1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qpu.drivers.drm.objects import DrmBo, DrmFence, multisync
 from qpu.drivers.drm.perfmon import Perfmons
 from qpu.drivers.drm.resets import WATCHDOG_S, blame, warn_unknown
 from qpu.drivers.drm.syncobjs import SyncObjects
-from qpu.drivers.errors_table import errno_rows, failure, fault, meminfo
+from qpu.drivers.errors_table import HELP, errno_rows, failure, fault, meminfo
 from qpu.drivers.port import Port, interrupting, submitted
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
@@ -28,8 +28,8 @@ from qpu.errors import DriverError, EmuFault, UsageError
 
 __all__ = ["TRIVIAL", "DrmBo", "DrmFence", "DrmV3d", "Identity", "open_adapter"]
 
-LONGEST_WAIT_NS = 24 * 3600 * 10**9  # of one call; longer waits repeat it
-BLOCKED_S = 1e-3  # a wait that took that long has seen the job end; a shorter one may have come late
+LONGEST_WAIT_NS = 24 * 3600 * 10**9  # of one call; a longer wait makes several
+BLOCKED_S = 1e-3  # a wait that blocked this long saw the job end; a shorter one may have begun after the end
 _MEMORY_ROWS = errno_rows(
     "enomem-bo: ENOMEM, enospc: ENOSPC, wrong-card: EINVAL, emfile: EMFILE ENFILE, enodev: ENODEV, enotty: ENOTTY"
 )
@@ -65,8 +65,8 @@ class DrmV3d:
         self._checking = False
         counters = (Param.CONTEXT_RESET_COUNTER, Param.GLOBAL_RESET_COUNTER)
         self._reset_param = next((p for p in counters if p in identity.params), None)
-        self._resets = self._reset_counter()  # at the last look
-        self._idle_s = port.monotonic()  # no job had ended later than that, at the last look
+        self._resets = self._reset_counter()  # as last read
+        self._idle_s = port.monotonic()  # when jobs were last retired
         self._warned = False
         where = board.with_gpu(where, identity.version)
         self._info = DeviceInfo(
@@ -85,7 +85,7 @@ class DrmV3d:
 
     @property
     def info(self) -> DeviceInfo:
-        """What the GPU is; slices and QPUs are those it reports itself."""
+        """Description of the device; the GPU itself reports its slices and QPUs."""
         return self._info
 
     # calls
@@ -104,7 +104,7 @@ class DrmV3d:
         return self._calls.get_param(param)
 
     def _reset_counter(self) -> int | None:
-        """Resets that this open file caused (or any, where only that is counted); None on older versions of Linux."""
+        """GPU resets caused by this open file, or by any where Linux counts only those; None on older versions."""
         param = self._reset_param
         return None if param is None else self.get_param(param)
 
@@ -117,7 +117,10 @@ class DrmV3d:
         """
         page = self._port.page_size
         if not 0 < size <= 0x1_0000_0000 - 2 * page:
-            raise UsageError(f"a buffer of {size} bytes; allowed: 1..{0x1_0000_0000 - 2 * page}")
+            raise UsageError(
+                f"a buffer of {size} bytes; allowed: 1..{0x1_0000_0000 - 2 * page}",
+                help="split larger data into several buffers",
+            )
         size = -(-size // page) * page
         try:
             with critical():
@@ -126,7 +129,7 @@ class DrmV3d:
             if error.errno not in (errno.ENOMEM, errno.ENOSPC) or not self._sweep():
                 raise
         with critical():
-            return self._alloc(size)  # finished launches held memory
+            return self._alloc(size)  # the poll has freed memory of finished launches
 
     def _alloc(self, size: int) -> DrmBo:
         create = "DRM_IOCTL_V3D_CREATE_BO"
@@ -158,19 +161,19 @@ class DrmV3d:
         return failure(self.what(name), error, _MEMORY_ROWS, detail)
 
     def _gem_close(self, handle: int) -> None:
-        """Drop a handle; Linux keeps the memory for jobs that still use it."""
+        """Close a handle; Linux keeps the memory for jobs that still use it."""
         try:
             self._calls.request("DRM_IOCTL_GEM_CLOSE", handle=handle)
         except OSError:
-            pass  # gone already, or gone with the file: there is nothing a caller could do
+            pass  # closed already, or with the file; a caller could do nothing about it
 
     def _forget(self, bo: DrmBo) -> None:
-        """Called by a buffer that was unmapped: drop its handle, at once or after its last job."""
+        """Close the handle of a buffer that has been unmapped, at once or after its last job."""
         if not self._calls.alive:
-            return  # the handles went with the file, or they are the parent's
+            return  # closing the file has closed the handle, or the handle is the parent's
         with self._lock:
             if bo.busy:
-                self._deferred.append(bo)  # its job may still write to it
+                self._deferred.append(bo)  # a job may still write to the buffer
                 return
             self._bos.pop(bo.handle, None)
         self._gem_close(bo.handle)
@@ -180,19 +183,21 @@ class DrmV3d:
     def submit(
         self, job: Job, timeout_s: float = 10.0, *, background: bool = False, after: Sequence[Fence] = ()
     ) -> DrmFence:
-        """Queue a dispatch and return at once, in the background or not.
+        """Queue a dispatch and return at once, with or without `background`.
 
         timeout_s: bounds the wait for fences in `after` that Linux cannot wait for. after: jobs that must end
-        first; those of this device do so anyway.
+        first; earlier jobs of this device do so anyway.
         Raises: UsageError before any call for a job that cannot run, DriverError.
         """
         self._calls.usable()
         if not isinstance(job, CsdJob):
-            raise UsageError(f"{type(job).__name__} is not a dispatch; V3D takes a CsdJob")
+            raise UsageError(f"{type(job).__name__} is not a dispatch of V3D", help="submit a CsdJob")
         cfg = csd.csd_cfg(job, self.identity.version, self.identity.revision)
         bos = self._own(job.bos)
         if job.completion is not None and job.completion.bo not in bos:
-            raise UsageError("the completion word lies in a buffer that the job does not list")
+            raise UsageError(
+                "the completion word lies in a buffer that the job does not list", help="add the buffer to bos"
+            )
         with self._lock:
             if len(self._pending) >= SWEEP:
                 self._sweep()
@@ -233,16 +238,16 @@ class DrmV3d:
         found: dict[int, DrmBo] = {}
         for bo in listed:
             if not isinstance(bo, DrmBo) or bo.calls is not self._calls:
-                raise UsageError("the job lists a buffer of another device; allocate it on this one")
+                raise UsageError("the job lists a buffer of another device", help="allocate it on this device")
             if bo.closed:
-                raise UsageError("the job lists a closed buffer; keep it open until the job has ended")
+                raise UsageError("the job lists a closed buffer", help="keep buffers open until the job has ended")
             found[bo.handle] = bo
         return list(found.values())
 
     def _queue(self, cfg: tuple[int, ...], bos: Sequence[DrmBo], waits: Sequence[int], syncobj: int) -> None:
         name = "DRM_IOCTL_V3D_SUBMIT_CSD"
         handles = array("I", [bo.handle for bo in bos])
-        keep: list[array[int]] = []  # what Linux reads through pointers
+        keep: list[array[int]] = []  # arrays that Linux reads through pointers during the call
         values: dict[str, int] = {"in_sync": waits[0] if waits else 0, "out_sync": syncobj}
         if len(waits) > 1:
             values = {
@@ -267,7 +272,7 @@ class DrmV3d:
             keep.clear()
 
     def _import(self, fence: Fence, timeout_s: float, room: bool) -> list[int]:
-        """Sync objects of this device for a job of another one; waits here where that is not possible."""
+        """The sync object of another device's job, imported; waits for the job here where that is not possible."""
         if isinstance(fence, DrmFence) and (fence.driver is self or fence.done):
             return []  # jobs of one file run in order
         if not isinstance(fence, DrmFence) or not self._shares(fence.driver.port) or not fence.syncobj or not room:
@@ -280,7 +285,7 @@ class DrmV3d:
             self._port.close(fd)
 
     def _shares(self, other: Port) -> bool:
-        """True when both talk to one Linux through descriptors of one process: through one port, or the real one."""
+        """True when a descriptor of the other port is valid for this one: the same port, or both the real machine."""
         return other is self._port or (self._port.emulated is None and other.emulated is None)
 
     def export(self, fence: DrmFence) -> int:
@@ -293,7 +298,7 @@ class DrmV3d:
         """Wait for a job; see `DrmFence.wait`."""
         if not fence.done and not self._await(fence, timeout_s):
             resets = self._reset_counter()
-            counted = "this kernel counts no resets" if resets is None else f"{resets} resets so far"
+            counted = "this Linux counts no resets" if resets is None else f"{resets} resets so far"
             raise fault(
                 "etime",
                 f"{self.what('WAIT_BO')}, {timeout_s:g} s",
@@ -308,10 +313,10 @@ class DrmV3d:
         return fence.done or self._await(fence, timeout_s)
 
     def _await(self, fence: DrmFence, timeout_s: float | None) -> bool:
-        """Wait; True when the job has ended. The deadline is ours: the returned remainder is not used.
+        """Wait for a job; True when it has ended. The remaining time that Linux returns is not used.
 
-        Where Linux counts resets, jobs are awaited one by one in their order, so that each reset is seen with the
-        job it belongs to.
+        Where Linux counts resets, jobs are awaited one by one in their order, so that each reset can be attributed
+        to its job.
         """
         deadline = None if timeout_s is None else self._port.monotonic() + max(0.0, timeout_s)
         if self._reset_param is None:
@@ -341,7 +346,7 @@ class DrmV3d:
                 if isinstance(error, DriverError):
                     raise
                 if error.errno in (errno.EINTR, errno.EAGAIN):
-                    continue  # a signal, or Linux's rounding
+                    continue  # a signal, or a time-out that Linux rounded down
                 if error.errno == errno.ETIME:
                     fence.running_s = begun
                     if wait_ns == LONGEST_WAIT_NS:
@@ -354,7 +359,7 @@ class DrmV3d:
         return True
 
     def _claim(self, fence: DrmFence, stopped: EmuFault) -> None:
-        """An emulated board stopped a job while this one was waited for: ask whether it was this one."""
+        """Record the fault of an emulated board that ended the wait for a job, if the fault is that job's own."""
         try:
             self._wait_once(fence, 0)
         except EmuFault as own:
@@ -365,7 +370,7 @@ class DrmV3d:
             pass
 
     def _ended(self, fence: DrmFence) -> bool:
-        """Look without waiting."""
+        """True when the job has ended; does not wait."""
         try:
             self._wait_once(fence, 0)
         except EmuFault:
@@ -393,13 +398,13 @@ class DrmV3d:
         self._calls.once(name, arg)
 
     def _retire(self, last: DrmFence, *, seen: bool) -> None:
-        """A job has ended, and with it every earlier one. Find out whether a reset cut them short, free what waited.
+        """Record that a job and all earlier ones have ended: attribute resets, close handles that waited for them.
 
-        seen: it ended just now, so that what was queued behind it cannot have been reset yet.
+        seen: the job ended just now, so that jobs queued after it cannot have been reset yet.
         """
         with self._lock:
             if last.done:
-                return  # another thread was faster
+                return  # another thread has retired the job
             before, self._resets = self._resets, self._reset_counter()
             count = sum(f.number <= last.number for f in self._pending)
             if self._resets != before and not seen:
@@ -451,7 +456,7 @@ class DrmV3d:
         return bool(waiting) and self.poll(waiting[0])
 
     def check_alive(self, timeout_s: float = 2.0) -> bool:
-        """Run the smallest program there is; True when the GPU brings it to its end in time."""
+        """Run the smallest program; True when it ends within timeout_s."""
         with self._lock:
             if self._checking:
                 return False
@@ -474,7 +479,7 @@ class DrmV3d:
     # counters
 
     def counter_names(self) -> tuple[str, ...]:
-        """Names of the performance counters by id: Linux's own where it gives them (6.11 and newer)."""
+        """Names of the performance counters by id: those that Linux reports (6.11 and newer), else the known ones."""
         return self._perfmons.names()
 
     def counters(self, names: Sequence[str]) -> AbstractContextManager[dict[str, int]]:
@@ -495,11 +500,11 @@ class DrmV3d:
         return interrupting(self._port)
 
     def close(self) -> None:
-        """Close the node, and with it everything that was made through it; idempotent.
+        """Close the node, which frees everything that was allocated through it; idempotent.
 
-        Buffers whose views are still alive keep their memory until the views go.
+        Buffers whose views are alive keep their memory until the last view is deleted.
         """
-        self._calls.closing = True  # threads that wait inside a call notice
+        self._calls.closing = True  # other threads make no further call
         with self._lock:
             if self._calls.closed:
                 return
@@ -510,20 +515,23 @@ class DrmV3d:
             self._syncobjs.forget()
             pending, self._pending = self._pending, []
         for fence in pending:
-            fence.error = DriverError(f"{self._node.path}: the device was closed before the job had ended")
+            fence.error = DriverError(
+                f"{self._node.path}: the device was closed before the job had ended"
+                f"{HELP}wait for every launch before you close the device"
+            )
             fence.done = True
         try:
             for bo in bos:
                 try:
                     bo.unmap()
                 except BufferError:
-                    pass  # still viewed: unmapped with the last view
+                    pass  # deleting the last view unmaps it
         finally:
             self._port.close(self._node.fd)
 
 
 def open_adapter(port: Port, where: board.Board | None = None, path: str | None = None) -> DrmV3d:
-    """Open the v3d node at `path`, or the one there is.
+    """Open the v3d node at `path`, or find it among the nodes of /dev/dri.
 
     where: the board as detected, None to detect it. Raises: DriverError with the reason and its help.
     """

@@ -1,4 +1,4 @@
-"""The ioctls of one open v3d node: packing arguments, repeating interrupted calls, refusing a closed or forked node."""
+"""Ioctls of an open v3d node: packs arguments, repeats interrupted calls, refuses a closed or a forked node."""
 
 from __future__ import annotations
 
@@ -36,16 +36,17 @@ class Calls:
 
     @property
     def alive(self) -> bool:
-        """True while handles of this process are worth giving back: not after closing, not in a forked child."""
+        """True while this process can close handles: the node is open, and this process has opened it."""
         return not self.closed and self._port.getpid() == self._pid
 
     def usable(self) -> int:
         """The descriptor. Raises: UsageError when the device is closed or was inherited through fork."""
         if self.closing:
-            raise UsageError("this device is closed; open it again")
+            raise UsageError("this device is closed", help="open it again")
         if self._port.getpid() != self._pid:
             raise UsageError(
-                "this device was opened before fork(); open it in the child, or use the spawn start method"
+                "this device was opened before fork()",
+                help="open it in the child, or use the start method 'spawn' of multiprocessing",
             )
         return self._node.fd
 

@@ -1,4 +1,4 @@
-"""The compute dispatch of V3D: a `CsdJob` as the seven registers, and long dispatches cut into short ones.
+"""Compute dispatches of V3D: encodes a `CsdJob` as the seven registers, and splits long dispatches.
 
 Source: drivers.md section 2 (Linux driver and Mesa, `Basis.DRIVER`).
 """
@@ -25,7 +25,7 @@ def batches_per_supergroup(job: CsdJob) -> int:
 
 
 def batch_count(job: CsdJob) -> int:
-    """Batches of the whole dispatch: as given, else from the shape; the last supergroup may be a partial one."""
+    """Batches of the whole dispatch: as given, else from the shape. The last supergroup may be partial."""
     if job.batches is not None:
         return job.batches
     x, y, z = job.workgroups
@@ -49,15 +49,20 @@ def check_job(job: CsdJob) -> None:
         _within(f"workgroups in {axis}", count, 1, MAX_GROUPS)
         _within(f"first workgroup id in {axis}", first, 0, 0xFFFF)
         if first + count - 1 > 0xFFFF:
-            raise UsageError(f"workgroup ids in {axis} end at {first + count - 1}; allowed: 0..65535")
+            raise UsageError(
+                f"workgroup ids in {axis} end at {first + count - 1}; allowed: 0..65535",
+                help=f"use fewer workgroups in {axis}, or a smaller first id",
+            )
     _within("workgroup_size", job.workgroup_size, 1, MAX_ITEMS)
     _within("workgroups_per_supergroup", job.workgroups_per_supergroup, 1, 16)
     _within("max_supergroup_id", job.max_supergroup_id, 0, 63)
     if job.threads not in (2, 4):
-        raise UsageError(f"threads = {job.threads}; V3D runs 2 or 4 threads per QPU")
+        raise UsageError(f"threads = {job.threads}; allowed: 2, 4", help="choose 2 or 4 threads per QPU")
     _within("batches", batch_count(job), 1, 0xFFFF_FFFF)
     if not job.bos:
-        raise UsageError("the job lists no buffers; list every buffer it touches, code and uniforms included")
+        raise UsageError(
+            "the job lists no buffers", help="list every buffer that it touches, code and uniforms included"
+        )
 
 
 def csd_cfg(job: CsdJob, version: int, revision: int) -> tuple[int, int, int, int, int, int, int]:
@@ -89,21 +94,21 @@ def csd_cfg(job: CsdJob, version: int, revision: int) -> tuple[int, int, int, in
 
 
 def split_dispatch(job: CsdJob, max_batches: int) -> list[CsdJob]:
-    """Cut a dispatch into several of at most `max_batches` batches each, together the same workgroups once each.
+    """Split a dispatch into several of at most `max_batches` batches each, which run every workgroup exactly once.
 
     For programs whose workgroups are independent of one another: Linux's watchdog resets a GPU that finishes no
-    batch within 500 ms (drivers.md 1.6), and other programs wait while a dispatch runs. Workgroup ids stay what they
-    were. Supergroups are formed anew in every part; where possible the cuts lie between supergroups. A part is never
-    smaller than one workgroup, even when that is more than `max_batches`.
+    batch within 500 ms (drivers.md 1.6), and other programs wait while a dispatch runs. Workgroup ids do not change.
+    Every part forms its own supergroups; where possible, a part ends at the end of a supergroup. A part is never
+    smaller than one workgroup, even when that has more than `max_batches` batches.
     Raises: UsageError when the job overrides its batch count, or max_batches is not positive.
     """
     if max_batches < 1:
-        raise UsageError(f"max_batches = {max_batches}; it must be at least 1")
+        raise UsageError(f"max_batches = {max_batches}; allowed: 1 or more", help="use 1 to run each workgroup alone")
     check_job(job)
     if batch_count(job) <= max_batches:
         return [job]
     if job.batches is not None:
-        raise UsageError("a job with an explicit batch count cannot be split; leave `batches` out")
+        raise UsageError("a job with an explicit batch count cannot be split", help="leave out `batches`")
     return list(_split(job, max_batches, 2))
 
 
@@ -113,7 +118,7 @@ def _split(job: CsdJob, max_batches: int, axis: int) -> Iterator[CsdJob]:
         return
     count = job.workgroups[axis]
     step = _largest(job, max_batches, axis)
-    if step == 0:  # one plane is too much: cut each plane along the next axis
+    if step == 0:  # one plane exceeds the limit: split each plane along the next axis
         for i in range(count):
             yield from _split(_part(job, axis, i, 1), max_batches, axis - 1)
         return
@@ -122,7 +127,7 @@ def _split(job: CsdJob, max_batches: int, axis: int) -> Iterator[CsdJob]:
 
 
 def _largest(job: CsdJob, max_batches: int, axis: int) -> int:
-    """Most planes along an axis that stay within the limit; a multiple of whole supergroups where there is one."""
+    """Most planes along an axis within the limit, as a multiple of whole supergroups where possible."""
     low, high = 0, job.workgroups[axis]
     while low < high:
         middle = (low + high + 1) // 2
@@ -144,9 +149,12 @@ def _part(job: CsdJob, axis: int, start: int, count: int) -> CsdJob:
 
 def _aligned(name: str, address: int, to: int) -> None:
     if not 0 < address <= 0xFFFF_FFFF or address % to:
-        raise UsageError(f"{name} {address:#x}; allowed: multiples of {to} from {to:#x} to 0xffffffff")
+        raise UsageError(
+            f"{name} {address:#x}; allowed: multiples of {to} from {to:#x} to 0xffffffff",
+            help="take the address of a buffer of this device, plus a multiple of that",
+        )
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
-        raise UsageError(f"{name} = {value}; allowed: {low}..{high}")
+        raise UsageError(f"{name} = {value}; allowed: {low}..{high}", help=f"choose {name} within that range")

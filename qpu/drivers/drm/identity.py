@@ -23,7 +23,7 @@ ALWAYS = Param.V3D_CORE0_IDENT2  # parameters up to this one exist on every vers
 class Identity:
     """Identity of the GPU. version: 42 or 71; revision: IPREV; vpm_bytes: size of the VPM.
 
-    params: every GET_PARAM value that this Linux knows; absent ones belong to newer versions of Linux.
+    params: every GET_PARAM value that this Linux knows; the others belong to newer versions of Linux.
     """
 
     version: int
@@ -40,7 +40,7 @@ class Identity:
     def decode(cls, params: dict[Param, int]) -> Identity:
         """From the identity registers (drivers.md 1.3, GET_PARAM).
 
-        Whether the TMU field counts per slice on 7.1 is uncertain: it is passed on as it is.
+        Whether the TMU field counts per slice on 7.1 is uncertain; the value is not converted.
         """
         ident0, ident1 = params[Param.V3D_CORE0_IDENT0], params[Param.V3D_CORE0_IDENT1]
         return cls(
@@ -57,7 +57,7 @@ class Identity:
 
     @property
     def label(self) -> str:
-        """``7.1.7``."""
+        """Version and revision, such as ``7.1.7``."""
         return f"{self.version // 10}.{self.version % 10}.{self.revision}"
 
 
@@ -79,8 +79,8 @@ def get_param(port: Port, fd: int, what: str, param: Param) -> int | None:
 def identify(port: Port, fd: int, what: str) -> Identity:
     """Read every parameter and decode the identity.
 
-    what: the node, for messages. Raises: DriverError for a version this package does not know, or one that cannot
-    compute.
+    what: the node, for messages. Raises: DriverError for a version that this package does not know, and for a GPU
+    without compute dispatch.
     """
     params: dict[Param, int] = {}
     for param in Param:

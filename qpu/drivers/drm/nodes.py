@@ -1,4 +1,4 @@
-"""Finding the V3D node among the DRM nodes: by driver name, never by number (drivers.md 1.1)."""
+"""Search for the V3D node among the DRM nodes, by the name of the driver and never by number (drivers.md 1.1)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BY_PATH = re.compile(r"platform-(fec00000|1002000000)\.(v3d|gpu)-(card|render)")
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An open node of the v3d driver. version: as the driver says, ``1.0.0``."""
+    """An open node of the v3d driver. version: as the driver reports it, such as ``1.0.0``."""
 
     path: str
     fd: int
@@ -34,7 +34,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A node that was not taken. driver: its name as far as known; errno: what stopped the attempt."""
+    """A node that was rejected. driver: name of its driver, empty when unknown. errno: error of the attempt."""
 
     path: str
     driver: str = ""
@@ -42,7 +42,7 @@ class Tried:
 
 
 def driver_of(port: Port, fd: int) -> tuple[str, str]:
-    """Name and version of the driver behind an open DRM node. Raises: OSError (ENOTTY: no DRM node)."""
+    """Name and version of the driver of an open DRM node. Raises: OSError (ENOTTY: not a DRM node)."""
     row = drm.ioctl("VERSION")
     layout = row.layout(port.pointer_size)
     name, rest = array("B", bytes(64)), array("B", bytes(64))
@@ -61,7 +61,7 @@ def driver_of(port: Port, fd: int) -> tuple[str, str]:
 
 
 def candidates(port: Port) -> list[str]:
-    """Paths of all DRM nodes: render nodes, then cards, by number; then by-path links to anything else.
+    """Paths of all DRM nodes: render nodes, then cards, by number; then by-path links to other nodes.
 
     Raises: OSError when there is no /dev/dri.
     """
@@ -77,7 +77,7 @@ def candidates(port: Port) -> list[str]:
 
 
 def by_path(port: Port) -> list[tuple[str, str]]:
-    """By-path names of V3D nodes with the name of the node each points to."""
+    """By-path names of V3D nodes, each with the name of the node that it links to."""
     try:
         names = port.listdir(f"{DRI}/by-path")
     except OSError:
@@ -93,7 +93,7 @@ def by_path(port: Port) -> list[tuple[str, str]]:
 
 
 def looks_like_v3d(port: Port, path: str) -> bool:
-    """True when sysfs or the by-path names say that a node, which may not be opened, belongs to v3d."""
+    """True when sysfs or a by-path name shows that a node belongs to v3d; the node is not opened."""
     name = path.rpartition("/")[2]
     if BY_PATH.fullmatch(name) or any(target == name for _, target in by_path(port)):
         return True
@@ -102,9 +102,9 @@ def looks_like_v3d(port: Port, path: str) -> bool:
 
 
 def find_v3d(port: Port, path: str | None = None, container: str | None = None) -> Node:
-    """Open the v3d node: the one at `path`, else the first that the driver's name proves to be one.
+    """Open the v3d node: the one at `path`, else the first whose driver has the name v3d.
 
-    Raises: DriverError with the reason and its help; a node that may not be opened has another reason than a wrong one.
+    Raises: DriverError with the reason and its help, which tells missing permission from a node of another driver.
     """
     if path is not None:
         node = _try(port, path)

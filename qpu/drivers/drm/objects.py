@@ -23,15 +23,15 @@ class DrmBo:
     def __init__(
         self, calls: Calls, unmapped: Callable[[DrmBo], None], handle: int, size: int, address: int, mapping: Mapping
     ) -> None:
-        """calls: of the node that made it. unmapped: called when the map is gone and the handle can go."""
+        """calls: ioctls of the node that allocated it. unmapped: called after the unmap, to close the handle."""
         self.calls = calls
         self._unmapped = unmapped
         self._mapping: Mapping | None = mapping
         self.handle = handle
         self.size = size
         self.address = address
-        self.busy = 0  # unfinished jobs that list it
-        self.last = 0  # number of the last job that listed it
+        self.busy = 0  # unfinished jobs that list the buffer
+        self.last = 0  # number of the last job that listed the buffer
 
     @property
     def closed(self) -> bool:
@@ -40,21 +40,21 @@ class DrmBo:
 
     @property
     def view(self) -> memoryview:
-        """The bytes. Write-combined: copy out in bulk. Raises: UsageError after `close`."""
+        """The bytes. The memory is write-combined: copy in bulk. Raises: UsageError after `close`."""
         if self._mapping is None:
-            raise UsageError("this buffer is closed")
+            raise UsageError("this buffer is closed", help="keep it open while you use it, or allocate a new one")
         return self._mapping.view
 
     def unmap(self) -> None:
-        """Drop the map. Raises BufferError while views are alive."""
+        """Unmap. Raises: BufferError while views are alive."""
         if self._mapping is not None:
             self._mapping.close()
             self._mapping = None
 
     def close(self) -> None:
-        """Give the memory back, after the last job that uses it; calling it twice is fine.
+        """Free the memory, after the last job that uses it; idempotent.
 
-        Raises BufferError while views are alive; nothing is freed then.
+        Raises: BufferError while views are alive; nothing is freed then.
         """
         if self._mapping is not None:
             self.unmap()
@@ -65,7 +65,7 @@ class DrmBo:
 
 
 class Submitter(Protocol):
-    """What a fence needs of the adapter."""
+    """The part of the adapter that a fence uses."""
 
     @property
     def port(self) -> Port: ...
@@ -108,7 +108,7 @@ class DrmFence:
         self.bos = tuple(bos)
         self.syncobj = syncobj
         self.submitted_s = submitted_s
-        self.running_s = submitted_s  # the last time it was known not to have ended
+        self.running_s = submitted_s  # when the job was last seen unfinished
         self.perfmon = perfmon
         self.completion = completion
         self.run = run
@@ -117,25 +117,25 @@ class DrmFence:
 
     @property
     def driver(self) -> Submitter:
-        """The adapter it was submitted to."""
+        """The adapter that the job was submitted to."""
         return self._driver
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Wait for completion, results visible to the CPU.
+        """Wait for completion; the CPU sees the results then.
 
-        Raises: GpuTimeoutError after timeout_s seconds (buffers stay alive, wait again); GpuResetError.
+        Raises: GpuTimeoutError after timeout_s seconds (the buffers stay alive; wait again); GpuResetError.
         """
         self._driver.wait(self, timeout_s)
 
     def poll(self, timeout_s: float = 0.0) -> bool:
-        """True when the job has ended, well or not; `wait` raises if not."""
+        """True when the job has ended, with or without an error, which `wait` raises."""
         return self._driver.poll(self, timeout_s)
 
 
 def multisync(pointer_size: int, waits: Sequence[int], syncobj: int, keep: list[array[int]]) -> int:
     """Host address of a multisync extension: sync objects to wait for, and the one to signal (0 for none).
 
-    keep: receives the memory it points into, which the caller holds until the call is over.
+    keep: receives the arrays that the extension points to; the caller keeps them alive until the call returns.
     """
     sem = drm.layout("drm_v3d_sem", pointer_size)
 

@@ -18,12 +18,12 @@ __all__ = ["Perfmons"]
 
 
 class Perfmons:
-    """The counters of one adapter; one set of them counts at a time."""
+    """The performance monitors of one adapter; one of them is active at a time."""
 
     def __init__(self, calls: Calls, isa: Isa, params: Mapping[Param, int], wait: Callable[[int], None]) -> None:
         """params: GET_PARAM values. wait: waits for the jobs that a monitor counts.
 
-        active: what counts the next jobs, 0 for none.
+        active: id of the monitor that counts the next jobs, 0 for none.
         """
         self._calls = calls
         self._isa = isa
@@ -39,7 +39,7 @@ class Perfmons:
             raise fault("unexpected", self._calls.what(name), error.errno, detail) from error
 
     def names(self) -> tuple[str, ...]:
-        """Names by id: Linux's own where it gives them (6.11 and newer)."""
+        """Names by id: those that Linux reports (6.11 and newer), else the known ones."""
         if self._names is None:
             count = self._params.get(Param.MAX_PERF_COUNTERS)
             if count is None:
@@ -57,17 +57,17 @@ class Perfmons:
 
     @contextmanager
     def counting(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
-        """Count events of the jobs submitted inside the block; the dict is filled when it ends without an error.
+        """Count events of the jobs submitted inside the block; its end fills the dictionary, unless by an error.
 
-        names: up to 32 of `names`. Waits for those jobs at the end. The hardware counts in 32 bits and Linux adds
-        up at job switches, so one job longer than 2**32 cycles wraps.
+        names: up to 32 of `names`. The end of the block waits for those jobs. The hardware counts in 32 bits and
+        Linux accumulates at job switches, so that a job longer than 2**32 cycles wraps.
         Raises: UsageError for a wrong name, DriverError where Linux has no counters.
         """
         self._calls.usable()
         if self.active:
-            raise UsageError("counters are being read already on this device; name all of them in one block")
+            raise UsageError("counters are being read already on this device", help="name all counters in one block")
         if not self._params.get(Param.SUPPORTS_PERFMON):
-            raise fault("old-kernel", f"{self._calls.node}: performance counters (kernel 5.15 and newer)")
+            raise fault("old-linux", f"{self._calls.node}: performance counters (Linux 5.15 and newer)")
         ids = counter_ids(names, self.names(), drm.MAX_PERFMON_COUNTERS)
         create = "DRM_IOCTL_V3D_PERFMON_CREATE"
         arg = self._call(create, f"counters {ids}", ncounters=len(ids), counters=tuple(ids))

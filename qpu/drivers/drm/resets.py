@@ -1,4 +1,4 @@
-"""Which jobs a GPU reset cut short: Linux counts resets but does not say whose they were (drivers.md 1.6)."""
+"""Attribution of GPU resets to jobs: Linux counts resets, but does not report the cancelled jobs (drivers.md 1.6)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 
 from qpu.drivers.drm.objects import DrmFence
+from qpu.drivers.errors_table import HELP
 
 __all__ = ["WATCHDOG_S", "blame", "warn_unknown"]
 
@@ -13,11 +14,12 @@ WATCHDOG_S = 0.5  # a job without a finished batch for that long is cancelled (L
 
 
 def blame(ended: Sequence[DrmFence], before: int | None, now: int | None) -> list[tuple[DrmFence, str]]:
-    """The jobs that did not come to their end, with the reason for each.
+    """The jobs that a reset has cut short or may have cut short, with the reason for each.
 
-    ended: jobs that ended between two looks at the reset counter, oldest first. before, now: the counter; None where
-    Linux has none. Completion words decide where there are any; what they leave open falls on the jobs without
-    one, on all of them when there are more than resets: results that may be incomplete are not passed off as complete.
+    ended: jobs that ended between two reads of the reset counter, oldest first. before, now: the values read; None
+    where Linux does not count resets. A job without its completion word counts as cut short. Resets beyond these are
+    attributed to jobs that have no such word, then to jobs whose word is set; in a group of more jobs than resets all
+    are named, so that results that may be incomplete are never reported as complete.
     """
     cut = [(f, why) for f in ended if f.completion is not None and (why := f.completion.missing())]
     if before is None or now is None or now == before:
@@ -28,7 +30,7 @@ def blame(ended: Sequence[DrmFence], before: int | None, now: int | None) -> lis
     known = {id(f) for f, _ in cut}
     silent = [f for f in ended if f.completion is None]
     spoken = [f for f in ended if f.completion is not None and id(f) not in known]
-    for group in (silent, spoken):  # a word can be set by a program that hangs afterwards
+    for group in (silent, spoken):  # a program can set its word and hang afterwards
         if left > 0 and group:
             other = "" if left >= len(group) else f"; it may be another of the {len(group)} launches that ended by then"
             cut += [(f, counted + other) for f in group]
@@ -37,12 +39,12 @@ def blame(ended: Sequence[DrmFence], before: int | None, now: int | None) -> lis
 
 
 def warn_unknown(node: str, seconds: float) -> None:
-    """Warn about a long launch that may have been cut short: Linux counts no resets, and it has no completion word."""
+    """Warn about a long launch without a completion word that a reset may have cut short, as Linux counts none."""
     warnings.warn(
-        f"{node}: a launch took up to {seconds:.2f} s, and this kernel (older than about 6.17) does not count GPU "
+        f"{node}: a launch took up to {seconds:.2f} s, and this Linux (older than about 6.17) does not count GPU "
         f"resets. If its watchdog stopped this launch ({WATCHDOG_S} s without a finished batch), nothing here would "
-        "show it and the results may be incomplete. Let the program set a word at its end (launch "
-        "argument completion), or cut the dispatch into short parts (max_batches)",
+        f"show it and the results may be incomplete{HELP}let the program set a word at its end (launch argument "
+        "completion), or split the dispatch into short parts (max_batches)",
         RuntimeWarning,
         stacklevel=2,
     )

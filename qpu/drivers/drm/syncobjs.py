@@ -1,4 +1,4 @@
-"""DRM sync objects, which a job signals when it has ended: kept for the next job, shared between devices."""
+"""Pool of DRM sync objects, which are signalled when a job has ended; other devices can import them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _ABSENT = (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class SyncObjects:
-    """Sync objects of one open node; 0 means none, on versions of Linux that have no sync objects."""
+    """Sync objects of one open node; the handle 0 means none, on versions of Linux without sync objects."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._spare: list[int] = []
 
     def take(self) -> int:
-        """One for the next job. Raises: DriverError."""
+        """A sync object for the next job. Raises: DriverError."""
         if self._spare:
             return self._spare.pop()
         name = "DRM_IOCTL_SYNCOBJ_CREATE"
@@ -32,23 +32,23 @@ class SyncObjects:
             raise fault("unexpected", self._calls.what(name), error.errno) from error
 
     def give(self, handle: int) -> None:
-        """The job has ended, or was not submitted."""
+        """Return a sync object whose job has ended or was not submitted."""
         if handle:
             self._spare.append(handle)
 
     def destroy(self, handle: int) -> None:
-        """Drop an adopted one."""
+        """Destroy an imported sync object."""
         try:
             self._calls.request("DRM_IOCTL_SYNCOBJ_DESTROY", handle=handle)
         except OSError:
             pass  # destroyed with the file at the latest
 
     def adopt(self, fd: int) -> int:
-        """The sync object of another node behind a descriptor. Raises: DriverError."""
+        """Import the sync object of another node from its descriptor. Raises: DriverError."""
         return self._convert("DRM_IOCTL_SYNCOBJ_FD_TO_HANDLE", "handle", fd=fd)
 
     def export(self, handle: int) -> int:
-        """A descriptor of one, for another node. Raises: DriverError."""
+        """A descriptor of a sync object, for import by another node. Raises: DriverError."""
         return self._convert("DRM_IOCTL_SYNCOBJ_HANDLE_TO_FD", "fd", handle=handle, fd=-1)
 
     def _convert(self, name: str, field: str, **values: int) -> int:
@@ -58,5 +58,5 @@ class SyncObjects:
             raise fault("unexpected", self._calls.what(name), error.errno) from error
 
     def forget(self) -> None:
-        """The node is closed, and its sync objects with it."""
+        """Forget all sync objects: closing the node destroys them."""
         self._spare.clear()

@@ -30,7 +30,7 @@ STRUCTS = parse_structs(
         u32 first_signaled, u32 pad, u64 deadline_nsec
     drm_syncobj_array: u64 handles, u32 count_handles, u32 pad
     drm_syncobj_timeline_array: u64 handles, u64 points, u32 count_handles, u32 flags
-    # V3D; pointers are 64 bits wide here whatever the process
+    # V3D; pointers are 64 bits wide here, also in a 32-bit process
     drm_v3d_extension: u64 next, u32 id, u32 flags
     drm_v3d_sem: u32 handle, u32 flags, u64 point, u64 mbz[2]
     drm_v3d_multi_sync: drm_v3d_extension base, u64 in_syncs, u64 out_syncs, u32 in_sync_count, u32 out_sync_count,
@@ -108,7 +108,7 @@ COMMAND_BASE = 0x40
 SUBMIT_CL_FLUSH_CACHE = 1
 SUBMIT_EXTENSION = 2
 MAX_PERFMON_COUNTERS = 32  # of one perfmon
-PERFCNT_NUM = 87  # what versions of Linux before about 6.11 accept, on Pi 5 too
+PERFCNT_NUM = 87  # counters that Linux before about 6.11 accepts, also on Pi 5
 PERFMON_CLEAR_GLOBAL = 1
 CAP_PRIME = 5
 CAP_SYNCOBJ = 0x13
@@ -120,7 +120,7 @@ SYNCOBJ_WAIT_AVAILABLE = 4
 
 
 class ExtensionId(enum.IntEnum):
-    """DRM_V3D_EXT_ID_*: what a user extension is."""
+    """DRM_V3D_EXT_ID_*: kinds of user extensions."""
 
     MULTI_SYNC = 1
     CPU_INDIRECT_CSD = 2
@@ -143,7 +143,7 @@ class Queue(enum.IntEnum):
 
 
 class Param(enum.IntEnum):
-    """DRM_V3D_PARAM_*: what GET_PARAM answers. Older versions of Linux reject the later ones with EINVAL: absent."""
+    """DRM_V3D_PARAM_*: parameters of GET_PARAM. Older versions of Linux reject the later ones with EINVAL."""
 
     V3D_UIFCFG = 0
     V3D_HUB_IDENT1 = 1

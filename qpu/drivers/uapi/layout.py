@@ -1,4 +1,4 @@
-"""C structures as data: a row names the fields, offsets and sizes follow from the pointer size of the process."""
+"""C structures as data: a row names the fields; offsets and sizes follow from the pointer size of the process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ioctl_opt import IOC, IOC_NONE, IOC_READ, IOC_WRITE
 
 __all__ = ["FieldLayout", "Ioctl", "Layout", "Struct", "Structs", "Value", "parse_ioctls", "parse_structs"]
 
-# What a field can hold: a number, a char array as bytes, an array as a tuple, an embedded structure as its bytes.
+# Value of a field: a number, bytes for a char array, a tuple for another array, the bytes of an embedded structure.
 Value: TypeAlias = "int | bytes | tuple[int, ...]"
 
 _SCALARS = {
@@ -73,7 +73,7 @@ class Layout:
                     at.code.pack_into(data, at.offset, value)
                     continue
                 except struct.error:
-                    pass  # put says what is wrong
+                    pass  # `put` raises the error that names the mistake
             self.put(data, name, value)
         return data
 

@@ -10,7 +10,7 @@ __all__ = [
 ]  # fmt: skip
 
 # A message is the header, then per tag this frame and its value area padded to words, then the end tag in the very
-# last word: the driver strips eight bytes in front and four behind and rebuilds them.
+# last word: the driver strips eight bytes at the start and four at the end, and rebuilds them.
 STRUCTS = parse_structs(
     """
     mbox_header: u32 total_size, u32 code
@@ -26,7 +26,7 @@ PROPERTY: Ioctl = IOCTLS["IOCTL_MBOX_PROPERTY"]
 CODE_REQUEST = 0
 CODE_SUCCESS = 0x8000_0000
 CODE_PARSE_ERROR = 0x8000_0001
-TAG_REPLY = 0x8000_0000  # in a tag's third word of a reply: or-ed with the length
+TAG_REPLY = 0x8000_0000  # bit of the third word of a tag in a reply; the other bits are the length
 TAG_END = 0
 MAX_PROGRAMS = 12  # of one execute call
 

@@ -1,4 +1,4 @@
-"""The adapter of VideoCore IV: memory, power and launches, by firmware mailbox or by V3D registers."""
+"""Adapter of VideoCore IV: memory, power and launches, by firmware mailbox or by V3D registers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qpu.drivers.port import Port, Run, interrupting, submitted
 from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
 from qpu.drivers.vc4 import exit_guard
 from qpu.drivers.vc4.background import Background
-from qpu.drivers.vc4.mailbox import KERNEL_LIMIT_MS, Mailbox
+from qpu.drivers.vc4.mailbox import LINUX_LIMIT_MS, Mailbox
 from qpu.drivers.vc4.mailbox_tags import Clock, UnsupportedTagError
 from qpu.drivers.vc4.power import Power, power_of
 from qpu.drivers.vc4.registers import Ident, V3dRegisters, block_address
@@ -31,7 +31,7 @@ LAUNCHES: tuple[Launch, ...] = ("mailbox", "registers")
 
 SLICES, QPUS_PER_SLICE, TMUS_PER_SLICE = 3, 4, 2  # of every Pi with VideoCore IV (MANUAL), when IDENT cannot be read
 EXIT_PATIENCE_S = 2.0
-SETTLE_S = 10.0  # that jobs get to end before and after counting
+SETTLE_S = 10.0  # longest wait for jobs before and after counting
 
 
 class RegisterFence:
@@ -49,7 +49,7 @@ class RegisterFence:
         self.run: Run | None = None
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """See `qpu.drivers.base.Fence.wait`; GpuResetError when V3D was powered off under the job."""
+        """See `qpu.drivers.base.Fence.wait`; GpuResetError when V3D was powered off while the job ran."""
         with self._power.lock:
             if not self._done:
                 try:
@@ -73,7 +73,7 @@ class RegisterFence:
         if self._done:
             return True
         if not self._power.lock.acquire(blocking=False):
-            return False  # another thread waits for it right now
+            return False  # another thread is waiting for the job
         try:
             if not self._done:
                 try:
@@ -91,7 +91,7 @@ class RegisterFence:
             self._power.lock.release()
 
     def cancel(self) -> None:
-        """V3D was powered off: whatever ran is gone."""
+        """Record that the job was lost because V3D was powered off."""
         self._finish(fault("powered-off", "V3D registers"))
 
     def _finish(self, error: DriverError | EmuFault | None) -> None:
@@ -106,20 +106,25 @@ class RegisterFence:
 class Vc4Driver:
     """A VideoCore IV. Implements `qpu.drivers.base.Driver`; open it with `open_adapter`.
 
-    Launches by mailbox block: in `submit`, or in a thread of the driver when it is asked for in the background. The
-    firmware calls a launch complete when its programs have ended and at
-    least one wrote a non-zero value to the host-interrupt register. Launches by registers need no host interrupt.
+    A launch by mailbox blocks `submit`, or with ``background=True`` a thread of the driver. The firmware reports it
+    complete when its programs have ended and at least one of them wrote a non-zero value to the host-interrupt
+    register. Launches by registers need no host interrupt.
     VideoCore IV has no memory protection: a wrong address can overwrite anything.
     """
 
     def __init__(self, port: Port, board: Board, *, launch: Launch = "mailbox", memory: str = "auto") -> None:
         """See `open_adapter`."""
         if launch not in LAUNCHES:
-            raise UsageError(f"no launch path {launch!r} on VideoCore IV; allowed: {', '.join(LAUNCHES)}")
+            raise UsageError(
+                f"no launch path {launch!r} on VideoCore IV; allowed: {', '.join(LAUNCHES)}",
+                help="use 'mailbox', or as root 'registers'",
+            )
         if board.generation != 4 or board.soc is None:
-            raise UsageError(f"{board.model} has no VideoCore IV; use the DRM adapter on a Pi 4 or 5")
+            raise UsageError(
+                f"{board.model} has no VideoCore IV; allowed: a Pi 0-3", help="use the DRM adapter on a Pi 4 or 5"
+            )
         if kms_owns_v3d(port):
-            raise fault("enable-refused", "VideoCore IV: the device tree gives V3D to the kernel", errno.EBUSY)
+            raise fault("enable-refused", "VideoCore IV: the device tree assigns V3D to Linux", errno.EBUSY)
         self._port = port
         self._board = board
         self._launch = launch
@@ -130,7 +135,7 @@ class Vc4Driver:
         self._powered = False
         self._closed = False
         self._background = Background(port, "qpu mailbox launches")
-        self._left = False  # closed, but views keep some memory
+        self._left = False  # True when closed while views keep some memory
         self._registers: V3dRegisters | None = None
         self._mailbox: Mailbox | None = None
         exit_guard.guard(id(self), self._at_exit)
@@ -148,7 +153,7 @@ class Vc4Driver:
     # opening
 
     def _open_registers(self, soc: str) -> Ident | None:
-        """Map the registers and read the identity of V3D; with the mailbox launch both may fail."""
+        """Map the registers and read the identity of V3D; None when that fails and launches go by mailbox."""
         try:
             self._registers = V3dRegisters(self._port, block_address(self._port, soc))
             return self._registers.ident()
@@ -207,19 +212,25 @@ class Vc4Driver:
 
     @property
     def registers(self) -> V3dRegisters | None:
-        """The register block, None when /dev/mem is not open to us."""
+        """The register block, None when this process may not open /dev/mem."""
         return self._registers
 
     def check_open(self) -> None:
-        """Raise DriverError when the device was closed meanwhile; asked between polls."""
+        """Raise DriverError when the device was closed meanwhile; called between polls."""
         if self._closed:
-            raise DriverError("the device was closed while the programs ran: the results are incomplete")
+            raise DriverError(
+                "the device was closed while the programs ran: the results are incomplete"
+                f"{HELP}wait for every launch before you close the device"
+            )
 
     def _usable(self) -> None:
         if self._closed:
-            raise UsageError("this device is closed; open it again")
+            raise UsageError("this device is closed", help="open it again")
         if self._port.getpid() != self._process:
-            raise UsageError("this device was opened before fork(); open it in the child")
+            raise UsageError(
+                "this device was opened before fork()",
+                help="open it in the child, or use the start method 'spawn' of multiprocessing",
+            )
 
     # memory
 
@@ -242,11 +253,11 @@ class Vc4Driver:
     def submit(
         self, job: Job, timeout_s: float = 10.0, *, background: bool = False, after: Sequence[Fence] = ()
     ) -> Fence:
-        """Run a job to its end (mailbox), or queue it when the one before has ended (registers).
+        """Run a job to its end (mailbox), or queue it when the previous one has ended (registers).
 
-        background: by mailbox, too, return at once; then the errors below come from the fence. Jobs run in the order
-        of their submission either way. timeout_s: by mailbox at most one second counts, because Linux stops
-        waiting then. after: jobs of others to wait for first.
+        background: return at once, by mailbox as well; the fence raises the errors below then. Jobs run in the order
+        of their submission in either case. timeout_s: by mailbox at most one second, because Linux stops waiting
+        then. after: jobs of other devices to wait for first.
         Raises: UsageError before anything is started; GpuTimeoutError, after which V3D has been powered off and on;
         DriverError.
         """
@@ -273,7 +284,7 @@ class Vc4Driver:
             self._prepare(timeout_s)
             assert self._registers is not None
             fence = RegisterFence(self, power, self._registers, len(entries))
-            power.running = fence  # first: when an interrupt strikes in between, the job counts as running
+            power.running = fence  # before the start, so that Ctrl-C between the two finds the job recorded
             try:
                 self._registers.start(entries, flush=job.flush)
             except DriverError:
@@ -287,50 +298,58 @@ class Vc4Driver:
             self._recover()
         self._drain(timeout_s)
         if self._registers is not None and not self._registers.powered:
-            # A program that does not know our lock has powered V3D off.
+            # A program that does not use the lock of `qpu.drivers.vc4.power` has powered V3D off.
             assert self._mailbox is not None
             self._mailbox.enable_qpu(True)
             self._registers.ident()
 
     def _checked(self, job: Job, timeout_s: float) -> Sequence[tuple[int, int]]:
         if not isinstance(job, QpuJob):
-            raise UsageError(f"{type(job).__name__} is not a job for VideoCore IV; submit a QpuJob")
+            raise UsageError(f"{type(job).__name__} is not a job of VideoCore IV", help="submit a QpuJob")
         if not timeout_s > 0:
-            raise UsageError(f"timeout_s = {timeout_s}; it must be positive")
+            raise UsageError(f"timeout_s = {timeout_s}; it must be positive", help="give a time in seconds, such as 10")
         if not 1 <= len(job.entries) <= MAX_PROGRAMS:
-            raise UsageError(f"{len(job.entries)} programs in one launch; allowed: 1..{MAX_PROGRAMS}")
+            raise UsageError(
+                f"{len(job.entries)} programs in one launch; allowed: 1..{MAX_PROGRAMS}",
+                help="start more programs by several launches",
+            )
         for bo in job.bos:
             self._own(bo)
         for n, (uniforms, code) in enumerate(job.entries):
             if uniforms % 4 or code % 8:
                 raise UsageError(
-                    f"program {n}: uniforms at 0x{uniforms:x}, code at 0x{code:x}; allowed: multiples of 4 and of 8"
+                    f"program {n}: uniforms at 0x{uniforms:x}, code at 0x{code:x}; allowed: multiples of 4 and of 8",
+                    help="place uniforms at a multiple of 4 bytes in their buffer, and code at a multiple of 8",
                 )
             for what, address in (("code", code), ("uniforms", uniforms)):
                 if what == "uniforms" and address == 0:
                     continue  # no uniforms
                 if not self._covers(address):
                     raise UsageError(
-                        f"program {n}: {what} at 0x{address:x} is in no buffer of this device; VideoCore IV has no "
-                        "memory protection, so only allocated memory is accepted"
+                        f"program {n}: {what} at 0x{address:x} is in no buffer of this device; allowed: open buffers "
+                        "only, because VideoCore IV has no memory protection",
+                        help="allocate the memory on this device, and keep it open until the launch has ended",
                     )
         return job.entries
 
     def _own(self, bo: Bo) -> None:
         if id(bo) not in self._live:
-            raise UsageError(f"{bo!r} is closed or belongs to another device; allocate it on this one")
+            raise UsageError(
+                f"{bo!r} is closed or belongs to another device",
+                help="allocate it on this device, and keep it open until the launch has ended",
+            )
 
     def _covers(self, address: int) -> bool:
         if not 0 <= address < 1 << 32:
             return False
-        at = address & BUS_MASK  # any cache alias of the memory will do
+        at = address & BUS_MASK  # every cache alias of the memory is allowed
         return any(0 <= at - (bo.address & BUS_MASK) < bo.size for bo in list(self._live.values()))
 
     def _execute(self, entries: Sequence[tuple[int, int]], flush: bool, timeout_s: float) -> None:
         assert self._mailbox is not None
         block = struct.pack(f"<{2 * len(entries)}I", *(word for entry in entries for word in entry))
         self._control.view[: len(block)] = block
-        limit = min(ceil(timeout_s * 1000), KERNEL_LIMIT_MS)
+        limit = min(ceil(timeout_s * 1000), LINUX_LIMIT_MS)
         try:
             self._mailbox.execute_qpu(len(entries), self._control.address, noflush=not flush, timeout_ms=limit)
         except GpuTimeoutError as error:
@@ -340,20 +359,20 @@ class Vc4Driver:
             reason, helps = reason_of(error)
             raise GpuTimeoutError(f"{reason}: {state}" + "".join(HELP + m for m in helps), error.errno) from error
         except DriverError as error:
-            if error.errno == errno.EINTR or self._closed:  # the call was left, the programs go on
+            if error.errno == errno.EINTR or self._closed:  # the call returned while the programs still run
                 self._power.lost = True
                 self._power_cycle()
             raise
-        except EmuFault as stopped:  # that ended them
+        except EmuFault as stopped:  # the emulated board has stopped the programs
             self._power.lost = stopped.rule == "v3d-off"
             raise
-        except BaseException:  # Ctrl-C: nothing may run on in memory that is given back
+        except BaseException:  # Ctrl-C: stop the programs before their memory can be freed
             self._power.lost = True
             self._power_cycle()
             raise
 
     def _drain(self, timeout_s: float) -> None:
-        """Wait for the job before; one that has overrun its time already is thrown off the QPUs."""
+        """Wait for the previous job; stop one that has already overrun its time by a power cycle of V3D."""
         running = self._power.running
         if running is None:
             return
@@ -393,7 +412,7 @@ class Vc4Driver:
             self._settle()
 
     def _settle(self) -> None:
-        """Wait for the jobs submitted so far. Raises: GpuTimeoutError; other errors are for those who wait for them."""
+        """Wait for the jobs submitted so far. Raises: GpuTimeoutError, and the error of a job queued by register."""
         self._background.drain(SETTLE_S)
         running = self._power.running
         if running is not None:
@@ -402,7 +421,7 @@ class Vc4Driver:
     # closing
 
     def close(self) -> None:
-        """Stop what runs, give memory back, power V3D off when no other device of this process uses it; idempotent.
+        """Stop the programs, free the memory, and power V3D off unless another device uses it; idempotent.
 
         Memory whose views are alive stays valid: Linux frees it with the last view, and firmware memory is
         released with its buffer or at exit.
@@ -418,9 +437,9 @@ class Vc4Driver:
         self._shut(force=True)
 
     def _shut(self, *, force: bool) -> None:
-        self._closed = True  # threads that wait for a job notice
+        self._closed = True  # `check_open` ends the wait of other threads
         self._background.close()
-        # At exit a daemon thread may hold the lock for ever; the QPUs are powered off all the same.
+        # At exit a daemon thread may hold the lock for ever; the QPUs are powered off even then.
         with self.leaving():
             locked = self._power.lock.acquire(timeout=EXIT_PATIENCE_S if force else -1)
         try:
@@ -440,14 +459,14 @@ class Vc4Driver:
             try:
                 bo.close(force=force or bo.lasting)
             except BufferError:
-                pass  # stays in _live, and guarded until exit
+                pass  # stays in _live and in the exit guard
             except DriverError as error:
                 failure = failure or error
         if self._powered and self._mailbox is not None:
             try:
                 patience_s = EXIT_PATIENCE_S if force else -1
                 self._power.switch_off(self._mailbox, exclusive=self._exclusive, patience_s=patience_s)
-                self._powered = False  # KeyboardInterrupt passes above: then the next close powers off
+                self._powered = False  # not reached at KeyboardInterrupt, so that the next close powers off
             except DriverError as error:
                 self._powered = False
                 failure = failure or error
@@ -458,12 +477,12 @@ class Vc4Driver:
             raise failure
 
     def _stop(self) -> None:
-        """Nothing of ours may run on in memory that is given back."""
+        """Stop programs of this device that still run, because their memory is freed next."""
         running, registers = self._power.running, self._registers
         if running is not None and running.owner is self:
-            ended = running.poll()  # False, too, while a thread waits for it
+            ended = running.poll()  # also False while another thread waits for the job
         else:
-            # A launch that others disturbed may go on although it was given up.
+            # A launch that failed because another program used the queue may still run.
             ended = not self._exclusive or registers is None or not registers.powered or registers.idle
         if not ended:
             self._power.lost = True
@@ -482,7 +501,7 @@ class Vc4Driver:
 
 
 def _wait_for(fences: Sequence[Fence], timeout_s: float) -> None:
-    """Wait until jobs of others are over, well or not."""
+    """Wait until jobs of other devices have ended, with or without an error."""
     for fence in fences:
         try:
             fence.wait(timeout_s)
@@ -495,8 +514,8 @@ def open_adapter(port: Port, board: Board, *, launch: Launch = "mailbox", memory
     """Open the GPU of a Pi 0-3.
 
     launch: ``mailbox`` (the firmware starts the programs; other firmware users wait meanwhile) or ``registers``
-    (/dev/mem, root; never while Linux owns V3D, and never together with other users of the QPUs, which nothing
-    here can detect in other processes). memory: see `qpu.drivers.vc4.vcsm.open_memory`.
-    Raises: UsageError for a bad option or another GPU; DriverError with cause and help, with nothing left behind.
+    (/dev/mem, root; never while Linux owns V3D, and never together with other users of the QPUs, which this package
+    cannot detect in other processes). memory: see `qpu.drivers.vc4.vcsm.open_memory`.
+    Raises: UsageError for a bad option or another GPU; DriverError with cause and help. Nothing stays allocated then.
     """
     return Vc4Driver(port, board, launch=launch, memory=memory)

@@ -1,4 +1,4 @@
-"""Blocking launches made by a thread of their own, so that the caller gets a handle at once."""
+"""Background thread for blocking launches, so that the caller gets a fence at once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from qpu.errors import DriverError, GpuTimeoutError
 
 __all__ = ["Background", "Task"]
 
-LOOK_S = 0.05  # of host time, between looks at the board's clock
+LOOK_S = 0.05  # host time between reads of the board's clock
 
 
 class Task:
-    """A launch that the thread makes. Implements `qpu.drivers.base.Fence`."""
+    """A launch made by the thread. Implements `qpu.drivers.base.Fence`."""
 
     __slots__ = ("_call", "_ended", "_error", "_port", "run")
 
@@ -31,7 +31,7 @@ class Task:
 
     @property
     def done(self) -> bool:
-        """True once it is over, well or not."""
+        """True once the launch has ended, with or without an error."""
         return self._ended.is_set()
 
     def wait(self, timeout_s: float | None = None) -> None:
@@ -40,13 +40,14 @@ class Task:
             self._ended.wait()
         else:
             deadline = self._port.monotonic() + timeout_s
-            # Reading an emulated clock moves it: look only when the host's clock says so, or no two runs were alike.
+            # Each read advances an emulated clock, so the clock is read after a wait in host time only. Otherwise no
+            # two runs would be alike.
             step = timeout_s
             while not self._ended.wait(step):
                 step = LOOK_S
                 if self._port.monotonic() >= deadline and not self._ended.is_set():
                     raise GpuTimeoutError(
-                        f"the launch did not end within {timeout_s:g} s; it may still run, or wait for others"
+                        f"the launch did not end within {timeout_s:g} s; it may still run, or wait for earlier launches"
                         f"{HELP}wait again on the same launch, or give a longer timeout_s",
                         errno.ETIMEDOUT,
                     )
@@ -61,19 +62,19 @@ class Task:
         """Make the call; called by the thread."""
         try:
             self._call()
-        except BaseException as error:  # whoever waits for the launch gets it
+        except BaseException as error:  # `wait` raises it
             self._error = error
         self.run = submitted(self._port)
         self._ended.set()
 
     def cancel(self, error: BaseException) -> None:
-        """It will not be made."""
+        """Record that the launch will not be made."""
         self._error = error
         self._ended.set()
 
 
 class Background:
-    """Makes calls one after another, in the order they were handed in. The thread starts with the first."""
+    """A thread that makes calls one after another, in the order of their submission. The first call starts it."""
 
     def __init__(self, port: Port, name: str) -> None:
         self._port = port
@@ -86,7 +87,7 @@ class Background:
 
     @property
     def threads(self) -> frozenset[int]:
-        """Identifier of the thread, when there is one."""
+        """Identifier of the thread; empty before the first call."""
         ident = None if self._thread is None else self._thread.ident
         return frozenset() if ident is None else frozenset((ident,))
 
@@ -95,16 +96,16 @@ class Background:
         task = Task(self._port, call)
         with critical(), self._changed:
             if self._thread is None:
-                # A daemon: at exit the guard stops the device first; the thread is not needed any more.
+                # A daemon thread: at exit the guard stops the device, and the thread is not needed any more.
                 self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
                 self._thread.start()
-            self._changed.notify()  # first: Ctrl-C between the two would leave a task without a handle
+            self._changed.notify()  # before the append: Ctrl-C between the two must not leave a task without a fence
             self._tasks.append(task)
             self._last = task
         return task
 
     def drain(self, timeout_s: float) -> None:
-        """Wait until everything handed in before is over, well or not. Raises: GpuTimeoutError."""
+        """Wait until all calls submitted so far have ended, with or without an error. Raises: GpuTimeoutError."""
         last = self._last
         if last is None or last.done:
             return
@@ -115,14 +116,15 @@ class Background:
                 raise
 
     def close(self) -> None:
-        """Drop what has not begun. The call that is being made ends by itself."""
+        """Cancel calls that have not begun. A call in progress ends by itself."""
         with critical(), self._changed:
             self._closed = True
             dropped = list(self._tasks)
             self._tasks.clear()
             self._changed.notify()
         for task in dropped:
-            task.cancel(DriverError("the device was closed before the launch had begun"))
+            text = "the device was closed before the launch had begun"
+            task.cancel(DriverError(f"{text}{HELP}wait for every launch before you close the device"))
 
     def _work(self) -> None:
         while True:

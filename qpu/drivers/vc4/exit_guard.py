@@ -1,7 +1,7 @@
-"""Gives back what outlives the process, on every way out that Python can see: interpreter exit, SIGTERM, SIGHUP.
+"""Exit guard: releases what outlives the process, at interpreter exit, SIGTERM and SIGHUP.
 
-Firmware memory and powered QPUs belong to no process; Linux does not clean them up. SIGINT needs nothing: it is
-KeyboardInterrupt. Nothing runs at SIGKILL or `os._exit`.
+Firmware memory and powered QPUs do not belong to a process, so Linux does not release them. SIGINT needs no handler,
+because Python raises KeyboardInterrupt. Nothing is released at SIGKILL or `os._exit`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def guard(key: int, closer: Callable[[], None]) -> None:
 
 
 def unguard(key: int) -> None:
-    """Forget a key; unknown ones are fine."""
+    """Remove a key; an unknown key is ignored."""
     with _lock:
         _held.pop(key, None)
         if not _held:
@@ -50,7 +50,7 @@ def unguard(key: int) -> None:
 
 
 def release_all() -> None:
-    """Call every closer of this process; failures do not stop the others. A forked child leaves the parent's alone."""
+    """Call every closer of this process, also after one has failed. A forked child does not call its parent's."""
     with _lock:
         for key, (process, closer) in list(_held.items()):
             _held.pop(key, None)
@@ -58,7 +58,7 @@ def release_all() -> None:
                 try:
                     closer()
                 except Exception as error:
-                    print(f"qpu: while giving the GPU back at exit: {error}", file=sys.stderr)
+                    print(f"qpu: releasing the GPU at exit failed: {error}", file=sys.stderr)
         _return_signals()
 
 
@@ -68,7 +68,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def _take_signals() -> None:
     if threading.current_thread() is not threading.main_thread():
-        return  # only the main thread may; atexit still works
+        return  # only the main thread may set handlers; atexit still works
     for name in _SIGNALS:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:

@@ -1,4 +1,4 @@
-"""Property messages of the VideoCore firmware through /dev/vcio: typed calls over the tags."""
+"""Property mailbox of the VideoCore firmware (/dev/vcio): typed calls for its tags."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
-from qpu.drivers.errors_table import errno_rows, failure, fault, open_failure
+from qpu.drivers.errors_table import HELP, errno_rows, failure, fault, open_failure
 from qpu.drivers.port import Port, retrying
 from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
 from qpu.drivers.vc4 import mailbox_tags as tags
 from qpu.drivers.vc4.mailbox_tags import TAGS, Clock, MemoryFlag, Tag, TagCall, Throttled, UnsupportedTagError
 from qpu.errors import DriverError, UsageError
 
-__all__ = ["KERNEL_LIMIT_MS", "Mailbox", "MailboxInfo", "Node", "persist", "read_info"]
+__all__ = ["LINUX_LIMIT_MS", "Mailbox", "MailboxInfo", "Node", "persist", "read_info"]
 
 NODE = "/dev/vcio"
 EXECUTE_TIMEOUT = 0x80000000  # status of EXECUTE_QPU when the firmware gave up
-KERNEL_LIMIT_MS = 1000  # Linux stops waiting for the firmware after one second, whatever was asked for
+LINUX_LIMIT_MS = 1000  # Linux stops waiting for the firmware after one second, whatever time-out the message has
 
 T = TypeVar("T")
 _AGAIN = (errno.EINTR, errno.EAGAIN)
-TRIES = 3  # to give something back
+TRIES = 3  # attempts to release something
 
 _OPEN_ROWS = errno_rows("no-vcio: ENOENT, eacces-open: EACCES EPERM, enodev: ENODEV ENXIO, emfile: EMFILE")
 _CALL_ROWS = errno_rows("eacces-open: EACCES EPERM, enotty: ENOTTY, etimedout-vcio: ETIMEDOUT, enodev: ENODEV")
 
 
 def persist(give_back: Callable[[], None]) -> None:
-    """Call what gives something back that outlives the process; try again when it fails.
+    """Call a function that releases what outlives the process, again when it fails.
 
-    Raises: the last OSError; BufferError at once, which means that views are alive.
+    Raises: the last OSError; a BufferError, which means that views are alive, at once.
     """
     for left in range(TRIES - 1, -1, -1):
         try:
@@ -67,7 +67,7 @@ class Node:
     def fd(self) -> int:
         """The open descriptor. Raises: UsageError after `close`."""
         if self._fd is None:
-            raise UsageError(f"this {self.label} is closed; open the device again")
+            raise UsageError(f"this {self.label} is closed", help="open the device again")
         return self._fd
 
     @property
@@ -88,7 +88,8 @@ class Mailbox(Node):
     def __init__(self, port: Port, path: str = NODE, check: Callable[[], None] | None = None) -> None:
         """Open the node (read-only is enough).
 
-        check: called before an interrupted call is repeated, to stop that. Raises: DriverError with cause and help.
+        check: called before an interrupted call is repeated; an exception that it raises stops the repetition. Raises:
+        DriverError with cause and help.
         """
         self._check = check
         self._request = tags.property_request(port.pointer_size)
@@ -124,7 +125,7 @@ class Mailbox(Node):
             retrying(self.port, self.fd, self._request, message, _AGAIN, self._check)
         except OSError as error:
             if isinstance(error, DriverError):
-                raise  # of `check`
+                raise  # raised by `check`
             names = ", ".join(f"{call.tag.name} (0x{call.tag.id:08x})" for call in calls)
             if error.errno == errno.EINVAL:
                 raise tags.unsupported(f"{names} on {self.path}") from error
@@ -134,7 +135,7 @@ class Mailbox(Node):
         """One tag whose answer is words: `call("GET_CLOCK_RATE", Clock.V3D)` -> (5, hz)."""
         tag = _named(name)
         if tag.response is None:
-            raise UsageError(f"{name} answers bytes; use call_bytes()")
+            raise UsageError(f"{name} answers bytes, not words", help="use call_bytes()")
         answer = self.transact([TagCall(tag, values)])[0]
         assert isinstance(answer, tuple)
         return answer
@@ -143,7 +144,7 @@ class Mailbox(Node):
         """One tag whose answer is bytes, such as GET_COMMAND_LINE."""
         tag = _named(name)
         if tag.response is not None:
-            raise UsageError(f"{name} answers words; use call()")
+            raise UsageError(f"{name} answers words, not bytes", help="use call()")
         answer = self.transact([TagCall(tag, values)])[0]
         assert isinstance(answer, bytes)
         return answer
@@ -159,11 +160,11 @@ class Mailbox(Node):
         return self.call("GET_BOARD_MODEL")[0]
 
     def board_revision(self) -> int:
-        """Revision code as the firmware has it; high bits may be set."""
+        """Revision code as the firmware reports it; high bits may be set."""
         return self.call("GET_BOARD_REVISION")[0]
 
     def mac_address(self) -> bytes:
-        """Six bytes."""
+        """MAC address of the board, six bytes."""
         return self.call_bytes("GET_BOARD_MAC_ADDRESS")[:6]
 
     def serial(self) -> int:
@@ -209,11 +210,11 @@ class Mailbox(Node):
         return self.call("GET_CLOCK_RATE", clock)[1]
 
     def clock_measured_hz(self, clock: int) -> int:
-        """Rate that really runs, in Hz. Idle clocks are lower: measure under load."""
+        """Measured rate in Hz. Idle clocks run slower: measure under load."""
         return self.call("GET_CLOCK_MEASURED", clock)[1]
 
     def clock_max_hz(self, clock: int) -> int:
-        """Highest rate in Hz: the nominal one."""
+        """Highest rate in Hz, which is the nominal rate."""
         return self.call("GET_MAX_CLOCK_RATE", clock)[1]
 
     def clock_min_hz(self, clock: int) -> int:
@@ -221,7 +222,7 @@ class Mailbox(Node):
         return self.call("GET_MIN_CLOCK_RATE", clock)[1]
 
     def set_clock_hz(self, clock: int, hz: int, *, skip_turbo: bool = False) -> int:
-        """Ask for a rate; returns what the firmware chose, Hz."""
+        """Ask for a rate; returns the rate that the firmware chose, in Hz."""
         return self.call("SET_CLOCK_RATE", clock, hz, int(skip_turbo))[1]
 
     def turbo(self) -> int:
@@ -263,8 +264,8 @@ class Mailbox(Node):
         """Memory of the VideoCore side; returns its handle.
 
         It belongs to no process: without `release_memory` it stays allocated until the next boot. size, align: bytes.
-        held: the handle is appended here too, before anything can interrupt; whoever passes the list releases what is
-        in it. Raises: DriverError (ENOMEM) with the size of the VideoCore's part.
+        held: list that the handle is appended to before an interrupt can be raised; its owner releases the handles.
+        Raises: DriverError (ENOMEM) with the size of the memory of the VideoCore side.
         """
         calls = [TagCall(TAGS["ALLOCATE_MEMORY"], (size, align, int(flags)))]
         message = tags.build_message(calls)
@@ -276,7 +277,7 @@ class Mailbox(Node):
             if handle:
                 kept.append(handle)
         except BaseException:
-            # KeyboardInterrupt may strike when the firmware has answered already.
+            # KeyboardInterrupt may be raised after the firmware has answered.
             if len(kept) == before:
                 self._give_back(message, calls)
             raise
@@ -290,7 +291,7 @@ class Mailbox(Node):
             if handle:
                 self.release_memory(handle)
         except DriverError:
-            pass  # nothing was allocated, or the firmware does not answer: the first error counts
+            pass  # nothing was allocated, or the firmware does not answer; the first error is raised
 
     def _split(self) -> str:
         try:
@@ -317,15 +318,15 @@ class Mailbox(Node):
         status = self.call(name, handle)[0]
         if status != 0:
             raise DriverError(
-                f"mailbox: {name} of handle {handle} returned status 0x{status:08x}; the handle is not (or no longer) "
-                "allocated",
+                f"mailbox: {name} of handle {handle} returned status 0x{status:08x}; the handle is not allocated, or "
+                f"not any more{HELP}release each handle once",
                 errno.EINVAL,
             )
 
     # programs
 
     def enable_qpu(self, on: bool) -> None:
-        """Power V3D on or off, for everybody. Raises: DriverError when the firmware refuses."""
+        """Power V3D on or off, for all programs. Raises: DriverError when the firmware refuses."""
         status = self.call("SET_ENABLE_QPU", int(on))[0]
         if status != 0:
             what = f"mailbox: SET_ENABLE_QPU({int(on)})"
@@ -335,11 +336,14 @@ class Mailbox(Node):
         """Run `count` programs (1..12) to their end.
 
         control: bus address of `count` pairs (uniforms, code) of u32 bus addresses. noflush: skip the cache flush.
-        timeout_ms: for the firmware; current versions of Linux give up after 1000 ms anyhow.
+        timeout_ms: of the firmware; current versions of Linux give up after 1000 ms in any case.
         Raises: GpuTimeoutError when the firmware or Linux gave up; DriverError otherwise.
         """
         if not 1 <= count <= MAX_PROGRAMS:
-            raise UsageError(f"{count} programs in one launch; allowed: 1..{MAX_PROGRAMS}")
+            raise UsageError(
+                f"{count} programs in one launch; allowed: 1..{MAX_PROGRAMS}",
+                help="start more programs by several launches",
+            )
         status = self.call("EXECUTE_QPU", count, control, int(noflush), timeout_ms)[0]
         if status == EXECUTE_TIMEOUT:
             raise fault("execute-timeout", f"mailbox: EXECUTE_QPU within {timeout_ms} ms")
@@ -349,7 +353,9 @@ class Mailbox(Node):
     def execute_code(self, pc: int, registers: Sequence[int] = ()) -> int:
         """Run code on the VPU (not the QPUs) at bus address `pc` with r0..r5; returns r0."""
         if len(registers) > 6:
-            raise UsageError(f"{len(registers)} registers; the VPU call takes r0..r5")
+            raise UsageError(
+                f"{len(registers)} registers; the VPU call takes r0..r5", help="pass further values through memory"
+            )
         values = [*registers, *[0] * (6 - len(registers))]
         return self.call("EXECUTE_CODE", pc, *values)[0]
 
@@ -358,15 +364,18 @@ def _named(name: str) -> Tag:
     try:
         return TAGS[name]
     except KeyError:
-        raise UsageError(f"no property tag {name!r}; known: {', '.join(sorted(TAGS))}") from None
+        raise UsageError(
+            f"no property tag {name!r}; known: {', '.join(sorted(TAGS))}",
+            help="use a known name, or send a Tag of your own with transact()",
+        ) from None
 
 
-# -- everything a person wants to know
+# -- facts for display
 
 
 @dataclass(frozen=True, slots=True)
 class MailboxInfo:
-    """What the firmware says of a board; None where it does not know the tag.
+    """Facts that the firmware reports of a board; None where it does not know the tag.
 
     firmware: Unix seconds of the build. serial: u64. Memory in bytes, clocks in Hz by name (those that exist).
     """
@@ -383,7 +392,7 @@ class MailboxInfo:
     measured_hz: dict[str, int]
 
     def lines(self) -> Iterator[str]:
-        """The known values for people, one a line."""
+        """The known facts as lines of text."""
         rows = (
             ("firmware build: {}", self.firmware),
             ("board revision: {:x}", self.board_revision),
@@ -402,7 +411,7 @@ class MailboxInfo:
 
 
 def read_info(mailbox: Mailbox) -> MailboxInfo:
-    """Ask the firmware everything; unknown tags and clocks that do not exist are left out."""
+    """Read all facts of `MailboxInfo`; unknown tags and clocks that do not exist are left out."""
 
     def ask(query: Callable[[], T]) -> T | None:
         try:

@@ -1,4 +1,4 @@
-"""Property tags of the VideoCore firmware: every tag as a row, messages built from them, replies taken apart.
+"""Property tags of the VideoCore firmware: one row per tag, encoding of messages, decoding of replies.
 
 Source: drivers.md 4.1 to 4.3 (firmware documentation and Linux driver).
 """
@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qpu.drivers.errors_table import fault
+from qpu.drivers.errors_table import HELP, fault
 from qpu.drivers.uapi.mailbox import CODE_REQUEST, CODE_SUCCESS, PROPERTY, TAG_END, TAG_REPLY
 from qpu.errors import DriverError, UsageError
 
@@ -54,7 +54,7 @@ class MemoryFlag(enum.IntFlag):
 
 
 class Throttled(enum.IntFlag):
-    """Answer of GET_THROTTLED: what happens now, and what has happened since boot."""
+    """Answer of GET_THROTTLED: conditions that hold now, and conditions that have held since boot."""
 
     UNDER_VOLTAGE = 1 << 0
     FREQUENCY_CAPPED = 1 << 1
@@ -74,7 +74,7 @@ class Tag:
     """One property tag.
 
     request, response: names of the u32 words, in order. response None: the answer is bytes, at most `area` of them.
-    changes: the tag alters something; only the others may be repeated after a failure.
+    changes: the tag changes a state; only the other tags may be repeated after a failure.
     """
 
     name: str
@@ -146,14 +146,19 @@ class TagCall:
     def __post_init__(self) -> None:
         if len(self.values) != len(self.tag.request):
             words = ", ".join(self.tag.request) or "nothing"
-            raise UsageError(f"{self.tag.name} takes {words}; {len(self.values)} values were given")
+            raise UsageError(
+                f"{self.tag.name} takes {words}; {len(self.values)} values were given", help="give one value per word"
+            )
         for word, value in zip(self.tag.request, self.values, strict=True):
             if not 0 <= value < 1 << 32:
-                raise UsageError(f"{self.tag.name}: {word} = {value} does not fit a u32 word (0..0xffffffff)")
+                raise UsageError(
+                    f"{self.tag.name}: {word} = {value} does not fit a u32 word; allowed: 0..0xffffffff",
+                    help="mask a negative number to 32 bits yourself: value & 0xffffffff",
+                )
 
 
 class UnsupportedTagError(DriverError):
-    """The firmware does not know a tag."""
+    """A tag that the firmware does not know."""
 
 
 def unsupported(names: str, detail: str = "") -> UnsupportedTagError:
@@ -164,17 +169,19 @@ def unsupported(names: str, detail: str = "") -> UnsupportedTagError:
 def property_request(pointer_size: int) -> int:
     """Request number of the property ioctl, ``_IOWR(100, 0, char *)``, for a process with pointers of 4 or 8 bytes."""
     if pointer_size not in (4, 8):
-        raise UsageError(f"pointers of {pointer_size} bytes do not exist here; allowed: 4, 8")
+        raise UsageError(
+            f"pointers of {pointer_size} bytes; allowed: 4, 8", help="give the pointer size of the calling process"
+        )
     return PROPERTY.request(pointer_size)
 
 
 def build_message(calls: Sequence[TagCall]) -> bytearray:
     """The message: total bytes, request code, the tags, and the end tag as the very last word.
 
-    The driver strips eight bytes in front and four behind, so nothing may follow the end tag.
+    The driver strips eight bytes at the start and four at the end, so nothing may follow the end tag.
     """
     if not calls:
-        raise UsageError("a property message needs at least one tag")
+        raise UsageError("a property message without tags; it needs at least one tag", help="pass a TagCall")
     words: list[int] = [0, CODE_REQUEST]
     for call in calls:
         area = call.tag.value_bytes // 4
@@ -186,9 +193,9 @@ def build_message(calls: Sequence[TagCall]) -> bytearray:
 
 
 def parse_reply(message: bytearray, calls: Sequence[TagCall]) -> list[tuple[int, ...] | bytes]:
-    """The answers to `calls`, one each: u32 words, or bytes for tags without fixed words.
+    """The answers to `calls`, one for each: u32 words, or bytes for tags without fixed words.
 
-    Raises: UnsupportedTagError when the overall status or a tag's bit 31 says that the firmware did not answer.
+    Raises: UnsupportedTagError when the overall status or bit 31 of a tag shows that the firmware did not answer.
     """
     names = ", ".join(call.tag.name for call in calls)
     status = struct.unpack_from("<I", message, 4)[0]
@@ -202,14 +209,14 @@ def parse_reply(message: bytearray, calls: Sequence[TagCall]) -> list[tuple[int,
         if not code & TAG_REPLY:
             raise unsupported(f"{tag.name} (0x{tag.id:08x})", f"bit 31 of the tag's third word 0x{code:08x} is clear")
         length = code & ~TAG_REPLY
-        held = min(length, tag.value_bytes)  # a longer answer was cut by the firmware
+        held = min(length, tag.value_bytes)  # the firmware has cut a longer answer
         if tag.response is None:
             answers.append(bytes(message[at + 12 : at + 12 + held]))
         else:
             if held < 4 * len(tag.response):
                 raise DriverError(
                     f"mailbox: {tag.name} answered {length} bytes, {4 * len(tag.response)} are needed "
-                    f"({', '.join(tag.response)}); update the firmware",
+                    f"({', '.join(tag.response)}){HELP}update the firmware: sudo apt full-upgrade, then reboot",
                     errno.EPROTO,
                 )
             answers.append(struct.unpack_from(f"<{len(tag.response)}I", message, at + 12))

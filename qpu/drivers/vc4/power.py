@@ -1,8 +1,8 @@
-"""The power switch of VideoCore IV, and the count of users of the QPUs in this process and among processes.
+"""Power control of VideoCore IV: counts the users of the QPUs in this process, and locks out other processes.
 
 Every process that powers the QPUs holds an advisory lock on /dev/vcio meanwhile: shared when the firmware starts its
 programs, exclusive when it starts them by register, which nothing else serialises. Linux drops the lock when the
-process dies. Programs that do not know the lock (other libraries) are noticed by the queue's status before a launch.
+process dies. Programs that do not take the lock (other libraries) show in the status of the queue before a launch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOCK_PAUSE_S = 0.01
 
 
 class Job(Protocol):
-    """What runs on the QPUs by register."""
+    """A job that was started by register."""
 
     late: bool
     owner: object
@@ -36,7 +36,7 @@ class Job(Protocol):
 
 
 class Power:
-    """The QPUs of one GPU as this process uses them.
+    """State of the QPUs of one GPU in this process.
 
     lock: held during launches and changes of power. users: open drivers. running: the job queued by register. lost:
     programs may hang; V3D needs a power cycle before the next launch.
@@ -53,10 +53,10 @@ class Power:
         self._node: Node | None = None  # holds the lock among processes
 
     def switch_on(self, mailbox: Mailbox, *, exclusive: bool) -> None:
-        """One more user; the first powers the QPUs on.
+        """Add a user; the first one powers the QPUs on.
 
-        exclusive: no other process may use them. Raises: DriverError EBUSY when others do; other errors of the
-        firmware. Nothing is held then.
+        exclusive: no other process may use them. Raises: DriverError EBUSY when another process does; other errors of
+        the firmware. The lock is not held then.
         """
         with self.lock:
             first = self._node is None
@@ -69,13 +69,13 @@ class Power:
                     mailbox.enable_qpu(True)
             except BaseException as error:
                 if first:
-                    # A time-out or an interrupt may have come after the firmware had obeyed.
+                    # A time-out or an interrupt may have come after the firmware had powered the QPUs on.
                     off = not isinstance(error, DriverError) or isinstance(error, TimeoutError)
                     try:
                         if off and self._alone():
                             mailbox.enable_qpu(False)
                     except DriverError:
-                        pass  # the first error counts
+                        pass  # the first error is raised
                     self._unlock()
                 elif not self._exclusive:
                     self._take(Lock.SHARED)  # a failed conversion may have dropped it
@@ -84,12 +84,12 @@ class Power:
             self._exclusive += exclusive
 
     def switch_off(self, mailbox: Mailbox, *, exclusive: bool, patience_s: float = -1) -> None:
-        """One user less; the last powers the QPUs off, unless another process uses them.
+        """Remove a user; the last one powers the QPUs off, unless another process uses them.
 
-        patience_s: how long to wait for threads that hold the lock, before going on without it; -1 is no limit.
+        patience_s: longest wait for threads that hold the lock, after which it is not taken; -1 is no limit.
 
-        Raises: DriverError when the firmware refuses three times; the user is gone all the same. KeyboardInterrupt
-        leaves everything as it was.
+        Raises: DriverError when the firmware refuses three times; the user is removed even then. KeyboardInterrupt
+        changes nothing.
         """
         failed: DriverError | None = None
         locked = self.lock.acquire(timeout=patience_s)
@@ -114,7 +114,7 @@ class Power:
             raise failed
 
     def cycle(self, mailbox: Mailbox) -> bool:
-        """Power V3D off and on, which ends whatever runs; True when the firmware did both."""
+        """Power V3D off and on, which stops all programs; True when the firmware did both."""
         if self.running is not None:
             self.running.cancel()
         try:
@@ -127,7 +127,7 @@ class Power:
         return True
 
     def _take(self, lock: Lock) -> None:
-        """Get the lock among processes. Raises: DriverError EBUSY after a while."""
+        """Take the lock against other processes. Raises: DriverError EBUSY after LOCK_WAIT_S."""
         assert self._node is not None
         deadline: float | None = None
         while True:
@@ -144,7 +144,7 @@ class Power:
             self.port.sleep(LOCK_PAUSE_S)
 
     def _alone(self) -> bool:
-        """True when no other process holds the lock; then it is ours alone. Otherwise we may have lost it."""
+        """True when no other process holds the lock, which is then exclusive; else this process may have lost it."""
         assert self._node is not None
         fd = self._node.fd
         try:
@@ -159,7 +159,7 @@ class Power:
         node = self._node
         if node is not None:
             try:
-                self.port.flock(node.fd, Lock.NONE)  # closing is not enough when a forked child has the file, too
+                self.port.flock(node.fd, Lock.NONE)  # closing is not enough when a forked child also has the file open
             except OSError:
                 pass
             self._node = None
@@ -176,7 +176,7 @@ _known_lock = threading.Lock()
 
 
 def power_of(port: Port) -> Power:
-    """The switch of the GPU behind a port. The real GPU is one, however many ports lead to it."""
+    """The state of the GPU that a port reaches. All ports of the real machine reach the same GPU."""
     key = None if port.emulated is None else id(port)
     with _known_lock:
         found = _known.get(key)
@@ -193,16 +193,16 @@ def _forget(power: Power) -> None:
 
 
 class State(enum.Enum):
-    """What `look` finds."""
+    """Result of `look`."""
 
     OFF = "off"
     USED = "another process uses them"
     LEFT = "powered and left"
-    FREE = "free; whether they are powered can be seen by root only"
+    FREE = "not in use; only root can see whether they are powered"
 
 
 def look(port: Port, soc: str) -> State:
-    """Whether the QPUs are powered and used, as far as this process may see; nothing changes."""
+    """Whether the QPUs are powered and used, as far as this process can see; changes nothing."""
     try:
         with Mailbox(port) as mailbox:
             port.flock(mailbox.fd, Lock.EXCLUSIVE)  # dropped with the descriptor
@@ -218,7 +218,7 @@ def look(port: Port, soc: str) -> State:
 
 
 def clean_up(port: Port) -> None:
-    """Power the QPUs off after a process that was killed while it used them.
+    """Power the QPUs off when a process was killed while it used them.
 
     Raises: DriverError EBUSY while a living process uses them; other errors of the firmware.
     """

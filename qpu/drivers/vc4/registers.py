@@ -1,4 +1,4 @@
-"""The V3D register block of VideoCore IV through /dev/mem: identity, launches without the firmware, event counters."""
+"""V3D registers of VideoCore IV through /dev/mem: identity, launches without the firmware, event counters."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Ident:
         if ident0 & 0xFFFFFF != MAGIC:
             raise DriverError(
                 f"V3D registers: IDENT0 reads 0x{ident0:08x}, not 0x02{MAGIC:06x}: V3D is powered off or not at this "
-                "address; enable the QPUs first",
+                f"address{HELP}enable the QPUs first",
                 errno.ENODEV,
             )
         return cls(
@@ -99,7 +99,9 @@ def block_address(port: Port, soc: str) -> int:
     """
     if GENERATIONS.get(soc) != 4:
         known = ", ".join(name for name, generation in GENERATIONS.items() if generation == 4)
-        raise UsageError(f"{soc} has no VideoCore IV register block; allowed: {known}")
+        raise UsageError(
+            f"{soc} has no VideoCore IV register block; allowed: {known}", help="use the DRM adapter on a Pi 4 or 5"
+        )
     ranges = tree_bytes(port, "soc/ranges")
     base = struct.unpack_from(">I", ranges, 4)[0] if ranges is not None and len(ranges) >= 8 else 0
     return (base or PERIPHERALS[soc]) + V3D_OFFSET
@@ -110,7 +112,9 @@ def counter_index(name: str) -> int:
     try:
         return COUNTERS.index(name)
     except ValueError:
-        raise UsageError(f"no counter {name!r} on VideoCore IV; known: {', '.join(COUNTERS)}") from None
+        raise UsageError(
+            f"no counter {name!r} on VideoCore IV; known: {', '.join(COUNTERS)}", help="use one of the known names"
+        ) from None
 
 
 def _busy(detail: str) -> DriverError:
@@ -134,17 +138,17 @@ class V3dRegisters:
     def read(self, reg: int) -> int:
         """One register, u32."""
         if self._closed:
-            raise UsageError("the V3D registers are closed; open the device again")
+            raise UsageError("the V3D registers are closed", help="open the device again")
         return self._registers.read32(reg)
 
     def write(self, reg: int, value: int) -> None:
         """Write one register, u32."""
         if self._closed:
-            raise UsageError("the V3D registers are closed; open the device again")
+            raise UsageError("the V3D registers are closed", help="open the device again")
         self._registers.write32(reg, value)
 
     def ident(self) -> Ident:
-        """Who it is. Raises: DriverError when V3D does not answer."""
+        """Identity of V3D. Raises: DriverError when V3D does not answer."""
         return Ident.decode(self.read(Reg.IDENT0), self.read(Reg.IDENT1))
 
     def close(self) -> None:
@@ -163,13 +167,16 @@ class V3dRegisters:
     def start(self, entries: Sequence[tuple[int, int]], *, flush: bool = True) -> None:
         """Queue one program per (uniforms, code) pair, 1..16; the QPUs start at once.
 
-        The completed count has eight bits and is cleared here. Order as in vc4.md 18.2. Raises: DriverError EBUSY when
-        programs of others wait or run.
+        The count of completed programs has eight bits and is cleared here. Order as in vc4.md 18.2. Raises: DriverError
+        EBUSY when programs of another process are queued or running.
         """
         if not 1 <= len(entries) <= QUEUE_DEPTH:
-            raise UsageError(f"{len(entries)} programs in one launch; the queue takes 1..{QUEUE_DEPTH}")
+            raise UsageError(
+                f"{len(entries)} programs in one launch; the queue takes 1..{QUEUE_DEPTH}",
+                help="start more programs by several launches",
+            )
         self.check_idle()
-        self.write(Reg.DBCFG, 0)  # no host interrupts: completion is thread end
+        self.write(Reg.DBCFG, 0)  # no host interrupts: a program is complete when its thread ends
         self.write(Reg.DBQITE, 0)
         self.write(Reg.DBQITC, 0xFFFFFFFF)
         if flush:
@@ -186,19 +193,20 @@ class V3dRegisters:
 
     @property
     def idle(self) -> bool:
-        """True when no program waits or runs."""
+        """True when no program is queued or running."""
         status = self.read(Reg.SRQCS)
         return not status & 63 and not ((status >> 8) - (status >> 16)) & 255
 
     def check_idle(self) -> None:
-        """Raise DriverError EBUSY when programs wait or run: they are not ours, and a launch would lose their count."""
+        """Raise DriverError EBUSY when programs are queued or running: a launch would clear their process's count."""
         if not self.idle:
-            raise _busy(f"programs of others have not ended, SRQCS 0x{self.read(Reg.SRQCS):08x}")
+            raise _busy(f"programs of another process have not ended, SRQCS 0x{self.read(Reg.SRQCS):08x}")
 
     def completed(self, count: int) -> int:
         """Programs that ended since `start` queued `count` of them.
 
-        Raises: DriverError EBUSY when the counts show programs of others; GpuResetError when V3D was powered off.
+        Raises: DriverError EBUSY when the counts include programs of another process; GpuResetError when V3D was
+        powered off.
         """
         status = self.read(Reg.SRQCS)
         done = status >> 16 & 255
@@ -209,9 +217,9 @@ class V3dRegisters:
         return done
 
     def wait(self, count: int, timeout_s: float | None, *, check: Callable[[], None] | None = None) -> None:
-        """Poll until `count` programs have ended. Hardware has no interrupt and no time limit for it.
+        """Poll until `count` programs have ended. The hardware has no interrupt and no time limit for that.
 
-        timeout_s: None waits for ever. check: called between polls; an exception of its ends the wait.
+        timeout_s: None waits for ever. check: called between polls; an exception that it raises ends the wait.
         Raises: GpuTimeoutError naming how many ended; they may still be running.
         """
         clock = self.port.monotonic
@@ -225,7 +233,7 @@ class V3dRegisters:
                 if left <= 0:
                     raise GpuTimeoutError(
                         f"V3D registers: {done} of {count} programs ended within {timeout_s} s (ERRSTAT "
-                        f"0x{self.read(Reg.ERRSTAT):08x}); hardware has no time limit, the others may still run"
+                        f"0x{self.read(Reg.ERRSTAT):08x}); the hardware has no time limit, so the others may still run"
                         f"{HELP}wait again on the same launch, or look for a program that never ends",
                         errno.ETIMEDOUT,
                     )
@@ -238,15 +246,18 @@ class V3dRegisters:
 
     @contextmanager
     def counters(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
-        """Count events while the block runs; the dictionary has the values, u32 each, once it is over.
+        """Count events while the block runs; the dictionary has the values, u32 each, when the block has ended.
 
         names: 1..16 of `COUNTERS`, each once. Raises: UsageError before anything is touched.
         """
         sources = [counter_index(name) for name in names]
         if not 1 <= len(sources) <= COUNTER_SLOTS or len(set(sources)) != len(sources):
-            raise UsageError(f"{len(sources)} counters were asked for; allowed: 1..{COUNTER_SLOTS}, each once")
+            raise UsageError(
+                f"{len(sources)} counters were asked for; allowed: 1..{COUNTER_SLOTS}, each once",
+                help="name each counter once, and count more of them in several runs",
+            )
         if self._counting:
-            raise UsageError("counters are being read already on this device; name all of them in one block")
+            raise UsageError("counters are being read already on this device", help="name all counters in one block")
         self._counting = True
         values: dict[str, int] = {}
         try:
@@ -259,7 +270,7 @@ class V3dRegisters:
 
     @contextmanager
     def _counted(self, sources: Sequence[int]) -> Iterator[None]:
-        """Let the first slots count while the block runs, from zero."""
+        """Count `sources` in the first slots, from zero, while the block runs."""
         for slot, source in enumerate(sources):
             self.write(Reg.PCTRS0 + 8 * slot, source)
         self.write(Reg.PCTRC, (1 << COUNTER_SLOTS) - 1)

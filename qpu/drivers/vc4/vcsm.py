@@ -1,4 +1,4 @@
-"""Memory for both VideoCore IV and the Arm: rpi-vcsm, VCSM-CMA, VCSM, or firmware memory mapped through /dev/mem."""
+"""Memory of VideoCore IV that the Arm can map: rpi-vcsm, VCSM-CMA, VCSM, or firmware memory through /dev/mem."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ MEM_ROWS = errno_rows("strict-devmem: EACCES EPERM, ebusy: EBUSY, emfile: EMFILE
 def mailbox_flags(soc: str) -> MemoryFlag:
     """Flags of ALLOCATE_MEMORY that keep the Arm and the QPUs coherent.
 
-    On BCM2835 the Arm reaches memory through the VideoCore's L2 cache, so the QPUs must too; later ones go past it
-    (drivers.md 4.3).
+    On BCM2835 the Arm reaches memory through the VideoCore's L2 cache, so the QPUs must use it as well; on later chips
+    both bypass it (drivers.md 4.3).
     """
     return MemoryFlag.L1_NONALLOCATING if soc == "BCM2835" else MemoryFlag.DIRECT
 
@@ -67,14 +67,16 @@ class GpuMemory:
         *,
         lasting: bool = False,
     ) -> None:
-        """view: makes a view of the bytes; none is kept here, it would block the unmap.
+        """view: makes a view of the bytes. No view is stored, because it would block the unmap.
 
-        undo: what gives everything back, in order; the first may raise BufferError while views are alive.
-        lasting: views stay valid by themselves when everything but the map is given back.
+        undo: functions that release everything, in order; the first may raise BufferError while views are alive.
+        lasting: views stay valid when everything but the map is released.
         """
         if not 0 < address < 1 << 32:
             raise DriverError(
-                f"the driver gave the bus address 0x{address:x}; VideoCore IV takes 32 bits, not 0", errno.EIO
+                f"the driver gave the bus address 0x{address:x}; allowed: 1..0xffffffff"
+                f"{HELP}please report this message and the output of: qpu doctor",
+                errno.EIO,
             )
         self._size = size
         self._address = address
@@ -97,24 +99,24 @@ class GpuMemory:
     def view(self) -> memoryview:
         """The bytes, writable. Not cached on the Arm's side: copy in bulk."""
         if self._view is None:
-            raise UsageError("this buffer is closed")
+            raise UsageError("this buffer is closed", help="keep it open while you use it, or allocate a new one")
         return self._view()
 
     @property
     def closed(self) -> bool:
-        """True once `close` has given everything back."""
+        """True once `close` has released everything."""
         return not self._undo
 
     def watch(self, watcher: Callable[[GpuMemory], None] | None) -> None:
-        """Call `watcher` with this buffer once it is given back."""
+        """Call `watcher` with this buffer once it is released."""
         self._watcher = watcher
 
     def close(self, *, force: bool = False) -> None:
-        """Give the memory back; calling it twice is fine.
+        """Release the memory; idempotent.
 
-        force: give everything but the map back even though views are alive: for `lasting` memory, and at exit.
-        Raises: BufferError while views are alive: nothing has happened then. DriverError when Linux refuses; the
-        rest is given back all the same.
+        force: release everything but the map even while views are alive: for `lasting` memory, and at exit.
+        Raises: BufferError while views are alive, and releases nothing then; DriverError when Linux refuses, after
+        everything else has been released.
         """
         failure: OSError | None = None
         while self._undo:
@@ -157,19 +159,22 @@ class MemoryProvider(Protocol):
     def alloc(self, size: int, adopt: Adopt | None = None) -> GpuMemory:
         """Zero-filled memory of at least `size` bytes.
 
-        adopt: is given the buffer before anything can interrupt. Raises: DriverError with cause and help, and keeps
-        nothing.
+        adopt: called with the buffer before an interrupt can be raised. Raises: DriverError with cause and help;
+        nothing stays allocated then.
         """
         ...
 
     def close(self) -> None:
-        """Close the nodes; idempotent. Buffers are closed before."""
+        """Close the nodes; idempotent. The buffers must be closed first."""
         ...
 
 
 def _rounded(size: int, page: int) -> int:
     if not 0 < size <= BUS_MASK:
-        raise UsageError(f"a buffer of {size} bytes; VideoCore IV allows 1..0x{BUS_MASK:x}")
+        raise UsageError(
+            f"a buffer of {size} bytes; VideoCore IV allows 1..0x{BUS_MASK:x}",
+            help="split larger data into several buffers",
+        )
     return (size + page - 1) // page * page
 
 
@@ -178,7 +183,7 @@ def _zero(view: memoryview) -> None:
         for at in range(0, len(view), len(_ZEROS)):
             view[at : at + len(_ZEROS)] = _ZEROS[: len(view) - at]
     finally:
-        del view  # or the traceback of an interrupt keeps it alive, and the map with it
+        del view  # otherwise the traceback of an interrupt would keep the view and its map alive
 
 
 def _given(memory: GpuMemory, adopt: Adopt | None) -> GpuMemory:
@@ -189,7 +194,7 @@ def _given(memory: GpuMemory, adopt: Adopt | None) -> GpuMemory:
 
 @contextmanager
 def _undoing(*first: Callable[[], None]) -> Iterator[list[Callable[[], None]]]:
-    """What gives everything back, in order, as the block adds to it; all of it is called when the block fails."""
+    """A list of functions that release what the block has acquired, in order; called when the block fails."""
     undo = list(first)
     try:
         yield undo
@@ -198,7 +203,7 @@ def _undoing(*first: Callable[[], None]) -> Iterator[list[Callable[[], None]]]:
             try:
                 persist(undo[0])
             except (OSError, BufferError):
-                pass  # the error that brought us here counts
+                pass  # the first error is raised
             undo.pop(0)
         raise
 
@@ -211,7 +216,7 @@ class _Node(Node):
         self.rows = rows
 
     def ioctl(self, name: str, arg: bytearray) -> None:
-        """One call. EINTR: Linux asks to repeat it (drivers.md 5.1); KeyboardInterrupt passes in between."""
+        """One ioctl, repeated at EINTR (drivers.md 5.1); KeyboardInterrupt is raised between attempts."""
         fd = self.fd
         try:
             retrying(self.port, fd, vcsm.ioctl(name).request(self.port.pointer_size), arg)
@@ -249,7 +254,7 @@ class VcsmCmaMemory:
                 layout.put(arg, "handle", 0)
                 port.close(fd)
 
-        with _undoing(drop) as undo:  # before the call: an interrupt right after it leaves nothing behind
+        with _undoing(drop) as undo:  # before the call, so that an interrupt right after it leaks nothing
             self._node.ioctl("VC_SM_CMA_IOCTL_MEM_ALLOC", arg)
             fd = layout.number(arg, "handle")
             mapping = self._node.mmap(fd, size, 0)
@@ -262,7 +267,7 @@ class VcsmCmaMemory:
             )
 
     def _sync(self, fd: int, flags: int) -> None:
-        """Begin or end access by the Arm; the memory is coherent, so this is bookkeeping of Linux's."""
+        """Begin or end access by the Arm; the memory is coherent, so that only Linux's bookkeeping changes."""
         row = dma_buf.IOCTLS["DMA_BUF_IOCTL_SYNC"]
         arg = row.layout(self._port.pointer_size).pack(flags=flags)
         try:
@@ -308,7 +313,7 @@ class VcsmMemory:
                 arg = locked.pack(handle=locked.number(lock, "handle"), addr=address)
                 node.ioctl("VMCS_SM_IOCTL_MEM_UNLOCK", arg)
 
-        with _undoing(free) as undo:  # before the call: an interrupt right after it leaves nothing behind
+        with _undoing(free) as undo:  # before the call, so that an interrupt right after it leaks nothing
             node.ioctl("VMCS_SM_IOCTL_MEM_ALLOC", arg)
             handle = made.number(arg, "handle")
             if handle == 0:
@@ -325,7 +330,7 @@ class VcsmMemory:
             return _given(GpuMemory(size, asked.number(where, "addr"), lambda: mapping.view, undo), adopt)
 
     def close(self) -> None:
-        """Close the node; Linux frees what is left."""
+        """Close the node; Linux frees the remaining memory."""
         self._node.close()
 
 
@@ -371,7 +376,7 @@ class MailboxMemory:
 
 
 class _RpiVcsm(Protocol):
-    """What we use of rpi_vcsm.VCSM.VCSM, version 3 (drivers.md 5.4)."""
+    """The part of rpi_vcsm.VCSM.VCSM, version 3, that is used here (drivers.md 5.4)."""
 
     def malloc_cache(self, *, size: int, cached: int, name: str) -> tuple[int, int, int, bytearray]: ...
     def free(self, *, handle: int, usr_buf: bytearray) -> None: ...
@@ -380,7 +385,7 @@ class _RpiVcsm(Protocol):
 
 
 class RpiVcsmMemory:
-    """Memory through the package rpi-vcsm (extra ``vc4``). It talks to Linux itself, past the port."""
+    """Memory through the package rpi-vcsm (extra ``vc4``), which makes its own system calls and bypasses the port."""
 
     name = "rpi-vcsm"
 
@@ -390,7 +395,9 @@ class RpiVcsmMemory:
         try:
             made: Callable[[], _RpiVcsm] = importlib.import_module("rpi_vcsm.VCSM").VCSM
         except ImportError as error:
-            raise DriverError("rpi-vcsm: not installed (extra `vc4`); our own calls do the same") from error
+            raise DriverError(
+                f"rpi-vcsm: not installed (extra `vc4`){HELP}choose vcsm-cma or vcsm, which need no package"
+            ) from error
         try:
             self._vcsm = made()
             self.node = "/dev/" + self._vcsm.get_driver()
@@ -418,22 +425,27 @@ class RpiVcsmMemory:
 
 
 PROVIDERS = ("rpi-vcsm", "vcsm-cma", "vcsm", "mailbox")
-"""Sources of memory in the order they are tried. The last leaks when the process is killed, hence last."""
+"""Sources of memory in the order of trial. The mailbox is last because it leaks when the process is killed."""
 
 
 def open_memory(
     port: Port, soc: str, mailbox: Mailbox, name: str = "auto", *, first: int = 4096, adopt: Adopt | None = None
 ) -> tuple[MemoryProvider, GpuMemory]:
-    """Open the first source of memory that works, proved by an allocation of `first` bytes, which is returned too.
+    """Open the first source of memory that can allocate `first` bytes; returns both the source and those bytes.
 
-    soc: decides the cache flags. name: one of `PROVIDERS`, or ``auto``. rpi-vcsm makes its system calls itself, so
-    ``auto`` leaves it out behind an emulated port. Raises: DriverError that lists every source and its reason;
+    soc: decides the cache flags. name: one of `PROVIDERS`, or ``auto``. rpi-vcsm makes its own system calls, so
+    ``auto`` leaves it out with an emulated port. Raises: DriverError that lists every source and its reason;
     UsageError for an unknown name.
     """
     if name != "auto" and name not in PROVIDERS:
-        raise UsageError(f"no memory source {name!r}; allowed: auto, {', '.join(PROVIDERS)}")
+        raise UsageError(
+            f"no memory source {name!r}; allowed: auto, {', '.join(PROVIDERS)}",
+            help="use 'auto', which takes the first source that works",
+        )
     if name == "rpi-vcsm" and port.emulated is not None:
-        raise UsageError("rpi-vcsm makes its own system calls and cannot reach an emulated board; use vcsm-cma")
+        raise UsageError(
+            "rpi-vcsm makes its own system calls and cannot reach an emulated board", help="use auto or vcsm-cma"
+        )
     makers: dict[str, Callable[[], MemoryProvider]] = {
         "rpi-vcsm": lambda: RpiVcsmMemory(port, vcsm_cache(soc)),
         "vcsm-cma": lambda: VcsmCmaMemory(port),

@@ -224,7 +224,7 @@ def test_answer_longer_than_the_area_is_cut() -> None:
 @pytest.mark.parametrize(
     ("code", "help"),
     [
-        (errno.ENOENT, "Raspberry Pi kernel"),
+        (errno.ENOENT, "Linux kernel of Raspberry Pi OS"),
         (errno.EACCES, "sudo usermod -aG video"),
         (errno.ENODEV, "reboot"),
         (errno.ENXIO, "reboot"),

@@ -1,0 +1,56 @@
+"""Every error of the drivers and every problem that doctor finds says what to do."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qpu.drivers import doctor
+from qpu.drivers.port import Port
+from qpu.emu.port import EmuPort
+from tests.drivers.fakes import FakePort
+
+DRIVERS = Path(doctor.__file__).parent
+ERRORS = {"UsageError", "DriverError", "GpuTimeoutError", "GpuResetError", "NoDeviceError"}
+# Errors made from an error or a row that has its help: errors_table.fault, no_device and reason_of.
+FROM_ROWS = {("errors_table.py", "no_device"), ("vcsm.py", "open_memory"), ("adapter.py", "_execute")}
+
+
+def without_help(path: Path) -> Iterator[str]:
+    """Places where an error is made without ``help=`` or a help line."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for call in ast.walk(tree):
+        if not isinstance(call, ast.Call) or getattr(call.func, "id", "") not in ERRORS:
+            continue
+        names = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)}
+        around = {f.name for f in functions if f.lineno <= call.lineno <= (f.end_lineno or 0)}
+        from_row = any((path.name, name) in FROM_ROWS for name in around)
+        if not from_row and "HELP" not in names and not any(k.arg == "help" for k in call.keywords):
+            yield f"{path.relative_to(DRIVERS)}:{call.lineno}: {ast.unparse(call)}"
+
+
+def test_every_error_has_a_help_line() -> None:
+    assert [place for path in sorted(DRIVERS.rglob("*.py")) for place in without_help(path)] == []
+
+
+@pytest.mark.parametrize(
+    "port",
+    [
+        FakePort(nodes={}),
+        FakePort(nodes={}, files={"/proc/device-tree/compatible": b"raspberrypi,4-model-b\0brcm,bcm2711\0"}),
+        FakePort(nodes={}, files={"/proc/device-tree/compatible": b"raspberrypi,3-model-b\0brcm,bcm2837\0"}),
+        EmuPort("pi3,deny=1"),
+        EmuPort("pi3,kms=1"),
+        EmuPort("pi3,vcsm=none"),
+        EmuPort("pi5,deny=1"),
+    ],
+    ids=["computer", "pi4", "pi3", "pi3,deny=1", "pi3,kms=1", "pi3,vcsm=none", "pi5,deny=1"],
+)
+def test_every_problem_of_the_doctor_has_help(port: Port) -> None:
+    found = [c for c in doctor.examine(port).checks if c.status in (doctor.Status.WARN, doctor.Status.FAIL)]
+    assert all(check.helps for check in found), found
+    assert found or port.emulated is not None
