@@ -31,6 +31,7 @@ _IMM_A, _IMM_B = IMM_BITS[:2]
 _IMM_AB: Final = _IMM_A | _IMM_B
 # Enum members are slow to reach through their class.
 _V3D42 = Isa.V3D42
+_tuple: Final = tuple.__new__  # makes a named tuple in half the time
 _RF, _ACC, _IMM_KIND = SrcKind.RF, SrcKind.ACC, SrcKind.IMM
 
 # By number: the set, as an integer, and whether it writes an address.
@@ -130,7 +131,7 @@ def decode(isa: Isa, word: int) -> Instr:
         raise DecodeError(word, "op_add", f"no operation has op_add {word >> 24 & 255} with these operand fields")
     if mul is None:
         raise DecodeError(word, "op_mul", f"no operation has op_mul {word >> 58} with these operand fields")
-    return Alu(isa, add, mul, sig, sig_dst, left_a, left_b)
+    return _tuple(Alu, (isa, add, mul, sig, sig_dst, left_a, left_b))
 
 
 # Bit 2 of every six-bit field that holds a register: by the signal, the magic bits, and on 7.1 the two opcodes.
@@ -192,23 +193,26 @@ def _half(e: Entry, waddr: int, magic: int, sources: Sequence[Src], conds: Seque
     if e.arity:
         a = sources[0]
         if e.a:
-            a = Src(a.kind, a.n, e.a, a.port_b)
+            a = a._replace(mod=e.a)
         if e.arity > 1:
             b = sources[1]
             if e.b:
-                b = Src(b.kind, b.n, e.b, b.port_b)
+                b = b._replace(mod=e.b)
     dst = _DSTS[waddr | (64 if magic and e.magic is None else 0)] if e.has_dst else None
-    return AluHalf(e.op, dst, a, b, e.pack, *conds)
+    return _tuple(AluHalf, (e.op, dst, a, b, e.pack, *conds))
 
 
-def _source_42(mux: int, raddr_a: int, raddr_b: int, imm: int) -> Src:
-    if mux < 6:
-        return Src(_ACC, mux)
-    if mux == 6:
-        return Src(_RF, raddr_a)
-    if imm:
-        return Src(_IMM_KIND, raddr_b)
-    return Src(_RF, raddr_b, "", raddr_a == raddr_b)
+# The sources without modifiers are made once: by number, and on 4.2 by multiplexer value.
+_RF_SRCS: Final = tuple(Src(_RF, n) for n in range(64))
+_IMM_SRCS: Final = tuple(Src(_IMM_KIND, n) for n in range(64))
+_THROUGH_B: Final = tuple(Src(_RF, n, "", True) for n in range(64))
+_ACC_SRCS: Final = tuple(Src(_ACC, n) for n in range(6))
+
+
+def _sources_42(mux_a: int, mux_b: int, raddr_a: int, raddr_b: int, imm: int) -> tuple[Src, Src]:
+    last = (_IMM_SRCS if imm else _THROUGH_B if raddr_a == raddr_b else _RF_SRCS)[raddr_b]
+    by_mux = (*_ACC_SRCS, _RF_SRCS[raddr_a], last)
+    return by_mux[mux_a], by_mux[mux_b]
 
 
 @lru_cache(_HALF_CACHE)
@@ -222,7 +226,7 @@ def _add_42(bits: int, cond: int, imm: int) -> AluHalf | None:
     key = COND_KEYS[cond]
     if entry is None or key is None:
         return None
-    sources = [_source_42(mux, bits >> 6 & 63, bits & 63, imm) for mux in (a, b)]
+    sources = _sources_42(a, b, bits >> 6 & 63, bits & 63, imm)
     return _half(entry, waddr, magic, sources, key[:3])
 
 
@@ -234,7 +238,7 @@ def _mul_42(bits: int, cond: int, imm: int) -> AluHalf | None:
     key = COND_KEYS[cond]
     if entry is None or key is None:
         return None
-    sources = [_source_42(mux, bits >> 6 & 63, bits & 63, imm) for mux in (a, b)]
+    sources = _sources_42(a, b, bits >> 6 & 63, bits & 63, imm)
     return _half(entry, waddr, magic, sources, key[3:])
 
 
@@ -249,7 +253,7 @@ def _add_71(bits: int, cond: int, imm: int) -> AluHalf | None:
     key = COND_KEYS[cond]
     if entry is None or key is None:
         return None
-    sources = Src(_IMM_KIND if imm & _IMM_A else _RF, a), Src(_IMM_KIND if imm & _IMM_B else _RF, b)
+    sources = (_IMM_SRCS if imm & _IMM_A else _RF_SRCS)[a], (_IMM_SRCS if imm & _IMM_B else _RF_SRCS)[b]
     return _half(entry, waddr, magic, sources, key[:3])
 
 
@@ -261,7 +265,7 @@ def _mul_71(bits: int, cond: int, imm: int) -> AluHalf | None:
     key = COND_KEYS[cond]
     if entry is None or key is None:
         return None
-    sources = Src(_IMM_KIND if imm & IMM_BITS[2] else _RF, a), Src(_IMM_KIND if imm & IMM_BITS[3] else _RF, b)
+    sources = (_IMM_SRCS if imm & IMM_BITS[2] else _RF_SRCS)[a], (_IMM_SRCS if imm & IMM_BITS[3] else _RF_SRCS)[b]
     return _half(entry, waddr, magic, sources, key[3:])
 
 

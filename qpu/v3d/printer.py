@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Final
 
 from qpu.v3d.encode import encode
@@ -36,6 +37,7 @@ def imm_text(index: int) -> str:
     return f"0x{imm_bits(index):08x}" if index < 48 else f"imm UNKNOWN {index}"
 
 
+@cache
 def _src_text(src: Src) -> str:
     if src.kind is _RF:
         base = f"rf{src.n}"
@@ -47,21 +49,18 @@ def _src_text(src: Src) -> str:
 
 
 def _half_text(names: Mapping[int, str], half: AluHalf) -> str:
-    head = half.op.name
-    for suffix in (half.cond, half.push, half.update):
-        if suffix:
-            head += "." + suffix
-    if half.op.name == "nop":
+    op, dst, a, b, pack, cond, push, update = half
+    head = op.name
+    if cond or push or update:
+        head += "".join("." + suffix for suffix in (cond, push, update) if suffix)
+    if op.name == "nop":
         return head + " "
-    dst, a, b = half.dst, half.a, half.b
-    operands: list[str] = []
-    if dst is not None:
-        operands.append(_dst_text(names, dst) + ("." + half.pack if half.pack else ""))
+    shown = "" if dst is None else _dst_text(names, dst) + ("." + pack if pack else "")
     if a is not None:
-        operands.append(_src_text(a))
+        shown = f"{shown}, {_src_text(a)}" if shown else _src_text(a)
         if b is not None:
-            operands.append(_src_text(b))
-    return head + " " + ", ".join(operands)
+            shown = f"{shown}, {_src_text(b)}"
+    return f"{head} {shown}"
 
 
 def branch_text(b: Branch, target: str | None = None) -> str:
