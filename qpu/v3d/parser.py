@@ -24,7 +24,7 @@ from qpu.core.optable import Op
 from qpu.errors import AsmError, DecodeError, Diagnostic, Loc, Severity
 from qpu.v3d.codes import COND_ALLOWED, CONDS, PUSHES, SIG_NUMBERS, UPDATES, WRITING_SIGS, sig_names
 from qpu.v3d.decode import decode
-from qpu.v3d.encode import encode
+from qpu.v3d.encode import KEYS, HalfKey, encode
 from qpu.v3d.expr import TextError, mistake
 from qpu.v3d.instr import AluHalf, Branch, Dst, Sig, Src
 from qpu.v3d.ops import modifiers, table, untried
@@ -78,8 +78,8 @@ def assemble_text(isa: Isa, source: str, *, filename: str = "<text>") -> Code:
 
 class _Assembler(OperandParser):
     __slots__ = (
-        "cache", "destinations", "errors", "filename", "fixups", "halves", "heads", "known", "labels", "locs", "ops",
-        "roles", "sources", "tails", "untried", "warnings", "words",
+        "cache", "destinations", "errors", "filename", "fixups", "halves", "heads", "idle", "keys", "known", "labels",
+        "locs", "ops", "roles", "sources", "tails", "untried", "warnings", "words",
     )  # fmt: skip
 
     def __init__(self, isa: Isa, filename: str) -> None:
@@ -97,10 +97,13 @@ class _Assembler(OperandParser):
         self.cache: dict[str, tuple[_Half, int]] = {}
         self.known: dict[str, int] = {}  # instruction text -> word
         self.roles: dict[str, list[str]] = {}
-        # What `quick` knows, by text: halves; operations with flags, whether there is a destination, and the number of
-        # operands; destinations and sources without modifier; signals with their destination and rotation amount.
-        self.halves: dict[str, AluHalf] = {}
-        self.heads: dict[str, tuple[Op, tuple[str, str, str], bool, int]] = {}
+        # What `quick` knows, by text: halves with their keys; operations with flags, whether there is a destination,
+        # the number of operands, and whether each unit has it; destinations and sources without modifier; signals
+        # with their destination and rotation amount.
+        self.halves: tuple[dict[str, tuple[AluHalf, HalfKey]], ...] = {}, {}
+        self.keys = KEYS[isa, Unit.ADD], KEYS[isa, Unit.MUL]
+        self.idle = tuple((idle(), keys[idle()]) for keys in self.keys)
+        self.heads: dict[str, tuple[Op, tuple[str, str, str], bool, int, tuple[bool, ...]]] = {}
         self.destinations: dict[str, Dst] = {}
         self.sources: dict[str, Src] = {}
         self.tails: dict[str | None, tuple[int, Dst | None, int | None]] = {None: (0, None, None)}
@@ -286,7 +289,8 @@ class _Assembler(OperandParser):
             tail = ";".join(piece for piece, _ in pieces[len(halves) :]).strip()
             self.tails[tail] = int(sig), sig_dst, rot
         if halves[-1].half.op.name == "nop":
-            self.halves[pieces[len(halves) - 1][0].strip()] = halves[-1].half
+            unit, (piece, _) = len(halves) - 1, pieces[len(halves) - 1]
+            self.halves[unit][piece.strip()] = halves[-1].half, self.keys[unit][halves[-1].half]
         return word
 
     def quick(self, code: str) -> int | None:
@@ -296,39 +300,37 @@ class _Assembler(OperandParser):
         """
         pieces = code.split(";", 2)
         tail = pieces[2].strip() if len(pieces) > 2 else None
-        add = self.quick_half(pieces[0].strip())
-        if add is None:
-            return None
-        mul = None
-        if len(pieces) > 1:
-            text = pieces[1].strip()
-            mul = self.quick_half(text)
-            if mul is None:
-                tail = text if tail is None else f"{text};{tail}"
-        signals = self.tails.get(tail)
-        if signals is None:
-            return None
-        if mul is None:
-            mul = idle()
-            if Unit.ADD not in add.op.code[self.isa]:
-                add, mul = mul, add
         try:
-            return encode(*draft(self.isa, add, mul, *signals))
+            add, mul = self.quick_half(pieces[0].strip(), 0), None
+            if len(pieces) > 1:
+                text = pieces[1].strip()
+                mul = self.quick_half(text, 1)
+                if mul is None:
+                    tail = text if tail is None else f"{text};{tail}"
+            if add is None and mul is None:
+                add, mul = self.idle[0], self.quick_half(pieces[0].strip(), 1)
+            elif mul is None:
+                mul = self.idle[1]
+            signals = self.tails.get(tail)
+            if signals is None or add is None or mul is None:
+                return None
+            return encode(*draft(self.isa, add[0], mul[0], *signals, (add[1], mul[1])))
         except AsmError:
             return None
 
-    def quick_half(self, text: str) -> AluHalf | None:
-        """The operation of a text if it, or each of its parts, was met before."""
-        half = self.halves.get(text)
+    def quick_half(self, text: str, unit: int) -> tuple[AluHalf, HalfKey] | None:
+        """The operation of a text and its key if it, or each of its parts, was met before; unit: 0 add, 1 mul."""
+        halves = self.halves[unit]
+        half = halves.get(text)
         if half is not None:
             return half
         head, _, rest = text.partition(" ")
         known = self.heads.get(head)
         if known is None:
             return None
-        op, flags, has_dst, operands = known
+        op, flags, has_dst, operands, units = known
         texts = rest.split(",")
-        if len(texts) != operands:
+        if len(texts) != operands or not units[unit]:
             return None
         sources = [self.sources.get(item.strip()) for item in texts]
         dst = None
@@ -340,7 +342,8 @@ class _Assembler(OperandParser):
         if None in sources:
             return None
         a, b = sources + _NO_SOURCES[len(sources) :]
-        half = self.halves[text] = _half(AluHalf, (op, dst, a, b, "", *flags))
+        found = _half(AluHalf, (op, dst, a, b, "", *flags))
+        half = halves[text] = found, self.keys[unit].make(found)
         return half
 
     def not_a_signal(self, piece: str, column: int) -> TextError:
@@ -430,7 +433,8 @@ class _Assembler(OperandParser):
                     self.sources[text.strip()] = source
         if roles:
             head = m[1] + m[2]
-            self.heads[head] = op, (cond, push, update), roles[0] == "d", len(roles)
+            units = tuple(unit in op.code[self.isa] for unit in (Unit.ADD, Unit.MUL))
+            self.heads[head] = op, (cond, push, update), roles[0] == "d", len(roles), units
         half = AluHalf(
             op, dst, sources[0] if sources else None, sources[1] if len(sources) > 1 else None, pack, cond, push, update
         )
