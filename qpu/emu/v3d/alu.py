@@ -1,15 +1,15 @@
 """The semantics of V3D's ALU instructions, written once over `LaneOps` and run by both engines.
 
 `build` makes the step of an instruction out of closures. A step takes the state of a thread and the machine around it.
-The reference engine calls it at each execution, for all threads that run in step; the translator calls it once, with IR
-as values. A step performs every effect of the instruction except moving the program counter, in this order:
+The reference engine calls the step at each execution, for all threads that run in step; the translator calls it once,
+with IR as values. A step performs every effect of the instruction except moving the program counter, in this order:
 
 1. both halves compute their results, with registers and flags as they were before the instruction;
-2. results and words are taken: ldtmu, then the uniform streams, then wrtmuc;
+2. TMU results and stream words are read: ldtmu, then the uniform streams, then wrtmuc;
 3. flags are pushed or updated, then implicit results (rtop, msf, revf, flag A of flpop) are written;
-4. the halves write their destinations, a TMU request last: it sees the data and the configuration written by the same
-   instruction (assumed);
-5. loads write theirs.
+4. the halves write their destinations, a TMU request last: the request uses the data and the configuration that the
+   same instruction writes (assumed);
+5. loads write their destinations.
 
 Facts: docs/hardware/v3d.md 3 to 7 and 9; assumed choices are marked where they are made.
 """
@@ -29,12 +29,12 @@ from qpu.v3d.regs import SIGNAL_ROWS
 
 __all__ = ["ACC", "Machine", "Mask", "Number", "Pair", "Step", "Thread", "Vec", "any_half", "build"]
 
-# What an engine computes with is opaque here, as in `qpu.v3d.sem`.
+# The values that an engine computes with are opaque here, as in `qpu.v3d.sem`.
 Lanes: TypeAlias = Any  # a `LaneOps`
 Vec: TypeAlias = Any  # its vectors: 16 lanes of 32 bits
 Mask: TypeAlias = Any  # its masks: one truth value per lane
 Number: TypeAlias = Any  # a 32-bit number of each thread
-Pair: TypeAlias = tuple[Mask, Mask]  # of the low and the high halves of the lanes; one object when they agree
+Pair: TypeAlias = tuple[Mask, Mask]  # of the low and the high halves of the lanes; one object when they are equal
 
 ACC = 64  # index of r0 in `Thread.regs`; rf0..rf63 come first
 LANES = 16
@@ -69,11 +69,11 @@ class Thread(Protocol):
     @property
     def tidx(self) -> Vec: ...
     def set_msf(self, value: Vec) -> None:
-        """Change the sample mask, and with it the live lanes."""
+        """Change the sample mask, and thus the live lanes."""
         ...
 
     def splat(self, number: Number) -> Vec:
-        """A number of each thread in all its lanes."""
+        """A vector with a number of each thread in all lanes of the thread."""
         ...
 
 
@@ -81,15 +81,15 @@ class Machine(Protocol):
     """The machine around a thread: streams, FIFOs, reports."""
 
     def uniform(self, t: Any) -> Number:
-        """The next word of the uniform stream; advances."""
+        """The next word of the uniform stream; advances the stream."""
         ...
 
     def unifa_word(self, t: Any) -> Number:
-        """The next word of the unifa stream; advances."""
+        """The next word of the unifa stream; advances the stream."""
         ...
 
     def result(self, t: Any) -> Vec:
-        """The oldest TMU result; removes it."""
+        """Pop the oldest TMU result."""
         ...
 
     def lane0(self, t: Any, value: Vec, on: Mask | None = None, old: Number = None) -> Number:
@@ -101,23 +101,23 @@ class Machine(Protocol):
         ...
 
     def move_unifa(self, t: Any, pointer: Number) -> None:
-        """Point the unifa stream elsewhere."""
+        """Continue the unifa stream at another address."""
         ...
 
     def sfu_result(self, t: Any, value: Vec, on: Mask | None) -> None:
-        """4.2: `value` reaches r4 after the next instruction."""
+        """4.2: write `value` to r4 after the next instruction."""
         ...
 
     def join_barrier(self, t: Any, on: Mask | None) -> None:
-        """Stop at the next thread switch until the supergroup has arrived; threads without a lane in `on` do not."""
+        """Stop threads with a lane in `on` at their next thread switch, until the supergroup has arrived."""
         ...
 
     def barrier_slot(self, t: Any) -> Vec:
-        """The number that `barrierid` gives."""
+        """The result of `barrierid`."""
         ...
 
     def before(self, t: Any) -> Prepared | None:
-        """The instruction executed before this one, where that is known and matters."""
+        """The instruction that was executed before this one, where it is known and matters."""
         ...
 
     def hazard(self, t: Any, rule: str, message: str) -> None:
@@ -135,11 +135,11 @@ _Put: TypeAlias = Callable[[Any, Any, Vec, "Pair | None"], None]
 
 _QUADS = [lane & ~3 for lane in range(LANES)]
 _FIRST = [0] * LANES
-_IDLE = ("nop", "tmuwt")  # no result; the engines do stores in order, so tmuwt has nothing to wait for
+_IDLE = ("nop", "tmuwt")  # no result; the engines perform stores in order, so tmuwt need not wait
 
 
 def build(p: Prepared, v: Lanes) -> Step:
-    """The step of an ALU instruction without `problem`, over the lanes `v`."""
+    """The step of an ALU instruction without a `problem`, over the lanes `v`."""
     i = p.instr
     assert isinstance(i, Alu)
     add = _Half(p, i, i.add, v, mul=False)
@@ -151,7 +151,7 @@ def build(p: Prepared, v: Lanes) -> Step:
 
 
 def any_half(v: Lanes, mask: Pair) -> Mask:
-    """Lanes that a write without halves reaches: one enabled half suffices (assumed)."""
+    """Lanes that are written where halves are not told apart: one enabled half suffices (assumed)."""
     return mask[0] if mask[0] is mask[1] else v.mor(*mask)
 
 
@@ -249,7 +249,7 @@ _LOADS = Sig(sum(row.bit for row in _LOAD_ROWS))
 
 
 def _loads(p: Prepared, i: Alu, v: Lanes) -> list[tuple[Callable[[Any, Any], Vec], _Put]]:
-    """Source and destination of each load of an instruction, in order."""
+    """Reader and writer of each load of an instruction, in order."""
 
     def result(t: Thread, x: Machine) -> Vec:
         return x.result(t)
@@ -344,18 +344,18 @@ _Found: TypeAlias = "tuple[Vec, Pair | None, Sequence[Vec], Sequence[Vec]]"
 
 
 def _enabled(v: Lanes, value: Vec, on: Mask, *, zeros: bool) -> Vec:
-    """The operand of a lane operation with a condition: only enabled lanes take part (assumed)."""
+    """The operand of a lane operation with a condition: only enabled lanes count (assumed)."""
     return v.select(on, value, v.const(0) if zeros else v.permute(value, v.first(on)))
 
 
 def _special_flag(half: AluHalf) -> Semantics | None:
-    """The row's own function for the flag that the half pushes or updates, if it has one."""
+    """The function in the operation's row for the flag that the half pushes or updates; None if it has none."""
     op = half.op
     return {"": None, "z": op.zero, "n": op.negative, "c": op.carry}[(half.push or half.update)[-1:]]
 
 
 def _flag(half: AluHalf, v: Lanes) -> Callable[[Sequence[Vec], Vec], Pair]:
-    """The flag of a result, before any destination handling."""
+    """The function that computes the flag of a result, before the result is packed or written."""
     name, zero = (half.push or half.update)[-1], v.const(0)
     if half.op.flags is Flags.HALVES:
         if name == "z":
@@ -427,7 +427,10 @@ def _moved(read: _Read, move: Callable[[Any, Vec], Vec]) -> _Read:
 
 
 def _rotation(i: Alu, src: Src, v: Lanes) -> Callable[[Any, Vec], Vec] | None:
-    """4.2: result lane j = lane j - n of an accumulator; of a register, inside each quad (measured)."""
+    """The rotation of an operand on 4.2; None for immediates.
+
+    Lane j of the result is lane j - n of an accumulator; registers rotate inside each quad (measured).
+    """
     if src.kind is SrcKind.IMM:
         return None
     full = src.kind is SrcKind.ACC
@@ -447,7 +450,7 @@ def _rotation(i: Alu, src: Src, v: Lanes) -> Callable[[Any, Vec], Vec] | None:
 
 
 def _bits(v: Lanes, lo: Mask, hi: Mask) -> Vec:
-    """Flags as two bits a lane."""
+    """Flags as two bits for each lane."""
     zero = v.const(0)
     if lo is hi:
         return v.select(lo, v.const(3), zero)
@@ -485,7 +488,7 @@ def _condition(cond: str, v: Lanes) -> Callable[[Any], Pair | None]:
 
 
 def _blend(v: Lanes, mask: Pair, new: Vec, old: Vec) -> Vec:
-    """`new` where enabled, half by half (a 32-bit write with differing halves: assumed)."""
+    """`new` where the mask is set, half by half; `old` elsewhere (32-bit writes with differing halves: assumed)."""
     lo, hi = mask
     low = v.select(lo, new, old)
     if lo is hi:
@@ -498,7 +501,7 @@ def _enabled_bits(v: Lanes, mask: Pair | None, new: Vec, old: Callable[[], Vec])
 
 
 def _set_rtop(v: Lanes, t: Thread, value: Vec, mask: Pair | None) -> None:
-    t.rtop = value  # belongs to the multiplier; conditions have no effect (assumed)
+    t.rtop = value  # a register of the multiplier: conditions have no effect (assumed)
 
 
 def _set_msf(v: Lanes, t: Thread, value: Vec, mask: Pair | None) -> None:
@@ -549,7 +552,7 @@ def _register(at: int, order: list[int] | None, pack: str, v: Lanes) -> _Put:
 
 
 def _destination(p: Prepared, dst: Dst, pack: str, v: Lanes, *, lane_op: bool) -> tuple[int, _Put, bool]:
-    """Register that a result replaces (-1: none, or in part), writer, and whether the write starts a TMU request."""
+    """Register that a result replaces (-1: none, or only a part), writer, and whether a write starts a TMU request."""
     v42, n = p.isa is Isa.V3D42, dst.n
     if not dst.magic or (v42 and n < R5):
         at = n + ACC if dst.magic else n
@@ -596,6 +599,6 @@ def _magic(p: Prepared, n: int, v: Lanes) -> _Put:
         x.join_barrier(t, on(mask))
 
     if row.name == "sync":
-        return _discard  # set-up of the barrier, which is not needed since 4.2
+        return _discard  # the set-up of the barrier, which 4.2 and later do not need
     kinds = {"tmu_data": data, "tmu_start": request, "tmu_config": config, "unifa": unifa, "sync": syncb, "sfu": sfu}
     return kinds.get(row.kind, _discard)

@@ -1,6 +1,6 @@
 """The compiled engine of V3D: programs run as machine code, threads one after another or on several host cores.
 
-Dispatch, placement, requests that break a rule, and reports are shared with the reference engine. Programs that the
+Dispatch, placement, requests that break a rule, and reports are those of the reference engine. Programs that the
 translator does not support run on the reference engine; `RunStats.fallbacks` names the reason.
 """
 
@@ -28,9 +28,9 @@ from qpu.emu.v3d.state import CLOBBERED, Group, undefined_register
 from qpu.emu.v3d.tmu import Action, decode_request, result_words
 from qpu.emu.v3d.translate_state import (
     CHAIN_COUNTS,
+    CONTINUE,
     DATA_SLOTS,
     FIFO_SLOTS,
-    GO_ON,
     Control,
     Hold,
     Kept,
@@ -48,10 +48,10 @@ U32: TypeAlias = NDArray[np.uint32]
 LANES = 16
 _LANE = np.arange(LANES, dtype=np.uint32)
 _REASONS = tuple(Reason)  # by value
-QUANTUM, MAX_QUANTUM = 1 << 12, 1 << 20  # time slice of a thread in instructions: at first, and at most
-PARALLEL = 100_000  # instructions of all threads between stores from which host threads pay off
-REQUEST = 16  # cost of a TMU request in instructions, roughly
-MAX_WARNINGS = 256  # about overflowing result FIFOs; after these the limit of the fast path is raised
+QUANTUM, MAX_QUANTUM = 1 << 12, 1 << 20  # time slice of a thread in instructions: initial and maximum
+PARALLEL = 100_000  # instructions of all threads between stores from which on several host threads pay off
+REQUEST = 16  # approximate cost of a TMU request, in instructions
+MAX_WARNINGS = 256  # about overflowing result FIFOs; after that many the limit of the fast path is raised
 ALL_PAGES = (1 << 32) // PAGE
 
 
@@ -63,7 +63,10 @@ def _cores() -> int:
 
 
 class V3dCompiledMachine:
-    """V3D 4.2 or 7.1 of an emulated board; arguments as `V3dReferenceMachine`. workers: host threads, None: cores."""
+    """V3D 4.2 or 7.1 of an emulated board. Arguments as for `V3dReferenceMachine`.
+
+    workers: host threads; None: as many as host cores, at most 8.
+    """
 
     def __init__(self, profile: MachineProfile, memory: Memory, *, strict: bool, workers: int | None = None) -> None:
         self.reference = V3dReferenceMachine(profile, memory, strict=strict)
@@ -88,21 +91,21 @@ class V3dCompiledMachine:
         return self._pages
 
     def take_table(self) -> NDArray[np.uint64]:
-        """A table with a zero for each page; reused by later dispatches, because it takes 8 MiB."""
+        """A table with a zero for each page. Later dispatches reuse it, because it takes 8 MiB."""
         return self._tables.pop() if self._tables else np.zeros(self.memory.size // PAGE, np.uint64)
 
     def take_room(self, pages: int) -> U32:
-        """Room for copies of at least so many pages."""
+        """Room for copies of at least `pages` pages."""
         kept, self.room = self.room, None
         return kept if kept is not None and len(kept) >= pages else np.empty((pages, PAGE // 4), np.uint32)
 
     def return_table(self, table: NDArray[np.uint64]) -> None:
-        """Give back a table whose entries are zero again."""
+        """Return a table whose entries are zero again."""
         if len(self._tables) < 2:
             self._tables.append(table)
 
     def dispatch(self, cfg: Sequence[int]) -> Execution:
-        """Take a dispatch; see `V3dReferenceMachine.dispatch`."""
+        """Begin a dispatch; see `V3dReferenceMachine.dispatch`."""
         dispatch = Dispatch.from_cfg(cfg, exact_batches=self.profile.exact_batches)
         try:
             program = program_at(self.memory, dispatch, self.profile.isa, strict=self.strict)
@@ -140,20 +143,20 @@ class CompiledV3dExecution(DispatchExecution):
         self._workers = machine.workers
         self._split = program.split
         self._counts = self._new_counters()
-        self._lost: dict[int, tuple[Node, str]] = {}  # threads at code that is not translated, and why it is not
+        self._lost: dict[int, tuple[Node, str]] = {}  # thread -> node that cannot be translated, and why
         self._rest: ReferenceRest | None = None
         self._ready: list[int] = []
         self._held: set[int] = set()  # ready threads that are stopped before a store or atomic
         self._waiting: dict[int, int] = {}  # thread at a barrier -> supergroup
         self._last_on = np.full(self._placement.qpus, -1, np.int64)  # thread that ran last on each QPU
-        self._resumed = np.zeros(capacity, np.bool_)  # the last stop of the thread was a switch
+        self._resumed = np.zeros(capacity, np.bool_)  # whether the last stop of the thread was a switch
         self._total: NDArray[np.int64] = np.zeros(len(CHAIN_COUNTS), np.int64)
         self._tmu = np.zeros(3, np.uint64)  # requests, bytes read, bytes written by threads that ended
         self._group = Group(np.zeros(1, np.intp), dispatch.code, dispatch.uniforms)
         self._words: dict[tuple[int, str], U32] = {}  # copies of stream words that are not contiguous on the host
         self._pool: ThreadPoolExecutor | None = None
         self._overflows = 0
-        self._rounds_run = 0  # of threads
+        self._rounds_run = 0  # rounds of all threads together
         self._quantum = QUANTUM
         self._fetch = fetcher(machine.memory, dispatch.code)
         self._fresh = self._template()
@@ -161,10 +164,10 @@ class CompiledV3dExecution(DispatchExecution):
     # -- statistics
 
     def _new_counters(self) -> list[NDArray[np.int64]]:
-        """Counters for the current translation; updates what depends on it."""
+        """Counters for the current translation; also updates the state that depends on the translation."""
         self._stats = self._program.stats
         if self._program.split and not self._split:
-            self._split = True  # until now the state held one set of flags for both halves
+            self._split = True  # until now the state blocks held one set of flags for both halves
             self._states[:, (Slot.A_HI, Slot.B_HI)] = self._states[:, (Slot.A_LO, Slot.B_LO)]
         return [np.zeros(len(self._program.stats), np.int64) for _ in range(self._workers)]
 
@@ -201,7 +204,7 @@ class CompiledV3dExecution(DispatchExecution):
             break
 
     def _settle_counters(self) -> None:
-        """Convert chain counts to operation counts; required before a new translation replaces the chains."""
+        """Convert chain counts to operation counts. Required before a new translation replaces the chains."""
         self._total = self._total + np.sum(self._counts, axis=0) @ self._stats
         for counts in self._counts:
             counts[:] = 0
@@ -249,7 +252,7 @@ class CompiledV3dExecution(DispatchExecution):
             self._start(started)
         if not self._ready:
             waiting = next(iter(self._waiting), None)
-            raise self._deadlocked(None if waiting is None else self._standing(waiting))
+            raise self._deadlocked(None if waiting is None else self._as_group(waiting))
         threads = sorted(self._ready)
         self._ready = []
         if self._program.hot:
@@ -265,7 +268,7 @@ class CompiledV3dExecution(DispatchExecution):
             self._warn_from_link(threads)
         spent = reasons.count(Reason.BUDGET)
         if 0 < spent < len(reasons):
-            self._quantum = QUANTUM  # others make progress: a spinning thread must not delay them
+            self._quantum = QUANTUM  # other threads make progress: a spinning thread must not delay them
         elif spent:
             self._quantum = min(2 * self._quantum, MAX_QUANTUM)
         ended: list[int] = []
@@ -276,7 +279,7 @@ class CompiledV3dExecution(DispatchExecution):
                 ended.append(thread)
             elif reason == Reason.TMU and self._states[thread, Slot.HELD]:
                 self._held.add(thread)
-                self._goes_on(thread)
+                self._requeue(thread)
             else:
                 self._handle(thread, _REASONS[reason], ended)
         self._end(ended)
@@ -342,7 +345,7 @@ class CompiledV3dExecution(DispatchExecution):
         return int(self._services.qpu_instructions.sum()) // max(1, self._rounds_run)
 
     def _clobber(self, threads: list[int]) -> None:
-        """4.2: accumulators are shared by a QPU's threads; they are lost when another one ran since the switch."""
+        """4.2: overwrite the accumulators of threads if another thread of their QPU has run since their switch."""
         mine = np.array(threads)
         qpu = mine % self._placement.qpus
         order = np.argsort(qpu, kind="stable")  # by QPU, then in the order in which they run
@@ -373,12 +376,12 @@ class CompiledV3dExecution(DispatchExecution):
         if reason is Reason.TMU:
             self._request(thread)
             then = int(state[Slot.THEN])
-            if then == GO_ON:
-                self._goes_on(thread)
+            if then == CONTINUE:
+                self._requeue(thread)
                 return
             reason = Reason(then)
         if reason in (Reason.BUDGET, Reason.YIELD):
-            self._goes_on(thread)
+            self._requeue(thread)
         elif reason is Reason.SWITCH:
             self._ready.append(thread)
         elif reason is Reason.END:
@@ -386,7 +389,7 @@ class CompiledV3dExecution(DispatchExecution):
         elif reason is Reason.BARRIER:
             asked = int(state[Slot.SYNC]) >> 1
             if asked:
-                g = self._standing(thread, asked - 1)
+                g = self._as_group(thread, asked - 1)
                 self._services.warn(g, "barrier-tmu")
             state[Slot.SYNC] = 0
             self._waiting[thread] = self._placement.running[thread].supergroup
@@ -398,7 +401,7 @@ class CompiledV3dExecution(DispatchExecution):
         elif reason is Reason.RULE:
             self._rule(thread)
         elif reason is Reason.BAD_CODE:
-            g = self._standing(thread)
+            g = self._as_group(thread)
             word = self._fetch(int(state.view(np.int32)[Slot.AT]))
             if word is None:
                 self._services.prepared = None
@@ -411,16 +414,16 @@ class CompiledV3dExecution(DispatchExecution):
         for thread in threads:
             at = int(self._states[thread].view(np.int32)[Slot.FROM_LINK])
             if at:
-                self._services.warn(self._standing(thread, at - 1), "uniforms-from-link")
+                self._services.warn(self._as_group(thread, at - 1), "uniforms-from-link")
                 self._states[thread, Slot.FROM_LINK] = 0
 
-    def _goes_on(self, thread: int) -> None:
-        """Mark a stop that is not a thread switch on hardware: the accumulators survive it."""
+    def _requeue(self, thread: int) -> None:
+        """Make a thread ready after a stop that is not a thread switch on hardware: the accumulators survive it."""
         self._resumed[thread] = False
         self._ready.append(thread)
 
     def _end(self, threads: list[int]) -> None:
-        """The programs of these threads have ended."""
+        """Account for threads whose programs have ended, and free their places."""
         if not threads:
             return
         tallies = self._tallies(threads)
@@ -429,14 +432,14 @@ class CompiledV3dExecution(DispatchExecution):
         left = self._states[threads][:, (Slot.COUNT, Slot.SYNC)]
         for thread, (count, asked) in zip(threads, left.tolist(), strict=True):
             if count:
-                g = self._standing(thread)
+                g = self._as_group(thread)
                 g.pc += 8
                 self._services.warn(g, "tmu-unpopped", count)
-            if asked:  # the last switch before the end was the barrier's: it counts as arrived (assumed)
+            if asked:  # the barrier waits at the last switch, which is the end: the thread has arrived (assumed)
                 self._placement.arrive(thread)
             self._placement.finish(thread)
 
-    def _standing(self, thread: int, index: int | None = None) -> Group:
+    def _as_group(self, thread: int, index: int | None = None) -> Group:
         """The thread as a `Group` for the services, at its current (or another) instruction."""
         g = self._group
         g.threads = np.array([thread], np.intp)
@@ -454,11 +457,14 @@ class CompiledV3dExecution(DispatchExecution):
         """Raise the fault that the translated code reported."""
         state = self._states[thread]
         rule, message = self._program.rules[int(state[Slot.RULE])]
-        found = message or int(state[Slot.TARGET])  # a branch target, which only the state knows
-        self._services.fault(self._standing(thread), rule, found)
+        found = message or int(state[Slot.TARGET])  # without a message: a branch target, known at run time only
+        self._services.fault(self._as_group(thread), rule, found)
 
     def _check(self, thread: int) -> None:
-        """Satisfy the needs of a chain: a fault where a result or word is missing, else copy the words to one place."""
+        """Make the results and stream words that a chain needs available: collect the words in one contiguous piece.
+
+        Raises: EmuFault when a result or word is missing.
+        """
         state = self._states[thread]
         number = int(state[Slot.RESUME])
         start = self._program.nodes[number].at
@@ -469,7 +475,7 @@ class CompiledV3dExecution(DispatchExecution):
         g.unif, g.unifa, g.unifa_at = int(state[Slot.UNIFORM]), int(state[Slot.UNIFA]), -100
         qpu = self._placement.qpu(thread)
         for kind, index in self._program.needs[number]:
-            self._standing(thread, index)
+            self._as_group(thread, index)
             try:
                 if kind == "r":
                     if not results:
@@ -487,14 +493,14 @@ class CompiledV3dExecution(DispatchExecution):
                 piece = self._words[thread, kind] = np.array(words[kind], np.uint32)
                 self._wide[thread][int(host) // 2] = piece.ctypes.data
                 state[left] = len(piece)
-        self._goes_on(thread)
+        self._requeue(thread)
 
     def _request(self, thread: int) -> None:
-        """Do a TMU request that the translated code did not do itself."""
-        state, g = self._states[thread], self._standing(thread)
+        """Perform a TMU request that translated code left to the host."""
+        state, g = self._states[thread], self._as_group(thread)
         pending = int(state[Slot.PENDING])
         g.config = int(state[Slot.CONFIG])
-        kept_data = min(pending, DATA_SLOTS)  # more than that is a fault, whatever they hold
+        kept_data = min(pending, DATA_SLOTS)  # more words are a fault, whatever they contain
         g.data = [state[Slot.DATA + LANES * k : Slot.DATA + LANES * (k + 1)].copy() for k in range(kept_data)]
         g.data += [np.zeros(LANES, np.uint32)] * (pending - kept_data)
         head, count = int(state[Slot.HEAD]), int(state[Slot.COUNT])
@@ -510,7 +516,7 @@ class CompiledV3dExecution(DispatchExecution):
         fresh = g.results[count:]
         if len(g.results) > state[Slot.LIMIT]:
             self._overflows += 1
-            if self._overflows > MAX_WARNINGS:  # the user has been warned often enough
+            if self._overflows > MAX_WARNINGS:  # enough warnings
                 self._states[:, Slot.LIMIT] = self._fresh[Slot.LIMIT] = FIFO_SLOTS
         for k, value in enumerate(fresh):
             at = Slot.FIFO + LANES * ((head + count + k) % FIFO_SLOTS)
@@ -520,7 +526,7 @@ class CompiledV3dExecution(DispatchExecution):
             self._states[:, (Slot.UNIFORM_LEFT, Slot.UNIFA_LEFT)] = 0  # refill: pages may have been copied
 
     def _open_pages(self, config: int, pending: int, address: U32) -> NDArray[np.intp]:
-        """Schedule copies of stream pages that a request may store to; returns these pages."""
+        """Mark stream pages that a request may store to, so that they are copied first; returns these pages."""
         if decode_request(config & 0xFF, pending).action not in (Action.STORE, Action.ATOMIC):
             return np.zeros(0, np.intp)
         kept = self._services.snapshot.kept
@@ -544,10 +550,10 @@ class CompiledV3dExecution(DispatchExecution):
         if self._program.stats is not self._stats:
             self._settle_counters()
             self._counts = self._new_counters()
-        self._goes_on(thread)
+        self._requeue(thread)
 
     def _hand_over(self) -> None:
-        """Hand the rest of the dispatch over to the reference engine."""
+        """Continue the dispatch on the reference engine."""
         ended: list[int] = []
         for thread in sorted(self._held):
             self._ready.remove(thread)
@@ -561,7 +567,7 @@ class CompiledV3dExecution(DispatchExecution):
         self._wide[running, int(Slot.REQUESTS) // 2 : int(Slot.REQUESTS) // 2 + 3] = 0
         nodes = self._program.nodes
 
-        def standing(threads: Iterable[int]) -> dict[int, Node]:
+        def next_nodes(threads: Iterable[int]) -> dict[int, Node]:
             return {
                 t: self._lost[t][0] if t in self._lost else nodes[int(self._states[t, Slot.RESUME])] for t in threads
             }
@@ -572,8 +578,8 @@ class CompiledV3dExecution(DispatchExecution):
             self._placement,
             self._services,
             self._states,
-            standing(sorted(self._ready)),
-            standing(self._waiting),
+            next_nodes(sorted(self._ready)),
+            next_nodes(self._waiting),
             self._resumed,
             self._fetch,
             split=self._split,

@@ -1,4 +1,4 @@
-"""Translated V3D programs: when they are translated, at which level, and the metadata of their code."""
+"""Translated V3D programs, kept between dispatches: when they are translated, and the metadata of their code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Kind(NamedTuple):
 
 
 def fetcher(memory: Memory, code: int) -> Fetch:
-    """Words of a program by instruction, from memory as it is when they are asked for."""
+    """A function that reads the word of an instruction from memory, as memory is at the time of the call."""
     words = memory.bytes.view(np.uint64)
 
     def fetch(index: int) -> int | None:
@@ -48,7 +48,7 @@ def fetcher(memory: Memory, code: int) -> Fetch:
 class Program(NativeProgram):
     """A translated program: machine code, entry points and static counts of its chains.
 
-    refused: why it runs on the reference engine instead, or empty.
+    refused: why the program runs on the reference engine instead; else empty.
     """
 
     HOT = 2_000_000
@@ -121,7 +121,7 @@ class Program(NativeProgram):
         self.rounds = code.function(None, *types, name="rounds")
 
     def _covers(self, words: Mapping[int, int | None]) -> None:
-        """Record the words that the translation depends on. A program that leaves all buffers is never reused."""
+        """Record the words that the translation depends on. A program that runs out of all buffers is never reused."""
         self.known = all(word is not None for word in words.values())
         self._at = np.array(list(words), np.int64)
         self._words = np.array([word or 0 for word in words.values()], np.uint64)
@@ -166,7 +166,7 @@ def program_at(memory: Memory, dispatch: Dispatch, isa: Isa, *, strict: bool) ->
         try:
             found = Program(kind, fetch)
         except Interrupted as reason:
-            raise Untranslatable(str(reason)) from None  # this once
+            raise Untranslatable(str(reason)) from None  # the next dispatch tries again
         _PROGRAMS.setdefault((kind, tuple(fetch(i) for i in range(_HEAD))), []).append(found)
     if found.refused:
         raise Untranslatable(found.refused)

@@ -1,4 +1,7 @@
-"""Copies of pages that the uniform streams of a dispatch read, made before the first store to them."""
+"""Copies of pages that the uniform streams of a dispatch read, so that streams see memory as it was at the start.
+
+The compiled engine uses them; `qpu.emu.v3d.uniforms` decides which pages need a copy.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ ROOM, MOST_ROOM = 64, 1 << 14  # pages: initial room for copies, and the most th
 
 
 class Lender(Protocol):
-    """Owner of the large arrays that dispatches reuse."""
+    """The owner of the large arrays that dispatches reuse."""
 
     room: U32 | None
 
@@ -27,12 +30,12 @@ class Lender(Protocol):
 
 
 class Copies:
-    """Copies of pages from before their first store of a dispatch, made by translated code or by the host."""
+    """Copies of pages, made by translated code or by the host before the first store of the dispatch to the page."""
 
     def __init__(self, machine: Lender, known: dict[int, U32]) -> None:
         self._machine = machine
-        self._known = known  # page -> words, as the host reads streams
-        self.table = machine.take_table()  # host addresses, for translated code
+        self._known = known  # page -> words: the copies that the host reads
+        self.table = machine.take_table()  # page -> host address: the copies that translated code reads
         self.control = np.zeros(int(Control.WORDS), np.uint64)
         self._entered = 0  # entries of `known` that are in the table
         self._noted = 0  # pages of the room that are in `known`
@@ -61,7 +64,7 @@ class Copies:
             self._supply()
 
     def enter(self) -> bool:
-        """Enter new copies of the host in the table; returns whether there were any."""
+        """Enter new copies that the host made in the table; returns whether there were any."""
         fresh = len(self._known) - self._entered
         for page in islice(reversed(self._known), fresh):
             self.table[page] = self._known[page].ctypes.data

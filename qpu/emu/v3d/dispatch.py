@@ -1,7 +1,7 @@
 """Compute dispatches of V3D: decoding of CFG0..CFG6, lanes of a batch, placement of batches, barriers.
 
-No engine detail: every engine places and releases threads through `Placement`.
-Facts: v3d reference sections 7.4, 8.4 and 10; device tests `test_parallel.py` of py-videocore6 and py-videocore7.
+Both engines place and release threads through `Placement`.
+Facts: docs/hardware/v3d.md 7.4, 8.4 and 10; device tests `test_parallel.py` of py-videocore6 and py-videocore7.
 Assumed: the slot that has been idle longest is used first; numbering of shared-memory slots when several supergroups
 are in flight (supergroup slot times its workgroups).
 """
@@ -24,7 +24,7 @@ __all__ = ["Dispatch", "Payload", "Placement", "Start"]
 U32: TypeAlias = NDArray[np.uint32]
 
 LANES = 16
-_NAMED = 8  # threads that a report names
+_NAMED = 8  # threads that a message names at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Payload:
 class Dispatch:
     """A decoded dispatch. workgroups, first: counts and first ids in x, y, z. size: items per workgroup.
 
-    batches_per_supergroup decides who meets at a barrier; `batches` alone decides when the dispatch ends.
+    batches_per_supergroup decides which threads meet at a barrier; `batches` alone decides when the dispatch ends.
     code, uniforms: GPU addresses.
     """
 
@@ -64,13 +64,13 @@ class Dispatch:
         Raises: EmuFault ``dispatch`` for registers that no driver writes and whose effect is unknown.
         """
         if len(cfg) < 7 or any(not 0 <= int(c) <= 0xFFFFFFFF for c in cfg):
-            raise fault("dispatch", f"CFG registers are seven unsigned 32-bit words, found {list(cfg)}")
+            raise fault("dispatch", f"a dispatch has seven unsigned 32-bit CFG words, found {list(cfg)}")
         words = [int(c) for c in cfg]
-        # A count of 0 reads as 65536 (kernel interface reference 1.6); newer kernels never submit it.
+        # A count of 0 means 65536 (docs/hardware/drivers.md 1.6); newer versions of Linux never submit it.
         counts = (words[0] >> 16 or 65536, words[1] >> 16 or 65536, words[2] >> 16 or 65536)
         batches = words[4] + (0 if exact_batches else 1)
         if batches == 0:
-            raise fault("dispatch", "CFG4 asks for no batches at all; the effect is unknown")
+            raise fault("dispatch", "CFG4 requests 0 batches; the effect on hardware is unknown")
         if words[6] & 3:
             raise fault("dispatch", f"uniforms at 0x{words[6]:08x} are not 4-byte aligned")
         return cls(
@@ -95,19 +95,19 @@ class Dispatch:
 
     @property
     def supergroups(self) -> int:
-        """How many supergroups the batches make."""
+        """Number of supergroups of the batches."""
         return -(-self.batches // self.batches_per_supergroup)
 
     @property
     def supergroup_workgroups(self) -> int:
-        """Workgroups of one supergroup. Where CFG3 disagrees with itself the batches field decides."""
+        """Workgroups of one supergroup. Where the fields of CFG3 contradict each other, the batches field decides."""
         wanted = -(-self.workgroups_per_supergroup * self.size // LANES)
         if wanted == self.batches_per_supergroup:
             return self.workgroups_per_supergroup
         return max(1, self.batches_per_supergroup * LANES // self.size)
 
     def supergroup_batches(self, supergroup: int) -> int:
-        """Batches of a supergroup; the last one may have fewer (what a barrier then waits for: assumed these)."""
+        """Batches of a supergroup; the last one may have fewer (a barrier waits for these: assumed)."""
         return min(self.batches_per_supergroup, self.batches - supergroup * self.batches_per_supergroup)
 
     def payload(self, batches: Sequence[int], supergroup_slots: Sequence[int]) -> Payload:
@@ -121,7 +121,7 @@ class Dispatch:
         workgroup = group * per_group + inside
         total = self.workgroups[0] * self.workgroups[1] * self.workgroups[2]
         live = inside < per_group
-        # Lanes behind the last workgroup are dead; but batches that lie wholly behind it run on with running ids.
+        # Lanes past the last workgroup are dead, but batches that lie completely past it run with continued ids.
         known = live & (workgroup < total)
         live = np.where(known.any(axis=1, keepdims=True), known, live)
         nx, ny, _ = self.workgroups
@@ -130,7 +130,7 @@ class Dispatch:
         z = workgroup // (nx * ny) + self.first[2]
         width = max(6, (self.size - 1).bit_length())
         slot = np.asarray(supergroup_slots, np.int64)[:, None] * per_group + inside
-        slot &= (1 << (16 - width)) - 1  # the field's width; more slots than that have no known numbering
+        slot &= (1 << (16 - width)) - 1  # the width of the field; how more slots are numbered is unknown
         word = (local << (16 - width)) | slot
         return Payload(
             ids=((x & 0xFFFF) | (y & 0xFFFF) << 16).astype(np.uint32),
@@ -141,7 +141,7 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A batch that starts. thread: resident thread number (slot-major), which is also the order of service."""
+    """A batch that starts. thread: resident thread number (slot-major), which is also the order of execution."""
 
     batch: int
     supergroup: int
@@ -150,7 +150,7 @@ class Start:
 
 
 class Placement:
-    """Which batch runs where. Resident thread t is QPU ``t % qpus``, slot ``slots[t // qpus]``.
+    """The placement of batches on threads. Resident thread t is QPU ``t % qpus``, slot ``slots[t // qpus]``.
 
     Batches start in order, one on each QPU before any QPU gets a second one; at most ``max_supergroup_id + 1``
     supergroups are in flight.
@@ -178,7 +178,7 @@ class Placement:
         return self.dispatch.slots[thread // self.qpus]
 
     def tidx(self, thread: int) -> int:
-        """What the operation `tidx` gives."""
+        """The result of the operation `tidx`."""
         return self.qpu(thread) << 2 | self.slot(thread)
 
     def place(self, thread: int) -> FaultPlace:
@@ -187,7 +187,7 @@ class Placement:
 
     @property
     def done(self) -> bool:
-        """All batches have finished."""
+        """Whether all batches have finished."""
         return self.finished == self.dispatch.batches
 
     @property
@@ -212,7 +212,7 @@ class Placement:
         return fresh
 
     def finish(self, thread: int) -> None:
-        """The batch on `thread` has ended."""
+        """Free `thread`, whose batch has ended."""
         ended = self._running.pop(thread)
         self._free.append(thread)
         self.finished += 1
@@ -225,12 +225,12 @@ class Placement:
     # -- barriers
 
     def arrive(self, thread: int) -> None:
-        """A thread stops at the barrier of its supergroup."""
+        """Record that a thread waits at the barrier of its supergroup."""
         supergroup = self._running[thread].supergroup
         self._arrived.setdefault(supergroup, []).append(thread)
 
     def release(self) -> set[int]:
-        """Supergroups whose barrier is complete; their count starts anew."""
+        """The supergroups whose barrier is complete; their counts are reset."""
         full = {s for s, t in self._arrived.items() if len(t) >= self.dispatch.supergroup_batches(s)}
         for s in full:
             del self._arrived[s]
@@ -241,7 +241,7 @@ class Placement:
         return {s: (len(t), self.dispatch.supergroup_batches(s)) for s, t in self._arrived.items()}
 
     def deadlock(self) -> str:
-        """Why no thread can go on: which threads wait at which barrier, and for which that cannot arrive."""
+        """Why no thread can continue: which threads wait at which barrier, and why the others cannot arrive."""
         parts = []
         for s, (n, want) in self.missing().items():
             at = [f"QPU {self.qpu(t)}.{self.slot(t)}" for t in self._arrived[s][:_NAMED]]
@@ -249,7 +249,7 @@ class Placement:
             parts.append(f"supergroup {s}: {n} of {want} batches wait at the barrier ({', '.join(at)}{more})")
         size = self.dispatch.batches_per_supergroup
         if size > self.capacity:
-            parts.append(f"a supergroup has {size} batches, {self.capacity} threads fit")
+            parts.append(f"a supergroup has {size} batches, but only {self.capacity} threads can run")
         elif self.started == self.dispatch.batches:
             parts.append("the other batches of the dispatch have ended")
         return "; ".join(parts) or "no thread can run"

@@ -20,11 +20,11 @@ from qpu.errors import EmuFault, FaultPlace
 __all__ = ["CLOCKS_PER_INSTRUCTION", "DispatchExecution", "MachineProfile"]
 
 CLOCKS_PER_INSTRUCTION = 4
-_LEAST = 16  # instructions of the shortest round; a time slice may be exceeded by that many
+_LEAST = 16  # instructions of the shortest round; a time slice may exceed its budget by that many
 
 
 class MachineProfile(Protocol):
-    """Properties of a board. exact_batches: CFG4 is the number of batches, not one less."""
+    """The properties of a board that the machine needs. exact_batches: CFG4 is the number of batches, not one less."""
 
     @property
     def name(self) -> str: ...
@@ -39,9 +39,9 @@ class MachineProfile(Protocol):
 
 
 class DispatchExecution(ABC):
-    """A dispatch (`qpu.emu.engine.machine.Execution`); engines implement a round.
+    """A dispatch (`qpu.emu.engine.machine.Execution`). Each engine implements a round.
 
-    segment: most instructions of a thread in one round.
+    segment: instructions of a thread in one round at most.
     """
 
     segment: int
@@ -67,7 +67,7 @@ class DispatchExecution(ABC):
 
     @property
     def done(self) -> bool:
-        """All batches have finished."""
+        """Whether all batches have finished."""
         return self._placement.done
 
     @property
@@ -98,7 +98,7 @@ class DispatchExecution(ABC):
                 return self.done
 
     def _run(self, target: int | None) -> None:
-        """Run until the clock reaches `target`, or a signal comes."""
+        """Run until the clock reaches `target`, or a signal is pending."""
         if self._failed is not None:
             raise self._failed
         begun = time.perf_counter()
@@ -110,10 +110,11 @@ class DispatchExecution(ABC):
                         left = target - self.clocks
                         if left <= 0:
                             break
-                        budget = min(budget, max(_LEAST, left // (CLOCKS_PER_INSTRUCTION * self._sharing())))
+                        budget = min(budget, max(_LEAST, left // (CLOCKS_PER_INSTRUCTION * self._resident())))
                     self._run_round(budget)
         except BaseException as error:
-            self._failed = error if isinstance(error, EmuFault) else fault("interrupted", "stopped in mid-instruction")
+            stopped = fault("interrupted", "the run was stopped inside an instruction")
+            self._failed = error if isinstance(error, EmuFault) else stopped
             raise
         finally:
             self.stats.execute_s += time.perf_counter() - begun
@@ -126,7 +127,7 @@ class DispatchExecution(ABC):
             if self.done or self._failed is not None:
                 self._over()
 
-    def _sharing(self) -> int:
+    def _resident(self) -> int:
         """Threads on the busiest QPU."""
         p = self._placement
         resident = min(p.capacity, len(p.running) + self._dispatch.batches - p.started)
@@ -141,10 +142,10 @@ class DispatchExecution(ABC):
         """Bring the statistics up to date."""
 
     def _over(self) -> None:  # noqa: B027 - engines that hold no resources do not override it
-        """Release resources: nothing will run any more."""
+        """Release resources at the end of the execution."""
 
     def _deadlocked(self, waiting: Group | None) -> EmuFault:
-        """The fault when no thread can run. waiting: threads at a barrier."""
+        """The fault when no thread can run. waiting: threads at a barrier, if there are any."""
         place = FaultPlace(board=self._services.board)
         if waiting is not None:
             place = self._services.at_barrier(waiting)

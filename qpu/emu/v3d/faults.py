@@ -1,7 +1,6 @@
-"""Faults of V3D programs: sentence and help of each rule that a program can break.
+"""Faults of V3D programs: message and help of each rule that only a running program can break.
 
-Rules about instructions and their distances are rows of `qpu.v3d.rules`, with their cures; the rules here are those
-that only a run can break.
+Rules about instructions and their distances are rows of `qpu.v3d.rules`, which have their own help.
 """
 
 from __future__ import annotations
@@ -19,53 +18,53 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
     {
         "barrier-tmu": "collect every result with ldtmu, and wait for stores with tmuwt, before joining the barrier",
         "branch-misaligned": "branch to a label, or to an address that is a multiple of 8",
-        "code-out-of-bounds": "end the program (`q.end()`), and check where its branches go",
+        "code-out-of-bounds": "end the program (`q.end()`), and check the targets of its branches",
         "deadlock": "let every thread of a supergroup reach the barrier; do not branch past it",
         "dispatch": "submit registers as the driver of a real board writes them (docs/hardware/v3d.md 10)",
-        "graphics": "remove it: a compute program has no fragments, varyings or tile buffer",
-        "interrupted": "launch again: the run was stopped from outside and cannot be continued",
+        "graphics": "remove the access: a compute program has no fragments, varyings or tile buffer",
+        "interrupted": "launch the program again: an interrupted dispatch cannot be resumed",
         "misaligned": "align the address to the size of the access, or use a narrower type",
-        "out-of-bounds": "check the address arithmetic, the lanes that take part, and the sizes of the buffers",
+        "out-of-bounds": "check the address arithmetic, the lanes that are enabled, and the sizes of the buffers",
         "register-range": "use rf0..rf31, or launch with two threads per QPU",
         "rotate": "rotate by r5 or by an immediate 1..15 or -16..-1, and read other registers through port A",
-        "same-destination": "write one of them elsewhere, or under complementary conditions (ifa and ifna)",
+        "same-destination": "write different registers, or use complementary conditions (ifa and ifna)",
         "syncu": "join barriers with syncb",
         "texture": "load through tmua; texture lookups are not emulated",
         "tmu-data": "write as many data words as the request takes before its address",
-        "tmu-data-overflow": "write no more data words before an address than there is room for",
+        "tmu-data-overflow": "write at most as many data words before an address as the TMU holds",
         "tmu-empty": "start a load before each ldtmu; a vector load gives one result for each component",
         "tmu-overflow": "collect results with ldtmu before starting more loads",
         "tmu-request": "use a configuration byte that docs/hardware/v3d.md 9.2 lists",
         "tmu-unpopped": "collect every result with ldtmu before the program ends",
-        "uniforms-from-link": "move the uniform stream by a uniform word or a register",
+        "uniforms-from-link": "take the new address of the uniform stream from a uniform or a register",
     }
 )
-"""What to do, by rule."""
+"""Help texts by rule."""
 
 _SENTENCES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "barrier-tmu": "the barrier is joined while TMU results are outstanding",
         "branch-misaligned": "branch target 0x{:08x} is not a multiple of 8",
         "code-out-of-bounds": "the program counter 0x{:08x} is outside every buffer",
-        "register-range": "rf{} does not exist with four threads per QPU; rf0..rf31 do",
-        "tmu-data-overflow": "{} data words of one request; {} fit",
-        "tmu-empty": "ldtmu finds no result pending; hardware hangs here",
+        "register-range": "rf{} does not exist with four threads per QPU; rf0..rf31 exist",
+        "tmu-data-overflow": "one request has {} data words; the TMU holds {}",
+        "tmu-empty": "ldtmu, but no result is pending; hardware hangs here",
         "tmu-overflow": "{} result words are pending; {} are known to fit, and more than {} are assumed to be lost",
         "tmu-pending": "{} result words are pending; {} are known to fit",
-        "tmu-unpopped": "{} TMU result words are left at the program end",
+        "tmu-unpopped": "{} TMU result words are pending at the program end",
         "uniforms-from-link": "moving the uniform stream to the link register is not known to work",
     }
 )
 
 
 def sentence(rule: str, *found: object) -> str:
-    """What a program that breaks the rule does; `found`: the numbers in it, or a message that says more."""
+    """The message for a broken rule. found: the numbers in the message, or a message that replaces it."""
     if found and isinstance(found[0], str):
         return found[0]
     return _SENTENCES[rule].format(*found) if rule in _SENTENCES else RULES[rule].summary
 
 
 def fault(rule: str, message: str, place: FaultPlace | None = None) -> EmuFault:
-    """A fault with the advice of its rule."""
-    advice = HELP.get(rule)
-    return EmuFault(rule, message, place, help=RULES[rule].help if advice is None else advice)
+    """A fault with the help of its rule."""
+    found = HELP.get(rule)
+    return EmuFault(rule, message, place, help=RULES[rule].help if found is None else found)

@@ -1,6 +1,6 @@
 """Handover of a running dispatch from translated code to the reference engine.
 
-Required where a computed branch leads to code that the translator does not support, which is not known at the start.
+It is necessary when a computed branch leads to code that the translator does not support; that is not known earlier.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def group_of(isa: Isa, thread: int, state: U32, node: Node, fetch: Fetch, *, spl
 class ReferenceRest(V3dExecution):
     """The rest of a dispatch on the reference engine, with placement and services of the execution that began it.
 
-    states: state blocks by thread. ready, waiting: next instructions of threads that can run, and of those at
-    barriers. resumed: threads whose last stop was a switch. `stats` counts what this execution does itself.
+    states: state blocks by thread. ready, waiting: next instructions of threads that can run, and of threads at
+    barriers. resumed: threads whose last stop was a switch. `stats` counts only what this execution does.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class ReferenceRest(V3dExecution):
         return int(self._services.qpu_instructions.sum()) - self._before
 
     def advance(self, budget: int, stop: CriticalSection) -> None:
-        """One round. stop: the stop request of the caller."""
+        """Run one round. stop: the critical section of the caller."""
         self._stop = stop
         self._run_round(min(budget, self.segment))
 

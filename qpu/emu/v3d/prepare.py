@@ -1,4 +1,4 @@
-"""Decoded V3D instructions with what both engines need to know of them, cached by word."""
+"""Decoded V3D instructions with the facts that both engines need: effects, hazards, problems, counts; one per word."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = [
 
 # Statistics (of `RunStats`) that follow from the number of times each instruction executes.
 COUNTS = ("add_ops", "mul_ops", "fadds", "fmuls", "sfu_ops", "branches", "uniform_bytes")
-# Instructions from an SFU write on until r4 holds the result; nodes of the translator have one bit for that: 2.
+# Instructions from an SFU write until r4 holds the result. It must be 2: nodes of the translator have one bit for it.
 SFU_LATENCY = RULES["sfu-r4-read"].windows[0].distance + 1
 UNIFA_EARLY = RULES["unifa-early"].windows[0].distance  # instructions after a write of unifa that must not read it
-# Rules about distances that matter while a program runs; the others of `qpu.v3d.rules` look at the whole program.
+# Rules about distances that engines check; the other rules of `qpu.v3d.rules` are about whole programs.
 _RUNNING = (
     "thrsw-sfu", "sfu-r4-read", "sfu-r4-write", "sfu-sfu", "branch-slot", "unifa-early", "rot-amount", "rot-ldtmu",
 )  # fmt: skip
@@ -36,12 +36,12 @@ _COMPLEMENTS = ({"ifa", "ifna"}, {"ifb", "ifnb"})
 
 @dataclass(slots=True, eq=False)
 class Prepared:
-    """Facts of one instruction word on one instruction set.
+    """The facts about one instruction word on one instruction set.
 
-    problem: (rule, message) when no engine can execute it: always a fault. hazards: (rule, message) of what
-    hardware does not define; faults in strict mode, warnings otherwise. uniforms: words taken from the uniform
-    stream. starts_request: writes tmua or tmuau. after, before: windows of the rules about distances that it opens and
-    must keep out of, see `broken`.
+    problem: (rule, message) when no engine can execute the instruction: always a fault. hazards: (rule, message) of
+    what hardware does not define; faults in strict mode, warnings otherwise. uniforms: words read from the uniform
+    stream. starts_request: writes tmua or tmuau. after, before: windows of the rules about distances that the
+    instruction opens, and in which it must not be, see `broken`.
     """
 
     isa: Isa
@@ -50,13 +50,13 @@ class Prepared:
     problem: tuple[str, str] | None = None
     hazards: list[tuple[str, str]] = field(default_factory=list)
     thrsw: bool = False
-    counts: tuple[int, ...] = ()  # what an execution adds to the `COUNTS`
+    counts: tuple[int, ...] = ()  # what one execution adds to the statistics `COUNTS`
     sfu_ops: int = 0
     uniforms: int = 0
     unifa_words: int = 0
     max_rf: int = -1
     starts_request: bool = False
-    config_from_uniform: bool = False  # the configuration of the request comes with it (tmuau, wrtmuc)
+    config_from_uniform: bool = False  # the same instruction reads the configuration of the request (tmuau, wrtmuc)
     data_writes: int = 0  # words this instruction queues for the TMU
     sfu_write: bool = False
     joins_barrier: bool = False  # writes syncb
@@ -69,7 +69,7 @@ class Prepared:
 
     @property
     def branch(self) -> bool:
-        """Whether it is a branch."""
+        """Whether the instruction is a branch."""
         return isinstance(self.instr, Branch)
 
 
@@ -80,10 +80,10 @@ def _watched(isa: Isa) -> int:
 
 @cache
 def pending(isa: Isa, *, late: bool = False, unifa: bool = False, switch: bool = False, branch: bool = False) -> int:
-    """Windows that are open while a program runs.
+    """The windows of rules that are open in a situation.
 
-    late: the instruction before wrote an SFU address. unifa: it was written a few instructions ago. switch, branch: in
-    the delay slots of a thread switch, of a branch.
+    late: the instruction before wrote an SFU address. unifa: unifa was written at most `UNIFA_EARLY` instructions ago.
+    switch, branch: the next instruction is in the delay slots of a thread switch, of a branch.
     """
     events = {"sfu write": late, "switch": switch, "branch": branch}
     names = frozenset(name for name, on in events.items() if on)
@@ -93,14 +93,15 @@ def pending(isa: Isa, *, late: bool = False, unifa: bool = False, switch: bool =
 
 @cache
 def rotations(isa: Isa) -> int:
-    """Windows of the rules about rotations; they look at the instruction before."""
+    """The windows of the rules about rotations, which depend on the instruction before."""
     return RULES.windows[isa].bits("rot-amount") | RULES.windows[isa].bits("rot-ldtmu")
 
 
 def broken(p: Prepared, after: int) -> list[tuple[str, str]]:
-    """Rules that the instruction breaks, and sentences. after: the windows that are open.
+    """The rules that the instruction breaks, with messages. after: the windows that are open.
 
-    The last row comes first, and is the fault: of an SFU write after another, `sfu-sfu` and not `sfu-r4-write`.
+    The order is the reverse of the rows, because the first rule becomes the fault: for an SFU write after another one
+    that is `sfu-sfu`, not `sfu-r4-write`.
     """
     found = RULES.windows[p.isa].lanes(p.before & after) if p.before & after else ()
     texts = ((rule.id, rule.summary if "{" in w.message else w.message or rule.summary) for rule, w in found)
@@ -110,9 +111,10 @@ def broken(p: Prepared, after: int) -> list[tuple[str, str]]:
 def after_thrsw(
     switch: tuple[int, ...], marked: bool, ending: int, *, single_segment: bool
 ) -> tuple[tuple[int, ...], bool, int]:
-    """Pending thread switches after a `thrsw`: countdowns, whether the last one was marked, countdown to the end.
+    """The state after a `thrsw`: countdowns of pending thread switches, last switch marked, countdown to the end.
 
-    Countdowns include the instruction itself. Two `thrsw` in a row mark the last switch; the next one is the end.
+    Countdowns include the instruction itself. Two `thrsw` in succession mark the last switch; the next `thrsw` ends the
+    program.
     """
     if ending:
         return switch, marked, ending
@@ -124,13 +126,13 @@ def after_thrsw(
 
 
 def same_lanes(add: AluHalf, mul: AluHalf) -> bool:
-    """Whether both results may reach one lane of a register that both write."""
+    """Whether both halves may write the same lane of a register."""
     return not (add.cond and mul.cond and {add.cond, mul.cond} in _COMPLEMENTS)
 
 
 @lru_cache(maxsize=1 << 16)
 def prepare(isa: Isa, word: int) -> Prepared:
-    """Decode one word. Words that are not an instruction get the problem ``decode``."""
+    """The facts about a word. A word that is not an instruction gets the problem ``decode``."""
     try:
         instr = decode(isa, word)
     except DecodeError as error:
@@ -167,7 +169,7 @@ def _alu(p: Prepared, i: Alu) -> None:
             if src.kind is SrcKind.RF:
                 p.max_rf = max(p.max_rf, src.n)
             elif src.kind is SrcKind.IMM and src.n >= 48:
-                p.problem = ("small-imm-reserved", f"small immediate {src.n} is reserved; 0..47 have a value")
+                p.problem = ("small-imm-reserved", f"small immediate {src.n} is reserved; 0..47 are defined")
         if half.op.name in ("nop", "tmuwt") or half.dst is None:
             continue
         place = _destination(p, half.dst)
@@ -203,7 +205,7 @@ def _alu(p: Prepared, i: Alu) -> None:
     p.starts_request = starts > 0
     p.config_from_uniform |= p.starts_request and bool(sig & Sig.WRTMUC)
     if p.uniforms > 1 or (p.uniforms and p.unifa_words):
-        p.hazards.append(("uniform-pair", "more than one word is taken from the uniform streams in one instruction"))
+        p.hazards.append(("uniform-pair", "one instruction reads more than one word from the uniform streams"))
     if sig & Sig.ROT:
         _rotation(p, i)
     ops = (i.add.op.name != "nop", i.mul.op.name != "nop", i.add.op.counts == "fadd", i.mul.op.counts == "fmul")
@@ -212,7 +214,7 @@ def _alu(p: Prepared, i: Alu) -> None:
 
 def _rotation(p: Prepared, i: Alu) -> None:
     if i.raddr_b >= 32:
-        p.problem = ("rotate", f"rotation amount index {i.raddr_b} is not defined; 0 (r5) and 1..31 are")
+        p.problem = ("rotate", f"rotation amount index {i.raddr_b} is not defined; 0 (r5) and 1..31 are defined")
     for src in (i.add.a, i.add.b, i.mul.a, i.mul.b):
         if src is not None and src.kind is SrcKind.RF and src.n == i.raddr_b and src.n != i.raddr_a:
             p.problem = ("rotate", "the field that holds the rotation amount is read as a register too")
@@ -227,12 +229,12 @@ def _magic_name(isa: Isa, dst: Dst) -> str:
 
 
 def requests(isa: Isa, dst: Dst) -> bool:
-    """Whether a write of the destination starts a TMU request (a texture lookup is a problem)."""
+    """Whether a write of the destination starts a TMU request. Texture lookups do not count: they are a problem."""
     return dst.magic and _magic_name(isa, dst) in ("tmua", "tmuau")
 
 
 def _destination(p: Prepared, dst: Dst) -> tuple[str, int] | None:
-    """The register written, or None; notes what cannot be executed."""
+    """The register that is written, or None; enters the effects and problems of the destination."""
     if not dst.magic:
         p.max_rf = max(p.max_rf, dst.n)
         return ("rf", dst.n)
@@ -248,8 +250,8 @@ def _destination(p: Prepared, dst: Dst) -> tuple[str, int] | None:
         p.sfu_write = True
         p.sfu_ops += 1
     elif kind == "tmu_data":
-        # Device tests store through tmudref and tmuoff, so the name of the data register does not seem to matter
-        # (assumed); lookups are refused where they start.
+        # Device tests store through tmudref and tmuoff, so the data registers are taken to be equivalent (assumed).
+        # Texture lookups are a problem of the write that starts them.
         p.data_writes += 1
     elif kind == "tmu_start":
         p.config_from_uniform |= name == "tmuau"
@@ -270,8 +272,8 @@ def _destination(p: Prepared, dst: Dst) -> tuple[str, int] | None:
 
 @lru_cache(maxsize=1 << 12)
 def disassembly(isa: Isa, word: int) -> str:
-    """The instruction as text; or as `.word` where it cannot be decoded."""
-    from qpu.v3d.printer import text  # loaded for messages and traces only
+    """The instruction as text; as `.word` if it cannot be decoded."""
+    from qpu.v3d.printer import text  # only messages and traces need it
 
     try:
         return " ".join(text(decode(isa, word)).split())

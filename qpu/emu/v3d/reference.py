@@ -1,8 +1,9 @@
 """The reference engine of V3D: threads that share a program counter run as one NumPy batch.
 
 Order: all threads advance in step from one suspension point to the next. Suspension points are thread switches,
-barriers, program ends, exhausted budgets, and every atomic (served in order of thread number). Threads are ordered
-slot by slot, QPU by QPU. Programs validated on silicon contain races that need this order (docs/hardware/v3d.md 8.4).
+barriers, program ends, exhausted budgets, and every atomic (atomics are performed in order of thread number). Threads
+are numbered slot by slot, QPU by QPU. Programs that were validated on silicon contain races that need this order
+(docs/hardware/v3d.md 8.4).
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ _LANES = NumpyLanes()
 
 @lru_cache(maxsize=1 << 14)
 def build(p: Prepared) -> alu.Step:
-    """The step of a prepared instruction without `problem`: (group, services) -> None, or the parts a branch leaves."""
+    """The step of an instruction without a `problem`: (group, services) -> None, or the groups that a branch makes."""
     return branch_step(p.instr) if isinstance(p.instr, Branch) else alu.build(p, _LANES)
 
 
 @dataclass(slots=True, eq=False)
 class _Code:
-    """One instruction at its address."""
+    """An instruction at its address. hits: executions."""
 
     prepared: Prepared
     step: alu.Step
-    special: bool  # a branch or request: budget and configuration are looked at first
+    special: bool  # a branch or request: budget and configuration are checked first
     hits: int = 0
 
 
@@ -67,7 +68,7 @@ class V3dReferenceMachine:
         self.qpus = profile.slices * profile.qpus_per_slice
 
     def dispatch(self, cfg: Sequence[int]) -> V3dExecution:
-        """Take a dispatch. cfg: CFG0..CFG6 as submitted. Nothing runs before `V3dExecution.run`.
+        """Begin a dispatch. cfg: CFG0..CFG6 as submitted. Nothing runs before `V3dExecution.run`.
 
         Raises: EmuFault ``dispatch`` when the registers contradict each other.
         """
@@ -107,7 +108,7 @@ class V3dExecution(DispatchExecution):
     # -- rounds
 
     def _run_round(self, budget: int) -> None:
-        """Every ready thread runs to its next suspension point."""
+        """Run every ready thread to its next suspension point."""
         self._budget = budget
         if not self._queue:
             self._begin_round()
@@ -135,7 +136,7 @@ class V3dExecution(DispatchExecution):
         self._queue.extend(groups)
 
     def _merged(self, groups: list[Group]) -> list[Group]:
-        """Groups at the same instruction and state joined, in order of their first thread."""
+        """Join groups at the same instruction and with the same control state. The order is that of first threads."""
         if len(groups) == 1:
             return groups
         for g in groups:
@@ -146,7 +147,7 @@ class V3dExecution(DispatchExecution):
         joined = [Group.join(same) for same in by_key.values()]
         ordered = [g for g in joined if g.ordered]
         if len(ordered) > 1:
-            # Atomics are served strictly in order of threads: cut groups that interleave.
+            # Atomics are performed strictly in order of threads: divide groups whose threads interleave.
             joined = [g for g in joined if not g.ordered]
             owner = {int(t): (g, row) for g in ordered for row, t in enumerate(g.threads)}
             run: list[int] = []
@@ -164,7 +165,7 @@ class V3dExecution(DispatchExecution):
         return joined
 
     def _new_group(self, started: list[Start]) -> Group:
-        """A group of threads at program start, with payload."""
+        """A group of threads at the program start, with their payload."""
         started = sorted(started, key=lambda s: s.thread)
         d = self._dispatch
         threads = np.array([s.thread for s in started], np.intp)
@@ -180,7 +181,7 @@ class V3dExecution(DispatchExecution):
         return g
 
     def _clobbered(self, g: Group, groups: list[Group]) -> Group:
-        """4.2: accumulators are shared by a QPU's threads; they are lost when another one ran since the switch."""
+        """4.2: overwrite the accumulators of threads if another thread of their QPU has run since their switch."""
         if g.switched < 0:
             return g
         since, g.switched = g.switched, -1
@@ -205,7 +206,7 @@ class V3dExecution(DispatchExecution):
         return g
 
     def _release(self) -> None:
-        """Make threads ready whose barrier is complete."""
+        """Make the threads ready whose barrier is complete."""
         if not self._waiting:
             return
         full = self._placement.release()
@@ -233,11 +234,11 @@ class V3dExecution(DispatchExecution):
     # -- segments
 
     def _run_segment(self, g: Group) -> None:
-        """Run the threads of a group to their suspension points; they may diverge and join again."""
+        """Run the threads of a group to their suspension points. The threads may diverge and join again."""
         work = [g]
         while work:
             if len(work) > 1:
-                # The group that is furthest behind runs; groups at the same point join.
+                # The group with the lowest program counter runs; groups at the same point join.
                 work.sort(key=lambda w: (-w.pc, -int(w.threads[0])))
                 while len(work) > 1 and work[-1].key == work[-2].key:
                     a, b = work.pop(), work.pop()
@@ -249,7 +250,7 @@ class V3dExecution(DispatchExecution):
             work += self._run_group(g, meet)
 
     def _run_group(self, g: Group, meet: int) -> list[Group]:
-        """Run until the threads suspend, diverge (returns the parts), or reach other threads at `meet`."""
+        """Run until the threads suspend, diverge, or reach others at `meet`. Returns: the groups that continue."""
         code, x, budget = self._code, self._services, self._budget
         tracing = self._trace is not None
         x.group = g
@@ -288,7 +289,7 @@ class V3dExecution(DispatchExecution):
                 return [g]
 
     def _fetch(self, g: Group) -> _Code:
-        """The instruction at the program counter; decoded at its first execution."""
+        """Decode the instruction at the program counter, at its first execution."""
         x, memory, pc = self._services, self.machine.memory, g.pc
         x.prepared = None
         if not 0 <= pc < memory.size or memory.region_at(pc) is None:
@@ -305,7 +306,7 @@ class V3dExecution(DispatchExecution):
         return code
 
     def _before_request(self, g: Group, p: Prepared) -> list[Group] | None:
-        """Split threads by configuration byte; an atomic starts a new segment."""
+        """Split the threads by configuration byte, and suspend them before an atomic. None: the request can start."""
         x = self._services
         request, config = x.coming_request(g, p)
         if request is None:
@@ -337,7 +338,7 @@ class V3dExecution(DispatchExecution):
             x.hazard(g, rule, message)
 
     def _switch_signal(self, g: Group) -> None:
-        """Start the countdown of a thrsw, which takes effect after two more instructions."""
+        """Start the countdown of a thrsw, which takes effect after its delay slots."""
         g.busy = True
         single = self._dispatch.single_segment
         g.switches, g.last, g.ending = after_thrsw(g.switches, g.last, g.ending, single_segment=single)
@@ -400,7 +401,7 @@ class V3dExecution(DispatchExecution):
         x.flush(g)
         if g.results:
             x.warn(g, "tmu-unpopped", len(g.results))
-        if g.sync is not None:  # the last switch before the end was the barrier's: it counts as arrived (assumed)
+        if g.sync is not None:  # the barrier waits at the last switch, which is the end: they have arrived (assumed)
             for t in g.threads[g.sync]:
                 self._placement.arrive(int(t))
         for t in g.threads:
@@ -421,7 +422,7 @@ class V3dExecution(DispatchExecution):
             for k, (old, new) in enumerate(zip(before, g.regs, strict=True))
             if old is not new
         ]
-        if g.late_left == 1:  # an SFU result reaches r4 before the next instruction
+        if g.late_left == 1:  # an SFU result is written to r4 before the next instruction
             changed.append(("r4", g.regs[ACC + 4], np.where(g.late_on, g.late, g.regs[ACC + 4])))
         for name, old_flag, new_flag in (("a", a, g.a), ("b", b, g.b)):
             if old_flag is not new_flag:

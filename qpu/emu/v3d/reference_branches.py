@@ -1,4 +1,4 @@
-"""Branches on the reference engine, which split a group when its threads diverge.
+"""Branches of V3D on the reference engine: decision, link, uniform streams, and the split of diverging groups.
 
 Facts: docs/hardware/v3d.md 8.1; assumed choices are marked where they are made.
 """
@@ -23,13 +23,13 @@ BranchStep: TypeAlias = Callable[[Group, DispatchServices], "list[Group] | None"
 
 
 def _taken(b: Branch) -> Callable[[Group], Any]:
-    """Per thread whether the branch is taken: a truth value or an array of shape (n,)."""
+    """A function that tells for each thread whether the branch is taken: a truth value or an array of shape (n,)."""
     name, ignore = b.cond, b.msfign
     if not name:
         return lambda g: True
 
     def lanes(g: Group) -> Mask | None:
-        """Lanes that take part in the reduction, None for all."""
+        """Lanes that the condition covers; None for all."""
         if not ignore or g.live.all():
             return None
         if ignore == "p":
@@ -56,6 +56,7 @@ def _taken(b: Branch) -> Callable[[Group], Any]:
 
 
 def branch_step(b: Branch) -> BranchStep:
+    """The step of a branch: (group, services) -> None, or the groups into which it splits the group."""
     taken = _taken(b)
     takes_word = b.ub and b.bdu in ("abs", "rel")
 
@@ -73,7 +74,7 @@ def branch_step(b: Branch) -> BranchStep:
             x.fault(g, "branch-misaligned", target)
         link = g.link
         if b.link:
-            g.link = (g.pc + 32) & 0xFFFFFFFF  # untaken branches do not change it (assumed)
+            g.link = (g.pc + 32) & 0xFFFFFFFF  # branches that are not taken leave the link unchanged (assumed)
         if b.ub:
             _move_uniforms(g, x, b, word, link)
         g.target = target
@@ -81,7 +82,7 @@ def branch_step(b: Branch) -> BranchStep:
         g.busy = True
 
     def step(g: Group, x: DispatchServices) -> list[Group] | None:
-        word = x.uniform(g) if takes_word else None  # consumed whether or not the branch is taken
+        word = x.uniform(g) if takes_word else None  # read whether or not the branch is taken
         go = taken(g)
         if isinstance(go, np.ndarray) and go.ndim:
             count = int(np.count_nonzero(go))

@@ -1,4 +1,7 @@
-"""The machine around the threads of one dispatch on V3D: uniform fetches, TMU requests, reports, counters."""
+"""The machine around the threads of one V3D dispatch: uniform fetches, TMU requests, reports, counters.
+
+The reference engine runs on it; the compiled engine uses it for reports and for everything that it leaves to the host.
+"""
 
 from __future__ import annotations
 
@@ -37,17 +40,17 @@ Mask: TypeAlias = NDArray[np.bool_]
 _MAX_WARNINGS = 1000
 _LANES = 16
 _SHIFT = np.uint32(12)
-_JOIN_DISTANCE = 16  # instructions between joining a barrier and the stop that are searched
+_JOIN_DISTANCE = 16  # instructions before the stop that are searched for the one that joined the barrier
 
 
 def describe_access(memory: Memory, error: AccessError) -> str:
-    """The access, and the nearest buffer with its distance."""
+    """The message for a bad access: the access, and the nearest buffer with its distance."""
     kind = f"{error.size}-byte {error.name} at 0x{error.address:08x}"
     if error.rule == "misaligned":
-        return f"{kind} is not aligned to {error.size} bytes; what hardware does is not known"
+        return f"{kind} is not aligned to {error.size} bytes; the result on hardware is unknown"
     near = memory.nearest(error.address)
     if near is None:
-        return f"{kind} is outside every buffer; there is none"
+        return f"{kind} is outside every buffer; no buffer exists"
     region, distance = near
     if distance < 0:
         where = f"{-distance} bytes before its start"
@@ -83,7 +86,7 @@ class DispatchServices:
         self.snapshot = Snapshot(memory, dispatch.uniforms, dispatch.code)
         self.tmu = TmuMemory(isa, memory, before_store=self.snapshot.before_store, report=self._access)
         self.group: Group | None = None  # the group that is executing
-        self.prepared: Prepared | None = None  # and its instruction
+        self.prepared: Prepared | None = None  # the instruction that is executing
         self.qpu_instructions = np.zeros(placement.qpus, np.int64)
         self._pages = memory.pages
         self._warned: set[str] = set()
@@ -118,11 +121,11 @@ class DispatchServices:
         return self.place(g)
 
     def fault(self, g: Group, rule: str, *found: object, row: int = 0) -> NoReturn:
-        """Raise a fault that no mode can continue after. found: as for `sentence`."""
+        """Raise a fault, in strict and in lenient mode. found: as for `sentence`."""
         raise fault(rule, sentence(rule, *found), self.place(g, row))
 
     def hazard(self, g: Group, rule: str, *found: object) -> None:
-        """What hardware does not define: a fault in strict mode, else a warning."""
+        """Report what hardware does not define: a fault in strict mode, else a warning."""
         if self.strict:
             raise fault(rule, sentence(rule, *found), self.place(g))
         self.warn(g, rule, *found)
@@ -154,7 +157,7 @@ class DispatchServices:
         return address < self.memory.size and bool(self.memory.pages[address >> 12])
 
     def _fetch(self, g: Group, pointer: PerThread, name: str) -> PerThread:
-        """Words at a stream pointer. Pages outside every buffer: a fault; 0 (the scratch page) when lenient."""
+        """The words at a stream pointer. Outside every buffer: a fault, or 0 (the scratch page) in lenient mode."""
         if isinstance(pointer, int):
             if not pointer & 3 and self._mapped(pointer):
                 return self.snapshot.word(pointer)
@@ -195,7 +198,7 @@ class DispatchServices:
     # -- TMU
 
     def coming_request(self, g: Group, p: Prepared) -> tuple[Request | None, PerThread]:
-        """The request that `p` will start, or None when the threads' bytes differ; and their configuration words."""
+        """The request that `p` will start, and the configuration words. The request is None when the bytes differ."""
         config: PerThread = g.config
         if p.config_from_uniform:
             if isinstance(g.unif, int):
@@ -211,7 +214,7 @@ class DispatchServices:
         return None, config
 
     def request(self, g: Group, address: U32, live: Mask) -> None:
-        """Start a request with the queued data; the threads' configuration bytes are equal."""
+        """Start a request with the queued data. The configuration bytes of all threads are equal."""
         config = g.config
         first = config if isinstance(config, int) else int(config[0])
         byte = first & 0xFF
@@ -244,29 +247,29 @@ class DispatchServices:
     # -- other
 
     def result(self, g: Group) -> U32:
-        """The oldest TMU result of each thread; removes it."""
+        """Pop the oldest TMU result of each thread."""
         if not g.results:
             self.fault(g, "tmu-empty")
         return g.results.pop(0)
 
     def lane0(self, g: Group, value: U32, on: Mask | None = None, old: PerThread = 0) -> PerThread:
-        """Lane 0 as a number; `old` of the threads where it is not in `on`."""
+        """Lane 0 as a number of each thread; `old` for threads where lane 0 is not in `on`."""
         if on is None or (first := on[..., 0]).all():
             return g.lane(value, 0)
         return squeeze(np.where(first, value[..., 0], each(old, g.n)))
 
     def move_unifa(self, g: Group, pointer: PerThread) -> None:
-        """Point the unifa stream elsewhere."""
+        """Continue the unifa stream at another address."""
         g.unifa = pointer
         g.unifa_at = g.count
 
     def sfu_result(self, g: Group, value: U32, on: Mask | None) -> None:
-        """4.2: `value` reaches r4 after `SFU_LATENCY` instructions."""
+        """4.2: write `value` to r4 after `SFU_LATENCY` instructions."""
         g.late, g.late_on, g.late_left = value, TRUE if on is None else on, SFU_LATENCY
         g.busy = True
 
     def join_barrier(self, g: Group, on: Mask | None) -> None:
-        """Stop at the next thread switch; threads without a lane in `on` do not."""
+        """Stop threads with a lane in `on` at their next thread switch."""
         here: Mask = np.ones(g.n, np.bool_)
         if on is not None:
             here = np.asarray(np.broadcast_to(on, (g.n, _LANES)).any(axis=1))
@@ -280,7 +283,7 @@ class DispatchServices:
         return g.splat(squeeze(np.array([running[int(t)].supergroup_slot for t in g.threads], np.uint32)))
 
     def before(self, g: Group) -> Prepared | None:
-        """The instruction executed before this one, if all threads came from the same."""
+        """The instruction that was executed before this one; None if it was not the same for all threads."""
         return g.previous
 
     def hazard_in(self, g: Group, rule: str, message: str, lanes: Mask) -> None:
@@ -289,7 +292,7 @@ class DispatchServices:
             self.hazard(g, rule, message)
 
     def flush(self, g: Group) -> None:
-        """Account for the instructions the group executed since the last time."""
+        """Account for the instructions that the group has executed since the last call."""
         fresh = g.count - g.flushed
         if fresh:
             if g.qpu_weight is None:

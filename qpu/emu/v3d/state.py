@@ -1,7 +1,7 @@
 """The thread state of the reference engine on V3D: a `Group` of n threads that share a program counter.
 
 Vectors are uint32 arrays of shape (n, 16), or (16,) when all threads hold the same lanes. They are never written in
-place: a write replaces the array. So threads, constants and copies may share arrays.
+place: a write replaces the array. So threads, constants and copies may hold the same array.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PerThread: TypeAlias = int | U32  # one number for all threads, or an array of s
 REGISTERS = ACC + 6
 LANES = 16
 _LANE = np.arange(LANES, dtype=np.uint32)
-CLOBBERED = 0xACC0DEAD  # accumulators after a switch in which another thread of the QPU ran
+CLOBBERED = 0xACC0DEAD  # content of accumulators after a switch to another thread of the QPU
 
 
 def undefined_register(number: int) -> U32:
-    """The pattern a register holds before anything is written: 0xdead, register, lane. Accumulators count from 64."""
+    """The content of a register before its first write: 0xdead, register, lane. Accumulators are numbered from 64."""
     return np.uint32(0xDEAD0000 | number << 8) | _LANE
 
 
@@ -47,17 +47,17 @@ def each(value: PerThread, n: int) -> U32:
 
 
 def take_number(value: PerThread, rows: NDArray[np.intp]) -> PerThread:
-    """The numbers of some of the threads."""
+    """The numbers of the threads in `rows`."""
     return value if isinstance(value, int) else squeeze(value[rows])
 
 
 def squeeze(values: U32) -> PerThread:
-    """One number when all are equal."""
+    """The values as one number when all are equal."""
     first = int(values[0])
     return first if (values == np.uint32(first)).all() else values
 
 
-# Attributes by how threads are selected and groups joined: vectors, flags (with `_hi`), numbers, lists of vectors.
+# Attributes by the way in which threads are selected and groups joined: vectors, flags (with `_hi`), numbers, lists.
 _VECTORS = ("msf", "live", "revf", "tidx", "rtop", "late", "late_on")
 _FLAGS = ("a", "b")
 _NUMBERS = ("link", "unif", "unifa", "config")
@@ -66,10 +66,10 @@ _LISTS = ("regs", "data", "results")
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """n threads in step: `qpu.emu.v3d.alu.Thread` of the reference engine.
+    """n threads that run in step: the `qpu.emu.v3d.alu.Thread` of the reference engine.
 
     threads: resident thread numbers, ascending. regs: rf0..rf63, r0..r5. a, b: flags of the low halves; a_hi, b_hi of
-    the high halves, the same object when they agree in all lanes. unif, unifa: stream pointers. config: TMU shift
+    the high halves, the same object when they are equal in all lanes. unif, unifa: stream pointers. config: TMU shift
     register. data, results: TMU FIFOs. sync: threads that wrote the barrier and stop at the next switch.
     branch_left, target: instructions until a taken branch jumps. switches: the same for thread switches. last: the
     last-switch marker was seen. ending: instructions until the program ends (0: not ending). late, late_on, late_left:
@@ -104,12 +104,12 @@ class Group:
     last: bool = False
     ending: int = 0
     busy: bool = False  # a countdown is running
-    unifa_at: int = -100  # count when unifa was written
+    unifa_at: int = -100  # `count` when unifa was last written
     count: int = 0
     flushed: int = 0
-    begun: int = 0  # count when the current segment began
-    switched: int = -1  # round of the last switch, while it is not resumed
-    ordered: bool = False  # stopped before an atomic, which is served in thread order
+    begun: int = 0  # `count` when the current segment began
+    switched: int = -1  # round of the last switch, until the threads resume; else -1
+    ordered: bool = False  # stopped before an atomic; atomics are performed in thread order
     parted: int = 0  # split before a request: 1 + the configuration byte of these threads
     previous: Prepared | None = None  # the instruction executed last
     rf0_volatile: bool = False  # see v3d.md 8.2
@@ -140,7 +140,7 @@ class Group:
         )
 
     def splat(self, number: PerThread) -> U32:
-        """A number of each thread in all its lanes."""
+        """A vector with a number of each thread in all lanes of the thread."""
         if isinstance(number, int):
             return _const(number)
         return np.repeat(number, LANES).reshape(self.n, LANES)
@@ -151,7 +151,7 @@ class Group:
         return int(column) if column.ndim == 0 else squeeze(column)
 
     def set_msf(self, value: U32) -> None:
-        """Change the sample mask, and with it the live lanes."""
+        """Change the sample mask, and thus the live lanes."""
         self.msf = value
         self.live = np.not_equal(value, 0)
 
@@ -162,7 +162,7 @@ class Group:
         vector: Callable[[Sequence[NDArray[Any]]], NDArray[Any]],
         number: Callable[[Sequence[PerThread]], PerThread],
     ) -> Group:
-        """A group of the vectors and numbers of the sources, without lists; other attributes are the first one's."""
+        """A group from the vectors and numbers of `sources`, without lists; other attributes are those of the first."""
         first = sources[0]
         new = Group.__new__(Group)
         for name in _OTHERS:
@@ -179,7 +179,7 @@ class Group:
         return new
 
     def take(self, rows: NDArray[np.intp]) -> Group:
-        """A new group of some of the threads (row numbers, ascending)."""
+        """A new group of some of the threads. rows: row numbers, ascending."""
 
         def vector(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
             value = values[0]

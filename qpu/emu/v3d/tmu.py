@@ -1,10 +1,10 @@
-"""The memory side of V3D's TMU: what a configuration byte asks for, component addresses, and the accesses themselves.
+"""The memory accesses of V3D's TMU: decoding of configuration bytes, component addresses, loads, stores, atomics.
 
-`decode_request` and `component_address` are pure and shared by all engines; `TmuMemory` is the NumPy implementation.
+Both engines use `decode_request` and `component_address`; `TmuMemory` is the NumPy implementation of the accesses.
 Facts: docs/hardware/v3d.md 9.1 to 9.5; device tests `test_tmu.py` of py-videocore6 and py-videocore7
-(`Basis.MEASURED`), Mesa's compiler (`Basis.DRIVER`). Assumed: misaligned accesses fault, of
-several stores of one request to one address the last wins (component by component, then by thread and lane), atomics
-of one request serialise by thread and lane, a lane that does not load receives 0.
+(`Basis.MEASURED`), Mesa's compiler (`Basis.DRIVER`). Assumed: misaligned accesses fault; of several stores of one
+request to one address the last wins (component by component, then by thread and lane); atomics of one request are
+performed in order of thread and lane; a lane that does not load receives 0.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = [
 U32: TypeAlias = NDArray[np.uint32]
 Mask: TypeAlias = NDArray[np.bool_]
 
-CONFIG_RESET = 0xFFFFFFFF  # the shift register at program start: regular 32-bit, per pixel, for ever
+CONFIG_RESET = 0xFFFFFFFF  # the shift register at program start: all requests are regular, 32-bit, per pixel
 PAGE_SHIFT = PAGE.bit_length() - 1
 # Result words of a thread that may be pending; more are assumed to be lost (a fault). The documented depth is 16
-# entries a QPU, shared by its threads; working code was seen to need 24 (v3d.md 9.5). The real depth is assumed.
+# entries for all threads of a QPU; code that works was seen to need 24 (v3d.md 9.5). The real depth is assumed.
 RESULT_CAPACITY = 32
-DATA_CAPACITY = 8  # data words of one request: with more the address would never arrive
+DATA_CAPACITY = 8  # data words of one request; with more, the TMU would wait for the address forever
 _TYPES: tuple[tuple[int, int, bool], ...] = (  # by type field: components, bytes, sign-extended
     (1, 1, True),
     (1, 2, True),
@@ -52,7 +52,7 @@ _CACHE = {0: "prefetch", 1: "cache clear", 2: "flush", 3: "flush", 4: "L1 clear"
 
 
 class Action(enum.Enum):
-    """What a request does."""
+    """The kind of a request."""
 
     LOAD = "load"
     STORE = "store"
@@ -65,9 +65,9 @@ class Request:
     """A decoded request.
 
     name: ``load``, ``store``, the atomic's name, or the cache operation. components: words per lane. size: bytes of a
-    component in memory. signed: sub-word loads are sign-extended. per_pixel: dead lanes are left out (else whole
-    quads load). expected: data words the operation takes. results: vectors that come back. problem: why the result on
-    hardware is unknown, or empty.
+    component in memory. signed: sub-word loads are sign-extended. per_pixel: dead lanes do not load (otherwise whole
+    quads load). expected: data words that the operation takes. results: vectors that it returns. problem: why the
+    result on hardware is unknown, or empty.
     """
 
     action: Action
@@ -85,8 +85,8 @@ class Request:
 def decode_request(byte: int, data: int) -> Request:
     """The request that configuration byte `byte` makes with `data` words in the data FIFO.
 
-    Source: v3d.md 9.2. A request with data words is a store or atomic, one without is a load, a data-less
-    atomic or a cache operation.
+    Source: v3d.md 9.2. A request with data words is a store or atomic; a request without data words is a load, an
+    atomic that needs none, or a cache operation.
     """
     per_pixel = bool(byte & 0x80)
     op, type_ = (byte >> 3) & 15, byte & 7
@@ -112,12 +112,12 @@ def decode_request(byte: int, data: int) -> Request:
 
 
 def data_words(threads: int) -> int:
-    """Data words one request may have, by hardware threads per QPU (16 entries shared). Basis: DRIVER."""
+    """Data words of one request at most: the threads of a QPU have 16 entries together. Basis: DRIVER."""
     return 16 // threads
 
 
 def result_words(threads: int) -> int:
-    """Result words that compilers let a thread have pending. Basis: DRIVER."""
+    """Result words of a thread that compilers allow to be pending. Basis: DRIVER."""
     return 16 // threads
 
 
@@ -167,25 +167,25 @@ _ONE = ScalarLanes()
 
 
 class _Bytes:
-    """Bytes as arrays of elements of 1, 2 and 4 bytes; places are aligned byte addresses."""
+    """Bytes as arrays of elements of 1, 2 and 4 bytes. at: aligned byte addresses."""
 
     def __init__(self, raw: NDArray[np.uint8]) -> None:
         self.cells: dict[int, NDArray[Any]] = {1: raw, 2: raw.view(np.uint16), 4: raw.view(np.uint32)}
 
     def load(self, r: Request, at: U32) -> U32:
-        """Elements, extended to 32 bits by the type of the request."""
+        """Load elements, extended to 32 bits by the type of the request."""
         cells = self.cells[r.size].take(at >> np.uint32(r.size >> 1))
         if r.size == 4:
             return cells
         return cells.view(f"i{r.size}").astype(np.int32).view(np.uint32) if r.signed else cells.astype(np.uint32)
 
     def store(self, r: Request, at: U32, values: U32) -> None:
-        """Low parts of the values. Of several for one place the last wins: the highest thread and lane."""
+        """Store the low parts of the values. The last store to an address wins: the highest thread and lane."""
         cells = self.cells[r.size]
         cells[at >> np.uint32(r.size >> 1)] = values.astype(cells.dtype, copy=False)
 
     def atomic(self, r: Request, at: U32, operands: Sequence[U32]) -> list[int]:
-        """Old values; one place after another."""
+        """Perform atomics one after the other. Returns: the old values."""
         step, words = ATOMICS[r.name], self.cells[4]
         ints = [d.tolist() for d in operands] or [[0] * at.size]
         index = (at >> np.uint32(2)).tolist()
@@ -201,9 +201,9 @@ class _Bytes:
 class TmuMemory:
     """Loads, stores and atomics of whole batches of threads on a `Memory`.
 
-    before_store: called with the page numbers about to be written (any shape). report: called with each access that
-    is outside all regions or misaligned; when it returns (lenient), the lane uses the scratch page or the aligned
-    address instead. Addresses and data have shape (n, 16); so has the mask of live lanes.
+    before_store: called with the page numbers that are about to be written (any shape). report: called with each access
+    that is outside all regions or misaligned; if it returns (lenient mode), the lane uses the scratch page or the
+    aligned address instead. Addresses, data and the mask of live lanes have shape (n, 16).
     """
 
     def __init__(
@@ -241,14 +241,14 @@ class TmuMemory:
     # -- checks
 
     def _check(self, request: Request, at: U32, live: Mask, write: bool) -> tuple[U32, Mask | None]:
-        """Addresses that are safe to use, and which lanes, live or not, are outside every region (None: none)."""
+        """Addresses that are safe to use, and the lanes, live or not, that are outside every region (None: no lane)."""
         size = request.size
         if size > 1:
             low = np.uint32(size - 1)
             odd = at & low != 0
             if odd.any():
                 if (odd & live).any():
-                    self._tell("misaligned", odd & live, at, request, write)
+                    self._bad_access("misaligned", odd & live, at, request, write)
                 at = at & ~low
         # Aligned accesses never straddle a page, so one page number decides.
         pages = at >> np.uint32(PAGE_SHIFT)
@@ -262,10 +262,10 @@ class TmuMemory:
             return at, None
         missing: Mask = np.equal(ids, 0)
         if (missing & live).any():
-            self._tell("out-of-bounds", missing & live, at, request, write)
+            self._bad_access("out-of-bounds", missing & live, at, request, write)
         return np.where(missing, np.uint32(0), at), missing
 
-    def _tell(self, rule: str, bad: Mask, at: U32, request: Request, write: bool) -> None:
+    def _bad_access(self, rule: str, bad: Mask, at: U32, request: Request, write: bool) -> None:
         row, lane = (int(x) for x in np.argwhere(bad)[0])
         self._report(AccessError(rule, row, lane, int(at[row, lane]), request.size, write, request.name))
 
@@ -280,7 +280,7 @@ class TmuMemory:
         every = bool(wanted.all())
         for k in range(request.components):
             asked = component_address(self.isa, address, k, request.components)
-            # Lanes that only complete a quad may hold any address; outside every region they read 0.
+            # Lanes that only complete a quad may have any address; outside every region they load 0.
             at, missing = self._check(request, asked if every else np.where(wanted, asked, np.uint32(0)), live, False)
             value = self._all.load(request, at)
             unused = missing if every else ~wanted if missing is None else missing | ~wanted
@@ -312,7 +312,7 @@ class TmuMemory:
         self._all.store(request, places, values)
 
     def _atomic(self, request: Request, address: U32, live: Mask, data: Sequence[U32]) -> U32:
-        """Old values; lanes of one request are served in order of thread, then lane."""
+        """Perform atomics in order of thread, then lane. Returns: the old values."""
         at, missing = self._check(request, np.where(live, address, np.uint32(0)), live, True)
         old = np.zeros(at.shape, np.uint32)
         keep = live if missing is None else live & ~missing
@@ -332,5 +332,5 @@ class TmuMemory:
 
 
 def _scratch_place(request: Request, address: U32) -> U32:
-    """Where lenient accesses outside every region go in the scratch page."""
+    """The address in the scratch page of a lenient access outside every region."""
     return address & np.uint32(PAGE - 1 & -request.size)

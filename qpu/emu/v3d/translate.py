@@ -1,9 +1,9 @@
 """The translator from V3D programs to LLVM IR: the control-flow graph with delay slots, in straight-line chains.
 
-A node of the graph is an instruction together with what is pending (a branch in its delay slots, a thread switch in
-its slots, an SFU result). A chain ends at a TMU request, a branch, a switch, or where chains meet. ALU instructions
-are emitted by `qpu.emu.v3d.alu` over `LlvmLanes`. The code of a thread returns to the scheduler at suspension points
-with a `Reason`, and continues at the node that the state's `resume` names.
+A node of the graph is an instruction together with its pending effects (a branch in its delay slots, a thread switch
+in its delay slots, an SFU result). A chain ends at a TMU request, a branch, a switch, or where chains meet. ALU
+instructions are emitted by `qpu.emu.v3d.alu` over `LlvmLanes`. The code of a thread returns to the scheduler at
+suspension points with a `Reason`, and continues at the node whose number is in `Slot.RESUME`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from qpu.emu.v3d.translate_graph import Fetch, explore, static_target
 from qpu.emu.v3d.translate_state import (
     CHAIN,
     CHAIN_COUNTS,
-    GO_ON,
+    CONTINUE,
     NONE,
     Arg,
     Node,
@@ -48,10 +48,10 @@ def translate(
 ) -> Translation:
     """The IR of every node that can be reached from `entries`.
 
-    fetch: as for `explore`. strict: what hardware does not define ends the program with a report; otherwise such a
-    program is not translated. registers: how many of rf0..rf63 a thread has.
+    fetch: as for `explore`. strict: what hardware does not define is a fault; in lenient mode such a program is not
+    translated. registers: how many of rf0..rf63 a thread has.
 
-    Raises: Untranslatable for programs that use what only the reference engine models.
+    Raises: Untranslatable for programs that need what only the reference engine models.
     """
     return _Translator(isa, fetch, single_segment, strict, registers, avx512).run(entries)
 
@@ -79,13 +79,13 @@ class _Translator:
         self.refills = {name: refill_function(self.module, f"refill_{name}", *slots) for name, slots in STREAMS.items()}
 
     def look(self, entries: Sequence[Node]) -> None:
-        """Scan the whole program for what all chains depend on."""
+        """Scan the whole program for properties on which all chains depend."""
         words, self.leaders = explore(self.isa, self.fetch, [n.at for n in entries])
         self.words: dict[int, Prepared] = {at: prepare(self.isa, word) for at, word in words.items()}
         known = [p for p in self.words.values() if p.problem is None]
         halves = [h for p in known if isinstance(p.instr, Alu) for h in (p.instr.add, p.instr.mul)]
-        # Threads that meet at barriers exchange data; some read a neighbour's and overwrite their own without a second
-        # barrier (v3d.md 8.4). So every request is a suspension point there.
+        # Threads that meet at barriers exchange data. Some read the data of a neighbour and overwrite their own without
+        # a second barrier (v3d.md 8.4), so every request of such a program is a suspension point.
         self.lockstep = any(p.joins_barrier for p in known)
         self.split = any(
             ((h.push or h.update) and h.op.flags is Flags.HALVES) or "flags_a" in h.op.implicit_writes for h in halves
@@ -200,7 +200,7 @@ class _Translator:
         return node.at in self.leaders and node.plain
 
     def checks(self, node: Node, head: ir.Block, body: ir.Block) -> None:
-        """Emit the check at the start of a chain: every result and word that it takes must be available."""
+        """Emit the check at the start of a chain: every result and word that the chain takes must be available."""
         b, values = self.b, self.values
         b.position_at_end(head)
         needs = values.needs
@@ -260,13 +260,13 @@ class _Translator:
         self.b.branch(self.leave)
 
     def rule(self, index: int, rule: str, message: str, condition: ir.Value | None) -> None:
-        """Leave with a report, if `condition`."""
+        """Leave the function with a report, if `condition`; Untranslatable in lenient mode."""
         if not self.strict:
             raise Untranslatable(f"{rule} at instruction {index}")
         self.fault(index, rule, message, condition)
 
     def fault(self, index: int, rule: str, message: str, condition: ir.Value | None) -> None:
-        """As `rule`, in every mode. The host completes an empty message."""
+        """As `rule`, but also in lenient mode. For an empty message the host finds the text."""
         number = self.rules.setdefault((rule, message), len(self.rules))
         if condition is None:
             self.report(index, number)
@@ -282,7 +282,7 @@ class _Translator:
     # -- one instruction
 
     def step(self, node: Node) -> Node | None:
-        """Emit the instruction; returns what follows, or None when the block is complete."""
+        """Emit the instruction. Returns: the node that follows, or None when the block is complete."""
         index = node.at
         p = self.prepared(index)
         self.reached.add(index)
@@ -299,7 +299,7 @@ class _Translator:
         switch, marked, ending = node.switch, node.marked, node.ending
         slow: ir.Value | None = None
         if node.branch:
-            # The slots of a branch that was not taken are ordinary instructions.
+            # The delay slots of a branch that was not taken are ordinary instructions.
             for rule, message in broken(p, pending(self.isa, branch=True)):
                 self.rule(index, rule, message, self.taken())
         if isinstance(p.instr, Branch):
@@ -349,7 +349,7 @@ class _Translator:
         values.put_vector(r4, self.v.select(mask, values.vector(Slot.LATE), values.vector(r4)))
 
     def request(self, address: ir.Value, live: ir.Value) -> ir.Value:
-        """Start a TMU request; returns the condition under which the host must do it."""
+        """Start a TMU request. Returns: the condition under which the host must perform it."""
         pointers = [Arg.STATE, Arg.MEMORY, Arg.PAGES, Arg.KEPT, Arg.COPIES, Arg.CONTROL]
         code = self.b.call(self.tmu, [*[self.function.args[i] for i in pointers], address, live])
         return self.b.icmp_unsigned("!=", code, I32(0))
@@ -357,7 +357,7 @@ class _Translator:
     # -- effects after an instruction
 
     def settle(self, node: Node, after: Node, slow: ir.Value | None, *, jumps: bool, ends: bool) -> Node | None:
-        """Emit what follows an instruction: a request that the host must do, a switch, the end, a branch."""
+        """Emit what follows an instruction: a request that the host must perform, a switch, the end, a branch."""
         index = node.at
         if ends:
             self.count[0] += 1
@@ -404,8 +404,8 @@ class _Translator:
             values.put_vector(Slot.RF, self.b.select(lost, self.v.const(CLOBBERED), values.vector(Slot.RF)))
 
     def suspend(self, reason: ir.Value, index: int, resume: int | ir.Value | None, slow: ir.Value | None) -> None:
-        """Leave with `reason`; when `slow`, with TMU first and `reason` once the host has done the request."""
-        then: ir.Value = I32(GO_ON)
+        """Leave with `reason`; if `slow`, with TMU first and with `reason` when the host has done the request."""
+        then: ir.Value = I32(CONTINUE)
         if slow is not None:
             then = self.b.select(slow, reason, then)
             reason = self.b.select(slow, I32(Reason.TMU), reason)
@@ -415,16 +415,16 @@ class _Translator:
     # -- branches
 
     def taken(self) -> ir.Value:
-        """The pending branch is taken."""
+        """Whether the pending branch is taken."""
         return self.b.icmp_unsigned("!=", self.values.scalar(Slot.TAKEN), I32(0))
 
     def conditional(self, node: Node) -> bool:
-        """Whether the branch whose last slot is `node` may not be taken."""
+        """Whether the branch whose last delay slot is `node` is conditional."""
         p = self.prepared(node.at - 3)
         return p is None or not isinstance(p.instr, Branch) or bool(p.instr.cond)
 
     def jump(self, node: Node, after: Node, slow: ir.Value | None) -> None:
-        """Emit the jump of the branch whose last slot is `node`."""
+        """Emit the jump of the branch whose last delay slot is `node`."""
         b = self.b
         taken = b.icmp_unsigned("!=", self.load(Slot.TAKEN), I32(0))
         goal: Node | None = None
@@ -433,7 +433,7 @@ class _Translator:
         if slow is not None:
             with b.if_then(slow, likely=False):
                 through = I32(self.entry(after))
-                then: ir.Value = I32(GO_ON)
+                then: ir.Value = I32(CONTINUE)
                 if goal is not None:
                     number: ir.Value = b.select(taken, I32(self.entry(goal)), through)
                 else:
@@ -481,7 +481,7 @@ class _Translator:
                     switch.add_case(I32(8 * node.at & 0xFFFFFFFF), self.blocks[node])
 
     def branch(self, index: int, instr: Branch) -> int:
-        """Decide a branch; returns a static target or NONE with the address in `TARGET`."""
+        """Emit the decision of a branch. Returns: a static target, or NONE with the address in `TARGET`."""
         b, values = self.b, self.values
         word: ir.Value | None = None
         if instr.ub and instr.bdu in ("abs", "rel"):

@@ -1,4 +1,4 @@
-"""The compiled engine's `qpu.emu.v3d.alu.Machine`: the emitter of ALU instructions."""
+"""The emitter of ALU instructions for translated V3D code: the `qpu.emu.v3d.alu.Machine` of the compiled engine."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ __all__ = ["AluEmitter", "Broken", "Host"]
 
 
 class Broken(Exception):
-    """The instruction breaks a rule whenever it executes; the report is emitted, and the chain ends there."""
+    """An instruction that breaks a rule whenever it executes. Its report has been emitted; the chain ends there."""
 
 
 class Host(Protocol):
-    """The services of the translator."""
+    """The methods of the translator that the emitter calls."""
 
     def rule(self, index: int, rule: str, message: str, condition: ir.Value | None) -> None:
         """End the code with a report, if `condition`: hardware does not define what happens."""
         ...
 
     def request(self, address: ir.Value, live: ir.Value) -> ir.Value:
-        """Start a TMU request; returns the condition under which the host must do it."""
+        """Start a TMU request. Returns: the condition under which the host must perform it."""
         ...
 
 
@@ -44,9 +44,10 @@ class AluEmitter:
         self.previous: Prepared | None = None
 
     def emit(self, index: int, p: Prepared, before: Prepared | None) -> ir.Value | None:
-        """Emit an instruction. Returns the condition under which the host must do its TMU request, None: no request.
+        """Emit an instruction.
 
-        before: the instruction executed before, where it matters. Raises: Broken.
+        before: the instruction that was executed before, where it matters. Returns: the condition under which the host
+        must perform its TMU request; None without a request. Raises: Broken.
         """
         self.index, self.slow, self.previous = index, None, before
         alu.build(p, self.v)(self.values, self)
@@ -76,7 +77,7 @@ class AluEmitter:
         t.put_scalar(Slot.LATE_MASK, I32(0xFFFF) if on is None else t.bits(on))
 
     def join_barrier(self, t: Values, on: ir.Value | None) -> None:
-        """Set `Slot.SYNC`: joined, and the instruction if results were outstanding."""
+        """Set `Slot.SYNC`: the barrier is joined; also the instruction, if results are outstanding."""
         b = self.b
         pending = b.icmp_unsigned("!=", t.scalar(Slot.COUNT), I32(0))
         here = b.select(pending, I32(1 | (self.index + 1) << 1), I32(1))

@@ -1,7 +1,7 @@
 """Entry points of translated V3D code, through which one call of the scheduler runs many threads.
 
-Between stores memory is constant, so threads continue through their switches without waiting for one another. Stores
-and atomics happen in thread order: `run` runs threads up to their next one, `rounds` performs them.
+Memory is constant between stores, so threads continue through their switches without waiting for one another. Stores
+and atomics happen in thread order: `run` runs threads up to their next store or atomic, `rounds` performs these.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from qpu.core.isa import Isa
 from qpu.emu.engine.llvm_lanes import I8, I16, I32, I32X16, I64, FloatMode, LlvmLanes
 from qpu.emu.v3d.state import CLOBBERED
 from qpu.emu.v3d.translate_function import PTR, control_word, state_pointer
-from qpu.emu.v3d.translate_state import GO_ON, Control, Hold, Reason, Slot
+from qpu.emu.v3d.translate_state import CONTINUE, Control, Hold, Reason, Slot
 
 __all__ = ["entry_functions"]
 
@@ -22,10 +22,11 @@ _TYPES = [PTR, I64, *[PTR] * 6, I64, PTR]
 def entry_functions(module: ir.Module, isa: Isa, thread: ir.Function, tmu: ir.Function, *, lockstep: bool) -> None:
     """Make both functions. They take (states, count, memory, pages, kept, copies, control, counters, limit, reasons).
 
-    run: threads one after another, at most `limit` instructions each; `reasons` holds why each stopped. rounds: threads
-    that are stopped before a store or atomic perform it and continue, then every thread continues that can. Repeats
-    until the host is needed, all threads have ended or used their time slice, or threads executed `limit` instructions
-    between stores (work for several host cores). lockstep: every request and every switch is a suspension point.
+    run: runs threads one after another, at most `limit` instructions each; `reasons` receives why each stopped. rounds:
+    threads that are stopped before a store or atomic perform it and continue; then every thread that can continues.
+    This repeats until the host is needed, all threads have ended or used their time slice, or the threads executed
+    `limit` instructions between stores (then several host cores pay off). lockstep: every request and every switch is a
+    suspension point.
     """
     through = thread if lockstep else _through_switches(module, isa, thread)
     _run(module, through)
@@ -33,7 +34,7 @@ def entry_functions(module: ir.Module, isa: Isa, thread: ir.Function, tmu: ir.Fu
 
 
 def _clobber(b: ir.IRBuilder, state: ir.Value) -> None:
-    """Overwrite the accumulators at a switch, if other threads of the QPU run."""
+    """Overwrite the accumulators at a switch if other threads of the QPU run."""
     shared = b.icmp_unsigned("!=", b.load(state_pointer(b, state, Slot.SHARED), typ=I32), I32(0))
     with b.if_then(shared):
         for n in range(6):
@@ -42,7 +43,7 @@ def _clobber(b: ir.IRBuilder, state: ir.Value) -> None:
 
 
 def _through_switches(module: ir.Module, isa: Isa, thread: ir.Function) -> ir.Function:
-    """The code of a thread, continued through its switches."""
+    """A function that runs a thread and continues through its switches."""
     function = ir.Function(module, thread.function_type, "through")
     function.linkage = "internal"
     function.attributes.add("noinline")
@@ -105,8 +106,8 @@ class _Rounds:
         self.b = b = ir.IRBuilder(self.block("entry"))
         mode = FloatMode(LlvmLanes(b))
         self.used = b.alloca(I64)  # instructions between stores
-        self.host = b.alloca(I32)  # not 0: a thread needs it
-        self.active = b.alloca(I32)  # not 0: a thread can continue without it
+        self.host = b.alloca(I32)  # not 0: a thread needs the host
+        self.active = b.alloca(I32)  # not 0: a thread can continue without the host
         begin, further, done = (self.block(n) for n in ("begin", "further", "done"))
         b.store(I64(0), self.used)
         b.branch(begin)
@@ -121,7 +122,7 @@ class _Rounds:
         b.position_at_end(further)
         self.wait(Hold.STORES)
         b.store(I64(0), self.used)
-        self.each("go", self.go)
+        self.each("go", self.resume)
         b.branch(begin)
         b.position_at_end(done)
         self.wait(Hold.NOTHING)
@@ -154,13 +155,13 @@ class _Rounds:
         return self.b.load(state_pointer(self.b, state, Slot.LEFT), typ=I64)
 
     def waiting(self, state: ir.Value, reason: ir.Value) -> ir.Value:
-        """The thread is stopped before a store or atomic."""
+        """Whether the thread is stopped before a store or atomic."""
         b = self.b
         held = b.icmp_unsigned("!=", b.load(state_pointer(b, state, Slot.HELD), typ=I32), I32(0))
         return b.and_(b.icmp_unsigned("==", reason, I32(Reason.TMU)), held)
 
     def resumes(self, reason: ir.Value) -> ir.Value:
-        """The thread can continue without the host."""
+        """Whether the thread can continue without the host."""
         b = self.b
         found = b.icmp_unsigned("==", reason, I32(Reason.SWITCH))
         return b.or_(found, b.icmp_unsigned("==", reason, I32(Reason.YIELD))) if self.lockstep else found
@@ -179,20 +180,20 @@ class _Rounds:
             with b.if_then(b.icmp_unsigned("==", refused, I32(0))):
                 then = b.load(state_pointer(b, state, Slot.THEN), typ=I32)
                 b.store(then, place)
-                with b.if_then(b.icmp_unsigned("==", then, I32(GO_ON))):
+                with b.if_then(b.icmp_unsigned("==", then, I32(CONTINUE))):
                     b.store(b.call(self.thread, [state, *self.shared, self.left(state)]), place)
         now = b.load(place, typ=I32)
-        with b.if_else(b.or_(self.resumes(now), self.waiting(state, now))) as (goes_on, stops):
-            with goes_on:
+        with b.if_else(b.or_(self.resumes(now), self.waiting(state, now))) as (continues, stops):
+            with continues:
                 b.store(I32(1), self.active)
             with stops:
-                # Threads that have ended or used their time slice wait until the others have.
+                # Threads that have ended or used their time slice wait for the others.
                 ended = b.icmp_unsigned("==", now, I32(Reason.END))
                 out = b.or_(ended, b.icmp_unsigned("==", now, I32(Reason.BUDGET)))
                 with b.if_then(b.not_(out)):
                     b.store(I32(1), self.host)
 
-    def go(self, state: ir.Value, reason: ir.Value, place: ir.Value) -> None:
+    def resume(self, state: ir.Value, reason: ir.Value, place: ir.Value) -> None:
         """Run threads that stopped at a switch up to their next store."""
         b = self.b
         with b.if_then(self.resumes(reason)):

@@ -1,4 +1,4 @@
-"""Pieces of the functions that translated V3D programs consist of: tables, the state block of a thread."""
+"""Helpers that emit the functions of translated V3D programs: access to tables and to the state block of a thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def state_pointer(b: ir.IRBuilder, state: ir.Value, word: ir.Value | int) -> ir.
 
 
 def entry(b: ir.IRBuilder, table: ir.Value, index: ir.Value, size: int) -> ir.Value:
-    """Address of an entry of a table whose entries have `size` bytes."""
+    """Address of an entry of a table. size: bytes of an entry."""
     shift = size.bit_length() - 1
     return b.gep(table, [b.shl(index, I64(shift)) if shift else index], source_etype=I8)
 
@@ -37,13 +37,13 @@ def new_function(module: ir.Module, name: str, result: ir.Type, arguments: list[
 
 
 class StateFunction:
-    """A function under construction whose first argument is the state block of a thread, and which returns a number."""
+    """A function under construction: its first argument is the state block of a thread, its result a number."""
 
     def __init__(self, module: ir.Module, name: str, arguments: list[ir.Type]) -> None:
         self.function = new_function(module, name, I32, arguments)
         self.state: ir.Value = self.function.args[0]
         self.b = ir.IRBuilder(self.block("entry"))
-        self.otherwise: ir.Block  # where `stay` goes
+        self.otherwise: ir.Block  # the block that `stay` branches to
 
     def block(self, name: str) -> ir.Block:
         return self.function.append_basic_block(name)
@@ -63,7 +63,7 @@ class StateFunction:
         self.b.store(self.b.add(self.b.load(at, typ=I64), amount), at)
 
     def stay(self, condition: ir.Value, name: str, otherwise: ir.Block | None = None) -> None:
-        """Branch to `otherwise` (by default the attribute) unless `condition`."""
+        """Continue in a new block if `condition`; else branch to `otherwise` (default: the attribute)."""
         further = self.block(name)
         self.b.cbranch(condition, further, self.otherwise if otherwise is None else otherwise)
         self.b.position_at_end(further)
@@ -72,7 +72,7 @@ class StateFunction:
         return self.b.zext(self.b.lshr(address, I32(12)), I64)
 
     def begin(self, config: ir.Value) -> None:
-        """Count a request and take its configuration byte."""
+        """Count a request, and shift its byte out of the configuration."""
         self.put(Slot.CONFIG, self.b.or_(self.b.lshr(config, I32(8)), I32(0xFF000000)))
         self.tally(Slot.REQUESTS, I64(1))
 

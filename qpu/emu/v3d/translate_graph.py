@@ -1,4 +1,4 @@
-"""Static search for the words that belong to a V3D program."""
+"""The static search for the instructions of a V3D program, for the translator."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from qpu.v3d.instr import Branch
 
 __all__ = ["Fetch", "explore", "static_target"]
 
-MAX_WORDS = 1 << 17  # of code looked at
+MAX_WORDS = 1 << 17  # words of code that are searched
 Fetch: TypeAlias = Callable[[int], "int | None"]
 
 
 def explore(isa: Isa, fetch: Fetch, starts: Sequence[int]) -> tuple[dict[int, int], set[int]]:
-    """Words that may be executed from `starts` on, by instruction, and the targets of branches.
+    """The words that may be executed from `starts` on, by instruction, and the targets of branches.
 
-    fetch: the word of an instruction, None outside every buffer. The search may run past the end of a program.
+    fetch: gives the word of an instruction; None outside every buffer. The search may run past the end of a program.
     """
     targets = set(starts)
     todo, words = list(targets), dict[int, int]()
@@ -45,7 +45,7 @@ def explore(isa: Isa, fetch: Fetch, starts: Sequence[int]) -> tuple[dict[int, in
 
 
 def static_target(at: int, instr: Branch) -> int:
-    """The target of a branch, NONE when it is known at run time only."""
+    """The target of a branch; NONE when it is only known at run time."""
     if instr.bdi != "rel" or instr.offset % 8:
         return NONE
     return at + 4 + instr.distance // 8

@@ -1,7 +1,8 @@
 """The slow path of TMU requests in translated V3D programs, lane by lane.
 
-It serves 8- and 16-bit loads and stores, whole quads with dead lanes, vectors that wrap, atomics and cache operations.
-Configuration bytes are decoded by `qpu.emu.v3d.tmu.decode_request`; all lanes are checked before any takes effect.
+It covers 8- and 16-bit loads and stores, whole quads with dead lanes, vectors that wrap, atomics and cache operations.
+Configuration bytes are decoded by `qpu.emu.v3d.tmu.decode_request`; all lanes are checked before any of them accesses
+memory.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["DONE", "HOST", "WAITS", "lanes_function"]
 DONE, HOST, WAITS = 0, 1, 2  # what the function returns
 _LOAD, _STORE, _ATOMIC, _CACHE = 1, 2, 3, 4
 _KINDS = {Action.LOAD: _LOAD, Action.STORE: _STORE, Action.ATOMIC: _ATOMIC, Action.CACHE: _CACHE}
-_DATA = 5  # data words 0.._DATA - 1 are in the table
+_DATA = 5  # the table covers requests with 0.._DATA - 1 data words
 
 
 class _Scalars(LlvmLanes):
@@ -39,7 +40,7 @@ _NAMES = tuple(ATOMICS)
 
 
 def _entry(byte: int, data: int) -> int:
-    """A request in a number: kind, components << 4, bytes << 8, sign << 12, atomic << 16; 0: for the host."""
+    """A request as a number: kind, components << 4, bytes << 8, sign << 12, atomic << 16; 0: left to the host."""
     r = decode_request(byte, data)
     if r.problem or data != r.expected:
         return 0
@@ -49,7 +50,7 @@ def _entry(byte: int, data: int) -> int:
 
 
 def _table(module: ir.Module) -> ir.GlobalVariable:
-    """`_entry` of each byte without its highest bit, and number of data words."""
+    """The table of `_entry` for each configuration byte without its highest bit and each number of data words."""
     numbers = [_entry(byte, data) for byte in range(128) for data in range(_DATA)]
     kind = ir.ArrayType(I32, len(numbers))
     table = ir.GlobalVariable(module, kind, "requests")
@@ -59,7 +60,7 @@ def _table(module: ir.Module) -> ir.GlobalVariable:
 
 
 def lanes_function(module: ir.Module, isa: Isa, keep: ir.Function) -> ir.Function:
-    """(state, memory, pages, kept, copies, control) -> DONE, HOST when the host must do it, WAITS when stores are held.
+    """(state, memory, pages, kept, copies, control) -> DONE, HOST (the host must do it) or WAITS (stores are on hold).
 
     The state holds the request: configuration, data, ADDRESS and MASK. keep: `keep_function`.
     """
@@ -99,7 +100,7 @@ class _Lanes(StateFunction):
         return self.b.trunc(self.b.lshr(mask, lane), I1)
 
     def word(self, base: Slot, vector: ir.Value, lane: ir.Value) -> ir.Value:
-        """Address of a lane of one of the vectors from `base` on."""
+        """Address of a lane of a vector; vectors are numbered from `base` on."""
         b = self.b
         index = b.add(b.add(b.shl(vector, I32(4)), lane), I32(int(base)))
         return self.at(index)
@@ -150,7 +151,7 @@ class _Lanes(StateFunction):
         results = b.select(b.or_(store, cache), I32(0), self.components)
         total = b.add(self.count, results)
         self.stay(b.icmp_unsigned("<=", total, self.scalar(Slot.LIMIT)), "room")
-        # Stores wait for earlier threads; atomics also wait for threads that have just stored.
+        # Stores wait for earlier threads; atomics also wait for threads that have already stored in this round.
         held = b.load(control_word(b, self.control, Control.HOLD), typ=I64)
         waits = b.or_(
             b.and_(writes, b.icmp_unsigned("==", held, I64(Hold.STORES))),
@@ -182,7 +183,7 @@ class _Lanes(StateFunction):
         b.ret(I32(DONE))
 
     def check(self, writes: ir.Value, cache: ir.Value) -> None:
-        """Leave for the host unless all live lanes access mapped, aligned memory that may be stored to."""
+        """Leave the request to the host unless all live lanes access mapped, aligned memory that may be stored to."""
         b = self.b
         low = b.sub(self.size, I32(1))
         with b.if_then(b.not_(cache)), self.loop("check", b.shl(self.components, I32(4))) as i:
@@ -202,7 +203,7 @@ class _Lanes(StateFunction):
         return self.b.gep(self.memory, [self.b.zext(address, I64)], source_etype=I8)
 
     def load(self) -> None:
-        """Load. Lanes that only complete a quad read 0 outside every buffer, else the aligned component."""
+        """Load. Lanes that only complete a quad load 0 outside every buffer, and else the aligned component."""
         b = self.b
         with self.loop("load", b.shl(self.components, I32(4))) as i:
             lane, k = b.and_(i, I32(15)), b.lshr(i, I32(4))

@@ -1,4 +1,4 @@
-"""Data that translated V3D code shares with the machine around it: state block, nodes, counts, reasons."""
+"""The interface between translated V3D code and its caller: state block, nodes, counts, reasons to return."""
 
 from __future__ import annotations
 
@@ -11,15 +11,28 @@ from qpu.emu.v3d.prepare import COUNTS
 from qpu.emu.v3d.tmu import DATA_CAPACITY, RESULT_CAPACITY
 
 __all__ = [
-    "CHAIN", "CHAIN_COUNTS", "DATA_SLOTS", "FIFO_SLOTS", "GO_ON", "NONE", "Arg", "Control", "Hold", "Kept", "Node",
-    "Reason", "Slot", "Translation", "Untranslatable",
+    "CHAIN",
+    "CHAIN_COUNTS",
+    "CONTINUE",
+    "DATA_SLOTS",
+    "FIFO_SLOTS",
+    "NONE",
+    "Arg",
+    "Control",
+    "Hold",
+    "Kept",
+    "Node",
+    "Reason",
+    "Slot",
+    "Translation",
+    "Untranslatable",
 ]  # fmt: skip
 
 FIFO_SLOTS = RESULT_CAPACITY  # result vectors a thread can have pending
 DATA_SLOTS = DATA_CAPACITY
 CHAIN_COUNTS = ("instructions", "thread_switches", *COUNTS)
 CHAIN = 512  # instructions of a chain at most
-GO_ON = 0xFF  # in THEN: the thread continues
+CONTINUE = 0xFF  # value of `Slot.THEN`: the thread continues
 
 
 class Reason(enum.IntEnum):
@@ -29,13 +42,13 @@ class Reason(enum.IntEnum):
     SWITCH = 1
     BARRIER = 2
     BUDGET = 3
-    TMU = 4  # a request that the host must do
-    CHECK = 5  # the chain at `resume` lacks a result or a word of a stream
-    RULE = 6  # what hardware does not define; see `Slot.RULE`
-    JUMP = 7  # a branch to a node that was not translated; `jump` holds the address
-    UNSUPPORTED = 8
+    TMU = 4  # before a request that the host must perform
+    CHECK = 5  # the chain at `Slot.RESUME` lacks a result or a word of a stream
+    RULE = 6  # a broken rule; see `Slot.RULE`
+    JUMP = 7  # a branch to a node that was not translated; `Slot.JUMP` holds the address
+    UNSUPPORTED = 8  # `Slot.RESUME` is not an entry number
     BAD_CODE = 9  # a word that cannot be executed, or an address outside the program
-    YIELD = 10  # a suspension point and nothing else
+    YIELD = 10  # a suspension point without an event
 
 
 class Slot(enum.IntEnum):
@@ -45,8 +58,8 @@ class Slot(enum.IntEnum):
     ACC = 1024  # r0..r5
     RTOP = 1120
     MSF = 1136
-    LATE = 1152  # 4.2: an SFU result that has not reached r4
-    ADDRESS = 1168  # of a request handed to the host
+    LATE = 1152  # 4.2: an SFU result that is not yet in r4
+    ADDRESS = 1168  # of a request that is left to the host
     REVF = 1184
     DATA = 1200  # DATA_SLOTS vectors
     FIFO = DATA + 16 * DATA_SLOTS
@@ -64,7 +77,7 @@ class Slot(enum.IntEnum):
     B_LO = SCALARS + 10
     B_HI = SCALARS + 11
     TIDX = SCALARS + 12
-    MASK = SCALARS + 13  # live lanes of a request handed to the host
+    MASK = SCALARS + 13  # live lanes of a request that is left to the host
     TAKEN = SCALARS + 14
     TARGET = SCALARS + 15
     JUMP = SCALARS + 16
@@ -72,10 +85,10 @@ class Slot(enum.IntEnum):
     AT = SCALARS + 18  # instruction index of the last suspension
     CODE = SCALARS + 19  # address of instruction 0
     PEAK = SCALARS + 20  # most result words pending
-    THEN = SCALARS + 21  # the reason after the host has done a request; GO_ON for none
+    THEN = SCALARS + 21  # the reason to return after the host has done a request; CONTINUE: none
     UNIFORM_HOST = SCALARS + 22  # 64 bits: host address of the next uniform
     UNIFA_HOST = SCALARS + 24
-    LEFT = SCALARS + 26  # 64 bits: the rest of the budget
+    LEFT = SCALARS + 26  # 64 bits: what remained of the budget
     REQUESTS = SCALARS + 28  # 64 bits each: TMU requests and bytes of the translated code, since the thread started
     READ_BYTES = SCALARS + 30
     WRITE_BYTES = SCALARS + 32
@@ -86,8 +99,8 @@ class Slot(enum.IntEnum):
     LIMIT = SCALARS + 38  # result words that may be pending on the fast path
     LATE_MASK = SCALARS + 39
     SLOT = SCALARS + 40  # supergroup slot
-    VOLATILE = SCALARS + 41  # 7.1: rf0 does not survive a switch beside another signal's register
-    HELD = SCALARS + 43  # the request of a TMU exit is a store that was held back, see `Hold`
+    VOLATILE = SCALARS + 41  # 7.1: a switch in an instruction whose signal writes a register loses rf0
+    HELD = SCALARS + 43  # the request of a return with TMU is a store or atomic on hold, see `Hold`
     FROM_LINK = SCALARS + 44  # 1 + the last instruction that moved the uniform stream to the link register
     LAST = SCALARS + 42  # address of the last load of consecutive lanes
     SHARED = SCALARS + 45  # 4.2: other threads of the QPU run, so a switch destroys the accumulators
@@ -108,19 +121,19 @@ class Arg(enum.IntEnum):
 
 
 class Kept(enum.IntEnum):
-    """State of a page: streams see memory as it was when the dispatch started.
+    """State of a page. Streams read memory as it was when the dispatch started.
 
     FREE, NEVER and COPIED are those of `qpu.emu.v3d.uniforms`.
     """
 
     FREE = 0  # to be copied before the first store
-    NEVER = 1  # no stream reads it
+    NEVER = 1  # no stream reads the page
     COPIED = 2
-    STREAM = 3  # streams hold pointers into the page: the host does its first store
+    STREAM = 3  # streams hold pointers into the page: the host performs the first store to it
 
 
 class Control(enum.IntEnum):
-    """64-bit words of the block that all threads share: room for copies of pages, and `Hold`."""
+    """64-bit words of the block that is common to all threads: room for copies of pages, and `Hold`."""
 
     USED = 0
     ROOM = 1  # in pages
@@ -142,17 +155,17 @@ NONE = -(1 << 40)  # no instruction
 
 
 class Untranslatable(Exception):
-    """The program, or a requested part, needs the reference engine. args[0]: why."""
+    """A program, or a part of it, that only the reference engine can execute. args[0]: why."""
 
 
 class Node(NamedTuple):
     """An instruction with the pending effects at its start.
 
-    at: instruction, counted from the program start; negative numbers are possible. branch: delay slots left
-    of a branch, 0 = none. target: instruction of its target, NONE = in the state.
-    switch: countdowns of thread switches. marked: the last-switch marker was seen. ending: instructions until the
-    program ends, 0 = not ending. late: 4.2: an SFU result reaches r4 after this instruction. unifa: instructions in
-    which unifa may not be read. before: the instruction executed before, where it matters, else NONE.
+    at: instruction, counted from the program start; negative numbers are possible. branch: remaining delay slots of a
+    branch, 0 = none. target: instruction of its target, NONE = in `Slot.TARGET`. switch: countdowns of thread switches.
+    marked: the last-switch marker was seen. ending: instructions until the program ends, 0 = not ending. late: 4.2: an
+    SFU result is written to r4 after this instruction. unifa: instructions for which unifa may not be read. before: the
+    instruction executed before, where it matters, else NONE.
     """
 
     at: int
@@ -173,7 +186,7 @@ class Node(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Nothing is pending: a possible target of computed branches."""
+        """Whether nothing is pending, so that the node can be the target of computed branches."""
         return self == Node(self.at, marked=self.marked, before=self.before)
 
 
@@ -181,10 +194,10 @@ class Node(NamedTuple):
 class Translation:
     """The IR of a program.
 
-    stats[i]: static `CHAIN_COUNTS` of the chain of counters[i]. entries: node -> number that `resume` takes. needs:
-    number -> what the chain there takes, in order: (r, u or a for result, uniform or unifa; instruction). rules: the
-    meaning of `Slot.RULE`. reached: the translated instructions. lockstep: every request is a suspension point. split:
-    the halves of lanes have separate flags.
+    stats[i]: static `CHAIN_COUNTS` of the chain of counters[i]. entries: node -> number for `Slot.RESUME`. needs:
+    number -> what the chain there takes, in order: (r, u or a for result, uniform or unifa; instruction). rules: rule
+    and message by the number in `Slot.RULE`. reached: the translated instructions. lockstep: every request is a
+    suspension point. split: the halves of lanes have separate flags.
     """
 
     module: object  # its str is the IR

@@ -1,6 +1,6 @@
 """Functions that translated V3D programs call: TMU requests, copies of pages for the uniform streams, stream refills.
 
-Requests that they do not support are left for the host, which serves the threads one after another.
+Requests that they do not support are left to the host, which performs them one thread after another.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def _owner(b: ir.IRBuilder, pages: ir.Value, page: ir.Value) -> ir.Value:
 
 
 def keep_function(module: ir.Module) -> ir.Function:
-    """(memory, kept, copies, control, page) -> 1 when the page may be stored to, 0 when the host must do the store.
+    """(memory, kept, copies, control, page) -> 1 if the page may be stored to, 0 if the host must perform the store.
 
-    Only one host thread at a time stores: see `Control.HOLD`.
+    Only one host thread at a time performs stores, see `Control.HOLD`.
     """
     function = new_function(module, "keep", I1, [PTR, PTR, PTR, PTR, I64])
     memory, kept, copies, control, page = function.args
@@ -80,9 +80,9 @@ def keep_function(module: ir.Module) -> ir.Function:
 
 
 def refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, left: Slot) -> ir.Function:
-    """(state, memory, pages, kept, copies): find the host address of a stream, and how many words follow there.
+    """(state, memory, pages, kept, copies): find the host address of a stream, and the number of words from there on.
 
-    Finds 0 words where the pointer is not aligned, or outside every buffer.
+    The number is 0 where the pointer is not aligned, or outside every buffer.
     """
     function = new_function(module, name, ir.VoidType(), [PTR, PTR, PTR, PTR, PTR])
     state, memory, pages, kept, copies = function.args
@@ -150,10 +150,10 @@ def refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, lef
 
 
 def tmu_function(module: ir.Module, isa: Isa, avx512: bool) -> ir.Function:
-    """(state, memory, pages, kept, copies, control, addresses, live) -> 0, or 1 when the host must do the request.
+    """(state, memory, pages, kept, copies, control, addresses, live) -> 0, or 1 if the host must perform the request.
 
     32-bit loads and stores of one to four components inside one buffer use vectors of the host; other requests run
-    lane by lane. For the host it stores addresses and lanes in the state.
+    lane by lane. For the host, the function stores addresses and lanes in the state.
     """
     return _Request(module, isa, avx512).function
 
@@ -204,7 +204,7 @@ class _Request(StateFunction):
         return value
 
     def cases(self, name: str, make: Callable[[int], None], counts: tuple[int, ...] = (1, 2, 3, 4)) -> None:
-        """Emit `make(n)` for each number of components, and return."""
+        """Emit `make(n)` and a return for each number of components."""
         switch = self.b.switch(self.components, self.slow)
         for n in counts:
             case = self.block(f"{name}{n}")
@@ -222,7 +222,7 @@ class _Request(StateFunction):
         self.stay(b.icmp_unsigned("!=", self.live, I16(0)), "some")
         everyone = b.icmp_unsigned("==", self.live, I16(0xFFFF))
         byte = b.and_(config, I32(0xFF))
-        # With bit 7 clear whole quads load; without dead lanes that makes no difference.
+        # With bit 7 clear whole quads load, which makes no difference without dead lanes.
         byte = b.select(everyone, b.or_(byte, I32(0x80)), byte)
         # 0xff: one component; 0xfa..0xfc: two to four
         single = b.icmp_unsigned("==", byte, I32(0xFF))
@@ -289,7 +289,7 @@ class _Request(StateFunction):
         self.tally(Slot.WRITE_BYTES, moved)
 
     def fetch_ahead(self, first: ir.Value) -> None:
-        """Prefetch into the host's cache: programs load with a constant step."""
+        """Prefetch into the host's cache: programs usually load with a constant step."""
         b = self.b
         step = b.sub(first, self.scalar(Slot.LAST))
         self.put(Slot.LAST, first)
@@ -299,7 +299,7 @@ class _Request(StateFunction):
             self.v.intrinsic("llvm.prefetch.p0", ir.VoidType(), [place, I32(0), I32(3), I32(1)])
 
     def dense(self, first: ir.Value, scattered: ir.Block) -> None:
-        """Lane i begins at first + i * size of a vector; all lanes live."""
+        """Emit the accesses where all lanes are live and their vectors are consecutive in memory."""
         b = self.b
         moved = b.shl(b.zext(self.stride, I64), I64(4))
         top = b.add(first, b.sub(b.trunc(moved, I32), I32(4)))
@@ -334,7 +334,7 @@ class _Request(StateFunction):
         self.cases("store", store, (1, 2, 4))
 
     def scattered(self) -> None:
-        """Any addresses, any live lanes."""
+        """Emit the accesses for any addresses and any live lanes."""
         b, v = self.b, self.v
         mask = b.bitcast(self.live, I1X16)
         infinite = v.const(0xFFFFFFFF)
@@ -344,7 +344,7 @@ class _Request(StateFunction):
         odd = v.intrinsic("llvm.vector.reduce.or.v16i32", I32, [v.and_(safe, v.const(3))])
         self.stay(b.icmp_unsigned("==", odd, I32(0)), "aligned")
         if self.isa is Isa.V3D42:
-            # Vectors wrap inside 16 bytes; the slow path serves those that do.
+            # Vectors that wrap inside 16 bytes take the slow path.
             reach = v.add(v.and_(safe, v.const(15)), splat(b, self.extent))
             furthest = v.intrinsic("llvm.vector.reduce.umax.v16i32", I32, [reach])
             self.stay(b.icmp_unsigned("<", furthest, I32(16)), "unwrapped")
@@ -406,7 +406,7 @@ def _shuffled(b: ir.IRBuilder, x: ir.Value, y: ir.Value, order: list[int]) -> ir
 
 
 def _deinterleave(b: ir.IRBuilder, parts: list[ir.Value], n: int, k: int) -> ir.Value:
-    """Word n * lane + k of consecutive vectors, for every lane; n is 1, 2 or 4."""
+    """Word n * lane + k of consecutive vectors, for all lanes; n is 1, 2 or 4."""
     if n == 1:
         return parts[0]
     if n == 2:
@@ -416,7 +416,7 @@ def _deinterleave(b: ir.IRBuilder, parts: list[ir.Value], n: int, k: int) -> ir.
 
 
 def _interleave(b: ir.IRBuilder, data: list[ir.Value], i: int) -> ir.Value:
-    """Vector i of the memory that holds data[k] of a lane in its word k."""
+    """Vector i of memory in which word k of a lane holds data[k] of the lane."""
     n = len(data)
     if n == 1:
         return data[0]

@@ -1,8 +1,8 @@
 """The state of a thread while a chain of translated V3D code runs: `qpu.emu.v3d.alu.Thread` of the compiled engine.
 
-Registers that were read or written are held as IR values. A chain has no effect outside the state before its last
-instruction, and its start checks that every result and word it takes is available. So each register is loaded at most
-once, and stored once, after its last change.
+Registers that were read or written are held as IR values. A chain has no effect outside the state block before its last
+instruction, and its start checks that every result and word that it takes is available. So each register is loaded at
+most once, and stored once, after its last change.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STREAMS = {
 
 
 def _flag(low: Slot, high: Slot | None) -> property:
-    """Flags of the low halves, or of the high halves, which are the same unless the state is split."""
+    """Flags of the low halves, or of the high halves, which equal the low ones unless the state is split."""
 
     def read(self: Values) -> ir.Value:
         return self.mask(low if high is None or not self.split else high)
@@ -114,7 +114,7 @@ class Values:
 
     @property
     def rf0_volatile(self) -> ir.Value:
-        """Not 0: the last write of rf0 does not survive a switch beside another signal's register."""
+        """Not 0: a switch in an instruction whose signal writes a register loses rf0 (v3d.md 8.2)."""
         return self.scalar(Slot.VOLATILE)
 
     @rf0_volatile.setter
@@ -123,7 +123,7 @@ class Values:
             self.put_scalar(Slot.VOLATILE, I32(int(value)))
 
     def set_msf(self, value: ir.Value) -> None:
-        """Change the sample mask, and with it the live lanes."""
+        """Change the sample mask, and thus the live lanes."""
         self.msf = value
         self._live = None
 
@@ -137,7 +137,7 @@ class Values:
         self.put_scalar(Slot.PENDING, self.builder.add(pending, I32(1)))
 
     def _store(self, slot: int, value: ir.Value, align: int) -> None:
-        """Store, and remove an earlier store of the chain to the same slot."""
+        """Emit a store, and remove an earlier store of the chain to the same slot."""
         former = self._stores.pop(slot, None)
         if former is not None:
             block, instruction = former
@@ -199,7 +199,7 @@ class Values:
         self._store(slot, self.bits(mask), 4)
 
     def bits(self, mask: ir.Value) -> ir.Value:
-        """The lanes of a mask as a number."""
+        """A mask as a number with one bit for each lane."""
         return self.builder.zext(self.builder.bitcast(mask, I16), I32)
 
     # -- results and streams
@@ -255,7 +255,7 @@ class Values:
             self.builder.store(after, self.pointer(host))
 
     def finish(self) -> None:
-        """End the chain: advance the streams behind the words it took."""
+        """End the chain: advance the streams past the words that it took."""
         for stream, (here, host, left) in STREAMS.items():
             taken = self.taken[stream]
             if not taken:

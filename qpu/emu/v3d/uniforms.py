@@ -1,7 +1,7 @@
-"""Uniform and unifa fetches of V3D, which see memory as it was when the dispatch started.
+"""Uniform and unifa fetches of V3D, which read memory as it was when the dispatch started.
 
-They are fetched through a cache of their own, and the hardware tests assert the stale value (`test_tmu.py` of
-py-videocore6 and py-videocore7, read-write-uniform case). So a page is copied at its first store of the dispatch.
+Hardware fetches them through a separate cache, and the hardware tests assert the stale value (`test_tmu.py` of
+py-videocore6 and py-videocore7, read-write-uniform case). So a page is copied before its first store of the dispatch.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ __all__ = ["Snapshot", "uses_side_streams"]
 
 U32: TypeAlias = NDArray[np.uint32]
 _SHIFT = PAGE.bit_length() - 1
-_COPIED = 2  # in `kept`; 0: to be copied before the first store, 1: never needed
-_SCAN = 1 << 15  # instructions that are searched; longer code counts as using everything
+_COPIED = 2  # a value of `kept`; 0: to be copied before the first store, 1: never read by a stream
+_SCAN = 1 << 15  # instructions that are searched; longer code is assumed to use all streams
 
 
 def uses_side_streams(memory: Memory, code: int) -> bool:
-    """Whether code at `code` may fetch uniforms from elsewhere than the region its stream starts in.
+    """Whether the code may fetch uniforms outside the region in which its uniform stream starts.
 
-    Looks for unifa loads and branches that move the uniform stream in the rest of the code's region; data after the
-    code can cause a false True, never a false False.
+    The function searches the rest of the code's region for unifa loads and branches that move the uniform stream. Data
+    after the code can cause a false True, never a false False.
     """
     region = memory.region_at(code)
     if region is None:
@@ -42,9 +42,9 @@ def uses_side_streams(memory: Memory, code: int) -> bool:
 
 
 class Snapshot:
-    """Memory as of the start of a dispatch, for word fetches. The caller checks that addresses are mapped.
+    """Memory as it was at the start of a dispatch, for word fetches. The caller checks that addresses are mapped.
 
-    uniforms, code: addresses of the dispatch; they limit which pages may be read.
+    uniforms, code: addresses of the dispatch; they decide which pages streams may read.
     """
 
     def __init__(self, memory: Memory, uniforms: int, code: int) -> None:
@@ -57,13 +57,13 @@ class Snapshot:
         else:
             self.kept = np.ones(pages, np.uint8)
             self.kept[region.address >> _SHIFT : region.end >> _SHIFT] = 0
-        # Code is fetched through a cache of its own too; a program that overwrites itself runs the old code.
+        # Code is fetched through a separate cache too: a program that overwrites itself runs the old code.
         home = memory.region_at(code)
         if home is not None:
             self.kept[home.address >> _SHIFT : home.end >> _SHIFT] = 0
 
     def before_store(self, pages: NDArray[np.integer]) -> None:
-        """Copy pages (any shape) that are about to be written, unless a copy exists."""
+        """Copy pages that are about to be written, unless a copy exists. pages: page numbers in any shape."""
         if self.kept.take(pages).all():
             return
         for page in np.unique(pages[self.kept.take(pages) == 0]).tolist():

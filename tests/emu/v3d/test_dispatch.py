@@ -251,7 +251,7 @@ def test_supergroup_larger_than_the_machine_deadlocks(isa: Isa) -> None:
         q.nop()
         q.end()
 
-    with pytest.raises(EmuFault, match="threads fit"):
+    with pytest.raises(EmuFault, match="threads can run"):
         rig.run(program, workgroups=(n, 1, 1), batches_per_supergroup=n, per_supergroup=16, batches=n)
 
 

@@ -138,7 +138,7 @@ def test_many_waiting_threads_are_counted(isa: Isa) -> None:
         barrier(q)
         q.end()
 
-    with pytest.raises(EmuFault, match=rf"QPU 7\.0 and {n - 9} more.*{n} batches, {n - 1} threads fit"):
+    with pytest.raises(EmuFault, match=rf"QPU 7\.0 and {n - 9} more.*{n} batches, but only {n - 1} threads can run"):
         rig.run(whole, workgroups=(n, 1, 1), batches_per_supergroup=n, per_supergroup=16, batches=n)
 
 
