@@ -5,7 +5,7 @@ Names are loaded when first used, so that ``import qpu`` costs next to nothing a
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # type checkers take it as true; the module `typing` would cost more than all the rest
+TYPE_CHECKING = False  # type checkers treat it as true; importing `typing` would take longer than the rest
 
 if TYPE_CHECKING:
     from qpu import v3d as v3d

@@ -1,4 +1,4 @@
-"""Source locations, diagnostics and the error tree of the package."""
+"""Source locations, diagnostics and the exception classes of the package, which every layer raises."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RENDER_LIMIT = 50  # diagnostics that the message of an error shows
 
 
 class Severity(enum.StrEnum):
-    """How bad a finding is; only `error` makes a program unfit."""
+    """Severity of a finding. Only findings of severity `error` make a check fail."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -30,8 +30,8 @@ class Severity(enum.StrEnum):
 class Loc:
     """A place in a source file: Python for builders, assembly text for the assemblers.
 
-    line, column: from 1; column None when the whole line is meant. `text` is the line itself; when it is
-    None the line is fetched from `file` at the time of rendering.
+    line, column: counted from 1; column is None when the whole line is meant. text: the line itself; None: the line is
+    read from `file` when it is rendered.
     """
 
     file: str
@@ -56,9 +56,9 @@ class Loc:
 class Diagnostic:
     """One finding: what was found, what is allowed, what to write instead.
 
-    rule: stable identifier such as ``small-imm`` or ``H1``. name: in words, where the identifier is a number. index:
-    instruction index, if any. other: index of the second instruction concerned; distance: how far apart they are, in
-    instructions.
+    rule: stable identifier such as ``small-imm`` or ``H1``. name: the rule's name in words, where the identifier is a
+    number. index: instruction index, if any. other: index of the second instruction concerned. distance: how far apart
+    the two are, in instructions.
     """
 
     rule: str
@@ -73,7 +73,7 @@ class Diagnostic:
     name: str = ""
 
     def render(self) -> str:
-        """The diagnostic as text of several lines, ready to be shown to a person."""
+        """The diagnostic as text of several lines."""
         message = self.message
         if len(message) > _MESSAGE_LIMIT:
             message = message[: _MESSAGE_LIMIT // 2] + " ... " + message[-_MESSAGE_LIMIT // 2 :]
@@ -101,10 +101,10 @@ class Diagnostic:
 
 
 class QpuError(Exception):
-    """Root of everything this package raises on purpose.
+    """Base class of all errors that this package raises.
 
-    diagnostics: the findings behind the error, sorted by place; empty for errors without a source. help: what to do;
-    the last line of the message.
+    diagnostics: the findings that the error reports, sorted by source location; empty for other errors. help: what to
+    do; it becomes the last line of the message, after ``help:``.
     """
 
     def __init__(self, message: str, diagnostics: Sequence[Diagnostic] = (), *, help: str | None = None) -> None:
@@ -113,7 +113,7 @@ class QpuError(Exception):
 
 
 class UsageError(QpuError, ValueError):
-    """A request that can be refused before anything is touched: a bad name, shape, size or option."""
+    """An invalid argument or call, refused before anything is changed: a bad name, shape, size or option."""
 
 
 class AsmError(QpuError):
@@ -121,7 +121,7 @@ class AsmError(QpuError):
 
     @classmethod
     def of(cls, diagnostics: Diagnostic | Iterable[Diagnostic]) -> AsmError:
-        """Wrap one or many diagnostics; the message is their rendering, in order of place. It shows the first 50."""
+        """The error for one or many diagnostics. Its message shows the first 50, in order of source location."""
         found = (diagnostics,) if isinstance(diagnostics, Diagnostic) else tuple(diagnostics)
         ordered = tuple(sorted(found, key=_place))
         lines = [d.render() for d in ordered[:_RENDER_LIMIT]]
@@ -137,11 +137,14 @@ class UnknownNameError(AsmError, AttributeError):
     def among(
         cls, name: str, known: Iterable[str], what: str, loc: Loc | None, others: Iterable[Diagnostic] = ()
     ) -> UnknownNameError:
-        """`what` has no `name`; with the names that are close, and the mistakes found before."""
+        """The error for a `name` that `what` does not have. It suggests similar names out of `known`.
+
+        others: diagnostics found before, which the error reports as well.
+        """
         import difflib
 
         close = difflib.get_close_matches(name, list(known), 3)
-        advice = f"did you mean {', '.join(close)}?" if close else "dir() lists the names"
+        advice = f"did you mean {', '.join(close)}?" if close else "list the names with dir()"
         found = sorted([*others, Diagnostic("name", f"{what} has no {name!r}", loc=loc, help=advice)], key=_place)
         return cls("\n".join(d.render() for d in found), found)
 
@@ -167,10 +170,10 @@ class CompileError(QpuError):
 
 
 class DriverError(QpuError, OSError):
-    """The kernel interface refused or failed; `errno` is the kernel's number, or None."""
+    """Linux or the firmware refused a request, or failed. errno: the error number of Linux, or None."""
 
-    def __init__(self, message: str, errno: int | None = None) -> None:
-        QpuError.__init__(self, message)
+    def __init__(self, message: str, errno: int | None = None, *, help: str | None = None) -> None:
+        QpuError.__init__(self, message, help=help)
         self.errno = errno
 
     def __str__(self) -> str:
@@ -178,7 +181,7 @@ class DriverError(QpuError, OSError):
 
 
 class NoDeviceError(DriverError):
-    """No usable GPU. The message lists every adapter that was tried and its reason."""
+    """No usable GPU. The message lists every adapter that was tried and why it cannot be used."""
 
 
 class GpuResetError(DriverError):
@@ -203,7 +206,7 @@ class FaultPlace:
     loc: Loc | None = None
 
     def render(self) -> str:
-        """One line for people, e.g. ``pi5: QPU 3, thread 1, instruction 17``."""
+        """One line of text, such as ``pi5: QPU 3, thread 1, instruction 17``."""
         parts: list[str] = []
         if self.qpu is not None:
             parts.append(f"QPU {self.qpu}")
@@ -222,7 +225,7 @@ class FaultPlace:
 class EmuFault(QpuError):
     """An emulated program did what hardware forbids, or something whose result is not known.
 
-    rule: stable identifier such as ``out-of-bounds``, ``tmu-empty``, ``H1``. name: of the rule in words, where the
+    rule: stable identifier such as ``out-of-bounds``, ``tmu-empty``, ``H1``. name: the rule's name in words, where the
     identifier is a number. place: board, QPU, thread, instruction, lane and address, as far as they apply. help: what
     to do.
     """
@@ -259,7 +262,7 @@ class EmuWarning(UserWarning):
     """An emulated program did what a real board tolerates, with a result that is not documented.
 
     Issued when a launch finishes, once for each rule and instruction; also in `RunStats.faults`. On boards that are not
-    strict (``strict=False``, ``QPU_EMU_STRICT=0``) that includes what is an `EmuFault` elsewhere.
+    strict (``strict=False``, ``QPU_EMU_STRICT=0``), what is an `EmuFault` otherwise is a warning too.
     """
 
 

@@ -1,4 +1,4 @@
-"""Checks of arguments that users pass; NumPy's numbers are accepted, and NumPy is not imported."""
+"""Validation of arguments: whole numbers, ranges, seconds. Numbers of NumPy are accepted without importing NumPy."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def whole(name: str, value: Any, allowed: str = "a whole number") -> int:
             return operator.index(value)
         except TypeError:
             pass
-    raise UsageError(f"{name} = {value!r}; allowed: {allowed}")
+    raise UsageError(f"{name} = {value!r}; allowed: {allowed}", help="pass an int, or an integer of NumPy")
 
 
 def within(name: str, value: Any, low: int, high: int) -> int:
     """`value` as an int. Raises: UsageError unless it is a whole number from `low` to `high`."""
     number = whole(name, value, f"{low}..{high}")
     if not low <= number <= high:
-        raise UsageError(f"{name} = {value!r}; allowed: {low}..{high}")
+        raise UsageError(f"{name} = {value!r}; allowed: {low}..{high}", help="pass a number in that range")
     return number
 
 
@@ -47,5 +47,6 @@ def seconds(name: str, value: Any, *, positive: bool = False) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or (positive and number <= 0):
-        raise UsageError(f"{name} = {value!r}; allowed: a finite{', positive' if positive else ''} number of seconds")
+        kind = "a finite, positive number" if positive else "a finite number"
+        raise UsageError(f"{name} = {value!r}; allowed: {kind} of seconds", help="pass an int or a float")
     return number

@@ -1,4 +1,4 @@
-"""Bit fields of instruction words: masks, packing and unpacking, made from a checked text description of the layout."""
+"""Bit fields of instruction words, declared as text: layouts with checked widths, packing and unpacking."""
 
 from __future__ import annotations
 

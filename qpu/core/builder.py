@@ -1,11 +1,11 @@
-"""The core of the typed builders of all three instruction sets: recording, labels, loops, locations, errors.
+"""The base class of the typed builders of all three instruction sets: recording, labels, loops, locations, errors.
 
-A builder method records one `Instr` of its family with the caller's place. What cannot be encoded raises `Refused`
-somewhere below the method; the method hands it to `refuse`, which keeps a diagnostic at the user's line while the
-family's nop takes the instruction's place, so that one run reports every error of a program.
+A builder method records one `Instr` of its family with the caller's place. An operand or instruction that cannot be
+encoded raises `Refused`; the builder method passes it to `_refuse`, which records a diagnostic at the user's line, and
+records a nop in place of the instruction, so that one run reports every error of a program.
 
-An operation of the first ALU leaves its instruction open for one operation of the second: the family sets `_open` to
-the index and keeps the recorded half in `_half`; `_join` closes it, or reports that the second one comes too late.
+An operation of the add ALU leaves its instruction open for one operation of the mul ALU: the family sets `_open` to
+the index and keeps the recorded half in `_half`; `_join` closes the instruction, or reports that it is closed already.
 
 This module knows no instruction set. A family provides `_idle` (its nop), `_link` (a branch with its target) and the
 methods; every file that has builder methods adds itself to `qpu.core.locations.LAYERS`.
@@ -14,6 +14,7 @@ methods; every file that has builder methods adds itself to `qpu.core.locations.
 from __future__ import annotations
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
@@ -30,7 +31,7 @@ P = ParamSpec("P")
 
 
 class Refused(Exception):
-    """What cannot be encoded: the fields of a diagnostic, raised where no location is known."""
+    """Raised for an operand or instruction that cannot be encoded: a diagnostic without a location."""
 
     def __init__(self, rule: str, message: str, allowed: str | None = None, help: str | None = None) -> None:
         super().__init__(message)
@@ -41,12 +42,12 @@ class Refused(Exception):
 
     @classmethod
     def of(cls, found: Diagnostic) -> Refused:
-        """The refusal that a diagnostic without location describes."""
+        """The exception for a diagnostic without a location."""
         return cls(found.rule, found.message, found.allowed, found.help)
 
 
 class Label:
-    """A place in the program under construction; branches take it, or its name, as their target."""
+    """A place in the program under construction. A branch takes the label, or its name, as target."""
 
     __slots__ = ("name",)
 
@@ -68,7 +69,7 @@ class Loop:
 
 
 class MulSlot:
-    """The free half of the instruction just recorded; the families' slots add one method an operation."""
+    """The free mul half of the instruction just recorded; the classes of the families add a method per operation."""
 
     __slots__ = ("_index", "_q")
 
@@ -84,8 +85,8 @@ class MulSlot:
             raise self._q._unknown(name, type(self), f"the mul half of {self._q.isa.label}")
 
 
-class Builder(Generic[T]):
-    """Base of the typed builders; `T` is the family's instruction."""
+class Builder(ABC, Generic[T]):
+    """Base class of the typed builders; `T` is the family's instruction."""
 
     __slots__ = ("_branch_at", "_errors", "_fixups", "_half", "_instrs", "_labels", "_numbers", "_open", "_places")
 
@@ -99,7 +100,7 @@ class Builder(Generic[T]):
         self._errors: list[Diagnostic] = []
         self._labels: dict[str, int] = {}
         self._fixups: list[tuple[int, str]] = []
-        self._numbers: dict[str, int] = {}  # made-up names by prefix
+        self._numbers: dict[str, int] = {}  # next number of generated names, by prefix
         self._open = -1  # index of the instruction that still takes a second operation
         self._half = None  # the half recorded there
         self._branch_at = -1 - BRANCH_SLOTS  # index of the last branch
@@ -136,7 +137,7 @@ class Builder(Generic[T]):
             self._refuse(
                 Refused(
                     "dual-issue",
-                    f"{name} comes too late: the instruction already has a mul half, or another one was begun since",
+                    f"{name} cannot join: the instruction already has a mul half, or a later instruction was begun",
                     "one mul operation beside an add operation",
                     "chain the mul operation directly: q.add(...).mov(...)",
                 )
@@ -145,14 +146,14 @@ class Builder(Generic[T]):
         self._open = -1
         return True
 
+    @abstractmethod
     def _link(self, instr: T, index: int, target: int) -> T:
         """The branch at `index` with instruction `target` as its target."""
-        raise NotImplementedError
 
     # -- diagnostics
 
     def _refuse(self, found: Refused | Diagnostic) -> None:
-        """Keep a diagnostic at the user's line."""
+        """Record a diagnostic at the user's line."""
         self._errors.append(
             Diagnostic(
                 found.rule,
@@ -165,7 +166,7 @@ class Builder(Generic[T]):
         )
 
     def _error(self, rule: str, message: str, allowed: str | None = None, help: str | None = None) -> None:
-        """Keep a diagnostic at the user's line, from its fields."""
+        """Record a diagnostic at the user's line, from its fields."""
         self._refuse(Refused(rule, message, allowed, help))
 
     def _unknown(self, name: str, kind: type, what: str) -> UnknownNameError:
@@ -176,7 +177,7 @@ class Builder(Generic[T]):
     # -- labels and loops
 
     def label(self, name: str | Label | None = None) -> Label:
-        """Name the next instruction; without a name one is made up. Returns the label, which branches take."""
+        """Define a label at the next instruction and return it. name: None generates one; branches take either."""
         place = name if isinstance(name, Label) else self.new_label() if name is None else Label(name)
         self._settle()
         if place.name in self._labels:
@@ -191,7 +192,7 @@ class Builder(Generic[T]):
         return place
 
     def new_label(self, name: str = "label") -> Label:
-        """A label with a name of its own, derived from `name`, to be put somewhere later with `label`."""
+        """A label with a unique name derived from `name`, to be defined later with `label`."""
         return Label(self._fresh(name))
 
     def _fresh(self, prefix: str) -> str:
@@ -206,7 +207,7 @@ class Builder(Generic[T]):
     def loop(self, name: str | None = None) -> Iterator[Loop]:
         """``with q.loop() as again: ... q.b(again.start, cond=...)``: labels at the start and after the body.
 
-        The three instructions after a branch belong to it: when the body ends before them, nops fill the rest.
+        The three delay slots of a branch belong to the body: if it ends before them, they are filled with nops.
         """
         text = self._fresh("loop") if name is None else name
         loop = Loop(Label(text), Label(f"{text}_end"))
@@ -221,7 +222,7 @@ class Builder(Generic[T]):
     # -- end
 
     def _settle(self) -> None:
-        """Complete the open instruction, if any: it gets no second operation. May find errors in it."""
+        """Close the open instruction, if any, without a mul operation. May record errors about it."""
         self._open = -1
 
     def _finish(self) -> tuple[list[T], dict[str, int], Places]:
@@ -258,7 +259,7 @@ def suggest(name: object, allowed: Iterable[str]) -> str | None:
 def run(q: B, fn: Callable[Concatenate[B, P], object], /, *args: P.args, **kwargs: P.kwargs) -> B:
     """Run a builder function and return its builder.
 
-    An exception of the function itself carries the diagnostics found so far as notes.
+    An exception that the function raises gets the diagnostics found so far as notes.
     """
     try:
         fn(q, *args, **kwargs)

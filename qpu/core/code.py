@@ -1,4 +1,4 @@
-"""Assembled code: what every assembler, builder and text parser returns."""
+"""Assembled code: instruction words with labels and source locations, as builders and text assemblers return them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LocLike = Loc | tuple[Any, int] | None
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Code:
-    """Instructions of one instruction set.
+    """A program of one instruction set.
 
-    code: the 64-bit words. labels: name -> instruction index. locs: one source place per word, or empty; builders
+    code: the 64-bit words. labels: name -> instruction index. locs: one source location per word, or empty; builders
     store ``(code object, line)`` pairs, which `loc()` converts to `Loc` on demand.
-    warnings: diagnostics of the text assembler that did not make it refuse the text.
+    warnings: warnings of the text assembler.
     """
 
     isa: Isa
@@ -36,14 +36,14 @@ class Code:
 
     @classmethod
     def of_words(cls, isa: Isa, words: Iterable[int]) -> Self:
-        """The code of 64-bit words. Raises: UsageError."""
+        """The program of given 64-bit words. Raises: UsageError."""
         try:
             values = tuple(as_integer(word) for word in words)
         except TypeError as error:
-            raise UsageError(f"{error}; a program is a builder function, text, or integers of 64 bits") from None
+            raise UsageError(str(error), help="pass a builder function, text, or integers of 64 bits") from None
         for index, word in enumerate(values):
             if not 0 <= word < 1 << 64:
-                raise UsageError(f"word {index} is {word:#x}; allowed: 64 bits, unsigned")
+                raise UsageError(f"word {index} is {word:#x}", help="pass instruction words: 0..2**64-1")
         return cls(isa, values)
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class Code:
         return b"".join(w.to_bytes(8, "little") for w in self.code)
 
     def loc(self, index: int) -> Loc | None:
-        """Source place of instruction `index`; None when it is not known."""
+        """The source location of instruction `index`; None when it is not known."""
         if not 0 <= index < len(self.locs):
             return None
         place = self.locs[index]

@@ -1,4 +1,7 @@
-"""Critical sections that Python's signal handlers do not interrupt."""
+"""Critical sections that Python's signal handlers do not interrupt.
+
+Drivers, memory pool and emulator use them, so that Ctrl-C cannot come between a system call and its bookkeeping.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ _SIGNALS = tuple(int(getattr(signal, f"SIG{name}")) for name in _NAMES if hasatt
 _C: Any = import_module("_signal")
 _get: Callable[[int], object] = _C.getsignal
 _set: Callable[[int, object], object] = _C.signal
-LATE_S = 0.01  # from the end of a finalizer to its deferred handlers: the code that was interrupted finishes first
+LATE_S = 0.01  # from the end of a finalizer to its deferred handlers, so that the interrupted code finishes first
 POLL_S = 0.05  # of host time, between checks for signals while waiting for a lock
 _main = threading.main_thread
 _ident = threading.get_ident
 
 _Handler = Callable[[int, "FrameType | None"], object]
-_innermost: CriticalSection | None = None  # of the main thread: Python runs handlers nowhere else
+_innermost: CriticalSection | None = None  # of the main thread, the only one that runs signal handlers
 
 
 class _Lock(Protocol):
@@ -49,10 +52,10 @@ class CriticalSection:
         self._lock = lock
 
     def _handler(self, number: int, frame: FrameType | None) -> None:
-        if not self._entered:  # an exception on the way out left this handler installed
+        if not self._entered:  # an exception in `_restore` left this handler installed
             self._deferred[number](number, frame)
             return
-        if all(number != other for _, other, _ in self._arrived):  # the kernel keeps one of each, too
+        if all(number != other for _, other, _ in self._arrived):  # Linux keeps one pending signal of each number, too
             self._arrived.append((self._deferred[number], number, frame))
         each = _innermost
         while each is not None:
@@ -79,7 +82,7 @@ class CriticalSection:
                 if _get(number) == self._handler:  # unless the section set another one
                     _set(number, handler)
         except BaseException:
-            self._restore()  # a handler that is back already raised
+            self._restore()  # a handler that was restored already raised
             raise
 
     def __enter__(self) -> CriticalSection:
@@ -150,7 +153,7 @@ def run_pending() -> None:
     """
     inner = _innermost
     if inner is not None and inner._arrived and _ident() == _main().ident:
-        inner._run_handlers()  # what arrives meanwhile stays deferred: nothing interrupts the caller's next step
+        inner._run_handlers()  # signals that arrive meanwhile stay deferred
 
 
 def _interrupt_later(numbers: list[int]) -> None:

@@ -1,4 +1,8 @@
-"""Effects: what an instruction or a half of it reads, writes and triggers, in one form for every instruction set."""
+"""Effects of instructions: the resources that they read and write, and the events that hazard rules refer to.
+
+One form serves all instruction sets. `qpu.v3d.effects` and `qpu.vc4.effects` derive the effects of instructions and of
+their halves; hazard checkers, emulator and schedulers use them.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,11 @@ _NONE: frozenset[str] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """Resources and events of an instruction or of a part of one.
+    """The effects of an instruction or of a part of one.
 
     reads, writes: names of resources: registers (``rf3``, ``ra3``, ``r4``), flags, queues and streams, I/O registers.
-    partial: registers among the writes that keep their old value in some lanes or bits. tokens: sequences whose order
-    must be kept. events: what else the rules of the instruction set ask for, such as ``thrsw`` or ``branch``.
+    partial: registers among the writes that keep their old value in some lanes or bits. tokens: ordered sequences that
+    the instruction belongs to. events: other facts that hazard rules refer to, such as ``thrsw`` or ``branch``.
     """
 
     reads: frozenset[str] = _NONE
@@ -46,7 +50,7 @@ NOTHING = Effects()
 
 
 def union(parts: Iterable[Effects]) -> Effects:
-    """The effects of all parts together."""
+    """The combined effects of all parts."""
     total = NOTHING
     for part in parts:
         if part is not NOTHING:

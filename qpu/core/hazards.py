@@ -1,12 +1,12 @@
-"""Hazard rules as rows, and the walk over a program that applies those about distances.
+"""Hazard rules as table rows, and the part of the checkers that applies rules about distances.
 
-One table per family (`qpu.v3d.rules`, `qpu.vc4.rules`) holds every rule once: identifier, sentence, cure, severity,
-evidence, and its windows: which two effects must be how many instructions apart. Checker, both engines of the emulator
-and a scheduler read it.
+One table per family (`qpu.v3d.rules`, `qpu.vc4.rules`) holds each rule once: identifier, summary, help, severity,
+evidence and windows. A window says how many instructions two effects must be apart. Checkers, both engines of the
+emulator and schedulers read the table.
 
-Terms of a window name effects: an event (``thrsw``), ``read X`` or ``write X`` of a resource, or alternatives of these
-with ``|`` between. Where the family has a class X of resources (``file``: all registers of the register file) the term
-stands for each member; with `same` the two sides must be the same member.
+A term of a window names effects: an event (``thrsw``), ``read X`` or ``write X`` of a resource, or alternatives of
+these separated by ``|``. Where X is a class of resources of the family (``file``: all registers of the register file),
+the term means each member; with `same`, both sides must be the same member.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ REST: Final = 1 << 30  # distance of a window that reaches to the end of the pro
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """ "`before` must not come `first` to `distance` instructions after `after`" (1: the next instruction).
+    """A rule of distance: no `before` from `first` to `distance` instructions after an `after` (1: the next one).
 
-    message: of a finding, with ``{}`` for the resources concerned; empty: the summary of the rule. isas, source, basis:
-    None or empty where they are those of the rule. along: severity where only a taken branch leads from one to the
-    other; None: that of the rule.
+    message: text of a finding, with ``{}`` for the resources concerned; empty: the summary of the rule. isas, source,
+    basis: None or empty where those of the rule apply. along: severity where only a taken branch leads from one to the
+    other; None: the severity of the rule.
     """
 
     after: str
@@ -54,8 +54,8 @@ class Window:
 class Rule:
     """One hazard rule.
 
-    id: in findings, verdicts and faults. name: in words, where the id is a number. summary: what a program that breaks
-    the rule does. help: what to do instead.
+    id: identifier in findings, verdicts and faults. name: the name in words, where the id is a number. summary: what a
+    program that breaks the rule does. help: what to do instead.
     """
 
     id: str
@@ -70,21 +70,21 @@ class Rule:
 
     @property
     def label(self) -> str:
-        """Identifier and name, as people see them."""
+        """Identifier and name, as messages show them."""
         return f"{self.id} {self.name}" if self.name else self.id
 
 
 class Breach(NamedTuple):
-    """What one instruction alone breaks: a rule and what was found."""
+    """A violation within one instruction. message: what was found; empty: the summary of the rule."""
 
     rule: str
     message: str
 
 
 class Facts(NamedTuple):
-    """What the walk needs to know of an instruction.
+    """What the checker needs to know of an instruction.
 
-    after, before: bits of `Windows.masks`. breaches: about it alone.
+    after, before: masks of windows, see `Windows.masks`. breaches: violations within the instruction.
     """
 
     after: int
@@ -92,12 +92,12 @@ class Facts(NamedTuple):
     breaches: tuple[Breach, ...] = ()
 
     def __or__(self, other: Facts) -> Facts:
-        """Both together."""
+        """The union of both."""
         return Facts(self.after | other.after, self.before | other.before, self.breaches + other.breaches)
 
 
 class Memo(dict[int, T]):
-    """What is known of words, made when first asked for; emptied when there is too much."""
+    """A cache of values by instruction word: computed on first use, cleared when it holds `LIMIT` values."""
 
     LIMIT: ClassVar = 1 << 15
 
@@ -127,13 +127,13 @@ class Finding:
 
     @property
     def label(self) -> str:
-        """Identifier and name, as people see them."""
+        """Identifier and name, as messages show them."""
         return f"{self.rule} {self.name}" if self.name else self.rule
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A window that a walk found broken. over: the branch that leads from `other` to `index`, if it is a taken one."""
+    """A violated window. over: the taken branch on the way from `other` to `index`; None where there is none."""
 
     rule: Rule
     window: Window
@@ -178,13 +178,13 @@ class Rules(Mapping[str, Rule]):
         return len(self._rows)
 
     def finding(self, rule: str, index: int, message: str = "", other: int | None = None) -> Finding:
-        """A finding of a rule, with its severity and its cure."""
+        """A finding of a rule, with severity and help of its row."""
         row = self._rows[rule]
         distance = None if other is None else index - other
         return Finding(rule, row.severity, index, message or row.summary, other, distance, row.help, row.name)
 
     def sorted(self, findings: Iterable[Finding]) -> list[Finding]:
-        """By instruction, then in the order of the table, nearest cause first; repetitions once."""
+        """By instruction, then in the order of the table, nearest cause first; without duplicates."""
         order = self.order
         return sorted(
             dict.fromkeys(findings),
@@ -193,13 +193,13 @@ class Rules(Mapping[str, Rule]):
 
 
 class Windows:
-    """The windows of one instruction set as bits: one for each window, or for each register of those with `same`.
+    """The windows of one instruction set as bits: one for each window, or for each register of a window with `same`.
 
     watch: events that a family wants to find quickly; each has a bit of its own among the `after` bits.
 
-    An instruction has a mask of the windows that it opens (`after`) and one of those it must keep out of (`before`);
+    An instruction has a mask of the windows that it opens (`after`) and one of those that exclude it (`before`);
     ``before & after_of_the_instruction_d_earlier & at[d]`` are the windows it breaks. `at` has an entry for each
-    distance 0..`reach`; `rest`: windows that stay open behind that.
+    distance 0..`reach`; `rest` has the windows that stay open after that.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ class Windows:
         return [*effects.events, *(f"read {r}" for r in effects.reads), *(f"write {r}" for r in effects.writes)]
 
     def masks(self, effects: Effects) -> tuple[int, int]:
-        """Windows that an instruction opens, and windows it must keep out of."""
+        """Windows that an instruction opens, and windows that exclude it."""
         after = before = 0
         opens, closed = self._after, self._before
         for name in self._named(effects):
@@ -262,13 +262,13 @@ class Windows:
         return after, before
 
     def facts(self, parts: Sequence[Effects], breaches: Iterable[Breach] = ()) -> Facts:
-        """The facts of an instruction made of parts. Masks are kept for each part: there must be few different ones."""
+        """The facts of an instruction from the effects of its parts. Masks are cached by part: few may be different."""
         after = before = 0
         known = self._parts
         for part in parts:
             found = known.get(id(part))
             if found is None:
-                found = known[id(part)] = (*self.masks(part), part)  # holding the part keeps its id
+                found = known[id(part)] = (*self.masks(part), part)  # the reference keeps the id valid
             after |= found[0]
             before |= found[1]
         return Facts(after, before, tuple(breaches))
@@ -299,7 +299,7 @@ class Windows:
         return found
 
     def earliest(self, history: Sequence[int], before: int) -> int:
-        """How many instructions must come before one that must keep out of `before`; 0: it may be next."""
+        """How many other instructions must be issued before one with the mask `before`; 0: it may be next."""
         recent = list(enumerate(reversed(history[-self.reach :] if self.reach else ()), 1))
         for wait in range(self.reach + 1):
             if not any(before & after & self.at[d + wait] for d, after in recent if d + wait <= self.reach):
@@ -307,7 +307,7 @@ class Windows:
         return self.reach
 
     def latency(self, writer: Effects, resource: str) -> int:
-        """How many instructions after `writer` `resource` can be read with the right value; 1: in the next one."""
+        """Instructions from `writer` to the first one that can read `resource` correctly; 1: the next instruction."""
         after, _ = self.masks(writer)
         before = self._before.get(f"read {resource}", 0)
         return max((d for d in range(1, self.reach + 1) if after & before & self.at[d]), default=0) + 1
@@ -315,9 +315,10 @@ class Windows:
     # -- programs
 
     def walk(self, facts: Sequence[Facts], breaks: Collection[int] = (), jumps: Iterable[Jump] = ()) -> Iterator[Hit]:
-        """Windows that a program breaks: in the order of the text, then along taken branches.
+        """The violated windows of a program: first in the order of the text, then along taken branches.
 
-        breaks: instructions that are never reached from the one before. For each window only the nearest cause counts.
+        breaks: instructions that execution never reaches from the one before. Of each window only the nearest cause is
+        reported.
         """
         one = two = three = stay = 0
         near, rest = self.reach <= 3, self.rest
@@ -384,7 +385,7 @@ class Windows:
         return list(dict.fromkeys(term.rpartition(" ")[2] for term in self.terms(text) if term in named))
 
     def finding(self, hit: Hit, effects: Callable[[int], Effects], along: Severity | None = None) -> Finding:
-        """The finding of a hit. along: severity of what only a taken branch leads to; None: that of the row."""
+        """The finding of a hit. along: severity where only a taken branch leads to it; None: that of the row."""
         message, severity = self.describe(hit, effects), hit.rule.severity
         along = along or hit.window.along
         if hit.over is not None and along is not None:
@@ -392,13 +393,15 @@ class Windows:
             severity = along
         other = None if hit.other == hit.index else hit.other
         rule = hit.rule
-        return Finding(rule.id, severity, hit.index, message, other, hit.distance, self._cure(hit), rule.name)
+        return Finding(rule.id, severity, hit.index, message, other, hit.distance, self._help(hit), rule.name)
 
-    def _cure(self, hit: Hit) -> str:
+    def _help(self, hit: Hit) -> str:
         if hit.window.first > 1 or hit.window.distance == REST or hit.other == hit.index:
             return hit.rule.help
         missing = hit.window.distance + 1 - hit.distance
-        return f"put {missing} more instruction{'s' if missing > 1 else ''} between this and instruction {hit.other}"
+        return (
+            f"put {missing} more instruction{'s' if missing > 1 else ''} between this one and instruction {hit.other}"
+        )
 
 
 def jumps(targets: Mapping[int, int | None], count: int, slots: int) -> list[Jump]:
@@ -422,7 +425,7 @@ class _Located(Protocol):
 
 
 def raise_errors(findings: Iterable[Finding], program: _Located) -> None:
-    """Raise HazardError for the findings of severity error, each at its source line; nothing where there are none."""
+    """Raise HazardError for the findings of severity error, each at its source line; return if there are none."""
     last = len(program) - 1
 
     def where(index: int) -> str:

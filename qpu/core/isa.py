@@ -1,4 +1,4 @@
-"""Instruction sets and execution units, and the grades of evidence (`Basis`)."""
+"""Enumerations that all layers use: instruction sets, execution units, and the grades of evidence (`Basis`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Final
 __all__ = ["BRANCH_SLOTS", "SWITCH_SLOTS", "Basis", "Isa", "Unit"]
 
 BRANCH_SLOTS: Final = 3
-"""Instructions after a branch that are executed in any case, on every instruction set."""
+"""Delay slots of a branch: instructions after it that are executed in any case, on every instruction set."""
 SWITCH_SLOTS: Final = 2
-"""Instructions after a thread switch or program end that are executed before it happens."""
+"""Delay slots of a thread switch or program end: instructions after it that are executed before it happens."""
 
 
 class Isa(enum.StrEnum):
@@ -22,12 +22,12 @@ class Isa(enum.StrEnum):
 
     @property
     def label(self) -> str:
-        """Name for people."""
+        """The name in messages and documents."""
         return {"vc4": "VideoCore IV", "v3d42": "V3D 4.2", "v3d71": "V3D 7.1"}[self.value]
 
 
 class Unit(enum.StrEnum):
-    """Where an operation is issued."""
+    """The part of a QPU that executes an operation."""
 
     ADD = "add"
     MUL = "mul"

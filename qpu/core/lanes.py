@@ -1,8 +1,8 @@
-"""The interface that the semantics of operations are written against.
+"""The interface `LaneOps`: primitives on vectors of lanes, from which the semantics of operations are built.
 
 A semantic function is pure: it takes raw 32-bit lane patterns and returns raw patterns. `V` is a vector of 16 lanes
-of 32 bits, `M` one truth value per lane. The reference engine implements `LaneOps` with NumPy, the compiled engine
-with LLVM, so an operation is written once for both; `qpu.core.scalar_lanes` folds constants.
+of 32 bits, `M` one truth value per lane. The reference engine implements `LaneOps` with NumPy and the compiled engine
+with LLVM, so each operation is written once for both; `qpu.core.scalar_lanes` evaluates constants.
 """
 
 from __future__ import annotations

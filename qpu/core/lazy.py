@@ -1,4 +1,4 @@
-"""Lazy names of a package: each is imported from its module when it is first used, so that the package stays light."""
+"""Lazily imported names of a package: a name is imported from its module on first use, so that importing is fast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["lazy"]
 
 
 def lazy(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package. names: by module, the names that it gives, separated by spaces."""
+    """`__getattr__` and `__dir__` of a package. names: module -> the names to import from it, separated by spaces."""
     homes = {name: module for module, given in names.items() for name in given.split()}
 
     def get(name: str) -> object:

@@ -1,4 +1,4 @@
-"""Listings: the text of a program with its labels, for every instruction set."""
+"""Program listings: disassembly with labels, in one form for all instruction sets."""
 
 from __future__ import annotations
 

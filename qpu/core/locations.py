@@ -1,7 +1,7 @@
-"""Source locations of builder instructions: the caller's frame when recording, its line only when it is needed.
+"""Source locations of builder instructions, recorded cheaply and converted to lines on demand.
 
-A location is a code object and a bytecode offset, taken from the first frame outside the builder's own files
-(`LAYERS`); `qpu.kernels` counts as user code. Lines are looked up when an error or a listing needs them.
+A recorded location is the code object and the bytecode offset of the first frame outside the builder's own files
+(`LAYERS`); `qpu.kernels` counts as user code. Errors and listings look up the line.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def loc_of(place: Place) -> Loc:
 
 
 class Places(Sequence[Place]):
-    """The places of a program, one an instruction; items are (code object, line) pairs."""
+    """The places of a program, one per instruction; items are (code object, line) pairs."""
 
     __slots__ = ("_lines", "_raw")
 

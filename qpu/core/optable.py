@@ -1,4 +1,7 @@
-"""The operation row: everything the encoder, decoder, printer, builder, checker and emulator know of an operation."""
+"""Row types of the operation, signal and address tables, which every tool of an instruction set reads.
+
+Encoder, decoder, printer, builder, checker and emulator know an operation, a signal or a magic address by its row.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from qpu.core.isa import Basis, Isa, Unit
 
 __all__ = ["Code", "Flags", "MagicRow", "Op", "Operand", "OperandType", "Semantics", "SignalRow", "Table", "Token"]
 
-# A semantic function: f(v, a, b, *implicit) -> V, or -> (V, *implicit results). `v` is a LaneOps; the operands are
-# opaque to the row, hence Any here and nowhere in a public call.
+# A semantic function: f(v, a, b, *implicit) -> V, or -> (V, *implicit results). `v` is a LaneOps, whose vector type
+# the row does not know, hence Any.
 Semantics: TypeAlias = Callable[..., Any]
 
 
 class OperandType(enum.StrEnum):
-    """What a value means to an operation; modifiers and float or integer conversions follow from it."""
+    """Type of an operand; it determines modifiers and conversions between floats and integers."""
 
     F32 = "f32"
     F16X2 = "f16x2"  # two halves
@@ -27,7 +30,7 @@ class OperandType(enum.StrEnum):
     B32 = "b32"  # raw bits: moves and logic
     I16X2 = "i16x2"
     U8X4 = "u8x4"
-    NONE = "none"  # a destination that is written but has no meaning
+    NONE = "none"  # a destination whose value is undefined
 
 
 class Flags(enum.StrEnum):
@@ -39,10 +42,10 @@ class Flags(enum.StrEnum):
 
 
 class Token(enum.StrEnum):
-    """A sequence that instructions must not reorder.
+    """An ordered sequence: instructions with the same token must keep their order.
 
-    A TMU has two, because a request and the pop of an earlier result may pass each other: whatever makes up requests,
-    configuration included, and the pops.
+    A TMU has two tokens, one for the writes that make up requests (configuration included) and one for the pops of
+    results, because a request and the pop of an earlier result may be exchanged.
     """
 
     UNIFORM = "uniform"
@@ -74,16 +77,15 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Where an operation sits in an instruction word.
+    """The encoding of an operation.
 
-    op: value of the unit's opcode field, modifiers at zero. a, b: sub-opcode in the field of the unused operand
-    (mux on 4.2, raddr on 7.1), or None. Further bits that an ISA needs sit in `extra` (name -> value).
+    op: value of the unit's opcode field, without modifiers. a, b: sub-opcode in the field of the unused operand
+    (mux on 4.2, raddr on 7.1), or None.
     """
 
     op: int
     a: int | None = None
     b: int | None = None
-    extra: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class SignalRow:
     bit: its bit in a set of signals. dest: what it writes: ``named`` (a destination in the instruction), ``implicit``
     (the register that the ISA fixes), ``named implicit`` (both) or nothing. stream: the queue or stream it reads, or
     ``""``. words: words of a uniform stream it takes. writes: resources it writes beyond destinations. kind: ``"imm"``
-    for the marks of small immediates, ``"rot"`` for rotations; those are operands more than signals.
+    for signals that mark a small immediate, ``"rot"`` for rotations: both describe operands.
     """
 
     name: str
@@ -123,9 +125,9 @@ class SignalRow:
 class MagicRow:
     """One destination address that is not a register of the register file.
 
-    names: as printed, then what text takes besides. kind: what a write does; effects, the emulator's dispatch and the
-    rules about shared units follow from it. uniform_words: words that the write takes from the uniform stream.
-    attribute: the builder's name, "" where the builder has none.
+    names: the printed name, then further names that text accepts. kind: what a write does; effects, the emulator's
+    dispatch and the rules about shared units derive from it. uniform_words: words that the write takes from the uniform
+    stream. attribute: its name in the builder, "" where the builder has none.
     """
 
     n: int
@@ -150,7 +152,7 @@ class Op:
     name: str
     operands: str  # "d:f32 a:f32 b:f32", without `d` when there is no destination
     code: Mapping[Isa, Mapping[Unit, Code]]
-    sem: Semantics | None = None  # None: graphics only, or done by the machine itself
+    sem: Semantics | None = None  # None: graphics only, or implemented by the engines
     doc: str
     source: str
     code_basis: Basis
@@ -165,9 +167,9 @@ class Op:
     implicit_reads: tuple[str, ...] = ()
     implicit_writes: tuple[str, ...] = ()
     tokens: frozenset[Token] = frozenset()
-    latency: int = 1  # how many instructions later the result is there; an earlier read waits
+    latency: int = 1  # instructions until the result can be read; an earlier read stalls
     order: str | None = None  # operand order that selects this operation: "natural" or "swapped"
-    same_operands: str = ""  # what to write for two equal operands, which the order of operands cannot express
+    same_operands: str = ""  # operation to use for two equal operands, whose order selects nothing
     commutes: bool = False
     # What pushed flags say about the operands: flag "z", "n", "c" -> eq lt_s gt_s lt_u gt_u, and of floats that are not
     # NaN eq_f lt_f gt_f le_f (fsub: of finite ones that are not both zero)
@@ -175,7 +177,7 @@ class Op:
     # "move": operands ("a", or a small immediate) that copy a; "zero", "ones": that make all bits 0 or 1 of any a
     idioms: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict)
     graphics: bool = False  # only meaningful in graphics shaders; encoded, not executed
-    lane_op: bool = False  # V3D 7.1: moves or compares lanes on the path of the special functions
+    lane_op: bool = False  # V3D 7.1: moves or compares lanes in the SFU path
     counts: str = ""  # what an execution counts as in statistics: "fadd", "fmul" or nothing
     aliases: tuple[str, ...] = ()
 
@@ -212,7 +214,7 @@ class Op:
 
 
 class Table:
-    """The operations of one instruction set by name and unit; refuses contradictions on construction."""
+    """The operations of one instruction set by name and unit. Contradictory rows raise ValueError."""
 
     __slots__ = ("_by_name", "isa", "ops")
 

@@ -1,8 +1,8 @@
-"""`LaneOps` on plain Python integers: one lane at a time, without NumPy.
+"""`LaneOps` on plain Python integers, one lane at a time and without NumPy, for constants and tests.
 
-Constant folding and the text assembler's constants evaluate operations with it, so that a constant is what the
-operation's row says; the tests use it as a third, exact implementation beside NumPy and LLVM. A vector is one 32-bit
-pattern, a mask one bool. Operations that look across lanes see a vector whose lanes are all equal.
+Constant folding and the text assembler's constants evaluate the semantics of operation rows with it; the tests use it
+as a third, exact implementation beside NumPy and LLVM. A vector is one 32-bit pattern, a mask one bool. For primitives
+that look across lanes all lanes are equal.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _toward_zero(exact: Fraction) -> int:
 class ScalarLanes:
     """The implementation of `qpu.core.lanes.LaneOps` for one lane, except for special functions.
 
-    A special function of a constant is left to the hardware, whose last bits are not public.
+    Special functions are not folded: the last bits of the hardware's results are not published.
     """
 
     __slots__ = ()

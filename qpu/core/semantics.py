@@ -1,6 +1,7 @@
-"""What operations compute that mean the same in every QPU, over `LaneOps`: raw 32-bit patterns in and out.
+"""Semantics of the operations that all QPUs have in common, written over `LaneOps`: raw 32-bit patterns in and out.
 
-Flag functions are ``(v, a, b, result) -> mask``. What only one family has is in `qpu.vc4.sem` and `qpu.v3d.sem`.
+`qpu.vc4.sem` and `qpu.v3d.sem` have the operations of one family only; the operation rows of both families refer to
+these functions. A flag function is ``(v, a, b, result) -> mask``.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from qpu.core.lanes import LaneOps, M, V
 
 
 def unary(name: str) -> Callable[[Any, Any], Any]:
-    """The operation of one operand that one primitive of `LaneOps` does."""
+    """The semantic function of an operation that is one primitive of `LaneOps` with one operand."""
     return lambda v, a: getattr(v, name)(a)
 
 
 def binary(name: str) -> Callable[[Any, Any, Any], Any]:
-    """The operation of two operands that one primitive of `LaneOps` does."""
+    """The semantic function of an operation that is one primitive of `LaneOps` with two operands."""
     return lambda v, a, b: getattr(v, name)(a, b)
 
 
@@ -25,7 +26,7 @@ add, sub, and_, or_, xor = map(binary, ("add", "sub", "and_", "or_", "xor"))
 
 
 def count(v: LaneOps[V, M], b: V) -> V:
-    """The shift count: only b[4:0] counts, in `shl`, `shr`, `asr` and `ror`."""
+    """The shift count of `shl`, `shr`, `asr` and `ror`: b[4:0]."""
     return v.and_(b, v.const(31))
 
 
@@ -34,12 +35,12 @@ def shl(v: LaneOps[V, M], a: V, b: V) -> V:
 
 
 def shr(v: LaneOps[V, M], a: V, b: V) -> V:
-    """Logical."""
+    """Logical shift right."""
     return v.shr(a, count(v, b))
 
 
 def asr(v: LaneOps[V, M], a: V, b: V) -> V:
-    """Arithmetic."""
+    """Arithmetic shift right."""
     return v.asr(a, count(v, b))
 
 
@@ -71,7 +72,7 @@ def carry_add(v: LaneOps[V, M], a: V, b: V, result: V) -> M:
 
 
 def carry_sub(v: LaneOps[V, M], a: V, b: V, result: V) -> M:
-    """Borrow."""
+    """Borrow: a < b, unsigned."""
     return v.ult(a, b)
 
 

@@ -59,7 +59,7 @@ class Toolkit(ABC):
         if callable(source):
             code = self._build(source, args)
         elif args:
-            raise UsageError("arguments belong to builder functions; text and words take none")
+            raise UsageError("text and words take no arguments", help="leave args out, or pass a builder function")
         elif isinstance(source, str):
             with _no_collection():
                 code = self._text(source, filename or "<text>", **text)
@@ -73,11 +73,11 @@ class Toolkit(ABC):
 
     @abstractmethod
     def _build(self, source: Callable[..., None], args: Sequence[object]) -> Code:
-        """The unchecked program of a builder function."""
+        """The program of a builder function, without the hazard rules."""
 
     @abstractmethod
     def _text(self, source: str, filename: str, **options: Any) -> Code:
-        """The unchecked program of a text."""
+        """The program of a text, without the hazard rules."""
 
     @abstractmethod
     def disassemble(self, word: int) -> str:
@@ -85,7 +85,7 @@ class Toolkit(ABC):
 
     @abstractmethod
     def note(self, word: int) -> str | None:
-        """What the text of `word` leaves out, such as surplus bits; None when the text says it all."""
+        """What the text of `word` leaves out, such as surplus bits; None when the text is complete."""
 
     @abstractmethod
     def encode(self, instr: Any) -> int:
@@ -104,4 +104,4 @@ class Toolkit(ABC):
 
     @abstractmethod
     def listing(self, program: Code) -> str:
-        """Disassembly for people: one instruction a line, branch targets by label. The text assembles again."""
+        """Disassembly with labels, one instruction a line; it assembles to the same program."""

@@ -125,7 +125,7 @@ def test_messages_name_the_resources() -> None:
     effects = [e(">x1 >x2"), e("<x1 <x0")]
     (hit,) = WINDOWS.walk([WINDOWS.facts([found]) for found in effects])
     assert WINDOWS.describe(hit, effects.__getitem__) == "x1 is early"
-    assert WINDOWS.finding(hit, effects.__getitem__).help == "put 1 more instruction between this and instruction 0"
+    assert WINDOWS.finding(hit, effects.__getitem__).help == "put 1 more instruction between this one and instruction 0"
     effects = [e("end >x1 b")]
     (hit,) = WINDOWS.walk([WINDOWS.facts([found]) for found in effects])
     assert WINDOWS.describe(hit, effects.__getitem__) == "x1 and b at the end"
