@@ -1,7 +1,7 @@
-"""Writes the methods of the V3D builders, `qpu/v3d/generated/*.py`, from the rows of operations, signals and addresses.
+"""Generator of the V3D builder methods, `qpu/v3d/generated/*.py`, from the rows of operations, signals and addresses.
 
-`common.py` has what the builders of 4.2 and 7.1 have in common, and is the type of builders for kernels that run on
-both; `asm42.py` and `asm71.py` add the rest.
+`common.py` has the methods that the builders of 4.2 and 7.1 share, and the builder type of kernels that run on both;
+`asm42.py` and `asm71.py` add the rest.
 
 Usage: ``python tools/gen_asm.py`` rewrites the files, ``--check`` compares them and exits 1 when they differ.
 """
@@ -39,7 +39,7 @@ PAYLOAD = {
 
 
 def method_names(op: Op) -> list[str]:
-    """The Python names of an operation: its own, with an underscore where Python keeps the word, and its aliases."""
+    """The Python names of an operation: its own, with an underscore if it is a Python keyword, and its aliases."""
     own = op.name + "_" if keyword.iskeyword(op.name) else op.name
     return [own, *op.aliases]
 
@@ -210,7 +210,7 @@ def common() -> str:
     muls = [op for op in ROWS if all(Unit.MUL in op.code.get(isa, ()) for isa in BOTH)]
     methods = [op for op in ROWS if set(BOTH) <= set(op.code)]
     lines = _head(
-        "What the builders of V3D 4.2 and 7.1 have in common; `Asm` is the type of either.",
+        "Methods, signals and registers that the builders of V3D 4.2 and 7.1 share; `Asm` is the type of either.",
         ["Asm", "AsmBase", "MulSlot"],
         [
             "from qpu.core import builder as core",
@@ -228,7 +228,7 @@ def common() -> str:
         "",
         "",
         "class AsmBase(V3dBuilder, Generic[S]):",
-        '    """Operations of both chips. Those of the add ALU leave the mul half free, to be filled by chaining."""',
+        '    """Operations of both chips. Those of the add ALU return the free mul half for chaining."""',
         "",
         "    __slots__ = ()",
         "    _slot: type[S]",
@@ -276,7 +276,7 @@ def chip(isa: Isa) -> str:
         + ("accumulators ``r0``..``r5``." if isa is C42 else "no accumulators."),
         "",
         *(["    Read ports are assigned by the builder."] if isa is C42 else []),
-        "    Not thread-safe itself, but any number can be used at the same time.",
+        "    One builder is for one thread; any number can be used at the same time.",
         '    """',
         "",
         "    __slots__ = ()",

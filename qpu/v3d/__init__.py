@@ -1,6 +1,6 @@
-"""V3D 4.2 (Raspberry Pi 4) and V3D 7.1 (Raspberry Pi 5): instructions, builders, text, checker.
+"""The instruction sets V3D 4.2 (Raspberry Pi 4) and V3D 7.1 (Raspberry Pi 5): instructions, builders, text, checker.
 
-Names are loaded when first used. `qpu.v3d.decode` is the function; `encode` and `effects` are modules with a function
+Names are imported on first use. `qpu.v3d.decode` is the function; `encode` and `effects` are modules with a function
 of the same name (`qpu.v3d.encode.encode`).
 """
 

@@ -1,4 +1,4 @@
-"""The typed builders of V3D 4.2 and 7.1.
+"""The typed builders of V3D 4.2 and 7.1, as programs import them.
 
 A program is a function whose first parameter is the builder::
 
@@ -9,8 +9,8 @@ A program is a function whose first parameter is the builder::
 
     program = assemble(Isa.V3D71, scale)
 
-Operations of the add ALU return the free mul half, on which one mul operation can be chained. Every operation takes
-``cond``, ``push``, ``update`` and ``sig``. Errors are reported together, each at the user's line.
+A method of the add ALU returns the free mul half of its instruction, on which one mul operation can be chained. Every
+operation takes ``cond``, ``push``, ``update`` and ``sig``. Errors are reported together, each at the user's line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Asm", "Asm42", "Asm71", "assemble"]
 
-# each builder is loaded on first use
+# each builder is imported on first use
 __getattr__, __dir__ = lazy("qpu.v3d.generated", {"common": "Asm", "asm42": "Asm42", "asm71": "Asm71"})
 
 
@@ -40,8 +40,8 @@ def assemble(
 ) -> Code:
     """Run the builder function ``fn(q, *args)`` and return its program.
 
-    check: apply the validity rules; findings of severity error raise. single_segment: the launch
-    mode the program is for.
+    check: apply the hazard rules; findings of severity error raise HazardError. single_segment: the launch mode that
+    the program is for.
     Raises: AsmError with every diagnostic of the program; HazardError with every broken rule.
     """
     q = cast(Any, __getattr__("Asm71" if isa is Isa.V3D71 else "Asm42"))()

@@ -1,8 +1,9 @@
-"""The typed builders of V3D 4.2 and 7.1, apart from their generated methods: operands, dual issue, branches, tails.
+"""The base class of the typed builders of V3D 4.2 and 7.1: operands, dual issue, branches and program ends.
 
-A builder records halves, joins them through `qpu.v3d.pairing` and gets the word from `qpu.v3d.encode`. The operation
-methods, destinations and signals are generated (`qpu/v3d/generated`) and call `_add`, `_mul` and `_mul_only`. An
-operation of the add ALU leaves its instruction open until a mul operation is chained or the next instruction begins.
+A builder records halves, joins them with `qpu.v3d.pairing` and encodes them with `qpu.v3d.encode`. The methods of
+operations, the destinations and the signals are generated (`qpu/v3d/generated`); the methods call `_add`, `_mul` and
+`_mul_only`. An operation of the add ALU leaves its instruction open until a mul operation is chained or the next
+instruction begins.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ SigArg: TypeAlias = "Signal | Sequence[Signal]"
 _IMM_ALLOWED: Final = "-16..15 as integers; 2**-8..2**7 as floats"
 _UNIFORM_HELP: Final = "load it as a uniform: q.nop(sig=q.ldunifrf(q.rf[5]))"
 _NUMBERS: Final[dict[tuple[type, int | float, OperandType], Imm]] = {}
-"""Immediates of plain numbers by operand type, kept since programs repeat them."""
+"""A cache of the immediates of plain numbers by operand type."""
 
 
 _ADD, _MUL = Unit.ADD, Unit.MUL  # enum members are slow to reach through their class
-_half: Final = tuple.__new__  # makes a named tuple in half the time
+_half: Final = tuple.__new__  # twice as fast as calling the class
 _NO_SIGNAL: Final = Signal(0)
 _NOP: Final = idle()
-_KEPT: Final = 1 << 15  # halves that are kept
+_KEPT: Final = 1 << 15  # halves that are cached
 Recorded: TypeAlias = tuple[AluHalf, HalfKey | None]
 """A half and its key; None where it is not valid."""
 
@@ -60,13 +61,14 @@ def registers(isa: Isa) -> dict[int, Reg]:
 
 
 class V3dBuilder(Builder["Instr | int"]):
-    """Base of `Asm42` and `Asm71`. An entry is an instruction, or the word of one that is complete."""
+    """Base class of `Asm42` and `Asm71`. It records instructions, and the words of those that are complete."""
 
     __slots__ = ("_sig", "rf")
 
     _registers: ClassVar[dict[int, Reg]]
     _idle: ClassVar[Alu]
-    _known_add: ClassVar[tuple[dict[Any, Recorded], Keys]]  # halves by what the methods are given, and what makes keys
+    # of each ALU: halves by the arguments of the method, and the cache of their keys
+    _known_add: ClassVar[tuple[dict[Any, Recorded], Keys]]
     _known_mul: ClassVar[tuple[dict[Any, Recorded], Keys]]
     null: ClassVar[Dest]
     rf: RegFile
@@ -156,7 +158,7 @@ class V3dBuilder(Builder["Instr | int"]):
             self._open = -1
 
     def _alone(self, index: int) -> None:
-        """Make an instruction of the add half last recorded."""
+        """Make an instruction of the open add half and a nop."""
         signal = self._sig
         if self._half is None:
             return  # reported
@@ -226,7 +228,7 @@ class V3dBuilder(Builder["Instr | int"]):
                 "register",
                 f"{value!r} {what}",
                 f"rf[0] .. rf[63], {accumulators}small immediates",
-                "copy it to a register",
+                "copy the value to a register when it is written",
             )
         operand = op.operand(role)
         type_ = operand.type if operand is not None else OperandType.B32
@@ -272,7 +274,7 @@ class V3dBuilder(Builder["Instr | int"]):
             "imm-type",
             f"the {kind} {value!r} is an operand of {op.name}, which takes {type_}",
             others,
-            "write the other",
+            "write the number in the operand's type",
         )
 
     def imm(self, value: int | float) -> Imm:
@@ -291,7 +293,7 @@ class V3dBuilder(Builder["Instr | int"]):
     def magic(self, n: int) -> Dest:
         """Magic destination n, 0..63, named or not."""
         if not 0 <= n < 64:
-            self._error("register", f"magic destination {n} does not exist", "0..63", "v3d.md 5 lists them")
+            self._error("register", f"magic destination {n} does not exist", "0..63", "see the list in v3d.md 5")
             return self.null
         return Dest(self.isa, n)
 
@@ -357,7 +359,7 @@ class V3dBuilder(Builder["Instr | int"]):
         """Branch; the three instructions after it are executed in any case.
 
         target: label, byte offset from the fourth instruction after the branch, register (lane 0), ``q.lri``, or
-        ``q.absolute(address)``. cond: on flag A. msfign: leave out lanes (p) or quads (q) without live samples.
+        ``q.absolute(address)``. cond: on flag A. msfign: ignore lanes (p) or quads (q) without live samples.
         unif: also move the uniform stream: to the address (abs) or by the offset (rel) that the next uniform
         holds, to the link register, or to a register. link: set the link register to the fourth instruction after
         the branch.
@@ -391,7 +393,7 @@ class V3dBuilder(Builder["Instr | int"]):
                     "branch-target",
                     f"{target.address:#x} is not the address of an instruction",
                     "multiples of 8 below 2**32",
-                    "code starts at a multiple of 8",
+                    "use a multiple of 8, the size of an instruction",
                 )
             branch = branch._replace(bdi="abs", offset=target.address)
         elif target is LRI:
@@ -425,7 +427,7 @@ class V3dBuilder(Builder["Instr | int"]):
                 "branch-target",
                 f"unknown uniform destination {unif!r}",
                 "'abs', 'rel', 'lri', rf[n]",
-                "q.b(target, unif='rel')",
+                "write q.b(target, unif='rel'), for example",
             )
         return branch._replace(ub=True, bdu=unif)
 
@@ -437,9 +439,9 @@ class V3dBuilder(Builder["Instr | int"]):
         return instr._replace(offset=(target - index - 4) * 8 & 0xFFFFFFFF)
 
     def end(self, *, single_segment: bool = False) -> None:
-        """The usual tail: the last-switch marker and two slots, then the program end with its two slots.
+        """End the program: the last-switch marker with its two delay slots, then the program end with its two.
 
-        single_segment: for programs launched in that mode, which have no marker.
+        single_segment: for programs launched in that mode, which have no last-switch marker.
         """
         switch = self._idle._replace(sig=Sig.THRSW)
         nop = self._idle
@@ -447,7 +449,7 @@ class V3dBuilder(Builder["Instr | int"]):
             self._record(instr)
 
     def raw(self, word: int) -> None:
-        """Emit a 64-bit instruction word as it is."""
+        """Record a 64-bit instruction word without any check of its fields."""
         if not isinstance(word, int) or not 0 <= word < 1 << 64:
             self._error("word", f"{word!r} is not an instruction word", "0 .. 2**64 - 1", "write an integer of 64 bits")
             word = 0

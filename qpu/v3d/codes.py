@@ -1,4 +1,4 @@
-"""Fields and code tables of the instruction words of V3D 4.2 and 7.1, used by encoder, decoder and text.
+"""Layouts and code tables of the instruction words of V3D 4.2 and 7.1, for encoder, decoder, printer and parser.
 
 Source of every layout and table here: Mesa's QPU encoder (`Basis.DRIVER`); the link bit of branches was found by the
 py-videocore6 and py-videocore7 device tests (`Basis.MEASURED`).
@@ -39,7 +39,7 @@ SIG_NUMBERS: Final[Mapping[Isa, Mapping[int, int]]] = MappingProxyType(
     {isa: {int(sig): i for i, sig in enumerate(row) if sig is not None} for isa, row in SIGNALS.items()}
 )
 """Number of each set of signals; plain dictionaries, since encoder and pairing ask for every instruction."""
-# Signals that write an address of their own; they take the condition field.
+# Signals with a destination, which takes the condition field.
 WRITING_SIGS: Final = Sig(sum(row.bit for row in SIGNAL_ROWS if row.names_destination))
 IMM_SIGS: Final = (Sig.IMM_A, Sig.IMM_B, Sig.IMM_C, Sig.IMM_D)
 IMM_BITS: Final = tuple(int(sig) for sig in IMM_SIGS)

@@ -1,4 +1,4 @@
-"""The decoder of V3D 4.2 and 7.1: from instruction words to instructions. Layouts and code tables are in `codes.py`."""
+"""The decoder of V3D 4.2 and 7.1, from words to instructions. Layouts and code tables are in `codes.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
-from qpu.errors import DecodeError
+from qpu.errors import DecodeError, UsageError
 from qpu.v3d.codes import (
     ALU_42,
     ALU_71,
@@ -27,14 +27,14 @@ from qpu.v3d.ops import code_of, table
 
 __all__ = ["decode", "shape"]
 
-_IMM_A, _IMM_B = IMM_BITS[:2]
-_IMM_AB: Final = _IMM_A | _IMM_B
+_IMM_B: Final = IMM_BITS[1]
+_IMM_AB: Final = IMM_BITS[0] | _IMM_B
 # Enum members are slow to reach through their class.
 _V3D42 = Isa.V3D42
-_tuple: Final = tuple.__new__  # makes a named tuple in half the time
+_tuple: Final = tuple.__new__  # twice as fast as calling the class
 _RF, _ACC, _IMM_KIND = SrcKind.RF, SrcKind.ACC, SrcKind.IMM
 
-# By number: the set, as an integer, and whether it writes an address.
+# By number: the set, the set as an integer, and whether it writes an address.
 _SIGNALS_42, _SIGNALS_71 = (
     tuple(None if sig is None else (sig, int(sig), bool(sig & WRITING_SIGS)) for sig in SIGNALS[isa])
     for isa in (Isa.V3D42, Isa.V3D71)
@@ -47,7 +47,7 @@ _HALF_CACHE: Final = 1 << 14
 
 
 class Entry:
-    """One row at one combination of modifiers, as the decoder finds it."""
+    """An operation with one combination of modifiers."""
 
     __slots__ = ("a", "arity", "b", "has_dst", "magic", "op", "pack", "waddr")
 
@@ -90,7 +90,7 @@ class Tables:
 
 @cache
 def tables(isa: Isa, unit: Unit) -> Tables:
-    """Built on first use, then shared; never changed."""
+    """The tables of one unit, built on first use."""
     return Tables(isa, unit)
 
 
@@ -98,9 +98,9 @@ def tables(isa: Isa, unit: Unit) -> Tables:
 
 
 def decode(isa: Isa, word: int) -> Instr:
-    """The instruction of a 64-bit word. Raises: DecodeError with the word and the first field that makes no sense."""
+    """The instruction of a 64-bit word. Raises: DecodeError with the word and its first undefined field."""
     if not 0 <= word < 1 << 64:
-        raise ValueError(f"an instruction word has 64 bits, not {word:#x}")
+        raise UsageError(f"{word:#x} is not an instruction word", help="pass an integer of 64 bits")
     if not word >> 58:
         return _decode_branch(isa, word)
     v42 = isa is _V3D42
@@ -115,7 +115,7 @@ def decode(isa: Isa, word: int) -> Instr:
         cond = 0
     elif cond == 16:
         raise DecodeError(word, "cond", "condition field 16 is invalid")
-    # Halves are immutable and repeat a lot: they are kept by the bits that make them.
+    # Programs repeat halves: they are cached by the bits that determine them.
     if v42:
         imm = bits & _IMM_B
         add = _add_42(word & 0x103FFF03FFFF, cond, imm)
@@ -134,7 +134,7 @@ def decode(isa: Isa, word: int) -> Instr:
     return _tuple(Alu, (isa, add, mul, sig, sig_dst, left_a, left_b))
 
 
-# Bit 2 of every six-bit field that holds a register: by the signal, the magic bits, and on 7.1 the two opcodes.
+# Bit 2 of each six-bit field that may hold a register; signal, magic bits, and on 7.1 the opcodes say whether it does.
 _BITS_2: Final = 1 << 40 | 1 << 34 | 1 << 20 | 1 << 14 | 1 << 8 | 1 << 2
 _ROT: Final = int(Sig.ROT)
 _HIGH_BITS: Final = _BITS_2 * 15
@@ -143,9 +143,9 @@ _BY_MAGIC: Final = (~0, ~(1 << 34), ~(1 << 40), ~(1 << 40 | 1 << 34))
 
 @cache
 def shape(isa: Isa) -> Callable[[int], int]:
-    """A function that takes words to words with rf4 in the place of rf5..rf63.
+    """A function that replaces rf5..rf63 by rf4 in a word.
 
-    Rules tell rf0..rf3 from other registers and those not from each other, so words of one shape have the same facts.
+    Hazard rules treat rf4..rf63 alike, so all words with the same result have the same facts.
     """
     if isa is _V3D42:  # two read ports; rotations compare registers
         fields = _BITS_2 & ~(1 << 20 | 1 << 14)
@@ -202,7 +202,7 @@ def _half(e: Entry, waddr: int, magic: int, sources: Sequence[Src], conds: Seque
     return _tuple(AluHalf, (e.op, dst, a, b, e.pack, *conds))
 
 
-# The sources without modifiers are made once: by number, and on 4.2 by multiplexer value.
+# Shared sources without modifiers, by number.
 _RF_SRCS: Final = tuple(Src(_RF, n) for n in range(64))
 _IMM_SRCS: Final = tuple(Src(_IMM_KIND, n) for n in range(64))
 _THROUGH_B: Final = tuple(Src(_RF, n, "", True) for n in range(64))
@@ -215,63 +215,43 @@ def _sources_42(mux_a: int, mux_b: int, raddr_a: int, raddr_b: int, imm: int) ->
     return by_mux[mux_a], by_mux[mux_b]
 
 
-@lru_cache(_HALF_CACHE)
-def _add_42(bits: int, cond: int, imm: int) -> AluHalf | None:
-    a, b = bits >> 12 & 7, bits >> 15 & 7
-    number = bits >> 24 & 255
-    # the modifiers of two-source float operations sit in the low opcode bits, a above b
-    swapped = (number >> 2 & 3) * 8 + a > (number & 3) * 8 + b
-    magic, waddr = bits >> 44 & 1, bits >> 32 & 63
-    entry = _pick(tables(Isa.V3D42, Unit.ADD).find(number, b, a), waddr, magic, swapped)
-    key = COND_KEYS[cond]
-    if entry is None or key is None:
-        return None
-    sources = _sources_42(a, b, bits >> 6 & 63, bits & 63, imm)
-    return _half(entry, waddr, magic, sources, key[:3])
+def _decoder(isa: Isa, unit: Unit) -> Callable[[int, int, int], AluHalf | None]:
+    """A cached function from the bits of a half, the condition field and the immediate signals to the half."""
+    v42, add = isa is _V3D42, unit is Unit.ADD
+    shift_a, shift_b = ((12, 15) if add else (18, 21)) if v42 else ((6, 0) if add else (18, 12))
+    opcode, magic_bit, address = (24, 44, 32) if add else (58, 45, 38)
+    mask, scale = (7, 8) if v42 else (63, 64)
+    imm_a, imm_b = (0, 0) if v42 else IMM_BITS[:2] if add else IMM_BITS[2:]
+
+    @lru_cache(_HALF_CACHE)
+    def half(bits: int, cond: int, imm: int) -> AluHalf | None:
+        a, b, number = bits >> shift_a & mask, bits >> shift_b & mask, bits >> opcode & 255
+        swapped = False
+        if add:  # the modifiers of two-source float operations are in the low opcode bits, that of a above that of b
+            rank_a = (256 if imm & imm_a else 0) + (number >> 2 & 3) * scale + a
+            swapped = rank_a > (256 if imm & imm_b else 0) + (number & 3) * scale + b
+        magic, waddr = bits >> magic_bit & 1, bits >> address & 63
+        entry = _pick(tables(isa, unit).find(number, b, a), waddr, magic, swapped)
+        key = COND_KEYS[cond]
+        if entry is None or key is None:
+            return None
+        if v42:
+            sources = _sources_42(a, b, bits >> 6 & 63, bits & 63, imm)
+        else:
+            sources = (_IMM_SRCS if imm & imm_a else _RF_SRCS)[a], (_IMM_SRCS if imm & imm_b else _RF_SRCS)[b]
+        return _half(entry, waddr, magic, sources, key[:3] if add else key[3:])
+
+    return half
 
 
-@lru_cache(_HALF_CACHE)
-def _mul_42(bits: int, cond: int, imm: int) -> AluHalf | None:
-    a, b = bits >> 18 & 7, bits >> 21 & 7
-    magic, waddr = bits >> 45 & 1, bits >> 38 & 63
-    entry = _pick(tables(Isa.V3D42, Unit.MUL).find(bits >> 58, b, a), waddr, magic, False)
-    key = COND_KEYS[cond]
-    if entry is None or key is None:
-        return None
-    sources = _sources_42(a, b, bits >> 6 & 63, bits & 63, imm)
-    return _half(entry, waddr, magic, sources, key[3:])
-
-
-@lru_cache(_HALF_CACHE)
-def _add_71(bits: int, cond: int, imm: int) -> AluHalf | None:
-    a, b = bits >> 6 & 63, bits & 63
-    number = bits >> 24 & 255
-    key_a = (256 if imm & _IMM_A else 0) + (number >> 2 & 3) * 64 + a
-    key_b = (256 if imm & _IMM_B else 0) + (number & 3) * 64 + b
-    magic, waddr = bits >> 44 & 1, bits >> 32 & 63
-    entry = _pick(tables(Isa.V3D71, Unit.ADD).find(number, b, a), waddr, magic, key_a > key_b)
-    key = COND_KEYS[cond]
-    if entry is None or key is None:
-        return None
-    sources = (_IMM_SRCS if imm & _IMM_A else _RF_SRCS)[a], (_IMM_SRCS if imm & _IMM_B else _RF_SRCS)[b]
-    return _half(entry, waddr, magic, sources, key[:3])
-
-
-@lru_cache(_HALF_CACHE)
-def _mul_71(bits: int, cond: int, imm: int) -> AluHalf | None:
-    a, b = bits >> 18 & 63, bits >> 12 & 63
-    magic, waddr = bits >> 45 & 1, bits >> 38 & 63
-    entry = _pick(tables(Isa.V3D71, Unit.MUL).find(bits >> 58, b, a), waddr, magic, False)
-    key = COND_KEYS[cond]
-    if entry is None or key is None:
-        return None
-    sources = (_IMM_SRCS if imm & IMM_BITS[2] else _RF_SRCS)[a], (_IMM_SRCS if imm & IMM_BITS[3] else _RF_SRCS)[b]
-    return _half(entry, waddr, magic, sources, key[3:])
+_add_42, _mul_42, _add_71, _mul_71 = (
+    _decoder(isa, unit) for isa in (Isa.V3D42, Isa.V3D71) for unit in (Unit.ADD, Unit.MUL)
+)
 
 
 def _decode_branch(isa: Isa, word: int) -> Branch:
     if word >> 56 & 3 != 2:
-        raise DecodeError(word, "op_mul", "op_mul is 0, but bits 57:56 do not say branch")
+        raise DecodeError(word, "op_mul", "op_mul is 0, but bits 57:56 are not 2, as in a branch")
     ignore = word >> 21 & 3
     if ignore == 3:
         raise DecodeError(word, "msfign", "msfign 3 is invalid")

@@ -1,4 +1,4 @@
-"""Effects of V3D instructions and of their halves: the facts that checker, emulator and scheduler work with.
+"""Effects of V3D instructions and of their halves, for hazard checker, emulator and schedulers.
 
 Resources: ``rf0``..``rf63``, ``r0``..``r5`` (4.2), ``flags_a``, ``flags_b``, ``rtop``, ``link``, ``msf``, ``revf``,
 ``tidx``, magic destinations by name, the streams ``uniform`` and ``unifa``, the queues ``tmu`` (results), ``tlb``,
@@ -8,7 +8,7 @@ Events: every signal by name; ``op X`` for the operation X; ``X write`` for a wr
 ``branch``; ``msf branch`` (looks at the sample masks of several lanes); ``sfu op``, ``lane op``; ``add writes rf``,
 ``mul writes rf``, ``signal writes rf`` (a register of the register file; as in Mesa's validator also stvpm*);
 ``writes rf0`` (named, not implied by a signal); ``load X`` (ldtmu to register X); ``rotate X``, ``rotate by r5``. The
-checker adds ``switch`` and ``end`` to some `thrsw`: what those are depends on the instructions before.
+checker adds ``switch`` and ``end`` to a `thrsw` that switches or ends: which do depends on earlier instructions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _REGISTER_KINDS: Final = frozenset({"acc", "rf0"})
 
 
 def resource(isa: Isa, dst: Dst) -> str:
-    """The name of what a destination writes."""
+    """The name of the resource that a destination writes."""
     if not dst.magic:
         return f"rf{dst.n}"
     row = magic(isa, dst.n)
@@ -44,7 +44,7 @@ def _source(src: Src) -> str:
     return f"rf{src.n}" if src.kind is SrcKind.RF else f"r{src.n}"
 
 
-# Parts of effects are made once and kept, so that what is derived from them can be kept by identity.
+# The effects of parts are cached, so that values derived from them can be cached by identity.
 
 
 @cache
@@ -98,7 +98,7 @@ def _written(isa: Isa, n: int, is_magic: bool, by: str, whole: bool) -> Effects:
     )
 
 
-Written = tuple[tuple[Effects, ...], tuple[Effects, ...]]  # by whole; by number, with 64 for magic ones
+Written = tuple[tuple[Effects, ...], tuple[Effects, ...]]  # by `whole`, then by number; + 64 for magic destinations
 
 
 @cache
@@ -109,7 +109,7 @@ def _destinations(isa: Isa, by: str) -> Written:
 
 @cache
 def _signals(isa: Isa, sig: int, loaded: str) -> Effects:
-    """A set of signals, rotations and destinations aside. loaded: the register that ldtmu writes."""
+    """The effects of a set of signals, without rotation and destination. loaded: the register that ldtmu writes."""
     reads: set[str] = set()
     writes: set[str] = set()
     tokens: set[Token] = set()
@@ -143,7 +143,9 @@ def _half(out: list[Effects], isa: Isa, half: AluHalf, by: str) -> None:
             out.append(_read(_source(src)))
     dst = half.dst
     if dst is None:
-        out.append(_event(f"{by} writes rf"))  # like the validator, count stvpm*: its destination is not magic
+        out.append(
+            _event(f"{by} writes rf")
+        )  # stvpm* count too, as in Mesa's validator: their destination is not magic
     else:
         written = _destinations(isa, by)[not (half.pack or half.cond)]
         out.append(written[dst.n + 64 if dst.magic else dst.n])
@@ -151,7 +153,7 @@ def _half(out: list[Effects], isa: Isa, half: AluHalf, by: str) -> None:
 
 @cache
 def _branch(cond: bool, msfign: bool, several: bool, link: bool, bdu: str | None) -> Effects:
-    """A branch apart from its register. several: it looks at the sample masks of several lanes."""
+    """The effects of a branch without its register. several: it tests the sample masks of several lanes."""
     reads = ({"flags_a"} if cond else set()) | ({"msf"} if msfign else set())
     writes = {"link"} if link else set()
     if bdu is not None:
@@ -164,7 +166,7 @@ def _branch(cond: bool, msfign: bool, several: bool, link: bool, bdu: str | None
 
 
 def parts(instr: Instr) -> list[Effects]:
-    """What the effects of an instruction are made of; parts that are equal are the same object."""
+    """The effects of the parts of an instruction; equal parts are the same object."""
     if isinstance(instr, Branch):
         b = instr
         several = bool(b.msfign) and b.cond not in ("", "a0", "na0")

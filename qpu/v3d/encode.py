@@ -1,4 +1,4 @@
-"""The instruction words of V3D 4.2 and 7.1: `encode`, and what one half puts into a word (`half_key`).
+"""The encoder of V3D 4.2 and 7.1: instruction words (`encode`), and the bits of one half (`half_key`).
 
 Layouts and tables, with their sources, are in `codes.py`. This is the only module that assembles V3D words from fields.
 """
@@ -41,15 +41,15 @@ _IMM_B: Final = IMM_BITS[1]
 _V3D42, _ADD = Isa.V3D42, Unit.ADD
 _RF, _ACC, _IMM_KIND = SrcKind.RF, SrcKind.ACC, SrcKind.IMM
 _SIG_42, _SIG_71 = SIG_NUMBERS[Isa.V3D42], SIG_NUMBERS[Isa.V3D71]
-_key: Final = tuple.__new__  # makes a named tuple in half the time
+_key: Final = tuple.__new__  # twice as fast as calling the class
 _N_CONDS: Final = len(HALF_CONDS)
 # Position of an input modifier in the order of operands, which selects fmin or fmax, fadd or faddnf.
 _RANK: Final = {"abs": 0, "": 1, "l": 2, "h": 3}
-_KEPT: Final = 1 << 15  # halves whose keys are kept
+_KEPT: Final = 1 << 15  # halves whose keys are cached
 
 
 class HalfKey(NamedTuple):
-    """What one half puts into a word, and what it leaves the other half and the signals.
+    """The bits that one half contributes to a word, and the ports, immediates and conditions that it uses.
 
     bits: opcode, destination and operands, on 4.2 without registers. swapped: 4.2: opcode and destination with the
     operands exchanged, for operations that operand order selects; else -1. cond: row (add) or column (mul) of
@@ -80,14 +80,14 @@ def _fail(rule: str, message: str, allowed: str | None = None, help: str | None 
 
 
 class Keys(dict[AluHalf, HalfKey]):
-    """The keys of one unit's halves, made when they are asked for and kept; `keys[half]` raises AsmError."""
+    """A cache of the keys of one unit's halves; `keys[half]` raises AsmError for a half that is not valid."""
 
     __slots__ = ("_dst", "_operands", "_rows", "_slots", "isa", "unit")
 
     def __init__(self, isa: Isa, unit: Unit) -> None:
         super().__init__()
         self.isa, self.unit = isa, unit
-        # what a source says as the first and as the second operand, kept
+        # `_operand_42` or `_operand_71` of a source as the first and as the second operand
         self._operands: tuple[dict[Src | None, Any], dict[Src | None, Any]] = {}, {}
         # bits, number of sources, has a destination, writes registers only
         self._rows: dict[tuple[Op, str, str, str], tuple[int, int, bool, bool]] = {}
@@ -123,7 +123,7 @@ class Keys(dict[AluHalf, HalfKey]):
         return key
 
     def make(self, half: AluHalf) -> HalfKey:
-        """The key of a half, not kept. Raises: AsmError."""
+        """The key of a half, not cached. Raises: AsmError."""
         if not self._rows:
             self._fill()
         op, dst, a, b, pack, cond, push, update = half
@@ -132,7 +132,7 @@ class Keys(dict[AluHalf, HalfKey]):
             explain_missing(self.isa, self.unit, half)
         bits, arity, has_dst, register_only = found
         if arity != (a is not None) + (b is not None) or (b and not a):
-            _fail("operands", f"{op.name} has {arity} source operand(s)", help="one Src for each source of the row")
+            _fail("operands", f"{op.name} has {arity} source operand(s)", help="pass one Src for each")
         number = 0
         if cond or push or update:
             number = HALF_COND_ID.get((cond, push, update), -1)
@@ -147,7 +147,7 @@ class Keys(dict[AluHalf, HalfKey]):
                     "operands",
                     f"{op.name} needs a destination",
                     "rf0..rf63 or a magic destination",
-                    help="Dst(6, True) discards the result",
+                    help="pass Dst(6, True) to discard the result",
                 )
         elif not has_dst:
             _fail("operands", f"{op.name} has no destination", "dst=None", help="leave the destination out")
@@ -156,7 +156,7 @@ class Keys(dict[AluHalf, HalfKey]):
         else:
             to = self._dst.get(dst, -1)
             if to < 0:
-                _fail("register", f"destination {dst.n} does not exist", "0..63", help="v3d.md 5 lists the addresses")
+                _fail("register", f"destination {dst.n} does not exist", "0..63", help="see the list in v3d.md 5")
         return (self._key_42 if self.isa is _V3D42 else self._key_71)(half, bits, to, number)
 
     def _key_71(self, half: AluHalf, bits: int, to: int, cond: int) -> HalfKey:
@@ -176,13 +176,13 @@ class Keys(dict[AluHalf, HalfKey]):
         return _key(HalfKey, (False, bits, -1, cond, 0, (), imm, word_imm, slot_a | slot_b, False, False))
 
     def _operand_71(self, src: Src | None, which: int) -> tuple[int, int, int, int]:
-        """Address field, its signal, the same if it is an immediate, and the rank in the order of operands. Kept."""
+        """Address field, its signal, the same if it is an immediate, and the rank in the operand order; cached."""
         if src is None:
             parts = 0, 0, 0, 0
         else:
             kind, n, mod, _ = src
             if kind is _ACC:
-                _fail("register", f"r{n} is an accumulator of V3D 4.2", "rf0..rf63", "V3D 7.1 has registers only")
+                _fail("register", f"r{n} is an accumulator of V3D 4.2", "rf0..rf63", "use a register")
             if not 0 <= n < 64:
                 _fail("register", f"operand {n} does not exist", "0..63", help="use one of the 64 registers")
             imm, signal = kind is _IMM_KIND, self._slots[2 * which + 1]
@@ -220,7 +220,7 @@ class Keys(dict[AluHalf, HalfKey]):
         return _key(HalfKey, (True, bits | to, swapped, cond, regs, reads, imm, 0, 0, twin, decoded))
 
     def _operand_42(self, src: Src | None, which: int) -> tuple[int, int, tuple[tuple[int, int], ...], int, bool]:
-        """Multiplexer field, mask of registers, `reads`, immediate or -1, and whether it names its port. Kept."""
+        """Multiplexer field, mask of registers, `reads`, immediate or -1, and whether it names its port; cached."""
         shift = self._slots[2 * which]
         parts: tuple[int, int, tuple[tuple[int, int], ...], int, bool]
         if src is None:
@@ -270,17 +270,17 @@ def _flags(half: AluHalf) -> NoReturn:
 
 def _dst(dst: Dst, shift: int, magic_bit: int) -> int:
     if not 0 <= dst.n < 64:
-        _fail("register", f"destination {dst.n} does not exist", "0..63", help="v3d.md 5 lists the addresses")
+        _fail("register", f"destination {dst.n} does not exist", "0..63", help="see the list in v3d.md 5")
     return dst.n << shift | dst.magic << magic_bit
 
 
 def half_key(isa: Isa, unit: Unit, half: AluHalf) -> HalfKey:
-    """The key of a half, kept. Raises: AsmError when that unit cannot execute it, whatever the other half is."""
+    """The key of a half, cached. Raises: AsmError when the unit cannot execute the half beside any other."""
     return KEYS[isa, unit][half]
 
 
 def explain_missing(isa: Isa, unit: Unit, half: AluHalf) -> NoReturn:
-    """Raise the error that says why the operation with these modifiers has no code."""
+    """Raise the error about an operation that has no code with these modifiers."""
     op = half.op
     found = variants(op, isa, unit)
     if not found:
@@ -316,7 +316,7 @@ def same_operands(op: Op) -> NoReturn:
 
 
 def _swap_needed(op: Op, key_a: int, key_b: int) -> bool:
-    """Whether the operands must change places for the word to mean the operation."""
+    """Whether the operands must be exchanged, so that their order selects the operation."""
     if key_a == key_b and op.order == "swapped":
         same_operands(op)
     return (key_a > key_b) != (op.order == "swapped")
@@ -354,7 +354,7 @@ def encode(instr: Instr, keys: tuple[HalfKey, HalfKey] | None = None) -> int:
         )
     if sig & _WRITING:
         if sig_dst is None:
-            _fail("signal-destination", f"signal {sig_names(sig)} needs a destination", help="sig_dst=Dst(n)")
+            _fail("signal-destination", f"signal {sig_names(sig)} needs a destination", help="pass sig_dst=Dst(n)")
         if add_key.cond or mul_key.cond:
             _fail(
                 "condition-field",
@@ -365,7 +365,7 @@ def encode(instr: Instr, keys: tuple[HalfKey, HalfKey] | None = None) -> int:
     else:
         if sig_dst is not None:
             _fail(
-                "signal-destination", f"signal {sig_names(sig) or '(none)'} takes no destination", help="sig_dst=None"
+                "signal-destination", f"signal {sig_names(sig) or '(none)'} takes no destination", help="leave it out"
             )
         field = COND_PAIRS[add_key.cond + mul_key.cond]
         if field < 0:
@@ -395,14 +395,14 @@ def _immediates_71(sig: int, add_key: HalfKey, mul_key: HalfKey) -> int:
             _fail(
                 "small-imm",
                 f"the small immediate and signal small_imm_{name} disagree",
-                help="let `combine` set the signals of immediates",
+                help="use `combine`, which sets the signals of immediates",
             )
     return sig ^ add_key.imm ^ add_key.word_imm
 
 
 def _raddr(n: int) -> int:
     if not 0 <= n < 64:
-        _fail("register", f"read address {n} does not exist", "0..63", help="use 6 bits")
+        _fail("register", f"read address {n} does not exist", "0..63", help="pass a number of 6 bits")
     return n
 
 
@@ -412,7 +412,7 @@ def _operands_42(instr: Alu, add_key: HalfKey, mul_key: HalfKey, imm: bool) -> i
     _, bits, swapped, _, _, reads, add_imm, _, _, _, add_decoded = add_key
     _, mul_bits, _, _, _, mul_reads, mul_imm, _, _, _, mul_decoded = mul_key
     if not 0 <= port_a < 64 or not 0 <= port_b < 64:
-        _fail("register", f"read addresses {port_a}, {port_b} do not exist", "0..63", help="use 6 bits")
+        _fail("register", f"read addresses {port_a}, {port_b} do not exist", "0..63", help="pass numbers of 6 bits")
     if add_imm >= 0 and not (imm and add_imm == port_b):
         _immediate(add_imm, port_b, imm)
     if mul_imm >= 0 and not (imm and mul_imm == port_b):
@@ -443,7 +443,7 @@ def _operands_42(instr: Alu, add_key: HalfKey, mul_key: HalfKey, imm: bool) -> i
 
 def _immediate(n: int, port_b: int, imm: bool) -> NoReturn:
     if not imm:
-        _fail("small-imm", "a small immediate needs the small_imm signal", help="sig=Sig.IMM_B")
+        _fail("small-imm", "a small immediate needs the small_imm signal", help="pass sig=Sig.IMM_B")
     _fail(
         "small-imm",
         f"small immediate {n}, but the B port holds {port_b}",
@@ -473,7 +473,7 @@ def _no_port(n: int, port_a: int, port_b: int, imm: bool) -> NoReturn:
         "read-ports",
         f"rf{n} is on neither read port (rf{port_a}, {held})",
         "rf registers that a port reads",
-        help="let `combine` assign the ports",
+        help="use `combine`, which assigns the ports",
     )
 
 
@@ -493,7 +493,7 @@ def _encode_branch(b: Branch) -> int:
             "branch-target",
             f"unknown branch destination {b.bdi!r}, {b.bdu!r}",
             ", ".join(BDI),
-            help="v3d.md 2.2 lists the destinations",
+            help="see the list in v3d.md 2.2",
         )
     word = 2 << 56 | cond << 32 | b.link << 23 | MSFIGN.index(b.msfign) << 21 | BDI.index(b.bdi) << 12
     if b.ub:
@@ -503,13 +503,13 @@ def _encode_branch(b: Branch) -> int:
             _fail(
                 "branch-target",
                 f"branch target {b.offset:#x} is not a multiple of 8 in 32 bits",
-                help="code starts at a multiple of 8",
+                help="use a multiple of 8, the size of an instruction",
             )
         word |= (b.offset >> 3 & 0x1FFFFF) << 35 | b.offset >> 24 << 24
     elif b.offset:
-        _fail("branch-target", f"a branch to {b.bdi} has no offset", help="offset=0")
+        _fail("branch-target", f"a branch to {b.bdi} has no offset", help="pass offset=0")
     if b.bdi == "rf" or b.bdu == "rf":
         word |= _raddr(b.raddr_a) << 6
     elif b.raddr_a:
-        _fail("branch-target", "only destinations in the register file take a register", help="raddr_a=0")
+        _fail("branch-target", "only destinations in the register file take a register", help="pass raddr_a=0")
     return word

@@ -1,4 +1,4 @@
-"""Errors of the V3D text assembler, which carry a column, and its constant expressions."""
+"""Constant expressions and located errors of the V3D text assembler."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TextError(Exception):
 
 
 class Advice(NamedTuple):
-    """What the text language allows where a rule is broken, and what to do."""
+    """The rule, what the text language allows, and what to do, for one kind of mistake."""
 
     rule: str
     allowed: str | None
@@ -46,16 +46,16 @@ ADVICE: Final[Mapping[str, Advice]] = {
     "no-operand": Advice("syntax", None, "write the operand, or leave out the comma"),
     "write-only": Advice("register", "rf0..rf63, small immediates", "copy it to a register when it is written"),
     "no-accumulators": Advice("register", "rf0..rf63, small immediates", "use a register: V3D 7.1 has no accumulators"),
-    "address": Advice("register", "0..63", "v3d.md 5 lists the addresses"),
+    "address": Advice("register", "0..63", "see the list in v3d.md 5"),
     "no-destination": Advice("syntax", None, "write the destination first; - discards the result"),
     "not-a-source": Advice("operand", "registers, small immediates", "use a register"),
     "uniform-target": Advice(
-        "branch-target", "a:unif, r:unif, lri, rf0..rf63", "the next uniform as address (a:unif) or offset (r:unif)"
+        "branch-target", "a:unif, r:unif, lri, rf0..rf63", "write a:unif if the next uniform is an address, else r:unif"
     ),
-    "after-branch": Advice("syntax", "link, once", "put signals into another instruction; a branch has none"),
+    "after-branch": Advice("syntax", "link, once", "put signals into another instruction; a branch takes none"),
     "one-branch-register": Advice("branch-target", "the same register for both", "use the same register for both"),
-    "branch-address": Advice("branch-target", None, "code starts at a multiple of 8"),
-    "label-name": Advice("label", "other names", "call it something that is not a register"),
+    "branch-address": Advice("branch-target", None, "use a multiple of 8, the size of an instruction"),
+    "label-name": Advice("label", "other names", "choose a name that is not a register"),
     "third-operation": Advice("syntax", "two operations, then signals", "put it into the next line"),
     "no-operation": Advice("syntax", None, "write the operation first, then its operands: add rf0, rf1, rf2"),
     "word": Advice("word", "integers 0 .. 2**64 - 1", "write the word in hexadecimal: .word 0x38003186bb03f000"),
@@ -69,11 +69,11 @@ ADVICE: Final[Mapping[str, Advice]] = {
     ),
     "signal-takes-none": Advice("signal-destination", None, "leave the destination out"),
 }
-"""By name of the mistake; several mistakes may break one rule."""
+"""Advice by kind of mistake; several kinds may belong to one rule."""
 
 
 def mistake(column: int, name: str, message: str) -> TextError:
-    """The error of a mistake that has a row of advice."""
+    """The error for a kind of mistake in `ADVICE`."""
     rule, allowed, help = ADVICE[name]
     return TextError(column, rule, message, allowed, help)
 
@@ -157,7 +157,7 @@ class _Evaluator:
 
     def quotient(self, a: int | float, b: int | float, at: int) -> int | float:
         if b == 0:
-            raise TextError(at, "value", f"{self.text!r} divides by zero", help="the divisor must not be 0")
+            raise TextError(at, "value", f"{self.text!r} divides by zero", help="use a divisor that is not 0")
         if isinstance(a, int) and isinstance(b, int):
             if a % b:
                 raise TextError(at, "value", f"{a} is not divisible by {b}", help="write floats for a float result")

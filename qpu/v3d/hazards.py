@@ -1,10 +1,10 @@
-"""The checker of V3D programs: applies the rules of `qpu.v3d.rules` to instruction words.
+"""The hazard checker of V3D programs: applies the rules of `qpu.v3d.rules` to instruction words.
 
-Errors are found by one walk over the instructions in order, whether they are reached or not. What happens only along a
-taken branch, and branch targets outside the program, are warnings.
+Errors are found by one walk over the instructions in order, whether they are reached or not. Violations along a taken
+branch only, and branch targets outside the program, are warnings.
 
-Where words alone do not tell everything the rule says what can be known: a TLB access counts as a Z write, and a TMU
-request brings at least one result. The rest is checked at run time by the emulator.
+Where the words do not determine what an instruction does, the checker assumes the least: a TLB access counts as a Z
+write, and a TMU request returns at least one result. The emulator checks the rest at run time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _facts(isa: Isa, word: int) -> Facts:
     try:
         return facts_of(decode(isa, word))
     except (DecodeError, ValueError) as error:
-        why = error.diagnostics[0].message if isinstance(error, DecodeError) else str(error)
+        why = error.diagnostics[0].message if isinstance(error, DecodeError) else str(error).partition("\n")[0]
         message = f"0x{word:016x} is not an instruction of {isa.label}: {why}"
         return Facts(0, 0, (Breach("decode", message),))
 
@@ -56,7 +56,9 @@ def check(isa: Isa, words: Iterable[int], *, single_segment: bool = False) -> li
     known, windows = _KNOWN[isa], RULES.windows[isa]
     mask, branch = sum(windows.watch.values()), windows.watch["branch"]
     facts = [known[word] for word in map(shape(isa), words)]
-    alone = {i: _facts(isa, words[i]).breaches for i, f in enumerate(facts) if f[2]}  # of the words, not their shapes
+    alone = {
+        i: _facts(isa, words[i]).breaches for i, f in enumerate(facts) if f[2]
+    }  # of the words themselves, not of their shapes
     found = [RULES.finding(rule, i, message) for i, breaches in alone.items() for rule, message in breaches]
     watched = [i for i, f in enumerate(facts) if f[0] & mask]
     found += _switches(windows, facts, watched, single_segment)
@@ -74,9 +76,9 @@ def check(isa: Isa, words: Iterable[int], *, single_segment: bool = False) -> li
 
 
 def _switches(windows: Windows, facts: list[Facts], at: Iterable[int], single_segment: bool) -> Iterator[Finding]:
-    """Findings about which switch is the last and which ends the program; marks those in `facts`.
+    """Findings about the last thread switch and the program end; marks both in `facts`.
 
-    A thrsw right behind a switch is not a switch of its own, but marks it as the last; the next one ends the program.
+    A thrsw right after a switch is not a switch, but marks that one as the last; the next one ends the program.
     """
     bit = windows.watch["thrsw"]
     marked, ended = single_segment, False
@@ -111,8 +113,8 @@ def _state(windows: Windows, facts: Sequence[Facts], watched: Iterable[int]) -> 
     tlb = watch["tlb write"] | watch["ldtlb"] | watch["ldtlbu"]
     switched, data, reported = False, False, False
     pending = 0
-    start: int | None = None  # first TMU data write whose request is not started yet
-    due: int | None = None  # where the switch happens that is on its way
+    start: int | None = None  # first TMU data write of the request that is not started yet
+    due: int | None = None  # index at which the pending switch happens
     for i in watched:
         events = facts[i].after
         if due is not None and i >= due:
@@ -128,7 +130,7 @@ def _state(windows: Windows, facts: Sequence[Facts], watched: Iterable[int]) -> 
             data = True
             start = i if start is None else start
         if events & starts:
-            # How many words come back depends on the configuration: at least one.
+            # The number of result words depends on the configuration: at least one.
             pending += not data
             data, start = False, None
             if pending > PENDING and not reported:

@@ -1,7 +1,8 @@
-"""The unpacked instruction of V3D 4.2 and 7.1, which text, builder and decoder make and everything else takes.
+"""The instruction classes of V3D 4.2 and 7.1: unpacked instructions, halves and operands.
 
-The classes are named tuples: immutable, compared and hashed by value in C, which the caches of encoder, pairing and
-decoder rely on. ``half._replace(cond="ifa")`` makes a changed copy.
+Text assembler, builders and decoder make them; encoder, printer, checker and engines take them. The classes are named
+tuples: immutable, compared and hashed by value in C, which the caches of encoder, pairing and decoder rely on.
+``half._replace(cond="ifa")`` makes a changed copy.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ class SrcKind(enum.IntEnum):
 
     RF = 0  # register file, n = 0..63
     ACC = 1  # accumulator r0..r5, 4.2 only
-    IMM = 2  # small immediate, n = its index 0..47 (48..63 decode, but mean nothing)
+    IMM = 2  # small immediate, n = its index 0..47 (48..63 decode, but have no value)
 
-    __hash__ = int.__hash__  # that of enumerations is a Python function
+    __hash__ = int.__hash__  # the hash of enumerations is a Python function, which is slower
 
 
 class Src(NamedTuple):
     """A source operand. mod: input modifier as printed without its dot (``abs l h ff ll hh swp ul ...``) or empty.
 
-    port_b: on 4.2, when both read ports name register n, this operand is read through the second. It changes nothing
-    but the word, and which of two operations an operand order means.
+    port_b: on 4.2, when both read ports name register n, this operand is read through the second. That matters for
+    the word only, and where the operand order selects one of two operations.
     """
 
     kind: SrcKind
@@ -47,7 +48,7 @@ class Dst(NamedTuple):
 
 
 class AluHalf(NamedTuple):
-    """What one ALU does. dst is None for operations that have no destination (stvpm*).
+    """The operation of one ALU. dst is None for operations without a destination (stvpm*).
 
     pack: output modifier ``l``, ``h`` or empty. cond: ``ifa ifb ifna ifnb`` or empty. push: ``pushz pushn pushc`` or
     empty. update: ``andz`` ... ``norc`` or empty.
@@ -68,7 +69,7 @@ class Alu(NamedTuple):
 
     sig_dst: destination of a signal that names one. raddr_a, raddr_b: on 4.2 the two read ports as encoded (an
     operand of kind RF always equals one of them; raddr_b is also the rotation or immediate index). On 7.1 they are
-    the left-over bits of the fields `raddr_a` and `raddr_c` of halves without sources, else 0.
+    the bits of the fields `raddr_a` and `raddr_c` where a half has no sources, else 0.
     """
 
     isa: Isa

@@ -1,4 +1,4 @@
-"""The toolkit of one V3D instruction set, behind `qpu.instruction_sets.isa()`."""
+"""The toolkit of V3D 4.2 or 7.1, which `qpu.instruction_sets` and `qpu.program` use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class V3dToolkit(Toolkit):
 
     def __init__(self, isa: Isa) -> None:
         if isa not in (Isa.V3D42, Isa.V3D71):
-            raise UsageError(f"{isa} is not a V3D instruction set; allowed: v3d42, v3d71")
+            raise UsageError(f"{isa} is not a V3D instruction set", help="pass v3d42 or v3d71")
         self.isa = isa
 
     def _build(self, source: Callable[..., None], args: Sequence[object]) -> Code:
@@ -50,7 +50,7 @@ class V3dToolkit(Toolkit):
 
     def encode(self, instr: Instr) -> int:
         if instr.isa is not self.isa:
-            raise UsageError(f"an instruction of {instr.isa.label}, expected {self.isa.label}")
+            raise UsageError(f"an instruction of {instr.isa.label}", help=f"pass one of {self.isa.label}")
         return encode(instr)
 
     def decode(self, word: int) -> Instr:
@@ -62,7 +62,7 @@ class V3dToolkit(Toolkit):
         return check(self.isa, words, single_segment=single_segment)
 
     def listing(self, program: Code) -> str:
-        """Disassembly for people: labels on lines of their own, branch targets by label, notes as comments.
+        """Disassembly with labels on lines of their own, branch targets by label and notes as comments.
 
         The text assembles to the same words again, surplus bits aside; undecodable words are ``.word`` lines.
         """

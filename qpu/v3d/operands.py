@@ -29,14 +29,15 @@ def _refuse(rule: str, message: str, allowed: str, help: str) -> NoReturn:
 
 
 class _Modified:
-    """An operand that takes modifiers: `x.h` is x with the modifier h. Modified forms are made once and kept."""
+    """An operand that takes modifiers: `x.h` is x with the modifier h. Modified forms are cached."""
 
     __slots__ = ("_forms", "mod")
     mod: str
     _forms: dict[str, _Modified]
 
-    def _make(self: T, mod: str) -> T:
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def _make(self: T, mod: str) -> T: ...
 
     def _with(self: T, mod: str) -> T:
         if self.mod:
@@ -53,7 +54,7 @@ class _Modified:
         return form
 
     @property
-    def l(self: T) -> T:  # noqa: E743 # the field's own name
+    def l(self: T) -> T:  # noqa: E743 # the name in the instruction set
         """Low half as binary16 (input), or write binary16 to the low half (output)."""
         return self._with("l")
 
@@ -155,7 +156,7 @@ class Reg(Dest):
 
 
 class Imm(_Modified):
-    """A small immediate by index, 0..47; `q.imm(value)` makes one, plain numbers become one by themselves."""
+    """A small immediate by index, 0..47; `q.imm(value)` makes one, and the builder makes one of a plain number."""
 
     __slots__ = ("src", "value")
 

@@ -1,10 +1,10 @@
 """The operations of V3D 4.2 and 7.1, one row each, and the input and output modifiers.
 
-A row says where the operation sits in the word (`V3dCode`), what it reads and writes, what it computes (`sem`) and how
-sure that is. Encoder, decoder, printer, builder, checker and emulator read these rows.
+A row has the encoding (`V3dCode`), the operands and other effects, the semantics (`sem`) and the evidence grades.
+Encoder, decoder, printer, builder, checker and emulator read these rows.
 
 Semantics: ``sem(v, *operands, *implicit reads)`` returns the result, or ``(result, *implicit writes)``. Operands have
-their input modifiers applied; output modifiers, conditions and flags are the machine's work. Flag columns are
+their input modifiers applied; the engines apply output modifiers, conditions and flags. Flag columns are
 ``(v, *operands, result) -> mask``. Implicit resources: ``rtop``, ``flags_a``, ``flags_b`` (two bits a lane, bit 0
 for the low half), ``tidx``, ``link``, ``msf``, ``revf``.
 """
@@ -53,7 +53,7 @@ def _forms() -> dict[str, tuple[Variant, ...]]:
         # 4.2: one float source whose modifier sits in the opcode; output modifier in the sub-opcode
         "f1": tuple((f32[i], "", p, 4 * i, k) for i in (1, 2, 3) for k, p in enumerate(packs)),
         "f1i": tuple((f32[i], "", "", 4 * i, 0) for i in (1, 2, 3)),
-        # 7.1: both in the sub-opcode. `abs` decodes, but encoders in the field refuse it (meaning assumed).
+        # 7.1: both in the sub-opcode. `abs` decodes, but Mesa's encoder refuses it (meaning assumed).
         "s1": tuple((f32[i], "", p, 0, 4 * i + k) for i in range(4) for k, p in enumerate(packs)),
         "s1i": tuple((f32[i], "", "", 0, 4 * i) for i in range(4)),
         # output modifier alone in the sub-opcode; the reference tools emit only the first (others assumed)
@@ -96,7 +96,7 @@ MODIFIERS: Final = tuple(UNPACK)
 
 @dataclass(frozen=True, slots=True)
 class V3dCode(Code):
-    """`Code` with the variants of its modifiers.
+    """`Code` with the form of its modifiers.
 
     form: a key of FORMS. magic: value of the destination's magic bit that selects the operation (the destination is a
     register then). waddr: destination address that selects it (there is no destination then).
@@ -113,7 +113,7 @@ _ALU_TEST = "py-videocore6/py-videocore7 device tests of the ALU"
 _SFU = frozenset({Token.SFU})
 _MOVE: Final[dict[str, tuple[str | int, ...]]] = {"move": ("a",)}
 _SAME: Final[dict[str, tuple[str | int, ...]]] = {"move": ("a", "a")}
-_STALL = 2  # instructions until a result of the special functions is there; an earlier read waits
+_STALL = 2  # instructions until an SFU result can be read; an earlier read stalls
 
 Units = dict[Unit, V3dCode]
 
@@ -147,7 +147,7 @@ def _two(name: str, type_: str, op: int, sem: Semantics, doc: str, **more: Any) 
 
 
 def _sfu(name: str, b42: tuple[int, int], b71: int, sem: Semantics, doc: str) -> Op:
-    # the last bits are not known
+    # ASSUMED: the last bits of the results are not known
     return _row(
         name, "d:f32 a:f32", _a(b42[0], b=b42[1]), _a(188, b=b71), sem, doc, sem_basis=Basis.ASSUMED,
         source=_TABLES + "; results: device tests of py-videocore6 and py-videocore7, within their tolerance",
@@ -393,7 +393,7 @@ def table(isa: Isa) -> Table:
 
 
 def code_of(op: Op, isa: Isa, unit: Unit) -> V3dCode | None:
-    """Where `unit` of `isa` encodes the operation, or None when it cannot."""
+    """The encoding of the operation for `unit` of `isa`, or None where it has none."""
     code = op.code.get(isa, {}).get(unit)
     assert code is None or isinstance(code, V3dCode)
     return code
@@ -406,18 +406,18 @@ def variants(op: Op, isa: Isa, unit: Unit) -> tuple[Variant, ...]:
 
 
 def modifiers(op: Op, isa: Isa, unit: Unit) -> dict[str, tuple[str, ...]]:
-    """Modifier names by role (``a``, ``b`` inputs, ``d`` output) that the operation can fold; without the empty one."""
+    """Names of the modifiers that the operation takes, by role: ``a``, ``b`` for inputs, ``d`` for the output."""
     found = variants(op, isa, unit)
     names = {"a": [v[0] for v in found], "b": [v[1] for v in found], "d": [v[2] for v in found]}
     return {role: tuple(dict.fromkeys(n for n in values if n)) for role, values in names.items() if any(values)}
 
 
-# (form, role, modifier) that decode, but that no tool in the field emits.
+# (form, role, modifier) that decode, but that no known tool emits.
 _UNTRIED: Final = frozenset({("p", "d", "l"), ("p", "d", "h"), ("s1", "a", "abs"), ("s1i", "a", "abs")})
 
 
 def untried(half: AluHalf, isa: Isa, unit: Unit) -> bool:
-    """True when the half uses a form that no program is known to have tried on hardware (v3d.md 6.3)."""
+    """True when the half uses a form that no program is known to have run on hardware (v3d.md 6.3)."""
     code = code_of(half.op, isa, unit)
     if code is None:
         return False

@@ -1,7 +1,7 @@
 """The pairing rules of V3D 4.2 and 7.1: read ports, small immediates, signals and flags of one instruction.
 
-`fits` answers on precomputed keys and is for schedulers; `combine` makes the instruction, or the diagnostic that says
-why the parts do not fit together. `encode` refuses what does not fit, however it was made.
+`fits` works on precomputed keys and is for schedulers. `combine` makes the instruction, or the diagnostic that says why
+the parts do not fit together. `encode` refuses every instruction that breaks the rules, whoever made it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _V3D42, _ADD, _MUL = Isa.V3D42, Unit.ADD, Unit.MUL
 _RF, _IMM = SrcKind.RF, SrcKind.IMM
 _SIG_42, _SIG_71 = SIG_NUMBERS[Isa.V3D42], SIG_NUMBERS[Isa.V3D71]
 _ADD_42, _MUL_42, _ADD_71, _MUL_71 = KEYS.values()
-_alu: Final = tuple.__new__  # makes a named tuple in half the time
+_alu: Final = tuple.__new__  # twice as fast as calling the class
 _SETS: Final[dict[int, Sig]] = {int(sig): sig for row in SIGNALS.values() for sig in row if sig is not None}
 
-# Parts of an instruction that `explain` can name, besides its operands 0..3.
+# Parts of an instruction that `explain` returns, besides its operands 0..3.
 SIGNAL: Final = 4
 ADD_FLAGS: Final = 5
 MUL_FLAGS: Final = 6
@@ -36,14 +36,14 @@ ADD: Final = 7
 MUL: Final = 8
 
 _PORTS: Final = "two different rf registers an instruction, or one and a small immediate; r0..r5 cost no port"
-_PORTS_HELP: Final = "copy a register to an accumulator first, or split the instruction"
-_UNIFORM_HELP: Final = "load one of them as a uniform with ldunifrf, or split the instruction"
+_PORTS_HELP: Final = "copy a register to an accumulator first, or use two instructions"
+_UNIFORM_HELP: Final = "load one of them as a uniform with ldunifrf, or use two instructions"
 
 _IDLE: Final = AluHalf(table(Isa.V3D71)["nop"], Dst(6, True))  # the row is the same on both
 
 
 def idle() -> AluHalf:
-    """The half that does nothing."""
+    """The half with the operation nop."""
     return _IDLE
 
 
@@ -106,7 +106,7 @@ def draft(
     rot: int | None = None,
     keys: tuple[HalfKey, HalfKey] | None = None,
 ) -> tuple[Alu, tuple[HalfKey, HalfKey]]:
-    """The instruction of two halves with ports, immediate and rotation in their places, and the keys of the halves.
+    """The instruction of two halves, with read ports, immediate and rotation assigned, and the keys of the halves.
 
     sig: without small immediates. keys: those of the halves, for callers that have them. Where the parts do not fit
     together, `encode` refuses the result; `explain` says why. Raises: AsmError where a half is not valid.
@@ -275,13 +275,13 @@ def _conflict_42(
             return error.diagnostics[0], 1
     if sig & _ROT and rot is None:
         return Diagnostic(
-            "rotate", "signal rot needs an amount", allowed="1..15, -16..-1, r5", help="rot=amount"
+            "rotate", "signal rot needs an amount", allowed="1..15, -16..-1, r5", help="pass rot=amount"
         ), SIGNAL
     return _signal_conflict(isa, sig | (_ROT if rot is not None else 0), bool(imms), imms)
 
 
 def _no_amount() -> Diagnostic:
-    return Diagnostic("rotate", "signal rot needs an amount", allowed="1..15, -16..-1, r5", help="rot=amount")
+    return Diagnostic("rotate", "signal rot needs an amount", allowed="1..15, -16..-1, r5", help="pass rot=amount")
 
 
 def _signal_conflict(isa: Isa, sig: int, with_imm: bool, imms: list[int]) -> tuple[Diagnostic, int] | None:

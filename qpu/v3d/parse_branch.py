@@ -1,4 +1,4 @@
-"""The branch parser of V3D text: condition, targets, link."""
+"""The branch parser of V3D text: condition, targets and link flag."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_branch(code: str, column: int) -> bool:
 
 
 def parse_branch(operands: OperandParser, code: str, column: int) -> tuple[Branch, str | None, int]:
-    """The branch in `code` from `column` on, the label it leads to (None: it has its target), and where that is."""
+    """The branch in `code` from `column` on, its target label (None: the target is in the branch), and their column."""
     head, *extra = code[column:].split(";")
     m = _BRANCH.match(code, column)
     start = column + len(head) - len(head.lstrip())
@@ -34,7 +34,7 @@ def parse_branch(operands: OperandParser, code: str, column: int) -> tuple[Branc
             "branch-condition",
             f"unknown branch {found!r}",
             "b or bu, then ." + ", .".join(c for c in BRANCH_CONDS if c) + ", then p or q",
-            help="a branch: b.anya label",
+            help="write a branch such as b.anya label",
         )
     link = False
     at = column + len(head) + 1
@@ -55,7 +55,7 @@ def parse_branch(operands: OperandParser, code: str, column: int) -> tuple[Branc
             "operands",
             "bu takes a target and a uniform target" if ub else "b takes one target",
             "bu target, a:unif | r:unif | lri | rfN" if ub else "b target",
-            help="a branch that moves the uniform stream: bu label, r:unif",
+            help="write b label, or, to move the uniform stream as well, bu label, r:unif",
         )
     branch = Branch(operands.isa, cond, m[3], link=link, ub=ub, bdu="rel" if ub else "")
     if ub:

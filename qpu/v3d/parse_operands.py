@@ -14,7 +14,7 @@ from qpu.v3d.regs import MAGIC_NUMBER, imm_index
 
 __all__ = ["UNIFORM_HELP", "OperandParser"]
 
-# Names that other projects use for the input modifiers of halves.
+# Names of the input modifiers of halves in other assemblers.
 _MODIFIER_ALIASES: Final = {"r32": "ff", "rl2h": "ll", "rh2l": "hh", "swap": "swp"}
 _IMM_ALLOWED: Final = "-16..15 as integers; 2**-8..2**7 as floats"
 UNIFORM_HELP: Final = "load it as a uniform, e.g. with ldunifrf"
@@ -28,7 +28,7 @@ _UNKNOWN_DST = re.compile(r"UNKNOWN([0-9]+)$")
 
 
 class OperandParser:
-    """Reads operands; knows the names that `.set` defined. Columns count from 0."""
+    """A parser of operands, with the names that `.set` defined. Columns count from 0."""
 
     __slots__ = ("constants", "isa", "registers")
 
@@ -110,7 +110,7 @@ class OperandParser:
                 "register",
                 f"{shown!r} is not a destination of {self.isa.label}",
                 "rf0..rf63, - and the magic destinations",
-                self.close(shown, MAGIC_NUMBER[self.isa], "v3d.md 5 lists the addresses"),
+                self.close(shown, MAGIC_NUMBER[self.isa], "see the list in v3d.md 5"),
             )
         return Dst(number, True), pack
 
@@ -160,7 +160,7 @@ class OperandParser:
                 "signal-destination",
                 f"signal {name} needs a destination",
                 f"{name}.rf0, ...",
-                help=f"write the register behind a dot: {name}.rf5",
+                help=f"write the register after a dot: {name}.rf5",
             )
         column += len(name) + 1
         text = self.registers.get(text, text)
@@ -177,7 +177,7 @@ class OperandParser:
                 "register",
                 f"{text!r} is not a destination",
                 "rf0..rf63, magic destinations",
-                self.close(text, MAGIC_NUMBER[self.isa], "v3d.md 5 lists the addresses"),
+                self.close(text, MAGIC_NUMBER[self.isa], "see the list in v3d.md 5"),
             )
         return Dst(number, True)
 

@@ -1,6 +1,6 @@
-"""Text assembler of V3D 4.2 and 7.1.
+"""The text assembler of V3D 4.2 and 7.1.
 
-The language is the disassembler's output with free spacing, plus, for people who write it by hand:
+The language is the disassembler's output with free spacing, plus, for hand-written programs:
 
 * ``name:`` defines a label; branches take labels as targets;
 * ``# ...`` is a comment;
@@ -9,7 +9,7 @@ The language is the disassembler's output with free spacing, plus, for people wh
 * ``.word value`` emits a 64-bit word;
 * one half may be left out: ``fmul rf0, rf1, rf2`` and ``add rf0, rf1, rf2`` are instructions;
 * the signals that the driver's text omits: ``ucb``, and on 4.2 ``rot.5``, ``rot.-3``, ``rot.r5``; ``link`` on branches;
-* lines of a dump of the driver, with their word in front and a note behind, are taken as they are.
+* lines of a program dump of the driver (word, text, note) are accepted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from qpu.v3d.regs import SIGNAL_ROWS
 
 __all__ = ["assemble_text"]
 
-_half: Final = tuple.__new__  # makes a named tuple in half the time
+_half: Final = tuple.__new__  # twice as fast as calling the class
 _NO_SOURCES: Final[list[Src | None]] = [None, None]
 _SIGNALS: Final = {row.name: Sig(row.bit) for row in SIGNAL_ROWS if row.kind != "imm"}
 
@@ -44,9 +44,9 @@ _SIGNALS: Final = {row.name: Sig(row.bit) for row in SIGNAL_ROWS if row.kind != 
 _DUMP_HEAD = re.compile(r"\s*[A-Z_]+ prog \d+/-?\d+ QPU:\s*$")
 _DUMP = re.compile(r"\s*0x([0-9a-fA-F]{16})\s+(?=[a-z])")
 _DUMP_NOTE = re.compile(r"\s*\([^()]*(?:\[[^\]]*\])?\)\s*$")
-_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines knows more ends than editors count
+_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines splits at more characters than editors do
 _UNTRIED_HELP: Final = "try it on the board, or convert in an instruction of its own"
-_LINE_LIMIT: Final = 4000  # of code; bounds the numbers and the nesting in it, too
+_LINE_LIMIT: Final = 4000  # characters of code; limits the length of numbers and the nesting, too
 _LABEL = re.compile(r"\s*([A-Za-z_$][\w.$]*)\s*:")
 _DIRECTIVE = re.compile(r"\s*\.(\w+)\s*")
 _HEAD = re.compile(r"\s*([A-Za-z_]\w*)((?:\.\w*)*)(?=\s|$)\s*")
@@ -92,12 +92,12 @@ class _Assembler(OperandParser):
         self.fixups: list[_Fixup] = []
         self.errors: list[Diagnostic] = []
         self.warnings: list[Diagnostic] = []
-        # instruction text -> column and message of a form that no program is known to have tried on hardware
+        # instruction text -> columns and messages of forms that no program is known to have run on hardware
         self.untried: dict[str, list[tuple[int, str]]] = {}
         self.cache: dict[str, tuple[_Half, int]] = {}
         self.known: dict[str, int] = {}  # instruction text -> word
         self.roles: dict[str, list[str]] = {}
-        # What `quick` knows, by text: halves with their keys; operations with flags, whether there is a destination,
+        # Caches of `quick`, by text: halves with their keys; operations with flags, whether there is a destination,
         # the number of operands, and whether each unit has it; destinations and sources without modifier; signals
         # with their destination and rotation amount.
         self.halves: tuple[dict[str, tuple[AluHalf, HalfKey]], ...] = {}, {}
@@ -128,7 +128,7 @@ class _Assembler(OperandParser):
             except TextError as e:
                 at = Loc(self.filename, number, e.column + 1, line)
                 self.errors.append(Diagnostic(e.rule, e.message, loc=at, allowed=e.allowed, help=e.help))
-                # keep the indices of what follows meaningful
+                # keep the instruction indices of the following lines right
                 if not code.lstrip().startswith(".set"):
                     self.words.append(0)
                     self.locs.append(loc)
@@ -181,7 +181,7 @@ class _Assembler(OperandParser):
         self.locs.append(loc)
 
     def dumped(self, word: int, code: str, column: int, loc: Loc) -> None:
-        """A line of the driver's dump: its word counts, and must be what the text says."""
+        """Assemble a line of the driver's dump from its word, which must agree with the text."""
         if is_branch(code, column):
             said = self.branch(code, column, loc)
         else:
@@ -196,7 +196,7 @@ class _Assembler(OperandParser):
                 "dump",
                 f"the word 0x{word:016x} of this line is {' '.join(shown.split())!r} on {self.isa.label}",
                 "a word and the text that it prints as",
-                f"is the dump of another chip? without the word the text assembles to 0x{said:016x}",
+                f"check if the dump is of another chip; without the word the text assembles to 0x{said:016x}",
             )
         self.words.append(word)
         self.locs.append(loc)
@@ -294,9 +294,9 @@ class _Assembler(OperandParser):
         return word
 
     def quick(self, code: str) -> int | None:
-        """The word of an ALU instruction whose parts were all met before; None for every other line.
+        """The word of an ALU instruction whose parts are all in the caches; None for every other line.
 
-        No columns are counted here: a line that has an error, a label or a new part is parsed again by `line`.
+        This does not count columns: `line` parses a line again that has an error, a label or a new part.
         """
         pieces = code.split(";", 2)
         tail = pieces[2].strip() if len(pieces) > 2 else None
@@ -319,7 +319,7 @@ class _Assembler(OperandParser):
             return None
 
     def quick_half(self, text: str, unit: int) -> tuple[AluHalf, HalfKey] | None:
-        """The operation of a text and its key if it, or each of its parts, was met before; unit: 0 add, 1 mul."""
+        """The half of a text and its key, if it or each of its parts is in the caches. unit: 0 add, 1 mul."""
         halves = self.halves[unit]
         half = halves.get(text)
         if half is not None:
@@ -355,11 +355,11 @@ class _Assembler(OperandParser):
             "signal",
             f"unknown signal {name!r}",
             ", ".join(_SIGNALS),
-            self.close(name, _SIGNALS, "v3d.md 3 lists the signals"),
+            self.close(name, _SIGNALS, "see the list in v3d.md 3"),
         )
 
     def half(self, piece: str, at: int, number: int) -> _Half:
-        """Parse one operation; halves are kept by text, since programs repeat them."""
+        """Parse one operation. Halves are cached by text, since programs repeat them."""
         key = piece.strip()
         start = at + len(piece) - len(piece.lstrip())
         known = self.cache.get(key)
@@ -395,7 +395,7 @@ class _Assembler(OperandParser):
                 "operation",
                 f"{self.isa.label} has no operation {m[1]!r}",
                 None,
-                self.close(m[1], (n for o in self.ops for n in (o.name, *o.aliases)), "v3d.md 6 lists the operations"),
+                self.close(m[1], (n for o in self.ops for n in (o.name, *o.aliases)), "see the list in v3d.md 6"),
             )
         suffix = at + m.start(2)
         cond, push, update = self.suffixes(m[2], suffix)
@@ -465,7 +465,7 @@ class _Assembler(OperandParser):
                     "condition",
                     f"unknown condition or flag .{part}",
                     ", ".join(known),
-                    _Assembler.close(part, known, "write one of them behind the operation: add.ifa"),
+                    _Assembler.close(part, known, "write one of them after the operation: add.ifa"),
                 )
             column += len(part) + 1
         return cond, push, update
@@ -485,7 +485,7 @@ class _Assembler(OperandParser):
         for half, unit in ((add, Unit.ADD), (mul, Unit.MUL)):
             mod = half.half.pack or (half.half.a.mod if half.half.a is not None else "")
             if mod and untried(half.half, isa, unit):
-                message = f"{half.half.op.name} with .{mod} is in no program that is known to have run; meaning assumed"
+                message = f"{half.half.op.name} with .{mod} is in no program known to have run; its meaning is assumed"
                 self.untried.setdefault("", []).append((half.operands[0], message))
         try:
             return encode(*draft(isa, add.half, mul.half, signals, sig_dst, rot))
@@ -502,7 +502,7 @@ class _Assembler(OperandParser):
         raise TextError(columns[part], d.rule, d.message, d.allowed, d.help)
 
     def invalid(self, half: _Half, unit: Unit, d: Diagnostic) -> TextError:
-        """Why a unit cannot execute a half, at the column of the part concerned."""
+        """The error about a half that a unit cannot execute, at the column of the part concerned."""
         op, h = half.half.op, half.half
         column = half.column
         if d.rule == "operation":

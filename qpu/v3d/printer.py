@@ -76,7 +76,7 @@ def branch_text(b: Branch, target: str | None = None) -> str:
     out = f"{head}  {target}"
     if b.ub:
         out += ", " + {"abs": "a:unif", "rel": "r:unif", "lri": "lri", "rf": f"rf{b.raddr_a}"}[b.bdu]
-    # the link bit has no form in the driver's text; this one is ours
+    # extension: the driver's text does not show the link bit
     return out + ("; link" if b.link else "")
 
 
@@ -100,7 +100,7 @@ def text(instr: Instr) -> str:
 
 
 def note(instr: Instr, word: int | None = None) -> str | None:
-    """What the text does not say, or None. word: the decoded word, to see whether the text gives it back."""
+    """What the text leaves out, or None. word: the decoded word, to see whether the text assembles to it."""
     notes: list[str] = []
     if isinstance(instr, Branch):
         if instr.link:
@@ -120,7 +120,7 @@ def note(instr: Instr, word: int | None = None) -> str | None:
 
 
 def _usual(instr: Instr) -> int:
-    """The word that the text of `instr` assembles to: unused fields are zero, ports are in the usual order."""
+    """The word that the text of `instr` assembles to: unused fields are zero, read ports are assigned as usual."""
     if isinstance(instr, Branch):
         return encode(instr)
     nop = idle()

@@ -1,7 +1,7 @@
-"""Magic destinations and signals of V3D 4.2 and 7.1, one row each, and the small immediates.
+"""Tables of the magic destinations and signals of V3D 4.2 and 7.1, one row each, and the small immediates.
 
-A row is all that encoder, printer, parser, builder, checker, emulator and documents know of its address or signal.
-A signal that is added here also gets its place in `_SETS`.
+Encoder, printer, parser, builder, checker, emulator and documents read these rows. A new signal also needs its place
+in `_SETS`.
 
 Source: the register and signal tables of Mesa's QPU encoder (`Basis.DRIVER`); the broadcast destinations r5, r5rep,
 quad and rep: device tests of py-videocore6 and py-videocore7 (`Basis.MEASURED`). Reference: v3d.md 3 and 5.
@@ -37,7 +37,7 @@ _SFU: Final = RULES["sfu-r4-read"].windows[0].distance + 1
 
 
 class Sig(enum.IntFlag):
-    """Signals, as a set. `IMM_*`: the operand slot (add a, add b, mul a, mul b) that is the small immediate."""
+    """A set of signals. `IMM_*`: the operand slot (add a, add b, mul a, mul b) that is the small immediate."""
 
     NONE = 0
     THRSW = 1
@@ -94,8 +94,8 @@ SIGNAL_ROWS: Final[tuple[SignalRow, ...]] = (
 )  # fmt: skip
 """Every signal, in the order in which they print."""
 
-# Sets by number, for 4.2 and for 7.1 (v3d.md 3); "=": as on 4.2, "none": no signal, "-": reserved. 26 and 27 of 7.1
-# are in newer tables only.
+# Sets by number, for 4.2 and for 7.1 (v3d.md 3); "=": as on 4.2, "none": no signal, "-": reserved. Older tables of
+# Mesa do not have 26 and 27 of 7.1.
 _SETS: Final = """
      0 none                =            16 ldtlb               =
      1 thrsw               =            17 ldtlbu              =
@@ -199,7 +199,7 @@ MAGIC_ROWS: Final[tuple[MagicRow, ...]] = (
     _m(55, _42, "r5rep", "acc", "", 0, "r5, all lanes from lane 0."),
     _m(55, _71, "rep", "rf0", "", 0, "rf0, all lanes from lane 0."),
 )  # fmt: skip
-"""Every magic destination. Kind ``reserved``, ``sfu_reserved``: prints with its 4.2 name, means nothing on 7.1."""
+"""Every magic destination. Kind ``reserved``, ``sfu_reserved``: reserved on 7.1, printed with the name of 4.2."""
 
 TMU_KINDS: Final = frozenset({"tmu_data", "tmu_start", "tmu_config"})
 # Kinds of which an instruction may hold one write; 7.1 counts the SFU addresses of 4.2 too (v3d.md 11, rule 2).
@@ -212,7 +212,7 @@ _ROWS: Final[Mapping[Isa, Mapping[int, MagicRow]]] = MappingProxyType(
 MAGIC: Final[Mapping[Isa, Mapping[int, str]]] = MappingProxyType(
     {isa: MappingProxyType({n: row.name for n, row in sorted(rows.items())}) for isa, rows in _ROWS.items()}
 )
-# Further names the text assembler takes.
+# Further names that the text assembler accepts.
 ALIASES: Final[Mapping[str, int]] = MappingProxyType({name: row.n for row in MAGIC_ROWS for name in row.names[1:]})
 # Name -> number, aliases included.
 MAGIC_NUMBER: Final[Mapping[Isa, Mapping[str, int]]] = MappingProxyType(

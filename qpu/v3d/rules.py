@@ -1,8 +1,8 @@
-"""The hazard rules of V3D 4.2 and 7.1, one row each: the table that checker, emulator and scheduler read.
+"""The hazard rules of V3D 4.2 and 7.1, one row each: the table that checker, emulator and schedulers read.
 
-Severity `error`: what Mesa's QPU validator refuses. `warning`: what only its scheduler avoids; hand-written code breaks
-some of these knowingly (hardware accepts most instructions in the slots of a thread switch, and every retail Pi 4 has a
-stepping that pairs uniform and unifa loads). Reference: v3d.md 11.
+Severity `error`: Mesa's QPU validator refuses the program. `warning`: only its scheduler avoids the sequence, and
+hand-written code may use it on purpose (hardware accepts most instructions in the slots of a thread switch, and every
+retail Pi 4 has a stepping that pairs uniform and unifa loads). Reference: v3d.md 11.
 
 Rows are in the order in which Mesa's validator reports findings about one instruction.
 """
@@ -52,7 +52,7 @@ _SLOT = "in a delay slot of a thread switch"
 RULES: Final = Rules(
     (
         _rule("decode", _ERROR, "the word is not an instruction",
-              "look at the word: `qpu disasm` names the field; data in the middle of code is a usual reason",
+              "look at the word with `qpu disasm`, which names the field; often it is data in the middle of code",
               source=_TABLES),
         # One instruction
         _rule("small-imm-unused", _ERROR, "a small immediate for an ALU that has no operation",
@@ -71,15 +71,15 @@ RULES: Final = Rules(
               _w("switch", "ldvary", 2, "ldvary in the second delay slot of a thread switch", first=2, isas=_71)),
         _rule("sfu-r4-read", _ERROR, "r4 is read before the SFU result arrives: leave one instruction between",
               "read r4 one instruction later", _w("sfu write", "read r4", 1), isas=_42),
-        _rule("sfu-r4-write", _ERROR, "r4 is written while the SFU result is on its way",
+        _rule("sfu-r4-write", _ERROR, "r4 is written while an SFU result is pending",
               "write r4 one instruction later", _w("sfu write", "write r4", 1)),
         _rule("sfu-sfu", _ERROR, "an SFU operation is started right after another",
               "put an instruction between two special functions", _w("sfu write", "sfu write", 1)),
         _rule("thrsw-close", _ERROR, "a thread switch in the second delay slot of another",
-              "leave two full slots behind a switch", _w("switch", "switch", 2, first=2),
+              "put two instructions after a switch before the next", _w("switch", "switch", 2, first=2),
               source=f"{_VALIDATOR}; hardware was seen to accept it"),
         _rule("branch-slot", _ERROR, "a branch or thread switch in the delay slots of another",
-              "put three instructions that neither branch nor switch behind a branch, two behind a switch",
+              "put three instructions that neither branch nor switch after a branch, two after a switch",
               _w("branch", "thrsw", BRANCH_SLOTS, "a thread switch in the delay slots of a branch"),
               _w("branch", "branch", BRANCH_SLOTS, "a branch in the delay slots of another"),
               _w("switch", "branch", SWITCH_SLOTS, "a branch in the delay slots of a thread switch")),
@@ -96,14 +96,14 @@ RULES: Final = Rules(
               source=f"{_SCHEDULER}; hardware was seen to accept it"),
         _rule("unifa-switch", _WARN, "a thread switch within three instructions of the write of unifa",
               "keep the write of `unifa` and the next three instructions away from a switch",
-              _w("thrsw", "write unifa", 2, "unifa is written in the delay slots of a thread switch, so its three "
-                 "instructions straddle the switch", first=0),
+              _w("thrsw", "write unifa", 2, "unifa is written in the delay slots of a thread switch, which happens "
+                 "within the three instructions after it", first=0),
               _w("write unifa", "thrsw", 1)),
         _rule("msf-branch", _WARN, "a branch on sample masks right after setmsf", "put an instruction between them",
               _w("op setmsf", "msf branch", 1), isas=_42),
         _rule("rot-amount", _WARN, "a rotation by r5 right after r5 is written",
               "put an instruction between the write of r5 and the rotation", _w("write r5", "rotate by r5", 1),
-              isas=_42, source="known programs keep one instruction between", basis=Basis.ASSUMED),
+              isas=_42, source="known programs have an instruction between", basis=Basis.ASSUMED),
         _rule("rot-ldtmu", _WARN, "the rotated operand was loaded by ldtmu in the instruction before",
               "put an instruction between `ldtmu` and the rotation",
               _w("load register", "rotate register", 1, "{} was loaded by ldtmu in the instruction before its "
@@ -113,9 +113,9 @@ RULES: Final = Rules(
               "more than one of TMU write, SFU write, VPM write, TLB access, TSY write (4.2: and ldtmu)",
               "spread the accesses over two instructions"),
         _rule("peripheral-pair", _WARN, "peripheral accesses that the scheduler does not combine",
-              "spread them; the scheduler of the open driver never pairs these, so the result is not known"),
+              "spread them over two instructions: Mesa's scheduler never pairs them, so the result is not known"),
         _rule("uniform-pair", _WARN, "more than one word is taken from the uniform streams in one instruction",
-              "take one word of a uniform stream an instruction; load the second one in the next"),
+              "take one word of a uniform stream per instruction; load the second one in the next"),
         _rule("lane-op-tmu", _WARN, "a lane operation together with a write of tmua, tmud or tmuc hangs or corrupts",
               "put the write of `tmua`, `tmud` or `tmuc` into another instruction", isas=_71,
               source=_TESTS, basis=Basis.MEASURED),
@@ -126,7 +126,7 @@ RULES: Final = Rules(
               "use a register; the address belongs to the other V3D version or to none", source=_TABLES),
         # Thread switches and the program end
         _rule("last-thrsw-twice", _ERROR, "a second last-switch marker (thrsw on two consecutive instructions)",
-              "keep one pair of adjacent `thrsw`; put an instruction between the others"),
+              "leave one pair of adjacent `thrsw`; put an instruction between the others"),
         _rule("end-rf-write", _ERROR, "a register is written after the program end was requested",
               "move the write before the ending `thrsw`",
               *(_w("end", f"{unit} writes rf", REST, f"the {unit} half writes a register after the program end was "
@@ -140,7 +140,7 @@ RULES: Final = Rules(
               _w("end", "write payload", REST, "{} is written after the program end was requested", first=0),
               isas=_71),
         _rule("end-tmuwt", _ERROR, "tmuwt in the last instruction",
-              "wait earlier, or not at all: stores need no wait before the end",
+              "wait earlier, or not at all: stores complete without a wait",
               _w("end", "op tmuwt", SWITCH_SLOTS, first=SWITCH_SLOTS), isas=_42),
         _rule("end-vpmwt", _WARN, "vpmwt in the last two instructions", "wait earlier",
               _w("end", "op vpmwt", SWITCH_SLOTS), isas=_42),
@@ -162,7 +162,7 @@ RULES: Final = Rules(
               "end the program: `q.end()`, or `nop; nop; thrsw` and two more instructions"),
         _rule("branch-target", _WARN, "a branch leads out of the program",
               "check the offset: it counts from the fourth instruction after the branch, in bytes", source=_TABLES),
-        # What the scheduler avoids beyond that
+        # Sequences that only Mesa's scheduler avoids
         _rule("uniform-unifa-adjacent", _WARN,
               "uniform and unifa loads in adjacent instructions; steppings before 4.2.14 get them wrong",
               "no change is needed on a retail Pi 4; on older steppings put an instruction between the loads",
@@ -178,7 +178,7 @@ RULES: Final = Rules(
               _w("switch", "write flags_a | write flags_b", SWITCH_SLOTS, f"a flag write {_SLOT}"),
               _w("switch", "sync write", SWITCH_SLOTS, f"a barrier {_SLOT}")),
         _rule("tlb-early", _WARN, "a TLB access before any thread switch has waited for the scoreboard",
-              "fragment shaders only: switch (and so wait for the scoreboard) first"),
+              "fragment shaders only: switch first, which waits for the scoreboard"),
         _rule("tlb-msf", _WARN, "the sample mask is used or set after a TLB access",
               "fragment shaders only: use the sample mask before the tile buffer",
               _w(_TLB, "op setmsf | msf branch | read msf", REST)),

@@ -1,6 +1,7 @@
-"""What V3D operations compute, lane by lane, written over `LaneOps`: raw 32-bit patterns in and out.
+"""Semantics of the V3D operations, lane by lane, written over `LaneOps`: raw 32-bit patterns in and out.
 
-Operands arrive unpacked. Where a source says nothing the choice is marked "assumed"; the rows carry the grade.
+The rows of `qpu.v3d.ops` refer to these functions, and both engines run them. Operands have their input modifiers
+applied. Where the sources do not give a result, the choice is marked "assumed"; the rows carry the evidence grade.
 Sources: device tests of py-videocore6 (4.2) and py-videocore7 (7.1), Mesa's compiler for this hardware.
 """
 
@@ -11,7 +12,7 @@ from typing import Any, TypeAlias
 
 from qpu.core.semantics import binary, mul24, unary
 
-# `V` and `M` of LaneOps are opaque here, and both engines call through `Semantics`; so operands are untyped.
+# Both engines call through `Semantics`, which does not know the types `V` and `M` of `LaneOps`.
 Ops: TypeAlias = Any
 Vec: TypeAlias = Any
 Mask: TypeAlias = Any
@@ -49,7 +50,7 @@ def is_nan(v: Ops, a: Vec) -> Mask:
 
 
 def clamp(v: Ops, a: Vec, lo: int, hi: int) -> Vec:
-    """a limited to lo..hi (float patterns); NaN becomes lo (assumed)."""
+    """a clamped to lo..hi (float patterns); NaN becomes lo (assumed)."""
     floor, ceiling = v.const(lo), v.const(hi)
     a = v.select(v.fle(floor, a), a, floor)
     return v.select(v.flt(ceiling, a), ceiling, a)
@@ -67,7 +68,7 @@ def _per_half(f: Fn) -> Fn:
 
 
 def _butterfly(v: Ops, a: Vec, join: Fn) -> Vec:
-    """All 16 lanes joined by an associative, commutative function, the same in every lane."""
+    """All 16 lanes reduced by an associative, commutative function; every lane gets the result."""
     lane = v.lane_id()
     for step in (1, 2, 4, 8):
         a = join(a, v.permute(a, v.xor(lane, v.const(step))))
@@ -188,7 +189,7 @@ def smul24(v: Ops, a: Vec, b: Vec) -> Vec:
 
 
 def multop(v: Ops, a: Vec, b: Vec) -> tuple[Vec, Vec]:
-    """rtop = a[31:24] * b[23:0] + a[23:0] * b[31:24]. The result proper is unknown; 0 here (assumed)."""
+    """rtop = a[31:24] * b[23:0] + a[23:0] * b[31:24]. The result itself is unknown; 0 here (assumed)."""
     mask, n = v.const(0xFFFFFF), v.const(24)
     rtop = v.add(v.mul(v.shr(a, n), v.and_(b, mask)), v.mul(v.and_(a, mask), v.shr(b, n)))
     return v.const(0), rtop
@@ -241,12 +242,12 @@ def eidx(v: Ops) -> Vec:
 
 
 def resource(v: Ops, value: Vec) -> Vec:
-    """The value of the resource that the row reads."""
+    """The value of the implicit resource that the row reads."""
     return value
 
 
 def setbit(v: Ops, a: Vec) -> tuple[Vec, Vec]:
-    """Sample mask or facing bit of the lane: 1 where a is not 0. The result proper is a (assumed)."""
+    """Sample mask or facing bit of the lane: 1 where a is not 0. The result itself is a (assumed)."""
     return a, v.select(v.eq(a, v.const(0)), v.const(0), v.const(1))
 
 

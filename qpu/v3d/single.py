@@ -1,4 +1,4 @@
-"""Rules about one V3D instruction alone: small immediates, shared units, uniform streams, reserved destinations.
+"""Hazard rules within one V3D instruction: small immediates, shared units, uniform streams, reserved destinations.
 
 Sources: Mesa's QPU validator (errors) and scheduler (warnings); lane operations: py-videocore7 device tests.
 """
@@ -17,7 +17,7 @@ from qpu.v3d.regs import PERIPHERAL_KINDS, SIGNAL_ROWS, TMU_KINDS, magic
 
 __all__ = ["peripherals", "same_instruction"]
 
-# Sets of flags are slow to combine: integers of their own.
+# Plain integers: operations on enum flags are slow.
 _IMM_AB, _IMM_CD = int(Sig.IMM_A | Sig.IMM_B), int(Sig.IMM_C | Sig.IMM_D)
 _LDTMU, _LDTLB, _LDTLBU, _WRTMUC = int(Sig.LDTMU), int(Sig.LDTLB), int(Sig.LDTLBU), int(Sig.WRTMUC)
 _TLB_READS: Final = _LDTLB | _LDTLBU
@@ -27,7 +27,7 @@ _BROADCASTS: Final = frozenset({"quad", "rep"})  # of 7.1
 
 
 def peripherals(isa: Isa, half: AluHalf) -> int:
-    """How many of the units that an instruction may use once the half writes to."""
+    """How many writes of the half go to units of which an instruction may use one."""
     row = _written(isa, half.dst if half.op.name != "nop" else None)
     return int(row is not None and row.kind in PERIPHERAL_KINDS)
 
@@ -37,7 +37,7 @@ def _written(isa: Isa, dst: Dst | None) -> MagicRow | None:
 
 
 def same_instruction(instr: Instr) -> list[Breach]:
-    """What the instruction breaks by itself."""
+    """The violations within an instruction."""
     if not isinstance(instr, Alu):
         return []
     add, mul = instr.add, instr.mul
@@ -63,7 +63,7 @@ def same_instruction(instr: Instr) -> list[Breach]:
 
 
 def _notable(half: AluHalf) -> bool:
-    """True for what may meet a rule: a magic destination, an operation that needs a shared unit."""
+    """True for a half that a rule may concern: a magic destination, or an operation of a shared unit."""
     return bool(half.op.tokens) or (half.dst is not None and half.dst.magic and half.op.name != "nop")
 
 

@@ -1,6 +1,6 @@
-"""How soon results can be read: `latency`, for schedulers.
+"""Result latencies of V3D instructions, for schedulers.
 
-The figures are the windows of `qpu.v3d.rules` and the `latency` of rows of `qpu.v3d.ops`. Delay slots:
+The numbers come from the windows of `qpu.v3d.rules` and the column `latency` of `qpu.v3d.ops`. Delay slots:
 `qpu.v3d.rules.BRANCH_SLOTS` and `SWITCH_SLOTS`.
 """
 
@@ -15,7 +15,7 @@ __all__ = ["latency"]
 
 
 def latency(isa: Isa, writer: AluHalf | Instr, resource: str) -> int:
-    """How many instructions after `writer` can `resource` be read, rightly and without a stall; 1: in the next one.
+    """Instructions from `writer` to the first one that reads `resource` correctly and without a stall; 1: the next one.
 
     writer: an instruction or one half of it. resource: as in `Effects.writes`: ``rf5``, ``r4``, ``unifa``, ...
     """

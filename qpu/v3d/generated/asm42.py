@@ -26,7 +26,7 @@ class Asm42(AsmBase[MulSlot]):
     """Builder of V3D 4.2 programs (Raspberry Pi 4): registers ``rf[0..63]``, accumulators ``r0``..``r5``.
 
     Read ports are assigned by the builder.
-    Not thread-safe itself, but any number can be used at the same time.
+    One builder is for one thread; any number can be used at the same time.
     """
 
     __slots__ = ()

@@ -204,7 +204,7 @@ class MulSlot71(MulSlot):
 class Asm71(AsmBase[MulSlot71]):
     """Builder of V3D 7.1 programs (Raspberry Pi 5): registers ``rf[0..63]``, no accumulators.
 
-    Not thread-safe itself, but any number can be used at the same time.
+    One builder is for one thread; any number can be used at the same time.
     """
 
     __slots__ = ()
