@@ -161,6 +161,12 @@ def test_doctor_of_a_usable_and_a_denied_board(run: Any) -> None:
     assert done.status == 1 and "usermod -aG" in done.out
 
 
+def test_doctor_cleans_up(run: Any) -> None:
+    assert run("doctor", "--device", "pi3", "--clean").status == 0
+    done = run("doctor", "--device", "pi5", "--clean")
+    assert done.status == 2 and "nothing to clean up\n  help: the kernel gives everything back" in done.err
+
+
 def test_doctor_without_a_pi_exits_1(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("QPU_SYSROOT", str(tmp_path))
     done = run("doctor", "--device", "hardware")

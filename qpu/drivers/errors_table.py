@@ -17,7 +17,10 @@ from qpu.errors import DriverError, GpuResetError, GpuTimeoutError, NoDeviceErro
 if TYPE_CHECKING:
     from qpu.drivers.port import Port
 
-__all__ = ["ADVICE", "Advice", "errno_name", "errno_rows", "failure", "fault", "meminfo", "no_device", "reason_of"]
+__all__ = [
+    "ADVICE", "Advice", "close_node", "errno_name", "errno_rows", "failure", "fault", "meminfo", "no_device",
+    "reason_of",
+]  # fmt: skip
 
 HELP = "\n  help: "
 
@@ -105,6 +108,8 @@ execute-timeout | status 0x80000000 of execute_qpu | the firmware's time-out: th
 enable-refused | enable_qpu answers a status other than 0 | Linux's display driver owns V3D, or the firmware is
   very old | put a # in front of 'dtoverlay=vc4-kms-v3d' or 'dtoverlay=vc4-fkms-v3d' in config.txt and reboot (no
   hardware OpenGL meanwhile)
+still-powered | a permanent error of enable_qpu(0) or of the lock | the QPUs stay powered on | sudo qpu
+  doctor --clean; if that fails too, reboot
 unknown-tag | EINVAL from /dev/vcio for a well-formed message, or a reply without bit 31 | the firmware does not
   know the request | nothing to do: the answer counts as absent (newer firmware may have it)
 throttled | under-voltage or throttling bits | the power supply is too weak or the board too hot, so programs run
@@ -163,6 +168,14 @@ def open_failure(label: str, port: Port, path: str, error: OSError, rows: Mappin
     """The error of a node that could not be opened; names its owner and mode when permission was denied."""
     denied = rows.get(error.errno or 0) == "eacces-open"
     return failure(f"{label}: open {path}", error, rows, permission_detail(port, path) if denied else "")
+
+
+def close_node(port: Port, fd: int, path: str) -> None:
+    """Close an open node. Raises: DriverError when Linux reports an error; the descriptor is freed all the same."""
+    try:
+        port.close(fd)
+    except OSError as error:
+        raise failure(f"{path}: close", error, {}) from error
 
 
 def no_device(message: str, errno: int | None = None, helps: tuple[str, ...] = ()) -> NoDeviceError:

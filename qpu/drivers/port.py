@@ -9,7 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-__all__ = ["FileStat", "Lock", "Mapping", "Port", "Registers", "Run", "interrupting", "retrying", "submitted"]
+__all__ = [
+    "FileStat", "Interruptions", "Lock", "Mapping", "Port", "Registers", "Run", "interrupting", "retrying", "submitted",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,9 @@ class Port(Protocol):
         """Open a device node close-on-exec; returns the descriptor."""
         ...
 
-    def close(self, fd: int) -> None: ...
+    def close(self, fd: int) -> None:
+        """Close a descriptor. Linux frees it also when this fails (close(2)), so it is never repeated."""
+        ...
 
     def ioctl(self, fd: int, request: int, arg: bytearray) -> int:
         """One ioctl. `arg` is read and written in place, also when the call fails; EINTR is raised, not retried."""
@@ -142,6 +146,25 @@ def submitted(port: Port) -> Run | None:
 
 RETRY_S = 5.0  # how long, and how often at most, a call that signals interrupt is repeated
 RETRIES = 10_000
+
+
+class Interruptions:
+    """The interruptions of one wait: many in a short time mean that the call does nothing else."""
+
+    def __init__(self, port: Port) -> None:
+        self._port = port
+        self._count, self._since = 0, port.monotonic()
+
+    def again(self) -> bool:
+        """Count one; False when the wait has to be given up."""
+        self._count += 1
+        if self._count < RETRIES:
+            return True
+        now = self._port.monotonic()
+        if now - self._since < RETRY_S:
+            return False
+        self._count, self._since = 0, now
+        return True
 
 
 def retrying(

@@ -247,8 +247,10 @@ class EmuPort:
     def close(self, fd: int) -> None:
         """Close a descriptor."""
         with self.board.call(self._fds):
-            self._injector.check("close")
-            self._fds.close(fd)
+            try:
+                self._injector.check("close")
+            finally:
+                self._fds.close(fd)  # Linux frees a descriptor whose close fails
 
     def ioctl(self, fd: int, request: int, arg: bytearray) -> int:
         """One ioctl. Raises: OSError with Linux's errno; EmuFault for what is not modelled, and for faults of a

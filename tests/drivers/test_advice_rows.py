@@ -242,8 +242,18 @@ ROWS: list[Row] = [
 # Not an error: the call is repeated (below), or a warning of the doctor (below).
 REPEATED = {"eagain-wait": errno.EAGAIN, "eintr": errno.EINTR}
 WARNED = {"throttled"}
-# Advice beyond the table; `test_probe.py`, `test_mailbox.py` and `test_v3d_regs.py` have it.
-BEYOND = {"no-csd", "no-node", "emfile", "strict-devmem", "not-linux", "powered-off", "qpus-busy", "unexpected"}
+# Advice beyond the table; `test_probe.py`, `test_mailbox.py`, `test_v3d_regs.py` and `test_sticky.py` have it.
+BEYOND = {
+    "no-csd",
+    "no-node",
+    "emfile",
+    "strict-devmem",
+    "not-linux",
+    "powered-off",
+    "qpus-busy",
+    "still-powered",
+    "unexpected",
+}
 
 
 @pytest.fixture(autouse=True)

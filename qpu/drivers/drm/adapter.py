@@ -20,8 +20,8 @@ from qpu.drivers.drm.objects import DrmBo, DrmFence, multisync
 from qpu.drivers.drm.perfmon import Perfmons
 from qpu.drivers.drm.resets import WATCHDOG_S, blame, warn_unknown
 from qpu.drivers.drm.syncobjs import SyncObjects
-from qpu.drivers.errors_table import HELP, errno_rows, failure, fault, meminfo
-from qpu.drivers.port import Port, interrupting, submitted
+from qpu.drivers.errors_table import HELP, close_node, errno_rows, failure, fault, meminfo
+from qpu.drivers.port import Interruptions, Port, interrupting, submitted
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
 from qpu.errors import DriverError, EmuFault, UsageError
@@ -282,7 +282,7 @@ class DrmV3d:
         try:
             return [self._syncobjs.adopt(fd)]
         finally:
-            self._port.close(fd)
+            close_node(self._port, fd, self._node.path)
 
     def _shares(self, other: Port) -> bool:
         """True when a descriptor of the other port is valid for this one: the same port, or both the real machine."""
@@ -327,6 +327,7 @@ class DrmV3d:
 
     def _await_one(self, fence: DrmFence, deadline: float | None) -> bool:
         first = True
+        interruptions = Interruptions(self._port)
         while not fence.done:
             begun = self._port.monotonic()
             left_ns = LONGEST_WAIT_NS
@@ -345,7 +346,7 @@ class DrmV3d:
             except OSError as error:
                 if isinstance(error, DriverError):
                     raise
-                if error.errno in (errno.EINTR, errno.EAGAIN):
+                if error.errno in (errno.EINTR, errno.EAGAIN) and interruptions.again():
                     continue  # a signal, or a time-out that Linux rounded down
                 if error.errno == errno.ETIME:
                     fence.running_s = begun
@@ -527,7 +528,7 @@ class DrmV3d:
                 except BufferError:
                     pass  # deleting the last view unmaps it
         finally:
-            self._port.close(self._node.fd)
+            close_node(self._port, self._node.fd, self._node.path)
 
 
 def open_adapter(port: Port, where: board.Board | None = None, path: str | None = None) -> DrmV3d:
@@ -540,5 +541,5 @@ def open_adapter(port: Port, where: board.Board | None = None, path: str | None 
     try:
         return DrmV3d(port, node, identify(port, node.fd, node.path), where)
     except BaseException:
-        port.close(node.fd)
+        close_node(port, node.fd, node.path)
         raise

@@ -8,7 +8,7 @@ from array import array
 from dataclasses import dataclass
 
 from qpu.drivers import board
-from qpu.drivers.errors_table import errno_rows, fault, permission_detail
+from qpu.drivers.errors_table import close_node, errno_rows, fault, permission_detail
 from qpu.drivers.port import Port, retrying
 from qpu.drivers.uapi import drm
 from qpu.errors import DriverError
@@ -142,7 +142,7 @@ def _try(port: Port, path: str) -> Node | Tried:
         return Tried(path, errno=error.errno)
     finally:
         if not keep:
-            port.close(fd)
+            close_node(port, fd, path)
 
 
 def _explicit(port: Port, node: Tried) -> DriverError:

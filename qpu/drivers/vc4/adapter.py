@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from math import ceil
 from typing import Literal
 
@@ -472,7 +472,10 @@ class Vc4Driver:
                 failure = failure or error
         self._left = bool(self._live)
         if not self._left:
-            self._close_nodes()
+            try:
+                self._close_nodes()
+            except DriverError as error:
+                failure = failure or error
         if failure is not None:
             raise failure
 
@@ -490,11 +493,12 @@ class Vc4Driver:
 
     def _close_nodes(self) -> None:
         provider = getattr(self, "_provider", None)
-        if provider is not None:
-            provider.close()
-        if self._mailbox is not None:
-            self._mailbox.close()
-        exit_guard.unguard(id(self))
+        with ExitStack() as stack:  # in reverse, each whatever the others do
+            stack.callback(exit_guard.unguard, id(self))
+            if self._mailbox is not None:
+                stack.callback(self._mailbox.close)
+            if provider is not None:
+                stack.callback(provider.close)
 
     def __repr__(self) -> str:
         return f"<Vc4Driver by {self._launch}, {'closed' if self._closed else f'{len(self._live)} buffers'}>"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
-from qpu.drivers.errors_table import HELP, errno_rows, failure, fault, open_failure
+from qpu.drivers.errors_table import HELP, close_node, errno_rows, failure, fault, open_failure
 from qpu.drivers.port import Port, retrying
 from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
 from qpu.drivers.vc4 import mailbox_tags as tags
@@ -33,14 +33,14 @@ _CALL_ROWS = errno_rows("eacces-open: EACCES EPERM, enotty: ENOTTY, etimedout-vc
 def persist(give_back: Callable[[], None]) -> None:
     """Call a function that releases what outlives the process, again when it fails.
 
-    Raises: the last OSError; a BufferError, which means that views are alive, at once.
+    Raises: the last OSError; at once a BufferError, which means that views are alive, and what `retrying` gave up.
     """
     for left in range(TRIES - 1, -1, -1):
         try:
             give_back()
             return
-        except OSError:
-            if not left:
+        except OSError as error:
+            if not left or (isinstance(error, DriverError) and error.errno == errno.EINTR):
                 raise
 
 
@@ -79,7 +79,7 @@ class Node:
         """Close the node."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            self.port.close(fd)
+            close_node(self.port, fd, self.path)
 
 
 class Mailbox(Node):
@@ -88,8 +88,8 @@ class Mailbox(Node):
     def __init__(self, port: Port, path: str = NODE, check: Callable[[], None] | None = None) -> None:
         """Open the node (read-only is enough).
 
-        check: called before an interrupted call is repeated; an exception that it raises stops the repetition. Raises:
-        DriverError with cause and help.
+        check: called before an interrupted launch is repeated; an exception that it raises stops the repetition.
+        Raises: DriverError with cause and help.
         """
         self._check = check
         self._request = tags.property_request(port.pointer_size)
@@ -120,9 +120,10 @@ class Mailbox(Node):
         return tags.parse_reply(message, calls)
 
     def _ioctl(self, message: bytearray, calls: Sequence[TagCall]) -> None:
+        check = self._check if any(call.tag.name == "EXECUTE_QPU" for call in calls) else None
         try:
             # EINTR comes before the message is sent (ASSUMED): Linux's wait for the answer is uninterruptible.
-            retrying(self.port, self.fd, self._request, message, _AGAIN, self._check)
+            retrying(self.port, self.fd, self._request, message, _AGAIN, check)
         except OSError as error:
             if isinstance(error, DriverError):
                 raise  # raised by `check`

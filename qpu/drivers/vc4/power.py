@@ -12,11 +12,12 @@ import errno
 import threading
 from typing import Protocol
 
-from qpu.drivers.errors_table import failure, fault
-from qpu.drivers.port import Lock, Port
+from qpu.drivers.board import detect
+from qpu.drivers.errors_table import HELP, failure, fault, reason_of
+from qpu.drivers.port import Interruptions, Lock, Port
 from qpu.drivers.vc4.mailbox import NODE, Mailbox, Node, persist
 from qpu.drivers.vc4.registers import V3dRegisters, block_address
-from qpu.errors import DriverError
+from qpu.errors import DriverError, UsageError
 
 __all__ = ["Power", "State", "clean_up", "look", "power_of"]
 
@@ -99,7 +100,8 @@ class Power:
                     if self._alone():
                         persist(lambda: mailbox.enable_qpu(False))
                 except DriverError as error:
-                    failed = error
+                    failed = fault("still-powered", reason_of(error)[0])
+                    failed.errno, failed.__cause__ = error.errno, error
                 self._unlock()
             elif exclusive and self._exclusive == 1:
                 self._take(Lock.SHARED)
@@ -130,13 +132,14 @@ class Power:
         """Take the lock against other processes. Raises: DriverError EBUSY after LOCK_WAIT_S."""
         assert self._node is not None
         deadline: float | None = None
+        interruptions = Interruptions(self.port)
         while True:
             try:
                 self.port.flock(self._node.fd, lock)
                 return
-            except InterruptedError:
-                continue
             except OSError as error:
+                if error.errno == errno.EINTR and interruptions.again():
+                    continue
                 now = self.port.monotonic()
                 deadline = now + LOCK_WAIT_S if deadline is None else deadline
                 if error.errno != errno.EAGAIN or now >= deadline:
@@ -163,7 +166,10 @@ class Power:
             except OSError:
                 pass
             self._node = None
-            node.close()
+            try:
+                node.close()
+            except DriverError:
+                pass  # the descriptor is freed, and with it the lock
 
 
 def _refused(error: OSError) -> DriverError:
@@ -220,8 +226,14 @@ def look(port: Port, soc: str) -> State:
 def clean_up(port: Port) -> None:
     """Power the QPUs off when a process was killed while it used them.
 
-    Raises: DriverError EBUSY while a living process uses them; other errors of the firmware.
+    Raises: UsageError on other boards; DriverError EBUSY while a living process uses them; errors of the firmware.
     """
+    found = detect(port)
+    if found.generation not in (None, 4):
+        raise UsageError(
+            f"{found.model}: there is nothing to clean up"
+            f"{HELP}the kernel gives everything back when a process ends; --clean is for a Pi 0-3"
+        )
     with Mailbox(port) as mailbox:
         try:
             port.flock(mailbox.fd, Lock.EXCLUSIVE)

@@ -193,8 +193,11 @@ def test_repetition_stops_when_the_owner_says_so() -> None:
         if kernel.calls > 5:
             raise DriverError("closed meanwhile")
 
-    with Mailbox(kernel, check=check) as mailbox, pytest.raises(DriverError, match="closed meanwhile"):
-        mailbox.set_turbo(1)
+    with Mailbox(kernel, check=check) as mailbox:
+        with pytest.raises(DriverError, match="closed meanwhile"):
+            mailbox.execute_qpu(1, 0xC0000000, noflush=False, timeout_ms=100)
+        kernel.fail |= {n: OSError(errno.EINTR, "signal") for n in range(kernel.calls, kernel.calls + 100)}
+        assert mailbox.set_turbo(1) == 1  # what has to be done at the end, such as powering off, is repeated
 
 
 def test_bad_status_without_an_errno() -> None:
