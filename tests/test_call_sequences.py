@@ -44,7 +44,7 @@ DRM = {
 EXPECTED: dict[str, dict[str, str]] = {
     "DRM, V3D 4.2": DRM,
     "DRM, V3D 7.1": DRM,
-    "DRM, old kernel": {name: calls.replace(" GET_PARAM", "") for name, calls in DRM.items()}
+    "DRM, old Linux": {name: calls.replace(" GET_PARAM", "") for name, calls in DRM.items()}
     | {
         "open": "open:renderD128 VERSION GET_PARAM*9 GET_PARAM!*8",
         "asynchronous": "SUBMIT_CSD SYNCOBJ_CREATE SUBMIT_CSD WAIT_BO",  # no counter to look at in between

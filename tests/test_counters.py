@@ -126,8 +126,8 @@ def test_too_many(board: str) -> None:
         assert list(values) == list(names[:16]) and any(values.values())
 
 
-@pytest.mark.parametrize("board", ["pi4,kernel=old", "pi5,kernel=old"])
-def test_old_kernels_say_so(board: str) -> None:
+@pytest.mark.parametrize("board", ["pi4,linux=old", "pi5,linux=old"])
+def test_old_linux_say_so(board: str) -> None:
     with qpu.open_device(board) as gpu:
         with (
             pytest.raises(qpu.DriverError, match=r"performance counters \(Linux 5\.15 and newer\)"),

@@ -23,7 +23,7 @@ from tests.hw.programs import binary
 INTERFACES = {
     "DRM, V3D 4.2": ("pi4", "hardware"),
     "DRM, V3D 7.1": ("pi5", "hardware"),
-    "DRM, old kernel": ("pi4,kernel=old", "hardware"),
+    "DRM, old Linux": ("pi4,linux=old", "hardware"),
     "mailbox and VCSM-CMA": ("pi3,vcsm=cma", "hardware"),
     "mailbox and VCSM": ("pi3,vcsm=plain", "hardware"),
     "mailbox memory and /dev/mem": ("pi3,vcsm=none", "hardware"),
@@ -162,6 +162,6 @@ def test_ctrl_c_in_a_call(interface: str, after: bool) -> None:
 
 @FULL
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("interface", ["DRM, old kernel", "mailbox and VCSM", "mailbox memory and /dev/mem"])
+@pytest.mark.parametrize("interface", ["DRM, old Linux", "mailbox and VCSM", "mailbox memory and /dev/mem"])
 def test_ctrl_c_in_a_call_elsewhere(interface: str, after: bool) -> None:
     check(interface, KeyboardInterrupt, after=after)

@@ -32,7 +32,7 @@ BOARDS = (
     "pi5,rev=10",
     "pi5,page=16k",
     "pi4,card=1",
-    "pi5,kernel=old",
+    "pi5,linux=old",
 )
 
 

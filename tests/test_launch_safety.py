@@ -145,7 +145,7 @@ def test_a_part_that_is_reset_fails_the_launch_and_the_others_run() -> None:
 # -- completion
 
 
-@pytest.mark.parametrize("board", ["pi4", "pi5", "pi4,kernel=old", "pi5,kernel=old"])
+@pytest.mark.parametrize("board", ["pi4", "pi5", "pi4,linux=old", "pi5,linux=old"])
 def test_completion_word(board: str) -> None:
     """Every lane of every thread adds one: old kernels have no other proof that a dispatch was not cut short."""
     groups = 12

@@ -1,4 +1,4 @@
-"""Profiles of emulated boards, and the names that choose them: ``pi5``, ``pi5,slices=3``, ``pi3,kms=1``."""
+"""Profiles of emulated boards, and the parser of their names: ``pi5``, ``pi5,slices=3``, ``pi3,kms=1``."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
 class ZeroCount:
-    """What a dispatch with a workgroup count of 0 does (drivers.md 1.6)."""
+    """The effect of a dispatch with a workgroup count of 0 (drivers.md 1.6)."""
 
-    SKIP = "skip"  # newer versions of Linux drop it: it completes at once
-    WRAP = "65536"  # older ones let the hardware read 0 as 65536
+    SKIP = "skip"  # newer versions of Linux drop the dispatch: it completes at once
+    WRAP = "65536"  # older versions submit it, and the hardware takes 0 as 65536
 
 
 @dataclass(frozen=True, slots=True)
 class BoardProfile:
     """An emulated board and the Linux on it.
 
-    name: as asked for, options included. board: ``pi0`` .. ``pi5``. model, compatible, revision: what is in the device
-    tree. soc: ``BCM2837``. clock_hz: of V3D, Hz. memory, cma, gpu_mem: bytes of RAM, of Linux's contiguous area, of
-    the firmware's part (VideoCore IV). page_size: bytes of a CPU page. old_kernel: DRM without parameters 9 to 16,
+    name: as given, with options. board: ``pi0`` .. ``pi5``. model, compatible, revision: as in the device tree.
+    soc: ``BCM2837``. clock_hz: of V3D, Hz. memory, cma, gpu_mem: bytes of RAM, of Linux's contiguous area, of
+    the firmware's part (VideoCore IV). page_size: bytes of a CPU page. old_linux: DRM without parameters 9 to 16,
     performance monitors and multisync; VideoCore IV with /dev/vcsm only. card: number of the card node of v3d.
     deny: every device node answers EACCES. devmem: /dev/mem can be opened. kms: Linux owns V3D (VideoCore IV).
-    rev: revision of the V3D core (IPREV). watchdog_s: seconds of emulated time between looks at a job. zero_count:
-    a `ZeroCount`. root: the user is root, hence always authenticated on card nodes. vcsm: ``both``, ``cma``, ``plain``
-    or ``none``. unknown_tag: firmware rejects the whole message (``einval``) or leaves bit 31 clear (``clear``).
+    rev: revision of the V3D core (IPREV). watchdog_s: seconds of emulated time between the watchdog's checks of a job.
+    zero_count: a `ZeroCount`. root: the user is root, hence always authenticated on card nodes. vcsm: ``both``,
+    ``cma``, ``plain`` or ``none``. unknown_tag: the firmware rejects a message with an unknown tag (``einval``) or
+    leaves bit 31 of the tag clear (``clear``).
     """
 
     name: str
@@ -51,7 +52,7 @@ class BoardProfile:
     cma: int
     gpu_mem: int = 0
     page_size: int = 4 * KIB
-    old_kernel: bool = False
+    old_linux: bool = False
     card: int = 0
     deny: bool = False
     devmem: bool = False
@@ -70,12 +71,12 @@ class BoardProfile:
 
     @property
     def is_drm(self) -> bool:
-        """True where programs are launched through DRM (V3D 4.2 and 7.1)."""
+        """Whether programs are launched through DRM (V3D 4.2 and 7.1)."""
         return self.isa is not Isa.VC4
 
     @property
     def exact_batches(self) -> bool:
-        """True where CFG4 is the number of batches, false where it is that minus one (drivers.md 2)."""
+        """Whether CFG4 is the number of batches; otherwise it is that number minus one (drivers.md 2)."""
         return self.isa is Isa.V3D71 and self.rev >= 6
 
     @property
@@ -95,7 +96,7 @@ class BoardProfile:
 
     @property
     def v3d_base(self) -> int:
-        """Physical address of the V3D block: VideoCore IV its only one, V3D the core registers."""
+        """Physical address of the registers of V3D; on V3D 4.2 and 7.1 those of the core."""
         return {Isa.V3D42: 0xFEC0_4000, Isa.V3D71: 0x10_0200_8000}.get(self.isa, self.peripheral_base + 0xC0_0000)
 
 
@@ -107,9 +108,9 @@ _PERIPHERALS = {
     "BCM2712": 0x10_7C00_0000,
 }
 
-# Clocks: firmware defaults (drivers.md 7.3). Memory splits are assumptions: roomy enough for programs with data areas
-# of 32 MiB, which people run with gpu_mem and cma set accordingly. Revisions of V3D: identification registers printed
-# by boards (drivers.md 1.3).
+# Clocks: firmware defaults (drivers.md 7.3). Memory splits are assumed: large enough for programs with data areas of
+# 32 MiB, for which users set gpu_mem and cma accordingly. Revisions of V3D: identification registers of boards
+# (drivers.md 1.3).
 _MODELS = """
 name model                compatible    soc     revision slices MHz memory_M cma_M gpu_mem_M page_K rev
 pi0  Zero Rev 1.3         model-zero    BCM2835 900093   3      300      512   128       128      4   0
@@ -141,7 +142,7 @@ BOARDS: dict[str, BoardProfile] = {row[:3]: _profile(row) for row in _MODELS.str
 _UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB}
 
 
-# Readers of an option's value. They raise ValueError with what is allowed.
+# Readers of the value of an option. They raise ValueError with the allowed values.
 _Reader = Callable[[BoardProfile, str], object]
 
 
@@ -175,14 +176,14 @@ def _choice(**allowed: object) -> _Reader:
 
 
 _switch = _choice(**{"0": False, "1": True})
-_ANY, _DRM, _VC4 = (False, True), (True,), (False,)  # values of `is_drm` that an option is for
+_ANY, _DRM, _VC4 = (False, True), (True,), (False,)  # values of `is_drm` for which an option exists
 
 # option: boards, field of the profile, reader
 OPTIONS: dict[str, tuple[tuple[bool, ...], str, _Reader]] = {
     "slices": (_ANY, "slices", lambda p, value: _number(1, BOARDS[p.board].slices)(p, value)),
     "rev": (_DRM, "rev", _number(0, 255)),
     "page": (_ANY, "page_size", lambda p, value: _choice(**{"4k": 4 * KIB, "16k": 16 * KIB})(p, value.lower())),
-    "kernel": (_ANY, "old_kernel", _choice(old=True, new=False)),
+    "linux": (_ANY, "old_linux", _choice(old=True, new=False)),
     "card": (_DRM, "card", _number(0, 1)),
     "cma": (_ANY, "cma", _size(MIB, 512 * MIB)),
     "mem": (_ANY, "memory", lambda p, value: _size(64 * MIB, 16 * GIB if p.is_drm else GIB)(p, value)),
@@ -202,28 +203,28 @@ def _with_option(p: BoardProfile, option: str, value: str) -> BoardProfile:
     boards, field, read = OPTIONS[option]
     if p.is_drm not in boards:
         have = ", ".join(name for name, each in BOARDS.items() if each.is_drm in boards)
-        raise UsageError(f"board option {option} does not apply to {p.board}; it is for {have}")
+        raise UsageError(f"board option {option} does not apply to {p.board}", help=f"remove it; {have} have it")
     try:
         changed: dict[str, Any] = {field: read(p, value)}
     except ValueError as allowed:
         raise UsageError(f"board option {option}={value!r}; allowed: {allowed}") from None
-    if option == "kernel":
-        old = changed["old_kernel"]
+    if option == "linux":
+        old = changed["old_linux"]
         changed["zero_count"] = ZeroCount.WRAP if old else ZeroCount.SKIP
         changed["vcsm"] = "plain" if old and not p.is_drm else p.vcsm
     return replace(p, **changed)
 
 
 def parse_board(name: str) -> BoardProfile:
-    """The profile that `name` asks for.
+    """The profile for a board name.
 
     Grammar: ``pi0`` .. ``pi5``, then ``,option=value`` any number of times. Options: ``slices`` (1 up to the chip's),
-    ``rev`` (of the V3D core, pi4 and pi5), ``page`` (4k, 16k), ``kernel`` (old, new), ``card`` (0, 1: the card node of
+    ``rev`` (of the V3D core, pi4 and pi5), ``page`` (4k, 16k), ``linux`` (old, new), ``card`` (0, 1: the card node of
     v3d), ``cma``, ``mem``, ``gpu_mem`` (sizes such as 16M), ``kms`` (1: Linux owns V3D, pi0 to pi3), ``deny``
     (1: permission denied), ``devmem`` (1: /dev/mem can be opened; the default on pi0 to pi3), ``root`` (0: unprivileged
     user), ``watchdog`` (milliseconds), ``zero`` (skip, 65536: dispatches with a count of 0), ``vcsm`` (both, cma,
-    plain, none), ``tag`` (einval, clear: firmware that does not know a tag).
-    Raises: UsageError naming what is allowed.
+    plain, none), ``tag`` (einval, clear: the answer to an unknown tag).
+    Raises: UsageError that names what is allowed.
     """
     board, *options = name.strip().split(",")
     if board not in BOARDS:
@@ -235,16 +236,17 @@ def parse_board(name: str) -> BoardProfile:
         if option not in OPTIONS:
             raise UsageError(f"unknown board option {option!r} in {name!r}; allowed: {', '.join(OPTIONS)}")
         if not equals or not value:
-            raise UsageError(f"board option {option!r} in {name!r} needs a value, as in {option}=1")
+            raise UsageError(f"board option {option!r} in {name!r} needs a value", help=f"write it as {option}=...")
         if option in seen:
-            raise UsageError(f"board option {option!r} is given twice in {name!r}")
+            raise UsageError(f"board option {option!r} is given twice in {name!r}", help="give each option once")
         seen.add(option)
         profile = _with_option(profile, option, value)
     if not profile.is_drm and profile.cma_base < 16 * MIB:
         if "cma" in seen or "gpu_mem" in seen:
             raise UsageError(
                 f"{name!r}: cma {profile.cma // MIB}M and gpu_mem {profile.gpu_mem // MIB}M leave no room in "
-                f"{profile.memory // MIB}M of memory; lower one of them"
+                f"{profile.memory // MIB}M of memory; Linux needs at least 16M of its own",
+                help="reduce cma or gpu_mem",
             )
         quarter = profile.memory // 4
         profile = replace(profile, cma=quarter, gpu_mem=quarter)

@@ -1,4 +1,4 @@
-"""Choosing the engine that executes programs on an emulated board."""
+"""The factory of engines: selects and makes the machine that executes programs on an emulated board."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ENGINES", "compiled_available", "make_machine", "require", "strict_b
 
 ENGINES = ("auto", "reference", "compiled")
 
-# (family, engine) -> where the machine class is. Compiled machines are there when llvmlite is.
+# (family, engine) -> module and name of the machine class. Compiled machines need llvmlite.
 _MACHINES = {
     ("v3d", "reference"): ("qpu.emu.v3d.reference", "V3dReferenceMachine"),
     ("vc4", "reference"): ("qpu.emu.vc4.reference", "Vc4ReferenceMachine"),
@@ -34,7 +34,7 @@ def _load(family: str, engine: str) -> Any:
 
 
 def compiled_available(isa: Isa) -> bool:
-    """True when programs of `isa` can be translated to host code here."""
+    """Whether programs of `isa` can be translated to machine code of this host."""
     try:
         importlib.import_module("llvmlite.binding")
         _load("vc4" if isa is Isa.VC4 else "v3d", "compiled")
@@ -44,20 +44,21 @@ def compiled_available(isa: Isa) -> bool:
 
 
 def require(engine: str, isa: Isa) -> None:
-    """Refuse an engine that does not exist or is not available here. Raises: UsageError with what to do."""
+    """Check that an engine exists and is available here. Raises: UsageError with what to do."""
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)} (also in QPU_EMU_ENGINE)")
     if engine == "compiled" and not compiled_available(isa):
         raise UsageError(
-            "the compiled engine needs llvmlite: install the extra `fast`, or use QPU_EMU_ENGINE=reference"
+            "the compiled engine needs llvmlite, which is not installed",
+            help="install the extra `fast`, or use QPU_EMU_ENGINE=reference",
         )
 
 
 def strict_by_default(otherwise: bool) -> bool:
-    """What QPU_EMU_STRICT says, `otherwise` where it is not set. Raises: UsageError for anything but 0 and 1."""
+    """The value of QPU_EMU_STRICT; `otherwise` if it is not set. Raises: UsageError for anything but 0 and 1."""
     chosen = os.environ.get("QPU_EMU_STRICT", "")
     if chosen not in ("", "0", "1"):
-        raise UsageError(f"QPU_EMU_STRICT={chosen!r}; allowed: 0 (go on after a fault), 1 (stop)")
+        raise UsageError(f"QPU_EMU_STRICT={chosen!r}; allowed: 0 (continue after a fault), 1 (stop)")
     return otherwise if not chosen else chosen == "1"
 
 
@@ -66,14 +67,14 @@ def make_machine(
 ) -> V3dMachine | Vc4Machine:
     """The machine of a board.
 
-    strict: stop with EmuFault where hardware would go on wrongly. engine: ``reference`` (NumPy), ``compiled`` (LLVM)
-    or ``auto``: compiled where it is available and nothing is traced.
-    Raises: UsageError for an unknown engine or one that is not available.
+    strict: stop with EmuFault where hardware would continue with a wrong or unknown result. engine: ``reference``
+    (NumPy), ``compiled`` (LLVM) or ``auto``: compiled if it is available and nothing is traced.
+    Raises: UsageError for an engine that is unknown or not available.
     """
     require(engine, profile.isa)
     family = "vc4" if profile.isa is Isa.VC4 else "v3d"
     if engine == "compiled" and trace is not None:
-        raise UsageError("the compiled engine keeps no trace; use engine='reference'")
+        raise UsageError("the compiled engine does not trace", help="use engine='reference'")
     if engine == "auto":
         engine = "compiled" if trace is None and compiled_available(profile.isa) else "reference"
     machine: V3dMachine | Vc4Machine

@@ -175,7 +175,7 @@ ROWS: list[Row] = [
         first_launch("pi4", "SUBMIT_CSD", errno.EINVAL),
         DriverError,
     ),
-    ("EINVAL from GET_PARAM > 12", "old-linux", None, lambda: counting(EmuPort("pi4,kernel=old")), DriverError),
+    ("EINVAL from GET_PARAM > 12", "old-linux", None, lambda: counting(EmuPort("pi4,linux=old")), DriverError),
     (
         "ENOENT from SUBMIT",
         "enoent-submit",

@@ -68,7 +68,7 @@ def test_board_unknown_without_device_tree() -> None:
     driver.close()
 
 
-def test_old_kernel() -> None:
+def test_old_linux() -> None:
     with opened(FakePort(params=OLD)) as (port, driver):
         assert set(driver.identity.params) == set(OLD)
         bo = driver.alloc(100)

@@ -30,7 +30,7 @@ EIDX = {
         0x38003186BB03F000,
     ),
 }
-DRM_BOARDS = ["pi4", "pi4,kernel=old", "pi4,card=1", "pi5", "pi5,slices=3", "pi5,rev=10", "pi5,page=16k", "pi5,card=0"]
+DRM_BOARDS = ["pi4", "pi4,linux=old", "pi4,card=1", "pi5", "pi5,slices=3", "pi5,rev=10", "pi5,page=16k", "pi5,card=0"]
 
 
 def eidx(driver: DrmV3d) -> tuple[DrmBo, CsdJob]:
@@ -192,8 +192,8 @@ def test_counters() -> None:
     port.shutdown()
 
 
-def test_old_kernels_have_no_counters() -> None:
-    port = EmuPort("pi4,kernel=old")
+def test_old_linux_have_no_counters() -> None:
+    port = EmuPort("pi4,linux=old")
     driver: Any = open_driver(port)
     with pytest.raises(DriverError) as caught, driver.counters(["cycle-count"]):
         pass

@@ -115,7 +115,7 @@ def test_resets_of_another_program_are_not_ours() -> None:
     port.shutdown()
 
 
-@pytest.mark.parametrize("board", ["pi4,kernel=old", "pi5,kernel=old"])
+@pytest.mark.parametrize("board", ["pi4,linux=old", "pi5,linux=old"])
 def test_kernels_that_count_no_resets(board: str) -> None:
     """The completion word tells; without one a launch that may have been cut is warned of, once."""
     driver = opened(f"{board},watchdog=5")

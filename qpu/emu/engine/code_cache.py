@@ -1,11 +1,11 @@
-"""The cache of translations on disk, a trust boundary: what it returns is executed.
+"""The cache of translated programs on disk. It is a trust boundary: the code that it returns is executed.
 
 An entry is one file: a digest in hexadecimal, a line of JSON metadata, and the object code. The digest covers the name
-of the entry and everything after itself, and the object code contains the digest of its metadata (see
-`qpu.emu.engine.native`), so damage and mixed-up parts are misses. Neither protects against somebody who can write
-entries; ownership does: the directory and each entry must belong to this user or root and be writable by nobody else,
-and links are not followed.
-Files are written under another name and renamed, so that concurrent processes see whole entries or none.
+of the entry and everything after the digest, and the object code contains the digest of its metadata (see
+`qpu.emu.engine.native`), so damaged entries and mismatched parts are misses. Digests do not protect against other users
+who can write entries. Ownership does: the directory and each entry must belong to this user or root and must not be
+writable by others, and links are not followed.
+Files are written under another name and renamed, so that concurrent processes see complete entries or none.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Any
 
 __all__ = ["CACHE_LIMIT", "ENTRY_LIMIT", "cache_directory", "digest", "load", "store"]
 
-CACHE_LIMIT = 256 << 20  # bytes; beyond, the oldest entries are evicted
+CACHE_LIMIT = 256 << 20  # bytes; above the limit the oldest entries are evicted
 ENTRY_LIMIT = 64 << 20  # bytes of one entry
-SCRAP_AGE = 3600  # seconds after which a file that was never renamed is abandoned
+SCRAP_AGE = 3600  # seconds after which a file that was not renamed is removed
 SUFFIX = ".qpuc"
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
@@ -40,7 +40,7 @@ class _Untrusted(OSError):
 
 
 def cache_directory() -> Path | None:
-    """Where translations are kept; None when switched off (QPU_CACHE_DIR empty, ``0`` or ``off``) or without a home."""
+    """The directory of the cache; None when it is off (QPU_CACHE_DIR empty, ``0``, ``off``) or without a home."""
     chosen = os.environ.get("QPU_CACHE_DIR")
     if chosen is not None:
         return None if chosen.lower() in ("", "0", "off", "none") else Path(chosen)
@@ -55,19 +55,19 @@ def cache_directory() -> Path | None:
 
 
 def digest(data: bytes) -> bytes:
-    """16 bytes that stand for `data`."""
+    """A hash of `data` with 16 bytes."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _say(problem: str) -> None:
-    """One line for each problem, once."""
+    """Print a problem on standard error, once in a process."""
     if problem not in _said:
         _said.add(problem)
         print(f"qpu: {problem}", file=sys.stderr)
 
 
 def _distrusted(status: os.stat_result) -> str:
-    """Why others could have written it; empty when only this user and root can."""
+    """Why other users could have written a file; empty when only this user and root could."""
     if not _USERS:
         return ""
     if status.st_uid not in (0, os.geteuid()):
@@ -77,7 +77,7 @@ def _distrusted(status: os.stat_result) -> str:
 
 @contextlib.contextmanager
 def _opened(directory: Path, *, create: bool = False) -> Iterator[int | None]:
-    """A descriptor of the directory, checked; None where the system opens no directories. Raises: OSError."""
+    """A descriptor of the checked directory; None where the system cannot open directories. Raises: OSError."""
     if create:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -92,8 +92,9 @@ def _opened(directory: Path, *, create: bool = False) -> Iterator[int | None]:
         status = os.fstat(fd)
         problem = _distrusted(status)
         if problem:
-            cure = "chmod 700 it, or choose another one" if status.st_uid == os.geteuid() else "choose another one"
-            raise _Untrusted(f"{directory} {problem}; {cure} with QPU_CACHE_DIR")
+            mine = status.st_uid == os.geteuid()
+            advice = f"chmod 700 {directory}, or choose another directory" if mine else "choose another directory"
+            raise _Untrusted(f"{directory} {problem}; {advice} with QPU_CACHE_DIR")
         yield fd
     finally:
         os.close(fd)
@@ -104,7 +105,7 @@ def _at(directory: Path, name: str, fd: int | None) -> str:
 
 
 def load(directory: Path, key: str) -> tuple[dict[str, Any], bytes] | None:
-    """Metadata and object code of an entry; None when there is none, or none that is whole and trusted."""
+    """Metadata and object code of an entry; None when the entry is missing, damaged or not trusted."""
     try:
         with _opened(directory) as fd:
             data = _read(directory, key + SUFFIX, fd)
@@ -141,7 +142,7 @@ def _sealed(key: str, body: bytes) -> bytes:
 
 
 def _whole_object(code: bytes) -> bool:
-    """Whether all parts of an ELF file lie inside it: LLVM trusts the headers. Other formats are taken as they are."""
+    """Whether all parts of an ELF file lie inside it: LLVM trusts the headers. Other formats are not checked."""
     if code[:4] != b"\x7fELF":
         return bool(code) and not sys.platform.startswith("linux")
     if len(code) < 64 or code[4] != 2:
@@ -160,7 +161,7 @@ def _whole_object(code: bytes) -> bool:
 
 
 def store(directory: Path, key: str, meta: str, code: bytes) -> None:
-    """Write or replace an entry, and keep the cache within its limit; nothing happens where that is not possible."""
+    """Write or replace an entry, and keep the cache within its limit. Where that is impossible, nothing is stored."""
     body = meta.encode() + b"\n" + code
     if len(body) > ENTRY_LIMIT:
         return
@@ -180,13 +181,13 @@ def store(directory: Path, key: str, meta: str, code: bytes) -> None:
     except _Untrusted as error:
         _say(f"no cache of translations: {error}")
     except IsADirectoryError:
-        pass  # where the entry should be: always a miss
+        pass  # a directory has the name of the entry: always a miss
     except OSError as error:
         _say(f"no cache of translations: {directory}: {error.strerror}; choose another directory with QPU_CACHE_DIR")
 
 
 def _evict(directory: Path, fd: int | None) -> None:
-    """Remove the oldest entries beyond the limit, and what processes left that died while they wrote."""
+    """Remove the oldest entries above the limit, and unfinished files of processes that died while they wrote."""
     entries: list[tuple[float, int, str]] = []
     for name in os.listdir(directory if fd is None else fd):
         try:
@@ -196,7 +197,7 @@ def _evict(directory: Path, fd: int | None) -> None:
             elif name.endswith(SUFFIX):
                 entries.append((status.st_mtime, status.st_size, name))
         except OSError:
-            continue  # another process was faster
+            continue  # another process has removed the file
     total = sum(size for _, size, _ in entries)
     for _, size, name in sorted(entries):
         if total <= CACHE_LIMIT:

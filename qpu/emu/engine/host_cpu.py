@@ -1,4 +1,4 @@
-"""The processor that translated programs run on: its name, its vector features, and limits a user sets on them."""
+"""The host processor that runs translated programs: its name, its vector features, and the user's limits on them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _X86 = ("x86_64", "amd64", "x64")
 
 @dataclass(frozen=True)
 class Host:
-    """What code is made for. cpu, features: as LLVM names them.
+    """The target of code generation. cpu, features: as LLVM names them.
 
-    avx512: each instruction can round in its own mode. plain: there are no instructions for half floats and for
-    rounding to whole numbers, so both are done in integer arithmetic and sums.
+    avx512: each instruction can have its own rounding mode. plain: the host has no instructions for half floats and for
+    rounding to whole numbers, so code uses integer arithmetic and float additions for both.
     """
 
     cpu: str
@@ -35,12 +35,12 @@ class Host:
 
 
 def is_x86() -> bool:
-    """Whether this is an x86-64 processor."""
+    """Whether the host is an x86-64 processor."""
     return platform.machine().lower() in _X86
 
 
 def host() -> Host:
-    """The host, limited by QPU_EMU_VECTORS (``auto``: not limited). Raises: UsageError for a value it cannot have."""
+    """The host, limited by QPU_EMU_VECTORS (``auto``: not limited). Raises: UsageError for an impossible value."""
     return _host(os.environ.get("QPU_EMU_VECTORS", "").lower() or "auto")
 
 
@@ -58,7 +58,7 @@ def _host(vectors: str) -> Host:
     if vectors != "auto":
         needed = {"avx512": "+avx512f", "avx2": "+avx2", "sse2": ""}[vectors]
         if not is_x86() or (needed and needed not in have):
-            raise UsageError(f"QPU_EMU_VECTORS={vectors}, but this host has no {vectors}; use auto")
+            raise UsageError(f"QPU_EMU_VECTORS={vectors}, but this host does not have {vectors}", help="use auto")
     if vectors in _CPU:
         return Host(_CPU[vectors], "", False, vectors == "sse2")
     plain = is_x86() and not {"+f16c", "+sse4.1"} <= have

@@ -1,4 +1,4 @@
-"""A limit on the host time of a run on an emulated board, whatever its emulated time is."""
+"""The limit on the host time of a run on an emulated board, which is independent of emulated time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def chosen_limit(given: float | None) -> float | None:
 
 
 class HostLimit:
-    """The host time of one run: ``with limit:`` around its steps, `check` after each. seconds: None for no limit."""
+    """The host time of one run. Use ``with limit:`` around its steps, and `check` after each step.
+
+    seconds: None for no limit.
+    """
 
     __slots__ = ("_begun", "_outer", "_spent", "seconds")
 
@@ -59,12 +62,12 @@ class HostLimit:
         if self.seconds is not None and self.spent > self.seconds:
             raise EmuFault(
                 "host-limit",
-                f"the run took more than {self.seconds:g} s of host time, for {clocks} emulated clocks so far\n"
-                "  help: give it more with host_limit_s= of open_device or QPU_EMU_HOST_LIMIT_S, or less work",
+                f"the run took more than {self.seconds:g} s of host time, for {clocks} emulated clocks so far",
+                help="raise the limit (host_limit_s= of open_device, QPU_EMU_HOST_LIMIT_S), or give the run less work",
             )
 
 
 def exceeded() -> bool:
-    """Whether the run that this thread executes has used up its host time; for long work inside a step."""
+    """Whether the run that this thread executes has used up its host time. For long work inside a step."""
     limit: HostLimit | None = getattr(_current, "limit", None)
     return limit is not None and limit.seconds is not None and limit.spent > limit.seconds

@@ -1,8 +1,8 @@
 """The LLVM implementation of `LaneOps`: vectors are <16 x i32> values, masks <16 x i1>.
 
 Fast-math flags are never set, so nothing is contracted or reassociated. Additions toward zero use the AVX-512
-rounding operand where the host has it, else an exact correction of the nearest sum. Hosts without instructions for
-half floats and rounding (x86-64 before AVX) get both from integers and sums, never from library calls.
+rounding operand where the host has it, else an exact correction of the nearest sum. On hosts without instructions for
+half floats and rounding (x86-64 before AVX), code uses integer arithmetic and additions for both, never library calls.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ ROUND_TO_ZERO = 3 | 8  # _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC
 
 
 class LlvmLanes:
-    """Emits lane operations through `builder` (an llvmlite IRBuilder).
+    """An emitter of lane operations through `builder` (an llvmlite IRBuilder).
 
-    avx512: the host can round per instruction. plain: see `qpu.emu.engine.host_cpu.Host`; None: as on this host.
+    avx512: each instruction can have its own rounding mode. plain: see `qpu.emu.engine.host_cpu.Host`; None: as on this
+    host.
     """
 
     def __init__(self, builder: ir.IRBuilder, *, avx512: bool = False, plain: bool | None = None) -> None:
@@ -51,7 +52,7 @@ class LlvmLanes:
     # -- helpers
 
     def intrinsic(self, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> ir.Value:
-        """Call the intrinsic `name`, declaring it on first use."""
+        """Call the intrinsic `name`; declare it at its first use."""
         module = self.b.module
         function = module.globals.get(name)
         if function is None:
@@ -145,8 +146,8 @@ class LlvmLanes:
         x, y = self._f(a), self._f(b)
         if self.avx512:
             return self._i(self.intrinsic("llvm.x86.avx512.add.ps.512", F32X16, [x, y, I32(ROUND_TO_ZERO)]))
-        # Fast2Sum gives the error of the nearest sum exactly; a sum beyond the exact one steps back toward zero. Unlike
-        # those of TwoSum, its intermediate results cannot overflow while the sum does not.
+        # Fast2Sum gives the exact error of the nearest sum; a sum larger in magnitude than the exact one is corrected
+        # by one step toward zero. Unlike in TwoSum, no intermediate result overflows unless the sum does.
         swap = self.ult(self.and_(a, self.const(0x7FFFFFFF)), self.and_(b, self.const(0x7FFFFFFF)))
         large, small = self.b.select(swap, y, x), self.b.select(swap, x, y)
         total = self.b.fadd(x, y)
@@ -285,7 +286,7 @@ def _splat(value: float) -> ir.Constant:
 
 
 class _Double:
-    """A <16 x double> with arithmetic operators, so that `qpu.emu.engine.sfu` reads the same for both engines."""
+    """A <16 x double> with arithmetic operators, so that both engines can use the functions of `qpu.emu.engine.sfu`."""
 
     __slots__ = ("b", "value")
 
@@ -376,10 +377,10 @@ class _LlvmDoubles:
 
 
 class FloatMode:
-    """The host's floating-point mode while translated code runs: nearest, denormals kept, nothing trapped.
+    """The host's floating-point mode while translated code runs: round to nearest, denormals kept, no traps.
 
-    Set at the start of a function, restored at its end; on hosts other than x86-64 and 64-bit Arm it is not changed.
-    zero_denormals: operands that are denormal count as zero (x86-64 only).
+    A function sets the mode at its start and restores the old mode at its end. On hosts other than x86-64 and 64-bit
+    Arm the mode is not changed. zero_denormals: denormal operands count as zero (x86-64 only).
     """
 
     def __init__(self, lanes: LlvmLanes, *, zero_denormals: bool = False) -> None:
@@ -399,7 +400,7 @@ class FloatMode:
         self._lanes.intrinsic(name, ir.VoidType(), [argument])
 
     def restore(self) -> None:
-        """Restore the mode from before."""
+        """Emit the code that restores the old mode."""
         if is_x86():
             self._control("llvm.x86.sse.ldmxcsr", self._before)
         elif _is_arm():

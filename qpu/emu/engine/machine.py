@@ -1,4 +1,4 @@
-"""The interface of an emulated GPU to the emulated operating system: machines, executions, statistics of a run."""
+"""The interface between an emulated GPU and the emulated Linux and firmware: machines, executions, run statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Execution", "RunStats", "V3dMachine", "Vc4Machine"]
 
 @dataclass(slots=True)
 class RunStats:
-    """What a launch did. Counts are instructions of one QPU thread each; bytes are as requested by the QPUs."""
+    """Statistics of a launch. Counts are instructions of one QPU thread each; bytes are as requested by the QPUs."""
 
     isa: Isa
     engine: str = "reference"
@@ -43,11 +43,11 @@ class RunStats:
     cache_hits: int = 0
     cache_misses: int = 0
     fallbacks: Counter[str] = field(default_factory=Counter)  # reason -> instructions of the reference engine
-    faults: list[str] = field(default_factory=list)  # of a run that is not strict, as text
+    faults: list[str] = field(default_factory=list)  # findings of a run that is not strict, as text
 
     @classmethod
     def total(cls, runs: Sequence[RunStats]) -> RunStats:
-        """Several runs as one: counts and times are sums; `isa` and `engine` are those of the last."""
+        """Several runs as one: counts and times are sums; `isa` and `engine` are those of the last run."""
         whole = cls(runs[-1].isa, runs[-1].engine)
         for run in runs:
             for each in fields(cls):
@@ -79,7 +79,7 @@ class RunStats:
 
 
 class Execution(Protocol):
-    """A job on a machine. It advances only when `run` is called; emulated time is its own."""
+    """A job on a machine. It advances only when `run` is called; its emulated time starts at 0."""
 
     stats: RunStats
 
@@ -93,7 +93,7 @@ class Execution(Protocol):
 
     @property
     def batches_done(self) -> int:
-        """Finished QPU threads; the watchdog resets the GPU when this does not change."""
+        """Finished QPU threads. The watchdog resets the GPU when the number does not change."""
         ...
 
     def run(self, clocks: int | None = None) -> bool:
@@ -105,40 +105,40 @@ class Execution(Protocol):
 
 
 class V3dMachine(Protocol):
-    """Takes compute dispatches as the kernel programs them."""
+    """A machine that takes compute dispatches as Linux programs them."""
 
     def dispatch(self, cfg: Sequence[int]) -> Execution:
-        """cfg: the seven CSD registers CFG0..CFG6 as submitted."""
+        """Begin a dispatch. cfg: the seven CSD registers CFG0..CFG6 as submitted."""
         ...
 
 
 class Vc4Machine(Protocol):
-    """Takes user programs as the firmware or the SRQ registers start them."""
+    """A machine that takes user programs as the firmware or the SRQ registers start them."""
 
     def launch(self, entries: Sequence[tuple[int, int]]) -> Vc4Execution:
-        """entries: (uniforms, code) bus addresses; program i runs on QPU i while QPUs are free."""
+        """Start programs. entries: (uniforms, code) bus addresses; program i runs on QPU i while QPUs are free."""
         ...
 
 
 class Vc4Execution(Execution, Protocol):
-    """As Execution. `stats.threads` counts the programs that QPUs have taken so far.
+    """A launch of user programs. `stats.threads` counts the programs that QPUs have started so far.
 
-    open_ended: more programs may come, so a deadlock is not a fault yet; `hung` has it.
+    open_ended: more programs may be added, so a deadlock is not raised as a fault yet; `hung` holds it.
     """
 
     open_ended: bool
 
     @property
     def hung(self) -> EmuFault | None:
-        """Why the launch never ends by itself, once that is known."""
+        """The fault that says why the launch never ends; None unless that is known."""
         ...
 
     def extend(self, entries: Sequence[tuple[int, int]]) -> None:
-        """Queue more programs behind those of the launch; only while it is not done."""
+        """Queue more programs after those of the launch; only while the launch is not done."""
         ...
 
     def withdraw(self) -> int:
-        """Drop the programs that no QPU has taken; returns their number."""
+        """Drop the programs that no QPU has started; returns their number."""
         ...
 
     @property

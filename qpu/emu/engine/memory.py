@@ -1,4 +1,4 @@
-"""GPU-visible memory of an emulated board: one flat host reservation, regions in it, bounds by page."""
+"""The GPU-visible memory of an emulated board: one flat reservation on the host, regions in it, bounds by page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 __all__ = ["PAGE", "Memory", "Region"]
 
-PAGE = 4096  # of the V3D MMU, also on a 16 KiB kernel (drivers.md 1.5)
+PAGE = 4096  # bytes of a page of the V3D MMU, also where Linux has 16 KiB pages (drivers.md 1.5)
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0  # in `mmap` only with newer Pythons
 
 
@@ -28,15 +28,15 @@ class Region:
 
     @property
     def end(self) -> int:
-        """First address behind the region."""
+        """The first address after the region."""
         return self.address + self.size
 
 
 class Memory:
     """The GPU's address space: the byte at GPU address A is `bytes[A]`.
 
-    size: bytes of the window (a power of two); systems that cannot reserve 4 GiB get a smaller one.
-    shared: back it with a memory file whose descriptor `fd` can be mapped by others (Linux only).
+    size: bytes of the window, a power of two; it is smaller on hosts that cannot reserve that much.
+    shared: the memory is a memory file, whose descriptor `fd` other processes can map (Linux only).
     Source of page-granular bounds: drivers.md 1.3 (MMU).
     """
 
@@ -71,7 +71,7 @@ class Memory:
         return mmap.mmap(-1, size)
 
     def map(self, address: int, size: int, name: str) -> Region:
-        """Map [address, address + size) for the GPU, zero-filled. Both page aligned; ValueError when it is in use."""
+        """Map [address, address + size), page aligned, for the GPU, zero-filled. Raises: ValueError when in use."""
         if address % PAGE or size % PAGE or size <= 0 or address < 0 or address + size > self.size:
             raise ValueError(f"{name}: 0x{address:x}+0x{size:x} is not a page range of the window")
         pages = self.pages[address // PAGE : (address + size) // PAGE]
@@ -98,7 +98,7 @@ class Memory:
                 self._map.madvise(advice, address, size)
                 return
             except OSError:
-                pass  # a file system without holes: zero by hand
+                pass  # a file system without holes: write zeros
         self.bytes[address : address + size] = 0
 
     @property
@@ -107,7 +107,7 @@ class Memory:
         return [self._regions[i] for _, i in self._starts]
 
     def region_at(self, address: int) -> Region | None:
-        """The region that holds `address`."""
+        """The region that contains `address`; None outside all regions."""
         if not 0 <= address < self.size:
             return None
         return self._regions.get(int(self.pages[address // PAGE]))
@@ -127,7 +127,7 @@ class Memory:
         return min(found, key=lambda f: abs(f[1]))
 
     def legal(self, addresses: NDArray[np.uint32], size: int = 4) -> NDArray[np.bool_]:
-        """Which of the accesses [a, a + size) lie inside one live region each. Any shape."""
+        """For each access [a, a + size): whether it lies inside one region. addresses: any shape."""
         first = addresses.astype(np.uint64)
         last = first + np.uint64(size - 1)
         inside = last < np.uint64(self.size)
@@ -141,8 +141,8 @@ class Memory:
         return memoryview(self._map)[address : address + size]
 
     def close(self) -> None:
-        """Release the reservation; views of it keep it alive."""
-        self.bytes = np.zeros(0, np.uint8)  # closed: any use is an IndexError
+        """Release the reservation. Views of it keep it alive."""
+        self.bytes = np.zeros(0, np.uint8)  # from now on any use is an IndexError
         self.words = self.pages = np.zeros(0, np.uint32)
         self.pointer = 0
         self._regions.clear()

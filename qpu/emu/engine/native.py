@@ -1,7 +1,7 @@
-"""Native code of translated programs: optimising, linking, and the use of the cache (`qpu.emu.engine.code_cache`).
+"""The native code of translated programs: optimisation, linking, and use of the cache (`qpu.emu.engine.code_cache`).
 
-The key of a cache entry is a hash of everything the code depends on: program words, instruction set, engine version,
-host CPU and features.
+The key of a cache entry is a hash of everything on which the code depends: program words, instruction set, engine
+version, host CPU and features.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeAlias
@@ -31,22 +32,22 @@ __all__ = [
 ]  # fmt: skip
 
 ENGINE_VERSION = 18  # change it whenever generated code changes
-SEAL = "meta_digest"  # constant in the object code: the digest of the metadata that it was made with
+SEAL = "meta_digest"  # constant in the object code: the digest of the metadata that belongs to the code
 QUICK, FULL = 0, 2  # optimisation levels of programs
-POLL_S = 0.05  # of host time, between checks for signals while LLVM works
+POLL_S = 0.05  # seconds of host time between checks for signals while LLVM works
 Translate: TypeAlias = Callable[[], tuple[object, dict[str, Any]]]
-"""Makes IR text with a function ``run``, and metadata for JSON."""
+"""Returns IR with a function ``run`` (its `str`), and metadata for JSON."""
 
 _LOCK = threading.Lock()
 _ABANDONED: list[threading.Thread] = []  # compilations whose run was interrupted
 
 
 class Interrupted(Exception):
-    """A translation was given up for a signal or the host limit; the engine continues and may try again later."""
+    """A translation that was cancelled by a signal or the host limit. The engine continues and may try again later."""
 
 
 def has_avx512() -> bool:
-    """Whether the host can round each instruction in its own mode."""
+    """Whether each instruction of the host can have its own rounding mode."""
     return host().avx512
 
 
@@ -61,8 +62,8 @@ def _machine(level: int) -> Any:
 class NativeCode:
     """Callable machine code.
 
-    meta: what the translator stored beside it. keep: what must outlive the code. identity, text: what it was made from;
-    there is no text when it comes from the cache.
+    meta: the metadata of the translator. keep: objects that must outlive the code. identity, text: what the code was
+    made from; text is empty if the code comes from the cache.
     """
 
     address: int
@@ -75,7 +76,7 @@ class NativeCode:
     text: str = field(default="", repr=False)
 
     def function(self, result: Any, *arguments: Any, name: str = "run") -> Callable[..., Any]:
-        """A function of the code through ctypes; calls release the GIL."""
+        """A function of the code, through ctypes. Calls release the GIL."""
         address = self.address if name == "run" else self.keep[0].get_function_address(name)
         made: Callable[..., Any] = ctypes.CFUNCTYPE(result, *arguments)(address)
         return made
@@ -98,15 +99,15 @@ def _key(identity: bytes, level: int) -> str:
 
 
 def build(identity: bytes, translate: Translate, *, level: int = 1, better: int | None = None) -> NativeCode:
-    """Machine code of what `translate` returns (IR with a function ``run``: its `str`; metadata for JSON).
+    """The machine code for a translation, from the cache or by calling `translate`.
 
-    identity: everything the translation depends on, except the host. level: optimisation, 0..3. better: a level that is
-    taken instead when the cache has it. Raises: RuntimeError in threads that outlive the interpreter; Interrupted.
+    identity: everything on which the translation depends, except the host. level: optimisation, 0..3. better: a level
+    that is preferred if the cache has it. Raises: RuntimeError in threads that outlive the interpreter; Interrupted.
     """
     start = time.perf_counter()
     with _LOCK:
         if Improvement.ended and threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("the interpreter ends: unwaited launches are not translated any more")
+            raise RuntimeError("the interpreter is ending: launches that nobody waits for are not translated any more")
         for wanted in (level,) if better is None else (better, level):
             found = _load(identity, wanted)
             if found is not None:
@@ -120,16 +121,19 @@ def build(identity: bytes, translate: Translate, *, level: int = 1, better: int 
 
 
 def checkpoint() -> None:
-    """Called between the instructions of a translation. Raises: Interrupted, when a signal or the host limit waits."""
+    """Called between the instructions of a translation.
+
+    Raises: Interrupted, when a signal is pending or the host limit is exceeded.
+    """
     with critical() as section:
         if section.pending or host_limit.exceeded():
             raise Interrupted("the translation was interrupted")
 
 
 def _interruptible(work: Callable[[], NativeCode]) -> NativeCode:
-    """What `work` returns; another thread does it, so that a signal or the host limit need not wait for LLVM.
+    """Call `work` on another thread, so that a signal or the host limit does not wait for LLVM.
 
-    Raises: Interrupted. The work is finished all the same, for the cache, and the process does not end before.
+    Raises: Interrupted. The other thread still finishes its work, for the cache, and the process does not end before.
     """
     done = threading.Event()
     results: list[NativeCode] = []
@@ -156,7 +160,7 @@ def _interruptible(work: Callable[[], NativeCode]) -> NativeCode:
 
 
 def _link(code: bytes, level: int) -> Any:
-    """An execution engine that holds the code. Raises: RuntimeError."""
+    """An LLVM execution engine that holds the code. Raises: RuntimeError."""
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine(level))
     engine.add_object_file(binding.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -201,9 +205,9 @@ def _compile(identity: bytes, text: str, meta: dict[str, Any], level: int) -> Na
 
 
 class Improvement:
-    """Machine code at a better level, made by a host thread while the program runs on with what it has.
+    """A compilation at a better level, on a host thread, while the program continues with its present code.
 
-    translate: makes the IR again, when `code` comes from the cache.
+    translate: makes the IR again if `code` comes from the cache.
     """
 
     _running: ClassVar[Improvement | None] = None
@@ -214,27 +218,27 @@ class Improvement:
         self._translate = translate
         self._level = level
         self._code: NativeCode | None = None
-        # Not a daemon thread, whatever thread starts it: the process must not end inside LLVM.
+        # Never a daemon thread: the process must not end inside LLVM.
         self._thread = threading.Thread(target=self._make, name="qpu-translator", daemon=False)
         Improvement._running = self
         self._thread.start()
 
     @classmethod
     def of(cls, code: NativeCode, translate: Translate, level: int) -> Improvement | None:
-        """Begin; None while other code is being improved."""
+        """Start an improvement; None while other code is being improved."""
         if cls.ended or (cls._running is not None and cls._running.busy):
             return None
         return cls(code, translate, level)
 
     @classmethod
     def end(cls) -> None:
-        """Wait, and begin no more."""
+        """Wait for the running improvement, and start no further ones."""
         cls.ended = True
         cls.wait()
 
     @classmethod
     def wait(cls) -> None:
-        """Until nothing is being improved: a fork must not happen inside LLVM."""
+        """Wait until no thread compiles: a fork must not happen inside LLVM."""
         for thread in [*_ABANDONED, *([] if cls._running is None else [cls._running._thread])]:
             thread.join()
 
@@ -242,7 +246,7 @@ class Improvement:
         old = self._old
         source, meta = (old.text, old.meta) if old.text else self._translate()
         if json.dumps(meta) != json.dumps(old.meta):
-            return  # its nodes have other numbers: the running program cannot switch to it
+            return  # the new translation numbers its nodes differently: the running program cannot switch to it
         try:
             self._code = _compile(old.identity, str(source), meta, self._level)
         except RuntimeError:
@@ -251,18 +255,18 @@ class Improvement:
 
     @property
     def busy(self) -> bool:
-        """It is not finished yet."""
+        """Whether the compilation is still running."""
         return self._thread.is_alive()
 
     def result(self) -> NativeCode | None:
-        """The code; None as long as there is none."""
+        """The code; None while the compilation runs, or if it failed."""
         return None if self.busy else self._code
 
 
-class NativeProgram:
+class NativeProgram(ABC):
     """A program with machine code, which another host thread improves when the program is executed often.
 
-    run: the function of the code, bound by `_bind`. hits, misses: translations from the cache, and others.
+    run: the function of the code, bound by `_bind`. hits, misses: translations that were, were not in the cache.
     """
 
     HOT: ClassVar[int]  # instructions after which a program is worth the full level
@@ -278,12 +282,12 @@ class NativeProgram:
         self._improvement: Improvement | None = None
         self._keep: list[NativeCode] = []
 
+    @abstractmethod
     def _bind(self, code: NativeCode) -> None:
         """Take the functions of the code."""
-        raise NotImplementedError
 
     def _build(self, identity: bytes, translate: Translate) -> dict[str, Any]:
-        """Run the code of a translation from now on; its metadata. Raises: Interrupted, what `translate` raises."""
+        """Use the code of a translation from now on. Returns: its metadata. Raises: Interrupted, and as `translate`."""
         code = build(identity, translate, level=QUICK, better=FULL)
         self._adopt(code)
         self._translate = translate
@@ -301,13 +305,13 @@ class NativeProgram:
 
     @property
     def hot(self) -> bool:
-        """The program is worth a better translation."""
+        """Whether the program is executed often enough for a better translation."""
         return self.level != FULL and self.executed >= self.HOT
 
     def improve(self) -> None:
-        """Have another host thread translate at the full level; adopt the result once it is ready."""
+        """Start a translation at the full level on another host thread; use the result as soon as it is ready."""
         if self._improvement is None:
-            with contextlib.suppress(Interrupted):  # another time
+            with contextlib.suppress(Interrupted):  # the next call tries again
                 self._improvement = Improvement.of(self._code, self._again(), FULL)
             return
         code = self._improvement.result()
@@ -315,7 +319,7 @@ class NativeProgram:
             self._adopt(code)
 
     def _again(self) -> Translate:
-        """What makes the IR once more, on another thread."""
+        """The function that makes the IR again, on another thread."""
         return self._translate
 
 
@@ -325,6 +329,6 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _end() -> None:
-    """Wait for threads that use LLVM before it is torn down, and start no more."""
+    """Wait for threads that use LLVM before the interpreter unloads it, and start no further ones."""
     with _LOCK:
         Improvement.end()

@@ -1,6 +1,6 @@
 """The NumPy implementation of `LaneOps`: vectors are uint32 arrays whose last axis is the 16 lanes, masks bool arrays.
 
-Results may be read-only or share memory with constants; callers never write into them. Run inside `quiet()`:
+Results may be read-only or may be the array of a constant; callers must not write into them. Run inside `quiet()`:
 overflow and invalid operations are ordinary values here.
 """
 
@@ -27,7 +27,7 @@ F64: TypeAlias = NDArray[np.float64]
 
 
 def quiet() -> Any:
-    """Context manager that silences NumPy's floating-point warnings."""
+    """A context manager that suppresses NumPy's floating-point warnings."""
     return np.errstate(all="ignore")
 
 
@@ -54,7 +54,7 @@ def _u(a: NDArray[Any]) -> U32:
 
 
 def _narrow_rz(exact: F64) -> F32:
-    """binary64 to binary32, toward zero."""
+    """Convert binary64 to binary32, rounding toward zero."""
     near = exact.astype(np.float32)
     bits = _u(near)
     return _f(np.where(np.abs(near.astype(np.float64)) > np.abs(exact), bits - np.uint32(1), bits))
@@ -146,8 +146,8 @@ class NumpyLanes:
         return _u(_f(a) * _f(b))
 
     def fadd_rz(self, a: U32, b: U32) -> U32:
-        # The binary64 sum of two binary32 values can itself be rounded. TwoSum gives its error exactly; it matters
-        # only when the rounded sum landed on a binary32 value that the exact sum does not reach.
+        # The binary64 sum of two binary32 values can be rounded itself. TwoSum gives its exact error, which matters
+        # only if the rounded sum is a binary32 value that the exact sum does not reach.
         x, y = _f(a).astype(np.float64), _f(b).astype(np.float64)
         total = x + y
         back = total - x

@@ -1,7 +1,7 @@
-"""Special functions in binary64, by one fixed sequence of IEEE operations.
+"""The special functions of the SFU in binary64, each as one fixed sequence of IEEE operations.
 
-Silicon's tables are not public. Both engines evaluate these sequences and round once to binary32, so their results
-agree bit for bit on every host and lie within an ulp of the true value; the low bits differ from hardware
+The tables of the hardware are not public. Both engines evaluate these sequences and round once to binary32, so their
+results are equal bit for bit on every host and lie within an ulp of the true value. The low bits differ from hardware
 (v3d.md 7.1, vc4.md 11: accuracy figures are tolerances, not bit patterns).
 """
 
@@ -14,21 +14,21 @@ __all__ = ["Doubles", "exp2", "log2", "recip", "rsqrt", "sinpi"]
 
 
 class Doubles(Protocol):
-    """Operations on vectors of binary64 beyond ``+ - * /``, which the values offer themselves."""
+    """Operations on vectors of binary64 in addition to ``+ - * /``, which are operators of the vectors."""
 
     def rint(self, x: Any) -> Any:
-        """To an integral value, ties to even."""
+        """Round to an integral value, ties to even."""
         ...
 
     def sqrt(self, x: Any) -> Any: ...
     def absolute(self, x: Any) -> Any: ...
     def less(self, x: Any, y: float) -> Any:
-        """Mask x < y; false for NaN."""
+        """The mask x < y; false for NaN."""
         ...
 
     def equal(self, x: Any, y: float) -> Any: ...
     def where(self, m: Any, x: Any, y: Any) -> Any:
-        """x where m, else y; x and y are vectors or floats."""
+        """x where m is set, else y; x and y are vectors or floats."""
         ...
 
     def pow2(self, n: Any) -> Any:
@@ -63,10 +63,10 @@ def rsqrt(d: Doubles, x: Any) -> Any:
 
 
 def exp2(d: Doubles, x: Any) -> Any:
-    """2**x; beyond the binary32 range the result is so small or large that rounding gives 0 or infinity."""
+    """2**x. Outside the binary32 range the result is so small or large that rounding gives 0 or infinity."""
     inside = d.where(d.less(x, -300.0), -300.0, d.where(d.less(300.0 - x, 0.0), 300.0, x))
     n = d.rint(inside)
-    safe = d.where(d.less(d.absolute(n), 301.0), n, 0.0)  # NaN: any exponent will do
+    safe = d.where(d.less(d.absolute(n), 301.0), n, 0.0)  # for NaN any exponent gives NaN
     return _horner(inside - safe, _EXP2) * d.pow2(safe)
 
 

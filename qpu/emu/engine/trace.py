@@ -1,4 +1,4 @@
-"""An opt-in, bounded record of executed instructions with the registers they changed, as text or JSON lines."""
+"""The trace: an opt-in, bounded record of executed instructions with the registers that they changed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ Lanes = tuple[int, ...]
 class TraceEntry:
     """One instruction of one QPU thread.
 
-    serial: number of the entry in its launch, from 0, filtered entries included. launch: from 0. qpu, thread: who ran
-    it. step: instructions this thread executed before. index: instruction number from the start of the code.
+    serial: number of the entry in its launch, from 0, with entries that were filtered out. launch: from 0. qpu, thread:
+    where it ran. step: instructions that the thread executed before. index: instruction number from the start of the
+    code.
     word: the instruction. text: its disassembly. changes: register name -> 16 raw 32-bit patterns after the
     instruction (one pattern when all lanes hold it); only what differs from before.
     """
@@ -34,7 +35,7 @@ class TraceEntry:
     changes: Mapping[str, Lanes] = field(default_factory=dict)
 
     def render(self) -> str:
-        """The entry as text: a head line, then one indented line a changed register."""
+        """The entry as text: a head line, then one indented line for each changed register."""
         lines = [f"{self.serial:>8}  qpu {self.qpu:>2}.{self.thread}  {self.index:>6}: {self.text}"]
         for name, lanes in self.changes.items():
             shown = " ".join(f"{x:08x}" for x in lanes)
@@ -60,9 +61,9 @@ class TraceEntry:
 
 
 class Trace:
-    """Collects entries of one or many launches.
+    """The entries of one or many launches.
 
-    limit: entries kept. keep: ``"last"`` drops the oldest ones when full, ``"first"`` ignores the later ones.
+    limit: most entries. keep: ``"last"`` drops the oldest entries when full, ``"first"`` ignores the later ones.
     qpus: only these QPUs (None: all). threads: only these hardware threads of a QPU. first, last: only instruction
     indices first..last, both included. registers: include register changes (costs most of the time of a trace).
     """
@@ -95,13 +96,13 @@ class Trace:
         self._entries: deque[TraceEntry] = deque()
 
     def begin(self) -> int:
-        """A launch starts: returns its number; entries of the launch are numbered from 0."""
+        """Start a launch and return its number; entries of the launch are numbered from 0."""
         self._serial = 0
         self.launches += 1
         return self.launches - 1
 
     def wants(self, qpu: int, thread: int, index: int) -> bool:
-        """Whether an instruction passes the filters; machines ask before they collect register changes."""
+        """Whether an instruction passes the filters; machines call this before they collect register changes."""
         return (
             (self.qpus is None or qpu in self.qpus)
             and (self.threads is None or thread in self.threads)
@@ -138,7 +139,7 @@ class Trace:
         self._entries.append(TraceEntry(serial, launch, qpu, thread, step, index, word, text, short))
 
     def clear(self) -> None:
-        """Drop all entries; filters and launch numbers stay."""
+        """Drop all entries; filters and the launch number are unchanged."""
         self._entries.clear()
         self.dropped = 0
 
@@ -150,7 +151,7 @@ class Trace:
 
     @property
     def text(self) -> str:
-        """All entries as text; says how many were dropped."""
+        """All entries as text, with the number of dropped ones."""
         lines = [e.render() for e in self._entries]
         if self.dropped:
             note = f"# {self.dropped} {'later' if self.keep == 'first' else 'earlier'} entries were dropped"
@@ -159,7 +160,7 @@ class Trace:
 
     @property
     def json_lines(self) -> str:
-        """All entries, one JSON object a line."""
+        """All entries, one JSON object on each line."""
         return "\n".join(e.json() for e in self._entries)
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ _NEW = frozenset(range(0x48, 0x4E))
 
 def attach_v3d(linux: Linux, queue: V3dQueue) -> DrmDevice:
     """The v3d driver and its nodes."""
-    old = linux.profile.old_kernel
+    old = linux.profile.old_linux
     calls = {name: call for name, call in CALLS.items() if not (old and drm.IOCTLS[name].nr in _NEW)}
     device = DrmDevice(linux, queue, calls)
     linux.openers["v3d-card"] = partial(device.open, render=False)

@@ -43,7 +43,7 @@ def _params(file: V3dFile) -> dict[int, int]:
     found = v3d_identity(p)
     found[Param.SUPPORTS_TFU] = 1
     found[Param.SUPPORTS_CSD] = 1
-    if not p.old_kernel:
+    if not p.old_linux:
         found |= dict.fromkeys(range(Param.SUPPORTS_CACHE_FLUSH, Param.SUPPORTS_CPU_QUEUE + 1), 1)
         found[Param.MAX_PERF_COUNTERS] = 87 if p.isa is Isa.V3D42 else 93
         found[Param.SUPPORTS_SUPER_PAGES] = 0

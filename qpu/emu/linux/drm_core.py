@@ -104,7 +104,7 @@ class DrmNode(OpenFile):
 
 def version(node: DrmNode, a: Arguments) -> None:
     a["version_major"], a["version_minor"], a["version_patchlevel"] = 1, 0, 0
-    date = node.DATE if node.linux.profile.old_kernel else "0"
+    date = node.DATE if node.linux.profile.old_linux else "0"
     for name, text in (("name", node.NAME), ("date", date), ("desc", node.DESCRIPTION)):
         room = a[f"{name}_len"]
         if room and a[name]:

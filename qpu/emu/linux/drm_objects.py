@@ -174,7 +174,7 @@ class DrmDevice:
         self.global_perfmon: Perfmon | None = None
         # Host pages may be larger than the board's; maps by descriptor need their alignment.
         self.alignment = max(linux.profile.page_size, mmap.ALLOCATIONGRANULARITY)
-        if linux.profile.old_kernel:
+        if linux.profile.old_linux:
             self.alignment = max(self.alignment, 128 << 10)
 
     def open(self, path: str, *, render: bool) -> V3dFile:

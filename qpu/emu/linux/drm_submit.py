@@ -212,7 +212,7 @@ def submit_tfu(file: V3dFile, a: Arguments) -> None:
 def submit_csd(file: V3dFile, a: Arguments) -> None:
     """DRM_IOCTL_V3D_SUBMIT_CSD."""
     _may_submit(file)
-    if file.linux.profile.old_kernel:
+    if file.linux.profile.old_linux:
         a.data[OLD_CSD_SIZE - 4 :] = bytes(len(a.data) - OLD_CSD_SIZE + 4)
     _queue_csd(file, _csd(file, a))
 

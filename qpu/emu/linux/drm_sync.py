@@ -99,7 +99,7 @@ def wait(file: V3dFile, a: Arguments) -> None:
     flags = a["flags"]
     fail_if(flags & ~(drm.SYNCOBJ_WAIT_ALL | drm.SYNCOBJ_WAIT_FOR_SUBMIT), errno.EINVAL)
     if a["count_handles"] == 0:
-        fail_if(file.linux.profile.old_kernel, errno.EINVAL)
+        fail_if(file.linux.profile.old_linux, errno.EINVAL)
         return
     objects = _handles(file, a)
     later = bool(flags & drm.SYNCOBJ_WAIT_FOR_SUBMIT)

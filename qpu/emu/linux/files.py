@@ -240,7 +240,7 @@ def _drm(tree: FileTree, profile: BoardProfile) -> None:
         tree.file(f"{home}/uevent", f"DRIVER={module}\nOF_COMPATIBLE_0={card.compatible}\nOF_COMPATIBLE_N=1\n")
         tree.link(f"{home}/driver", f"/sys/bus/platform/drivers/{module}")
         tree.directory(f"/sys/bus/platform/drivers/{module}")
-        if card.driver == "v3d" and not profile.old_kernel:
+        if card.driver == "v3d" and not profile.old_linux:
             tree.file(f"{home}/gpu_stats", "queue\ttimestamp\tjobs\truntime\n")
         nodes = [(f"card{number}", number, "video", "card")]
         if card.render:

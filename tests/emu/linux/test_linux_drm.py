@@ -114,8 +114,8 @@ def test_params(board: str, values: dict[int, int]) -> None:
     assert rig.call(fd, "DRM_IOCTL_V3D_GET_PARAM", param=7, value=99).value == 1
 
 
-def test_old_kernel() -> None:
-    rig = Rig("pi5,kernel=old")
+def test_old_linux() -> None:
+    rig = Rig("pi5,linux=old")
     fd = rig.open()
     assert rig.param(fd, 8) == 1
     for number in range(9, 17):
@@ -318,8 +318,8 @@ class TestSubmit:
         assert rig.machine.seen == [(1 << 16, 2 << 16, 3 << 16, 4, 5, 6, 7)]
         assert rig.port.runs[-1].clocks == 91_000_000
 
-    def test_zero_count_on_old_kernels(self) -> None:
-        rig = Rig("pi4,kernel=old")
+    def test_zero_count_on_old_linux(self) -> None:
+        rig = Rig("pi4,linux=old")
         fd = rig.open()
         bo = rig.bo(fd)
         rig.submit(fd, [bo.handle], cfg=(0, 1 << 16, 1 << 16))

@@ -95,7 +95,7 @@ class TestSyncObjects:
         with refused(errno.EINVAL):
             rig.sync_wait(fd, [a], 0, 64)
         rig.sync_wait(fd, [], 0)  # 0 on newer kernels
-        old = Rig("pi5,kernel=old")
+        old = Rig("pi5,linux=old")
         with refused(errno.EINVAL):
             old.sync_wait(old.open(), [], 0)
         for name in ("TIMELINE_WAIT", "QUERY", "TRANSFER", "TIMELINE_SIGNAL"):

@@ -356,7 +356,7 @@ class TestVcsm:
 
     @pytest.mark.parametrize(
         ("board", "cma", "plain"),
-        [("pi3", True, True), ("pi3,kernel=old", False, True), ("pi3,vcsm=none", False, False), ("pi5", False, False)],
+        [("pi3", True, True), ("pi3,linux=old", False, True), ("pi3,vcsm=none", False, False), ("pi5", False, False)],
     )
     def test_nodes(self, board: str, cma: bool, plain: bool) -> None:
         rig = Rig(board)

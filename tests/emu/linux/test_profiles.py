@@ -54,7 +54,7 @@ USABLE = [
     *BOARDS,
     "pi5,slices=3", "pi5,slices=1", "pi4,slices=1", "pi3,slices=1", "pi5,rev=5", "pi5,rev=10", "pi4,rev=1",
     "pi5,page=4k", "pi5,page=16k", "pi4,page=4k", "pi4,page=16k", "pi3,page=4k",
-    "pi4,card=0", "pi4,card=1", "pi5,card=0", "pi5,card=1", "pi4,kernel=old", "pi5,kernel=old", "pi3,kernel=old",
+    "pi4,card=0", "pi4,card=1", "pi5,card=0", "pi5,card=1", "pi4,linux=old", "pi5,linux=old", "pi3,linux=old",
     "pi5,root=0", "pi5,devmem=1", "pi4,devmem=1", "pi3,devmem=0", "pi5,zero=skip", "pi5,zero=65536", "pi5,mem=64M",
     "pi3,vcsm=both", "pi3,vcsm=cma", "pi3,vcsm=plain", "pi3,tag=clear", "pi5,tag=clear", "pi3,cma=32M",
     "pi3,gpu_mem=32M", "pi5,watchdog=1",
@@ -118,7 +118,7 @@ def test_the_watchdog_is_a_reset_error_and_the_device_stays_usable(board: str) -
         runs(gpu)
 
 
-@pytest.mark.parametrize("board", ["pi3", "pi3,kernel=old"])
+@pytest.mark.parametrize("board", ["pi3", "pi3,linux=old"])
 def test_the_mailbox_second_is_a_time_out(board: str) -> None:
     port = EmuPort(board)
     with qpu.open_device(port=port) as gpu:
