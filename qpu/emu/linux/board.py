@@ -1,4 +1,4 @@
-"""An emulated board: the operating system with the devices of its profile."""
+"""An emulated board: the emulated Linux with the devices of a board profile. Every `EmuPort` has one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ __all__ = ["Board"]
 
 
 class Board(Linux):
-    """A Pi below the system calls; see `qpu.emu.linux.core.Linux`. v3d, drm: of a Pi 4 or 5. vc4: of a Pi 0 to 3."""
+    """A Raspberry Pi behind its system calls; see `qpu.emu.linux.core.Linux`.
+
+    v3d, drm: None unless it is a Pi 4 or 5. vc4: None unless it is a Pi 0 to 3.
+    """
 
     v3d: V3dQueue | None
     vc4: Vc4Gpu | None

@@ -1,4 +1,4 @@
-"""The core of the emulated operating system: files, descriptors, memory, clock and lock; devices register here."""
+"""The core of the emulated Linux: files, descriptors, memory, clock and lock; the emulated devices register here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import stat
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ __all__ = ["FdTable", "Interrupt", "Linux", "OpenFile", "RegisterBlock", "Run", 
 
 NS = 1_000_000_000
 KEEP_RUNS = 256
-SYSCALL_NS = 1_000  # emulated time of one system call; any positive value keeps polling loops moving
+SYSCALL_NS = 1_000  # emulated time of one system call; with any positive value polling loops end
 READ_CLOCK_NS = 100
 
 Subscriber = Callable[[str], None]
@@ -38,27 +39,27 @@ T = TypeVar("T")
 
 
 def fail(number: int, path: str | None = None) -> OSError:
-    """The OSError of an errno."""
+    """The OSError for an errno."""
     return OSError(number, os.strerror(number)) if path is None else OSError(number, os.strerror(number), path)
 
 
 def fail_if(condition: object, number: int, path: str | None = None) -> None:
-    """Raise the OSError of an errno when the condition holds: one check of an argument."""
+    """Raise the OSError for an errno if the condition holds."""
     if condition:
         raise fail(number, path)
 
 
 def lookup(table: Mapping[int, T], handle: int, missing: int = errno.EINVAL) -> T:
-    """What a handle refers to. Raises: OSError `missing`."""
+    """The object that a handle refers to. Raises: OSError `missing`."""
     if handle not in table:
         raise fail(missing)
     return table[handle]
 
 
 class Clock:
-    """Emulated time in nanoseconds. It moves with system calls, sleeping, and with jobs that are waited for.
+    """Emulated time in nanoseconds. System calls, sleeping, and waiting for jobs advance it.
 
-    host: absolute times given by the program are of the host's monotonic clock (programs that read it themselves).
+    host: absolute times from the program are times of the host's monotonic clock, which the program reads itself.
     """
 
     def __init__(self, *, host: bool = False) -> None:
@@ -72,7 +73,7 @@ class Clock:
         return when_ns
 
     def reach(self, when_ns: int) -> None:
-        """It is at least `when_ns` now."""
+        """Advance the clock to `when_ns`, unless it is later already."""
         self.now_ns = max(self.now_ns, when_ns)
 
 
@@ -80,7 +81,7 @@ class Clock:
 class Span:
     """A piece of GPU-visible memory that a file maps.
 
-    release: called once when it is unmapped. placed: called with the user address of the map.
+    release: called once, when the piece is unmapped. placed: called with the user address of the map.
     """
 
     address: int
@@ -89,24 +90,24 @@ class Span:
     placed: Callable[[int], None] | None = None
 
 
-class RegisterBlock:
+class RegisterBlock(ABC):
     """Device registers that a file maps. `base`: physical address. Offsets are multiples of 4 below `size`."""
 
     def __init__(self, base: int, size: int) -> None:
         self.base = base
         self.size = size
 
+    @abstractmethod
     def read32(self, offset: int) -> int:
         """The register at `offset`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write32(self, offset: int, value: int) -> None:
         """Set the register at `offset`."""
-        raise NotImplementedError
 
 
 class OpenFile:
-    """What a descriptor refers to. `count`: descriptors that share it. `writable`: opened for writing."""
+    """An open file, which descriptors refer to. count: number of these descriptors. writable: opened for writing."""
 
     label = "file"
 
@@ -118,26 +119,26 @@ class OpenFile:
         self.lock = Lock.NONE
 
     def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
-        """Bytes of the argument that Linux touches. peek: its first n bytes."""
+        """Bytes of the argument that Linux reads or writes. peek: returns the first n bytes of the argument."""
         return request >> 16 & 0x3FFF
 
     def ioctl(self, request: int, arg: bytearray) -> int:
-        """One request; `arg` is changed in place. Raises: OSError."""
+        """Perform one request; `arg` is changed in place. Raises: OSError."""
         raise fail(errno.ENOTTY)
 
     def mmap(self, size: int, offset: int) -> Span | RegisterBlock:
-        """Map a piece. Raises: OSError."""
+        """Map a piece of the file. Raises: OSError."""
         raise fail(errno.ENODEV)
 
     def release(self) -> None:
-        """The last descriptor is gone."""
+        """Free what the file holds, after its last descriptor was closed."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Interrupt:
-    """A request of a thread that others of its process (given by its descriptors) leave their system calls.
+    """A request of a thread that other threads of its process end their system calls with EINTR.
 
-    threads: which ones; None for all others.
+    by: the thread. process: the descriptors of its process. threads: the threads concerned; None for all others.
     """
 
     by: int
@@ -145,13 +146,13 @@ class Interrupt:
     threads: Collection[int] | None
 
     def means(self, process: FdTable) -> bool:
-        """True when the calling thread, which belongs to `process`, is asked to leave."""
+        """Whether the request concerns the calling thread, which belongs to `process`."""
         me = threading.get_ident()
         return process is self.process and me != self.by and (self.threads is None or me in self.threads)
 
 
 class FdTable:
-    """Descriptors of the emulated process. Subclasses may use descriptors of the real one."""
+    """The descriptors of an emulated process. Subclasses may use descriptors of the real process."""
 
     FIRST = 3
 
@@ -159,14 +160,14 @@ class FdTable:
         self._files: dict[int, OpenFile] = {}
 
     def allocate(self) -> int:
-        """A number that is free: the lowest."""
+        """The lowest free descriptor."""
         fd = self.FIRST
         while fd in self._files:
             fd += 1
         return fd
 
     def discard(self, fd: int) -> None:
-        """Descriptor `fd` is free again."""
+        """Free the descriptor `fd`; for subclasses."""
 
     def install(self, file: OpenFile) -> int:
         """A new descriptor for `file`."""
@@ -175,12 +176,12 @@ class FdTable:
         return fd
 
     def adopt(self, fd: int, file: OpenFile) -> None:
-        """Descriptor `fd`, which is free, refers to `file` from now on."""
+        """Let `fd`, which is free, refer to `file`."""
         file.count += 1
         self._files[fd] = file
 
     def get(self, fd: int) -> OpenFile:
-        """The file behind `fd`. Raises: OSError EBADF."""
+        """The open file of `fd`. Raises: OSError EBADF."""
         try:
             return self._files[fd]
         except KeyError:
@@ -199,34 +200,34 @@ class FdTable:
             file.release()
 
     def close_all(self) -> None:
-        """As at the end of a process."""
+        """Close all descriptors, as at the end of a process."""
         for fd in sorted(self._files):
             self.close(fd)
 
     @property
     def open(self) -> list[tuple[int, OpenFile]]:
-        """Open descriptors in order."""
+        """The open descriptors with their files, in order."""
         return sorted(self._files.items())
 
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """The identity of a submitted job. stats: of its execution once it has ended, however; None if it never began."""
+    """The identity of a submitted job. stats: of its execution, after the job has ended; None if it never began."""
 
     stats: RunStats | None = None
 
 
 class _Submitted(threading.local):
-    """run: the latest job that a thread submitted, until it is read."""
+    """The latest job that a thread has submitted, for each thread. run: None after it was read."""
 
     run: Run | None = None
 
 
 class Linux:
-    """The operating system of an emulated board. One lock, `lock`, guards all of it.
+    """The Linux of an emulated board. One lock, `lock`, guards its whole state.
 
-    machine: makes the machine when the first job comes (default: by `engine`). host_clock: the program reads the
-    host's clock itself. shared_memory: GPU memory can be mapped by descriptor (`Memory.fd`).
+    machine: makes the machine for the first job (default: by `engine`). host_clock: the program reads the host's clock
+    itself. shared_memory: GPU memory can be mapped by descriptor (`Memory.fd`).
     """
 
     def __init__(
@@ -245,13 +246,13 @@ class Linux:
         if engine not in ENGINES:
             raise UsageError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)} (also in QPU_EMU_ENGINE)")
         if pointer_size not in (4, 8):
-            raise UsageError(f"pointer size {pointer_size}; allowed: 4, 8")
+            raise UsageError(f"a pointer cannot have {pointer_size} bytes; allowed: 4, 8")
         self.profile = profile
         self.strict = strict
         self.host_limit_s: float | None = None  # of each job
         self.pointer_size = pointer_size
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)  # something was submitted or signalled
+        self.changed = threading.Condition(self.lock)  # notified when a job is submitted or a fence signalled
         self.clock = Clock(host=host_clock)
         self.files = board_files(profile)
         self.fds = fds if fds is not None else FdTable()
@@ -261,11 +262,11 @@ class Linux:
         self.submitted = _Submitted()
         self.on_work: Callable[[], None] | None = None  # called when a job is queued
         self.interrupts: list[Interrupt] = []
-        self.tables = [self.fds]  # of all processes; `fds` is that of the one whose call it is
+        self.tables = [self.fds]  # descriptors of all processes; `fds` is those of the calling process
         self.last_call = 0.0  # host time of the latest system call
-        self.subscribers: list[Subscriber] = []  # called with each fault that a lenient run survived
-        # What devices register: how to open a node by its device, what they hold (one line each), whose jobs advance
-        # by themselves, whom to stop at power-off, who counts ended jobs.
+        self.subscribers: list[Subscriber] = []  # called with each finding of a lenient run
+        # Functions that devices register: to open a node, by its device; to list what programs hold, one line each; to
+        # advance queued jobs; to stop at power-off; to count ended jobs.
         self.openers: dict[str, Callable[[str], OpenFile]] = {}
         self.holders: list[Callable[[], list[str]]] = []
         self.steppers: list[Callable[[], bool]] = []
@@ -281,13 +282,13 @@ class Linux:
         self._attach()
 
     def _attach(self) -> None:
-        """Make the devices; a `Board` has some."""
+        """Make the devices; a `Board` overrides this method."""
 
     # the machine
 
     @property
     def machine(self) -> V3dMachine | Vc4Machine:
-        """The machine, made on first use."""
+        """The machine, made at its first use."""
         if self._machine is None:
             if self._make is not None:
                 self._machine = self._make(self)
@@ -299,7 +300,7 @@ class Linux:
 
     @property
     def has_machine(self) -> bool:
-        """False while nothing has run."""
+        """Whether the machine was made: False while nothing has run."""
         return self._machine is not None
 
     @property
@@ -313,7 +314,7 @@ class Linux:
         return cast("Vc4Machine", self.machine)
 
     def record(self, stats: RunStats, clocks: int) -> None:
-        """A job has ended after `clocks`: keep its statistics, report its faults."""
+        """Keep the statistics of a job that has ended after `clocks`, and report its findings."""
         self.runs.append(stats)
         for count in self.counters:
             count(stats, clocks)
@@ -321,22 +322,23 @@ class Linux:
             self.warn(text)
 
     def warn(self, text: str) -> None:
-        """Report a fault that a lenient run survived."""
+        """Report a finding of a lenient run."""
         self.faults[text] += 1
         for report in self.subscribers:
             report(text)
 
     def not_modelled(self, what: str) -> EmuFault:
-        """The fault for a request the emulated board cannot answer; the caller raises it, strict or not."""
-        return EmuFault("not-modelled", f"{what} is not modelled by the emulated {self.profile.name}")
+        """The fault for a request that the emulated board does not model; the caller raises it, strict or not."""
+        text = f"{what} is not modelled by the emulated {self.profile.name}"
+        return EmuFault("not-modelled", text, help="run this program on a real board, or avoid the request")
 
     # system calls; callers hold the lock through `call`
 
     @contextmanager
     def call(self, process: FdTable | None = None) -> Iterator[None]:
-        """Guard one system call of a process (default: the first one) and count its time.
+        """Guard one system call of a process (default: the first one) and add its emulated time.
 
-        As in a real Linux, Python's signal handlers wait until it is over, or until `check_interrupted`.
+        As on a real Linux, Python's signal handlers are deferred until the end of the call, or to `check_interrupted`.
         """
         with self.whole():
             fail_if(self._closed or (process is not None and process not in self.tables), errno.EBADF)
@@ -348,26 +350,26 @@ class Linux:
                 self.last_call = time.monotonic()
 
     def whole(self) -> CriticalSection:
-        """A critical section that holds the lock; signal handlers run while it waits for the lock, and at its end."""
+        """A critical section that holds the lock. Signal handlers run while it waits for the lock, and at its end."""
         return critical(lock=self.lock)
 
     def check_interrupted(self) -> None:
         """Run deferred signal handlers, at a point between steps of an emulation where the state is consistent.
 
-        Raises: what they raise; OSError EINTR when another thread asked for it.
+        Raises: what the handlers raise; OSError EINTR when another thread has requested it (`Interrupt`).
         """
         run_pending()
         fail_if(self.interrupts and any(i.means(self.fds) for i in self.interrupts), errno.EINTR)
 
     def wake(self) -> None:
-        """A job was queued."""
+        """Call `on_work`, because a job was queued."""
         if self.on_work is not None:
             self.on_work()
 
     def step(self) -> bool:
         """Advance queued jobs by one slice; False when there are none.
 
-        Programs that watch memory instead of making system calls depend on it.
+        Programs that poll memory without system calls depend on it.
         """
         with self.lock:
             return not self._closed and any(step() for step in self.steppers)
@@ -383,7 +385,7 @@ class Linux:
         return self.openers[node.device](real)
 
     def flock(self, file: OpenFile, lock: Lock) -> None:
-        """The advisory lock of an open file. Raises: OSError EAGAIN; the lock that it had is gone then."""
+        """Take the advisory lock of an open file. Raises: OSError EAGAIN; the file then has no lock."""
         file.lock = Lock.NONE
         others = {f for table in self.tables for _, f in table.open if f is not file and f.path == file.path}
         held = {other.lock for other in others}
@@ -394,14 +396,14 @@ class Linux:
     # leaks
 
     def allocated(self) -> list[str]:
-        """What programs hold right now, one line each; empty when everything was given back."""
+        """What programs hold now, one line each; empty when everything was released."""
         found = [f"fd {fd}: {file.path}" for table in self.tables for fd, file in table.open]
         for region in self.memory.regions:
             found.append(f"memory 0x{region.address:08x}+0x{region.size:x}: {region.name}")
         return found + [line for held in self.holders for line in held()]
 
     def close(self) -> None:
-        """Power off: every descriptor closed, all memory returned; idempotent."""
+        """Power off: close every descriptor and release all memory. Idempotent."""
         with self.whole():
             if self._closed:
                 return
@@ -415,12 +417,12 @@ class Linux:
             self.memory.close()
 
     def disown(self) -> None:
-        """After fork, in the child: the board is the parent's; forget it without freeing anything."""
+        """In the child after a fork: drop the board, which belongs to the parent, without freeing anything."""
         self._closed = True
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
 
     @property
     def closed(self) -> bool:
-        """True after `close`."""
+        """Whether the board is off."""
         return self._closed

@@ -20,26 +20,26 @@ from qpu.errors import EmuFault
 
 __all__ = ["Mem", "MemFile", "V3dRegisters", "Vc4Registers"]
 
-POWERED_OFF = 0xDEADBEEF  # like what VideoCore IV answers while V3D is off (drivers.md 6.1)
+POWERED_OFF = 0xDEADBEEF  # the value of registers of VideoCore IV while V3D is off (drivers.md 6.1)
 BLOCK = 0x1000  # bytes of the V3D block of VideoCore IV
 QUEUE_DEPTH = 16
-FIRST_POLL_NS = 20_000  # emulated time that passes when a status register is polled; doubled at each poll
+FIRST_POLL_NS = 20_000  # emulated time that a read of a status register takes; doubled at each read
 LAST_POLL_NS = NS // 50
 U32 = 0xFFFFFFFF
 
 
 class EventCounters:
-    """Performance counters read by register: `slots` of them, each with a source, counting while enabled."""
+    """Performance counters that registers show. Each of the `slots` has a source, and counts while it is enabled."""
 
     def __init__(self, slots: int, count: Callable[[int], int]) -> None:
         self._count = count
         self.source = [0] * slots
         self._base = [0] * slots  # value when counting last stopped
-        self._since = [0] * slots  # the source's count when counting began
-        self.enabled = 0  # bit per slot
+        self._since = [0] * slots  # count of the source when counting began
+        self.enabled = 0  # one bit for each slot
 
     def value(self, slot: int) -> int:
-        """Counter `slot`, u32."""
+        """The counter in `slot`, u32."""
         value = self._base[slot]
         if self.enabled >> slot & 1:
             value += self._count(self.source[slot]) - self._since[slot]
@@ -70,7 +70,7 @@ class EventCounters:
 
 
 class Totals:
-    """What all runs of a board did so far, as events."""
+    """Event counts of all runs of a board so far."""
 
     def __init__(self, profile: BoardProfile) -> None:
         self._profile = profile
@@ -78,12 +78,12 @@ class Totals:
         self.clocks = 0
 
     def add(self, stats: RunStats, clocks: int) -> None:
-        """A run is over."""
+        """Add a run that has ended."""
         self.stats = RunStats.total((self.stats, replace(stats, faults=[])))
         self.clocks += clocks
 
     def count(self, name: str, running: RunStats | None = None, clocks: int = 0) -> int:
-        """How often the event happened, a run under way included."""
+        """How often the event happened. running, clocks: of a run that has not ended."""
         stats = self.stats if running is None else RunStats.total((self.stats, running))
         return count_event(name, stats, self.clocks + clocks, self._profile)
 
@@ -91,7 +91,7 @@ class Totals:
 class Vc4Registers:
     """The V3D block of VideoCore IV: identity, launches by SRQPC, counters.
 
-    QPUs take queued programs as soon as they are free. Emulated time passes only while the status is polled, so
+    QPUs take queued programs as soon as they are free. Emulated time passes only while the program polls the status, so
     programs that are queued before the first poll start together.
     """
 
@@ -104,21 +104,21 @@ class Vc4Registers:
         self._fixed = {0x000: 0x02443356, 0x004: ident1, 0x008: 0x00000A20, 0xF20: 0}
         self._reset()
         self._running: Vc4Execution | None = None
-        self._seen = 0  # programs of the running launch already counted
+        self._seen = 0  # programs of the running launch that are already counted as completed
         self._launched = 0  # programs of the running launch
         self._interrupts = 0
         self._poll_ns = FIRST_POLL_NS
         self._queued_ns = 0  # when the last program was queued
-        self._run = Run()  # of the programs that wait or run
-        self._reported: Vc4Execution | None = None  # whose deadlock was reported to a lenient run
-        self._fault: EmuFault | None = None  # of programs that ran unwatched; the next read of the status raises it
+        self._run = Run()  # identity of the programs that wait or run
+        self._reported: Vc4Execution | None = None  # the execution whose deadlock was reported in a lenient run
+        self._fault: EmuFault | None = None  # fault of a `step`; the next read of the status raises it
         self.totals = Totals(p)
         self.counters = EventCounters(16, self._events)
         gpu.finished.append(self._ended)
         gpu.on_power_off.append(self._reset)
 
     def _reset(self) -> None:
-        """What the registers hold after V3D was powered off and on (ASSUMED: nothing survives)."""
+        """Set the registers to their values after V3D was powered off and on (ASSUMED: nothing survives)."""
         self._stored = {
             **dict.fromkeys((0x010, 0x030, 0x034, 0x038, 0x410, 0x414, 0x418, 0x434, 0x500, 0x504, 0xE00, 0xE2C), 0),
             0x438: U32,
@@ -148,7 +148,7 @@ class Vc4Registers:
             self._interrupts |= self._stored[0xE2C] & 0xFFFF
 
     def _poll(self) -> None:
-        """Advance emulated time: the program reads the status."""
+        """Advance emulated time, because the program reads the status."""
         gpu = self.gpu
         fault, self._fault = self._fault, None
         if fault is not None:
@@ -182,7 +182,7 @@ class Vc4Registers:
         self._report_hung()
 
     def _report_hung(self) -> None:
-        """Programs wait for each other, and a second has gone by without another one that could release them."""
+        """Report a deadlock, after a second in which no program was queued that could release the others."""
         gpu, running = self.gpu, self._running
         if running is None or running.hung is None or self.linux.clock.now_ns - self._queued_ns < NS:
             return
@@ -194,7 +194,7 @@ class Vc4Registers:
             self.linux.warn(str(running.hung))
 
     def step(self) -> bool:
-        """Run a slice without a read of the status; False when there is nothing to do."""
+        """Run a slice although nothing reads the status; False when there is nothing to do."""
         if self._fault is not None or (self._running is None and not self._waiting):
             return False
         if self._running is not None and self._running.hung is not None and not self._waiting:
@@ -207,7 +207,7 @@ class Vc4Registers:
 
     def _reserved(self) -> None:
         if (self._stored[0x410] | self._stored[0x414]) & 0x11111111:
-            raise self.linux.not_modelled("keeping user programs off some QPUs (SQRSV0, SQRSV1, bit 0 of a field)")
+            raise self.linux.not_modelled("reserving QPUs (SQRSV0, SQRSV1, bit 0 of a field)")
 
     def read(self, offset: int) -> int:
         """A register."""
@@ -246,7 +246,7 @@ class Vc4Registers:
         elif offset == 0xE30:
             self._interrupts &= ~value
         elif offset in (0x020, 0x024):
-            pass  # caches hold nothing that memory does not
+            pass  # the emulated caches are coherent with memory
         elif offset == 0x670:
             self.counters.clear(value)
         elif offset == 0x674:
@@ -265,14 +265,14 @@ class Vc4Registers:
             raise self.linux.not_modelled(f"V3D register 0x{offset:03x}")
 
     def _queued(self) -> int:
-        """Programs that no QPU has taken."""
+        """Programs that no QPU has started."""
         queued = len(self._waiting)
         if self._running is not None:
             queued += self._launched - self._running.stats.threads
         return queued
 
     def _room(self) -> int:
-        """Programs that can still be queued: 16, and one for each QPU that would take it at once."""
+        """Programs that can still be queued: 16, and one more for each free QPU, which would start it at once."""
         qpus = self.linux.profile.qpus
         active = self.gpu.active
         free = qpus if active is None else max(0, qpus - (active.stats.threads - active.batches_done))
@@ -281,7 +281,9 @@ class Vc4Registers:
     def _launch(self, code: int) -> None:
         if self.linux.profile.kms:
             raise EmuFault(
-                "kms-owns-v3d", "a program was started by register (SRQPC) while the kernel's driver owns V3D"
+                "kms-owns-v3d",
+                "a program was started by register (SRQPC) while a driver of Linux owns V3D",
+                help="disable the vc4-kms driver; for an emulated board, remove the option kms=1",
             )
         self._made += 1
         if self._room() <= 0:
@@ -310,9 +312,9 @@ class Vc4Registers:
 
 
 class V3dRegisters:
-    """Identity and counters of V3D 4.2 and 7.1 by register; launches go through DRM.
+    """The identity and counter registers of V3D 4.2 and 7.1. Launches use DRM instead.
 
-    Offsets of the identity registers as Linux's driver names them, `Basis.DRIVER`.
+    The offsets of the identity registers are those of Linux's driver, `Basis.DRIVER`.
     """
 
     SLOTS = 32
@@ -355,7 +357,7 @@ class V3dRegisters:
         elif offset == 0x654:
             self.counters.clear(value)
         elif offset == 0x658:
-            pass  # overflow flags: counters do not overflow here within a job
+            pass  # overflow flags: the emulated counters do not overflow within a job
         elif 0x660 <= offset < 0x680:
             width = 0x7F if self.linux.profile.isa is Isa.V3D42 else 0xFF
             for i in range(4):
@@ -387,12 +389,12 @@ class PhysicalRegisters(RegisterBlock):
         self._mem.write32(self._address(offset), value)
 
 
-# First physical address, bytes, reading and writing a register by offset (None: not modelled).
+# First physical address, bytes, functions that read and write a register by offset (None: not modelled).
 Block = tuple[int, int, Callable[[int], int], "Callable[[int, int], None] | None"]
 
 
 class Mem:
-    """What /dev/mem reaches."""
+    """The physical addresses that /dev/mem can map."""
 
     def __init__(self, linux: Linux, gpu: Vc4Gpu | None, heap: Heap | None) -> None:
         self.linux = linux
@@ -414,7 +416,7 @@ class Mem:
         linux.openers["mem"] = partial(MemFile, self)
 
     def registers(self, base: int, size: int) -> RegisterBlock | None:
-        """A map of [base, base + size) when that is register space."""
+        """A map of [base, base + size) if that is register space; else None."""
         if self._first <= base and base + size <= self._end and size > 0:
             return PhysicalRegisters(self, base, size)
         return None
@@ -436,7 +438,7 @@ class Mem:
 
 
 class MemFile(OpenFile):
-    """An open /dev/mem of a Linux with STRICT_DEVMEM: peripherals and the firmware's memory, no ordinary RAM."""
+    """An open /dev/mem of a Linux with STRICT_DEVMEM: peripherals and the firmware's memory, but not ordinary RAM."""
 
     label = "mem"
 

@@ -1,4 +1,4 @@
-"""DRM of an emulated Pi 4 or 5: the v3d nodes with the calls of all their parts, and the display card beside them."""
+"""The DRM nodes of an emulated board: the v3d nodes of a Pi 4 or 5 with all their ioctls, and the display card."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from qpu.emu.linux.gpu_jobs import V3dQueue
 __all__ = ["attach_display", "attach_v3d"]
 
 CALLS: Calls = {**CORE_CALLS, **drm_buffers.CALLS, **drm_submit.CALLS, **drm_perfmon.CALLS, **drm_sync.CALLS}
-# Numbers that versions of Linux around 5.4 do not have (drivers.md 1.3, availability).
+# Ioctl numbers that versions of Linux around 5.4 do not have (drivers.md 1.3, availability).
 _NEW = frozenset(range(0x48, 0x4E))
 
 
 def attach_v3d(linux: Linux, queue: V3dQueue) -> DrmDevice:
-    """The v3d driver and its nodes."""
+    """Make the v3d driver, and register its nodes."""
     old = linux.profile.old_linux
     calls = {name: call for name, call in CALLS.items() if not (old and drm.IOCTLS[name].nr in _NEW)}
     device = DrmDevice(linux, queue, calls)
@@ -30,6 +30,6 @@ def attach_v3d(linux: Linux, queue: V3dQueue) -> DrmDevice:
 
 
 def attach_display(linux: Linux) -> None:
-    """The nodes of the vc4 driver."""
+    """Register the nodes of the vc4 driver."""
     for node in ("vc4-card", "vc4-render"):
         linux.openers[node] = partial(DisplayFile, linux)

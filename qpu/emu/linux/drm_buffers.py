@@ -1,4 +1,4 @@
-"""Parameters and buffers of the emulated v3d driver (drivers.md 1.3)."""
+"""The ioctls of the emulated v3d driver for parameters and buffers (drivers.md 1.3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qpu.emu.linux.identity import v3d_identity
 
 __all__ = ["CALLS"]
 
-POLL_NS = 100_000  # what a wait without time takes here; a jiffy at most on hardware
+POLL_NS = 100_000  # emulated time of a wait with timeout 0; on hardware it is a jiffy at most
 PRIME_FLAGS = 0x80002  # O_CLOEXEC, O_RDWR
 INFINITE = 1 << 62
 
@@ -90,7 +90,7 @@ def wait_bo(file: V3dFile, a: Arguments) -> None:
     try:
         done = queue.wait((fence,), deadline)
         while not done and deadline is None:
-            # Held up by a sync object that only another thread can signal.
+            # The job waits for a sync object that only another thread can signal.
             file.linux.changed.wait(0.01)
             done = queue.wait((fence,), None)
     finally:

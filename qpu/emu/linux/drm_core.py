@@ -1,6 +1,6 @@
-"""The DRM core, common to all drivers: argument structures, dispatch by number, the calls that all nodes have.
+"""The emulated DRM core, common to all drivers: argument structures, dispatch by number, the ioctls of all nodes.
 
-Source: drivers.md 1.1 and 1.2; errno for errno.
+Source, with the errno of each failure: drivers.md 1.1 and 1.2.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ NR_DRIVER = 0x40
 NR_DRIVER_END = 0xA0
 _DIR_WRITE, _DIR_READ = 1, 2
 _CAPS = {drm.CAP_PRIME: 3, drm.CAP_SYNCOBJ: 1, drm.CAP_SYNCOBJ_TIMELINE: 0, 0x6: 1}
-# Not for render nodes (DRM core's permission flags).
+# Ioctls that render nodes do not allow (permission flags of the DRM core).
 _CARD_ONLY = frozenset({"DRM_IOCTL_GET_MAGIC", "DRM_IOCTL_AUTH_MAGIC"})
 
 Node = TypeVar("Node", bound="DrmNode")
 
 
 class Arguments:
-    """The structure of one ioctl, as long as Linux knows it; short arguments are extended with zeros."""
+    """The structure of one ioctl, as long as Linux defines it. Short arguments are extended with zeros."""
 
     __slots__ = ("data", "layout")
 
@@ -43,7 +43,7 @@ class Arguments:
         self.layout.put(self.data, name, value)
 
     def numbers(self, name: str) -> tuple[int, ...]:
-        """An array of numbers."""
+        """The numbers of an array."""
         return self.layout.numbers(self.data, name)
 
     def text(self, name: str, value: str) -> None:
@@ -52,7 +52,7 @@ class Arguments:
 
 
 class DrmNode(OpenFile):
-    """An open DRM node. calls: ioctl name -> handler of the driver, besides those of the core."""
+    """An open DRM node. Subclasses register the handlers of their driver with `serve`."""
 
     label = "drm"
     NAME: ClassVar[str] = ""
@@ -66,13 +66,13 @@ class DrmNode(OpenFile):
         self._table: dict[int, tuple[Ioctl, Callable[[Arguments], None]]] = {}
 
     def serve(self: Node, calls: Mapping[str, Callable[[Node, Arguments], None]]) -> None:
-        """Answer these ioctls, by name."""
+        """Register handlers of ioctls, by name."""
         for name, call in calls.items():
             row = drm.IOCTLS[name]
             self._table[row.nr] = row, partial(call, self)
 
     def ioctl(self, request: int, arg: bytearray) -> int:
-        """Dispatch on the number only, as the DRM core does; sizes of other times are fine (drivers.md 1.2)."""
+        """Dispatch on the number only, as the DRM core does; older and newer sizes are valid (drivers.md 1.2)."""
         fail_if(request >> 8 & 0xFF != ord("d"), errno.ENOTTY)
         nr = request & 0xFF
         found = self._table.get(nr)
@@ -97,7 +97,7 @@ class DrmNode(OpenFile):
     def unknown(self, nr: int, request: int) -> Exception:
         """The exception for a number without a handler."""
         if NR_DRIVER <= nr < NR_DRIVER_END:
-            return fail(errno.EINVAL)  # beyond the driver's table
+            return fail(errno.EINVAL)  # not in the driver's table
         name = next((n for n, row in drm.IOCTLS.items() if row.nr == nr), f"DRM core ioctl 0x{nr:02x}")
         return self.linux.not_modelled(f"{name} (request 0x{request:08x}) on {self.path}")
 
@@ -135,9 +135,9 @@ CORE_CALLS: Mapping[str, Callable[[DrmNode, Arguments], None]] = {
 
 
 class DisplayFile(DrmNode):
-    """The vc4 node: display on Pi 4 and 5, display and 3D engine on Pi 0 to 3 with KMS. It launches no programs.
+    """The vc4 node: display on Pi 4 and 5, display and 3D engine on Pi 0 to 3 with KMS. It cannot launch programs.
 
-    Requests of the v3d driver sent to it answer EINVAL (drivers.md 1.1).
+    Requests of the v3d driver fail with EINVAL on this node (drivers.md 1.1).
     """
 
     NAME = "vc4"
@@ -158,7 +158,7 @@ def lowest_free(taken: Mapping[int, object]) -> int:
 
 
 def dma_buf_ioctl(linux: Linux, request: int, arg: bytearray) -> int:
-    """Requests to shared buffers: synchronising is free of effect, the memory is coherent (drivers.md 5.2)."""
+    """Perform an ioctl of a dma-buf. Synchronising has no effect, because the memory is coherent (drivers.md 5.2)."""
     row = dma_buf.IOCTLS["DMA_BUF_IOCTL_SYNC"]
     fail_if(request >> 8 & 0xFF != ord("b"), errno.ENOTTY)
     if request & 0xFF != row.nr:

@@ -15,14 +15,15 @@ from qpu.emu.linux.gpu_jobs import Fence, V3dQueue
 
 __all__ = ["MMAP_BASE", "BufferObject", "Calls", "DmaBufFile", "DrmDevice", "SyncObject", "V3dFile"]
 
-MMAP_BASE = 1 << 32  # of fake file offsets on 64-bit systems
+MMAP_BASE = 1 << 32  # base of the fake file offsets on 64-bit systems
 
 
 @dataclass(eq=False, slots=True)
 class BufferObject:
-    """GPU memory. users: handles, maps, exports and jobs that hold it; it is freed with the last one.
+    """A buffer in GPU memory.
 
-    fence: of the last job that listed it. outside: maps and exports, which let results be seen without a handle.
+    users: number of handles, maps, exports and jobs that hold it; it is freed with the last one. fence: of the last job
+    that listed it. outside: number of maps and exports, through which results can be seen without a handle.
     """
 
     region: Region
@@ -30,7 +31,7 @@ class BufferObject:
     users: int = 0
     outside: int = 0
     fence: Fence | None = None
-    holders: set[int] = field(default_factory=set)  # id of files with a handle
+    holders: set[int] = field(default_factory=set)  # `id` of the files that have a handle
 
     @property
     def size(self) -> int:
@@ -43,17 +44,17 @@ class BufferObject:
         return self.region.address
 
     def take(self) -> None:
-        """One more user."""
+        """Add a user."""
         self.users += 1
 
     def drop(self) -> None:
-        """One user less."""
+        """Remove a user; the last one frees the buffer."""
         self.users -= 1
         if self.users == 0:
             self.free(self)
 
     def map(self, size: int) -> Span:
-        """Map from the start."""
+        """Map `size` bytes from the start."""
         fail_if(not 0 < size <= self.size, errno.EINVAL)
         self.take()
         self.outside += 1
@@ -66,7 +67,7 @@ class BufferObject:
 
 
 class DmaBufFile(OpenFile):
-    """A buffer shared by descriptor."""
+    """A buffer that was exported as a descriptor."""
 
     label = "dma-buf"
 
@@ -77,22 +78,22 @@ class DmaBufFile(OpenFile):
         bo.outside += 1
 
     def ioctl(self, request: int, arg: bytearray) -> int:
-        """Only DMA_BUF_IOCTL_SYNC."""
+        """Perform DMA_BUF_IOCTL_SYNC, the only ioctl."""
         return dma_buf_ioctl(self.linux, request, arg)
 
     def mmap(self, size: int, offset: int) -> Span:
-        """Map from the start."""
+        """Map `size` bytes from the start."""
         fail_if(offset or size > self.bo.size, errno.EINVAL)
         return self.bo.map(size)
 
     def release(self) -> None:
-        """The last descriptor is gone."""
+        """Drop the buffer, after the last descriptor was closed."""
         self.bo.outside -= 1
         self.bo.drop()
 
 
 class SyncObject:
-    """A holder of a fence. fence: None until something is submitted with it or it is signalled."""
+    """A sync object, which holds a fence. fence: None until a job is submitted with the object or it is signalled."""
 
     __slots__ = ("fence",)
 
@@ -112,11 +113,11 @@ class V3dFile(DrmNode):
         self.handles: dict[int, BufferObject] = {}
         self.syncobjs: dict[int, SyncObject] = {}
         self.perfmons: dict[int, Perfmon] = {}
-        self.resets = 0  # caused by this file
+        self.resets = 0  # GPU resets that jobs of this file have caused
         self.serve(device.calls)
 
     def release(self) -> None:
-        """The last descriptor is gone (drivers.md 1.8)."""
+        """Drop jobs, monitors, sync objects and handles, after the last descriptor was closed (drivers.md 1.8)."""
         device = self.device
         device.queue.drop(self)
         if device.master is self:
@@ -130,11 +131,11 @@ class V3dFile(DrmNode):
         device.files.remove(self)
 
     def buffer(self, handle: int, missing: int) -> BufferObject:
-        """The buffer behind a handle. Raises: OSError `missing`."""
+        """The buffer of a handle. Raises: OSError `missing`."""
         return lookup(self.handles, handle, missing)
 
     def new_handle(self, bo: BufferObject) -> int:
-        """The lowest free handle, for `bo` from now on."""
+        """A new handle for `bo`: the lowest free one."""
         handle = lowest_free(self.handles)
         self.handles[handle] = bo
         bo.take()
@@ -162,7 +163,7 @@ Calls = Mapping[str, Callable[[V3dFile, Arguments], None]]
 
 
 class DrmDevice:
-    """The v3d device that all its nodes lead to."""
+    """The v3d device, common to all its nodes."""
 
     def __init__(self, linux: Linux, queue: V3dQueue, calls: Calls) -> None:
         self.linux = linux
@@ -172,13 +173,13 @@ class DrmDevice:
         self.files: list[V3dFile] = []
         self.master: V3dFile | None = None
         self.global_perfmon: Perfmon | None = None
-        # Host pages may be larger than the board's; maps by descriptor need their alignment.
+        # Host pages may be larger than those of the board; maps by descriptor need the alignment of the host.
         self.alignment = max(linux.profile.page_size, mmap.ALLOCATIONGRANULARITY)
         if linux.profile.old_linux:
             self.alignment = max(self.alignment, 128 << 10)
 
     def open(self, path: str, *, render: bool) -> V3dFile:
-        """Open a node of it."""
+        """Open a node of the device."""
         file = V3dFile(self, path, render=render)
         if not render and not self.linux.profile.root:
             # The first opener of a card node becomes DRM master and is authenticated (drivers.md 1.1).
@@ -189,11 +190,11 @@ class DrmDevice:
         return file
 
     def allocate(self, size: int) -> BufferObject:
-        """A buffer of `size` bytes, page-rounded already. Raises: OSError ENOMEM, ENOSPC."""
+        """A new buffer of `size` bytes, a multiple of the page size. Raises: OSError ENOMEM, ENOSPC."""
         memory = self.linux.memory
         fail_if(sum(bo.size for bo in self.buffers) + size > self.linux.profile.memory, errno.ENOMEM)
         step = self.alignment
-        # One page stays free behind each buffer, so that running over an end hits nothing else.
+        # One page stays free after each buffer, so that an access past its end does not reach another buffer.
         at = step
         for region in memory.regions:
             if at + size + PAGE <= region.address:
@@ -205,7 +206,7 @@ class DrmDevice:
         return bo
 
     def free(self, bo: BufferObject) -> None:
-        """The last user is gone."""
+        """Free a buffer without users."""
         self.buffers.remove(bo)
         self.linux.memory.unmap(bo.region)
 

@@ -1,4 +1,4 @@
-"""Performance monitors of the emulated v3d driver (drivers.md 1.3)."""
+"""The ioctls of the emulated v3d driver for performance monitors (drivers.md 1.3)."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def destroy(file: V3dFile, a: Arguments) -> None:
 
 
 def get_values(file: V3dFile, a: Arguments) -> None:
-    """DRM_IOCTL_V3D_PERFMON_GET_VALUES; does not wait for jobs."""
+    """DRM_IOCTL_V3D_PERFMON_GET_VALUES. It does not wait for jobs."""
     fail_if(a["pad"], errno.EINVAL)
     values = lookup(file.perfmons, a["id"]).values
     write_user(a["values_ptr"], struct.pack(f"<{len(values)}Q", *values))
 
 
 def get_counter(file: V3dFile, a: Arguments) -> None:
-    """DRM_IOCTL_V3D_PERFMON_GET_COUNTER: the name; descriptions here are the category only."""
+    """DRM_IOCTL_V3D_PERFMON_GET_COUNTER. Descriptions are made from category and name, unlike Linux's."""
     fail_if(any(a.numbers("reserved")), errno.EINVAL)
     names = COUNTERS[file.linux.profile.isa]
     fail_if(a["counter"] >= len(names), errno.EINVAL)

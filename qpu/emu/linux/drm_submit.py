@@ -1,4 +1,4 @@
-"""Submitting to the emulated v3d driver: compute dispatches, CPU jobs, and the extensions of both (drivers.md 1.3)."""
+"""The submit ioctls of the emulated v3d driver: compute dispatches, CPU jobs, and their extensions (drivers.md 1.3)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from qpu.emu.linux.user_memory import read_user, read_words
 __all__ = ["CALLS"]
 
 OLD_CSD_SIZE = 72  # versions of Linux around 5.4 know the structure up to out_sync
-UNTOUCHED = 0xFFFFFFFF  # a workgroup count whose uniform stays as it is
-MAX_EXTENSIONS = 64  # a longer chain is a loop
+UNTOUCHED = 0xFFFFFFFF  # offset of a workgroup count whose uniform is not changed
+MAX_EXTENSIONS = 64  # a longer chain is taken as a loop
 
-# Buffers that each CPU extension needs.
+# Number of buffers of each CPU extension.
 _CPU_BUFFERS = {
     ExtensionId.CPU_INDIRECT_CSD: 1,
     ExtensionId.CPU_TIMESTAMP_QUERY: 1,
@@ -34,7 +34,7 @@ _CPU_BUFFERS = {
 
 @dataclass(slots=True)
 class _Extensions:
-    """What the list of extensions asks for. waits, signals: sync objects of a multisync, None without one."""
+    """The contents of a list of extensions. waits, signals: sync objects of a multisync; None without one."""
 
     waits: list[SyncObject] | None = None
     wait_stage: int = 0
@@ -79,7 +79,7 @@ def _multisync(file: V3dFile, address: int, found: _Extensions) -> None:
     fail_if(not a["in_sync_count"] and not a["out_sync_count"], errno.EINVAL)
     signals = [lookup(file.syncobjs, h) for h in _sems(file, a["out_syncs"], a["out_sync_count"])]
     handles = _sems(file, a["in_syncs"], a["in_sync_count"])
-    found.waits = [file.syncobjs[h] for h in handles if h in file.syncobjs]  # unknown ones are ignored
+    found.waits = [file.syncobjs[h] for h in handles if h in file.syncobjs]  # unknown handles are ignored
     found.signals = signals
     found.wait_stage = a["wait_stage"]
 
@@ -96,13 +96,13 @@ def _fences(objects: Sequence[SyncObject]) -> list[Fence]:
 def _buffers(file: V3dFile, address: int, count: int) -> list[BufferObject]:
     found = [file.buffer(handle, errno.ENOENT) for handle in read_words(address, count)]
     if len({id(bo) for bo in found}) != len(found):
-        raise fail(errno.EALREADY)  # its reservation lock is held already
+        raise fail(errno.EALREADY)  # a buffer is listed twice: its reservation lock is held already
     return found
 
 
 @dataclass(slots=True)
 class _Dispatch:
-    """A checked compute job, not queued yet."""
+    """A compute job that was checked but not yet queued."""
 
     cfg: list[int]
     bos: list[BufferObject]
@@ -153,7 +153,7 @@ def _queue(
     action: Callable[[int], None] | None = None,
     counted: Sequence[Observer] = (),
 ) -> None:
-    """Queue a job, of the GPU with `cfg` and of the CPU with `action`, behind the jobs that use its buffers."""
+    """Queue a job after the jobs that use its buffers. cfg: of a GPU job. action: of a CPU job."""
 
     def release() -> None:
         for bo in bos:
@@ -253,7 +253,8 @@ def submit_cpu(file: V3dFile, a: Arguments) -> None:
 def _indirect(
     file: V3dFile, address: int, bos: list[BufferObject], waits: list[Fence], signals: Sequence[SyncObject]
 ) -> None:
-    """Counts come from a buffer; Linux fills the registers and patches uniforms, then releases the dispatch."""
+    """Queue an indirect dispatch: a CPU job reads the counts from a buffer, fills in the registers and uniforms, and
+    the dispatch runs after it."""
     a = _structure(file, "drm_v3d_indirect_csd", address)
     inner = drm.layout("drm_v3d_submit_csd", file.linux.pointer_size)
     start = drm.layout("drm_v3d_indirect_csd", file.linux.pointer_size).field("submit").offset
@@ -269,7 +270,7 @@ def _indirect(
         for i, count in enumerate(counts):
             cfg[i] = count << 16 & 0xFFFFFFFF
         if not all(counts):
-            return  # nothing to run: the dispatch is dropped
+            return  # no workgroup: the dispatch is dropped
         batches = (size + 15) // 16 * counts[0] * counts[1] * counts[2]
         cfg[4] = (batches if exact else batches - 1) & 0xFFFFFFFF
         for count, target in zip(counts, targets, strict=True):
@@ -295,7 +296,7 @@ def _query_objects(file: V3dFile, a: Arguments) -> list[SyncObject]:
 
 
 def _timestamps(file: V3dFile, address: int, bos: list[BufferObject], done: Fence) -> Query:
-    """The first slot gets the time in nanoseconds, the others zero."""
+    """The action of a timestamp query: it stores the time in nanoseconds in the first slot, 0 in the others."""
     a = _structure(file, "drm_v3d_timestamp_query", address)
     fail_if(a["pad"], errno.EINVAL)
     offsets = read_words(a["offsets"], a["count"])

@@ -1,4 +1,4 @@
-"""Sync objects of the emulated DRM core: binary ones; V3D does not advertise timelines (drivers.md 1.3)."""
+"""The ioctls of the emulated DRM core for binary sync objects; V3D does not offer timelines (drivers.md 1.3)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from qpu.emu.linux.user_memory import read_words
 
 __all__ = ["CALLS"]
 
-SYNC_FILE = 1  # flag of HANDLE_TO_FD and FD_TO_HANDLE: a sync_file instead of the object
+SYNC_FILE = 1  # flag of HANDLE_TO_FD and FD_TO_HANDLE: a sync_file instead of a sync object
 FOREVER = (1 << 63) - 1
 HOST_STEP_S = 0.01
 POLL_NS = 10_000
 
 
 class SyncObjectFile(OpenFile):
-    """A sync object shared by descriptor."""
+    """A sync object that was exported as a descriptor."""
 
     label = "syncobj"
 
@@ -30,7 +30,7 @@ class SyncObjectFile(OpenFile):
 
 
 class SyncFile(OpenFile):
-    """A fence shared by descriptor."""
+    """A fence that was exported as a descriptor."""
 
     label = "sync_file"
 
@@ -39,7 +39,7 @@ class SyncFile(OpenFile):
         self.fence = fence
 
     def ioctl(self, request: int, arg: bytearray) -> int:
-        """Merging and inspecting sync files."""
+        """Merging and inspecting sync files: not modelled."""
         raise self.linux.not_modelled(f"sync_file ioctl 0x{request & 0xFF:02x} (request 0x{request:08x})")
 
 
@@ -109,7 +109,7 @@ def wait(file: V3dFile, a: Arguments) -> None:
     linux = file.linux
     clock = linux.clock
     forever = a["timeout_nsec"] >= FOREVER
-    # A wait without time still takes some: polling makes progress.
+    # A wait with timeout 0 also takes time, so that polling loops end.
     deadline = None if forever else max(clock.now_ns + POLL_NS, clock.absolute(a["timeout_nsec"]))
     enough = all if every else any
     while True:
@@ -122,7 +122,7 @@ def wait(file: V3dFile, a: Arguments) -> None:
         if enough(o.fence is not None and o.fence.done for o in objects):
             break
         fail_if(deadline is not None and clock.now_ns >= deadline, errno.ETIME)
-        # Only another thread can help; host time passes, and emulated time with it.
+        # Only another thread can signal; wait in host time, and advance emulated time as much.
         linux.changed.wait(HOST_STEP_S)
         step = clock.now_ns + int(HOST_STEP_S * NS)
         clock.reach(step if deadline is None else min(step, deadline))

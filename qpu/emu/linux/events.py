@@ -1,4 +1,4 @@
-"""Hardware events as an emulation can count them, and monitors that add them up (drivers.md 3)."""
+"""Counts of hardware events, estimated from the statistics of a job, and performance monitors (drivers.md 3)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from qpu.emu.engine.machine import RunStats
 __all__ = ["Perfmon", "count_event"]
 
 CLOCKS_PER_INSTRUCTION = 4
-LINE = 64  # bytes of a cache line; ASSUMED for turning bytes into accesses
+LINE = 64  # bytes of a cache line; ASSUMED, for the conversion of bytes into accesses
 
 
 def count_event(name: str, stats: RunStats, clocks: int, profile: BoardProfile) -> int:
     """How often a named event happened, estimated from the statistics of a job.
 
-    Clocks and instruction counts are exact for the emulation; cache events follow from bytes as if every first touch
-    of a line missed. Graphics events are 0. None of it is a measurement of hardware.
+    Clocks and instruction counts are exact for the emulation. Cache events are computed from bytes, as if the first
+    access to each line missed. Graphics events are 0. The counts are not measurements of hardware.
     """
     busy = stats.instructions * CLOCKS_PER_INSTRUCTION
     reads = (stats.tmu_read_bytes + LINE - 1) // LINE
@@ -60,7 +60,7 @@ def count_event(name: str, stats: RunStats, clocks: int, profile: BoardProfile) 
 
 
 class Perfmon:
-    """Some counters of a file; values only grow."""
+    """A performance monitor of a file: counters whose values only grow."""
 
     def __init__(self, profile: BoardProfile, counters: bytes) -> None:
         self.profile = profile
@@ -68,7 +68,7 @@ class Perfmon:
         self.values = [0] * len(counters)
 
     def add(self, stats: RunStats, clocks: int) -> None:
-        """A job that it watches is over. Hardware counts in 32 bits and Linux adds per job."""
+        """Add a job that has ended. Hardware counts in 32 bits, and Linux adds the counts of each job."""
         names = COUNTERS[self.profile.isa]
         for i, counter in enumerate(self.counters):
             name = names[counter] if counter < len(names) else ""

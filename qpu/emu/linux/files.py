@@ -1,4 +1,4 @@
-"""The files of an emulated board that detection reads: device tree, /proc/cpuinfo, /sys/class/drm, /dev."""
+"""The files of an emulated board that board detection reads: device tree, /proc/cpuinfo, /sys/class/drm, /dev."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qpu.emu.boards import BoardProfile
 
 __all__ = ["OWNED", "FileTree", "Node", "board_files"]
 
-# What belongs to the board: below these, the emulated tree is the whole truth.
+# Paths that belong to the board: below them, only files of the emulated tree exist.
 OWNED = tuple(
     "/proc/device-tree /proc/cpuinfo /sys/firmware/devicetree /sys/class/drm /sys/bus/platform/drivers/v3d "
     "/sys/bus/platform/drivers/vc4-drm /sys/devices/platform/emulated /dev/dri /dev/vcio /dev/vcsm /dev/vcsm-cma "
@@ -30,7 +30,7 @@ _GROUPS = {"root": 0, "kmem": 15, "video": 44, "render": 106, "gpio": 993}
 
 @dataclass(slots=True)
 class Node:
-    """A file, directory, symbolic link or device. device: what opening it gives, such as ``v3d-card``."""
+    """A file, directory, symbolic link or device. device: key of `Linux.openers`, such as ``v3d-card``."""
 
     mode: int
     group: str = "root"
@@ -46,12 +46,12 @@ class Node:
         return stat.S_IFMT(self.mode)
 
     def as_stat(self) -> FileStat:
-        """For `Port.stat`."""
+        """The result of `Port.stat`."""
         return FileStat(self.mode, 0, _GROUPS[self.group], "root", self.group)
 
 
 class FileTree:
-    """Paths and nodes. Raises OSError with the errno that Linux gives."""
+    """A tree of nodes by path. Methods raise OSError with the errno of Linux."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {"/": Node(stat.S_IFDIR | 0o755)}
@@ -114,7 +114,7 @@ class FileTree:
         return at, self._nodes[at]
 
     def read(self, path: str) -> bytes:
-        """Contents of a file."""
+        """The contents of a file."""
         _, node = self.resolve(path)
         if node.kind == stat.S_IFDIR:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -123,14 +123,14 @@ class FileTree:
         return node.data
 
     def listdir(self, path: str) -> list[str]:
-        """Names in a directory, sorted."""
+        """The names in a directory, sorted."""
         _, node = self.resolve(path)
         if node.kind != stat.S_IFDIR:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         return sorted(node.names)
 
     def readlink(self, path: str) -> str:
-        """Target of a link as it was written."""
+        """The target of a link, not resolved."""
         _, node = self.resolve(path, follow=False)
         if node.kind != stat.S_IFLNK:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
@@ -138,7 +138,7 @@ class FileTree:
 
 
 def board_files(profile: BoardProfile) -> FileTree:
-    """The tree of a board. Source of names, owners and modes: drivers.md 1.1, 6.1, 7."""
+    """The file tree of a board. Source of names, owners and modes: drivers.md 1.1, 6.1, 7."""
     tree = FileTree()
     _device_tree(tree, profile)
     _cpuinfo(tree, profile)
@@ -197,7 +197,7 @@ def _v3d_node(tree: FileTree, base: str, node: str, compatible: str, reg: bytes,
     tree.file(f"{base}{node}/status", "okay\0")
 
 
-# Number of cores, "CPU part" of Arm. Only the Revision and Model lines mean anything to detection.
+# Number of cores, "CPU part" of Arm. Detection reads only the lines Revision and Model.
 _CPUS = {"BCM2835": (1, 0xB76), "BCM2836": (4, 0xC07), "BCM2837": (4, 0xD03)}
 _CPUS |= {"BCM2711": (4, 0xD08), "BCM2712": (4, 0xD0B)}
 
@@ -220,7 +220,7 @@ class _Card:
 
 
 def _cards(profile: BoardProfile) -> list[_Card]:
-    """Display and GPU cards in order of number."""
+    """The display and GPU cards in order of their numbers."""
     if profile.isa is Isa.VC4:
         return [_Card("vc4", "soc:gpu", "brcm,bcm2835-vc4", "platform-soc:gpu", True)]
     if profile.isa is Isa.V3D42:
@@ -244,7 +244,7 @@ def _drm(tree: FileTree, profile: BoardProfile) -> None:
             tree.file(f"{home}/gpu_stats", "queue\ttimestamp\tjobs\truntime\n")
         nodes = [(f"card{number}", number, "video", "card")]
         if card.render:
-            # Minors follow the order of probing, but only cards with a render node take one.
+            # Minor numbers follow the order of probing; only cards with a render node have one.
             nodes.append((f"renderD{renders}", renders, "render", "render"))
             renders += 1
         for name, minor, group, suffix in nodes:

@@ -1,4 +1,7 @@
-"""Jobs on the emulated GPU: one at a time, while a call waits for it or a stepper (`Linux.steppers`) advances it."""
+"""The queues of GPU jobs: one job runs at a time, while a call waits for it or `Linux.step` advances it.
+
+`V3dQueue` is the scheduler of the DRM driver, `Vc4Gpu` runs the launches of VideoCore IV.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,16 @@ from qpu.errors import EmuFault
 
 __all__ = ["Fence", "V3dQueue", "Vc4Gpu", "Work"]
 
-# Clocks between looks at the host: fixed, because where a run pauses may decide the order of threads. An execution that
-# is fast says so (attribute `slice`).
+# Clocks of a slice, after which signals and limits are checked. The number is fixed, because the places where a run
+# pauses may decide the order of threads. A fast execution has a larger slice (attribute `slice`).
 SLICE = 1 << 18
 
 
 @dataclass(eq=False, slots=True)
 class Fence:
-    """Signalled when a job is over, well or not. done_ns: emulated time of that, None before.
+    """A fence, which is signalled when its job ends, successfully or not.
 
-    fault: how it ended; every wait for it raises it.
+    done_ns: emulated time of the end; None before. fault: the fault of the job; every wait for the fence raises it.
     """
 
     done_ns: int | None = None
@@ -32,11 +35,11 @@ class Fence:
 
     @property
     def done(self) -> bool:
-        """True once signalled."""
+        """Whether the fence is signalled."""
         return self.done_ns is not None
 
     def signal(self, when_ns: int) -> None:
-        """The job is over."""
+        """Signal the fence, unless it is signalled already."""
         if self.done_ns is None:
             self.done_ns = when_ns
 
@@ -49,8 +52,8 @@ class Work:
     """A job in the queues of the DRM driver.
 
     owner: the open file; jobs of one file and `lane` run in order. cfg: CSD registers; None for a job of the CPU
-    queue, whose `action` runs at its start. waits: fences that come first. done: signalled at the end. counted: called
-    with statistics and clocks at the end. observed: True when results could still be seen after the file is closed.
+    queue, whose `action` runs at its start. waits: fences to wait for. done: signalled at the end. counted: called
+    with statistics and clocks at the end. observed: whether results can be seen after the file is closed.
     """
 
     owner: object
@@ -75,9 +78,9 @@ class Work:
 
 
 def advance(execution: Execution, clocks: int, limit: HostLimit) -> tuple[bool, int]:
-    """Run for about `clocks`. Returns: done, clocks that passed. Raises: EmuFault, also beyond the host limit.
+    """Run for about `clocks`. Returns: done, clocks that passed. Raises: EmuFault, also above the host limit.
 
-    An execution that knows that it never ends (attribute `stuck`) is not run: its time passes at once.
+    An execution that is known never to end (attribute `stuck`) does not run; only its emulated time passes.
     """
     if getattr(execution, "stuck", False):
         return execution.done, clocks
@@ -90,15 +93,15 @@ def advance(execution: Execution, clocks: int, limit: HostLimit) -> tuple[bool, 
 
 
 class V3dQueue:
-    """The scheduler of the DRM driver and the V3D machine below it."""
+    """The job scheduler of the DRM driver, which runs jobs on the V3D machine."""
 
     def __init__(self, linux: Linux) -> None:
         self.linux = linux
         self.queue: list[Work] = []
         self.active: Work | None = None
-        self.free_ns = 0  # the hardware is idle from then on
+        self.free_ns = 0  # emulated time from which on the hardware is idle
         self.resets = 0
-        self.fault: EmuFault | None = None  # of a job that ran without a wait; the next wait raises it
+        self.fault: EmuFault | None = None  # fault of a job that a stepper ran; the next wait raises it
         self._faulty: object = None  # the file of that job
         self._progress = Progress(linux.profile.name, "compute dispatch")
         linux.steppers.append(self.step)
@@ -107,7 +110,7 @@ class V3dQueue:
     # queueing
 
     def submit(self, work: Work) -> None:
-        """Queue a job; it starts when its fences and the hardware allow."""
+        """Queue a job. It starts when its fences are signalled and the hardware is idle."""
         self.queue.append(work)
         if work.cfg is not None:
             self.linux.submitted.run = work.run
@@ -115,7 +118,7 @@ class V3dQueue:
         self.linux.wake()
 
     def drop(self, owner: object) -> None:
-        """An open file is released: drop what has not started, finish what runs if its results could be seen."""
+        """Release an open file: drop its jobs, but first finish jobs due by now whose results can still be seen."""
         if self._faulty is owner:
             self.fault = None  # unreported faults are dropped with their file
         now = self.linux.clock.now_ns
@@ -141,7 +144,7 @@ class V3dQueue:
             self.linux.warn(str(fault))
 
     def abandon(self) -> None:
-        """Power off: nothing runs any more."""
+        """Power off: drop all jobs."""
         pending = [*self.queue, *([self.active] if self.active is not None else [])]
         self.active = None
         for work in pending:
@@ -173,7 +176,7 @@ class V3dQueue:
         return at
 
     def _next(self, until_ns: int | None) -> Work | None:
-        """The first job that can start by then; jobs of different files are taken first in, first out."""
+        """The first job that can start by `until_ns`; jobs of different files start first in, first out."""
         for work in self.queue:
             if self._runnable(work):
                 at = self._start_ns(work)
@@ -182,9 +185,9 @@ class V3dQueue:
         return None
 
     def run(self, until_ns: int | None, done: Callable[[], bool]) -> None:
-        """Let the GPU work until `done`, or until `until_ns`, or until nothing can move by itself.
+        """Run jobs until `done`, or until `until_ns`, or until no job can start.
 
-        Raises: EmuFault of a job, once; the job is over then. KeyboardInterrupt leaves everything resumable.
+        Raises: EmuFault of a job, once; the job has ended then. KeyboardInterrupt leaves a state that can be resumed.
         """
         fault, self.fault = self.fault, None
         if fault is not None:
@@ -204,7 +207,7 @@ class V3dQueue:
             self._progress.close()
 
     def step(self) -> bool:
-        """Run one slice without a wait; False when there is nothing to do."""
+        """Run one slice although no call waits; False when there is nothing to do."""
         if self.fault is not None:
             return False
         self._faulty = None
@@ -276,7 +279,7 @@ class V3dQueue:
             total = getattr(execution, "batches", None)
             self._progress.update((work.now_ns - work.start_ns) / NS, execution.batches_done, total)
             if finished:
-                # Counted from the start, so that rounding of slices does not add up.
+                # Computed from the start, so that rounding errors of the slices do not add up.
                 work.now_ns = work.start_ns + execution.clocks * NS // hz
                 self._finish(work)
                 return True
@@ -286,7 +289,7 @@ class V3dQueue:
         return until_ns is None or work.now_ns < until_ns
 
     def _watch(self, work: Work, execution: Execution) -> None:
-        """The watchdog: a job without finished batches since the last look is cancelled (drivers.md 1.6)."""
+        """The watchdog: cancel a job that has finished no batches since the last check (drivers.md 1.6)."""
         if execution.batches_done != work.seen:
             work.seen = execution.batches_done
             work.watch_ns += int(self.linux.profile.watchdog_s * NS)
@@ -311,9 +314,9 @@ class V3dQueue:
     # waiting
 
     def wait(self, fences: Sequence[Fence], deadline_ns: int | None, *, every: bool = True) -> bool:
-        """Wait for fences (all, or any). Returns False when time is up; emulated time has moved either way.
+        """Wait for all fences, or for any. Returns False on timeout. Emulated time advances in both cases.
 
-        deadline_ns: emulated time; None waits as long as it takes. Raises: EmuFault of one of them, each time.
+        deadline_ns: emulated time; None: no timeout. Raises: EmuFault of a fence, at every call.
         """
         enough = all if every else any
         self.run(deadline_ns, lambda: enough(f.done for f in fences))
@@ -332,7 +335,7 @@ class V3dQueue:
 
 
 class Vc4Gpu:
-    """QPU programs of VideoCore IV as the firmware or the register block start them."""
+    """The launches of VideoCore IV, which the firmware or the register block starts."""
 
     def __init__(self, linux: Linux) -> None:
         self.linux = linux
@@ -355,7 +358,7 @@ class Vc4Gpu:
         return self.active
 
     def run(self, until_ns: int) -> bool:
-        """Let what is active run until then; True when nothing is active any more.
+        """Run the active launch until `until_ns`; True when no launch is active.
 
         Raises: EmuFault, which ends the launch.
         """
@@ -393,11 +396,11 @@ class Vc4Gpu:
                 ended(execution)
 
     def abandon(self) -> None:
-        """What is active will never end."""
+        """End the active launch, which would never end by itself."""
         self._end()
 
     def power_off(self) -> None:
-        """Everything that runs is gone."""
+        """Power V3D off: end the active launch, reset registers and machine."""
         self._end()
         self.enabled = False
         for forget in self.on_power_off:

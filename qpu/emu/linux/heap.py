@@ -1,4 +1,4 @@
-"""First-fit allocation of physical memory on an emulated VideoCore IV board."""
+"""The first-fit allocator of physical memory on an emulated VideoCore IV board, for firmware and contiguous memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Heap"]
 
 
 class Heap:
-    """Memory in [base, base + size) of the address window, given out in page-aligned regions."""
+    """An allocator of page-aligned regions in [base, base + size) of the address window."""
 
     def __init__(self, memory: Memory, base: int, size: int) -> None:
         self.memory = memory
@@ -19,9 +19,9 @@ class Heap:
         self.regions: list[Region] = []  # by address
 
     def allocate(self, size: int, alignment: int, name: str) -> Region | None:
-        """A zero-filled region of `size` bytes (a page multiple), None when there is no room.
+        """A zero-filled region of `size` bytes, a multiple of the page size; None when there is no room.
 
-        While there is room a page stays free behind each region, so that running over an end hits nothing else.
+        If there is room, a page stays free after each region, so that an access past its end does not reach another.
         """
         step = max(PAGE, alignment, mmap.ALLOCATIONGRANULARITY)
         if alignment > 1 and step % alignment:
@@ -44,10 +44,10 @@ class Heap:
         return at if at + size <= self.base + self.size else None
 
     def free(self, region: Region) -> None:
-        """Give a region back."""
+        """Free a region."""
         self.regions.remove(region)
         self.memory.unmap(region)
 
     def holds(self, address: int, size: int) -> bool:
-        """True when [address, address + size) belongs to this heap, allocated or not."""
+        """Whether [address, address + size) belongs to this heap, allocated or not."""
         return self.base <= address and address + size <= self.base + self.size

@@ -1,4 +1,4 @@
-"""Identification registers of V3D 4.2 and 7.1, which GET_PARAM and /dev/mem both show."""
+"""The identification registers of V3D 4.2 and 7.1, for GET_PARAM and for /dev/mem."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["v3d_identity"]
 
 
 def v3d_identity(p: BoardProfile) -> dict[int, int]:
-    """Identification registers by number of GET_PARAM."""
+    """The identification registers, by parameter number of GET_PARAM."""
     ident = p.slices << 4 | p.qpus_per_slice << 8
     old = p.isa is Isa.V3D42
-    # 4.2: printed by boards (drivers.md 1.3); the VPM field and the low bits belong to the chip. 7.1: the upper bits of
-    # HUB_IDENT1, UIFCFG, HUB_IDENT2, the VPM field and IDENT2 are ASSUMED.
+    # 4.2: values of real boards (drivers.md 1.3); the VPM field and the low bits depend on the chip. 7.1: the upper
+    # bits of HUB_IDENT1, UIFCFG, HUB_IDENT2, the VPM field and IDENT2 are ASSUMED.
     return {
         Param.V3D_UIFCFG: 0x45,
         Param.V3D_HUB_IDENT1: 0x000E1124 if old else 0x000E1117,

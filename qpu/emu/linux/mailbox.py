@@ -1,4 +1,4 @@
-"""/dev/vcio of an emulated board: property messages to its firmware, QPU launches included (drivers.md 4)."""
+"""/dev/vcio of an emulated board: property messages to the firmware, which also launch QPU programs (drivers.md 4)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from qpu.errors import EmuFault, FaultPlace
 
 __all__ = ["Firmware", "VcioFile"]
 
-KERNEL_LIMIT_NS = NS  # Linux gives up on an answer after one second (drivers.md 4.1)
+LINUX_LIMIT_NS = NS  # Linux waits one second for an answer (drivers.md 4.1)
 TIMED_OUT = 0x8000_0000
 BUS_MASK = 0x3FFF_FFFF
 MAX_MESSAGE = 1 << 20
 V3D_CLOCK = 5
-# Allocation flags, bits 3:2, to the cache alias of the bus address (drivers.md 4.3).
+# Bits 3:2 of the allocation flags -> cache alias of the bus address (drivers.md 4.3).
 _ALIAS = {0: 0x0, 1: 0xC000_0000, 2: 0x8000_0000, 3: 0x4000_0000}
 _NAMES = {0x0003_0010: "EXECUTE_CODE", 0x0001_0007: "GET_CLOCKS"}
 
@@ -35,7 +35,7 @@ class _Block:
 
 
 class _ParseError(Exception):
-    """The firmware cannot read the message."""
+    """A message that the firmware cannot read."""
 
 
 class VcioFile(OpenFile):
@@ -48,7 +48,7 @@ class VcioFile(OpenFile):
         self._firmware = firmware
 
     def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
-        """Bytes of the message, from its first word."""
+        """Bytes of the message, which its first word holds."""
         return max(4, min(MAX_MESSAGE, int.from_bytes(peek(4), "little")))
 
     def ioctl(self, request: int, arg: bytearray) -> int:
@@ -60,7 +60,7 @@ class VcioFile(OpenFile):
         fail_if(total < 12 or total % 4, errno.EINVAL)
         fail_if(total > MAX_MESSAGE, errno.ENOMEM)
         fail_if(len(arg) < total, errno.EFAULT)
-        # The driver strips eight bytes in front and four behind and rebuilds them.
+        # The driver removes eight bytes at the start and four at the end, and makes them anew.
         tags = bytearray(arg[8 : total - 4])
         try:
             self._firmware.process(tags)
@@ -73,14 +73,14 @@ class VcioFile(OpenFile):
 
 
 class Firmware:
-    """The VideoCore firmware: memory, clocks, launches. Its memory handles belong to no process."""
+    """The VideoCore firmware: memory, clocks, launches. Its memory handles do not belong to a process."""
 
     def __init__(self, linux: Linux, gpu: Vc4Gpu | None) -> None:
         self.linux = linux
         self.gpu = gpu
         self.profile = linux.profile
         p = linux.profile
-        # Boards with DRM: the firmware's memory is not in the GPU's address space and useless here.
+        # On boards with DRM, the firmware's memory is not in the GPU's address space and not emulated.
         self.heap = Heap(linux.memory, p.gpu_mem_base, p.gpu_mem) if not p.is_drm else None
         self.blocks: dict[int, _Block] = {}
         self.clocks: dict[int, int] = dict(_CLOCKS) | {V3D_CLOCK: p.clock_hz}
@@ -105,7 +105,7 @@ class Firmware:
             if at + 12 > len(tags):
                 raise _ParseError
             room, sent = struct.unpack_from("<2I", tags, at + 4)
-            # The request length's top bit marks a reply; the firmware reads the value area whatever it says.
+            # The top bit of the request length marks a reply; the firmware ignores the length and reads the value area.
             end = at + 12 + (room + 3) // 4 * 4
             if end > len(tags):
                 raise _ParseError
@@ -120,7 +120,7 @@ class Firmware:
             at = end
 
     def _answer(self, tag: int, value: bytes, sent: int) -> bytes | None:
-        """Value bytes of the reply, None for a tag the firmware does not know."""
+        """Value bytes of the reply; None for a tag that the firmware does not know."""
         handler = _TAGS.get(tag)
         if handler is None:
             if tag in _NAMES:
@@ -177,7 +177,7 @@ class Firmware:
         if a[0]:
             gpu.enabled = True
         else:
-            # Whether several enables are counted is uncertain; one disable powers V3D off.
+            # Whether enables are counted is uncertain; here one disable powers V3D off.
             gpu.power_off()
         return _words(0)
 
@@ -187,13 +187,15 @@ class Firmware:
         if gpu is None or self.profile.kms:
             return _words(TIMED_OUT)
         if not gpu.enabled:
-            return self._unclear("v3d-off", "EXECUTE_QPU while the QPUs are not enabled (SET_ENABLE_QPU)")
+            return self._unknown_result("v3d-off", "EXECUTE_QPU while V3D is off", "enable it with SET_ENABLE_QPU")
         if not 1 <= count <= mailbox.MAX_PROGRAMS:
-            return self._unclear("execute-count", f"EXECUTE_QPU of {count} programs; 1 to {mailbox.MAX_PROGRAMS}")
+            advice = f"launch 1 to {mailbox.MAX_PROGRAMS} programs at a time"
+            return self._unknown_result("execute-count", f"EXECUTE_QPU of {count} programs", advice)
         return _words(self._execute(gpu, self._control_block(control, count), timeout_ms))
 
-    def _unclear(self, rule: str, message: str) -> bytes:
-        fault = EmuFault(rule, f"{message}, on the emulated {self.profile.name}")
+    def _unknown_result(self, rule: str, message: str, advice: str) -> bytes:
+        """The reply to a request whose result on hardware is unknown. Raises: EmuFault in strict mode."""
+        fault = EmuFault(rule, f"{message}, on the emulated {self.profile.name}", help=advice)
         if self.linux.strict:
             raise fault
         self.linux.warn(str(fault))
@@ -208,19 +210,21 @@ class Firmware:
                 "out-of-bounds",
                 f"the control block of EXECUTE_QPU, {size} bytes at 0x{control:08x}, is not GPU memory",
                 FaultPlace(self.profile.name, address=control),
+                help="pass the bus address of memory that was allocated and locked",
             )
         words = struct.unpack(f"<{2 * count}I", memory.view(at, size))
         return [(words[2 * i], words[2 * i + 1]) for i in range(count)]
 
     def _execute(self, gpu: Vc4Gpu, entries: list[tuple[int, int]], timeout_ms: int) -> int:
-        """Run to the end or to a limit, both on emulated time.
+        """Run to the end or to a limit of emulated time. Returns: the status.
 
-        Rule (drivers.md 4.4): status 0 when every program has ended and at least one wrote a non-zero value to the
-        host-interrupt register; ended without one: 0x80000000. Programs that go on: 0x80000000 after the firmware's
-        time, ETIMEDOUT when Linux's second is over first. They keep running, and later calls find the QPUs busy.
+        Rule (drivers.md 4.4): the status is 0 when every program has ended and at least one of them wrote a non-zero
+        value to the host-interrupt register; without such a write it is 0x80000000. If programs do not end, it is
+        0x80000000 after the firmware's timeout, or the call fails with ETIMEDOUT after Linux's second if that is
+        earlier. The programs keep running, and later calls find the QPUs busy.
         """
         clock = self.linux.clock
-        limit = min(timeout_ms * (NS // 1000), KERNEL_LIMIT_NS)
+        limit = min(timeout_ms * (NS // 1000), LINUX_LIMIT_NS)
         deadline = clock.now_ns + limit
         if gpu.active is None or gpu.run(deadline):
             clock.reach(gpu.now_ns)
@@ -233,7 +237,7 @@ class Firmware:
                 clock.reach(deadline)
                 return TIMED_OUT
         clock.reach(deadline)
-        fail_if(limit >= KERNEL_LIMIT_NS, errno.ETIMEDOUT)
+        fail_if(limit >= LINUX_LIMIT_NS, errno.ETIMEDOUT)
         return TIMED_OUT
 
     # facts
@@ -290,7 +294,7 @@ def _words(*values: int) -> bytes:
     return struct.pack(f"<{len(values)}I", *values)
 
 
-# Hz; what a board under load could answer. V3D comes from the profile.
+# Clock rates in Hz, plausible for a board under load. That of V3D is in the profile.
 _CLOCKS: Mapping[int, int] = {
     1: 250_000_000,
     2: 48_000_000,

@@ -1,4 +1,4 @@
-"""A progress bar on the terminal while a long emulation runs. Host time drives it, and nothing else."""
+"""The progress bar on the terminal while a long emulation runs. It depends on host time only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AGAIN_S = 0.5
 
 
 class Progress:
-    """Shows how far a job is, once it has taken about two seconds; on a terminal only, and only where tqdm is."""
+    """A progress bar, shown after about two seconds of a job, on a terminal only, and only if tqdm is installed."""
 
     def __init__(self, board: str, what: str) -> None:
         self._label = f"qpu: emulating {board}, {what}"
@@ -22,11 +22,11 @@ class Progress:
         self.begin()
 
     def begin(self) -> None:
-        """A job starts."""
+        """Start a job."""
         self._next = time.monotonic() + FIRST_S
 
     def update(self, emulated_s: float, done: int, total: int | None) -> None:
-        """done, total: threads that ended, threads in all (None: unknown)."""
+        """Update the bar. done, total: threads that have ended, all threads (None: unknown)."""
         now = time.monotonic()
         if now < self._next:
             return
@@ -49,7 +49,7 @@ class Progress:
         return tqdm(total=total, desc=self._label, unit="thread", leave=False, file=sys.stderr)
 
     def close(self) -> None:
-        """Remove the bar; another `update` of the same job brings it back."""
+        """Remove the bar; another `update` of the same job shows it again."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

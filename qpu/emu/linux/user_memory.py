@@ -1,4 +1,4 @@
-"""Memory of the calling process, as Linux reads and writes it: a bad pointer is EFAULT, not a crash."""
+"""Access to the memory of the calling process, as Linux does it: a bad pointer gives EFAULT instead of a crash."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 __all__ = ["read_user", "read_words", "write_user"]
 
 _CHECKED = sys.platform.startswith("linux")
-# The system's own: under `qpu emulate` those of `os` are replaced.
+# The functions of the system: `qpu emulate` replaces those of `os`.
 _OPEN, _PREAD, _CLOSE = os.open, getattr(os, "pread", None), os.close
 _LIMIT = 1 << 8 * ctypes.sizeof(ctypes.c_void_p)
 
@@ -21,11 +21,11 @@ def _fault() -> OSError:
 
 
 def _probe(address: int, size: int) -> bytes:
-    """The bytes, checked by the operating system where it can be asked."""
+    """The bytes at an address. On Linux, the host's Linux checks the address."""
     if not 0 < address <= _LIMIT - size:
         raise _fault()
     if _CHECKED and _PREAD is not None:
-        # Opened each time: after fork an inherited descriptor would show the parent's memory.
+        # Opened each time: after a fork, an inherited descriptor would access the parent's memory.
         fd = _OPEN("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
         try:
             data = _PREAD(fd, size, address) if address < 1 << 63 else b""

@@ -1,4 +1,4 @@
-"""/dev/vcsm-cma and /dev/vcsm of an emulated board: memory that CPU and VideoCore IV share (drivers.md 5)."""
+"""/dev/vcsm-cma and /dev/vcsm of an emulated board: memory for both the CPU and VideoCore IV (drivers.md 5)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ L2_CACHED = 0x4000_0000
 
 
 class CmaHeap:
-    """Linux's contiguous memory, reached through VCSM-CMA."""
+    """Linux's contiguous memory area, from which VCSM-CMA allocates."""
 
     def __init__(self, linux: Linux) -> None:
         self.linux = linux
@@ -34,7 +34,7 @@ class CmaHeap:
         linux.openers["vcsm-cma"] = partial(CmaFile, self)
 
     def allocate(self, size: int, name: str) -> Region:
-        """A region, page-rounded. Raises: OSError EINVAL, ENOMEM."""
+        """A region of `size` bytes, rounded up to pages. Raises: OSError EINVAL, ENOMEM."""
         page = self.linux.profile.page_size
         size = (size + page - 1) // page * page & 0xFFFFFFFF
         fail_if(size == 0, errno.EINVAL)
@@ -44,12 +44,12 @@ class CmaHeap:
         return region
 
     def bus_address(self, region: Region) -> int:
-        """The uncached alias. On BCM2835 other aliases may appear (uncertain); here it is the same everywhere."""
+        """The bus address of a region, in the uncached alias. On BCM2835 other aliases may be used (uncertain)."""
         return region.address | UNCACHED
 
 
 class _Node(OpenFile):
-    """An open node whose driver looks at the number of a request only. calls: by name of the ioctl."""
+    """An open node whose driver dispatches on the number of a request only. calls: handlers by ioctl name."""
 
     letter: ClassVar[str]
     calls: Mapping[str, Callable[[Arguments], None]]
@@ -59,7 +59,7 @@ class _Node(OpenFile):
         return next((r for r in rows if r.nr == request & 0xFF and r.type == ord(self.letter)), None)
 
     def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
-        """By number: the handlers do not look at the size bits."""
+        """Bytes of the argument by number: the handlers ignore the size bits."""
         row = self._row(request)
         if row is not None and row.argument:
             return row.layout(self.linux.pointer_size).size
@@ -90,7 +90,7 @@ class CmaFile(_Node):
     def __init__(self, heap: CmaHeap, path: str) -> None:
         super().__init__(heap.linux, path)
         self._heap = heap
-        # CLEAN_INVALID2 and everything unknown: EINVAL in current versions of Linux.
+        # CLEAN_INVALID2 and unknown requests fail with EINVAL in current versions of Linux.
         self.calls = {"VC_SM_CMA_IOCTL_MEM_ALLOC": self._alloc, "VC_SM_CMA_IOCTL_MEM_IMPORT_DMABUF": self._import}
 
     def _alloc(self, a: Arguments) -> None:
@@ -137,7 +137,7 @@ class _Shared:
 
 
 class CmaBuffer(OpenFile):
-    """A dma-buf of contiguous memory."""
+    """An open dma-buf of contiguous memory."""
 
     label = "dma-buf"
 
@@ -147,24 +147,24 @@ class CmaBuffer(OpenFile):
         shared.take()
 
     def ioctl(self, request: int, arg: bytearray) -> int:
-        """Only DMA_BUF_IOCTL_SYNC."""
+        """Perform DMA_BUF_IOCTL_SYNC, the only ioctl."""
         return dma_buf_ioctl(self.linux, request, arg)
 
     def mmap(self, size: int, offset: int) -> Span | RegisterBlock:
-        """Map a part."""
+        """Map a part of the memory."""
         shared = self.shared
         fail_if(size <= 0 or offset + size > shared.region.size, errno.EINVAL)
         shared.take()
         return Span(shared.region.address + offset, size, shared.drop)
 
     def release(self) -> None:
-        """The last descriptor is gone."""
+        """Drop the memory, after the last descriptor was closed."""
         self.shared.drop()
 
 
 @dataclass(eq=False, slots=True)
 class _Plain:
-    """An allocation of /dev/vcsm. locked: user addresses given by LOCK."""
+    """An allocation of /dev/vcsm. It is freed when `freed` is set and `maps` is 0."""
 
     region: Region
     cached: int
@@ -174,8 +174,9 @@ class _Plain:
 
 
 class VcsmDevice:
-    """/dev/vcsm: memory of the firmware, known by GUID. 32-bit processes on a 64-bit system cannot use it on hardware;
-    here the system is as wide as the process.
+    """The device /dev/vcsm: memory of the firmware, identified by GUID.
+
+    On a real board, 32-bit processes on a 64-bit Linux cannot use it; the emulated Linux is as wide as the process.
     """
 
     def __init__(self, linux: Linux, heap: Heap | None) -> None:
@@ -185,7 +186,7 @@ class VcsmDevice:
         linux.openers["vcsm"] = partial(VcsmFile, self)
 
     def heap(self) -> Heap:
-        """Where memory comes from. Raises: OSError EPERM when there is none."""
+        """The allocator of the memory. Raises: OSError EPERM on boards that have none."""
         if self._heap is None:
             raise fail(errno.EPERM)
         return self._heap
@@ -212,7 +213,7 @@ class VcsmFile(_Node):
         }
 
     def argument_size(self, request: int, peek: Callable[[int], bytes]) -> int:
-        """By number; the blocks of CLEAN_INVALID2 follow its head."""
+        """Bytes of the argument by number; the blocks of CLEAN_INVALID2 follow its structure."""
         size = super().argument_size(request, peek)
         if request & 0xFF == vcsm.IOCTLS["VMCS_SM_IOCTL_MEM_CLEAN_INVALID2"].nr:
             size += peek(1)[0] * self._block_size
@@ -223,7 +224,7 @@ class VcsmFile(_Node):
         return vcsm.layout("vmcs_sm_ioctl_clean_invalid_block", self.linux.pointer_size).size
 
     def unknown(self, row: Ioctl | None, request: int) -> Exception:
-        """Requests that exist are not modelled."""
+        """The exception for a request without a handler: requests that exist are not modelled."""
         if row is None:
             return fail(errno.EINVAL)
         return self.linux.not_modelled(f"{row.name} (request 0x{request:08x})")
@@ -250,7 +251,7 @@ class VcsmFile(_Node):
 
     def _lock(self, a: Arguments) -> None:
         self._block(a["handle"]).locks += 1
-        # The user address of the map, as far as 32 bits hold it.
+        # The low 32 bits of the user address of the map.
         a["addr"] = self.addresses.get(a["handle"], 0) & 0xFFFFFFFF
 
     def _unlock(self, a: Arguments) -> None:
@@ -269,7 +270,7 @@ class VcsmFile(_Node):
         a["addr"] = block.region.address | (L2_CACHED if block.cached & vcsm.Cache.VC else UNCACHED)
 
     def _clean(self, a: Arguments) -> None:
-        """Cache maintenance has no effect on memory that both sides see at once; the blocks are checked."""
+        """Cache maintenance: the blocks are checked; there is no effect, because the memory is coherent."""
         start, size, data = a.layout.size, self._block_size, a.data
         end = start + a["op_count"] * size
         fail_if(len(data) < end, errno.EFAULT)
@@ -299,7 +300,7 @@ class VcsmFile(_Node):
                 self._device.heap().free(block.region)
 
     def release(self) -> None:
-        """The last descriptor is gone: everything is freed once its maps are gone."""
+        """Free all allocations, after the last descriptor was closed; mapped ones are freed when they are unmapped."""
         for block in self.blocks.values():
             block.freed = True
         self._collect()
