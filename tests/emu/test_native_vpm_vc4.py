@@ -134,3 +134,47 @@ def test_unread_vectors_are_reported_the_same() -> None:
     want, got = same(place(source), [[vectors(2, 3)]])
     assert any("unread" in f for f in want.stats.faults)
     assert got.stats.faults == want.stats.faults
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["lenient", "strict"])
+@pytest.mark.parametrize(
+    ("rows", "depth", "x", "y", "beyond"),
+    [
+        (4, 16, 0, 0, ""),
+        (4, 15, 1, 0, ""),
+        (1, 16, 0, 63, ""),
+        (4, 16, 1, 0, "past column 15"),
+        (4, 2, 15, 0, "past column 15"),
+        (2, 16, 0, 63, "past row 63"),
+    ],
+)
+def test_stores_past_the_edges_are_reported_the_same(
+    rows: int, depth: int, x: int, y: int, beyond: str, strict: bool
+) -> None:
+    """The reference engine takes the set-up before a loop; the loop performs the stores."""
+
+    def source(q: Asm) -> None:
+        for n in range(3):
+            q.mov(q.ra[n], q.uniform)
+        q.ldi(q.r3, ROUNDS)
+        q.setup_dma_store_stride(0)
+        q.mov(q.vw_setup, q.ra[1])
+        for _ in range(4):
+            q.mov(q.vpm, q.r3)
+        q.mov(q.vw_setup, q.ra[2])
+        q.nops(3)
+        again = q.label("again")
+        q.mov(q.vw_addr, q.ra[0])
+        q.wait_dma_store()
+        q.sub(q.r3, q.r3, 1, push="z")
+        q.b(again, cond="anynz")
+        q.nops(3)
+        q.end()
+
+    store = 2 << 30 | rows << 23 | depth << 16 | 1 << 14 | y << 7 | x << 3
+    want, got = same(place(source), [[OUT, vectors(0, 0), store]], strict=strict)
+    told = [want.fault] if strict else want.stats.faults
+    assert any(beyond in text for text in told) if beyond else not any(told)
+    assert np.array_equal(want.data, got.data)
+    if not strict:
+        assert (spent(got) >= ROUNDS) == bool(beyond)
