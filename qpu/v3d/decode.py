@@ -100,7 +100,7 @@ def tables(isa: Isa, unit: Unit) -> Tables:
 def decode(isa: Isa, word: int) -> Instr:
     """The instruction of a 64-bit word. Raises: DecodeError with the word and its first undefined field."""
     if not 0 <= word < 1 << 64:
-        raise UsageError(f"{word:#x} is not an instruction word", help="pass an integer of 64 bits")
+        raise UsageError(f"{word:#x} is not a 64-bit word", help="pass an instruction word: 0..2**64-1")
     if not word >> 58:
         return _decode_branch(isa, word)
     v42 = isa is _V3D42

@@ -1,6 +1,6 @@
-"""VideoCore IV (Raspberry Pi 0 to 3): instructions, builder, text, checker.
+"""The instruction set of VideoCore IV (Raspberry Pi 0 to 3): instructions, builder, text, checker.
 
-Names are loaded when first used. `encode`, `decode` and `effects` are modules; their functions have the same names.
+Names are imported on first use. `encode`, `decode` and `effects` are modules; their functions have the same names.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The typed builder of VideoCore IV under the name that the one of V3D has: `qpu.v3d.asm`.
+"""The typed builder of VideoCore IV, as programs import it; the counterpart of `qpu.v3d.asm`.
 
-Its names are loaded when first used; they live in `qpu.vc4.builder`.
+Its names are imported from `qpu.vc4.builder` on first use.
 """
 
 from __future__ import annotations

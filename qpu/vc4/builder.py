@@ -8,8 +8,8 @@
 
     program = assemble(scale)
 
-A method records one instruction; a chained operation becomes its MUL half. `qpu.vc4.pairing` chooses read ports and
-write swap. Mistakes are collected and raised together, each at the line that made it (`qpu.core.builder`).
+A method records one instruction; a chained operation becomes its MUL half. `qpu.vc4.pairing` assigns read ports and
+write swap. Errors are reported together, each at the user's line (`qpu.core.builder`).
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ class Absolute:
 
 
 Target: TypeAlias = str | Label | int | RegA | Absolute
-"""Where a branch goes: a label or its name, a byte offset, the address in a register, or ``q.absolute(...)``."""
+"""A branch target: a label or its name, a byte offset, the address in a register, or ``q.absolute(...)``."""
 
-_halves: dict[tuple[object, ...], Half] = {}  # by the arguments of the method; operands are shared, so identity decides
-_alus: dict[tuple[Half, Half, int], Alu] = {}  # what `combine` made of two halves and a signal
+_halves: dict[tuple[object, ...], Half] = {}  # by the arguments of the method; operands are compared by identity
+_alus: dict[tuple[Half, Half, int], Alu] = {}  # results of `combine` by two halves and a signal
 
 
 def _setup(register: str, make: Callable[P, int]) -> Callable[Concatenate[Asm, P], None]:
@@ -110,10 +110,10 @@ class Asm(Ops, Builder[Instr]):
     def _add(self, op: int, d: Any, a: Any, b: Any, cond: Any, push: Any, sig: Any) -> int:
         frame = _getframe(2)
         while frame.f_code.co_filename in LAYERS:
-            frame = frame.f_back  # type: ignore[assignment]  # somebody outside called
+            frame = frame.f_back  # type: ignore[assignment]  # the outermost caller is outside
         try:
             half = _halves.get((op, d, a, b, cond, push))
-        except TypeError:  # an operand that cannot be hashed is not one
+        except TypeError:  # not hashable, so not a valid operand
             half = None
         if half is None:
             half = self._make(Unit.ADD, op, d, a, b, cond, push, 0)
@@ -253,11 +253,11 @@ class Asm(Ops, Builder[Instr]):
         self._record_branch(instr, label)
 
     def _branch(self, target: Any, cond: Any, reg: Any, link: Any, link2: Any) -> tuple[Branch, str | None]:
-        """The branch, and the label that its target is."""
+        """The branch, and the name of its target label, if it has one."""
         code = regs.branch_cond(cond) if isinstance(cond, str) else None
         if code is None:
             names = [c.name for c in regs.BRANCH_CONDS]
-            help = suggest(cond, names) or "leave it out for a branch in any case"
+            help = suggest(cond, names) or "leave it out for an unconditional branch"
             raise Refused("branch-condition", f"{cond!r} is not a branch condition", ", ".join(names), help)
         if isinstance(target, BadOperand):
             raise target.why
@@ -349,11 +349,11 @@ class Asm(Ops, Builder[Instr]):
         self._record(Semaphore(imm=acquire | number))
 
     def mutex_acquire(self) -> None:
-        """Take the mutex; waits for it."""
+        """Acquire the mutex; waits until it is free."""
         self.read(self.mutex)
 
     def mutex_release(self) -> None:
-        """Give the mutex back."""
+        """Release the mutex."""
         self.mov(self.mutex, 1)
 
     def interrupt(self) -> None:
@@ -361,7 +361,7 @@ class Asm(Ops, Builder[Instr]):
         self.mov(self.host_interrupt, 1)
 
     def end(self, *, interrupt: bool = True) -> None:
-        """End the program: a host interrupt if wanted, the program end and its two delay slots."""
+        """End the program: the program end with its two delay slots, after a host interrupt if `interrupt` is true."""
         if interrupt:
             self.mov(self.host_interrupt, 1)
         self.nop(sig=self.thrend)
@@ -374,7 +374,7 @@ class Asm(Ops, Builder[Instr]):
             self.nop()
 
     def raw(self, word: int) -> None:
-        """Any 64-bit word as it is; the checker still looks at it."""
+        """Record a 64-bit instruction word; the hazard rules apply to it, too."""
         number = integer(word)
         if number is None or not 0 <= number < 1 << 64:
             help = "write the word as an integer"
@@ -428,7 +428,7 @@ def _condition(cond: Any) -> int | None:
 
 def _check_push(push: object) -> None:
     if push is not None and push != "z":
-        raise Refused("push", f"{push!r} is not a push", "'z'", "push='z' sets the flags Z, N and C")
+        raise Refused("push", f"{push!r} is not a push", "'z'", "pass push='z' to set the flags Z, N and C")
 
 
 def _results(first: Dst | None, second: Dst | None) -> tuple[DstField, DstField, Results]:
@@ -444,8 +444,8 @@ def _results(first: Dst | None, second: Dst | None) -> tuple[DstField, DstField,
 def assemble(fn: Callable[Concatenate[Asm, P], None], /, *args: P.args, **kwargs: P.kwargs) -> Code:
     """The program that ``fn(q, *args, **kwargs)`` builds, hazard rules applied.
 
-    Raises: AsmError with every mistake of the program, each at its line; HazardError when it breaks a rule of the
-    hardware. `build` does the same without the hazard rules.
+    Raises: AsmError with every error of the program, each at its line; HazardError with every broken rule. `build` does
+    the same without the hazard rules.
     """
     program = build(fn, *args, **kwargs)
     from qpu.vc4.hazards import enforce

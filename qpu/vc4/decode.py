@@ -1,11 +1,12 @@
-"""The decoder of VideoCore IV: 64-bit words to instructions.
+"""The decoder of VideoCore IV, from 64-bit words to instructions.
 
-Every word decodes. Words of a reserved load-immediate variant become `Reserved`; reserved opcodes, pack modes and
-branch conditions keep their fields, and `reserved` says what is wrong with them. Source: docs/hardware/vc4.md 2.
+Every word decodes. A word of a reserved load-immediate variant becomes `Reserved`; reserved opcodes, pack modes and
+branch conditions keep their fields, and `reserved` explains them. Source: docs/hardware/vc4.md 2.
 """
 
 from __future__ import annotations
 
+from qpu.errors import UsageError
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode, Reserved, Semaphore
 from qpu.vc4.ops import ADD_OPS
 from qpu.vc4.pack import PACK_MUL
@@ -18,9 +19,9 @@ _MODES = {0: LoadMode.WORD, 1: LoadMode.PER_ELEMENT_SIGNED, 3: LoadMode.PER_ELEM
 
 
 def decode(word: int) -> Instr:
-    """The instruction in a word; `encode` gives the word back. Total over 0..2**64-1, ValueError outside."""
+    """The instruction in a word; `encode` gives the word back. Raises: UsageError outside 0..2**64-1."""
     if not 0 <= word < 1 << 64:
-        raise ValueError(f"{word:#x} is not a 64-bit word")
+        raise UsageError(f"{word:#x} is not a 64-bit word", help="pass an instruction word: 0..2**64-1")
     w = word
     sig = w >> 60
     if sig <= SIG_SMALL_IMM:
@@ -50,7 +51,7 @@ _OTHERS = (1 << 64) - 1 ^ (_FIFTH - (_FIFTH >> 5))  # all bits but 4:0 of these
 
 
 def shape(word: int) -> int:
-    """The word with 0 in the place of every ra0..ra31 and rb0..rb31 of an ALU instruction."""
+    """The word with register 0 instead of every ra0..ra31 and rb0..rb31 of an ALU instruction."""
     if not 0 <= word < 14 << 60:
         return word
     high = word & _FIFTH
@@ -58,7 +59,7 @@ def shape(word: int) -> int:
 
 
 def reserved(instr: Instr) -> str | None:
-    """What makes an instruction's encoding reserved, for people; None when it is a defined one."""
+    """Why the encoding of an instruction is reserved; None when it is defined."""
     if isinstance(instr, Reserved):
         return f"load immediate variant {instr.word >> 57 & 7} is reserved (0, 1, 3 and 4 are defined)"
     if isinstance(instr, Branch):

@@ -1,12 +1,12 @@
-"""Effects of VideoCore IV instructions and of their halves: the facts that checker, emulator and scheduler work with.
+"""Effects of VideoCore IV instructions and of their halves, for hazard checker, emulator and schedulers.
 
 Resources: ``ra0``..``ra31``, ``rb0``..``rb31``, ``r0``..``r5``, ``flags``, ``semaphore0``..``semaphore15``,
 ``tmu0_result``, ``tmu1_result``, ``tlb_result``, and the effects of the rows in `qpu.vc4.regs` (``uniform``, ``sfu``,
 ``vpm_read``, ``tmu0_s`` ...). A special function writes ``sfu`` and, later, ``r4``. T, R and B writes of a TMU read
-``uniform``; so does the S write that ends such a request, which one instruction alone does not tell.
+``uniform``; so does the S write that ends such a request, but that depends on earlier instructions.
 
 Events: every signal by its first name but ``none``; ``load r4``, ``load tlb``, ``program end``, ``thread switch``;
-``tlb write``; ``rotate X``, ``rotate by r5``; ``branch``; ``flow``: something that rules which count look at.
+``tlb write``; ``rotate X``, ``rotate by r5``; ``branch``; ``flow``: relevant to `qpu.vc4.hazards_flow`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def has_rotation(i: Instr) -> bool:
 
 
 def read_addresses(i: Instr) -> tuple[tuple[File, int], ...]:
-    """(file, address) of every register-file read that the instruction names; address 39 is none."""
+    """(file, address) of each register-file read of the instruction; address 39 reads nothing."""
     if isinstance(i, Branch):
         return ((_A, i.raddr_a),) if i.reg else ()
     if not isinstance(i, Alu):
@@ -86,7 +86,7 @@ def _is_register(addr: int) -> bool:
     return addr < 36 or addr == 37
 
 
-# Parts of effects are made once and kept, so that what is derived from them can be kept by identity.
+# The effects of parts are cached, so that values derived from them can be cached by identity.
 
 
 @cache
@@ -102,7 +102,7 @@ def _read(file: File, addr: int) -> Effects:
 
 @cache
 def _write(file: File, addr: int, never: bool, whole: bool) -> Effects:
-    """A result. never: under the condition `never`. whole: in all lanes and bits."""
+    """The effects of a result. never: its condition is `never`. whole: it is written in all lanes and bits."""
     row = regs.writer(file, addr) if addr >= 32 else None
     name = f"{file.prefix}{addr}" if row is None else row.effect
     if never and addr < 36:
@@ -166,7 +166,7 @@ _BRANCH: Final = Effects(events=frozenset({"branch"}))
 
 
 def parts(i: Instr) -> list[Effects]:
-    """What the effects of an instruction are made of; parts that are equal are the same object."""
+    """The effects of the parts of an instruction; equal parts are the same object."""
     out: list[Effects] = [_read(file, addr) for file, addr in read_addresses(i)]
     for file, addr, cond in write_targets(i):
         out.append(_write(file, addr, not cond, cond == 1 and not _partial(i, file, addr)))
@@ -190,7 +190,7 @@ def parts(i: Instr) -> list[Effects]:
 
 
 def _partial(i: Instr, file: File, addr: int) -> bool:
-    """True when the pack of the instruction leaves bits of this destination as they were."""
+    """True when the pack of the instruction does not write all bits of this destination."""
     if isinstance(i, Branch | Reserved) or not i.pack:
         return False
     if i.pm:
@@ -205,5 +205,5 @@ def _effects(i: Instr) -> Effects:
 
 
 def effects(instr: Instr | int) -> Effects:
-    """Effects of an instruction or word."""
+    """The effects of an instruction or word."""
     return _effects(decode(instr) if isinstance(instr, int) else instr)

@@ -1,4 +1,4 @@
-"""The encoder of VideoCore IV: the only place where instruction words are assembled from fields.
+"""The encoder of VideoCore IV, from instructions to 64-bit words; no other module assembles words from fields.
 
 Layouts are those of docs/hardware/vc4.md 2; `qpu.vc4.decode` is the inverse.
 """
@@ -18,7 +18,7 @@ ALU = Layout(
 )
 LOAD_IMM = Layout(
     "sig:4 unpack:3 pm:1 pack:4 cond_add:3 cond_mul:3 sf:1 ws:1 waddr_add:6 waddr_mul:6 imm:32"
-)  # variant in the place of `unpack`
+)  # `unpack` holds the variant
 BRANCH = Layout("sig:4 unused:4 cond:4 rel:1 reg:1 raddr_a:5 ws:1 waddr_add:6 waddr_mul:6 imm:32")
 
 NOP_WORD = 0x100009E7009E7000
@@ -29,7 +29,7 @@ _BRANCH_FIELDS = ("unused", "cond", "rel", "reg", "raddr_a", "ws", "waddr_add", 
 
 
 def _misfit(message: str, allowed: str) -> AsmError:
-    return AsmError.of(Diagnostic("field-range", message, allowed=allowed))
+    return AsmError.of(Diagnostic("field-range", message, allowed=allowed, help="use a value in that range"))
 
 
 def _pack(layout: Layout, values: dict[str, int]) -> int:

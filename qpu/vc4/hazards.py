@@ -1,4 +1,4 @@
-"""The checker of VideoCore IV programs: applies the rules of `qpu.vc4.rules` along every control-flow path."""
+"""The hazard checker of VideoCore IV programs: applies the rules of `qpu.vc4.rules` along every control-flow path."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def facts_of(instr: Instr) -> Facts:
 
 
 class _Shape(NamedTuple):
-    """What is known of a word apart from its registers, and where those are: bit in the word, masks by number."""
+    """The facts of a word without its registers. registers: bit position in the word, window masks by number."""
 
     facts: Facts
     registers: tuple[tuple[int, Sequence[tuple[int, int]]], ...] = ()
@@ -54,13 +54,13 @@ def _shaped(word: int) -> _Shape:
         (38 if file == instr.ws else 32, _WRITES[file]) for file, n, cond in write_targets(instr) if n < 32 and cond
     ]
     after, before, breaches = facts
-    for _, table in found:  # the word has register 0 in the place of all
+    for _, table in found:  # the word has register 0 instead of all others
         after, before = after & ~(table[0][0] & ~table[1][0]), before & ~(table[0][1] & ~table[1][1])
     return _Shape(Facts(after, before, breaches), tuple(found))
 
 
 _SHAPES: Final = Memo(_shaped)
-_new: Final = tuple.__new__  # makes a named tuple in half the time
+_new: Final = tuple.__new__  # twice as fast as calling the class
 
 
 def _facts(word: int) -> Facts:
@@ -81,7 +81,7 @@ def check(words: Iterable[int]) -> list[Finding]:
 
 
 def enforce(program: Code) -> None:
-    """Raise HazardError for the errors among the findings, at their source lines; nothing when there are none."""
+    """Raise HazardError for the findings of severity error, at their source lines; return if there are none."""
     raise_errors(check(program.code), program)
 
 
@@ -134,7 +134,7 @@ class _Checker:
         return RULES.sorted(found)
 
     def breaks(self, entered: set[int]) -> frozenset[int]:
-        """Instructions that the one before never reaches: behind an unconditional branch and its delay slots."""
+        """Instructions never reached from the one before: those after an unconditional branch and its delay slots."""
         return frozenset(
             at + BRANCH_SLOTS + 1
             for at, b in self.branches.items()
@@ -142,7 +142,7 @@ class _Checker:
         )
 
     def mark_textures(self) -> None:
-        """S writes that follow T, R or B belong to a texture request and take a uniform; in order of the text."""
+        """Mark S writes after T, R or B writes, in text order: they belong to texture requests and take a uniform."""
         pending = [False, False]
         for index, f in enumerate(self.facts):
             if not f.after & _TMU:
@@ -185,9 +185,9 @@ class _Checker:
 
 
 def _apart(writer: Instr, reader: Instr) -> bool:
-    """True when no lane reads what was written: opposite conditions and flags that have not changed in between.
+    """True when no lane reads the written value: opposite conditions, and flags that have not changed in between.
 
-    Operations that set flags read in every lane of their condition too, so the same test serves them.
+    The test holds for operations that set flags, too: they read only in the lanes of their condition.
     """
     if not isinstance(reader, Alu) or not isinstance(writer, Alu | LoadImm) or writer.sf:
         return False

@@ -1,7 +1,7 @@
-"""Hazard rules of VideoCore IV that count over a program: TMU and VPM FIFOs, TMU exchange, thread switches.
+"""Hazard rules of VideoCore IV that count events along the control flow: TMU and VPM FIFOs, thread switches.
 
-A forward analysis over the control flow. Where it cannot know (after calls, behind computed branches) it
-reports nothing. All of these rules are warnings.
+`flow_findings` is a forward data-flow analysis. Where the state is not known (after calls and computed branches) it
+reports nothing. All findings are warnings.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _CAP = 9  # beyond the depth of every FIFO
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What is known before an instruction. tmu: results outstanding, at most. carried: of those, requested before the
-    last switch. vpm: vectors still to be read, None when unknown."""
+    """The state before an instruction. tmu: largest number of outstanding results of each TMU. carried: those of them
+    that were requested before the last switch. vpm: vectors still to be read, None when unknown."""
 
     tmu: tuple[int, int] = (0, 0)
     carried: tuple[int, int] = (0, 0)
@@ -92,7 +92,7 @@ def _vpm_step(s: _State, i: Instr, e: Effects, report: Report) -> _State:
     if asked:
         if s.vpm is not None and s.vpm > 1:
             report("H25", f"a VPM read set-up while {s.vpm} vectors of the last one are outstanding is ignored")
-        # A set-up after an unknown past starts a known one: what was fetched before should have been read.
+        # After an unknown state, assume that all vectors of earlier set-ups have been read.
         return replace(s, vpm=asked if s.vpm is None else s.vpm + asked)
     return s
 
@@ -101,7 +101,7 @@ def _signal_step(s: _State, events: frozenset[str], report: Report) -> _State:
     for unit in (0, 1):
         if f"ldtmu{unit}" in events:
             if s.tmu[unit] == 0:
-                report("H26", f"a result of TMU{unit} is loaded, but nothing was requested: the QPU waits for ever")
+                report("H26", f"a result of TMU{unit} is loaded, but none was requested: the QPU waits forever")
             s = replace(s, tmu=_change(s.tmu, unit, -1), carried=_change(s.carried, unit, -1))
     if "thread switch" in events:
         if s.last:
@@ -128,7 +128,7 @@ def flow_findings(
 ) -> Iterator[tuple[str, int, str]]:
     """(rule, index, message). relevant: the instructions, of `count`, that change the state.
 
-    successors: of an instruction. unknown: instructions entered with an unknown past.
+    successors: of an instruction. unknown: instructions that are entered with an unknown state.
     """
     before: dict[int, _State | None] = {0: _State(), **dict.fromkeys(unknown)}
     work = list(before)

@@ -1,4 +1,4 @@
-"""Hazard rules of VideoCore IV that concern one instruction."""
+"""Hazard rules within one VideoCore IV instruction: shared units, VPM set-up, conditions and packs of I/O writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qpu.vc4.regs import File, Register
 __all__ = ["PERIPHERALS", "peripherals", "same_instruction"]
 
 PERIPHERALS: Final = frozenset({36, *range(40, 64)})
-"""Write addresses that act when addressed, whatever the condition (37, 38, 39 are exempt)."""
+"""Write addresses for which the condition has no effect (37, 38, 39 are exempt)."""
 
 _HOST: Final = 38
 _ACCESS: Final = {"tmu": "TMU write", "sfu": "SFU write", "tlb": "tile buffer write", "colour": "colour write"}
@@ -24,7 +24,7 @@ _VPM, _SETUP, _UNIFORM = 48, 49, 32
 
 
 def same_instruction(i: Instr, *, texture: bool = False) -> list[Breach]:
-    """What is wrong within one instruction. texture: a TMU S write here belongs to a texture request."""
+    """The violations within an instruction. texture: its TMU S write belongs to a texture request."""
     why = reserved(i)
     found = [] if why is None else [Breach("decode", why)]
     return found + [Breach(rule, message) for rule, message in _rules(i, texture)]
@@ -117,7 +117,7 @@ def _results(
     for file, addr, cond in targets:
         if addr in PERIPHERALS and cond != 1 and not complementary:
             how = "never" if not cond else "conditionally"
-            yield "H14", f"{regs.write_name(file, addr)} is written {how}; it acts whatever the condition says"
+            yield "H14", f"{regs.write_name(file, addr)} is written {how}; the condition has no effect on it"
     if isinstance(i, Alu | LoadImm) and i.pm and 4 <= i.pack <= 7 and i.waddr_mul in PERIPHERALS:
         name = regs.write_name(File(1 - i.ws), i.waddr_mul)
         yield "H15", f"a byte is packed into {name}; peripherals take whole words only"

@@ -1,10 +1,11 @@
-"""The instruction of VideoCore IV, and the half: what builder, text and decoder make, and everything else takes.
+"""The instruction classes of VideoCore IV: whole instructions (`Instr`) and halves (`Half`).
 
-`Instr` is one whole instruction. Fields carry the names and values of the instruction word
-(docs/hardware/vc4.md 2), because every 64-bit word is an instruction; `qpu.vc4.regs` and `qpu.vc4.ops` have the names.
+Text assembler, builder and decoder make them; encoder, printer, checker and engines take them. The fields of an
+instruction have the names and values of the instruction word (docs/hardware/vc4.md 2), because every 64-bit word is an
+instruction; the names of registers and operations are in `qpu.vc4.regs` and `qpu.vc4.ops`.
 
-`Half` is the work of one ALU before it joins an instruction: operation, destination and sources, without read ports,
-write swap or pm bit. `qpu.vc4.pairing` makes one instruction of two halves.
+A half is the operation of one ALU with its destination and sources, without read ports, write swap or pm bit;
+`qpu.vc4.pairing` makes one instruction of two halves.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Semaphore:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Branch (signal 15). imm: low 32 bits, unsigned; unused: bits 59:56, kept so that decoding loses nothing."""
+    """Branch (signal 15). imm: low 32 bits, unsigned; unused: bits 59:56, kept so that encoding gives the word back."""
 
     cond: int = 15
     rel: int = 0
@@ -170,7 +171,7 @@ _MODES: Final = tuple(frozenset((mode,)) for mode in range(8))
 
 
 def claims(sources: Sequence[Src | None]) -> Claims | None:
-    """What sources want of the read ports; None when they want two things of one port."""
+    """The read ports that sources need; None when they need two values of one port."""
     a = b = imm = -1
     either: tuple[int, ...] = ()
     for s in sources:
@@ -195,7 +196,7 @@ def claims(sources: Sequence[Src | None]) -> Claims | None:
 
 
 def _mux(s: Src | None) -> int:
-    """The mux of a source, which reaches port A if it may."""
+    """The mux of a source; port A where both ports are possible."""
     if s is None:
         return 0
     port, n, _ = s
@@ -203,11 +204,11 @@ def _mux(s: Src | None) -> int:
 
 
 class Half:
-    """One operation of one ALU. Immutable; equal halves are equal and hash alike.
+    """One operation of one ALU. Immutable, compared and hashed by value.
 
     op: opcode of the unit, 0 for nop. cond: condition code; None gives "always" to a result that is used and "never" to
-    one that is not. rotate: code 48..63 of a rotation of the MUL operands, 0 for none. reads: inputs that are named but
-    not operands. pack, unpack: a mode that no operand carries, as (pm, code); the text language can say that.
+    one that is not. rotate: code 48..63 of a rotation of the MUL operands, 0 for none. reads: inputs that are read but
+    are not operands. pack, unpack: a mode that is not part of an operand, as (pm, code); text can ask for that.
     """
 
     __slots__ = (
@@ -230,7 +231,7 @@ class Half:
         pack: tuple[int, int] | None = None,
         unpack: tuple[int, int] | None = None,
     ) -> None:
-        self._hash = 0  # until somebody asks
+        self._hash = 0  # computed on first use
         self.unit = unit
         self.op = op
         self.dst = dst
@@ -243,10 +244,10 @@ class Half:
         self.pack = pack
         self.unpack = unpack
         self.ws = -1 if dst.file is None else int(dst.file) if unit is Unit.ADD else 1 - int(dst.file)
-        """The write swap that the destination needs; -1 when both do."""
+        """The write swap that the destination needs; -1 when either will do."""
         self.claims = claims((a, b, *self.reads))
         self.muxes = (_mux(a), _mux(a if b is None else b))
-        """Operand muxes; an input that both files offer is read through port A here."""
+        """Operand muxes; port A for an input that both files have."""
         self.packs = pack if pack is not None else (dst.pm, dst.pack) if dst.pack else None
         files = _NONE if unpack is None or unpack[0] else frozenset((unpack[1],))
         fours = _NONE if unpack is None or not unpack[0] else frozenset((unpack[1],))
@@ -270,7 +271,7 @@ class Half:
         """A rotation of these operands moves all 16 lanes; others rotate within quads."""
         self.imm = rotate > 0 or (self.claims is not None and self.claims[2] >= 0)
         self.unpacks = (files, fours)
-        """Unpack modes wanted of register file A (pm = 0) and of r4 (pm = 1); 0 is the plain value."""
+        """Unpack modes needed for register file A (pm = 0) and for r4 (pm = 1); 0 is the plain value."""
         self.modes = self.packs is not None or any(files) or any(fours)
         """Whether the half packs or unpacks."""
 

@@ -1,4 +1,4 @@
-"""The toolkit of VideoCore IV: assembler, disassembler, encoder, decoder and checker in one object."""
+"""The toolkit of VideoCore IV, which `qpu.instruction_sets` and `qpu.program` use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Vc4Toolkit"]
 
 
 class Vc4Toolkit(Toolkit):
-    """Assembler, disassembler, encoder, decoder and checker of VideoCore IV. Parts are loaded when first used."""
+    """Assembler, disassembler, encoder, decoder and checker of VideoCore IV. Modules are imported on first use."""
 
     __slots__ = ()
 
@@ -62,13 +62,13 @@ class Vc4Toolkit(Toolkit):
         return decode(word)
 
     def check(self, words: Iterable[int], *, single_segment: bool = False) -> list[Finding]:
-        """Validity and hazard findings in program order. single_segment concerns V3D only."""
+        """Validity and hazard findings in program order. single_segment has a meaning on V3D only."""
         from qpu.vc4.hazards import check
 
         return check(words)
 
     def listing(self, program: Code) -> str:
-        """Disassembly for people: one instruction a line with its byte offset, branch targets labelled."""
+        """Disassembly with labels, one instruction a line; it assembles to the same program."""
         from qpu.vc4.printer import listing
 
         return listing(program)

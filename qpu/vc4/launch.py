@@ -1,4 +1,4 @@
-"""How a VideoCore IV program is launched: which QPUs run it, and with which uniform streams."""
+"""The launch shape of VideoCore IV programs: number of QPUs and uniform streams."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ MAX_PROGRAMS = 16  # entries of the request queue (vc4.md 18)
 class Programs:
     """The programs of a launch, one per QPU: ``gpu.run(program, uniforms, vc4.Programs(12))``.
 
-    count: QPUs that run the program and share one stream of uniforms; None: one for each row of uniforms or each of
-    `streams`. streams: uniform streams in device memory, one per program, instead of uniforms.
+    count: QPUs that run the program with the same stream of uniforms; None: one QPU for each row of uniforms or each
+    of `streams`. streams: uniform streams in device memory, one per program, instead of uniforms.
     Raises: UsageError.
     """
 
@@ -29,4 +29,4 @@ class Programs:
         if self.count is not None:
             object.__setattr__(self, "count", within("count", self.count, 1, MAX_PROGRAMS))
         if self.streams is not None and (not isinstance(self.streams, (tuple, list)) or not self.streams):
-            raise UsageError(f"streams = {self.streams!r}; give a list with the stream of each program")
+            raise UsageError(f"streams = {self.streams!r}", help="give a list with the stream of each program")

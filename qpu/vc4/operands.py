@@ -1,7 +1,7 @@
 """Operands of the VideoCore IV builder: registers, inputs and outputs, small immediates, rotations, signals.
 
-An operand names a source (`Src`), a destination (`Dst`) or both; whether operands fit one instruction is the business
-of `qpu.vc4.pairing`. Operands are immutable and shared by all programs.
+An operand has a source field (`Src`), a destination field (`Dst`) or both; `qpu.vc4.pairing` decides whether operands
+fit one instruction. Operands are immutable and shared by all programs.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ BranchCondName: TypeAlias = Literal[
     "always", "allz", "allnz", "anyz", "anynz", "alln", "allnn", "anyn", "anynn", "allc", "allcc", "anyc", "anycc"
 ]
 PushName: TypeAlias = Literal["z"]
-"""What an instruction pushes: the flags Z, N and C of every lane at once, named after the first."""
+"""The value of `push`, which sets the flags Z, N and C of every lane together and is named after the first."""
 
 
 class Operand:
-    """Anything that can be written in an operand place. source, target: None where it cannot be read or written."""
+    """An operand of a builder method. source, target: None where it cannot be read or written."""
 
     __slots__ = ("name", "source", "target")
 
@@ -56,7 +56,7 @@ class Operand:
         return f"<{self.name}>"
 
     def __reduce__(self) -> str:
-        raise TypeError(f"operands are not copied or pickled; name {self.name} through the builder")
+        raise TypeError(f"operands are not copied or pickled; take {self.name} from the builder again")
 
 
 class Readable(Operand):
@@ -94,11 +94,11 @@ class BadOperand(ReadWrite):
         self.why = Refused(rule, message, allowed, help)
 
     def pack(self, mode: str) -> BadOperand:
-        """Itself: the first mistake is the one to report."""
+        """This operand: the first mistake is reported."""
         return self
 
     def unpack(self, mode: str) -> BadOperand:
-        """Itself."""
+        """This operand, as in `pack`."""
         return self
 
 
@@ -157,7 +157,7 @@ class R5(Readable):
 
 
 class RegA(ReadWrite):
-    """A register of file A, ra0..ra31: the only ones that can be unpacked and packed in every mode."""
+    """A register of file A, ra0..ra31. Only these can be unpacked and packed in every mode."""
 
     __slots__ = ("n",)
 
@@ -260,7 +260,7 @@ def _io_names() -> dict[str, Readable | Writable]:
 
 
 IO: Final = _io_names()
-"""Input and output addresses by every name they go by."""
+"""Input and output addresses by all of their names."""
 
 ACCUMULATORS: Final = tuple(Accumulator(n) for n in range(4))
 REG_R4: Final = R4("r4", SrcField(Port.ACC, 4))
@@ -276,11 +276,11 @@ SIGNALS: Final = {
 """The signals that an instruction can ask for, by name."""
 
 
-# -- what user code writes, as fields
+# -- conversion of arguments to instruction fields
 
 
 def shown(value: object) -> str:
-    """A value as a message names it."""
+    """The name of a value in messages."""
     return value.name if isinstance(value, Operand) else repr(value)
 
 
@@ -289,7 +289,7 @@ def integer(value: object) -> int | None:
     if isinstance(value, bool):
         return None
     try:
-        return operator.index(value)  # type: ignore[arg-type]  # asking is the point
+        return operator.index(value)  # type: ignore[arg-type]  # TypeError is the answer for non-integers
     except TypeError:
         return None
 
@@ -303,10 +303,10 @@ def destination(dst: object) -> DstField:
             "operand",
             f"{shown(dst)} is not a destination",
             "a register such as q.r0, q.ra[1], q.rb[2], q.null",
-            "name a register through the builder",
+            "take a register from the builder, such as q.r0",
         )
     if dst.target is None:
-        helps = {"r5": "write q.r5rep or q.r5quad", "r4": "r4 is loaded by SFU, TMU and tile buffer"}
+        helps = {"r5": "write q.r5rep or q.r5quad", "r4": "write r0..r3; SFU, TMU and tile buffer write r4"}
         help = helps.get(dst.name, "write a register, or an output such as q.tmu0_s")
         raise Refused("operand", f"{dst.name} cannot be written", "r0..r3, ra, rb and outputs", help)
     return dst.target
@@ -349,10 +349,10 @@ def small_imm(value: Any) -> Operand:
             code = regs.small_imm_code(pattern)
     else:
         allowed = f"a register, or {_IMM_ALLOWED}"
-        raise Refused("operand", f"{shown(value)} is not an operand", allowed, "name a register through the builder")
+        raise Refused("operand", f"{shown(value)} is not an operand", allowed, "take a register from the builder")
     if code is None:
         message = f"{value!r} is not a small immediate of VideoCore IV"
-        raise Refused("small-imm", message, _IMM_ALLOWED, f"q.ldi(q.r0, {value!r}) loads it")
+        raise Refused("small-imm", message, _IMM_ALLOWED, f"load it: q.ldi(q.r0, {value!r})")
     return SMALL_IMMS[code]
 
 
@@ -363,7 +363,7 @@ def rotation(rotate: object) -> int:
     n = integer(rotate)
     if n is None or not -15 <= n <= 15:
         message = f"{shown(rotate)} is not a rotation amount"
-        raise Refused("rotation", message, "-15..15 lanes, or q.r5", "rotate=n moves lane i to lane i + n")
+        raise Refused("rotation", message, "-15..15 lanes, or q.r5", "pass rotate=n to move lane i to lane i + n")
     return 48 + n % 16 if n else 0
 
 
@@ -381,7 +381,7 @@ def constant(value: Any) -> tuple[int, int]:
         raise Refused("ldi", f"{shown(value)} is not a constant", allowed, "move a register with q.mov")
     pattern = float_pattern(float(value))
     if pattern is None:
-        help = "load infinity as 0x7f800000 if that is meant"
+        help = "use a smaller number, or load 0x7f800000 for infinity"
         raise Refused("ldi", f"{value!r} is too large for a 32-bit float", "magnitudes up to 3.4028234e38", help)
     return 0, pattern
 

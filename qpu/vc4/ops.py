@@ -1,11 +1,11 @@
-"""The operations of VideoCore IV: one row each. Encoder, printer, builder, checker and emulator read these rows.
+"""Table of the operations of VideoCore IV: one row each, which encoder, printer, builder, checker and emulator read.
 
-Contract of the semantics: ``op.sem(v, a, b) -> V`` with operands already unpacked and rotated, ``op.carry(v, a, b,
-result) -> M`` or None for "always clear". Z and N come from the 32-bit result, before packing. Packing, conditions,
-write-back and flags are the machine's; their meaning is in `qpu.vc4.pack` and `qpu.vc4.sem`.
+Semantics: ``op.sem(v, a, b) -> V`` with operands already unpacked and rotated, ``op.carry(v, a, b,
+result) -> M`` or None for "always clear". Z and N come from the 32-bit result, before packing. The engines apply packs,
+conditions, write-back and flags, with the functions of `qpu.vc4.pack` and `qpu.vc4.sem`.
 
-Operand types drive conversions: a source of type f32 makes an unpack deliver floats, a result of type f32 makes a
-16-bit pack produce binary16.
+Operand types select conversions: unpacks deliver floats to operations with sources of type f32, and 16-bit packs
+convert results of type f32 to binary16.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Pack and unpack modes of VideoCore IV: one row each, with names, code and meaning.
+"""Table of the pack and unpack modes of VideoCore IV: one row each, with names, code and semantics.
 
-Three kinds of row:
+Text assembler, builder, printer and both engines read the rows. There are three kinds:
 
 * `UNPACK`: ``as_float(v, x)`` and ``as_int(v, x)``. With pm = 0 they apply to file A reads (raddr_a < 32), and the
   float form is used by *both* ALUs when either consumes the value in an operation with float operands
@@ -11,7 +11,7 @@ Three kinds of row:
 * `PACK_MUL` (pm = 1, for the MUL result): ``sem(v, old, x, is_float)``, where `x` is read as a float and `is_float` is
   ignored.
 
-`lanes` is the mask of the bits a mode writes; the rest keeps `old`.
+`lanes` is the mask of the bits that a mode writes; the other bits keep their value of `old`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def float_to_half(v: LaneOps[V, M], x: V) -> V:
 def byte_to_unit(v: LaneOps[V, M], byte: V) -> V:
     """byte / 255 as a float, toward zero (uncertain in the last bit: VC4C's model).
 
-    In base 256, n/255 is the digit n repeated for ever, so 31 bits of it are the byte times a constant.
+    In base 256, n/255 is the digit n repeated without end, so its first 31 bits are the byte times a constant.
     """
     digits = v.shr(v.mul(byte, v.const(0x01010101)), v.const(1))
     scaled = v.sub(v.itof_rz(digits), v.const(31 << 23))
@@ -242,7 +242,7 @@ PACK_MUL: dict[int, Pack] = {
         for i, c in enumerate("abcd")
     },
 }  # fmt: skip
-"""By code; the others are reserved with pm = 1."""
+"""By code; all other codes are reserved with pm = 1."""
 
 _UNPACK_NAMES = {name: row for row in UNPACK for name in row.names}
 _PACK_A_NAMES = {name: row for row in PACK_A for name in row.names}

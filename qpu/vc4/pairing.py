@@ -1,9 +1,9 @@
-"""The pairing rules of VideoCore IV: ports, small immediate, rotation, packs, write swap, flags.
+"""The pairing rules of VideoCore IV: read ports, small immediate, rotation, packs, write swap and flags.
 
-`combine` makes one instruction of an ADD half, a MUL half and a signal, `fits` answers whether that is possible, and
-`clashes` says what prevents it. `results` does the same for the two destinations of load immediates, semaphores
-and branches; `halves` takes an instruction apart again. Builder, text assembler and scheduler have no pairing rules of
-their own. Source of the rules: docs/hardware/vc4.md 2.1, 3.5, 5 and 8.
+`combine` makes one instruction of an ADD half, a MUL half and a signal, `fits` tells whether that is possible, and
+`clashes` lists what prevents it. `results` does the same for the two destinations of load immediates, semaphores and
+branches; `halves` splits an instruction into its halves. Builder, text assembler and schedulers use these functions
+and have no pairing rules of their own. Source of the rules: docs/hardware/vc4.md 2.1, 3.5, 5 and 8.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class Clash(NamedTuple):
-    """Why halves do not fit. slots: who competes, the later one last: ``add.d``, ``add.a``, ``mul.rotate`` ..."""
+    """Why halves do not fit. slots: the operands concerned, in order: ``add.d``, ``add.a``, ``mul.rotate`` ..."""
 
     rule: str
     message: str
@@ -33,7 +33,7 @@ class Clash(NamedTuple):
 
 
 class Advice(NamedTuple):
-    """What an instruction allows, and what to write instead."""
+    """What is allowed in an instruction, and what to write instead."""
 
     allowed: str
     help: str
@@ -80,7 +80,7 @@ def diagnostic(clash: Clash) -> Diagnostic:
 
 
 def source_name(s: Src) -> str:
-    """What people call a source."""
+    """The name of a source in messages."""
     if s.port is Port.IMM:
         return f"the small immediate {regs.small_imm_text(s.n)}"
     if s.port is Port.ACC:
@@ -91,7 +91,7 @@ def source_name(s: Src) -> str:
 IDLE_ADD: Final = Half(Unit.ADD)
 IDLE_MUL: Final = Half(Unit.MUL)
 _NOTHING: Final = claims(())
-_new: Final = tuple.__new__  # of all fields, faster than the call
+_new: Final = tuple.__new__  # faster than calling the class; needs all fields
 
 
 # -- read ports and the small immediate
@@ -100,7 +100,7 @@ _new: Final = tuple.__new__  # of all fields, faster than the call
 def _rotation_code(imm: int, rotate: int, whole: bool) -> int | None:
     """The code that is both the constant `imm` and the rotation `rotate`, or None.
 
-    Codes 48..63 rotate and are the constants -16..-1 at once. Rotations within quads count modulo 4.
+    Codes 48..63 are rotations and, at the same time, the constants -16..-1. Rotations within quads count modulo 4.
     """
     code = imm + 32 if imm < 48 else imm
     if imm < 16 or code > 63:
@@ -113,7 +113,7 @@ def _rotation_code(imm: int, rotate: int, whole: bool) -> int | None:
 def _ports(one: Claims | None, two: Claims | None, rotate: int, whole: bool) -> tuple[int, int, bool] | None:
     """(raddr_a, raddr_b, whether raddr_b is a constant) for two claims and a rotation, -1 where nothing is read.
 
-    An address that both files offer takes port A when that is free. None: no assignment exists.
+    An address that both files have gets port A where that is free. None: no assignment exists.
     """
     if one is None or two is None:
         return None
@@ -171,7 +171,7 @@ def _slots(half: Half) -> Iterator[tuple[str, Src]]:
 
 
 def _port_clash(add: Half, mul: Half) -> Clash:
-    """Which source finds no port, and what holds it: the first that cannot join those before it."""
+    """The clash about a read port: the first source that does not fit beside those before it, and its rival."""
     wanted = [*_slots(add), *_slots(mul)]
     placed: list[Src] = []
     for slot, s in wanted:
@@ -219,7 +219,7 @@ def _no_port(s: Src, slot: str, before: Sequence[tuple[str, Src]]) -> Clash:
 # -- packs
 
 
-_SAME_AS_INTEGER = 3  # the unpack mode (8dr) that gives floats and integers the same
+_SAME_AS_INTEGER = 3  # the unpack mode (8dr) with the same result for floats and integers
 
 
 def _unpack_clash(add: Half, mul: Half) -> Clash | None:
@@ -296,7 +296,7 @@ def _pack_clashes(add: Half, mul: Half) -> Iterator[Clash]:
 
 
 class Results(NamedTuple):
-    """Destination fields of an instruction."""
+    """Fields of an instruction that depend on its two destinations."""
 
     ws: int
     pm: int
@@ -304,7 +304,7 @@ class Results(NamedTuple):
 
 
 def results(add: Dst, mul: Dst) -> Results | Clash:
-    """The write swap and pack fields for the destinations of both sides, or why they exclude each other."""
+    """The write swap and pack fields for the destinations of both ALUs, or why they exclude each other."""
     if add.file is not None and add.file is mul.file:
         return Clash("write-swap", _SAME_FILE, ("add.d", "mul.d"))
     if add.pack and add.pm:
@@ -324,7 +324,7 @@ _SAME_FILE = "both results go to the same register file; one instruction writes 
 
 
 def clashes(add: Half, mul: Half, sig: int = SIG_ALU, *, strict: bool = True) -> Sequence[Clash]:
-    """Everything that keeps an ADD half, a MUL half and a signal from being one instruction; empty when they fit.
+    """All reasons why an ADD half, a MUL half and a signal are not one instruction; empty when they fit.
 
     strict: also refuse what can be encoded but changes the meaning of an operand (rule ``unpack-type``).
     """
@@ -362,8 +362,8 @@ def fits(add: Half, mul: Half, sig: int = SIG_ALU) -> bool:
 def combine(add: Half | None, mul: Half | None = None, sig: int = SIG_ALU, *, strict: bool = True) -> Alu | Diagnostic:
     """One instruction of two halves (None: nop) and a signal, or a diagnostic with the first of their `clashes`.
 
-    Inputs that both files offer (uniform, varying, VPM, mutex) take port A unless something else needs it. A rotation
-    serves the constant that its code is as well. The write swap follows from the destinations.
+    Inputs that both files have (uniform, varying, VPM, mutex) use port A unless another source needs it. A rotation
+    also provides the constant of its code. The write swap follows from the destinations.
     """
     add, mul = add or IDLE_ADD, mul or IDLE_MUL
     ports = _ports(add.claims, mul.claims, mul.rotate, mul.whole)
@@ -404,7 +404,7 @@ def combine(add: Half | None, mul: Half | None = None, sig: int = SIG_ALU, *, st
 
 
 def _muxes(half: Half, raddr_a: int) -> tuple[int, int]:
-    """Operand muxes, an input that both files offer through the port that it was given."""
+    """Operand muxes, with the assigned port for an input that both files have."""
     first, second = (
         MUX_B if s is not None and s.port is Port.ANY and s.n != raddr_a else mux
         for s, mux in zip((half.a, half.b or half.a), half.muxes, strict=True)
@@ -412,11 +412,11 @@ def _muxes(half: Half, raddr_a: int) -> tuple[int, int]:
     return first, second
 
 
-# -- and back
+# -- splitting an instruction
 
 
 def halves(i: Alu) -> tuple[Half, Half]:
-    """The two halves of an instruction. Inputs that it names but does not use are reads of the ADD half."""
+    """The two halves of an instruction. Inputs that are read but not used are `reads` of the ADD half."""
     imm = i.sig == SIG_SMALL_IMM
     rotates = imm and i.raddr_b >= 48 and bool(i.op_mul) and (i.mul_a, i.mul_b) != (MUX_B, MUX_B)
     code = i.raddr_b - 32 if i.raddr_b >= 48 else i.raddr_b

@@ -1,7 +1,7 @@
-"""Text of VideoCore IV instructions, in the language of `qpu.vc4.vc4asm`, and listings of whole programs.
+"""The printer of VideoCore IV: text of instructions in the language of `qpu.vc4.vc4asm`, and program listings.
 
-`disassemble` gives the text of one word, `note` says when that text does not assemble back to the same word: many
-words differ in bits that mean nothing, and only one of them is canonical. Reserved encodings print as ``.int64 0x...``.
+`disassemble` gives the text of one word. `note` says when that text does not assemble back to the same word: many
+words differ only in bits without meaning, and one of them is canonical. Reserved encodings print as ``.int64 0x...``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def disassemble(word: int) -> str:
 
 
 def instruction_text(instr: Instr, target: str | None = None) -> str:
-    """Text of an instruction. target: what a relative branch without register prints instead of its offset."""
+    """Text of an instruction. target: printed instead of the offset of a relative branch without register."""
     if reserved(instr) is not None or _unsayable(instr):
         return f".int64 0x{encode(instr):016x}"
     if isinstance(instr, Alu):
@@ -47,13 +47,13 @@ def instruction_text(instr: Instr, target: str | None = None) -> str:
 
 
 def note(word: int) -> str | None:
-    """Why the text of `word` does not assemble back to `word`, for people; None when it does."""
+    """Why the text of `word` does not assemble back to `word`; None when it does."""
     instr = decode(word)
     why = reserved(instr)
     if why is not None:
         return why
     if _unsayable(instr):
-        return "printed raw: as text its shift count would be taken modulo 32 and no longer be the other operand"
+        return "printed as a word: as text its shift count would be taken modulo 32, and differ from the other operand"
     if isinstance(instr, Alu):
         if _constant_line(instr) or _zero_line(instr):
             return "not canonical: the text may assemble to a load immediate"
@@ -71,7 +71,7 @@ def note(word: int) -> str | None:
 
 
 def _load_note(instr: LoadImm, word: int) -> str | None:
-    """The language keeps neither the condition of a result that is dropped nor a pack that packs nothing."""
+    """Text has no condition of a result that is discarded, and no pack of a result that cannot be packed."""
     from qpu.vc4.vc4asm import assemble_text
 
     found = assemble_text(disassemble(word)).words[0]
@@ -103,7 +103,7 @@ def _file_b(i: Alu) -> str:
 
 
 def _a_is_taken(i: Alu) -> bool:
-    """True when port A serves another address that is printed, so that a file-free name goes to port B."""
+    """True when port A reads another address that is printed, so that a name that both files have means port B."""
     return i.raddr_a not in (NOP, i.raddr_b) and (i.raddr_a < 32 or i.raddr_a not in regs.FILE_FREE_READS)
 
 
@@ -282,7 +282,7 @@ def _branch(i: Branch, target: str | None) -> str:
     return f"{name} {first}, {register}" + (f", {where}" if i.imm else "")
 
 
-# -- what the text means
+# -- canonical instructions
 
 
 def canonical(instr: Instr) -> Instr:
@@ -339,7 +339,7 @@ def _odd_count(i: Alu) -> bool:
 
 
 def _unsayable(i: Instr) -> bool:
-    """True for a shift by a float constant that is another operand, too: text cannot say that."""
+    """True for a shift by a float constant that is another operand, too: it has no text."""
     if not isinstance(i, Alu) or not _odd_count(i):
         return False
     return i.add_a == MUX_B or (bool(i.op_mul) and MUX_B in (i.mul_a, i.mul_b))
@@ -356,9 +356,11 @@ def _canonical_alu(i: Alu) -> Alu:
             changes["add_b"] = i.add_a
         if i.waddr_add == NOP and not i.sf:
             changes["cond_add"] = 0
-    equal = i.op_add in (13, 22) and i.add_a == i.add_b  # sub and xor: kept movable to the MUL ALU until the end
+    equal = (
+        i.op_add in (13, 22) and i.add_a == i.add_b
+    )  # sub and xor of equal operands: the assembler may move them to the MUL ALU
     if i.op_add in (12, 13) and i.add_a == i.add_b == MUX_B and i.sig == SIG_SMALL_IMM and not i.raddr_b:
-        changes["op_add"] = i.op_add ^ 1  # a zero that is already there is its own negative, which flips add and sub
+        changes["op_add"] = i.op_add ^ 1  # the constant 0 is its own negative, so the assembler exchanges add and sub
         equal = not equal
     if not i.op_mul:
         changes.update(mul_a=0, mul_b=0)

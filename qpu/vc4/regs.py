@@ -1,7 +1,7 @@
-"""Registers, signals and conditions of VideoCore IV: one row each, with every name it goes by.
+"""Tables of the I/O registers, signals and conditions of VideoCore IV: one row each, with all names.
 
-Source: docs/hardware/vc4.md 3.1 to 3.5 and 4, from the VideoCore IV 3D architecture guide;
-names in the order vc4asm's, then its aliases, then py-videocore's. Evidence is the guide unless a row says otherwise.
+Source: docs/hardware/vc4.md 3.1 to 3.5 and 4, from the VideoCore IV 3D architecture guide. Order of the names:
+vc4asm's, its aliases, py-videocore's. The evidence is the guide unless a row has another grade.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Register(Named):
     """An input or output address (32..63) of one or both register files.
 
     effect: the resource that an access concerns, as `qpu.vc4.effects` names it. tokens: sequences whose order the
-    access belongs to. pops: reading takes an item from a stream, so that one access serves both ports. unit: the shared
+    access belongs to. pops: a read takes an item from a stream; both ports then get the same item. unit: the shared
     unit that the access uses (``tmu sfu tlb colour mutex``), or the empty string.
     """
 
@@ -160,13 +160,13 @@ _READ = {(f, r.addr): r for r in READS for f in r.files}
 _WRITE = {(f, r.addr): r for r in WRITES for f in r.files}
 
 FILE_FREE_READS = frozenset(r.addr for r in READS if r.files == _AB)
-"""Read addresses that mean the same in both files: the placement may choose the port."""
+"""Read addresses that both files have: either port can read them."""
 
 _FILE_FREE_WRITES = frozenset(r.addr for r in WRITES if r.files == _AB)
 
 
 def file_free_write(addr: int) -> bool:
-    """True when writing `addr` means the same through both files."""
+    """True when both files have the write address `addr`."""
     return addr in _FILE_FREE_WRITES
 
 
@@ -181,13 +181,13 @@ def writer(file: File, addr: int) -> Register | None:
 
 
 def read_name(file: File, addr: int) -> str:
-    """What the disassembler calls read address `addr`; unassigned addresses print as ``ra33`` and the like."""
+    """The printed name of read address `addr`; an unassigned address prints as ``ra33`` or ``rb33``."""
     row = _READ.get((file, addr))
     return f"{file.prefix}{addr}" if row is None else row.name
 
 
 def write_name(file: File, addr: int) -> str:
-    """What the disassembler calls write address `addr`."""
+    """The printed name of write address `addr`."""
     row = _WRITE.get((file, addr))
     return f"{file.prefix}{addr}" if row is None else row.name
 
@@ -243,7 +243,7 @@ class Cond(Named):
     code: int
     names: tuple[str, ...]
     flag: str
-    when: bool  # the flag's value that makes it true; of `never` and `always`, the answer
+    when: bool  # the value of the flag that makes the condition true; without a flag, the result
 
     @property
     def inverse(self) -> int:
@@ -311,7 +311,7 @@ def small_imm_value(code: int) -> int:
     """The 32-bit pattern that small-immediate code 0..63 puts in every lane.
 
     Codes 48..63 rotate the MUL output and are the constants -16..-1 at the same time (measured with py-videocore's
-    rotate test). Raises ValueError outside 0..63.
+    rotate test). Raises: ValueError outside 0..63.
     """
     if not 0 <= code <= 63:
         raise ValueError(f"small-immediate code {code} is not in 0..63")

@@ -1,9 +1,9 @@
-"""The hazard rules of VideoCore IV, one row each: the table that checker, emulator and scheduler read.
+"""The hazard rules of VideoCore IV, one row each: the table that checker, emulator and schedulers read.
 
 Distances count executed instructions: the three delay slots of a branch, then its target; after a conditional branch
-also what follows the slots. Sources: VideoCore IV 3D architecture guide ("Instruction restrictions") and the checkers
-of vc4asm, Mesa and py-videocore; reference: vc4.md 19. H30 (a signal together with a small immediate, load immediate or
-branch) cannot occur in a word, because they use one field; builder and assembler refuse it.
+also the instructions after the slots. Sources: VideoCore IV 3D architecture guide ("Instruction restrictions") and the
+checkers of vc4asm, Mesa and py-videocore; reference: vc4.md 19. H30 (a signal together with a small immediate, load
+immediate or branch) cannot occur in a word, because they use one field; builder and assembler refuse it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _w(
 
 
 def _end(after: str, where: str, part: str) -> Window:
-    """One of the rules about program ends, which hold at the last thread switch, too (vc4asm)."""
+    """A window of the rules about program ends, which vc4asm applies to the last thread switch, too."""
     if part == "access":
         used = "read uniform | read varying | read vpm | write vpm"
         return _w(after, used, SWITCH_SLOTS, f"{{}} is accessed at the {where}", first=0)
@@ -53,17 +53,17 @@ _END, _LAST = ("program end", "program end"), ("lthrsw", "last thread switch")
 RULES: Final = Rules(
     (
         _rule("decode", "", _ERROR, "the word uses a reserved encoding",
-              "look at the word: data in the middle of code is a usual reason"),
+              "look at the word with `qpu disasm`; often it is data in the middle of code"),
         _rule("H1", "file-read-early", _ERROR,
               "a register of file A or B is read in the instruction after it is written",
-              "use an accumulator for what is needed at once, or put an instruction between",
+              "write an accumulator instead, or put an instruction between",
               _w("write file", "read file", 1, "{} is read in the instruction after it is written", same=True,
                  along=_WARN),
-              source=f"{_GUIDE}; over a taken branch vc4asm's hello_fft does it, so that is a warning"),
-        _rule("H2", "sfu-read-early", _ERROR, "r4 is read before the SFU result is there, three instructions on",
+              source=f"{_GUIDE}; a warning over a taken branch, where vc4asm's hello_fft breaks it"),
+        _rule("H2", "sfu-read-early", _ERROR, "r4 is read before the SFU result arrives, three instructions later",
               "put two instructions between the special function and the read of r4", _w("write sfu", "read r4", 2)),
         _rule("H3", "sfu-load-clash", _ERROR,
-              "a TMU or tile buffer load reaches r4 while an SFU result is on its way",
+              "a TMU or tile buffer load writes r4 while an SFU result is pending",
               "load the TMU result before the special function, or three instructions after it",
               _w("write sfu", "load r4", 2)),
         _rule("H4", "sfu-busy", _ERROR, "an SFU function is started before the last one has finished",
@@ -81,7 +81,8 @@ RULES: Final = Rules(
               "put two instructions between the new address and the first uniform",
               _w("write unif_addr", "read uniform", 2)),
         _rule("H9", "noswap-early", _ERROR, "a TMU is written within three instructions of TMU_NOSWAP",
-              "write TMU_NOSWAP earlier; three instructions are needed", _w("write tmu_noswap", "write tmu", 3),
+              "put three instructions between the write of TMU_NOSWAP and the first TMU write",
+              _w("write tmu_noswap", "write tmu", 3),
               source="vc4asm and Mesa validators (the guide's example allows the third)"),
         _rule("H10", "noswap-late", _WARN, "TMU_NOSWAP is changed after the TMU was used",
               "write TMU_NOSWAP once, before the first request"),
@@ -91,13 +92,13 @@ RULES: Final = Rules(
               "one instruction uses two of the shared units: TMU, tile buffer, SFU, mutex",
               "spread the accesses over two instructions"),
         _rule("H13", "same-destination", _ERROR,
-              "both ALUs write the same place under conditions that can hold together",
+              "both ALUs write the same destination under conditions that can hold together",
               "give the two halves opposite conditions, or different destinations"),
         _rule("H14", "conditional-io-write", _ERROR,
-              "an I/O register is written under a condition; it acts in any case",
-              "write a register under the condition, then the I/O register always"),
+              "an I/O register is written under a condition, which has no effect",
+              "write a register under the condition, then copy it to the I/O register"),
         _rule("H15", "packed-io-write", _ERROR, "a byte is packed into an I/O register",
-              "pack into a register, then write that"),
+              "pack into a register, then copy it to the I/O register"),
         _rule("H16", "vpm-setup-pair", _ERROR, "a VPM access together with the set-up of another",
               "put set-up and access into different instructions"),
         _rule("H17", "branch-slot", _ERROR, "a branch in the first two delay slots of another breaks both",
@@ -110,11 +111,12 @@ RULES: Final = Rules(
               "move the write before the program end", _end(*_END, "file")),
         _rule("H20", "end-r14", _ERROR, "ra14 or rb14 is used at the program end", "use other registers at the end",
               _end(*_END, "r14")),
-        _rule("H21", "end-tlb-z", _WARN, "the last instruction writes tile buffer Z", "move the write up",
+        _rule("H21", "end-tlb-z", _WARN, "the last instruction writes tile buffer Z",
+              "move the write to an earlier instruction",
               _w("program end", "write tlb_z", SWITCH_SLOTS, first=SWITCH_SLOTS)),
         _rule("H22", "scoreboard-early", _WARN,
               "the first two instructions of a fragment shader must not touch the tile buffer",
-              "fragment shaders only: begin with two other instructions"),
+              "fragment shaders only: start with two other instructions"),
         _rule("H23", "texture-uniform-pair", _ERROR, "a uniform is read while a texture write takes one",
               "read the uniform in another instruction"),
         _rule("H24", "branch-flags", _WARN, "a branch through a register of odd number sets the flags",
@@ -124,7 +126,7 @@ RULES: Final = Rules(
         _rule("H26", "tmu-request-count", _WARN, "too many or too few TMU requests outstanding",
               "make at most four requests to a TMU at a time, and one `ldtmu` for each"),
         _rule("H27", "semaphore-write", _ERROR, "a semaphore instruction writes TMU, SFU or tile buffer",
-              "let the semaphore instruction write nothing"),
+              "write TMU, SFU or tile buffer in another instruction"),
         _rule("H28", "thread-switch", _WARN, "a thread switch while another is pending",
               "leave out thread switches: user programs need none on VideoCore IV",
               _w("thread switch", "thread switch", SWITCH_SLOTS), source="Mesa validator", basis=Basis.DRIVER),

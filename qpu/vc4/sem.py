@@ -1,10 +1,11 @@
-"""Semantics of the VideoCore IV operations, written once over `qpu.core.lanes.LaneOps` for every engine.
+"""Semantics of the VideoCore IV operations, written over `LaneOps`: raw 32-bit patterns in and out.
 
-Operations: ``sem(v, a, b) -> V`` on raw 32-bit patterns, operands already unpacked and rotated; unary operations take
-``b`` too and ignore it. Carry: ``carry(v, a, b, result) -> M``.
+The rows of `qpu.vc4.ops` refer to these functions, and both engines run them. Operations: ``sem(v, a, b) -> V`` with
+operands already unpacked and rotated; unary operations take ``b`` too and ignore it. Carry: ``carry(v, a, b, result)
+-> M``.
 
 Arithmetic follows the measurements recorded in VC4C and vc4asm's notes: no denormals, no NaNs, additions toward zero,
-multiplications to nearest. What those sources leave open is marked "uncertain" where it is decided here.
+multiplications to nearest. Where these sources do not give a result, the choice is marked "uncertain".
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def fmul(v: LaneOps[V, M], a: V, b: V) -> V:
 
 
 def _order(v: LaneOps[V, M], a: V) -> V:
-    """A signed key that orders floats as the comparisons do: -NaN < -Inf ... -0 = +0 ... +Inf < +NaN."""
+    """A signed integer that orders floats as the comparisons do: -NaN < -Inf ... -0 = +0 ... +Inf < +NaN."""
     mag = v.and_(a, v.const(MAG))
     return v.select(v.slt(a, v.const(0)), v.sub(v.const(0), mag), mag)
 
@@ -131,7 +132,7 @@ def clz(v: LaneOps[V, M], a: V, b: V) -> V:
     return v.clz(a)
 
 
-# -- bytes: even and odd bytes apart, in 16-bit fields that leave room for a carry
+# -- bytes: even and odd bytes separately, in 16-bit fields, which have room for a carry
 
 _EVEN = 0x00FF00FF
 _ONES = 0x00010001
@@ -299,18 +300,8 @@ def rotate_in_quads(v: LaneOps[V, M], a: V, n: V) -> V:
     return v.permute(a, v.or_(v.and_(lane, v.const(12)), inner))
 
 
-def replicate_all(v: LaneOps[V, M], a: V) -> V:
-    """Lane 0 in every lane: a write to r5 through file B, and the scalar that set-up registers take."""
-    return v.permute(a, v.const(0))
-
-
-def replicate_quads(v: LaneOps[V, M], a: V) -> V:
-    """Lane 0 of each quad in its quad: a write to r5 through file A."""
-    return v.permute(a, v.and_(v.lane_id(), v.const(12)))
-
-
 def load_immediate(v: LaneOps[V, M], mode: int, imm: int) -> V:
-    """What a load immediate of variant `mode` (0 word, 1 per element signed, 3 per element unsigned) loads."""
+    """The value of a load immediate of variant `mode`: 0 word, 1 per element signed, 3 per element unsigned."""
     if mode == 0:
         return v.const(imm)
     lane, one = v.lane_id(), v.const(1)

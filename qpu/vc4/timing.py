@@ -1,4 +1,4 @@
-"""How soon results can be read, and the effects of one half, for schedulers: `latency` and `half_effects`.
+"""Result latencies of VideoCore IV instructions, and the effects of one half, for schedulers.
 
 Delay slots: `qpu.vc4.rules.BRANCH_SLOTS` and `SWITCH_SLOTS`.
 """
@@ -20,7 +20,7 @@ __all__ = ["half_effects", "latency"]
 
 @lru_cache(1 << 12)
 def half_effects(half: Half) -> Effects:
-    """Effects of an instruction that has only this half. Raises: AsmError when even that does not fit."""
+    """Effects of an instruction that has only this half. Raises: AsmError when the half is not valid."""
     found = combine(half) if half.unit is Unit.ADD else combine(None, half)
     if isinstance(found, Diagnostic):
         raise AsmError.of(found)
@@ -28,7 +28,7 @@ def half_effects(half: Half) -> Effects:
 
 
 def latency(isa: Isa, writer: Half | Instr, resource: str) -> int:
-    """How many instructions after `writer` `resource` can be read with the right value; 1: in the next one.
+    """Instructions from `writer` to the first one that reads `resource` correctly; 1: the next one.
 
     writer: an instruction or one half of it. resource: as in `Effects.writes`: ``ra5``, ``r4``, ``unif_addr``, ...
     """

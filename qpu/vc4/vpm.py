@@ -1,8 +1,8 @@
-"""Set-up words of VPM and DMA on VideoCore IV, from named and checked arguments.
+"""Functions for the set-up words of VPM and DMA on VideoCore IV, with named and checked arguments.
 
-The VPM is 64 rows (y) of 16 words (x) for user programs. Source: docs/hardware/vc4.md 14.1 to 14.4;
+User programs have 64 rows (y) of 16 words (x) of the VPM. Source: docs/hardware/vc4.md 14.1 to 14.4;
 strides of stores and the direction of `vpitch` as measured by vc4asm's and py-videocore's authors.
-All functions raise AsmError naming the argument; nothing is masked to fit.
+All functions raise AsmError for an argument out of range.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def dma_load(
 
     nrows, ncols: 1..16 rows of 1..16 elements in memory. vpitch: 1..16 added to the VPM row after each of them.
     mpitch: rows start 8 * 2**mpitch bytes apart (1..15); 0: as `dma_load_stride` says. y, x: first word.
-    part: first half or byte of the narrow modes, whose packing is documented in outline only.
+    part: first half or byte of the narrow modes, whose layout in the VPM is documented incompletely.
     """
     size, horizontal, _ = _mode(mode, _DMA_MODES)
     return (
@@ -152,7 +152,7 @@ def dma_store(
 def dma_store_stride(stride: int, *, blockmode: bool = False) -> int:
     """Distance in bytes (0..65535) from the *end* of a row in memory to the start of the next.
 
-    blockmode: rows follow each other in the VPM without gap, instead of one row (column) further each.
+    blockmode: rows are contiguous in the VPM; without it, each starts one VPM row (column) further.
     The guide gives the field 13 bits; 16 were measured (vc4asm).
     """
     return 3 << 30 | bool(blockmode) << 16 | _field("stride", stride, 0, 65535)

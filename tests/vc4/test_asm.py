@@ -336,7 +336,7 @@ def test_all_mistakes_are_reported_together_in_order() -> None:
     message = str(e.value)
     assert "99 is not a small immediate" in message
     assert "allowed: -16..15" in message
-    assert "help: q.ldi(q.r0, 99)" in message
+    assert "help: load it: q.ldi(q.r0, 99)" in message
     assert "q.add(q.r0, q.r0, 99)" in message
     assert "ra1 and ra2 both need the one read port of register file A" in message
 

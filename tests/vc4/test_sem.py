@@ -424,12 +424,6 @@ def test_rotations(n: int) -> None:
         assert [int(quads[4 * q + (e + n) % 4]) for e in range(4)] == list(range(100 + 4 * q, 104 + 4 * q))
 
 
-def test_replication() -> None:
-    lanes = np.arange(100, 116, dtype=np.uint32)
-    assert list(sem.replicate_all(V, lanes)) == [100] * 16
-    assert list(sem.replicate_quads(V, lanes)) == [100] * 4 + [104] * 4 + [108] * 4 + [112] * 4
-
-
 def test_load_immediates() -> None:
     def lanes(mode: int, imm: int) -> list[int]:
         return [s(int(x)) for x in np.broadcast_to(sem.load_immediate(V, mode, imm), 16)]

@@ -35,7 +35,7 @@ __all__ = ["AddSlot", "Ops"]
 
 
 class AddSlot(MulSlot):
-    """An instruction that still takes a MUL operation: chain one, or not."""
+    """The free MUL half of an instruction, on which one operation can be chained."""
 
     __slots__ = ()
 
@@ -73,7 +73,7 @@ class AddSlot(MulSlot):
 
 
 class Ops:
-    """Operations, registers and signals of the builder; `qpu.vc4.builder` records what they are called for."""
+    """Operations, registers and signals of the builder; `qpu.vc4.builder` records the instructions."""
 
     __slots__ = ()
 
@@ -240,11 +240,11 @@ class Ops:
         self._mul_only(4, d, a, a, cond, push, sig, n)
 
     def nop(self, *, sig: Signal | None = None) -> AddSlot:
-        """Nothing, or only a signal; a MUL operation may be chained."""
+        """No ADD operation, perhaps a signal; a MUL operation can be chained."""
         return AddSlot(self, self._idle_add(sig))
 
     def read(self, a: Src, *, sig: Signal | None = None) -> AddSlot:
-        """Name an input without using its value: pops a FIFO, waits for a DMA, takes the mutex."""
+        """Read an input without using its value: pops a FIFO, waits for a DMA transfer, acquires the mutex."""
         return AddSlot(self, self._read(a, sig))
 
     def fadd(
