@@ -104,6 +104,9 @@ class Layout:
     def get(self, data: bytes | bytearray | memoryview, name: str) -> Value:
         """One field. Data that ends early reads as zero there, as Linux's generic code extends it."""
         at = self.field(name)
+        if at.code is not None and not at.text and at.offset + at.size <= len(data):
+            found: tuple[int, ...] = at.code.unpack_from(data, at.offset)
+            return found[0] if at.count is None else found
         raw = bytes(data[at.offset : at.offset + at.size])
         if len(raw) < at.size:
             raw += bytes(at.size - len(raw))

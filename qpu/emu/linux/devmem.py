@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from qpu.core.isa import Isa
@@ -69,22 +68,34 @@ class EventCounters:
         self._since[slot] = self._count(source)
 
 
+_RECENT = 64  # runs
+
+
 class Totals:
     """Event counts of all runs of a board so far."""
 
     def __init__(self, profile: BoardProfile) -> None:
         self._profile = profile
-        self.stats = RunStats(profile.isa)
+        self._sum = RunStats(profile.isa)
+        self._recent: list[RunStats] = []  # runs that are not in the sum yet
         self.clocks = 0
 
     def add(self, stats: RunStats, clocks: int) -> None:
         """Add a run that has ended."""
-        self.stats = RunStats.total((self.stats, replace(stats, faults=[])))
+        self._recent.append(stats)
+        if len(self._recent) > _RECENT:
+            self._settle()
         self.clocks += clocks
+
+    def _settle(self) -> None:
+        self._sum = RunStats.total((self._sum, *self._recent))
+        self._sum.faults.clear()
+        self._recent.clear()
 
     def count(self, name: str, running: RunStats | None = None, clocks: int = 0) -> int:
         """How often the event happened. running, clocks: of a run that has not ended."""
-        stats = self.stats if running is None else RunStats.total((self.stats, running))
+        self._settle()
+        stats = self._sum if running is None else RunStats.total((self._sum, running))
         return count_event(name, stats, self.clocks + clocks, self._profile)
 
 

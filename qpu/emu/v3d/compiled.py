@@ -24,7 +24,7 @@ from qpu.emu.v3d.execution import DispatchExecution, MachineProfile
 from qpu.emu.v3d.handover import ReferenceRest
 from qpu.emu.v3d.prepare import prepare
 from qpu.emu.v3d.reference import V3dReferenceMachine
-from qpu.emu.v3d.state import CLOBBERED, Group, undefined_register
+from qpu.emu.v3d.state import CLOBBERED, UNDEFINED, Group
 from qpu.emu.v3d.tmu import Action, decode_request, result_words
 from qpu.emu.v3d.translate_state import (
     CHAIN_COUNTS,
@@ -60,6 +60,18 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _initial_state() -> U32:
+    """The state block of a thread whose registers were never written."""
+    state = np.zeros(int(Slot.WORDS), np.uint32)
+    state[Slot.RF : Slot.RF + 64 * LANES] = np.concatenate(UNDEFINED[:64])
+    state[Slot.ACC : Slot.ACC + 6 * LANES] = np.concatenate(UNDEFINED[64:])
+    state[Slot.CONFIG] = 0xFFFFFFFF
+    return state
+
+
+_INITIAL = _initial_state()
 
 
 class V3dCompiledMachine:
@@ -133,7 +145,7 @@ class CompiledV3dExecution(DispatchExecution):
         self._translated = program.translate_s
         program.calls += 1
         capacity = self._placement.capacity
-        raw = np.zeros(capacity * int(Slot.WORDS) + LANES, np.uint32)
+        raw = np.empty(capacity * int(Slot.WORDS) + LANES, np.uint32)  # threads write theirs when they start
         skew = (-raw.ctypes.data // 4) % LANES
         self._states: U32 = raw[skew : skew + capacity * int(Slot.WORDS)].reshape(capacity, int(Slot.WORDS))
         self._wide = self._states.view(np.uint64)
@@ -177,6 +189,7 @@ class CompiledV3dExecution(DispatchExecution):
             self._pool.shutdown()
             self._pool = None
         self._copies.release()
+        super()._over()
 
     def _count(self) -> None:
         s, x, p = self.stats, self._services, self._program
@@ -218,13 +231,8 @@ class CompiledV3dExecution(DispatchExecution):
 
     def _template(self) -> U32:
         """The initial state block, without payload."""
-        state = np.zeros(int(Slot.WORDS), np.uint32)
-        for n in range(64):
-            state[Slot.RF + LANES * n : Slot.RF + LANES * (n + 1)] = undefined_register(n)
-        for n in range(6):
-            state[Slot.ACC + LANES * n : Slot.ACC + LANES * (n + 1)] = undefined_register(64 + n)
+        state = _INITIAL.copy()
         state[Slot.UNIFORM] = self._dispatch.uniforms
-        state[Slot.CONFIG] = 0xFFFFFFFF
         state[Slot.CODE] = self._dispatch.code
         state[Slot.LIMIT] = result_words(self._dispatch.threads)
         return state

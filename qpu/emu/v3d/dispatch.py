@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -111,32 +112,49 @@ class Dispatch:
         return min(self.batches_per_supergroup, self.batches - supergroup * self.batches_per_supergroup)
 
     def payload(self, batches: Sequence[int], supergroup_slots: Sequence[int]) -> Payload:
-        """Start registers of some batches, whose supergroups hold the given slots."""
-        batch = np.asarray(batches, np.int64)[:, None]
-        group = batch // self.batches_per_supergroup
-        per_group = self.supergroup_workgroups
-        item = (batch % self.batches_per_supergroup) * LANES + np.arange(LANES, dtype=np.int64)
-        inside = item // self.size  # workgroup inside the supergroup
-        local = item % self.size
-        workgroup = group * per_group + inside
-        total = self.workgroups[0] * self.workgroups[1] * self.workgroups[2]
-        live = inside < per_group
-        # Lanes past the last workgroup are dead, but batches that lie completely past it run with continued ids.
-        known = live & (workgroup < total)
-        live = np.where(known.any(axis=1, keepdims=True), known, live)
-        nx, ny, _ = self.workgroups
-        x = workgroup % nx + self.first[0]
-        y = workgroup // nx % ny + self.first[1]
-        z = workgroup // (nx * ny) + self.first[2]
-        width = max(6, (self.size - 1).bit_length())
-        slot = np.asarray(supergroup_slots, np.int64)[:, None] * per_group + inside
-        slot &= (1 << (16 - width)) - 1  # the width of the field; how more slots are numbered is unknown
-        word = (local << (16 - width)) | slot
-        return Payload(
-            ids=((x & 0xFFFF) | (y & 0xFFFF) << 16).astype(np.uint32),
-            index=((z & 0xFFFF) | word << 16).astype(np.uint32),
-            live=np.asarray(live, np.bool_),
-        )
+        """Start registers of some batches, whose supergroups hold the given slots. The arrays are read-only."""
+        shape = self.workgroups, self.first, self.size, self.supergroup_workgroups, self.batches_per_supergroup
+        return _payload(*shape, tuple(batches), tuple(supergroup_slots))
+
+
+@lru_cache(256)
+def _payload(
+    workgroups: tuple[int, int, int],
+    first: tuple[int, int, int],
+    size: int,
+    per_group: int,
+    batches_per_supergroup: int,
+    batches: tuple[int, ...],
+    supergroup_slots: tuple[int, ...],
+) -> Payload:
+    """See `Dispatch.payload`; launches of one shape are frequent."""
+    batch = np.asarray(batches, np.int64)[:, None]
+    group = batch // batches_per_supergroup
+    item = (batch % batches_per_supergroup) * LANES + np.arange(LANES, dtype=np.int64)
+    inside = item // size  # workgroup inside the supergroup
+    local = item % size
+    workgroup = group * per_group + inside
+    total = workgroups[0] * workgroups[1] * workgroups[2]
+    live = inside < per_group
+    # Lanes past the last workgroup are dead, but batches that lie completely past it run with continued ids.
+    known = live & (workgroup < total)
+    live = np.where(known.any(axis=1, keepdims=True), known, live)
+    nx, ny, _ = workgroups
+    x = workgroup % nx + first[0]
+    y = workgroup // nx % ny + first[1]
+    z = workgroup // (nx * ny) + first[2]
+    width = max(6, (size - 1).bit_length())
+    slot = np.asarray(supergroup_slots, np.int64)[:, None] * per_group + inside
+    slot &= (1 << (16 - width)) - 1  # the width of the field; how more slots are numbered is unknown
+    word = (local << (16 - width)) | slot
+    made = Payload(
+        ids=((x & 0xFFFF) | (y & 0xFFFF) << 16).astype(np.uint32),
+        index=((z & 0xFFFF) | word << 16).astype(np.uint32),
+        live=np.array(live, np.bool_),
+    )
+    for each in (made.ids, made.index, made.live):
+        each.flags.writeable = False
+    return made
 
 
 @dataclass(frozen=True, slots=True)

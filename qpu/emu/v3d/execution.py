@@ -141,8 +141,9 @@ class DispatchExecution(ABC):
     def _count(self) -> None:
         """Bring the statistics up to date."""
 
-    def _over(self) -> None:  # noqa: B027 - engines that hold no resources do not override it
+    def _over(self) -> None:
         """Release resources at the end of the execution."""
+        self._services.snapshot.release()
 
     def _deadlocked(self, waiting: Group | None) -> EmuFault:
         """The fault when no thread can run. waiting: threads at a barrier, if there are any."""

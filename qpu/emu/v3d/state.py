@@ -18,7 +18,7 @@ from qpu.emu.v3d.alu import ACC
 from qpu.emu.v3d.prepare import Prepared
 from qpu.emu.v3d.tmu import CONFIG_RESET
 
-__all__ = ["CLOBBERED", "LANES", "TRUE", "Group", "PerThread", "each", "squeeze", "take_number", "undefined_register"]
+__all__ = ["CLOBBERED", "LANES", "TRUE", "UNDEFINED", "Group", "PerThread", "each", "squeeze", "take_number"]
 
 U32: TypeAlias = NDArray[np.uint32]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -30,12 +30,8 @@ _LANE = np.arange(LANES, dtype=np.uint32)
 CLOBBERED = 0xACC0DEAD  # content of accumulators after a switch to another thread of the QPU
 
 
-def undefined_register(number: int) -> U32:
-    """The content of a register before its first write: 0xdead, register, lane. Accumulators are numbered from 64."""
-    return np.uint32(0xDEAD0000 | number << 8) | _LANE
-
-
-_UNDEFINED = [undefined_register(n) for n in range(REGISTERS)]
+# The content of registers before their first write: 0xdead, register, lane. Accumulators are numbered from 64.
+UNDEFINED: list[U32] = [np.uint32(0xDEAD0000 | number << 8) | _LANE for number in range(REGISTERS)]
 FALSE = np.zeros(LANES, np.bool_)
 TRUE = np.ones(LANES, np.bool_)
 _const = NumpyLanes().const
@@ -80,7 +76,7 @@ class Group:
     threads: NDArray[np.intp]
     pc: int
     unif: PerThread
-    regs: list[U32] = field(default_factory=_UNDEFINED.copy)
+    regs: list[U32] = field(default_factory=UNDEFINED.copy)
     a: Mask = field(default_factory=lambda: FALSE)  # undefined on hardware
     a_hi: Mask = field(default_factory=lambda: FALSE)
     b: Mask = field(default_factory=lambda: FALSE)

@@ -16,7 +16,7 @@ from qpu.core.isa import Isa
 from qpu.emu.engine.llvm_lanes import I1, I8, I16, I32, I64, LANES, LlvmLanes
 from qpu.emu.v3d.tmu import ATOMICS, Action, decode_request
 from qpu.emu.v3d.translate_function import PTR, StateFunction, control_word, entry
-from qpu.emu.v3d.translate_state import FIFO_SLOTS, Control, Hold, Slot
+from qpu.emu.v3d.translate_state import FIFO_SLOTS, Control, Hold, Kept, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,7 +195,7 @@ class _Lanes(StateFunction):
                 with b.if_then(writes):
                     page = self.page(address)
                     state = b.load(entry(b, self.kept, page, 1), typ=I8)
-                    with b.if_then(b.icmp_unsigned(">=", b.sub(state, I8(1)), I8(2))):
+                    with b.if_then(b.icmp_unsigned(">=", state, I8(Kept.FREE))):
                         shared = [self.memory, self.kept, self.copies, self.control, page]
                         self.stay(b.call(self.keep, shared), "kept")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from qpu.emu.v3d import uniforms
 from qpu.emu.v3d.prepare import COUNTS
 from qpu.emu.v3d.tmu import DATA_CAPACITY, RESULT_CAPACITY
 
@@ -126,9 +127,9 @@ class Kept(enum.IntEnum):
     FREE, NEVER and COPIED are those of `qpu.emu.v3d.uniforms`.
     """
 
-    FREE = 0  # to be copied before the first store
-    NEVER = 1  # no stream reads the page
-    COPIED = 2
+    NEVER = uniforms.NEVER  # no stream reads the page
+    COPIED = uniforms.COPIED
+    FREE = uniforms.FREE  # to be copied before the first store
     STREAM = 3  # streams hold pointers into the page: the host performs the first store to it
 
 

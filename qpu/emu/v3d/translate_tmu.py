@@ -266,7 +266,7 @@ class _Request(StateFunction):
 
     def kept_already(self, page: ir.Value) -> ir.Value:
         state = self.b.load(entry(self.b, self.kept, page, 1), typ=I8)
-        return self.b.icmp_unsigned("<", self.b.sub(state, I8(1)), I8(2))
+        return self.b.icmp_unsigned("<", state, I8(Kept.FREE))
 
     def keep_page(self, page: ir.Value) -> None:
         """Ensure that the page may be stored to; otherwise take the slow path."""

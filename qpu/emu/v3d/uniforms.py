@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from qpu.emu.engine.memory import PAGE, Memory
 
-__all__ = ["Snapshot", "uses_side_streams"]
+__all__ = ["COPIED", "FREE", "NEVER", "Snapshot", "uses_side_streams"]
 
 U32: TypeAlias = NDArray[np.uint32]
 _SHIFT = PAGE.bit_length() - 1
-_COPIED = 2  # a value of `kept`; 0: to be copied before the first store, 1: never read by a stream
+# Values of `Snapshot.kept`. Most pages are never read by a stream, and zeros cost no time.
+NEVER, COPIED, FREE = 0, 1, 2  # FREE: to be copied before the first store
 _SCAN = 1 << 15  # instructions that are searched; longer code is assumed to use all streams
 
 
@@ -41,6 +42,9 @@ def uses_side_streams(memory: Memory, code: int) -> bool:
     return bool((unifa | moves).any())
 
 
+_spare: list[NDArray[np.uint8]] = []  # arrays for `Snapshot.kept`: a MiB each, and zeros at once
+
+
 class Snapshot:
     """Memory as it was at the start of a dispatch, for word fetches. The caller checks that addresses are mapped.
 
@@ -52,24 +56,42 @@ class Snapshot:
         self.copies: dict[int, U32] = {}
         pages = memory.size >> _SHIFT
         region = memory.region_at(uniforms)
-        if region is None or uses_side_streams(memory, code):
-            self.kept = np.zeros(pages, np.uint8)
+        self._marked: list[slice] = []  # pages that were FREE at the start
+        self._reusable = region is not None and not uses_side_streams(memory, code)
+        if region is None or not self._reusable:
+            self.kept = np.full(pages, FREE, np.uint8)
         else:
-            self.kept = np.ones(pages, np.uint8)
-            self.kept[region.address >> _SHIFT : region.end >> _SHIFT] = 0
+            try:
+                self.kept = _spare.pop()
+            except IndexError:
+                self.kept = np.zeros(pages, np.uint8)
+            if len(self.kept) != pages:
+                self.kept = np.zeros(pages, np.uint8)
+            self._marked.append(slice(region.address >> _SHIFT, region.end >> _SHIFT))
         # Code is fetched through a separate cache too: a program that overwrites itself runs the old code.
         home = memory.region_at(code)
         if home is not None:
-            self.kept[home.address >> _SHIFT : home.end >> _SHIFT] = 0
+            self._marked.append(slice(home.address >> _SHIFT, home.end >> _SHIFT))
+        for part in self._marked:
+            self.kept[part] = FREE
+
+    def release(self) -> None:
+        """The dispatch is over: the next one gets the array, all NEVER again. No other page was ever FREE."""
+        if self._reusable and len(_spare) < 4:
+            for part in self._marked:
+                self.kept[part] = NEVER
+            _spare.append(self.kept)
+        self._reusable = False
 
     def before_store(self, pages: NDArray[np.integer]) -> None:
         """Copy pages that are about to be written, unless a copy exists. pages: page numbers in any shape."""
-        if self.kept.take(pages).all():
+        free = self.kept.take(pages) == FREE
+        if not free.any():
             return
-        for page in np.unique(pages[self.kept.take(pages) == 0]).tolist():
+        for page in np.unique(pages[free]).tolist():
             start = page << (_SHIFT - 2)
             self.copies[page] = self._memory.words[start : start + PAGE // 4].copy()
-            self.kept[page] = _COPIED
+            self.kept[page] = COPIED
 
     def word(self, address: int) -> int:
         """The 32-bit word at a 4-byte aligned, mapped address."""
@@ -83,7 +105,7 @@ class Snapshot:
         if not self.copies:
             return self._memory.words.take(addresses >> np.uint32(2))
         found = self._memory.words.take(addresses >> np.uint32(2))
-        stale = self.kept.take(addresses >> np.uint32(_SHIFT)) == _COPIED
+        stale = self.kept.take(addresses >> np.uint32(_SHIFT)) == COPIED
         if stale.any():
             found[stale] = [self.word(a) for a in addresses[stale].tolist()]
         return found

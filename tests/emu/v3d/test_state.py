@@ -9,7 +9,7 @@ from qpu.core.isa import Isa
 from qpu.emu.engine.numpy_lanes import quiet
 from qpu.emu.v3d.prepare import prepare
 from qpu.emu.v3d.reference import build
-from qpu.emu.v3d.state import Group, each, undefined_register
+from qpu.emu.v3d.state import UNDEFINED, Group, each
 from tests.emu.v3d.compare import N, Services, make_group, make_state
 from tests.emu.v3d.test_alu import load, some
 
@@ -56,5 +56,5 @@ def test_join_restores_thread_order_and_the_youngest_unifa_write() -> None:
 
 
 def test_undefined_registers_differ() -> None:
-    seen = {tuple(undefined_register(n).tolist()) for n in range(70)}
+    seen = {tuple(UNDEFINED[n].tolist()) for n in range(70)}
     assert len(seen) == 70
