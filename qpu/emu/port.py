@@ -1,4 +1,4 @@
-"""The emulated board as a `Port`, indistinguishable from a real one for drivers."""
+"""`EmuPort`: the system calls of a process on an emulated board, as a `Port` for drivers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["EmuMapping", "EmuPort", "EmuRegisters"]
 
 
 class EmuMapping:
-    """A map of GPU memory. It knows whether views of it are alive, as a real map does."""
+    """A map of GPU memory. As a real map, it cannot be closed while views of it are alive."""
 
     __slots__ = ("__weakref__", "_array", "_board", "_span", "address")
 
@@ -47,16 +47,16 @@ class EmuMapping:
     def view(self) -> memoryview:
         """The bytes, writable."""
         if self._span is None:
-            raise ValueError("this memory is unmapped")
+            raise ValueError("this memory is unmapped; map it again")
         array = self._array() if self._array is not None else None
         if array is None:
-            # Views hold this array and nothing else does: while it lives, views are alive.
+            # Only views refer to this array: while it is alive, views are.
             array = self._board.memory.bytes[self._span.address : self._span.address + self._span.size]
             self._array = weakref.ref(array)
         return array.data
 
     def close(self) -> None:
-        """Unmap. Raises BufferError while views of it are alive; calling it twice is fine."""
+        """Unmap; idempotent. Raises: BufferError while views of the map are alive."""
         if self._span is None:
             return
         if self._array is not None and self._array() is not None:
@@ -64,7 +64,7 @@ class EmuMapping:
         self.drop()
 
     def drop(self) -> None:
-        """Unmap, viewed or not: the process ends."""
+        """Unmap at the end of the process, even if views are alive."""
         span, self._span = self._span, None
         if span is not None:
             with self._board.whole():
@@ -83,7 +83,7 @@ class EmuRegisters:
 
     def _open(self) -> RegisterBlock:
         if self._block is None:
-            raise ValueError("these registers are unmapped")
+            raise ValueError("these registers are unmapped; map them again")
         return self._block
 
     def read32(self, offset: int) -> int:
@@ -99,18 +99,18 @@ class EmuRegisters:
             block.write32(offset, value)
 
     def close(self) -> None:
-        """Unmap; calling it twice is fine."""
+        """Unmap; idempotent."""
         self._block = None
 
 
 class EmuPort:
     """System calls of a process on an emulated board.
 
-    board: a profile or a name such as ``pi5,slices=3``. strict: stop with EmuFault where hardware would go on wrongly.
-    engine: ``auto``, ``reference``, ``compiled``. host_limit_s: EmuFault for a job that takes more host time
-    (default: QPU_EMU_HOST_LIMIT_S, else no limit). pointer_size: 4 for a 32-bit process. trace: record of executed
-    instructions (reference engine). machine: makes another machine instead (tests).
-    Time is emulated: `monotonic` moves with system calls, `sleep`, and jobs that are waited for.
+    board: a profile or a name such as ``pi5,slices=3``. strict: stop with EmuFault where hardware would continue with a
+    wrong or unknown result. engine: ``auto``, ``reference``, ``compiled``. host_limit_s: EmuFault for a job that takes
+    more host time (default: QPU_EMU_HOST_LIMIT_S, else no limit). pointer_size: 4 for a 32-bit process. trace: record
+    of executed instructions (reference engine). machine: makes another machine instead (tests).
+    Time is emulated: system calls, `sleep`, and waiting for jobs advance `monotonic`.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class EmuPort:
         machine: Callable[[Linux], V3dMachine | Vc4Machine] | None = None,
     ) -> None:
         self.profile = parse_board(board) if isinstance(board, str) else board
-        self.leaked: list[str] = []  # what was still held at `shutdown`
+        self.leaked: list[str] = []  # what the process still held at `shutdown`
         self._pointer_size = struct.calcsize("P") if pointer_size is None else pointer_size
         self._injector = Injector()
         self._fds = FdTable()
@@ -142,7 +142,7 @@ class EmuPort:
         )
         self.board.host_limit_s = chosen_limit(host_limit_s)
 
-    # what only tests and the device layer ask for
+    # not part of `Port`: for tests and the device layer
 
     @property
     def runs(self) -> deque[RunStats]:
@@ -159,9 +159,9 @@ class EmuPort:
         self._injector.inject(call, errno, at=at, count=count)
 
     def process(self) -> EmuPort:
-        """A port of another process on the same board: descriptors of its own; memory, clock and GPU are shared.
+        """A port of another process on the same board. It has its own descriptors; memory, clock and GPU are common.
 
-        `shutdown` of it ends that process; the last one powers the board off.
+        Its `shutdown` ends that process; the `shutdown` of the last process powers the board off.
         """
         fail_if(self.board.closed, errno.EBADF)
         other = object.__new__(EmuPort)
@@ -176,24 +176,24 @@ class EmuPort:
     def interrupting(self, threads: Collection[int] | None = None) -> Iterator[None]:
         """While the block runs, calls of other threads of this process that emulate a job fail with EINTR.
 
-        threads: only of these. Other processes go on.
+        threads: only calls of these threads. Other processes are not affected.
         """
-        wish = Interrupt(threading.get_ident(), self._fds, threads)
-        self.board.interrupts.append(wish)
+        request = Interrupt(threading.get_ident(), self._fds, threads)
+        self.board.interrupts.append(request)
         try:
             yield
         finally:
-            self.board.interrupts.remove(wish)
+            self.board.interrupts.remove(request)
 
     def allocated(self) -> list[str]:
-        """What is held right now (descriptors, memory, handles), one line each; empty when nothing leaked."""
+        """What programs hold now (descriptors, memory, handles), one line each; empty when nothing leaked."""
         with self.board.whole():
             return [] if self.board.closed else self.board.allocated()
 
     def shutdown(self) -> None:
-        """End the process; the last one powers the board off: everything is freed, later calls fail with EBADF.
+        """End the process. The last process powers the board off: everything is freed, later calls fail with EBADF.
 
-        Idempotent. `leaked` keeps what was held: by this process, or by anybody when it was the last.
+        Idempotent. `leaked` lists what was held by this process, or by any process if it was the last one.
         """
         with self.board.whole():
             if self._gone or self.board.closed:
@@ -208,9 +208,10 @@ class EmuPort:
             self.board.tables.remove(self._fds)
 
     def end_process(self) -> None:
-        """What the board does when the process ends, however: its maps go, then its descriptors are closed.
+        """Do what the board does when the process ends for any reason: unmap its maps, then close its descriptors.
 
-        Firmware memory and the power of the QPUs belong to no process and stay. Does nothing on a board that is off.
+        Firmware memory and the power of the QPUs do not belong to a process and are unchanged. Does nothing on a board
+        that is off.
         """
         if self.board.closed:
             return
@@ -223,7 +224,7 @@ class EmuPort:
 
     @property
     def emulated(self) -> str | None:
-        """Name of the board."""
+        """The name of the board."""
         return self.profile.name
 
     @property
@@ -253,14 +254,17 @@ class EmuPort:
                 self._fds.close(fd)  # Linux frees a descriptor whose close fails
 
     def ioctl(self, fd: int, request: int, arg: bytearray) -> int:
-        """One ioctl. Raises: OSError with Linux's errno; EmuFault for what is not modelled, and for faults of a
-        job that this call waits for."""
+        """Perform an ioctl.
+
+        Raises: OSError with Linux's errno; EmuFault for what is not modelled, and for faults of a job that this call
+        waits for.
+        """
         with self.board.call(self._fds):
             self._injector.check("ioctl", ioctl_name(request))
             return self._fds.get(fd).ioctl(request, arg)
 
     def flock(self, fd: int, lock: Lock) -> None:
-        """Take, change or drop the lock of an open file; never waits."""
+        """Take, change or release the lock of an open file; never waits."""
         with self.board.call(self._fds):
             self._injector.check("flock", lock.value)
             self.board.flock(self._fds.get(fd), lock)
@@ -272,7 +276,7 @@ class EmuPort:
             fail_if(size <= 0 or offset % self.page_size, errno.EINVAL)
             found = self._fds.get(fd).mmap(size, offset)
             if isinstance(found, RegisterBlock):
-                raise self.board.not_modelled("mapping registers as memory (use Port.mmio)")
+                raise self.board.not_modelled("mapping registers as memory", "use Port.mmio")
             made = EmuMapping(self.board, found)
             self._maps.add(made)
             return made
@@ -288,25 +292,25 @@ class EmuPort:
             return EmuRegisters(self.board, block)
 
     def read_bytes(self, path: str) -> bytes:
-        """A whole small file of the board."""
+        """The contents of a file of the board."""
         with self.board.call(self._fds):
             self._injector.check("read", path, path)
             return self.board.files.read(path)
 
     def listdir(self, path: str) -> list[str]:
-        """Names in a directory."""
+        """The names in a directory."""
         with self.board.call(self._fds):
             self._injector.check("listdir", path, path)
             return self.board.files.listdir(path)
 
     def readlink(self, path: str) -> str:
-        """Target of a symbolic link."""
+        """The target of a symbolic link."""
         with self.board.call(self._fds):
             self._injector.check("readlink", path, path)
             return self.board.files.readlink(path)
 
     def stat(self, path: str) -> FileStat:
-        """Mode and owner."""
+        """Mode and owner of a file."""
         with self.board.call(self._fds):
             self._injector.check("stat", path, path)
             return self.board.files.resolve(path)[1].as_stat()
@@ -318,10 +322,10 @@ class EmuPort:
             return self.board.clock.now_ns / 1e9
 
     def sleep(self, seconds: float) -> None:
-        """Let emulated time pass."""
+        """Advance emulated time."""
         with self.board.whole():
             self.board.clock.now_ns += max(0, round(seconds * 1e9))
 
     def getpid(self) -> int:
-        """Process id of the host process."""
+        """The process id of the host process."""
         return os.getpid()

@@ -1,4 +1,4 @@
-"""Ports for tests: one that records every call, and the failures that can be put into any of them."""
+"""Test helpers for ports: a port that records every call, and the injection of failures into calls."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _TABLES = (drm.IOCTLS, vcsm.IOCTLS, mailbox.IOCTLS, dma_buf.IOCTLS)
 
 
 def ioctl_name(request: int) -> str:
-    """The header's name of a request by type and number, ``0x...`` when it is none of ours.
+    """The name of a request in the headers, found by type and number; ``0x...`` for an unknown request.
 
-    DRM and the mailbox have the same type letter; the mailbox's only request is recognised by its size.
+    DRM and the mailbox have the same type letter; the only request of the mailbox is recognised by its size.
     """
     kind, nr = request >> 8 & 0xFF, request & 0xFF
     if kind == mailbox.PROPERTY.type and nr == mailbox.PROPERTY.nr and request >> 16 & 0x3FFF in (4, 8):
@@ -48,31 +48,31 @@ class _Rule:
 
 @dataclass(slots=True)
 class Injector:
-    """Failures to come: rules are matched against call names, in the order they were added."""
+    """The failures to inject: rules, which are matched against call names in the order in which they were added."""
 
     rules: list[_Rule] = field(default_factory=list)
 
     def inject(self, call: str, errno: int, *, at: int = 1, count: int = 1) -> None:
-        """Let the `at`-th matching call from now fail with `errno`, and the `count` - 1 matching ones after it.
+        """Let the `at`-th matching call from now fail with `errno`, and the `count` - 1 matching calls after it.
 
         call: a pattern with ``*``, matched against ``ioctl:DRM_IOCTL_V3D_WAIT_BO``, ``open:/dev/vcio``, ``mmap``,
         ``mmio``, ``close``, ``flock:shared``, ``read:/proc/cpuinfo``, ``listdir:...``, ``readlink:...``,
-        ``stat:...``; a bare word such as ``ioctl`` or ``open`` matches all of its kind, a bare ioctl name
-        (``WAIT_BO`` will do) that ioctl.
-        Raises: ValueError for a call number or errno that cannot be.
+        ``stat:...``. A single word such as ``ioctl`` or ``open`` matches all calls of its kind; an ioctl name, with or
+        without its prefix (``WAIT_BO``), matches that ioctl.
+        Raises: ValueError for an impossible number or errno.
         """
         if at < 1 or count < 1:
-            raise ValueError(f"at={at}, count={count}; both start at 1")
+            raise ValueError(f"at={at}, count={count}; allowed: numbers from 1")
         if errno not in errno_module.errorcode:
-            raise ValueError(f"errno {errno} is none of this system's")
+            raise ValueError(f"errno {errno} does not exist on this system; use the numbers of the module errno")
         self.rules.append(_Rule(call, errno, at, count))
 
     def clear(self) -> None:
-        """Forget all rules."""
+        """Remove all rules."""
         self.rules.clear()
 
     def check(self, kind: str, name: str = "", path: str | None = None) -> None:
-        """Called before a system call. Raises: OSError when a rule says so."""
+        """Called before a system call. Raises: OSError if a rule matches."""
         for rule in self.rules:
             full = f"{kind}:{name}" if name else kind
             core = name.removeprefix("DRM_IOCTL_")
@@ -88,8 +88,11 @@ class Injector:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One system call. name: ioctl name or path. fd, request, size, offset: as they apply. before, after: bytes of an
-    ioctl's argument. result: what came back; error: errno when it failed."""
+    """One system call.
+
+    name: ioctl name or path. fd, request, size, offset: where they apply. before, after: bytes of the argument of an
+    ioctl. result: the return value; error: the errno of a failure.
+    """
 
     kind: str
     name: str = ""
@@ -108,7 +111,7 @@ class Call:
 
 
 class RecordingPort:
-    """A port around another one: `calls` has every call in order; `inject` makes some of them fail."""
+    """A port that wraps another port. `calls` lists every call in order; `inject` makes calls fail."""
 
     def __init__(self, inner: Port) -> None:
         self.inner = inner
@@ -120,7 +123,7 @@ class RecordingPort:
         self._injector.inject(call, errno, at=at, count=count)
 
     def names(self, kind: str | None = None) -> list[str]:
-        """Names of the calls of a kind, or ``kind:name`` of all."""
+        """The names of the calls of a kind, or ``kind:name`` of all calls."""
         return [c.name if kind else str(c) for c in self.calls if kind in (None, c.kind)]
 
     @property
@@ -141,7 +144,7 @@ class RecordingPort:
     def _record(
         self, call: Call, path: str | None, make: Callable[[], _Result], arg: bytearray | None = None
     ) -> _Result:
-        """Make a call, or the failure injected into it, and record it. arg: becomes `after`."""
+        """Make a call, or raise its injected failure, and record it. arg: the buffer that becomes `after`."""
         error: int | None = None
         result: object = None
         try:
@@ -180,7 +183,7 @@ class RecordingPort:
         return self._record(call, None, lambda: self.inner.mmap(fd, size, offset))
 
     def mmio(self, base: int, size: int) -> Registers:
-        """Recorded; accesses are not."""
+        """Recorded; register accesses are not recorded."""
         return self._record(Call("mmio", size=size, offset=base), None, lambda: self.inner.mmio(base, size))
 
     def read_bytes(self, path: str) -> bytes:
@@ -232,12 +235,12 @@ class RecordingPort:
         return submitted(self.inner)
 
     def shutdown(self) -> None:
-        """Shut the inner port down where it can be."""
+        """Shut down the inner port, if it has that method."""
         closing = getattr(self.inner, "shutdown", None)
         if closing is not None:
             closing()
 
     @property
     def runs(self) -> object:
-        """Statistics of an emulated inner port, None otherwise."""
+        """Statistics of an emulated inner port; else None."""
         return getattr(self.inner, "runs", None)

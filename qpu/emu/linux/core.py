@@ -327,10 +327,9 @@ class Linux:
         for report in self.subscribers:
             report(text)
 
-    def not_modelled(self, what: str) -> EmuFault:
+    def not_modelled(self, what: str, help: str = "run this program on a real board, or avoid the request") -> EmuFault:
         """The fault for a request that the emulated board does not model; the caller raises it, strict or not."""
-        text = f"{what} is not modelled by the emulated {self.profile.name}"
-        return EmuFault("not-modelled", text, help="run this program on a real board, or avoid the request")
+        return EmuFault("not-modelled", f"{what} is not modelled by the emulated {self.profile.name}", help=help)
 
     # system calls; callers hold the lock through `call`
 

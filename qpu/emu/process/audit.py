@@ -1,7 +1,7 @@
-"""Audit hook of `qpu emulate`: raise EmuFault when a call bypasses the replacements with a path of the board.
+"""The audit hook of `qpu emulate`: raises EmuFault when a call bypasses the replacements with a path of the board.
 
-Python reports most operations that take a path, and every start of another program, to audit hooks. One that arrives
-here with a path of the board was not caught: the system would answer it with its own files, or with none.
+Python reports most operations that take a path, and every start of another program, to audit hooks. If an operation
+with a path of the board is reported, no replacement has caught it: the host would use its own files, or find none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qpu.errors import EmuFault
 
 __all__ = ["Guard"]
 
-# Event -> which of its arguments are paths.
+# Event -> positions of the arguments that are paths.
 _PATHS = {
     "open": (0,),
     **dict.fromkeys(
@@ -33,14 +33,14 @@ _PATHS = {
 _MENTIONED = re.compile(r"(?<![\w/.-])(?:" + "|".join(re.escape(p) for p in OWNED) + r")(?![\w-])")
 _PYTHON = re.compile(r"(?:python|pypy)[0-9.]*(?:\.exe)?")
 _SWITCHES_USER = ("sudo", "doas", "pkexec", "su")
-_NO_SITE = frozenset("IES")  # options of Python that keep the environment or `site` away
+_NO_SITE = frozenset("IES")  # options with which Python ignores its environment or does not load `site`
 
 
 class Guard:
-    """Judges audit events.
+    """The audit hook.
 
-    owned: the board's path, or None. trusted: true while a replacement itself calls the system. variable: what child
-    processes look for in their environment.
+    owned: gives the path on the board, or None. trusted: true while a replacement calls the system's functions.
+    variable: the environment variable that puts child processes on the board.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class Guard:
         if start is not None:
             start(*args)
 
-    def _fault(self, what: str) -> EmuFault:
-        return EmuFault("not-modelled", f"{what} is not modelled by the emulated {self._board}")
+    def _fault(self, what: str, help: str = "use the functions of os and io for it") -> EmuFault:
+        return EmuFault("not-modelled", f"{what} is not modelled by the emulated {self._board}", help=help)
 
     # child processes
 
     def _popen(self, executable: Any, args: Any, cwd: Any, env: Mapping[Any, Any] | None) -> None:
         if cwd is not None and self._owned(cwd) is not None:
-            raise self._fault(f"a child process in {self._owned(cwd)}")
+            raise self._fault(f"a child process in {self._owned(cwd)}", "start it in another directory")
         self._started(executable, args, env)
 
     def _started(self, executable: Any, args: Any, env: Mapping[Any, Any] | None) -> None:
@@ -91,9 +91,11 @@ class Guard:
         program = os.fsdecode(executable) if executable is not None else words[0]
         name = os.path.basename(words[0] if executable is None else program)
         if name in _SWITCHES_USER:
-            raise self._fault(f"starting {' '.join(words)!r} (another user's processes do not see the board), which")
+            advice = "run the command without it: only processes of this user are on the board"
+            raise self._fault(f"starting {' '.join(words)!r} as another user", advice)
         if name == "vcgencmd" and shutil.which(program):
-            raise self._fault(f"{' '.join(words)!r}, which would ask this machine's own firmware,")
+            advice = "use /dev/vcio: vcgencmd would use the firmware of this machine"
+            raise self._fault(f"the command {' '.join(words)!r}", advice)
         python = [n for n, word in enumerate(words) if _is_python(word)]
         if python or _is_python(program) or _python_script(program):
             self._python(words, words[python[0] + 1 :] if python else words[1:], env)
@@ -101,28 +103,25 @@ class Guard:
         for word in words:
             found = _MENTIONED.search(word)
             if found is not None:
-                raise self._fault(
-                    f"{found[0]} in a child process that is not Python ({' '.join(words)!r}; only Python children see "
-                    "the board)"
-                )
+                advice = "access it from Python: only child processes that are Python are on the board"
+                raise self._fault(f"{found[0]} in a child process that is not Python ({' '.join(words)!r})", advice)
 
     def _python(self, words: list[str], options: Iterable[str], env: Mapping[Any, Any] | None) -> None:
         if env is not None and self._variable not in {os.fsdecode(k) for k in env}:
             raise self._fault(
-                f"a Python child without {self._variable} in its environment ({' '.join(words)!r}; pass the "
-                "environment of this process on)"
+                f"a Python child without {self._variable} in its environment ({' '.join(words)!r})",
+                "pass the environment of this process to it",
             )
         for option in options:
             if not option.startswith("-") or option in ("-c", "-m", "-"):
                 break
             if not option.startswith("--") and _NO_SITE & set(option[1:].partition("X")[0].partition("W")[0]):
-                raise self._fault(
-                    f"a Python child with {option} ({' '.join(words)!r}), which keeps the board out of its reach,"
-                )
+                advice = f"start it without {option}, which keeps it off the board"
+                raise self._fault(f"a Python child with {option} ({' '.join(words)!r})", advice)
 
 
 def _words(args: Any) -> list[str]:
-    """The words of a command, roughly: a shell's text is split at spaces and quotes."""
+    """The words of a command. Text for a shell is split at spaces and quotes, which is only approximate."""
     if isinstance(args, (str, bytes, os.PathLike)):
         args = [args]
     texts = [os.fsdecode(a) for a in args if isinstance(a, (str, bytes, os.PathLike))]
@@ -139,7 +138,7 @@ def _is_python(word: str) -> bool:
 
 
 def _python_script(program: str) -> bool:
-    """True for an executable file that begins with a ``#!`` line that names Python."""
+    """Whether a program is a file that begins with a ``#!`` line that names Python."""
     found = shutil.which(program)
     if found is None:
         return False

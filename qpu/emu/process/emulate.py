@@ -1,7 +1,7 @@
-"""`qpu emulate`: run on an emulated board, unmodified, a Python program that makes its own system calls.
+"""The core of `qpu emulate`: runs Python programs that make their own system calls, unmodified, on an emulated board.
 
-In this process, and for the board's paths only, the functions of os, io, fcntl, select, mmap and ctypes that such
-programs use lead to the emulated board. GPU memory is one memory file, so that maps are real ones.
+In this process, and only for paths of the board, the functions of os, io, fcntl, select, mmap and ctypes that such
+programs use are replaced by functions of the emulated board. GPU memory is one memory file, so that maps are real ones.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["Emulation", "current"]
 
 SHOWN_WARNINGS = 20
-UNWATCHED_S = 0.05  # host time without system calls after which queued jobs advance by themselves
-UNWATCHED_VC4_S = 0.2  # programs queued by register one by one are to start together, even on a slow host
+UNWATCHED_S = 0.05  # host time without system calls after which a thread advances queued jobs
+UNWATCHED_VC4_S = 0.2  # the same; longer, so that programs queued by register one by one start together on slow hosts
 _REAL_IOCTL = fcntl.ioctl
 _REAL_FCNTL = fcntl.fcntl
 _REAL_FLOCK = fcntl.flock
@@ -54,13 +54,13 @@ _REAL_OS_CLOSE = os.close
 _DUPLICATES = (fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)
 _FLOCKS = {fcntl.LOCK_SH: Lock.SHARED, fcntl.LOCK_EX: Lock.EXCLUSIVE, fcntl.LOCK_UN: Lock.NONE}
 _LOCKS = (fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW)
-# Modules that need the system's own functions: this one's family, and Python's inside.
+# Modules that need the system's functions: those of the emulator, and internal ones of Python.
 _KEEP = ("qpu.emu.", "posix", "_", "importlib", "zipimport", "runpy", "pkgutil")
 BOARD_VARIABLE = "QPU_EMULATE"  # in the environment of child processes
 
 
 class BcmHost:
-    """libbcm_host: the calls that programs use to find the peripherals (drivers.md 6.1)."""
+    """The emulated libbcm_host: the functions with which programs find the peripherals (drivers.md 6.1)."""
 
     _name = "libbcm_host.so"
 
@@ -80,14 +80,18 @@ class BcmHost:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise EmuFault("not-modelled", f"{name} of libbcm_host is not modelled by the emulated {self._profile.name}")
+        raise EmuFault(
+            "not-modelled",
+            f"{name} of libbcm_host is not modelled by the emulated {self._profile.name}",
+            help="read /proc/device-tree, or run this program on a real board",
+        )
 
     def __getitem__(self, name: str) -> Any:
         return getattr(self, name)
 
 
 class _Constant:
-    """A C function without arguments. `restype` and `argtypes` may be set, as on a real one."""
+    """A C function without arguments. `restype` and `argtypes` may be set, as for a real function."""
 
     def __init__(self, name: str, value: int) -> None:
         self.__name__ = name
@@ -107,11 +111,11 @@ def _is_bcm_host(name: object) -> bool:
 
 
 class Emulation:
-    """An emulated board under this process. `install` puts it in place, `uninstall` takes it away.
+    """The emulation of a board for this process. `install` replaces the functions, `uninstall` restores them.
 
     board: name or profile. strict: stop at the first fault. machine: makes another machine (tests). trace: record
     executed instructions, with the reference engine.
-    Raises: UsageError for a bad board name, a trace that cannot be written, or on a system that cannot do it.
+    Raises: UsageError for a bad board name, a trace that cannot be written, or on a host that is not Linux.
     """
 
     def __init__(
@@ -124,12 +128,12 @@ class Emulation:
         trace: TraceFile | None = None,
     ) -> None:
         if not hasattr(os, "memfd_create"):
-            raise UsageError("qpu emulate needs Linux (memory files); open an emulated board with qpu.open_device()")
+            raise UsageError("qpu emulate needs Linux (memory files)", help="use an emulated board with open_device()")
         self.profile = parse_board(board) if isinstance(board, str) else board
         self.strict = strict
         self.engine = engine if engine is not None else os.environ.get("QPU_EMU_ENGINE", "auto")
         if trace is not None and self.engine == "compiled":
-            raise UsageError("--trace needs the reference engine; unset QPU_EMU_ENGINE or set it to auto or reference")
+            raise UsageError("--trace needs the reference engine", help="set QPU_EMU_ENGINE to auto or reference")
         self._trace_file = trace
         self._trace = trace.start() if trace is not None else None
         self._machine = machine
@@ -163,7 +167,7 @@ class Emulation:
 
     @property
     def board(self) -> Board:
-        """The board; a new one in a child after fork."""
+        """The board; in a child process after a fork, a new one."""
         board = self._board
         if board is None:
             with self._lock:
@@ -177,7 +181,7 @@ class Emulation:
     # jobs without a wait
 
     def _work(self) -> None:
-        """A job was queued: advance it even if the program only watches its memory."""
+        """Start the thread that advances queued jobs while the program makes no system calls."""
         self._wake.set()
         if self._thread is None and self.installed and not self._retired:
             self._thread = threading.Thread(target=self._advance, name="qpu-emulate", daemon=True)
@@ -190,7 +194,7 @@ class Emulation:
                 return
             patience = UNWATCHED_S if self.profile.is_drm else UNWATCHED_VC4_S
             if time.monotonic() - board.last_call < patience:
-                time.sleep(patience / 4)  # the program will wait soon
+                time.sleep(patience / 4)  # the program makes system calls, which advance the jobs
                 continue
             self._wake.clear()
             if not board.step():
@@ -207,7 +211,7 @@ class Emulation:
         print(f"qpu emulate: warning: {text}", file=sys.stderr)
 
     def summary(self) -> str:
-        """Faults that a lenient run survived; empty when there were none."""
+        """A line about the faults of a lenient run; empty when there were none."""
         faults = self._shown
         if not faults:
             return ""
@@ -218,18 +222,19 @@ class Emulation:
         return f"qpu emulate: {sum(faults.values())} faults on the emulated {self.profile.name}: {found}"
 
     def finish_trace(self) -> str:
-        """Write the trace, if there is one; returns a line about it. Raises: UsageError when it cannot be written."""
+        """Write the trace, if there is one. Returns: a line about it. Raises: UsageError when it cannot be written."""
         if self._trace_file is None or self._trace is None:
             return ""
         return self._trace_file.finish(self._trace)
 
-    # in and out of place
+    # install and uninstall
 
     def install(self) -> None:
-        """Lead the board's paths to the emulated board from now on. Only one emulation can be in place."""
+        """Replace the functions. Only one emulation can be installed."""
         global _current
         if _current is not None:
-            raise UsageError(f"this process already runs on an emulated {_current.profile.name}")
+            text = f"this process already runs on an emulated {_current.profile.name}"
+            raise UsageError(text, help="uninstall that emulation first")
         _current = self
         self.installed = True
         self.files.install()
@@ -249,12 +254,12 @@ class Emulation:
         self._put(ctypes.util, "find_library", lambda name: BcmHost._name if name == "bcm_host" else find(name))
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
-        """Hooks stay for ever: this one does nothing once the emulation is gone."""
+        """The audit hook, which cannot be removed: it does nothing after `uninstall`."""
         if self.installed and not self._retired and self._guard is not None:
             self._guard(event, args)
 
     def _rebind(self) -> None:
-        """Modules that were imported before hold the system's functions under names of their own."""
+        """Replace the functions also in modules that have imported them under their own names."""
         new = {id(old): getattr(where, name) for where, name, old in self.files.replaced if callable(old)}
         for module_name, module in list(sys.modules.items()):
             if module_name.startswith(_KEEP) or not isinstance(module, types.ModuleType):
@@ -269,7 +274,7 @@ class Emulation:
                     setattr(kind, name, staticmethod(new[id(value.__func__)]))
 
     def _page_size(self) -> None:
-        """What programs round sizes and offsets to. A board's page is a multiple of the host's or equal."""
+        """Replace the page size, to which programs round sizes and offsets, if the board's is not smaller."""
         page = self.profile.page_size
         if page < mmap.PAGESIZE:
             return
@@ -281,7 +286,7 @@ class Emulation:
         self._put(os, "sysconf", lambda name: page if name in names else real(name))
 
     def _waiting(self) -> None:
-        """Refuse to wait for descriptors of devices: the system has no device behind them."""
+        """Replace functions that wait for descriptors: they raise EmuFault for devices of the board."""
         refuse = self._refuse
         real_select, real_poll = select.select, select.poll
 
@@ -330,9 +335,9 @@ class Emulation:
         return call
 
     def retire(self) -> None:
-        """The process ends: jobs advance only inside waits from now on, but calls still work.
+        """Prepare for the end of the process: jobs advance only inside waits from now on, but calls still work.
 
-        Objects that close their devices when the interpreter lets go of them find them open, as on a board.
+        So objects that close their devices during the shutdown of the interpreter find them open, as on a real board.
         """
         self._retired = True
         self._stop_thread()
@@ -344,7 +349,7 @@ class Emulation:
             self._thread = None
 
     def uninstall(self) -> None:
-        """Restore everything, power the board off."""
+        """Restore all functions, and power the board off."""
         global _current
         if not self.installed:
             return
@@ -356,7 +361,7 @@ class Emulation:
             self._board.close()
 
     def after_fork(self) -> None:
-        """In the child: a board of its own. Devices opened before cannot be used."""
+        """In the child after a fork: prepare a new board. Devices that were opened before cannot be used."""
         board, self._board = self._board, None
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -366,7 +371,7 @@ class Emulation:
             self._trace = None
         if board is not None:
             self._inherited.update(fd for fd, _ in board.fds.open)
-            # The parent's memory is shared: nothing of it may be freed here.
+            # The memory belongs to the parent too: it must not be freed here.
             board.disown()
 
     def _library(self) -> type[ctypes.CDLL]:
@@ -375,7 +380,7 @@ class Emulation:
         calls = LibcCalls(self.files, lambda: self.board, self.ioctl_at)
 
         class EmulatedCDLL(_REAL_CDLL):
-            """ctypes.CDLL that knows libbcm_host, and the C library's calls on the board's devices."""
+            """ctypes.CDLL with the emulated libbcm_host and the replaced functions of the C library."""
 
             def __new__(cls, name: Any = None, *args: Any, **named: Any) -> Any:
                 if _is_bcm_host(name):
@@ -437,7 +442,7 @@ class Emulation:
         number = _descriptor(fd)
         if not self.files.known(number):
             return _REAL_IOCTL(fd, request, arg, mutate_flag)
-        request &= 0xFFFFFFFF  # negative numbers are common: ctypes and old libraries use signed ones
+        request &= 0xFFFFFFFF  # may be negative: ctypes and old libraries use signed numbers
         board = self.board
         with board.call():
             file = board.fds.get(number)
@@ -471,7 +476,7 @@ class Emulation:
             return self._by_pointer(self.board.fds.get(fd), request & 0xFFFFFFFF, address)
 
     def _by_pointer(self, file: Any, request: int, address: int) -> int:
-        """The argument is a number: an address, as a C program passes it."""
+        """An ioctl whose argument is an address, as a C program passes it."""
         address &= (1 << 8 * struct.calcsize("P")) - 1
         need = file.argument_size(request, lambda n: read_user(address, n))
         if need == 0:
@@ -484,7 +489,7 @@ class Emulation:
 
 
 def _descriptor(fd: Any) -> int:
-    """The number of a descriptor or file object; -1 for what the system's function will refuse."""
+    """The number of a descriptor or file object; -1 for other objects, which the system's function rejects."""
     if isinstance(fd, int):
         return fd
     number = fd.fileno() if hasattr(fd, "fileno") else -1
@@ -495,7 +500,7 @@ _current: Emulation | None = None
 
 
 def current() -> Emulation | None:
-    """The emulation in place in this process."""
+    """The emulation that is installed in this process."""
     return _current
 
 

@@ -1,4 +1,4 @@
-"""File functions for unmodified programs: paths of the emulated board lead to its files, all others to the system."""
+"""The file functions of `qpu emulate`: paths of the emulated board refer to its files, other paths to the host's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _UNMODELLED = (
 
 
 class RealFds(FdTable):
-    """Descriptors of the process itself. Behind each device is an open /dev/null, so that the number is taken."""
+    """Descriptors of the real process. For each device, /dev/null is open, which reserves the descriptor."""
 
     def __init__(self, opened: Callable[..., int], closed: Callable[[int], None]) -> None:
         super().__init__()
@@ -42,18 +42,18 @@ class RealFds(FdTable):
         return self._open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
     def discard(self, fd: int) -> None:
-        """Close it for good."""
+        """Close the descriptor of the process."""
         self._close(fd)
 
     def forget(self, fd: int) -> None:
-        """The system closed the descriptor."""
+        """Drop a descriptor that the program has closed without the replacements."""
         file = self._files.pop(fd)
         file.count -= 1
         if file.count == 0:
             file.release()
 
     def known(self, fd: int) -> bool:
-        """True when `fd` is ours and still what it was."""
+        """Whether `fd` is a descriptor of a device, and still refers to it."""
         if fd not in self._files:
             return False
         try:
@@ -61,11 +61,11 @@ class RealFds(FdTable):
                 return True
         except OSError:
             pass
-        self.forget(fd)  # closed, or closed and reused, behind our back
+        self.forget(fd)  # closed, or closed and reused, without the replacements
         return False
 
 
-_TWO = ("sendfile", "copy_file_range", "splice")  # take two descriptors
+_TWO = ("sendfile", "copy_file_range", "splice")  # functions with two descriptors
 _FD_NAMES = ("fd", "out_fd", "in_fd", "src", "dst")
 _REPLACED = (
     "open close closerange dup dup2 fstat stat lstat access readlink listdir scandir chdir fchdir getcwd getcwdb"
@@ -76,17 +76,17 @@ _REAL_FILEIO = io.FileIO
 
 
 class FilePatches:
-    """Replacements for the functions of `os` and `io`, and putting them in and out of place."""
+    """The replacements for functions of `os` and `io`, and their installation."""
 
     def __init__(self, board: Callable[[], Board], made: Callable[[], Board | None], inherited: set[int]) -> None:
-        """board: the board, made when needed. made: None while there is none. inherited: descriptors of a parent."""
+        """board: gives the board, made at its first use. made: gives it or None. inherited: descriptors of a parent."""
         self._board = board
         self._made = made
         self._inherited = inherited
         self.replaced: list[tuple[Any, str, Any]] = []  # where, name, the system's function
         self.paths = Paths()
         self.file_io = self._file_io()
-        self.inside = threading.local()  # .depth > 0: the system's functions are called on the board's behalf
+        self.inside = threading.local()  # .depth > 0: a replacement calls the system's functions
 
     @contextlib.contextmanager
     def _trusted(self) -> Iterator[None]:
@@ -98,11 +98,11 @@ class FilePatches:
 
     @property
     def trusted(self) -> int:
-        """Greater than 0 while this thread calls the system's functions with the board's paths on purpose."""
+        """Greater than 0 while a replacement on this thread calls the system's functions with paths of the board."""
         return getattr(self.inside, "depth", 0)
 
     def owned(self, path: Any, dir_fd: int | None = None) -> str | None:
-        """The absolute path when it belongs to the board, else None."""
+        """The absolute path if it belongs to the board, else None."""
         return self.paths.owned(path, dir_fd)
 
     def _node(self, path: str, shown: Any, *, follow: bool = True) -> Node:
@@ -111,13 +111,12 @@ class FilePatches:
     # descriptors
 
     def known(self, fd: object) -> bool:
-        """True for a descriptor of an emulated device. Raises: EmuFault for one that was opened before fork."""
+        """Whether `fd` belongs to an emulated device. Raises: EmuFault if it was opened before a fork."""
         if not isinstance(fd, int):
             return False
         if fd in self._inherited:
-            raise self._board().not_modelled(
-                f"descriptor {fd}, a device opened before fork() (open it in the child instead),"
-            )
+            advice = "open the device in the child process"
+            raise self._board().not_modelled(f"descriptor {fd} of a device that was opened before fork()", advice)
         board = self._made()
         if board is None or fd not in board.fds:
             return False
@@ -159,7 +158,7 @@ class FilePatches:
 
     @staticmethod
     def _copy(name: str, data: bytes, flags: int) -> int:
-        """A descriptor, for reading only, of a file of memory."""
+        """A read-only descriptor of a memory file with `data`."""
         writer = os.memfd_create(name, os.MFD_CLOEXEC)
         try:
             _REAL["write"](writer, data)
@@ -169,7 +168,7 @@ class FilePatches:
             _REAL["close"](writer)
 
     def _own(self) -> set[int]:
-        """Descriptors of the emulation, which programs that close everything must not close."""
+        """Descriptors that the emulation needs; programs that close all descriptors must not close them."""
         board = self._made()
         return self.paths.own if board is None or board.closed else {board.memory.fd, *self.paths.own}
 
@@ -200,7 +199,7 @@ class FilePatches:
         _REAL["closerange"](low, high)
 
     def duplicated(self, fd: int, copy: int) -> int:
-        """`copy` is a duplicate of the board's descriptor `fd`; returns it."""
+        """Record that `copy` duplicates the descriptor `fd` of the board; returns `copy`."""
         if self.paths.directory(fd) is not None:
             self.paths.duplicate_directory(fd, copy)
             return copy
@@ -219,7 +218,8 @@ class FilePatches:
         """os.dup2"""
         known = self.known(fd)
         if fd2 in self._own():
-            raise self._board().not_modelled(f"os.dup2 to {fd2}, which the emulation needs,")
+            advice = "use another number: the emulation uses this one"
+            raise self._board().not_modelled(f"os.dup2 to descriptor {fd2}", advice)
         if fd != fd2 and self.known(fd2):
             self.forget(fd2)
         copy = int(_REAL["dup2"](fd, fd2, inheritable))
@@ -346,7 +346,7 @@ class FilePatches:
                 with _REAL["scandir"](self.paths.real(text or full)[0]) as scan:
                     entries = [e for e in scan if self.owned(posixpath.join(full, e.name)) is None]
             except FileNotFoundError:
-                self._node(full, shown)  # an ancestor that only the board has
+                self._node(full, shown)  # the directory exists only on the board
         present = {e.name for e in entries}
         try:
             names = self._names(full, shown)
@@ -433,11 +433,11 @@ class FilePatches:
         return wrapped
 
     def _file_io(self) -> type[io.FileIO]:
-        """A replacement for io.FileIO."""
+        """The replacement for io.FileIO."""
         patches = self
 
         class Kind(type(_REAL_FILEIO)):  # type: ignore[misc]  # `type`, but the stubs say ABCMeta
-            """Every file object of the system is one of the replacement too."""
+            """The metaclass: file objects of the system count as instances of the replacement."""
 
             def __instancecheck__(cls, other: object) -> bool:
                 if cls is EmulatedFileIO:
@@ -445,7 +445,7 @@ class FilePatches:
                 return bool(super().__instancecheck__(other))
 
         class EmulatedFileIO(_REAL_FILEIO, metaclass=Kind):
-            """io.FileIO, also of the board's files. Closing that of a device closes the device."""
+            """io.FileIO, also for files of the board. Closing the object of a device closes the device."""
 
             _emulated = False
 
@@ -500,14 +500,14 @@ class FilePatches:
         return EmulatedFileIO
 
     def forget(self, fd: int) -> None:
-        """A file object closed a descriptor itself."""
+        """Drop a descriptor that a file object has closed."""
         board = self._board()
         with board.whole():
             if fd in board.fds and not board.closed:
                 assert isinstance(board.fds, RealFds)
                 board.fds.forget(fd)
 
-    # in and out of place
+    # install and uninstall
 
     def put(self, where: Any, name: str, value: Any) -> None:
         """Replace an attribute until `uninstall`."""
@@ -515,7 +515,7 @@ class FilePatches:
         setattr(where, name, value)
 
     def install(self) -> None:
-        """Put the replacements in place."""
+        """Install the replacements."""
         for name in _REPLACED:
             self.put(os, name, getattr(self, name))
         for name in _UNMODELLED:
@@ -526,7 +526,7 @@ class FilePatches:
         self.put(io, "FileIO", self.file_io)
 
     def uninstall(self) -> None:
-        """Take them out again."""
+        """Restore the system's functions."""
         while self.replaced:
             where, name, value = self.replaced.pop()
             setattr(where, name, value)

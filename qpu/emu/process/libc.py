@@ -1,4 +1,7 @@
-"""The C library through ctypes under `qpu emulate`: open, close, ioctl, mmap and munmap of the board's devices."""
+"""The C library through ctypes under `qpu emulate`: open, close, ioctl, mmap and munmap for devices of the board.
+
+Other functions of the library raise EmuFault for files and descriptors of the board.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ __all__ = ["LibcCalls", "is_libc"]
 
 _WORD = (1 << 8 * ctypes.sizeof(ctypes.c_void_p)) - 1
 _FAILED = _WORD  # MAP_FAILED, and -1
-# Refused with a path of the board as this argument.
+# Functions that are faults with a path of the board, and the position of that argument.
 _BY_PATH = {
     **dict.fromkeys(
         "fopen fopen64 creat access stat lstat stat64 lstat64 opendir readlink chmod chown statx".split(), 0
     ),
     **dict.fromkeys("openat openat64 faccessat readlinkat fstatat fstatat64 __xstat __lxstat __xstat64".split(), 1),
 }
-# Refused with a descriptor of the board as this argument.
+# Functions that are faults with a descriptor of the board, and the position of that argument.
 _BY_FD = dict.fromkeys(
     "read write pread pwrite pread64 pwrite64 readv writev lseek lseek64 fdopen fcntl fcntl64 dup dup2 dup3 fstat "
     "fstat64 ftruncate fsync fchmod flock lockf".split(),
@@ -34,7 +37,7 @@ _BY_FD = dict.fromkeys(
 
 
 def is_libc(name: object) -> bool:
-    """True for what programs load to call the C library: its file, or the process itself."""
+    """Whether loading `name` gives the C library: its file, or None for the process itself."""
     if name is None:
         return True
     if not isinstance(name, (str, os.PathLike)):
@@ -43,16 +46,16 @@ def is_libc(name: object) -> bool:
 
 
 class LibcCalls:
-    """Functions of the C library that know the board. One for an emulation."""
+    """The replaced functions of the C library. Every emulation has one object."""
 
     def __init__(
         self, files: FilePatches, board: Callable[[], Board], ioctl_at: Callable[[int, int, int], int]
     ) -> None:
-        """board: the board, made when needed. ioctl_at: ioctl(2) with descriptor, request and address."""
+        """board: gives the board, which is made at its first use. ioctl_at: ioctl(2): descriptor, request, address."""
         self._files = files
         self._board = board
         self._ioctl_at = ioctl_at
-        self._maps: dict[int, tuple[int, Board, Span]] = {}  # address -> length and what is mapped
+        self._maps: dict[int, tuple[int, Board, Span]] = {}  # address -> length, board and mapped memory
         self._mine: dict[str, Callable[..., int | None]] = {
             "open": self._open,
             "open64": self._open,
@@ -65,14 +68,14 @@ class LibcCalls:
         }
 
     def wrap(self, name: str, function: Any, use_errno: bool) -> Any:
-        """The function `name` of the library, with the board in front when it can concern it."""
+        """The function `name` of the library; a replacement if the function can access the board."""
         if name in self._mine:
             return _Function(name, function, self._mine[name], use_errno)
         if name in _BY_PATH or name in _BY_FD:
             return _Function(name, function, lambda *args: self._refuse(name, args), use_errno)
         return function
 
-    # None: not ours, the system's function is called
+    # A result of None means: not a device of the board, call the system's function.
 
     def _refuse(self, name: str, args: Sequence[Any]) -> None:
         files, board = self._files, self._board()
@@ -116,10 +119,8 @@ class LibcCalls:
                 raise board.not_modelled(f"a private map (flags 0x{how:x}) of {path}")
             found = board.fds.get(number).mmap(size, start)
             if isinstance(found, RegisterBlock):
-                raise board.not_modelled(
-                    f"mmap() of the C library of registers at 0x{found.base:x} (a pointer to them cannot be watched; "
-                    "use mmap.mmap)"
-                )
+                advice = "use mmap.mmap: accesses through a pointer cannot be emulated"
+                raise board.not_modelled(f"mmap() of the C library of registers at 0x{found.base:x}", advice)
             kinds = ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64
             real = ctypes.CFUNCTYPE(ctypes.c_void_p, *kinds, use_errno=True)(
                 ("mmap64" if ctypes.sizeof(ctypes.c_void_p) == 4 else "mmap", ctypes.CDLL(None))
@@ -148,14 +149,14 @@ class LibcCalls:
         with board.whole():
             if not board.closed:
                 span.release()
-        return None  # the system takes the addresses away
+        return None  # the system's function unmaps the addresses
 
     def _msync(self, address: Any, length: Any, flags: Any) -> int | None:
         return 0 if _number(address) in self._maps else None
 
 
 class _Function:
-    """A function of a library as ctypes shows them: restype, argtypes and errcheck work on both ways."""
+    """A function of a library as ctypes has it: restype, argtypes and errcheck apply to the replacement too."""
 
     def __init__(self, name: str, real: Any, mine: Callable[..., int | None], use_errno: bool) -> None:
         object.__setattr__(self, "_parts", (name, real, mine, use_errno))
@@ -184,7 +185,7 @@ class _Function:
             value = -1
         except TypeError:
             if real.argtypes is not None:
-                return real(*args)  # it says better what is wrong
+                return real(*args)  # the system's function gives the better message
             raise
         if value is None:
             return real(*args)
@@ -194,7 +195,7 @@ class _Function:
 
 
 def _as(kind: Any, value: int) -> Any:
-    """A C result as ctypes gives it for a restype."""
+    """A C result converted as ctypes does it for a restype."""
     if kind is None:
         return None
     if isinstance(kind, type) and issubclass(kind, ctypes._SimpleCData):
@@ -206,7 +207,7 @@ def _as(kind: Any, value: int) -> Any:
 
 
 def _number(arg: Any) -> int:
-    """An argument as the C function gets it: numbers as they are, all else by address."""
+    """An argument as the C function receives it: a number unchanged, everything else as an address."""
     if arg is None:
         return 0
     if isinstance(arg, int):
@@ -225,7 +226,7 @@ def _number(arg: Any) -> int:
 
 
 def _text(arg: Any) -> bytes | None:
-    """A path argument, None when it is none."""
+    """A path argument as bytes; None if the argument is not text."""
     if isinstance(arg, bytes):
         return arg
     if isinstance(arg, (ctypes.c_char_p, ctypes.Array)):

@@ -1,4 +1,4 @@
-"""Maps of emulated devices for unmodified programs: real ones for memory, item and slice access for registers."""
+"""The maps of `qpu emulate`: real maps for GPU memory, item and slice access for device registers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _REAL = mmap.mmap
 
 
 class RegisterMap:
-    """Registers as ``mmap.mmap`` shows them. Each 32-bit word of an item or slice is one access to the device.
+    """A map of registers with the methods of ``mmap.mmap``. Each 32-bit word of an item or slice is one device access.
 
-    It has no memory: exporting a buffer (NumPy view, ``struct.unpack_from``) is a TypeError.
+    The map has no memory: exporting a buffer (NumPy view, ``struct.unpack_from``) is a TypeError.
     """
 
     def __init__(self, board: Board, block: RegisterBlock, length: int) -> None:
@@ -56,9 +56,9 @@ class RegisterMap:
             for i in range(0, len(data), 4):
                 block.write32(start + i, int.from_bytes(data[i : i + 4], "little"))
 
-    def __buffer__(self, flags: int) -> memoryview:  # Python 3.12 and newer ask here
+    def __buffer__(self, flags: int) -> memoryview:  # called by Python 3.12 and newer
         raise TypeError(
-            "the emulated register map exports no buffer (a NumPy view or memoryview of it would bypass the device): "
+            "the emulated register map exports no buffer, because a NumPy view or memoryview would bypass the device; "
             "read and write items or slices of the map"
         )
 
@@ -82,7 +82,7 @@ class RegisterMap:
         return self._load(at, at + 1)[0]
 
     def __setitem__(self, index: int | slice, value: Any) -> None:
-        """Whole words only."""
+        """Write registers; only whole words."""
         if not isinstance(index, slice):
             self._store(self._index(index), bytes([value]))
             return
@@ -95,25 +95,25 @@ class RegisterMap:
     # the file side of a map
 
     def seek(self, offset: int, whence: int = 0) -> None:
-        """Set the position."""
+        """Set the file position."""
         at = offset + {0: 0, 1: self._at, 2: self._length}[whence]
         if not 0 <= at <= self._length:
             raise ValueError("seek out of range")
         self._at = at
 
     def tell(self) -> int:
-        """The position."""
+        """The file position."""
         return self._at
 
     def read(self, n: int | None = None) -> bytes:
-        """Bytes from the position."""
+        """Read bytes from the file position on."""
         stop = self._length if n is None or n < 0 else min(self._length, self._at + n)
         data = self._load(self._at, stop) if stop > self._at else b""
         self._at = max(self._at, stop)
         return data
 
     def write(self, data: bytes) -> int:
-        """Whole words at the position."""
+        """Write whole words at the file position."""
         raw = bytes(data)
         if self._at + len(raw) > self._length:
             raise ValueError("data out of range")
@@ -122,27 +122,27 @@ class RegisterMap:
         return len(raw)
 
     def read_byte(self) -> int:
-        """One byte at the position."""
+        """Read one byte at the file position."""
         if self._at >= self._length:
             raise ValueError("read byte out of range")
         self._at += 1
         return self._load(self._at - 1, self._at)[0]
 
     def size(self) -> int:
-        """Length in bytes."""
+        """The length in bytes."""
         return self._length
 
     def flush(self, offset: int = 0, size: int | None = None) -> None:
-        """Nothing is buffered."""
+        """Do nothing: writes are not buffered."""
         self._live()
 
     @property
     def closed(self) -> bool:
-        """True after `close`."""
+        """Whether the map is closed."""
         return self._block is None
 
     def close(self) -> None:
-        """Unmap."""
+        """Close the map."""
         self._block = None
 
     def __enter__(self) -> RegisterMap:
@@ -153,7 +153,7 @@ class RegisterMap:
 
 
 def _protection(args: dict[str, Any]) -> tuple[int, int]:
-    """flags and prot of the arguments of mmap.mmap. Raises: ValueError for those that contradict each other."""
+    """flags and prot for the arguments of mmap.mmap. Raises: ValueError for arguments that contradict each other."""
     flags = int(args.get("flags", mmap.MAP_SHARED))
     prot = int(args.get("prot", mmap.PROT_READ | mmap.PROT_WRITE))
     access = int(args.get("access", 0))
@@ -170,10 +170,10 @@ _NAMES = ("fileno", "length", "flags", "prot", "access", "offset")
 
 
 def make_mmap(current: Callable[[int], Board | None]) -> type[mmap.mmap]:
-    """A replacement for mmap.mmap. current: the board whose device the descriptor is, None for other files."""
+    """The replacement for mmap.mmap. current: gives the board if the descriptor is one of its devices, else None."""
 
     class EmulatedMmap(_REAL):
-        """mmap.mmap, also of emulated devices."""
+        """mmap.mmap, also for emulated devices."""
 
         _emulated_span: Span | None = None
         _emulated_board: Board | None = None
@@ -223,8 +223,8 @@ def make_mmap(current: Callable[[int], Board | None]) -> type[mmap.mmap]:
             self.close()
 
         def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-            # Collected: nothing refers to the map any more. The base class unmaps it right after. At the end of the
-            # interpreter this module may be empty already; the board ends with it.
+            # The map is garbage, and the base class unmaps it right after this call. At the end of the interpreter
+            # this module may be cleared already, and the board needs no release.
             if not finalizing():
                 self._emulated_release()
 

@@ -1,4 +1,4 @@
-"""Which paths belong to the emulated board, and directories of it: entries, descriptors, the working directory."""
+"""The paths of the emulated board under `qpu emulate`, and its directories: entries, descriptors, working directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qpu.emu.linux.files import OWNED
 __all__ = ["ANCESTORS", "Entry", "Paths", "Scan"]
 
 _ROOTS = tuple({"/" + p.split("/")[1] for p in OWNED})
-# Directories with entries of both the system and the board: /dev, /proc, /sys, /sys/class, ...
+# Directories with entries of both the host and the board: /dev, /proc, /sys, /sys/class, ...
 ANCESTORS = frozenset(
     posixpath.join("/", *path.split("/")[1:n]) for path in OWNED for n in range(2, len(path.split("/")))
 )
@@ -26,7 +26,7 @@ _REAL_CLOSE = os.close
 
 
 class Entry:
-    """A directory entry as os.scandir gives them."""
+    """A directory entry, as from os.scandir."""
 
     def __init__(self, stats: Stats, directory: str, name: str, path: str) -> None:
         self._stats = stats
@@ -35,7 +35,7 @@ class Entry:
         self.path = path
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """As os.stat."""
+        """The result of os.stat for the entry."""
         return self._stats.stat(self._full, follow_symlinks=follow_symlinks)
 
     def _kind(self, follow: bool) -> int:
@@ -45,23 +45,23 @@ class Entry:
             return 0
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        """True for a directory."""
+        """Whether the entry is a directory."""
         return self._kind(follow_symlinks) == stat.S_IFDIR
 
     def is_file(self, *, follow_symlinks: bool = True) -> bool:
-        """True for a regular file."""
+        """Whether the entry is a regular file."""
         return self._kind(follow_symlinks) == stat.S_IFREG
 
     def is_symlink(self) -> bool:
-        """True for a symbolic link."""
+        """Whether the entry is a symbolic link."""
         return self._kind(False) == stat.S_IFLNK
 
     def is_junction(self) -> bool:
-        """Never true here."""
+        """Whether the entry is a junction: never."""
         return False
 
     def inode(self) -> int:
-        """Inode number."""
+        """The inode number."""
         return self.stat(follow_symlinks=False).st_ino
 
     def __fspath__(self) -> str:
@@ -72,7 +72,7 @@ class Entry:
 
 
 class Stats(Protocol):
-    """The functions that a directory entry gets its answers from."""
+    """The functions that a directory entry calls."""
 
     def stat(self, path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
         """os.stat"""
@@ -92,7 +92,7 @@ class Scan:
         return next(self._entries)
 
     def close(self) -> None:
-        """Stop."""
+        """End the iteration."""
         self._entries = iter(())
 
     def __enter__(self) -> Scan:
@@ -103,21 +103,21 @@ class Scan:
 
 
 class Paths:
-    """Absolute paths, with the working directory and directory descriptors that only the board has.
+    """Absolute paths, the working directory, and descriptors of directories that only the board has.
 
-    Behind each of those is one deleted directory of the system, so that a call which is not replaced finds nothing
-    there instead of the system's files.
+    The real descriptor or working directory is then a deleted directory of the host, so that a function that is not
+    replaced finds nothing in it instead of files of the host.
     """
 
     def __init__(self) -> None:
-        self._cwd: str | None = None  # while it is a directory of the board
+        self._cwd: str | None = None  # the working directory, while it is a directory of the board
         self._directories: dict[int, str] = {}
         self._empty = -1
         self._identity: tuple[int, int] | None = None
 
     @property
     def own(self) -> set[int]:
-        """Descriptors that programs must leave alone."""
+        """Descriptors that programs must not close."""
         return {self._empty} if self._empty >= 0 else set()
 
     def _placeholder(self) -> int:
@@ -132,14 +132,14 @@ class Paths:
     # directory descriptors
 
     def open_directory(self, full: str, flags: int) -> int:
-        """A descriptor of the board's directory `full`."""
+        """A descriptor of the directory `full` of the board."""
         keep = flags & os.O_CLOEXEC
         fd = _REAL_OPEN(f"/proc/self/fd/{self._placeholder()}", os.O_RDONLY | os.O_DIRECTORY | keep)
         self._directories[fd] = full
         return fd
 
     def directory(self, fd: object) -> str | None:
-        """The board's directory behind a descriptor, None for all other descriptors."""
+        """The directory of the board that a descriptor refers to; None for other descriptors."""
         if not isinstance(fd, int) or fd not in self._directories:
             return None
         try:
@@ -148,27 +148,27 @@ class Paths:
                 return self._directories[fd]
         except OSError:
             pass
-        del self._directories[fd]  # closed, or closed and reused, behind our back
+        del self._directories[fd]  # closed, or closed and reused, without the replacements
         return None
 
     def duplicate_directory(self, fd: int, copy: int) -> None:
-        """A directory descriptor was duplicated."""
+        """Record that `copy` duplicates the directory descriptor `fd`."""
         self._directories[copy] = self._directories[fd]
 
     def forget_directories(self, low: int, high: int) -> None:
-        """Descriptors low <= fd < high are closed."""
+        """Drop the directory descriptors low <= fd < high."""
         for fd in [fd for fd in self._directories if low <= fd < high]:
             del self._directories[fd]
 
     # the working directory
 
     def enter(self, full: str) -> None:
-        """The board's directory `full` becomes the working directory."""
+        """Make the directory `full` of the board the working directory."""
         _REAL_FCHDIR(self._placeholder())
         self._cwd = full
 
     def leave(self) -> None:
-        """The working directory is the system's again."""
+        """Use the working directory of the host again."""
         self._cwd = None
 
     def getcwd(self) -> str:
@@ -180,7 +180,7 @@ class Paths:
         return os.fsencode(self.getcwd())
 
     def close(self) -> None:
-        """Back to a directory of the system; nothing is held any more."""
+        """Leave the board's directories, and release the deleted directory."""
         if self._cwd is not None:
             self._cwd = None
             _REAL_CHDIR("/")
@@ -191,7 +191,7 @@ class Paths:
     # paths
 
     def absolute(self, path: Any, dir_fd: int | None = None) -> str | None:
-        """The normal absolute path when it may have to do with the board, else None. A descriptor: its directory."""
+        """The normalised absolute path if it can concern the board, else None. For a descriptor: its directory."""
         if isinstance(path, int):
             return self.directory(path)
         try:
@@ -209,7 +209,7 @@ class Paths:
         return full[1:] if full.startswith("//") else full
 
     def _base(self, dir_fd: int | None) -> str | None:
-        """Where relative paths start, when that is near the board."""
+        """The directory that relative paths start from, if it can concern the board; else None."""
         if dir_fd is not None:
             mine = self.directory(dir_fd)
             if mine is not None:
@@ -223,7 +223,7 @@ class Paths:
         return where if where.startswith(_ROOTS) or where == "/" else None
 
     def owned(self, path: Any, dir_fd: int | None = None) -> str | None:
-        """The absolute path when it belongs to the board, else None."""
+        """The absolute path if it belongs to the board, else None."""
         full = self.absolute(path, dir_fd)
         if full is None:
             return None
@@ -233,7 +233,7 @@ class Paths:
         return None
 
     def real(self, path: Any, dir_fd: int | None = None) -> tuple[Any, int | None]:
-        """Path and dir_fd for the system's function: below a directory of the board an absolute path."""
+        """Path and dir_fd for the system's function. A path relative to a directory of the board becomes absolute."""
         if isinstance(path, int) or (self._cwd is None and not self._directories):
             return path, dir_fd
         mine = self.directory(dir_fd) if dir_fd is not None else self._cwd

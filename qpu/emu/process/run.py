@@ -1,4 +1,4 @@
-"""Running scripts and modules under `qpu emulate` as Python itself would, and putting child processes on a board."""
+"""The runner of `qpu emulate`: runs scripts and modules as Python does, and puts child processes on a board."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _strict(flag: bool) -> bool:
 
 
 def _environment(board: str, strict: bool, trace: TraceFile | None) -> None:
-    """Children that are Python run on an emulated board too."""
+    """Set the environment that puts Python child processes on an emulated board too."""
     os.environ[BOARD_VARIABLE] = board
     os.environ[STRICT_VARIABLE] = "1" if strict else "0"
     os.environ.pop(TRACE_VARIABLE, None)
@@ -47,7 +47,7 @@ def _environment(board: str, strict: bool, trace: TraceFile | None) -> None:
 
 
 def install_child() -> None:
-    """Called at the start of a child process whose environment asks for it."""
+    """Install the emulation in a child process; called at its start when the environment says so."""
     text = os.environ.get(TRACE_VARIABLE)
     trace = TraceFile.load(text, os.getpid()) if text else None
     emulation = Emulation(os.environ[BOARD_VARIABLE], strict=os.environ.get(STRICT_VARIABLE) == "1", trace=trace)
@@ -56,13 +56,13 @@ def install_child() -> None:
 
 
 def _end(target: Callable[[], Emulation | None]) -> None:
-    """At the end of the process, after the program's own handlers."""
+    """Report faults and write the trace at the end of the process, after the exit handlers of the program."""
     emulation = target()
     if emulation is None or not emulation.installed:
         return
     emulation.retire()
     lines = [emulation.summary()]
-    with contextlib.suppress(UsageError):  # the disk is full: nothing better can be done here
+    with contextlib.suppress(UsageError):  # the disk is full, for example: the process ends anyway
         lines.append(emulation.finish_trace())
     for line in lines:
         if line:
@@ -73,7 +73,7 @@ _interrupted = False
 
 
 def _die_if_interrupted() -> None:
-    """A program ended by Ctrl-C ends by the signal, as Python does it."""
+    """End the process by the signal SIGINT if Ctrl-C ended the program, as Python does it."""
     if _interrupted:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
@@ -83,26 +83,23 @@ def _die_if_interrupted() -> None:
 
 
 def run_emulated(argv: Sequence[str], board: str = "pi5", strict: bool = False, trace: TraceFile | None = None) -> int:
-    """Run ``SCRIPT ARGS`` or ``-m MODULE ARGS`` as Python would, on the emulated `board`; returns the exit status.
+    """Run ``SCRIPT ARGS`` or ``-m MODULE ARGS`` on the emulated `board`, as Python does. Returns: the exit status.
 
-    A script named ``-`` is standard input.
-
-    trace: record executed instructions, written when the process ends.
-
-    The emulation stays in place until the process ends, so that handlers at exit run on it too.
+    A script named ``-`` is standard input. trace: record executed instructions; written when the process ends.
+    The emulation is installed until the process ends, so that exit handlers run on it too.
     Raises: UsageError for a bad board name or an empty command.
     """
     if not argv or list(argv) == ["-m"]:
-        raise UsageError("name a script, or -m and a module")
+        raise UsageError("qpu emulate needs a program", help="name a script, or -m and a module")
     hard = _strict(strict)
     outer = emulate.current()
     if outer is not None:
-        outer.uninstall()  # this process was started by an emulated one
+        outer.uninstall()  # this process is the child of an emulated one
     emulation = Emulation(board, strict=hard, trace=trace)
     _environment(board, hard, trace)
     atexit.register(_die_if_interrupted)
     emulation.install()
-    keep = emulation  # until the process ends
+    keep = emulation  # alive until the process ends
     atexit.register(_end, lambda: keep)
     return _run(list(argv))
 
@@ -150,7 +147,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _run_module(name: str, alter_argv: bool) -> None:
-    """What ``python -m`` does."""
+    """Run a module as ``python -m`` does."""
     runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]  # private, but the same since 3.2
 
 
@@ -186,7 +183,7 @@ def _exit_status(stop: SystemExit) -> int:
 
 
 def _uncaught(error: BaseException) -> int:
-    """Show an exception as Python would, without the frames of this module and of runpy's outside."""
+    """Show an exception as Python does, but without the frames of this module. Returns: the exit status."""
     global _interrupted
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:

@@ -1,4 +1,4 @@
-"""Traces of `qpu emulate`: the options of the command line, and the file that is written at the end."""
+"""The trace of `qpu emulate`: the options of the command line, and the file that is written at the end."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FORMS = ("text", "jsonl")
 
 @dataclass(frozen=True, slots=True)
 class TraceFile:
-    """What to trace and where to.
+    """The options of a trace.
 
-    path: the file, absolute. form: ``text`` or ``jsonl`` (one JSON object a line). qpus: only these QPUs, None for
-    all. first, last: only these instruction indices, both included; last None: to the end. limit: entries kept, the
-    last ones.
+    path: the file, absolute. form: ``text`` or ``jsonl`` (one JSON object on each line). qpus: only these QPUs, None
+    for all. first, last: only these instruction indices, both included; last None: to the end. limit: most entries;
+    the last ones are kept.
     """
 
     path: str
@@ -42,11 +42,11 @@ class TraceFile:
         span: str | None = None,
         limit: str | None = None,
     ) -> TraceFile:
-        """From the text of the command line.
+        """The options from the text of the command line.
 
-        form: None follows the suffix of `path`: ``.jsonl`` and ``.json`` are jsonl, all others text. qpus: numbers and
-        ranges, ``0,3-5``. span: instruction indices ``100-200``, ``100-``, ``-200`` or ``100``. limit: a number > 0.
-        Raises: UsageError saying what is allowed.
+        form: None: by the suffix of `path`, jsonl for ``.jsonl`` and ``.json``, else text. qpus: numbers and ranges,
+        ``0,3-5``. span: instruction indices ``100-200``, ``100-``, ``-200`` or ``100``. limit: a number > 0.
+        Raises: UsageError with what is allowed.
         """
         if form is None:
             form = "jsonl" if Path(path).suffix in (".jsonl", ".json") else "text"
@@ -70,7 +70,7 @@ class TraceFile:
         return cls(os.path.abspath(path), form, wanted, first, last, kept)
 
     def start(self) -> Trace:
-        """An empty trace with these filters; the file is made, so that a bad path is reported before anything runs.
+        """An empty trace with these filters. The file is made now, so that a bad path is found before a program runs.
 
         Raises: UsageError when the file cannot be written.
         """
@@ -78,7 +78,7 @@ class TraceFile:
         return Trace(self.limit, qpus=self.qpus, first=self.first, last=self.last)
 
     def finish(self, trace: Trace) -> str:
-        """Write all entries. Returns a line with the path and what was left out."""
+        """Write all entries. Returns: a line with the path and the number of dropped entries."""
         body = trace.text if self.form == "text" else trace.json_lines
         self._write(body + "\n" if body else "")
         left = f", {trace.dropped} earlier ones dropped (--trace-limit {self.limit})" if trace.dropped else ""
@@ -88,12 +88,13 @@ class TraceFile:
         try:
             Path(self.path).write_text(text, encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"cannot write the trace {self.path}: {error.strerror}") from None
+            text = f"cannot write the trace {self.path}: {error.strerror}"
+            raise UsageError(text, help="choose another file with --trace") from None
 
-    # for child processes, each of which has a file of its own
+    # for child processes, each of which has its own file
 
     def dump(self) -> str:
-        """As text for the environment."""
+        """The options as text, for the environment."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -107,12 +108,12 @@ class TraceFile:
 
 
 def _range(option: str, text: str, allowed: str) -> tuple[int, int | None]:
-    """``A-B``, ``A-``, ``-B`` and ``A``. Raises: UsageError."""
+    """Parse ``A-B``, ``A-``, ``-B`` or ``A``. Raises: UsageError."""
     low, dash, high = text.strip().partition("-")
     if not (low or high) or any(part and not (part.isascii() and part.isdecimal()) for part in (low, high)):
         raise UsageError(f"{option} {text!r}: allowed are {allowed}")
     first = int(low) if low else 0
     last = int(high) if high else None if dash else first
     if last is not None and last < first:
-        raise UsageError(f"{option} {text!r}: the range ends before it begins")
+        raise UsageError(f"{option} {text!r}: the range ends before it begins", help=f"write {last}-{first}")
     return first, last

@@ -1,4 +1,4 @@
-"""Shadows sitecustomize in children of `qpu emulate`: puts them on an emulated board, then runs the system's module."""
+"""The sitecustomize of child processes of `qpu emulate`: puts them on an emulated board, then runs the system's own."""
 
 import importlib.machinery
 import importlib.util
@@ -7,7 +7,7 @@ import sys
 
 
 def _chain() -> None:
-    """Load the sitecustomize that this file hides."""
+    """Load the sitecustomize module that this file hides."""
     here = os.path.dirname(os.path.abspath(__file__))
     others = [p for p in sys.path if os.path.abspath(p or ".") != here]
     sys.path[:] = others
@@ -20,7 +20,7 @@ def _chain() -> None:
 
 def _emulate() -> None:
     if importlib.util.find_spec("qpu") is None:
-        # Last, so that nothing of the program's own is hidden.
+        # At the end of the path, so that it does not hide modules of the program.
         root = os.path.abspath(__file__)
         for _ in range(5):  # this file, child_site, process, emu, qpu
             root = os.path.dirname(root)
@@ -29,9 +29,9 @@ def _emulate() -> None:
         from qpu.emu.process.run import install_child
     except ImportError as error:
         print(
-            f"qpu emulate: this child process ({sys.executable}) cannot import qpu, so the emulated board "
-            f"{os.environ['QPU_EMULATE']} is out of its reach: {error}\n"
-            "Install videocore-qpu for it, or unset QPU_EMULATE in its environment.",
+            f"qpu emulate: this child process ({sys.executable}) cannot import qpu, so it cannot run on the emulated "
+            f"board {os.environ['QPU_EMULATE']}: {error}\n"
+            "  help: install videocore-qpu for it, or unset QPU_EMULATE in its environment",
             file=sys.stderr,
         )
         sys.stderr.flush()
