@@ -1,4 +1,4 @@
-"""What every benchmark shares: timing, one JSON object a figure, and a description of the machine."""
+"""Common part of the benchmarks: timing, one JSON object a figure, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """An argument parser with --json and --runs."""
     made = argparse.ArgumentParser(description=(description or "").splitlines()[0])
     made.add_argument("--json", action="store_true", help="one JSON object a figure")
-    made.add_argument("--runs", type=positive, default=5, help="counted runs of each figure, after one that is not")
+    made.add_argument("--runs", type=positive, default=5, help="runs of each figure, after one that is not counted")
     return made
 
 
@@ -48,7 +48,7 @@ def machine() -> dict[str, object]:
 
 
 class Report:
-    """Prints figures as they come: JSON lines, or lines for people."""
+    """Prints each figure at once, as a JSON object or as a line of text."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
@@ -88,7 +88,7 @@ def seconds(work: Callable[[], object], runs: int) -> list[float]:
 
 
 def main(run: Callable[[], None]) -> None:
-    """Run a benchmark; what goes wrong becomes one clear message and the exit status of the examples."""
+    """Run a benchmark; an error becomes one message, with the exit status of the examples."""
     status = 0
     try:
         run()
@@ -98,7 +98,7 @@ def main(run: Callable[[], None]) -> None:
     except QpuError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 1
-    except BrokenPipeError:  # whoever read the output has had enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
-"""How fast the toolkit assembles, encodes, decodes, prints and checks, and what an import costs.
+"""Benchmark of the toolkit: rates of assembly, encoding, decoding, printing and checking, and times of imports.
 
 Figures are instructions per second. Programs: 20,000 dual-issue instructions with registers and operations drawn at
-random, and the sgemm kernel. The builder is measured with source locations, without and with the hazard checker.
+random, and the sgemm kernel. The builder records source locations; it runs without and with the hazard checker.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def figures(
 
 
 def imports(report: _common.Report, runs: int) -> None:
-    """Milliseconds that importing costs beyond a bare interpreter, in fresh processes."""
+    """Milliseconds of an import beyond the start of a bare interpreter, in new processes."""
     bare: list[float] = []
     cases = {
         "import qpu": "import qpu",
@@ -117,7 +117,7 @@ def imports(report: _common.Report, runs: int) -> None:
 
 
 def main() -> None:
-    """Run everything."""
+    """Run the benchmark."""
     options = _common.parser(__doc__).parse_args()
     report = _common.Report(options.json)
     figures(report, isa(Isa.VC4), "random", vc4_random, options.runs, ())

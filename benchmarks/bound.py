@@ -1,8 +1,8 @@
-"""The bound that the emulator's figures are compared with: one plain compiled loop, measured in the same run.
+"""Bound for the figures of the emulator: one plain compiled loop, measured in the same run.
 
 The loop does what an emulated QPU does for the multiply-and-add of matrix multiplication and nothing else: 16-lane
 float32 additions and multiplications whose operands and results are in memory. Accesses are volatile, so that LLVM
-keeps them there. Vector width is the host's, or what QPU_EMU_VECTORS allows.
+keeps them there. The vector width is that of the host, or a smaller one by QPU_EMU_VECTORS.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 __all__ = ["pair_ns"]
 
-PAIRS = 64  # additions and multiplications a turn
+PAIRS = 64  # additions and multiplications in a round of the loop
 REGISTERS = 64
 TURNS = 20_000
 

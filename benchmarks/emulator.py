@@ -1,10 +1,10 @@
-"""How fast emulated boards execute: both engines, every instruction set.
+"""Benchmark of emulated boards: speed of both engines on every instruction set.
 
 Figures: a bound (a plain compiled loop of the same additions and multiplications, measured first, in the same run),
 instructions per second in the sgemm kernel on one core and on all cores, its share of the bound, the 1024-cubed launch,
 launches of a trivial program per second, loads outside every buffer, the first launch of programs that no cache knows
 (wall and CPU seconds), and how time per instruction and memory change with the number of threads and the length of a
-run. Everything here is host time of an emulated board; nothing says anything about a Pi.
+run. All times are host times of an emulated board and say nothing about a Pi.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def matrices(size: int) -> list[np.ndarray]:
 
 
 def launches(gpu: Device, size: int, runs: int) -> tuple[list[float], list[float], Any]:
-    """Of sgemm runs after those that are not counted: seconds each, instructions per second of the multiplication alone
-    (its launches are those that multiply; packing only moves), and the statistics of the last, all launches together.
+    """Results of counted sgemm runs: seconds of each, instructions per second of the multiplication alone (the launches
+    that multiply; packing only moves data), and the statistics of all launches of the last run.
 
-    Not counted are the first run, and those until the translations are as good as they get: code of two tiers is never
-    mixed in one figure.
+    The first run is not counted, nor are the runs until the translations are final: a figure never mixes code of two
+    optimisation levels.
     """
     a, b, c = matrices(size)
     times, rates = [], []
@@ -64,7 +64,7 @@ def launches(gpu: Device, size: int, runs: int) -> tuple[list[float], list[float
 
 
 def settle() -> None:
-    """Until no translation is being improved in the background."""
+    """Wait until no translation is being improved in the background."""
     try:
         from qpu.emu.engine.native import Improvement
     except ImportError:
@@ -105,14 +105,14 @@ def engines(report: _common.Report, isa: str, runs: int) -> float:
         os.sched_setaffinity(0, cores)
     if pairs:
         report.add("bound, 16-lane fadd and fmul", pairs, "ns", isa=isa, engine="compiled")
-        share = [min(pairs) * rate / 1e9]  # the quickest turns: what else runs on the host only adds
+        share = [min(pairs) * rate / 1e9]  # the fastest runs, because other work on the host only adds time
         report.add("sgemm multiplication, share of the bound", share, "ratio", isa=isa, engine="compiled", cores=1)
     report.add("gain of all cores", [alone / everything], "ratio", isa=isa, engine="compiled", cores=len(cores))
     return everything
 
 
 def launch_rate(report: _common.Report, isa: str, runs: int) -> None:
-    """Launches of a program that only ends, per second of CPU time, each waited for."""
+    """Launches of an empty program, each awaited, per second of CPU time."""
 
     def nothing(q: Any) -> None:
         q.end()
@@ -132,7 +132,7 @@ def launch_rate(report: _common.Report, isa: str, runs: int) -> None:
 
 
 def outside(report: _common.Report, isa: str, runs: int) -> None:
-    """Loads inside a buffer and outside of every buffer on a board that does what hardware does (V3D only)."""
+    """Loads inside a buffer and outside every buffer, on a board that is not strict (V3D only)."""
     if isa == "vc4":
         return
 
@@ -281,13 +281,13 @@ def loop(isa: Isa) -> Any:
     return vc4 if isa is Isa.VC4 else v3d
 
 
-PER_TURN = 6  # instructions of a turn of `loop`
+PER_TURN = 6  # instructions of a round of `loop`
 QPUS_VC4 = 12
 LONGEST_VC4 = 50_000_000  # instructions of a launch: the firmware stops programs after a second of the board's time
 
 
 def resident() -> float:
-    """MiB of memory that this process holds now; where the system does not say, the most it ever held."""
+    """MiB of memory that this process holds now, or the maximum so far where the system does not report it."""
     try:
         return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize() / 2**20
     except OSError:
@@ -295,9 +295,9 @@ def resident() -> float:
 
 
 def run_loop(gpu: Device, program: Any, turns: int, threads: int) -> int:
-    """Run `loop` in so many threads; returns the instructions executed.
+    """Run `loop` in a number of threads; returns the instructions executed.
 
-    VideoCore IV: at most 12 at a time, and what would be longer than a second of the board in several launches.
+    VideoCore IV: at most 12 threads at a time, and several launches where one would take over a second of the board.
     """
     one = int(np.float32(1.0).view(np.uint32))
     if gpu.isa is not Isa.VC4:
@@ -348,7 +348,7 @@ def scaling(report: _common.Report, isa: str, runs: int, largest: int) -> None:
 
 
 def main() -> None:
-    """Run everything."""
+    """Run the benchmark."""
     parser = _common.parser(__doc__)
     parser.add_argument("--isa", choices=tuple(BOARDS), action="append", help="only this one (may be repeated)")
     parser.add_argument(

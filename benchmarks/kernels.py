@@ -1,4 +1,4 @@
-"""What the kernels make of the machine: both sgemm kernels, and copying, filling and adding up, on every GPU.
+"""Benchmark of kernels: both sgemm kernels, and copying, filling and adding up, on every GPU.
 
 Examples:
     uv run benchmarks/kernels.py --json
@@ -35,7 +35,7 @@ PEERS = {
     Isa.V3D42: {"py-videocore6": 0.340, "qmkl6": 0.29},
     Isa.V3D71: {"py-videocore7": 0.474},
 }
-# Example, and bytes that one element must move: what the program is for, whatever it asks for.
+# Example, and bytes that its purpose requires for one element, whatever the program requests.
 STREAMING = {"scopy": 8, "memset": 4, "summation": 4}
 
 
@@ -56,7 +56,7 @@ class Figures:
 
 
 def inner_loop(figures: Figures, gpu: Device, kernel: sgemm.Kernel) -> None:
-    """Share of the issue peak of the loop over k: by its code, and by the statistics of 40 more rounds of it."""
+    """Part of the issue peak that the loop over k reaches: by its code, and by the statistics of 40 more rounds."""
     code = sgemm.program(gpu.isa, kernel)
     length, floats = sgemm.inner_loop(code)
     peers = PEERS[gpu.isa]
@@ -102,7 +102,7 @@ def whole(figures: Figures, gpu: Device, kernel: sgemm.Kernel, size: int, runs: 
 
 @contextmanager
 def example(name: str) -> Iterator[ModuleType]:
-    """A program of the examples directory as a module; it has helpers of the same name as these benchmarks."""
+    """A program of the examples directory as a module; its `_common` replaces that of the benchmarks meanwhile."""
     mine = sys.modules.pop("_common")
     sys.path.insert(0, str(EXAMPLES))
     try:
@@ -144,7 +144,7 @@ def streaming(figures: Figures, gpu: Device, name: str, n: int) -> None:
 
 
 def main() -> None:
-    """Run everything."""
+    """Run the benchmark."""
     parser = _common.parser(__doc__)
     parser.add_argument("--device", action="append", help="name as for the examples (may be repeated; default: all)")
     parser.add_argument("--size", type=_common.positive, default=1024, help="m = n = k of sgemm (default 1024)")

@@ -1,9 +1,9 @@
-"""What the package costs beyond the system calls it makes: per launch, buffer, copy, and per open.
+"""Benchmark of the package's own time beyond its system calls: per launch, buffer, copy, and open.
 
-Each figure is measured beside a bare loop that makes the same calls with the same bytes on the same kind of emulated
-kernel, in turns in one run; the ratio of the two is what counts. The emulated kernel executes the (nearly empty)
-program in both, so `own` (microseconds of the package alone) is the difference. All of it is CPU time of the host; a
-Pi's CPU is slower than most hosts, and its kernel is another.
+Each figure is compared with a bare loop that makes the same calls with the same bytes on the same kind of emulated
+board. The two alternate in one run, and their ratio is the result. The emulated board executes the (nearly empty)
+program in both, so that `own` (microseconds of the package alone) is the difference. All times are CPU times of the
+host; the CPU of a Pi is slower than most hosts, and its system calls take other times.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ COPY_BYTES = 1 << 22
 
 
 def program(isa: Isa) -> qpu.Program:
-    """As little as a program can do and be complete."""
+    """The smallest complete program."""
     return qpu.assemble(lambda q: q.end(), isa=isa)
 
 
 class Replay:
-    """Recorded calls made again, with nothing around them. Pointers in arguments lead to memory of its own."""
+    """Recorded calls made again, without the package. Pointers in arguments are replaced by those of own memory."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self._keep: list[array[int]] = []
@@ -79,12 +79,12 @@ class Replay:
             elif kind in ("open", "close"):
                 getattr(port, kind)(*arguments)
             else:
-                with contextlib.suppress(OSError):  # the package, too, asks for files that are not there
+                with contextlib.suppress(OSError):  # the package also opens files that do not exist
                     getattr(port, kind)(*arguments)
 
 
 def timed(work: Callable[[], object], count: int) -> float:
-    """Microseconds of CPU time of one of `count` turns: neighbours on the machine do not count."""
+    """Microseconds of CPU time of one of `count` calls; other processes do not count."""
     start = time.process_time()
     for _ in range(count):
         work()
@@ -94,7 +94,7 @@ def timed(work: Callable[[], object], count: int) -> float:
 def compare(
     report: _common.Report, isa: str, name: str, ours: Callable[[], object], bare: Callable[[], object], **how: int
 ) -> None:
-    """Measure both in turns, and report the package, the bare loop, their ratio and their difference."""
+    """Measure both alternately, and report the package, the bare loop, their ratio and their difference."""
     runs, count = how["runs"], how["count"]
     timed(ours, count)
     timed(bare, count)
@@ -106,7 +106,7 @@ def compare(
 
 
 def calls_of(port: RecordingPort, work: Callable[[], object]) -> list[Call]:
-    """What `work` asks of the kernel the second time."""
+    """The system calls of the second call of `work`."""
     work()
     before = len(port.calls)
     work()
@@ -114,7 +114,7 @@ def calls_of(port: RecordingPort, work: Callable[[], object]) -> list[Call]:
 
 
 def recorded(board: str, act: Callable[[Device], Callable[[], object]]) -> list[Call]:
-    """The calls of one turn of an action on a board of its own."""
+    """The system calls of one action on a board of its own."""
     port = RecordingPort(EmuPort(board))
     with qpu.open_device(port=port) as gpu:
         return calls_of(port, act(gpu))
@@ -127,12 +127,12 @@ def launching(gpu: Device) -> Callable[[], object]:
 
 
 def allocating(gpu: Device) -> Callable[[], object]:
-    """One buffer, and back."""
+    """Allocate and free one buffer."""
     return lambda: gpu.empty(1024).close()
 
 
 def figures(report: _common.Report, isa: str, runs: int) -> None:
-    """Everything about one instruction set."""
+    """All figures of one instruction set."""
     board = BOARDS[isa]
     for name, act, count in (("launch", launching, LAUNCHES), ("buffer", allocating, BUFFERS)):
         port = EmuPort(board)
@@ -162,7 +162,7 @@ def figures(report: _common.Report, isa: str, runs: int) -> None:
 
 
 def main() -> None:
-    """Run everything."""
+    """Run the benchmark."""
     parser = _common.parser(__doc__)
     parser.add_argument("--isa", choices=tuple(BOARDS), action="append", help="only this one (may be repeated)")
     options = parser.parse_args()

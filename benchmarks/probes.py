@@ -2,10 +2,11 @@
 
     uv run benchmarks/probes.py --device hardware --json
 
-Each question is answered by host time of long loops, less the time of shorter ones, so that the cost of a launch drops
-out: how fast uniforms stream, what it costs to restart a stream, how large the cache of uniforms is, how large and how
-fast the L2 cache is, what a TMU request over 16 lines costs against a contiguous one, and how many QPUs take part.
-On an emulated board everything runs, but the numbers mean nothing: they are host time of an emulator without caches.
+Each probe measures the host time of a long loop minus that of a shorter one, so that the time of the launch cancels
+out: the rate of uniforms, the cost of restarting the stream, the size of the uniform cache, the size and speed of the
+L2 cache, the cost of a TMU request over 16 cache lines and of a contiguous one, and the number of QPUs that run
+programs.
+On an emulated board everything runs, but the numbers are meaningless: host times of an emulator without caches.
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ class Prober:
         self.programs: dict[tuple[Any, ...], qpu.Program] = {}
 
     def add(self, name: str, values: list[float], unit: str, **extra: object) -> None:
-        """One figure, with what it is worth."""
+        """One figure, with a note on its value as evidence."""
         gpu = self.gpu
         device = gpu.info.emulated or gpu.info.board.model
         worth = "nothing: host time of an emulator" if gpu.emulated else "measured"
@@ -231,7 +232,7 @@ class Prober:
     def per_round(
         self, v3d: Callable[..., None], vc4: Callable[..., None], args: tuple[int, ...], words: list[Any]
     ) -> list[float]:
-        """Host seconds of one round of the outer loop, several times measured: 3n rounds less n rounds."""
+        """Host seconds of one round of the outer loop, measured several times: 3n rounds minus n rounds."""
         rounds = 1
         while not self.gpu.emulated and self.launch(v3d, vc4, args, [3 * rounds, *words]) < LONG_ENOUGH:
             rounds *= 2
@@ -259,7 +260,7 @@ class Prober:
             size *= 4
 
     def requests(self, memory: Buffer) -> None:
-        """Kinds of TMU requests, and how speed falls with the amount of data."""
+        """Time of several kinds of TMU requests, and bandwidth for growing amounts of data."""
         threads = self.gpu.qpus * (1 if self.old else 2)
         kinds = {"contiguous": (4, 64), "16 lines": (64, 4), "16 new lines": (64, 1024), "one word": (0, 4)}
         for kind, (lanes, step) in kinds.items():

@@ -1,4 +1,4 @@
-"""What every example shares: its options, the line about the device, JSON output, errors and exit status."""
+"""Common part of the examples: options, the line about the device, JSON output, errors and exit status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ try:
     import qpu
     from qpu.device import Device
     from qpu.errors import UsageError
-except ModuleNotFoundError as missing:  # started with a Python that is not the project's
+except ModuleNotFoundError as missing:  # started with another Python than that of the project
     print(f"error: no module {missing.name!r} here; start it with: uv run {sys.argv[0]}", file=sys.stderr)
     raise SystemExit(2) from None
 
@@ -59,7 +59,7 @@ def word(text: str) -> int:
     except ValueError:
         value = -1
     if not 0 <= value < 1 << 32:
-        raise argparse.ArgumentTypeError(f"{text!r} is no 32-bit word; allowed: 0 .. 0xffffffff, decimal or 0x...")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a 32-bit word; allowed: 0 .. 0xffffffff, decimal or 0x...")
     return value
 
 
@@ -77,7 +77,7 @@ def finite(text: str) -> float:
 def within(option: str, value: float, low: float, high: float) -> None:
     """Refuse a value out of range. Raises: UsageError."""
     if not low <= value <= high:
-        raise UsageError(f"{option} {value}: allowed are {low} .. {high}")
+        raise UsageError(f"{option} {value}: allowed are {low} .. {high}", help="choose a value in that range")
 
 
 def count_of(options: argparse.Namespace, largest: int = 1 << 28) -> int:
@@ -103,9 +103,9 @@ def opened(name: str | None) -> Iterator[Device]:
 
 
 def process_start() -> float:
-    """When this process began, on the clock of `time.perf_counter`.
+    """The start of this process on the clock of `time.perf_counter`.
 
-    Linux tells it in clock ticks since boot (a resolution of 10 ms); elsewhere it is when this module was imported.
+    Linux reports it in clock ticks since boot (a resolution of 10 ms); elsewhere it is the import of this module.
     """
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
@@ -119,7 +119,7 @@ _IMPORTED = time.perf_counter()
 
 
 def label(gpu: Device) -> str:
-    """What a time on this device was measured on."""
+    """The description of what a time on this device was measured on."""
     if gpu.emulated:
         return f"host time of the emulator, {gpu.info.emulated}; says nothing about a real board"
     clock = "" if gpu.info.clock_hz is None else f" at a nominal {gpu.info.clock_hz / 1e6:.0f} MHz"
@@ -132,7 +132,7 @@ def slow(gpu: Device) -> bool:
 
 
 def median_time(launch: Callable[[], object], prepare: Callable[[], object], runs: int = 3) -> float:
-    """Median host seconds of `launch` over `runs`, after one that is not counted; `prepare` goes before each."""
+    """Median host seconds of `launch` over `runs`, after one that is not counted; `prepare` is called before each."""
     times: list[float] = []
     for _ in range(runs + 1):
         prepare()
@@ -158,7 +158,7 @@ def difference(found: object, expected: object) -> tuple[float, int]:
 
 
 def result(gpu: Device, example: str, **values: object) -> dict[str, object]:
-    """One line of --json: who ran what where, then `values`; instructions as well on an emulated board."""
+    """One line of --json: example and device, then `values`, and on an emulated board the number of instructions."""
     row: dict[str, object] = {
         "example": example,
         "device": gpu.info.emulated or gpu.info.board.model,
@@ -174,7 +174,7 @@ def result(gpu: Device, example: str, **values: object) -> dict[str, object]:
 
 
 def show(gpu: Device, row: dict[str, object]) -> None:
-    """A result for people: what was computed, measured and checked."""
+    """Print a result: what was computed, measured and checked."""
     print(gpu.info)
     if "n" in row:
         print(f"  size     {row['n']:,}")
@@ -201,8 +201,8 @@ def on_devices(
 ) -> int:
     """Do `work` on every device of the command line and report it. Returns the exit status.
 
-    total_seconds counts from the start of the process, for the second and third device of ``all`` from the end of the
-    one before.
+    total_seconds counts from the start of the process; for the second and third device of ``all`` it counts from the
+    end of the previous one.
     """
     good = True
     start = process_start()
@@ -227,7 +227,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def main(run: Callable[[], int]) -> None:
-    """Run an example; what goes wrong becomes one clear line and the right exit status."""
+    """Run an example; an error becomes one line and the exit status for it."""
     try:
         status = run()
     except (UsageError, qpu.DriverError, MemoryError) as error:
@@ -239,7 +239,7 @@ def main(run: Callable[[], int]) -> None:
     except ModuleNotFoundError as error:
         print(f"error: no module {error.name!r} here; start it with: uv run {sys.argv[0]}", file=sys.stderr)
         status = REFUSED
-    except BrokenPipeError:  # whoever read the output has had enough
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = FAILED
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The loop that programs over long vectors share, on every instruction set: `Elementwise`."""
+"""Loop of programs over long vectors, on every instruction set: `Elementwise`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from qpu.vc4 import vpm
 
 ROWS = 4  # vectors of 16 words that a QPU of VideoCore IV stores at once: 12 QPUs use 48 of the 64 rows of the VPM
 BLOCK = 16 * ROWS
-INPUTS, SCALARS = 2, 4  # as many as both loops have registers for
+INPUTS, SCALARS = 2, 4  # limits of the registers of both loops
 LARGEST = {  # elements
     qpu.Isa.VC4: (1 << 28) - BLOCK,  # a buffer has less than 1 GiB
-    qpu.Isa.V3D42: 1 << 28,  # byte offsets stay below 2**32 with a round of all threads on top
+    qpu.Isa.V3D42: 1 << 28,  # byte offsets stay below 2**32, also one round of all threads past the end
     qpu.Isa.V3D71: 1 << 28,
 }
 
@@ -43,7 +43,7 @@ def _loop_v3d(q: Any, inputs: int, scalars: int, body: Body) -> None:
         for pointer in at[:-1]:
             q.add(q.tmua, pointer, offset, cond="ifa")
         if inputs:
-            q.nop(sig=q.thrsw)  # another thread works while memory answers; two more instructions come before it
+            q.nop(sig=q.thrsw)  # another thread runs while memory answers, after two more instructions
             q.nop()
             q.nop()
         for register in data:
@@ -75,9 +75,9 @@ def _loop_vc4(q: Any, inputs: int, scalars: int, body: Body) -> None:
     q.setup_dma_store_stride(0)
     with q.loop() as loop:
         for pointer, request in zip(at, (q.tmu0_s, q.tmu1_s), strict=False):
-            for _ in range(ROWS):  # four requests are as many as a TMU surely holds
+            for _ in range(ROWS):  # a TMU holds four requests safely
                 q.add(pointer, pointer, q.r3).mov(request, pointer)
-        q.wait_dma_store()  # of the block before, which still lies in these rows
+        q.wait_dma_store()  # of the previous block, which is still in these rows
         q.mov(q.vw_setup, fill)
         for _ in range(ROWS):
             if inputs:
@@ -112,8 +112,9 @@ class Elementwise:
     def __init__(
         self, gpu: Device, body: Body, inputs: Sequence[Any], scalars: Sequence[int | float], out: Any
     ) -> None:
-        """Copy `inputs` to the device. inputs, out: one-dimensional, n elements of 32 bits each; `out` is what is in
-        memory before the first launch. Raises: UsageError for more inputs, scalars or elements than the loop takes.
+        """Copy `inputs` to the device. inputs, out: one-dimensional, n elements of 32 bits each; `out` is the content
+        of the output before the first launch. Raises: UsageError for more inputs, scalars or elements than the loop
+        takes.
         """
         self.gpu = gpu
         self.n = len(out)
@@ -122,7 +123,10 @@ class Elementwise:
         within("the number of scalars", len(scalars), 0, SCALARS)
         for data in (*inputs, out):
             if data.shape != (self.n,) or data.dtype.itemsize != 4:
-                raise UsageError(f"{data.dtype} of shape {data.shape}: {self.n} elements of 32 bits are needed")
+                raise UsageError(
+                    f"an input of {data.dtype} of shape {data.shape}; allowed: {self.n} elements of 32 bits",
+                    help="convert it to float32 or uint32, with as many elements as the output",
+                )
         self.inputs = [self._padded(x) for x in inputs]
         self.out = self._padded(out)
         self.scalars = list(scalars)

@@ -1,4 +1,4 @@
-"""Pictures as PNG files, 8 bits a channel, with nothing but the standard library and NumPy; where they are written."""
+"""PNG files of pictures, 8 bits a channel, with only the standard library and NumPy; the option --output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def encode(pixels: Any) -> bytes:
     """A PNG file of uint8 pixels, shape (height, width) for grey or (height, width, 3) for colour."""
     pixels = np.ascontiguousarray(pixels)
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
-        raise UsageError(f"{pixels.dtype} of shape {pixels.shape}: uint8 of (height, width) or (height, width, 3)")
+        raise UsageError(
+            f"pixels of {pixels.dtype}, shape {pixels.shape}; allowed: uint8 of (height, width) or (height, width, 3)",
+            help="round and clip them: np.rint(x).clip(0, 255).astype(np.uint8)",
+        )
     height, width = pixels.shape[:2]
     rows = pixels.reshape(height, -1)
     above = np.zeros_like(rows)
@@ -49,25 +52,25 @@ def add_output(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--output",
         metavar="PNG",
-        help=f"write the picture there (default {default}, none with --json); --device all adds the device's name",
+        help=f"file for the picture (default {default}, none with --json); --device all adds the device's name",
     )
 
 
 def output_of(options: argparse.Namespace, default: str) -> Callable[[Device], Path | None]:
-    """Where the picture of a device goes; None for nowhere. Raises: UsageError when the directory does not exist."""
+    """The file for the picture of a device, None for no file. Raises: UsageError when the directory does not exist."""
     name = options.output or (None if options.json else default)
     if name is None:
         return lambda gpu: None
     path = Path(name)
     if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"--output {name}: a file in a directory that exists is needed")
+        raise UsageError(f"--output {name} is not a file in an existing directory", help="make the directory first")
     if options.device != "all":
         return lambda gpu: path
     return lambda gpu: path.with_name(f"{path.stem}-{gpu.info.emulated or gpu.isa}{path.suffix}")
 
 
 def show(gpu: Device, row: dict[str, object]) -> None:
-    """A result with a picture, for people."""
+    """Print a result with its picture."""
     _common.show(gpu, row)
     if "output" in row:
         print(f"  picture  {row['output']}, {row['width']} x {row['height']} pixels")
@@ -90,7 +93,9 @@ def read_grey(path: str | Path) -> Any:
             raise ValueError(f"more than {LIMIT >> 20} MiB")
         return _decode(data)
     except (struct.error, zlib.error, ValueError, IndexError) as error:
-        raise UsageError(f"{path}: {error}; an 8-bit grey or RGB PNG without interlacing is needed") from None
+        raise UsageError(
+            f"{path}: {error}; allowed: an 8-bit grey or RGB PNG without interlacing", help="convert the picture first"
+        ) from None
 
 
 def _decode(data: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""The loops that programs over pictures share, on every instruction set: one word a pixel, row by row."""
+"""Loops of programs over pictures, on every instruction set: one word a pixel, row by row."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from qpu.errors import UsageError
 from qpu.vc4 import vpm
 
 LARGEST = 4096  # pixels along an edge: 64 MiB a picture, and products of row and pitch stay below 2**24 vectors
-CONSTANTS, ROWS, COLUMNS = 9, 16, 16  # as many registers as the loops keep for a body
+CONSTANTS, ROWS, COLUMNS = 9, 16, 16  # registers that the loops keep for a body
 
 
 @dataclass(frozen=True)
 class Kit:
-    """What a body finds, by the same names on every instruction set.
+    """The registers of a body, by the same names on every instruction set.
 
     x: column of each lane, integer. y: the row, the same in all lanes. constants: as given to `RowProgram`. work: four
-    registers for anything; they last until the end of a vector of pixels. row, column: registers to be set by
+    registers for any use; they keep their values until the end of a vector of pixels. row, column: registers set by
     `each_row` and `each_vector`. An instruction reads at most one of x, y and row, and at most one of constants and
     column: VideoCore IV has two register files with one read port each, and a small immediate takes the second.
     source, pitch, last_row, last_column: address and bytes of a row of the input, and its last row and column, each a
-    constant. spare: one more register, for what a TMU brings (VideoCore IV: r4, where it arrives).
+    constant. spare: one more register, for the result of a TMU (VideoCore IV: r4, its fixed register).
     """
 
     isa: qpu.Isa
@@ -45,10 +45,10 @@ class Kit:
 
 
 class Body(Protocol):
-    """What is computed for a pixel."""
+    """The computation of a pixel."""
 
     def each_row(self, q: Any, k: Kit) -> None:
-        """Emit what depends on the row only."""
+        """Emit the part that depends on the row only."""
         ...
 
     def each_vector(self, q: Any, k: Kit) -> Any:
@@ -57,7 +57,7 @@ class Body(Protocol):
 
 
 def _rows_v3d(q: Any, constants: int, body: Body) -> None:
-    """One row a workgroup; two threads a QPU have 64 registers each.
+    """One row for each workgroup; two threads on a QPU have 64 registers each.
 
     Uniforms: output, width, source, pitch, last row, last column, constants.
     """
@@ -89,7 +89,7 @@ def _rows_v3d(q: Any, constants: int, body: Body) -> None:
 
 
 def _rows_vc4(q: Any, constants: int, body: Body) -> None:
-    """A band of rows a QPU.
+    """A band of rows for each QPU.
 
     Uniforms: rows, first row, output, vectors of a row, VPM and DMA set-up, source, pitch, last row, last column,
     constants.
@@ -109,7 +109,7 @@ def _rows_vc4(q: Any, constants: int, body: Body) -> None:
         body.each_row(q, k)
         with q.loop("vectors") as inner:
             result = body.each_vector(q, k)
-            q.wait_dma_store()  # of the vector before, which still lies in this row of the VPM
+            q.wait_dma_store()  # of the previous vector, which is still in this row of the VPM
             q.mov(q.vw_setup, fill)
             q.mov(q.vpm, result)
             q.mov(q.vw_setup, store)
@@ -162,7 +162,10 @@ class RowProgram:
         padded = (self.height, -(-self.width // 16) * 16)
         for buffer in (out, *(() if source is None else (source,))):
             if buffer.shape != padded or buffer.dtype.itemsize != 4:
-                raise UsageError(f"{buffer.dtype} of shape {buffer.shape}: 32-bit pixels of shape {padded} are needed")
+                raise UsageError(
+                    f"a buffer of {buffer.dtype} of shape {buffer.shape}; allowed: 32-bit pixels of shape {padded}",
+                    help="make it with picture()",
+                )
         self.uniforms = [source or 0, 4 * padded[1], self.height - 1, self.width - 1, *constants]
         kernel = _rows_vc4 if gpu.isa is qpu.Isa.VC4 else _rows_v3d
         self.program = qpu.assemble(kernel, len(constants), body, isa=gpu.isa)

@@ -1,4 +1,4 @@
-"""Pixels from their neighbours: the taps of image filters, with borders that repeat the edge of the picture."""
+"""Image filters: the taps of a pixel's neighbours, with borders that repeat the edge of the picture."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ CAMERA = Path(__file__).parent / "images" / "camera.png"
 
 
 class Taps:
-    """The body (see `_rows.Body`) of a filter that looks at the pixels at `offsets`, pairs of (down, right).
+    """The body (see `_rows.Body`) of a filter that reads the pixels at `offsets`, pairs of (down, right).
 
-    start(q, k) comes before the first tap; tap(q, k, i, value) uses the pixel at offsets[i], which is in `value` now;
-    finish(q, k) returns the register with the result. Addresses are clamped to the picture: beyond its border every
-    pixel is that of the edge.
+    start(q, k) is called before the first tap; tap(q, k, i, value) uses the pixel at offsets[i], which is in `value`;
+    finish(q, k) returns the register with the result. Addresses are clamped to the picture: pixels outside the border
+    are those of the edge.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Taps:
             q.add(address, w, k.source)
 
     def each_vector(self, q: Any, k: Kit) -> Any:
-        """Ask for up to eight pixels of every lane, use them as they come, and so on."""
+        """Request up to eight pixels of every lane and use them in order, until all are used."""
         w = k.work[0]
         for right, offset in zip(self.right, k.column, strict=False):
             q.add(w, k.x, right)
@@ -71,7 +71,7 @@ class Taps:
             else:
                 for row, column in addresses:
                     q.add(q.tmua, row, column)
-                q.nop(sig=q.thrsw)  # the other thread works while memory answers
+                q.nop(sig=q.thrsw)  # the other thread runs while memory answers
                 q.nop()
                 q.nop()
                 for i, _ in group:
@@ -81,8 +81,7 @@ class Taps:
 
 
 def pixels_of(path: Path | None) -> Callable[[Device], Any]:
-    """The grey picture to filter on a device, uint8; by default the one shipped here, of which a slow device gets every
-    fifth pixel.
+    """The grey picture to filter on a device, uint8; by default `CAMERA`, for a slow device every fifth pixel of it.
 
     Raises: OSError, UsageError for a file that `_png.read_grey` cannot read.
     """
@@ -91,7 +90,7 @@ def pixels_of(path: Path | None) -> Callable[[Device], Any]:
 
 
 def shifted(pixels: Any, down: int, right: int) -> Any:
-    """NumPy's side: each pixel's neighbour, the edge repeated; the shape of `pixels`."""
+    """The neighbour of each pixel by NumPy, with the edge repeated; has the shape of `pixels`."""
     rows = np.clip(np.arange(pixels.shape[0]) + down, 0, pixels.shape[0] - 1)
     columns = np.clip(np.arange(pixels.shape[1]) + right, 0, pixels.shape[1] - 1)
     return pixels[np.ix_(rows, columns)]

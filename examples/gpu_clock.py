@@ -1,11 +1,11 @@
-"""The clock of the GPU in Hz, from clocks counted during a loop and the time the loop took.
+"""Clock of the GPU in Hz, from the clocks counted during a loop and the time of the loop.
 
-Two loops of different length run; what they have in common, such as the start of a launch, cancels out:
+Two loops of different length run, so that the time of their common part, such as the start of a launch, cancels out:
 (clocks of the long one - clocks of the short one) / (time of the long one - time of the short one).
 
 Clocks come from the performance counters: `cycle-count` on V3D; on VideoCore IV the clocks in which the only busy QPU
-executed an instruction, which takes root. Without counters they follow from the instructions of the loop, at four
-clocks each, as long as nothing makes the QPU wait. On an emulated board both clocks and time are the emulator's.
+executed an instruction, which needs root. Without counters they follow from the instructions of the loop, at four
+clocks each, if the QPU never waits. On an emulated board both clocks and time are those of the emulator.
 
 Examples:
     uv run examples/gpu_clock.py --device all
@@ -85,7 +85,7 @@ class Clock:
         self.reason = ""
 
     def run(self, rounds: int) -> float:
-        """Seconds of one launch, on the clock of the device's kernel: emulated ones on an emulated board."""
+        """Seconds of one launch on the clock of the device's port; emulated seconds on an emulated board."""
         begin = self.gpu.port.monotonic()
         self.gpu.run(self.program, [rounds, self.out], timeout_s=60.0)
         return self.gpu.port.monotonic() - begin
@@ -104,10 +104,10 @@ class Clock:
 
 
 def work(gpu: Device, loops: int | None) -> dict[str, object]:
-    """Measure, and check that every lane went round as often as it should."""
+    """Measure, and check that every lane executed every round of the loop."""
     rounds = loops or (EMULATED_LOOPS if gpu.emulated else LOOPS)
     clock = Clock(gpu)
-    clock.measure(rounds)  # caches and clocks come up
+    clock.measure(rounds)  # warms up caches and raises the clock
     short_clocks, short_s = clock.measure(rounds)
     long_clocks, long_s = clock.measure(2 * rounds)
     expected = (2 * rounds * np.arange(16, dtype=np.uint64)) & 0xFFFFFFFF

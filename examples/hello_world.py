@@ -1,4 +1,4 @@
-"""The first program: add two vectors, one vector of 16 at a time, checked against NumPy.
+"""First program: adds two vectors, 16 elements at a time, and checks the sum against NumPy.
 
 Examples:
     uv run examples/hello_world.py --device all
@@ -21,14 +21,14 @@ from qpu.vc4 import Asm
 def add_71(q: Asm71) -> None:
     """V3D 7.1 (Pi 5): a workgroup of 16 items adds 16 numbers. Uniforms: addresses of a, b and the sum."""
     rf = q.rf
-    q.eidx(rf[4])  # 0 .. 15, each lane its own
-    q.shl(rf[5], rf[3], 4)  # rf3 arrives with the workgroup's number in x
+    q.eidx(rf[4])  # 0 .. 15, the number of each lane
+    q.shl(rf[5], rf[3], 4)  # rf3 holds the workgroup's number in x at the start
     q.add(rf[4], rf[4], rf[5])
     q.shl(rf[4], rf[4], 2)  # bytes
     q.nop(sig=q.ldunifrf(rf[5]))
     q.add(q.tmua, rf[5], rf[4], sig=q.ldunifrf(rf[6]))  # writing an address starts a load
     q.add(q.tmua, rf[6], rf[4], sig=q.ldunifrf(rf[7]))
-    q.nop(sig=q.ldtmu(rf[8]))  # results come in the order of the requests
+    q.nop(sig=q.ldtmu(rf[8]))  # results are in the order of the requests
     q.nop(sig=q.ldtmu(rf[9]))
     q.fadd(q.tmud, rf[8], rf[9])  # data first, then the address: a store
     q.add(q.tmua, rf[7], rf[4])
@@ -36,7 +36,7 @@ def add_71(q: Asm71) -> None:
 
 
 def add_42(q: Asm42) -> None:
-    """V3D 4.2 (Pi 4): the same, but the workgroup's number arrives in rf0."""
+    """V3D 4.2 (Pi 4): the same, but the workgroup's number is in rf0."""
     rf = q.rf
     q.eidx(rf[4])
     q.shl(rf[5], rf[0], 4)
@@ -57,7 +57,7 @@ def add_42(q: Asm42) -> None:
 def add_vc4(q: Asm) -> None:
     """VideoCore IV (Pi 0-3): one QPU loops. Uniforms: number of vectors, addresses of a, b and the sum.
 
-    The TMU only reads here. Results go into the VPM, and a DMA takes them from there to memory.
+    The TMU of VideoCore IV only reads. Results are written to the VPM, and a DMA stores them to memory.
     """
     q.mov(q.ra[0], q.uniform)
     q.shl(q.r0, q.element_number, 2)
@@ -68,7 +68,7 @@ def add_vc4(q: Asm) -> None:
     with q.loop() as loop:
         q.mov(q.tmu0_s, q.r1)
         q.mov(q.tmu0_s, q.r2)
-        q.nop(sig=q.ldtmu0)  # the result arrives in r4, readable from the next instruction on
+        q.nop(sig=q.ldtmu0)  # writes the result to r4, which the next instruction can read
         q.mov(q.r0, q.r4, sig=q.ldtmu0)
         q.setup_vpm_write()
         q.fadd(q.vpm, q.r0, q.r4)
@@ -77,7 +77,7 @@ def add_vc4(q: Asm) -> None:
         q.wait_dma_store()
         q.sub(q.ra[0], q.ra[0], 1, push="z")
         q.b(loop.start, cond="anynz")
-        q.add(q.r1, q.r1, q.r3)  # the three instructions after a branch are executed in any case
+        q.add(q.r1, q.r1, q.r3)  # the three instructions after a branch are always executed
         q.add(q.r2, q.r2, q.r3)
         q.add(q.ra[1], q.ra[1], q.r3)
     q.end()
@@ -102,7 +102,7 @@ def work(gpu: Device, n: int) -> dict[str, object]:
 
     seconds = _common.median_time(launch, lambda: total.array.fill(0))
     error = np.abs(total.numpy()[:n] - (a.numpy() + b.numpy())[:n])
-    # VideoCore IV's adder truncates, the others round to nearest as NumPy does.
+    # The adder of VideoCore IV truncates; the others round to nearest, as NumPy does.
     limit = 2.0**-23 * 2 if gpu.isa is qpu.Isa.VC4 else 0.0
     return _common.result(
         gpu, "hello_world", n=n, seconds=seconds, max_abs_error=float(error.max()), ok=bool((error <= limit).all())

@@ -1,6 +1,6 @@
-"""What the firmware says of the board: revision, memory split, clocks, temperature, through its property mailbox.
+"""Facts about the board from the firmware's property mailbox: revision, memory split, clocks, temperature.
 
-No QPU program runs; the messages go through the same kernel interface on every Pi, and on emulated boards too.
+No QPU program runs. The messages use the same interface of Linux on every Pi, and also on emulated boards.
 
 Examples:
     uv run examples/mailbox_info.py --device all
@@ -17,11 +17,11 @@ import _common
 from qpu.device import Device
 from qpu.drivers.vc4.mailbox import Mailbox, read_info
 
-REVISION_BITS = 0xFFFFFF  # the code itself; the firmware and the kernel may differ in the flags above it
+REVISION_BITS = 0xFFFFFF  # the code itself; the firmware and Linux may differ in the flags above it
 
 
 def work(gpu: Device, lines: list[str]) -> dict[str, object]:
-    """Ask, and compare the revision code with the one the kernel found. lines: filled with the answers for people."""
+    """Read all facts, and compare the revision code with that of Linux. lines: receives the facts as lines of text."""
     with Mailbox(gpu.port) as mailbox:
         info = read_info(mailbox)
         seconds = _common.median_time(mailbox.firmware_revision, lambda: None)
@@ -39,7 +39,7 @@ def work(gpu: Device, lines: list[str]) -> dict[str, object]:
         n=len(found),
         seconds=seconds,
         properties=found,
-        against="the revision code that the kernel knows",
+        against="the revision code that Linux reports",
         max_abs_error=float(error),
         ok=error == 0 and info.firmware is not None,
     )

@@ -1,7 +1,7 @@
-"""The Mandelbrot set as a picture: lanes that take a different number of steps.
+"""Picture of the Mandelbrot set, in which lanes take different numbers of steps.
 
 Sixteen neighbouring pixels iterate together until the last of them is decided. Lanes that are decided earlier keep
-their values, because every change depends on a flag of the lane.
+their values, because every write depends on a flag of the lane.
 
 Examples:
     uv run examples/mandelbrot.py --device all
@@ -24,11 +24,11 @@ from qpu.device import Device
 WIDTH, HEIGHT, STEPS = 512, 384, 64
 SLOW_WIDTH, SLOW_HEIGHT = 64, 48  # on an emulated board without the compiled engine
 CENTRE = (-0.7, 0.0)
-TOLERATED = 0.02  # share of pixels whose count may differ: on the border one rounding decides
+TOLERATED = 0.02  # part of the pixels whose count may differ: on the border it depends on one rounding
 
 
 class Steps:
-    """How often z = z * z + c until |z| >= 2, or `steps` times. Constants: left, top, edge of a pixel, -steps."""
+    """Body that counts steps z = z * z + c until |z| >= 2, up to a limit. Constants: left, top, pixel edge, -limit."""
 
     def each_row(self, q: Any, k: Kit) -> None:
         """row[0] = imaginary part of c."""
@@ -39,13 +39,13 @@ class Steps:
         q.fadd(k.row[0], w[0], top)
 
     def each_vector(self, q: Any, k: Kit) -> Any:
-        """The same instructions everywhere; flags and conditions have other names on VideoCore IV."""
+        """The same instructions on all chips; flags and conditions have other names on VideoCore IV."""
         vc4 = k.isa is qpu.Isa.VC4
         flags = {"push": "z"} if vc4 else {"push": "pushn"}  # flag N, or flag A: the result is negative
         undecided = "ifn" if vc4 else "ifa"
         left, _, edge, minus_steps = k.constants
         re, im, re2, im2 = k.work
-        norm, tally = k.row[1:3]  # tally: steps taken, less the most that are allowed
+        norm, tally = k.row[1:3]  # tally: steps taken, minus the limit
         c_re, cross = k.column[:2]
         q.itof(re, k.x)
         q.fmul(re, re, edge)

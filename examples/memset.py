@@ -1,4 +1,4 @@
-"""Fill memory with a 32-bit word on every QPU, checked against NumPy.
+"""Fill of memory with a 32-bit word on every QPU, checked against NumPy.
 
 Examples:
     uv run examples/memset.py --device all

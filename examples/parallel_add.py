@@ -1,4 +1,4 @@
-"""Add two float32 vectors on all QPUs, with programs written as assembly text.
+"""Sum of two float32 vectors on all QPUs, with programs written as assembly text.
 
 Examples:
     uv run examples/parallel_add.py --device all
@@ -17,7 +17,7 @@ import qpu
 from qpu.device import Device
 from qpu.vc4 import vpm
 
-# One vector of 16 a workgroup. Uniforms: addresses of a, b and the result. PAYLOAD holds the workgroup's number.
+# One vector of 16 for each workgroup. Uniforms: addresses of a, b and the result. PAYLOAD holds the workgroup's number.
 V3D = """
     eidx rf4; nop; ldunifrf.rf6
     shl rf5, PAYLOAD, 4         # a small immediate leaves no room for ldunifrf on V3D 4.2

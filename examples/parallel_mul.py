@@ -1,4 +1,4 @@
-"""Multiply two float32 vectors on all QPUs, with programs written as assembly text (see parallel_add.py).
+"""Product of two float32 vectors on all QPUs, with programs written as assembly text (see parallel_add.py).
 
 Examples:
     uv run examples/parallel_mul.py --device all

@@ -1,4 +1,4 @@
-"""What a program finds when it starts: ids of workgroup, item, QPU and lane.
+"""Initial state of a program: ids of workgroup, item, QPU and lane.
 
 Examples:
     uv run examples/payload.py --device all
@@ -48,7 +48,7 @@ def payload_v3d(q: Any) -> None:
 
 
 def payload_vc4(q: Asm) -> None:
-    """A QPU has a uniform stream, its lanes' numbers and its own. Uniforms: VPM set-up, DMA set-up, out."""
+    """A QPU can read its number and those of its lanes. Uniforms: VPM set-up, DMA set-up, out."""
     q.mov(q.vw_setup, q.uniform)
     q.mov(q.vpm, q.element_number)
     q.mov(q.vpm, q.qpu_number)
@@ -68,7 +68,7 @@ def work(gpu: Device) -> dict[str, object]:
         seconds = _common.median_time(lambda: gpu.run(program, rows), lambda: out.array.fill(99))
         words = out.numpy()
         lanes, numbers = words[:, 0], words[:, 1]
-        # Which QPU takes which program is the hardware's choice; all lanes agree on it.
+        # The hardware chooses the QPU for each program; all lanes of a program read the same number.
         expected = np.minimum(np.broadcast_to(numbers[:, :1], numbers.shape), gpu.qpus - 1)
         error, wrong = _common.difference(words, np.stack([np.broadcast_to(np.arange(16), lanes.shape), expected], 1))
         found: dict[str, object] = {"lanes": lanes[0].tolist(), "qpu_numbers": numbers[:, 0].tolist()}

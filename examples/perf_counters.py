@@ -1,4 +1,4 @@
-"""Count hardware events while the GPU copies a vector (on VideoCore IV that takes root).
+"""Performance counters: hardware events while the GPU copies a vector (on VideoCore IV as root).
 
 Examples:
     uv run examples/perf_counters.py --device all
@@ -15,7 +15,7 @@ from _elementwise import Elementwise, check_length
 import qpu
 from qpu.device import Device
 
-DEFAULT = {  # the versions name and number their counters differently
+DEFAULT = {  # names and numbers of counters differ between the versions
     qpu.Isa.VC4: ("QPU-total-clk-cycles-executing-valid-instr", "TMU-total-text-quads-processed"),
     qpu.Isa.V3D42: ("cycle-count", "QPU-total-clk-cycles-executing-valid-instr", "TMU-total-text-quads-access"),
     qpu.Isa.V3D71: ("cycle-count", "TMU-active-cycles", "TMU-total-text-quads-access"),

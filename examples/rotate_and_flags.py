@@ -1,4 +1,4 @@
-"""Moving values between lanes, and doing something in some lanes only.
+"""Lane rotation and conditions: values move between lanes, and some lanes are written under a condition.
 
 out[0] = lane numbers rotated by 3 places upwards, out[1] = the same, but odd lanes keep their own number.
 
@@ -26,7 +26,7 @@ def kernel_v3d(q: Any) -> None:
     lane, moved, mixed, at, odd = (rf[i] for i in range(4, 9))
     q.eidx(lane)
     if q.isa is qpu.Isa.V3D71:
-        q.rot(moved, lane, 16 - PLACES)  # lane j gets lane j + amount: the opposite direction of 4.2
+        q.rot(moved, lane, 16 - PLACES)  # lane j gets lane j + amount, opposite to 4.2
     else:
         q.eidx(q.r0)
         q.nop().mov(moved, q.r0, sig=q.rot(PLACES))  # lane j gets lane j - amount; whole vectors in accumulators only
@@ -43,7 +43,7 @@ def kernel_v3d(q: Any) -> None:
 
 
 def kernel_vc4(q: Asm) -> None:
-    """VideoCore IV. Uniform: address of out[0], out[1] behind it."""
+    """VideoCore IV. Uniform: address of out[0], which out[1] follows."""
     q.mov(q.r0, q.element_number)
     q.nop()
     q.rotate(q.r1, q.r0, PLACES)  # lane i goes to lane i + amount

@@ -1,4 +1,4 @@
-"""y = alpha * x + y in float32 on every QPU, checked against NumPy.
+"""SAXPY, y = alpha * x + y in float32, on every QPU, checked against NumPy.
 
 Examples:
     uv run examples/saxpy.py --device all

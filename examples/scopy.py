@@ -1,4 +1,4 @@
-"""Copy a float32 vector on every QPU, bit for bit, checked against NumPy.
+"""Copy of a float32 vector on every QPU, bit for bit, checked against NumPy.
 
 Examples:
     uv run examples/scopy.py --device all
@@ -22,7 +22,7 @@ def body(q: Any, inputs: list[Any], scalars: list[Any], out: Any) -> None:
 
 
 def work(gpu: Device, n: int) -> dict[str, object]:
-    """Run and check one size. The words are random bits, NaNs among them: a copy must not look at them."""
+    """Run and check one size. The words are random bits, NaNs among them, which a copy must not change."""
     check_length(gpu, n)
     x = np.random.default_rng(0).integers(0, 1 << 32, n, dtype=np.uint32)
     job = Elementwise(gpu, body, [x], [], np.zeros_like(x))

@@ -1,4 +1,4 @@
-"""Multiply matrices on the QPUs: C = alpha * op(A) @ op(B) + beta * C in float32, checked against float64 NumPy.
+"""Matrix multiplication: C = alpha * op(A) @ op(B) + beta * C in float32, checked against float64 NumPy.
 
 Examples:
     uv run examples/sgemm.py --device all
@@ -47,7 +47,7 @@ def arguments() -> _common.Parser:
 
 
 def default_size() -> int:
-    """1024, unless an emulated board would have to do it on the reference engine."""
+    """1024, or a smaller size when an emulated board would use the reference engine."""
     chosen = os.environ.get("QPU_EMU_ENGINE", "auto")
     return REFERENCE_SIZE if chosen == "reference" or find_spec("llvmlite") is None else DEFAULT_SIZE
 
@@ -56,13 +56,13 @@ def multiply(gpu: Device, shape: tuple[int, int, int], options: argparse.Namespa
     """Run, time and check one multiplication; the keys are those of --json."""
     m, n, k = shape
     alpha, beta, transa, transb = options.alpha, options.beta, options.transa, options.transb
-    # First: a shape that does not fit is refused before anything is computed.
+    # This comes first, so that a shape that does not fit is refused before any computation.
     with sgemm.Sgemm(gpu, m, n, k, transa=transa, transb=transb, kernel=options.kernel) as job:
         random = np.random.default_rng(options.seed)
         shapes = (job.plan.a_shape, job.plan.b_shape, job.plan.c_shape)
         a, b, c = (random.uniform(-1, 1, s).astype(np.float32) for s in shapes)
         job.load(a, b, c, alpha, beta)
-        first = job.launch().stats  # warms caches up; what it translated is told below
+        first = job.launch().stats  # warms up the caches; its translations are reported below
         runs: list[Any] = []
         seconds = _common.median_time(lambda: runs.append(job.launch()), lambda: job.load_c(c))
         result = job.result()
@@ -158,7 +158,7 @@ def run() -> int:
     """The whole example."""
     options = arguments().parse_args()
     if options.size is not None and any(getattr(options, x) is not None for x in "mnk"):
-        raise UsageError("give --size, or --m, --n and --k, not both")
+        raise UsageError("both --size and one of --m, --n, --k; allowed: one of the two forms", help="leave out --size")
     size = default_size() if options.size is None else options.size
     m, n, k = (size if getattr(options, x) is None else getattr(options, x) for x in "mnk")
     return _common.on_devices(options, lambda gpu: multiply(gpu, (m, n, k), options), show)

@@ -1,4 +1,4 @@
-"""Edges of a photograph: the Sobel filter, with a square root by the SFU and one Newton step.
+"""Sobel filter: edges of a photograph, with a square root by the SFU and one Newton step.
 
 Examples:
     uv run examples/sobel.py --device all
@@ -35,7 +35,7 @@ def start(q: Any, k: Kit) -> None:
 
 
 def tap(q: Any, k: Kit, i: int, value: Any) -> None:
-    """Grey values are whole numbers, so all of this is exact, also where additions truncate."""
+    """Add a weighted pixel to both gradients; exact, since grey values are whole numbers, also where sums truncate."""
     for gradient, weight in zip(k.work, WEIGHTS[OFFSETS[i]], strict=False):
         for _ in range(abs(weight)):
             (q.fadd if weight > 0 else q.fsub)(gradient, gradient, value)

@@ -1,4 +1,4 @@
-"""Add up a long float32 vector in two launches: a sum for each thread, then the sum of those.
+"""Sum of a long float32 vector in two launches: a sum for each thread, then the sum of these sums.
 
 Examples:
     uv run examples/summation.py --device all
@@ -37,11 +37,11 @@ def sum_v3d(q: Any) -> None:
     with q.loop() as loop:
         q.shl(word, index, 2)
         q.add(q.tmua, at, word, cond="ifa")
-        q.nop(sig=q.thrsw)  # another thread works while memory answers
+        q.nop(sig=q.thrsw)  # another thread runs while memory answers
         q.add(index, index, step)
         q.nop()
         q.nop(sig=q.ldtmu(word))
-        q.fadd(total, total, word, cond="ifa")  # a lane without element got an undefined word
+        q.fadd(total, total, word, cond="ifa")  # the word of a lane without an element is undefined
         q.sub(q.null, index, count, push="pushc")
         q.b(loop.start, cond="anya")
         q.nop()
@@ -64,7 +64,7 @@ def _add_lanes(q: Any, total: Any, other: Any) -> None:
         return
     q.mov(q.r0, total)
     for distance in (8, 4, 2, 1):
-        q.nop().mov(q.r1, q.r0, sig=q.rot(distance))  # over all lanes only from an accumulator, and in the mul ALU
+        q.nop().mov(q.r1, q.r0, sig=q.rot(distance))  # full rotation needs an accumulator and the mul ALU
         q.fadd(q.r0, q.r0, q.r1)
     q.mov(total, q.r0)
 
@@ -85,7 +85,7 @@ def sum_vc4(q: Asm) -> None:
         q.nop()
         q.nop()
     for distance in (8, 4, 2, 1):
-        q.nop()  # what is rotated must not be written by the instruction before
+        q.nop()  # the instruction before a rotation must not write its source
         q.rotate(q.r0, q.r2, distance)
         q.fadd(q.r2, q.r2, q.r0)
     q.mov(q.ra[1], q.uniform)
@@ -135,7 +135,7 @@ def work(gpu: Device, n: int) -> dict[str, object]:
     seconds = _common.median_time(launch, lambda: total.array.fill(0))
     values = x.numpy()[:n].astype(np.float64)
     error = abs(float(total.numpy()[0]) - float(values.sum()))
-    depth = -(-vectors // workers) + 4 + -(-workers // 16) + 4  # additions one element goes through
+    depth = -(-vectors // workers) + 4 + -(-workers // 16) + 4  # additions that one element takes part in
     bound = (2 if vc4 else 1) * (depth + 1) * 2.0**-24 * float(np.abs(values).sum())
     row = _common.result(gpu, "summation", n=n, seconds=seconds, max_abs_error=error, ok=error <= bound)
     if gpu.emulated:

@@ -1,4 +1,4 @@
-"""What the README shows is true: its program runs, its commands exist."""
+"""Tests of the README: its program runs, its commands exist, and docs/install.md agrees with it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def test_commands_name_files_that_exist() -> None:
         assert (ROOT / name).is_file()
     for needed in ("uv run examples/sgemm.py", "uv run pytest", "--no-group fast"):
         assert needed in TEXT
+
+
+def test_the_groups_to_leave_out_on_32_bit_arm_agree() -> None:
+    for text in (TEXT, (ROOT / "docs" / "install.md").read_text()):
+        assert re.findall(r"uv run ((?:--no-group \w+ )+)", text) == ["--no-group fast --no-group notebook "]
 
 
 def test_links_resolve() -> None:

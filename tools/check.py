@@ -1,4 +1,4 @@
-"""Run every check: format, lint, types, generated files, tests, examples. ``--fast`` leaves the tests out."""
+"""Runner of all checks: format, lint, types, generated files, tests, guide, examples. ``--fast`` omits slow ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLOW = (
 
 
 def main() -> int:
-    """Run the checks in order; all of them, also after a failure."""
+    """Run all checks in order, also after a failure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fast", action="store_true", help="only what takes seconds")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Draw the diagrams of the guide into docs/images. ``--check`` fails when one differs.
+"""Generator of the diagrams of the guide in docs/images. ``--check`` fails when one differs.
 
 Each picture carries its own background and a dark variant, so that it is readable wherever it is shown.
 """
@@ -89,7 +89,7 @@ def pipeline() -> str:
         p.text(x + 110, 108, name, "mid small dim")
         p.arrow((x + 110, 114), (x + 110, 136))
         p.box(x, 138, 220, 52, kind, f"{unit}\n{does}")
-    p.text(30, 232, "what happens when: 4 lanes a clock, 4 clocks an instruction", "bold")
+    p.text(30, 232, "timing: 4 lanes a clock, 4 clocks an instruction", "bold")
     quads = ("lanes 0-3", "lanes 4-7", "lanes 8-11", "lanes 12-15")
     for row, (name, kind) in enumerate((("add ALU", "a"), ("mul ALU", "b"))):
         y = 262 + 46 * row
@@ -106,7 +106,7 @@ def pipeline() -> str:
 
 
 def delay_slots() -> str:
-    """Which instruction sees a result, and what stands behind branches and switches."""
+    """Which instruction can read a result, and the delay slots after branches and switches."""
     rows = (
         ("VideoCore IV: register file", "mov ra0, ..", "d", "x", "c", "reads ra0"),
         ("VideoCore IV: special fn.", "mov recip, ..", "d", "x", "d", "x", "c", "reads r4"),
@@ -114,12 +114,12 @@ def delay_slots() -> str:
         ("V3D: register", "mov rf1, ..", "c", "reads rf1"),
         ("V3D 4.2: special fn. to r4", "mov recip, ..", "d", "x", "c", "reads r4"),
         ("V3D: special fn. to rfN", "recip rf1, ..", "b", "waits one", "c", "reads rf1"),
-        ("V3D: side stream", "mov unifa, ..", "d", "x", "d", "x", "d", "x", "c", "ldunifa"),
+        ("V3D: second stream", "mov unifa, ..", "d", "x", "d", "x", "d", "x", "c", "ldunifa"),
         ("all: branch", "b loop", "a", "slot 1", "a", "slot 2", "a", "slot 3", "c", "at loop"),
         ("V3D: thread switch", "nop; thrsw", "a", "slot 1", "a", "slot 2", "c", "other thread"),
-        ("program end", "thrsw, thrend", "a", "slot 1", "a", "slot 2", "e", "over"),
+        ("program end", "thrsw, thrend", "a", "slot 1", "a", "slot 2", "e", "ended"),
     )
-    p = Picture(860, 500, "Which instruction sees a result, and what is executed behind branches and switches")
+    p = Picture(860, 500, "Which instruction can read a result, and the delay slots after branches and switches")
     for i in range(5):
         p.text((305 if i == 0 else 312) + 118 * i, 34, "instruction n" if i == 0 else f"n + {i}", "mid small dim")
     for number, (name, first, *rest) in enumerate(rows):
@@ -129,7 +129,7 @@ def delay_slots() -> str:
         for i in range(0, len(rest), 2):
             kind, text = rest[i], rest[i + 1]
             p.box(374 + 59 * i, y, 112, 32, kind, "too early" if text == "x" else text, "small")
-    legend = (("d", "old or undefined value"), ("b", "stalls"), ("c", "right"), ("a", "executed in any case"))
+    legend = (("d", "old or undefined value"), ("b", "stalls"), ("c", "new value"), ("a", "always executed"))
     x = 20.0
     for kind, text in legend:
         p.box(x, 462, 18, 18, kind)
@@ -149,7 +149,7 @@ def vpm_dma() -> str:
     p.arrow((660, 114), (522, 114))
     p.text(590, 84, "ldtmu0: r4", "mid small mono")
     p.text(590, 132, "t0s: 16 addresses", "mid small mono")
-    p.text(300, 168, "VPM: 64 rows of 16 words, shared by all QPUs", "small")
+    p.text(300, 168, "VPM: 64 rows of 16 words, common to all QPUs", "small")
     for row in range(10):
         kind = "b" if row in (2, 3, 4, 5) else "c" if row == 7 else "e"
         for column in range(16):
@@ -201,7 +201,7 @@ def supergroups() -> str:
         p.text(base + 24 * scale, 312, f"supergroup {group}: meets at a barrier", "mid small")
     notes = (
         "A batch is 16 lanes: one run of the program on one thread. Lanes without an item neither load nor store.",
-        "Batches go to idle QPUs first; which one is not under control. A thread that ends takes the next batch.",
+        "Batches start on idle QPUs first; a program cannot choose the QPU. A thread that ends takes the next batch.",
         "The barrier waits for all batches of the supergroup, so they must all have a thread at the same time.",
     )
     for number, note in enumerate(notes):
@@ -263,7 +263,7 @@ PICTURES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or compare."""
+    """Write the diagrams, or compare them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""API pages of the guide: every name of every ``__all__`` with its signature and docstring, as MyST text."""
+"""Generator of the API pages: every name of every ``__all__`` with its signature and docstring, as MyST text."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ TITLES = {
     "emu": "Emulated boards",
     "kernels": "Kernels",
 }
-GENERATED = re.compile(r"qpu\.(v3d|vc4)\.generated\.")  # one method an operation: the ISA pages have them
+GENERATED = re.compile(r"qpu\.(v3d|vc4)\.generated\.")  # one method for each operation; the ISA pages list them
 _SECTION = re.compile(r"(?m)^(?=(?:Returns|Raises|Source|Sources|Yields):)")
 _CODE = re.compile(r"(`+)(.+?)\1", re.S)
 
 
 def modules() -> list[str]:
-    """Names of all modules of the package that say what is public, `qpu` first."""
+    """Names of all modules of the package, `qpu` first."""
     names = ["qpu"]
     for info in pkgutil.walk_packages(qpu.__path__, "qpu."):
         if info.name not in ("qpu.__main__",) and "child_site" not in info.name:
@@ -38,7 +38,7 @@ def modules() -> list[str]:
 
 
 def load(name: str) -> ModuleType | None:
-    """The module, when it says what is public and can be imported on this system."""
+    """The module, when it has an ``__all__`` and can be imported on this system."""
     try:
         module = importlib.import_module(name)
     except ImportError:  # parts that need Linux or LLVM
@@ -47,7 +47,7 @@ def load(name: str) -> ModuleType | None:
 
 
 def markdown(doc: str | None) -> str:
-    """A docstring as Markdown: literals and indented code stay, HTML does not arise, sections are paragraphs."""
+    """A docstring as Markdown: literals and indented code are kept, the rest is escaped, sections are paragraphs."""
     if not doc:
         return ""
     paragraphs = _SECTION.sub("\n", inspect.cleandoc(doc)).split("\n\n")
@@ -79,7 +79,7 @@ class _Bare(str):
 
 @cache
 def attribute_docs(module: str) -> dict[str, str]:
-    """Docstrings behind assignments, by name; those in classes as ``Class.name``."""
+    """Docstrings after assignments, by name; those in classes as ``Class.name``."""
     source = inspect.getsource(importlib.import_module(module))
     found: dict[str, str] = {}
 
@@ -97,7 +97,7 @@ def attribute_docs(module: str) -> dict[str, str]:
 
 
 def signature(thing: object, *, method: bool = False) -> str:
-    """Parameters as text, without `self` for methods; empty when Python does not know them."""
+    """Parameters as text, without `self` for methods; ``()`` when Python does not know them."""
     try:
         found = inspect.signature(thing)  # type: ignore[arg-type]  # anything callable
     except (TypeError, ValueError):
@@ -159,7 +159,7 @@ def entry(module: str, name: str, thing: object) -> str:
             body += "\n\nOne method for each operation: see the instruction reference."
         if not GENERATED.match(thing.__module__):
             body += "\n\n" + "\n".join(members(thing))
-        # An enumeration is not called, and the parameters of an exception say little.
+        # An enumeration is not called, and the parameters of an exception are of no use to the reader.
         head = name if issubclass(thing, (enum.Enum, BaseException)) else name + signature(thing)
         return directive(kind, head.partition(" -> ")[0], body, 4)
     if callable(thing) and hasattr(thing, "__name__"):

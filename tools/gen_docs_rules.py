@@ -1,4 +1,4 @@
-"""The page of hazard rules: what the checkers of the package look for, and what to do about each."""
+"""Generator of the page of hazard rules: each rule of the checkers, with its remedy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _chips(isas: Iterable[Isa] | None) -> str:
 
 
 def _window(rule: Rule, windows: Iterable[Window]) -> str:
-    """The distances of a rule: what must not follow what, and for how long."""
+    """The windows of a rule: which instruction must not follow which one, at which distances."""
     parts = []
     for w in windows:
         last = "the end" if w.distance == REST else str(w.distance)
@@ -54,24 +54,24 @@ def rules_page() -> str:
         "",
         (
             "Each finding carries one of these names. *Distance* counts instructions: 1 is the next one, 0 the same. "
-            "A builder program with an `error` is refused; a `warning` is reported by `qpu check` and "
-            "`Program.check()`. The emulator uses the same names. How to read a message: {doc}`/hazard-errors`."
+            "A builder program with an `error` is refused; `qpu check` and `Program.check()` report a `warning`. "
+            "The emulator uses the same names. {doc}`/hazard-errors` explains a message."
         ),
         "",
         "## V3D 4.2 and 7.1",
         "",
         (
-            "Errors are what Mesa's QPU validator refuses, found by one walk over all instructions in order. What is "
-            "found only along a taken branch is a warning, whatever the rule."
+            "Errors are the findings of Mesa's QPU validator, from one walk over all instructions in order. A finding "
+            "only along a taken branch is a warning for every rule."
         ),
         "",
         *_sections(V3D),
         "## VideoCore IV",
         "",
         (
-            "Rules are looked for along every path: behind a branch come its three delay slots, then the target, and "
-            "after a conditional branch also what follows the slots. H30, a signal beside a small immediate, cannot be "
-            "written: both use the same field."
+            "Rules are checked along every path: after a branch come its three delay slots, then the target, and after "
+            "a conditional branch also the instruction after the slots. H30, a signal together with a small immediate, "
+            "cannot be encoded: both use the same field."
         ),
         "",
         *_sections(VC4, "vc4-"),

@@ -1,4 +1,4 @@
-"""Run a notebook from a clean kernel, in its own directory, and write it with its outputs.
+"""Runner of a notebook: executes it in a new process, in its own directory, and writes it with its outputs.
 
 python tools/run_notebook.py examples/notebooks/3-sgemm.ipynb /tmp/3-sgemm.ipynb
 """
@@ -14,7 +14,7 @@ import nbformat
 
 
 def main() -> int:
-    """Exit status 1, and the failing cell on stderr, when a cell raises."""
+    """Run the notebook. Returns the exit status: 1, with the failing cell on stderr, when a cell raises."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", type=Path)
     parser.add_argument("output", type=Path)
