@@ -1,4 +1,6 @@
-"""Text assembler for VideoCore IV: the language of vc4asm, with located errors.
+"""The text assembler of VideoCore IV, for the language of vc4asm, with errors at line and column.
+
+`assemble_text` runs passes (`engine`) until all labels have their final addresses.
 
 Source: the language as documented for vc4asm and its standard include, and its output for several thousand snippets.
 """
@@ -41,8 +43,8 @@ class AssembledText:
     """The result of assembling a source text.
 
     words: instructions and data in order, 64 bits each. labels: name -> byte offset, without local (numeric) labels.
-    globals: exported symbols. locs: the source place of each word. code, data: runs of words as (first, past the last).
-    warnings: findings that did not stop the assembly, in order of place.
+    globals: exported symbols. locs: the source location of each word. code, data: runs of words as (first, past the
+    last). warnings: in order of source location.
     """
 
     words: tuple[int, ...]
@@ -64,10 +66,10 @@ def assemble_text(
 ) -> AssembledText:
     """Assemble a source text.
 
-    filename: for messages, and for finding files that it includes. include_path: directories for ``.include``; the
-    standard include ``vc4.qinc`` is always there, and its functions are known without including it. include_root:
-    directory that included files may not lie outside of; use it for text that you did not write.
-    defines: constants set beforehand; a string is an expression.
+    filename: name of the text in messages; includes are also searched in its directory. include_path: directories for
+    ``.include``; the standard include ``vc4.qinc`` is always available, and its functions are defined without including
+    it. include_root: directory that must contain all included files; use it for text that you did not write.
+    defines: constants defined before the text; a string is an expression.
     Raises: AsmError with up to 20 located diagnostics.
     """
     path = [fspath(p) for p in include_path]
@@ -75,8 +77,8 @@ def assemble_text(
     try:
         return _assemble(text, filename, path, root, defines or {})
     except RecursionError:
-        # Recursive functions of the source recurse in the parser as well. The engine limits their depth, so a higher
-        # limit of Python suffices; pure Python frames do not use the C stack.
+        # Recursive functions of the source text recurse in the parser as well. The engine limits their depth, so a
+        # higher limit of Python is safe; pure Python frames do not use the C stack.
         limit = sys.getrecursionlimit()
         sys.setrecursionlimit(max(limit, _FRAMES))
         try:
@@ -99,13 +101,13 @@ def _assemble(
         except TooManyErrors:
             if not engine.labels.used:
                 break
-            # Forward labels read as 0 may have caused all errors: run another pass with the labels found so far.
+            # Forward references read as 0 may have caused the errors: run another pass with the labels found so far.
         if engine.settled:
             break
     else:
         if not engine.report.errors:
             fault = Fault("unsettled", "the labels depend on themselves: their addresses change with every pass",
-                          help="do not let conditions depend on labels behind them")  # fmt: skip
+                          help="use only labels defined earlier in conditions")  # fmt: skip
             engine.report.error(fault, engine.source)
     if engine.report.errors:
         raise AsmError.of(engine.report.errors)

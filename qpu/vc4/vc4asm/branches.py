@@ -1,4 +1,4 @@
-"""Branches: their conditions, link registers and targets."""
+"""The reader of branch operations: condition, link registers and target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["read_branch"]
 
 
 def read_branch(op: Operation, reader: Reader) -> tuple[Branch, BranchTarget | None]:
-    """The branch that `op` writes, and the label whose address must still be added."""
+    """The branch instruction of `op`, and the label whose address must be added to it, if any."""
     count_operands(op, 2, 4)
     operands = op.operands
     relative = op.info.code

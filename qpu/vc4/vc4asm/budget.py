@@ -1,4 +1,4 @@
-"""Work budget of one pass: nested macros and functions of a source text can multiply work without limit."""
+"""The work budget of one pass, which limits the expansion of nested macros and functions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ IF_LIMIT = 400
 INCLUDE_SIZE = 1 << 20
 """Bytes of an included file."""
 CALL_CHARACTERS = 600_000
-"""Characters of functions that one call evaluates, with those of calls whose results are remembered."""
+"""Characters of functions that one call may evaluate, including calls whose results are cached."""
 FUNCTION_CHARACTERS = 10_000_000
-"""Characters of functions that one pass evaluates: about two seconds."""
+"""Characters of functions that one pass may evaluate: about two seconds."""
 _CHARACTERS_PER_LINE = 1_000  # more of them for every line of source text
 _EXPANDED = 4_000_000  # steps of macros and repetitions
 _CACHED_STEPS = 2
 _CALL_COST = 80  # characters that take as long as the call itself
-_LINE_STEPS = 8  # of a line that must be read again, besides its characters
+_LINE_STEPS = 8  # of a line that is read again, in addition to its characters
 _INCLUDE_STEPS = 2_000
 
 
@@ -29,7 +29,7 @@ class Budget:
 
     Evaluation takes time in proportion to the characters evaluated, so these are counted where text is executed again:
     in functions (`evaluate`), macros and repetitions (`enter`, `line`). called: characters of the outermost call so
-    far, where remembered results count in full, so that this limit does not depend on what is remembered.
+    far; cached results count in full, so that the limit does not depend on the cache.
     """
 
     __slots__ = ("called", "characters", "ifs", "level", "steps")
@@ -42,11 +42,11 @@ class Budget:
         self.ifs = 0
 
     def text(self, lines: int) -> None:
-        """Lines of source text are about to be read for the first time."""
+        """Count lines of source text that are about to be read."""
         self.characters += _CHARACTERS_PER_LINE * lines
 
     def evaluate(self, characters: int, pos: int, known: int = 0) -> None:
-        """Characters of a function are evaluated. known: those behind a result that is remembered."""
+        """Count characters of a function that are evaluated. known: the characters of a cached result."""
         self.characters -= characters + _LINE_STEPS
         self.called += characters + known + _LINE_STEPS
         if self.called > CALL_CHARACTERS:
@@ -66,15 +66,15 @@ class Budget:
                         help="split the program, or keep its tables as .int64 data")  # fmt: skip
 
     def line(self, characters: int) -> None:
-        """A line inside a macro or repetition is read, with its expressions."""
+        """Count a line inside a macro or repetition, with its expressions."""
         self._spend(2 * characters + _LINE_STEPS, 0)
 
     def include(self, pos: int) -> None:
-        """A file is read."""
+        """Count an included file."""
         self._spend(_INCLUDE_STEPS, pos)
 
     def enter(self, lines: int, what: str, pos: int, *, call: bool = False) -> None:
-        """A nested block of `lines` is executed, perhaps a function; `leave` it afterwards."""
+        """Count a nested block of `lines`; call: it is a function. Call `leave` at its end."""
         if call:
             self.characters -= _CALL_COST
         if self.level >= DEPTH_LIMIT:
@@ -84,16 +84,16 @@ class Budget:
         self.level += 1
 
     def leave(self) -> None:
-        """The nested block ends."""
+        """End a nested block."""
         self.level -= 1
 
     def enter_if(self, pos: int) -> None:
-        """A branch of a conditional block is executed; `leave_if` it afterwards."""
+        """Count a branch of a conditional block. Call `leave_if` at its end."""
         if self.ifs >= IF_LIMIT:
             raise Fault("recursion", f".if blocks are nested more than {IF_LIMIT} deep", pos,
                         help="use .elseif, or join the conditions with &&")  # fmt: skip
         self.ifs += 1
 
     def leave_if(self) -> None:
-        """The branch ends."""
+        """End a branch of a conditional block."""
         self.ifs -= 1

@@ -1,4 +1,4 @@
-"""Predicates on values, which the language knows without any include."""
+"""The predicates of the language (``isRegister``, ``isConstant`` ...), which need no include."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _predicate(name: str, test: Callable[[Value], bool]) -> Callable[[Sequence[V
 
 
 def _refused(name: str) -> Callable[[Sequence[Value], int], Value]:
-    # The standard include of the reference declares these two, and rejects every use of them.
+    # The standard include of the reference assembler declares these two and rejects every use of them.
     def run(arguments: Sequence[Value], pos: int) -> Value:
         what = ", ".join(kind_of(a) for a in arguments)
         raise Fault("predicate", f"{name}({what}) is not available in this language", pos)

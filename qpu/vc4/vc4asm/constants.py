@@ -1,12 +1,12 @@
-"""Constants that `mov` makes with an operation: which one computes the value from one small immediate.
+"""Table of the constants that an operation can compute from one small immediate, for ``mov d, constant``.
 
-``mov d, constant`` has no encoding of its own. It becomes an operation whose two operands are the same small immediate
-s, such that op(s, s) is the value: ``or`` for the 48 immediates themselves, ``add`` for twice an immediate, ``shl``
-for s << (s & 31) and so on, and, where the destination packs, the same followed by a pack. The table is computed here
-from the meaning of the operations.
+``mov`` of a constant has no encoding of its own. It becomes an operation whose two operands are the same small
+immediate s, such that op(s, s) is the value: ``or`` for the 48 immediates themselves, ``add`` for twice an immediate,
+``shl`` for s << (s & 31) and so on; where the destination packs, the same followed by a pack. The table is computed
+from the semantics of the operations.
 
-Order of preference on an ALU: the plain move; then operations in the order of `_RANK`, where an
-integer operation on a float immediate counts as less natural than any on an integer one; then the smaller immediate.
+Order of preference on an ALU: the plain move; then operations in the order of `_RANK`, with integer operations on float
+immediates last; then the smaller immediate.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _LANES = ScalarLanes()
 
 
 def _result(op: int, x: int, *, mul: bool) -> int | None:
-    """op(x, x) as the row of the operation has it; None for reserved opcodes."""
+    """op(x, x) by the semantics of the operation's row; None for reserved opcodes."""
     row = MUL_OPS[op] if mul else ADD_OPS[op]
     return None if row is None or row.sem is None else int(row.sem(_LANES, x, x))
 
 
-# Operations of the search, best first, and those that are natural for a float immediate, too.
+# Operations to try, best first; and those that rank the same with a float immediate.
 _RANK = {
     False: tuple(ADD[name] for name in "or add ftoi itof fadd fsub clz not shr ror shl".split()),
     True: tuple(MUL[name] for name in "v8min v8adds mul24 v8muld fmul".split()),
@@ -55,7 +55,7 @@ _ON_FLOATS_TOO = {
 
 
 def colour_byte(x: int) -> int:
-    """A MUL result as a colour: 0.0..1.0 to 0..255. Rounding of ties is an assumption."""
+    """A MUL result as a colour: 0.0..1.0 to 0..255. Rounding of ties: assumed."""
     if not x >> 23 & 255 or x >> 31:
         return 0
     return 255 if x >> 23 & 255 == 255 else min(int(float_of(x) * 255 + 0.5), 255)
@@ -104,7 +104,7 @@ def _doubled(x: int) -> int:
     return (x & 0x80000000) | 0x7F800000 if x >> 23 & 255 == 255 else float_bits(2 * float_of(x))
 
 
-# Results that the reference assembler folds differently from the operation: it keeps denormals, and fsub adds.
+# The reference assembler folds these operations differently: it keeps denormals, and fsub adds.
 _FOLDED: dict[int, Callable[[int], int]] = {
     ADD["fadd"]: _doubled,
     ADD["fsub"]: _doubled,
@@ -116,7 +116,7 @@ _FOLDED: dict[int, Callable[[int], int]] = {
 
 
 def fold(op: int, code: int, *, mul: bool) -> int | None:
-    """op(s, s) for the small immediate with that code; None when nothing is known about it."""
+    """op(s, s) for the small immediate with that code; None when the result is not known."""
     x = small_imm_value(code)
     return _FOLDED[op](x) if not mul and op in _FOLDED else _result(op, x, mul=mul)
 

@@ -1,4 +1,4 @@
-"""The directives of the language, one function each; a directive that opens a block also executes the block."""
+"""The directives of the language, one function each. A directive that opens a block also executes it."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _foreach(engine: Engine, parser: Parser, block: Block, at: int) -> int:
 
 
 def _conditional(engine: Engine, holds: bool, block: Block, at: int, pos: int) -> int:
-    """Execute the branch of an .if that applies; returns the line behind .endif."""
+    """Execute the branch of an .if that applies; returns the line after .endif."""
     end = _inner(block, at, "endif", pos).stop
     opened, lines = engine.source, block.lines
     chosen: Block | None = None
@@ -261,7 +261,7 @@ def _assert(engine: Engine, parser: Parser, block: Block, at: int) -> int:
 
 
 def _within(path: Path, root: str | None) -> Path | None:
-    """`path`, if it lies within `root` with all links followed."""
+    """`path` if it is inside `root` after following all links, else None."""
     if root is None:
         return path
     real = Path(os.path.realpath(path))
@@ -269,7 +269,7 @@ def _within(path: Path, root: str | None) -> Path | None:
 
 
 def _read(path: Path, pos: int) -> str | None:
-    """The text of a regular file of limited size; None when there is none of that name."""
+    """The text of a regular file of limited size; None when the file does not exist."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -325,9 +325,10 @@ def _include(engine: Engine, parser: Parser, block: Block, at: int) -> int:
         symbols.changed((*standard.constants, *standard.functions))
         return at + 1
     if outside:
-        raise Fault("include", f"{name} is outside the include root", pos, allowed=f"files in {engine.include_root}")
+        raise Fault("include", f"{name} is outside the include root", pos, allowed=f"files in {engine.include_root}",
+                    help="copy the file there")  # fmt: skip
     looked = ", ".join(str(p) for p in places) or "nowhere: no include path is given"
-    raise Fault("include", f"{name} is not found", pos, help=f"looked in {looked}")
+    raise Fault("include", f"{name} is not found; looked in {looked}", pos)
 
 
 # -- data ---------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""One pass over a source text: reads lines, calls functions, expands macros, and writes instructions to the output."""
+"""The engine of one pass over a source text: executes lines, functions and macros, and writes the output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STANDARD_INCLUDE = "vc4.qinc"
 
 _WORD = re.compile(r"\s*([A-Za-z_]\w*)")
 
-# Line -> word, for lines whose meaning depends on nothing but the language.
+# Line -> word, for lines that use no name of the source text.
 _LINE_CACHE: dict[str, int] = {}
 _OPERATION_CACHE: dict[str, Operation] = {}
 _CACHE_LIMIT = 200_000
@@ -54,8 +54,8 @@ def _exclusive(instr: Instr) -> int:
 class Engine:
     """State of one pass. It is the environment of expressions, see `qpu.vc4.vc4asm.expr.Environment`.
 
-    directives: what each directive does. standard: the names of the standard include. previous: what the pass before
-    wrote: its labels serve forward references inside expressions, its words ``.clone`` of code that comes later.
+    directives: what each directive does. standard: the names of the standard include. previous: the output of the
+    pass before; expressions with forward references use its labels, ``.clone`` of later code uses its words.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class Engine:
         self.exports: dict[str, tuple[Value, Source]] = {}
         self.clones: list[tuple[Key, int, int, int]] = []
         self.source: Source = ("", "", 0)
-        self.results: list[Value] | None = None  # inside a .func: the values its lines give
-        self.names: set[str] | None = None  # inside a function: what its value may depend on
+        self.results: list[Value] | None = None  # inside a .func: the values of its lines
+        self.names: set[str] | None = None  # inside a function: names that its value may depend on
         self.instruction = Instruction()
         self.lookup = self.symbols.lookup
         self.unknown = self.symbols.unknown
@@ -88,7 +88,7 @@ class Engine:
     # -- environment of expressions ------------------------------------------------------------------------------
 
     def function(self, name: str) -> Callable_ | None:
-        """The function `name`: the source text's, else a predicate, else the standard include's."""
+        """The function `name` of the source text, else a predicate, else a function of the standard include."""
         found = self.symbols.find_function(name)
         if found is None:
             return PREDICATES.get(name)
@@ -304,7 +304,7 @@ class Engine:
                 return
             quiet = self._emit(operations, offsets)
         except Fault:
-            self.out.word(NOP_WORD, self.source)  # so that later addresses are right
+            self.out.word(NOP_WORD, self.source)  # keeps later addresses right
             raise
         if trails:
             self.out.joinable[len(self.out.words) - 1] = operations
@@ -314,7 +314,7 @@ class Engine:
             _LINE_CACHE[self.source[0]] = self.out.words[-1]
 
     def _better(self, fault: Fault, piece: str) -> Fault:
-        """A better fault for a macro that is misspelt or used after a semicolon."""
+        """The fault with better help where a macro is misspelt or used after a semicolon."""
         if fault.rule == "unknown-instruction":
             word = _WORD.match(piece)
             if word is not None and word.group(1) in self.symbols.macros:
@@ -330,7 +330,7 @@ class Engine:
         try:
             word = encode(ins.assemble(operations))
         except Fault as fault:
-            raise fault.shifted(offsets[ins.current]) from None  # the operation it saw last is the one that failed
+            raise fault.shifted(offsets[ins.current]) from None  # the current operation is the one that failed
         if self.out.word(word, self.source, ins.target):
             self.warn("data-padding", "the data before this instruction was padded to 8 bytes", offsets[0],
                       "write .align 8")  # fmt: skip
@@ -340,7 +340,7 @@ class Engine:
         return not ins.notes and ins.target is None
 
     def _merge(self, operations: Sequence[Operation], offsets: Sequence[int], trails: bool) -> bool:
-        """Try to put `operations` into the instruction before, if that ended with a semicolon."""
+        """Try to add `operations` to the previous instruction, if that ended with a semicolon."""
         out = self.out
         index = len(out.words) - 1
         before = out.joinable.get(index)
@@ -396,7 +396,7 @@ class Engine:
     # -- the end -------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Complete the output: pad it, resolve branches, report labels that nothing defines."""
+        """Complete the output: pad it, resolve branches, report undefined labels."""
         self.out.flush(self.source)
         for fault, source in self.labels.undefined():
             self.report.error(fault, source)
@@ -404,7 +404,7 @@ class Engine:
 
     @property
     def settled(self) -> bool:
-        """False when a value that was used differs from its final value; then another pass is due."""
+        """False when a value that was used differs from its final value: another pass is needed."""
         labels, words = self.out.labels, self.out.words
         if not self.labels.settled:
             return False
@@ -419,7 +419,7 @@ class Engine:
 
 
 Handler: TypeAlias = Callable[[Engine, Parser, Block, int], int]
-"""A directive: engine, parser behind its name, the block being executed, its line; returns the next line."""
+"""A directive: engine, parser after its name, the block being executed, its line; returns the next line."""
 
 _IN_FUNCTIONS = frozenset(
     "if elseif elif else endif ifset set define equ const lset lconst unset undef lunset assert local endloc".split()

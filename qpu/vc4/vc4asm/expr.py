@@ -1,4 +1,4 @@
-"""Expressions: a parser that evaluates a piece of source text while it reads it."""
+"""The expression parser, which evaluates source text while it reads it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Environment(Protocol):
-    """What an expression can ask its surroundings."""
+    """The interface of expressions to names, functions and labels; the engine implements it."""
 
     def lookup(self, name: str) -> Value | None:
         """The value of a name (constant or register), or None."""
@@ -40,7 +40,7 @@ class Environment(Protocol):
         ...
 
     def unknown(self, name: str, pos: int) -> Fault:
-        """The fault for a name that means nothing, with a suggestion."""
+        """The fault for a name that is not defined, with a suggestion."""
         ...
 
 
@@ -61,7 +61,7 @@ _END_OF_OPERAND = frozenset(",;)].:")
 
 
 class Parser:
-    """Evaluates an expression of `text` from `pos` on; `pos` is behind it when done."""
+    """Evaluates an expression of `text` from `pos` on, and advances `pos` to the end of the expression."""
 
     __slots__ = ("depth", "env", "pos", "text")
 
@@ -72,7 +72,7 @@ class Parser:
         self.depth = 0
 
     def skip(self) -> int:
-        """Move over white space; returns the position."""
+        """Skip white space; returns the position."""
         text, pos = self.text, self.pos
         if text[pos : pos + 1].isspace():
             pos += 1
@@ -90,19 +90,19 @@ class Parser:
         return char
 
     def accept(self, char: str) -> bool:
-        """Move over `char` if it comes next."""
+        """Skip `char` if it comes next; returns whether it did."""
         if self.peek() == char:
             self.pos += 1
             return True
         return False
 
     def expect(self, char: str, what: str) -> None:
-        """Move over `char` or raise."""
+        """Skip `char`. Raises: Fault if something else comes next."""
         if not self.accept(char):
             raise Fault("syntax", f"expected {char!r} {what}, found {self.rest()}", self.pos)
 
     def listed(self, item: Callable[[], T]) -> list[T]:
-        """Items separated by commas."""
+        """Parse items separated by commas."""
         found = [item()]
         while self.accept(","):
             found.append(item())
@@ -114,7 +114,7 @@ class Parser:
         return self.expression(), pos
 
     def rest(self) -> str:
-        """What comes next, for messages."""
+        """The next word, number or character, for messages."""
         pos = self.skip()
         if pos >= len(self.text):
             return "the end of the line"
@@ -289,12 +289,12 @@ class Parser:
 
 
 def comment_help(text: str) -> str | None:
-    """Advice for text that starts like a comment of another language."""
-    return "a comment starts with #" if text.lstrip().startswith(("//", "/*", "--")) else None
+    """Help for text that starts like a comment of another language, else None."""
+    return "start a comment with #" if text.lstrip().startswith(("//", "/*", "--")) else None
 
 
 def evaluate(text: str, env: Environment, pos: int = 0) -> Value:
-    """The value of `text` from `pos` to its end; anything left over is an error."""
+    """The value of `text` from `pos` to its end. Raises: Fault, also for text after the expression."""
     parser = Parser(text, env, pos)
     value = parser.expression()
     if parser.peek():

@@ -1,4 +1,4 @@
-"""Faults of source text, errors and warnings: a rule, a sentence, a position in the line, and help."""
+"""Errors (`Fault`) and warnings (`Note`) of the text assembler: rule, message, position in the line, and help."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 __all__ = ["Fault", "Note", "suggestion"]
 
-# Help for faults that give none of their own.
+# Help by rule, for faults without help of their own.
 _HELP = {
     "argument-count": "give as many arguments as its definition has parameters",
     "assertion": "use arguments that the assertion allows",
-    "back": "put the block behind more instructions, or pad the data with .align 8",
+    "back": "put the block after more instructions, or pad the data with .align 8",
     "block-start": "remove the directive, or open the block",
     "branch-alignment": "use a multiple of 8, the size of an instruction",
     "branch-condition": "use a condition that starts with .all or .any",
@@ -59,19 +59,19 @@ _HELP = {
     "unpack-source": "unpack one of ra0..ra31, or r4",
     "unpack-type": "leave the last letter of the extension out",
     "unset": "remove the line",
-    "value-range": "use a value in that range",
-    "value-type": "use a value of that type",
+    "value-range": "use a value in the allowed range",
+    "value-type": "use a value of the required type",
 }
 
 
 def suggestion(name: str, known: Iterable[str], form: str) -> str | None:
-    """A question for the known name that is most like `name`, if one is. form: how a name is shown."""
+    """``did you mean ...?`` with the most similar known name, or None. form: format of the name."""
     close = difflib.get_close_matches(name, list(known), 1)
     return f"did you mean {form.format(close[0])}?" if close else None
 
 
 class Fault(Exception):
-    """An error at `pos` (from 0) of the line being assembled; the report makes a located diagnostic of it."""
+    """An error at `pos` (from 0) of the current line; `Report` makes a diagnostic with a location of it."""
 
     def __init__(
         self, rule: str, message: str, pos: int = 0, *, allowed: str | None = None, help: str | None = None

@@ -1,4 +1,4 @@
-"""Instructions that only make a constant, as load immediates: they need no small immediate, signal or read port."""
+"""Replacement of instructions that only make a constant by load immediates, as in the reference assembler."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ FSUB, ISUB, XOR, V8SUBS_M = 2, 13, 22, 7
 
 
 def load_instead(i: Alu, add: Side, mul: Side, reader: Reader, *, b_free: bool) -> LoadImm | None:
-    """The load immediate on the ADD side that does the same as `i`, which reads no register; None when there is none.
+    """The load immediate of the ADD ALU that is equivalent to `i`, which reads no register; None when there is none.
 
-    b_free: port B is not used either.
+    b_free: port B is not used.
     """
     imm = i.sig == SIG_SMALL_IMM
     if imm:

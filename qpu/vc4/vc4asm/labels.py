@@ -1,4 +1,4 @@
-"""Labels of one pass: definitions, references, and the offsets that later lines may still change."""
+"""The labels of one pass: definitions, references and byte offsets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["Labels"]
 
 
 class Labels:
-    """offsets: label -> byte offset, as defined so far. known: the offsets of the pass before, for forward references.
+    """The label table. offsets: label -> byte offset, as defined so far. known: offsets of the pass before.
 
-    used: offsets that expressions took; where they differ from the final ones, another pass is due.
+    used: offsets that expressions used; where they differ from the final ones, another pass is needed.
     """
 
     def __init__(self, offsets: dict[Key, int], known: Mapping[Key, int]) -> None:
@@ -42,7 +42,7 @@ class Labels:
         return key
 
     def reference(self, name: str, pos: int, source: Source) -> LabelRef:
-        """The label that a reference means: ``1`` or ``1b`` the last label 1, ``1f`` the next; ``1_x`` alike."""
+        """The label of a reference: ``1`` or ``1b`` is the last label 1, ``1f`` the next one; likewise ``1_x``."""
         key = (name, 0)
         if name[0].isdigit():
             count, forward = self._counts.get(name, 0), False
@@ -58,7 +58,7 @@ class Labels:
         return LabelRef(key)
 
     def address(self, label: LabelRef) -> int:
-        """The byte offset of a label, 0 as long as it is unknown."""
+        """The byte offset of a label; 0 while it is not known."""
         offset = self.known.get(label.key)
         if offset is None:
             offset = self.offsets.get(label.key, 0)

@@ -1,4 +1,4 @@
-"""Names of instructions and extensions, derived from the rows of `qpu.vc4.regs` and `qpu.vc4.ops`."""
+"""Tables of the instruction and extension names of the language, derived from `qpu.vc4.regs` and `qpu.vc4.ops`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class OpInfo:
-    """An instruction word of the language.
+    """An instruction name of the language.
 
     kind: ``alu``, ``mov``, ``ldi``, ``nop``, ``read``, ``sem``, ``bra``, ``sig``. add, mul: its opcode on that ALU, -1
-    when the ALU lacks it or the name excludes that ALU. sources: number of source operands. code: whatever else the
-    kind needs.
+    when the ALU lacks it or the name excludes that ALU. sources: number of source operands. code: a further
+    number that depends on the kind.
     """
 
     name: str
@@ -78,7 +78,7 @@ BRANCH_CONDS = {name: row.code for row in regs.BRANCH_CONDS for name in row.name
 
 @dataclass(frozen=True, slots=True)
 class PackName:
-    """What a pack extension asks for: a code for file A (-1: none), one for the MUL ALU (-1: none).
+    """The codes of a pack extension: for file A (-1: none) and for the MUL ALU (-1: none).
 
     needs: ``i`` or ``f`` when the result of the operation must be of that type, else empty.
     """
@@ -120,8 +120,8 @@ DST_PACKS = _dst_packs()
 """Pack extensions after a destination.
 
 The reference assembler gives the colour forms that saturate all four bytes code 11 and the ones without ``s`` on a
-single byte codes 12..15, where the guide has 3 and 4..7 only. That is kept bit for bit, with a warning; ``.8888sf`` is
-the exception and gives 3, because a form that gives the documented code must exist.
+single byte codes 12..15; the guide has 3 and 4..7 only. This assembler gives the same codes, with a warning, except for
+``.8888sf``, which gives 3, so that the documented code has a form.
 """
 
 
@@ -136,7 +136,7 @@ def _op_packs() -> dict[str, tuple[int, int]]:
 
 
 OP_PACKS = _op_packs()
-"""Pack extensions after an operation: (pm, code). They are used as they are, whatever the destination."""
+"""Pack extensions after an operation: (pm, code), which do not depend on the destination."""
 
 
 def _unpacks() -> dict[str, tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""Operations as they are written: names, extensions and operands with their places in the line."""
+"""Parsed operations: instruction name, extensions and operands with their positions in the line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Operand:
 class Operation:
     """One operation of a line: instruction name, extensions as (name, position), operands.
 
-    placed: what `qpu.vc4.vc4asm.place` made of it on each ALU, where that depends on nothing beside it.
+    placed: cached result of `qpu.vc4.vc4asm.place` on each ALU, where that does not depend on the rest of the line.
     """
 
     info: OpInfo
@@ -39,14 +39,14 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class BranchTarget:
-    """A branch whose target is pending: the address of a label is added to its immediate."""
+    """An unresolved branch: the address of a label is to be added to its immediate."""
 
     label: LabelRef
     branch: Branch
 
 
 def count_operands(op: Operation, low: int, high: int) -> None:
-    """Check the number of operands."""
+    """Raise a fault unless the number of operands is `low` to `high`."""
     n = len(op.operands)
     if not low <= n <= high:
         need = str(low) if low == high else f"{low} to {high}"
@@ -56,14 +56,14 @@ def count_operands(op: Operation, low: int, high: int) -> None:
 
 
 def show(value: Value) -> str:
-    """A number as people write it."""
+    """A number for messages; large ones also in hexadecimal."""
     if isinstance(value, int):
         return str(value) if -65536 < value < 65536 else f"{value} (0x{value & 0xFFFFFFFF:x})"
     return str(value)
 
 
 def unknown_extension(name: str, pos: int, what: str) -> Fault:
-    """The fault of an extension that does not exist, or not there."""
+    """The fault of an extension that does not exist, or that cannot follow `what`."""
     everything = [*DST_CONDS, *DST_PACKS, *SRC_UNPACKS, *BRANCH_CONDS, *OP_PACKS, *OP_UNPACKS, "setf"]
     if name in everything:
         return Fault("extension-place", f".{name} cannot follow {what}", pos)

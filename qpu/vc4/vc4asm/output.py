@@ -1,4 +1,4 @@
-"""The program being written: words, data, labels, and branches whose target is pending."""
+"""The output of one pass: words, data, labels, and branches to labels that are not yet resolved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Locs", "Output"]
 
 
 class Locs(Sequence[Loc]):
-    """The place of every word, made when asked for."""
+    """The source location of every word; a sequence that makes `Loc` objects on demand."""
 
     __slots__ = ("_lines",)
 
@@ -48,7 +48,7 @@ class Locs(Sequence[Loc]):
 
 
 class Output:
-    """Words in order, with the line each came from and whether it is code."""
+    """Words in order, each with its source line and whether it is code."""
 
     __slots__ = ("fixups", "is_code", "joinable", "labels", "region", "tail", "tail_bits", "where", "words")
 
@@ -59,7 +59,7 @@ class Output:
         self.labels: dict[Key, int] = {}
         self.fixups: dict[int, BranchTarget] = {}
         self.joinable: dict[int, Sequence[Operation]] = {}  # instructions that ended with a semicolon
-        self.tail = 0  # bits of a data word that is not full
+        self.tail = 0  # bits of the last data word, which is not full
         self.tail_bits = 0
         self.region: bool | None = (
             None  # None: instructions are code and data is data; True, False: all is code, all is data
@@ -83,7 +83,7 @@ class Output:
         return padded
 
     def seal(self) -> None:
-        """Nothing joins the instruction before this place."""
+        """Let no later operation join the last instruction."""
         self.joinable.pop(len(self.words) - 1, None)
 
     def data(self, value: int, bits: int, source: Source) -> None:
@@ -129,7 +129,7 @@ class Output:
         self.labels[key] = self.offset
 
     def cut(self, n: int) -> Cut:
-        """Set the last `n` words aside, so that others can be written before them."""
+        """Remove the last `n` words, so that others can be written before them; `Cut.restore` appends them."""
         if self.tail_bits:
             raise Fault("back", "unaligned data precedes .back")
         if n > len(self.words):
@@ -137,7 +137,7 @@ class Output:
         return Cut(self, len(self.words) - n)
 
     def resolve(self) -> None:
-        """Patch the branches whose labels are known now. References to undefined labels stay as they are."""
+        """Patch the branches to labels that are defined. Branches to undefined labels stay as they are."""
         for index, target in self.fixups.items():
             label = target.label
             address = self.labels.get(label.key)
@@ -163,7 +163,7 @@ class Output:
 
 
 class Cut:
-    """Words set aside by `Output.cut`."""
+    """Words that `Output.cut` removed."""
 
     __slots__ = ("_at", "_fixups", "_flags", "_labels", "_out", "_where", "_words")
 
@@ -176,11 +176,11 @@ class Cut:
             del out.fixups[i]
         for i in range(at, at + len(self._words)):
             out.joinable.pop(i, None)
-        # A label at the cut keeps naming the place; those behind it move with their instructions.
+        # A label at the cut stays where it is; labels after it move with their instructions.
         self._labels = [key for key, offset in out.labels.items() if offset > at * 8]
 
     def restore(self, source: Source) -> None:
-        """Put the words back behind what was written meanwhile."""
+        """Append the words to what was written meanwhile."""
         out = self._out
         out.flush(source)
         by = len(out.words) - self._at

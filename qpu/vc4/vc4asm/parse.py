@@ -1,4 +1,4 @@
-"""Parser of one operation: from its text to name, extensions and operands."""
+"""The parser of one operation: instruction name, extensions and operands."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _suffixes(match: re.Match[str]) -> Sequence[tuple[str, int]]:
 
 
 def parse_operand(parser: Parser) -> Operand:
-    """An operand: expression, extensions, and perhaps a rotation after them."""
+    """Parse an operand: expression, extensions, and an optional rotation after them."""
     pos = parser.skip()
     value: Value = parser.expression()
     exts: list[tuple[str, int]] = []
@@ -66,7 +66,7 @@ def parse_operand(parser: Parser) -> Operand:
 
 
 def parse_operation(text: str, env: Environment) -> Operation:
-    """The operation in `text` (no labels, no ``;``); positions are relative to `text`."""
+    """Parse the operation in `text` (no labels, no ``;``); positions are relative to `text`."""
     match = _HEAD.match(text)
     if match is None:
         parser = Parser(text, env)
@@ -81,7 +81,7 @@ def parse_operation(text: str, env: Environment) -> Operation:
     exts = _suffixes(match)
     operands: list[Operand] = []
     at = match.end()
-    while (simple := _SIMPLE.match(text, at)) is not None:  # most operands are names
+    while (simple := _SIMPLE.match(text, at)) is not None:  # fast path: most operands are names
         word = simple.group(1)
         found = NOP_REG if word == "-" else env.lookup(word)
         if found is None:

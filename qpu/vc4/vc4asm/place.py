@@ -1,8 +1,8 @@
-"""Placement: one instruction from the operations of a line.
+"""Placement of the operations of a line in one instruction.
 
-The language leaves open which ALU does an operation, which operation makes a constant, and whether the whole becomes a
-load immediate; an `Instruction` decides that, taking the operations one after the other. What fits beside what is
-decided by `qpu.vc4.pairing`.
+The text does not say which ALU executes an operation, which operation makes a constant, and whether a line becomes a
+load immediate. `Instruction` decides that, one operation after the other; `qpu.vc4.pairing` decides which operations
+fit one instruction.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _FLOAT = [[row is not None and float_operands(row) for row in rows] for rows in 
 
 
 class _Misfit(Exception):
-    """The operations do not fit one instruction."""
+    """Raised when the operations do not fit one instruction."""
 
 
 class Instruction:
-    """An instruction under construction; one object serves many lines.
+    """An instruction under construction; one object is reused for all lines.
 
     target: set when the address of a label must still be added.
     """
@@ -63,7 +63,7 @@ class Instruction:
         self.load: tuple[int, int] | None = None  # variant and immediate of a load immediate or semaphore
         self.target: BranchTarget | None = None
         self.reader = Reader()
-        self.ws = 0  # write swap of destinations that both files have, after exchanges of the ALUs
+        self.ws = 0  # write swap if both files have the destinations; exchanging the ALUs flips it
         self.zero_mux = 7
 
     # -- the line ------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ class Instruction:
             return self._assemble(order)
         except Fault:
             failed = self.reader
-            # A rotation leaves one small immediate to choose from, so the constants beside it come last.
+            # A rotation determines the small immediate of the instruction, so constants beside it are placed last.
             late = [_is_constant(op) and any(map(_rotates, operations[i + 1 :])) for i, op in order]
             if any(late):
                 try:
@@ -111,7 +111,7 @@ class Instruction:
 
     @property
     def current(self) -> int:
-        """The index of the operation that was placed last, or failed."""
+        """The index of the operation that was placed last or that failed."""
         return self.reader.current
 
     # -- the two ALUs --------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ class Instruction:
         return next(iter(clashes(self._half(ADD), self._half(MUL), self.sig, strict=False)), None)
 
     def _check(self, pos: int) -> None:
-        """Raise for what the operation at work, written at `pos`, does not fit beside."""
+        """Raise the fault if the current operation, written at `pos`, does not fit those placed before."""
         if not self.careful:
             return
         clash = self._clash()
@@ -143,7 +143,7 @@ class Instruction:
             raise Fault(clash.rule, clash.message, pos, allowed=advice.allowed, help=advice.help)
 
     def _swap(self) -> bool:
-        """Exchange the work of the ALUs; False when an operation exists on one ALU only."""
+        """Exchange the operations of the ALUs; False when one of them exists on one ALU only."""
         add, mul = self.sides
         found: list[Side | None] = [None, None]
         for side, always, same, to in ((add, TO_MUL, TO_MUL_SAME, MUL), (mul, TO_ADD, TO_ADD_SAME, ADD)):
@@ -161,7 +161,7 @@ class Instruction:
         return True
 
     def _take(self, op: Operation, *, mul: bool) -> None:
-        """Make an ALU free for `op`, moving what is there to the other one if need be."""
+        """Free an ALU for `op`; an operation there moves to the other ALU."""
         if self.load is not None:
             raise Fault("load-immediate-full", f"{op.info.name} does not fit a load immediate instruction", op.pos,
                         help="move it to an instruction of its own")  # fmt: skip
@@ -171,18 +171,18 @@ class Instruction:
                         help="move it to an instruction of its own")  # fmt: skip
 
     def _put(self, side: Side, op: Operation, *, mul: bool, push: bool) -> None:
-        """Place finished work on a free ALU."""
+        """Place a complete operation on a free ALU."""
         side.index = self.current
         self._avoid_zero(side.a, side.b)
         self.sides[mul] = side
         if not mul and self._unconstrained():
-            self.ws = 0  # a destination of the MUL ALU keeps what an exchange left, as in the reference assembler
+            self.ws = 0  # of the MUL ALU it stays as an exchange set it, as in the reference assembler
         if push:
             self._set_flags(op.pos, mul=mul)
         self._check(op.pos)
 
     def _avoid_zero(self, *sources: Src | None) -> None:
-        """An operation that makes zero uses port A where it is free and an operand uses port B, as in vc4asm."""
+        """Let an operation that makes zero use port A where that is free and an operand uses port B, as in vc4asm."""
         add, mul = self.sides
         if (add is not None and add.zero) or (mul is not None and mul.zero):
             used = any(s.port in _USES_A for s in self._sources())
@@ -242,7 +242,7 @@ class Instruction:
         self._put(side, op, mul=mul, push=push)
 
     def _placed(self, op: Operation, *, mul: bool) -> bool:
-        """Place what was made of `op` for another line, if it was kept."""
+        """Place the cached result for `op` from an earlier line, if there is one."""
         kept = None if self.careful or op.placed is None else op.placed[mul]
         if kept is None:
             return False
@@ -252,14 +252,14 @@ class Instruction:
         return True
 
     def _keep(self, op: Operation, side: Side, asked: tuple[int, int], *, mul: bool) -> None:
-        """Keep what `op` becomes whatever is beside it. asked: numbers of requests and notes before it was read."""
+        """Cache the side of `op` if it does not depend on the line. asked: numbers of requests and notes before."""
         requests, notes = asked
         if not self.careful and not side.push and len(self.reader.notes) == notes:
             op.placed = op.placed or [None, None]
             op.placed[mul] = side, self.reader.requests[requests:]
 
     def _held(self, side: Side) -> Src | None:
-        """The small immediate that this instruction has already."""
+        """The small immediate that the instruction has already."""
         for other in (*self.sides, side):
             if other is not None:
                 for s in (other.a, other.b):
@@ -270,7 +270,7 @@ class Instruction:
         return next((s for s in self.reads if s.port is Port.IMM), None)
 
     def _second(self, side: Side, op: Operand, *, float_op: bool, mul: bool) -> Src:
-        """The second source; for the ADD ALU, shift counts and 16 have forms of their own."""
+        """The second source; for the ADD ALU, shift counts and the constant 16 are special cases."""
         value = op.value
         if mul or not isinstance(value, int | float) or op.exts:
             return self.reader.source(op, float_op=float_op)
@@ -438,7 +438,7 @@ class Instruction:
                 return
         used = [side is not None for side in self.sides]
         if used[ADD] != used[MUL] and not mul_only:
-            # The other ALU may have a way, if what it does can come over here.
+            # The other ALU may be able to make the constant, if its operation can move here.
             before, ws, mul = self.sides, self.ws, used[MUL]
             if (info.mul if mul else info.add) >= 0 and self._swap():
                 if self._make(op, dst, source, bits, mul=mul):
@@ -458,11 +458,13 @@ class Instruction:
         return word32(value, pos)
 
     def _make(self, op: Operation, dst: Operand, source: Operand, bits: int, *, mul: bool) -> bool:
-        """Place the best operation that makes `bits` on a free ALU; False when none fits."""
+        """Place the best operation for the constant `bits` on a free ALU; False when none fits."""
         found = constants.candidates(bits, mul=mul)
         if bits and not found:
             return False
-        side = Side(V8MIN if mul else OR, places={"a": source.pos, "b": source.pos})  # packs see a move of an integer
+        side = Side(
+            V8MIN if mul else OR, places={"a": source.pos, "b": source.pos}
+        )  # as packs check it: a move of an integer
         notes = len(self.reader.notes)
         push, unpack, pack = self.reader.exts(op, side)
         if unpack is not None:
@@ -477,7 +479,7 @@ class Instruction:
         in_a = side.dst.file is File.A and side.dst.n < 32
         for choice in found:
             if choice.pack and (not free or (not choice.pm and not in_a) or (choice.pm and side.dst.n >= 36)):
-                continue  # peripherals do not take packed results
+                continue  # I/O registers take no packed results
             imm = Src(Port.IMM, choice.code)
             side.op, side.a, side.b = choice.op, imm, imm
             packed = side.dst._replace(pack=choice.pack, pm=choice.pm) if choice.pack else side.dst
@@ -498,7 +500,7 @@ class Instruction:
     # -- load immediate and semaphores ---------------------------------------------------------------------------
 
     def _share_load(self, op: Operation, dst: Operand, bits: int) -> None:
-        """A second mov of the same constant joins a load immediate that has a destination left."""
+        """Add a second mov of the same constant to a load immediate that has a free destination."""
         mul = self.sides[ADD] is not None
         packed = any(side is not None and (side.pack or side.dst.pack) for side in self.sides)
         full = self.load != (0, bits) or op.exts or dst.exts or packed or all(side is not None for side in self.sides)
@@ -556,15 +558,15 @@ class Instruction:
             if unpack is not None:
                 raise Fault("unpack-source", "a constant cannot be unpacked", unpack[3])
             if i:
-                side.pack = None  # the first destination has it
-            # It applies to whichever of two destinations is in file A.
+                side.pack = None  # it belongs to the first destination
+            # A pack applies to the one of two destinations that is in file A.
             push |= self.reader.destination(dst, side, mul=on_mul, asked=pack if len(destinations) == 1 else None)
             side.push = push
             self.sides[on_mul] = side
         self._results(op.pos)
 
     def _results(self, pos: int) -> LoadImm | Semaphore:
-        """The load immediate as far as it is known; faults are those of `pairing.results`."""
+        """The load immediate or semaphore of the operations so far. Raises: Fault for a clash of the destinations."""
         assert self.load is not None
         add, mul = (side or Side(cond=0) for side in self.sides)
         found = results(add.dst, mul.dst)
@@ -629,7 +631,7 @@ class Instruction:
                 if folded is not None:
                     return folded
         if add is not None and add.op in (XOR, ISUB) and add.same and mul is None:
-            i = i._replace(cond_mul=1)  # as the reference assembler has it; without effect, for nothing is written
+            i = i._replace(cond_mul=1)  # as in the reference assembler; no effect, because nothing is written
         return i
 
 

@@ -1,4 +1,4 @@
-"""Registers of the language: where each name is read and written, and the register arithmetic of ``ra3 + 1``."""
+"""Table of the register names of the language, with read and write addresses, and register arithmetic (``ra3 + 1``)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ROTATE_BY_R5 = 16
 
 @dataclass(frozen=True, slots=True)
 class Reg:
-    """A register name's meaning: where it can be read and written. Two names of one register are equal.
+    """The read and write addresses of a register name. Two names of one register are equal.
 
-    family: group within which register arithmetic moves (``ra``, ``rb``, ``r``, ``sacq``, ``srel``, ``io``).
+    family: group within which register arithmetic works (``ra``, ``rb``, ``r``, ``sacq``, ``srel``, ``io``).
     mux: 0..5 when it is read through a multiplexer (accumulator), else -1. read_files, write_files: bit 0 = file A,
-    bit 1 = file B; an address that both files have gives 3. semaphore: the low bits of a semaphore instruction, or -1.
+    bit 1 = file B; 3 for an address that both files have. semaphore: the low bits of a semaphore instruction, or -1.
     """
 
     name: str = field(compare=False)
@@ -39,7 +39,7 @@ class Reg:
 
     @property
     def group(self) -> str:
-        """The family; I/O registers that are read and written alike."""
+        """The family; for I/O registers with the files in which they can be read and written."""
         return f"io{self.read_files}/{self.write_files}" if self.family == "io" else self.family
 
     def rotated(self, up: int) -> Reg:
@@ -61,7 +61,7 @@ def _registers() -> tuple[dict[str, Reg], dict[tuple[str, int], Reg]]:
         if name == "-":
             continue
         r, w = reads.get(name), writes.get(name)
-        # Graphics coordinates have one address for reads and writes; a name without one gets the other's.
+        # Graphics coordinates have one address for reads and writes; quad_x and quad_y read that of the pixel.
         if name in ("quad_x", "quad_y") and r is None:
             r = reads["x_coord" if name == "quad_x" else "y_coord"]
         read_files = 0 if r is None else sum(1 << f for f in r.files)
@@ -88,11 +88,11 @@ REGISTERS, _BY_NUMBER = _registers()
 """Every register name."""
 
 NOP_REG = Reg("-", "nop", 39, -1, 39, 3, 39, 3)
-"""What a lone ``-`` means: nothing is read, the result is discarded."""
+"""The register ``-``: reads nothing and discards the result."""
 
 
 def numbered(reg: Reg, number: int) -> Reg | None:
-    """The register `number` of the group that `reg` belongs to, or None. Physical and I/O numbers do not mix."""
+    """The register `number` of the group that `reg` belongs to, or None; never across 31/32 of ra and rb."""
     if reg.family in ("ra", "rb") and (number >= 32) != (reg.number >= 32):
         return None
     return _BY_NUMBER.get((reg.group, number))

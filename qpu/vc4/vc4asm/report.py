@@ -1,4 +1,4 @@
-"""Diagnostics of one pass: what was found, where, and through which macros and files."""
+"""The collection of errors and warnings of one pass, with source locations and macro calls."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ERROR_LIMIT = 20
 
 
 class TooManyErrors(Exception):
-    """Raised inside a pass when there are enough errors to report."""
+    """Ends a pass that has reported `ERROR_LIMIT` errors."""
 
 
 class Report:
-    """Errors and warnings in order of discovery.
+    """Errors and warnings in the order in which they are found.
 
-    calls: ``in macro m called at file:line`` for every macro and file being read, innermost last.
+    calls: ``in macro m called at file:line`` for each macro and file that is being read, innermost last.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""The work of one ALU as written: destination, sources, condition, packs and rotation of an operation.
+"""Checked operations: destination, sources, condition, packs and rotation for one ALU (`Side`).
 
-A `Reader` checks operands and extensions and fills in a `Side`; `qpu.vc4.vc4asm.place` decides which ALU does the work
-and what fits beside it.
+A `Reader` checks operands and extensions and fills in a `Side`; `qpu.vc4.vc4asm.place` decides which ALU executes it
+and which operations fit one instruction.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Unpack: TypeAlias = tuple[int, str, str, int]
 
 @dataclass(slots=True)
 class Side:
-    """The work of one ALU. places: where its destination (``d``), sources (``a``, ``b``) and rotation are written.
+    """The operation of one ALU. places: positions of its destination (``d``), sources (``a``, ``b``) and rotation.
 
-    zero: both sources are port B, whatever it delivers: the result is zero. index: which operation of the
-    line it is.
+    zero: both sources are port B, whose value does not matter, because the result is zero. index: number of the
+    operation in the line.
     """
 
     op: int = 0
@@ -50,7 +50,7 @@ class Side:
     zero: bool = False
     index: int = 0
     places: dict[str, int] = field(default_factory=dict)
-    made: Half | None = field(default=None, init=False)  # by `half`
+    made: Half | None = field(default=None, init=False)  # cache of `half`
 
     @property
     def same(self) -> bool:
@@ -63,7 +63,7 @@ class Side:
         return not self.op and self.dst.n == NOP
 
     def half(self, mul: bool, reads: Sequence[Src] = ()) -> Half:
-        """As the pairing rules take it."""
+        """The `Half` for the pairing rules."""
         if self.made is not None and not reads:
             return self.made
         made = Half(
@@ -76,10 +76,10 @@ class Side:
 
 
 class Reader:
-    """Reads the operations of one line.
+    """The checker of the operands and extensions of one line.
 
     notes: warnings. requests: unpacks of register file A as (name, to float, position, operation). current: index of
-    the operation at work.
+    the current operation.
     """
 
     __slots__ = ("current", "notes", "requests")
@@ -90,7 +90,7 @@ class Reader:
         self.current = 0
 
     def note(self, rule: str, message: str, pos: int, help: str | None = None) -> None:
-        """Warn about something at `pos` of the operation at work."""
+        """Record a warning at `pos` of the current operation."""
         self.notes.append(Note(rule, message, pos, help, self.current))
 
     # -- extensions ----------------------------------------------------------------------------------------------
@@ -252,9 +252,9 @@ class Reader:
         return code
 
     def unpack(self, request: Unpack | None, side: Side, others: Sequence[Side | None], *, float_op: bool) -> None:
-        """An unpack asked for on the operation: of r4 if that is read, else of register file A; with ``i`` always of A.
+        """Apply an unpack extension of the operation: to r4 if that is read, else to register file A; with ``i`` to A.
 
-        When the operation reads neither, it uses the pm bit of whatever else the instruction packs.
+        When the operation reads neither, the unpack gets the pm bit of the other packs of the instruction.
         """
         if request is None or not request[0]:
             return
@@ -287,7 +287,7 @@ class Reader:
             side.b = side.b._replace(unpack=code)
 
     def rotation(self, operands: Sequence[Operand], side: Side) -> None:
-        """The rotation of a MUL operation; only r0..r3 rotate across quads, so for others it counts modulo 4."""
+        """Read the rotation of a MUL operation. Only r0..r3 rotate across quads; for others the count is modulo 4."""
         whole = False
         for operand in operands:
             reg = operand.value
@@ -321,7 +321,7 @@ class Reader:
                 raise Fault("rotate-add", "only the MUL ALU rotates", source.pos, help="use mov, or a MUL operation")
 
     def rotate_destination(self, operands: Sequence[Operand], *, mul: bool) -> Sequence[Operand]:
-        """The operands with the rotation of the destination moved to the sources, the other way round."""
+        """The operands with the rotation of the destination applied to the sources, in the opposite direction."""
         reg, where = operands[0].value, operands[0].pos
         if not isinstance(reg, Reg) or not reg.rotation:
             return operands

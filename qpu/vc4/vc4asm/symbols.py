@@ -1,4 +1,4 @@
-"""Names that a source text defines: constants, functions, macros, and the scopes they are visible in."""
+"""The symbol table of one pass: constants, functions and macros of the source text, and their scopes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qpu.vc4.vc4asm.values import NAMED, Value
 __all__ = ["ExpressionFunction", "LineFunction", "Macro", "Scope", "Symbols"]
 
 _WORD = re.compile(r"\b[A-Za-z_]\w*")
-_RESULTS = 100_000  # remembered at the same time
+_RESULTS = 100_000  # largest number of cached results
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Macro(LineFunction):
 
 
 class Known(NamedTuple):
-    """A remembered result. cost: characters evaluated for it. names: what it may depend on, besides its arguments."""
+    """A cached result. cost: characters evaluated for it. names: names that it may depend on, besides arguments."""
 
     value: Value
     cost: int
@@ -67,9 +67,9 @@ class Known(NamedTuple):
 
 @dataclass(slots=True)
 class Scope:
-    """Constants and functions visible from here on; what is not found is looked up in `parent`.
+    """Constants and functions of one scope; other names are looked up in `parent`.
 
-    final: names that must not be defined again.
+    final: names that cannot be defined again.
     """
 
     parent: Scope | None = None
@@ -99,12 +99,12 @@ class Scope:
 
 
 class Symbols:
-    """The names in force at the current line.
+    """The names that are defined at the current line.
 
-    standard: the scope of the standard include, searched last; None while that is read itself. tainted: a name of the
-    source text was used, so the meaning of the line depends on more than the line. plain: no name of the language has
-    been redefined, so that lines may come from a cache. results: (function, integers) -> its value, as long as the
-    names that it depends on keep their meaning. effects: counts what an evaluation did besides giving a value.
+    standard: the scope of the standard include, searched last; None while that file is read. tainted: a name of the
+    source text was used, so the meaning of the line depends on more than its text. plain: no name of the language has
+    been redefined, so lines can come from a cache. results: (function, integers) -> its value, until a name that it
+    depends on is redefined. effects: number of side effects of evaluations so far.
     """
 
     def __init__(self, standard: Scope | None) -> None:
@@ -120,14 +120,14 @@ class Symbols:
         self._sets: dict[frozenset[str], frozenset[str]] = {}  # and each set of them, once
 
     def changed(self, names: Iterable[str]) -> None:
-        """Forget results if one of `names`, which get another meaning everywhere, is among what they depend on."""
+        """Clear the cached results if they depend on one of `names`, which are redefined in the outermost scope."""
         self.effects += 1
         if not self._watched.isdisjoint(names):
             self.results.clear()
             self._watched.clear()
 
     def outermost(self, names: Set[str]) -> bool:
-        """True when none of `names` has a meaning of its own in the scopes below the outermost one."""
+        """True when none of `names` is defined in an inner scope."""
         scope: Scope | None = self.scope
         while scope is not None and scope is not self.root:
             if not (scope.constants.keys().isdisjoint(names) and scope.functions.keys().isdisjoint(names)):
@@ -136,7 +136,7 @@ class Symbols:
         return True
 
     def remember(self, key: tuple[object, ...], value: Value, cost: int, names: Set[str]) -> None:
-        """Keep the result of a call; the arguments are those of `Known`."""
+        """Cache the result of a call; for the arguments see `Known`."""
         if len(self.results) >= _RESULTS:
             self.results.clear()
             self._sets.clear()
@@ -172,7 +172,7 @@ class Symbols:
         return found
 
     def scope_of(self, name: str, pos: int, *, local: bool, final: bool = False) -> Scope:
-        """The scope in which `name` is about to be defined, the outermost or the current one."""
+        """The scope for a definition of `name`: the current one if `local`, else the outermost one."""
         scope = self.scope if local else self.root
         if name in scope.final:
             raise Fault("constant-final", f"{name!r} is a .const and cannot be defined again", pos,
@@ -215,7 +215,7 @@ class Symbols:
         return found
 
     def shadow(self, name: str, *, macro: bool = False) -> None:
-        """Note a definition: lines are not cached once a name of the language has another meaning."""
+        """Record a definition: lines are not cached once a name of the language is redefined."""
         if macro:
             self.changed((name,))
         if name in OPCODES if macro else (name in REGISTERS or name in NAMED):
@@ -230,7 +230,7 @@ class Symbols:
         return before
 
     def unknown(self, name: str, pos: int) -> Fault:
-        """The fault for a name that means nothing."""
+        """The fault for a name that is not defined."""
         known: list[str] = [*REGISTERS, *NAMED, *PREDICATES]
         scopes: list[Scope | None] = [self.standard]
         scope: Scope | None = self.scope

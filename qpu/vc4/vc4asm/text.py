@@ -1,4 +1,4 @@
-"""Source text as lines and blocks: which directive each line has, and where the block that it opens ends."""
+"""Source text as lines and blocks, with the block structure of the directives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["DIRECTIVE", "LABELS", "Block", "Lines", "Source", "strip_comment"]
 Source: TypeAlias = tuple[str, str, int]
 """A source line: text, file, line number from 1."""
 
-_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines() knows more line ends than editors count
+_LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines() splits at more characters than editors do
 LABELS = re.compile(r"\s*(?:(::?)\s*(\w+)|(\w+):(?!:)|(:)(?=\s*(?:$|;)))")
 """A label definition at the start of a line: ``:name``, ``::name``, ``name:`` or a lone ``:``."""
 DIRECTIVE = re.compile(r"\s*\.\s*([A-Za-z_]\w*)")
@@ -42,7 +42,7 @@ def strip_comment(text: str) -> str:
 
 
 def _directive(text: str) -> str:
-    """The directive of a line, behind labels; empty when it has none."""
+    """The name of the directive of a line, which may follow labels; empty when there is none."""
     if "." not in text:
         return ""
     text = strip_comment(text)
@@ -58,9 +58,9 @@ def _directive(text: str) -> str:
 
 
 class _Structure(NamedTuple):
-    """ends: line that opens a block -> line that closes it. branches: line of an .if -> its .elseif, .else and .endif.
+    """The blocks of a file. ends: line that opens a block -> line that closes it.
 
-    nested: line of a .macro -> a .macro inside it.
+    branches: line of an .if -> its .elseif, .else and .endif. nested: line of a .macro -> a .macro inside it.
     """
 
     ends: dict[int, int]

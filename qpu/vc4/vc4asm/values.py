@@ -1,4 +1,4 @@
-"""Values of assembly expressions: 64-bit integers, doubles, vectors, registers, labels, and their operators."""
+"""The values of assembly expressions and their operators: 64-bit integers, doubles, vectors, registers and labels."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def word32(value: Value, pos: int = 0) -> int:
 
 
 def truth(value: Value, pos: int = 0) -> bool:
-    """Whether a condition holds: any number but zero."""
+    """Whether a condition holds: True for any number but zero."""
     if isinstance(value, int | float):
         return value != 0
     raise Fault("value-type", f"a condition must be a number, not {described(value)}", pos)

@@ -103,4 +103,4 @@ def test_a_comment_of_another_language_names_ours() -> None:
     for text in ("// x", "mov r0, r1 // x", "/* x */"):
         with pytest.raises(AsmError) as caught:
             assemble_text(text)
-        assert caught.value.diagnostics[0].help == "a comment starts with #", text
+        assert caught.value.diagnostics[0].help == "start a comment with #", text
