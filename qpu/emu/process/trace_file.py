@@ -58,7 +58,7 @@ class TraceFile:
             for part in qpus.split(","):
                 low, high = _range("--trace-qpu", part, "numbers and ranges such as 0,3-5")
                 if high is None or high > 63:
-                    raise UsageError(f"--trace-qpu {part!r}: QPU numbers are 0..63")
+                    raise UsageError(f"--trace-qpu {part!r}: allowed are QPU numbers 0..63")
                 chosen.update(range(low, high + 1))
         first, last = (0, None) if span is None else _range("--trace-range", span, "A-B, A-, -B or A (instructions)")
         kept = DEFAULT_LIMIT

@@ -151,7 +151,7 @@ def build(p: Prepared, v: Lanes) -> Step:
 
 
 def any_half(v: Lanes, mask: Pair) -> Mask:
-    """Lanes that are written where halves are not told apart: one enabled half suffices (assumed)."""
+    """Lanes that are written where the halves are not distinguished: one enabled half suffices (assumed)."""
     return mask[0] if mask[0] is mask[1] else v.mor(*mask)
 
 

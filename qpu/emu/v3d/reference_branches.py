@@ -21,9 +21,11 @@ __all__ = ["branch_step"]
 Mask: TypeAlias = NDArray[np.bool_]
 BranchStep: TypeAlias = Callable[[Group, DispatchServices], "list[Group] | None"]
 
+_AFTER_SLOTS = 8 * (1 + BRANCH_SLOTS)  # bytes from a branch to the first instruction after its delay slots
+
 
 def _taken(b: Branch) -> Callable[[Group], Any]:
-    """A function that tells for each thread whether the branch is taken: a truth value or an array of shape (n,)."""
+    """A function that returns for each thread whether the branch is taken: a truth value or an array of shape (n,)."""
     name, ignore = b.cond, b.msfign
     if not name:
         return lambda g: True
@@ -64,7 +66,7 @@ def branch_step(b: Branch) -> BranchStep:
         if b.bdi == "abs":
             return b.offset
         if b.bdi == "rel":
-            return (g.pc + 32 + b.offset) & 0xFFFFFFFF
+            return (g.pc + _AFTER_SLOTS + b.offset) & 0xFFFFFFFF
         if b.bdi == "lri":
             return g.link
         return g.lane(g.regs[b.raddr_a], 0)  # lane 0 (inferred)
@@ -74,7 +76,7 @@ def branch_step(b: Branch) -> BranchStep:
             x.fault(g, "branch-misaligned", target)
         link = g.link
         if b.link:
-            g.link = (g.pc + 32) & 0xFFFFFFFF  # branches that are not taken leave the link unchanged (assumed)
+            g.link = (g.pc + _AFTER_SLOTS) & 0xFFFFFFFF  # branches that are not taken do not change it (assumed)
         if b.ub:
             _move_uniforms(g, x, b, word, link)
         g.target = target

@@ -420,7 +420,7 @@ class _Translator:
 
     def conditional(self, node: Node) -> bool:
         """Whether the branch whose last delay slot is `node` is conditional."""
-        p = self.prepared(node.at - 3)
+        p = self.prepared(node.at - BRANCH_SLOTS)
         return p is None or not isinstance(p.instr, Branch) or bool(p.instr.cond)
 
     def jump(self, node: Node, after: Node, slow: ir.Value | None) -> None:
@@ -491,7 +491,8 @@ class _Translator:
         target = static_target(index, instr)
         if target == NONE:
             if instr.bdi == "rel":
-                address: ir.Value = b.add(values.scalar(Slot.CODE), I32((8 * index + 32 + instr.offset) & 0xFFFFFFFF))
+                after = 8 * (index + 1 + BRANCH_SLOTS)
+                address: ir.Value = b.add(values.scalar(Slot.CODE), I32((after + instr.offset) & 0xFFFFFFFF))
             elif instr.bdi == "abs":
                 address = I32(instr.offset)
             elif instr.bdi == "lri":
@@ -514,7 +515,7 @@ class _Translator:
             values.move_stream("u", value, hit)
             self.cut = True
         if instr.link:
-            address = b.add(values.scalar(Slot.CODE), I32(8 * (index + 4) & 0xFFFFFFFF))
+            address = b.add(values.scalar(Slot.CODE), I32(8 * (index + 1 + BRANCH_SLOTS) & 0xFFFFFFFF))
             values.put_scalar(Slot.LINK, b.select(hit, address, values.scalar(Slot.LINK)))
         values.put_scalar(Slot.TAKEN, taken)
         return target

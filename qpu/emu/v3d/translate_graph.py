@@ -46,6 +46,5 @@ def explore(isa: Isa, fetch: Fetch, starts: Sequence[int]) -> tuple[dict[int, in
 
 def static_target(at: int, instr: Branch) -> int:
     """The target of a branch; NONE when it is only known at run time."""
-    if instr.bdi != "rel" or instr.offset % 8:
-        return NONE
-    return at + 4 + instr.distance // 8
+    target = instr.target(at)
+    return NONE if target is None or instr.offset % 8 else target

@@ -42,7 +42,7 @@ def uses_side_streams(memory: Memory, code: int) -> bool:
     return bool((unifa | moves).any())
 
 
-_spare: list[NDArray[np.uint8]] = []  # arrays for `Snapshot.kept`: a MiB each, and zeros at once
+_spare: list[NDArray[np.uint8]] = []  # arrays for `Snapshot.kept`, each up to a MiB, in which all pages are NEVER
 
 
 class Snapshot:
@@ -76,7 +76,7 @@ class Snapshot:
             self.kept[part] = FREE
 
     def release(self) -> None:
-        """The dispatch is over: the next one gets the array, all NEVER again. No other page was ever FREE."""
+        """End the dispatch: keep the array for a later one, with NEVER in all pages. Only `_marked` pages were FREE."""
         if self._reusable and len(_spare) < 4:
             for part in self._marked:
                 self.kept[part] = NEVER

@@ -204,7 +204,7 @@ class Graph:
                 reason = "branch in a delay slot"
             if node.left and releases(plan):
                 reason = "mutex released in a delay slot"
-            if node.sfu and (plan.load is not None or (plan.is_branch and node.sfu > 2)):
+            if node.sfu and plan.load is not None:
                 reason = "SFU result pending"
             if breaks(plan, (node.one, node.two, node.three)):
                 conflicts.add(node)
@@ -250,7 +250,7 @@ class Graph:
 
     def conditional(self, node: Node) -> bool:
         """Whether the branch whose last delay slot is `node` is conditional."""
-        plan = self.plan(node.at - 3)
+        plan = self.plan(node.at - BRANCH_SLOTS)
         return plan is None or not isinstance(plan.instr, Branch) or plan.instr.cond < 12
 
     def target(self, at: int) -> int:
@@ -259,7 +259,7 @@ class Graph:
         assert plan is not None and isinstance(plan.instr, Branch)
         instr = plan.instr
         offset = instr.imm - (1 << 32) if instr.imm >> 31 else instr.imm
-        goal = at + 4 + offset // 8
+        goal = at + 1 + BRANCH_SLOTS + offset // 8
         if instr.reg or not instr.rel or offset % 8 or not 0 <= goal < len(self.words):
             return DYNAMIC
         return goal
