@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
 
 from qpu.emu.engine.memory import Memory
-from qpu.emu.engine.native import has_avx512
 from qpu.emu.vc4 import compiled_programs as vc4_programs
 from qpu.emu.vc4.compiled import Vc4CompiledMachine
 from qpu.emu.vc4.reference import Vc4ReferenceMachine
@@ -24,6 +24,7 @@ from qpu.errors import EmuFault
 from qpu.vc4.builder import Asm, assemble
 from tests.emu.forms_vc4 import catalogue
 from tests.emu.generate_vc4 import CODE, DATA, SIDE, SIDE_WORDS, UNIFORMS, Program, form_names, generate
+from tests.emu.hosts import lacks, use_vectors
 from tests.emu.seeds import steadily
 
 COUNTS = (
@@ -49,6 +50,7 @@ COUNTS = (
 REGISTERS = ("a", "b", "acc", "z", "neg", "c", "uniform", "sfu_left")
 QUICK = 40  # programs in the normal tests
 PARTS, SHARE = 100, 50  # of the soak: parts of as many programs
+LESSER = [vectors for vectors in ("avx2", "sse2") if not lacks(vectors)] or ["auto"]
 MACHINES = {"reference": Vc4ReferenceMachine, "compiled": Vc4CompiledMachine}
 
 
@@ -179,13 +181,14 @@ class Bench:
     def compare(self, seed: int, qpus: int = 3, *, small: bool = False) -> float:
         """A generated program on both engines; returns the share of instructions executed natively.
 
-        Every other one as on hosts that cannot round each instruction in its own mode.
+        Every other one as on hosts with less than this one has.
         """
         program = generate(seed, small=small)
         assert len(program.words) < 512
         if program.alone:
             qpus = 1
-        with patch.object(vc4_programs, "has_avx512", has_avx512 if seed % 2 else lambda: False):
+        vectors = os.environ.get("QPU_EMU_VECTORS", "auto") if seed % 2 else LESSER[seed // 2 % len(LESSER)]
+        with patch.dict(os.environ, QPU_EMU_VECTORS=vectors):
             want, got = (self.run(m, program, seed, qpus) for m in self.machines)
         agree(want, got, qpus, f"seed {seed}: ")
         return 1 - sum(got.stats.fallbacks.values()) / got.stats.instructions
@@ -312,6 +315,14 @@ def bits(*values: float) -> list[int]:
     return [int(np.float32(v).view(np.uint32)) for v in values]
 
 
+@pytest.fixture(params=["auto", *(name for name in LESSER if name != "auto")])
+def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This host, and with less than it has."""
+    monkeypatch.setattr(vc4_programs, "_PROGRAMS", [])
+    use_vectors(request.param, monkeypatch)
+
+
+@pytest.mark.usefixtures("everywhere")
 def test_sums_are_truncated() -> None:
     def source(q: Asm) -> None:
         q.mov(q.r0, q.uniform)
@@ -327,6 +338,7 @@ def test_sums_are_truncated() -> None:
 INFINITY, NAN, TINY, ZERO = 0x7F800000, 0x7FC00001, 0x00000001, 0x80000000
 
 
+@pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("x", [INFINITY, INFINITY | ZERO, NAN, NAN | ZERO, TINY, ZERO, 0x00800000, 0x7F7FFFFF])
 @pytest.mark.parametrize("y", [INFINITY, INFINITY | ZERO, NAN, NAN | ZERO, TINY, ZERO, 0x80800001, 0xFF7FFFFF])
 def test_special_floats(x: int, y: int) -> None:
@@ -340,6 +352,50 @@ def test_special_floats(x: int, y: int) -> None:
         store(q, q.r0)
 
     same(place(source), [[x, y, DATA]], strict=True)
+
+
+MINUS, SMALL, SMALLER = bits(-1.0, 2.0**-100, 2.0**-30)
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize(("x", "y"), [(MINUS, 0), (SMALL, SMALLER), (MINUS, 5), (SMALL, MINUS), (NAN, MINUS)])
+@pytest.mark.parametrize("cond", ["always", "ifnz"])
+def test_sums_and_products_of_the_turn_before(x: int, y: int, cond: Any) -> None:
+    """Registers hold integers in one turn of a loop and products of the host in the next; every use sees the bits that
+    VideoCore IV would have."""
+
+    def source(q: Asm) -> None:
+        q.mov(q.r0, q.uniform)
+        q.mov(q.r1, q.uniform)
+        q.mov(q.r3, q.uniform)
+        q.ldi(q.ra[1], 3)  # integers: denormal as floats
+        q.ldi(q.ra[2], 0x80000000)
+        q.ldi(q.ra[4], 7)
+        q.ldi(q.rb[6], 1)
+        q.mov(q.rb[5], 0)
+        q.nop()
+        with q.loop() as again:
+            q.add(q.rb[5], q.rb[5], q.ra[1])
+            q.nop()
+            q.xor(q.ra[7], q.rb[5], q.ra[2])
+            q.nop()
+            q.mov(q.rb[3], q.ra[4])
+            q.mov(q.null, q.element_number, push="z")
+            q.fmul(q.ra[1], q.r0, q.r1, cond=cond)
+            q.nop()
+            q.fsub(q.ra[2], q.r1, q.r0, cond=cond)
+            q.nop()
+            q.mov(q.ra[4], q.rb[6])
+            q.mov(q.r2, q.ra[1])
+            q.fadd(q.rb[6], q.r2, q.ra[2])
+            q.sub(q.r3, q.r3, 1, push="z")
+            q.b(again.start, cond="anynz")
+            q.nops(3)
+        store(q, q.ra[7])
+
+    for turns in (1, 2, 300):
+        want, _ = same(place(source), [[x, y, turns, DATA]])
+        assert not want.fault
 
 
 def test_loops_outlast_a_turn() -> None:

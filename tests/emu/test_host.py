@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,12 +16,16 @@ from llvmlite import binding, ir
 
 from qpu.core.isa import Isa
 from qpu.emu.engine import host_cpu as host
+from qpu.emu.engine.directed import Floats, fastest
 from qpu.emu.engine.host_cpu import Host
 from qpu.emu.engine.llvm_lanes import F32X16, FloatMode, LlvmLanes
 from qpu.emu.engine.native import build
 from qpu.emu.v3d.translate import translate
 from qpu.emu.v3d.translate_state import Node
 from qpu.emu.vc4 import compiled_programs as vc4_programs
+from qpu.emu.vc4.translate import translate as translate_vc4
+from qpu.emu.vc4.translate_graph import Graph
+from qpu.emu.vc4.translate_graph import Node as Vc4Node
 from qpu.errors import UsageError
 from tests.emu import test_engines_v3d as test_engines_v3d
 from tests.emu import test_engines_vc4 as test_engines_vc4
@@ -195,12 +200,18 @@ def emit(processor: Host, triple: str) -> str:
     )
     for flag in ("fast", "contract", "reassoc", "afn", "nsz"):
         assert f" {flag} <" not in str(made.module)
+    return assembly(made.module, processor, triple)
+
+
+def assembly(ir_module: Any, processor: Host, triple: str) -> str:
+    """Assembly of a translation, at the full level."""
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     machine = binding.Target.from_triple(triple).create_target_machine(
         cpu=processor.cpu, features=processor.features, opt=2
     )
-    module = binding.parse_assembly(str(made.module))
+    module = binding.parse_assembly(str(ir_module))
+    module.verify()
     module.triple = triple
     passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
     passes.getModulePassManager().run(module, passes)
@@ -226,3 +237,62 @@ def test_code_for_neon(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "fmul\tv" in text.replace(" ", "\t")
     assert "fmla" not in text
     assert "fpcr" in text.lower()
+
+
+def vc4_code(processor: Host, triple: str, floats: Floats) -> str:
+    """Assembly of a VideoCore IV loop of sums, products, conversions and special functions."""
+
+    def source(q: Any) -> None:
+        q.mov(q.r0, q.uniform)
+        q.mov(q.r3, q.uniform)
+        with q.loop() as again:
+            q.fadd(q.r1, q.r0, q.r1).fmul(q.r2, q.r0, q.r1)
+            q.fsub(q.ra[1], q.r2, q.r1)
+            q.itof(q.r1, q.r3)
+            q.mov(q.recip, q.r1)
+            q.nops(2)
+            q.fadd(q.r0, q.r0, q.r4)
+            q.sub(q.r3, q.r3, 1, push="z")
+            q.b(again.start, cond="anynz")
+            q.nops(3)
+        q.end()
+
+    graph = Graph(test_engines_vc4.place(source))
+    start = Vc4Node(0)
+    graph.explore([start])
+    graph.mark()
+    return assembly(translate_vc4(graph, [start], floats=floats, avx512=processor.avx512).module, processor, triple)
+
+
+@x86
+@pytest.mark.parametrize("floats", [Floats.DIRECTED, Floats.EXACT])
+def test_vc4_code_for_neon(floats: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code for 64-bit Arm comes out; it is not executed here. Its mode and its flags are set and read."""
+    processor = Host("cortex-a76", "", False, False, True)
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert fastest(processor) is Floats.DIRECTED
+    try:
+        text = vc4_code(processor, "aarch64-unknown-linux-gnu", floats).lower().replace(" ", "\t")
+    except RuntimeError as error:
+        pytest.skip(f"this LLVM has no Arm target: {error}")
+    run = text.partition("\nrun:")[2].partition("\n.lfunc_end")[0]
+    assert "fadd\tv" in text
+    assert re.search(r"msr\s+fpcr", run)
+    assert run.count("fmla\tv") == (8 if floats is Floats.DIRECTED else 0)  # error and correction, four lanes at a time
+    assert bool(re.search(r"mrs\s+\w+,\s+fpsr", run)) == (floats is Floats.DIRECTED)
+
+
+@x86
+def test_vc4_code_for_avx2() -> None:
+    processor = Host("x86-64-v3", "", False, False, True)
+    text = vc4_code(processor, "x86_64-unknown-linux-gnu", Floats.DIRECTED)
+    run = text.partition("\nrun:")[2].partition("\n.Lfunc_end")[0]
+    checked = 0
+    for block in re.split(r"\n\.LBB\w+:", run):
+        before, read, after = block.partition("vstmxcsr")
+        if read and re.search("v(add|sub|mul)ps", before):
+            checked += 1
+            assert not re.search("v(add|sub|mul|fm)", after)
+    assert checked  # the flags are read behind all sums and products
+    assert "vcvtdq2ps" in run  # toward zero by itself
+    assert "vdiv" not in run  # behind the gate

@@ -1,7 +1,7 @@
 """Every shortcut of a VideoCore IV operation against its row's semantic function, on stratified operands.
 
-Shortcuts: the reference engine's `reference_shortcuts`, `LlvmLanes.fadd_rz` on hosts without AVX-512, and the raw sums
-and products of the compiled engine's fast variant. The oracle is `op.sem` over NumPy.
+Shortcuts: the reference engine's `reference_shortcuts`, `LlvmLanes.fadd_rz` on hosts without AVX-512, and the sums,
+products and conversions of the compiled engine's fast strategies (`Sums`). The oracle is `op.sem` over NumPy.
 """
 
 from __future__ import annotations
@@ -127,78 +127,145 @@ def test_moves_return_their_operand() -> None:
 
 
 class Native:
-    """A float operation as machine code over whole arrays. raw: as the compiled engine's fast variant does it."""
+    """A float operation as machine code over whole arrays, in a strategy of the compiled engine; and whether the host
+    says after each vector that a result was too large or too small."""
 
-    def __init__(self, op: Op, *, raw: bool) -> None:
-        llvm_lanes = pytest.importorskip("qpu.emu.engine.llvm_lanes", reason="llvmlite is not installed")
+    def __init__(self, op: Op, floats: str) -> None:
         from llvmlite import binding, ir
 
+        from qpu.emu.engine.directed import Floats, Sums
         from qpu.emu.engine.host_cpu import host
-        from qpu.emu.vc4.translate import raw_result
+        from qpu.emu.engine.llvm_lanes import F32X16, I8, I32X16, I64, FloatMode, LlvmLanes
 
-        i64, vector = llvm_lanes.I64, llvm_lanes.I32X16
         pointer, module = ir.PointerType(), ir.Module("t")
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 3 + [i64]), "f")
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 4), "f")
+        directed = floats == "directed"
+        if directed:
+            set.add(function.attributes, "strictfp")
         b = ir.IRBuilder(function.append_basic_block())
-        v = llvm_lanes.LlvmLanes(b, avx512=host().avx512)
-        mode = llvm_lanes.FloatMode(v, zero_denormals=raw)
-        start, loop, done = b.block, function.append_basic_block(), function.append_basic_block()
-        b.branch(loop)
-        b.position_at_end(loop)
-        at = b.phi(i64)
-        at.add_incoming(i64(0), start)
-        places = [b.gep(p, [b.shl(at, i64(6))], source_etype=ir.IntType(8)) for p in function.args[:3]]
-        x, y = (b.load(p, typ=vector) for p in places[:2])
-        x.align = y.align = 4
+        v = LlvmLanes(b, avx512=host().avx512)
+        sums = None if floats == "exact" else Sums(v, Floats(floats))
+        mode = FloatMode(v, zero_denormals=floats == "embedded", directed=directed)
+        bits = [b.load(p, typ=I32X16) for p in function.args[:2]]
+        for x in bits:
+            x.align = 4
         assert op.sem is not None
-        result = sem.flush(v, raw_result(v, op, x, y)) if raw else op.sem(v, x, y)
-        b.store(result, places[2]).align = 4
-        after = b.add(at, i64(1))
-        at.add_incoming(after, b.block)
-        b.cbranch(b.icmp_unsigned("<", after, function.args[3]), loop, done)
-        b.position_at_end(done)
+        if sums is None:
+            result = op.sem(v, *bits)
+        else:
+            x, y = (b.bitcast(x, F32X16) for x in bits)
+            made = {"fadd": sums.add, "fsub": sums.sub, "fmul": sums.mul}
+            if op.name in made:
+                result = b.bitcast(sums.plain(made[op.name](x, y)), I32X16)
+            else:
+                result = sums.from_int(bits[0])
+        b.store(result, function.args[2]).align = 4
+        b.store(b.zext(mode.exceeded(), I8) if directed else I8(0), function.args[3])
         mode.restore()
+        b.ret_void()
+        loop = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 4 + [I64]), "loop")
+        b = ir.IRBuilder(loop.append_basic_block())
+        start, body, done = b.block, loop.append_basic_block(), loop.append_basic_block()
+        b.branch(body)
+        b.position_at_end(body)
+        at = b.phi(I64)
+        at.add_incoming(I64(0), start)
+        steps = [b.shl(at, I64(6))] * 3 + [at]
+        b.call(function, [b.gep(p, [n], source_etype=I8) for p, n in zip(loop.args[:4], steps, strict=True)])
+        after = b.add(at, I64(1))
+        at.add_incoming(after, b.block)
+        b.cbranch(b.icmp_unsigned("<", after, loop.args[4]), body, done)
+        b.position_at_end(done)
         b.ret_void()
         machine = binding.Target.from_default_triple().create_target_machine(
             opt=2, cpu=host().cpu, features=host().features
         )
-        self.engine = binding.create_mcjit_compiler(binding.parse_assembly(str(module)), machine)
+        code = binding.parse_assembly(str(module))
+        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=1))
+        passes.getModulePassManager().run(code, passes)
+        self.engine = binding.create_mcjit_compiler(code, machine)
         self.engine.finalize_object()
-        kind: Callable[..., Any] = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, ctypes.c_int64)
-        self.call = kind(self.engine.get_function_address("f"))
+        kind: Callable[..., Any] = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 4, ctypes.c_int64)
+        self.call = kind(self.engine.get_function_address("loop"))
 
-    def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    def __call__(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
-        out = np.zeros_like(a)
-        self.call(a.ctypes.data, b.ctypes.data, out.ctypes.data, len(a))
-        return out
+        out, exceeded = np.zeros_like(a), np.zeros((len(a), 1), np.uint8)
+        self.call(a.ctypes.data, b.ctypes.data, out.ctypes.data, exceeded.ctypes.data, len(a))
+        return out, exceeded != 0
 
 
-def compare_native(pairs: int, seed: int, vectors: str, monkeypatch: pytest.MonkeyPatch) -> None:
+HOSTS = {"avx512": ("exact", "embedded", "directed"), "avx2": ("exact", "directed"), "sse2": ("exact",)}
+CASES = [(vectors, floats) for vectors, several in HOSTS.items() for floats in several]
+
+
+def natives(vectors: str, floats: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Native]:
     pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
     from tests.emu.hosts import use_vectors
 
-    raw = vectors == "raw"
-    use_vectors("avx512" if raw else vectors, monkeypatch)
-    natives = {name: Native(TABLE[name], raw=raw) for name in FLOATS}
+    use_vectors(vectors, monkeypatch)
+    return {name: Native(TABLE[name], floats) for name in (*FLOATS, *(("itof",) if floats != "embedded" else ()))}
+
+
+def compare_native(pairs: int, seed: int, vectors: str, floats: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = 0
+    made = natives(vectors, floats, monkeypatch)
     with quiet():
         for a, b in operands(pairs, seed):
-            for name, native in natives.items():
+            for name, native in made.items():
                 op = TABLE[name]
                 assert op.sem is not None
-                got, want = native(a, b), op.sem(N, a, b)
-                if raw:  # the compiled engine undoes what met a NaN
-                    got = np.where(np.isnan(got.view(np.float32)), want, got)
-                agree(f"{name} ({vectors})", got, want, a, b)
+                want = op.sem(N, a, b)
+                for lanes in (None, np.concatenate(alike(a, b, want))) if floats == "directed" else (None,):
+                    x, y, w = (z if lanes is None else z.ravel()[lanes] for z in (a, b, want))
+                    got, exceeded = native(x, y)
+                    if floats != "exact":  # the compiled engine undoes these
+                        undone = exceeded | np.isnan(got.view(np.float32))
+                        got = np.where(undone, w, got)
+                        used += got.size - np.count_nonzero(undone)
+                    agree(f"{name} ({vectors}, {floats})", got, w, x, y)
+    assert floats == "exact" or used > pairs
 
 
-@pytest.mark.parametrize("vectors", ["raw", "avx512", "avx2", "sse2"])
-def test_native_sums_and_products(vectors: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    compare_native(SUITE, 1, vectors, monkeypatch)
+@pytest.mark.parametrize(("vectors", "floats"), CASES)
+def test_native_sums_and_products(vectors: str, floats: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare_native(SUITE, 1, vectors, floats, monkeypatch)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("part", range(10))
-@pytest.mark.parametrize("vectors", ["raw", "avx512", "avx2", "sse2"])
-def test_native_sums_and_products_for_long(vectors: str, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    compare_native(SOAK // 10, 100 + part, vectors, monkeypatch)
+@pytest.mark.parametrize(("vectors", "floats"), CASES)
+def test_native_sums_and_products_for_long(
+    vectors: str, floats: str, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare_native(SOAK // 10, 100 + part, vectors, floats, monkeypatch)
+
+
+@pytest.mark.parametrize(("vectors", "floats"), CASES)
+@pytest.mark.parametrize(
+    ("name", "a", "b", "want", "undone"),
+    [
+        ("fadd", 0x7D6C0EF8, 0xFF7FFFFF, 0xFF713F0F, False),
+        ("fadd", 0xFECA9AFB, 0x7F7FFFFF, 0x7F1AB281, False),
+        ("fmul", 0x3F800001, 0x3F800001, 0x3F800002, False),
+        ("fmul", 0x3FC00000, 0x3F800001, 0x3FC00002, False),  # a tie: 1.5 ulp above, to even
+        ("fmul", 0x3FC00000, 0x3F800003, 0x3FC00004, False),
+        ("fmul", 0x7F000000, 0x40000000, 0x7F800000, True),  # overflow: infinity
+        ("fmul", 0x00800000, 0x3F7FFFFF, 0x00800000, True),  # rounds up to the smallest number
+        ("fmul", 0x00FFFFFF, 0x3F000000, 0x00800000, True),
+        ("fmul", 0x0C000001, 0x3F800001, 0x0C000002, True),  # the error is too small to be seen
+        ("fmul", 0x00400000, 0x7F000000, 0, False),  # a denormal operand
+    ],
+)
+def test_native_special_cases(
+    vectors: str, floats: str, name: str, a: int, b: int, want: int, undone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = (np.full((1, 16), word, np.uint32) for word in (a, b))
+    got, exceeded = natives(vectors, floats, monkeypatch)[name](x, y)
+    assert exceeded.all() == exceeded.any() == (undone and floats == "directed")
+    if not exceeded.any():
+        assert (got == want).all()
+    with quiet():
+        op = TABLE[name]
+        assert op.sem is not None
+        assert (op.sem(N, x, y) == want).all()

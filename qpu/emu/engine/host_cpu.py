@@ -11,7 +11,7 @@ from llvmlite import binding
 
 from qpu.errors import UsageError
 
-__all__ = ["VECTORS", "Host", "host", "is_x86"]
+__all__ = ["VECTORS", "Host", "host", "is_arm", "is_x86"]
 
 VECTORS = ("auto", "avx512", "avx2", "sse2")
 """Values of QPU_EMU_VECTORS. All but ``auto`` are for x86-64 hosts."""
@@ -25,18 +25,25 @@ class Host:
     """The target of code generation. cpu, features: as LLVM names them.
 
     avx512: each instruction can have its own rounding mode. plain: the host has no instructions for half floats and for
-    rounding to whole numbers, so code uses integer arithmetic and float additions for both.
+    rounding to whole numbers, so code uses integer arithmetic and float additions for both. fma: the host has fused
+    multiplication and addition.
     """
 
     cpu: str
     features: str
     avx512: bool
     plain: bool
+    fma: bool = False
 
 
 def is_x86() -> bool:
     """Whether the host is an x86-64 processor."""
     return platform.machine().lower() in _X86
+
+
+def is_arm() -> bool:
+    """Whether this is a 64-bit Arm processor."""
+    return platform.machine().lower() in ("aarch64", "arm64")
 
 
 def host() -> Host:
@@ -60,6 +67,7 @@ def _host(vectors: str) -> Host:
         if not is_x86() or (needed and needed not in have):
             raise UsageError(f"QPU_EMU_VECTORS={vectors}, but this host does not have {vectors}", help="use auto")
     if vectors in _CPU:
-        return Host(_CPU[vectors], "", False, vectors == "sse2")
+        return Host(_CPU[vectors], "", False, vectors == "sse2", vectors == "avx2")
     plain = is_x86() and not {"+f16c", "+sse4.1"} <= have
-    return Host(binding.get_host_cpu_name(), features, "+avx512f" in have, plain)
+    fma = "+fma" in have if is_x86() else is_arm()
+    return Host(binding.get_host_cpu_name(), features, "+avx512f" in have, plain, fma)

@@ -7,16 +7,15 @@ half floats and rounding (x86-64 before AVX), code uses integer arithmetic and a
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
 
 from qpu.emu.engine import sfu
-from qpu.emu.engine.host_cpu import host, is_x86
+from qpu.emu.engine.host_cpu import host, is_arm, is_x86
 
-__all__ = ["F32X16", "I1X16", "I32X16", "I64X16", "FloatMode", "LlvmLanes", "splat"]
+__all__ = ["F32X16", "I1X16", "I32X16", "I64X16", "NORMAL_MXCSR", "FloatMode", "LlvmLanes", "number_of", "splat"]
 
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -78,7 +77,7 @@ class LlvmLanes:
 
     def permute(self, a: ir.Value, index: ir.Value) -> ir.Value:
         if isinstance(index, ir.Constant) and isinstance(index.constant, (list, tuple)):
-            return self.b.shuffle_vector(a, a, ir.Constant(I32X16, [int(_plain(n)) & 15 for n in index.constant]))
+            return self.b.shuffle_vector(a, a, ir.Constant(I32X16, [number_of(n) & 15 for n in index.constant]))
         at = self.b.and_(index, self.const(15))
         if self.avx512:
             return self.intrinsic("llvm.x86.avx512.permvar.si.512", I32X16, [a, at])
@@ -273,8 +272,9 @@ def splat(b: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
     return b.shuffle_vector(first, undefined, ir.Constant(I32X16, [0] * LANES))
 
 
-def _plain(n: Any) -> Any:
-    return n.constant if isinstance(n, ir.Constant) else n
+def number_of(n: Any) -> int:
+    """A lane of a constant."""
+    return int(n.constant if isinstance(n, ir.Constant) else n)
 
 
 def _singles(value: float) -> ir.Constant:
@@ -380,35 +380,47 @@ class FloatMode:
     """The host's floating-point mode while translated code runs: round to nearest, denormals kept, no traps.
 
     A function sets the mode at its start and restores the old mode at its end. On hosts other than x86-64 and 64-bit
-    Arm the mode is not changed. zero_denormals: denormal operands count as zero (x86-64 only).
+    Arm the mode is not changed. zero_denormals: denormal operands count as zero (x86-64 only). directed: the directed
+    mode rounds toward zero, denormal operands count as zero, and denormal results become zero; its flags start clear.
     """
 
-    def __init__(self, lanes: LlvmLanes, *, zero_denormals: bool = False) -> None:
+    def __init__(self, lanes: LlvmLanes, *, zero_denormals: bool = False, directed: bool = False) -> None:
         self._lanes = lanes
         b = lanes.b
         if is_x86():
             self._before = b.alloca(I32, size=2)
             self._control("llvm.x86.sse.stmxcsr", self._before)
-            ours = b.gep(self._before, [I64(4)], source_etype=I8)
-            b.store(I32(_MASKED | (_ZEROS if zero_denormals else 0)), ours)
+            ours = self._ours = b.gep(self._before, [I64(4)], source_etype=I8)
+            more = _TOWARD_ZERO | _FLUSH | _ZEROS if directed else _ZEROS if zero_denormals else 0
+            b.store(I32(NORMAL_MXCSR | more), ours)
             self._control("llvm.x86.sse.ldmxcsr", ours)
-        elif _is_arm():
+        elif is_arm():
             self._before = lanes.intrinsic("llvm.aarch64.get.fpcr", I64, [])
-            self._control("llvm.aarch64.set.fpcr", I64(0))
+            self._control("llvm.aarch64.set.fpcr", I64(_ARM_DIRECTED if directed else 0))
+            self._control("llvm.aarch64.set.fpsr", I64(0))
 
     def _control(self, name: str, argument: ir.Value) -> None:
         self._lanes.intrinsic(name, ir.VoidType(), [argument])
+
+    def exceeded(self) -> ir.Value:
+        """Whether a result was too large or too small since the start of the function, as i1."""
+        b = self._lanes.b
+        if is_x86():
+            self._control("llvm.x86.sse.stmxcsr", self._ours)
+            return b.icmp_unsigned("!=", b.and_(b.load(self._ours, typ=I32), I32(_EXCEEDED)), I32(0))
+        flags = self._lanes.intrinsic("llvm.aarch64.get.fpsr", I64, [])
+        return b.icmp_unsigned("!=", b.and_(flags, I64(_ARM_EXCEEDED)), I64(0))
 
     def restore(self) -> None:
         """Emit the code that restores the old mode."""
         if is_x86():
             self._control("llvm.x86.sse.ldmxcsr", self._before)
-        elif _is_arm():
+        elif is_arm():
             self._control("llvm.aarch64.set.fpcr", self._before)
 
 
-_MASKED, _ZEROS = 0x1F80, 0x40  # of MXCSR
-
-
-def _is_arm() -> bool:
-    return platform.machine().lower() in ("aarch64", "arm64")
+NORMAL_MXCSR = 0x1F80  # nothing trapped, no flag set
+_ZEROS, _TOWARD_ZERO, _FLUSH = 0x40, 0x6000, 0x8000  # of MXCSR
+_EXCEEDED = 0x18  # its flags for overflow and underflow
+_ARM_DIRECTED = 1 << 24 | 3 << 22  # FPCR: FZ, RMode toward zero
+_ARM_EXCEEDED = 1 << 2 | 1 << 3  # FPSR: OFC, UFC

@@ -28,7 +28,7 @@ from qpu.emu.engine.host_cpu import host
 
 __all__ = [
     "ENGINE_VERSION", "FULL", "QUICK", "Improvement", "Interrupted", "NativeCode", "NativeProgram", "Translate",
-    "build", "checkpoint", "has_avx512",
+    "build", "checkpoint",
 ]  # fmt: skip
 
 ENGINE_VERSION = 18  # change it whenever generated code changes
@@ -44,11 +44,6 @@ _ABANDONED: list[threading.Thread] = []  # compilations whose run was interrupte
 
 class Interrupted(Exception):
     """A translation that was cancelled by a signal or the host limit. The engine continues and may try again later."""
-
-
-def has_avx512() -> bool:
-    """Whether each instruction of the host can have its own rounding mode."""
-    return host().avx512
 
 
 def _machine(level: int) -> Any:

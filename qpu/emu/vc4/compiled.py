@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.emu.engine.directed import Floats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.native import Interrupted
 from qpu.emu.engine.numpy_lanes import LANES
@@ -272,13 +273,13 @@ class CompiledVc4Execution(ReferenceExecution):
         for q, reason in results:
             self._return(q, reason)
         for program in {id(p): p for q, _ in results if (p := self._program_of(q)) is not None}.values():
-            if program.nans > MAX_NANS and program.fast:
+            if program.nans > MAX_NANS and program.floats is not Floats.EXACT:
                 self._settle()
-                program.fast = False
+                fast, program.floats = program.floats, Floats.EXACT
                 try:
                     program.build()
                 except Interrupted:
-                    program.fast = True  # continue with the existing translation and retry later
+                    program.floats = fast  # continue with the existing translation and retry later
                 else:
                     self._renumber()
 

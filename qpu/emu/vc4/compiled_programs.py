@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.emu.engine.directed import fastest
+from qpu.emu.engine.host_cpu import host
 from qpu.emu.engine.memory import Memory
-from qpu.emu.engine.native import Interrupted, NativeCode, NativeProgram, Translate, has_avx512
+from qpu.emu.engine.native import Interrupted, NativeCode, NativeProgram, Translate
 from qpu.emu.vc4.prepare import Place
 from qpu.emu.vc4.state import BUS_MASK
 from qpu.emu.vc4.translate import translate
@@ -20,7 +22,7 @@ from qpu.emu.vc4.translate_state import COUNTERS
 
 __all__ = ["MAX_NANS", "Program", "program_at"]
 
-VERSION = "vc4-10"  # change it whenever generated code changes
+VERSION = "vc4-11"  # change it whenever generated code changes
 WORTH = 6  # native instructions in a row from which on leaving the reference engine pays off
 MAX_WORDS = 1 << 14  # instructions of a program that are examined
 MAX_BUILDS = 24  # translations of one program; code that is reached later runs on the reference engine
@@ -41,7 +43,7 @@ class Program(NativeProgram):
     def __init__(self, words: NDArray[np.uint64]) -> None:
         super().__init__()
         self.graph = Graph(words.tolist())
-        self.fast = has_avx512()
+        self.floats = fastest(host())
         self.builds = 0
         self.nodes: list[Node] = []
         self.starts: dict[tuple[int, int, int, int, int], int] = {}  # (at, sfu, history) -> number
@@ -134,12 +136,12 @@ class Program(NativeProgram):
         """Translate from all entry nodes."""
         graph, doors = self.graph, self._entries
         entries = [*doors, *(n for n in self._writing if n not in set(doors))]
-        avx512 = has_avx512()
+        avx512 = host().avx512
         words = sorted((i, int(graph.words[i])) for i in graph.plans)
-        identity = repr((VERSION, self.fast, avx512, graph.latches, len(graph.words), entries, words)).encode()
+        identity = repr((VERSION, self.floats.value, avx512, graph.latches, len(graph.words), entries, words)).encode()
 
         def make() -> tuple[object, dict[str, Any]]:
-            made = translate(graph, entries, fast=self.fast, avx512=avx512)
+            made = translate(graph, entries, floats=self.floats, avx512=avx512)
             return made.module, {
                 "nodes": [list(n) for n in made.nodes],
                 "tallies": [t.row for t in made.tallies],

@@ -4,21 +4,24 @@ A chain is straight-line code. Its registers are LLVM values. At its end all its
 queues, conditions, no NaN); only then are the registers stored and its one effect outside the QPU performed. When a
 check fails, the function returns with the state before the chain, and the reference engine executes the instructions.
 
-Floats in the fast variant: the host adds toward zero and takes denormal operands as zero, so a sum or product needs no
-correction while only further sums and products use it. For all other uses denormals and -0 become +0. A NaN, for which
-VideoCore IV has other rules, undoes the chain (`Reason.NAN`); programs with many NaNs continue in the exact variant.
+Floats in the fast strategies of `qpu.emu.engine.directed`: a sum or product needs no correction while only further sums
+and products use it, also across chains (`Slot.RAW`). For all other uses, and before the function returns, denormals and
+-0 become +0. A NaN, for which VideoCore IV has other rules, and what the strategy cannot round undo the chain
+(`Reason.NAN`); programs with many of them continue in the exact strategy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
 from qpu.core.optable import Op
+from qpu.emu.engine.directed import Floats, Sums
 from qpu.emu.engine.llvm_lanes import (
     F32X16,
     I1,
@@ -29,11 +32,11 @@ from qpu.emu.engine.llvm_lanes import (
     I32X16,
     I64,
     LANES,
-    ROUND_TO_ZERO,
     FloatMode,
-    LlvmLanes,
+    number_of,
 )
 from qpu.emu.engine.native import checkpoint
+from qpu.emu.engine.shared_lanes import SharedLanes, shared
 from qpu.emu.vc4 import alu
 from qpu.emu.vc4.prepare import Dest, Plan
 from qpu.emu.vc4.translate_graph import DYNAMIC, MUTEX, Graph, Node, releases
@@ -53,32 +56,37 @@ LONGEST = 512  # instructions of a chain
 MOST_REQUESTS = 4  # of one TMU in a chain: popped results must remain in the queue in case the chain is undone
 _FLAGS = {"z": Slot.Z, "n": Slot.N, "c": Slot.C}
 _FUNCTIONS = {Alu: alu.operate, LoadImm: alu.load, Branch: alu.branch}
+_SUMS: dict[Any, Callable[[Sums, ir.Value, ir.Value], ir.Value]] = {
+    sem.fadd: Sums.add,
+    sem.fsub: Sums.sub,
+    sem.fmul: Sums.mul,
+}
+_LONG = (sem.v8muld,)  # operations with so much code that they are functions
 SFU_RESULT = (Slot.SFU - Slot.A) // LANES
 
 
 class Value:
-    """The content of a register. raw: for float operations only; plain: after denormals, -0 and NaN are dealt with."""
+    """The content of a register as bits, as floats, or both, each made when it is first needed.
 
-    __slots__ = ("plain", "raw")
-
-    def __init__(self, raw: ir.Value, plain: ir.Value | None) -> None:
-        self.raw = raw
-        self.plain = plain
-
-
-def raw_result(v: LlvmLanes, op: Op, a: ir.Value, b: ir.Value) -> ir.Value | None:
-    """A sum or product by one host instruction, before `sem.flush`; None for other operations. For AVX-512.
-
-    The host takes denormal operands as zero, so the flushed result is that of `op.sem` unless it is a NaN.
+    plain: the bits that VideoCore IV would have. Sums and products have none before they are used otherwise, because
+    the host's denormals and -0 must become +0 first, and a NaN undoes the chain. unknown: number of a register that may
+    hold such a sum or product of an earlier chain; `Slot.RAW` says so when the code runs.
     """
-    if op.sem is sem.fmul:
-        return v.fmul(a, b)
-    if op.sem not in (sem.fadd, sem.fsub):
-        return None
-    other = b if op.sem is sem.fadd else v.xor(b, v.const(sem.SIGN))
-    operands = [v.b.bitcast(x, F32X16) for x in (a, other)]
-    total = v.intrinsic("llvm.x86.avx512.add.ps.512", F32X16, [*operands, I32(ROUND_TO_ZERO)])
-    return v.b.bitcast(total, I32X16)
+
+    __slots__ = ("bits", "plain", "single", "unknown")
+
+    def __init__(
+        self, bits: ir.Value | None, *, single: ir.Value | None = None, plain: bool = True, unknown: int | None = None
+    ) -> None:
+        self.bits = bits
+        self.single = single
+        self.plain = bits if plain else None
+        self.unknown = unknown
+
+    @property
+    def raw(self) -> bool:
+        """It is a sum or product that has had no other use."""
+        return self.plain is None and self.unknown is None
 
 
 @dataclass(slots=True)
@@ -91,18 +99,15 @@ class Translation:
     entries: list[int] = field(default_factory=list)
 
 
-def translate(graph: Graph, entries: Sequence[Node], *, fast: bool, avx512: bool) -> Translation:
-    """The IR of all native nodes that can be reached in `graph` from `entries`, which must be native.
-
-    fast: floats as the module describes; only with avx512.
-    """
-    return _Translator(graph, fast and avx512, avx512).run(entries)
+def translate(graph: Graph, entries: Sequence[Node], *, floats: Floats, avx512: bool) -> Translation:
+    """The IR of all native nodes that can be reached in `graph` from `entries`, which must be native."""
+    return _Translator(graph, floats, avx512).run(entries)
 
 
 class _Translator:
-    def __init__(self, graph: Graph, fast: bool, avx512: bool) -> None:
+    def __init__(self, graph: Graph, floats: Floats, avx512: bool) -> None:
         self.graph = graph
-        self.fast = fast
+        self.floats = floats
         self.avx512 = avx512
         self.latches = graph.latches
         self.module = ir.Module("qpu")
@@ -124,12 +129,19 @@ class _Translator:
         start = self.function.append_basic_block("entry")
         self.leave = self.function.append_basic_block("leave")
         self.b = ir.IRBuilder(start)
-        self.v = LlvmLanes(self.b, avx512=self.avx512)
+        directed = self.floats is Floats.DIRECTED
+        if directed:
+            set.add(self.function.attributes, "strictfp")  # llvmlite does not know this one
+        self.v = SharedLanes(self.b, avx512=self.avx512, directed=directed)
+        self.sums = None if self.floats is Floats.EXACT else Sums(self.v, self.floats)
+        if directed and self.sums is not None:
+            self.v.from_int = self.sums.from_int
+        self.raw = self.may_be_raw()
         self.units = Units(self)
         self.budget = self.b.alloca(I64)
         self.reason = self.b.alloca(I32)
         self.b.store(self.function.args[Arg.BUDGET], self.budget)
-        mode = FloatMode(self.v, zero_denormals=self.fast)
+        self.mode = FloatMode(self.v, zero_denormals=self.floats is Floats.EMBEDDED, directed=directed)
         bad = self.function.append_basic_block("bad")
         switch = self.b.switch(self.load_scalar(Slot.RESUME), bad)
         self.leaders |= set(entries)
@@ -141,7 +153,9 @@ class _Translator:
         self.b.store(I32(Reason.BAD), self.reason)
         self.b.branch(self.leave)
         self.b.position_at_end(self.leave)
-        mode.restore()
+        if self.raw:
+            self.settle()
+        self.mode.restore()
         self.b.store(self.b.load(self.budget, typ=I64), self.pointer(Slot.LEFT))
         self.b.ret(self.b.load(self.reason, typ=I32))
         return Translation(self.module, list(self.numbers), self.tallies, [self.numbers[n] for n in entries])
@@ -155,6 +169,37 @@ class _Translator:
             found = self.blocks[node] = self.function.append_basic_block(f"i{node.at}")
             self.todo.append(node)
         return found
+
+    def may_be_raw(self) -> frozenset[int]:
+        """Registers that a sum or product can reach."""
+        if self.sums is None:
+            return frozenset()
+        halves = [h for p in self.graph.plans.values() if isinstance(p.instr, Alu) for h in (p.add, p.mul) if h.active]
+        return frozenset(h.dest.register for h in halves if h.dest.register >= 0 and (h.move or h.op.sem in _SUMS))
+
+    def settle(self) -> None:
+        """Before the function returns: what is marked in `Slot.RAW` becomes plain."""
+        b, sums = self.b, self.sums
+        assert sums is not None
+        for word in sorted({number >> 6 for number in self.raw}):
+            before = b.block
+            loop, body, done = (self.function.append_basic_block(n) for n in ("raw", "plain", "settled"))
+            first = self.load_scalar(Slot.RAW + 2 * word, I64)
+            b.branch(loop)
+            b.position_at_end(loop)
+            mask = b.phi(I64)
+            mask.add_incoming(first, before)
+            b.cbranch(b.icmp_unsigned("==", mask, I64(0)), done, body)
+            b.position_at_end(body)
+            number = b.add(self.v.intrinsic("llvm.cttz.i64", I64, [mask, I1(1)]), I64(64 * word))
+            at = b.gep(self.function.args[Arg.STATE], [b.shl(number, I64(6))], source_etype=I8)
+            value = b.load(at, typ=F32X16)
+            value.align = 64
+            b.store(sums.plain(value), at).align = 64
+            mask.add_incoming(b.and_(mask, b.sub(mask, I64(1))), b.block)
+            b.branch(loop)
+            b.position_at_end(done)
+            self.store_scalar(Slot.RAW + 2 * word, I64(0))
 
     def native(self, node: Node) -> bool:
         return node.at >= 0 and node in self.graph.follow and node not in self.graph.reasons
@@ -187,7 +232,8 @@ class _Translator:
         self.dirty_flags: dict[str, None] = {}
         self.latched_values: dict[int, ir.Value] = {}
         self.checks: list[ir.Value] = []  # i1: the chain must be undone
-        self.unordered: list[ir.Value] = []  # values that must not be NaN
+        self.unordered: list[ir.Value] = []  # floats that must not be NaN
+        self.rounded = False  # whether there are sums or products
         self.taken: ir.Value | None = None
         self.target: ir.Value | None = None
         self.effects: list[Callable[[], None]] = []
@@ -267,7 +313,7 @@ class _Translator:
 
     def commit(self, following: Node) -> None:
         """Emit the checks and then the stores of the chain. The builder ends in the block after the stores."""
-        stores = [(number, self.plain(self.registers[number])) for number in self.dirty]
+        stores, raw = self.results()
         self.units.finish()
         b = self.b
         undo: ir.Value | None = None
@@ -278,12 +324,19 @@ class _Translator:
         if len(unordered) % 2:
             unordered.append(unordered[-1])
         for x, y in zip(unordered[::2], unordered[1::2], strict=True):
-            found = b.fcmp_unordered("uno", b.bitcast(x, F32X16), b.bitcast(y, F32X16))
+            assert self.sums is not None
+            found = self.sums.unordered(x, y)
+            if not self.avx512:
+                found = b.sext(found, I32X16)  # vectors of bits are slow there
             nan = found if nan is None else b.or_(nan, found)
         fails = undo
         some: ir.Value | None = None
         if nan is not None:
-            some = self.some(nan)
+            some = self.some(nan if self.avx512 else b.icmp_signed("<", nan, self.v.const(0)))
+        if self.floats is Floats.DIRECTED and self.rounded:
+            exceeded = self.mode.exceeded()
+            some = exceeded if some is None else b.or_(some, exceeded)
+        if some is not None:
             fails = some if fails is None else b.or_(fails, some)
         if fails is not None:
             bad = self.function.append_basic_block("undo")
@@ -300,6 +353,7 @@ class _Translator:
             b.position_at_end(good)
         for number, value in stores:
             b.store(value, self.pointer(16 * number)).align = 64
+        self.mark(raw)
         for name in self.dirty_flags:
             b.store(b.zext(self.flags[name], I8X16), self.pointer(_FLAGS[name])).align = 16
         for which, value in self.latched_values.items():
@@ -321,13 +375,36 @@ class _Translator:
     # -- the thread that the functions of `alu` use; the SFU's result is register 70
 
     def value(self, bits: ir.Value) -> Value:
-        return Value(bits, bits)
+        return Value(bits)
+
+    def single(self, x: Value) -> ir.Value:
+        """A register content as operand of sums and products."""
+        if x.single is None:
+            bits = x.bits
+            assert bits is not None
+            if isinstance(bits, ir.Constant):  # LLVM computes with constants itself, and with their denormals
+                bits = ir.Constant(I32X16, [n if n & sem.INF else 0 for n in map(number_of, bits.constant)])
+            x.single = self.b.bitcast(bits, F32X16)
+        return x.single
+
+    def bits(self, x: Value) -> ir.Value:
+        if x.bits is None:
+            x.bits = self.b.bitcast(x.single, I32X16)
+        return x.bits
 
     def plain(self, x: Value) -> ir.Value:
         """The bits that VideoCore IV would have."""
         if x.plain is None:
-            self.unordered.append(x.raw)
-            x.plain = sem.flush(self.v, x.raw)
+            b, sums = self.b, self.sums
+            assert sums is not None
+            plain = b.bitcast(sums.plain(self.single(x)), I32X16)
+            if x.unknown is None:
+                self.unordered.append(self.single(x))
+            else:
+                word = self.load_scalar(Slot.RAW + 2 * (x.unknown >> 6), I64)
+                raw = b.trunc(b.lshr(word, I64(x.unknown & 63)), I1)
+                plain = b.select(raw, plain, self.bits(x))
+            x.plain = plain
         return x.plain
 
     def register(self, number: int) -> Value:
@@ -335,26 +412,58 @@ class _Translator:
         if found is None:
             bits = self.b.load(self.pointer(16 * number), typ=I32X16)
             bits.align = 64
-            found = self.registers[number] = Value(bits, bits)
+            unknown = number if number in self.raw else None
+            found = self.registers[number] = Value(bits, plain=unknown is None, unknown=unknown)
         return found
 
     def put(self, number: int, x: Value, mask: ir.Value | None) -> None:
         if mask is not None:
-            x = self.value(self.b.select(mask, self.plain(x), self.plain(self.register(number))))
+            old = self.register(number)
+            if x.raw and old.raw:
+                x = Value(self.b.select(mask, self.bits(x), self.bits(old)), plain=False)
+            else:
+                x = self.value(self.b.select(mask, self.plain(x), self.plain(old)))
         self.registers[number] = x
         self.dirty[number] = None
+
+    def results(self) -> tuple[list[tuple[int, ir.Value]], set[int]]:
+        """What the chain leaves in registers, and which of them are not plain."""
+        stores: list[tuple[int, ir.Value]] = []
+        kept: set[int] = set()
+        for number in self.dirty:
+            x = self.registers[number]
+            if x.raw and number in self.raw:
+                self.unordered.append(self.single(x))
+                kept.add(number)
+                stores.append((number, self.single(x)))
+            else:
+                stores.append((number, self.plain(x)))
+        return stores, kept
+
+    def mark(self, kept: set[int]) -> None:
+        """Say in `Slot.RAW` which of the registers that the chain wrote are not plain."""
+        b = self.b
+        for word in range(2):
+            mine = [n for n in self.dirty if n >> 6 == word and n in self.raw]
+            ones = sum(1 << (n & 63) for n in mine if n in kept)
+            zeros = sum(1 << (n & 63) for n in mine if n not in kept)
+            if mine:
+                now = self.load_scalar(Slot.RAW + 2 * word, I64)
+                self.store_scalar(Slot.RAW + 2 * word, b.or_(b.and_(now, I64(~zeros)), I64(ones)))
 
     def move(self, x: Value) -> Value:
         return x
 
     def compute(self, op: Op, a: Value, b: Value | None) -> Value:
         v = self.v
-        if self.fast and b is not None:
-            raw = raw_result(v, op, a.raw, b.raw)
-            if raw is not None:
-                return Value(raw, None)
+        if self.sums is not None and b is not None and op.sem in _SUMS:
+            self.rounded = True
+            return Value(None, single=_SUMS[op.sem](self.sums, self.single(a), self.single(b)), plain=False)
         assert op.sem is not None
-        return self.value(op.sem(v, self.plain(a), v.const(0) if b is None else self.plain(b)))
+        first, second = self.plain(a), v.const(0) if b is None else self.plain(b)
+        if op.sem in _LONG or (op.sem in _SUMS and not self.avx512):
+            return self.value(v.b.call(shared(self.module, op.name, 2, op.sem, avx512=self.avx512), [first, second]))
+        return self.value(op.sem(v, first, second))
 
     def shuffle(self, bits: ir.Value, lanes: Index) -> ir.Value:
         return self.b.shuffle_vector(bits, bits, ir.Constant(I32X16, lanes.tolist()))

@@ -25,7 +25,7 @@ class Reason(enum.IntEnum):
     BUDGET = 1
     JUMP = 2  # at `Slot.TARGET`, after a computed branch
     FAIL = 3  # before a chain that cannot run natively, or not while other QPUs run; `Slot.HOLD` is its length
-    NAN = 4  # before a chain that meets a NaN
+    NAN = 4  # before a chain that meets a NaN or what its float strategy cannot round
     BAD = 5  # no such entry
     YIELD = 6  # at a node after the release of the mutex
 
@@ -83,6 +83,7 @@ class Slot(enum.IntEnum):
     MUTEX = 1472  # 0: free, 1: held by this QPU, 2: held by another QPU
     RELEASED = 1474  # 64 bits: emulated clock of the last release of the mutex
     GAVE = 1476  # the mutex was released during the call
+    RAW = 1478  # two 64-bit masks: registers with sums or products that are not plain; 0 outside of the function
     WORDS = 1488
 
 
