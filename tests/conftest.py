@@ -1,4 +1,4 @@
-"""Settings that every test shares."""
+"""Common settings of all tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import settings
 settings.register_profile("qpu", deadline=None)
 settings.load_profile("qpu")
 
-# The subset that CI runs on each further Python: what may depend on the Python (frames and their positions, signals,
+# The subset that CI runs on each further Python: code that may depend on it (frames and their positions, signals,
 # descriptors, what `qpu emulate` replaces, command line), and one path through each chip from text to result.
 SMOKE = frozenset(
     """
@@ -38,7 +38,7 @@ pytest_plugins = ["tests.hw.plugin"]  # options and process isolation of `-m har
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Processes of `-n auto`: none for the hardware tests, which share one GPU; otherwise one a core, eight at most."""
+    """Processes of `-n auto`: none for the hardware tests, which use one GPU; otherwise one per core, eight at most."""
     marks: str = config.option.markexpr
     if "hardware" in marks and "not hardware" not in marks:
         return 0
@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests look at no device of the machine they run on, keep translations to themselves, and Ctrl-C works."""
+    """Tests do not use devices of the host, have a cache of translations of their own, and react to Ctrl-C."""
     patch = pytest.MonkeyPatch()
     patch.delenv("QPU_DEVICE", raising=False)
     patch.delenv("QPU_SYSROOT", raising=False)

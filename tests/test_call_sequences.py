@@ -1,4 +1,4 @@
-"""The system calls of a session on each kernel interface: open, launches, a time-out, close."""
+"""Tests of the system calls of a session on each interface of Linux: open, launches, a time-out, close."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ EXPECTED: dict[str, dict[str, str]] = {
         "asynchronous": "",
         "refused": "",
         "time-out": "",
-        # What runs is stopped before its memory goes.
+        # Programs are stopped before their memory is freed.
         "close": f"{RESET} " + " ".join(["SYNC close"] * 6) + " flock:exclusive enable(0) flock:none close*3",
     },
 }

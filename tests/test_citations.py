@@ -1,4 +1,4 @@
-"""Citations of the hardware references in code and docs: every one names a section that exists."""
+"""Test that every citation of the hardware references in code and docs names an existing section."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Performance counters through devices: every family, by the kernel's names."""
+"""Tests of performance counters of devices: every family, by the names of Linux."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_an_exception_inside_frees_the_monitor(board: str) -> None:
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_blocks_do_not_nest(board: str) -> None:
-    """V3D has one monitor a launch; VideoCore IV one set of registers."""
+    """V3D has one monitor for each launch, VideoCore IV one set of registers."""
     with qpu.open_device(board) as gpu, gpu.counters(BUSY[board]) as values:
         with pytest.raises(qpu.UsageError), gpu.counters(BUSY[board]):
             pytest.fail("the block must not run")

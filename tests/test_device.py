@@ -1,4 +1,4 @@
-"""Devices, buffers and launches on emulated boards, through the driver code that ships."""
+"""Tests of devices, buffers and launches on emulated boards, with the drivers of the package."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def test_one_device_from_several_threads(pi5: Device) -> None:
 def test_buffers_that_another_thread_closes_while_a_job_is_submitted(
     pi5: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The job lists them; the kernel refuses a job with a freed buffer."""
+    """The job lists them; Linux refuses a job with a freed buffer."""
     program, x, y = double(pi5.isa), pi5.array(np.ones(16, np.float32)), pi5.empty(16)
     others = [pi5.empty(16) for _ in range(3)]
     submit = pi5.driver.submit
@@ -299,7 +299,7 @@ def test_buffers_that_another_thread_closes_while_a_job_is_submitted(
     assert not pi5._pool._pending and not again.closed
 
 
-# -- nothing is left
+# -- leaks
 
 
 def test_closing_returns_everything(port: EmuPort) -> None:

@@ -1,4 +1,4 @@
-"""Rich displays: well-formed, escaped, and true to what they show."""
+"""Tests of rich displays: well-formed, escaped, and with the right data."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The guide is true: its code runs, its commands work, its links resolve, its generated pages are up to date.
+"""Tests of the guide: its code runs, its commands work, its links resolve, its generated pages are up to date.
 
-Languages of code blocks, and what is done with them, in page order and one directory a page:
+Languages of code blocks and their tests, in page order, with one directory for each page:
 
 * ``python`` runs, all blocks of a page in one namespace; ``console`` runs line by line (``$ command``, then its
-  output if it is given; ``# exit 1`` behind a command that is meant to fail). ``output`` is what the block before
+  output if it is given; ``# exit 1`` after a command that is meant to fail). ``output`` is what the block before
   prints; ``...`` stands for anything.
 * ``vc4 v3d42 v3d71`` are assembled for that instruction set, ``v3d`` for both.
 * A first line ``# file: name`` puts a block into a file instead, for the commands that follow.
@@ -112,7 +112,7 @@ def test_every_block_says_what_it_is(path: Path) -> None:
 
 
 def check_output(block: Block, want: str, got: str) -> None:
-    """Compare with what the page promises."""
+    """Compare with the output on the page."""
     got = "".join(line.rstrip() + "\n" for line in got.splitlines())
     if not doctest.OutputChecker().check_output(want, got, doctest.ELLIPSIS):
         pytest.fail(f"{block.page}:{block.line}: the page says\n{want}\nbut it is\n{got}")
@@ -154,7 +154,7 @@ class Runner:
         }
 
     def run(self, block: Block) -> None:
-        """Do what the language of the block says."""
+        """Test a block according to its language."""
         if block.name is not None:
             (self.directory / block.name).write_text(block.code)
             if block.language == "python":

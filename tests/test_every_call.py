@@ -1,4 +1,4 @@
-"""A failure or a Ctrl-C at every single system call of a session, on each kernel interface: nothing stays allocated."""
+"""Tests of a failure or a Ctrl-C at every system call of a session, on each interface of Linux: no leaks."""
 
 from __future__ import annotations
 

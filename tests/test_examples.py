@@ -1,4 +1,4 @@
-"""Every example as a user runs it: on a board of each generation, results checked, exit status, one clear line."""
+"""Tests of every example as a user runs it, on a board of each generation: results, exit status, errors in one line."""
 
 from __future__ import annotations
 
@@ -293,7 +293,7 @@ def test_loops_refuse_what_they_have_no_registers_for(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", [p.stem for p in sorted(EXAMPLES.glob("*.py")) if not p.stem.startswith("_")])
 def test_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
-    """Nothing that another test imported helps here; and pictures go where the user is."""
+    """Examples run without modules that other tests imported, and write pictures to the current directory."""
     options = {
         "mandelbrot": ["--width", "20", "--height", "9"],
         "sgemm": ["--size", "20"],

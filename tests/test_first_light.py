@@ -1,4 +1,4 @@
-"""sgemm through the whole stack: every emulated board, the recorded kernel calls, bad input."""
+"""Tests of sgemm through the whole stack: every emulated board, the recorded system calls, bad input."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_sgemm_uses_every_qpu(board: str) -> None:
         assert stats is not None and len(stats.per_qpu) == gpu.qpus
 
 
-# -- the calls that reach the kernel
+# -- the system calls
 
 
 def recorded(board: str) -> list[Call]:
@@ -121,7 +121,7 @@ def test_drm_sequence_and_numbers(board: str) -> None:
     ]
     assert set(names[names.index("WAIT_BO") :]) <= {"WAIT_BO", "GET_PARAM", "GEM_CLOSE", "SYNCOBJ_DESTROY"}
     assert names.count("GEM_CLOSE") == 7  # the code goes when the node is closed
-    # The dispatch, read at the offsets that the kernel's headers give.
+    # The dispatch, read at the offsets in Linux's headers.
     fields = abi["structs"]["drm_v3d_submit_csd"]["fields"]
     data = next(c for c in calls if c.name == "DRM_IOCTL_V3D_SUBMIT_CSD").before
 

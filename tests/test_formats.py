@@ -1,4 +1,4 @@
-"""Program files: what is written reads back, here and with the system's own tools."""
+"""Tests of program files: written files are read back, by the package and by the system's own tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random words through decoder, encoder, printer, assembler and checker: an answer or the documented error, always.
+"""Tests of random words through decoder, encoder, printer, assembler and checker: a result or the documented error.
 
 The suite takes a sample of each instruction set; ``-m soak`` takes a million words each, in shards that run by seed.
 """
@@ -68,7 +68,9 @@ def fuzz(isa: Isa, seed: int, count: int) -> tuple[int, int]:
         for finding in toolkit.check(program):
             findings += 1
             assert finding.rule and finding.message and finding.severity in Severity
-            assert 0 <= finding.index <= len(program), finding  # behind the last: what the whole program lacks
+            assert 0 <= finding.index <= len(program), (
+                finding
+            )  # past the last instruction: findings about the whole program
             assert finding.other is None or 0 <= finding.other < len(program), finding
     return decodable, findings
 
@@ -88,7 +90,7 @@ def test_a_million_random_words(isa: Isa, seed: int) -> None:
 
 @pytest.mark.parametrize("isa", list(Isa), ids=str)
 def test_text_of_random_words_is_taken_back(isa: Isa) -> None:
-    """What the disassembler prints, the assembler takes; on V3D the result prints alike."""
+    """The assembler accepts the output of the disassembler; on V3D the result prints the same text."""
     toolkit = qpu.isa(isa)
     for word in words(isa, 7, 400):
         try:

@@ -1,4 +1,4 @@
-"""Ctrl-C, exceptions and interpreter exit: they end at once and leave nothing behind in the emulated kernel."""
+"""Tests of Ctrl-C, exceptions and interpreter exit: programs end at once and leave nothing allocated."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ print("leaked:", port.leaked)
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_ctrl_c_without_close(board: str) -> None:
-    """Nobody closes the device: what would outlive the process is given back all the same.
+    """The program does not close the device: what would outlive the process is released even so.
 
     Mapped memory goes with the process.
     """

@@ -1,4 +1,4 @@
-"""Long dispatches, resets, chains and background launches, through `Device` on emulated boards."""
+"""Tests of long dispatches, resets, chains and background launches, with `Device` on emulated boards."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def ids(count: int) -> np.ndarray:
     return np.repeat(np.arange(1, count + 1, dtype=np.uint32), 16).reshape(count, 16)
 
 
-# -- cutting
+# -- splitting
 
 
 @pytest.mark.parametrize("board", ["pi4,watchdog=1", "pi5,watchdog=1"])
@@ -147,7 +147,7 @@ def test_a_part_that_is_reset_fails_the_launch_and_the_others_run() -> None:
 
 @pytest.mark.parametrize("board", ["pi4", "pi5", "pi4,linux=old", "pi5,linux=old"])
 def test_completion_word(board: str) -> None:
-    """Every lane of every thread adds one: old kernels have no other proof that a dispatch was not cut short."""
+    """Every lane of every thread adds one: an old Linux has no other proof that a dispatch was not cut short."""
     groups = 12
     with qpu.open_device(f"{board},watchdog=5") as gpu:
         out, words = gpu.zeros((groups, 16), np.uint32), gpu.array(np.full(8, 99, np.uint32))
@@ -191,7 +191,7 @@ def test_bad_completion_words() -> None:
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_submit_does_not_wait(board: str) -> None:
-    """The launch is not over when `submit` returns, also where the kernel interface blocks."""
+    """The launch has not ended when `submit` returns, also where the interface of Linux blocks."""
     with qpu.open_device(board) as gpu:
         turns = 1 << 15
         launches = [gpu.submit(long(gpu.isa), [turns]) for _ in range(3)]

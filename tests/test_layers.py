@@ -1,4 +1,4 @@
-"""A module imports only from its own layer and those below it, without circles; `import qpu` stays light."""
+"""Tests of the layers: a module imports only from its own layer and those below, without circles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutated sources and files: whatever they contain, the answer is a result or one of the documented errors.
+"""Tests of mutated sources and files: the answer is always a result or one of the documented errors.
 
 `pytest -m soak` mutates 10,000 sources of each family and 10,000 files of each kind, in shards with a seed each; the
 normal run a few of each.

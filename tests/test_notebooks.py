@@ -1,4 +1,4 @@
-"""Every notebook from a clean kernel, on an emulated board of each generation; none keeps outputs in git."""
+"""Tests of every notebook in a new process, on an emulated board of each generation; none has outputs in git."""
 
 from __future__ import annotations
 

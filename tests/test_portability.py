@@ -1,4 +1,4 @@
-"""Systems that are not Linux, and 32-bit processes: the package imports and emulated boards work."""
+"""Tests of other systems than Linux, and of 32-bit processes: the package imports and emulated boards work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.limits import HUNG_S
 ROOT = Path(__file__).parent.parent
 BOARDS = ("pi3", "pi4", "pi5")
 
-# What a Windows-like Python lacks: modules that cannot be imported, names that are not in others.
+# Missing in a Python like that of Windows: modules that cannot be imported, names that other modules lack.
 STRIPPED = """
 import sys
 
@@ -176,7 +176,7 @@ class LowArray:
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 @pytest.mark.parametrize("board", BOARDS)
 def test_a_32_bit_process(board: str, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Structures with pointers and request numbers with pointer sizes are those of 32-bit kernels."""
+    """Structures with pointers and request numbers with pointer sizes are those of 32-bit processes."""
     monkeypatch.setattr("qpu.drivers.drm.nodes.array", LowArray)  # the only structure with pointers of native size
     inner = EmuPort(board, pointer_size=4, engine=engine)
     port = RecordingPort(inner)

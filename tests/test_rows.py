@@ -1,4 +1,4 @@
-"""What rows claim of their operations, on every instruction set, computed with the rows' own semantics."""
+"""Tests of the columns of operation rows against their own semantic functions, on every instruction set."""
 
 from __future__ import annotations
 

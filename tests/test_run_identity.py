@@ -1,4 +1,4 @@
-"""Statistics and warnings of a launch are its own, never those of whichever job ended last."""
+"""Tests that statistics and warnings of a launch are its own, not those of the job that ended last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals inside calls of the emulated kernel: a call is not cut in two, and nothing is lost."""
+"""Tests of signals inside emulated system calls: a call is not interrupted halfway, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_ctrl_c_inside_memory_management(board: str, method: str) -> None:
 @pytest.mark.parametrize("board", BOARDS)
 @pytest.mark.parametrize("call", ["ioctl", "mmap"])
 def test_ctrl_c_inside_each_call(board: str, call: str) -> None:
-    """Whatever call of a program it strikes, later launches work and nothing stays."""
+    """After a signal in any call of a program, later launches work and nothing stays allocated."""
     for at in range(1, 40):
         port = EmuPort(board)
         gpu = qpu.open_device(port=port)

@@ -1,6 +1,6 @@
-"""Long counts: nothing leaks, nothing grows, no result is lost, and every run is like the one before.
+"""Tests of long counts: nothing leaks or grows, no result is lost, and all runs are equal.
 
-`pytest -m soak` runs the full counts; the normal run a small share of each.
+`pytest -m soak` runs the full counts; the normal run a small part of each.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ needs_statm = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="
 
 
 def counts(small: int, large: int) -> pytest.MarkDecorator:
-    """The share of the normal run, and the full count."""
+    """The count of the normal run, and the full count."""
     return pytest.mark.parametrize("count", [small, pytest.param(large, marks=full)])
 
 

@@ -1,4 +1,4 @@
-"""Everything still works, slower, where llvmlite cannot be had."""
+"""Tests without llvmlite: everything works, but slower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Instruction words are assembled from fields in one module of each family: its `encode`.
+"""Test that only one module of each family, its `encode`, assembles instruction words from fields.
 
 A walk over the syntax trees finds expressions that put a field into a 64-bit word: something shifted left by a constant
 of 32 or more, a field of a layout (`Field.put`), and bits joined to a word of nop bits.

@@ -1,4 +1,4 @@
-"""Programs that never end, or run past their end: the outcome on every emulated board, and that the device goes on."""
+"""Tests of programs that never end or run past their end, on every emulated board; the device stays usable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def trivial(isa: qpu.Isa) -> qpu.Program:
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_a_loop_without_end(board: str) -> None:
-    """The kernel or the firmware gives up; the statistics are those of the loop, not of what ran afterwards."""
+    """Linux or the firmware stops waiting; the statistics are those of the loop, not of later programs."""
     with qpu.open_device(board) as gpu:
         launch = gpu.submit(qpu.assemble(ENDLESS[board], isa=gpu.isa), [])
         with pytest.raises(qpu.GpuTimeoutError if board == "pi3" else qpu.GpuResetError):
@@ -37,7 +37,7 @@ def test_a_loop_without_end(board: str) -> None:
 
 @pytest.mark.parametrize("board", BOARDS)
 def test_code_without_an_end(board: str) -> None:
-    """Execution reaches what is behind the program, which is a fault at that instruction."""
+    """Execution runs past the program, which is a fault at that instruction."""
     for text in NO_END[board]:
         with qpu.open_device(board) as gpu:
             program = qpu.assemble(text, isa=gpu.isa, check=False)

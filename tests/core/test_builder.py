@@ -1,4 +1,4 @@
-"""The core of the builders, with an instruction set of two operations."""
+"""Tests of the builder core, with an instruction set of two operations."""
 
 from __future__ import annotations
 

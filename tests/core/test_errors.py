@@ -1,4 +1,4 @@
-"""Diagnostics as text: what is shown of long lines, long messages and long lists."""
+"""Tests of diagnostics as text: how long lines, long messages and long lists are cut."""
 
 from __future__ import annotations
 

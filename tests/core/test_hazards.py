@@ -1,4 +1,4 @@
-"""Windows as bits: distances, classes, the walk over a program, and what a scheduler asks; against a plain model."""
+"""Tests of hazard windows as bits against a plain model: distances, classes, the walk, queries of a scheduler."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_jumps() -> None:
         (3, (5, 6, 7), 9),
         (3, (4, 5, 6), 9),
     ]
-    # with slots that just fit in, and with slots beyond the end
+    # with slots that just fit, and with slots past the end
     assert [(j.branch, j.last) for j in jumps({0: 5, 3: 1}, 8, 3)] == [(0, (1, 2, 3)), (3, (5, 6, 7)), (3, (4, 5, 6))]
     assert [(j.branch, j.last) for j in jumps({0: 5, 3: 1}, 7, 3)] == [(0, (1, 2, 3)), (3, (4, 5, 6))]
 

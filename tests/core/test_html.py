@@ -1,4 +1,4 @@
-"""Programs as HTML tables: every column, labels, findings in line."""
+"""Tests of programs as HTML tables: every column, labels, findings in line."""
 
 from __future__ import annotations
 

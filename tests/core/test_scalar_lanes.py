@@ -1,4 +1,4 @@
-"""ScalarLanes against NumpyLanes, and against what the V3D and VideoCore IV rows mean."""
+"""Tests of ScalarLanes against NumpyLanes, and with the semantic functions of the V3D and VideoCore IV rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def vec(x: int) -> np.ndarray:
 
 
 def same(name: str, got: int, want: int) -> bool:
-    """Equal, with any NaN for any other."""
+    """Equality in which all NaNs are equal."""
     if name in FLOATS and float_of(want) != float_of(want):
         return float_of(got) != float_of(got)
     if name == "f2h" and want & 0x7FFF > 0x7C00:

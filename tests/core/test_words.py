@@ -1,4 +1,4 @@
-"""Programs from words: only integers of 64 bits, nothing is rounded or cut."""
+"""Tests of programs from words: only 64-bit integers are accepted, and none is rounded or truncated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small scripted kernel behind a `Port`: it keeps handles like the real one, records calls, fails on demand."""
+"""Scripted DRM driver as a `Port`: keeps handles as Linux does, records calls, fails on demand."""
 
 from __future__ import annotations
 

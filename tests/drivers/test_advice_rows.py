@@ -1,6 +1,6 @@
-"""Every row of the table of faults (drivers.md section 8) is provoked, and gets exactly its advice.
+"""Tests of the advice rows (drivers.md section 8): each is provoked, and the error has exactly its advice.
 
-The kernel below is an emulated board: a profile that has the fault, or an errno put into one call.
+The system is an emulated board: a profile that has the fault, or an errno injected into one call.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def ask(board: str) -> object:
         return mailbox.transact([TagCall(Tag("GET_NEWS", 0x7777, (), ("news",)), ())])
 
 
-# Symptom of the table, key of the advice, errno of the error (None: none), what provokes it, kind of error.
+# Symptom in the table, key of the advice, errno of the error or None, function that provokes it, class of the error.
 Row = tuple[str, str, int | None, Callable[[], object], type[DriverError]]
 ROWS: list[Row] = [
     ("no /dev/dri", "no-dri", errno.ENOENT, opening(FakePort(nodes={}, files=dict(PI4))), DriverError),

@@ -1,4 +1,4 @@
-"""Calls in the background: what an interrupt leaves behind."""
+"""Tests of calls in the background: state after an interrupt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boards from device trees, revision codes, /proc/cpuinfo, and what the GPU says."""
+"""Tests of board detection from device trees, revision codes, /proc/cpuinfo and the identity of the GPU."""
 
 from __future__ import annotations
 

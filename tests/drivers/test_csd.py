@@ -1,4 +1,4 @@
-"""Dispatches as registers, and long ones cut into short ones."""
+"""Tests of the encoding of dispatches as registers, of splitting long dispatches, and of counter names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users meet first: the wrong node, no node, no permission, names that do not exist, buffers that do not fit."""
+"""Tests of the first errors that users see: wrong node, no node, no permission, unknown names, too large buffers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_buffers_that_do_not_fit(board: str, sizes: list[int], fits: int, number
 
 
 def test_the_largest_buffer_that_is_asked_for() -> None:
-    """Rounding up to a page is done in 32 bits by the kernel; one page of addresses is never given out."""
+    """Linux rounds up to a page in 32 bits, and never allocates one page of addresses."""
     port = EmuPort("pi4")
     with qpu.open_device(port=port) as gpu:
         largest = (1 << 32) - 2 * port.page_size

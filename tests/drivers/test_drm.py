@@ -1,4 +1,4 @@
-"""The DRM v3d adapter over a scripted kernel: call sequences, errors, resets, nothing left behind."""
+"""Tests of the DRM v3d adapter on a scripted driver: call sequences, errors, resets, leaks."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_each_launch_is_awaited_on_its_own() -> None:
         first, second, third = (driver.submit(dispatch(bo)) for _ in range(3))
         port.calls.clear()
         second.wait(1)
-        # In order, to see which one a reset belongs to; the buffer would wait for the third, too.
+        # In order, to attribute resets; waiting on the buffer would also wait for the third job.
         assert port.calls == 2 * ["SYNCOBJ_WAIT", "GET_PARAM"]
         assert (first.done, second.done, third.done) == (True, True, False)
         assert not port.jobs[2]["done"]

@@ -1,4 +1,4 @@
-"""The adapter and the detection over emulated boards: the same code as on a real one, down to running programs."""
+"""Tests of adapter and detection on emulated boards, with the same code as on a real board, including programs."""
 
 from __future__ import annotations
 

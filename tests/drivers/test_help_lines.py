@@ -1,4 +1,4 @@
-"""Every error of the drivers and every problem that doctor finds says what to do."""
+"""Tests that every error of the drivers and every problem that doctor finds has help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real port, as far as any Linux machine has what it needs."""
+"""Tests of the real port, limited to files and calls that every Linux machine has."""
 
 from __future__ import annotations
 

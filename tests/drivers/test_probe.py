@@ -1,4 +1,4 @@
-"""Finding the node, trying adapters, the doctor: every symptom gets exactly its advice."""
+"""Tests of the search for the node, the choice of the adapter and the doctor: every symptom gets exactly its advice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launches that a GPU reset cuts short: found, and distinguished from their neighbours, on old and new Linux."""
+"""Tests of launches that a GPU reset cuts short: they are told from other launches, on old and new Linux."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.hw.programs import endless, long
 
 
 class Job:
-    """As much of a fence as `blame` looks at. word: what the completion word says; None without one."""
+    """The part of a fence that `blame` uses. word: state of the completion word; None without one."""
 
     def __init__(self, word: str | None = None) -> None:
         self.completion = None if word is None else self
@@ -40,7 +40,7 @@ def test_counters_and_completion_words_decide_together() -> None:
     assert blamed([Job("no"), Job(), Job("")], 0, 2) == [0, 1]
     assert blamed([Job(), Job(), Job("")], 0, 1) == [0, 1]  # one of two; both may be cut short
     assert "another of the 2 launches" in blame([Job(), Job()], 0, 1)[0][1]  # type: ignore[list-item]
-    assert blamed([Job("")], 0, 1) == [0]  # the word was there, and then it hung
+    assert blamed([Job("")], 0, 1) == [0]  # the program set its word and hung afterwards
 
 
 def job(driver: DrmV3d, *, count: int | None, **changes: Any) -> CsdJob:
@@ -85,7 +85,7 @@ def test_polling_finds_the_same() -> None:
 
 
 def test_who_looks_late_cannot_tell_and_says_so() -> None:
-    """Somebody else's wait lets all of them end before the first look."""
+    """All launches end during a wait of another thread, before the counter is read."""
     port = EmuPort("pi5")
     mine, other = open_driver(port), open_driver(port)
     assert isinstance(mine, DrmV3d) and isinstance(other, DrmV3d)
@@ -117,7 +117,7 @@ def test_resets_of_another_program_are_not_ours() -> None:
 
 @pytest.mark.parametrize("board", ["pi4,linux=old", "pi5,linux=old"])
 def test_kernels_that_count_no_resets(board: str) -> None:
-    """The completion word tells; without one a launch that may have been cut is warned of, once."""
+    """The completion word shows the reset; without one there is one warning about a launch that may be cut short."""
     driver = opened(f"{board},watchdog=5")
     word = driver.alloc(64)
     bad = job(driver, count=None)

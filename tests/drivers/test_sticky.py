@@ -1,4 +1,4 @@
-"""System calls that fail for ever from some point on: drivers give up after a bounded number of tries and say so."""
+"""Tests of system calls that fail for ever from some point on: drivers report it after a bounded number of attempts."""
 
 from __future__ import annotations
 

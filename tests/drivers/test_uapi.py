@@ -1,4 +1,4 @@
-"""Structures and request numbers equal what a compiler makes of the kernel's headers."""
+"""Tests of structures and request numbers against those that a compiler computes from Linux's headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs of these tests are translated before they run: most are too short to become worth it."""
+"""Settings of the emulator tests: programs are translated before they run, although most are short."""
 
 from __future__ import annotations
 

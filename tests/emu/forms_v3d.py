@@ -1,4 +1,4 @@
-"""Everything a generated V3D program can contain: lists to draw from, and the forms found in a program's words.
+"""Forms of generated V3D programs: lists to draw from, and the forms found in a program's words.
 
 A form is a tuple of strings and numbers. `catalogue` lists what the generator must produce; `forms_of` says what a
 word is. A test compares the two, so that no operation or addressing form drops out unnoticed.

@@ -1,4 +1,4 @@
-"""Everything a generated VideoCore IV program can contain: lists to draw from, and the forms found in its words.
+"""Forms of generated VideoCore IV programs: lists to draw from, and the forms found in a program's words.
 
 A form is a tuple. `catalogue` lists what the generator must produce, `forms_of` says what a word is; a test compares
 the two, so that no operation or addressing form drops out unnoticed.

@@ -1,4 +1,4 @@
-"""Random V3D programs that mean the same on every engine, covering everything `forms_v3d.catalogue` lists.
+"""Generator of random V3D programs with one result on every engine, which cover `forms_v3d.catalogue`.
 
 Registers have classes, because a NaN's payload is not defined: integers, floats, pairs of halves. Values only move
 between classes through conversions that are defined for every input or keep a NaN a NaN.
@@ -49,7 +49,7 @@ class Program:
     threads: int = 2
     single: bool = False
     classes: list[str] = field(default_factory=list)
-    forms: set[Form] = field(default_factory=set)  # what cannot be seen in the words
+    forms: set[Form] = field(default_factory=set)  # forms that the words do not show
 
 
 class Draft(Exception):
@@ -781,7 +781,7 @@ def generate(isa: Isa, seed: int, *, small: bool = False) -> Program:
 
 
 def form_names(program: Program) -> Any:
-    """All forms a program shows."""
+    """All forms of a program."""
     found = set(program.forms)
     for word in program.words:
         found.update(forms_of(program.isa, word))

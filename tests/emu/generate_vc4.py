@@ -1,4 +1,4 @@
-"""Random VideoCore IV programs: everything that `forms_vc4.catalogue` lists, in random company.
+"""Generator of random VideoCore IV programs, which cover `forms_vc4.catalogue` in random combinations.
 
 The machine's results are defined for every bit pattern, so values are arbitrary; `tame` programs work on ordinary
 floats only, so that the compiled engine's fast float code does not meet a NaN. Rules may be broken now and then: run
@@ -36,7 +36,7 @@ class Program:
     side: list[int] = field(default_factory=list)
     alone: bool = False
     tame: bool = False
-    forms: set[Form] = field(default_factory=set)  # what cannot be seen in the words
+    forms: set[Form] = field(default_factory=set)  # forms that the words do not show
 
 
 planned = lru_cache(maxsize=1 << 16)(plan)
@@ -133,7 +133,7 @@ class Generator:
         raise AssertionError(f"cannot make {form}")
 
     def fits(self, word: int, wrong: bool = False) -> bool:
-        """Whether an instruction may stand here. wrong: it may be one whose result is unknown on hardware."""
+        """Whether an instruction may be placed here. wrong: it may be one whose result is unknown on hardware."""
         p = planned(word)
         assert p.add is not None and p.mul is not None
         if p.issues and not wrong and self.draw.random() >= self.bad:
@@ -319,7 +319,7 @@ class Generator:
         self.uniforms()
 
     def uniforms(self) -> None:
-        """Go on reading uniforms elsewhere."""
+        """Continue to read uniforms at another address."""
         place = SIDE + 4 * self.draw.randrange(SIDE_SETUPS, SIDE_WORDS - UNIFORM_WORDS)
         self.emit(self.ldi(40, place), self.nop(), self.nop())
 
@@ -450,7 +450,7 @@ def generate(seed: int, *, small: bool = False) -> Program:
 
 
 def form_names(program: Program) -> set[Form]:
-    """All forms a program shows."""
+    """All forms of a program."""
     found = set(program.forms)
     for word in program.words:
         found.update(forms_of(word))

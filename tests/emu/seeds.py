@@ -1,4 +1,4 @@
-"""Seeds of generated programs, with the collector out of the way: translation makes many objects that live long."""
+"""Seeds of generated programs, without automatic garbage collection: translation makes many long-lived objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled engine against the reference engine on generated programs: memory bit for bit, NaN as a class."""
+"""Tests of the compiled engine against the reference engine on generated programs: memory bits, NaN as a class."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ DIFFERED = [
 @pytest.mark.parametrize("isa", list(BOARDS))
 @pytest.mark.parametrize("piece", DIFFERED)
 def test_what_once_differed(isa: Isa, piece: Any) -> None:
-    """Found by generated programs: other results, or left to the reference engine."""
+    """Found by generated programs: other results, or an unnecessary fallback to the reference engine."""
     import qpu
 
     def program(q: Any) -> None:

@@ -1,4 +1,4 @@
-"""The compiled engine of VideoCore IV against the reference engine: registers, memory, counts and findings."""
+"""Tests of the compiled engine of VideoCore IV against the reference engine: registers, memory, counts and findings."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Profile:
 
 @dataclass
 class Outcome:
-    """What a launch left behind."""
+    """State after a launch."""
 
     registers: dict[str, np.ndarray]
     data: np.ndarray
@@ -179,7 +179,7 @@ class Bench:
         return Outcome(registers, memory.words[DATA // 4 : DATA // 4 + (1 << 14)].copy(), execution.stats, fault)
 
     def compare(self, seed: int, qpus: int = 3, *, small: bool = False) -> float:
-        """A generated program on both engines; returns the share of instructions executed natively.
+        """A generated program on both engines; returns the part of the instructions executed natively.
 
         Every other one as on hosts with less than this one has.
         """
@@ -240,7 +240,7 @@ def test_engines_agree_anywhere(seed: int) -> None:
 
 @pytest.mark.parametrize("cond", ["always", "ifz"])
 def test_computed_branch_to_an_early_read(cond: Any) -> None:
-    """Found by a generated program: what the last delay slot wrote was forgotten where the branch led."""
+    """Found by a generated program: the write of the last delay slot was lost at the target of the branch."""
     from qpu.vc4.decode import decode
 
     def source(q: Asm) -> None:
@@ -264,7 +264,7 @@ def test_computed_branch_to_an_early_read(cond: Any) -> None:
 
 
 def test_noswap_after_native_requests() -> None:
-    """Found by a generated program: a request made and collected natively was forgotten."""
+    """Found by a generated program: a request made and collected natively was lost."""
 
     def source(q: Asm) -> None:
         busy(q)

@@ -1,4 +1,4 @@
-"""Edge addresses and random programs behind guard pages: a stray access of native code ends a process by SIGSEGV."""
+"""Tests of edge addresses and random programs with guard pages: a stray access of native code ends in SIGSEGV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exactness on every host: lesser vector units give the same bits, float modes are set and restored, no contraction."""
+"""Tests of exactness on every host: the same bits on smaller vector units, restored float modes, no contraction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Host time of emulated runs: the limit, and Ctrl-C while a program is translated."""
+"""Tests of the host time of emulated runs: the limit, and Ctrl-C while a program is translated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hot programs are translated again at the full level by another host thread; later processes begin with that."""
+"""Tests of hot programs: another host thread translates them at the full level, and later processes start with that."""
 
 from __future__ import annotations
 
@@ -122,5 +122,5 @@ def test_the_interpreter_does_not_end_inside_llvm(tmp_path: Path) -> None:
         [sys.executable, "-c", HOT_LAUNCH], env=environment, capture_output=True, text=True, timeout=HUNG_S
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "done 1\n"  # the translator was still at it
-    assert len(list(tmp_path.glob("*.qpuc"))) == 2  # and came to its end
+    assert done.stdout == "done 1\n"  # the translator was still running
+    assert len(list(tmp_path.glob("*.qpuc"))) == 2  # and finished

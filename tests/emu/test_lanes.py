@@ -1,4 +1,4 @@
-"""NumpyLanes against exact arithmetic in Python."""
+"""Tests of NumpyLanes against exact arithmetic in Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LlvmLanes against NumpyLanes, operation by operation, bit for bit (NaN as a class)."""
+"""Tests of LlvmLanes against NumpyLanes, operation by operation, bit for bit (NaN as a class)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mutex of VideoCore IV in native code: who has it when, and what time it is, as on the reference engine."""
+"""Tests of the mutex of VideoCore IV in native code: order of its holders and time, as on the reference engine."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def lists(qpus: int, sections: int, work: list[int]) -> list[list[int]]:
 @pytest.mark.parametrize("work", [[1], [9, 1, 4]], ids=["even", "uneven"])
 @pytest.mark.parametrize("qpus", [1, 2, 12])
 def test_critical_sections(qpus: int, work: list[int], inside: str) -> None:
-    """Who gets which number depends on turns, which engines are free to end elsewhere; all else does not."""
+    """Time slices decide who gets which number, and engines may end slices elsewhere; all other results are equal."""
     sections = 3 if inside == "long" else 20
     words = place(lambda q: ticket(q, sections, inside))
     uniforms = lists(qpus, sections, work)
@@ -156,7 +156,7 @@ def test_release_in_a_delay_slot() -> None:
 
 @pytest.mark.parametrize("inside", ["nothing", "semaphore"])
 def test_turns_do_not_depend_on_the_host(inside: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who got which number, and when it was, on one worker and on three, in one call and cut into many."""
+    """The number of each QPU and its time, on one worker and on three, in one call and split into many."""
     monkeypatch.setattr(compiled_vc4, "PARALLEL", 0)
     words = np.array(place(lambda q: ticket(q, 20, inside)), np.uint64)
     outcomes = []

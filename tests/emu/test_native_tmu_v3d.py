@@ -1,4 +1,4 @@
-"""TMU requests of translated V3D programs lane by lane: every configuration byte, as the reference engine does it."""
+"""Tests of TMU requests of translated V3D programs, every configuration byte, against the reference engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Case(NamedTuple):
 
 
 def requests(cases: Sequence[Case]) -> Any:
-    """Make the requests one after another; results, flags and all go behind the table."""
+    """Make the requests one after another; results and flags are stored after the table."""
 
     def program(q: Any) -> None:
         r = q.rf
@@ -116,7 +116,7 @@ def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Requests that translated code leaves to the host, by configuration byte."""
+    """Requests that translated code passes to the host, by configuration byte."""
     seen: list[int] = []
     request = CompiledV3dExecution._request
 

@@ -1,4 +1,4 @@
-"""VPM reads and DMA of VideoCore IV in native code: results, counts and clocks of the reference engine."""
+"""Tests of VPM reads and DMA of VideoCore IV in native code: results, counts and clocks of the reference engine."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_unread_vectors_are_reported_the_same() -> None:
 def test_stores_past_the_edges_are_reported_the_same(
     rows: int, depth: int, x: int, y: int, beyond: str, strict: bool
 ) -> None:
-    """The reference engine takes the set-up before a loop; the loop performs the stores."""
+    """The reference engine executes the set-up before a loop; the loop performs the stores."""
 
     def source(q: Asm) -> None:
         for n in range(3):

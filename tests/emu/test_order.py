@@ -1,4 +1,4 @@
-"""Programs that race: whatever the host's cores, and however a run is cut into calls, the outcome is the same.
+"""Tests of programs that race: the result does not depend on the host's cores or on how a run is split into calls.
 
 Every QPU, or thread, reads one shared word, computes with it, stores it back, and logs what it saw. Nothing orders
 them, so the engines may differ from one another; each must agree with itself.
@@ -89,7 +89,7 @@ def vc4(machine: Any, cut: int | None, turns: int = TURNS) -> list[int]:
 
 
 def race_v3d(q: Any) -> None:
-    """Uniforms: shared word, turns, log."""
+    """Uniforms: shared word, rounds, log."""
     r = q.rf
     for n in (10, 11, 12):
         q.nop(sig=q.ldunifrf(r[n]))

@@ -1,4 +1,4 @@
-"""One rule, one identifier: what the emulator reports is a row of the checker's table, or listed here as its own."""
+"""Test of rule identifiers: each that the emulator reports is a row of the checker's table, or is listed here."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _ID = re.compile(r"H\d+|[a-z]+(-[a-z0-9]+)*")
 # Functions and classes that take a rule among their first three arguments.
 _REPORTS = {"fault", "hazard", "warn", "report", "rule", "Issue", "EmuFault", "Concern", "TextureError", "_tell"}
 
-# What only an execution can find, or what concerns launching: identifiers that no row of the checker has.
+# Findings that need an execution, or that concern launches: identifiers without a row of the checker.
 OWN = {
     "v3d": {
         # memory and control flow
         "branch-misaligned", "code-out-of-bounds", "deadlock", "misaligned", "out-of-bounds", "uniforms-from-link",
         # dispatches and engines
         "dispatch", "interrupted", "register-range",
-        # what has no meaning in a compute program, or none that is known
+        # instructions without a known meaning in a compute program
         "graphics", "rotate", "same-destination", "syncu", "texture",
         # counts that depend on configuration words
         "barrier-tmu", "tmu-data", "tmu-data-overflow", "tmu-empty", "tmu-overflow", "tmu-request", "tmu-unpopped",
@@ -32,7 +32,7 @@ OWN = {
         # memory and control flow
         "branch-lane", "branch-link", "breakpoint", "deadlock", "endless-loop", "no-uniforms", "out-of-bounds",
         "unaligned-code", "uniforms-relative", "uniforms-unaligned",
-        # what has no meaning in a user program, or none that is known
+        # instructions without a known meaning in a user program
         "add-nop-write", "graphics-register", "graphics-signal", "scoreboard", "thread-switch", "unassigned-read",
         "unpack-input",
         # units

@@ -1,4 +1,4 @@
-"""Every shortcut of a VideoCore IV operation against its row's semantic function, on stratified operands.
+"""Tests of every shortcut of a VideoCore IV operation against its row's semantic function, on stratified operands.
 
 Shortcuts: the reference engine's `reference_shortcuts`, `LlvmLanes.fadd_rz` on hosts without AVX-512, and the sums,
 products and conversions of the compiled engine's fast strategies (`Sums`). The oracle is `op.sem` over NumPy.

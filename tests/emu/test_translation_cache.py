@@ -1,4 +1,4 @@
-"""The cache of translations on disk: what is read, what is ignored and replaced, and how large it becomes."""
+"""Tests of the cache of translations on disk: entries that are read, ignored or replaced, and its size."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_the_usual_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", ["a file", "read-only"])
 def test_a_place_that_cannot_be_written(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is kept, and nothing fails."""
+    """Nothing is cached, and nothing fails."""
     place = tmp_path / "place"
     if kind == "a file":
         place.write_text("in the way")
@@ -281,7 +281,7 @@ def test_a_place_that_cannot_be_written(kind: str, tmp_path: Path, monkeypatch: 
         place.mkdir()
         place.chmod(0o500)
         if os.access(place, os.W_OK):
-            # The administrator writes anywhere: refuse in another way.
+            # Root can write anywhere: make the write fail in another way.
             def refused(*args: Any, **kwargs: Any) -> Any:
                 raise PermissionError(13, "read-only")
 

@@ -1,4 +1,4 @@
-"""What the compiled engine of VideoCore IV translates, and when: parts that run often, of long programs only those."""
+"""Tests of what the compiled engine of VideoCore IV translates, and when: often executed parts of long programs."""
 
 from __future__ import annotations
 

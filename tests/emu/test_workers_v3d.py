@@ -1,4 +1,4 @@
-"""Several host threads give what one gives: memory and statistics, whatever races a program has."""
+"""Tests that several host threads give the memory and statistics of one, also when a program races."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One set of test bodies for emulated boards and the real one."""
+"""Devices of the test bodies that run on emulated boards and on a real one."""
 
 from __future__ import annotations
 

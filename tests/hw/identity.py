@@ -1,4 +1,4 @@
-"""Who the board is: run in a process of its own, because a GPU in trouble may not answer. Prints one JSON object."""
+"""Identity of the board as one JSON object; a process of its own, because a hung GPU may not answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qpu.emu.port import EmuPort
 
 
 def firmware(port: Port) -> dict[str, Any] | None:
-    """What the firmware says: build (Unix seconds), clocks in Hz by name, temperature, throttling; None without it."""
+    """Facts from the firmware: build (Unix seconds), clocks in Hz by name, temperature, throttling; None without it."""
     try:
         with Mailbox(port) as mailbox:
             found = read_info(mailbox)
@@ -33,7 +33,7 @@ def firmware(port: Port) -> dict[str, Any] | None:
 
 
 def identity(name: str) -> dict[str, Any]:
-    """`qpu info`, `qpu doctor`, what the firmware says, and `unusable`: None, or why no device `name` can be opened."""
+    """`qpu info`, `qpu doctor`, facts from the firmware, and `unusable`: why device `name` does not open, or None."""
     made: Port = EmuPort(name) if name.startswith("pi") else LinuxPort()
     found: dict[str, Any] = {"asked_for": name, **info(made)}
     found["firmware"] = firmware(made)

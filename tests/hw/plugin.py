@@ -1,4 +1,4 @@
-"""The hardware tier: every test with the mark `hardware` runs in a process of its own, with a deadline.
+"""Plugin of the hardware tier: every test with the mark `hardware` runs in a process of its own, with a deadline.
 
 `pytest -m hardware` on a Raspberry Pi runs the bodies of tests/hw on its GPU. A test that hangs, crashes, or wedges
 the GPU ends as one failed test. The GPU is one, so this tier does not go with ``-n``.
@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the tier, or the part of it that lives in a child."""
+    """Start the tier, or its part in a child."""
     if config.getoption("hardware_child"):
         config.pluginmanager.register(_Child(Path(config.getoption("hardware_child")), config))
         return
@@ -79,7 +79,7 @@ class _Child:
         self.config = config
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """One phase is over."""
+        """Record a phase that has ended."""
         data = self.config.hook.pytest_report_to_serializable(config=self.config, report=report)
         with self.path.open("a") as file:
             file.write(json.dumps(data, default=str) + "\n")
@@ -98,7 +98,7 @@ class Tier:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Who the board is; `unusable` says why it cannot be used, None when it can."""
+        """Identity of the board; `unusable` says why it cannot be used, None when it can."""
         if self._known is None:
             self._known = self._identify()
         return self._known
@@ -123,7 +123,7 @@ class Tier:
         return self.lines() if any(is_hardware(item) for item in items) else []
 
     def lines(self) -> list[str]:
-        """Board, firmware, kernel and GPU, for people."""
+        """Board, firmware, Linux and GPU as lines of text."""
         found = self.identity
         if "board" not in found:
             return [f"hardware: {found['unusable']}"]
@@ -144,7 +144,7 @@ class Tier:
         ]
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """The same lines once more, with the figures and where the report went."""
+        """The same lines again, with the figures and the path of the report."""
         if not self.rows:
             return
         terminalreporter.section("hardware")
@@ -269,7 +269,7 @@ class Tier:
         return result
 
     def report(self) -> dict[str, Any]:
-        """Everything a stranger needs to judge this run."""
+        """All facts that a reader needs to judge this run."""
         outcomes = [row["outcome"] for row in self.rows.values()]
         return {
             "format": 1,

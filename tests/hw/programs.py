@@ -1,4 +1,4 @@
-"""Programs of the shared bodies, one for each family."""
+"""Programs of the hardware tests, one for each family."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _long_v3d(q: Any) -> None:
 
 
 def long(isa: Isa) -> qpu.Program:
-    """A program that counts down from its uniform: 5 or 6 instructions a turn, state changes in each."""
+    """A program that counts down from its uniform: 5 or 6 instructions a round, with state changes in each."""
     if isa is Isa.VC4:
         text = (
             "mov r0, unif\nnop\n:l\nsub.setf r0, r0, 1\nbrr.anyz -, :e\nnop\nnop\nnop\nbrr -, :l\nnop\nnop\nnop\n:e\n"

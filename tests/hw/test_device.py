@@ -1,4 +1,4 @@
-"""Devices, buffers and launches: bodies for emulated boards and the real one."""
+"""Tests of devices, buffers and launches, for emulated boards and a real one."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_launches_can_be_awaited(gpu: Device) -> None:
 
 
 def test_launches_side_by_side(gpu: Device) -> None:
-    """Many launches at once where the kernel queues them, each with its own data."""
+    """Many launches at once where Linux queues them, each with its own data."""
     data = np.arange(16 * gpu.qpus, dtype=np.uint32).reshape(-1, 16)
     x, out = gpu.array(data), gpu.empty(data.shape, np.uint32)
     program = binary(gpu.isa, "add")

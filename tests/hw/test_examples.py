@@ -1,4 +1,4 @@
-"""Examples as a user runs them: on emulated boards and the real one."""
+"""Tests of the examples as a user runs them, for emulated boards and a real one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels of the package: bodies for emulated boards and the real one."""
+"""Tests of the kernels of the package, for emulated boards and a real one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program that never ends; last, because it leaves the GPU to its reset. Bodies for emulated boards and real ones."""
+"""Test of a program that never ends; it runs last, because it makes Linux reset the GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.hw.programs import binary, endless
 def test_an_endless_program_ends_and_the_device_goes_on(gpu: Device, board: str) -> None:
     """Either the wait times out or the watchdog resets the GPU; afterwards another device works."""
     word = gpu.zeros(1, np.uint32)
-    # Kernels before 6.17 count no resets: there the missing word tells.
+    # Linux before 6.17 counts no resets; the missing completion word shows the reset there.
     shape = None if gpu.isa is Isa.VC4 else qpu.v3d.Dispatch(completion=(word, 1))
     with pytest.raises((qpu.GpuTimeoutError, qpu.GpuResetError)):
         launch = gpu.submit(endless(gpu.isa), [], shape, timeout_s=0.9)

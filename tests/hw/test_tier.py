@@ -1,4 +1,4 @@
-"""The hardware tier itself, with an emulated board in the place of a real one."""
+"""Tests of the hardware tier itself, with an emulated board instead of a real one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def tier(where: Path, *arguments: str, **environment: str) -> subprocess.Complet
 
 @pytest.fixture
 def outcomes(tmp_path: Path) -> Path:
-    """A directory with tests that end in every way there is."""
+    """A directory with tests that end in every possible way."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["tests.hw.plugin"]\n')
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = hardware: here\n")
     (tmp_path / "test_outcomes.py").write_text(OUTCOMES.replace("HARD", "False"))

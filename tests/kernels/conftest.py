@@ -1,4 +1,4 @@
-"""Boards that the kernel tests share: opened once each."""
+"""Boards of the kernel tests, each opened once."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
 
 @pytest.fixture(scope="session", params=["pi3", "pi4", "pi5"])
 def interpreted(request: pytest.FixtureRequest) -> Iterator[Device]:
-    """The same on the reference engine: for short programs of their own, which would take longer to translate."""
+    """The same on the reference engine, for short programs that would take longer to translate."""
     with qpu.open_device(request.param, engine="reference") as opened:
         yield opened

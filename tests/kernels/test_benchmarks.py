@@ -1,4 +1,4 @@
-"""The benchmarks of the kernels and the probes for silicon, in small: they run, and every line has its fields."""
+"""Tests of the benchmarks of the kernels and of the probes, at small sizes: they run, and every line has its fields."""
 
 from __future__ import annotations
 

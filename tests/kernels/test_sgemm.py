@@ -1,4 +1,4 @@
-"""sgemm against float64 NumPy: shapes, row lengths, transposes, factors, NaN and infinity, both kernels."""
+"""Tests of sgemm against float64 NumPy: shapes, row lengths, transposes, factors, NaN and infinity, both kernels."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def multiply(
     gaps: tuple[int, int, int] = (0, 0, 0),
     seed: int = 0,
 ) -> Any:
-    """Check one multiplication in memory where every stray access shows; the statistics."""
+    """Check one multiplication in memory where every stray access is detected; returns the statistics."""
     m, n, k = shape
     a, b, c = draw(seed, stored((m, k), transa), stored((k, n), transb), (m, n))
     unread = np.full_like  # what must not be read is NaN
@@ -205,7 +205,7 @@ def test_nan_and_infinity(interpreted: Device, kernel: Kernel, transa: bool, bet
 
 
 def test_zero_factors_read_nothing(interpreted: Device) -> None:
-    """As BLAS: not even NaN gets through a zero alpha or beta; and nothing is packed or fetched in vain."""
+    """As in BLAS: a zero alpha or beta removes even NaN; and nothing is packed or fetched without need."""
     gpu = interpreted
     stats = multiply(gpu, (30, 40, 9), "uniform", 0.0, 0.0)
     assert stats.tmu_read_bytes == stats.dma_read_bytes == 0 and stats.fadds == 0
@@ -418,7 +418,7 @@ def test_bad_operands() -> None:
 @pytest.mark.parametrize("board", ["pi3", "pi4", "pi5"])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_panels_that_fill_their_pages_are_not_read_beyond(board: str, kernel: Kernel) -> None:
-    """Behind the last page of each panel there is nothing: a request too far is a fault."""
+    """The page after each panel is unmapped: a request too far is a fault."""
     m, n, k = 48, 64, 1024
     with qpu.open_device(board) as gpu, Sgemm(gpu, m, n, k, kernel=kernel) as job:
         panels = job.plan.panel_words[0] * job.plan.tiles[0], job.plan.panel_words[1] * job.plan.tiles[1]

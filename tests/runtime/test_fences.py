@@ -1,4 +1,4 @@
-"""The fence of a dispatch in several parts, when parts fault."""
+"""Tests of the fence of a dispatch in several parts, when parts fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random instructions for hypothesis, in terms of rows: whatever the tables allow."""
+"""Random instructions for hypothesis: everything that the tables of rows allow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The typed builders: worked examples, dual issue, placement, labels, locations, checking, threads."""
+"""Tests of the typed builders: worked examples, dual issue, placement, labels, locations, checking, threads."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_programs_do_not_disturb_each_other() -> None:
 
 
 def common(q: Asm) -> None:
-    """A program for both chips, typed with what their builders have in common."""
+    """A program for both chips, with the common type of their builders."""
     q.shr(q.rf[10], q.workgroup_x, -16).fmul(q.rf[11], q.workgroup_x, q.workgroup_x)
     q.mov(q.rf[12], q.workgroup_z)
     q.nop(sig=q.ldunifrf(q.rf[13]))

@@ -1,4 +1,4 @@
-"""Texts from the field: dumps of the driver, and forms that nobody is known to have tried on hardware."""
+"""Tests of texts from other sources: dumps of the driver, and forms that were never tried on hardware."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 def test_a_dump_of_the_driver_assembles_to_its_words() -> None:
-    """Words in front, uniforms behind, a head on top."""
+    """Words first, then uniforms, with a header above."""
     source = (CORPUS / "mesa_dump.txt").read_text(encoding="utf-8")
     words = [int(line[:18], 16) for line in source.splitlines() if line.startswith("0x")]
     found = assemble_text(Isa.V3D71, source)

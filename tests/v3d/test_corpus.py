@@ -1,4 +1,4 @@
-"""Small wrong programs: each finding's rule, line and, for text, column."""
+"""Tests of small wrong programs: each finding's rule, line and, for text, column."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 class Case:
-    """A program and where it stands in its file."""
+    """A program and its place in its file."""
 
     def __init__(self, head: str, first: int, lines: list[str]) -> None:
         name, *options = head.split()

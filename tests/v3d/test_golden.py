@@ -1,4 +1,4 @@
-"""Every golden vector: words, fields, text, verdicts. They come from an independent source."""
+"""Tests of every golden vector, from an independent source: words, fields, text, verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text that nobody should write: every answer is a program or a located AsmError, and it comes soon."""
+"""Tests of unusual text: every answer is a program or a located AsmError, after a short time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one instruction has room for: `fits` and `combine` agree, decoded halves come back, kernels are re-bundled."""
+"""Tests of pairing: `fits` and `combine` agree, decoded halves give the same word, kernels are bundled again."""
 
 from __future__ import annotations
 

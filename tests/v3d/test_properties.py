@@ -1,4 +1,4 @@
-"""Properties over all words and over generated instructions: totality, inverses, one meaning for all three makers."""
+"""Property tests over all words and over generated instructions: totality, inverses, equal results of all makers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_decode_is_total(isa: Isa, data: st.DataObject) -> None:
 def test_everything_printed_assembles(isa: Isa, data: st.DataObject) -> None:
     """Any word that decodes prints as text that the assembler takes; its own word prints the same items."""
     word = data.draw(st.integers(0, 2**64 - 1))
-    word |= 1 << 58  # a share that is not branches
+    word |= 1 << 58  # a part that is not branches
     try:
         instr = decode(isa, word)
     except DecodeError:
@@ -65,7 +65,7 @@ def test_everything_printed_assembles(isa: Isa, data: st.DataObject) -> None:
 
 
 def items(line: str) -> list[str]:
-    """What a line says, without order and punctuation."""
+    """The items of a line, without order and punctuation."""
     return sorted(line.replace(";", " ").replace(",", " ").split())
 
 
@@ -222,7 +222,7 @@ def test_effects_beyond_the_operands() -> None:
     assert of(old, "nop; nop; ldunif") == ({"uniform"}, {"r5"})
     assert of(new, "ldvpmp rf3, rf4") == ({"rf4", "vpm"}, {"rf3"})
     assert of(old, "add recip, r0, r1") == ({"r0", "r1"}, {"recip", "r4"})
-    # being kept is no read that the rules of latency mean
+    # keeping a value is not a read for the rules of latency
     for line in ("add.ifa r4, r0, r1", "add.ifa r5, r0, r1"):
         found = effects(decode(old, assemble_text(old, line).code[0]))
         assert found.reads.isdisjoint({"r4", "r5"})

@@ -1,4 +1,4 @@
-"""Semantic functions against values worked out by hand or by Python's own arithmetic."""
+"""Tests of semantic functions against values computed by hand or by Python's own arithmetic."""
 
 from __future__ import annotations
 

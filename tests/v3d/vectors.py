@@ -1,4 +1,4 @@
-"""The golden vectors of V3D, and the translation between their fields and our instructions."""
+"""Golden vectors of V3D, and the translation between their fields and instructions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The builder: placement, labels, locations, helpers, threads, the generated file."""
+"""Tests of the builder: placement, labels, locations, helpers, threads, the generated file."""
 
 from __future__ import annotations
 

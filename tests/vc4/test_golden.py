@@ -1,4 +1,4 @@
-"""Golden words: fields both ways."""
+"""Tests of golden words: decoding to fields and encoding from fields."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_not_a_word(word: int) -> None:
 
 
 def test_every_row_is_the_pair_of_its_halves() -> None:
-    """Pairing finds the ports, packs and write swap of foreign words again, but for inputs that both files offer."""
+    """Pairing chooses the ports, packs and write swap of foreign words, except for inputs that both files offer."""
     pairs, refused, moved = 0, 0, 0
     for row in rows():
         i = instruction(int(row["word"], 16), row["fields"])

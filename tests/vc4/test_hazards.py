@@ -1,4 +1,4 @@
-"""Hazard rules at their exact distances, along every path; programs that are fine; effects."""
+"""Tests of hazard rules at their exact distances, along every path; of correct programs; of effects."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LIMITS = {rule.id: rule.windows[0].distance for rule in RULES.values() if rule.w
 
 @pytest.mark.parametrize("rule", PAIRS)
 def test_distance(rule: str) -> None:
-    """Exactly the instructions within the distance are blamed."""
+    """Exactly the instructions within the distance have a finding."""
     first, second = PAIRS[rule]
     limit = LIMITS[rule]
     for distance in range(1, limit + 3):
@@ -152,7 +152,7 @@ def test_a_branch_in_the_last_delay_slot() -> None:
 
 @pytest.mark.parametrize("entry", [0, 1, 2, 3, 4])
 def test_behind_a_branch_whose_slots_are_entered(entry: int) -> None:
-    """What comes in at a delay slot goes on behind the slots; without that, nothing reaches the instruction there."""
+    """Effects that enter at a delay slot continue after the slots; otherwise none would reach the instruction there."""
 
     def kernel(q: Asm) -> None:
         q.b("in", cond="allz")
@@ -423,7 +423,7 @@ def test_check_is_total() -> None:
 
 
 def test_facts_by_shape_are_those_of_the_instruction() -> None:
-    """The checker joins what it knows of a word without registers with what it knows of these."""
+    """The checker joins its facts about a word without registers with those about the registers."""
     rnd = random.Random(5)
     with gzip.open(VECTORS, "rt") as f:
         words = rnd.sample([int(json.loads(line)["word"], 16) for line in f], 2000)

@@ -1,4 +1,4 @@
-"""What a scheduler asks of halves: whether they fit, their effects, latencies; pairing rules that text cannot reach."""
+"""Tests of the queries of a scheduler: fits, effects, latencies; and of pairing rules that text cannot reach."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differential: what the decoder reads in a golden word, said to the builder, gives the word back."""
+"""Differential test: builder calls made from a decoded golden word give that word."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEYWORDS = {"and", "or", "not"}
 
 
 class Untold(Exception):
-    """The builder has no way to say this, and need not."""
+    """The builder cannot express this, and need not."""
 
 
 def method(name: str) -> str:

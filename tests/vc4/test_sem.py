@@ -1,4 +1,4 @@
-"""Meaning of operations, pack modes and SFU functions against independent models in Python integers and fractions."""
+"""Tests of operations, pack modes and SFU functions against independent models in Python integers and fractions."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_fmax_of_zeros_gives_the_second() -> None:
 @given(FLOATS)
 def test_ftoi(a: int) -> None:
     if a & 0x7FFFFFFF == 0x7F7FFFFF:
-        return  # one odd measurement; nothing to hold anybody to
+        return  # one unusual measurement, which is not asserted
     x = f(a)
     want = 0 if math.isnan(x) or abs(x) >= 2**31 else int(x) & M32
     assert apply("ftoi", a, 0) == (want, False)
@@ -249,7 +249,7 @@ def test_saturation_of_a_sum(a: int, b: int) -> None:
 
 
 def test_every_operation_has_its_code() -> None:
-    """Opcodes of the guide, written out once more."""
+    """Opcodes of the guide, written out independently."""
     add = {
         0: "nop", 1: "fadd", 2: "fsub", 3: "fmin", 4: "fmax", 5: "fminabs", 6: "fmaxabs", 7: "ftoi", 8: "itof",
         12: "add", 13: "sub", 14: "shr", 15: "asr", 16: "ror", 17: "shl", 18: "min", 19: "max", 20: "and",

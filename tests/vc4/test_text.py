@@ -1,4 +1,4 @@
-"""Disassembly: the assembler takes all of it back; listings; the toolkit's common interface."""
+"""Tests of disassembly: the assembler accepts all of it; listings; the toolkit's common interface."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_random_words_are_legal_text() -> None:
 
 
 def test_canonical_words_of_ordinary_instructions_come_back() -> None:
-    """Combinations that programs are made of, all of them canonical: nothing may be lost."""
+    """Typical combinations, all of them canonical: nothing may be lost."""
     rnd = random.Random(12)
     for _ in range(1500):
         pick = rnd.choice

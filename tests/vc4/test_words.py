@@ -1,4 +1,4 @@
-"""Words: decoding is total, encoding inverts it, fields that do not fit are refused."""
+"""Tests of words: decoding is total, encoding inverts it, fields that do not fit are refused."""
 
 from __future__ import annotations
 

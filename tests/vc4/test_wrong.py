@@ -1,4 +1,4 @@
-"""Negative corpus: small wrong programs, each with the rule and the line that must be blamed."""
+"""Tests of the negative corpus: small wrong programs, each with the rule and the line of its finding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scripted Raspberry Pi 0-3 behind the port: decodes bytes by hand, keeps what is allocated, fails on command."""
+"""Scripted Raspberry Pi 0-3 as a `Port`: decodes bytes itself, keeps allocations, fails on command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IDENT0, IDENT1 = 0x02443356, 0x10 << 16 | 2 << 12 | 4 << 8 | 3 << 4 | 1
 
 
 class FakeMapping:
-    """As a real map: a new view each time, and unmapping fails while one is alive."""
+    """A map that behaves as a real one: a new view each time, and the unmap fails while a view is alive."""
 
     def __init__(self, kernel: FakeLinux, memory: bytearray) -> None:
         self._kernel = kernel
@@ -121,7 +121,7 @@ class FakeLinux:
         self.memory: list[tuple[int, bytearray]] = []  # bus address -> bytes, for reading control blocks
         self.powered = False
         self.requested = 0  # programs started by register since the count was cleared
-        self.foreign = 0  # programs of others that wait in the queue
+        self.foreign = 0  # queued programs of other processes
         self.lock_holders: list[Lock] = []  # of other processes
         self.refuse_enable = False
         self.execute: Callable[[int, int, int, int], int] = lambda n, control, noflush, ms: 0
@@ -152,7 +152,7 @@ class FakeLinux:
         return n
 
     def log_index(self, n: int) -> tuple[Any, ...]:
-        """The log entry of call n; closes and unmaps are no calls."""
+        """The log entry of call n; closing and unmapping do not count as calls."""
         return [e for e in self.log if e[0] not in ("close", "munmap")][n]
 
     def done(self, n: int) -> None:
@@ -238,7 +238,7 @@ class FakeLinux:
         try:
             self.done(n)
         except BaseException:
-            made.close()  # a map nobody got is unmapped with its object
+            made.close()  # a map that the caller did not get is unmapped with its object
             raise
         return made
 

@@ -1,4 +1,4 @@
-"""The adapter over a scripted kernel: call sequences, launches, time-outs, failures at every call, ways out."""
+"""Tests of the VideoCore IV adapter on a scripted Linux: call sequences, launches, time-outs, failures, exit."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_mailbox_launch() -> None:
     assert kernel.executed == [list(job.entries)]
     assert [(s[0], s[2], s[3]) for s in seen] == [(12, 0, 500)]
     driver.submit(QpuJob(job.entries[:1], flush=False), 30.0)
-    assert (seen[-1][0], seen[-1][2], seen[-1][3]) == (1, 1, 1000)  # kernels wait one second at most
+    assert (seen[-1][0], seen[-1][2], seen[-1][3]) == (1, 1, 1000)  # Linux waits one second at most
     driver.close()
     assert kernel.left() == []
 
@@ -617,22 +617,22 @@ def test_failure_at_every_call(nodes: tuple[str, ...], launch: str, error: BaseE
             scenario(kernel, launch)
         except (DriverError, KeyboardInterrupt, OSError):
             met += 1
-        # What a second Ctrl-C or a refusing kernel left over is taken at exit.
+        # What a second Ctrl-C or an error of Linux left allocated is released at exit.
         exit_guard.release_all()
         left = kernel.left()
         entry = clean.log_index(n)
         if when == "after":
-            # An interrupt between a system call and the port's return: nobody learns of the descriptor or map.
+            # An interrupt between a system call and the port's return: the caller does not get the descriptor or map.
             if entry[0] == "open":
                 left = [x for x in left if not x.endswith(entry[1])]
             if entry[0] == "mmap":
                 left = [x for x in left if not x.startswith("map")]
         elif isinstance(error, OSError) and entry[0] == "ioctl":
             tag = struct.unpack_from("<I", entry[3], 8)[0] if entry[1] == "/dev/vcio" else entry[2] & 255
-            if tag in (0x3000E, 0x3000F, 0x5E, 0x61):  # the kernel refused to take it back
+            if tag in (0x3000E, 0x3000F, 0x5E, 0x61):  # Linux refused to release it
                 left = [x for x in left if not x.startswith(("firmware", "vcsm"))]
             if tag == 0x30012 and entry[3][20] == 0:  # or to power off
                 left = [x for x in left if x != "V3D powered"]
         assert left == [], (n, entry, kernel.log[-6:])
         assert all(m.users == 0 for m in power._known.values())
-    assert met > closing // 3  # giving back is tried again
+    assert met > closing // 3  # the release is repeated

@@ -1,4 +1,4 @@
-"""The adapter over emulated boards: real programs through every memory source and both launch paths."""
+"""Tests of the VideoCore IV adapter on emulated boards: programs with every memory source and both launch paths."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_counters() -> None:
 @pytest.mark.parametrize("memory", MEMORY)
 @pytest.mark.parametrize("call", ["open", "ioctl", "mmap", "mmio"])
 def test_failure_at_every_call(call: str, memory: str, launch: Any) -> None:
-    """EIO at call 1, 2, 3 ... of a kind; what stays is at most the one thing the kernel refused to take back."""
+    """EIO at call 1, 2, 3 ... of a kind; at most the one resource that Linux refused to release stays allocated."""
     met = 0
     for at in range(1, 60):
         port = EmuPort("pi3")
@@ -199,5 +199,5 @@ def test_failure_at_every_call(call: str, memory: str, launch: Any) -> None:
             break
     # mmio is asked for once; with the mailbox launch the board facts stand in
     assert met == {"open": 3, "mmap": 2, "mmio": int(launch == "registers")}.get(call, met)
-    # giving back is tried again
+    # the release is repeated
     assert met >= 7 or call != "ioctl"

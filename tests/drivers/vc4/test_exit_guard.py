@@ -1,4 +1,4 @@
-"""Ways out of a process: exit, unhandled error, SIGTERM, SIGHUP, SIGINT, a forked child."""
+"""Tests of the exit guard: exit, unhandled error, SIGTERM, SIGHUP, SIGINT, a forked child."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_ways_out(how: str, status: int) -> None:
     assert "powered" not in last
     if how == "fork":
         assert "parent has 2 True" in run.stdout
-        assert "firmware" in run.stdout.splitlines()[0]  # the child left the parent's memory alone
+        assert "firmware" in run.stdout.splitlines()[0]  # the child did not release the parent's memory
     if how == "own":
         assert "mine" in run.stdout
     if how == "ignored":  # as under nohup

@@ -1,4 +1,4 @@
-"""Property messages: bytes against the vectors, replies, retries, errors."""
+"""Tests of property messages: bytes against the vectors, replies, retries, errors."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_changes_are_never_repeated(name: str) -> None:
 
 @pytest.mark.parametrize("error", [errno.EINTR, errno.EAGAIN])
 def test_interrupted_calls_are_repeated(error: int) -> None:
-    """The interruption comes before the message is sent, so that changes are repeated, too."""
+    """The interruption comes before the message is sent, so that messages with effects are repeated as well."""
     kernel = FakeLinux()
     kernel.fail |= {n: OSError(error, "signal") for n in (1, 2, 4)}
     with Mailbox(kernel) as mailbox:

@@ -1,4 +1,4 @@
-"""Two processes on one VideoCore IV: who may launch, who powers the QPUs off, and what a killed one leaves behind."""
+"""Tests of two processes on one VideoCore IV: the right to launch, power, and the state after a killed process."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_opening_by_name_says_who_is_in_the_way() -> None:
     assert caught.value.errno == errno.EBUSY
 
 
-# programs of other libraries, which do not know the lock
+# programs of other libraries, which do not take the lock
 
 
 def start_by_register(port: EmuPort, code: int, *, clear: bool) -> None:

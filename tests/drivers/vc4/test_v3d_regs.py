@@ -1,4 +1,4 @@
-"""The register block: identity, launch order, polling, counters."""
+"""Tests of the V3D registers of VideoCore IV: identity, launch order, polling, counters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_block_address() -> None:
     kernel.files["/proc/device-tree/soc/ranges"] = bytes.fromhex("7e0000003f00000001000000")
     assert block_address(kernel, "BCM2837") == 0x3FC00000
     kernel.files["/proc/device-tree/soc/ranges"] = bytes.fromhex("7e0000002000000001000000")
-    assert block_address(kernel, "BCM2837") == 0x20C00000  # the device tree has the last word
+    assert block_address(kernel, "BCM2837") == 0x20C00000  # the device tree takes precedence
     for soc in ("BCM2711", "BCM2712", "BCM9999"):
         with pytest.raises(UsageError, match="allowed: BCM2835, BCM2836, BCM2837"):
             block_address(kernel, soc)
@@ -105,7 +105,7 @@ def test_wait_is_quick_for_short_jobs_and_gentle_for_long_ones(kernel: FakeLinux
 @pytest.mark.parametrize("what", ["overflow", "another program", "counts cleared", "too many completions"])
 @pytest.mark.parametrize("timeout_s", [None, 1.0])
 def test_others_during_a_launch(kernel: FakeLinux, regs: V3dRegisters, what: str, timeout_s: float | None) -> None:
-    """Never an endless wait, and never a launch that counts programs of others as its own."""
+    """No endless wait, and no launch that counts programs of another process as its own."""
     kernel.hang = True
     regs.start([(0, 8)])
     if what == "overflow":

@@ -1,4 +1,4 @@
-"""Memory sources: recorded calls, failures at every call, choice and reasons."""
+"""Tests of memory sources: recorded calls, failures at every call, choice and reasons."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_cache_choice_by_soc() -> None:
     assert mailbox_flags("BCM2835") == 12
     assert {mailbox_flags(s) for s in ("BCM2836", "BCM2837")} == {4}
     assert {vcsm_cache(s) for s in ("BCM2836", "BCM2837")} == {Cache.NONE}
-    # The Arm never caches, whatever the chip.
+    # The Arm never caches this memory, on any chip.
     assert vcsm_cache("BCM2835") & Cache.HOST == 0
 
 
@@ -149,7 +149,7 @@ def case_id(value: Any) -> str:
 
 
 class Bench:
-    """A kernel with an open mailbox; `inject` counts from the next call on."""
+    """A scripted Linux with an open mailbox; `inject` counts from the next call on."""
 
     def __init__(self) -> None:
         self.kernel = FakeLinux(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))

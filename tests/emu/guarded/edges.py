@@ -51,7 +51,7 @@ def address(draw: random.Random, places: list[tuple[int, int]]) -> int:
 
 
 class Board:
-    """An open device with four buffers and a hole; opened again after what a device does not survive."""
+    """An open device with four buffers and a hole; opened again after an error that a device does not survive."""
 
     def __init__(self, name: str, engine: str) -> None:
         self.name, self.engine = name, engine

@@ -46,7 +46,7 @@ def guarded(size: int) -> np.ndarray:
 
 
 class Numpy:
-    """Stands in for `numpy` in a module: large arrays it makes are guarded."""
+    """Replacement of `numpy` in a module that guards large arrays."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
@@ -79,7 +79,7 @@ def install(*modules: Any) -> None:
         self.pages = pages
 
     def new_map(self: Any, address: int, size: int, name: str) -> Any:
-        # The emulator zeroes what a buffer leaves behind, so pages stay writable until after that.
+        # The emulator zeroes the memory of a freed buffer, so pages stay writable until then.
         region = map_(self, address, size, name)
         protect(self.pointer + address, size, WRITE)
         return region

@@ -1,4 +1,4 @@
-"""What tests of the emulated Linux have in common: raw ioctls through an `EmuPort`, and machines made for a test."""
+"""Common part of the tests of the emulated Linux: raw ioctls through an `EmuPort`, and machines made for a test."""
 
 from __future__ import annotations
 

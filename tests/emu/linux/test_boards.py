@@ -1,4 +1,4 @@
-"""Board names and their profiles."""
+"""Tests of board names and their profiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The emulated v3d driver: calls, errno for errno (drivers.md 1 to 3)."""
+"""Tests of the emulated v3d driver: calls, errno for errno (drivers.md 1 to 3)."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_old_linux() -> None:
         rig.call(fd, "DRM_IOCTL_V3D_SUBMIT_CPU", flags=2)
     bo = rig.bo(fd)
     assert bo.offset % (128 << 10) == 0
-    # 72 bytes are all that this kernel knows: flags and extensions behind them do not exist.
+    # This Linux knows 72 bytes only: flags and extensions after them do not exist.
     rig.submit(fd, [bo.handle], flags=0x80, perfmon_id=9)
     rig.wait(fd, bo.handle)
 
@@ -489,7 +489,7 @@ class TestClosing:
         assert any("BO" in line for line in held) and any("perfmon" in line for line in held)
         rig.port.close(fd)
         assert rig.port.allocated() == []
-        assert rig.machine.seen == []  # nobody could see its results
+        assert rig.machine.seen == []  # its results could not be read any more
 
     def test_running_job_finishes_when_it_can_be_seen(self, rig: Rig) -> None:
         fd = rig.open()
@@ -512,7 +512,7 @@ class TestClosing:
 
 
 def test_a_page_stays_free_behind_each_buffer() -> None:
-    """A hole that fits a buffer, but not the page behind it, is not taken."""
+    """A hole that fits a buffer, but not the page after it, is not used."""
     rig = Rig("pi4")
     fd = rig.open()
     hole, behind = rig.bo(fd), rig.bo(fd)

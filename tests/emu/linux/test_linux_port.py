@@ -1,4 +1,4 @@
-"""`EmuPort` as a whole: files, failures on demand, recording, threads, determinism, memory that comes back."""
+"""Tests of `EmuPort` as a whole: files, injected failures, recording, threads, determinism, freed memory."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def cycle(board: str, n: int) -> list[str]:
 
 
 def resident() -> int:
-    """KiB of memory in use, garbage aside."""
+    """KiB of memory in use after a garbage collection."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 10
 

@@ -1,4 +1,4 @@
-"""Sync objects, extensions, performance monitors and CPU jobs of the emulated v3d driver."""
+"""Tests of sync objects, extensions, performance monitors and CPU jobs of the emulated v3d driver."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class TestSyncObjects:
         a = create(rig, fd, 1)
         with refused(errno.EINVAL):
             rig.sync_wait(fd, [a], 0, 64)
-        rig.sync_wait(fd, [], 0)  # 0 on newer kernels
+        rig.sync_wait(fd, [], 0)  # 0 on newer versions of Linux
         old = Rig("pi5,linux=old")
         with refused(errno.EINVAL):
             old.sync_wait(old.open(), [], 0)
@@ -307,7 +307,7 @@ class TestCpuJobs:
         assert struct.unpack("<4Q", rig.board.memory.view(target.offset, 32)) == (first, 1, 0, 1)
         chain = Extensions()
         chain.add("drm_v3d_reset_timestamp_query", 4, syncs=chain.words(queries), offset=8, count=1)
-        with refused(errno.EFAULT):  # fewer words than the count says are fine, none are not
+        with refused(errno.EFAULT):  # fewer words than the count are accepted, no words are not
             chain2 = Extensions()
             chain2.add("drm_v3d_reset_timestamp_query", 4, syncs=0, offset=8, count=1)
             self.cpu(rig, fd, chain2, [bo.handle])

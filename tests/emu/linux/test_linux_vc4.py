@@ -1,4 +1,4 @@
-"""Firmware mailbox, VCSM, VCSM-CMA, /dev/mem and the V3D registers of an emulated VideoCore IV board."""
+"""Tests of firmware mailbox, VCSM, VCSM-CMA, /dev/mem and V3D registers of an emulated VideoCore IV board."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TestMessages:
         assert rig.tag(0x38002, 5, 1, 0)[1][:2] == [5, 250_000_000]  # not below the lowest rate
 
     def test_the_last_page_of_the_heap_is_given_out(self) -> None:
-        """The page behind each block is kept free only while there is room."""
+        """The page after each block is kept free only while there is room."""
         rig = Vcio("pi3,gpu_mem=16M")
         assert all(rig.memory(8 << 20)[0] for _ in range(2))
         assert rig.memory(4096) == (0, 0)
@@ -82,7 +82,7 @@ class TestMessages:
         ("alignment", "least"), [(0, 4096), (1, 4096), (16, 4096), (4096, 4096), (65536, 65536), (24, None)]
     )
     def test_alignment(self, alignment: int, least: int | None) -> None:
-        """At least a page; what does not divide into pages or whole pages is refused."""
+        """At least a page; an alignment that neither divides a page nor is whole pages is refused."""
         rig = Vcio()
         rig.memory(4096)
         handle = rig.tag(ALLOCATE, 4096, alignment, 4)[1][0]

@@ -1,4 +1,4 @@
-"""Every option of a board's name, through the drivers that ship: it works, or the error says what is wrong."""
+"""Tests of every option of a board's name with the drivers of the package: it works, or the error names the cause."""
 
 from __future__ import annotations
 

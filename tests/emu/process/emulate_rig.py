@@ -1,4 +1,4 @@
-"""Running programs under `qpu emulate` in processes of their own, and pieces of such programs."""
+"""Runner of programs under `qpu emulate` in processes of their own, and parts of such programs."""
 
 from __future__ import annotations
 

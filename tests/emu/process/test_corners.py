@@ -1,4 +1,4 @@
-"""`qpu emulate`: the less common ways to files, devices, maps and child processes. Works, or fails by name."""
+"""Tests of `qpu emulate`: rare uses of files, devices, maps and child processes work, or fail with their name."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ assert fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
 
 
 def test_programs_that_close_every_descriptor(tmp_path: Path) -> None:
-    """As daemons do. What the emulation itself needs stays; the program's devices are closed."""
+    """As daemons do. Descriptors of the emulation itself stay open; the program's devices are closed."""
     run(
         tmp_path,
         """
@@ -630,7 +630,7 @@ def test_no_bcm_host_on_pi5(tmp_path: Path) -> None:
 
 
 def test_children_find_the_package_behind_everything_of_their_own(tmp_path: Path) -> None:
-    """Even when it is not installed; a module of theirs with a name from next to the package comes first."""
+    """Even when it is not installed; a module of the program with a name from beside the package takes precedence."""
     (tmp_path / "tests.py").write_text("mine = 1\n")
     program = "import subprocess, sys, os\nprint(os.environ['PYTHONPATH'].split(os.pathsep))\nsys.stdout.flush()\n"
     program += "code = 'import os, tests; print(tests.mine, len(os.listdir(\"/dev/dri\")))'\n"

@@ -1,4 +1,4 @@
-"""`qpu emulate`: programs that make the system calls themselves, in processes of their own."""
+"""Tests of `qpu emulate`: programs that make the system calls themselves, in processes of their own."""
 
 from __future__ import annotations
 

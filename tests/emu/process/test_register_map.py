@@ -1,4 +1,4 @@
-"""Maps of registers against `mmap.mmap` with the same bytes: the same results, word by word."""
+"""Tests of maps of registers against `mmap.mmap` with the same bytes: the same results, word by word."""
 
 from __future__ import annotations
 

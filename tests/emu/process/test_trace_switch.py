@@ -1,4 +1,4 @@
-"""`qpu emulate --trace`."""
+"""Tests of `qpu emulate --trace`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_text_of_a_vc4_launch(tmp_path: Path) -> None:
 
 
 def test_json_lines_of_a_v3d_dispatch(tmp_path: Path) -> None:
-    # The value of an option may stand behind = or in the next word; a lone dash begins a range.
+    # The value of an option may follow = or be the next word; a lone dash begins a range.
     options = ("--trace=t.jsonl", "--trace-qpu", "0,2-3", "--trace-range", "-1")
     ok(emulate(tmp_path, DISPATCH_PROGRAM, board="pi5", options=options))
     entries = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]

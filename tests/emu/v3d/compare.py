@@ -1,4 +1,4 @@
-"""Runs one instruction in the reference engine and in the model of `v3d_model`, and compares all state."""
+"""Comparison of one instruction in the reference engine and in the model of `model.py`: all state."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EDGES = np.array(
 
 
 class Services:
-    """Stands in for the machine: constant uniforms, warnings collected."""
+    """Replacement of the machine: constant uniforms, and collected warnings."""
 
     def __init__(self, isa: Isa, uniform: int, unifa: int) -> None:
         self.isa = isa

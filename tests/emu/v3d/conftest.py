@@ -1,4 +1,4 @@
-"""The programs of these tests run on both engines."""
+"""Settings of the V3D tests: programs run on both engines."""
 
 from __future__ import annotations
 

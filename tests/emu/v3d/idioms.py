@@ -1,4 +1,4 @@
-"""What test programs of both V3D instruction sets are made of, and the list of these programs."""
+"""Building blocks of test programs for both V3D instruction sets, and the list of these programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An independent NumPy model of one V3D instruction, written from the reference text.
+"""Independent NumPy model of one V3D instruction, written from the reference text.
 
 It works on the `fields` of the golden vectors, not on our decoder's output, and shares no code with the package.
 Arrays have shape (n, 16), dtype uint32. `doubt` masks lanes whose result the references leave open.
@@ -88,7 +88,7 @@ class State:
 
 @dataclass
 class Effect:
-    """What is not certain after an instruction."""
+    """The uncertain part of the state after an instruction."""
 
     doubt: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)  # register -> lanes not to compare
     loose: dict[tuple[str, int], float] = field(default_factory=dict)  # register -> relative tolerance

@@ -1,4 +1,4 @@
-"""A small emulated V3D for tests: buffers, programs from the builders, dispatches."""
+"""Small emulated V3D for tests: buffers, programs from the builders, dispatches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMIT = 400_000  # clocks
 
 
 class Rig:
-    """One board and what is on it. Every buffer is followed by an unmapped page."""
+    """One board with its buffers and programs. Every buffer is followed by an unmapped page."""
 
     engine: ClassVar[str] = "reference"
 

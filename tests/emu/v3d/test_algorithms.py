@@ -1,4 +1,4 @@
-"""Whole algorithms: matrices, transforms, sorting, checksums, number theory, random numbers, signal processing."""
+"""Tests of whole algorithms: matrices, transforms, sorting, number theory, random numbers, signal processing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every executable ALU word of the golden vectors against an independent model: all state, all lanes."""
+"""Tests of every executable ALU word of the golden vectors against an independent model: all state, all lanes."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_golden_words_reach_every_executable_operation(isa: Isa) -> None:
 
 
 def test_flags_of_halves_belong_to_results_of_two_halves() -> None:
-    """One rule for all: what is written as two halves pushes the flags of two halves."""
+    """One rule for all operations: a result of two halves pushes the flags of two halves."""
     for op in ROWS:
         result = op.operand("d")
         two = result is not None and result.type in (OperandType.F16X2, OperandType.I16X2)
@@ -145,7 +145,7 @@ def test_flags_of_halves_belong_to_results_of_two_halves() -> None:
 
 
 def test_unknown_carries_are_clear() -> None:
-    """The rows say what is known; where nothing is, there is no carry column, or it is marked assumed."""
+    """Rows state known facts; an unknown carry has no column, or is marked assumed."""
     for op in ROWS:
         if op.name in NO_CARRY and op.carry is not None:
             assert "assumed" in op.doc

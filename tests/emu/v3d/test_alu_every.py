@@ -1,4 +1,4 @@
-"""Every operation with every modifier, flag and condition against the independent model; encoded by ourselves."""
+"""Tests of every operation with every modifier, flag and condition against the independent model."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_both_units_with_every_pair_of_conditions_and_flags(isa: Isa) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_no_operation_is_left_out(isa: Isa) -> None:
-    """What the model does not cover is refused by name, and the other way round."""
+    """Operations that the model does not cover are refused by name, and only those."""
     covered = {op.name for _, op in operations(isa)}
     left = {op.name for op in table(isa)} - covered
     assert left == {op.name for op in table(isa) if op.name in GRAPHICS}

@@ -1,4 +1,4 @@
-"""Number crunching in lanes: checksums, random numbers, long arithmetic, special functions."""
+"""Tests of arithmetic in lanes: checksums, random numbers, long arithmetic, special functions."""
 
 from __future__ import annotations
 

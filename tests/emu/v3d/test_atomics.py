@@ -1,4 +1,4 @@
-"""Atomics under contention, locks, queues: what threads agree on through memory."""
+"""Tests of atomics under contention, locks and queues: threads that synchronise through memory."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_spin_lock(isa: Isa) -> None:
 
 @program()
 def test_ticket_lock_serves_in_order(isa: Isa) -> None:
-    """Tickets by an atomic; a shared word says whose turn it is; each holder appends itself to a log."""
+    """Tickets by an atomic; a common word holds the number that is served; each holder appends itself to a log."""
     rig, n = Rig(isa), 11
     cells = rig.buffer(np.zeros(2, U))  # next ticket, now serving
     log = rig.buffer(4 * n)
@@ -254,7 +254,7 @@ def test_work_queue(isa: Isa) -> None:
 
 @program()
 def test_float_sum_by_compare_and_exchange(isa: Isa) -> None:
-    """No atomic adds floats: lanes try again until nobody came between. Sums of small integers are exact."""
+    """No atomic adds floats: lanes repeat until no other lane came between. Sums of small integers are exact."""
     rig, n = Rig(isa), 3
     cell = rig.buffer(64)
 

@@ -1,4 +1,4 @@
-"""Branches, uniform streams, thread switches and ends of programs."""
+"""Tests of branches, uniform streams, thread switches and ends of programs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_branch_conditions(isa: Isa, cond: str | None, value: Any, taken: bool) 
         move(q, r[5], 0)
         move(q, q.null, r[4], push="pushz")  # A where the condition holds; the next instruction sees it
         q.b("there", cond=cond)
-        q.add(r[5], r[5], 1)  # three delay slots run in any case
+        q.add(r[5], r[5], 1)  # three delay slots are always executed
         q.add(r[5], r[5], 1)
         q.add(r[5], r[5], 1)
         q.add(r[5], r[5], 8)  # only when not taken
@@ -427,7 +427,7 @@ def far_function(q: Any) -> None:
 
 @program()
 def test_code_in_front_of_the_program(isa: Isa, engine: str) -> None:
-    """One buffer holds a function first and the program that calls it behind: as drivers with one code area do."""
+    """One buffer holds a function and after it the program that calls it, as in drivers with one code area."""
     rig = Rig(isa)
     function = assemble(isa, far_function, check=False).code
     out = rig.buffer(64)

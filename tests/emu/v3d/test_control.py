@@ -1,4 +1,4 @@
-"""Programs about the flow of control: every kind of branch, nested and divergent loops, calls, uniform streams."""
+"""Tests of control flow: every kind of branch, nested and divergent loops, calls, uniform streams."""
 
 from __future__ import annotations
 

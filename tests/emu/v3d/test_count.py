@@ -1,4 +1,4 @@
-"""How many programs of our own the tests run on each instruction set; printed with ``-s``."""
+"""Count of the programs that the tests run on each instruction set; printed with ``-s``."""
 
 from __future__ import annotations
 

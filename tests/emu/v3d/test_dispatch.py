@@ -1,4 +1,4 @@
-"""Dispatches: payload, placement, supergroups, barriers, emulated time."""
+"""Tests of dispatches: payload, placement, supergroups, barriers, emulated time."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_workgroups_pack_into_batches(isa: Isa) -> None:
 
 
 def test_contradicting_cfg3() -> None:
-    """24 batches of one workgroup each with 24 cut to four bits: the batches field decides who meets."""
+    """24 batches of one workgroup each with 24 cut to four bits: the batches field decides which batches meet."""
     cfg = [16 << 16, 1 << 16, 1 << 16, 16 | (24 << 8) | (23 << 12), 24, 0x1000, 0x2000]
     d = Dispatch.from_cfg(cfg, exact_batches=True)
     assert (d.batches_per_supergroup, d.supergroup_workgroups, d.supergroups) == (24, 24, 1)
@@ -178,7 +178,7 @@ def test_at_most_max_id_plus_one_supergroups_in_flight(isa: Isa) -> None:
 
 @both
 def test_the_lowest_free_supergroup_slot_comes_next(isa: Isa) -> None:
-    """Whatever the order in which the supergroups before ended."""
+    """In any order in which the earlier supergroups ended."""
     flow = Rig(isa).start([0], workgroups=(6, 1, 1), max_id=2)
     p = Placement(flow._dispatch, 8)
     assert [(s.batch, s.supergroup_slot) for s in p.start()] == [(0, 0), (1, 1), (2, 2)]
@@ -221,7 +221,7 @@ def test_deadlock_says_who_waits(isa: Isa) -> None:
 
 @both
 def test_the_barrier_of_a_partial_last_supergroup(isa: Isa) -> None:
-    """It waits for the batches that there are: assumed, see `Dispatch.supergroup_batches`."""
+    """It waits for the existing batches (assumed; see `Dispatch.supergroup_batches`)."""
 
     def program(q: Any) -> None:
         q.barrierid(q.syncb, sig=q.thrsw)

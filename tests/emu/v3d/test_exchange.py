@@ -1,4 +1,4 @@
-"""Threads that exchange values through memory and atomics."""
+"""Tests of threads that exchange values through memory and atomics."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_atomics_are_served_in_rounds_of_threads(isa: Isa, parted: bool) -> None
 
 @program()
 def test_producer_and_consumer_through_memory(isa: Isa) -> None:
-    """One thread spins on a flag that another one sets later: nobody starves."""
+    """One thread spins on a flag that another one sets later: no thread starves."""
     rig = Rig(isa)
     cells = rig.buffer(64)
     out = rig.buffer(64 * 2)

@@ -1,4 +1,4 @@
-"""What the machine refuses, where it says it happened, and what it lets pass when it is lenient."""
+"""Tests of faults: what the machine refuses, the reported place, and what a lenient machine tolerates."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_lenient_accesses_use_the_scratch_page_and_are_recorded(isa: Isa) -> Non
         q.end()
 
     run = rig.run(program, [data + 4096 - 32, out])
-    assert (rig.u32(out, 16) == LANE * 4).all()  # the scratch page remembers
+    assert (rig.u32(out, 16) == LANE * 4).all()  # the scratch page keeps the value
     assert (rig.u32(data + 4096 - 32, 8) == np.arange(8) * 4).all()
     assert len(run.stats.faults) == 2
     assert all("MMU error" in f for f in run.stats.faults)
@@ -332,7 +332,7 @@ def test_trace_shows_special_functions_when_they_arrive() -> None:
 
 @both
 def test_trace_of_threads_that_part(isa: Isa) -> None:
-    """Entries of one thread come in order whatever the others do; filters cut out one thread or a range."""
+    """Entries of one thread are in order whatever the others do; filters select one thread or a range."""
 
     def program(q: Any) -> None:
         q.shl(q.rf[4], payload(q), -16, push="pushz")  # A: the first workgroup

@@ -1,4 +1,4 @@
-"""Loops of every kind: nested, divergent in lanes and threads, very long ones."""
+"""Tests of loops of every kind: nested, divergent in lanes and threads, very long ones."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_hundreds_of_thousands_of_rounds(isa: Isa, engine: str) -> None:
 
 @program()
 def test_mandelbrot(isa: Isa) -> None:
-    """Escape times: lanes that are done wait for the others of their vector, vectors for nobody."""
+    """Escape times: finished lanes wait for the others of their vector; vectors do not wait for one another."""
     rig, n, most = Rig(isa), 8, 40
     re = (-2.0 + 3.0 * np.arange(16) / 16).astype(np.float32)
     im = (-1.2 + 2.4 * np.arange(n) / n).astype(np.float32)

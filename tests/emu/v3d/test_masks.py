@@ -1,4 +1,4 @@
-"""Hidden bits of a lane, set under a condition, and flags of halves: the same values on both engines."""
+"""Tests of hidden bits of a lane, set under a condition, and of flags of halves: the same values on both engines."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_condition_gates_the_bit_lane_by_lane(
 @pytest.mark.parametrize("engine", ["reference", "compiled"])
 @pytest.mark.parametrize("isa", list(ISAS))
 def test_a_condition_gates_a_popped_flag(isa: Isa, engine: str) -> None:
-    """flpop.ifa leaves flag A alone where it was clear (assumed: as setmsf)."""
+    """flpop.ifa does not change flag A where it was clear (assumed: as setmsf)."""
 
     def body(q: Any) -> None:
         move(q, q.null, q.rf[13], push="pushz")  # A: lanes 0..7

@@ -1,4 +1,4 @@
-"""Programs about memory traffic: gathers, scatters, vectors, small types, queues of requests, big buffers."""
+"""Tests of memory traffic: gathers, scatters, vectors, small types, queues of requests, big buffers."""
 
 from __future__ import annotations
 
@@ -292,7 +292,7 @@ def test_copy_with_four_loads_in_flight_in_four_threads(isa: Isa) -> None:
 
 @program()
 def test_read_modify_write_chain(isa: Isa) -> None:
-    """Stores, waits and loads of one location by one thread alternate; lanes go round among themselves."""
+    """Stores, waits and loads of one location by one thread alternate, with rotated lanes."""
     rig = Rig(isa)
     cells = rig.buffer(np.arange(16, dtype=U))
 

@@ -1,4 +1,4 @@
-"""Programs in which units interact, on both instruction sets, with results predicted by NumPy."""
+"""Tests of programs in which units interact, on both instruction sets, with results predicted by NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports as users of a device see them: source lines, who waits for whom, what a lenient board lets pass, limits."""
+"""Tests of reports that users of a device see: source lines, waiting threads, lenient boards, limits."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_text_line_of_a_fault(isa: Isa) -> None:
 
 @boards
 def test_lenient_devices_go_on_with_a_warning(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
-    """QPU_EMU_STRICT=0 and strict=False: what hardware would have done, a warning with the place, and a record."""
+    """QPU_EMU_STRICT=0 and strict=False: the result of hardware, a warning with the place, and a record."""
     built = qpu.assemble(reads_far, isa=isa)
     monkeypatch.setenv("QPU_EMU_STRICT", "1")
     with qpu.open_device(BOARDS[isa]) as device, pytest.raises(EmuFault, match="out-of-bounds"):
@@ -87,7 +87,7 @@ def test_lenient_devices_go_on_with_a_warning(isa: Isa, monkeypatch: pytest.Monk
 
 @boards
 def test_warnings_of_strict_devices(isa: Isa) -> None:
-    """What working code does although compilers never do it is a warning, not a fault."""
+    """Code that is known to work although compilers never make it gets a warning, not a fault."""
 
     def nine(q: Any) -> None:
         take(q, q.rf[5])

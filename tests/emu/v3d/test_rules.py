@@ -1,4 +1,4 @@
-"""Every rule by which the machine stops or warns: a program that breaks it, on strict and lenient machines."""
+"""Tests of every rule of the machine: a program that breaks it, on strict and lenient machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of threads part and join without changing what any thread computes."""
+"""Tests of groups of threads that split and join without a change of any thread's result."""
 
 from __future__ import annotations
 

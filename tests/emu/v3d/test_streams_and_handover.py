@@ -1,4 +1,4 @@
-"""Uniform streams of the compiled engine across first stores of the host, and handover to the reference engine."""
+"""Tests of uniform streams of the compiled engine across first stores, and of handover to the reference engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs of many threads: barriers, atomics under contention, locks and queues, supergroups, partial workgroups."""
+"""Tests of programs of many threads: barriers, atomics, locks and queues, supergroups, partial workgroups."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_running_sum_over_threads(isa: Isa) -> None:
         move(q, r[10], 1)
         for _ in range(4):
             load(q, r[11], r[7])
-            q.sub(q.null, r[4], r[10], push="pushn")  # A: no one that far before
+            q.sub(q.null, r[4], r[10], push="pushn")  # A: no neighbour at that distance
             q.shl(r[12], r[10], 6)
             q.sub(r[12], r[7], r[12])
             move(q, q.tmua, r[12], cond="ifna")
@@ -277,7 +277,7 @@ def test_workgroups_reduce_in_their_shared_memory(isa: Isa) -> None:
 def test_partial_workgroups_write_what_they_own(
     isa: Isa, size: int, per_supergroup: int, shift: int, engine: str
 ) -> None:
-    """Workgroups that fill no whole batches, packed or not: no invocation is missing, none is there twice."""
+    """Workgroups that do not fill whole batches, packed or not: every invocation runs exactly once."""
     rig, groups = Rig(isa), 8
     out, hits = rig.buffer(np.full(4096, 0xFFFF, U)), rig.buffer(4 * 4096)
 
@@ -477,7 +477,7 @@ def test_supergroup_size_that_does_not_fit_its_field(isa: Isa) -> None:
 
 @program()
 def test_three_dispatches_share_their_memory(isa: Isa) -> None:
-    """Each dispatch reads what the one before has written, uniforms included."""
+    """Each dispatch reads the output of the previous one, uniforms included."""
     rig, n = Rig(isa), 4
     cells = rig.buffer(np.ones(16 * n + 16, U))
 

@@ -1,4 +1,4 @@
-"""General memory access of the TMU: every type, address rule, atomic, mask and configuration route."""
+"""Tests of general memory access of the TMU: every type, address rule, atomic, mask and configuration route."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def test_prefetch_and_cache_operations_return_nothing_and_never_fault(isa: Isa) 
         move(q, q.tmuc, r[2])
         q.sub(r[3], r[3], r[3])
         for _ in range(4):
-            move(q, q.tmua, r[3])  # address 0 belongs to nobody
+            move(q, q.tmua, r[3])  # address 0 is in no buffer
         move(q, q.tmua, r[1])
         q.nop(sig=q.ldtmu(r[4]))
         q.end()

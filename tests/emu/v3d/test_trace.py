@@ -1,4 +1,4 @@
-"""The trace record: bounds, filters, forms."""
+"""Tests of the trace record: bounds, filters, forms."""
 
 from __future__ import annotations
 

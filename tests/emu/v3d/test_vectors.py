@@ -1,4 +1,4 @@
-"""Requests of vectors and of small types, and configurations that change from request to request."""
+"""Tests of requests of vectors and of small types, and of configurations that change from request to request."""
 
 from __future__ import annotations
 

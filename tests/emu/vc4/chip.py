@@ -1,4 +1,4 @@
-"""Single instructions on the reference engine's registers, without a scheduler, for comparison with the model."""
+"""Execution of single instructions on the reference engine's registers, without a scheduler, against the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs of these tests run on both engines."""
+"""Settings of the VideoCore IV tests: programs run on both engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An independent model of one ALU instruction of VideoCore IV: plain integers, lane by lane, exact fractions.
+"""Independent model of one ALU instruction of VideoCore IV: plain integers, lane by lane, exact fractions.
 
 Written from the reference text; shares no code with the package except the unpacked instruction.
 """

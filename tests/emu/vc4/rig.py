@@ -1,4 +1,4 @@
-"""A small emulated VideoCore IV for tests: memory, programs, launches."""
+"""Small emulated VideoCore IV for tests: memory, programs, launches."""
 
 from __future__ import annotations
 

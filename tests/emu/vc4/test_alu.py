@@ -1,4 +1,4 @@
-"""ALU instructions on the reference engine against an independent scalar model: all state, all lanes."""
+"""Tests of ALU instructions on the reference engine against an independent scalar model: all state, all lanes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Branches, loops and calls in whole programs; every result is predicted in plain Python."""
+"""Tests of branches, loops and calls in whole programs; plain Python predicts every result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More programs about control: loops, calls, uniforms, and many QPUs at once. Plain Python predicts every result."""
+"""Tests of more control flow: loops, calls, uniforms, and many QPUs at once. Plain Python predicts every result."""
 
 from __future__ import annotations
 
@@ -326,7 +326,7 @@ def test_histogram_under_the_mutex() -> None:
 
 
 def test_ring_of_twelve_by_semaphores() -> None:
-    """A token goes round: QPU i waits on semaphore i and raises i + 1; each adds its number to the VPM row."""
+    """A token is passed on: QPU i waits on semaphore i and raises i + 1; each adds its number to the VPM row."""
 
     def program(q: Asm) -> None:
         q.mov(q.ra[0], q.uniform)

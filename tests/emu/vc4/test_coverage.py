@@ -1,4 +1,4 @@
-"""Nothing is without a model: operations, packs, unpacks, conditions, immediates, special functions, registers.
+"""Tests that everything has a model: operations, packs, unpacks, conditions, immediates, functions, registers.
 
 The lists here are typed from the reference (vc4.md), not taken from the package: a row that is added to the package
 without a model and a test fails here.
@@ -320,7 +320,7 @@ PROGRAMS = {
 
 
 def test_there_are_more_than_sixty_programs_in_which_units_interact() -> None:
-    """Each test function once, however many parameters it has. The sets name tests that are no such programs."""
+    """Each test function once, however many parameters it has. The sets name tests that are not such programs."""
     table = {}
     for name, others in PROGRAMS.items():
         module = importlib.import_module(f"tests.emu.vc4.{name}")

@@ -1,4 +1,4 @@
-"""Edges of memory and of the VPM, one step on each side: the last legal access works, the next one faults.
+"""Tests of the edges of memory and of the VPM, one step on each side: the last legal access works, the next faults.
 
 Small mutations of bounds checks survived the other tests. Native code has checks of its own, so the legal twin of each
 access must be executed natively (`mostly_native`), or the test would show nothing about it.
@@ -32,7 +32,7 @@ def mostly_native(execution: Any) -> None:
 
 
 class Edge(Rig):
-    """Memory whose data region ends in the middle of the window. beyond: what follows it: nothing or another region."""
+    """Memory whose data region ends in the middle of the window. beyond: what follows, `nothing` or a `region`."""
 
     def __init__(self, beyond: str = "nothing", **more: Any) -> None:
         super().__init__(**more)
@@ -170,7 +170,7 @@ def test_every_pitch_of_a_load(mpitch: int) -> None:
 
 @pytest.mark.parametrize("short", [0, 4, 32, 60])
 def test_a_tmu_row_at_the_end_of_the_window(short: int) -> None:
-    """Behind the page table, and behind the window, there is something that must not count."""
+    """Memory after the page table, and after the window, must not be used."""
 
     def program(q: Asm) -> None:
         q.mov(q.ra[0], q.uniform)

@@ -1,4 +1,4 @@
-"""What doubtful programs get: a named fault when strict, a record and the likeliest result when lenient."""
+"""Tests of programs with undefined results: a named fault when strict, a record and the likeliest result otherwise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More programs in which units work together: TMU, VPM, DMA, packs, rotations, SFU. NumPy predicts every result."""
+"""Tests of programs with several units: TMU, VPM, DMA, packs, rotations, SFU. NumPy predicts every result."""
 
 from __future__ import annotations
 
@@ -312,7 +312,7 @@ def test_vertical_store_makes_columns() -> None:
 
 
 def test_double_buffered_copy() -> None:
-    """The DMA engine loads the next block while the QPU works on this one, two VPM areas in turn."""
+    """The DMA engine loads the next block while the QPU works on this one, two VPM areas alternately."""
     x = random(28, 8, 4, 16)
 
     def program(q: Asm) -> None:

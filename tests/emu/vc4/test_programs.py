@@ -1,4 +1,4 @@
-"""Whole programs that move and compute data; every result is predicted by NumPy."""
+"""Tests of whole programs that move and compute data; NumPy predicts every result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs started by register on the real machine: the queue, its status, what runs meanwhile, the counters."""
+"""Tests of programs started by register on an emulated board: the queue, its status, parallel work, the counters."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def up(q: Asm) -> None:
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_semaphore_is_raised_by_a_program_that_is_queued_after_polls(engine: str, strict: bool) -> None:
-    """No deadlock: what could release the first was only not queued yet."""
+    """No deadlock: the program that releases the first one had not been queued yet."""
     made = Chip(engine, strict=strict)
     made.queue(made.program(down))
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""How launches run: order, time, resuming, interruption, statistics, trace, several machines."""
+"""Tests of launches: order, time, resuming, interruption, statistics, trace, several machines."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_loops_that_wait_for_something_are_not_given_up(kind: str) -> None:
 
 
 def test_signals_pass_and_the_run_can_be_resumed(engine: str) -> None:
-    turns = 400_000 if engine == "compiled" else 8_000  # of the loop: many turns of the scheduler
+    turns = 400_000 if engine == "compiled" else 8_000  # of the loop: many time slices of the scheduler
 
     def long(q: Asm) -> None:
         q.mov(q.r2, q.uniform)
@@ -158,7 +158,7 @@ def test_signals_pass_and_the_run_can_be_resumed(engine: str) -> None:
         2: signal.SIGINT,
         4: signal.SIGALRM,
         6: signal.SIGALRM,
-    }  # by turn: the host's time plays no part
+    }  # in order of time slices, independent of the host's time
     begin, begun = execution._next_slice, itertools.count(1)
 
     def next_slice() -> None:
@@ -266,7 +266,7 @@ def test_clocks_of_waiting_qpus_follow_who_lets_them_go() -> None:
 
 @pytest.mark.parametrize("lock", ["mutex", "semaphore"])
 def test_a_lock_goes_round(lock: str) -> None:
-    """Whoever lets a lock go does not get it again before the others that wait: turns alternate."""
+    """A QPU that releases a lock does not get it again before the others that wait."""
 
     def program(q: Asm) -> None:
         q.mov(q.r2, q.uniform)

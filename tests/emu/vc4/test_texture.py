@@ -1,4 +1,4 @@
-"""Texture lookups: 32-bit texels, nearest, in raster, LT and T storage, against an index model."""
+"""Tests of texture lookups: 32-bit texels, nearest, in raster, LT and T storage, against an index model."""
 
 from __future__ import annotations
 

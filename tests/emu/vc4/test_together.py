@@ -1,4 +1,4 @@
-"""Programs of several QPUs that synchronise, diverge and queue; every result is predicted in plain Python."""
+"""Tests of several QPUs that synchronise, diverge and queue; plain Python predicts every result."""
 
 from __future__ import annotations
 

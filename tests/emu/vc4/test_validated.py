@@ -1,4 +1,4 @@
-"""Forms that programs use which ran on silicon: no fault in strict mode, and the values that the hardware gave."""
+"""Tests of forms in programs that ran on silicon: no fault in strict mode, and the values of the hardware."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_set_up_bits_that_mean_nothing_are_faults(read: bool, word: int) -> None
 
 
 def test_builder_and_emulator_agree_on_every_bit() -> None:
-    """What the builder makes has no meaningless bits; what the emulator takes as meaningless it cannot make."""
+    """The builder sets no bits without meaning, which the emulator would refuse."""
     made = [
         vpm.vpm_read(16, "8bit vertical laned", y=48, x=15, part=3, stride=64),
         vpm.dma_load(16, 16, "8bit vertical", y=63, x=15, part=3, vpitch=16, mpitch=15),
@@ -186,6 +186,6 @@ def test_a_register_written_in_the_last_delay_slot_has_arrived_at_the_target() -
     execution = rig.run(source("always"), [out, 7, 8], check=False)
     assert y.tolist() == [8] * 16
     assert [f.partition(":")[0] for f in execution.stats.faults] == ["H1"]
-    with pytest.raises(EmuFault) as caught:  # the way through stays a fault
+    with pytest.raises(EmuFault) as caught:  # without the branch it is still a fault
         Rig().run(source("alln"), [out, 7, 8], check=False)
     assert caught.value.rule == "H1"

@@ -1,4 +1,4 @@
-"""VPM access and DMA in every mode and width against an index model written from the tables, element by element."""
+"""Tests of VPM access and DMA in every mode and width against an index model written from the tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""STAND-IN for rpi-vcsm 3.0.0, for tests only: its public names over anonymous memory, no kernel behind it.
+"""STAND-IN for rpi-vcsm 3.0.0, for tests only: its public names over anonymous memory, without system calls.
 
 Written from a description of the package's interface, not from its code. It is importable only where a test puts
 ``tests/stand_ins`` on the path.

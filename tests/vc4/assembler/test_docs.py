@@ -1,4 +1,4 @@
-"""The examples of the language reference assemble without warnings (tests/test_docs.py runs the page)."""
+"""Test that the examples of the language reference assemble without warnings (tests/test_docs.py runs the page)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong sources: each gives its rule at its place, and nothing but AsmError."""
+"""Tests of wrong sources: each gives its rule at its place, as an AsmError."""
 
 from __future__ import annotations
 

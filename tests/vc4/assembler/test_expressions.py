@@ -1,4 +1,4 @@
-"""Expressions against Python's own arithmetic."""
+"""Tests of expressions against Python's own arithmetic."""
 
 from __future__ import annotations
 

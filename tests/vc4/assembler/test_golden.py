@@ -1,4 +1,4 @@
-"""The assembler against what the reference assembler made of several thousand snippets."""
+"""Tests of the assembler against the output of the reference assembler for several thousand snippets."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_reference_disassembly(category: str, style: str) -> None:
 
 
 def test_quirks_are_done_sensibly() -> None:
-    """Rows where the reference is known to be wrong: what we do instead."""
+    """Rows where the reference is known to be wrong, with the right result."""
     expected = {
         "ldi r0, 0b1011": 0xE00208270000000B,
         "ldi r0, 0d10": 0xE00208270000000A,

@@ -1,4 +1,4 @@
-"""The language: labels, directives, macros, functions, includes, data, placement, the worked examples."""
+"""Tests of the language: labels, directives, macros, functions, includes, data, placement, the worked examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits: text and files that would make the assembler work without end are refused after little work."""
+"""Tests of limits: text and files that would take unbounded work are refused after little work."""
 
 from __future__ import annotations
 

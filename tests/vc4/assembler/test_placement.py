@@ -1,4 +1,4 @@
-"""Placement: constants against the meaning of the operations, and our own text."""
+"""Tests of placement: constants against the semantics of the operations, and text of this project."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_load_immediates_assemble_back(a: int, m: int, ws: int, imm: int, cond: 
 
 
 def _operation(draw: random.Random) -> str:
-    """An operation, fit or not."""
+    """An operation, whether it fits or not."""
     reg = ["r0", "r1", "r2", "r4", "ra1", "ra2", "ra3.16a", "ra3.16b", "ra5.8a", "rb1", "rb2", "r4.8c", "unif", "vpm"]
     sources = [*reg, "1", "2", "16", "-16", "2.0", "r0 << 3", "r1 >> r5"]
     dst = draw.choice(["r0", "r1", "r3", "ra1", "ra2.16a", "ra4.8b", "rb1", "rb2", "-", "r2.setf", "ra7.ifz", "vpm"])

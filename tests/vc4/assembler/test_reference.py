@@ -1,4 +1,4 @@
-"""Sources from programs that run on silicon, and their words as the reference assembler gives them."""
+"""Tests of sources of programs that ran on silicon, with the words of the reference assembler."""
 
 from __future__ import annotations
 
