@@ -1,4 +1,4 @@
-"""The command line: info, doctor, asm, disasm, check, emulate."""
+"""The command line `qpu` with the commands info, doctor, asm, disasm, check and emulate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEPENDENCIES = ("numpy", "ioctl_opt", "elftools")
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {message}", file=sys.stderr)
-        print(f"try: {self.prog} --help", file=sys.stderr)
+        print(f"  help: {self.prog} --help lists the options", file=sys.stderr)
         raise SystemExit(USAGE)
 
 
@@ -38,7 +38,7 @@ INPUT_LIMIT = 1 << 28  # bytes of a program file or text
 
 def _read(name: str) -> bytes:
     if name == "-" and sys.stdin is None:
-        raise UsageError("standard input is closed; name a file")
+        raise UsageError("standard input is closed", help="name a file")
     try:
         if name == "-":
             data = sys.stdin.buffer.read(INPUT_LIMIT + 1)
@@ -46,23 +46,23 @@ def _read(name: str) -> bytes:
             with open(name, "rb") as file:
                 data = file.read(INPUT_LIMIT + 1)
     except OSError as error:
-        raise UsageError(f"cannot read {name}: {error.strerror}") from None
+        raise UsageError(f"cannot read {name}: {error.strerror}", help="name a readable file, or -") from None
     if len(data) > INPUT_LIMIT:
-        raise UsageError(f"{name} has more than {INPUT_LIMIT >> 20} MiB; name a program file or text")
+        raise UsageError(f"{name} has more than {INPUT_LIMIT >> 20} MiB", help="name a program file or text")
     return data
 
 
 def _write(name: str | None, data: bytes) -> None:
     if name is None or name == "-":
         if sys.stdout is None:
-            raise UsageError("standard output is closed; name a file with -o")
+            raise UsageError("standard output is closed", help="name a file with -o")
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return
     try:
         Path(name).write_bytes(data)
     except OSError as error:
-        raise UsageError(f"cannot write {name}: {error.strerror}") from None
+        raise UsageError(f"cannot write {name}: {error.strerror}", help="name another file with -o") from None
 
 
 def _toolkit(name: str) -> InstructionSet:
@@ -82,14 +82,14 @@ def _asm(options: argparse.Namespace) -> int:
         source = _read(options.input).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"{options.input} is not UTF-8 text (byte {error.start}); `qpu asm` reads assembly source"
+            f"{options.input} is not UTF-8 text (byte {error.start})", help="name a file of assembly source"
         ) from None
     filename = "<stdin>" if options.input == "-" else options.input
     symbols = formats.Symbols()
     if options.isa == Isa.VC4:
         program, symbols = _assemble_vc4(source, filename, options.include, options.include_root)
     elif options.include or options.include_root:
-        raise UsageError("-I and --include-root are for vc4: V3D text has no includes")
+        raise UsageError("-I and --include-root are for vc4: V3D text has no includes", help="leave them out")
     else:
         program = toolkit.assemble(source, filename=filename, check=False)
         for warning in program.warnings:
@@ -238,7 +238,8 @@ def _port(options: argparse.Namespace) -> Port:
 
         return EmuPort(name)
     if name not in ("auto", "hardware") and "/" not in name:
-        raise UsageError(f"unknown device {name!r}; allowed: auto, hardware, pi0 .. pi5 with options, a path")
+        what = f"unknown device {name!r}; allowed: auto, hardware, pi0 .. pi5, a path"
+        raise UsageError(what, help="write one of these; options follow a comma: pi5,slices=3")
     from qpu.drivers.linux import LinuxPort
 
     return LinuxPort()
@@ -370,7 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _arguments().parse_args(words)
         status: int = options.run(options)
         if sys.stdout is not None:
-            sys.stdout.flush()  # so that an error of writing is reported here, not at the end of the interpreter
+            sys.stdout.flush()  # so that a write error is reported here, not when the interpreter exits
         return status
     except UsageError as error:
         print(f"qpu: {error}", file=sys.stderr)
@@ -384,14 +385,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in DEPENDENCIES:
             raise
-        print(f"qpu: no module {error.name!r} here; install what qpu needs: pip install videocore-qpu", file=sys.stderr)
+        print(f"qpu: no module {error.name!r} here\n  help: pip install videocore-qpu", file=sys.stderr)
         return FINDINGS
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINDINGS
     except OSError as error:
         print(f"qpu: {error.strerror or error} (standard input or output)", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where the interpreter flushes the rest
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes the rest there
         return USAGE
     except KeyboardInterrupt:
         print("qpu: interrupted", file=sys.stderr)

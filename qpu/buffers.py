@@ -1,4 +1,4 @@
-"""Buffers: memory that CPU and GPU share, as ndarrays on one side and addresses on the other."""
+"""Buffers: memory that CPU and GPU share, with an ndarray for the CPU and an address for the GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Buffer", "BufferView", "as_array"]
 
 
-CLOSED = "this buffer is closed, and its memory may belong to another one by now; allocate a new one"
+def _closed() -> UsageError:
+    return UsageError("this buffer is closed, and its memory may be reused", help="allocate a new one")
 
 
 class Buffer(Place):
@@ -57,7 +58,7 @@ class Buffer(Place):
     def bo(self) -> Bo:
         """The driver's buffer object. Raises: UsageError after `close`."""
         if self._bo is None:
-            raise UsageError(CLOSED)
+            raise _closed()
         return self._bo
 
     @property
@@ -74,7 +75,7 @@ class Buffer(Place):
     def array(self) -> NDArray[Any]:
         """The shared memory as an ndarray of `shape` and `dtype`. Raises: UsageError after `close`."""
         if self._array is None:
-            raise UsageError(CLOSED)
+            raise _closed()
         return self._array
 
     @property
@@ -95,25 +96,28 @@ class Buffer(Place):
         """
         target, source = self.array, as_array(data)
         if not np.can_cast(source.dtype, self.dtype, "same_kind"):
-            raise UsageError(f"data of dtype {source.dtype} does not fit a buffer of {self.dtype}; convert it first")
+            raise UsageError(
+                f"data of dtype {source.dtype} for a buffer of {self.dtype}", help="convert it: x.astype()"
+            )
         try:
             np.copyto(target, source, casting="same_kind")
         except ValueError as error:
-            raise UsageError(f"data of shape {source.shape} does not fit a buffer of shape {self.shape}") from error
+            message = f"data of shape {source.shape} does not fit a buffer of shape {self.shape}"
+            raise UsageError(message, help="pass data of that shape, or broadcastable to it") from error
 
     def view(self, offset: SupportsIndex = 0) -> BufferView:
         """The memory from byte `offset` on. Raises: UsageError outside the buffer."""
         start = whole("offset", offset)
         if not 0 <= start <= self.nbytes:
-            raise UsageError(f"offset {start} is outside the buffer of {self.nbytes} bytes")
+            raise UsageError(f"offset {start} is outside the buffer", help=f"pass 0..{self.nbytes}")
         return BufferView(self, start)
 
     def __getitem__(self, index: SupportsIndex | slice) -> BufferView:
         if not self.shape:
-            raise UsageError("a scalar buffer has no parts; use its address")
+            raise UsageError("a scalar buffer has no parts", help="use its address")
         if isinstance(index, slice):
             if index.step not in (None, 1):
-                raise UsageError("only contiguous slices have an address; use step 1")
+                raise UsageError("only contiguous slices have an address", help="use step 1")
             start = 0 if index.start is None else whole("start", index.start)
         else:
             start = whole("index", index)
@@ -121,7 +125,7 @@ class Buffer(Place):
         if start < 0:
             start += length
         if not 0 <= start <= length:
-            raise UsageError(f"index {given} is outside the first axis of length {length}")
+            raise UsageError(f"index {given} is outside the first axis", help=f"pass {-length}..{length}")
         row = self.nbytes // length if length else 0
         return BufferView(self, start * row)
 
@@ -190,4 +194,4 @@ def as_array(data: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:
     try:
         return np.asarray(data, dtype)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{type(data).__name__} makes no array: {error}; give numbers") from error
+        raise UsageError(f"{type(data).__name__} makes no array: {error}", help="pass numbers") from error

@@ -1,4 +1,4 @@
-"""Devices: memory and launches on one driver, for programs of one instruction set."""
+"""Devices: opening a GPU, real or emulated, its memory, and launches of programs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Device(AbstractContextManager["Device"]):
 
     @property
     def emulated(self) -> bool:
-        """True when no real GPU is behind this device."""
+        """True when the GPU is emulated."""
         return self._info.emulated is not None
 
     @property
@@ -101,20 +101,20 @@ class Device(AbstractContextManager["Device"]):
         try:
             kind = np.dtype(dtype)
         except (TypeError, ValueError) as error:
-            raise UsageError(f"dtype = {dtype!r}: {error}; use numbers such as np.float32") from error
+            raise UsageError(f"dtype = {dtype!r}: {error}", help="pass numbers such as np.float32") from error
         if any(n < 0 for n in dims):
-            raise UsageError(f"shape {dims} has a negative length; allowed: 1 or more")
+            raise UsageError(f"shape {dims} has a negative length", help="pass lengths of 1 or more")
         if kind.hasobject or kind.itemsize == 0:
-            raise UsageError(f"dtype {kind} has no fixed layout; use numbers")
+            raise UsageError(f"dtype {kind} has no fixed layout", help="pass numbers such as np.float32")
         size = int(np.prod(dims, dtype=object)) * kind.itemsize if dims else kind.itemsize
         if size == 0:
-            raise UsageError(f"shape {dims} holds nothing; a buffer needs at least one element")
+            raise UsageError(f"shape {dims} has no elements", help="pass lengths of 1 or more")
         if size >= 1 << 32:
-            raise UsageError(f"{size} bytes exceed the GPU's 4 GiB of addresses; split the data")
+            raise UsageError(f"{size} bytes exceed the GPU's 4 GiB of addresses", help="split the data")
         return self._pool.allocate(size, lambda bo: Buffer(self._pool, bo, dims, kind))
 
     def zeros(self, shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Buffer:
-        """As `empty`, and cleared, whatever Linux returned."""
+        """A buffer of `shape` and `dtype`, cleared here, whatever Linux returned."""
         buffer = self.empty(shape, dtype)
         buffer.array[...] = 0
         return buffer
@@ -179,7 +179,7 @@ class Device(AbstractContextManager["Device"]):
         driver = pool.driver
         timeout_s = seconds("timeout_s", timeout_s, positive=True)
         if not isinstance(after, (tuple, list)) or not all(isinstance(e, Launch) for e in after):
-            raise UsageError(f"after = {after!r}; give a list of launches")
+            raise UsageError(f"after = {after!r}", help="pass a list of launches")
         scratch: list[Bo] = []
         fences: list[Fence] = []
         waits = [e.fence for e in after if e.pool is not pool and e.fence is not None]
@@ -189,11 +189,11 @@ class Device(AbstractContextManager["Device"]):
                     fences.append(driver.submit(job, timeout_s, background=background, after=waits))
                     waits = []
         except TimeoutError:
-            raise  # the job may still run: the memory that it uses is not recycled
+            raise  # the job may still run: its memory is not recycled
         except EmuFault as fault:
             raise Launch(pool, program, CompletedFence(submitted(self._port)), scratch).finish(fault) from None
         except BaseException:
-            if fences:  # the first parts run: their memory stays until the device is closed
+            if fences:  # the first parts are running: their memory stays until the device is closed
                 pool.begin(Launch(pool, program, Parts(fences, self.now), scratch))
             else:
                 pool.end(None, scratch)
@@ -224,7 +224,7 @@ class Device(AbstractContextManager["Device"]):
         """
         counting = getattr(self.driver, "counters", None)
         if counting is None:
-            raise DriverError(f"{self.info.adapter} offers no performance counters")
+            raise DriverError(f"{self.info.adapter} has no performance counters", help="see the guide, drivers")
         with cast("_Counting", self.driver).counters(names) as values:
             yield values
 
@@ -308,14 +308,15 @@ def open_device(
     """
     name = device if device is not None else os.environ.get("QPU_DEVICE", "auto")
     if not isinstance(name, str):
-        raise UsageError(f"device = {name!r}; give a name such as 'auto', 'pi5' or a path")
+        raise UsageError(f"device = {name!r}", help="give a name such as 'auto' or 'pi5', or a path")
     if port is not None:
         return _open(port, name if "/" in name else "hardware")
     if name.startswith("pi"):
         return _emulated(name, strict, engine, host_limit_s)
     if name not in ("auto", "hardware") and "/" not in name:
         raise UsageError(
-            f"unknown device {name!r}; allowed: auto, hardware, pi0 .. pi5 (with options such as pi5,slices=3), a path"
+            f"unknown device {name!r}; allowed: auto, hardware, pi0 .. pi5, a path",
+            help="write one of these; options follow a comma: pi5,slices=3",
         )
     from qpu.drivers.linux import LinuxPort
 

@@ -1,4 +1,4 @@
-"""Program files: hex text, raw binary, C source with header, ELF objects."""
+"""Readers and writers of program files: hex text, raw binary, C source with header, ELF objects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BadWord(UsageError):
 
     def __init__(self, line: int, text: str) -> None:
         shown = repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}... ({len(text)} characters)"
-        super().__init__(f"line {line}: {shown} is not a 64-bit word; write up to 16 hexadecimal digits")
+        super().__init__(f"line {line}: {shown} is not a 64-bit word", help="write up to 16 hexadecimal digits")
         self.line = line
         self.text = text
 
@@ -49,8 +49,8 @@ _HEX = re.compile(r"(?:0[xX])?([0-9a-fA-F]{1,16})\Z")
 def read_hex(text: str) -> list[list[int]]:
     """Programs of a hex file: one word a line, ``0x`` optional, ``#`` comments; blank lines separate programs.
 
-    Lines in vc4asm's form ``0xLOW, 0xHIGH,`` are read, too, and a driver's dump: a headline that ends with a
-    colon, then lines of a word and its disassembly. Raises: BadWord.
+    Lines in vc4asm's form ``0xLOW, 0xHIGH,`` are accepted, too, and program dumps of the driver: a headline that ends
+    with a colon, then lines of a word and its disassembly. Raises: BadWord.
     """
     programs: list[list[int]] = [[]]
     for number, line in enumerate(text.splitlines(), 1):
@@ -85,7 +85,7 @@ def read_hex(text: str) -> list[list[int]]:
 
 
 def looks_like_hex(data: bytes) -> bool:
-    """Whether the first line with content holds a 64-bit word of 16 digits or with 0x: such a file is read as hex."""
+    """Whether a file is read as hex: the first line that is not empty has a word of 16 digits or with 0x."""
     for line in data.decode("utf-8-sig", "replace").splitlines():
         body = line.partition("#")[0].strip()
         if body:
@@ -95,7 +95,9 @@ def looks_like_hex(data: bytes) -> bool:
 
 def _words(data: bytes | memoryview) -> list[int]:
     if len(data) % 8:
-        raise UsageError(f"binary code has {len(data)} bytes, which is not a multiple of 8, the size of an instruction")
+        raise UsageError(
+            f"binary code has {len(data)} bytes, which is not a multiple of 8", help="pass whole 64-bit words"
+        )
     return list(struct.unpack(f"<{len(data) // 8}Q", data))
 
 
@@ -115,7 +117,8 @@ def _c_value(item: str, bits: int, array: str) -> int:
         value = -1
     if not 0 <= value < 1 << bits:
         shown = repr(item[:SHOWN]) + ("..." if len(item) > SHOWN else "")
-        raise UsageError(f"{shown} in the array {array!r} is not a number of {bits} bits; use hexadecimal numbers")
+        message = f"{shown} in the array {array!r} is not a number of {bits} bits"
+        raise UsageError(message, help="use hexadecimal numbers")
     return value
 
 
@@ -130,7 +133,8 @@ def read_c(text: str) -> dict[str, list[int]]:
         values = [_c_value(item.strip(), bits, name) for item in body.split(",") if item.strip()]
         if bits == 32:
             if len(values) % 2:
-                raise UsageError(f"the array {name!r} has {len(values)} elements; an instruction takes two of 32 bits")
+                message = f"the array {name!r} has {len(values)} elements of 32 bits"
+                raise UsageError(message, help="write two for each instruction, the low half first")
             values = [low | high << 32 for low, high in zip(values[::2], values[1::2], strict=True)]
         found[name] = values
     return found
@@ -142,11 +146,15 @@ _SYMBOL_TABLES = ("SHT_SYMTAB", "SHT_DYNSYM")
 _COMPRESSED = 0x800
 
 
+def _unreadable(why: object) -> UsageError:
+    return UsageError(f"this ELF file cannot be read: {why}", help="make the file again; it may be damaged")
+
+
 class _Elf:
     """An ELF file whose headers, names and sections are checked against its size before they are used.
 
-    pyelftools knows the layouts of both classes and byte orders. Its own reading of names and sections trusts the
-    file: compressed sections are inflated without limit, and names may be as long as the file, once for each header.
+    pyelftools provides the layouts of both classes and byte orders. Its functions for names and sections trust the
+    file: they inflate compressed sections without limit, and a name may be as long as the file, once for each header.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -157,12 +165,12 @@ class _Elf:
         try:
             self._elf: Any = ELFFile(self._stream)
         except Exception as error:  # a damaged header raises errors of many types
-            raise UsageError(f"this ELF file cannot be read: {error or type(error).__name__}") from None
+            raise _unreadable(error or type(error).__name__) from None
         self.relocatable: bool = self._elf["e_type"] == "ET_REL"
         layout = self._elf.structs.Elf_Shdr
         start, size, count = self._elf["e_shoff"], self._elf["e_shentsize"], self._elf["e_shnum"]
         if count and (size < layout.sizeof() or start + size * count > len(data)):
-            raise UsageError(f"this ELF file cannot be read: its {count} section headers go beyond its end")
+            raise _unreadable(f"its {count} section headers go beyond its end")
         self.sections: list[Any] = [self._parse(layout, start + size * i) for i in range(count)]
         names = self._elf["e_shstrndx"]
         self._names = self.sections[names] if isinstance(names, int) and names < count else None
@@ -174,7 +182,7 @@ class _Elf:
         try:
             return struct_parse(layout, self._stream, at)
         except ELFError as error:
-            raise UsageError(f"this ELF file cannot be read: {error}") from None
+            raise _unreadable(error) from None
 
     def _inside(self, section: Any) -> bool:
         return bool(section["sh_type"] != "SHT_NOBITS" and section["sh_offset"] + section["sh_size"] <= len(self.data))
@@ -185,7 +193,7 @@ class _Elf:
         return at < strings["sh_size"] and self.data[start : start + len(name) + 1] == name + b"\0"
 
     def _string(self, strings: Any, at: int) -> str:
-        """The first characters of a string."""
+        """The first `SHOWN` characters of a string of a string table."""
         if strings is None or not self._inside(strings) or at >= strings["sh_size"]:
             return ""
         start = strings["sh_offset"] + at
@@ -206,12 +214,12 @@ class _Elf:
         """The bytes of a section. Raises: UsageError when the file does not hold them."""
         what = f"section {self.name(section)!r}"
         if section["sh_type"] == "SHT_NOBITS":
-            raise UsageError(f"{what} has no bytes in this ELF file (NOBITS); name another section or a symbol")
+            raise UsageError(f"{what} has no bytes in this ELF file (NOBITS)", help="name another section or a symbol")
         if section["sh_flags"] & _COMPRESSED:
-            raise UsageError(f"{what} is compressed; unpack it: objcopy --decompress-debug-sections IN OUT")
+            raise UsageError(f"{what} is compressed", help="unpack it: objcopy --decompress-debug-sections IN OUT")
         start, size = section["sh_offset"], section["sh_size"]
         if start + size > len(self.data):
-            raise UsageError(f"{what} ends at byte {start + size} of a file of {len(self.data)} bytes; it is cut off")
+            raise _unreadable(f"{what} is cut off, it ends at byte {start + size} of {len(self.data)}")
         return memoryview(self.data)[start : start + size]
 
     def _tables(self) -> Iterator[tuple[Any, Any]]:
@@ -240,15 +248,15 @@ class _Elf:
                 if not isinstance(index, int) or not index:
                     continue  # absolute, common or undefined
                 if index >= len(self.sections):
-                    raise UsageError(f"symbol {name!r} is in section {index}, which this ELF file does not have")
+                    raise _unreadable(f"symbol {name!r} is in section {index}, which does not exist")
                 section = self.sections[index]
                 content = self.content(section)
                 start = symbol["st_value"] - (0 if self.relocatable else section["sh_addr"])
                 size = symbol["st_size"] or len(content) - start
                 if not 0 <= start <= start + size <= len(content):
-                    raise UsageError(f"symbol {name!r} lies outside its section {self.name(section)!r}")
+                    raise _unreadable(f"symbol {name!r} lies outside its section {self.name(section)!r}")
                 return content[start : start + size]
-        raise UsageError(f"no symbol {name!r} with data in this ELF file; found: {_some(self.symbol_names())}")
+        raise _missing(f"no symbol {name!r} with data in this ELF file", self.symbol_names())
 
     def symbol_names(self) -> list[str]:
         """Names of symbols, for messages."""
@@ -268,6 +276,10 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(known[:12]) + (", ..." if len(known) > 12 else "") if known else "none"
 
 
+def _missing(what: str, names: Iterable[str]) -> UsageError:
+    return UsageError(f"{what}; found: {_some(names)}", help="name another one, or leave the option out")
+
+
 def _elf_words(data: bytes, section: str | None, symbol: str | None) -> list[int]:
     elf = _Elf(data)
     if symbol is not None:
@@ -276,14 +288,14 @@ def _elf_words(data: bytes, section: str | None, symbol: str | None) -> list[int
     if section is not None:
         found = elf.section(section)
         if found is None:
-            raise UsageError(f"no section {section!r} in this ELF file; found: {_some(names)}")
+            raise _missing(f"no section {section!r} in this ELF file", names)
         return _words(elf.content(found))
     if elf.relocatable:
         for name in (".rodata", ".text", ".data"):
             found = elf.section(name)
             if found is not None and found["sh_size"]:
                 return _words(elf.content(found))
-    raise UsageError(f"this ELF file does not tell which code is meant; name a section ({_some(names)}) or a symbol")
+    raise UsageError("this ELF file has several sections", help=f"name a section ({_some(names)}) or a symbol")
 
 
 # -- any file
@@ -302,17 +314,17 @@ def read_programs(data: bytes, *, section: str | None = None, symbol: str | None
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if looks_like_hex(data):
-            raise UsageError(f"this hex file is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+            raise UsageError(f"this hex file is not UTF-8 text (byte {error.start})", help="save it as UTF-8") from None
         text = ""
     arrays = read_c(text) if "{" in text else {}
     if arrays and section is None:
         if symbol is None:
             return list(arrays.values())
         if symbol not in arrays:
-            raise UsageError(f"no array {symbol!r} in this C source; found: {_some(arrays)}")
+            raise _missing(f"no array {symbol!r} in this C source", arrays)
         return [arrays[symbol]]
     if section is not None or symbol is not None:
-        raise UsageError("this is not an ELF file, which has sections and symbols; leave the option out")
+        raise UsageError("this is not an ELF file with sections and symbols", help="leave the option out")
     if text and all(c.isprintable() or c in "\r\n\t\f" for c in text):
         return read_hex(text)
     return [_words(data)]
@@ -373,7 +385,7 @@ def write_header(words: Sequence[int], name: str, symbols: Symbols | None = None
 def write_elf(words: Sequence[int], name: str, symbols: Symbols | None = None) -> bytes:
     """An ELF32 little-endian Arm object: the code in .rodata, symbols `name`, `name_end`, `name_size` and exports.
 
-    Layout as vc4asm users expect it (vc4.md section 22.8): section headers right behind the ELF header, no
+    Layout as vc4asm users expect it (vc4.md section 22.8): section headers right after the ELF header, no
     relocations, integers exported as absolute symbols.
     """
     exported = symbols or Symbols()

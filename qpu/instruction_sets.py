@@ -1,4 +1,4 @@
-"""Instruction sets by name: `isa()` finds one, `assemble()` makes a program from any source."""
+"""The public interface of the instruction sets: `isa()` finds one by name, `assemble()` makes a program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["InstructionSet", "Source", "assemble", "isa"]
 
 
 class InstructionSet:
-    """What every instruction set can do. Instructions are the frozen dataclasses of `qpu.vc4` or `qpu.v3d`."""
+    """Assembler, disassembler and checker of one instruction set; instructions: see `qpu.vc4`, `qpu.v3d`."""
 
     __slots__ = ("_toolkit", "isa")
 
@@ -48,7 +48,7 @@ class InstructionSet:
         text: dict[str, Any] = {}
         if include_path or include_root is not None or defines:
             if self.isa is not Isa.VC4:
-                raise UsageError(f"include_path and defines are for text of vc4; text of {self.isa} has neither")
+                raise UsageError(f"include_path and defines are not for text of {self.isa}", help="leave them out")
             text = {"include_path": include_path, "include_root": include_root, "defines": defines}
         code = self._toolkit.assemble(
             source, check=check, filename=filename, args=args, single_segment=single_segment, **text
@@ -60,7 +60,7 @@ class InstructionSet:
         return self._toolkit.disassemble(word)
 
     def note(self, word: int) -> str | None:
-        """What the text of `word` leaves out, such as surplus bits; None when the text says it all."""
+        """What the text of `word` leaves out, such as surplus bits; None when the text is complete."""
         return self._toolkit.note(word)
 
     def encode(self, instr: Any) -> int:
@@ -76,7 +76,7 @@ class InstructionSet:
         return self._toolkit.check(words, single_segment=single_segment)
 
     def listing(self, program: Program) -> str:
-        """Disassembly for people: one instruction a line, branch targets labelled."""
+        """Disassembly with labels, one instruction a line; it assembles to the same program."""
         return self._toolkit.listing(program)
 
     def __repr__(self) -> str:
@@ -89,8 +89,7 @@ def isa(name: str | Isa) -> InstructionSet:
     try:
         return InstructionSet(Isa(name))
     except ValueError:
-        allowed = ", ".join(Isa)
-        raise UsageError(f"unknown instruction set {str(name)!r}; allowed: {allowed}") from None
+        raise UsageError(f"unknown instruction set {str(name)!r}", help=f"pass {', '.join(Isa)}") from None
 
 
 def assemble(
@@ -103,8 +102,8 @@ def assemble(
 ) -> Program:
     """A program for `isa` from a builder function (called as ``source(q, *args)``), text, or 64-bit words.
 
-    check: None applies the hazard rules to builder programs only; errors raise HazardError at the source line.
-    single_segment: the V3D launch mode the program is meant for; it changes which switches are legal.
+    check: apply the hazard rules; None applies them to builder programs only. Errors raise HazardError at the source
+    line. single_segment: the V3D launch mode the program is for; it changes which thread switches are legal.
     Raises: AsmError, HazardError, UsageError.
     """
     return _find(isa).assemble(source, check=check, filename=filename, args=args, single_segment=single_segment)

@@ -1,4 +1,4 @@
-"""Launches: handles of submitted jobs, one by one or several that belong together."""
+"""Handles of submitted jobs: `Launch` for one launch, `Run` for finished launches that belong together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Launch", "Run"]
 
-SLICE_S = 0.05  # of host time, between checks of a waiting thread whether its `await` was cancelled
+SLICE_S = 0.05  # of host time, between checks whether a cancelled `await` no longer needs its waiting thread
 
 
 def _caller() -> int:
@@ -131,7 +131,7 @@ class Launch:
             except TimeoutError:
                 if not fence.done:
                     raise  # still running: its buffers stay alive
-                fence.wait(0.0)  # it finished meanwhile, or the driver gave it up
+                fence.wait(0.0)  # it finished meanwhile, or the driver abandoned it
             for earlier in self._after:  # this launch used their results
                 earlier.wait(timeout_s)
         except TimeoutError as error:
@@ -154,7 +154,7 @@ class Launch:
                     raise
 
     def _is_of_another_launch(self, fault: EmuFault) -> bool:
-        """Whether a fault that came out while our job was not done belongs to a launch whose `wait` raises it."""
+        """Whether a fault raised while our job is not done belongs to another launch, whose `wait` raises it."""
         others = [launch for launch in self._pool.running if launch is not self]
         for launch in others:
             launch.settle_if_done()
@@ -169,7 +169,7 @@ class Launch:
             warnings.warn(EmuWarning(text + source), stacklevel=_caller())
 
     def finish(self, error: Exception) -> Exception:
-        """The job failed: release what it used. Returns the error, a fault with its source line."""
+        """Retire a failed launch. Returns the error; a fault gets its source line."""
         if isinstance(error, EmuFault):
             place = error.place
             loc = None if place.instruction is None or place.loc is not None else self._program.loc(place.instruction)
@@ -196,7 +196,7 @@ class Launch:
         try:
             await asyncio.get_running_loop().run_in_executor(None, self._wait_until, unwanted)
         finally:
-            unwanted.set()  # cancelled or interrupted: the thread ends, the launch goes on
+            unwanted.set()  # cancelled or interrupted: the thread ends, the launch continues
 
     def _wait_until(self, unwanted: threading.Event) -> None:
         """Wait in slices of about SLICE_S of host time, whatever clock the device has."""
@@ -221,7 +221,7 @@ class Launch:
 
 
 def _stats_of(fences: Sequence[Fence | None]) -> RunStats | None:
-    """Statistics of jobs on an emulated board together; None unless all of them ran there."""
+    """Total statistics of jobs on an emulated board; None unless all of them ran there."""
     runs = [None if fence is None or fence.run is None else fence.run.stats for fence in fences]
     known = [cast("RunStats", stats) for stats in runs if stats is not None]
     if not known or len(known) < len(runs):

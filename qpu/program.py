@@ -1,4 +1,4 @@
-"""Programs: assembled code that can print, check and display itself."""
+"""The public class of programs: assembled code with text, check and notebook display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rich display of a device: its facts, and a picture of its QPUs."""
+"""The notebook display of a device: a table of its properties and a picture of its QPUs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["device_html"]
 
 
 def device_html(info: DeviceInfo, *, closed: bool = False) -> str:
-    """A table of facts and one box a QPU, by slices."""
+    """A table of properties, and a box for each QPU, grouped by slice."""
     values = {
         "board": info.board.model,
         "instruction set": f"{info.isa.label} ({info.isa})",

@@ -1,4 +1,4 @@
-"""Rich displays of the records of an emulated board: statistics of a launch, and traces."""
+"""The notebook displays of an emulated board: statistics of launches, and traces."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _bytes(n: int) -> str:
 
 
 def stats_html(stats: RunStats) -> str:
-    """A launch on an emulated board: what it executed, how full its issue slots were, what it moved, who worked."""
+    """Statistics of a launch: executed events, use of the issue slots, bytes moved, instructions of each QPU."""
     n = stats.instructions
     values = {
         "engine": stats.engine,
@@ -83,7 +83,7 @@ def _changes(entry: TraceEntry) -> str:
 
 
 def trace_html(trace: Trace) -> str:
-    """The threads over time, then the entries: the first `ROWS` of them, with four lanes of every changed register."""
+    """The threads over time, then the first `ROWS` entries, with four lanes of every changed register."""
     entries = list(trace)
     caption = f"{len(entries):,} traced instructions of {trace.launches} launches"
     if trace.dropped:

@@ -1,7 +1,7 @@
-"""Small pieces of HTML and SVG for rich displays in notebooks: tables, bars, boxes.
+"""Building blocks of the notebook displays in HTML and SVG: tables, bars, boxes and strips.
 
-Colours are of medium brightness and text has the colour of the page, so that light and dark pages both work. Every
-text is escaped here.
+Colours are of medium brightness and text has the colour of the page, so that they suit light and dark pages. The
+functions escape all texts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TEXT = 'fill="currentColor" font-family="sans-serif" font-size="12"'
 
 
 def si(value: float) -> str:
-    """A count for people: 1234567 -> '1.23 M'."""
+    """A count with an SI prefix: 1234567 -> '1.23 M'."""
     for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
         if abs(value) >= size:
             scale = 1e3 if unit == " k" else size
@@ -62,7 +62,7 @@ def _label(x: float, y: float, text: str, anchor: str = "start") -> str:
 
 
 def bars(title: str, values: Sequence[tuple[str, float, str]], *, top: float | None = None) -> str:
-    """Horizontal bars. values: label, length, text at the end. top: the length that fills the width (default: most)."""
+    """Horizontal bars. values: label, length, text at the end. top: the length of a full bar (default: the largest)."""
     most = top or max((v for _, v, _ in values), default=0.0) or 1.0
     left, wide, step = 150, 300, 18
     parts = [_label(0, 13, title)]

@@ -1,4 +1,4 @@
-"""Programs as HTML tables for notebooks."""
+"""The notebook display of a program: an HTML table of its instructions and findings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLOUR = {Severity.ERROR: "#b00020", Severity.WARNING: "#9a6700", Severity.INFO
 
 
 def _columns(text: str) -> tuple[str, str, str]:
-    """Add half, mul half and signals of an instruction's text; VideoCore IV's leaves out a mul half that does nothing.
+    """Add half, mul half and signals of an instruction's text; on VideoCore IV it may have no mul half.
 
     A part without operands, or one that begins with ``read``, is a signal; operations of the mul half have operands.
     """

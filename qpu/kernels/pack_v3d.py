@@ -1,7 +1,7 @@
-"""Packing on V3D 4.2 and 7.1: a matrix with any two strides into panels that sgemm reads from front to back.
+"""The packing kernel of V3D 4.2 and 7.1: copies a matrix with any two strides into the panels that sgemm reads.
 
 A panel is `width` neighbouring lines (rows of A, columns of B) cut out of the matrix; for each k it holds one word of
-every line. So A, B and their transposes are the same job with other strides.
+every line. So A, B and their transposes differ in the strides only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BEST = 8  # vectors in flight: as many result words as a thread has with two thr
 
 
 def order(vectors: int) -> list[int]:
-    """Which line of the panel lies at each place of a step, for requests of `vectors` words a lane.
+    """The line of the panel at each position of a step, for requests of `vectors` words a lane.
 
     vectors = 1: in order. Otherwise word q of lane l is line 16 * q + l, so that each word of a request is a vector of
     16 neighbouring columns.
@@ -41,7 +41,7 @@ def kernel(q: v3d.Asm, width: int, vectors: int) -> None:
     k, address of the matrix, bytes of a panel / 64, address of the panels, 64, steps of k in all panels (a multiple
     of 4). Dispatch: x = chunk of CHUNK steps, y = panel; 16 items, 2 threads.
 
-    Steps past k become zero. Lines past the last repeat the last one: what they lead to is never stored.
+    Steps past k become zero. Lines past the last repeat the last one; their results are never stored.
     """
     rf = q.rf
     unroll = steps(width)
@@ -132,7 +132,7 @@ def kernel(q: v3d.Asm, width: int, vectors: int) -> None:
         q.nop()
         q.nop()
         q.mov(advance, 0)
-        for v in range(count_of_vectors):  # the last steps: those past k read something that exists, and give zero
+        for v in range(count_of_vectors):  # the last steps: those past k read a valid address and store zero
             q.sub(q.null, places[v], left, push="pushn")
             offset, mask = offsets[v], masks[v]
             q.sub(offset, offset, offset, cond="ifna").sub(mask, mask, mask, cond="ifna")

@@ -1,7 +1,7 @@
-"""Packing on VideoCore IV: a matrix with any two strides into panels that sgemm reads from front to back.
+"""The packing kernel of VideoCore IV: copies a matrix with any two strides into the panels that sgemm reads.
 
 A panel is `width` neighbouring lines (rows of A, columns of B) cut out of the matrix; for each k it holds one word of
-every line. So A, B and their transposes are the same job with other strides. TMU, four rows of the VPM, DMA store.
+every line. So A, B and their transposes differ in the strides only. Data goes through TMU, four VPM rows and DMA store.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def kernel(q: Asm) -> None:
         q.mov(q.vw_addr, target)
 
     def wait() -> None:
-        q.wait_dma_store()  # of the four rows before, which still lie in the VPM
+        q.wait_dma_store()  # of the previous four rows, which are still in the VPM
         q.mov(q.vw_setup, fill)
         q.nop(sig=q.ldtmu0)
 
@@ -63,7 +63,7 @@ def kernel(q: Asm) -> None:
     q.add(target, target, advance)
     q.nop()
     q.nop()
-    # The last four steps: those past k read the last one again and become zero.
+    # The last four steps: steps past k read the last one again and store zero.
     q.label("last")
     for _ in range(ROWS):
         q.add(at, at, q.uniform).mov(q.tmu0_s, at)
@@ -92,7 +92,7 @@ def records(
     width: int,
     panel_words: int,
 ) -> NDArray[np.int64]:
-    """The work as records, one a row, still without the two VPM words that depend on the QPU.
+    """The work as records, one a row, without the two VPM words that depend on the QPU.
 
     source: address of the matrix; strides in words. lines, k: its extent. depth: k in the panels, a multiple of 4;
     steps past k become zero, lines past the last repeat the last. target: address of the panels of panel_words words.

@@ -3,12 +3,12 @@
 Any m, n, k; A and B as they are or transposed; rows of any length in memory. Two or three launches: A and B are packed
 into panels on the device (`pack_v3d`, `pack_vc4`), then multiplied tile by tile, the tile of C in registers.
 
-Two kernels for each instruction set (`sgemm_v3d`, `sgemm_vc4`), to choose from with ``kernel=``:
+Each instruction set has two kernels (`sgemm_v3d`, `sgemm_vc4`), selected by ``kernel=``:
 
 * ``uniform``: A runs through the uniform stream, which broadcasts one word beside the dual-issue pair at no cost. 97 %
   of the instructions of the inner loop do an addition and a multiplication. How fast uniforms stream on silicon is
   unpublished (assumed here: a word an instruction).
-* ``rotate``: A comes through the TMU and is broadcast by moving lanes. 77 to 80 %, and nothing rests on uniforms.
+* ``rotate``: A comes through the TMU and is broadcast by moving lanes. 77 to 80 %, independent of uniform bandwidth.
 * ``auto``: on an emulated board ``uniform``; on a real one the faster, measured once for each device.
 
 As in BLAS, A and B are not read when alpha is 0, and C is not read when beta is 0. NaN and infinity come out as IEEE
@@ -51,8 +51,8 @@ __all__ = [
 ]  # fmt: skip
 
 GROUPS = 65535  # workgroups of a dispatch in each direction
-# What a launch takes at most, so that slow memory does not make it look hung: V3D's kernel resets a GPU on which no
-# tile ends within 500 ms, the mailbox of VideoCore IV gives a launch one second (drivers.md 1.6 and 5).
+# Largest launches, so that they end in time on slow memory, too: Linux resets a V3D on which no tile ends within
+# 500 ms, and the mailbox of VideoCore IV limits a launch to one second (drivers.md 1.6 and 5).
 STEPS = 1 << 16  # of k: 52 ms at the issue rate of a Pi 4 with two threads per QPU
 WORK = 1 << 29  # multiplications, VideoCore IV: 0.13 s at 8 Gflop/s
 PACKED = 1 << 22  # words packed, VideoCore IV
@@ -62,9 +62,11 @@ PROBE = 256  # m = n = k of the measurement that chooses a kernel
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which kernel, and why: "asked for", "emulated board" or "measured"; then with the host seconds of each.
+    """The chosen kernel and the reason: "asked for", "emulated board", "not measured" or "measured".
 
-    A kernel that computed something wrong has no seconds, and the reason says so.
+    seconds: host seconds of each measured kernel.
+
+    A kernel with a wrong result has no seconds, and the reason names it.
     """
 
     kernel: Kernel
@@ -79,12 +81,12 @@ def choose(gpu: Device, kernel: Kernel | Literal["auto"] = "auto", *, measure: b
     """Resolve `kernel` for a device. "auto" on a real board multiplies 256**3 with both, once for each device.
 
     measure: True measures on emulated boards too, False nowhere.
-    Raises: UsageError for a kernel of another name, DriverError when both compute something wrong.
+    Raises: UsageError for a kernel of another name, DriverError when the results of both are wrong.
     """
     if kernel in KERNELS:
         return Choice(kernel, "asked for", {})
     if kernel != "auto":
-        raise UsageError(f"kernel = {kernel!r}; allowed: auto, {', '.join(KERNELS)}")
+        raise UsageError(f"kernel = {kernel!r}", help=f"pass one of auto, {', '.join(KERNELS)}")
     if measure is False or (measure is None and gpu.emulated):
         return Choice("uniform", "emulated board" if gpu.emulated else "not measured", {})
     known = _measured.get(gpu)
@@ -92,7 +94,8 @@ def choose(gpu: Device, kernel: Kernel | Literal["auto"] = "auto", *, measure: b
         times = {name: _probe(gpu, name) for name in KERNELS}
         seconds = {name: took for name, took in times.items() if took is not None}
         if not seconds:
-            raise DriverError(f"{' and '.join(KERNELS)} compute something wrong on {gpu.info}; try `qpu doctor`")
+            names = " and ".join(KERNELS)
+            raise DriverError(f"{names} compute something wrong on {gpu.info}", help="run `qpu doctor`")
         wrong = "".join(f"; {name} computed something wrong" for name in KERNELS if name not in seconds)
         known = Choice(min(seconds, key=lambda name: seconds[name]), "measured" + wrong, seconds)
         _measured[gpu] = known
@@ -242,9 +245,8 @@ class Sgemm:
             if matrix is not None:
                 _host(name, matrix)
             if matrix is not None and (matrix.shape != place.shape or matrix.dtype != np.float32):
-                raise UsageError(
-                    f"{name} is {matrix.dtype}{list(matrix.shape)}; this launch takes float32{list(place.shape)}"
-                )
+                message = f"{name} is {matrix.dtype}{list(matrix.shape)}"
+                raise UsageError(message, help=f"pass float32{list(place.shape)}")
         self.set(alpha, beta)
         for _, matrix, place in triples if beta != 0.0 else triples[:2]:
             if matrix is not None:
@@ -254,7 +256,7 @@ class Sgemm:
         """Copy C alone, for another launch with the same A and B. Raises: UsageError for another shape or dtype."""
         _host("c", c)
         if c.shape != self._c.shape or c.dtype != np.float32:
-            raise UsageError(f"c is {c.dtype}{list(c.shape)}; this launch takes float32{list(self._c.shape)}")
+            raise UsageError(f"c is {c.dtype}{list(c.shape)}", help=f"pass float32{list(self._c.shape)}")
         self._c.within(self._c.buffer.array)[...] = c
 
     def set(self, alpha: float = 1.0, beta: float = 0.0) -> None:
@@ -262,11 +264,11 @@ class Sgemm:
         patterns = []
         for name, factor in (("alpha", alpha), ("beta", beta)):
             if isinstance(factor, (bool, np.bool_)) or not isinstance(factor, (int, float, np.integer, np.floating)):
-                raise UsageError(f"{name} = {factor!r}; give a real number")
+                raise UsageError(f"{name} = {factor!r}", help="pass a real number")
             with np.errstate(over="ignore"):
                 narrow = np.float32(factor)
             if np.isinf(narrow) and not np.isinf(factor):
-                raise UsageError(f"{name} = {factor!r} is beyond float32; allowed: up to 3.4e38, NaN and infinity")
+                raise UsageError(f"{name} = {factor!r} is beyond float32", help="pass up to 3.4e38, NaN or infinity")
             patterns.append(int(narrow.view(np.uint32)))
         product, accumulate = (x & 0x7FFFFFFF != 0 for x in patterns)
         self._forget()
@@ -280,7 +282,7 @@ class Sgemm:
         Raises: UsageError before `load` or `set`; what `Device.run` raises.
         """
         if not self._jobs:
-            raise UsageError("nothing to multiply yet; call load() or set() first")
+            raise UsageError("nothing to multiply yet", help="call load() or set() first")
         done = [self.gpu.submit(*job, timeout_s=timeout_s) for job in self._jobs]
         for launch in done:
             launch.wait(timeout_s)
@@ -308,7 +310,7 @@ class Sgemm:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # what A and B mean to the packing kernels: lines, words from line to line, words from k to k
+    # A and B for the packing kernels: lines, words from line to line, words from k to k
 
     def _operands(self) -> Iterator[tuple[_Matrix, int, int, int, int, int, int]]:
         """Matrix, number of lines, line stride, k stride, lines of a panel, vectors of a request, number of panels."""
@@ -320,7 +322,7 @@ class Sgemm:
         yield self._b, plan.n, rows, columns, shape.columns, shape.vectors, plan.tiles[1]
 
     def _parts(self, beta: int | None, product: bool) -> Iterator[tuple[int, int, int | None]]:
-        """First step, steps and factor of C of each launch: a long sum is made in parts, one added to the other."""
+        """First step, steps and factor of C of each launch: a long sum is computed in several launches."""
         depth = self.plan.depth if product else 0
         yield 0, min(depth, STEPS), beta
         for first in range(STEPS, depth, STEPS):
@@ -361,7 +363,7 @@ class Sgemm:
                 config = sgemm_v3d.CONFIG_UNIFORM if uniform else sgemm_v3d.CONFIG_ROTATE
                 words = [y, a_words // 16, a, x, b_words // 16, b, 4 * shape.columns, config, steps // UNROLL]
                 if uniform:
-                    words += [here.address + 64, *[0] * 6]  # the stream comes back to the word after these
+                    words += [here.address + 64, *[0] * 6]  # the stream continues at the word after these
             words += [x, y, shape.rows, self._c.address, plan.ldc, plan.n, plan.m, self._spare.address, alpha]
             if factor is not None:
                 words.append(factor)
@@ -388,7 +390,7 @@ class Sgemm:
                 width=width,
                 panel_words=words,
             )
-            size = _share(len(records), 16 * pack_vc4.CHUNK, PACKED, self.gpu.qpus)
+            size = _batch(len(records), 16 * pack_vc4.CHUNK, PACKED, self.gpu.qpus)
             for first in range(0, len(records), size):
                 rows = pack_vc4.streams(records[first : first + size], self.gpu.qpus)
                 buffer = self._buffer(sum(map(len, rows)), np.uint32)
@@ -404,7 +406,7 @@ class Sgemm:
         tiles = plan.tiles[0] * plan.tiles[1]
         jobs: list[_Job] = []
         for first, steps, factor in self._parts(beta, product):
-            size = _share(tiles, shape.rows * shape.columns * max(steps, 1), WORK, self.gpu.qpus)
+            size = _batch(tiles, shape.rows * shape.columns * max(steps, 1), WORK, self.gpu.qpus)
             record = sgemm_vc4.record_words(shape, product, factor is not None, strided)
             code = program(plan.isa, plan.kernel, product, factor is not None, strided)
             for start in range(0, tiles, size):
@@ -433,8 +435,8 @@ class Sgemm:
         return jobs
 
 
-def _share(count: int, work: int, most: int, qpus: int) -> int:
-    """How many of `count` pieces of `work` go into a launch of about `most`: equal shares, whole rounds of the QPUs."""
+def _batch(count: int, work: int, most: int, qpus: int) -> int:
+    """Number of pieces of `work` per launch of about `most`: `count` divided evenly, in whole rounds of the QPUs."""
     launches = -(-count * work // most)
     return -(-count // launches // qpus) * qpus if launches < count else max(1, min(qpus, count))
 
@@ -449,17 +451,19 @@ def _grid(down: int, across: int) -> Iterator[tuple[int, int, tuple[int, int, in
 def _placed(name: str, gpu: Device, memory: Buffer | BufferView, shape: tuple[int, int], ld: int) -> _Matrix:
     """The matrix in given device memory. Raises: UsageError when it does not fit."""
     if not isinstance(memory, (Buffer, BufferView)):
-        raise UsageError(f"{name} is a {type(memory).__name__}; give device memory (gpu.array), or None and load() it")
+        raise UsageError(
+            f"{name} is a {type(memory).__name__}", help="pass device memory (gpu.array), or None and load()"
+        )
     buffer, offset = (memory, 0) if isinstance(memory, Buffer) else (memory.buffer, memory.offset)
     if not gpu.owns(buffer):
-        raise UsageError(f"{name} belongs to another device; allocate it on this one")
+        raise UsageError(f"{name} belongs to another device", help="allocate it on this one")
     if buffer.dtype != np.float32 or offset % 4:
-        raise UsageError(f"{name} is {buffer.dtype} from byte {offset} on; allowed: float32 at a multiple of 4")
+        raise UsageError(f"{name} is {buffer.dtype} from byte {offset} on", help="pass float32 at a multiple of 4")
     needed = offset + 4 * ((shape[0] - 1) * ld + shape[1])
     if needed > buffer.nbytes:
         raise UsageError(
-            f"{name}: {shape[0]} rows of {shape[1]}, {ld} words apart, end at byte {needed}; "
-            f"the buffer has {buffer.nbytes}"
+            f"{name}: {shape[0]} rows of {shape[1]}, {ld} words apart, end at byte {needed} of {buffer.nbytes}",
+            help="pass a larger buffer",
         )
     return _Matrix(buffer, offset // 4, shape, ld)
 
@@ -467,9 +471,8 @@ def _placed(name: str, gpu: Device, memory: Buffer | BufferView, shape: tuple[in
 def _host(name: str, matrix: object) -> None:
     """Raise UsageError for anything but an ndarray: lists have no dtype, and device memory is an argument of Sgemm."""
     if not isinstance(matrix, np.ndarray):
-        raise UsageError(
-            f"{name} is a {type(matrix).__name__}; give a float32 ndarray, or device memory to Sgemm({name}=...)"
-        )
+        help = f"pass a float32 ndarray, or device memory to Sgemm({name}=...)"
+        raise UsageError(f"{name} is a {type(matrix).__name__}", help=help)
 
 
 def sgemm(
@@ -493,17 +496,17 @@ def sgemm(
         if matrix is not None or name != "c":
             _host(name, matrix)
         if matrix is not None and (matrix.ndim != 2 or matrix.dtype != np.float32):
-            raise UsageError(f"{name} is {matrix.dtype}{list(matrix.shape)}; allowed: a matrix of float32")
+            raise UsageError(f"{name} is {matrix.dtype}{list(matrix.shape)}", help="pass a matrix of float32")
     m, k = a.shape[::-1] if transa else a.shape
     other, n = b.shape[::-1] if transb else b.shape
     if k != other:
-        raise UsageError(f"op(a) is {m} x {k} and op(b) {other} x {n}; the inner lengths must be the same")
+        raise UsageError(f"op(a) is {m} x {k} and op(b) {other} x {n}", help="make the inner lengths equal")
     if c is not None and c.shape != (m, n):
-        raise UsageError(f"c is {c.shape[0]} x {c.shape[1]}; this product is {m} x {n}")
+        raise UsageError(f"c is {c.shape[0]} x {c.shape[1]}", help=f"pass a c of {m} x {n}, as the product")
     if c is not None and not c.flags.writeable:
-        raise UsageError("c is read-only, and takes the result; give a copy of it")
+        raise UsageError("c takes the result, but is read-only", help="pass a copy of it")
     if c is None and beta != 0.0:
-        raise UsageError(f"beta = {beta} without c; give c, or beta = 0")
+        raise UsageError(f"beta = {beta} without c", help="pass c, or beta = 0")
     with Sgemm(gpu, m, n, k, transa=transa, transb=transb, kernel=kernel) as job:
         job.load(a, b, c, alpha, beta)
         job.launch()

@@ -1,4 +1,4 @@
-"""The layout of an sgemm problem in device memory, its reference, and the bound of its rounding error."""
+"""The memory layout of an sgemm problem, its reference result, and the bound of its rounding error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHAPES: dict[tuple[bool, Kernel], Shape] = {
     (True, "rotate"): vc4.ROTATE,
 }
 
-SLACK = 16  # words past the last panel of A that are asked for, but not used
+SLACK = 16  # words past the last panel of A that are read, but not used
 LIMIT = 1 << 31  # bytes of one buffer; addresses are 32 bits, and there are five buffers
 LONGEST = (1 << 24) - 1  # of m, n, k and row lengths: addresses come from 24-bit multiplications
 
@@ -114,26 +114,26 @@ def layout(
     """The layout of a problem; row lengths default to the number of columns. Raises: UsageError."""
     for name, size in (("m", m), ("n", n), ("k", k)):
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)):
-            raise UsageError(f"{name} = {size!r}; give a whole number of rows or columns")
+            raise UsageError(f"{name} = {size!r}", help="pass a whole number of rows or columns")
         if size < 1:
-            raise UsageError(f"{name} = {size}; a matrix needs at least one row and one column")
+            raise UsageError(f"{name} = {size}", help="pass at least one row and one column")
         if size > LONGEST:
-            raise UsageError(f"{name} = {size}; allowed are 1..{LONGEST}; split the problem")
+            raise UsageError(f"{name} = {size}; allowed: 1..{LONGEST}", help="split the problem")
     if kernel not in KERNELS:
-        raise UsageError(f"kernel = {kernel!r}; allowed: {', '.join(KERNELS)}")
+        raise UsageError(f"kernel = {kernel!r}", help=f"pass one of {', '.join(KERNELS)}")
     columns = (m if transa else k, k if transb else n, n)
     strides = []
     for name, ld, least in zip(("lda", "ldb", "ldc"), (lda, ldb, ldc), columns, strict=True):
         if ld is None:
             ld = least
         if isinstance(ld, bool) or not isinstance(ld, (int, np.integer)) or not least <= ld <= LONGEST:
-            raise UsageError(f"{name} = {ld!r}; allowed: from the row length, {least}, to {LONGEST} words")
+            raise UsageError(f"{name} = {ld!r}", help=f"pass words from the row length, {least}, to {LONGEST}")
         strides.append(int(ld))
     found = Layout(isa, kernel, int(m), int(n), int(k), bool(transa), bool(transb), *strides)
     stored = (found.a_shape[0] * found.lda, found.b_shape[0] * found.ldb, found.m * found.ldc)
     for what, words in zip(("A", "B", "C", "packed A", "packed B"), (*stored, *found.packed_words), strict=True):
         if 4 * words >= LIMIT:
-            raise UsageError(f"{what} takes {4 * words} bytes on the device; allowed: less than {LIMIT}; split it")
+            raise UsageError(f"{what} takes {4 * words} bytes on the device", help=f"split it: less than {LIMIT} fit")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The sgemm kernels of V3D 4.2 and 7.1: one tile of C a workgroup of 16 items, 48 registers of accumulators.
+"""The sgemm kernels of V3D 4.2 and 7.1: each workgroup of 16 items computes a tile of C in 48 registers.
 
 Both read panels that `pack_v3d` made: of A, the words of one tile row for each k; of B, those of one tile column.
 
@@ -50,7 +50,7 @@ class _Names:
 def kernel(q: v3d.Asm, shape: Shape, product: bool, accumulate: bool) -> None:
     """Emit a kernel. Dispatch: x = tile across, y = tile down, 16 items, 2 threads (64 registers).
 
-    product: with the product of A and B; without it, C is only scaled. accumulate: with beta * C; without, C is not
+    product: add alpha * A @ B; else C is only scaled. accumulate: add beta * C; else C is not
     read. Uniforms, if product: first tile down, bytes of an A panel / 64, address of A, first tile across, bytes of
     a B panel / 64, address of B, bytes of a row of B, TMU configuration, loops, and for `UNIFORM` the address of the
     remaining uniforms. Then: first tile across, first tile down, rows of a tile, address, row length in words,
@@ -74,7 +74,7 @@ def kernel(q: v3d.Asm, shape: Shape, product: bool, accumulate: bool) -> None:
 
 
 def _pipelined(q: v3d.Asm) -> None:
-    """One switch, marked as the last: from here on the thread keeps the TMU busy without switching."""
+    """The only thread switch, marked as the last: the thread does not switch after it."""
     q.nop(sig=q.thrsw)
     q.nop(sig=q.thrsw)
     q.nop()
@@ -171,11 +171,11 @@ def _uniform(q: v3d.Asm, names: _Names) -> None:
         q.nop(sig=q.ldtmu(q.null))
 
 
-# -- the kernels that leave the uniform stream alone
+# -- the kernels that do not use the uniform stream for A
 #
-# Word w = 12 * step + row of A is lane w % 16 of the vector that holds it. Results are popped when what they replace
-# was used for the last time: the next row of B after the last row of A, the next vector of A after its 16th word.
-# That leaves at most 5 result words pending, and each request about one step of k (60 instructions) to arrive.
+# Word w = 12 * step + row of A is lane w % 16 of its vector. A result is popped after the last use of the register that
+# it goes to: the next row of B after the last row of A, the next vector of A after its 16th word. So at most 5 result
+# words are pending, and a request has about one step of k (60 instructions) to complete.
 
 
 def _rotate_start(q: v3d.Asm, names: _Names, a: Reg) -> None:
@@ -207,7 +207,7 @@ def _pops(q: v3d.Asm, names: _Names, a: Reg, step: int, row: int, column: int) -
 
 
 def _rotate_42(q: v3d.Asm42, names: _Names) -> None:
-    """acc[i] = sum over k of A[i // 4, k] * B[k, 16 * (i % 4) + lane]; the add slot of each rotation does the rest."""
+    """acc[i] = sum over k of A[i // 4, k] * B[k, 16 * (i % 4) + lane]; requests use the add slots of the rotations."""
     acc, b, t, a, s64, s256 = names.acc, names.b, names.product, q.r1, q.r2, q.r3
     at, at_a, count, config = names.at, names.at_a, names.count, names.config
     _rotate_start(q, names, a)
@@ -218,7 +218,7 @@ def _rotate_42(q: v3d.Asm42, names: _Names) -> None:
     with q.loop("k") as loop:
         for step in range(UNROLL):
             extra: dict[int, Callable[[], MulSlot]] = {2: lambda: q.or_(q.tmua, at, at), 3: lambda: q.add(at, at, s256)}
-            if step == 0:  # the one slot without a rotation, whose amount would take the place of the 1
+            if step == 0:  # the only slot without a rotation, whose amount excludes the immediate 1
                 extra[0] = lambda: q.sub(count, count, 1, push="pushz")
             if step % 2 == 0:
                 extra[1] = lambda: q.or_(q.tmuc, config, config)
@@ -238,7 +238,7 @@ def _rotate_42(q: v3d.Asm42, names: _Names) -> None:
 
 
 def _rotate_71(q: v3d.Asm71, names: _Names) -> None:
-    """As `_rotate_42`. A shuffle's result is read two instructions later at the earliest, so scalars take turns."""
+    """As `_rotate_42`. A shuffle's result is read two instructions later at the earliest, so two scalars alternate."""
     rf, acc, b, t = q.rf, names.acc, names.b, names.product
     at, at_a, count, config = names.at, names.at_a, names.count, names.config
     a, scalars, s64 = rf[0], (rf[12], rf[15]), names.step_a

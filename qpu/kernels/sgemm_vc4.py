@@ -1,4 +1,4 @@
-"""The sgemm kernels of VideoCore IV. Both read panels that `pack_vc4` made.
+"""The sgemm kernels of VideoCore IV, which read panels that `pack_vc4` made.
 
 * `UNIFORM`: tiles of 64 x 16, all 64 registers of a QPU are accumulators. A runs through the uniform stream; all QPUs
   read the same panel at the same time. 262 instructions for 256 fused steps.
@@ -35,8 +35,8 @@ UNIFORM, ROTATE = Shape(64, 1), Shape(12, 4)
 def kernel(q: Asm, shape: Shape, product: bool, accumulate: bool, strided: bool) -> None:
     """Emit a kernel. Uniforms: the records of the QPU, one a tile (see `streams`).
 
-    product: with the product of A and B; without it, C is only scaled. accumulate: with beta * C; without, C is not
-    read. strided: one DMA stores four rows; without it, each row has its own (rows of C too far apart).
+    product: add alpha * A @ B; else C is only scaled. accumulate: add beta * C; else C is not read. strided: one DMA
+    transfer stores four rows; else each row has its own, because rows of C are too far apart.
     """
     tile = q.label("tile")
     if product and shape is UNIFORM:
@@ -58,9 +58,9 @@ def kernel(q: Asm, shape: Shape, product: bool, accumulate: bool, strided: bool)
 def _uniform(q: Asm) -> Mapping[tuple[int, int], ReadWrite]:
     """Uniforms: B, bytes of a row of it, loops, address of the rest of the record, A. Returns the accumulators.
 
-    No register is left for a loop counter or a return address. r1 holds both: lanes 1..15 count down by their lane
-    number (all reach zero together), lane 0 keeps the address of the rest of the record, where the uniform stream
-    returns after the panel; subtracting the element number leaves it alone.
+    r1 is both the loop counter and the return address of the uniform stream, because all other registers are in use:
+    lanes 1..15 count down by their lane number (all reach zero together); lane 0, from which 0 is subtracted, keeps the
+    address of the rest of the record, where the stream continues after the panel.
     """
     rows = UNIFORM.rows
     acc = [(q.ra if i % 2 == 0 else q.rb)[i // 2] for i in range(rows)]
@@ -110,8 +110,8 @@ def _clear(q: Asm, acc: Sequence[ReadWrite]) -> None:
 def _rotate(q: Asm) -> Mapping[tuple[int, int], ReadWrite]:
     """Uniforms: B, A, 64 * loops. Returns the accumulators.
 
-    An instruction reads one register of each file, so accumulators of the columns whose B lies in one file lie in the
-    other, columns take turns between the files, and a product is added two slots after it was made.
+    An instruction reads one register of each file. So the accumulators of a column are in the file that does not hold
+    its B, columns alternate between the files, and a product is added two slots after it was computed.
     Word w = 12 * step + row of A is lane w % 16 of r1. The add slot of each broadcast moves results from r4 and sends
     requests; four are outstanding at most.
     """
@@ -147,7 +147,7 @@ def _rotate(q: Asm) -> Mapping[tuple[int, int], ReadWrite]:
     _clear(q, [x for pair in zip(registers[1::2], registers[::2], strict=True) for x in pair])
     q.xor(q.r2, q.r2, q.r2)
 
-    # What is popped and when: (row, half of the row's slots) -> B's column, or A once its 16th word was used.
+    # Pops: (row, half of the row's slots) -> column of B, or None for A after the use of its 16th word.
     plan: list[dict[tuple[int, int], int | None]] = [{(1, 0): 0, (4, 0): 1, (5, 1): 2, (8, 1): 3} for _ in range(4)]
     for step, row in ((1, 3), (2, 7), (3, 11)):
         plan[step][row, 0] = None

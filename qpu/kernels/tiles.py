@@ -1,4 +1,4 @@
-"""The tile of an sgemm kernel, and how far its loops unroll and prefetch on every instruction set."""
+"""The tile shape of the sgemm kernels, and the unrolling and prefetch distance that all of them use."""
 
 from __future__ import annotations
 

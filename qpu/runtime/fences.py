@@ -1,4 +1,4 @@
-"""The fence of a dispatch that was split into several jobs."""
+"""The fence of a dispatch that was split into several jobs, for `qpu.launch`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Parts:
         return self._finished == len(self.fences)
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """See `qpu.drivers.base.Fence.wait`; the parts after one that was reset are waited for, too."""
+        """See `qpu.drivers.base.Fence.wait`. After a part that was reset it waits for the other parts, too."""
         deadline = None if timeout_s is None else self._now() + timeout_s
         while not self.done:
             self._wait_for_next(None if deadline is None else max(0.0, deadline - self._now()))

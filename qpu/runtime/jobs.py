@@ -1,4 +1,4 @@
-"""From a program, uniforms and a shape to the jobs that a driver takes."""
+"""Preparation of launches: the driver jobs of a program, its uniforms and a launch shape."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def prepare(
         streams = streams_of(pool, uniforms, shape.streams)
         count = shape.count if shape.count is not None else len(streams)
         if len(streams) > 1 and count != len(streams):
-            raise UsageError(f"count = {count}, but there are {len(streams)} rows of uniforms; give one of the two")
+            raise UsageError(
+                f"count = {count}, but there are {len(streams)} rows of uniforms", help="give one of the two"
+            )
         within("programs (vc4.Programs(count), rows of uniforms)", count, 1, info.qpus)
         code = pool.upload(program)
         addresses = place(pool, streams, scratch)
@@ -74,10 +76,10 @@ def _default(shape: object, isa: Isa, default: _Shape, name: str) -> _Shape:
     if shape is None:
         return default
     if isinstance(shape, Dispatch):
-        raise UsageError(f"v3d.Dispatch shapes launches on V3D; this device is {isa.label}, use {name}")
+        raise UsageError(f"v3d.Dispatch is for V3D; this device is {isa.label}", help=f"pass a {name}")
     if isinstance(shape, Programs):
-        raise UsageError(f"vc4.Programs shapes launches on VideoCore IV; this device is {isa.label}, use {name}")
-    raise UsageError(f"shape = {shape!r} is a {type(shape).__name__}; give a {name}")
+        raise UsageError(f"vc4.Programs is for VideoCore IV; this device is {isa.label}", help=f"pass a {name}")
+    raise UsageError(f"shape = {shape!r} is a {type(shape).__name__}", help=f"give a {name}")
 
 
 def _completion(word: Addressed, value: int, pool: MemoryPool) -> Completion:
@@ -85,5 +87,5 @@ def _completion(word: Addressed, value: int, pool: MemoryPool) -> Completion:
     assert isinstance(word, Place)
     bo, offset, size = word.extent
     if offset % 4 or offset + 4 > size:
-        raise UsageError(f"completion word at byte {offset} of {size}; allowed: a whole u32 in the buffer")
+        raise UsageError(f"completion word at byte {offset} of {size}", help="pass an aligned u32 inside the buffer")
     return Completion(bo, offset, value)

@@ -1,10 +1,14 @@
-"""The memory pool of a device: buffer objects of users, uploaded code, scratch memory, and launches that use them."""
+"""The memory pool of a device: buffer objects of users, uploaded code, scratch memory, and the launches that use them.
+
+`qpu.device`, `qpu.buffers` and `qpu.launch` share it. It decides when a buffer object can be closed.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -25,29 +29,29 @@ SPARE_SCRATCH = 8  # buffer objects of finished launches that are kept for the n
 MIN_SCRATCH = 4096
 
 
-class Place:
+class Place(ABC):
     """Device memory with an address: a buffer, or a part of one."""
 
     __slots__ = ()
 
     @property
+    @abstractmethod
     def pool(self) -> MemoryPool:
         """The pool that the memory belongs to."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def address(self) -> int:
         """GPU address, u32. Raises: UsageError when the buffer is closed."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def extent(self) -> tuple[Bo, int, int]:
         """Buffer object, offset of the place in bytes, bytes of the buffer. Raises: UsageError when it is closed."""
-        raise NotImplementedError
 
 
 class Owner(Protocol):
-    """What a buffer object is allocated for."""
+    """The object that a buffer object is allocated for, such as a `Buffer`."""
 
     def detach(self) -> None:
         """Drop every view of the memory: the device is closing."""
@@ -84,9 +88,9 @@ class MemoryPool:
         self._bos: dict[int, Bo] = {}
         self._code: dict[int, tuple[weakref.ref[Code], Bo]] = {}
         self._scratch: list[Bo] = []
-        self._pending: list[Bo] = []  # closed by their owners, not yet by us
+        self._pending: list[Bo] = []  # released by their owners, to be closed
         self._running: set[Running] = set()
-        self._submitting = 0  # launches between the listing of buffers and the end of their submission
+        self._submitting = 0  # launches that have listed their buffers and are not completely submitted
 
     @property
     def closed(self) -> bool:
@@ -103,11 +107,10 @@ class MemoryPool:
         """The adapter. Raises: UsageError when the device is closed or was inherited through fork."""
         driver = self._driver
         if driver is None:
-            raise UsageError("this device is closed; open it again with qpu.open_device()")
+            raise UsageError("this device is closed", help="open it again with qpu.open_device()")
         if os.getpid() != self._pid:
-            raise UsageError(
-                "this device was opened before fork(); open it in the child, or use the spawn start method"
-            )
+            help = "open it in the child, or use the spawn start method"
+            raise UsageError("this device was opened before fork()", help=help)
         return driver
 
     # buffers
@@ -130,7 +133,7 @@ class MemoryPool:
             return owner
 
     def release(self, owner: Owner) -> None:
-        """Close the buffer object of an owner that needs it no longer."""
+        """Close the buffer object of an owner."""
         with self._lock, critical():
             self._owners.discard(owner)
             bo = self._bos.pop(id(owner), None)
@@ -138,7 +141,7 @@ class MemoryPool:
                 self._dispose(bo)
 
     def _collected(self, key: int) -> None:
-        """The owner was garbage-collected; its ndarray may outlive it."""
+        """Release the buffer object of a garbage-collected owner, whose ndarray may still exist."""
         with critical(late=True):
             bo = self._bos.pop(key, None)
             if bo is not None and self.usable:
@@ -154,7 +157,7 @@ class MemoryPool:
         return bool(self._submitting or (self._running and self._isa is Isa.VC4))
 
     def _reap(self) -> None:
-        """Retire launches that finished unnoticed, then close what could not be closed before."""
+        """Retire finished launches that nobody waited for, then close pending buffer objects."""
         if len(self._running) >= REAP_AFTER or len(self._pending) >= REAP_AFTER:
             for launch in list(self._running):  # an interrupted `run` leaves one
                 launch.settle_if_done()
@@ -167,13 +170,12 @@ class MemoryPool:
     def upload(self, program: Code) -> Bo:
         """The buffer object with the program's code, uploaded on first use. Raises: UsageError for the wrong ISA."""
         if not isinstance(program, Code):
-            raise UsageError(f"{type(program).__name__} is not a program; make one with qpu.assemble()")
+            raise UsageError(f"{type(program).__name__} is not a program", help="make one with qpu.assemble()")
         if program.isa is not self._isa:
-            raise UsageError(
-                f"a program for {program.isa.label} cannot run on {self._isa.label}; assemble it for {self._isa}"
-            )
+            message = f"a program for {program.isa.label} cannot run on {self._isa.label}"
+            raise UsageError(message, help=f"assemble it for {self._isa}")
         if not len(program):
-            raise UsageError("the program is empty; a program has at least its end sequence")
+            raise UsageError("the program is empty", help="write at least the end sequence: q.end()")
         key = id(program)
         with self._lock:
             known = self._code.get(key)
@@ -193,7 +195,7 @@ class MemoryPool:
                 self._dispose(known[1])  # its launches have finished: they keep the program alive
 
     def scratch(self, size: int) -> Bo:
-        """Memory for one launch; give it back with `end`."""
+        """Memory for one launch; `end` takes it back."""
         with self._lock:
             for i, bo in enumerate(self._scratch):
                 if bo.size >= size:
@@ -202,7 +204,7 @@ class MemoryPool:
 
     @contextmanager
     def submission(self) -> Iterator[None]:
-        """While the block lists buffer objects and submits jobs with them, no thread closes any."""
+        """A block that lists buffer objects and submits jobs with them; no thread closes any meanwhile."""
         with self._lock:
             self._submitting += 1
         try:
@@ -225,14 +227,14 @@ class MemoryPool:
             return list(self._running)
 
     def begin(self, launch: Running) -> None:
-        """A launch runs: memory that it may touch stays."""
+        """Record a running launch: memory that it may use stays open."""
         with self._lock:
             self._running.add(launch)
             if len(self._running) >= REAP_AFTER:
                 self._reap()
 
     def end(self, launch: Running | None, scratch: Sequence[Bo]) -> None:
-        """A launch finished or never began: recycle its scratch memory."""
+        """Recycle the scratch memory of a launch that finished, or that was not submitted (None)."""
         with self._lock:
             if self._driver is None:
                 return
@@ -258,7 +260,7 @@ class MemoryPool:
                 owner.detach()
             for holder in (self._bos, self._code, self._scratch, self._pending, self._running):
                 holder.clear()
-            # The driver first stops what runs, then frees the memory.
+            # The driver stops running jobs before it frees memory.
             try:
                 driver.close()
             except BaseException:

@@ -21,15 +21,15 @@ Scalar: TypeAlias = "int | float | np.generic | Place"
 Uniforms: TypeAlias = "Sequence[Scalar | Sequence[Any] | NDArray[Any]] | NDArray[Any] | Place"
 
 ROW = 64  # bytes: alignment of a stream
-SLACK = 64  # bytes of zeros behind each stream: a program that reads on finds no words of an earlier launch
+SLACK = 64  # bytes of zeros after each stream, so that reads past its end see no words of an earlier launch
 
 
 def own(part: object, pool: MemoryPool) -> int:
     """The address of device memory of `pool`. Raises: UsageError for anything else."""
     if not isinstance(part, Place):
-        raise UsageError(f"{part!r} is a {type(part).__name__}; give device memory (gpu.array), or a part of it")
+        raise UsageError(f"{part!r} is a {type(part).__name__}", help="pass device memory (gpu.array), or a part of it")
     if part.pool is not pool:
-        raise UsageError("the buffer belongs to another device; allocate it on this one")
+        raise UsageError("the buffer belongs to another device", help="allocate it on this one")
     return part.address
 
 
@@ -45,7 +45,7 @@ def streams_of(pool: MemoryPool, uniforms: Uniforms, streams: Sequence[object] |
     """
     if streams is not None:
         if isinstance(uniforms, Place) or len(uniforms):
-            raise UsageError("give uniforms or streams, not both")
+            raise UsageError("uniforms and streams are both given", help="leave one of them out")
         return [own(part, pool) for part in streams]
     kinds = (list, tuple, np.ndarray)
     if isinstance(uniforms, kinds) and len(uniforms) and isinstance(uniforms[0], kinds):
@@ -79,9 +79,8 @@ def pack_uniforms(values: Uniforms, pool: MemoryPool | None = None) -> bytes:
     if isinstance(values, np.ndarray):
         return _array_words(values, "uniforms")
     if isinstance(values, (str, bytes, bytearray, Mapping, Set)) or not isinstance(values, Iterable):
-        raise UsageError(
-            f"uniforms = {values!r}: {type(values).__name__} is not a stream of words; give a list, array or buffer"
-        )
+        message = f"uniforms = {values!r}: {type(values).__name__} is not a stream of words"
+        raise UsageError(message, help="pass a list, array or buffer")
     out = bytearray()
     _pack(out, values, pool)
     return bytes(out)
@@ -102,28 +101,29 @@ def _pack(out: bytearray, values: Iterable[Any], pool: MemoryPool | None) -> Non
         if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
             number = int(value)
             if not -(1 << 31) <= number < 1 << 32:
-                raise UsageError(f"{_where(out)}: {number} does not fit 32 bits (-2147483648..4294967295)")
+                raise UsageError(f"{_where(out)}: {number} does not fit 32 bits", help="pass -2**31..2**32-1")
             out += (number & 0xFFFFFFFF).to_bytes(4, "little")
         elif isinstance(value, Place):
             if pool is not None and value.pool is not pool:
-                raise UsageError(f"{_where(out)}: the buffer belongs to another device; allocate it on this one")
+                raise UsageError(f"{_where(out)}: the buffer belongs to another device", help="allocate it on this one")
             out += value.address.to_bytes(4, "little")
         elif isinstance(value, (bool, np.bool_)):
-            raise UsageError(f"{_where(out)}: {value!r} is a truth value; write 0 or 1")
+            raise UsageError(f"{_where(out)}: {value!r} is a truth value", help="pass 0 or 1")
         elif isinstance(value, (float, np.floating)):
             with np.errstate(over="ignore"):
                 narrow = np.float32(value)
             if np.isinf(narrow) and not np.isinf(value):
-                raise UsageError(f"{_where(out)}: {value!r} is beyond float32; allowed: up to 3.4e38, NaN and infinity")
+                raise UsageError(
+                    f"{_where(out)}: {value!r} is beyond float32", help="pass up to 3.4e38, NaN or infinity"
+                )
             out += narrow.tobytes()
         elif isinstance(value, np.ndarray):
             out += _array_words(value, _where(out))
         elif isinstance(value, (list, tuple)):
             _pack(out, value, pool)
         else:
-            raise UsageError(
-                f"{_where(out)}: {type(value).__name__} is not a uniform; allowed: int, float, NumPy values, buffers"
-            )
+            message = f"{_where(out)}: {type(value).__name__} is not a uniform"
+            raise UsageError(message, help="pass int, float, NumPy values or buffers")
 
 
 def _where(out: bytearray) -> str:

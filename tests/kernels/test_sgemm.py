@@ -168,7 +168,7 @@ def test_long_sums_and_many_tiles_take_several_launches(gpu: Device, monkeypatch
 def test_shares_of_a_launch() -> None:
     for count in (1, 5, 12, 13, 100, 1024, 99999):
         for work, most in ((1, 1 << 29), (1 << 20, 1 << 29), (1 << 29, 1 << 20)):
-            size = sgemm._share(count, work, most, 12)
+            size = sgemm._batch(count, work, most, 12)
             assert size % 12 == 0 or size >= count or size == count
             assert size * work < most + 24 * work or size <= 12
 
