@@ -145,7 +145,7 @@ class CompiledV3dExecution(DispatchExecution):
         self._translated = program.translate_s
         program.calls += 1
         capacity = self._placement.capacity
-        raw = np.empty(capacity * int(Slot.WORDS) + LANES, np.uint32)  # threads write theirs when they start
+        raw = np.empty(capacity * int(Slot.WORDS) + LANES, np.uint32)  # the block of a thread is filled when it starts
         skew = (-raw.ctypes.data // 4) % LANES
         self._states: U32 = raw[skew : skew + capacity * int(Slot.WORDS)].reshape(capacity, int(Slot.WORDS))
         self._wide = self._states.view(np.uint64)

@@ -57,7 +57,7 @@ class Prepared:
     max_rf: int = -1
     starts_request: bool = False
     config_from_uniform: bool = False  # the same instruction reads the configuration of the request (tmuau, wrtmuc)
-    data_writes: int = 0  # words this instruction queues for the TMU
+    data_writes: int = 0  # words that the instruction queues for the TMU
     sfu_write: bool = False
     joins_barrier: bool = False  # writes syncb
     writes_unifa: bool = False

@@ -146,7 +146,7 @@ class AccessError(NamedTuple):
     name: str
 
 
-# New value of the memory word, over `LaneOps`: (lanes, memory, first and second data word). Both engines run these.
+# Atomic -> function of both engines, over `LaneOps`: (lanes, memory word, two data words) -> new memory word.
 ATOMICS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
     "add": lambda v, m, a, b: v.add(m, a),
     "sub": lambda v, m, a, b: v.sub(m, a),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DONE", "HOST", "WAITS", "lanes_function"]
 
-DONE, HOST, WAITS = 0, 1, 2  # what the function returns
+DONE, HOST, WAITS = 0, 1, 2  # results of the function
 _LOAD, _STORE, _ATOMIC, _CACHE = 1, 2, 3, 4
 _KINDS = {Action.LOAD: _LOAD, Action.STORE: _STORE, Action.ATOMIC: _ATOMIC, Action.CACHE: _CACHE}
 _DATA = 5  # the table covers requests with 0.._DATA - 1 data words
@@ -151,7 +151,7 @@ class _Lanes(StateFunction):
         results = b.select(b.or_(store, cache), I32(0), self.components)
         total = b.add(self.count, results)
         self.stay(b.icmp_unsigned("<=", total, self.scalar(Slot.LIMIT)), "room")
-        # Stores wait for earlier threads; atomics also wait for threads that have already stored in this round.
+        # Stores wait for earlier threads. Atomics wait also in a thread that has just performed a store.
         held = b.load(control_word(b, self.control, Control.HOLD), typ=I64)
         waits = b.or_(
             b.and_(writes, b.icmp_unsigned("==", held, I64(Hold.STORES))),

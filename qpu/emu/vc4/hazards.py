@@ -26,7 +26,7 @@ class Patch:
     """Registers whose old values one instruction reads. cancel: it is a branch, and neither it nor the pending branch
     is taken."""
 
-    registers: list[tuple[Vector, Vector, Vector]]  # (register of all QPUs, what it shows, what it holds)
+    registers: list[tuple[Vector, Vector, Vector]]  # (register of all QPUs, old value that is read, new value)
     cancel: bool = False
 
 

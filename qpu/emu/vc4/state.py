@@ -106,7 +106,7 @@ class Qpu:
     def start(self, code: int) -> None:
         """Begin a program at the physical address `code`."""
         self.entry = self.pc = code
-        self.branch_left = self.end_left = self.switch_left = 0  # instructions until it takes effect; 0 = none pending
+        self.branch_left = self.end_left = self.switch_left = 0  # instructions until the event; 0 = none pending
         self.branch_taken = False
         self.branch_target = 0
         self.history = (0, 0, 0)  # effects of the last three instructions, newest first
