@@ -46,7 +46,7 @@ def kernel_vc4(q: Asm) -> None:
     """VideoCore IV. Uniform: address of out[0], which out[1] follows."""
     q.mov(q.r0, q.element_number)
     q.nop()
-    q.rotate(q.r1, q.r0, PLACES)  # lane i goes to lane i + amount
+    q.rotate(q.r1, q.r0, PLACES)  # lane i moves to lane i + amount
     q.setup_vpm_write()
     q.mov(q.vpm, q.r1)
     q.and_(q.null, q.r0, 1, push="z")  # flag Z: the lane is even

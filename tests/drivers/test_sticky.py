@@ -21,7 +21,7 @@ BOARDS = {  # profile -> device
     "pi3,vcsm=plain": "hardware",
     "pi3,vcsm=none": "/dev/mem",
     "pi4": "hardware",
-    "pi5,kernel=old": "hardware",
+    "pi5,linux=old": "hardware",
 }
 OFF = ("ioctl:IOCTL_MBOX_PROPERTY", "flock:exclusive")  # without these the QPUs cannot be powered off
 
@@ -79,7 +79,7 @@ def test_a_call_that_fails_for_ever(board: str, number: int, capsys: pytest.Capt
         held = port.leaked if port.board.closed else port.allocated()
         exit_guard.release_all()
         if board.startswith("pi3") and name in OFF and port.board.vc4 is not None and port.board.vc4.enabled:
-            # told, and who else might use the QPUs is not powered off under them
+            # the error is reported, and QPUs that another process may use stay powered
             assert isinstance(told, DriverError) or (name, number) == ("flock:exclusive", errno.EAGAIN), where
             continue
         assert port.board.vc4 is None or not port.board.vc4.enabled, where

@@ -13,7 +13,7 @@ import threading
 from typing import Protocol
 
 from qpu.drivers.board import detect
-from qpu.drivers.errors_table import HELP, failure, fault, reason_of
+from qpu.drivers.errors_table import failure, fault, reason_of
 from qpu.drivers.port import Interruptions, Lock, Port
 from qpu.drivers.vc4.mailbox import NODE, Mailbox, Node, persist
 from qpu.drivers.vc4.registers import V3dRegisters, block_address
@@ -231,8 +231,8 @@ def clean_up(port: Port) -> None:
     found = detect(port)
     if found.generation not in (None, 4):
         raise UsageError(
-            f"{found.model}: there is nothing to clean up"
-            f"{HELP}the kernel gives everything back when a process ends; --clean is for a Pi 0-3"
+            f"{found.model}: there is nothing to clean up; allowed: a Pi 0-3",
+            help="leave out --clean: Linux releases everything when a process ends",
         )
     with Mailbox(port) as mailbox:
         try:
