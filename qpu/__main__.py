@@ -341,7 +341,7 @@ def _arguments() -> argparse.ArgumentParser:
     asm.add_argument("--single-segment", action="store_true", help="V3D: check for single-segment launch")
     disasm = code("disasm", "code to text", _disasm)
     disasm.add_argument("--json", action="store_true", help="one JSON object a word")
-    disasm.add_argument("--listing", action="store_true", help="for people: labels at branch targets")
+    disasm.add_argument("--listing", action="store_true", help="one program with labels at branch targets")
     check = code("check", "validity and hazard findings", _check)
     check.add_argument("--json", action="store_true", help="one JSON object a program")
     check.add_argument("--single-segment", action="store_true", help="V3D: launched as a single segment")

@@ -163,7 +163,7 @@ class Buffer(Place):
         return f"<Buffer {self.dtype}{list(self.shape)} at 0x{self.address:08x}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Buffer lives on one device of one process; send buffer.numpy() instead")
+        raise TypeError("a Buffer belongs to one device of one process\n  help: send buffer.numpy() instead")
 
 
 @dataclass(frozen=True, slots=True)

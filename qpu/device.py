@@ -255,7 +255,7 @@ class Device(AbstractContextManager["Device"]):
         self.close()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Device belongs to one process; open it where it is used, for example in each worker")
+        raise TypeError("a Device belongs to one process\n  help: open it in each process that uses it")
 
     def __repr__(self) -> str:
         return f"<Device {'closed' if self._pool.closed else self._info}>"

@@ -153,7 +153,8 @@ class DecodeError(AsmError):
     """A word that is not an instruction. `word` is the 64-bit word, `field` the first field that is undefined."""
 
     def __init__(self, word: int, field: str, message: str) -> None:
-        super().__init__(f"0x{word:016x}: {message}", (Diagnostic("decode", message),))
+        help = "check that the word is code, and which instruction set it is for"
+        super().__init__(f"0x{word:016x}: {message}", (Diagnostic("decode", message, help=help),), help=help)
         self.word = word
         self.field = field
 

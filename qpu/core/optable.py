@@ -210,7 +210,7 @@ class Op:
         return self.sem is not None and not (self.implicit_reads or self.implicit_writes or self.tokens - {Token.SFU})
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, tuple[str, ...]]]:
-        raise TypeError(f"operation rows are not pickled; keep the name {self.name!r}")
+        raise TypeError(f"operation rows are not pickled\n  help: send the name {self.name!r}")
 
 
 class Table:

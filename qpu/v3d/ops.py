@@ -50,7 +50,7 @@ def _forms() -> dict[str, tuple[Variant, ...]]:
         "vfpack": tuple((f32[i], f32[j], "", 4 * i + j, 0) for i, j in two if i and j),
         # two sources of two halves each, modifier on a
         "h": tuple((m, "", "", i, 0) for i, m in enumerate(F16_MODIFIERS)),
-        # 4.2: one float source whose modifier sits in the opcode; output modifier in the sub-opcode
+        # 4.2: one float source whose modifier is in the opcode; output modifier in the sub-opcode
         "f1": tuple((f32[i], "", p, 4 * i, k) for i in (1, 2, 3) for k, p in enumerate(packs)),
         "f1i": tuple((f32[i], "", "", 4 * i, 0) for i in (1, 2, 3)),
         # 7.1: both in the sub-opcode. `abs` decodes, but Mesa's encoder refuses it (meaning assumed).

@@ -189,7 +189,7 @@ class _Assembler(OperandParser):
         try:
             shown = printed(decode(self.isa, word))
         except DecodeError as error:
-            shown = str(error)
+            shown = error.diagnostics[0].message
         if shown != printed(decode(self.isa, said)):
             raise TextError(
                 column,

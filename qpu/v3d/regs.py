@@ -17,6 +17,7 @@ from typing import Final
 
 from qpu.core.isa import Isa
 from qpu.core.optable import MagicRow, SignalRow, Token
+from qpu.errors import UsageError
 from qpu.v3d.rules import RULES
 
 __all__ = [
@@ -246,9 +247,9 @@ _IMM_FLOAT: Final = {2.0 ** (i - 40): i for i in range(32, 48)}
 
 
 def imm_bits(index: int) -> int:
-    """The 32-bit pattern of small immediate `index`, 0..47. Raises: ValueError (48..63 are reserved)."""
+    """The 32-bit pattern of small immediate `index`, 0..47. Raises: UsageError (48..63 are reserved)."""
     if not 0 <= index < 48:
-        raise ValueError(f"small immediate {index} is reserved; 0..47 have a value")
+        raise UsageError(f"small immediate {index} is reserved", help="pass 0..47")
     return _IMM_BITS[index]
 
 

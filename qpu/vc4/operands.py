@@ -56,7 +56,7 @@ class Operand:
         return f"<{self.name}>"
 
     def __reduce__(self) -> str:
-        raise TypeError(f"operands are not copied or pickled; take {self.name} from the builder again")
+        raise TypeError(f"operands are not copied or pickled\n  help: take {self.name} from the builder")
 
 
 class Readable(Operand):

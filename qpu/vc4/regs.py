@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from qpu.core.isa import Basis
 from qpu.core.optable import Token
+from qpu.errors import UsageError
 from qpu.vc4.rules import RULES
 
 __all__ = [
@@ -311,10 +312,10 @@ def small_imm_value(code: int) -> int:
     """The 32-bit pattern that small-immediate code 0..63 puts in every lane.
 
     Codes 48..63 rotate the MUL output and are the constants -16..-1 at the same time (measured with py-videocore's
-    rotate test). Raises: ValueError outside 0..63.
+    rotate test). Raises: UsageError outside 0..63.
     """
     if not 0 <= code <= 63:
-        raise ValueError(f"small-immediate code {code} is not in 0..63")
+        raise UsageError(f"small-immediate code {code} does not exist", help="pass 0..63")
     if code < 16:
         return code
     if code < 32:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from qpu.core.lanes import LaneOps, M, V
 from qpu.core.semantics import carry_add, carry_sub, count
+from qpu.errors import UsageError
 
 INF = 0x7F800000
 SIGN = 0x80000000
@@ -310,7 +311,7 @@ def load_immediate(v: LaneOps[V, M], mode: int, imm: int) -> V:
     if mode == 3:
         return v.or_(high, low)
     if mode != 1:
-        raise ValueError(f"load immediate variant {mode} is reserved; allowed: 0, 1, 3")
+        raise UsageError(f"load immediate variant {mode} is reserved", help="pass 0, 1 or 3")
     return v.sub(low, high)
 
 

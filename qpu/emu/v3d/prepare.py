@@ -136,7 +136,7 @@ def prepare(isa: Isa, word: int) -> Prepared:
     try:
         instr = decode(isa, word)
     except DecodeError as error:
-        return Prepared(isa, word, Branch(isa), ("decode", str(error)))
+        return Prepared(isa, word, Branch(isa), ("decode", f"0x{word:016x}: {error.diagnostics[0].message}"))
     p = Prepared(isa, word, instr)
     facts = RULES.windows[isa].facts(parts(instr))
     p.after, p.before = facts.after & _watched(isa), facts.before & _watched(isa)
