@@ -9,7 +9,7 @@ write, and a TMU request returns at least one result. The emulator checks the re
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -26,6 +26,7 @@ from qpu.v3d.single import same_instruction
 __all__ = ["RULES", "check", "facts_of"]
 
 PENDING: Final = 8  # result words that a thread has room for with two threads per QPU (v3d.md 9.5)
+_ACCUMULATORS: Final = tuple(f"r{n}" for n in range(6))
 _SWITCH: Final = Effects(events=frozenset({"switch"}))
 _END: Final = Effects(events=frozenset({"end"}))
 
@@ -70,6 +71,9 @@ def check(isa: Isa, words: Iterable[int], *, single_segment: bool = False) -> li
         if not 0 <= to < n:
             message = f"the branch leads to instruction {to}; the program has 0..{n - 1}"
             found.append(RULES.finding("branch-target", i, message))
+    if isa is Isa.V3D42:
+        always = {i + BRANCH_SLOTS + 1 for i, b in branches.items() if isinstance(b, Branch) and not b.cond}
+        found += _accumulators(windows, facts, words, always.union(targets.values()))
     for hit in windows.walk(facts, (), jumps(targets, n, BRANCH_SLOTS)):
         found.append(windows.finding(hit, lambda i: effects(decode(isa, words[i])), Severity.WARNING))
     return RULES.sorted(found)
@@ -141,6 +145,31 @@ def _state(windows: Windows, facts: Sequence[Facts], watched: Iterable[int]) -> 
             due, switched = i + SWITCH_SLOTS + 1, True
     if due is not None and start is not None and start < due < len(facts):
         yield _cut(due, start)
+
+
+def _accumulators(
+    windows: Windows, facts: Sequence[Facts], words: Sequence[int], unknown: Container[int]
+) -> Iterator[Finding]:
+    """Reads of accumulators, of 4.2, that no instruction wrote since a thread switch.
+
+    unknown: instructions that others than the one before lead to: nothing is known of the accumulators there.
+    """
+    switches, used = windows.watch["switch"], windows.watch["read acc | write acc"]
+    lost: set[str] = set()
+    switch, due = 0, -1
+    for i, f in enumerate(facts):
+        if i == due:
+            lost = set(_ACCUMULATORS)
+        if i in unknown:
+            lost = set()
+        if lost and f.after & used:
+            e = effects(decode(Isa.V3D42, words[i]))
+            for name in sorted(lost & e.reads):
+                message = f"{name} is read after a thread switch, which loses it"
+                yield RULES.finding("acc-switch", i, message, switch)
+            lost -= e.reads | e.writes
+        if f.after & switches and not f.after & windows.watch["end"]:
+            switch, due = i, i + SWITCH_SLOTS + 1
 
 
 def _cut(at: int, start: int) -> Finding:

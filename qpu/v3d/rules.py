@@ -108,6 +108,9 @@ RULES: Final = Rules(
               "put an instruction between `ldtmu` and the rotation",
               _w("load register", "rotate register", 1, "{} was loaded by ldtmu in the instruction before its "
                  "rotation", same=True), isas=_42, source=_TESTS, basis=Basis.MEASURED),
+        _rule("acc-switch", _WARN, "an accumulator is read after a thread switch, which loses it",
+              "write the accumulator again after the switch, or use a register rf0..rf63", isas=_42,
+              source="Mesa QPU scheduler and register allocator"),
         # One instruction again
         _rule("peripheral", _ERROR,
               "more than one of TMU write, SFU write, VPM write, TLB access, TSY write (4.2: and ldtmu)",
@@ -191,8 +194,9 @@ RULES: Final = Rules(
             "acc": tuple(f"r{n}" for n in range(6)),
             "payload": ("rf0", "rf1", "rf2"),
         },
-        Isa.V3D71: {"payload": ("rf2", "rf3")},
+        Isa.V3D71: {"payload": ("rf2", "rf3"), "acc": ()},
     },
-    watch=("thrsw", "switch", "branch", "ldtmu", "tmu_data write", "tmu_start write", "tlb write", "ldtlb", "ldtlbu"),
+    watch=("thrsw", "switch", "branch", "ldtmu", "tmu_data write", "tmu_start write", "tlb write", "ldtlb", "ldtlbu",
+           "read acc | write acc", "end"),
 )  # fmt: skip
 """Every rule of V3D."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from qpu.core.code import Code
@@ -15,12 +15,12 @@ from qpu.vc4.effects import effects, parts, read_addresses, sources, write_targe
 from qpu.vc4.hazards_same import same_instruction
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm
 from qpu.vc4.regs import MUX_A, MUX_B, NOP, File
-from qpu.vc4.rules import BRANCH_SLOTS, RULES
+from qpu.vc4.rules import BRANCH_SLOTS, RULES, SWITCH_SLOTS
 
 __all__ = ["RULES", "check", "enforce", "facts_of"]
 
 _WINDOWS: Final = RULES.windows[Isa.VC4]
-_BRANCH, _TMU, _FLOW, _ENDS = _WINDOWS.watch.values()
+_BRANCH, _TMU, _FLOW, _ENDS, _END = _WINDOWS.watch.values()
 _TAKES_UNIFORM: Final = Effects(frozenset({"uniform"}))
 
 
@@ -76,7 +76,7 @@ def _facts(word: int) -> Facts:
 
 
 def check(words: Iterable[int]) -> list[Finding]:
-    """All findings of a program, by instruction: rules H1..H29, and ``decode`` for reserved encodings."""
+    """All findings of a program, by instruction: rules H1..H31, and ``decode`` for reserved encodings."""
     return _Checker(tuple(words)).run()
 
 
@@ -131,7 +131,18 @@ class _Checker:
             for jump in taken:
                 over.setdefault(jump.last[-1], []).append(jump.target)
             found += self.flow(breaks, over)
-        return RULES.sorted(found)
+        return RULES.sorted([*found, *self.ends(bool(used & _END))])
+
+    def ends(self, any_: bool) -> Iterator[Finding]:
+        """Findings about the program end: there is none, or its two slots are not there."""
+        count = len(self.words)
+        if any_:
+            for index in range(max(0, count - SWITCH_SLOTS), count):
+                if self.facts[index].after & _END:
+                    slots = f"{count - 1 - index} of the two instructions that belong to the program end are there"
+                    yield RULES.finding("H31", index, slots)
+        elif count and not any(b.target(at) is None for at, b in self.branches.items()):
+            yield RULES.finding("H31", count)
 
     def breaks(self, entered: set[int]) -> frozenset[int]:
         """Instructions never reached from the one before: those after an unconditional branch and its delay slots."""

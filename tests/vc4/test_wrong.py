@@ -57,7 +57,7 @@ def test_builder(rule: str, body: str) -> None:
 
 @pytest.mark.parametrize(("rule", "body"), HAZARDS, ids=[f"{r}-{n}" for n, (r, _) in enumerate(HAZARDS)])
 def test_hazards(rule: str, body: str) -> None:
-    fn = kernel(body)
+    fn = kernel(body if "thrend" in body or rule == "H31" else f"{body}\nq.nops(3)\nq.end()")
     program = build(fn)  # type: ignore[arg-type]
     found = check(program.code)
     lines = {(f.rule, place.line) for f in found if (place := program.loc(f.index))}
