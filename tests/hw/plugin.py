@@ -130,7 +130,7 @@ class Tier:
         board, firmware, versions = found["board"], found["firmware"] or {}, found["versions"]
         lines = [
             f"hardware: {board['model']}, {board['soc'] or 'unknown chip'}, revision {board['revision'] or 'unknown'}",
-            f"  firmware build {firmware.get('build') or 'unknown'}, kernel {versions['kernel'] or 'unknown'}",
+            f"  firmware build {firmware.get('build') or 'unknown'}, Linux {versions['linux'] or 'unknown'}",
             f"  Python {versions['python']}, qpu {versions['qpu']}",
         ]
         if found["unusable"] is not None:
