@@ -18,6 +18,18 @@ Flag: TypeAlias = NDArray[np.bool_]
 BUS_MASK = 0x3FFFFFFF  # bits 31:30 of a bus address choose a cache alias of the same memory
 CLOCKS_PER_INSTRUCTION = 4
 
+# Contents at program start are undefined on hardware (guide); a pattern shows up in results, a zero does not.
+# 0xDEADfrrl: f the file (a, b, or c for accumulators), rr the register, l the lane.
+_LANE = np.arange(LANES, dtype=np.uint32)
+_UNDEFINED: Vector = np.concatenate(
+    [
+        np.uint32(0xDEAD0000 | mark << 12) | np.arange(count, dtype=np.uint32)[:, None] << np.uint32(4) | _LANE
+        for mark, count in ((0xA, 32), (0xB, 32), (0xC, 6))
+    ]
+)
+_UNDEFINED_LATCH = np.uint32(0xDEADFFF0) | _LANE[:4]
+_UNDEFINED_FLAGS = _LANE % 3 == 0, _LANE % 3 == 1, _LANE % 2 == 0
+
 
 class Bank:
     """Registers of all QPUs. Axis 0 is the register where there are several, then the QPU, then the lane."""
@@ -39,8 +51,7 @@ class Bank:
         self.uniform = np.zeros(n, np.uint32)
         self.sfu_left = np.zeros(n, np.int8)  # instructions until the SFU result lands in r4; 0 = none pending
         self.sfu_value = np.zeros((n, LANES), np.uint32)
-        for q in range(n):
-            self.undefine(q)
+        self.undefine(slice(None))
 
     def place(self, registers: NDArray[np.uint32]) -> None:
         """Use this array for the registers from now on: ra0..31, rb0..31, r0..r5, shape (70, QPUs, 16)."""
@@ -54,31 +65,22 @@ class Bank:
         parts = ("a", "acc", "b", "n", "rows")
         return tuple(getattr(self, name) for name in self.__slots__ if name not in parts)
 
-    def undefine(self, q: int) -> None:
-        """Fill the registers of a QPU with 0xDEADfrrl: f the file (a, b, or c for accumulators), rr register, l lane.
-
-        Contents at program start are undefined on hardware (guide); a pattern shows up in results, a zero does not.
-        """
-        lane = np.arange(LANES, dtype=np.uint32)
-        for mark, file in ((0xA, self.a), (0xB, self.b), (0xC, self.acc)):
-            number = np.arange(len(file), dtype=np.uint32)[:, None]
-            file[:, q] = np.uint32(0xDEAD0000 | mark << 12) | number << np.uint32(4) | lane
+    def undefine(self, q: int | slice) -> None:
+        """Fill the registers of a QPU, or of all, with the pattern of registers that were never written."""
+        self.registers[:, q] = _UNDEFINED if isinstance(q, int) else _UNDEFINED[:, None]
         for latch in (self.latch_a, self.latch_b, self.latch_mul):
-            latch[q] = np.uint32(0xDEADFFF0) | lane[:4]
+            latch[q] = _UNDEFINED_LATCH
         self.undefine_flags(q)
         self.sfu_left[q] = 0
 
     def lose_accumulators(self, q: int) -> None:
         """Undefine accumulators and flags, which a thread switch loses (guide)."""
-        lane = np.arange(LANES, dtype=np.uint32)
-        number = np.arange(6, dtype=np.uint32)[:, None]
-        self.acc[:, q] = np.uint32(0xDEADC000) | number << np.uint32(4) | lane
+        self.acc[:, q] = _UNDEFINED[64:]
         self.undefine_flags(q)
 
-    def undefine_flags(self, q: int) -> None:
-        """Give the flags of a QPU values no program can rely on."""
-        lane = np.arange(LANES)
-        self.z[q], self.neg[q], self.c[q] = lane % 3 == 0, lane % 3 == 1, lane % 2 == 0
+    def undefine_flags(self, q: int | slice) -> None:
+        """Give the flags of a QPU, or of all, values no program can rely on."""
+        self.z[q], self.neg[q], self.c[q] = _UNDEFINED_FLAGS
 
 
 class Status:
