@@ -233,10 +233,10 @@ def test_without_a_home_there_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> No
     assert cache_directory() is None
 
 
-def test_another_engine_version_translates_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_sources_translate_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source()
     build(IDENTITY, source)
-    monkeypatch.setattr(compiled, "ENGINE_VERSION", compiled.ENGINE_VERSION + 1)
+    monkeypatch.setattr(compiled, "sources_digest", lambda: "of other sources")
     build(IDENTITY, source)
     assert source.calls == 2
     assert len(list(cache.glob("*.qpuc"))) == 2

@@ -1,7 +1,7 @@
 """The native code of translated programs: optimisation, linking, and use of the cache (`qpu.emu.engine.code_cache`).
 
-The key of a cache entry is a hash of everything on which the code depends: program words, instruction set, engine
-version, host CPU and features.
+The key of a cache entry is a hash of everything on which the code depends: program words, instruction set, the sources
+of the package that generate code, host CPU and features.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from llvmlite import binding
@@ -27,11 +29,11 @@ from qpu.emu.engine.code_cache import cache_directory
 from qpu.emu.engine.host_cpu import host
 
 __all__ = [
-    "ENGINE_VERSION", "FULL", "QUICK", "Improvement", "Interrupted", "NativeCode", "NativeProgram", "Translate",
-    "build", "checkpoint",
+    "FULL", "QUICK", "Improvement", "Interrupted", "NativeCode", "NativeProgram", "Translate",
+    "build", "checkpoint", "sources_digest",
 ]  # fmt: skip
 
-ENGINE_VERSION = 18  # change it whenever generated code changes
+_GENERATORS = "core", "vc4", "v3d", "emu/engine", "emu/vc4", "emu/v3d"  # folders of the package
 SEAL = "meta_digest"  # constant in the object code: the digest of the metadata that belongs to the code
 QUICK, FULL = 0, 2  # optimisation levels of programs
 POLL_S = 0.05  # seconds of host time between checks for signals while LLVM works
@@ -77,11 +79,22 @@ class NativeCode:
         return made
 
 
+@cache
+def sources_digest() -> str:
+    """A digest of the sources on which generated code depends, so that no change of them finds old code."""
+    root = Path(__file__).parents[2]
+    digest = hashlib.blake2b(digest_size=20)
+    for folder in _GENERATORS:
+        for path in sorted((root / folder).glob("*.py")):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
 def _key(identity: bytes, level: int) -> str:
     digest = hashlib.blake2b(digest_size=20)
     h = host()
     for part in (
-        str(ENGINE_VERSION),
+        sources_digest(),
         h.cpu,
         h.features,
         str(h.plain),

@@ -51,6 +51,7 @@ _REASONS = tuple(Reason)  # by value
 QUANTUM, MAX_QUANTUM = 1 << 12, 1 << 20  # time slice of a thread in instructions: initial and maximum
 PARALLEL = 100_000  # instructions of all threads between stores from which on several host threads pay off
 REQUEST = 16  # approximate cost of a TMU request, in instructions
+REPORTED = 1 << 12  # instructions from the start on that remember a reported access outside every buffer
 MAX_WARNINGS = 256  # about overflowing result FIFOs; after that many the limit of the fast path is raised
 ALL_PAGES = (1 << 32) // PAGE
 
@@ -152,6 +153,13 @@ class CompiledV3dExecution(DispatchExecution):
         first_state = int(self._states.ctypes.data)
         self._pointers = np.arange(capacity, dtype=np.uint64) * np.uint64(4 * int(Slot.WORDS)) + np.uint64(first_state)
         self._copies = Copies(machine, self._services.snapshot.copies)
+        self._reported = np.zeros(REPORTED, np.uint8)
+        for word, number in (
+            (Control.SCRATCH, self._services.tmu.scratch.ctypes.data),
+            (Control.REPORTED, self._reported.ctypes.data),
+            (Control.INSTRUCTIONS, REPORTED),
+        ):
+            self._copies.control[word] = number
         self._workers = machine.workers
         self._split = program.split
         self._counts = self._new_counters()
@@ -517,6 +525,9 @@ class CompiledV3dExecution(DispatchExecution):
         address = state[Slot.ADDRESS : Slot.ADDRESS + LANES].copy().reshape(1, LANES)
         streamed = self._open_pages(g.config, pending, address)
         self._services.request(g, address, live.reshape(1, LANES))
+        if g.pc in self._services.outside:  # translated code performs the following ones
+            at = int(state[Slot.AT])
+            self._reported[at : at + 1] = 1
         kept = self._services.snapshot.kept
         kept[streamed[kept[streamed] == Kept.FREE]] = Kept.STREAM  # the request did not store there
         state[Slot.CONFIG] = g.config if isinstance(g.config, int) else g.config[0]

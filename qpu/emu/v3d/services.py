@@ -90,6 +90,7 @@ class DispatchServices:
         self.qpu_instructions = np.zeros(placement.qpus, np.int64)
         self._pages = memory.pages
         self._warned: set[str] = set()
+        self.outside: set[int] = set()  # addresses of instructions with a reported access outside every buffer
         self._data_limit = data_words(dispatch.threads)
         self._result_limit = result_words(dispatch.threads)
 
@@ -148,6 +149,7 @@ class DispatchServices:
         if self.strict:
             raise fault(error.rule, message, self.place(g, error.row, error.lane, error.address))
         if error.rule == "out-of-bounds":
+            self.outside.add(g.pc)
             message = "MMU error: " + message
         self.warn(g, error.rule, message, row=error.row)
 

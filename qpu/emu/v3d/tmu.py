@@ -219,7 +219,8 @@ class TmuMemory:
         self._before_store = before_store
         self._report = report
         self._all = _Bytes(memory.bytes)
-        self._scratch = _Bytes(np.zeros(PAGE, np.uint8))
+        self.scratch = np.zeros(PAGE, np.uint8)
+        self._scratch = _Bytes(self.scratch)
         self.read_bytes = 0
         self.write_bytes = 0
         self.requests = 0

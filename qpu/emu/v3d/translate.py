@@ -284,6 +284,7 @@ class _Translator:
     def step(self, node: Node) -> Node | None:
         """Emit the instruction. Returns: the node that follows, or None when the block is complete."""
         index = node.at
+        self.index = index
         p = self.prepared(index)
         self.reached.add(index)
         if p is None or p.problem is not None:
@@ -350,6 +351,7 @@ class _Translator:
 
     def request(self, address: ir.Value, live: ir.Value) -> ir.Value:
         """Start a TMU request. Returns: the condition under which the host must perform it."""
+        self.store(Slot.AT, I32(self.index))
         pointers = [Arg.STATE, Arg.MEMORY, Arg.PAGES, Arg.KEPT, Arg.COPIES, Arg.CONTROL]
         code = self.b.call(self.tmu, [*[self.function.args[i] for i in pointers], address, live])
         return self.b.icmp_unsigned("!=", code, I32(0))

@@ -183,7 +183,10 @@ class _Lanes(StateFunction):
         b.ret(I32(DONE))
 
     def check(self, writes: ir.Value, cache: ir.Value) -> None:
-        """Leave the request to the host unless all live lanes access mapped, aligned memory that may be stored to."""
+        """Leave the request to the host unless all live lanes access aligned memory that may be stored to.
+
+        Accesses outside every buffer are left to the host until it has reported one of this instruction.
+        """
         b = self.b
         low = b.sub(self.size, I32(1))
         with b.if_then(b.not_(cache)), self.loop("check", b.shl(self.components, I32(4))) as i:
@@ -191,26 +194,43 @@ class _Lanes(StateFunction):
             with b.if_then(self.bit(self.live, lane)):
                 address = self.address(lane, b.lshr(i, I32(4)))
                 self.stay(b.icmp_unsigned("==", b.and_(address, low), I32(0)), "aligned")
-                self.stay(self.mapped(address), "mapped")
-                with b.if_then(writes):
+                inside = self.mapped(address)
+                with b.if_then(b.not_(inside), likely=False):
+                    self.reported()
+                with b.if_then(b.and_(writes, inside)):
                     page = self.page(address)
                     state = b.load(entry(b, self.kept, page, 1), typ=I8)
                     with b.if_then(b.icmp_unsigned(">=", state, I8(Kept.FREE))):
                         shared = [self.memory, self.kept, self.copies, self.control, page]
                         self.stay(b.call(self.keep, shared), "kept")
 
+    def reported(self) -> None:
+        """Leave the request to the host unless it has reported an access outside every buffer here before."""
+        b = self.b
+        at = b.zext(self.scalar(Slot.AT), I64)
+        count = b.load(control_word(b, self.control, Control.INSTRUCTIONS), typ=I64)
+        self.stay(b.icmp_unsigned("<", at, count), "listed")
+        table = b.inttoptr(b.load(control_word(b, self.control, Control.REPORTED), typ=I64), PTR)
+        self.stay(b.icmp_unsigned("!=", b.load(entry(b, table, at, 1), typ=I8), I8(0)), "reported")
+
     def place(self, address: ir.Value) -> ir.Value:
-        return self.b.gep(self.memory, [self.b.zext(address, I64)], source_etype=I8)
+        """Where an access goes: into memory, or, outside every buffer, into the scratch page."""
+        b = self.b
+        scratch = b.inttoptr(b.load(control_word(b, self.control, Control.SCRATCH), typ=I64), PTR)
+        inside = self.mapped(address)
+        offset = b.select(inside, address, b.and_(address, I32(4095)))
+        return b.gep(b.select(inside, self.memory, scratch), [b.zext(offset, I64)], source_etype=I8)
 
     def load(self) -> None:
         """Load. Lanes that only complete a quad load 0 outside every buffer, and else the aligned component."""
-        b = self.b
+        b, live = self.b, self.live
         with self.loop("load", b.shl(self.components, I32(4))) as i:
             lane, k = b.and_(i, I32(15)), b.lshr(i, I32(4))
             target = self.result(k, lane)
             b.store(I32(0), target)
             address = self.address(lane, k)
-            with b.if_then(b.and_(self.bit(self.wanted, lane), self.mapped(address))):
+            usable = b.or_(self.mapped(address), self.bit(live, lane))
+            with b.if_then(b.and_(self.bit(self.wanted, lane), usable)):
                 word = b.load(self.place(b.and_(address, I32(0xFFFFFFFC))), typ=I32)
                 inside = b.and_(address, b.and_(b.sub(I32(0), self.size), I32(3)))
                 up = b.sub(I32(32), b.shl(self.size, I32(3)))

@@ -141,7 +141,10 @@ class Control(enum.IntEnum):
     POOL = 2  # address of the room
     PAGES = 3  # address of the list of copied pages, 32 bits each
     HOLD = 4  # a `Hold`
-    WORDS = 5
+    SCRATCH = 5  # address of the page that lenient accesses outside every buffer use
+    REPORTED = 6  # address of a byte for each of INSTRUCTIONS instructions: whether such an access was reported there
+    INSTRUCTIONS = 7
+    WORDS = 8
 
 
 class Hold(enum.IntEnum):
