@@ -124,7 +124,7 @@ def test_sysroot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         port.read_bytes("/proc/cpuinfo")  # not the host's
     with pytest.raises(FileNotFoundError):
         port.read_bytes("/proc/../../../../proc/cpuinfo")
-    assert port.read_bytes(str(Path(__file__))).startswith(b'"""The real port')  # other names are not redirected
+    assert port.read_bytes(__file__) == Path(__file__).read_bytes()  # other names are not redirected
 
 
 @pytest.mark.parametrize("name", ["missing", "file"])

@@ -250,7 +250,7 @@ def test_without_registers_the_launch_after_enables_it() -> None:
 
     with opened(first) as a, Mailbox(second) as mailbox:
         mailbox.enable_qpu(False)
-        with pytest.raises(qpu.errors.EmuFault, match="not enabled"):
+        with pytest.raises(qpu.errors.EmuFault, match="while V3D is off"):
             a.run(SHORT)
         a.run(SHORT)
 
