@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
 import threading
 from collections import Counter
@@ -104,6 +106,8 @@ class Device(AbstractContextManager["Device"]):
             raise UsageError(f"dtype = {dtype!r}: {error}", help="pass numbers such as np.float32") from error
         if any(n < 0 for n in dims):
             raise UsageError(f"shape {dims} has a negative length", help="pass lengths of 1 or more")
+        if kind.kind in "USMm":
+            raise UsageError(f"dtype {kind}: the GPU has no text and no dates", help="pass numbers such as np.float32")
         if kind.hasobject or kind.itemsize == 0:
             raise UsageError(f"dtype {kind} has no fixed layout", help="pass numbers such as np.float32")
         size = int(np.prod(dims, dtype=object)) * kind.itemsize if dims else kind.itemsize
@@ -222,6 +226,9 @@ class Device(AbstractContextManager["Device"]):
         Names are those of Linux's driver (drivers.md section 3). Raises: UsageError for an unknown name; DriverError
         where Linux has no counters.
         """
+        for name in names:
+            if not isinstance(name, str):
+                raise UsageError(f"counter name {name!r}", help="give names one by one: gpu.counters('a', 'b')")
         counting = getattr(self.driver, "counters", None)
         if counting is None:
             raise DriverError(f"{self.info.adapter} has no performance counters", help="see the guide, drivers")
@@ -316,7 +323,7 @@ def open_device(
     if name not in ("auto", "hardware") and "/" not in name:
         raise UsageError(
             f"unknown device {name!r}; allowed: auto, hardware, pi0 .. pi5, a path",
-            help="write one of these; options follow a comma: pi5,slices=3",
+            help=_device_meant(name) or "write one of these; options follow a comma: pi5,slices=3",
         )
     from qpu.drivers.linux import LinuxPort
 
@@ -328,6 +335,17 @@ def open_device(
         reason = str(error).splitlines()[0]
         print(f"qpu: using an emulated Pi 5 ({reason})", file=sys.stderr)
         return _emulated("pi5", strict, engine, host_limit_s)
+
+
+def _device_meant(name: str) -> str | None:
+    """What a wrong device name probably means: a board in other words, or a GPU in words of other libraries."""
+    found = re.search(r"(?:pi|cm|zero|raspberrypi)[ _-]*([0-5])?", name.lower())
+    if found is not None:
+        return f"did you mean 'pi{found[1] or 0}'? That is an emulated board; the real one is 'hardware'"
+    if re.match(r"(gpu|cuda|opencl|vulkan|v3d|vc4|videocore|qpu|hw|hard|real|dev)", name.lower()):
+        return "did you mean 'hardware'? That is the GPU of this Raspberry Pi"
+    near = difflib.get_close_matches(name.lower(), ("auto", "hardware"), 1)
+    return f"did you mean {near[0]!r}?" if near else None
 
 
 def _open(port: Port, name: str) -> Device:

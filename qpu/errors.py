@@ -135,16 +135,22 @@ class UnknownNameError(AsmError, AttributeError):
 
     @classmethod
     def among(
-        cls, name: str, known: Iterable[str], what: str, loc: Loc | None, others: Iterable[Diagnostic] = ()
+        cls,
+        name: str,
+        known: Iterable[str],
+        what: str,
+        loc: Loc | None,
+        others: Iterable[Diagnostic] = (),
+        meant: str | None = None,
     ) -> UnknownNameError:
         """The error for a `name` that `what` does not have. It suggests similar names out of `known`.
 
-        others: diagnostics found before, which the error reports as well.
+        others: diagnostics found before, which the error reports as well. meant: help that is known for the name.
         """
         import difflib
 
         close = difflib.get_close_matches(name, list(known), 3)
-        advice = f"did you mean {', '.join(close)}?" if close else "list the names with dir()"
+        advice = meant or (f"did you mean {', '.join(close)}?" if close else "list the names with dir()")
         found = sorted([*others, Diagnostic("name", f"{what} has no {name!r}", loc=loc, help=advice)], key=_place)
         return cls("\n".join(d.render() for d in found), found)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -91,6 +91,7 @@ class Builder(ABC, Generic[T]):
     __slots__ = ("_branch_at", "_errors", "_fixups", "_half", "_instrs", "_labels", "_numbers", "_open", "_places")
 
     isa: ClassVar[Isa]
+    _foreign: ClassVar[Mapping[str, str]] = {}  # names of the other family's builders -> what is written here
     _idle: ClassVar[Any]
     _half: Any
 
@@ -172,7 +173,7 @@ class Builder(ABC, Generic[T]):
     def _unknown(self, name: str, kind: type, what: str) -> UnknownNameError:
         self._settle()
         known = [n for n in dir(kind) if not n.startswith("_")]
-        return UnknownNameError.among(name, known, what, loc_of(here()), self._errors)
+        return UnknownNameError.among(name, known, what, loc_of(here()), self._errors, self._foreign.get(name))
 
     # -- labels and loops
 

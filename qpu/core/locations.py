@@ -14,10 +14,13 @@ from typing import Final, TypeAlias, overload
 
 from qpu.errors import Loc
 
-__all__ = ["LAYERS", "Place", "Places", "here", "loc_of"]
+__all__ = ["LAYERS", "LINE_LIMIT", "Place", "Places", "here", "loc_of"]
 
 LAYERS: Final[set[str]] = {__file__}
 """Files of the builders. Every module with builder methods adds its ``__file__``."""
+
+LINE_LIMIT: Final = 4000
+"""Characters of code in a line of assembly text. It limits the length of numbers and the nesting, too."""
 
 Place: TypeAlias = tuple[CodeType, int]
 """A code object and an offset into its bytecode."""

@@ -101,7 +101,8 @@ reset | the wait succeeded but the data are incomplete | Linux reset the GPU and
 powered-off | V3D does not answer any more | V3D was powered off while the programs ran: the results are incomplete
   | shorten the programs or give a longer timeout_s, and wait for a launch before the next one
 etimedout-vcio | ETIMEDOUT from /dev/vcio | the programs ran for over a second, raised no host interrupt, or a QPU
-  is stuck | shorten the programs and let each end with a host interrupt; if even a trivial one fails, reboot
+  is stuck | shorten the programs and let each end with a host interrupt, or start longer ones by register (device
+  '/dev/mem', root), which has no time limit; if even a trivial one fails, reboot
 execute-timeout | status 0x80000000 of execute_qpu | the firmware's time-out: the programs ran too long, raised no
   host interrupt, or a QPU is stuck | shorten the programs and let each end with a host interrupt; if even a trivial
   one fails, reboot

@@ -99,6 +99,8 @@ def _plan(
             return [("mailbox", f"{name} starts programs on VideoCore IV only (Pi 0-3); this is: {where.model}")]
         return [("mailbox", lambda: vc4("registers" if name == "/dev/mem" else launch))]
     if name != "hardware":
+        if where.generation == 4:
+            return [("drm_v3d", f"{name} starts no programs on {where.gpu}; use /dev/vcio, or device 'hardware'")]
         return [("drm_v3d", lambda: v3d(name))]
     if where.generation == 4:
         return [("mailbox", vc4), ("drm_v3d", "VideoCore IV has no compute dispatch in DRM")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -234,7 +235,11 @@ def parse_board(name: str) -> BoardProfile:
     for text in options:
         option, equals, value = (part.strip() for part in text.partition("="))
         if option not in OPTIONS:
-            raise UsageError(f"unknown board option {option!r} in {name!r}; allowed: {', '.join(OPTIONS)}")
+            near = difflib.get_close_matches(option, OPTIONS, 1)
+            raise UsageError(
+                f"unknown board option {option!r} in {name!r}; allowed: {', '.join(OPTIONS)}",
+                help=f"did you mean {near[0]!r}?" if near else "write one of these, as in pi5,slices=3",
+            )
         if not equals or not value:
             raise UsageError(f"board option {option!r} in {name!r} needs a value", help=f"write it as {option}=...")
         if option in seen:

@@ -20,6 +20,7 @@ from typing import Final
 
 from qpu.core.code import Code
 from qpu.core.isa import Isa, Unit
+from qpu.core.locations import LINE_LIMIT
 from qpu.core.optable import Op
 from qpu.errors import AsmError, DecodeError, Diagnostic, Loc, Severity
 from qpu.v3d.codes import COND_ALLOWED, CONDS, PUSHES, SIG_NUMBERS, UPDATES, WRITING_SIGS, sig_names
@@ -46,7 +47,6 @@ _DUMP = re.compile(r"\s*0x([0-9a-fA-F]{16})\s+(?=[a-z])")
 _DUMP_NOTE = re.compile(r"\s*\([^()]*(?:\[[^\]]*\])?\)\s*$")
 _LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines splits at more characters than editors do
 _UNTRIED_HELP: Final = "try it on the board, or convert in an instruction of its own"
-_LINE_LIMIT: Final = 4000  # characters of code; limits the length of numbers and the nesting, too
 _LABEL = re.compile(r"\s*([A-Za-z_$][\w.$]*)\s*:")
 _DIRECTIVE = re.compile(r"\s*\.(\w+)\s*")
 _HEAD = re.compile(r"\s*([A-Za-z_]\w*)((?:\.\w*)*)(?=\s|$)\s*")
@@ -116,12 +116,12 @@ class _Assembler(OperandParser):
                 continue
             loc = Loc(self.filename, number, None, line)
             try:
-                if len(code) > _LINE_LIMIT:
+                if len(code) > LINE_LIMIT:
                     raise TextError(
-                        _LINE_LIMIT,
+                        LINE_LIMIT,
                         "syntax",
                         "the line is too long",
-                        f"{_LINE_LIMIT} characters",
+                        f"{LINE_LIMIT} characters",
                         help="split the line",
                     )
                 self.line(code, loc)

@@ -96,12 +96,32 @@ def _setup(register: str, make: Callable[P, int]) -> Callable[Concatenate[Asm, P
     return method
 
 
+_HERE: Final = "on VideoCore IV"  # in the help for names of V3D's builders
+_UNIFORM: Final = f"{_HERE} a uniform is an operand: q.mov(q.ra[1], q.uniform); q.unif_addr is the address of the next"
+_LOAD: Final = f"{_HERE} write the address to q.tmu0_s and load with sig=q.ldtmu0 into q.r4"
+_STORE: Final = (
+    f"{_HERE} the TMU only loads: write q.vpm after q.setup_vpm_write(), then q.setup_dma_store() and "
+    "q.start_dma_store(address)"
+)
+_FOREIGN: Final = {
+    "rf": f"{_HERE} registers are q.ra[0..31], q.rb[0..31] and q.r0..q.r5",
+    **dict.fromkeys(("ldunif", "ldunifrf", "ldunifa", "ldunifarf", "unifa"), _UNIFORM),
+    "eidx": f"{_HERE} the lane number is an operand: q.elem_num",
+    "tidx": f"{_HERE} the QPU number is an operand: q.qpu_num",
+    **dict.fromkeys(("tmua", "tmuau", "ldtmu"), _LOAD),
+    **dict.fromkeys(("tmud", "tmuwt"), _STORE),
+    **dict.fromkeys(("barrierid", "syncb"), f"{_HERE} QPUs wait for each other by q.sema_up(n) and q.sema_down(n)"),
+    **dict.fromkeys(("smul24", "umul24"), f"{_HERE} multiply with q.mul24"),
+}
+
+
 class Asm(Ops, Builder[Instr]):
     """A VideoCore IV program under construction. Use it through `assemble`."""
 
     __slots__ = ("_sig",)
 
     isa = Isa.VC4
+    _foreign = _FOREIGN
     _idle = _NOP
     _sig: int  # signal of the open instruction
 
@@ -208,7 +228,10 @@ class Asm(Ops, Builder[Instr]):
         """The code of a signal beside `half`."""
         if not isinstance(sig, Signal):
             allowed = ", ".join(f"q.{name}" for name in operands.SIGNALS)
-            help = suggest(sig, operands.SIGNALS) or "write sig=q.ldtmu0, for example"
+            known = isinstance(sig, str) and sig in operands.SIGNALS
+            help = (
+                f"write sig=q.{sig}" if known else suggest(sig, operands.SIGNALS) or "write sig=q.ldtmu0, for example"
+            )
             self._error("signal", f"{shown(sig)} is not a signal", allowed, help)
             return SIG_ALU
         if half is not None and half.imm:

@@ -10,6 +10,7 @@ import operator
 import struct
 from collections.abc import Iterable, Iterator
 from functools import cache
+from types import MethodType
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 from qpu.core.builder import Refused
@@ -281,6 +282,8 @@ SIGNALS: Final = {
 
 def shown(value: object) -> str:
     """The name of a value in messages."""
+    if isinstance(value, MethodType):
+        return f"the method q.{value.__name__}"
     return value.name if isinstance(value, Operand) else repr(value)
 
 

@@ -151,8 +151,16 @@ def _explicit(port: Port, node: Tried) -> DriverError:
     if node.errno in (errno.EACCES, errno.EPERM):
         return fault("eacces-open", node.path, node.errno, permission_detail(port, node.path))
     if node.errno == errno.ENOENT:
-        return fault("no-node" if board.exists(port, DRI) else "no-dri", node.path, node.errno)
+        return fault("no-node" if board.exists(port, DRI) else "no-dri", node.path, node.errno, _present(port))
     return fault(_ROWS.get(node.errno, "unexpected"), node.path, node.errno)
+
+
+def _present(port: Port) -> str:
+    try:
+        names = ", ".join(sorted(path.rpartition("/")[2] for path in candidates(port)))
+    except OSError:
+        return ""
+    return f"in {DRI} are: {names}" if names else ""
 
 
 def _none(port: Port, tried: list[Tried]) -> DriverError:

@@ -9,7 +9,7 @@ from collections.abc import Mapping as Rows
 from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
-from qpu.drivers.errors_table import HELP, errno_rows, failure, fault, reason_of
+from qpu.drivers.errors_table import HELP, errno_rows, failure, fault, meminfo, reason_of
 from qpu.drivers.port import Mapping, Port, retrying
 from qpu.drivers.uapi import dma_buf, vcsm
 from qpu.drivers.uapi.vcsm import Cache
@@ -215,13 +215,20 @@ class _Node(Node):
         super().__init__(label, port, path, _OPEN_ROWS)
         self.rows = rows
 
-    def ioctl(self, name: str, arg: bytearray) -> None:
+    def ioctl(self, name: str, arg: bytearray, size: int | None = None) -> None:
         """One ioctl, repeated at EINTR (drivers.md 5.1); KeyboardInterrupt is raised between attempts."""
         fd = self.fd
         try:
             retrying(self.port, fd, vcsm.ioctl(name).request(self.port.pointer_size), arg)
         except OSError as error:
-            raise failure(f"{self.label}: {name} on {self.path}", error, self.rows) from error
+            detail = "" if size is None else self._room(size)
+            raise failure(f"{self.label}: {name} on {self.path}", error, self.rows, detail) from error
+
+    def _room(self, size: int) -> str:
+        found = meminfo(self.port) if self.path == CMA_NODE else {}
+        free, total = found.get("CmaFree"), found.get("CmaTotal")
+        room = "" if free is None or total is None else f", CMA has {free} of {total} bytes free"
+        return f"{size} bytes asked for{room}"
 
     def mmap(self, fd: int, size: int, offset: int) -> Mapping:
         try:
@@ -255,7 +262,7 @@ class VcsmCmaMemory:
                 port.close(fd)
 
         with _undoing(drop) as undo:  # before the call, so that an interrupt right after it leaks nothing
-            self._node.ioctl("VC_SM_CMA_IOCTL_MEM_ALLOC", arg)
+            self._node.ioctl("VC_SM_CMA_IOCTL_MEM_ALLOC", arg, size)
             fd = layout.number(arg, "handle")
             mapping = self._node.mmap(fd, size, 0)
             undo.insert(0, mapping.close)
@@ -314,7 +321,7 @@ class VcsmMemory:
                 node.ioctl("VMCS_SM_IOCTL_MEM_UNLOCK", arg)
 
         with _undoing(free) as undo:  # before the call, so that an interrupt right after it leaks nothing
-            node.ioctl("VMCS_SM_IOCTL_MEM_ALLOC", arg)
+            node.ioctl("VMCS_SM_IOCTL_MEM_ALLOC", arg, size)
             handle = made.number(arg, "handle")
             if handle == 0:
                 raise fault("enomem-vc4", f"VCSM: allocation of {size} bytes gave no handle", errno.ENOMEM)

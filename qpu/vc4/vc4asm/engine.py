@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+from qpu.core.locations import LINE_LIMIT
 from qpu.vc4.encode import NOP_WORD, encode
 from qpu.vc4.instr import Alu, Branch, Instr, Reserved, Semaphore
 from qpu.vc4.regs import SIG_SMALL_IMM
@@ -205,6 +206,9 @@ class Engine:
                 elif budget.level:
                     budget.line(len(text))
                 code = strip_comment(text)
+                if len(code) > LINE_LIMIT:
+                    raise Fault("syntax", "the line is too long", LINE_LIMIT, allowed=f"{LINE_LIMIT} characters",
+                                help="split the line")  # fmt: skip
                 match = DIRECTIVE.match(code)
                 if match is None:
                     start = 0
