@@ -22,10 +22,11 @@ from qpu.core.code import Code
 from qpu.core.isa import Isa
 from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Driver, Fence
 from qpu.drivers.port import submitted
-from qpu.errors import DriverError, EmuFault, NoDeviceError, UsageError
+from qpu.errors import DriverError, EmuFault, GpuTimeoutError, NoDeviceError, UsageError
 from qpu.launch import Launch
 from qpu.runtime.fences import Parts
 from qpu.runtime.jobs import Shape, prepare
+from qpu.runtime.loops import located
 from qpu.runtime.pool import MemoryPool, Place
 from qpu.runtime.uniforms import Uniforms
 
@@ -192,8 +193,10 @@ class Device(AbstractContextManager["Device"]):
                 for job in prepare(pool, self._info, program, uniforms, shape, scratch):
                     fences.append(driver.submit(job, timeout_s, background=background, after=waits))
                     waits = []
-        except TimeoutError:
-            raise  # the job may still run: its memory is not recycled
+        except GpuTimeoutError as error:  # the job may still run: its memory is not recycled
+            run = submitted(self._port)
+            stats = None if run is None else cast("RunStats | None", run.stats)
+            raise located(error, program, [] if stats is None else stats.stopped) from error
         except EmuFault as fault:
             raise Launch(pool, program, CompletedFence(submitted(self._port)), scratch).finish(fault) from None
         except BaseException:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from qpu.core.arguments import seconds
 from qpu.core.code import Code
-from qpu.errors import DriverError, EmuFault, EmuWarning
+from qpu.errors import DriverError, EmuFault, EmuWarning, GpuResetError, GpuTimeoutError
 from qpu.runtime.fences import Parts
+from qpu.runtime.loops import located
 
 if TYPE_CHECKING:
     from qpu.drivers.base import Bo, Fence
@@ -175,8 +176,10 @@ class Launch:
             loc = None if place.instruction is None or place.loc is not None else self._program.loc(place.instruction)
             if loc is not None:
                 error = error.at(replace(place, loc=loc))
-        self.error = error
         self._retire()
+        if isinstance(error, GpuTimeoutError | GpuResetError):
+            error = located(error, self._program, [] if self._stats is None else self._stats.stopped)
+        self.error = error
         return error
 
     def _retire(self) -> None:

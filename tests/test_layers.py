@@ -286,6 +286,7 @@ DEFERRED = {
     "qpu.emu.v3d.prepare": "light: the printer, only for messages",
     "qpu.emu.vc4.faults": "light: the printer, only for messages",
     "qpu.program": "light: one instruction set, and the display only in notebooks",
+    "qpu.runtime.loops": "light: the decoder, only for messages",
     "qpu.v3d.asm": "light: the checker, unless switched off",
     "qpu.v3d.instruction_set": "light: builder, parser and checker, each when it is used",
     "qpu.vc4.builder": "light: the checker, unless switched off",

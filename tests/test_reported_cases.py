@@ -11,6 +11,7 @@ import qpu
 from qpu.core.isa import Isa
 from qpu.emu.port import EmuPort
 from qpu.errors import DriverError, NoDeviceError, UsageError
+from qpu.runtime.loops import where_stopped
 from tests.hw.programs import long
 
 MIB = 1 << 20
@@ -280,3 +281,75 @@ def test_uniforms_beyond_the_list(board: str) -> None:
         assert loc is not None and ("q.uniform" in loc.source or "ldunifrf" in loc.source)
         gpu.run(program, [out, 1, 5])
         assert (out.numpy() == 5).all()
+
+
+# -- loops that never end
+
+END = [
+    "nop ; nop ; thrsw\n" * 2 + "nop\nnop\nnop ; nop ; thrsw\nnop\nnop\n",
+    "mov interrupt, 1\nnop; thrend\nnop\nnop\n",
+]
+LOOPS = {  # the inner loop is the one that hangs; its first line and its branch
+    "v3d": """eidx rf5 ; nop
+outer: sub.pushz rf6, rf5, 0 ; nop
+again: sub.pushz rf6, rf5, 0 ; nop
+b.anyna again
+nop
+nop
+nop
+b outer
+nop
+nop
+nop
+nop ; nop ; thrsw
+nop
+nop
+""",
+    "vc4": """mov r0, 3
+:outer
+nop
+:again
+sub.setf r1, r0, 0
+brr.anynz -, :again
+nop
+nop
+nop
+brr -, :outer
+nop
+nop
+nop
+nop; thrend
+nop
+nop
+""",
+}
+
+
+@pytest.mark.parametrize("engine", ["reference", "compiled"])
+@pytest.mark.parametrize("board", ["pi3", "pi4", "pi5"])
+def test_the_loop_that_never_ends_is_named(board: str, engine: str) -> None:
+    if engine == "compiled":
+        pytest.importorskip("llvmlite", reason="llvmlite is not installed: the compiled engine is an extra")
+    short = f"{board},watchdog=2" if board != "pi3" else board  # milliseconds: for the reference engine
+    with qpu.open_device(short, engine=engine) as gpu:
+        source = LOOPS["vc4" if board == "pi3" else "v3d"]
+        program = qpu.assemble(source, isa=gpu.isa, filename="loop.txt")
+        with pytest.raises((qpu.GpuResetError, qpu.GpuTimeoutError)) as caught:
+            gpu.run(program, [])
+        lines = source.splitlines()
+        branch = next(n for n, line in enumerate(lines) if line.startswith(("b.anyna again", "brr.anynz -, :again")))
+        text = str(caught.value)
+        assert f"(loop.txt:{branch}: {lines[branch - 1]}) to " in text
+        assert f"(loop.txt:{branch + 1}: {lines[branch]})\n  help: " in text
+        assert "in the loop of instructions" in text
+        assert gpu.run(qpu.assemble(source.splitlines()[0] + "\n" + END[gpu.isa is Isa.VC4], isa=gpu.isa), []).done
+
+
+@pytest.mark.parametrize("board", ["pi3", "pi4", "pi5"])
+def test_where_no_loop_is_seen_the_instruction_is_named(board: str) -> None:
+    """A loop over a register: its branch has no fixed target."""
+    with qpu.open_device(board) as gpu:
+        program = qpu.assemble(LOOPS["vc4" if board == "pi3" else "v3d"], isa=gpu.isa, filename="loop.txt")
+    assert where_stopped(program, [0, 0]).startswith("2 threads, the first was stopped at instruction 0 (loop.txt:1")
+    assert "loop of" not in where_stopped(program, [len(program) - 1])
+    assert where_stopped(program, [4]).count("loop.txt") == 3

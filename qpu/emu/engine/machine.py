@@ -44,6 +44,7 @@ class RunStats:
     cache_misses: int = 0
     fallbacks: Counter[str] = field(default_factory=Counter)  # reason -> instructions of the reference engine
     faults: list[str] = field(default_factory=list)  # findings of a run that is not strict, as text
+    stopped: list[int] = field(default_factory=list)  # next instructions of threads stopped before their end
 
     @classmethod
     def total(cls, runs: Sequence[RunStats]) -> RunStats:
@@ -94,6 +95,10 @@ class Execution(Protocol):
     @property
     def batches_done(self) -> int:
         """Finished QPU threads. The watchdog resets the GPU when the number does not change."""
+        ...
+
+    def standing(self) -> list[int]:
+        """The next instructions of the threads that have begun and not ended."""
         ...
 
     def run(self, clocks: int | None = None) -> bool:

@@ -295,6 +295,7 @@ class V3dQueue:
             work.watch_ns += int(self.linux.profile.watchdog_s * NS)
             return
         self.resets += 1
+        execution.stats.stopped = execution.standing()
         work.on_reset()
         self._finish(work)
 
@@ -401,6 +402,8 @@ class Vc4Gpu:
 
     def power_off(self) -> None:
         """Power V3D off: end the active launch, reset registers and machine."""
+        if self.active is not None:
+            self.active.stats.stopped = self.active.standing()
         self._end()
         self.enabled = False
         for forget in self.on_power_off:

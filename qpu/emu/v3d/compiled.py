@@ -215,6 +215,13 @@ class CompiledV3dExecution(DispatchExecution):
         s.translate_s = p.translate_s - self._before[0]
         s.cache_hits, s.cache_misses = p.hits - self._before[1], p.misses - self._before[2]
 
+    def standing(self) -> list[int]:
+        """See `DispatchExecution.standing`."""
+        if self._rest is not None:
+            return self._rest.standing()
+        nodes = self._program.nodes
+        return [nodes[int(self._states[t, Slot.RESUME])].at for t in sorted({*self._ready, *self._waiting})]
+
     def _add_rest(self, rest: ReferenceRest) -> None:
         s = self.stats
         rest.settle()

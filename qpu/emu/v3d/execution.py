@@ -80,6 +80,10 @@ class DispatchExecution(ABC):
         """Finished batches."""
         return self._placement.finished
 
+    @abstractmethod
+    def standing(self) -> list[int]:
+        """The next instructions of the threads that have begun and not ended."""
+
     def run(self, clocks: int | None = None) -> bool:
         """Advance by about `clocks` emulated clocks (None: to the end); True when all batches are done.
 

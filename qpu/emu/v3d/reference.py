@@ -105,6 +105,11 @@ class V3dExecution(DispatchExecution):
         for k, name in enumerate(COUNTS):
             setattr(s, name, sum(code.hits * code.prepared.counts[k] for code in self._code.values()))
 
+    def standing(self) -> list[int]:
+        """See `DispatchExecution.standing`."""
+        groups = (*self._queue, *self._ready, *self._waiting)
+        return [(g.pc - self._dispatch.code) // 8 for g in groups for _ in g.threads]
+
     # -- rounds
 
     def _run_round(self, budget: int) -> None:

@@ -200,6 +200,10 @@ class ReferenceExecution:
         del self._entries[self._next :]
         return dropped
 
+    def standing(self) -> list[int]:
+        """The next instructions of the programs that have begun and not ended."""
+        return [(q.pc - q.entry) >> 3 for q in self._qpus if q.status != Status.FREE]
+
     @property
     def hung(self) -> EmuFault | None:
         """The fault that says why this run never ends; None unless that is known."""

@@ -45,6 +45,9 @@ class StubRun:
     def done(self) -> bool:
         return self.clocks >= self.length
 
+    def standing(self) -> list[int]:
+        return []
+
     @property
     def batches_done(self) -> int:
         return self.batches if self.done else int(self.batches * self.clocks / self.length)
