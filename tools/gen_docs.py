@@ -23,6 +23,7 @@ from qpu.core.optable import Flags, Op
 from qpu.v3d import codes as v3d_codes
 from qpu.v3d import ops as v3d_ops
 from qpu.v3d import regs as v3d_regs
+from qpu.v3d.advice import ADVICE
 from qpu.v3d.instr import Sig
 from qpu.vc4 import encode as vc4_encode
 from qpu.vc4 import ops as vc4_ops
@@ -280,7 +281,7 @@ Write conditions: {", ".join(code(c) for c in v3d_codes.CONDS)}. Pushes (B becom
 {", ".join(code(c) for c in v3d_codes.PUSHES if c)}. Updates (A is combined with the flag):
 {", ".join(code(c) for c in v3d_codes.UPDATES)}.
 
-Allowed together: {v3d_codes.COND_ALLOWED}.
+Allowed together: {ADVICE["cond-pair"].allowed}.
 
 ## Branches
 

@@ -17,6 +17,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
 from qpu.core.isa import BRANCH_SLOTS, Isa
@@ -35,10 +36,7 @@ class Refused(Exception):
 
     def __init__(self, rule: str, message: str, allowed: str | None = None, help: str | None = None) -> None:
         super().__init__(message)
-        self.rule = rule
-        self.message = message
-        self.allowed = allowed
-        self.help = help
+        self.found = Diagnostic(rule, message, allowed=allowed, help=help)
 
     @classmethod
     def of(cls, found: Diagnostic) -> Refused:
@@ -135,14 +133,9 @@ class Builder(ABC, Generic[T]):
     def _join(self, index: int, name: str) -> bool:
         """Close instruction `index` for its second operation `name`; False after an error."""
         if index != self._open:
-            self._refuse(
-                Refused(
-                    "dual-issue",
-                    f"{name} cannot join: the instruction already has a mul half, or a later instruction was begun",
-                    "one mul operation beside an add operation",
-                    "chain the mul operation directly: q.add(...).mov(...)",
-                )
-            )
+            why = f"{name} cannot join: the instruction already has a mul half, or a later instruction was begun"
+            help = "chain the mul operation directly: q.add(...).mov(...)"
+            self._error("dual-issue", why, "one mul operation beside an add operation", help)
             return False
         self._open = -1
         return True
@@ -155,16 +148,8 @@ class Builder(ABC, Generic[T]):
 
     def _refuse(self, found: Refused | Diagnostic) -> None:
         """Record a diagnostic at the user's line."""
-        self._errors.append(
-            Diagnostic(
-                found.rule,
-                found.message,
-                loc=loc_of(here()),
-                allowed=found.allowed,
-                help=found.help,
-                index=len(self._instrs),
-            )
-        )
+        what = found.found if isinstance(found, Refused) else found
+        self._errors.append(replace(what, loc=loc_of(here()), index=len(self._instrs)))
 
     def _error(self, rule: str, message: str, allowed: str | None = None, help: str | None = None) -> None:
         """Record a diagnostic at the user's line, from its fields."""
@@ -182,12 +167,8 @@ class Builder(ABC, Generic[T]):
         place = name if isinstance(name, Label) else self.new_label() if name is None else Label(name)
         self._settle()
         if place.name in self._labels:
-            self._error(
-                "label",
-                f"label {place.name!r} already names instruction {self._labels[place.name]}",
-                "each name once",
-                "give one of them another name, or none: q.label()",
-            )
+            why = f"label {place.name!r} already names instruction {self._labels[place.name]}"
+            self._error("label", why, "each name once", "give one of them another name, or none: q.label()")
         else:
             self._labels[place.name] = len(self._instrs)
         return place

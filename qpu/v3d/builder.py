@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from qpu.core.builder import Builder, Label, MulSlot, Refused, suggest
 from qpu.core.isa import Isa, Unit
 from qpu.core.locations import LAYERS, Places, loc_of
 from qpu.core.optable import Op, OperandType
-from qpu.errors import AsmError, Diagnostic
+from qpu.errors import AsmError
+from qpu.v3d.advice import mistake
 from qpu.v3d.codes import BDI, BRANCH_CONDS, MSFIGN
 from qpu.v3d.encode import KEYS, HalfKey, Keys, encode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Instr, Sig
@@ -40,7 +42,6 @@ UnifTarget: TypeAlias = Literal["abs", "rel", "lri"]
 Source: TypeAlias = Reg | Imm | int | float
 SigArg: TypeAlias = "Signal | Sequence[Signal]"
 
-_IMM_ALLOWED: Final = "-16..15 as integers; 2**-8..2**7 as floats"
 _UNIFORM_HELP: Final = "load it as a uniform: q.nop(sig=q.ldunifrf(q.rf[5]))"
 _NUMBERS: Final[dict[tuple[type, int | float, OperandType], Imm]] = {}
 """A cache of the immediates of plain numbers by operand type."""
@@ -53,6 +54,10 @@ _NOP: Final = idle()
 _KEPT: Final = 1 << 15  # halves that are cached
 Recorded: TypeAlias = tuple[AluHalf, HalfKey | None]
 """A half and its key; None where it is not valid."""
+
+
+def _refused(kind: str, message: str, allowed: str | None = None, help: str | None = None) -> Refused:
+    return Refused.of(mistake(kind, message, allowed, help))
 
 
 def registers(isa: Isa) -> dict[int, Reg]:
@@ -88,8 +93,12 @@ class V3dBuilder(Builder["Instr | int"]):
 
     def _bad_register(self, n: object) -> Reg:
         what = f"rf{n}" if isinstance(n, int) else f"rf[{n!r}]"
-        self._error("register", f"{what} does not exist", "rf[0] .. rf[63]", "use one of the 64 registers")
+        self._wrong("rf-index", f"{what} does not exist")
         return self._registers[0]
+
+    def _wrong(self, kind: str, message: str, allowed: str | None = None, help: str | None = None) -> None:
+        """Record a mistake, with arguments as for `mistake`, at the user's line."""
+        self._refuse(mistake(kind, message, allowed, help))
 
     # -- halves
 
@@ -142,12 +151,7 @@ class V3dBuilder(Builder["Instr | int"]):
         """Add the signal of the mul half to that of the add half; False after an error."""
         mine = self._sig
         if mine.bits & signal.bits or (mine.dst is not None and signal.dst is not None):
-            self._error(
-                "signal",
-                f"{signal!r} collides with a signal of the add half",
-                "each signal once, one destination",
-                "give the signal to one of the halves",
-            )
+            self._wrong("signals-of-halves", f"{signal!r} collides with a signal of the add half")
             return False
         self._sig = mine | signal
         return True
@@ -168,10 +172,7 @@ class V3dBuilder(Builder["Instr | int"]):
             self._instrs[index] = encode(instr, keys)
         except AsmError as error:
             found = explain(error, self.isa, add, _NOP, signal.bits, signal.dst, signal.rot)[0]
-            loc = loc_of(self._places[index])
-            self._errors.append(
-                Diagnostic(found.rule, found.message, loc=loc, allowed=found.allowed, help=found.help, index=index)
-            )
+            self._errors.append(replace(found, loc=loc_of(self._places[index]), index=index))
 
     def _mul_only(self, op: Op, d: Any, a: Any, b: Any, cond: Any, push: Any, update: Any, sig: Any) -> None:
         index = self._add(idle().op, self.null, ABSENT, ABSENT, None, None, None, None)
@@ -203,19 +204,9 @@ class V3dBuilder(Builder["Instr | int"]):
         if d is ABSENT:
             return
         if not isinstance(d, Dest):
-            raise Refused(
-                "register",
-                f"{d!r} is not a destination of {op.name}",
-                "rf[n], accumulators of 4.2, q.null, q.tmua, ...",
-                "write the destination first: q.add(q.rf[0], a, b)",
-            )
+            raise _refused("destination-first", f"{d!r} is not a destination of {op.name}")
         if d.isa is not self.isa:
-            raise Refused(
-                "register",
-                f"{d!r} belongs to {d.isa.label}, this program is for {self.isa.label}",
-                "registers of this builder",
-                "take it from the builder that is passed in: q.rf[n]",
-            )
+            raise _refused("other-chip", f"{d!r} belongs to {d.isa.label}, this program is for {self.isa.label}")
 
     def _source(self, op: Op, role: str, value: Any) -> Any:
         """The operand of a value: registers of this chip and immediates as they are, numbers as immediates."""
@@ -224,12 +215,8 @@ class V3dBuilder(Builder["Instr | int"]):
         if isinstance(value, Dest):
             what = "can only be written" if value.isa is self.isa else f"is a register of {value.isa.label}"
             accumulators = "r0 .. r5, " if self.isa is Isa.V3D42 else ""
-            raise Refused(
-                "register",
-                f"{value!r} {what}",
-                f"rf[0] .. rf[63], {accumulators}small immediates",
-                "copy the value to a register when it is written",
-            )
+            allowed = f"rf[0] .. rf[63], {accumulators}small immediates"
+            raise _refused("write-only", f"{value!r} {what}", allowed)
         operand = op.operand(role)
         type_ = operand.type if operand is not None else OperandType.B32
         key = value.__class__, value if isinstance(value, (int, float)) and value else 0.5, type_
@@ -246,23 +233,14 @@ class V3dBuilder(Builder["Instr | int"]):
             number = float(value)
         elif isinstance(value, bool) or not hasattr(value, "__index__"):
             if not hasattr(value, "__float__") or isinstance(value, bool):
-                raise Refused(
-                    "operand",
-                    f"{value!r} is not an operand of {op.name}",
-                    "registers, integers, floats",
-                    "write a number",
-                )
+                raise _refused("number-operand", f"{value!r} is not an operand of {op.name}")
             number = float(value)
         else:
             number = int(value)
         imm = immediate(number)
         if imm is None:
-            raise Refused(
-                "small-imm",
-                f"{value!r} is not a small immediate on {self.isa.label}",
-                _IMM_ALLOWED,
-                _UNIFORM_HELP + (" or q.ldunif (r5)" if self.isa is Isa.V3D42 else ""),
-            )
+            help = _UNIFORM_HELP + (" or q.ldunif (r5)" if self.isa is Isa.V3D42 else "")
+            raise _refused("small-imm", f"{value!r} is not a small immediate on {self.isa.label}", help=help)
         floats = (OperandType.F32, OperandType.F16X2)
         if imm.src.n and isinstance(number, float) and type_ not in (OperandType.F32, OperandType.B32):
             kind, others = "float", f"integers; q.imm({value!r}) where the bit pattern is meant"
@@ -270,12 +248,7 @@ class V3dBuilder(Builder["Instr | int"]):
             kind, others = "integer", f"floats: {float(number)!r}; q.imm({value!r}) where the bit pattern is meant"
         else:
             return imm
-        raise Refused(
-            "imm-type",
-            f"the {kind} {value!r} is an operand of {op.name}, which takes {type_}",
-            others,
-            "write the number in the operand's type",
-        )
+        raise _refused("imm-type", f"the {kind} {value!r} is an operand of {op.name}, which takes {type_}", others)
 
     def imm(self, value: int | float) -> Imm:
         """The small immediate of a number, or of a 32-bit pattern, for any operation whatever its operand type.
@@ -284,16 +257,15 @@ class V3dBuilder(Builder["Instr | int"]):
         """
         found = immediate(value)
         if found is None:
-            self._error(
-                "small-imm", f"{value!r} is not a small immediate on {self.isa.label}", _IMM_ALLOWED, _UNIFORM_HELP
-            )
+            why = f"{value!r} is not a small immediate on {self.isa.label}"
+            self._wrong("small-imm", why, help=_UNIFORM_HELP)
             return Imm(0, 0)
         return found
 
     def magic(self, n: int) -> Dest:
         """Magic destination n, 0..63, named or not."""
         if not 0 <= n < 64:
-            self._error("register", f"magic destination {n} does not exist", "0..63", "see the list in v3d.md 5")
+            self._wrong("address", f"magic destination {n} does not exist")
             return self.null
         return Dest(self.isa, n)
 
@@ -311,24 +283,14 @@ class V3dBuilder(Builder["Instr | int"]):
                 except AsmError as error:
                     self._errors += error.diagnostics
             return merged
-        self._error(
-            "signal",
-            f"{sig!r} is not a signal",
-            "a signal, or several joined by |",
-            "signals are names of the builder: q.thrsw, q.ldunif, q.ldunifrf(q.rf[0]), q.ldtmu(q.rf[0])",
-        )
+        self._wrong("signal-value", f"{sig!r} is not a signal")
         return Signal(0)
 
     def _writing(self, bit: int, d: object) -> Signal:
         """The signal `bit` with its destination."""
         if isinstance(d, Dest) and d.isa is self.isa and not d.mod:
             return Signal(bit, d.dst)
-        self._error(
-            "signal-destination",
-            f"{d!r} is not a destination of {str(Sig(bit).name).lower()}",
-            "rf[n] or a magic destination, without modifier",
-            "write the register in the call: q.ldtmu(q.rf[0])",
-        )
+        self._wrong("signal-place", f"{d!r} is not a destination of {str(Sig(bit).name).lower()}")
         return Signal(0)
 
     def _rotation(self, amount: object) -> Signal:
@@ -336,9 +298,7 @@ class V3dBuilder(Builder["Instr | int"]):
             return Signal(int(Sig.ROT), None, 0)
         if isinstance(amount, int) and not isinstance(amount, bool) and amount and -16 <= amount <= 15:
             return Signal(int(Sig.ROT), None, imm_index(amount))
-        self._error(
-            "rotate", f"{amount!r} is not a rotation amount", "1..15, -16..-1, q.r5", "put other amounts into r5"
-        )
+        self._wrong("rotation", f"{amount!r} is not a rotation amount", "1..15, -16..-1, q.r5")
         return Signal(0)
 
     # -- branches, tails, raw words
@@ -378,57 +338,32 @@ class V3dBuilder(Builder["Instr | int"]):
             (msfign, [m for m in MSFIGN if m], "msfign"),
         ):
             if value is not None and value not in allowed:
-                raise Refused(
-                    "branch-condition",
-                    f"unknown {what} {value!r}",
-                    ", ".join(allowed),
-                    suggest(value, allowed) or "use one of them",
-                )
+                help = suggest(value, allowed) or "use one of them"
+                raise _refused("branch-cond", f"unknown {what} {value!r}", ", ".join(allowed), help)
         branch = Branch(self.isa, cond or "", msfign or "", link=bool(link))
         if self._is_register(target):
             branch = branch._replace(bdi="rf", raddr_a=target.dst.n)
         elif isinstance(target, Absolute):
             if not 0 <= target.address < 1 << 32 or target.address & 7:
-                raise Refused(
-                    "branch-target",
-                    f"{target.address:#x} is not the address of an instruction",
-                    "multiples of 8 below 2**32",
-                    "use a multiple of 8, the size of an instruction",
-                )
+                raise _refused("instruction-address", f"{target.address:#x} is not the address of an instruction")
             branch = branch._replace(bdi="abs", offset=target.address)
         elif target is LRI:
             branch = branch._replace(bdi="lri")
         elif isinstance(target, int) and not isinstance(target, bool):
             if not -(1 << 31) <= target < 1 << 31 or target & 7:
-                raise Refused(
-                    "branch-target", f"{target} is not a byte offset", "multiples of 8 in 32 bits", "use a label"
-                )
+                raise _refused("byte-offset", f"{target} is not a byte offset")
             branch = branch._replace(offset=target & 0xFFFFFFFF)
         else:
-            raise Refused(
-                "branch-target",
-                f"{target!r} is not a branch target",
-                "labels, byte offsets, rf[n] without modifier, q.lri, q.absolute(address)",
-                "use a label",
-            )
+            raise _refused("branch-to", f"{target!r} is not a branch target")
         if unif is None:
             return branch
         if self._is_register(unif):
             if branch.bdi == "rf" and branch.raddr_a != unif.dst.n:
-                raise Refused(
-                    "branch-target",
-                    f"rf{branch.raddr_a} and rf{unif.dst.n}: a branch reads one register",
-                    "the same register for both",
-                    "use the same register for both",
-                )
+                why = f"rf{branch.raddr_a} and rf{unif.dst.n}: a branch reads one register"
+                raise _refused("one-branch-register", why)
             return branch._replace(ub=True, bdu="rf", raddr_a=unif.dst.n)
         if unif not in BDI[:3]:
-            raise Refused(
-                "branch-target",
-                f"unknown uniform destination {unif!r}",
-                "'abs', 'rel', 'lri', rf[n]",
-                "write q.b(target, unif='rel'), for example",
-            )
+            raise _refused("uniform-kind", f"unknown uniform destination {unif!r}")
         return branch._replace(ub=True, bdu=unif)
 
     def _is_register(self, value: object) -> bool:
@@ -451,7 +386,7 @@ class V3dBuilder(Builder["Instr | int"]):
     def raw(self, word: int) -> None:
         """Record a 64-bit instruction word without any check of its fields."""
         if not isinstance(word, int) or not 0 <= word < 1 << 64:
-            self._error("word", f"{word!r} is not an instruction word", "0 .. 2**64 - 1", "write an integer of 64 bits")
+            self._wrong("word", f"{word!r} is not an instruction word", help="write an integer of 64 bits")
             word = 0
         self._record(int(word))
 

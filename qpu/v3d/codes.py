@@ -18,7 +18,7 @@ from qpu.v3d.ops import Variant, code_of, variants
 from qpu.v3d.regs import SIGNAL_ROWS, SIGNALS
 
 __all__ = [
-    "ALU_42", "ALU_71", "BDI", "BRANCH", "BRANCH_CONDS", "BRANCH_COND_NAMES", "CONDS", "COND_ALLOWED", "COND_CODE",
+    "ALU_42", "ALU_71", "BDI", "BRANCH", "BRANCH_CONDS", "BRANCH_COND_NAMES", "CONDS", "COND_CODE",
     "COND_KEYS", "COND_PAIRS", "HALF_CONDS", "HALF_COND_ID", "IMM_BITS", "IMM_MASK", "IMM_SIGS", "MSFIGN", "PUSHES",
     "SIGNALS", "SIG_NUMBERS", "UPDATES", "WRITING_SIGS", "CondKey", "cond_field", "sig_names", "sub_codes",
 ]  # fmt: skip
@@ -81,10 +81,6 @@ def _cond_decode(field: int) -> CondKey | None:
 
 COND_KEYS: Final = tuple(_cond_decode(f) for f in range(128))
 COND_CODE: Final[Mapping[CondKey, int]] = {key: f for f, key in enumerate(COND_KEYS) if key is not None}
-COND_ALLOWED: Final = (
-    "one flag push or update per instruction; a condition together with a push of the other half only, "
-    "an add update together with a mul condition; no others"
-)
 
 
 # Condition, push or update of one half by number (0: none); a word holds the pair of both halves.

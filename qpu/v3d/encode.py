@@ -10,13 +10,13 @@ from typing import Any, Final, NamedTuple, NoReturn
 from qpu.core.builder import suggest
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
-from qpu.errors import AsmError, Diagnostic
+from qpu.errors import AsmError
+from qpu.v3d.advice import mistake, signal_and_flags
 from qpu.v3d.codes import (
     ALU_42,
     ALU_71,
     BDI,
     BRANCH_CONDS,
-    COND_ALLOWED,
     COND_PAIRS,
     CONDS,
     HALF_COND_ID,
@@ -72,8 +72,8 @@ class HalfKey(NamedTuple):
     decoded: bool
 
 
-def _fail(rule: str, message: str, allowed: str | None = None, help: str | None = None) -> NoReturn:
-    raise AsmError.of(Diagnostic(rule, message, allowed=allowed, help=help))
+def _fail(kind: str, message: str, allowed: str | None = None, help: str | None = None) -> NoReturn:
+    raise AsmError.of(mistake(kind, message, allowed, help))
 
 
 # -- one half ---------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class Keys(dict[AluHalf, HalfKey]):
             explain_missing(self.isa, self.unit, half)
         bits, arity, has_dst, register_only = found
         if arity != (a is not None) + (b is not None) or (b and not a):
-            _fail("operands", f"{op.name} has {arity} source operand(s)", help="pass one Src for each")
+            _fail("source-count", f"{op.name} has {arity} source operand(s)")
         number = 0
         if cond or push or update:
             number = HALF_COND_ID.get((cond, push, update), -1)
@@ -143,20 +143,15 @@ class Keys(dict[AluHalf, HalfKey]):
         to = 0
         if dst is None:
             if has_dst:
-                _fail(
-                    "operands",
-                    f"{op.name} needs a destination",
-                    "rf0..rf63 or a magic destination",
-                    help="pass Dst(6, True) to discard the result",
-                )
+                _fail("no-dst", f"{op.name} needs a destination")
         elif not has_dst:
-            _fail("operands", f"{op.name} has no destination", "dst=None", help="leave the destination out")
+            _fail("takes-no-dst", f"{op.name} has no destination")
         elif register_only and dst.magic:
-            _fail("register", f"{op.name} writes registers only", "rf0..rf63", help="write a register, then move it")
+            _fail("rf", f"{op.name} writes registers only", help="write a register, then move it")
         else:
             to = self._dst.get(dst, -1)
             if to < 0:
-                _fail("register", f"destination {dst.n} does not exist", "0..63", help="see the list in v3d.md 5")
+                _fail("address", f"destination {dst.n} does not exist")
         return (self._key_42 if self.isa is _V3D42 else self._key_71)(half, bits, to, number)
 
     def _key_71(self, half: AluHalf, bits: int, to: int, cond: int) -> HalfKey:
@@ -182,9 +177,9 @@ class Keys(dict[AluHalf, HalfKey]):
         else:
             kind, n, mod, _ = src
             if kind is _ACC:
-                _fail("register", f"r{n} is an accumulator of V3D 4.2", "rf0..rf63", "use a register")
+                _fail("rf", f"r{n} is an accumulator of V3D 4.2", help="use a register")
             if not 0 <= n < 64:
-                _fail("register", f"operand {n} does not exist", "0..63", help="use one of the 64 registers")
+                _fail("rf", f"operand {n} does not exist", "0..63")
             imm, signal = kind is _IMM_KIND, self._slots[2 * which + 1]
             parts = n << self._slots[2 * which], signal, signal if imm else 0, imm * 256 + _RANK.get(mod, 0) * 64 + n
         self._operands[which][src] = parts
@@ -199,12 +194,7 @@ class Keys(dict[AluHalf, HalfKey]):
             mux_b, regs_b, reads_b, imm_b, decoded_b = second.get(b) or self._operand_42(b, 1)
             if imm_b >= 0:
                 if imm not in (-1, imm_b):
-                    _fail(
-                        "small-imm",
-                        f"small immediates {imm} and {imm_b} in one instruction",
-                        "one small immediate, which all four operands may use",
-                        "load one of them as a uniform",
-                    )
+                    _fail("one-imm-42", f"small immediates {imm} and {imm_b} in one instruction")
                 imm = imm_b
             muxes, regs, reads, decoded = muxes | mux_b, regs | regs_b, reads + reads_b, decoded or decoded_b
         if op.order is not None:
@@ -228,13 +218,11 @@ class Keys(dict[AluHalf, HalfKey]):
         elif src.kind is _RF:
             n = src.n
             if not 0 <= n < 64:
-                _fail("register", f"rf{n} does not exist", "rf0..rf63", help="use one of the 64 registers")
+                _fail("rf", f"rf{n} does not exist")
             parts = 0, 1 << n, ((n, shift),), -1, src.port_b
         elif src.kind is _ACC:
             if not 0 <= src.n < 6:
-                _fail(
-                    "register", f"accumulator r{src.n} does not exist", "r0..r5", help="use one of the six accumulators"
-                )
+                _fail("rf", f"accumulator r{src.n} does not exist", "r0..r5", "use one of the six accumulators")
             parts = src.n << shift, 0, (), -1, False
         else:
             parts = 7 << shift, 0, (), src.n, False
@@ -254,23 +242,14 @@ def _flags(half: AluHalf) -> NoReturn:
         (half.update, "update", UPDATES),
     ):
         if value and value not in allowed:
-            _fail(
-                "condition",
-                f"unknown {what} {value!r}",
-                ", ".join(allowed),
-                suggest(value, allowed) or "use one of them",
-            )
-    _fail(
-        "condition",
-        "one half has one of: condition, push, update",
-        COND_ALLOWED,
-        "put the others into another instruction",
-    )
+            help = suggest(value, allowed) or "use one of them"
+            _fail("condition-set", f"unknown {what} {value!r}", ", ".join(allowed), help)
+    _fail("condition-set", "one half has one of: condition, push, update")
 
 
 def _dst(dst: Dst, shift: int, magic_bit: int) -> int:
     if not 0 <= dst.n < 64:
-        _fail("register", f"destination {dst.n} does not exist", "0..63", help="see the list in v3d.md 5")
+        _fail("address", f"destination {dst.n} does not exist")
     return dst.n << shift | dst.magic << magic_bit
 
 
@@ -291,28 +270,14 @@ def explain_missing(isa: Isa, unit: Unit, half: AluHalf) -> NoReturn:
         if name and not any(v[index] == name for v in found):
             allowed = ", ".join(f".{n}" for n in dict.fromkeys(str(v[index]) for v in found) if n)
             what = "its destination" if role == "d" else f"operand {role}"
-            _fail(
-                "modifier",
-                f"{op.name} has no modifier .{name} for {what}",
-                allowed or "no modifier",
-                help="convert in an instruction of its own",
-            )
-    _fail(
-        "modifier",
-        f"{op.name} cannot combine these modifiers",
-        "fewer modifiers",
-        help="put one of them into another instruction",
-    )
+            _fail("modifier-conversion", f"{op.name} has no modifier .{name} for {what}", allowed)
+    _fail("modifier-set", f"{op.name} cannot combine these modifiers")
 
 
 def same_operands(op: Op) -> NoReturn:
     """Raise the error about an operation whose two operands are the same."""
-    _fail(
-        "operand-order",
-        f"{op.name} of two identical operands has no encoding: the order of the operands selects the operation",
-        "two different operands",
-        f"use {op.same_operands}",
-    )
+    why = "has no encoding: the order of the operands selects the operation"
+    _fail("operand-order", f"{op.name} of two identical operands {why}", help=f"use {op.same_operands}")
 
 
 def _swap_needed(op: Op, key_a: int, key_b: int) -> bool:
@@ -345,36 +310,19 @@ def encode(instr: Instr, keys: tuple[HalfKey, HalfKey] | None = None) -> int:
             sig = _immediates_71(sig, add_key, mul_key)
         number = _SIG_71.get(sig)
     if number is None:
-        names = sig_names(sig)
-        _fail(
-            "signal",
-            f"{isa.label} has no signal for {names}",
-            "the combinations of the signal table",
-            help="spread the signals over several instructions",
-        )
+        _fail("signal-table", f"{isa.label} has no signal for {sig_names(sig)}")
     if sig & _WRITING:
         if sig_dst is None:
-            _fail("signal-destination", f"signal {sig_names(sig)} needs a destination", help="pass sig_dst=Dst(n)")
+            _fail("signal-needs-one", f"signal {sig_names(sig)} needs a destination")
         if add_key.cond or mul_key.cond:
-            _fail(
-                "condition-field",
-                f"signal {sig_names(sig)} writes a register, so the instruction cannot have conditions or flags",
-                help="put the signal or the condition into another instruction",
-            )
+            raise AsmError.of(signal_and_flags(sig))
         word = number << 53 | _dst(sig_dst, 46, 52)
     else:
         if sig_dst is not None:
-            _fail(
-                "signal-destination", f"signal {sig_names(sig) or '(none)'} takes no destination", help="leave it out"
-            )
+            _fail("signal-takes-none", f"signal {sig_names(sig) or '(none)'} takes no destination")
         field = COND_PAIRS[add_key.cond + mul_key.cond]
         if field < 0:
-            _fail(
-                "condition",
-                "these conditions, pushes and updates cannot be combined",
-                COND_ALLOWED,
-                help="put one of the operations into another instruction",
-            )
+            _fail("cond-pair", "these conditions, pushes and updates cannot be combined")
         word = number << 53 | field << 46
     if v42:
         return word | _operands_42(instr, add_key, mul_key, bool(sig & _IMM_B))
@@ -392,17 +340,13 @@ def _immediates_71(sig: int, add_key: HalfKey, mul_key: HalfKey) -> int:
         wrong = sig & key.slots ^ key.imm
         if wrong:
             name = "abcd"[IMM_BITS.index(wrong & -wrong)]
-            _fail(
-                "small-imm",
-                f"the small immediate and signal small_imm_{name} disagree",
-                help="use `combine`, which sets the signals of immediates",
-            )
+            _fail("imm-signal", f"the small immediate and signal small_imm_{name} disagree")
     return sig ^ add_key.imm ^ add_key.word_imm
 
 
 def _raddr(n: int) -> int:
     if not 0 <= n < 64:
-        _fail("register", f"read address {n} does not exist", "0..63", help="pass a number of 6 bits")
+        _fail("read-address", f"read address {n} does not exist")
     return n
 
 
@@ -412,7 +356,7 @@ def _operands_42(instr: Alu, add_key: HalfKey, mul_key: HalfKey, imm: bool) -> i
     _, bits, swapped, _, _, reads, add_imm, _, _, _, add_decoded = add_key
     _, mul_bits, _, _, _, mul_reads, mul_imm, _, _, _, mul_decoded = mul_key
     if not 0 <= port_a < 64 or not 0 <= port_b < 64:
-        _fail("register", f"read addresses {port_a}, {port_b} do not exist", "0..63", help="pass numbers of 6 bits")
+        _fail("read-address", f"read addresses {port_a}, {port_b} do not exist")
     if add_imm >= 0 and not (imm and add_imm == port_b):
         _immediate(add_imm, port_b, imm)
     if mul_imm >= 0 and not (imm and mul_imm == port_b):
@@ -443,13 +387,8 @@ def _operands_42(instr: Alu, add_key: HalfKey, mul_key: HalfKey, imm: bool) -> i
 
 def _immediate(n: int, port_b: int, imm: bool) -> NoReturn:
     if not imm:
-        _fail("small-imm", "a small immediate needs the small_imm signal", help="pass sig=Sig.IMM_B")
-    _fail(
-        "small-imm",
-        f"small immediate {n}, but the B port holds {port_b}",
-        "one immediate an instruction",
-        help="load the other one as a uniform",
-    )
+        _fail("imm-signal", "a small immediate needs the small_imm signal")
+    _fail("imm-address", f"small immediate {n}, but the B port holds {port_b}")
 
 
 def _mux(src: Src | None, port_a: int, port_b: int, imm: bool) -> int:
@@ -469,47 +408,28 @@ def _mux(src: Src | None, port_a: int, port_b: int, imm: bool) -> int:
 
 def _no_port(n: int, port_a: int, port_b: int, imm: bool) -> NoReturn:
     held = "an immediate" if imm else f"rf{port_b}"
-    _fail(
-        "read-ports",
-        f"rf{n} is on neither read port (rf{port_a}, {held})",
-        "rf registers that a port reads",
-        help="use `combine`, which assigns the ports",
-    )
+    _fail("port-address", f"rf{n} is on neither read port (rf{port_a}, {held})")
 
 
 def _encode_branch(b: Branch) -> int:
     cond = BRANCH_CONDS.get(b.cond)
     if cond is None:
-        _fail(
-            "branch-condition",
-            f"unknown branch condition {b.cond!r}",
-            ", ".join(c for c in BRANCH_CONDS if c),
-            help="leave it empty for an unconditional branch",
-        )
+        _fail("branch-cond", f"unknown branch condition {b.cond!r}")
     if b.msfign not in MSFIGN:
-        _fail("branch-condition", f"unknown msfign {b.msfign!r}", "p, q or nothing", help="leave it empty")
+        _fail("branch-cond", f"unknown msfign {b.msfign!r}", "p, q or nothing", "leave it empty")
     if b.bdi not in BDI or (b.bdu not in BDI if b.ub else b.bdu != ""):
-        _fail(
-            "branch-target",
-            f"unknown branch destination {b.bdi!r}, {b.bdu!r}",
-            ", ".join(BDI),
-            help="see the list in v3d.md 2.2",
-        )
+        _fail("branch-kind", f"unknown branch destination {b.bdi!r}, {b.bdu!r}")
     word = 2 << 56 | cond << 32 | b.link << 23 | MSFIGN.index(b.msfign) << 21 | BDI.index(b.bdi) << 12
     if b.ub:
         word |= 1 << 14 | BDI.index(b.bdu) << 15
     if b.bdi in ("abs", "rel"):
         if not 0 <= b.offset < 1 << 32 or b.offset & 7:
-            _fail(
-                "branch-target",
-                f"branch target {b.offset:#x} is not a multiple of 8 in 32 bits",
-                help="use a multiple of 8, the size of an instruction",
-            )
+            _fail("branch-address", f"branch target {b.offset:#x} is not a multiple of 8 in 32 bits")
         word |= (b.offset >> 3 & 0x1FFFFF) << 35 | b.offset >> 24 << 24
     elif b.offset:
-        _fail("branch-target", f"a branch to {b.bdi} has no offset", help="pass offset=0")
+        _fail("branch-offset", f"a branch to {b.bdi} has no offset")
     if b.bdi == "rf" or b.bdu == "rf":
         word |= _raddr(b.raddr_a) << 6
     elif b.raddr_a:
-        _fail("branch-target", "only destinations in the register file take a register", help="pass raddr_a=0")
+        _fail("branch-register", "only destinations in the register file take a register")
     return word

@@ -5,11 +5,13 @@ Each object holds the `Src` or `Dst` that it puts into an instruction. Objects a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from qpu.core.isa import Isa
 from qpu.core.locations import LAYERS, here, loc_of
-from qpu.errors import AsmError, Diagnostic
+from qpu.errors import AsmError
+from qpu.v3d.advice import mistake
 from qpu.v3d.codes import sig_names
 from qpu.v3d.instr import Dst, Src, SrcKind
 from qpu.v3d.regs import MAGIC, imm_index
@@ -23,8 +25,8 @@ class OperandError(AsmError, TypeError):
     """An operand that cannot be formed."""
 
 
-def _refuse(rule: str, message: str, allowed: str, help: str) -> NoReturn:
-    found = Diagnostic(rule, message, loc=loc_of(here()), allowed=allowed, help=help)
+def _refuse(kind: str, message: str) -> NoReturn:
+    found = replace(mistake(kind, message), loc=loc_of(here()))
     raise OperandError(found.render(), [found])
 
 
@@ -41,12 +43,7 @@ class _Modified:
 
     def _with(self: T, mod: str) -> T:
         if self.mod:
-            _refuse(
-                "modifier",
-                f"{self!r} already has a modifier, .{mod} is a second one",
-                "one modifier an operand",
-                "apply the second one in another instruction",
-            )
+            _refuse("one-modifier", f"{self!r} already has a modifier, .{mod} is a second one")
         form = self._forms.get(mod)
         if form is None:
             form = self._forms.setdefault(mod, self._make(mod))
@@ -208,16 +205,9 @@ class Signal:
 
     def __or__(self, other: Signal) -> Signal:
         if self.dst is not None and other.dst is not None:
-            _refuse(
-                "signal",
-                f"{self!r} and {other!r} both write a register",
-                "one such signal an instruction",
-                "put one of them into another instruction",
-            )
+            _refuse("one-writing-signal", f"{self!r} and {other!r} both write a register")
         if self.bits & other.bits:
-            _refuse(
-                "signal", f"{self!r} and {other!r} hold the same signal", "each signal once", "leave one of them out"
-            )
+            _refuse("signal-twice", f"{self!r} and {other!r} hold the same signal")
         return Signal(
             self.bits | other.bits,
             self.dst if self.dst is not None else other.dst,

@@ -10,7 +10,8 @@ from typing import Final
 
 from qpu.core.isa import Isa, Unit
 from qpu.errors import AsmError, Diagnostic
-from qpu.v3d.codes import COND_ALLOWED, COND_PAIRS, IMM_MASK, SIG_NUMBERS, SIGNALS, WRITING_SIGS, sig_names
+from qpu.v3d.advice import mistake, signal_and_flags
+from qpu.v3d.codes import COND_PAIRS, IMM_MASK, SIG_NUMBERS, SIGNALS, WRITING_SIGS, sig_names
 from qpu.v3d.encode import KEYS, HalfKey, encode, half_key, same_operands
 from qpu.v3d.instr import Alu, AluHalf, Dst, Sig, Src, SrcKind
 from qpu.v3d.ops import table
@@ -35,9 +36,6 @@ MUL_FLAGS: Final = 6
 ADD: Final = 7
 MUL: Final = 8
 
-_PORTS: Final = "two different rf registers an instruction, or one and a small immediate; r0..r5 cost no port"
-_PORTS_HELP: Final = "copy a register to an accumulator first, or use two instructions"
-_UNIFORM_HELP: Final = "load one of them as a uniform with ldunifrf, or use two instructions"
 
 _IDLE: Final = AluHalf(table(Isa.V3D71)["nop"], Dst(6, True))  # the row is the same on both
 
@@ -136,13 +134,11 @@ def draft(
             keys = _ADD_42[add], mul_key
     if rot is not None:
         if regs & (regs - 1) or twin:
-            raise AsmError.of(
-                Diagnostic("read-ports", "the rotation amount occupies read port B", allowed=_PORTS, help=_PORTS_HELP)
-            )
+            raise AsmError.of(mistake("read-ports", "the rotation amount occupies read port B"))
         sig |= _ROT
         raddr_b = rot
     elif sig & _ROT:
-        raise AsmError.of(_no_amount())
+        raise AsmError.of(mistake("rot-amount", "signal rot needs an amount"))
     if imm >= 0 or mul_imm >= 0:
         sig |= _IMM_B
         raddr_b = imm if imm >= 0 else mul_imm
@@ -183,49 +179,24 @@ def _conflict(
     if sig & _WRITING:
         names = sig_names(sig & _WRITING)
         if sig_dst is None:
-            return Diagnostic(
-                "signal-destination", f"signal {names} needs a destination", help=f"name the register: {names}.rf0"
-            ), SIGNAL
+            help = f"name the register: {names}.rf0"
+            return mistake("signal-needs-one", f"signal {names} needs a destination", help=help), SIGNAL
         if add_flags or mul_flags:
-            return Diagnostic(
-                "condition-field",
-                f"signal {names} writes a register, so the instruction cannot have conditions or flags",
-                allowed="conditions, pushes and updates beside signals that write no register",
-                help="put the signal or the condition into another instruction",
-            ), ADD_FLAGS if add_flags else MUL_FLAGS
+            return signal_and_flags(sig & _WRITING), ADD_FLAGS if add_flags else MUL_FLAGS
     if sig_dst is not None and not sig & _WRITING:
-        return Diagnostic(
-            "signal-destination",
-            f"signal {sig_names(sig) or '(none)'} takes no destination",
-            allowed="a destination for ldtmu, ldunifrf, ldunifarf, ldvary, ldtlb, ldtlbu",
-            help="leave the destination out",
-        ), SIGNAL
+        return mistake("signal-takes-none", f"signal {sig_names(sig) or '(none)'} takes no destination"), SIGNAL
     if fits(half_key(isa, _ADD, add), half_key(isa, _MUL, mul), sig, sig_dst, rot):
         return None
-    return Diagnostic(
-        "condition",
-        f"{add_flags} in the add half and {mul_flags} in the mul half cannot be combined",
-        allowed=COND_ALLOWED,
-        help="put one of the operations into another instruction",
-    ), MUL_FLAGS
+    why = f"{add_flags} in the add half and {mul_flags} in the mul half cannot be combined"
+    return mistake("cond-pair", why), MUL_FLAGS
 
 
 def _conflict_71(isa: Isa, sources: tuple[Src | None, ...], sig: int, rot: int | None) -> tuple[Diagnostic, int] | None:
     imms = [i for i, src in enumerate(sources) if src is not None and src.kind is _IMM]
     if len(imms) > 1:
-        return Diagnostic(
-            "small-imm",
-            f"{len(imms)} small immediates in one instruction",
-            allowed="one operand of an instruction on V3D 7.1",
-            help=_UNIFORM_HELP,
-        ), imms[1]
+        return mistake("one-imm-71", f"{len(imms)} small immediates in one instruction"), imms[1]
     if rot is not None or sig & _ROT:
-        return Diagnostic(
-            "signal",
-            "signal rot exists on V3D 4.2 only",
-            allowed="the add operation rot, which rotates by a register or immediate",
-            help="use the add operation rot",
-        ), SIGNAL
+        return mistake("rot-signal", "signal rot exists on V3D 4.2 only"), SIGNAL
     return _signal_conflict(isa, sig, bool(imms), imms)
 
 
@@ -242,65 +213,37 @@ def _conflict_42(
             if src.n not in held:
                 held.append(src.n)
         elif rot is not None:
-            return Diagnostic(
-                "small-imm",
-                "a small immediate and a rotation in one instruction",
-                allowed="one of them: both occupy read port B",
-                help=_UNIFORM_HELP,
-            ), i
+            return mistake("imm-or-rotation", "a small immediate and a rotation in one instruction"), i
         elif imm is not None and src.n != imm:
-            return Diagnostic(
-                "small-imm",
-                "two different small immediates in one instruction",
-                allowed="one small immediate, which all four operands may use",
-                help=_UNIFORM_HELP,
-            ), i
+            return mistake("one-imm-42", "two different small immediates in one instruction"), i
         else:
             imm = src.n
             imms.append(i)
         room = 2 if imm is None and rot is None else 1
         if len(held) > room:
             names = ", ".join(f"rf{n}" for n in held)
-            what = "rotation amount" if imm is None else "small immediate"
-            return Diagnostic(
-                "read-ports",
-                f"{names} need {len(held)} read ports" + (f", and the {what} occupies one" if room == 1 else ""),
-                allowed=_PORTS,
-                help=_PORTS_HELP,
-            ), i
+            what = f", and the {'rotation amount' if imm is None else 'small immediate'} occupies one"
+            return mistake("read-ports", f"{names} need {len(held)} read ports{what if room == 1 else ''}"), i
     if half_key(isa, _ADD, add).twin and len(held) > (1 if imm is None and rot is None else 0):
         try:
             same_operands(add.op)
         except AsmError as error:
             return error.diagnostics[0], 1
     if sig & _ROT and rot is None:
-        return Diagnostic(
-            "rotate", "signal rot needs an amount", allowed="1..15, -16..-1, r5", help="pass rot=amount"
-        ), SIGNAL
+        return mistake("rot-amount", "signal rot needs an amount"), SIGNAL
     return _signal_conflict(isa, sig | (_ROT if rot is not None else 0), bool(imms), imms)
-
-
-def _no_amount() -> Diagnostic:
-    return Diagnostic("rotate", "signal rot needs an amount", allowed="1..15, -16..-1, r5", help="pass rot=amount")
 
 
 def _signal_conflict(isa: Isa, sig: int, with_imm: bool, imms: list[int]) -> tuple[Diagnostic, int] | None:
     codes = SIG_NUMBERS[isa]
     if sig not in codes:
         partners = sorted({sig_names(other & _OTHERS) for other in codes if other & sig == sig})
-        return Diagnostic(
-            "signal",
-            f"{isa.label} cannot combine the signals {sig_names(sig)}",
-            allowed="combinations with them: " + "; ".join(partners) if partners else "one of them at a time",
-            help="spread them over several instructions",
-        ), SIGNAL
+        allowed = "combinations with them: " + "; ".join(partners) if partners else "one of them at a time"
+        return mistake("signal-set", f"{isa.label} cannot combine the signals {sig_names(sig)}", allowed), SIGNAL
     if with_imm and sig:
         imm = _IMM_B if isa is _V3D42 else int(Sig.IMM_A) << imms[0]
         if sig | imm not in codes:
-            return Diagnostic(
-                "signal",
-                f"signal {sig_names(sig)} cannot be combined with a small immediate on {isa.label}",
-                allowed="an immediate with ldvary or ldtmu" if isa is _V3D42 else "an immediate without other signals",
-                help="put the signal into another instruction",
-            ), imms[0]
+            allowed = "an immediate with ldvary or ldtmu" if isa is _V3D42 else "an immediate without other signals"
+            why = f"signal {sig_names(sig)} cannot be combined with a small immediate on {isa.label}"
+            return mistake("imm-and-signal", why, allowed), imms[0]
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from qpu.v3d.codes import BRANCH_CONDS
-from qpu.v3d.expr import TextError, mistake
+from qpu.v3d.expr import wrong
 from qpu.v3d.instr import Branch
 from qpu.v3d.parse_operands import OperandParser
 
@@ -29,18 +29,13 @@ def parse_branch(operands: OperandParser, code: str, column: int) -> tuple[Branc
     cond = m[2] or "" if m is not None else ""
     if m is None or cond not in BRANCH_CONDS:
         found = head.split()[0]
-        raise TextError(
-            start,
-            "branch-condition",
-            f"unknown branch {found!r}",
-            "b or bu, then ." + ", .".join(c for c in BRANCH_CONDS if c) + ", then p or q",
-            help="write a branch such as b.anya label",
-        )
+        allowed = "b or bu, then ." + ", .".join(c for c in BRANCH_CONDS if c) + ", then p or q"
+        raise wrong(start, "branch-form", f"unknown branch {found!r}", allowed)
     link = False
     at = column + len(head) + 1
     for piece in extra:
         if piece.strip() != "link" or link:
-            raise mistake(at + len(piece) - len(piece.lstrip()), "after-branch", f"{piece.strip()!r} after a branch")
+            raise wrong(at + len(piece) - len(piece.lstrip()), "after-branch", f"{piece.strip()!r} after a branch")
         link = True
         at += len(piece) + 1
     texts: list[tuple[str, int]] = []
@@ -50,13 +45,9 @@ def parse_branch(operands: OperandParser, code: str, column: int) -> tuple[Branc
         at += len(text) + 1
     ub = bool(m[1])
     if len(texts) != 1 + ub or not all(t for t, _ in texts):
-        raise TextError(
-            start,
-            "operands",
-            "bu takes a target and a uniform target" if ub else "b takes one target",
-            "bu target, a:unif | r:unif | lri | rfN" if ub else "b target",
-            help="write b label, or, to move the uniform stream as well, bu label, r:unif",
-        )
+        why = "bu takes a target and a uniform target" if ub else "b takes one target"
+        allowed = "bu target, a:unif | r:unif | lri | rfN" if ub else "b target"
+        raise wrong(start, "branch-operands", why, allowed)
     branch = Branch(operands.isa, cond, m[3], link=link, ub=ub, bdu="rel" if ub else "")
     if ub:
         branch = _uniform_target(operands, branch, *texts[1])
@@ -71,7 +62,7 @@ def _uniform_target(operands: OperandParser, branch: Branch, text: str, column: 
         return branch._replace(bdu=kinds[text])
     m = re.fullmatch(r"rf([0-9]+)", text)
     if m is None:
-        raise mistake(column, "uniform-target", f"{text!r} is not a uniform target")
+        raise wrong(column, "uniform-target", f"{text!r} is not a uniform target")
     return branch._replace(bdu="rf", raddr_a=operands.rf(m[1], column))
 
 
@@ -83,17 +74,17 @@ def _target(operands: OperandParser, branch: Branch, text: str, column: int) -> 
     if m is not None:
         n = operands.rf(m[1], column)
         if branch.bdu == "rf" and branch.raddr_a != n:
-            raise mistake(column, "one-branch-register", f"rf{n} and rf{branch.raddr_a}: a branch reads one register")
+            raise wrong(column, "one-branch-register", f"rf{n} and rf{branch.raddr_a}: a branch reads one register")
         return branch._replace(bdi="rf", raddr_a=n), None
     m = re.fullmatch(r"zero_addr\s*\+\s*(.+)", text)
     if m is not None:
         address = operands.value(m[1], column + m.start(1))
         if not isinstance(address, int) or not 0 <= address < 1 << 32 or address & 7:
-            raise mistake(column, "branch-address", f"{m[1]} is not a multiple of 8 in 32 bits")
+            raise wrong(column, "branch-address", f"{m[1]} is not a multiple of 8 in 32 bits")
         return branch._replace(bdi="abs", offset=address), None
     if _LABEL.match(text) and text not in operands.constants:
         return branch, text
     offset = operands.value(text, column)
     if not isinstance(offset, int) or not -(1 << 31) <= offset < 1 << 32 or offset & 7:
-        raise TextError(column, "branch-target", f"{text} is not a multiple of 8 in 32 bits", help="use a label")
+        raise wrong(column, "branch-address", f"{text} is not a multiple of 8 in 32 bits", help="use a label")
     return branch._replace(offset=offset & 0xFFFFFFFF), None

@@ -8,16 +8,14 @@ from collections.abc import Iterable
 from typing import Final
 
 from qpu.core.isa import Isa
-from qpu.v3d.expr import TextError, evaluate, mistake
+from qpu.v3d.expr import TextError, evaluate, wrong
 from qpu.v3d.instr import Dst, Src, SrcKind
 from qpu.v3d.regs import MAGIC_NUMBER, imm_index
 
-__all__ = ["UNIFORM_HELP", "OperandParser"]
+__all__ = ["OperandParser"]
 
 # Names of the input modifiers of halves in other assemblers.
 _MODIFIER_ALIASES: Final = {"r32": "ff", "rl2h": "ll", "rh2l": "hh", "swap": "swp"}
-_IMM_ALLOWED: Final = "-16..15 as integers; 2**-8..2**7 as floats"
-UNIFORM_HELP: Final = "load it as a uniform, e.g. with ldunifrf"
 _OPERAND = re.compile(
     r"\s*(?:rf(?P<rf>[0-9]+)|rf\[(?P<index>[^\]]*)\]|(?P<unknown>waddr|imm)\s+UNKNOWN\s+(?P<number>[0-9]+)|(?P<other>.*?))"
     r"(?P<mods>(?:\.[A-Za-z]\w*)*)\s*$"
@@ -43,10 +41,10 @@ class OperandParser:
         return text in MAGIC_NUMBER[self.isa]
 
     @staticmethod
-    def close(name: str, known: Iterable[str], otherwise: str) -> str:
-        """Help for an unknown name: the known ones that are close, or `otherwise`."""
+    def close(name: str, known: Iterable[str]) -> str | None:
+        """Help for an unknown name: the known ones that are close; None without any."""
         found = difflib.get_close_matches(name, list(known), 3)
-        return f"did you mean {', '.join(found)}?" if found else otherwise
+        return f"did you mean {', '.join(found)}?" if found else None
 
     def value(self, text: str, column: int) -> int | float:
         """A number, a constant, or an expression of them."""
@@ -62,21 +60,20 @@ class OperandParser:
         known = [*self.constants, *self.registers, *MAGIC_NUMBER[self.isa]]
         accumulators = "r0..r5, " if self.isa is Isa.V3D42 else ""
         allowed = f"rf0..rf63, {accumulators}small immediates, names from .set"
-        return TextError(
-            column, "name", f"{name!r} is not defined", allowed, self.close(name, known, f"define it: .set {name}, 12")
-        )
+        help = self.close(name, known) or f"define it: .set {name}, 12"
+        return wrong(column, "undefined", f"{name!r} is not defined", allowed, help)
 
     @staticmethod
     def rf(digits: str, column: int) -> int:
         n = int(digits)
         if n > 63:
-            raise mistake(column, "rf", f"rf{digits} does not exist")
+            raise wrong(column, "rf", f"rf{digits} does not exist")
         return n
 
     def index(self, text: str, column: int) -> int:
         value = self.value(text.strip(), column + 3)
         if not isinstance(value, int) or not 0 <= value < 64:
-            raise mistake(column, "rf-index", f"rf[{value}] does not exist")
+            raise wrong(column, "rf-index", f"rf[{value}] does not exist")
         return value
 
     def destination(self, text: str, column: int) -> tuple[Dst, str]:
@@ -84,7 +81,7 @@ class OperandParser:
         assert m is not None
         mods = m["mods"].split(".")[1:]
         if len(mods) > 1:
-            raise mistake(column, "one-pack", f"{text.strip()!r} has {len(mods)} modifiers")
+            raise wrong(column, "one-pack", f"{text.strip()!r} has {len(mods)} modifiers")
         pack = mods[0] if mods else ""
         other = m["other"]
         if other is not None and other in self.registers:
@@ -98,28 +95,26 @@ class OperandParser:
             return Dst(self.index(m["index"], column)), pack
         if m["unknown"] == "waddr":
             if int(m["number"]) > 63:
-                raise mistake(column, "address", f"address {m['number']} does not exist")
+                raise wrong(column, "address", f"address {m['number']} does not exist")
             return Dst(int(m["number"]), True), pack
         number = MAGIC_NUMBER[self.isa].get(other or "")
         if number is None:
             shown = text.strip()
             if not shown:
-                raise mistake(column, "no-destination", "a destination is missing here")
-            raise TextError(
-                column,
-                "register",
-                f"{shown!r} is not a destination of {self.isa.label}",
-                "rf0..rf63, - and the magic destinations",
-                self.close(shown, MAGIC_NUMBER[self.isa], "see the list in v3d.md 5"),
-            )
+                raise wrong(column, "no-destination", "a destination is missing here")
+            raise self.no_destination(shown, column)
         return Dst(number, True), pack
+
+    def no_destination(self, name: str, column: int) -> TextError:
+        help = self.close(name, MAGIC_NUMBER[self.isa])
+        return wrong(column, "text-destination", f"{name!r} is not a destination of {self.isa.label}", help=help)
 
     def source(self, text: str, column: int) -> Src:
         m = _OPERAND.match(text)
         assert m is not None
         mods = m["mods"].split(".")[1:]
         if len(mods) > 1:
-            raise mistake(column, "one-modifier", f"{text.strip()!r} has {len(mods)} modifiers")
+            raise wrong(column, "one-modifier", f"{text.strip()!r} has {len(mods)} modifiers")
         mod = _MODIFIER_ALIASES.get(mods[0], mods[0]) if mods else ""
         rf, other = m["rf"], m["other"]
         if other is not None and other in self.registers:
@@ -132,36 +127,29 @@ class OperandParser:
             return Src(SrcKind.RF, self.index(m["index"], column), mod)
         if m["unknown"] is not None:
             if m["unknown"] == "waddr" or not 48 <= int(m["number"]) < 64:
-                raise mistake(column, "not-a-source", f"{text.strip()!r} is not a source")
+                raise wrong(column, "not-a-source", f"{text.strip()!r} is not a source")
             return Src(SrcKind.IMM, int(m["number"]), mod)
         assert other is not None
         if not other:
-            raise mistake(column, "no-operand", "an operand is missing here")
+            raise wrong(column, "no-operand", "an operand is missing here")
         number = MAGIC_NUMBER[self.isa].get(other)
         if number is not None:
             if self.isa is Isa.V3D42 and number < 6:
                 return Src(SrcKind.ACC, number, mod)
             why = "is an accumulator of V3D 4.2" if re.fullmatch(r"r[0-5]", other) else "can only be written"
-            raise mistake(column, "write-only", f"{other} {why}")
+            raise wrong(column, "write-only", f"{other} {why}")
         if other == "r5" and self.isa is Isa.V3D71:
-            raise mistake(column, "no-accumulators", "r5 is an accumulator of V3D 4.2")
+            raise wrong(column, "no-accumulators", "r5 is an accumulator of V3D 4.2")
         value = self.value(other, column)
         index = imm_index(value)
         if index is None:
-            raise TextError(
-                column, "small-imm", f"{other} is not a small immediate on {self.isa.label}", _IMM_ALLOWED, UNIFORM_HELP
-            )
+            raise wrong(column, "small-imm", f"{other} is not a small immediate on {self.isa.label}")
         return Src(SrcKind.IMM, index, mod)
 
     def signal_dst(self, name: str, text: str | None, column: int) -> Dst:
         if text is None:
-            raise TextError(
-                column,
-                "signal-destination",
-                f"signal {name} needs a destination",
-                f"{name}.rf0, ...",
-                help=f"write the register after a dot: {name}.rf5",
-            )
+            help = f"write the register after a dot: {name}.rf5"
+            raise wrong(column, "signal-needs-one", f"signal {name} needs a destination", f"{name}.rf0, ...", help)
         column += len(name) + 1
         text = self.registers.get(text, text)
         m = re.fullmatch(r"rf([0-9]+)", text)
@@ -172,13 +160,7 @@ class OperandParser:
             return Dst(int(m[1]), True)
         number = MAGIC_NUMBER[self.isa].get(text)
         if number is None:
-            raise TextError(
-                column,
-                "register",
-                f"{text!r} is not a destination",
-                "rf0..rf63, magic destinations",
-                self.close(text, MAGIC_NUMBER[self.isa], "see the list in v3d.md 5"),
-            )
+            raise self.no_destination(text, column)
         return Dst(number, True)
 
     def rotation(self, text: str | None, column: int) -> int:
@@ -188,4 +170,4 @@ class OperandParser:
             amount = int(text, 10 if text.lstrip("+-").isdigit() else 0)
             if amount and -16 <= amount <= 15:
                 return amount & 31
-        raise mistake(column, "rotation", f"{text!r} is not a rotation amount")
+        raise wrong(column, "rotation", f"{text!r} is not a rotation amount")

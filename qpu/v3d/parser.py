@@ -15,7 +15,7 @@ The language is the disassembler's output with free spacing, plus, for hand-writ
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from qpu.core.code import Code
@@ -23,10 +23,11 @@ from qpu.core.isa import Isa, Unit
 from qpu.core.locations import LINE_LIMIT
 from qpu.core.optable import Op
 from qpu.errors import AsmError, DecodeError, Diagnostic, Loc, Severity
-from qpu.v3d.codes import COND_ALLOWED, CONDS, PUSHES, SIG_NUMBERS, UPDATES, WRITING_SIGS, sig_names
+from qpu.v3d.advice import mistake
+from qpu.v3d.codes import CONDS, PUSHES, SIG_NUMBERS, UPDATES, WRITING_SIGS, sig_names
 from qpu.v3d.decode import decode
 from qpu.v3d.encode import KEYS, HalfKey, encode
-from qpu.v3d.expr import TextError, mistake
+from qpu.v3d.expr import TextError, wrong
 from qpu.v3d.instr import AluHalf, Branch, Dst, Sig, Src
 from qpu.v3d.ops import modifiers, table, untried
 from qpu.v3d.pairing import ADD, ADD_FLAGS, MUL, MUL_FLAGS, SIGNAL, draft, explain, idle
@@ -46,7 +47,7 @@ _DUMP_HEAD = re.compile(r"\s*[A-Z_]+ prog \d+/-?\d+ QPU:\s*$")
 _DUMP = re.compile(r"\s*0x([0-9a-fA-F]{16})\s+(?=[a-z])")
 _DUMP_NOTE = re.compile(r"\s*\([^()]*(?:\[[^\]]*\])?\)\s*$")
 _LINE_END = re.compile(r"\r\n|\n|\r")  # str.splitlines splits at more characters than editors do
-_UNTRIED_HELP: Final = "try it on the board, or convert in an instruction of its own"
+_FLAGS: Final = (*CONDS, *PUSHES[1:], *UPDATES)
 _LABEL = re.compile(r"\s*([A-Za-z_$][\w.$]*)\s*:")
 _DIRECTIVE = re.compile(r"\s*\.(\w+)\s*")
 _HEAD = re.compile(r"\s*([A-Za-z_]\w*)((?:\.\w*)*)(?=\s|$)\s*")
@@ -117,17 +118,10 @@ class _Assembler(OperandParser):
             loc = Loc(self.filename, number, None, line)
             try:
                 if len(code) > LINE_LIMIT:
-                    raise TextError(
-                        LINE_LIMIT,
-                        "syntax",
-                        "the line is too long",
-                        f"{LINE_LIMIT} characters",
-                        help="split the line",
-                    )
+                    raise wrong(LINE_LIMIT, "line-length", "the line is too long", f"{LINE_LIMIT} characters")
                 self.line(code, loc)
             except TextError as e:
-                at = Loc(self.filename, number, e.column + 1, line)
-                self.errors.append(Diagnostic(e.rule, e.message, loc=at, allowed=e.allowed, help=e.help))
+                self.errors.append(replace(e.found, loc=Loc(self.filename, number, e.column + 1, line)))
                 # keep the instruction indices of the following lines right
                 if not code.lstrip().startswith(".set"):
                     self.words.append(0)
@@ -174,9 +168,7 @@ class _Assembler(OperandParser):
                 word = known
             for at, message in self.untried.get(rest, ()):
                 place = Loc(loc.file, loc.line, column + at + 1, loc.text)
-                self.warnings.append(
-                    Diagnostic("untried", message, Severity.WARNING, place, "forms that the driver uses", _UNTRIED_HELP)
-                )
+                self.warnings.append(replace(mistake("untried", message), severity=Severity.WARNING, loc=place))
         self.words.append(word)
         self.locs.append(loc)
 
@@ -191,39 +183,35 @@ class _Assembler(OperandParser):
         except DecodeError as error:
             shown = error.diagnostics[0].message
         if shown != printed(decode(self.isa, said)):
-            raise TextError(
-                column,
-                "dump",
-                f"the word 0x{word:016x} of this line is {' '.join(shown.split())!r} on {self.isa.label}",
-                "a word and the text that it prints as",
-                f"check if the dump is of another chip; without the word the text assembles to 0x{said:016x}",
-            )
+            why = f"the word 0x{word:016x} of this line is {' '.join(shown.split())!r} on {self.isa.label}"
+            help = f"check if the dump is of another chip; without the word the text assembles to 0x{said:016x}"
+            raise wrong(column, "dump-word", why, help=help)
         self.words.append(word)
         self.locs.append(loc)
 
     def label(self, name: str, column: int) -> None:
         if name in self.labels:
-            raise TextError(column, "label", f"label {name!r} is defined twice", help="give one of them another name")
+            raise wrong(column, "label-twice", f"label {name!r} is defined twice")
         if name == "lri" or re.fullmatch(r"rf[0-9]+", name):
-            raise mistake(column, "label-name", f"{name!r} cannot be a label, it names a branch target")
+            raise wrong(column, "label-name", f"{name!r} cannot be a label, it names a branch target")
         self.labels[name] = len(self.words)
 
     def directive(self, name: str, column: int, code: str, at: int, loc: Loc) -> None:
         if name == "word":
             value = self.value(code[at:].strip(), at + len(code[at:]) - len(code[at:].lstrip()))
             if not isinstance(value, int) or not 0 <= value < 1 << 64:
-                raise mistake(at, "word", f"{value!r} is not an instruction word")
+                raise wrong(at, "word", f"{value!r} is not an instruction word")
             self.words.append(value)
             self.locs.append(loc)
         elif name == "set":
             target, comma, text = code[at:].partition(",")
             if not comma or not text.strip():
-                raise TextError(at, "syntax", "no value", ".set name, value", help=".set count, 12")
+                raise wrong(at, "set-value", "no value")
             target = target.strip()
             if not re.fullmatch(r"[A-Za-z_]\w*", target) or self.is_register(target):
-                raise mistake(at, "constant-name", f"{target!r} is not a name for a constant")
+                raise wrong(at, "constant-name", f"{target!r} is not a name for a constant")
             if target in self.constants or target in self.registers:
-                raise TextError(at, "name", f"{target!r} is defined twice", help="give one of them another name")
+                raise wrong(at, "defined-twice", f"{target!r} is defined twice")
             start = at + code[at:].index(",") + 1
             start += len(text) - len(text.lstrip())
             text = text.strip()
@@ -232,13 +220,8 @@ class _Assembler(OperandParser):
             else:
                 self.constants[target] = self.value(text, start)
         else:
-            raise TextError(
-                column - 1,
-                "directive",
-                f"unknown directive .{name}",
-                ".set, .word",
-                self.close(name, ("set", "word"), "write .set or .word"),
-            )
+            help = self.close(name, ("set", "word"))
+            raise wrong(column - 1, "directive", f"unknown directive .{name}", help=help)
 
     # -- ALU instructions
 
@@ -255,31 +238,28 @@ class _Assembler(OperandParser):
         for number, (piece, at) in enumerate(pieces):
             start = at + len(piece) - len(piece.lstrip())
             if not piece.strip():
-                raise mistake(start, "empty-part", "an operation or signal is missing here")
+                raise wrong(start, "empty-part", "an operation or signal is missing here")
             m = _SIGNAL.match(piece)
             if number and m is not None and m[1] in _SIGNALS:
                 bit = _SIGNALS[m[1]]
                 if sig & bit:
-                    raise mistake(start, "signal-twice", f"signal {m[1]} appears twice")
+                    raise wrong(start, "signal-twice", f"signal {m[1]} appears twice")
                 if bit is Sig.ROT:
                     rot = self.rotation(m[2], start)
                 elif bit & WRITING_SIGS:
                     if sig_dst is not None:
-                        raise mistake(
-                            start,
-                            "one-writing-signal",
-                            f"{sig_names(sig & WRITING_SIGS)} and {m[1]} both write a register",
-                        )
+                        names = sig_names(sig & WRITING_SIGS)
+                        raise wrong(start, "one-writing-signal", f"{names} and {m[1]} both write a register")
                     sig_dst = self.signal_dst(m[1], m[2], start)
                 elif m[2] is not None:
-                    raise mistake(at + m.start(2), "signal-takes-none", f"signal {m[1]} takes no destination")
+                    raise wrong(at + m.start(2), "signal-takes-none", f"signal {m[1]} takes no destination")
                 sig |= bit
                 if not (sig & ~bit):
                     sig_column = start
                 if self.isa is Isa.V3D71 and bit is Sig.ROT:
-                    raise mistake(start, "rot-signal", "signal rot exists on V3D 4.2 only")
+                    raise wrong(start, "rot-signal", "signal rot exists on V3D 4.2 only")
                 if sig not in SIG_NUMBERS[self.isa]:
-                    raise mistake(start, "signal-set", f"{self.isa.label} cannot combine the signals {sig_names(sig)}")
+                    raise wrong(start, "signal-set", f"{self.isa.label} cannot combine the signals {sig_names(sig)}")
                 continue
             if len(halves) == 2 or number > 1:
                 raise self.not_a_signal(piece, start)
@@ -349,13 +329,9 @@ class _Assembler(OperandParser):
     def not_a_signal(self, piece: str, column: int) -> TextError:
         name = re.split(r"[\s.]", piece.strip())[0]
         if name in self.ops:
-            return mistake(column, "third-operation", f"{name} would be a third operation")
-        return TextError(
-            column,
-            "signal",
-            f"unknown signal {name!r}",
-            ", ".join(_SIGNALS),
-            self.close(name, _SIGNALS, "see the list in v3d.md 3"),
+            return wrong(column, "third-operation", f"{name} would be a third operation")
+        return wrong(
+            column, "unknown-signal", f"unknown signal {name!r}", ", ".join(_SIGNALS), self.close(name, _SIGNALS)
         )
 
     def half(self, piece: str, at: int, number: int) -> _Half:
@@ -377,26 +353,15 @@ class _Assembler(OperandParser):
         m = _HEAD.match(piece)
         start = at + len(piece) - len(piece.lstrip())
         if m is None:
-            raise mistake(start, "no-operation", f"{piece.strip()!r} does not start with an operation")
+            raise wrong(start, "no-operation", f"{piece.strip()!r} does not start with an operation")
         op = self.ops.get(m[1])
         if op is None:
             if number and not m[2] and not piece[m.end() :].strip():
                 raise self.not_a_signal(piece, start)
             if m[1] in _SIGNALS:
-                raise TextError(
-                    start,
-                    "syntax",
-                    f"signal {m[1]} before any operation",
-                    f"nop; {m[1]}",
-                    help="write the operations first, then the signals",
-                )
-            raise TextError(
-                start,
-                "operation",
-                f"{self.isa.label} has no operation {m[1]!r}",
-                None,
-                self.close(m[1], (n for o in self.ops for n in (o.name, *o.aliases)), "see the list in v3d.md 6"),
-            )
+                raise wrong(start, "signal-first", f"signal {m[1]} before any operation", f"nop; {m[1]}")
+            help = self.close(m[1], (n for o in self.ops for n in (o.name, *o.aliases)))
+            raise wrong(start, "unknown-operation", f"{self.isa.label} has no operation {m[1]!r}", help=help)
         suffix = at + m.start(2)
         cond, push, update = self.suffixes(m[2], suffix)
         texts: list[tuple[str, int]] = []
@@ -411,13 +376,9 @@ class _Assembler(OperandParser):
         if len(texts) != len(roles):
             where = texts[len(roles)][1] if len(texts) > len(roles) else start
             forms = {"d": "destination", "a": "source", "b": "source"}
-            raise TextError(
-                where,
-                "operands",
-                f"{op.name} has {len(roles)} operands, found {len(texts)}",
-                f"{op.name} " + ", ".join(forms[r] for r in roles) if roles else f"{op.name} alone",
-                help="separate operands by commas",
-            )
+            allowed = f"{op.name} " + ", ".join(forms[r] for r in roles) if roles else f"{op.name} alone"
+            why = f"{op.name} has {len(roles)} operands, found {len(texts)}"
+            raise wrong(where, "operand-count", why, allowed)
         dst: Dst | None = Dst(6, True) if op.name == "nop" else None
         pack = ""
         sources: list[Src] = []
@@ -444,14 +405,8 @@ class _Assembler(OperandParser):
     def suffixes(text: str, column: int) -> tuple[str, str, str]:
         cond = push = update = ""
         for part in text.split(".")[1:]:
-            if (cond or push or update) and part in (*CONDS, *PUSHES[1:], *UPDATES):
-                raise TextError(
-                    column,
-                    "condition",
-                    f"{text!r}: one of condition, push, update in each half",
-                    COND_ALLOWED,
-                    help="put the others into another instruction",
-                )
+            if (cond or push or update) and part in _FLAGS:
+                raise wrong(column, "condition-set", f"{text!r}: one of condition, push, update in each half")
             if part in CONDS:
                 cond = part
             elif part in PUSHES[1:]:
@@ -459,14 +414,8 @@ class _Assembler(OperandParser):
             elif part in UPDATES:
                 update = part
             else:
-                known = (*CONDS, *PUSHES[1:], *UPDATES)
-                raise TextError(
-                    column,
-                    "condition",
-                    f"unknown condition or flag .{part}",
-                    ", ".join(known),
-                    _Assembler.close(part, known, "write one of them after the operation: add.ifa"),
-                )
+                help = _Assembler.close(part, _FLAGS)
+                raise wrong(column, "flag-name", f"unknown condition or flag .{part}", ", ".join(_FLAGS), help)
             column += len(part) + 1
         return cond, push, update
 
@@ -499,18 +448,17 @@ class _Assembler(OperandParser):
             columns[part] = half.operands[(part & 1) - half.half.op.arity]
         if d.rule == "operand-order":
             columns[part] = add.column
-        raise TextError(columns[part], d.rule, d.message, d.allowed, d.help)
+        raise TextError(columns[part], d)
 
     def invalid(self, half: _Half, unit: Unit, d: Diagnostic) -> TextError:
         """The error about a half that a unit cannot execute, at the column of the part concerned."""
         op, h = half.half.op, half.half
         column = half.column
         if d.rule == "operation":
-            help_ = "write the operation of the add ALU first" + (
-                "" if unit is Unit.MUL else ", that of the mul ALU second"
-            )
-            allowed = ", ".join(self.ops.names(unit)) if unit is Unit.MUL else None
-            return TextError(column, d.rule, d.message, allowed, help_)
+            help = "write the operation of the add ALU first"
+            if unit is Unit.MUL:
+                return TextError(column, replace(d, allowed=", ".join(self.ops.names(unit)), help=help))
+            return TextError(column, replace(d, help=help + ", that of the mul ALU second"))
         if d.rule == "register":
             column = half.operands[0]
         elif d.rule == "modifier":
@@ -522,7 +470,7 @@ class _Assembler(OperandParser):
                     break
         elif d.rule == "small-imm":
             column = half.operands[-1]
-        return TextError(column, d.rule, d.message, d.allowed, d.help)
+        return TextError(column, d)
 
     # -- branches
 
@@ -537,15 +485,9 @@ class _Assembler(OperandParser):
         at = self.labels.get(fixup.label)
         if at is None:
             known = ", ".join(sorted(self.labels)[:12]) or "no label is defined"
-            self.errors.append(
-                Diagnostic(
-                    "undefined-label",
-                    f"label {fixup.label!r} is not defined",
-                    loc=fixup.loc,
-                    allowed=known,
-                    help=self.close(fixup.label, self.labels, f"define it: {fixup.label}:"),
-                )
-            )
+            help = self.close(fixup.label, self.labels) or f"define it: {fixup.label}:"
+            found = mistake("undefined-label", f"label {fixup.label!r} is not defined", known, help)
+            self.errors.append(replace(found, loc=fixup.loc))
             return
         offset = (at - fixup.index - 4) * 8 & 0xFFFFFFFF
         self.words[fixup.index] = encode(fixup.branch._replace(offset=offset))
