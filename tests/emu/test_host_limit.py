@@ -6,12 +6,12 @@ import os
 import re
 import signal
 import threading
-import time
 from typing import Any
 
 import pytest
 
 import qpu
+from qpu.emu.engine import host_limit
 from qpu.emu.engine.host_limit import HostLimit, chosen_limit, exceeded
 from qpu.emu.port import EmuPort
 from tests.limits import HUNG_S
@@ -65,17 +65,30 @@ def test_a_long_run_ends_with_a_fault_and_the_device_goes_on(board: str, engine:
         assert caught.value.rule == "host-limit"
         clocks = re.search(r"for (\d+) emulated clocks", str(caught.value))
         assert clocks is not None and 0 < int(clocks[1]) < 16 * turns  # 16 and 20 clocks each: not to its end
-        assert gpu.run(loop(gpu.isa), [3]).done
+        assert goes_on(gpu)
 
 
-def test_only_what_a_job_takes_itself_counts() -> None:
+def goes_on(gpu: qpu.Device) -> bool:
+    """Whether a short program runs; a machine under load may need more than the limit for it, but not always."""
+    for _ in range(100):
+        try:
+            return gpu.run(loop(gpu.isa), [3]).done
+        except qpu.EmuFault as fault:
+            assert fault.rule == "host-limit"
+    return False
+
+
+def test_only_what_a_job_takes_itself_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(host_limit.time, "perf_counter", lambda: now[0])
     limit = HostLimit(0.05)
     with limit:
+        now[0] += 0.04
         assert not exceeded()
-    time.sleep(0.1)
+    now[0] += 0.1
     limit.check(0)
     with limit:
-        time.sleep(0.06)
+        now[0] += 0.02
         assert exceeded()
     assert not exceeded()
     with pytest.raises(qpu.EmuFault, match="7 emulated clocks"):
