@@ -98,6 +98,8 @@ class Sums:
 def _texts() -> dict[str, str]:
     f, i, mask = str(F32X16), str(I32X16), str(I1X16)
     ones, below_two = (ir.Constant(I32X16, [n] * LANES).get_reference() for n in (1, 0x3FFFFFFF))
+    # Across this nothing strict is moved: LLVM would compute all products of a long chain first, and spill them.
+    fence = 'call void asm sideeffect "", ""()'
     two, rounding, traps = f"{f} %a, {f} %b", 'metadata !"round.dynamic"', 'metadata !"fpexcept.maytrap"'
 
     def define(name: str, result: str, operands: str, *lines: str) -> str:
@@ -108,8 +110,8 @@ def _texts() -> dict[str, str]:
         return f"%{target} = call {result} @{_CONSTRAINED}{name}({operands}, {note}, {traps}) strictfp"
 
     return {
-        "sum": define("sum", f, two, strict("r", "fadd.v16f32", two)),
-        "difference": define("difference", f, two, strict("r", "fsub.v16f32", two)),
+        "sum": define("sum", f, two, strict("r", "fadd.v16f32", two), fence),
+        "difference": define("difference", f, two, strict("r", "fsub.v16f32", two), fence),
         "product": define(
             "product", f, two,
             strict("p", "fmul.v16f32", two),

@@ -8,6 +8,7 @@ half floats and rounding (x86-64 before AVX), code uses integer arithmetic and a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -70,7 +71,7 @@ class LlvmLanes:
     # -- constants and lanes
 
     def const(self, value: int) -> ir.Value:
-        return ir.Constant(I32X16, [value & 0xFFFFFFFF] * LANES)
+        return _word(value & 0xFFFFFFFF)
 
     def lane_id(self) -> ir.Value:
         return ir.Constant(I32X16, list(range(LANES)))
@@ -270,6 +271,11 @@ def splat(b: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
     undefined = ir.Constant(kind, ir.Undefined)
     first = b.insert_element(undefined, scalar, I32(0))
     return b.shuffle_vector(first, undefined, ir.Constant(I32X16, [0] * LANES))
+
+
+@cache
+def _word(value: int) -> ir.Constant:
+    return ir.Constant(I32X16, [value] * LANES)
 
 
 def number_of(n: Any) -> int:

@@ -47,7 +47,7 @@ from qpu.emu.vc4.vpm_setup import (
 
 __all__ = ["Vc4CompiledMachine"]
 
-FIRST_CHUNK, CHUNK = 1 << 12, 1 << 16  # instructions of a native time slice
+FIRST_CHUNK, CHUNK = 1 << 12, 1 << 18  # instructions of a native time slice
 SERIAL = 4096  # instructions a QPU executes alone from a pending store on, before the others continue
 PARALLEL = 50_000  # native instructions of a round that make threads worth it
 

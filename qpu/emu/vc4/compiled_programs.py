@@ -22,13 +22,12 @@ from qpu.emu.vc4.translate_state import COUNTERS
 
 __all__ = ["MAX_NANS", "Program", "program_at"]
 
-VERSION = "vc4-11"  # change it whenever generated code changes
 WORTH = 6  # native instructions in a row from which on leaving the reference engine pays off
 MAX_WORDS = 1 << 14  # instructions of a program that are examined
 MAX_BUILDS = 24  # translations of one program; code that is reached later runs on the reference engine
 MAX_SITUATIONS = 50_000
 PATIENCE = 3  # times that a QPU must reach code that is not translated before it is translated
-WARM = 24  # times the reference engine executes an instruction before it is translated; 0: before anything runs
+WARM = 12  # times the reference engine executes an instruction before it is translated; 0: before anything runs
 SMALL = 256  # instructions up to which a program is translated as a whole, whichever parts of it are warm
 LARGEST = 1000  # nodes of one translation; of larger programs the most executed ones
 COLD = "not executed often enough"
@@ -38,7 +37,7 @@ MAX_NANS = 16  # chains undone because of a NaN before a program is translated a
 class Program(NativeProgram):
     """A program: its control-flow graph, its machine code, and the counts of its chains."""
 
-    HOT = 10_000_000
+    HOT = 300_000_000  # takes about as long at the quick level as the translation at the full level
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
         super().__init__()
@@ -138,7 +137,7 @@ class Program(NativeProgram):
         entries = [*doors, *(n for n in self._writing if n not in set(doors))]
         avx512 = host().avx512
         words = sorted((i, int(graph.words[i])) for i in graph.plans)
-        identity = repr((VERSION, self.floats.value, avx512, graph.latches, len(graph.words), entries, words)).encode()
+        identity = repr(("vc4", self.floats.value, avx512, graph.latches, len(graph.words), entries, words)).encode()
 
         def make() -> tuple[object, dict[str, Any]]:
             made = translate(graph, entries, floats=self.floats, avx512=avx512)

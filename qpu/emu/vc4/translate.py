@@ -34,6 +34,7 @@ from qpu.emu.engine.llvm_lanes import (
     LANES,
     FloatMode,
     number_of,
+    splat,
 )
 from qpu.emu.engine.native import checkpoint
 from qpu.emu.engine.shared_lanes import SharedLanes, shared
@@ -141,6 +142,10 @@ class _Translator:
         self.budget = self.b.alloca(I64)
         self.reason = self.b.alloca(I32)
         self.b.store(self.function.args[Arg.BUDGET], self.budget)
+        # Where undone chains go, with the number of the first node, the length of the chain, and the reason.
+        self.undo = self.function.append_basic_block("undo")
+        phis = ir.IRBuilder(self.undo)
+        self.undone = [phis.phi(I32) for _ in range(3)]
         self.mode = FloatMode(self.v, zero_denormals=self.floats is Floats.EMBEDDED, directed=directed)
         bad = self.function.append_basic_block("bad")
         switch = self.b.switch(self.load_scalar(Slot.RESUME), bad)
@@ -151,6 +156,14 @@ class _Translator:
             self.chain(self.todo.pop())
         self.b.position_at_end(bad)
         self.b.store(I32(Reason.BAD), self.reason)
+        for phi in self.undone:
+            phi.add_incoming(I32(0), bad)
+        self.b.cbranch(I1(0), self.undo, self.leave)
+        self.b.position_at_end(self.undo)
+        number, length, reason = self.undone
+        self.store_scalar(Slot.AT, number)
+        self.store_scalar(Slot.HOLD, length)
+        self.b.store(reason, self.reason)
         self.b.branch(self.leave)
         self.b.position_at_end(self.leave)
         if self.raw:
@@ -216,9 +229,7 @@ class _Translator:
         self.b.store(value, self.pointer(slot))
 
     def splat(self, scalar: ir.Value) -> ir.Value:
-        undefined = ir.Constant(I32X16, ir.Undefined)
-        first = self.b.insert_element(undefined, scalar, I32(0))
-        return self.b.shuffle_vector(first, undefined, ir.Constant(I32X16, [0] * LANES))
+        return splat(self.b, scalar)
 
     # -- chains
 
@@ -339,17 +350,14 @@ class _Translator:
         if some is not None:
             fails = some if fails is None else b.or_(fails, some)
         if fails is not None:
-            bad = self.function.append_basic_block("undo")
             good = self.function.append_basic_block("commit")
-            b.cbranch(fails, bad, good).set_weights([1, 100_000])
-            b.position_at_end(bad)
-            self.store_scalar(Slot.AT, I32(self.number(self.first)))
-            self.store_scalar(Slot.HOLD, I32(self.tally.instructions))
             reason: ir.Value = I32(Reason.FAIL)
             if some is not None:
                 reason = I32(Reason.NAN) if undo is None else b.select(undo, reason, I32(Reason.NAN))
-            b.store(reason, self.reason)
-            b.branch(self.leave)
+            undone = (I32(self.number(self.first)), I32(self.tally.instructions), reason)
+            for phi, value in zip(self.undone, undone, strict=True):
+                phi.add_incoming(value, b.block)
+            b.cbranch(fails, self.undo, good).set_weights([1, 100_000])
             b.position_at_end(good)
         for number, value in stores:
             b.store(value, self.pointer(16 * number)).align = 64
@@ -492,7 +500,7 @@ class _Translator:
 
     def input(self, file: File, address: int) -> ir.Value:
         if address == 32:
-            return self.splat(self.units.uniform())
+            return self.units.uniform()
         if address == 48:
             return self.units.vpm_read()
         if address == 49:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 from llvmlite import ir
 
-from qpu.emu.engine.llvm_lanes import I1, I8, I32, I32X16, I64, I64X16, LANES, LlvmLanes
+from qpu.emu.engine.llvm_lanes import I1, I8, I32, I32X16, I64, I64X16, LANES, LlvmLanes, splat
 from qpu.emu.vc4.state import BUS_MASK, CLOCKS_PER_INSTRUCTION
 from qpu.emu.vc4.tmu import FIFO_DEPTH, SAFE_DEPTH
 from qpu.emu.vc4.translate_graph import MUTEX
@@ -30,14 +31,25 @@ class Units:
     def __init__(self, translator: Any) -> None:
         self.t = translator
         self.requests = [0, 0]
-        module = translator.module
-        self.gather = _gather_function(module, translator)
-        self.rows: Functions = {
-            copy: _transfer_function(module, f"store_{copy}", _stored_rows, copy) for copy in (False, True)
-        }
-        self.columns: Functions = {
-            copy: _transfer_function(module, f"load_{copy}", _loaded_rows, copy) for copy in (False, True)
-        }
+        self.functions: dict[str, ir.Function] = {}
+
+    # Functions of the module, made when the first chain needs them
+
+    @cached_property
+    def broadcast(self) -> ir.Function:
+        return _broadcast_function(self.t.module)
+
+    @cached_property
+    def gather(self) -> ir.Function:
+        return _gather_function(self.t.module, self.t)
+
+    @cached_property
+    def rows(self) -> Functions:
+        return {copy: _transfer_function(self.t.module, f"store_{copy}", _stored_rows, copy) for copy in (False, True)}
+
+    @cached_property
+    def columns(self) -> Functions:
+        return {copy: _transfer_function(self.t.module, f"load_{copy}", _loaded_rows, copy) for copy in (False, True)}
 
     def begin(self) -> None:
         """Start a chain."""
@@ -51,7 +63,7 @@ class Units:
     # -- uniforms
 
     def uniform(self) -> ir.Value:
-        """The next uniform."""
+        """The next uniform, in all lanes."""
         t, b = self.t, self.t.b
         if self.base is None:
             self.base = t.load_scalar(Slot.UNIFORM)
@@ -59,11 +71,9 @@ class Units:
             # A chain reads less than a page of uniforms; an address too near the end fails the check of `_settle`.
             inside = b.icmp_unsigned("<", b.add(b.zext(self.base, I64), I64(4096)), t.function.args[Arg.SIZE])
             start = b.select(inside, b.zext(self.base, I64), I64(0))
-            t.checks.append(b.not_(inside))
             self.safe = b.gep(t.function.args[Arg.MEMORY], [start], source_etype=I8)
-        at = b.gep(self.safe, [I64(4 * self.used)], source_etype=I8)
         self.used += 1
-        return b.load(at, typ=I32)
+        return b.call(self.broadcast, [self.safe, I64(4 * self.used - 4)])
 
     def page(self, address: ir.Value) -> ir.Value:
         """The region number of the page of an address inside the window."""
@@ -75,15 +85,59 @@ class Units:
         """Emit the check of the uniforms that were read from `base` on."""
         if not self.used or self.base is None:
             return
-        t, b = self.t, self.t.b
-        size = t.function.args[Arg.SIZE]
-        inside = b.icmp_unsigned("<", b.add(b.zext(self.base, I64), I64(4096)), size)
-        first = b.select(inside, self.base, I32(0))
-        for address in (first, b.add(first, I32(4 * self.used - 4))):
-            t.checks.append(b.icmp_unsigned("==", self.page(address), I32(0)))
-        self.base = b.add(self.base, I32(4 * self.used))
+        self._check("uniforms", self._uniforms, self.base, I32(4 * self.used - 4))
+        self.base = self.t.b.add(self.base, I32(4 * self.used))
         self.used = 0
         self.safe = None
+
+    def _uniforms(self, base: ir.Value, last: ir.Value) -> None:
+        t, b = self.t, self.t.b
+        inside = b.icmp_unsigned("<", b.add(b.zext(base, I64), I64(4096)), t.function.args[Arg.SIZE])
+        self._require(inside)
+        first = b.select(inside, base, I32(0))
+        for address in (first, b.add(first, last)):
+            self._require(b.icmp_unsigned("!=", self.page(address), I32(0)))
+
+    # -- functions of the module that check and perform what would be long in place
+
+    def _check(self, name: str, emit: Callable[..., None], *arguments: ir.Value) -> None:
+        """The checks of `emit`, with what it does at once, by a function; true undoes the chain."""
+        t = self.t
+        function = self._function(name, emit, arguments, effects=False)
+        t.checks.append(t.b.call(function, [*t.function.args, *arguments]))
+
+    def _perform(self, name: str, emit: Callable[..., None], *arguments: ir.Value) -> None:
+        """The checks of `emit` by a function now, its effects by another one at the end of the chain."""
+        t = self.t
+        self._check(name, emit, *arguments)
+        effects = self._function(f"{name}_effects", emit, arguments, effects=True)
+        t.effects.append(lambda: t.b.call(effects, [*t.function.args, *arguments]))
+
+    def _function(
+        self, name: str, emit: Callable[..., None], arguments: Sequence[ir.Value], *, effects: bool
+    ) -> ir.Function:
+        found = self.functions.get(name)
+        if found is not None:
+            return found
+        t = self.t
+        outer = t.b, t.function, t.checks, t.effects
+        types = [a.type for a in (*t.function.args, *arguments)]
+        function = ir.Function(t.module, ir.FunctionType(ir.VoidType() if effects else I1, types), name)
+        function.linkage = "internal"
+        t.b, t.function, t.checks, t.effects = ir.IRBuilder(function.append_basic_block()), function, [], []
+        emit(*function.args[len(outer[1].args) :])
+        if effects:
+            for effect in t.effects:
+                effect()
+            t.b.ret_void()
+        else:
+            fails = t.checks[0]
+            for check in t.checks[1:]:
+                fails = t.b.or_(fails, check)
+            t.b.ret(fails)
+        t.b, t.function, t.checks, t.effects = outer
+        self.functions[name] = function
+        return function
 
     # -- output registers
 
@@ -94,7 +148,7 @@ class Units:
             self.request((number - 56) >> 2, value)
             return
         if number == 48:
-            self.vpm_write(value)
+            self._perform("vpm_write", self.vpm_write, value)
             return
         if number == MUTEX:
             self.release_mutex()
@@ -106,13 +160,13 @@ class Units:
             self.base, self.safe = b.and_(word, I32(_ALIGNED)), None
         elif number == 49:
             if file is File.A:
-                self.read_setup(word)
+                self._perform("read_setup", self.read_setup, word)
             else:
-                self.setup(word)
+                self._perform("write_setup", self.setup, word)
         elif file is File.A:
-            self.load_block(word)
+            self._perform("load_block", self.load_block, word, self._clock(LOAD_BUSY))
         else:
-            self.store(word)
+            self._perform("store", self.store, word, self._clock(STORE_BUSY))
 
     # -- TMU
 
@@ -130,13 +184,17 @@ class Units:
 
     def request(self, tmu: int, value: ir.Value) -> None:
         """Read one word for each lane into the queue."""
-        t, b, v = self.t, self.t.b, self.t.v
+        t, b = self.t, self.t.b
         self.requests[tmu] += 1
         head, count = self.queue(tmu)
         t.checks.append(b.icmp_unsigned(">=", count, I64(SAFE_DEPTH)))
         place = self.place(tmu, b.add(head, count))
         self.counts[tmu] = b.add(count, I64(1))
-        address = b.and_(value, v.const(_ALIGNED))
+        self._check("read_words", self._read_words, value, place)
+
+    def _read_words(self, value: ir.Value, place: ir.Value) -> None:
+        t, b = self.t, self.t.b
+        address = b.and_(value, ir.Constant(I32X16, [_ALIGNED] * LANES))
         first = b.extract_element(address, I32(0))
         steps = ir.Constant(I32X16, [4 * i for i in range(LANES)])
         row = t.every(b.icmp_unsigned("==", address, b.add(t.splat(first), steps)))
@@ -375,7 +433,7 @@ class Units:
         pitch: ir.Value,
         address: ir.Value,
         slots: tuple[Slot, Slot],
-        busy: int,
+        clock: ir.Value,
     ) -> None:
         """A DMA transfer of words: check now, move at the end of the chain. slots: bytes moved, end of the transfer."""
         t, b = self.t, self.t.b
@@ -383,7 +441,6 @@ class Units:
         args = [t.function.args[n] for n in (Arg.MEMORY, Arg.PAGES, Arg.SIZE, Arg.VPM)]
         args += [word, pitch, b.and_(address, I32(BUS_MASK))]
         self._require(b.icmp_unsigned("!=", b.call(functions[False], args), I64(0)))
-        clock = self._clock(busy)
 
         def effect() -> None:
             size = b.call(functions[True], args)
@@ -392,7 +449,7 @@ class Units:
 
         t.effects.append(effect)
 
-    def load_block(self, address: ir.Value) -> None:
+    def load_block(self, address: ir.Value, clock: ir.Value) -> None:
         """A DMA load of words."""
         t, b = self.t, self.t.b
         self._require_alone()
@@ -403,9 +460,9 @@ class Units:
         pitch = b.select(w.equal(power, 0), t.load_scalar(Slot.PITCH), b.shl(I32(8), power))
         pitch = b.select(w.equal(w.field(16, 4), 1), I32(0), pitch)
         self._require(b.icmp_unsigned("!=", pitch, I32(NO_PITCH)))
-        self._transfer(self.columns, w.word, pitch, address, (Slot.DMA_LOADED, Slot.LOAD_UNTIL), LOAD_BUSY)
+        self._transfer(self.columns, w.word, pitch, address, (Slot.DMA_LOADED, Slot.LOAD_UNTIL), clock)
 
-    def store(self, address: ir.Value) -> None:
+    def store(self, address: ir.Value, clock: ir.Value) -> None:
         """A DMA store of whole rows."""
         t, b = self.t, self.t.b
         self._require_alone()
@@ -413,7 +470,7 @@ class Units:
         w = Word(b, t.load_scalar(Slot.STRIDE))
         self._require(w.equal(w.field(16, 1), 0))  # BLOCKMODE
         word = t.load_scalar(Slot.STORE_WORD)
-        self._transfer(self.rows, word, w.field(0, 16), address, (Slot.DMA_BYTES, Slot.STORE_UNTIL), STORE_BUSY)
+        self._transfer(self.rows, word, w.field(0, 16), address, (Slot.DMA_BYTES, Slot.STORE_UNTIL), clock)
 
 
 class Word:
@@ -448,6 +505,16 @@ class Word:
         size, horizontal = self.equal(self.field(8, 2), 2), self.equal(self.field(11, 1), 1)
         inside = self.b.icmp_unsigned("<", self.field(0, 8), I32(64))
         return self.every(self.equal(self.field(30, 2), 0), size, horizontal, inside, self.only(GENERIC_BITS))
+
+
+def _broadcast_function(module: ir.Module) -> ir.Function:
+    """(address, offset) -> the word there, in all lanes."""
+    function = ir.Function(module, ir.FunctionType(I32X16, [_PTR, I64]), "broadcast")
+    function.linkage = "internal"
+    function.attributes.add("alwaysinline")
+    b = ir.IRBuilder(function.append_basic_block())
+    b.ret(splat(b, b.load(b.gep(function.args[0], [function.args[1]], source_etype=I8), typ=I32)))
+    return function
 
 
 def _gather_function(module: ir.Module, translator: Any) -> ir.Function:
