@@ -1,0 +1,1 @@
+"""What all instruction sets have in common: table rows, builders, hazard rules, lanes, source locations."""

@@ -1,0 +1,1 @@
+"""Notebook displays. They are imported when a notebook asks for one."""

@@ -1,0 +1,1 @@
+"""The path from a launch to the driver: memory pool, uniforms, jobs and fences."""

@@ -1,0 +1,1 @@
+"""The emulated Linux and firmware: device nodes, ioctls, files, clock and job queues."""

@@ -1,0 +1,1 @@
+"""`qpu emulate`: programs that make their own system calls run on an emulated board."""
