@@ -7,7 +7,9 @@ import re
 import stat
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from qpu.vc4.encode import NOP_WORD
 from qpu.vc4.vc4asm.budget import INCLUDE_SIZE
@@ -80,36 +82,28 @@ def _parameters(parser: Parser) -> tuple[str, ...]:
 # -- constants and functions ---------------------------------------------------------------
 
 
-def _setter(local: bool, final: bool) -> Handler:
-    def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
-        name, pos = _name(parser, "a constant")
-        if parser.pos < len(parser.text) and parser.text[parser.pos] == "(":
-            parameters = _parameters(parser)
-            parser.accept(",")
-            start = parser.skip()
-            if not parser.peek():
-                raise Fault("missing-operand", f"the expression of {name} is missing", start)
-            function = ExpressionFunction(name, parameters, engine.source, parser.text, start)
-            engine.symbols.define_function(function, pos, local=local, final=final)
-            return at + 1
-        parser.expect(",", f"between {name} and its value")
-        value = parser.expression()
-        _end(parser)
-        engine.symbols.define(name, value, pos, local=local, final=final)
-        return at + 1
-
-    return run
+def _set(local: bool, final: bool, engine: Engine, parser: Parser, block: Block, at: int) -> None:
+    name, pos = _name(parser, "a constant")
+    if parser.pos < len(parser.text) and parser.text[parser.pos] == "(":
+        parameters = _parameters(parser)
+        parser.accept(",")
+        start = parser.skip()
+        if not parser.peek():
+            raise Fault("missing-operand", f"the expression of {name} is missing", start)
+        function = ExpressionFunction(name, parameters, engine.source, parser.text, start)
+        engine.symbols.define_function(function, pos, local=local, final=final)
+        return
+    parser.expect(",", f"between {name} and its value")
+    value = parser.expression()
+    _end(parser)
+    engine.symbols.define(name, value, pos, local=local, final=final)
 
 
-def _unsetter(local: bool) -> Handler:
-    def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
-        name, pos = _name(parser, "a constant")
-        _end(parser)
-        if not engine.symbols.remove(name, pos, local=local):
-            engine.warn("unset", f"{name!r} is not defined here", pos)
-        return at + 1
-
-    return run
+def _unset(local: bool, engine: Engine, parser: Parser, block: Block, at: int) -> None:
+    name, pos = _name(parser, "a constant")
+    _end(parser)
+    if not engine.symbols.remove(name, pos, local=local):
+        engine.warn("unset", f"{name!r} is not defined here", pos)
 
 
 def _func(engine: Engine, parser: Parser, block: Block, at: int) -> int:
@@ -241,20 +235,16 @@ def _ifset(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     return _conditional(engine, holds, block, at, pos)
 
 
-def _stray(what: str) -> Handler:
-    def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
-        raise Fault("block-start", f"there is no {what} before this", len(parser.text) - len(parser.text.lstrip()))
-
-    return run
+def _no_block(what: str, engine: Engine, parser: Parser, block: Block, at: int) -> NoReturn:
+    raise Fault("block-start", f"there is no {what} before this", len(parser.text) - len(parser.text.lstrip()))
 
 
-def _assert(engine: Engine, parser: Parser, block: Block, at: int) -> int:
+def _assert(engine: Engine, parser: Parser, block: Block, at: int) -> None:
     pos = parser.skip()
     value = parser.expression()
     _end(parser)
     if not truth(value, pos):
         raise Fault("assertion", f"the assertion {parser.text[pos:].strip()!r} does not hold", pos)
-    return at + 1
 
 
 # -- files ---------------------------------------------------------------
@@ -292,7 +282,7 @@ def _read(path: Path, pos: int) -> str | None:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _include(engine: Engine, parser: Parser, block: Block, at: int) -> int:
+def _include(engine: Engine, parser: Parser, block: Block, at: int) -> None:
     pos = parser.skip()
     text = parser.text[pos:].strip()
     if len(text) < 3 or (text[0], text[-1]) not in (('"', '"'), ("<", ">")):
@@ -317,13 +307,13 @@ def _include(engine: Engine, parser: Parser, block: Block, at: int) -> int:
             lines = Lines.of(content, str(path))
             engine.budget.text(len(lines.sources))
             engine.nested(lines.whole, {}, f"included at {engine.source[1]}:{engine.source[2]}", pos)
-            return at + 1
+            return
     if name == STANDARD_INCLUDE and engine.symbols.standard is not None:
         symbols, standard = engine.symbols, engine.symbols.standard
         symbols.root.constants.update(standard.constants)
         symbols.root.functions.update(standard.functions)
         symbols.changed((*standard.constants, *standard.functions))
-        return at + 1
+        return
     if outside:
         raise Fault("include", f"{name} is outside the include root", pos, allowed=f"files in {engine.include_root}",
                     help="copy the file there")  # fmt: skip
@@ -334,22 +324,18 @@ def _include(engine: Engine, parser: Parser, block: Block, at: int) -> int:
 # -- data ---------------------------------------------------------------
 
 
-def _integers(bits: int) -> Handler:
-    def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
-        for value, pos in _values(parser):
-            if isinstance(value, LabelRef):
-                raise Fault("label-operand", "a label alone is not data; a difference of two labels is", pos)
-            if not isinstance(value, int):
-                raise Fault("value-type", f"data of {bits} bits are integers, not {described(value)}", pos)
-            if bits < 64 and not -(1 << (bits - 1)) <= value < 1 << bits:
-                engine.warn(
-                    "data-range", f"{value} does not fit {bits} bits; the low {bits} bits are kept", pos,
-                    f"write ({value} & {hex((1 << bits) - 1)}) if that is meant",
-                )  # fmt: skip
-            engine.out.data(value, bits, engine.source)
-        return at + 1
-
-    return run
+def _integers(bits: int, engine: Engine, parser: Parser, block: Block, at: int) -> None:
+    for value, pos in _values(parser):
+        if isinstance(value, LabelRef):
+            raise Fault("label-operand", "a label alone is not data; a difference of two labels is", pos)
+        if not isinstance(value, int):
+            raise Fault("value-type", f"data of {bits} bits are integers, not {described(value)}", pos)
+        if bits < 64 and not -(1 << (bits - 1)) <= value < 1 << bits:
+            engine.warn(
+                "data-range", f"{value} does not fit {bits} bits; the low {bits} bits are kept", pos,
+                f"write ({value} & {hex((1 << bits) - 1)}) if that is meant",
+            )  # fmt: skip
+        engine.out.data(value, bits, engine.source)
 
 
 def _half_bits(value: float) -> int:
@@ -365,21 +351,19 @@ def _double_bits(value: float) -> int:
     return bits
 
 
-def _floats(bits: int, encode: Callable[[float], int], infinity: int) -> Handler:
-    def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
-        for value, pos in _values(parser):
-            if not isinstance(value, int | float):
-                raise Fault("value-type", f"a number is needed, not {described(value)}", pos)
-            pattern = encode(float(value))
-            if pattern & infinity == infinity and abs(value) != float("inf") and value == value:
-                engine.warn("float-range", f"{value} is out of range and becomes infinity", pos)
-            engine.out.data(pattern, bits, engine.source)
-        return at + 1
-
-    return run
+def _floats(
+    bits: int, encode: Callable[[float], int], infinity: int, engine: Engine, parser: Parser, block: Block, at: int
+) -> None:
+    for value, pos in _values(parser):
+        if not isinstance(value, int | float):
+            raise Fault("value-type", f"a number is needed, not {described(value)}", pos)
+        pattern = encode(float(value))
+        if pattern & infinity == infinity and abs(value) != float("inf") and value == value:
+            engine.warn("float-range", f"{value} is out of range and becomes infinity", pos)
+        engine.out.data(pattern, bits, engine.source)
 
 
-def _align(engine: Engine, parser: Parser, block: Block, at: int) -> int:
+def _align(engine: Engine, parser: Parser, block: Block, at: int) -> None:
     values = _values(parser)
     if len(values) > 2:
         raise Fault("operand-count", ".align takes an alignment and a base", values[2][1])
@@ -395,19 +379,14 @@ def _align(engine: Engine, parser: Parser, block: Block, at: int) -> int:
             else _integer(value, pos, "the base", 0, 1 << 31)
         )
     engine.out.align(to, base, engine.source)
-    return at + 1
 
 
-def _region(code: bool) -> Handler:
-    def run(engine: Engine, parser: Parser, block: Block, at: int) -> int:
-        _end(parser)
-        engine.out.region = code
-        return at + 1
-
-    return run
+def _region(code: bool, engine: Engine, parser: Parser, block: Block, at: int) -> None:
+    _end(parser)
+    engine.out.region = code
 
 
-def _global(engine: Engine, parser: Parser, block: Block, at: int) -> int:
+def _global(engine: Engine, parser: Parser, block: Block, at: int) -> None:
     pos = parser.skip()
     value: Value
     if parser.peek() == ":":
@@ -429,7 +408,6 @@ def _global(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     if name in engine.exports and engine.exports[name][0] != value:
         raise Fault("global-twice", f"the symbol {name!r} is already exported", pos)
     engine.exports[name] = (value, engine.source)
-    return at + 1
 
 
 # -- moving and copying instructions ---------------------------------------------------------------
@@ -454,7 +432,7 @@ def _back(engine: Engine, parser: Parser, block: Block, at: int) -> int:
     return body.stop + 1
 
 
-def _clone(engine: Engine, parser: Parser, block: Block, at: int) -> int:
+def _clone(engine: Engine, parser: Parser, block: Block, at: int) -> None:
     pos = parser.skip()
     label = parser.expression()
     if not isinstance(label, LabelRef):
@@ -476,47 +454,47 @@ def _clone(engine: Engine, parser: Parser, block: Block, at: int) -> int:
         word = origin.words[k] if 0 <= k < len(origin.words) else NOP_WORD
         out.word(word, engine.source, origin.fixups.get(k))
     engine.clones.append((label.key, label.addend, here, n))
-    return at + 1
+    return
 
 
 DIRECTIVES: dict[str, Handler] = {
-    **dict.fromkeys(("set", "define", "equ"), _setter(False, False)),
-    "const": _setter(False, True),
-    "lset": _setter(True, False),
-    "lconst": _setter(True, True),
-    **dict.fromkeys(("unset", "undef"), _unsetter(False)),
-    "lunset": _unsetter(True),
+    **dict.fromkeys(("set", "define", "equ"), partial(_set, False, False)),
+    "const": partial(_set, False, True),
+    "lset": partial(_set, True, False),
+    "lconst": partial(_set, True, True),
+    **dict.fromkeys(("unset", "undef"), partial(_unset, False)),
+    "lunset": partial(_unset, True),
     "local": _local,
-    "endloc": _stray(".local"),
+    "endloc": partial(_no_block, ".local"),
     "func": _func,
-    **dict.fromkeys(("endf", "endfunc"), _stray(".func")),
+    **dict.fromkeys(("endf", "endfunc"), partial(_no_block, ".func")),
     "macro": _macro,
-    "endm": _stray(".macro"),
+    "endm": partial(_no_block, ".macro"),
     "rep": _rep,
-    **dict.fromkeys(("endr", "endrep"), _stray(".rep")),
+    **dict.fromkeys(("endr", "endrep"), partial(_no_block, ".rep")),
     "foreach": _foreach,
-    "endfor": _stray(".foreach"),
+    "endfor": partial(_no_block, ".foreach"),
     "if": _if,
     "ifset": _ifset,
-    **dict.fromkeys(("elseif", "elif", "else", "endif"), _stray(".if")),
+    **dict.fromkeys(("elseif", "elif", "else", "endif"), partial(_no_block, ".if")),
     "assert": _assert,
     "include": _include,
     "back": _back,
-    "endb": _stray(".back"),
+    "endb": partial(_no_block, ".back"),
     "clone": _clone,
-    **dict.fromkeys(("bit", "int1"), _integers(1)),
-    "int2": _integers(2),
-    "int4": _integers(4),
-    **dict.fromkeys(("byte", "int8"), _integers(8)),
-    **dict.fromkeys(("short", "word", "int16"), _integers(16)),
-    **dict.fromkeys(("int", "dword", "int32"), _integers(32)),
-    **dict.fromkeys(("long", "qword", "int64"), _integers(64)),
-    **dict.fromkeys(("half", "float16"), _floats(16, _half_bits, 0x7C00)),
-    **dict.fromkeys(("float", "float32"), _floats(32, float_bits, 0x7F800000)),
-    **dict.fromkeys(("double", "float64"), _floats(64, _double_bits, 0x7FF0000000000000)),
+    **dict.fromkeys(("bit", "int1"), partial(_integers, 1)),
+    "int2": partial(_integers, 2),
+    "int4": partial(_integers, 4),
+    **dict.fromkeys(("byte", "int8"), partial(_integers, 8)),
+    **dict.fromkeys(("short", "word", "int16"), partial(_integers, 16)),
+    **dict.fromkeys(("int", "dword", "int32"), partial(_integers, 32)),
+    **dict.fromkeys(("long", "qword", "int64"), partial(_integers, 64)),
+    **dict.fromkeys(("half", "float16"), partial(_floats, 16, _half_bits, 0x7C00)),
+    **dict.fromkeys(("float", "float32"), partial(_floats, 32, float_bits, 0x7F800000)),
+    **dict.fromkeys(("double", "float64"), partial(_floats, 64, _double_bits, 0x7FF0000000000000)),
     "align": _align,
     "global": _global,
-    **dict.fromkeys(("code", "text"), _region(True)),
-    "rodata": _region(False),
+    **dict.fromkeys(("code", "text"), partial(_region, True)),
+    "rodata": partial(_region, False),
 }
 """Every directive."""

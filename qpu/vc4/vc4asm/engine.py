@@ -260,7 +260,8 @@ class Engine:
                         allowed=" ".join("." + n for n in sorted(_IN_FUNCTIONS)))  # fmt: skip
         parser = Parser(code, self, match.end())
         try:
-            return handler(self, parser, block, at)
+            after = handler(self, parser, block, at)
+            return at + 1 if after is None else after
         except Fault as fault:
             if in_function or fault.rule == "block-end":
                 raise
@@ -422,7 +423,7 @@ class Engine:
         return True
 
 
-Handler: TypeAlias = Callable[[Engine, Parser, Block, int], int]
+Handler: TypeAlias = Callable[[Engine, Parser, Block, int], int | None]
 """A directive: engine, parser after its name, the block being executed, its line; returns the next line."""
 
 _IN_FUNCTIONS = frozenset(

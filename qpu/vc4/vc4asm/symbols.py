@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -77,25 +77,20 @@ class Scope:
     functions: dict[str, ExpressionFunction | LineFunction] = field(default_factory=dict)
     final: set[str] = field(default_factory=set)
 
-    def find(self, name: str) -> Value | None:
-        """The constant `name`, innermost scope first."""
+    def chain(self) -> Iterator[Scope]:
+        """The scope and those around it, innermost first."""
         scope: Scope | None = self
         while scope is not None:
-            value = scope.constants.get(name)
-            if value is not None:
-                return value
+            yield scope
             scope = scope.parent
-        return None
+
+    def find(self, name: str) -> Value | None:
+        """The constant `name`, innermost scope first."""
+        return next((s.constants[name] for s in self.chain() if name in s.constants), None)
 
     def find_function(self, name: str) -> ExpressionFunction | LineFunction | None:
         """The function `name`, innermost scope first."""
-        scope: Scope | None = self
-        while scope is not None:
-            found = scope.functions.get(name)
-            if found is not None:
-                return found
-            scope = scope.parent
-        return None
+        return next((s.functions[name] for s in self.chain() if name in s.functions), None)
 
 
 class Symbols:
@@ -128,12 +123,8 @@ class Symbols:
 
     def outermost(self, names: Set[str]) -> bool:
         """True when none of `names` is defined in an inner scope."""
-        scope: Scope | None = self.scope
-        while scope is not None and scope is not self.root:
-            if not (scope.constants.keys().isdisjoint(names) and scope.functions.keys().isdisjoint(names)):
-                return False
-            scope = scope.parent
-        return True
+        inner = (s for s in self.scope.chain() if s is not self.root)
+        return all(s.constants.keys().isdisjoint(names) and s.functions.keys().isdisjoint(names) for s in inner)
 
     def remember(self, key: tuple[object, ...], value: Value, cost: int, names: Set[str]) -> None:
         """Cache the result of a call; for the arguments see `Known`."""
@@ -232,14 +223,8 @@ class Symbols:
     def unknown(self, name: str, pos: int) -> Fault:
         """The fault for a name that is not defined."""
         known: list[str] = [*REGISTERS, *NAMED, *PREDICATES]
-        scopes: list[Scope | None] = [self.standard]
-        scope: Scope | None = self.scope
-        while scope is not None:
-            scopes.append(scope)
-            scope = scope.parent
-        for scope in scopes:
-            if scope is not None:
-                known += [*scope.constants, *scope.functions]
+        for scope in (*([] if self.standard is None else [self.standard]), *self.scope.chain()):
+            known += [*scope.constants, *scope.functions]
         if name in OPCODES:
             return Fault("undefined-name", f"{name!r} is an instruction, not a value", pos)
         help = suggestion(name, known, "{!r}") or f"define it: .set {name[:40]}, ..."

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.registers import ROTATE_BY_R5, Reg, numbered
@@ -61,6 +62,7 @@ class LabelRef:
 
 
 Value: TypeAlias = int | float | PerElement | Reg | LabelRef
+_Unary: TypeAlias = Callable[[Value], Value]
 
 
 def kind_of(value: Value) -> str:
@@ -159,13 +161,11 @@ def _sub(a: Value, b: Value) -> Value:
     return x - y
 
 
-def _mul(a: Value, b: Value) -> Value:
-    x, y = _numbers("*", a, b)
+def _mul(x: int | float, y: int | float) -> Value:
     return wrap64(x * y) if isinstance(x, int) and isinstance(y, int) else float(x * y)
 
 
-def _div(a: Value, b: Value) -> Value:
-    x, y = _numbers("/", a, b)
+def _div(x: int | float, y: int | float) -> Value:
     if isinstance(x, int) and isinstance(y, int):
         if y == 0:
             raise Fault("division-by-zero", "division by zero")
@@ -176,8 +176,7 @@ def _div(a: Value, b: Value) -> Value:
     return x / y
 
 
-def _mod(a: Value, b: Value) -> Value:
-    x, y = _numbers("%", a, b)
+def _mod(x: int | float, y: int | float) -> Value:
     if y == 0:
         raise Fault("division-by-zero", "remainder of a division by zero")
     if isinstance(x, int) and isinstance(y, int):
@@ -186,8 +185,7 @@ def _mod(a: Value, b: Value) -> Value:
     return math.fmod(x, y)
 
 
-def _pow(a: Value, b: Value) -> Value:
-    x, y = _numbers("**", a, b)
+def _pow(x: int | float, y: int | float) -> Value:
     if isinstance(x, int) and isinstance(y, int) and y >= 0:
         return wrap64(pow(x, y, 1 << 64))
     try:
@@ -217,15 +215,13 @@ def _shift(op: str, a: Value, b: Value, left: bool) -> Value:
     return wrap64(x << min(count, 64)) if count >= 0 else x >> min(-count, 63)
 
 
-def _logical(op: str, a: Value, b: Value, left: bool) -> Value:
-    x, y = _integers(op, a, b)
+def _logical(x: int, y: int, left: bool) -> Value:
     count = y if left else -y
     x &= _M64
     return wrap64(x << min(count, 64)) if count >= 0 else wrap64(x >> min(-count, 64))
 
 
-def _rotate(op: str, a: Value, b: Value, left: bool, bits: int) -> Value:
-    x, y = _integers(op, a, b)
+def _rotate(op: str, x: int, y: int, left: bool, bits: int) -> Value:
     mask = (1 << bits) - 1
     if bits == 32 and not -(1 << 31) <= x < 1 << 32:
         raise Fault("value-range", f"{op!r} rotates 32 bits; {x} does not fit")
@@ -245,103 +241,81 @@ def _identical(a: Value, b: Value) -> bool:
     return type(a) is type(b) and a == b
 
 
-def _order(op: str, a: Value, b: Value) -> int:
-    x, y = _numbers(op, a, b)
-    return (x > y) - (x < y)
+def _any(op: str, a: Value, b: Value) -> tuple[Value, Value]:
+    return a, b
 
 
-def _compare(op: str, test: Callable[[int | float, int | float], bool]) -> Callable[[Value, Value], Value]:
-    def run(a: Value, b: Value) -> Value:
-        x, y = _numbers(op, a, b)
-        return int(test(x, y))
-
-    return run
+def _truths(op: str, a: Value, b: Value) -> tuple[bool, bool]:
+    return truth(a), truth(b)
 
 
-def _bitwise(op: str, f: Callable[[int, int], int]) -> Callable[[Value, Value], Value]:
-    def run(a: Value, b: Value) -> Value:
-        return wrap64(f(*_integers(op, a, b)))
-
-    return run
-
-
-def _boolean(f: Callable[[bool, bool], bool]) -> Callable[[Value, Value], Value]:
-    return lambda a, b: int(f(truth(a), truth(b)))
-
-
-# name -> (precedence, function); a higher precedence binds tighter. All associate to the left.
-BINARY: dict[str, tuple[int, Callable[[Value, Value], Value]]] = {
-    "**": (12, _pow),
-    "*": (11, _mul),
-    "/": (11, _div),
-    "%": (11, _mod),
-    "+": (10, _add),
-    "-": (10, _sub),
-    "<<": (9, lambda a, b: _shift("<<", a, b, True)),
-    ">>": (9, lambda a, b: _shift(">>", a, b, False)),
-    "<<<": (9, lambda a, b: _logical("<<<", a, b, True)),
-    ">>>": (9, lambda a, b: _logical(">>>", a, b, False)),
-    "><<": (9, lambda a, b: _rotate("><<", a, b, True, 32)),
-    ">><": (9, lambda a, b: _rotate(">><", a, b, False, 32)),
-    "><<<": (9, lambda a, b: _rotate("><<<", a, b, True, 64)),
-    ">>><": (9, lambda a, b: _rotate(">>><", a, b, False, 64)),
-    "<": (8, _compare("<", lambda x, y: x < y)),
-    "<=": (8, _compare("<=", lambda x, y: x <= y)),
-    ">": (8, _compare(">", lambda x, y: x > y)),
-    ">=": (8, _compare(">=", lambda x, y: x >= y)),
-    "<=>": (8, lambda a, b: _order("<=>", a, b)),
-    "==": (7, lambda a, b: int(_equal(a, b))),
-    "!=": (7, lambda a, b: int(not _equal(a, b))),
-    "===": (7, lambda a, b: int(_identical(a, b))),
-    "!==": (7, lambda a, b: int(not _identical(a, b))),
-    "&": (6, _bitwise("&", lambda x, y: x & y)),
-    "^": (5, _bitwise("^", lambda x, y: x ^ y)),
-    "!^": (5, _bitwise("!^", lambda x, y: ~(x ^ y))),
-    "|": (4, _bitwise("|", lambda x, y: x | y)),
-    "&&": (3, _boolean(lambda x, y: x and y)),
-    "^^": (2, _boolean(lambda x, y: x != y)),
-    "!^^": (2, _boolean(lambda x, y: x == y)),
-    "||": (1, _boolean(lambda x, y: x or y)),
+# name -> (precedence, operands, function); a higher precedence binds tighter. All associate to the left.
+BINARY: dict[str, tuple[int, Callable[[str, Value, Value], tuple[Any, Any]], Callable[[Any, Any], Value]]] = {
+    "**": (12, _numbers, _pow),
+    "*": (11, _numbers, _mul),
+    "/": (11, _numbers, _div),
+    "%": (11, _numbers, _mod),
+    "+": (10, _any, _add),
+    "-": (10, _any, _sub),
+    "<<": (9, _any, lambda a, b: _shift("<<", a, b, True)),
+    ">>": (9, _any, lambda a, b: _shift(">>", a, b, False)),
+    "<<<": (9, _integers, lambda x, y: _logical(x, y, True)),
+    ">>>": (9, _integers, lambda x, y: _logical(x, y, False)),
+    "><<": (9, _integers, lambda x, y: _rotate("><<", x, y, True, 32)),
+    ">><": (9, _integers, lambda x, y: _rotate(">><", x, y, False, 32)),
+    "><<<": (9, _integers, lambda x, y: _rotate("><<<", x, y, True, 64)),
+    ">>><": (9, _integers, lambda x, y: _rotate(">>><", x, y, False, 64)),
+    "<": (8, _numbers, lambda x, y: int(x < y)),
+    "<=": (8, _numbers, lambda x, y: int(x <= y)),
+    ">": (8, _numbers, lambda x, y: int(x > y)),
+    ">=": (8, _numbers, lambda x, y: int(x >= y)),
+    "<=>": (8, _numbers, lambda x, y: (x > y) - (x < y)),
+    "==": (7, _any, lambda a, b: int(_equal(a, b))),
+    "!=": (7, _any, lambda a, b: int(not _equal(a, b))),
+    "===": (7, _any, lambda a, b: int(_identical(a, b))),
+    "!==": (7, _any, lambda a, b: int(not _identical(a, b))),
+    "&": (6, _integers, lambda x, y: wrap64(x & y)),
+    "^": (5, _integers, lambda x, y: wrap64(x ^ y)),
+    "!^": (5, _integers, lambda x, y: wrap64(~(x ^ y))),
+    "|": (4, _integers, lambda x, y: wrap64(x | y)),
+    "&&": (3, _truths, lambda x, y: int(x and y)),
+    "^^": (2, _truths, lambda x, y: int(x != y)),
+    "!^^": (2, _truths, lambda x, y: int(x == y)),
+    "||": (1, _truths, lambda x, y: int(x or y)),
 }
 
 
 def binary(op: str, a: Value, b: Value, pos: int) -> Value:
     """``a op b``; faults are located at `pos`, the operator."""
     try:
-        return BINARY[op][1](a, b)
+        _, operands, function = BINARY[op]
+        return function(*operands(op, a, b))
     except Fault as fault:
         raise fault.at(pos) from None
 
 
-def _negate(value: Value) -> Value:
-    if isinstance(value, int):
-        return wrap64(-value)
-    if isinstance(value, float):
-        return -value
-    raise Fault("value-type", f"'-' does not work on {described(value)}")
+def _typed(complaint: str, integer: Callable[[int], int], real: Callable[[float], float] | None) -> _Unary:
+    """An operator of integers and of floats (None: of integers only)."""
+
+    def run(value: Value) -> Value:
+        if isinstance(value, int):
+            return integer(value)
+        if isinstance(value, float) and real is not None:
+            return real(value)
+        raise Fault("value-type", f"{complaint} {described(value)}")
+
+    return run
 
 
-def _plus(value: Value) -> Value:
-    if isinstance(value, int | float):
-        return value
-    raise Fault("value-type", f"'+' does not work on {described(value)}")
-
-
-def _invert(value: Value) -> Value:
-    if isinstance(value, int):
-        return ~value
-    raise Fault("value-type", f"'~' needs an integer, not {described(value)}")
-
-
-UNARY: dict[str, Callable[[Value], Value]] = {
-    "-": _negate,
-    "+": _plus,
-    "~": _invert,
+UNARY: dict[str, _Unary] = {
+    "-": _typed("'-' does not work on", lambda n: wrap64(-n), operator.neg),
+    "+": _typed("'+' does not work on", operator.pos, operator.pos),
+    "~": _typed("'~' needs an integer, not", operator.invert, None),
     "!": lambda value: int(not truth(value)),
 }
 
 
-def _rounding(name: str, f: Callable[[float], int]) -> Callable[[Value], Value]:
+def _rounding(name: str, f: Callable[[float], int]) -> _Unary:
     def run(value: Value) -> Value:
         if isinstance(value, int):
             return value
@@ -355,7 +329,7 @@ def _rounding(name: str, f: Callable[[float], int]) -> Callable[[Value], Value]:
     return run
 
 
-def _real(name: str, f: Callable[[float], float]) -> Callable[[Value], Value]:
+def _real(name: str, f: Callable[[float], float]) -> _Unary:
     def run(value: Value) -> Value:
         if not isinstance(value, int | float):
             raise Fault("value-type", f"{name} needs a number, not {described(value)}")
@@ -371,18 +345,10 @@ def _real(name: str, f: Callable[[float], float]) -> Callable[[Value], Value]:
     return run
 
 
-def _abs(value: Value) -> Value:
-    if isinstance(value, int):
-        return wrap64(abs(value))
-    if isinstance(value, float):
-        return abs(value)
-    raise Fault("value-type", f"abs needs a number, not {described(value)}")
-
-
 _REAL = "exp exp2 log log2 log10 sqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc"
 
-NAMED: dict[str, Callable[[Value], Value]] = {
-    "abs": _abs,
+NAMED: dict[str, _Unary] = {
+    "abs": _typed("abs needs a number, not", lambda n: wrap64(abs(n)), abs),
     "ceil": _rounding("ceil", math.ceil),
     "floor": _rounding("floor", math.floor),
     "exp10": _real("exp10", lambda x: math.pow(10.0, x)),
