@@ -12,7 +12,7 @@ the term means each member; with `same`, both sides must be the same member.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Final, NamedTuple, Protocol, TypeVar
 
 from qpu.core.effects import Effects
@@ -29,7 +29,7 @@ T = TypeVar("T")
 REST: Final = 1 << 30  # distance of a window that reaches to the end of the program
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Window:
     """A rule of distance: no `before` from `first` to `distance` instructions after an `after` (1: the next one).
 
@@ -41,9 +41,10 @@ class Window:
     after: str
     before: str
     distance: int
+    message: str = ""
+    _: KW_ONLY
     first: int = 1
     same: bool = False
-    message: str = ""
     isas: frozenset[Isa] | None = None
     source: str = ""
     basis: Basis | None = None

@@ -35,16 +35,7 @@ def _rule(
     )  # fmt: skip
 
 
-def _w(
-    after: str, before: str, distance: int, message: str = "", *, first: int = 1, same: bool = False,
-    isas: frozenset[Isa] | None = None, source: str = "", basis: Basis | None = None,
-) -> Window:  # fmt: skip
-    return Window(
-        after=after, before=before, distance=distance, first=first, same=same, message=message, isas=isas,
-        source=source, basis=basis,
-    )  # fmt: skip
-
-
+_w: Final = Window
 _TLB = "tlb write | ldtlb | ldtlbu"
 _TMU_WRITE = "tmu_data write | tmu_start write | tmu_config write | wrtmuc"
 _SLOT = "in a delay slot of a thread switch"

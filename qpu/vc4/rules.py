@@ -31,11 +31,7 @@ def _rule(
     )  # fmt: skip
 
 
-def _w(
-    after: str, before: str, distance: int, message: str = "", *, first: int = 1, same: bool = False,
-    along: Severity | None = None,
-) -> Window:  # fmt: skip
-    return Window(after=after, before=before, distance=distance, first=first, same=same, message=message, along=along)
+_w: Final = Window
 
 
 def _end(after: str, where: str, part: str) -> Window:

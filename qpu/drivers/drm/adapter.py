@@ -225,7 +225,7 @@ class DrmV3d:
         self._number += 1
         now = self._port.monotonic()
         fence = DrmFence(
-            self, self._number, bos, syncobj, now, self._perfmons.active, completion, submitted(self._port)
+            self, self._number, tuple(bos), syncobj, now, self._perfmons.active, completion, submitted(self._port)
         )
         for bo in bos:
             bo.busy += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from qpu.drivers.base import Completion
@@ -74,62 +75,35 @@ class Submitter(Protocol):
     def export(self, fence: DrmFence) -> int: ...
 
 
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class DrmFence:
-    """A submitted job."""
+    """A submitted job. driver: the adapter that it was submitted to."""
 
-    __slots__ = (
-        "__weakref__",
-        "_driver",
-        "bos",
-        "completion",
-        "done",
-        "error",
-        "number",
-        "perfmon",
-        "run",
-        "running_s",
-        "submitted_s",
-        "syncobj",
-    )
+    driver: Submitter
+    number: int
+    bos: tuple[DrmBo, ...]
+    syncobj: int
+    submitted_s: float
+    perfmon: int
+    completion: Completion | None
+    run: Run | None
+    running_s: float = 0.0  # when the job was last seen unfinished
+    done: bool = False
+    error: DriverError | EmuFault | None = None
 
-    def __init__(
-        self,
-        driver: Submitter,
-        number: int,
-        bos: Sequence[DrmBo],
-        syncobj: int,
-        submitted_s: float,
-        perfmon: int,
-        completion: Completion | None,
-        run: Run | None,
-    ) -> None:
-        self._driver = driver
-        self.number = number
-        self.bos = tuple(bos)
-        self.syncobj = syncobj
-        self.submitted_s = submitted_s
-        self.running_s = submitted_s  # when the job was last seen unfinished
-        self.perfmon = perfmon
-        self.completion = completion
-        self.run = run
-        self.done = False
-        self.error: DriverError | EmuFault | None = None
-
-    @property
-    def driver(self) -> Submitter:
-        """The adapter that the job was submitted to."""
-        return self._driver
+    def __post_init__(self) -> None:
+        self.running_s = self.submitted_s
 
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait for completion; the CPU sees the results then.
 
         Raises: GpuTimeoutError after timeout_s seconds (the buffers stay alive; wait again); GpuResetError.
         """
-        self._driver.wait(self, timeout_s)
+        self.driver.wait(self, timeout_s)
 
     def poll(self, timeout_s: float = 0.0) -> bool:
         """True when the job has ended, with or without an error, which `wait` raises."""
-        return self._driver.poll(self, timeout_s)
+        return self.driver.poll(self, timeout_s)
 
 
 def multisync(pointer_size: int, waits: Sequence[int], syncobj: int, keep: list[array[int]]) -> int:

@@ -84,7 +84,7 @@ class Firmware:
         self.heap = Heap(linux.memory, p.gpu_mem_base, p.gpu_mem) if not p.is_drm else None
         self.blocks: dict[int, _Block] = {}
         self.clocks: dict[int, int] = dict(_CLOCKS) | {V3D_CLOCK: p.clock_hz}
-        self.turbo = 0
+        self.turbo: dict[int, int] = {}
         self.domains: dict[int, int] = {}
         linux.openers["vcio"] = partial(VcioFile, self)
         linux.holders.append(self.allocated)
@@ -242,43 +242,20 @@ class Firmware:
 
     # facts
 
-    def clock_rate(self, a: Sequence[int]) -> bytes:
-        return _words(a[0], self.clocks.get(a[0], 0))
-
     def set_clock_rate(self, a: Sequence[int]) -> bytes:
         clock, rate, _ = a
         if clock in self.clocks:
-            low, high = self._range(clock)
+            low, high = self.range(clock)
             self.clocks[clock] = min(max(rate, low), high)
             if clock == V3D_CLOCK:
                 self.linux.hz = self.clocks[clock]
         return _words(clock, self.clocks.get(clock, 0))
 
-    def _range(self, clock: int) -> tuple[int, int]:
+    def range(self, clock: int) -> tuple[int, int]:
         high = self.profile.clock_hz if clock == V3D_CLOCK else _CLOCKS.get(clock, 0)
         if clock == V3D_CLOCK:
             return min(high, 500_000_000 if self.profile.soc == "BCM2712" else 250_000_000), high
         return high, high
-
-    def max_clock_rate(self, a: Sequence[int]) -> bytes:
-        return _words(a[0], self._range(a[0])[1])
-
-    def min_clock_rate(self, a: Sequence[int]) -> bytes:
-        return _words(a[0], self._range(a[0])[0])
-
-    def clock_state(self, a: Sequence[int]) -> bytes:
-        return _words(a[0], 1 if a[0] in self.clocks else 2)
-
-    def set_turbo(self, a: Sequence[int]) -> bytes:
-        self.turbo = a[1]
-        return _words(a[0], self.turbo)
-
-    def domain(self, a: Sequence[int]) -> bytes:
-        return _words(a[0], self.domains.get(a[0], 0))
-
-    def set_domain(self, a: Sequence[int]) -> bytes:
-        self.domains[a[0]] = a[1]
-        return _words(a[0], a[1])
 
     def arm_memory(self, a: Sequence[int]) -> bytes:
         size = self.profile.gpu_mem_base if not self.profile.is_drm else min(self.profile.memory, 0x3C00_0000)
@@ -314,6 +291,27 @@ def _fact(*values: int) -> _Answer:
     return lambda firmware, a: _words(*values)
 
 
+def _by_id(table: Callable[[Firmware], dict[int, int]]) -> _Answer:
+    """Answer with the number and the value of a clock or domain, after setting the value if the request has one."""
+
+    def answer(firmware: Firmware, a: Sequence[int]) -> bytes:
+        values = table(firmware)
+        if len(a) > 1:
+            values[a[0]] = a[1]
+        return _words(a[0], values.get(a[0], 0))
+
+    return answer
+
+
+_clock_rate = _by_id(lambda f: f.clocks)
+_turbo = _by_id(lambda f: f.turbo)
+_domain = _by_id(lambda f: f.domains)
+
+
+def _clock_state(firmware: Firmware, a: Sequence[int]) -> bytes:
+    return _words(a[0], 1 if a[0] in firmware.clocks else 2)
+
+
 # tag -> words of request, answer
 _TAGS: Mapping[int, tuple[int, _Answer]] = {
     0x0000_0001: (0, _fact(0x60000000)),
@@ -323,18 +321,18 @@ _TAGS: Mapping[int, tuple[int, _Answer]] = {
     0x0001_0004: (0, lambda f, a: struct.pack("<Q", 0x10000000DEADBEEF)),
     0x0001_0005: (0, Firmware.arm_memory),
     0x0001_0006: (0, Firmware.vc_memory),
-    0x0003_0001: (1, Firmware.clock_state),
-    0x0003_8001: (2, Firmware.clock_state),
-    0x0003_0002: (1, Firmware.clock_rate),
+    0x0003_0001: (1, _clock_state),
+    0x0003_8001: (2, _clock_state),
+    0x0003_0002: (1, _clock_rate),
     0x0003_8002: (3, Firmware.set_clock_rate),
-    0x0003_0004: (1, Firmware.max_clock_rate),
-    0x0003_0007: (1, Firmware.min_clock_rate),
-    0x0003_0047: (1, Firmware.clock_rate),
+    0x0003_0004: (1, lambda f, a: _words(a[0], f.range(a[0])[1])),
+    0x0003_0007: (1, lambda f, a: _words(a[0], f.range(a[0])[0])),
+    0x0003_0047: (1, _clock_rate),
     0x0003_0003: (1, lambda f, a: _words(a[0], 1_200_000)),
     0x0003_0006: (1, lambda f, a: _words(a[0], 45_000)),
     0x0003_000A: (1, lambda f, a: _words(a[0], 85_000)),
-    0x0003_0009: (1, lambda f, a: _words(a[0], f.turbo)),
-    0x0003_8009: (2, Firmware.set_turbo),
+    0x0003_0009: (1, _turbo),
+    0x0003_8009: (2, _turbo),
     0x0003_0046: (0, _fact(0)),
     0x0003_000C: (3, Firmware.allocate),
     0x0003_000D: (1, Firmware.lock),
@@ -342,8 +340,8 @@ _TAGS: Mapping[int, tuple[int, _Answer]] = {
     0x0003_000F: (1, Firmware.release),
     0x0003_0011: (4, Firmware.execute_qpu),
     0x0003_0012: (1, Firmware.enable_qpu),
-    0x0003_0030: (1, Firmware.domain),
-    0x0003_8030: (2, Firmware.set_domain),
+    0x0003_0030: (1, _domain),
+    0x0003_8030: (2, _domain),
     0x0005_0001: (0, lambda f, a: b"console=tty1 root=/dev/mmcblk0p2 rootwait"),
     0x0006_0001: (0, _fact(0x7F35)),
 }
