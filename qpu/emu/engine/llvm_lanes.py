@@ -42,6 +42,8 @@ class LlvmLanes:
         self.avx512 = avx512
         self.plain = host().plain if plain is None else plain
         self.doubles = _LlvmDoubles(self)
+        self._floats: dict[ir.Value, ir.Value] = {}  # vectors as floats, in the block under construction
+        self._block: ir.Block | None = None
         # Operations that are one instruction
         b: Any = builder
         self.add, self.sub, self.mul = b.add, b.sub, b.mul
@@ -60,7 +62,15 @@ class LlvmLanes:
         return self.b.call(function, arguments)
 
     def _f(self, a: ir.Value) -> ir.Value:
-        return self.b.bitcast(a, F32X16)
+        if isinstance(a, ir.CastInstr) and a.opname == "bitcast" and a.operands[0].type == F32X16:
+            return a.operands[0]
+        if self._block is not self.b.block:
+            self._block = self.b.block
+            self._floats.clear()
+        found = self._floats.get(a)
+        if found is None:
+            found = self._floats[a] = self.b.bitcast(a, F32X16)
+        return found
 
     def _i(self, a: ir.Value) -> ir.Value:
         return self.b.bitcast(a, I32X16)
@@ -267,15 +277,19 @@ class LlvmLanes:
 
 def splat(b: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
     """A 32- or 64-bit number in all lanes."""
-    kind = ir.VectorType(scalar.type, LANES)
-    undefined = ir.Constant(kind, ir.Undefined)
-    first = b.insert_element(undefined, scalar, I32(0))
-    return b.shuffle_vector(first, undefined, ir.Constant(I32X16, [0] * LANES))
+    undefined = _NOTHING[scalar.type.width]
+    return b.shuffle_vector(b.insert_element(undefined, scalar, _ZERO), undefined, _ZEROS)
 
 
 @cache
 def _word(value: int) -> ir.Constant:
+    """A 32-bit number in all lanes."""
     return ir.Constant(I32X16, [value] * LANES)
+
+
+_ZERO = I32(0)
+_ZEROS = _word(0)
+_NOTHING = {32: ir.Constant(I32X16, ir.Undefined), 64: ir.Constant(I64X16, ir.Undefined)}
 
 
 def number_of(n: Any) -> int:
@@ -397,7 +411,7 @@ class FloatMode:
             self._before = b.alloca(I32, size=2)
             self._control("llvm.x86.sse.stmxcsr", self._before)
             ours = self._ours = b.gep(self._before, [I64(4)], source_etype=I8)
-            more = _TOWARD_ZERO | _FLUSH | _ZEROS if directed else _ZEROS if zero_denormals else 0
+            more = _TOWARD_ZERO | _FLUSH | _DENORMALS if directed else _DENORMALS if zero_denormals else 0
             b.store(I32(NORMAL_MXCSR | more), ours)
             self._control("llvm.x86.sse.ldmxcsr", ours)
         elif is_arm():
@@ -426,7 +440,7 @@ class FloatMode:
 
 
 NORMAL_MXCSR = 0x1F80  # nothing trapped, no flag set
-_ZEROS, _TOWARD_ZERO, _FLUSH = 0x40, 0x6000, 0x8000  # of MXCSR
+_DENORMALS, _TOWARD_ZERO, _FLUSH = 0x40, 0x6000, 0x8000  # of MXCSR
 _EXCEEDED = 0x18  # its flags for overflow and underflow
 _ARM_DIRECTED = 1 << 24 | 3 << 22  # FPCR: FZ, RMode toward zero
 _ARM_EXCEEDED = 1 << 2 | 1 << 3  # FPSR: OFC, UFC

@@ -29,7 +29,7 @@ from qpu.emu.engine.code_cache import cache_directory
 from qpu.emu.engine.host_cpu import host
 
 __all__ = [
-    "FULL", "QUICK", "Improvement", "Interrupted", "NativeCode", "NativeProgram", "Translate",
+    "FULL", "QUICK", "Improvement", "Interrupted", "Library", "NativeCode", "NativeProgram", "Translate",
     "build", "checkpoint", "sources_digest",
 ]  # fmt: skip
 
@@ -106,24 +106,62 @@ def _key(identity: bytes, level: int) -> str:
     return digest.hexdigest()
 
 
-def build(identity: bytes, translate: Translate, *, level: int = 1, better: int | None = None) -> NativeCode:
+class Library:
+    """Functions that programs call and that do not depend on the program: compiled once for a host, linked to each.
+
+    identity: everything on which the functions depend, except the host. make: returns the IR (its `str`), in which only
+    the functions for the programs are external. It should need no optimisation before code generation.
+    """
+
+    def __init__(self, identity: bytes, make: Callable[[], object]) -> None:
+        self.identity = identity
+        self._make = make
+        self._codes: dict[str, bytes] = {}  # by key: the host can be limited at any time
+
+    @property
+    def code(self) -> bytes:
+        """The object code for the host, from the cache or compiled now."""
+        key = _key(self.identity, FULL)
+        code = self._codes.get(key)
+        if code is None:
+            directory = cache_directory()
+            found = None if directory is None else code_cache.load(directory, key)
+            if found is None:
+                code = _object(str(self._make()), FULL, passes=False)
+                if directory is not None:
+                    code_cache.store(directory, key, _json({}), code)
+            else:
+                code = found[1]
+            self._codes[key] = code
+        return code
+
+
+def build(
+    identity: bytes,
+    translate: Translate,
+    *,
+    level: int = 1,
+    better: int | None = None,
+    library: Library | None = None,
+) -> NativeCode:
     """The machine code for a translation, from the cache or by calling `translate`.
 
     identity: everything on which the translation depends, except the host. level: optimisation, 0..3. better: a level
-    that is preferred if the cache has it. Raises: RuntimeError in threads that outlive the interpreter; Interrupted.
+    that is preferred if the cache has it. library: declared functions that the translation calls.
+    Raises: RuntimeError in threads that outlive the interpreter; Interrupted.
     """
     start = time.perf_counter()
     with _LOCK:
         if Improvement.ended and threading.current_thread() is not threading.main_thread():
             raise RuntimeError("the interpreter is ending: launches that nobody waits for are not translated any more")
         for wanted in (level,) if better is None else (better, level):
-            found = _load(identity, wanted)
+            found = _load(identity, wanted, library)
             if found is not None:
                 found.identity = identity
                 found.translate_s = time.perf_counter() - start
                 return found
         source, meta = translate()
-        made = _interruptible(lambda: _compile(identity, str(source), meta, level))
+        made = _interruptible(lambda: _compile(identity, str(source), meta, level, library))
         made.translate_s = time.perf_counter() - start
         return made
 
@@ -167,22 +205,23 @@ def _interruptible(work: Callable[[], NativeCode]) -> NativeCode:
     return results[0]
 
 
-def _link(code: bytes, level: int) -> Any:
+def _link(code: bytes, level: int, library: Library | None) -> Any:
     """An LLVM execution engine that holds the code. Raises: RuntimeError."""
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), _machine(level))
-    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    for part in (code,) if library is None else (library.code, code):
+        engine.add_object_file(binding.ObjectFileRef.from_data(part))
     engine.finalize_object()
     return engine
 
 
-def _load(identity: bytes, level: int) -> NativeCode | None:
+def _load(identity: bytes, level: int, library: Library | None) -> NativeCode | None:
     directory = cache_directory()
     found = None if directory is None else code_cache.load(directory, _key(identity, level))
     if found is None:
         return None
     meta, code = found
     try:
-        engine = _link(code, level)
+        engine = _link(code, level, library)
         address, seal = engine.get_function_address("run"), engine.get_global_value_address(SEAL)
     except RuntimeError:
         return None  # replaced by the translation that follows
@@ -195,17 +234,25 @@ def _json(meta: dict[str, Any]) -> str:
     return json.dumps(meta, separators=(",", ":"))
 
 
-def _compile(identity: bytes, text: str, meta: dict[str, Any], level: int) -> NativeCode:
+def _object(text: str, level: int, *, passes: bool = True) -> bytes:
+    """The object code of a module. passes: optimise the module before code generation."""
     machine = _machine(level)
+    module = binding.parse_assembly(text)
+    options = binding.create_pipeline_tuning_options(speed_level=level if passes else QUICK)
+    options.loop_vectorization = options.slp_vectorization = False
+    builder = binding.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    code: bytes = machine.emit_object(module)
+    return code
+
+
+def _compile(
+    identity: bytes, text: str, meta: dict[str, Any], level: int, library: Library | None = None
+) -> NativeCode:
     head = _json(meta)
     seal = "".join(f"\\{byte:02X}" for byte in code_cache.digest(head.encode()))
-    module = binding.parse_assembly(f'{text}\n@{SEAL} = constant [16 x i8] c"{seal}"\n')
-    options = binding.create_pipeline_tuning_options(speed_level=level)
-    options.loop_vectorization = options.slp_vectorization = False
-    passes = binding.create_pass_builder(machine, options)
-    passes.getModulePassManager().run(module, passes)
-    code = machine.emit_object(module)
-    engine = _link(code, level)
+    code = _object(f'{text}\n@{SEAL} = constant [16 x i8] c"{seal}"\n', level)
+    engine = _link(code, level, library)
     directory = cache_directory()
     if directory is not None:
         code_cache.store(directory, _key(identity, level), head, code)
@@ -221,10 +268,11 @@ class Improvement:
     _running: ClassVar[Improvement | None] = None
     ended: ClassVar[bool] = False
 
-    def __init__(self, code: NativeCode, translate: Translate, level: int) -> None:
+    def __init__(self, code: NativeCode, translate: Translate, level: int, library: Library | None = None) -> None:
         self._old = code
         self._translate = translate
         self._level = level
+        self._library = library
         self._code: NativeCode | None = None
         # Never a daemon thread: the process must not end inside LLVM.
         self._thread = threading.Thread(target=self._make, name="qpu-translator", daemon=False)
@@ -232,11 +280,13 @@ class Improvement:
         self._thread.start()
 
     @classmethod
-    def of(cls, code: NativeCode, translate: Translate, level: int) -> Improvement | None:
+    def of(
+        cls, code: NativeCode, translate: Translate, level: int, library: Library | None = None
+    ) -> Improvement | None:
         """Start an improvement; None while other code is being improved."""
         if cls.ended or (cls._running is not None and cls._running.busy):
             return None
-        return cls(code, translate, level)
+        return cls(code, translate, level, library)
 
     @classmethod
     def end(cls) -> None:
@@ -256,7 +306,7 @@ class Improvement:
         if json.dumps(meta) != json.dumps(old.meta):
             return  # the new translation numbers its nodes differently: the running program cannot switch to it
         try:
-            self._code = _compile(old.identity, str(source), meta, self._level)
+            self._code = _compile(old.identity, str(source), meta, self._level, self._library)
         except RuntimeError:
             return  # the program keeps its present code
         old.text = self._code.text = ""
@@ -274,16 +324,19 @@ class Improvement:
 class NativeProgram(ABC):
     """A program with machine code, which another host thread improves when the program is executed often.
 
-    run: the function of the code, bound by `_bind`. hits, misses: translations that were, were not in the cache.
+    size: see HOT. run: the function of the code, bound by `_bind`. hits, misses: translations that were, were not in
+    the cache.
     """
 
-    HOT: ClassVar[int]  # instructions after which a program is worth the full level
+    HOT: ClassVar[int]  # instructions after which a program is worth the full level, for each of `size`
+    library: Library | None = None
 
     def __init__(self) -> None:
         self.level = QUICK
         self.translate_s = 0.0
         self.hits = self.misses = 0
         self.executed = 0
+        self.size = 1
         self.run: Any = None
         self._code: NativeCode
         self._translate: Translate
@@ -296,7 +349,7 @@ class NativeProgram(ABC):
 
     def _build(self, identity: bytes, translate: Translate) -> dict[str, Any]:
         """Use the code of a translation from now on. Returns: its metadata. Raises: Interrupted, and as `translate`."""
-        code = build(identity, translate, level=QUICK, better=FULL)
+        code = build(identity, translate, level=QUICK, better=FULL, library=self.library)
         self._adopt(code)
         self._translate = translate
         self._improvement = None
@@ -314,13 +367,13 @@ class NativeProgram(ABC):
     @property
     def hot(self) -> bool:
         """Whether the program is executed often enough for a better translation."""
-        return self.level != FULL and self.executed >= self.HOT
+        return self.level != FULL and self.executed >= self.HOT * self.size
 
     def improve(self) -> None:
         """Start a translation at the full level on another host thread; use the result as soon as it is ready."""
         if self._improvement is None:
             with contextlib.suppress(Interrupted):  # the next call tries again
-                self._improvement = Improvement.of(self._code, self._again(), FULL)
+                self._improvement = Improvement.of(self._code, self._again(), FULL, self.library)
             return
         code = self._improvement.result()
         if code is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from qpu.core.isa import Isa
 from qpu.emu.engine.host_cpu import Host, host
 from qpu.emu.engine.memory import Memory
-from qpu.emu.engine.native import Interrupted, NativeCode, NativeProgram
+from qpu.emu.engine.native import Interrupted, Library, NativeCode, NativeProgram
 from qpu.emu.v3d.dispatch import Dispatch
 from qpu.emu.v3d.translate import translate
 from qpu.emu.v3d.translate_graph import Fetch, explore
 from qpu.emu.v3d.translate_state import CHAIN_COUNTS, Node, Untranslatable
+from qpu.emu.v3d.translate_tmu import library
 
 __all__ = ["Program", "fetcher", "program_at"]
 
@@ -45,17 +47,23 @@ def fetcher(memory: Memory, code: int) -> Fetch:
     return fetch
 
 
+@cache
+def _library(isa: Isa, host: Host) -> Library:
+    return Library(f"library {isa.name} {host.avx512}".encode(), lambda: library(isa, host.avx512))
+
+
 class Program(NativeProgram):
     """A translated program: machine code, entry points and static counts of its chains.
 
     refused: why the program runs on the reference engine instead; else empty.
     """
 
-    HOT = 2_000_000
+    HOT = 100_000
 
     def __init__(self, kind: _Kind, fetch: Fetch) -> None:
         super().__init__()
         self.kind = kind
+        self.library = _library(kind.isa, kind.host)
         self.nodes: list[Node] = [Node(0)]
         self.stats: NDArray[np.int64] = np.zeros((1, len(CHAIN_COUNTS)), np.int64)  # by counter, by field
         self.needs: dict[int, list[tuple[str, int]]] = {}
@@ -112,6 +120,7 @@ class Program(NativeProgram):
         self.rules = [(rule, message) for rule, message in meta["rules"]]
         self.lockstep = bool(meta["lockstep"])
         self.split = bool(meta["split"])
+        self.size = len(meta["reached"])
         self._covers({at: look(at) for at in meta["reached"]})
 
     def _bind(self, code: NativeCode) -> None:

@@ -35,8 +35,8 @@ from qpu.emu.v3d.translate_state import (
     Translation,
     Untranslatable,
 )
-from qpu.emu.v3d.translate_tmu import refill_function, tmu_function
-from qpu.emu.v3d.translate_values import STREAMS, Values
+from qpu.emu.v3d.translate_tmu import STREAMS, declarations
+from qpu.emu.v3d.translate_values import Values
 from qpu.v3d.instr import Alu, Branch, Sig
 from qpu.v3d.rules import BRANCH_SLOTS
 
@@ -75,8 +75,7 @@ class _Translator:
         self.todo: list[Node] = []
         self.reached: set[int] = set()
         self.computed: list[tuple[ir.Block, ir.Block, ir.Value, bool]] = []
-        self.tmu = tmu_function(self.module, isa, avx512)
-        self.refills = {name: refill_function(self.module, f"refill_{name}", *slots) for name, slots in STREAMS.items()}
+        self.tmu, self.refills = declarations(self.module)
 
     def look(self, entries: Sequence[Node]) -> None:
         """Scan the whole program for properties on which all chains depend."""

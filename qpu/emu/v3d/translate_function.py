@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from llvmlite import ir
 
 from qpu.emu.engine.llvm_lanes import I8, I32, I64
@@ -68,6 +71,21 @@ class StateFunction:
         self.b.cbranch(condition, further, self.otherwise if otherwise is None else otherwise)
         self.b.position_at_end(further)
 
+    @contextmanager
+    def loop(self, name: str, count: ir.Value | int) -> Iterator[ir.Value]:
+        """Emit a loop over 0 .. count - 1; the body runs at least once."""
+        b = self.b
+        before, head, after = b.block, self.block(name), self.block(f"{name}_end")
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I32)
+        i.add_incoming(I32(0), before)
+        yield i
+        following = b.add(i, I32(1))
+        i.add_incoming(following, b.block)
+        b.cbranch(b.icmp_unsigned("<", following, I32(count) if isinstance(count, int) else count), head, after)
+        b.position_at_end(after)
+
     def page(self, address: ir.Value) -> ir.Value:
         return self.b.zext(self.b.lshr(address, I32(12)), I64)
 
@@ -75,9 +93,3 @@ class StateFunction:
         """Count a request, and shift its byte out of the configuration."""
         self.put(Slot.CONFIG, self.b.or_(self.b.lshr(config, I32(8)), I32(0xFF000000)))
         self.tally(Slot.REQUESTS, I64(1))
-
-    def now_pending(self, total: ir.Value) -> None:
-        """Record how many result words are pending."""
-        self.put(Slot.COUNT, total)
-        peak = self.scalar(Slot.PEAK)
-        self.put(Slot.PEAK, self.b.select(self.b.icmp_unsigned(">", total, peak), total, peak))

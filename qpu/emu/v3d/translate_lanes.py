@@ -7,9 +7,6 @@ memory.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
 from llvmlite import ir
 
 from qpu.core.isa import Isa
@@ -17,9 +14,6 @@ from qpu.emu.engine.llvm_lanes import I1, I8, I16, I32, I64, LANES, LlvmLanes
 from qpu.emu.v3d.tmu import ATOMICS, Action, decode_request
 from qpu.emu.v3d.translate_function import PTR, StateFunction, control_word, entry
 from qpu.emu.v3d.translate_state import FIFO_SLOTS, Control, Hold, Kept, Slot
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["DONE", "HOST", "WAITS", "lanes_function"]
 
@@ -62,7 +56,7 @@ def _table(module: ir.Module) -> ir.GlobalVariable:
 def lanes_function(module: ir.Module, isa: Isa, keep: ir.Function) -> ir.Function:
     """(state, memory, pages, kept, copies, control) -> DONE, HOST (the host must do it) or WAITS (stores are on hold).
 
-    The state holds the request: configuration, data, ADDRESS and MASK. keep: `keep_function`.
+    The state holds the request: configuration, data, ADDRESS and MASK. keep: `translate_tmu._keep_function`.
     """
     return _Lanes(module, isa, keep).function
 
@@ -80,21 +74,6 @@ class _Lanes(StateFunction):
         self.b.ret(I32(HOST))
 
     # -- pieces
-
-    @contextmanager
-    def loop(self, name: str, count: ir.Value | int) -> Iterator[ir.Value]:
-        """Emit a loop over 0 .. count - 1; the body runs at least once."""
-        b = self.b
-        before, head, after = b.block, self.block(name), self.block(f"{name}_end")
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(I32)
-        i.add_incoming(I32(0), before)
-        yield i
-        following = b.add(i, I32(1))
-        i.add_incoming(following, b.block)
-        b.cbranch(b.icmp_unsigned("<", following, I32(count) if isinstance(count, int) else count), head, after)
-        b.position_at_end(after)
 
     def bit(self, mask: ir.Value, lane: ir.Value) -> ir.Value:
         return self.b.trunc(self.b.lshr(mask, lane), I1)
@@ -170,7 +149,7 @@ class _Lanes(StateFunction):
         read = b.mul(self.lanes_of(self.wanted), amount)
         self.tally(Slot.READ_BYTES, b.select(b.or_(store, cache), I64(0), read))
         self.tally(Slot.WRITE_BYTES, b.select(writes, b.mul(self.lanes_of(live), amount), I64(0)))
-        self.now_pending(total)
+        self.put(Slot.COUNT, total)
         done = self.block("done")
         switch = b.switch(kind, done)
         for number, make in ((_LOAD, self.load), (_STORE, self.store), (_ATOMIC, self.atomic)):

@@ -85,7 +85,7 @@ class Slot(enum.IntEnum):
     SYNC = SCALARS + 17  # barrier joined; from bit 1 on: 1 + its instruction, if results were outstanding
     AT = SCALARS + 18  # instruction index of the last suspension
     CODE = SCALARS + 19  # address of instruction 0
-    PEAK = SCALARS + 20  # most result words pending
+    LAST = SCALARS + 20  # address of the last load of consecutive lanes
     THEN = SCALARS + 21  # the reason to return after the host has done a request; CONTINUE: none
     UNIFORM_HOST = SCALARS + 22  # 64 bits: host address of the next uniform
     UNIFA_HOST = SCALARS + 24
@@ -103,7 +103,6 @@ class Slot(enum.IntEnum):
     VOLATILE = SCALARS + 41  # 7.1: a switch in an instruction whose signal writes a register loses rf0
     HELD = SCALARS + 43  # the request of a return with TMU is a store or atomic on hold, see `Hold`
     FROM_LINK = SCALARS + 44  # 1 + the last instruction that moved the uniform stream to the link register
-    LAST = SCALARS + 42  # address of the last load of consecutive lanes
     SHARED = SCALARS + 45  # 4.2: other threads of the QPU run, so a switch destroys the accumulators
     WORDS = SCALARS + 48
 

@@ -1,11 +1,12 @@
 """Functions that translated V3D programs call: TMU requests, copies of pages for the uniform streams, stream refills.
 
+They do not depend on the program: `library` is compiled once for a host, and its code is linked to every program.
 Requests that they do not support are left to the host, which performs them one thread after another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 from llvmlite import ir
 
@@ -15,11 +16,44 @@ from qpu.emu.v3d.translate_function import PTR, StateFunction, control_word, ent
 from qpu.emu.v3d.translate_lanes import DONE, WAITS, lanes_function
 from qpu.emu.v3d.translate_state import FIFO_SLOTS, Control, Hold, Kept, Slot
 
-__all__ = ["refill_function", "tmu_function"]
+__all__ = ["declarations", "library"]
 
 _FIFO_MASK = FIFO_SLOTS - 1
 _AHEAD = 4  # prefetch distance, in steps of a thread's loads
 _SPAN = 16  # most pages of a contiguous piece of a stream
+
+
+_REQUEST: list[ir.Type] = [*[PTR] * 6, I32X16, I16]  # arguments of the functions that perform requests
+_REFILL: list[ir.Type] = [PTR] * 5
+
+STREAMS = {
+    "u": (Slot.UNIFORM, Slot.UNIFORM_HOST, Slot.UNIFORM_LEFT),
+    "a": (Slot.UNIFA, Slot.UNIFA_HOST, Slot.UNIFA_LEFT),
+}
+"""Pointer, host address and words that can be read, of each stream."""
+
+
+class Shared(NamedTuple):
+    """Functions of the library, as a program declares them. refills: by stream."""
+
+    tmu: ir.Function
+    refills: dict[str, ir.Function]
+
+
+def library(isa: Isa, avx512: bool) -> ir.Module:
+    """The module with the functions that do not depend on the program."""
+    module = ir.Module("library")
+    _Loads(module, isa, avx512)
+    for name, slots in STREAMS.items():
+        _refill_function(module, f"refill_{name}", *slots)
+    return module
+
+
+def declarations(module: ir.Module) -> Shared:
+    """Declare the functions of the library in a program."""
+    tmu = ir.Function(module, ir.FunctionType(I32, _REQUEST), "tmu")
+    refill = ir.FunctionType(ir.VoidType(), _REFILL)
+    return Shared(tmu, {name: ir.Function(module, refill, f"refill_{name}") for name in STREAMS})
 
 
 def _owner(b: ir.IRBuilder, pages: ir.Value, page: ir.Value) -> ir.Value:
@@ -29,7 +63,7 @@ def _owner(b: ir.IRBuilder, pages: ir.Value, page: ir.Value) -> ir.Value:
 # -- copies of pages
 
 
-def keep_function(module: ir.Module) -> ir.Function:
+def _keep_function(module: ir.Module) -> ir.Function:
     """(memory, kept, copies, control, page) -> 1 if the page may be stored to, 0 if the host must perform the store.
 
     Only one host thread at a time performs stores, see `Control.HOLD`.
@@ -79,12 +113,12 @@ def keep_function(module: ir.Module) -> ir.Function:
     return function
 
 
-def refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, left: Slot) -> ir.Function:
+def _refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, left: Slot) -> None:
     """(state, memory, pages, kept, copies): find the host address of a stream, and the number of words from there on.
 
     The number is 0 where the pointer is not aligned, or outside every buffer.
     """
-    function = new_function(module, name, ir.VoidType(), [PTR, PTR, PTR, PTR, PTR])
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), _REFILL), name)
     state, memory, pages, kept, copies = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
     loop, look, more, copied, done = (
@@ -143,31 +177,119 @@ def refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, lef
     found.add_incoming(rest, alone)
     b.store(b.trunc(found, I32), state_pointer(b, state, int(left)))
     b.ret_void()
-    return function
 
 
 # -- requests
 
 
-def tmu_function(module: ir.Module, isa: Isa, avx512: bool) -> ir.Function:
-    """(state, memory, pages, kept, copies, control, addresses, live) -> 0, or 1 if the host must perform the request.
+class _Requests(StateFunction):
+    """Common part of the functions that perform requests."""
 
-    32-bit loads and stores of one to four components inside one buffer use vectors of the host; other requests run
-    lane by lane. For the host, the function stores addresses and lanes in the state.
-    """
-    return _Request(module, isa, avx512).function
-
-
-class _Request(StateFunction):
-    def __init__(self, module: ir.Module, isa: Isa, avx512: bool) -> None:
+    def __init__(self, module: ir.Module, name: str, isa: Isa, avx512: bool) -> None:
+        super().__init__(module, name, _REQUEST)
         self.isa = isa
-        self.keep = keep_function(module)
-        lanes = lanes_function(module, isa, self.keep)
-        super().__init__(module, "tmu", [*[PTR] * 6, I32X16, I16])
         _, self.memory, self.pages, self.kept, self.copies, self.control, self.address, self.live = self.function.args
         self.state.add_attribute("noalias")
+        self.v = LlvmLanes(self.b, avx512=avx512)
+        self.head: ir.Value  # of the result ring: where the first result goes
+
+    def push(self, k: ir.Value | int, value: ir.Value) -> None:
+        ring = self.b.and_(self.b.add(self.head, I32(k) if isinstance(k, int) else k), I32(_FIFO_MASK))
+        place = self.at(self.b.add(I32(int(Slot.FIFO)), self.b.shl(ring, I32(4))))
+        self.b.store(value, place).align = 64
+
+    def consecutive(self, first: ir.Value, step: ir.Value) -> ir.Value:
+        """Whether all lanes are `step` after lane 0."""
+        alike = self.v.eq(self.address, self.v.add(splat(self.b, first), step))
+        return self.b.icmp_unsigned("==", self.b.bitcast(alike, I16), I16(0xFFFF))
+
+    def bounded(self, lowest: ir.Value, top: ir.Value) -> None:
+        """Branch to `otherwise` unless both addresses lie in one buffer."""
         b = self.b
-        self.v = LlvmLanes(b, avx512=avx512)
+        self.stay(b.icmp_unsigned(">=", top, lowest), "below")
+        first = _owner(b, self.pages, self.page(lowest))
+        self.stay(b.icmp_unsigned("!=", first, I32(0)), "owned")
+        self.stay(b.icmp_unsigned("==", first, _owner(b, self.pages, self.page(top))), "inside")
+
+    def begin_load(self, config: ir.Value, moved: ir.Value, total: ir.Value) -> None:
+        self.begin(config)
+        self.tally(Slot.READ_BYTES, moved)
+        self.put(Slot.COUNT, total)
+
+
+class _Loads(_Requests):
+    """(state, memory, pages, kept, copies, control, addresses, live) -> 0, or 1 if the host must perform the request.
+
+    For the host, the function stores addresses and lanes in the state. Loads of one, two or four components in all
+    lanes, which are consecutive in memory and inside one buffer, are performed here: most requests of fast programs.
+    """
+
+    def __init__(self, module: ir.Module, isa: Isa, avx512: bool) -> None:
+        others = _Others(module, isa, avx512).function
+        super().__init__(module, "tmu", isa, avx512)
+        self.function.linkage = "external"
+        self.otherwise = self.block("others")
+        b = self.b
+        config = self.scalar(Slot.CONFIG)
+        self.stay(b.icmp_unsigned("==", self.live, I16(0xFFFF)), "everyone")
+        self.stay(b.icmp_unsigned("==", self.scalar(Slot.PENDING), I32(0)), "load")
+        # With bit 7 clear whole quads load, which makes no difference without dead lanes.
+        kinds = b.switch(b.or_(b.trunc(config, I8), I8(0x80)), self.otherwise)
+        for n, byte in ((1, 0xFF), (2, 0xFA), (4, 0xFC)):
+            case = self.block(f"load{n}")
+            kinds.add_case(I8(byte), case)
+            b.position_at_end(case)
+            self.case(n, config)
+        b.position_at_end(self.otherwise)
+        code = b.call(others, list(self.function.args), tail=True)
+        b.ret(code)
+
+    def case(self, n: int, config: ir.Value) -> None:
+        b = self.b
+        count = self.scalar(Slot.COUNT)
+        total = b.add(count, I32(n))
+        self.stay(b.icmp_unsigned("<=", total, self.scalar(Slot.LIMIT)), "room")
+        first = b.extract_element(self.address, I32(0))
+        even = 4 * n if self.isa is Isa.V3D42 else 4  # on 4.2 vectors wrap inside 16 bytes
+        self.stay(b.icmp_unsigned("==", b.and_(first, I32(even - 1)), I32(0)), "aligned")
+        self.stay(self.consecutive(first, _steps(n)), "dense")
+        self.bounded(first, b.add(first, I32(4 * LANES * n - 4)))
+        self.fetch_ahead(first, n)
+        self.begin_load(config, I64(4 * LANES * n), total)
+        start = b.gep(self.memory, [b.zext(first, I64)], source_etype=I8)
+        parts = []
+        for i in range(n):
+            part = b.load(b.gep(start, [I64(64 * i)], source_etype=I8), typ=I32X16)
+            part.align = 4
+            parts.append(part)
+        self.head = b.add(self.scalar(Slot.HEAD), count)
+        for k in range(n):
+            self.push(k, _deinterleave(b, parts, n, k))
+        b.ret(I32(0))
+
+    def fetch_ahead(self, first: ir.Value, n: int) -> None:
+        """Prefetch into the host's cache: programs usually load with a constant step."""
+        b = self.b
+        step = b.sub(first, self.scalar(Slot.LAST))
+        self.put(Slot.LAST, first)
+        coming = b.zext(b.add(first, b.mul(step, I32(_AHEAD))), I64)
+        for line in range(0, 64 * max(n, 2), 64):
+            place = b.gep(self.memory, [b.add(coming, I64(line))], source_etype=I8)
+            self.v.intrinsic("llvm.prefetch.p0", ir.VoidType(), [place, I32(0), I32(3), I32(1)])
+
+
+class _Others(_Requests):
+    """Stores, and loads of any addresses in any lanes.
+
+    32-bit accesses of one to four components inside one buffer use vectors of the host; other requests run lane by
+    lane.
+    """
+
+    def __init__(self, module: ir.Module, isa: Isa, avx512: bool) -> None:
+        self.keep = _keep_function(module)
+        lanes = lanes_function(module, isa, self.keep)
+        super().__init__(module, "others", isa, avx512)
+        b = self.b
         self.otherwise = self.slow = self.block("slow")
         self.held, leave = self.block("held"), self.block("leave")
         self.emit()
@@ -193,35 +315,20 @@ class _Request(StateFunction):
         self.b.store(self.address, self.at(Slot.ADDRESS)).align = 64
         self.b.store(self.b.zext(self.live, I32), self.at(Slot.MASK))
 
-    def push(self, k: int, value: ir.Value) -> None:
-        ring = self.b.and_(self.b.add(self.head, I32(k)), I32(_FIFO_MASK))
-        place = self.at(self.b.add(I32(int(Slot.FIFO)), self.b.shl(ring, I32(4))))
-        self.b.store(value, place).align = 64
-
-    def data(self, k: int) -> ir.Value:
-        value = self.b.load(self.at(int(Slot.DATA) + LANES * k), typ=I32X16)
+    def data(self, k: ir.Value | int) -> ir.Value:
+        word = int(Slot.DATA) + LANES * k if isinstance(k, int) else self.b.add(I32(Slot.DATA), self.b.shl(k, I32(4)))
+        value = self.b.load(self.at(word), typ=I32X16)
         value.align = 64
         return value
-
-    def cases(self, name: str, make: Callable[[int], None], counts: tuple[int, ...] = (1, 2, 3, 4)) -> None:
-        """Emit `make(n)` and a return for each number of components."""
-        switch = self.b.switch(self.components, self.slow)
-        for n in counts:
-            case = self.block(f"{name}{n}")
-            switch.add_case(I32(n), case)
-            self.b.position_at_end(case)
-            make(n)
-            self.b.ret(I32(0))
 
     # -- the function
 
     def emit(self) -> None:
-        b, v = self.b, self.v
-        config, pending = self.scalar(Slot.CONFIG), self.scalar(Slot.PENDING)
-        self.config = config
+        b = self.b
+        self.config, pending = self.scalar(Slot.CONFIG), self.scalar(Slot.PENDING)
         self.stay(b.icmp_unsigned("!=", self.live, I16(0)), "some")
         everyone = b.icmp_unsigned("==", self.live, I16(0xFFFF))
-        byte = b.and_(config, I32(0xFF))
+        byte = b.and_(self.config, I32(0xFF))
         # With bit 7 clear whole quads load, which makes no difference without dead lanes.
         byte = b.select(everyone, b.or_(byte, I32(0x80)), byte)
         # 0xff: one component; 0xfa..0xfc: two to four
@@ -241,28 +348,18 @@ class _Request(StateFunction):
         self.extent = b.sub(self.stride, I32(4))
         dense, scattered = self.block("dense"), self.block("scattered")
         first = b.extract_element(self.address, I32(0))
-        steps = [ir.Constant(I32X16, [4 * n * lane for lane in range(LANES)]) for n in (1, 2, 4)]
-        step = b.select(single, steps[0], b.select(b.icmp_unsigned("==", components, I32(2)), steps[1], steps[2]))
-        alike = v.eq(self.address, v.add(splat(b, first), step))
-        even = b.icmp_unsigned("==", b.and_(first, self.extent), I32(0))  # not for three components
+        step = b.select(single, _steps(1), b.select(b.icmp_unsigned("==", components, I32(2)), _steps(2), _steps(4)))
         aligned = b.icmp_unsigned("==", b.and_(first, I32(3)), I32(0))
         if self.isa is Isa.V3D42:
-            aligned = b.and_(aligned, even)  # vectors wrap inside 16 bytes
-        whole = b.icmp_unsigned("==", b.bitcast(alike, I16), I16(0xFFFF))
+            even = b.icmp_unsigned("==", b.and_(first, self.extent), I32(0))  # vectors wrap inside 16 bytes
+            aligned = b.and_(aligned, even)
+        whole = b.and_(self.consecutive(first, step), b.and_(everyone, aligned))
         known = b.icmp_unsigned("!=", components, I32(3))
-        whole = b.and_(b.and_(whole, everyone), b.and_(aligned, known))
-        b.cbranch(whole, dense, scattered)
+        b.cbranch(b.and_(b.and_(whole, known), b.not_(self.load)), dense, scattered)
         b.position_at_end(dense)
         self.dense(first, scattered)
         b.position_at_end(scattered)
         self.scattered()
-
-    def bounded(self, lowest: ir.Value, top: ir.Value) -> ir.Value:
-        """Whether both addresses lie in one buffer."""
-        b = self.b
-        first = _owner(b, self.pages, self.page(lowest))
-        same = b.icmp_unsigned("==", first, _owner(b, self.pages, self.page(top)))
-        return b.and_(b.and_(b.icmp_unsigned("!=", first, I32(0)), same), b.icmp_unsigned(">=", top, lowest))
 
     def kept_already(self, page: ir.Value) -> ir.Value:
         state = self.b.load(entry(self.b, self.kept, page, 1), typ=I8)
@@ -278,60 +375,32 @@ class _Request(StateFunction):
         self.b.cbranch(fine, done, self.slow)
         self.b.position_at_end(done)
 
-    def begin_load(self, moved: ir.Value) -> None:
-        self.begin(self.config)
-        self.tally(Slot.READ_BYTES, moved)
-        self.now_pending(self.b.add(self.count, self.components))
-
     def begin_store(self, moved: ir.Value) -> None:
         self.begin(self.config)
         self.put(Slot.PENDING, I32(0))
         self.tally(Slot.WRITE_BYTES, moved)
 
-    def fetch_ahead(self, first: ir.Value) -> None:
-        """Prefetch into the host's cache: programs usually load with a constant step."""
-        b = self.b
-        step = b.sub(first, self.scalar(Slot.LAST))
-        self.put(Slot.LAST, first)
-        coming = b.zext(b.add(first, b.mul(step, I32(_AHEAD))), I64)
-        for line in (0, 64):
-            place = b.gep(self.memory, [b.add(coming, I64(line))], source_etype=I8)
-            self.v.intrinsic("llvm.prefetch.p0", ir.VoidType(), [place, I32(0), I32(3), I32(1)])
-
     def dense(self, first: ir.Value, scattered: ir.Block) -> None:
-        """Emit the accesses where all lanes are live and their vectors are consecutive in memory."""
+        """Emit the stores where all lanes are live and their vectors are consecutive in memory."""
         b = self.b
         moved = b.shl(b.zext(self.stride, I64), I64(4))
         top = b.add(first, b.sub(b.trunc(moved, I32), I32(4)))
-        self.stay(self.bounded(first, top), "inside", scattered)
+        self.otherwise = scattered
+        self.bounded(first, top)
+        self.otherwise = self.slow
         start = b.gep(self.memory, [b.zext(first, I64)], source_etype=I8)
-        loads, stores = self.block("loads"), self.block("stores")
-        b.cbranch(self.load, loads, stores)
-        b.position_at_end(loads)
-        self.fetch_ahead(first)
-        self.begin_load(moved)
-
-        def load(n: int) -> None:
-            parts = []
-            for i in range(n):
-                part = b.load(b.gep(start, [I64(64 * i)], source_etype=I8), typ=I32X16)
-                part.align = 4
-                parts.append(part)
-            for k in range(n):
-                self.push(k, _deinterleave(b, parts, n, k))
-
-        self.cases("load", load, (1, 2, 4))
-        b.position_at_end(stores)
         self.keep_page(self.page(first))
         self.keep_page(self.page(top))
         self.begin_store(moved)
-
-        def store(n: int) -> None:
+        switch = b.switch(self.components, self.slow)
+        for n in (1, 2, 4):
+            case = self.block(f"store{n}")
+            switch.add_case(I32(n), case)
+            b.position_at_end(case)
             data = [self.data(k) for k in range(n)]
             for i in range(n):
                 b.store(_interleave(b, data, i), b.gep(start, [I64(64 * i)], source_etype=I8)).align = 4
-
-        self.cases("store", store, (1, 2, 4))
+            b.ret(I32(0))
 
     def scattered(self) -> None:
         """Emit the accesses for any addresses and any live lanes."""
@@ -349,8 +418,8 @@ class _Request(StateFunction):
             furthest = v.intrinsic("llvm.vector.reduce.umax.v16i32", I32, [reach])
             self.stay(b.icmp_unsigned("<", furthest, I32(16)), "unwrapped")
         top = b.add(highest, self.extent)
-        self.stay(b.icmp_unsigned(">=", top, highest), "below")
-        self.stay(self.bounded(lowest, top), "bounded")
+        self.stay(b.icmp_unsigned(">=", top, highest), "ordered")
+        self.bounded(lowest, top)
         lanes = b.zext(v.intrinsic("llvm.ctpop.i16", I16, [self.live]), I64)
         moved = b.mul(lanes, b.zext(self.stride, I64))
         base = b.ptrtoint(self.memory, I64)
@@ -358,27 +427,23 @@ class _Request(StateFunction):
         loads, stores = self.block("gathers"), self.block("scatters")
         b.cbranch(self.load, loads, stores)
 
-        def places(k: int) -> ir.Value:
-            return b.inttoptr(b.add(wide, splat(b, b.add(base, I64(4 * k)))), ir.VectorType(PTR, LANES))
-
-        def gather(n: int) -> None:
-            for k in range(n):
-                name = "llvm.masked.gather.v16i32.v16p0"
-                self.push(k, v.intrinsic(name, I32X16, [places(k), I32(4), mask, v.const(0)]))
+        def places(k: ir.Value) -> ir.Value:
+            offset = b.add(base, b.zext(b.shl(k, I32(2)), I64))
+            return b.inttoptr(b.add(wide, splat(b, offset)), ir.VectorType(PTR, LANES))
 
         b.position_at_end(loads)
-        self.begin_load(moved)
-        self.cases("gather", gather)
+        self.begin_load(self.config, moved, b.add(self.count, self.components))
+        with self.loop("gather", self.components) as k:
+            name = "llvm.masked.gather.v16i32.v16p0"
+            self.push(k, v.intrinsic(name, I32X16, [places(k), I32(4), mask, v.const(0)]))
+        b.ret(I32(0))
         b.position_at_end(stores)
         self.keep_lanes(safe)
         self.begin_store(moved)
-
-        def scatter(n: int) -> None:
-            for k in range(n):
-                name = "llvm.masked.scatter.v16i32.v16p0"
-                v.intrinsic(name, ir.VoidType(), [self.data(k), places(k), I32(4), mask])
-
-        self.cases("scatter", scatter)
+        with self.loop("scatter", self.components) as k:
+            name = "llvm.masked.scatter.v16i32.v16p0"
+            v.intrinsic(name, ir.VoidType(), [self.data(k), places(k), I32(4), mask])
+        b.ret(I32(0))
 
     def keep_lanes(self, safe: ir.Value) -> None:
         """Ensure that all pages of the lanes may be stored to; otherwise take the slow path."""
@@ -399,6 +464,11 @@ class _Request(StateFunction):
             fine = b.and_(fine, b.call(self.keep, [self.memory, self.kept, self.copies, self.control, page]))
         b.cbranch(fine, done, self.slow)
         b.position_at_end(done)
+
+
+def _steps(n: int) -> ir.Constant:
+    """Distances in bytes of the lanes' vectors of `n` words from lane 0, when they are consecutive."""
+    return ir.Constant(I32X16, [4 * n * lane for lane in range(LANES)])
 
 
 def _shuffled(b: ir.IRBuilder, x: ir.Value, y: ir.Value, order: list[int]) -> ir.Value:

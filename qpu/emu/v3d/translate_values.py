@@ -12,13 +12,9 @@ from llvmlite import ir
 from qpu.emu.engine.llvm_lanes import I1X16, I8, I16, I32, I32X16, I64, LlvmLanes, splat
 from qpu.emu.v3d.translate_function import PTR, state_pointer
 from qpu.emu.v3d.translate_state import DATA_SLOTS, FIFO_SLOTS, Slot
+from qpu.emu.v3d.translate_tmu import STREAMS
 
-__all__ = ["STREAMS", "Values"]
-
-STREAMS = {
-    "u": (Slot.UNIFORM, Slot.UNIFORM_HOST, Slot.UNIFORM_LEFT),
-    "a": (Slot.UNIFA, Slot.UNIFA_HOST, Slot.UNIFA_LEFT),
-}
+__all__ = ["Values"]
 
 
 def _flag(low: Slot, high: Slot | None) -> property:
@@ -81,6 +77,8 @@ class Values:
         self.volatile = volatile
         self.regs = _Registers(self)
         self.data = self  # its `append` is below
+        self._pointers: dict[int, ir.Value] = {}  # addresses of words, in the block under construction
+        self._block: ir.Block | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -96,7 +94,15 @@ class Values:
 
     def pointer(self, word: ir.Value | int) -> ir.Value:
         """Address of a word of the state."""
-        return state_pointer(self.builder, self.state, word)
+        if not isinstance(word, int):
+            return state_pointer(self.builder, self.state, word)
+        if self._block is not self.builder.block:
+            self._block = self.builder.block
+            self._pointers.clear()
+        found = self._pointers.get(word)
+        if found is None:
+            found = self._pointers[word] = state_pointer(self.builder, self.state, word)
+        return found
 
     def splat(self, number: ir.Value) -> ir.Value:
         """A number in all lanes."""
