@@ -52,6 +52,9 @@ SERIAL = 4096  # instructions a QPU executes alone from a pending store on, befo
 PARALLEL = 50_000  # native instructions of a round that make threads worth it
 
 
+_REASONS = tuple(Reason)  # by number
+
+
 class _States:
     """State blocks of all QPUs, and the reference engine's registers and queues as views into them."""
 
@@ -152,8 +155,8 @@ class CompiledVc4Execution(ReferenceExecution):
         if tmu.texturing(q.number, 0) or tmu.texturing(q.number, 1):
             return None
         situation = offset >> 3, int(self._bank.sfu_left[q.number]), q.history
-        if program.known(*situation):
-            return program.start(*situation)
+        if situation in program.known:
+            return program.known[situation]
         builds = program.builds
         self._settle()
         start = program.start(*situation)
@@ -232,8 +235,7 @@ class CompiledVc4Execution(ReferenceExecution):
         for program in {id(p): p for q, _ in starts if (p := self._program_of(q)) is not None}.values():
             if program.hot:
                 program.improve()
-        active = sum(q.status != Status.FREE for q in self._qpus)
-        alone = active == 1 and self._next >= len(self._entries)
+        alone = self._next >= len(self._entries) and sum(q.status != Status.FREE for q in self._qpus) == 1
         for q, number in starts:
             budget = self._slice[q.number]
             if limit is not None:
@@ -257,7 +259,7 @@ class CompiledVc4Execution(ReferenceExecution):
                 self._pool = ThreadPoolExecutor(self._workers, "qpu-emulator")
             list(self._pool.map(work, range(workers)))
         self._last_round = 0
-        self._return_all([(q, Reason(results[q.number])) for q, _ in starts])
+        self._return_all([(q, _REASONS[results[q.number]]) for q, _ in starts])
 
     def _run_stores(self, ready: list[Qpu]) -> None:
         """Run the QPUs with pending stores, one after the other: each performs its store and continues for a while."""
@@ -266,7 +268,7 @@ class CompiledVc4Execution(ReferenceExecution):
         for q in ready:
             if q.number in before:
                 self._enter(q, before[q.number], SERIAL, True)
-                done.append((q, Reason(self._call(q, 0))))
+                done.append((q, _REASONS[self._call(q, 0)]))
         self._return_all(done)
 
     def _return_all(self, results: list[tuple[Qpu, Reason]]) -> None:
@@ -420,18 +422,18 @@ class CompiledVc4Execution(ReferenceExecution):
         program = self._program_of(q)
         assert program is not None and reason is not Reason.BAD
         state, wide = self._states.fast[q.number], self._states.fast_wide[q.number]
-        used = self._budget[q.number] - int(wide[Slot.LEFT // 2])
+        used = self._budget[q.number] - wide[Slot.LEFT // 2]
         self._slice[q.number] -= used
         self._last_round += used
         self._native += used
         program.executed += used
-        q.clock = int(wide[Slot.CLOCK // 2]) + used * CLOCKS_PER_INSTRUCTION
+        q.clock = wide[Slot.CLOCK // 2] + used * CLOCKS_PER_INSTRUCTION
         q.steps += used
         if used:
             per_qpu = self.stats.per_qpu
             per_qpu[q.number] = per_qpu.get(q.number, 0) + used
-        node = program.nodes[int(state[Slot.AT])]
-        target = int(state[Slot.TARGET])
+        node = program.nodes[state[Slot.AT]]
+        target = state[Slot.TARGET]
         q.pc = q.entry + 8 * node.at if node.at >= 0 else target
         q.branch_left = node.left
         q.branch_taken = bool(node.left) and bool(state[Slot.TAKEN])
@@ -441,10 +443,10 @@ class CompiledVc4Execution(ReferenceExecution):
         if state[Slot.USED]:
             self._units.tmu.used[q.number] = True
         port = self._units.vpm.ports[q.number]
-        port.store_until = int(wide[Slot.STORE_UNTIL // 2])
-        port.load_until = int(wide[Slot.LOAD_UNTIL // 2])
-        self.stats.dma_write_bytes += int(wide[Slot.DMA_BYTES // 2])
-        self.stats.dma_read_bytes += int(wide[Slot.DMA_LOADED // 2])
+        port.store_until = wide[Slot.STORE_UNTIL // 2]
+        port.load_until = wide[Slot.LOAD_UNTIL // 2]
+        self.stats.dma_write_bytes += wide[Slot.DMA_BYTES // 2]
+        self.stats.dma_read_bytes += wide[Slot.DMA_LOADED // 2]
         if state[Slot.TOUCHED]:
             self._vpm_out(state, port)
             self._reads_out(state, port)
@@ -456,10 +458,10 @@ class CompiledVc4Execution(ReferenceExecution):
             if self._slice[q.number] <= 0:  # otherwise its clock has reached the limit of this call
                 q.status = Status.YIELDED
                 self._chunk[q.number] = min(CHUNK, 2 * self._chunk[q.number])
-        elif reason is Reason.FAIL and not state[Slot.ALONE] and int(state[Slot.AT]) in program.stores:
-            self._before[q.number] = int(state[Slot.AT])
+        elif reason is Reason.FAIL and not state[Slot.ALONE] and state[Slot.AT] in program.stores:
+            self._before[q.number] = state[Slot.AT]
         elif reason in (Reason.FAIL, Reason.NAN):
-            self._hold[q.number] = int(state[Slot.HOLD])
+            self._hold[q.number] = state[Slot.HOLD]
             program.nans += reason is Reason.NAN
 
     # -- statistics

@@ -52,7 +52,7 @@ class Program(NativeProgram):
         self._seen: dict[tuple[int, int, tuple[int, int, int]], int] = {}
         self.tallies = np.zeros((0, len(COUNTERS)), np.int64)
         self.matrix = self.tallies
-        self._known: dict[tuple[int, int, tuple[int, int, int]], int | None] = {}
+        self.known: dict[tuple[int, int, tuple[int, int, int]], int | None] = {}  # what `start` returns
         self._heat = np.zeros(len(words), np.int64)  # executions by the reference engine
         self._asked: set[int] = set()  # instructions that `start` was called for since they became warm
         self._looked = False  # whether `discover` was called
@@ -152,7 +152,7 @@ class Program(NativeProgram):
         self.nodes = [Node(*n) for n in meta["nodes"]]
         self.matrix = np.array(meta["tallies"], np.int64).reshape(-1, len(COUNTERS))
         self.starts = {}
-        self._known.clear()
+        self.known.clear()
         numbers = meta["entries"]
         for number in numbers[: len(doors)]:
             n = self.nodes[number]
@@ -171,16 +171,12 @@ class Program(NativeProgram):
         made = self._translate()  # on this thread, not on the other one: the graph may grow meanwhile
         return lambda: made
 
-    def known(self, at: int, sfu: int, history: tuple[int, int, int]) -> bool:
-        """Whether `start` returns without a new translation, which would renumber nodes and counters."""
-        return not self.warm(at) or (at, sfu, history) in self._known
-
     def start(self, at: int, sfu: int, history: tuple[int, int, int]) -> int | None:
         """The number of the node to start native code at; None when the reference engine must continue."""
         if not self.warm(at):
             return None
         situation = at, sfu, history
-        if situation not in self._known:
+        if situation not in self.known:
             graph = self.graph
             node = graph.node(at, 0, NOWHERE, sfu, history)
             fresh = not self._looked or node not in graph.follow or graph.reasons.get(node) == COLD
@@ -191,11 +187,11 @@ class Program(NativeProgram):
                 self._seen.clear()
                 self.discover([node])
             found = self.starts.get((at, sfu, node.one, node.two, node.three))
-            if len(self._known) > MAX_SITUATIONS:
-                self._known.clear()
-            self._known[situation] = found
+            if len(self.known) > MAX_SITUATIONS:
+                self.known.clear()
+            self.known[situation] = found
         self._asked.add(at)
-        return self._known[situation]
+        return self.known[situation]
 
 
 def stores(graph: Graph, node: Node) -> bool:

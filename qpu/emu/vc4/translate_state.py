@@ -30,7 +30,7 @@ class Reason(enum.IntEnum):
     YIELD = 6  # at a node after the release of the mutex
 
 
-class Slot(enum.IntEnum):
+class Slot:
     """Offsets into the state block of a QPU, in 32-bit words."""
 
     A = 0

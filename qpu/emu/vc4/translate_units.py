@@ -352,7 +352,7 @@ class Units:
 
         t.effects.append(effect)
 
-    def _store_words(self, rows: Sequence[tuple[Slot, ir.Value, ir.Value]]) -> None:
+    def _store_words(self, rows: Sequence[tuple[int, ir.Value, ir.Value]]) -> None:
         """At the end of the chain, store a new value in each slot whose condition holds."""
         t, b = self.t, self.t.b
 
@@ -432,7 +432,7 @@ class Units:
         word: ir.Value,
         pitch: ir.Value,
         address: ir.Value,
-        slots: tuple[Slot, Slot],
+        slots: tuple[int, int],
         clock: ir.Value,
     ) -> None:
         """A DMA transfer of words: check now, move at the end of the chain. slots: bytes moved, end of the transfer."""
