@@ -24,7 +24,7 @@ from typing import Any, ClassVar, TypeAlias
 from llvmlite import binding
 
 from qpu.core.deferred_signals import critical
-from qpu.emu.engine import code_cache, host_limit
+from qpu.emu.engine import code_cache, host_limit, progress
 from qpu.emu.engine.code_cache import cache_directory
 from qpu.emu.engine.host_cpu import host
 
@@ -167,10 +167,11 @@ def build(
 
 
 def checkpoint() -> None:
-    """Called between the instructions of a translation.
+    """Called between the instructions of a translation; shows progress on a terminal.
 
     Raises: Interrupted, when a signal is pending or the host limit is exceeded.
     """
+    progress.translating()
     with critical() as section:
         if section.pending or host_limit.exceeded():
             raise Interrupted("the translation was interrupted")
@@ -197,6 +198,7 @@ def _interruptible(work: Callable[[], NativeCode]) -> NativeCode:
         worker = threading.Thread(target=make, name="qpu-compiler", daemon=False)
         worker.start()
         while not done.wait(POLL_S):
+            progress.translating()
             if section.pending or host_limit.exceeded():
                 _ABANDONED[:] = [thread for thread in _ABANDONED if thread.is_alive()] + [worker]
                 raise Interrupted("the translation was interrupted")

@@ -12,8 +12,8 @@ from typing import Any
 from qpu.emu.boards import ZeroCount
 from qpu.emu.engine.host_limit import HostLimit
 from qpu.emu.engine.machine import Execution, RunStats, Vc4Execution
+from qpu.emu.engine.progress import Progress
 from qpu.emu.linux.core import NS, Linux, Run
-from qpu.emu.linux.progress import Progress
 from qpu.errors import EmuFault
 
 __all__ = ["Fence", "V3dQueue", "Vc4Gpu", "Work"]
@@ -192,7 +192,7 @@ class V3dQueue:
         fault, self.fault = self.fault, None
         if fault is not None:
             raise fault
-        try:
+        with self._progress:
             while not done():
                 self.linux.check_interrupted()
                 if self.active is None:
@@ -203,8 +203,6 @@ class V3dQueue:
                     continue
                 if not self._step(self.active, until_ns):
                     return
-        finally:
-            self._progress.close()
 
     def step(self) -> bool:
         """Run one slice although no call waits; False when there is nothing to do."""
@@ -241,6 +239,7 @@ class V3dQueue:
             self._forget(work, at)
             return
         work.watch_ns = at + int(self.linux.profile.watchdog_s * NS)
+        self._progress.begin()
         try:
             work.limit = HostLimit(self.linux.host_limit_s)
             with work.limit:
@@ -251,7 +250,6 @@ class V3dQueue:
             raise
         self.queue.remove(work)
         self.active = work
-        self._progress.begin()
 
     def _step(self, work: Work, until_ns: int | None) -> bool:
         """Run a slice of the active job; False when `until_ns` is reached."""
@@ -348,6 +346,7 @@ class Vc4Gpu:
         self.on_power_off: list[Callable[[], None]] = []
         self._run = Run()
         self._limit = HostLimit(None)
+        self._progress = Progress(linux.profile.name, "QPU programs")
 
     def launch(self, entries: Sequence[tuple[int, int]], run: Run) -> Vc4Execution:
         """Start programs on the idle QPUs. entries: (uniforms, code) bus addresses."""
@@ -355,6 +354,7 @@ class Vc4Gpu:
         self.start_ns = self.now_ns = self.linux.clock.now_ns
         self._run = run
         self._limit = HostLimit(self.linux.host_limit_s)
+        self._progress.begin()
         self.active = self.linux.vc4_machine.launch(entries)
         return self.active
 
@@ -363,16 +363,13 @@ class Vc4Gpu:
 
         Raises: EmuFault, which ends the launch.
         """
-        progress = Progress(self.linux.profile.name, "QPU programs")
-        try:
+        with self._progress:
             while self.active is not None and self.now_ns < until_ns:
                 self.linux.check_interrupted()
-                self._step(self.active, until_ns, progress)
-        finally:
-            progress.close()
+                self._step(self.active, until_ns)
         return self.active is None
 
-    def _step(self, execution: Vc4Execution, until_ns: int, progress: Progress) -> None:
+    def _step(self, execution: Vc4Execution, until_ns: int) -> None:
         hz = self.linux.hz
         left = ((until_ns - self.now_ns) * hz + NS - 1) // NS
         try:
@@ -382,7 +379,7 @@ class Vc4Gpu:
             self._end()
             raise
         self.now_ns += max(0, passed) * NS // hz + (passed <= 0)
-        progress.update((self.now_ns - self.start_ns) / NS, execution.batches_done, None)
+        self._progress.update((self.now_ns - self.start_ns) / NS, execution.batches_done, None)
         if finished:
             self.now_ns = self.start_ns + execution.clocks * NS // hz
             self._end()
