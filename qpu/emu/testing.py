@@ -188,31 +188,28 @@ class RecordingPort:
 
     def read_bytes(self, path: str) -> bytes:
         """Recorded."""
-        self._file("read", path)
-        return self.inner.read_bytes(path)
+        return self._file("read", path, self.inner.read_bytes)
 
     def listdir(self, path: str) -> list[str]:
         """Recorded."""
-        self._file("listdir", path)
-        return self.inner.listdir(path)
+        return self._file("listdir", path, self.inner.listdir)
 
     def readlink(self, path: str) -> str:
         """Recorded."""
-        self._file("readlink", path)
-        return self.inner.readlink(path)
+        return self._file("readlink", path, self.inner.readlink)
 
     def stat(self, path: str) -> FileStat:
         """Recorded."""
-        self._file("stat", path)
-        return self.inner.stat(path)
+        return self._file("stat", path, self.inner.stat)
 
-    def _file(self, kind: str, path: str) -> None:
+    def _file(self, kind: str, path: str, function: Callable[[str], _Result]) -> _Result:
         try:
             self._injector.check(kind, path, path)
         except OSError as error:
             self.calls.append(Call(kind, path, error=error.errno))
             raise
         self.calls.append(Call(kind, path))
+        return function(path)
 
     def monotonic(self) -> float:
         """As the inner port."""

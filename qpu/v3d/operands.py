@@ -6,7 +6,7 @@ Each object holds the `Src` or `Dst` that it puts into an instruction. Objects a
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar, overload
 
 from qpu.core.isa import Isa
 from qpu.core.locations import LAYERS, here, loc_of
@@ -30,6 +30,23 @@ def _refuse(kind: str, message: str) -> NoReturn:
     raise OperandError(found.render(), [found])
 
 
+class _Modifier:
+    """The attribute of an operand that gives its form with the modifier of that name."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, operand: None, owner: type) -> _Modifier: ...
+    @overload
+    def __get__(self, operand: T, owner: type) -> T: ...
+    def __get__(self, operand: T | None, owner: type) -> T | _Modifier:
+        return self if operand is None else operand._with(self.name)
+
+
 class _Modified:
     """An operand that takes modifiers: `x.h` is x with the modifier h. Modified forms are cached."""
 
@@ -50,75 +67,20 @@ class _Modified:
         assert isinstance(form, type(self))
         return form
 
-    @property
-    def l(self: T) -> T:  # noqa: E743 # the name in the instruction set
-        """Low half as binary16 (input), or write binary16 to the low half (output)."""
-        return self._with("l")
-
-    @property
-    def h(self: T) -> T:
-        """High half as binary16 (input), or write binary16 to the high half (output)."""
-        return self._with("h")
-
-    @property
-    def abs(self: T) -> T:
-        """Absolute value."""
-        return self._with("abs")
-
-    @property
-    def ff(self: T) -> T:
-        """binary32 converted to binary16, in both halves."""
-        return self._with("ff")
-
-    @property
-    def ll(self: T) -> T:
-        """Low half in both halves."""
-        return self._with("ll")
-
-    @property
-    def hh(self: T) -> T:
-        """High half in both halves."""
-        return self._with("hh")
-
-    @property
-    def swp(self: T) -> T:
-        """Halves swapped."""
-        return self._with("swp")
-
-    @property
-    def sat(self: T) -> T:
-        """Clamped to 0..1 (fmov of 7.1)."""
-        return self._with("sat")
-
-    @property
-    def nsat(self: T) -> T:
-        """Clamped to -1..1 (fmov of 7.1)."""
-        return self._with("nsat")
-
-    @property
-    def max0(self: T) -> T:
-        """Negative values become 0 (fmov of 7.1)."""
-        return self._with("max0")
-
-    @property
-    def ul(self: T) -> T:
-        """Low 16 bits, zero-extended (mov of 7.1)."""
-        return self._with("ul")
-
-    @property
-    def uh(self: T) -> T:
-        """High 16 bits, zero-extended (mov of 7.1)."""
-        return self._with("uh")
-
-    @property
-    def il(self: T) -> T:
-        """Low 16 bits, sign-extended (mov of 7.1)."""
-        return self._with("il")
-
-    @property
-    def ih(self: T) -> T:
-        """High 16 bits, sign-extended (mov of 7.1)."""
-        return self._with("ih")
+    l = _Modifier("Low half as binary16 (input), or write binary16 to the low half (output).")  # noqa: E741
+    h = _Modifier("High half as binary16 (input), or write binary16 to the high half (output).")
+    abs = _Modifier("Absolute value.")
+    ff = _Modifier("binary32 converted to binary16, in both halves.")
+    ll = _Modifier("Low half in both halves.")
+    hh = _Modifier("High half in both halves.")
+    swp = _Modifier("Halves swapped.")
+    sat = _Modifier("Clamped to 0..1 (fmov of 7.1).")
+    nsat = _Modifier("Clamped to -1..1 (fmov of 7.1).")
+    max0 = _Modifier("Negative values become 0 (fmov of 7.1).")
+    ul = _Modifier("Low 16 bits, zero-extended (mov of 7.1).")
+    uh = _Modifier("High 16 bits, zero-extended (mov of 7.1).")
+    il = _Modifier("Low 16 bits, sign-extended (mov of 7.1).")
+    ih = _Modifier("High 16 bits, sign-extended (mov of 7.1).")
 
 
 class Dest(_Modified):

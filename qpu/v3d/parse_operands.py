@@ -76,28 +76,32 @@ class OperandParser:
             raise wrong(column, "rf-index", f"rf[{value}] does not exist")
         return value
 
-    def destination(self, text: str, column: int) -> tuple[Dst, str]:
+    def parts(self, text: str, column: int, several: str) -> tuple[re.Match[str], int | None, str, str]:
+        """The match of an operand, its rf register if it is one, else its text, and its modifier.
+
+        several: kind of mistake of an operand with several modifiers.
+        """
         m = _OPERAND.match(text)
         assert m is not None
         mods = m["mods"].split(".")[1:]
         if len(mods) > 1:
-            raise wrong(column, "one-pack", f"{text.strip()!r} has {len(mods)} modifiers")
-        pack = mods[0] if mods else ""
-        other = m["other"]
-        if other is not None and other in self.registers:
-            alias = self.registers[other]
-            if alias.startswith("rf"):
-                return Dst(int(alias[2:])), pack
-            other = alias
-        if m["rf"] is not None:
-            return Dst(self.rf(m["rf"], column)), pack
+            raise wrong(column, several, f"{text.strip()!r} has {len(mods)} modifiers")
+        other = self.registers.get(m["other"] or "", m["other"] or "")
+        rf = m["rf"] if other == m["other"] or not other.startswith("rf") else other[2:]
+        number = self.rf(rf, column) if rf is not None else None
         if m["index"] is not None:
-            return Dst(self.index(m["index"], column)), pack
+            number = self.index(m["index"], column)
+        return m, number, other, mods[0] if mods else ""
+
+    def destination(self, text: str, column: int) -> tuple[Dst, str]:
+        m, rf, other, pack = self.parts(text, column, "one-pack")
+        if rf is not None:
+            return Dst(rf), pack
         if m["unknown"] == "waddr":
             if int(m["number"]) > 63:
                 raise wrong(column, "address", f"address {m['number']} does not exist")
             return Dst(int(m["number"]), True), pack
-        number = MAGIC_NUMBER[self.isa].get(other or "")
+        number = MAGIC_NUMBER[self.isa].get(other)
         if number is None:
             shown = text.strip()
             if not shown:
@@ -110,26 +114,14 @@ class OperandParser:
         return wrong(column, "text-destination", f"{name!r} is not a destination of {self.isa.label}", help=help)
 
     def source(self, text: str, column: int) -> Src:
-        m = _OPERAND.match(text)
-        assert m is not None
-        mods = m["mods"].split(".")[1:]
-        if len(mods) > 1:
-            raise wrong(column, "one-modifier", f"{text.strip()!r} has {len(mods)} modifiers")
-        mod = _MODIFIER_ALIASES.get(mods[0], mods[0]) if mods else ""
-        rf, other = m["rf"], m["other"]
-        if other is not None and other in self.registers:
-            other = self.registers[other]
-            if other.startswith("rf"):
-                rf, other = other[2:], None
+        m, rf, other, name = self.parts(text, column, "one-modifier")
+        mod = _MODIFIER_ALIASES.get(name, name)
         if rf is not None:
-            return Src(SrcKind.RF, self.rf(rf, column), mod)
-        if m["index"] is not None:
-            return Src(SrcKind.RF, self.index(m["index"], column), mod)
+            return Src(SrcKind.RF, rf, mod)
         if m["unknown"] is not None:
             if m["unknown"] == "waddr" or not 48 <= int(m["number"]) < 64:
                 raise wrong(column, "not-a-source", f"{text.strip()!r} is not a source")
             return Src(SrcKind.IMM, int(m["number"]), mod)
-        assert other is not None
         if not other:
             raise wrong(column, "no-operand", "an operand is missing here")
         number = MAGIC_NUMBER[self.isa].get(other)

@@ -17,7 +17,7 @@ from qpu.drivers.port import Port, Run, interrupting, submitted
 from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
 from qpu.drivers.vc4 import exit_guard
 from qpu.drivers.vc4.background import Background
-from qpu.drivers.vc4.mailbox import LINUX_LIMIT_MS, Mailbox
+from qpu.drivers.vc4.mailbox import LINUX_LIMIT_MS, Mailbox, check_programs
 from qpu.drivers.vc4.mailbox_tags import Clock, UnsupportedTagError
 from qpu.drivers.vc4.power import Power, power_of
 from qpu.drivers.vc4.registers import Ident, V3dRegisters, block_address
@@ -308,11 +308,7 @@ class Vc4Driver:
             raise UsageError(f"{type(job).__name__} is not a job of VideoCore IV", help="submit a QpuJob")
         if not timeout_s > 0:
             raise UsageError(f"timeout_s = {timeout_s}; it must be positive", help="give a time in seconds, such as 10")
-        if not 1 <= len(job.entries) <= MAX_PROGRAMS:
-            raise UsageError(
-                f"{len(job.entries)} programs in one launch; allowed: 1..{MAX_PROGRAMS}",
-                help="start more programs by several launches",
-            )
+        check_programs(len(job.entries), MAX_PROGRAMS)
         for bo in job.bos:
             self._own(bo)
         for n, (uniforms, code) in enumerate(job.entries):

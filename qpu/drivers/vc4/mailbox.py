@@ -30,6 +30,13 @@ _OPEN_ROWS = errno_rows("no-vcio: ENOENT, eacces-open: EACCES EPERM, enodev: ENO
 _CALL_ROWS = errno_rows("eacces-open: EACCES EPERM, enotty: ENOTTY, etimedout-vcio: ETIMEDOUT, enodev: ENODEV")
 
 
+def check_programs(count: int, most: int) -> None:
+    """Raise UsageError for a launch of no programs, or of more than the queue takes."""
+    if not 1 <= count <= most:
+        help = "start more programs by several launches"
+        raise UsageError(f"{count} programs in one launch; allowed: 1..{most}", help=help)
+
+
 def persist(give_back: Callable[[], None]) -> None:
     """Call a function that releases what outlives the process, again when it fails.
 
@@ -340,11 +347,7 @@ class Mailbox(Node):
         timeout_ms: of the firmware; current versions of Linux give up after 1000 ms in any case.
         Raises: GpuTimeoutError when the firmware or Linux gave up; DriverError otherwise.
         """
-        if not 1 <= count <= MAX_PROGRAMS:
-            raise UsageError(
-                f"{count} programs in one launch; allowed: 1..{MAX_PROGRAMS}",
-                help="start more programs by several launches",
-            )
+        check_programs(count, MAX_PROGRAMS)
         status = self.call("EXECUTE_QPU", count, control, int(noflush), timeout_ms)[0]
         if status == EXECUTE_TIMEOUT:
             raise fault("execute-timeout", f"mailbox: EXECUTE_QPU within {timeout_ms} ms")

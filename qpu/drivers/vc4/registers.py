@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from qpu.drivers.board import GENERATIONS, PERIPHERALS, tree_bytes
 from qpu.drivers.counters import VC4_COUNTERS as COUNTERS
 from qpu.drivers.errors_table import HELP, failure, fault
-from qpu.drivers.port import Port
+from qpu.drivers.port import Port, Registers
+from qpu.drivers.vc4.mailbox import check_programs
 from qpu.drivers.vc4.vcsm import MEM_ROWS
 from qpu.errors import DriverError, GpuTimeoutError, UsageError
 
@@ -135,17 +136,19 @@ class V3dRegisters:
         except OSError as error:
             raise failure(f"V3D registers: /dev/mem at 0x{address:08x}", error, MEM_ROWS) from error
 
-    def read(self, reg: int) -> int:
-        """One register, u32."""
+    @property
+    def _open(self) -> Registers:
         if self._closed:
             raise UsageError("the V3D registers are closed", help="open the device again")
-        return self._registers.read32(reg)
+        return self._registers
+
+    def read(self, reg: int) -> int:
+        """One register, u32."""
+        return self._open.read32(reg)
 
     def write(self, reg: int, value: int) -> None:
         """Write one register, u32."""
-        if self._closed:
-            raise UsageError("the V3D registers are closed", help="open the device again")
-        self._registers.write32(reg, value)
+        self._open.write32(reg, value)
 
     def ident(self) -> Ident:
         """Identity of V3D. Raises: DriverError when V3D does not answer."""
@@ -170,11 +173,7 @@ class V3dRegisters:
         The count of completed programs has eight bits and is cleared here. Order as in vc4.md 18.2. Raises: DriverError
         EBUSY when programs of another process are queued or running.
         """
-        if not 1 <= len(entries) <= QUEUE_DEPTH:
-            raise UsageError(
-                f"{len(entries)} programs in one launch; the queue takes 1..{QUEUE_DEPTH}",
-                help="start more programs by several launches",
-            )
+        check_programs(len(entries), QUEUE_DEPTH)
         self.check_idle()
         self.write(Reg.DBCFG, 0)  # no host interrupts: a program is complete when its thread ends
         self.write(Reg.DBQITE, 0)
