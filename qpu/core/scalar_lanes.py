@@ -8,10 +8,11 @@ that look across lanes all lanes are equal.
 from __future__ import annotations
 
 import math
+import operator
 import struct
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Final
+from typing import Final, TypeAlias
 
 __all__ = ["ScalarLanes", "float_bits", "float_of"]
 
@@ -57,6 +58,17 @@ def _toward_zero(exact: Fraction) -> int:
     return sign | (mantissa if mantissa < 1 << 23 else (exponent + 127) << 23 | mantissa & 0x7FFFFF)
 
 
+def _integral(rule: Callable[[float], float]) -> _Float:
+    def function(a: int) -> int:
+        x = float_of(a)
+        return float_bits(math.copysign(float(rule(x)), x)) if math.isfinite(x) else a
+
+    return staticmethod(function)
+
+
+_Float: TypeAlias = "staticmethod[[int], int]"
+
+
 class ScalarLanes:
     """The implementation of `qpu.core.lanes.LaneOps` for one lane, except for special functions.
 
@@ -64,6 +76,21 @@ class ScalarLanes:
     """
 
     __slots__ = ()
+
+    and_ = staticmethod(operator.and_)
+    or_ = staticmethod(operator.or_)
+    xor = staticmethod(operator.xor)
+    shr = staticmethod(operator.rshift)
+    udiv = staticmethod(operator.floordiv)
+    eq = staticmethod(operator.eq)
+    ult = staticmethod(operator.lt)
+    mand = staticmethod(operator.and_)
+    mor = staticmethod(operator.or_)
+    mnot = staticmethod(operator.not_)
+    ffloor = _integral(math.floor)
+    fceil = _integral(math.ceil)
+    ftrunc = _integral(math.trunc)
+    fround = _integral(round)
 
     def const(self, value: int) -> int:
         return value & _MASK
@@ -91,23 +118,11 @@ class ScalarLanes:
     def umulh(self, a: int, b: int) -> int:
         return a * b >> 32
 
-    def and_(self, a: int, b: int) -> int:
-        return a & b
-
-    def or_(self, a: int, b: int) -> int:
-        return a | b
-
-    def xor(self, a: int, b: int) -> int:
-        return a ^ b
-
     def not_(self, a: int) -> int:
         return a ^ _MASK
 
     def shl(self, a: int, n: int) -> int:
         return a << n & _MASK
-
-    def shr(self, a: int, n: int) -> int:
-        return a >> n
 
     def asr(self, a: int, n: int) -> int:
         return _signed(a) >> n & _MASK
@@ -115,16 +130,7 @@ class ScalarLanes:
     def clz(self, a: int) -> int:
         return 32 - a.bit_length()
 
-    def udiv(self, a: int, n: int) -> int:
-        return a // n
-
     # -- comparisons and masks
-
-    def eq(self, a: int, b: int) -> bool:
-        return a == b
-
-    def ult(self, a: int, b: int) -> bool:
-        return a < b
 
     def slt(self, a: int, b: int) -> bool:
         return _signed(a) < _signed(b)
@@ -140,15 +146,6 @@ class ScalarLanes:
 
     def select(self, m: bool, a: int, b: int) -> int:
         return a if m else b
-
-    def mand(self, a: bool, b: bool) -> bool:
-        return a and b
-
-    def mor(self, a: bool, b: bool) -> bool:
-        return a or b
-
-    def mnot(self, a: bool) -> bool:
-        return not a
 
     def mconst(self, value: bool) -> bool:
         return value
@@ -174,26 +171,6 @@ class ScalarLanes:
         if x == y == 0.0:
             return a & b  # -0 only of two negative zeros
         return _toward_zero(Fraction(x) + Fraction(y))
-
-    def ffloor(self, a: int) -> int:
-        return self._integral(a, math.floor)
-
-    def fceil(self, a: int) -> int:
-        return self._integral(a, math.ceil)
-
-    def ftrunc(self, a: int) -> int:
-        return self._integral(a, math.trunc)
-
-    def fround(self, a: int) -> int:
-        return self._integral(a, round)
-
-    @staticmethod
-    def _integral(a: int, rule: object) -> int:
-        x = float_of(a)
-        if not math.isfinite(x):
-            return a
-        assert callable(rule)
-        return float_bits(math.copysign(float(rule(x)), x))
 
     # -- conversions
 

@@ -134,6 +134,15 @@ class QpuJob:
 Job: TypeAlias = CsdJob | QpuJob
 
 
+def check_usable(closed: bool, mine: bool) -> None:
+    """Raise UsageError for a device that is closed. mine: this process has opened it."""
+    if closed:
+        raise UsageError("this device is closed", help="open it again")
+    if not mine:
+        help = "open it in the child, or use the start method 'spawn' of multiprocessing"
+        raise UsageError("this device was opened before fork()", help=help)
+
+
 class Fence(Protocol):
     """A submitted job."""
 

@@ -51,7 +51,7 @@ class DrmV3d:
     """An open v3d node. Thread-safe; belongs to the process that opened it."""
 
     def __init__(self, port: Port, node: Node, identity: Identity, where: board.Board) -> None:
-        self._port = port
+        self.port = port
         self._node = node
         self._calls = Calls(port, node)
         self._lock = threading.RLock()
@@ -69,7 +69,7 @@ class DrmV3d:
         self._idle_s = port.monotonic()  # when jobs were last retired
         self._warned = False
         where = board.with_gpu(where, identity.version)
-        self._info = DeviceInfo(
+        self.info = DeviceInfo(
             board=where,
             isa=ISAS[identity.version],
             slices=identity.slices,
@@ -83,21 +83,11 @@ class DrmV3d:
             emulated=port.emulated,
         )
 
-    @property
-    def info(self) -> DeviceInfo:
-        """Description of the device; the GPU itself reports its slices and QPUs."""
-        return self._info
-
     # calls
 
     def what(self, name: str) -> str:
         """Node and call, for messages."""
         return self._calls.what(name)
-
-    @property
-    def port(self) -> Port:
-        """The port that the node was opened through."""
-        return self._port
 
     def get_param(self, param: Param) -> int | None:
         """A GET_PARAM value; None when this Linux does not know the parameter. Raises: DriverError."""
@@ -115,7 +105,7 @@ class DrmV3d:
 
         Raises: UsageError for a size the GPU cannot address, DriverError (ENOMEM, ENOSPC, ...) with cause and help.
         """
-        page = self._port.page_size
+        page = self.port.page_size
         if not 0 < size <= 0x1_0000_0000 - 2 * page:
             raise UsageError(
                 f"a buffer of {size} bytes; allowed: 1..{0x1_0000_0000 - 2 * page}",
@@ -142,7 +132,7 @@ class DrmV3d:
         try:
             offset = self._calls.number(name, self._calls.request(name, handle=handle), "offset")
             name = "mmap"
-            mapping = self._port.mmap(self._calls.usable(), size, offset)
+            mapping = self.port.mmap(self._calls.usable(), size, offset)
         except BaseException as error:
             self._gem_close(handle)
             if isinstance(error, OSError) and not isinstance(error, DriverError):
@@ -156,7 +146,7 @@ class DrmV3d:
     def _memory_fault(self, name: str, size: int, error: OSError) -> DriverError:
         detail = f"{size} bytes asked for"
         if error.errno == errno.ENOMEM:
-            available = meminfo(self._port).get("MemAvailable")
+            available = meminfo(self.port).get("MemAvailable")
             detail += "" if available is None else f", {available} bytes available"
         return failure(self.what(name), error, _MEMORY_ROWS, detail)
 
@@ -223,9 +213,9 @@ class DrmV3d:
             self._syncobjs.give(syncobj)
             raise
         self._number += 1
-        now = self._port.monotonic()
+        now = self.port.monotonic()
         fence = DrmFence(
-            self, self._number, tuple(bos), syncobj, now, self._perfmons.active, completion, submitted(self._port)
+            self, self._number, tuple(bos), syncobj, now, self._perfmons.active, completion, submitted(self.port)
         )
         for bo in bos:
             bo.busy += 1
@@ -252,7 +242,7 @@ class DrmV3d:
         if len(waits) > 1:
             values = {
                 "flags": drm.SUBMIT_EXTENSION,
-                "extensions": multisync(self._port.pointer_size, waits, syncobj, keep),
+                "extensions": multisync(self.port.pointer_size, waits, syncobj, keep),
             }
         arg = self._calls.pack(
             name,
@@ -282,11 +272,11 @@ class DrmV3d:
         try:
             return [self._syncobjs.adopt(fd)]
         finally:
-            close_node(self._port, fd, self._node.path)
+            close_node(self.port, fd, self._node.path)
 
     def _shares(self, other: Port) -> bool:
         """True when a descriptor of the other port is valid for this one: the same port, or both the real machine."""
-        return other is self._port or (self._port.emulated is None and other.emulated is None)
+        return other is self.port or (self.port.emulated is None and other.emulated is None)
 
     def export(self, fence: DrmFence) -> int:
         """A file descriptor of the fence's sync object; the caller closes it. Raises: DriverError."""
@@ -318,7 +308,7 @@ class DrmV3d:
         Where Linux counts resets, jobs are awaited one by one in their order, so that each reset can be attributed
         to its job.
         """
-        deadline = None if timeout_s is None else self._port.monotonic() + max(0.0, timeout_s)
+        deadline = None if timeout_s is None else self.port.monotonic() + max(0.0, timeout_s)
         if self._reset_param is None:
             return self._await_one(fence, deadline)
         with self._lock:
@@ -327,9 +317,9 @@ class DrmV3d:
 
     def _await_one(self, fence: DrmFence, deadline: float | None) -> bool:
         first = True
-        interruptions = Interruptions(self._port)
+        interruptions = Interruptions(self.port)
         while not fence.done:
-            begun = self._port.monotonic()
+            begun = self.port.monotonic()
             left_ns = LONGEST_WAIT_NS
             if deadline is not None:
                 left = deadline - begun
@@ -354,7 +344,7 @@ class DrmV3d:
                         continue
                     return False
                 raise failure(self.what("WAIT_BO"), error, _WAIT_ROWS) from error
-            now = self._port.monotonic()
+            now = self.port.monotonic()
             fresh = now - begun >= BLOCKED_S or now - fence.running_s < WATCHDOG_S / 2
             self._retire(fence, seen=fresh and bool(fence.syncobj))
         return True
@@ -392,7 +382,7 @@ class DrmV3d:
             arg = self._calls.pack(
                 name,
                 handles=handles.buffer_info()[0],
-                timeout_nsec=int(self._port.monotonic() * 1e9) + wait_ns,
+                timeout_nsec=int(self.port.monotonic() * 1e9) + wait_ns,
                 count_handles=1,
                 flags=drm.SYNCOBJ_WAIT_ALL,
             )
@@ -428,7 +418,7 @@ class DrmV3d:
 
     def _warn_possible_reset(self, ended: Sequence[DrmFence]) -> None:
         """Where Linux counts no resets, warn about jobs long enough for the watchdog to have killed them."""
-        now = self._port.monotonic()
+        now = self.port.monotonic()
         if self._resets is None and not self._warned and not self._checking:
             longest = max((now - max(f.submitted_s, self._idle_s) for f in ended if f.completion is None), default=0)
             self._idle_s = now
@@ -465,8 +455,8 @@ class DrmV3d:
             perfmon, self._perfmons.active = self._perfmons.active, 0
         bo: DrmBo | None = None
         try:
-            bo = self.alloc(self._port.page_size)
-            code = b"".join(word.to_bytes(8, "little") for word in TRIVIAL[self._info.isa])
+            bo = self.alloc(self.port.page_size)
+            code = b"".join(word.to_bytes(8, "little") for word in TRIVIAL[self.info.isa])
             bo.view[: len(code)] = code
             fence = self.submit(CsdJob(code=bo.address, uniforms=bo.address, bos=(bo,), single_segment=True))
             return self._await(fence, timeout_s) and fence.error is None
@@ -498,7 +488,7 @@ class DrmV3d:
 
     def leaving(self) -> AbstractContextManager[None]:
         """See `qpu.drivers.base.Driver.leaving`."""
-        return interrupting(self._port)
+        return interrupting(self.port)
 
     def close(self) -> None:
         """Close the node, which frees everything that was allocated through it; idempotent.
@@ -528,7 +518,7 @@ class DrmV3d:
                 except BufferError:
                     pass  # deleting the last view unmaps it
         finally:
-            close_node(self._port, self._node.fd, self._node.path)
+            close_node(self.port, self._node.fd, self._node.path)
 
 
 def open_adapter(port: Port, where: board.Board | None = None, path: str | None = None) -> DrmV3d:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from qpu.drivers.base import check_usable
 from qpu.drivers.drm.identity import get_param
 from qpu.drivers.drm.nodes import Node
 from qpu.drivers.port import Port, retrying
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
 from qpu.drivers.uapi.layout import Layout
-from qpu.errors import UsageError
 
 __all__ = ["Calls"]
 
@@ -41,13 +41,7 @@ class Calls:
 
     def usable(self) -> int:
         """The descriptor. Raises: UsageError when the device is closed or was inherited through fork."""
-        if self.closing:
-            raise UsageError("this device is closed", help="open it again")
-        if self._port.getpid() != self._pid:
-            raise UsageError(
-                "this device was opened before fork()",
-                help="open it in the child, or use the start method 'spawn' of multiprocessing",
-            )
+        check_usable(self.closing, self._port.getpid() == self._pid)
         return self._node.fd
 
     def what(self, name: str) -> str:

@@ -10,7 +10,7 @@ from math import ceil
 from typing import Literal
 
 from qpu.core.isa import Isa
-from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Fence, Job, QpuJob
+from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Fence, Job, QpuJob, check_usable
 from qpu.drivers.board import Board, kms_owns_v3d
 from qpu.drivers.errors_table import HELP, fault, reason_of
 from qpu.drivers.port import Port, Run, interrupting, submitted
@@ -43,7 +43,7 @@ class RegisterFence:
         self._power = power
         self._registers = registers
         self._count = count
-        self._done = False
+        self.done = False
         self._error: DriverError | EmuFault | None = None
         self.late = False  # a wait has timed out
         self.run: Run | None = None
@@ -51,7 +51,7 @@ class RegisterFence:
     def wait(self, timeout_s: float | None = None) -> None:
         """See `qpu.drivers.base.Fence.wait`; GpuResetError when V3D was powered off while the job ran."""
         with self._power.lock:
-            if not self._done:
+            if not self.done:
                 try:
                     self._registers.wait(self._count, timeout_s, check=self._check)
                     self._finish(None)
@@ -63,19 +63,14 @@ class RegisterFence:
             if self._error is not None:
                 raise self._error
 
-    @property
-    def done(self) -> bool:
-        """See `qpu.drivers.base.Fence.done`."""
-        return self._done
-
     def poll(self, timeout_s: float = 0.0) -> bool:
         """See `qpu.drivers.base.Fence.poll`."""
-        if self._done:
+        if self.done:
             return True
         if not self._power.lock.acquire(blocking=False):
             return False  # another thread is waiting for the job
         try:
-            if not self._done:
+            if not self.done:
                 try:
                     if self._registers.completed(self._count) != self._count:
                         if timeout_s <= 0:
@@ -86,7 +81,7 @@ class RegisterFence:
                     pass
                 except (DriverError, EmuFault) as error:
                     self._finish(error)
-            return self._done
+            return self.done
         finally:
             self._power.lock.release()
 
@@ -96,7 +91,7 @@ class RegisterFence:
 
     def _finish(self, error: DriverError | EmuFault | None) -> None:
         self._error = error
-        self._done = True
+        self.done = True
         if isinstance(error, EmuFault):
             self._power.lost = True  # the stopped programs never count as completed
         if self._power.running is self:
@@ -136,7 +131,7 @@ class Vc4Driver:
         self._closed = False
         self._background = Background(port, "qpu mailbox launches")
         self._left = False  # True when closed while views keep some memory
-        self._registers: V3dRegisters | None = None
+        self.registers: V3dRegisters | None = None  # None when this process may not open /dev/mem
         self._mailbox: Mailbox | None = None
         exit_guard.guard(id(self), self._at_exit)
         try:
@@ -145,7 +140,8 @@ class Vc4Driver:
             self._power.switch_on(self._mailbox, exclusive=self._exclusive)
             self._powered = True
             ident = self._open_registers(board.soc)
-            self._info = self._describe(self._mailbox, ident)
+            # Slices and QPUs are those of IDENT when the registers can be read (root), else those of every Pi 0-3.
+            self.info = self._describe(self._mailbox, ident)
         except BaseException:
             self._shut(force=True)
             raise
@@ -155,10 +151,10 @@ class Vc4Driver:
     def _open_registers(self, soc: str) -> Ident | None:
         """Map the registers and read the identity of V3D; None when that fails and launches go by mailbox."""
         try:
-            self._registers = V3dRegisters(self._port, block_address(self._port, soc))
-            return self._registers.ident()
+            self.registers = V3dRegisters(self._port, block_address(self._port, soc))
+            return self.registers.ident()
         except DriverError:
-            registers, self._registers = self._registers, None
+            registers, self.registers = self.registers, None
             if registers is not None:
                 registers.close()
             if self._launch == "registers":
@@ -199,21 +195,11 @@ class Vc4Driver:
     # identity
 
     @property
-    def info(self) -> DeviceInfo:
-        """Slices and QPUs are those of IDENT when the registers can be read (root), else those of every Pi 0-3."""
-        return self._info
-
-    @property
     def mailbox(self) -> Mailbox:
         """The firmware, for clocks, temperature and throttling."""
         self._usable()
         assert self._mailbox is not None
         return self._mailbox
-
-    @property
-    def registers(self) -> V3dRegisters | None:
-        """The register block, None when this process may not open /dev/mem."""
-        return self._registers
 
     def check_open(self) -> None:
         """Raise DriverError when the device was closed meanwhile; called between polls."""
@@ -224,13 +210,7 @@ class Vc4Driver:
             )
 
     def _usable(self) -> None:
-        if self._closed:
-            raise UsageError("this device is closed", help="open it again")
-        if self._port.getpid() != self._process:
-            raise UsageError(
-                "this device was opened before fork()",
-                help="open it in the child, or use the start method 'spawn' of multiprocessing",
-            )
+        check_usable(self._closed, self._port.getpid() == self._process)
 
     # memory
 
@@ -282,11 +262,11 @@ class Vc4Driver:
         _wait_for(after, timeout_s)
         with power.lock:
             self._prepare(timeout_s)
-            assert self._registers is not None
-            fence = RegisterFence(self, power, self._registers, len(entries))
+            assert self.registers is not None
+            fence = RegisterFence(self, power, self.registers, len(entries))
             power.running = fence  # before the start, so that Ctrl-C between the two finds the job recorded
             try:
-                self._registers.start(entries, flush=job.flush)
+                self.registers.start(entries, flush=job.flush)
             except DriverError:
                 power.running = None
                 raise
@@ -297,11 +277,11 @@ class Vc4Driver:
         if self._power.lost:
             self._recover()
         self._drain(timeout_s)
-        if self._registers is not None and not self._registers.powered:
+        if self.registers is not None and not self.registers.powered:
             # A program that does not use the lock of `qpu.drivers.vc4.power` has powered V3D off.
             assert self._mailbox is not None
             self._mailbox.enable_qpu(True)
-            self._registers.ident()
+            self.registers.ident()
 
     def _checked(self, job: Job, timeout_s: float) -> Sequence[tuple[int, int]]:
         if not isinstance(job, QpuJob):
@@ -401,9 +381,9 @@ class Vc4Driver:
         """
         self._usable()
         self._settle()
-        if self._registers is None:
+        if self.registers is None:
             raise fault("strict-devmem", "VideoCore IV: event counters need the V3D registers", errno.EACCES)
-        with self._registers.counters(names) as values:
+        with self.registers.counters(names) as values:
             yield values
             self._settle()
 
@@ -448,7 +428,7 @@ class Vc4Driver:
         failure: DriverError | None = None
         self._left = False
         self._stop()
-        registers, self._registers = self._registers, None
+        registers, self.registers = self.registers, None
         if registers is not None:
             registers.close()
         for bo in list(self._live.values()):
@@ -477,7 +457,7 @@ class Vc4Driver:
 
     def _stop(self) -> None:
         """Stop programs of this device that still run, because their memory is freed next."""
-        running, registers = self._power.running, self._registers
+        running, registers = self._power.running, self.registers
         if running is not None and running.owner is self:
             ended = running.poll()  # also False while another thread waits for the job
         else:

@@ -78,22 +78,12 @@ class GpuMemory:
                 f"{HELP}please report this message and the output of: qpu doctor",
                 errno.EIO,
             )
-        self._size = size
-        self._address = address
+        self.size = size  # bytes, a multiple of the page size
+        self.address = address  # bus address, u32
         self._view: Callable[[], memoryview] | None = view
         self._undo = undo
         self.lasting = lasting
         self._watcher: Callable[[GpuMemory], None] | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes, a multiple of the page size."""
-        return self._size
-
-    @property
-    def address(self) -> int:
-        """Bus address, u32."""
-        return self._address
 
     @property
     def view(self) -> memoryview:
@@ -136,7 +126,7 @@ class GpuMemory:
             raise failure
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{self._size} bytes at 0x{self._address:08x}"
+        state = "closed" if self.closed else f"{self.size} bytes at 0x{self.address:08x}"
         return f"<GpuMemory, {state}>"
 
 

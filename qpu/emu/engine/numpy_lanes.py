@@ -88,6 +88,16 @@ class NumpyLanes:
     mand: _Masks = staticmethod(operator.and_)
     mor: _Masks = staticmethod(operator.or_)
     mnot: _Mask = staticmethod(operator.invert)
+    feq: _Compare = staticmethod(lambda a, b: np.equal(_f(a), _f(b)))
+    flt: _Compare = staticmethod(lambda a, b: np.less(_f(a), _f(b)))
+    fle: _Compare = staticmethod(lambda a, b: np.less_equal(_f(a), _f(b)))
+    fadd: _Two = staticmethod(lambda a, b: _u(_f(a) + _f(b)))
+    fsub: _Two = staticmethod(lambda a, b: _u(_f(a) - _f(b)))
+    fmul: _Two = staticmethod(lambda a, b: _u(_f(a) * _f(b)))
+    ffloor: _One = staticmethod(lambda a: _u(np.floor(_f(a))))
+    fceil: _One = staticmethod(lambda a: _u(np.ceil(_f(a))))
+    ftrunc: _One = staticmethod(lambda a: _u(np.trunc(_f(a))))
+    fround: _One = staticmethod(lambda a: _u(np.rint(_f(a))))
 
     def const(self, value: int) -> U32:
         return _const(value)
@@ -120,30 +130,12 @@ class NumpyLanes:
     def slt(self, a: U32, b: U32) -> Mask:
         return np.less(a.view(np.int32), b.view(np.int32))
 
-    def feq(self, a: U32, b: U32) -> Mask:
-        return np.equal(_f(a), _f(b))
-
-    def flt(self, a: U32, b: U32) -> Mask:
-        return np.less(_f(a), _f(b))
-
-    def fle(self, a: U32, b: U32) -> Mask:
-        return np.less_equal(_f(a), _f(b))
-
     def mconst(self, value: bool) -> Mask:
         return _TRUE if value else _FALSE
 
     def first(self, m: Mask) -> U32:
         lowest = np.where(m.any(-1, keepdims=True), m.argmax(-1, keepdims=True), LANES)
         return np.broadcast_to(lowest.astype(np.uint32), m.shape)
-
-    def fadd(self, a: U32, b: U32) -> U32:
-        return _u(_f(a) + _f(b))
-
-    def fsub(self, a: U32, b: U32) -> U32:
-        return _u(_f(a) - _f(b))
-
-    def fmul(self, a: U32, b: U32) -> U32:
-        return _u(_f(a) * _f(b))
 
     def fadd_rz(self, a: U32, b: U32) -> U32:
         # The binary64 sum of two binary32 values can be rounded itself. TwoSum gives its exact error, which matters
@@ -157,18 +149,6 @@ class NumpyLanes:
         beyond &= np.isfinite(total)
         bits = _u(result)
         return np.where(beyond, bits - np.uint32(1), bits)
-
-    def ffloor(self, a: U32) -> U32:
-        return _u(np.floor(_f(a)))
-
-    def fceil(self, a: U32) -> U32:
-        return _u(np.ceil(_f(a)))
-
-    def ftrunc(self, a: U32) -> U32:
-        return _u(np.trunc(_f(a)))
-
-    def fround(self, a: U32) -> U32:
-        return _u(np.rint(_f(a)))
 
     def itof(self, a: U32) -> U32:
         return _u(a.view(np.int32).astype(np.float32))
