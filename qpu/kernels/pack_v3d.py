@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qpu import v3d
+from qpu.kernels.parts_v3d import add_workgroup, load, only_switch, stop
 
 if TYPE_CHECKING:
     from qpu.v3d.builder import Source
@@ -46,7 +47,6 @@ def kernel(q: v3d.Asm, width: int, vectors: int) -> None:
     rf = q.rf
     unroll = steps(width)
     count_of_vectors = unroll * width // 16
-    payload = q.workgroup_x  # x in the low half, y in the high half
     (x, y, t, lane) = (rf[i] for i in (4, 5, 6, 7))
     (inverse, wide, line, k_stride, left, source, target, s64, count, advance, lines) = (rf[i] for i in range(8, 19))
     offsets = [rf[20 + i] for i in range(count_of_vectors)]
@@ -54,45 +54,35 @@ def kernel(q: v3d.Asm, width: int, vectors: int) -> None:
     places = [rf[40 + i] for i in range(count_of_vectors)]
     data = [rf[50 + i] for i in range(count_of_vectors)]
 
-    def load(register: Reg) -> None:
-        q.nop(sig=q.ldunifrf(register))
-
     def mul(d: Reg, a: Source, b: Source) -> None:
         q.nop().umul24(d, a, b)
 
-    # Which panel and which steps. -16 shifts by 16: only the low five bits count.
-    load(y)
-    load(x)
-    q.shr(t, payload, -16)
-    q.add(y, y, t)
-    q.shl(t, payload, -16)
-    q.shr(t, t, -16)
-    q.add(x, x, t)
-    for register in (inverse, wide, lines, line, k_stride, left):
-        load(register)
+    # Which panel and which steps.
+    load(q, y, x)
+    add_workgroup(q, x, y, t)
+    load(q, inverse, wide, lines, line, k_stride, left)
     q.eidx(lane)
     q.shl(x, x, CHUNK.bit_length() - 1)  # first step of k
     mul(t, y, wide)
     q.sub(lines, lines, t)
     q.sub(lines, lines, 1)  # last line of this panel, or beyond its end
     mul(t, t, line)
-    load(source)
+    load(q, source)
     q.shl(t, t, 2)
     q.add(source, source, t)
     mul(t, x, k_stride)
     q.shl(t, t, 2)
     q.add(source, source, t)
-    load(t)
+    load(q, t)
     mul(y, y, t)
     q.shl(y, y, 6)
-    load(target)
+    load(q, target)
     q.add(target, target, y)
     mul(t, x, wide)
     q.add(t, t, lane)
     q.shl(t, t, 2)
     q.add(target, target, t)
-    load(s64)
-    load(count)
+    load(q, s64, count)
     q.sub(count, count, x)
     q.sub(left, left, x)
     q.shl(t, s64, 1)  # CHUNK
@@ -120,10 +110,7 @@ def kernel(q: v3d.Asm, width: int, vectors: int) -> None:
         if v + 1 < count_of_vectors:
             q.add(lane, lane, 8)
             q.add(lane, lane, 8)
-    q.nop(sig=q.thrsw)
-    q.nop(sig=q.thrsw)
-    q.nop()
-    q.nop()
+    only_switch(q)
     with q.loop() as loop:
         q.sub(t, left, unroll + 1, push="pushn")
         whole = q.new_label()
@@ -148,6 +135,4 @@ def kernel(q: v3d.Asm, width: int, vectors: int) -> None:
             q.add(target, target, s64).mov(q.tmua, target)
         q.add(source, source, advance)
         q.sub(left, left, unroll)
-    q.nop(sig=q.thrsw)
-    q.nop()
-    q.nop()
+    stop(q)

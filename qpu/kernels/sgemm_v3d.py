@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qpu import v3d
+from qpu.kernels.parts_v3d import add_workgroup, load, only_switch, stop
 from qpu.kernels.tiles import AHEAD, UNROLL, Shape
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ class _Names:
     def __init__(self, q: v3d.Asm) -> None:
         rf = q.rf
         self.acc = [rf[16 + i] for i in range(ACCUMULATORS)]
-        self.payload = q.workgroup_x  # x in the low half, y in the high half
         if isinstance(q, v3d.Asm42):
             self.word, self.product, self.one = q.r5, q.r0, q.r1
         else:
@@ -66,54 +66,31 @@ def kernel(q: v3d.Asm, shape: Shape, product: bool, accumulate: bool) -> None:
         elif isinstance(q, v3d.Asm71):
             _rotate_71(q, names)
     else:
-        _pipelined(q)
+        only_switch(q)
     _finish(q, names, shape, product, accumulate)
-    q.nop(sig=q.thrsw)
-    q.nop()
-    q.nop()
-
-
-def _pipelined(q: v3d.Asm) -> None:
-    """The only thread switch, marked as the last: the thread does not switch after it."""
-    q.nop(sig=q.thrsw)
-    q.nop(sig=q.thrsw)
-    q.nop()
-    q.nop()
-
-
-def _tile(q: v3d.Asm, names: _Names, x: Reg, y: Reg) -> None:
-    """Add the workgroup's ids to x and y. -16 shifts by 16: only the low five bits count."""
-    t = names.one
-    q.shr(t, names.payload, -16)
-    q.add(y, y, t)
-    q.shl(t, names.payload, -16)
-    q.shr(t, t, -16)
-    q.add(x, x, t)
+    stop(q)
 
 
 def _place(q: v3d.Asm, names: _Names, shape: Shape) -> None:
     """Find the panels of this tile; lanes of `at` point to their words of a row of B, `at_a` to the panel of A."""
     x, y, size, t = names.acc[:4]
     at, at_a = names.at, names.at_a
-    for register in (y, size, at_a, x):
-        q.nop(sig=q.ldunifrf(register))
-    _tile(q, names, x, y)
+    load(q, y, size, at_a, x)
+    add_workgroup(q, x, y, names.one)
     q.nop().umul24(y, y, size)
     q.shl(y, y, 6)
     q.add(at_a, at_a, y)
-    q.nop(sig=q.ldunifrf(size))
-    q.nop(sig=q.ldunifrf(at))
+    load(q, size, at)
     q.nop().umul24(x, x, size)
     q.shl(x, x, 6)
     q.add(at, at, x)
     q.eidx(t)
     q.shl(t, t, 2 + shape.vectors.bit_length() - 1)
     q.add(at, at, t)
-    for register in (names.step, names.config, names.count):
-        q.nop(sig=q.ldunifrf(register))
+    load(q, names.step, names.config, names.count)
     if shape is UNIFORM:
-        q.nop(sig=q.ldunifrf(names.then))
-    _pipelined(q)
+        load(q, names.then)
+    only_switch(q)
 
 
 def _request(q: v3d.Asm, pointer: Reg, step: Reg) -> None:
@@ -287,13 +264,11 @@ def _finish(q: v3d.Asm, names: _Names, shape: Shape, product: bool, accumulate: 
     rf = q.rf
     x, y, c_at, row, spare, alpha, beta, left, at, step, *rest = (rf[n] for n in (1, 2, *range(4, 15)))
     rows, c, t = rest[:2], rest[2], names.one
-    last_two = [rf[0], rf[3]]  # one of them holds the workgroup ids until `_tile` is done
-    q.nop(sig=q.ldunifrf(x))
-    q.nop(sig=q.ldunifrf(y))
-    _tile(q, names, x, y)
+    last_two = [rf[0], rf[3]]  # one of them holds the workgroup ids until they are added
+    load(q, x, y)
+    add_workgroup(q, x, y, t)
     rows += last_two
-    for register in (left, c_at, row):
-        q.nop(sig=q.ldunifrf(register))
+    load(q, left, c_at, row)
     q.nop().umul24(y, y, left)  # first row
     q.nop().umul24(at, y, row)
     q.shl(x, x, 4 + shape.vectors.bit_length() - 1)
@@ -304,15 +279,13 @@ def _finish(q: v3d.Asm, names: _Names, shape: Shape, product: bool, accumulate: 
     q.add(c_at, c_at, at)
     q.shl(row, row, 2)
     q.shl(t, t, 2)
-    q.nop(sig=q.ldunifrf(at))
+    load(q, at)
     q.sub(x, at, x)  # columns from this lane to the end of C
-    q.nop(sig=q.ldunifrf(at))
+    load(q, at)
     q.sub(y, at, y)  # rows of C from the first of the tile
-    q.nop(sig=q.ldunifrf(spare))
+    load(q, spare)
     q.add(spare, spare, t)
-    q.nop(sig=q.ldunifrf(alpha))
-    if accumulate:
-        q.nop(sig=q.ldunifrf(beta))
+    load(q, alpha, *([beta] if accumulate else []))
     for vector in range(shape.vectors):
         if vector > 0:
             q.mov(t, 1)
