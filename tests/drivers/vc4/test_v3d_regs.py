@@ -150,7 +150,7 @@ def test_power_off_during_a_launch(kernel: FakeLinux, regs: V3dRegisters) -> Non
 
 @pytest.mark.parametrize("count", [0, 17])
 def test_launch_size(regs: V3dRegisters, count: int) -> None:
-    with pytest.raises(UsageError, match=r"takes 1\.\.16"):
+    with pytest.raises(UsageError, match=r"programs in one launch; allowed: 1\.\.16"):
         regs.start([(0, 8)] * count)
 
 
