@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -22,7 +21,7 @@ from qpu.core.code import Code
 from qpu.core.isa import Isa
 from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Driver, Fence
 from qpu.drivers.port import submitted
-from qpu.errors import DriverError, EmuFault, GpuTimeoutError, NoDeviceError, UsageError
+from qpu.errors import DriverError, EmuFault, GpuTimeoutError, NoDeviceError, UsageError, suggest
 from qpu.launch import Launch
 from qpu.runtime.fences import Parts
 from qpu.runtime.jobs import Shape, prepare
@@ -347,8 +346,7 @@ def _device_meant(name: str) -> str | None:
         return f"did you mean 'pi{found[1] or 0}'? That is an emulated board; the real one is 'hardware'"
     if re.match(r"(gpu|cuda|opencl|vulkan|v3d|vc4|videocore|qpu|hw|hard|real|dev)", name.lower()):
         return "did you mean 'hardware'? That is the GPU of this Raspberry Pi"
-    near = difflib.get_close_matches(name.lower(), ("auto", "hardware"), 1)
-    return f"did you mean {near[0]!r}?" if near else None
+    return suggest(name.lower(), ("auto", "hardware"))
 
 
 def _open(port: Port, name: str) -> Device:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 __all__ = [
     "AsmError", "CompileError", "DecodeError", "Diagnostic", "DriverError", "EmuFault", "EmuWarning", "FaultPlace",
     "GpuResetError", "GpuTimeoutError", "HazardError", "Loc", "NoDeviceError", "QpuError", "Severity",
-    "UnknownNameError", "UsageError",
+    "UnknownNameError", "UsageError", "suggest",
 ]  # fmt: skip
 
 _MESSAGE_LIMIT = 1000  # characters of a message that are shown
@@ -147,10 +147,7 @@ class UnknownNameError(AsmError, AttributeError):
 
         others: diagnostics found before, which the error reports as well. meant: help that is known for the name.
         """
-        import difflib
-
-        close = difflib.get_close_matches(name, list(known), 3)
-        advice = meant or (f"did you mean {', '.join(close)}?" if close else "list the names with dir()")
+        advice = meant or suggest(name, known, "{}", 3) or "list the names with dir()"
         found = sorted([*others, Diagnostic("name", f"{what} has no {name!r}", loc=loc, help=advice)], key=_place)
         return cls("\n".join(d.render() for d in found), found)
 
@@ -271,6 +268,14 @@ class EmuWarning(UserWarning):
     Issued when a launch finishes, once for each rule and instruction; also in `RunStats.faults`. On boards that are not
     strict (``strict=False``, ``QPU_EMU_STRICT=0``), what is an `EmuFault` otherwise is a warning too.
     """
+
+
+def suggest(name: object, known: Iterable[str], form: str = "{!r}", most: int = 1) -> str | None:
+    """``did you mean ...?`` with the known names that are most similar, each as `form` says; None when none is."""
+    import difflib
+
+    close = difflib.get_close_matches(str(name), list(known), most)
+    return f"did you mean {', '.join(map(form.format, close))}?" if close else None
 
 
 def _place(d: Diagnostic) -> tuple[str, int, int, int]:

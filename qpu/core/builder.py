@@ -13,18 +13,17 @@ methods; every file that has builder methods adds itself to `qpu.core.locations.
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
 from qpu.core.isa import BRANCH_SLOTS, Isa
 from qpu.core.locations import LAYERS, Place, Places, here, loc_of
-from qpu.errors import AsmError, Diagnostic, UnknownNameError
+from qpu.errors import AsmError, Diagnostic, UnknownNameError, suggest
 
-__all__ = ["Builder", "Label", "Loop", "MulSlot", "Refused", "run", "suggest"]
+__all__ = ["Builder", "Label", "Loop", "MulSlot", "Refused", "run"]
 
 T = TypeVar("T")
 B = TypeVar("B", bound="Builder[Any]")
@@ -230,12 +229,6 @@ class Builder(ABC, Generic[T]):
         if self._errors:
             raise AsmError.of(self._errors)
         return self._instrs, dict(self._labels), places
-
-
-def suggest(name: object, allowed: Iterable[str]) -> str | None:
-    """``did you mean ...?`` with the closest allowed name, or None."""
-    close = difflib.get_close_matches(str(name), list(allowed), 1)
-    return f"did you mean {close[0]!r}?" if close else None
 
 
 def run(q: B, fn: Callable[Concatenate[B, P], object], /, *args: P.args, **kwargs: P.kwargs) -> B:

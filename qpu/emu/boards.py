@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from qpu.core.isa import Isa
-from qpu.errors import UsageError
+from qpu.errors import UsageError, suggest
 
 __all__ = ["BOARDS", "BoardProfile", "ZeroCount", "parse_board"]
 
@@ -235,10 +234,9 @@ def parse_board(name: str) -> BoardProfile:
     for text in options:
         option, equals, value = (part.strip() for part in text.partition("="))
         if option not in OPTIONS:
-            near = difflib.get_close_matches(option, OPTIONS, 1)
             raise UsageError(
                 f"unknown board option {option!r} in {name!r}; allowed: {', '.join(OPTIONS)}",
-                help=f"did you mean {near[0]!r}?" if near else "write one of these, as in pi5,slices=3",
+                help=suggest(option, OPTIONS) or "write one of these, as in pi5,slices=3",
             )
         if not equals or not value:
             raise UsageError(f"board option {option!r} in {name!r} needs a value", help=f"write it as {option}=...")

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
-from qpu.core.builder import Builder, Label, MulSlot, Refused, suggest
+from qpu.core.builder import Builder, Label, MulSlot, Refused
 from qpu.core.isa import Isa, Unit
 from qpu.core.locations import LAYERS, Places, loc_of
 from qpu.core.optable import Op, OperandType
-from qpu.errors import AsmError
+from qpu.errors import AsmError, suggest
 from qpu.v3d.advice import mistake
 from qpu.v3d.codes import BDI, BRANCH_CONDS, MSFIGN
 from qpu.v3d.encode import KEYS, HalfKey, Keys, encode

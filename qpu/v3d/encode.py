@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple, NoReturn
 
-from qpu.core.builder import suggest
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Op
-from qpu.errors import AsmError
+from qpu.errors import AsmError, suggest
 from qpu.v3d.advice import mistake, signal_and_flags
 from qpu.v3d.codes import (
     ALU_42,

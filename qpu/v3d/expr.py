@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
 
-from qpu.errors import Diagnostic
+from qpu.errors import Diagnostic, suggest
 from qpu.v3d.advice import mistake
 
-__all__ = ["TextError", "evaluate", "wrong"]
+__all__ = ["TextError", "evaluate", "near", "wrong"]
+
+
+near: Final = partial(suggest, form="{}", most=3)
+"""Help with the known names that are similar to a name of the text, or None."""
 
 
 class TextError(Exception):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from typing import Final
 
 from qpu.core.isa import Isa
-from qpu.v3d.expr import TextError, evaluate, wrong
+from qpu.v3d.expr import TextError, evaluate, near, wrong
 from qpu.v3d.instr import Dst, Src, SrcKind
 from qpu.v3d.regs import MAGIC_NUMBER, imm_index
 
@@ -40,12 +38,6 @@ class OperandParser:
             return int(text[2:]) < 64
         return text in MAGIC_NUMBER[self.isa]
 
-    @staticmethod
-    def close(name: str, known: Iterable[str]) -> str | None:
-        """Help for an unknown name: the known ones that are close; None without any."""
-        found = difflib.get_close_matches(name, list(known), 3)
-        return f"did you mean {', '.join(found)}?" if found else None
-
     def value(self, text: str, column: int) -> int | float:
         """A number, a constant, or an expression of them."""
         if _INT.match(text):
@@ -60,7 +52,7 @@ class OperandParser:
         known = [*self.constants, *self.registers, *MAGIC_NUMBER[self.isa]]
         accumulators = "r0..r5, " if self.isa is Isa.V3D42 else ""
         allowed = f"rf0..rf63, {accumulators}small immediates, names from .set"
-        help = self.close(name, known) or f"define it: .set {name}, 12"
+        help = near(name, known) or f"define it: .set {name}, 12"
         return wrong(column, "undefined", f"{name!r} is not defined", allowed, help)
 
     @staticmethod
@@ -110,7 +102,7 @@ class OperandParser:
         return Dst(number, True), pack
 
     def no_destination(self, name: str, column: int) -> TextError:
-        help = self.close(name, MAGIC_NUMBER[self.isa])
+        help = near(name, MAGIC_NUMBER[self.isa])
         return wrong(column, "text-destination", f"{name!r} is not a destination of {self.isa.label}", help=help)
 
     def source(self, text: str, column: int) -> Src:

@@ -27,7 +27,7 @@ from qpu.v3d.advice import mistake
 from qpu.v3d.codes import CONDS, PUSHES, SIG_NUMBERS, UPDATES, WRITING_SIGS, sig_names
 from qpu.v3d.decode import decode
 from qpu.v3d.encode import KEYS, HalfKey, encode
-from qpu.v3d.expr import TextError, wrong
+from qpu.v3d.expr import TextError, near, wrong
 from qpu.v3d.instr import AluHalf, Branch, Dst, Sig, Src
 from qpu.v3d.ops import modifiers, table, untried
 from qpu.v3d.pairing import ADD, ADD_FLAGS, MUL, MUL_FLAGS, SIGNAL, draft, explain, idle
@@ -220,7 +220,7 @@ class _Assembler(OperandParser):
             else:
                 self.constants[target] = self.value(text, start)
         else:
-            help = self.close(name, ("set", "word"))
+            help = near(name, ("set", "word"))
             raise wrong(column - 1, "directive", f"unknown directive .{name}", help=help)
 
     # -- ALU instructions
@@ -330,9 +330,7 @@ class _Assembler(OperandParser):
         name = re.split(r"[\s.]", piece.strip())[0]
         if name in self.ops:
             return wrong(column, "third-operation", f"{name} would be a third operation")
-        return wrong(
-            column, "unknown-signal", f"unknown signal {name!r}", ", ".join(_SIGNALS), self.close(name, _SIGNALS)
-        )
+        return wrong(column, "unknown-signal", f"unknown signal {name!r}", ", ".join(_SIGNALS), near(name, _SIGNALS))
 
     def half(self, piece: str, at: int, number: int) -> _Half:
         """Parse one operation. Halves are cached by text, since programs repeat them."""
@@ -360,7 +358,7 @@ class _Assembler(OperandParser):
                 raise self.not_a_signal(piece, start)
             if m[1] in _SIGNALS:
                 raise wrong(start, "signal-first", f"signal {m[1]} before any operation", f"nop; {m[1]}")
-            help = self.close(m[1], (n for o in self.ops for n in (o.name, *o.aliases)))
+            help = near(m[1], (n for o in self.ops for n in (o.name, *o.aliases)))
             raise wrong(start, "unknown-operation", f"{self.isa.label} has no operation {m[1]!r}", help=help)
         suffix = at + m.start(2)
         cond, push, update = self.suffixes(m[2], suffix)
@@ -414,7 +412,7 @@ class _Assembler(OperandParser):
             elif part in UPDATES:
                 update = part
             else:
-                help = _Assembler.close(part, _FLAGS)
+                help = near(part, _FLAGS)
                 raise wrong(column, "flag-name", f"unknown condition or flag .{part}", ", ".join(_FLAGS), help)
             column += len(part) + 1
         return cond, push, update
@@ -485,7 +483,7 @@ class _Assembler(OperandParser):
         at = self.labels.get(fixup.label)
         if at is None:
             known = ", ".join(sorted(self.labels)[:12]) or "no label is defined"
-            help = self.close(fixup.label, self.labels) or f"define it: {fixup.label}:"
+            help = near(fixup.label, self.labels) or f"define it: {fixup.label}:"
             found = mistake("undefined-label", f"label {fixup.label!r} is not defined", known, help)
             self.errors.append(replace(found, loc=fixup.loc))
             return

@@ -20,11 +20,11 @@ from inspect import Parameter, signature
 from sys import _getframe
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, cast
 
-from qpu.core.builder import Builder, Label, Loop, Refused, run, suggest
+from qpu.core.builder import Builder, Label, Loop, Refused, run
 from qpu.core.code import Code
 from qpu.core.isa import Isa, Unit
 from qpu.core.locations import LAYERS, here
-from qpu.errors import AsmError
+from qpu.errors import AsmError, suggest
 from qpu.vc4 import operands, regs, vpm
 from qpu.vc4.decode import decode
 from qpu.vc4.encode import encode

@@ -13,7 +13,9 @@ SOURCES = Path(advice.__file__).parent
 
 def test_every_row_is_used() -> None:
     text = "\n".join(p.read_text() for p in SOURCES.glob("*.py"))
-    used = set(re.findall(r'(?:mistake|wrong|_wrong|_fail|_refuse|_refused)\(\s*(?:[^"\n]*, )?"([a-z0-9-]+)"', text))
+    used = set(
+        re.findall(r'(?:mistake|wrong|_wrong|_fail|_refuse|_refused|parts)\(\s*(?:[^"\n]*, )?"([a-z0-9-]+)"', text)
+    )
     assert used == set(ADVICE)
 
 

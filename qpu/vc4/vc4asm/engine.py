@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from qpu.core.locations import LINE_LIMIT
+from qpu.errors import suggest
 from qpu.vc4.encode import NOP_WORD, encode
 from qpu.vc4.instr import Alu, Branch, Instr, Reserved, Semaphore
 from qpu.vc4.regs import SIG_SMALL_IMM
 from qpu.vc4.vc4asm.budget import Budget
 from qpu.vc4.vc4asm.builtins import PREDICATES
 from qpu.vc4.vc4asm.expr import Callable_, Parser, evaluate
-from qpu.vc4.vc4asm.fault import Fault, suggestion
+from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.labels import Labels
 from qpu.vc4.vc4asm.names import OPCODES
 from qpu.vc4.vc4asm.operands import Operation
@@ -252,7 +253,7 @@ class Engine:
         name = match.group(1)
         handler = self.directives.get(name)
         if handler is None:
-            help = suggestion(name, self.directives, ".{}") or "see the list of directives in the language reference"
+            help = suggest(name, self.directives, ".{}") or "see the list of directives in the language reference"
             raise Fault("unknown-directive", f"there is no directive .{name}", match.start(1), help=help)
         in_function = self.results is not None
         if in_function and name not in _IN_FUNCTIONS:
@@ -326,7 +327,7 @@ class Engine:
                 return Fault("macro-place", f"the macro {word.group(1)} must be alone on its line", word.start(1),
                              help="write it on a line of its own")  # fmt: skip
             if word is not None:
-                fault.help = suggestion(word.group(1), [*self.symbols.macros, *OPCODES], "{!r}") or fault.help
+                fault.help = suggest(word.group(1), [*self.symbols.macros, *OPCODES]) or fault.help
         return fault
 
     def _emit(self, operations: Sequence[Operation], offsets: Sequence[int]) -> bool:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
-__all__ = ["Fault", "Note", "suggestion"]
+__all__ = ["Fault", "Note"]
 
 # Help by rule, for faults without help of their own.
 _HELP = {
@@ -62,12 +59,6 @@ _HELP = {
     "value-range": "use a value in the allowed range",
     "value-type": "use a value of the required type",
 }
-
-
-def suggestion(name: str, known: Iterable[str], form: str) -> str | None:
-    """``did you mean ...?`` with the most similar known name, or None. form: format of the name."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"did you mean {form.format(close[0])}?" if close else None
 
 
 class Fault(Exception):

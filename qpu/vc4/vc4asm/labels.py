@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from qpu.vc4.vc4asm.fault import Fault, suggestion
+from qpu.errors import suggest
+from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.text import Source
 from qpu.vc4.vc4asm.values import Key, LabelRef
 
@@ -78,7 +79,7 @@ class Labels:
                 yield Fault("label-undefined", f"there is no label {key[0]} after this line", pos,
                             help=f"define it: {key[0]}:"), source  # fmt: skip
             else:
-                help = suggestion(name, (k[0] for k in self.offsets if not k[1]), ":{}") or f"define it: {name}:"
+                help = suggest(name, (k[0] for k in self.offsets if not k[1]), ":{}") or f"define it: {name}:"
                 yield Fault("label-undefined", f"the label {name!r} is not defined", pos, help=help), source
 
     @property

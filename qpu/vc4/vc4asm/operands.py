@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qpu.errors import suggest
 from qpu.vc4.instr import Branch
-from qpu.vc4.vc4asm.fault import Fault, suggestion
+from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.names import BRANCH_CONDS, DST_CONDS, DST_PACKS, OP_PACKS, OP_UNPACKS, SRC_UNPACKS, OpInfo
 from qpu.vc4.vc4asm.values import LabelRef, Value
 
@@ -67,4 +68,4 @@ def unknown_extension(name: str, pos: int, what: str) -> Fault:
     everything = [*DST_CONDS, *DST_PACKS, *SRC_UNPACKS, *BRANCH_CONDS, *OP_PACKS, *OP_UNPACKS, "setf"]
     if name in everything:
         return Fault("extension-place", f".{name} cannot follow {what}", pos)
-    return Fault("extension", f"unknown extension .{name}", pos, help=suggestion(name, everything, ".{}"))
+    return Fault("extension", f"unknown extension .{name}", pos, help=suggest(name, everything, ".{}"))

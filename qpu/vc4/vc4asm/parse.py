@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from qpu.errors import suggest
 from qpu.vc4.vc4asm.expr import Environment, Parser, comment_help
-from qpu.vc4.vc4asm.fault import Fault, suggestion
+from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.names import OPCODES
 from qpu.vc4.vc4asm.operands import Operand, Operation
 from qpu.vc4.vc4asm.registers import NOP_REG, ROTATE_BY_R5, Reg
@@ -103,4 +104,4 @@ def parse_operation(text: str, env: Environment) -> Operation:
 def unknown_instruction(name: str, pos: int) -> Fault:
     """The fault for a word that is neither instruction nor macro."""
     return Fault("unknown-instruction", f"{name!r} is neither an instruction nor a macro", pos,
-                 help=suggestion(name, OPCODES, "{!r}"))  # fmt: skip
+                 help=suggest(name, OPCODES))  # fmt: skip

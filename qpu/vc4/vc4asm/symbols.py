@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
+from qpu.errors import suggest
 from qpu.vc4.vc4asm.builtins import PREDICATES
-from qpu.vc4.vc4asm.fault import Fault, suggestion
+from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.names import OPCODES
 from qpu.vc4.vc4asm.registers import REGISTERS
 from qpu.vc4.vc4asm.text import Block, Source
@@ -227,5 +228,5 @@ class Symbols:
             known += [*scope.constants, *scope.functions]
         if name in OPCODES:
             return Fault("undefined-name", f"{name!r} is an instruction, not a value", pos)
-        help = suggestion(name, known, "{!r}") or f"define it: .set {name[:40]}, ..."
+        help = suggest(name, known) or f"define it: .set {name[:40]}, ..."
         return Fault("undefined-name", f"{name!r} is not defined", pos, help=help)
