@@ -32,7 +32,7 @@ def test_v3d_is_found_whatever_its_number(card: int, by: str) -> None:
         ("pi5", "/dev/dri/renderD129", errno.ENOENT, "there is no such node", "ls /dev/dri"),
         ("pi5", "/dev/dri", errno.EISDIR, "the path is not the node of a GPU", "/dev/dri/renderD128"),
         ("pi5", "/dev/vcio", None, "VideoCore IV only", "pi5"),
-        ("pi3", "/dev/dri/renderD128", errno.ENOENT, "not loaded", "modprobe v3d"),
+        ("pi3", "/dev/dri/renderD128", None, "starts no programs on VideoCore IV; use /dev/vcio", "device 'pi5'"),
         ("pi4,deny=1", "hardware", errno.EACCES, "this is the v3d node", "sudo usermod -aG video,render"),
         ("pi3,vcsm=none,devmem=0", "hardware", errno.ENOENT, "no source of memory for the GPU", "modprobe vc_sm_cma"),
         ("pi3,kms=1", "hardware", errno.EBUSY, "owns V3D", "dtoverlay=vc4-kms-v3d"),
