@@ -87,11 +87,17 @@ class Scope:
 
     def find(self, name: str) -> Value | None:
         """The constant `name`, innermost scope first."""
-        return next((s.constants[name] for s in self.chain() if name in s.constants), None)
+        scope: Scope | None = self
+        while scope is not None and name not in scope.constants:
+            scope = scope.parent
+        return None if scope is None else scope.constants[name]
 
     def find_function(self, name: str) -> ExpressionFunction | LineFunction | None:
         """The function `name`, innermost scope first."""
-        return next((s.functions[name] for s in self.chain() if name in s.functions), None)
+        scope: Scope | None = self
+        while scope is not None and name not in scope.functions:
+            scope = scope.parent
+        return None if scope is None else scope.functions[name]
 
 
 class Symbols:
