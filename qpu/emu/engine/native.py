@@ -297,10 +297,13 @@ class Improvement:
         cls.wait()
 
     @classmethod
-    def wait(cls) -> None:
-        """Wait until no thread compiles: a fork must not happen inside LLVM."""
-        for thread in [*_ABANDONED, *([] if cls._running is None else [cls._running._thread])]:
+    def wait(cls) -> bool:
+        """Wait until no thread compiles: a fork must not happen inside LLVM. Returns: whether one did."""
+        threads = [*_ABANDONED, *([] if cls._running is None else [cls._running._thread])]
+        busy = any(thread.is_alive() for thread in threads)
+        for thread in threads:
             thread.join()
+        return busy
 
     def _make(self) -> None:
         old = self._old

@@ -50,7 +50,6 @@ _LANE = np.arange(LANES, dtype=np.uint32)
 _REASONS = tuple(Reason)  # by value
 QUANTUM, MAX_QUANTUM = 1 << 12, 1 << 20  # time slice of a thread in instructions: initial and maximum
 PARALLEL = 100_000  # instructions of all threads between stores from which on several host threads pay off
-REQUEST = 16  # approximate cost of a TMU request, in instructions
 REPORTED = 1 << 12  # instructions from the start on that remember a reported access outside every buffer
 MAX_WARNINGS = 256  # about overflowing result FIFOs; after that many the limit of the fast path is raised
 ALL_PAGES = (1 << 32) // PAGE
@@ -451,7 +450,6 @@ class CompiledV3dExecution(DispatchExecution):
             return
         tallies = self._tallies(threads)
         self._tmu += tallies
-        self._program.executed += REQUEST * int(tallies[0])
         left = self._states[threads][:, (Slot.COUNT, Slot.SYNC)]
         for thread, (count, asked) in zip(threads, left.tolist(), strict=True):
             if count:

@@ -58,7 +58,7 @@ class Program(NativeProgram):
     refused: why the program runs on the reference engine instead; else empty.
     """
 
-    HOT = 100_000
+    HOT = 300_000
 
     def __init__(self, kind: _Kind, fetch: Fetch) -> None:
         super().__init__()
