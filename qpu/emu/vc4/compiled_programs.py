@@ -37,7 +37,7 @@ MAX_NANS = 16  # chains undone because of a NaN before a program is translated a
 class Program(NativeProgram):
     """A program: its control-flow graph, its machine code, and the counts of its chains."""
 
-    HOT = 300_000_000  # takes about as long at the quick level as the translation at the full level
+    HOT = 300_000  # an instruction takes as long to translate at the full level as so many executions at the quick one
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
         super().__init__()
@@ -151,6 +151,7 @@ class Program(NativeProgram):
         self.builds += 1
         self.nodes = [Node(*n) for n in meta["nodes"]]
         self.matrix = np.array(meta["tallies"], np.int64).reshape(-1, len(COUNTERS))
+        self.size = int(self.matrix[:, 0].sum())  # instructions of all chains
         self.starts = {}
         self.known.clear()
         numbers = meta["entries"]
