@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from qpu.drivers.port import interrupting, submitted
@@ -22,6 +23,7 @@ _Result = TypeVar("_Result")
 _TABLES = (drm.IOCTLS, vcsm.IOCTLS, mailbox.IOCTLS, dma_buf.IOCTLS)
 
 
+@cache
 def ioctl_name(request: int) -> str:
     """The name of a request in the headers, found by type and number; ``0x...`` for an unknown request.
 

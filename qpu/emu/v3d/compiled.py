@@ -238,6 +238,8 @@ class CompiledV3dExecution(DispatchExecution):
 
     def _tallies(self, threads: list[int]) -> NDArray[np.uint64]:
         """TMU requests, bytes read and bytes written by threads."""
+        if not threads:
+            return np.zeros(3, np.uint64)
         found: NDArray[np.uint64] = self._wide[threads, int(Slot.REQUESTS) // 2 : int(Slot.REQUESTS) // 2 + 3].sum(0)
         return found
 

@@ -35,13 +35,14 @@ def uses_side_streams(memory: Memory, code: int) -> bool:
     if count > _SCAN:
         return True
     words = memory.bytes[code : code + 8 * count].view(np.uint64)
-    op_mul = words >> np.uint64(58)
-    sig = words >> np.uint64(53) & np.uint64(31)
-    unifa = (op_mul != 0) & ((sig == 24) | (sig == 25))
-    moves = (op_mul == 0) & (words >> np.uint64(56) & np.uint64(3) == 2) & (words >> np.uint64(14) & np.uint64(1) == 1)
+    unifa = (words & _UNIFA_SIG == _UNIFA) & (words >= _ALU)
+    moves = words & _BRANCH_UB == _MOVES
     return bool((unifa | moves).any())
 
 
+# Fields of instruction words: signals 24 and 25 of an ALU instruction, whose operation is not 0, and a branch with ub.
+_UNIFA_SIG, _UNIFA, _ALU = np.uint64(0xF << 54), np.uint64(12 << 54), np.uint64(1 << 58)
+_BRANCH_UB, _MOVES = np.uint64(0xFF << 56 | 1 << 14), np.uint64(2 << 56 | 1 << 14)
 _spare: list[NDArray[np.uint8]] = []  # arrays for `Snapshot.kept`, each up to a MiB, in which all pages are NEVER
 
 
