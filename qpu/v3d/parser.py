@@ -79,7 +79,7 @@ def assemble_text(isa: Isa, source: str, *, filename: str = "<text>") -> Code:
 
 class _Assembler(OperandParser):
     __slots__ = (
-        "cache", "destinations", "errors", "filename", "fixups", "halves", "heads", "idle", "keys", "known", "labels",
+        "destinations", "errors", "filename", "fixups", "halves", "heads", "idle", "keys", "labels",
         "locs", "ops", "roles", "sources", "tails", "untried", "warnings", "words",
     )  # fmt: skip
 
@@ -93,10 +93,8 @@ class _Assembler(OperandParser):
         self.fixups: list[_Fixup] = []
         self.errors: list[Diagnostic] = []
         self.warnings: list[Diagnostic] = []
-        # instruction text -> columns and messages of forms that no program is known to have run on hardware
-        self.untried: dict[str, list[tuple[int, str]]] = {}
-        self.cache: dict[str, tuple[_Half, int]] = {}
-        self.known: dict[str, int] = {}  # instruction text -> word
+        # columns and messages of forms in the current line that no program is known to have run on hardware
+        self.untried: list[tuple[int, str]] = []
         self.roles: dict[str, list[str]] = {}
         # Caches of `quick`, by text: halves with their keys; operations with flags, whether there is a destination,
         # the number of operands, and whether each unit has it; destinations and sources without modifier; signals
@@ -158,16 +156,10 @@ class _Assembler(OperandParser):
         if is_branch(code, column):
             word = self.branch(code, column, loc)
         else:
-            known = self.known.get(rest)
-            if known is None:
-                self.untried[""] = []
-                word = self.known[rest] = self.alu(code, column)
-                if self.untried[""]:
-                    self.untried[rest] = [(at - column, message) for at, message in self.untried[""]]
-            else:
-                word = known
-            for at, message in self.untried.get(rest, ()):
-                place = Loc(loc.file, loc.line, column + at + 1, loc.text)
+            self.untried.clear()
+            word = self.alu(code, column)
+            for at, message in self.untried:
+                place = Loc(loc.file, loc.line, at + 1, loc.text)
                 self.warnings.append(replace(mistake("untried", message), severity=Severity.WARNING, loc=place))
         self.words.append(word)
         self.locs.append(loc)
@@ -263,7 +255,7 @@ class _Assembler(OperandParser):
                 continue
             if len(halves) == 2 or number > 1:
                 raise self.not_a_signal(piece, start)
-            halves.append(self.half(piece, at, number))
+            halves.append(self.parse_half(piece, at, number))
         word = self.instruction(halves, sig, sig_dst, sig_column, rot)
         if sig:
             tail = ";".join(piece for piece, _ in pieces[len(halves) :]).strip()
@@ -331,21 +323,6 @@ class _Assembler(OperandParser):
         if name in self.ops:
             return wrong(column, "third-operation", f"{name} would be a third operation")
         return wrong(column, "unknown-signal", f"unknown signal {name!r}", ", ".join(_SIGNALS), near(name, _SIGNALS))
-
-    def half(self, piece: str, at: int, number: int) -> _Half:
-        """Parse one operation. Halves are cached by text, since programs repeat them."""
-        key = piece.strip()
-        start = at + len(piece) - len(piece.lstrip())
-        known = self.cache.get(key)
-        if known is not None:
-            half, origin = known
-            move = start - origin
-            if move:
-                half = _Half(half.half, start, half.suffix + move, tuple(c + move for c in half.operands))
-            return half
-        half = self.parse_half(piece, at, number)
-        self.cache[key] = half, start
-        return half
 
     def parse_half(self, piece: str, at: int, number: int) -> _Half:
         m = _HEAD.match(piece)
@@ -433,7 +410,7 @@ class _Assembler(OperandParser):
             mod = half.half.pack or (half.half.a.mod if half.half.a is not None else "")
             if mod and untried(half.half, isa, unit):
                 message = f"{half.half.op.name} with .{mod} is in no program known to have run; its meaning is assumed"
-                self.untried.setdefault("", []).append((half.operands[0], message))
+                self.untried.append((half.operands[0], message))
         try:
             return encode(*draft(isa, add.half, mul.half, signals, sig_dst, rot))
         except AsmError as error:
