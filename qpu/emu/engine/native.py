@@ -9,13 +9,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import gc
 import hashlib
 import json
 import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -160,10 +161,23 @@ def build(
                 found.identity = identity
                 found.translate_s = time.perf_counter() - start
                 return found
-        source, meta = translate()
-        made = _interruptible(lambda: _compile(identity, str(source), meta, level, library))
+        with _collector_paused():
+            source, meta = translate()
+            made = _interruptible(lambda: _compile(identity, str(source), meta, level, library))
         made.translate_s = time.perf_counter() - start
         return made
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No collections of cyclic garbage: a translation makes many objects, and all of them live to its end."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def checkpoint() -> None:
