@@ -257,13 +257,15 @@ class CompiledV3dExecution(DispatchExecution):
         payload = self._dispatch.payload([s.batch for s in started], [s.supergroup_slot for s in started])
         ids = Slot.RF + LANES * (0 if self.isa is Isa.V3D42 else 3)
         threads = [begun.thread for begun in started]
+        whole = threads == list(range(threads[0], threads[0] + len(threads)))
+        mine = slice(threads[0], threads[-1] + 1) if whole else threads  # slices are much faster than lists
         states = self._states
-        states[threads] = self._fresh
-        states[threads, ids : ids + LANES] = payload.ids
-        states[threads, Slot.RF + 2 * LANES : Slot.RF + 3 * LANES] = payload.index
-        states[threads, Slot.MSF : Slot.MSF + LANES] = payload.live
-        states[threads, Slot.TIDX] = [self._placement.tidx(t) for t in threads]
-        states[threads, Slot.SLOT] = [begun.supergroup_slot for begun in started]
+        states[mine] = self._fresh
+        states[mine, ids : ids + LANES] = payload.ids
+        states[mine, Slot.RF + 2 * LANES : Slot.RF + 3 * LANES] = payload.index
+        states[mine, Slot.MSF : Slot.MSF + LANES] = payload.live
+        states[mine, Slot.TIDX] = [self._placement.tidx(t) for t in threads]
+        states[mine, Slot.SLOT] = [begun.supergroup_slot for begun in started]
         self._resumed[threads] = False
         self._ready += threads
 
@@ -372,16 +374,17 @@ class CompiledV3dExecution(DispatchExecution):
         """4.2: overwrite the accumulators of threads if another thread of their QPU has run since their switch."""
         mine = np.array(threads)
         qpu = mine % self._placement.qpus
-        order = np.argsort(qpu, kind="stable")  # by QPU, then in the order in which they run
-        mine, qpu = mine[order], qpu[order]
-        first = np.ones(len(mine), np.bool_)
-        first[1:] = qpu[1:] != qpu[:-1]
-        before = np.empty_like(mine)
-        before[1:] = mine[:-1]
-        before[first] = self._last_on[qpu[first]]
-        lost = mine[self._resumed[mine] & (before != mine)]
-        if lost.size:
-            self._states[lost, Slot.ACC : Slot.ACC + 6 * LANES] = CLOBBERED
+        if self._resumed[mine].any():
+            order = np.argsort(qpu, kind="stable")  # by QPU, then in the order in which they run
+            ordered, on = mine[order], qpu[order]
+            first = np.ones(len(mine), np.bool_)
+            first[1:] = on[1:] != on[:-1]
+            before = np.empty_like(mine)
+            before[1:] = ordered[:-1]
+            before[first] = self._last_on[on[first]]
+            lost = ordered[self._resumed[ordered] & (before != ordered)]
+            if lost.size:
+                self._states[lost, Slot.ACC : Slot.ACC + 6 * LANES] = CLOBBERED
         self._states[mine, Slot.SHARED] = np.bincount(qpu)[qpu] > 1
         self._last_on[qpu] = mine  # the last assignment wins
         self._resumed[mine] = True
