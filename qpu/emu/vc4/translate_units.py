@@ -8,13 +8,21 @@ from typing import Any
 
 from llvmlite import ir
 
-from qpu.emu.engine.llvm_lanes import I1, I8, I32, I32X16, I64, I64X16, LANES, LlvmLanes, splat
+from qpu.emu.engine.llvm_lanes import I1, I8, I32, I32X16, I64, LANES
 from qpu.emu.vc4.state import BUS_MASK, CLOCKS_PER_INSTRUCTION
 from qpu.emu.vc4.tmu import FIFO_DEPTH, SAFE_DEPTH
 from qpu.emu.vc4.translate_graph import MUTEX
+from qpu.emu.vc4.translate_memory import (
+    Word,
+    broadcast_function,
+    gather_function,
+    loaded_rows,
+    stored_rows,
+    transfer_function,
+)
 from qpu.emu.vc4.translate_state import NO_PITCH, Arg, Slot
 from qpu.emu.vc4.vpm import LOAD_BUSY, STORE_BUSY
-from qpu.emu.vc4.vpm_setup import GENERIC_BITS, LOAD_BITS, PITCH_BITS, STRIDE_BITS
+from qpu.emu.vc4.vpm_setup import LOAD_BITS, PITCH_BITS, STRIDE_BITS
 from qpu.vc4.regs import File
 
 __all__ = ["Units"]
@@ -22,7 +30,6 @@ __all__ = ["Units"]
 _PTR = ir.PointerType()
 _ALIGNED = BUS_MASK & ~3
 Functions = dict[bool, ir.Function]  # False: the function that checks; True: the one that moves
-Row = Callable[[ir.Value, ir.Value], None]  # code that moves row i from or to a memory address
 
 
 class Units:
@@ -37,19 +44,19 @@ class Units:
 
     @cached_property
     def broadcast(self) -> ir.Function:
-        return _broadcast_function(self.t.module)
+        return broadcast_function(self.t.module)
 
     @cached_property
     def gather(self) -> ir.Function:
-        return _gather_function(self.t.module, self.t)
+        return gather_function(self.t.module, self.t)
 
     @cached_property
     def rows(self) -> Functions:
-        return {copy: _transfer_function(self.t.module, f"store_{copy}", _stored_rows, copy) for copy in (False, True)}
+        return {copy: transfer_function(self.t.module, f"store_{copy}", stored_rows, copy) for copy in (False, True)}
 
     @cached_property
     def columns(self) -> Functions:
-        return {copy: _transfer_function(self.t.module, f"load_{copy}", _loaded_rows, copy) for copy in (False, True)}
+        return {copy: transfer_function(self.t.module, f"load_{copy}", loaded_rows, copy) for copy in (False, True)}
 
     def begin(self) -> None:
         """Start a chain."""
@@ -471,202 +478,3 @@ class Units:
         self._require(w.equal(w.field(16, 1), 0))  # BLOCKMODE
         word = t.load_scalar(Slot.STORE_WORD)
         self._transfer(self.rows, word, w.field(0, 16), address, (Slot.DMA_BYTES, Slot.STORE_UNTIL), clock)
-
-
-class Word:
-    """A set-up word and its fields, as code. rows: whether it selects VPM accesses of whole rows of words."""
-
-    def __init__(self, b: ir.IRBuilder, word: ir.Value) -> None:
-        self.b = b
-        self.word = word
-
-    def field(self, shift: int, bits: int) -> ir.Value:
-        return self.b.and_(self.b.lshr(self.word, I32(shift)), I32((1 << bits) - 1))
-
-    def count(self, shift: int, bits: int) -> ir.Value:
-        """A field in which 0 means one more than the largest number."""
-        found = self.field(shift, bits)
-        return self.b.select(self.equal(found, 0), I32(1 << bits), found)
-
-    def equal(self, x: ir.Value, n: int) -> ir.Value:
-        return self.b.icmp_unsigned("==", x, I32(n))
-
-    def only(self, mask: int) -> ir.Value:
-        """Whether no bit outside `mask` is set."""
-        return self.equal(self.b.and_(self.word, I32(~mask & 0xFFFFFFFF)), 0)
-
-    def every(self, first: ir.Value, *more: ir.Value) -> ir.Value:
-        for x in more:
-            first = self.b.and_(first, x)
-        return first
-
-    @property
-    def rows(self) -> ir.Value:
-        size, horizontal = self.equal(self.field(8, 2), 2), self.equal(self.field(11, 1), 1)
-        inside = self.b.icmp_unsigned("<", self.field(0, 8), I32(64))
-        return self.every(self.equal(self.field(30, 2), 0), size, horizontal, inside, self.only(GENERIC_BITS))
-
-
-def _broadcast_function(module: ir.Module) -> ir.Function:
-    """(address, offset) -> the word there, in all lanes."""
-    function = ir.Function(module, ir.FunctionType(I32X16, [_PTR, I64]), "broadcast")
-    function.linkage = "internal"
-    function.attributes.add("alwaysinline")
-    b = ir.IRBuilder(function.append_basic_block())
-    b.ret(splat(b, b.load(b.gep(function.args[0], [function.args[1]], source_etype=I8), typ=I32)))
-    return function
-
-
-def _gather_function(module: ir.Module, translator: Any) -> ir.Function:
-    """(memory, pages, size, addresses, place) -> whether all addresses are legal; then the words are at `place`."""
-    function = ir.Function(module, ir.FunctionType(I1, [_PTR, _PTR, I64, I32X16, _PTR]), "gather")
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    memory, pages, size, address, place = function.args
-    b = ir.IRBuilder(function.append_basic_block())
-    v = LlvmLanes(b, avx512=translator.avx512)
-    pointers = ir.VectorType(_PTR, LANES)
-
-    def wide(x: ir.Value) -> ir.Value:
-        one = b.insert_element(ir.Constant(I64X16, ir.Undefined), x, I32(0))
-        return b.shuffle_vector(one, one, ir.Constant(I32X16, [0] * LANES))
-
-    def words(base: ir.Value, offset: ir.Value, mask: ir.Value) -> ir.Value:
-        at = b.add(wide(b.ptrtoint(base, I64)), offset)
-        where = b.inttoptr(at, pointers)
-        name = "llvm.masked.gather.v16i32.v16p0"
-        return v.intrinsic(name, I32X16, [where, I32(4), mask, ir.Constant(I32X16, [0] * LANES)])
-
-    offset = b.zext(address, I64X16)
-    inside = b.icmp_unsigned("<", offset, wide(size))
-    page = b.shl(b.lshr(offset, ir.Constant(I64X16, [12] * LANES)), ir.Constant(I64X16, [2] * LANES))
-    legal = b.icmp_unsigned("!=", words(pages, page, inside), v.const(0))
-    all_legal = b.icmp_unsigned("==", b.bitcast(legal, ir.IntType(16)), ir.IntType(16)(0xFFFF))
-    with b.if_then(all_legal):
-        b.store(words(memory, offset, legal), place).align = 64
-    b.ret(all_legal)
-    return function
-
-
-def _transfer_function(
-    module: ir.Module, name: str, make: Callable[[_Transfer], tuple[ir.Value, ir.Value, ir.Value, Row]], copy: bool
-) -> ir.Function:
-    """(memory, pages, size, vpm, setup word, pitch, address) -> bytes of a DMA transfer, 0 when a row is not legal.
-
-    make: returns the rows, bytes of a row, bytes from row to row in memory, and how a row is moved. copy: move the
-    rows; otherwise only check the addresses.
-    """
-    function = ir.Function(module, ir.FunctionType(I64, [_PTR, _PTR, I64, _PTR, I32, I32, I32]), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    t = _Transfer(function)
-    b = t.b
-    rows, length, pitch, move = make(t)
-    start = b.zext(function.args[6], I64)
-
-    def row(i: ir.Value) -> None:
-        at = b.add(start, b.mul(i, pitch))
-        if copy:
-            move(i, b.gep(t.memory, [at], source_etype=I8))
-        else:
-            t.check(at, length)
-
-    t.each(rows, row)
-    b.ret(b.mul(length, rows))
-    return function
-
-
-class _Transfer:
-    """The body of a transfer function under construction."""
-
-    def __init__(self, function: ir.Function) -> None:
-        self.function = function
-        self.memory, self.pages, self.size, self.vpm, self.word, self.pitch, _ = function.args
-        self.b = ir.IRBuilder(function.append_basic_block("start"))
-        self.w = Word(self.b, self.word)
-
-    def wide(self, x: ir.Value) -> ir.Value:
-        return self.b.zext(x, I64)
-
-    def vpm_row(self, first: ir.Value, rows: ir.Value) -> ir.Value:
-        """Address of the VPM word `rows` rows below byte `first`."""
-        return self.b.gep(self.vpm, [self.b.add(first, self.b.shl(rows, I64(6)))], source_etype=I8)
-
-    def line(self, source: ir.Value, target: ir.Value) -> None:
-        """Move a whole row of 16 words."""
-        value = self.b.load(source, typ=I32X16)
-        value.align = 4
-        self.b.store(value, target).align = 4
-
-    def each(self, count: ir.Value, body: Callable[[ir.Value], None]) -> None:
-        """A loop over 0..count-1; count is not 0."""
-        b, entry = self.b, self.b.block
-        loop, done = (self.function.append_basic_block(n) for n in ("loop", "done"))
-        b.branch(loop)
-        b.position_at_end(loop)
-        i = b.phi(I64)
-        i.add_incoming(I64(0), entry)
-        body(i)
-        after = b.add(i, I64(1))
-        i.add_incoming(after, b.block)
-        b.cbranch(b.icmp_unsigned("<", after, count), loop, done)
-        b.position_at_end(done)
-
-    def check(self, at: ir.Value, length: ir.Value) -> None:
-        """Return 0 unless all bytes from `at` on lie in one region."""
-        b = self.b
-        last = b.add(at, b.sub(length, I64(1)))
-        with b.if_then(b.icmp_unsigned(">=", last, self.size), likely=False):
-            b.ret(I64(0))
-        one, two = (
-            b.load(b.gep(self.pages, [b.shl(b.lshr(x, I64(12)), I64(2))], source_etype=I8), typ=I32) for x in (at, last)
-        )
-        with b.if_then(
-            b.not_(b.and_(b.icmp_unsigned("!=", one, I32(0)), b.icmp_unsigned("==", one, two))), likely=False
-        ):
-            b.ret(I64(0))
-
-
-def _stored_rows(t: _Transfer) -> tuple[ir.Value, ir.Value, ir.Value, Row]:
-    """A store of whole rows; `pitch` is the gap between two rows in memory."""
-    b, w = t.b, t.w
-    rows, length = t.wide(w.count(23, 7)), b.shl(t.wide(w.count(16, 7)), I64(2))
-    source = b.add(b.shl(t.wide(w.field(7, 6)), I64(6)), b.shl(t.wide(w.field(3, 4)), I64(2)))
-
-    def move(i: ir.Value, here: ir.Value) -> None:
-        there = t.vpm_row(source, i)
-        kind = ir.FunctionType(ir.VoidType(), [_PTR, _PTR, I64, I1])
-        name = "llvm.memcpy.p0.p0.i64"
-        copy = t.function.module.globals.get(name) or ir.Function(t.function.module, kind, name)
-        with b.if_else(b.icmp_unsigned("==", length, I64(64))) as (whole, part):
-            with whole:
-                t.line(there, here)
-            with part:
-                b.call(copy, [here, there, length, I1(0)])
-
-    return rows, length, b.add(length, t.wide(t.pitch)), move
-
-
-def _loaded_rows(t: _Transfer) -> tuple[ir.Value, ir.Value, ir.Value, Row]:
-    """A load of words into rows or columns inside the VPM; `pitch` leads from row start to row start in memory."""
-    b, w = t.b, t.w
-    columns, rows, step = (t.wide(w.count(shift, 4)) for shift in (20, 16, 12))
-    upright = w.equal(w.field(11, 1), 1)
-    target = b.add(b.shl(t.wide(w.field(4, 6)), I64(6)), b.shl(t.wide(w.field(0, 4)), I64(2)))
-    beside = b.select(upright, I64(64), I64(4))
-    line = b.and_(b.icmp_unsigned("==", columns, I64(16)), b.not_(upright))
-
-    def move(i: ir.Value, here: ir.Value) -> None:
-        there = t.vpm_row(target, b.mul(i, step))
-
-        def element(k: ir.Value) -> None:
-            value = b.load(b.gep(here, [b.shl(k, I64(2))], source_etype=I8), typ=I32)
-            b.store(value, b.gep(there, [b.mul(k, beside)], source_etype=I8))
-
-        with b.if_else(line) as (whole, single):
-            with whole:
-                t.line(here, there)
-            with single:
-                t.each(columns, element)
-
-    return rows, b.shl(columns, I64(2)), t.wide(t.pitch), move
