@@ -349,7 +349,9 @@ def _unorm(v: Ops, a: Vec, scale: int) -> Vec:
 
 
 def _snorm(v: Ops, a: Vec, scale: int) -> Vec:
-    return v.ftoi(v.fround(v.fmul(clamp(v, a, MINUS_ONE, ONE), scale_bits(v, scale))))
+    """scale: 2**n - 1, for n + 1 bits of result."""
+    found = v.ftoi(v.fround(v.fmul(clamp(v, a, MINUS_ONE, ONE), scale_bits(v, scale))))
+    return v.and_(found, v.const(2 * scale + 1))
 
 
 def scale_bits(v: Ops, n: int) -> Vec:
@@ -362,36 +364,20 @@ def ftounorm16(v: Ops, a: Vec) -> Vec:
 
 
 def ftosnorm16(v: Ops, a: Vec) -> Vec:
-    return low(v, _snorm(v, a, 32767))
+    return _snorm(v, a, 32767)
 
 
-def _halves_norm(lo: Fn, hi: Fn) -> Fn:
+def _halves_norm(norm: Callable[[Ops, Vec, int], Vec], lo: int, hi: int) -> Fn:
     def op(v: Ops, a: Vec) -> Vec:
-        return halves(v, lo(v, v.h2f(low(v, a))), hi(v, v.h2f(high(v, a))))
+        return halves(v, norm(v, v.h2f(low(v, a)), lo), norm(v, v.h2f(high(v, a)), hi))
 
     return op
 
 
-def _unorm8(v: Ops, a: Vec) -> Vec:
-    return _unorm(v, a, 255)
-
-
-def _snorm8(v: Ops, a: Vec) -> Vec:
-    return v.and_(_snorm(v, a, 127), v.const(255))
-
-
-def _unorm10(v: Ops, a: Vec) -> Vec:
-    return _unorm(v, a, 1023)
-
-
-def _unorm2(v: Ops, a: Vec) -> Vec:
-    return _unorm(v, a, 3)
-
-
-vftounorm8 = _halves_norm(_unorm8, _unorm8)
-vftosnorm8 = _halves_norm(_snorm8, _snorm8)
-vftounorm10lo = _halves_norm(_unorm10, _unorm10)
-vftounorm10hi = _halves_norm(_unorm10, _unorm2)
+vftounorm8 = _halves_norm(_unorm, 255, 255)
+vftosnorm8 = _halves_norm(_snorm, 127, 127)
+vftounorm10lo = _halves_norm(_unorm, 1023, 1023)
+vftounorm10hi = _halves_norm(_unorm, 1023, 3)
 
 
 def _from_unorm(v: Ops, x: Vec) -> Vec:

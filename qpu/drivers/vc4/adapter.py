@@ -6,6 +6,7 @@ import errno
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from math import ceil
 from typing import Literal
 
@@ -133,7 +134,7 @@ class Vc4Driver:
         self._left = False  # True when closed while views keep some memory
         self.registers: V3dRegisters | None = None  # None when this process may not open /dev/mem
         self._mailbox: Mailbox | None = None
-        exit_guard.guard(id(self), self._at_exit)
+        exit_guard.guard(id(self), partial(self._shut, force=True))
         try:
             self._mailbox = Mailbox(port, check=self.check_open)
             self._provider, self._control = open_memory(port, board.soc, self._mailbox, memory, adopt=self._adopt)
@@ -408,9 +409,6 @@ class Vc4Driver:
     def leaving(self) -> AbstractContextManager[None]:
         """See `qpu.drivers.base.Driver.leaving`."""
         return interrupting(self._port, self._background.threads)
-
-    def _at_exit(self) -> None:
-        self._shut(force=True)
 
     def _shut(self, *, force: bool) -> None:
         self._closed = True  # `check_open` ends the wait of other threads

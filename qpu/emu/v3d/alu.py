@@ -415,15 +415,11 @@ def _source(src: Src, v: Lanes, move: Callable[[Any, Vec], Vec] | None) -> _Read
         def read(t: Thread) -> Vec:
             return t.regs[at]
 
-    moved = read if move is None else _moved(read, move)
+    moved: _Read = read if move is None else lambda t: move(t, read(t))
     if not src.mod:
         return moved
     unpack = UNPACK[src.mod]
     return lambda t: unpack(v, moved(t))
-
-
-def _moved(read: _Read, move: Callable[[Any, Vec], Vec]) -> _Read:
-    return lambda t: move(t, read(t))
 
 
 def _rotation(i: Alu, src: Src, v: Lanes) -> Callable[[Any, Vec], Vec] | None:

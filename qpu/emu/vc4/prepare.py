@@ -252,10 +252,6 @@ def _same(x: Dest, y: Dest) -> bool:
     return x.place is Place.ACC or file_free_write(x.number)
 
 
-def _complementary(x: int, y: int) -> bool:
-    return x >= 2 and x ^ 1 == y
-
-
 def plan(word: int) -> Plan:
     """The plan of an instruction word. Every word has one: reserved encodings become issues."""
     instr = decode(word)
@@ -316,7 +312,7 @@ def _destinations(p: Plan, i: Alu | LoadImm | Semaphore | Branch) -> tuple[Dest,
             text = f"output register {dest.number} belongs to graphics, which is not emulated"
             p.issues += (Issue(Level.UNKNOWN, "graphics-register", text),)
     if not isinstance(i, Branch):
-        p.merged = _same(add, mul) and add.place is Place.IO and _complementary(i.cond_add, i.cond_mul)
+        p.merged = _same(add, mul) and add.place is Place.IO and 2 <= i.cond_add ^ 1 == i.cond_mul
         p.clash = _same(add, mul) and add.place is not Place.IO
     return add, mul
 

@@ -221,7 +221,8 @@ class Engine:
                     match = DIRECTIVE.match(code, start) if start else None
                     if match is None:
                         if in_function:
-                            self._function_line(code)
+                            if code.strip() and self.results is not None:
+                                self.results.append(evaluate(code, self))
                         elif code[start:].strip():
                             self._instructions(code, start)
                         continue
@@ -243,10 +244,6 @@ class Engine:
         if export:
             self.exports[name] = (LabelRef(key), self.source)
         self.out.label(key)
-
-    def _function_line(self, code: str) -> None:
-        if code.strip() and self.results is not None:
-            self.results.append(evaluate(code, self))
 
     def _directive(self, code: str, match: re.Match[str], block: Block, at: int) -> int:
         """Execute the directive on line `at`; returns the next line."""

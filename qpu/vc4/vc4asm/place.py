@@ -124,14 +124,11 @@ class Instruction:
             return Half(Unit.ADD, reads=self.reads) if self.reads else IDLE_ADD
         return side.half(mul, () if mul else self.reads)
 
-    def _clash(self) -> Clash | None:
-        return next(iter(clashes(self._half(ADD), self._half(MUL), self.sig, strict=False)), None)
-
     def _check(self, pos: int) -> None:
         """Raise the fault if the current operation, written at `pos`, does not fit those placed before."""
         if not self.careful:
             return
-        clash = self._clash()
+        clash = next(iter(clashes(self._half(ADD), self._half(MUL), self.sig, strict=False)), None)
         if clash is not None:
             for slot in reversed(clash.slots) if clash.rule != "flags" else ():
                 unit, _, role = slot.partition(".")
