@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from qpu.core import collector
 from qpu.core.code import Code
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
@@ -19,18 +18,6 @@ __all__ = ["Source", "Toolkit"]
 
 # A builder function (called with the typed builder first), assembly text, or 64-bit words.
 Source: TypeAlias = "Callable[..., None] | str | Iterable[int]"
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Python's cycle collector is off meanwhile: text becomes many small objects without cycles; it took a third."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class Toolkit(ABC):
@@ -61,7 +48,7 @@ class Toolkit(ABC):
         elif args:
             raise UsageError("text and words take no arguments", help="leave args out, or pass a builder function")
         elif isinstance(source, str):
-            with _no_collection():
+            with collector.paused():
                 code = self._text(source, filename or "<text>", **text)
         else:
             code = Code.of_words(self.isa, source)

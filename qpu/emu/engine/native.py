@@ -9,14 +9,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
-import gc
 import hashlib
 import json
 import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from llvmlite import binding
 
+from qpu.core import collector
 from qpu.core.deferred_signals import critical
 from qpu.emu.engine import code_cache, host_limit, progress
 from qpu.emu.engine.code_cache import cache_directory
@@ -161,23 +161,11 @@ def build(
                 found.identity = identity
                 found.translate_s = time.perf_counter() - start
                 return found
-        with _collector_paused():
+        with collector.paused():
             source, meta = translate()
             made = _interruptible(lambda: _compile(identity, str(source), meta, level, library))
         made.translate_s = time.perf_counter() - start
         return made
-
-
-@contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No collections of cyclic garbage: a translation makes many objects, and all of them live to its end."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def checkpoint() -> None:
