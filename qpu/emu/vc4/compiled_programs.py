@@ -37,7 +37,7 @@ MAX_NANS = 16  # chains undone because of a NaN before a program is translated a
 class Program(NativeProgram):
     """A program: its control-flow graph, its machine code, and the counts of its chains."""
 
-    HOT = 300_000  # an instruction takes as long to translate at the full level as so many executions at the quick one
+    HOT = 600_000  # the full level takes longer to translate than so many executions at the quick level
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
         super().__init__()
@@ -74,7 +74,11 @@ class Program(NativeProgram):
 
     def ripe(self, at: int) -> bool:
         """Whether an instruction has become warm and `start` has not been called for it since."""
-        return at not in self._asked and self.warm(at)
+        return at not in self._asked and self._due(at)
+
+    def _due(self, at: int) -> bool:
+        """Whether an instruction is executed often enough to translate everything again, with what follows it."""
+        return self.warm(at) and (not WARM or self._heat[at] >= WARM + len(self.nodes) // 4)
 
     def _leave_cold(self) -> None:
         """Mark nodes that are executed too rarely to be worth a translation."""
@@ -174,9 +178,11 @@ class Program(NativeProgram):
 
     def start(self, at: int, sfu: int, history: tuple[int, int, int]) -> int | None:
         """The number of the node to start native code at; None when the reference engine must continue."""
+        situation = at, sfu, history
         if not self.warm(at):
             return None
-        situation = at, sfu, history
+        if situation not in self.known and at not in self.at and not self._due(at):
+            return None
         if situation not in self.known:
             graph = self.graph
             node = graph.node(at, 0, NOWHERE, sfu, history)
