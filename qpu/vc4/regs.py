@@ -7,7 +7,9 @@ vc4asm's, its aliases, py-videocore's. The evidence is the guide unless a row ha
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from qpu.core.isa import Basis
 from qpu.core.optable import Token
@@ -229,12 +231,8 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(15, ("branch",), "Branch."),
 )
 
-_SIGNAL_NAMES = {name: s for s in SIGNALS for name in s.names}
-
-
-def signal(name: str) -> Signal | None:
-    """The signal of that name or alias, or None."""
-    return _SIGNAL_NAMES.get(name)
+signal: Final[Callable[[str], Signal | None]] = {name: s for s in SIGNALS for name in s.names}.get
+"""The signal of that name or alias, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,12 +261,8 @@ CONDS: tuple[Cond, ...] = (
     Cond(7, ("ifcc", "cc"), "c", False),
 )
 
-_COND_NAMES = {name: c for c in CONDS for name in c.names}
-
-
-def cond(name: str) -> Cond | None:
-    """The write condition of that name or alias, or None."""
-    return _COND_NAMES.get(name)
+cond: Final[Callable[[str], Cond | None]] = {name: c for c in CONDS for name in c.names}.get
+"""The write condition of that name or alias, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,13 +293,12 @@ BRANCH_CONDS: tuple[BranchCond, ...] = (
 )
 """All defined branch conditions; codes 12..14 are reserved."""
 
-_BRANCH_NAMES = {name: c for c in BRANCH_CONDS for name in c.names}
-_BRANCH_CODES = {c.code: c for c in BRANCH_CONDS}
-
-
-def branch_cond(key: str | int) -> BranchCond | None:
-    """The branch condition of that name, alias or code; None when there is none (codes 12..14 are reserved)."""
-    return _BRANCH_CODES.get(key) if isinstance(key, int) else _BRANCH_NAMES.get(key)
+_BRANCH_CONDS: Final[dict[str | int, BranchCond]] = {
+    **{c.code: c for c in BRANCH_CONDS},
+    **{name: c for c in BRANCH_CONDS for name in c.names},
+}
+branch_cond: Final[Callable[[str | int], BranchCond | None]] = _BRANCH_CONDS.get
+"""The branch condition of that name, alias or code; None when there is none (codes 12..14 are reserved)."""
 
 
 def small_imm_value(code: int) -> int:
@@ -327,12 +320,8 @@ def small_imm_value(code: int) -> int:
     return (code - 64) & 0xFFFFFFFF
 
 
-_SMALL_IMM_CODES = {small_imm_value(code): code for code in range(48)}
-
-
-def small_imm_code(pattern: int) -> int | None:
-    """The code 0..47 whose value is the 32-bit `pattern`, or None."""
-    return _SMALL_IMM_CODES.get(pattern)
+small_imm_code: Final[Callable[[int], int | None]] = {small_imm_value(code): code for code in range(48)}.get
+"""The code 0..47 whose value is that 32-bit pattern, or None."""
 
 
 def small_imm_text(code: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,6 +151,15 @@ class VpmUnit:
             text = f"VPM address {setup.address} is past row 63 (limit {limit - 1}); emulated as wrapping round"
             self._faults.report(Level.WARN, "vpm-row", text, g, i)
 
+    def _set_up(self, g: Group, name: str, text: str, file: str) -> Iterator[tuple[int, Port, Any]]:
+        """The members that have this set-up; reports the others."""
+        for i, q in enumerate(g.ids):
+            setup = getattr(self.ports[q], name)
+            if setup is not None:
+                yield i, self.ports[q], setup
+            else:
+                self._faults.report(Level.UNKNOWN, "vpm-no-setup", f"{text} (address 49, file {file})", g, i)
+
     # -- generic access
     def read(self, g: Group) -> Vector:
         """Pop one vector for each member, shape (members, 16)."""
@@ -172,13 +181,7 @@ class VpmUnit:
 
     def write(self, g: Group, value: Vector) -> None:
         """Store one vector for each member, in the order of QPU numbers."""
-        for i, q in enumerate(g.ids):
-            port = self.ports[q]
-            if port.write is None:
-                text = "VPM write before any VPM write setup (address 49, file B)"
-                self._faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
-                continue
-            setup, address = port.write
+        for i, port, (setup, address) in self._set_up(g, "write", "VPM write before any VPM write setup", "B"):
             if not self.vpm.write(setup, address, value[i]):
                 self._reserved(g, i)
             self._stats.vpm_write_bytes += 16 << setup.size
@@ -191,13 +194,7 @@ class VpmUnit:
     # -- DMA
     def start_load(self, g: Group, value: Vector) -> None:
         """A write to address 50, file A: memory to VPM."""
-        for i, q in enumerate(g.ids):
-            port = self.ports[q]
-            setup = port.load
-            if setup is None:
-                text = "DMA load started before any DMA load setup (address 49, file A)"
-                self._faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
-                continue
+        for i, port, setup in self._set_up(g, "load", "DMA load started before any DMA load setup", "A"):
             pitch = 8 << setup.mpitch if setup.mpitch else port.pitch
             if setup.rows == 1:
                 pitch = 0  # one row needs no pitch: such loads work although no pitch was ever written (vc4.md 14.3)
@@ -215,13 +212,7 @@ class VpmUnit:
 
     def start_store(self, g: Group, value: Vector) -> None:
         """A write to address 50, file B: VPM to memory."""
-        for i, q in enumerate(g.ids):
-            port = self.ports[q]
-            setup = port.store
-            if setup is None:
-                text = "DMA store started before any DMA store setup (address 49, file B)"
-                self._faults.report(Level.UNKNOWN, "vpm-no-setup", text, g, i)
-                continue
+        for i, port, setup in self._set_up(g, "store", "DMA store started before any DMA store setup", "B"):
             geometry = store_geometry(setup, port.stride.blockmode)
             self._concerns(g, i, geometry.concerns)
             values = self.vpm.fetch(geometry.cells, setup.width)
