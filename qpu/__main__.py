@@ -279,7 +279,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _emulate(arguments: Sequence[str]) -> int:
     parser = _Parser(
         prog="qpu emulate",
-        description="Run an unmodified Python program that talks to the kernel itself on an emulated board.",
+        description="Run an unmodified Python program that makes its own system calls on an emulated board.",
         usage="qpu emulate [--board B] [--strict] [--trace FILE ...] (SCRIPT | -m MODULE) [ARGS...]",
         allow_abbrev=False,
         epilog="Options end at the script (- is standard input) or at -m. Traces of children: FILE.PID.SUFFIX.",

@@ -14,7 +14,7 @@ FOLDERS = ("qpu", "docs", "examples", "tests", "tools", "benchmarks")
 SECTION = re.compile(r"^#+ (\d+(?:\.\d+)?)\.? ", re.M)
 NUMBERS = r"\d+(?:\.\d+)?(?:(?:,| and| to| or|;) \d+(?:\.\d+)?(?![\w.]*\.md))*"
 CITATION = re.compile(rf"(?<![\w/-])(?:docs/hardware/|hardware/)?(\w+)\.md(?:,? sections?)? ({NUMBERS})")
-# Pages of the project that sentences name without a section, and pages that users read.
+# Names of documents that are not in the repository: nothing may cite them.
 OTHER = re.compile(r"(?<![\w/`.-])(?:product|architecture|emulator|style|lang|sgemm)\.md")
 
 

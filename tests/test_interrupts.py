@@ -30,7 +30,7 @@ from qpu.emu.port import EmuPort
 board, engine = sys.argv[1:3]
 port = EmuPort(board, engine=engine)
 
-def at_the_end():  # registered first, called last; then the kernel closes the descriptors of a process
+def at_the_end():  # registered first, called last; then Linux closes the descriptors of a process
     port.end_process()
     power = port.board.vc4 is not None and port.board.vc4.enabled
     print("held at the end:", [h for h in port.allocated() if not h.startswith("memory ")], "power", power, flush=True)

@@ -99,7 +99,7 @@ RULES: Final = Rules(
               "put set-up and access into different instructions"),
         _rule("H17", "branch-slot", _ERROR, "a branch in the first two delay slots of another breaks both",
               "put two instructions between the branches", _w("branch", "branch", 2),
-              source="vc4asm, measured (py-videocore and the kernel forbid the third slot too)"),
+              source="vc4asm, measured (py-videocore and Linux's shader validator forbid the third slot too)"),
         _rule("H18", "end-access", _ERROR, "uniforms, varyings, VPM or DMA at the program end",
               "move the access before the program end", _end(*_END, "access")),
         _rule("H19", "end-file-write", _ERROR,

@@ -179,7 +179,7 @@ class FakePort:
     def mmio(self, base: int, size: int) -> Any:
         raise os_error(errno.EACCES)
 
-    # the kernel
+    # Linux
 
     def mmap(self, fd: int, size: int, offset: int) -> FakeMapping:
         self.call("mmap")

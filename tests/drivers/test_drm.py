@@ -491,7 +491,7 @@ def test_counters() -> None:
         assert port.jobs[-1]["perfmon"] == 0
 
 
-def test_counters_of_an_older_kernel_end_at_86() -> None:
+def test_counters_of_an_older_linux_end_at_86() -> None:
     params = {p: v for p, v in PARAMS_71.items() if p <= Param.SUPPORTS_CPU_QUEUE}
     with opened(FakePort(params=params)) as (_, driver):
         assert len(driver.counter_names()) == 87

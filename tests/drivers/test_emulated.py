@@ -111,7 +111,7 @@ def test_permission_denied() -> None:
     port.shutdown()
 
 
-def test_the_kernel_owns_v3d_on_a_pi_3() -> None:
+def test_linux_owns_v3d_on_a_pi_3() -> None:
     port = EmuPort("pi3,kms=1")
     with pytest.raises(NoDeviceError) as caught:
         open_driver(port)

@@ -192,8 +192,8 @@ class Tier:
         if ended is None:
             reason = f"the test did not end within {limit:g} s and was stopped"
             if stuck:
-                reason += "; its process sits in the kernel and does not end: reboot the board"
-                item.session.shouldstop = "a test is stuck in the kernel; reboot the board"
+                reason += "; its process is blocked in a system call and does not end: reboot the board"
+                item.session.shouldstop = "a test is blocked in a system call; reboot the board"
         elif ended < 0:
             reason = f"the process of the test was ended by signal {-ended} ({signal.strsignal(-ended)})"
         else:

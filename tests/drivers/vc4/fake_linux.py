@@ -22,11 +22,11 @@ IDENT0, IDENT1 = 0x02443356, 0x10 << 16 | 2 << 12 | 4 << 8 | 3 << 4 | 1
 class FakeMapping:
     """A map that behaves as a real one: a new view each time, and the unmap fails while a view is alive."""
 
-    def __init__(self, kernel: FakeLinux, memory: bytearray) -> None:
-        self._kernel = kernel
+    def __init__(self, linux: FakeLinux, memory: bytearray) -> None:
+        self._kernel = linux
         self._memory: bytearray | None = memory
         self.address = 0x76000000
-        kernel.maps.append(self)
+        linux.maps.append(self)
 
     @property
     def view(self) -> memoryview:
@@ -45,14 +45,14 @@ class FakeMapping:
 class FakeRegisters:
     """V3D: powered or not, a queue, programs that take `steps` polls each, or never end."""
 
-    def __init__(self, kernel: FakeLinux) -> None:
-        self.kernel = kernel
+    def __init__(self, linux: FakeLinux) -> None:
+        self.linux = linux
         self.open = True
-        kernel.register_maps.append(self)
+        linux.register_maps.append(self)
 
     def read32(self, offset: int) -> int:
         assert self.open
-        k = self.kernel
+        k = self.linux
         k.done(k.step(("read32", offset)))
         if not k.powered:
             return 0xDEADBEEF
@@ -73,14 +73,14 @@ class FakeRegisters:
     def write32(self, offset: int, value: int) -> None:
         assert self.open
         assert 0 <= value < 1 << 32
-        k = self.kernel
+        k = self.linux
         n = k.step(("write32", offset, value))
         if k.powered:
             self._take(offset, value)
         k.done(n)
 
     def _take(self, offset: int, value: int) -> None:
-        k = self.kernel
+        k = self.linux
         k.regs[offset] = value
         if offset == 0x43C:
             if value & 1 << 16:
@@ -97,7 +97,7 @@ class FakeRegisters:
     def close(self) -> None:
         if self.open:
             self.open = False
-            self.kernel.register_maps.remove(self)
+            self.linux.register_maps.remove(self)
 
 
 class FakeLinux:

@@ -34,10 +34,10 @@ TAG_NAMES = {
 }
 
 
-def brief(kernel: FakeLinux) -> list[str]:
+def brief(linux: FakeLinux) -> list[str]:
     """The log in words: tags by name with their first value, ioctls by number, the rest by call."""
     out: list[str] = []
-    for entry in kernel.log:
+    for entry in linux.log:
         if entry[0] == "ioctl" and entry[1] == "/dev/vcio":
             tag, value = struct.unpack_from("<I8xI", entry[3], 8)
             out.append(TAG_NAMES[tag] + (f"({value})" if tag == 0x30012 else ""))
@@ -95,29 +95,29 @@ CLOSE = [
 
 
 def test_open_and_close() -> None:
-    kernel = FakeLinux()
-    driver = open_adapter(kernel, PI3)
-    assert brief(kernel) == OPEN
+    linux = FakeLinux()
+    driver = open_adapter(linux, PI3)
+    assert brief(linux) == OPEN
     info = driver.info
     assert (info.isa, info.slices, info.qpus_per_slice, info.tmus_per_slice, info.qpus) == (Isa.VC4, 3, 4, 2, 12)
     assert info.clock_hz == 400_000_000
     assert (info.adapter, info.node) == ("mailbox", "/dev/vcio, /dev/vcsm-cma")
     assert info.revision == "2.1"
     assert info.emulated == "fake"
-    kernel.log.clear()
+    linux.log.clear()
     driver.close()
     driver.close()
-    assert brief(kernel) == CLOSE
-    assert kernel.left() == []
+    assert brief(linux) == CLOSE
+    assert linux.left() == []
     with pytest.raises(UsageError, match="closed"):
         driver.alloc(4096)
 
 
 def test_without_dev_mem_the_board_is_believed() -> None:
-    kernel = FakeLinux(nodes=("vcio", "vcsm-cma"))
-    kernel.nodes["/dev/mem"] = errno.EACCES
-    kernel.unknown_tags = {0x30004: "einval", 0x00001: "bit31"}
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux(nodes=("vcio", "vcsm-cma"))
+    linux.nodes["/dev/mem"] = errno.EACCES
+    linux.unknown_tags = {0x30004: "einval", 0x00001: "bit31"}
+    driver = open_adapter(linux, PI3)
     assert driver.registers is None
     assert (driver.info.slices, driver.info.qpus_per_slice) == (3, 4)
     assert driver.info.clock_hz == PI3.clock_hz
@@ -125,46 +125,46 @@ def test_without_dev_mem_the_board_is_believed() -> None:
     with pytest.raises(DriverError, match="sudo"), driver.counters(["QPU-total-idle-clk-cycles"]):
         pass
     driver.close()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 def test_ident_has_the_last_word() -> None:
-    kernel = FakeLinux()
-    kernel.ident1 = 1 << 12 | 4 << 8 | 2 << 4
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux()
+    linux.ident1 = 1 << 12 | 4 << 8 | 2 << 4
+    driver = open_adapter(linux, PI3)
     assert (driver.info.qpus, driver.info.tmus_per_slice) == (8, 1)
     driver.close()
 
 
 def test_mailbox_launch() -> None:
-    kernel = FakeLinux()
+    linux = FakeLinux()
     seen: list[tuple[int, ...]] = []
-    kernel.execute = lambda *v: seen.append(v) or 0  # type: ignore[func-returns-value]
-    driver = open_adapter(kernel, PI3)
+    linux.execute = lambda *v: seen.append(v) or 0  # type: ignore[func-returns-value]
+    driver = open_adapter(linux, PI3)
     job = a_job(driver, 12)
-    kernel.log.clear()
+    linux.log.clear()
     fence = driver.submit(job, 0.5)
-    assert brief(kernel) == ["read32 0", "execute"]
+    assert brief(linux) == ["read32 0", "execute"]
     assert fence.poll()
     fence.wait(0.1)
-    assert kernel.executed == [list(job.entries)]
+    assert linux.executed == [list(job.entries)]
     assert [(s[0], s[2], s[3]) for s in seen] == [(12, 0, 500)]
     driver.submit(QpuJob(job.entries[:1], flush=False), 30.0)
     assert (seen[-1][0], seen[-1][2], seen[-1][3]) == (1, 1, 1000)  # Linux waits one second at most
     driver.close()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 def test_register_launch() -> None:
-    kernel = FakeLinux()
-    kernel.steps = 5
-    driver = open_adapter(kernel, PI3, launch="registers")
+    linux = FakeLinux()
+    linux.steps = 5
+    driver = open_adapter(linux, PI3, launch="registers")
     assert (driver.info.adapter, driver.info.node) == ("v3d_regs", "/dev/vcio, /dev/vcsm-cma, /dev/mem")
     job = a_job(driver, 3)
-    kernel.log.clear()
+    linux.log.clear()
     fence = driver.submit(job)
-    writes = [e[1:] for e in kernel.log if e[0] == "write32"]
-    assert [e[1] for e in kernel.log[:2]] == [0x000, 0x43C]  # is it powered, is it idle
+    writes = [e[1:] for e in linux.log if e[0] == "write32"]
+    assert [e[1] for e in linux.log[:2]] == [0x000, 0x43C]  # is it powered, is it idle
     expected = [(0xE00, 0), (0xE2C, 0), (0xE30, 0xFFFFFFFF), (0x20, 4), (0x24, 0xFFFFFFFF), (0x43C, 0x10180)]
     for uniforms, code in job.entries:
         expected += [(0x434, uniforms), (0x430, code)]
@@ -177,78 +177,78 @@ def test_register_launch() -> None:
     first, second = driver.submit(job), driver.submit(job)
     assert first.poll()
     second.wait()
-    assert kernel.executed == []
+    assert linux.executed == []
     driver.close()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 def test_register_launch_needs_dev_mem() -> None:
-    kernel = FakeLinux()
-    kernel.nodes["/dev/mem"] = errno.EACCES
+    linux = FakeLinux()
+    linux.nodes["/dev/mem"] = errno.EACCES
     with pytest.raises(DriverError, match="/dev/mem") as caught:
-        open_adapter(kernel, PI3, launch="registers")
+        open_adapter(linux, PI3, launch="registers")
     assert caught.value.errno == errno.EACCES
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 @pytest.mark.parametrize("status", [b"okay\0", b"ok\0", None])
 def test_kms_owns_v3d(status: bytes | None) -> None:
-    kernel = FakeLinux()
+    linux = FakeLinux()
     node = "/proc/device-tree/soc/v3d@7ec00000"
-    kernel.files[f"{node}/compatible"] = b"brcm,bcm2835-v3d\0"
-    kernel.nodes[node] = 0
+    linux.files[f"{node}/compatible"] = b"brcm,bcm2835-v3d\0"
+    linux.nodes[node] = 0
     if status is not None:
-        kernel.files[f"{node}/status"] = status
+        linux.files[f"{node}/status"] = status
     for launch in vc4_adapter.LAUNCHES:
         with pytest.raises(DriverError, match="vc4-kms-v3d") as caught:
-            open_adapter(kernel, PI3, launch=launch)
+            open_adapter(linux, PI3, launch=launch)
         assert caught.value.errno == errno.EBUSY
-    assert kernel.log == []
-    kernel.files[f"{node}/status"] = b"disabled\0"
-    open_adapter(kernel, PI3).close()
+    assert linux.log == []
+    linux.files[f"{node}/status"] = b"disabled\0"
+    open_adapter(linux, PI3).close()
 
 
 def test_firmware_refuses() -> None:
-    kernel = FakeLinux()
-    kernel.refuse_enable = True
+    linux = FakeLinux()
+    linux.refuse_enable = True
     with pytest.raises(DriverError, match="vc4-fkms-v3d"):
-        open_adapter(kernel, PI3)
-    assert kernel.left() == []
-    assert kernel.tags == [0x30012]
+        open_adapter(linux, PI3)
+    assert linux.left() == []
+    assert linux.tags == [0x30012]
 
 
 def test_other_boards_and_options() -> None:
-    kernel = FakeLinux()
+    linux = FakeLinux()
     with pytest.raises(UsageError, match="no VideoCore IV"):
-        open_adapter(kernel, Board("Raspberry Pi 5", soc="BCM2712", generation=7))
+        open_adapter(linux, Board("Raspberry Pi 5", soc="BCM2712", generation=7))
     with pytest.raises(UsageError, match="no VideoCore IV"):
-        open_adapter(kernel, Board("laptop"))
+        open_adapter(linux, Board("laptop"))
     with pytest.raises(UsageError, match="allowed: mailbox, registers"):
-        open_adapter(kernel, PI3, launch="magic")  # type: ignore[arg-type]
-    assert kernel.log == []
+        open_adapter(linux, PI3, launch="magic")  # type: ignore[arg-type]
+    assert linux.log == []
     with pytest.raises(UsageError, match="no memory source"):
-        open_adapter(kernel, PI3, memory="cma")
-    assert kernel.left() == []
+        open_adapter(linux, PI3, memory="cma")
+    assert linux.left() == []
 
 
 @pytest.mark.parametrize(("board", "flags"), [(PI1, 12), (PI3, 4)])
 def test_memory_flags_by_chip(board: Board, flags: int) -> None:
-    kernel = FakeLinux(nodes=("vcio", "mem"))
-    driver = open_adapter(kernel, board)
-    assert [h[1] for h in kernel.handles.values()] == [flags]
+    linux = FakeLinux(nodes=("vcio", "mem"))
+    driver = open_adapter(linux, board)
+    assert [h[1] for h in linux.handles.values()] == [flags]
     driver.close()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 # -- refused before anything is started
 
 
 def test_bad_jobs() -> None:
-    kernel = FakeLinux()
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux()
+    driver = open_adapter(linux, PI3)
     bo = driver.alloc(PAGE)
     at = bo.address
-    kernel.log.clear()
+    linux.log.clear()
     bad: list[tuple[Any, str]] = [
         (CsdJob(at, at, [bo]), "submit a QpuJob"),
         (QpuJob([]), r"allowed: 1\.\.12"),
@@ -266,7 +266,7 @@ def test_bad_jobs() -> None:
     for timeout_s in (0, -1, float("nan")):
         with pytest.raises(UsageError, match="must be positive"):
             driver.submit(QpuJob([(at, at)]), timeout_s)
-    assert kernel.log == []
+    assert linux.log == []
     driver.submit(QpuJob([(0, at)]))  # no uniforms
     driver.submit(QpuJob([(at & 0x3FFFFFFF | 0x40000000, at)]))  # another alias of the same memory
     other = open_adapter(FakeLinux(), PI3)
@@ -284,154 +284,154 @@ def test_bad_jobs() -> None:
 
 
 def test_fork_is_refused() -> None:
-    kernel = FakeLinux()
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux()
+    driver = open_adapter(linux, PI3)
     job = a_job(driver)
-    kernel.pid += 1
-    kernel.log.clear()
+    linux.pid += 1
+    linux.log.clear()
     with pytest.raises(UsageError, match="before fork"):
         driver.alloc(PAGE)
     with pytest.raises(UsageError, match="before fork"):
         driver.submit(job)
     driver.close()  # the parent's: left alone
-    assert kernel.log == []
-    assert kernel.powered
-    kernel.pid -= 1
+    assert linux.log == []
+    assert linux.powered
+    linux.pid -= 1
     driver.close()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 # -- time-outs
 
 
-@pytest.mark.parametrize("how", ["firmware", "kernel"])
+@pytest.mark.parametrize("how", ["firmware", "linux"])
 def test_mailbox_timeout(how: str) -> None:
-    kernel = FakeLinux()
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux()
+    driver = open_adapter(linux, PI3)
     job = a_job(driver)
-    kernel.log.clear()
+    linux.log.clear()
     if how == "firmware":
-        kernel.execute = lambda *_: 0x80000000
+        linux.execute = lambda *_: 0x80000000
     else:
-        kernel.fail[kernel.calls + 1] = OSError(errno.ETIMEDOUT, "x")
+        linux.fail[linux.calls + 1] = OSError(errno.ETIMEDOUT, "x")
     with pytest.raises(GpuTimeoutError, match="takes jobs again") as caught:
         driver.submit(job, 0.2)
     assert isinstance(caught.value, TimeoutError)
     assert "help:" in str(caught.value)
-    assert brief(kernel) == ["read32 0", "execute", "enable(0)", "enable(1)"]
-    kernel.execute = lambda *_: 0
+    assert brief(linux) == ["read32 0", "execute", "enable(0)", "enable(1)"]
+    linux.execute = lambda *_: 0
     driver.submit(job)
     driver.close()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 def test_lost_device_says_so_and_comes_back() -> None:
-    kernel = FakeLinux()
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux()
+    driver = open_adapter(linux, PI3)
     job = a_job(driver)
-    kernel.execute = lambda *_: 0x80000000
-    kernel.fail[kernel.calls + 2] = OSError(errno.ETIMEDOUT, "x")
+    linux.execute = lambda *_: 0x80000000
+    linux.fail[linux.calls + 2] = OSError(errno.ETIMEDOUT, "x")
     with pytest.raises(GpuTimeoutError, match="does not answer any more"):
         driver.submit(job)
-    kernel.fail[kernel.calls] = OSError(errno.ETIMEDOUT, "x")
+    linux.fail[linux.calls] = OSError(errno.ETIMEDOUT, "x")
     with pytest.raises(DriverError, match="could not be powered off and on") as caught:
         driver.submit(job)
     assert "reboot" in str(caught.value)
-    kernel.execute = lambda *_: 0
+    linux.execute = lambda *_: 0
     driver.submit(job)
     driver.close()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 def test_register_timeout_then_next_job() -> None:
-    kernel = FakeLinux()
-    driver = open_adapter(kernel, PI3, launch="registers")
+    linux = FakeLinux()
+    driver = open_adapter(linux, PI3, launch="registers")
     job = a_job(driver)
-    kernel.hang = True
+    linux.hang = True
     fence = driver.submit(job)
     with pytest.raises(GpuTimeoutError, match="0 of 1"):
         fence.wait(0.1)
     assert not fence.poll()
-    kernel.log.clear()
+    linux.log.clear()
     powered = driver._mailbox
     assert powered is not None
-    kernel.hang = False
-    kernel.steps = 1000
+    linux.hang = False
+    linux.steps = 1000
     second = driver.submit(job)  # the first is late: V3D is powered off and on
-    assert brief(kernel)[1:3] == ["enable(0)", "enable(1)"]
+    assert brief(linux)[1:3] == ["enable(0)", "enable(1)"]
     with pytest.raises(GpuResetError, match="powered off"):
         fence.wait(1.0)
     assert fence.poll()
     second.wait()
     driver.close()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 def test_late_job_that_ends_after_all() -> None:
-    kernel = FakeLinux()
-    driver = open_adapter(kernel, PI3, launch="registers")
+    linux = FakeLinux()
+    driver = open_adapter(linux, PI3, launch="registers")
     job = a_job(driver)
-    kernel.hang = True
+    linux.hang = True
     fence = driver.submit(job)
     with pytest.raises(GpuTimeoutError):
         fence.wait(0.1)
-    kernel.hang = False
+    linux.hang = False
     fence.wait(1.0)  # waiting again is allowed
     driver.submit(job).wait(1.0)
     driver.close()
 
 
 def test_close_stops_a_running_job_before_memory_goes() -> None:
-    kernel = FakeLinux()
-    driver = open_adapter(kernel, PI3, launch="registers")
-    kernel.hang = True
+    linux = FakeLinux()
+    driver = open_adapter(linux, PI3, launch="registers")
+    linux.hang = True
     fence = driver.submit(a_job(driver))
-    kernel.log.clear()
+    linux.log.clear()
     driver.close()
-    words = brief(kernel)
+    words = brief(linux)
     assert words.index("enable(0)") < words.index("munmap")
-    assert kernel.left() == []
+    assert linux.left() == []
     with pytest.raises(GpuResetError):
         fence.wait(1.0)
 
 
 def test_interrupt_in_a_launch_stops_it() -> None:
-    kernel = FakeLinux()
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux()
+    driver = open_adapter(linux, PI3)
     job = a_job(driver)
-    kernel.log.clear()
-    kernel.fail[kernel.calls + 1] = KeyboardInterrupt()
+    linux.log.clear()
+    linux.fail[linux.calls + 1] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         driver.submit(job)
-    assert brief(kernel) == ["read32 0", "execute", "enable(0)", "enable(1)"]
+    assert brief(linux) == ["read32 0", "execute", "enable(0)", "enable(1)"]
     driver.submit(job)
     driver.close()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 # -- power
 
 
 def test_enabled_once_per_process() -> None:
-    kernel = FakeLinux()
-    one, two = open_adapter(kernel, PI3), open_adapter(kernel, PI3)
-    assert brief(kernel).count("enable(1)") == 1
+    linux = FakeLinux()
+    one, two = open_adapter(linux, PI3), open_adapter(linux, PI3)
+    assert brief(linux).count("enable(1)") == 1
     one.close()
-    assert kernel.powered
+    assert linux.powered
     two.submit(a_job(two))
     two.close()
-    assert brief(kernel).count("enable(0)") == 1
-    assert kernel.left() == []
-    three = open_adapter(kernel, PI3)
-    assert kernel.powered
+    assert brief(linux).count("enable(0)") == 1
+    assert linux.left() == []
+    three = open_adapter(linux, PI3)
+    assert linux.powered
     three.close()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 def test_real_machine_is_one_whatever_the_port() -> None:
     kernels = [FakeLinux(), FakeLinux()]
-    for kernel in kernels:
-        kernel.emulated = None
+    for linux in kernels:
+        linux.emulated = None
     drivers = [open_adapter(k, PI3, memory="vcsm-cma") for k in kernels[:1]]
     kernels[1].powered = True  # the same V3D
     drivers.append(open_adapter(kernels[1], PI3, memory="vcsm-cma"))
@@ -452,8 +452,8 @@ def test_emulated_boards_are_apart() -> None:
 
 
 def test_threads() -> None:
-    kernel = FakeLinux()
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux()
+    driver = open_adapter(linux, PI3)
     jobs = [a_job(driver) for _ in range(4)]
     busy = threading.Lock()
 
@@ -462,7 +462,7 @@ def test_threads() -> None:
         busy.release()
         return 0
 
-    kernel.execute = execute
+    linux.execute = execute
     failures: list[BaseException] = []
 
     def work(job: QpuJob) -> None:
@@ -478,16 +478,16 @@ def test_threads() -> None:
     for t in threads:
         t.join()
     assert failures == []
-    assert len(kernel.executed) == 200
-    blocks = {tuple(b) for b in kernel.executed}
+    assert len(linux.executed) == 200
+    blocks = {tuple(b) for b in linux.executed}
     assert blocks == {tuple(j.entries) for j in jobs}
     driver.close()
 
 
 def test_exit_does_not_wait_for_a_thread_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vc4_adapter, "EXIT_PATIENCE_S", 0.05)
-    kernel = FakeLinux()
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux()
+    driver = open_adapter(linux, PI3)
     taken, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -502,60 +502,60 @@ def test_exit_does_not_wait_for_a_thread_that_waits(monkeypatch: pytest.MonkeyPa
     assert thread.is_alive()  # it holds the lock still
     leave.set()
     thread.join()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 # -- memory at the end
 
 
 def test_views_outlive_a_close_with_linux_memory() -> None:
-    kernel = FakeLinux()
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux()
+    driver = open_adapter(linux, PI3)
     view = driver.alloc(PAGE).view
     view[0] = 9
     driver.close()
-    assert len(kernel.left()) == 1  # the map alone
+    assert len(linux.left()) == 1  # the map alone
     assert view[0] == 9
     assert exit_guard._held == {}
 
 
 def test_views_keep_firmware_memory_until_they_go() -> None:
-    kernel = FakeLinux(nodes=("vcio", "mem"))
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux(nodes=("vcio", "mem"))
+    driver = open_adapter(linux, PI3)
     bo = driver.alloc(PAGE)
     view = bo.view
     driver.close()
-    assert not kernel.powered
-    assert len(kernel.handles) == 1
+    assert not linux.powered
+    assert len(linux.handles) == 1
     assert id(driver) in exit_guard._held
     del view
     bo.close()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 def test_exit_releases_firmware_memory_in_spite_of_views() -> None:
-    kernel = FakeLinux(nodes=("vcio", "mem"))
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux(nodes=("vcio", "mem"))
+    driver = open_adapter(linux, PI3)
     view = driver.alloc(PAGE).view
     exit_guard.release_all()
-    assert kernel.handles == {}
-    assert not kernel.powered
+    assert linux.handles == {}
+    assert not linux.powered
     assert driver.info.qpus == 12
     assert len(view) == PAGE
 
 
 def test_failing_release_is_reported_and_the_rest_released() -> None:
-    kernel = FakeLinux(nodes=("vcio", "mem"))
-    driver = open_adapter(kernel, PI3)
+    linux = FakeLinux(nodes=("vcio", "mem"))
+    driver = open_adapter(linux, PI3)
     driver.alloc(PAGE)
     driver.alloc(PAGE)
     for n in range(3):
-        kernel.fail[kernel.calls + n] = OSError(errno.EIO, "x")
+        linux.fail[linux.calls + n] = OSError(errno.EIO, "x")
     with pytest.raises(DriverError, match="UNLOCK"):
         driver.close()
-    assert len(kernel.handles) <= 1
-    assert not kernel.powered
-    assert kernel.fds == {}
+    assert len(linux.handles) <= 1
+    assert not linux.powered
+    assert linux.fds == {}
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.EINTR, errno.EAGAIN])
@@ -569,19 +569,19 @@ def test_a_release_that_fails_twice_is_tried_again(nodes: tuple[str, ...], error
     for n in range(opened, clean.calls):
         if clean.log_index(n)[0] != "ioctl":
             continue  # only what outlives the process, the power of the QPUs included
-        kernel = FakeLinux(nodes=nodes)
-        driver = open_adapter(kernel, PI3)
+        linux = FakeLinux(nodes=nodes)
+        driver = open_adapter(linux, PI3)
         driver.alloc(PAGE)
-        kernel.fail |= dict.fromkeys((n, n + 1), OSError(error, "x"))
+        linux.fail |= dict.fromkeys((n, n + 1), OSError(error, "x"))
         driver.close()
-        assert kernel.left() == []
+        assert linux.left() == []
 
 
 # -- a failure at every single call
 
 
-def scenario(kernel: FakeLinux, launch: Any) -> None:
-    driver = open_adapter(kernel, PI3, launch=launch)
+def scenario(linux: FakeLinux, launch: Any) -> None:
+    driver = open_adapter(linux, PI3, launch=launch)
     try:
         bo = driver.alloc(PAGE)
         for _ in range(2):
@@ -611,15 +611,15 @@ def test_failure_at_every_call(nodes: tuple[str, ...], launch: str, error: BaseE
     closing = clean.calls
     met = 0
     for n in range(closing):
-        kernel = FakeLinux(nodes=nodes)
-        getattr(kernel, when)[n] = error
+        linux = FakeLinux(nodes=nodes)
+        getattr(linux, when)[n] = error
         try:
-            scenario(kernel, launch)
+            scenario(linux, launch)
         except (DriverError, KeyboardInterrupt, OSError):
             met += 1
         # What a second Ctrl-C or an error of Linux left allocated is released at exit.
         exit_guard.release_all()
-        left = kernel.left()
+        left = linux.left()
         entry = clean.log_index(n)
         if when == "after":
             # An interrupt between a system call and the port's return: the caller does not get the descriptor or map.
@@ -633,6 +633,6 @@ def test_failure_at_every_call(nodes: tuple[str, ...], launch: str, error: BaseE
                 left = [x for x in left if not x.startswith(("firmware", "vcsm"))]
             if tag == 0x30012 and entry[3][20] == 0:  # or to power off
                 left = [x for x in left if x != "V3D powered"]
-        assert left == [], (n, entry, kernel.log[-6:])
+        assert left == [], (n, entry, linux.log[-6:])
         assert all(m.users == 0 for m in power._known.values())
     assert met > closing // 3  # the release is repeated

@@ -31,19 +31,19 @@ how = {how!r}
 if how == "ignored":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-kernel = FakeLinux(nodes=("vcio", "mem"))
-atexit.register(lambda: print("left:", kernel.left(), flush=True))
-driver = open_adapter(kernel, PI3)
+linux = FakeLinux(nodes=("vcio", "mem"))
+atexit.register(lambda: print("left:", linux.left(), flush=True))
+driver = open_adapter(linux, PI3)
 view = driver.alloc(4096).view
 if how == "error":
     raise RuntimeError("x")
 elif how == "fork":
-    kernel.getpid = os.getpid
+    linux.getpid = os.getpid
     pid = os.fork()
     if pid == 0:
         sys.exit(0)
     os.waitpid(pid, 0)
-    print("parent has", len(kernel.handles), kernel.powered, flush=True)
+    print("parent has", len(linux.handles), linux.powered, flush=True)
 elif how == "own":
     signal.signal(signal.SIGTERM, lambda *_: print("mine", flush=True))
     os.kill(os.getpid(), signal.SIGTERM)

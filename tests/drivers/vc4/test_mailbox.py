@@ -96,17 +96,17 @@ def test_end_tag_is_the_last_word_of_a_long_message() -> None:
 
 @pytest.mark.parametrize(("pointer_size", "request_"), [(4, 0xC0046400), (8, 0xC0086400)])
 def test_request_by_pointer_size(pointer_size: int, request_: int) -> None:
-    kernel = FakeLinux(pointer_size=pointer_size)
-    with Mailbox(kernel) as mailbox:
+    linux = FakeLinux(pointer_size=pointer_size)
+    with Mailbox(linux) as mailbox:
         assert mailbox.board_revision() == 0xA02082
-    assert kernel.log[0] == ("open", "/dev/vcio", True, False)
-    assert kernel.log[1][:3] == ("ioctl", "/dev/vcio", request_)
-    assert kernel.left() == []
+    assert linux.log[0] == ("open", "/dev/vcio", True, False)
+    assert linux.log[1][:3] == ("ioctl", "/dev/vcio", request_)
+    assert linux.left() == []
 
 
 def test_typed_calls() -> None:
-    kernel = FakeLinux()
-    with Mailbox(kernel) as mailbox:
+    linux = FakeLinux()
+    with Mailbox(linux) as mailbox:
         assert mailbox.firmware_revision() == 1700000000
         assert mailbox.serial() == 0x0123456789ABCDEF
         assert mailbox.vc_memory() == (0x3B400000, 0x04C00000)
@@ -130,73 +130,73 @@ def test_typed_calls() -> None:
 
 
 def test_several_tags_in_one_message() -> None:
-    kernel = FakeLinux()
-    with Mailbox(kernel) as mailbox:
+    linux = FakeLinux()
+    with Mailbox(linux) as mailbox:
         answers = mailbox.transact(
             [TagCall(TAGS["GET_CLOCK_RATE"], (5,)), TagCall(TAGS["GET_COMMAND_LINE"]), TagCall(TAGS["GET_ARM_MEMORY"])]
         )
     assert answers == [(5, 300_000_000), b"root=/dev/x\0", (0, 0x3B400000)]
-    assert len(kernel.tags) == 3
+    assert len(linux.tags) == 3
 
 
 @pytest.mark.parametrize("manner", ["einval", "bit31"])
 def test_unknown_tag(manner: str) -> None:
-    kernel = FakeLinux()
-    kernel.unknown_tags[TAGS["GET_TEMPERATURE"].id] = manner
-    with Mailbox(kernel) as mailbox, pytest.raises(UnsupportedTagError, match="GET_TEMPERATURE") as caught:
+    linux = FakeLinux()
+    linux.unknown_tags[TAGS["GET_TEMPERATURE"].id] = manner
+    with Mailbox(linux) as mailbox, pytest.raises(UnsupportedTagError, match="GET_TEMPERATURE") as caught:
         mailbox.temperature_c()
     assert caught.value.errno == errno.EINVAL
     assert "help: nothing to do" in str(caught.value)
-    assert len(kernel.tags) == 2  # read-only: once more, no more
+    assert len(linux.tags) == 2  # read-only: once more, no more
 
 
 def test_read_only_queries_survive_one_refusal() -> None:
-    kernel = FakeLinux()
-    kernel.unknown_tags[TAGS["GET_TEMPERATURE"].id] = "once"
-    with Mailbox(kernel) as mailbox:
+    linux = FakeLinux()
+    linux.unknown_tags[TAGS["GET_TEMPERATURE"].id] = "once"
+    with Mailbox(linux) as mailbox:
         assert mailbox.temperature_c() == 48.312
 
 
 @pytest.mark.parametrize("name", [n for n, t in TAGS.items() if t.changes])
 def test_changes_are_never_repeated(name: str) -> None:
-    kernel = FakeLinux()
-    kernel.unknown_tags[TAGS[name].id] = "once"
-    with Mailbox(kernel) as mailbox, pytest.raises(UnsupportedTagError):
+    linux = FakeLinux()
+    linux.unknown_tags[TAGS[name].id] = "once"
+    with Mailbox(linux) as mailbox, pytest.raises(UnsupportedTagError):
         mailbox.call(name, *range(1, 1 + len(TAGS[name].request)))
-    assert kernel.tags == [TAGS[name].id]
+    assert linux.tags == [TAGS[name].id]
 
 
 @pytest.mark.parametrize("error", [errno.EINTR, errno.EAGAIN])
 def test_interrupted_calls_are_repeated(error: int) -> None:
     """The interruption comes before the message is sent, so that messages with effects are repeated as well."""
-    kernel = FakeLinux()
-    kernel.fail |= {n: OSError(error, "signal") for n in (1, 2, 4)}
-    with Mailbox(kernel) as mailbox:
+    linux = FakeLinux()
+    linux.fail |= {n: OSError(error, "signal") for n in (1, 2, 4)}
+    with Mailbox(linux) as mailbox:
         assert mailbox.temperature_c() == 48.312
         assert mailbox.set_turbo(1) == 1
-    assert kernel.tags == [TAGS["GET_TEMPERATURE"].id, TAGS["SET_TURBO"].id]
+    assert linux.tags == [TAGS["GET_TEMPERATURE"].id, TAGS["SET_TURBO"].id]
 
 
 def test_an_interrupted_call_is_not_repeated_for_ever() -> None:
-    kernel = FakeLinux()
-    kernel.fail |= {n: OSError(errno.EINTR, "signal") for n in range(1, 20_000)}
-    with Mailbox(kernel) as mailbox, pytest.raises(DriverError, match="EINTR"):
+    linux = FakeLinux()
+    linux.fail |= {n: OSError(errno.EINTR, "signal") for n in range(1, 20_000)}
+    with Mailbox(linux) as mailbox, pytest.raises(DriverError, match="EINTR"):
         mailbox.set_turbo(1)
-    assert kernel.calls < 11_000
+    assert linux.calls < 11_000
 
 
 def test_repetition_stops_when_the_owner_says_so() -> None:
-    kernel = FakeLinux()
-    kernel.fail |= {n: OSError(errno.EINTR, "signal") for n in range(1, 100)}
+    linux = FakeLinux()
+    linux.fail |= {n: OSError(errno.EINTR, "signal") for n in range(1, 100)}
 
     def check() -> None:
-        if kernel.calls > 5:
+        if linux.calls > 5:
             raise DriverError("closed meanwhile")
 
-    with Mailbox(kernel, check=check) as mailbox:
+    with Mailbox(linux, check=check) as mailbox:
         with pytest.raises(DriverError, match="closed meanwhile"):
             mailbox.execute_qpu(1, 0xC0000000, noflush=False, timeout_ms=100)
-        kernel.fail |= {n: OSError(errno.EINTR, "signal") for n in range(kernel.calls, kernel.calls + 100)}
+        linux.fail |= {n: OSError(errno.EINTR, "signal") for n in range(linux.calls, linux.calls + 100)}
         assert mailbox.set_turbo(1) == 1  # what has to be done at the end, such as powering off, is repeated
 
 
@@ -234,10 +234,10 @@ def test_answer_longer_than_the_area_is_cut() -> None:
     ],
 )
 def test_open_fails(code: int, help: str) -> None:
-    kernel = FakeLinux()
-    kernel.nodes["/dev/vcio"] = code
+    linux = FakeLinux()
+    linux.nodes["/dev/vcio"] = code
     with pytest.raises(DriverError, match="open /dev/vcio") as caught:
-        Mailbox(kernel)
+        Mailbox(linux)
     assert caught.value.errno == code
     assert help in str(caught.value)
     if code == errno.EACCES:
@@ -254,31 +254,31 @@ def test_open_fails(code: int, help: str) -> None:
     ],
 )
 def test_call_fails(code: int, help: str) -> None:
-    kernel = FakeLinux()
-    kernel.fail[1] = OSError(code, "x")
-    with Mailbox(kernel) as mailbox, pytest.raises(DriverError, match="SET_TURBO") as caught:
+    linux = FakeLinux()
+    linux.fail[1] = OSError(code, "x")
+    with Mailbox(linux) as mailbox, pytest.raises(DriverError, match="SET_TURBO") as caught:
         mailbox.set_turbo(0)
     assert caught.value.errno == code
     assert help in str(caught.value)
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 def test_memory_handles() -> None:
-    kernel = FakeLinux()
-    with Mailbox(kernel) as mailbox:
+    linux = FakeLinux()
+    with Mailbox(linux) as mailbox:
         handle = mailbox.allocate_memory(8192, 4096, MemoryFlag.DIRECT)
         bus = mailbox.lock_memory(handle)
         assert bus >> 30 == 3
         mailbox.unlock_memory(handle)
         mailbox.release_memory(handle)
-        assert kernel.left() == ["fd 257: /dev/vcio"]
+        assert linux.left() == ["fd 257: /dev/vcio"]
         with pytest.raises(DriverError, match="UNLOCK_MEMORY of handle 99 returned status"):
             mailbox.unlock_memory(99)
         with pytest.raises(DriverError, match="RELEASE_MEMORY"):
             mailbox.release_memory(handle)
         with pytest.raises(DriverError, match="LOCK_MEMORY"):
             mailbox.lock_memory(handle)
-        kernel.no_memory = True
+        linux.no_memory = True
         with pytest.raises(DriverError, match=r"8192 bytes.*76 MiB") as caught:
             mailbox.allocate_memory(8192, 4096, MemoryFlag.DIRECT)
         assert caught.value.errno == errno.ENOMEM
@@ -286,54 +286,54 @@ def test_memory_handles() -> None:
 
 
 def test_interrupt_behind_an_allocation_leaves_nothing() -> None:
-    kernel = FakeLinux()
-    kernel.after[1] = KeyboardInterrupt()
-    with Mailbox(kernel) as mailbox, pytest.raises(KeyboardInterrupt):
+    linux = FakeLinux()
+    linux.after[1] = KeyboardInterrupt()
+    with Mailbox(linux) as mailbox, pytest.raises(KeyboardInterrupt):
         mailbox.allocate_memory(4096, 4096, MemoryFlag.DIRECT)
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 def test_execute() -> None:
-    kernel = FakeLinux()
-    kernel.memory.append((0xC0001000, bytearray(struct.pack("<4I", 16, 32, 48, 64))))
-    with Mailbox(kernel) as mailbox:
+    linux = FakeLinux()
+    linux.memory.append((0xC0001000, bytearray(struct.pack("<4I", 16, 32, 48, 64))))
+    with Mailbox(linux) as mailbox:
         mailbox.enable_qpu(True)
         mailbox.execute_qpu(2, 0xC0001000, noflush=True, timeout_ms=500)
-        assert kernel.executed == [[(16, 32), (48, 64)]]
-        kernel.execute = lambda *_: 0x80000000
+        assert linux.executed == [[(16, 32), (48, 64)]]
+        linux.execute = lambda *_: 0x80000000
         with pytest.raises(GpuTimeoutError, match="within 500 ms") as caught:
             mailbox.execute_qpu(2, 0xC0001000, noflush=True, timeout_ms=500)
         assert "host interrupt" in str(caught.value)
-        kernel.execute = lambda *_: 0x80000001
+        linux.execute = lambda *_: 0x80000001
         with pytest.raises(DriverError, match="status 0x80000001"):
             mailbox.execute_qpu(2, 0xC0001000, noflush=True, timeout_ms=500)
         for count in (0, 13):
             with pytest.raises(UsageError, match=r"allowed: 1\.\.12"):
                 mailbox.execute_qpu(count, 0xC0001000, noflush=True, timeout_ms=500)
-        kernel.refuse_enable = True
+        linux.refuse_enable = True
         with pytest.raises(DriverError, match="vc4-kms-v3d"):
             mailbox.enable_qpu(True)
 
 
 def test_kernel_timeout_is_a_timeout() -> None:
-    kernel = FakeLinux()
-    kernel.fail[1] = OSError(errno.ETIMEDOUT, "x")
-    with Mailbox(kernel) as mailbox, pytest.raises(GpuTimeoutError):
+    linux = FakeLinux()
+    linux.fail[1] = OSError(errno.ETIMEDOUT, "x")
+    with Mailbox(linux) as mailbox, pytest.raises(GpuTimeoutError):
         mailbox.execute_qpu(1, 0xC0001000, noflush=True, timeout_ms=500)
 
 
 def test_execute_code() -> None:
-    kernel = FakeLinux()
-    with Mailbox(kernel) as mailbox:
+    linux = FakeLinux()
+    with Mailbox(linux) as mailbox:
         mailbox.execute_code(0x1000, [1, 2])
-        assert words(kernel.log[-1][3])[2:12] == [0x30010, 28, 28, 0x1000, 1, 2, 0, 0, 0, 0]
+        assert words(linux.log[-1][3])[2:12] == [0x30010, 28, 28, 0x1000, 1, 2, 0, 0, 0, 0]
         with pytest.raises(UsageError, match="takes r0"):
             mailbox.execute_code(0, range(7))
 
 
 def test_usage_errors() -> None:
-    kernel = FakeLinux()
-    with Mailbox(kernel) as mailbox:
+    linux = FakeLinux()
+    with Mailbox(linux) as mailbox:
         with pytest.raises(UsageError, match="no property tag"):
             mailbox.call("GET_NOTHING")
         with pytest.raises(UsageError, match="takes clock; 0 values"):
@@ -350,13 +350,13 @@ def test_usage_errors() -> None:
     mailbox.close()
     with pytest.raises(UsageError, match="closed"):
         mailbox.temperature_c()
-    assert [e[0] for e in kernel.log] == ["open", "close"]
+    assert [e[0] for e in linux.log] == ["open", "close"]
 
 
 def test_info_leaves_out_what_the_firmware_does_not_know() -> None:
-    kernel = FakeLinux()
-    kernel.unknown_tags = {TAGS["GET_THROTTLED"].id: "bit31", TAGS["GET_VC_MEMORY"].id: "einval"}
-    with Mailbox(kernel) as mailbox:
+    linux = FakeLinux()
+    linux.unknown_tags = {TAGS["GET_THROTTLED"].id: "bit31", TAGS["GET_VC_MEMORY"].id: "einval"}
+    with Mailbox(linux) as mailbox:
         info = read_info(mailbox)
     assert info.throttled is None
     assert info.vc_memory is None

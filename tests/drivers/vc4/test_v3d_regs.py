@@ -13,30 +13,30 @@ from tests.drivers.vc4.fake_linux import IDENT0, IDENT1, FakeLinux
 
 
 @pytest.fixture
-def kernel() -> FakeLinux:
-    kernel = FakeLinux()
-    kernel.powered = True
-    return kernel
+def linux() -> FakeLinux:
+    linux = FakeLinux()
+    linux.powered = True
+    return linux
 
 
 @pytest.fixture
-def regs(kernel: FakeLinux) -> V3dRegisters:
-    made = V3dRegisters(kernel, 0x3FC00000)
-    kernel.log.clear()
+def regs(linux: FakeLinux) -> V3dRegisters:
+    made = V3dRegisters(linux, 0x3FC00000)
+    linux.log.clear()
     return made
 
 
 def test_block_address() -> None:
-    kernel = FakeLinux()
-    assert block_address(kernel, "BCM2835") == 0x20C00000
-    assert block_address(kernel, "BCM2836") == block_address(kernel, "BCM2837") == 0x3FC00000
-    kernel.files["/proc/device-tree/soc/ranges"] = bytes.fromhex("7e0000003f00000001000000")
-    assert block_address(kernel, "BCM2837") == 0x3FC00000
-    kernel.files["/proc/device-tree/soc/ranges"] = bytes.fromhex("7e0000002000000001000000")
-    assert block_address(kernel, "BCM2837") == 0x20C00000  # the device tree takes precedence
+    linux = FakeLinux()
+    assert block_address(linux, "BCM2835") == 0x20C00000
+    assert block_address(linux, "BCM2836") == block_address(linux, "BCM2837") == 0x3FC00000
+    linux.files["/proc/device-tree/soc/ranges"] = bytes.fromhex("7e0000003f00000001000000")
+    assert block_address(linux, "BCM2837") == 0x3FC00000
+    linux.files["/proc/device-tree/soc/ranges"] = bytes.fromhex("7e0000002000000001000000")
+    assert block_address(linux, "BCM2837") == 0x20C00000  # the device tree takes precedence
     for soc in ("BCM2711", "BCM2712", "BCM9999"):
         with pytest.raises(UsageError, match="allowed: BCM2835, BCM2836, BCM2837"):
-            block_address(kernel, soc)
+            block_address(linux, soc)
 
 
 def test_ident() -> None:
@@ -48,9 +48,9 @@ def test_ident() -> None:
     assert "enable the QPUs" in str(caught.value)
 
 
-def test_launch_order(kernel: FakeLinux, regs: V3dRegisters) -> None:
+def test_launch_order(linux: FakeLinux, regs: V3dRegisters) -> None:
     regs.start([(0xC0001000, 0xC0002000), (0xC0001040, 0xC0002000)])
-    assert kernel.log == [
+    assert linux.log == [
         ("read32", 0x43C),
         ("write32", 0xE00, 0),
         ("write32", 0xE2C, 0),
@@ -64,86 +64,86 @@ def test_launch_order(kernel: FakeLinux, regs: V3dRegisters) -> None:
         ("write32", 0x430, 0xC0002000),
     ]
     regs.wait(2, 1.0)
-    assert kernel.log[-1] == ("read32", 0x43C)
-    kernel.log.clear()
+    assert linux.log[-1] == ("read32", 0x43C)
+    linux.log.clear()
     regs.start([(0, 8)], flush=False)
-    assert ("write32", 0x020, 4) not in kernel.log
+    assert ("write32", 0x020, 4) not in linux.log
     assert regs.completed(1) == 0  # the count starts again
 
 
-def test_many_launches_do_not_overflow_the_count(kernel: FakeLinux, regs: V3dRegisters) -> None:
+def test_many_launches_do_not_overflow_the_count(linux: FakeLinux, regs: V3dRegisters) -> None:
     for _ in range(300):
         regs.start([(0, 8)] * 12)
         regs.wait(12, 1.0)
-    assert len(kernel.started) == 3600
+    assert len(linux.started) == 3600
 
 
-def test_wait_times_out_and_may_be_repeated(kernel: FakeLinux, regs: V3dRegisters) -> None:
-    kernel.hang = True
+def test_wait_times_out_and_may_be_repeated(linux: FakeLinux, regs: V3dRegisters) -> None:
+    linux.hang = True
     regs.start([(0, 8)])
     with pytest.raises(GpuTimeoutError, match=r"0 of 1 programs ended within 0\.25 s") as caught:
         regs.wait(1, 0.25)
     assert caught.value.errno == errno.ETIMEDOUT
-    assert 0.25 <= kernel.time < 0.27
-    kernel.hang = False
+    assert 0.25 <= linux.time < 0.27
+    linux.hang = False
     regs.wait(1, 0.25)
 
 
-def test_wait_is_quick_for_short_jobs_and_gentle_for_long_ones(kernel: FakeLinux, regs: V3dRegisters) -> None:
-    kernel.steps = 1
+def test_wait_is_quick_for_short_jobs_and_gentle_for_long_ones(linux: FakeLinux, regs: V3dRegisters) -> None:
+    linux.steps = 1
     regs.start([(0, 8)])
     regs.wait(1, None)
-    assert kernel.time < 1e-4
-    kernel.hang = True
+    assert linux.time < 1e-4
+    linux.hang = True
     regs.start([(0, 8)])
-    kernel.log.clear()
+    linux.log.clear()
     with pytest.raises(GpuTimeoutError):
         regs.wait(1, 10.0)
-    assert len(kernel.log) < 12_000
+    assert len(linux.log) < 12_000
 
 
 @pytest.mark.parametrize("what", ["overflow", "another program", "counts cleared", "too many completions"])
 @pytest.mark.parametrize("timeout_s", [None, 1.0])
-def test_others_during_a_launch(kernel: FakeLinux, regs: V3dRegisters, what: str, timeout_s: float | None) -> None:
+def test_others_during_a_launch(linux: FakeLinux, regs: V3dRegisters, what: str, timeout_s: float | None) -> None:
     """No endless wait, and no launch that counts programs of another process as its own."""
-    kernel.hang = True
+    linux.hang = True
     regs.start([(0, 8)])
     if what == "overflow":
-        kernel.overflow = 1
+        linux.overflow = 1
     elif what == "another program":
-        kernel.requested += 1
+        linux.requested += 1
     elif what == "counts cleared":
-        kernel.requested = 0
+        linux.requested = 0
     else:
-        kernel.completed = 2
+        linux.completed = 2
     with pytest.raises(DriverError, match="counts cleared") as caught:
         regs.wait(1, timeout_s)
     assert caught.value.errno == errno.EBUSY
 
 
 @pytest.mark.parametrize("what", ["waiting", "running"])
-def test_others_before_a_launch(kernel: FakeLinux, regs: V3dRegisters, what: str) -> None:
+def test_others_before_a_launch(linux: FakeLinux, regs: V3dRegisters, what: str) -> None:
     if what == "waiting":
-        kernel.foreign = 3
+        linux.foreign = 3
     else:
-        kernel.requested, kernel.completed = 2, 1
+        linux.requested, linux.completed = 2, 1
     with pytest.raises(DriverError, match="have not ended") as caught:
         regs.start([(0, 8)])
     assert caught.value.errno == errno.EBUSY
-    assert all(entry[0] == "read32" for entry in kernel.log)  # nothing was touched
+    assert all(entry[0] == "read32" for entry in linux.log)  # nothing was touched
 
 
-def test_the_counts_of_eight_bits_wrap(kernel: FakeLinux, regs: V3dRegisters) -> None:
-    kernel.requested = kernel.completed = 255
+def test_the_counts_of_eight_bits_wrap(linux: FakeLinux, regs: V3dRegisters) -> None:
+    linux.requested = linux.completed = 255
     regs.start([(0, 8)])
-    kernel.requested, kernel.completed = 3, 253
+    linux.requested, linux.completed = 3, 253
     with pytest.raises(DriverError, match="EBUSY"):
         regs.start([(0, 8)])
 
 
-def test_power_off_during_a_launch(kernel: FakeLinux, regs: V3dRegisters) -> None:
+def test_power_off_during_a_launch(linux: FakeLinux, regs: V3dRegisters) -> None:
     regs.start([(0, 8)])
-    kernel.powered = False
+    linux.powered = False
     with pytest.raises(GpuResetError, match="powered off"):
         regs.wait(1, None)
 
@@ -154,32 +154,32 @@ def test_launch_size(regs: V3dRegisters, count: int) -> None:
         regs.start([(0, 8)] * count)
 
 
-def test_counters(kernel: FakeLinux, regs: V3dRegisters) -> None:
-    kernel.regs[0x680], kernel.regs[0x688] = 111, 222
+def test_counters(linux: FakeLinux, regs: V3dRegisters) -> None:
+    linux.regs[0x680], linux.regs[0x688] = 111, 222
     names = ["QPU-total-idle-clk-cycles", "L2C-total-cache-miss"]
     with regs.counters(names) as values:
         assert values == {}
-        assert kernel.log == [
+        assert linux.log == [
             ("write32", 0x684, 13),
             ("write32", 0x68C, 29),
             ("write32", 0x670, 0xFFFF),
             ("write32", 0x674, 0x80000003),
         ]
     assert values == dict(zip(names, (111, 222), strict=True))
-    assert kernel.log[-1] == ("write32", 0x674, 0)
+    assert linux.log[-1] == ("write32", 0x674, 0)
 
 
-def test_counters_stop_when_the_block_fails(kernel: FakeLinux, regs: V3dRegisters) -> None:
+def test_counters_stop_when_the_block_fails(linux: FakeLinux, regs: V3dRegisters) -> None:
     with pytest.raises(RuntimeError), regs.counters(COUNTERS[:16]):
         raise RuntimeError
-    assert kernel.log[-1] == ("write32", 0x674, 0)
+    assert linux.log[-1] == ("write32", 0x674, 0)
 
 
 @pytest.mark.parametrize("names", [[], COUNTERS[:17], [COUNTERS[0], COUNTERS[0]], ["cycle-count"]])
-def test_wrong_counters(kernel: FakeLinux, regs: V3dRegisters, names: list[str]) -> None:
+def test_wrong_counters(linux: FakeLinux, regs: V3dRegisters, names: list[str]) -> None:
     with pytest.raises(UsageError), regs.counters(names):
         pass
-    assert kernel.log == []
+    assert linux.log == []
 
 
 def test_counter_names() -> None:
@@ -201,19 +201,19 @@ def test_register_offsets() -> None:
 
 @pytest.mark.parametrize(("code", "help"), [(errno.EACCES, "sudo"), (errno.EPERM, "sudo"), (errno.EBUSY, "again")])
 def test_open_fails(code: int, help: str) -> None:
-    kernel = FakeLinux()
-    kernel.nodes["/dev/mem"] = code
+    linux = FakeLinux()
+    linux.nodes["/dev/mem"] = code
     with pytest.raises(DriverError, match="0x3fc00000") as caught:
-        V3dRegisters(kernel, 0x3FC00000)
+        V3dRegisters(linux, 0x3FC00000)
     assert caught.value.errno == code
     assert help in str(caught.value)
 
 
-def test_closed(kernel: FakeLinux, regs: V3dRegisters) -> None:
+def test_closed(linux: FakeLinux, regs: V3dRegisters) -> None:
     regs.close()
     regs.close()
-    kernel.powered = False
-    assert kernel.left() == []
+    linux.powered = False
+    assert linux.left() == []
     with pytest.raises(UsageError, match="closed"):
         regs.read(Reg.IDENT0)
     with pytest.raises(UsageError, match="closed"):

@@ -39,8 +39,8 @@ def number(pointer: int, name: str) -> int:
     return int(ABI[f"abi_{8 * pointer}"]["ioctls"][name]["request"])
 
 
-def calls(kernel: FakeLinux) -> list[Any]:
-    return [e[2] if e[0] == "ioctl" else e[0] for e in kernel.log]
+def calls(linux: FakeLinux) -> list[Any]:
+    return [e[2] if e[0] == "ioctl" else e[0] for e in linux.log]
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def rpi_vcsm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.parametrize("pointer", [4, 8])
 def test_cma_calls(pointer: int) -> None:
-    kernel = FakeLinux(pointer_size=pointer)
-    memory = VcsmCmaMemory(kernel)
+    linux = FakeLinux(pointer_size=pointer)
+    memory = VcsmCmaMemory(linux)
     bo = memory.alloc(5000)
     assert (bo.size, bo.address >> 30) == (2 * PAGE, 3)
     assert bytes(bo.view) == bytes(2 * PAGE)
@@ -69,7 +69,7 @@ def test_cma_calls(pointer: int) -> None:
     memory.close()
     memory.close()
     sync = number(pointer, "DMA_BUF_IOCTL_SYNC")
-    assert calls(kernel) == [
+    assert calls(linux) == [
         "open",
         number(pointer, "VC_SM_CMA_IOCTL_MEM_ALLOC"),
         "mmap",
@@ -79,23 +79,23 @@ def test_cma_calls(pointer: int) -> None:
         "close",
         "close",
     ]
-    flags = [struct.unpack("<Q", e[3])[0] for e in kernel.log if e[0] == "ioctl" and e[2] == sync]
+    flags = [struct.unpack("<Q", e[3])[0] for e in linux.log if e[0] == "ioctl" and e[2] == sync]
     assert flags == [3, 7]
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 @pytest.mark.parametrize("pointer", [4, 8])
 def test_vcsm_calls(pointer: int) -> None:
-    kernel = FakeLinux(pointer_size=pointer, nodes=("vcsm",))
-    memory = VcsmMemory(kernel, Cache.NONE)
+    linux = FakeLinux(pointer_size=pointer, nodes=("vcsm",))
+    memory = VcsmMemory(linux, Cache.NONE)
     bo = memory.alloc(PAGE)
-    guid = next(iter(kernel.guids))
-    assert bo.address == kernel.guids[guid][4]
+    guid = next(iter(linux.guids))
+    assert bo.address == linux.guids[guid][4]
     assert bytes(bo.view) == bytes(PAGE)
     bo.close()
     memory.close()
-    assert ("mmap", PAGE, guid) in kernel.log
-    assert calls(kernel) == [
+    assert ("mmap", PAGE, guid) in linux.log
+    assert calls(linux) == [
         "open",
         number(pointer, "VMCS_SM_IOCTL_MEM_ALLOC"),
         "mmap",
@@ -106,21 +106,21 @@ def test_vcsm_calls(pointer: int) -> None:
         number(pointer, "VMCS_SM_IOCTL_MEM_FREE"),
         "close",
     ]
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 def test_mailbox_calls() -> None:
-    kernel = FakeLinux(nodes=("vcio", "mem"))
-    with Mailbox(kernel) as mailbox:
-        memory = MailboxMemory(kernel, mailbox, MemoryFlag.DIRECT)
+    linux = FakeLinux(nodes=("vcio", "mem"))
+    with Mailbox(linux) as mailbox:
+        memory = MailboxMemory(linux, mailbox, MemoryFlag.DIRECT)
         bo = memory.alloc(100)
         assert bo.size == PAGE
-        assert ("mmap", PAGE, bo.address & 0x3FFFFFFF) in kernel.log
-        assert ("open", "/dev/mem", False, True) in kernel.log
+        assert ("mmap", PAGE, bo.address & 0x3FFFFFFF) in linux.log
+        assert ("open", "/dev/mem", False, True) in linux.log
         bo.close()
         memory.close()
-    assert kernel.tags == [0x3000C, 0x3000D, 0x3000E, 0x3000F]
-    assert kernel.left() == []
+    assert linux.tags == [0x3000C, 0x3000D, 0x3000E, 0x3000F]
+    assert linux.left() == []
 
 
 def test_cache_choice_by_soc() -> None:
@@ -131,11 +131,11 @@ def test_cache_choice_by_soc() -> None:
     assert vcsm_cache("BCM2835") & Cache.HOST == 0
 
 
-def makers(kernel: FakeLinux, mailbox: Mailbox) -> dict[str, Any]:
+def makers(linux: FakeLinux, mailbox: Mailbox) -> dict[str, Any]:
     return {
-        "vcsm-cma": lambda: VcsmCmaMemory(kernel),
-        "vcsm": lambda: VcsmMemory(kernel, Cache.NONE),
-        "mailbox": lambda: MailboxMemory(kernel, mailbox, MemoryFlag.DIRECT),
+        "vcsm-cma": lambda: VcsmCmaMemory(linux),
+        "vcsm": lambda: VcsmMemory(linux, Cache.NONE),
+        "mailbox": lambda: MailboxMemory(linux, mailbox, MemoryFlag.DIRECT),
     }
 
 
@@ -152,30 +152,30 @@ class Bench:
     """A scripted Linux with an open mailbox; `inject` counts from the next call on."""
 
     def __init__(self) -> None:
-        self.kernel = FakeLinux(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
-        self.mailbox = Mailbox(self.kernel)
+        self.linux = FakeLinux(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
+        self.mailbox = Mailbox(self.linux)
 
     def inject(self, n: int, error: BaseException, when: str) -> None:
-        (self.kernel.fail if when == "before" else self.kernel.after)[self.kernel.calls + n] = error
+        (self.linux.fail if when == "before" else self.linux.after)[self.linux.calls + n] = error
 
     def provider(self, name: str) -> MemoryProvider:
-        made: MemoryProvider = makers(self.kernel, self.mailbox)[name]()
+        made: MemoryProvider = makers(self.linux, self.mailbox)[name]()
         return made
 
     def left(self) -> list[str]:
         self.mailbox.close()
         gc.collect()
-        return self.kernel.left()
+        return self.linux.left()
 
 
 def count(name: str) -> tuple[int, int]:
     bench = Bench()
     provider = bench.provider(name)
-    start = bench.kernel.calls
+    start = bench.linux.calls
     bo = provider.alloc(PAGE)
-    middle = bench.kernel.calls
+    middle = bench.linux.calls
     bo.close()
-    return middle - start, bench.kernel.calls - middle
+    return middle - start, bench.linux.calls - middle
 
 
 @pytest.mark.parametrize(("error", "when"), CASES, ids=case_id)
@@ -193,9 +193,9 @@ def test_failure_at_every_call_of_alloc(name: str, error: BaseException, when: s
         assert adopted == []
         provider.close()
         left = bench.left()
-        if when == "after" and bench.kernel.log[-1][0] != "mmap":
+        if when == "after" and bench.linux.log[-1][0] != "mmap":
             left = [x for x in left if not x.startswith("map")]  # a map without an owner is unmapped with its object
-        assert left == [], (n, bench.kernel.log[-8:])
+        assert left == [], (n, bench.linux.log[-8:])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -220,7 +220,7 @@ def test_failure_at_every_call_of_close(name: str, error: BaseException, when: s
         assert bo.closed
         provider.close()
         left = bench.left()
-        assert left == [], (n, bench.kernel.log[-8:])
+        assert left == [], (n, bench.linux.log[-8:])
 
 
 @pytest.mark.parametrize("error", FAILURES, ids=case_id)
@@ -238,7 +238,7 @@ def test_interrupted_calls_are_repeated(name: str) -> None:
     bench = Bench()
     provider = bench.provider(name)
     interrupts = 0
-    ioctl = bench.kernel.ioctl
+    ioctl = bench.linux.ioctl
 
     def interrupted(fd: int, request: int, arg: bytearray) -> int:
         nonlocal interrupts
@@ -247,7 +247,7 @@ def test_interrupted_calls_are_repeated(name: str) -> None:
             raise InterruptedError(errno.EINTR, "x")
         return ioctl(fd, request, arg)
 
-    bench.kernel.ioctl = interrupted  # type: ignore[method-assign]
+    bench.linux.ioctl = interrupted  # type: ignore[method-assign]
     provider.alloc(PAGE).close()
     provider.close()
     assert interrupts >= 6
@@ -256,72 +256,72 @@ def test_interrupted_calls_are_repeated(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vcsm-cma", "vcsm", "mailbox"])
 def test_views_block_the_close(name: str) -> None:
-    kernel = FakeLinux(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
-    with Mailbox(kernel) as mailbox:
-        provider = makers(kernel, mailbox)[name]()
+    linux = FakeLinux(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
+    with Mailbox(linux) as mailbox:
+        provider = makers(linux, mailbox)[name]()
         bo = provider.alloc(PAGE)
         part = bo.view[8:16]
-        before = kernel.left()
+        before = linux.left()
         with pytest.raises(BufferError):
             bo.close()
-        assert kernel.left() == before
+        assert linux.left() == before
         assert not bo.closed
         part[0] = 7
         assert bo.view[8] == 7
         del part
         bo.close()
         provider.close()
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 def test_forced_close_keeps_only_the_map() -> None:
-    kernel = FakeLinux()
-    provider = VcsmCmaMemory(kernel)
+    linux = FakeLinux()
+    provider = VcsmCmaMemory(linux)
     bo = provider.alloc(PAGE)
     part = bo.view[:4]
     bo.close(force=True)
     assert bo.closed
     provider.close()
-    assert len(kernel.left()) == len(kernel.maps) == 1
+    assert len(linux.left()) == len(linux.maps) == 1
     assert bytes(part) == bytes(4)
     with pytest.raises(UsageError, match="closed"):
         _ = bo.view
 
 
 def test_a_failing_unlock_does_not_stop_the_release() -> None:
-    kernel = FakeLinux(nodes=("vcsm",))
-    provider = VcsmMemory(kernel, Cache.NONE)
+    linux = FakeLinux(nodes=("vcsm",))
+    provider = VcsmMemory(linux, Cache.NONE)
     bo = provider.alloc(PAGE)
-    sync = kernel.calls
-    kernel.fail[sync] = OSError(errno.EINVAL, "x")
-    entry = next(iter(kernel.guids.values()))
+    sync = linux.calls
+    linux.fail[sync] = OSError(errno.EINVAL, "x")
+    entry = next(iter(linux.guids.values()))
     entry[2] = False
     with pytest.raises(DriverError, match="UNLOCK"):
         bo.close()
     assert bo.closed
-    assert kernel.guids == {}
+    assert linux.guids == {}
     provider.close()
 
 
 @pytest.mark.parametrize("size", [0, -1, 1 << 30, 1 << 40])
 def test_sizes(size: int) -> None:
-    kernel = FakeLinux()
-    provider = VcsmCmaMemory(kernel)
+    linux = FakeLinux()
+    provider = VcsmCmaMemory(linux)
     with pytest.raises(UsageError, match="allows 1"):
         provider.alloc(size)
     provider.close()
-    assert calls(kernel) == ["open", "close"]
+    assert calls(linux) == ["open", "close"]
 
 
 # -- choice
 
 
-def choose(kernel: FakeLinux, name: str = "auto", soc: str = "BCM2837") -> str:
-    with Mailbox(kernel) as mailbox:
-        provider, bo = open_memory(kernel, soc, mailbox, name)
+def choose(linux: FakeLinux, name: str = "auto", soc: str = "BCM2837") -> str:
+    with Mailbox(linux) as mailbox:
+        provider, bo = open_memory(linux, soc, mailbox, name)
         bo.close()
         provider.close()
-    assert kernel.left() == []
+    assert linux.left() == []
     return provider.name
 
 
@@ -338,24 +338,24 @@ def test_order(nodes: tuple[str, ...], expected: str) -> None:
 
 
 def test_named_source() -> None:
-    kernel = FakeLinux(nodes=("vcio", "vcsm-cma", "vcsm", "mem"))
-    assert choose(kernel, "vcsm") == "vcsm"
-    assert ("open", "/dev/vcsm-cma", False, False) not in kernel.log
+    linux = FakeLinux(nodes=("vcio", "vcsm-cma", "vcsm", "mem"))
+    assert choose(linux, "vcsm") == "vcsm"
+    assert ("open", "/dev/vcsm-cma", False, False) not in linux.log
     with pytest.raises(UsageError, match="allowed: auto, rpi-vcsm, vcsm-cma, vcsm, mailbox"):
-        choose(kernel, "cma")
+        choose(linux, "cma")
 
 
 def test_a_source_that_opens_but_cannot_allocate_is_passed_over() -> None:
-    kernel = FakeLinux(nodes=("vcio", "vcsm", "mem"))
-    kernel.fail[2] = OSError(errno.ENOTTY, "32-bit process on a 64-bit kernel")
-    assert choose(kernel) == "mailbox"
+    linux = FakeLinux(nodes=("vcio", "vcsm", "mem"))
+    linux.fail[2] = OSError(errno.ENOTTY, "32-bit process on a 64-bit linux")
+    assert choose(linux) == "mailbox"
 
 
 def test_all_fail_with_every_reason() -> None:
-    kernel = FakeLinux(nodes=("vcio",))
-    kernel.nodes["/dev/vcsm"] = errno.EACCES
-    with Mailbox(kernel) as mailbox, pytest.raises(DriverError, match="no source of memory") as caught:
-        open_memory(kernel, "BCM2837", mailbox)
+    linux = FakeLinux(nodes=("vcio",))
+    linux.nodes["/dev/vcsm"] = errno.EACCES
+    with Mailbox(linux) as mailbox, pytest.raises(DriverError, match="no source of memory") as caught:
+        open_memory(linux, "BCM2837", mailbox)
     text = str(caught.value)
     for part in (
         "VCSM-CMA: open /dev/vcsm-cma: ENOENT",
@@ -365,7 +365,7 @@ def test_all_fail_with_every_reason() -> None:
         "help: sudo usermod",
     ):
         assert part in text, text
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 @pytest.mark.parametrize(
@@ -379,27 +379,27 @@ def test_all_fail_with_every_reason() -> None:
     ],
 )
 def test_advice(name: str, code: int, help: str) -> None:
-    kernel = FakeLinux(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
-    with Mailbox(kernel) as mailbox:
+    linux = FakeLinux(nodes=("vcio", "vcsm", "vcsm-cma", "mem"))
+    with Mailbox(linux) as mailbox:
         if name == "mailbox":
-            kernel.strict_devmem = True
+            linux.strict_devmem = True
         else:
-            kernel.fail[2] = OSError(code, "x")
+            linux.fail[2] = OSError(code, "x")
         with pytest.raises(DriverError) as caught:
-            open_memory(kernel, "BCM2837", mailbox, name)
+            open_memory(linux, "BCM2837", mailbox, name)
     assert caught.value.errno == code
     assert help in str(caught.value)
-    assert kernel.left() == []
+    assert linux.left() == []
 
 
 # -- rpi-vcsm
 
 
 def test_rpi_vcsm_is_used_on_the_real_machine(rpi_vcsm: Any) -> None:
-    kernel = FakeLinux()
-    kernel.emulated = None
-    with Mailbox(kernel) as mailbox:
-        provider, bo = open_memory(kernel, "BCM2837", mailbox, first=100)
+    linux = FakeLinux()
+    linux.emulated = None
+    with Mailbox(linux) as mailbox:
+        provider, bo = open_memory(linux, "BCM2837", mailbox, first=100)
         assert isinstance(provider, RpiVcsmMemory)
         assert provider.node == "/dev/vcsm-cma"
         ((buffer, name, cached),) = rpi_vcsm.open_ones[0].live.values()
@@ -416,7 +416,7 @@ def test_rpi_vcsm_is_used_on_the_real_machine(rpi_vcsm: Any) -> None:
         assert rpi_vcsm.open_ones[0].live == {}
         provider.close()
         provider.close()
-    assert [e[1] for e in kernel.log if e[0] == "open"] == ["/dev/vcio"]
+    assert [e[1] for e in linux.log if e[0] == "open"] == ["/dev/vcio"]
 
 
 def test_rpi_vcsm_never_behind_an_emulated_board(rpi_vcsm: Any) -> None:
@@ -431,19 +431,19 @@ def test_rpi_vcsm_failures_fall_through(rpi_vcsm: Any, monkeypatch: pytest.Monke
         monkeypatch.setattr(rpi_vcsm, "nodes", {"/dev/vcsm-cma": errno.EACCES})
     else:
         monkeypatch.setattr(rpi_vcsm, "fail_malloc", errno.ENOMEM)
-    kernel = FakeLinux()
-    kernel.emulated = None
-    assert choose(kernel) == "vcsm-cma"
-    with Mailbox(kernel) as mailbox, pytest.raises(DriverError, match="rpi-vcsm") as caught:
-        open_memory(kernel, "BCM2837", mailbox, "rpi-vcsm")
+    linux = FakeLinux()
+    linux.emulated = None
+    assert choose(linux) == "vcsm-cma"
+    with Mailbox(linux) as mailbox, pytest.raises(DriverError, match="rpi-vcsm") as caught:
+        open_memory(linux, "BCM2837", mailbox, "rpi-vcsm")
     assert caught.value.errno == (errno.EACCES if step == "nodes" else errno.ENOMEM)
 
 
 def test_rpi_vcsm_old_driver_gets_the_cache_of_the_chip(rpi_vcsm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rpi_vcsm, "nodes", {"/dev/vcsm": 0})
-    kernel = FakeLinux()
-    kernel.emulated = None
-    provider = RpiVcsmMemory(kernel, Cache.VC)
+    linux = FakeLinux()
+    linux.emulated = None
+    provider = RpiVcsmMemory(linux, Cache.VC)
     bo = provider.alloc(1)
     assert provider.node == "/dev/vcsm"
     assert [c for _, _, c in rpi_vcsm.open_ones[0].live.values()] == [2]
@@ -453,14 +453,14 @@ def test_rpi_vcsm_old_driver_gets_the_cache_of_the_chip(rpi_vcsm: Any, monkeypat
 
 def test_rpi_vcsm_not_installed() -> None:
     assert "rpi_vcsm" not in sys.modules
-    kernel = FakeLinux()
-    kernel.emulated = None
+    linux = FakeLinux()
+    linux.emulated = None
     try:
         import rpi_vcsm  # noqa: F401
     except ImportError:
         with pytest.raises(DriverError, match="not installed"):
-            RpiVcsmMemory(kernel, Cache.NONE)
-        assert choose(kernel) == "vcsm-cma"
+            RpiVcsmMemory(linux, Cache.NONE)
+        assert choose(linux) == "vcsm-cma"
 
 
 def test_provider_names() -> None:

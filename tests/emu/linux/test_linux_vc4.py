@@ -216,7 +216,7 @@ class TestExecute:
         rig.machine.length = 10
         assert rig.execute([(0, 0)], 100) == 0
 
-    def test_kernel_limit(self) -> None:
+    def test_linux_limit(self) -> None:
         rig = Vcio()
         rig.tag(ENABLE, 1)
         rig.machine.length = float("inf")

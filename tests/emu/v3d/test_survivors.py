@@ -1,4 +1,4 @@
-"""Tests of small mistakes in the compiled engine that other tests do not find; each failed with its mistake put in."""
+"""Tests of small mistakes in the compiled engine that other tests do not find."""
 
 from __future__ import annotations
 

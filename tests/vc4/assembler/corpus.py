@@ -1,4 +1,4 @@
-"""Wrong sources: rule, line and column of the first error, source. Written and reviewed by hand."""
+"""Wrong sources: rule, line and column of the first error, source."""
 
 from __future__ import annotations
 
