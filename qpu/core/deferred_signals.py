@@ -18,8 +18,8 @@ __all__ = ["CriticalSection", "critical", "run_pending"]
 
 _NAMES = ("INT", "ALRM", "VTALRM", "PROF", "TERM", "HUP", "QUIT", "USR1", "USR2", "CHLD", "BREAK")
 _SIGNALS = tuple(int(getattr(signal, f"SIG{name}")) for name in _NAMES if hasattr(signal, f"SIG{name}"))
-# The functions below the `signal` module, which wraps them to return enumeration members: ten times as fast, and every
-# emulated system call enters a critical section.
+# The C functions below the `signal` module, which wraps them to return enumeration members. Calling the C functions
+# directly is ten times as fast, and every emulated system call enters a critical section.
 _C: Any = import_module("_signal")
 _get: Callable[[int], object] = _C.getsignal
 _set: Callable[[int, object], object] = _C.signal

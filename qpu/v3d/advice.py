@@ -27,12 +27,12 @@ class Advice(NamedTuple):
 
 # kind | rule | allowed | what to do; a line that begins with spaces continues the row above
 _ROWS = f"""
-address | register | 0..63 | see the list in v3d.md 5
+address | register | 0..63 | see the list in docs/hardware/v3d.md 5
 after-branch | syntax | link, once | put signals into another instruction; a branch takes none
 branch-address | branch-target | | use a multiple of 8, the size of an instruction
 branch-cond | branch-condition | {", ".join(c for c in BRANCH_CONDS if c)} | leave it empty for an unconditional branch
 branch-form | branch-condition | | write a branch such as b.anya label
-branch-kind | branch-target | {", ".join(BDI)} | see the list in v3d.md 2.2
+branch-kind | branch-target | {", ".join(BDI)} | see the list in docs/hardware/v3d.md 2.2
 branch-offset | branch-target | | pass offset=0
 branch-operands | operands | | write b label, or, to move the uniform stream as well, bu label, r:unif
 branch-register | branch-target | | pass raddr_a=0
@@ -112,7 +112,7 @@ signals-of-halves | signal | each signal once, one destination | give the signal
 small-imm | small-imm | -16..15 as integers; 2**-8..2**7 as floats | load it as a uniform, e.g. with ldunifrf
 source-count | operands | | pass one Src for each
 takes-no-dst | operands | dst=None | leave the destination out
-text-destination | register | rf0..rf63, - and the magic destinations | see the list in v3d.md 5
+text-destination | register | rf0..rf63, - and the magic destinations | see the list in docs/hardware/v3d.md 5
 third-operation | syntax | two operations, then signals | put it into the next line
 too-deep | syntax | | name parts of it with .set
 undefined | name | |
@@ -120,8 +120,8 @@ undefined-label | undefined-label | |
 uniform-kind | branch-target | 'abs', 'rel', 'lri', rf[n] | write q.b(target, unif='rel'), for example
 uniform-target | branch-target | a:unif, r:unif, lri, rf0..rf63
   | write a:unif if the next uniform is an address, else r:unif
-unknown-operation | operation | | see the list in v3d.md 6
-unknown-signal | signal | | see the list in v3d.md 3
+unknown-operation | operation | | see the list in docs/hardware/v3d.md 6
+unknown-signal | signal | | see the list in docs/hardware/v3d.md 3
 untried | untried | forms that the driver uses | try it on the board, or convert in an instruction of its own
 word | word | integers 0 .. 2**64 - 1 | write the word in hexadecimal: .word 0x38003186bb03f000
 write-only | register | rf0..rf63, small immediates | copy it to a register when it is written

@@ -111,7 +111,7 @@ def _switches(windows: Windows, facts: list[Facts], at: Iterable[int], single_se
 
 
 def _state(windows: Windows, facts: Sequence[Facts], watched: Iterable[int]) -> Iterator[Finding]:
-    """Rules that count: TMU requests that a switch cuts, results pending, TLB accesses before any switch."""
+    """Rules that count: TMU requests split by a switch, results pending, TLB accesses before any switch."""
     watch = windows.watch
     ldtmu, starts, datum, switches = watch["ldtmu"], watch["tmu_start write"], watch["tmu_data write"], watch["switch"]
     tlb = watch["tlb write"] | watch["ldtlb"] | watch["ldtlbu"]
@@ -152,7 +152,8 @@ def _accumulators(
 ) -> Iterator[Finding]:
     """Reads of accumulators, of 4.2, that no instruction wrote since a thread switch.
 
-    unknown: instructions that others than the one before lead to: nothing is known of the accumulators there.
+    unknown: instructions with a predecessor other than the preceding one (branch targets), or without any (after an
+    unconditional branch); the accumulators are unknown there.
     """
     switches, used = windows.watch["switch"], windows.watch["read acc | write acc"]
     lost: set[str] = set()

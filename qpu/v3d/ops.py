@@ -113,7 +113,9 @@ _ALU_TEST = "py-videocore6/py-videocore7 device tests of the ALU"
 _SFU = frozenset({Token.SFU})
 _MOVE: Final[dict[str, tuple[str | int, ...]]] = {"move": ("a",)}
 _SAME: Final[dict[str, tuple[str | int, ...]]] = {"move": ("a", "a")}
-_STALL = 2  # instructions until an SFU result can be read; an earlier read stalls
+# Instructions until the result of an SFU operation of the add ALU can be read; an earlier read stalls. The distance
+# after a write of a magic SFU address is in the row of the rule.
+_STALL = 2
 
 Units = dict[Unit, V3dCode]
 

@@ -87,8 +87,8 @@ RULES: Final = Rules(
               source=f"{_SCHEDULER}; hardware was seen to accept it"),
         _rule("unifa-switch", _WARN, "a thread switch within three instructions of the write of unifa",
               "keep the write of `unifa` and the next three instructions away from a switch",
-              _w("thrsw", "write unifa", 2, "unifa is written in the delay slots of a thread switch, which happens "
-                 "within the three instructions after it", first=0),
+              _w("thrsw", "write unifa", 2, "unifa is written in the delay slots of a thread switch: the switch takes "
+                 "effect within three instructions of the write", first=0),
               _w("write unifa", "thrsw", 1)),
         _rule("msf-branch", _WARN, "a branch on sample masks right after setmsf", "put an instruction between them",
               _w("op setmsf", "msf branch", 1), isas=_42),

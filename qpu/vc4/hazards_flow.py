@@ -19,8 +19,8 @@ _CAP = 9  # beyond the depth of every FIFO
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """The state before an instruction. tmu: largest number of outstanding results of each TMU. carried: those of them
-    that were requested before the last switch. vpm: vectors still to be read, None when unknown."""
+    """The state before an instruction. tmu: largest number of outstanding results of each TMU. carried: of these,
+    the ones requested before the last switch. vpm: vectors still to be read, None when unknown."""
 
     tmu: tuple[int, int] = (0, 0)
     carried: tuple[int, int] = (0, 0)

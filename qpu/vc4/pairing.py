@@ -171,7 +171,8 @@ def _slots(half: Half) -> Iterator[tuple[str, Src]]:
 
 
 def _port_clash(add: Half, mul: Half) -> Clash:
-    """The clash about a read port: the first source that does not fit beside those before it, and its rival."""
+    """The clash about a read port: the first source that does not fit beside those before it, and the operand
+    that occupies the port."""
     wanted = [*_slots(add), *_slots(mul)]
     placed: list[Src] = []
     for slot, s in wanted:

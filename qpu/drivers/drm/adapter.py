@@ -29,7 +29,8 @@ from qpu.errors import DriverError, EmuFault, UsageError
 __all__ = ["TRIVIAL", "DrmBo", "DrmFence", "DrmV3d", "Identity", "open_adapter"]
 
 LONGEST_WAIT_NS = 24 * 3600 * 10**9  # of one call; a longer wait makes several
-BLOCKED_S = 1e-3  # a wait that blocked this long saw the job end; a shorter one may have begun after the end
+# A wait that blocked at least this long ended because the job did; a shorter one may have begun after the end.
+BLOCKED_S = 1e-3
 _MEMORY_ROWS = errno_rows(
     "enomem-bo: ENOMEM, enospc: ENOSPC, wrong-card: EINVAL, emfile: EMFILE ENFILE, enodev: ENODEV, enotty: ENOTTY"
 )

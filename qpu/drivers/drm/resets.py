@@ -18,8 +18,8 @@ def blame(ended: Sequence[DrmFence], before: int | None, now: int | None) -> lis
 
     ended: jobs that ended between two reads of the reset counter, oldest first. before, now: the values read; None
     where Linux does not count resets. A job without its completion word counts as cut short. Resets beyond these are
-    attributed to jobs that have no such word, then to jobs whose word is set; in a group of more jobs than resets all
-    are named, so that results that may be incomplete are never reported as complete.
+    attributed to jobs that have no such word, then to jobs whose word is set. If a group has more jobs than
+    unattributed resets, every job of it is named: results that may be incomplete are never reported as complete.
     """
     cut = [(f, why) for f in ended if f.completion is not None and (why := f.completion.missing())]
     if before is None or now is None or now == before:

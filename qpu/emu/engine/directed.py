@@ -1,4 +1,6 @@
-"""Sums and products of a chip that adds toward zero, multiplies to nearest and knows no denormals, as few instructions.
+"""Float sums and products as VideoCore IV rounds them, in few host instructions.
+
+It adds toward zero, multiplies to nearest and knows no denormals.
 
 A strategy (`Floats`) says what the host does for each of them:
 
@@ -10,8 +12,8 @@ A strategy (`Floats`) says what the host does for each of them:
 * exact: the semantic functions of the operations, instruction by instruction.
 
 Both fast strategies return what the semantic function does up to the sign of a zero and denormals, which `plain`
-removes, unless an operand or the result is a NaN, or for directed products an infinity or flagged: those results
-must not be used.
+removes. Exceptions: an operand or a result is a NaN; for directed products also an infinity, or a result for which
+`FloatMode.exceeded` is set. Such results must be discarded.
 """
 
 from __future__ import annotations
@@ -98,7 +100,8 @@ class Sums:
 def _texts() -> dict[str, str]:
     f, i, mask = str(F32X16), str(I32X16), str(I1X16)
     ones, below_two = (ir.Constant(I32X16, [n] * LANES).get_reference() for n in (1, 0x3FFFFFFF))
-    # Across this nothing strict is moved: LLVM would compute all products of a long chain first, and spill them.
+    # LLVM moves no strict operation across this empty statement; without it, LLVM would compute all products of a long
+    # chain first, and spill them.
     fence = 'call void asm sideeffect "", ""()'
     two, rounding, traps = f"{f} %a, {f} %b", 'metadata !"round.dynamic"', 'metadata !"fpexcept.maytrap"'
 

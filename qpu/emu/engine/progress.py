@@ -1,4 +1,7 @@
-"""Progress of a long emulation on the terminal: a bar where tqdm is installed, else a line. It depends on host time."""
+"""Progress of a long emulation on the terminal: a bar where tqdm is installed, else a line.
+
+When it appears depends on host time.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Lane operations as functions of the translated module, made once and called: what is long in place, or what has to
-run in another float mode than the code around it.
+"""Functions of a translated module for lane operations that are long, or that need another float mode than the code
+around them.
 
 Code in the directed mode of `FloatMode` calls everything that rounds through a gate, which sets the normal mode before
 and restores mode and exception flags after it. The work behind a gate is a function of its own that nothing may
-inline or move: LLVM orders calls, not the arithmetic in place, by the mode.
+inline or move: LLVM keeps calls in order with changes of the mode, but may move inline arithmetic across them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def shared(module: ir.Module, name: str, count: int, emit: Emit, *, avx512: bool
     b = ir.IRBuilder(work.append_basic_block())
     lanes = LlvmLanes(b, avx512=avx512)
     if gate:
-        # What LLVM cannot see through keeps it from treating calls as pure and moving them.
+        # An empty assembly statement: without it LLVM treats the function as pure and moves calls of it.
         b.asm(ir.FunctionType(ir.VoidType(), []), "", "", [], True)
     b.ret(emit(lanes, *work.args))
     return _gate(module, wanted, work) if gate else work
@@ -98,7 +98,7 @@ class SharedLanes(LlvmLanes):
     def __init__(self, builder: ir.IRBuilder, *, avx512: bool, directed: bool = False) -> None:
         super().__init__(builder, avx512=avx512)
         self._directed = directed
-        self.from_int: Callable[[Any], Any] | None = None  # what rounds toward zero by itself
+        self.from_int: Callable[[Any], Any] | None = None  # a conversion used in the directed mode instead of a gate
         for name in {*_LONG, *(() if avx512 else _LONG_WITHOUT_AVX512), *(_ROUNDING if directed else ())}:
             setattr(self, name, self._caller(name))
 

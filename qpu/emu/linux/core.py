@@ -136,7 +136,7 @@ class OpenFile:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Interrupt:
-    """A request of a thread that other threads of its process end their system calls with EINTR.
+    """A request by one thread: other threads of its process shall end their system calls with EINTR.
 
     by: the thread. process: the descriptors of its process. threads: the threads concerned; None for all others.
     """

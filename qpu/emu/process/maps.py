@@ -223,8 +223,8 @@ def make_mmap(current: Callable[[int], Board | None]) -> type[mmap.mmap]:
             self.close()
 
         def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-            # The map is garbage, and the base class unmaps it right after this call. At the end of the interpreter
-            # this module may be cleared already, and the board needs no release.
+            # The map is being garbage-collected, and the base class unmaps it right after this call. At the end of the
+            # interpreter this module may be cleared already, and the board needs no release.
             if not finalizing():
                 self._emulated_release()
 

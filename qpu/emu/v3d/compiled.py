@@ -49,8 +49,10 @@ LANES = 16
 _LANE = np.arange(LANES, dtype=np.uint32)
 _REASONS = tuple(Reason)  # by value
 QUANTUM, MAX_QUANTUM = 1 << 12, 1 << 20  # time slice of a thread in instructions: initial and maximum
-PARALLEL = 100_000  # instructions of all threads between stores from which on several host threads pay off
-REPORTED = 1 << 12  # instructions from the start on that remember a reported access outside every buffer
+PARALLEL = 100_000  # instructions of all threads between stores from which on several host threads save time
+# Number of instructions, from the start of the program, for which it is recorded that an access outside every buffer
+# was reported.
+REPORTED = 1 << 12
 MAX_WARNINGS = 256  # about overflowing result FIFOs; after that many the limit of the fast path is raised
 ALL_PAGES = (1 << 32) // PAGE
 

@@ -25,8 +25,8 @@ def entry_functions(module: ir.Module, isa: Isa, thread: ir.Function, tmu: ir.Fu
     run: runs threads one after another, at most `limit` instructions each; `reasons` receives why each stopped. rounds:
     threads that are stopped before a store or atomic perform it and continue; then every thread that can continues.
     This repeats until the host is needed, all threads have ended or used their time slice, or the threads executed
-    `limit` instructions between stores (then several host cores pay off). lockstep: every request and every switch is a
-    suspension point.
+    `limit` instructions between stores (from then on a parallel run is faster). lockstep: every request and every
+    switch is a suspension point.
     """
     through = thread if lockstep else _through_switches(module, isa, thread)
     _run(module, through)

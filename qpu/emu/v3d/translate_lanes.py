@@ -201,7 +201,7 @@ class _Lanes(StateFunction):
         return b.gep(b.select(inside, self.memory, scratch), [b.zext(offset, I64)], source_etype=I8)
 
     def load(self) -> None:
-        """Load. Lanes that only complete a quad load 0 outside every buffer, and else the aligned component."""
+        """Load. Dead lanes of a loaded quad: 0 outside every buffer, otherwise the aligned component."""
         b, live = self.b, self.live
         with self.loop("load", b.shl(self.components, I32(4))) as i:
             lane, k = b.and_(i, I32(15)), b.lshr(i, I32(4))

@@ -140,7 +140,7 @@ class Control(enum.IntEnum):
     POOL = 2  # address of the room
     PAGES = 3  # address of the list of copied pages, 32 bits each
     HOLD = 4  # a `Hold`
-    SCRATCH = 5  # address of the page that lenient accesses outside every buffer use
+    SCRATCH = 5  # address of the page that accesses outside every buffer use on a board that is not strict
     REPORTED = 6  # address of a byte for each of INSTRUCTIONS instructions: whether such an access was reported there
     INSTRUCTIONS = 7
     WORDS = 8

@@ -17,7 +17,8 @@ __all__ = ["COPIED", "FREE", "NEVER", "Snapshot", "uses_side_streams"]
 
 U32: TypeAlias = NDArray[np.uint32]
 _SHIFT = PAGE.bit_length() - 1
-# Values of `Snapshot.kept`. Most pages are never read by a stream, and zeros cost no time.
+# Values of `Snapshot.kept`. Most pages are never read by a stream; `NEVER` is 0, so that a zero-filled array needs
+# no initialisation.
 NEVER, COPIED, FREE = 0, 1, 2  # FREE: to be copied before the first store
 _SCAN = 1 << 15  # instructions that are searched; longer code is assumed to use all streams
 

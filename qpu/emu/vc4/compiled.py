@@ -8,8 +8,8 @@ to `CHUNK`) or is about to write the VPM or memory or to take or release the mut
 accesses are performed, one QPU after the other in the order of their numbers; the release of the mutex ends a time
 slice. So a program leaves the same memory and counts on every run, on any number of host cores and however a run is
 divided into calls. If its QPUs do not race, the reference engine leaves the same. In a race (a QPU reads what another
-stores, and neither a semaphore nor the mutex orders them) the engines may differ, as they may in which fault or wait
-comes first where several QPUs fault or wait.
+stores, and neither a semaphore nor the mutex orders them) the engines may differ. Where several QPUs fault or wait, the
+engines may also report a different one first.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = ["Vc4CompiledMachine"]
 
 FIRST_CHUNK, CHUNK = 1 << 12, 1 << 18  # instructions of a native time slice
 SERIAL = 4096  # instructions a QPU executes alone from a pending store on, before the others continue
-PARALLEL = 50_000  # native instructions of a round that make threads worth it
+PARALLEL = 50_000  # native instructions of a round from which on several host threads save time
 
 
 _REASONS = tuple(Reason)  # by number
@@ -219,7 +219,8 @@ class CompiledVc4Execution(ReferenceExecution):
             index = (state.pc - entry) >> 3
             native = False
             if first is not None and not hold and not state.branch_left and (index in at or first[1].ripe(index)):
-                # An instruction that breaks a rule stays in its group: the group knows which lanes were written.
+                # An instruction that breaks a rule stays in its group: only the group has a record of the lanes
+                # written.
                 following = first[1].graph.plan(index)
                 native = following is not None and not breaks(following, state.history)
             if budget <= 0 or state.pc == stop or native:

@@ -22,7 +22,7 @@ from qpu.emu.vc4.translate_state import COUNTERS
 
 __all__ = ["MAX_NANS", "Program", "program_at"]
 
-WORTH = 6  # native instructions in a row from which on leaving the reference engine pays off
+WORTH = 6  # native instructions in a row from which on leaving the reference engine saves time
 MAX_WORDS = 1 << 14  # instructions of a program that are examined
 MAX_BUILDS = 24  # translations of one program; code that is reached later runs on the reference engine
 MAX_SITUATIONS = 50_000
@@ -37,7 +37,7 @@ MAX_NANS = 16  # chains undone because of a NaN before a program is translated a
 class Program(NativeProgram):
     """A program: its control-flow graph, its machine code, and the counts of its chains."""
 
-    HOT = 600_000  # the full level takes longer to translate than so many executions at the quick level
+    HOT = 600_000  # executions after which the full level has repaid its translation
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ class Program(NativeProgram):
     def _again(self) -> Translate:
         if self._code.text:
             return self._translate
-        made = self._translate()  # on this thread, not on the other one: the graph may grow meanwhile
+        made = self._translate()  # on the calling thread, because the graph may grow while LLVM runs
         return lambda: made
 
     def start(self, at: int, sfu: int, history: tuple[int, int, int]) -> int | None:

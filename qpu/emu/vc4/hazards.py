@@ -23,8 +23,8 @@ __all__ = ["Patch", "broken_rule", "keep_old", "restore"]
 
 @dataclass(slots=True)
 class Patch:
-    """Registers whose old values one instruction reads. cancel: it is a branch, and neither it nor the pending branch
-    is taken."""
+    """Registers whose old values one instruction reads. cancel: the instruction is a branch; neither this branch
+    nor the pending one is taken."""
 
     registers: list[tuple[Vector, Vector, Vector]]  # (register of all QPUs, old value that is read, new value)
     cancel: bool = False

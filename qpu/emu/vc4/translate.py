@@ -6,8 +6,8 @@ check fails, the function returns with the state before the chain, and the refer
 
 Floats in the fast strategies of `qpu.emu.engine.directed`: a sum or product needs no correction while only further sums
 and products use it, also across chains (`Slot.RAW`). For all other uses, and before the function returns, denormals and
--0 become +0. A NaN, for which VideoCore IV has other rules, and what the strategy cannot round undo the chain
-(`Reason.NAN`); programs with many of them continue in the exact strategy.
+-0 become +0. A NaN, for which VideoCore IV has other rules, or a result that the strategy cannot round, undoes the
+chain (`Reason.NAN`); programs with many of them continue in the exact strategy.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class _Translator:
         self.b = ir.IRBuilder(start)
         directed = self.floats is Floats.DIRECTED
         if directed:
-            set.add(self.function.attributes, "strictfp")  # llvmlite does not know this one
+            set.add(self.function.attributes, "strictfp")  # bypasses llvmlite's check, which rejects this attribute
         self.v = SharedLanes(self.b, avx512=self.avx512, directed=directed)
         self.sums = None if self.floats is Floats.EXACT else Sums(self.v, self.floats)
         if directed and self.sums is not None:
@@ -338,7 +338,7 @@ class _Translator:
             assert self.sums is not None
             found = self.sums.unordered(x, y)
             if not self.avx512:
-                found = b.sext(found, I32X16)  # vectors of bits are slow there
+                found = b.sext(found, I32X16)  # without AVX-512, vectors of i1 are slow
             nan = found if nan is None else b.or_(nan, found)
         fails = undo
         some: ir.Value | None = None

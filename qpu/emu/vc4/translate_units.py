@@ -108,7 +108,8 @@ class Units:
     # -- functions of the module that check and perform what would be long in place
 
     def _check(self, name: str, emit: Callable[..., None], *arguments: ir.Value) -> None:
-        """The checks of `emit`, with what it does at once, by a function; true undoes the chain."""
+        """Emit a call of a function with the checks of `emit` and its immediate actions. If it returns true, the chain
+        is undone."""
         t = self.t
         function = self._function(name, emit, arguments, effects=False)
         t.checks.append(t.b.call(function, [*t.function.args, *arguments]))
@@ -268,7 +269,8 @@ class Units:
         self._require(self.t.b.icmp_unsigned("!=", self.t.load_scalar(Slot.ALONE), I32(0)))
 
     def wait(self, file: File) -> None:
-        """A wait for DMA. Emulated transfers are complete as soon as they start."""
+        """A wait for DMA. The words move when the transfer starts; only the time until it counts as complete
+        is emulated."""
         t = self.t
         slot = Slot.LOAD_UNTIL if file is File.A else Slot.STORE_UNTIL
         t.effects.append(lambda: t.store_scalar(slot, I64(0)))

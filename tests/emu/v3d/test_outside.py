@@ -1,4 +1,7 @@
-"""Lenient accesses outside every buffer: both engines use the scratch page alike, and only the first costs time."""
+"""Accesses outside every buffer on a board that is not strict: both engines use the scratch page alike.
+
+Only the first access costs time.
+"""
 
 from __future__ import annotations
 
