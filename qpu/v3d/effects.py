@@ -122,6 +122,7 @@ def _signals(isa: Isa, sig: int, loaded: str) -> Effects:
         writes.update(row.writes)
         if row.stream:
             reads.add(row.stream)
+            events.add(f"{row.stream} load")
         if Token.UNIFORM in row.tokens:
             reads.add("uniform")
         if row.implicit:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.emu.engine.memory import PAGE, Memory
+from qpu.v3d.regs import SIGNAL_ROWS, SIGNALS
 
 __all__ = ["COPIED", "FREE", "NEVER", "Snapshot", "uses_side_streams"]
 
@@ -30,20 +31,19 @@ def uses_side_streams(memory: Memory, code: int) -> bool:
     after the code can cause a false True, never a false False.
     """
     region = memory.region_at(code)
-    if region is None:
-        return True
-    count = (region.end - code) // 8
-    if count > _SCAN:
+    if region is None or (count := (region.end - code) // 8) > _SCAN:
         return True
     words = memory.bytes[code : code + 8 * count].view(np.uint64)
-    unifa = (words & _UNIFA_SIG == _UNIFA) & (words >= _ALU)
+    unifa = _UNIFA[words >> np.uint64(53) & np.uint64(31)] & (words >= _ALU)
     moves = words & _BRANCH_UB == _MOVES
     return bool((unifa | moves).any())
 
 
-# Fields of instruction words: signals 24 and 25 of an ALU instruction, whose operation is not 0, and a branch with ub.
-_UNIFA_SIG, _UNIFA, _ALU = np.uint64(0xF << 54), np.uint64(12 << 54), np.uint64(1 << 58)
-_BRANCH_UB, _MOVES = np.uint64(0xFF << 56 | 1 << 14), np.uint64(2 << 56 | 1 << 14)
+# Whether a set of signals loads from the unifa stream, by number; of either chip, as the code may be for both.
+_LOADS = sum(row.bit for row in SIGNAL_ROWS if row.stream == "unifa")
+_UNIFA = np.array([any((sig or 0) & _LOADS for sig in sets) for sets in zip(*SIGNALS.values(), strict=True)])
+# Instruction words: an ALU instruction, whose operation is not 0, and the fields of a branch with ub.
+_ALU, _BRANCH_UB, _MOVES = np.uint64(1 << 58), np.uint64(0xFF << 56 | 1 << 14), np.uint64(2 << 56 | 1 << 14)
 _spare: list[NDArray[np.uint8]] = []  # arrays for `Snapshot.kept`, each up to a MiB, in which all pages are NEVER
 
 
