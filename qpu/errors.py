@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 __all__ = [
-    "AsmError", "CompileError", "DecodeError", "Diagnostic", "DriverError", "EmuFault", "EmuWarning", "FaultPlace",
-    "GpuResetError", "GpuTimeoutError", "HazardError", "Loc", "NoDeviceError", "QpuError", "Severity",
-    "UnknownNameError", "UsageError", "suggest",
+    "AsmError", "DecodeError", "Diagnostic", "DriverError", "EmuFault", "EmuWarning", "FaultPlace", "GpuResetError",
+    "GpuTimeoutError", "HazardError", "Loc", "NoDeviceError", "QpuError", "Severity", "UnknownNameError", "UsageError",
+    "suggest",
 ]  # fmt: skip
 
 _MESSAGE_LIMIT = 1000  # characters of a message that are shown
@@ -169,10 +169,6 @@ class HazardError(AsmError):
     """A program that encodes but breaks a rule of the hardware."""
 
 
-class CompileError(QpuError):
-    """A kernel that cannot be translated."""
-
-
 class DriverError(QpuError, OSError):
     """Linux or the firmware refused a request, or failed. errno: the error number of Linux, or None."""
 
@@ -259,7 +255,7 @@ class EmuFault(QpuError):
 
     def at(self, place: FaultPlace) -> EmuFault:
         """The same fault at another place."""
-        return EmuFault(self.rule, self.message, place, self.name, self.help).with_traceback(self.__traceback__)
+        return EmuFault(self.rule, self.message, place, self.name, help=self.help).with_traceback(self.__traceback__)
 
 
 class EmuWarning(UserWarning):
