@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from qpu.errors import UsageError
+
 if TYPE_CHECKING:
     from qpu.drivers.port import Port
 
@@ -159,10 +161,10 @@ UNKNOWN = Board("unknown board")
 def decode_revision(code: int) -> Revision:
     """Decode a revision code. Unknown types, chips and makers are accepted and give None.
 
-    Source: drivers.md 7.2. Raises: ValueError for a number that is not a u32.
+    Source: drivers.md 7.2. Raises: UsageError for a number that is not a u32.
     """
     if not 0 <= code < 1 << 32:
-        raise ValueError(f"revision code {code:#x} is not a 32-bit number")
+        raise UsageError(f"revision code {code:#x} is not a 32-bit number", help="pass the code of /proc/cpuinfo")
     if not code & _NEW_FLAG:
         old = _OLD.get(code & 0xFF_FFFF)
         if old is None:

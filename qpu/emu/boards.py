@@ -176,6 +176,7 @@ def _choice(**allowed: object) -> _Reader:
 
 
 _switch = _choice(**{"0": False, "1": True})
+_EXAMPLE = "write the board as in pi5 or pi5,slices=3, with allowed names and values"
 _ANY, _DRM, _VC4 = (False, True), (True,), (False,)  # values of `is_drm` for which an option exists
 
 # option: boards, field of the profile, reader
@@ -207,7 +208,7 @@ def _with_option(p: BoardProfile, option: str, value: str) -> BoardProfile:
     try:
         changed: dict[str, Any] = {field: read(p, value)}
     except ValueError as allowed:
-        raise UsageError(f"board option {option}={value!r}; allowed: {allowed}") from None
+        raise UsageError(f"board option {option}={value!r}; allowed: {allowed}", help=_EXAMPLE) from None
     if option == "linux":
         old = changed["old_linux"]
         changed["zero_count"] = ZeroCount.WRAP if old else ZeroCount.SKIP
@@ -228,7 +229,7 @@ def parse_board(name: str) -> BoardProfile:
     """
     board, *options = name.strip().split(",")
     if board not in BOARDS:
-        raise UsageError(f"unknown board {board!r}; allowed: {', '.join(BOARDS)}, with options such as pi5,slices=3")
+        raise UsageError(f"unknown board {board!r}; allowed: {', '.join(BOARDS)}", help=_EXAMPLE)
     profile = BOARDS[board]
     seen: set[str] = set()
     for text in options:
@@ -236,7 +237,7 @@ def parse_board(name: str) -> BoardProfile:
         if option not in OPTIONS:
             raise UsageError(
                 f"unknown board option {option!r} in {name!r}; allowed: {', '.join(OPTIONS)}",
-                help=suggest(option, OPTIONS) or "write one of these, as in pi5,slices=3",
+                help=suggest(option, OPTIONS) or _EXAMPLE,
             )
         if not equals or not value:
             raise UsageError(f"board option {option!r} in {name!r} needs a value", help=f"write it as {option}=...")

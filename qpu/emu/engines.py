@@ -46,7 +46,7 @@ def compiled_available(isa: Isa) -> bool:
 def require(engine: str, isa: Isa) -> None:
     """Check that an engine exists and is available here. Raises: UsageError with what to do."""
     if engine not in ENGINES:
-        raise UsageError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)} (also in QPU_EMU_ENGINE)")
+        raise UsageError(f"unknown engine {engine!r}", help=f"write {', '.join(ENGINES)} (also in QPU_EMU_ENGINE)")
     if engine == "compiled" and not compiled_available(isa):
         raise UsageError(
             "the compiled engine needs llvmlite, which is not installed",
@@ -58,7 +58,7 @@ def strict_by_default(otherwise: bool) -> bool:
     """The value of QPU_EMU_STRICT; `otherwise` if it is not set. Raises: UsageError for anything but 0 and 1."""
     chosen = os.environ.get("QPU_EMU_STRICT", "")
     if chosen not in ("", "0", "1"):
-        raise UsageError(f"QPU_EMU_STRICT={chosen!r}; allowed: 0 (continue after a fault), 1 (stop)")
+        raise UsageError(f"QPU_EMU_STRICT={chosen!r}", help="set it to 0 (continue after a fault) or 1 (stop)")
     return otherwise if not chosen else chosen == "1"
 
 

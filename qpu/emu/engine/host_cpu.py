@@ -54,7 +54,7 @@ def host() -> Host:
 @cache
 def _host(vectors: str) -> Host:
     if vectors not in VECTORS:
-        raise UsageError(f"QPU_EMU_VECTORS={vectors!r}; allowed: {', '.join(VECTORS)}")
+        raise UsageError(f"QPU_EMU_VECTORS={vectors!r}; allowed: {', '.join(VECTORS)}", help="set one, or unset it")
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     try:

@@ -25,7 +25,7 @@ def chosen_limit(given: float | None) -> float | None:
     try:
         return seconds("QPU_EMU_HOST_LIMIT_S", float(text), positive=True)
     except ValueError:
-        raise UsageError(f"QPU_EMU_HOST_LIMIT_S={text!r}; allowed: a positive number of seconds") from None
+        raise UsageError(f"QPU_EMU_HOST_LIMIT_S={text!r}", help="set it to a positive number of seconds") from None
 
 
 class HostLimit:

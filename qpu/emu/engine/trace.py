@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO
 
+from qpu.errors import UsageError
+
 __all__ = ["Trace", "TraceEntry"]
 
 Lanes = tuple[int, ...]
@@ -80,9 +82,9 @@ class Trace:
         registers: bool = True,
     ) -> None:
         if limit < 1:
-            raise ValueError(f"limit: {limit} is not a positive number of entries")
+            raise UsageError(f"limit: {limit} is not a positive number of entries", help="pass a number from 1")
         if keep not in ("first", "last"):
-            raise ValueError(f"keep: {keep!r} is neither 'first' nor 'last'")
+            raise UsageError(f"keep: {keep!r} is neither 'first' nor 'last'", help="pass one of these")
         self.limit = limit
         self.keep = keep
         self.qpus = None if qpus is None else frozenset(qpus)
@@ -174,7 +176,7 @@ class Trace:
     def write(self, file: IO[str], *, form: str = "text") -> None:
         """Write all entries to an open text file. form: ``"text"`` or ``"json"``."""
         if form not in ("text", "json"):
-            raise ValueError(f"form: {form!r} is neither 'text' nor 'json'")
+            raise UsageError(f"form: {form!r} is neither 'text' nor 'json'", help="pass one of these")
         body = self.text if form == "text" else self.json_lines
         if body:
             file.write(body + "\n")

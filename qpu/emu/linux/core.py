@@ -244,9 +244,9 @@ class Linux:
         fds: FdTable | None = None,
     ) -> None:
         if engine not in ENGINES:
-            raise UsageError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)} (also in QPU_EMU_ENGINE)")
+            raise UsageError(f"unknown engine {engine!r}", help=f"write {', '.join(ENGINES)} (also in QPU_EMU_ENGINE)")
         if pointer_size not in (4, 8):
-            raise UsageError(f"a pointer cannot have {pointer_size} bytes; allowed: 4, 8")
+            raise UsageError(f"a pointer cannot have {pointer_size} bytes; allowed: 4, 8", help="pass one of these")
         self.profile = profile
         self.strict = strict
         self.host_limit_s: float | None = None  # of each job

@@ -51,23 +51,22 @@ class TraceFile:
         if form is None:
             form = "jsonl" if Path(path).suffix in (".jsonl", ".json") else "text"
         if form not in FORMS:
-            raise UsageError(f"--trace-format {form!r}: allowed are {', '.join(FORMS)}")
+            raise UsageError(f"--trace-format {form!r}: allowed are {', '.join(FORMS)}", help="write one of these")
         chosen: set[int] | None = None
         if qpus is not None:
             chosen = set()
             for part in qpus.split(","):
-                low, high = _range("--trace-qpu", part, "numbers and ranges such as 0,3-5")
+                low, high = _range("--trace-qpu", part, "numbers and ranges", "0,3-5")
                 if high is None or high > 63:
-                    raise UsageError(f"--trace-qpu {part!r}: allowed are QPU numbers 0..63")
+                    raise UsageError(f"--trace-qpu {part!r}: allowed are QPU numbers 0..63", help="write it as in 0-3")
                 chosen.update(range(low, high + 1))
-        first, last = (0, None) if span is None else _range("--trace-range", span, "A-B, A-, -B or A (instructions)")
+        first, last = (0, None) if span is None else _range("--trace-range", span, "instructions A-B, A-, -B, A", "4-9")
         kept = DEFAULT_LIMIT
         if limit is not None:
             if not limit.isdecimal() or not int(limit):
-                raise UsageError(f"--trace-limit {limit!r}: allowed are numbers from 1")
+                raise UsageError(f"--trace-limit {limit!r}: allowed are numbers from 1", help="write it as in 1000")
             kept = int(limit)
-        wanted = None if chosen is None else tuple(sorted(chosen))
-        return cls(os.path.abspath(path), form, wanted, first, last, kept)
+        return cls(os.path.abspath(path), form, None if chosen is None else tuple(sorted(chosen)), first, last, kept)
 
     def start(self) -> Trace:
         """An empty trace with these filters. The file is made now, so that a bad path is found before a program runs.
@@ -107,11 +106,11 @@ class TraceFile:
         return cls(str(own), qpus=None if qpus is None else tuple(qpus), **fields)
 
 
-def _range(option: str, text: str, allowed: str) -> tuple[int, int | None]:
+def _range(option: str, text: str, allowed: str, example: str) -> tuple[int, int | None]:
     """Parse ``A-B``, ``A-``, ``-B`` or ``A``. Raises: UsageError."""
     low, dash, high = text.strip().partition("-")
     if not (low or high) or any(part and not (part.isascii() and part.isdecimal()) for part in (low, high)):
-        raise UsageError(f"{option} {text!r}: allowed are {allowed}")
+        raise UsageError(f"{option} {text!r}: allowed are {allowed}", help=f"write it as in {example}")
     first = int(low) if low else 0
     last = int(high) if high else None if dash else first
     if last is not None and last < first:
