@@ -129,7 +129,7 @@ RULES: Final = Rules(
         _rule("H29", "last-switch-as-end", _WARN, "the rules of the program end, broken at the last thread switch",
               "leave out thread switches: user programs need none on VideoCore IV",
               *(_end(*_LAST, part) for part in ("access", "file", "r14")), source="vc4asm", basis=Basis.DRIVER),
-        _rule("H31", "no-program-end", _ERROR,
+        _rule("H31", "no-program-end", _WARN,
               "nothing ends the program: the QPU goes on with whatever follows it in memory",
               "end the program: `q.end()`, or `nop; thrend` and two more instructions"),
     ),

@@ -159,7 +159,7 @@ def test_toolkit() -> None:
     assert place is not None
     assert (place.file, place.line) == ("f.qasm", 2)
     assert len(kit.assemble(kernel)) == 18
-    assert kit.assemble(lambda q, n: q.nops(n), args=(3,), check=False).code == (0x100009E7009E7000,) * 3
+    assert kit.assemble(lambda q, n: q.nops(n), args=(3,)).code == (0x100009E7009E7000,) * 3
     assert kit.check([0xE4020827243CF317])[0].rule == "decode"
     with pytest.raises(UsageError, match="word 1"):
         kit.assemble([0, 1 << 64])
