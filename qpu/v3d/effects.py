@@ -4,11 +4,12 @@ Resources: ``rf0``..``rf63``, ``r0``..``r5`` (4.2), ``flags_a``, ``flags_b``, ``
 ``tidx``, magic destinations by name, the streams ``uniform`` and ``unifa``, the queues ``tmu`` (results), ``tlb``,
 ``vpm``, ``varying``.
 
-Events: every signal by name; ``op X`` for the operation X; ``X write`` for a write of a magic destination of kind X;
-``branch``; ``msf branch`` (looks at the sample masks of several lanes); ``sfu op``, ``lane op``; ``add writes rf``,
-``mul writes rf``, ``signal writes rf`` (a register of the register file; as in Mesa's validator also stvpm*);
-``writes rf0`` (named, not implied by a signal); ``load X`` (ldtmu to register X); ``rotate X``, ``rotate by r5``. The
-checker adds ``switch`` and ``end`` to a `thrsw` that switches or ends: which do depends on earlier instructions.
+Events: every signal by name; ``X load`` for a signal that reads the stream X; ``op X`` for the operation X; ``X write``
+for a write of a magic destination of kind X; ``branch``; ``msf branch`` (looks at the sample masks of several lanes);
+``sfu op``, ``lane op``; ``add writes rf``, ``mul writes rf``, ``signal writes rf`` (a register of the register file; as
+in Mesa's validator also stvpm*); ``writes rf0`` (named, not implied by a signal); ``load X`` (ldtmu to register X);
+``rotate X``, ``rotate by r5``. The checker adds ``switch`` and ``end`` to a `thrsw` that switches or ends: which do
+depends on earlier instructions.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from tests.drivers.fakes import FakePort
 
 PACKAGE = Path(qpu.__file__).parent
 ERRORS = {"UsageError", "DriverError", "GpuTimeoutError", "GpuResetError", "NoDeviceError", "EmuFault"}
-# Errors made from an error or a row that has its help: errors_table.fault, no_device and reason_of; a part.
+# Errors made from an error or a row that has its help: errors_table.fault, no_device and reason_of, a part's reset.
 FROM_ROWS = {
     ("errors_table.py", "no_device"), ("vcsm.py", "open_memory"), ("adapter.py", "_execute"), ("fences.py", "wait"),
 }  # fmt: skip
