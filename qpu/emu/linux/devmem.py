@@ -94,7 +94,8 @@ class Totals:
 
     def count(self, name: str, running: RunStats | None = None, clocks: int = 0) -> int:
         """How often the event happened. running, clocks: of a run that has not ended."""
-        self._settle()
+        if self._recent:
+            self._settle()
         stats = self._sum if running is None else RunStats.total((self._sum, running))
         return count_event(name, stats, self.clocks + clocks, self._profile)
 
