@@ -15,14 +15,15 @@ from qpu.v3d.effects import effects
 from qpu.v3d.instr import Alu, AluHalf, Dst, Instr, Sig, SrcKind
 from qpu.v3d.regs import PERIPHERAL_KINDS, SIGNAL_ROWS, TMU_KINDS, magic
 
-__all__ = ["peripherals", "same_instruction"]
+__all__ = ["LANE_OP_BARS", "peripherals", "same_instruction"]
 
 # Plain integers: operations on enum flags are slow.
 _IMM_AB, _IMM_CD = int(Sig.IMM_A | Sig.IMM_B), int(Sig.IMM_C | Sig.IMM_D)
 _LDTMU, _LDTLB, _LDTLBU, _WRTMUC = int(Sig.LDTMU), int(Sig.LDTLB), int(Sig.LDTLBU), int(Sig.WRTMUC)
 _TLB_READS: Final = _LDTLB | _LDTLBU
 _TAKES: Final = tuple(row.bit for row in SIGNAL_ROWS if row.words)
-_LANE_OP_BARS: Final = frozenset({"tmua", "tmud", "tmuc"})
+LANE_OP_BARS: Final = frozenset({"tmua", "tmud", "tmuc"})  # py-videocore7, test_guard.py
+"""Magic addresses that an instruction with a lane operation may not write."""
 _BROADCASTS: Final = frozenset({"quad", "rep"})  # of 7.1
 
 
@@ -50,7 +51,7 @@ def same_instruction(instr: Instr) -> list[Breach]:
     if rows or int(instr.sig) or "sfu op" in found.events:
         breaches += _units(instr, found, rows)
         breaches += _uniforms(instr, rows)
-        if "lane op" in found.events and any(row.name in _LANE_OP_BARS for row in rows):
+        if "lane op" in found.events and any(row.name in LANE_OP_BARS for row in rows):
             breaches.append(Breach("lane-op-tmu", ""))
     for half in halves:
         if half.op.lane_op and (row := _written(instr.isa, half.dst)) is not None and row.name in _BROADCASTS:

@@ -15,6 +15,7 @@ from qpu.v3d.effects import parts
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, SrcKind
 from qpu.v3d.regs import signal_rows
 from qpu.v3d.rules import RULES, SWITCH_SLOTS
+from qpu.v3d.single import LANE_OP_BARS
 
 __all__ = [
     "COUNTS", "SFU_LATENCY", "UNIFA_EARLY", "Prepared", "after_thrsw", "broken", "disassembly", "pending", "prepare",
@@ -30,7 +31,6 @@ UNIFA_EARLY = RULES["unifa-early"].windows[0].distance  # instructions after a w
 _RUNNING = (
     "thrsw-sfu", "sfu-r4-read", "sfu-r4-write", "sfu-sfu", "branch-slot", "unifa-early", "rot-amount", "rot-ldtmu",
 )  # fmt: skip
-_LANE_OP_BARS = ("tmud", "tmua", "tmuc")  # py-videocore7, test_guard.py
 _COMPLEMENTS = ({"ifa", "ifna"}, {"ifb", "ifnb"})
 
 
@@ -196,7 +196,7 @@ def _alu(p: Prepared, i: Alu) -> None:
     if i.sig_dst is not None and not i.sig_dst.magic and i.sig_dst.n == 0:
         p.writes_rf0 = True
     lane_ops = [h.op.name for h in (i.add, i.mul) if h.op.lane_op]
-    if lane_ops and any(h.dst is not None and _magic_name(p.isa, h.dst) in _LANE_OP_BARS for h in (i.add, i.mul)):
+    if lane_ops and any(h.dst is not None and _magic_name(p.isa, h.dst) in LANE_OP_BARS for h in (i.add, i.mul)):
         p.hazards.append(
             ("lane-op-tmu", f"`{lane_ops[0]}` together with a write of tmua, tmud or tmuc hangs or corrupts")
         )
