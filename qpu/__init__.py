@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qpu.device import Device as Device
     from qpu.device import open_device as open_device
     from qpu.errors import AsmError as AsmError
+    from qpu.errors import CompileError as CompileError
     from qpu.errors import DecodeError as DecodeError
     from qpu.errors import DriverError as DriverError
     from qpu.errors import EmuFault as EmuFault
@@ -38,7 +39,7 @@ _NAMES = {
     "qpu.buffers": "Buffer BufferView",
     "qpu.core.isa": "Isa",
     "qpu.device": "Device open_device",
-    "qpu.errors": "AsmError DecodeError DriverError EmuFault EmuWarning GpuResetError GpuTimeoutError "
+    "qpu.errors": "AsmError CompileError DecodeError DriverError EmuFault EmuWarning GpuResetError GpuTimeoutError "
     "HazardError NoDeviceError QpuError UsageError",
     "qpu.instruction_sets": "InstructionSet assemble isa",
     "qpu.launch": "Launch",

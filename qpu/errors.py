@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 __all__ = [
-    "AsmError", "DecodeError", "Diagnostic", "DriverError", "EmuFault", "EmuWarning", "FaultPlace", "GpuResetError",
-    "GpuTimeoutError", "HazardError", "Loc", "NoDeviceError", "QpuError", "Severity", "UnknownNameError", "UsageError",
-    "suggest",
+    "AsmError", "CompileError", "DecodeError", "Diagnostic", "DriverError", "EmuFault", "EmuWarning", "FaultPlace",
+    "GpuResetError", "GpuTimeoutError", "HazardError", "Loc", "NoDeviceError", "QpuError", "Severity",
+    "UnknownNameError", "UsageError", "suggest",
 ]  # fmt: skip
 
 _MESSAGE_LIMIT = 1000  # characters of a message that are shown
@@ -167,6 +167,10 @@ class DecodeError(AsmError):
 
 class HazardError(AsmError):
     """A program that encodes but breaks a rule of the hardware."""
+
+
+class CompileError(QpuError):
+    """A kernel that cannot be compiled; the diagnostics name each wrong expression."""
 
 
 class DriverError(QpuError, OSError):
