@@ -1,0 +1,3 @@
+"""The kernel language: one Python source for all three GPUs."""
+
+from __future__ import annotations

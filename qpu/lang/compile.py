@@ -1,0 +1,227 @@
+"""From a kernel's source and types to KIR: what is specialised, parameters, layout of items."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from qpu.errors import CompileError, Diagnostic
+from qpu.lang import front_expr, front_flow, front_loops, surface
+from qpu.lang.front import Exits, Frame, Front, Language, Site
+from qpu.lang.kir import Loop, Region, Skip, Value, walk
+from qpu.lang.mapping import GridBody, GridObject, TeamObject
+from qpu.lang.source import Source
+from qpu.lang.types import DTYPES
+from qpu.lang.values import View
+
+__all__ = ["KernelIR", "Parameter", "parameters", "to_kir"]
+
+
+_STATEMENTS: dict[type[ast.AST], Any] = {}
+_STATEMENTS.update(front_flow.HANDLERS)
+_STATEMENTS.update(front_loops.HANDLERS)
+_LANGUAGE: Final = Language(
+    front_expr.HANDLERS,
+    _STATEMENTS,
+    front_flow.execute,
+    front_flow.assign,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a kernel. kind: "kernel", "scalar", "array" or "const"; type: of scalars and arrays."""
+
+    name: str
+    kind: str
+    type: str = ""
+    mode: str = ""
+    rank: int = 0
+    default: Any = None
+    has_default: bool = False
+
+
+def parameters(source: Source) -> list[Parameter]:
+    """The parameters by their annotations. Raises: CompileError (lang-type)."""
+    import inspect
+
+    tree = source.tree
+    assert isinstance(tree, ast.FunctionDef)
+    found: list[Parameter] = []
+    findings: list[Diagnostic] = []
+    names = {**source.fn.__globals__, **source.closure}
+    signature = inspect.signature(source.fn)
+    for i, arg in enumerate([*tree.args.posonlyargs, *tree.args.args, *tree.args.kwonlyargs]):
+        annotation = source.fn.__annotations__.get(arg.arg)
+        if isinstance(annotation, str):
+            try:
+                annotation = eval(annotation, names)
+            except Exception as error:
+                findings.append(Diagnostic("lang-type", f"the annotation of {arg.arg!r}: {error}", loc=source.loc(arg)))
+                continue
+        default = signature.parameters[arg.arg].default
+        has = default is not inspect.Parameter.empty
+        if i == 0:
+            if annotation not in (surface.Grid, surface.Team):
+                findings.append(
+                    Diagnostic(
+                        "lang-type",
+                        f"the first parameter {arg.arg!r} is not a Grid or Team",
+                        loc=source.loc(arg),
+                        help=f"{arg.arg}: Grid",
+                    )
+                )
+            found.append(Parameter(arg.arg, "kernel", annotation.__name__ if annotation else ""))
+        elif isinstance(annotation, surface.ArrayType):
+            if annotation.dtype not in DTYPES:
+                findings.append(Diagnostic("lang-type", f"an array of {annotation.dtype}", loc=source.loc(arg)))
+                continue
+            found.append(Parameter(arg.arg, "array", annotation.dtype, annotation.mode, annotation.rank))
+        elif isinstance(annotation, surface.ScalarType):
+            if annotation.name not in ("f32", "i32", "u32"):
+                findings.append(
+                    Diagnostic(
+                        "lang-type",
+                        f"{arg.arg!r} is {annotation.name}",
+                        loc=source.loc(arg),
+                        allowed="scalars of f32, i32, u32",
+                    )
+                )
+            found.append(Parameter(arg.arg, "scalar", annotation.name, default=default, has_default=has))
+        elif annotation is surface.Const or getattr(annotation, "__origin__", None) is surface.Const:
+            found.append(Parameter(arg.arg, "const", default=default, has_default=has))
+        else:
+            findings.append(
+                Diagnostic(
+                    "lang-type",
+                    f"parameter {arg.arg!r} has "
+                    + (f"the annotation {annotation!r}" if annotation else "no annotation"),
+                    loc=source.loc(arg),
+                    allowed="f32, i32, u32, In[...], Out[...], InOut[...] and their 2 and 3, Const[...]",
+                )
+            )
+    if findings:
+        raise CompileError("\n".join(d.render() for d in findings), findings)
+    return found
+
+
+@dataclass(slots=True)
+class KernelIR:
+    """A kernel as KIR. region: its operations; sites: its accesses; layout: of items; notes: what costs."""
+
+    name: str
+    region: Region
+    parameters: list[Parameter]
+    sites: list[Site]
+    layout: str
+    coarsen: int
+    team: bool
+    notes: list[Diagnostic] = field(default_factory=list)
+
+    @property
+    def params(self) -> list[Value]:
+        """Launch arguments that the KIR reads, in the order of their first use."""
+        return [v for v in walk(self.region) if v.op == "param"]
+
+
+def to_kir(source: Source, isa: str, consts: Mapping[str, Any], *, coarsen: int = 1, layout: str = "row") -> KernelIR:
+    """Evaluate a kernel. Raises: CompileError with every finding."""
+    rows = parameters(source)
+    f = Front(source, isa, _LANGUAGE)
+    q = f.q
+    names: dict[str, Any] = {}
+    arrays = 0
+    for row in rows:
+        if row.kind == "kernel":
+            f.kernel_object = names[row.name] = TeamObject() if row.type == "Team" else GridObject()
+        elif row.kind == "const":
+            names[row.name] = consts[row.name]
+        elif row.kind == "scalar":
+            names[row.name] = q.emit("param", type_=DTYPES[row.type].value, attr=row.name)
+        else:
+            t = DTYPES[row.type]
+            shape = tuple(q.emit("param", type_="i", attr=f"{row.name}.shape{k}") for k in range(row.rank))
+            strides = tuple(q.emit("param", type_="i", attr=f"{row.name}.stride{k}") for k in range(row.rank - 1))
+            base = q.emit("param", type_="u", attr=f"{row.name}.base")
+            names[row.name] = View(row.name, arrays, t, row.mode, row.rank, base, shape, strides)
+            arrays += 1
+    team = f.kernel_object.team
+    frame = Frame(source, names, True, [Exits("function")])
+    f.frames.append(frame)
+    if team:
+        f.execute(source.body)
+    else:
+        GridBody(f, source.body, coarsen, layout).evaluate()
+    f.finish()
+    remove_dead(q.top)
+    assert isinstance(source.tree, ast.FunctionDef)
+    return KernelIR(source.tree.name, q.top, rows, f.site_rows, layout, coarsen, team, list(f.notes.values()))
+
+
+_KEEP = frozenset({"store", "atomic", "barrier", "loop", "if_any"})
+
+
+def remove_dead(top: Region) -> None:
+    """Drop operations whose results nothing uses, and carried values that only carry themselves."""
+    while True:
+        uses: dict[int, int] = {}
+
+        def use(value: Value, uses: dict[int, int] = uses) -> None:
+            uses[id(value)] = uses.get(id(value), 0) + 1
+
+        everything = list(walk(top))
+        for v in everything:
+            for a in v.args:
+                use(a)
+            if isinstance(v.attr, Loop):
+                use(v.attr.cond)
+        # a yield is needed only when its parameter or its result is used
+        changed = True
+        counted: set[tuple[int, int]] = set()
+        while changed:
+            changed = False
+            for v in everything:
+                if not isinstance(v.attr, Loop | Skip):
+                    continue
+                for i, y in enumerate(v.attr.yields):
+                    if (id(v), i) in counted:
+                        continue
+                    carried = isinstance(v.attr, Loop) and uses.get(id(v.attr.region.parameters[i]), 0)
+                    if uses.get(id(v.attr.results[i]), 0) or carried:
+                        counted.add((id(v), i))
+                        use(y)
+                        changed = True
+        removed = False
+        for v in everything:
+            if not isinstance(v.attr, Loop | Skip):
+                continue
+            dead = {i for i in range(len(v.attr.yields)) if (id(v), i) not in counted}
+            if dead:
+                removed = True
+                keep = [i for i in range(len(v.attr.yields)) if i not in dead]
+                v.args = (v.args[0], *(v.args[1 + i] for i in keep))
+                v.attr.yields = [v.attr.yields[i] for i in keep]
+                v.attr.results = [v.attr.results[i] for i in keep]
+                for n, r in enumerate(v.attr.results):
+                    r.attr = n
+                if isinstance(v.attr, Loop):
+                    v.attr.region.parameters = [v.attr.region.parameters[i] for i in keep]
+                    for n, p in enumerate(v.attr.region.parameters):
+                        p.attr = n
+        for region in [top, *(v.attr.region for v in everything if isinstance(v.attr, Loop | Skip))]:
+            kept = [v for v in region.ops if v.op in _KEEP or uses.get(id(v), 0)]
+            kept = [v for v in kept if not _empty(v)]
+            if len(kept) != len(region.ops):
+                removed = True
+                region.ops = kept
+        if not removed:
+            return
+
+
+def _empty(v: Value) -> bool:
+    """A loop or skipped part without effect whose results nothing uses (they are gone by then)."""
+    if not isinstance(v.attr, Loop | Skip) or v.attr.results:
+        return False
+    return not any(x.op in ("store", "atomic", "barrier", "stream") for x in walk(v.attr.region))

@@ -1,0 +1,729 @@
+"""Kernels as plain Python: one lane at a time, with the language's types. An oracle that shares no code with the
+front end, and what `Kernel.python` runs, so that pdb and `print` work.
+
+A `Scalar` is a 32-bit value of type f32, i32 or u32; arithmetic follows the language's rules (Python numbers are weak,
+integers wrap, floats are binary32). A Grid kernel is called once an item. A Team kernel runs in 16 threads a worker,
+which meet at lane operations and barriers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.core.scalar_lanes import ScalarLanes, float_bits, float_of
+from qpu.errors import UsageError
+from qpu.lang.types import DTYPES, DType
+
+if TYPE_CHECKING:
+    from qpu.lang.surface import Function
+
+__all__ = ["Scalar", "apply", "convert", "run_grid", "run_team", "saturate"]
+
+_M: Final = 0xFFFFFFFF
+_S: Final = ScalarLanes()
+_WIDE: Final = {"f32": "f", "i32": "i", "u32": "u"}
+
+
+class Scalar:
+    """One value of a lane. kind: "f", "i" or "u"; bits: its pattern."""
+
+    __slots__ = ("bits", "kind")
+
+    def __init__(self, kind: str, bits: int) -> None:
+        self.kind = kind
+        self.bits = bits & _M
+
+    # -- as Python numbers
+
+    @property
+    def number(self) -> float | int:
+        """The value as a Python number."""
+        if self.kind == "f":
+            return float_of(self.bits)
+        return self.bits - (1 << 32) if self.kind == "i" and self.bits >> 31 else self.bits
+
+    def __repr__(self) -> str:
+        return repr(self.number)
+
+    def __index__(self) -> int:
+        if self.kind == "f":
+            raise TypeError("f32 is not an index; use i32(...)")
+        return int(self.number)
+
+    def __int__(self) -> int:
+        return int(self.number)
+
+    def __float__(self) -> float:
+        return float(self.number)
+
+    def __bool__(self) -> bool:
+        return self.number != 0
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.bits))
+
+    # -- arithmetic
+
+    def _pair(self, other: Any) -> tuple[str, int, int] | None:
+        if isinstance(other, bool):
+            raise TypeError("a condition (bool) in arithmetic; use where")
+        if isinstance(other, Scalar):
+            if self.kind != other.kind and "f" not in (self.kind, other.kind):
+                raise TypeError("i32 with u32: which one is meant?")
+            kind = "f" if "f" in (self.kind, other.kind) else self.kind
+            return kind, _as(kind, self), _as(kind, other)
+        if isinstance(other, int):
+            return self.kind, self.bits, _number(self.kind, other)
+        if isinstance(other, float):
+            return "f", _as("f", self), float_bits(other)
+        return None
+
+    def _binary(self, other: Any, name: str, swap: bool = False) -> Any:
+        pair = self._pair(other)
+        if pair is None:
+            return NotImplemented
+        kind, a, b = pair
+        if swap:
+            a, b = b, a
+        return Scalar(kind, _BINARY[name][kind](a, b))
+
+    def __add__(self, other: Any) -> Any:
+        return self._binary(other, "add")
+
+    def __radd__(self, other: Any) -> Any:
+        return self._binary(other, "add", True)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._binary(other, "sub")
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._binary(other, "sub", True)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._binary(other, "mul")
+
+    def __rmul__(self, other: Any) -> Any:
+        return self._binary(other, "mul", True)
+
+    def __truediv__(self, other: Any) -> Any:
+        return _divide(self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _divide(other, self)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return self._binary(other, "floordiv")
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self._binary(other, "floordiv", True)
+
+    def __mod__(self, other: Any) -> Any:
+        return self._binary(other, "mod")
+
+    def __rmod__(self, other: Any) -> Any:
+        return self._binary(other, "mod", True)
+
+    def __pow__(self, n: int) -> Any:
+        result, square = None, self
+        if n == 0:
+            return Scalar(self.kind, _number(self.kind, 1))
+        while True:
+            if n & 1:
+                result = square if result is None else result * square
+            n >>= 1
+            if not n:
+                return result
+            square = square * square
+
+    def __and__(self, other: Any) -> Any:
+        return self._binary(other, "and")
+
+    def __or__(self, other: Any) -> Any:
+        return self._binary(other, "or")
+
+    def __xor__(self, other: Any) -> Any:
+        return self._binary(other, "xor")
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
+    def __lshift__(self, n: Any) -> Scalar:
+        return Scalar(self.kind, _S.shl(self.bits, int(n) & 31))
+
+    def __rlshift__(self, a: int) -> Scalar:
+        return Scalar("i", a) << self
+
+    def __rshift__(self, n: Any) -> Scalar:
+        move = _S.asr if self.kind == "i" else _S.shr
+        return Scalar(self.kind, move(self.bits, int(n) & 31))
+
+    def __rrshift__(self, a: int) -> Scalar:
+        return Scalar("i", a) >> self
+
+    def __neg__(self) -> Scalar:
+        return Scalar(self.kind, self.bits ^ 0x80000000 if self.kind == "f" else -self.bits)
+
+    def __pos__(self) -> Scalar:
+        return self
+
+    def __invert__(self) -> Scalar:
+        return Scalar(self.kind, ~self.bits)
+
+    def __abs__(self) -> Scalar:
+        if self.kind == "f":
+            return Scalar("f", self.bits & 0x7FFFFFFF)
+        return Scalar(self.kind, abs(int(self.number)))
+
+    # -- comparisons
+
+    def _compare(self, other: Any, test: Callable[[Any, Any], bool]) -> Any:
+        pair = self._pair(other)
+        if pair is None:
+            return NotImplemented
+        kind, a, b = pair
+        return test(Scalar(kind, a).number, Scalar(kind, b).number)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._compare(other, lambda a, b: a < b)
+
+    def __le__(self, other: Any) -> Any:
+        return self._compare(other, lambda a, b: a <= b)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._compare(other, lambda a, b: a > b)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._compare(other, lambda a, b: a >= b)
+
+    def __eq__(self, other: object) -> Any:
+        return self._compare(other, lambda a, b: a == b)
+
+    def __ne__(self, other: object) -> Any:
+        return self._compare(other, lambda a, b: a != b)
+
+
+def _number(kind: str, value: int) -> int:
+    return float_bits(float(value)) if kind == "f" else value & _M
+
+
+def _as(kind: str, value: Scalar) -> int:
+    """The bits of a value of another kind, converted."""
+    if kind == value.kind:
+        return value.bits
+    if kind == "f":
+        return _S.itof(value.bits) if value.kind == "i" else _S.utof(value.bits)
+    if value.kind == "f":
+        x = float_of(value.bits)
+        if x != x or math.isinf(x):
+            return 0
+        return int(x) & _M
+    return value.bits
+
+
+def _floor_divide(kind: str) -> Callable[[int, int], int]:
+    def divide(a: int, b: int) -> int:
+        x, y = Scalar(kind, a).number, Scalar(kind, b).number
+        return 0 if y == 0 else int(x) // int(y) & _M
+
+    return divide
+
+
+def _modulo(kind: str) -> Callable[[int, int], int]:
+    def modulo(a: int, b: int) -> int:
+        x, y = Scalar(kind, a).number, Scalar(kind, b).number
+        return int(x) & _M if y == 0 else int(x) % int(y) & _M
+
+    return modulo
+
+
+def _float_floor(a: int, b: int) -> int:
+    return _S.ffloor(float_bits(float_of(a) / float_of(b))) if float_of(b) else 0
+
+
+def _float_mod(a: int, b: int) -> int:
+    return _S.fsub(a, _S.fmul(_float_floor(a, b), b))
+
+
+def _integer(f: Callable[[int, int], int]) -> dict[str, Callable[[int, int], int]]:
+    return {"i": f, "u": f}
+
+
+_BINARY: Final[dict[str, dict[str, Callable[[int, int], int]]]] = {
+    "add": {"f": _S.fadd, **_integer(_S.add)},
+    "sub": {"f": _S.fsub, **_integer(_S.sub)},
+    "mul": {"f": _S.fmul, **_integer(_S.mul)},
+    "floordiv": {"f": _float_floor, "i": _floor_divide("i"), "u": _floor_divide("u")},
+    "mod": {"f": _float_mod, "i": _modulo("i"), "u": _modulo("u")},
+    "and": _integer(_S.and_),
+    "or": _integer(_S.or_),
+    "xor": _integer(_S.xor),
+}
+
+
+def _divide(a: Any, b: Any) -> Scalar:
+    x, y = (float_of(_as("f", v)) if isinstance(v, Scalar) else float(v) for v in (a, b))
+    if y == 0:
+        if x == 0 or x != x:
+            return Scalar("f", 0x7FC00000)
+        negative = math.copysign(1, x) * math.copysign(1, y) < 0
+        return Scalar("f", 0xFF800000 if negative else 0x7F800000)
+    return Scalar("f", float_bits(x / y))
+
+
+def convert(name: str, values: Sequence[Any]) -> Any:
+    """f32(x), u8(x), c64(re, im), u8x4(a, b, c, d)."""
+    t = DTYPES[name]
+    if t.lanes > 1:
+        return Word(t, values[0].bits if len(values) == 1 else _packed(t, values))
+    if name == "c64":
+        if len(values) == 1 and isinstance(values[0], complex):
+            return values[0]
+        parts = [float(v) for v in values]
+        return complex(*parts)
+    (x,) = values
+    if isinstance(x, Word):
+        x = Scalar("u", x.bits)
+    if isinstance(x, bool):
+        return Scalar(t.value, _number(t.value, int(x)))
+    if not isinstance(x, Scalar):
+        x = (
+            Scalar("f", float_bits(x))
+            if isinstance(x, float) and t.value == "f"
+            else Scalar(t.value, _number(t.value, int(x) if t.value != "f" else x))
+        )
+    bits = _as(t.value, x)
+    if name == "f16":
+        return Scalar("f", _S.h2f(_S.f2h(bits)))
+    if t.size < 4:
+        width = 8 * t.size
+        bits &= (1 << width) - 1
+        if t.low < 0 and bits >> (width - 1):
+            bits -= 1 << width
+    return Scalar(t.value, bits)
+
+
+def saturate(name: str, value: Any) -> Scalar:
+    """u8.sat(x)."""
+    t = DTYPES[name]
+    number = value.number if isinstance(value, Scalar) else value
+    if number != number:
+        number = t.low
+    return Scalar(t.value, int(min(max(number, t.low), t.high)))
+
+
+class Word:
+    """A packed word."""
+
+    def __init__(self, dtype: DType, bits: int) -> None:
+        self.dtype = dtype
+        self.bits = bits & _M
+
+    def __getitem__(self, lane: int) -> Scalar:
+        width = 32 // self.dtype.lanes
+        part = self.bits >> width * lane & (1 << width) - 1
+        if self.dtype.low < 0 and part >> (width - 1):
+            part -= 1 << width
+        return Scalar("i", part)
+
+
+def _packed(t: DType, values: Sequence[Any]) -> int:
+    width = 32 // t.lanes
+    return sum((int(v) & (1 << width) - 1) << width * j for j, v in enumerate(values))
+
+
+def apply(function: Function, args: Sequence[Any]) -> Any:
+    """A function of the language on scalars or Python numbers."""
+    if not any(isinstance(a, Scalar | complex | Word) for a in args):
+        return function.number(*args)
+    exact = _EXACT.get(function.name)
+    if exact is not None:
+        return exact(*args)
+    numbers = [float(a) for a in args]
+    try:
+        return Scalar("f", float_bits(float(function.number(*numbers))))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return Scalar("f", 0x7FC00000)
+
+
+def _pick(larger: bool) -> Callable[..., Any]:
+    def pick(*args: Any) -> Any:
+        result = args[0]
+        for other in args[1:]:
+            first = result if isinstance(result, Scalar) else None
+            pair = first._pair(other) if first is not None else other._pair(result)
+            assert pair is not None
+            kind = pair[0]
+            a, b = (Scalar(kind, pair[1]), Scalar(kind, pair[2]))
+            if first is None:
+                a, b = b, a
+            result = (b if b > a else a) if larger else (b if b < a else a)
+        return result
+
+    return pick
+
+
+def _select(condition: Any, a: Any, b: Any) -> Any:
+    kinds = {x.kind for x in (a, b) if isinstance(x, Scalar)}
+    chosen = a if condition else b
+    if isinstance(chosen, Scalar) or not kinds:
+        if isinstance(chosen, Scalar) and "f" in kinds and chosen.kind != "f":
+            return Scalar("f", _as("f", chosen))
+        if any(isinstance(x, float) for x in (a, b)) and isinstance(chosen, Scalar) and chosen.kind != "f":
+            return Scalar("f", _as("f", chosen))
+        return chosen
+    kind = (
+        "f" if "f" in kinds or isinstance(chosen, float) or isinstance(a if chosen is b else b, float) else kinds.pop()
+    )
+    return Scalar(kind, float_bits(float(chosen)) if kind == "f" else int(chosen))
+
+
+_EXACT: Final[dict[str, Callable[..., Any]]] = {
+    "where": _select,
+    "minimum": _pick(False),
+    "maximum": _pick(True),
+    "clamp": lambda x, low, high: _pick(False)(_pick(True)(x, low), high),
+    "abs": abs,
+    "sign": lambda x: Scalar(x.kind, _number(x.kind, (x.number > 0) - (x.number < 0))),
+    "fma": lambda a, b, c: convert("f32", [a]) * b + c,
+    "bitcast": lambda x, type_: Scalar(_WIDE[type_.name], x.bits),
+    "clz": lambda x: Scalar("i", _S.clz(x.bits)),
+    "popcount": lambda x: Scalar("i", x.bits.bit_count()),
+    "ror": lambda x, n: Scalar(x.kind, x.bits >> int(n) % 32 | x.bits << (-int(n) % 32)),
+    "mul24": lambda a, b: _mul24(a, b),
+    "floor": lambda x: Scalar("f", _S.ffloor(_as("f", x))),
+    "ceil": lambda x: Scalar("f", _S.fceil(_as("f", x))),
+    "trunc": lambda x: Scalar("f", _S.ftrunc(_as("f", x))),
+    "rint": lambda x: Scalar("f", _S.fround(_as("f", x))),
+    "isnan": lambda x: math.isnan(float(x)),
+    "isinf": lambda x: math.isinf(float(x)),
+    "isfinite": lambda x: math.isfinite(float(x)),
+    "copysign": lambda x, y: Scalar("f", _as("f", x) & 0x7FFFFFFF | convert("f32", [y]).bits & 0x80000000),
+}
+
+
+def _mul24(a: Any, b: Any) -> Scalar:
+    kind = a.kind if isinstance(a, Scalar) else b.kind
+    x, y = (int(v) & 0xFFFFFF for v in (a, b))
+    if kind == "i":
+        x, y = (v - (1 << 24) if v >> 23 else v for v in (x, y))
+    return Scalar(kind, x * y)
+
+
+# -- arrays
+
+
+class ArrayView:
+    """An array parameter in plain Python."""
+
+    def __init__(self, name: str, dtype: DType, mode: str, data: NDArray[Any], clamped: bool = False) -> None:
+        self.name = name
+        self.dtype = dtype
+        self.mode = mode
+        self.data = data
+        self.clamped = clamped
+
+    @property
+    def shape(self) -> tuple[Scalar, ...]:
+        return tuple(Scalar("i", n) for n in self.data.shape)
+
+    @property
+    def size(self) -> Scalar:
+        return Scalar("i", self.data.size)
+
+    @property
+    def clamp(self) -> ArrayView:
+        return ArrayView(self.name, self.dtype, self.mode, self.data, True)
+
+    def _at(self, index: Any) -> tuple[int, ...]:
+        keys = tuple(int(k) for k in (index if isinstance(index, tuple) else (index,)))
+        if self.clamped:
+            return tuple(min(max(k, 0), n - 1) for k, n in zip(keys, self.data.shape, strict=True))
+        for k, n in zip(keys, self.data.shape, strict=True):
+            if not 0 <= k < n:
+                raise IndexError(f"{self.name}[{', '.join(map(str, keys))}] of shape {self.data.shape}")
+        return keys
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._value(self.data[self._at(index)])
+
+    def _value(self, element: Any) -> Any:
+        t = self.dtype
+        if t.name == "c64":
+            return complex(element)
+        if t.lanes > 1:
+            return Word(t, int(element))
+        return Scalar(t.value, float_bits(float(element)) if t.value == "f" else int(element))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        t = self.dtype
+        at = self._at(index)
+        if t.name == "c64":
+            self.data[at] = value
+        elif t.lanes > 1:
+            self.data[at] = value.bits
+        elif t.value == "f":
+            self.data[at] = np.float32(float_of(convert("f32", [value]).bits)).astype(self.data.dtype)
+        else:
+            self.data[at] = convert(t.name, [value]).number
+
+    def get(self, *args: Any, default: Any = 0) -> Any:
+        keys = list(args)
+        if len(keys) == self.data.ndim + 1:
+            default = keys.pop()
+        inside = all(0 <= int(k) < n for k, n in zip(keys, self.data.shape, strict=True))
+        if inside:
+            return self[tuple(keys)]
+        t = self.dtype
+        return (
+            default
+            if t.lanes > 1 or t.name == "c64" or isinstance(default, Scalar)
+            else convert({"f": "f32", "i": "i32", "u": "u32"}[t.value], [default])
+        )
+
+    def _update(self, index: Any, new: Callable[[Any], Any]) -> Any:
+        with _ATOMIC:
+            old = self[index]
+            self[index] = new(old)
+            return old
+
+    def atomic_add(self, index: Any, value: Any) -> Any:
+        return self._update(index, lambda old: old + value)
+
+    def atomic_min(self, index: Any, value: Any) -> Any:
+        return self._update(index, lambda old: _pick(False)(old, value))
+
+    def atomic_max(self, index: Any, value: Any) -> Any:
+        return self._update(index, lambda old: _pick(True)(old, value))
+
+    def atomic_and(self, index: Any, value: Any) -> Any:
+        return self._update(index, lambda old: old & value)
+
+    def atomic_or(self, index: Any, value: Any) -> Any:
+        return self._update(index, lambda old: old | value)
+
+    def atomic_xor(self, index: Any, value: Any) -> Any:
+        return self._update(index, lambda old: old ^ value)
+
+    def atomic_cas(self, index: Any, expected: Any, value: Any) -> Any:
+        return self._update(index, lambda old: value if old == expected else old)
+
+
+_ATOMIC = threading.RLock()
+
+
+# -- kernels
+
+
+class GridLane:
+    """The kernel object of one item. The first call of `index` says how many there are."""
+
+    def __init__(self, isa: str) -> None:
+        self.isa = isa
+        self.extent: tuple[int, ...] | None = None
+        self.item: tuple[int, ...] | None = None
+        self.outputs: tuple[int, ...] = ()
+
+    def index(self, *extent: Any) -> Any:
+        wanted = tuple(int(n) for n in extent) or self.outputs
+        if self.item is None:
+            self.extent = wanted
+            raise _Started
+        found = tuple(Scalar("i", n) for n in self.item)
+        return found[0] if len(found) == 1 else found
+
+
+class _Started(Exception):
+    """The extent of a Grid is known."""
+
+
+def run_grid(fn: Callable[..., Any], args: Sequence[Any], isa: str = "v3d71") -> None:
+    """Call a Grid kernel once an item, in order. args: as the parameters want them (`ArrayView`, `Scalar`)."""
+    k = GridLane(isa)
+    k.outputs = next((a.data.shape for a in args if isinstance(a, ArrayView) and a.mode != "in"), ())
+    try:
+        fn(k, *args)
+    except _Started:
+        assert k.extent is not None
+    else:
+        raise UsageError("a Grid kernel has no k.index()")
+    for item in itertools.product(*map(range, k.extent)):
+        k.item = item
+        fn(k, *args)
+
+
+class _Meeting:
+    """Where the 16 lanes of a worker exchange values: each brings one, each gets all. Lanes that are done, or that do
+    not run this statement, bring nothing.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        self.barrier = threading.Barrier(lanes)
+        self.values: list[Any] = [None] * lanes
+
+    def exchange(self, lane: int, value: Any) -> list[Any]:
+        self.values[lane] = value
+        self.barrier.wait()
+        found = list(self.values)
+        self.barrier.wait()
+        return found
+
+
+class TeamLane:
+    """The kernel object of one lane of one worker."""
+
+    def __init__(self, isa: str, worker: int, workers: int, lane: int, meeting: _Meeting, everyone: threading.Barrier,
+                 shared: dict[int, NDArray[Any]]) -> None:  # fmt: skip
+        self.isa = isa
+        self._worker, self._workers, self._lane = worker, workers, lane
+        self._meeting = meeting
+        self._everyone = everyone
+        self._shared = shared
+        self._count = 0
+
+    @property
+    def lane(self) -> Scalar:
+        return Scalar("i", self._lane)
+
+    @property
+    def worker(self) -> Scalar:
+        return Scalar("i", self._worker)
+
+    @property
+    def workers(self) -> Scalar:
+        return Scalar("i", self._workers)
+
+    def items(self, n: Any, run: bool = False, per_lane: int = 1) -> Iterator[Scalar]:
+        count = int(n)
+        if run:
+            vectors = (count + 15) // 16
+            each = -(-vectors // self._workers)
+            chosen: Sequence[int] = range(self._worker * each, min((self._worker + 1) * each, vectors))
+        else:
+            chosen = range(self._worker, (count + 15) // 16, self._workers)
+        for vector in chosen:
+            i = 16 * vector + self._lane
+            if i < count:
+                yield Scalar("i", i)
+
+    def _all(self, value: Any) -> list[Any]:
+        return self._meeting.exchange(self._lane, value)
+
+    def _tree(self, value: Scalar, join: Callable[[Any, Any], Any]) -> Any:
+        values = self._all(value)
+        for distance in (8, 4, 2, 1):
+            values = [join(values[i], values[(i + distance) % 16]) for i in range(16)]
+        return values[self._lane]
+
+    def sum(self, value: Any) -> Any:
+        return self._tree(value, lambda a, b: a + b)
+
+    def min(self, value: Any) -> Any:
+        return self._tree(value, _pick(False))
+
+    def max(self, value: Any) -> Any:
+        return self._tree(value, _pick(True))
+
+    def any(self, value: Any) -> bool:
+        return any(self._all(bool(value)))
+
+    def all(self, value: Any) -> bool:
+        return all(self._all(bool(value)))
+
+    def scan(self, value: Any) -> Any:
+        values = self._all(value)
+        for distance in (1, 2, 4, 8):
+            values = [
+                values[i] + values[i - distance]
+                if i >= distance
+                else values[i] + convert("i32", [0]) * 0
+                if values[i].kind != "f"
+                else values[i] + Scalar("f", 0)
+                for i in range(16)
+            ]
+        return values[self._lane]
+
+    def last(self, value: Any) -> Any:
+        return self._all(value)[15]
+
+    def rotate(self, value: Any, n: Any) -> Any:
+        return self._all(value)[(self._lane + int(n)) % 16]
+
+    def broadcast(self, value: Any, lane: Any) -> Any:
+        return self._all(value)[int(lane) % 16]
+
+    def shuffle(self, value: Any, index: Any) -> Any:
+        return self._all(value)[int(index) % 16]
+
+    def barrier(self) -> None:
+        self._everyone.wait()
+
+    def shared(self, type_: Any, n: int) -> ArrayView:
+        self._count += 1
+        with _ATOMIC:
+            t = DTYPES[type_.name]
+            data = self._shared.setdefault(self._count, np.zeros(n, t.numpy))
+        return ArrayView("shared memory", t, "inout", data)
+
+    def store_tile(self, c: ArrayView, i0: Any, j0: Any, acc: Any) -> None:
+        for i, row in enumerate(acc):
+            for j, v in enumerate(row):
+                r, column = int(i0) + i, int(j0) + 16 * j + self._lane
+                if r < c.data.shape[0] and column < c.data.shape[1]:
+                    c[r, column] = v
+
+
+def run_team(fn: Callable[..., Any], args: Sequence[Any], workers: int, isa: str = "v3d71") -> None:
+    """Run a Team kernel: 16 threads a worker, all workers at once."""
+    everyone = threading.Barrier(16 * workers)
+    shared: dict[int, NDArray[Any]] = {}
+    failures: list[BaseException] = []
+    meetings = [_Meeting(16) for _ in range(workers)]
+
+    def lane_of(worker: int, lane: int) -> None:
+        k = TeamLane(isa, worker, workers, lane, meetings[worker], everyone, shared)
+        try:
+            fn(k, *args)
+        except threading.BrokenBarrierError:
+            pass
+        except BaseException as error:
+            failures.append(error)
+            everyone.abort()
+            for meeting in meetings:
+                meeting.barrier.abort()
+
+    threads = [
+        threading.Thread(target=lane_of, args=(worker, lane), daemon=True)
+        for worker in range(workers)
+        for lane in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def views(parameters: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    """Arguments as a kernel in plain Python takes them. parameters: of `qpu.lang.compile.parameters`, without k."""
+    found: list[Any] = []
+    for row, value in zip(parameters, args, strict=True):
+        if row.kind == "array":
+            found.append(ArrayView(row.name, DTYPES[row.type], row.mode, value))
+        elif row.kind == "scalar":
+            found.append(convert(row.type, [value]))
+        else:
+            found.append(value)
+    return found
+
+
+def accepts(fn: Callable[..., Any]) -> int:
+    """How many parameters a function has."""
+    return len(inspect.signature(fn).parameters)

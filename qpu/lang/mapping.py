@@ -1,0 +1,519 @@
+"""How items become work: Grid and Team items over workers and lanes, and the operations of the kernel object.
+
+n items are cut into chunks of 16 x coarsen; worker w takes chunks w, w + W, ... in a loop whose byte offset counts up
+to zero, so that one addition advances and tests. What is left over, fewer items than a chunk, is done under a mask, one
+vector a worker. Where every access allows it, a lane owns neighbouring items (layout "quad": wide requests); otherwise
+neighbouring items are in neighbouring lanes ("row").
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from qpu.lang import surface
+from qpu.lang.access import store
+from qpu.lang.front import Exits, Front
+from qpu.lang.front_flow import targets, under_mask
+from qpu.lang.front_loops import device_loop
+from qpu.lang.kir import Value
+from qpu.lang.operators import binary, truth
+from qpu.lang.types import DTYPES
+from qpu.lang.values import Bound, Complex, Index, Unbound, View
+
+__all__ = ["GridBody", "GridObject", "Items", "TeamObject"]
+
+LANES = 16
+_GRID = ("index",)
+_TEAM = ("items", "tiles", "sum", "min", "max", "any", "all", "scan", "last", "rotate", "broadcast", "shuffle",
+         "barrier", "shared", "store_tile")  # fmt: skip
+_BOTH = ("asm", "stream")
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """What `k.items(...)` and `k.tiles(...)` give to a for loop."""
+
+    n: Any
+    run: bool = False
+    per_lane: int = 1
+    tiles: tuple[Any, Any, int, int] | None = None
+
+    def loop(self, f: Front, node: ast.For) -> None:
+        """Evaluate the loop over them."""
+        (tiles_loop if self.tiles else items_loop)(f, node, self)
+
+
+class Extent(Exception):
+    """Raised by the first `k.index` of a Grid kernel: how many items there are is known now."""
+
+    def __init__(self, extent: tuple[Value, ...]) -> None:
+        super().__init__()
+        self.extent = extent
+
+
+class KernelObject:
+    """What the first parameter of a kernel stands for."""
+
+    team = False
+
+    def attribute(self, f: Front, node: ast.AST, name: str) -> Any:
+        """k.lane, k.sum, ..."""
+        return kernel_attribute(f, node, name)
+
+    def call(self, f: Front, node: ast.Call, name: str, args: list[Any], keywords: dict[str, Any]) -> Any:
+        """k.name(...)."""
+        return _CALLS[name](f, node, *args, **keywords)
+
+
+class GridObject(KernelObject):
+    """The kernel object of a Grid. at: what `k.index` gives in the copy that is evaluated, None before the mapping."""
+
+    def __init__(self) -> None:
+        self.at: tuple[Any, ...] | None = None
+        self.used = False
+
+
+class TeamObject(KernelObject):
+    """The kernel object of a Team."""
+
+    team = True
+
+
+def kernel_attribute(f: Front, node: ast.AST, name: str) -> Any:
+    """k.lane, k.sum, ..."""
+    q = f.q
+    if name == "isa":
+        return f.isa
+    if name in ("vc4", "v3d"):
+        raise f.error(node, "lang-name", f"k.{name} is not available yet")
+    team = f.kernel_object.team
+    if name in _BOTH or name in (_TEAM if team else _GRID):
+        return Bound(f.kernel_object, name)
+    if team and name in ("lane", "worker", "workers"):
+        return q.emit(name)
+    other = "Team" if name in _TEAM or name in ("lane", "worker", "workers") else "Grid" if name in _GRID else ""
+    kind = "Team" if team else "Grid"
+    raise f.error(
+        node,
+        "lang-team" if other else "lang-name",
+        f"a {kind} has no {name!r}" + (f"; a {other} has" if other else ""),
+        allowed=", ".join([*(_TEAM if team else _GRID), *_BOTH]),
+        help=f"declare the first parameter as {other}" if other else None,
+    )
+
+
+# -- Grid
+
+
+def _index(f: Front, node: ast.Call, *extent: Any) -> Any:
+    grid = f.kernel_object
+    if not extent:
+        views = [v for v in f.frames[0].names.values() if isinstance(v, View)]
+        outputs = [v for v in views if v.mode != "in"]
+        if not outputs:
+            raise f.error(node, "lang-call", "k.index() needs an Out parameter", help="k.index(n)")
+        extent = outputs[0].shape
+    if len(extent) > 3:
+        raise f.error(node, "lang-call", f"{len(extent)} axes", allowed="1, 2 or 3")
+    if grid.at is None:
+        values = []
+        for x in extent:
+            if isinstance(x, float | bool) or (isinstance(x, Value) and (x.varying or x.type not in ("i", "u"))):
+                raise f.error(
+                    node, "lang-varying", f"an extent is {f.describe(x)}", allowed="integers, the same in all lanes"
+                )
+            values.append(f.convert(x, "i", node))
+        raise Extent(tuple(values))
+    if grid.used:
+        raise f.error(node, "lang-call", "k.index is called twice", help="keep its result in a name")
+    grid.used = True
+    found = grid.at
+    return found[0] if len(found) == 1 else found
+
+
+class GridBody:
+    """Evaluates a Grid kernel: finds the extent, then the body once a copy."""
+
+    def __init__(self, f: Front, body: list[ast.stmt], coarsen: int, layout: str) -> None:
+        self.f = f
+        self.body = body
+        self.coarsen = coarsen
+        self.layout = layout
+
+    def evaluate(self) -> None:
+        f = self.f
+        start = dict(f.names)
+        try:
+            f.execute(self.body)
+        except Extent as found:
+            extent = found.extent
+        else:
+            if not f.findings:
+                node = self.body[0]
+                f.report(f.error(node, "lang-call", "a Grid kernel has no k.index()", help="i = k.index(n)").finding)
+            return
+        f.names.clear()
+        f.names.update(start)
+
+        def one(at: tuple[Any, ...]) -> None:
+            outer, mask, frame = dict(f.names), f.mask, f.frame
+            f.names.clear()
+            f.names.update(start)
+            f.kernel_object.at, f.kernel_object.used = at, False
+            before, frame.exits = frame.exits, [Exits("function", mask=mask)]
+            try:
+                f.execute(self.body)
+            finally:
+                frame.exits, f.mask = before, mask
+                f.names.clear()
+                f.names.update(outer)
+
+        node = self.body[0]
+        if len(extent) == 1:
+            chunks(f, node, extent[0], self.coarsen, self.layout, lambda ix: one((ix,)), [])
+            return
+        _rows(f, node, extent, lambda row, columns: self._columns(row, columns, one))
+
+    def _columns(self, row: tuple[Value, ...], n: Value, one: Callable[[tuple[Any, ...]], None]) -> None:
+        f = self.f
+        chunks(f, self.body[0], n, self.coarsen, self.layout, lambda ix: one((*row, ix)), [], alone=True)
+
+
+def _rows(
+    f: Front, node: ast.stmt, extent: tuple[Value, ...], body: Callable[[tuple[Value, ...], Value], None]
+) -> None:
+    """Rows w, w + W, ... of the leading axes for worker w."""
+    q = f.q
+    total = extent[0]
+    for n in extent[1:-1]:
+        total = q.emit("mul", total, n)
+    name = "%row"
+    f.names[name] = q.emit("worker")
+
+    def going() -> Value:
+        return q.emit("lt", f.names[name], total, type_="b", attr="i")
+
+    def turn() -> None:
+        number: Value = f.names[name]
+        row: tuple[Value, ...] = (number,)
+        if len(extent) == 3:
+            plane = q.emit("div", number, extent[1])
+            row = (plane, q.emit("sub", number, q.emit("mul", plane, extent[1])))
+        kept = dict(f.names)
+        body(row, extent[-1])
+        f.names.clear()
+        f.names.update(kept)
+
+    def advance() -> None:
+        f.names[name] = q.emit("add", f.names[name], q.emit("workers"))
+
+    device_loop(f, node, [name], going, turn, ast.copy_location(ast.Constant(True), node), advance)
+    f.names.pop(name, None)
+
+
+def chunks(
+    f: Front,
+    node: ast.stmt,
+    n: Value,
+    coarsen: int,
+    layout: str,
+    one: Callable[[Index], None],
+    names: list[str],
+    *,
+    alone: bool = False,
+) -> None:
+    """Items 0..n-1: a loop over whole chunks, then what is left under a mask. names: what the items may bind.
+
+    alone: one worker takes them all (the columns of a row); else they are spread over the workers.
+    """
+    q = f.q
+    shift = (LANES * coarsen * 4).bit_length() - 1
+    whole = q.emit("and", n, q.const("i", -(LANES * coarsen) & 0xFFFFFFFF))
+    limit = q.emit("shl", whole, q.const("u", 2))
+    lane = q.emit("lane")
+    wide = coarsen if layout == "quad" else 1
+    lane_bytes = q.emit("shl", lane, q.const("u", 1 + wide.bit_length()))
+    worker = q.const("i", 0) if alone else q.emit("worker")
+    workers = q.const("i", 1) if alone else q.emit("workers")
+    first = q.emit("sub", q.emit("shl", worker, q.const("u", shift)), limit)
+    step = q.emit("shl", workers, q.const("u", shift))
+    name = f"%off{id(node)}"
+    f.names[name] = q.emit("add", lane_bytes, first)
+
+    def going() -> Value:
+        # a chunk is whole: the same answer in all lanes, which a branch tests at no cost
+        return q.emit("any", q.emit("lt", f.names[name], q.const("i", 0), type_="b", attr="i"))
+
+    def turn() -> None:
+        for u in range(coarsen):
+            one(Index(f.names[name], limit, u if layout == "quad" else LANES * u))
+
+    def advance() -> None:
+        f.names[name] = q.emit("add", f.names[name], step)
+
+    device_loop(f, node, [name, *names], going, turn, ast.copy_location(ast.Constant(True), node), advance)
+    f.names.pop(name, None)
+    tail_vectors = coarsen if alone else 1
+    left = q.emit("shl", q.emit("sub", n, whole), q.const("u", 2))
+    for u in range(tail_vectors):
+        at = q.emit("add", q.emit("shl", worker, q.const("u", 4)), q.const("i", LANES * u))
+        off = q.emit("shl", q.emit("add", at, lane), q.const("u", 2))
+        inside = q.emit("lt", off, left, type_="b", attr="i")
+        under_mask(f, node, inside, lambda off=off: one(Index(off, limit)), names)  # type: ignore[misc]  # a lambda's default
+
+
+# -- Team
+
+
+def _items(f: Front, node: ast.Call, n: Any, run: bool = False, per_lane: int = 1) -> Items:
+    if isinstance(n, float | bool) or (isinstance(n, Value) and (n.varying or n.type not in ("i", "u"))):
+        raise f.error(node, "lang-varying", f"k.items of {f.describe(n)}", allowed="an integer, the same in all lanes")
+    return Items(f.convert(n, "i", node), run, per_lane)
+
+
+def _tiles(f: Front, node: ast.Call, m: Any, n: Any, rows: int, cols: int) -> Items:
+    if f.is_value(rows) or f.is_value(cols):
+        raise f.error(node, "lang-varying", "the size of a tile must be known when compiling")
+    return Items(None, tiles=(f.convert(m, "i", node), f.convert(n, "i", node), rows, cols))
+
+
+def items_loop(f: Front, node: ast.For, items: Items) -> None:
+    """for i in k.items(n)."""
+    names = targets([*node.body, node.target])
+    before = set(f.names)
+
+    def one(ix: Index) -> None:
+        f.assign(node.target, ix)
+        f.execute(node.body)
+
+    if items.run:
+        _run_loop(f, node, items, names)
+    else:
+        chunks(f, node, items.n, 1, "row", one, names)
+    line = node.lineno + f.frame.source.first - 1
+    for name in names:
+        if name not in before:
+            f.names[name] = Unbound(line, "inside a loop")
+    for name in targets([node.target]):
+        f.names[name] = Unbound(line, "as the variable of a loop")
+
+
+def _run_loop(f: Front, node: ast.For, items: Items, names: list[str]) -> None:
+    """Each worker owns one contiguous run of vectors; its last one may be cut short."""
+    q = f.q
+    n, worker, workers, lane = items.n, q.emit("worker"), q.emit("workers"), q.emit("lane")
+    vectors = q.emit("asr", q.emit("add", n, q.const("i", 15)), q.const("u", 4))
+    each = q.emit("div", q.emit("add", vectors, q.emit("sub", workers, q.const("i", 1))), workers)
+    start = q.emit("mul", worker, each)
+    stop = q.emit("min", q.emit("add", start, each), vectors)
+    name = f"%vector{id(node)}"
+    f.names[name] = start
+
+    def going() -> Value:
+        return q.emit("lt", f.names[name], stop, type_="b", attr="i")
+
+    def turn() -> None:
+        off = q.emit("shl", q.emit("add", q.emit("shl", f.names[name], q.const("u", 4)), lane), q.const("u", 2))
+        inside = q.emit("lt", off, q.emit("shl", n, q.const("u", 2)), type_="b", attr="i")
+
+        def body() -> None:
+            f.assign(node.target, Index(off, q.const("i", 0)))
+            f.execute(node.body)
+
+        under_mask(f, node, inside, body, names)
+
+    def advance() -> None:
+        f.names[name] = q.emit("add", f.names[name], q.const("i", 1))
+
+    device_loop(f, node, [name, *names], going, turn, ast.copy_location(ast.Constant(True), node), advance)
+    f.names.pop(name, None)
+
+
+def tiles_loop(f: Front, node: ast.For, items: Items) -> None:
+    """for i0, j0 in k.tiles(m, n, rows, cols): tiles w, w + W, ... row by row."""
+    assert items.tiles is not None
+    m, n, rows, cols = items.tiles
+    q = f.q
+    down = q.emit("div", q.emit("add", m, q.const("i", rows - 1)), q.const("i", rows))
+    across = q.emit("div", q.emit("add", n, q.const("i", cols - 1)), q.const("i", cols))
+    total = q.emit("mul", down, across)
+    name = f"%tile{id(node)}"
+    f.names[name] = q.emit("worker")
+
+    def going() -> Value:
+        return q.emit("lt", f.names[name], total, type_="b", attr="i")
+
+    def turn() -> None:
+        row = q.emit("div", f.names[name], across)
+        column = q.emit("sub", f.names[name], q.emit("mul", row, across))
+        i0, j0 = q.emit("mul", row, q.const("i", rows)), q.emit("mul", column, q.const("i", cols))
+        f.assign(node.target, (i0, j0))
+        f.execute(node.body)
+
+    def advance() -> None:
+        f.names[name] = q.emit("add", f.names[name], q.emit("workers"))
+
+    device_loop(f, node, [name, *targets([*node.body, node.target])], going, turn, node.iter, advance)
+    f.names.pop(name, None)
+
+
+_IDENTITY = {
+    "sum": {"f": 0, "i": 0, "u": 0},
+    "min": {"f": 0x7F800000, "i": 0x7FFFFFFF, "u": 0xFFFFFFFF},
+    "max": {"f": 0xFF800000, "i": 0x80000000, "u": 0},
+}
+_JOIN = {
+    "sum": {"f": "fadd", "i": "add", "u": "add"},
+    "min": {"f": "fmin", "i": "min", "u": "umin"},
+    "max": {"f": "fmax", "i": "max", "u": "umax"},
+}
+
+
+def _active(f: Front, v: Value, identity: int) -> Value:
+    """v in the lanes that run, the identity elsewhere."""
+    return v if f.mask is None else f.q.emit("select", f.mask, v, f.q.const(v.type, identity))
+
+
+def _reduce(kind: str) -> Callable[..., Any]:
+    def reduce(f: Front, node: ast.Call, value: Any) -> Any:
+        """The 16 lanes joined by a tree: 8, 4, 2, 1 lanes apart; the same in every lane."""
+        if isinstance(value, Complex) and kind == "sum":
+            return Complex(reduce(f, node, value.real), reduce(f, node, value.imag))
+        v = f.lift(value, node)
+        if v.type == "b":
+            raise f.error(node, "lang-bool", f"k.{kind} of a condition", help="k.any, k.all, or where(c, 1, 0)")
+        q = f.q
+        v = _active(f, v, _IDENTITY[kind][v.type])
+        for distance in (8, 4, 2, 1):
+            v = q.emit(_JOIN[kind][v.type], v, _rotated(f, v, distance))
+        return q.emit("same", v)  # additions commute, so the tree ends alike in every lane
+
+    return reduce
+
+
+def _rotated(f: Front, v: Value, n: int) -> Value:
+    """As rot, of values that are the same in all lanes too: their sum counts every lane."""
+    return f.q.emit("rot", v, attr=n) if v.varying else v
+
+
+def _any(f: Front, node: ast.Call, value: Any) -> Value:
+    return f.q.emit("any", f.under(truth(f, node, value)))
+
+
+def _all(f: Front, node: ast.Call, value: Any) -> Value:
+    q = f.q
+    v = truth(f, node, value)
+    if f.mask is not None:
+        v = q.emit("bor", v, q.emit("bnot", f.mask))
+    return q.emit("all", v)
+
+
+def _scan(f: Front, node: ast.Call, value: Any) -> Value:
+    """Inclusive prefix sum over the lanes."""
+    q = f.q
+    v = f.lift(value, node)
+    if v.type == "b":
+        raise f.error(node, "lang-bool", "k.scan of a condition", help="where(c, 1, 0)")
+    v = _active(f, v, 0)
+    lane = q.emit("lane")
+    zero = q.const(v.type, 0)
+    for distance in (1, 2, 4, 8):
+        moved = q.emit("rot", v, attr=16 - distance) if v.varying else v
+        inside = q.emit("le", q.const("i", distance), lane, type_="b", attr="i")
+        v = q.emit(_JOIN["sum"][v.type], v, q.emit("select", inside, moved, zero))
+    return v
+
+
+def _last(f: Front, node: ast.Call, value: Any) -> Value:
+    return f.q.emit("bcast", f.lift(value, node), f.q.const("i", 15))
+
+
+def _rotate(f: Front, node: ast.Call, value: Any, n: Any) -> Value:
+    v = f.lift(value, node)
+    if not f.is_value(n):
+        return f.q.emit("rot", v, attr=int(n) % 16) if int(n) % 16 else v
+    amount = f.convert(n, "i", node)
+    if amount.varying:
+        raise f.error(node, "lang-varying", "k.rotate by a value that varies", help="k.shuffle(v, index)")
+    return f.q.emit("rotv", v, amount)
+
+
+def _broadcast(f: Front, node: ast.Call, value: Any, lane: Any) -> Value:
+    at = f.convert(lane, "i", node)
+    if at.varying:
+        raise f.error(node, "lang-varying", "k.broadcast of a lane that varies", help="k.shuffle(v, index)")
+    return f.q.emit("bcast", f.lift(value, node), at)
+
+
+def _shuffle(f: Front, node: ast.Call, value: Any, index: Any) -> Value:
+    return f.q.emit("shuffle", f.lift(value, node), f.convert(index, "i", node))
+
+
+def _barrier(f: Front, node: ast.Call) -> None:
+    if f.mask is not None and f.mask.varying:
+        raise f.error(
+            node, "lang-barrier", "a barrier under a condition that varies", help="all workers must reach the barrier"
+        )
+    f.q.append("barrier", (), "", None, varying=False)
+
+
+def _shared(f: Front, node: ast.Call, type_: Any, n: Any) -> View:
+    if f.is_value(n) or not isinstance(n, int) or n < 1:
+        raise f.error(node, "lang-shared", "the size of shared memory must be known when compiling")
+    if not isinstance(type_, surface.ScalarType) or DTYPES[type_.name].size != 4:
+        raise f.error(node, "lang-shared", f"shared memory of {type_}", allowed="f32, i32, u32")
+    q = f.q
+    base = q.emit("param", type_="u", attr=f"%shared{f.site(node, 'shared', -1)}")
+    return View("shared memory", -1, DTYPES[type_.name], "inout", 1, base, (q.const("i", n),), ())
+
+
+def _store_tile(f: Front, node: ast.Call, c: Any, i0: Any, j0: Any, acc: Any) -> None:
+    """c[i0 + i, j0 + 16 * j + lane] = acc[i][j], inside c only."""
+    if not isinstance(c, View) or c.rank != 2:
+        raise f.error(node, "lang-type", f"k.store_tile into {f.describe(c)}", allowed="an Out2 parameter")
+    q = f.q
+    lane = q.emit("lane")
+    for i, row in enumerate(acc):
+        r = binary(f, node, ast.Add, i0, i)
+        for j, v in enumerate(row):
+            column = binary(f, node, ast.Add, binary(f, node, ast.Add, j0, 16 * j), lane)
+            at = (f.convert(r, "i", node), f.convert(column, "i", node))
+            inside: Value | None = None
+            for x, extent in zip(at, c.shape, strict=True):
+                test = q.emit("lt", x, extent, type_="b", attr="i")
+                inside = test if inside is None else q.emit("band", inside, test)
+            assert inside is not None
+            under_mask(f, node, inside, lambda at=at, v=v: store(f, node, c, at, v), [])  # type: ignore[misc]  # a lambda's default
+
+
+def _stream(f: Front, node: ast.Call, type_: Any) -> Any:
+    if not isinstance(type_, surface.ScalarType) or DTYPES[type_.name].size != 4 or DTYPES[type_.name].lanes > 1:
+        raise f.error(node, "lang-type", f"a stream of {type_}", allowed="f32, i32, u32")
+    return f.q.append("stream", (), DTYPES[type_.name].value, f.site(node, "stream", -1), varying=False)
+
+
+def _asm(f: Front, node: ast.Call, fn: Any, *values: Any, out: Any = ()) -> Any:
+    raise f.error(node, "lang-call", "k.asm is not available yet")
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "index": _index,
+    "items": _items,
+    "tiles": _tiles,
+    **{name: _reduce(name) for name in ("sum", "min", "max")},
+    "any": _any,
+    "all": _all,
+    "scan": _scan,
+    "last": _last,
+    "rotate": _rotate,
+    "broadcast": _broadcast,
+    "shuffle": _shuffle,
+    "barrier": _barrier,
+    "shared": _shared,
+    "store_tile": _store_tile,
+    "stream": _stream,
+    "asm": _asm,
+}

@@ -1,0 +1,392 @@
+"""Operators of the kernel language on values: common types, arithmetic, comparisons, conditions, selection."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable
+from typing import Any, Final
+
+from qpu.core.scalar_lanes import float_bits
+from qpu.lang.front import Front
+from qpu.lang.kir import Value
+from qpu.lang.types import LETTER
+from qpu.lang.values import POISON, Bound, Complex, Index, Packed, Poison, View
+
+__all__ = ["binary", "both", "compare", "effect_error", "exclusive", "has_value", "iterate", "join", "own",
+           "python_operation", "select", "truth"]  # fmt: skip
+
+_PYTHON: Final[dict[type[ast.AST], Callable[..., Any]]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+    ast.RShift: operator.rshift,
+    ast.BitAnd: operator.and_,
+    ast.BitOr: operator.or_,
+    ast.BitXor: operator.xor,
+    ast.MatMult: operator.matmul,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+    ast.Not: operator.not_,
+    ast.Invert: operator.invert,
+}
+_FLOAT: Final[dict[type[ast.AST], str]] = {ast.Add: "fadd", ast.Sub: "fsub", ast.Mult: "fmul"}
+_INTEGER: Final[dict[type[ast.AST], str]] = {
+    ast.Add: "add",
+    ast.Sub: "sub",
+    ast.Mult: "mul",
+    ast.BitAnd: "and",
+    ast.BitOr: "or",
+    ast.BitXor: "xor",
+    ast.LShift: "shl",
+    ast.FloorDiv: "div",
+    ast.Mod: "mod",
+}
+_COMPARE: Final[dict[type[ast.AST], tuple[str, bool]]] = {
+    ast.Lt: ("lt", False),
+    ast.Gt: ("lt", True),
+    ast.LtE: ("le", False),
+    ast.GtE: ("le", True),
+    ast.Eq: ("eq", False),
+    ast.NotEq: ("ne", False),
+}
+_MASKS: Final = {ast.BitAnd: "band", ast.BitOr: "bor"}
+
+
+def has_value(f: Front, value: Any) -> bool:
+    """Whether a value, or a list or tuple that holds one, exists on the GPU only."""
+    if isinstance(value, list | tuple):
+        return any(has_value(f, item) for item in value)
+    return f.is_value(value)
+
+
+def own(f: Front, made: Any) -> Any:
+    """Note that the evaluation itself made this object, so that it may change it."""
+    f.own[id(made)] = made
+    return made
+
+
+def iterate(f: Front, node: ast.expr, items: Any) -> Any:
+    """An iterator over a Python iterable. Raises: LangError."""
+    if f.is_value(items) or isinstance(items, View | Bound):
+        raise f.error(
+            node, "lang-type", f"{f.describe(items)} cannot be iterated here", allowed="ranges, lists, tuples"
+        )
+    try:
+        return iter(items)
+    except TypeError as error:
+        raise f.error(node, "lang-python", f"TypeError: {error}") from None
+
+
+def effect_error(f: Front, node: ast.AST, name: str) -> Any:
+    return f.error(
+        node,
+        "lang-effect",
+        f"{name!r} was made outside the kernel and would be changed each time the body is evaluated",
+        allowed="changing lists that the kernel itself makes",
+        help=f"copy it: mine = list({name})",
+    )
+
+
+# -- operators
+
+
+def join(f: Front, a: Any, b: Any, node: ast.AST) -> str:
+    """The common type letter of two operands, at least one of which is a value. Python numbers are weak."""
+    types = [x.type if isinstance(x, Value) else "i" if isinstance(x, Index) else "" for x in (a, b)]
+    for x in (a, b):
+        if isinstance(x, Poison):
+            f.silent()
+        if isinstance(x, Complex | Packed | View):
+            raise f.error(node, "lang-type", f"{f.describe(x)} in arithmetic", help="use its parts")
+    if "b" in types or any(isinstance(x, bool) for x in (a, b)):
+        raise f.error(
+            node,
+            "lang-bool",
+            "a condition (bool) in arithmetic",
+            allowed="and, or, not, where(condition, a, b)",
+            help="where(condition, 1, 0), or i32(condition)",
+        )
+    if "" in types:
+        other = types[0] or types[1]
+        weak = a if not types[0] else b
+        return "f" if isinstance(weak, float) else other
+    if "f" in types:
+        return "f"
+    if types[0] != types[1]:
+        names = [ast.unparse(x) for x in _operands(node)]
+        first, second = (LETTER[t] for t in types)
+        example = f"{second}({names[0]}) or {first}({names[1]})" if len(names) == 2 else "i32(...) or u32(...)"
+        raise f.error(node, "lang-type", f"{first} with {second}: which one is meant?", help=f"write {example}")
+    return types[0]
+
+
+def _operands(node: ast.AST) -> list[ast.expr]:
+    if isinstance(node, ast.BinOp):
+        return [node.left, node.right]
+    if isinstance(node, ast.Compare) and len(node.comparators) == 1:
+        return [node.left, node.comparators[0]]
+    return []
+
+
+def python_operation(f: Front, node: ast.expr, kind: type[ast.AST], *operands: Any) -> Any:
+    """What Python itself makes of an operation; its errors are the user's."""
+    try:
+        return _PYTHON[kind](*operands)
+    except Exception as error:
+        raise f.error(node, "lang-python", f"{type(error).__name__}: {error}") from None
+
+
+def binary(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> Any:
+    """a op b."""
+    if isinstance(a, Poison) or isinstance(b, Poison):
+        return POISON
+    if not f.is_value(a) and not f.is_value(b):
+        return python_operation(f, node, kind, a, b)
+    if isinstance(a, Complex) or isinstance(b, Complex):
+        return complex_binary(f, node, kind, a, b)
+    if isinstance(a, Index) and kind in (ast.Add, ast.Sub) and isinstance(b, int) and not isinstance(b, bool):
+        return a.moved(b if kind is ast.Add else -b)
+    if isinstance(b, Index) and kind is ast.Add and isinstance(a, int) and not isinstance(a, bool):
+        return b.moved(a)
+    if all(isinstance(x, bool) or (isinstance(x, Value) and x.type == "b") for x in (a, b)):
+        return _mask_operation(f, node, kind, a, b)
+    q = f.q
+    if kind is ast.Pow:
+        return _power(f, node, a, b)
+    if kind in (ast.LShift, ast.RShift):
+        return _shifted(f, node, kind, a, b)
+    type_ = "f" if kind is ast.Div else join(f, a, b, node)
+    if kind is ast.Div:
+        join(f, a, b, node)
+        return divide(f, f.convert(a, "f", node), f.convert(b, "f", node))
+    if type_ == "f":
+        if kind in (ast.FloorDiv, ast.Mod):
+            return floor_divide(f, kind is ast.Mod, f.convert(a, "f", node), f.convert(b, "f", node))
+        op = _FLOAT.get(kind)
+    else:
+        op = _INTEGER.get(kind)
+    if op is None:
+        sign = kind.__name__
+        raise f.error(node, "lang-type", f"{sign} of {LETTER[type_]}", help="cast to i32 or u32, or bitcast")
+    return q.emit(op, f.convert(a, type_, node), f.convert(b, type_, node))
+
+
+def _mask_operation(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> Any:
+    x, y = f.lift(a, node, "b"), f.lift(b, node, "b")
+    if kind in _MASKS:
+        return f.q.emit(_MASKS[kind], x, y)
+    if kind is ast.BitXor:
+        return exclusive(f, x, y)
+    raise f.error(node, "lang-bool", "a condition (bool) in arithmetic", help="where(condition, a, b)")
+
+
+def exclusive(f: Front, x: Value, y: Value) -> Value:
+    """Exactly one of two masks."""
+    q = f.q
+    return q.emit("band", q.emit("bor", x, y), q.emit("bnot", q.emit("band", x, y)))
+
+
+def _shifted(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> Value:
+    type_ = a.type if isinstance(a, Value) else "i"
+    if type_ not in ("i", "u") or isinstance(a, float):
+        raise f.error(node, "lang-type", f"a shift of {f.describe(a)}", help="cast to i32 or u32, or bitcast")
+    x = f.convert(a, type_, node)
+    if isinstance(b, float) or (isinstance(b, Value) and b.type not in ("i", "u")):
+        raise f.error(node, "lang-type", f"a shift by {f.describe(b)}", allowed="i32, u32; counts are modulo 32")
+    n = f.convert(b, "u", node)
+    if kind is ast.LShift:
+        return f.q.emit("shl", x, n)
+    return f.q.emit("asr" if type_ == "i" else "shr", x, n)
+
+
+def _power(f: Front, node: ast.expr, a: Any, b: Any) -> Any:
+    if not isinstance(b, int) or isinstance(b, bool) or not 0 <= b <= 64:
+        raise f.error(
+            node,
+            "lang-type",
+            f"** {f.describe(b)}",
+            allowed="integer exponents 0..64 known when compiling",
+            help="pow(x, y)",
+        )
+    v = f.lift(a, node)
+    if v.type == "b":
+        raise f.error(node, "lang-bool", "a condition (bool) in arithmetic", help="where(condition, a, b)")
+    if b == 0:
+        return f.lift(1, node, v.type)
+    op = "fmul" if v.type == "f" else "mul"
+    result: Value | None = None
+    square, n = v, b
+    while True:
+        if n & 1:
+            result = square if result is None else f.q.emit(op, result, square)
+        n >>= 1
+        if not n:
+            break
+        square = f.q.emit(op, square, square)
+    assert result is not None
+    return result
+
+
+def compare(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> Any:
+    """a op b for a comparison."""
+    if isinstance(a, Poison) or isinstance(b, Poison):
+        return POISON
+    if not f.is_value(a) and not f.is_value(b):
+        return python_operation(f, node, kind, a, b)
+    if kind not in _COMPARE:
+        raise f.error(node, "lang-syntax", f"{kind.__name__} with a value of the GPU", allowed="< <= > >= == !=")
+    masks = [isinstance(x, bool) or (isinstance(x, Value) and x.type == "b") for x in (a, b)]
+    if all(masks) and kind in (ast.Eq, ast.NotEq):
+        differ = exclusive(f, f.lift(a, node, "b"), f.lift(b, node, "b"))
+        return differ if kind is ast.NotEq else f.q.emit("bnot", differ)
+    type_ = join(f, a, b, node)
+    op, swap = _COMPARE[kind]
+    x, y = f.convert(a, type_, node), f.convert(b, type_, node)
+    if swap:
+        x, y = y, x
+    return f.q.emit(op, x, y, type_="b", attr=type_)
+
+
+def both(f: Front, node: ast.AST, a: Any, b: Any) -> Any:
+    """a and b, where either may be known already."""
+    if isinstance(a, Poison) or isinstance(b, Poison):
+        return POISON
+    if not f.is_value(a):
+        return b if a else a
+    if not f.is_value(b):
+        return a if b else b
+    return f.q.emit("band", a, b)
+
+
+def truth(f: Front, node: ast.expr, value: Any) -> Value:
+    """A value as a condition: masks as they are, numbers by being non-zero. Raises: LangError."""
+    if isinstance(value, Poison):
+        f.silent()
+    if isinstance(value, View | Complex | Packed):
+        raise f.error(node, "lang-type", f"{f.describe(value)} as a condition")
+    v = f.lift(value, node)
+    if v.type == "b":
+        return v
+    return f.q.emit("ne", v, f.q.const(v.type, 0), type_="b", attr=v.type)
+
+
+def select(f: Front, node: ast.AST, condition: Value, a: Any, b: Any) -> Any:
+    """a where the condition holds, else b; leaf by leaf for tuples and lists."""
+    if isinstance(a, Poison) or isinstance(b, Poison):
+        return POISON
+    if a is b or (not f.is_value(a) and not f.is_value(b) and type(a) is type(b) and a == b and not has_value(f, a)):
+        return a
+    if isinstance(a, list | tuple) and type(a) is type(b) and len(a) == len(b):
+        parts = [select(f, node, condition, x, y) for x, y in zip(a, b, strict=True)]
+        return tuple(parts) if isinstance(a, tuple) else own(f, parts)
+    if isinstance(a, Complex) and isinstance(b, Complex):
+        return Complex(select(f, node, condition, a.real, b.real), select(f, node, condition, a.imag, b.imag))
+    if isinstance(a, Packed) and isinstance(b, Packed) and a.dtype is b.dtype:
+        return Packed(select(f, node, condition, a.word, b.word), a.dtype)
+    masks = [isinstance(x, bool) or (isinstance(x, Value) and x.type == "b") for x in (a, b)]
+    if all(masks):
+        q, x, y = f.q, f.lift(a, node, "b"), f.lift(b, node, "b")
+        return q.emit("bor", q.emit("band", condition, x), q.emit("band", q.emit("bnot", condition), y))
+    if not f.is_value(a) and not f.is_value(b):
+        type_ = "f" if isinstance(a, float) or isinstance(b, float) else "i"
+        for x in (a, b):
+            f.lift(x, node, type_)
+    else:
+        type_ = join(f, a, b, node)
+    return f.q.emit("select", condition, f.convert(a, type_, node), f.convert(b, type_, node))
+
+
+def bits(f: Front, pattern: int) -> Value:
+    """A float constant by its pattern."""
+    return f.q.const("f", pattern)
+
+
+def number(f: Front, value: float) -> Value:
+    """A float constant."""
+    return f.q.const("f", float_bits(value))
+
+
+# -- division
+
+
+def divide(f: Front, a: Value, b: Value) -> Value:
+    """a / b: exactly for powers of two; else by the reciprocal, corrected once."""
+    q = f.q
+    if b.op == "const" and b.attr & 0x7FFFFF == 0 and 0x01000000 <= b.attr & 0x7FFFFFFF < 0x7E000000:
+        exponent = (b.attr >> 23) & 255
+        return q.emit("fmul", a, bits(f, (b.attr & 0x80000000) | (254 - exponent) << 23))
+    r = reciprocal(f, b)
+    if a.op == "const" and a.attr == 0x3F800000:
+        return r
+    quotient = q.emit("fmul", a, r)
+    rest = q.emit("fsub", a, q.emit("fmul", quotient, b))
+    corrected = q.emit("fadd", quotient, q.emit("fmul", rest, r))
+    # infinities and overflows have no rest to correct by
+    finite = q.emit("lt", q.emit("fabs", rest), bits(f, 0x7F800000), type_="b", attr="f")
+    return q.emit("select", finite, corrected, quotient)
+
+
+def reciprocal(f: Front, b: Value) -> Value:
+    """1 / b: the unit's value, one Newton step, and the unit's value again where the step leaves the range."""
+    q = f.q
+    r = q.emit("recip", b)
+    error = q.emit("fsub", number(f, 1.0), q.emit("fmul", b, r))
+    better = q.emit("fadd", r, q.emit("fmul", r, error))
+    small = q.emit("lt", q.emit("fabs", error), number(f, 1.0), type_="b", attr="f")
+    return q.emit("select", small, better, r)
+
+
+def floor_divide(f: Front, remainder: bool, a: Value, b: Value) -> Value:
+    """a // b and a % b of floats, rounded down."""
+    q = f.q
+    whole = q.emit("ffloor", divide(f, a, b))
+    return q.emit("fsub", a, q.emit("fmul", whole, b)) if remainder else whole
+
+
+# -- complex numbers
+
+
+def complex_binary(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> Complex:
+    """a op b of which at least one is c64."""
+    x, y = _complex(f, node, a), _complex(f, node, b)
+    q = f.q
+    if kind in (ast.Add, ast.Sub):
+        op = _FLOAT[kind]
+        return Complex(q.emit(op, x.real, y.real), q.emit(op, x.imag, y.imag))
+    if kind is ast.Mult:
+        if not isinstance(a, Complex) or not isinstance(b, Complex):  # by a real number
+            z, factor = (x, y.real) if isinstance(a, Complex) else (y, x.real)
+            return Complex(q.emit("fmul", z.real, factor), q.emit("fmul", z.imag, factor))
+        real = q.emit("fsub", q.emit("fmul", x.real, y.real), q.emit("fmul", x.imag, y.imag))
+        return Complex(real, q.emit("fadd", q.emit("fmul", x.real, y.imag), q.emit("fmul", x.imag, y.real)))
+    if kind is ast.Div:
+        if not isinstance(b, Complex):
+            return Complex(divide(f, x.real, y.real), divide(f, x.imag, y.real))
+        size = q.emit("fadd", q.emit("fmul", y.real, y.real), q.emit("fmul", y.imag, y.imag))
+        turned = complex_binary(f, node, ast.Mult, x, Complex(y.real, q.emit("fneg", y.imag)))
+        return Complex(divide(f, turned.real, size), divide(f, turned.imag, size))
+    raise f.error(node, "lang-type", f"{kind.__name__} of c64", allowed="+ - * /")
+
+
+def _complex(f: Front, node: ast.expr, value: Any) -> Complex:
+    if isinstance(value, Complex):
+        return value
+    if isinstance(value, complex):
+        return Complex(number(f, value.real), number(f, value.imag))
+    return Complex(f.convert(value, "f", node), f.q.const("f", 0))
