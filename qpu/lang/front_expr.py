@@ -138,6 +138,11 @@ def _boolean(f: Front, node: ast.BoolOp) -> Any:
             result = f.evaluate(right_node)
             continue
         left = truth(f, node.values[i], result)
+        if left.op == "const":
+            if bool(left.attr) is not conjunction:
+                return left
+            result = f.evaluate(right_node)
+            continue
         wanted = left if conjunction else f.q.emit("bnot", left)
         with f.masked(f.under(wanted)):
             right = f.evaluate(right_node)
@@ -159,6 +164,8 @@ def _conditional(f: Front, node: ast.IfExp) -> Any:
     if not f.is_value(test):
         return f.evaluate(node.body if test else node.orelse)
     condition = truth(f, node.test, test)
+    if condition.op == "const":
+        return f.evaluate(node.body if condition.attr else node.orelse)
     with f.masked(f.under(condition)):
         a = f.evaluate(node.body)
     with f.masked(f.under(f.q.emit("bnot", condition))):

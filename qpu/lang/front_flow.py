@@ -338,7 +338,7 @@ def _exits(f: Front) -> list[Exits]:
 def copy(f: Front, value: Any) -> Any:
     """A value as it is now: lists are copied, so that what a branch does to them shows."""
     if isinstance(value, list) and id(value) in f.own:
-        return [copy(f, item) for item in value]
+        return own(f, [copy(f, item) for item in value])
     return value
 
 
