@@ -160,7 +160,7 @@ def to_kir(source: Source, isa: str, consts: Mapping[str, Any], *, coarsen: int 
     return KernelIR(source.tree.name, q.top, rows, f.site_rows, layout, coarsen, team, list(f.notes.values()))
 
 
-_KEEP = frozenset({"store", "atomic", "barrier", "loop", "if_any"})
+_KEEP = frozenset({"store", "atomic", "barrier", "loop", "if_any", "request", "pop", "data", "commit"})
 
 
 def remove_dead(top: Region) -> None:
@@ -224,4 +224,4 @@ def _empty(v: Value) -> bool:
     """A loop or skipped part without effect whose results nothing uses (they are gone by then)."""
     if not isinstance(v.attr, Loop | Skip) or v.attr.results:
         return False
-    return not any(x.op in ("store", "atomic", "barrier", "stream") for x in walk(v.attr.region))
+    return not any(x.op in ("store", "atomic", "barrier", "stream", "data", "commit") for x in walk(v.attr.region))

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 from qpu.errors import Loc
 
-__all__ = ["ROWS", "Access", "Builder", "Loop", "Region", "Row", "Skip", "Value", "walk"]
+__all__ = ["ROWS", "Access", "Builder", "Loop", "Region", "Request", "Row", "Skip", "Value", "walk"]
 
 Sem: TypeAlias = Callable[..., Any]
 
@@ -201,6 +201,11 @@ ROWS: Final[dict[str, Row]] = {
         _row("load", "ui*>x", None, "Elements at base + offset.", pure=False),
         _row("store", "uix*>", None, "Elements to base + offset.", pure=False),
         _row("atomic", "ui*>x", None, "Read, modify, write; gives the old element.", pure=False),
+        # as the TMU does it: addresses and results apart; made by `qpu.lang.memory`
+        _row("request", "ui*>", None, "Asks for words at base + offset; the attribute is a Request.", pure=False),
+        _row("pop", ">x", None, "The next word that was asked for.", pure=False),
+        _row("data", "x>", None, "The next word to store.", pure=False),
+        _row("commit", "ui*>", None, "Stores the words at base + offset; the attribute is a Request.", pure=False),
         _row("barrier", ">", None, "Waits for all workers of the team.", pure=False),
         # -- control
         _row("loop", "b*>", None, "Repeats its region (Loop).", pure=False),
@@ -224,6 +229,15 @@ class Access:
     site: int = 0
     operation: str = ""
     zero: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to the TMU. access: of its first word; words: how many; byte: its configuration."""
+
+    access: Access
+    words: int
+    byte: int
 
 
 class Value:

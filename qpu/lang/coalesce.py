@@ -1,0 +1,62 @@
+"""Coalescing: copies vanish where source and destination can be one register, innermost loops first, and accumulation
+chains (`acc = acc + t`) keep their register.
+"""
+
+from __future__ import annotations
+
+from qpu.lang.liveness import bits, conflicts
+from qpu.lang.mir import Function
+
+__all__ = ["coalesce"]
+
+
+def coalesce(function: Function) -> None:
+    """Merge registers of copies, then of accumulations; drop copies onto themselves."""
+    n = function.registers
+    clash = conflicts(function)
+    parent = list(range(n))
+    members = [1 << i for i in range(n)]
+
+    def find(x: int) -> int:
+        while parent[x] != x:
+            parent[x] = parent[parent[x]]
+            x = parent[x]
+        return x
+
+    def merge(x: int, y: int) -> bool:
+        x, y = find(x), find(y)
+        if x == y:
+            return True
+        if clash[x] & members[y] or clash[y] & members[x]:
+            return False
+        parent[x] = y
+        members[y] |= members[x]
+        clash[y] |= clash[x]
+        for r in bits(clash[x]):
+            clash[find(r)] |= 1 << y | members[y]
+        return True
+
+    copies = [(block.depth, m) for block in function.blocks for m in block.ops if m.role == "copy" and not m.cond]
+    carried = set()
+    for _, m in sorted(copies, key=lambda row: -row[0]):
+        if type(m.dst) is int and type(m.a) is int:
+            merge(m.dst, m.a)
+            carried.add(m.dst)
+    roots = {find(x) for x in carried}
+    for block in sorted(function.blocks, key=lambda b: -b.depth):
+        for m in block.ops:
+            if type(m.dst) is int and not m.cond and m.role != "copy":
+                for source in m.sources():
+                    if find(source) in roots and find(source) != find(m.dst) and merge(m.dst, source):
+                        break
+    for block in function.blocks:
+        for m in block.ops:
+            if type(m.dst) is int:
+                m.dst = find(m.dst)
+            if type(m.sig_dst) is int:
+                m.sig_dst = find(m.sig_dst)
+            if type(m.a) is int:
+                m.a = find(m.a)
+            if type(m.b) is int:
+                m.b = find(m.b)
+        block.ops = [m for m in block.ops if not (m.role == "copy" and m.dst == m.a and not m.cond)]

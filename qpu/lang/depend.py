@@ -1,0 +1,111 @@
+"""What must stay in order inside a block: registers, flags, streams and the TMU's queues, as a graph for scheduling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from qpu.lang.mir import Fixed, MOp
+
+__all__ = ["Node", "graph", "virtual_effects"]
+
+
+class Node:
+    """An operation to be scheduled. after: those that must wait for it, with the least distance in instructions."""
+
+    __slots__ = ("after", "earliest", "index", "m", "priority", "waits")
+
+    def __init__(self, m: MOp, index: int) -> None:
+        self.m = m
+        self.index = index
+        self.after: list[tuple[Node, int]] = []
+        self.waits = 0
+        self.priority = 0
+        self.earliest = 0
+
+    def before(self, other: Node, distance: int) -> None:
+        """`other` comes at least `distance` instructions later."""
+        if other is not self:
+            self.after.append((other, distance))
+            other.waits += 1
+
+
+Effects = tuple[Iterable[object], Iterable[object], int]
+"""Resources read, resources written, and instructions until a reader may follow."""
+
+
+def virtual_effects(m: MOp) -> Effects:
+    """Effects of an operation on virtual registers."""
+    reads: set[object] = set(m.reads())
+    writes: set[object] = set(m.writes())
+    for x in (m.a, m.b):
+        if isinstance(x, Fixed):
+            reads.add(x)
+    if m.cond or m.update:
+        reads.add("flags")
+    if m.push or m.update:
+        writes.add("flags")
+    if m.op == "multop":
+        writes.add("rtop")
+    elif m.op == "umul24":
+        reads.add("rtop")
+        writes.add("rtop")
+    return reads, writes, 2 if m.rf_only else 1
+
+
+def graph(ops: Sequence[MOp], effects: Callable[[MOp], Effects], capacity: int, tmu_latency: int) -> list[Node]:
+    """The nodes of a block with their edges and priorities: the longest way to the end.
+
+    capacity: result words that may be pending; tmu_latency: instructions from a request to its first result.
+    """
+    nodes = [Node(m, i) for i, m in enumerate(ops)]
+    writer: dict[object, tuple[Node, int]] = {}
+    readers: dict[object, list[Node]] = {}
+    words: list[Node] = []  # the request of each result word
+    pops: list[Node] = []
+    last_request: Node | None = None
+    last_uniform: Node | None = None
+    for node in nodes:
+        m = node.m
+        reads, writes, latency = effects(m)
+        for r in reads:
+            if r in writer:
+                writer[r][0].before(node, writer[r][1])
+        for w in writes:
+            for reader in readers.get(w, ()):
+                reader.before(node, 0)
+            if w in writer:
+                writer[w][0].before(node, 1)
+        for r in reads:
+            readers.setdefault(r, []).append(node)
+        for w in writes:
+            writer[w] = (node, latency)
+            readers[w] = [node] if w in reads else []
+        if m.role in ("request", "store", "data", "config"):
+            if last_request is not None:
+                last_request.before(node, 1)
+            last_request = node
+            if m.role == "request":
+                over = len(words) + m.words - capacity
+                if 0 < over <= len(pops):
+                    pops[over - 1].before(node, 1)
+                words += [node] * m.words
+        elif m.role == "pop":
+            if pops:
+                pops[-1].before(node, 1)
+            if len(pops) < len(words):
+                words[len(pops)].before(node, tmu_latency)
+            pops.append(node)
+        if m.role == "uniform":
+            if last_uniform is not None:
+                last_uniform.before(node, 1)
+            last_uniform = node
+    for node in reversed(nodes):
+        node.priority = 1 + max((n.priority + d - 1 if d else n.priority for n, d in node.after), default=0)
+        if m_is_payload(node.m):
+            node.priority += 1 << 20
+    return nodes
+
+
+def m_is_payload(m: MOp) -> bool:
+    """Reads what the launch left in a register, which the first load into it overwrites."""
+    return m.role == "payload"

@@ -1,0 +1,54 @@
+"""Layout: instructions of all blocks in order, branch offsets, the frame of the program, the list of uniforms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from qpu.core.code import Code
+from qpu.core.isa import Isa
+from qpu.errors import Loc
+from qpu.lang.bundle import Scheduled
+from qpu.lang.mir import Block, Function
+from qpu.v3d.encode import encode
+from qpu.v3d.instr import Branch
+from qpu.v3d.pairing import combine
+from qpu.v3d.regs import Sig
+
+__all__ = ["Laid", "lay_out_v3d"]
+
+
+@dataclass(slots=True)
+class Laid:
+    """A finished program. uniforms: what each word of the uniform list holds, in the order in which it is read."""
+
+    code: Code
+    uniforms: list[object] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+
+
+def lay_out_v3d(function: Function, scheduled: dict[Block, list[Scheduled]], isa: Isa) -> Laid:
+    """The program: one switch, after which the thread may use the TMU unswitched (v3d.md 8.2), blocks, the end."""
+    nop = combine(isa, None, None)
+    switch = combine(isa, None, None, int(Sig.THRSW))
+    rows: list[Scheduled] = []
+    for instr in (switch, switch, nop, nop):
+        rows.append(Scheduled(instr, []))  # type: ignore[arg-type]  # never a diagnostic
+    labels: dict[Block, int] = {}
+    for block in function.blocks:
+        labels[block] = len(rows)
+        rows += scheduled[block]
+    for instr in (switch, nop, nop):
+        rows.append(Scheduled(instr, []))  # type: ignore[arg-type]  # never a diagnostic
+    words: list[int] = []
+    locs: list[Loc | None] = []
+    uniforms: list[object] = []
+    for i, row in enumerate(rows):
+        instr_ = row.instr
+        if isinstance(instr_, Branch):
+            assert row.target is not None
+            instr_ = instr_._replace(offset=(labels[row.target] - i - 4) * 8 & 0xFFFFFFFF)
+        words.append(encode(instr_))
+        locs.append(next((m.loc for m in row.ops if m.loc is not None), None))
+        uniforms += [m.uniform for m in row.ops if m.role == "uniform"]
+    names = {b.name: at for b, at in labels.items()}
+    return Laid(Code(isa, tuple(words), names, locs), uniforms, names)

@@ -1,0 +1,76 @@
+"""Which registers are live where: bit sets over virtual registers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qpu.lang.mir import Block, Function
+
+__all__ = ["bits", "conflicts", "liveness"]
+
+
+def bits(mask: int) -> Iterator[int]:
+    """Positions of the bits that are set."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def liveness(function: Function) -> tuple[dict[Block, int], dict[Block, int]]:
+    """Registers live at entry and at exit of each block."""
+    use: dict[Block, int] = {}
+    kill: dict[Block, int] = {}
+    for block in function.blocks:
+        used = killed = 0
+        for m in block.ops:
+            for r in m.reads():
+                if not killed >> r & 1:
+                    used |= 1 << r
+            for w in m.writes():
+                if not ((m.cond or m.pack) and w == m.dst):
+                    killed |= 1 << w
+        use[block], kill[block] = used, killed
+    into = dict.fromkeys(function.blocks, 0)
+    out = dict.fromkeys(function.blocks, 0)
+    changed = True
+    while changed:
+        changed = False
+        for block in reversed(function.blocks):
+            after = 0
+            for successor in block.successors:
+                after |= into[successor]
+            before = use[block] | after & ~kill[block]
+            if after != out[block] or before != into[block]:
+                out[block], into[block] = after, before
+                changed = True
+    return into, out
+
+
+def conflicts(function: Function) -> list[int]:
+    """For each register those that are live while it is written: they cannot share a place.
+
+    The source of a copy does not conflict with its destination by the copy itself.
+    """
+    _, out = liveness(function)
+    found = [0] * function.registers
+    for block in function.blocks:
+        live = out[block]
+        for m in reversed(block.ops):
+            written = m.writes()
+            for w in written:
+                others = live & ~(1 << w)
+                if m.role == "copy" and type(m.a) is int:
+                    others &= ~(1 << m.a)
+                for other in written:
+                    if other != w:
+                        others |= 1 << other
+                found[w] |= others
+                for other in bits(others):
+                    found[other] |= 1 << w
+            for w in written:
+                if not ((m.cond or m.pack) and w == m.dst):
+                    live &= ~(1 << w)
+            for r in m.reads():
+                live |= 1 << r
+    return found

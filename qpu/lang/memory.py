@@ -1,0 +1,208 @@
+"""Memory for V3D: loads and stores of KIR as requests to the TMU, four neighbouring words as one.
+
+Items of a Grid are independent, so in a chunk of several items the loads come first and the stores last. A load stays
+behind a store to the same array when one item has both.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from qpu.lang.kir import Access, Region, Request, Value
+from qpu.lang.rewrite import Rewriter
+from qpu.lang.types import DTYPES
+
+__all__ = ["plan_memory"]
+
+TYPES = {"i8": 0, "i16": 1, "u8": 5, "u16": 6, "f16": 6}
+PER_LANE = 0xF8  # per pixel, regular; the type is in bits 2:0
+VEC4 = PER_LANE | 4
+WORD = 0xFF
+ATOMICS = {"add": 0, "cas": 3, "and": 8, "or": 9, "xor": 10}
+_MIN = {"i": 6, "u": 4}
+
+
+class _Planner(Rewriter):
+    """capacity: words that may be pending. wide: whether four words at once are allowed, by array number."""
+
+    def __init__(self, isa: str, capacity: int, wide: frozenset[int], reorder: bool) -> None:
+        super().__init__(isa)
+        self.capacity = capacity
+        self.wide = wide
+        self.reorder = reorder
+        self.groups: dict[int, list[Value]] = {}
+
+    # -- regions
+
+    def region(self, region: Region) -> None:
+        ops = region.ops
+        outer = self.groups
+        self.groups = self._groups(ops) if self.reorder else {}
+        if not self.groups:
+            super().region(region)
+            self.groups = outer
+            return
+        loads = [g for g in self._unique(ops) if g[0].op == "load"]
+        stores = [g for g in self._unique(ops) if g[0].op == "store"]
+        waiting = deque(loads)
+        pending: deque[tuple[list[Value], int]] = deque()
+        for v in ops:
+            self.q.loc = v.loc
+            if id(v) in self.groups:
+                continue
+            self._ask(waiting, pending)
+            needs = {id(a) for a in v.args}
+            if any(id(x) in needs and id(x) not in self.map for g in loads for x in g):
+                self._collect(waiting, pending, needs)
+            self.one(v)
+        self._ask(waiting, pending)
+        self._collect(waiting, pending, {id(x) for g in loads for x in g})
+        for group in stores:
+            self._store_group(group)
+        self.groups = outer
+
+    def _unique(self, ops: Sequence[Value]) -> list[list[Value]]:
+        seen: set[int] = set()
+        found = []
+        for v in ops:
+            g = self.groups.get(id(v))
+            if g is not None and id(g[0]) not in seen:
+                seen.add(id(g[0]))
+                found.append(g)
+        return found
+
+    def _groups(self, ops: Sequence[Value]) -> dict[int, list[Value]]:
+        """Loads and stores of four neighbouring words, by each of their operations."""
+        lines: dict[tuple[object, ...], list[Value]] = {}
+        blocked: set[int] = set()
+        written: set[tuple[int, int]] = set()
+        for v in ops:
+            if v.op not in ("load", "store") or v.attr.array < 0:
+                if v.op in ("atomic", "barrier", "loop", "if_any"):
+                    blocked.update(self.wide)
+                continue
+            a: Access = v.attr
+            masked = len(v.args) > (2 if v.op == "load" else 3)
+            if v.op == "store":
+                written.add((a.array, a.offset))
+            elif (a.array, a.offset) in written:
+                blocked.add(a.array)
+            if masked or DTYPES[a.dtype].size != 4 or a.array not in self.wide:
+                blocked.add(a.array)
+                continue
+            lines.setdefault((v.op, id(v.args[0]), id(v.args[1]), a.array), []).append(v)
+        found: dict[int, list[Value]] = {}
+        for (_, _, _, array), line in lines.items():
+            if array in blocked:
+                continue
+            line.sort(key=lambda v: v.attr.offset)
+            at = 0
+            while at + 3 < len(line):
+                four = line[at : at + 4]
+                first = four[0].attr.offset
+                if first % 16 == 0 and [v.attr.offset - first for v in four] == [0, 4, 8, 12]:
+                    for v in four:
+                        found[id(v)] = four
+                    at += 4
+                else:
+                    at += 1
+        return found
+
+    # -- loads
+
+    def _address(self, v: Value) -> tuple[Value, Value]:
+        """Base with the constant added, and offset."""
+        base, offset = self.get(v.args[0]), self.get(v.args[1])
+        return self.q.emit("add", base, self.u(v.attr.offset)), offset
+
+    def _ready(self, v: Value) -> bool:
+        return all(id(a) in self.map for a in v.args[:2])
+
+    def _ask(self, waiting: deque[list[Value]], pending: deque[tuple[list[Value], int]]) -> None:
+        """Requests whose addresses are known and whose results have room."""
+        while waiting and self._ready(waiting[0][0]):
+            if sum(n for _, n in pending) + 4 > self.capacity:
+                return
+            group = waiting.popleft()
+            self.q.append("request", self._address(group[0]), "", Request(group[0].attr, 4, VEC4), varying=False)
+            pending.append((group, 4))
+
+    def _collect(self, waiting: deque[list[Value]], pending: deque[tuple[list[Value], int]], needs: set[int]) -> None:
+        """Take results until those that are needed are there."""
+        while any(x not in self.map for x in needs if any(x == id(y) for g, _ in pending for y in g)) or (
+            waiting and any(x == id(y) for x in needs for g in waiting for y in g)
+        ):
+            if not pending:
+                self._ask(waiting, pending)
+                if not pending:
+                    return
+            group, _ = pending.popleft()
+            for v in group:
+                self.map[id(v)] = self.q.append("pop", (), v.type, None, varying=v.varying)
+            self._ask(waiting, pending)
+
+    def replace(self, v: Value, args: tuple[Value, ...]) -> Value | None:
+        if v.op == "load":
+            return self._load(v, args)
+        if v.op == "store":
+            return self._store(v, args)
+        if v.op == "atomic":
+            return self._atomic(v, args)
+        return None
+
+    def _load(self, v: Value, args: tuple[Value, ...]) -> Value:
+        q, a = self.q, v.attr
+        t = DTYPES[a.dtype]
+        byte = WORD if t.size >= 4 else PER_LANE | TYPES[t.name]
+        base = q.emit("add", args[0], self.u(a.offset))
+        q.append("request", (base, args[1], *args[2:]), "", Request(a, 1, byte), varying=False)
+        raw = "u" if t.name == "f16" else v.type
+        found = q.append("pop", (), raw, None, varying=v.varying)
+        if t.name == "f16":
+            found = q.emit("h2f", found)
+        if a.zero and len(args) > 2:
+            found = q.emit("select", args[2], found, q.const(found.type, 0))
+        return found
+
+    # -- stores
+
+    def _word(self, v: Value, value: Value) -> Value:
+        """A value as it is stored: halves as their bits."""
+        return self.q.emit("f2h", value) if DTYPES[v.attr.dtype].name == "f16" else value
+
+    def _store(self, v: Value, args: tuple[Value, ...]) -> Value:
+        q, a = self.q, v.attr
+        t = DTYPES[a.dtype]
+        byte = WORD if t.size >= 4 else PER_LANE | TYPES[t.name]
+        base = q.emit("add", args[0], self.u(a.offset))
+        q.append("data", (self._word(v, args[2]),), "", None, varying=False)
+        return q.append("commit", (base, args[1], *args[3:]), "", Request(a, 1, byte), varying=False)
+
+    def _store_group(self, group: list[Value]) -> None:
+        q = self.q
+        for v in group:
+            q.append("data", (self.get(v.args[2]),), "", None, varying=False)
+        q.append("commit", self._address(group[0]), "", Request(group[0].attr, 4, VEC4), varying=False)
+
+    def _atomic(self, v: Value, args: tuple[Value, ...]) -> Value:
+        q, a = self.q, v.attr
+        t = DTYPES[a.dtype]
+        number = ATOMICS.get(a.operation)
+        if number is None:
+            number = _MIN[t.value] + (a.operation == "max")
+        count = 2 if a.operation == "cas" else 1
+        base = q.emit("add", args[0], self.u(a.offset))
+        for x in args[2 : 2 + count]:
+            q.append("data", (x,), "", None, varying=False)
+        request = Request(replace(a), 1, 0x80 | number << 3 | 7)
+        q.append("commit", (base, args[1], *args[2 + count :]), "", request, varying=False)
+        return q.append("pop", (), v.type, None, varying=True)
+
+
+def plan_memory(top: Region, isa: str, capacity: int, wide: frozenset[int], *, grid: bool) -> Region:
+    """The same kernel with requests instead of loads and stores. capacity: result words that may be pending."""
+    planner = _Planner(isa, capacity, wide, grid)
+    planner.region(top)
+    return planner.q.top

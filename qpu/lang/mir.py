@@ -1,0 +1,134 @@
+"""MIR: operations of one instruction set on virtual registers, in basic blocks.
+
+An operation names a row of the assembler's table. Registers are numbers; immediates and places that the hardware fixes
+(payload, peripherals) are `Imm` and `Fixed`. A conditional write keeps the rest of its destination, so it reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from qpu.errors import Loc
+
+__all__ = ["Block", "Fixed", "Function", "Imm", "MOp", "Operand"]
+
+
+class Imm(NamedTuple):
+    """A small immediate by its index."""
+
+    n: int
+
+
+class Fixed(NamedTuple):
+    """A place that is not ours to choose. kind: "rf", "acc", "magic" (V3D), "a", "b", "io" (VideoCore IV)."""
+
+    kind: str
+    n: int
+
+
+Operand: TypeAlias = int | Imm | Fixed
+
+
+class MOp:
+    """One operation. op: row name, empty for a signal alone. sig: signal bits, sig_dst: what the signal writes.
+
+    role: "copy" (may vanish), "request" (a load's address; `words` results follow), "store" (a store's address), "data"
+    (a word to store), "config" (TMU configuration), "pop" (takes a result), "uniform" (takes the uniform `uniform`),
+    "payload" (reads what the launch left in a register). rot: rotation of a mul operand on 4.2. byte: configuration of
+    a request. fixed: may not move to the other ALU.
+    """
+
+    __slots__ = (
+        "a", "amod", "b", "bmod", "byte", "cond", "dst", "loc", "op", "pack", "push", "rf_only", "role", "rot", "sig",
+        "sig_dst", "uniform", "update", "words",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        op: str,
+        dst: Operand | None = None,
+        a: Operand | None = None,
+        b: Operand | None = None,
+        *,
+        cond: str = "",
+        push: str = "",
+        update: str = "",
+        amod: str = "",
+        bmod: str = "",
+        pack: str = "",
+        sig: int = 0,
+        sig_dst: Operand | None = None,
+        rot: int | None = None,
+        role: str = "",
+        words: int = 0,
+        byte: int = 0xFF,
+        uniform: object = None,
+        rf_only: bool = False,
+        loc: Loc | None = None,
+    ) -> None:
+        self.op, self.dst, self.a, self.b = op, dst, a, b
+        self.cond, self.push, self.update = cond, push, update
+        self.amod, self.bmod, self.pack = amod, bmod, pack
+        self.sig, self.sig_dst, self.rot = sig, sig_dst, rot
+        self.role, self.words, self.byte, self.uniform = role, words, byte, uniform
+        self.rf_only = rf_only
+        self.loc = loc
+
+    def sources(self) -> list[int]:
+        """Registers among the operands."""
+        return [x for x in (self.a, self.b) if type(x) is int]
+
+    def reads(self) -> list[int]:
+        """Registers whose earlier value matters."""
+        found = self.sources()
+        if (self.cond or self.pack) and type(self.dst) is int:
+            found.append(self.dst)
+        return found
+
+    def writes(self) -> list[int]:
+        """Registers that are written, wholly or in part."""
+        return [x for x in (self.dst, self.sig_dst) if type(x) is int]
+
+    def __repr__(self) -> str:
+        parts = [self.op or "-", self.cond, self.push, self.update]
+        operands = ", ".join(str(x) for x in (self.dst, self.a, self.b) if x is not None)
+        signal = f" sig={self.sig:#x}->{self.sig_dst}" if self.sig else ""
+        return ".".join(p for p in parts if p) + f" {operands}{signal} {self.role}".rstrip()
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """Operations in order, then perhaps a branch. depth: loops around it. branch: target and condition ("" always)."""
+
+    name: str
+    depth: int = 0
+    ops: list[MOp] = field(default_factory=list)
+    branch: tuple[Block, str] | None = None
+    falls: Block | None = None
+    loc: Loc | None = None
+
+    @property
+    def successors(self) -> list[Block]:
+        """Blocks that may be next."""
+        found = [] if self.branch is None else [self.branch[0]]
+        if self.falls is not None:
+            found.append(self.falls)
+        return found
+
+    def __repr__(self) -> str:
+        return f"<block {self.name}: {len(self.ops)}>"
+
+
+@dataclass(slots=True)
+class Function:
+    """A program. blocks: in order of layout, the first is the entry. registers: how many virtual ones there are."""
+
+    blocks: list[Block]
+    registers: int
+
+    def ops(self) -> Iterator[MOp]:
+        """All operations in order."""
+        for block in self.blocks:
+            yield from block.ops
