@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -55,6 +56,7 @@ class Device(AbstractContextManager["Device"]):
         self._port = port
         self._pool = MemoryPool(driver, driver.info.isa)
         self._info = driver.info
+        _devices[self._pool] = self
         with _users_lock:
             _users[id(port)] += 1
 
@@ -276,6 +278,17 @@ class Device(AbstractContextManager["Device"]):
 
 
 _NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
+
+
+_devices: weakref.WeakKeyDictionary[MemoryPool, Device] = weakref.WeakKeyDictionary()
+
+
+def device_of(memory: Buffer | BufferView) -> Device:
+    """The device that a buffer belongs to. Raises: UsageError when it is closed."""
+    device = _devices.get(memory.pool)
+    if device is None:
+        raise UsageError("the device of this buffer is closed; open it again with qpu.open_device()")
+    return device
 
 
 def _narrowed(data: Any, source: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -1,3 +1,51 @@
 """The kernel language: one Python source for all three GPUs."""
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from qpu.lang.kernel import Compiled, Kernel, KernelRun, kernel
+    from qpu.lang.surface import (
+        Const,
+        Grid,
+        In,
+        In2,
+        In3,
+        InOut,
+        InOut2,
+        InOut3,
+        Out,
+        Out2,
+        Out3,
+        PerformanceNote,
+        Team,
+        c64,
+        f16,
+        f32,
+        fast,
+        i8,
+        i8x4,
+        i16,
+        i16x2,
+        i32,
+        static_assert,
+        u8,
+        u8x4,
+        u16,
+        u32,
+        unroll,
+        where,
+    )
+
+_KERNEL = ("Compiled", "Kernel", "KernelRun", "kernel")
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name.startswith("__"):
+        raise AttributeError(name)
+    value = getattr(import_module("qpu.lang.kernel" if name in _KERNEL else "qpu.lang.surface"), name)
+    globals()[name] = value  # `kernel` is the decorator, whatever the import of its module binds
+    return value
