@@ -38,6 +38,42 @@ if TYPE_CHECKING:
         where,
     )
 
+__all__ = [
+    "Compiled",
+    "Const",
+    "Grid",
+    "In",
+    "In2",
+    "In3",
+    "InOut",
+    "InOut2",
+    "InOut3",
+    "Kernel",
+    "KernelRun",
+    "Out",
+    "Out2",
+    "Out3",
+    "PerformanceNote",
+    "Team",
+    "c64",
+    "f16",
+    "f32",
+    "fast",
+    "i8",
+    "i8x4",
+    "i16",
+    "i16x2",
+    "i32",
+    "kernel",
+    "static_assert",
+    "u8",
+    "u8x4",
+    "u16",
+    "u32",
+    "unroll",
+    "where",
+]
+
 _KERNEL = ("Compiled", "Kernel", "KernelRun", "kernel")
 
 

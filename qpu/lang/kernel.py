@@ -15,8 +15,8 @@ from qpu.lang.source import Source
 
 if TYPE_CHECKING:
     from qpu.device import Device
-    from qpu.launch import Launch
     from qpu.lang.layout import Laid
+    from qpu.launch import Launch
 
 __all__ = ["Compiled", "Kernel", "KernelRun", "kernel"]
 
@@ -57,7 +57,9 @@ class Compiled:
             if loc is not None:
                 lines[loc.line] = lines.get(loc.line, 0) + 1
         source = self.kir
-        rows = [f"{source.name} on {self.isa.label}: {len(self.program)} instructions, {len(self.laid.uniforms)} uniforms"]
+        rows = [
+            f"{source.name} on {self.isa.label}: {len(self.program)} instructions, {len(self.laid.uniforms)} uniforms"
+        ]
         rows += [f"  line {line:5}: {count:4} instructions" for line, count in sorted(lines.items())]
         return "\n".join(rows)
 
@@ -108,7 +110,7 @@ class Kernel:
         names: dict[str, Any] = {}
         exec(compile(text, file, "exec", dont_inherit=True), names)
         found = [v for k, v in names.items() if callable(v) and getattr(v, "__code__", None) and (name in (None, k))]
-        kernels = [v for v in names.values() if isinstance(v, Kernel) and (name in (None, v.__name__))]
+        kernels = [v for v in names.values() if isinstance(v, Kernel) and (name in (None, v.fn.__name__))]
         if kernels:
             return kernels[-1]
         if not found:

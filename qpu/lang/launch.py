@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -37,8 +37,11 @@ def launch(
     compiled = k.compile(gpu.isa, **consts)
     count = workers if workers is not None else _workers(k, gpu, arrays, rows)
     words: list[int] = []
-    for kind, what in compiled.laid.uniforms:  # type: ignore[misc]  # pairs
-        words.append(what if kind == "const" else count if kind == "workers" else _word(what, values, rows))
+    for kind, what in compiled.laid.uniforms:
+        if kind == "const":
+            words.append(cast("int", what))
+        else:
+            words.append(count if kind == "workers" else _word(str(what), values, rows))
     if any(v.size == 0 for n, v in arrays.items() if rows[n].mode != "in") and not k.team:
         return KernelRun(())
     shape = Dispatch(workgroups=(count, 1, 1), threads=compiled.threads)
@@ -83,9 +86,7 @@ def _check_array(k: Kernel, row: Parameter, value: Any) -> None:
     t = DTYPES[row.type]
     if not isinstance(value, Buffer):
         help_ = f"gpu.array({row.name})" if isinstance(value, np.ndarray) else "gpu.array(...), gpu.empty(...)"
-        raise UsageError(
-            f"{name}: {row.name} is a {type(value).__name__}; allowed: a buffer of {t}; help: {help_}"
-        )
+        raise UsageError(f"{name}: {row.name} is a {type(value).__name__}; allowed: a buffer of {t}; help: {help_}")
     if value.dtype != np.dtype(t.numpy):
         raise UsageError(
             f"{name}: {row.name} holds {value.dtype}, the parameter is {t}; help: gpu.array(x.astype(np.{t.numpy}))"

@@ -9,6 +9,7 @@ from qpu.core.isa import Isa
 from qpu.errors import Loc
 from qpu.lang.bundle import Scheduled
 from qpu.lang.mir import Block, Function
+from qpu.lang.select import Uniform
 from qpu.v3d.encode import encode
 from qpu.v3d.instr import Branch
 from qpu.v3d.pairing import combine
@@ -22,7 +23,7 @@ class Laid:
     """A finished program. uniforms: what each word of the uniform list holds, in the order in which it is read."""
 
     code: Code
-    uniforms: list[object] = field(default_factory=list)
+    uniforms: list[Uniform] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
 
 
@@ -41,7 +42,7 @@ def lay_out_v3d(function: Function, scheduled: dict[Block, list[Scheduled]], isa
         rows.append(Scheduled(instr, []))  # type: ignore[arg-type]  # never a diagnostic
     words: list[int] = []
     locs: list[Loc | None] = []
-    uniforms: list[object] = []
+    uniforms: list[Uniform] = []
     for i, row in enumerate(rows):
         instr_ = row.instr
         if isinstance(instr_, Branch):
@@ -49,6 +50,6 @@ def lay_out_v3d(function: Function, scheduled: dict[Block, list[Scheduled]], isa
             instr_ = instr_._replace(offset=(labels[row.target] - i - 4) * 8 & 0xFFFFFFFF)
         words.append(encode(instr_))
         locs.append(next((m.loc for m in row.ops if m.loc is not None), None))
-        uniforms += [m.uniform for m in row.ops if m.role == "uniform"]
+        uniforms += [m.uniform for m in row.ops if m.uniform is not None]
     names = {b.name: at for b, at in labels.items()}
     return Laid(Code(isa, tuple(words), names, locs), uniforms, names)

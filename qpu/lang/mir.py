@@ -64,7 +64,7 @@ class MOp:
         role: str = "",
         words: int = 0,
         byte: int = 0xFF,
-        uniform: object = None,
+        uniform: tuple[str, object] | None = None,
         rf_only: bool = False,
         loc: Loc | None = None,
     ) -> None:

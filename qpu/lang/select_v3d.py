@@ -1,28 +1,26 @@
 """Instruction selection for V3D 4.2 and 7.1: legal KIR with requests to MIR.
 
-Masks live in flag A. One is held at a time; a mask that is wanted and not held is computed again before its use, and one
-that crosses a block as a carried value is a register of 0 and -1. Selects are a copy and a conditional write of the
-operation itself where it has no other use.
+Masks live in flag A. One is held at a time; a mask that is wanted and not held is computed again before its use, and
+one that crosses a block as a carried value is a register of 0 and -1. Selects are a copy and a conditional write of
+the operation itself where it has no other use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from qpu.core.isa import Isa
 from qpu.errors import CompileError, Diagnostic
-from qpu.lang.kir import Loop, Region, Request, Skip, Value, walk
-from qpu.lang.mir import Block, Fixed, Function, Imm, MOp, Operand
+from qpu.lang.kir import Region, Request, Value
+from qpu.lang.mir import Fixed, Function, Imm, MOp, Operand
+from qpu.lang.select import ALIAS, Polarity, Selector, Uniform
 from qpu.v3d.regs import Sig, imm_bits, imm_index
 
-__all__ = ["Uniform", "select_v3d"]
+__all__ = ["select_v3d"]
 
 TMUD, TMUA, TMUC, NOP = 11, 12, 32, 6
 _LDUNIFRF, _LDTMU = int(Sig.LDUNIFRF), int(Sig.LDTMU)
-
-Uniform = tuple[str, object]
-"""What a uniform holds: ("const", bits), ("param", name) or ("workers", None)."""
 
 _OPERATIONS: Final = {
     "add": "add", "sub": "sub", "fadd": "fadd", "fsub": "fsub", "fmul": "fmul", "and": "and", "or": "or", "xor": "xor",
@@ -35,58 +33,16 @@ _OPERATIONS: Final = {
 
 _SFU: Final = frozenset({"recip", "rsqrt", "exp2", "log2", "sinpi"})
 _FOLDABLE: Final = frozenset(_OPERATIONS) - _SFU
-_ALIAS: Final = frozenset({"bitcast", "same"})
 
 
-class _Select:
-    """One selection. place: the operand of each KIR value; held: the mask in flag A and its polarity."""
+class _Select(Selector):
+    """One selection."""
+
+    foldable = _FOLDABLE
 
     def __init__(self, isa: Isa, top: Region) -> None:
         self.isa = isa
-        self.count = 0
-        self.place: dict[int, Operand] = {}
-        self.uniforms: dict[Uniform, int] = {}
-        self.entry: list[MOp] = []
-        self.blocks: list[Block] = []
-        self.depth = 0
-        self.held: tuple[Value, str] | None = None
-        self.uses: dict[int, int] = {}
-        self.inside: dict[int, Region] = {}
-        self.folded: set[int] = set()
-        self.requests: list[MOp] = []
-        for v in walk(top):
-            for a in v.args:
-                self.uses[id(a)] = self.uses.get(id(a), 0) + 1
-            if isinstance(v.attr, Loop | Skip):
-                for y in v.attr.yields:
-                    self.uses[id(y)] = self.uses.get(id(y), 0) + 1
-                if isinstance(v.attr, Loop):
-                    self.uses[id(v.attr.cond)] = self.uses.get(id(v.attr.cond), 0) + 1
-        self.now = self.block("entry")
-
-    # -- building
-
-    def register(self) -> int:
-        self.count += 1
-        return self.count - 1
-
-    def block(self, name: str) -> Block:
-        made = Block(f"{name}{len(self.blocks)}", self.depth)
-        if self.blocks and (self.now.branch is None or self.now.branch[1]):
-            self.now.falls = made
-        self.blocks.append(made)
-        self.now = made
-        self.held = None
-        return made
-
-    def op(
-        self, name: str, dst: Operand | None = None, a: Operand | None = None, b: Operand | None = None, **more: object
-    ) -> MOp:
-        m = MOp(name, dst, a, b, loc=self.loc, **more)  # type: ignore[arg-type]  # fields of MOp
-        self.now.ops.append(m)
-        return m
-
-    loc = None
+        super().__init__(top)
 
     def uniform(self, what: Uniform) -> int:
         """The register that holds a uniform: read once, in front of everything."""
@@ -101,7 +57,7 @@ class _Select:
         if v.op == "const":
             index = imm_index(v.attr)
             return Imm(index) if index is not None else self.uniform(("const", v.attr))
-        if v.op in _ALIAS:
+        if v.op in ALIAS:
             return self.operand(v.args[0])
         found = self.place.get(id(v))
         if found is None:
@@ -122,21 +78,10 @@ class _Select:
 
     # -- masks
 
-    def mask(self, v: Value) -> str:
-        """Make flag A tell the mask. Returns the polarity: "a" where set flags mean true, "na" where clear ones do."""
-        while v.op in _ALIAS:
-            v = v.args[0]
-        if self.held is not None and self.held[0] is v:
-            return self.held[1]
+    def flags(self, v: Value) -> Polarity:
+        """Make flag A tell a mask."""
         if v.op == "bnot":
-            return "na" if self.mask(v.args[0]) == "a" else "a"
-        polarity = self._flags(v)
-        self.held = (v, polarity)
-        return polarity
-
-    def _flags(self, v: Value) -> str:
-        if v.op == "bnot":
-            return "na" if self._flags(v.args[0]) == "a" else "a"
+            return "na" if self.flags(v.args[0]) == "a" else "a"
         if v.op in ("band", "bor"):
             return self._chain(v)
         name, a, b, flag, inverted = self._test(v)
@@ -148,7 +93,7 @@ class _Select:
         leaves: list[tuple[str, Value, bool]] = []  # connective, leaf, negated
 
         def flat(x: Value, negated: bool) -> None:
-            while x.op == "bnot" or x.op in _ALIAS:
+            while x.op == "bnot" or x.op in ALIAS:
                 negated ^= x.op == "bnot"
                 x = x.args[0]
             if x.op in ("band", "bor") and id(x) not in self.place:
@@ -193,7 +138,7 @@ class _Select:
         return polarity
 
     def _is_leaf(self, v: Value) -> bool:
-        while v.op == "bnot" or v.op in _ALIAS:
+        while v.op == "bnot" or v.op in ALIAS:
             v = v.args[0]
         return v.op not in ("band", "bor") or id(v) in self.place
 
@@ -204,7 +149,7 @@ class _Select:
 
     def _test(self, v: Value) -> tuple[str, Operand, Operand | None, str, bool]:
         """An operation whose flag tells a leaf: name, operands, flag letter, inverted."""
-        while v.op in _ALIAS:
+        while v.op in ALIAS:
             v = v.args[0]
         if v.op == "const":
             zero = self.uniform(("const", 0))
@@ -280,30 +225,6 @@ class _Select:
 
     # -- operations
 
-    def region(self, region: Region) -> None:
-        for v in region.ops:
-            if v.op in ("select", "data") and id(v) not in self.folded:
-                x = v.args[1 if v.op == "select" else 0]
-                if x.op in _FOLDABLE and self.uses.get(id(x)) == 1 and x.region is region:
-                    self.folded.add(id(x))
-        for v in region.ops:
-            self.loc = v.loc
-            self.one(v)
-
-    def one(self, v: Value) -> None:
-        op = v.op
-        if op in ("const", "parameter", "result") or op in _ALIAS or id(v) in self.folded:
-            return
-        if v.type == "b" and op not in ("loop", "if_any"):
-            return  # computed where it is used
-        special = _SPECIAL.get(op)
-        if special is not None:
-            special(self, v)
-            return
-        r = self.register()
-        self.emit(v, r)
-        self.place[id(v)] = r
-
     def emit(self, v: Value, dst: Operand, cond: str = "") -> None:
         """The operation of a value, its result in `dst`."""
         op = v.op
@@ -360,17 +281,6 @@ class _Select:
         self.op("fmov", r, self.in_register(v.args[0]), pack="l")
         self.place[id(v)] = r
 
-    def _select(self, v: Value) -> None:
-        mask, a, b = v.args
-        d = self.register()
-        polarity = self.mask(mask)
-        self.op("mov", d, self.operand(b), role="copy")
-        if id(a) in self.folded:
-            self.emit(a, d, f"if{polarity}")
-        else:
-            self.op("mov", d, self.operand(a), cond=f"if{polarity}")
-        self.place[id(v)] = d
-
     def _rot(self, v: Value) -> None:
         self.place[id(v)] = self.rotate(self.in_register(v.args[0]), v.attr)
 
@@ -414,7 +324,7 @@ class _Select:
 
     # -- memory
 
-    def _address(self, v: Value, **more: object) -> MOp:
+    def _address(self, v: Value, **more: Any) -> MOp:
         request: Request = v.attr
         cond = ""
         if len(v.args) > 2:
@@ -457,7 +367,21 @@ class _Select:
 
     # -- control
 
-    def _flush(self) -> None:
+    def bits(self, value: int) -> Operand:
+        index = imm_index(value if value < 1 << 31 else value - (1 << 32))
+        return Imm(index) if index is not None else self.uniform(("const", value))
+
+    def branch_any(self, polarity: Polarity) -> str:
+        return "anya" if polarity == "a" else "anyna"
+
+    def branch_all(self, polarity: Polarity) -> str:
+        return "alla" if polarity == "a" else "allna"
+
+    def sign(self, m: MOp) -> Polarity | None:
+        m.push = "pushn"
+        return "a"
+
+    def end_region(self) -> None:
         """Configuration words in front of groups of four requests of this block (v3d.md 9.2)."""
         rows, self.requests = self.requests, []
         if all(m.byte == 0xFF for m in rows):
@@ -477,107 +401,6 @@ class _Select:
             source: Operand = Imm(index) if index is not None else self.uniform(("const", word))
             ops.insert(at, MOp("mov", Fixed("magic", TMUC), source, role="config", loc=part[0].loc))
 
-    def _loop(self, v: Value) -> None:
-        attr: Loop = v.attr
-        self._flush()
-        guard, inits = v.args[0], v.args[1:]
-        always = guard.op == "const" and guard.attr
-        skip = None
-        for p, init in zip(attr.region.parameters, inits, strict=True):
-            r = self.register()
-            self._copy_into(r, init)
-            self.place[id(p)] = r
-        if not always:
-            polarity = self.mask(self._lanes_of(guard))
-            skip = "allna" if polarity == "a" else "alla"
-        before = self.now
-        self.depth += 1
-        body = self.block("loop")
-        self.region(attr.region)
-        yields = [(self.place[id(p)], y) for p, y in zip(attr.region.parameters, attr.yields, strict=True)]
-        for _, y in yields:
-            if y.type == "b":
-                self.materialise(y)
-        polarity = self._condition(attr)
-        self._parallel([(p, self.operand(y)) for p, y in yields])
-        self._flush()
-        self.now.branch = (body, "anya" if polarity == "a" else "anyna")
-        self.now.loc = v.loc
-        self.depth -= 1
-        end = self.block("end")
-        if skip is not None:
-            before.branch = (end, skip)
-            before.loc = v.loc
-        for r, p in zip(attr.results, attr.region.parameters, strict=True):
-            self.place[id(r)] = self.place[id(p)]
-
-    def _copy_into(self, r: int, v: Value) -> None:
-        if v.type == "b":
-            source: Operand = Imm(0 if not v.attr else _minus_one()) if v.op == "const" else self.materialise(v)
-            self.op("mov", r, source, role="copy")
-        else:
-            self.op("mov", r, self.operand(v), role="copy")
-
-    @staticmethod
-    def _lanes_of(v: Value) -> Value:
-        """The mask behind `any`: a branch asks all lanes itself."""
-        return v.args[0] if v.op == "any" else v
-
-    def _condition(self, attr: Loop) -> str:
-        """Make flag A tell the loop's condition; an addition whose sign is asked for tells it itself."""
-        cond = self._lanes_of(attr.cond)
-        if cond.op == "lt" and cond.attr == "i" and cond.args[1].constant == 0 and id(cond) not in self.place:
-            x = self.place.get(id(cond.args[0]))
-            for at in range(len(self.now.ops) - 1, -1, -1):
-                m = self.now.ops[at]
-                if m.push or m.update or m.cond or m.op in ("umul24", "multop"):
-                    break
-                if m.dst == x and m.op in ("add", "sub"):
-                    m.push = "pushn"
-                    self.held = (cond, "a")
-                    return "a"
-        return self.mask(cond)
-
-    def _parallel(self, copies: list[tuple[Operand, Operand]]) -> None:
-        """All at once: an order in which nothing is overwritten before it is read, with a register for cycles."""
-        todo = [(d, s) for d, s in copies if d != s]
-        while todo:
-            for i, (d, s) in enumerate(todo):
-                if not any(other == d for j, (_, other) in enumerate(todo) if j != i):
-                    self.op("mov", d, s, role="copy")
-                    todo.pop(i)
-                    break
-            else:
-                d, s = todo[0]
-                kept = self.register()
-                self.op("mov", kept, d, role="copy")
-                todo = [(x, kept if y == d else y) for x, y in todo]
-
-    def _if_any(self, v: Value) -> None:
-        attr: Skip = v.attr
-        self._flush()
-        outs = []
-        for r, old in zip(attr.results, v.args[1:], strict=True):
-            d = self.register()
-            self._copy_into(d, old)
-            outs.append((r, d))
-        polarity = self.mask(v.args[0])
-        held = self.held
-        before = self.now
-        self.block("then")
-        self.held = held
-        self.region(attr.region)
-        for y in attr.yields:
-            if y.type == "b":
-                self.materialise(y)
-        self._parallel([(d, self.operand(y)) for (_, d), y in zip(outs, attr.yields, strict=True)])
-        self._flush()
-        end = self.block("end")
-        before.branch = (end, "allna" if polarity == "a" else "alla")
-        before.loc = v.loc
-        for r, d in outs:
-            self.place[id(r)] = d
-
 
 def _minus_one() -> int:
     index = imm_index(-1)
@@ -588,13 +411,13 @@ def _minus_one() -> int:
 PAYLOAD: Final = {Isa.V3D42: 0, Isa.V3D71: 3}
 """Register with the workgroup's coordinates x and y at program start (v3d.md 10)."""
 
-_SPECIAL: Final[dict[str, Callable[[_Select, Value], None]]] = {
+_SPECIAL: Final[dict[str, Callable[..., None]]] = {
     "param": _Select._param,
     "worker": _Select._worker,
     "workers": _Select._workers,
     "lane": _Select._lane,
     "stream": _Select._stream,
-    "select": _Select._select,
+    "select": Selector._select,
     "rot": _Select._rot,
     "shuffle": _Select._shuffle,
     "bcast": _Select._bcast,
@@ -605,16 +428,17 @@ _SPECIAL: Final[dict[str, Callable[[_Select, Value], None]]] = {
     "data": _Select._data,
     "commit": _Select._commit,
     "barrier": _Select._barrier,
-    "loop": _Select._loop,
-    "if_any": _Select._if_any,
+    "loop": Selector._loop,
+    "if_any": Selector._if_any,
 }
+_Select.special = _SPECIAL
 
 
 def select_v3d(top: Region, isa: Isa) -> Function:
     """MIR of a kernel. The blocks end with the one that ends the program."""
     s = _Select(isa, top)
     s.region(top)
-    s._flush()
+    s.end_region()
     first = s.blocks[0]
     first.ops = s.entry + first.ops
     return Function(s.blocks, s.count)

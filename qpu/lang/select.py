@@ -1,0 +1,280 @@
+"""What instruction selection of all chips shares: registers, blocks, held masks, selects, loops, skipped parts.
+
+A chip says how a mask becomes flags, and what a condition on flags is called (`Polarity`); see `qpu.lang.select_v3d` and
+`qpu.lang.select_vc4`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+from qpu.errors import Loc
+from qpu.lang.kir import Loop, Region, Skip, Value, walk
+from qpu.lang.mir import Block, MOp, Operand
+
+__all__ = ["ALIAS", "Polarity", "Selector", "Uniform"]
+
+Uniform: TypeAlias = tuple[str, object]
+"""What a uniform holds: ("const", bits), ("param", name), ("worker", None) or ("workers", None)."""
+
+Polarity: TypeAlias = str
+"""Which flags mean true: "a", "na" on V3D; "z", "nz", "n", "nn", "c", "nc" on VideoCore IV."""
+
+ALIAS: Final = frozenset({"bitcast", "same"})
+"""Operations that change no bit."""
+
+
+class Selector:
+    """One selection. place: the operand of each KIR value; held: the mask that the flags tell, and its polarity."""
+
+    special: Mapping[str, Callable[..., None]]
+    foldable: frozenset[str]
+
+    def __init__(self, top: Region) -> None:
+        self.count = 0
+        self.place: dict[int, Operand] = {}
+        self.uniforms: dict[Uniform, int] = {}
+        self.entry: list[MOp] = []
+        self.blocks: list[Block] = []
+        self.depth = 0
+        self.held: tuple[Value, str] | None = None
+        self.uses: dict[int, int] = {}
+        self.inside: dict[int, Region] = {}
+        self.folded: set[int] = set()
+        self.requests: list[MOp] = []
+        self.loc: Loc | None = None
+        for v in walk(top):
+            for a in v.args:
+                self.uses[id(a)] = self.uses.get(id(a), 0) + 1
+            if isinstance(v.attr, Loop | Skip):
+                for y in v.attr.yields:
+                    self.uses[id(y)] = self.uses.get(id(y), 0) + 1
+                if isinstance(v.attr, Loop):
+                    self.uses[id(v.attr.cond)] = self.uses.get(id(v.attr.cond), 0) + 1
+        self.now = self.block("entry")
+
+    # -- building
+
+    def register(self) -> int:
+        self.count += 1
+        return self.count - 1
+
+    def block(self, name: str) -> Block:
+        made = Block(f"{name}{len(self.blocks)}", self.depth)
+        if self.blocks and (self.now.branch is None or self.now.branch[1]):
+            self.now.falls = made
+        self.blocks.append(made)
+        self.now = made
+        self.held = None
+        return made
+
+    def op(
+        self, name: str, dst: Operand | None = None, a: Operand | None = None, b: Operand | None = None, **more: Any
+    ) -> MOp:
+        m = MOp(name, dst, a, b, loc=self.loc, **more)
+        self.now.ops.append(m)
+        return m
+
+    # -- of the chip
+
+    def operand(self, v: Value) -> Operand:
+        """The place of a value; constants as the chip has them."""
+        raise NotImplementedError
+
+    def emit(self, v: Value, dst: Operand, cond: str = "") -> None:
+        """The operation of a value, its result in `dst`."""
+        raise NotImplementedError
+
+    def flags(self, v: Value) -> Polarity:
+        """Make the flags tell a mask that is neither held nor inverted."""
+        raise NotImplementedError
+
+    def materialise(self, v: Value) -> int:
+        """A mask as a register of 0 and -1, which later uses test."""
+        raise NotImplementedError
+
+    def bits(self, value: int) -> Operand:
+        """A constant."""
+        raise NotImplementedError
+
+    def cond(self, polarity: Polarity) -> str:
+        """The condition of an operation."""
+        return f"if{polarity}"
+
+    def opposite(self, polarity: Polarity) -> Polarity:
+        """True where it was false."""
+        return polarity[1:] if polarity.startswith("n") and len(polarity) > 1 else f"n{polarity}"
+
+    def branch_any(self, polarity: Polarity) -> str:
+        """The branch condition "in any lane"."""
+        raise NotImplementedError
+
+    def branch_all(self, polarity: Polarity) -> str:
+        """The branch condition "in every lane"."""
+        raise NotImplementedError
+
+    def branch_none(self, polarity: Polarity) -> str:
+        """The branch condition "in no lane"."""
+        return self.branch_all(self.opposite(polarity))
+
+    def end_region(self) -> None:
+        """Before a block ends: what belongs to its requests."""
+
+    def sign(self, m: MOp) -> Polarity | None:
+        """Let an addition tell whether its result is negative; None where it cannot."""
+        return None
+
+    # -- masks
+
+    def mask(self, v: Value) -> Polarity:
+        """Make the flags tell the mask."""
+        while v.op in ALIAS:
+            v = v.args[0]
+        if self.held is not None and self.held[0] is v:
+            return self.held[1]
+        if v.op == "bnot":
+            return self.opposite(self.mask(v.args[0]))
+        polarity = self.flags(v)
+        self.held = (v, polarity)
+        return polarity
+
+    # -- regions
+
+    def region(self, region: Region) -> None:
+        for v in region.ops:
+            if v.op in ("select", "data") and id(v) not in self.folded:
+                x = v.args[1 if v.op == "select" else 0]
+                if x.op in self.foldable and self.uses.get(id(x)) == 1 and x.region is region:
+                    self.folded.add(id(x))
+        for v in region.ops:
+            self.loc = v.loc
+            self.one(v)
+
+    def one(self, v: Value) -> None:
+        op = v.op
+        if op in ("const", "parameter", "result") or op in ALIAS or id(v) in self.folded:
+            return
+        if v.type == "b" and op not in ("loop", "if_any"):
+            return  # computed where it is used
+        special = self.special.get(op)
+        if special is not None:
+            special(self, v)
+            return
+        r = self.register()
+        self.emit(v, r)
+        self.place[id(v)] = r
+
+    def _select(self, v: Value) -> None:
+        mask, a, b = v.args
+        d = self.register()
+        polarity = self.mask(mask)
+        self.op("mov", d, self.operand(b), role="copy")
+        if id(a) in self.folded:
+            self.emit(a, d, self.cond(polarity))
+        else:
+            self.op("mov", d, self.operand(a), cond=self.cond(polarity))
+        self.place[id(v)] = d
+
+    def _loop(self, v: Value) -> None:
+        attr: Loop = v.attr
+        self.end_region()
+        guard, inits = v.args[0], v.args[1:]
+        always = guard.op == "const" and guard.attr
+        skip = None
+        for p, init in zip(attr.region.parameters, inits, strict=True):
+            r = self.register()
+            self.copy_into(r, init)
+            self.place[id(p)] = r
+        if not always:
+            polarity = self.mask(self._lanes_of(guard))
+            skip = self.branch_none(polarity)
+        before = self.now
+        self.depth += 1
+        body = self.block("loop")
+        self.region(attr.region)
+        yields = [(self.place[id(p)], y) for p, y in zip(attr.region.parameters, attr.yields, strict=True)]
+        for _, y in yields:
+            if y.type == "b":
+                self.materialise(y)
+        polarity = self._condition(attr)
+        self._parallel([(p, self.operand(y)) for p, y in yields])
+        self.end_region()
+        self.now.branch = (body, self.branch_any(polarity))
+        self.now.loc = v.loc
+        self.depth -= 1
+        end = self.block("end")
+        if skip is not None:
+            before.branch = (end, skip)
+            before.loc = v.loc
+        for r, p in zip(attr.results, attr.region.parameters, strict=True):
+            self.place[id(r)] = self.place[id(p)]
+
+    def copy_into(self, r: int, v: Value) -> None:
+        if v.type == "b":
+            source = self.bits(0xFFFFFFFF if v.attr else 0) if v.op == "const" else self.materialise(v)
+            self.op("mov", r, source, role="copy")
+        else:
+            self.op("mov", r, self.operand(v), role="copy")
+
+    @staticmethod
+    def _lanes_of(v: Value) -> Value:
+        """The mask behind `any`: a branch asks all lanes itself."""
+        return v.args[0] if v.op == "any" else v
+
+    def _condition(self, attr: Loop) -> Polarity:
+        """Make the flags tell the loop's condition; an addition whose sign is asked for tells it itself."""
+        cond = self._lanes_of(attr.cond)
+        if cond.op == "lt" and cond.attr == "i" and cond.args[1].constant == 0 and id(cond) not in self.place:
+            x = self.place.get(id(cond.args[0]))
+            for at in range(len(self.now.ops) - 1, -1, -1):
+                m = self.now.ops[at]
+                if m.push or m.update or m.cond or m.op in ("umul24", "multop"):
+                    break
+                if m.dst == x and m.op in ("add", "sub"):
+                    polarity = self.sign(m)
+                    if polarity is None:
+                        break
+                    self.held = (cond, polarity)
+                    return polarity
+        return self.mask(cond)
+
+    def _parallel(self, copies: list[tuple[Operand, Operand]]) -> None:
+        """All at once: an order in which nothing is overwritten before it is read, with a register for cycles."""
+        todo = [(d, s) for d, s in copies if d != s]
+        while todo:
+            for i, (d, s) in enumerate(todo):
+                if not any(other == d for j, (_, other) in enumerate(todo) if j != i):
+                    self.op("mov", d, s, role="copy")
+                    todo.pop(i)
+                    break
+            else:
+                d, s = todo[0]
+                kept = self.register()
+                self.op("mov", kept, d, role="copy")
+                todo = [(x, kept if y == d else y) for x, y in todo]
+
+    def _if_any(self, v: Value) -> None:
+        attr: Skip = v.attr
+        self.end_region()
+        outs = []
+        for r, old in zip(attr.results, v.args[1:], strict=True):
+            d = self.register()
+            self.copy_into(d, old)
+            outs.append((r, d))
+        polarity = self.mask(v.args[0])
+        held = self.held
+        before = self.now
+        self.block("then")
+        self.held = held
+        self.region(attr.region)
+        for y in attr.yields:
+            if y.type == "b":
+                self.materialise(y)
+        self._parallel([(d, self.operand(y)) for (_, d), y in zip(outs, attr.yields, strict=True)])
+        self.end_region()
+        end = self.block("end")
+        before.branch = (end, self.branch_none(polarity))
+        before.loc = v.loc
+        for r, d in outs:
+            self.place[id(r)] = d
