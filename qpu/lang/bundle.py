@@ -7,16 +7,57 @@ last instructions, so that the first of the next block keep the distances.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from qpu.core.isa import Isa
+from qpu.core.hazards import Facts, Windows
 from qpu.lang.depend import Node, graph
 from qpu.lang.mir import Block, Function, MOp
-from qpu.lang.target_v3d import Bundle, V3dTarget
-from qpu.v3d.hazards import facts_of
-from qpu.v3d.instr import Alu, Branch
-from qpu.v3d.rules import BRANCH_SLOTS, RULES
 
-__all__ = ["Scheduled", "bundle"]
+__all__ = ["Scheduled", "Target", "bundle"]
+
+
+class Target(Protocol):
+    """What the scheduler asks of a chip. Instructions and half-filled bundles are its own affair."""
+
+    @property
+    def windows(self) -> Windows: ...
+    @property
+    def branch_slots(self) -> int: ...
+
+    def new(self) -> Any:
+        """An empty bundle."""
+        ...
+
+    def save(self, bundle: Any) -> Any:
+        """What `restore` brings back."""
+        ...
+
+    def restore(self, bundle: Any, saved: Any) -> None: ...
+
+    def put(self, bundle: Any, m: MOp) -> bool:
+        """Add an operation, where it has room."""
+        ...
+
+    def put_moving(self, bundle: Any, m: MOp) -> bool:
+        """As `put`, with the operation that is there moved to its other unit."""
+        ...
+
+    def instruction(self, bundle: Any) -> Any:
+        """The instruction of a bundle."""
+        ...
+
+    def branch(self, condition: str) -> Any:
+        """A branch whose offset is filled in later."""
+        ...
+
+    def facts(self, instr: Any) -> Facts:
+        """What the hazard rules need to know of an instruction."""
+        ...
+
+    def effects(self, m: MOp) -> tuple[set[object], set[object], int]:
+        """Resources that an operation reads and writes, and instructions until a reader may follow."""
+        ...
+
 
 TMU_LATENCY = 9  # instructions from a request to its result that are worth filling, four threads on a QPU
 
@@ -25,12 +66,12 @@ TMU_LATENCY = 9  # instructions from a request to its result that are worth fill
 class Scheduled:
     """An instruction and the operations in it."""
 
-    instr: Alu | Branch
+    instr: Any
     ops: list[MOp]
     target: Block | None = None
 
 
-def bundle(function: Function, target: V3dTarget, capacity: int) -> dict[Block, list[Scheduled]]:
+def bundle(function: Function, target: Target, capacity: int) -> dict[Block, list[Scheduled]]:
     """The instructions of each block, branches and their delay slots included."""
     found: dict[Block, list[Scheduled]] = {}
     history: list[int] = []
@@ -42,11 +83,11 @@ def bundle(function: Function, target: V3dTarget, capacity: int) -> dict[Block, 
 class _Block:
     """One block. history: `after` masks of the instructions before it."""
 
-    def __init__(self, target: V3dTarget, block: Block, capacity: int, history: list[int]) -> None:
+    def __init__(self, target: Target, block: Block, capacity: int, history: list[int]) -> None:
         self.target = target
         self.block = block
         self.capacity = capacity
-        self.windows = RULES.windows[target.isa]
+        self.windows = target.windows
         self.history = list(history)
         self.out: list[Scheduled] = []
         self.flags_at = -1
@@ -66,21 +107,22 @@ class _Block:
 
     def _cycle(self, ready: list[Node], cycle: int) -> Scheduled:
         """The next instruction: the most urgent operation that may come now, then what fits beside it."""
-        bundle = Bundle()
-        instr: Alu | None = None
+        target = self.target
+        bundle = target.new()
+        instr: Any = None
         taken: list[Node] = []
         released: list[Node] = []
         again = True
         while again:
             again = False
             for n in sorted((n for n in ready if n.earliest <= cycle), key=lambda n: (-n.priority, n.index)):
-                kept = (bundle.halves, bundle.sig, bundle.sig_dst, bundle.rot, bundle.peripherals, list(bundle.ops))
-                if not (self.target.put(bundle, n.m) or self.target.choices_moved(bundle, n.m)):
+                kept = target.save(bundle)
+                if not (target.put(bundle, n.m) or target.put_moving(bundle, n.m)):
                     continue
-                made = self.target.instruction(bundle)
-                facts = facts_of(made)
+                made = target.instruction(bundle)
+                facts = target.facts(made)
                 if facts.remarks or self.windows.broken(self.history, facts.before):
-                    (bundle.halves, bundle.sig, bundle.sig_dst, bundle.rot, bundle.peripherals, bundle.ops) = kept
+                    target.restore(bundle, kept)
                     continue
                 instr = made
                 taken.append(n)
@@ -96,35 +138,33 @@ class _Block:
                 break
         ready += released
         if instr is None:
-            instr = self.target.instruction(Bundle())
+            instr = target.instruction(target.new())
         return self._append(Scheduled(instr, [n.m for n in taken]))
 
     def _append(self, made: Scheduled) -> Scheduled:
         self.out.append(made)
-        self.history.append(facts_of(made.instr).after)
+        self.history.append(self.target.facts(made.instr).after)
         return made
 
     def _branch(self) -> None:
-        """The branch as early as flags and windows allow, at most BRANCH_SLOTS before the end; then nops."""
+        """The branch as early as flags and windows allow, at most `branch_slots` before the end; then nops."""
         if self.block.branch is None:
             return
         to, cond = self.block.branch
-        instr = Branch(self.target.isa, cond=cond, bdi="rel")
-        before = facts_of(instr).before
-        lowest = max(len(self.out) - BRANCH_SLOTS, self.flags_at + 1 if cond else 0, 0)
+        target, slots = self.target, self.target.branch_slots
+        instr = target.branch(cond)
+        before = target.facts(instr).before
+        lowest = max(len(self.out) - slots, self.flags_at + 1 if cond else 0, 0)
         start = len(self.history) - len(self.out)
         at = lowest
         while at < len(self.out) and self.windows.broken(self.history[: start + at], before):
             at += 1
         self.out.insert(at, Scheduled(instr, [], to))
-        nop = self.target.instruction(Bundle())
+        nop = target.instruction(target.new())
         while at >= 0 and self.windows.broken(self.history[: start + at], before):
             self.out.insert(at, Scheduled(nop, []))
-            self.history.insert(start + at, facts_of(nop).after)
+            self.history.insert(start + at, target.facts(nop).after)
             at += 1
-        while len(self.out) - at - 1 < BRANCH_SLOTS:
+        while len(self.out) - at - 1 < slots:
             self.out.append(Scheduled(nop, []))
-        self.history = self.history[:start] + [facts_of(s.instr).after for s in self.out]
-
-
-_ISA = Isa
+        self.history = self.history[:start] + [target.facts(s.instr).after for s in self.out]

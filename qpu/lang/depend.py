@@ -37,9 +37,14 @@ def virtual_effects(m: MOp) -> Effects:
     """Effects of an operation on virtual registers."""
     reads: set[object] = set(m.reads())
     writes: set[object] = set(m.writes())
-    for x in (m.a, m.b):
-        if isinstance(x, Fixed):
-            reads.add(x)
+    reads.update(x for x in (m.a, m.b) if isinstance(x, Fixed) and x.kind in ("acc", "rf"))
+    if m.role in ("sfu", "pop", "r5"):
+        writes.add(Fixed("acc", 5 if m.role == "r5" else 4))
+    if m.role == "vpm":
+        reads.add("vpm")
+        writes.add("vpm")
+    if m.rot is not None and m.rot < 0:
+        reads.add(Fixed("acc", 5))
     if m.cond or m.update:
         reads.add("flags")
     if m.push or m.update:
@@ -49,7 +54,7 @@ def virtual_effects(m: MOp) -> Effects:
     elif m.op == "umul24":
         reads.add("rtop")
         writes.add("rtop")
-    return reads, writes, 2 if m.rf_only else 1
+    return reads, writes, 3 if m.role == "sfu" else 2 if m.rf_only else 1
 
 
 def graph(ops: Sequence[MOp], effects: Callable[[MOp], Effects], capacity: int, tmu_latency: int) -> list[Node]:

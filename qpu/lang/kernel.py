@@ -162,18 +162,16 @@ class Kernel:
 
     def _make(self, isa: Isa, consts: dict[str, Any]) -> Compiled:
         from qpu.errors import CompileError
-        from qpu.program import Program
-
-        if isa is Isa.VC4:
-            raise UsageError("kernels for VideoCore IV are not available yet; use a Pi 4 or 5, or assembly")
         from qpu.lang.backend_v3d import compile_v3d
+        from qpu.lang.backend_vc4 import compile_vc4
+        from qpu.program import Program
 
         coarsen = self.schedule.coarsen or (1 if self.team else 4)
         while True:
-            layout = "quad" if coarsen == 4 else "row"
+            layout = "quad" if coarsen == 4 and isa is not Isa.VC4 else "row"
             try:
                 kir = to_kir(self.source, str(isa), consts, coarsen=coarsen, layout=layout)
-                laid = compile_v3d(kir, isa)
+                laid = compile_vc4(kir) if isa is Isa.VC4 else compile_v3d(kir, isa)
             except CompileError as error:
                 if coarsen == 1 or error.diagnostics[0].rule != "lang-reg":
                     raise

@@ -11,9 +11,10 @@ from qpu.buffers import Buffer
 from qpu.core.isa import Isa
 from qpu.device import device_of
 from qpu.errors import UsageError
-from qpu.lang.kernel import TEAM, Kernel, KernelRun
+from qpu.lang.kernel import TEAM, Compiled, Kernel, KernelRun
 from qpu.lang.types import DTYPES
 from qpu.v3d.launch import Dispatch
+from qpu.vc4.launch import Programs
 
 if TYPE_CHECKING:
     from qpu.device import Device
@@ -36,16 +37,32 @@ def launch(
     consts = {name: v for name, v in values.items() if rows[name].kind == "const"}
     compiled = k.compile(gpu.isa, **consts)
     count = workers if workers is not None else _workers(k, gpu, arrays, rows)
-    words: list[int] = []
-    for kind, what in compiled.laid.uniforms:
-        if kind == "const":
-            words.append(cast("int", what))
-        else:
-            words.append(count if kind == "workers" else _word(str(what), values, rows))
     if any(v.size == 0 for n, v in arrays.items() if rows[n].mode != "in") and not k.team:
         return KernelRun(())
-    shape = Dispatch(workgroups=(count, 1, 1), threads=compiled.threads)
-    return KernelRun((gpu.submit(compiled.program, words, shape),))
+    if gpu.isa is not Isa.VC4:
+        words = _words(compiled, values, rows, 0, 0, count)
+        shape = Dispatch(workgroups=(count, 1, 1), threads=compiled.threads)
+        return KernelRun((gpu.submit(compiled.program, words, shape),))
+    launches = []
+    for first in range(0, count, gpu.qpus):
+        last = min(first + gpu.qpus, count)
+        streams = [_words(compiled, values, rows, w, w - first, count) for w in range(first, last)]
+        launches.append(gpu.submit(compiled.program, np.array(streams, np.uint32), Programs(len(streams))))
+    return KernelRun(launches)
+
+
+def _words(
+    compiled: Compiled, values: dict[str, Any], rows: dict[str, Parameter], worker: int, slot: int, workers: int
+) -> list[int]:
+    """The uniform list of one worker."""
+    found: list[int] = []
+    for kind, what in compiled.laid.uniforms:
+        if kind == "const":
+            found.append(cast("int", what))
+        else:
+            number = {"workers": workers, "worker": worker, "slot": slot}.get(kind)
+            found.append(_word(str(what), values, rows) if number is None else number)
+    return found
 
 
 def _bind(k: Kernel, args: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:

@@ -33,13 +33,13 @@ def lay_out_v3d(function: Function, scheduled: dict[Block, list[Scheduled]], isa
     switch = combine(isa, None, None, int(Sig.THRSW))
     rows: list[Scheduled] = []
     for instr in (switch, switch, nop, nop):
-        rows.append(Scheduled(instr, []))  # type: ignore[arg-type]  # never a diagnostic
+        rows.append(Scheduled(instr, []))
     labels: dict[Block, int] = {}
     for block in function.blocks:
         labels[block] = len(rows)
         rows += scheduled[block]
     for instr in (switch, nop, nop):
-        rows.append(Scheduled(instr, []))  # type: ignore[arg-type]  # never a diagnostic
+        rows.append(Scheduled(instr, []))
     words: list[int] = []
     locs: list[Loc | None] = []
     uniforms: list[Uniform] = []

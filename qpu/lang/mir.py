@@ -37,7 +37,7 @@ class MOp:
     role: "copy" (may vanish), "request" (a load's address; `words` results follow), "store" (a store's address), "data"
     (a word to store), "config" (TMU configuration), "pop" (takes a result), "uniform" (takes the uniform `uniform`),
     "payload" (reads what the launch left in a register). rot: rotation of a mul operand on 4.2. byte: configuration of
-    a request. fixed: may not move to the other ALU.
+    a request, or the constant of "ldi". fixed: may not move to the other ALU.
     """
 
     __slots__ = (

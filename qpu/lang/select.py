@@ -1,7 +1,7 @@
 """What instruction selection of all chips shares: registers, blocks, held masks, selects, loops, skipped parts.
 
-A chip says how a mask becomes flags, and what a condition on flags is called (`Polarity`); see `qpu.lang.select_v3d` and
-`qpu.lang.select_vc4`.
+A chip says how a mask becomes flags, and what a condition on flags is called (`Polarity`); see `qpu.lang.select_v3d`
+and `qpu.lang.select_vc4`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from qpu.lang.mir import Block, MOp, Operand
 __all__ = ["ALIAS", "Polarity", "Selector", "Uniform"]
 
 Uniform: TypeAlias = tuple[str, object]
-"""What a uniform holds: ("const", bits), ("param", name), ("worker", None) or ("workers", None)."""
+"""What a uniform holds: ("const", bits), ("param", name), and of a launch "worker", "workers", "slot"
+(the worker's number among those that run at once)."""
 
 Polarity: TypeAlias = str
 """Which flags mean true: "a", "na" on V3D; "z", "nz", "n", "nn", "c", "nc" on VideoCore IV."""
@@ -207,8 +208,8 @@ class Selector:
         if skip is not None:
             before.branch = (end, skip)
             before.loc = v.loc
-        for r, p in zip(attr.results, attr.region.parameters, strict=True):
-            self.place[id(r)] = self.place[id(p)]
+        for result, p in zip(attr.results, attr.region.parameters, strict=True):
+            self.place[id(result)] = self.place[id(p)]
 
     def copy_into(self, r: int, v: Value) -> None:
         if v.type == "b":

@@ -7,14 +7,17 @@ from __future__ import annotations
 from typing import Final
 
 from qpu.core.effects import Effects
+from qpu.core.hazards import Facts
 from qpu.core.isa import Isa, Unit
 from qpu.lang.mir import Fixed, Imm, MOp, Operand
 from qpu.v3d.effects import half_effects
 from qpu.v3d.encode import HalfKey, half_key
-from qpu.v3d.instr import Alu, AluHalf, Dst, Src, SrcKind
+from qpu.v3d.hazards import facts_of
+from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Src, SrcKind
 from qpu.v3d.ops import table
 from qpu.v3d.pairing import combine, fits, idle
-from qpu.v3d.regs import PERIPHERAL_KINDS, Sig, magic
+from qpu.v3d.regs import Sig
+from qpu.v3d.rules import BRANCH_SLOTS, RULES
 from qpu.v3d.single import peripherals
 
 __all__ = ["Bundle", "Half", "V3dTarget"]
@@ -61,7 +64,34 @@ class V3dTarget:
         self.v42 = isa is Isa.V3D42
         self.nop_add = half_key(isa, Unit.ADD, idle())
         self.nop_mul = half_key(isa, Unit.MUL, idle())
+        self.windows = RULES.windows[isa]
         self._forms: dict[int, dict[Unit, Half]] = {}
+
+    branch_slots: Final = BRANCH_SLOTS
+
+    def new(self) -> Bundle:
+        """An empty bundle."""
+        return Bundle()
+
+    def save(self, bundle: Bundle) -> Bundle:
+        """What `restore` brings back."""
+        kept = Bundle()
+        self.restore(kept, bundle)
+        return kept
+
+    def restore(self, bundle: Bundle, saved: Bundle) -> None:
+        """The bundle as it was."""
+        bundle.halves, bundle.ops = saved.halves, list(saved.ops)
+        bundle.sig, bundle.sig_dst, bundle.rot = saved.sig, saved.sig_dst, saved.rot
+        bundle.peripherals = saved.peripherals
+
+    def facts(self, instr: Alu | Branch) -> Facts:
+        """What the hazard rules need to know of an instruction."""
+        return facts_of(instr)
+
+    def branch(self, condition: str) -> Branch:
+        """A branch whose offset is filled in later."""
+        return Branch(self.isa, cond=condition, bdi="rel")
 
     # -- places
 
@@ -172,7 +202,7 @@ class V3dTarget:
                 found.append({**bundle.halves, unit: (m, half)})
         return found
 
-    def choices_moved(self, bundle: Bundle, m: MOp) -> bool:
+    def put_moving(self, bundle: Bundle, m: MOp) -> bool:
         """As `put`, with the operation that is there moved to the other unit first."""
         if len(bundle.halves) != 1:
             return False
@@ -214,6 +244,3 @@ class V3dTarget:
             writes.add(f"{'r' if dst.magic else 'rf'}{dst.n}")
         ignored = {"tmua", "tmud", "tmuc", "tmu", "uniform", "nop", "-"}
         return reads - ignored, writes - ignored, latency
-
-
-_USED = (PERIPHERAL_KINDS, magic)

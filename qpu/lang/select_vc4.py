@@ -1,0 +1,386 @@
+"""Instruction selection for VideoCore IV: legal KIR to MIR.
+
+A mask is a condition on the flags Z, N, C, which each push sets anew. Conditions joined by `and` are tested one after
+another, each only in the lanes where those before held: a push under a condition leaves the flags of other lanes as they
+are, so that all tests have to speak of the same flag. What cannot be said so becomes a register of 0 and -1.
+
+Stores go through rows of the VPM that belong to the worker, and a DMA of up to 16 words; the row is used again when the
+DMA before has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from qpu.errors import CompileError, Diagnostic
+from qpu.lang.kir import Region, Value
+from qpu.lang.mir import Fixed, Function, Imm, MOp, Operand
+from qpu.lang.select import ALIAS, Polarity, Selector, Uniform
+from qpu.vc4.regs import small_imm_code
+from qpu.vc4.vpm import dma_store, dma_store_stride, vpm_write
+
+__all__ = ["select_vc4"]
+
+R4, R5 = Fixed("acc", 4), Fixed("acc", 5)
+NOP, UNIFORM, ELEMENT = Fixed("io", 39), Fixed("io", 32), Fixed("io_a", 38)
+VPM, SETUP_STORE, ADDRESS_STORE, WAIT_STORE = Fixed("io", 48), Fixed("io_b", 49), Fixed("io_b", 50), Fixed("io_b", 50)
+R5REP = Fixed("io_b", 37)
+TMU0, SFU = 56, {"recip": 52, "rsqrt": 53, "exp2": 54, "log2": 55}
+LDTMU0 = 10
+ROWS = 4  # of the VPM, for each worker
+
+_OPERATIONS: Final = {
+    "add": "add", "sub": "sub", "fadd": "fadd", "fsub": "fsub", "fmul": "fmul", "and": "and", "or": "or", "xor": "xor",
+    "shl": "shl", "shr": "shr", "asr": "asr", "ror": "ror", "min": "min", "max": "max", "fmin": "fmin", "fmax": "fmax",
+    "not": "not", "itof": "itof", "clz": "clz", "ftoi": "ftoi", "umul24": "mul24",
+}  # fmt: skip
+_FOLDABLE: Final = frozenset(_OPERATIONS)
+
+Test = tuple[str, Operand, Operand | None, str]
+"""An operation whose flags tell a leaf: name, operands, polarity."""
+
+
+class _Select(Selector):
+    """One selection."""
+
+    foldable = _FOLDABLE
+
+    def __init__(self, top: Region) -> None:
+        self.constants: dict[int, int] = {}
+        super().__init__(top)
+        self.setups: list[int] = []
+
+    # -- operands
+
+    def bits(self, value: int) -> Operand:
+        code = small_imm_code(value & 0xFFFFFFFF)
+        return Imm(code) if code is not None else self.constant(value)
+
+    def constant(self, value: int) -> int:
+        """The register of a constant: loaded in front of everything."""
+        found = self.constants.get(value)
+        if found is None:
+            found = self.constants[value] = self.register()
+            self.entry.append(MOp("ldi", found, byte=value & 0xFFFFFFFF))
+        return found
+
+    def uniform(self, what: Uniform) -> int:
+        found = self.uniforms.get(what)
+        if found is None:
+            found = self.uniforms[what] = self.register()
+            self.entry.append(MOp("mov", found, UNIFORM, role="uniform", uniform=what))
+        return found
+
+    def operand(self, v: Value) -> Operand:
+        if v.op == "const":
+            return self.bits(v.attr)
+        if v.op in ALIAS:
+            return self.operand(v.args[0])
+        return self.place[id(v)]
+
+    def in_register(self, v: Value) -> Operand:
+        """As operand, but never an immediate."""
+        if v.op == "const":
+            return self.constant(v.attr)
+        return self.operand(v)
+
+    def two(self, a: Value, b: Value) -> tuple[Operand, Operand]:
+        """Two operands of one operation, with at most one small immediate."""
+        x, y = self.operand(a), self.operand(b)
+        if isinstance(x, Imm) and isinstance(y, Imm) and x != y:
+            x = self.constant(a.attr)
+        return x, y
+
+    # -- masks
+
+    def branch_any(self, polarity: Polarity) -> str:
+        return f"any{polarity}"
+
+    def branch_all(self, polarity: Polarity) -> str:
+        return f"all{polarity}"
+
+    def sign(self, m: MOp) -> Polarity | None:
+        m.push = "z"
+        return "n"
+
+    def flags(self, v: Value) -> Polarity:
+        if v.op in ("band", "bor") and id(v) not in self.place:
+            leaves: list[tuple[Value, bool]] = []
+            self._leaves(v, v.op, False, leaves)
+            return self._chain(leaves, v.op == "bor")
+        name, a, b, polarity = self._test(v)
+        self.op(name, NOP, a, b, push="z")
+        return polarity
+
+    def _leaves(self, v: Value, kind: str, negated: bool, out: list[tuple[Value, bool]]) -> None:
+        """Leaves of a tree of one connective; what is under the other one becomes a register."""
+        while v.op == "bnot" or v.op in ALIAS:
+            negated ^= v.op == "bnot"
+            v = v.args[0]
+        here = v.op if not negated else {"band": "bor", "bor": "band"}.get(v.op, "")
+        if v.op in ("band", "bor") and id(v) not in self.place:
+            if here == kind:
+                for x in v.args:
+                    self._leaves(x, kind, negated, out)
+                return
+            self.materialise(v)
+        elif v.op in ("any", "all"):
+            self.materialise(v)
+        out.append((v, negated))
+
+    def _chain(self, leaves: list[tuple[Value, bool]], either: bool) -> Polarity:
+        """All of the leaves, or with `either` not all of their opposites."""
+        groups: dict[Polarity, list[Test]] = {}
+        for v, negated in leaves:
+            name, a, b, polarity = self._test(v)
+            if negated ^ either:
+                polarity = self.opposite(polarity)
+            groups.setdefault(polarity, []).append((name, a, b, polarity))
+        result: int | None = None
+        polarity = ""
+        for polarity, tests in groups.items():
+            for i, (name, a, b, _) in enumerate(tests):
+                self.op(name, NOP, a, b, push="z", cond=self.cond(polarity) if i else "")
+            if len(groups) == 1:
+                break
+            if result is None:
+                result = self.register()
+                self.op("mov", result, self.bits(0), role="copy")
+                self.op("mov", result, self.bits(0xFFFFFFFF), cond=self.cond(polarity))
+            else:
+                self.op("mov", result, self.bits(0), cond=self.cond(self.opposite(polarity)))
+        if result is not None:
+            self.op("or", NOP, result, result, push="z")
+            polarity = "n"
+        return self.opposite(polarity) if either else polarity
+
+    def _test(self, v: Value) -> Test:
+        while v.op in ALIAS:
+            v = v.args[0]
+        if v.op == "bnot":
+            name, x, y, polarity = self._test(v.args[0])
+            return name, x, y, self.opposite(polarity)
+        if v.op == "const":
+            zero = self.bits(0)
+            return "or", zero, zero, "z" if v.attr else "nz"
+        if v.op in ("any", "all", "band", "bor"):
+            self.materialise(v)
+        if id(v) in self.place:
+            r = self.place[id(v)]
+            return "or", r, r, "n"
+        if v.op not in ("lt", "le", "eq", "ne"):
+            raise AssertionError(f"a mask of {v.op}")
+        a, b = v.args
+        if v.op in ("eq", "ne"):
+            polarity = "z" if v.op == "eq" else "nz"
+            if b.constant == 0 and v.attr != "f":
+                r = self.in_register(a)
+                return "or", r, r, polarity
+            return "fsub" if v.attr == "f" else "xor", *self.two(a, b), polarity
+        if v.attr == "u":  # sub's carry: a < b
+            return ("sub", *self.two(a, b), "c") if v.op == "lt" else ("sub", *self.two(b, a), "nc")
+        if v.attr == "i" and v.op == "lt" and b.constant == 0:
+            r = self.in_register(a)
+            return "or", r, r, "n"
+        name = "fmax" if v.attr == "f" else "max"  # the carry of both: a > b
+        return (name, *self.two(b, a), "c") if v.op == "lt" else (name, *self.two(a, b), "nc")
+
+    def materialise(self, v: Value) -> int:
+        found = self.place.get(id(v))
+        if isinstance(found, int):
+            return found
+        r = self.register()
+        if v.op in ("any", "all"):
+            polarity = self.mask(v.args[0])
+            wanted = polarity if v.op == "any" else self.opposite(polarity)
+            part = self.register()
+            self.op("mov", part, self.bits(0), role="copy")
+            self.op("mov", part, self.bits(0xFFFFFFFF), cond=self.cond(wanted))
+            for n in (8, 4, 2, 1):
+                joined = self.register()
+                self.op("or", joined, part, self.rotate(part, n))
+                part = joined
+            if v.op == "any":
+                self.op("mov", r, part, role="copy")
+            else:
+                self.op("not", r, part)
+        else:
+            polarity = self.mask(v)
+            self.op("mov", r, self.bits(0), role="copy")
+            self.op("mov", r, self.bits(0xFFFFFFFF), cond=self.cond(polarity))
+        self.place[id(v)] = r
+        return r
+
+    def rotate(self, source: Operand, n: int) -> int:
+        """Lane l gets lane (l + n) % 16: the hardware moves lanes up, so by 16 - n."""
+        held, r = self.register(), self.register()
+        self.op("mov", held, source)
+        self.op("mov", r, held, rot=(16 - n) % 16)
+        return r
+
+    # -- operations
+
+    def emit(self, v: Value, dst: Operand, cond: str = "") -> None:
+        op = v.op
+        if op == "fabs":
+            a = self.in_register(v.args[0])
+            self.op("fmaxabs", dst, a, a, cond=cond)
+        elif len(v.args) == 1:
+            self.op(_OPERATIONS[op], dst, self.in_register(v.args[0]), cond=cond)
+        else:
+            self.op(_OPERATIONS[op], dst, *self.two(*v.args), cond=cond)
+
+    def _param(self, v: Value) -> None:
+        self.place[id(v)] = self.uniform(("param", v.attr))
+
+    def _worker(self, v: Value) -> None:
+        self.place[id(v)] = self.uniform(("worker", None))
+
+    def _workers(self, v: Value) -> None:
+        self.place[id(v)] = self.uniform(("workers", None))
+
+    def _lane(self, v: Value) -> None:
+        r = self.register()
+        self.entry.append(MOp("mov", r, ELEMENT))
+        self.place[id(v)] = r
+
+    def _sfu(self, v: Value) -> None:
+        r = self.register()
+        self.op("mov", Fixed("io", SFU[v.op]), self.in_register(v.args[0]), role="sfu")
+        self.op("mov", r, R4)
+        self.place[id(v)] = r
+
+    def _rot(self, v: Value) -> None:
+        self.place[id(v)] = self.rotate(self.in_register(v.args[0]), v.attr)
+
+    def _bcast(self, v: Value) -> None:
+        """r5, written through file B, has lane 0 of what is written in all lanes."""
+        a, n = self.in_register(v.args[0]), v.args[1].constant
+        r = self.register()
+        if n is None:
+            moved = self._rotate_by(a, self.in_register(v.args[1]))
+        else:
+            moved = a if n & 15 == 0 else self.rotate(a, n & 15)  # type: ignore[assignment]  # an operand either way
+        self.op("mov", R5REP, moved, role="r5")
+        self.op("mov", r, R5)
+        self.place[id(v)] = r
+
+    def _rotate_by(self, a: Operand, n: Operand) -> int:
+        """Rotation by a value that is the same in all lanes."""
+        up, held, r = self.register(), self.register(), self.register()
+        self.op("sub", up, self.bits(0), n)
+        self.op("mov", R5REP, up, role="r5")
+        self.op("mov", held, a)
+        self.op("mov", r, held, rot=-1)
+        return r
+
+    def _shuffle(self, v: Value) -> None:
+        """The lanes one after another, by rotations under masks."""
+        a, index = self.in_register(v.args[0]), self.in_register(v.args[1])
+        lane, raw, distance, r = (self.register() for _ in range(4))
+        self.op("mov", lane, ELEMENT)
+        self.op("sub", raw, index, lane)
+        self.op("and", distance, raw, self.bits(15))
+        self.op("mov", r, a, role="copy")
+        for n in range(1, 16):
+            moved = self.rotate(a, n)
+            self.op("xor", NOP, distance, self.bits(n), push="z")
+            self.op("mov", r, moved, cond="ifz")
+        self.held = None
+        self.place[id(v)] = r
+
+    # -- memory
+
+    def _address(self, dst: Fixed, v: Value, role: str) -> None:
+        base, offset = self.in_register(v.args[0]), self.operand(v.args[1])
+        if v.args[1].constant == 0:
+            self.op("mov", dst, base, role=role, words=int(role == "request"))
+        else:
+            self.op("add", dst, base, offset, role=role, words=int(role == "request"))
+
+    def _request(self, v: Value) -> None:
+        self._address(Fixed("io", TMU0), v, "request")
+
+    def _pop(self, v: Value) -> None:
+        r = self.register()
+        self.op("", sig=LDTMU0, sig_dst=R4, role="pop")
+        self.op("mov", r, R4)
+        self.place[id(v)] = r
+
+    def _rows(self) -> list[int]:
+        """Set-ups of the worker's row of the VPM: to write it, to store one word of it, to store n more."""
+        if not self.setups:
+            worker = self.uniform(("slot", None))
+            row, write, store = (self.register() for _ in range(3))
+            four = self.bits(ROWS)
+            write0, store0 = self.constant(vpm_write(y=0)), self.constant(dma_store(1, 1, y=0) & ~(127 << 16))
+            seven = self.bits(7)
+            at = self.register()
+            self.entry += [
+                MOp("mul24", row, worker, four),
+                MOp("add", write, row, write0),
+                MOp("shl", at, row, seven),
+                MOp("add", store, at, store0),
+                MOp("mov", SETUP_STORE, self.constant(dma_store_stride(0)), role="vpm"),
+            ]
+            self.setups = [write, store]
+        return self.setups
+
+    def _data(self, v: Value) -> None:
+        write, _ = self._rows()
+        self.op("mov", NOP, WAIT_STORE, role="vpm")
+        self.op("mov", SETUP_STORE, write, role="vpm")
+        x = v.args[0]
+        if id(x) in self.folded:
+            self.emit(x, VPM)
+        else:
+            self.op("mov", VPM, self.operand(x))
+        self.now.ops[-1].role = "vpm"
+
+    def _commit(self, v: Value) -> None:
+        _, store = self._rows()
+        if len(v.args) > 2:  # so many words
+            shifted, setup = self.register(), self.register()
+            self.op("shl", shifted, self.in_register(v.args[2]), self.constant(16))
+            self.op("add", setup, store, shifted)
+        else:
+            setup = self.register()
+            self.op("add", setup, store, self.constant(v.attr.words << 16))
+        self.op("mov", SETUP_STORE, setup, role="vpm")
+        self._address(ADDRESS_STORE, v, "vpm")
+
+    def _missing(self, v: Value) -> None:
+        finding = Diagnostic("lang-type", f"{v.op} is not available on VideoCore IV yet", loc=v.loc)
+        raise CompileError(finding.render(), [finding])
+
+
+_SPECIAL: Final[dict[str, Callable[..., None]]] = {
+    "param": _Select._param,
+    "worker": _Select._worker,
+    "workers": _Select._workers,
+    "lane": _Select._lane,
+    "select": Selector._select,
+    "rot": _Select._rot,
+    "shuffle": _Select._shuffle,
+    "bcast": _Select._bcast,
+    **dict.fromkeys(SFU, _Select._sfu),
+    "request": _Select._request,
+    "pop": _Select._pop,
+    "data": _Select._data,
+    "commit": _Select._commit,
+    **dict.fromkeys(("sinpi", "stream", "barrier", "atomic"), _Select._missing),
+    "loop": Selector._loop,
+    "if_any": Selector._if_any,
+}
+_Select.special = _SPECIAL
+
+
+def select_vc4(top: Region) -> Function:
+    """MIR of a kernel."""
+    s = _Select(top)
+    s.region(top)
+    first = s.blocks[0]
+    first.ops = s.entry + first.ops
+    s.op("mov", NOP, WAIT_STORE, role="vpm")
+    return Function(s.blocks, s.count)
