@@ -74,10 +74,22 @@ class Scheduled:
 def bundle(function: Function, target: Target, capacity: int) -> dict[Block, list[Scheduled]]:
     """The instructions of each block, branches and their delay slots included."""
     found: dict[Block, list[Scheduled]] = {}
-    history: list[int] = []
+    leads: dict[Block, list[list[int]]] = {}
     for block in function.blocks:
-        found[block], history = _Block(target, block, capacity, history).run()
+        run = _Block(target, block, capacity, _joined(leads.get(block, []), target.windows.reach))
+        found[block] = run.run(found)
+        for successor in block.successors:
+            leads.setdefault(successor, []).append(run.history)
     return found
+
+
+def _joined(ways: list[list[int]], reach: int) -> list[int]:
+    """What may be under way, whatever block came before: the masks of each distance together."""
+    masks = [0] * reach
+    for way in ways:
+        for d, mask in enumerate(reversed(way[-reach:]), 1):
+            masks[-d] |= mask
+    return masks
 
 
 class _Block:
@@ -92,7 +104,8 @@ class _Block:
         self.out: list[Scheduled] = []
         self.flags_at = -1
 
-    def run(self) -> tuple[list[Scheduled], list[int]]:
+    def run(self, done: dict[Block, list[Scheduled]]) -> list[Scheduled]:
+        """The instructions. done: blocks that are scheduled, which a branch may lead back to."""
         nodes = graph(self.block.ops, self.target.effects, self.capacity, TMU_LATENCY)
         ready = [n for n in nodes if not n.waits]
         left = len(nodes)
@@ -102,8 +115,8 @@ class _Block:
             left -= len(made.ops)
             cycle += 1
         self._branch()
-        reach = self.windows.reach
-        return self.out, self.history[-reach:]
+        self._keep_out_of(done)
+        return self.out
 
     def _cycle(self, ready: list[Node], cycle: int) -> Scheduled:
         """The next instruction: the most urgent operation that may come now, then what fits beside it."""
@@ -168,3 +181,27 @@ class _Block:
         while len(self.out) - at - 1 < slots:
             self.out.append(Scheduled(nop, []))
         self.history = self.history[:start] + [target.facts(s.instr).after for s in self.out]
+
+    def _keep_out_of(self, done: dict[Block, list[Scheduled]]) -> None:
+        """A branch back must leave nothing under way that the first instructions of its target must not meet."""
+        if self.block.branch is None:
+            return
+        to = self.block.branch[0]
+        first = done.get(to, self.out if to is self.block else None)
+        while first is not None and self._clashes(first):
+            at = next(i for i, s in enumerate(self.out) if s.target is not None)
+            nop = Scheduled(self.target.instruction(self.target.new()), [])
+            branch = self.out.pop(at)
+            self.out.append(nop)
+            self.out.insert(at + 1, branch)  # one later, so that its slots stay as many
+            start = len(self.history) - len(self.out) + 1
+            self.history = self.history[:start] + [self.target.facts(s.instr).after for s in self.out]
+
+    def _clashes(self, first: list[Scheduled]) -> bool:
+        history = list(self.history)
+        for row in first[: self.windows.reach]:
+            facts = self.target.facts(row.instr)
+            if self.windows.broken(history, facts.before):
+                return True
+            history.append(facts.after)
+        return False

@@ -25,7 +25,8 @@ Bits = NDArray[Any]
 
 class Interpreter:
     """One run of a kernel. memory: one flat array of bytes an array parameter; params: launch values by name, 32-bit
-    patterns or truth values; bases of arrays are given by `bases`.
+    patterns or truth values; bases of arrays are given by `bases`. single: a commit of one word is lane 0's
+    (VideoCore IV).
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Interpreter:
         meanings: Mapping[str, Any] | None = None,
         names: Sequence[str] = (),
         stream: Sequence[int] = (),
+        single: bool = False,
     ) -> None:
         self.region = region
         self.params = params
@@ -51,6 +53,9 @@ class Interpreter:
         self.shared: dict[int, NDArray[np.uint8]] = {}
         self.values: dict[int, Bits] = {}
         self.turns = 0
+        self.queue: list[Bits] = []
+        self.pending: list[Bits] = []
+        self.single = single
 
     def run(self) -> None:
         """Execute. Raises: EmuFault for an access outside of an array."""
@@ -189,8 +194,10 @@ class Interpreter:
         return memory
 
     def _load(self, v: Value, args: list[Bits], live: Any) -> Bits:
-        access: Access = v.attr
         at, wanted = self._where(v, args, args[2] if len(args) > 2 else None, live)
+        return self._read(v, v.attr, at, wanted)
+
+    def _read(self, v: Value, access: Access, at: NDArray[Any], wanted: Bits) -> Bits:
         memory = self._bytes(access, at, wanted, v)
         t = DTYPES[access.dtype]
         dtype = np.float32 if t.name == "c64" else t.numpy
@@ -205,13 +212,14 @@ class Interpreter:
         return np.where(wanted, word, np.uint32(0 if access.zero else GARBAGE))
 
     def _store(self, v: Value, args: list[Bits], live: Any) -> None:
-        access: Access = v.attr
         at, wanted = self._where(v, args, args[3] if len(args) > 3 else None, live)
+        self._write(v, v.attr, at, wanted, args[2])
+
+    def _write(self, v: Value, access: Access, at: NDArray[Any], wanted: Bits, word: Bits) -> None:
         memory = self._bytes(access, at, wanted, v)
         t = DTYPES[access.dtype]
         dtype = np.float32 if t.name == "c64" else t.numpy
         elements = memory.view(dtype)
-        word = args[2]
         new: Any
         if t.value == "f":
             new = np.ascontiguousarray(word).view(np.float32).astype(dtype)
@@ -219,6 +227,45 @@ class Interpreter:
             new = word.astype(np.dtype(dtype).str.replace("i", "u"))
             new = np.ascontiguousarray(new).view(dtype)
         elements[(at // np.dtype(dtype).itemsize)[wanted]] = new[wanted]
+
+    # -- requests, as passes for one chip make them
+
+    def _request(self, v: Value, args: list[Bits], live: Any) -> None:
+        """The words are read at once; masked lanes get anything."""
+        access = v.attr.access
+        for k in range(v.attr.words):
+            at, wanted = self._where_at(args, access, 4 * k, args[2] if len(args) > 2 else None, live)
+            self.queue.append(self._read(v, access, at, wanted))
+
+    def _pop(self, v: Value, args: list[Bits], live: Any) -> Bits:
+        return self.queue.pop(0)
+
+    def _data(self, v: Value, args: list[Bits], live: Any) -> None:
+        self.pending.append(args[0])
+
+    def _commit(self, v: Value, args: list[Bits], live: Any) -> None:
+        access = v.attr.access
+        words, self.pending = self.pending, []
+        mask: Bits | None = None
+        if len(args) > 2 and v.args[2].type == "b":
+            mask = args[2]
+        elif v.attr.words == 16 or len(args) > 2:  # a row: so many lanes from the first
+            mask = np.arange(LANES) < (args[2].view(np.int32) if len(args) > 2 else LANES)
+            mask = np.broadcast_to(mask, (self.workers, LANES))
+        elif v.region is not self.region and len(words) == 1 and v.attr.words == 1 and self.single:
+            mask = np.broadcast_to(np.arange(LANES) < 1, (self.workers, LANES))
+        for k, word in enumerate(words):
+            at, wanted = self._where_at(args, access, 4 * k, mask, live)
+            self._write(v, access, at, wanted, word)
+
+    def _where_at(
+        self, args: list[Bits], access: Access, more: int, mask: Bits | None, live: Any
+    ) -> tuple[NDArray[Any], Bits]:
+        at = args[0].view(np.int32).astype(np.int64) + args[1].view(np.int32).astype(np.int64) + more
+        wanted: Bits = np.broadcast_to(live[:, None], at.shape).copy()
+        if mask is not None:
+            wanted &= mask
+        return at, wanted
 
     def _atomic(self, v: Value, args: list[Bits], live: Any) -> Bits:
         access: Access = v.attr

@@ -20,7 +20,7 @@ Uniform: TypeAlias = tuple[str, object]
 (the worker's number among those that run at once)."""
 
 Polarity: TypeAlias = str
-"""Which flags mean true: "a", "na" on V3D; "z", "nz", "n", "nn", "c", "nc" on VideoCore IV."""
+"""Which flags mean true: "a", "na" on V3D; "z", "nz", "n", "nn", "c", "cc" on VideoCore IV."""
 
 ALIAS: Final = frozenset({"bitcast", "same"})
 """Operations that change no bit."""

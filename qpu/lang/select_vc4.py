@@ -94,6 +94,9 @@ class _Select(Selector):
 
     # -- masks
 
+    def opposite(self, polarity: Polarity) -> Polarity:
+        return {"z": "nz", "nz": "z", "n": "nn", "nn": "n", "c": "cc", "cc": "c"}[polarity]
+
     def branch_any(self, polarity: Polarity) -> str:
         return f"any{polarity}"
 
@@ -179,12 +182,12 @@ class _Select(Selector):
                 return "or", r, r, polarity
             return "fsub" if v.attr == "f" else "xor", *self.two(a, b), polarity
         if v.attr == "u":  # sub's carry: a < b
-            return ("sub", *self.two(a, b), "c") if v.op == "lt" else ("sub", *self.two(b, a), "nc")
+            return ("sub", *self.two(a, b), "c") if v.op == "lt" else ("sub", *self.two(b, a), "cc")
         if v.attr == "i" and v.op == "lt" and b.constant == 0:
             r = self.in_register(a)
             return "or", r, r, "n"
         name = "fmax" if v.attr == "f" else "max"  # the carry of both: a > b
-        return (name, *self.two(b, a), "c") if v.op == "lt" else (name, *self.two(a, b), "nc")
+        return (name, *self.two(b, a), "c") if v.op == "lt" else (name, *self.two(a, b), "cc")
 
     def materialise(self, v: Value) -> int:
         found = self.place.get(id(v))
