@@ -29,8 +29,9 @@ def compile_v3d(ir: KernelIR, isa: Isa, *, threads: int = 2, wide: frozenset[int
     legal = legalise(ir.region, str(isa))
     planned = plan_memory(legal, str(isa), capacity, arrays if wide is None else wide, grid=not ir.team)
     remove_dead(planned)
-    for limit in (registers - 8, registers - 16, registers // 2, 10):
-        function = select_v3d(planned, isa)
+    tries = [(lean, limit) for lean in (False, True) for limit in (registers - 8, registers - 16, registers // 2, 10)]
+    for lean, limit in tries:
+        function = select_v3d(planned, isa, lean=lean)
         coalesce(function)
         order(function, V3dTarget(isa, {}).slots, capacity, limit)
         try:

@@ -32,8 +32,8 @@ def compile_vc4(ir: KernelIR) -> Laid:
     names = [p.name for p in ir.parameters if p.kind == "array"]
     legal = legalise_vc4(legalise(ir.region, "vc4"), names)
     remove_dead(legal)
-    for limit in (44, 32, 20, 8):
-        function = select_vc4(legal)
+    for lean, limit in [(lean, limit) for lean in (False, True) for limit in (44, 32, 20, 8)]:
+        function = select_vc4(legal, lean=lean)
         coalesce(function)
         order(function, Vc4Target({}).slots, CAPACITY, limit)
         try:

@@ -31,6 +31,8 @@ class Selector:
 
     special: Mapping[str, Callable[..., None]]
     foldable: frozenset[str]
+    lean = False
+    """Keep constants out of registers and make them anew in each block; near: those that the current block has."""
 
     def __init__(self, top: Region) -> None:
         self.count = 0
@@ -44,6 +46,7 @@ class Selector:
         self.inside: dict[int, Region] = {}
         self.folded: set[int] = set()
         self.requests: list[MOp] = []
+        self.near: dict[object, int] = {}
         self.loc: Loc | None = None
         for v in walk(top):
             for a in v.args:
@@ -68,6 +71,7 @@ class Selector:
         self.blocks.append(made)
         self.now = made
         self.held = None
+        self.near = {}
         return made
 
     def op(

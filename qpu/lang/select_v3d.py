@@ -19,7 +19,7 @@ from qpu.v3d.regs import Sig, imm_bits, imm_index
 
 __all__ = ["select_v3d"]
 
-TMUD, TMUA, TMUC, NOP = 11, 12, 32, 6
+TMUD, TMUA, TMUC, NOP, R5REP = 11, 12, 32, 6, 55
 _LDUNIFRF, _LDTMU = int(Sig.LDUNIFRF), int(Sig.LDTMU)
 
 _OPERATIONS: Final = {
@@ -40,17 +40,54 @@ class _Select(Selector):
 
     foldable = _FOLDABLE
 
-    def __init__(self, isa: Isa, top: Region) -> None:
+    def __init__(self, isa: Isa, top: Region, lean: bool) -> None:
         self.isa = isa
+        self.lean = lean
+        self.packs: list[int] = []
         super().__init__(top)
 
     def uniform(self, what: Uniform) -> int:
         """The register that holds a uniform: read once, in front of everything."""
+        if self.lean:
+            return self._packed(what)
         found = self.uniforms.get(what)
         if found is None:
             found = self.uniforms[what] = self.register()
             self.entry.append(MOp("", sig=_LDUNIFRF, sig_dst=found, role="uniform", uniform=what))
         return found
+
+    def _packed(self, what: Uniform) -> int:
+        """A uniform from a register that holds 16 of them, one a lane; taken out once a block."""
+        found = self.near.get(what)
+        if found is not None:
+            return found
+        number = self.uniforms.setdefault(what, len(self.uniforms))
+        group, lane = divmod(number, 16)
+        while len(self.packs) <= group:
+            self.packs.append(self.register())
+        r = self.near[what] = self.register()
+        if self.isa is Isa.V3D71:
+            self.op("shuffle", r, self.packs[group], Imm(lane))
+        else:
+            held = self.register()
+            self.op("mov", held, self.packs[group])
+            self.op("mov", Fixed("magic", R5REP), held, rot=(16 - lane) % 16 or None, role="r5")
+            self.op("mov", r, Fixed("acc", 5))
+        return r
+
+    def pack(self) -> list[MOp]:
+        """Operations that fill the registers of `_packed`, for the start of the program."""
+        if not self.packs:
+            return []
+        lane = self.register()
+        made = [MOp("eidx", lane)]
+        made += [MOp("mov", p, Imm(0), role="copy") for p in self.packs]
+        for what, number in self.uniforms.items():
+            word = self.register()
+            made.append(MOp("", sig=_LDUNIFRF, sig_dst=word, role="uniform", uniform=what))
+            made.append(MOp("xor", Fixed("magic", NOP), lane, Imm(number % 16), push="pushz"))
+            made.append(MOp("mov", self.packs[number // 16], word, cond="ifa"))
+        return made
 
     def operand(self, v: Value) -> Operand:
         """The place of a value; constants as small immediates or uniforms."""
@@ -434,11 +471,12 @@ _SPECIAL: Final[dict[str, Callable[..., None]]] = {
 _Select.special = _SPECIAL
 
 
-def select_v3d(top: Region, isa: Isa) -> Function:
-    """MIR of a kernel. The blocks end with the one that ends the program."""
-    s = _Select(isa, top)
+def select_v3d(top: Region, isa: Isa, *, lean: bool = False) -> Function:
+    """MIR of a kernel. The blocks end with the one that ends the program. lean: fewer registers, more operations."""
+    s = _Select(isa, top, lean)
     s.region(top)
     s.end_region()
     first = s.blocks[0]
-    first.ops = s.entry + first.ops
+    payload = [m for m in s.entry if m.role == "payload"]
+    first.ops = payload + s.pack() + [m for m in s.entry if m.role != "payload"] + first.ops
     return Function(s.blocks, s.count)

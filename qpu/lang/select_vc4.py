@@ -46,7 +46,8 @@ class _Select(Selector):
 
     foldable = _FOLDABLE
 
-    def __init__(self, top: Region) -> None:
+    def __init__(self, top: Region, lean: bool) -> None:
+        self.lean = lean
         self.constants: dict[int, int] = {}
         super().__init__(top)
         self.setups: list[int] = []
@@ -59,6 +60,12 @@ class _Select(Selector):
 
     def constant(self, value: int) -> int:
         """The register of a constant: loaded in front of everything."""
+        if self.lean:
+            near = self.near.get(value)
+            if near is None:
+                near = self.near[value] = self.register()
+                self.op("ldi", near, byte=value & 0xFFFFFFFF)
+            return near
         found = self.constants.get(value)
         if found is None:
             found = self.constants[value] = self.register()
@@ -314,6 +321,7 @@ class _Select(Selector):
     def _rows(self) -> list[int]:
         """Set-ups of the worker's row of the VPM: to write it, to store one word of it, to store n more."""
         if not self.setups:
+            lean, self.lean = self.lean, False
             worker = self.uniform(("slot", None))
             row, write, store = (self.register() for _ in range(3))
             four = self.bits(ROWS)
@@ -328,6 +336,7 @@ class _Select(Selector):
                 MOp("mov", SETUP_STORE, self.constant(dma_store_stride(0)), role="vpm"),
             ]
             self.setups = [write, store]
+            self.lean = lean
         return self.setups
 
     def _data(self, v: Value) -> None:
@@ -379,9 +388,9 @@ _SPECIAL: Final[dict[str, Callable[..., None]]] = {
 _Select.special = _SPECIAL
 
 
-def select_vc4(top: Region) -> Function:
-    """MIR of a kernel."""
-    s = _Select(top)
+def select_vc4(top: Region, *, lean: bool = False) -> Function:
+    """MIR of a kernel. lean: fewer registers, more operations."""
+    s = _Select(top, lean)
     s.region(top)
     first = s.blocks[0]
     first.ops = s.entry + first.ops
