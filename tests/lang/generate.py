@@ -147,7 +147,9 @@ class Generator:
 
     def source(self, team: bool = False) -> str:
         r = self.r
-        self.emit(0, "def generated(k: Grid, n0: i32, s0: f32, p: In[i32], q: In[f32], oi: Out[i32], of: Out[f32]) -> None:")
+        self.emit(
+            0, "def generated(k: Grid, n0: i32, s0: f32, p: In[i32], q: In[f32], oi: Out[i32], of: Out[f32]) -> None:"
+        )
         self.emit(1, "i = k.index(p.size)")
         self.emit(1, "a0 = p[i]")
         self.emit(1, "a1 = i32(i)")
