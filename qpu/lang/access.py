@@ -45,7 +45,10 @@ def _indices(f: Front, node: ast.AST, view: View, key: Any) -> list[Any]:
     if any(isinstance(k, slice) for k in keys):
         raise f.error(node, "lang-syntax", "slices are not part of the kernel language", help="index by k.index")
     if len(keys) != view.rank:
-        raise f.error(node, "lang-type", f"{view.name} has {view.rank} axes, {len(keys)} indices are given")
+        axes = f"{view.rank} axis" if view.rank == 1 else f"{view.rank} axes"
+        message = f"{view.name} has {axes}, the access gives {len(keys)}"
+        allowed = f"one index for each axis, as in {view.name}[{', '.join('ijk'[: view.rank])}]"
+        raise f.error(node, "lang-type", message, allowed=allowed)
     for k in keys:
         if isinstance(k, bool | float) or (isinstance(k, Value) and k.type not in ("i", "u")):
             raise f.error(node, "lang-type", f"an index is {f.describe(k)}", allowed="i32, u32", help="i32(...)")

@@ -359,7 +359,8 @@ def _static_assert(f: Front, node: ast.Call, args: list[Any]) -> None:
         raise f.error(node, "lang-varying", "static_assert needs a condition that is known when compiling")
     if not args[0]:
         message = str(args[1]) if len(args) > 1 else ast.unparse(node.args[0])
-        raise f.error(node, "lang-assert", f"static_assert failed: {message}")
+        help = "it compares what is known when the kernel is compiled: call the kernel with other constants"
+        raise f.error(node, "lang-assert", f"static_assert failed: {message}", help=help)
 
 
 class LocalFunction:

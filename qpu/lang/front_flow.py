@@ -43,10 +43,14 @@ def execute(f: Front, body: Sequence[ast.stmt]) -> None:
         if not f.quiet:
             f.q.loc = f.loc(node)
         before = [(e.left, e.skipped) for e in f.frame.exits]
+        known = len(f.findings)
+        failed = False
         try:
             handler(f, node)
         except LangError as error:
             f.keep(error)
+            failed = True
+        if failed or len(f.findings) > known:  # what follows from an error is not reported
             for name in targets([node]):
                 f.names[name] = POISON
         if _nobody(f):

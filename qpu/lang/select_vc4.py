@@ -1,8 +1,8 @@
 """Instruction selection for VideoCore IV: legal KIR to MIR.
 
 A mask is a condition on the flags Z, N, C, which each push sets anew. Conditions joined by `and` are tested one after
-another, each only in the lanes where those before held: a push under a condition leaves the flags of other lanes as they
-are, so that all tests have to speak of the same flag. What cannot be said so becomes a register of 0 and -1.
+another, each only in the lanes where those before held: a push under a condition leaves the flags of the other lanes
+alone, so that all tests have to speak of the same flag. What cannot be said so becomes a register of 0 and -1.
 
 Stores go through rows of the VPM that belong to the worker, and a DMA of up to 16 words; the row is used again when the
 DMA before has ended.

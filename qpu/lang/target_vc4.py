@@ -220,11 +220,12 @@ def colour_vc4(function: Function) -> dict[int, Fixed]:
     """
     from qpu.lang.colour import OutOfRegisters
 
-    clash = conflicts(function)
     into, out = liveness(function)
     across = 0
     for block in function.blocks:
         across |= into[block] | out[block]
+    _copy_rotated(function, across)
+    clash = conflicts(function)
     spans: dict[int, list[int]] = {}
     uses: dict[int, int] = {}
     rotated: set[int] = set()
@@ -285,6 +286,20 @@ def colour_vc4(function: Function) -> dict[int, Fixed]:
             raise OutOfRegisters(r)
     _repair(function, found)
     return found
+
+
+def _copy_rotated(function: Function, across: int) -> None:
+    """A copy in front of each rotation of a value that other blocks need as well: only accumulators rotate."""
+    for block in function.blocks:
+        ops: list[MOp] = []
+        for m in block.ops:
+            if m.rot is not None and isinstance(m.a, int) and across >> m.a & 1:
+                copy = function.registers
+                function.registers += 1
+                ops.append(MOp("mov", copy, m.a, loc=m.loc))
+                m.a = copy
+            ops.append(m)
+        block.ops = ops
 
 
 def _repair(function: Function, colour: dict[int, Fixed]) -> None:

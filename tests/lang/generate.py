@@ -43,7 +43,8 @@ class Generator:
             return r.choice((
                 lambda: f"({e()} + {e()})", lambda: f"({e()} - {e()})", lambda: f"({e()} * {e()})",
                 lambda: f"abs({e()})", lambda: f"minimum({e()}, {e()})", lambda: f"maximum({e()}, {e()})",
-                lambda: f"(-{e()})", lambda: f"f32({e('i')})", lambda: f"where({self.condition(depth + 1)}, {e()}, {e()})",
+                lambda: f"(-{e()})", lambda: f"f32({e('i')})",
+                lambda: f"where({self.condition(depth + 1)}, {e()}, {e()})",
                 lambda: f"({e()} if {self.condition(depth + 1)} else {e()})", lambda: f"({e()} + {e('i')})",
                 lambda: f"FUNCTIONS['floor'](clamp({e()}, -1000.0, 1000.0))", lambda: f"({e()} * 0.5)",
             ))()  # fmt: skip

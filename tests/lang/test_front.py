@@ -59,7 +59,7 @@ def test_many_generated_kernels(shard: int) -> None:
 
 HEAD = "from qpu.lang import *\nfrom qpu.lang import unroll, where, static_assert\n\n\n"
 WRONG = [
-    ("k: Grid, x: In[f32], y: Out[f32]", "i = k.index()\ny[i] = x[i] + z", "lang-name", 2, 15),
+    ("k: Grid, x: In[f32], y: Out[f32]", "i = k.index()\ny[i] = x[i] + z", "lang-name", 2, 19),
     ("k: Grid, x: In[f32], y: Out[f32]", "i = k.index()\nx[i] = 1.0", "lang-write-in", 2, 5),
     ("k: Grid, x: In[f32], y: Out[f32]", "i = k.index()\ny[i] = y[i]", "lang-write-in", 2, 12),
     ("k: Grid, n: u32, y: Out[i32]", "i = k.index()\ny[i] = i + n", "lang-type", 2, 12),
@@ -88,7 +88,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("row", WRONG, ids=lambda r: f"{r[2]}-{abs(hash(r[1])) % 10**5}")
+@pytest.mark.parametrize("row", WRONG, ids=[f"{n}-{r[2]}" for n, r in enumerate(WRONG)])
 def test_mistakes_at_their_place(row: tuple[str, str, str, int, int]) -> None:
     parameters, body, rule, line, column = row
     text = HEAD + f"def wrong({parameters}) -> None:\n" + "".join(f"    {x}\n" for x in body.split("\n"))
