@@ -176,8 +176,8 @@ class Front:
         return LangError(Diagnostic(rule, message, loc=self.loc(node), allowed=allowed, help=help))
 
     def report(self, finding: Diagnostic) -> None:
-        """Keep a finding, once."""
-        if finding not in self.findings:
+        """Keep a finding, once for each rule and place: bodies are evaluated several times."""
+        if all((f.rule, f.loc) != (finding.rule, finding.loc) for f in self.findings):
             self.findings.append(finding)
 
     def silent(self) -> NoReturn:

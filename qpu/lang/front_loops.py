@@ -236,7 +236,7 @@ def device_loop(
     else:
         _all_lanes(f, node, region, lists, types, inits, going, turn, where, advance)
     for name in names:
-        if name in f.names and name not in carried and not name.startswith("%"):
+        if name in f.names and name not in carried and not name.startswith("%") and f.names[name] is not POISON:
             f.names[name] = Unbound(node.lineno + f.frame.source.first - 1, "inside a loop")
 
 
