@@ -119,7 +119,7 @@ class _Vc4(Rewriter):
     # -- memory
 
     def load(self, v: Value, args: tuple[Value, ...]) -> Value:
-        """The TMU fetches aligned words; narrow elements are taken out of theirs. Masked lanes read the first element."""
+        """Aligned words from the TMU; narrow elements are taken out of theirs. Masked lanes read the first element."""
         q, a = self.q, v.attr
         t = DTYPES[a.dtype]
         base, offset = q.emit("add", args[0], self.u(a.offset)), args[1]
