@@ -134,7 +134,7 @@ class _Block:
                     continue
                 made = target.instruction(bundle)
                 facts = target.facts(made)
-                if facts.remarks or self.windows.broken(self.history, facts.before):
+                if facts.breaches or self.windows.broken(self.history, facts.before):
                     target.restore(bundle, kept)
                     continue
                 instr = made
