@@ -93,6 +93,11 @@ LAYERS: dict[str, set[str]] = {
         "qpu.launch",
         "qpu.runtime",
     },
+    # the kernel language: never a driver, never the emulator; only launching knows devices
+    "qpu.lang": {*_ISA, "qpu.lang.compiled", "qpu.lang.kernel", "qpu.program", "qpu.v3d", "qpu.vc4"},
+    "qpu.lang.compiled": {*_ISA, "qpu.lang", "qpu.launch"},
+    "qpu.lang.kernel": {*_ISA, "qpu.device", "qpu.lang", "qpu.lang.compiled", "qpu.lang.launch", "qpu.program"},
+    "qpu.lang.launch": {*_ISA, "qpu.buffers", "qpu.device", "qpu.lang", "qpu.lang.compiled", "qpu.v3d", "qpu.vc4"},
     "qpu.kernels": {
         "qpu.buffers",
         "qpu.core",
@@ -284,6 +289,8 @@ DEFERRED = {
     "qpu.emu.process.child_site.sitecustomize": "light: runs in every child process",
     "qpu.emu.v3d.prepare": "light: the printer, only for messages",
     "qpu.emu.vc4.faults": "light: the printer, only for messages",
+    "qpu.lang.kernel": "light: the back end of one instruction set, launching, and plain Python, each when it is used",
+    "qpu.lang.surface": "light: NumPy, where the language's functions and types are called outside a kernel",
     "qpu.program": "light: one instruction set, and the display only in notebooks",
     "qpu.runtime.loops": "light: the decoder, only for messages",
     "qpu.v3d.asm": "light: the checker, unless switched off",

@@ -5,7 +5,8 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from qpu.lang.kernel import Compiled, Kernel, KernelRun, kernel
+    from qpu.lang.compiled import Compiled, KernelRun
+    from qpu.lang.kernel import Kernel, kernel
     from qpu.lang.surface import (
         Const,
         Grid,
@@ -74,7 +75,7 @@ __all__ = [
     "where",
 ]
 
-_KERNEL = ("Compiled", "Kernel", "KernelRun", "kernel")
+_HOMES = {"Compiled": "compiled", "Kernel": "kernel", "KernelRun": "compiled", "kernel": "kernel"}
 
 
 def __getattr__(name: str) -> object:
@@ -82,6 +83,6 @@ def __getattr__(name: str) -> object:
 
     if name.startswith("__"):
         raise AttributeError(name)
-    value = getattr(import_module("qpu.lang.kernel" if name in _KERNEL else "qpu.lang.surface"), name)
+    value = getattr(import_module(f"qpu.lang.{_HOMES.get(name, 'surface')}"), name)
     globals()[name] = value  # `kernel` is the decorator, whatever the import of its module binds
     return value

@@ -6,11 +6,12 @@ from qpu.core.isa import Isa
 from qpu.errors import CompileError, Diagnostic
 from qpu.lang.bundle import bundle
 from qpu.lang.coalesce import coalesce
-from qpu.lang.colour import OutOfRegisters, colour_v3d
+from qpu.lang.colour import colour_v3d
 from qpu.lang.compile import KernelIR, remove_dead
 from qpu.lang.layout import Laid, lay_out_v3d
 from qpu.lang.legalise import legalise
 from qpu.lang.memory import plan_memory
+from qpu.lang.mir import OutOfRegisters
 from qpu.lang.order import order
 from qpu.lang.select_v3d import select_v3d
 from qpu.lang.target_v3d import V3dTarget

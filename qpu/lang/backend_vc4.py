@@ -7,12 +7,11 @@ from qpu.core.isa import Isa
 from qpu.errors import CompileError, Diagnostic, Loc
 from qpu.lang.bundle import Scheduled, bundle
 from qpu.lang.coalesce import coalesce
-from qpu.lang.colour import OutOfRegisters
 from qpu.lang.compile import KernelIR, remove_dead
 from qpu.lang.layout import Laid
 from qpu.lang.legalise import legalise
 from qpu.lang.legalise_vc4 import legalise_vc4
-from qpu.lang.mir import Block, Function
+from qpu.lang.mir import Block, Function, OutOfRegisters
 from qpu.lang.order import order
 from qpu.lang.select import Uniform
 from qpu.lang.select_vc4 import select_vc4

@@ -6,20 +6,12 @@ from __future__ import annotations
 
 from qpu.core.isa import Isa
 from qpu.lang.liveness import bits, conflicts, liveness
-from qpu.lang.mir import Fixed, Function
+from qpu.lang.mir import Fixed, Function, OutOfRegisters
 
-__all__ = ["OutOfRegisters", "colour_v3d"]
+__all__ = ["colour_v3d"]
 
 ACCUMULATORS = 5  # r0..r4; r5 has readers and writers of its own
 SHORT = 24  # operations that a value in an accumulator may live
-
-
-class OutOfRegisters(Exception):
-    """More values are live than there are registers."""
-
-    def __init__(self, register: int) -> None:
-        super().__init__(register)
-        self.register = register
 
 
 def colour_v3d(function: Function, isa: Isa, count: int) -> dict[int, Fixed]:

@@ -13,7 +13,7 @@ import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from numpy.typing import NDArray
 from qpu.core.scalar_lanes import ScalarLanes, float_bits, float_of
 from qpu.errors import UsageError
 from qpu.lang.types import DTYPES, DType
-
-if TYPE_CHECKING:
-    from qpu.lang.surface import Function
 
 __all__ = ["Scalar", "apply", "convert", "run_grid", "run_team", "saturate"]
 
@@ -338,16 +335,16 @@ def _packed(t: DType, values: Sequence[Any]) -> int:
     return sum((int(v) & (1 << width) - 1) << width * j for j, v in enumerate(values))
 
 
-def apply(function: Function, args: Sequence[Any]) -> Any:
-    """A function of the language on scalars or Python numbers."""
+def apply(name: str, number: Callable[..., Any], args: Sequence[Any]) -> Any:
+    """A function of the language on scalars or Python numbers. number: what it computes on Python numbers."""
     if not any(isinstance(a, Scalar | complex | Word) for a in args):
-        return function.number(*args)
-    exact = _EXACT.get(function.name)
+        return number(*args)
+    exact = _EXACT.get(name)
     if exact is not None:
         return exact(*args)
     numbers = [float(a) for a in args]
     try:
-        return Scalar("f", float_bits(float(function.number(*numbers))))
+        return Scalar("f", float_bits(float(number(*numbers))))
     except (ValueError, ZeroDivisionError, OverflowError):
         return Scalar("f", 0x7FC00000)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from qpu.buffers import Buffer
 from qpu.core.isa import Isa
 from qpu.device import device_of
 from qpu.errors import UsageError
-from qpu.lang.kernel import TEAM, Compiled, Kernel, KernelRun
+from qpu.lang.compiled import TEAM, Compiled, KernelRun
 from qpu.lang.types import DTYPES
 from qpu.v3d.launch import Dispatch
 from qpu.vc4.launch import Programs
@@ -23,8 +24,20 @@ if TYPE_CHECKING:
 __all__ = ["launch"]
 
 
+class Launchable(Protocol):
+    """A kernel, as far as launching it goes."""
+
+    @property
+    def fn(self) -> Callable[..., None]: ...
+    @property
+    def parameters(self) -> list[Parameter]: ...
+    @property
+    def team(self) -> bool: ...
+    def compile(self, isa: str | Isa, **consts: Any) -> Compiled: ...
+
+
 def launch(
-    k: Kernel, gpu: Device | None, workers: int | None, args: tuple[Any, ...], keywords: dict[str, Any]
+    k: Launchable, gpu: Device | None, workers: int | None, args: tuple[Any, ...], keywords: dict[str, Any]
 ) -> KernelRun:
     """Launch a kernel. Raises: UsageError before anything is submitted."""
     values = _bind(k, args, keywords)
@@ -65,7 +78,7 @@ def _words(
     return found
 
 
-def _bind(k: Kernel, args: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:
+def _bind(k: Launchable, args: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:
     rows = k.parameters
     name = k.fn.__name__
     if len(args) > len(rows):
@@ -98,7 +111,7 @@ def _check_scalar(kernel: str, row: Parameter, value: Any) -> None:
             raise UsageError(f"{kernel}: {row.name} = {value} does not fit {t}; allowed: {t.low}..{t.high}")
 
 
-def _check_array(k: Kernel, row: Parameter, value: Any) -> None:
+def _check_array(k: Launchable, row: Parameter, value: Any) -> None:
     name = k.fn.__name__
     t = DTYPES[row.type]
     if not isinstance(value, Buffer):
@@ -112,7 +125,7 @@ def _check_array(k: Kernel, row: Parameter, value: Any) -> None:
         raise UsageError(f"{name}: {row.name} has {len(value.shape)} axes, the parameter has {row.rank}")
 
 
-def _device(k: Kernel, gpu: Device | None, arrays: dict[str, Any]) -> Device:
+def _device(k: Launchable, gpu: Device | None, arrays: dict[str, Any]) -> Device:
     for name, value in arrays.items():
         owner = device_of(value)
         if gpu is None:
@@ -124,7 +137,7 @@ def _device(k: Kernel, gpu: Device | None, arrays: dict[str, Any]) -> Device:
     return gpu
 
 
-def _check_overlap(k: Kernel, rows: dict[str, Parameter], arrays: dict[str, Any]) -> None:
+def _check_overlap(k: Launchable, rows: dict[str, Parameter], arrays: dict[str, Any]) -> None:
     """In promises not to overlap what the launch writes; an output overlaps no other one."""
     spans = [(name, v.address, v.address + v.nbytes, rows[name].mode) for name, v in arrays.items() if v.nbytes]
     for i, (first, a0, a1, mode) in enumerate(spans):
@@ -136,7 +149,7 @@ def _check_overlap(k: Kernel, rows: dict[str, Parameter], arrays: dict[str, Any]
                 )
 
 
-def _workers(k: Kernel, gpu: Device, arrays: dict[str, Any], rows: dict[str, Parameter]) -> int:
+def _workers(k: Launchable, gpu: Device, arrays: dict[str, Any], rows: dict[str, Parameter]) -> int:
     if k.team:
         return TEAM
     return gpu.qpus * 2 if gpu.isa is not Isa.VC4 else gpu.qpus

@@ -132,3 +132,11 @@ class Function:
         """All operations in order."""
         for block in self.blocks:
             yield from block.ops
+
+
+class OutOfRegisters(Exception):
+    """More values are live than there are registers."""
+
+    def __init__(self, register: int) -> None:
+        super().__init__(register)
+        self.register = register

@@ -366,7 +366,7 @@ class Function:
     def __call__(self, *args: Any) -> Any:
         from qpu.lang.lanes import apply
 
-        return apply(self, args)
+        return apply(self.name, self.number, args)
 
 
 def _sign(x: float) -> float:

@@ -7,7 +7,7 @@ from typing import Final
 from qpu.core.hazards import Facts, Windows
 from qpu.core.isa import Isa, Unit
 from qpu.lang.liveness import bits, conflicts, liveness
-from qpu.lang.mir import Fixed, Function, Imm, MOp, Operand
+from qpu.lang.mir import Fixed, Function, Imm, MOp, Operand, OutOfRegisters
 from qpu.vc4.effects import effects
 from qpu.vc4.hazards import facts_of
 from qpu.vc4.instr import NO_DST, Alu, Branch, Dst, Half, Instr, LoadImm, Port, Src
@@ -218,8 +218,6 @@ def colour_vc4(function: Function) -> dict[int, Fixed]:
     """Accumulators for rotated operands and values of one block, files for the others; moves where a pair of operands
     sits in one file. Raises: OutOfRegisters.
     """
-    from qpu.lang.colour import OutOfRegisters
-
     into, out = liveness(function)
     across = 0
     for block in function.blocks:
