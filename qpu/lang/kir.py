@@ -10,6 +10,7 @@ u, the same one wherever it occurs in the row.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -240,10 +241,15 @@ class Request:
     byte: int
 
 
-class Value:
-    """One operation and its result. type: "f", "i", "u", "b", or empty. varying: lanes may differ."""
+_numbers = itertools.count()
 
-    __slots__ = ("args", "attr", "loc", "op", "region", "type", "varying")
+
+class Value:
+    """One operation and its result. type: "f", "i", "u", "b", or empty. varying: lanes may differ. number: grows with
+    each value that is made.
+    """
+
+    __slots__ = ("args", "attr", "loc", "number", "op", "region", "type", "varying")
 
     def __init__(
         self, op: str, args: tuple[Value, ...], type_: str, attr: Any, region: Region, loc: Loc | None, varying: bool
@@ -255,6 +261,7 @@ class Value:
         self.region = region
         self.loc = loc
         self.varying = varying
+        self.number = next(_numbers)
 
     @property
     def constant(self) -> int | None:
@@ -357,9 +364,9 @@ class Builder:
             return folded
         if not row.pure:
             return self.append(op, args, result, attr)
-        if row.commutes and len(args) == 2 and id(args[0]) > id(args[1]) and args[1].op != "const":
+        if row.commutes and len(args) == 2 and args[0].number > args[1].number and args[1].op != "const":
             args = (args[1], args[0])
-        key = (op, *map(id, args), attr, result)
+        key = (op, *(a.number for a in args), attr, result)
         region: Region | None = self.region
         while region is not None:
             found = region.known.get(key)

@@ -47,6 +47,7 @@ class Selector:
         self.folded: set[int] = set()
         self.requests: list[MOp] = []
         self.near: dict[object, int] = {}
+        self.masks: list[Value] = []
         self.loc: Loc | None = None
         for v in walk(top):
             for a in v.args:
@@ -144,6 +145,18 @@ class Selector:
         self.held = (v, polarity)
         return polarity
 
+    def keep(self, v: Value, r: int) -> int:
+        """A mask is in a register from here on, until the region ends that the register is written in."""
+        self.place[id(v)] = r
+        self.masks.append(v)
+        return r
+
+    def forget(self, count: int) -> None:
+        """At the end of a region: masks that were put into registers inside it may never have been."""
+        for v in self.masks[count:]:
+            del self.place[id(v)]
+        del self.masks[count:]
+
     # -- regions
 
     def region(self, region: Region) -> None:
@@ -194,7 +207,7 @@ class Selector:
         if not always:
             polarity = self.mask(self._lanes_of(guard))
             skip = self.branch_none(polarity)
-        before = self.now
+        before, known = self.now, len(self.masks)
         self.depth += 1
         body = self.block("loop")
         self.region(attr.region)
@@ -208,6 +221,7 @@ class Selector:
         self.now.branch = (body, self.branch_any(polarity))
         self.now.loc = v.loc
         self.depth -= 1
+        self.forget(known)
         end = self.block("end")
         if skip is not None:
             before.branch = (end, skip)
@@ -269,7 +283,7 @@ class Selector:
             outs.append((r, d))
         polarity = self.mask(v.args[0])
         held = self.held
-        before = self.now
+        before, known = self.now, len(self.masks)
         self.block("then")
         self.held = held
         self.region(attr.region)
@@ -278,6 +292,7 @@ class Selector:
                 self.materialise(y)
         self._parallel([(d, self.operand(y)) for (_, d), y in zip(outs, attr.yields, strict=True)])
         self.end_region()
+        self.forget(known)
         end = self.block("end")
         before.branch = (end, self.branch_none(polarity))
         before.loc = v.loc

@@ -244,8 +244,7 @@ class _Select(Selector):
             polarity = self.mask(v)
             self.op("mov", r, Imm(0), role="copy")
             self.op("mov", r, Imm(_minus_one()), cond=f"if{polarity}")
-        self.place[id(v)] = r
-        return r
+        return self.keep(v, r)
 
     def rotate(self, source: Operand, n: int) -> int:
         """Lane l gets lane (l + n) % 16."""

@@ -219,8 +219,7 @@ class _Select(Selector):
             polarity = self.mask(v)
             self.op("mov", r, self.bits(0), role="copy")
             self.op("mov", r, self.bits(0xFFFFFFFF), cond=self.cond(polarity))
-        self.place[id(v)] = r
-        return r
+        return self.keep(v, r)
 
     def rotate(self, source: Operand, n: int) -> int:
         """Lane l gets lane (l + n) % 16: the hardware moves lanes up, so by 16 - n."""
