@@ -283,9 +283,9 @@ _NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex1
 _devices: weakref.WeakKeyDictionary[MemoryPool, Device] = weakref.WeakKeyDictionary()
 
 
-def device_of(memory: Buffer | BufferView) -> Device:
-    """The device that a buffer belongs to. Raises: UsageError when it is closed."""
-    device = _devices.get(memory.pool)
+def device_of(memory: Buffer | BufferView | MemoryPool) -> Device:
+    """The device that a buffer, or a memory pool, belongs to. Raises: UsageError when it is closed."""
+    device = _devices.get(memory if isinstance(memory, MemoryPool) else memory.pool)
     if device is None:
         raise UsageError("the device of this buffer is closed; open it again with qpu.open_device()")
     return device

@@ -234,9 +234,20 @@ def _stats_of(fences: Sequence[Fence | None]) -> RunStats | None:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Finished launches that belong together, in order, such as packing and multiplying."""
+    """Launches that belong together, in order, such as packing and multiplying: `wait` for all of them, or `await`."""
 
     launches: tuple[Launch, ...]
+
+    def wait(self, timeout_s: float | None = None) -> Run:
+        """Wait for the end of each; again is fine. Returns itself. Arguments and errors: see `Launch.wait`."""
+        for launch in self.launches:
+            launch.wait(timeout_s)
+        return self
+
+    def __await__(self) -> Generator[Any, None, Run]:
+        for launch in self.launches:
+            yield from launch.__await__()
+        return self
 
     @property
     def stats(self) -> RunStats | None:

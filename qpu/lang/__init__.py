@@ -5,8 +5,8 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from qpu.lang.compiled import Compiled, KernelRun
-    from qpu.lang.kernel import Kernel, kernel
+    from qpu.lang.compiled import Compiled
+    from qpu.lang.entry import Kernel, kernel
     from qpu.lang.surface import (
         Const,
         Grid,
@@ -50,7 +50,6 @@ __all__ = [
     "InOut2",
     "InOut3",
     "Kernel",
-    "KernelRun",
     "Out",
     "Out2",
     "Out3",
@@ -75,7 +74,7 @@ __all__ = [
     "where",
 ]
 
-_HOMES = {"Compiled": "compiled", "Kernel": "kernel", "KernelRun": "compiled", "kernel": "kernel"}
+_HOMES = {"Compiled": "compiled", "Kernel": "entry", "kernel": "entry"}
 
 
 def __getattr__(name: str) -> object:
@@ -84,5 +83,5 @@ def __getattr__(name: str) -> object:
     if name.startswith("__"):
         raise AttributeError(name)
     value = getattr(import_module(f"qpu.lang.{_HOMES.get(name, 'surface')}"), name)
-    globals()[name] = value  # `kernel` is the decorator, whatever the import of its module binds
+    globals()[name] = value
     return value

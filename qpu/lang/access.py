@@ -69,11 +69,18 @@ def _clamped(f: Front, node: ast.AST, view: View, keys: list[Any]) -> list[Any]:
     return found
 
 
-def address(f: Front, node: ast.AST, view: View, key: Any) -> tuple[Value, Value, int]:
-    """Base (the same in all lanes), byte offset and constant bytes of an element."""
+def address(
+    f: Front, node: ast.AST, view: View, key: Any, *, inside: bool = False, stored: bool = False
+) -> tuple[Value, Value, int]:
+    """Base (the same in all lanes), byte offset and constant bytes of an element. inside: nothing to check."""
     q = f.q
     keys = _indices(f, node, view, key)
-    if view.clamped:
+    if not (view.clamped or inside) and (f.check or not f.quiet):
+        known = f.ranges.note(view.name, keys, q.region, f.mask, node, f.loc(node), stored)
+        inside = known or not f.check
+    else:
+        inside = inside or not f.check
+    if view.clamped or not inside:
         keys = _clamped(f, node, view, keys)
     base, offset, constant = view.base, None, 0
     size = view.dtype.size
@@ -107,11 +114,11 @@ def _mask(f: Front) -> tuple[Value, ...]:
     return () if f.mask is None else (f.mask,)
 
 
-def load(f: Front, node: ast.AST, view: View, key: Any, *, zero: bool = False) -> Any:
-    """view[key]. zero: lanes that the mask leaves out read 0."""
+def load(f: Front, node: ast.AST, view: View, key: Any, *, zero: bool = False, inside: bool = False) -> Any:
+    """view[key]. zero: lanes that the mask leaves out read 0; inside: the mask keeps the index within the array."""
     if view.mode == "out":
         raise f.error(node, "lang-write-in", f"{view.name} is an Out parameter and is read", help="declare it InOut")
-    base, offset, constant = address(f, node, view, key)
+    base, offset, constant = address(f, node, view, key, inside=zero or inside)
     q, t = f.q, view.dtype
     values = []
     for at in (0, 4) if t.name == "c64" else (0,):
@@ -131,7 +138,7 @@ def store(f: Front, node: ast.AST, view: View, key: Any, value: Any) -> None:
             f"{view.name} is an In parameter and is written",
             help=f"declare it InOut[{view.dtype}] or Out[{view.dtype}]",
         )
-    base, offset, constant = address(f, node, view, key)
+    base, offset, constant = address(f, node, view, key, stored=True)
     q, t = f.q, view.dtype
     if t.name == "c64":
         if not isinstance(value, Complex):
@@ -216,7 +223,7 @@ def _get(f: Front, node: ast.Call, view: View, args: list[Any], keywords: dict[s
     assert inside is not None
     zero = not f.is_value(default) and not default
     with f.masked(f.under(inside)):
-        found = load(f, node, view, tuple(keys), zero=zero)
+        found = load(f, node, view, tuple(keys), zero=zero, inside=True)
     if zero:
         return found
     return select(f, node, inside, found, default)
@@ -231,7 +238,7 @@ def _atomic(f: Front, node: ast.Call, view: View, name: str, args: list[Any]) ->
         raise f.error(node, "lang-call", f"{name} takes an index and {wanted - 1} value(s)")
     if view.dtype.size != 4 or view.dtype.lanes > 1 or (view.dtype.value == "f" and operation not in ("add",)):
         raise f.error(node, "lang-type", f"{name} of {view.dtype}", allowed="i32, u32; atomic_add also f32")
-    base, offset, constant = address(f, node, view, args[0])
+    base, offset, constant = address(f, node, view, args[0], stored=True)
     values = [f.convert(x, view.dtype.value, node) for x in args[1:]]
     q = f.q
     access: Access = f.access(view, constant, node, "atomic", operation)

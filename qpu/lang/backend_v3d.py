@@ -40,6 +40,9 @@ def compile_v3d(ir: KernelIR, isa: Isa, *, threads: int = 2, wide: frozenset[int
         except OutOfRegisters:
             continue
         target = V3dTarget(isa, colour)
-        return lay_out_v3d(function, bundle(function, target, capacity), isa)
+        laid = lay_out_v3d(function, bundle(function, target, capacity), isa)
+        laid.threads = threads
+        laid.registers = len(set(colour.values()))
+        return laid
     finding = Diagnostic("lang-reg", f"more values are live than the {registers} registers hold", help="coarsen=1")
     raise CompileError(finding.render(), [finding])

@@ -39,7 +39,9 @@ def compile_vc4(ir: KernelIR) -> Laid:
             colour = colour_vc4(function)
         except OutOfRegisters:
             continue
-        return _lay_out(function, bundle(function, Vc4Target(colour), CAPACITY))
+        laid = _lay_out(function, bundle(function, Vc4Target(colour), CAPACITY))
+        laid.registers = len(set(colour.values()))
+        return laid
     finding = Diagnostic("lang-reg", "more values are live than the 64 registers hold", help="coarsen=1")
     raise CompileError(finding.render(), [finding])
 
@@ -63,4 +65,5 @@ def _lay_out(function: Function, scheduled: dict[Block, list[Scheduled]]) -> Lai
         locs.append(next((m.loc for m in row.ops if m.loc is not None), None))
         uniforms += [m.uniform for m in row.ops if m.uniform is not None]
     names = {b.name: at for b, at in labels.items()}
-    return Laid(Code(Isa.VC4, tuple(words), names, locs), uniforms, names)
+    spans = {b: (at, at + len(scheduled[b])) for b, at in labels.items()}
+    return Laid(Code(Isa.VC4, tuple(words), names, locs), uniforms, names, function, spans)

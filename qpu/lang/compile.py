@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from qpu.errors import CompileError, Diagnostic
 from qpu.lang import front_expr, front_flow, front_loops, surface
+from qpu.lang.bounds import Access, Expr
 from qpu.lang.front import Exits, Frame, Front, Language, Site
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.mapping import GridBody, GridObject, TeamObject
@@ -107,9 +108,49 @@ def parameters(source: Source) -> list[Parameter]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class LoopFacts:
+    """A loop of the KIR. depth: loops around it, itself included; items: that a turn takes, 0 where that is not known;
+    loaded, stored: bytes of a turn.
+    """
+
+    depth: int
+    items: int
+    loaded: int
+    stored: int
+
+
+def _loops(region: Region, turns: Mapping[int, tuple[Region, int]], depth: int = 1) -> list[LoopFacts]:
+    """The loops in a region, each before those inside it."""
+    found: list[LoopFacts] = []
+    for v in region.ops:
+        if isinstance(v.attr, Loop):
+            inside = v.attr.region
+            loaded, stored = (_bytes(inside, op) for op in ("load", "store"))
+            found.append(LoopFacts(depth, turns.get(id(inside), (None, 0))[1], loaded, stored))
+            found += _loops(inside, turns, depth + 1)
+        elif isinstance(v.attr, Skip):
+            found += _loops(v.attr.region, turns, depth)
+    return found
+
+
+def _bytes(region: Region, op: str) -> int:
+    """Bytes that 16 lanes load or store in a region, loops inside left out."""
+    total = 0
+    for v in region.ops:
+        if v.op == op:
+            t = DTYPES[v.attr.dtype]
+            total += 16 * (4 if t.name == "c64" else t.size)
+        elif isinstance(v.attr, Skip):
+            total += _bytes(v.attr.region, op)
+    return total
+
+
 @dataclass(slots=True)
 class KernelIR:
-    """A kernel as KIR. region: its operations; sites: its accesses; layout: of items; notes: what costs."""
+    """A kernel as KIR. region: its operations; sites: its accesses; layout: of items; notes: what costs; accesses and
+    extent: what a launch checks and counts.
+    """
 
     name: str
     region: Region
@@ -119,6 +160,9 @@ class KernelIR:
     coarsen: int
     team: bool
     notes: list[Diagnostic] = field(default_factory=list)
+    accesses: list[Access] = field(default_factory=list)
+    extent: list[Expr] | None = None
+    loops: list[LoopFacts] = field(default_factory=list)
 
     @property
     def params(self) -> list[Value]:
@@ -126,10 +170,12 @@ class KernelIR:
         return [v for v in walk(self.region) if v.op == "param"]
 
 
-def to_kir(source: Source, isa: str, consts: Mapping[str, Any], *, coarsen: int = 1, layout: str = "row") -> KernelIR:
-    """Evaluate a kernel. Raises: CompileError with every finding."""
+def to_kir(
+    source: Source, isa: str, consts: Mapping[str, Any], *, coarsen: int = 1, layout: str = "row", check: bool = False
+) -> KernelIR:
+    """Evaluate a kernel. check: clamp what a launch does not check. Raises: CompileError with every finding."""
     rows = parameters(source)
-    f = Front(source, isa, _LANGUAGE)
+    f = Front(source, isa, _LANGUAGE, check=check)
     q = f.q
     names: dict[str, Any] = {}
     arrays = 0
@@ -157,7 +203,8 @@ def to_kir(source: Source, isa: str, consts: Mapping[str, Any], *, coarsen: int 
     f.finish()
     remove_dead(q.top)
     assert isinstance(source.tree, ast.FunctionDef)
-    return KernelIR(source.tree.name, q.top, rows, f.site_rows, layout, coarsen, team, list(f.notes.values()))
+    return KernelIR(source.tree.name, q.top, rows, f.site_rows, layout, coarsen, team, list(f.notes.values()),
+                    f.ranges.accesses, f.ranges.extent, _loops(q.top, f.turns))  # fmt: skip
 
 
 _KEEP = frozenset({"store", "atomic", "barrier", "loop", "if_any", "request", "pop", "data", "commit"})

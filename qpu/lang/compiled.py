@@ -1,69 +1,97 @@
-"""What a kernel becomes: a compiled kernel, a launch that runs."""
+"""A kernel for one instruction set: its program, the list of uniforms beside it, and what launches and reports need."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from qpu.core.isa import Isa
-from qpu.lang.compile import KernelIR
-from qpu.lang.layout import Laid
+from qpu.errors import Loc
+from qpu.lang.bounds import Access, Expr
+from qpu.lang.report import Report, report, text_of
+from qpu.program import Program
 
 if TYPE_CHECKING:
-    from qpu.launch import Launch
+    from qpu.lang.compile import KernelIR
+    from qpu.lang.layout import Laid
+    from qpu.lang.mir import Function
 
-__all__ = ["TEAM", "Compiled", "KernelRun"]
+__all__ = ["TEAM", "Compiled"]
 
 TEAM = 64
 """Workers of a Team launch where nothing says how many: the same on every board, and so are the results."""
 
 
-@dataclass(slots=True)
 class Compiled:
-    """A kernel for one instruction set. program: the instructions; kir: what they were made from; laid: the list of
-    uniforms beside them; threads: on a QPU (V3D).
+    """A kernel for one instruction set.
+
+    program: the instructions; uniforms: what each word of the uniform list holds; threads: on a QPU (V3D); accesses,
+    extent: what a launch checks and counts; resident: all workers must run at once; team: a Team kernel.
     """
 
-    isa: Isa
-    program: Any
-    kir: KernelIR
-    laid: Laid
-    threads: int
+    __slots__ = ("_made", "_remake", "_report", "accesses", "coarsen", "extent", "isa", "name", "program", "resident",
+                 "team", "threads", "uniforms")  # fmt: skip
 
-    def explain(self) -> str:
-        """Instructions by source line."""
-        lines: dict[int, int] = {}
-        for i in range(len(self.program)):
-            loc = self.program.loc(i)
-            if loc is not None:
-                lines[loc.line] = lines.get(loc.line, 0) + 1
-        source = self.kir
-        rows = [
-            f"{source.name} on {self.isa.label}: {len(self.program)} instructions, {len(self.laid.uniforms)} uniforms"
-        ]
-        rows += [f"  line {line:5}: {count:4} instructions" for line, count in sorted(lines.items())]
-        return "\n".join(rows)
+    def __init__(
+        self,
+        *,
+        name: str,
+        isa: Isa,
+        program: Program,
+        uniforms: Sequence[tuple[str, object]],
+        threads: int,
+        coarsen: int,
+        team: bool,
+        resident: bool,
+        accesses: Sequence[Access],
+        extent: list[Expr] | None,
+        made: tuple[KernelIR, Laid] | None,
+        remake: Callable[[], Compiled],
+    ) -> None:
+        self.name, self.isa, self.program = name, isa, program
+        self.uniforms = tuple(uniforms)
+        self.threads, self.coarsen, self.team, self.resident = threads, coarsen, team, resident
+        self.accesses, self.extent = tuple(accesses), extent
+        self._report: Report | None = None
+        self._made = made
+        self._remake = remake
 
-
-class KernelRun:
-    """A launched kernel: `wait`, or await it."""
-
-    def __init__(self, launches: Sequence[Launch]) -> None:
-        self.launches = tuple(launches)
-
-    def wait(self, timeout_s: float | None = None) -> KernelRun:
-        """Wait for the end; again is fine. Raises: what the launches raise."""
-        for launch in self.launches:
-            launch.wait(timeout_s)
-        return self
+    def _passes(self) -> tuple[KernelIR, Laid]:
+        if self._made is None:  # from a cache: what it was made from is made again
+            self._made = self._remake()._passes()
+        return self._made
 
     @property
-    def stats(self) -> Any:
-        """Statistics of the launch on an emulated board; None on a real one, or where nothing was launched."""
-        return self.launches[-1].stats if self.launches else None
+    def kir(self) -> KernelIR:
+        """The kernel in the representation that all instruction sets share."""
+        return self._passes()[0]
 
-    def __await__(self) -> Generator[Any, None, KernelRun]:
-        for launch in self.launches:
-            yield from launch.__await__()
-        return self
+    @property
+    def mir(self) -> Function:
+        """The operations of the instruction set, by block, before registers were given out."""
+        function = self._passes()[1].function
+        assert function is not None
+        return function
+
+    @property
+    def report(self) -> Report:
+        """Instructions of each loop, registers, bytes."""
+        if self._report is None:
+            self._report = report(self.isa, self._passes()[1], self.kir)
+        return self._report
+
+    @property
+    def words(self) -> tuple[int, ...]:
+        """The instructions as 64-bit words."""
+        return self.program.code
+
+    def loc(self, index: int) -> Loc | None:
+        """The source place of an instruction."""
+        return self.program.loc(index)
+
+    def explain(self) -> str:
+        """Instructions by source line, registers, bytes, and what bounds each loop."""
+        return text_of(self.name, self.isa, self.program, self.report)
+
+    def __repr__(self) -> str:
+        return f"<{self.name} for {self.isa.label}: {len(self.program)} instructions>"

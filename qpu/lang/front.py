@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 from qpu.core.scalar_lanes import float_bits
 from qpu.errors import CompileError, Diagnostic, Loc, Severity
+from qpu.lang.bounds import Ranges
 from qpu.lang.fold import fold
 from qpu.lang.kir import Access, Builder, Region, Value
 from qpu.lang.source import MISSING, Source
@@ -92,7 +93,7 @@ class Front:
     and may change. sites: accesses in order of the text.
     """
 
-    def __init__(self, source: Source, isa: str, language: Language) -> None:
+    def __init__(self, source: Source, isa: str, language: Language, *, check: bool = False) -> None:
         self.language = language
         self.q = Builder(fold)
         self.isa = isa
@@ -106,6 +107,9 @@ class Front:
         self.own: dict[int, Any] = {}  # by id; keeps them alive so that an id is not given twice
         self.kernel_object: Any = None  # what the first parameter stands for
         self.quiet = 0  # depth of evaluations whose KIR is dropped
+        self.ranges = Ranges(self.q.top)
+        self.turns: dict[int, tuple[Region, int]] = {}  # items that a turn of a loop takes, by its region
+        self.check = check  # clamp the accesses that a launch does not check
 
     # -- evaluation
 

@@ -173,7 +173,7 @@ def _counted(f: Front, node: ast.For, items: surface.DeviceRange) -> None:
     if step == 0:
         raise f.error(node.iter, "lang-python", "ValueError: range() arg 3 must not be zero")
     counter = f"%{id(node)}"
-    f.names[counter] = f.convert(start, "i", node.iter)
+    f.names[counter] = first = f.convert(start, "i", node.iter)
     end = f.convert(stop, "i", node.iter)
 
     def going() -> Value:
@@ -182,8 +182,10 @@ def _counted(f: Front, node: ast.For, items: surface.DeviceRange) -> None:
         return f.q.emit("lt", *pair, type_="b", attr="i")
 
     def turn() -> None:
-        f.assign(node.target, f.names[counter])
-        f.execute(node.body)
+        at: Value = f.names[counter]
+        f.assign(node.target, at)
+        with f.ranges.counter(at, first, end, step, f.q.region, f.mask):
+            f.execute(node.body)
 
     def advance() -> None:
         f.names[counter] = f.q.emit("add", f.names[counter], f.q.const("i", step & 0xFFFFFFFF))

@@ -1,31 +1,48 @@
-"""Launching kernels: arguments are checked, uniforms are packed, and the program is submitted."""
+"""Launching kernels: arguments are checked, uniforms are packed, and the program is submitted.
+
+Everything that can be refused is refused before anything is submitted, with the name of the parameter. What depends on
+types and constants alone is kept in a plan, so that a launch of the same kind costs a few look-ups.
+"""
 
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, cast
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
-from qpu.buffers import Buffer
+from qpu.buffers import Buffer, BufferView
 from qpu.core.isa import Isa
 from qpu.device import device_of
-from qpu.errors import UsageError
-from qpu.lang.compiled import TEAM, Compiled, KernelRun
-from qpu.lang.types import DTYPES
+from qpu.errors import Diagnostic, UsageError
+from qpu.lang.bounds import Access, Expr, evaluator
+from qpu.lang.compiled import TEAM, Compiled
+from qpu.lang.schedule import Schedule
+from qpu.lang.specialise import Special
+from qpu.lang.types import DTYPES, DType
+from qpu.launch import Launch, Run
+from qpu.runtime.pool import MemoryPool
 from qpu.v3d.launch import Dispatch
 from qpu.vc4.launch import Programs
 
 if TYPE_CHECKING:
     from qpu.device import Device
     from qpu.lang.compile import Parameter
+    from qpu.lang.source import Source
 
-__all__ = ["launch"]
+__all__ = ["Part", "compiled_for", "launch"]
+
+How: TypeAlias = tuple[int | None, str | None, bool]
+"""Workers, name of a variant, whether to clamp."""
 
 
 class Launchable(Protocol):
     """A kernel, as far as launching it goes."""
+
+    schedule: Schedule
+    plans: dict[Any, Any]
 
     @property
     def fn(self) -> Callable[..., None]: ...
@@ -33,141 +50,395 @@ class Launchable(Protocol):
     def parameters(self) -> list[Parameter]: ...
     @property
     def team(self) -> bool: ...
-    def compile(self, isa: str | Isa, **consts: Any) -> Compiled: ...
+    @property
+    def variants(self) -> Mapping[Isa, Mapping[str, Any]]: ...
+    @property
+    def source(self) -> Source: ...
+    def made(self, special: Special) -> Compiled: ...
+    def refresh(self) -> None: ...
 
 
 def launch(
-    k: Launchable, gpu: Device | None, workers: int | None, args: tuple[Any, ...], keywords: dict[str, Any]
-) -> KernelRun:
-    """Launch a kernel. Raises: UsageError before anything is submitted."""
-    values = _bind(k, args, keywords)
-    rows = {row.name: row for row in k.parameters}
-    arrays = {name: v for name, v in values.items() if rows[name].kind == "array"}
-    for name, value in arrays.items():
-        _check_array(k, rows[name], value)
-    gpu = _device(k, gpu, arrays)
-    _check_overlap(k, rows, arrays)
-    consts = {name: v for name, v in values.items() if rows[name].kind == "const"}
-    compiled = k.compile(gpu.isa, **consts)
-    count = workers if workers is not None else _workers(k, gpu, arrays, rows)
-    if any(v.size == 0 for n, v in arrays.items() if rows[n].mode != "in") and not k.team:
-        return KernelRun(())
-    if gpu.isa is not Isa.VC4:
-        words = _words(compiled, values, rows, 0, 0, count)
-        shape = Dispatch(workgroups=(count, 1, 1), threads=compiled.threads)
-        return KernelRun((gpu.submit(compiled.program, words, shape),))
-    launches = []
-    for first in range(0, count, gpu.qpus):
-        last = min(first + gpu.qpus, count)
-        streams = [_words(compiled, values, rows, w, w - first, count) for w in range(first, last)]
-        launches.append(gpu.submit(compiled.program, np.array(streams, np.uint32), Programs(len(streams))))
-    return KernelRun(launches)
+    k: Launchable, gpu: Device | None, how: How, args: Sequence[Any], keywords: Mapping[str, Any], wait: bool
+) -> Run:
+    """Launch a kernel. Raises: UsageError before anything is submitted; CompileError."""
+    call = _Call(k, gpu, how, args, keywords)
+    variant = call.variant(how[1])
+    if variant is not None:
+        return variant.launch(call.gpu, call.named(), wait)  # type: ignore[no-any-return]  # of `qpu.lang.variants`
+    return call.plan(how[2]).run(call, wait)
 
 
-def _words(
-    compiled: Compiled, values: dict[str, Any], rows: dict[str, Parameter], worker: int, slot: int, workers: int
-) -> list[int]:
-    """The uniform list of one worker."""
-    found: list[int] = []
-    for kind, what in compiled.laid.uniforms:
-        if kind == "const":
-            found.append(cast("int", what))
+def compiled_for(
+    k: Launchable, gpu: Device | None, how: How, args: Sequence[Any], keywords: Mapping[str, Any]
+) -> Compiled:
+    """The compiled kernel that a launch with these arguments would run. Raises: as `launch`."""
+    return _Call(k, gpu, how, args, keywords).plan(how[2]).compiled
+
+
+def refusal(rule: str, kernel: str, message: str, *, allowed: str | None = None, help: str | None = None) -> UsageError:
+    """The error for a launch that cannot be."""
+    finding = Diagnostic(rule, f"{kernel}: {message}", allowed=allowed, help=help)
+    return UsageError(finding.render(), [finding])
+
+
+class Part:
+    """Device memory as an array of another shape or type than its buffer's."""
+
+    __slots__ = ("buffer", "dtype", "offset", "shape")
+
+    def __init__(self, buffer: Buffer, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.buffer, self.offset, self.shape, self.dtype = buffer, offset, shape, dtype
+
+
+class _Row:
+    """A parameter, with what a launch asks of it again and again."""
+
+    __slots__ = ("base", "dtype", "kind", "mode", "name", "rank", "shapes", "strides", "type")
+
+    def __init__(self, row: Parameter) -> None:
+        self.name, self.kind, self.mode, self.rank = row.name, row.kind, row.mode, row.rank
+        self.type: DType | None = DTYPES[row.type] if row.type else None
+        self.base = f"{row.name}.base"
+        self.shapes = [f"{row.name}.shape{k}" for k in range(row.rank)]
+        self.strides = [f"{row.name}.stride{k}" for k in range(row.rank)]
+        self.dtype = np.dtype(self.type.numpy) if row.kind == "array" and self.type else None
+
+
+class _Signature:
+    """The parameters of a kernel, and how a call binds them."""
+
+    def __init__(self, k: Launchable) -> None:
+        self.title = k.fn.__name__
+        self.parameters = k.parameters
+        self.rows = [_Row(p) for p in self.parameters]
+        self.count = len(self.rows)
+        self.team = k.team
+        self.consts = [n for n, r in enumerate(self.rows) if r.kind == "const"]
+
+    def bind(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> Sequence[Any]:
+        """One value a parameter."""
+        if len(args) == self.count and not keywords:
+            return args
+        title, names = self.title, [r.name for r in self.rows]
+        if len(args) > self.count:
+            raise refusal("launch-type", title, f"it takes {self.count} arguments, {len(args)} are given",
+                          allowed=", ".join(names))  # fmt: skip
+        values = dict(zip(names, args, strict=False))
+        for key, value in keywords.items():
+            if key in values:
+                raise refusal("launch-type", title, f"two values for {key!r}", help="give it once")
+            if key not in names:
+                raise refusal("launch-type", title, f"no parameter {key!r}", allowed=", ".join(names))
+            values[key] = value
+        for p in self.parameters:
+            if p.name not in values:
+                if not p.has_default:
+                    raise refusal("launch-type", title, f"it needs {p.name!r}", allowed=", ".join(names))
+                values[p.name] = p.default
+        return [values[name] for name in names]
+
+
+class _Call:
+    """One call. values: one a parameter; numbers: launch values by name, as the program reads them."""
+
+    __slots__ = ("gpu", "k", "numbers", "signature", "values", "wide", "workers")
+
+    def __init__(
+        self, k: Launchable, gpu: Device | None, how: How, args: Sequence[Any], keywords: Mapping[str, Any]
+    ) -> None:
+        k.refresh()
+        signature = k.plans.get("signature")
+        if signature is None:
+            signature = k.plans["signature"] = _Signature(k)
+        self.k, self.signature = k, signature
+        self.workers = how[0]
+        self.values = signature.bind(args, keywords)
+        self.numbers: dict[str, int] = {"slot": 0, "worker": 0}
+        self.wide: list[bool] = []
+        pool: MemoryPool | None = None
+        spans: list[tuple[int, int, _Row]] = []
+        for row, value in zip(signature.rows, self.values, strict=True):
+            if row.kind == "array":
+                pool = self._array(row, value, pool, spans)
+            elif row.kind == "scalar":
+                self.numbers[row.name] = _scalar(signature.title, row, value)
+        self.gpu = self._device(gpu, pool)
+        if len(spans) > 1:
+            self._overlap(spans)
+
+    def named(self) -> dict[str, Any]:
+        """The arguments by parameter name."""
+        return {r.name: v for r, v in zip(self.signature.rows, self.values, strict=True)}
+
+    # -- arguments
+
+    def _array(self, row: _Row, value: Any, pool: MemoryPool | None, spans: list[tuple[int, int, _Row]]) -> MemoryPool:
+        title = self.signature.title
+        home = value.buffer if isinstance(value, (BufferView, Part)) else value
+        if isinstance(home, Buffer) and home.closed:
+            raise refusal("launch-device", title, f"{row.name} is closed", help="allocate a new buffer")
+        if type(value) is Buffer:
+            shape, dtype, nbytes = value.shape, value.dtype, value.nbytes
+            address = value.address
+            owner = value.pool
         else:
-            number = {"workers": workers, "worker": worker, "slot": slot}.get(kind)
-            found.append(_word(str(what), values, rows) if number is None else number)
-    return found
+            shape, dtype, offset, buffer = _place(title, row, value)
+            address = buffer.address + offset
+            owner = buffer.pool
+            nbytes = dtype.itemsize
+            for n in shape:
+                nbytes *= n
+        if dtype is not row.dtype and dtype != row.dtype:
+            t = row.type
+            assert t is not None
+            raise refusal("launch-type", title, f"{row.name} holds {dtype}", allowed=f"{row.dtype}, as {t} wants",
+                          help=f"gpu.array({row.name}.astype(np.{t.numpy}))")  # fmt: skip
+        if len(shape) != row.rank:
+            raise refusal("launch-type", title, f"{row.name} has {_axes(len(shape))}", allowed=_axes(row.rank),
+                          help=f"{row.name}.view() is a buffer as one axis" if row.rank == 1 else
+                          f"a buffer of {row.rank} axes")  # fmt: skip
+        if pool is not None and owner is not pool:
+            raise refusal("launch-device", title, f"{row.name} belongs to another device than the arguments before it",
+                          help=f"make a copy there: gpu.array({row.name}.numpy())")  # fmt: skip
+        alignment = min(dtype.itemsize, 4)
+        if address % alignment:
+            raise refusal("launch-align", title, f"{row.name} begins at address {address:#x}",
+                          allowed=f"multiples of {alignment}", help="offsets of whole elements")  # fmt: skip
+        numbers_ = self.numbers
+        numbers_[row.base] = address
+        stride = dtype.itemsize
+        aligned = not address & 15
+        for axis in range(row.rank - 1, -1, -1):
+            numbers_[row.shapes[axis]] = shape[axis]
+            numbers_[row.strides[axis]] = stride
+            stride *= shape[axis]
+            if axis and stride & 15:
+                aligned = False
+        self.wide.append(aligned)
+        if nbytes:
+            spans.append((address, address + nbytes, row))
+        return owner
+
+    def _device(self, gpu: Device | None, pool: MemoryPool | None) -> Device:
+        title = self.signature.title
+        if pool is None:
+            if gpu is None:
+                raise refusal("launch-device", title, "no argument is an array, so there is no device",
+                              help=f"{title}.on(gpu)(...)")  # fmt: skip
+            return gpu
+        owner = device_of(pool)
+        if gpu is not None and owner is not gpu:
+            first = next(r.name for r in self.signature.rows if r.kind == "array")
+            raise refusal("launch-device", title, f"{first} belongs to another device than the kernel was bound to",
+                          allowed=str(gpu), help=f"{title}.on(...) of its device")  # fmt: skip
+        return owner
+
+    def _overlap(self, spans: list[tuple[int, int, _Row]]) -> None:
+        """In promises not to overlap what the launch writes; an output overlaps no other one."""
+        for i, (a0, a1, first) in enumerate(spans):
+            for b0, b1, second in spans[i + 1 :]:
+                if a0 < b1 and b0 < a1 and not (first.mode == second.mode == "in"):
+                    names = f"{first.name} and {second.name}"
+                    raise refusal("launch-overlap", self.signature.title,
+                                  f"{names} overlap, and the kernel writes one of them",
+                                  allowed="arrays that do not overlap",
+                                  help="use one InOut parameter, or a copy")  # fmt: skip
+
+    # -- what runs
+
+    def variant(self, name: str | None) -> Any:
+        """The variant to run, None for the compiled kernel. Raises: UsageError."""
+        known = self.k.variants.get(self.gpu.isa)
+        if name == "compiled" or (name is None and not known):
+            return None
+        if name is None:
+            return list(known.values())[-1] if known else None
+        if not known or name not in known:
+            raise UsageError(f"{self.signature.title} has no variant {name!r} for {self.gpu.isa.label}",
+                             help=f"there are: {', '.join(['compiled', *(known or ())])}")  # fmt: skip
+        return known[name]
+
+    def plan(self, check: bool) -> _Plan:
+        """The plan for these types, constants and places."""
+        isa, signature = self.gpu.isa, self.signature
+        wide = tuple(self.wide) if isa is Isa.V3D42 else None
+        most = 8
+        if self.workers is not None and not signature.team:  # what is left over takes a worker a vector
+            while most > self.workers:
+                most //= 2
+        consts = tuple((signature.rows[n].name, self.values[n]) for n in signature.consts)
+        try:
+            key: tuple[Any, ...] = (isa, wide, check, most, *((type(v), v) for _, v in consts))
+            found = self.k.plans.get(key)
+        except TypeError:  # a constant that cannot be hashed
+            key = (isa, wide, check, most, repr(consts))
+            found = self.k.plans.get(key)
+        if found is None:
+            special = Special(isa, consts, self.k.schedule, wide or (True,) * len(self.wide), check, most)
+            found = self.k.plans[key] = _Plan(signature, self.k.made(special))
+        return found
 
 
-def _bind(k: Launchable, args: tuple[Any, ...], keywords: dict[str, Any]) -> dict[str, Any]:
-    rows = k.parameters
-    name = k.fn.__name__
-    if len(args) > len(rows):
-        raise UsageError(f"{name} takes {len(rows)} arguments, {len(args)} are given")
-    values = dict(zip((row.name for row in rows), args, strict=False))
-    for key, value in keywords.items():
-        if key in values:
-            raise UsageError(f"{name} got two values for {key!r}")
-        if key not in {row.name for row in rows}:
-            raise UsageError(f"{name} has no parameter {key!r}; it has {', '.join(row.name for row in rows)}")
-        values[key] = value
-    for row in rows:
-        if row.name not in values:
-            if not row.has_default:
-                raise UsageError(f"{name} needs {row.name!r}")
-            values[row.name] = row.default
-        if row.kind == "scalar":
-            _check_scalar(name, row, values[row.name])
-    return values
+def _axes(n: int) -> str:
+    return f"{n} axis" if n == 1 else f"{n} axes"
 
 
-def _check_scalar(kernel: str, row: Parameter, value: Any) -> None:
-    t = DTYPES[row.type]
-    if isinstance(value, bool) or not isinstance(value, numbers.Real | np.number):
-        raise UsageError(f"{kernel}: {row.name} = {value!r} is a {type(value).__name__}; allowed: a number ({t})")
-    if t.integer:
-        if not isinstance(value, numbers.Integral):
-            raise UsageError(f"{kernel}: {row.name} = {value!r} is not an integer; allowed: {t}")
-        if not t.low <= int(value) <= t.high:
-            raise UsageError(f"{kernel}: {row.name} = {value} does not fit {t}; allowed: {t.low}..{t.high}")
+def _place(title: str, row: _Row, value: Any) -> tuple[tuple[int, ...], np.dtype[Any], int, Buffer]:
+    """Shape, type, offset and buffer of an argument that is not simply a buffer."""
+    if isinstance(value, Part):
+        return value.shape, value.dtype, value.offset, value.buffer
+    if isinstance(value, Buffer):
+        return value.shape, value.dtype, 0, value
+    if isinstance(value, BufferView):
+        buffer, offset = value.buffer, value.offset
+        kind = buffer.dtype
+        if offset % kind.itemsize:
+            raise refusal("launch-align", title, f"{row.name} begins {offset} bytes into its buffer",
+                          allowed=f"multiples of {kind.itemsize}, whole elements of {kind}")  # fmt: skip
+        left = (buffer.nbytes - offset) // kind.itemsize
+        if row.rank == 1:
+            return (left,), kind, offset, buffer
+        inner = buffer.shape[1:]
+        size = int(np.prod(inner, dtype=np.int64))
+        if len(buffer.shape) == row.rank and offset % (size * kind.itemsize):
+            raise refusal("launch-align", title, f"{row.name} begins inside a row of its buffer",
+                          allowed=f"multiples of {size * kind.itemsize} bytes, whole rows")  # fmt: skip
+        return (left // size, *inner), kind, offset, buffer
+    help_ = (
+        f"gpu.array({row.name})" if isinstance(value, (np.ndarray, list, tuple)) else "gpu.array(...), gpu.empty(...)"
+    )
+    raise refusal("launch-type", title, f"{row.name} is a {type(value).__name__}", allowed=f"a buffer of {row.type}",
+                  help=help_)  # fmt: skip
 
 
-def _check_array(k: Launchable, row: Parameter, value: Any) -> None:
-    name = k.fn.__name__
-    t = DTYPES[row.type]
-    if not isinstance(value, Buffer):
-        help_ = f"gpu.array({row.name})" if isinstance(value, np.ndarray) else "gpu.array(...), gpu.empty(...)"
-        raise UsageError(f"{name}: {row.name} is a {type(value).__name__}; allowed: a buffer of {t}; help: {help_}")
-    if value.dtype != np.dtype(t.numpy):
-        raise UsageError(
-            f"{name}: {row.name} holds {value.dtype}, the parameter is {t}; help: gpu.array(x.astype(np.{t.numpy}))"
-        )
-    if len(value.shape) != row.rank:
-        raise UsageError(f"{name}: {row.name} has {len(value.shape)} axes, the parameter has {row.rank}")
+def _scalar(title: str, row: _Row, value: Any) -> int:
+    """The number of a scalar argument: its value, or of a float its pattern."""
+    t = row.type
+    assert t is not None
+    kind = type(value)
+    plain = kind is int or kind is float
+    if not plain and (isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real)):
+        raise refusal("launch-type", title, f"{row.name} = {value!r} is a {kind.__name__}",
+                      allowed=f"a number ({t})")  # fmt: skip
+    if t.value == "f":
+        try:
+            return int.from_bytes(struct.pack("<f", value), "little")
+        except OverflowError:
+            raise refusal("launch-type", title, f"{row.name} = {value!r} is beyond f32",
+                          allowed="up to 3.4e38, infinity and NaN") from None  # fmt: skip
+    if kind is not int and not isinstance(value, numbers.Integral):
+        raise refusal("launch-type", title, f"{row.name} = {value!r} is not an integer", allowed=f"{t}",
+                      help=f"int({row.name})")  # fmt: skip
+    number = int(value)
+    if not t.low <= number <= t.high:
+        raise refusal("launch-type", title, f"{row.name} = {number} does not fit {t}", allowed=f"{t.low}..{t.high}")
+    return number
 
 
-def _device(k: Launchable, gpu: Device | None, arrays: dict[str, Any]) -> Device:
-    for name, value in arrays.items():
-        owner = device_of(value)
-        if gpu is None:
-            gpu = owner
-        elif owner is not gpu:
-            raise UsageError(f"{k.fn.__name__}: {name} belongs to another device than the arguments before it")
-    if gpu is None:
-        raise UsageError(f"{k.fn.__name__} has no array argument; help: {k.fn.__name__}.on(gpu)(...)")
-    return gpu
+def _trivial(a: Access) -> bool:
+    """Whether its index runs over the array."""
+    return a.constant == 0 and a.terms == ((0, f"{a.array}.shape{a.axis}", 1),)
 
 
-def _check_overlap(k: Launchable, rows: dict[str, Parameter], arrays: dict[str, Any]) -> None:
-    """In promises not to overlap what the launch writes; an output overlaps no other one."""
-    spans = [(name, v.address, v.address + v.nbytes, rows[name].mode) for name, v in arrays.items() if v.nbytes]
-    for i, (first, a0, a1, mode) in enumerate(spans):
-        for second, b0, b1, other in spans[i + 1 :]:
-            if a0 < b1 and b0 < a1 and not (mode == other == "in"):
-                raise UsageError(
-                    f"{k.fn.__name__}: {first} and {second} overlap, and the kernel writes one of them; "
-                    "help: use one InOut parameter, or a copy"
-                )
+class _Plan:
+    """A compiled kernel with what its launches evaluate."""
 
+    def __init__(self, signature: _Signature, compiled: Compiled) -> None:
+        self.title, self.compiled = signature.title, compiled
+        self.team = signature.team
+        self.ranks = {r.name: r.rank for r in signature.rows}
+        self.extent = None if compiled.extent is None else evaluator(compiled.extent)
+        around = {str((0, e)) for e in compiled.extent or ()}
+        self.accesses = [a for a in compiled.accesses if not _trivial(a)]
+        expressions: list[Expr] = []
+        for a in self.accesses:
+            guards = [g for g in a.guards if str(g) not in around]
+            lows: list[Expr] = [["low", *t] for t in a.terms]
+            highs: list[Expr] = [["high", *t] for t in a.terms]
+            expressions += [
+                ["empty", *(x for g in guards for x in g)] if guards else 0,
+                ["sum", a.constant, *lows],
+                ["sum", a.constant, *highs],
+                f"{a.array}.shape{a.axis}",
+            ]
+        self.bounds = evaluator(expressions)
+        self.by_worker = next(
+            (f"{a.array}.shape{a.axis}" for a in self.accesses if a.store and a.constant == 0 and not a.guards
+             and a.terms == ((0, "workers", 1),)), None
+        )  # fmt: skip
+        self.template = [int(what) & 0xFFFFFFFF if kind == "const" else 0 for kind, what in compiled.uniforms]  # type: ignore[call-overload]  # bits
+        self.slots = [
+            (n, str(what) if kind == "param" else kind)
+            for n, (kind, what) in enumerate(compiled.uniforms)
+            if kind != "const"
+        ]
+        self.own = [(n, name) for n, name in self.slots if name in ("worker", "slot")]
+        self.shapes: dict[int, Dispatch] = {}
 
-def _workers(k: Launchable, gpu: Device, arrays: dict[str, Any], rows: dict[str, Parameter]) -> int:
-    if k.team:
-        return TEAM
-    return gpu.qpus * 2 if gpu.isa is not Isa.VC4 else gpu.qpus
+    def run(self, call: _Call, wait: bool) -> Run:
+        """Launch."""
+        numbers_, gpu, compiled = call.numbers, call.gpu, self.compiled
+        count = self._workers(call)
+        if not count:
+            return Run(())
+        numbers_["workers"] = count
+        found = self.bounds(numbers_)
+        for n in range(0, len(found), 4):
+            if (found[n + 1] < 0 or found[n + 2] >= found[n + 3]) and not found[n]:
+                self._refuse(self.accesses[n // 4], found[n + 1], found[n + 2], found[n + 3])
+        words = self.template.copy()
+        for n, name in self.slots:
+            words[n] = numbers_[name] & 0xFFFFFFFF
+        if gpu.isa is not Isa.VC4:
+            shape = self.shapes.get(count)
+            if shape is None:
+                shape = self.shapes[count] = Dispatch(workgroups=(count, 1, 1), threads=compiled.threads)
+            packed = np.array(words, np.uint32)
+            start = gpu.run if wait else gpu.submit
+            return Run((start(compiled.program, packed, shape),))
+        launches: list[Launch] = []
+        for first in range(0, count, gpu.qpus):
+            last = min(first + gpu.qpus, count)
+            streams = np.tile(np.array(words, np.uint32), (last - first, 1))
+            for n, name in self.own:
+                streams[:, n] = np.arange(first, last) if name == "worker" else np.arange(last - first)
+            start = gpu.run if wait and last == count else gpu.submit
+            launches.append(start(compiled.program, streams, Programs(last - first)))
+        run = Run(tuple(launches))
+        return run.wait() if wait else run
 
+    def _workers(self, call: _Call) -> int:
+        """How many workers; 0 where there is nothing to do."""
+        gpu, given = call.gpu, call.workers
+        full = gpu.qpus * (1 if gpu.isa is Isa.VC4 else self.compiled.threads)
+        if self.team:
+            count = given or (TEAM if self.by_worker is None else call.numbers[self.by_worker])
+            if self.compiled.resident and count > full:
+                raise refusal("lang-team", self.title, f"{count} workers wait for each other (barrier)",
+                              allowed=f"{full} run at once on {gpu.info.emulated or gpu.info.board}",
+                              help=f"{self.title}.on(gpu, workers={full})")  # fmt: skip
+            return count
+        if self.extent is None:
+            return given or full
+        extent = self.extent(call.numbers)
+        if min(extent) <= 0:
+            return 0
+        n, chunk = extent[-1], 16 * self.compiled.coarsen
+        if len(extent) == 1:
+            rest = n % chunk
+            return max(min(given or full, n // chunk), -(-rest // 16))
+        rows = 1
+        for size in extent[:-1]:
+            rows *= size
+        return min(given or full, rows)
 
-def _word(what: str, values: dict[str, Any], rows: dict[str, Parameter]) -> int:
-    name, _, rest = what.partition(".")
-    value = values[name]
-    if not rest:
-        if rows[name].type == "f32":
-            return int(np.float32(value).view(np.uint32))
-        return int(value) & 0xFFFFFFFF
-    if rest == "base":
-        return int(value.address)
-    if rest.startswith("shape"):
-        return int(value.shape[int(rest[5:])])
-    axis = int(rest[6:])
-    stride = value.dtype.itemsize
-    for extent in value.shape[axis + 1 :]:
-        stride *= extent
-    return int(stride)
+    def _refuse(self, a: Access, low: int, high: int, size: int) -> None:
+        at = low if low < 0 else high
+        where = "" if a.loc is None else f" (line {a.loc.line})"
+        axis = "" if self.ranks[a.array] == 1 else f" of axis {a.axis}"
+        raise refusal(
+            "launch-bounds", self.title, f"{a.text}{where} reaches index {at}{axis} of {a.array!r}, which has {size}",
+            allowed=f"0..{size - 1}" if size else "nothing: it is empty",
+            help=f"a longer {a.array}, a smaller extent, or {a.array}.get(...), {a.array}.clamp[...]",
+        )  # fmt: skip

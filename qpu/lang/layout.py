@@ -20,11 +20,18 @@ __all__ = ["Laid", "lay_out_v3d"]
 
 @dataclass(slots=True)
 class Laid:
-    """A finished program. uniforms: what each word of the uniform list holds, in the order in which it is read."""
+    """A finished program. uniforms: what each word of the uniform list holds, in the order in which it is read.
+
+    function: the operations by block; spans: where each block is, (start, stop); threads: on a QPU; registers: used.
+    """
 
     code: Code
     uniforms: list[Uniform] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
+    function: Function | None = None
+    spans: dict[Block, tuple[int, int]] = field(default_factory=dict)
+    threads: int = 1
+    registers: int = 0
 
 
 def lay_out_v3d(function: Function, scheduled: dict[Block, list[Scheduled]], isa: Isa) -> Laid:
@@ -52,4 +59,5 @@ def lay_out_v3d(function: Function, scheduled: dict[Block, list[Scheduled]], isa
         locs.append(next((m.loc for m in row.ops if m.loc is not None), None))
         uniforms += [m.uniform for m in row.ops if m.uniform is not None]
     names = {b.name: at for b, at in labels.items()}
-    return Laid(Code(isa, tuple(words), names, locs), uniforms, names)
+    spans = {b: (at, at + len(scheduled[b])) for b, at in labels.items()}
+    return Laid(Code(isa, tuple(words), names, locs), uniforms, names, function, spans)

@@ -15,6 +15,7 @@ from typing import Any
 
 from qpu.lang import surface
 from qpu.lang.access import store
+from qpu.lang.bounds import host
 from qpu.lang.front import Exits, Front
 from qpu.lang.front_flow import targets, under_mask
 from qpu.lang.front_loops import device_loop
@@ -157,6 +158,8 @@ class GridBody:
             return
         f.names.clear()
         f.names.update(start)
+        sizes = [host(n) for n in extent]
+        f.ranges.extent = None if None in sizes else [n for n in sizes if n is not None]
 
         def one(at: tuple[Any, ...]) -> None:
             outer, mask, frame = dict(f.names), f.mask, f.frame
@@ -165,7 +168,8 @@ class GridBody:
             f.kernel_object.at, f.kernel_object.used = at, False
             before, frame.exits = frame.exits, [Exits("function", mask=mask)]
             try:
-                f.execute(self.body)
+                with f.ranges.items(at, extent, f.q.region, mask, grid=True):
+                    f.execute(self.body)
             finally:
                 frame.exits, f.mask = before, mask
                 f.names.clear()
@@ -248,6 +252,7 @@ def chunks(
         return q.emit("any", q.emit("lt", f.names[name], q.const("i", 0), type_="b", attr="i"))
 
     def turn() -> None:
+        f.turns[id(q.region)] = (q.region, LANES * coarsen)
         for u in range(coarsen):
             one(Index(f.names[name], limit, u if layout == "quad" else LANES * u))
 
@@ -287,7 +292,8 @@ def items_loop(f: Front, node: ast.For, items: Items) -> None:
 
     def one(ix: Index) -> None:
         f.assign(node.target, ix)
-        f.execute(node.body)
+        with f.ranges.items((ix,), (items.n,), f.q.region, f.mask, grid=False):
+            f.execute(node.body)
 
     if items.run:
         _run_loop(f, node, items, names)

@@ -12,17 +12,54 @@ import hashlib
 import inspect
 import linecache
 import textwrap
-from collections.abc import Callable, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from qpu.errors import CompileError, Diagnostic, Loc
+from qpu.errors import CompileError, Diagnostic, Loc, UsageError
 
-__all__ = ["MISSING", "Source"]
+__all__ = ["MISSING", "Reached", "Source", "function_of"]
 
 MISSING = object()
 """What `Source.lookup` gives for a name that is nowhere."""
+
+
+class Cells(Mapping[str, Any]):
+    """The names of enclosing functions that a function uses, with their values at any time."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self._cells = dict(zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True))
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._cells[name].cell_contents
+        except ValueError:  # not bound yet
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._cells if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self[str(name)]
+        except KeyError:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A name that a function uses and that is bound outside of it. holder: where; by: the function's source."""
+
+    holder: Mapping[str, Any]
+    name: str
+    value: Any
+    by: Source
 
 
 @dataclass(frozen=True)
@@ -39,6 +76,9 @@ class Source:
     @classmethod
     def of(cls, fn: Callable[..., Any]) -> Source:
         """The source of a function. Raises: CompileError (lang-source)."""
+        kept = getattr(fn, "__qpu_source__", None)
+        if isinstance(kept, Source):
+            return kept
         try:
             lines, first = inspect.getsourcelines(fn)
         except (OSError, TypeError):
@@ -57,14 +97,6 @@ class Source:
             if isinstance(node, ast.Lambda) and fn.__name__ == "<lambda>":
                 return cls(fn, code.co_filename, body, first, indent, node)
         raise cls._missing(fn)
-
-    @classmethod
-    def from_text(cls, text: str, name: str, fn: Callable[..., Any]) -> Source:
-        """The source of a function that was made from `text`; lines count from the text's own first."""
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef) and node.name == name:
-                return cls(fn, f"<kernel {name}>", text, 1, 0, node)
-        raise CompileError(f"the text defines no function {name}")
 
     @staticmethod
     def _missing(fn: Callable[..., Any]) -> CompileError:
@@ -88,16 +120,8 @@ class Source:
 
     @cached_property
     def closure(self) -> Mapping[str, Any]:
-        """Values of the enclosing functions' names that the function uses, as they are now."""
-        names = self.fn.__code__.co_freevars
-        cells = self.fn.__closure__ or ()
-        found = {}
-        for name, cell in zip(names, cells, strict=True):
-            try:
-                found[name] = cell.cell_contents
-            except ValueError:  # not bound yet
-                continue
-        return found
+        """Values of the enclosing functions' names that the function uses."""
+        return Cells(self.fn)
 
     def lookup(self, name: str) -> Any:
         """The value of a name outside the function: of enclosing functions, the module, builtins; or MISSING."""
@@ -109,9 +133,16 @@ class Source:
         return getattr(builtins, name, MISSING)
 
     @cached_property
-    def digest(self) -> str:
-        """Hash of the tree without positions: equal for functions that differ in comments and layout only."""
-        return hashlib.sha256(ast.dump(self.tree).encode()).hexdigest()
+    def reached(self) -> list[Reached]:
+        """The names outside of the function that it and its helper functions use, with their values as they are now."""
+        found: list[Reached] = []
+        _reach(self, found, set())
+        return found
+
+    @property
+    def stale(self) -> bool:
+        """Whether one of those names has another value now."""
+        return any(r.holder.get(r.name, MISSING) is not r.value for r in self.reached)
 
     @property
     def body(self) -> list[ast.stmt]:
@@ -120,3 +151,53 @@ class Source:
             return self.tree.body
         result = ast.Return(self.tree.body)
         return [ast.copy_location(result, self.tree.body)]
+
+
+def _reach(source: Source, found: list[Reached], seen: set[int]) -> None:
+    seen.add(id(source.fn))
+    names: set[str] = set()
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Name) and node.id not in names:
+            names.add(node.id)
+            holder = source.closure if node.id in source.closure else source.fn.__globals__
+            if node.id in holder:
+                _found(Reached(holder, node.id, holder[node.id], source), found, seen)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):  # module.name
+            owner = source.lookup(node.value.id)
+            if isinstance(owner, types.ModuleType) and node.attr in vars(owner):
+                _found(Reached(vars(owner), node.attr, vars(owner)[node.attr], source), found, seen)
+
+
+def _found(reached: Reached, found: list[Reached], seen: set[int]) -> None:
+    value = reached.value
+    found.append(reached)
+    if not inspect.isfunction(value):
+        value = getattr(value, "__qpu_function__", None)  # of a ufunc
+    if inspect.isfunction(value) and id(value) not in seen:
+        try:
+            inner = Source.of(value)
+        except CompileError:
+            return  # reported where it is called
+        _reach(inner, found, seen)
+
+
+def function_of(text: str, name: str | None = None) -> Any:
+    """What the text of a module defines: its last function or kernel, or the one called `name`.
+
+    Raises: UsageError where there is none; CompileError (lang-syntax) for text that is not Python.
+    """
+    file = f"<kernel {hashlib.sha256(text.encode()).hexdigest()[:12]}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+    try:
+        code = compile(text, file, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        loc = Loc(file, error.lineno or 1, error.offset, error.text)
+        finding = Diagnostic("lang-syntax", str(error.msg), loc=loc, help="the text of a module, as in a file")
+        raise CompileError(finding.render(), [finding]) from None
+    names: dict[str, Any] = {"__name__": file}
+    exec(code, names)
+    tree = ast.parse(text)
+    defined = [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and name in (None, n.name)]
+    if not defined:
+        raise UsageError(f"the text defines no function {name or ''}".rstrip(), help="def name(k: Grid, ...) -> None:")
+    return names[defined[-1]]

@@ -1,0 +1,310 @@
+"""What a launch knows of a kernel's accesses: ranges of affine indices, as expressions that the host evaluates.
+
+The front end notes, for each access that certainly happens, its index on each axis as a sum of items, loop counters,
+lane and worker, each times a number that the launch knows. The extremes of such a sum are reached, so an index outside
+of the array is certain as well, and the launch is refused. Everything else is left alone, or clamped (`check=True`).
+
+An expression is an integer, the name of a launch value ("x.shape0", "n", or "workers"), or [operation, operand, ...].
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from qpu.errors import Loc
+from qpu.lang.kir import Region, Value
+from qpu.lang.values import Index
+
+__all__ = ["Access", "Expr", "Ranges", "Term", "evaluator", "host"]
+
+Expr: TypeAlias = "int | str | list[Any]"
+
+
+def _signed(x: int) -> int:
+    return (x & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
+
+
+def _unsigned(x: int) -> int:
+    return x & 0xFFFFFFFF
+
+
+_OPERATIONS: Final[dict[str, Callable[..., int]]] = {
+    "i.add": lambda a, b: _signed(a + b),
+    "i.sub": lambda a, b: _signed(a - b),
+    "i.mul": lambda a, b: _signed(a * b),
+    "i.and": lambda a, b: a & b,
+    "i.or": lambda a, b: a | b,
+    "i.xor": lambda a, b: a ^ b,
+    "i.not": lambda a: ~a,
+    "i.min": min,
+    "i.max": max,
+    "i.shl": lambda a, b: _signed(a << (b & 31)),
+    "i.asr": lambda a, b: a >> (b & 31),
+    "i.shr": lambda a, b: _signed(_unsigned(a) >> (b & 31)),
+    "i.div": lambda a, b: a // b if b else 0,
+    "i.mod": lambda a, b: a % b if b else 0,
+    "i.cast": _signed,
+    "u.add": lambda a, b: _unsigned(a + b),
+    "u.sub": lambda a, b: _unsigned(a - b),
+    "u.mul": lambda a, b: _unsigned(a * b),
+    "u.and": lambda a, b: a & b,
+    "u.or": lambda a, b: a | b,
+    "u.xor": lambda a, b: a ^ b,
+    "u.not": lambda a: _unsigned(~a),
+    "u.umin": min,
+    "u.umax": max,
+    "u.shl": lambda a, b: _unsigned(a << (b & 31)),
+    "u.shr": lambda a, b: a >> (b & 31),
+    "u.asr": lambda a, b: _unsigned(_signed(a) >> (b & 31)),
+    "u.div": lambda a, b: a // b if b else 0,
+    "u.mod": lambda a, b: a % b if b else 0,
+    "u.cast": _unsigned,
+    # of the sums: exact
+    "sum": lambda *parts: sum(parts),
+    "times": lambda a, b: a * b,
+    "low": lambda low, high, factor: factor * (low if factor >= 0 else high - 1),
+    "high": lambda low, high, factor: factor * (high - 1 if factor >= 0 else low),
+    "empty": lambda *pairs: int(any(a >= b for a, b in zip(pairs[::2], pairs[1::2], strict=True))),
+}
+
+
+def evaluator(expressions: Sequence[Expr]) -> Callable[[Mapping[str, int]], tuple[int, ...]]:
+    """A function that evaluates expressions for the values of a launch. Raises: KeyError for an unknown operation."""
+    functions: list[Callable[..., int]] = []
+
+    def text(e: Expr) -> str:
+        if isinstance(e, int):
+            return str(int(e))
+        if isinstance(e, str):
+            return f"v[{e!r}]"
+        functions.append(_OPERATIONS[e[0]])
+        name = f"f[{len(functions) - 1}]"
+        return f"{name}({', '.join(text(x) for x in e[1:])})"
+
+    body = "".join(f"{text(e)}, " for e in expressions)
+    made: Callable[[Mapping[str, int]], tuple[int, ...]] = eval(f"lambda v: ({body})", {"f": functions})
+    return made
+
+
+def host(v: Value) -> Expr | None:
+    """A value as an expression of launch values; None where it depends on more than those."""
+    if v.op == "const":
+        return _signed(v.attr) if v.type == "i" else int(v.attr)
+    if v.op == "param":
+        return str(v.attr) if v.type in ("i", "u") else None
+    if v.op == "workers":
+        return "workers"
+    if v.op == "same":
+        return host(v.args[0])
+    name = f"{v.type}.{'cast' if v.op == 'bitcast' else v.op}"
+    if name not in _OPERATIONS or any(a.type not in ("i", "u") for a in v.args):
+        return None
+    parts = [host(a) for a in v.args]
+    return None if any(p is None for p in parts) else [name, *parts]
+
+
+# -- sums
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A number that runs over low..high-1, all of them. high: at least low + 1 in a launch that does anything."""
+
+    low: Expr
+    high: Expr
+
+
+@dataclass(slots=True)
+class _Sum:
+    """terms times their factors, plus a constant."""
+
+    terms: list[tuple[Term, Expr]]
+    constant: Expr
+
+    def plus(self, other: _Sum) -> _Sum:
+        terms = list(self.terms)
+        for term, factor in other.terms:
+            at = next((i for i, (t, _) in enumerate(terms) if t is term), None)
+            if at is None:
+                terms.append((term, factor))
+            else:
+                terms[at] = (term, _sum(terms[at][1], factor))
+        return _Sum(terms, _sum(self.constant, other.constant))
+
+    def times(self, factor: Expr) -> _Sum:
+        return _Sum([(t, _product(f, factor)) for t, f in self.terms], _product(self.constant, factor))
+
+
+def _sum(a: Expr, b: Expr) -> Expr:
+    if isinstance(a, int) and isinstance(b, int):
+        return a + b
+    return b if a == 0 else a if b == 0 else ["sum", a, b]
+
+
+def _product(a: Expr, b: Expr) -> Expr:
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    if a == 0 or b == 0:
+        return 0
+    return b if a == 1 else a if b == 1 else ["times", a, b]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """An index of an access that certainly happens. array: parameter name; axis; terms (low, high, factor) and
+    constant: their sum is the index. guards (low, high): loops around it; it happens where none is empty. text: as
+    written; store: whether it writes.
+    """
+
+    array: str
+    axis: int
+    terms: tuple[tuple[Expr, Expr, Expr], ...]
+    constant: Expr
+    guards: tuple[tuple[Expr, Expr], ...]
+    text: str
+    loc: Loc | None
+    store: bool
+
+    def row(self) -> list[Any]:
+        """Lists and numbers that stand for it, but for its place; `of` reads them."""
+        terms, guards = [list(t) for t in self.terms], [list(g) for g in self.guards]
+        return [self.array, self.axis, terms, self.constant, guards, self.text, self.store]
+
+    @classmethod
+    def of(cls, row: Sequence[Any], loc: Loc | None) -> Access:
+        """The access that `row` made."""
+        array, axis, terms, constant, guards, text, store = row
+        return cls(array, axis, tuple((a, b, c) for a, b, c in terms), constant, tuple((a, b) for a, b in guards), text,
+                   loc, store)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What is evaluated for the items or turns of one loop. sure: it happens for each of them."""
+
+    region: Region
+    mask: Value | None
+    sure: bool
+    guards: tuple[tuple[Expr, Expr], ...]
+
+
+class Ranges:
+    """What the front end knows of items and counters while it evaluates a kernel. accesses: found so far; extent: of a
+    Grid, once it is known.
+    """
+
+    def __init__(self, top: Region) -> None:
+        self.accesses: list[Access] = []
+        self.extent: list[Expr] | None = None
+        self._scopes = [_Scope(top, None, True, ())]
+        self._terms: dict[int, tuple[Value, Term, int]] = {}  # by value: its term, and what to add
+        self._known: dict[tuple[str, str, int], Term] = {}
+        self._lane, self._worker = Term(0, 16), Term(0, "workers")
+        self._seen: set[Any] = set()
+
+    @contextmanager
+    def items(
+        self, at: Sequence[Any], extent: Sequence[Value], region: Region, mask: Value | None, *, grid: bool
+    ) -> Iterator[None]:
+        """Evaluate an item whose indices are `at`, one an axis; they run over the extent."""
+        before = self._scopes[-1]
+        sure = before.sure and (grid or (region.parent is before.region and mask is before.mask))
+        guards = []
+        for axis, (index, n) in enumerate(zip(at, extent, strict=True)):
+            size = host(n)
+            if size is None:
+                sure = False
+                continue
+            term = self._term(0, size, axis)
+            guards.append((term.low, term.high))
+            if isinstance(index, Index):
+                self._terms[id(index.off)] = (index.off, term, -index.plus)
+            elif isinstance(index, Value):
+                self._terms[id(index)] = (index, term, 0)
+        yield from self._within(_Scope(region, mask, sure, (*before.guards, *guards)))
+
+    @contextmanager
+    def counter(
+        self, at: Value, start: Value, stop: Value, step: int, region: Region, mask: Value | None
+    ) -> Iterator[None]:
+        """Evaluate a turn of a loop whose counter `at` runs over range(start, stop, step)."""
+        before = self._scopes[-1]
+        low, high = host(start), host(stop)
+        if low is None or high is None or abs(step) != 1:
+            yield
+            return
+        term = self._term(low, high, 0) if step > 0 else self._term(_sum(high, 1), _sum(low, 1), 0)
+        self._terms[id(at)] = (at, term, 0)
+        sure = before.sure and region.parent is before.region and mask is before.mask
+        yield from self._within(_Scope(region, mask, sure, (*before.guards, (term.low, term.high))))
+
+    def _within(self, scope: _Scope) -> Iterator[None]:
+        self._scopes.append(scope)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    def _term(self, low: Expr, high: Expr, axis: int) -> Term:
+        return self._known.setdefault((str(low), str(high), axis), Term(low, high))
+
+    def note(
+        self, array: str, keys: Sequence[Any], region: Region, mask: Value | None, node: ast.AST, loc: Loc | None,
+        store: bool,
+    ) -> bool:  # fmt: skip
+        """Note an access; whether every one of its indices is known and checked."""
+        scope = self._scopes[-1]
+        if not scope.sure or region is not scope.region or mask is not scope.mask:
+            return False
+        whole = True
+        for axis, key in enumerate(keys):
+            found = self._of(key)
+            if found is None:
+                whole = False
+                continue
+            terms = tuple((t.low, t.high, f) for t, f in found.terms)
+            seen = (array, axis, str(terms), str(found.constant), str(scope.guards), store)
+            if seen not in self._seen:
+                self._seen.add(seen)
+                text = ast.unparse(node)
+                self.accesses.append(Access(array, axis, terms, found.constant, scope.guards, text, loc, store))
+        return whole
+
+    def _of(self, key: Any) -> _Sum | None:
+        if isinstance(key, int):
+            return _Sum([], int(key))
+        if isinstance(key, Index):
+            known = self._terms.get(id(key.off))
+            return None if known is None else _Sum([(known[1], 1)], known[2] + key.plus)
+        return self._value(key) if isinstance(key, Value) else None
+
+    def _value(self, v: Value) -> _Sum | None:
+        known = self._terms.get(id(v))
+        if known is not None:
+            return _Sum([(known[1], 1)], known[2])
+        if v.op in ("lane", "worker"):
+            return _Sum([(self._lane if v.op == "lane" else self._worker, 1)], 0)
+        if v.op in ("bitcast", "same"):
+            return self._value(v.args[0])
+        if v.op == "asr" and v.args[1].constant == 2:  # an item's index made from its offset
+            inner = v.args[0]
+            for part in inner.args if inner.op == "add" else (inner,):
+                known = self._terms.get(id(part))
+                if known is not None:
+                    return _Sum([(known[1], 1)], known[2])
+        expression = host(v)
+        if expression is not None:
+            return _Sum([], expression)
+        if v.op in ("add", "sub"):
+            a, b = (self._value(x) for x in v.args)
+            return None if a is None or b is None else a.plus(b if v.op == "add" else b.times(-1))
+        if v.op in ("mul", "shl"):
+            for x, y in ((v.args[0], v.args[1]), (v.args[1], v.args[0]))[: 1 if v.op == "shl" else 2]:
+                a, factor = self._value(x), host(y)
+                if a is not None and factor is not None:
+                    return a.times(["i.shl", 1, factor] if v.op == "shl" else factor)
+        return None

@@ -1,0 +1,279 @@
+"""Kernels as objects: compiled for what they are called with, launched, explained, run as plain Python."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from qpu.core.isa import Isa
+from qpu.errors import CompileError, UsageError
+from qpu.lang.schedule import Schedule
+
+if TYPE_CHECKING:
+    from qpu.device import Device
+    from qpu.lang.compile import Parameter
+    from qpu.lang.compiled import Compiled
+    from qpu.lang.source import Source
+    from qpu.lang.specialise import Special
+    from qpu.lang.variants import Variant
+    from qpu.launch import Run
+
+__all__ = ["BoundKernel", "Kernel", "kernel"]
+
+
+class Kernel:
+    """A function in the kernel language. Calling it launches it and waits; `submit` returns at once.
+
+    fn: the function; schedule: the knobs; variants: what runs instead on an instruction set.
+    """
+
+    __qpu_kernel__ = True
+
+    def __init__(self, fn: Callable[..., None], schedule: Schedule | None = None) -> None:
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.schedule = schedule if schedule is not None else Schedule()
+        self.variants: dict[Isa, dict[str, Variant]] = {}
+        self.plans: dict[Any, Any] = {}  # of `qpu.lang.launch`
+        self._source: Source | None = None
+        self._rows: list[Parameter] | None = None
+        self._compiled: dict[Any, Compiled] = {}
+
+    # -- what it is
+
+    @staticmethod
+    def from_source(text: str, name: str | None = None, **knobs: Any) -> Kernel:
+        """A kernel from the text of a module that defines it: the last function, or the one called `name`.
+
+        Raises: UsageError, CompileError (lang-syntax) for text that is not Python.
+        """
+        from qpu.lang.source import function_of
+
+        schedule = Schedule.of(knobs)
+        found = function_of(text, name)
+        return found if isinstance(found, Kernel) and not knobs else Kernel(getattr(found, "fn", found), schedule)
+
+    @property
+    def source(self) -> Source:
+        """The kernel's source. Raises: CompileError (lang-source)."""
+        if self._source is None:
+            from qpu.lang.source import Source
+
+            self._source = Source.of(self.fn)
+        return self._source
+
+    def refresh(self) -> None:
+        """Forget what was compiled when a name that the kernel reaches has another value now."""
+        if self._source is not None and self._source.stale:
+            self._source = self._rows = None
+            self._compiled.clear()
+            self.plans.clear()
+
+    def _parameters(self) -> list[Parameter]:
+        if self._rows is None:
+            from qpu.lang.compile import parameters
+
+            self._rows = parameters(self.source)
+        return self._rows
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """The parameters behind the Grid or Team. Raises: CompileError."""
+        return self._parameters()[1:]
+
+    @property
+    def team(self) -> bool:
+        """Whether it is a Team kernel."""
+        return self._parameters()[0].type == "Team"
+
+    def __repr__(self) -> str:
+        return f"<kernel {self.fn.__name__}>"
+
+    # -- compiling
+
+    def compile(self, isa: str | Isa, **specialisation: Any) -> Compiled:
+        """The kernel for an instruction set, without a device.
+
+        specialisation: values of `Const` parameters and knobs by name; `wide=False`: for arrays that do not begin at
+        multiples of 16 bytes; `check=True`: clamp the accesses that a launch cannot check. Raises: CompileError,
+        UsageError.
+        """
+        from qpu.lang.specialise import Special
+
+        try:
+            which = Isa(isa)
+        except ValueError:
+            raise UsageError(f"isa = {isa!r}", help=f"allowed: {', '.join(Isa)}") from None
+        self.refresh()
+        rows = self._checked()
+        consts = {r.name: specialisation.pop(r.name, r.default) for r in rows if r.kind == "const"}
+        missing = [r.name for r in rows if r.kind == "const" and consts[r.name] is None and not r.has_default]
+        if missing:
+            raise UsageError(f"{self.fn.__name__}: the Const parameter {missing[0]!r} has no value")
+        wide, check = specialisation.pop("wide", True), specialisation.pop("check", False)
+        schedule = Schedule.of({**self.schedule.row, **specialisation}) if specialisation else self.schedule
+        arrays = sum(r.kind == "array" for r in rows)
+        return self.made(Special(which, tuple(consts.items()), schedule, (bool(wide),) * arrays, bool(check)))
+
+    def made(self, special: Special) -> Compiled:
+        """The kernel compiled for `special`; kept. Raises: CompileError."""
+        key = _key(special)
+        found = self._compiled.get(key)
+        if found is None:
+            from qpu.lang.specialise import specialise
+
+            try:
+                found = self._compiled[key] = specialise(self.source, self.team, special)
+            except CompileError as error:  # the user's line, not the compiler's
+                raise error.with_traceback(None) from None
+        return found
+
+    def _checked(self) -> list[Parameter]:
+        """The parameters. Raises: CompileError at the caller's line."""
+        try:
+            return self.parameters
+        except CompileError as error:
+            raise error.with_traceback(None) from None
+
+    # -- launching
+
+    def __call__(self, *args: Any, **keywords: Any) -> Run:
+        """Launch and wait. Arrays are buffers of one device. Raises: UsageError before anything is submitted."""
+        return _launch(self, None, _AUTO, args, keywords, wait=True)
+
+    def submit(self, *args: Any, **keywords: Any) -> Run:
+        """Launch and return at once."""
+        return _launch(self, None, _AUTO, args, keywords, wait=False)
+
+    def on(
+        self, gpu: Device | None = None, *, workers: int | None = None, variant: str | None = None, check: bool = False
+    ) -> BoundKernel:
+        """The kernel on a device, which is needed when no argument is an array.
+
+        workers: how many, instead of as many as suit the device or (Team) the arrays. variant: name of a variant, or
+        "compiled". check: clamp the accesses that a launch cannot check. Raises: UsageError.
+        """
+        return BoundKernel(self, gpu, workers, variant, check)
+
+    def variant(
+        self, isa: str | Isa, *, name: str | None = None, plan: Callable[..., Any] | None = None
+    ) -> Callable[[Any], Any]:
+        """Decorator: what runs on an instruction set instead of the compiled kernel.
+
+        It is given another kernel with the same parameters, or a builder function of the assembler and with it
+        plan(device, args) -> (uniforms, launch keywords), args being the arguments by parameter name. Raises:
+        UsageError.
+        """
+        from qpu.lang.variants import register
+
+        return register(self, isa, name, plan)
+
+    # -- reports
+
+    def explain(self, *args: Any, **keywords: Any) -> str:
+        """Instructions by source line, registers, bytes, and what bounds each loop, for these arguments."""
+        return self.on().explain(*args, **keywords)
+
+    # -- elsewhere
+
+    def python(self, *args: Any, workers: int = 1, isa: str = "v3d71") -> None:
+        """Run the function as plain Python, lane by lane, on ndarrays. pdb and `print` work."""
+        from qpu.lang import lanes
+
+        found = lanes.views(self.parameters, self._defaults(args))
+        if self.team:
+            lanes.run_team(self.fn, found, workers, isa)
+        else:
+            lanes.run_grid(self.fn, found, isa)
+
+    def interpret(self, *args: Any, workers: int | None = None, isa: str = "v3d71") -> None:
+        """Run the kernel's intermediate representation on ndarrays. Raises: CompileError, UsageError, EmuFault."""
+        from qpu.lang.interpret import interpret
+
+        interpret(self, self._defaults(args), workers, isa)
+
+    def _defaults(self, args: Sequence[Any]) -> list[Any]:
+        rows = self._checked()
+        filled = [*args, *(r.default for r in rows[len(args) :] if r.has_default)]
+        if len(filled) != len(rows):
+            names = ", ".join(r.name for r in rows)
+            raise UsageError(f"{self.fn.__name__} takes {len(rows)} arguments ({names}), {len(args)} are given")
+        return filled
+
+
+class BoundKernel:
+    """A kernel on a device or with knobs of launching: call it, or `submit`."""
+
+    def __init__(
+        self, kernel: Kernel, gpu: Device | None, workers: int | None, variant: str | None, check: bool
+    ) -> None:
+        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+            raise UsageError(f"workers = {workers!r}", help="allowed: whole numbers from 1")
+        self.kernel = kernel
+        self.gpu = gpu
+        self.how = (workers, variant, check)
+
+    def __call__(self, *args: Any, **keywords: Any) -> Run:
+        """Launch and wait."""
+        return _launch(self.kernel, self.gpu, self.how, args, keywords, wait=True)
+
+    def submit(self, *args: Any, **keywords: Any) -> Run:
+        """Launch and return at once."""
+        return _launch(self.kernel, self.gpu, self.how, args, keywords, wait=False)
+
+    def explain(self, *args: Any, **keywords: Any) -> str:
+        """As `Kernel.explain`."""
+        from qpu.lang.launch import compiled_for
+
+        try:
+            return compiled_for(self.kernel, self.gpu, self.how, args, keywords).explain()
+        except (CompileError, UsageError) as error:
+            raise error.with_traceback(None) from None
+
+    def __repr__(self) -> str:
+        return f"<{self.kernel!r} on {self.gpu!r}>"
+
+
+_AUTO = (None, None, False)
+
+
+def _launch(k: Kernel, gpu: Device | None, how: Any, args: Any, keywords: Any, *, wait: bool) -> Run:
+    from qpu.lang.launch import launch
+
+    try:
+        return launch(k, gpu, how, args, keywords, wait)
+    except (CompileError, UsageError) as error:  # at the caller's line
+        raise error.with_traceback(None) from None
+
+
+def _key(special: Special) -> Any:
+    """A key for `special`: constants that cannot be hashed by their `repr`; 1, 1.0 and True are not the same."""
+    try:
+        hash(special.consts)
+        values: Any = tuple((n, type(v), v) for n, v in special.consts)
+    except TypeError:
+        values = repr(special.consts)
+    return (special.isa, values, special.schedule, special.wide, special.check, special.coarsen)
+
+
+@overload
+def kernel(fn: Callable[..., None], /) -> Kernel: ...
+@overload
+def kernel(
+    *,
+    coarsen: int | None = None,
+    threads: int | str = "auto",
+    unroll: int = 1,
+    stream: str = "auto",
+    march: str | None = None,
+    reassociate: bool = False,
+) -> Callable[[Callable[..., None]], Kernel]: ...
+def kernel(fn: Callable[..., None] | None = None, **knobs: Any) -> Kernel | Callable[[Callable[..., None]], Kernel]:
+    """Make a kernel of a function whose first parameter is a Grid or Team. Raises: UsageError for a wrong knob."""
+    if fn is not None and not callable(fn):
+        raise UsageError(f"@kernel of {fn!r}", help="write @kernel or @kernel(coarsen=4, ...) above a function")
+    schedule = Schedule.of(knobs)
+    if fn is not None:
+        return Kernel(fn, schedule)
+    return lambda f: Kernel(f, schedule)

@@ -1,0 +1,89 @@
+"""`Kernel.interpret`: the KIR interpreter on the user's ndarrays.
+
+Operations are evaluated as IEEE arithmetic by `qpu.core.scalar_lanes`, one lane after another: slow, exact, and without
+the emulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qpu.buffers import Buffer
+from qpu.core.isa import Isa
+from qpu.core.scalar_lanes import ScalarLanes, float_bits
+from qpu.errors import UsageError
+from qpu.lang.compile import to_kir
+from qpu.lang.interp import Interpreter
+from qpu.lang.types import DTYPES
+
+if TYPE_CHECKING:
+    from qpu.lang.compile import Parameter
+    from qpu.lang.source import Source
+
+__all__ = ["ArrayLanes", "interpret"]
+
+
+class ArrayLanes:
+    """`LaneOps` on arrays of bit patterns and masks, element by element."""
+
+    def __init__(self) -> None:
+        self._scalar = ScalarLanes()
+
+    def const(self, value: int) -> Any:
+        """A constant in every lane."""
+        return np.uint32(value & 0xFFFFFFFF)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return _spread(name)
+
+
+@cache
+def _spread(name: str) -> Callable[..., Any]:
+    one = getattr(ScalarLanes(), name)
+
+    def each(*operands: Any) -> Any:
+        arrays = np.broadcast_arrays(*operands)
+        flat = [a.reshape(-1).tolist() for a in arrays]
+        found = [one(*row) for row in zip(*flat, strict=True)]
+        kind = np.bool_ if found and isinstance(found[0], bool) else np.uint32
+        return np.array(found, kind).reshape(arrays[0].shape)
+
+    return each
+
+
+def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> None:
+    """Run a kernel's KIR on ndarrays, which are changed in place. Raises: CompileError, UsageError, EmuFault."""
+    source: Source = k.source
+    rows: list[Parameter] = k.parameters
+    title = k.fn.__name__
+    params: dict[str, int] = {}
+    memory: list[Any] = []
+    names: list[str] = []
+    consts: dict[str, Any] = {}
+    for row, value in zip(rows, args, strict=True):
+        if row.kind == "const":
+            consts[row.name] = value
+        elif row.kind == "scalar":
+            params[row.name] = float_bits(float(value)) if row.type == "f32" else int(value) & 0xFFFFFFFF
+        else:
+            array = value.array if isinstance(value, Buffer) else value
+            t = DTYPES[row.type]
+            if not isinstance(array, np.ndarray) or array.dtype != np.dtype(t.numpy) or array.ndim != row.rank:
+                raise UsageError(
+                    f"{title}: {row.name} is {array!r:.60}", help=f"an ndarray of {t.numpy}, rank {row.rank}"
+                )
+            if not array.flags.c_contiguous:
+                raise UsageError(f"{title}: {row.name} is not contiguous", help="np.ascontiguousarray")
+            params[f"{row.name}.base"] = 0
+            for axis, (n, stride) in enumerate(zip(array.shape, array.strides, strict=True)):
+                params[f"{row.name}.shape{axis}"], params[f"{row.name}.stride{axis}"] = n, stride
+            memory.append(array.reshape(-1).view(np.uint8))
+            names.append(row.name)
+    which = Isa(isa)
+    ir = to_kir(source, str(which), consts, coarsen=1)
+    count = workers if workers is not None else 4
+    Interpreter(ir.region, params, memory, count, ArrayLanes(), names=names).run()

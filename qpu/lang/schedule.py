@@ -1,0 +1,52 @@
+"""Knobs of a kernel: how it runs, not what it computes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from qpu.errors import UsageError
+
+__all__ = ["Schedule"]
+
+_ALLOWED: Final[dict[str, tuple[object, ...]]] = {
+    "coarsen": (None, 1, 2, 4, 8),
+    "threads": ("auto", 1, 2, 4),
+    "unroll": (1, 2, 4, 8),
+    "stream": ("auto", "rotate", "none"),
+    "march": (None, "y"),
+    "reassociate": (False, True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Knobs that change how a kernel runs, not what it computes (but for `reassociate`).
+
+    coarsen: vectors of 16 items that a turn of the main loop takes; None: as many as suit the kernel. threads: on a QPU
+    (V3D). unroll: turns of an inner loop of the kernel's own that are made one. stream: how values that are the same in
+    all lanes are read in a loop. march: "y" keeps a column of rows. reassociate: sums may be regrouped.
+    """
+
+    coarsen: int | None = None
+    threads: int | str = "auto"
+    unroll: int = 1
+    stream: str = "auto"
+    march: str | None = None
+    reassociate: bool = False
+
+    @classmethod
+    def of(cls, knobs: dict[str, Any]) -> Schedule:
+        """The schedule of keywords. Raises: UsageError for a knob or value that does not exist."""
+        for name, value in knobs.items():
+            allowed = _ALLOWED.get(name)
+            if allowed is None:
+                raise UsageError(f"a kernel has no knob {name!r}", help=f"the knobs are {', '.join(_ALLOWED)}")
+            if not any(type(value) is type(a) and value == a for a in allowed):
+                raise UsageError(f"{name} = {value!r}", help=f"allowed: {', '.join(map(repr, allowed))}")
+        return cls(**knobs)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The knobs by name."""
+        return asdict(self)

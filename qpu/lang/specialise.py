@@ -1,0 +1,92 @@
+"""One compilation: a kernel's source, for the types, constants and knobs of one launch, to a `Compiled`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qpu.core.isa import Isa
+from qpu.errors import CompileError
+from qpu.lang.compile import KernelIR, to_kir
+from qpu.lang.compiled import Compiled
+from qpu.lang.kir import walk
+from qpu.lang.layout import Laid
+from qpu.lang.schedule import Schedule
+from qpu.lang.source import Source
+from qpu.program import Program
+
+__all__ = ["Special", "specialise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """What a compiled kernel is made for. wide: for each array, whether it and its rows begin at multiples of 16 bytes;
+    check: clamp the accesses that the launch does not check; coarsen: at most so much.
+    """
+
+    isa: Isa
+    consts: tuple[tuple[str, Any], ...]
+    schedule: Schedule
+    wide: tuple[bool, ...]
+    check: bool = False
+    coarsen: int = 8
+
+
+AUTO = 4  # vectors that a turn of the main loop takes where the kernel has no loop of its own
+
+
+def specialise(source: Source, team: bool, special: Special) -> Compiled:
+    """Compile. Raises: CompileError with every finding."""
+    consts: Mapping[str, Any] = dict(special.consts)
+    schedule, isa = special.schedule, special.isa
+    auto = schedule.coarsen is None
+    coarsen = min(1 if team else schedule.coarsen or AUTO, special.coarsen)
+    while True:
+        layout = "quad" if coarsen == 4 and isa is not Isa.VC4 else "row"
+        ir = to_kir(source, str(isa), consts, coarsen=coarsen, layout=layout, check=special.check)
+        if auto and coarsen > 1 and _has_loops(ir):
+            coarsen = 1
+            continue
+        try:
+            laid = _lower(ir, special)
+        except CompileError as error:
+            if coarsen == 1 or error.diagnostics[0].rule != "lang-reg":
+                raise
+            coarsen //= 2
+            continue
+        return _compiled(source, team, special, ir, laid)
+
+
+def _has_loops(ir: KernelIR) -> bool:
+    """Whether the items have loops of their own: several items at once would make one loop after another."""
+    axes = len(ir.extent) if ir.extent else 1
+    return any(loop.depth > (1 if axes == 1 else 2) for loop in ir.loops)
+
+
+def _lower(ir: KernelIR, special: Special) -> Laid:
+    if special.isa is Isa.VC4:
+        from qpu.lang.backend_vc4 import compile_vc4
+
+        return compile_vc4(ir)
+    from qpu.lang.backend_v3d import compile_v3d
+
+    wide = frozenset(n for n, aligned in enumerate(special.wide) if aligned or special.isa is Isa.V3D71)
+    return compile_v3d(ir, special.isa, wide=wide)
+
+
+def _compiled(source: Source, team: bool, special: Special, ir: KernelIR, laid: Laid) -> Compiled:
+    return Compiled(
+        name=ir.name,
+        isa=special.isa,
+        program=Program.of(laid.code),
+        uniforms=laid.uniforms,
+        threads=laid.threads,
+        coarsen=ir.coarsen,
+        team=team,
+        resident=any(v.op == "barrier" for v in walk(ir.region)),
+        accesses=ir.accesses,
+        extent=ir.extent,
+        made=(ir, laid),
+        remake=lambda: specialise(source, team, special),
+    )
