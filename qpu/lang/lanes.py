@@ -345,8 +345,20 @@ def apply(name: str, number: Callable[..., Any], args: Sequence[Any]) -> Any:
     numbers = [float(a) for a in args]
     try:
         return Scalar("f", float_bits(float(number(*numbers))))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        return Scalar("f", 0x7FC00000)
+    except (ValueError, ZeroDivisionError, OverflowError):  # where Python raises, IEEE has infinities and NaN
+        with np.errstate(all="ignore"):
+            return Scalar("f", float_bits(float(_IEEE[name](*map(np.float64, numbers)))))
+
+
+_IEEE: Final[dict[str, Callable[..., Any]]] = {
+    "recip": lambda x: 1 / x,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "pow": np.power,
+    "acos": np.arccos,
+    "asin": np.arcsin,
+    **{name: getattr(np, name) for name in ("cos", "cosh", "exp", "exp2", "expm1", "fmod", "hypot", "log", "log10",
+                                            "log1p", "log2", "sin", "sinh", "sqrt", "tan")},
+}  # fmt: skip
 
 
 def _pick(larger: bool) -> Callable[..., Any]:

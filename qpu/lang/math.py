@@ -1,7 +1,7 @@
 """Functions of the language and casts, as KIR: exact ones, and what special functions are made of.
 
-Special functions refine what the GPU's unit gives; the error of each over all arguments is measured by the tests and
-listed in the documentation. `fast.` functions are the unit alone.
+Special functions are expanded by `qpu.lang.math_roots`, `math_exp` and `math_trig`; the error of each over all
+arguments is measured by the tests and listed in the documentation. `fast.` functions are the unit alone.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import ast
 from collections.abc import Callable
 from typing import Any, Final
 
-from qpu.lang import surface
+from qpu.lang import math_exp, math_roots, math_trig, surface
 from qpu.lang.front import Front
 from qpu.lang.kir import Value
-from qpu.lang.operators import divide, join, number, reciprocal, select, truth
+from qpu.lang.math_kit import Kit
+from qpu.lang.math_roots import hypot
+from qpu.lang.operators import join, number, select, truth
 from qpu.lang.types import DTYPES, LETTER
 from qpu.lang.values import POISON, Complex, Packed, Poison
 
-__all__ = ["call_function", "cast"]
+__all__ = ["EXPANSIONS", "call_function", "cast"]
 
 
 # -- exact functions
@@ -72,7 +74,7 @@ def _float(f: Front, node: ast.AST, x: Any) -> Value:
 
 def _abs(f: Front, node: ast.AST, x: Any) -> Value:
     if isinstance(x, Complex):
-        return _hypot(f, node, x.real, x.imag)
+        return hypot(Kit(f.q, f.isa), _float(f, node, x.real), _float(f, node, x.imag))
     v = _value(f, node, x)
     q = f.q
     if v.type == "f":
@@ -159,52 +161,23 @@ def _copysign(f: Front, node: ast.AST, x: Any, y: Any) -> Value:
     return q.emit("bitcast", q.emit("or", size, sign), type_="f")
 
 
-def _fmod(f: Front, node: ast.AST, x: Any, y: Any) -> Value:
-    a, b = _float(f, node, x), _float(f, node, y)
-    q = f.q
-    return q.emit("fsub", a, q.emit("fmul", q.emit("ftrunc", divide(f, a, b)), b))
+def _expansion(make: Callable[..., Value]) -> Callable[..., Value]:
+    """A function of floats that `qpu.lang.math_*` expands for the instruction set."""
+    return lambda f, node, *args: make(Kit(f.q, f.isa), *(_float(f, node, x) for x in args))
 
 
-# -- roots
-
-
-def _recip(f: Front, node: ast.AST, x: Any) -> Value:
-    return reciprocal(f, _float(f, node, x))
-
-
-def _rsqrt(f: Front, node: ast.AST, x: Any) -> Value:
-    """The unit's value and one Newton step: r + r * (1 - x r r) / 2."""
-    q, v = f.q, _float(f, node, x)
-    r = q.emit("rsqrt", v)
-    error = q.emit("fsub", number(f, 1.0), q.emit("fmul", q.emit("fmul", v, r), r))
-    better = q.emit("fadd", r, q.emit("fmul", q.emit("fmul", r, error), number(f, 0.5)))
-    small = q.emit("lt", q.emit("fabs", error), number(f, 1.0), type_="b", attr="f")
-    return q.emit("select", small, better, r)
-
-
-def _sqrt(f: Front, node: ast.AST, x: Any) -> Value:
-    """x * rsqrt(x), corrected: s + (x - s s) r / 2; 0 and infinity as they are."""
-    q, v = f.q, _float(f, node, x)
-    r = q.emit("rsqrt", v)
-    s = q.emit("fmul", v, r)
-    rest = q.emit("fsub", v, q.emit("fmul", s, s))
-    better = q.emit("fadd", s, q.emit("fmul", q.emit("fmul", rest, r), number(f, 0.5)))
-    pattern = q.emit("bitcast", v, type_="u")
-    inside = q.emit("lt", q.emit("sub", pattern, q.const("u", 1)), q.const("u", 0x7F7FFFFF), type_="b", attr="u")
-    other = q.emit("select", q.emit("lt", v, number(f, 0.0), type_="b", attr="f"), r, v)  # NaN, where there is one
-    return q.emit("select", inside, better, other)
-
-
-def _hypot(f: Front, node: ast.AST, x: Any, y: Any) -> Value:
-    """Scaled by the larger, so that no square overflows."""
-    q = f.q
-    a, b = q.emit("fabs", _float(f, node, x)), q.emit("fabs", _float(f, node, y))
-    large, small = q.emit("fmax", a, b), q.emit("fmin", a, b)
-    zero = q.emit("eq", large, number(f, 0.0), type_="b", attr="f")
-    ratio = divide(f, small, large)
-    root = _sqrt(f, node, q.emit("fadd", number(f, 1.0), q.emit("fmul", ratio, ratio)))
-    return q.emit("select", zero, large, q.emit("fmul", large, root))
-
+EXPANSIONS: Final[dict[str, Callable[..., Value]]] = {
+    "fmod": math_roots.fmod,
+    "recip": math_roots.reciprocal,
+    "rsqrt": math_roots.reciprocal_root,
+    "sqrt": math_roots.root,
+    "hypot": hypot,
+    "pow": math_exp.power,
+    **{name: getattr(math_exp, name)
+       for name in ("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sinh", "cosh", "tanh", "erf")},
+    **{name: getattr(math_trig, name) for name in ("sin", "cos", "tan", "asin", "acos", "atan", "atan2")},
+}  # fmt: skip
+"""Functions of floats that are made of simpler operations, by name; each takes a Kit and values."""
 
 FAST: Final = {"recip": "recip", "rsqrt": "rsqrt", "exp2": "exp2", "log2": "log2", "sin": "sinpi"}
 
@@ -229,13 +202,9 @@ LOWER: Final[dict[str, Callable[..., Any]]] = {
     "isinf": _isinf,
     "isfinite": _isfinite,
     "copysign": _copysign,
-    "fmod": _fmod,
-    "recip": _recip,
-    "rsqrt": _rsqrt,
-    "sqrt": _sqrt,
-    "hypot": _hypot,
+    **{name: _expansion(make) for name, make in EXPANSIONS.items()},
 }
-"""How each function is made. `qpu.lang.transcendental` adds the rest."""
+"""How each function is made."""
 
 
 def call_function(
@@ -254,12 +223,12 @@ def call_function(
             return function.number(*args)
         except Exception as error:
             raise f.error(node, "lang-python", f"{type(error).__name__}: {error}") from None
+    if function.name == "sin" and function.fast and f.isa == "vc4":  # its unit has no sine
+        m = Kit(f.q, f.isa)
+        return math_trig.sin(m, m.mul(_float(f, node, args[0]), m.number(math_trig.PI)))
     if function.fast:
         return f.q.emit(FAST[function.name], _float(f, node, args[0]))
-    lower = LOWER.get(function.name)
-    if lower is None:
-        raise f.error(node, "lang-call", f"{function.__name__} is not available yet")
-    return lower(f, node, *args)
+    return LOWER[function.name](f, node, *args)
 
 
 # -- casts

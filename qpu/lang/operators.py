@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from qpu.core.scalar_lanes import float_bits
+from qpu.lang import math_roots
 from qpu.lang.front import Front
 from qpu.lang.kir import Value
+from qpu.lang.math_kit import Kit
 from qpu.lang.types import LETTER
 from qpu.lang.values import POISON, Bound, Complex, Index, Packed, Poison, View
 
@@ -312,11 +314,6 @@ def select(f: Front, node: ast.AST, condition: Value, a: Any, b: Any) -> Any:
     return f.q.emit("select", condition, f.convert(a, type_, node), f.convert(b, type_, node))
 
 
-def bits(f: Front, pattern: int) -> Value:
-    """A float constant by its pattern."""
-    return f.q.const("f", pattern)
-
-
 def number(f: Front, value: float) -> Value:
     """A float constant."""
     return f.q.const("f", float_bits(value))
@@ -326,30 +323,8 @@ def number(f: Front, value: float) -> Value:
 
 
 def divide(f: Front, a: Value, b: Value) -> Value:
-    """a / b: exactly for powers of two; else by the reciprocal, corrected once."""
-    q = f.q
-    if b.op == "const" and b.attr & 0x7FFFFF == 0 and 0x01000000 <= b.attr & 0x7FFFFFFF < 0x7E000000:
-        exponent = (b.attr >> 23) & 255
-        return q.emit("fmul", a, bits(f, (b.attr & 0x80000000) | (254 - exponent) << 23))
-    r = reciprocal(f, b)
-    if a.op == "const" and a.attr == 0x3F800000:
-        return r
-    quotient = q.emit("fmul", a, r)
-    rest = q.emit("fsub", a, q.emit("fmul", quotient, b))
-    corrected = q.emit("fadd", quotient, q.emit("fmul", rest, r))
-    # infinities and overflows have no rest to correct by
-    finite = q.emit("lt", q.emit("fabs", rest), bits(f, 0x7F800000), type_="b", attr="f")
-    return q.emit("select", finite, corrected, quotient)
-
-
-def reciprocal(f: Front, b: Value) -> Value:
-    """1 / b: the unit's value, one Newton step, and the unit's value again where the step leaves the range."""
-    q = f.q
-    r = q.emit("recip", b)
-    error = q.emit("fsub", number(f, 1.0), q.emit("fmul", b, r))
-    better = q.emit("fadd", r, q.emit("fmul", r, error))
-    small = q.emit("lt", q.emit("fabs", error), number(f, 1.0), type_="b", attr="f")
-    return q.emit("select", small, better, r)
+    """a / b of floats."""
+    return math_roots.divide(Kit(f.q, f.isa), a, b)
 
 
 def floor_divide(f: Front, remainder: bool, a: Value, b: Value) -> Value:

@@ -434,8 +434,8 @@ class fast:
     rsqrt = Function("rsqrt", 1, "1 / sqrt(x) by the unit alone.", lambda x: 1 / math.sqrt(x), fast=True)
     exp2 = Function("exp2", 1, "2**x by the unit alone.", lambda x: 2.0**x, fast=True)
     log2 = Function("log2", 1, "log2(x) by the unit alone.", math.log2, fast=True)
-    sin = Function("sin", 1, "sin(pi * x), abs(x) <= 0.5, by the unit alone (V3D).", lambda x: math.sin(math.pi * x),
-                   fast=True)  # fmt: skip
+    sin = Function("sin", 1, "sin(pi * x), abs(x) <= 0.5, by the unit alone; VideoCore IV has none.",
+                   lambda x: math.sin(math.pi * x), fast=True)  # fmt: skip
 
 
 BUILTINS: Final[dict[Any, str]] = {
