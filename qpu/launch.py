@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from qpu.emu.engine.machine import RunStats
     from qpu.runtime.pool import MemoryPool
 
-__all__ = ["Launch", "Run"]
+__all__ = ["Launch", "Run", "caller"]
 
 SLICE_S = 0.05  # of host time, between checks whether a cancelled `await` no longer needs its waiting thread
 
 
-def _caller() -> int:
+def caller() -> int:
     """`stacklevel` that names the code outside of this package, for a warning of the calling function."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "qpu":
@@ -167,7 +167,7 @@ class Launch:
             found = re.search(r"\binstruction (\d+)", text)
             loc = None if found is None else self._program.loc(int(found[1]))
             source = "" if loc is None else f"\n  source: {loc}: {loc.source.strip()}"
-            warnings.warn(EmuWarning(text + source), stacklevel=_caller())
+            warnings.warn(EmuWarning(text + source), stacklevel=caller())
 
     def finish(self, error: Exception) -> Exception:
         """Retire a failed launch. Returns the error; a fault gets its source line."""

@@ -94,7 +94,9 @@ LAYERS: dict[str, set[str]] = {
         "qpu.runtime",
     },
     # the kernel language: never a driver, never the emulator; only launching knows devices
-    "qpu.lang": {*_ISA, "qpu.lang.entry", "qpu.program", "qpu.v3d", "qpu.vc4"},
+    "qpu.lang": {*_ISA, "qpu.lang.cache", "qpu.lang.entry", "qpu.program", "qpu.v3d", "qpu.vc4"},
+    "qpu.lang.cache": {*_ISA, "qpu.lang", "qpu.program"},
+    "qpu.lang.travel": {*_ISA, "qpu.lang", "qpu.lang.cache"},
     "qpu.lang.interpret": {*_ISA, "qpu.buffers", "qpu.lang"},
     "qpu.lang.variants": {*_ISA, "qpu.device", "qpu.instruction_sets", "qpu.lang", "qpu.launch", "qpu.program"},
     "qpu.lang.launch": {
@@ -111,8 +113,10 @@ LAYERS: dict[str, set[str]] = {
         *_ISA,
         "qpu.device",
         "qpu.lang",
+        "qpu.lang.cache",
         "qpu.lang.interpret",
         "qpu.lang.launch",
+        "qpu.lang.travel",
         "qpu.lang.variants",
         "qpu.launch",
     },

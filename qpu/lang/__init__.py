@@ -5,6 +5,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from qpu.lang.cache import load_file as load_cache
     from qpu.lang.compiled import Compiled
     from qpu.lang.entry import Kernel, kernel
     from qpu.lang.surface import (
@@ -65,6 +66,7 @@ __all__ = [
     "i16x2",
     "i32",
     "kernel",
+    "load_cache",
     "static_assert",
     "u8",
     "u8x4",
@@ -74,7 +76,7 @@ __all__ = [
     "where",
 ]
 
-_HOMES = {"Compiled": "compiled", "Kernel": "entry", "kernel": "entry"}
+_HOMES = {"Compiled": "compiled", "Kernel": "entry", "kernel": "entry", "load_cache": "cache"}
 
 
 def __getattr__(name: str) -> object:
@@ -82,6 +84,7 @@ def __getattr__(name: str) -> object:
 
     if name.startswith("__"):
         raise AttributeError(name)
-    value = getattr(import_module(f"qpu.lang.{_HOMES.get(name, 'surface')}"), name)
+    module = import_module(f"qpu.lang.{_HOMES.get(name, 'surface')}")
+    value = getattr(module, "load_file" if name == "load_cache" else name)
     globals()[name] = value
     return value

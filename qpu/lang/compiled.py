@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from qpu.core.isa import Isa
-from qpu.errors import Loc
+from qpu.errors import Diagnostic, Loc
 from qpu.lang.bounds import Access, Expr
 from qpu.lang.report import Report, report, text_of
 from qpu.program import Program
@@ -26,11 +26,14 @@ class Compiled:
     """A kernel for one instruction set.
 
     program: the instructions; uniforms: what each word of the uniform list holds; threads: on a QPU (V3D); accesses,
-    extent: what a launch checks and counts; resident: all workers must run at once; team: a Team kernel.
+    extent: what a launch checks and counts; notes: what costs; resident: all workers must run at once; team: whether it
+    is a Team kernel.
     """
 
-    __slots__ = ("_made", "_remake", "_report", "accesses", "coarsen", "extent", "isa", "name", "program", "resident",
-                 "team", "threads", "uniforms")  # fmt: skip
+    __slots__ = (
+        "_made", "_remake", "_report", "accesses", "coarsen", "extent", "isa", "name", "notes", "program", "resident",
+        "team", "threads", "uniforms",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,13 +48,14 @@ class Compiled:
         resident: bool,
         accesses: Sequence[Access],
         extent: list[Expr] | None,
+        notes: Sequence[Diagnostic],
         made: tuple[KernelIR, Laid] | None,
         remake: Callable[[], Compiled],
     ) -> None:
         self.name, self.isa, self.program = name, isa, program
         self.uniforms = tuple(uniforms)
         self.threads, self.coarsen, self.team, self.resident = threads, coarsen, team, resident
-        self.accesses, self.extent = tuple(accesses), extent
+        self.accesses, self.extent, self.notes = tuple(accesses), extent, tuple(notes)
         self._report: Report | None = None
         self._made = made
         self._remake = remake

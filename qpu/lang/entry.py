@@ -38,7 +38,7 @@ class Kernel:
         self.plans: dict[Any, Any] = {}  # of `qpu.lang.launch`
         self._source: Source | None = None
         self._rows: list[Parameter] | None = None
-        self._compiled: dict[Any, Compiled] = {}
+        self._made: dict[Any, tuple[Special, Compiled]] = {}
 
     # -- what it is
 
@@ -67,7 +67,7 @@ class Kernel:
         """Forget what was compiled when a name that the kernel reaches has another value now."""
         if self._source is not None and self._source.stale:
             self._source = self._rows = None
-            self._compiled.clear()
+            self._made.clear()
             self.plans.clear()
 
     def _parameters(self) -> list[Parameter]:
@@ -90,6 +90,15 @@ class Kernel:
     def __repr__(self) -> str:
         return f"<kernel {self.fn.__name__}>"
 
+    def __reduce__(self) -> tuple[Callable[..., Kernel], tuple[Any, ...]]:
+        from qpu.lang.travel import take
+
+        if self.variants:
+            raise UsageError(
+                f"{self.fn.__name__} has variants, which are not pickled", help="register them there again"
+            )
+        return _restored, (*take(self.source, list(self._made.values())), self.schedule)
+
     # -- compiling
 
     def compile(self, isa: str | Isa, **specialisation: Any) -> Compiled:
@@ -99,6 +108,10 @@ class Kernel:
         multiples of 16 bytes; `check=True`: clamp the accesses that a launch cannot check. Raises: CompileError,
         UsageError.
         """
+        return self.made(self.special(isa, **specialisation))
+
+    def special(self, isa: str | Isa, **specialisation: Any) -> Special:
+        """What `compile` with these arguments compiles for. Raises: CompileError, UsageError."""
         from qpu.lang.specialise import Special
 
         try:
@@ -114,19 +127,31 @@ class Kernel:
         wide, check = specialisation.pop("wide", True), specialisation.pop("check", False)
         schedule = Schedule.of({**self.schedule.row, **specialisation}) if specialisation else self.schedule
         arrays = sum(r.kind == "array" for r in rows)
-        return self.made(Special(which, tuple(consts.items()), schedule, (bool(wide),) * arrays, bool(check)))
+        return Special(which, tuple(consts.items()), schedule, (bool(wide),) * arrays, bool(check))
 
     def made(self, special: Special) -> Compiled:
         """The kernel compiled for `special`; kept. Raises: CompileError."""
         key = _key(special)
-        found = self._compiled.get(key)
+        found = self._made.get(key)
         if found is None:
-            from qpu.lang.specialise import specialise
-
             try:
-                found = self._compiled[key] = specialise(self.source, self.team, special)
+                found = self._made[key] = (special, self._make(special))
             except CompileError as error:  # the user's line, not the compiler's
                 raise error.with_traceback(None) from None
+        return found[1]
+
+    def _make(self, special: Special) -> Compiled:
+        from qpu.lang import cache
+        from qpu.lang.specialise import specialise
+
+        source = self.source
+        key = cache.key_of(source, special)
+        found = None if key is None else cache.load(key, source, self.team, special)
+        if found is None:
+            found = specialise(source, self.team, special)
+            if key is not None:
+                cache.save(key, found, source)
+        _tell(found)
         return found
 
     def _checked(self) -> list[Parameter]:
@@ -202,6 +227,13 @@ class Kernel:
         return filled
 
 
+def _restored(rows: Any, entries: Any, schedule: Schedule) -> Kernel:
+    """A kernel from a pickle."""
+    from qpu.lang.travel import restore
+
+    return Kernel(restore(rows, entries), schedule)
+
+
 class BoundKernel:
     """A kernel on a device or with knobs of launching: call it, or `submit`."""
 
@@ -245,6 +277,17 @@ def _launch(k: Kernel, gpu: Device | None, how: Any, args: Any, keywords: Any, *
         return launch(k, gpu, how, args, keywords, wait)
     except (CompileError, UsageError) as error:  # at the caller's line
         raise error.with_traceback(None) from None
+
+
+def _tell(compiled: Compiled) -> None:
+    """Warn of what costs, each time a kernel is compiled."""
+    for note in compiled.notes:
+        import warnings
+
+        from qpu.lang.surface import PerformanceNote
+        from qpu.launch import caller
+
+        warnings.warn(PerformanceNote(note.render()), stacklevel=caller())
 
 
 def _key(special: Special) -> Any:

@@ -133,6 +133,13 @@ class Source:
         return getattr(builtins, name, MISSING)
 
     @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """The nodes of parameters and body in a fixed order; decorators are not the function's."""
+        tree = self.tree
+        parts = [tree.args, *tree.body] if isinstance(tree, ast.FunctionDef) else [tree]
+        return [node for part in parts for node in ast.walk(part)]
+
+    @cached_property
     def reached(self) -> list[Reached]:
         """The names outside of the function that it and its helper functions use, with their values as they are now."""
         found: list[Reached] = []
@@ -156,8 +163,11 @@ class Source:
 def _reach(source: Source, found: list[Reached], seen: set[int]) -> None:
     seen.add(id(source.fn))
     names: set[str] = set()
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Name) and node.id not in names:
+    nodes = source.nodes
+    local = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    local.update(a.arg for a in ast.walk(source.tree.args) if isinstance(a, ast.arg))
+    for node in nodes:
+        if isinstance(node, ast.Name) and node.id not in names and node.id not in local:
             names.add(node.id)
             holder = source.closure if node.id in source.closure else source.fn.__globals__
             if node.id in holder:

@@ -87,6 +87,7 @@ def _compiled(source: Source, team: bool, special: Special, ir: KernelIR, laid: 
         resident=any(v.op == "barrier" for v in walk(ir.region)),
         accesses=ir.accesses,
         extent=ir.extent,
+        notes=ir.notes,
         made=(ir, laid),
         remake=lambda: specialise(source, team, special),
     )

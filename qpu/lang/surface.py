@@ -64,6 +64,9 @@ class ScalarType:
     def __repr__(self) -> str:
         return self.name
 
+    def __reduce__(self) -> str:
+        return self.name
+
     def __call__(self, *values: Any) -> Any:
         from qpu.lang.lanes import convert
 
@@ -362,6 +365,9 @@ class Function:
 
     def __repr__(self) -> str:
         return f"<function {self.__name__} of qpu.lang>"
+
+    def __reduce__(self) -> str:
+        return self.__name__
 
     def __call__(self, *args: Any) -> Any:
         from qpu.lang.lanes import apply

@@ -285,10 +285,10 @@ def test_a_plan_is_kept_for_each_kind_of_call(gpu: Device) -> None:
     for n in (8, 9, 100):
         own(1.0, gpu.zeros(n), gpu.zeros(n))
     plans = [v for k, v in own.plans.items() if k != "signature"]
-    assert len(plans) == 1 and len(own._compiled) == 1
+    assert len(plans) == 1 and len(own._made) == 1
     made = kernel(fill.fn)
     for step in (1, 2, 2, True, 1):
         out = gpu.zeros(3, np.uint32)
         made(3, 0, out, step)
         assert out.numpy().tolist() == [0, int(step), 2 * int(step)]
-    assert len(made._compiled) == 3
+    assert len(made._made) == 3

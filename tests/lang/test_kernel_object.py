@@ -1,0 +1,501 @@
+"""Kernels as objects: text, pickles, the cache on disk, files of compiled kernels, variants, reports, plain Python."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qpu
+from qpu.errors import CompileError
+from qpu.lang import Const, Grid, In, InOut, Out, Team, cache, f32, i32, kernel, load_cache, sqrt
+from tests.lang import kernels as ks
+
+F = np.float32
+SCALE = 3.0
+TABLE = (1.0, 2.0)
+
+
+def helper(x: f32, by: float = SCALE) -> f32:
+    return sqrt(x * by) + TABLE[1]
+
+
+@kernel(coarsen=2)
+def scaled(k: Grid, x: In[f32], y: Out[f32], times: Const[int] = 1) -> None:
+    """Uses a helper, a module and a constant."""
+    i = k.index()
+    y[i] = helper(x[i]) * times + math.pi
+
+
+def want(x: np.ndarray, times: int = 1, by: float = 3.0) -> np.ndarray:
+    return (np.sqrt(x * by) + 2) * times + math.pi
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(cache, "_said", set())
+    monkeypatch.setattr(cache, "_loaded", {})
+    monkeypatch.setenv("QPU_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "lang" / cache.compiler_hash()
+
+
+def run(k: Any, board: str = "pi5", n: int = 40, **consts: Any) -> np.ndarray:
+    with qpu.open_device(board, engine="reference") as gpu:
+        x, y = gpu.array(np.arange(n, dtype=F)), gpu.zeros(n)
+        k(x, y, **consts)
+        return y.numpy()
+
+
+# -- text
+
+
+def test_a_kernel_from_text() -> None:
+    text = (
+        "from qpu.lang import *\n\n"
+        "def twice(k: Grid, x: In[f32], y: Out[f32]) -> None:\n"
+        "    i = k.index()\n"
+        "    y[i] = x[i] + x[i]\n"
+    )
+    k = qpu.kernel and ks.saxpy.from_source(text)
+    assert np.array_equal(run(k), 2 * np.arange(40, dtype=F))
+    with pytest.raises(CompileError) as caught:
+        ks.saxpy.from_source(text.replace("+ x[i]", "+ z[i]")).compile("vc4")
+    loc = caught.value.diagnostics[0].loc
+    assert loc is not None and (loc.line, loc.column) == (5, 19) and "y[i] = x[i] + z[i]" in str(caught.value)
+    assert ks.saxpy.from_source(text, "twice", coarsen=1).schedule.coarsen == 1
+    with pytest.raises(qpu.UsageError, match="no function other"):
+        ks.saxpy.from_source(text, "other")
+    with pytest.raises(CompileError, match="lang-syntax"):
+        ks.saxpy.from_source("def broken(:\n")
+
+
+def test_a_prompt_has_no_source() -> None:
+    names: dict[str, Any] = {}
+    exec("from qpu.lang import *\n@kernel\ndef k(k: Grid, y: Out[i32]) -> None:\n    y[k.index()] = 1\n", names)
+    with pytest.raises(CompileError, match="from_source"):
+        names["k"].compile("v3d71")
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [{"coarsen": 3}, {"coarsen": 2.0}, {"threads": 3}, {"unroll": 0}, {"march": "x"}, {"reassociate": 1}, {"x": 1}],
+)
+def test_wrong_knobs(knobs: dict[str, Any]) -> None:
+    with pytest.raises(qpu.UsageError, match="help:"):
+        kernel(**knobs)
+    with pytest.raises(qpu.UsageError):
+        scaled.compile("vc4", **knobs)
+
+
+def test_wrong_targets() -> None:
+    with pytest.raises(qpu.UsageError, match="vc4, v3d42, v3d71"):
+        scaled.compile("v3d33")
+    with pytest.raises(qpu.UsageError, match="@kernel"):
+        kernel(3)  # type: ignore[call-overload]
+
+
+# -- names that change
+
+
+def test_a_global_that_changes_is_seen() -> None:
+    global SCALE, TABLE
+    x = np.arange(40, dtype=F)
+    try:
+        for TABLE in ((1.0, 2.0), (1.0, 5.0)):
+            assert np.allclose(run(scaled), want(x) + TABLE[1] - 2)
+    finally:
+        TABLE = (1.0, 2.0)
+
+
+# -- pickles
+
+
+def test_a_kernel_travels_with_its_source(place: Path) -> None:
+    compiled = scaled.compile("v3d71", times=2)
+    data = pickle.dumps(scaled)
+    again = pickle.loads(data)
+    assert again is not scaled and again.schedule == scaled.schedule
+    assert again.compile("v3d71", times=2).words == compiled.words
+    assert again.compile("v3d71", times=2).kir.name == "scaled"
+    x = np.arange(40, dtype=F)
+    assert np.allclose(run(again, times=3), want(x, 3), rtol=1e-6)
+    code = (
+        "import pickle, sys, numpy as np, qpu\n"
+        "k = pickle.load(sys.stdin.buffer)\n"
+        "from qpu.lang import cache, specialise\n"
+        "specialise.specialise = None\n"
+        "c = k.compile('v3d71', times=2)\n"
+        "print(len(c.words), c.loc(len(c.words) // 2))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=False,
+                          env={**os.environ, "QPU_CACHE_DIR": "off"})  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().split()[0] == str(len(compiled.words))
+
+
+def test_wrong_lines_of_a_pickled_kernel_are_the_users(tmp_path: Path) -> None:
+    text = "from qpu.lang import *\n@kernel\ndef k(k: Grid, y: Out[i32]) -> None:\n    y[k.index()] = 1 + missing\n"
+    (tmp_path / "module_of_kernels.py").write_text(text)
+    code = f"import sys, pickle; sys.path.insert(0, {str(tmp_path)!r}); import module_of_kernels as m\n"
+    code += "sys.stdout.buffer.write(pickle.dumps(m.k))"
+    data = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    with pytest.raises(CompileError) as caught:
+        pickle.loads(data).compile("vc4")
+    loc = caught.value.diagnostics[0].loc
+    assert loc is not None and loc.file.endswith("module_of_kernels.py") and (loc.line, loc.column) == (4, 24)
+
+
+# -- the cache on disk
+
+
+def entries(place: Path) -> list[Path]:
+    return sorted(place.glob("*.qpk")) if place.is_dir() else []
+
+
+def fresh(**knobs: Any) -> Any:
+    return kernel(**{"coarsen": 2, **knobs})(scaled.fn)
+
+
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any) -> Any:
+        raise AssertionError("it was compiled")
+
+    monkeypatch.setattr("qpu.lang.specialise.specialise", refused)
+
+
+def test_the_second_process_compiles_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = {isa: fresh().compile(isa) for isa in qpu.Isa}
+    assert len(entries(place)) == 3
+    with monkeypatch.context() as patch:
+        no_compiler(patch)
+        for isa, compiled in first.items():
+            second = fresh().compile(isa)
+            assert second.words == compiled.words and second.uniforms == compiled.uniforms
+            assert [a.row() for a in second.accesses] == [a.row() for a in compiled.accesses]
+            assert second.extent == compiled.extent == ["y.shape0"]
+            for i in range(len(second.words)):
+                a, b = compiled.loc(i), second.loc(i)
+                assert (a and (a.file, a.line)) == (b and (b.file, b.line))
+        assert np.allclose(run(fresh(), "pi4"), want(np.arange(40, dtype=F)))
+    assert second.report.loops and second.kir.name == "scaled" and second.mir.blocks
+
+
+def test_what_a_kernel_depends_on_is_in_the_key(place: Path) -> None:
+    fresh().compile("v3d71")
+    for n, change in enumerate(({"times": 2}, {"times": 1.0}, {"coarsen": 1}, {"wide": False}, {"check": True}), 2):
+        fresh().compile("v3d71", **change)
+        assert len(entries(place)) == n, change
+    fresh().compile("v3d71", times=1)
+    assert len(entries(place)) == n
+    global TABLE
+    try:
+        TABLE = (1.0, 9.0)
+        fresh().compile("v3d71")
+    finally:
+        TABLE = (1.0, 2.0)
+    assert len(entries(place)) == n + 1
+
+
+TEXT = (
+    "from qpu.lang import *\n\n\n{before}def k(k: Grid, y: Out[i32]) -> None:\n"
+    "    i = k.index(){comment}\n    y[i] = {value}\n"
+)
+
+
+def test_layout_and_comments_are_not_in_the_key(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ks.saxpy.from_source(TEXT.format(before="", comment="", value="i * 3")).compile("v3d71")
+    with monkeypatch.context() as patch:
+        no_compiler(patch)
+        moved = ks.saxpy.from_source(TEXT.format(before="\n# moved\n\n", comment="  # the item", value="(i * 3)"))
+        compiled = moved.compile("v3d71")
+    lines = {loc.line for i in range(len(compiled.words)) if (loc := compiled.loc(i)) is not None}
+    assert lines and lines <= {7, 8, 9}
+    ks.saxpy.from_source(TEXT.format(before="", comment="", value="i * 4")).compile("v3d71")
+    assert len(entries(place)) == 2
+
+
+def test_objects_without_a_text_are_not_kept(place: Path) -> None:
+    table = [1, 2, 3]
+
+    @kernel
+    def k(k: Grid, y: Out[i32]) -> None:
+        y[k.index()] = table[1]
+
+    k.compile("vc4")
+    assert not entries(place)
+
+
+DAMAGE = {
+    "empty": lambda d: b"",
+    "half": lambda d: d[: len(d) // 2],
+    "a byte of code": lambda d: d[:-9] + bytes([d[-9] ^ 1]) + d[-8:],
+    "a byte of the header": lambda d: d[:80] + bytes([d[80] ^ 1]) + d[81:],
+    "noise": lambda d: os.urandom(500),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_a_miss(what: str, place: Path) -> None:
+    words = fresh().compile("v3d71").words
+    (entry,) = entries(place)
+    good = entry.read_bytes()
+    entry.write_bytes(DAMAGE[what](good))
+    assert fresh().compile("v3d71").words == words
+    assert entry.read_bytes() == good, "it was written again"
+
+
+@pytest.mark.parametrize("head", [b"null", b"{}", b"[]", b'{"isa": "v3d71"}', b"", b"\xff"])
+def test_a_whole_entry_of_nonsense_is_a_miss(head: bytes, place: Path) -> None:
+    words = fresh().compile("v3d71").words
+    (entry,) = entries(place)
+    entry.write_bytes(cache._files(place).sealed(entry.stem, head + b"\n" + b"\0" * 64))
+    assert fresh().compile("v3d71").words == words
+
+
+def test_an_operation_that_does_not_exist_is_a_miss(place: Path) -> None:
+    words = fresh().compile("v3d71").words
+    (entry,) = entries(place)
+    body = entry.read_bytes().partition(b"\n")[2].replace(b'"extent":["y.shape0"]', b'"extent":[["__import__",1]]')
+    entry.write_bytes(cache._files(place).sealed(entry.stem, body))
+    assert fresh().compile("v3d71").words == words
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users here")
+def test_a_directory_that_others_can_write_to_is_not_used(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fresh().compile("v3d71")
+    for directory in (place, place.parent):
+        directory.chmod(0o777)
+        cache._said.clear()
+        fresh().compile("v3d71")
+        assert "is writable by others" in capsys.readouterr().err
+        directory.chmod(0o700)
+
+
+def test_the_oldest_go_first(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh().compile("v3d71")
+    old = place.parent / ("0" * 32)
+    old.mkdir(mode=0o700)
+    size = entries(place)[0].stat().st_size
+    (old / "a.qpk").write_bytes(b"x" * 3 * size)
+    os.utime(old / "a.qpk", (1000, 1000))
+    monkeypatch.setattr(cache, "LIMIT", 3 * size)
+    fresh().compile("v3d42")
+    assert not old.exists() and len(entries(place)) == 2
+
+
+@pytest.mark.parametrize("value", ["off", "0", ""])
+def test_switched_off(value: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QPU_CACHE_DIR", value)
+    fresh().compile("v3d71")
+    assert not place.exists()
+
+
+def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("QPU_CACHE_DIR")
+    if sys.platform.startswith("linux"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert cache.directory() == tmp_path / "qpu" / "lang" / cache.compiler_hash()
+
+
+# -- files
+
+
+def test_a_file_of_compiled_kernels(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "kernels.qpk"
+    said: list[str] = []
+    cache.save_file(file, cache.entries_of([scaled, ks.dot], list(qpu.Isa), said.append))
+    assert len(said) == 6
+    monkeypatch.setenv("QPU_CACHE_DIR", "off")
+    assert load_cache(file) == 6
+    with monkeypatch.context() as patch:
+        no_compiler(patch)
+        for isa in qpu.Isa:
+            fresh().compile(isa)
+        kernel(ks.dot.fn).compile("vc4")
+    data = file.read_bytes()
+    for bad in (b"", data[:-1], data[:-1] + b"x", b"not one"):
+        file.write_bytes(bad)
+        with pytest.raises(qpu.UsageError, match="not a whole file"):
+            load_cache(file)
+    with pytest.raises(qpu.UsageError, match="cannot read"):
+        load_cache(tmp_path / "missing")
+
+
+# -- variants
+
+
+def saxpy_of(gpu: Any) -> Any:
+    return kernel(ks.saxpy.fn)
+
+
+def test_a_variant_runs_instead() -> None:
+    own = kernel(ks.saxpy.fn)
+
+    @own.variant("v3d71")
+    @kernel
+    def other(k: Grid, a: f32, x: In[f32], y: InOut[f32]) -> None:
+        i = k.index(y.size)
+        y[i] = a * x[i] + y[i] + 100.0
+
+    def plan(gpu: Any, args: Any) -> Any:
+        return [args["y"], args["y"].size], {}
+
+    def ones(q: Any) -> None:
+        """16 times 7.0 to the first elements of y."""
+        q.eidx(q.rf[1])
+        q.shl(q.rf[1], q.rf[1], 2)
+        q.nop(sig=q.ldunifrf(q.rf[2]))
+        q.mov(q.tmud, 2.0)
+        q.add(q.tmua, q.rf[1], q.rf[2])
+        q.end()
+
+    own.variant("v3d71", name="twos", plan=plan)(ones)
+    x = np.ones(16, F)
+    with qpu.open_device("pi5", engine="reference") as gpu:
+        bx = gpu.array(x)
+        for name, value in ((None, 2.0), ("twos", 2.0), ("other", 103.0), ("compiled", 3.0)):
+            y = gpu.array(x)
+            own.on(gpu, variant=name)(2.0, bx, y)
+            assert np.array_equal(y.numpy(), np.full(16, value, F)), name
+        with pytest.raises(qpu.UsageError, match="compiled, other, twos"):
+            own.on(gpu, variant="none")(2.0, bx, gpu.zeros(16))
+    with qpu.open_device("pi4", engine="reference") as gpu:
+        y = gpu.array(x)
+        own(2.0, gpu.array(x), y)
+        assert np.array_equal(y.numpy(), np.full(16, 3, F))
+
+
+def test_wrong_variants() -> None:
+    own = kernel(ks.saxpy.fn)
+    for made, more, words in (
+        (ks.dot, {}, "other parameters"),
+        (3, {}, "a variant is 3"),
+        (lambda q: None, {}, "no plan"),
+        (kernel(ks.saxpy.fn), {"plan": print}, "needs no plan"),
+        (kernel(ks.saxpy.fn), {"name": "compiled"}, "names the compiled kernel"),
+    ):
+        with pytest.raises(qpu.UsageError, match=words):
+            own.variant("vc4", **more)(made)
+    with pytest.raises(qpu.UsageError, match="allowed: vc4"):
+        own.variant("gpu")
+
+
+# -- reports
+
+
+@pytest.mark.parametrize("isa", list(qpu.Isa))
+def test_reports(isa: qpu.Isa) -> None:
+    compiled = ks.saxpy.compile(isa)
+    r = compiled.report
+    (loop,) = r.loops
+    assert loop.items == 64 and loop.loaded == 512 and loop.stored == 256 and loop.depth == 1
+    assert 0 < loop.instructions < r.instructions == len(compiled.program)
+    assert loop.per_16 == loop.instructions / 4 and max(loop.uses.values()) <= loop.instructions
+    assert 0 < r.registers <= 64 and r.uniforms == len(compiled.uniforms)
+    text = compiled.explain()
+    assert "y[i] = a * x[i] + y[i]" in text and "bound by" in text and "64 items a turn" in text
+
+
+def test_explain_for_arguments() -> None:
+    with qpu.open_device("pi4", engine="reference") as gpu:
+        x, y = gpu.zeros(8), gpu.zeros(8)
+        assert "saxpy on V3D 4.2" in ks.saxpy.explain(1.0, x, y)
+        assert "saxpy on V3D 4.2" in ks.saxpy.on(gpu, check=True).explain(1.0, x, y)
+        with pytest.raises(qpu.UsageError, match="it needs 'y'"):
+            ks.saxpy.explain(1.0, x)
+
+
+# -- elsewhere
+
+
+@pytest.mark.parametrize("n", [1, 17, 70])
+def test_interpreted(n: int) -> None:
+    x = np.arange(n, dtype=F)
+    y, z = np.ones(n, F), np.ones(n, F)
+    ks.saxpy.interpret(2.0, x, y)
+    ks.saxpy.python(2.0, x, z)
+    assert np.array_equal(y, 2 * x + 1) and np.array_equal(z, y)
+    out, other = np.zeros(4, F), np.zeros(4, F)
+    ks.dot.interpret(x, x, out, workers=4)
+    ks.dot.python(x, x, other, workers=4)
+    assert out.sum() == other.sum() == (x * x).sum()
+    a, b = np.zeros(n, np.int32), np.zeros(n, np.int32)
+    ks.mandelbrot.interpret(8, 0.3, a)
+    ks.mandelbrot.python(8, 0.3, b)
+    assert np.array_equal(a, b)
+
+
+def test_interpreting_refuses() -> None:
+    with pytest.raises(qpu.UsageError, match="takes 3 arguments"):
+        ks.saxpy.interpret(2.0, np.zeros(3, F))
+    with pytest.raises(qpu.UsageError, match="an ndarray of float32"):
+        ks.saxpy.interpret(2.0, np.zeros(3), np.zeros(3, F))
+    with pytest.raises(qpu.EmuFault, match="x\\[2\\]"):
+        ks.saxpy.interpret(2.0, np.zeros(2, F), np.zeros(3, F))
+
+
+def test_print_and_the_debugger_work(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    @kernel
+    def noisy(k: Grid, y: Out[i32]) -> None:
+        i = k.index()
+        print("item", i)
+        y[i] = i
+
+    noisy.python(np.zeros(3, np.int32))
+    assert capsys.readouterr().out == "item 0\nitem 1\nitem 2\n"
+    text = (
+        "import numpy as np, pdb\n"
+        "from qpu.lang import Grid, Out, i32, kernel\n"
+        "@kernel\n"
+        "def stopped(k: Grid, y: Out[i32]) -> None:\n"
+        "    i = k.index()\n"
+        "    if i == 1:\n"
+        "        pdb.set_trace()\n"
+        "    y[i] = i\n"
+        "y = np.zeros(3, np.int32)\n"
+        "stopped.python(y)\n"
+        "print('end', y.tolist())\n"
+    )
+    (tmp_path / "stops.py").write_text(text)
+    command = [sys.executable, str(tmp_path / "stops.py")]
+    done = subprocess.run(command, input="p i\nc\n", capture_output=True, text=True, check=False)
+    assert "(Pdb) 1" in done.stdout and "end [0, 1, 2]" in done.stdout, done.stdout + done.stderr
+
+
+def test_importing_stays_light() -> None:
+    code = (
+        "import sys, qpu, qpu.lang\n"
+        "from qpu.lang import Grid, In, InOut, Team, f32, kernel, sqrt, unroll\n"
+        "assert qpu.kernel is kernel\n"
+        "@kernel\n"
+        "def k(k: Grid, x: In[f32], y: InOut[f32]) -> None: ...\n"
+        "print(sorted(m for m in sys.modules if m in ('numpy', 'inspect', 'ast', 'hashlib') or 'lang.front' in m))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "numpy" not in done.stdout and "lang" not in done.stdout, done.stdout
+
+
+def test_compiling_needs_no_numpy() -> None:
+    code = "import sys\nfrom tests.lang import kernels as ks\n"
+    code += "for i in ('vc4', 'v3d42', 'v3d71'): ks.saxpy.compile(i)\nassert 'numpy' not in sys.modules"
+    with warnings.catch_warnings():
+        env = {**os.environ, "QPU_CACHE_DIR": "off"}
+        subprocess.run([sys.executable, "-c", code], check=True, env=env, cwd=Path(__file__).parents[2])
+
+
+def test_workers_of_plain_python() -> None:
+    @kernel
+    def ids(k: Team, out: Out[i32]) -> None:
+        out[k.worker] = k.workers * 10 + k.worker
+
+    out = np.zeros(3, np.int32)
+    ids.python(out, workers=3)
+    assert out.tolist() == [30, 31, 32]
