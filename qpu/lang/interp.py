@@ -233,9 +233,19 @@ class Interpreter:
     def _request(self, v: Value, args: list[Bits], live: Any) -> None:
         """The words are read at once; masked lanes get anything."""
         access = v.attr.access
+        if self.single and DTYPES[access.dtype].size < 4:
+            at, wanted = self._where_at(args, access, 0, args[2] if len(args) > 2 else None, live)
+            self.queue.append(self._word(v, access, at, wanted))
+            return
         for k in range(v.attr.words):
             at, wanted = self._where_at(args, access, 4 * k, args[2] if len(args) > 2 else None, live)
             self.queue.append(self._read(v, access, at, wanted))
+
+    def _word(self, v: Value, access: Access, at: NDArray[Any], wanted: Bits) -> Bits:
+        """The aligned word around a narrow element."""
+        memory = self._bytes(access, at, wanted, v)
+        words = np.concatenate([memory, np.zeros(-memory.size % 4, np.uint8)]).view(np.uint32)
+        return np.where(wanted, words[np.where(wanted, at, 0) // 4], np.uint32(GARBAGE))
 
     def _pop(self, v: Value, args: list[Bits], live: Any) -> Bits:
         return self.queue.pop(0)
@@ -252,7 +262,7 @@ class Interpreter:
         elif v.attr.words == 16 or len(args) > 2:  # a row: so many lanes from the first
             mask = np.arange(LANES) < (args[2].view(np.int32) if len(args) > 2 else LANES)
             mask = np.broadcast_to(mask, (self.workers, LANES))
-        elif v.region is not self.region and len(words) == 1 and v.attr.words == 1 and self.single:
+        elif v.attr.words == 1 and self.single:
             mask = np.broadcast_to(np.arange(LANES) < 1, (self.workers, LANES))
         for k, word in enumerate(words):
             at, wanted = self._where_at(args, access, 4 * k, mask, live)

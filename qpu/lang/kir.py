@@ -234,11 +234,14 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request to the TMU. access: of its first word; words: how many; byte: its configuration."""
+    """A request to the TMU, or a DMA of VideoCore IV. access: of its first word; words: how many; byte: its
+    configuration; step: bytes from a lane's element to the next lane's where they are not neighbours (VideoCore IV).
+    """
 
     access: Access
     words: int
     byte: int
+    step: int = 0
 
 
 _numbers = itertools.count()

@@ -5,82 +5,32 @@ elements, and stores as rows of 16 words or lane by lane.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from qpu.errors import CompileError, Diagnostic
-from qpu.lang.kir import Loop, Region, Request, Skip, Value
+from qpu.lang.kir import Access, Loop, Region, Request, Skip, Value
 from qpu.lang.rewrite import Rewriter
+from qpu.lang.steps import Steps
 from qpu.lang.types import DTYPES
 
-__all__ = ["lane_step", "legalise_vc4"]
-
-
-def lane_step(v: Value, known: dict[int, int | None] | None = None) -> int | None:
-    """How much an integer grows from each lane to the next; None where it is not the same everywhere."""
-    known = {} if known is None else known
-    if id(v) in known:
-        return known[id(v)]
-    known[id(v)] = None  # a carried value that depends on itself
-    found = _step(v, known)
-    known[id(v)] = found
-    return found
-
-
-def _step(v: Value, known: dict[int, int | None]) -> int | None:
-    if not v.varying:
-        return 0
-    if v.op == "lane":
-        return 1
-    if v.op in ("bitcast", "same"):
-        return lane_step(v.args[0], known)
-    if v.op in ("add", "sub"):
-        a, b = (lane_step(x, known) for x in v.args)
-        if a is None or b is None:
-            return None
-        return a + b if v.op == "add" else a - b
-    if v.op == "shl" and v.args[1].constant is not None:
-        a = lane_step(v.args[0], known)
-        return None if a is None else a << (v.args[1].constant & 31)
-    if v.op == "mul" and v.args[1].constant is not None:
-        a, n = lane_step(v.args[0], known), v.args[1].constant
-        return None if a is None else a * (n - (1 << 32) if n >> 31 else n)
-    if v.op == "parameter":
-        return _parameter_step(v, known)
-    return None
-
-
-_LOOPS: dict[int, tuple[Value, Loop]] = {}
-
-
-def _parameter_step(v: Value, known: dict[int, int | None]) -> int | None:
-    """A carried value steps as its initial value does when each turn adds the same to all lanes."""
-    row = _LOOPS.get(id(v.region))
-    if row is None:
-        return None
-    loop, attr = row
-    start = lane_step(loop.args[1 + v.attr], known)
-    if start is None:
-        return None
-    known[id(v)] = start
-    after = lane_step(attr.yields[v.attr], dict(known))
-    return start if after == start else None
+__all__ = ["legalise_vc4"]
 
 
 class _Vc4(Rewriter):
-    """Replaces what VideoCore IV lacks. steps: of the values of the KIR that is read."""
+    """Replaces what VideoCore IV lacks. steps: of the values of the KIR that is read; guards: masks of the skipped
+    parts around what is read.
+    """
 
     def __init__(self, top: Region, names: Sequence[str]) -> None:
         super().__init__("vc4")
         self.names = names
-        self.steps: dict[int, int | None] = {}
-        self._register(top)
+        self.steps = Steps(top)
+        self.guards: list[Value] = []
 
-    def _register(self, region: Region) -> None:
-        for v in region.ops:
-            if isinstance(v.attr, Loop):
-                _LOOPS[id(v.attr.region)] = (v, v.attr)
-            if isinstance(v.attr, Loop | Skip):
-                self._register(v.attr.region)
+    def skip(self, v: Value, attr: Skip) -> None:
+        self.guards.append(v.args[0])
+        super().skip(v, attr)
+        self.guards.pop()
 
     def i(self, value: int) -> Value:
         return self.q.const("i", value & 0xFFFFFFFF)
@@ -160,47 +110,73 @@ class _Vc4(Rewriter):
         moved = q.emit("select", zero, self.u(0), moved)
         return self.cast(q.emit("or", sign, moved), "f")
 
-    def store(self, v: Value, args: tuple[Value, ...]) -> Value:
+    def store(self, v: Value, args: tuple[Value, ...]) -> Value | None:
+        """A row of memory, a column with a stride, or lane by lane."""
         q, a = self.q, v.attr
         t = DTYPES[a.dtype]
+        size = min(t.size, 4)
         value = args[2]
-        if t.size < 4:
-            finding = Diagnostic("lang-type", f"stores of {t} are not available on VideoCore IV yet", loc=v.loc)
-            raise CompileError(finding.render(), [finding])
-        step = lane_step(v.args[1], self.steps)
+        if t.name == "f16":
+            value, a = self.to_half(value), replace(a, dtype="u16")
+        step = self.steps.of(v.args[1])
         base = q.emit("add", args[0], self.u(a.offset))
-        lanes = self.prefix(v)
-        if step == 4 and (len(args) == 3 or lanes is not None):
-            q.append("data", (value,), "", None, varying=False)
-            more = () if lanes is None else (self.map_value(lanes),)
-            return q.append("commit", (base, args[1], *more), "", Request(a, 16, 0xFF), varying=False)
-        if step == 0 and len(args) == 3:
-            q.append("data", (value,), "", None, varying=False)
+        if step == 0 and (len(args) == 3 or (not v.args[2].varying and self.guarded(v))):
+            q.append("data", (value,), "", size, varying=False)
             return q.append("commit", (base, args[1]), "", Request(a, 1, 0xFF), varying=False)
-        return self.scatter(v, base, args[1], value, args[3] if len(args) > 3 else None)
+        prefix = self.prefix(v) if len(args) > 3 else []
+        if step is None or not size <= step <= 0xFFFF or prefix is None:
+            return self.scatter(a, base, args[1], value, args[3] if len(args) > 3 else None)
+        row = step == size
+        request = Request(a, 16, 0xFF, 0 if row else step)
 
-    def prefix(self, v: Value) -> tuple[Value, Value] | None:
-        """A mask that says offset < limit, of an offset that steps by 4: the first lanes. The two values."""
-        if len(v.args) < 4:
-            return None
-        mask = v.args[3]
-        if (
-            mask.op == "lt"
-            and mask.attr == "i"
-            and not mask.args[1].varying
-            and lane_step(mask.args[0], self.steps) == 4
-        ):
-            return mask.args[0], mask.args[1]
-        return None
+        def put(more: tuple[Value, ...]) -> Value:
+            q.append("data", (value,), "", size if row else 4, varying=False)
+            return q.append("commit", (base, args[1], *more), "", request, varying=False)
 
-    def map_value(self, pair: tuple[Value, Value]) -> Value:
-        """How many lanes there are: (limit - offset of lane 0) / 4, at most 16."""
+        if not prefix:
+            return put(())
+        lanes = self.i(16)
+        for test in prefix:
+            lanes = q.emit("min", self.lanes_below(*test), lanes)
+        if self.guarded(v):
+            return put((lanes,))
+        inside = Region(q.region)
+        outer, q.region = q.region, inside
+        put((lanes,))
+        q.region = outer
+        some = q.emit("lt", self.i(0), lanes, type_="b", attr="i")
+        return q.append("if_any", (some,), "", Skip(inside, []), varying=False)
+
+    def guarded(self, v: Value) -> bool:
+        """Whether the part that holds a masked operation is skipped where no lane wants it."""
+        return bool(self.guards) and self.guards[-1] is v.args[3]
+
+    def prefix(self, v: Value) -> list[tuple[Value, Value, int]] | None:
+        """A mask that holds in the first lanes only, as values, limits and steps: all values below their limits."""
+        found: list[tuple[Value, Value, int]] = []
+        todo = [v.args[3]]
+        while todo:
+            mask = todo.pop()
+            if mask.op == "band":
+                todo += mask.args
+                continue
+            if mask.op not in ("lt", "le") or mask.attr != "i" or mask.args[1].varying:
+                return None
+            step = self.steps.of(mask.args[0])
+            if step is None or step < 1 or step & (step - 1):
+                return None
+            found.append((mask.args[0], mask.args[1], step if mask.op == "lt" else -step))
+        return found
+
+    def lanes_below(self, value: Value, limit: Value, step: int) -> Value:
+        """How many lanes have a value below a limit; a negative step: or equal to it."""
         q = self.q
-        offset, limit = (self.get(x) for x in pair)
-        rest = q.emit("sub", limit, q.emit("bcast", offset, self.i(0)))
-        return q.emit("min", q.emit("asr", q.emit("add", rest, self.i(3)), self.u(2)), self.i(16))
+        rest = q.emit("sub", self.get(limit), q.emit("bcast", self.get(value), self.i(0)))
+        size = abs(step)
+        rest = q.emit("add", rest, self.i(size - 1 if step > 0 else size))
+        return q.emit("asr", rest, self.u(size.bit_length() - 1))
 
-    def scatter(self, v: Value, base: Value, offset: Value, value: Value, mask: Value | None) -> Value:
+    def scatter(self, a: Access, base: Value, offset: Value, value: Value, mask: Value | None) -> Value:
         """Lane by lane: in each of 16 turns lane 0 stores its word, then all lanes move down by one."""
         q = self.q
         address = q.emit("add", base, self.cast(offset, "u"))
@@ -212,8 +188,8 @@ class _Vc4(Rewriter):
         test = q.emit("ne", q.emit("bcast", wanted, self.i(0)), self.i(0), type_="b", attr="i")
         inside = Region(region)
         q.region = inside
-        q.append("data", (word,), "", None, varying=False)
-        q.append("commit", (at, self.i(0)), "", Request(v.attr, 1, 0xFF), varying=False)
+        q.append("data", (word,), "", min(DTYPES[a.dtype].size, 4), varying=False)
+        q.append("commit", (at, self.i(0)), "", Request(a, 1, 0xFF), varying=False)
         q.region = region
         q.append("if_any", (test,), "", Skip(inside, []), varying=False)
         left = q.emit("sub", n, self.i(1))

@@ -157,7 +157,7 @@ class _Planner(Rewriter):
         t = DTYPES[a.dtype]
         byte = WORD if t.size >= 4 else PER_LANE | TYPES[t.name]
         base = q.emit("add", args[0], self.u(a.offset))
-        q.append("request", (base, args[1], *args[2:]), "", Request(a, 1, byte), varying=False)
+        q.append("request", (base, args[1], *args[2:]), "", Request(_bits(a), 1, byte), varying=False)
         raw = "u" if t.name == "f16" else v.type
         found = q.append("pop", (), raw, None, varying=v.varying)
         if t.name == "f16":
@@ -178,7 +178,7 @@ class _Planner(Rewriter):
         byte = WORD if t.size >= 4 else PER_LANE | TYPES[t.name]
         base = q.emit("add", args[0], self.u(a.offset))
         q.append("data", (self._word(v, args[2]),), "", None, varying=False)
-        return q.append("commit", (base, args[1], *args[3:]), "", Request(a, 1, byte), varying=False)
+        return q.append("commit", (base, args[1], *args[3:]), "", Request(_bits(a), 1, byte), varying=False)
 
     def _store_group(self, group: list[Value]) -> None:
         q = self.q
@@ -199,6 +199,11 @@ class _Planner(Rewriter):
         request = Request(replace(a), 1, 0x80 | number << 3 | 7)
         q.append("commit", (base, args[1], *args[2 + count :]), "", request, varying=False)
         return q.append("pop", (), v.type, None, varying=True)
+
+
+def _bits(access: Access) -> Access:
+    """An access to halves as one to their bits: conversions are operations of their own."""
+    return replace(access, dtype="u16") if access.dtype == "f16" else access
 
 
 def plan_memory(top: Region, isa: str, capacity: int, wide: frozenset[int], *, grid: bool) -> Region:

@@ -17,18 +17,16 @@ from qpu.errors import CompileError, Diagnostic
 from qpu.lang.kir import Region, Value
 from qpu.lang.mir import Fixed, Function, Imm, MOp, Operand
 from qpu.lang.select import ALIAS, Polarity, Selector, Uniform
+from qpu.lang.select_vpm import NOP, WAIT_STORE, StoreSelector
 from qpu.vc4.regs import small_imm_code
-from qpu.vc4.vpm import dma_store, dma_store_stride, vpm_write
 
 __all__ = ["select_vc4"]
 
 R4, R5 = Fixed("acc", 4), Fixed("acc", 5)
-NOP, UNIFORM, ELEMENT = Fixed("io", 39), Fixed("io", 32), Fixed("io_a", 38)
-VPM, SETUP_STORE, ADDRESS_STORE, WAIT_STORE = Fixed("io", 48), Fixed("io_b", 49), Fixed("io_b", 50), Fixed("io_b", 50)
+UNIFORM, ELEMENT = Fixed("io", 32), Fixed("io_a", 38)
 R5REP = Fixed("io_b", 37)
 TMU0, SFU = 56, {"recip": 52, "rsqrt": 53, "exp2": 54, "log2": 55}
 LDTMU0 = 10
-ROWS = 4  # of the VPM, for each worker
 
 _OPERATIONS: Final = {
     "add": "add", "sub": "sub", "fadd": "fadd", "fsub": "fsub", "fmul": "fmul", "and": "and", "or": "or", "xor": "xor",
@@ -41,7 +39,7 @@ Test = tuple[str, Operand, Operand | None, str]
 """An operation whose flags tell a leaf: name, operands, polarity."""
 
 
-class _Select(Selector):
+class Vc4Selector(StoreSelector):
     """One selection."""
 
     foldable = _FOLDABLE
@@ -50,7 +48,6 @@ class _Select(Selector):
         self.lean = lean
         self.constants: dict[int, int] = {}
         super().__init__(top)
-        self.setups: list[int] = []
 
     # -- operands
 
@@ -301,7 +298,7 @@ class _Select(Selector):
 
     # -- memory
 
-    def _address(self, dst: Fixed, v: Value, role: str) -> None:
+    def address(self, dst: Fixed, v: Value, role: str) -> None:
         base, offset = self.in_register(v.args[0]), self.operand(v.args[1])
         if v.args[1].constant == 0:
             self.op("mov", dst, base, role=role, words=int(role == "request"))
@@ -309,7 +306,7 @@ class _Select(Selector):
             self.op("add", dst, base, offset, role=role, words=int(role == "request"))
 
     def _request(self, v: Value) -> None:
-        self._address(Fixed("io", TMU0), v, "request")
+        self.address(Fixed("io", TMU0), v, "request")
 
     def _pop(self, v: Value) -> None:
         r = self.register()
@@ -317,79 +314,35 @@ class _Select(Selector):
         self.op("mov", r, R4)
         self.place[id(v)] = r
 
-    def _rows(self) -> list[int]:
-        """Set-ups of the worker's row of the VPM: to write it, to store one word of it, to store n more."""
-        if not self.setups:
-            lean, self.lean = self.lean, False
-            worker = self.uniform(("slot", None))
-            row, write, store = (self.register() for _ in range(3))
-            four = self.bits(ROWS)
-            write0, store0 = self.constant(vpm_write(y=0)), self.constant(dma_store(1, 1, y=0) & ~(127 << 16))
-            seven = self.bits(7)
-            at = self.register()
-            self.entry += [
-                MOp("mul24", row, worker, four),
-                MOp("add", write, row, write0),
-                MOp("shl", at, row, seven),
-                MOp("add", store, at, store0),
-                MOp("mov", SETUP_STORE, self.constant(dma_store_stride(0)), role="vpm"),
-            ]
-            self.setups = [write, store]
-            self.lean = lean
-        return self.setups
-
-    def _data(self, v: Value) -> None:
-        write, _ = self._rows()
-        self.op("mov", NOP, WAIT_STORE, role="vpm")
-        self.op("mov", SETUP_STORE, write, role="vpm")
-        x = v.args[0]
-        if id(x) in self.folded:
-            self.emit(x, VPM)
-        else:
-            self.op("mov", VPM, self.operand(x))
-        self.now.ops[-1].role = "vpm"
-
-    def _commit(self, v: Value) -> None:
-        _, store = self._rows()
-        if len(v.args) > 2:  # so many words
-            shifted, setup = self.register(), self.register()
-            self.op("shl", shifted, self.in_register(v.args[2]), self.constant(16))
-            self.op("add", setup, store, shifted)
-        else:
-            setup = self.register()
-            self.op("add", setup, store, self.constant(v.attr.words << 16))
-        self.op("mov", SETUP_STORE, setup, role="vpm")
-        self._address(ADDRESS_STORE, v, "vpm")
-
     def _missing(self, v: Value) -> None:
         finding = Diagnostic("lang-type", f"{v.op} is not available on VideoCore IV yet", loc=v.loc)
         raise CompileError(finding.render(), [finding])
 
 
 _SPECIAL: Final[dict[str, Callable[..., None]]] = {
-    "param": _Select._param,
-    "worker": _Select._worker,
-    "workers": _Select._workers,
-    "lane": _Select._lane,
+    "param": Vc4Selector._param,
+    "worker": Vc4Selector._worker,
+    "workers": Vc4Selector._workers,
+    "lane": Vc4Selector._lane,
     "select": Selector._select,
-    "rot": _Select._rot,
-    "shuffle": _Select._shuffle,
-    "bcast": _Select._bcast,
-    **dict.fromkeys(SFU, _Select._sfu),
-    "request": _Select._request,
-    "pop": _Select._pop,
-    "data": _Select._data,
-    "commit": _Select._commit,
-    **dict.fromkeys(("sinpi", "stream", "barrier", "atomic"), _Select._missing),
+    "rot": Vc4Selector._rot,
+    "shuffle": Vc4Selector._shuffle,
+    "bcast": Vc4Selector._bcast,
+    **dict.fromkeys(SFU, Vc4Selector._sfu),
+    "request": Vc4Selector._request,
+    "pop": Vc4Selector._pop,
+    "data": Vc4Selector.data,
+    "commit": Vc4Selector.commit,
+    **dict.fromkeys(("sinpi", "stream", "barrier", "atomic"), Vc4Selector._missing),
     "loop": Selector._loop,
     "if_any": Selector._if_any,
 }
-_Select.special = _SPECIAL
+Vc4Selector.special = _SPECIAL
 
 
 def select_vc4(top: Region, *, lean: bool = False) -> Function:
     """MIR of a kernel. lean: fewer registers, more operations."""
-    s = _Select(top, lean)
+    s = Vc4Selector(top, lean)
     s.region(top)
     first = s.blocks[0]
     first.ops = s.entry + first.ops

@@ -1,0 +1,116 @@
+"""Stores of VideoCore IV in selection: a row of the VPM that belongs to the worker, and a DMA to memory (vc4.md 14).
+
+A row is written as 16 words, or packed as 16 halves or bytes, and stored as one row of memory. Elements that are
+further apart are written as words and stored as a column: one element a row of memory, with a stride between them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qpu.lang.kir import Region, Request, Value
+from qpu.lang.mir import Fixed, MOp, Operand
+from qpu.lang.select import Selector, Uniform
+from qpu.lang.types import DTYPES
+from qpu.vc4.vpm import DmaMode, VpmMode, dma_store, dma_store_stride, vpm_write
+
+__all__ = ["NOP", "WAIT_STORE", "StoreSelector"]
+
+NOP = Fixed("io", 39)
+VPM, SETUP_STORE, ADDRESS_STORE, WAIT_STORE = Fixed("io", 48), Fixed("io_b", 49), Fixed("io_b", 50), Fixed("io_b", 50)
+ROWS = 4  # of the VPM, for each worker
+
+_WRITE: Final[dict[int, VpmMode]] = {
+    1: "8bit horizontal packed",
+    2: "16bit horizontal packed",
+    4: "32bit horizontal",
+}
+_ROW: Final[dict[int, DmaMode]] = {1: "8bit horizontal", 2: "16bit horizontal", 4: "32bit horizontal"}
+_COLUMN: Final[dict[int, DmaMode]] = {1: "8bit vertical", 2: "16bit vertical", 4: "32bit vertical"}
+_UNITS, _DEPTH = 23, 16  # fields of a store's set-up: rows of memory, elements of a row
+
+
+def size_of(request: Request) -> int:
+    """Bytes of a request's elements in memory."""
+    return min(DTYPES[request.access.dtype].size, 4)
+
+
+class StoreSelector(Selector):
+    """Selection with the set-up words of the worker's row: what registers hold them."""
+
+    def __init__(self, top: Region) -> None:
+        super().__init__(top)
+        self.setups: dict[tuple[str, int], int] = {}
+
+    def uniform(self, what: Uniform) -> int:
+        """The register of a uniform."""
+        raise NotImplementedError
+
+    def constant(self, value: int) -> int:
+        """The register of a constant."""
+        raise NotImplementedError
+
+    def in_register(self, v: Value) -> Operand:
+        """As operand, but never an immediate."""
+        raise NotImplementedError
+
+    def address(self, dst: Fixed, v: Value, role: str) -> None:
+        """Write the sum of base and offset to where an access starts."""
+        raise NotImplementedError
+
+    def _setup(self, kind: str, size: int) -> Operand:
+        """The register with a set-up word for the worker's row. kind: "write", or "row" and "column" of stores, whose
+        count of elements is added.
+        """
+        found = self.setups.get((kind, size))
+        if found is not None:
+            return found
+        lean, self.lean = self.lean, False
+        row = self.setups.get(("", 0))
+        if row is None:
+            row = self.setups[("", 0)] = self.register()
+            self.entry.append(MOp("mul24", row, self.uniform(("slot", None)), self.bits(ROWS)))
+            self.entry.append(MOp("mov", SETUP_STORE, self.constant(dma_store_stride(0)), role="vpm"))
+        if kind == "write":
+            shift, word = 2 - (size.bit_length() - 1), vpm_write(_WRITE[size], y=0)
+        elif kind == "row":
+            shift, word = 7, dma_store(1, 1, _ROW[size], y=0) & ~(127 << _DEPTH)
+        else:
+            shift, word = 7, dma_store(1, 1, _COLUMN[size], y=0) & ~(127 << _UNITS)
+        at = row
+        if shift:
+            at = self.register()
+            self.entry.append(MOp("shl", at, row, self.bits(shift)))
+        found = self.setups[(kind, size)] = self.register()
+        self.entry.append(MOp("add", found, at, self.constant(word)))
+        self.lean = lean
+        return found
+
+    def data(self, v: Value) -> None:
+        """16 values into the row, when the store before has ended. The attribute is the bytes of an element there."""
+        self.op("mov", NOP, WAIT_STORE, role="vpm")
+        self.op("mov", SETUP_STORE, self._setup("write", v.attr or 4), role="vpm")
+        x = v.args[0]
+        if id(x) in self.folded:
+            self.emit(x, VPM)
+        else:
+            self.op("mov", VPM, self.operand(x))
+        self.now.ops[-1].role = "vpm"
+
+    def commit(self, v: Value) -> None:
+        """Start the store of what is in the row: all lanes, the first ones (an operand says how many), or lane 0."""
+        request: Request = v.attr
+        size = size_of(request)
+        store = self._setup("column" if request.step else "row", size)
+        field = _UNITS if request.step else _DEPTH
+        setup = self.register()
+        if len(v.args) > 2:
+            shifted = self.register()
+            self.op("shl", shifted, self.in_register(v.args[2]), self.constant(field))
+            self.op("add", setup, store, shifted)
+        else:
+            self.op("add", setup, store, self.constant(request.words << field))
+        if request.step:
+            self.op("mov", SETUP_STORE, self.constant(dma_store_stride(request.step - size)), role="vpm")
+        self.op("mov", SETUP_STORE, setup, role="vpm")
+        self.address(ADDRESS_STORE, v, "vpm")
