@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from qpu.errors import UsageError
 
@@ -19,8 +18,7 @@ _ALLOWED: Final[dict[str, tuple[object, ...]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(NamedTuple):
     """Knobs that change how a kernel runs, not what it computes (but for `reassociate`).
 
     coarsen: vectors of 16 items that a turn of the main loop takes; None: as many as suit the kernel. threads: on a QPU
@@ -49,4 +47,4 @@ class Schedule:
     @property
     def row(self) -> dict[str, Any]:
         """The knobs by name."""
-        return asdict(self)
+        return self._asdict()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 __all__ = [
@@ -173,13 +172,17 @@ else:
 # -- parameters
 
 
-@dataclass(frozen=True, slots=True)
 class ArrayType:
     """What `In[f32]` and the like stand for at run time."""
 
-    mode: str
-    dtype: str
-    rank: int
+    __slots__ = ("dtype", "mode", "rank")
+
+    def __init__(self, mode: str, dtype: str, rank: int) -> None:
+        self.mode, self.dtype, self.rank = mode, dtype, rank
+
+    def __repr__(self) -> str:
+        name = {"in": "In", "out": "Out", "inout": "InOut"}[self.mode]
+        return f"{name}{self.rank if self.rank > 1 else ''}[{self.dtype}]"
 
 
 class _Array(Generic[T]):
@@ -321,18 +324,22 @@ class Team:
 # -- staging
 
 
-@dataclass(frozen=True, slots=True)
 class Unrolled:
     """Items of a loop that Python runs."""
 
-    items: Any
+    __slots__ = ("items",)
+
+    def __init__(self, items: Any) -> None:
+        self.items = items
 
 
-@dataclass(frozen=True, slots=True)
 class DeviceRange:
     """A range with a bound that only the GPU knows."""
 
-    args: tuple[Any, ...]
+    __slots__ = ("args",)
+
+    def __init__(self, args: tuple[Any, ...]) -> None:
+        self.args = args
 
 
 def unroll(items: T) -> T:

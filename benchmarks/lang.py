@@ -1,0 +1,306 @@
+"""What the compiler of the kernel language makes, and what it takes.
+
+Loop instructions: instructions that an emulated board executes for 16 items more, from launches of two sizes, beside
+the floor: the instructions that no program can do without (see FLOORS). Compile times are CPU time on this machine,
+imports excluded, nothing cached; a launch is compared with `gpu.run` of the same program and uniforms, in turns in one
+run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import _common
+import numpy as np
+
+import qpu
+from qpu.core.isa import Isa
+from qpu.device import Device
+from qpu.lang import Const, Grid, In, In2, InOut, Out, Out2, Team, f32, i32, kernel, u8, unroll
+from qpu.lang.entry import Kernel
+from qpu.lang.specialise import specialise
+
+BOARDS = {Isa.V3D71: "pi5", Isa.V3D42: "pi4", Isa.VC4: "pi3"}
+ORDER = (Isa.V3D71, Isa.V3D42, Isa.VC4)
+
+
+@kernel
+def saxpy(k: Grid, a: f32, x: In[f32], y: InOut[f32]) -> None:
+    i = k.index(y.size)
+    y[i] = a * x[i] + y[i]
+
+
+@kernel
+def polynomial(k: Grid, a: f32, b: f32, c: f32, d: f32, e: f32, g: f32, x: In[f32], y: Out[f32]) -> None:
+    i = k.index()
+    v = x[i]
+    y[i] = ((((a * v + b) * v + c) * v + d) * v + e) * v + g
+
+
+@kernel
+def soft(k: Grid, t: f32, x: In[f32], y: Out[f32]) -> None:
+    i = k.index()
+    v = x[i]
+    r = 0.0
+    if v > t:
+        r = v - t
+    if v < -t:
+        r = v + t
+    y[i] = r
+
+
+@kernel
+def dot(k: Team, x: In[f32], y: In[f32], part: Out[f32]) -> None:
+    acc = f32(0)
+    for i in k.items(x.size):
+        acc += x.get(i, 0) * y.get(i, 0)
+    part[k.worker] = k.sum(acc)
+
+
+@kernel(coarsen=1)
+def mandelbrot(k: Grid, w: i32, scale: f32, limit: i32, out: Out[i32]) -> None:
+    i = k.index(out.size)
+    cx = f32(i % w) * scale
+    cy = f32(i // w) * scale
+    zx = 0.0
+    zy = 0.0
+    n = 0
+    while n < limit and zx * zx + zy * zy < 4.0:
+        zx, zy = zx * zx - zy * zy + cx, 2.0 * zx * zy + cy
+        n += 1
+    out[i] = n
+
+
+@kernel
+def blur(k: Grid, src: In2[u8], dst: Out2[u8]) -> None:
+    """5 x 5, binomial weights, in two steps of weights 1 4 6 4 1; edges repeat."""
+    r, c = k.index(*dst.shape)
+    acc = i32(0)
+    for dr, wr in unroll(zip(range(5), (1, 4, 6, 4, 1), strict=True)):
+        for dc, wc in unroll(zip(range(5), (1, 4, 6, 4, 1), strict=True)):
+            acc += src.clamp[r + dr - 2, c + dc - 2] * (wr * wc)
+    dst[r, c] = (acc + 128) >> 8
+
+
+@kernel
+def prefix(k: Team, x: In[i32], y: Out[i32]) -> None:
+    """Prefix sum of each worker's own run."""
+    carry = i32(0)
+    for i in k.items(x.size, run=True):
+        s = k.scan(x[i]) + carry
+        y[i] = s
+        carry = k.last(s)
+
+
+@kernel
+def many(k: Grid, x: In[f32], y: Out[f32], terms: Const[int] = 32) -> None:
+    """About 300 instructions."""
+    i = k.index()
+    v = x[i]
+    acc = v
+    for n in unroll(range(terms)):
+        acc = acc * v + (1.0 + n)
+    y[i] = acc
+
+
+@kernel
+def gemm(k: Team, a: In2[f32], b: In2[f32], c: Out2[f32], rows: Const[int] = 8, cols: Const[int] = 32) -> None:
+    """c = a @ b by tiles that stay in registers."""
+    for i0, j0 in k.tiles(c.shape[0], c.shape[1], rows, cols):
+        acc = [[f32(0) for _ in range(cols // 16)] for _ in range(rows)]
+        for p in range(a.shape[1]):
+            line = [b[p, j0 + 16 * j + k.lane] for j in range(cols // 16)]
+            for i in unroll(range(rows)):
+                v = a[i0 + i, p]
+                for j in unroll(range(cols // 16)):
+                    acc[i][j] = acc[i][j] + v * line[j]
+        k.store_tile(c, i0, j0, acc)
+
+
+# Instructions for 16 items that no program can do without, on 7.1, 4.2 and VC4. saxpy on 7.1: for 64 items a
+# configuration, two addresses of loads and one of stores, four data and a branch; on 4.2 taking a result is an access
+# of the peripherals as well; on VC4 a vector has two requests, two results and a store. The others likewise, or their
+# operations by the two ALUs, whichever is more.
+FLOORS: dict[str, tuple[float | None, ...]] = {
+    "saxpy": (2.25, 4.25, 4.25),
+    "polynomial": (5, 5, 5),
+    "soft": (5, 5, 5.5),
+    "dot": (2.25, 3, 4.25),
+    "mandelbrot": (8, 8, 9),
+    "blur": (None, None, None),
+    "prefix": (None, None, None),
+}
+
+F = np.float32
+
+
+def instructions(gpu: Device, run: Callable[[Device, int], Any], small: int, large: int, per: float) -> float:
+    """Instructions for 16 items: the difference of two launches. per: items of one step of the size."""
+    counts = []
+    for n in (small, large):
+        done = run(gpu, n)
+        counts.append(sum(launch.stats.instructions for launch in done.launches))
+    return 16 * (counts[1] - counts[0]) / ((large - small) * per)
+
+
+def arrays(gpu: Device, n: int, count: int) -> list[Any]:
+    """Buffers of small numbers."""
+    return [gpu.array(np.linspace(-1, 1, n, dtype=F)) for _ in range(count)]
+
+
+STEP = 64 * 64  # items: a chunk of four vectors for each of up to 64 workers
+
+LOOPS: dict[str, tuple[Callable[[Device, int], Any], int, int, float]] = {
+    "saxpy": (lambda g, n: saxpy(2.0, *arrays(g, n * STEP, 2)), 2, 10, STEP),
+    "polynomial": (lambda g, n: polynomial(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, *arrays(g, n * STEP, 2)), 2, 10, STEP),
+    "soft": (lambda g, n: soft(0.5, *arrays(g, n * STEP, 2)), 2, 10, STEP),
+    "dot": (lambda g, n: dot(*arrays(g, n * STEP, 2), g.zeros(64)), 2, 10, STEP),
+    "mandelbrot": (lambda g, n: mandelbrot(64, 0.0, n, g.zeros(16 * 96, np.int32)), 20, 100, 16 * 96),
+    "blur": (lambda g, n: blur(*(g.zeros((48, 64 * n), np.uint8) for _ in "ab")), 2, 10, 48 * 64),
+    "prefix": (lambda g, n: prefix.on(g, workers=8)(*(g.zeros(n * STEP, np.int32) for _ in "ab")), 2, 10, STEP),
+}
+
+
+def loops(report: _common.Report) -> None:
+    """Instructions of the main loops."""
+    for at, isa in enumerate(ORDER):
+        with qpu.open_device(BOARDS[isa], engine="compiled") as gpu:
+            for name, (run, small, large, per) in LOOPS.items():
+                try:
+                    value = instructions(gpu, run, small, large, per)
+                except qpu.QpuError as error:
+                    print(f"{name} on {isa}: {str(error).splitlines()[0]}", file=sys.stderr)
+                    continue
+                report.add(name, [value], "instructions for 16 items", isa=str(isa), floor=FLOORS[name][at])
+            cores(report, isa)
+
+
+TILES = {Isa.V3D71: (24, 32), Isa.V3D42: (24, 32), Isa.VC4: (16, 48)}
+
+
+def cores(report: _common.Report, isa: Isa) -> None:
+    """Arithmetic of the GEMM core: (fadd + fmul) / (2 x instructions) of the innermost loop."""
+    rows, cols = TILES[isa]
+    try:
+        compiled = gemm.compile(isa, rows=rows, cols=cols)
+    except qpu.CompileError as error:
+        print(f"gemm on {isa}: {str(error).splitlines()[0]}", file=sys.stderr)
+        return
+    depth = max(loop.depth for loop in compiled.report.loops)
+    inner = max((x for x in compiled.report.loops if x.depth == depth), key=lambda x: x.uses["mul"])
+    work = 2 * rows * cols // 16
+    report.add("gemm core", [100 * work / (2 * inner.instructions)], "% of the issue peak", isa=str(isa), rows=rows,
+               cols=cols, instructions=inner.instructions)  # fmt: skip
+
+
+def cpu_ms(work: Callable[[], object], runs: int) -> list[float]:
+    """Milliseconds of CPU time, after one run that is not counted."""
+    work()
+    times = []
+    for _ in range(runs):
+        start = time.process_time()
+        work()
+        times.append((time.process_time() - start) * 1e3)
+    return times
+
+
+def compiling(report: _common.Report, runs: int) -> None:
+    """CPU time of compiling, from the source to the program."""
+    for isa in ORDER:
+        rows, cols = TILES[isa]
+        cases: list[tuple[Kernel, dict[str, Any]]] = [
+            (saxpy, {}), (polynomial, {}), (soft, {}), (dot, {}), (mandelbrot, {}), (many, {}),
+            (gemm, {"rows": rows, "cols": cols}),
+        ]  # fmt: skip
+        for k, consts in cases:
+            special = k.special(isa, **consts)
+            try:
+                size = len(k.made(special).program)
+                values = cpu_ms(lambda k=k, s=special: specialise(k.source, k.team, s), runs)  # type: ignore[misc]  # run here
+            except qpu.CompileError as error:
+                print(f"compile {k.fn.__name__} on {isa}: {str(error).splitlines()[0]}", file=sys.stderr)
+                continue
+            report.add(f"compile {k.fn.__name__}", values, "CPU ms", isa=str(isa), instructions=size)
+
+
+LAUNCHES = 200
+
+
+def arguments(gpu: Device, work: Callable[[], object]) -> tuple[Any, ...]:
+    """What `work` gives to `gpu.run`, its uniforms as a list."""
+    seen: list[Any] = []
+    run = gpu.run
+
+    def looks_on(program: Any, uniforms: Any, shape: Any) -> Any:
+        seen.append((program, uniforms.tolist(), shape))
+        return run(program, uniforms, shape)
+
+    gpu.run = looks_on  # type: ignore[method-assign]  # for one launch
+    work()
+    del gpu.run
+    return tuple(seen[0])
+
+
+def launching(report: _common.Report, runs: int) -> None:
+    """A launch whose plan is kept, beside `gpu.run` of the same program."""
+    for isa in ORDER:
+        with qpu.open_device(BOARDS[isa], engine="compiled") as gpu:
+            x, y = arrays(gpu, 16, 2)
+            program, words, shape = arguments(gpu, lambda x=x, y=y: saxpy(2.0, x, y))
+
+            def ours(x: Any = x, y: Any = y) -> None:
+                saxpy(2.0, x, y)
+
+            def raw(gpu: Device = gpu, program: Any = program, words: Any = words, shape: Any = shape) -> None:
+                gpu.run(program, words, shape)
+
+            pairs = []
+            for work in (ours, raw):
+                cpu_ms(work, 20)
+            for _ in range(max(runs, 5)):
+                pairs.append([sum(cpu_ms(work, LAUNCHES)) / LAUNCHES * 1e3 for work in (ours, raw)])
+            report.add("launch", [a for a, _ in pairs], "us", isa=str(isa))
+            report.add("launch, gpu.run", [b for _, b in pairs], "us", isa=str(isa))
+            report.add("launch, ratio", [a / b for a, b in pairs], "x", isa=str(isa))
+
+
+def importing(report: _common.Report, runs: int) -> None:
+    """Milliseconds of `import qpu.lang` with a kernel's names and a decorated function, beyond `import qpu`."""
+    code = (
+        "import time, qpu\nt = time.process_time()\n"
+        "from qpu.lang import Grid, In, InOut, f32, kernel\n"
+        "@kernel\ndef k(k: Grid, a: f32, x: In[f32], y: InOut[f32]) -> None: ...\n"
+        "print((time.process_time() - t) * 1e3)"
+    )
+    values = []
+    for _ in range(max(runs, 5)):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        values.append(float(done.stdout))
+    report.add("import qpu.lang", values, "CPU ms")
+
+
+PARTS = {"loops": None, "compile": compiling, "launch": launching, "import": importing}
+
+
+def main() -> None:
+    """Run everything."""
+    parser = _common.parser(__doc__)
+    parser.add_argument("--part", choices=tuple(PARTS), action="append", help="only this one (may be repeated)")
+    options = parser.parse_args()
+    os.environ["QPU_CACHE_DIR"] = "off"  # kernels are compiled, not found
+    report = _common.Report(options.json)
+    for name in options.part or PARTS:
+        work = PARTS[name]
+        if work is None:
+            loops(report)
+        else:
+            work(report, options.runs)
+
+
+if __name__ == "__main__":
+    _common.main(main)
