@@ -1,4 +1,4 @@
-"""The command line `qpu` with the commands info, doctor, asm, disasm, check and emulate."""
+"""The command line `qpu` with the commands info, doctor, asm, disasm, check, build and emulate."""
 
 from __future__ import annotations
 
@@ -224,6 +224,53 @@ def _check(options: argparse.Namespace) -> int:
     return FINDINGS if failed else OK
 
 
+# -- build
+
+
+_build_help = "Compile the kernels of a module, with the defaults of their constants, into one file for load_cache."
+
+
+def _build(options: argparse.Namespace) -> int:
+    from qpu.errors import CompileError
+    from qpu.lang import cache
+
+    isas = list(Isa) if options.isa == "all" else [Isa(options.isa)]
+    kernels = _kernels(options.module)
+    if not kernels:
+        raise UsageError(f"{options.module} defines no kernel", help="a function under @kernel or @ufunc")
+    try:
+        entries = cache.entries_of(kernels, isas, lambda line: print(line, file=sys.stderr))
+    except CompileError as error:
+        print(error, file=sys.stderr)
+        return FINDINGS
+    _write(options.output, cache.file_of(entries))
+    return OK
+
+
+def _kernels(name: str) -> list[Any]:
+    """The kernels that a file or module of Python defines, in its order."""
+    import importlib
+    import runpy
+
+    from qpu.lang.entry import Kernel
+
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise UsageError(f"cannot read {name}: no such file")
+        sys.path.insert(0, str(Path(name).parent))
+        found = runpy.run_path(name, run_name=Path(name).stem)
+    else:
+        try:
+            found = vars(importlib.import_module(name))
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+            raise UsageError(f"no module {name!r}", help="a file (kernels.py), or a module's name") from None
+    home = found.get("__name__")
+    own = {id(v): v for v in found.values() if isinstance(v, Kernel) and v.fn.__module__ == home}
+    return list(own.values())
+
+
 # -- info, doctor
 
 
@@ -358,6 +405,11 @@ def _arguments() -> argparse.ArgumentParser:
         if name == "doctor":
             sub.add_argument("--clean", action="store_true", help="power the QPUs off after a killed process (Pi 0-3)")
         sub.set_defaults(run=run)
+    build = commands.add_parser("build", help="compile kernels ahead of time", description=_build_help)
+    build.add_argument("module", metavar="MODULE", help="a file of Python, or a module's name")
+    build.add_argument("--isa", choices=[*names, "all"], default="all")
+    build.add_argument("-o", "--output", metavar="OUT", required=True, help="for qpu.lang.load_cache")
+    build.set_defaults(run=_build)
     commands.add_parser("emulate", help="run an unmodified Python program on an emulated board", add_help=False)
     return parser
 

@@ -21,6 +21,7 @@ TITLES = {
     "vc4": "VideoCore IV",
     "drivers": "Drivers",
     "emu": "Emulated boards",
+    "lang": "Kernel language",
     "kernels": "Kernels",
 }
 GENERATED = re.compile(r"qpu\.(v3d|vc4)\.generated\.")  # one method for each operation; the ISA pages list them
@@ -148,7 +149,7 @@ def members(cls: type) -> Iterator[str]:
 
 def entry(module: str, name: str, thing: object) -> str:
     """One public name."""
-    if inspect.isclass(thing):
+    if inspect.isclass(thing) and thing.__module__ != "builtins":  # of those, names are aliases
         kind = "exception" if issubclass(thing, BaseException) else "class"
         bases = [b.__name__ for b in thing.__bases__ if b.__module__.startswith("qpu")]
         body = (f"Bases: {', '.join(f'`{b}`' for b in bases)}.\n\n" if bases else "") + markdown(thing.__doc__)
@@ -162,7 +163,7 @@ def entry(module: str, name: str, thing: object) -> str:
         # An enumeration is not called, and the parameters of an exception are of no use to the reader.
         head = name if issubclass(thing, (enum.Enum, BaseException)) else name + signature(thing)
         return directive(kind, head.partition(" -> ")[0], body, 4)
-    if callable(thing) and hasattr(thing, "__name__"):
+    if callable(thing) and hasattr(thing, "__name__") and not inspect.isclass(thing):
         return directive("function", name + signature(thing), markdown(thing.__doc__), 4)
     return directive("data", name, markdown(attribute_docs(module).get(name)), 4)
 

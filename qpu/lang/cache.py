@@ -33,13 +33,13 @@ __all__ = [
     "compiler_hash",
     "directory",
     "entries_of",
+    "file_of",
     "key_of",
     "load",
     "load_file",
     "pack",
     "remember",
     "save",
-    "save_file",
 ]
 
 LIMIT: Final = 64 << 20  # bytes of all entries
@@ -255,11 +255,11 @@ def save(key: str, compiled: Compiled, source: Source) -> None:
 # -- files
 
 
-def save_file(path: Path, entries: Mapping[str, bytes]) -> None:
-    """Write entries by key into one file."""
+def file_of(entries: Mapping[str, bytes]) -> bytes:
+    """Entries by key as one file."""
     index = [[key, len(body)] for key, body in entries.items()]
     rest = json.dumps(index).encode() + b"\n" + b"".join(entries.values())
-    path.write_bytes(_MAGIC + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
+    return _MAGIC + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
 
 
 def load_file(path: str | Path) -> int:
@@ -289,6 +289,10 @@ def entries_of(kernels: Iterable[Any], isas: Sequence[Isa], say: Callable[[str],
     """Entries of kernels for instruction sets, each with the defaults of its constants. Raises: CompileError."""
     found: dict[str, bytes] = {}
     for k in kernels:
+        open_ = [p.name for p in k.parameters if p.kind == "const" and not p.has_default]
+        if open_:
+            say(f"{k.fn.__name__}: left out, because the Const parameter {open_[0]!r} has no default")
+            continue
         for isa in isas:
             special = k.special(isa)
             key = key_of(k.source, special)

@@ -311,7 +311,7 @@ def test_the_default_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def test_a_file_of_compiled_kernels(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "kernels.qpk"
     said: list[str] = []
-    cache.save_file(file, cache.entries_of([scaled, ks.dot], list(qpu.Isa), said.append))
+    file.write_bytes(cache.file_of(cache.entries_of([scaled, ks.dot], list(qpu.Isa), said.append)))
     assert len(said) == 6
     monkeypatch.setenv("QPU_CACHE_DIR", "off")
     assert load_cache(file) == 6
@@ -327,6 +327,44 @@ def test_a_file_of_compiled_kernels(place: Path, tmp_path: Path, monkeypatch: py
             load_cache(file)
     with pytest.raises(qpu.UsageError, match="cannot read"):
         load_cache(tmp_path / "missing")
+
+
+MODULE = """
+from qpu.lang import Const, Grid, Out, i32, kernel
+from tests.lang.kernels import saxpy
+
+@kernel
+def first(k: Grid, y: Out[i32]) -> None:
+    y[k.index()] = 1
+
+@kernel
+def second(k: Grid, y: Out[i32], n: Const[int] = 3) -> None:
+    y[k.index()] = n
+
+@kernel
+def third(k: Grid, y: Out[i32], n: Const[int]) -> None:
+    y[k.index()] = n
+"""
+
+
+def test_build(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from qpu.__main__ import main
+
+    file, out = tmp_path / "kernels_to_build.py", tmp_path / "out.qpk"
+    file.write_text(MODULE)
+    assert main(["build", str(file), "-o", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "first for vc4" in said and "second for v3d71" in said and "third: left out" in said and "saxpy" not in said
+    assert load_cache(out) == 6
+    assert main(["build", str(file), "--isa", "v3d42", "-o", str(out)]) == 0
+    assert load_cache(out) == 2
+    file.write_text(MODULE.replace("= 1", "= missing"))
+    assert main(["build", str(file), "-o", str(out)]) == 1
+    assert "kernels_to_build.py:7:" in capsys.readouterr().err
+    for wrong in (["build", str(tmp_path / "none.py"), "-o", "x"], ["build", "no_such_module", "-o", "x"]):
+        assert main(wrong) == 2
+    file.write_text("x = 1\n")
+    assert main(["build", str(file), "-o", str(out)]) == 2
 
 
 # -- variants
