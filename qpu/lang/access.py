@@ -8,6 +8,7 @@ from typing import Any
 
 from qpu.lang.front import Front
 from qpu.lang.kir import Access, Value
+from qpu.lang.lane_trees import IDENTITY, JOIN, active, join_lanes, scan_lanes
 from qpu.lang.operators import select
 from qpu.lang.types import LETTER
 from qpu.lang.values import Bound, Complex, Index, Packed, View
@@ -242,4 +243,14 @@ def _atomic(f: Front, node: ast.Call, view: View, name: str, args: list[Any]) ->
     values = [f.convert(x, view.dtype.value, node) for x in args[1:]]
     q = f.q
     access: Access = f.access(view, constant, node, "atomic", operation)
-    return q.append("atomic", (base, offset, *values, *_mask(f)), view.dtype.value, access, varying=True)
+    if offset.varying or operation == "cas":
+        return q.append("atomic", (base, offset, *values, *_mask(f)), view.dtype.value, access, varying=True)
+    # one address: the lanes are joined first, and lane 0 updates; a lane's old element has what earlier lanes add
+    kind = "sum" if operation == "add" else operation
+    v = active(f, values[0], kind)
+    total = join_lanes(f, v, kind)
+    old = q.append("atomic", (base, offset, total), view.dtype.value, replace(access, once=True), varying=True)
+    before = q.emit("rot", scan_lanes(f, v, kind), attr=15)
+    first = q.emit("eq", q.emit("lane"), q.const("i", 0), type_="b", attr="i")
+    before = q.emit("select", first, q.const(v.type, IDENTITY[kind][v.type]), before)
+    return q.emit(JOIN[kind][v.type], q.emit("bcast", old, q.const("i", 0)), before)

@@ -13,6 +13,7 @@ from qpu.lang.bounds import Access, Expr
 from qpu.lang.front import Exits, Frame, Front, Language, Site
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.mapping import GridBody, GridObject, TeamObject
+from qpu.lang.merge_stores import merge_stores
 from qpu.lang.source import Source
 from qpu.lang.types import DTYPES
 from qpu.lang.values import View
@@ -201,13 +202,15 @@ def to_kir(
     else:
         GridBody(f, source.body, coarsen, layout).evaluate()
     f.finish()
-    remove_dead(q.top)
+    top = merge_stores(q.top, isa, f.turns)
+    remove_dead(top)
     assert isinstance(source.tree, ast.FunctionDef)
-    return KernelIR(source.tree.name, q.top, rows, f.site_rows, layout, coarsen, team, list(f.notes.values()),
-                    f.ranges.accesses, f.ranges.extent, _loops(q.top, f.turns))  # fmt: skip
+    return KernelIR(source.tree.name, top, rows, f.site_rows, layout, coarsen, team, list(f.notes.values()),
+                    f.ranges.accesses, f.ranges.extent, _loops(top, f.turns))  # fmt: skip
 
 
-_KEEP = frozenset({"store", "atomic", "barrier", "loop", "if_any", "request", "pop", "data", "commit"})
+_EFFECTS = frozenset({"store", "atomic", "barrier", "stream", "data", "commit", "lock", "unlock"})
+_KEEP = (_EFFECTS - {"stream"}) | {"loop", "if_any", "request", "pop"}
 
 
 def remove_dead(top: Region) -> None:
@@ -271,4 +274,4 @@ def _empty(v: Value) -> bool:
     """A loop or skipped part without effect whose results nothing uses (they are gone by then)."""
     if not isinstance(v.attr, Loop | Skip) or v.attr.results:
         return False
-    return not any(x.op in ("store", "atomic", "barrier", "stream", "data", "commit") for x in walk(v.attr.region))
+    return not any(x.op in _EFFECTS for x in walk(v.attr.region))

@@ -282,6 +282,8 @@ class Interpreter:
         count = 2 if access.operation == "cas" else 1
         mask = args[2 + count] if len(args) > 2 + count else None
         at, wanted = self._where(v, args, mask, live)
+        if access.once:
+            wanted &= np.arange(LANES) < 1
         memory = self._bytes(access, at, wanted, v)
         t = DTYPES[access.dtype]
         elements: NDArray[Any] = memory.view(t.numpy)
@@ -293,6 +295,18 @@ class Interpreter:
             old[w, lane] = elements[i : i + 1].view(np.uint32)[0]
             elements[i] = _ATOMIC[access.operation](before, *(x[w, lane] for x in operands))
         return old
+
+    def _fetch(self, v: Value, args: list[Bits], live: Any) -> Bits:
+        """A DMA load: so many lanes from the first, or lane 0."""
+        count = args[2].view(np.int32) if len(args) > 2 else v.attr.words
+        mask = np.broadcast_to(np.arange(LANES) < count, (self.workers, LANES))
+        at, wanted = self._where_at(args, v.attr.access, 0, mask, live)
+        return self._read(v, v.attr.access, at, wanted)
+
+    def _lock(self, v: Value, args: list[Bits], live: Any) -> None:
+        return None
+
+    _unlock = _lock
 
     def _barrier(self, v: Value, args: list[Bits], live: Any) -> None:
         return None

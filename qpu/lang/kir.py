@@ -207,6 +207,10 @@ ROWS: Final[dict[str, Row]] = {
         _row("pop", ">x", None, "The next word that was asked for.", pure=False),
         _row("data", "x>", None, "The next word to store.", pure=False),
         _row("commit", "ui*>", None, "Stores the words at base + offset; the attribute is a Request.", pure=False),
+        # as VideoCore IV does it: by DMA, which sees what others have stored; made by `qpu.lang.legalise_vc4`
+        _row("fetch", "ui*>x", None, "Elements at base + offset in the first lanes, read by DMA.", pure=False),
+        _row("lock", ">", None, "Waits for the mutex of the chip.", pure=False),
+        _row("unlock", ">", None, "Gives the mutex back when the worker's stores have ended.", pure=False),
         _row("barrier", ">", None, "Waits for all workers of the team.", pure=False),
         # -- control
         _row("loop", "b*>", None, "Repeats its region (Loop).", pure=False),
@@ -221,7 +225,8 @@ ROWS: Final[dict[str, Row]] = {
 class Access:
     """What a load, store or atomic touches. array: number of the array parameter, -1 for shared memory. offset:
     constant bytes beyond base + offset. dtype: storage type. site: number of the access in the kernel's text, for
-    reports; operation: of an atomic. zero: lanes that the mask leaves out read 0, not just anything.
+    reports; operation: of an atomic, once: which lane 0 alone does, for all. zero: lanes that the mask leaves out read
+    0, not just anything.
     """
 
     array: int
@@ -230,6 +235,7 @@ class Access:
     site: int = 0
     operation: str = ""
     zero: bool = False
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

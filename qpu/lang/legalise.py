@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from qpu.lang.kir import Region, Value
+from qpu.lang.kir import Loop, Region, Value
 from qpu.lang.rewrite import Rewriter
 
 __all__ = ["legalise"]
@@ -117,6 +118,37 @@ def _rotv(r: _Legaliser, v: Value, args: tuple[Value, ...]) -> Value:
     return r.q.emit("shuffle", args[0], r.q.emit("add", r.q.emit("lane"), args[1]))
 
 
+def _atomic(r: _Legaliser, v: Value, args: tuple[Value, ...]) -> Value | None:
+    """V3D adds integers only: floats by compare-and-swap, again for the lanes whose element changed meanwhile."""
+    if v.type != "f" or r.isa == "vc4":
+        return None
+    q, a = r.q, v.attr
+    zero, one = q.const("i", 0), q.const("i", 1)
+    start = one
+    if a.once:
+        start = q.emit("select", q.emit("eq", q.emit("lane"), zero, type_="b", attr="i"), one, zero)
+    elif len(args) > 3:
+        start = q.emit("select", args[3], one, zero)
+    region = Region(q.region, loop=True)
+    waiting, found = q.parameter(region, "i", True), q.parameter(region, "f", True)
+    outer, q.region = q.region, region
+    mask = q.emit("ne", waiting, zero, type_="b", attr="i")
+    old = q.append("load", (args[0], args[1], mask), "u", replace(a, dtype="u32", operation=""), varying=True)
+    new = q.emit("bitcast", q.emit("fadd", q.emit("bitcast", old, type_="f"), args[2]), type_="u")
+    swap = replace(a, dtype="u32", operation="cas", once=False)
+    got = q.append("atomic", (args[0], args[1], old, new, mask), "u", swap, varying=True)
+    done = q.emit("eq", got, old, type_="b", attr="u")
+    left = q.emit("select", done, zero, waiting)
+    result = q.emit("select", mask, q.emit("bitcast", old, type_="f"), found)
+    again = q.emit("ne", left, zero, type_="b", attr="i")
+    q.region = outer
+    guard = q.emit("any", q.emit("ne", start, zero, type_="b", attr="i"))
+    attr = Loop(region, [left, result], again)
+    made = q.append("loop", (guard, start, q.const("f", 0)), "", attr, varying=False)
+    q.result(made, "i", True)
+    return q.result(made, "f", True)
+
+
 _RULES: dict[str, Callable[..., Value | None]] = {
     "div": _div,
     "mod": _mod,
@@ -124,6 +156,7 @@ _RULES: dict[str, Callable[..., Value | None]] = {
     "sext8": _sext(8),
     "sext16": _sext(16),
     "rotv": _rotv,
+    "atomic": _atomic,
 }
 
 

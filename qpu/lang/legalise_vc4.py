@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from qpu.errors import Diagnostic, Severity
 from qpu.lang.kir import Access, Loop, Region, Request, Skip, Value
 from qpu.lang.rewrite import Rewriter
 from qpu.lang.steps import Steps
@@ -21,9 +22,10 @@ class _Vc4(Rewriter):
     parts around what is read.
     """
 
-    def __init__(self, top: Region, names: Sequence[str]) -> None:
+    def __init__(self, top: Region, names: Sequence[str], notes: list[Diagnostic]) -> None:
         super().__init__("vc4")
         self.names = names
+        self.notes = notes
         self.steps = Steps(top)
         self.guards: list[Value] = []
 
@@ -176,32 +178,115 @@ class _Vc4(Rewriter):
         rest = q.emit("add", rest, self.i(size - 1 if step > 0 else size))
         return q.emit("asr", rest, self.u(size.bit_length() - 1))
 
-    def scatter(self, a: Access, base: Value, offset: Value, value: Value, mask: Value | None) -> Value:
-        """Lane by lane: in each of 16 turns lane 0 stores its word, then all lanes move down by one."""
+    def one_by_one(
+        self, values: Sequence[Value], mask: Value | None, turn: Callable[[Sequence[Value]], Sequence[Value]], *,
+        carried: Sequence[Value] = (),
+    ) -> list[Value]:  # fmt: skip
+        """A turn for each lane that the mask wants: its values are in lane 0 then, as in each turn all lanes move down.
+
+        carried: further values that move, and that turns replace; what they are in the end.
+        """
         q = self.q
-        address = q.emit("add", base, self.cast(offset, "u"))
         bit = self.i(1) if mask is None else q.emit("select", mask, self.i(1), self.i(0))
-        inits = (self.i(16), address, value, bit)
+        inits = (self.i(16), bit, *values, *carried)
         region = Region(q.region, loop=True)
-        n, at, word, wanted = (q.parameter(region, x.type, i > 0) for i, x in enumerate(inits))
+        n, wanted, *moving = (q.parameter(region, x.type, i > 0) for i, x in enumerate(inits))
         outer, q.region = q.region, region
         test = q.emit("ne", q.emit("bcast", wanted, self.i(0)), self.i(0), type_="b", attr="i")
         inside = Region(region)
         q.region = inside
-        q.append("data", (word,), "", min(DTYPES[a.dtype].size, 4), varying=False)
-        q.append("commit", (at, self.i(0)), "", Request(a, 1, 0xFF), varying=False)
+        news = turn(moving)
         q.region = region
-        q.append("if_any", (test,), "", Skip(inside, []), varying=False)
+        olds = moving[len(values) :]
+        part = q.append("if_any", (test, *olds), "", Skip(inside, list(news)), varying=False)
+        after = [q.result(part, x.type, True) for x in olds]
         left = q.emit("sub", n, self.i(1))
-        moved = [q.emit("rot", x, attr=1) for x in (at, word)]
         bits = wanted if mask is None else q.emit("rot", wanted, attr=1)
+        moved = [q.emit("rot", x, attr=1) for x in (*moving[: len(values)], *after)]
         cond = q.emit("ne", left, self.i(0), type_="b", attr="i")
         q.region = outer
-        attr = Loop(region, [left, *moved, bits], cond)
-        made = q.append("loop", (q.const("b", True), *inits), "", attr, varying=False)
-        for x in inits:
-            q.result(made, x.type, True)
-        return made
+        made = q.append(
+            "loop", (q.const("b", True), *inits), "", Loop(region, [left, bits, *moved], cond), varying=False
+        )
+        results = [q.result(made, x.type, True) for x in inits]
+        return results[2 + len(values) :]
+
+    def scatter(self, a: Access, base: Value, offset: Value, value: Value, mask: Value | None) -> Value:
+        """A store lane by lane."""
+        q = self.q
+        self.slow(f"the store of {a.dtype} at an address of each lane, or under a mask that is not a bound,")
+
+        def turn(moving: Sequence[Value]) -> Sequence[Value]:
+            at, word = moving
+            q.append("data", (word,), "", min(DTYPES[a.dtype].size, 4), varying=False)
+            q.append("commit", (at, self.i(0)), "", Request(a, 1, 0xFF), varying=False)
+            return ()
+
+        self.one_by_one((q.emit("add", base, self.cast(offset, "u")), value), mask, turn)
+        return value
+
+    def slow(self, what: str) -> None:
+        """Note that something takes the lanes one after another."""
+        loc = self.q.loc
+        text = f"{what} takes its 16 lanes one after another on VideoCore IV"
+        if not any(n.rule == "lane-loop" and n.loc == loc for n in self.notes):
+            help_ = "neighbouring lanes at neighbouring addresses, or `where` in the value instead of `if`"
+            self.notes.append(Diagnostic("lane-loop", text, Severity.INFO, loc, help=help_))
+
+    # -- reads and updates by DMA, which sees what other workers have stored
+
+    def fetch(self, a: Access, base: Value, offset: Value, words: int, *count: Value) -> Value:
+        """Elements of the first lanes."""
+        t = DTYPES[a.dtype]
+        raw = "u" if t.size < 4 else t.value
+        access = replace(a, dtype="u16") if t.name == "f16" else a
+        found = self.q.append("fetch", (base, offset, *count), raw, Request(access, words, 0xFF), varying=True)
+        if t.name == "f16":
+            return self.half(found)
+        if t.size == 4:
+            return found
+        if t.low < 0:
+            n = self.u(32 - 8 * t.size)
+            return self.q.emit("asr", self.q.emit("shl", self.cast(found, "i"), n), n)
+        return self.cast(found, "i")
+
+    def atomic(self, v: Value, args: tuple[Value, ...]) -> Value:
+        """Under the mutex: read, change, write; in lane 0, or lane by lane."""
+        q, a = self.q, v.attr
+        base = q.emit("add", args[0], self.u(a.offset))
+        count = 2 if a.operation == "cas" else 1
+        operands, mask = args[2 : 2 + count], args[2 + count :]
+
+        def update(at: Value, offset: Value, operands: Sequence[Value]) -> Value:
+            q.append("lock", (), "", None, varying=False)
+            old = self.fetch(a, at, offset, 1)
+            q.append("data", (self.updated(a.operation, old, operands),), "", 4, varying=False)
+            q.append("commit", (at, offset), "", Request(a, 1, 0xFF), varying=False)
+            q.append("unlock", (), "", None, varying=False)
+            return old
+
+        if a.once:
+            return update(base, args[1], operands)
+        first = q.emit("eq", q.emit("lane"), self.i(0), type_="b", attr="i")
+
+        def turn(moving: Sequence[Value]) -> Sequence[Value]:
+            at, *values, found = moving
+            return (q.emit("select", first, update(at, self.i(0), values), found),)
+
+        self.slow("an atomic at an address of each lane")
+        address = q.emit("add", base, self.cast(args[1], "u"))
+        zero = q.const(v.type, 0)
+        return self.one_by_one((address, *operands), mask[0] if mask else None, turn, carried=(zero,))[0]
+
+    def updated(self, operation: str, old: Value, operands: Sequence[Value]) -> Value:
+        """What an atomic operation makes of an element."""
+        q, x = self.q, operands[0]
+        if operation == "cas":
+            return q.emit("select", q.emit("eq", old, x, type_="b", attr=x.type), operands[1], old)
+        if operation in ("min", "max") and x.type == "u":
+            less = q.emit("lt", old, x, type_="b", attr="u")
+            return q.emit("select", less, *((old, x) if operation == "min" else (x, old)))
+        return q.emit({"add": "fadd" if x.type == "f" else "add"}.get(operation, operation), old, x)
 
     def to_half(self, x: Value) -> Value:
         """To a half float, to nearest even; what is below its normal range becomes 0."""
@@ -290,11 +375,14 @@ _RULES: Final[dict[str, Callable[..., Value | None]]] = {
     "fneg": lambda r, v, args: r.q.emit("fsub", r.f(0.0), args[0]),
     "load": lambda r, v, args: r.load(v, args),
     "store": lambda r, v, args: r.store(v, args),
+    "atomic": lambda r, v, args: r.atomic(v, args),
 }
 
 
-def legalise_vc4(top: Region, names: Sequence[str]) -> Region:
-    """The same kernel in operations that VideoCore IV has; `qpu.lang.legalise` runs before. names: of the arrays."""
-    r = _Vc4(top, names)
+def legalise_vc4(top: Region, names: Sequence[str], notes: list[Diagnostic] | None = None) -> Region:
+    """The same kernel in operations that VideoCore IV has; `qpu.lang.legalise` runs before. names: of the arrays;
+    notes: to which what is slow is added.
+    """
+    r = _Vc4(top, names, [] if notes is None else notes)
     r.region(top)
     return r.q.top

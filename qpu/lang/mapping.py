@@ -20,6 +20,7 @@ from qpu.lang.front import Exits, Front
 from qpu.lang.front_flow import targets, under_mask
 from qpu.lang.front_loops import device_loop
 from qpu.lang.kir import Value
+from qpu.lang.lane_trees import active, join_lanes, scan_lanes
 from qpu.lang.operators import binary, truth
 from qpu.lang.types import DTYPES
 from qpu.lang.values import Bound, Complex, Index, Unbound, View
@@ -366,23 +367,6 @@ def tiles_loop(f: Front, node: ast.For, items: Items) -> None:
     f.names.pop(name, None)
 
 
-_IDENTITY = {
-    "sum": {"f": 0, "i": 0, "u": 0},
-    "min": {"f": 0x7F800000, "i": 0x7FFFFFFF, "u": 0xFFFFFFFF},
-    "max": {"f": 0xFF800000, "i": 0x80000000, "u": 0},
-}
-_JOIN = {
-    "sum": {"f": "fadd", "i": "add", "u": "add"},
-    "min": {"f": "fmin", "i": "min", "u": "umin"},
-    "max": {"f": "fmax", "i": "max", "u": "umax"},
-}
-
-
-def _active(f: Front, v: Value, identity: int) -> Value:
-    """v in the lanes that run, the identity elsewhere."""
-    return v if f.mask is None else f.q.emit("select", f.mask, v, f.q.const(v.type, identity))
-
-
 def _reduce(kind: str) -> Callable[..., Any]:
     def reduce(f: Front, node: ast.Call, value: Any) -> Any:
         """The 16 lanes joined by a tree: 8, 4, 2, 1 lanes apart; the same in every lane."""
@@ -391,18 +375,9 @@ def _reduce(kind: str) -> Callable[..., Any]:
         v = f.lift(value, node)
         if v.type == "b":
             raise f.error(node, "lang-bool", f"k.{kind} of a condition", help="k.any, k.all, or where(c, 1, 0)")
-        q = f.q
-        v = _active(f, v, _IDENTITY[kind][v.type])
-        for distance in (8, 4, 2, 1):
-            v = q.emit(_JOIN[kind][v.type], v, _rotated(f, v, distance))
-        return q.emit("same", v)  # additions commute, so the tree ends alike in every lane
+        return join_lanes(f, active(f, v, kind), kind)
 
     return reduce
-
-
-def _rotated(f: Front, v: Value, n: int) -> Value:
-    """As rot, of values that are the same in all lanes too: their sum counts every lane."""
-    return f.q.emit("rot", v, attr=n) if v.varying else v
 
 
 def _any(f: Front, node: ast.Call, value: Any) -> Value:
@@ -419,18 +394,10 @@ def _all(f: Front, node: ast.Call, value: Any) -> Value:
 
 def _scan(f: Front, node: ast.Call, value: Any) -> Value:
     """Inclusive prefix sum over the lanes."""
-    q = f.q
     v = f.lift(value, node)
     if v.type == "b":
         raise f.error(node, "lang-bool", "k.scan of a condition", help="where(c, 1, 0)")
-    v = _active(f, v, 0)
-    lane = q.emit("lane")
-    zero = q.const(v.type, 0)
-    for distance in (1, 2, 4, 8):
-        moved = q.emit("rot", v, attr=16 - distance) if v.varying else v
-        inside = q.emit("le", q.const("i", distance), lane, type_="b", attr="i")
-        v = q.emit(_JOIN["sum"][v.type], v, q.emit("select", inside, moved, zero))
-    return v
+    return scan_lanes(f, active(f, v, "sum"), "sum")
 
 
 def _last(f: Front, node: ast.Call, value: Any) -> Value:

@@ -194,6 +194,8 @@ class _Planner(Rewriter):
             number = _MIN[t.value] + (a.operation == "max")
         count = 2 if a.operation == "cas" else 1
         base = q.emit("add", args[0], self.u(a.offset))
+        if a.once:
+            args = (*args, q.emit("eq", q.emit("lane"), q.const("i", 0), type_="b", attr="i"))
         for x in args[2 : 2 + count]:
             q.append("data", (x,), "", None, varying=False)
         request = Request(replace(a), 1, 0x80 | number << 3 | 7)

@@ -12,12 +12,15 @@ __all__ = ["Rewriter"]
 
 
 class Rewriter:
-    """Makes the region anew, operation by operation, with those replaced that the instruction set lacks."""
+    """Makes the region anew, operation by operation, with those replaced that the instruction set lacks. map: what
+    stands for each value; regions: for each loop's region.
+    """
 
     def __init__(self, isa: str) -> None:
         self.isa = isa
         self.q = Builder(fold)
         self.map: dict[int, Value] = {}
+        self.regions: dict[int, Region] = {}
 
     def get(self, value: Value) -> Value:
         return self.map[id(value)]
@@ -62,6 +65,7 @@ class Rewriter:
         region = Region(q.region, loop=True)
         for p in attr.region.parameters:
             self.map[id(p)] = q.parameter(region, p.type, p.varying)
+        self.regions[id(attr.region)] = region
         outer, q.region = q.region, region
         self.region(attr.region)
         q.region = outer

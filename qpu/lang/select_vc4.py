@@ -333,7 +333,10 @@ _SPECIAL: Final[dict[str, Callable[..., None]]] = {
     "pop": Vc4Selector._pop,
     "data": Vc4Selector.data,
     "commit": Vc4Selector.commit,
-    **dict.fromkeys(("sinpi", "stream", "barrier", "atomic"), Vc4Selector._missing),
+    "fetch": Vc4Selector.fetch,
+    "lock": Vc4Selector.lock,
+    "unlock": Vc4Selector.unlock,
+    **dict.fromkeys(("sinpi", "stream", "barrier"), Vc4Selector._missing),
     "loop": Selector._loop,
     "if_any": Selector._if_any,
 }

@@ -1,4 +1,5 @@
-"""Stores of VideoCore IV in selection: a row of the VPM that belongs to the worker, and a DMA to memory (vc4.md 14).
+"""Memory beside the TMU on VideoCore IV, in selection: a row of the VPM that belongs to the worker, and DMA between it
+and memory (vc4.md 14).
 
 A row is written as 16 words, or packed as 16 halves or bytes, and stored as one row of memory. Elements that are
 further apart are written as words and stored as a column: one element a row of memory, with a stride between them.
@@ -12,12 +13,13 @@ from qpu.lang.kir import Region, Request, Value
 from qpu.lang.mir import Fixed, MOp, Operand
 from qpu.lang.select import Selector, Uniform
 from qpu.lang.types import DTYPES
-from qpu.vc4.vpm import DmaMode, VpmMode, dma_store, dma_store_stride, vpm_write
+from qpu.vc4.vpm import DmaMode, VpmMode, dma_load, dma_store, dma_store_stride, vpm_read, vpm_write
 
 __all__ = ["NOP", "WAIT_STORE", "StoreSelector"]
 
 NOP = Fixed("io", 39)
 VPM, SETUP_STORE, ADDRESS_STORE, WAIT_STORE = Fixed("io", 48), Fixed("io_b", 49), Fixed("io_b", 50), Fixed("io_b", 50)
+SETUP_LOAD, ADDRESS_LOAD, WAIT_LOAD, MUTEX = Fixed("io_a", 49), Fixed("io_a", 50), Fixed("io_a", 50), Fixed("io", 51)
 ROWS = 4  # of the VPM, for each worker
 
 _WRITE: Final[dict[int, VpmMode]] = {
@@ -28,6 +30,7 @@ _WRITE: Final[dict[int, VpmMode]] = {
 _ROW: Final[dict[int, DmaMode]] = {1: "8bit horizontal", 2: "16bit horizontal", 4: "32bit horizontal"}
 _COLUMN: Final[dict[int, DmaMode]] = {1: "8bit vertical", 2: "16bit vertical", 4: "32bit vertical"}
 _UNITS, _DEPTH = 23, 16  # fields of a store's set-up: rows of memory, elements of a row
+_LENGTH = 20  # field of a load's set-up: elements of a row
 
 
 def size_of(request: Request) -> int:
@@ -59,8 +62,8 @@ class StoreSelector(Selector):
         raise NotImplementedError
 
     def _setup(self, kind: str, size: int) -> Operand:
-        """The register with a set-up word for the worker's row. kind: "write", or "row" and "column" of stores, whose
-        count of elements is added.
+        """The register with a set-up word for the worker's row. kind: "write", "row" and "column" of stores, whose
+        count of elements is added, "load" from memory, "read".
         """
         found = self.setups.get((kind, size))
         if found is not None:
@@ -73,6 +76,10 @@ class StoreSelector(Selector):
             self.entry.append(MOp("mov", SETUP_STORE, self.constant(dma_store_stride(0)), role="vpm"))
         if kind == "write":
             shift, word = 2 - (size.bit_length() - 1), vpm_write(_WRITE[size], y=0)
+        elif kind == "read":
+            shift, word = 2 - (size.bit_length() - 1), vpm_read(1, _WRITE[size], y=0)
+        elif kind == "load":
+            shift, word = 4, dma_load(1, 16, _ROW[size], y=0)  # 16 elements: a length of 0
         elif kind == "row":
             shift, word = 7, dma_store(1, 1, _ROW[size], y=0) & ~(127 << _DEPTH)
         else:
@@ -114,3 +121,34 @@ class StoreSelector(Selector):
             self.op("mov", SETUP_STORE, self.constant(dma_store_stride(request.step - size)), role="vpm")
         self.op("mov", SETUP_STORE, setup, role="vpm")
         self.address(ADDRESS_STORE, v, "vpm")
+
+    def fetch(self, v: Value) -> None:
+        """A DMA from memory into the row, when the store before has ended, and the row into a register."""
+        request: Request = v.attr
+        size = size_of(request)
+        load = self._setup("load", size)
+        count: Operand
+        if len(v.args) > 2:  # 16 is 0
+            count, shifted = self.register(), self.register()
+            self.op("shl", shifted, self.in_register(v.args[2]), self.constant(28))
+            self.op("shr", count, shifted, self.bits(8))
+        else:
+            count = self.constant((request.words & 15) << _LENGTH)
+        setup, r = self.register(), self.register()
+        self.op("or", setup, load, count)
+        self.op("mov", NOP, WAIT_STORE, role="vpm")
+        self.op("mov", SETUP_LOAD, setup, role="vpm")
+        self.address(ADDRESS_LOAD, v, "vpm")
+        self.op("mov", NOP, WAIT_LOAD, role="vpm")
+        self.op("mov", SETUP_LOAD, self._setup("read", size), role="vpm")
+        self.op("mov", r, VPM, role="vpm")
+        self.place[id(v)] = r
+
+    def lock(self, v: Value) -> None:
+        """Wait for the mutex."""
+        self.op("mov", NOP, MUTEX, role="vpm")
+
+    def unlock(self, v: Value) -> None:
+        """Give the mutex back when the store has ended."""
+        self.op("mov", NOP, WAIT_STORE, role="vpm")
+        self.op("mov", MUTEX, self.bits(0), role="vpm")

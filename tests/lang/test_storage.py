@@ -35,6 +35,7 @@ from qpu.lang import (
 )
 
 SIZES = (1, 15, 16, 17, 33, 100)
+pytestmark = pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
 RANDOM = np.random.default_rng(5)
 
 
