@@ -20,7 +20,7 @@ from qpu.lang.fold import fold
 from qpu.lang.kir import Access, Builder, Region, Value
 from qpu.lang.source import MISSING, Source
 from qpu.lang.types import LETTER
-from qpu.lang.values import POISON, Complex, Index, Packed, Poison, Unbound, View
+from qpu.lang.values import POISON, Bound, Complex, Index, Packed, Poison, Unbound, View
 
 __all__ = ["LANGUAGE", "Exits", "Frame", "Front", "LangError", "Language", "Site", "guarded"]
 
@@ -107,6 +107,7 @@ class Front:
         self.own: dict[int, Any] = {}  # by id; keeps them alive so that an id is not given twice
         self.kernel_object: Any = None  # what the first parameter stands for
         self.quiet = 0  # depth of evaluations whose KIR is dropped
+        self.outer: set[int] = set()  # lists that were made outside of the condition that varies
         self.ranges = Ranges(self.q.top)
         self.turns: dict[int, tuple[Region, int]] = {}  # items that a turn of a loop takes, by its region
         self.check = check  # clamp the accesses that a launch does not check
@@ -177,6 +178,8 @@ class Front:
         self, node: ast.AST, rule: str, message: str, *, allowed: str | None = None, help: str | None = None
     ) -> LangError:
         """A finding at a node, to be raised."""
+        if allowed is None and help is None:
+            help = _HELP.get(rule)
         return LangError(Diagnostic(rule, message, loc=self.loc(node), allowed=allowed, help=help))
 
     def report(self, finding: Diagnostic) -> None:
@@ -218,6 +221,10 @@ class Front:
             return "c64"
         if isinstance(value, Packed):
             return value.dtype.name
+        if isinstance(value, Bound):
+            return f"the method {value.name}"
+        if value is self.kernel_object:
+            return "the kernel object"
         return f"{type(value).__name__} {value!r}"[:60]
 
     @staticmethod
@@ -339,6 +346,17 @@ class Front:
     def access(self, view: View, offset: int, node: ast.AST, kind: str, operation: str = "") -> Access:
         return Access(view.number, offset, view.dtype.name, self.site(node, kind, view.number), operation)
 
+
+_HELP: Final = {
+    "lang-syntax": f"the language has {LANGUAGE}",
+    "lang-name": "dir(...) in ordinary Python lists the names",
+    "lang-type": "cast it, as in i32(...), u32(...), f32(...)",
+    "lang-call": "the arguments as the function declares them",
+    "lang-varying": "what is known when compiling: numbers, Const parameters, unroll(range(...)) over those",
+    "lang-assert": "it compares what is known when the kernel is compiled: call the kernel with other constants",
+    "lang-python": "Python itself evaluated this when compiling, and raised the error",
+}
+"""Help where a finding has none of its own."""
 
 _SILENT = Diagnostic("lang-poison", "reported before")
 

@@ -234,7 +234,7 @@ def _attribute(f: Front, node: ast.Attribute) -> Any:
         raise f.error(node, "lang-name", f"c64 has no attribute {node.attr!r}", allowed="real, imag, conjugate()")
     if f.is_value(owner):
         raise f.error(node, "lang-name", f"{f.describe(owner)} has no attribute {node.attr!r}")
-    if id(owner) in f.own and node.attr in _MUTATORS and f.mask is not None and f.mask.varying and has_value(f, owner):
+    if id(owner) in f.outer and node.attr in _MUTATORS:
         raise f.error(
             node,
             "lang-effect",
@@ -320,7 +320,9 @@ def call(f: Front, node: ast.Call, callee: Any, args: list[Any], keywords: dict[
         return callee.call(f, node, args, keywords)
     if callee is surface.unroll:
         return surface.Unrolled(args[0])
-    if has_value(f, [*args, *keywords.values()]) and callee not in _TAKES_VALUES and not _is_own_method(f, callee):
+    alone = callee is not isinstance and any(f.is_value(x) or isinstance(x, View) for x in args)
+    taken = callee in _TAKES_VALUES and not alone
+    if has_value(f, [*args, *keywords.values()]) and not taken and not _is_own_method(f, callee):
         raise f.error(
             node,
             "lang-type",

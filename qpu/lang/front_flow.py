@@ -21,8 +21,12 @@ from qpu.lang.math import cast
 from qpu.lang.operators import binary, effect_error, has_value, iterate, own, select, truth
 from qpu.lang.values import POISON, Complex, Index, Packed, Poison, Unbound, View
 
-__all__ = ["HANDLERS", "assign", "copy", "execute", "splice", "targets", "under_mask"]
+__all__ = [
+    "HANDLERS", "RESULT", "RETURNED", "assign", "copy", "execute", "leave_function", "leave_loop", "look_through",
+    "splice", "targets", "under_mask",
+]  # fmt: skip
 
+RETURNED, RESULT = "%returned", "%result"  # names of the lanes that return inside a loop on the GPU, and of what
 INLINE_LIMIT = 8  # operations of a branch that are cheaper to execute for all lanes than to skip
 
 
@@ -94,6 +98,8 @@ def targets(body: Iterable[ast.AST]) -> list[str]:
                 if isinstance(child, ast.NamedExpr) and isinstance(child.target, ast.Name):
                     found.setdefault(child.target.id)
             return
+        if isinstance(node, ast.Return):
+            found.update(dict.fromkeys((RETURNED, RESULT)))
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             found.setdefault(node.id)
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
@@ -228,14 +234,25 @@ def _assert(f: Front, node: ast.Assert) -> None:
         raise f.error(node, "lang-assert", f"assertion failed: {message}")
 
 
+def look_through(f: Front, body: Sequence[ast.stmt]) -> None:
+    """Report what is wrong in statements of which it is not known whether they are executed; their names are poison."""
+    names = {n: copy(f, v) for n, v in f.names.items()}
+    with f.dropped(), f.into(Region(f.q.region)), f.masked(f.mask):
+        execute(f, body)
+    f.names.clear()
+    f.names.update(names)
+    for name in targets(body):
+        f.names[name] = POISON
+
+
 # -- branches
 
 
 def _if(f: Front, node: ast.If) -> None:
-    test = f.evaluate(node.test)
+    test = guarded(f, node.test, lambda: f.evaluate(node.test))
     if isinstance(test, Poison):
-        for name in targets([*node.body, *node.orelse]):
-            f.names[name] = POISON
+        for body in (node.body, node.orelse):
+            look_through(f, body)
         return
     if not f.is_value(test):
         execute(f, node.body if test else node.orelse)
@@ -280,7 +297,13 @@ def under_mask(f: Front, node: ast.AST, condition: Value, body: Callable[[], Non
     saved = [(e.left, e.skipped, e.result) for e in exits]
     region = Region(q.region)
     with f.into(region), f.masked(mask):
-        body()
+        outer = f.outer
+        if mask.varying:
+            f.outer = outer | {id(x) for v in f.names.values() for x in _lists(v)}
+        try:
+            body()
+        finally:
+            f.outer = outer
         changed = [n for n in names if n in f.names and not same(f.names[n], before.get(n, _NOTHING))]
         kept = [n for n in changed if n in before and not isinstance(before[n], Unbound)]
         leaves: list[tuple[Value, Value]] = []  # in the lanes of the mask, elsewhere
@@ -320,6 +343,15 @@ def under_mask(f: Front, node: ast.AST, condition: Value, body: Callable[[], Non
         e.left, e.skipped = (_fill(f, x, results) for x in (left, skipped))
         e.result = _fill(f, tree, results)
     _raw[id(f)] = {n: _fill(f, t, results) for n, t in raw.items()}
+
+
+def _lists(value: Any) -> Iterable[Any]:
+    """The lists, dictionaries and sets in a value."""
+    if isinstance(value, list | dict | set):
+        yield value
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _lists(item)
 
 
 _NOTHING: Final = object()
@@ -493,21 +525,50 @@ def _go(f: Front, node: ast.stmt, how: str) -> None:
 
 
 def _return(f: Front, node: ast.Return) -> None:
-    exits = next(e for e in f.frame.exits if e.kind == "function")
     value = None if node.value is None else f.evaluate(node.value)
     if f.frame.kernel and value is not None:
         raise f.error(node, "lang-syntax", "a kernel returns nothing", help="store results into an Out parameter")
+    if any(e.kind == "loop" and not e.static for e in f.frame.exits):
+        if value is not None and not isinstance(value, Value | Index | bool | int | float):
+            help = "keep its parts in names, leave the loop with break, and return after it"
+            raise f.error(node, "lang-type", f"{f.describe(value)} is returned inside a loop on the GPU", help=help)
+        f.names[RETURNED] = True
+        if value is not None:
+            f.names[RESULT] = value
+        _go(f, node, "left")
+        return
+    leave_function(f, value)
+
+
+def leave_loop(f: Front, node: ast.stmt) -> None:
+    """The lanes of the mask leave the innermost loop."""
+    _go(f, node, "left")
+
+
+def leave_function(f: Front, value: Any) -> None:
+    """The lanes of the mask leave the function, which gives them `value`."""
+    exits = next(e for e in f.frame.exits if e.kind == "function")
     now = f.mask if f.mask is not None else f.q.const("b", True)
     if not f.frame.kernel:
         if exits.left is None:
             exits.result = value
         else:
-            exits.result = select(f, node, now, value, exits.result)
+            exits.result = select(f, f.frame.source.tree, now, value, exits.result)
     entry = exits.mask
     everyone = now is entry or (entry is None and now.op == "const" and now.attr)
     gone = f.q.const("b", True) if everyone else now
     exits.left = gone if exits.left is None else f.q.emit("bor", exits.left, gone)
     f.mask = f.q.const("b", False)
+
+
+def _import(f: Front, node: ast.Import | ast.ImportFrom) -> None:
+    """Python itself imports."""
+    found: dict[str, Any] = {}
+    try:
+        exec(compile(ast.Module([node], []), f.frame.source.file, "exec"), dict(f.frame.source.fn.__globals__), found)
+    except ImportError as error:
+        raise f.error(node, "lang-python", f"{type(error).__name__}: {error}") from None
+    f.names.update(found)
 
 
 def _nothing(f: Front, node: ast.stmt) -> None:
@@ -527,6 +588,6 @@ HANDLERS: Final[dict[type[ast.AST], Callable[..., None]]] = {
     ast.Continue: _continue,
     ast.Return: _return,
     ast.Pass: _nothing,
-    ast.Import: _nothing,
-    ast.ImportFrom: _nothing,
+    ast.Import: _import,
+    ast.ImportFrom: _import,
 }

@@ -12,14 +12,24 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from qpu.lang import surface
-from qpu.lang.front import Exits, Front, LangError
-from qpu.lang.front_flow import copy, splice, targets, under_mask
+from qpu.lang.front import Exits, Front, LangError, guarded
+from qpu.lang.front_flow import (
+    RESULT,
+    RETURNED,
+    copy,
+    leave_function,
+    leave_loop,
+    look_through,
+    splice,
+    targets,
+    under_mask,
+)
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.operators import iterate, own, truth
 from qpu.lang.types import LETTER
 from qpu.lang.values import POISON, Complex, Index, Packed, Poison, Unbound, View
 
-__all__ = ["HANDLERS", "device_loop"]
+__all__ = ["HANDLERS", "device_loop", "may_leave"]
 
 UNROLL_TRIPS = 4
 UNROLL_OPERATIONS = 16
@@ -39,10 +49,9 @@ class DeviceItems(Protocol):
 def _for(f: Front, node: ast.For) -> None:
     if node.orelse:
         raise f.error(node, "lang-syntax", "`else` of a loop is not part of the kernel language")
-    items = f.evaluate(node.iter)
+    items = guarded(f, node.iter, lambda: f.evaluate(node.iter))
     if isinstance(items, Poison):
-        for name in targets([node]):
-            f.names[name] = POISON
+        _look_into(f, node, targets([node.target]))
         return
     if isinstance(items, DeviceItems):
         items.loop(f, node)
@@ -58,6 +67,19 @@ def _for(f: Front, node: ast.For) -> None:
         _counted(f, node, items)
         return
     _python_loop(f, node, iterate(f, node.iter, items), lambda item: f.assign(node.target, item))
+
+
+def _look_into(f: Front, node: ast.For | ast.While, names: list[str]) -> None:
+    """Report what is wrong in the body of a loop whose head is wrong."""
+    for name in names:
+        f.names[name] = POISON
+    f.frame.exits.append(Exits("loop", mask=f.mask))
+    try:
+        look_through(f, node.body)
+    finally:
+        f.frame.exits.pop()
+    for name in names:
+        f.names[name] = POISON
 
 
 def _short(f: Front, node: ast.For, items: range) -> bool:
@@ -112,6 +134,8 @@ def _python_loop(f: Front, node: ast.For | ast.While, turns: Iterable[Any], begi
     f.mask = outer
     if any(e.left is not None and e.left.op == "const" for e in f.frame.exits):
         f.mask = f.q.const("b", False)
+    if RETURNED in names and RETURNED in f.names:
+        _returned(f, node, f.names[RETURNED], lambda: leave_loop(f, node))
 
 
 def _while(f: Front, node: ast.While) -> None:
@@ -119,13 +143,11 @@ def _while(f: Front, node: ast.While) -> None:
         raise f.error(node, "lang-syntax", "`else` of a loop is not part of the kernel language")
     names = {n: copy(f, v) for n, v in f.names.items()}
     with f.dropped(), f.into(Region(f.q.region)):
-        test = f.evaluate(node.test)
+        test = guarded(f, node.test, lambda: f.evaluate(node.test))
     f.names.clear()
     f.names.update(names)
     if isinstance(test, Poison):
-        f.evaluate(node.test)
-        for name in targets([node]):
-            f.names[name] = POISON
+        _look_into(f, node, [])
         return
     carried = set(targets(node.body))
     read = {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
@@ -221,7 +243,37 @@ def device_loop(
     """A loop on the GPU: while going(): turn(); advance(). names: what the turns may bind.
 
     Carried names keep one type: found by evaluating turns whose KIR is dropped until types and variance stand still.
+    A return inside the loop sets names, which are carried out of it.
     """
+    if RETURNED not in names:
+        _device_loop(f, node, names, going, turn, where, advance)
+        return
+    outermost = RETURNED not in f.names
+    if outermost:
+        f.names[RETURNED], f.names[RESULT] = False, 0
+    _device_loop(f, node, names, going, turn, where, advance)
+    if not outermost:
+        _returned(f, node, f.names[RETURNED], lambda: leave_loop(f, node))
+        return
+    result = f.names.pop(RESULT)
+    _returned(f, node, f.names.pop(RETURNED), lambda: leave_function(f, None if f.frame.kernel else result))
+
+
+def _returned(f: Front, node: ast.stmt, flag: Any, leave: Callable[[], None]) -> None:
+    """Behind a loop: the lanes that returned inside it leave what is around it."""
+    if f.is_value(flag) and not isinstance(flag, Poison):
+        under_mask(f, node, flag, leave, [])
+
+
+def _device_loop(
+    f: Front,
+    node: ast.stmt,
+    names: list[str],
+    going: Callable[[], Any],
+    turn: Callable[[], None],
+    where: ast.expr,
+    advance: Callable[[], None] | None,
+) -> None:
     carried = _carried(f, names)
     lists = _flatten(f, carried)
     types = _settle(f, node, lists, going, turn, advance)
@@ -521,7 +573,7 @@ def _all_lanes(
         f.frame.exits.append(exits)
         outer_exits = [(e, e.left, e.skipped, e.result) for e in f.frame.exits[:-1]]
         left_param: Value | None = None
-        if _may_leave(node):
+        if may_leave(node):
             left_param = q.parameter(region, "b", True)
             exits.left = left_param
             f.mask = f.under(q.emit("bnot", left_param))
@@ -575,17 +627,17 @@ def _outer(f: Front, node: ast.stmt, before: list[tuple[Exits, Value | None, Val
             )
 
 
-def _may_leave(node: ast.stmt) -> bool:
-    """Whether the body has a break of this loop."""
+def may_leave(node: ast.stmt) -> bool:
+    """Whether the body has a break of this loop, or a return."""
 
-    def visit(n: ast.AST) -> bool:
-        if isinstance(n, ast.Break):
+    def visit(n: ast.AST, inside: bool) -> bool:
+        if isinstance(n, ast.Return) or (isinstance(n, ast.Break) and not inside):
             return True
-        if isinstance(n, ast.For | ast.While | ast.FunctionDef | ast.Lambda):
+        if isinstance(n, ast.FunctionDef | ast.Lambda):
             return False
-        return any(visit(c) for c in ast.iter_child_nodes(n))
+        return any(visit(c, inside or isinstance(n, ast.For | ast.While)) for c in ast.iter_child_nodes(n))
 
-    return any(visit(child) for child in getattr(node, "body", ()))
+    return any(visit(child, False) for child in getattr(node, "body", ()))
 
 
 _EFFECTS: Final = frozenset({"load", "store", "atomic", "barrier", "stream", "loop", "if_any", "rot", "rotv", "bcast",
@@ -608,7 +660,7 @@ def _any_lane(
         f.frame.exits.append(exits)
         outer_exits = [(e, e.left, e.skipped, e.result) for e in f.frame.exits[:-1]]
         left_param: Value | None = None
-        if _may_leave(node):
+        if may_leave(node):
             left_param = q.parameter(region, "b", True)
         try:
             test = going()

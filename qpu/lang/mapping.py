@@ -18,7 +18,7 @@ from qpu.lang.access import store
 from qpu.lang.bounds import host
 from qpu.lang.front import Exits, Front
 from qpu.lang.front_flow import targets, under_mask
-from qpu.lang.front_loops import device_loop
+from qpu.lang.front_loops import device_loop, may_leave
 from qpu.lang.kir import Value
 from qpu.lang.lane_trees import active, join_lanes, scan_lanes
 from qpu.lang.operators import binary, truth
@@ -296,8 +296,8 @@ def items_loop(f: Front, node: ast.For, items: Items) -> None:
         with f.ranges.items((ix,), (items.n,), f.q.region, f.mask, grid=False):
             f.execute(node.body)
 
-    if items.run:
-        _run_loop(f, node, items, names)
+    if items.run or may_leave(node):
+        _vectors_loop(f, node, items, names)
     else:
         chunks(f, node, items.n, 1, "row", one, names)
     line = node.lineno + f.frame.source.first - 1
@@ -308,14 +308,17 @@ def items_loop(f: Front, node: ast.For, items: Items) -> None:
         f.names[name] = Unbound(line, "as the variable of a loop")
 
 
-def _run_loop(f: Front, node: ast.For, items: Items, names: list[str]) -> None:
-    """Each worker owns one contiguous run of vectors; its last one may be cut short."""
+def _vectors_loop(f: Front, node: ast.For, items: Items, names: list[str]) -> None:
+    """One vector a turn, the last one cut short: where each worker owns a contiguous run, or lanes may leave the loop."""
     q = f.q
     n, worker, workers, lane = items.n, q.emit("worker"), q.emit("workers"), q.emit("lane")
     vectors = q.emit("asr", q.emit("add", n, q.const("i", 15)), q.const("u", 4))
-    each = q.emit("div", q.emit("add", vectors, q.emit("sub", workers, q.const("i", 1))), workers)
-    start = q.emit("mul", worker, each)
-    stop = q.emit("min", q.emit("add", start, each), vectors)
+    if items.run:
+        each = q.emit("div", q.emit("add", vectors, q.emit("sub", workers, q.const("i", 1))), workers)
+        start, step = q.emit("mul", worker, each), q.const("i", 1)
+        stop = q.emit("min", q.emit("add", start, each), vectors)
+    else:
+        start, stop, step = worker, vectors, workers
     name = f"%vector{id(node)}"
     f.names[name] = start
 
@@ -333,7 +336,7 @@ def _run_loop(f: Front, node: ast.For, items: Items, names: list[str]) -> None:
         under_mask(f, node, inside, body, names)
 
     def advance() -> None:
-        f.names[name] = q.emit("add", f.names[name], q.const("i", 1))
+        f.names[name] = q.emit("add", f.names[name], step)
 
     device_loop(f, node, [name, *names], going, turn, ast.copy_location(ast.Constant(True), node), advance)
     f.names.pop(name, None)

@@ -158,6 +158,7 @@ def binary(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> Any
     """a op b."""
     if isinstance(a, Poison) or isinstance(b, Poison):
         return POISON
+    _refuse_views(f, node, a, b)
     if not f.is_value(a) and not f.is_value(b):
         return python_operation(f, node, kind, a, b)
     if isinstance(a, Complex) or isinstance(b, Complex):
@@ -187,6 +188,13 @@ def binary(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> Any
         sign = kind.__name__
         raise f.error(node, "lang-type", f"{sign} of {LETTER[type_]}", help="cast to i32 or u32, or bitcast")
     return q.emit(op, f.convert(a, type_, node), f.convert(b, type_, node))
+
+
+def _refuse_views(f: Front, node: ast.expr, *operands: Any) -> None:
+    for x in operands:
+        if isinstance(x, View | Bound) or (x is f.kernel_object and x is not None):
+            example = f"{x.name}[i]" if isinstance(x, View) else None
+            raise f.error(node, "lang-type", f"{f.describe(x)} in arithmetic", help=example)
 
 
 def _mask_operation(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> Any:
@@ -249,6 +257,8 @@ def compare(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> An
     """a op b for a comparison."""
     if isinstance(a, Poison) or isinstance(b, Poison):
         return POISON
+    if kind not in (ast.Is, ast.IsNot):
+        _refuse_views(f, node, a, b)
     if not f.is_value(a) and not f.is_value(b):
         return python_operation(f, node, kind, a, b)
     if kind not in _COMPARE:

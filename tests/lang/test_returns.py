@@ -1,0 +1,128 @@
+"""`return` and `break` inside loops on the GPU, against plain Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qpu.lang import Grid, In, InOut, Out, Team, f32, i32, kernel, unroll
+from tests.lang.rig import interpret
+
+
+def find(x: Any, start: Any, n: Any, wanted: Any) -> Any:
+    for j in range(n):
+        if x[start + j] == wanted:
+            return j
+    return -1
+
+
+def first_pair(n: Any, total: Any) -> Any:
+    for a in range(n):
+        for b in range(n):
+            if a * b == total:
+                return a * 100 + b
+        if a > 20:
+            return -2
+    return -1
+
+
+def half(v: Any) -> Any:
+    n = 0
+    while v > 1.0:
+        if n == 6:
+            return v
+        v = v * 0.5
+        n += 1
+    return v + 100.0
+
+
+@kernel(coarsen=1)
+def search(k: Grid, n: i32, x: In[i32], y: Out[i32]) -> None:
+    i = k.index()
+    y[i] = find(x, 0, n, i) + 1000 * find(x, 0, n, i + 1)
+
+
+@kernel(coarsen=1)
+def pairs(k: Grid, n: i32, y: Out[i32]) -> None:
+    i = k.index()
+    y[i] = first_pair(n, i)
+
+
+@kernel(coarsen=1)
+def halves(k: Grid, x: In[f32], y: Out[f32]) -> None:
+    i = k.index()
+    y[i] = half(x[i])
+
+
+@kernel(coarsen=1)
+def early(k: Grid, n: i32, x: In[i32], y: InOut[i32]) -> None:
+    i = k.index()
+    if x[i] == 3:
+        return
+    for j in range(n):
+        y[i] = y[i] + 1
+        for u in unroll(range(3)):
+            if x[i] + u == j:
+                return
+        if j == 5:
+            return
+    y[i] = y[i] + 1000
+
+
+@kernel(coarsen=2)
+def early_by_two(k: Grid, n: i32, x: In[i32], y: InOut[i32]) -> None:
+    i = k.index()
+    for j in range(n):
+        if x[i] == j:
+            return
+        y[i] = y[i] + 1
+    y[i] = y[i] + 1000
+
+
+@kernel
+def leaving(k: Team, x: In[i32], out: InOut[i32]) -> None:
+    s = 0
+    for i in k.items(x.size):
+        if x[i] > 20:
+            break
+        s += x[i]
+    out[16 * k.worker + k.lane] = s
+
+
+@kernel
+def stopping(k: Team, n: i32, x: In[i32], out: InOut[i32]) -> None:
+    for i in k.items(x.size):
+        for j in range(n):
+            if x[i] == j:
+                return
+        out[16 * k.worker + k.lane] = i
+    out[16 * k.worker + k.lane] = -1
+
+
+def args(k: Any, n: int) -> list[Any]:
+    rng = np.random.default_rng(n)
+    given: list[Any] = []
+    for row in k.parameters:
+        if row.kind == "scalar":
+            given.append(7)
+        elif row.type == "f32":
+            given.append(rng.uniform(0, 300, n).astype(np.float32))
+        elif k.team and row.mode != "in":
+            given.append(np.zeros(16 * 3, np.int32))
+        else:
+            given.append(rng.integers(0, 24, n).astype(np.int32))
+    return given
+
+
+@pytest.mark.parametrize("k", [search, pairs, halves, early, early_by_two, leaving, stopping], ids=lambda k: k.__name__)
+@pytest.mark.parametrize("n", [7, 16, 33, 90])
+def test_lanes_leave(k: Any, n: int) -> None:
+    got, want = args(k, n), args(k, n)
+    names = [row.name for row in k.parameters]
+    interpret(k.fn, dict(zip(names, got, strict=True)), coarsen=k.schedule.coarsen or 1, workers=3)
+    k.python(*want, workers=3)
+    for name, a, b in zip(names, got, want, strict=True):
+        if isinstance(a, np.ndarray):
+            assert np.array_equal(a, b), name
