@@ -309,7 +309,7 @@ def items_loop(f: Front, node: ast.For, items: Items) -> None:
 
 
 def _vectors_loop(f: Front, node: ast.For, items: Items, names: list[str]) -> None:
-    """One vector a turn, the last one cut short: where each worker owns a contiguous run, or lanes may leave the loop."""
+    """One vector a turn, the last one cut short: where workers own contiguous runs, or lanes may leave the loop."""
     q = f.q
     n, worker, workers, lane = items.n, q.emit("worker"), q.emit("workers"), q.emit("lane")
     vectors = q.emit("asr", q.emit("add", n, q.const("i", 15)), q.const("u", 4))
