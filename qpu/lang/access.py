@@ -76,7 +76,9 @@ def address(
     """Base (the same in all lanes), byte offset and constant bytes of an element. inside: nothing to check."""
     q = f.q
     keys = _indices(f, node, view, key)
-    if not (view.clamped or inside) and (f.check or not f.quiet):
+    if view.number < 0:  # memory of the team: no launch knows it
+        inside = not f.check
+    elif not (view.clamped or inside) and (f.check or not f.quiet):
         known = f.ranges.note(view.name, keys, q.region, f.mask, node, f.loc(node), stored)
         inside = known or not f.check
     else:

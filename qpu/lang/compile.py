@@ -135,6 +135,18 @@ def _loops(region: Region, turns: Mapping[int, tuple[Region, int]], depth: int =
     return found
 
 
+def _mark_items(region: Region, turns: Mapping[int, tuple[Region, int]]) -> bool:
+    """Note the loops whose turns are items or rows of items. Whether the region has such a loop of its own."""
+    found = False
+    for v in region.ops:
+        if isinstance(v.attr, Loop):
+            v.attr.items = _mark_items(v.attr.region, turns) or id(v.attr.region) in turns
+            found |= v.attr.items
+        elif isinstance(v.attr, Skip):
+            _mark_items(v.attr.region, turns)
+    return found
+
+
 def _bytes(region: Region, op: str) -> int:
     """Bytes that 16 lanes load or store in a region, loops inside left out."""
     total = 0
@@ -150,7 +162,7 @@ def _bytes(region: Region, op: str) -> int:
 @dataclass(slots=True)
 class KernelIR:
     """A kernel as KIR. region: its operations; sites: its accesses; layout: of items; notes: what costs; accesses and
-    extent: what a launch checks and counts.
+    extent: what a launch checks and counts; shared: bytes of memory of the team.
     """
 
     name: str
@@ -164,6 +176,7 @@ class KernelIR:
     accesses: list[Access] = field(default_factory=list)
     extent: list[Expr] | None = None
     loops: list[LoopFacts] = field(default_factory=list)
+    shared: int = 0
 
     @property
     def params(self) -> list[Value]:
@@ -203,13 +216,15 @@ def to_kir(
         GridBody(f, source.body, coarsen, layout).evaluate()
     f.finish()
     top = merge_stores(q.top, isa, f.turns)
+    _mark_items(top, f.turns)
     remove_dead(top)
     assert isinstance(source.tree, ast.FunctionDef)
     return KernelIR(source.tree.name, top, rows, f.site_rows, layout, coarsen, team, list(f.notes.values()),
-                    f.ranges.accesses, f.ranges.extent, _loops(top, f.turns))  # fmt: skip
+                    f.ranges.accesses, f.ranges.extent, _loops(top, f.turns),
+                    sum(size for _, size in f.shared.values()))  # fmt: skip
 
 
-_EFFECTS = frozenset({"store", "atomic", "barrier", "stream", "data", "commit", "lock", "unlock"})
+_EFFECTS = frozenset({"store", "atomic", "barrier", "stream", "data", "commit", "lock", "unlock", "semaphore"})
 _KEEP = (_EFFECTS - {"stream"}) | {"loop", "if_any", "request", "pop"}
 
 

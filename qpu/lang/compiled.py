@@ -26,13 +26,13 @@ class Compiled:
     """A kernel for one instruction set.
 
     program: the instructions; uniforms: what each word of the uniform list holds; threads: on a QPU (V3D); accesses,
-    extent: what a launch checks and counts; notes: what costs; resident: all workers must run at once; team: whether it
-    is a Team kernel.
+    extent: what a launch checks and counts; notes: what costs; resident: all workers must run at once; shared: bytes of
+    memory of the team; team: whether it is a Team kernel.
     """
 
     __slots__ = (
         "_made", "_remake", "_report", "accesses", "coarsen", "extent", "isa", "name", "notes", "program", "resident",
-        "team", "threads", "uniforms",
+        "shared", "team", "threads", "uniforms",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +46,7 @@ class Compiled:
         coarsen: int,
         team: bool,
         resident: bool,
+        shared: int,
         accesses: Sequence[Access],
         extent: list[Expr] | None,
         notes: Sequence[Diagnostic],
@@ -55,6 +56,7 @@ class Compiled:
         self.name, self.isa, self.program = name, isa, program
         self.uniforms = tuple(uniforms)
         self.threads, self.coarsen, self.team, self.resident = threads, coarsen, team, resident
+        self.shared = shared
         self.accesses, self.extent, self.notes = tuple(accesses), extent, tuple(notes)
         self._report: Report | None = None
         self._made = made

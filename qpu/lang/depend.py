@@ -40,6 +40,8 @@ def virtual_effects(m: MOp) -> Effects:
     reads.update(x for x in (m.a, m.b) if isinstance(x, Fixed) and x.kind in ("acc", "rf"))
     if m.role in ("sfu", "pop", "r5"):
         writes.add(Fixed("acc", 5 if m.role == "r5" else 4))
+    if m.role == "barrier":
+        writes.add("barrier")
     if m.role == "vpm":
         reads.add("vpm")
         writes.add("vpm")

@@ -110,6 +110,7 @@ class Front:
         self.outer: set[int] = set()  # lists that were made outside of the condition that varies
         self.ranges = Ranges(self.q.top)
         self.turns: dict[int, tuple[Region, int]] = {}  # items that a turn of a loop takes, by its region
+        self.shared: dict[tuple[int, int], tuple[int, int]] = {}  # start and bytes of shared memory, by place
         self.check = check  # clamp the accesses that a launch does not check
 
     # -- evaluation

@@ -307,6 +307,7 @@ class Interpreter:
         return None
 
     _unlock = _lock
+    _semaphore = _lock
 
     def _barrier(self, v: Value, args: list[Bits], live: Any) -> None:
         return None

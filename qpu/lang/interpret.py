@@ -60,7 +60,7 @@ def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> Non
     source: Source = k.source
     rows: list[Parameter] = k.parameters
     title = k.fn.__name__
-    params: dict[str, int] = {}
+    params: dict[str, int] = {"%shared": 0}
     memory: list[Any] = []
     names: list[str] = []
     consts: dict[str, Any] = {}

@@ -211,6 +211,13 @@ ROWS: Final[dict[str, Row]] = {
         _row("fetch", "ui*>x", None, "Elements at base + offset in the first lanes, read by DMA.", pure=False),
         _row("lock", ">", None, "Waits for the mutex of the chip.", pure=False),
         _row("unlock", ">", None, "Gives the mutex back when the worker's stores have ended.", pure=False),
+        _row(
+            "semaphore",
+            ">",
+            None,
+            "Counts one of 16 down, or up; the attribute is its number and whether down.",
+            pure=False,
+        ),
         _row("barrier", ">", None, "Waits for all workers of the team.", pure=False),
         # -- control
         _row("loop", "b*>", None, "Repeats its region (Loop).", pure=False),
@@ -307,12 +314,14 @@ class Region:
 class Loop:
     """Attribute of a loop. The operands are the guard (a mask, the same in all lanes) and the initial values; the
     region runs while `cond` holds after it: in any lane where it varies, else in all. results: one a carried value.
+    items: its turns are items of a Grid or Team, or rows of them.
     """
 
     region: Region
     yields: list[Value]
     cond: Value
     results: list[Value] = field(default_factory=list)
+    items: bool = False
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ import numbers
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -36,6 +37,10 @@ __all__ = ["Part", "compiled_for", "launch"]
 
 How: TypeAlias = tuple[int | None, str | None, bool]
 """Workers, name of a variant, whether to clamp."""
+
+
+SUPERGROUP = 16
+"""Workers of V3D that can wait for each other: workgroups of one supergroup (v3d.md 8.4)."""
 
 
 class Launchable(Protocol):
@@ -375,6 +380,7 @@ class _Plan:
         ]
         self.own = [(n, name) for n, name in self.slots if name in ("worker", "slot")]
         self.shapes: dict[int, Dispatch] = {}
+        self.memory: WeakKeyDictionary[Device, Buffer] = WeakKeyDictionary()
 
     def run(self, call: _Call, wait: bool) -> Run:
         """Launch."""
@@ -387,13 +393,18 @@ class _Plan:
         for n in range(0, len(found), 4):
             if (found[n + 1] < 0 or found[n + 2] >= found[n + 3]) and not found[n]:
                 self._refuse(self.accesses[n // 4], found[n + 1], found[n + 2], found[n + 3])
+        if compiled.shared:
+            numbers_["%shared"] = self._shared(gpu).address
         words = self.template.copy()
         for n, name in self.slots:
             words[n] = numbers_[name] & 0xFFFFFFFF
         if gpu.isa is not Isa.VC4:
             shape = self.shapes.get(count)
             if shape is None:
-                shape = self.shapes[count] = Dispatch(workgroups=(count, 1, 1), threads=compiled.threads)
+                together = count if compiled.resident else 1
+                shape = self.shapes[count] = Dispatch(
+                    workgroups=(count, 1, 1), workgroups_per_supergroup=together, threads=compiled.threads
+                )
             packed = np.array(words, np.uint32)
             start = gpu.run if wait else gpu.submit
             return Run((start(compiled.program, packed, shape),))
@@ -408,12 +419,21 @@ class _Plan:
         run = Run(tuple(launches))
         return run.wait() if wait else run
 
+    def _shared(self, gpu: Device) -> Buffer:
+        """Memory of the team on a device; launches run one after another there."""
+        found = self.memory.get(gpu)
+        if found is None:
+            found = self.memory[gpu] = gpu.empty(self.compiled.shared // 4, np.uint32)
+        return found
+
     def _workers(self, call: _Call) -> int:
         """How many workers; 0 where there is nothing to do."""
         gpu, given = call.gpu, call.workers
         full = gpu.qpus * (1 if gpu.isa is Isa.VC4 else self.compiled.threads)
         if self.team:
             count = given or (TEAM if self.by_worker is None else call.numbers[self.by_worker])
+            if gpu.isa is not Isa.VC4:
+                full = min(full, SUPERGROUP)
             if self.compiled.resident and count > full:
                 raise refusal("lang-team", self.title, f"{count} workers wait for each other (barrier)",
                               allowed=f"{full} run at once on {gpu.info.emulated or gpu.info.board}",

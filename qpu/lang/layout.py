@@ -39,13 +39,15 @@ def lay_out_v3d(function: Function, scheduled: dict[Block, list[Scheduled]], isa
     nop = combine(isa, None, None)
     switch = combine(isa, None, None, int(Sig.THRSW))
     rows: list[Scheduled] = []
-    for instr in (switch, switch, nop, nop):
+    waits = any(m.role == "barrier" for m in function.ops())
+    # the last switch is marked; the one of a barrier must not be behind it
+    for instr in (switch, nop, nop) if waits else (switch, switch, nop, nop):
         rows.append(Scheduled(instr, []))
     labels: dict[Block, int] = {}
     for block in function.blocks:
         labels[block] = len(rows)
         rows += scheduled[block]
-    for instr in (switch, nop, nop):
+    for instr in (*((switch, switch, nop, nop) if waits else ()), switch, nop, nop):
         rows.append(Scheduled(instr, []))
     words: list[int] = []
     locs: list[Loc | None] = []

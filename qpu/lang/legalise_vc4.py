@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from qpu.errors import Diagnostic, Severity
-from qpu.lang.kir import Access, Loop, Region, Request, Skip, Value
+from qpu.lang.kir import Access, Loop, Region, Request, Skip, Value, walk
 from qpu.lang.rewrite import Rewriter
 from qpu.lang.steps import Steps
 from qpu.lang.types import DTYPES
@@ -19,15 +19,26 @@ __all__ = ["legalise_vc4"]
 
 class _Vc4(Rewriter):
     """Replaces what VideoCore IV lacks. steps: of the values of the KIR that is read; guards: masks of the skipped
-    parts around what is read.
+    parts around what is read; stores: what changes memory, by array; waits: whether workers meet; items: regions of
+    loops over items.
     """
 
-    def __init__(self, top: Region, names: Sequence[str], notes: list[Diagnostic]) -> None:
+    def __init__(self, top: Region, names: Sequence[str], notes: list[Diagnostic], grid: bool) -> None:
         super().__init__("vc4")
         self.names = names
         self.notes = notes
         self.steps = Steps(top)
         self.guards: list[Value] = []
+        self.grid = grid
+        self.items: set[Region] = set()
+        self.stores: dict[int, list[Value]] = {}
+        self.waits = False
+        for v in walk(top):
+            if isinstance(v.attr, Loop) and v.attr.items:
+                self.items.add(v.attr.region)
+            elif v.op in ("store", "atomic"):
+                self.stores.setdefault(v.attr.array, []).append(v)
+            self.waits |= v.op == "barrier"
 
     def skip(self, v: Value, attr: Skip) -> None:
         self.guards.append(v.args[0])
@@ -72,6 +83,8 @@ class _Vc4(Rewriter):
 
     def load(self, v: Value, args: tuple[Value, ...]) -> Value:
         """Aligned words from the TMU; narrow elements are taken out of theirs. Masked lanes read the first element."""
+        if self.changing(v):
+            return self.load_by_dma(v, args)
         q, a = self.q, v.attr
         t = DTYPES[a.dtype]
         base, offset = q.emit("add", args[0], self.u(a.offset)), args[1]
@@ -125,7 +138,7 @@ class _Vc4(Rewriter):
         if step == 0 and (len(args) == 3 or (not v.args[2].varying and self.guarded(v))):
             q.append("data", (value,), "", size, varying=False)
             return q.append("commit", (base, args[1]), "", Request(a, 1, 0xFF), varying=False)
-        prefix = self.prefix(v) if len(args) > 3 else []
+        prefix = self.prefix(v.args[3]) if len(args) > 3 else []
         if step is None or not size <= step <= 0xFFFF or prefix is None:
             return self.scatter(a, base, args[1], value, args[3] if len(args) > 3 else None)
         row = step == size
@@ -137,9 +150,7 @@ class _Vc4(Rewriter):
 
         if not prefix:
             return put(())
-        lanes = self.i(16)
-        for test in prefix:
-            lanes = q.emit("min", self.lanes_below(*test), lanes)
+        (lanes,) = self.lanes_of(prefix)
         if self.guarded(v):
             return put((lanes,))
         inside = Region(q.region)
@@ -153,10 +164,10 @@ class _Vc4(Rewriter):
         """Whether the part that holds a masked operation is skipped where no lane wants it."""
         return bool(self.guards) and self.guards[-1] is v.args[3]
 
-    def prefix(self, v: Value) -> list[tuple[Value, Value, int]] | None:
+    def prefix(self, mask: Value) -> list[tuple[Value, Value, int]] | None:
         """A mask that holds in the first lanes only, as values, limits and steps: all values below their limits."""
         found: list[tuple[Value, Value, int]] = []
-        todo = [v.args[3]]
+        todo = [mask]
         while todo:
             mask = todo.pop()
             if mask.op == "band":
@@ -235,6 +246,63 @@ class _Vc4(Rewriter):
 
     # -- reads and updates by DMA, which sees what other workers have stored
 
+    def changing(self, v: Value) -> bool:
+        """Whether a load may have to see a store of this launch, which the caches before the TMU do not (vc4.md 13)."""
+        a = v.attr
+        if a.array < 0:
+            return True
+        if self.waits:
+            return a.array in self.stores
+        loops = self.loops_of(v.region)
+        for s in self.stores.get(a.array, ()):
+            if s.op == "atomic" or s.attr.site < a.site or loops & self.loops_of(s.region):
+                return True
+        return False
+
+    def loops_of(self, region: Region | None) -> set[int]:
+        """The loops around, but for those over a Grid's items: what one item stores no other one reads."""
+        found = set()
+        while region is not None:
+            if region.loop and not (self.grid and region in self.items):
+                found.add(id(region))
+            region = region.parent
+        return found
+
+    def load_by_dma(self, v: Value, args: tuple[Value, ...]) -> Value:
+        """A row of memory, one element for all lanes, or lane by lane."""
+        q, a = self.q, v.attr
+        base = q.emit("add", args[0], self.u(a.offset))
+        mask = args[2] if len(args) > 2 else None
+        step = self.steps.of(v.args[1])
+        prefix = [] if mask is None else self.prefix(v.args[2])
+        alone = mask is None or (bool(self.guards) and self.guards[-1] is v.args[2])
+        found: Value | None = None
+        if step == 0 and alone:
+            found = q.emit("bcast", self.fetch(a, base, args[1], 1), self.i(0))
+        elif step == min(DTYPES[a.dtype].size, 4) and prefix is not None and alone:
+            found = self.fetch(a, base, args[1], 16, *self.lanes_of(prefix))
+        if found is None:
+            self.slow(f"the load of {a.dtype}, which the kernel also stores, at an address of each lane")
+            first = q.emit("eq", q.emit("lane"), self.i(0), type_="b", attr="i")
+
+            def turn(moving: Sequence[Value]) -> Sequence[Value]:
+                return (q.emit("select", first, self.fetch(a, moving[0], self.i(0), 1), moving[1]),)
+
+            address = q.emit("add", base, self.cast(args[1], "u"))
+            found = self.one_by_one((address,), mask, turn, carried=(q.const(v.type, 0),))[0]
+        if a.zero and mask is not None:
+            found = q.emit("select", mask, found, q.const(found.type, 0))
+        return found
+
+    def lanes_of(self, prefix: Sequence[tuple[Value, Value, int]]) -> tuple[Value, ...]:
+        """How many lanes a mask of bounds holds in; nothing for all."""
+        if not prefix:
+            return ()
+        lanes = self.i(16)
+        for test in prefix:
+            lanes = self.q.emit("min", self.lanes_below(*test), lanes)
+        return (lanes,)
+
     def fetch(self, a: Access, base: Value, offset: Value, words: int, *count: Value) -> Value:
         """Elements of the first lanes."""
         t = DTYPES[a.dtype]
@@ -277,6 +345,47 @@ class _Vc4(Rewriter):
         address = q.emit("add", base, self.cast(args[1], "u"))
         zero = q.const(v.type, 0)
         return self.one_by_one((address, *operands), mask[0] if mask else None, turn, carried=(zero,))[0]
+
+    def barrier(self) -> Value:
+        """All workers meet twice: each time worker 0 counts the others in and lets them go. With one meeting alone a
+        quick worker could come again and take what lets a slow one go.
+        """
+        q = self.q
+        worker, others = q.emit("worker"), q.emit("sub", q.emit("workers"), self.i(1))
+        first = q.emit("eq", worker, self.i(0), type_="b", attr="i")
+        some = q.emit("lt", self.i(0), others, type_="b", attr="i")
+
+        def count(number: int, down: bool) -> None:
+            region = Region(q.region, loop=True)
+            n = q.parameter(region, "i", False)
+            outer, q.region = q.region, region
+            q.append("semaphore", (), "", (number, down), varying=False)
+            left = q.emit("sub", n, self.i(1))
+            cond = q.emit("lt", self.i(0), left, type_="b", attr="i")
+            q.region = outer
+            loop = q.append("loop", (some, others), "", Loop(region, [left], cond), varying=False)
+            q.result(loop, "i", False)
+
+        def part(mask: Value, body: Callable[[], None]) -> None:
+            inside = Region(q.region)
+            outer, q.region = q.region, inside
+            body()
+            q.region = outer
+            q.append("if_any", (mask,), "", Skip(inside, []), varying=False)
+
+        def lead() -> None:
+            for n in (0, 2):
+                count(n, True)
+                count(n + 1, False)
+
+        def follow() -> None:
+            for n in range(4):
+                q.append("semaphore", (), "", (n, n % 2 == 1), varying=False)
+
+        q.append("barrier", (), "", None, varying=False)  # the end of the worker's own stores
+        part(first, lead)
+        part(q.emit("bnot", first), follow)
+        return worker
 
     def updated(self, operation: str, old: Value, operands: Sequence[Value]) -> Value:
         """What an atomic operation makes of an element."""
@@ -376,13 +485,16 @@ _RULES: Final[dict[str, Callable[..., Value | None]]] = {
     "load": lambda r, v, args: r.load(v, args),
     "store": lambda r, v, args: r.store(v, args),
     "atomic": lambda r, v, args: r.atomic(v, args),
+    "barrier": lambda r, v, args: r.barrier(),
 }
 
 
-def legalise_vc4(top: Region, names: Sequence[str], notes: list[Diagnostic] | None = None) -> Region:
+def legalise_vc4(
+    top: Region, names: Sequence[str], notes: list[Diagnostic] | None = None, *, grid: bool = True
+) -> Region:
     """The same kernel in operations that VideoCore IV has; `qpu.lang.legalise` runs before. names: of the arrays;
-    notes: to which what is slow is added.
+    notes: to which what is slow is added; grid: the items of loops are independent of each other.
     """
-    r = _Vc4(top, names, [] if notes is None else notes)
+    r = _Vc4(top, names, [] if notes is None else notes, grid)
     r.region(top)
     return r.q.top

@@ -28,6 +28,8 @@ from qpu.lang.values import Bound, Complex, Index, Unbound, View
 __all__ = ["GridBody", "GridObject", "Items", "TeamObject"]
 
 LANES = 16
+SHARED = 1 << 16
+"""Bytes of memory that a team may have."""
 _GRID = ("index",)
 _TEAM = ("items", "tiles", "sum", "min", "max", "any", "all", "scan", "last", "rotate", "broadcast", "shuffle",
          "barrier", "shared", "store_tile")  # fmt: skip
@@ -442,7 +444,11 @@ def _shared(f: Front, node: ast.Call, type_: Any, n: Any) -> View:
     if not isinstance(type_, surface.ScalarType) or DTYPES[type_.name].size != 4:
         raise f.error(node, "lang-shared", f"shared memory of {type_}", allowed="f32, i32, u32")
     q = f.q
-    base = q.emit("param", type_="u", attr=f"%shared{f.site(node, 'shared', -1)}")
+    place = (node.lineno, node.col_offset)
+    start = f.shared.setdefault(place, (sum(size for _, size in f.shared.values()), 4 * n))[0]
+    if sum(size for _, size in f.shared.values()) > SHARED:
+        raise f.error(node, "lang-shared", f"{start + 4 * n} bytes of shared memory", allowed=f"{SHARED}")
+    base = q.emit("add", q.emit("param", type_="u", attr="%shared"), q.const("u", start))
     return View("shared memory", -1, DTYPES[type_.name], "inout", 1, base, (q.const("i", n),), ())
 
 

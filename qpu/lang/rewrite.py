@@ -69,7 +69,7 @@ class Rewriter:
         outer, q.region = q.region, region
         self.region(attr.region)
         q.region = outer
-        made = Loop(region, [self.get(y) for y in attr.yields], self.get(attr.cond))
+        made = Loop(region, [self.get(y) for y in attr.yields], self.get(attr.cond), items=attr.items)
         op = q.append("loop", args, "", made, varying=False)
         for r in attr.results:
             self.map[id(r)] = q.result(op, r.type, r.varying)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from qpu.core.isa import Isa
-from qpu.errors import CompileError, Diagnostic
 from qpu.lang.kir import Region, Request, Value
 from qpu.lang.mir import Fixed, Function, Imm, MOp, Operand
 from qpu.lang.select import ALIAS, Polarity, Selector, Uniform
@@ -19,7 +18,7 @@ from qpu.v3d.regs import Sig, imm_bits, imm_index
 
 __all__ = ["select_v3d"]
 
-TMUD, TMUA, TMUC, NOP, R5REP = 11, 12, 32, 6, 55
+TMUD, TMUA, TMUC, NOP, R5REP, SYNCB = 11, 12, 32, 6, 55, 18
 _LDUNIFRF, _LDTMU = int(Sig.LDUNIFRF), int(Sig.LDTMU)
 
 _OPERATIONS: Final = {
@@ -398,8 +397,16 @@ class _Select(Selector):
         self._address(v, role="request" if atomic else "store", words=1 if atomic else 0)
 
     def _barrier(self, v: Value) -> None:
-        finding = Diagnostic("lang-barrier", "barriers are not available yet", loc=v.loc)
-        raise CompileError(finding.render(), [finding])
+        """Stores end, then the thread joins the barrier with its switch; nothing else is in that block, nor in the
+        slots behind the switch (v3d.md 8.4).
+        """
+        self.end_region()
+        self.block("barrier")
+        self.op("tmuwt", role="barrier")
+        self.op("barrierid", Fixed("magic", SYNCB), sig=int(Sig.THRSW), role="barrier")
+        for _ in range(2):
+            self.op("", role="barrier")
+        self.block("after")
 
     # -- control
 

@@ -335,8 +335,10 @@ _SPECIAL: Final[dict[str, Callable[..., None]]] = {
     "commit": Vc4Selector.commit,
     "fetch": Vc4Selector.fetch,
     "lock": Vc4Selector.lock,
+    "semaphore": Vc4Selector.semaphore,
+    "barrier": Vc4Selector.wait,
     "unlock": Vc4Selector.unlock,
-    **dict.fromkeys(("sinpi", "stream", "barrier"), Vc4Selector._missing),
+    **dict.fromkeys(("sinpi", "stream"), Vc4Selector._missing),
     "loop": Selector._loop,
     "if_any": Selector._if_any,
 }

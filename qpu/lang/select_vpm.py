@@ -144,6 +144,15 @@ class StoreSelector(Selector):
         self.op("mov", r, VPM, role="vpm")
         self.place[id(v)] = r
 
+    def wait(self, v: Value) -> None:
+        """The end of the worker's stores."""
+        self.op("mov", NOP, WAIT_STORE, role="vpm")
+
+    def semaphore(self, v: Value) -> None:
+        """Count up or down, waiting where there is nothing to take."""
+        number, down = v.attr
+        self.op("sema", byte=number | down << 4, role="vpm")
+
     def lock(self, v: Value) -> None:
         """Wait for the mutex."""
         self.op("mov", NOP, MUTEX, role="vpm")

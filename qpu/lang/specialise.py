@@ -85,6 +85,7 @@ def _compiled(source: Source, team: bool, special: Special, ir: KernelIR, laid: 
         coarsen=ir.coarsen,
         team=team,
         resident=any(v.op == "barrier" for v in walk(ir.region)),
+        shared=ir.shared,
         accesses=ir.accesses,
         extent=ir.extent,
         notes=ir.notes,

@@ -239,6 +239,8 @@ class V3dTarget:
             writes |= e.writes
             if "sfu op" in e.events:
                 latency = 2
+        if m.role == "barrier":  # each in an instruction of its own, in order
+            writes.add("barrier")
         if m.sig_dst is not None:
             dst = self.destination(m.sig_dst)
             writes.add(f"{'r' if dst.magic else 'rf'}{dst.n}")

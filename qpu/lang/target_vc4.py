@@ -10,7 +10,7 @@ from qpu.lang.liveness import bits, conflicts, liveness
 from qpu.lang.mir import Fixed, Function, Imm, MOp, Operand, OutOfRegisters
 from qpu.vc4.effects import effects
 from qpu.vc4.hazards import facts_of
-from qpu.vc4.instr import NO_DST, Alu, Branch, Dst, Half, Instr, LoadImm, Port, Src
+from qpu.vc4.instr import NO_DST, Alu, Branch, Dst, Half, Instr, LoadImm, Port, Semaphore, Src
 from qpu.vc4.ops import TABLE
 from qpu.vc4.pairing import IDLE_ADD, IDLE_MUL, combine, fits
 from qpu.vc4.regs import NOP, SIG_ALU, File, branch_cond, cond
@@ -31,7 +31,7 @@ class Vc4Bundle:
         self.halves: dict[Unit, tuple[MOp, Half]] = {}
         self.ops: list[MOp] = []
         self.sig = SIG_ALU
-        self.load: LoadImm | None = None
+        self.load: LoadImm | Semaphore | None = None
 
 
 class Vc4Target:
@@ -97,7 +97,7 @@ class Vc4Target:
         return found
 
     def _make(self, m: MOp) -> dict[Unit, Half]:
-        if not m.op or m.op == "ldi":
+        if not m.op or m.op in ("ldi", "sema"):
             return {}
         a, b, dst = self.source(m.a), self.source(m.b), self.destination(m.dst)
         row = cond(m.cond) if m.cond else None
@@ -120,7 +120,7 @@ class Vc4Target:
             return ("signal",)
         if m.op == "mov":
             return ("mul",) if m.rot is not None else ("add", "mul")
-        if m.op == "ldi":
+        if m.op in ("ldi", "sema"):
             return ("add",)
         units = TABLE[m.op].units_on(Isa.VC4)
         return tuple(s for u, s in ((Unit.ADD, "add"), (Unit.MUL, "mul")) if u in units)
@@ -130,9 +130,13 @@ class Vc4Target:
     def put(self, bundle: Vc4Bundle, m: MOp) -> bool:
         if bundle.load is not None:
             return False
-        if m.op == "ldi":
+        if m.op in ("ldi", "sema"):
             if bundle.ops:
                 return False
+            if m.op == "sema":
+                bundle.load = Semaphore(imm=m.byte)
+                bundle.ops.append(m)
+                return True
             dst = self.destination(m.dst)
             ws = 1 if dst.file is File.B else 0
             bundle.load = LoadImm(cond_add=1, waddr_add=dst.n, ws=ws, imm=m.byte)
