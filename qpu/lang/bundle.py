@@ -106,7 +106,9 @@ class _Block:
 
     def run(self, done: dict[Block, list[Scheduled]]) -> list[Scheduled]:
         """The instructions. done: blocks that are scheduled, which a branch may lead back to."""
-        nodes = graph(self.block.ops, self.target.effects, self.capacity, TMU_LATENCY)
+        branch = self.block.branch
+        asks = 1 + self.target.branch_slots if branch is not None and branch[1] else 0
+        nodes = graph(self.block.ops, self.target.effects, self.capacity, TMU_LATENCY, asks)
         ready = [n for n in nodes if not n.waits]
         left = len(nodes)
         cycle = 0

@@ -10,9 +10,11 @@ __all__ = ["Node", "graph", "virtual_effects"]
 
 
 class Node:
-    """An operation to be scheduled. after: those that must wait for it, with the least distance in instructions."""
+    """An operation to be scheduled. after: those that must wait for it, with the least distance in instructions;
+    asked: the request whose result it takes; rest: instructions from it to the end that no edge tells.
+    """
 
-    __slots__ = ("after", "earliest", "index", "m", "priority", "waits")
+    __slots__ = ("after", "asked", "earliest", "index", "m", "priority", "rest", "waits")
 
     def __init__(self, m: MOp, index: int) -> None:
         self.m = m
@@ -21,6 +23,8 @@ class Node:
         self.waits = 0
         self.priority = 0
         self.earliest = 0
+        self.asked: Node | None = None
+        self.rest = 0
 
     def before(self, other: Node, distance: int) -> None:
         """`other` comes at least `distance` instructions later."""
@@ -59,10 +63,13 @@ def virtual_effects(m: MOp) -> Effects:
     return reads, writes, 3 if m.role == "sfu" else 2 if m.rf_only else 1
 
 
-def graph(ops: Sequence[MOp], effects: Callable[[MOp], Effects], capacity: int, tmu_latency: int) -> list[Node]:
+def graph(
+    ops: Sequence[MOp], effects: Callable[[MOp], Effects], capacity: int, tmu_latency: int, branch: int = 0
+) -> list[Node]:
     """The nodes of a block with their edges and priorities: the longest way to the end.
 
-    capacity: result words that may be pending; tmu_latency: instructions from a request to its first result.
+    capacity: result words that may be pending; tmu_latency: instructions from a request to its first result, which
+    count for priorities alone, as the hardware waits; branch: instructions of a branch at the end that asks the flags.
     """
     nodes = [Node(m, i) for i, m in enumerate(ops)]
     writer: dict[object, tuple[Node, int]] = {}
@@ -100,17 +107,29 @@ def graph(ops: Sequence[MOp], effects: Callable[[MOp], Effects], capacity: int, 
             if pops:
                 pops[-1].before(node, 1)
             if len(pops) < len(words):
-                words[len(pops)].before(node, tmu_latency)
+                words[len(pops)].before(node, 1)
+                node.asked = words[len(pops)]
             pops.append(node)
         if m.role == "uniform":
             if last_uniform is not None:
                 last_uniform.before(node, 1)
             last_uniform = node
+    pushes = [n for n in nodes if n.m.push or n.m.update]
+    if branch and pushes:
+        pushes[-1].rest = branch
     for node in reversed(nodes):
-        node.priority = 1 + max((n.priority + d - 1 if d else n.priority for n, d in node.after), default=0)
+        node.priority = 1 + max((_way(node, n, d, tmu_latency) for n, d in node.after), default=node.rest)
+        node.priority = max(node.priority, 1 + node.rest)
         if m_is_payload(node.m):
             node.priority += 1 << 20
     return nodes
+
+
+def _way(node: Node, after: Node, distance: int, tmu_latency: int) -> int:
+    """Instructions from an operation to the end by way of one that follows."""
+    if after.asked is node:
+        distance = tmu_latency
+    return after.priority + max(distance - 1, 0)
 
 
 def m_is_payload(m: MOp) -> bool:
