@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qpu.instruction_sets import InstructionSet as InstructionSet
     from qpu.instruction_sets import assemble as assemble
     from qpu.instruction_sets import isa as isa
+    from qpu.lang.elementwise import ufunc as ufunc
     from qpu.lang.entry import kernel as kernel
     from qpu.launch import Launch as Launch
     from qpu.program import Program as Program
@@ -43,6 +44,7 @@ _NAMES = {
     "qpu.errors": "AsmError CompileError DecodeError DriverError EmuFault EmuWarning GpuResetError GpuTimeoutError "
     "HazardError NoDeviceError QpuError UsageError",
     "qpu.instruction_sets": "InstructionSet assemble isa",
+    "qpu.lang.elementwise": "ufunc",
     "qpu.lang.entry": "kernel",
     "qpu.launch": "Launch",
     "qpu.program": "Program",

@@ -7,6 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from qpu.lang.cache import load_file as load_cache
     from qpu.lang.compiled import Compiled
+    from qpu.lang.elementwise import UFunc, ufunc
     from qpu.lang.entry import Kernel, kernel
     from qpu.lang.surface import (
         Const,
@@ -103,6 +104,7 @@ __all__ = [
     "Out3",
     "PerformanceNote",
     "Team",
+    "UFunc",
     "acos",
     "asin",
     "atan",
@@ -160,11 +162,19 @@ __all__ = [
     "u8x4",
     "u16",
     "u32",
+    "ufunc",
     "unroll",
     "where",
 ]
 
-_HOMES = {"Compiled": "compiled", "Kernel": "entry", "kernel": "entry", "load_cache": "cache"}
+_HOMES = {
+    "Compiled": "compiled",
+    "Kernel": "entry",
+    "UFunc": "elementwise",
+    "kernel": "entry",
+    "load_cache": "cache",
+    "ufunc": "elementwise",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -107,6 +107,35 @@ def parameters(source: Source) -> list[Parameter]:
     if findings:
         raise CompileError("\n".join(d.render() for d in findings), findings)
     return found
+
+
+def scalar_types(fn: Callable[..., Any]) -> tuple[list[str], str]:
+    """Types of a function of scalars: of its parameters, and of its result. Raises: CompileError (lang-type)."""
+    source = Source.of(fn)
+    tree = source.tree
+    names = {**fn.__globals__, **source.closure}
+    findings: list[Diagnostic] = []
+
+    def of(where: ast.AST, what: str, annotation: Any, extra: tuple[str, ...]) -> str:
+        if isinstance(annotation, str):
+            try:
+                annotation = eval(annotation, names)
+            except Exception as error:
+                findings.append(Diagnostic("lang-type", f"the annotation of {what}: {error}", loc=source.loc(where)))
+        name = "bool" if annotation is bool else getattr(annotation, "name", "")
+        if (isinstance(annotation, surface.ScalarType) and DTYPES[name].lanes == 1 and name != "c64") or name in extra:
+            return name
+        allowed = ", ".join([*(n for n, t in DTYPES.items() if t.lanes == 1 and n != "c64"), *extra])
+        message = f"{what} has {'no annotation' if annotation is None else f'the annotation {annotation!r}'}"
+        findings.append(Diagnostic("lang-type", message, loc=source.loc(where), allowed=allowed))
+        return ""
+
+    args = [*tree.args.posonlyargs, *tree.args.args]
+    found = [of(a, repr(a.arg), fn.__annotations__.get(a.arg), ()) for a in args]
+    result = of(tree, "the result", fn.__annotations__.get("return"), ("bool",))
+    if findings:
+        raise CompileError("\n".join(d.render() for d in findings), findings)
+    return found, result
 
 
 @dataclass(frozen=True, slots=True)

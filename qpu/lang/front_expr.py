@@ -312,6 +312,7 @@ def call(f: Front, node: ast.Call, callee: Any, args: list[Any], keywords: dict[
         raise f.error(
             node, "lang-syntax", f"kernel {callee.__name__} is called inside a kernel", help="call a function"
         )
+    callee = getattr(callee, "__qpu_function__", callee)  # of a ufunc
     if inspect.isfunction(callee) and (has_value(f, [*args, *keywords.values()]) or _touches(f, args, keywords)):
         return inline(f, node, callee, args, keywords)
     if inspect.isfunction(callee) and callee in f.own.values():

@@ -191,8 +191,9 @@ def _found(reached: Reached, found: list[Reached], seen: set[int]) -> None:
         _reach(inner, found, seen)
 
 
-def function_of(text: str, name: str | None = None) -> Any:
-    """What the text of a module defines: its last function or kernel, or the one called `name`.
+def function_of(text: str, name: str | None = None, names: Mapping[str, Any] | None = None) -> Any:
+    """What the text of a module defines: its last function or kernel, or the one called `name`. names: that the text
+    uses.
 
     Raises: UsageError where there is none; CompileError (lang-syntax) for text that is not Python.
     """
@@ -204,10 +205,10 @@ def function_of(text: str, name: str | None = None) -> Any:
         loc = Loc(file, error.lineno or 1, error.offset, error.text)
         finding = Diagnostic("lang-syntax", str(error.msg), loc=loc, help="the text of a module, as in a file")
         raise CompileError(finding.render(), [finding]) from None
-    names: dict[str, Any] = {"__name__": file}
-    exec(code, names)
+    found: dict[str, Any] = {"__name__": file, **(names or {})}
+    exec(code, found)
     tree = ast.parse(text)
     defined = [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and name in (None, n.name)]
     if not defined:
         raise UsageError(f"the text defines no function {name or ''}".rstrip(), help="def name(k: Grid, ...) -> None:")
-    return names[defined[-1]]
+    return found[defined[-1]]

@@ -1,0 +1,178 @@
+"""What a `ufunc` does with its arguments: shapes broadcast, axes merged, kernels launched."""
+
+from __future__ import annotations
+
+import itertools
+import numbers
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from qpu.buffers import Buffer, BufferView
+from qpu.device import device_of
+from qpu.errors import UsageError
+from qpu.lang import lanes
+from qpu.lang.launch import Part, refusal
+from qpu.lang.patterns import AXES, Argument, Function
+from qpu.lang.types import DTYPES
+
+if TYPE_CHECKING:
+    from qpu.device import Device
+
+__all__ = ["apply", "reduce"]
+
+
+class _Array(NamedTuple):
+    """An array argument: where it is, and its shape."""
+
+    buffer: Buffer
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def _array(title: str, name: str, value: Any) -> _Array | None:
+    """An argument as an array; None for a number. Raises: UsageError."""
+    if isinstance(value, Buffer):
+        return _Array(value, 0, value.shape, value.dtype)
+    if isinstance(value, BufferView):
+        size = value.buffer.dtype.itemsize
+        return _Array(value.buffer, value.offset, ((value.buffer.nbytes - value.offset) // size,), value.buffer.dtype)
+    if isinstance(value, numbers.Real | np.bool_):
+        return None
+    raise refusal("launch-type", title, f"{name} is a {type(value).__name__}", allowed="buffers and numbers",
+                  help=f"gpu.array({name})")  # fmt: skip
+
+
+def apply(u: Function, args: Sequence[Any], out: Buffer | None, where: Buffer | None) -> Any:
+    """u(*args, out=out, where=where). Raises: UsageError."""
+    types, result = u.types
+    title = u.title
+    if len(args) != len(types):
+        raise refusal("launch-type", title, f"it takes {len(types)} arguments, {len(args)} are given",
+                      allowed=", ".join(types))  # fmt: skip
+    arrays = [_array(title, f"argument {n + 1}", a) for n, a in enumerate(args)]
+    condition = None if where is None else _array(title, "where", where)
+    if where is not None and (condition is None or condition.dtype != np.dtype(bool)):
+        raise refusal("launch-type", title, "where is not an array of truth values", allowed="a buffer of bool",
+                      help="gpu.array(mask), mask an ndarray of bool")  # fmt: skip
+    present = [a for a in arrays if a is not None]
+    if not present and condition is None and out is None:
+        return _of_numbers(u, args)
+    if out is not None and not isinstance(out, Buffer):
+        raise refusal("launch-type", title, f"out is a {type(out).__name__}", allowed="a buffer")
+    for n, (a, type_) in enumerate(zip(arrays, types, strict=True)):
+        wanted = np.dtype(DTYPES[type_].numpy)
+        if a is not None and a.dtype != wanted:
+            raise refusal("launch-type", title, f"argument {n + 1} holds {a.dtype}", allowed=f"{wanted}",
+                          help=f"gpu.array(x.astype(np.{wanted}))")  # fmt: skip
+    shapes = [a.shape for a in (*present, *([condition] if condition else []))]
+    try:
+        shape = np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise refusal("launch-type", title, f"shapes {', '.join(map(str, shapes))} cannot be broadcast together",
+                      help="axes must be equal or 1, counted from the last") from None  # fmt: skip
+    kind = np.dtype(bool if result == "bool" else DTYPES[result].numpy)
+    if out is None:
+        gpu = device_of((*present, condition)[0].buffer)  # type: ignore[union-attr]  # one of them is there
+        out = (gpu.zeros if condition else gpu.empty)(shape, kind)
+    elif out.dtype != kind or (shapes and out.shape != shape):
+        raise refusal("launch-type", title, f"out is {out.dtype} of shape {out.shape}",
+                      allowed=f"{kind} of shape {shape}")  # fmt: skip
+    _launch(u, args, arrays, condition, _Array(out, 0, out.shape, kind))
+    return out
+
+
+def _of_numbers(u: Function, args: Sequence[Any]) -> Any:
+    """The function of plain numbers, in the language's types."""
+    found = u.__qpu_function__(*(lanes.convert(t, [a]) for t, a in zip(u.types[0], args, strict=True)))
+    if u.types[1] == "bool":
+        return bool(found)
+    return lanes.convert(u.types[1], [found]).number
+
+
+def _moves(shape: Sequence[int], result: Sequence[int]) -> tuple[bool, ...]:
+    """Along which axes of the result an array of that shape moves."""
+    padded = (1,) * (len(result) - len(shape)) + tuple(shape)
+    return tuple(n != 1 or m == 1 for n, m in zip(padded, result, strict=True))
+
+
+def _launch(
+    u: Function, args: Sequence[Any], arrays: Sequence[_Array | None], condition: _Array | None, out: _Array
+) -> None:
+    shape = out.shape or (1,)
+    kept = [n for n, size in enumerate(shape) if size != 1] or [len(shape) - 1]
+    rows = [None if a is None else tuple(_moves(a.shape, shape)[n] for n in kept) for a in arrays]
+    masks = None if condition is None else tuple(_moves(condition.shape, shape)[n] for n in kept)
+    sizes = [shape[n] for n in kept]
+    merged: list[list[int]] = []
+    for n in range(len(kept)):
+        alike = merged and all(r is None or r[n] == r[n - 1] for r in (*rows, masks))
+        merged[-1].append(n) if alike else merged.append([n])
+    extents = [int(np.prod([sizes[n] for n in group])) for group in merged]
+
+    def of(row: tuple[bool, ...] | None) -> tuple[bool, ...] | None:
+        return None if row is None else tuple(row[group[0]] for group in merged)
+
+    outer = max(len(extents) - AXES, 0)
+    inner = extents[outer:]
+    same = next((n for n, a in enumerate(arrays) if a is not None and _is_out(a, out, of(rows[n]))), None)
+    patterns = [Argument(t, None if r is None else r[outer:]) for t, r in
+                zip(u.types[0], (of(row) for row in rows), strict=True)]  # fmt: skip
+    mask = of(masks)
+    kernel = u.kernel_for(patterns, None if mask is None else mask[outer:], same)
+    gpu: Device = device_of(out.buffer)
+    for at in itertools.product(*map(range, extents[:outer])):
+        values: list[Any] = []
+        for n, (a, row) in enumerate(zip(arrays, (of(r) for r in rows), strict=True)):
+            if n == same:
+                continue
+            values.append(args[n] if a is None or row is None else _part(a, row, extents, at, a.dtype))
+        if condition is not None and mask is not None:
+            values.append(_part(condition, mask, extents, at, np.dtype(np.uint8)))
+        stored = np.dtype(np.uint8) if out.dtype == np.dtype(bool) else out.dtype
+        values.append(_part(out, (True,) * len(extents), extents, at, stored))
+        kernel.on(gpu)(*values)
+    assert inner
+
+
+def _is_out(a: _Array, out: _Array, row: tuple[bool, ...] | None) -> bool:
+    """Whether an argument is where the result goes, item for item."""
+    place = (a.buffer is out.buffer, a.offset == out.offset, a.dtype == out.dtype)
+    return all(place) and row is not None and all(row)
+
+
+def _part(a: _Array, row: tuple[bool, ...], extents: Sequence[int], at: Sequence[int], dtype: np.dtype[Any]) -> Part:
+    """What one launch sees of an array: its own axes, at indices `at` of the axes that are launches."""
+    own = [(n, extents[n]) for n, m in enumerate(row) if m]
+    offset, stride = 0, a.dtype.itemsize
+    for n, size in reversed(own):
+        if n < len(at):
+            offset += at[n] * stride
+        stride *= size
+    shape = tuple(size for n, size in own if n >= len(at)) or (1,)
+    return Part(a.buffer, a.offset + offset, shape, dtype)
+
+
+def reduce(u: Function, array: Any) -> Any:
+    """u.reduce(array). Raises: UsageError."""
+    types, result = u.types
+    title = u.title
+    if u.identity is None:
+        raise UsageError(
+            f"{title} has no reduce", help="@ufunc(identity=...) for associative and commutative functions"
+        )
+    if len(types) != 2 or types != [result, result]:
+        raise UsageError(f"{title} does not join two values of one type", help="f(a: f32, b: f32) -> f32")
+    a = _array(title, "array", array)
+    if a is None:
+        return array
+    gpu = device_of(a.buffer)
+    size = int(np.prod(a.shape, dtype=np.int64))
+    kernel = u.reducer()
+    wide = Part(a.buffer, a.offset, (size,), a.dtype)
+    with gpu.empty(64, a.dtype) as parts, gpu.empty(1, a.dtype) as last:
+        kernel.on(gpu)(wide, parts)
+        kernel.on(gpu)(parts, last)
+        return last.numpy()[0]
