@@ -204,13 +204,13 @@ class Kernel:
 
     def python(self, *args: Any, workers: int = 1, isa: str = "v3d71") -> None:
         """Run the function as plain Python, lane by lane, on ndarrays. pdb and `print` work."""
-        from qpu.lang import lanes
+        from qpu.lang import lanes_run
 
-        found = lanes.views(self.parameters, self._defaults(args))
+        found = lanes_run.views(self.parameters, self._defaults(args))
         if self.team:
-            lanes.run_team(self.fn, found, workers, isa)
+            lanes_run.run_team(self.fn, found, workers, isa)
         else:
-            lanes.run_grid(self.fn, found, isa)
+            lanes_run.run_grid(self.fn, found, isa)
 
     def interpret(self, *args: Any, workers: int | None = None, isa: str = "v3d71") -> None:
         """Run the kernel's intermediate representation on ndarrays. Raises: CompileError, UsageError, EmuFault."""

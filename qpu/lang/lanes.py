@@ -1,28 +1,22 @@
-"""Kernels as plain Python: one lane at a time, with the language's types. An oracle that shares no code with the
-front end, and what `Kernel.python` runs, so that pdb and `print` work.
+"""Values of kernels as plain Python: one lane at a time, with the language's types and functions. An oracle that
+shares no code with the front end, and what `Kernel.python` computes with, so that pdb and `print` work.
 
 A `Scalar` is a 32-bit value of type f32, i32 or u32; arithmetic follows the language's rules (Python numbers are weak,
-integers wrap, floats are binary32). A Grid kernel is called once an item. A Team kernel runs in 16 threads a worker,
-which meet at lane operations and barriers.
+integers wrap, floats are binary32).
 """
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qpu.core.scalar_lanes import ScalarLanes, float_bits, float_of
-from qpu.errors import UsageError
 from qpu.lang.types import DTYPES, DType
 
-__all__ = ["Scalar", "apply", "convert", "run_grid", "run_team", "saturate"]
+__all__ = ["Scalar", "Word", "apply", "convert", "pick", "saturate"]
 
 _M: Final = 0xFFFFFFFF
 _S: Final = ScalarLanes()
@@ -361,7 +355,9 @@ _IEEE: Final[dict[str, Callable[..., Any]]] = {
 }  # fmt: skip
 
 
-def _pick(larger: bool) -> Callable[..., Any]:
+def pick(larger: bool) -> Callable[..., Any]:
+    """minimum, or maximum."""
+
     def pick(*args: Any) -> Any:
         result = args[0]
         for other in args[1:]:
@@ -395,9 +391,9 @@ def _select(condition: Any, a: Any, b: Any) -> Any:
 
 _EXACT: Final[dict[str, Callable[..., Any]]] = {
     "where": _select,
-    "minimum": _pick(False),
-    "maximum": _pick(True),
-    "clamp": lambda x, low, high: _pick(False)(_pick(True)(x, low), high),
+    "minimum": pick(False),
+    "maximum": pick(True),
+    "clamp": lambda x, low, high: pick(False)(pick(True)(x, low), high),
     "abs": abs,
     "sign": lambda x: Scalar(x.kind, _number(x.kind, (x.number > 0) - (x.number < 0))),
     "fma": lambda a, b, c: convert("f32", [a]) * b + c,
@@ -423,316 +419,3 @@ def _mul24(a: Any, b: Any) -> Scalar:
     if kind == "i":
         x, y = (v - (1 << 24) if v >> 23 else v for v in (x, y))
     return Scalar(kind, x * y)
-
-
-# -- arrays
-
-
-class ArrayView:
-    """An array parameter in plain Python."""
-
-    def __init__(self, name: str, dtype: DType, mode: str, data: NDArray[Any], clamped: bool = False) -> None:
-        self.name = name
-        self.dtype = dtype
-        self.mode = mode
-        self.data = data
-        self.clamped = clamped
-
-    @property
-    def shape(self) -> tuple[Scalar, ...]:
-        return tuple(Scalar("i", n) for n in self.data.shape)
-
-    @property
-    def size(self) -> Scalar:
-        return Scalar("i", self.data.size)
-
-    @property
-    def clamp(self) -> ArrayView:
-        return ArrayView(self.name, self.dtype, self.mode, self.data, True)
-
-    def _at(self, index: Any) -> tuple[int, ...]:
-        keys = tuple(int(k) for k in (index if isinstance(index, tuple) else (index,)))
-        if self.clamped:
-            return tuple(min(max(k, 0), n - 1) for k, n in zip(keys, self.data.shape, strict=True))
-        for k, n in zip(keys, self.data.shape, strict=True):
-            if not 0 <= k < n:
-                raise IndexError(f"{self.name}[{', '.join(map(str, keys))}] of shape {self.data.shape}")
-        return keys
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._value(self.data[self._at(index)])
-
-    def _value(self, element: Any) -> Any:
-        t = self.dtype
-        if t.name == "c64":
-            return complex(element)
-        if t.lanes > 1:
-            return Word(t, int(element))
-        return Scalar(t.value, float_bits(float(element)) if t.value == "f" else int(element))
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        t = self.dtype
-        at = self._at(index)
-        if t.name == "c64":
-            self.data[at] = value
-        elif t.lanes > 1:
-            self.data[at] = value.bits
-        elif t.value == "f":
-            self.data[at] = np.float32(float_of(convert("f32", [value]).bits)).astype(self.data.dtype)
-        else:
-            self.data[at] = convert(t.name, [value]).number
-
-    def get(self, *args: Any, default: Any = 0) -> Any:
-        keys = list(args)
-        if len(keys) == self.data.ndim + 1:
-            default = keys.pop()
-        inside = all(0 <= int(k) < n for k, n in zip(keys, self.data.shape, strict=True))
-        if inside:
-            return self[tuple(keys)]
-        t = self.dtype
-        return (
-            default
-            if t.lanes > 1 or t.name == "c64" or isinstance(default, Scalar)
-            else convert({"f": "f32", "i": "i32", "u": "u32"}[t.value], [default])
-        )
-
-    def _update(self, index: Any, new: Callable[[Any], Any]) -> Any:
-        with _ATOMIC:
-            old = self[index]
-            self[index] = new(old)
-            return old
-
-    def atomic_add(self, index: Any, value: Any) -> Any:
-        return self._update(index, lambda old: old + value)
-
-    def atomic_min(self, index: Any, value: Any) -> Any:
-        return self._update(index, lambda old: _pick(False)(old, value))
-
-    def atomic_max(self, index: Any, value: Any) -> Any:
-        return self._update(index, lambda old: _pick(True)(old, value))
-
-    def atomic_and(self, index: Any, value: Any) -> Any:
-        return self._update(index, lambda old: old & value)
-
-    def atomic_or(self, index: Any, value: Any) -> Any:
-        return self._update(index, lambda old: old | value)
-
-    def atomic_xor(self, index: Any, value: Any) -> Any:
-        return self._update(index, lambda old: old ^ value)
-
-    def atomic_cas(self, index: Any, expected: Any, value: Any) -> Any:
-        return self._update(index, lambda old: value if old == expected else old)
-
-
-_ATOMIC = threading.RLock()
-
-
-# -- kernels
-
-
-class GridLane:
-    """The kernel object of one item. The first call of `index` says how many there are."""
-
-    def __init__(self, isa: str) -> None:
-        self.isa = isa
-        self.extent: tuple[int, ...] | None = None
-        self.item: tuple[int, ...] | None = None
-        self.outputs: tuple[int, ...] = ()
-
-    def index(self, *extent: Any) -> Any:
-        wanted = tuple(int(n) for n in extent) or self.outputs
-        if self.item is None:
-            self.extent = wanted
-            raise _Started
-        found = tuple(Scalar("i", n) for n in self.item)
-        return found[0] if len(found) == 1 else found
-
-
-class _Started(Exception):
-    """The extent of a Grid is known."""
-
-
-def run_grid(fn: Callable[..., Any], args: Sequence[Any], isa: str = "v3d71") -> None:
-    """Call a Grid kernel once an item, in order. args: as the parameters want them (`ArrayView`, `Scalar`)."""
-    k = GridLane(isa)
-    k.outputs = next((a.data.shape for a in args if isinstance(a, ArrayView) and a.mode != "in"), ())
-    try:
-        fn(k, *args)
-    except _Started:
-        assert k.extent is not None
-    else:
-        raise UsageError("a Grid kernel has no k.index()")
-    for item in itertools.product(*map(range, k.extent)):
-        k.item = item
-        fn(k, *args)
-
-
-class _Meeting:
-    """Where the 16 lanes of a worker exchange values: each brings one, each gets all. Lanes that are done, or that do
-    not run this statement, bring nothing.
-    """
-
-    def __init__(self, lanes: int) -> None:
-        self.barrier = threading.Barrier(lanes)
-        self.values: list[Any] = [None] * lanes
-
-    def exchange(self, lane: int, value: Any) -> list[Any]:
-        self.values[lane] = value
-        self.barrier.wait()
-        found = list(self.values)
-        self.barrier.wait()
-        return found
-
-
-class TeamLane:
-    """The kernel object of one lane of one worker."""
-
-    def __init__(self, isa: str, worker: int, workers: int, lane: int, meeting: _Meeting, everyone: threading.Barrier,
-                 shared: dict[int, NDArray[Any]]) -> None:  # fmt: skip
-        self.isa = isa
-        self._worker, self._workers, self._lane = worker, workers, lane
-        self._meeting = meeting
-        self._everyone = everyone
-        self._shared = shared
-        self._count = 0
-
-    @property
-    def lane(self) -> Scalar:
-        return Scalar("i", self._lane)
-
-    @property
-    def worker(self) -> Scalar:
-        return Scalar("i", self._worker)
-
-    @property
-    def workers(self) -> Scalar:
-        return Scalar("i", self._workers)
-
-    def items(self, n: Any, run: bool = False, per_lane: int = 1) -> Iterator[Scalar]:
-        count = int(n)
-        if run:
-            vectors = (count + 15) // 16
-            each = -(-vectors // self._workers)
-            chosen: Sequence[int] = range(self._worker * each, min((self._worker + 1) * each, vectors))
-        else:
-            chosen = range(self._worker, (count + 15) // 16, self._workers)
-        for vector in chosen:
-            i = 16 * vector + self._lane
-            if i < count:
-                yield Scalar("i", i)
-
-    def _all(self, value: Any) -> list[Any]:
-        return self._meeting.exchange(self._lane, value)
-
-    def _tree(self, value: Scalar, join: Callable[[Any, Any], Any]) -> Any:
-        values = self._all(value)
-        for distance in (8, 4, 2, 1):
-            values = [join(values[i], values[(i + distance) % 16]) for i in range(16)]
-        return values[self._lane]
-
-    def sum(self, value: Any) -> Any:
-        return self._tree(value, lambda a, b: a + b)
-
-    def min(self, value: Any) -> Any:
-        return self._tree(value, _pick(False))
-
-    def max(self, value: Any) -> Any:
-        return self._tree(value, _pick(True))
-
-    def any(self, value: Any) -> bool:
-        return any(self._all(bool(value)))
-
-    def all(self, value: Any) -> bool:
-        return all(self._all(bool(value)))
-
-    def scan(self, value: Any) -> Any:
-        values = self._all(value)
-        for distance in (1, 2, 4, 8):
-            values = [
-                values[i] + values[i - distance]
-                if i >= distance
-                else values[i] + convert("i32", [0]) * 0
-                if values[i].kind != "f"
-                else values[i] + Scalar("f", 0)
-                for i in range(16)
-            ]
-        return values[self._lane]
-
-    def last(self, value: Any) -> Any:
-        return self._all(value)[15]
-
-    def rotate(self, value: Any, n: Any) -> Any:
-        return self._all(value)[(self._lane + int(n)) % 16]
-
-    def broadcast(self, value: Any, lane: Any) -> Any:
-        return self._all(value)[int(lane) % 16]
-
-    def shuffle(self, value: Any, index: Any) -> Any:
-        return self._all(value)[int(index) % 16]
-
-    def barrier(self) -> None:
-        self._everyone.wait()
-
-    def shared(self, type_: Any, n: int) -> ArrayView:
-        self._count += 1
-        with _ATOMIC:
-            t = DTYPES[type_.name]
-            data = self._shared.setdefault(self._count, np.zeros(n, t.numpy))
-        return ArrayView("shared memory", t, "inout", data)
-
-    def store_tile(self, c: ArrayView, i0: Any, j0: Any, acc: Any) -> None:
-        for i, row in enumerate(acc):
-            for j, v in enumerate(row):
-                r, column = int(i0) + i, int(j0) + 16 * j + self._lane
-                if r < c.data.shape[0] and column < c.data.shape[1]:
-                    c[r, column] = v
-
-
-def run_team(fn: Callable[..., Any], args: Sequence[Any], workers: int, isa: str = "v3d71") -> None:
-    """Run a Team kernel: 16 threads a worker, all workers at once."""
-    everyone = threading.Barrier(16 * workers)
-    shared: dict[int, NDArray[Any]] = {}
-    failures: list[BaseException] = []
-    meetings = [_Meeting(16) for _ in range(workers)]
-
-    def lane_of(worker: int, lane: int) -> None:
-        k = TeamLane(isa, worker, workers, lane, meetings[worker], everyone, shared)
-        try:
-            fn(k, *args)
-        except threading.BrokenBarrierError:
-            pass
-        except BaseException as error:
-            failures.append(error)
-            everyone.abort()
-            for meeting in meetings:
-                meeting.barrier.abort()
-
-    threads = [
-        threading.Thread(target=lane_of, args=(worker, lane), daemon=True)
-        for worker in range(workers)
-        for lane in range(16)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-
-
-def views(parameters: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    """Arguments as a kernel in plain Python takes them. parameters: of `qpu.lang.compile.parameters`, without k."""
-    found: list[Any] = []
-    for row, value in zip(parameters, args, strict=True):
-        if row.kind == "array":
-            found.append(ArrayView(row.name, DTYPES[row.type], row.mode, value))
-        elif row.kind == "scalar":
-            found.append(convert(row.type, [value]))
-        else:
-            found.append(value)
-    return found
-
-
-def accepts(fn: Callable[..., Any]) -> int:
-    """How many parameters a function has."""
-    return len(inspect.signature(fn).parameters)

@@ -173,6 +173,9 @@ class _Vc4(Rewriter):
             if mask.op == "band":
                 todo += mask.args
                 continue
+            if not mask.varying:
+                found.append((mask, mask, 0))
+                continue
             if mask.op not in ("lt", "le") or mask.attr != "i" or mask.args[1].varying:
                 return None
             step = self.steps.of(mask.args[0])
@@ -182,8 +185,10 @@ class _Vc4(Rewriter):
         return found
 
     def lanes_below(self, value: Value, limit: Value, step: int) -> Value:
-        """How many lanes have a value below a limit; a negative step: or equal to it."""
+        """How many lanes have a value below a limit; a negative step: or equal to it; 0: a mask, the same in all."""
         q = self.q
+        if not step:
+            return q.emit("select", self.get(value), self.i(16), self.i(0))
         rest = q.emit("sub", self.get(limit), q.emit("bcast", self.get(value), self.i(0)))
         size = abs(step)
         rest = q.emit("add", rest, self.i(size - 1 if step > 0 else size))

@@ -279,7 +279,10 @@ def chunks(
 def _items(f: Front, node: ast.Call, n: Any, run: bool = False, per_lane: int = 1) -> Items:
     if isinstance(n, float | bool) or (isinstance(n, Value) and (n.varying or n.type not in ("i", "u"))):
         raise f.error(node, "lang-varying", f"k.items of {f.describe(n)}", allowed="an integer, the same in all lanes")
-    return Items(f.convert(n, "i", node), run, per_lane)
+    if f.is_value(run) or f.is_value(per_lane) or per_lane not in (1, 2, 4, 8, 16):
+        raise f.error(node, "lang-call", f"k.items with run={f.describe(run)}, per_lane={f.describe(per_lane)}",
+                      allowed="run: True or False; per_lane: 1, 2, 4, 8, 16; known when compiling")  # fmt: skip
+    return Items(f.convert(n, "i", node), bool(run), per_lane)
 
 
 def _tiles(f: Front, node: ast.Call, m: Any, n: Any, rows: int, cols: int) -> Items:
@@ -298,10 +301,16 @@ def items_loop(f: Front, node: ast.For, items: Items) -> None:
         with f.ranges.items((ix,), (items.n,), f.q.region, f.mask, grid=False):
             f.execute(node.body)
 
-    if items.run or may_leave(node):
-        _vectors_loop(f, node, items, names)
+    leaving = may_leave(node)
+    if items.run or items.per_lane > 1 or leaving:
+        _blocks_loop(f, node, items, names, leaving=leaving)
     else:
         chunks(f, node, items.n, 1, "row", one, names)
+    _unbind(f, node, names, before)
+
+
+def _unbind(f: Front, node: ast.For, names: list[str], before: set[str]) -> None:
+    """The loop's variable and names that were first bound inside it have no value behind it."""
     line = node.lineno + f.frame.source.first - 1
     for name in names:
         if name not in before:
@@ -310,38 +319,58 @@ def items_loop(f: Front, node: ast.For, items: Items) -> None:
         f.names[name] = Unbound(line, "as the variable of a loop")
 
 
-def _vectors_loop(f: Front, node: ast.For, items: Items, names: list[str]) -> None:
-    """One vector a turn, the last one cut short: where workers own contiguous runs, or lanes may leave the loop."""
+def _blocks_loop(f: Front, node: ast.For, items: Items, names: list[str], *, leaving: bool) -> None:
+    """Blocks of 16 lanes with so many items each: a worker owns a contiguous run of them, or takes every one of its
+    own. The last one is cut short. leaving: lanes may leave the loop, so that no turn may stand behind it.
+    """
     q = f.q
     n, worker, workers, lane = items.n, q.emit("worker"), q.emit("workers"), q.emit("lane")
-    vectors = q.emit("asr", q.emit("add", n, q.const("i", 15)), q.const("u", 4))
+    size = LANES * items.per_lane
+    shift = size.bit_length() - 1
+    blocks = q.emit("asr", q.emit("add", n, q.const("i", size - 1)), q.const("u", shift))
+    start, stop, step = worker, blocks, workers
     if items.run:
-        each = q.emit("div", q.emit("add", vectors, q.emit("sub", workers, q.const("i", 1))), workers)
+        each = q.emit("div", q.emit("add", blocks, q.emit("sub", workers, q.const("i", 1))), workers)
         start, step = q.emit("mul", worker, each), q.const("i", 1)
-        stop = q.emit("min", q.emit("add", start, each), vectors)
-    else:
-        start, stop, step = worker, vectors, workers
-    name = f"%vector{id(node)}"
+        stop = q.emit("min", q.emit("add", start, each), blocks)
+    whole = q.emit("asr", n, q.const("u", shift))
+    end = q.emit("shl", n, q.const("u", 2))
+    name = f"%block{id(node)}"
     f.names[name] = start
 
+    def offset(number: Value) -> Value:
+        """Bytes of 4 an item."""
+        lanes = q.emit("add", q.emit("shl", number, q.const("u", 4)), lane)
+        return q.emit("shl", lanes, q.const("u", shift - 2))
+
+    def one(off: Value) -> None:
+        f.assign(node.target, Index(off, q.const("i", 0)))
+        f.execute(node.body)
+
     def going() -> Value:
-        return q.emit("lt", f.names[name], stop, type_="b", attr="i")
+        last = stop if leaving else q.emit("min", stop, whole)
+        return q.emit("lt", f.names[name], last, type_="b", attr="i")
 
     def turn() -> None:
-        off = q.emit("shl", q.emit("add", q.emit("shl", f.names[name], q.const("u", 4)), lane), q.const("u", 2))
-        inside = q.emit("lt", off, q.emit("shl", n, q.const("u", 2)), type_="b", attr="i")
-
-        def body() -> None:
-            f.assign(node.target, Index(off, q.const("i", 0)))
-            f.execute(node.body)
-
-        under_mask(f, node, inside, body, names)
+        off = offset(f.names[name])
+        if leaving:
+            inside = q.emit("lt", off, end, type_="b", attr="i")
+            under_mask(f, node, inside, lambda: one(off), names)
+        else:
+            one(off)
 
     def advance() -> None:
         f.names[name] = q.emit("add", f.names[name], step)
 
     device_loop(f, node, [name, *names], going, turn, ast.copy_location(ast.Constant(True), node), advance)
-    f.names.pop(name, None)
+    number = f.names.pop(name)
+    if leaving or not isinstance(number, Value):  # the loop is wrong, and reported
+        return
+    off = offset(whole)
+    mine = q.emit("eq", number, whole, type_="b", attr="i")
+    mine = q.emit("band", mine, q.emit("lt", whole, stop, type_="b", attr="i"))
+    inside = q.emit("band", mine, q.emit("lt", off, end, type_="b", attr="i"))
+    under_mask(f, node, inside, lambda: one(off), names)
 
 
 def tiles_loop(f: Front, node: ast.For, items: Items) -> None:
@@ -368,8 +397,11 @@ def tiles_loop(f: Front, node: ast.For, items: Items) -> None:
     def advance() -> None:
         f.names[name] = q.emit("add", f.names[name], q.emit("workers"))
 
-    device_loop(f, node, [name, *targets([*node.body, node.target])], going, turn, node.iter, advance)
+    before = set(f.names)
+    names = targets([*node.body, node.target])
+    device_loop(f, node, [name, *names], going, turn, node.iter, advance)
     f.names.pop(name, None)
+    _unbind(f, node, names, before)
 
 
 def _reduce(kind: str) -> Callable[..., Any]:

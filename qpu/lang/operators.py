@@ -12,6 +12,7 @@ from qpu.lang import math_roots
 from qpu.lang.front import Front
 from qpu.lang.kir import Value
 from qpu.lang.math_kit import Kit
+from qpu.lang.surface import Unrolled
 from qpu.lang.types import LETTER
 from qpu.lang.values import POISON, Bound, Complex, Index, Packed, Poison, View
 
@@ -89,6 +90,8 @@ def iterate(f: Front, node: ast.expr, items: Any) -> Any:
         raise f.error(
             node, "lang-type", f"{f.describe(items)} cannot be iterated here", allowed="ranges, lists, tuples"
         )
+    if isinstance(items, Unrolled):
+        items = items.items
     try:
         return iter(items)
     except TypeError as error:

@@ -142,10 +142,12 @@ class _Select(Selector):
                 while second.op == "bnot":
                     leaf_negated ^= True
                     second = second.args[0]
-                if not self._is_leaf(second):
+                if not self._is_leaf(second) or second.op in ("any", "all"):  # before the chain pushes
                     self.materialise(second)
                 leaves.append((kind, second, leaf_negated))
             else:
+                if x.op in ("any", "all"):
+                    self.materialise(x)
                 leaves.append(("", x, negated))
 
         flat(v, False)

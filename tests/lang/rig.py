@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.emu.engine.numpy_lanes import NumpyLanes
-from qpu.lang import lanes
+from qpu.lang import lanes_run
 from qpu.lang.compile import KernelIR, parameters, to_kir
 from qpu.lang.interp import Interpreter
 from qpu.lang.source import Source
@@ -65,4 +65,4 @@ def plain(fn: Callable[..., None], args: Mapping[str, Any]) -> None:
     """Run a Grid kernel as plain Python; arrays are changed in place."""
     rows = parameters(Source.of(fn))[1:]
     with np.errstate(all="ignore"):
-        lanes.run_grid(fn, lanes.views(rows, [args[row.name] for row in rows]))
+        lanes_run.run_grid(fn, lanes_run.views(rows, [args[row.name] for row in rows]))
