@@ -28,7 +28,7 @@ def compile_v3d(ir: KernelIR, isa: Isa, *, threads: int = 2, wide: frozenset[int
     registers = 64 // (threads // 2)
     arrays = frozenset(range(sum(p.kind == "array" for p in ir.parameters)))
     legal = legalise(ir.region, str(isa))
-    planned = plan_memory(legal, str(isa), capacity, arrays if wide is None else wide, grid=not ir.team)
+    planned = plan_memory(legal, str(isa), capacity, arrays if wide is None else wide, ir.inputs)
     remove_dead(planned)
     tries = [(lean, limit) for lean in (False, True) for limit in (registers - 8, registers - 16, registers // 2, 10)]
     for lean, limit in tries:

@@ -29,7 +29,7 @@ CAPACITY = 4  # requests that may be pending (vc4.md 13.1)
 def compile_vc4(ir: KernelIR) -> Laid:
     """A program for VideoCore IV. Raises: CompileError (lang-reg)."""
     names = [p.name for p in ir.parameters if p.kind == "array"]
-    legal = legalise_vc4(legalise(ir.region, "vc4"), names, ir.notes, grid=not ir.team)
+    legal = legalise_vc4(legalise(ir.region, "vc4"), names, ir.notes, inputs=ir.inputs)
     remove_dead(legal)
     for lean, limit in [(lean, limit) for lean in (False, True) for limit in (44, 32, 20, 8)]:
         function = select_vc4(legal, lean=lean)

@@ -208,6 +208,16 @@ class KernelIR:
     shared: int = 0
 
     @property
+    def inputs(self) -> frozenset[int] | None:
+        """Of a Team: numbers of the arrays that overlap nothing that is written. The items of a Grid may do that, too:
+        they are independent.
+        """
+        if not self.team:
+            return None
+        modes = [p.mode for p in self.parameters if p.kind == "array"]
+        return frozenset(n for n, mode in enumerate(modes) if mode == "in")
+
+    @property
     def params(self) -> list[Value]:
         """Launch arguments that the KIR reads, in the order of their first use."""
         return [v for v in walk(self.region) if v.op == "param"]
@@ -253,7 +263,9 @@ def to_kir(
                     sum(size for _, size in f.shared.values()))  # fmt: skip
 
 
-_EFFECTS = frozenset({"store", "atomic", "barrier", "stream", "data", "commit", "lock", "unlock", "semaphore"})
+_EFFECTS = frozenset({
+    "store", "atomic", "barrier", "stream", "data", "row", "commit", "lock", "unlock", "semaphore",
+})  # fmt: skip
 _KEEP = (_EFFECTS - {"stream"}) | {"loop", "if_any", "request", "pop"}
 
 

@@ -206,6 +206,7 @@ ROWS: Final[dict[str, Row]] = {
         _row("request", "ui*>", None, "Asks for words at base + offset; the attribute is a Request.", pure=False),
         _row("pop", ">x", None, "The next word that was asked for.", pure=False),
         _row("data", "x>", None, "The next word to store.", pure=False),
+        _row("row", "x>", None, "The next row of a store that `data` began (VideoCore IV).", pure=False),
         _row("commit", "ui*>", None, "Stores the words at base + offset; the attribute is a Request.", pure=False),
         # as VideoCore IV does it: by DMA, which sees what others have stored; made by `qpu.lang.legalise_vc4`
         _row("fetch", "ui*>x", None, "Elements at base + offset in the first lanes, read by DMA.", pure=False),
@@ -248,13 +249,15 @@ class Access:
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request to the TMU, or a DMA of VideoCore IV. access: of its first word; words: how many; byte: its
-    configuration; step: bytes from a lane's element to the next lane's where they are not neighbours (VideoCore IV).
+    configuration; step: bytes from a lane's element to the next lane's where they are not neighbours; rows: that
+    follow each other in memory (both VideoCore IV).
     """
 
     access: Access
     words: int
     byte: int
     step: int = 0
+    rows: int = 1
 
 
 _numbers = itertools.count()

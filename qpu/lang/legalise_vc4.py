@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from qpu.errors import Diagnostic, Severity
+from qpu.lang.grouping import Grouping, groups, unique
 from qpu.lang.kir import Access, Loop, Region, Request, Skip, Value, walk
 from qpu.lang.rewrite import Rewriter
 from qpu.lang.steps import Steps
@@ -23,13 +24,17 @@ class _Vc4(Rewriter):
     loops over items.
     """
 
-    def __init__(self, top: Region, names: Sequence[str], notes: list[Diagnostic], grid: bool) -> None:
+    def __init__(
+        self, top: Region, names: Sequence[str], notes: list[Diagnostic], inputs: frozenset[int] | None
+    ) -> None:
         super().__init__("vc4")
         self.names = names
         self.notes = notes
         self.steps = Steps(top)
         self.guards: list[Value] = []
-        self.grid = grid
+        self.grid = inputs is None
+        self.rule = Grouping(range(len(names)), ("store",), 64, 4, inputs)
+        self.groups: dict[int, list[Value]] = {}
         self.items: set[Region] = set()
         self.stores: dict[int, list[Value]] = {}
         self.waits = False
@@ -39,6 +44,28 @@ class _Vc4(Rewriter):
             elif v.op in ("store", "atomic"):
                 self.stores.setdefault(v.attr.array, []).append(v)
             self.waits |= v.op == "barrier"
+
+    def region(self, region: Region) -> None:
+        outer, self.groups = self.groups, self.rows(region)
+        super().region(region)
+        for group in unique(region.ops, self.groups, "store"):
+            self.store_rows(group)
+        self.groups = outer
+
+    def rows(self, region: Region) -> dict[int, list[Value]]:
+        """Stores of rows that follow each other in memory."""
+        found = groups(region.ops, self.rule)
+        return {n: g for n, g in found.items() if self.steps.of(g[0].args[1]) == 4}
+
+    def store_rows(self, group: Sequence[Value]) -> None:
+        """Some rows by one store."""
+        q, first = self.q, group[0]
+        q.loc = first.loc
+        for n, v in enumerate(group):
+            q.append("row" if n else "data", (self.get(v.args[2]),), "", None if n else 4, varying=False)
+        base = q.emit("add", self.get(first.args[0]), self.u(first.attr.offset))
+        request = Request(first.attr, 16, 0xFF, rows=len(group))
+        q.append("commit", (base, self.get(first.args[1])), "", request, varying=False)
 
     def skip(self, v: Value, attr: Skip) -> None:
         self.guards.append(v.args[0])
@@ -127,6 +154,8 @@ class _Vc4(Rewriter):
 
     def store(self, v: Value, args: tuple[Value, ...]) -> Value | None:
         """A row of memory, a column with a stride, or lane by lane."""
+        if id(v) in self.groups:
+            return args[2]
         q, a = self.q, v.attr
         t = DTYPES[a.dtype]
         size = min(t.size, 4)
@@ -495,11 +524,16 @@ _RULES: Final[dict[str, Callable[..., Value | None]]] = {
 
 
 def legalise_vc4(
-    top: Region, names: Sequence[str], notes: list[Diagnostic] | None = None, *, grid: bool = True
+    top: Region,
+    names: Sequence[str],
+    notes: list[Diagnostic] | None = None,
+    *,
+    inputs: frozenset[int] | None = None,
 ) -> Region:
     """The same kernel in operations that VideoCore IV has; `qpu.lang.legalise` runs before. names: of the arrays;
-    notes: to which what is slow is added; grid: the items of loops are independent of each other.
+    notes: to which what is slow is added; inputs: of a Team, the arrays that overlap nothing that is written; None: the
+    items of loops are independent of each other.
     """
-    r = _Vc4(top, names, [] if notes is None else notes, grid)
+    r = _Vc4(top, names, [] if notes is None else notes, inputs)
     r.region(top)
     return r.q.top

@@ -7,9 +7,9 @@ behind a store to the same array when one item has both.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import replace
 
+from qpu.lang.grouping import Grouping, groups, unique
 from qpu.lang.kir import Access, Region, Request, Value
 from qpu.lang.rewrite import Rewriter
 from qpu.lang.types import DTYPES
@@ -25,13 +25,12 @@ _MIN = {"i": 6, "u": 4}
 
 
 class _Planner(Rewriter):
-    """capacity: words that may be pending. wide: whether four words at once are allowed, by array number."""
+    """capacity: words that may be pending. rule: which accesses may be four words at once."""
 
-    def __init__(self, isa: str, capacity: int, wide: frozenset[int], reorder: bool) -> None:
+    def __init__(self, isa: str, capacity: int, rule: Grouping) -> None:
         super().__init__(isa)
         self.capacity = capacity
-        self.wide = wide
-        self.reorder = reorder
+        self.rule = rule
         self.groups: dict[int, list[Value]] = {}
 
     # -- regions
@@ -39,13 +38,12 @@ class _Planner(Rewriter):
     def region(self, region: Region) -> None:
         ops = region.ops
         outer = self.groups
-        self.groups = self._groups(ops) if self.reorder else {}
+        self.groups = groups(ops, self.rule)
         if not self.groups:
             super().region(region)
             self.groups = outer
             return
-        loads = [g for g in self._unique(ops) if g[0].op == "load"]
-        stores = [g for g in self._unique(ops) if g[0].op == "store"]
+        loads, stores = (unique(ops, self.groups, op) for op in ("load", "store"))
         waiting = deque(loads)
         pending: deque[tuple[list[Value], int]] = deque()
         for v in ops:
@@ -62,53 +60,6 @@ class _Planner(Rewriter):
         for group in stores:
             self._store_group(group)
         self.groups = outer
-
-    def _unique(self, ops: Sequence[Value]) -> list[list[Value]]:
-        seen: set[int] = set()
-        found = []
-        for v in ops:
-            g = self.groups.get(id(v))
-            if g is not None and id(g[0]) not in seen:
-                seen.add(id(g[0]))
-                found.append(g)
-        return found
-
-    def _groups(self, ops: Sequence[Value]) -> dict[int, list[Value]]:
-        """Loads and stores of four neighbouring words, by each of their operations."""
-        lines: dict[tuple[object, ...], list[Value]] = {}
-        blocked: set[int] = set()
-        written: set[tuple[int, int]] = set()
-        for v in ops:
-            if v.op not in ("load", "store") or v.attr.array < 0:
-                if v.op in ("atomic", "barrier", "loop", "if_any"):
-                    blocked.update(self.wide)
-                continue
-            a: Access = v.attr
-            masked = len(v.args) > (2 if v.op == "load" else 3)
-            if v.op == "store":
-                written.add((a.array, a.offset))
-            elif (a.array, a.offset) in written:
-                blocked.add(a.array)
-            if masked or DTYPES[a.dtype].size != 4 or a.array not in self.wide:
-                blocked.add(a.array)
-                continue
-            lines.setdefault((v.op, id(v.args[0]), id(v.args[1]), a.array), []).append(v)
-        found: dict[int, list[Value]] = {}
-        for (_, _, _, array), line in lines.items():
-            if array in blocked:
-                continue
-            line.sort(key=lambda v: v.attr.offset)
-            at = 0
-            while at + 3 < len(line):
-                four = line[at : at + 4]
-                first = four[0].attr.offset
-                if first % 16 == 0 and [v.attr.offset - first for v in four] == [0, 4, 8, 12]:
-                    for v in four:
-                        found[id(v)] = four
-                    at += 4
-                else:
-                    at += 1
-        return found
 
     # -- loads
 
@@ -208,8 +159,12 @@ def _bits(access: Access) -> Access:
     return replace(access, dtype="u16") if access.dtype == "f16" else access
 
 
-def plan_memory(top: Region, isa: str, capacity: int, wide: frozenset[int], *, grid: bool) -> Region:
-    """The same kernel with requests instead of loads and stores. capacity: result words that may be pending."""
-    planner = _Planner(isa, capacity, wide, grid)
+def plan_memory(top: Region, isa: str, capacity: int, wide: frozenset[int], inputs: frozenset[int] | None) -> Region:
+    """The same kernel with requests instead of loads and stores.
+
+    capacity: result words that may be pending; wide: arrays whose accesses may be four words at once; inputs: of a
+    Team, the arrays that overlap nothing that is written.
+    """
+    planner = _Planner(isa, capacity, Grouping(wide, ("load", "store"), 4, 16, inputs))
     planner.region(top)
     return planner.q.top

@@ -161,7 +161,7 @@ class Selector:
 
     def region(self, region: Region) -> None:
         for v in region.ops:
-            if v.op in ("select", "data") and id(v) not in self.folded:
+            if v.op in ("select", "data", "row") and id(v) not in self.folded:
                 x = v.args[1 if v.op == "select" else 0]
                 if x.op in self.foldable and self.uses.get(id(x)) == 1 and x.region is region:
                     self.folded.add(id(x))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qpu.errors import CompileError, Diagnostic
-from qpu.lang.kir import Region, Value
+from qpu.lang.kir import Region, Value, walk
 from qpu.lang.mir import Fixed, Function, Imm, MOp, Operand
 from qpu.lang.select import ALIAS, Polarity, Selector, Uniform
 from qpu.lang.select_vpm import NOP, WAIT_STORE, StoreSelector
@@ -34,6 +34,7 @@ _OPERATIONS: Final = {
     "not": "not", "itof": "itof", "clz": "clz", "ftoi": "ftoi", "umul24": "mul24",
 }  # fmt: skip
 _FOLDABLE: Final = frozenset(_OPERATIONS)
+_TAKES_R4: Final = frozenset({"pop", "fetch", "loop", "if_any", *SFU})
 
 Test = tuple[str, Operand, Operand | None, str]
 """An operation whose flags tell a leaf: name, operands, polarity."""
@@ -47,6 +48,8 @@ class Vc4Selector(StoreSelector):
     def __init__(self, top: Region, lean: bool) -> None:
         self.lean = lean
         self.constants: dict[int, int] = {}
+        self.at: dict[int, int] = {}
+        self.user = {id(a): v for v in walk(top) for a in v.args}
         super().__init__(top)
 
     # -- operands
@@ -308,9 +311,35 @@ class Vc4Selector(StoreSelector):
     def _request(self, v: Value) -> None:
         self.address(Fixed("io", TMU0), v, "request")
 
+    def region(self, region: Region) -> None:
+        outer, self.at = self.at, {id(v): n for n, v in enumerate(region.ops)}
+        super().region(region)
+        self.at = outer
+
+    def _passes(self, v: Value) -> bool:
+        """Whether the only use of a result comes before the next one, so that it may be read where the signal leaves
+        it.
+        """
+        used, region = v, v.region
+        while True:
+            if self.uses.get(id(used)) != 1 or id(used) not in self.user:
+                return False
+            used = self.user[id(used)]
+            if used.region is not region:
+                return False
+            if id(used) not in self.folded:
+                break
+        if used.op not in _FOLDABLE and used.op not in ("data", "row", "select", "fabs"):
+            return False
+        between = region.ops[self.at[id(v)] + 1 : self.at[id(used)]]
+        return not any(x.op in _TAKES_R4 for x in between)
+
     def _pop(self, v: Value) -> None:
-        r = self.register()
         self.op("", sig=LDTMU0, sig_dst=R4, role="pop")
+        if self._passes(v):
+            self.place[id(v)] = R4
+            return
+        r = self.register()
         self.op("mov", r, R4)
         self.place[id(v)] = r
 
@@ -332,6 +361,7 @@ _SPECIAL: Final[dict[str, Callable[..., None]]] = {
     "request": Vc4Selector._request,
     "pop": Vc4Selector._pop,
     "data": Vc4Selector.data,
+    "row": Vc4Selector.row,
     "commit": Vc4Selector.commit,
     "fetch": Vc4Selector.fetch,
     "lock": Vc4Selector.lock,

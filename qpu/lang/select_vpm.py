@@ -1,7 +1,8 @@
 """Memory beside the TMU on VideoCore IV, in selection: a row of the VPM that belongs to the worker, and DMA between it
 and memory (vc4.md 14).
 
-A row is written as 16 words, or packed as 16 halves or bytes, and stored as one row of memory. Elements that are
+A row is written as 16 words, or packed as 16 halves or bytes, and stored as one row of memory; up to ROWS rows that
+follow each other in memory are one store. Elements that are
 further apart are written as words and stored as a column: one element a row of memory, with a stride between them.
 """
 
@@ -43,7 +44,7 @@ class StoreSelector(Selector):
 
     def __init__(self, top: Region) -> None:
         super().__init__(top)
-        self.setups: dict[tuple[str, int], int] = {}
+        self.setups: dict[tuple[str, int, int], int] = {}
 
     def uniform(self, what: Uniform) -> int:
         """The register of a uniform."""
@@ -61,17 +62,17 @@ class StoreSelector(Selector):
         """Write the sum of base and offset to where an access starts."""
         raise NotImplementedError
 
-    def _setup(self, kind: str, size: int) -> Operand:
-        """The register with a set-up word for the worker's row. kind: "write", "row" and "column" of stores, whose
-        count of elements is added, "load" from memory, "read".
+    def _setup(self, kind: str, size: int, count: int = 0) -> int:
+        """The register with a set-up word for the worker's rows. kind: "write", "row" and "column" of stores, "load"
+        from memory, "read". count: fields of a store for its elements and rows; 0: they are added later.
         """
-        found = self.setups.get((kind, size))
+        found = self.setups.get((kind, size, count))
         if found is not None:
             return found
         lean, self.lean = self.lean, False
-        row = self.setups.get(("", 0))
+        row = self.setups.get(("", 0, 0))
         if row is None:
-            row = self.setups[("", 0)] = self.register()
+            row = self.setups["", 0, 0] = self.register()
             self.entry.append(MOp("mul24", row, self.uniform(("slot", None)), self.bits(ROWS)))
             self.entry.append(MOp("mov", SETUP_STORE, self.constant(dma_store_stride(0)), role="vpm"))
         if kind == "write":
@@ -88,8 +89,8 @@ class StoreSelector(Selector):
         if shift:
             at = self.register()
             self.entry.append(MOp("shl", at, row, self.bits(shift)))
-        found = self.setups[(kind, size)] = self.register()
-        self.entry.append(MOp("add", found, at, self.constant(word)))
+        found = self.setups[kind, size, count] = self.register()
+        self.entry.append(MOp("add", found, at, self.constant(word + count)))
         self.lean = lean
         return found
 
@@ -97,6 +98,10 @@ class StoreSelector(Selector):
         """16 values into the row, when the store before has ended. The attribute is the bytes of an element there."""
         self.op("mov", NOP, WAIT_STORE, role="vpm")
         self.op("mov", SETUP_STORE, self._setup("write", v.attr or 4), role="vpm")
+        self.row(v)
+
+    def row(self, v: Value) -> None:
+        """16 values into the next row."""
         x = v.args[0]
         if id(x) in self.folded:
             self.emit(x, VPM)
@@ -108,19 +113,33 @@ class StoreSelector(Selector):
         """Start the store of what is in the row: all lanes, the first ones (an operand says how many), or lane 0."""
         request: Request = v.attr
         size = size_of(request)
-        store = self._setup("column" if request.step else "row", size)
-        field = _UNITS if request.step else _DEPTH
-        setup = self.register()
+        kind, field = ("column", _UNITS) if request.step else ("row", _DEPTH)
         if len(v.args) > 2:
-            shifted = self.register()
+            store = self._setup(kind, size)
+            shifted, setup = self.register(), self.register()
             self.op("shl", shifted, self.in_register(v.args[2]), self.constant(field))
             self.op("add", setup, store, shifted)
+            self.op("mov", SETUP_STORE, setup, role="vpm")
         else:
-            self.op("add", setup, store, self.constant(request.words << field))
+            setup = self._setup(kind, size, request.words << field | (request.rows - 1) << _UNITS)
+            self.op("mov", SETUP_STORE, setup, role="vpm")
+            self._early(request.rows)
         if request.step:
             self.op("mov", SETUP_STORE, self.constant(dma_store_stride(request.step - size)), role="vpm")
-        self.op("mov", SETUP_STORE, setup, role="vpm")
         self.address(ADDRESS_STORE, v, "vpm")
+
+    def _early(self, rows: int) -> None:
+        """Move a set-up of DMA, the last operation, in front of the rows, so that it does not wait for them."""
+        ops = self.now.ops
+        at = len(ops) - 1
+        while rows and at:
+            at -= 1
+            if ops[at].dst == VPM:
+                rows -= 1
+            elif ops[at].dst == ADDRESS_STORE:
+                return
+        if not rows:
+            ops.insert(at, ops.pop())
 
     def fetch(self, v: Value) -> None:
         """A DMA from memory into the row, when the store before has ended, and the row into a register."""

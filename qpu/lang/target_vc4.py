@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from qpu.core.hazards import Facts, Windows
 from qpu.core.isa import Isa, Unit
@@ -233,6 +234,7 @@ def colour_vc4(function: Function) -> dict[int, Fixed]:
     rotated: set[int] = set()
     partners: dict[int, dict[int, int]] = {}
     wants_a: dict[int, int] = {}
+    leans: dict[int, int] = {}  # above 0: of operations of the mul ALU, which beside additions read the other file
     for block in function.blocks:
         weight = 8 ** min(block.depth, 6)
         for i, m in enumerate(block.ops):
@@ -241,8 +243,11 @@ def colour_vc4(function: Function) -> dict[int, Fixed]:
                 rotated.add(m.a)
             for r in (*m.writes(), *sources):
                 spans.setdefault(r, [i, i])[1] = i
+            units = () if m.op in ("", "mov", "ldi", "sema") else TABLE[m.op].units_on(Isa.VC4)
+            lean = 0 if len(units) != 1 else weight if Unit.MUL in units else -weight
             for r in sources:
                 uses[r] = uses.get(r, 0) + weight
+                leans[r] = leans.get(r, 0) + lean
             if len(set(sources)) == 2:
                 x, y = sources
                 partners.setdefault(x, {})[y] = partners.setdefault(x, {}).get(y, 0) + weight
@@ -264,18 +269,42 @@ def colour_vc4(function: Function) -> dict[int, Fixed]:
         else:
             if r in rotated:
                 raise OutOfRegisters(r)
-    turn = {"a": 0, "b": 0}
     for r in spans:
-        if r in found:
-            continue
-        if r in rotated:
+        if r in rotated and r not in found:
             raise OutOfRegisters(r)
-        taken = {found[x] for x in bits(clash[r]) if x in found}
-        cost = {"a": 0, "b": wants_a.get(r, 0)}
-        for other, weight in partners.get(r, {}).items():
+    needs = _Needs(partners, wants_a, leans, clash)
+    rest = [r for r in spans if r not in found]
+    try:
+        found = _files(sorted(rest, key=lambda r: -uses.get(r, 0)), found, needs)
+    except OutOfRegisters:  # the order of appearance needs fewer, but pairs operands worse
+        found = _files(rest, found, needs)
+    _repair(function, found)
+    return found
+
+
+class _Needs(NamedTuple):
+    """What decides the file of a value. partners: how often each pair is read by one operation; wants_a: how often
+    beside an immediate; leans: above 0 how often by the mul ALU alone, below by the add ALU; clash: live together.
+    """
+
+    partners: dict[int, dict[int, int]]
+    wants_a: dict[int, int]
+    leans: dict[int, int]
+    clash: list[int]
+
+
+def _files(order: Iterable[int], done: dict[int, Fixed], needs: _Needs) -> dict[int, Fixed]:
+    """A place in a file for each value, those with accumulators in `done` besides. Raises: OutOfRegisters."""
+    found = dict(done)
+    turn = {"a": 0, "b": 0}
+    for r in order:
+        taken = {found[x] for x in bits(needs.clash[r]) if x in found}
+        lean = needs.leans.get(r, 0)
+        cost = {"a": max(lean, 0), "b": _CONFLICT * needs.wants_a.get(r, 0) + max(-lean, 0)}
+        for other, weight in needs.partners.get(r, {}).items():
             place_of = found.get(other)
             if place_of is not None and place_of.kind in cost:
-                cost[place_of.kind] += weight
+                cost[place_of.kind] += _CONFLICT * weight
         for kind in sorted(cost, key=lambda k: (cost[k], turn[k])):
             free = next(
                 (n for k in range(31) if Fixed(kind, n := (turn[kind] + k) % 31) not in taken and n != 14), None
@@ -286,8 +315,11 @@ def colour_vc4(function: Function) -> dict[int, Fixed]:
                 break
         else:
             raise OutOfRegisters(r)
-    _repair(function, found)
     return found
+
+
+_CONFLICT: Final = 4
+"""What a move costs beside two operations that cannot be one instruction."""
 
 
 def _copy_rotated(function: Function, across: int) -> None:

@@ -93,7 +93,7 @@ def test_videocore_iv_reads_what_a_launch_stores_by_dma(gpu: Device) -> None:
     assert {v.attr.access.array for v in walk(legal) if v.op == "request"} == {0, 1}
     assert {v.attr.access.array for v in walk(legal) if v.op == "fetch"} == {2}
     ir = neighbours.compile("vc4").kir
-    legal = legalise_vc4(ir.region, ["x"], grid=False)
+    legal = legalise_vc4(ir.region, ["x"], inputs=ir.inputs)
     assert not any(v.op == "request" for v in walk(legal))
     x, y = RANDOM.integers(-9, 9, (2, 77)).astype(np.float32)
     by, bz = gpu.array(y), gpu.zeros(77)
