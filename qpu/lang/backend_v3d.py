@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from qpu.core.isa import Isa
-from qpu.errors import CompileError, Diagnostic
 from qpu.lang.bundle import bundle
 from qpu.lang.coalesce import coalesce
 from qpu.lang.colour import colour_v3d
 from qpu.lang.compile import KernelIR, remove_dead
+from qpu.lang.kir import Region
 from qpu.lang.layout import Laid, lay_out_v3d
 from qpu.lang.legalise import legalise
+from qpu.lang.liveness import crossing
 from qpu.lang.memory import plan_memory
-from qpu.lang.mir import OutOfRegisters
+from qpu.lang.mir import Function, OutOfRegisters
 from qpu.lang.order import order
 from qpu.lang.select_v3d import select_v3d
+from qpu.lang.spill import ScratchV3d, Spiller, out_of_registers
 from qpu.lang.target_v3d import V3dTarget
 
 __all__ = ["compile_v3d"]
 
+SPARE = 2  # registers for addresses of spilled values
 
-def compile_v3d(ir: KernelIR, isa: Isa, *, threads: int = 2, wide: frozenset[int] | None = None) -> Laid:
-    """A program for one V3D. threads: on a QPU; wide: arrays whose accesses may be four words at once.
+
+def compile_v3d(
+    ir: KernelIR, isa: Isa, *, threads: int = 2, wide: frozenset[int] | None = None, spill: bool = False
+) -> Laid:
+    """A program for one V3D. threads: on a QPU; wide: arrays whose accesses may be four words at once; spill: keep
+    values in memory where registers run out.
 
     Raises: CompileError (lang-reg) where more values are live than registers exist.
     """
@@ -28,21 +37,53 @@ def compile_v3d(ir: KernelIR, isa: Isa, *, threads: int = 2, wide: frozenset[int
     registers = 64 // (threads // 2)
     arrays = frozenset(range(sum(p.kind == "array" for p in ir.parameters)))
     legal = legalise(ir.region, str(isa))
-    planned = plan_memory(legal, str(isa), capacity, arrays if wide is None else wide, ir.inputs)
-    remove_dead(planned)
-    tries = [(lean, limit) for lean in (False, True) for limit in (registers - 8, registers - 16, registers // 2, 10)]
-    for lean, limit in tries:
-        function = select_v3d(planned, isa, lean=lean)
+
+    def planned(groups: frozenset[int]) -> Region:
+        found = plan_memory(legal, str(isa), capacity, groups, ir.inputs)
+        remove_dead(found)
+        return found
+
+    region = planned(arrays if wide is None else wide)
+    slots = V3dTarget(isa, {}).slots
+    tries = [(registers - 8, False), (registers - 24, False), (10, False), (10, True)]
+    for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
+        function = select_v3d(region, isa, lean=lean)
         coalesce(function)
-        order(function, V3dTarget(isa, {}).slots, capacity, limit)
+        if crossing(function) >= registers:
+            continue
+        order(function, slots, capacity, limit)
         try:
-            colour = colour_v3d(function, isa, registers)
+            return _finish(function, isa, capacity, registers, briggs=briggs)
         except OutOfRegisters:
             continue
-        target = V3dTarget(isa, colour)
-        laid = lay_out_v3d(function, bundle(function, target, capacity), isa)
-        laid.threads = threads
-        laid.registers = len(set(colour.values()))
-        return laid
-    finding = Diagnostic("lang-reg", f"more values are live than the {registers} registers hold", help="coarsen=1")
-    raise CompileError(finding.render(), [finding])
+    if spill:
+        function = select_v3d(planned(frozenset()), isa, lean=True)
+        coalesce(function)
+        refusal = out_of_registers(function, registers - 1)
+        chip = ScratchV3d(isa)
+        spiller = Spiller(function, chip)
+        try:
+            spiller.reduce(registers - 6)
+            spiller.colour(lambda cost: colour_v3d(function, isa, registers - SPARE, briggs=True, cost=cost))
+            count = spiller.finish()
+            scratch = 16 * chip.stride(count) if count else 0
+            return _finish(function, isa, capacity, registers, briggs=True, scratch=scratch, cost=spiller.costs())
+        except OutOfRegisters:
+            raise refusal from None
+    raise out_of_registers(function, registers - 1)
+
+
+def _finish(
+    function: Function,
+    isa: Isa,
+    capacity: int,
+    registers: int,
+    *,
+    briggs: bool,
+    scratch: int = 0,
+    cost: Mapping[int, float] | None = None,
+) -> Laid:
+    colour = colour_v3d(function, isa, registers, briggs=briggs, cost=cost)
+    laid = lay_out_v3d(function, bundle(function, V3dTarget(isa, colour), capacity), isa)
+    laid.threads, laid.registers, laid.scratch = 16 // capacity, len(set(colour.values())), scratch
+    return laid

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from qpu.core.code import Code
 from qpu.core.isa import Isa
-from qpu.errors import CompileError, Diagnostic, Loc
+from qpu.errors import Loc
 from qpu.lang.bundle import Scheduled, bundle
 from qpu.lang.coalesce import coalesce
 from qpu.lang.compile import KernelIR, remove_dead
 from qpu.lang.layout import Laid
 from qpu.lang.legalise import legalise
 from qpu.lang.legalise_vc4 import legalise_vc4
+from qpu.lang.liveness import crossing
 from qpu.lang.mir import Block, Function, OutOfRegisters
 from qpu.lang.order import order
 from qpu.lang.select import Uniform
 from qpu.lang.select_vc4 import select_vc4
-from qpu.lang.target_vc4 import Vc4Target, colour_vc4
+from qpu.lang.select_vpm import ROWS
+from qpu.lang.spill import Spiller, VpmVc4, out_of_registers
+from qpu.lang.target_vc4 import Vc4Target, colour_vc4, repair
 from qpu.vc4.builder import build
 from qpu.vc4.decode import decode
 from qpu.vc4.encode import encode
@@ -26,24 +31,46 @@ __all__ = ["compile_vc4"]
 CAPACITY = 4  # requests that may be pending (vc4.md 13.1)
 
 
-def compile_vc4(ir: KernelIR) -> Laid:
-    """A program for VideoCore IV. Raises: CompileError (lang-reg)."""
+def compile_vc4(ir: KernelIR, *, spill: bool = False) -> Laid:
+    """A program for VideoCore IV. spill: keep values in the VPM where registers run out.
+
+    Raises: CompileError (lang-reg).
+    """
     names = [p.name for p in ir.parameters if p.kind == "array"]
     legal = legalise_vc4(legalise(ir.region, "vc4"), names, ir.notes, inputs=ir.inputs)
     remove_dead(legal)
-    for lean, limit in [(lean, limit) for lean in (False, True) for limit in (44, 32, 20, 8)]:
+    tries = [(44, False), (24, False), (8, False), (8, True)]
+    for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
         function = select_vc4(legal, lean=lean)
         coalesce(function)
+        if crossing(function) > 62:
+            continue
         order(function, Vc4Target({}).slots, CAPACITY, limit)
         try:
-            colour = colour_vc4(function)
+            return _finish(function, briggs=briggs)
         except OutOfRegisters:
             continue
-        laid = _lay_out(function, bundle(function, Vc4Target(colour), CAPACITY))
-        laid.registers = len(set(colour.values()))
-        return laid
-    finding = Diagnostic("lang-reg", "more values are live than the 64 registers hold", help="coarsen=1")
-    raise CompileError(finding.render(), [finding])
+    if spill:
+        function = select_vc4(legal, lean=True)
+        coalesce(function)
+        refusal = out_of_registers(function, 62)
+        spiller = Spiller(function, VpmVc4())
+        try:
+            spiller.reduce(58)
+            spiller.colour(lambda cost: colour_vc4(function, briggs=True, cost=cost, count=30))
+            rows = ROWS + spiller.finish()
+            return _finish(function, briggs=True, rows=rows, cost=spiller.costs())
+        except OutOfRegisters:
+            raise refusal from None
+    raise out_of_registers(function, 62)
+
+
+def _finish(function: Function, *, briggs: bool, rows: int = ROWS, cost: Mapping[int, float] | None = None) -> Laid:
+    colour = colour_vc4(function, briggs=briggs, cost=cost)
+    repair(function, colour)
+    laid = _lay_out(function, bundle(function, Vc4Target(colour), CAPACITY))
+    laid.registers, laid.rows = len(set(colour.values())), rows
+    return laid
 
 
 def _lay_out(function: Function, scheduled: dict[Block, list[Scheduled]]) -> Laid:

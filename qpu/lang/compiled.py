@@ -27,12 +27,13 @@ class Compiled:
 
     program: the instructions; uniforms: what each word of the uniform list holds; threads: on a QPU (V3D); accesses,
     extent: what a launch checks and counts; notes: what costs; resident: all workers must run at once; shared: bytes of
-    memory of the team; team: whether it is a Team kernel.
+    memory of the team; scratch: bytes of memory that each worker needs; rows: rows of the VPM that it needs; team:
+    whether it is a Team kernel.
     """
 
     __slots__ = (
         "_made", "_remake", "_report", "accesses", "coarsen", "extent", "isa", "name", "notes", "program", "resident",
-        "shared", "team", "threads", "uniforms",
+        "rows", "scratch", "shared", "team", "threads", "uniforms",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +48,8 @@ class Compiled:
         team: bool,
         resident: bool,
         shared: int,
+        scratch: int,
+        rows: int,
         accesses: Sequence[Access],
         extent: list[Expr] | None,
         notes: Sequence[Diagnostic],
@@ -56,7 +59,7 @@ class Compiled:
         self.name, self.isa, self.program = name, isa, program
         self.uniforms = tuple(uniforms)
         self.threads, self.coarsen, self.team, self.resident = threads, coarsen, team, resident
-        self.shared = shared
+        self.shared, self.scratch, self.rows = shared, scratch, rows
         self.accesses, self.extent, self.notes = tuple(accesses), extent, tuple(notes)
         self._report: Report | None = None
         self._made = made

@@ -268,7 +268,7 @@ def _subscript(f: Front, node: ast.Subscript) -> Any:
     if f.is_value(owner):
         raise f.error(node, "lang-type", f"{f.describe(owner)} has no items")
     try:
-        return owner[key]
+        return own(f, owner[key]) if isinstance(key, slice) and isinstance(owner, list) else owner[key]
     except Exception as error:
         raise f.error(node, "lang-python", f"{type(error).__name__}: {error}") from None
 

@@ -39,6 +39,7 @@ How: TypeAlias = tuple[int | None, str | None, bool]
 """Workers, name of a variant, whether to clamp."""
 
 
+VPM_ROWS = 64  # of programs (vc4.md 14)
 SUPERGROUP = 16
 """Workers of V3D that can wait for each other: workgroups of one supergroup (v3d.md 8.4)."""
 
@@ -159,7 +160,7 @@ class _Call:
         self.k, self.signature = k, signature
         self.workers = how[0]
         self.values = signature.bind(args, keywords)
-        self.numbers: dict[str, int] = {"slot": 0, "worker": 0}
+        self.numbers: dict[str, int] = {"row": 0, "worker": 0}
         self.wide: list[bool] = []
         pool: MemoryPool | None = None
         spans: list[tuple[int, int, _Row]] = []
@@ -378,8 +379,9 @@ class _Plan:
             for n, (kind, what) in enumerate(compiled.uniforms)
             if kind != "const"
         ]
-        self.own = [(n, name) for n, name in self.slots if name in ("worker", "slot")]
+        self.own = [(n, name) for n, name in self.slots if name in ("worker", "row")]
         self.shapes: dict[int, Dispatch] = {}
+        self.scratch: WeakKeyDictionary[Device, Buffer] = WeakKeyDictionary()
         self.memory: WeakKeyDictionary[Device, Buffer] = WeakKeyDictionary()
 
     def run(self, call: _Call, wait: bool) -> Run:
@@ -395,6 +397,8 @@ class _Plan:
                 self._refuse(self.accesses[n // 4], found[n + 1], found[n + 2], found[n + 3])
         if compiled.shared:
             numbers_["%shared"] = self._shared(gpu).address
+        if compiled.scratch:
+            numbers_["scratch"] = self._scratch(gpu, count * compiled.scratch).address
         words = self.template.copy()
         for n, name in self.slots:
             words[n] = numbers_[name] & 0xFFFFFFFF
@@ -409,15 +413,27 @@ class _Plan:
             start = gpu.run if wait else gpu.submit
             return Run((start(compiled.program, packed, shape),))
         launches: list[Launch] = []
-        for first in range(0, count, gpu.qpus):
-            last = min(first + gpu.qpus, count)
+        together = self._together(gpu)
+        for first in range(0, count, together):
+            last = min(first + together, count)
             streams = np.tile(np.array(words, np.uint32), (last - first, 1))
             for n, name in self.own:
-                streams[:, n] = np.arange(first, last) if name == "worker" else np.arange(last - first)
+                streams[:, n] = np.arange(first, last) if name == "worker" else np.arange(last - first) * compiled.rows
             start = gpu.run if wait and last == count else gpu.submit
             launches.append(start(compiled.program, streams, Programs(last - first)))
         run = Run(tuple(launches))
         return run.wait() if wait else run
+
+    def _together(self, gpu: Device) -> int:
+        """Workers of VideoCore IV that run at once: one a QPU, as far as there are rows of the VPM."""
+        return min(gpu.qpus, VPM_ROWS // self.compiled.rows)
+
+    def _scratch(self, gpu: Device, size: int) -> Buffer:
+        """Memory for values that find no register; launches run one after another there."""
+        found = self.scratch.get(gpu)
+        if found is None or found.nbytes < size:
+            found = self.scratch[gpu] = gpu.empty(size // 4, np.uint32)
+        return found
 
     def _shared(self, gpu: Device) -> Buffer:
         """Memory of the team on a device; launches run one after another there."""
@@ -429,7 +445,7 @@ class _Plan:
     def _workers(self, call: _Call) -> int:
         """How many workers; 0 where there is nothing to do."""
         gpu, given = call.gpu, call.workers
-        full = gpu.qpus * (1 if gpu.isa is Isa.VC4 else self.compiled.threads)
+        full = self._together(gpu) if gpu.isa is Isa.VC4 else gpu.qpus * self.compiled.threads
         if self.team:
             count = given or (TEAM if self.by_worker is None else call.numbers[self.by_worker])
             if gpu.isa is not Isa.VC4:

@@ -23,6 +23,7 @@ class Laid:
     """A finished program. uniforms: what each word of the uniform list holds, in the order in which it is read.
 
     function: the operations by block; spans: where each block is, (start, stop); threads: on a QPU; registers: used.
+    scratch: bytes of memory that each worker needs (V3D); rows: rows of the VPM that it needs (VideoCore IV).
     """
 
     code: Code
@@ -32,6 +33,8 @@ class Laid:
     spans: dict[Block, tuple[int, int]] = field(default_factory=dict)
     threads: int = 1
     registers: int = 0
+    scratch: int = 0
+    rows: int = 4
 
 
 def lay_out_v3d(function: Function, scheduled: dict[Block, list[Scheduled]], isa: Isa) -> Laid:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from qpu.lang.mir import Block, Function
 
-__all__ = ["bits", "conflicts", "liveness"]
+__all__ = ["bits", "conflicts", "crossing", "liveness"]
 
 
 def bits(mask: int) -> Iterator[int]:
@@ -74,3 +74,9 @@ def conflicts(function: Function) -> list[int]:
             for r in m.reads():
                 live |= 1 << r
     return found
+
+
+def crossing(function: Function) -> int:
+    """The most registers that are live between two blocks: no order of operations changes that."""
+    into, _ = liveness(function)
+    return max(live.bit_count() for live in into.values())

@@ -135,8 +135,8 @@ class Function:
 
 
 class OutOfRegisters(Exception):
-    """More values are live than there are registers."""
+    """More values are live than there are registers. registers: those that found no place."""
 
-    def __init__(self, register: int) -> None:
-        super().__init__(register)
-        self.register = register
+    def __init__(self, registers: list[int]) -> None:
+        super().__init__(registers)
+        self.registers = registers

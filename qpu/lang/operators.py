@@ -152,9 +152,10 @@ def _operands(node: ast.AST) -> list[ast.expr]:
 def python_operation(f: Front, node: ast.expr, kind: type[ast.AST], *operands: Any) -> Any:
     """What Python itself makes of an operation; its errors are the user's."""
     try:
-        return _PYTHON[kind](*operands)
+        result = _PYTHON[kind](*operands)
     except Exception as error:
         raise f.error(node, "lang-python", f"{type(error).__name__}: {error}") from None
+    return own(f, result) if isinstance(result, list | dict | set) else result
 
 
 def binary(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> Any:

@@ -23,62 +23,71 @@ def order(function: Function, slots: Slots, capacity: int, limit: int) -> None:
         _block(block, slots, capacity, limit, into[block], out[block])
 
 
+class _Row:
+    """A node with what ordering asks of it again and again. rank: among those that may be next, the least first."""
+
+    __slots__ = ("node", "rank", "reads", "slots", "writes")
+
+    def __init__(self, node: Node, slots: tuple[str, ...]) -> None:
+        self.node = node
+        self.slots = slots
+        self.reads = tuple(set(node.m.reads()))
+        self.writes = tuple(node.m.writes())
+        self.rank = (-node.priority, node.index)
+
+
 def _block(block: Block, slots: Slots, capacity: int, limit: int, into: int, out: int) -> None:
     nodes = graph(block.ops, virtual_effects, capacity, 1)
+    rows = {id(n): _Row(n, slots(n.m)) for n in nodes}
     left: dict[int, int] = {}
-    for node in nodes:
-        for r in set(node.m.reads()):
+    for row in rows.values():
+        for r in row.reads:
             left[r] = left.get(r, 0) + 1
     live = set(bits(into))
     stays = set(bits(out))
 
-    def growth(node: Node) -> int:
+    def growth(row: _Row) -> int:
         """How many more values are live after the operation."""
-        m = node.m
-        reads = set(m.reads())
-        dies = sum(1 for r in reads if left[r] == 1 and r in live and r not in stays)
-        born = sum(1 for w in m.writes() if w not in live and (left.get(w, 0) or w in stays))
-        return born - dies
+        found = 0
+        for r in row.reads:
+            if left[r] == 1 and r in live and r not in stays:
+                found -= 1
+        for w in row.writes:
+            if w not in live and (left.get(w) or w in stays):
+                found += 1
+        return found
 
-    ready = [n for n in nodes if not n.waits]
+    ready = [rows[id(n)] for n in nodes if not n.waits]
     result: list[MOp] = []
     cycle = 0
-    remaining = len(nodes)
-    while remaining:
+    while len(result) < len(nodes):
         taken: set[str] = set()
         while True:
-            tight = len(live) >= limit
-            best: tuple[tuple[int, ...], Node, str] | None = None
-            for n in ready:
-                if n.earliest > cycle:
-                    continue
-                slot = next((s for s in slots(n.m) if s not in taken), None)
-                if slot is None:
-                    continue
-                grows = growth(n) if tight else 0
-                key = (grows, n.index) if tight else (-n.priority, n.index)
-                if tight and grows > 0 and any(growth(x) <= 0 for x in ready if x is not n):
-                    continue
-                if best is None or key < best[0]:
-                    best = (key, n, slot)
-            if best is None:
+            now = [row for row in ready if row.node.earliest <= cycle and any(slot not in taken for slot in row.slots)]
+            if not now:
                 break
-            _, n, slot = best
-            taken.add(slot)
-            ready.remove(n)
-            remaining -= 1
+            if len(live) >= limit:
+                grows, _, row = min((growth(row), row.node.index, row) for row in now)
+                # what only adds a live value waits for what is ready later and frees one
+                if grows > 0 and any(growth(x) <= 0 for x in ready):
+                    break
+            else:
+                row = min(now, key=lambda row: row.rank)
+            taken.add(next(slot for slot in row.slots if slot not in taken))
+            ready.remove(row)
+            n = row.node
             result.append(n.m)
-            for r in set(n.m.reads()):
+            for r in row.reads:
                 left[r] -= 1
                 if not left[r] and r not in stays:
                     live.discard(r)
-            for w in n.m.writes():
-                if left.get(w, 0) or w in stays:
+            for w in row.writes:
+                if left.get(w) or w in stays:
                     live.add(w)
             for other, distance in n.after:
                 other.waits -= 1
                 other.earliest = max(other.earliest, cycle + distance)
                 if not other.waits:
-                    ready.append(other)
+                    ready.append(rows[id(other)])
         cycle += 1
     block.ops = result

@@ -6,7 +6,7 @@ and `qpu.lang.select_vc4`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 from qpu.errors import Loc
@@ -16,8 +16,8 @@ from qpu.lang.mir import Block, MOp, Operand
 __all__ = ["ALIAS", "Polarity", "Selector", "Uniform"]
 
 Uniform: TypeAlias = tuple[str, object]
-"""What a uniform holds: ("const", bits), ("param", name), and of a launch "worker", "workers", "slot"
-(the worker's number among those that run at once)."""
+"""What a uniform holds: ("const", bits), ("param", name), and of a launch "worker", "workers", "row" (the first row of
+the VPM that belongs to the worker), "scratch" (address of scratch memory)."""
 
 Polarity: TypeAlias = str
 """Which flags mean true: "a", "na" on V3D; "z", "nz", "n", "nn", "c", "cc" on VideoCore IV."""
@@ -165,7 +165,7 @@ class Selector:
                 x = v.args[1 if v.op == "select" else 0]
                 if x.op in self.foldable and self.uses.get(id(x)) == 1 and x.region is region:
                     self.folded.add(id(x))
-        for v in region.ops:
+        for v in _settled(region.ops):
             self.loc = v.loc
             self.one(v)
 
@@ -298,3 +298,21 @@ class Selector:
         before.loc = v.loc
         for r, d in outs:
             self.place[id(r)] = d
+
+
+def _settled(ops: list[Value]) -> Iterator[Value]:
+    """Operations in order, neighbouring selects by the age of what they choose: then each old value ends before the new
+    one takes its place, as when a list moves up by one.
+    """
+    run: list[Value] = []
+    for v in ops:
+        if v.op == "select" and not any(a in run for a in v.args) and (not run or run[0].args[0] is v.args[0]):
+            run.append(v)
+            continue
+        yield from sorted(run, key=lambda x: x.args[1].number)
+        run = []
+        if v.op == "select":
+            run.append(v)
+        else:
+            yield v
+    yield from sorted(run, key=lambda x: x.args[1].number)

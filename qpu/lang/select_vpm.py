@@ -16,12 +16,12 @@ from qpu.lang.select import Selector, Uniform
 from qpu.lang.types import DTYPES
 from qpu.vc4.vpm import DmaMode, VpmMode, dma_load, dma_store, dma_store_stride, vpm_read, vpm_write
 
-__all__ = ["NOP", "WAIT_STORE", "StoreSelector"]
+__all__ = ["NOP", "ROWS", "WAIT_STORE", "StoreSelector"]
 
 NOP = Fixed("io", 39)
 VPM, SETUP_STORE, ADDRESS_STORE, WAIT_STORE = Fixed("io", 48), Fixed("io_b", 49), Fixed("io_b", 50), Fixed("io_b", 50)
 SETUP_LOAD, ADDRESS_LOAD, WAIT_LOAD, MUTEX = Fixed("io_a", 49), Fixed("io_a", 50), Fixed("io_a", 50), Fixed("io", 51)
-ROWS = 4  # of the VPM, for each worker
+ROWS = 4  # of the VPM, for the stores and loads of each worker
 
 _WRITE: Final[dict[int, VpmMode]] = {
     1: "8bit horizontal packed",
@@ -72,8 +72,7 @@ class StoreSelector(Selector):
         lean, self.lean = self.lean, False
         row = self.setups.get(("", 0, 0))
         if row is None:
-            row = self.setups["", 0, 0] = self.register()
-            self.entry.append(MOp("mul24", row, self.uniform(("slot", None)), self.bits(ROWS)))
+            row = self.setups["", 0, 0] = self.uniform(("row", None))
             self.entry.append(MOp("mov", SETUP_STORE, self.constant(dma_store_stride(0)), role="vpm"))
         if kind == "write":
             shift, word = 2 - (size.bit_length() - 1), vpm_write(_WRITE[size], y=0)

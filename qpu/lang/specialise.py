@@ -42,6 +42,7 @@ def specialise(source: Source, team: bool, special: Special) -> Compiled:
     schedule, isa = special.schedule, special.isa
     auto = schedule.coarsen is None
     coarsen = min(1 if team else schedule.coarsen or AUTO, special.coarsen)
+    spill = False
     while True:
         layout = "quad" if coarsen == 4 and isa is not Isa.VC4 else "row"
         ir = to_kir(source, str(isa), consts, coarsen=coarsen, layout=layout, check=special.check)
@@ -49,11 +50,11 @@ def specialise(source: Source, team: bool, special: Special) -> Compiled:
             coarsen = 1
             continue
         try:
-            laid = _lower(ir, special)
+            laid = _lower(ir, special, spill)
         except CompileError as error:
-            if coarsen == 1 or error.diagnostics[0].rule != "lang-reg":
+            if spill or error.diagnostics[0].rule != "lang-reg":
                 raise
-            coarsen //= 2
+            spill, coarsen = coarsen == 1, max(1, coarsen // 2)
             continue
         return _compiled(source, team, special, ir, laid)
 
@@ -64,15 +65,15 @@ def _has_loops(ir: KernelIR) -> bool:
     return any(loop.depth > (1 if axes == 1 else 2) for loop in ir.loops)
 
 
-def _lower(ir: KernelIR, special: Special) -> Laid:
+def _lower(ir: KernelIR, special: Special, spill: bool) -> Laid:
     if special.isa is Isa.VC4:
         from qpu.lang.backend_vc4 import compile_vc4
 
-        return compile_vc4(ir)
+        return compile_vc4(ir, spill=spill)
     from qpu.lang.backend_v3d import compile_v3d
 
     wide = frozenset(n for n, aligned in enumerate(special.wide) if aligned or special.isa is Isa.V3D71)
-    return compile_v3d(ir, special.isa, wide=wide)
+    return compile_v3d(ir, special.isa, wide=wide, spill=spill)
 
 
 def _compiled(source: Source, team: bool, special: Special, ir: KernelIR, laid: Laid) -> Compiled:
@@ -86,6 +87,8 @@ def _compiled(source: Source, team: bool, special: Special, ir: KernelIR, laid: 
         team=team,
         resident=any(v.op == "barrier" for v in walk(ir.region)),
         shared=ir.shared,
+        scratch=laid.scratch,
+        rows=laid.rows,
         accesses=ir.accesses,
         extent=ir.extent,
         notes=ir.notes,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from qpu.core.hazards import Facts, Windows
 from qpu.core.isa import Isa, Unit
+from qpu.lang.colour import simplified
 from qpu.lang.liveness import bits, conflicts, liveness
 from qpu.lang.mir import Fixed, Function, Imm, MOp, Operand, OutOfRegisters
 from qpu.vc4.effects import effects
@@ -17,7 +18,7 @@ from qpu.vc4.pairing import IDLE_ADD, IDLE_MUL, combine, fits
 from qpu.vc4.regs import NOP, SIG_ALU, File, branch_cond, cond
 from qpu.vc4.rules import BRANCH_SLOTS, RULES
 
-__all__ = ["Vc4Bundle", "Vc4Target", "colour_vc4"]
+__all__ = ["Vc4Bundle", "Vc4Target", "colour_vc4", "repair"]
 
 REPAIR = Fixed("acc", 3)
 """The accumulator that moves repair a conflict with."""
@@ -219,9 +220,12 @@ class Vc4Target:
 _IGNORED: Final = frozenset({"uniform", "tmu0_s", "tmu0_result", "sfu", "nop", "-", "vpm_write", "vw_setup", "vw_addr"})
 
 
-def colour_vc4(function: Function) -> dict[int, Fixed]:
-    """Accumulators for rotated operands and values of one block, files for the others; moves where a pair of operands
-    sits in one file. Raises: OutOfRegisters.
+def colour_vc4(
+    function: Function, *, briggs: bool = False, cost: Mapping[int, float] | None = None, count: int = 31
+) -> dict[int, Fixed]:
+    """Accumulators for rotated operands and values of one block, files for the others; `repair` comes next.
+
+    briggs: files in the order of `simplified`, with that cost; count: registers of a file. Raises: OutOfRegisters.
     """
     into, out = liveness(function)
     across = 0
@@ -255,6 +259,7 @@ def colour_vc4(function: Function) -> dict[int, Fixed]:
             elif len(sources) == 1 and any(isinstance(z, Imm) for z in (m.a, m.b)):
                 wants_a[sources[0]] = wants_a.get(sources[0], 0) + weight
     found: dict[int, Fixed] = {}
+    failed: list[int] = []
     local = [r for r in spans if not across >> r & 1]
     order = sorted(local, key=lambda r: (r not in rotated, spans[r][1] - spans[r][0] > 8, -uses.get(r, 0)))
     start = 0
@@ -268,34 +273,40 @@ def colour_vc4(function: Function) -> dict[int, Fixed]:
                 break
         else:
             if r in rotated:
-                raise OutOfRegisters(r)
-    for r in spans:
-        if r in rotated and r not in found:
-            raise OutOfRegisters(r)
-    needs = _Needs(partners, wants_a, leans, clash)
-    rest = [r for r in spans if r not in found]
-    try:
-        found = _files(sorted(rest, key=lambda r: -uses.get(r, 0)), found, needs)
-    except OutOfRegisters:  # the order of appearance needs fewer, but pairs operands worse
-        found = _files(rest, found, needs)
-    _repair(function, found)
-    return found
+                failed.append(r)
+    needs = _Needs(partners, wants_a, leans, clash, count)
+    rest = [r for r in spans if r not in found and r not in rotated]
+    if briggs:
+        orders = [simplified(clash, rest, 2 * count - 2, cost)]
+    else:  # the order of appearance needs fewer, but pairs operands worse
+        orders = [sorted(rest, key=lambda r: -uses.get(r, 0)), rest]
+    for order in orders:
+        places, without = _files(order, found, needs)
+        if not without:
+            break
+    if without or failed:
+        raise OutOfRegisters(failed + without)
+    return places
 
 
 class _Needs(NamedTuple):
     """What decides the file of a value. partners: how often each pair is read by one operation; wants_a: how often
-    beside an immediate; leans: above 0 how often by the mul ALU alone, below by the add ALU; clash: live together.
+    beside an immediate; leans: above 0 how often by the mul ALU alone, below by the add ALU; clash: live together;
+    most: registers of a file.
     """
 
     partners: dict[int, dict[int, int]]
     wants_a: dict[int, int]
     leans: dict[int, int]
     clash: list[int]
+    most: int
 
 
-def _files(order: Iterable[int], done: dict[int, Fixed], needs: _Needs) -> dict[int, Fixed]:
-    """A place in a file for each value, those with accumulators in `done` besides. Raises: OutOfRegisters."""
+def _files(order: Iterable[int], done: dict[int, Fixed], needs: _Needs) -> tuple[dict[int, Fixed], list[int]]:
+    """A place in a file for each value, those with accumulators in `done` besides; and values that found none."""
     found = dict(done)
+    failed: list[int] = []
+    count = needs.most
     turn = {"a": 0, "b": 0}
     for r in order:
         taken = {found[x] for x in bits(needs.clash[r]) if x in found}
@@ -307,15 +318,15 @@ def _files(order: Iterable[int], done: dict[int, Fixed], needs: _Needs) -> dict[
                 cost[place_of.kind] += _CONFLICT * weight
         for kind in sorted(cost, key=lambda k: (cost[k], turn[k])):
             free = next(
-                (n for k in range(31) if Fixed(kind, n := (turn[kind] + k) % 31) not in taken and n != 14), None
+                (n for k in range(count) if Fixed(kind, n := (turn[kind] + k) % count) not in taken and n != 14), None
             )
             if free is not None:
                 found[r] = Fixed(kind, free)
                 turn[kind] = free + 1
                 break
         else:
-            raise OutOfRegisters(r)
-    return found
+            failed.append(r)
+    return found, failed
 
 
 _CONFLICT: Final = 4
@@ -336,7 +347,7 @@ def _copy_rotated(function: Function, across: int) -> None:
         block.ops = ops
 
 
-def _repair(function: Function, colour: dict[int, Fixed]) -> None:
+def repair(function: Function, colour: dict[int, Fixed]) -> None:
     """Moves into the reserved accumulator for operands that one instruction cannot read together."""
     for block in function.blocks:
         ops: list[MOp] = []

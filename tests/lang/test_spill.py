@@ -1,0 +1,104 @@
+"""Kernels with more values than registers: right on every board, and the error where even memory does not help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import qpu
+from qpu.device import Device
+from qpu.lang import backend_v3d, backend_vc4, spill
+from qpu.lang.entry import Kernel
+from tests.lang.generate import kernel_source
+
+
+def rotated(floats: int, ints: int) -> str:
+    """The text of a kernel that holds two lists in registers."""
+    return ROTATED.replace("COUNT", str(floats)).replace("INTS", str(ints))
+
+
+ROTATED = """from qpu.lang.surface import *
+
+def rotated(k: Grid, x: In[f32], y: Out[f32], z: In[i32], w: Out[i32]) -> None:
+    i = k.index(y.size)
+    a = [f32(0)] * COUNT
+    b = [i32(0)] * INTS
+    for j in unroll(range(COUNT)):
+        a[j] = x[i] * (j + 1)
+    for j in unroll(range(INTS)):
+        b[j] = z[i] + j * j * 7
+    for t in range(z[i] & 3):
+        s = a[COUNT - 1]
+        for j in unroll(range(COUNT - 1)):
+            a[COUNT - 1 - j] = a[COUNT - 2 - j] + 1.0
+        a[0] = s
+        for j in unroll(range(INTS - 1)):
+            b[j] ^= b[j + 1] >> 1
+    acc = f32(0)
+    for j in unroll(range(COUNT)):
+        acc += a[j] * float(j % 3)
+    y[i] = acc
+    r = i32(0)
+    for j in unroll(range(INTS)):
+        r = (r ^ b[j]) * 3
+    w[i] = r
+"""
+
+
+@pytest.fixture(scope="module", params=("pi3", "pi4", "pi5"))
+def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
+    with qpu.open_device(request.param, engine="reference") as device:
+        yield device
+
+
+def test_more_values_than_registers(gpu: Device) -> None:
+    """Two lists of 40 and 16 values that move by one in a loop: some 80 values are live in its middle."""
+    kernel = Kernel.from_source(rotated(40, 16), "rotated", coarsen=1)
+    n = 35
+    x, z = np.arange(n, dtype=np.float32) % 8 - 4, (np.arange(n, dtype=np.int32) * 37) % 100 - 50
+    want, ints = np.zeros(n, np.float32), np.zeros(n, np.int32)
+    kernel.python(x, want, z, ints)
+    compiled = kernel.compile(gpu.isa)
+    assert compiled.scratch or compiled.rows > 4
+    assert compiled.program.check() == []
+    y, w = gpu.zeros(n), gpu.zeros(n, np.int32)
+    kernel(gpu.array(x), y, gpu.array(z), w)
+    assert np.array_equal(w.numpy(), ints)
+    assert np.array_equal(y.numpy(), want)
+
+
+@pytest.mark.parametrize("seed", [2, 3, 5, 10])
+def test_generated_kernels_with_few_registers(gpu: Device, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were sixteen registers: everything that lives long is in memory or made again."""
+    reduce = spill.Spiller.reduce
+    monkeypatch.setattr(backend_v3d, "crossing", lambda function: 999)
+    monkeypatch.setattr(backend_vc4, "crossing", lambda function: 999)
+    monkeypatch.setattr(spill.Spiller, "reduce", lambda self, limit: reduce(self, 16))
+    kernel = Kernel.from_source(kernel_source(seed), "generated", coarsen=1)
+    r = np.random.default_rng(seed)
+    n = 50
+    p, q = r.integers(-50, 50, n).astype(np.int32), r.integers(-40, 40, n).astype(np.float32)
+    want, floats = np.zeros(n, np.int32), np.zeros(n, np.float32)
+    with np.errstate(all="ignore"):
+        kernel.python(5, 1.5, p, q, want, floats)
+    compiled = kernel.compile(gpu.isa)
+    assert compiled.scratch or compiled.rows > 4
+    assert compiled.program.check() == []
+    ints, out = gpu.zeros(n, np.int32), gpu.zeros(n)
+    kernel(5, 1.5, gpu.array(p), gpu.array(q), ints, out)
+    assert np.array_equal(ints.numpy(), want)
+    assert np.array_equal(out.numpy(), floats, equal_nan=True)
+
+
+def test_too_many_values_are_named_by_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the VPM had four rows to spare."""
+    monkeypatch.setattr(spill.VpmVc4, "slots", 4)
+    kernel = Kernel.from_source(rotated(40, 4), "rotated", coarsen=1)
+    with pytest.raises(qpu.CompileError) as caught:
+        kernel.compile("vc4")
+    found = caught.value.diagnostics[0]
+    assert found.rule == "lang-reg"
+    assert "values are live here, there are 62 registers; made in line" in found.message
+    assert found.help is not None
