@@ -222,8 +222,8 @@ def _attribute(f: Front, node: ast.Attribute) -> Any:
     owner = f.evaluate(node.value)
     if isinstance(owner, Poison):
         return POISON
-    if owner is f.kernel_object and owner is not None:
-        return f.kernel_object.attribute(f, node, node.attr)
+    if getattr(owner, "__qpu_object__", False):
+        return owner.attribute(f, node, node.attr)
     if isinstance(owner, View):
         return view_attribute(f, node, owner, node.attr)
     if isinstance(owner, Complex):

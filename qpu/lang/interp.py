@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.errors import EmuFault
+from qpu.lang.inline_asm import execute
 from qpu.lang.kir import COMPARE, ROWS, Access, Loop, Region, Skip, Value
 from qpu.lang.types import DTYPES
 
@@ -136,6 +137,9 @@ class Interpreter:
         safe = np.where(b == 0, 1, b)
         q, r = a // safe, a % safe
         return (q & 0xFFFFFFFF).astype(np.uint32), (r & 0xFFFFFFFF).astype(np.uint32)
+
+    def _asm(self, v: Value, args: list[Bits], live: Any) -> Bits:
+        return self._shape(execute(v.attr, self.lanes, args))
 
     # -- lanes
 

@@ -1,7 +1,6 @@
 """`Kernel.interpret`: the KIR interpreter on the user's ndarrays.
 
-Operations are evaluated as IEEE arithmetic by `qpu.core.scalar_lanes`, one lane after another: slow, exact, and without
-the emulator.
+Operations are evaluated as IEEE arithmetic, one lane after another: slow, exact, and without the emulator.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ import numpy as np
 
 from qpu.buffers import Buffer
 from qpu.core.isa import Isa
-from qpu.core.scalar_lanes import ScalarLanes, float_bits
+from qpu.core.scalar_lanes import float_bits
 from qpu.errors import UsageError
 from qpu.lang.compile import to_kir
 from qpu.lang.interp import Interpreter
+from qpu.lang.plain_lanes import PlainLanes
 from qpu.lang.types import DTYPES
 
 if TYPE_CHECKING:
@@ -26,12 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ArrayLanes", "interpret"]
 
+_PLAIN = PlainLanes()
+
 
 class ArrayLanes:
     """`LaneOps` on arrays of bit patterns and masks, element by element."""
-
-    def __init__(self) -> None:
-        self._scalar = ScalarLanes()
 
     def const(self, value: int) -> Any:
         """A constant in every lane."""
@@ -43,7 +42,7 @@ class ArrayLanes:
 
 @cache
 def _spread(name: str) -> Callable[..., Any]:
-    one = getattr(ScalarLanes(), name)
+    one = getattr(_PLAIN, name)
 
     def each(*operands: Any) -> Any:
         arrays = np.broadcast_arrays(*operands)

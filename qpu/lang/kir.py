@@ -198,6 +198,7 @@ ROWS: Final[dict[str, Row]] = {
         _row("bcast", "xi>x", None, "The lane that a uniform value names, in all lanes."),
         _row("same", "x>x", lambda v, a: a, "A value that is known to be the same in all lanes."),
         _row("shuffle", "xi>x", None, "Lane l gets lane b[l] % 16."),
+        _row("asm", "*>x", None, "Operations of the instruction set; the attribute is an `inline_asm.Asm`."),
         # -- memory: base, offset in bytes, value of a store, mask; the attribute is an Access
         _row("load", "ui*>x", None, "Elements at base + offset.", pure=False),
         _row("store", "uix*>", None, "Elements to base + offset.", pure=False),

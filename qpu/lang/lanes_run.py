@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from qpu.core.scalar_lanes import float_bits, float_of
 from qpu.errors import UsageError
+from qpu.lang.lane_asm import LaneAsm
 from qpu.lang.lanes import Scalar, Word, convert, pick
 from qpu.lang.types import DTYPES, DType
 
@@ -126,7 +127,7 @@ _ATOMIC = threading.RLock()
 # -- kernels
 
 
-class GridLane:
+class GridLane(LaneAsm):
     """The kernel object of one item. The first call of `index` says how many there are."""
 
     def __init__(self, isa: str) -> None:
@@ -228,7 +229,7 @@ def _place() -> _Place:
     return tuple(reversed(found))
 
 
-class TeamLane:
+class TeamLane(LaneAsm):
     """The kernel object of one lane of one worker."""
 
     def __init__(self, isa: str, worker: int, workers: int, lane: int, meeting: _Meeting, everyone: threading.Barrier,

@@ -9,6 +9,7 @@ neighbouring items are in neighbouring lanes ("row").
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from qpu.lang.bounds import host
 from qpu.lang.front import Exits, Front
 from qpu.lang.front_flow import targets, under_mask
 from qpu.lang.front_loops import device_loop, may_leave
+from qpu.lang.intrinsics import Intrinsics, call_asm
 from qpu.lang.kir import Value
 from qpu.lang.lane_trees import active, join_lanes, scan_lanes
 from qpu.lang.operators import binary, truth
@@ -61,6 +63,7 @@ class Extent(Exception):
 class KernelObject:
     """What the first parameter of a kernel stands for."""
 
+    __qpu_object__ = True
     team = False
 
     def attribute(self, f: Front, node: ast.AST, name: str) -> Any:
@@ -69,7 +72,12 @@ class KernelObject:
 
     def call(self, f: Front, node: ast.Call, name: str, args: list[Any], keywords: dict[str, Any]) -> Any:
         """k.name(...)."""
-        return _CALLS[name](f, node, *args, **keywords)
+        work = _CALLS[name]
+        try:
+            inspect.signature(work).bind(f, node, *args, **keywords)
+        except TypeError as error:
+            raise f.error(node, "lang-call", f"k.{name}: {error}") from None
+        return work(f, node, *args, **keywords)
 
 
 class GridObject(KernelObject):
@@ -92,7 +100,7 @@ def kernel_attribute(f: Front, node: ast.AST, name: str) -> Any:
     if name == "isa":
         return f.isa
     if name in ("vc4", "v3d"):
-        raise f.error(node, "lang-name", f"k.{name} is not available yet")
+        return Intrinsics(name)
     team = f.kernel_object.team
     if name in _BOTH or name in (_TEAM if team else _GRID):
         return Bound(f.kernel_object, name)
@@ -509,10 +517,6 @@ def _stream(f: Front, node: ast.Call, type_: Any) -> Any:
     return f.q.append("stream", (), DTYPES[type_.name].value, f.site(node, "stream", -1), varying=False)
 
 
-def _asm(f: Front, node: ast.Call, fn: Any, *values: Any, out: Any = ()) -> Any:
-    raise f.error(node, "lang-call", "k.asm is not available yet")
-
-
 _CALLS: dict[str, Callable[..., Any]] = {
     "index": _index,
     "items": _items,
@@ -529,5 +533,5 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "shared": _shared,
     "store_tile": _store_tile,
     "stream": _stream,
-    "asm": _asm,
+    "asm": call_asm,
 }

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
+from qpu.core.optable import Token
 from qpu.errors import Loc
+from qpu.lang.inline_asm import Asm, Register, row_of
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.mir import Block, MOp, Operand
 
@@ -47,6 +49,7 @@ class Selector:
         self.folded: set[int] = set()
         self.requests: list[MOp] = []
         self.near: dict[object, int] = {}
+        self.assembled: dict[tuple[object, ...], dict[int, int]] = {}
         self.masks: list[Value] = []
         self.loc: Loc | None = None
         for v in walk(top):
@@ -182,6 +185,36 @@ class Selector:
         r = self.register()
         self.emit(v, r)
         self.place[id(v)] = r
+
+    def _asm(self, v: Value) -> None:
+        """The steps of inline assembly, once for all their results."""
+        asm: Asm = v.attr
+        key = (id(self.now), asm.part(0), *(id(a) for a in v.args))
+        made = self.assembled.get(key)
+        if made is None:
+            made = self.assembled[key] = {}
+            for step in asm.steps:
+                row = row_of(asm.isa, step.op)
+                operands = [self._of_asm(made, v, r, imm=n == 0) for n, r in enumerate(step.operands)]
+                if len(operands) == 2 and operands[0] == operands[1] and row.same_operands:
+                    operands[1] = self.register()
+                    self.op("mov", operands[1], operands[0])
+                dst = made.setdefault(step.dst.n, self.register())
+                sfu = Token.SFU in row.tokens
+                self.op(row.name, dst, *operands, cond=step.cond, push=step.push, rf_only=sfu)
+                if step.push:
+                    self.held = None
+        self.place[id(v)] = self._of_asm(made, v, asm.results[asm.out], imm=True)
+
+    def _of_asm(self, made: dict[int, int], v: Value, r: Register, *, imm: bool) -> Operand:
+        """A value of inline assembly: what it made, or an input."""
+        if r.n >= 0:
+            return made[r.n]
+        return self.operand(v.args[-1 - r.n]) if imm else self.in_register(v.args[-1 - r.n])
+
+    def in_register(self, v: Value) -> Operand:
+        """As operand, but never an immediate."""
+        raise NotImplementedError
 
     def _select(self, v: Value) -> None:
         mask, a, b = v.args

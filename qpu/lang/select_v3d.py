@@ -462,6 +462,7 @@ _SPECIAL: Final[dict[str, Callable[..., None]]] = {
     "workers": _Select._workers,
     "lane": _Select._lane,
     "stream": _Select._stream,
+    "asm": Selector._asm,
     "select": Selector._select,
     "rot": _Select._rot,
     "shuffle": _Select._shuffle,

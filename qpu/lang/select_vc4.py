@@ -353,6 +353,7 @@ _SPECIAL: Final[dict[str, Callable[..., None]]] = {
     "worker": Vc4Selector._worker,
     "workers": Vc4Selector._workers,
     "lane": Vc4Selector._lane,
+    "asm": Selector._asm,
     "select": Selector._select,
     "rot": Vc4Selector._rot,
     "shuffle": Vc4Selector._shuffle,
