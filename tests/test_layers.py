@@ -338,6 +338,7 @@ DEFERRED = {
     "qpu.emu.vc4.faults": "light: the printer, only for messages",
     "qpu.lang.elementwise": "light: the compiler and launching, each when it is used",
     "qpu.lang.entry": "light: the compiler, launching, and plain Python, each when it is used",
+    "qpu.lang.inline_asm": "light: the operations of one instruction set",
     "qpu.lang.report": "light: the decoder of one instruction set",
     "qpu.lang.specialise": "light: the back end of one instruction set",
     "qpu.lang.variants": "light: the assembler, only for programs",

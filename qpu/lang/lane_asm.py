@@ -22,7 +22,7 @@ def _bits(x: Any, kind: str) -> int:
     if isinstance(x, Word):
         return x.bits
     if kind == "f":
-        return convert("f32", [x]).bits
+        return int(convert("f32", [x]).bits)
     return x.bits if isinstance(x, Scalar) else float_bits(x) if isinstance(x, float) else int(x) & 0xFFFFFFFF
 
 
