@@ -220,10 +220,14 @@ def _get(f: Front, node: ast.Call, view: View, args: list[Any], keywords: dict[s
     q = f.q
     inside: Value | None = None
     for k, extent in zip(keys, view.shape, strict=True):
+        known = f.inside.get(id(k.off)) if isinstance(k, Index) else None
+        if known is not None and id(extent) in known.extents and k.plus in known.plus:
+            continue
         v = f.convert(k, "u", node)
         test = q.emit("lt", v, q.emit("bitcast", extent, type_="u"), type_="b", attr="u")
         inside = test if inside is None else q.emit("band", inside, test)
-    assert inside is not None
+    if inside is None:
+        return load(f, node, view, tuple(keys), inside=True)
     zero = not f.is_value(default) and not default
     with f.masked(f.under(inside)):
         found = load(f, node, view, tuple(keys), zero=zero, inside=True)

@@ -48,7 +48,7 @@ def compile_v3d(
     tries = [(registers - 8, False), (registers - 24, False), (10, False), (10, True)]
     for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
         function = select_v3d(region, isa, lean=lean)
-        coalesce(function)
+        coalesce(function, early=True)
         if crossing(function) >= registers:
             continue
         order(function, slots, capacity, limit)
@@ -58,7 +58,7 @@ def compile_v3d(
             continue
     if spill:
         function = select_v3d(planned(frozenset()), isa, lean=True)
-        coalesce(function)
+        coalesce(function, early=True)
         refusal = out_of_registers(function, registers - 1)
         chip = ScratchV3d(isa)
         spiller = Spiller(function, chip)

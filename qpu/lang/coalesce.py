@@ -10,8 +10,10 @@ from qpu.lang.mir import Function
 __all__ = ["coalesce"]
 
 
-def coalesce(function: Function) -> None:
-    """Merge registers of copies, then of accumulations; drop copies onto themselves."""
+def coalesce(function: Function, *, early: bool = False) -> None:
+    """Merge registers of copies, then of accumulations; drop copies onto themselves. early: not what an operation
+    writes that sets flags, so that it need not wait for those that read the old value.
+    """
     n = function.registers
     clash = conflicts(function)
     parent = list(range(n))
@@ -36,7 +38,13 @@ def coalesce(function: Function) -> None:
             clash[find(r)] |= 1 << y | members[y]
         return True
 
-    copies = [(block.depth, m) for block in function.blocks for m in block.ops if m.role == "copy" and not m.cond]
+    pushed = {m.dst for m in function.ops() if early and m.push and type(m.dst) is int}
+    copies = [
+        (block.depth, m)
+        for block in function.blocks
+        for m in block.ops
+        if m.role == "copy" and not m.cond and m.a not in pushed
+    ]
     carried = set()
     for _, m in sorted(copies, key=lambda row: -row[0]):
         if type(m.dst) is int and type(m.a) is int:
@@ -45,7 +53,7 @@ def coalesce(function: Function) -> None:
     roots = {find(x) for x in carried}
     for block in sorted(function.blocks, key=lambda b: -b.depth):
         for m in block.ops:
-            if type(m.dst) is int and not m.cond and m.role != "copy":
+            if type(m.dst) is int and not m.cond and m.role != "copy" and m.dst not in pushed:
                 for source in m.sources():
                     if find(source) in roots and find(source) != find(m.dst) and merge(m.dst, source):
                         break

@@ -20,7 +20,7 @@ from qpu.lang.fold import fold
 from qpu.lang.kir import Access, Builder, Region, Value
 from qpu.lang.source import MISSING, Source
 from qpu.lang.types import LETTER
-from qpu.lang.values import POISON, Bound, Complex, Index, Packed, Poison, Unbound, View
+from qpu.lang.values import POISON, Bound, Complex, Index, Inside, Packed, Poison, Unbound, View
 
 __all__ = ["LANGUAGE", "Exits", "Frame", "Front", "LangError", "Language", "Site", "guarded"]
 
@@ -109,6 +109,7 @@ class Front:
         self.quiet = 0  # depth of evaluations whose KIR is dropped
         self.outer: set[int] = set()  # lists that were made outside of the condition that varies
         self.ranges = Ranges(self.q.top)
+        self.inside: dict[int, Inside] = {}  # what is known of indices, by their offsets
         self.turns: dict[int, tuple[Region, int]] = {}  # items that a turn of a loop takes, by its region
         self.shared: dict[tuple[int, int], tuple[int, int]] = {}  # start and bytes of shared memory, by place
         self.check = check  # clamp the accesses that a launch does not check

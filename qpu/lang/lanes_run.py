@@ -4,11 +4,13 @@ operations and barriers.
 
 from __future__ import annotations
 
+import ast
 import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
+from dataclasses import dataclass
+from types import CodeType, FrameType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +20,7 @@ from qpu.core.scalar_lanes import float_bits, float_of
 from qpu.errors import UsageError
 from qpu.lang.lane_asm import LaneAsm
 from qpu.lang.lanes import Scalar, Word, convert, pick
+from qpu.lang.source import CHUNK, Source, in_chunks
 from qpu.lang.types import DTYPES, DType
 
 __all__ = ["run_grid", "run_team", "views"]
@@ -229,12 +232,27 @@ def _place() -> _Place:
     return tuple(reversed(found))
 
 
+@dataclass(frozen=True, slots=True)
+class _Chunks:
+    """The loops whose items come in chunks: lines of a kernel's code."""
+
+    code: CodeType
+    lines: frozenset[int]
+
+    @classmethod
+    def of(cls, fn: Callable[..., Any]) -> _Chunks:
+        source = Source.of(fn)
+        loops = [x for x in ast.walk(source.tree) if isinstance(x, ast.For) and in_chunks(x, source.kernel)]
+        return cls(fn.__code__, frozenset(x.iter.lineno + source.first - 1 for x in loops))
+
+
 class TeamLane(LaneAsm):
     """The kernel object of one lane of one worker."""
 
     def __init__(self, isa: str, worker: int, workers: int, lane: int, meeting: _Meeting, everyone: threading.Barrier,
-                 shared: dict[_Place, NDArray[Any]]) -> None:  # fmt: skip
+                 shared: dict[_Place, NDArray[Any]], chunks: _Chunks) -> None:  # fmt: skip
         self.isa = isa
+        self._chunks = chunks
         self._worker, self._workers, self._lane = worker, workers, lane
         self._meeting = meeting
         self._everyone = everyone
@@ -253,7 +271,22 @@ class TeamLane(LaneAsm):
         return Scalar("i", self._workers)
 
     def items(self, n: Any, run: bool = False, per_lane: int = 1) -> Iterator[Scalar]:
-        count, block = int(n), 16 * per_lane
+        frame = sys._getframe(1)
+        if frame.f_code is self._chunks.code and frame.f_lineno in self._chunks.lines:
+            return self._in_chunks(int(n))
+        return self._blocks(int(n), run, per_lane)
+
+    def _in_chunks(self, count: int) -> Iterator[Scalar]:
+        """Neighbouring items: a few a lane, on VideoCore IV a few vectors."""
+        size = 16 * CHUNK
+        for first in range(self._worker * size, count, self._workers * size):
+            for u in range(CHUNK):
+                i = first + (16 * u + self._lane if self.isa == "vc4" else CHUNK * self._lane + u)
+                if i < count:
+                    yield Scalar("i", i)
+
+    def _blocks(self, count: int, run: bool, per_lane: int) -> Iterator[Scalar]:
+        block = 16 * per_lane
         blocks = -(-count // block)
         if run:
             each = -(-blocks // self._workers)
@@ -350,12 +383,13 @@ _SMALLEST = {"f": 0xFF800000, "i": 0x80000000, "u": 0}
 def run_team(fn: Callable[..., Any], args: Sequence[Any], workers: int, isa: str = "v3d71") -> None:
     """Run a Team kernel: 16 threads a worker, all workers at once."""
     everyone = threading.Barrier(16 * workers)
+    chunks = _Chunks.of(fn)
     shared: dict[_Place, NDArray[Any]] = {}
     failures: list[BaseException] = []
     meetings = [_Meeting(16) for _ in range(workers)]
 
     def lane_of(worker: int, lane: int) -> None:
-        k = TeamLane(isa, worker, workers, lane, meetings[worker], everyone, shared)
+        k = TeamLane(isa, worker, workers, lane, meetings[worker], everyone, shared, chunks)
         try:
             fn(k, *args)
         except threading.BrokenBarrierError:

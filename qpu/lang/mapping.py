@@ -24,8 +24,9 @@ from qpu.lang.intrinsics import Intrinsics, call_asm
 from qpu.lang.kir import Value
 from qpu.lang.lane_trees import active, join_lanes, scan_lanes
 from qpu.lang.operators import binary, truth
+from qpu.lang.source import CHUNK, in_chunks
 from qpu.lang.types import DTYPES
-from qpu.lang.values import Bound, Complex, Index, Unbound, View
+from qpu.lang.values import Bound, Complex, Index, Inside, Unbound, View
 
 __all__ = ["GridBody", "GridObject", "Items", "TeamObject"]
 
@@ -310,11 +311,77 @@ def items_loop(f: Front, node: ast.For, items: Items) -> None:
             f.execute(node.body)
 
     leaving = may_leave(node)
-    if items.run or items.per_lane > 1 or leaving:
+    plain = not items.run and items.per_lane == 1
+    if plain and len(f.frames) == 1 and in_chunks(node, f.frame.source.kernel):
+        _chunks_loop(f, node, items.n, one, names)
+    elif items.run or items.per_lane > 1 or leaving:
         _blocks_loop(f, node, items, names, leaving=leaving)
     else:
         chunks(f, node, items.n, 1, "row", one, names)
     _unbind(f, node, names, before)
+
+
+def _chunks_loop(f: Front, node: ast.For, n: Value, one: Callable[[Index], None], names: list[str]) -> None:
+    """Chunks of neighbouring items, four a lane (on VideoCore IV: four vectors): chunk w, w + W, ... for worker w.
+
+    Whole chunks inside all arrays that the body reads by `get` come first and need no tests.
+    """
+    q = f.q
+    inside = _sizes(f, node)
+    least = n
+    for extent in inside:
+        least = q.emit("min", least, extent) if extent is not n else least
+    size = LANES * CHUNK
+    shift = q.const("u", size.bit_length() + 1)
+    quad = f.isa != "vc4"
+    limit = q.emit("shl", q.emit("and", least, q.const("i", -size & 0xFFFFFFFF)), q.const("u", 2))
+    end = q.emit("sub", q.emit("shl", n, q.const("u", 2)), limit)
+    lane = q.emit("shl", q.emit("lane"), q.const("u", 4 if quad else 2))
+    first = q.emit("sub", q.emit("shl", q.emit("worker"), shift), limit)
+    step = q.emit("shl", q.emit("workers"), shift)
+    name = f"%off{id(node)}"
+    f.names[name] = q.emit("add", lane, first)
+
+    def going(below: Value) -> Value:
+        return q.emit("any", q.emit("lt", f.names[name], below, type_="b", attr="i"))
+
+    def items() -> list[Index]:
+        return [Index(f.names[name], limit, u if quad else LANES * u) for u in range(CHUNK)]
+
+    def whole() -> None:
+        f.turns[id(q.region)] = (q.region, size)
+        sizes = {id(n), *(id(x) for x in inside)}
+        f.inside[id(f.names[name])] = Inside(f.names[name], sizes, {ix.plus for ix in items()})
+        for ix in items():
+            one(ix)
+
+    def rest() -> None:
+        for ix in items():
+            at = q.emit("add", ix.off, q.const("i", 4 * ix.plus))
+            here = q.emit("lt", at, end, type_="b", attr="i")
+            under_mask(f, node, here, lambda ix=ix: one(ix), names)  # type: ignore[misc]  # a lambda's default
+
+    def advance() -> None:
+        f.names[name] = q.emit("add", f.names[name], step)
+
+    true = ast.copy_location(ast.Constant(True), node)
+    device_loop(f, node, [name, *names], lambda: going(q.const("i", 0)), whole, true, advance)
+    device_loop(f, node, [name, *names], lambda: going(end), rest, true, advance)
+    f.names.pop(name, None)
+
+
+def _sizes(f: Front, node: ast.For) -> list[Value]:
+    """Extents of the arrays that a loop's body reads as `x.get(i, ...)`, with i the loop's variable."""
+    assert isinstance(node.target, ast.Name)
+    found: list[Value] = []
+    for x in (x for statement in node.body for x in ast.walk(statement)):
+        if not (isinstance(x, ast.Call) and isinstance(x.func, ast.Attribute) and x.func.attr == "get"):
+            continue
+        view = f.names.get(x.func.value.id) if isinstance(x.func.value, ast.Name) else None
+        named = x.args and isinstance(x.args[0], ast.Name) and x.args[0].id == node.target.id
+        if named and isinstance(view, View) and view.rank == 1 and view.shape[0] not in found:
+            found.append(view.shape[0])
+    return found
 
 
 def _unbind(f: Front, node: ast.For, names: list[str], before: set[str]) -> None:

@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from qpu.errors import CompileError, Diagnostic, Loc, UsageError
 
@@ -60,6 +60,24 @@ class Reached:
     name: str
     value: Any
     by: Source
+
+
+CHUNK: Final = 4
+"""Vectors of a chunk of `Team.items`: neighbouring items that one worker takes in one turn of a loop."""
+
+
+def in_chunks(node: ast.For, kernel: str) -> bool:
+    """Whether the items of `for i in k.items(n)` go to workers in chunks of several vectors: where the body neither
+    asks which lane it is in, nor touches other lanes, nor has loops of its own. kernel: name of the kernel object.
+    """
+    call = node.iter
+    if not isinstance(call, ast.Call) or len(call.args) != 1 or call.keywords or not isinstance(node.target, ast.Name):
+        return False
+    if ast.unparse(call.func) != f"{kernel}.items":
+        return False
+    loops = (ast.For, ast.While, ast.Break, ast.Continue, ast.Return, ast.ListComp, ast.GeneratorExp)
+    inside = [x for statement in node.body for x in ast.walk(statement)]
+    return not any(isinstance(x, loops) or (isinstance(x, ast.Name) and x.id == kernel) for x in inside)
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,12 @@ class Source:
             help="put the kernel into a file or a notebook cell, or use qpu.kernel.from_source(text)",
         )
         return CompileError(finding.render(), [finding])
+
+    @property
+    def kernel(self) -> str:
+        """The name of the kernel object: the first parameter."""
+        names = [*self.tree.args.posonlyargs, *self.tree.args.args]
+        return names[0].arg if names else ""
 
     def loc(self, node: ast.AST) -> Loc:
         """The place of a node in the file."""

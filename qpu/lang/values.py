@@ -11,7 +11,7 @@ from qpu.lang.types import DType
 if TYPE_CHECKING:
     from qpu.lang.kir import Builder
 
-__all__ = ["Bound", "Complex", "Index", "Packed", "Poison", "Unbound", "View"]
+__all__ = ["Bound", "Complex", "Index", "Inside", "Packed", "Poison", "Unbound", "View"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,15 @@ class Index:
             by = q.const("u", size.bit_length() - 3)
             off, limit = q.emit("shl", off, by), q.emit("shl", limit, by)
         return off, limit, self.plus * size
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Indices that are inside arrays: those at an offset with one of these `plus` are below these extents."""
+
+    off: Value
+    extents: set[int]
+    plus: set[int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,115 @@
+"""Instructions of inner loops: golden numbers, to be committed with what changes them; and the same results as
+everywhere else.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import qpu
+from qpu.core.isa import Isa
+from qpu.lang import Grid, In, InOut, Out, Team, f32, i32, kernel
+
+BOARDS = {Isa.V3D71: "pi5", Isa.V3D42: "pi4", Isa.VC4: "pi3"}
+SIZES = (1, 15, 16, 17, 63, 64, 65, 257, 640)
+RANDOM = np.random.default_rng(29)
+
+
+@kernel
+def saxpy(k: Grid, a: f32, x: In[f32], y: InOut[f32]) -> None:
+    i = k.index(y.size)
+    y[i] = a * x[i] + y[i]
+
+
+@kernel
+def polynomial(k: Grid, a: f32, b: f32, c: f32, d: f32, e: f32, g: f32, x: In[f32], y: Out[f32]) -> None:
+    i = k.index()
+    v = x[i]
+    y[i] = ((((a * v + b) * v + c) * v + d) * v + e) * v + g
+
+
+@kernel
+def soft(k: Grid, t: f32, x: In[f32], y: Out[f32]) -> None:
+    i = k.index()
+    v = x[i]
+    r = 0.0
+    if v > t:
+        r = v - t
+    if v < -t:
+        r = v + t
+    y[i] = r
+
+
+@kernel
+def dot(k: Team, x: In[f32], y: In[f32], part: Out[f32]) -> None:
+    acc = f32(0)
+    for i in k.items(x.size):
+        acc += x.get(i, 0) * y.get(i, 0)
+    part[k.worker] = k.sum(acc)
+
+
+@kernel(coarsen=1)
+def mandelbrot(k: Grid, w: i32, scale: f32, limit: i32, out: Out[i32]) -> None:
+    i = k.index(out.size)
+    cx = f32(i % w) * scale
+    cy = f32(i // w) * scale
+    zx = 0.0
+    zy = 0.0
+    n = 0
+    while n < limit and zx * zx + zy * zy < 4.0:
+        zx, zy = zx * zx - zy * zy + cx, 2.0 * zx * zy + cy
+        n += 1
+    out[i] = n
+
+
+# instructions of a turn on 7.1, 4.2 and VideoCore IV; a turn takes 64 items, of Mandelbrot 16
+GOLDEN = {
+    saxpy: (13, 18, 20),
+    polynomial: (26, 31, 40),
+    soft: (26, 27, 30),
+    dot: (13, 15, 19),
+    mandelbrot: (8, 9, 10),
+}
+
+
+@pytest.mark.parametrize("k", GOLDEN, ids=lambda k: k.fn.__name__)
+def test_instructions_of_loops(k: qpu.lang.entry.Kernel) -> None:
+    found = []
+    for isa in BOARDS:
+        compiled = k.compile(isa)
+        assert compiled.program.check() == []
+        depth = 2 if k is mandelbrot else 1
+        found.append(next(x.instructions for x in compiled.report.loops if x.depth == depth))
+    assert tuple(found) == GOLDEN[k]
+
+
+@pytest.mark.parametrize("isa", BOARDS, ids=str)
+def test_a_launch_executes_what_the_report_says(isa: Isa) -> None:
+    with qpu.open_device(BOARDS[isa], engine="reference") as gpu:
+        counts = []
+        for n in (2, 10):
+            x, y = gpu.zeros(n * 4096), gpu.zeros(n * 4096)
+            stats = saxpy(2.0, x, y).stats
+            assert stats is not None
+            counts.append(stats.instructions)
+        assert (counts[1] - counts[0]) * 64 == 8 * 4096 * GOLDEN[saxpy][list(BOARDS).index(isa)]
+
+
+@pytest.mark.parametrize("isa", BOARDS, ids=str)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_items_of_a_team_are_the_same_everywhere(isa: Isa, workers: int) -> None:
+    with qpu.open_device(BOARDS[isa], engine="reference") as gpu:
+        for n in SIZES:
+            for m in {n, max(n - 20, 1), n + 5}:
+                x, y = (RANDOM.uniform(-2, 2, s).astype(np.float32) for s in (n, m))
+                part, again, plain = (np.zeros(workers, np.float32) for _ in range(3))
+                found = gpu.array(part)
+                dot.on(gpu, workers=workers)(gpu.array(x), gpu.array(y), found)
+                if isa is Isa.VC4:
+                    bound = 1e-5 * max(n, 1)
+                    assert abs(found.numpy().sum() - np.dot(x[:m], y[:n])) < bound
+                    continue
+                dot.interpret(x, y, again, workers=workers, isa=str(isa))
+                dot.python(x, y, plain, workers=workers)
+                assert np.array_equal(found.numpy(), again) and np.array_equal(again, plain)
