@@ -177,12 +177,17 @@ class Runner:
                 assert re.fullmatch(r"#?[a-z0-9_]+=[\w,.=/-]+|\[\w+\]|", line), f"{block.page}: {line!r}"
 
     def python(self, block: Block) -> None:
-        """In this process; errors name ``example.py`` and the line within the block."""
-        linecache.cache["example.py"] = (len(block.code), None, block.code.splitlines(True), "example.py")
+        """In this process; errors name ``example.py`` and the line within the block.
+
+        Kernels are compiled from their source when they are used, so their blocks have names of their own.
+        """
+        kernels = re.search(r"(?m)^@(qpu\.)?(kernel|ufunc)\b", block.code)
+        name = f"example_{block.line}.py" if kernels else "example.py"
+        linecache.cache[name] = (len(block.code), None, block.code.splitlines(True), name)
         out = io.StringIO()
         try:
             with contextlib.redirect_stdout(out):
-                exec(compile(block.code, "example.py", "exec"), self.namespace)
+                exec(compile(block.code, name, "exec"), self.namespace)
         except Exception as error:
             error.add_note(f"in {block.page}, the block at line {block.line}")
             raise

@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from gen_docs_api import api_pages
+from gen_docs_lang import lang_page
 from gen_docs_rules import rules_page
 
 from qpu.core.bits import Layout
@@ -469,6 +470,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "isa-v3d42.md": v3d_page(Isa.V3D42),
         REFERENCE / "isa-v3d71.md": v3d_page(Isa.V3D71),
         REFERENCE / "hazard-rules.md": HEAD + rules_page(),
+        REFERENCE / "lang-tables.md": HEAD + lang_page(),
     }
 
 

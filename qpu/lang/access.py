@@ -13,7 +13,7 @@ from qpu.lang.operators import select
 from qpu.lang.types import LETTER
 from qpu.lang.values import Bound, Complex, Index, Packed, View
 
-__all__ = ["call_bound", "load", "packed_lane", "store", "view_attribute"]
+__all__ = ["call_bound", "check_store", "load", "packed_lane", "store", "view_attribute"]
 
 ATOMICS = {"atomic_add", "atomic_min", "atomic_max", "atomic_and", "atomic_or", "atomic_xor", "atomic_cas"}
 
@@ -132,8 +132,8 @@ def load(f: Front, node: ast.AST, view: View, key: Any, *, zero: bool = False, i
     return Packed(values[0], t) if t.lanes > 1 else values[0]
 
 
-def store(f: Front, node: ast.AST, view: View, key: Any, value: Any) -> None:
-    """view[key] = value."""
+def check_store(f: Front, node: ast.AST, view: View, key: Any) -> None:
+    """Raises: LangError where view[key] cannot be written, whatever the value."""
     if view.mode == "in":
         raise f.error(
             node,
@@ -141,6 +141,12 @@ def store(f: Front, node: ast.AST, view: View, key: Any, value: Any) -> None:
             f"{view.name} is an In parameter and is written",
             help=f"declare it InOut[{view.dtype}] or Out[{view.dtype}]",
         )
+    _indices(f, node, view, key)
+
+
+def store(f: Front, node: ast.AST, view: View, key: Any, value: Any) -> None:
+    """view[key] = value."""
+    check_store(f, node, view, key)
     base, offset, constant = address(f, node, view, key, stored=True)
     q, t = f.q, view.dtype
     if t.name == "c64":

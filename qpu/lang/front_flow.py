@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 from qpu.lang import surface
-from qpu.lang.access import store
+from qpu.lang.access import check_store, store
 from qpu.lang.front import LANGUAGE, Exits, Front, LangError, guarded
 from qpu.lang.front_expr import LocalFunction
 from qpu.lang.kir import Region, Skip, Value, walk
@@ -147,7 +147,11 @@ def assign(f: Front, target: ast.expr, value: Any) -> None:
     if isinstance(target, ast.Subscript):
         owner = f.evaluate(target.value)
         key = f.evaluate(target.slice)
-        if isinstance(owner, Poison) or isinstance(key, Poison) or isinstance(value, Poison):
+        if isinstance(owner, Poison) or isinstance(key, Poison):
+            return
+        if isinstance(value, Poison):
+            if isinstance(owner, View):
+                check_store(f, target, owner, key)
             return
         if isinstance(owner, View):
             store(f, target, owner, key, value)

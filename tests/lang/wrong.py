@@ -109,6 +109,7 @@ WRONG: tuple[tuple[str, str, str], ...] = (
     ("lang-python", "Grid, n: i32, y: Out[i32]", "i = k.index()\na = [1]\ny[i] = §a[3]"),
     ("lang-python", "Grid, n: i32, y: Out[i32]", "i = k.index()\n§a, b = (1, 2, 3)\ny[i] = a"),
     # -- several at once
+    ("lang-write-in lang-name", "Grid, x: In[i32], y: Out[i32]", "i = k.index()\n§x[i] = y.size + §m"),
     ("lang-name lang-name lang-type", "Grid, n: i32, y: Out[i32]",
      "i = k.index()\na = n + §missing\nb = a * 2\ny[i] = b + §other_\n§y[i] = 2.5"),
     ("lang-name lang-name lang-bool", "Grid, n: i32, y: Out[i32]",
