@@ -224,11 +224,21 @@ class KernelIR:
 
 
 def to_kir(
-    source: Source, isa: str, consts: Mapping[str, Any], *, coarsen: int = 1, layout: str = "row", check: bool = False
+    source: Source,
+    isa: str,
+    consts: Mapping[str, Any],
+    *,
+    coarsen: int = 1,
+    layout: str = "row",
+    check: bool = False,
+    unroll: int = 1,
 ) -> KernelIR:
-    """Evaluate a kernel. check: clamp what a launch does not check. Raises: CompileError with every finding."""
+    """Evaluate a kernel. check: clamp what a launch does not check; unroll: turns of an innermost loop made one.
+
+    Raises: CompileError with every finding.
+    """
     rows = parameters(source)
-    f = Front(source, isa, _LANGUAGE, check=check)
+    f = Front(source, isa, _LANGUAGE, check=check, unroll=unroll)
     q = f.q
     names: dict[str, Any] = {}
     arrays = 0

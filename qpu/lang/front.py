@@ -93,7 +93,7 @@ class Front:
     and may change. sites: accesses in order of the text.
     """
 
-    def __init__(self, source: Source, isa: str, language: Language, *, check: bool = False) -> None:
+    def __init__(self, source: Source, isa: str, language: Language, *, check: bool = False, unroll: int = 1) -> None:
         self.language = language
         self.q = Builder(fold)
         self.isa = isa
@@ -112,6 +112,7 @@ class Front:
         self.inside: dict[int, Inside] = {}  # what is known of indices, by their offsets
         self.turns: dict[int, tuple[Region, int]] = {}  # items that a turn of a loop takes, by its region
         self.shared: dict[tuple[int, int], tuple[int, int]] = {}  # start and bytes of shared memory, by place
+        self.unroll = unroll  # turns of an innermost loop that are made one
         self.check = check  # clamp the accesses that a launch does not check
 
     # -- evaluation

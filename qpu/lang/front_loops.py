@@ -197,25 +197,43 @@ def _counted(f: Front, node: ast.For, items: surface.DeviceRange) -> None:
     counter = f"%{id(node)}"
     f.names[counter] = first = f.convert(start, "i", node.iter)
     end = f.convert(stop, "i", node.iter)
+    q = f.q
 
-    def going() -> Value:
-        at = f.names[counter]
-        pair = (at, end) if step > 0 else (end, at)
-        return f.q.emit("lt", *pair, type_="b", attr="i")
+    def loop(stop: Value, copies: int) -> None:
+        """Turns of `copies` bodies each, up to `stop`."""
 
-    def turn() -> None:
-        at: Value = f.names[counter]
-        f.assign(node.target, at)
-        with f.ranges.counter(at, first, end, step, f.q.region, f.mask):
-            f.execute(node.body)
+        def going() -> Value:
+            at = f.names[counter]
+            pair = (at, stop) if step > 0 else (stop, at)
+            return q.emit("lt", *pair, type_="b", attr="i")
 
-    def advance() -> None:
-        f.names[counter] = f.q.emit("add", f.names[counter], f.q.const("i", step & 0xFFFFFFFF))
+        def turn() -> None:
+            mask = f.mask
+            for n in range(copies):
+                at = q.emit("add", f.names[counter], q.const("i", n * step & 0xFFFFFFFF))
+                f.assign(node.target, at)
+                with f.ranges.counter(at, first, end, step, q.region, mask):
+                    f.execute(node.body)
+                f.frame.exits[-1].skipped, f.mask = None, mask  # those that went on with the next body
 
-    device_loop(f, node, [counter, *targets([*node.body, node.target])], going, turn, node.iter, advance)
+        def advance() -> None:
+            f.names[counter] = q.emit("add", f.names[counter], q.const("i", copies * step & 0xFFFFFFFF))
+
+        device_loop(f, node, [counter, *targets([*node.body, node.target])], going, turn, node.iter, advance)
+
+    if f.unroll > 1 and step == 1 and _alone(node) and not (first.varying or end.varying):
+        whole = q.emit("and", q.emit("sub", end, first), q.const("i", -f.unroll & 0xFFFFFFFF))
+        loop(q.emit("add", first, whole), f.unroll)
+    loop(end, 1)
     f.names.pop(counter, None)
     for name in targets([node.target]):
         f.names[name] = Unbound(node.lineno + f.frame.source.first - 1, "as the variable of a loop")
+
+
+def _alone(node: ast.For) -> bool:
+    """Whether a loop has no loop inside, and no way out of it."""
+    inside = (n for statement in node.body for n in ast.walk(statement))
+    return not may_leave(node) and not any(isinstance(n, ast.For | ast.While) for n in inside)
 
 
 def _bounds(f: Front, node: ast.For, items: surface.DeviceRange) -> tuple[Any, Any, Any]:

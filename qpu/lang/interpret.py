@@ -1,6 +1,6 @@
 """`Kernel.interpret`: the KIR interpreter on the user's ndarrays.
 
-Operations are evaluated as IEEE arithmetic, one lane after another: slow, exact, and without the emulator.
+Operations mean what they mean on the instruction set, one lane after another: slow, exact, and without the emulator.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from qpu.core.scalar_lanes import float_bits
 from qpu.errors import UsageError
 from qpu.lang.compile import to_kir
 from qpu.lang.interp import Interpreter
+from qpu.lang.meaning import meanings
 from qpu.lang.plain_lanes import PlainLanes
 from qpu.lang.types import DTYPES
 
@@ -85,4 +86,4 @@ def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> Non
     which = Isa(isa)
     ir = to_kir(source, str(which), consts, coarsen=1)
     count = workers if workers is not None else 4
-    Interpreter(ir.region, params, memory, count, ArrayLanes(), names=names).run()
+    Interpreter(ir.region, params, memory, count, ArrayLanes(), meanings(which), names=names).run()

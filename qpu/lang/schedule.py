@@ -10,7 +10,7 @@ __all__ = ["Schedule"]
 
 _ALLOWED: Final[dict[str, tuple[object, ...]]] = {
     "coarsen": (None, 1, 2, 4, 8),
-    "threads": ("auto", 1, 2, 4),
+    "threads": ("auto", 2, 4),
     "unroll": (1, 2, 4, 8),
     "stream": ("auto", "rotate", "none"),
     "march": (None, "y"),
@@ -22,8 +22,9 @@ class Schedule(NamedTuple):
     """Knobs that change how a kernel runs, not what it computes (but for `reassociate`).
 
     coarsen: vectors of 16 items that a turn of the main loop takes; None: as many as suit the kernel. threads: on a QPU
-    (V3D). unroll: turns of an inner loop of the kernel's own that are made one. stream: how values that are the same in
-    all lanes are read in a loop. march: "y" keeps a column of rows. reassociate: sums may be regrouped.
+    (V3D). unroll: turns of an innermost loop of the kernel's own that are made one. Reserved, without effect yet:
+    stream (how values that are the same in all lanes are read in a loop), march ("y" keeps a column of rows),
+    reassociate (sums may be regrouped).
     """
 
     coarsen: int | None = None

@@ -33,6 +33,7 @@ class Special:
     coarsen: int = 8
 
 
+THREADS = 2  # on a QPU of V3D: more registers for each
 AUTO = 4  # vectors that a turn of the main loop takes where the kernel has no loop of its own
 
 
@@ -45,7 +46,15 @@ def specialise(source: Source, team: bool, special: Special) -> Compiled:
     spill = False
     while True:
         layout = "quad" if coarsen == 4 and isa is not Isa.VC4 else "row"
-        ir = to_kir(source, str(isa), consts, coarsen=coarsen, layout=layout, check=special.check)
+        ir = to_kir(
+            source,
+            str(isa),
+            consts,
+            coarsen=coarsen,
+            layout=layout,
+            check=special.check,
+            unroll=schedule.unroll,
+        )
         if auto and coarsen > 1 and _has_loops(ir):
             coarsen = 1
             continue
@@ -73,7 +82,8 @@ def _lower(ir: KernelIR, special: Special, spill: bool) -> Laid:
     from qpu.lang.backend_v3d import compile_v3d
 
     wide = frozenset(n for n, aligned in enumerate(special.wide) if aligned or special.isa is Isa.V3D71)
-    return compile_v3d(ir, special.isa, wide=wide, spill=spill)
+    threads = special.schedule.threads if isinstance(special.schedule.threads, int) else THREADS
+    return compile_v3d(ir, special.isa, threads=threads, wide=wide, spill=spill)
 
 
 def _compiled(source: Source, team: bool, special: Special, ir: KernelIR, laid: Laid) -> Compiled:

@@ -12,7 +12,8 @@ from tests.test_docs import DOCS, Runner, blocks
 
 @pytest.mark.parametrize("board", ["pi3", "pi4", "pi5"])
 @pytest.mark.parametrize("page", ["tutorials/0-first-kernel.md", "lang.md"])
-def test_every_block_on_every_board(board: str, page: str, tmp_path: Path) -> None:
+def test_every_block_on_every_board(board: str, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QPU_EMU_ENGINE", "reference")
     runner = Runner(tmp_path)
     ran = 0
     for block in blocks(DOCS / page):
