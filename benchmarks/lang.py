@@ -180,7 +180,7 @@ def loops(report: _common.Report) -> None:
             cores(report, isa)
 
 
-TILES = {Isa.V3D71: (24, 32), Isa.V3D42: (24, 32), Isa.VC4: (16, 48)}
+TILES = {Isa.V3D71: (8, 32), Isa.V3D42: (8, 48), Isa.VC4: (8, 48)}
 
 
 def cores(report: _common.Report, isa: Isa) -> None:

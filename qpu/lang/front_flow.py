@@ -88,6 +88,16 @@ def _gone(f: Front, before: list[tuple[Value | None, Value | None]]) -> Value | 
 def targets(body: Iterable[ast.AST]) -> list[str]:
     """Names that statements bind or whose items they bind, in order, nested functions excluded."""
     found: dict[str, None] = {}
+    for node in body:
+        names: tuple[str, ...] | None = getattr(node, "qpu_targets", None)
+        if names is None:  # bodies are evaluated several times
+            names = node.qpu_targets = tuple(_targets(node))  # type: ignore[attr-defined]  # kept on the node
+        found.update(dict.fromkeys(names))
+    return list(found)
+
+
+def _targets(node: ast.AST) -> dict[str, None]:
+    found: dict[str, None] = {}
 
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.FunctionDef):
@@ -117,9 +127,8 @@ def targets(body: Iterable[ast.AST]) -> list[str]:
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    for node in body:
-        visit(node)
-    return list(found)
+    visit(node)
+    return found
 
 
 def assign(f: Front, target: ast.expr, value: Any) -> None:

@@ -134,13 +134,20 @@ class Source:
 
     def loc(self, node: ast.AST) -> Loc:
         """The place of a node in the file."""
-        line = getattr(node, "lineno", 1) + self.first - 1
-        text = linecache.getline(self.file, line) or None
-        if text is None:
-            lines = self.text.splitlines()
-            at = getattr(node, "lineno", 1) - 1
-            text = " " * self.indent + lines[at] if at < len(lines) else None
-        return Loc(self.file, line, getattr(node, "col_offset", 0) + self.indent + 1, text)
+        line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
+        found = self._locs.get((line, column))
+        if found is None:
+            text = " " * self.indent + self._lines[line - 1] if line <= len(self._lines) else None
+            found = self._locs[line, column] = Loc(self.file, line + self.first - 1, column + self.indent + 1, text)
+        return found
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return self.text.splitlines()
+
+    @cached_property
+    def _locs(self) -> dict[tuple[int, int], Loc]:
+        return {}
 
     @cached_property
     def closure(self) -> Mapping[str, Any]:
