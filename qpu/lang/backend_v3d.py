@@ -9,6 +9,7 @@ from qpu.lang.bundle import bundle
 from qpu.lang.coalesce import coalesce
 from qpu.lang.colour import colour_v3d
 from qpu.lang.compile import KernelIR, remove_dead
+from qpu.lang.induction import carry_addresses
 from qpu.lang.kir import Region
 from qpu.lang.layout import Laid, lay_out_v3d
 from qpu.lang.legalise import legalise
@@ -17,7 +18,9 @@ from qpu.lang.memory import plan_memory
 from qpu.lang.mir import Function, OutOfRegisters
 from qpu.lang.order import order
 from qpu.lang.select_v3d import select_v3d
+from qpu.lang.sink import sink
 from qpu.lang.spill import ScratchV3d, Spiller, out_of_registers
+from qpu.lang.streams import read_streams
 from qpu.lang.target_v3d import V3dTarget
 
 __all__ = ["compile_v3d"]
@@ -26,17 +29,25 @@ SPARE = 2  # registers for addresses of spilled values
 
 
 def compile_v3d(
-    ir: KernelIR, isa: Isa, *, threads: int = 2, wide: frozenset[int] | None = None, spill: bool = False
+    ir: KernelIR,
+    isa: Isa,
+    *,
+    threads: int = 2,
+    wide: frozenset[int] | None = None,
+    spill: bool = False,
+    stream: str = "auto",
 ) -> Laid:
     """A program for one V3D. threads: on a QPU; wide: arrays whose accesses may be four words at once; spill: keep
-    values in memory where registers run out.
+    values in memory where registers run out; stream: "none" reads no streams.
 
     Raises: CompileError (lang-reg) where more values are live than registers exist.
     """
     capacity = 16 // threads
     registers = 64 // (threads // 2)
     arrays = frozenset(range(sum(p.kind == "array" for p in ir.parameters)))
-    legal = legalise(ir.region, str(isa))
+    legal = legalise(carry_addresses(ir.region, str(isa)), str(isa))
+    if stream != "none":
+        legal = read_streams(legal, str(isa), ir.read_only)
 
     def planned(groups: frozenset[int]) -> Region:
         found = plan_memory(legal, str(isa), capacity, groups, ir.inputs)
@@ -47,7 +58,7 @@ def compile_v3d(
     slots = V3dTarget(isa, {}).slots
     tries = [(registers - 8, False), (registers - 24, False), (10, False), (10, True)]
     for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
-        function = select_v3d(region, isa, lean=lean)
+        function = select_v3d(sink(region, str(isa), 200) if lean else region, isa, lean=lean)
         coalesce(function, early=True)
         if crossing(function) >= registers:
             continue

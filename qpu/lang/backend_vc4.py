@@ -10,6 +10,7 @@ from qpu.errors import Loc
 from qpu.lang.bundle import Scheduled, bundle
 from qpu.lang.coalesce import coalesce
 from qpu.lang.compile import KernelIR, remove_dead
+from qpu.lang.induction import carry_addresses
 from qpu.lang.layout import Laid
 from qpu.lang.legalise import legalise
 from qpu.lang.legalise_vc4 import legalise_vc4
@@ -19,7 +20,9 @@ from qpu.lang.order import order
 from qpu.lang.select import Uniform
 from qpu.lang.select_vc4 import select_vc4
 from qpu.lang.select_vpm import ROWS
+from qpu.lang.sink import sink
 from qpu.lang.spill import Spiller, VpmVc4, out_of_registers
+from qpu.lang.streams import read_streams
 from qpu.lang.target_vc4 import Vc4Target, colour_vc4, repair
 from qpu.vc4.builder import build
 from qpu.vc4.decode import decode
@@ -31,17 +34,21 @@ __all__ = ["compile_vc4"]
 CAPACITY = 4  # requests that may be pending (vc4.md 13.1)
 
 
-def compile_vc4(ir: KernelIR, *, spill: bool = False) -> Laid:
-    """A program for VideoCore IV. spill: keep values in the VPM where registers run out.
+def compile_vc4(ir: KernelIR, *, spill: bool = False, stream: str = "auto") -> Laid:
+    """A program for VideoCore IV. spill: keep values in the VPM where registers run out; stream: "none" reads no
+    streams.
 
     Raises: CompileError (lang-reg).
     """
     names = [p.name for p in ir.parameters if p.kind == "array"]
-    legal = legalise_vc4(legalise(ir.region, "vc4"), names, ir.notes, inputs=ir.inputs)
+    plain = legalise(carry_addresses(ir.region, "vc4"), "vc4")
+    if stream != "none":
+        plain = read_streams(plain, "vc4", ir.read_only)
+    legal = legalise_vc4(plain, names, ir.notes, inputs=ir.inputs)
     remove_dead(legal)
-    tries = [(44, False), (24, False), (8, False), (8, True)]
+    tries = [(58, False), (44, False), (24, False), (8, False), (8, True)]
     for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
-        function = select_vc4(legal, lean=lean)
+        function = select_vc4(sink(legal, "vc4", 12) if lean else legal, lean=lean)
         coalesce(function)
         if crossing(function) > 62:
             continue

@@ -14,6 +14,7 @@ from qpu.lang.mir import Fixed, Function, OutOfRegisters
 __all__ = ["colour_v3d", "simplified"]
 
 ACCUMULATORS = 5  # r0..r4; r5 has readers and writers of its own
+OFTEN = 8  # reads of a value of one block that is worth an accumulator: fewer ports of the files
 SHORT = 24  # operations that a value in an accumulator may live
 
 
@@ -54,6 +55,7 @@ def colour_v3d(
     for block in function.blocks:
         across |= into[block] | out[block]
     order: dict[int, list[int]] = {}
+    counts: dict[int, int] = {}
     needs_acc: set[int] = set()
     needs_rf: set[int] = set()
     for block in function.blocks:
@@ -65,14 +67,17 @@ def colour_v3d(
             for r in (*m.writes(), *m.sources()):
                 span = order.setdefault(r, [i, i])
                 span[1] = i
+            for r in m.sources():
+                counts[r] = counts.get(r, 0) + 1
     usable = [n for n in range(count) if not (isa is Isa.V3D71 and n == 0)]
     found: dict[int, Fixed] = {}
     failed: list[int] = []
     next_rf = next_acc = 0
     sequence = simplified(clash, order, len(usable), cost) if briggs else list(order)
-    for r in sorted(sequence, key=lambda r: r not in needs_acc):
+    often = {r for r, n in counts.items() if n >= OFTEN and not across >> r & 1} if isa is Isa.V3D42 else set()
+    for r in sorted(sequence, key=lambda r: (r not in needs_acc, r not in often)):
         taken = {found[x] for x in bits(clash[r]) if x in found}
-        local = not across >> r & 1 and order[r][1] - order[r][0] <= SHORT
+        local = r in often or (not across >> r & 1 and order[r][1] - order[r][0] <= SHORT)
         if isa is Isa.V3D42 and r not in needs_rf and (r in needs_acc or local):
             place = _pick("acc", list(range(ACCUMULATORS)), next_acc, taken)
             if place is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -212,8 +212,11 @@ class KernelIR:
         """Of a Team: numbers of the arrays that overlap nothing that is written. The items of a Grid may do that, too:
         they are independent.
         """
-        if not self.team:
-            return None
+        return self.read_only if self.team else None
+
+    @property
+    def read_only(self) -> frozenset[int]:
+        """Numbers of the arrays that nothing writes during the launch."""
         modes = [p.mode for p in self.parameters if p.kind == "array"]
         return frozenset(n for n, mode in enumerate(modes) if mode == "in")
 
@@ -274,66 +277,62 @@ def to_kir(
 
 
 _EFFECTS = frozenset({
-    "store", "atomic", "barrier", "stream", "data", "row", "commit", "lock", "unlock", "semaphore",
+    "store", "atomic", "barrier", "stream", "data", "row", "commit", "lock", "unlock", "semaphore", "seek",
 })  # fmt: skip
-_KEEP = (_EFFECTS - {"stream"}) | {"loop", "if_any", "request", "pop"}
+_KEEP = (_EFFECTS - {"stream"}) | {"loop", "if_any", "request", "pop", "next"}
 
 
 def remove_dead(top: Region) -> None:
-    """Drop operations whose results nothing uses, and carried values that only carry themselves."""
-    while True:
-        uses: dict[int, int] = {}
-
-        def use(value: Value, uses: dict[int, int] = uses) -> None:
-            uses[id(value)] = uses.get(id(value), 0) + 1
-
-        everything = list(walk(top))
-        for v in everything:
-            for a in v.args:
-                use(a)
-            if isinstance(v.attr, Loop):
-                use(v.attr.cond)
-        # a yield is needed only when its parameter or its result is used
-        changed = True
-        counted: set[tuple[int, int]] = set()
-        while changed:
-            changed = False
-            for v in everything:
-                if not isinstance(v.attr, Loop | Skip):
-                    continue
-                for i, y in enumerate(v.attr.yields):
-                    if (id(v), i) in counted:
-                        continue
-                    carried = isinstance(v.attr, Loop) and uses.get(id(v.attr.region.parameters[i]), 0)
-                    if uses.get(id(v.attr.results[i]), 0) or carried:
-                        counted.add((id(v), i))
-                        use(y)
-                        changed = True
+    """Drop operations whose results nothing needs, and carried values that only carry themselves."""
+    removed = True
+    while removed:
         removed = False
-        for v in everything:
-            if not isinstance(v.attr, Loop | Skip):
+        everything = list(walk(top))
+        nests = [v for v in everything if isinstance(v.attr, Loop | Skip)]
+        needed = _needed(everything, nests)
+        for v in nests:
+            attr: Loop | Skip = v.attr
+            keep = [n for n, r in enumerate(attr.results) if id(r) in needed or (
+                isinstance(attr, Loop) and id(attr.region.parameters[n]) in needed)]  # fmt: skip
+            if len(keep) == len(attr.yields):
                 continue
-            dead = {i for i in range(len(v.attr.yields)) if (id(v), i) not in counted}
-            if dead:
-                removed = True
-                keep = [i for i in range(len(v.attr.yields)) if i not in dead]
-                v.args = (v.args[0], *(v.args[1 + i] for i in keep))
-                v.attr.yields = [v.attr.yields[i] for i in keep]
-                v.attr.results = [v.attr.results[i] for i in keep]
-                for n, r in enumerate(v.attr.results):
-                    r.attr = n
-                if isinstance(v.attr, Loop):
-                    v.attr.region.parameters = [v.attr.region.parameters[i] for i in keep]
-                    for n, p in enumerate(v.attr.region.parameters):
-                        p.attr = n
-        for region in [top, *(v.attr.region for v in everything if isinstance(v.attr, Loop | Skip))]:
-            kept = [v for v in region.ops if v.op in _KEEP or uses.get(id(v), 0)]
-            kept = [v for v in kept if not _empty(v)]
+            removed = True
+            v.args = (v.args[0], *(v.args[1 + n] for n in keep))
+            attr.yields = [attr.yields[n] for n in keep]
+            attr.results = [attr.results[n] for n in keep]
+            carried = list(attr.results)
+            if isinstance(attr, Loop):
+                attr.region.parameters = [attr.region.parameters[n] for n in keep]
+                carried += attr.region.parameters
+            for n, x in enumerate(carried):
+                x.attr = n % len(keep)
+        for region in [top, *(v.attr.region for v in nests)]:
+            kept = [v for v in region.ops if id(v) in needed and not _empty(v)]
             if len(kept) != len(region.ops):
                 removed = True
                 region.ops = kept
-        if not removed:
-            return
+
+
+def _needed(everything: Sequence[Value], nests: Sequence[Value]) -> set[int]:
+    """Values that an effect, a condition or a kept value needs, by id; what a turn carries only with the parameter."""
+    owner = {id(v.attr.region): v for v in nests}
+    todo = [v for v in everything if v.op in _KEEP]
+    found: set[int] = set()
+    while todo:
+        v = todo.pop()
+        if id(v) in found:
+            continue
+        found.add(id(v))
+        if isinstance(v.attr, Loop | Skip):
+            todo.append(v.args[0])
+            if isinstance(v.attr, Loop):
+                todo.append(v.attr.cond)
+        elif v.op in ("result", "parameter"):
+            of = v.args[0] if v.op == "result" else owner[id(v.region)]
+            todo += (of.attr.yields[v.attr], of.args[1 + v.attr])
+        else:
+            todo += v.args
+    return found
 
 
 def _empty(v: Value) -> bool:

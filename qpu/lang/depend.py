@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from qpu.lang.mir import Fixed, MOp
+from qpu.lang.mir import STREAM, Fixed, MOp
 
 __all__ = ["Node", "graph", "virtual_effects"]
 
@@ -110,7 +110,7 @@ def graph(
                 words[len(pops)].before(node, 1)
                 node.asked = words[len(pops)]
             pops.append(node)
-        if m.role == "uniform":
+        if m.role in ("uniform", "stream") or STREAM in (m.a, m.b):
             if last_uniform is not None:
                 last_uniform.before(node, 1)
             last_uniform = node

@@ -209,6 +209,9 @@ ROWS: Final[dict[str, Row]] = {
         _row("data", "x>", None, "The next word to store.", pure=False),
         _row("row", "x>", None, "The next row of a store that `data` began (VideoCore IV).", pure=False),
         _row("commit", "ui*>", None, "Stores the words at base + offset; the attribute is a Request.", pure=False),
+        # words that are the same in all lanes, without the TMU; made by `qpu.lang.streams`
+        _row("seek", "u>", None, "Begins to read words from an address on.", pure=False),
+        _row("next", ">x", None, "The next of these words.", pure=False),
         # as VideoCore IV does it: by DMA, which sees what others have stored; made by `qpu.lang.legalise_vc4`
         _row("fetch", "ui*>x", None, "Elements at base + offset in the first lanes, read by DMA.", pure=False),
         _row("lock", ">", None, "Waits for the mutex of the chip.", pure=False),

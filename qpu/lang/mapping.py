@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from qpu.lang import surface
-from qpu.lang.access import store
+from qpu.lang.access import stored
 from qpu.lang.bounds import host
 from qpu.lang.front import Exits, Front
 from qpu.lang.front_flow import targets, under_mask
@@ -23,7 +23,7 @@ from qpu.lang.front_loops import device_loop, may_leave
 from qpu.lang.intrinsics import Intrinsics, call_asm
 from qpu.lang.kir import Value
 from qpu.lang.lane_trees import active, join_lanes, scan_lanes
-from qpu.lang.operators import binary, truth
+from qpu.lang.operators import truth
 from qpu.lang.source import CHUNK, in_chunks
 from qpu.lang.types import DTYPES
 from qpu.lang.values import Bound, Complex, Index, Inside, Unbound, View
@@ -564,18 +564,23 @@ def _store_tile(f: Front, node: ast.Call, c: Any, i0: Any, j0: Any, acc: Any) ->
     if not isinstance(c, View) or c.rank != 2:
         raise f.error(node, "lang-type", f"k.store_tile into {f.describe(c)}", allowed="an Out2 parameter")
     q = f.q
-    lane = q.emit("lane")
+    r, first = (f.convert(x, "i", node) for x in (i0, j0))
+    base = q.emit("add", c.base, q.emit("bitcast", q.emit("mul", r, c.strides[0]), type_="u"))
+    access = f.access(c, 0, node, "store")
+    lane, size = q.emit("lane"), q.const("u", 2)
+    start, end = q.emit("shl", q.emit("add", first, lane), size), q.emit("shl", c.shape[1], size)
+    offsets = [q.emit("add", start, q.const("i", 64 * j)) for j in range(len(acc[0]))]
+    inside = [q.emit("lt", x, end, type_="b", attr="i") for x in offsets]
+    left = q.emit("sub", c.shape[0], r)
     for i, row in enumerate(acc):
-        r = binary(f, node, ast.Add, i0, i)
-        for j, v in enumerate(row):
-            column = binary(f, node, ast.Add, binary(f, node, ast.Add, j0, 16 * j), lane)
-            at = (f.convert(r, "i", node), f.convert(column, "i", node))
-            inside: Value | None = None
-            for x, extent in zip(at, c.shape, strict=True):
-                test = q.emit("lt", x, extent, type_="b", attr="i")
-                inside = test if inside is None else q.emit("band", inside, test)
-            assert inside is not None
-            under_mask(f, node, inside, lambda at=at, v=v: store(f, node, c, at, v), [])  # type: ignore[misc]  # a lambda's default
+        values = [stored(f, node, c, v) for v in row]
+
+        def put(base: Value = base, values: Sequence[Value] = values) -> None:
+            for v, off, mask in zip(values, offsets, inside, strict=True):
+                q.append("store", (base, off, v, f.under(mask)), "", access)
+
+        under_mask(f, node, q.emit("lt", q.const("i", i), left, type_="b", attr="i"), put, [])
+        base = q.emit("add", base, q.emit("bitcast", c.strides[0], type_="u"))
 
 
 def _stream(f: Front, node: ast.Call, type_: Any) -> Any:

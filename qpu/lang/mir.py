@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from qpu.errors import Loc
 
@@ -30,14 +30,17 @@ class Fixed(NamedTuple):
 
 Operand: TypeAlias = int | Imm | Fixed
 
+STREAM: Final = Fixed("io", 32)
+"""The next uniform as an operand (VideoCore IV)."""
+
 
 class MOp:
     """One operation. op: row name, empty for a signal alone. sig: signal bits, sig_dst: what the signal writes.
 
     role: "copy" (may vanish), "request" (a load's address; `words` results follow), "store" (a store's address), "data"
     (a word to store), "config" (TMU configuration), "pop" (takes a result), "uniform" (takes the uniform `uniform`),
-    "payload" (reads what the launch left in a register). rot: rotation of a mul operand on 4.2. byte: configuration of
-    a request, or the constant of "ldi". fixed: may not move to the other ALU.
+    "stream" (begins or reads a stream), "payload" (reads what the launch left in a register). rot: rotation of a mul
+    operand on 4.2. byte: configuration of a request, or the constant of "ldi". fixed: may not move to the other ALU.
     """
 
     __slots__ = (

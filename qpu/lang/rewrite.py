@@ -68,8 +68,8 @@ class Rewriter:
         self.regions[id(attr.region)] = region
         outer, q.region = q.region, region
         self.region(attr.region)
-        q.region = outer
         made = Loop(region, [self.get(y) for y in attr.yields], self.get(attr.cond), items=attr.items)
+        q.region = outer
         op = q.append("loop", args, "", made, varying=False)
         for r in attr.results:
             self.map[id(r)] = q.result(op, r.type, r.varying)
@@ -80,8 +80,8 @@ class Rewriter:
         region = Region(q.region)
         outer, q.region = q.region, region
         self.region(attr.region)
-        q.region = outer
         made = Skip(region, [self.get(y) for y in attr.yields])
+        q.region = outer
         op = q.append("if_any", args, "", made, varying=False)
         for r in attr.results:
             self.map[id(r)] = q.result(op, r.type, r.varying)

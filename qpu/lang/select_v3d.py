@@ -18,8 +18,8 @@ from qpu.v3d.regs import Sig, imm_bits, imm_index
 
 __all__ = ["select_v3d"]
 
-TMUD, TMUA, TMUC, NOP, R5REP, SYNCB = 11, 12, 32, 6, 55, 18
-_LDUNIFRF, _LDTMU = int(Sig.LDUNIFRF), int(Sig.LDTMU)
+UNIFA, TMUD, TMUA, TMUC, NOP, R5REP, SYNCB = 9, 11, 12, 32, 6, 55, 18
+_LDUNIFRF, _LDUNIFARF, _LDTMU = int(Sig.LDUNIFRF), int(Sig.LDUNIFARF), int(Sig.LDTMU)
 
 _OPERATIONS: Final = {
     "add": "add", "sub": "sub", "fadd": "fadd", "fsub": "fsub", "fmul": "fmul", "and": "and", "or": "or", "xor": "xor",
@@ -43,6 +43,7 @@ class _Select(Selector):
         self.isa = isa
         self.lean = lean
         self.packs: list[int] = []
+        self.worker: int | None = None
         super().__init__(top)
 
     def uniform(self, what: Uniform) -> int:
@@ -290,7 +291,11 @@ class _Select(Selector):
 
     def _worker(self, v: Value) -> None:
         """The workgroup's number: the low half of the payload's second register (v3d.md 10)."""
+        if self.worker is not None:
+            self.place[id(v)] = self.worker
+            return
         t, r = self.register(), self.register()
+        self.worker = r
         index = imm_index(-16)
         assert index is not None
         self.entry.insert(0, MOp("shl", t, Fixed("rf", PAYLOAD[self.isa]), Imm(index), role="payload"))
@@ -299,7 +304,10 @@ class _Select(Selector):
 
     def _lane(self, v: Value) -> None:
         r = self.register()
-        self.entry.append(MOp("eidx", r))
+        if self.lean:
+            self.op("eidx", r)
+        else:
+            self.entry.append(MOp("eidx", r))
         self.place[id(v)] = r
 
     def _stream(self, v: Value) -> None:
@@ -377,6 +385,14 @@ class _Select(Selector):
 
     def _request(self, v: Value) -> None:
         self._address(v, role="request", words=v.attr.words)
+
+    def _seek(self, v: Value) -> None:
+        self.op("mov", Fixed("magic", UNIFA), self.in_register(v.args[0]), role="stream")
+
+    def _next(self, v: Value) -> None:
+        r = self.register()
+        self.op("", sig=_LDUNIFARF, sig_dst=r, role="stream")
+        self.place[id(v)] = r
 
     def _pop(self, v: Value) -> None:
         r = self.register()
@@ -470,6 +486,8 @@ _SPECIAL: Final[dict[str, Callable[..., None]]] = {
     "h2f": _Select._h2f,
     "f2h": _Select._f2h,
     "request": _Select._request,
+    "seek": _Select._seek,
+    "next": _Select._next,
     "pop": _Select._pop,
     "data": _Select._data,
     "commit": _Select._commit,

@@ -15,7 +15,7 @@ from typing import Final
 
 from qpu.errors import CompileError, Diagnostic
 from qpu.lang.kir import Region, Value, walk
-from qpu.lang.mir import Fixed, Function, Imm, MOp, Operand
+from qpu.lang.mir import STREAM, Fixed, Function, Imm, MOp, Operand
 from qpu.lang.select import ALIAS, Polarity, Selector, Uniform
 from qpu.lang.select_vpm import NOP, WAIT_STORE, StoreSelector
 from qpu.vc4.regs import small_imm_code
@@ -23,7 +23,7 @@ from qpu.vc4.regs import small_imm_code
 __all__ = ["select_vc4"]
 
 R4, R5 = Fixed("acc", 4), Fixed("acc", 5)
-UNIFORM, ELEMENT = Fixed("io", 32), Fixed("io_a", 38)
+UNIFORM, UNIFORM_ADDRESS, ELEMENT = STREAM, Fixed("io_a", 40), Fixed("io_a", 38)
 R5REP = Fixed("io_b", 37)
 TMU0, SFU = 56, {"recip": 52, "rsqrt": 53, "exp2": 54, "log2": 55}
 LDTMU0 = 10
@@ -35,6 +35,7 @@ _OPERATIONS: Final = {
 }  # fmt: skip
 _FOLDABLE: Final = frozenset(_OPERATIONS)
 _TAKES_R4: Final = frozenset({"pop", "fetch", "loop", "if_any", *SFU})
+_READS_UNIFORM: Final = frozenset({"next", "seek", "loop", "if_any"})
 
 Test = tuple[str, Operand, Operand | None, str]
 """An operation whose flags tell a leaf: name, operands, polarity."""
@@ -48,6 +49,8 @@ class Vc4Selector(StoreSelector):
     def __init__(self, top: Region, lean: bool) -> None:
         self.lean = lean
         self.constants: dict[int, int] = {}
+        self.packs: list[int] = []
+        self.packed: dict[Uniform, int] = {}
         self.at: dict[int, int] = {}
         self.user = {id(a): v for v in walk(top) for a in v.args}
         super().__init__(top)
@@ -73,11 +76,41 @@ class Vc4Selector(StoreSelector):
         return found
 
     def uniform(self, what: Uniform) -> int:
+        if self.lean:
+            return self._packed(what)
         found = self.uniforms.get(what)
         if found is None:
             found = self.uniforms[what] = self.register()
             self.entry.append(MOp("mov", found, UNIFORM, role="uniform", uniform=what))
         return found
+
+    def _packed(self, what: Uniform) -> int:
+        """A uniform from a register that holds 16 of them, one a lane; taken out once a block."""
+        found = self.near.get(what)
+        if found is not None:
+            return found
+        number = self.packed.setdefault(what, len(self.packed))
+        group, lane = divmod(number, 16)
+        while len(self.packs) <= group:
+            self.packs.append(self.register())
+        r = self.near[what] = self.register()
+        self.op("mov", R5REP, self.rotate(self.packs[group], lane) if lane else self.packs[group], role="r5")
+        self.op("mov", r, R5)
+        return r
+
+    def pack(self) -> list[MOp]:
+        """Operations that fill the registers of `_packed`, for the start of the program."""
+        if not self.packs:
+            return []
+        lane = self.register()
+        made = [MOp("mov", lane, ELEMENT)]
+        made += [MOp("mov", p, self.bits(0), role="copy") for p in self.packs]
+        for what, number in self.packed.items():
+            word = self.register()
+            made.append(MOp("mov", word, UNIFORM, role="uniform", uniform=what))
+            made.append(MOp("xor", NOP, lane, self.bits(number % 16), push="z"))
+            made.append(MOp("mov", self.packs[number // 16], word, cond="ifz"))
+        return made
 
     def operand(self, v: Value) -> Operand:
         if v.op == "const":
@@ -251,7 +284,10 @@ class Vc4Selector(StoreSelector):
 
     def _lane(self, v: Value) -> None:
         r = self.register()
-        self.entry.append(MOp("mov", r, ELEMENT))
+        if self.lean:
+            self.op("mov", r, ELEMENT)
+        else:
+            self.entry.append(MOp("mov", r, ELEMENT))
         self.place[id(v)] = r
 
     def _sfu(self, v: Value) -> None:
@@ -316,7 +352,18 @@ class Vc4Selector(StoreSelector):
         super().region(region)
         self.at = outer
 
-    def _passes(self, v: Value) -> bool:
+    def _seek(self, v: Value) -> None:
+        self.op("mov", UNIFORM_ADDRESS, self.in_register(v.args[0]), role="stream")
+
+    def _next(self, v: Value) -> None:
+        if self._passes(v, _READS_UNIFORM):
+            self.place[id(v)] = UNIFORM
+            return
+        r = self.register()
+        self.op("mov", r, UNIFORM, role="stream")
+        self.place[id(v)] = r
+
+    def _passes(self, v: Value, others: frozenset[str]) -> bool:
         """Whether the only use of a result comes before the next one, so that it may be read where the signal leaves
         it.
         """
@@ -332,11 +379,11 @@ class Vc4Selector(StoreSelector):
         if used.op not in _FOLDABLE and used.op not in ("data", "row", "select", "fabs"):
             return False
         between = region.ops[self.at[id(v)] + 1 : self.at[id(used)]]
-        return not any(x.op in _TAKES_R4 for x in between)
+        return not any(x.op in others for x in between)
 
     def _pop(self, v: Value) -> None:
         self.op("", sig=LDTMU0, sig_dst=R4, role="pop")
-        if self._passes(v):
+        if self._passes(v, _TAKES_R4):
             self.place[id(v)] = R4
             return
         r = self.register()
@@ -360,6 +407,8 @@ _SPECIAL: Final[dict[str, Callable[..., None]]] = {
     "bcast": Vc4Selector._bcast,
     **dict.fromkeys(SFU, Vc4Selector._sfu),
     "request": Vc4Selector._request,
+    "seek": Vc4Selector._seek,
+    "next": Vc4Selector._next,
     "pop": Vc4Selector._pop,
     "data": Vc4Selector.data,
     "row": Vc4Selector.row,
@@ -381,6 +430,6 @@ def select_vc4(top: Region, *, lean: bool = False) -> Function:
     s = Vc4Selector(top, lean)
     s.region(top)
     first = s.blocks[0]
-    first.ops = s.entry + first.ops
+    first.ops = s.pack() + s.entry + first.ops
     s.op("mov", NOP, WAIT_STORE, role="vpm")
     return Function(s.blocks, s.count)

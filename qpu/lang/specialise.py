@@ -78,12 +78,13 @@ def _lower(ir: KernelIR, special: Special, spill: bool) -> Laid:
     if special.isa is Isa.VC4:
         from qpu.lang.backend_vc4 import compile_vc4
 
-        return compile_vc4(ir, spill=spill)
+        return compile_vc4(ir, spill=spill, stream=special.schedule.stream)
     from qpu.lang.backend_v3d import compile_v3d
 
     wide = frozenset(n for n, aligned in enumerate(special.wide) if aligned or special.isa is Isa.V3D71)
+    stream = special.schedule.stream
     threads = special.schedule.threads if isinstance(special.schedule.threads, int) else THREADS
-    return compile_v3d(ir, special.isa, threads=threads, wide=wide, spill=spill)
+    return compile_v3d(ir, special.isa, threads=threads, wide=wide, spill=spill, stream=stream)
 
 
 def _compiled(source: Source, team: bool, special: Special, ir: KernelIR, laid: Laid) -> Compiled:

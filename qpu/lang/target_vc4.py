@@ -235,6 +235,7 @@ def colour_vc4(
     clash = conflicts(function)
     spans: dict[int, list[int]] = {}
     uses: dict[int, int] = {}
+    counts: dict[int, int] = {}
     rotated: set[int] = set()
     partners: dict[int, dict[int, int]] = {}
     wants_a: dict[int, int] = {}
@@ -251,6 +252,7 @@ def colour_vc4(
             lean = 0 if len(units) != 1 else weight if Unit.MUL in units else -weight
             for r in sources:
                 uses[r] = uses.get(r, 0) + weight
+                counts[r] = counts.get(r, 0) + 1
                 leans[r] = leans.get(r, 0) + lean
             if len(set(sources)) == 2:
                 x, y = sources
@@ -261,7 +263,10 @@ def colour_vc4(
     found: dict[int, Fixed] = {}
     failed: list[int] = []
     local = [r for r in spans if not across >> r & 1]
-    order = sorted(local, key=lambda r: (r not in rotated, spans[r][1] - spans[r][0] > 8, -uses.get(r, 0)))
+    often = {r for r in local if counts.get(r, 0) >= OFTEN}
+    order = sorted(
+        local, key=lambda r: (r not in rotated, r not in often, spans[r][1] - spans[r][0] > 8, -uses.get(r, 0))
+    )
     start = 0
     for r in order:
         taken = {found[x] for x in bits(clash[r]) if x in found}
@@ -328,6 +333,8 @@ def _files(order: Iterable[int], done: dict[int, Fixed], needs: _Needs) -> tuple
             failed.append(r)
     return found, failed
 
+
+OFTEN: Final = 8  # reads of a value of one block that is worth an accumulator before shorter ones
 
 _CONFLICT: Final = 4
 """What a move costs beside two operations that cannot be one instruction."""

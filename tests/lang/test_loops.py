@@ -9,7 +9,8 @@ import pytest
 
 import qpu
 from qpu.core.isa import Isa
-from qpu.lang import Grid, In, InOut, Out, Team, f32, i32, kernel
+from qpu.kernels.sgemm import error_bound
+from qpu.lang import Const, Grid, In, In2, InOut, Out, Out2, Team, f32, i32, kernel, u8, unroll
 
 BOARDS = {Isa.V3D71: "pi5", Isa.V3D42: "pi4", Isa.VC4: "pi3"}
 SIZES = (1, 15, 16, 17, 63, 64, 65, 257, 640)
@@ -63,6 +64,27 @@ def mandelbrot(k: Grid, w: i32, scale: f32, limit: i32, out: Out[i32]) -> None:
     out[i] = n
 
 
+@kernel
+def gemm(k: Team, a: In2[f32], b: In2[f32], c: Out2[f32], rows: Const[int] = 24, cols: Const[int] = 32) -> None:
+    """c = a' b: a holds panels of `rows` rows of the left matrix, each column by column."""
+    for i0, j0 in k.tiles(c.shape[0], c.shape[1], rows, cols):
+        acc = [[f32(0) for _ in range(cols // 16)] for _ in range(rows)]
+        panel = i0 // rows
+        for p in range(b.shape[0]):
+            line = [b[p, j0 + 16 * j + k.lane] for j in range(cols // 16)]
+            for i in unroll(range(rows)):
+                v = a[panel, p * rows + i]
+                for j in unroll(range(cols // 16)):
+                    acc[i][j] += v * line[j]
+        k.store_tile(c, i0, j0, acc)
+
+
+@kernel
+def mixed(k: Grid, x: In[f32], z: In[u8], y: Out[f32]) -> None:
+    i = k.index(y.size)
+    y[i] = x[i] * f32(z[i])
+
+
 # instructions of a turn on 7.1, 4.2 and VideoCore IV; a turn takes 64 items, of Mandelbrot 16
 GOLDEN = {
     saxpy: (13, 18, 20),
@@ -82,6 +104,36 @@ def test_instructions_of_loops(k: qpu.lang.entry.Kernel) -> None:
         depth = 2 if k is mandelbrot else 1
         found.append(next(x.instructions for x in compiled.report.loops if x.depth == depth))
     assert tuple(found) == GOLDEN[k]
+
+
+TILES = {Isa.V3D71: (24, 32), Isa.V3D42: (24, 32), Isa.VC4: (48, 16)}
+CORE = {Isa.V3D71: 54, Isa.V3D42: 54, Isa.VC4: 53}  # 96 additions and products by two ALUs: 48 at least
+
+
+@pytest.mark.parametrize("isa", BOARDS, ids=str)
+def test_core_of_matrix_products(isa: Isa) -> None:
+    rows, cols = TILES[isa]
+    compiled = gemm.compile(isa, rows=rows, cols=cols)
+    assert compiled.program.check() == []
+    assert [x.instructions for x in compiled.report.loops if x.depth == 2] == [CORE[isa]]
+    m, n, depth = 2 * rows, 2 * cols, 5
+    a, b = (RANDOM.uniform(-1, 1, shape).astype(np.float32) for shape in ((m, depth), (depth, n)))
+    panels = np.ascontiguousarray(a.reshape(m // rows, rows, depth).transpose(0, 2, 1).reshape(m // rows, -1))
+    with qpu.open_device(BOARDS[isa], engine="reference") as gpu:
+        c = gpu.zeros((m, n))
+        gemm.on(gpu, workers=3)(gpu.array(panels), gpu.array(b), c, rows=rows, cols=cols)
+        found = c.numpy()
+    assert (np.abs(found - a.astype(np.float64) @ b) <= error_bound(isa, 1.0, a, b, 0.0, found)).all()
+
+
+@pytest.mark.parametrize("isa", BOARDS, ids=str)
+def test_wide_and_narrow_loads_beside_each_other(isa: Isa) -> None:
+    """Results come in the order of the requests."""
+    with qpu.open_device(BOARDS[isa], engine="reference") as gpu:
+        x, z = np.arange(150, dtype=np.float32), RANDOM.integers(0, 256, 150).astype(np.uint8)
+        y = gpu.zeros(150)
+        mixed(gpu.array(x), gpu.array(z), y)
+        assert np.array_equal(y.numpy(), x * z)
 
 
 @pytest.mark.parametrize("isa", BOARDS, ids=str)

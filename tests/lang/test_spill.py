@@ -95,7 +95,7 @@ def test_generated_kernels_with_few_registers(gpu: Device, seed: int, monkeypatc
 def test_too_many_values_are_named_by_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the VPM had four rows to spare."""
     monkeypatch.setattr(spill.VpmVc4, "slots", 4)
-    kernel = Kernel.from_source(rotated(40, 4), "rotated", coarsen=1)
+    kernel = Kernel.from_source(rotated(70, 4), "rotated", coarsen=1)
     with pytest.raises(qpu.CompileError) as caught:
         kernel.compile("vc4")
     found = caught.value.diagnostics[0]
