@@ -57,10 +57,14 @@ def compile_v3d(
     region = planned(arrays if wide is None else wide)
     slots = V3dTarget(isa, {}).slots
     tries = [(registers - 8, False), (registers - 24, False), (10, False), (10, True)]
+    refused = set()
     for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
+        if lean in refused:
+            continue
         function = select_v3d(sink(region, str(isa), 200) if lean else region, isa, lean=lean)
         coalesce(function, early=True)
         if crossing(function) >= registers:
+            refused.add(lean)
             continue
         order(function, slots, capacity, limit)
         try:

@@ -47,10 +47,14 @@ def compile_vc4(ir: KernelIR, *, spill: bool = False, stream: str = "auto") -> L
     legal = legalise_vc4(plain, names, ir.notes, inputs=ir.inputs)
     remove_dead(legal)
     tries = [(58, False), (44, False), (24, False), (8, False), (8, True)]
+    refused = set()
     for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
+        if lean in refused:
+            continue
         function = select_vc4(sink(legal, "vc4", 12) if lean else legal, lean=lean)
         coalesce(function)
         if crossing(function) > 62:
+            refused.add(lean)
             continue
         order(function, Vc4Target({}).slots, CAPACITY, limit)
         try:

@@ -329,9 +329,14 @@ def _packed(t: DType, values: Sequence[Any]) -> int:
     return sum((int(v) & (1 << width) - 1) << width * j for j, v in enumerate(values))
 
 
+def _typed(x: Any) -> Scalar:
+    """A number with its type: of plain ones f32 and i32."""
+    return x if isinstance(x, Scalar) else convert("f32" if isinstance(x, float) else "i32", [x])
+
+
 def apply(name: str, number: Callable[..., Any], args: Sequence[Any]) -> Any:
     """A function of the language on scalars or Python numbers. number: what it computes on Python numbers."""
-    if not any(isinstance(a, Scalar | complex | Word) for a in args):
+    if name != "bitcast" and not any(isinstance(a, Scalar | complex | Word) for a in args):
         return number(*args)
     exact = _EXACT.get(name)
     if exact is not None:
@@ -397,7 +402,7 @@ _EXACT: Final[dict[str, Callable[..., Any]]] = {
     "abs": abs,
     "sign": lambda x: Scalar(x.kind, _number(x.kind, (x.number > 0) - (x.number < 0))),
     "fma": lambda a, b, c: convert("f32", [a]) * b + c,
-    "bitcast": lambda x, type_: Scalar(_WIDE[type_.name], x.bits),
+    "bitcast": lambda x, type_: Scalar(_WIDE[type_.name], _typed(x).bits),
     "clz": lambda x: Scalar("i", _S.clz(x.bits)),
     "popcount": lambda x: Scalar("i", x.bits.bit_count()),
     "ror": lambda x, n: Scalar(x.kind, x.bits >> int(n) % 32 | x.bits << (-int(n) % 32)),
@@ -409,7 +414,7 @@ _EXACT: Final[dict[str, Callable[..., Any]]] = {
     "isnan": lambda x: math.isnan(float(x)),
     "isinf": lambda x: math.isinf(float(x)),
     "isfinite": lambda x: math.isfinite(float(x)),
-    "copysign": lambda x, y: Scalar("f", _as("f", x) & 0x7FFFFFFF | convert("f32", [y]).bits & 0x80000000),
+    "copysign": lambda x, y: Scalar("f", convert("f32", [x]).bits & 0x7FFFFFFF | convert("f32", [y]).bits & 0x80000000),
 }
 
 

@@ -241,7 +241,8 @@ def chunks(
     *,
     alone: bool = False,
 ) -> None:
-    """Items 0..n-1: a loop over whole chunks, then what is left under a mask. names: what the items may bind.
+    """Items 0..n-1: a loop over whole chunks, then what is left under a mask. names: what the items of a Team
+    may bind (then a chunk is one vector).
 
     alone: one worker takes them all (the columns of a row); else they are spread over the workers.
     """
@@ -272,9 +273,13 @@ def chunks(
         f.names[name] = q.emit("add", f.names[name], step)
 
     device_loop(f, node, [name, *names], going, turn, ast.copy_location(ast.Constant(True), node), advance)
-    f.names.pop(name, None)
+    following = f.names.pop(name)
     tail_vectors = coarsen if alone else 1
     left = q.emit("shl", q.emit("sub", n, whole), q.const("u", 2))
+    if names:  # of a Team: what is left is the next vector of the worker whose turn it is
+        inside = q.emit("lt", following, left, type_="b", attr="i")
+        under_mask(f, node, inside, lambda: one(Index(following, limit)), names)
+        return
     for u in range(tail_vectors):
         at = q.emit("add", q.emit("shl", worker, q.const("u", 4)), q.const("i", LANES * u))
         off = q.emit("shl", q.emit("add", at, lane), q.const("u", 2))

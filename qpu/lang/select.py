@@ -15,7 +15,7 @@ from qpu.lang.inline_asm import Asm, Register, row_of
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.mir import Block, MOp, Operand
 
-__all__ = ["ALIAS", "Polarity", "Selector", "Uniform"]
+__all__ = ["ALIAS", "Polarity", "Selector", "Uniform", "pattern"]
 
 Uniform: TypeAlias = tuple[str, object]
 """What a uniform holds: ("const", bits), ("param", name), and of a launch "worker", "workers", "row" (the first row of
@@ -26,6 +26,11 @@ Polarity: TypeAlias = str
 
 ALIAS: Final = frozenset({"bitcast", "same"})
 """Operations that change no bit."""
+
+
+def pattern(v: Value) -> int:
+    """The bits of a constant; a mask is 0 or -1."""
+    return (0xFFFFFFFF if v.attr else 0) if v.type == "b" else int(v.attr)
 
 
 class Selector:
@@ -246,7 +251,7 @@ class Selector:
         self.region(attr.region)
         yields = [(self.place[id(p)], y) for p, y in zip(attr.region.parameters, attr.yields, strict=True)]
         for _, y in yields:
-            if y.type == "b":
+            if y.type == "b" and y.op != "const":
                 self.materialise(y)
         polarity = self._condition(attr)
         self._parallel([(p, self.operand(y)) for p, y in yields])
@@ -264,7 +269,7 @@ class Selector:
 
     def copy_into(self, r: int, v: Value) -> None:
         if v.type == "b":
-            source = self.bits(0xFFFFFFFF if v.attr else 0) if v.op == "const" else self.materialise(v)
+            source = self.bits(pattern(v)) if v.op == "const" else self.materialise(v)
             self.op("mov", r, source, role="copy")
         else:
             self.op("mov", r, self.operand(v), role="copy")
@@ -321,7 +326,7 @@ class Selector:
         self.held = held
         self.region(attr.region)
         for y in attr.yields:
-            if y.type == "b":
+            if y.type == "b" and y.op != "const":
                 self.materialise(y)
         self._parallel([(d, self.operand(y)) for (_, d), y in zip(outs, attr.yields, strict=True)])
         self.end_region()

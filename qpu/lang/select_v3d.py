@@ -13,7 +13,7 @@ from typing import Any, Final
 from qpu.core.isa import Isa
 from qpu.lang.kir import Region, Request, Value
 from qpu.lang.mir import Fixed, Function, Imm, MOp, Operand
-from qpu.lang.select import ALIAS, Polarity, Selector, Uniform
+from qpu.lang.select import ALIAS, Polarity, Selector, Uniform, pattern
 from qpu.v3d.regs import Sig, imm_bits, imm_index
 
 __all__ = ["select_v3d"]
@@ -92,8 +92,8 @@ class _Select(Selector):
     def operand(self, v: Value) -> Operand:
         """The place of a value; constants as small immediates or uniforms."""
         if v.op == "const":
-            index = imm_index(v.attr)
-            return Imm(index) if index is not None else self.uniform(("const", v.attr))
+            index = imm_index(pattern(v))
+            return Imm(index) if index is not None else self.uniform(("const", pattern(v)))
         if v.op in ALIAS:
             return self.operand(v.args[0])
         found = self.place.get(id(v))

@@ -16,7 +16,7 @@ from typing import Final
 from qpu.errors import CompileError, Diagnostic
 from qpu.lang.kir import Region, Value, walk
 from qpu.lang.mir import STREAM, Fixed, Function, Imm, MOp, Operand
-from qpu.lang.select import ALIAS, Polarity, Selector, Uniform
+from qpu.lang.select import ALIAS, Polarity, Selector, Uniform, pattern
 from qpu.lang.select_vpm import NOP, WAIT_STORE, StoreSelector
 from qpu.vc4.regs import small_imm_code
 
@@ -114,7 +114,7 @@ class Vc4Selector(StoreSelector):
 
     def operand(self, v: Value) -> Operand:
         if v.op == "const":
-            return self.bits(v.attr)
+            return self.bits(pattern(v))
         if v.op in ALIAS:
             return self.operand(v.args[0])
         return self.place[id(v)]

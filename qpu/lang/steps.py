@@ -60,6 +60,8 @@ class Steps:
             return a >> (n & 31) if a % (1 << (n & 31)) == 0 else None  # whatever the first lane has
         if v.op == "parameter":
             return self._carried(v, known)
+        if v.op == "result" and isinstance(v.args[0].attr, Loop):  # as the carried value that it was
+            return self._of(v.args[0].attr.region.parameters[v.attr], known)
         return None
 
     def _carried(self, v: Value, known: dict[int, int | None]) -> int | None:

@@ -1,14 +1,24 @@
-"""Random kernels as source text: every statement and operator of the language, nested, with tails of every length."""
+"""Random kernels as source text: every statement and operator of the language, nested; and arguments for them.
+
+Floats stay finite and away from NaN: names are limited when they are bound, and integers are made of limited floats.
+"""
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["kernel_source"]
+import numpy as np
+
+__all__ = ["WORKERS", "Arguments", "arguments", "kernel_of_any_kind", "kernel_source"]
 
 HEADER = """from qpu.lang.surface import *
 from qpu.lang.surface import FUNCTIONS
-minimum, maximum, clamp, sign, bitcast = (FUNCTIONS[n] for n in ("minimum", "maximum", "clamp", "sign", "bitcast"))
+NAMES = ("minimum", "maximum", "clamp", "sign", "bitcast", "floor", "ceil", "trunc", "rint", "copysign", "clz", "ror",
+         "popcount", "mul24", "fma")
+(minimum, maximum, clamp, sign, bitcast, floor, ceil, trunc, rint, copysign, clz, ror, popcount, mul24,
+ fma) = (FUNCTIONS[n] for n in NAMES)
 
 
 def helper(a, b):
@@ -21,6 +31,36 @@ def helper(a, b):
 """
 
 
+WORKERS = 5  # of a Team
+KINDS = ("line", "line", "line", "plane", "team")
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Arguments of a generated kernel, by name. kind: of its items; outputs: arrays that it writes."""
+
+    kind: str
+    values: dict[str, Any]
+    outputs: tuple[str, ...] = ("oi", "of")
+
+
+def arguments(kind: str, n: int, seed: int) -> Arguments:
+    """Arguments for n items; of a plane for about as many in rows of 19, of a Team for n items."""
+    r = np.random.default_rng(seed)
+    items = {"rows": -(-n // 19), "columns": min(n, 19)} if kind == "plane" else {"n": n}
+    shape = tuple(max(x, 1) for x in items.values())
+    out = (WORKERS,) if kind == "team" else shape
+    return Arguments(kind, {
+        **items,
+        "n0": int(r.integers(0, 9)),
+        "s0": float(np.float32(r.uniform(-3, 3))),
+        "p": r.integers(-60, 60, shape).astype(np.int32),
+        "q": (r.integers(-400, 400, shape) / 16).astype(np.float32),
+        "oi": np.zeros(out, np.int32),
+        "of": np.zeros(out, np.float32),
+    })  # fmt: skip
+
+
 class Generator:
     """One kernel. Names: i32 a0.., u32 u0.., f32 x0.., all bound before the control flow; masks are expressions."""
 
@@ -30,6 +70,8 @@ class Generator:
         self.names = {"i": ["a0", "a1", "a2"], "u": ["u0", "u1"], "f": ["x0", "x1"]}
         self.loops = 0
         self.depth = 0
+        self.fixed: set[str] = set()
+        self.kind = self.at = ""
 
     def emit(self, indent: int, text: str) -> None:
         self.lines.append("    " * indent + text)
@@ -46,7 +88,10 @@ class Generator:
                 lambda: f"(-{e()})", lambda: f"f32({e('i')})",
                 lambda: f"where({self.condition(depth + 1)}, {e()}, {e()})",
                 lambda: f"({e()} if {self.condition(depth + 1)} else {e()})", lambda: f"({e()} + {e('i')})",
-                lambda: f"FUNCTIONS['floor'](clamp({e()}, -1000.0, 1000.0))", lambda: f"({e()} * 0.5)",
+                lambda: f"{r.choice(('floor', 'ceil', 'trunc', 'rint'))}({e()})", lambda: f"({e()} * 0.5)",
+                lambda: f"fma({e()}, {e()}, {e()})", lambda: f"copysign({e()}, {e()} + 0.5)",
+                lambda: f"f32({e('u')} & 65535)",
+                lambda: f"min({e()}, {e()})", lambda: f"max({e()}, {e()})", lambda: f"helper({e()}, {e()})",
             ))()  # fmt: skip
         if type_ == "u":
             return r.choice((
@@ -54,7 +99,10 @@ class Generator:
                 lambda: f"({e()} | {e()})", lambda: f"({e()} >> {r.randrange(0, 35)})", lambda: f"u32({e('i')})",
                 lambda: f"({e()} << {r.randrange(0, 35)})", lambda: f"(~{e()})", lambda: f"({e()} - {e()})",
                 lambda: f"minimum({e()}, {e()})", lambda: f"({e()} * {r.randrange(0, 70)})",
-                lambda: f"bitcast({e('f')} * 0.0, u32) * 0" if False else f"bitcast({e('i')}, u32)",
+                lambda: f"bitcast({e('i')}, u32)", lambda: f"({e()} >> ({e()} & 31))", lambda: f"ror({e()}, {e()})",
+                lambda: f"u32(popcount({e()}))", lambda: f"u32(clamp({e('f')}, 0.0, 60000.0))",
+                lambda: f"({e()} * {e()})",
+                lambda: f"maximum({e()}, {e()})", lambda: f"({e()} // ({e()} | 1))", lambda: f"bitcast({e('f')}, u32)",
                 lambda: f"({e()} // {r.randrange(1, 90)})", lambda: f"({e()} % {r.randrange(1, 90)})",
             ))()  # fmt: skip
         return r.choice((
@@ -66,6 +114,9 @@ class Generator:
             lambda: f"i32({self.condition(depth + 1)})", lambda: f"(({e()}) // {r.choice((1, 2, 3, 7, 10, 64))})",
             lambda: f"(({e()}) % {r.choice((1, 2, 3, 7, 10, 64))})", lambda: f"sign({e()})", lambda: f"i32({e('u')})",
             lambda: f"({e()} if {self.condition(depth + 1)} else {r.randrange(-9, 9)})", lambda: f"({e()} ** 2)",
+            lambda: f"({e()} | {e()})", lambda: f"({e()} << ({e()} & 7))", lambda: f"clz({e()})",
+            lambda: f"i32(clamp({e('f')}, -9000.0, 9000.0))", lambda: f"({e()} // (({e()} & 15) + 1))",
+            lambda: f"({e()} % (({e()} & 7) - 9))", lambda: f"mul24({e()} & 4095, {e()} & 255)",
         ))()  # fmt: skip
 
     def leaf(self, type_: str) -> str:
@@ -73,7 +124,9 @@ class Generator:
         if r.random() < 0.3:
             if type_ == "f":
                 return r.choice(("0.0", "1.0", "-1.5", "0.25", "2.0", "100.0"))
-            return str(r.choice((0, 1, 2, 3, 5, 16, 31, 255))) if type_ == "u" else str(r.randrange(-20, 40))
+            if type_ == "u":
+                return f"u32({r.choice((0, 1, 2, 3, 5, 16, 31, 255, 65537, 4000000000))})"
+            return f"i32({r.choice((r.randrange(-20, 40), r.randrange(-(2**31), 2**31)))})"
         return r.choice(self.names[type_])
 
     def condition(self, depth: int = 0) -> str:
@@ -92,8 +145,8 @@ class Generator:
             kind *= 0.45
         if kind < 0.35:
             t = r.choice("iiuf")
-            name = r.choice([n for n in self.names[t] if not n.startswith("j")])
-            if r.random() < 0.4:
+            name = r.choice([n for n in self.names[t] if not n.startswith("j") and n not in self.fixed])
+            if r.random() < 0.4 and t != "f":
                 op = r.choice(("+=", "-=", "*=") if t != "u" else ("+=", "^=", "|="))
                 self.emit(indent, f"{name} {op} {self.expression(t, 1)}")
             else:
@@ -138,40 +191,95 @@ class Generator:
     @staticmethod
     def weak(type_: str, text: str) -> str:
         """Bind a typed value, so that a name keeps its type."""
-        return {"i": "i32", "u": "u32", "f": "f32"}[type_] + f"({text})"
+        return (
+            f"clamp({text}, -9000.0, 9000.0) + 0.0" if type_ == "f" else {"i": "i32", "u": "u32"}[type_] + f"({text})"
+        )
 
     def block(self, indent: int, in_loop: bool) -> None:
-        for _ in range(self.r.randrange(1, 4)):
+        for _ in range(self.r.randrange(1, 3)):
             self.statement(indent, in_loop)
         if in_loop and self.depth and self.r.random() < 0.25:
-            self.emit(indent, self.r.choice(("break", "continue")))
+            if self.kind != "team" and self.r.random() < 0.25:
+                self.leave(indent)
+            else:
+                self.emit(indent, self.r.choice(("break", "continue")))
 
-    def source(self, team: bool = False) -> str:
+    def source(self, kind: str) -> str:
+        of = {"plane": "2"}.get(kind, "")
+        self.kind = kind
+        items = "rows: i32, columns: i32" if kind == "plane" else "n: i32"
+        self.emit(0, f"def generated(k: {'Team' if kind == 'team' else 'Grid'}, {items}, n0: i32, s0: f32, "
+                     f"p: In{of}[i32], q: In{of}[f32], oi: Out{of}[i32], of: Out{of}[f32]) -> None:")  # fmt: skip
+        if kind == "team":
+            self.team()
+        else:
+            self.item("r, c" if kind == "plane" else "i")
+        return HEADER + "\n".join(self.lines) + "\n"
+
+    def bind(self, indent: int, at: str, p: str, q: str) -> None:
+        for line in (f"a0 = {p}", f"a1 = i32({at})", "a2 = i32(3)", f"u0 = u32({p}) * 2654435761", "u1 = u32(7)",
+                     f"x0 = {q}", "x1 = f32(s0)", f"l = [i32({at}), i32(0), {p}]"):  # fmt: skip
+            self.emit(indent, line)
+
+    MIX = "a0 ^ a1 ^ a2 ^ i32(u0) ^ i32(u1) ^ l[0] ^ l[1] ^ l[2]"
+
+    def item(self, at: str) -> None:
+        """The body of an item."""
         r = self.r
-        self.emit(
-            0, "def generated(k: Grid, n0: i32, s0: f32, p: In[i32], q: In[f32], oi: Out[i32], of: Out[f32]) -> None:"
-        )
-        self.emit(1, "i = k.index(p.size)")
-        self.emit(1, "a0 = p[i]")
-        self.emit(1, "a1 = i32(i)")
-        self.emit(1, "a2 = i32(3)")
-        self.emit(1, "u0 = u32(p[i]) * 2654435761")
-        self.emit(1, "u1 = u32(7)")
-        self.emit(1, "x0 = q[i]")
-        self.emit(1, "x1 = f32(s0)")
-        self.emit(1, "l = [i32(i), i32(0), p[i]]")
-        for _ in range(r.randrange(2, 6)):
+        place = at
+        self.emit(1, f"{at} = k.index({'rows, columns' if ',' in at else 'n'})")
+        if "," in at:
+            self.emit(1, "i = r * 100 + c")
+            at = "i"
+        self.bind(1, at, f"p[{place}]", f"q[{place}]")
+        self.at = place
+        for _ in range(r.randrange(2, 5)):
             self.statement(1, False)
         if r.random() < 0.2:
             self.emit(1, f"if {self.condition()}:")
-            self.emit(2, "oi[i] = a1")
-            self.emit(2, "of[i] = x1")
-            self.emit(2, "return")
-        self.emit(1, "oi[i] = a0 ^ a1 ^ a2 ^ i32(u0) ^ i32(u1) ^ l[0] ^ l[1] ^ l[2]")
-        self.emit(1, "of[i] = x0 + x1")
-        return HEADER + "\n".join(self.lines) + "\n"
+            self.leave(2)
+        self.emit(1, f"oi[{place}] = {self.MIX}")
+        self.emit(1, f"of[{place}] = x0 + x1")
+
+    def leave(self, indent: int) -> None:
+        """Results, and the item's end."""
+        self.emit(indent, f"oi[{self.at}] = a1")
+        self.emit(indent, f"of[{self.at}] = x1")
+        self.emit(indent, "return")
+
+    def team(self) -> None:
+        """Items of a Team, what they leave behind, and lane operations."""
+        r = self.r
+        self.bind(1, "k.lane", "k.lane * 3 - 7", "f32(k.lane) * 0.25")
+        self.emit(1, "for i in k.items(n):")
+        self.emit(2, "v = p.get(i, 0)")
+        self.emit(2, "y = q.get(i, 0)")
+        self.names["i"].append("v")
+        self.names["f"].append("y")
+        self.fixed = {"v", "y"}
+        for _ in range(r.randrange(1, 4)):
+            self.statement(2, False)
+        self.names["i"].remove("v")
+        self.names["f"].remove("y")
+        self.emit(1, f"m = {self.MIX}")
+        for _ in range(r.randrange(1, 4)):
+            self.emit(1, r.choice((
+                "m = m + k.rotate(m, 3)", "m = k.scan(m)", "m ^= k.sum(m)", "m = k.shuffle(m, k.lane ^ 5)",
+                "m += k.broadcast(m, 7)", "m = m - k.max(m)", "m = k.min(m) + k.lane", "m ^= k.last(m)",
+                "m += i32(k.any(m > 3))", "m += i32(k.all(m < 9))",
+            )))  # fmt: skip
+        self.emit(1, "z = k.max(x0) + k.min(x1)")
+        self.emit(1, "oi[k.worker] = k.sum(m)")
+        self.emit(1, "of[k.worker] = z")
 
 
 def kernel_source(seed: int) -> str:
-    """The text of a module with the kernel `generated`."""
-    return Generator(seed).source()
+    """The text of a module with the kernel `generated`, for items in a line."""
+    return Generator(seed).source("line")
+
+
+def kernel_of_any_kind(seed: int) -> tuple[str, str]:
+    """A text, and what kind of items its kernel has."""
+    generator = Generator(seed)
+    kind = generator.r.choice(KINDS)
+    return generator.source(kind), kind

@@ -16,7 +16,7 @@ from qpu.lang.interp import Interpreter
 from qpu.lang.source import Source
 from qpu.lang.verify import verify_kir
 
-__all__ = ["interpret", "kernel_of", "plain"]
+__all__ = ["interpret", "kernel_of", "launch_values", "plain"]
 
 
 def kernel_of(text: str, name: str = "generated") -> Callable[..., None]:
@@ -42,6 +42,13 @@ def interpret(
     """Run a kernel in the KIR interpreter; arrays are changed in place."""
     ir = to_kir(Source.of(fn), isa, consts or {}, coarsen=coarsen, layout=layout)
     verify_kir(ir.region)
+    params, memory, names = launch_values(ir, args)
+    Interpreter(ir.region, params, memory, workers, NumpyLanes(), names=names).run()
+    return ir
+
+
+def launch_values(ir: KernelIR, args: Mapping[str, Any]) -> tuple[dict[str, int], list[NDArray[np.uint8]], list[str]]:
+    """What an interpreter needs of arguments: values by name, arrays as bytes, their names."""
     params: dict[str, int] = {}
     memory: list[NDArray[np.uint8]] = []
     names = []
@@ -57,8 +64,7 @@ def interpret(
             names.append(row.name)
         elif row.kind == "scalar":
             params[row.name] = int(np.float32(value).view(np.uint32)) if row.type == "f32" else int(value) & 0xFFFFFFFF  # type: ignore[arg-type]  # a number
-    Interpreter(ir.region, params, memory, workers, NumpyLanes(), names=names).run()
-    return ir
+    return params, memory, names
 
 
 def plain(fn: Callable[..., None], args: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ def arguments(seed: int) -> dict[str, object]:
         "s0": float(np.float32(r.uniform(-3, 3))),
         "p": np.array([r.randrange(-50, 300) for _ in range(n)], np.int32),
         "q": np.array([r.choice([0.0, 1.5, -3.25, r.uniform(-9, 9)]) for _ in range(n)], np.float32),
+        "n": n,
         "oi": np.zeros(n, np.int32),
         "of": np.zeros(n, np.float32),
     }

@@ -11,7 +11,7 @@ import qpu
 from qpu.device import Device
 from qpu.lang import backend_v3d, backend_vc4, spill
 from qpu.lang.entry import Kernel
-from tests.lang.generate import kernel_source
+from tests.lang.fuzz import case_of
 
 
 def rotated(floats: int, ints: int) -> str:
@@ -69,27 +69,17 @@ def test_more_values_than_registers(gpu: Device) -> None:
     assert np.array_equal(y.numpy(), want)
 
 
-@pytest.mark.parametrize("seed", [2, 3, 5, 10])
+@pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
+@pytest.mark.parametrize("seed", [0, 3, 4, 7])
 def test_generated_kernels_with_few_registers(gpu: Device, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if there were sixteen registers: everything that lives long is in memory or made again."""
+    """As if there were twelve registers: everything that lives long is in memory or made again."""
     reduce = spill.Spiller.reduce
     monkeypatch.setattr(backend_v3d, "crossing", lambda function: 999)
     monkeypatch.setattr(backend_vc4, "crossing", lambda function: 999)
-    monkeypatch.setattr(spill.Spiller, "reduce", lambda self, limit: reduce(self, 16))
-    kernel = Kernel.from_source(kernel_source(seed), "generated", coarsen=1)
-    r = np.random.default_rng(seed)
-    n = 50
-    p, q = r.integers(-50, 50, n).astype(np.int32), r.integers(-40, 40, n).astype(np.float32)
-    want, floats = np.zeros(n, np.int32), np.zeros(n, np.float32)
-    with np.errstate(all="ignore"):
-        kernel.python(5, 1.5, p, q, want, floats)
-    compiled = kernel.compile(gpu.isa)
-    assert compiled.scratch or compiled.rows > 4
-    assert compiled.program.check() == []
-    ints, out = gpu.zeros(n, np.int32), gpu.zeros(n)
-    kernel(5, 1.5, gpu.array(p), gpu.array(q), ints, out)
-    assert np.array_equal(ints.numpy(), want)
-    assert np.array_equal(out.numpy(), floats, equal_nan=True)
+    monkeypatch.setattr(spill.Spiller, "reduce", lambda self, limit: reduce(self, 12))
+    case = case_of(seed)
+    for want, got in zip(case.interpreted(gpu.isa), case.launched(gpu), strict=True):
+        assert np.array_equal(want, got)
 
 
 def test_too_many_values_are_named_by_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:

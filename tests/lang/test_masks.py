@@ -1,0 +1,114 @@
+"""Control flow that differs between lanes: every nesting of if, while and for to depth 3, with every way to leave, as
+plain Python, in the KIR interpreter, and on one of the boards.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import qpu
+from qpu.device import Device
+from qpu.lang import Kernel
+from tests.lang.rig import interpret
+
+pytestmark = pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
+
+KINDS = ("if", "while", "for")
+NESTS = [nest for depth in (1, 2, 3) for nest in itertools.product(KINDS, repeat=depth)]
+LEAVES = ("break", "continue", "return")
+CASES = [(n, leave) for n in NESTS for leave in LEAVES if leave == "return" or set(n) != {"if"}]
+BOARDS = ("pi3", "pi4", "pi5")
+
+
+def text_of(nest: tuple[str, ...], leave: str) -> str:
+    """A kernel with these constructs inside each other; the innermost is left by some lanes on some turns."""
+    lines = ["from qpu.lang.surface import *", "", "def masks(k: Grid, p: In[i32], out: Out[i32]) -> None:",
+             "    i = k.index(p.size)", "    a = p[i]", "    s = i32(0)", "    t = i32(1)"]  # fmt: skip
+    indent = 1
+
+    def put(text: str) -> None:
+        lines.append("    " * indent + text)
+
+    for d, kind in enumerate(nest):
+        if kind == "if":
+            put(f"if (a >> {d}) & 3:")
+        elif kind == "while":
+            put(f"w{d} = i32(0)")
+            put(f"while w{d} < ((a >> {d}) & 3):")
+        else:
+            put(f"for j{d} in range((a >> {d + 1}) & 3):")
+        indent += 1
+        if kind == "while":
+            put(f"w{d} += 1")
+        put(f"s += {3 + d}")
+    put("t = t * 5 + s")
+    put("if (a + t) % 3 == 1:")
+    indent += 1
+    if leave == "return":
+        put("out[i] = s * 1000 + t")
+    put(leave)
+    indent -= 1
+    for d in reversed(range(len(nest))):
+        put(f"s += {10 ** (d + 1)}")
+        put("t ^= s")
+        indent -= 1
+    put("out[i] = s + t")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="module")
+def boards() -> Iterator[list[Device]]:
+    devices = [qpu.open_device(name, engine="reference") for name in BOARDS]
+    yield devices
+    for device in devices:
+        device.close()
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=lambda n: f"{'-'.join(CASES[n][0])}-{CASES[n][1]}")
+def test_every_nesting(number: int, boards: list[Device]) -> None:
+    nest, leave = CASES[number]
+    kernel = Kernel.from_source(text_of(nest, leave), "masks", coarsen=1 + number % 2)
+    n = 35
+    p = (np.arange(n, dtype=np.int32) * 11) % 64
+    want, got = np.zeros(n, np.int32), np.zeros(n, np.int32)
+    kernel.python(p, want)
+    interpret(kernel.fn, {"p": p, "out": got}, coarsen=1 + number % 2)
+    assert got.tolist() == want.tolist()
+    assert len(set(want.tolist())) > 2
+    gpu = boards[number % len(boards)]
+    out = gpu.zeros(n, np.int32)
+    kernel(gpu.array(p), out)
+    assert out.numpy().tolist() == want.tolist()
+    assert kernel.compile(gpu.isa).program.check() == []
+
+
+ALL_LEAVE = """from qpu.lang.surface import *
+
+def masks(k: Grid, p: In[i32], out: Out[i32]) -> None:
+    i = k.index(p.size)
+    a = p[i]
+    s = i32(i)
+    for j in range(6):
+        if a > 2:
+            a -= 1
+            s = s * 3 + a
+        out[i] = s
+        return
+    out[i] = a ^ 77
+"""
+
+
+@pytest.mark.parametrize("number", range(3), ids=BOARDS)
+def test_all_lanes_leave_in_the_first_turn(number: int, boards: list[Device]) -> None:
+    """Then the mask of lanes that left is a constant behind the turn."""
+    kernel = Kernel.from_source(ALL_LEAVE, "masks", coarsen=1)
+    p, want = np.arange(-5, 30, dtype=np.int32), np.zeros(35, np.int32)
+    kernel.python(p, want)
+    gpu = boards[number]
+    out = gpu.zeros(35, np.int32)
+    kernel(gpu.array(p), out)
+    assert out.numpy().tolist() == want.tolist()
