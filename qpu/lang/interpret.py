@@ -17,6 +17,8 @@ from qpu.core.scalar_lanes import float_bits
 from qpu.errors import UsageError
 from qpu.lang.compile import to_kir
 from qpu.lang.interp import Interpreter
+from qpu.lang.legalise import legalise
+from qpu.lang.legalise_vc4 import legalise_vc4
 from qpu.lang.meaning import meanings
 from qpu.lang.plain_lanes import PlainLanes
 from qpu.lang.types import DTYPES
@@ -86,4 +88,7 @@ def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> Non
     which = Isa(isa)
     ir = to_kir(source, str(which), consts, coarsen=1)
     count = workers if workers is not None else 4
-    Interpreter(ir.region, params, memory, count, ArrayLanes(), meanings(which), names=names).run()
+    region, vc4 = ir.region, which is Isa.VC4
+    if vc4:  # sums, conversions and stores as that chip does them
+        region = legalise_vc4(legalise(region, str(which)), names, inputs=ir.inputs)
+    Interpreter(region, params, memory, count, ArrayLanes(), meanings(which), names=names, single=vc4).run()

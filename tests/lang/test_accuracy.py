@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -140,6 +141,30 @@ def test_plain_python_is_within_the_bound() -> None:
         with np.errstate(all="ignore"):
             want = np.asarray(accuracy.ROWS[name].true(values.astype(np.float64))).astype(np.float32)
         assert _same(out, want).all(), (name, out, want)
+
+
+INTERPRETED = """from qpu.lang.surface import *
+from qpu.lang.surface import FUNCTIONS
+
+exp, sqrt, sin = FUNCTIONS["exp"], FUNCTIONS["sqrt"], FUNCTIONS["sin"]
+
+def one(k: Grid, x: In[f32], y: In[f32], out: Out[f32]) -> None:
+    i = k.index()
+    out[i] = exp(x[i]) / y[i] + sqrt(abs(y[i])) * sin(x[i])
+    if x[i] > 0.0:
+        out[i] = x[i] + y[i]
+"""
+
+
+def test_kernels_in_the_interpreter_equal_the_boards(gpu: Device) -> None:
+    x, y = np.random.default_rng(2).uniform(-3, 3, (2, 37)).astype(np.float32)
+    kernel = Kernel.from_source(INTERPRETED, "one", coarsen=1)
+    out, want = gpu.zeros(37), np.zeros(37, np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kernel(gpu.array(x), gpu.array(y), out)
+    kernel.interpret(x, y, want, isa=str(gpu.isa))
+    assert np.array_equal(out.numpy().view(np.uint32), want.view(np.uint32))
 
 
 FAST = """from qpu.lang.surface import *
