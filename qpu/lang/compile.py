@@ -14,6 +14,7 @@ from qpu.lang.front import Exits, Frame, Front, Language, Site
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.mapping import GridBody, GridObject, TeamObject
 from qpu.lang.merge_stores import merge_stores
+from qpu.lang.share_loads import share_loads
 from qpu.lang.source import Source
 from qpu.lang.types import DTYPES
 from qpu.lang.values import View
@@ -267,7 +268,7 @@ def to_kir(
     else:
         GridBody(f, source.body, coarsen, layout).evaluate()
     f.finish()
-    top = merge_stores(q.top, isa, f.turns)
+    top = merge_stores(share_loads(q.top, isa, f.turns), isa, f.turns)
     _mark_items(top, f.turns)
     remove_dead(top)
     assert isinstance(source.tree, ast.FunctionDef)

@@ -90,5 +90,5 @@ def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> Non
     count = workers if workers is not None else 4
     region, vc4 = ir.region, which is Isa.VC4
     if vc4:  # sums, conversions and stores as that chip does them
-        region = legalise_vc4(legalise(region, str(which)), names, inputs=ir.inputs)
+        region = legalise_vc4(legalise(region, str(which)), names, inputs=ir.inputs, atomics=False)
     Interpreter(region, params, memory, count, ArrayLanes(), meanings(which), names=names, single=vc4).run()

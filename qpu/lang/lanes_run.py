@@ -369,7 +369,7 @@ class TeamLane(LaneAsm):
 
     def store_tile(self, c: ArrayView, i0: Any, j0: Any, acc: Any) -> None:
         for i, row in enumerate(acc):
-            for j, v in enumerate(row):
+            for j, v in enumerate(row if isinstance(row, list | tuple) else [row]):
                 r, column = int(i0) + i, int(j0) + 16 * j + self._lane
                 if r < c.data.shape[0] and column < c.data.shape[1]:
                     c[r, column] = v

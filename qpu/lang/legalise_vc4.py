@@ -32,6 +32,7 @@ class _Vc4(Rewriter):
         self.notes = notes
         self.steps = Steps(top)
         self.guards: list[Value] = []
+        self.atomics = True
         self.grid = inputs is None
         self.rule = Grouping(range(len(names)), ("store",), 64, 4, inputs)
         self.groups: dict[int, list[Value]] = {}
@@ -518,7 +519,7 @@ _RULES: Final[dict[str, Callable[..., Value | None]]] = {
     "fneg": lambda r, v, args: r.q.emit("fsub", r.f(0.0), args[0]),
     "load": lambda r, v, args: r.load(v, args),
     "store": lambda r, v, args: r.store(v, args),
-    "atomic": lambda r, v, args: r.atomic(v, args),
+    "atomic": lambda r, v, args: r.atomic(v, args) if r.atomics else None,
     "barrier": lambda r, v, args: r.barrier(),
 }
 
@@ -529,11 +530,14 @@ def legalise_vc4(
     notes: list[Diagnostic] | None = None,
     *,
     inputs: frozenset[int] | None = None,
+    atomics: bool = True,
 ) -> Region:
     """The same kernel in operations that VideoCore IV has; `qpu.lang.legalise` runs before. names: of the arrays;
     notes: to which what is slow is added; inputs: of a Team, the arrays that overlap nothing that is written; None: the
-    items of loops are independent of each other.
+    items of loops are independent of each other; atomics: make them of reads and writes under the mutex, which an
+    interpreter that runs all workers in step cannot keep apart.
     """
     r = _Vc4(top, names, [] if notes is None else notes, inputs)
+    r.atomics = atomics
     r.region(top)
     return r.q.top

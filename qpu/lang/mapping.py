@@ -274,6 +274,8 @@ def chunks(
 
     device_loop(f, node, [name, *names], going, turn, ast.copy_location(ast.Constant(True), node), advance)
     following = f.names.pop(name)
+    if not isinstance(following, Value):  # the loop is wrong: report what the tail finds
+        following = lane_bytes
     tail_vectors = coarsen if alone else 1
     left = q.emit("shl", q.emit("sub", n, whole), q.const("u", 2))
     if names:  # of a Team: what is left is the next vector of the worker whose turn it is
@@ -444,8 +446,10 @@ def _blocks_loop(f: Front, node: ast.For, items: Items, names: list[str], *, lea
 
     device_loop(f, node, [name, *names], going, turn, ast.copy_location(ast.Constant(True), node), advance)
     number = f.names.pop(name)
-    if leaving or not isinstance(number, Value):  # the loop is wrong, and reported
+    if leaving:
         return
+    if not isinstance(number, Value):  # the loop is wrong: report what the tail finds
+        number = start
     off = offset(whole)
     mine = q.emit("eq", number, whole, type_="b", attr="i")
     mine = q.emit("band", mine, q.emit("lt", whole, stop, type_="b", attr="i"))
@@ -565,16 +569,28 @@ def _shared(f: Front, node: ast.Call, type_: Any, n: Any) -> View:
 
 
 def _store_tile(f: Front, node: ast.Call, c: Any, i0: Any, j0: Any, acc: Any) -> None:
-    """c[i0 + i, j0 + 16 * j + lane] = acc[i][j], inside c only."""
+    """c[i0 + i, j0 + 16 * j + lane] = acc[i][j], inside c only; a row may be one value instead of a list of one."""
     if not isinstance(c, View) or c.rank != 2:
         raise f.error(node, "lang-type", f"k.store_tile into {f.describe(c)}", allowed="an Out2 parameter")
     q = f.q
+    if not isinstance(acc, list | tuple) or not acc:
+        raise f.error(node, "lang-type", f"k.store_tile of {f.describe(acc)}",
+                      allowed="a list of rows: of values, or of lists of values, 16 columns each")  # fmt: skip
+    acc = [list(row) if isinstance(row, list | tuple) else [row] for row in acc]
+    if len({len(row) for row in acc}) > 1:
+        raise f.error(node, "lang-type", "the rows of the tile differ in length")
+    if c.dtype.size > 4 or c.dtype.lanes > 1:
+        raise f.error(node, "lang-type", f"k.store_tile into {c.dtype}", allowed="arrays of numbers")
+    if c.mode == "in":
+        raise f.error(node, "lang-write-in", f"{c.name} is an In parameter and is written", help="declare it Out2")
     r, first = (f.convert(x, "i", node) for x in (i0, j0))
+    if r.varying or first.varying:
+        raise f.error(node, "lang-varying", "the corner of a tile varies", allowed="what k.tiles gives")
     base = q.emit("add", c.base, q.emit("bitcast", q.emit("mul", r, c.strides[0]), type_="u"))
     access = f.access(c, 0, node, "store")
-    lane, size = q.emit("lane"), q.const("u", 2)
+    lane, size = q.emit("lane"), q.const("u", c.dtype.size.bit_length() - 1)
     start, end = q.emit("shl", q.emit("add", first, lane), size), q.emit("shl", c.shape[1], size)
-    offsets = [q.emit("add", start, q.const("i", 64 * j)) for j in range(len(acc[0]))]
+    offsets = [q.emit("add", start, q.const("i", LANES * c.dtype.size * j)) for j in range(len(acc[0]))]
     inside = [q.emit("lt", x, end, type_="b", attr="i") for x in offsets]
     left = q.emit("sub", c.shape[0], r)
     for i, row in enumerate(acc):

@@ -50,6 +50,11 @@ class _Planner(Rewriter):
             self.q.loc = v.loc
             if id(v) in self.groups:
                 continue
+            if v.op == "load":  # its result comes behind those that were asked for before
+                while pending:
+                    self._take(pending)
+                self.one(v)
+                continue
             self._ask(waiting, pending)
             needs = {id(a) for a in v.args}
             if any(id(x) in needs and id(x) not in self.map for g in loads for x in g):
@@ -91,10 +96,14 @@ class _Planner(Rewriter):
                 self._ask(waiting, pending)
                 if not pending:
                     return
-            group, _ = pending.popleft()
-            for v in group:
-                self.map[id(v)] = self.q.append("pop", (), v.type, None, varying=v.varying)
+            self._take(pending)
             self._ask(waiting, pending)
+
+    def _take(self, pending: deque[tuple[list[Value], int]]) -> None:
+        """The results of the oldest request."""
+        group, _ = pending.popleft()
+        for v in group:
+            self.map[id(v)] = self.q.append("pop", (), v.type, None, varying=v.varying)
 
     def replace(self, v: Value, args: tuple[Value, ...]) -> Value | None:
         if v.op == "load":

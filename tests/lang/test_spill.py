@@ -55,7 +55,7 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
 
 def test_more_values_than_registers(gpu: Device) -> None:
     """Two lists of 40 and 16 values that move by one in a loop: some 80 values are live in its middle."""
-    kernel = Kernel.from_source(rotated(40, 16), "rotated", coarsen=1)
+    kernel = Kernel.from_source(rotated(56, 16), "rotated", coarsen=1)
     n = 35
     x, z = np.arange(n, dtype=np.float32) % 8 - 4, (np.arange(n, dtype=np.int32) * 37) % 100 - 50
     want, ints = np.zeros(n, np.float32), np.zeros(n, np.int32)

@@ -9,7 +9,7 @@ import pytest
 
 import qpu
 from qpu.device import Device
-from qpu.lang import Grid, In, In2, InOut, Out, Out2, Team, f32, i32, kernel, unroll
+from qpu.lang import Grid, In, In2, InOut, Out, Out2, Team, f32, i16, i32, kernel, u8, unroll
 from qpu.lang.kir import walk
 from qpu.lang.legalise_vc4 import legalise_vc4
 
@@ -215,6 +215,19 @@ def tiled(k: Team, a: In2[f32], b: In2[f32], c: Out2[f32]) -> None:
                 for j in unroll(range(2)):
                     acc[i][j] += rows[i] * columns[j]
         k.store_tile(c, i0, j0, acc)
+
+
+@kernel
+def tiled_bytes(k: Team, a: In2[u8], c: Out2[i16]) -> None:
+    for i0, j0 in k.tiles(c.shape[0], c.shape[1], 3, 16):
+        k.store_tile(c, i0, j0, [a.get(i0 + i, j0 + k.lane, 0) * 2 - 5 for i in range(3)])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 16), (7, 37)])
+def test_tiles_of_narrow_elements(gpu: Device, shape: tuple[int, int]) -> None:
+    a, c = RANDOM.integers(0, 256, shape, dtype=np.uint8), gpu.zeros(shape, np.int16)
+    tiled_bytes.on(gpu, workers=2)(gpu.array(a), c)
+    assert np.array_equal(c.numpy(), a.astype(int) * 2 - 5)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (4, 8, 32), (5, 7, 33), (9, 16, 70)])
