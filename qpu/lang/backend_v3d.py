@@ -50,7 +50,7 @@ def compile_v3d(
         legal = read_streams(legal, str(isa), ir.read_only)
 
     def planned(groups: frozenset[int]) -> Region:
-        found = plan_memory(legal, str(isa), capacity, groups, ir.inputs)
+        found = plan_memory(legal, str(isa), capacity, groups, ir.inputs, ir.read_only)
         remove_dead(found)
         return found
 

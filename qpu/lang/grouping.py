@@ -22,7 +22,7 @@ _BARS = frozenset({"atomic", "barrier", "loop", "if_any", "lock", "unlock"})
 class Grouping:
     """What may be grouped. arrays: numbers of the arrays; ops: "load", "store"; spacing: bytes from word to word;
     align: of which the first offset is a multiple; inputs: arrays that overlap nothing that is written, None where
-    items are independent.
+    items are independent; singles: arrays whose loads may move up alone, to make room for each other.
     """
 
     arrays: Collection[int]
@@ -30,6 +30,7 @@ class Grouping:
     spacing: int
     align: int
     inputs: Collection[int] | None = None
+    singles: Collection[int] = ()
 
 
 def groups(ops: Sequence[Value], rule: Grouping) -> dict[int, list[Value]]:
@@ -70,7 +71,14 @@ def groups(ops: Sequence[Value], rule: Grouping) -> dict[int, list[Value]]:
                 at += WORDS
             else:
                 at += 1
+    rest = [v for v in ops if v.op == "load" and _alone(v, rule) and id(v) not in found]
+    if found or (len(rest) > 1 and written):
+        found.update((id(v), [v]) for v in rest)
     return found
+
+
+def _alone(v: Value, rule: Grouping) -> bool:
+    return v.attr.array in rule.singles and len(v.args) == 2 and v.attr.dtype != "f16"
 
 
 def _keep_order(

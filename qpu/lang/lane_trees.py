@@ -46,7 +46,14 @@ def scan_lanes(f: Front, v: Value, kind: str) -> Value:
     identity = q.const(v.type, IDENTITY[kind][v.type])
     for distance in (1, 2, 4, 8):
         inside = q.emit("le", q.const("i", distance), lane, type_="b", attr="i")
-        v = q.emit(JOIN[kind][v.type], v, q.emit("select", inside, _moved(f, v, 16 - distance), identity))
+        moved = _moved(f, v, 16 - distance)
+        if identity.attr == 0:  # by bits, not by flags, which scans beside each other would have to share
+            bits = q.emit("select", inside, q.const("i", 0xFFFFFFFF), q.const("i", 0))
+            part = q.emit("and", q.emit("bitcast", moved, type_="i"), bits)
+            moved = q.emit("bitcast", part, type_=v.type)
+        else:
+            moved = q.emit("select", inside, moved, identity)
+        v = q.emit(JOIN[kind][v.type], v, moved)
     return v
 
 

@@ -425,13 +425,19 @@ def _blocks_loop(f: Front, node: ast.For, items: Items, names: list[str], *, lea
         lanes = q.emit("add", q.emit("shl", number, q.const("u", 4)), lane)
         return q.emit("shl", lanes, q.const("u", shift - 2))
 
-    def one(off: Value) -> None:
-        f.assign(node.target, Index(off, q.const("i", 0)))
+    def one(off: Value, block: int = 0) -> None:
+        f.assign(node.target, Index(off, q.const("i", 0), size * block))
         f.execute(node.body)
 
-    def going() -> Value:
+    def going(more: int = 0) -> Value:
         last = stop if leaving else q.emit("min", stop, whole)
-        return q.emit("lt", f.names[name], last, type_="b", attr="i")
+        return q.emit("lt", f.names[name], q.emit("sub", last, q.const("i", more)), type_="b", attr="i")
+
+    def several() -> None:
+        f.turns[id(q.region)] = (q.region, size * TOGETHER)
+        off = offset(f.names[name])
+        for block in range(TOGETHER):
+            one(off, block)
 
     def turn() -> None:
         off = offset(f.names[name])
@@ -441,10 +447,14 @@ def _blocks_loop(f: Front, node: ast.For, items: Items, names: list[str], *, lea
         else:
             one(off)
 
-    def advance() -> None:
-        f.names[name] = q.emit("add", f.names[name], step)
+    def advance(count: int = 1) -> None:
+        f.names[name] = q.emit("add", f.names[name], q.emit("mul", step, q.const("i", count)))
 
-    device_loop(f, node, [name, *names], going, turn, ast.copy_location(ast.Constant(True), node), advance)
+    true = ast.copy_location(ast.Constant(True), node)
+    if items.run and not leaving and _short(node):
+        ahead = TOGETHER - 1
+        device_loop(f, node, [name, *names], lambda: going(ahead), several, true, lambda: advance(TOGETHER))
+    device_loop(f, node, [name, *names], going, turn, true, advance)
     number = f.names.pop(name)
     if leaving:
         return
@@ -455,6 +465,16 @@ def _blocks_loop(f: Front, node: ast.For, items: Items, names: list[str], *, lea
     mine = q.emit("band", mine, q.emit("lt", whole, stop, type_="b", attr="i"))
     inside = q.emit("band", mine, q.emit("lt", off, end, type_="b", attr="i"))
     under_mask(f, node, inside, lambda: one(off), names)
+
+
+TOGETHER = 4  # blocks of a run that one turn of a loop takes, so that they overlap
+SHORT = 120  # nodes of the tree of such a loop
+
+
+def _short(node: ast.For) -> bool:
+    """Whether a body is short and without loops."""
+    inside = [x for statement in node.body for x in ast.walk(statement)]
+    return len(inside) <= SHORT and not any(isinstance(x, ast.For | ast.While | ast.ListComp) for x in inside)
 
 
 def tiles_loop(f: Front, node: ast.For, items: Items) -> None:
@@ -572,6 +592,13 @@ def _store_tile(f: Front, node: ast.Call, c: Any, i0: Any, j0: Any, acc: Any) ->
     """c[i0 + i, j0 + 16 * j + lane] = acc[i][j], inside c only; a row may be one value instead of a list of one."""
     if not isinstance(c, View) or c.rank != 2:
         raise f.error(node, "lang-type", f"k.store_tile into {f.describe(c)}", allowed="an Out2 parameter")
+    if not isinstance(acc, list | tuple) or not all(isinstance(row, list | tuple) for row in acc):
+        raise f.error(node, "lang-type", f"k.store_tile of {f.describe(acc)}",
+                      allowed="a list of rows, each a list of vectors of 16 columns")  # fmt: skip
+    if c.dtype.size > 4 or c.dtype.lanes > 1:
+        raise f.error(
+            node, "lang-type", f"k.store_tile into {c.dtype}", allowed="one element a lane, of 4 bytes at most"
+        )
     q = f.q
     if not isinstance(acc, list | tuple) or not acc:
         raise f.error(node, "lang-type", f"k.store_tile of {f.describe(acc)}",

@@ -81,11 +81,13 @@ class _Planner(Rewriter):
     def _ask(self, waiting: deque[list[Value]], pending: deque[tuple[list[Value], int]]) -> None:
         """Requests whose addresses are known and whose results have room."""
         while waiting and self._ready(waiting[0][0]):
-            if sum(n for _, n in pending) + 4 > self.capacity:
+            words = len(waiting[0])
+            if sum(n for _, n in pending) + words > self.capacity:
                 return
             group = waiting.popleft()
-            self.q.append("request", self._address(group[0]), "", Request(group[0].attr, 4, VEC4), varying=False)
-            pending.append((group, 4))
+            byte = VEC4 if words > 1 else _byte(group[0].attr)
+            self.q.append("request", self._address(group[0]), "", Request(group[0].attr, words, byte), varying=False)
+            pending.append((group, words))
 
     def _collect(self, waiting: deque[list[Value]], pending: deque[tuple[list[Value], int]], needs: set[int]) -> None:
         """Take results until those that are needed are there."""
@@ -117,9 +119,8 @@ class _Planner(Rewriter):
     def _load(self, v: Value, args: tuple[Value, ...]) -> Value:
         q, a = self.q, v.attr
         t = DTYPES[a.dtype]
-        byte = WORD if t.size >= 4 else PER_LANE | TYPES[t.name]
         base = q.emit("add", args[0], self.u(a.offset))
-        q.append("request", (base, args[1], *args[2:]), "", Request(_bits(a), 1, byte), varying=False)
+        q.append("request", (base, args[1], *args[2:]), "", Request(_bits(a), 1, _byte(a)), varying=False)
         raw = "u" if t.name == "f16" else v.type
         found = q.append("pop", (), raw, None, varying=v.varying)
         if t.name == "f16":
@@ -136,11 +137,10 @@ class _Planner(Rewriter):
 
     def _store(self, v: Value, args: tuple[Value, ...]) -> Value:
         q, a = self.q, v.attr
-        t = DTYPES[a.dtype]
-        byte = WORD if t.size >= 4 else PER_LANE | TYPES[t.name]
+        DTYPES[a.dtype]
         base = q.emit("add", args[0], self.u(a.offset))
         q.append("data", (self._word(v, args[2]),), "", None, varying=False)
-        return q.append("commit", (base, args[1], *args[3:]), "", Request(_bits(a), 1, byte), varying=False)
+        return q.append("commit", (base, args[1], *args[3:]), "", Request(_bits(a), 1, _byte(a)), varying=False)
 
     def _store_group(self, group: list[Value]) -> None:
         q = self.q
@@ -165,17 +165,30 @@ class _Planner(Rewriter):
         return q.append("pop", (), v.type, None, varying=True)
 
 
+def _byte(access: Access) -> int:
+    """The configuration of an access to single elements."""
+    t = DTYPES[access.dtype]
+    return WORD if t.size >= 4 else PER_LANE | TYPES[t.name]
+
+
 def _bits(access: Access) -> Access:
     """An access to halves as one to their bits: conversions are operations of their own."""
     return replace(access, dtype="u16") if access.dtype == "f16" else access
 
 
-def plan_memory(top: Region, isa: str, capacity: int, wide: frozenset[int], inputs: frozenset[int] | None) -> Region:
+def plan_memory(
+    top: Region,
+    isa: str,
+    capacity: int,
+    wide: frozenset[int],
+    inputs: frozenset[int] | None,
+    read_only: frozenset[int] = frozenset(),
+) -> Region:
     """The same kernel with requests instead of loads and stores.
 
     capacity: result words that may be pending; wide: arrays whose accesses may be four words at once; inputs: of a
-    Team, the arrays that overlap nothing that is written.
+    Team, the arrays that overlap nothing that is written; read_only: those whose single loads may pass stores.
     """
-    planner = _Planner(isa, capacity, Grouping(wide, ("load", "store"), 4, 16, inputs))
+    planner = _Planner(isa, capacity, Grouping(wide, ("load", "store"), 4, 16, inputs, read_only))
     planner.region(top)
     return planner.q.top

@@ -354,11 +354,13 @@ class _Select(Selector):
 
     def _bcast(self, v: Value) -> None:
         q = v.args[1]
-        if q.constant is not None:
-            # rotate the lane to place 0, then spread it; by doubling on both chips
-            n = q.constant & 15
-            index = self.uniform(("const", n)) if imm_index(n) is None else None
-            assert index is None
+        if q.constant is not None and self.isa is Isa.V3D42:  # the lane moves to place 0, r5 spreads it
+            held, r = self.register(), self.register()
+            self.op("mov", held, self.in_register(v.args[0]))
+            self.op("mov", Fixed("magic", R5REP), held, rot=(16 - (q.constant & 15)) % 16 or None, role="r5")
+            self.op("mov", r, Fixed("acc", 5))
+            self.place[id(v)] = r
+            return
         a, at = self.in_register(v.args[0]), self.in_register(q)
         if self.isa is Isa.V3D71:
             r = self.register()

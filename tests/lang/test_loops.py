@@ -65,6 +65,16 @@ def mandelbrot(k: Grid, w: i32, scale: f32, limit: i32, out: Out[i32]) -> None:
 
 
 @kernel
+def prefix(k: Team, x: In[i32], y: Out[i32]) -> None:
+    """Prefix sums of each worker's own run."""
+    carry = i32(0)
+    for i in k.items(x.size, run=True):
+        s = k.scan(x[i]) + carry
+        y[i] = s
+        carry = k.last(s)
+
+
+@kernel
 def gemm(k: Team, a: In2[f32], b: In2[f32], c: Out2[f32], rows: Const[int] = 24, cols: Const[int] = 32) -> None:
     """c = a' b: a holds panels of `rows` rows of the left matrix, each column by column."""
     for i0, j0 in k.tiles(c.shape[0], c.shape[1], rows, cols):
@@ -91,6 +101,7 @@ GOLDEN = {
     polynomial: (26, 31, 40),
     soft: (26, 27, 30),
     dot: (13, 15, 19),
+    prefix: (49, 56, 69),
     mandelbrot: (8, 9, 10),
 }
 
@@ -124,6 +135,18 @@ def test_core_of_matrix_products(isa: Isa) -> None:
         gemm.on(gpu, workers=3)(gpu.array(panels), gpu.array(b), c, rows=rows, cols=cols)
         found = c.numpy()
     assert (np.abs(found - a.astype(np.float64) @ b) <= error_bound(isa, 1.0, a, b, 0.0, found)).all()
+
+
+@pytest.mark.parametrize("isa", BOARDS, ids=str)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_runs_of_several_vectors_a_turn(isa: Isa, workers: int) -> None:
+    with qpu.open_device(BOARDS[isa], engine="reference") as gpu:
+        for n in (1, 16, 63, 64, 65, 200, 515):
+            x = RANDOM.integers(-1000, 1000, n).astype(np.int32)
+            y, plain = gpu.zeros(n, np.int32), np.zeros(n, np.int32)
+            prefix.on(gpu, workers=workers)(gpu.array(x), y)
+            prefix.python(x, plain, workers=workers)
+            assert np.array_equal(y.numpy(), plain)
 
 
 @pytest.mark.parametrize("isa", BOARDS, ids=str)
