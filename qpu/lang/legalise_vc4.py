@@ -497,6 +497,17 @@ def _uminmax(smaller: bool) -> Callable[..., Any]:
     return choose
 
 
+def _equal(r: _Vc4, v: Value, args: tuple[Value, ...]) -> Value | None:
+    """Floats by their order: a difference is not 0 for two infinities of one sign."""
+    if v.attr != "f" or any(x.constant is not None and x.constant & 0x7F800000 != 0x7F800000 for x in args):
+        return None
+    a, b = args
+    if v.op == "eq":
+        both = (r.q.emit("le", x, y, type_="b", attr="f") for x, y in ((a, b), (b, a)))
+        return r.q.emit("band", *both)
+    return r.q.emit("bor", *(r.q.emit("lt", x, y, type_="b", attr="f") for x, y in ((a, b), (b, a))))
+
+
 def _smul24(r: _Vc4, v: Value, args: tuple[Value, ...]) -> Value:
     n = r.u(8)
     a, b = (r.q.emit("asr", r.q.emit("shl", r.cast(x, "i"), n), n) for x in args)
@@ -514,6 +525,8 @@ _RULES: Final[dict[str, Callable[..., Value | None]]] = {
     "umin": _uminmax(True),
     "umax": _uminmax(False),
     "smul24": _smul24,
+    "eq": _equal,
+    "ne": _equal,
     "h2f": lambda r, v, args: r.half(args[0]),
     "f2h": lambda r, v, args: r.to_half(args[0]),
     "fneg": lambda r, v, args: r.q.emit("fsub", r.f(0.0), args[0]),

@@ -27,8 +27,9 @@ def _greater(v: Any, a: Any, b: Any) -> Any:
 
 
 def _equal(v: Any, a: Any, b: Any) -> Any:
-    """By the zero flag of the difference: infinities of one sign differ."""
-    return v.eq(vc4.fsub(v, a, b), v.const(0))
+    """By the zero flag of the difference, as with a finite constant; or neither is greater (infinities)."""
+    neither = v.mnot(v.mor(_greater(v, a, b), _greater(v, b, a)))
+    return v.mor(v.eq(vc4.fsub(v, a, b), v.const(0)), neither)
 
 
 _VC4: Final[dict[str, Sem]] = {

@@ -167,6 +167,24 @@ def test_kernels_in_the_interpreter_equal_the_boards(gpu: Device) -> None:
     assert np.array_equal(out.numpy().view(np.uint32), want.view(np.uint32))
 
 
+EQUAL = """from qpu.lang.surface import *
+
+def one(k: Grid, x: In[f32], y: In[f32], out: Out[i32]) -> None:
+    i = k.index()
+    a, b = x[i], y[i]
+    out[i] = where(a == b, 1, 0) + where(a != b, 2, 0) + where(a == 0.0, 4, 0) + where(a != 1.5, 8, 0)
+"""
+
+
+def test_equality_of_zeros_and_infinities(gpu: Device) -> None:
+    values = np.array([0.0, -0.0, 1.5, -1.5, INF, -INF, 3e38, 1.5000001], np.float32)
+    x, y = (v.ravel() for v in np.meshgrid(values, values))
+    out = gpu.zeros(len(x), np.int32)
+    Kernel.from_source(EQUAL, "one", coarsen=1)(gpu.array(x), gpu.array(y), out)
+    want = 1 * (x == y) + 2 * (x != y) + 4 * (x == 0) + 8 * (x != 1.5)
+    assert np.array_equal(out.numpy(), want)
+
+
 FAST = """from qpu.lang.surface import *
 
 def one(k: Grid, x: In[f32], out: Out[f32]) -> None:
