@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qpu.core.isa import Isa
+from qpu.lang.ahead import load_ahead
 from qpu.lang.bundle import bundle
 from qpu.lang.coalesce import coalesce
 from qpu.lang.colour import colour_v3d
@@ -54,7 +55,8 @@ def compile_v3d(
         remove_dead(found)
         return found
 
-    region = planned(arrays if wide is None else wide)
+    region = load_ahead(planned(arrays if wide is None else wide), str(isa), capacity)
+    remove_dead(region)
     slots = V3dTarget(isa, {}).slots
     tries = [(registers - 8, False), (registers - 24, False), (10, False), (10, True)]
     refused = set()

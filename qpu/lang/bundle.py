@@ -108,7 +108,7 @@ class _Block:
         """The instructions. done: blocks that are scheduled, which a branch may lead back to."""
         branch = self.block.branch
         asks = 1 + self.target.branch_slots if branch is not None and branch[1] else 0
-        nodes = graph(self.block.ops, self.target.effects, self.capacity, TMU_LATENCY, asks)
+        nodes = graph(self.block.ops, self.target.effects, self.capacity, TMU_LATENCY, asks, self.block.pending)
         ready = [n for n in nodes if not n.waits]
         left = len(nodes)
         cycle = 0

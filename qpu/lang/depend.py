@@ -64,17 +64,23 @@ def virtual_effects(m: MOp) -> Effects:
 
 
 def graph(
-    ops: Sequence[MOp], effects: Callable[[MOp], Effects], capacity: int, tmu_latency: int, branch: int = 0
+    ops: Sequence[MOp],
+    effects: Callable[[MOp], Effects],
+    capacity: int,
+    tmu_latency: int,
+    branch: int = 0,
+    pending: int = 0,
 ) -> list[Node]:
     """The nodes of a block with their edges and priorities: the longest way to the end.
 
     capacity: result words that may be pending; tmu_latency: instructions from a request to its first result, which
-    count for priorities alone, as the hardware waits; branch: instructions of a branch at the end that asks the flags.
+    count for priorities alone, as the hardware waits; branch: instructions of a branch at the end that asks the flags;
+    pending: result words that were asked for before the block.
     """
     nodes = [Node(m, i) for i, m in enumerate(ops)]
     writer: dict[object, tuple[Node, int]] = {}
     readers: dict[object, list[Node]] = {}
-    words: list[Node] = []  # the request of each result word
+    words: list[Node | None] = [None] * pending  # the request of each result word
     pops: list[Node] = []
     last_request: Node | None = None
     last_uniform: Node | None = None
@@ -106,9 +112,10 @@ def graph(
         elif m.role == "pop":
             if pops:
                 pops[-1].before(node, 1)
-            if len(pops) < len(words):
-                words[len(pops)].before(node, 1)
-                node.asked = words[len(pops)]
+            asked = words[len(pops)] if len(pops) < len(words) else None
+            if asked is not None:
+                asked.before(node, 1)
+                node.asked = asked
             pops.append(node)
         if m.role in ("uniform", "stream") or STREAM in (m.a, m.b):
             if last_uniform is not None:

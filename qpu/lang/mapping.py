@@ -592,13 +592,6 @@ def _store_tile(f: Front, node: ast.Call, c: Any, i0: Any, j0: Any, acc: Any) ->
     """c[i0 + i, j0 + 16 * j + lane] = acc[i][j], inside c only; a row may be one value instead of a list of one."""
     if not isinstance(c, View) or c.rank != 2:
         raise f.error(node, "lang-type", f"k.store_tile into {f.describe(c)}", allowed="an Out2 parameter")
-    if not isinstance(acc, list | tuple) or not all(isinstance(row, list | tuple) for row in acc):
-        raise f.error(node, "lang-type", f"k.store_tile of {f.describe(acc)}",
-                      allowed="a list of rows, each a list of vectors of 16 columns")  # fmt: skip
-    if c.dtype.size > 4 or c.dtype.lanes > 1:
-        raise f.error(
-            node, "lang-type", f"k.store_tile into {c.dtype}", allowed="one element a lane, of 4 bytes at most"
-        )
     q = f.q
     if not isinstance(acc, list | tuple) or not acc:
         raise f.error(node, "lang-type", f"k.store_tile of {f.describe(acc)}",

@@ -50,17 +50,13 @@ class _Planner(Rewriter):
             self.q.loc = v.loc
             if id(v) in self.groups:
                 continue
-            if v.op == "load":  # its result comes behind those that were asked for before
-                while pending:
-                    self._take(pending)
-                self.one(v)
-                continue
             self._ask(waiting, pending)
             needs = {id(a) for a in v.args}
             if any(id(x) in needs and id(x) not in self.map for g in loads for x in g):
                 self._collect(waiting, pending, needs)
             if v.op in ("load", "atomic"):  # results come in the order of the requests
-                self._collect(deque(), pending, {id(x) for g, _ in pending for x in g})
+                while pending:
+                    self._take(pending)
             self.one(v)
         self._ask(waiting, pending)
         self._collect(waiting, pending, {id(x) for g in loads for x in g})

@@ -103,13 +103,16 @@ class MOp:
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """Operations in order, then perhaps a branch. depth: loops around it. branch: target and condition ("" always)."""
+    """Operations in order, then perhaps a branch. depth: loops around it. branch: target and condition ("" always).
+    pending: result words of the TMU that were asked for before it.
+    """
 
     name: str
     depth: int = 0
     ops: list[MOp] = field(default_factory=list)
     branch: tuple[Block, str] | None = None
     falls: Block | None = None
+    pending: int = 0
     loc: Loc | None = None
 
     @property

@@ -37,7 +37,7 @@ class _Row:
 
 
 def _block(block: Block, slots: Slots, capacity: int, limit: int, into: int, out: int) -> None:
-    nodes = graph(block.ops, virtual_effects, capacity, 1)
+    nodes = graph(block.ops, virtual_effects, capacity, 1, pending=block.pending)
     rows = {id(n): _Row(n, slots(n.m)) for n in nodes}
     left: dict[int, int] = {}
     for row in rows.values():

@@ -43,6 +43,7 @@ class Selector:
 
     def __init__(self, top: Region) -> None:
         self.count = 0
+        self.waiting = 0  # result words that were asked for and not taken yet, where loads are asked for ahead
         self.place: dict[int, Operand] = {}
         self.uniforms: dict[Uniform, int] = {}
         self.entry: list[MOp] = []
@@ -74,7 +75,7 @@ class Selector:
         return self.count - 1
 
     def block(self, name: str) -> Block:
-        made = Block(f"{name}{len(self.blocks)}", self.depth)
+        made = Block(f"{name}{len(self.blocks)}", self.depth, pending=self.waiting)
         if self.blocks and (self.now.branch is None or self.now.branch[1]):
             self.now.falls = made
         self.blocks.append(made)
@@ -149,7 +150,7 @@ class Selector:
             return self.held[1]
         if v.op == "bnot":
             return self.opposite(self.mask(v.args[0]))
-        polarity = self.flags(v)
+        polarity = self._by_sign(v) or self.flags(v)
         self.held = (v, polarity)
         return polarity
 
@@ -280,21 +281,20 @@ class Selector:
         return v.args[0] if v.op == "any" else v
 
     def _condition(self, attr: Loop) -> Polarity:
-        """Make the flags tell the loop's condition; an addition whose sign is asked for tells it itself."""
-        cond = self._lanes_of(attr.cond)
-        if cond.op == "lt" and cond.attr == "i" and cond.args[1].constant == 0 and id(cond) not in self.place:
-            x = self.place.get(id(cond.args[0]))
-            for at in range(len(self.now.ops) - 1, -1, -1):
-                m = self.now.ops[at]
-                if m.push or m.update or m.cond or m.op in ("umul24", "multop"):
-                    break
-                if m.dst == x and m.op in ("add", "sub"):
-                    polarity = self.sign(m)
-                    if polarity is None:
-                        break
-                    self.held = (cond, polarity)
-                    return polarity
-        return self.mask(cond)
+        """Make the flags tell the loop's condition."""
+        return self.mask(self._lanes_of(attr.cond))
+
+    def _by_sign(self, v: Value) -> Polarity | None:
+        """The addition that makes a value tells whether it is below zero, where nothing has used the flags since."""
+        if v.op != "lt" or v.attr != "i" or v.args[1].constant != 0 or id(v) in self.place:
+            return None
+        x = self.place.get(id(v.args[0]))
+        for m in reversed(self.now.ops):
+            if m.push or m.update or m.cond or m.op in ("umul24", "multop"):
+                return None
+            if m.dst == x and m.op in ("add", "sub"):
+                return self.sign(m)
+        return None
 
     def _parallel(self, copies: list[tuple[Operand, Operand]]) -> None:
         """All at once: an order in which nothing is overwritten before it is read, with a register for cycles."""

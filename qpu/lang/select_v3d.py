@@ -387,6 +387,7 @@ class _Select(Selector):
 
     def _request(self, v: Value) -> None:
         self._address(v, role="request", words=v.attr.words)
+        self.waiting += v.attr.words
 
     def _seek(self, v: Value) -> None:
         self.op("mov", Fixed("magic", UNIFA), self.in_register(v.args[0]), role="stream")
@@ -399,6 +400,7 @@ class _Select(Selector):
     def _pop(self, v: Value) -> None:
         r = self.register()
         self.op("", sig=_LDTMU, sig_dst=r, role="pop")
+        self.waiting -= 1
         self.place[id(v)] = r
 
     def _data(self, v: Value) -> None:
@@ -415,6 +417,7 @@ class _Select(Selector):
     def _commit(self, v: Value) -> None:
         atomic = v.attr.byte & 0x78 != 0x78
         self._address(v, role="request" if atomic else "store", words=1 if atomic else 0)
+        self.waiting += atomic
 
     def _barrier(self, v: Value) -> None:
         """Stores end, then the thread joins the barrier with its switch; nothing else is in that block, nor in the
