@@ -62,7 +62,7 @@ def dot(k: Team, x: In[f32], y: In[f32], part: Out[f32]) -> None:
     part[k.worker] = k.sum(acc)
 
 
-@kernel(coarsen=1)
+@kernel
 def mandelbrot(k: Grid, w: i32, scale: f32, limit: i32, out: Out[i32]) -> None:
     i = k.index(out.size)
     cx = f32(i % w) * scale
@@ -164,6 +164,14 @@ LOOPS: dict[str, tuple[Callable[[Device, int], Any], int, int, float]] = {
     "blur": (lambda g, n: blur(*(g.zeros((48, 64 * n), np.uint8) for _ in "ab")), 2, 10, 48 * 64),
     "prefix": (lambda g, n: prefix.on(g, workers=8)(*(g.zeros(n * STEP, np.int32) for _ in "ab")), 2, 10, STEP),
 }
+
+
+TUNABLE: dict[Kernel, Callable[[Device], tuple[Any, ...]]] = {
+    saxpy: lambda g: (2.0, *arrays(g, 4 * STEP, 2)),
+    polynomial: lambda g: (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, *arrays(g, 4 * STEP, 2)),
+    soft: lambda g: (0.5, *arrays(g, 4 * STEP, 2)),
+}
+"""Kernels whose knobs tools/tune.py chooses, with arguments; their cost does not depend on the data."""
 
 
 def loops(report: _common.Report) -> None:

@@ -105,6 +105,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "qpu.lang.cache": {*_ISA, "qpu.lang", "qpu.program"},
     "qpu.lang.travel": {*_ISA, "qpu.lang", "qpu.lang.cache"},
+    "qpu.lang.tune": {*_ISA, "qpu.device", "qpu.lang"},
     "qpu.lang.interpret": {*_ISA, "qpu.buffers", "qpu.lang"},
     "qpu.lang.variants": {*_ISA, "qpu.device", "qpu.instruction_sets", "qpu.lang", "qpu.launch", "qpu.program"},
     "qpu.lang.launch": {
@@ -140,6 +141,7 @@ LAYERS: dict[str, set[str]] = {
         "qpu.lang.interpret",
         "qpu.lang.launch",
         "qpu.lang.travel",
+        "qpu.lang.tune",
         "qpu.lang.variants",
         "qpu.launch",
     },

@@ -83,13 +83,28 @@ def _files(where: Path) -> CacheFiles:
 # -- keys
 
 
+def _parts(source: Source) -> list[str] | None:
+    """What a kernel is: its tree, and the values that it reaches; None where no text stands for one of them."""
+    parts = [_tree(source)]
+    for reached in source.reached:
+        text = _text(reached.value)
+        if text is None:
+            return None
+        parts.append(f"{reached.by.fn.__name__}.{reached.name}={text}")
+    return parts
+
+
+def identity(source: Source) -> str | None:
+    """A name for a kernel that does not depend on the compiler; None where a text cannot stand for what it reaches."""
+    parts = _parts(source)
+    return None if parts is None else hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
 def key_of(source: Source, special: Special) -> str | None:
     """The name of an entry; None where the kernel reaches an object that a text cannot stand for."""
     consts = [(name, _text(value)) for name, value in special.consts]
-    parts = [_tree(source)]
-    for reached in source.reached:
-        parts.append(f"{reached.by.fn.__name__}.{reached.name}={_text(reached.value)}")
-    if any(text is None for _, text in consts) or any(p.endswith("=None") for p in parts):
+    parts = _parts(source)
+    if parts is None or any(text is None for _, text in consts):
         return None
     knobs = [str(special.isa), special.schedule.row, special.wide, special.check, special.coarsen]
     data = json.dumps([compiler_hash(), parts, consts, knobs])

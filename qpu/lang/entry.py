@@ -129,6 +129,15 @@ class Kernel:
         arrays = sum(r.kind == "array" for r in rows)
         return Special(which, tuple(consts.items()), schedule, (bool(wide),) * arrays, bool(check))
 
+    def with_knobs(self, schedule: Schedule) -> Kernel:
+        """The same function with other knobs."""
+        return Kernel(self.fn, schedule)
+
+    @property
+    def compiled(self) -> list[Compiled]:
+        """What has been compiled so far."""
+        return [made for _, made in self._made.values()]
+
     def made(self, special: Special) -> Compiled:
         """The kernel compiled for `special`; kept. Raises: CompileError."""
         key = _key(special)
@@ -143,8 +152,12 @@ class Kernel:
     def _make(self, special: Special) -> Compiled:
         from qpu.lang import cache
         from qpu.lang.specialise import specialise
+        from qpu.lang.tune import tuned
 
         source = self.source
+        knobs = tuned(lambda: cache.identity(source), special.isa, special.schedule)
+        if knobs != special.schedule:
+            special = special.with_schedule(knobs)
         key = cache.key_of(source, special)
         found = None if key is None else cache.load(key, source, self.team, special)
         if found is None:

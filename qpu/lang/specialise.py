@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qpu.core.isa import Isa
@@ -32,6 +33,10 @@ class Special:
     check: bool = False
     coarsen: int = 8
 
+    def with_schedule(self, schedule: Schedule) -> Special:
+        """The same with other knobs."""
+        return replace(self, schedule=schedule)
+
 
 THREADS = 2  # on a QPU of V3D: more registers for each
 AUTO = 4  # vectors that a turn of the main loop takes where the kernel has no loop of its own
@@ -39,6 +44,16 @@ AUTO = 4  # vectors that a turn of the main loop takes where the kernel has no l
 
 def specialise(source: Source, team: bool, special: Special) -> Compiled:
     """Compile. Raises: CompileError with every finding."""
+    collecting = gc.isenabled()
+    gc.disable()  # a tenth of the time, for objects that nearly all stay
+    try:
+        return _specialise(source, team, special)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _specialise(source: Source, team: bool, special: Special) -> Compiled:
     consts: Mapping[str, Any] = dict(special.consts)
     schedule, isa = special.schedule, special.isa
     auto = schedule.coarsen is None

@@ -1,0 +1,54 @@
+"""Knobs that are chosen by trying them, and the file of what was found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qpu
+from qpu.lang import cache, kernel, tune
+from qpu.lang.schedule import Schedule
+from tests.lang import kernels as ks
+
+
+@pytest.mark.parametrize("board", ["pi3", "pi4", "pi5"])
+def test_the_cheapest_comes_first_and_results_stay(board: str) -> None:
+    with qpu.open_device(board, engine="reference") as gpu:
+        made: list[Any] = []
+
+        def arguments() -> tuple[Any, ...]:
+            made.append(gpu.array(np.ones(2000, np.float32)))
+            return 2.0, gpu.array(np.arange(2000, dtype=np.float32)), made[-1]
+
+        found = tune.trials(kernel(ks.saxpy.fn), gpu, arguments)
+        assert [t.cost for t in found] == sorted(t.cost for t in found) and len(found) >= 3
+        assert any(t.schedule == Schedule() for t in found)
+        want = np.arange(2000, dtype=np.float32) * 2 + 1
+        assert all(np.array_equal(y.numpy(), want) for y in made)
+
+
+def test_the_file_decides_where_the_kernel_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QPU_CACHE_DIR", "off")
+    name = cache.identity(ks.saxpy.source)
+    assert name is not None
+    file = tmp_path / "tuned.json"
+    file.write_text(json.dumps({name: {"v3d71": {"coarsen": 2}}}))
+    monkeypatch.setattr(tune, "FILE", file)
+    tune._file.cache_clear()
+    try:
+        assert kernel(ks.saxpy.fn).compile("v3d71").coarsen == 2
+        assert kernel(ks.saxpy.fn).compile("v3d42").coarsen == 4
+        assert kernel(coarsen=1)(ks.saxpy.fn).compile("v3d71").coarsen == 1
+    finally:
+        tune._file.cache_clear()
+
+
+def test_the_file_that_ships_is_whole() -> None:
+    for isas in json.loads(tune.FILE.read_text()).values():
+        for isa, knobs in isas.items():
+            assert qpu.Isa(isa)
+            Schedule.of(knobs)

@@ -1,0 +1,54 @@
+"""Choose the knobs of kernels that have none of their own, and write `qpu/lang/tuned.json`.
+
+Combinations are ranked by the instructions that emulated boards execute; `--device hardware` ranks those of its chip by
+seconds instead. Kernels: the loops of benchmarks/lang.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+import lang as loops  # noqa: E402
+
+import qpu  # noqa: E402
+from qpu.lang import cache, tune  # noqa: E402
+
+GAIN = 0.01  # by which a combination must be better than the defaults
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Tune and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", action="append", help="instead of pi3, pi4 and pi5 (may be repeated)")
+    options = parser.parse_args(arguments)
+    found: dict[str, dict[str, dict[str, object]]] = json.loads(tune.FILE.read_text()) if tune.FILE.exists() else {}
+    tune.FILE.write_text("{}\n")  # the defaults are measured
+    tune._file.cache_clear()
+    for device in options.device or ("pi3", "pi4", "pi5"):
+        with qpu.open_device(device) as gpu:
+            for k, arguments_of in loops.TUNABLE.items():
+                trials = tune.trials(k, gpu, lambda make=arguments_of, gpu=gpu: make(gpu))  # type: ignore[misc]  # run here
+                default = next(t for t in trials if t.schedule == k.schedule)
+                best = trials[0]
+                knobs = {n: v for n, v in best.schedule.row.items() if v != default.schedule.row[n]}
+                print(f"{k.fn.__name__:12} {gpu.isa}: {best.cost / default.cost:.3f} of the defaults with {knobs}")
+                name = cache.identity(k.source)
+                assert name is not None
+                isas = found.setdefault(name, {})
+                isas.pop(str(gpu.isa), None)
+                if best.cost < (1 - GAIN) * default.cost:
+                    isas[str(gpu.isa)] = knobs
+    text = json.dumps({n: isas for n, isas in sorted(found.items()) if isas}, indent=1, sort_keys=True) + "\n"
+    tune.FILE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
