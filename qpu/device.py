@@ -99,7 +99,10 @@ class Device(AbstractContextManager["Device"]):
     # memory
 
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Buffer:
-        """A buffer of `shape` and `dtype` with zeros from Linux. Raises: UsageError, DriverError (no memory)."""
+        """A buffer of `shape` and `dtype` with zeros from Linux; it may have no elements.
+
+        Raises: UsageError, DriverError (no memory).
+        """
         lengths = shape if isinstance(shape, (tuple, list, np.ndarray)) else (shape,)
         dims = tuple(whole("a length of shape", n) for n in lengths)
         try:
@@ -107,17 +110,15 @@ class Device(AbstractContextManager["Device"]):
         except (TypeError, ValueError) as error:
             raise UsageError(f"dtype = {dtype!r}: {error}", help="pass numbers such as np.float32") from error
         if any(n < 0 for n in dims):
-            raise UsageError(f"shape {dims} has a negative length", help="pass lengths of 1 or more")
+            raise UsageError(f"shape {dims} has a negative length", help="pass lengths of 0 or more")
         if kind.kind in "USMm":
             raise UsageError(f"dtype {kind}: the GPU has no text and no dates", help="pass numbers such as np.float32")
         if kind.hasobject or kind.itemsize == 0:
             raise UsageError(f"dtype {kind} has no fixed layout", help="pass numbers such as np.float32")
         size = int(np.prod(dims, dtype=object)) * kind.itemsize if dims else kind.itemsize
-        if size == 0:
-            raise UsageError(f"shape {dims} has no elements", help="pass lengths of 1 or more")
         if size >= 1 << 32:
             raise UsageError(f"{size} bytes exceed the GPU's 4 GiB of addresses", help="split the data")
-        return self._pool.allocate(size, lambda bo: Buffer(self._pool, bo, dims, kind))
+        return self._pool.allocate(max(size, kind.itemsize), lambda bo: Buffer(self._pool, bo, dims, kind))
 
     def zeros(self, shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Buffer:
         """A buffer of `shape` and `dtype`, cleared here, whatever Linux returned."""

@@ -4,6 +4,7 @@ The front end notes, for each access that certainly happens, its index on each a
 lane and worker, each times a number that the launch knows. The extremes of such a sum are reached, so an index outside
 of the array is certain as well, and the launch is refused. Everything else is left alone, or clamped (`check=True`).
 
+An access of no array stands for the step of a range: its index, step - 1, must not be negative.
 An expression is an integer, the name of a launch value ("x.shape0", "n", or "workers"), or [operation, operand, ...].
 """
 
@@ -241,6 +242,13 @@ class Ranges:
         self._terms[id(at)] = (at, term, 0)
         sure = before.sure and region.parent is before.region and mask is before.mask
         yield from self._within(_Scope(region, mask, sure, (*before.guards, (term.low, term.high))))
+
+    def positive(self, step: Value, node: ast.AST, loc: Loc | None) -> None:
+        """Note that a step must be positive, as an access of nothing."""
+        scope, expression = self._scopes[-1], host(step)
+        if expression is not None and scope.sure:
+            text = ast.unparse(node)
+            self.accesses.append(Access("", 0, (), _sum(expression, -1), scope.guards, text, loc, False))
 
     def _within(self, scope: _Scope) -> Iterator[None]:
         self._scopes.append(scope)

@@ -20,7 +20,7 @@ from qpu.lang.types import DTYPES
 if TYPE_CHECKING:
     from qpu.device import Device
 
-__all__ = ["apply", "reduce"]
+__all__ = ["apply", "reduce", "result_of"]
 
 
 class _Array(NamedTuple):
@@ -47,8 +47,8 @@ def _array(title: str, name: str, value: Any) -> _Array | None:
 
 def apply(u: Function, args: Sequence[Any], out: Buffer | None, where: Buffer | None) -> Any:
     """u(*args, out=out, where=where). Raises: UsageError."""
-    types, result = u.types
     title = u.title
+    types = u.types[0]
     if len(args) != len(types):
         raise refusal("launch-type", title, f"it takes {len(types)} arguments, {len(args)} are given",
                       allowed=", ".join(types))  # fmt: skip
@@ -57,9 +57,11 @@ def apply(u: Function, args: Sequence[Any], out: Buffer | None, where: Buffer | 
     if where is not None and (condition is None or condition.dtype != np.dtype(bool)):
         raise refusal("launch-type", title, "where is not an array of truth values", allowed="a buffer of bool",
                       help="gpu.array(mask), mask an ndarray of bool")  # fmt: skip
+    types, result = u.types_for([_type_of(title, n, a, value) for n, (a, value) in
+                                 enumerate(zip(arrays, args, strict=True))])  # fmt: skip
     present = [a for a in arrays if a is not None]
     if not present and condition is None and out is None:
-        return _of_numbers(u, args)
+        return _of_numbers(u, types, result, args)
     if out is not None and not isinstance(out, Buffer):
         raise refusal("launch-type", title, f"out is a {type(out).__name__}", allowed="a buffer")
     for n, (a, type_) in enumerate(zip(arrays, types, strict=True)):
@@ -80,16 +82,42 @@ def apply(u: Function, args: Sequence[Any], out: Buffer | None, where: Buffer | 
     elif out.dtype != kind or (shapes and out.shape != shape):
         raise refusal("launch-type", title, f"out is {out.dtype} of shape {out.shape}",
                       allowed=f"{kind} of shape {shape}")  # fmt: skip
-    _launch(u, args, arrays, condition, _Array(out, 0, out.shape, kind))
+    _launch(u, types, result, args, arrays, condition, _Array(out, 0, out.shape, kind))
     return out
 
 
-def _of_numbers(u: Function, args: Sequence[Any]) -> Any:
+def _type_of(title: str, n: int, a: _Array | None, value: Any) -> str:
+    """The language's name of an array's type; "int" or "float" for a number."""
+    if a is None:
+        return "int" if isinstance(value, numbers.Integral) else "float"
+    for t in DTYPES.values():
+        if t.lanes == 1 and np.dtype(t.numpy) == a.dtype and t.name != "c64":
+            return t.name
+    if a.dtype == np.dtype(bool):
+        return "u8"
+    raise refusal("launch-type", title, f"argument {n + 1} holds {a.dtype}", allowed="types of the language")
+
+
+def result_of(u: Function, types: Sequence[str]) -> str:
+    """The type of the result where no annotation gives it: that of a trial with plain numbers."""
+    for number in (1, 0.5):
+        try:
+            found = u.__qpu_function__(*(lanes.convert(t, [number]) for t in types))
+        except Exception:  # outside of its domain, or wrong: compiling says where
+            continue
+        if isinstance(found, lanes.Scalar):
+            return {"f": "f32", "i": "i32", "u": "u32"}[found.kind]
+        if isinstance(found, bool | np.bool_):
+            return "bool"
+        if isinstance(found, float):
+            return "f32"
+    return "f32" if "f32" in types or "f16" in types else "i32"
+
+
+def _of_numbers(u: Function, types: Sequence[str], result: str, args: Sequence[Any]) -> Any:
     """The function of plain numbers, in the language's types."""
-    found = u.__qpu_function__(*(lanes.convert(t, [a]) for t, a in zip(u.types[0], args, strict=True)))
-    if u.types[1] == "bool":
-        return bool(found)
-    return lanes.convert(u.types[1], [found]).number
+    found = u.__qpu_function__(*(lanes.convert(t, [a]) for t, a in zip(types, args, strict=True)))
+    return bool(found) if result == "bool" else lanes.convert(result, [found]).number
 
 
 def _moves(shape: Sequence[int], result: Sequence[int]) -> tuple[bool, ...]:
@@ -99,9 +127,17 @@ def _moves(shape: Sequence[int], result: Sequence[int]) -> tuple[bool, ...]:
 
 
 def _launch(
-    u: Function, args: Sequence[Any], arrays: Sequence[_Array | None], condition: _Array | None, out: _Array
+    u: Function,
+    types: Sequence[str],
+    result: str,
+    args: Sequence[Any],
+    arrays: Sequence[_Array | None],
+    condition: _Array | None,
+    out: _Array,
 ) -> None:
     shape = out.shape or (1,)
+    if 0 in shape:
+        return
     kept = [n for n, size in enumerate(shape) if size != 1] or [len(shape) - 1]
     rows = [None if a is None else tuple(_moves(a.shape, shape)[n] for n in kept) for a in arrays]
     masks = None if condition is None else tuple(_moves(condition.shape, shape)[n] for n in kept)
@@ -119,9 +155,9 @@ def _launch(
     inner = extents[outer:]
     same = next((n for n, a in enumerate(arrays) if a is not None and _is_out(a, out, of(rows[n]))), None)
     patterns = [Argument(t, None if r is None else r[outer:]) for t, r in
-                zip(u.types[0], (of(row) for row in rows), strict=True)]  # fmt: skip
+                zip(types, (of(row) for row in rows), strict=True)]  # fmt: skip
     mask = of(masks)
-    kernel = u.kernel_for(patterns, None if mask is None else mask[outer:], same)
+    kernel = u.kernel_for(result, patterns, None if mask is None else mask[outer:], same)
     gpu: Device = device_of(out.buffer)
     for at in itertools.product(*map(range, extents[:outer])):
         values: list[Any] = []
@@ -157,20 +193,21 @@ def _part(a: _Array, row: tuple[bool, ...], extents: Sequence[int], at: Sequence
 
 def reduce(u: Function, array: Any) -> Any:
     """u.reduce(array). Raises: UsageError."""
-    types, result = u.types
     title = u.title
     if u.identity is None:
         raise UsageError(
             f"{title} has no reduce", help="@ufunc(identity=...) for associative and commutative functions"
         )
-    if len(types) != 2 or types != [result, result]:
-        raise UsageError(f"{title} does not join two values of one type", help="f(a: f32, b: f32) -> f32")
     a = _array(title, "array", array)
     if a is None:
         return array
+    own = _type_of(title, 0, a, array)
+    types, result = u.types_for([own, own])
+    if len(types) != 2 or types != [result, result]:
+        raise UsageError(f"{title} does not join two values of one type", help="f(a: f32, b: f32) -> f32")
     gpu = device_of(a.buffer)
     size = int(np.prod(a.shape, dtype=np.int64))
-    kernel = u.reducer()
+    kernel = u.reducer(result)
     wide = Part(a.buffer, a.offset, (size,), a.dtype)
     with gpu.empty(64, a.dtype) as parts, gpu.empty(1, a.dtype) as last:
         kernel.on(gpu)(wide, parts)

@@ -111,7 +111,10 @@ def parameters(source: Source) -> list[Parameter]:
 
 
 def scalar_types(fn: Callable[..., Any]) -> tuple[list[str], str]:
-    """Types of a function of scalars: of its parameters, and of its result. Raises: CompileError (lang-type)."""
+    """Types of a function of scalars: of its parameters, and of its result; "" where there is no annotation.
+
+    Raises: CompileError (lang-type).
+    """
     source = Source.of(fn)
     tree = source.tree
     names = {**fn.__globals__, **source.closure}
@@ -123,11 +126,13 @@ def scalar_types(fn: Callable[..., Any]) -> tuple[list[str], str]:
                 annotation = eval(annotation, names)
             except Exception as error:
                 findings.append(Diagnostic("lang-type", f"the annotation of {what}: {error}", loc=source.loc(where)))
+        if annotation is None:
+            return ""  # what it is called with decides
         name = "bool" if annotation is bool else getattr(annotation, "name", "")
         if (isinstance(annotation, surface.ScalarType) and DTYPES[name].lanes == 1 and name != "c64") or name in extra:
             return name
         allowed = ", ".join([*(n for n, t in DTYPES.items() if t.lanes == 1 and n != "c64"), *extra])
-        message = f"{what} has {'no annotation' if annotation is None else f'the annotation {annotation!r}'}"
+        message = f"{what} has the annotation {annotation!r}"
         findings.append(Diagnostic("lang-type", message, loc=source.loc(where), allowed=allowed))
         return ""
 

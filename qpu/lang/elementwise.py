@@ -50,6 +50,22 @@ class UFunc:
                 raise error.with_traceback(None) from None
         return self._types
 
+    def types_for(self, given: Sequence[str]) -> tuple[list[str], str]:
+        """Types for a call. given: the types of its arrays, and "int" or "float" for numbers; they decide where there
+        is no annotation, numbers after arrays.
+        """
+        types, result = self.types
+        known = [a or g for a, g in zip(types, given, strict=False)]
+        arrays = [t for t in known if t not in ("int", "float")]
+        whole = next((t for t in arrays if t in ("i32", "u32")), "i32")
+        weak = {"int": "f32" if "f32" in arrays or "f16" in arrays else whole, "float": "f32"}
+        full = [weak.get(t, t) for t in known]
+        if not result:
+            from qpu.lang.broadcast import result_of
+
+            result = result_of(self, full)
+        return full, result
+
     def __repr__(self) -> str:
         return f"<ufunc {self.title}>"
 
@@ -86,20 +102,22 @@ class UFunc:
 
     # -- kernels
 
-    def kernel_for(self, arguments: Sequence[Argument], where: tuple[bool, ...] | None, same: int | None) -> Kernel:
+    def kernel_for(
+        self, result: str, arguments: Sequence[Argument], where: tuple[bool, ...] | None, same: int | None
+    ) -> Kernel:
         """The kernel for a pattern. where: how the condition moves; same: which argument is `out`."""
-        key = (tuple(arguments), where, same)
+        key = (result, tuple(arguments), where, same)
         found = self._kernels.get(key)
         if found is None:
-            text = elementwise(self.title, self.types[1], arguments, where, same)
+            text = elementwise(self.title, result, arguments, where, same)
             found = self._kernels[key] = self._written(text)
         return found
 
-    def reducer(self) -> Kernel:
+    def reducer(self, type_: str) -> Kernel:
         """The kernel that joins an array into one item a worker."""
-        found = self._kernels.get("reduce")
+        found = self._kernels.get(type_)
         if found is None:
-            found = self._kernels["reduce"] = self._written(REDUCE.format(name=self.title, type=self.types[1]))
+            found = self._kernels[type_] = self._written(REDUCE.format(name=self.title, type=type_))
         return found
 
     def _written(self, text: str) -> Kernel:

@@ -146,7 +146,7 @@ class Kernel:
             try:
                 found = self._made[key] = (special, self._make(special))
             except CompileError as error:  # the user's line, not the compiler's
-                raise error.with_traceback(None) from None
+                raise error.with_traceback(None) from error.__cause__
         return found[1]
 
     def _make(self, special: Special) -> Compiled:
@@ -289,7 +289,7 @@ def _launch(k: Kernel, gpu: Device | None, how: Any, args: Any, keywords: Any, *
     try:
         return launch(k, gpu, how, args, keywords, wait)
     except (CompileError, UsageError) as error:  # at the caller's line
-        raise error.with_traceback(None) from None
+        raise error.with_traceback(None) from error.__cause__
 
 
 def _tell(compiled: Compiled) -> None:

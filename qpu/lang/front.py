@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NoReturn, TypeAlias
 
 from qpu.core.scalar_lanes import float_bits
@@ -22,7 +22,18 @@ from qpu.lang.source import MISSING, Source
 from qpu.lang.types import LETTER
 from qpu.lang.values import POISON, Bound, Complex, Index, Inside, Packed, Poison, Unbound, View
 
-__all__ = ["LANGUAGE", "Exits", "Frame", "Front", "LangError", "Language", "Site", "guarded"]
+__all__ = [
+    "INTERNAL",
+    "LANGUAGE",
+    "Exits",
+    "Frame",
+    "Front",
+    "LangError",
+    "Language",
+    "Site",
+    "guarded",
+    "internal_error",
+]
 
 LIMIT_DEPTH = 64  # helper functions inside one another
 
@@ -360,6 +371,17 @@ _HELP: Final = {
     "lang-python": "Python itself evaluated this when compiling, and raised the error",
 }
 """Help where a finding has none of its own."""
+
+INTERNAL: Final = ("lang-internal", "the compiler itself failed at this statement")
+
+
+def internal_error(finding: Diagnostic, error: Exception) -> CompileError:
+    """The error for a fault of the compiler; what it was made of stays its cause."""
+    message = f"{finding.message}: {type(error).__name__}: {error}"
+    help = "this is a fault of qpu, not of the kernel: please report it with the kernel and this traceback"
+    found = replace(finding, message=message, help=help)
+    return CompileError(found.render(), [found])
+
 
 _SILENT = Diagnostic("lang-poison", "reported before")
 

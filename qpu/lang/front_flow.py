@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from qpu.lang import surface
 from qpu.lang.access import check_store, store
-from qpu.lang.front import LANGUAGE, Exits, Front, LangError, guarded
+from qpu.lang.front import INTERNAL, LANGUAGE, Exits, Front, LangError, guarded, internal_error
 from qpu.lang.front_expr import LocalFunction
 from qpu.lang.kir import Region, Skip, Value, walk
 from qpu.lang.math import cast
@@ -54,6 +54,11 @@ def execute(f: Front, body: Sequence[ast.stmt]) -> None:
         except LangError as error:
             f.keep(error)
             failed = True
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            if f.findings:  # it may follow from those
+                failed = True
+                continue
+            raise internal_error(f.error(node, *INTERNAL).finding, error) from error
         if failed or len(f.findings) > known:  # what follows from an error is not reported
             for name in targets([node]):
                 f.names[name] = POISON

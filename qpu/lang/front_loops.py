@@ -190,9 +190,17 @@ def _becomes_value(f: Front, node: ast.While) -> bool:
 def _counted(f: Front, node: ast.For, items: surface.DeviceRange) -> None:
     """for name in range(...): with at least one bound a value, or too many turns to unroll."""
     start, stop, step = _bounds(f, node, items)
-    if f.is_value(step):
-        raise f.error(node.iter, "lang-varying", "the step of a range must be known when compiling")
-    if step == 0:
+    by = f.convert(step, "i", node.iter)
+    if by.varying:
+        raise f.error(node.iter, "lang-varying", "the step of a range varies", help="the same step in all lanes")
+    up = True  # a step that only the launch knows is positive
+    if by.op != "const":
+        f.ranges.positive(by, node.iter, f.loc(node.iter))
+        step = 0
+    else:
+        step = by.attr - (1 << 32) if by.attr >> 31 else by.attr
+        up = step > 0
+    if by.op == "const" and step == 0:
         raise f.error(node.iter, "lang-python", "ValueError: range() arg 3 must not be zero")
     counter = f"%{id(node)}"
     f.names[counter] = first = f.convert(start, "i", node.iter)
@@ -204,20 +212,20 @@ def _counted(f: Front, node: ast.For, items: surface.DeviceRange) -> None:
 
         def going() -> Value:
             at = f.names[counter]
-            pair = (at, stop) if step > 0 else (stop, at)
+            pair = (at, stop) if up else (stop, at)
             return q.emit("lt", *pair, type_="b", attr="i")
 
         def turn() -> None:
             mask = f.mask
             for n in range(copies):
-                at = q.emit("add", f.names[counter], q.const("i", n * step & 0xFFFFFFFF))
+                at = q.emit("add", f.names[counter], q.const("i", n * step & 0xFFFFFFFF)) if n else f.names[counter]
                 f.assign(node.target, at)
                 with f.ranges.counter(at, first, end, step, q.region, mask):
                     f.execute(node.body)
                 f.frame.exits[-1].skipped, f.mask = None, mask  # those that went on with the next body
 
         def advance() -> None:
-            f.names[counter] = q.emit("add", f.names[counter], q.const("i", copies * step & 0xFFFFFFFF))
+            f.names[counter] = q.emit("add", f.names[counter], q.emit("mul", by, q.const("i", copies)))
 
         device_loop(f, node, [counter, *targets([*node.body, node.target])], going, turn, node.iter, advance)
 

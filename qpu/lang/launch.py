@@ -366,7 +366,7 @@ class _Plan:
                 ["empty", *(x for g in guards for x in g)] if guards else 0,
                 ["sum", a.constant, *lows],
                 ["sum", a.constant, *highs],
-                f"{a.array}.shape{a.axis}",
+                f"{a.array}.shape{a.axis}" if a.array else 1 << 32,
             ]
         self.bounds = evaluator(expressions)
         self.by_worker = next(
@@ -471,6 +471,11 @@ class _Plan:
 
     def _refuse(self, a: Access, low: int, high: int, size: int) -> None:
         at = low if low < 0 else high
+        if not a.array:
+            place = "" if a.loc is None else f" (line {a.loc.line})"
+            message = f"{a.text}{place} has the step {low + 1}"
+            help = "a step that the launch decides counts up"
+            raise refusal("launch-bounds", self.title, message, allowed="positive steps", help=help)
         where = "" if a.loc is None else f" (line {a.loc.line})"
         axis = "" if self.ranks[a.array] == 1 else f" of axis {a.axis}"
         raise refusal(

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qpu.core.isa import Isa
-from qpu.errors import CompileError
+from qpu.errors import CompileError, Diagnostic
 from qpu.lang.compile import KernelIR, to_kir
 from qpu.lang.compiled import Compiled
+from qpu.lang.front import internal_error
 from qpu.lang.kir import walk
 from qpu.lang.layout import Laid
 from qpu.lang.schedule import Schedule
@@ -75,6 +76,11 @@ def _specialise(source: Source, team: bool, special: Special) -> Compiled:
             continue
         try:
             laid = _lower(ir, special, spill)
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            place = Diagnostic(
+                "lang-internal", f"the compiler itself failed, for {isa.label}", loc=source.loc(source.tree)
+            )
+            raise internal_error(place, error) from error
         except CompileError as error:
             if spill or error.diagnostics[0].rule != "lang-reg":
                 raise

@@ -183,6 +183,40 @@ def gather(k: Grid, at: In[i32], x: In[i32], y: Out[i32]) -> None:
     y[i] = x[at[i]]
 
 
+@kernel(coarsen=1)
+def strided(k: Grid, n: i32, step: i32, y: Out[i32]) -> None:
+    i = k.index()
+    s = 0
+    for j in range(i, n, step):
+        s += j
+    y[i] = s
+
+
+@kernel
+def by_rows(k: Team, x: In2[f32], y: Out[f32], part: Out[f32]) -> None:
+    for r in range(k.worker, x.shape[0], k.workers):
+        acc = f32(0)
+        for c in k.items(1):
+            acc += f32(c)
+        y[r] = acc + x[r, 0]
+    part[k.worker] = 0.0
+
+
+def test_steps_that_the_launch_knows(gpu: Device) -> None:
+    y, want = gpu.zeros(20, np.int32), np.zeros(20, np.int32)
+    for step in (1, 3, 50):
+        strided(17, step, y)
+        strided.python(17, step, want)
+        assert np.array_equal(y.numpy(), want), step
+    for step in (0, -1):
+        with pytest.raises(qpu.UsageError, match="has the step"):
+            strided(17, step, y)
+    x = np.arange(14, dtype=F).reshape(7, 2)
+    out = gpu.zeros(7)
+    by_rows(gpu.array(x), out, gpu.zeros(3))
+    assert np.array_equal(out.numpy(), x[:, 0])
+
+
 def test_check_clamps_what_is_not_known(gpu: Device) -> None:
     at = gpu.array(np.array([0, 3, -5, 99], np.int32))
     x, y = gpu.array(np.array([10, 11, 12, 13], np.int32)), gpu.zeros(4, np.int32)
@@ -207,6 +241,12 @@ def test_nothing_is_launched_for_nothing(gpu: Device) -> None:
     run = blend(1.0, x[8:], gpu.zeros(8)[8:])
     assert run.launches == () and run.wait() is run and run.stats is None
     assert fill(0, 1, gpu.zeros(8, np.uint32)).launches == ()
+    empty = gpu.zeros(0)
+    assert empty.size == 0 and empty.numpy().shape == (0,) and gpu.array(np.zeros((0, 3), F)).shape == (0, 3)
+    assert blend(1.0, gpu.array(np.zeros(0, F)), empty).launches == ()
+    out = gpu.array(np.ones(4, F))
+    part(empty, out)
+    assert not out.numpy().any()
     fill(-3, 1, gpu.zeros(8, np.uint32))
 
 

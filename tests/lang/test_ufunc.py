@@ -176,6 +176,32 @@ def test_it_travels() -> None:
     assert again.identity == most.identity and again.types == most.types
 
 
+@ufunc
+def free(x, t):  # type: ignore[no-untyped-def]  # what it is called with decides
+    return maximum(x - t, 0)
+
+
+@ufunc
+def ratio(x, y):  # type: ignore[no-untyped-def]
+    return x / y
+
+
+@ufunc(identity=0)
+def plus(a, b):  # type: ignore[no-untyped-def]
+    return a + b
+
+
+def test_without_annotations(gpu: Device) -> None:
+    x, n = np.linspace(-2, 2, 40, dtype=F), np.arange(40, dtype=I)
+    assert np.allclose(free(gpu.array(x), 0.5).numpy(), np.maximum(x - F(0.5), 0), atol=1e-6)
+    got = free(gpu.array(n), 5)
+    assert got.dtype == np.dtype(I) and np.array_equal(got.numpy(), np.maximum(n - 5, 0))
+    assert free(gpu.array(n), 0.5).dtype == np.dtype(F), "a float among the numbers makes floats"
+    assert ratio(gpu.array(n), gpu.array(n + 1)).dtype == np.dtype(F)
+    assert plus.reduce(gpu.array(n)) == n.sum() and plus.reduce(gpu.array(x)) == pytest.approx(0, abs=1e-4)
+    assert free(3, 1) == 2 and ratio(1, 2) == 0.5
+
+
 def refuse(gpu: Device) -> list[tuple[Any, str]]:
     x, i, bits = gpu.zeros(8), gpu.zeros(8, I), gpu.zeros(8, np.uint8)
     return [
@@ -205,7 +231,7 @@ def test_refusals(gpu: Device) -> None:
 
 def test_wrong_functions() -> None:
     @ufunc
-    def untyped(x, t: int) -> f32:  # type: ignore[no-untyped-def]  # on purpose
+    def untyped(x: str, t: int) -> f32:
         return x
 
     @ufunc

@@ -61,3 +61,18 @@ def test_the_traceback_is_short() -> None:
     with pytest.raises(CompileError) as caught:
         k.compile("v3d71")
     assert len(caught.traceback) <= 3
+
+
+@pytest.mark.parametrize("where", ["qpu.lang.front_flow.assign", "qpu.lang.backend_v3d.coalesce"])
+def test_a_fault_of_the_compiler_says_so(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **more: object) -> None:
+        raise TypeError("'Value' object is not iterable")
+
+    k = Kernel.from_source(HEAD + "def fine(k: Grid, y: Out[i32]) -> None:\n    i = k.index()\n    y[i] = 1\n", "fine")
+    monkeypatch.setenv("QPU_CACHE_DIR", "off")
+    monkeypatch.setattr(where, broken)
+    with pytest.raises(CompileError, match="fault of qpu") as caught:
+        k.compile("v3d71")
+    (finding,) = caught.value.diagnostics
+    assert finding.rule == "lang-internal" and finding.loc is not None and "not iterable" in finding.message
+    assert isinstance(caught.value.__cause__, TypeError)

@@ -78,7 +78,7 @@ WRONG: tuple[tuple[str, str, str], ...] = (
     ("lang-varying", "Grid, n: i32, y: Out[i32]", "i = k.index()\na = [1, 2]\ny[i] = §a[i]"),
     ("lang-varying", "Grid, n: i32, y: Out[i32]", "i = k.index()\na = [1, 2]\n§a[n] = 3\ny[i] = a[0]"),
     ("lang-varying", "Grid, n: i32, y: Out[i32]", "i = k.index()\nfor j in §unroll(range(n)):\n    y[i] = j"),
-    ("lang-varying", "Grid, n: i32, y: Out[i32]", "i = k.index()\nfor j in §range(0, 9, n):\n    y[i] = j"),
+    ("lang-varying", "Grid, n: i32, y: Out[i32]", "i = k.index()\nfor j in §range(0, 9, i):\n    y[i] = j"),
     ("lang-varying", "Grid, n: i32, y: Out[i32]", "i = k.index()\n§static_assert(n > 3)\ny[i] = 1"),
     ("lang-varying", "Grid, a: f32, y: Out[i32]", "i = §k.index(a)\ny[i] = 1"),
     ("lang-varying", "Team, n: i32, y: Out[i32]", "for i in §k.items(k.lane):\n    y[i] = 1"),
