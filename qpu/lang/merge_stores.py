@@ -134,7 +134,7 @@ class _Merger(Rewriter):
 
 def _exhaustive(masks: Sequence[Value], outer: Value | None) -> bool:
     """Whether the masks together are the outer one, and no lane is in two, whatever their conditions are."""
-    atoms: dict[int, int] = {}
+    atoms: dict[object, int] = {}
     for m in [*masks, *([] if outer is None else [outer])]:
         _collect(m, atoms)
     if len(atoms) > ATOMS:
@@ -146,19 +146,32 @@ def _exhaustive(masks: Sequence[Value], outer: Value | None) -> bool:
     return True
 
 
-def _collect(m: Value, atoms: dict[int, int]) -> None:
+def _atom(m: Value) -> tuple[object, bool]:
+    """A condition, and whether it is the opposite: `a <= b` of integers is not `b < a`, `a != b` not `a == b`."""
+    a, b = (_same(x) for x in m.args) if m.op in ("lt", "le", "eq", "ne") else (None, None)
+    if m.op == "lt" or (m.op == "le" and m.attr != "f"):
+        return (("lt", m.attr, a, b), False) if m.op == "lt" else (("lt", m.attr, b, a), True)
+    if m.op in ("eq", "ne"):
+        return ("eq", m.attr, frozenset((a, b))), m.op == "ne"
+    return id(m), False
+
+
+def _collect(m: Value, atoms: dict[object, int]) -> None:
     if m.op in ("band", "bor", "bnot"):
         for a in m.args:
             _collect(a, atoms)
     elif m.op != "const":
-        atoms.setdefault(id(m), len(atoms))
+        atoms.setdefault(_atom(m)[0], len(atoms))
 
 
-def _value(m: Value, atoms: dict[int, int], values: Sequence[bool]) -> bool:
+def _value(m: Value, atoms: dict[object, int], values: Sequence[bool]) -> bool:
     if m.op == "bnot":
         return not _value(m.args[0], atoms, values)
     if m.op == "band":
         return all(_value(a, atoms, values) for a in m.args)
     if m.op == "bor":
         return any(_value(a, atoms, values) for a in m.args)
-    return bool(m.attr) if m.op == "const" else values[atoms[id(m)]]
+    if m.op == "const":
+        return bool(m.attr)
+    key, opposite = _atom(m)
+    return values[atoms[key]] is not opposite

@@ -10,6 +10,7 @@ import pytest
 
 import qpu
 from qpu.device import Device
+from qpu.emu.engine.numpy_lanes import NumpyLanes
 from qpu.lang import (
     Grid,
     In,
@@ -33,8 +34,14 @@ from qpu.lang import (
     u16,
     u32,
 )
+from qpu.lang.compile import to_kir
+from qpu.lang.interp import Interpreter
+from qpu.lang.kir import walk
+from qpu.lang.legalise import legalise
+from qpu.lang.memory import plan_memory
 
 SIZES = (1, 15, 16, 17, 33, 100)
+
 pytestmark = pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
 RANDOM = np.random.default_rng(5)
 
@@ -262,3 +269,86 @@ def test_gather_and_scatter(gpu: Device, n: int) -> None:
     assert np.array_equal(launch(gpu, gather, table, at.astype(np.uint32), np.zeros(n, np.float32))[2], table[at])
     y = launch(gpu, scatter, table, at.astype(np.int32), np.zeros(n, np.float32))[2]
     assert np.array_equal(y[at], table)
+
+
+@kernel(coarsen=1)
+def bounds_of_each_kind(k: Grid, x: In[i32], y: InOut[i32], z: InOut[u8]) -> None:
+    i = k.index(x.size)
+    if 4 * i + 1 < x.size:
+        y[i] = x[i]
+    if 2 * i - 3 <= x.size:
+        z[i] = x[i]
+
+
+@pytest.mark.parametrize("n", range(1, 40, 3))
+def test_masks_that_are_bounds(gpu: Device, n: int) -> None:
+    x = RANDOM.integers(0, 100, n).astype(np.int32)
+    y, z = np.full(n, -1, np.int32), np.full(n, 200, np.uint8)
+    _, got_y, got_z = launch(gpu, bounds_of_each_kind, x, y, z)
+    i = np.arange(n)
+    assert np.array_equal(got_y, np.where(4 * i + 1 < n, x, -1))
+    assert np.array_equal(got_z, np.where(2 * i - 3 <= n, x, 200))
+
+
+@kernel
+def twice_in_some_lanes(k: Grid, x: In[i32], y: InOut[i32]) -> None:
+    i = k.index(x.size)
+    v = x[i]
+    large = v > 3
+    odd = v & 1 == 1
+    if large:
+        y[i] = v + 100
+    if not large or odd:
+        y[i] = v - 100
+
+
+@kernel
+def neighbours(k: Grid, x: In[i32], y: In[i32], w: In[i32], z: Out[i32]) -> None:
+    i = k.index()
+    z[i] = x[i] * 3 + y[i + 1] - y[i + 3] + w[i]
+
+
+@pytest.mark.parametrize("n", [1, 16, 64, 130])
+def test_order_of_stores_and_of_results(gpu: Device, n: int) -> None:
+    x, y = RANDOM.integers(-9, 9, (2, n + 3)).astype(np.int32)
+    got = launch(gpu, twice_in_some_lanes, x, np.zeros_like(x))[1]
+    assert np.array_equal(got, np.where((x <= 3) | (x & 1 == 1), x - 100, x + 100))
+    z = launch(gpu, neighbours, x[:n].copy(), y, y[:n].copy(), np.zeros(n, np.int32))[3]
+    assert np.array_equal(z, x[:n] * 3 + y[1 : n + 1] - y[3 : n + 3] + y[:n])
+
+
+@kernel
+def either(k: Grid, x: In[i32], y: Out[i32]) -> None:
+    i = k.index()
+    if x[i] > 3:
+        y[i] = 1
+    elif x[i] == 0:
+        y[i] = 2
+    else:
+        y[i] = 3
+
+
+def test_stores_of_all_branches_are_one(gpu: Device) -> None:
+    x = RANDOM.integers(-3, 8, 100).astype(np.int32)
+    assert np.array_equal(launch(gpu, either, x, np.zeros_like(x))[1], np.where(x > 3, 1, np.where(x == 0, 2, 3)))
+    assert not either.compile("vc4").notes  # no lane after another
+
+
+def test_single_results_come_behind_those_asked_for_before() -> None:
+    """Requests as V3D queues them give what loads give, with wide and single ones among each other."""
+    ir = to_kir(neighbours.source, "v3d71", {}, coarsen=4, layout="quad")
+    legal = legalise(ir.region, "v3d71")
+    planned = plan_memory(legal, "v3d71", 8, frozenset(range(4)), None)
+    words = {v.attr.words for v in walk(planned) if v.op == "request"}
+    assert words == {1, 4}
+    n = 64
+    x, y, w = RANDOM.integers(-9, 9, (3, n + 3)).astype(np.int32)
+    found = []
+    for region in (legal, planned):
+        z = np.zeros(n, np.int32)
+        params = {"z.shape0": n, **{f"{name}.base": 0 for name in "xyzw"}}
+        memory = [a.view(np.uint8) for a in (x, y, w, z)]
+        Interpreter(region, params, memory, 1, NumpyLanes()).run()
+        found.append(z)
+    assert np.array_equal(found[0], x[:n] * 3 + y[1 : n + 1] - y[3 : n + 3] + w[:n])
+    assert np.array_equal(*found)
