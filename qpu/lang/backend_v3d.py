@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qpu.core.isa import Isa
+from qpu.errors import CompileError
 from qpu.lang.ahead import load_ahead
 from qpu.lang.bundle import bundle
 from qpu.lang.coalesce import coalesce
@@ -26,6 +27,8 @@ from qpu.lang.target_v3d import V3dTarget
 
 __all__ = ["compile_v3d"]
 
+SPILLING = (True, False)
+"""Ways to start spilling from, the first that ends counts: whether values are computed again where they are used."""
 SPARE = 2  # registers for addresses of spilled values
 
 
@@ -73,21 +76,27 @@ def compile_v3d(
             return _finish(function, isa, capacity, registers, briggs=briggs)
         except OutOfRegisters:
             continue
-    if spill:
-        function = select_v3d(planned(frozenset()), isa, lean=True)
+    refusal: CompileError | None = None
+    for sunk in SPILLING if spill else ():
+        region = planned(frozenset())
+        function = select_v3d(sink(region, str(isa), 12) if sunk else region, isa, lean=True)
         coalesce(function, early=True)
-        refusal = out_of_registers(function, registers - 1)
-        chip = ScratchV3d(isa)
-        spiller = Spiller(function, chip)
+        refusal = refusal or out_of_registers(function, registers - 1)
         try:
-            spiller.reduce(registers - 6)
-            spiller.colour(lambda cost: colour_v3d(function, isa, registers - SPARE, briggs=True, cost=cost))
-            count = spiller.finish()
-            scratch = 16 * chip.stride(count) if count else 0
-            return _finish(function, isa, capacity, registers, briggs=True, scratch=scratch, cost=spiller.costs())
+            return _spilled(function, isa, capacity, registers)
         except OutOfRegisters:
-            raise refusal from None
-    raise out_of_registers(function, registers - 1)
+            continue
+    raise refusal or out_of_registers(function, registers - 1)
+
+
+def _spilled(function: Function, isa: Isa, capacity: int, registers: int) -> Laid:
+    chip = ScratchV3d(isa)
+    spiller = Spiller(function, chip)
+    spiller.reduce(registers - 6)
+    spiller.colour(lambda cost: colour_v3d(function, isa, registers - SPARE, briggs=True, cost=cost))
+    count = spiller.finish()
+    scratch = 16 * chip.stride(count) if count else 0
+    return _finish(function, isa, capacity, registers, briggs=True, scratch=scratch, cost=spiller.costs())
 
 
 def _finish(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from qpu.core.code import Code
 from qpu.core.isa import Isa
-from qpu.errors import Loc
+from qpu.errors import CompileError, Loc
 from qpu.lang.bundle import Scheduled, bundle
 from qpu.lang.coalesce import coalesce
 from qpu.lang.compile import KernelIR, remove_dead
@@ -31,6 +31,10 @@ from qpu.vc4.instr import Branch
 
 __all__ = ["compile_vc4"]
 
+SPILLING = ((True, True), (False, False), (True, False))
+"""Ways to start spilling from, the first that ends counts: whether values are computed again where they are used, and
+whether operations are ordered for few live values.
+"""
 CAPACITY = 4  # requests that may be pending (vc4.md 13.1)
 
 
@@ -61,19 +65,28 @@ def compile_vc4(ir: KernelIR, *, spill: bool = False, stream: str = "auto") -> L
             return _finish(function, briggs=briggs)
         except OutOfRegisters:
             continue
-    if spill:
-        function = select_vc4(legal, lean=True)
+    refusal: CompileError | None = None
+    for sunk, ordered in SPILLING if spill else ():
+        function = select_vc4(sink(legal, "vc4", 12) if sunk else legal, lean=True)
         coalesce(function)
-        refusal = out_of_registers(function, 62)
-        spiller = Spiller(function, VpmVc4())
+        if ordered:
+            order(function, Vc4Target({}).slots, CAPACITY, 8)
+        refusal = refusal or out_of_registers(function, 62)
         try:
-            spiller.reduce(58)
-            spiller.colour(lambda cost: colour_vc4(function, briggs=True, cost=cost, count=30))
-            rows = ROWS + spiller.finish()
-            return _finish(function, briggs=True, rows=rows, cost=spiller.costs())
+            return _spilled(function)
         except OutOfRegisters:
-            raise refusal from None
-    raise out_of_registers(function, 62)
+            continue
+    raise refusal or out_of_registers(function, 62)
+
+
+def _spilled(function: Function) -> Laid:
+    for block in function.blocks:
+        block.ops = VpmVc4.gather(block.ops)
+    spiller = Spiller(function, VpmVc4())
+    spiller.reduce(58)
+    spiller.colour(lambda cost: colour_vc4(function, briggs=True, cost=cost, count=30))
+    rows = ROWS + spiller.finish()
+    return _finish(function, briggs=True, rows=rows, cost=spiller.costs())
 
 
 def _finish(function: Function, *, briggs: bool, rows: int = ROWS, cost: Mapping[int, float] | None = None) -> Laid:

@@ -270,12 +270,14 @@ class Spiller:
             written: dict[int, None] = {}
             kept: list[MOp] = []
             for m in part:
+                made: dict[int, int] = {}  # again, directly in front of its use
                 for r in m.reads():
-                    if r in victims and r not in place:
+                    if r in again and r not in made:
+                        made[r] = self.register()
+                        kept.append(self._make(made[r], again[r]))
+                    elif r in victims and r not in again and r not in place:
                         place[r] = self.register()
-                        loads.append(
-                            self._make(place[r], again[r]) if r in again else MOp("", place[r], role=RELOAD, byte=r)
-                        )
+                        loads.append(MOp("", place[r], role=RELOAD, byte=r))
                 if m.dst in again and m is again[m.dst]:
                     continue
                 for w in m.writes():
@@ -283,7 +285,7 @@ class Spiller:
                         place.setdefault(w, self.register())
                         written[w] = None
                 m.a, m.b, m.dst, m.sig_dst = (
-                    place.get(x, x) if type(x) is int else x for x in (m.a, m.b, m.dst, m.sig_dst)
+                    made.get(x, place.get(x, x)) if type(x) is int else x for x in (m.a, m.b, m.dst, m.sig_dst)
                 )
                 kept.append(m)
             ops += loads + kept + [MOp("", a=place[w], role=SAVE, byte=w) for w in written]
@@ -437,11 +439,36 @@ class VpmVc4:
 
     slots = 64 - ROWS
 
+    @staticmethod
+    def gather(ops: list[MOp]) -> list[MOp]:
+        """Set-ups directly in front of what they set up, so that most places are quiet."""
+        found: list[MOp] = []
+        waiting: list[MOp] = []
+        for m in ops:
+            setup = m.role == "vpm" and m.dst in (_SETUP_READ, _SETUP_WRITE)
+            if (m.role == "vpm" and not setup) or any(w in x.reads() for x in waiting for w in m.writes()):
+                found += waiting
+                waiting = []
+            (waiting if setup else found).append(m)
+        return found + waiting
+
     def quiet(self, ops: list[MOp]) -> list[bool]:
-        following: list[MOp | None] = [None] * (len(ops) + 1)
+        """Not between a set-up and the accesses that it is for, whatever other set-up is between them."""
+        ahead = [False] * (len(ops) + 1)  # whether an access comes next, set-ups apart
+        near = [False] * (len(ops) + 1)  # and directly
         for i in range(len(ops) - 1, -1, -1):
-            following[i] = ops[i] if ops[i].role == "vpm" else following[i + 1]
-        return [m is None or _VPM not in (m.dst, m.a) for m in following]
+            m = ops[i]
+            access = _VPM in (m.dst, m.a)
+            setup = m.dst in (_SETUP_READ, _SETUP_WRITE)
+            near[i] = access if m.role == "vpm" else near[i + 1]
+            ahead[i] = (access or (setup and ahead[i + 1])) if m.role == "vpm" else ahead[i + 1]
+        found: list[bool] = []
+        armed = False
+        for i, m in enumerate(ops):
+            found.append(not near[i] and not (armed and ahead[i]))
+            if m.role == "vpm":
+                armed = m.dst in (_SETUP_READ, _SETUP_WRITE)
+        return [*found, True]
 
     @staticmethod
     def _setup(word: int, dst: Fixed, base: int, register: Callable[[], int]) -> list[MOp]:

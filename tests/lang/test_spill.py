@@ -69,6 +69,38 @@ def test_more_values_than_registers(gpu: Device) -> None:
     assert np.array_equal(y.numpy(), want)
 
 
+CARRIED = """from qpu.lang.surface import *
+
+def carried(k: Grid, n: i32, x: In[f32], y: Out[f32]) -> None:
+    i = k.index()
+    v = [x[i] + f32(j) for j in unroll(range(70))]
+    for turn in range(n):
+        s = f32(0)
+        for j in unroll(range(70)):
+            s += v[j]
+        for j in unroll(range(70)):
+            v[j] = v[j] * 0.5 + s * 0.001
+    t = f32(0)
+    for j in unroll(range(70)):
+        t += v[j]
+    y[i] = t
+"""
+
+
+def test_seventy_values_carried_by_a_loop(gpu: Device) -> None:
+    """Sums of the list and its new values alternate, on VideoCore IV between the set-ups of stores."""
+    kernel = Kernel.from_source(CARRIED, "carried", coarsen=1)
+    x = np.linspace(-2, 2, 21, dtype=np.float32)
+    y = gpu.zeros(21)
+    kernel(3, gpu.array(x), y)
+    values = [x.astype(float) + j for j in range(70)]
+    for _ in range(3):
+        total = sum(values)
+        values = [v * 0.5 + total * 0.001 for v in values]
+    np.testing.assert_allclose(y.numpy(), sum(values), rtol=1e-5)
+    assert kernel.compile(gpu.isa).program.check() == []
+
+
 @pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
 @pytest.mark.parametrize("seed", [0, 3, 4, 7])
 def test_generated_kernels_with_few_registers(gpu: Device, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:

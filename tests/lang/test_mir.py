@@ -1,0 +1,76 @@
+"""Checks of MIR: after each pass on generated kernels, and that each finds what it is for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qpu.core.isa import Isa
+from qpu.lang import backend_v3d, backend_vc4
+from qpu.lang.mir import Block, Fixed, Function, Imm, MOp
+from qpu.lang.verify_mir import MirError, verify_mir
+from tests.lang.fuzz import case_of
+
+CAPACITY = 8
+
+
+@pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
+@pytest.mark.parametrize("isa", list(Isa))
+def test_after_each_pass(isa: Isa, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def watched(name: str, pass_: Any) -> Any:
+        def run(first: Any, *args: Any, **more: Any) -> Any:
+            made = pass_(first, *args, **more)
+            verify_mir(made if isinstance(made, Function) else first, CAPACITY)
+            seen.append(name)
+            return made
+
+        return run
+
+    home: Any = backend_vc4 if isa is Isa.VC4 else backend_v3d
+    for name in ("select_vc4" if isa is Isa.VC4 else "select_v3d", "coalesce", "order"):
+        monkeypatch.setattr(home, name, watched(name, getattr(home, name)))
+    for seed in range(12):
+        case_of(seed).kernel.compile(isa)
+    assert len(set(seen)) == 3
+
+
+TMUA = Fixed("magic", 12)
+
+
+def pop(r: int) -> MOp:
+    return MOp("", sig=4, sig_dst=r, role="pop")
+
+
+@pytest.mark.parametrize(
+    ("ops", "what"),
+    [
+        ([MOp("add", 1, 0, 0)], "register 0 may not be written yet"),
+        ([MOp("mov", 0, Imm(1), cond="ifa")], "register 0 may not be written yet"),
+        ([MOp("mov", 9, Imm(1))], "register 9 of 2"),
+        ([MOp("add", 0, Imm(1), Imm(2))], "two small immediates"),
+        ([pop(0)], "that nothing asked for"),
+        ([MOp("mov", TMUA, Imm(0), role="request", words=9)], "9 words are pending"),
+    ],
+)
+def test_findings(ops: list[MOp], what: str) -> None:
+    with pytest.raises(MirError, match=what):
+        verify_mir(Function([Block("entry0", ops=ops)], 2), CAPACITY)
+
+
+def test_a_register_that_one_path_skips() -> None:
+    end = Block("end", ops=[MOp("mov", 1, 0)])
+    then = Block("then", ops=[MOp("mov", 0, Imm(1))], falls=end)
+    entry = Block("entry", branch=(end, "alla"), falls=then)
+    with pytest.raises(MirError, match=r"end\[0\].*register 0 may not be written yet"):
+        verify_mir(Function([entry, then, end], 2), CAPACITY)
+
+
+def test_a_uniform_that_one_path_skips() -> None:
+    end = Block("end")
+    then = Block("then", ops=[MOp("", sig=16, sig_dst=0, role="uniform", uniform=("param", "n"))], falls=end)
+    entry = Block("entry", branch=(end, "alla"), falls=then)
+    with pytest.raises(MirError, match="a path may skip or repeat"):
+        verify_mir(Function([entry, then, end], 2), CAPACITY)
