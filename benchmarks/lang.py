@@ -109,23 +109,43 @@ def many(k: Grid, x: In[f32], y: Out[f32], terms: Const[int] = 32) -> None:
 
 
 @kernel
-def gemm(k: Team, a: In2[f32], b: In2[f32], c: Out2[f32], rows: Const[int] = 8, cols: Const[int] = 32) -> None:
-    """c = a @ b by tiles that stay in registers."""
+def gemm(k: Team, a: In2[f32], b: In2[f32], c: Out2[f32], rows: Const[int] = 24, cols: Const[int] = 32) -> None:
+    """c = a' b by tiles that stay in registers: a holds panels of `rows` rows of the left matrix, column by column."""
     for i0, j0 in k.tiles(c.shape[0], c.shape[1], rows, cols):
         acc = [[f32(0) for _ in range(cols // 16)] for _ in range(rows)]
-        for p in range(a.shape[1]):
+        panel = i0 // rows
+        for p in range(b.shape[0]):
             line = [b[p, j0 + 16 * j + k.lane] for j in range(cols // 16)]
             for i in unroll(range(rows)):
-                v = a[i0 + i, p]
+                v = a[panel, p * rows + i]
                 for j in unroll(range(cols // 16)):
-                    acc[i][j] = acc[i][j] + v * line[j]
+                    acc[i][j] += v * line[j]
         k.store_tile(c, i0, j0, acc)
+
+
+@kernel
+def prefix_quads(k: Team, x: In[i32], y: Out[i32]) -> None:
+    """As `prefix`, with four items a lane, for lengths that are multiples of 64."""
+    total = i32(0)
+    for i in k.items(x.size, run=True, per_lane=4):
+        a = x[i]
+        b = a + x[i + 1]
+        c = b + x[i + 2]
+        d = c + x[i + 3]
+        sums = k.scan(d)
+        before = sums - d + total
+        y[i] = before + a
+        y[i + 1] = before + b
+        y[i + 2] = before + c
+        y[i + 3] = before + d
+        total = k.last(sums) + total
 
 
 # Instructions for 16 items that no program can do without, on 7.1, 4.2 and VC4. saxpy on 7.1: for 64 items a
 # configuration, two addresses of loads and one of stores, four data and a branch; on 4.2 taking a result is an access
 # of the peripherals as well; on VC4 a vector has two requests, two results and a store. The others likewise, or their
-# operations by the two ALUs, whichever is more.
+# operations by the two ALUs, whichever is more. A prefix sum has four rotations, which 7.1 has on the add ALU alone as
+# it has `and`, four masks, four sums and one for what came before, and spreads the last lane.
 FLOORS: dict[str, tuple[float | None, ...]] = {
     "saxpy": (2.25, 4.25, 4.25),
     "polynomial": (5, 5, 5),
@@ -133,7 +153,8 @@ FLOORS: dict[str, tuple[float | None, ...]] = {
     "dot": (2.25, 3, 4.25),
     "mandelbrot": (8, 8, 9),
     "blur": (None, None, None),
-    "prefix": (None, None, None),
+    "prefix": (9.25, 8.75, 10.5),
+    "prefix_quads": (4, 5, 5.25),
 }
 
 F = np.float32
@@ -153,6 +174,11 @@ def arrays(gpu: Device, n: int, count: int) -> list[Any]:
     return [gpu.array(np.linspace(-1, 1, n, dtype=F)) for _ in range(count)]
 
 
+def runs(k: Kernel, gpu: Device, n: int) -> Any:
+    """A kernel of integers in which each of eight workers has its own run."""
+    return k.on(gpu, workers=8)(*(gpu.zeros(n * STEP, np.int32) for _ in "ab"))
+
+
 STEP = 64 * 64  # items: a chunk of four vectors for each of up to 64 workers
 
 LOOPS: dict[str, tuple[Callable[[Device, int], Any], int, int, float]] = {
@@ -162,7 +188,8 @@ LOOPS: dict[str, tuple[Callable[[Device, int], Any], int, int, float]] = {
     "dot": (lambda g, n: dot(*arrays(g, n * STEP, 2), g.zeros(64)), 2, 10, STEP),
     "mandelbrot": (lambda g, n: mandelbrot(64, 0.0, n, g.zeros(16 * 96, np.int32)), 20, 100, 16 * 96),
     "blur": (lambda g, n: blur(*(g.zeros((48, 64 * n), np.uint8) for _ in "ab")), 2, 10, 48 * 64),
-    "prefix": (lambda g, n: prefix.on(g, workers=8)(*(g.zeros(n * STEP, np.int32) for _ in "ab")), 2, 10, STEP),
+    "prefix": (lambda g, n: runs(prefix, g, n), 2, 10, STEP),
+    "prefix_quads": (lambda g, n: runs(prefix_quads, g, n), 2, 10, STEP),
 }
 
 

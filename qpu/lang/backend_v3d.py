@@ -66,7 +66,7 @@ def compile_v3d(
     for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
         if lean in refused:
             continue
-        function = select_v3d(sink(region, str(isa), 200) if lean else region, isa, lean=lean)
+        function = select_v3d(sink(region, str(isa), 1 << 30) if lean else region, isa, lean=lean)
         coalesce(function, early=True)
         if crossing(function) >= registers:
             refused.add(lean)

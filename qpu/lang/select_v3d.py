@@ -464,8 +464,11 @@ class _Select(Selector):
             while at > 0 and ops[at - 1].role == "data":
                 at -= 1
             index = imm_index(word if word < 1 << 31 else word - (1 << 32))
+            self.near.pop(("const", word), None)  # what the block has of it may come later
+            end = len(ops)
             source: Operand = Imm(index) if index is not None else self.uniform(("const", word))
-            ops.insert(at, MOp("mov", Fixed("magic", TMUC), source, role="config", loc=part[0].loc))
+            made, ops[end:] = ops[end:], []
+            ops[at:at] = [*made, MOp("mov", Fixed("magic", TMUC), source, role="config", loc=part[0].loc)]
 
 
 def _minus_one() -> int:
