@@ -435,10 +435,19 @@ def test_foreign_and_closed_things_are_refused(pi5: Device) -> None:
         pi5.run(double_42, [])  # type: ignore[arg-type] # wrong on purpose
 
 
-@pytest.mark.parametrize("shape", [0, (3, 0), -1, (1 << 20, 1 << 20), 1.5, (2.5,), "4", None, True, [3, "x"]])
+@pytest.mark.parametrize("shape", [-1, (1 << 20, 1 << 20), 1.5, (2.5,), "4", None, True, [3, "x"]])
 def test_impossible_shapes(pi5: Device, shape: Any) -> None:
     with pytest.raises(qpu.UsageError):
         pi5.empty(shape)
+
+
+@pytest.mark.parametrize("shape", [0, (3, 0), (0, 2)])
+def test_buffers_of_nothing(pi5: Device, shape: Any) -> None:
+    with pi5.empty(shape) as x:
+        assert (x.size, x.nbytes, len(x)) == (0, 0, x.shape[0]) and x.numpy().shape == x.shape
+        x.write(np.zeros(x.shape, np.float32))
+        assert x.view().address == x.address
+    assert pi5.array(np.zeros(shape, np.int32)).dtype == np.int32
 
 
 def test_what_makes_no_array(pi5: Device) -> None:
