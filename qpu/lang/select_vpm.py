@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qpu.lang.kir import Region, Request, Value
+from qpu.lang.kir import Region, Request, Value, walk
 from qpu.lang.mir import Fixed, MOp, Operand
 from qpu.lang.select import Selector, Uniform
 from qpu.lang.types import DTYPES
@@ -40,11 +40,14 @@ def size_of(request: Request) -> int:
 
 
 class StoreSelector(Selector):
-    """Selection with the set-up words of the worker's row: what registers hold them."""
+    """Selection with the set-up words of the worker's row: what registers hold them. strides: whether some stores have
+    a stride of their own.
+    """
 
     def __init__(self, top: Region) -> None:
         super().__init__(top)
         self.setups: dict[tuple[str, int, int], int] = {}
+        self.strides = any(v.op == "commit" and v.attr.step for v in walk(top))
 
     def uniform(self, what: Uniform) -> int:
         """The register of a uniform."""
@@ -125,6 +128,8 @@ class StoreSelector(Selector):
             self._early(request.rows)
         if request.step:
             self.op("mov", SETUP_STORE, self.constant(dma_store_stride(request.step - size)), role="vpm")
+        elif request.rows > 1 and self.strides:  # a column may have left its own
+            self.op("mov", SETUP_STORE, self.constant(dma_store_stride(0)), role="vpm")
         self.address(ADDRESS_STORE, v, "vpm")
 
     def _early(self, rows: int) -> None:

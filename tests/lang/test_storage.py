@@ -150,6 +150,22 @@ def test_complex_numbers(gpu: Device, n: int) -> None:
     np.testing.assert_allclose(y, x * x + np.complex64(1 - 2j), rtol=1e-5, atol=1e-5)
 
 
+@kernel(coarsen=4)
+def both(k: Grid, x: In[c64], y: Out[c64], z: Out[f32]) -> None:
+    i = k.index()
+    y[i] = x[i] * 2.0
+    z[i] = x[i].real + x[i].imag
+
+
+@pytest.mark.parametrize("n", [64, 130])
+def test_columns_and_rows_in_one_kernel(gpu: Device, n: int) -> None:
+    """A stride for one store is not the next one's."""
+    x = (RANDOM.integers(-9, 9, n) + 1j * RANDOM.integers(-9, 9, n)).astype(np.complex64)
+    _, y, z = launch(gpu, both, x, np.zeros_like(x), np.zeros(n, np.float32))
+    assert np.array_equal(y, x * 2)
+    assert np.array_equal(z, x.real + x.imag)
+
+
 @kernel
 def words(k: Grid, x: In[u8x4], y: In[i16x2], s: In[i8x4], out: Out[u8x4], total: Out[i32], pairs: Out[i16x2]) -> None:
     i = k.index(x.size)
