@@ -22,8 +22,19 @@ from qpu.lang.operators import binary, effect_error, has_value, iterate, own, se
 from qpu.lang.values import POISON, Complex, Index, Packed, Poison, Unbound, View
 
 __all__ = [
-    "HANDLERS", "RESULT", "RETURNED", "assign", "copy", "execute", "leave_function", "leave_loop", "look_through",
-    "splice", "targets", "under_mask",
+    "HANDLERS",
+    "RESULT",
+    "RETURNED",
+    "assign",
+    "copy",
+    "execute",
+    "gone_since",
+    "leave_function",
+    "leave_loop",
+    "look_through",
+    "splice",
+    "targets",
+    "under_mask",
 ]  # fmt: skip
 
 RETURNED, RESULT = "%returned", "%result"  # names of the lanes that return inside a loop on the GPU, and of what
@@ -64,7 +75,7 @@ def execute(f: Front, body: Sequence[ast.stmt]) -> None:
                 f.names[name] = POISON
         if _nobody(f):
             return
-        gone = _gone(f, before)
+        gone = gone_since(f, before)
         if gone is not None:
             rest = body[n + 1 :]
             if rest:
@@ -77,7 +88,7 @@ def _nobody(f: Front) -> bool:
     return f.mask is not None and f.mask.op == "const" and not f.mask.attr
 
 
-def _gone(f: Front, before: list[tuple[Value | None, Value | None]]) -> Value | None:
+def gone_since(f: Front, before: list[tuple[Value | None, Value | None]]) -> Value | None:
     """Lanes that have left a loop or the function since then."""
     gone: Value | None = None
     for e, (left, skipped) in zip(f.frame.exits, before, strict=True):

@@ -17,6 +17,7 @@ from qpu.lang.front_flow import (
     RESULT,
     RETURNED,
     copy,
+    gone_since,
     leave_function,
     leave_loop,
     look_through,
@@ -108,6 +109,7 @@ def _python_loop(f: Front, node: ast.For | ast.While, turns: Iterable[Any], begi
     """A loop that Python runs: its body is evaluated once a turn."""
     exits = Exits("loop", mask=f.mask)
     f.frame.exits.append(exits)
+    before = [(e.left, e.skipped) for e in f.frame.exits]
     outer = f.mask
     names = targets([*node.body, *([node.target] if isinstance(node, ast.For) else [])])
 
@@ -120,12 +122,13 @@ def _python_loop(f: Front, node: ast.For | ast.While, turns: Iterable[Any], begi
             if count > PYTHON_TURNS:
                 raise f.error(node, "lang-syntax", f"a loop of more than {PYTHON_TURNS} turns while compiling")
             exits.skipped = None
-            if exits.left is None:
+            gone = gone_since(f, before)  # out of this loop, or out of what is around it
+            if gone is None:
                 one(item)
-            elif exits.left.op == "const":
+            elif gone.op == "const":
                 break
             else:
-                under_mask(f, node, f.q.emit("bnot", exits.left), lambda item=item: one(item), names)  # type: ignore[misc]  # a lambda's default
+                under_mask(f, node, f.q.emit("bnot", gone), lambda item=item: one(item), names)  # type: ignore[misc]  # a lambda's default
             f.mask = outer
             if any(e.left is not None and e.left.op == "const" for e in f.frame.exits):
                 break

@@ -112,3 +112,26 @@ def test_all_lanes_leave_in_the_first_turn(number: int, boards: list[Device]) ->
     out = gpu.zeros(35, np.int32)
     kernel(gpu.array(p), out)
     assert out.numpy().tolist() == want.tolist()
+
+
+RETURN_FROM_UNROLLED = """from qpu.lang.surface import *
+
+def masks(k: Grid, p: In[i32], out: Out[i32]) -> None:
+    i = k.index(p.size)
+    a, b = p[i], i32(i)
+    for j in unroll(range(2)):
+        a, b = b, a
+        if a > 5:
+            out[i] = b
+            return
+    out[i] = a
+"""
+
+
+def test_lanes_that_return_take_no_further_turn_of_an_unrolled_loop() -> None:
+    kernel = Kernel.from_source(RETURN_FROM_UNROLLED, "masks", coarsen=4)
+    p = np.arange(20, dtype=np.int32) * 7 % 15
+    want, got = np.zeros(20, np.int32), np.zeros(20, np.int32)
+    kernel.python(p, want)
+    interpret(kernel.fn, {"p": p, "out": got}, coarsen=4)
+    assert got.tolist() == want.tolist()
