@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", action="append", help="instead of pi3, pi4 and pi5 (may be repeated)")
     options = parser.parse_args(arguments)
     found: dict[str, dict[str, dict[str, object]]] = json.loads(tune.FILE.read_text()) if tune.FILE.exists() else {}
+    known = {cache.identity(k.source) for k in loops.TUNABLE}
+    found = {name: isas for name, isas in found.items() if name in known}
     tune.FILE.write_text("{}\n")  # the defaults are measured
     tune._file.cache_clear()
     for device in options.device or ("pi3", "pi4", "pi5"):
