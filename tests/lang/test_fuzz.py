@@ -18,6 +18,7 @@ from qpu.device import Device
 from qpu.lang import select_v3d
 from tests.lang.fuzz import Case, case_of
 
+pytestmark = pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
 BOARDS = ("pi3", "pi4", "pi5")
 COUNT, SHARDS = 200, 20
 SOAK, SOAK_SHARDS = int(os.environ.get("QPU_FUZZ_COUNT", "10000")), 50
