@@ -22,8 +22,8 @@ class Schedule(NamedTuple):
     """Knobs that change how a kernel runs, not what it computes (but for `reassociate`).
 
     coarsen: vectors of 16 items that a turn of the main loop takes; None: as many as suit the kernel. threads: on a QPU
-    (V3D). unroll: turns of an innermost loop of the kernel's own that are made one. Reserved, without effect yet:
-    stream (how values that are the same in all lanes are read in a loop), march ("y" keeps a column of rows),
+    (V3D). unroll: turns of an innermost loop of the kernel's own that are made one. stream: "none" keeps words that are
+    the same in all lanes from being read as a stream. Reserved, without effect yet: march ("y" keeps a column of rows),
     reassociate (sums may be regrouped).
     """
 
