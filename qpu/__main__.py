@@ -256,7 +256,7 @@ def _kernels(name: str) -> list[Any]:
 
     if name.endswith(".py"):
         if not Path(name).is_file():
-            raise UsageError(f"cannot read {name}: no such file")
+            raise UsageError(f"cannot read {name}: no such file", help="give a .py file or an importable module")
         sys.path.insert(0, str(Path(name).parent))
         found = runpy.run_path(name, run_name=Path(name).stem)
     else:

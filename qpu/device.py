@@ -288,7 +288,7 @@ def device_of(memory: Buffer | BufferView | MemoryPool) -> Device:
     """The device that a buffer, or a memory pool, belongs to. Raises: UsageError when it is closed."""
     device = _devices.get(memory if isinstance(memory, MemoryPool) else memory.pool)
     if device is None:
-        raise UsageError("the device of this buffer is closed; open it again with qpu.open_device()")
+        raise UsageError("the device of this buffer is closed", help="open it again with qpu.open_device()")
     return device
 
 

@@ -1,8 +1,9 @@
 """Files of a cache on disk. They are a trust boundary: what an entry holds is executed.
 
 An entry is one file: a digest in hexadecimal, and a body. The digest covers the name of the entry and the body, so
-damaged entries are misses. Digests do not protect against other users who can write entries. Ownership does: the
-directory and each entry must belong to this user or root and must not be writable by others, and links are not followed.
+damaged entries are misses. Digests do not protect against other users who can write entries. Ownership does:
+the directory and each entry must belong to this user or root and must not be writable by others, and links are not
+followed.
 Files are written under another name and renamed, so that concurrent processes see complete entries or none.
 """
 

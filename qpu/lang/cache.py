@@ -292,7 +292,7 @@ def load_file(path: str | Path) -> int:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}", help="make the file with qpu build") from None
     seal, _, rest = data.removeprefix(_MAGIC).partition(b"\n")
     if not data.startswith(_MAGIC) or seal != hashlib.sha256(rest).hexdigest().encode():
         raise UsageError(f"{path} is not a whole file of compiled kernels", help="make it again with `qpu build`")

@@ -123,7 +123,8 @@ class Kernel:
         consts = {r.name: specialisation.pop(r.name, r.default) for r in rows if r.kind == "const"}
         missing = [r.name for r in rows if r.kind == "const" and consts[r.name] is None and not r.has_default]
         if missing:
-            raise UsageError(f"{self.fn.__name__}: the Const parameter {missing[0]!r} has no value")
+            name = missing[0]
+            raise UsageError(f"{self.fn.__name__}: the Const parameter {name!r} has no value", help=f"pass {name}=...")
         wide, check = specialisation.pop("wide", True), specialisation.pop("check", False)
         schedule = Schedule.of({**self.schedule.row, **specialisation}) if specialisation else self.schedule
         arrays = sum(r.kind == "array" for r in rows)
@@ -236,7 +237,8 @@ class Kernel:
         filled = [*args, *(r.default for r in rows[len(args) :] if r.has_default)]
         if len(filled) != len(rows):
             names = ", ".join(r.name for r in rows)
-            raise UsageError(f"{self.fn.__name__} takes {len(rows)} arguments ({names}), {len(args)} are given")
+            found = f"{self.fn.__name__} takes {len(rows)} arguments, {len(args)} are given"
+            raise UsageError(found, help=f"the arguments are: {names}")
         return filled
 
 

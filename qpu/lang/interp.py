@@ -194,6 +194,7 @@ class Interpreter:
                 "out-of-bounds",
                 f"{v.op} of {name}[{element}], which has {memory.size // size} elements: worker {w}, lane {lane}"
                 + where,
+                help="compare the index with the size, or use .get or .clamp",
             )
         return memory
 

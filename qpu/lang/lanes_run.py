@@ -161,7 +161,7 @@ def run_grid(fn: Callable[..., Any], args: Sequence[Any], isa: str = "v3d71") ->
     except _Started:
         assert k.extent is not None
     else:
-        raise UsageError("a Grid kernel has no k.index()")
+        raise UsageError("a Grid kernel has no k.index()", help="begin the body with i = k.index(n)")
     for item in itertools.product(*map(range, k.extent)):
         k.item = item
         fn(k, *args)

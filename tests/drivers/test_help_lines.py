@@ -19,6 +19,7 @@ ERRORS = {"UsageError", "DriverError", "GpuTimeoutError", "GpuResetError", "NoDe
 # Errors made from an error or a row that has its help: errors_table.fault, no_device and reason_of, a part's reset.
 FROM_ROWS = {
     ("errors_table.py", "no_device"), ("vcsm.py", "open_memory"), ("adapter.py", "_execute"), ("fences.py", "wait"),
+    ("launch.py", "refusal"),
 }  # fmt: skip
 
 
