@@ -6,6 +6,7 @@ and `qpu.lang.select_vc4`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -33,7 +34,7 @@ def pattern(v: Value) -> int:
     return (0xFFFFFFFF if v.attr else 0) if v.type == "b" else int(v.attr)
 
 
-class Selector:
+class Selector(ABC):
     """One selection. place: the operand of each KIR value; held: the mask that the flags tell, and its polarity."""
 
     special: Mapping[str, Callable[..., None]]
@@ -93,25 +94,25 @@ class Selector:
 
     # -- of the chip
 
+    @abstractmethod
     def operand(self, v: Value) -> Operand:
         """The place of a value; constants as the chip has them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def emit(self, v: Value, dst: Operand, cond: str = "") -> None:
         """The operation of a value, its result in `dst`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flags(self, v: Value) -> Polarity:
         """Make the flags tell a mask that is neither held nor inverted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def materialise(self, v: Value) -> int:
         """A mask as a register of 0 and -1, which later uses test."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bits(self, value: int) -> Operand:
         """A constant."""
-        raise NotImplementedError
 
     def cond(self, polarity: Polarity) -> str:
         """The condition of an operation."""
@@ -121,19 +122,19 @@ class Selector:
         """True where it was false."""
         return polarity[1:] if polarity.startswith("n") and len(polarity) > 1 else f"n{polarity}"
 
+    @abstractmethod
     def branch_any(self, polarity: Polarity) -> str:
         """The branch condition "in any lane"."""
-        raise NotImplementedError
 
+    @abstractmethod
     def branch_all(self, polarity: Polarity) -> str:
         """The branch condition "in every lane"."""
-        raise NotImplementedError
 
     def branch_none(self, polarity: Polarity) -> str:
         """The branch condition "in no lane"."""
         return self.branch_all(self.opposite(polarity))
 
-    def end_region(self) -> None:
+    def end_region(self) -> None:  # noqa: B027  # most chips have nothing to do here
         """Before a block ends: what belongs to its requests."""
 
     def sign(self, m: MOp) -> Polarity | None:
@@ -218,9 +219,9 @@ class Selector:
             return made[r.n]
         return self.operand(v.args[-1 - r.n]) if imm else self.in_register(v.args[-1 - r.n])
 
+    @abstractmethod
     def in_register(self, v: Value) -> Operand:
         """As operand, but never an immediate."""
-        raise NotImplementedError
 
     def _select(self, v: Value) -> None:
         mask, a, b = v.args

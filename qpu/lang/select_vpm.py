@@ -8,6 +8,7 @@ further apart are written as words and stored as a column: one element a row of 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Final
 
 from qpu.lang.kir import Region, Request, Value, walk
@@ -49,21 +50,21 @@ class StoreSelector(Selector):
         self.setups: dict[tuple[str, int, int], int] = {}
         self.strides = any(v.op == "commit" and v.attr.step for v in walk(top))
 
+    @abstractmethod
     def uniform(self, what: Uniform) -> int:
         """The register of a uniform."""
-        raise NotImplementedError
 
+    @abstractmethod
     def constant(self, value: int) -> int:
         """The register of a constant."""
-        raise NotImplementedError
 
+    @abstractmethod
     def in_register(self, v: Value) -> Operand:
         """As operand, but never an immediate."""
-        raise NotImplementedError
 
+    @abstractmethod
     def address(self, dst: Fixed, v: Value, role: str) -> None:
         """Write the sum of base and offset to where an access starts."""
-        raise NotImplementedError
 
     def _setup(self, kind: str, size: int, count: int = 0) -> int:
         """The register with a set-up word for the worker's rows. kind: "write", "row" and "column" of stores, "load"
