@@ -15,7 +15,7 @@ SECTION = re.compile(r"^#+ (\d+(?:\.\d+)?)\.? ", re.M)
 NUMBERS = r"\d+(?:\.\d+)?(?:(?:,| and| to| or|;) \d+(?:\.\d+)?(?![\w.]*\.md))*"
 CITATION = re.compile(rf"(?<![\w/-])(?:docs/hardware/|hardware/)?(\w+)\.md(?:,? sections?)? ({NUMBERS})")
 # Names of documents that are not in the repository: nothing may cite them.
-OTHER = re.compile(r"(?<![\w/`.-])(?:product|architecture|emulator|style|lang|sgemm)\.md")
+OTHER = re.compile(r"(?<![\w/`.-])(?:product|architecture|emulator|style|sgemm)\.md")
 
 
 def sections(page: str) -> set[str]:
