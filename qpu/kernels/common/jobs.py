@@ -1,0 +1,85 @@
+"""Launches that belong together: submitted in order, with scratch memory that lives until all have ended."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from qpu.errors import CompileError, UsageError
+from qpu.launch import Launch, Run
+
+if TYPE_CHECKING:
+    from qpu.buffers import Buffer
+    from qpu.device import Device
+    from qpu.lang.entry import Kernel
+
+__all__ = ["Jobs", "entry"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def entry(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator of functions that users call: refusals point to the caller's line, not into the library."""
+
+    @functools.wraps(function)
+    def called(*args: P.args, **keywords: P.kwargs) -> R:
+        try:
+            return function(*args, **keywords)
+        except (CompileError, UsageError) as error:
+            raise error.with_traceback(None) from error.__cause__
+
+    return called
+
+
+class Jobs:
+    """The launches of one call of the library. A context manager, which closes the scratch memory.
+
+    ``with Jobs(gpu) as jobs: t = jobs.scratch(n); jobs.add(first, x, t); jobs.add(second, t, y); return jobs.run()``
+    """
+
+    def __init__(self, gpu: Device) -> None:
+        self.gpu = gpu
+        self._launches: list[Launch] = []
+        self._scratch: list[Buffer] = []
+
+    def __enter__(self) -> Jobs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for launch in self._launches:
+            if not launch.done and launch.error is None:
+                launch.wait()
+        for buffer in self._scratch:
+            buffer.close()
+
+    def scratch(self, shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> Buffer:
+        """Memory for results of one launch that the next one reads."""
+        buffer = self.gpu.empty(shape, dtype)
+        self._scratch.append(buffer)
+        return buffer
+
+    def constant(self, data: Any) -> Buffer:
+        """An array of the host on the device, until the jobs are done."""
+        buffer = self.gpu.array(data)
+        self._scratch.append(buffer)
+        return buffer
+
+    def add(self, kernel: Kernel, *args: Any, workers: int | None = None, **consts: Any) -> None:
+        """Submit a kernel after the launches so far."""
+        how = kernel if workers is None else kernel.on(self.gpu, workers=workers)
+        self._launches.extend(how.submit(*args, **consts).launches)
+
+    def take(self, run: Run) -> None:
+        """Launches that something else has submitted."""
+        self._launches.extend(run.launches)
+
+    def run(self) -> Run:
+        """Wait for all of them."""
+        for launch in self._launches:
+            launch.wait()
+        return Run(tuple(self._launches))

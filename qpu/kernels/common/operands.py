@@ -1,0 +1,125 @@
+"""Arguments of library functions: device memory as a `Part` with shape and dtype, checked before anything is launched.
+
+A function takes a `Buffer`, a `BufferView` (`x[4:]`: the elements, or rows, from there on) or a `Part` (`part(x,
+shape)`: some of a buffer, or the buffer with another shape).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from qpu.buffers import Buffer, BufferView
+from qpu.device import device_of
+from qpu.errors import UsageError
+from qpu.lang.launch import Part
+
+if TYPE_CHECKING:
+    from qpu.device import Device
+
+__all__ = ["Memory", "Part", "device", "operand", "part", "same_shape", "separate"]
+
+Memory: TypeAlias = Buffer | BufferView | Part
+"""What library functions take as an array."""
+
+
+def part(x: Memory, shape: int | Sequence[int], offset: int = 0) -> Part:
+    """`shape` elements of `x` from element `offset` on, in the order in which they lie in memory.
+
+    Raises: UsageError when `x` is shorter.
+    """
+    whole = _as_part("x", x)
+    size = tuple(map(int, shape)) if isinstance(shape, Sequence) else (int(shape),)
+    count, there = int(np.prod(size, dtype=np.int64)), int(np.prod(whole.shape, dtype=np.int64))
+    if offset < 0 or min(size, default=0) < 0 or offset + count > there:
+        raise UsageError(
+            f"elements {offset}..{offset + count - 1} of an array of {there}", help="pass a part that lies inside of it"
+        )
+    return Part(whole.buffer, whole.offset + offset * whole.dtype.itemsize, size, whole.dtype)
+
+
+def _as_part(name: str, value: object) -> Part:
+    if isinstance(value, Part):
+        return value
+    if isinstance(value, Buffer):
+        return Part(value, 0, value.shape, value.dtype)
+    if isinstance(value, BufferView):
+        buffer, offset = value.buffer, value.offset
+        inner = buffer.shape[1:]
+        row = buffer.dtype.itemsize * int(np.prod(inner, dtype=np.int64))
+        if row and offset % row:
+            raise UsageError(
+                f"{name} begins {offset} bytes into its buffer; allowed: multiples of {row}, whole rows of it",
+                help="part(buffer, shape, offset) begins at any element",
+            )
+        return Part(buffer, offset, ((buffer.nbytes - offset) // row if row else 0, *inner), buffer.dtype)
+    help = f"gpu.array({name})" if isinstance(value, (np.ndarray, list, tuple)) else "gpu.array(...), gpu.empty(...)"
+    raise UsageError(f"{name} is a {type(value).__name__}; allowed: device memory", help=help)
+
+
+def operand(name: str, value: object, dtypes: Any, rank: int | None = None) -> Part:
+    """An argument as a Part. dtypes: the allowed ones, or one; rank: number of axes, None for any.
+
+    Raises: UsageError with the parameter's name for anything else.
+    """
+    found = _as_part(name, value)
+    if found.buffer.closed:
+        raise UsageError(f"{name} is closed, and its memory may be reused", help="allocate a new buffer")
+    allowed = [np.dtype(d) for d in (dtypes if isinstance(dtypes, (tuple, list)) else (dtypes,))]
+    if found.dtype not in allowed:
+        raise UsageError(
+            f"{name} holds {found.dtype}; allowed: {', '.join(map(str, allowed))}",
+            help=f"gpu.array({name}.numpy().astype(np.{allowed[0]}))",
+        )
+    if rank is not None and len(found.shape) != rank:
+        raise UsageError(
+            f"{name} has the shape {list(found.shape)}; allowed: {rank} {'axis' if rank == 1 else 'axes'}",
+            help=f"part({name}, shape) gives it another shape",
+        )
+    return found
+
+
+def same_shape(**arrays: Part) -> tuple[int, ...]:
+    """The shape that all have. Raises: UsageError naming those that differ."""
+    (first, one), *others = arrays.items()
+    for name, other in others:
+        if other.shape != one.shape:
+            raise UsageError(
+                f"{first} has the shape {list(one.shape)} and {name} {list(other.shape)}; allowed: equal ones",
+                help=f"part({name}, shape) takes some of it",
+            )
+    return one.shape
+
+
+def separate(written: str, out: Part, same: bool = False, **others: Part) -> None:
+    """Refuse an output that shares bytes with other arguments. same: exactly the same place is fine.
+
+    Raises: UsageError.
+    """
+    begin, end = _bytes(out)
+    for name, other in others.items():
+        a, b = _bytes(other)
+        if a < end and begin < b and not (same and (a, b) == (begin, end)):
+            raise UsageError(
+                f"{written} overlaps {name}, and is written; allowed: memory of its own",
+                help=f"allocate {written}, or pass a copy of {name}",
+            )
+
+
+def _bytes(x: Part) -> tuple[int, int]:
+    begin = x.buffer.address + x.offset
+    return begin, begin + x.dtype.itemsize * int(np.prod(x.shape, dtype=np.int64))
+
+
+def device(**arrays: Part) -> Device:
+    """The device of all arguments. Raises: UsageError when there are two."""
+    (first, one), *others = arrays.items()
+    gpu = device_of(one.buffer.pool)
+    for name, other in others:
+        if other.buffer.pool is not one.buffer.pool:
+            raise UsageError(
+                f"{name} belongs to another device than {first}", help=f"make a copy there: gpu.array({name}.numpy())"
+            )
+    return gpu
