@@ -88,7 +88,13 @@ def address(
     base, offset, constant = view.base, None, 0
     size = view.dtype.size
     for axis, k in enumerate(keys):
-        last = axis == view.rank - 1
+        last = axis == len(view.strides)  # neighbours
+        if isinstance(k, Index) and view.strided and axis == view.rank - 1:
+            by = view.strides[axis]
+            base = q.emit("add", base, q.emit("bitcast", k.moved_by(q, by), type_="u"))
+            more = q.emit("mul", q.emit("asr", k.off, q.const("u", 2)), by)
+            offset = more if offset is None else q.emit("add", offset, more)
+            continue
         if isinstance(k, Index) and last:
             off, limit, plus = k.scaled(q, size)
             base = q.emit("add", base, q.emit("bitcast", limit, type_="u"))

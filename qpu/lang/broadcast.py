@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import numbers
 from collections.abc import Sequence
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from qpu.buffers import Buffer, BufferView
+from qpu.buffers import BufferView
 from qpu.device import device_of
 from qpu.errors import UsageError
-from qpu.lang import lanes
-from qpu.lang.launch import Part, refusal
+from qpu.lang import lanes, surface
+from qpu.lang.arguments import refusal, view_of
 from qpu.lang.patterns import AXES, Argument, Function
 from qpu.lang.types import DTYPES
 
@@ -23,29 +24,24 @@ if TYPE_CHECKING:
 __all__ = ["apply", "reduce", "result_of"]
 
 
-class _Array(NamedTuple):
-    """An array argument: where it is, and its shape."""
-
-    buffer: Buffer
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
-def _array(title: str, name: str, value: Any) -> _Array | None:
-    """An argument as an array; None for a number. Raises: UsageError."""
-    if isinstance(value, Buffer):
-        return _Array(value, 0, value.shape, value.dtype)
-    if isinstance(value, BufferView):
-        size = value.buffer.dtype.itemsize
-        return _Array(value.buffer, value.offset, ((value.buffer.nbytes - value.offset) // size,), value.buffer.dtype)
+def _array(title: str, name: str, value: Any, mode: str = "in") -> BufferView | None:
+    """An argument as a view; None for a number. Raises: UsageError."""
     if isinstance(value, numbers.Real | np.bool_):
         return None
-    raise refusal("launch-type", title, f"{name} is a {type(value).__name__}", allowed="buffers and numbers",
-                  help=f"gpu.array({name})")  # fmt: skip
+    found = view_of(title, _Argument(name, mode), value)
+    return found if isinstance(found, BufferView) else found.view(0, found.shape)
 
 
-def apply(u: Function, args: Sequence[Any], out: Buffer | None, where: Buffer | None) -> Any:
+class _Argument(NamedTuple):
+    """An argument as `view_of` wants it."""
+
+    name: str
+    mode: str
+    type: str = "numbers, or a number"
+    rank: int = 1
+
+
+def apply(u: Function, args: Sequence[Any], out: Any, where: Any) -> Any:
     """u(*args, out=out, where=where). Raises: UsageError."""
     title = u.title
     types = u.types[0]
@@ -62,8 +58,7 @@ def apply(u: Function, args: Sequence[Any], out: Buffer | None, where: Buffer | 
     present = [a for a in arrays if a is not None]
     if not present and condition is None and out is None:
         return _of_numbers(u, types, result, args)
-    if out is not None and not isinstance(out, Buffer):
-        raise refusal("launch-type", title, f"out is a {type(out).__name__}", allowed="a buffer")
+    target = None if out is None else _array(title, "out", out, "out" if where is None else "inout")
     for n, (a, type_) in enumerate(zip(arrays, types, strict=True)):
         wanted = np.dtype(DTYPES[type_].numpy)
         if a is not None and a.dtype != wanted:
@@ -79,14 +74,16 @@ def apply(u: Function, args: Sequence[Any], out: Buffer | None, where: Buffer | 
     if out is None:
         gpu = device_of((*present, condition)[0].buffer)  # type: ignore[union-attr]  # one of them is there
         out = (gpu.zeros if condition else gpu.empty)(shape, kind)
-    elif out.dtype != kind or (shapes and out.shape != shape):
-        raise refusal("launch-type", title, f"out is {out.dtype} of shape {out.shape}",
-                      allowed=f"{kind} of shape {shape}")  # fmt: skip
-    _launch(u, types, result, args, arrays, condition, _Array(out, 0, out.shape, kind))
+        target = out.view(0, shape)
+    elif target is None or target.dtype != kind or (shapes and target.shape != shape):
+        found = f"a {type(out).__name__}" if target is None else f"{target.dtype} of shape {target.shape}"
+        raise refusal("launch-type", title, f"out is {found}", allowed=f"{kind} of shape {shape}")
+    assert target is not None
+    _launch(u, types, result, args, arrays, condition, target)
     return out
 
 
-def _type_of(title: str, n: int, a: _Array | None, value: Any) -> str:
+def _type_of(title: str, n: int, a: BufferView | None, value: Any) -> str:
     """The language's name of an array's type; "int" or "float" for a number."""
     if a is None:
         return "int" if isinstance(value, numbers.Integral) else "float"
@@ -131,9 +128,9 @@ def _launch(
     types: Sequence[str],
     result: str,
     args: Sequence[Any],
-    arrays: Sequence[_Array | None],
-    condition: _Array | None,
-    out: _Array,
+    arrays: Sequence[BufferView | None],
+    condition: BufferView | None,
+    out: BufferView,
 ) -> None:
     shape = out.shape or (1,)
     if 0 in shape:
@@ -143,8 +140,10 @@ def _launch(
     masks = None if condition is None else tuple(_moves(condition.shape, shape)[n] for n in kept)
     sizes = [shape[n] for n in kept]
     merged: list[list[int]] = []
+    whole = [_steps(a, shape, kept) for a in (*arrays, condition, out)]
     for n in range(len(kept)):
         alike = merged and all(r is None or r[n] == r[n - 1] for r in (*rows, masks))
+        alike = alike and all(s is None or s[n - 1] == s[n] * sizes[n] for s in whole)
         merged[-1].append(n) if alike else merged.append([n])
     extents = [int(np.prod([sizes[n] for n in group])) for group in merged]
 
@@ -157,6 +156,8 @@ def _launch(
     patterns = [Argument(t, None if r is None else r[outer:]) for t, r in
                 zip(types, (of(row) for row in rows), strict=True)]  # fmt: skip
     mask = of(masks)
+    last = [group[-1] for group in merged]
+    steps = [None if s is None else [s[n] for n in last] for s in whole]
     kernel = u.kernel_for(result, patterns, None if mask is None else mask[outer:], same)
     gpu: Device = device_of(out.buffer)
     for at in itertools.product(*map(range, extents[:outer])):
@@ -164,31 +165,52 @@ def _launch(
         for n, (a, row) in enumerate(zip(arrays, (of(r) for r in rows), strict=True)):
             if n == same:
                 continue
-            values.append(args[n] if a is None or row is None else _part(a, row, extents, at, a.dtype))
+            values.append(args[n] if a is None or row is None else _part(a, row, steps[n], extents, at, a.dtype))
         if condition is not None and mask is not None:
-            values.append(_part(condition, mask, extents, at, np.dtype(np.uint8)))
+            values.append(_part(condition, mask, steps[-2], extents, at, np.dtype(np.uint8)))
         stored = np.dtype(np.uint8) if out.dtype == np.dtype(bool) else out.dtype
-        values.append(_part(out, (True,) * len(extents), extents, at, stored))
+        values.append(_part(out, (True,) * len(extents), steps[-1], extents, at, stored))
         kernel.on(gpu)(*values)
     assert inner
 
 
-def _is_out(a: _Array, out: _Array, row: tuple[bool, ...] | None) -> bool:
+def _is_out(a: BufferView, out: BufferView, row: tuple[bool, ...] | None) -> bool:
     """Whether an argument is where the result goes, item for item."""
-    place = (a.buffer is out.buffer, a.offset == out.offset, a.dtype == out.dtype)
+    place = (a.buffer is out.buffer, a.offset == out.offset, a.dtype == out.dtype, a.strides == out.strides)
     return all(place) and row is not None and all(row)
 
 
-def _part(a: _Array, row: tuple[bool, ...], extents: Sequence[int], at: Sequence[int], dtype: np.dtype[Any]) -> Part:
+def _steps(a: BufferView | None, shape: Sequence[int], kept: Sequence[int]) -> list[int] | None:
+    """Bytes from element to element of an array along the axes that are kept; 0 where it does not move."""
+    if a is None:
+        return None
+    more = len(shape) - len(a.shape)
+    rows = [0] * more + [0 if n == 1 else s for n, s in zip(a.shape, a.strides, strict=True)]
+    return [rows[n] for n in kept] if rows else [0]
+
+
+def _part(
+    a: BufferView, row: tuple[bool, ...], steps: Sequence[int] | None, extents: Sequence[int], at: Sequence[int],
+    dtype: np.dtype[Any],
+) -> BufferView:  # fmt: skip
     """What one launch sees of an array: its own axes, at indices `at` of the axes that are launches."""
-    own = [(n, extents[n]) for n, m in enumerate(row) if m]
-    offset, stride = 0, a.dtype.itemsize
-    for n, size in reversed(own):
-        if n < len(at):
-            offset += at[n] * stride
-        stride *= size
-    shape = tuple(size for n, size in own if n >= len(at)) or (1,)
-    return Part(a.buffer, a.offset + offset, shape, dtype)
+    assert steps is not None
+    own = [n for n, m in enumerate(row) if m]
+    offset = a.offset + sum(at[n] * steps[n] for n in own if n < len(at))
+    inner = [n for n in own if n >= len(at)]
+    shape, strides = [extents[n] for n in inner] or [1], [steps[n] for n in inner] or [dtype.itemsize]
+    return BufferView(a.buffer, offset, shape, dtype, strides)
+
+
+@functools.cache
+def _same(make: Any, type_: str) -> Any:
+    """The ufunc that copies numbers of a type. make: the class of ufuncs."""
+
+    def same(x: Any) -> Any:
+        return x
+
+    same.__annotations__ = dict.fromkeys(("x", "return"), getattr(surface, type_))
+    return make(same)
 
 
 def reduce(u: Function, array: Any) -> Any:
@@ -208,7 +230,11 @@ def reduce(u: Function, array: Any) -> Any:
     gpu = device_of(a.buffer)
     size = int(np.prod(a.shape, dtype=np.int64))
     kernel = u.reducer(result)
-    wide = Part(a.buffer, a.offset, (size,), a.dtype)
+    if not a.contiguous:  # its elements one after another
+        with gpu.empty(a.shape, a.dtype) as copy:
+            apply(_same(type(u), result), [a], copy, None)
+            return reduce(u, copy)
+    wide = a.buffer.view(a.offset, (size,), a.dtype)
     with gpu.empty(64, a.dtype) as parts, gpu.empty(1, a.dtype) as last:
         kernel.on(gpu)(wide, parts)
         kernel.on(gpu)(parts, last)

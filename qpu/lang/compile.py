@@ -241,8 +241,10 @@ def to_kir(
     layout: str = "row",
     check: bool = False,
     unroll: int = 1,
+    strided: Sequence[bool] = (),
 ) -> KernelIR:
-    """Evaluate a kernel. check: clamp what a launch does not check; unroll: turns of an innermost loop made one.
+    """Evaluate a kernel. check: clamp what a launch does not check; unroll: turns of an innermost loop made one;
+    strided: of the arrays, which have rows whose elements are not neighbours (empty: none).
 
     Raises: CompileError with every finding.
     """
@@ -261,7 +263,8 @@ def to_kir(
         else:
             t = DTYPES[row.type]
             shape = tuple(q.emit("param", type_="i", attr=f"{row.name}.shape{k}") for k in range(row.rank))
-            strides = tuple(q.emit("param", type_="i", attr=f"{row.name}.stride{k}") for k in range(row.rank - 1))
+            moving = row.rank if arrays < len(strided) and strided[arrays] else row.rank - 1
+            strides = tuple(q.emit("param", type_="i", attr=f"{row.name}.stride{k}") for k in range(moving))
             base = q.emit("param", type_="u", attr=f"{row.name}.base")
             names[row.name] = View(row.name, arrays, t, row.mode, row.rank, base, shape, strides)
             arrays += 1

@@ -105,8 +105,8 @@ class Kernel:
         """The kernel for an instruction set, without a device.
 
         specialisation: values of `Const` parameters and knobs by name; `wide=False`: for arrays that do not begin at
-        multiples of 16 bytes; `check=True`: clamp the accesses that a launch cannot check. Raises: CompileError,
-        UsageError.
+        multiples of 16 bytes; `strided=("x",)`: arrays whose neighbours are apart, by name; `check=True`: clamp the
+        accesses that a launch cannot check. Raises: CompileError, UsageError.
         """
         return self.made(self.special(isa, **specialisation))
 
@@ -126,9 +126,14 @@ class Kernel:
             name = missing[0]
             raise UsageError(f"{self.fn.__name__}: the Const parameter {name!r} has no value", help=f"pass {name}=...")
         wide, check = specialisation.pop("wide", True), specialisation.pop("check", False)
+        strided = specialisation.pop("strided", ())
         schedule = Schedule.of({**self.schedule.row, **specialisation}) if specialisation else self.schedule
-        arrays = sum(r.kind == "array" for r in rows)
-        return Special(which, tuple(consts.items()), schedule, (bool(wide),) * arrays, bool(check))
+        arrays = [r.name for r in rows if r.kind == "array"]
+        unknown = [name for name in strided if name not in arrays]
+        if unknown:
+            raise UsageError(f"strided = {strided!r}", help=f"names of arrays: {', '.join(arrays)}")
+        apart = tuple(name in strided for name in arrays) if strided else ()
+        return Special(which, tuple(consts.items()), schedule, (bool(wide),) * len(arrays), bool(check), strided=apart)
 
     def with_knobs(self, schedule: Schedule) -> Kernel:
         """The same function with other knobs."""
@@ -312,7 +317,7 @@ def _key(special: Special) -> Any:
         values: Any = tuple((n, type(v), v) for n, v in special.consts)
     except TypeError:
         values = repr(special.consts)
-    return (special.isa, values, special.schedule, special.wide, special.check, special.coarsen)
+    return (special.isa, values, special.schedule, special.wide, special.check, special.coarsen, special.strided)
 
 
 @overload

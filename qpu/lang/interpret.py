@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qpu.buffers import Buffer
+from qpu.buffers import Buffer, BufferView
 from qpu.core.isa import Isa
 from qpu.core.scalar_lanes import float_bits
 from qpu.errors import UsageError
@@ -66,20 +66,23 @@ def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> Non
     memory: list[Any] = []
     names: list[str] = []
     consts: dict[str, Any] = {}
+    apart: list[tuple[Any, Any]] = []  # arrays whose elements are not neighbours, and copies of them
     for row, value in zip(rows, args, strict=True):
         if row.kind == "const":
             consts[row.name] = value
         elif row.kind == "scalar":
             params[row.name] = float_bits(float(value)) if row.type == "f32" else int(value) & 0xFFFFFFFF
         else:
-            array = value.array if isinstance(value, Buffer) else value
+            array = value.array if isinstance(value, (Buffer, BufferView)) else value
             t = DTYPES[row.type]
             if not isinstance(array, np.ndarray) or array.dtype != np.dtype(t.numpy) or array.ndim != row.rank:
                 raise UsageError(
                     f"{title}: {row.name} is {array!r:.60}", help=f"an ndarray of {t.numpy}, rank {row.rank}"
                 )
             if not array.flags.c_contiguous:
-                raise UsageError(f"{title}: {row.name} is not contiguous", help="np.ascontiguousarray")
+                whole = np.ascontiguousarray(array)
+                apart.append((array, whole))
+                array = whole
             params[f"{row.name}.base"] = 0
             for axis, (n, stride) in enumerate(zip(array.shape, array.strides, strict=True)):
                 params[f"{row.name}.shape{axis}"], params[f"{row.name}.stride{axis}"] = n, stride
@@ -92,3 +95,6 @@ def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> Non
     if vc4:  # sums, conversions and stores as that chip does them
         region = legalise_vc4(legalise(region, str(which)), names, inputs=ir.inputs, atomics=False)
     Interpreter(region, params, memory, count, ArrayLanes(), meanings(which), names=names, single=vc4).run()
+    for array, whole in apart:
+        if array.flags.writeable:
+            array[...] = whole

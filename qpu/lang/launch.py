@@ -17,7 +17,8 @@ import numpy as np
 from qpu.buffers import Buffer, BufferView
 from qpu.core.isa import Isa
 from qpu.device import device_of
-from qpu.errors import Diagnostic, UsageError
+from qpu.errors import UsageError
+from qpu.lang.arguments import Span, apart, overlap, refusal, view_of
 from qpu.lang.bounds import Access, Expr, evaluator
 from qpu.lang.compiled import TEAM, Compiled
 from qpu.lang.schedule import Schedule
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from qpu.lang.compile import Parameter
     from qpu.lang.source import Source
 
-__all__ = ["Part", "compiled_for", "launch"]
+__all__ = ["compiled_for", "launch"]
 
 How: TypeAlias = tuple[int | None, str | None, bool]
 """Workers, name of a variant, whether to clamp."""
@@ -82,25 +83,10 @@ def compiled_for(
     return _Call(k, gpu, how, args, keywords).plan(how[2]).compiled
 
 
-def refusal(rule: str, kernel: str, message: str, *, allowed: str | None = None, help: str | None = None) -> UsageError:
-    """The error for a launch that cannot be."""
-    finding = Diagnostic(rule, f"{kernel}: {message}", allowed=allowed, help=help)
-    return UsageError(finding.render(), [finding])
-
-
-class Part:
-    """Device memory as an array of another shape or type than its buffer's."""
-
-    __slots__ = ("buffer", "dtype", "offset", "shape")
-
-    def __init__(self, buffer: Buffer, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.buffer, self.offset, self.shape, self.dtype = buffer, offset, shape, dtype
-
-
 class _Row:
     """A parameter, with what a launch asks of it again and again."""
 
-    __slots__ = ("base", "dtype", "kind", "mode", "name", "rank", "shapes", "strides", "type")
+    __slots__ = ("base", "dtype", "kind", "misaligned", "mode", "name", "rank", "shapes", "size", "strides", "type")
 
     def __init__(self, row: Parameter) -> None:
         self.name, self.kind, self.mode, self.rank = row.name, row.kind, row.mode, row.rank
@@ -109,6 +95,9 @@ class _Row:
         self.shapes = [f"{row.name}.shape{k}" for k in range(row.rank)]
         self.strides = [f"{row.name}.stride{k}" for k in range(row.rank)]
         self.dtype = np.dtype(self.type.numpy) if row.kind == "array" and self.type else None
+        self.size = self.dtype.itemsize if self.dtype is not None else 0
+        self.misaligned = min(self.size, 4) - 1
+        """Bits of an address that are 0 where an element begins."""
 
 
 class _Signature:
@@ -148,7 +137,7 @@ class _Signature:
 class _Call:
     """One call. values: one a parameter; numbers: launch values by name, as the program reads them."""
 
-    __slots__ = ("gpu", "k", "numbers", "signature", "values", "wide", "workers")
+    __slots__ = ("gpu", "k", "numbers", "signature", "strided", "values", "wide", "workers")
 
     def __init__(
         self, k: Launchable, gpu: Device | None, how: How, args: Sequence[Any], keywords: Mapping[str, Any]
@@ -163,7 +152,8 @@ class _Call:
         self.numbers: dict[str, int] = {"row": 0, "worker": 0}
         self.wide: list[bool] = []
         pool: MemoryPool | None = None
-        spans: list[tuple[int, int, _Row]] = []
+        self.strided: list[bool] = []
+        spans: list[Span] = []
         for row, value in zip(signature.rows, self.values, strict=True):
             if row.kind == "array":
                 pool = self._array(row, value, pool, spans)
@@ -179,22 +169,14 @@ class _Call:
 
     # -- arguments
 
-    def _array(self, row: _Row, value: Any, pool: MemoryPool | None, spans: list[tuple[int, int, _Row]]) -> MemoryPool:
+    def _array(self, row: _Row, value: Any, pool: MemoryPool | None, spans: list[Span]) -> MemoryPool:
         title = self.signature.title
-        home = value.buffer if isinstance(value, (BufferView, Part)) else value
-        if isinstance(home, Buffer) and home.closed:
+        if type(value) is not Buffer:
+            value = view_of(title, row, value)
+        home = value.buffer if type(value) is BufferView else value
+        if home.closed:
             raise refusal("launch-device", title, f"{row.name} is closed", help="allocate a new buffer")
-        if type(value) is Buffer:
-            shape, dtype, nbytes = value.shape, value.dtype, value.nbytes
-            address = value.address
-            owner = value.pool
-        else:
-            shape, dtype, offset, buffer = _place(title, row, value)
-            address = buffer.address + offset
-            owner = buffer.pool
-            nbytes = dtype.itemsize
-            for n in shape:
-                nbytes *= n
+        shape, dtype, address, owner = value.shape, value.dtype, value.address, home.pool
         if dtype is not row.dtype and dtype != row.dtype:
             t = row.type
             assert t is not None
@@ -207,23 +189,43 @@ class _Call:
         if pool is not None and owner is not pool:
             raise refusal("launch-device", title, f"{row.name} belongs to another device than the arguments before it",
                           help=f"make a copy there: gpu.array({row.name}.numpy())")  # fmt: skip
-        alignment = min(dtype.itemsize, 4)
-        if address % alignment:
+        if address & row.misaligned:
             raise refusal("launch-align", title, f"{row.name} begins at address {address:#x}",
-                          allowed=f"multiples of {alignment}", help="offsets of whole elements")  # fmt: skip
+                          allowed=f"multiples of {row.misaligned + 1}", help="offsets of whole elements")  # fmt: skip
         numbers_ = self.numbers
         numbers_[row.base] = address
-        stride = dtype.itemsize
         aligned = not address & 15
-        for axis in range(row.rank - 1, -1, -1):
+        if home is value:
+            stride = row.size
+            for axis in range(row.rank - 1, -1, -1):
+                numbers_[row.shapes[axis]] = shape[axis]
+                numbers_[row.strides[axis]] = stride
+                stride *= shape[axis]
+                if axis and stride & 15:
+                    aligned = False
+            self.wide.append(aligned)
+            self.strided.append(False)
+            if value.nbytes:
+                spans.append((address, address + value.nbytes, row, value))
+            return owner
+        for axis in range(row.rank):
             numbers_[row.shapes[axis]] = shape[axis]
-            numbers_[row.strides[axis]] = stride
-            stride *= shape[axis]
-            if axis and stride & 15:
+            numbers_[row.strides[axis]] = stride = value.strides[axis]
+            if stride & row.misaligned and shape[axis] > 1:
+                found = f"{row.name} has elements {stride} bytes apart on axis {axis}"
+                allowed = f"multiples of {row.misaligned + 1}"
+                raise refusal("launch-align", title, found, allowed=allowed, help="strides of whole elements")
+            if axis < row.rank - 1 and stride & 15:
                 aligned = False
-        self.wide.append(aligned)
-        if nbytes:
-            spans.append((address, address + nbytes, row))
+        strided = bool(row.rank) and shape[-1] > 1 and value.strides[-1] != row.size
+        self.wide.append(aligned and not strided)
+        self.strided.append(strided)
+        if row.mode != "in" and not apart(value):
+            raise refusal("launch-overlap", title, f"elements of {row.name} share memory, and the kernel writes it",
+                          allowed="elements that are apart", help="write to a buffer of its own")  # fmt: skip
+        first, end = value.span
+        if end > first:
+            spans.append((address - value.offset + first, address - value.offset + end, row, value))
         return owner
 
     def _device(self, gpu: Device | None, pool: MemoryPool | None) -> Device:
@@ -240,11 +242,11 @@ class _Call:
                           allowed=str(gpu), help=f"{title}.on(...) of its device")  # fmt: skip
         return owner
 
-    def _overlap(self, spans: list[tuple[int, int, _Row]]) -> None:
+    def _overlap(self, spans: list[Span]) -> None:
         """In promises not to overlap what the launch writes; an output overlaps no other one."""
-        for i, (a0, a1, first) in enumerate(spans):
-            for b0, b1, second in spans[i + 1 :]:
-                if a0 < b1 and b0 < a1 and not (first.mode == second.mode == "in"):
+        for i, (a0, a1, first, a) in enumerate(spans):
+            for b0, b1, second, b in spans[i + 1 :]:
+                if a0 < b1 and b0 < a1 and not (first.mode == second.mode == "in") and overlap(a, b):
                     names = f"{first.name} and {second.name}"
                     raise refusal("launch-overlap", self.signature.title,
                                   f"{names} overlap, and the kernel writes one of them",
@@ -269,53 +271,27 @@ class _Call:
         """The plan for these types, constants and places."""
         isa, signature = self.gpu.isa, self.signature
         wide = tuple(self.wide) if isa is Isa.V3D42 else None
+        strided = tuple(self.strided) if True in self.strided else ()
         most = 8
         if self.workers is not None and not signature.team:  # what is left over takes a worker a vector
             while most > self.workers:
                 most //= 2
         consts = tuple((signature.rows[n].name, self.values[n]) for n in signature.consts)
         try:
-            key: tuple[Any, ...] = (isa, wide, check, most, *((type(v), v) for _, v in consts))
+            key: tuple[Any, ...] = (isa, wide, strided, check, most, *((type(v), v) for _, v in consts))
             found = self.k.plans.get(key)
         except TypeError:  # a constant that cannot be hashed
-            key = (isa, wide, check, most, repr(consts))
+            key = (isa, wide, strided, check, most, repr(consts))
             found = self.k.plans.get(key)
         if found is None:
-            special = Special(isa, consts, self.k.schedule, wide or (True,) * len(self.wide), check, most)
+            wide = wide or tuple(not s for s in self.strided)
+            special = Special(isa, consts, self.k.schedule, wide, check, most, strided)
             found = self.k.plans[key] = _Plan(signature, self.k.made(special))
         return found
 
 
 def _axes(n: int) -> str:
     return f"{n} axis" if n == 1 else f"{n} axes"
-
-
-def _place(title: str, row: _Row, value: Any) -> tuple[tuple[int, ...], np.dtype[Any], int, Buffer]:
-    """Shape, type, offset and buffer of an argument that is not simply a buffer."""
-    if isinstance(value, Part):
-        return value.shape, value.dtype, value.offset, value.buffer
-    if isinstance(value, Buffer):
-        return value.shape, value.dtype, 0, value
-    if isinstance(value, BufferView):
-        buffer, offset = value.buffer, value.offset
-        kind = buffer.dtype
-        if offset % kind.itemsize:
-            raise refusal("launch-align", title, f"{row.name} begins {offset} bytes into its buffer",
-                          allowed=f"multiples of {kind.itemsize}, whole elements of {kind}")  # fmt: skip
-        left = (buffer.nbytes - offset) // kind.itemsize
-        if row.rank == 1:
-            return (left,), kind, offset, buffer
-        inner = buffer.shape[1:]
-        size = int(np.prod(inner, dtype=np.int64))
-        if len(buffer.shape) == row.rank and offset % (size * kind.itemsize):
-            raise refusal("launch-align", title, f"{row.name} begins inside a row of its buffer",
-                          allowed=f"multiples of {size * kind.itemsize} bytes, whole rows")  # fmt: skip
-        return (left // size, *inner), kind, offset, buffer
-    help_ = (
-        f"gpu.array({row.name})" if isinstance(value, (np.ndarray, list, tuple)) else "gpu.array(...), gpu.empty(...)"
-    )
-    raise refusal("launch-type", title, f"{row.name} is a {type(value).__name__}", allowed=f"a buffer of {row.type}",
-                  help=help_)  # fmt: skip
 
 
 def _scalar(title: str, row: _Row, value: Any) -> int:

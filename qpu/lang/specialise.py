@@ -24,7 +24,8 @@ __all__ = ["Special", "specialise"]
 @dataclass(frozen=True, slots=True)
 class Special:
     """What a compiled kernel is made for. wide: for each array, whether it and its rows begin at multiples of 16 bytes;
-    check: clamp the accesses that the launch does not check; coarsen: at most so much.
+    check: clamp the accesses that the launch does not check; coarsen: at most so much; strided: for each array, whether
+    the elements of a row are not neighbours (empty: none).
     """
 
     isa: Isa
@@ -33,6 +34,7 @@ class Special:
     wide: tuple[bool, ...]
     check: bool = False
     coarsen: int = 8
+    strided: tuple[bool, ...] = ()
 
     def with_schedule(self, schedule: Schedule) -> Special:
         """The same with other knobs."""
@@ -70,6 +72,7 @@ def _specialise(source: Source, team: bool, special: Special) -> Compiled:
             layout=layout,
             check=special.check,
             unroll=schedule.unroll,
+            strided=special.strided,
         )
         if auto and coarsen > 1 and _has_loops(ir):
             coarsen = 1

@@ -128,6 +128,8 @@ def _store_tile(f: Front, node: ast.Call, c: Any, i0: Any, j0: Any, acc: Any) ->
     start, end = q.emit("shl", q.emit("add", first, lane), size), q.emit("shl", c.shape[1], size)
     offsets = [q.emit("add", start, q.const("i", LANES * c.dtype.size * j)) for j in range(len(acc[0]))]
     inside = [q.emit("lt", x, end, type_="b", attr="i") for x in offsets]
+    if c.strided:
+        offsets = [q.emit("mul", q.emit("asr", x, size), c.strides[1]) for x in offsets]
     left = q.emit("sub", c.shape[0], r)
     for i, row in enumerate(acc):
         values = [stored(f, node, c, v) for v in row]

@@ -35,6 +35,11 @@ class Index:
         total = q.emit("add", self.off, self.limit)
         return q.emit("add", q.emit("asr", total, q.const("u", 2)), q.const("i", self.plus & 0xFFFFFFFF))
 
+    def moved_by(self, q: Builder, stride: Value) -> Value:
+        """Bytes from item 0 to where `off` is 0, for elements so many bytes apart; the same in all lanes."""
+        start = q.emit("add", q.emit("asr", self.limit, q.const("u", 2)), q.const("i", self.plus & 0xFFFFFFFF))
+        return q.emit("mul", start, stride)
+
     def scaled(self, q: Builder, size: int) -> tuple[Value, Value, int]:
         """Byte offset, limit and constant for elements of `size` bytes."""
         off, limit = self.off, self.limit
@@ -60,7 +65,8 @@ class Inside:
 class View:
     """An array parameter inside a kernel. number: of the array; mode: "in", "out" or "inout"; rank: 1 to 3.
 
-    shape: extents as i32 values, strides: bytes from one element to the next of each axis but the last.
+    shape: extents as i32 values, strides: bytes from one element to the next of each axis; without the last
+    where a row's elements are neighbours.
     """
 
     name: str
@@ -72,6 +78,11 @@ class View:
     shape: tuple[Value, ...]
     strides: tuple[Value, ...]
     clamped: bool = False
+
+    @property
+    def strided(self) -> bool:
+        """Whether a row's elements are not neighbours."""
+        return len(self.strides) == self.rank
 
 
 @dataclass(frozen=True, slots=True)

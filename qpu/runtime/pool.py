@@ -49,6 +49,11 @@ class Place(ABC):
     def extent(self) -> tuple[Bo, int, int]:
         """Buffer object, offset of the place in bytes, bytes of the buffer. Raises: UsageError when it is closed."""
 
+    @property
+    def contiguous(self) -> bool:
+        """Whether the address alone says where its elements are."""
+        return True
+
 
 class Owner(Protocol):
     """The object that a buffer object is allocated for, such as a `Buffer`."""

@@ -30,6 +30,16 @@ def own(part: object, pool: MemoryPool) -> int:
         raise UsageError(f"{part!r} is a {type(part).__name__}", help="pass device memory (gpu.array), or a part of it")
     if part.pool is not pool:
         raise UsageError("the buffer belongs to another device", help="allocate it on this one")
+    return _address(part)
+
+
+def _address(part: Place, where: str = "") -> int:
+    """The address of a place. Raises: UsageError where its elements do not follow each other."""
+    if not part.contiguous:
+        raise UsageError(
+            f"{where}the elements of {part!r} do not follow each other, and a program is given an address alone",
+            help="pass its .address, and the strides as numbers",
+        )
     return part.address
 
 
@@ -106,7 +116,7 @@ def _pack(out: bytearray, values: Iterable[Any], pool: MemoryPool | None) -> Non
         elif isinstance(value, Place):
             if pool is not None and value.pool is not pool:
                 raise UsageError(f"{_where(out)}: the buffer belongs to another device", help="allocate it on this one")
-            out += value.address.to_bytes(4, "little")
+            out += _address(value, f"{_where(out)}: ").to_bytes(4, "little")
         elif isinstance(value, (bool, np.bool_)):
             raise UsageError(f"{_where(out)}: {value!r} is a truth value", help="pass 0 or 1")
         elif isinstance(value, (float, np.floating)):

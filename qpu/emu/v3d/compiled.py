@@ -6,7 +6,9 @@ translator does not support run on the reference engine; `RunStats.fallbacks` na
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -15,7 +17,6 @@ from numpy.typing import NDArray
 from qpu.core.isa import Isa
 from qpu.emu.engine.machine import Execution
 from qpu.emu.engine.memory import PAGE, Memory
-from qpu.emu.engine.workers import Workers, cores
 from qpu.emu.v3d.compiled_programs import Program, fetcher, program_at
 from qpu.emu.v3d.copies import Copies
 from qpu.emu.v3d.dispatch import Dispatch, Start
@@ -56,6 +57,13 @@ MAX_WARNINGS = 256  # about overflowing result FIFOs; after that many the limit 
 ALL_PAGES = (1 << 32) // PAGE
 
 
+def _cores() -> int:
+    """Host cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _initial_state() -> U32:
     """The state block of a thread whose registers were never written."""
     state = np.zeros(int(Slot.WORDS), np.uint32)
@@ -79,7 +87,7 @@ class V3dCompiledMachine:
         self.profile = profile
         self.memory = memory
         self.strict = strict
-        self.workers = workers or min(cores(), 8)
+        self.workers = workers or min(_cores(), 8)
         self._tables: list[NDArray[np.uint64]] = []
         self.room: U32 | None = None
         whole = len(memory.pages) == ALL_PAGES
@@ -167,7 +175,7 @@ class CompiledV3dExecution(DispatchExecution):
         self._tmu = np.zeros(3, np.uint64)  # requests, bytes read, bytes written by threads that ended
         self._group = Group(np.zeros(1, np.intp), dispatch.code, dispatch.uniforms)
         self._words: dict[tuple[int, str], U32] = {}  # copies of stream words that are not contiguous on the host
-        self._crew = Workers(self._workers)
+        self._pool: ThreadPoolExecutor | None = None
         self._overflows = 0
         self._rounds_run = 0  # rounds of all threads together
         self._quantum = QUANTUM
@@ -186,7 +194,9 @@ class CompiledV3dExecution(DispatchExecution):
 
     def _over(self) -> None:
         """Stop the worker threads and return the page table."""
-        self._crew.close()
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
         self._copies.release()
         super()._over()
 
@@ -317,11 +327,10 @@ class CompiledV3dExecution(DispatchExecution):
         )
         result: dict[int, int] = {}
 
-        def work(mine: list[int], worker: int) -> None:
+        def work(mine: list[int], counters: NDArray[np.int64]) -> None:
             states = self._pointers[mine]
             reasons = np.zeros(len(mine), np.int32)
-            more = self._counts[worker].ctypes.data, budget, reasons.ctypes.data
-            self._program.run(states.ctypes.data, len(mine), *fixed, *more)
+            self._program.run(states.ctypes.data, len(mine), *fixed, counters.ctypes.data, budget, reasons.ctypes.data)
             result.update(zip(mine, reasons.tolist(), strict=True))
 
         # Phase 1: run every thread up to its first store or atomic. Memory does not change, so the order of the
@@ -335,8 +344,13 @@ class CompiledV3dExecution(DispatchExecution):
             self._wide[held, int(Slot.LEFT) // 2] = budget
             result.update(dict.fromkeys(held, int(Reason.TMU)))
             self._held.clear()
-        if starting:
-            self._crew.share(self._portions(starting), work)
+        portions = self._portions(starting)
+        if len(portions) > 1:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._workers, "qpu-emulator")
+            list(self._pool.map(work, portions, self._counts))
+        elif starting:
+            work(starting, self._counts[0])
         control[Control.HOLD] = Hold.NOTHING
         reasons = np.array([result[t] for t in threads], np.int32)
         if self._program.lockstep or ((reasons == Reason.TMU) & (self._states[threads, Slot.HELD] != 0)).any():

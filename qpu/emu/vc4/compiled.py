@@ -14,7 +14,9 @@ engines may also report a different one first.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,6 @@ from qpu.emu.engine.directed import Floats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.native import Interrupted
 from qpu.emu.engine.numpy_lanes import LANES
-from qpu.emu.engine.workers import Workers, cores
 from qpu.emu.vc4.chip import Chip, Profile
 from qpu.emu.vc4.compiled_programs import MAX_NANS, Program, program_at
 from qpu.emu.vc4.prepare import COUNTS
@@ -48,7 +49,7 @@ __all__ = ["Vc4CompiledMachine"]
 
 FIRST_CHUNK, CHUNK = 1 << 12, 1 << 18  # instructions of a native time slice
 SERIAL = 4096  # instructions a QPU executes alone from a pending store on, before the others continue
-PARALLEL = 50_000  # native instructions that a round is expected to have from which on several host threads save time
+PARALLEL = 50_000  # native instructions of a round from which on several host threads save time
 
 
 _REASONS = tuple(Reason)  # by number
@@ -121,12 +122,12 @@ class CompiledVc4Execution(ReferenceExecution):
         self._hold = [0] * qpus  # instructions the reference engine is to execute before native code is tried again
         self._before: dict[int, int] = {}  # QPU with a pending store -> node where it continues
         self._workers = workers
-        self._crew = Workers(workers)
+        self._pool: ThreadPoolExecutor | None = None
         self._counters: dict[tuple[int, int], NDArray[np.int64]] = {}  # (program, worker) -> executions of chains
         self._addresses: dict[tuple[int, int], int] = {}  # (program, worker) -> address of those counters
         self._pages = memory.pages
         self._fixed = memory.pointer, memory.pages.ctypes.data, memory.size, vpm.words.ctypes.data
-        self._lengths: dict[tuple[int, int], int] = {}  # instructions of the last call from (program, node)
+        self._last_round = 0
         self._native = 0
         self._renumbered = False  # a program was translated again: earlier numbers are invalid
         self._vpm_free = vpm.reserved >= ROWS
@@ -167,7 +168,6 @@ class CompiledVc4Execution(ReferenceExecution):
         """Drop the numbers of nodes and counters after a program was translated again."""
         self._counters.clear()
         self._addresses.clear()
-        self._lengths.clear()
         self._before.clear()  # the reference engine performs the pending stores
         self._renumbered = True
 
@@ -242,23 +242,24 @@ class CompiledVc4Execution(ReferenceExecution):
             if limit is not None:
                 budget = min(budget, max(1, (limit - q.clock) // CLOCKS_PER_INSTRUCTION))
             self._enter(q, number, budget, alone)
+        workers = min(self._workers, len(starts))
         results: dict[int, int] = {}
 
-        def work(q: Qpu, worker: int) -> None:
-            results[q.number] = self._call(q, worker)
+        def work(worker: int) -> None:
+            for q, _ in starts[worker::workers]:
+                results[q.number] = self._call(q, worker)
 
-        lengths = self._lengths
-        expected = sum(min(self._budget[q.number], lengths.get((q.entry, n), 0)) for q, n in starts)
-        if self._workers > 1 and expected >= PARALLEL:
-            for worker in range(self._workers):  # created here: the threads only look them up
+        if workers < 2 or self._last_round < PARALLEL:
+            workers = 1
+            work(0)
+        else:
+            for worker in range(workers):  # created here: the threads only look them up
                 for q, _ in starts:
                     self._counts_of(q, worker)
-            self._crew.share([q for q, _ in starts], work)
-        else:
-            for q, _ in starts:
-                work(q, 0)
-        for q, number in starts:
-            lengths[q.entry, number] = self._used(q)
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._workers, "qpu-emulator")
+            list(self._pool.map(work, range(workers)))
+        self._last_round = 0
         self._return_all([(q, _REASONS[results[q.number]]) for q, _ in starts])
 
     def _run_stores(self, ready: list[Qpu]) -> None:
@@ -417,18 +418,14 @@ class CompiledVc4Execution(ReferenceExecution):
         stride: Any = parse_write_setup(int(state[Slot.STRIDE]))
         port.stride = stride
 
-    def _used(self, q: Qpu) -> int:
-        """Instructions of the last native call."""
-        left: int = self._states.fast_wide[q.number][Slot.LEFT // 2]
-        return self._budget[q.number] - left
-
     def _return(self, q: Qpu, reason: Reason) -> None:
         """Bring the control state of `q` up to date after native code."""
         program = self._program_of(q)
         assert program is not None and reason is not Reason.BAD
         state, wide = self._states.fast[q.number], self._states.fast_wide[q.number]
-        used = self._used(q)
+        used = self._budget[q.number] - wide[Slot.LEFT // 2]
         self._slice[q.number] -= used
+        self._last_round += used
         self._native += used
         program.executed += used
         q.clock = wide[Slot.CLOCK // 2] + used * CLOCKS_PER_INSTRUCTION
@@ -520,7 +517,7 @@ class Vc4CompiledMachine(Chip):
 
     def __init__(self, profile: Profile, memory: Memory, *, workers: int | None = None, **more: Any) -> None:
         super().__init__(profile, memory, **more)
-        self.workers = min(workers or cores(), profile.qpus)
+        self.workers = min(workers or os.cpu_count() or 1, profile.qpus)
 
     def launch(self, entries: Sequence[tuple[int, int]]) -> CompiledVc4Execution:
         """Start programs; see `Vc4ReferenceMachine.launch`."""

@@ -1,7 +1,7 @@
-"""Arguments of library functions: device memory as a `Part` with shape and dtype, checked before anything is launched.
+"""Arguments of library functions: device memory as a `BufferView`, checked before anything is launched.
 
-A function takes a `Buffer`, a `BufferView` (`x[4:]`: the elements, or rows, from there on) or a `Part` (`part(x,
-shape)`: some of a buffer, or the buffer with another shape).
+A function takes a `Buffer`, a `BufferView` (`x[4:]`, `x[::2]`, `x.T`, or `part(x, shape)`: another shape) or an object
+with a method `__qpu_view__`.
 """
 
 from __future__ import annotations
@@ -14,57 +14,62 @@ import numpy as np
 from qpu.buffers import Buffer, BufferView
 from qpu.device import device_of
 from qpu.errors import UsageError
-from qpu.lang.launch import Part
+from qpu.lang.arguments import viewed
 
 if TYPE_CHECKING:
     from qpu.device import Device
 
-__all__ = ["Memory", "Part", "device", "operand", "part", "same_shape", "separate"]
+__all__ = ["Memory", "device", "operand", "part", "same_shape", "separate"]
 
-Memory: TypeAlias = Buffer | BufferView | Part
+Memory: TypeAlias = Buffer | BufferView
 """What library functions take as an array."""
 
 
-def part(x: Memory, shape: int | Sequence[int], offset: int = 0) -> Part:
+def part(x: Memory, shape: int | Sequence[int], offset: int = 0) -> BufferView:
     """`shape` elements of `x` from element `offset` on, in the order in which they lie in memory.
 
     Raises: UsageError when `x` is shorter.
     """
-    whole = _as_part("x", x)
+    whole = _as_view("x", x)
     size = tuple(map(int, shape)) if isinstance(shape, Sequence) else (int(shape),)
     count, there = int(np.prod(size, dtype=np.int64)), int(np.prod(whole.shape, dtype=np.int64))
     if offset < 0 or min(size, default=0) < 0 or offset + count > there:
         raise UsageError(
             f"elements {offset}..{offset + count - 1} of an array of {there}", help="pass a part that lies inside of it"
         )
-    return Part(whole.buffer, whole.offset + offset * whole.dtype.itemsize, size, whole.dtype)
+    if not whole.contiguous:
+        raise UsageError("the elements of x do not follow each other", help="cut it by indices, as in x[2:5, ::2]")
+    return BufferView(whole.buffer, whole.offset + offset * whole.dtype.itemsize, size, whole.dtype)
 
 
-def _as_part(name: str, value: object) -> Part:
-    if isinstance(value, Part):
-        return value
+def _as_view(name: str, value: object, mode: str = "in") -> BufferView:
+    value = viewed(value, mode)
     if isinstance(value, Buffer):
-        return Part(value, 0, value.shape, value.dtype)
-    if isinstance(value, BufferView):
-        buffer, offset = value.buffer, value.offset
-        inner = buffer.shape[1:]
-        row = buffer.dtype.itemsize * int(np.prod(inner, dtype=np.int64))
-        if row and offset % row:
-            raise UsageError(
-                f"{name} begins {offset} bytes into its buffer; allowed: multiples of {row}, whole rows of it",
-                help="part(buffer, shape, offset) begins at any element",
-            )
-        return Part(buffer, offset, ((buffer.nbytes - offset) // row if row else 0, *inner), buffer.dtype)
-    help = f"gpu.array({name})" if isinstance(value, (np.ndarray, list, tuple)) else "gpu.array(...), gpu.empty(...)"
-    raise UsageError(f"{name} is a {type(value).__name__}; allowed: device memory", help=help)
+        return value.view(0, value.shape)
+    if not isinstance(value, BufferView):
+        help = (
+            f"gpu.array({name})" if isinstance(value, (np.ndarray, list, tuple)) else "gpu.array(...), gpu.empty(...)"
+        )
+        raise UsageError(f"{name} is a {type(value).__name__}; allowed: device memory", help=help)
+    if not value.open:
+        return value
+    buffer, offset = value.buffer, value.offset
+    inner = buffer.shape[1:]
+    row = buffer.dtype.itemsize * int(np.prod(inner, dtype=np.int64))
+    if row and offset % row:
+        raise UsageError(
+            f"{name} begins {offset} bytes into its buffer; allowed: multiples of {row}, whole rows of it",
+            help="part(buffer, shape, offset) begins at any element",
+        )
+    return BufferView(buffer, offset, ((buffer.nbytes - offset) // row if row else 0, *inner), buffer.dtype)
 
 
-def operand(name: str, value: object, dtypes: Any, rank: int | None = None) -> Part:
-    """An argument as a Part. dtypes: the allowed ones, or one; rank: number of axes, None for any.
+def operand(name: str, value: object, dtypes: Any, rank: int | None = None) -> BufferView:
+    """An argument as a view. dtypes: the allowed ones, or one; rank: number of axes, None for any.
 
     Raises: UsageError with the parameter's name for anything else.
     """
-    found = _as_part(name, value)
+    found = _as_view(name, value)
     if found.buffer.closed:
         raise UsageError(f"{name} is closed, and its memory may be reused", help="allocate a new buffer")
     allowed = [np.dtype(d) for d in (dtypes if isinstance(dtypes, (tuple, list)) else (dtypes,))]
@@ -81,7 +86,7 @@ def operand(name: str, value: object, dtypes: Any, rank: int | None = None) -> P
     return found
 
 
-def same_shape(**arrays: Part) -> tuple[int, ...]:
+def same_shape(**arrays: BufferView) -> tuple[int, ...]:
     """The shape that all have. Raises: UsageError naming those that differ."""
     (first, one), *others = arrays.items()
     for name, other in others:
@@ -93,7 +98,7 @@ def same_shape(**arrays: Part) -> tuple[int, ...]:
     return one.shape
 
 
-def separate(written: str, out: Part, same: bool = False, **others: Part) -> None:
+def separate(written: str, out: BufferView, same: bool = False, **others: BufferView) -> None:
     """Refuse an output that shares bytes with other arguments. same: exactly the same place is fine.
 
     Raises: UsageError.
@@ -108,12 +113,12 @@ def separate(written: str, out: Part, same: bool = False, **others: Part) -> Non
             )
 
 
-def _bytes(x: Part) -> tuple[int, int]:
-    begin = x.buffer.address + x.offset
-    return begin, begin + x.dtype.itemsize * int(np.prod(x.shape, dtype=np.int64))
+def _bytes(x: BufferView) -> tuple[int, int]:
+    begin, end = x.span
+    return x.buffer.address + begin, x.buffer.address + end
 
 
-def device(**arrays: Part) -> Device:
+def device(**arrays: BufferView) -> Device:
     """The device of all arguments. Raises: UsageError when there are two."""
     (first, one), *others = arrays.items()
     gpu = device_of(one.buffer.pool)
