@@ -19,7 +19,7 @@ from qpu.lang.arguments import viewed
 if TYPE_CHECKING:
     from qpu.device import Device
 
-__all__ = ["Memory", "device", "operand", "part", "same_shape", "separate"]
+__all__ = ["Memory", "device", "merged", "operand", "part", "recast", "same_shape", "separate"]
 
 Memory: TypeAlias = Buffer | BufferView
 """What library functions take as an array."""
@@ -64,12 +64,18 @@ def _as_view(name: str, value: object, mode: str = "in") -> BufferView:
     return BufferView(buffer, offset, ((buffer.nbytes - offset) // row if row else 0, *inner), buffer.dtype)
 
 
-def operand(name: str, value: object, dtypes: Any, rank: int | None = None) -> BufferView:
-    """An argument as a view. dtypes: the allowed ones, or one; rank: number of axes, None for any.
+def recast(x: BufferView, dtype: Any) -> BufferView:
+    """The same memory with elements of another type of the same size."""
+    return BufferView(x.buffer, x.offset, x.shape, np.dtype(dtype), x.strides)
+
+
+def operand(name: str, value: object, dtypes: Any, rank: int | None = None, mode: str = "in") -> BufferView:
+    """An argument as a view. dtypes: the allowed ones, or one; rank: number of axes, None for any; mode: "in", "out" or
+    "inout", as it is used.
 
     Raises: UsageError with the parameter's name for anything else.
     """
-    found = _as_view(name, value)
+    found = _as_view(name, value, mode)
     if found.buffer.closed:
         raise UsageError(f"{name} is closed, and its memory may be reused", help="allocate a new buffer")
     allowed = [np.dtype(d) for d in (dtypes if isinstance(dtypes, (tuple, list)) else (dtypes,))]
@@ -84,6 +90,26 @@ def operand(name: str, value: object, dtypes: Any, rank: int | None = None) -> B
             help=f"part({name}, shape) gives it another shape",
         )
     return found
+
+
+def merged(name: str, x: BufferView, axis: int) -> BufferView:
+    """`x` with three axes: those before `axis` as one, that axis, those behind it as one.
+
+    Raises: UsageError where its strides do not allow that.
+    """
+    shape, strides = [1, x.shape[axis], 1], [0, x.strides[axis], x.dtype.itemsize]
+    for at, axes in ((0, range(axis)), (2, range(axis + 1, len(x.shape)))):
+        for n in reversed(axes):
+            if x.shape[n] != 1 and shape[at] == 1:
+                strides[at] = x.strides[n]
+            elif x.shape[n] != 1 and x.strides[n] != strides[at] * shape[at]:
+                raise UsageError(
+                    f"{name} has the shape {list(x.shape)} and the strides {list(x.strides)}: axes beside axis {axis} "
+                    "do not follow each other",
+                    help=f"pass a copy of {name}",
+                )
+            shape[at] *= x.shape[n]
+    return BufferView(x.buffer, x.offset, shape, x.dtype, strides)
 
 
 def same_shape(**arrays: BufferView) -> tuple[int, ...]:
