@@ -65,6 +65,41 @@ def _write(name: str | None, data: bytes) -> None:
         raise UsageError(f"cannot write {name}: {error.strerror}", help="name another file with -o") from None
 
 
+BOARD_ISAS = {**{f"pi{n}": "vc4" for n in range(4)}, "pi4": "v3d42", "pi5": "v3d71"}  # what --isa takes besides
+
+
+def _isa_of(name: str) -> str:
+    """An instruction set by its name or by a board that has it."""
+    known = [str(i) for i in Isa]
+    found = BOARD_ISAS.get(name.partition(",")[0].lower(), name.lower())
+    if found not in known:
+        raise UsageError(
+            f"--isa {name}: unknown; allowed: {', '.join(known)}, or a board: {', '.join(BOARD_ISAS)}",
+            help="vc4 is the GPU of Pi 0 to 3, v3d42 of Pi 4, v3d71 of Pi 5",
+        )
+    return found
+
+
+def _input(options: argparse.Namespace) -> str:
+    """The file to read; standard input where none is named and it is not a terminal."""
+    if options.input is not None:
+        return str(options.input)
+    if sys.stdin is not None and sys.stdin.isatty():
+        raise UsageError("nothing to read: standard input is a terminal", help="name a file, or - to type the text")
+    return "-"
+
+
+def _require_instructions(name: str, data: bytes, found: Sequence[Any]) -> None:
+    """Raises: UsageError when a file has no instructions."""
+    if not found:
+        what = "is empty" if not data.strip() else "has no instructions, only comments"
+        raise _Empty(f"{name} {what}", help="give 64-bit words: hex, binary, C source or ELF")
+
+
+class _Empty(QpuError):
+    """A file without instructions."""
+
+
 def _toolkit(name: str) -> InstructionSet:
     from qpu.instruction_sets import isa
 
@@ -76,15 +111,16 @@ def _toolkit(name: str) -> InstructionSet:
 
 def _asm(options: argparse.Namespace) -> int:
     from qpu import formats
+    from qpu.core.hazards import diagnostics
 
     toolkit = _toolkit(options.isa)
     try:
-        source = _read(options.input).decode("utf-8-sig")
+        source = _read(_input(options)).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{options.input} is not UTF-8 text (byte {error.start})", help="name a file of assembly source"
         ) from None
-    filename = "<stdin>" if options.input == "-" else options.input
+    filename = "<stdin>" if _input(options) == "-" else options.input
     symbols = formats.Symbols()
     if options.isa == Isa.VC4:
         program, symbols = _assemble_vc4(source, filename, options.include, options.include_root)
@@ -97,8 +133,10 @@ def _asm(options: argparse.Namespace) -> int:
     failed = False
     if options.check:
         findings = toolkit.check(program.code, single_segment=options.single_segment)
-        for finding in findings:
-            print(_finding_text(finding, program), file=sys.stderr)
+        for found in diagnostics(findings, program):
+            print(found.render(), file=sys.stderr)
+            if found.other is not None and (loc := program.loc(found.other)) is not None:
+                print(f"  with {loc}: {loc.source.strip()}", file=sys.stderr)
         failed = any(f.severity is Severity.ERROR for f in findings)
     stem = "program" if options.output in (None, "-") else Path(options.output).name
     if options.format == "hex":
@@ -144,10 +182,8 @@ def _text(toolkit: InstructionSet, word: int) -> str:
         return ""
 
 
-def _finding_text(finding: Finding, program: Program | None = None) -> str:
-    loc = None if program is None else program.loc(finding.index)
-    where = f"{loc}: " if loc is not None else f"instruction {finding.index}: "
-    return f"{where}{finding.severity}[{finding.label}]: {finding.message}"
+def _finding_text(finding: Finding) -> str:
+    return f"instruction {finding.index}: {finding.severity}[{finding.label}]: {finding.message}"
 
 
 # -- disasm
@@ -157,7 +193,15 @@ def _disasm(options: argparse.Namespace) -> int:
     from qpu import formats
 
     toolkit = _toolkit(options.isa)
-    words = formats.read_words(_read(options.input), section=options.section, symbol=options.symbol)
+    data = _read(_input(options))
+    try:
+        words = formats.read_words(data, section=options.section, symbol=options.symbol)
+    except formats.BadWord as bad:
+        if formats.looks_like_hex(data):
+            raise
+        help = f"assemble it first: qpu asm --isa {options.isa} {_input(options)}"
+        raise UsageError(f"{bad.found}: this looks like source, not like code", help=help) from None
+    _require_instructions(_input(options), data, words)
     failed = False
     out: list[str] = []
     for word in words:
@@ -192,13 +236,14 @@ def _check(options: argparse.Namespace) -> int:
     from qpu import formats
 
     toolkit = _toolkit(options.isa)
-    data = _read(options.input)
+    data = _read(_input(options))
     try:
         programs = formats.read_programs(data, section=options.section, symbol=options.symbol)
     except formats.BadWord:
         if formats.looks_like_hex(data):
             raise
-        programs = [list(toolkit.assemble(data.decode("utf-8-sig"), filename=options.input, check=False).code)]
+        programs = [list(toolkit.assemble(data.decode("utf-8-sig"), filename=_input(options), check=False).code)]
+    _require_instructions(_input(options), data, [word for program in programs for word in program])
     failed = False
     for number, words in enumerate(programs):
         findings = toolkit.check(words, single_segment=options.single_segment)
@@ -374,8 +419,8 @@ def _arguments() -> argparse.ArgumentParser:
 
     def code(name: str, help_: str, run: Any) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_)
-        sub.add_argument("--isa", required=True, choices=names)
-        sub.add_argument("input", metavar="IN", help="file, or - for standard input")
+        sub.add_argument("--isa", required=True, metavar="ISA", help=f"{', '.join(names)}, or a board: pi0 .. pi5")
+        sub.add_argument("input", metavar="IN", nargs="?", help="file, or - for standard input, which is the default")
         sub.set_defaults(run=run)
         return sub
 
@@ -407,7 +452,7 @@ def _arguments() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
     build = commands.add_parser("build", help="compile kernels ahead of time", description=_build_help)
     build.add_argument("module", metavar="MODULE", help="a file of Python, or a module's name")
-    build.add_argument("--isa", choices=[*names, "all"], default="all")
+    build.add_argument("--isa", metavar="ISA", default="all", help=f"{', '.join(names)}, a board, or all, the default")
     build.add_argument("-o", "--output", metavar="OUT", required=True, help="for qpu.lang.load_cache")
     build.set_defaults(run=_build)
     commands.add_parser("emulate", help="run an unmodified Python program on an emulated board", add_help=False)
@@ -421,6 +466,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[:1] == ["emulate"]:
             return _emulate(words[1:])
         options = _arguments().parse_args(words)
+        if "isa" in options and options.isa != "all":
+            options.isa = _isa_of(options.isa)
         status: int = options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()  # so that a write error is reported here, not when the interpreter exits

@@ -128,6 +128,18 @@ class Buffer(Place):
             raise UsageError("a scalar buffer has no parts", help="use its address")
         return self.view(0, self.shape)[index]
 
+    def __setitem__(self, index: object, value: object) -> NoReturn:
+        raise _no_array("values cannot be assigned to a Buffer", "y.write(data) or y.array[...] = data")
+
+    def _arithmetic(self, *other: object) -> NoReturn:
+        raise _no_array("a Buffer is memory, without arithmetic", "y.array for NumPy, or gpu.xp.asarray(y) for the GPU")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _arithmetic
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _arithmetic
+    __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __lshift__ = __rshift__ = _arithmetic
+    __neg__ = __abs__ = __invert__ = __lt__ = __le__ = __gt__ = __ge__ = __float__ = __int__ = _arithmetic
+    __array_ufunc__ = None  # NumPy leaves ndarray + Buffer to the methods above
+
     def __iter__(self) -> Iterator[BufferView]:
         """Places along the first axis; for values iterate over `array` or `numpy()`."""
         return (self[i] for i in range(len(self)))
@@ -337,6 +349,10 @@ def _slice(key: slice) -> slice:
     if step == 0:
         raise UsageError("a slice with step 0", help="steps forward or back")
     return slice(start, stop, step)
+
+
+def _no_array(message: str, write: str) -> UsageError:
+    return UsageError(message, help=f"write {write}")
 
 
 def as_array(data: Any, dtype: DTypeLike | None = None) -> NDArray[Any]:

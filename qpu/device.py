@@ -22,7 +22,7 @@ from qpu.core.code import Code
 from qpu.core.isa import Isa
 from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Driver, Fence
 from qpu.drivers.port import submitted
-from qpu.errors import DriverError, EmuFault, GpuTimeoutError, NoDeviceError, UsageError, suggest
+from qpu.errors import DriverError, EmuFault, GpuTimeoutError, NoDeviceError, UsageError, brief, keywords, suggest
 from qpu.launch import Launch
 from qpu.runtime.fences import Parts
 from qpu.runtime.jobs import Shape, prepare
@@ -48,6 +48,32 @@ class _Counting(Protocol):
 
 # -- devices
 
+_OF_OTHERS = {  # keywords of launches in other libraries
+    "n_threads": "pass the launch shape: vc4.Programs(n) on Pi 0-3, or one row of uniforms for each program",
+    "thread": "pass the launch shape: v3d.Dispatch(workgroups=n)",
+    "threads": "pass the launch shape: v3d.Dispatch(threads=2)",
+    "workgroup": "pass the launch shape: v3d.Dispatch(workgroups=(x, y, z))",
+    "workgroups": "pass the launch shape: v3d.Dispatch(workgroups=(x, y, z))",
+    "local_invocation": "pass the launch shape: v3d.Dispatch(workgroup_size=x * y * z)",
+    "wgs_per_sg": "pass the launch shape: v3d.Dispatch(workgroups_per_supergroup=n)",
+    "timeout": "write timeout_s, in seconds",
+    "timeout_sec": "write timeout_s, in seconds",
+    "uniform": "write uniforms=",
+    "code": "write program=",
+}
+
+_METHODS_OF_OTHERS = {  # methods of devices in other libraries
+    "alloc": "gpu.empty(shape, dtype), or gpu.zeros",
+    "copy": "gpu.array(data)",
+    "program": "qpu.assemble(builder_function, isa=gpu.isa)",
+    "execute": "gpu.run(program, uniforms)",
+    "to_device": "gpu.array(data)",
+    "malloc": "gpu.empty(shape, dtype)",
+    "ones": "gpu.array(np.ones(shape, np.float32))",
+    "sync": "launch.wait()",
+    "synchronize": "launch.wait()",
+}
+
 
 class Device(AbstractContextManager["Device"]):
     """A GPU, real or emulated. Open one with `open_device`; close it or use it in a ``with`` block."""
@@ -59,6 +85,11 @@ class Device(AbstractContextManager["Device"]):
         _devices[self._pool] = self
         with _users_lock:
             _users[id(port)] += 1
+
+    def __getattr__(self, name: str) -> NoReturn:
+        meant = _METHODS_OF_OTHERS.get(name) or suggest(name, [n for n in dir(Device) if n[0] != "_"], "gpu.{}")
+        help = f"\n  help: {'write ' if name in _METHODS_OF_OTHERS else ''}{meant}" if meant else ""
+        raise AttributeError(f"a Device has no {name!r}{help}", name=name, obj=self)
 
     # identity
 
@@ -98,6 +129,7 @@ class Device(AbstractContextManager["Device"]):
 
     # memory
 
+    @brief
     def empty(self, shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Buffer:
         """A buffer of `shape` and `dtype` with zeros from Linux; it may have no elements.
 
@@ -120,12 +152,14 @@ class Device(AbstractContextManager["Device"]):
             raise UsageError(f"{size} bytes exceed the GPU's 4 GiB of addresses", help="split the data")
         return self._pool.allocate(max(size, kind.itemsize), lambda bo: Buffer(self._pool, bo, dims, kind))
 
+    @brief
     def zeros(self, shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Buffer:
         """A buffer of `shape` and `dtype`, cleared here, whatever Linux returned."""
         buffer = self.empty(shape, dtype)
         buffer.array[...] = 0
         return buffer
 
+    @brief
     def array(self, data: Any, dtype: DTypeLike | None = None) -> Buffer:
         """A buffer with a copy of `data` (anything np.asarray takes).
 
@@ -142,6 +176,7 @@ class Device(AbstractContextManager["Device"]):
 
     # launches
 
+    @keywords(_OF_OTHERS)
     def submit(
         self,
         program: Code,
@@ -164,6 +199,7 @@ class Device(AbstractContextManager["Device"]):
         """
         return self._launch(program, uniforms, shape, timeout_s, after, background=True)
 
+    @keywords(_OF_OTHERS)
     def run(
         self, program: Code, uniforms: Uniforms = (), shape: Shape | None = None, *, timeout_s: float = 10.0
     ) -> Launch:
@@ -310,6 +346,7 @@ def _narrowed(data: Any, source: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return source.astype(kind)
 
 
+@brief
 def open_device(
     device: str | None = None,
     *,
@@ -329,7 +366,17 @@ def open_device(
     seconds of host time than this (default: QPU_EMU_HOST_LIMIT_S, else no limit).
     Raises: UsageError for a bad name, NoDeviceError with every reason when there is no usable GPU.
     """
-    name = device if device is not None else os.environ.get("QPU_DEVICE", "auto")
+    if device is None and os.environ.get("QPU_DEVICE"):
+        try:
+            return _named(os.environ["QPU_DEVICE"], port, strict, engine, host_limit_s)
+        except UsageError as error:
+            raise UsageError(f"QPU_DEVICE: {error}") from None
+    return _named("auto" if device is None else device, port, strict, engine, host_limit_s)
+
+
+def _named(
+    name: object, port: Port | None, strict: bool | None, engine: str | None, host_limit_s: float | None
+) -> Device:
     if not isinstance(name, str):
         raise UsageError(f"device = {name!r}", help="give a name such as 'auto' or 'pi5', or a path")
     if port is not None:

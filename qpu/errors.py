@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import enum
+import functools
 import linecache
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
 
 __all__ = [
     "AsmError", "CompileError", "DecodeError", "Diagnostic", "DriverError", "EmuFault", "EmuWarning", "FaultPlace",
     "GpuResetError", "GpuTimeoutError", "HazardError", "Loc", "NoDeviceError", "QpuError", "Severity",
-    "UnknownNameError", "UsageError", "suggest",
+    "UnknownNameError", "UsageError", "brief", "keywords", "suggest",
 ]  # fmt: skip
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _MESSAGE_LIMIT = 1000  # characters of a message that are shown
 _LINE_LIMIT = 200  # characters of a source line that are shown
@@ -268,6 +274,48 @@ class EmuWarning(UserWarning):
     Issued when a launch finishes, once for each rule and instruction; also in `RunStats.faults`. On boards that are not
     strict (``strict=False``, ``QPU_EMU_STRICT=0``), what is an `EmuFault` otherwise is a warning too.
     """
+
+
+def brief(function: Callable[P, R]) -> Callable[P, R]:
+    """A public function whose errors of this package show the caller's frames, not those inside the package.
+
+    ``QPU_TRACEBACK=full`` keeps them, for reports about the package itself.
+    """
+
+    @functools.wraps(function)
+    def entry(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except QpuError as error:
+            if os.environ.get("QPU_TRACEBACK") == "full":
+                raise
+            error.__cause__, error.__suppress_context__ = None, True
+            raise error.with_traceback(None)  # noqa: B904  # the same error, without the frames below this one
+
+    return entry
+
+
+def keywords(meant: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator of a `brief` public function that explains the keywords of other libraries: `meant` says what is ours.
+
+    Raises: UsageError in place of TypeError for such a keyword.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def entry(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except TypeError as error:
+                name = next((name for name in kwargs if name in meant), None)
+                if name is None:
+                    raise
+                found = UsageError(f"{function.__name__}() takes no argument {name!r}", help=meant[name])
+                raise found from (error if os.environ.get("QPU_TRACEBACK") == "full" else None)
+
+        return brief(entry)
+
+    return decorate
 
 
 def suggest(name: object, known: Iterable[str], form: str = "{!r}", most: int = 1) -> str | None:

@@ -26,7 +26,8 @@ class BadWord(UsageError):
 
     def __init__(self, line: int, text: str) -> None:
         shown = repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}... ({len(text)} characters)"
-        super().__init__(f"line {line}: {shown} is not a 64-bit word", help="write up to 16 hexadecimal digits")
+        self.found = f"line {line}: {shown} is not a 64-bit word"
+        super().__init__(self.found, help="write up to 16 hexadecimal digits")
         self.line = line
         self.text = text
 

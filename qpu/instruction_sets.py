@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qpu.core.isa import Isa
 from qpu.core.toolkit import Source
-from qpu.errors import UsageError
+from qpu.errors import UsageError, brief
 from qpu.program import Program, toolkit
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class InstructionSet:
         self.isa = which
         self._toolkit = toolkit(which)
 
+    @brief
     def assemble(
         self,
         source: Source,
@@ -92,6 +93,7 @@ def isa(name: str | Isa) -> InstructionSet:
         raise UsageError(f"unknown instruction set {str(name)!r}", help=f"pass {', '.join(Isa)}") from None
 
 
+@brief
 def assemble(
     source: Source,
     *args: object,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from qpu.core.arguments import seconds
 from qpu.core.code import Code
-from qpu.errors import DriverError, EmuFault, EmuWarning, GpuResetError, GpuTimeoutError
+from qpu.errors import DriverError, EmuFault, EmuWarning, GpuResetError, GpuTimeoutError, brief
 from qpu.runtime.fences import Parts
 from qpu.runtime.loops import located
 
@@ -74,6 +74,7 @@ class Launch:
         """Statistics of the emulation once the job is done; None on a real board."""
         return self._stats
 
+    @brief
     def poll(self) -> bool:
         """True when the job has ended; never blocks for long. Raises: what `wait` raises, when it ended badly."""
         return self._poll(0.0)
@@ -96,6 +97,7 @@ class Launch:
                 self._settle(0.0)
             return ended
 
+    @brief
     def wait(self, timeout_s: float | None = None) -> None:
         """Wait for the end.
 
@@ -238,6 +240,7 @@ class Run:
 
     launches: tuple[Launch, ...]
 
+    @brief
     def wait(self, timeout_s: float | None = None) -> Run:
         """Wait for the end of each; again is fine. Returns itself. Arguments and errors: see `Launch.wait`."""
         for launch in self.launches:

@@ -88,7 +88,7 @@ class Builder(ABC, Generic[T]):
     __slots__ = ("_branch_at", "_errors", "_fixups", "_half", "_instrs", "_labels", "_numbers", "_open", "_places")
 
     isa: ClassVar[Isa]
-    _foreign: ClassVar[Mapping[str, str]] = {}  # names of the other family's builders -> what is written here
+    _foreign: ClassVar[Mapping[str, str]] = {}  # names of other builders -> what is written here
     _idle: ClassVar[Any]
     _half: Any
 

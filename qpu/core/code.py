@@ -46,6 +46,11 @@ class Code:
                 raise UsageError(f"word {index} is {word:#x}", help="pass instruction words: 0..2**64-1")
         return cls(isa, values)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """A program is data: a pickled one has its words, labels and source lines, without Python's code objects."""
+        locs = tuple(loc if loc is None or isinstance(loc, Loc) else self.loc(i) for i, loc in enumerate(self.locs))
+        return type(self), (self.isa, self.code, self.labels, locs, self.warnings)
+
     def __len__(self) -> int:
         return len(self.code)
 

@@ -20,8 +20,8 @@ from qpu.core.isa import Basis, Isa
 from qpu.errors import Diagnostic, HazardError, Loc, Severity
 
 __all__ = [
-    "REST", "Breach", "Facts", "Finding", "Hit", "Jump", "Memo", "Rule", "Rules", "Window", "Windows", "jumps",
-    "raise_errors",
+    "REST", "Breach", "Facts", "Finding", "Hit", "Jump", "Memo", "Rule", "Rules", "Window", "Windows",
+    "diagnostics", "jumps", "raise_errors",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -425,15 +425,15 @@ class _Located(Protocol):
     def __len__(self) -> int: ...
 
 
-def raise_errors(findings: Iterable[Finding], program: _Located) -> None:
-    """Raise HazardError for the findings of severity error, each at its source line; return if there are none."""
+def diagnostics(findings: Iterable[Finding], program: _Located) -> list[Diagnostic]:
+    """The findings with the source lines of the program's instructions."""
     last = len(program) - 1
 
     def where(index: int) -> str:
         loc = program.loc(min(index, last))
         return f"instruction {index}" if loc is None else f"line {loc.line}"
 
-    found = [
+    return [
         Diagnostic(
             f.rule,
             f.message,
@@ -446,7 +446,11 @@ def raise_errors(findings: Iterable[Finding], program: _Located) -> None:
             name=f.name,
         )
         for f in findings
-        if f.severity is Severity.ERROR
     ]
+
+
+def raise_errors(findings: Iterable[Finding], program: _Located) -> None:
+    """Raise HazardError for the findings of severity error, each at its source line; return if there are none."""
+    found = diagnostics((f for f in findings if f.severity is Severity.ERROR), program)
     if found:
         raise HazardError.of(found)

@@ -44,7 +44,15 @@ def _address(part: Place, where: str = "") -> int:
 
 
 def stream_of(pool: MemoryPool, uniforms: Uniforms) -> bytes | int:
-    """A uniform stream, checked: words that must be placed, or the address of device memory."""
+    """A uniform stream, checked: words that must be placed, or the address of device memory.
+
+    Raises: UsageError for rows, which are streams of several programs on VideoCore IV.
+    """
+    if isinstance(uniforms, (list, tuple)) and uniforms and all(isinstance(u, (list, tuple)) for u in uniforms):
+        raise UsageError(
+            f"uniforms = {len(uniforms)} rows, but all threads of a V3D launch read one stream",
+            help="pass one flat list; threads tell themselves apart by q.tidx, q.eidx or the payload",
+        )
     return own(uniforms, pool) if isinstance(uniforms, Place) else pack_uniforms(uniforms, pool)
 
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from qpu.errors import Diagnostic
 from qpu.v3d.codes import BDI, BRANCH_CONDS, sig_names
 
-__all__ = ["ADVICE", "Advice", "mistake", "signal_and_flags"]
+__all__ = ["ADVICE", "FOREIGN", "Advice", "mistake", "signal_and_flags"]
 
 _FLAGS: Final = (
     "one flag push or update per instruction; a condition together with a push of the other half only, "
@@ -152,3 +152,36 @@ def signal_and_flags(sig: int) -> Diagnostic:
     """The diagnostic for conditions or flags beside a signal that writes a register: both occupy one field."""
     names = f"signal {sig_names(sig)} writes a register"
     return mistake("signal-and-flags", f"{names}, so the instruction cannot have conditions or flags")
+
+
+_HERE: Final = "on V3D"
+_MEMORY: Final = (
+    f"{_HERE} threads read and write memory through the TMU: q.tmud, q.tmua, q.ldtmu; DMA belongs to Pi 0-3"
+)
+_ACCUMULATORS: Final = "V3D 7.1 has no accumulators: use q.rf[0..63]"
+_FILES: Final = f"{_HERE} there is one register file: q.rf[0..63]"
+
+FOREIGN: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("ra", "rb"), _FILES),
+    **{f"r{n}": _ACCUMULATORS for n in range(6)},
+    **dict.fromkeys(("elem_num", "element_number"), "the lane number is an operation: q.eidx(q.rf[1])"),
+    **dict.fromkeys(("qpu_num", "qpu_number"), f"{_HERE} q.tidx(q.rf[1]) gives the thread; bits of it name the QPU"),
+    **dict.fromkeys(("uniform", "unif", "ldi"), "load the next uniform by a signal: q.nop(sig=q.ldunifrf(q.rf[1]))"),
+    **dict.fromkeys(("mul24",), "multiply with q.umul24 or q.smul24"),
+    **dict.fromkeys(("fdiv", "div"), "divide by a reciprocal: q.recip(q.rf[1], x), then q.fmul"),
+    **dict.fromkeys(("exit", "halt", "stop", "thrend"), "end the program with q.end()"),
+    **dict.fromkeys(("mutex", "mutex_acquire", "mutex_release", "sema_up", "sema_down"),
+                    f"{_HERE} threads of a workgroup meet at q.barrierid(q.syncb) with a thread switch"),
+    **dict.fromkeys(("setup_vpm_read", "setup_vpm_write", "setup_dma_load", "setup_dma_store", "start_dma_load",
+                     "start_dma_store", "wait_dma_load", "wait_dma_store"), _MEMORY),
+    **dict.fromkeys(("tmu0_s", "tmu1_s", "t0s", "t1s"), "write the address to q.tmua; q.ldtmu pops the result"),
+    **dict.fromkeys(("sfu_exp2", "exp2"), "the operation is q.exp (2 to the power of x)"),
+    **dict.fromkeys(("sfu_log2", "log2"), "the operation is q.log (to base 2)"),
+    **dict.fromkeys(("rotate", "broadcast"), "rotate with q.rot(q.rf[1], x, n)"),
+    **dict.fromkeys(("nops",), "write q.nop() as often as needed"),
+    "jmp": "branch with q.b(label)",
+    **{f"j{flag}{state}{every}": "branch with q.b(label, cond=...): push a flag by push='pushz', then 'anya', "
+                                 "'alla', 'anyna' or 'allna'"
+       for flag in "znc" for state in "sc" for every in ("", "_any")},
+}  # fmt: skip
+"""Names that the builders do not have, of VideoCore IV's builder and of other libraries, with what is written here."""

@@ -18,7 +18,7 @@ from qpu.core.isa import Isa, Unit
 from qpu.core.locations import LAYERS, Places, loc_of
 from qpu.core.optable import Op, OperandType
 from qpu.errors import AsmError, suggest
-from qpu.v3d.advice import mistake
+from qpu.v3d.advice import FOREIGN, mistake
 from qpu.v3d.codes import BDI, BRANCH_CONDS, MSFIGN
 from qpu.v3d.encode import KEYS, HalfKey, Keys, encode
 from qpu.v3d.instr import Alu, AluHalf, Branch, Instr, Sig
@@ -70,6 +70,7 @@ class V3dBuilder(Builder["Instr | int"]):
 
     __slots__ = ("_sig", "rf")
 
+    _foreign = FOREIGN
     _registers: ClassVar[dict[int, Reg]]
     _idle: ClassVar[Alu]
     # of each ALU: halves by the arguments of the method, and the cache of their keys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 from qpu.errors import Diagnostic, suggest
 from qpu.v3d.advice import mistake
 
-__all__ = ["TextError", "evaluate", "near", "wrong"]
+__all__ = ["TextError", "comment_help", "evaluate", "near", "wrong"]
 
 
 near: Final = partial(suggest, form="{}", most=3)
@@ -29,6 +30,14 @@ class TextError(Exception):
 def wrong(column: int, kind: str, message: str, allowed: str | None = None, help: str | None = None) -> TextError:
     """The error for a kind of mistake; arguments as in `mistake`."""
     return TextError(column, mistake(kind, message, allowed, help))
+
+
+_FOREIGN_COMMENT: Final = re.compile(r"//|/\*|--|(?:^|\s);;")
+
+
+def comment_help(code: str) -> str | None:
+    """Help for a wrong line in which a comment of another language begins, else None."""
+    return "start a comment with #" if _FOREIGN_COMMENT.search(code) else None
 
 
 Undefined = Callable[[str, int], TextError]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeVar, overload
 
 from qpu.core.isa import Isa
 from qpu.core.locations import LAYERS, here, loc_of
+from qpu.core.truth import NoTruth
 from qpu.errors import AsmError
 from qpu.v3d.advice import mistake
 from qpu.v3d.codes import sig_names
@@ -47,7 +48,7 @@ class _Modifier:
         return self if operand is None else operand._with(self.name)
 
 
-class _Modified:
+class _Modified(NoTruth):
     """An operand that takes modifiers: `x.h` is x with the modifier h. Modified forms are cached."""
 
     __slots__ = ("_forms", "mod")

@@ -27,7 +27,7 @@ from qpu.v3d.advice import mistake
 from qpu.v3d.codes import CONDS, PUSHES, SIG_NUMBERS, UPDATES, WRITING_SIGS, sig_names
 from qpu.v3d.decode import decode
 from qpu.v3d.encode import KEYS, HalfKey, encode
-from qpu.v3d.expr import TextError, near, wrong
+from qpu.v3d.expr import TextError, comment_help, near, wrong
 from qpu.v3d.instr import AluHalf, Branch, Dst, Sig, Src
 from qpu.v3d.ops import modifiers, table, untried
 from qpu.v3d.pairing import ADD, ADD_FLAGS, MUL, MUL_FLAGS, SIGNAL, draft, explain, idle
@@ -119,7 +119,8 @@ class _Assembler(OperandParser):
                     raise wrong(LINE_LIMIT, "line-length", "the line is too long", f"{LINE_LIMIT} characters")
                 self.line(code, loc)
             except TextError as e:
-                self.errors.append(replace(e.found, loc=Loc(self.filename, number, e.column + 1, line)))
+                found = replace(e.found, help=comment_help(code) or e.found.help)
+                self.errors.append(replace(found, loc=Loc(self.filename, number, e.column + 1, line)))
                 # keep the instruction indices of the following lines right
                 if not code.lstrip().startswith(".set"):
                     self.words.append(0)

@@ -74,6 +74,9 @@ _halves: dict[tuple[object, ...], Half] = {}  # by the arguments of the method; 
 _alus: dict[tuple[Half, Half, int], Alu] = {}  # results of `combine` by two halves and a signal
 
 
+_SETUP_NAMES: Final = {"nrows": "n", "Y": "y", "X": "x"}  # of PyVideoCore's setup functions -> of ours
+
+
 def _setup(register: str, make: Callable[P, int]) -> Callable[Concatenate[Asm, P], None]:
     """A method that loads the word of a function of `qpu.vc4.vpm` into a set-up register."""
 
@@ -84,6 +87,10 @@ def _setup(register: str, make: Callable[P, int]) -> Callable[Concatenate[Asm, P
         except AsmError as error:
             for found in error.diagnostics:
                 self._refuse(found)
+        except TypeError as error:
+            ours = [f"write {_SETUP_NAMES[name]}= for {name}=" for name in kwargs if name in _SETUP_NAMES]
+            takes = ", ".join(list(signature(make).parameters))
+            self._error("argument", str(error), f"the arguments {takes}", "; ".join(ours) or "see help(q.setup_...)")
         self.ldi(cast(Dst, operands.IO[register]), value)
 
     method.__doc__ = make.__doc__
@@ -112,6 +119,15 @@ _FOREIGN: Final = {
     **dict.fromkeys(("tmud", "tmuwt"), _STORE),
     **dict.fromkeys(("barrierid", "syncb"), f"{_HERE} QPUs wait for each other by q.sema_up(n) and q.sema_down(n)"),
     **dict.fromkeys(("smul24", "umul24"), f"{_HERE} multiply with q.mul24"),
+    "fdiv": f"{_HERE} divide by a reciprocal: q.mov(q.sfu_recip, x), two instructions later q.fmul(q.r1, a, q.r4)",
+    **dict.fromkeys(("exit", "halt", "stop"), "end the program with q.end()"),
+    "jmp": "branch with q.b(label)",
+    **{
+        f"j{flag}{state}{every}": f"branch with q.b(label, cond={where + negated + flag!r})"
+        for flag in "znc"
+        for state, negated in (("s", ""), ("c", "c" if flag == "c" else "n"))
+        for every, where in (("", "all"), ("_any", "any"))
+    },
 }
 
 

@@ -14,6 +14,7 @@ from types import MethodType
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 from qpu.core.builder import Refused
+from qpu.core.truth import NoTruth
 from qpu.vc4 import regs
 from qpu.vc4.instr import Dst as DstField
 from qpu.vc4.instr import Port
@@ -43,7 +44,7 @@ PushName: TypeAlias = Literal["z"]
 """The value of `push`, which sets the flags Z, N and C of every lane together and is named after the first."""
 
 
-class Operand:
+class Operand(NoTruth):
     """An operand of a builder method. source, target: None where it cannot be read or written."""
 
     __slots__ = ("name", "source", "target")
