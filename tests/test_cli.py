@@ -119,7 +119,6 @@ def test_asm_only_encodes_unless_asked_to_check(run: Any) -> None:
         ("asm", "--isa", "v3d33", "-"),
         ("asm", "--isa", "vc4", "/nonexistent/file"),
         ("disasm", "--isa", "vc4", "-", "--symbol", "x"),
-        ("check", "--isa", "vc4"),
         ("emulate",),
         ("emulate", "--board", "pi9", "x.py"),
         ("info", "--device", "pi7"),
