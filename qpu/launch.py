@@ -175,6 +175,9 @@ class Launch:
         """Retire a failed launch. Returns the error; a fault gets its source line."""
         if isinstance(error, EmuFault):
             place = error.place
+            if error.rule == "breakpoint" and place.instruction is not None and place.instruction >= len(self._program):
+                message = f"ran past the last of the program's {len(self._program)} instructions"
+                error = EmuFault(error.rule, message, place, error.name, error.help)
             loc = None if place.instruction is None or place.loc is not None else self._program.loc(place.instruction)
             if loc is not None:
                 error = error.at(replace(place, loc=loc))

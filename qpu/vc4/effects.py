@@ -27,7 +27,7 @@ from qpu.vc4.regs import MUX_A, MUX_B, NOP, SIG_SMALL_IMM, File
 __all__ = ["effects", "has_rotation", "mul_sources", "parts", "read_addresses", "sources", "write_targets"]
 
 _A, _B = File.A, File.B  # enum members are slow to reach through their class
-_FLOW_RESOURCES: Final = frozenset({"tmu_noswap", "vpm_read", "vr_setup"})
+_FLOW_RESOURCES: Final = frozenset({"tmu_noswap", "vpm_read", "vr_setup", "vw_addr", "vdw_busy", "vdw_wait"})
 
 
 def add_sources(i: Alu) -> tuple[int, ...]:

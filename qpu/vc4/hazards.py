@@ -76,7 +76,7 @@ def _facts(word: int) -> Facts:
 
 
 def check(words: Iterable[int]) -> list[Finding]:
-    """All findings of a program, by instruction: rules H1..H31, and ``decode`` for reserved encodings."""
+    """All findings of a program, by instruction: rules H1..H33, and ``decode`` for reserved encodings."""
     return _Checker(tuple(words)).run()
 
 

@@ -1,4 +1,4 @@
-"""Hazard rules of VideoCore IV that count events along the control flow: TMU and VPM FIFOs, thread switches.
+"""Hazard rules of VideoCore IV that count events along the control flow: TMU and VPM FIFOs, DMA stores, thread switches.
 
 `flow_findings` is a forward data-flow analysis. Where the state is not known (after calls and computed branches) it
 reports nothing. All findings are warnings.
@@ -20,7 +20,8 @@ _CAP = 9  # beyond the depth of every FIFO
 @dataclass(frozen=True, slots=True)
 class _State:
     """The state before an instruction. tmu: largest number of outstanding results of each TMU. carried: of these,
-    the ones requested before the last switch. vpm: vectors still to be read, None when unknown."""
+    the ones requested before the last switch. vpm: vectors still to be read, None when unknown. storing: whether a DMA
+    store may run."""
 
     tmu: tuple[int, int] = (0, 0)
     carried: tuple[int, int] = (0, 0)
@@ -28,6 +29,7 @@ class _State:
     last: bool = False
     locked: bool = False
     vpm: int | None = None
+    storing: bool = False
 
     def join(self, other: _State) -> _State:
         return _State(
@@ -37,6 +39,7 @@ class _State:
             self.last or other.last,
             self.locked or other.locked,
             self.vpm if self.vpm == other.vpm else None,
+            self.storing or other.storing,
         )
 
 
@@ -66,6 +69,10 @@ def _step(s: _State, i: Instr, e: Effects, report: Report) -> _State:
             s = _request(s, unit, report)
     if "tlb write" in e.events:
         s = replace(s, locked=True)
+    if "vdw_wait" in e.reads or "vdw_busy" in e.reads:
+        s = replace(s, storing=False)
+    elif "vw_addr" in e.writes:
+        s = replace(s, storing=True)
     return _signal_step(_vpm_step(s, i, e, report), e.events, report)
 
 
@@ -115,6 +122,8 @@ def _signal_step(s: _State, events: frozenset[str], report: Report) -> _State:
         s = replace(s, locked=True)
     elif "sbdone" in events:
         s = replace(s, locked=False)
+    if "program end" in events and s.storing:
+        report("H33", "the program ends without waiting for its DMA store")
     if "program end" in events and s.vpm:
         report("H25", f"the program ends with {s.vpm} vectors of the VPM read set-up not read")
     return s

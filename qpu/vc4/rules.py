@@ -132,6 +132,13 @@ RULES: Final = Rules(
         _rule("H31", "no-program-end", _WARN,
               "nothing ends the program: the QPU goes on with whatever follows it in memory",
               "end the program: `q.end()`, or `nop; thrend` and two more instructions"),
+        _rule("H32", "thrend-slot", _ERROR,
+              "the program end is in a delay slot of a branch: the program ends whether or not the branch is taken",
+              "put three instructions between the branch and the program end; `q.loop()` does",
+              _w("branch", "program end", BRANCH_SLOTS), source="follows from both delays (vc4.md 16, 17)"),
+        _rule("H33", "store-unfinished", _WARN,
+              "the program may end while its DMA store runs: what reads the memory next may find the old data",
+              "wait before the end: `q.wait_dma_store()`"),
     ),
     {
         Isa.VC4: {
