@@ -1,4 +1,4 @@
-"""Hazard rules of VideoCore IV that count events along the control flow: TMU and VPM FIFOs, DMA stores, thread switches.
+"""Hazard rules of VideoCore IV that count events along the control flow: TMU and VPM FIFOs, DMA stores, switches.
 
 `flow_findings` is a forward data-flow analysis. Where the state is not known (after calls and computed branches) it
 reports nothing. All findings are warnings.
