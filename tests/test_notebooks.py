@@ -13,6 +13,7 @@ import pytest
 
 from tests.limits import HUNG_S
 
+pytestmark = pytest.mark.full
 nbformat = pytest.importorskip("nbformat", reason="the notebook group is not installed")
 pytest.importorskip("nbclient", reason="the notebook group is not installed")
 

@@ -1,4 +1,7 @@
-"""Runner of all checks: format, lint, types, generated files, tests, guide, examples. ``--fast`` omits slow ones."""
+"""Runner of all checks: format, lint, types, generated files, tests, guide, examples. ``--fast`` omits slow ones.
+
+It needs the packages of the group full: ``uv run --group full tools/check.py``.
+"""
 
 from __future__ import annotations
 
