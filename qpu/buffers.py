@@ -50,6 +50,16 @@ class Buffer(Place):
         return self._pool
 
     @property
+    def used(self) -> int:
+        """Bytes that programs may access: those of its elements."""
+        return self.nbytes
+
+    @property
+    def label(self) -> str:
+        """Its name in messages of emulated boards, such as ``float32[4, 16]``."""
+        return f"{self.dtype}{list(self.shape)}"
+
+    @property
     def closed(self) -> bool:
         """True once the memory was released."""
         return self._bo is None

@@ -21,7 +21,7 @@ from qpu.core.arguments import seconds, whole
 from qpu.core.code import Code
 from qpu.core.isa import Isa
 from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Driver, Fence
-from qpu.drivers.port import submitted
+from qpu.drivers.port import bounds_of, submitted
 from qpu.errors import DriverError, EmuFault, GpuTimeoutError, NoDeviceError, UsageError, brief, keywords, suggest
 from qpu.launch import Launch
 from qpu.runtime.fences import Parts
@@ -80,7 +80,7 @@ class Device(AbstractContextManager["Device"]):
 
     def __init__(self, driver: Driver, port: Port) -> None:
         self._port = port
-        self._pool = MemoryPool(driver, driver.info.isa)
+        self._pool = MemoryPool(driver, driver.info.isa, bounds_of(port))
         self._info = driver.info
         _devices[self._pool] = self
         with _users_lock:

@@ -237,35 +237,46 @@ class EmuFault(QpuError):
 
     rule: stable identifier such as ``out-of-bounds``, ``tmu-empty``, ``H1``. name: the rule's name in words, where the
     identifier is a number. place: board, QPU, thread, instruction, lane and address, as far as they apply. help: what
-    to do.
+    to do. other: the second place, of findings about two accesses.
     """
 
     def __init__(
-        self, rule: str, message: str, place: FaultPlace | None = None, name: str = "", help: str = ""
+        self,
+        rule: str,
+        message: str,
+        place: FaultPlace | None = None,
+        name: str = "",
+        help: str = "",
+        other: FaultPlace | None = None,
     ) -> None:
         self.rule = rule
         self.name = name
         self.message = message
         self.place = place if place is not None else FaultPlace()
         self.help = help
+        self.other = other
         lines = [f"{rule}: {name}: {message}" if name else f"{rule}: {message}"]
-        where = self.place.render()
-        if where:
-            lines.append(f"  at {where}")
-        if self.place.disassembly:
-            lines.append(f"  instruction: {self.place.disassembly}")
-        if self.place.loc is not None:
-            lines.append(f"  source: {self.place.loc}: {self.place.loc.source.strip()}")
+        for word, at in (("at", self.place), ("other", other)):
+            if at is None:
+                continue
+            where = at.render()
+            if where:
+                lines.append(f"  {word} {where}")
+            if at.disassembly:
+                lines.append(f"  instruction: {at.disassembly}")
+            if at.loc is not None:
+                lines.append(f"  source: {at.loc}: {at.loc.source.strip()}")
         if help:
             lines.append(f"  help: {help}")
         super().__init__("\n".join(lines))
 
-    def __reduce__(self) -> tuple[type[EmuFault], tuple[str, str, FaultPlace, str, str]]:
-        return EmuFault, (self.rule, self.message, self.place, self.name, self.help)
+    def __reduce__(self) -> tuple[type[EmuFault], tuple[str, str, FaultPlace, str, str, FaultPlace | None]]:
+        return EmuFault, (self.rule, self.message, self.place, self.name, self.help, self.other)
 
-    def at(self, place: FaultPlace) -> EmuFault:
-        """The same fault at another place."""
-        return EmuFault(self.rule, self.message, place, self.name, help=self.help).with_traceback(self.__traceback__)
+    def at(self, place: FaultPlace, other: FaultPlace | None = None) -> EmuFault:
+        """The same fault at another place. other: replaces the second place, if it has one."""
+        fault = EmuFault(self.rule, self.message, place, self.name, self.help, other or self.other)
+        return fault.with_traceback(self.__traceback__)
 
 
 class EmuWarning(UserWarning):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from qpu.core.arguments import seconds
 from qpu.core.code import Code
-from qpu.errors import DriverError, EmuFault, EmuWarning, GpuResetError, GpuTimeoutError, brief
+from qpu.errors import DriverError, EmuFault, EmuWarning, FaultPlace, GpuResetError, GpuTimeoutError, brief
 from qpu.runtime.fences import Parts
 from qpu.runtime.loops import located
 
@@ -178,14 +178,19 @@ class Launch:
             if error.rule == "breakpoint" and place.instruction is not None and place.instruction >= len(self._program):
                 message = f"ran past the last of the program's {len(self._program)} instructions"
                 error = EmuFault(error.rule, message, place, error.name, error.help)
-            loc = None if place.instruction is None or place.loc is not None else self._program.loc(place.instruction)
-            if loc is not None:
-                error = error.at(replace(place, loc=loc))
+            place, other = self._located(error.place), error.other and self._located(error.other)
+            if place is not error.place or other is not error.other:
+                error = error.at(place, other)
         self._retire()
         if isinstance(error, GpuTimeoutError | GpuResetError):
             error = located(error, self._program, [] if self._stats is None else self._stats.stopped)
         self.error = error
         return error
+
+    def _located(self, place: FaultPlace) -> FaultPlace:
+        """The place with its source line, if that is known."""
+        loc = None if place.instruction is None or place.loc is not None else self._program.loc(place.instruction)
+        return place if loc is None else replace(place, loc=loc)
 
     def _retire(self) -> None:
         fence, self._fence = self._fence, None

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from qpu.core.isa import Isa
-from qpu.drivers.port import Run
+from qpu.drivers.port import Bounds, Run
 from qpu.errors import UsageError
 
 if TYPE_CHECKING:
     from qpu.drivers.board import Board
 
-__all__ = ["Bo", "CompletedFence", "Completion", "CsdJob", "DeviceInfo", "Driver", "Fence", "Job", "QpuJob"]
+__all__ = ["Bo", "Bounds", "CompletedFence", "Completion", "CsdJob", "DeviceInfo", "Driver", "Fence", "Job", "QpuJob"]
 
 
 @dataclass(frozen=True, slots=True)

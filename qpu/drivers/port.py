@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import enum
 import errno
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 __all__ = [
-    "FileStat", "Interruptions", "Lock", "Mapping", "Port", "Registers", "Run", "interrupting", "retrying", "submitted",
+    "Bounds", "FileStat", "Interruptions", "Lock", "Mapping", "Port", "Registers", "Run", "bounds_of", "interrupting",
+    "retrying", "submitted",
 ]  # fmt: skip
 
 
@@ -125,6 +126,28 @@ class Port(Protocol):
     def getpid(self) -> int: ...
 
 
+class Bounds(Protocol):
+    """Exact bounds on an emulated board: what programs may access of each buffer object. Addresses are bus addresses.
+
+    A buffer object that is not announced can be accessed as a whole, to the end of its last page.
+    """
+
+    def buffer(self, address: int, used: int, name: str) -> None:
+        """Programs may access the first `used` bytes of the buffer object at `address`."""
+        ...
+
+    def code(self, address: int) -> None:
+        """The buffer object at `address` holds code, which only instruction fetch reads."""
+        ...
+
+    def streams(self, address: int, streams: Sequence[tuple[int, int]]) -> None:
+        """Only uniform streams read the buffer object: pages of `streams`, each of which ends with a page.
+
+        streams: address and bytes of each. The page after it belongs to no other.
+        """
+        ...
+
+
 class Run(Protocol):
     """Identity of a job on an emulated board; the fence holds it, so that each job has its own statistics."""
 
@@ -132,6 +155,12 @@ class Run(Protocol):
     def stats(self) -> object | None:
         """`qpu.emu.engine.machine.RunStats` of the job once it has ended; None before, and when it never started."""
         ...
+
+
+def bounds_of(port: Port) -> Bounds | None:
+    """The exact bounds that a port checks; None on a real board, and where bounds are those of pages."""
+    found: Bounds | None = getattr(port, "bounds", None)
+    return found
 
 
 def submitted(port: Port) -> Run | None:

@@ -8,7 +8,7 @@ import struct
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -103,6 +103,32 @@ class EmuRegisters:
         self._block = None
 
 
+class ExactBounds:
+    """Exact bounds of buffer objects (`qpu.drivers.port.Bounds`) in the page table of a board."""
+
+    __slots__ = ("_board", "_mask", "_unit")
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._unit = 1 if board.profile.is_drm else 4  # VideoCore IV has no loads of less than a word
+        self._mask = 0xFFFFFFFF if board.profile.is_drm else 0x3FFFFFFF  # bus addresses name a cache alias as well
+
+    def buffer(self, address: int, used: int, name: str) -> None:
+        """See `Bounds.buffer`."""
+        with self._board.lock:
+            self._board.memory.limit(address & self._mask, -(-used // self._unit) * self._unit, name)
+
+    def code(self, address: int) -> None:
+        """See `Bounds.code`."""
+        with self._board.lock:
+            self._board.memory.reserve(address & self._mask, "code")
+
+    def streams(self, address: int, streams: Sequence[tuple[int, int]]) -> None:
+        """See `Bounds.streams`."""
+        with self._board.lock:
+            self._board.memory.place_streams(address & self._mask, [(a & self._mask, n) for a, n in streams])
+
+
 class EmuPort:
     """System calls of a process on an emulated board.
 
@@ -143,6 +169,11 @@ class EmuPort:
         self.board.host_limit_s = chosen_limit(host_limit_s)
 
     # not part of `Port`: for tests and the device layer
+
+    @property
+    def bounds(self) -> ExactBounds | None:
+        """The bounds that devices announce, in strict runs; without them bounds are those of whole pages."""
+        return ExactBounds(self.board) if self.board.strict else None
 
     @property
     def runs(self) -> deque[RunStats]:

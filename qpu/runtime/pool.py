@@ -19,7 +19,7 @@ from qpu.core.isa import Isa
 from qpu.errors import UsageError
 
 if TYPE_CHECKING:
-    from qpu.drivers.base import Bo, Driver
+    from qpu.drivers.base import Bo, Bounds, Driver
 
 __all__ = ["MemoryPool", "Place", "Running"]
 
@@ -58,6 +58,16 @@ class Place(ABC):
 class Owner(Protocol):
     """The object that a buffer object is allocated for, such as a `Buffer`."""
 
+    @property
+    def used(self) -> int:
+        """Bytes that programs may access."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """Its name in messages."""
+        ...
+
     def detach(self) -> None:
         """Drop every view of the memory: the device is closing."""
         ...
@@ -84,8 +94,9 @@ class MemoryPool:
     cannot be closed; the pool tries again later.
     """
 
-    def __init__(self, driver: Driver, isa: Isa) -> None:
+    def __init__(self, driver: Driver, isa: Isa, bounds: Bounds | None = None) -> None:
         self._driver: Driver | None = driver
+        self.bounds = bounds  # where programs may access buffer objects, on emulated boards that check it
         self._isa = isa
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -128,6 +139,8 @@ class MemoryPool:
                 bo = self.driver.alloc(size)
                 try:
                     owner = make(bo)
+                    if self.bounds is not None:
+                        self.bounds.buffer(bo.address, owner.used, owner.label)
                 except BaseException:
                     _close(bo)
                     raise
@@ -190,6 +203,8 @@ class MemoryPool:
             with critical():
                 bo = self.driver.alloc(len(data) + PREFETCH_SLACK)
                 bo.view[: len(data)] = data
+                if self.bounds is not None:
+                    self.bounds.code(bo.address)
                 self._code[key] = (weakref.ref(program, lambda _: self._unload(key)), bo)
             return bo
 

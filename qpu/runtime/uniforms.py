@@ -13,7 +13,7 @@ from qpu.errors import UsageError
 from qpu.runtime.pool import MemoryPool, Place
 
 if TYPE_CHECKING:
-    from qpu.drivers.base import Bo
+    from qpu.drivers.base import Bo, Bounds
 
 __all__ = ["Scalar", "Uniforms", "own", "pack_uniforms", "place", "stream_of", "streams_of"]
 
@@ -21,6 +21,7 @@ Scalar: TypeAlias = "int | float | np.generic | Place"
 Uniforms: TypeAlias = "Sequence[Scalar | Sequence[Any] | NDArray[Any]] | NDArray[Any] | Place"
 
 ROW = 64  # bytes: alignment of a stream
+PAGE = 4096  # bytes: granularity of bounds on emulated boards
 SLACK = 64  # bytes of zeros after each stream, so that reads past its end see no words of an earlier launch
 
 
@@ -76,6 +77,8 @@ def place(pool: MemoryPool, streams: Sequence[bytes | int], scratch: list[Bo]) -
     rows = [(row, (len(row) + SLACK + ROW - 1) // ROW * ROW) for row in streams if isinstance(row, bytes)]
     if not rows:
         return [at for at in streams if isinstance(at, int)]
+    if pool.bounds is not None:
+        return _guarded(pool, streams, scratch, pool.bounds)
     with critical():
         bo = pool.scratch(sum(length for _, length in rows))
         scratch.append(bo)
@@ -85,6 +88,23 @@ def place(pool: MemoryPool, streams: Sequence[bytes | int], scratch: list[Bo]) -
         view[at : at + length] = row.ljust(length, b"\0")
         addresses.append(base + at)
         at += length
+    return addresses
+
+
+def _guarded(pool: MemoryPool, streams: Sequence[bytes | int], scratch: list[Bo], bounds: Bounds) -> list[int]:
+    """As `place`, for emulated boards with exact bounds: a stream ends at the end of a page, and the next is free."""
+    rows = [row for row in streams if isinstance(row, bytes)]
+    pages = [max(1, -(-len(row) // PAGE)) for row in rows]
+    with critical():
+        bo = pool.scratch(PAGE * sum(n + 1 for n in pages))
+        scratch.append(bo)
+    addresses, at = [], 0
+    for row, n in zip(rows, pages, strict=True):
+        start = at + PAGE * n - len(row)
+        bo.view[start : start + len(row)] = row
+        addresses.append(bo.address + start)
+        at += PAGE * (n + 1)
+    bounds.streams(bo.address, [(a, len(row)) for a, row in zip(addresses, rows, strict=True)])
     return addresses
 
 

@@ -6,30 +6,51 @@ import mmap
 import os
 import sys
 from bisect import bisect_right, insort
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PAGE", "Memory", "Region"]
+__all__ = ["ID_SHIFT", "LIMIT_MASK", "PAGE", "Memory", "Region"]
 
 PAGE = 4096  # bytes of a page of the V3D MMU, also where Linux has 16 KiB pages (drivers.md 1.5)
+# An entry of the page table: the number of the region << ID_SHIFT | bytes of the page that programs may access.
+ID_SHIFT = 13
+LIMIT_MASK = (1 << ID_SHIFT) - 1
+_MAX_ID = (1 << (32 - ID_SHIFT)) - 1
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0  # in `mmap` only with newer Pythons
 
 
 @dataclass(slots=True, eq=False)
 class Region:
-    """Memory mapped for the GPU: [address, address + size), page aligned. `id` is its number in the page table."""
+    """Memory mapped for the GPU: [address, address + size), page aligned. `id` is its number in the page table.
+
+    used: bytes from the start that programs may access. private: only uniform streams and instruction fetch may read
+    it. streams: address and bytes of each uniform stream in it, where they are known.
+    """
 
     id: int
     address: int
     size: int
     name: str
+    used: int = -1
+    private: bool = False
+    streams: list[tuple[int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.used < 0:
+            self.used = self.size
 
     @property
     def end(self) -> int:
         """The first address after the region."""
         return self.address + self.size
+
+    @property
+    def last(self) -> int:
+        """The last address that programs may access; that of the region where they may access none."""
+        return self.address + (self.used or self.size) - 1
 
 
 class Memory:
@@ -37,7 +58,8 @@ class Memory:
 
     size: bytes of the window, a power of two; it is smaller on hosts that cannot reserve that much.
     shared: the memory is a memory file, whose descriptor `fd` other processes can map (Linux only).
-    Source of page-granular bounds: drivers.md 1.3 (MMU).
+    pages: an entry for each page, 0 where nothing is mapped. Bounds are those of whole pages, as of the MMU
+    (drivers.md 1.3), unless `limit`, `reserve` or `place_streams` say more.
     """
 
     def __init__(self, size: int = 1 << 32, *, shared: bool = False) -> None:
@@ -56,10 +78,11 @@ class Memory:
         self.bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         self.words: NDArray[np.uint32] = self.bytes.view(np.uint32)
         self.pointer: int = self.bytes.ctypes.data
-        self.pages: NDArray[np.uint32] = np.zeros(size // PAGE, np.uint32)  # region id per page, 0 = none
+        self.pages: NDArray[np.uint32] = np.zeros(size // PAGE, np.uint32)
         self._regions: dict[int, Region] = {}
         self._starts: list[tuple[int, int]] = []  # (address, id), sorted
         self._next = 1
+        self._free: list[int] = []  # numbers of unmapped regions, for when `_next` has reached the largest number
 
     def _reserve(self, size: int, shared: bool) -> mmap.mmap:
         if shared:
@@ -77,9 +100,14 @@ class Memory:
         pages = self.pages[address // PAGE : (address + size) // PAGE]
         if pages.any():
             raise ValueError(f"{name}: 0x{address:x}+0x{size:x} overlaps another region")
-        region = Region(self._next, address, size, name)
-        self._next += 1
-        pages[:] = region.id
+        if self._next <= _MAX_ID:
+            number, self._next = self._next, self._next + 1
+        elif self._free:
+            number = self._free.pop(0)
+        else:
+            raise ValueError(f"{name}: more than {_MAX_ID} regions")
+        region = Region(number, address, size, name)
+        pages[:] = number << ID_SHIFT | PAGE
         self._regions[region.id] = region
         insort(self._starts, (address, region.id))
         return region
@@ -87,9 +115,65 @@ class Memory:
     def unmap(self, region: Region) -> None:
         """Remove a region and release its host memory."""
         del self._regions[region.id]
+        self._free.append(region.id)
         self._starts.remove((region.address, region.id))
         self.pages[region.address // PAGE : region.end // PAGE] = 0
         self._discard(region.address, region.size)
+
+    # exact bounds
+
+    def limit(self, address: int, used: int, name: str) -> None:
+        """Let programs access only the first `used` bytes of the region that starts at `address`. used: 0 for none."""
+        region = self._starting(address)
+        if region is None:
+            return
+        region.name, region.used, region.private, region.streams = name, used, False, []
+        pages = self._pages_of(region)
+        whole, rest = divmod(used, PAGE)
+        pages[:whole] = region.id << ID_SHIFT | PAGE
+        if rest:
+            pages[whole] = region.id << ID_SHIFT | rest
+        pages[whole + bool(rest) :] = 0
+
+    def reserve(self, address: int, name: str) -> None:
+        """Let only streams and instruction fetch access the region that starts at `address`."""
+        region = self._starting(address)
+        if region is not None:
+            region.name, region.used, region.private, region.streams = name, 0, True, []
+            self._pages_of(region)[:] = region.id << ID_SHIFT
+
+    def place_streams(self, address: int, streams: Sequence[tuple[int, int]]) -> None:
+        """Let only streams read the region that starts at `address`: the pages of `streams`, which end with a page.
+
+        streams: address and bytes of each; the page after it must belong to no other.
+        """
+        region = self._starting(address)
+        if region is None:
+            return
+        region.name, region.used, region.private, region.streams = "uniforms", 0, True, list(streams)
+        pages = self._pages_of(region)
+        pages[:] = 0
+        for start, size in streams:
+            end = (start + size - region.address) // PAGE
+            pages[min((start - region.address) // PAGE, end - 1) : end] = region.id << ID_SHIFT
+
+    def _starting(self, address: int) -> Region | None:
+        at = bisect_right(self._starts, (address, 1 << 62)) - 1
+        found = None if at < 0 else self._regions[self._starts[at][1]]
+        return found if found is not None and found.address == address else None
+
+    def _pages_of(self, region: Region) -> NDArray[np.uint32]:
+        return self.pages[region.address // PAGE : region.end // PAGE]
+
+    def stream_before(self, address: int) -> tuple[int, int] | None:
+        """The uniform stream that ends at or shortly before an address: (its start, words); None if there is none."""
+        for region in self._regions.values():
+            for start, size in region.streams:
+                if start + size <= address < start + size + PAGE:
+                    return start, size // 4
+        return None
+
+    # look-ups
 
     def _discard(self, address: int, size: int) -> None:
         advice = getattr(mmap, "MADV_REMOVE" if self.fd >= 0 else "MADV_DONTNEED", None)
@@ -110,7 +194,7 @@ class Memory:
         """The region that contains `address`; None outside all regions."""
         if not 0 <= address < self.size:
             return None
-        return self._regions.get(int(self.pages[address // PAGE]))
+        return self._regions.get(int(self.pages[address // PAGE]) >> ID_SHIFT)
 
     def nearest(self, address: int) -> tuple[Region, int] | None:
         """The region nearest to `address` and the distance to it: bytes past its end (>0) or before its start (<0)."""
@@ -120,7 +204,7 @@ class Memory:
         found: list[tuple[Region, int]] = []
         if at:
             region = self._regions[self._starts[at - 1][1]]
-            found.append((region, max(0, address - region.end + 1)))
+            found.append((region, max(0, address - region.last)))
         if at < len(self._starts):
             region = self._regions[self._starts[at][1]]
             found.append((region, address - region.address))
@@ -134,7 +218,41 @@ class Memory:
         top = np.uint64(self.size - 1)
         one = self.pages[np.minimum(first, top) // np.uint64(PAGE)]
         two = self.pages[np.minimum(last, top) // np.uint64(PAGE)]
-        return np.asarray(inside & (one != 0) & (one == two))
+        same = (one ^ two) >> np.uint32(ID_SHIFT) == 0
+        return np.asarray(inside & same & (last % np.uint64(PAGE) < two & np.uint32(LIMIT_MASK)))
+
+    def owns(self, address: int, size: int) -> bool:
+        """Whether one access [address, address + size) lies inside one region."""
+        last = address + size - 1
+        if address < 0 or last >= self.size:
+            return False
+        one, two = int(self.pages[address // PAGE]), int(self.pages[last // PAGE])
+        return not (one ^ two) >> ID_SHIFT and last % PAGE < two & LIMIT_MASK
+
+    def fetched(self, address: int) -> bool:
+        """Whether a stream can read the word at an aligned address."""
+        if not 0 <= address < self.size:
+            return False
+        entry = int(self.pages[address // PAGE])
+        return bool(entry) and address % PAGE + 4 <= (entry & LIMIT_MASK or PAGE)
+
+    def fetchable(self, addresses: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """For each aligned address whether a stream can read the word there."""
+        inside = addresses <= np.uint32(self.size - 4)
+        entries = self.pages[np.where(inside, addresses, np.uint32(0)) // np.uint32(PAGE)]
+        # Of pages that only streams read (limit 0) every word counts: 0 - 1 is the largest limit.
+        last = (entries - np.uint32(1)) & np.uint32(LIMIT_MASK)
+        return np.asarray(inside & (entries != 0) & (addresses % np.uint32(PAGE) + np.uint32(3) <= last))
+
+    def all_fetchable(self, addresses: NDArray[np.uint32]) -> bool:
+        """Whether streams can read the words at all of these aligned addresses."""
+        try:
+            entries = self.pages.take(addresses >> np.uint32(12))
+        except IndexError:
+            return False
+        if entries.all() and not (entries & np.uint32(LIMIT_MASK)).any():
+            return True
+        return bool(self.fetchable(addresses).all())
 
     def view(self, address: int, size: int) -> memoryview:
         """`size` bytes at `address`, writable."""

@@ -36,6 +36,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "tmu-overflow": "collect results with ldtmu before starting more loads",
         "tmu-request": "use a configuration byte that docs/hardware/v3d.md 9.2 lists",
         "tmu-unpopped": "collect every result with ldtmu before the program ends",
+        "uniforms-end": "pass as many uniforms as the program takes; see the loop counts",
         "uniforms-from-link": "take the new address of the uniform stream from a uniform or a register",
     }
 )

@@ -39,7 +39,6 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 _MAX_WARNINGS = 1000
 _LANES = 16
-_SHIFT = np.uint32(12)
 _JOIN_DISTANCE = 16  # instructions before the stop that are searched for the one that joined the barrier
 
 
@@ -48,17 +47,22 @@ def describe_access(memory: Memory, error: AccessError) -> str:
     kind = f"{error.size}-byte {error.name} at 0x{error.address:08x}"
     if error.rule == "misaligned":
         return f"{kind} is not aligned to {error.size} bytes; the result on hardware is unknown"
+    if error.rule == "uniforms-end" and (stream := memory.stream_before(error.address)) is not None:
+        number = (error.address - stream[0]) // 4 + 1
+        return f"uniform {number} of {stream[1]}: the program takes more than it was given"
     near = memory.nearest(error.address)
     if near is None:
         return f"{kind} is outside every buffer; no buffer exists"
     region, distance = near
+    if region.private and not distance:
+        return f"{kind} is in {region.name} of the launch, which only the GPU's own fetches may read"
     if distance < 0:
         where = f"{-distance} bytes before its start"
     else:
         where = f"{distance} bytes past its end"
     return (
         f"{kind} is outside every buffer; the nearest is {region.name!r} "
-        f"(0x{region.address:08x}..0x{region.end - 1:08x}), {where}"
+        f"(0x{region.address:08x}..0x{region.last:08x}), {where}"
     )
 
 
@@ -88,7 +92,6 @@ class DispatchServices:
         self.group: Group | None = None  # the group that is executing
         self.prepared: Prepared | None = None  # the instruction that is executing
         self.qpu_instructions = np.zeros(placement.qpus, np.int64)
-        self._pages = memory.pages
         self._warned: set[str] = set()
         self.outside: set[int] = set()  # addresses of instructions with a reported access outside every buffer
         self._data_limit = data_words(dispatch.threads)
@@ -148,7 +151,7 @@ class DispatchServices:
         message = describe_access(self.memory, error)
         if self.strict:
             raise fault(error.rule, message, self.place(g, error.row, error.lane, error.address))
-        if error.rule == "out-of-bounds":
+        if error.rule != "misaligned":
             self.outside.add(g.pc)
             message = "MMU error: " + message
         self.warn(g, error.rule, message, row=error.row)
@@ -156,7 +159,7 @@ class DispatchServices:
     # -- uniform streams
 
     def _mapped(self, address: int) -> bool:
-        return address < self.memory.size and bool(self.memory.pages[address >> 12])
+        return self.memory.fetched(address & ~3)
 
     def _fetch(self, g: Group, pointer: PerThread, name: str) -> PerThread:
         """The words at a stream pointer. Outside every buffer: a fault, or 0 (the scratch page) in lenient mode."""
@@ -166,10 +169,10 @@ class DispatchServices:
             self._access(self._stream_error(pointer, 0, name))
             pointer &= ~3
             return self.snapshot.word(pointer) if self._mapped(pointer) else 0
-        if not (pointer & np.uint32(3)).any() and self.memory.size >> 32 and self._pages.take(pointer >> _SHIFT).all():
+        if not (pointer & np.uint32(3)).any() and self.memory.all_fetchable(pointer):
             return squeeze(self.snapshot.words(pointer))
         odd = pointer & np.uint32(3) != 0
-        ok = self.memory.legal(pointer)
+        ok = self.memory.fetchable(pointer & np.uint32(0xFFFFFFFC))
         if odd.any() or not ok.all():
             row = int(np.flatnonzero(odd | ~ok)[0])
             self._access(self._stream_error(int(pointer[row]), row, name))
@@ -178,7 +181,8 @@ class DispatchServices:
         return squeeze(self.snapshot.words(pointer))
 
     def _stream_error(self, address: int, row: int, name: str) -> AccessError:
-        rule = "misaligned" if address & 3 else "out-of-bounds"
+        ended = self.memory.stream_before(address) is not None
+        rule = "misaligned" if address & 3 else "uniforms-end" if ended else "out-of-bounds"
         return AccessError(rule, row, 0, address, 4, False, name)
 
     def uniform(self, g: Group) -> PerThread:
@@ -206,7 +210,7 @@ class DispatchServices:
             if isinstance(g.unif, int):
                 config = self.snapshot.word(g.unif & ~3) if self._mapped(g.unif) else 0
             else:
-                ok = self.memory.legal(g.unif)
+                ok = self.memory.fetchable(g.unif & np.uint32(0xFFFFFFFC))
                 config = self.snapshot.words(np.where(ok, g.unif & np.uint32(0xFFFFFFFC), np.uint32(0)))
         if isinstance(config, int):
             return decode_request(config & 0xFF, len(g.data) + p.data_writes), config

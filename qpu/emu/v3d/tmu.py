@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from qpu.core.isa import Isa
 from qpu.core.scalar_lanes import ScalarLanes
-from qpu.emu.engine.memory import PAGE, Memory
+from qpu.emu.engine.memory import LIMIT_MASK, PAGE, Memory
 
 __all__ = [
     "ATOMICS", "CONFIG_RESET", "DATA_CAPACITY", "PAGE_SHIFT", "RESULT_CAPACITY", "AccessError", "Action", "Request",
@@ -48,6 +48,7 @@ _TYPES: tuple[tuple[int, int, bool], ...] = (  # by type field: components, byte
 )
 _ATOMIC_DATA = dict(enumerate("add sub xchg cmpxchg umin umax smin smax and or xor".split()))
 _ATOMIC_PLAIN = {8: "inc", 9: "dec", 10: "not"}
+_INSIDE, _LIMIT = np.uint32(PAGE - 1), np.uint32(LIMIT_MASK)
 _CACHE = {0: "prefetch", 1: "cache clear", 2: "flush", 3: "flush", 4: "L1 clear"}
 
 
@@ -259,9 +260,9 @@ class TmuMemory:
             ids = np.where(outside, np.uint32(0), self.memory.pages.take(np.where(outside, np.uint32(0), pages)))
         else:
             ids = self.memory.pages.take(pages)
-        if ids.all():
+        missing: Mask = np.greater((at & _INSIDE) + np.uint32(size), ids & _LIMIT)
+        if not missing.any():
             return at, None
-        missing: Mask = np.equal(ids, 0)
         if (missing & live).any():
             self._bad_access("out-of-bounds", missing & live, at, request, write)
         return np.where(missing, np.uint32(0), at), missing

@@ -11,6 +11,7 @@ from llvmlite import ir
 
 from qpu.core.isa import Isa
 from qpu.emu.engine.llvm_lanes import I1, I8, I16, I32, I64, LANES, LlvmLanes
+from qpu.emu.engine.memory import LIMIT_MASK, PAGE
 from qpu.emu.v3d.tmu import ATOMICS, Action, decode_request
 from qpu.emu.v3d.translate_function import PTR, StateFunction, control_word, entry
 from qpu.emu.v3d.translate_state import FIFO_SLOTS, Control, Hold, Kept, Slot
@@ -95,8 +96,11 @@ class _Lanes(StateFunction):
         return step
 
     def mapped(self, address: ir.Value) -> ir.Value:
-        owner = self.b.load(entry(self.b, self.pages, self.page(address), 4), typ=I32)
-        return self.b.icmp_unsigned("!=", owner, I32(0))
+        """Whether the component at an aligned address is inside a buffer."""
+        b = self.b
+        owner = b.load(entry(b, self.pages, self.page(address), 4), typ=I32)
+        end = b.add(b.and_(address, I32(PAGE - 1)), self.size)
+        return b.icmp_unsigned("<=", end, b.and_(owner, I32(LIMIT_MASK)))
 
     def result(self, k: ir.Value, lane: ir.Value) -> ir.Value:
         """Address of a lane of result k."""

@@ -12,6 +12,7 @@ from llvmlite import ir
 
 from qpu.core.isa import Isa
 from qpu.emu.engine.llvm_lanes import I1, I1X16, I8, I16, I32, I32X16, I64, I64X16, LANES, LlvmLanes, splat
+from qpu.emu.engine.memory import ID_SHIFT, LIMIT_MASK, PAGE
 from qpu.emu.v3d.translate_function import PTR, StateFunction, control_word, entry, new_function, state_pointer
 from qpu.emu.v3d.translate_lanes import DONE, WAITS, lanes_function
 from qpu.emu.v3d.translate_state import FIFO_SLOTS, Control, Hold, Kept, Slot
@@ -58,6 +59,11 @@ def declarations(module: ir.Module) -> Shared:
 
 def _owner(b: ir.IRBuilder, pages: ir.Value, page: ir.Value) -> ir.Value:
     return b.load(entry(b, pages, page, 4), typ=I32)
+
+
+def _saturated(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
+    """x - y, or 0 where that is negative."""
+    return b.select(b.icmp_unsigned(">", x, y), b.sub(x, y), I64(0))
 
 
 # -- copies of pages
@@ -136,7 +142,12 @@ def _refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, le
     count = b.phi(I64)
     count.add_incoming(I64(0), start)
     page = b.and_(b.add(first, count), I64(0xFFFFF))
-    mapped = b.icmp_unsigned("!=", _owner(b, pages, page), I32(0))
+    owner = _owner(b, pages, page)
+    mapped = b.icmp_unsigned("!=", owner, I32(0))
+    limit = b.and_(owner, I32(LIMIT_MASK))
+    usable = b.zext(b.select(b.icmp_unsigned("==", limit, I32(0)), I32(PAGE), limit), I64)
+    before = b.shl(count, I64(12))
+    after = b.add(before, usable)
     stop = function.append_basic_block("stop")
     b.cbranch(mapped, look, stop)
     b.position_at_end(look)
@@ -151,15 +162,13 @@ def _refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, le
     b.position_at_end(more)
     following = b.add(count, I64(1))
     count.add_incoming(following, more)
-    b.cbranch(b.icmp_unsigned("<", following, I64(_SPAN)), loop, stop)
+    whole = b.icmp_unsigned("==", usable, I64(PAGE))
+    b.cbranch(b.and_(whole, b.icmp_unsigned("<", following, I64(_SPAN))), loop, stop)
     b.position_at_end(stop)
-    pages_found = b.phi(I64)
-    pages_found.add_incoming(count, loop)
-    pages_found.add_incoming(following, more)
-    pages_found.add_incoming(count, copied)
-    end = b.shl(pages_found, I64(12))
-    words = b.lshr(b.sub(end, inside), I64(2))
-    words = b.select(b.icmp_unsigned("==", pages_found, I64(0)), I64(0), words)
+    end = b.phi(I64)
+    for value, source in ((before, loop), (after, more), (before, copied)):
+        end.add_incoming(value, source)
+    words = b.lshr(_saturated(b, end, inside), I64(2))
     b.branch(done)
     b.position_at_end(copied)
     # A copy holds one page only; a run of uncopied pages ends before it.
@@ -168,7 +177,7 @@ def _refill_function(module: ir.Module, name: str, pointer: Slot, host: Slot, le
     b.position_at_end(alone)
     copy = b.load(entry(b, copies, first, 8), typ=I64)
     b.store(b.add(copy, inside), state_pointer(b, state, int(host)))
-    rest = b.lshr(b.sub(I64(4096), inside), I64(2))
+    rest = b.lshr(_saturated(b, usable, inside), I64(2))
     b.branch(done)
     b.position_at_end(done)
     found = b.phi(I64)
@@ -204,12 +213,13 @@ class _Requests(StateFunction):
         return self.b.icmp_unsigned("==", self.b.bitcast(alike, I16), I16(0xFFFF))
 
     def bounded(self, lowest: ir.Value, top: ir.Value) -> None:
-        """Branch to `otherwise` unless both addresses lie in one buffer."""
+        """Branch to `otherwise` unless the words at both addresses lie in one buffer."""
         b = self.b
         self.stay(b.icmp_unsigned(">=", top, lowest), "below")
-        first = _owner(b, self.pages, self.page(lowest))
-        self.stay(b.icmp_unsigned("!=", first, I32(0)), "owned")
-        self.stay(b.icmp_unsigned("==", first, _owner(b, self.pages, self.page(top))), "inside")
+        first, last = (_owner(b, self.pages, self.page(x)) for x in (lowest, top))
+        self.stay(b.icmp_unsigned("<", b.xor(first, last), I32(1 << ID_SHIFT)), "owned")
+        inside = b.add(b.and_(top, I32(PAGE - 1)), I32(4))
+        self.stay(b.icmp_unsigned("<=", inside, b.and_(last, I32(LIMIT_MASK))), "inside")
 
     def begin_load(self, config: ir.Value, moved: ir.Value, total: ir.Value) -> None:
         self.begin(config)

@@ -57,7 +57,7 @@ class Snapshot:
         self._memory = memory
         self.copies: dict[int, U32] = {}
         pages = memory.size >> _SHIFT
-        region = memory.region_at(uniforms)
+        region = memory.region_at(uniforms) or memory.region_at(uniforms - 1)  # a stream without words ends its page
         self._marked: list[slice] = []  # pages that were FREE at the start
         self._reusable = region is not None and not uses_side_streams(memory, code)
         if region is None or not self._reusable:

@@ -45,13 +45,15 @@ def describe_address(memory: Memory, address: int) -> str:
     if found is None:
         return "no buffer exists"
     region, distance = found
+    if region.private and not distance:
+        return f"it holds {region.name} of the launch, which only the GPU's own fetches may read"
     if distance > 0:
         where = f"{distance} bytes past the end of"
     elif distance < 0:
         where = f"{-distance} bytes before"
     else:
         where = "inside"
-    return f"{where} the nearest buffer, {region.name} at 0x{region.address:08x}..0x{region.end - 1:08x}"
+    return f"{where} the nearest buffer, {region.name} at 0x{region.address:08x}..0x{region.last:08x}"
 
 
 def place(
@@ -94,6 +96,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "tmu-uncollected": "collect every result before the program ends",
         "unaligned-code": "branch to a label, or to an address that is a multiple of 8",
         "unassigned-read": "read one of the registers of docs/hardware/vc4.md 3",
+        "uniforms-end": "pass as many uniforms as the program takes; see the loop counts",
         "uniforms-relative": "write the absolute address, through file A",
         "uniforms-unaligned": "give an address that is a multiple of 4",
         "unpack-input": "move the value to a register of file A first, then unpack that register",

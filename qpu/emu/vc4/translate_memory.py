@@ -9,6 +9,7 @@ from typing import Any
 from llvmlite import ir
 
 from qpu.emu.engine.llvm_lanes import I1, I8, I32, I32X16, I64, I64X16, LANES, LlvmLanes, splat
+from qpu.emu.engine.memory import ID_SHIFT, LIMIT_MASK, PAGE
 from qpu.emu.vc4.vpm_setup import GENERIC_BITS
 
 __all__ = ["Word", "broadcast_function", "gather_function", "loaded_rows", "stored_rows", "transfer_function"]
@@ -84,7 +85,9 @@ def gather_function(module: ir.Module, translator: Any) -> ir.Function:
     offset = b.zext(address, I64X16)
     inside = b.icmp_unsigned("<", offset, wide(size))
     page = b.shl(b.lshr(offset, ir.Constant(I64X16, [12] * LANES)), ir.Constant(I64X16, [2] * LANES))
-    legal = b.icmp_unsigned("!=", words(pages, page, inside), v.const(0))
+    limit = v.and_(words(pages, page, inside), v.const(LIMIT_MASK))
+    end = v.add(v.and_(address, v.const(PAGE - 1)), v.const(4))
+    legal = b.icmp_unsigned("<=", end, limit)
     all_legal = b.icmp_unsigned("==", b.bitcast(legal, ir.IntType(16)), ir.IntType(16)(0xFFFF))
     with b.if_then(all_legal):
         b.store(words(memory, offset, legal), place).align = 64
@@ -165,9 +168,9 @@ class _Transfer:
         one, two = (
             b.load(b.gep(self.pages, [b.shl(b.lshr(x, I64(12)), I64(2))], source_etype=I8), typ=I32) for x in (at, last)
         )
-        with b.if_then(
-            b.not_(b.and_(b.icmp_unsigned("!=", one, I32(0)), b.icmp_unsigned("==", one, two))), likely=False
-        ):
+        same = b.icmp_unsigned("<", b.xor(one, two), I32(1 << ID_SHIFT))
+        inside = b.icmp_unsigned("<", b.and_(b.trunc(last, I32), I32(PAGE - 1)), b.and_(two, I32(LIMIT_MASK)))
+        with b.if_then(b.not_(b.and_(same, inside)), likely=False):
             b.ret(I64(0))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from llvmlite import ir
 
 from qpu.emu.engine.llvm_lanes import I1, I8, I32, I32X16, I64, LANES
+from qpu.emu.engine.memory import LIMIT_MASK, PAGE
 from qpu.emu.vc4.state import BUS_MASK, CLOCKS_PER_INSTRUCTION
 from qpu.emu.vc4.tmu import FIFO_DEPTH, SAFE_DEPTH
 from qpu.emu.vc4.translate_graph import MUTEX
@@ -83,7 +84,7 @@ class Units:
         return b.call(self.broadcast, [self.safe, I64(4 * self.used - 4)])
 
     def page(self, address: ir.Value) -> ir.Value:
-        """The region number of the page of an address inside the window."""
+        """The entry of the page table for an address inside the window."""
         t, b = self.t, self.t.b
         index = b.shl(b.zext(b.lshr(address, I32(12)), I64), I64(2))
         return b.load(b.gep(t.function.args[Arg.PAGES], [index], source_etype=I8), typ=I32)
@@ -103,7 +104,11 @@ class Units:
         self._require(inside)
         first = b.select(inside, base, I32(0))
         for address in (first, b.add(first, last)):
-            self._require(b.icmp_unsigned("!=", self.page(address), I32(0)))
+            entry = self.page(address)
+            self._require(b.icmp_unsigned("!=", entry, I32(0)))
+            limit = b.and_(entry, I32(LIMIT_MASK))
+            usable = b.select(b.icmp_unsigned("==", limit, I32(0)), I32(PAGE), limit)
+            self._require(b.icmp_unsigned("<", b.and_(address, I32(PAGE - 1)), usable))
 
     # -- functions of the module that check and perform what would be long in place
 

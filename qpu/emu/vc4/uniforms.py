@@ -8,14 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.emu.engine.machine import RunStats
-from qpu.emu.engine.memory import PAGE, Memory
+from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.numpy_lanes import LANES
 from qpu.emu.vc4.faults import Level, Reporter
 from qpu.emu.vc4.state import BUS_MASK, Group, Vector
 
 __all__ = ["Uniforms"]
-
-_PAGE_SHIFT = np.uint32(PAGE.bit_length() - 1)
 
 
 class Uniforms:
@@ -33,11 +31,7 @@ class Uniforms:
         rows = g.sel if len(members) == g.n else g.rows[list(members)]
         pointer = g.bank.uniform[rows]
         memory = self._memory
-        try:
-            mapped = memory.pages[pointer >> _PAGE_SHIFT].all()
-        except IndexError:
-            mapped = False
-        if not mapped:
+        if not memory.all_fetchable(pointer):
             self._bad_uniform(g, members, pointer)
         values: NDArray[np.uint32] = memory.words[pointer >> np.uint32(2)]
         g.bank.uniform[rows] = pointer + np.uint32(4)
@@ -49,7 +43,11 @@ class Uniforms:
             if not p:
                 text = "uniform read, but the program was launched without uniforms (address 0)"
                 self._faults.report(Level.STOP, "no-uniforms", text, g, i)
-            if self._memory.region_at(p) is None:
+            if not self._memory.fetched(p):
+                if (stream := self._memory.stream_before(p)) is not None:
+                    number = (p - stream[0]) // 4 + 1
+                    text = f"uniform {number} of {stream[1]}: the program takes more than it was given"
+                    self._faults.report(Level.STOP, "uniforms-end", text, g, i, address=p)
                 raise self._faults.out_of_bounds("uniform read", p, g, i)
 
     def read(self, g: Group) -> Vector:

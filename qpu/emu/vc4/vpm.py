@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.emu.engine.machine import RunStats
-from qpu.emu.engine.memory import PAGE, Memory
+from qpu.emu.engine.memory import Memory
 from qpu.emu.vc4.faults import Level, Reporter
 from qpu.emu.vc4.state import BUS_MASK, CLOCKS_PER_INSTRUCTION, Group, Vector
 from qpu.emu.vc4.vpm_setup import (
@@ -254,10 +254,7 @@ class VpmUnit:
         rows, columns = shape
         last = address + (rows - 1) * pitch + columns * width - 1
         memory = self._memory
-        if address % width or pitch % width or last >= memory.size:
-            return None
-        owner = memory.pages[address // PAGE]
-        if not owner or owner != memory.pages[last // PAGE]:
+        if address % width or pitch % width or not memory.owns(address, last + 1 - address):
             return None
         return np.ndarray(shape, f"<u{width}", memory.bytes, address, (pitch, width))
 
@@ -272,8 +269,10 @@ class VpmUnit:
         legal = self._memory.legal((start & 0xFFFFFFFF).astype(np.uint32), length)
         if not legal.all():
             bad = int(start[int(np.flatnonzero(~legal)[0])])
-            if self._memory.region_at(bad) is not None:
-                bad += length - 1  # the row starts inside a buffer and leaves it
+            if self._memory.owns(bad, 1):  # the row starts inside a buffer and leaves it
+                region = self._memory.region_at(bad)
+                assert region is not None
+                bad = min(region.last + 1, bad + length - 1)
             raise self._faults.out_of_bounds(what, bad, g, i)
         aligned = not (address % width or pitch % width)
         if not aligned:
