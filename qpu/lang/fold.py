@@ -209,6 +209,8 @@ def _select(q: Builder, args: tuple[Value, ...], type_: str) -> Value | None:
         return a if mask.attr else b
     if a is b:
         return a
+    if a.type == "b":  # flags are not chosen by flags
+        return q.emit("bor", q.emit("band", mask, a), q.emit("band", q.emit("bnot", mask), b))
     if mask.op == "bnot":
         return q.emit("select", mask.args[0], b, a)
     if b.op == "select" and b.args[0] is mask:

@@ -733,10 +733,7 @@ def _any_lane(
 
 
 def _chosen(f: Front, mask: Value, new: Value, old: Value) -> Value:
-    q = f.q
-    if new.type == "b":
-        return q.emit("bor", q.emit("band", mask, new), q.emit("band", q.emit("bnot", mask), old))
-    return q.emit("select", mask, new, old)
+    return f.q.emit("select", mask, new, old)
 
 
 HANDLERS: Final[dict[type[ast.AST], Callable[..., None]]] = {ast.For: _for, ast.While: _while}

@@ -73,6 +73,8 @@ def _types(value: Value) -> None:
             raise _fail(value, f"an operand is {a.type}, an integer is wanted")
         if letters.setdefault(letter, a.type) != a.type and value.op != "bitcast":
             raise _fail(value, f"operands of types {letters[letter]} and {a.type}")
+    if value.op == "select" and value.type == "b":
+        raise _fail(value, "masks are chosen by band and bor")
     if row.result in "fiub" and row.result and value.type != row.result:
         raise _fail(value, f"its type is {value.type}, the row says {row.result}")
     for_memory = value.op in ("load", "store", "atomic")

@@ -22,8 +22,8 @@ from tests.lang.rig import launch_values
 
 __all__ = ["Case", "case_of"]
 
-COARSEN = (1, 1, 1, 2, 4)
-LENGTHS = (0, 1, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129)
+COARSEN = (1, 1, 1, 1, 1, 1, 1, 2, 2, 4)
+LENGTHS = (0, 1, 15, 16, 17, 31, 33, 63, 64, 65, 129)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ class Case:
         ir = self.kernel.compile(isa).kir
         params, memory, names = launch_values(ir, values)
         means = meanings(Isa.V3D71 if ieee else isa)
-        Interpreter(ir.region, params, memory, WORKERS, NumpyLanes(), means, names=names).run()
+        workers = max(WORKERS, ir.coarsen)  # each takes one vector of the rest
+        Interpreter(ir.region, params, memory, workers, NumpyLanes(), means, names=names).run()
         return self.outputs(values)
 
     def launched(self, gpu: Device) -> list[NDArray[Any]]:
@@ -79,9 +80,9 @@ def bits(a: NDArray[Any]) -> NDArray[Any]:
     return np.where(np.isnan(a), np.array(np.nan, a.dtype).view(kind), np.ascontiguousarray(a).view(kind))
 
 
-def case_of(seed: int) -> Case:
-    """The case of a seed."""
-    text, kind = kernel_of_any_kind(seed)
+def case_of(seed: int, *, small: bool = False) -> Case:
+    """The case of a seed. small: a kernel of few statements."""
+    text, kind = kernel_of_any_kind(seed, small=small)
     r = random.Random(seed * 7 + 1)
     kernel = Kernel.from_source(text, "generated", coarsen=r.choice(COARSEN))
     return Case(seed, text, kernel, arguments(kind, r.choice(LENGTHS), seed))

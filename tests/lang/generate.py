@@ -31,7 +31,7 @@ def helper(a, b):
 """
 
 
-WORKERS = 5  # of a Team
+WORKERS = 3  # of a Team
 KINDS = ("line", "line", "line", "plane", "team")
 
 
@@ -62,10 +62,14 @@ def arguments(kind: str, n: int, seed: int) -> Arguments:
 
 
 class Generator:
-    """One kernel. Names: i32 a0.., u32 u0.., f32 x0.., all bound before the control flow; masks are expressions."""
+    """One kernel. Names: i32 a0.., u32 u0.., f32 x0.., all bound before the control flow; masks are expressions.
 
-    def __init__(self, seed: int) -> None:
+    small: of few statements with short expressions, which compile in a tenth of the time.
+    """
+
+    def __init__(self, seed: int, *, small: bool = False) -> None:
         self.r = random.Random(seed)
+        self.expressions, self.leaves, self.room = (1, 0.4, 3) if small else (2, 0.25, 1000)
         self.lines: list[str] = []
         self.names = {"i": ["a0", "a1", "a2"], "u": ["u0", "u1"], "f": ["x0", "x1"]}
         self.loops = 0
@@ -78,7 +82,7 @@ class Generator:
 
     def expression(self, type_: str, depth: int = 0) -> str:
         r = self.r
-        if depth > 2 or r.random() < 0.25:
+        if depth > self.expressions or r.random() < self.leaves:
             return self.leaf(type_)
         e = lambda t=type_: self.expression(t, depth + 1)  # noqa: E731
         if type_ == "f":
@@ -131,17 +135,18 @@ class Generator:
 
     def condition(self, depth: int = 0) -> str:
         r = self.r
-        if depth > 2 or r.random() < 0.6:
+        if depth >= self.expressions + 1 or r.random() < 0.6:
             t = r.choice("iiuf")
             left = r.choice(self.names[t])
-            return f"({left} {r.choice(('<', '<=', '>', '>=', '==', '!='))} {self.expression(t, 2)})"
+            return f"({left} {r.choice(('<', '<=', '>', '>=', '==', '!='))} {self.expression(t, self.expressions)})"
         a, b = self.condition(depth + 1), self.condition(depth + 1)
         return r.choice((f"({a} and {b})", f"({a} or {b})", f"(not {a})"))
 
     def statement(self, indent: int, in_loop: bool) -> None:
         r = self.r
         kind = r.random()
-        if self.depth >= 3:
+        self.room -= 1
+        if self.depth >= 3 or self.room < 0:
             kind *= 0.45
         if kind < 0.35:
             t = r.choice("iiuf")
@@ -196,13 +201,21 @@ class Generator:
         )
 
     def block(self, indent: int, in_loop: bool) -> None:
-        for _ in range(self.r.randrange(1, 3)):
+        self.statement(indent, in_loop)
+        for _ in range(self.r.randrange(2) if self.room > 0 else 0):
             self.statement(indent, in_loop)
         if in_loop and self.depth and self.r.random() < 0.25:
             if self.kind != "team" and self.r.random() < 0.25:
                 self.leave(indent)
             else:
                 self.emit(indent, self.r.choice(("break", "continue")))
+
+    def statements(self, indent: int, count: int) -> None:
+        """So many, or fewer where there is no room."""
+        self.statement(indent, False)
+        for _ in range(count - 1):
+            if self.room > 0:
+                self.statement(indent, False)
 
     def source(self, kind: str) -> str:
         of = {"plane": "2"}.get(kind, "")
@@ -233,8 +246,7 @@ class Generator:
             at = "i"
         self.bind(1, at, f"p[{place}]", f"q[{place}]")
         self.at = place
-        for _ in range(r.randrange(2, 5)):
-            self.statement(1, False)
+        self.statements(1, r.randrange(2, 5))
         if r.random() < 0.2:
             self.emit(1, f"if {self.condition()}:")
             self.leave(2)
@@ -257,8 +269,7 @@ class Generator:
         self.names["i"].append("v")
         self.names["f"].append("y")
         self.fixed = {"v", "y"}
-        for _ in range(r.randrange(1, 4)):
-            self.statement(2, False)
+        self.statements(2, r.randrange(1, 4))
         self.names["i"].remove("v")
         self.names["f"].remove("y")
         self.emit(1, f"m = {self.MIX}")
@@ -273,13 +284,13 @@ class Generator:
         self.emit(1, "of[k.worker] = z")
 
 
-def kernel_source(seed: int) -> str:
+def kernel_source(seed: int, *, small: bool = False) -> str:
     """The text of a module with the kernel `generated`, for items in a line."""
-    return Generator(seed).source("line")
+    return Generator(seed, small=small).source("line")
 
 
-def kernel_of_any_kind(seed: int) -> tuple[str, str]:
+def kernel_of_any_kind(seed: int, *, small: bool = False) -> tuple[str, str]:
     """A text, and what kind of items its kernel has."""
-    generator = Generator(seed)
+    generator = Generator(seed, small=small)
     kind = generator.r.choice(KINDS)
     return generator.source(kind), kind

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import qpu
 from qpu.device import Device
 from qpu.lang import Kernel
 
@@ -119,12 +117,6 @@ def one(k: Grid, x: In[f32], y: In[f32], out: Out[f32]) -> None:
 """
 
 
-@pytest.fixture(scope="module", params=("pi3", "pi4", "pi5"))
-def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
-    with qpu.open_device(request.param, engine="reference") as device:
-        yield device
-
-
 def test_the_page_lists_every_function() -> None:
     page = (ROOT / "docs" / "reference" / "lang-accuracy.md").read_text()
     for name in accuracy.ROWS:
@@ -145,6 +137,8 @@ def test_plain_python_is_within_the_bound() -> None:
 
 INTERPRETED = """from qpu.lang.surface import *
 from qpu.lang.surface import FUNCTIONS
+
+pytestmark = pytest.mark.every_board
 
 exp, sqrt, sin = FUNCTIONS["exp"], FUNCTIONS["sqrt"], FUNCTIONS["sin"]
 

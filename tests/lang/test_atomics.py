@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
-import qpu
 from qpu.device import Device
 from qpu.lang import Grid, In, InOut, Out, PerformanceNote, Team, f32, i32, kernel, u32
 
-pytestmark = pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
+pytestmark = [pytest.mark.every_board, pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")]
 RANDOM = np.random.default_rng(9)
-
-
-@pytest.fixture(scope="module", params=("pi3", "pi4", "pi5"))
-def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
-    with qpu.open_device(request.param, engine="reference") as device:
-        yield device
 
 
 @kernel(coarsen=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -11,15 +9,11 @@ import qpu
 from qpu.device import Device
 from tests.lang import kernels as ks
 
+pytestmark = pytest.mark.every_board
+
 V3D = ("pi4", "pi5")
 BOARDS = ("pi3", *V3D)
 SIZES = (1, 15, 16, 17, 64, 65, 300)
-
-
-@pytest.fixture(scope="module", params=BOARDS)
-def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
-    with qpu.open_device(request.param, engine="reference") as device:
-        yield device
 
 
 def draw(n: int, seed: int = 0) -> np.ndarray:

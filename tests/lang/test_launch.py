@@ -13,6 +13,8 @@ import qpu
 from qpu.device import Device
 from qpu.lang import Const, Grid, In, In2, InOut, Out, Out2, Team, f32, i32, kernel, u8, u32
 
+pytestmark = pytest.mark.every_board
+
 BOARDS = ("pi3", "pi4", "pi5")
 
 
@@ -77,12 +79,6 @@ def nothing(k: Grid, n: i32) -> None:
     k.index(n)
 
 
-@pytest.fixture(scope="module", params=BOARDS)
-def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
-    with qpu.open_device(request.param, engine="reference") as device:
-        yield device
-
-
 @pytest.fixture(scope="module")
 def other() -> Iterator[Device]:
     with qpu.open_device("pi5", engine="reference") as device:
@@ -90,6 +86,7 @@ def other() -> Iterator[Device]:
 
 
 F = np.float32
+LINE = shift.fn.__code__.co_firstlineno + 3
 Case = tuple[str, Callable[[Device, Device], Any], str, str]
 REFUSED: list[Case] = [
     # rule, call, what the message names, what it says
@@ -121,7 +118,7 @@ REFUSED: list[Case] = [
     ("launch-align", lambda g, o: blend(1.0, g.zeros(8).view(2), g.zeros(8)), "x", "2 bytes into its buffer"),
     ("launch-align", lambda g, o: stencil(g.zeros((8, 8)).view(4), g.zeros((1, 1))), "x", "inside a row"),
     ("launch-bounds", lambda g, o: blend(1.0, g.zeros(7), g.zeros(8)), "x", "reaches index 7 of 'x', which has 7"),
-    ("launch-bounds", lambda g, o: shift(1, g.zeros(8), g.zeros(8)), "x", "x[i + n] (line 22) reaches index 8"),
+    ("launch-bounds", lambda g, o: shift(1, g.zeros(8), g.zeros(8)), "x", f"x[i + n] (line {LINE}) reaches index 8"),
     ("launch-bounds", lambda g, o: shift(-1, g.zeros(8), g.zeros(8)), "x", "reaches index -1"),
     ("launch-bounds", lambda g, o: stencil(g.zeros((4, 6)), g.zeros((4, 4))), "x", "index 4 of axis 0"),
     ("launch-bounds", lambda g, o: stencil(g.zeros((5, 5)), g.zeros((4, 4))), "x", "index 5 of axis 1"),

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-import qpu
 from qpu.device import Device
 from tests.lang import others as ks
 
-pytestmark = pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
+pytestmark = [pytest.mark.every_board, pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")]
 SIZES = (0, 1, 15, 16, 17, 65)
-
-
-@pytest.fixture(scope="module", params=("pi3", "pi4", "pi5"))
-def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
-    with qpu.open_device(request.param, engine="reference") as device:
-        yield device
 
 
 def arguments(name: str, n: int) -> tuple[list[Any], int | None]:

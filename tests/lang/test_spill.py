@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -12,6 +10,8 @@ from qpu.device import Device
 from qpu.lang import backend_v3d, backend_vc4, spill
 from qpu.lang.entry import Kernel
 from tests.lang.fuzz import case_of
+
+pytestmark = pytest.mark.every_board
 
 
 def rotated(floats: int, ints: int) -> str:
@@ -45,12 +45,6 @@ def rotated(k: Grid, x: In[f32], y: Out[f32], z: In[i32], w: Out[i32]) -> None:
         r = (r ^ b[j]) * 3
     w[i] = r
 """
-
-
-@pytest.fixture(scope="module", params=("pi3", "pi4", "pi5"))
-def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
-    with qpu.open_device(request.param, engine="reference") as device:
-        yield device
 
 
 def test_more_values_than_registers(gpu: Device) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-import qpu
 from qpu.device import Device
 from qpu.emu.engine.numpy_lanes import NumpyLanes
 from qpu.lang import (
@@ -42,14 +40,8 @@ from qpu.lang.memory import plan_memory
 
 SIZES = (1, 15, 16, 17, 33, 100)
 
-pytestmark = pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
+pytestmark = [pytest.mark.every_board, pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")]
 RANDOM = np.random.default_rng(5)
-
-
-@pytest.fixture(scope="module", params=("pi3", "pi4", "pi5"))
-def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
-    with qpu.open_device(request.param, engine="reference") as device:
-        yield device
 
 
 def launch(gpu: Device, k: Any, *args: Any) -> list[np.ndarray]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
@@ -13,14 +11,8 @@ from qpu.lang import Grid, In, In2, InOut, Out, Out2, Team, f32, i16, i32, kerne
 from qpu.lang.kir import walk
 from qpu.lang.legalise_vc4 import legalise_vc4
 
-pytestmark = pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
+pytestmark = [pytest.mark.every_board, pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")]
 RANDOM = np.random.default_rng(11)
-
-
-@pytest.fixture(scope="module", params=("pi3", "pi4", "pi5"))
-def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
-    with qpu.open_device(request.param, engine="reference") as device:
-        yield device
 
 
 @kernel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,8 @@ import qpu
 from qpu.device import Device
 from tests.lang import ten_kernels as ten
 
-pytestmark = pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
+pytestmark = [pytest.mark.every_board, pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")]
 RANDOM = np.random.default_rng(21)
-
-
-@pytest.fixture(scope="module", params=("pi3", "pi4", "pi5"))
-def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
-    with qpu.open_device(request.param, engine="reference") as device:
-        yield device
 
 
 @pytest.mark.parametrize("name", ten.__all__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,10 @@ from qpu.device import Device
 from qpu.errors import CompileError
 from qpu.lang import Grid, In, Out, exp, f16, f32, i32, kernel, maximum, u8, ufunc, where
 
+pytestmark = pytest.mark.every_board
+
 F, I = np.float32, np.int32  # noqa: E741  # as in NumPy's own examples
 BOARDS = ("pi3", "pi4", "pi5")
-
-
-@pytest.fixture(scope="module", params=BOARDS)
-def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
-    with qpu.open_device(request.param, engine="reference") as device:
-        yield device
 
 
 @ufunc

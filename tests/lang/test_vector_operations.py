@@ -5,7 +5,7 @@ special functions, with vectors and scalars, and expressions of up to four varia
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ RANDOM = np.random.default_rng(17)
 N = 67
 TEXT = """from qpu.lang.surface import *
 from qpu.lang.surface import FUNCTIONS
+
+pytestmark = pytest.mark.every_board
 clamp, clz, maximum, minimum, mul24, ror, sqrt = (
     FUNCTIONS[n] for n in ("clamp", "clz", "maximum", "minimum", "mul24", "ror", "sqrt"))
 
@@ -112,12 +114,6 @@ MANY = {
     "mixed": Row("(x + y) * (z - w)", I, I, lambda x, y, z, w: (x + y) * (z - w)),
     "choose": Row("where(x > y, z, w)", F, F, lambda x, y, z, w: np.where(x > y, z, w)),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=("pi3", "pi4", "pi5"))
-def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
-    with qpu.open_device(request.param, engine="reference") as device:
-        yield device
 
 
 def draw(type_: str, n: int) -> np.ndarray:
