@@ -320,7 +320,7 @@ def _kernels(name: str) -> list[Any]:
 
 
 def _name(options: argparse.Namespace) -> str:
-    return options.device if options.device is not None else os.environ.get("QPU_DEVICE", "auto")
+    return options.device if options.device is not None else os.environ.get("QPU_DEVICE") or "auto"
 
 
 def _port(options: argparse.Namespace) -> Port:
@@ -337,17 +337,19 @@ def _port(options: argparse.Namespace) -> Port:
     return LinuxPort()
 
 
-def _stand_in() -> Port:
-    """The emulated board that `auto` uses when there is no GPU."""
+def _stand_in(port: Port) -> Port:
+    """The emulated board that `auto` uses when `port` has no usable GPU."""
+    from qpu.drivers.probe import detect_board
     from qpu.emu.port import EmuPort
 
-    return EmuPort("pi5")
+    return EmuPort(detect_board(port).emulated_by)
 
 
 def _info(options: argparse.Namespace) -> int:
     from qpu.drivers.doctor import info, info_text
 
-    data = info(_port(options), _stand_in if _name(options) == "auto" else None)
+    port = _port(options)
+    data = info(port, (lambda: _stand_in(port)) if _name(options) == "auto" else None)
     print(json.dumps(data) if options.json else info_text(data))
     return OK
 

@@ -357,9 +357,9 @@ def open_device(
 ) -> Device:
     """Open a GPU.
 
-    device: ``auto`` (real board, else an emulated Pi 5), ``hardware`` (real board or an error), ``pi0`` .. ``pi5``
-    with options such as ``pi5,slices=3`` (emulated), or the path of a node. Default: the environment variable
-    QPU_DEVICE, else ``auto``.
+    device: ``auto`` (the real board; where its GPU cannot be used that board emulated, on other computers a Pi 5),
+    ``hardware`` (real board or an error), ``pi0`` .. ``pi5`` with options such as ``pi5,slices=3`` (emulated), or the
+    path of a node. Default: the environment variable QPU_DEVICE, else ``auto``.
     port: talk to Linux through this one instead (an EmuPort, a recording port). strict: emulated boards stop
     with EmuFault at the first fault (default: yes, unless QPU_EMU_STRICT=0). engine: ``auto``, ``reference`` or
     ``compiled`` (default: QPU_EMU_ENGINE, else auto). host_limit_s: an EmuFault ends an emulated job that takes more
@@ -389,15 +389,18 @@ def _named(
             help=_device_meant(name) or "write one of these; options follow a comma: pi5,slices=3",
         )
     from qpu.drivers.linux import LinuxPort
+    from qpu.drivers.probe import detect_board
 
+    real = LinuxPort()
     try:
-        return _open(LinuxPort(), "hardware" if name == "auto" else name)
+        return _open(real, "hardware" if name == "auto" else name)
     except NoDeviceError as error:
         if name != "auto":
             raise
-        reason = str(error).splitlines()[0]
-        print(f"qpu: using an emulated Pi 5 ({reason})", file=sys.stderr)
-        return _emulated("pi5", strict, engine, host_limit_s)
+        board = detect_board(real)
+        reason = str(error).splitlines()[0] if board.is_pi else "no Raspberry Pi here; qpu doctor says more"
+        print(f"qpu: using an emulated Pi {board.emulated_by[2:]} ({reason})", file=sys.stderr)
+        return _emulated(board.emulated_by, strict, engine, host_limit_s)
 
 
 def _device_meant(name: str) -> str | None:

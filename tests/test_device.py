@@ -554,9 +554,31 @@ def test_auto_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     with qpu.open_device() as gpu:
         assert gpu.emulated and gpu.isa is Isa.V3D71
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and "emulated Pi 5" in err
+    assert err == "qpu: using an emulated Pi 5 (no Raspberry Pi here; qpu doctor says more)\n"
     with pytest.raises(qpu.NoDeviceError):
         qpu.open_device("hardware")
+
+
+@pytest.mark.parametrize(
+    ("compatible", "name"),
+    [
+        ("raspberrypi,model-zero-w\0brcm,bcm2835\0", "pi0"),
+        ("raspberrypi,3-model-b\0brcm,bcm2837\0", "pi3"),
+        ("raspberrypi,4-model-b\0brcm,bcm2711\0", "pi4"),
+    ],
+)
+def test_auto_emulates_the_pi_whose_gpu_cannot_be_used(
+    compatible: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: Any
+) -> None:
+    tree = tmp_path / "proc" / "device-tree"
+    tree.mkdir(parents=True)
+    (tree / "compatible").write_text(compatible)
+    monkeypatch.setenv("QPU_SYSROOT", str(tmp_path))
+    monkeypatch.delenv("QPU_DEVICE", raising=False)
+    with qpu.open_device() as gpu:
+        assert gpu.info.emulated == name
+    err = capsys.readouterr().err
+    assert err.startswith(f"qpu: using an emulated Pi {name[2:]} (no usable GPU (") and "/dev/" in err
 
 
 # -- faults

@@ -140,14 +140,22 @@ class Board:
         return self.soc is not None
 
     @property
+    def emulated_by(self) -> str:
+        """Name of the emulated board that resembles it most; ``pi5`` where this is not a known Raspberry Pi."""
+        if self.soc == "BCM2835":
+            return "pi0" if self._zero else "pi1"
+        return {"BCM2836": "pi2", "BCM2837": "pi3", "BCM2711": "pi4"}.get(self.soc or "", "pi5")
+
+    @property
     def clock_hz(self) -> int | None:
         """The firmware's default clock of the GPU in Hz, not a measurement; None when unknown."""
         if self.soc is None:
             return None
-        names = (*self.compatible, self.model.lower().replace(" ", "-"))
-        if any("zero" in name for name in names):
-            return _ZERO_CLOCK
-        return _CLOCKS.get(self.soc)
+        return _ZERO_CLOCK if self._zero else _CLOCKS.get(self.soc)
+
+    @property
+    def _zero(self) -> bool:
+        return any("zero" in name for name in (*self.compatible, self.model.lower()))
 
     @property
     def peripheral_base(self) -> int | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import enum
 import platform
+import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from qpu.drivers import board, probe
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Check", "Report", "Status", "checks_json", "checks_text", "examine", "info", "info_text"]
 
+NO_PI = "no Raspberry Pi: everything runs on emulated boards (pi5 unless another one is named)"
 LOW_CMA = 64 << 20  # bytes; enough for small programs with a few buffers
 LOW_GPU_MEM = 32 << 20
 _MEMORY = {"total": "MemTotal", "available": "MemAvailable", "cma_total": "CmaTotal", "cma_free": "CmaFree"}
@@ -62,7 +64,7 @@ def examine(port: Port) -> Report:
     firmware = _firmware(port)
     checks = [
         _board(where),
-        _linux(port),
+        *_linux(port, where),
         _python(port),
         _container(where),
         *_nodes(port, where),
@@ -73,8 +75,10 @@ def examine(port: Port) -> Report:
         *_throttling(firmware),
     ]
     gpu, device = _gpu(port)
-    checks.append(gpu)
     usable = gpu.status is Status.OK
+    if not usable and not where.is_pi:
+        gpu = replace(gpu, status=Status.NOTE, helps=())
+    checks.append(gpu)
     if usable:
         conclusion = f"the GPU is usable: {device}"
     elif where.is_pi:
@@ -82,7 +86,7 @@ def examine(port: Port) -> Report:
             "the GPU is not usable yet; programs run on an emulated board until the problems marked 'fail' are solved"
         )
     else:
-        conclusion = "this is not a Raspberry Pi with a known GPU: programs run on an emulated board (pi5 unless named)"
+        conclusion = NO_PI
     return Report(tuple(checks), usable, where, device, conclusion)
 
 
@@ -91,7 +95,7 @@ def examine(port: Port) -> Report:
 
 def _board(where: board.Board) -> Check:
     if not where.is_pi:
-        return Check("board", Status.FAIL, f"{where.model}: not a known Raspberry Pi", (probe.EMULATE,))
+        return Check("board", Status.NOTE, f"{where.model}: not a known Raspberry Pi")
     code = "" if where.revision is None else f", revision code {where.revision:x}"
     return Check("board", Status.OK, f"{where.model}, {where.soc}, {where.gpu}{code}")
 
@@ -107,11 +111,35 @@ def linux_release(port: Port) -> str:
     return release or (words[2] if len(words) > 2 else "")
 
 
-def _linux(port: Port) -> Check:
+@dataclass(frozen=True, slots=True)
+class LinuxFault:
+    """A reported fault of some releases of Linux (drivers.md 1.9). first, last: releases, both included."""
+
+    first: tuple[int, int, int]
+    last: tuple[int, int, int]
+    found: str
+    help: str
+
+
+LINUX_FAULTS = (
+    LinuxFault((6, 18, 29), (6, 18, 36), "these releases are reported to hang the GPU after it was suspended idle",
+               "sudo apt full-upgrade, then reboot; until then keep the GPU busy or start again after a hang"),
+    LinuxFault((6, 6, 47), (6, 6, 47), "this release is reported to panic when performance counters are used",
+               "sudo apt full-upgrade, then reboot; until then do not use gpu.counters"),
+)  # fmt: skip
+
+
+def _linux(port: Port, where: board.Board) -> Iterator[Check]:
     release = linux_release(port)
     arch = _text(port, "/proc/sys/kernel/arch")
     unknown = "unknown (no /proc)" if port.emulated is None else "emulated, without a release number"
-    return Check("Linux", Status.NOTE, " ".join(filter(None, (release, arch))) or unknown)
+    yield Check("Linux", Status.NOTE, " ".join(filter(None, (release, arch))) or unknown)
+    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", release)
+    if numbers is not None and where.generation in (6, 7):
+        found = (int(numbers[1]), int(numbers[2]), int(numbers[3]))
+        for fault in LINUX_FAULTS:
+            if fault.first <= found <= fault.last:
+                yield Check("Linux", Status.WARN, fault.found, (fault.help,))
 
 
 def _python(port: Port) -> Check:
@@ -267,11 +295,11 @@ def checks_json(report: Report) -> dict[str, Any]:
 def checks_text(report: Report) -> str:
     """The report as ``qpu doctor`` prints it."""
     width = max(len(c.name) for c in report.checks)
-    lines: list[str] = []
+    lines = [] if report.board.is_pi or report.usable else [report.conclusion, ""]
     for check in report.checks:
         lines.append(f"{check.status:4}  {check.name:{width}}  {check.found}")
         lines += [f"      {'':{width}}  help: {help}" for help in check.helps]
-    return "\n".join([*lines, "", report.conclusion])
+    return "\n".join(lines if lines[:1] == [report.conclusion] else [*lines, "", report.conclusion])
 
 
 # -- info
