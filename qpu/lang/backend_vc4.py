@@ -9,6 +9,7 @@ from qpu.core.isa import Isa
 from qpu.errors import CompileError, Loc
 from qpu.lang.bundle import Scheduled, bundle
 from qpu.lang.coalesce import coalesce
+from qpu.lang.colour_vc4 import colour_vc4, repair
 from qpu.lang.compile import KernelIR, remove_dead
 from qpu.lang.induction import carry_addresses
 from qpu.lang.layout import Laid
@@ -23,7 +24,7 @@ from qpu.lang.select_vpm import ROWS
 from qpu.lang.sink import sink
 from qpu.lang.spill import Spiller, VpmVc4, out_of_registers
 from qpu.lang.streams import read_streams
-from qpu.lang.target_vc4 import Vc4Target, colour_vc4, repair
+from qpu.lang.target_vc4 import Vc4Target
 from qpu.vc4.builder import build
 from qpu.vc4.decode import decode
 from qpu.vc4.encode import encode

@@ -6,6 +6,7 @@ last instructions, so that the first of the next block keep the distances.
 
 from __future__ import annotations
 
+from bisect import insort
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,22 +25,14 @@ class Target(Protocol):
     @property
     def branch_slots(self) -> int: ...
 
-    def new(self) -> Any:
-        """An empty bundle."""
+    def new(self, closed: int = 0, barred: int = 0) -> Any:
+        """An empty bundle. closed: windows that exclude it; barred: windows that it may not open."""
         ...
-
-    def save(self, bundle: Any) -> Any:
-        """What `restore` brings back."""
-        ...
-
-    def restore(self, bundle: Any, saved: Any) -> None: ...
 
     def put(self, bundle: Any, m: MOp) -> bool:
-        """Add an operation, where it has room."""
-        ...
-
-    def put_moving(self, bundle: Any, m: MOp) -> bool:
-        """As `put`, with the operation that is there moved to its other unit."""
+        """Add an operation where it has room; one that is there may move to its other unit. What was refused once is
+        refused by the same bundle for ever. `bundle.after` and `bundle.before` are its masks of windows.
+        """
         ...
 
     def instruction(self, bundle: Any) -> Any:
@@ -64,11 +57,13 @@ TMU_LATENCY = 9  # instructions from a request to its result that are worth fill
 
 @dataclass(slots=True)
 class Scheduled:
-    """An instruction and the operations in it."""
+    """An instruction and the operations in it. after, before: its masks of windows; target: of a branch."""
 
     instr: Any
     ops: list[MOp]
     target: Block | None = None
+    after: int = 0
+    before: int = 0
 
 
 def bundle(function: Function, target: Target, capacity: int) -> dict[Block, list[Scheduled]]:
@@ -103,63 +98,76 @@ class _Block:
         self.history = list(history)
         self.out: list[Scheduled] = []
         self.flags_at = -1
+        self.stays = 0  # windows without end that instructions further back have opened
 
     def run(self, done: dict[Block, list[Scheduled]]) -> list[Scheduled]:
         """The instructions. done: blocks that are scheduled, which a branch may lead back to."""
         branch = self.block.branch
         asks = 1 + self.target.branch_slots if branch is not None and branch[1] else 0
         nodes = graph(self.block.ops, self.target.effects, self.capacity, TMU_LATENCY, asks, self.block.pending)
-        ready = [n for n in nodes if not n.waits]
+        ready = sorted(_rank(n) for n in nodes if not n.waits)
         left = len(nodes)
-        cycle = 0
+        cycle = idle = 0
         while left:
-            made = self._cycle(ready, cycle)
-            left -= len(made.ops)
+            taken = self._cycle(ready, cycle)
+            left -= taken
             cycle += 1
+            idle = 0 if taken else idle + 1
+            if idle > self.windows.reach + SLOWEST:
+                raise AssertionError(f"no instruction can take {ready[0][2].m}")
         self._branch()
         self._keep_out_of(done)
         return self.out
 
-    def _cycle(self, ready: list[Node], cycle: int) -> Scheduled:
-        """The next instruction: the most urgent operation that may come now, then what fits beside it."""
-        target = self.target
-        bundle = target.new()
-        instr: Any = None
-        taken: list[Node] = []
-        released: list[Node] = []
-        again = True
-        while again:
-            again = False
-            for n in sorted((n for n in ready if n.earliest <= cycle), key=lambda n: (-n.priority, n.index)):
-                kept = target.save(bundle)
-                if not (target.put(bundle, n.m) or target.put_moving(bundle, n.m)):
-                    continue
-                made = target.instruction(bundle)
-                facts = target.facts(made)
-                if facts.breaches or self.windows.broken(self.history, facts.before):
-                    target.restore(bundle, kept)
-                    continue
-                instr = made
-                taken.append(n)
-                ready.remove(n)
-                for other, distance in n.after:
-                    other.waits -= 1
-                    other.earliest = max(other.earliest, cycle + distance)
-                    if not other.waits:
-                        (ready if distance == 0 else released).append(other)
-                if n.m.push or n.m.update:
-                    self.flags_at = cycle
-                again = True
-                break
-        ready += released
-        if instr is None:
-            instr = target.instruction(target.new())
-        return self._append(Scheduled(instr, [n.m for n in taken]))
+    def _recent(self, history: list[int]) -> int:
+        """Windows of limited length that exclude an instruction behind these."""
+        closed = 0
+        for distance in range(1, min(self.windows.reach, len(history)) + 1):
+            closed |= history[-distance] & self.windows.at[distance]
+        return closed
 
-    def _append(self, made: Scheduled) -> Scheduled:
+    def _closed(self, history: list[int]) -> int:
+        """Windows that exclude an instruction behind these."""
+        closed = self._recent(history)
+        for after in history[: -self.windows.reach or None]:
+            closed |= after & self.windows.rest
+        return closed
+
+    def _cycle(self, ready: list[Ranked], cycle: int) -> int:
+        """The next instruction: the most urgent operation that may come now, then what fits beside it. How many."""
+        target = self.target
+        bundle = target.new(self._recent(self.history) | self.stays)
+        later: list[Ranked] = []  # that may come in a later cycle
+        todo = ready[:]
+        ready.clear()
+        at = 0
+        while at < len(todo):
+            row = todo[at]
+            at += 1
+            n = row[2]
+            if n.earliest > cycle or not target.put(bundle, n.m):
+                later.append(row)
+                continue
+            for other, distance in n.after:
+                other.waits -= 1
+                other.earliest = max(other.earliest, cycle + distance)
+                if not other.waits:
+                    insort(todo, _rank(other), at)
+            if n.m.push or n.m.update:
+                self.flags_at = cycle
+        later.sort()
+        ready += later
+        self._append(self._made(bundle))
+        return len(bundle.ops)
+
+    def _made(self, bundle: Any) -> Scheduled:
+        return Scheduled(self.target.instruction(bundle), bundle.ops, None, bundle.after, bundle.before)
+
+    def _append(self, made: Scheduled) -> None:
         self.out.append(made)
-        self.history.append(self.target.facts(made.instr).after)
-        return made
+        self.history.append(made.after)
+        if len(self.history) > self.windows.reach:
+            self.stays |= self.history[-self.windows.reach - 1] & self.windows.rest
 
     def _branch(self) -> None:
         """The branch as early as flags and windows allow, at most `branch_slots` before the end; then nops."""
@@ -168,21 +176,20 @@ class _Block:
         to, cond = self.block.branch
         target, slots = self.target, self.target.branch_slots
         instr = target.branch(cond)
-        before = target.facts(instr).before
+        facts = target.facts(instr)
         lowest = max(len(self.out) - slots, self.flags_at + 1 if cond else 0, 0)
         start = len(self.history) - len(self.out)
         at = lowest
-        while at < len(self.out) and self.windows.broken(self.history[: start + at], before):
+        while at < len(self.out) and self._closed(self.history[: start + at]) & facts.before:
             at += 1
-        self.out.insert(at, Scheduled(instr, [], to))
-        nop = target.instruction(target.new())
-        while at >= 0 and self.windows.broken(self.history[: start + at], before):
-            self.out.insert(at, Scheduled(nop, []))
-            self.history.insert(start + at, target.facts(nop).after)
+        self.out.insert(at, Scheduled(instr, [], to, facts.after, facts.before))
+        while at >= 0 and self._closed(self.history[: start + at]) & facts.before:
+            self.out.insert(at, self._made(target.new()))
+            self.history.insert(start + at, self.out[at].after)
             at += 1
         while len(self.out) - at - 1 < slots:
-            self.out.append(Scheduled(nop, []))
-        self.history = self.history[:start] + [target.facts(s.instr).after for s in self.out]
+            self.out.append(self._made(target.new()))
+        self.history = self.history[:start] + [s.after for s in self.out]
 
     def _keep_out_of(self, done: dict[Block, list[Scheduled]]) -> None:
         """A branch back must leave nothing under way that the first instructions of its target must not meet."""
@@ -192,18 +199,25 @@ class _Block:
         first = done.get(to, self.out if to is self.block else None)
         while first is not None and self._clashes(first):
             at = next(i for i, s in enumerate(self.out) if s.target is not None)
-            nop = Scheduled(self.target.instruction(self.target.new()), [])
             branch = self.out.pop(at)
-            self.out.append(nop)
+            self.out.append(self._made(self.target.new()))
             self.out.insert(at + 1, branch)  # one later, so that its slots stay as many
             start = len(self.history) - len(self.out) + 1
-            self.history = self.history[:start] + [self.target.facts(s.instr).after for s in self.out]
+            self.history = self.history[:start] + [s.after for s in self.out]
 
     def _clashes(self, first: list[Scheduled]) -> bool:
         history = list(self.history)
         for row in first[: self.windows.reach]:
-            facts = self.target.facts(row.instr)
-            if self.windows.broken(history, facts.before):
+            if self._closed(history) & row.before:
                 return True
-            history.append(facts.after)
+            history.append(row.after)
         return False
+
+
+SLOWEST = 8  # instructions that an operation may have to wait for another, beside the windows of the rules
+Ranked = tuple[int, int, Node]
+"""An operation by urgency: the least first, by priority, then by place."""
+
+
+def _rank(n: Node) -> Ranked:
+    return -n.priority, n.index, n

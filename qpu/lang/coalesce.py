@@ -4,7 +4,7 @@ chains (`acc = acc + t`) keep their register.
 
 from __future__ import annotations
 
-from qpu.lang.liveness import bits, conflicts
+from qpu.lang.liveness import conflicts
 from qpu.lang.mir import Function
 
 __all__ = ["coalesce"]
@@ -34,8 +34,6 @@ def coalesce(function: Function, *, early: bool = False) -> None:
         parent[x] = y
         members[y] |= members[x]
         clash[y] |= clash[x]
-        for r in bits(clash[x]):
-            clash[find(r)] |= 1 << y | members[y]
         return True
 
     pushed = {m.dst for m in function.ops() if early and m.push and type(m.dst) is int}

@@ -8,21 +8,48 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from qpu.core.isa import Isa
-from qpu.lang.liveness import bits, conflicts, liveness
+from qpu.lang.liveness import bits, conflicts, liveness, mutual
 from qpu.lang.mir import Fixed, Function, OutOfRegisters
 
-__all__ = ["colour_v3d", "simplified"]
+__all__ = ["Places", "colour_v3d", "simplified"]
 
 ACCUMULATORS = 5  # r0..r4; r5 has readers and writers of its own
 OFTEN = 8  # reads of a value of one block that is worth an accumulator: fewer ports of the files
 SHORT = 24  # operations that a value in an accumulator may live
 
 
+class Places:
+    """Places of one kind, in turn. clash: of `conflicts`; numbers: of the places; last: the index of the one that was
+    given out most recently, so that neighbouring values do not share a place.
+    """
+
+    def __init__(self, kind: str, numbers: Iterable[int], clash: list[int]) -> None:
+        self.places: list[Fixed] = [Fixed(kind, n) for n in numbers]
+        self.clash = clash
+        self.last = -1
+        self._members = [0] * len(self.places)
+        self._refused = [0] * len(self.places)
+
+    def take(self, r: int) -> Fixed | None:
+        """A place in which nothing conflicts with the register; None where there is none."""
+        clash = self.clash[r]
+        members, refused = self._members, self._refused
+        count = len(members)
+        for n in range(self.last + 1, self.last + 1 + count):
+            at: int = n % count
+            if not (members[at] & clash or refused[at] >> r & 1):
+                members[at] |= 1 << r
+                refused[at] |= clash
+                self.last = at
+                return self.places[at]
+        return None
+
+
 def simplified(
     clash: list[int], registers: Iterable[int], count: int, cost: Mapping[int, float] | None = None
 ) -> list[int]:
     """An order for colouring (Briggs): what has fewer conflicts than places comes after those it conflicts with, then
-    what costs least for each conflict. cost: of having no place.
+    what costs least for each conflict. clash: mutual conflicts; cost: of having no place.
     """
     nodes = list(registers)
     present = sum(1 << r for r in nodes)
@@ -69,39 +96,23 @@ def colour_v3d(
                 span[1] = i
             for r in m.sources():
                 counts[r] = counts.get(r, 0) + 1
-    usable = [n for n in range(count) if not (isa is Isa.V3D71 and n == 0)]
+    files = Places("rf", [n for n in range(count) if not (isa is Isa.V3D71 and n == 0)], clash)
+    accumulators = Places("acc", range(ACCUMULATORS), clash)
     found: dict[int, Fixed] = {}
     failed: list[int] = []
-    next_rf = next_acc = 0
-    sequence = simplified(clash, order, len(usable), cost) if briggs else list(order)
+    sequence = simplified(mutual(clash), order, len(files.places), cost) if briggs else list(order)
     often = {r for r, n in counts.items() if n >= OFTEN and not across >> r & 1} if isa is Isa.V3D42 else set()
     for r in sorted(sequence, key=lambda r: (r not in needs_acc, r not in often)):
-        taken = {found[x] for x in bits(clash[r]) if x in found}
         local = r in often or (not across >> r & 1 and order[r][1] - order[r][0] <= SHORT)
+        place = None
         if isa is Isa.V3D42 and r not in needs_rf and (r in needs_acc or local):
-            place = _pick("acc", list(range(ACCUMULATORS)), next_acc, taken)
-            if place is not None:
-                found[r] = place
-                next_acc = place.n + 1
-                continue
-            if r in needs_acc:
-                failed.append(r)
-                continue
-        place = _pick("rf", usable, next_rf, taken)
+            place = accumulators.take(r)
+        if place is None and r not in needs_acc:
+            place = files.take(r)
         if place is None:
             failed.append(r)
-            continue
-        found[r] = place
-        next_rf = usable.index(place.n) + 1
+        else:
+            found[r] = place
     if failed:
         raise OutOfRegisters(failed)
     return found
-
-
-def _pick(kind: str, numbers: list[int], start: int, taken: set[Fixed]) -> Fixed | None:
-    n = len(numbers)
-    for k in range(n):
-        place = Fixed(kind, numbers[(start + k) % n])
-        if place not in taken:
-            return place
-    return None

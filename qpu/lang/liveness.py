@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from qpu.lang.mir import Block, Function
 
-__all__ = ["bits", "conflicts", "crossing", "liveness"]
+__all__ = ["bits", "conflicts", "crossing", "liveness", "mutual"]
 
 
 def bits(mask: int) -> Iterator[int]:
@@ -48,7 +48,8 @@ def liveness(function: Function) -> tuple[dict[Block, int], dict[Block, int]]:
 
 
 def conflicts(function: Function) -> list[int]:
-    """For each register those that are live while it is written: they cannot share a place.
+    """For each register those that are live while it is written; two registers cannot share a place where either has
+    the other. `mutual` makes both have it.
 
     The source of a copy does not conflict with its destination by the copy itself.
     """
@@ -57,23 +58,35 @@ def conflicts(function: Function) -> list[int]:
     for block in function.blocks:
         live = out[block]
         for m in reversed(block.ops):
-            written = m.writes()
-            for w in written:
-                others = live & ~(1 << w)
+            d, s = m.dst, m.sig_dst
+            if type(d) is int:
+                bit = 1 << d
+                others = live & ~bit
                 if m.role == "copy" and type(m.a) is int:
                     others &= ~(1 << m.a)
-                for other in written:
-                    if other != w:
-                        others |= 1 << other
-                found[w] |= others
-                for other in bits(others):
-                    found[other] |= 1 << w
-            for w in written:
-                if not ((m.cond or m.pack) and w == m.dst):
-                    live &= ~(1 << w)
-            for r in m.reads():
-                live |= 1 << r
+                found[d] |= others
+                if type(s) is int:
+                    found[d] |= 1 << s
+                if not (m.cond or m.pack):
+                    live &= ~bit
+                elif not live & bit:
+                    live |= bit
+            if type(s) is int:
+                bit = 1 << s
+                live &= ~bit
+                found[s] |= live
+            if type(m.a) is int:
+                live |= 1 << m.a
+            if type(m.b) is int:
+                live |= 1 << m.b
     return found
+
+
+def mutual(clash: list[int]) -> list[int]:
+    """Conflicts in both directions: the matrix together with itself mirrored."""
+    n = len(clash)
+    rows = "".join([f"{row:0{n}b}" for row in reversed(clash)])  # row n - 1 first, as are its bits
+    return [clash[r] | int(rows[n - 1 - r :: n], 2) for r in range(n)]
 
 
 def crossing(function: Function) -> int:

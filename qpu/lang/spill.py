@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from qpu.core.isa import Isa
 from qpu.errors import CompileError, Diagnostic, Loc
-from qpu.lang.liveness import bits, conflicts, liveness
+from qpu.lang.liveness import bits, conflicts, liveness, mutual
 from qpu.lang.mir import Block, Fixed, Function, Imm, MOp, OutOfRegisters
 from qpu.lang.select_vpm import ROWS
 from qpu.v3d.regs import Sig, imm_index
@@ -106,7 +106,7 @@ class Spiller:
         self.short: set[int] = {r for m in function.ops() if m.role == "payload" for r in m.writes()}
         self.base: int | None = None
         self.kept: dict[int, float] = {}  # what is in memory, and what that costs
-        self.clash = conflicts(function)
+        self.clash = mutual(conflicts(function))
         self.copies = [(m.dst, m.a) for m in function.ops() if m.role == "copy" and type(m.dst) is type(m.a) is int]
         self.frame: list[MOp] = []
 
@@ -155,7 +155,7 @@ class Spiller:
     def _instead(self, failed: list[int], cost: Mapping[int, float]) -> dict[int, float]:
         """What to spill for registers without a place: themselves, or of a short one the cheapest beside it."""
         found = {r: cost[r] for r in failed if r not in self.short}
-        clash = conflicts(self.function)
+        clash = mutual(conflicts(self.function))
         for r in failed:
             beside = [x for x in bits(clash[r]) if x not in self.short and x in cost]
             if r in self.short and beside and not any(x in found for x in beside):

@@ -1,16 +1,15 @@
-"""V3D 4.2 and 7.1 for the scheduler: units and forms of operations, registers, what one instruction holds, the frame
-of a program.
-"""
+"""V3D 4.2 and 7.1 for the scheduler: units and forms of operations, registers, what one instruction holds."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 from qpu.core.effects import Effects
 from qpu.core.hazards import Facts
 from qpu.core.isa import Isa, Unit
 from qpu.lang.mir import Fixed, Imm, MOp, Operand
-from qpu.v3d.effects import half_effects
+from qpu.v3d.effects import half_parts, parts
 from qpu.v3d.encode import HalfKey, half_key
 from qpu.v3d.hazards import facts_of
 from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Src, SrcKind
@@ -18,40 +17,55 @@ from qpu.v3d.ops import table
 from qpu.v3d.pairing import combine, fits, idle
 from qpu.v3d.regs import Sig
 from qpu.v3d.rules import BRANCH_SLOTS, RULES
-from qpu.v3d.single import peripherals
+from qpu.v3d.single import peripherals, same_instruction
 
-__all__ = ["Bundle", "Half", "V3dTarget"]
+__all__ = ["Bundle", "Form", "V3dTarget"]
 
 _LDTMU: Final = int(Sig.LDTMU)
 _NULL: Final = Dst(6, True)
+_IGNORED: Final = frozenset({"tmua", "tmud", "tmuc", "tmu", "uniform", "nop", "-"})
+_ADD, _MUL = Unit.ADD, Unit.MUL
+_SILENT: Final = Facts(0, 0)
+Kinds = tuple[object, object, int, int]
 
 
-class Half:
-    """An operation in one of its units. key: for `fits`; peripherals: shared units it needs."""
+class Form:
+    """An operation in one of its units. key: for `fits`; after, before: masks of windows; shared: units it needs that
+    an instruction has once; kind: what the rules within one instruction look at, beside immediates that exist.
+    """
 
-    __slots__ = ("effects", "half", "key", "peripherals", "unit")
+    __slots__ = ("after", "before", "half", "key", "kind", "m", "shared", "unit")
 
-    def __init__(self, unit: Unit, half: AluHalf, key: HalfKey, effects: Effects, count: int) -> None:
+    def __init__(self, m: MOp, unit: Unit, half: AluHalf, key: HalfKey, facts: Facts, shared: int) -> None:
+        self.m = m
         self.unit = unit
         self.half = half
         self.key = key
-        self.effects = effects
-        self.peripherals = count
+        self.after, self.before, _ = facts
+        self.shared = shared
+        dst = half.dst
+        self.kind = half.op.name, dst.n if dst is not None and dst.magic else -1
 
 
 class Bundle:
-    """An instruction that is being filled."""
+    """An instruction that is being filled. closed: windows that exclude it; barred: windows that it may not open."""
 
-    __slots__ = ("halves", "ops", "peripherals", "rot", "sig", "sig_dst", "uniform")
+    __slots__ = (
+        "add", "after", "barred", "before", "closed", "mul", "ops", "rot", "shared", "sig", "sig_dst",
+        "signal",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.halves: dict[Unit, tuple[MOp, Half]] = {}
+    def __init__(self, closed: int, barred: int) -> None:
+        self.add: Form | None = None
+        self.mul: Form | None = None
         self.ops: list[MOp] = []
         self.sig = 0
         self.sig_dst: Dst | None = None
         self.rot: int | None = None
-        self.peripherals = 0
-        self.uniform: object = None
+        self.shared = 0
+        self.closed, self.barred = closed, barred
+        self.after = self.before = 0
+        self.signal = _SILENT
 
 
 class V3dTarget:
@@ -62,28 +76,18 @@ class V3dTarget:
         self.colour = colour
         self.table = table(isa)
         self.v42 = isa is Isa.V3D42
-        self.nop_add = half_key(isa, Unit.ADD, idle())
-        self.nop_mul = half_key(isa, Unit.MUL, idle())
+        self.nop_add = half_key(isa, _ADD, idle())
+        self.nop_mul = half_key(isa, _MUL, idle())
         self.windows = RULES.windows[isa]
-        self._forms: dict[int, dict[Unit, Half]] = {}
+        self._forms: dict[int, tuple[list[Form], list[Effects]]] = {}
+        self._sources: dict[tuple[Operand, str], Src] = {}
+        self._signals: dict[tuple[int, Dst | None], Facts] = {}
 
     branch_slots: Final = BRANCH_SLOTS
 
-    def new(self) -> Bundle:
-        """An empty bundle."""
-        return Bundle()
-
-    def save(self, bundle: Bundle) -> Bundle:
-        """What `restore` brings back."""
-        kept = Bundle()
-        self.restore(kept, bundle)
-        return kept
-
-    def restore(self, bundle: Bundle, saved: Bundle) -> None:
-        """The bundle as it was."""
-        bundle.halves, bundle.ops = saved.halves, list(saved.ops)
-        bundle.sig, bundle.sig_dst, bundle.rot = saved.sig, saved.sig_dst, saved.rot
-        bundle.peripherals = saved.peripherals
+    def new(self, closed: int = 0, barred: int = 0) -> Bundle:
+        """An empty bundle. closed: windows that exclude it; barred: windows that it may not open."""
+        return Bundle(closed, barred)
 
     def facts(self, instr: Alu | Branch) -> Facts:
         """What the hazard rules need to know of an instruction."""
@@ -98,10 +102,15 @@ class V3dTarget:
     def source(self, x: Operand | None, mod: str) -> Src | None:
         if x is None:
             return None
-        if isinstance(x, Imm):
-            return Src(SrcKind.IMM, x.n, mod)
-        place = self.colour[x] if isinstance(x, int) else x
-        return Src(SrcKind.ACC if place.kind == "acc" else SrcKind.RF, place.n, mod)
+        found = self._sources.get((x, mod))
+        if found is None:
+            if isinstance(x, Imm):
+                found = Src(SrcKind.IMM, x.n, mod)
+            else:
+                place = self.colour[x] if isinstance(x, int) else x
+                found = Src(SrcKind.ACC if place.kind == "acc" else SrcKind.RF, place.n, mod)
+            self._sources[x, mod] = found
+        return found
 
     def destination(self, x: Operand | None) -> Dst:
         if x is None:
@@ -112,118 +121,137 @@ class V3dTarget:
 
     # -- forms
 
-    def forms(self, m: MOp) -> dict[Unit, Half]:
+    def forms(self, m: MOp) -> list[Form]:
         """The halves that an operation can be. A move on 4.2's add ALU is `or` of the value with itself."""
+        return self._made(m)[0]
+
+    def _made(self, m: MOp) -> tuple[list[Form], list[Effects]]:
         found = self._forms.get(id(m))
-        if found is not None:
-            return found
-        found = {}
-        if m.op:
-            row = self.table[m.op]
-            a, b = self.source(m.a, m.amod), self.source(m.b, m.bmod)
-            dst = self.destination(m.dst)
-            more = (m.pack, m.cond, m.push, m.update)
-            units = row.units_on(self.isa)
-            for unit in (Unit.ADD, Unit.MUL):
-                if unit in units and (m.rot is None or unit is Unit.MUL):
-                    found[unit] = self._half(unit, AluHalf(row, dst, a, b, *more))
-            if m.op == "mov" and Unit.ADD not in found and m.rot is None and not m.amod:
-                found[Unit.ADD] = self._half(Unit.ADD, AluHalf(self.table["or"], dst, a, a, *more))
-        self._forms[id(m)] = found
+        if found is None:
+            found = self._forms[id(m)] = self._make(m)
         return found
 
-    def _half(self, unit: Unit, half: AluHalf) -> Half:
-        isa = self.isa
-        return Half(unit, half, half_key(isa, unit, half), half_effects(isa, unit, half), peripherals(isa, half))
+    def _make(self, m: MOp) -> tuple[list[Form], list[Effects]]:
+        if not m.op:
+            return [], []
+        row = self.table[m.op]
+        a, b = self.source(m.a, m.amod), self.source(m.b, m.bmod)
+        dst = self.destination(m.dst)
+        more = (m.pack, m.cond, m.push, m.update)
+        slots = self.slots(m)
+        halves = []
+        if "add" in slots:
+            if m.op == "mov" and self.v42:
+                halves.append((_ADD, AluHalf(self.table["or"], dst, a, a, *more)))
+            else:
+                halves.append((_ADD, AluHalf(row, dst, a, b, *more)))
+        if "mul" in slots:
+            halves.append((_MUL, AluHalf(row, dst, a, b, *more)))
+        if m.op == "mov" and self.v42:  # the mul ALU first
+            halves.reverse()
+        first: list[Effects] = []
+        forms = []
+        for unit, half in halves:
+            found = half_parts(self.isa, unit, half)
+            if m.rot is None:
+                facts = self.windows.facts(found)
+            else:
+                alone = combine(self.isa, None, half, 0, None, m.rot)
+                assert isinstance(alone, Alu), alone
+                facts = self.windows.facts(parts(alone))
+            first = first or found
+            shared = peripherals(self.isa, half) or int(any("sfu op" in e.events for e in found))
+            forms.append(Form(m, unit, half, half_key(self.isa, unit, half), facts, shared))
+        return forms, first
 
     def slots(self, m: MOp) -> tuple[str, ...]:
-        """For ordering: the slots an operation may take."""
+        """The slots an operation may take."""
         if not m.op:
-            return ("signal",)
-        units = self.table[m.op].units_on(self.isa)
-        if m.rot is not None:
-            return ("mul",)
-        if m.op == "mov" or (Unit.ADD in units and Unit.MUL in units):
-            return ("add", "mul")
-        return ("add",) if Unit.ADD in units else ("mul",)
+            return _SIGNAL
+        return _slots(self.isa, m.op, m.rot is not None, bool(m.amod))
 
     # -- bundles
 
     def put(self, bundle: Bundle, m: MOp) -> bool:
         """Add an operation to an instruction, where it has room; one that is there may move to its other unit."""
-        if m.sig and (bundle.sig or bundle.rot is not None):
+        sig, sig_dst, rot, shared, signal = bundle.sig, bundle.sig_dst, bundle.rot, bundle.shared, bundle.signal
+        if m.sig:
+            if sig or rot is not None:
+                return False
+            sig = m.sig
+            sig_dst = None if m.sig_dst is None else self.destination(m.sig_dst)
+            signal = self._signal(sig, sig_dst)
+            if signal.before & bundle.closed or signal.after & bundle.barred:
+                return False
+            if self.v42 and not m.op and sig & _LDTMU:
+                shared += 1
+        if m.rot is not None:
+            if rot is not None or sig:
+                return False
+            rot = m.rot
+        add, mul = bundle.add, bundle.mul
+        if m.op:
+            if add is not None and mul is not None:
+                return False
+            forms = self.forms(m)
+            shared += forms[0].shared
+            if shared > 1:
+                return False
+            pairs: list[tuple[Form | None, Form | None]] = []
+            for f in forms:
+                if f.unit is _ADD:
+                    if add is None:
+                        pairs.append((f, mul))
+                elif mul is None:
+                    pairs.append((add, f))
+            there = add or mul
+            if there is not None and len(pairs) < len(forms):
+                pairs += [(x, f) if x.unit is _ADD else (f, x) for x in self.forms(there.m) if x.unit is not there.unit
+                          for f in forms if f.unit is there.unit]  # fmt: skip
+        elif shared > 1:
             return False
-        if m.rot is not None and (bundle.rot is not None or bundle.sig):
-            return False
-        sig = m.sig or bundle.sig
-        sig_dst = self.destination(m.sig_dst) if m.sig_dst is not None else bundle.sig_dst
-        rot = m.rot if m.rot is not None else bundle.rot
-        forms = self.forms(m)
-        count = bundle.peripherals + self._shared(m, forms)
-        if count > 1:
-            return False
-        for halves in self._choices(bundle, m, forms):
-            add, mul = halves.get(Unit.ADD), halves.get(Unit.MUL)
-            if fits(
-                add[1].key if add else self.nop_add,
-                mul[1].key if mul else self.nop_mul,
-                sig,
-                sig_dst,
-                self._amount(rot),
-            ):
-                bundle.halves = halves
-                bundle.sig, bundle.sig_dst, bundle.rot = sig, sig_dst, rot
-                bundle.peripherals = count
+        else:
+            pairs = [(add, mul)]
+        closed, barred = bundle.closed, bundle.barred
+        for pair in pairs:
+            after, before = signal.after, signal.before
+            for form in pair:
+                if form is not None:
+                    after |= form.after
+                    before |= form.before
+            if not (before & closed or after & barred) and self._fit(pair[0], pair[1], sig, sig_dst, rot):
+                bundle.add, bundle.mul = pair
+                bundle.sig, bundle.sig_dst, bundle.rot, bundle.shared, bundle.signal = sig, sig_dst, rot, shared, signal
+                bundle.after, bundle.before = after, before
                 bundle.ops.append(m)
                 return True
         return False
 
-    @staticmethod
-    def _amount(rot: int | None) -> int | None:
-        return rot
-
-    def _shared(self, m: MOp, forms: dict[Unit, Half]) -> int:
-        """Units that one instruction has once: TMU, SFU, and on 4.2 the loading of results."""
-        if not m.op:
-            return int(self.v42 and bool(m.sig & _LDTMU))
-        half = next(iter(forms.values()))
-        if half.peripherals:
-            return half.peripherals
-        sfu = "sfu op" in half.effects.events
-        return int(sfu)
-
-    @staticmethod
-    def _choices(bundle: Bundle, m: MOp, forms: dict[Unit, Half]) -> list[dict[Unit, tuple[MOp, Half]]]:
-        if not m.op:
-            return [bundle.halves]
-        found = []
-        for unit, half in forms.items():
-            if unit not in bundle.halves:
-                found.append({**bundle.halves, unit: (m, half)})
+    def _signal(self, sig: int, sig_dst: Dst | None) -> Facts:
+        found = self._signals.get((sig, sig_dst))
+        if found is None:
+            made = parts(Alu(self.isa, idle(), idle(), Sig(sig), sig_dst))
+            found = self._signals[sig, sig_dst] = self.windows.facts(made)
         return found
 
-    def put_moving(self, bundle: Bundle, m: MOp) -> bool:
-        """As `put`, with the operation that is there moved to the other unit first."""
-        if len(bundle.halves) != 1:
+    def _fit(self, add: Form | None, mul: Form | None, sig: int, sig_dst: Dst | None, rot: int | None) -> bool:
+        """Whether one instruction may have both and the signals."""
+        if not fits(add.key if add else self.nop_add, mul.key if mul else self.nop_mul, sig, sig_dst, rot):
             return False
-        ((unit, (there, _)),) = bundle.halves.items()
-        other = Unit.MUL if unit is Unit.ADD else Unit.ADD
-        alternatives = self.forms(there)
-        if other not in alternatives or unit not in self.forms(m):
-            return False
-        kept = bundle.halves
-        bundle.halves = {other: (there, alternatives[other])}
-        if self.put(bundle, m):
-            return True
-        bundle.halves = kept
-        return False
+        kinds: Kinds = (
+            add and add.kind, mul and mul.kind, sig, -1 if sig_dst is None or not sig_dst.magic else sig_dst.n
+        )  # fmt: skip
+        known = _ALLOWED[self.isa]
+        allowed = known.get(kinds)
+        if allowed is None:
+            made = combine(self.isa, _half(add), _half(mul), sig, sig_dst, rot)
+            assert isinstance(made, Alu), made
+            allowed = known[kinds] = not same_instruction(made)
+        return allowed
 
     def instruction(self, bundle: Bundle) -> Alu:
         """The instruction of a bundle."""
-        add, mul = bundle.halves.get(Unit.ADD), bundle.halves.get(Unit.MUL)
-        made = combine(
-            self.isa, add and add[1].half, mul and mul[1].half, bundle.sig, bundle.sig_dst, self._amount(bundle.rot)
-        )
+        made = combine(self.isa, _half(bundle.add), _half(bundle.mul), bundle.sig, bundle.sig_dst, bundle.rot)
         assert isinstance(made, Alu), made
         return made
 
@@ -232,10 +260,9 @@ class V3dTarget:
         reads: set[object] = set()
         writes: set[object] = set()
         latency = 1
-        forms = self.forms(m)
-        if forms:
-            e = next(iter(forms.values())).effects
-            reads |= e.needs
+        for e in self._made(m)[1]:
+            reads |= e.reads
+            reads |= e.partial
             writes |= e.writes
             if "sfu op" in e.events:
                 latency = 2
@@ -244,5 +271,23 @@ class V3dTarget:
         if m.sig_dst is not None:
             dst = self.destination(m.sig_dst)
             writes.add(f"{'r' if dst.magic else 'rf'}{dst.n}")
-        ignored = {"tmua", "tmud", "tmuc", "tmu", "uniform", "nop", "-"}
-        return reads - ignored, writes - ignored, latency
+        return reads - _IGNORED, writes - _IGNORED, latency
+
+
+_ALLOWED: Final[dict[Isa, dict[Kinds, bool]]] = {Isa.V3D42: {}, Isa.V3D71: {}}
+"""Whether the rules within one instruction allow these operations together."""
+_SIGNAL: Final = ("signal",)
+
+
+def _half(form: Form | None) -> AluHalf | None:
+    return None if form is None else form.half
+
+
+@cache
+def _slots(isa: Isa, name: str, rotates: bool, modified: bool) -> tuple[str, ...]:
+    units = table(isa)[name].units_on(isa)
+    if rotates:
+        return ("mul",)
+    if name == "mov" and isa is Isa.V3D42:
+        return ("mul",) if modified else ("add", "mul")
+    return tuple(slot for unit, slot in ((_ADD, "add"), (_MUL, "mul")) if unit in units)

@@ -23,7 +23,7 @@ from qpu.core.optable import Op, Token
 from qpu.v3d.instr import AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
 from qpu.v3d.regs import SIGNAL_ROWS, magic
 
-__all__ = ["effects", "half_effects", "parts", "resource"]
+__all__ = ["effects", "half_effects", "half_parts", "parts", "resource"]
 
 _ROT: Final = int(Sig.ROT)
 _REGISTER_KINDS: Final = frozenset({"acc", "rf0"})
@@ -196,12 +196,17 @@ def parts(instr: Instr) -> list[Effects]:
     return out
 
 
+def half_parts(isa: Isa, unit: Unit, half: AluHalf) -> list[Effects]:
+    """As `parts`, of one half of an instruction."""
+    out: list[Effects] = []
+    _half(out, isa, half, str(unit))
+    return out
+
+
 @lru_cache(1 << 14)
 def half_effects(isa: Isa, unit: Unit, half: AluHalf) -> Effects:
     """The effects of one half of an instruction, explicit and implicit."""
-    out: list[Effects] = []
-    _half(out, isa, half, str(unit))
-    return union(out)
+    return union(half_parts(isa, unit, half))
 
 
 def effects(instr: Instr) -> Effects:

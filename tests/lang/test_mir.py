@@ -8,7 +8,10 @@ import pytest
 
 from qpu.core.isa import Isa
 from qpu.lang import backend_v3d, backend_vc4
+from qpu.lang.bundle import bundle
+from qpu.lang.liveness import mutual
 from qpu.lang.mir import Block, Fixed, Function, Imm, MOp
+from qpu.lang.target_v3d import V3dTarget
 from qpu.lang.verify_mir import MirError, verify_mir
 from tests.lang.fuzz import case_of
 
@@ -74,3 +77,15 @@ def test_a_uniform_that_one_path_skips() -> None:
     entry = Block("entry", branch=(end, "alla"), falls=then)
     with pytest.raises(MirError, match="a path may skip or repeat"):
         verify_mir(Function([entry, then, end], 2), CAPACITY)
+
+
+def test_an_operation_that_no_instruction_takes() -> None:
+    ops = [MOp("mov", 0, Imm(1)), MOp("rot", Fixed("magic", 11), 0, Imm(4), role="data")]  # lanes go to registers only
+    target = V3dTarget(Isa.V3D71, {0: Fixed("rf", 5)})
+    with pytest.raises(AssertionError, match=r"no instruction can take rot"):
+        bundle(Function([Block("entry0", ops=ops)], 1), target, CAPACITY)
+
+
+def test_conflicts_in_both_directions() -> None:
+    rows = [0b0110, 0b0000, 0b1001, 0b0001]
+    assert mutual(rows) == [0b1110, 0b0001, 0b1001, 0b0101]
