@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
@@ -173,6 +174,23 @@ class Device(AbstractContextManager["Device"]):
         buffer = self.empty(source.shape, kind)
         buffer.array[...] = source
         return buffer
+
+    # arrays
+
+    @property
+    def xp(self) -> Any:
+        """The `qpu.array.Namespace` of the device: NumPy's surface, evaluated lazily in fused kernels."""
+        found = self.__dict__.get("_xp")
+        return found if found is not None else import_module("qpu.array.namespace").namespace_of(self)
+
+    @property
+    def transfers(self) -> Any:
+        """Copies of arrays between ordinary and device memory so far (`qpu.array.memory.Transfers`)."""
+        return self.xp.transfers
+
+    def map_blocks(self, f: Any, data: Any, *more: Any, **options: Any) -> Any:
+        """f of blocks of data that is larger than the GPU's memory; see `qpu.array.blocks.map_blocks`."""
+        return import_module("qpu.array.blocks").map_blocks(self, f, data, *more, **options)
 
     # launches
 

@@ -163,6 +163,16 @@ LAYERS: dict[str, set[str]] = {
         "qpu.v3d",
         "qpu.vc4",
     },
+    "qpu.array": {
+        *_ISA,
+        "qpu.buffers",
+        "qpu.device",
+        "qpu.kernels",
+        "qpu.lang",
+        "qpu.lang.cache",
+        "qpu.lang.launch",
+        "qpu.launch",
+    },
     "qpu": {
         "qpu." + n
         for n in (
@@ -335,6 +345,9 @@ def test_there_are_no_circles(most: Kind) -> None:
 DEFERRED = {
     "qpu": "light: names are loaded on first use",
     "qpu.__main__": "light: each command loads what it needs",
+    "qpu.array.linalg": "light: the library's matrix product, only for large matrices",
+    "qpu.array.scan": "light: a kernel of the library",
+    "qpu.array.sorting": "light: kernels of the library, each when it is used",
     "qpu.core.toolkit": "light: the checker, unless switched off",
     "qpu.device": "light: the emulator, the display; optional: the Linux port",
     "qpu.drivers.doctor": "light: the mailbox, only on boards that have one",

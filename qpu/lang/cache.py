@@ -37,6 +37,7 @@ __all__ = [
     "key_of",
     "load",
     "load_file",
+    "load_made",
     "pack",
     "remember",
     "save",
@@ -154,9 +155,9 @@ def _text(value: Any) -> str | None:
 class _Places:
     """Source places as numbers: which function of the kernel's, and which node of its tree."""
 
-    def __init__(self, source: Source) -> None:
-        sources = {id(source.fn): source}
-        for reached in source.reached:
+    def __init__(self, source: Source | None) -> None:
+        sources = {} if source is None else {id(source.fn): source}
+        for reached in () if source is None else source.reached:
             sources.setdefault(id(reached.by.fn), reached.by)
         self.sources = list(sources.values())
         self.nodes = [[n for n in s.nodes if hasattr(n, "lineno")] for s in self.sources]
@@ -179,8 +180,8 @@ class _Places:
         return Loc(source.file, node.lineno + source.first - 1, node.col_offset + source.indent + 1)
 
 
-def pack(compiled: Compiled, source: Source) -> bytes:
-    """The body of an entry."""
+def pack(compiled: Compiled, source: Source | None) -> bytes:
+    """The body of an entry. source: None for a kernel that has none."""
     numbers = _Places(source).numbers()
 
     def number(loc: Loc | None) -> tuple[int, int] | None:
@@ -211,7 +212,7 @@ def pack(compiled: Compiled, source: Source) -> bytes:
     return json.dumps(header, separators=(",", ":")).encode() + b"\n" + compiled.program.data
 
 
-def unpack(body: bytes, source: Source, team: bool, special: Special) -> Compiled:
+def unpack(body: bytes, source: Source | None, isa: Isa, remake: Callable[[], Compiled]) -> Compiled:
     """The compiled kernel of an entry. Raises: whatever a damaged one leads to."""
     head, _, words = body.partition(b"\n")
     h: Mapping[str, Any] = json.loads(head)
@@ -220,7 +221,7 @@ def unpack(body: bytes, source: Source, team: bool, special: Special) -> Compile
     def loc(number: Sequence[int] | None) -> Loc | None:
         return None if number is None else places.at(*number)
 
-    if len(words) % 8 or not words or h["isa"] != special.isa or len(h["at"]) != len(words) // 8:
+    if len(words) % 8 or not words or h["isa"] != isa or len(h["at"]) != len(words) // 8:
         raise ValueError("damaged")
     known = [loc(n) for n in h["places"]]
     code = [int.from_bytes(words[i : i + 8], "little") for i in range(0, len(words), 8)]
@@ -229,8 +230,8 @@ def unpack(body: bytes, source: Source, team: bool, special: Special) -> Compile
     evaluator(extent or [])
     return Compiled(
         name=str(h["name"]),
-        isa=special.isa,
-        program=Program(special.isa, tuple(code), {}, [None if n < 0 else known[n] for n in h["at"]]),
+        isa=isa,
+        program=Program(isa, tuple(code), {}, [None if n < 0 else known[n] for n in h["at"]]),
         uniforms=[(str(kind), what) for kind, what in h["uniforms"]],
         threads=int(h["threads"]),
         scratch=int(h["scratch"]),
@@ -243,7 +244,7 @@ def unpack(body: bytes, source: Source, team: bool, special: Special) -> Compile
         extent=extent,
         notes=[Diagnostic(str(r), str(m), Severity.INFO, loc(n), help=t) for r, m, n, t in h["notes"]],
         made=None,
-        remake=lambda: specialise(source, team, special),
+        remake=remake,
     )
 
 
@@ -254,6 +255,11 @@ def remember(entries: Mapping[str, bytes]) -> None:
 
 def load(key: str, source: Source, team: bool, special: Special) -> Compiled | None:
     """What a loaded file or the cache on disk has; None for nothing, or damage."""
+    return load_made(key, source, special.isa, lambda: specialise(source, team, special))
+
+
+def load_made(key: str, source: Source | None, isa: Isa, remake: Callable[[], Compiled]) -> Compiled | None:
+    """As `load`; remake: compiles it again where a report wants more than an entry has."""
     body = _loaded.get(key)
     if body is None:
         where = directory()
@@ -261,12 +267,12 @@ def load(key: str, source: Source, team: bool, special: Special) -> Compiled | N
     if body is None:
         return None
     try:
-        return unpack(body, source, team, special)
+        return unpack(body, source, isa, remake)
     except Exception:  # damaged, and sealed: by another version, or on purpose
         return None
 
 
-def save(key: str, compiled: Compiled, source: Source) -> None:
+def save(key: str, compiled: Compiled, source: Source | None) -> None:
     """Keep a compiled kernel on disk, where that is possible."""
     where = directory()
     if where is not None:

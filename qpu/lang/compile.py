@@ -19,7 +19,7 @@ from qpu.lang.source import Source
 from qpu.lang.types import DTYPES
 from qpu.lang.values import View
 
-__all__ = ["KernelIR", "Parameter", "parameters", "to_kir"]
+__all__ = ["KernelIR", "Parameter", "parameters", "tidied", "to_kir"]
 
 
 _STATEMENTS: dict[type[ast.AST], Any] = {}
@@ -276,13 +276,22 @@ def to_kir(
     else:
         GridBody(f, source.body, coarsen, layout).evaluate()
     f.finish()
-    top = merge_stores(share_loads(q.top, isa, f.turns), isa, f.turns)
-    _mark_items(top, f.turns)
-    remove_dead(top)
     assert isinstance(source.tree, ast.FunctionDef)
-    return KernelIR(source.tree.name, top, rows, f.site_rows, layout, coarsen, team, list(f.notes.values()),
-                    f.ranges.accesses, f.ranges.extent, _loops(top, f.turns),
-                    sum(size for _, size in f.shared.values()))  # fmt: skip
+    ir = KernelIR(source.tree.name, q.top, rows, f.site_rows, layout, coarsen, team, list(f.notes.values()),
+                  f.ranges.accesses, f.ranges.extent, shared=sum(size for _, size in f.shared.values()))  # fmt: skip
+    return tidied(ir, isa, f.turns)
+
+
+def tidied(ir: KernelIR, isa: str, turns: dict[int, tuple[Region, int]]) -> KernelIR:
+    """The kernel as built, with loads shared, stores merged, dead operations gone and facts of its loops noted.
+
+    turns: items that a turn of a loop takes, by the id of its region.
+    """
+    ir.region = merge_stores(share_loads(ir.region, isa, turns), isa, turns)
+    _mark_items(ir.region, turns)
+    remove_dead(ir.region)
+    ir.loops = _loops(ir.region, turns)
+    return ir
 
 
 _EFFECTS = frozenset({

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from qpu.lang.compile import Parameter
     from qpu.lang.source import Source
 
-__all__ = ["compiled_for", "launch"]
+__all__ = ["Order", "Plan", "compiled_for", "launch"]
 
 How: TypeAlias = tuple[int | None, str | None, bool]
 """Workers, name of a variant, whether to clamp."""
@@ -267,7 +267,7 @@ class _Call:
                              help=f"there are: {', '.join(['compiled', *(known or ())])}")  # fmt: skip
         return known[name]
 
-    def plan(self, check: bool) -> _Plan:
+    def plan(self, check: bool) -> Plan:
         """The plan for these types, constants and places."""
         isa, signature = self.gpu.isa, self.signature
         wide = tuple(self.wide) if isa is Isa.V3D42 else None
@@ -286,7 +286,8 @@ class _Call:
         if found is None:
             wide = wide or tuple(not s for s in self.strided)
             special = Special(isa, consts, self.k.schedule, wide, check, most, strided)
-            found = self.k.plans[key] = _Plan(signature, self.k.made(special))
+            ranks = {r.name: r.rank for r in signature.rows}
+            found = self.k.plans[key] = Plan(signature.title, ranks, self.k.made(special))
         return found
 
 
@@ -323,13 +324,21 @@ def _trivial(a: Access) -> bool:
     return a.constant == 0 and a.terms == ((0, f"{a.array}.shape{a.axis}", 1),)
 
 
-class _Plan:
-    """A compiled kernel with what its launches evaluate."""
+class Order(Protocol):
+    """A launch: numbers by name, as the program reads them, and where. workers: None where the plan decides."""
 
-    def __init__(self, signature: _Signature, compiled: Compiled) -> None:
-        self.title, self.compiled = signature.title, compiled
-        self.team = signature.team
-        self.ranks = {r.name: r.rank for r in signature.rows}
+    numbers: dict[str, int]
+    gpu: Device
+    workers: int | None
+
+
+class Plan:
+    """A compiled kernel with what its launches evaluate. ranks: axes of each array by its name."""
+
+    def __init__(self, title: str, ranks: Mapping[str, int], compiled: Compiled) -> None:
+        self.title, self.compiled = title, compiled
+        self.team = compiled.team
+        self.ranks = ranks
         self.extent = None if compiled.extent is None else evaluator(compiled.extent)
         around = {str((0, e)) for e in compiled.extent or ()}
         self.accesses = [a for a in compiled.accesses if not _trivial(a)]
@@ -360,7 +369,7 @@ class _Plan:
         self.scratch: WeakKeyDictionary[Device, Buffer] = WeakKeyDictionary()
         self.memory: WeakKeyDictionary[Device, Buffer] = WeakKeyDictionary()
 
-    def run(self, call: _Call, wait: bool) -> Run:
+    def run(self, call: Order, wait: bool) -> Run:
         """Launch."""
         numbers_, gpu, compiled = call.numbers, call.gpu, self.compiled
         count = self._workers(call)
@@ -418,7 +427,7 @@ class _Plan:
             found = self.memory[gpu] = gpu.empty(self.compiled.shared // 4, np.uint32)
         return found
 
-    def _workers(self, call: _Call) -> int:
+    def _workers(self, call: Order) -> int:
         """How many workers; 0 where there is nothing to do."""
         gpu, given = call.gpu, call.workers
         full = self._together(gpu) if gpu.isa is Isa.VC4 else gpu.qpus * self.compiled.threads

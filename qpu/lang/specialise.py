@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from qpu.core.isa import Isa
-from qpu.errors import CompileError, Diagnostic
+from qpu.errors import CompileError, Diagnostic, Loc
 from qpu.lang.compile import KernelIR, to_kir
 from qpu.lang.compiled import Compiled
 from qpu.lang.front import internal_error
@@ -18,7 +18,7 @@ from qpu.lang.schedule import Schedule
 from qpu.lang.source import Source
 from qpu.program import Program
 
-__all__ = ["Special", "specialise"]
+__all__ = ["Special", "compile_ir", "specialise"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,39 +57,49 @@ def specialise(source: Source, team: bool, special: Special) -> Compiled:
 
 
 def _specialise(source: Source, team: bool, special: Special) -> Compiled:
-    consts: Mapping[str, Any] = dict(special.consts)
+    def evaluated(coarsen: int, layout: str) -> KernelIR:
+        return to_kir(
+            source,
+            str(special.isa),
+            dict(special.consts),
+            coarsen=coarsen,
+            layout=layout,
+            check=special.check,
+            unroll=special.schedule.unroll,
+            strided=special.strided,
+        )
+
+    return compile_ir(evaluated, special, team, source.loc(source.tree), lambda: specialise(source, team, special))
+
+
+def compile_ir(
+    evaluated: Callable[[int, str], KernelIR], special: Special, team: bool, loc: Loc, remake: Callable[[], Compiled]
+) -> Compiled:
+    """Compile what evaluated(coarsen, layout) gives: with fewer items at once where registers run out.
+
+    loc: the place of errors of the compiler itself. Raises: CompileError.
+    """
     schedule, isa = special.schedule, special.isa
     auto = schedule.coarsen is None
     coarsen = min(1 if team else schedule.coarsen or AUTO, special.coarsen)
     spill = False
     while True:
         layout = "quad" if coarsen == 4 and isa is not Isa.VC4 else "row"
-        ir = to_kir(
-            source,
-            str(isa),
-            consts,
-            coarsen=coarsen,
-            layout=layout,
-            check=special.check,
-            unroll=schedule.unroll,
-            strided=special.strided,
-        )
+        ir = evaluated(coarsen, layout)
         if auto and coarsen > 1 and _has_loops(ir):
             coarsen = 1
             continue
         try:
             laid = _lower(ir, special, spill)
         except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            place = Diagnostic(
-                "lang-internal", f"the compiler itself failed, for {isa.label}", loc=source.loc(source.tree)
-            )
+            place = Diagnostic("lang-internal", f"the compiler itself failed, for {isa.label}", loc=loc)
             raise internal_error(place, error) from error
         except CompileError as error:
             if spill or error.diagnostics[0].rule != "lang-reg":
                 raise
             spill, coarsen = coarsen == 1, max(1, coarsen // 2)
             continue
-        return _compiled(source, team, special, ir, laid)
+        return _compiled(team, special, ir, laid, remake)
 
 
 def _has_loops(ir: KernelIR) -> bool:
@@ -111,7 +121,7 @@ def _lower(ir: KernelIR, special: Special, spill: bool) -> Laid:
     return compile_v3d(ir, special.isa, threads=threads, wide=wide, spill=spill, stream=stream)
 
 
-def _compiled(source: Source, team: bool, special: Special, ir: KernelIR, laid: Laid) -> Compiled:
+def _compiled(team: bool, special: Special, ir: KernelIR, laid: Laid, remake: Callable[[], Compiled]) -> Compiled:
     return Compiled(
         name=ir.name,
         isa=special.isa,
@@ -128,5 +138,5 @@ def _compiled(source: Source, team: bool, special: Special, ir: KernelIR, laid: 
         extent=ir.extent,
         notes=ir.notes,
         made=(ir, laid),
-        remake=lambda: specialise(source, team, special),
+        remake=remake,
     )

@@ -82,6 +82,10 @@ class Running(Protocol):
         """Retire the launch if it has finished."""
         ...
 
+    def wait(self) -> None:
+        """Wait for its end. Raises: what the launch ended with."""
+        ...
+
 
 _Owner = TypeVar("_Owner", bound=Owner)
 

@@ -1,0 +1,223 @@
+"""Products of matrices and vectors, and the functions of the `linalg` extension."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from math import prod
+from types import SimpleNamespace
+from typing import Any, Final
+
+from qpu.array import build, reduce
+from qpu.array.array import Array
+from qpu.array.dtypes import F32, I32, U32, promoted
+from qpu.array.manipulation import array_of, axes_of, axis_of, matrix_transpose, permute_dims, reshape
+from qpu.array.memory import EVALUATE, DeviceMemory
+from qpu.array.node import Node, in_memory, pending
+from qpu.buffers import BufferView
+from qpu.errors import UsageError
+
+__all__ = ["EXTENSION", "matmul", "outer", "tensordot", "vecdot", "vector_norm"]
+
+LARGE: Final = 1 << 15  # products of a matrix product from which the library's kernel is faster
+
+
+def _same(name: str, a: Node, b: Node) -> tuple[Node, Node]:
+    """Both in one dtype. Raises: UsageError."""
+    for x in (a, b):
+        if x.dtype.kind == "b":
+            raise UsageError(f"{name} of bool", help="write the cast: xp.astype(x, xp.int32)")
+    kind = promoted(a.dtype, b.dtype)
+    return (a if a.dtype == kind else build.cast(a, kind)), (b if b.dtype == kind else build.cast(b, kind))
+
+
+def _seen(node: Node, shape: Sequence[int], strides: Sequence[int]) -> Node:
+    """The memory of a node with other axes."""
+    storage = node.ready()
+    return in_memory(storage, tuple(shape), node.dtype, node.offset, tuple(strides))
+
+
+def _contracted(a: Node, b: Node, kept: tuple[int, ...]) -> Node:
+    """Products of two nodes of one shape, summed along the last axis."""
+    wide = I32 if a.dtype.kind == "i" else U32 if a.dtype.kind == "u" else a.dtype
+    product = build.binary("multiply", a, b)
+    if product.dtype != wide:
+        product = build.cast(product, wide)
+    axis = len(kept)
+    found = pending("%reduce", (product,), kept, wide, ("sum", (axis,), False))
+    return found if a.dtype in (wide, F32) else build.cast(found, a.dtype)
+
+
+def matmul(x1: Array, x2: Array, /) -> Array:
+    """The matrix product; further axes are broadcast, one axis is a vector. dtypes: numbers of one kind.
+
+    Large products of float32 matrices run in the library's kernel. Raises: UsageError.
+    """
+    a, b = _same("matmul", array_of(x1, "x1"), array_of(x2, "x2"))
+    if not a.shape or not b.shape:
+        raise UsageError("matmul of an array without axes", help="x * y")
+    rows, columns = len(a.shape) > 1, len(b.shape) > 1
+    m, k = (a.shape[-2] if rows else 1), a.shape[-1]
+    other, n = (b.shape[-2], b.shape[-1]) if columns else (b.shape[0], 1)
+    if k != other:
+        raise UsageError(f"matmul of shapes {a.shape} and {b.shape}", help="the inner extents must be equal")
+    batch = build.broadcast(a.shape[:-2], b.shape[:-2])
+    shape = (*batch, *((m,) if rows else ()), *((n,) if columns else ()))
+    if rows and columns and not batch and a.dtype == F32 and m * n * k >= LARGE:
+        return Array(pending("%matmul", (a, b), shape, F32))
+    if not k:
+        return x1.__array_namespace__().zeros(shape, dtype=a.dtype)  # type: ignore[no-any-return]  # of the device's namespace
+    a.ready(), b.ready()
+    full = (*batch, m, n, k)
+    sa = a.steps if rows else (0, *a.steps)
+    sb = b.steps if columns else (*b.steps, 0)
+    wide_a = build.broadcast_to(_seen(a, (*a.shape[:-2], m, k), sa), (*batch, m, k))
+    wide_b = build.broadcast_to(_seen(b, (*b.shape[:-2], k, n), sb), (*batch, k, n))
+    va = _seen(wide_a, full, (*wide_a.steps[:-1], 0, wide_a.steps[-1]))
+    vb = _seen(wide_b, full, (*wide_b.steps[:-2], 0, wide_b.steps[-1], wide_b.steps[-2]))
+    found = Array(_contracted(va, vb, (*batch, m, n)))
+    return found if rows and columns else reshape(found, shape)
+
+
+def _product(memory: DeviceMemory, node: Node) -> None:
+    """A product of float32 matrices by the library."""
+    from qpu.kernels.sgemm import Sgemm
+
+    a, b = node.args
+    places, flags, lengths = [], [], []
+    for x in (a, b):
+        x.ready()
+        turned = x.steps[0] == 1 and x.steps[1] >= x.shape[0]
+        straight = x.steps[1] == 1 and x.steps[0] >= x.shape[1]
+        if not turned and not straight:
+            x = build.copied(x)
+            x.ready()
+            turned = False
+        turned = turned and not straight
+        shape = x.shape[::-1] if turned else x.shape
+        steps = x.steps[::-1] if turned else x.steps
+        places.append(BufferView(x.storage.buffer, x.offset, shape, F32, (4 * steps[0], 4)))
+        flags.append(turned)
+        lengths.append(steps[0])
+    storage = memory.storage(node.shape, F32)
+    (m, k), n = a.shape, b.shape[1]
+    with Sgemm(memory.gpu, m, n, k, a=places[0], b=places[1], c=storage.buffer, lda=lengths[0], ldb=lengths[1],
+               transa=flags[0], transb=flags[1]) as job:  # fmt: skip
+        job.launch()
+    memory.launches += 1
+    node.becomes(storage)
+
+
+EVALUATE["%matmul"] = _product
+
+
+def tensordot(x1: Array, x2: Array, /, *, axes: Any = 2) -> Array:
+    """Products summed along pairs of axes: the last and first ones, or two sequences of axes. dtypes: as `matmul`.
+
+    Raises: UsageError.
+    """
+    a, b = _same("tensordot", array_of(x1, "x1"), array_of(x2, "x2"))
+    if isinstance(axes, tuple | list):
+        first, second = (x if isinstance(x, tuple | list) else (x,) for x in axes)
+    else:
+        n = operator.index(axes)
+        if not 0 <= n <= min(len(a.shape), len(b.shape)):
+            raise UsageError(f"axes = {n} of {len(a.shape)} and {len(b.shape)}", help="as many as both have")
+        first, second = tuple(range(len(a.shape) - n, len(a.shape))), tuple(range(n))
+    of_a = tuple(axis_of(k, len(a.shape)) for k in first)
+    of_b = tuple(axis_of(k, len(b.shape)) for k in second)
+    if [a.shape[k] for k in of_a] != [b.shape[k] for k in of_b]:
+        raise UsageError(f"tensordot of shapes {a.shape} and {b.shape} along {first} and {second}",
+                         help="pairs of axes with equal extents")  # fmt: skip
+    rest_a = [k for k in range(len(a.shape)) if k not in of_a]
+    rest_b = [k for k in range(len(b.shape)) if k not in of_b]
+    shape = (*(a.shape[k] for k in rest_a), *(b.shape[k] for k in rest_b))
+    m, k, n = prod(a.shape[j] for j in rest_a), prod(a.shape[j] for j in of_a), prod(b.shape[j] for j in rest_b)
+    left = reshape(permute_dims(Array(a), (*rest_a, *of_a)), (m, k))
+    right = reshape(permute_dims(Array(b), (*of_b, *rest_b)), (k, n))
+    return reshape(matmul(left, right), shape)
+
+
+def vecdot(x1: Array, x2: Array, /, *, axis: Any = -1) -> Array:
+    """Products of the conjugate of x1 and x2, summed along an axis. dtypes: as `matmul`. Raises: UsageError."""
+    a, b = _same("vecdot", array_of(x1, "x1"), array_of(x2, "x2"))
+    at = axis_of(axis, min(len(a.shape), len(b.shape)))
+    at = axis if axis < 0 else at
+    if a.shape[at] != b.shape[at]:
+        raise UsageError(f"vecdot of shapes {a.shape} and {b.shape} along axis {axis}", help="equal extents there")
+    if a.dtype.kind == "c":
+        a = build.unary("conj", a)
+    shape = build.broadcast(a.shape, b.shape)
+    wide = I32 if a.dtype.kind == "i" else U32 if a.dtype.kind == "u" else a.dtype
+    product = build.binary("multiply", a, b)
+    if product.dtype != wide:
+        product = build.cast(product, wide)
+    place = axis_of(axis, len(shape))
+    kept = shape[:place] + shape[place + 1 :]
+    found = pending("%reduce", (product,), kept, wide, ("sum", (place,), False))
+    return Array(found if found.dtype == a.dtype else build.cast(found, a.dtype))
+
+
+def outer(x1: Array, x2: Array, /) -> Array:
+    """All products of two vectors. dtypes: numbers of one kind. Raises: UsageError."""
+    a, b = array_of(x1, "x1"), array_of(x2, "x2")
+    if len(a.shape) != 1 or len(b.shape) != 1:
+        raise UsageError(f"outer of {len(a.shape)} and {len(b.shape)} axes", help="one axis each")
+    return Array(build.binary("multiply", reshape(x1, (-1, 1))._node, b))
+
+
+def vector_norm(x: Array, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Array:
+    """The norm of vectors along axes: ord any number, inf or -inf. dtypes: floats and complex64. Raises: UsageError."""
+    node = array_of(x)
+    if node.dtype.kind not in "fc":
+        raise UsageError(f"vector_norm of {node.dtype.name}", help="write the cast: xp.astype(x, xp.float32)")
+    axes = axes_of(axis, len(node.shape))
+    size = Array(build.unary("abs", node))
+    options: dict[str, Any] = {"axis": axes, "keepdims": keepdims}
+    if ord == float("inf"):
+        return reduce.max(size, **options)
+    if ord == float("-inf"):
+        return reduce.min(size, **options)
+    if ord == 0:
+        return Array(build.cast(reduce.count_nonzero(size, **options)._node, F32))
+    if ord == 1:
+        return reduce.sum(size, **options)
+    if ord == 2:
+        return Array(build.unary("sqrt", reduce.sum(size * size, **options)._node))
+    found: Array = reduce.sum(size**ord, **options) ** (1.0 / ord)
+    return found
+
+
+def trace(x: Array, /, *, offset: int = 0, dtype: Any = None) -> Array:
+    """The sum along the diagonals of matrices. Raises: UsageError."""
+    return reduce.sum(diagonal(x, offset=offset), axis=-1, dtype=dtype)
+
+
+def diagonal(x: Array, /, *, offset: int = 0) -> Array:
+    """A view of the diagonals of matrices. Raises: UsageError below two axes."""
+    node = array_of(x)
+    if len(node.shape) < 2:
+        raise UsageError(f"the diagonal of {len(node.shape)} axes", help="two axes or more")
+    node.ready()
+    rows, columns = node.shape[-2:]
+    down, across = node.steps[-2:]
+    start = (offset * across if offset >= 0 else -offset * down) * node.dtype.itemsize
+    n = max(min(rows, columns - offset) if offset >= 0 else min(rows + offset, columns), 0)
+    storage = node.ready()
+    storage.shared = True
+    return Array(in_memory(storage, (*node.shape[:-2], n), node.dtype, node.offset + (start if n else 0),
+                           (*node.steps[:-2], down + across)))  # fmt: skip
+
+
+EXTENSION: Final = SimpleNamespace(
+    __name__="qpu.array.linalg",
+    matmul=matmul,
+    matrix_transpose=matrix_transpose,
+    outer=outer,
+    tensordot=tensordot,
+    vecdot=vecdot,
+    vector_norm=vector_norm,
+    diagonal=diagonal,
+    trace=trace,
+)
+"""The `linalg` extension of the namespace, as far as there are kernels for it."""
