@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from qpu.errors import CompileError
-from qpu.lang import surface
+from qpu.lang import front_builtins, surface
 from qpu.lang.access import call_bound, load, packed_lane, view_attribute
 from qpu.lang.front import LIMIT_DEPTH, Exits, Frame, Front, guarded
 from qpu.lang.math import call_function, cast
@@ -301,7 +301,15 @@ def call(f: Front, node: ast.Call, callee: Any, args: list[Any], keywords: dict[
         return call_function(f, node, callee, args, keywords)
     if callee is surface.static_assert:
         return _static_assert(f, node, args)
-    replacement = surface.BUILTINS.get(callee) if _hashable(callee) else None
+    known = _hashable(callee)
+    if known and has_value(f, args) and front_builtins.takes(callee, args):
+        work = front_builtins.CALLS[callee]
+        try:
+            inspect.signature(work).bind(f, node, *args, **keywords)
+        except TypeError as error:
+            raise f.error(node, "lang-call", f"{callee.__name__}: {error}") from None
+        return work(f, node, *args, **keywords)
+    replacement = surface.BUILTINS.get(callee) if known else None
     if replacement is not None and has_value(f, [*args, *keywords.values()]):
         if replacement in ("int", "float", "bool"):
             return f.convert(args[0], {"int": "i", "float": "f", "bool": "b"}[replacement], node)

@@ -122,6 +122,12 @@ class Scalar:
     def __rmod__(self, other: Any) -> Any:
         return self._binary(other, "mod", True)
 
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
     def __pow__(self, n: int) -> Any:
         result, square = None, self
         if n == 0:
@@ -166,6 +172,9 @@ class Scalar:
 
     def __invert__(self) -> Scalar:
         return Scalar(self.kind, ~self.bits)
+
+    def __round__(self) -> Any:
+        return apply("rint", round, [self])
 
     def __abs__(self) -> Scalar:
         if self.kind == "f":

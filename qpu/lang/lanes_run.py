@@ -20,6 +20,7 @@ from qpu.core.scalar_lanes import float_bits, float_of
 from qpu.errors import UsageError
 from qpu.lang.lane_asm import LaneAsm
 from qpu.lang.lanes import Scalar, Word, convert, pick
+from qpu.lang.lanes_turns import counted, turns_of
 from qpu.lang.source import CHUNK, Source, in_chunks
 from qpu.lang.types import DTYPES, DType
 
@@ -169,7 +170,7 @@ def run_grid(fn: Callable[..., Any], args: Sequence[Any], isa: str = "v3d71") ->
 
 class _Meeting:
     """Where the 16 lanes of a worker exchange values. Lanes that a condition keeps from a statement do not come: once
-    every lane waits somewhere, those at the first place in the text are the ones that meet.
+    every lane waits somewhere, those in the first turn, at the first place in the text, are the ones that meet.
     """
 
     def __init__(self, lanes: int) -> None:
@@ -215,11 +216,13 @@ class _Meeting:
         self.lock.notify_all()
 
 
-_Place: TypeAlias = tuple[tuple[int, int], ...]
+_Place: TypeAlias = tuple[tuple[int, ...], ...]
 
 
-def _place() -> _Place:
-    """Where in the kernel, and in the functions that it calls, the current statement is: lines and instructions."""
+def _place(turns: bool = True) -> _Place:
+    """Where in the kernel, and in the functions that it calls, the current statement is: loops with their turns, lines
+    and instructions.
+    """
     frame: FrameType | None = sys._getframe(1)
     found = []
     while frame is not None:
@@ -227,7 +230,8 @@ def _place() -> _Place:
             if frame.f_code.co_name == "lane_of":
                 break
         else:
-            found.append((frame.f_lineno, frame.f_lasti))
+            loops = turns_of(frame) if turns else ()
+            found.append((*(x for loop in loops for x in loop), frame.f_lineno, frame.f_lasti))
         frame = frame.f_back
     return tuple(reversed(found))
 
@@ -240,10 +244,10 @@ class _Chunks:
     lines: frozenset[int]
 
     @classmethod
-    def of(cls, fn: Callable[..., Any]) -> _Chunks:
+    def of(cls, fn: Callable[..., Any], code: CodeType) -> _Chunks:
         source = Source.of(fn)
         loops = [x for x in ast.walk(source.tree) if isinstance(x, ast.For) and in_chunks(x, source.kernel)]
-        return cls(fn.__code__, frozenset(x.iter.lineno + source.first - 1 for x in loops))
+        return cls(code, frozenset(x.iter.lineno + source.first - 1 for x in loops))
 
 
 class TeamLane(LaneAsm):
@@ -364,7 +368,7 @@ class TeamLane(LaneAsm):
     def shared(self, type_: Any, n: int) -> ArrayView:
         t = DTYPES[type_.name]
         with _ATOMIC:
-            data = self._shared.setdefault(_place(), np.zeros(n, t.numpy))
+            data = self._shared.setdefault(_place(turns=False), np.zeros(n, t.numpy))
         return ArrayView("shared memory", t, "inout", data)
 
     def store_tile(self, c: ArrayView, i0: Any, j0: Any, acc: Any) -> None:
@@ -383,7 +387,8 @@ _SMALLEST = {"f": 0xFF800000, "i": 0x80000000, "u": 0}
 def run_team(fn: Callable[..., Any], args: Sequence[Any], workers: int, isa: str = "v3d71") -> None:
     """Run a Team kernel: 16 threads a worker, all workers at once."""
     everyone = threading.Barrier(16 * workers)
-    chunks = _Chunks.of(fn)
+    run = counted(fn)
+    chunks = _Chunks.of(fn, run.__code__)
     shared: dict[_Place, NDArray[Any]] = {}
     failures: list[BaseException] = []
     meetings = [_Meeting(16) for _ in range(workers)]
@@ -391,7 +396,7 @@ def run_team(fn: Callable[..., Any], args: Sequence[Any], workers: int, isa: str
     def lane_of(worker: int, lane: int) -> None:
         k = TeamLane(isa, worker, workers, lane, meetings[worker], everyone, shared, chunks)
         try:
-            fn(k, *args)
+            run(k, *args)
         except threading.BrokenBarrierError:
             pass
         except BaseException as error:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from qpu.lang.bounds import host
+from qpu.lang.device_loops import device_loop, may_leave
 from qpu.lang.front import Exits, Front
 from qpu.lang.front_flow import targets, under_mask
-from qpu.lang.front_loops import device_loop, may_leave
 from qpu.lang.intrinsics import Intrinsics
 from qpu.lang.kir import Value
 from qpu.lang.source import CHUNK, in_chunks
@@ -306,12 +306,13 @@ def items_loop(f: Front, node: ast.For, items: Items) -> None:
     names = targets([*node.body, node.target])
     before = set(f.names)
 
+    leaving = may_leave(node)
+
     def one(ix: Index) -> None:
         f.assign(node.target, ix)
         with f.ranges.items((ix,), (items.n,), f.q.region, f.mask, grid=False):
-            f.execute(node.body)
+            _body(f, node, leaving)
 
-    leaving = may_leave(node)
     plain = not items.run and items.per_lane == 1
     if plain and len(f.frames) == 1 and in_chunks(node, f.frame.source.kernel):
         _chunks_loop(f, node, items.n, one, names)
@@ -320,6 +321,22 @@ def items_loop(f: Front, node: ast.For, items: Items) -> None:
     else:
         chunks(f, node, items.n, 1, "row", one, names)
     _unbind(f, node, names, before)
+
+
+def _body(f: Front, node: ast.For, leaving: bool) -> None:
+    """The body for one item a lane. Lanes that `continue` are back for the next one, which may be of the same turn;
+    leaving: lanes may leave the loop, whose turns are one item a lane then.
+    """
+    if leaving:
+        f.execute(node.body)
+        return
+    mask = f.mask
+    f.frame.exits.append(Exits("loop", mask=mask, static=False))
+    try:
+        f.execute(node.body)
+    finally:
+        f.frame.exits.pop()
+    f.mask = mask
 
 
 def _chunks_loop(f: Front, node: ast.For, n: Value, one: Callable[[Index], None], names: list[str]) -> None:
@@ -421,7 +438,7 @@ def _blocks_loop(f: Front, node: ast.For, items: Items, names: list[str], *, lea
 
     def one(off: Value, block: int = 0) -> None:
         f.assign(node.target, Index(off, q.const("i", 0), size * block))
-        f.execute(node.body)
+        _body(f, node, leaving)
 
     def going(more: int = 0) -> Value:
         last = stop if leaving else q.emit("min", stop, whole)

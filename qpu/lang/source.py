@@ -110,9 +110,9 @@ class Source:
             raise cls._missing(fn) from None
         code = fn.__code__
         for node in ast.walk(module):
-            if isinstance(node, ast.FunctionDef) and node.name == fn.__name__:
+            if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
                 return cls(fn, code.co_filename, body, first, indent, node)
-            if isinstance(node, ast.Lambda) and fn.__name__ == "<lambda>":
+            if isinstance(node, ast.Lambda) and code.co_name == "<lambda>":
                 return cls(fn, code.co_filename, body, first, indent, node)
         raise cls._missing(fn)
 

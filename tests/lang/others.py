@@ -255,3 +255,44 @@ def in_place_scan(k: Team, x: InOut[i32]) -> None:
         s = k.scan(x[i]) + carry
         x[i] = s
         carry = k.last(s)
+
+
+@kernel
+def medians(k: Grid, x: In[f32], y: Out[f32], z: Out[i32]) -> None:
+    i = k.index(y.size)
+    near = [x.get(i + d, 0.0) for d in range(-2, 3)]
+    y[i] = sorted(near)[2] * 8.0 + max(near) - min([0.5 * v for v in near])
+    tens, ones = divmod(i, 10)
+    z[i] = 10 * ones + tens + (100 if any(v > 1.5 for v in near) else sum([1 if v > 0.0 else 2 for v in near]))
+
+
+@kernel
+def named(k: Grid, x: In[i32], y: Out[i32]) -> None:
+    i = k.index()
+    v, count, total = x[i], 0, 0
+    while (count := count + 1) < 4 and v > 0:
+        total += count * v
+        v -= 9
+    y[i] = 100 * total + count
+
+
+@kernel
+def skipping(k: Team, x: In[i32], y: Out[i32]) -> None:
+    for i in k.items(x.size):
+        v = x[i]
+        if v < 0:
+            continue
+        y[i] = 1 if k.any(v > 40) else 2
+        for j in range(v & 3):
+            if k.any(v == j):
+                y[i] = v + j
+
+
+@kernel
+def skipping_runs(k: Team, x: In[i32], y: Out[i32]) -> None:
+    count = 0
+    for i in k.items(x.size, run=True):
+        if x[i] % 2 == 0:
+            continue
+        count += 1
+        y[i] = 10 * x[i] + count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -49,13 +50,25 @@ def arguments(name: str, n: int) -> tuple[list[Any], int | None]:
         "swap": ([i(m), i(m)], None),
         "tree": ([i(m, low=-3), zi], None),
         "in_place_scan": ([i(m)], 3),
+        "medians": ([np.round(f(m + 2) * 8), zf, zi], None),
+        "named": ([i(m), zi], None),
+        "skipping": ([i(m), zi], 2),
+        "skipping_runs": ([i(m), zi], 2),
     }  # fmt: skip
     return cases[name]
 
 
 NAMES = ("argmax", "bisect", "bits", "clampy", "collatz", "distance", "early", "every_third", "grey", "helpers",
-         "in_place_scan", "interior", "laplace", "many_live", "mean_rows", "narrow_mix", "nested", "shifted", "swap",
-         "tree")  # fmt: skip
+         "in_place_scan", "interior", "laplace", "many_live", "mean_rows", "medians", "named",
+         "narrow_mix", "nested", "shifted", "skipping", "skipping_runs", "swap", "tree")  # fmt: skip
+
+
+@cache
+def plain(name: str, n: int) -> list[Any]:
+    """The arguments after the kernel ran as plain Python."""
+    args, workers = arguments(name, n)
+    getattr(ks, name).python(*args, **({} if workers is None else {"workers": workers}))
+    return args
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,8 +79,7 @@ def test_as_plain_python(gpu: Device, name: str) -> None:
         args, workers = arguments(name, n)
         buffers = [gpu.array(a) if isinstance(a, np.ndarray) else a for a in args]
         (kernel if workers is None else kernel.on(gpu, workers=workers))(*buffers)
-        kernel.python(*args, **({} if workers is None else {"workers": workers}))
-        for want, buffer in zip(args, buffers, strict=True):
+        for want, buffer in zip(plain(name, n), buffers, strict=True):
             if not isinstance(want, np.ndarray):
                 continue
             got = buffer.numpy()
