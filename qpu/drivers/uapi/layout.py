@@ -68,10 +68,14 @@ class Layout:
         fields = self.fields
         for name, value in values.items():
             at = fields.get(name)
-            if at is not None and at.count is None and type(value) is int and at.code is not None:
+            if at is not None and at.code is not None:
                 try:
-                    at.code.pack_into(data, at.offset, value)
-                    continue
+                    if at.count is None and type(value) is int:
+                        at.code.pack_into(data, at.offset, value)
+                        continue
+                    if type(value) is tuple and len(value) == at.count:
+                        at.code.pack_into(data, at.offset, *value)
+                        continue
                 except struct.error:
                     pass  # `put` raises the error that names the mistake
             self.put(data, name, value)
@@ -117,6 +121,10 @@ class Layout:
 
     def number(self, data: bytes | bytearray | memoryview, name: str) -> int:
         """One field that is a number."""
+        at = self.fields.get(name)
+        if at is not None and at.count is None and at.code is not None and at.offset + at.size <= len(data):
+            found: int = at.code.unpack_from(data, at.offset)[0]
+            return found
         value = self.get(data, name)
         if not isinstance(value, int):
             raise TypeError(f"{self.name}.{name} is not a number")

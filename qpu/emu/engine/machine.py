@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Protocol
 
 from qpu.core.isa import Isa
@@ -50,15 +51,14 @@ class RunStats:
     def total(cls, runs: Sequence[RunStats]) -> RunStats:
         """Several runs as one: counts and times are sums; `isa` and `engine` are those of the last run."""
         whole = cls(runs[-1].isa, runs[-1].engine)
+        for name, column in zip(_NUMBERS, zip(*map(_numbers, runs), strict=True), strict=True):
+            setattr(whole, name, sum(column))
         for run in runs:
-            for each in fields(cls):
-                value = getattr(run, each.name)
-                if isinstance(value, dict):
-                    target = getattr(whole, each.name)
-                    for key, n in value.items():
-                        target[key] = target.get(key, 0) + n
-                elif each.name not in ("isa", "engine"):
-                    setattr(whole, each.name, getattr(whole, each.name) + value)
+            for q, n in run.per_qpu.items():
+                whole.per_qpu[q] = whole.per_qpu.get(q, 0) + n
+            whole.fallbacks.update(run.fallbacks)
+            whole.faults += run.faults
+            whole.stopped += run.stopped
         return whole
 
     @property
@@ -77,6 +77,10 @@ class RunStats:
         from qpu.display.emulation import stats_html
 
         return stats_html(self)
+
+
+_NUMBERS = tuple(each.name for each in fields(RunStats) if each.type in ("int", "float"))
+_numbers = attrgetter(*_NUMBERS)
 
 
 class Execution(Protocol):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from qpu.core.deferred_signals import CriticalSection, critical, run_pending
@@ -223,6 +224,30 @@ class _Submitted(threading.local):
     run: Run | None = None
 
 
+class _Call(CriticalSection):
+    """The critical section of one system call."""
+
+    __slots__ = ("_linux", "_process")
+
+    def __init__(self, linux: Linux, process: FdTable | None) -> None:
+        super().__init__(False, linux.lock)
+        self._linux = linux
+        self._process = process
+
+    def __enter__(self) -> CriticalSection:
+        super().__enter__()
+        try:
+            self._linux.begin_call(self._process)
+        except BaseException:
+            super().__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._linux.last_call = time.monotonic()
+        super().__exit__(kind, error, at)
+
+
 class Linux:
     """The Linux of an emulated board. One lock, `lock`, guards its whole state.
 
@@ -333,20 +358,19 @@ class Linux:
 
     # system calls; callers hold the lock through `call`
 
-    @contextmanager
-    def call(self, process: FdTable | None = None) -> Iterator[None]:
+    def call(self, process: FdTable | None = None) -> CriticalSection:
         """Guard one system call of a process (default: the first one) and add its emulated time.
 
         As on a real Linux, Python's signal handlers are deferred until the end of the call, or to `check_interrupted`.
+        Raises on entry: OSError EBADF when the board is off or the process has ended.
         """
-        with self.whole():
-            fail_if(self._closed or (process is not None and process not in self.tables), errno.EBADF)
-            self.fds = self.tables[0] if process is None else process
-            self.clock.now_ns += SYSCALL_NS
-            try:
-                yield
-            finally:
-                self.last_call = time.monotonic()
+        return _Call(self, process)
+
+    def begin_call(self, process: FdTable | None) -> None:
+        """Begin a system call inside the lock; see `call`."""
+        fail_if(self._closed or (process is not None and process not in self.tables), errno.EBADF)
+        self.fds = self.tables[0] if process is None else process
+        self.clock.now_ns += SYSCALL_NS
 
     def whole(self) -> CriticalSection:
         """A critical section that holds the lock. Signal handlers run while it waits for the lock, and at its end."""

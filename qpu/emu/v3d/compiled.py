@@ -6,9 +6,7 @@ translator does not support run on the reference engine; `RunStats.fallbacks` na
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 import numpy as np
@@ -17,14 +15,15 @@ from numpy.typing import NDArray
 from qpu.core.isa import Isa
 from qpu.emu.engine.machine import Execution
 from qpu.emu.engine.memory import PAGE, Memory
+from qpu.emu.engine.workers import Workers, cores
+from qpu.emu.v3d.blocks import Blocks, initial_state
 from qpu.emu.v3d.compiled_programs import Program, fetcher, program_at
-from qpu.emu.v3d.copies import Copies
 from qpu.emu.v3d.dispatch import Dispatch, Start
 from qpu.emu.v3d.execution import DispatchExecution, MachineProfile
 from qpu.emu.v3d.handover import ReferenceRest
 from qpu.emu.v3d.prepare import prepare
 from qpu.emu.v3d.reference import V3dReferenceMachine
-from qpu.emu.v3d.state import CLOBBERED, UNDEFINED, Group
+from qpu.emu.v3d.state import CLOBBERED, Group
 from qpu.emu.v3d.tmu import Action, decode_request, result_words
 from qpu.emu.v3d.translate_state import (
     CHAIN_COUNTS,
@@ -48,32 +47,11 @@ U32: TypeAlias = NDArray[np.uint32]
 LANES = 16
 _LANE = np.arange(LANES, dtype=np.uint32)
 _REASONS = tuple(Reason)  # by value
+_TMU = int(Reason.TMU)
 QUANTUM, MAX_QUANTUM = 1 << 12, 1 << 20  # time slice of a thread in instructions: initial and maximum
 PARALLEL = 100_000  # instructions of all threads between stores from which on several host threads save time
-# Number of instructions, from the start of the program, for which it is recorded that an access outside every buffer
-# was reported.
-REPORTED = 1 << 12
 MAX_WARNINGS = 256  # about overflowing result FIFOs; after that many the limit of the fast path is raised
 ALL_PAGES = (1 << 32) // PAGE
-
-
-def _cores() -> int:
-    """Host cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _initial_state() -> U32:
-    """The state block of a thread whose registers were never written."""
-    state = np.zeros(int(Slot.WORDS), np.uint32)
-    state[Slot.RF : Slot.RF + 64 * LANES] = np.concatenate(UNDEFINED[:64])
-    state[Slot.ACC : Slot.ACC + 6 * LANES] = np.concatenate(UNDEFINED[64:])
-    state[Slot.CONFIG] = 0xFFFFFFFF
-    return state
-
-
-_INITIAL = _initial_state()
 
 
 class V3dCompiledMachine:
@@ -87,9 +65,8 @@ class V3dCompiledMachine:
         self.profile = profile
         self.memory = memory
         self.strict = strict
-        self.workers = workers or min(_cores(), 8)
-        self._tables: list[NDArray[np.uint64]] = []
-        self.room: U32 | None = None
+        self.workers = workers or min(cores(), 8)
+        self._spare: list[Blocks] = []
         whole = len(memory.pages) == ALL_PAGES
         self._pages = memory.pages if whole else np.zeros(ALL_PAGES, np.uint32)
 
@@ -104,19 +81,18 @@ class V3dCompiledMachine:
             self._pages[: len(self.memory.pages)] = self.memory.pages
         return self._pages
 
-    def take_table(self) -> NDArray[np.uint64]:
-        """A table with a zero for each page. Later dispatches reuse it, because it takes 8 MiB."""
-        return self._tables.pop() if self._tables else np.zeros(self.memory.size // PAGE, np.uint64)
+    def take_blocks(self, capacity: int) -> Blocks:
+        """Arrays for a dispatch with up to `capacity` threads."""
+        for blocks in self._spare:
+            if blocks.capacity == capacity:
+                self._spare.remove(blocks)
+                return blocks
+        return Blocks(capacity, self.qpus, self.workers, self.memory.size // PAGE)
 
-    def take_room(self, pages: int) -> U32:
-        """Room for copies of at least `pages` pages."""
-        kept, self.room = self.room, None
-        return kept if kept is not None and len(kept) >= pages else np.empty((pages, PAGE // 4), np.uint32)
-
-    def return_table(self, table: NDArray[np.uint64]) -> None:
-        """Return a table whose entries are zero again."""
-        if len(self._tables) < 2:
-            self._tables.append(table)
+    def return_blocks(self, blocks: Blocks) -> None:
+        """Return the arrays of a dispatch that has ended; later ones use them."""
+        if len(self._spare) < 2:
+            self._spare.append(blocks)
 
     def dispatch(self, cfg: Sequence[int]) -> Execution:
         """Begin a dispatch; see `V3dReferenceMachine.dispatch`."""
@@ -146,58 +122,53 @@ class CompiledV3dExecution(DispatchExecution):
         self._before = (0.0, 0, 0) if first else (program.translate_s, program.hits, program.misses)
         self._translated = program.translate_s
         program.calls += 1
-        capacity = self._placement.capacity
-        raw = np.empty(capacity * int(Slot.WORDS) + LANES, np.uint32)  # the block of a thread is filled when it starts
-        skew = (-raw.ctypes.data // 4) % LANES
-        self._states: U32 = raw[skew : skew + capacity * int(Slot.WORDS)].reshape(capacity, int(Slot.WORDS))
-        self._wide = self._states.view(np.uint64)
-        first_state = int(self._states.ctypes.data)
-        self._pointers = np.arange(capacity, dtype=np.uint64) * np.uint64(4 * int(Slot.WORDS)) + np.uint64(first_state)
-        self._copies = Copies(machine, self._services.snapshot.copies)
-        self._reported = np.zeros(REPORTED, np.uint8)
-        for word, number in (
-            (Control.SCRATCH, self._services.tmu.scratch.ctypes.data),
-            (Control.REPORTED, self._reported.ctypes.data),
-            (Control.INSTRUCTIONS, REPORTED),
-        ):
-            self._copies.control[word] = number
+        self._blocks = blocks = machine.take_blocks(self._placement.capacity)
+        blocks.begin(self._services.snapshot.copies, self._services.tmu.scratch)
+        self._states, self._wide, self._pointers = blocks.states, blocks.wide, blocks.pointers
+        self._copies = blocks.copies
+        self._fixed: tuple[int, ...] = (
+            self._memory.pointer,
+            machine.page_owners().ctypes.data,
+            self._services.snapshot.kept.ctypes.data,
+            blocks.copies.table.ctypes.data,
+            blocks.copies.control.ctypes.data,
+        )
         self._workers = machine.workers
         self._split = program.split
-        self._counts = self._new_counters()
+        self._new_counters()
         self._lost: dict[int, tuple[Node, str]] = {}  # thread -> node that cannot be translated, and why
         self._rest: ReferenceRest | None = None
         self._ready: list[int] = []
         self._held: set[int] = set()  # ready threads that are stopped before a store or atomic
         self._waiting: dict[int, int] = {}  # thread at a barrier -> supergroup
-        self._last_on = np.full(self._placement.qpus, -1, np.int64)  # thread that ran last on each QPU
-        self._resumed = np.zeros(capacity, np.bool_)  # whether the last stop of the thread was a switch
+        self._last_on, self._resumed = blocks.last_on, blocks.resumed
         self._total: NDArray[np.int64] = np.zeros(len(CHAIN_COUNTS), np.int64)
         self._tmu = np.zeros(3, np.uint64)  # requests, bytes read, bytes written by threads that ended
         self._group = Group(np.zeros(1, np.intp), dispatch.code, dispatch.uniforms)
         self._words: dict[tuple[int, str], U32] = {}  # copies of stream words that are not contiguous on the host
-        self._pool: ThreadPoolExecutor | None = None
+        self._crew = Workers(self._workers)
         self._overflows = 0
         self._rounds_run = 0  # rounds of all threads together
         self._quantum = QUANTUM
         self._fetch = fetcher(machine.memory, dispatch.code)
-        self._fresh = self._template()
+        self._fresh = initial_state(dispatch.uniforms, dispatch.code, result_words(dispatch.threads))
 
     # -- statistics
 
-    def _new_counters(self) -> list[NDArray[np.int64]]:
-        """Counters for the current translation; also updates the state that depends on the translation."""
+    def _new_counters(self) -> None:
+        """Count for the current translation; also updates the state that depends on the translation."""
         self._stats = self._program.stats
         if self._program.split and not self._split:
             self._split = True  # until now the state blocks held one set of flags for both halves
             self._states[:, (Slot.A_HI, Slot.B_HI)] = self._states[:, (Slot.A_LO, Slot.B_LO)]
-        return [np.zeros(len(self._program.stats), np.int64) for _ in range(self._workers)]
+        self._blocks.count(len(self._program.stats))
 
     def _over(self) -> None:
         """Stop the worker threads and return the page table."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
+        self._crew.close()
         self._copies.release()
+        if self._failed is None:
+            self._machine.return_blocks(self._blocks)
         super()._over()
 
     def _count(self) -> None:
@@ -234,9 +205,7 @@ class CompiledV3dExecution(DispatchExecution):
 
     def _settle_counters(self) -> None:
         """Convert chain counts to operation counts. Required before a new translation replaces the chains."""
-        self._total = self._total + np.sum(self._counts, axis=0) @ self._stats
-        for counts in self._counts:
-            counts[:] = 0
+        self._total = self._total + self._blocks.counted(self._stats)
 
     def _tallies(self, threads: list[int]) -> NDArray[np.uint64]:
         """TMU requests, bytes read and bytes written by threads."""
@@ -246,14 +215,6 @@ class CompiledV3dExecution(DispatchExecution):
         return found
 
     # -- threads
-
-    def _template(self) -> U32:
-        """The initial state block, without payload."""
-        state = _INITIAL.copy()
-        state[Slot.UNIFORM] = self._dispatch.uniforms
-        state[Slot.CODE] = self._dispatch.code
-        state[Slot.LIMIT] = result_words(self._dispatch.threads)
-        return state
 
     def _start(self, started: list[Start]) -> None:
         payload = self._dispatch.payload([s.batch for s in started], [s.supergroup_slot for s in started])
@@ -287,12 +248,13 @@ class CompiledV3dExecution(DispatchExecution):
             self._program.improve()
         if self._program.stats is not self._stats:  # translated again, here or by another dispatch
             self._settle_counters()
-            self._counts = self._new_counters()
+            self._new_counters()
         budget = min(budget, self._quantum)
         reasons = self._run_all(threads, budget)
         self._copies.note()
-        self._account(threads, budget)
-        if self._states[threads, Slot.FROM_LINK].any():
+        here = np.array(threads)
+        self._account(here, budget)
+        if self._states[here, Slot.FROM_LINK].any():
             self._warn_from_link(threads)
         spent = reasons.count(Reason.BUDGET)
         if 0 < spent < len(reasons):
@@ -318,20 +280,16 @@ class CompiledV3dExecution(DispatchExecution):
     def _run_all(self, threads: list[int], budget: int) -> list[int]:
         if self.isa is Isa.V3D42:
             self._clobber(threads)
-        fixed: tuple[int, ...] = (
-            self._memory.pointer,
-            self._machine.page_owners().ctypes.data,
-            self._services.snapshot.kept.ctypes.data,
-            self._copies.table.ctypes.data,
-            self._copies.control.ctypes.data,
-        )
+        blocks, fixed = self._blocks, self._fixed
+        self._machine.page_owners()  # buffers may have been mapped since the last round
         result: dict[int, int] = {}
 
-        def work(mine: list[int], counters: NDArray[np.int64]) -> None:
-            states = self._pointers[mine]
-            reasons = np.zeros(len(mine), np.int32)
-            self._program.run(states.ctypes.data, len(mine), *fixed, counters.ctypes.data, budget, reasons.ctypes.data)
-            result.update(zip(mine, reasons.tolist(), strict=True))
+        def work(mine: list[int], worker: int) -> None:
+            line, count = blocks.lines[worker], len(mine)
+            line.order[:count] = self._pointers[mine]
+            at = blocks.counts_at[worker]
+            self._program.run(line.order_at, count, *fixed, at, budget, line.reasons_at)
+            result.update(zip(mine, line.reasons[:count].tolist(), strict=True))
 
         # Phase 1: run every thread up to its first store or atomic. Memory does not change, so the order of the
         # threads and the number of host threads have no effect. Phase 2: do the stores serially, in thread order.
@@ -344,20 +302,16 @@ class CompiledV3dExecution(DispatchExecution):
             self._wide[held, int(Slot.LEFT) // 2] = budget
             result.update(dict.fromkeys(held, int(Reason.TMU)))
             self._held.clear()
-        portions = self._portions(starting)
-        if len(portions) > 1:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._workers, "qpu-emulator")
-            list(self._pool.map(work, portions, self._counts))
-        elif starting:
-            work(starting, self._counts[0])
+        if starting:
+            self._crew.share(self._portions(starting), work)
         control[Control.HOLD] = Hold.NOTHING
-        reasons = np.array([result[t] for t in threads], np.int32)
-        if self._program.lockstep or ((reasons == Reason.TMU) & (self._states[threads, Slot.HELD] != 0)).any():
+        found = [result[t] for t in threads]
+        if self._program.lockstep or any(r == _TMU and self._states[t, Slot.HELD] for t, r in result.items()):
             states, most = self._pointers[threads], PARALLEL
-            fixed += (self._counts[0].ctypes.data,)
-            self._program.rounds(states.ctypes.data, len(threads), *fixed, most, reasons.ctypes.data)
-        found: list[int] = reasons.tolist()
+            reasons = np.array(found, np.int32)
+            at = blocks.counts_at[0]
+            self._program.rounds(states.ctypes.data, len(threads), *fixed, at, most, reasons.ctypes.data)
+            found = reasons.tolist()
         return found
 
     def _portions(self, threads: list[int]) -> list[list[int]]:
@@ -391,10 +345,10 @@ class CompiledV3dExecution(DispatchExecution):
         self._last_on[qpu] = mine  # the last assignment wins
         self._resumed[mine] = True
 
-    def _account(self, threads: list[int], budget: int) -> None:
+    def _account(self, threads: NDArray[np.intp], budget: int) -> None:
         used = budget - self._wide[threads, int(Slot.LEFT) // 2].view(np.int64)
         qpus = self._placement.qpus
-        np.add.at(self._services.qpu_instructions, np.array(threads) % qpus, used)
+        np.add.at(self._services.qpu_instructions, threads % qpus, used)
         self._program.executed += int(used.sum())
         self._rounds_run += len(threads)
 
@@ -457,8 +411,8 @@ class CompiledV3dExecution(DispatchExecution):
             return
         tallies = self._tallies(threads)
         self._tmu += tallies
-        left = self._states[threads][:, (Slot.COUNT, Slot.SYNC)]
-        for thread, (count, asked) in zip(threads, left.tolist(), strict=True):
+        left = [self._states[threads, slot].tolist() for slot in (Slot.COUNT, Slot.SYNC)]
+        for thread, count, asked in zip(threads, *left, strict=True):
             if count:
                 g = self._as_group(thread)
                 g.pc += 8
@@ -539,7 +493,7 @@ class CompiledV3dExecution(DispatchExecution):
         self._services.request(g, address, live.reshape(1, LANES))
         if g.pc in self._services.outside:  # translated code performs the following ones
             at = int(state[Slot.AT])
-            self._reported[at : at + 1] = 1
+            self._blocks.reported[at : at + 1] = 1
         kept = self._services.snapshot.kept
         kept[streamed[kept[streamed] == Kept.FREE]] = Kept.STREAM  # the request did not store there
         state[Slot.CONFIG] = g.config if isinstance(g.config, int) else g.config[0]
@@ -580,7 +534,7 @@ class CompiledV3dExecution(DispatchExecution):
             self._lost[thread] = node, str(reason)
         if self._program.stats is not self._stats:
             self._settle_counters()
-            self._counts = self._new_counters()
+            self._new_counters()
         self._requeue(thread)
 
     def _hand_over(self) -> None:

@@ -134,9 +134,15 @@ class Program(NativeProgram):
         self.known = all(word is not None for word in words.values())
         self._at = np.array(list(words), np.int64)
         self._words = np.array([word or 0 for word in words.values()], np.uint64)
+        straight = bool((self._at == np.arange(len(words))).all())
+        self._bytes = self._words.tobytes() if straight else b""  # the whole program, if it has no gap
 
     def covers(self, memory: Memory, code: int) -> bool:
         """Whether the program at an address has the same words."""
+        size = len(self._bytes)
+        if size and self.known and code + size <= memory.size:
+            mapped = memory.pages[code >> 12 : (code + size - 1 >> 12) + 1].all()
+            return bool(mapped) and memory.bytes[code : code + size].tobytes() == self._bytes
         at = (code + 8 * self._at & 0xFFFFFFFF) >> 3
         if not self.known or (at >= memory.size >> 3).any() or not memory.pages[at >> 9].all():
             return False
@@ -161,12 +167,17 @@ class Program(NativeProgram):
 
 
 _PROGRAMS: dict[tuple[_Kind, tuple[int | None, ...]], list[Program]] = {}
+_RECENT: dict[tuple[_Kind, int], Program] = {}  # the last program at an address
+MAX_RECENT = 1 << 12
 
 
 def program_at(memory: Memory, dispatch: Dispatch, isa: Isa, *, strict: bool) -> Program:
     """The program of a dispatch. Raises: Untranslatable."""
-    fetch = fetcher(memory, dispatch.code)
     kind = _Kind(isa, dispatch.single_segment, strict, 32 if dispatch.threads == 4 else 64, host())
+    recent = _RECENT.get((kind, dispatch.code))
+    if recent is not None and not recent.refused and recent.covers(memory, dispatch.code):
+        return recent
+    fetch = fetcher(memory, dispatch.code)
     alike = _PROGRAMS.setdefault((kind, tuple(fetch(i) for i in range(_HEAD))), [])
     found = next((p for p in alike if p.covers(memory, dispatch.code)), None)
     if found is None:
@@ -179,4 +190,7 @@ def program_at(memory: Memory, dispatch: Dispatch, isa: Isa, *, strict: bool) ->
         _PROGRAMS.setdefault((kind, tuple(fetch(i) for i in range(_HEAD))), []).append(found)
     if found.refused:
         raise Untranslatable(found.refused)
+    if len(_RECENT) >= MAX_RECENT:
+        _RECENT.clear()
+    _RECENT[kind, dispatch.code] = found
     return found

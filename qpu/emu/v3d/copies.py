@@ -6,36 +6,29 @@ The compiled engine uses them; `qpu.emu.v3d.uniforms` decides which pages need a
 from __future__ import annotations
 
 from itertools import islice
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.emu.engine.memory import PAGE
 from qpu.emu.v3d.translate_state import Control
 
-__all__ = ["Copies", "Lender"]
+__all__ = ["Copies"]
 
 U32: TypeAlias = NDArray[np.uint32]
 ROOM, MOST_ROOM = 64, 1 << 14  # pages: initial room for copies, and the most that is added at a time
 
 
-class Lender(Protocol):
-    """The owner of the large arrays that dispatches reuse."""
-
-    room: U32 | None
-
-    def take_table(self) -> NDArray[np.uint64]: ...
-    def take_room(self, pages: int) -> U32: ...
-    def return_table(self, table: NDArray[np.uint64]) -> None: ...
-
-
 class Copies:
-    """Copies of pages, made by translated code or by the host before the first store of the dispatch to the page."""
+    """Copies of pages, made by translated code or by the host before the first store of a dispatch to the page.
 
-    def __init__(self, machine: Lender, known: dict[int, U32]) -> None:
-        self._machine = machine
-        self._known = known  # page -> words: the copies that the host reads
-        self.table = machine.take_table()  # page -> host address: the copies that translated code reads
+    pages: pages of the memory. Dispatches use one object after the other.
+    """
+
+    def __init__(self, pages: int) -> None:
+        self._known: dict[int, U32] = {}  # page -> words: the copies that the host reads
+        self.table = np.zeros(pages, np.uint64)  # page -> host address: the copies that translated code reads
         self.control = np.zeros(int(Control.WORDS), np.uint64)
         self._entered = 0  # entries of `known` that are in the table
         self._noted = 0  # pages of the room that are in `known`
@@ -43,14 +36,24 @@ class Copies:
         self._supply()
 
     def _supply(self) -> None:
-        self._pool = self._machine.take_room(self._room)
-        self._room = len(self._pool)
+        self._pool = np.empty((self._room, PAGE // 4), np.uint32)
         self._pages = np.zeros(self._room, np.uint32)
+        self._address = int(self._pool.ctypes.data), int(self._pages.ctypes.data)
+        self._offer()
+
+    def _offer(self) -> None:
+        """Let translated code use the room."""
         self._noted = 0
-        self.control[Control.USED] = 0
-        self.control[Control.ROOM] = self._room
-        self.control[Control.POOL] = self._pool.ctypes.data
-        self.control[Control.PAGES] = self._pages.ctypes.data
+        control = self.control
+        control[Control.USED] = 0
+        control[Control.ROOM] = self._room
+        control[Control.POOL], control[Control.PAGES] = self._address
+
+    def begin(self, known: dict[int, U32]) -> None:
+        """Begin a dispatch. known: the copies that the host reads, by page; empty."""
+        self._known = known
+        self._entered = 0
+        self._offer()
 
     def note(self) -> None:
         """Record the pages that translated code copied; add room when it is used up."""
@@ -72,10 +75,8 @@ class Copies:
         return bool(fresh)
 
     def release(self) -> None:
-        """Return the arrays at the end of the dispatch."""
+        """End the dispatch: no page has a copy any more."""
         self.note()
         for page in self._known:
             self.table[page] = 0
-        self._machine.return_table(self.table)
         self._known.clear()
-        self._machine.room = self._pool

@@ -62,8 +62,8 @@ class DispatchExecution(ABC):
 
     @property
     def clocks(self) -> int:
-        """Emulated clocks of the busiest QPU."""
-        return CLOCKS_PER_INSTRUCTION * int(self._services.qpu_instructions.max())
+        """Emulated clocks of the busiest QPU, as far as the calls of `run` have come."""
+        return self.stats.clocks
 
     @property
     def done(self) -> bool:
@@ -105,13 +105,15 @@ class DispatchExecution(ABC):
         """Run until the clock reaches `target`, or a signal is pending."""
         if self._failed is not None:
             raise self._failed
+        if self.done:
+            return
         begun = time.perf_counter()
         try:
             with quiet():
                 while not self.done and not self._stop.pending:
                     budget = self.segment
                     if target is not None:
-                        left = target - self.clocks
+                        left = target - CLOCKS_PER_INSTRUCTION * int(self._services.qpu_instructions.max())
                         if left <= 0:
                             break
                         budget = min(budget, max(_LEAST, left // (CLOCKS_PER_INSTRUCTION * self._resident())))
@@ -124,10 +126,11 @@ class DispatchExecution(ABC):
             self.stats.execute_s += time.perf_counter() - begun
             self._count()
             s = self.stats
-            s.instructions = int(self._services.qpu_instructions.sum())
-            s.per_qpu = {q: int(n) for q, n in enumerate(self._services.qpu_instructions) if n}
+            executed = self._services.qpu_instructions.tolist()
+            s.instructions = sum(executed)
+            s.per_qpu = {q: n for q, n in enumerate(executed) if n}
             s.threads = self._placement.started
-            s.clocks = self.clocks
+            s.clocks = CLOCKS_PER_INSTRUCTION * max(executed)
             if self.done or self._failed is not None:
                 self._over()
 

@@ -6,6 +6,7 @@ py-videocore6 and py-videocore7, read-write-uniform case). So a page is copied b
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -33,7 +34,13 @@ def uses_side_streams(memory: Memory, code: int) -> bool:
     region = memory.region_at(code)
     if region is None or (count := (region.end - code) // 8) > _SCAN:
         return True
-    words = memory.bytes[code : code + 8 * count].view(np.uint64)
+    return _finds_side_streams(memory.bytes[code : code + 8 * count].tobytes())
+
+
+@lru_cache(64)
+def _finds_side_streams(code: bytes) -> bool:
+    """See `uses_side_streams`; most dispatches run code that an earlier one has run."""
+    words = np.frombuffer(code, np.uint64)
     unifa = _UNIFA[words >> np.uint64(53) & np.uint64(31)] & (words >= _ALU)
     moves = words & _BRANCH_UB == _MOVES
     return bool((unifa | moves).any())

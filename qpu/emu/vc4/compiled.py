@@ -14,9 +14,7 @@ engines may also report a different one first.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,12 +24,13 @@ from qpu.emu.engine.directed import Floats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engine.native import Interrupted
 from qpu.emu.engine.numpy_lanes import LANES
+from qpu.emu.engine.workers import Workers, cores
 from qpu.emu.vc4.chip import Chip, Profile
 from qpu.emu.vc4.compiled_programs import MAX_NANS, Program, program_at
 from qpu.emu.vc4.prepare import COUNTS
 from qpu.emu.vc4.reference import TIME_SLICE, ReferenceExecution, Stretch
 from qpu.emu.vc4.state import CLOCKS_PER_INSTRUCTION, Bank, Group, Qpu, Status
-from qpu.emu.vc4.tmu import FIFO_DEPTH, Tmu
+from qpu.emu.vc4.tmu import FIFO_DEPTH
 from qpu.emu.vc4.translate_graph import breaks
 from qpu.emu.vc4.translate_state import COUNTERS, NO_PITCH, Reason, Slot
 from qpu.emu.vc4.vpm import Port, Setups
@@ -49,14 +48,17 @@ __all__ = ["Vc4CompiledMachine"]
 
 FIRST_CHUNK, CHUNK = 1 << 12, 1 << 18  # instructions of a native time slice
 SERIAL = 4096  # instructions a QPU executes alone from a pending store on, before the others continue
-PARALLEL = 50_000  # native instructions of a round from which on several host threads save time
+PARALLEL = 50_000  # native instructions that a round is expected to have from which on several host threads save time
 
 
 _REASONS = tuple(Reason)  # by number
 
 
 class _States:
-    """State blocks of all QPUs, and the reference engine's registers and queues as views into them."""
+    """State blocks of all QPUs, and the reference engine's registers and queues as views into them.
+
+    One launch uses them after the other: making them takes longer than a short launch does.
+    """
 
     def __init__(self, n: int) -> None:
         size = int(Slot.WORDS)
@@ -69,50 +71,44 @@ class _States:
         # The same words as memory views: single words are much faster to access than in an array.
         self.fast = [memoryview(self.words[q]) for q in range(n)]
         self.fast_wide = [memoryview(self.wide[q]) for q in range(n)]
-
-    def vectors(self, first: int, count: int) -> NDArray[np.uint32]:
-        """`count` vectors of each QPU as (count, QPUs, 16)."""
-        part = self.words[:, first : first + LANES * count]
-        return part.reshape(len(part), count, LANES).transpose(1, 0, 2)
-
-    def adopt(self, bank: Bank, tmu: Tmu) -> None:
-        """Move the registers and TMU queues into the state blocks."""
+        self.bank = self._bank(n)
         s = Slot
-        flags = self.words.view(np.bool_)
-        views: dict[str, NDArray[Any]] = {
-            "sfu_value": self.words[:, s.SFU : s.SFU + LANES],
-            "z": flags[:, 4 * s.Z : 4 * s.Z + LANES],
-            "neg": flags[:, 4 * s.N : 4 * s.N + LANES],
-            "c": flags[:, 4 * s.C : 4 * s.C + LANES],
-            "latch_a": self.words[:, s.LATCH_A : s.LATCH_A + 4],
-            "latch_b": self.words[:, s.LATCH_B : s.LATCH_B + 4],
-            "latch_mul": self.words[:, s.LATCH_MUL : s.LATCH_MUL + 4],
-            "uniform": self.words[:, s.UNIFORM],
-        }
-        registers = self.vectors(s.A, 70)
-        registers[...] = bank.registers
-        bank.place(registers)
-        for name, view in views.items():
-            view[...] = getattr(bank, name)
-            setattr(bank, name, view)
-        n = len(self.words)
-        queues = self.words[:, s.FIFO : s.FIFO + 2 * FIFO_DEPTH * LANES].reshape(n, 2, FIFO_DEPTH, LANES)
-        tmu.adopt(
-            queues.transpose(1, 0, 2, 3),
+        results = self.words[:, s.FIFO : s.FIFO + 2 * FIFO_DEPTH * LANES].reshape(n, 2, FIFO_DEPTH, LANES)
+        self.queues = (
+            results.transpose(1, 0, 2, 3),
             self.wide[:, s.HEAD // 2 : s.HEAD // 2 + 2].T,
             self.wide[:, s.COUNT // 2 : s.COUNT // 2 + 2].T,
         )
 
+    def _bank(self, n: int) -> Bank:
+        s = Slot
+        flags = self.words.view(np.bool_)
+        bank = Bank(n)
+        bank.place(self.words[:, s.A : s.A + 70 * LANES].reshape(n, 70, LANES).transpose(1, 0, 2))
+        bank.sfu_value = self.words[:, s.SFU : s.SFU + LANES]
+        bank.z = flags[:, 4 * s.Z : 4 * s.Z + LANES]
+        bank.neg = flags[:, 4 * s.N : 4 * s.N + LANES]
+        bank.c = flags[:, 4 * s.C : 4 * s.C + LANES]
+        bank.latch_a = self.words[:, s.LATCH_A : s.LATCH_A + 4]
+        bank.latch_b = self.words[:, s.LATCH_B : s.LATCH_B + 4]
+        bank.latch_mul = self.words[:, s.LATCH_MUL : s.LATCH_MUL + 4]
+        bank.uniform = self.words[:, s.UNIFORM]
+        return bank
+
 
 class CompiledVc4Execution(ReferenceExecution):
-    """One launch on the compiled engine (`qpu.emu.engine.machine.Vc4Execution`). workers: host threads."""
+    """One launch on the compiled engine (`qpu.emu.engine.machine.Vc4Execution`).
 
-    def __init__(self, chip: Chip, entries: Sequence[tuple[int, int]], workers: int) -> None:
-        super().__init__(chip, entries)
+    workers: host threads. states: what a launch that has ended left; None: new state blocks.
+    """
+
+    def __init__(
+        self, chip: Chip, entries: Sequence[tuple[int, int]], workers: int, states: _States | None = None
+    ) -> None:
+        self._states = _States(chip.profile.qpus) if states is None else states
+        super().__init__(chip, entries, bank=self._states.bank, queues=self._states.queues)
         qpus, memory, vpm = chip.profile.qpus, chip.memory, chip.vpm
         self.stats.engine = "compiled"
-        self._states = _States(qpus)
-        self._states.adopt(self._bank, self._units.tmu)
         self._by_code: dict[int, Program | None] = {}
         self._began: dict[int, tuple[float, int, int]] = {}
         self._setups: list[Setups | None] = [None] * qpus  # VPM and DMA set-ups that the state blocks hold
@@ -122,15 +118,19 @@ class CompiledVc4Execution(ReferenceExecution):
         self._hold = [0] * qpus  # instructions the reference engine is to execute before native code is tried again
         self._before: dict[int, int] = {}  # QPU with a pending store -> node where it continues
         self._workers = workers
-        self._pool: ThreadPoolExecutor | None = None
+        self._crew = Workers(workers)
         self._counters: dict[tuple[int, int], NDArray[np.int64]] = {}  # (program, worker) -> executions of chains
         self._addresses: dict[tuple[int, int], int] = {}  # (program, worker) -> address of those counters
         self._pages = memory.pages
         self._fixed = memory.pointer, memory.pages.ctypes.data, memory.size, vpm.words.ctypes.data
-        self._last_round = 0
+        self._lengths: dict[tuple[int, int], int] = {}  # instructions of the last call from (program, node)
         self._native = 0
         self._renumbered = False  # a program was translated again: earlier numbers are invalid
         self._vpm_free = vpm.reserved >= ROWS
+
+    def left(self) -> _States | None:
+        """The state blocks, which another launch may use if this one has ended as it should; else None."""
+        return self._states if self.done and self._fault is None else None
 
     # -- programs
 
@@ -168,6 +168,7 @@ class CompiledVc4Execution(ReferenceExecution):
         """Drop the numbers of nodes and counters after a program was translated again."""
         self._counters.clear()
         self._addresses.clear()
+        self._lengths.clear()
         self._before.clear()  # the reference engine performs the pending stores
         self._renumbered = True
 
@@ -242,24 +243,23 @@ class CompiledVc4Execution(ReferenceExecution):
             if limit is not None:
                 budget = min(budget, max(1, (limit - q.clock) // CLOCKS_PER_INSTRUCTION))
             self._enter(q, number, budget, alone)
-        workers = min(self._workers, len(starts))
         results: dict[int, int] = {}
 
-        def work(worker: int) -> None:
-            for q, _ in starts[worker::workers]:
-                results[q.number] = self._call(q, worker)
+        def work(q: Qpu, worker: int) -> None:
+            results[q.number] = self._call(q, worker)
 
-        if workers < 2 or self._last_round < PARALLEL:
-            workers = 1
-            work(0)
-        else:
-            for worker in range(workers):  # created here: the threads only look them up
+        lengths = self._lengths
+        expected = sum(min(self._budget[q.number], lengths.get((q.entry, n), 0)) for q, n in starts)
+        if self._workers > 1 and expected >= PARALLEL:
+            for worker in range(self._workers):  # created here: the threads only look them up
                 for q, _ in starts:
                     self._counts_of(q, worker)
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._workers, "qpu-emulator")
-            list(self._pool.map(work, range(workers)))
-        self._last_round = 0
+            self._crew.share([q for q, _ in starts], work)
+        else:
+            for q, _ in starts:
+                work(q, 0)
+        for q, number in starts:
+            lengths[q.entry, number] = self._used(q)
         self._return_all([(q, _REASONS[results[q.number]]) for q, _ in starts])
 
     def _run_stores(self, ready: list[Qpu]) -> None:
@@ -418,14 +418,18 @@ class CompiledVc4Execution(ReferenceExecution):
         stride: Any = parse_write_setup(int(state[Slot.STRIDE]))
         port.stride = stride
 
+    def _used(self, q: Qpu) -> int:
+        """Instructions of the last native call."""
+        left: int = self._states.fast_wide[q.number][Slot.LEFT // 2]
+        return self._budget[q.number] - left
+
     def _return(self, q: Qpu, reason: Reason) -> None:
         """Bring the control state of `q` up to date after native code."""
         program = self._program_of(q)
         assert program is not None and reason is not Reason.BAD
         state, wide = self._states.fast[q.number], self._states.fast_wide[q.number]
-        used = self._budget[q.number] - wide[Slot.LEFT // 2]
+        used = self._used(q)
         self._slice[q.number] -= used
-        self._last_round += used
         self._native += used
         program.executed += used
         q.clock = wide[Slot.CLOCK // 2] + used * CLOCKS_PER_INSTRUCTION
@@ -517,8 +521,11 @@ class Vc4CompiledMachine(Chip):
 
     def __init__(self, profile: Profile, memory: Memory, *, workers: int | None = None, **more: Any) -> None:
         super().__init__(profile, memory, **more)
-        self.workers = min(workers or os.cpu_count() or 1, profile.qpus)
+        self.workers = min(workers or cores(), profile.qpus)
+        self._last: CompiledVc4Execution | None = None
 
     def launch(self, entries: Sequence[tuple[int, int]]) -> CompiledVc4Execution:
         """Start programs; see `Vc4ReferenceMachine.launch`."""
-        return CompiledVc4Execution(self, entries, self.workers)
+        states = None if self._last is None else self._last.left()
+        self._last = CompiledVc4Execution(self, entries, self.workers, states)
+        return self._last

@@ -28,6 +28,7 @@ from qpu.emu.vc4.hazards import broken_rule, keep_old, restore
 from qpu.emu.vc4.prepare import COUNTS, FILES, Plan, over_branch
 from qpu.emu.vc4.reference_execute import ReferenceThread
 from qpu.emu.vc4.state import BUS_MASK, CLOCKS_PER_INSTRUCTION, Bank, Flag, Group, Qpu, Status
+from qpu.emu.vc4.tmu import Queues
 from qpu.emu.vc4.units import Units
 from qpu.errors import EmuFault
 from qpu.vc4.instr import Semaphore
@@ -90,9 +91,19 @@ class Stretch:
 
 
 class ReferenceExecution:
-    """One launch on the reference engine (`qpu.emu.engine.machine.Vc4Execution`)."""
+    """One launch on the reference engine (`qpu.emu.engine.machine.Vc4Execution`).
 
-    def __init__(self, chip: Chip, entries: Sequence[tuple[int, int]]) -> None:
+    bank, queues: registers and results of the TMUs, which an earlier launch may have left; None: new ones.
+    """
+
+    def __init__(
+        self,
+        chip: Chip,
+        entries: Sequence[tuple[int, int]],
+        *,
+        bank: Bank | None = None,
+        queues: Queues | None = None,
+    ) -> None:
         self.stats = RunStats(Isa.VC4)
         qpus, memory, trace = chip.profile.qpus, chip.memory, chip.trace
         self._entries = [(u & 0xFFFFFFFF, c & 0xFFFFFFFF) for u, c in entries]
@@ -100,9 +111,10 @@ class ReferenceExecution:
         self._memory = memory
         self._sync = chip.sync
         self._faults = Reporter(chip.profile.name, memory, self.stats, strict=chip.strict)
-        self._bank = Bank(qpus)
+        self._bank = Bank(qpus) if bank is None else bank
+        self._bank.begin()
         self._qpus = [Qpu(q) for q in range(qpus)]
-        self._units = Units(qpus, memory, self.stats, self._faults, chip.vpm, chip.sync)
+        self._units = Units(qpus, memory, self.stats, self._faults, chip.vpm, chip.sync, queues)
         self._code = Code(memory)
         self._next = 0
         self._finished = 0
@@ -121,8 +133,12 @@ class ReferenceExecution:
     # -- the Execution interface
     @property
     def clocks(self) -> int:
-        """Emulated clocks since the start: those of the busiest QPU."""
-        return max(q.clock for q in self._qpus) + self._idle
+        """Emulated clocks since the start: those of the busiest QPU, as far as the calls of `run` have come."""
+        return self.stats.clocks
+
+    def _now(self) -> int:
+        """Emulated clocks since the start."""
+        return max([q.clock for q in self._qpus]) + self._idle
 
     @property
     def done(self) -> bool:
@@ -160,7 +176,7 @@ class ReferenceExecution:
             if limit is None:
                 raise self._hung
             self._idle += max(0, limit - self.clocks)
-            self.stats.clocks = self.clocks
+            self.stats.clocks = self._now()
         return self.done
 
     def _run(self, limit: int | None, stop: CriticalSection) -> None:
@@ -217,7 +233,7 @@ class ReferenceExecution:
             if not ready:
                 self._next_slice()
                 continue
-            if stop.pending or (limit is not None and self.clocks >= limit):
+            if stop.pending or (limit is not None and self._now() >= limit):
                 return
             if self._run_native(ready, limit):
                 continue
@@ -294,10 +310,11 @@ class ReferenceExecution:
             if self._next >= len(self._entries):
                 break
             uniforms, code = self._entries[self._next]
+            if q.program >= 0:
+                self._bank.undefine(q.number)
             q.program = self._next
             self._next += 1
             q.start(code)
-            self._bank.undefine(q.number)
             self._bank.uniform[q.number] = uniforms & (BUS_MASK & ~3)
             self._units.reset(q.number)
             self.stats.threads += 1
@@ -516,7 +533,7 @@ class ReferenceExecution:
     def _publish(self) -> None:
         for name, value in zip(COUNTS, self._counts, strict=True):
             setattr(self.stats, name, value)
-        self.stats.clocks = self.clocks
+        self.stats.clocks = self._now()
 
     def _registers(self, g: Group) -> list[tuple[str, U32]]:
         """Copies of all registers of the group; empty unless the trace records register changes."""

@@ -51,13 +51,17 @@ class Bank:
         self.uniform = np.zeros(n, np.uint32)
         self.sfu_left = np.zeros(n, np.int8)  # instructions until the SFU result lands in r4; 0 = none pending
         self.sfu_value = np.zeros((n, LANES), np.uint32)
-        self.undefine(slice(None))
 
     def place(self, registers: NDArray[np.uint32]) -> None:
         """Use this array for the registers from now on: ra0..31, rb0..31, r0..r5, shape (70, QPUs, 16)."""
         self.registers = registers
         self.rows: list[NDArray[np.uint32]] = list(registers)
         self.a, self.b, self.acc = registers[:32], registers[32:64], registers[64:]
+
+    def begin(self) -> None:
+        """Give all registers the contents they have before a launch."""
+        self.undefine(slice(None))
+        self.uniform[:] = 0
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:

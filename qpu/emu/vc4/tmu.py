@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,11 +15,20 @@ from qpu.emu.vc4.state import BUS_MASK, Group, Vector
 from qpu.emu.vc4.texture import Request, TextureError, lookup
 from qpu.emu.vc4.uniforms import Uniforms
 
-__all__ = ["FIFO_DEPTH", "SAFE_DEPTH", "Tmu"]
+__all__ = ["FIFO_DEPTH", "SAFE_DEPTH", "Queues", "Tmu"]
 
 FIFO_DEPTH = 8  # vectors a QPU can have pending in one TMU (guide)
 SAFE_DEPTH = 4  # more pending requests are unreliable, by reports from hardware
 _COMPONENTS = "strb"
+
+
+Queues: TypeAlias = tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]
+"""Results, the place of the first, and their number: shapes (2, QPUs, FIFO_DEPTH, 16) and twice (2, QPUs)."""
+
+
+def new_queues(n: int) -> Queues:
+    """Queues of n QPUs."""
+    return np.zeros((2, n, FIFO_DEPTH, LANES), np.uint32), np.zeros((2, n), np.int64), np.zeros((2, n), np.int64)
 
 
 class Tmu:
@@ -28,14 +39,20 @@ class Tmu:
 
     __slots__ = ("_count", "_data", "_faults", "_head", "_memory", "_partial", "_stats", "_uniforms", "noswap", "used")
 
-    def __init__(self, n: int, memory: Memory, stats: RunStats, faults: Reporter, uniforms: Uniforms) -> None:
+    def __init__(
+        self,
+        n: int,
+        memory: Memory,
+        stats: RunStats,
+        faults: Reporter,
+        uniforms: Uniforms,
+        queues: Queues | None = None,
+    ) -> None:
         self._memory = memory
         self._stats = stats
         self._faults = faults
         self._uniforms = uniforms
-        self._data: NDArray[np.uint32] = np.zeros((2, n, FIFO_DEPTH, LANES), np.uint32)
-        self._head: NDArray[np.int64] = np.zeros((2, n), np.int64)
-        self._count: NDArray[np.int64] = np.zeros((2, n), np.int64)
+        self._data, self._head, self._count = new_queues(n) if queues is None else queues
         self._partial: list[list[Request | None]] = [[None] * n, [None] * n]
         self.noswap = [False] * n
         self.used = [False] * n
@@ -45,11 +62,6 @@ class Tmu:
         self._head[:, q] = self._count[:, q] = 0
         self._partial[0][q] = self._partial[1][q] = None
         self.noswap[q] = self.used[q] = False
-
-    def adopt(self, data: NDArray[np.uint32], head: NDArray[np.int64], count: NDArray[np.int64]) -> None:
-        """Use these arrays for the queues from now on: shapes (2, QPUs, FIFO_DEPTH, 16) and twice (2, QPUs)."""
-        data[...], head[...], count[...] = self._data, self._head, self._count
-        self._data, self._head, self._count = data, head, count
 
     def outstanding(self, q: int) -> tuple[int, int]:
         """The numbers of results that QPU `q` has not collected, by TMU."""

@@ -10,7 +10,7 @@ from qpu.emu.engine.numpy_lanes import LANES
 from qpu.emu.vc4.faults import Level, Reporter
 from qpu.emu.vc4.state import Flag, Group, Vector
 from qpu.emu.vc4.sync import Sync
-from qpu.emu.vc4.tmu import Tmu
+from qpu.emu.vc4.tmu import Queues, Tmu
 from qpu.emu.vc4.uniforms import Uniforms
 from qpu.emu.vc4.vpm import VpmUnit
 from qpu.emu.vc4.vpm_setup import Vpm
@@ -25,11 +25,20 @@ class Units:
 
     __slots__ = ("faults", "host_interrupts", "sync", "tmu", "uniforms", "vpm")
 
-    def __init__(self, n: int, memory: Memory, stats: RunStats, faults: Reporter, vpm: Vpm, sync: Sync) -> None:
+    def __init__(
+        self,
+        n: int,
+        memory: Memory,
+        stats: RunStats,
+        faults: Reporter,
+        vpm: Vpm,
+        sync: Sync,
+        queues: Queues | None = None,
+    ) -> None:
         self.faults = faults
         self.sync = sync
         self.uniforms = Uniforms(memory, stats, faults)
-        self.tmu = Tmu(n, memory, stats, faults, self.uniforms)
+        self.tmu = Tmu(n, memory, stats, faults, self.uniforms, queues)
         self.vpm = VpmUnit(n, memory, stats, faults, vpm)
         self.host_interrupts = 0
 

@@ -7,6 +7,7 @@ access must be executed natively (`mostly_native`), or the test would show nothi
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,16 @@ def busy(q: Asm, n: int = 12) -> None:
 def mostly_native(execution: Any) -> None:
     if Rig.engine == "compiled":
         assert sum(execution.stats.fallbacks.values()) < execution.stats.instructions // 2
+
+
+def strategy() -> str:
+    """How translated code adds and multiplies on this host; empty where nothing is translated."""
+    if find_spec("llvmlite") is None:
+        return ""
+    from qpu.emu.engine.directed import fastest
+    from qpu.emu.engine.host_cpu import host
+
+    return fastest(host()).value
 
 
 class Edge(Rig):
@@ -236,7 +247,9 @@ def test_denormal_operands_of_sums_count_as_zero(product: bool) -> None:
     rig = Rig()
     out, y = rig.zeros((2, 16), np.float32)
     tiny = 0x1F800000 if product else 0x007FFFFF  # 2**-64, whose square is denormal
-    mostly_native(rig.run(program, [tiny, -1.0, out]))
+    execution = rig.run(program, [tiny, -1.0, out])
+    if not product or strategy() != "directed":  # which leaves products that are too small to the reference engine
+        mostly_native(execution)
     assert y[0].tolist() == [-1.0] * 16
     rig.run(program, [tiny | 0x80000000, -1.0, out])
     assert y[1].tolist() == [-1.0] * 16
