@@ -344,7 +344,7 @@ def under_mask(f: Front, node: ast.AST, condition: Value, body: Callable[[], Non
         trees = {n: guarded(f, node, lambda n=n: merged(f.names[n], before[n], node)) for n in kept}  # type: ignore[misc]  # a lambda's default
         raw = {}
         for n in changed:
-            if n not in kept:
+            if n not in kept and not isinstance(f.names[n], Unbound):
                 raw[n] = guarded(f, node, lambda n=n: _alone(f, node, f.names[n], leaves))  # type: ignore[misc]  # a lambda's default
         exit_trees = []
         for e, (left, skipped, result) in zip(exits, saved, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -22,3 +23,10 @@ def interpreted(request: pytest.FixtureRequest) -> Iterator[Device]:
     """The same on the reference engine, for short programs that would take longer to translate."""
     with qpu.open_device(request.param, engine="reference") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def boards() -> Iterator[tuple[Device, ...]]:
+    """All three on the reference engine, for tests that take them in turn."""
+    with ExitStack() as stack:
+        yield tuple(stack.enter_context(qpu.open_device(name, engine="reference")) for name in ("pi3", "pi4", "pi5"))

@@ -230,3 +230,25 @@ def test_tiles(gpu: Device, shape: tuple[int, int, int]) -> None:
     assert tiled.compile(gpu.isa).program.check() == []
     tiled.on(gpu, workers=4)(gpu.array(a), gpu.array(b), c)
     assert np.array_equal(c.numpy(), a @ b)
+
+
+@kernel
+def forks(k: Team, n: i32, x: In[f32], out: Out[f32]) -> None:
+    total = f32(0)
+    if n > 4:
+        for r in range(n):
+            v = x[r]
+            total += v
+    else:
+        for r in range(n):
+            v = x[r]
+            total += 2 * v
+    out[k.worker] = total
+
+
+def test_loops_with_the_same_names_in_both_branches() -> None:
+    x = np.arange(9, dtype=np.float32)
+    for n, wanted in ((3, 6), (9, 36)):
+        out = np.zeros(1, np.float32)
+        forks.interpret(n, x, out, workers=1)
+        assert out[0] == wanted

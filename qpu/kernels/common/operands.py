@@ -14,7 +14,7 @@ import numpy as np
 from qpu.buffers import Buffer, BufferView
 from qpu.device import device_of
 from qpu.errors import UsageError
-from qpu.lang.arguments import viewed
+from qpu.lang.arguments import overlap, viewed
 
 if TYPE_CHECKING:
     from qpu.device import Device
@@ -132,7 +132,8 @@ def separate(written: str, out: BufferView, same: bool = False, **others: Buffer
     begin, end = _bytes(out)
     for name, other in others.items():
         a, b = _bytes(other)
-        if a < end and begin < b and not (same and (a, b) == (begin, end)):
+        alike = same and (a, b, other.shape, other.strides) == (begin, end, out.shape, out.strides)
+        if a < end and begin < b and not alike and overlap(out, other):
             raise UsageError(
                 f"{written} overlaps {name}, and is written; allowed: memory of its own",
                 help=f"allocate {written}, or pass a copy of {name}",
