@@ -1,0 +1,160 @@
+"""The kernels of the Fourier transform: passes of radix 4 and 2, real input and output, chirps.
+
+A pass takes n numbers as R runs inside blocks: with p numbers in a run, item i of n / R is place k = i % p of its
+block, reads the numbers p apart there, transforms the R of them, turns result j by j k of R p parts of a circle, and
+writes it to part j of the output (Stockham, decimation in frequency: no reordering). So stores are contiguous in every
+pass, and only loads are spread. From pass to pass p falls to a quarter; the last pass, p = 1, turns nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qpu.lang import Grid, In, In2, Out2, Out3, c64, f32, i32, kernel, unroll, where
+
+__all__ = [
+    "chirped",
+    "copied",
+    "copied_real",
+    "from_real",
+    "joined",
+    "last2",
+    "last4",
+    "mirrored",
+    "real_parts",
+    "split",
+    "times",
+    "turned4",
+]
+
+
+def _four(sign: Any, a: Any, b: Any, c: Any, d: Any) -> list[tuple[Any, Any]]:
+    """The transform of four numbers, forward for sign = 1, inverse for -1, as pairs."""
+    sr, si, tr, ti = a.real + c.real, a.imag + c.imag, a.real - c.real, a.imag - c.imag
+    ur, ui = b.real + d.real, b.imag + d.imag
+    vr, vi = sign * (b.imag - d.imag), sign * (d.real - b.real)
+    return [(sr + ur, si + ui), (tr + vr, ti + vi), (sr - ur, si - ui), (tr - vr, ti - vi)]
+
+
+def _product(a: tuple[Any, Any], b: Any) -> Any:
+    return c64(a[0] * b.real - a[1] * b.imag, a[0] * b.imag + a[1] * b.real)
+
+
+@kernel(coarsen=1)
+def turned4(k: Grid, sign: f32, x: In[c64], w: In[c64], y: Out3[c64], p: i32, high: i32) -> None:
+    """x: rows of n; w: for j = 1, 2, 3 the p factors of result j; y: (rows, 4 * high, n / 4 / high)."""
+    r, h, c = k.index(y.shape[0], high, y.shape[2])
+    i = h * y.shape[2] + c
+    q = i & (p - 1)
+    at = (r * high * y.shape[2] + i) * 4 - q * 3
+    found = _four(sign, x[at], x[at + p], x[at + 2 * p], x[at + 3 * p])
+    y[r, h, c] = c64(*found[0])
+    for j in unroll(range(1, 4)):
+        y[r, j * high + h, c] = _product(found[j], w[(j - 1) * p + q])
+
+
+@kernel(coarsen=1)
+def last4(k: Grid, sign: f32, scale: f32, x: In[c64], y: Out3[c64], high: i32) -> None:
+    """The pass with p = 1; the result is multiplied by `scale`."""
+    r, h, c = k.index(y.shape[0], high, y.shape[2])
+    at = (r * high * y.shape[2] + h * y.shape[2] + c) * 4
+    found = _four(sign, x[at], x[at + 1], x[at + 2], x[at + 3])
+    for j in unroll(range(4)):
+        y[r, j * high + h, c] = c64(scale * found[j][0], scale * found[j][1])
+
+
+@kernel(coarsen=1)
+def last2(k: Grid, scale: f32, x: In[c64], y: Out3[c64], high: i32) -> None:
+    """The pass with p = 1 of lengths that are not powers of 4."""
+    r, h, c = k.index(y.shape[0], high, y.shape[2])
+    at = (r * high * y.shape[2] + h * y.shape[2] + c) * 2
+    a, b = x[at], x[at + 1]
+    y[r, h, c] = c64(scale * (a.real + b.real), scale * (a.imag + b.imag))
+    y[r, high + h, c] = c64(scale * (a.real - b.real), scale * (a.imag - b.imag))
+
+
+# -- real numbers
+
+
+@kernel(coarsen=1)
+def split(k: Grid, z: In2[c64], w: In[c64], y: Out2[c64]) -> None:
+    """The n / 2 + 1 results for n real numbers, from the transform z of their pairs as complex numbers.
+
+    w: exp(-2 pi i j / n) / 2.
+    """
+    r, j = k.index(*y.shape)
+    half = y.shape[1] - 1
+    a = z[r, where(j == half, 0, j)]
+    b = z[r, where(j == 0, 0, half - j)]
+    t = w[j]
+    sr, si = a.real + b.real, a.imag - b.imag
+    dr, di = a.imag + b.imag, b.real - a.real
+    y[r, j] = c64(0.5 * sr + (dr * t.real - di * t.imag), 0.5 * si + (dr * t.imag + di * t.real))
+
+
+@kernel(coarsen=1)
+def joined(k: Grid, x: In2[c64], w: In[c64], z: Out2[c64]) -> None:
+    """The inverse of `split`, times 2. w: exp(-2 pi i j / n) / 2. The imaginary parts of the first and of the last
+    number count as zero.
+    """
+    r, j = k.index(*z.shape)
+    half = z.shape[1]
+    a, b, t = x[r, j], x[r, half - j], w[j]
+    ai, bi = where(j == 0, 0.0, a.imag), where(j == 0, 0.0, b.imag)
+    dr, di = 2 * (a.real - b.real), 2 * (ai + bi)
+    z[r, j] = c64(a.real + b.real - (dr * -t.imag + di * t.real), ai - bi + (dr * t.real - di * -t.imag))
+
+
+@kernel(coarsen=1)
+def mirrored(k: Grid, x: In2[c64], z: Out2[c64]) -> None:
+    """All n numbers of which the second half are the conjugates of the first in the opposite order."""
+    r, j = k.index(*z.shape)
+    there = j < x.shape[1]
+    v = x[r, where(there, j, z.shape[1] - j)]
+    z[r, j] = c64(v.real, where(j == 0, 0.0, where(there, v.imag, -v.imag)))
+
+
+@kernel(coarsen=1)
+def real_parts(k: Grid, x: In2[c64], y: Out2[f32]) -> None:
+    r, j = k.index(*y.shape)
+    y[r, j] = x[r, j].real
+
+
+@kernel(coarsen=1)
+def from_real(k: Grid, x: In2[f32], y: Out2[c64]) -> None:
+    r, j = k.index(*y.shape)
+    y[r, j] = c64(x[r, j], 0.0)
+
+
+@kernel(coarsen=1)
+def copied(k: Grid, x: In2[c64], y: Out2[c64]) -> None:
+    r, j = k.index(*y.shape)
+    v = x[r, j]
+    y[r, j] = c64(v.real, v.imag)
+
+
+@kernel(coarsen=1)
+def copied_real(k: Grid, x: In2[f32], y: Out2[f32]) -> None:
+    r, j = k.index(*y.shape)
+    y[r, j] = x[r, j]
+
+
+# -- lengths that are not powers of two
+
+
+@kernel(coarsen=1)
+def chirped(k: Grid, x: In2[c64], w: In[c64], y: Out2[c64]) -> None:
+    """x times w, and zeros past the end of x's rows."""
+    r, j = k.index(*y.shape)
+    v, t = x[r, min(j, x.shape[1] - 1)], w[min(j, x.shape[1] - 1)]
+    inside = j < x.shape[1]
+    re, im = v.real * t.real - v.imag * t.imag, v.real * t.imag + v.imag * t.real
+    y[r, j] = c64(where(inside, re, 0.0), where(inside, im, 0.0))
+
+
+@kernel(coarsen=1)
+def times(k: Grid, x: In2[c64], w: In[c64], y: Out2[c64]) -> None:
+    """x times w, for the columns of y."""
+    r, j = k.index(*y.shape)
+    v, t = x[r, j], w[j]
+    y[r, j] = c64(v.real * t.real - v.imag * t.imag, v.real * t.imag + v.imag * t.real)
