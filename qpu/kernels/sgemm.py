@@ -118,17 +118,24 @@ def _probe(gpu: Device, kernel: Kernel) -> float | None:
 
 
 @cache
-def program(isa: Isa, kernel: Kernel, product: bool = True, accumulate: bool = True, strided: bool = True) -> Program:
+def program(
+    isa: Isa,
+    kernel: Kernel,
+    product: bool = True,
+    accumulate: bool = True,
+    strided: bool = True,
+    whole: bool = False,
+) -> Program:
     """The assembled multiplication. Arguments: see `sgemm_v3d.kernel`, `sgemm_vc4.kernel`."""
     if isa is Isa.VC4:
         shape = sgemm_vc4.UNIFORM if kernel == "uniform" else sgemm_vc4.ROTATE
-        return assemble(sgemm_vc4.kernel, shape, product, accumulate, strided, isa=isa)
+        return assemble(sgemm_vc4.kernel, shape, product, accumulate, strided, whole, isa=isa)
     tile = sgemm_v3d.UNIFORM if kernel == "uniform" else sgemm_v3d.ROTATE
-    return assemble(sgemm_v3d.kernel, tile, product, accumulate, isa=isa)
+    return assemble(sgemm_v3d.kernel, tile, product, accumulate, whole, isa=isa)
 
 
 def inner_loop(code: Program) -> tuple[int, int]:
-    """(instructions, float additions and multiplications) of the loop over k, counted in the code of `program`.
+    """(instructions, additions and multiplications of operands) of the loop over k, counted in the code of `program`.
 
     From the label to the third instruction after the branch back.
     """
@@ -136,7 +143,8 @@ def inner_loop(code: Program) -> tuple[int, int]:
     start = next(at for name, at in code.labels.items() if name.split(".")[0] == "k")
     lines = [tools.disassemble(word) for word in code.code[start:]]
     length = next(i for i, line in enumerate(lines) if line.startswith("b")) + 4
-    return length, sum(line.count(op) for line in lines[:length] for op in ("fadd", "fmul"))
+    integers = 2 * sum(line.count("mul24") for line in lines[:length])  # each beside the addition of another one
+    return length, integers + sum(line.count(op) for line in lines[:length] for op in ("fadd", "fmul"))
 
 
 @cache
@@ -172,6 +180,9 @@ class Sgemm:
     ``with Sgemm(gpu, m, n, k) as s: s.load(a, b, c, alpha, beta); s.launch(); c = s.result()``
     """
 
+    dtype: type[np.generic] = np.float32
+    """Elements of A, B and C. 32-bit integers: see `igemm`."""
+
     def __init__(
         self,
         gpu: Device,
@@ -203,7 +214,7 @@ class Sgemm:
         given = ((a, plan.a_shape, plan.lda), (b, plan.b_shape, plan.ldb), (c, plan.c_shape, plan.ldc))
         for name, (memory, shape, ld) in zip("abc", given, strict=True):
             if memory is not None:
-                _placed(name, gpu, memory, shape, ld)
+                _placed(name, gpu, memory, shape, ld, self.dtype)
         self.choice = choose(gpu, kernel)
         self.plan = plan = replace(plan, kernel=self.choice.kernel)
         self._buffers: list[Buffer] = []
@@ -213,7 +224,7 @@ class Sgemm:
             self._a, self._b, self._c = (
                 _Matrix(self._buffer(shape[0] * ld), 0, shape, ld)
                 if memory is None
-                else _placed(name, gpu, memory, shape, ld)
+                else _placed(name, gpu, memory, shape, ld, self.dtype)
                 for name, (memory, shape, ld) in zip("abc", given, strict=True)
             )
             self._panels = [self._buffer(words) for words in plan.packed_words]
@@ -368,7 +379,7 @@ class Sgemm:
             if factor is not None:
                 words.append(factor)
             arguments.array[number, : len(words)] = words
-            code = program(plan.isa, plan.kernel, product, factor is not None)
+            code = program(plan.isa, plan.kernel, product, factor is not None, True, self.dtype is not np.float32)
             jobs.append((code, here, Dispatch(workgroups=groups, threads=2)))
         return jobs
 
@@ -408,7 +419,7 @@ class Sgemm:
         for first, steps, factor in self._parts(beta, product):
             size = _batch(tiles, shape.rows * shape.columns * max(steps, 1), WORK, self.gpu.qpus)
             record = sgemm_vc4.record_words(shape, product, factor is not None, strided)
-            code = program(plan.isa, plan.kernel, product, factor is not None, strided)
+            code = program(plan.isa, plan.kernel, product, factor is not None, strided, self.dtype is not np.float32)
             for start in range(0, tiles, size):
                 count = min(size, tiles - start)
                 qpus = min(self.gpu.qpus, count)
@@ -448,7 +459,9 @@ def _grid(down: int, across: int) -> Iterator[tuple[int, int, tuple[int, int, in
             yield y, x, (min(GROUPS, across - x), min(GROUPS, down - y), 1)
 
 
-def _placed(name: str, gpu: Device, memory: Buffer | BufferView, shape: tuple[int, int], ld: int) -> _Matrix:
+def _placed(
+    name: str, gpu: Device, memory: Buffer | BufferView, shape: tuple[int, int], ld: int, dtype: type[np.generic]
+) -> _Matrix:
     """The matrix in given device memory. Raises: UsageError when it does not fit."""
     if not isinstance(memory, (Buffer, BufferView)):
         raise UsageError(
@@ -457,8 +470,9 @@ def _placed(name: str, gpu: Device, memory: Buffer | BufferView, shape: tuple[in
     buffer, offset = (memory, 0) if isinstance(memory, Buffer) else (memory.buffer, memory.offset)
     if not gpu.owns(buffer):
         raise UsageError(f"{name} belongs to another device", help="allocate it on this one")
-    if buffer.dtype != np.float32 or offset % 4:
-        raise UsageError(f"{name} is {buffer.dtype} from byte {offset} on", help="pass float32 at a multiple of 4")
+    if memory.dtype != dtype or offset % 4:
+        wanted = f"pass {np.dtype(dtype)} at a multiple of 4"
+        raise UsageError(f"{name} is {memory.dtype} from byte {offset} on", help=wanted)
     needed = offset + 4 * ((shape[0] - 1) * ld + shape[1])
     if needed > buffer.nbytes:
         raise UsageError(

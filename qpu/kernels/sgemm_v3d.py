@@ -35,8 +35,9 @@ UNIFORM, ROTATE = Shape(24, 2), Shape(12, 4)
 class _Names:
     """Registers by role."""
 
-    def __init__(self, q: v3d.Asm) -> None:
+    def __init__(self, q: v3d.Asm, whole: bool = False) -> None:
         rf = q.rf
+        self.whole = whole  # integers, not floats
         self.acc = [rf[16 + i] for i in range(ACCUMULATORS)]
         if isinstance(q, v3d.Asm42):
             self.word, self.product, self.one = q.r5, q.r0, q.r1
@@ -47,16 +48,18 @@ class _Names:
         self.at_a, self.step_a = rf[13], rf[14]
 
 
-def kernel(q: v3d.Asm, shape: Shape, product: bool, accumulate: bool) -> None:
+def kernel(q: v3d.Asm, shape: Shape, product: bool, accumulate: bool, whole: bool = False) -> None:
     """Emit a kernel. Dispatch: x = tile across, y = tile down, 16 items, 2 threads (64 registers).
 
     product: add alpha * A @ B; else C is only scaled. accumulate: add beta * C; else C is not
-    read. Uniforms, if product: first tile down, bytes of an A panel / 64, address of A, first tile across, bytes of
-    a B panel / 64, address of B, bytes of a row of B, TMU configuration, loops, and for `UNIFORM` the address of the
+    read. whole: A and B are signed integers of up to 24 bits, C is one of 32, and the factors count as 1.
+
+    Uniforms, if product: first tile down, bytes of an A panel / 64, address of A, first tile across, bytes of a B
+    panel / 64, address of B, bytes of a row of B, TMU configuration, loops, and for `UNIFORM` the address of the
     remaining uniforms. Then: first tile across, first tile down, rows of a tile, address, row length in words,
     columns and rows of C, address of 16 spare words, alpha, and beta if accumulate.
     """
-    names = _Names(q)
+    names = _Names(q, whole)
     if product:
         _place(q, names, shape)
         if shape is UNIFORM:
@@ -93,6 +96,24 @@ def _place(q: v3d.Asm, names: _Names, shape: Shape) -> None:
     only_switch(q)
 
 
+def _step(q: v3d.Asm, names: _Names, number: int, a: Reg, b: Reg, sig: Signal | None) -> None:
+    """Multiply for accumulator `number`, and add the product of the step before to the one before."""
+    done, t = names.acc[number - 1], names.product
+    if names.whole:
+        q.add(done, done, t, sig=sig).smul24(t, a, b)
+    else:
+        q.fadd(done, done, t, sig=sig).fmul(t, a, b)
+
+
+def _last_step(q: v3d.Asm, names: _Names) -> None:
+    """Add the product of the last step."""
+    done, t = names.acc[-1], names.product
+    if names.whole:
+        q.add(done, done, t)
+    else:
+        q.fadd(done, done, t)
+
+
 def _request(q: v3d.Asm, pointer: Reg, step: Reg) -> None:
     q.add(pointer, pointer, step).mov(q.tmua, pointer)
 
@@ -107,7 +128,7 @@ def _clear(q: v3d.Asm, names: _Names) -> None:
 
 def _uniform(q: v3d.Asm, names: _Names) -> None:
     """acc[i] = sum over k of A[i // 2, k] * B[k, 16 * (i % 2) + lane]."""
-    acc, u, t, s, config, count = names.acc, names.word, names.product, names.one, names.config, names.count
+    u, t, s, config, count = names.word, names.product, names.one, names.config, names.count
     b = (names.b[:2], names.b[2:])
     last = ACCUMULATORS - 1
     q.mov(q.tmuc, config)
@@ -136,12 +157,12 @@ def _uniform(q: v3d.Asm, names: _Names) -> None:
                     sig = None
                 if final and i == last - 1:
                     q.b(loop.start, cond="na0")
-                q.fadd(acc[i - 1], acc[i - 1], t, sig=sig).fmul(t, u, b[step % 2][i % 2])
+                _step(q, names, i, u, b[step % 2][i % 2], sig)
                 if i == 20 and not final:
                     _request(q, names.at, names.step)
         _request(q, names.at, names.step)
     q.b(0, unif=names.then)
-    q.fadd(acc[last], acc[last], t)
+    _last_step(q, names)
     q.nop()
     q.nop()
     for _ in range(2 * (AHEAD - 1)):
@@ -185,7 +206,7 @@ def _pops(q: v3d.Asm, names: _Names, a: Reg, step: int, row: int, column: int) -
 
 def _rotate_42(q: v3d.Asm42, names: _Names) -> None:
     """acc[i] = sum over k of A[i // 4, k] * B[k, 16 * (i % 4) + lane]; requests use the add slots of the rotations."""
-    acc, b, t, a, s64, s256 = names.acc, names.b, names.product, q.r1, q.r2, q.r3
+    b, a, s64, s256 = names.b, q.r1, q.r2, q.r3
     at, at_a, count, config = names.at, names.at_a, names.count, names.config
     _rotate_start(q, names, a)
     q.mov(s256, names.step)
@@ -209,14 +230,14 @@ def _rotate_42(q: v3d.Asm42, names: _Names) -> None:
                     if step == UNROLL - 1 and i == last - 2:
                         q.b(loop.start, cond="na0")
                     sig = _pops(q, names, a, step, row, column)
-                    q.fadd(acc[i - 1], acc[i - 1], t, sig=sig).fmul(t, q.r5, b[column])
-    q.fadd(acc[last], acc[last], t)
+                    _step(q, names, i, q.r5, b[column], sig)
+    _last_step(q, names)
     q.nop(sig=q.ldtmu(q.null))
 
 
 def _rotate_71(q: v3d.Asm71, names: _Names) -> None:
     """As `_rotate_42`. A shuffle's result is read two instructions later at the earliest, so two scalars alternate."""
-    rf, acc, b, t = q.rf, names.acc, names.b, names.product
+    rf, b = q.rf, names.b
     at, at_a, count, config = names.at, names.at_a, names.count, names.config
     a, scalars, s64 = rf[0], (rf[12], rf[15]), names.step_a
     _rotate_start(q, names, a)
@@ -239,14 +260,14 @@ def _rotate_71(q: v3d.Asm71, names: _Names) -> None:
                     if step == UNROLL - 1 and i == last - 2:
                         q.b(loop.start, cond="na0")
                     sig = _pops(q, names, a, step, row, column)
-                    q.fadd(acc[i - 1], acc[i - 1], t, sig=sig).fmul(t, scalars[word % 2], b[column])
+                    _step(q, names, i, scalars[word % 2], b[column], sig)
                     if column == 0:
                         slot = q.shuffle(scalars[(word + 1) % 2], a, (word + 1) % words % 16)
                         if step == 0 and row == 0:
                             slot.sub(count, count, s64, push="pushz")
                 if row == 4 and step < 3:
                     _request(q, at_a, s64)
-    q.fadd(acc[last], acc[last], t)
+    _last_step(q, names)
     q.nop(sig=q.ldtmu(q.null))
 
 
@@ -305,7 +326,10 @@ def _finish(q: v3d.Asm, names: _Names, shape: Shape, product: bool, accumulate: 
                     q.mov(q.tmua, place)
             for i, place in enumerate(rows):
                 acc = names.acc[shape.vectors * (first + i) + vector]
-                _element(q, acc if product else None, c if accumulate else None, alpha, beta)
+                if names.whole:
+                    _whole_element(q, acc, c if accumulate else None)
+                else:
+                    _element(q, acc if product else None, c if accumulate else None, alpha, beta)
                 q.mov(q.tmua, place)
 
 
@@ -324,3 +348,12 @@ def _element(q: v3d.Asm, acc: Reg | None, c: Reg | None, alpha: Reg, beta: Reg) 
     q.nop(sig=q.ldtmu(c)).fmul(acc, acc, alpha)
     q.nop().fmul(c, c, beta)
     q.fadd(q.tmud, acc, c)
+
+
+def _whole_element(q: v3d.Asm, acc: Reg, c: Reg | None) -> None:
+    """acc + the next TMU result to the store data; without c, acc."""
+    if c is None:
+        q.mov(q.tmud, acc)
+    else:
+        q.nop(sig=q.ldtmu(c))
+        q.add(q.tmud, acc, c)

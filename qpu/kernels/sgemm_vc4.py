@@ -21,7 +21,7 @@ from qpu.vc4 import vpm
 if TYPE_CHECKING:
     from qpu.vc4.builder import Asm
     from qpu.vc4.generated.ops import AddSlot
-    from qpu.vc4.operands import ReadWrite
+    from qpu.vc4.operands import ReadWrite, Signal, Src
 
 __all__ = ["CHUNK", "MAX_STRIDE", "ROTATE", "UNIFORM", "Shape", "kernel", "record_words", "streams"]
 
@@ -32,20 +32,21 @@ MAX_STRIDE = (1 << 13) - 1  # the guide's field; a measurement says 16 bits (vc4
 UNIFORM, ROTATE = Shape(64, 1), Shape(12, 4)
 
 
-def kernel(q: Asm, shape: Shape, product: bool, accumulate: bool, strided: bool) -> None:
+def kernel(q: Asm, shape: Shape, product: bool, accumulate: bool, strided: bool, whole: bool = False) -> None:
     """Emit a kernel. Uniforms: the records of the QPU, one a tile (see `streams`).
 
     product: add alpha * A @ B; else C is only scaled. accumulate: add beta * C; else C is not read. strided: one DMA
-    transfer stores four rows; else each row has its own, because rows of C are too far apart.
+    transfer stores four rows; else each row has its own, because rows of C are too far apart. whole: A and B are
+    unsigned integers of up to 24 bits, C is one of 32, and the factors count as 1.
     """
     tile = q.label("tile")
     if product and shape is UNIFORM:
-        acc = _uniform(q)
+        acc = _uniform(q, whole)
     elif product:
-        acc = _rotate(q)
+        acc = _rotate(q, whole)
     else:
         acc = {}
-    _finish(q, shape, acc, accumulate, strided)
+    _finish(q, shape, acc, accumulate, strided, whole)
     q.mov(q.null, q.uniform, push="z")
     q.b(tile, cond="allnz")
     q.nop()
@@ -55,7 +56,23 @@ def kernel(q: Asm, shape: Shape, product: bool, accumulate: bool, strided: bool)
     q.end()
 
 
-def _uniform(q: Asm) -> Mapping[tuple[int, int], ReadWrite]:
+def _step(q: Asm, whole: bool, done: ReadWrite, t: ReadWrite, a: Src, b: Src, sig: Signal | None) -> None:
+    """Add t to `done`, and multiply a and b to t."""
+    if whole:
+        q.add(done, done, t, sig=sig).mul24(t, a, b)
+    else:
+        q.fadd(done, done, t, sig=sig).fmul(t, a, b)
+
+
+def _last_step(q: Asm, whole: bool, done: ReadWrite, t: ReadWrite) -> None:
+    """Add t to `done`."""
+    if whole:
+        q.add(done, done, t)
+    else:
+        q.fadd(done, done, t)
+
+
+def _uniform(q: Asm, whole: bool) -> Mapping[tuple[int, int], ReadWrite]:
     """Uniforms: B, bytes of a row of it, loops, address of the rest of the record, A. Returns the accumulators.
 
     r1 is both the loop counter and the return address of the uniform stream, because all other registers are in use:
@@ -89,12 +106,11 @@ def _uniform(q: Asm) -> Mapping[tuple[int, int], ReadWrite]:
         for i in range(rows):
             if k == UNROLL - 1 and i == rows - 3:
                 q.b(loop, cond="allnz")
-            q.fadd(acc[i - 1], acc[i - 1], product, sig=q.ldtmu0 if i == rows - 1 else None).fmul(
-                product, q.uniform, q.r4
-            )
+            sig = q.ldtmu0 if i == rows - 1 else None
+            _step(q, whole, acc[i - 1], product, q.uniform, q.r4, sig)
             if i == rows // 2:
                 request()
-    q.fadd(acc[-1], acc[-1], product)
+    _last_step(q, whole, acc[-1], product)
     q.mov(q.uniforms_address, state)
     for _ in range(AHEAD - 1):
         q.nop(sig=q.ldtmu0)
@@ -107,7 +123,7 @@ def _clear(q: Asm, acc: Sequence[ReadWrite]) -> None:
         q.xor(acc[i], q.r0, q.r0).v8subs(acc[i + 1], q.r0, q.r0)
 
 
-def _rotate(q: Asm) -> Mapping[tuple[int, int], ReadWrite]:
+def _rotate(q: Asm, whole: bool) -> Mapping[tuple[int, int], ReadWrite]:
     """Uniforms: B, A, 64 * loops. Returns the accumulators.
 
     An instruction reads one register of each file. So the accumulators of a column are in the file that does not hold
@@ -192,17 +208,19 @@ def _rotate(q: Asm) -> Mapping[tuple[int, int], ReadWrite]:
                 q.b(loop, cond="allnz")
             done = acc[order[i - 2]]
             t = products[i % 2]
-            q.fadd(done, done, t, sig=q.ldtmu0 if pop else None).fmul(t, q.r5, b[step % 2][c])
+            _step(q, whole, done, t, q.r5, b[step % 2][c], q.ldtmu0 if pop else None)
     assert not waiting and sent == len(loads) + AHEAD
     for i in (-2, -1):
         done = acc[order[i]]
-        q.fadd(done, done, products[i % 2])
+        _last_step(q, whole, done, products[i % 2])
     for _ in range(AHEAD):
         q.nop(sig=q.ldtmu0)
     return acc
 
 
-def _finish(q: Asm, shape: Shape, acc: Mapping[tuple[int, int], ReadWrite], accumulate: bool, strided: bool) -> None:
+def _finish(
+    q: Asm, shape: Shape, acc: Mapping[tuple[int, int], ReadWrite], accumulate: bool, strided: bool, whole: bool
+) -> None:
     """C = alpha * tile + beta * C, `CHUNK` rows of 16 columns at a time through the VPM."""
     product, at, beta = q.r0, q.r2, q.r3
     q.mov(q.r5rep, q.uniform)
@@ -226,6 +244,12 @@ def _finish(q: Asm, shape: Shape, acc: Mapping[tuple[int, int], ReadWrite], accu
                         q.nop().fmul(q.vpm, q.r4, beta)
                     else:
                         q.ldi(q.vpm, 0)
+                elif whole:
+                    if accumulate:
+                        q.nop(sig=sig)
+                        q.add(q.vpm, done, q.r4)
+                    else:
+                        q.mov(q.vpm, done)
                 elif accumulate:
                     q.nop(sig=sig).fmul(product, done, q.r5)
                     q.nop().fmul(q.r1, q.r4, beta)
