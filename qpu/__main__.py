@@ -374,12 +374,19 @@ def _emulate(arguments: Sequence[str]) -> int:
     parser = _Parser(
         prog="qpu emulate",
         description="Run an unmodified Python program that makes its own system calls on an emulated board.",
-        usage="qpu emulate [--board B] [--strict] [--trace FILE ...] (SCRIPT | -m MODULE) [ARGS...]",
+        usage="qpu emulate [--board B] [--strict] [--sanitize[=KINDS]] [--trace FILE] (SCRIPT | -m MODULE) [ARG...]",
         allow_abbrev=False,
         epilog="Options end at the script (- is standard input) or at -m. Traces of children: FILE.PID.SUFFIX.",
     )
     parser.add_argument("--board", default="pi5", help="pi0 .. pi5, with options such as pi5,slices=3 (default: pi5)")
     parser.add_argument("--strict", action="store_true", help="stop at the first fault")
+    parser.add_argument(
+        "--sanitize",
+        nargs="?",
+        const="all",
+        metavar="KINDS",
+        help="look for unwritten values, races and wrong synchronisation (mem,init,race,sync; default: all)",
+    )
     trace = parser.add_argument_group("trace of executed instructions with register changes (reference engine: slow)")
     trace.add_argument("--trace", metavar="FILE", help="record to FILE, written at the end")
     trace.add_argument("--trace-format", choices=("text", "jsonl"), help="default: by suffix, .jsonl or .json: jsonl")
@@ -408,6 +415,10 @@ def _emulate(arguments: Sequence[str]) -> int:
             raise
         parser.error(f"catching system calls needs Linux (no module {error.name!r} here); use qpu.open_device('pi5')")
     record = TraceFile.parse(options.trace, **filters) if options.trace is not None else None
+    if options.sanitize is not None:
+        from qpu.debug.sanitizer import set_environment
+
+        set_environment(options.sanitize, stop=options.strict)
     return run_emulated(rest, board=options.board, strict=options.strict, trace=record)
 
 

@@ -32,7 +32,7 @@ class Buffer(Place):
     take like a buffer; its address can be a uniform.
     """
 
-    __slots__ = ("__weakref__", "_array", "_bo", "_pool", "dtype", "nbytes", "shape")
+    __slots__ = ("__weakref__", "_array", "_bo", "_exposed", "_pool", "dtype", "nbytes", "shape")
 
     def __init__(self, pool: MemoryPool, bo: Bo, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._pool = pool
@@ -40,6 +40,7 @@ class Buffer(Place):
         self.shape = shape
         self.dtype = dtype
         self.nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        self._exposed = False  # whether the CPU may have written to it
         self._array: NDArray[Any] | None = np.frombuffer(bo.view, dtype, count=self.nbytes // dtype.itemsize).reshape(
             shape
         )
@@ -84,6 +85,14 @@ class Buffer(Place):
     @property
     def array(self) -> NDArray[Any]:
         """The shared memory as an ndarray of `shape` and `dtype`. Raises: UsageError after `close`."""
+        if not self._exposed:
+            self._exposed = True
+            if self._pool.bounds is not None:
+                self._pool.bounds.expose(self.address)
+        return self._memory
+
+    @property
+    def _memory(self) -> NDArray[Any]:
         if self._array is None:
             raise _closed()
         return self._array
@@ -95,7 +104,7 @@ class Buffer(Place):
 
     def numpy(self) -> NDArray[Any]:
         """A copy in ordinary memory, read in one piece."""
-        data = self.array
+        data = self._memory
         _ = self._pool.driver  # raises when the device is closed
         return np.array(data)
 
@@ -167,6 +176,15 @@ class Buffer(Place):
         if self._bo is not None:
             self.detach()
             self._pool.release(self)
+
+    def discard(self) -> Buffer:
+        """Declare that nobody reads this buffer, and return it: a place for results that are not wanted.
+
+        The sanitizer does not report stores to it that are not ordered. It changes nothing else.
+        """
+        if self._pool.bounds is not None:
+            self._pool.bounds.discard(self.address)
+        return self
 
     def detach(self) -> None:
         """Drop the views of the memory without releasing it; the pool calls this when the device closes."""

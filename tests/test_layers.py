@@ -173,11 +173,24 @@ LAYERS: dict[str, set[str]] = {
         "qpu.lang.launch",
         "qpu.launch",
     },
+    # observers of the reference engines; nobody below imports them, factories load them by name
+    "qpu.debug": {
+        "qpu.core",
+        "qpu.emu.boards",
+        "qpu.emu.engine",
+        "qpu.emu.engines",
+        "qpu.emu.v3d",
+        "qpu.emu.vc4",
+        "qpu.errors",
+        "qpu.v3d",
+        "qpu.vc4",
+    },
     "qpu": {
         "qpu." + n
         for n in (
             "core.isa",
             "core",
+            "debug",
             "launch",
             "program",
             "device",
@@ -349,6 +362,7 @@ DEFERRED = {
     "qpu.array.scan": "light: a kernel of the library",
     "qpu.array.sorting": "light: kernels of the library, each when it is used",
     "qpu.core.toolkit": "light: the checker, unless switched off",
+    "qpu.debug.sanitizer": "light: the machines, when the sanitizer is on",
     "qpu.device": "light: the emulator, the display; optional: the Linux port",
     "qpu.drivers.doctor": "light: the mailbox, only on boards that have one",
     "qpu.drivers.probe": "light: the adapters, only those that are tried",

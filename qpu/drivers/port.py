@@ -136,6 +136,14 @@ class Bounds(Protocol):
         """Programs may access the first `used` bytes of the buffer object at `address`."""
         ...
 
+    def expose(self, address: int) -> None:
+        """The CPU gets access to the buffer object at `address`, and may write any of it."""
+        ...
+
+    def discard(self, address: int) -> None:
+        """Nobody reads the buffer object at `address`; the order of stores to it does not matter."""
+        ...
+
     def code(self, address: int) -> None:
         """The buffer object at `address` holds code, which only instruction fetch reads."""
         ...

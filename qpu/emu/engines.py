@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qpu.core.isa import Isa
 from qpu.emu.boards import BoardProfile
@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from qpu.emu.engine.machine import V3dMachine, Vc4Machine
     from qpu.emu.engine.trace import Trace
 
-__all__ = ["ENGINES", "compiled_available", "make_machine", "require", "strict_by_default"]
+__all__ = [
+    "ENGINES",
+    "WATCHES",
+    "Watch",
+    "compiled_available",
+    "make_machine",
+    "require",
+    "strict_by_default",
+    "watching",
+]
 
 ENGINES = ("auto", "reference", "compiled")
 
@@ -60,6 +69,28 @@ def strict_by_default(otherwise: bool) -> bool:
     if chosen not in ("", "0", "1"):
         raise UsageError(f"QPU_EMU_STRICT={chosen!r}", help="set it to 0 (continue after a fault) or 1 (stop)")
     return otherwise if not chosen else chosen == "1"
+
+
+WATCHES: list[Watch] = []
+"""Observers of the jobs that begin now, such as the sanitizer; only the last one observes."""
+
+
+class Watch(Protocol):
+    """An observer: it makes the machine on which observed jobs run."""
+
+    def machine(self, profile: BoardProfile, memory: Memory, *, strict: bool) -> V3dMachine | Vc4Machine:
+        """A machine of a board. One is made for each board."""
+        ...
+
+
+def watching() -> Watch | None:
+    """The observer of jobs that begin now; None for most. Raises: UsageError for a wrong QPU_SANITIZE."""
+    if WATCHES:
+        return WATCHES[-1]
+    if not os.environ.get("QPU_SANITIZE"):
+        return None
+    found: Watch | None = importlib.import_module("qpu.debug.sanitizer").from_environment()
+    return found
 
 
 def make_machine(

@@ -118,6 +118,16 @@ class ExactBounds:
         with self._board.lock:
             self._board.memory.limit(address & self._mask, -(-used // self._unit) * self._unit, name)
 
+    def expose(self, address: int) -> None:
+        """See `Bounds.expose`."""
+        with self._board.lock:
+            self._board.memory.expose(address & self._mask)
+
+    def discard(self, address: int) -> None:
+        """See `Bounds.discard`."""
+        with self._board.lock:
+            self._board.memory.discard(address & self._mask)
+
     def code(self, address: int) -> None:
         """See `Bounds.code`."""
         with self._board.lock:

@@ -27,7 +27,8 @@ class Region:
     """Memory mapped for the GPU: [address, address + size), page aligned. `id` is its number in the page table.
 
     used: bytes from the start that programs may access. private: only uniform streams and instruction fetch may read
-    it. streams: address and bytes of each uniform stream in it, where they are known.
+    it. streams: address and bytes of each uniform stream in it, where they are known. fresh: the CPU has not accessed
+    it since it was allocated, so that only what the GPU stored has a meaning. discarded: nobody reads it.
     """
 
     id: int
@@ -36,6 +37,8 @@ class Region:
     name: str
     used: int = -1
     private: bool = False
+    fresh: bool = False
+    discarded: bool = False
     streams: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -128,12 +131,25 @@ class Memory:
         if region is None:
             return
         region.name, region.used, region.private, region.streams = name, used, False, []
+        region.fresh, region.discarded = True, False
         pages = self._pages_of(region)
         whole, rest = divmod(used, PAGE)
         pages[:whole] = region.id << ID_SHIFT | PAGE
         if rest:
             pages[whole] = region.id << ID_SHIFT | rest
         pages[whole + bool(rest) :] = 0
+
+    def expose(self, address: int) -> None:
+        """The CPU gets access to the region that starts at `address`: from now on all of it may have been written."""
+        region = self._starting(address)
+        if region is not None:
+            region.fresh = False
+
+    def discard(self, address: int) -> None:
+        """Nobody reads the region that starts at `address`: the order of stores to it does not matter."""
+        region = self._starting(address)
+        if region is not None:
+            region.discarded = True
 
     def reserve(self, address: int, name: str) -> None:
         """Let only streams and instruction fetch access the region that starts at `address`."""

@@ -20,7 +20,7 @@ from qpu.drivers.port import Lock
 from qpu.emu.boards import BoardProfile
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
-from qpu.emu.engines import ENGINES, make_machine
+from qpu.emu.engines import ENGINES, Watch, make_machine, watching
 from qpu.emu.linux.files import board_files
 from qpu.errors import EmuFault, UsageError
 
@@ -303,6 +303,8 @@ class Linux:
         self._trace = trace
         self._make = machine
         self._machine: V3dMachine | Vc4Machine | None = None
+        self._watches: dict[Watch, V3dMachine | Vc4Machine] = {}  # of observers
+        self._state: object = None  # the machine that was made first
         self._closed = False
         self._attach()
 
@@ -313,7 +315,10 @@ class Linux:
 
     @property
     def machine(self) -> V3dMachine | Vc4Machine:
-        """The machine, made at its first use."""
+        """The machine, made at its first use; that of an observer while there is one."""
+        watch = watching()
+        if watch is not None and self._make is None:
+            return self._watched(watch)
         if self._machine is None:
             if self._make is not None:
                 self._machine = self._make(self)
@@ -321,12 +326,29 @@ class Linux:
                 self._machine = make_machine(
                     self.profile, self.memory, strict=self.strict, engine=self._engine, trace=self._trace
                 )
+            self._share(self._machine)
         return self._machine
+
+    def _watched(self, watch: Watch) -> V3dMachine | Vc4Machine:
+        """The machine of an observer."""
+        made = self._watches.get(watch)
+        if made is None:
+            made = self._watches[watch] = watch.machine(self.profile, self.memory, strict=self.strict)
+            self._share(made)
+        return made
+
+    def _share(self, machine: object) -> None:
+        """Machines of one board have common VPM contents and semaphores."""
+        if self._state is None:
+            self._state = machine
+        for name in ("vpm", "sync"):
+            if hasattr(self._state, name):
+                setattr(machine, name, getattr(self._state, name))
 
     @property
     def has_machine(self) -> bool:
         """Whether the machine was made: False while nothing has run."""
-        return self._machine is not None
+        return self._state is not None
 
     @property
     def v3d_machine(self) -> V3dMachine:
@@ -436,7 +458,8 @@ class Linux:
                 self.fds = table
                 table.close_all()
             self._closed = True
-            self._machine = None
+            self._machine = self._state = None
+            self._watches.clear()
             self.memory.close()
 
     def disown(self) -> None:

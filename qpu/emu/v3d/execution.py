@@ -41,10 +41,11 @@ class MachineProfile(Protocol):
 class DispatchExecution(ABC):
     """A dispatch (`qpu.emu.engine.machine.Execution`). Each engine implements a round.
 
-    segment: instructions of a thread in one round at most.
+    segment: instructions of a thread in one round at most. placement: the class that places its batches.
     """
 
     segment: int
+    placement: type[Placement] = Placement
 
     def __init__(
         self, profile: MachineProfile, memory: Memory, dispatch: Dispatch, qpus: int, *, engine: str, strict: bool
@@ -53,7 +54,7 @@ class DispatchExecution(ABC):
         self.stats = RunStats(profile.isa, engine=engine)
         self._memory = memory
         self._dispatch = dispatch
-        self._placement = Placement(dispatch, qpus)
+        self._placement = self.placement(dispatch, qpus)
         self._services = DispatchServices(
             profile.name, profile.isa, memory, dispatch, self._placement, self.stats, strict=strict
         )

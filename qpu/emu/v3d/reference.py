@@ -30,7 +30,7 @@ from qpu.emu.v3d.tmu import Action
 from qpu.errors import EmuFault
 from qpu.v3d.instr import Branch
 
-__all__ = ["CLOCKS_PER_INSTRUCTION", "MachineProfile", "V3dExecution", "V3dReferenceMachine", "build"]
+__all__ = ["CLOCKS_PER_INSTRUCTION", "Code", "MachineProfile", "V3dExecution", "V3dReferenceMachine", "build"]
 
 _LANES = NumpyLanes()
 
@@ -42,7 +42,7 @@ def build(p: Prepared) -> alu.Step:
 
 
 @dataclass(slots=True, eq=False)
-class _Code:
+class Code:
     """An instruction at its address. hits: executions."""
 
     prepared: Prepared
@@ -85,7 +85,7 @@ class V3dExecution(DispatchExecution):
             machine.profile, machine.memory, dispatch, machine.qpus, engine="reference", strict=machine.strict
         )
         self.machine = machine
-        self._code: dict[int, _Code] = {}
+        self._code: dict[int, Code] = {}
         self._queue: deque[Group] = deque()  # to run in this round
         self._ready: list[Group] = []  # to run in the next round
         self._waiting: list[Group] = []  # at a barrier
@@ -293,7 +293,7 @@ class V3dExecution(DispatchExecution):
             if g.pc >= meet:
                 return [g]
 
-    def _fetch(self, g: Group) -> _Code:
+    def _fetch(self, g: Group) -> Code:
         """Decode the instruction at the program counter, at its first execution."""
         x, memory, pc = self._services, self.machine.memory, g.pc
         x.prepared = None
@@ -306,7 +306,7 @@ class V3dExecution(DispatchExecution):
             x.fault(g, *p.problem)
         if self._dispatch.threads == 4 and p.max_rf >= 32:
             x.hazard(g, "register-range", p.max_rf)
-        code = _Code(p, build(p), p.starts_request or p.branch)
+        code = Code(p, build(p), p.starts_request or p.branch)
         self._code[pc] = code
         return code
 
@@ -414,7 +414,7 @@ class V3dExecution(DispatchExecution):
 
     # -- trace
 
-    def _traced(self, c: _Code, g: Group) -> list[Group] | None:
+    def _traced(self, c: Code, g: Group) -> list[Group] | None:
         trace, x = self._trace, self._services
         assert trace is not None
         before, a, b, pc, n = list(g.regs), g.a, g.b, g.pc, g.n

@@ -93,8 +93,11 @@ class Stretch:
 class ReferenceExecution:
     """One launch on the reference engine (`qpu.emu.engine.machine.Vc4Execution`).
 
-    bank, queues: registers and results of the TMUs, which an earlier launch may have left; None: new ones.
+    units: the class of its units. bank, queues: registers and results of the TMUs, which an earlier launch may have
+    left; None: new ones.
     """
+
+    units: type[Units] = Units
 
     def __init__(
         self,
@@ -114,7 +117,7 @@ class ReferenceExecution:
         self._bank = Bank(qpus) if bank is None else bank
         self._bank.begin()
         self._qpus = [Qpu(q) for q in range(qpus)]
-        self._units = Units(qpus, memory, self.stats, self._faults, chip.vpm, chip.sync, queues)
+        self._units = self.units(qpus, memory, self.stats, self._faults, chip.vpm, chip.sync, queues)
         self._code = Code(memory)
         self._next = 0
         self._finished = 0

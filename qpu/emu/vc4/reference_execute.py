@@ -85,6 +85,11 @@ class ReferenceThread:
         self._latches = group.bank.latch_a, group.bank.latch_b, group.bank.latch_mul
         self._sel = group.sel
 
+    @property
+    def group(self) -> Group:
+        """The QPUs that execute."""
+        return self._group
+
     def value(self, bits: Vector) -> Vector:
         return bits
 
