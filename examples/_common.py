@@ -20,6 +20,7 @@ try:
     import qpu
     from qpu.device import Device
     from qpu.errors import UsageError
+    from qpu.launch import Run
 except ModuleNotFoundError as missing:  # started with another Python than that of the project
     print(f"error: no module {missing.name!r} here; start it with: uv run {sys.argv[0]}", file=sys.stderr)
     raise SystemExit(2) from None
@@ -80,7 +81,11 @@ def within(option: str, value: float, low: float, high: float) -> None:
         raise UsageError(f"{option} {value}: allowed are {low} .. {high}", help="choose a value in that range")
 
 
-def count_of(options: argparse.Namespace, largest: int = 1 << 28) -> int:
+LARGEST = (1 << 28) - 64
+"""Elements of 4 bytes: a buffer of VideoCore IV has less than 1 GiB."""
+
+
+def count_of(options: argparse.Namespace, largest: int = LARGEST) -> int:
     """The checked --n."""
     n = int(options.n)
     within("--n", n, 1, largest)
@@ -142,6 +147,27 @@ def median_time(launch: Callable[[], object], prepare: Callable[[], object], run
     return statistics.median(times[1:])
 
 
+def launched(gpu: Device, *launches: Callable[[], Run]) -> tuple[float, dict[str, int]]:
+    """Median seconds of some kernels, one after another, and on an emulated board "instructions": that they execute."""
+    counts: list[int] = []
+
+    def launch() -> None:
+        runs = [start() for start in launches]
+        counts.append(sum(x.stats.instructions for r in runs for x in r.launches if x.stats is not None))
+
+    seconds = median_time(launch, lambda: None)
+    return seconds, {"instructions": counts[-1]} if gpu.emulated else {}
+
+
+def sized(description: str | None, work: Callable[[Device, int], dict[str, object]], n: int, largest: int) -> int:
+    """A whole example whose only option is --n; its default is `n`."""
+    made = parser(description)
+    made.add_argument("--n", type=int, default=n, help=f"elements, 1 .. {largest} (default {n})")
+    options = made.parse_args()
+    count = count_of(options, largest)
+    return on_devices(options, lambda gpu: work(gpu, count))
+
+
 def difference(found: object, expected: object) -> tuple[float, int]:
     """Largest absolute difference of two arrays as numbers, and how many elements differ; for results that are exact.
 
@@ -158,7 +184,9 @@ def difference(found: object, expected: object) -> tuple[float, int]:
 
 
 def result(gpu: Device, example: str, **values: object) -> dict[str, object]:
-    """One line of --json: example and device, then `values`, and on an emulated board the number of instructions."""
+    """One line of --json: example and device, then `values`, and on an emulated board the number of instructions, that
+    of the last launch where `values` has none.
+    """
     row: dict[str, object] = {
         "example": example,
         "device": gpu.info.emulated or gpu.info.board.model,
@@ -169,7 +197,7 @@ def result(gpu: Device, example: str, **values: object) -> dict[str, object]:
     if "seconds" in values:
         row["measured"] = label(gpu)
     if gpu.stats is not None:
-        row["instructions"] = gpu.stats.instructions
+        row.setdefault("instructions", gpu.stats.instructions)
     return row
 
 

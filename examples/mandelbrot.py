@@ -1,7 +1,7 @@
 """Picture of the Mandelbrot set, in which lanes take different numbers of steps.
 
-Sixteen neighbouring pixels iterate together until the last of them is decided. Lanes that are decided earlier keep
-their values, because every write depends on a flag of the lane.
+Sixteen neighbouring pixels iterate together until the last of them is decided; those that are decided earlier keep
+their values. The kernel says nothing of that: it is written for one pixel.
 
 Examples:
     uv run examples/mandelbrot.py --device all
@@ -16,62 +16,29 @@ from typing import Any
 import _common
 import _png
 import numpy as np
-from _rows import LARGEST, Kit, RowProgram, picture
 
 import qpu
 from qpu.device import Device
+from qpu.lang import Grid, Out2, f32, i32
 
 WIDTH, HEIGHT, STEPS = 512, 384, 64
 SLOW_WIDTH, SLOW_HEIGHT = 64, 48  # on an emulated board without the compiled engine
+LARGEST = 4096  # pixels along an edge
 CENTRE = (-0.7, 0.0)
 TOLERATED = 0.02  # part of the pixels whose count may differ: on the border it depends on one rounding
 
 
-class Steps:
-    """Body that counts steps z = z * z + c until |z| >= 2, up to a limit. Constants: left, top, pixel edge, -limit."""
-
-    def each_row(self, q: Any, k: Kit) -> None:
-        """row[0] = imaginary part of c."""
-        _, top, edge, _ = k.constants
-        w = k.work
-        q.itof(w[0], k.y)
-        q.fmul(w[0], w[0], edge)
-        q.fadd(k.row[0], w[0], top)
-
-    def each_vector(self, q: Any, k: Kit) -> Any:
-        """The same instructions on all chips; flags and conditions have other names on VideoCore IV."""
-        vc4 = k.isa is qpu.Isa.VC4
-        flags = {"push": "z"} if vc4 else {"push": "pushn"}  # flag N, or flag A: the result is negative
-        undecided = "ifn" if vc4 else "ifa"
-        left, _, edge, minus_steps = k.constants
-        re, im, re2, im2 = k.work
-        norm, tally = k.row[1:3]  # tally: steps taken, minus the limit
-        c_re, cross = k.column[:2]
-        q.itof(re, k.x)
-        q.fmul(re, re, edge)
-        q.fadd(c_re, re, left)
-        q.mov(tally, minus_steps)
-        q.mov(re, 0)
-        q.mov(im, 0)
-        with q.loop("steps") as loop:
-            q.fmul(re2, re, re)
-            q.fmul(im2, im, im)
-            q.fadd(norm, re2, im2)
-            q.fmul(cross, re, im)
-            q.fsub(re2, re2, im2)
-            q.fsub(im2, norm, 4.0)
-            q.and_(q.null, im2, tally, **flags)  # both negative: |z| < 2, and there are steps left
-            q.fadd(im2, cross, cross)
-            if vc4:
-                q.b(loop.start, cond="anyn")
-            else:
-                q.b(loop.start, cond="anya")
-            q.fadd(re, re2, c_re, cond=undecided)  # the three delay slots of the branch
-            q.fadd(im, im2, k.row[0], cond=undecided)
-            q.add(tally, tally, 1, cond=undecided)
-        q.nop()
-        q.sub(re, tally, minus_steps)
-        return re
+@qpu.kernel
+def mandelbrot(k: Grid, left: f32, top: f32, edge: f32, limit: i32, count: Out2[i32]) -> None:
+    """Steps z = z * z + c until |z| >= 2, up to a limit; c is the middle of a pixel."""
+    y, x = k.index(*count.shape)
+    c_re = f32(x) * edge + left
+    c_im = f32(y) * edge + top
+    re, im, n = 0.0, 0.0, 0
+    while n < limit and re * re + im * im < 4.0:
+        re, im = re * re - im * im + c_re, 2.0 * re * im + c_im
+        n += 1
+    count[y, x] = n
 
 
 def reference(left: float, top: float, edge: float, shape: tuple[int, int], steps: int) -> Any:
@@ -102,14 +69,13 @@ def work(gpu: Device, shape: tuple[int, int], steps: int, output: Path | None) -
     height, width = shape
     edge = float(np.float32(max(3.0 / width, 2.4 / height)))
     left, top = CENTRE[0] - edge * width / 2, CENTRE[1] - edge * height / 2
-    out = picture(gpu, np.zeros(shape, np.int32))
-    job = RowProgram(gpu, Steps(), shape, out, constants=[left, top, edge, -steps])
-    seconds = _common.median_time(job.launch, lambda: out.array.fill(-1))
-    counts = job.result()
+    out = gpu.zeros(shape, np.int32)
+    seconds, executed = _common.launched(gpu, lambda: mandelbrot(left, top, edge, steps, out))
+    counts = out.numpy()
     error, wrong = _common.difference(counts, reference(left, top, edge, shape, steps))
     row = _common.result(
         gpu, "mandelbrot", n=width * height, width=width, height=height, steps=steps, seconds=seconds,
-        max_abs_error=error, differing=wrong, ok=wrong <= TOLERATED * counts.size,
+        max_abs_error=error, differing=wrong, ok=wrong <= TOLERATED * counts.size, **executed,
     )  # fmt: skip
     if output is not None:
         _png.write(output, palette(counts, steps))

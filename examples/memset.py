@@ -7,26 +7,26 @@ Examples:
 
 from __future__ import annotations
 
-from typing import Any
-
 import _common
 import numpy as np
-from _elementwise import Elementwise, check_length
 
+import qpu
 from qpu.device import Device
+from qpu.lang import Grid, Out, u32
 
 
-def body(q: Any, inputs: list[Any], scalars: list[Any], out: Any) -> None:
-    """One vector of 16."""
-    q.mov(out, scalars[0])
+@qpu.kernel
+def fill(k: Grid, value: u32, out: Out[u32]) -> None:
+    """The same word everywhere."""
+    i = k.index()
+    out[i] = value
 
 
 def work(gpu: Device, n: int, value: int) -> dict[str, object]:
     """Run and check one size."""
-    check_length(gpu, n)
-    job = Elementwise(gpu, body, [], [value], np.full(n, value ^ 0xFFFFFFFF, np.uint32))
-    seconds = _common.median_time(job.launch, lambda: job.out.array.fill(value ^ 0xFFFFFFFF))
-    error, wrong = _common.difference(job.result(), np.uint32(value))
+    out = gpu.empty(n, np.uint32)
+    seconds = _common.median_time(lambda: fill(value, out), lambda: out.array.fill(value ^ 0xFFFFFFFF))
+    error, wrong = _common.difference(out.numpy(), np.uint32(value))
     return _common.result(
         gpu, "memset", n=n, seconds=seconds, bytes=4 * n, max_abs_error=error, wrong=wrong, ok=wrong == 0
     )

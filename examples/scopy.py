@@ -7,40 +7,31 @@ Examples:
 
 from __future__ import annotations
 
-from typing import Any
-
 import _common
 import numpy as np
-from _elementwise import Elementwise, check_length
 
+import qpu
 from qpu.device import Device
+from qpu.lang import Grid, In, Out, f32
 
 
-def body(q: Any, inputs: list[Any], scalars: list[Any], out: Any) -> None:
-    """One vector of 16."""
-    q.mov(out, inputs[0])
+@qpu.kernel
+def copy(k: Grid, x: In[f32], y: Out[f32]) -> None:
+    """y = x."""
+    i = k.index()
+    y[i] = x[i]
 
 
 def work(gpu: Device, n: int) -> dict[str, object]:
     """Run and check one size. The words are random bits, NaNs among them, which a copy must not change."""
-    check_length(gpu, n)
-    x = np.random.default_rng(0).integers(0, 1 << 32, n, dtype=np.uint32)
-    job = Elementwise(gpu, body, [x], [], np.zeros_like(x))
-    seconds = _common.median_time(job.launch, lambda: job.out.array.fill(0))
-    error, wrong = _common.difference(job.result(), x)
+    words = np.random.default_rng(0).integers(0, 1 << 32, n, dtype=np.uint32)
+    x, y = gpu.array(words.view(np.float32)), gpu.zeros(n)
+    seconds = _common.median_time(lambda: copy(x, y), lambda: y.array.fill(0))
+    error, wrong = _common.difference(y.numpy().view(np.uint32), words)
     return _common.result(
         gpu, "scopy", n=n, seconds=seconds, bytes=8 * n, max_abs_error=error, wrong=wrong, ok=wrong == 0
     )
 
 
-def run() -> int:
-    """The whole example."""
-    parser = _common.parser(__doc__)
-    parser.add_argument("--n", type=int, default=10007, help="elements (default 10007)")
-    options = parser.parse_args()
-    n = _common.count_of(options)
-    return _common.on_devices(options, lambda gpu: work(gpu, n))
-
-
 if __name__ == "__main__":
-    _common.main(run)
+    _common.main(lambda: _common.sized(__doc__, work, 10007, _common.LARGEST))

@@ -10,6 +10,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ import numpy as np
 import pytest
 
 import qpu
+from qpu.buffers import Buffer
+from qpu.lang import entry
+from qpu.lang.compiled import Compiled
 from tests.limits import HUNG_S
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -32,10 +36,12 @@ class Run:
 
     def __call__(self, name: str, *arguments: str) -> tuple[int, str, str]:
         """Exit status, standard output and standard error."""
-        self.monkeypatch.setattr(sys, "argv", [name + ".py", *arguments])
+        path = EXAMPLES / f"{name}.py"
+        self.monkeypatch.setattr(sys, "argv", [path.name, *arguments])
         self.monkeypatch.syspath_prepend(str(EXAMPLES))
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        self.monkeypatch.syspath_prepend(str(path.parent))
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
+            runpy.run_path(str(path), run_name="__main__")
         assert isinstance(end.value.code, int)
         out, err = self.capsys.readouterr()
         return end.value.code, out, err
@@ -49,14 +55,19 @@ class Run:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    true = qpu.assemble
+    true, tell = qpu.assemble, entry._tell
 
     def checked(*args: Any, **options: Any) -> qpu.Program:
         program = true(*args, **options)
         assert program.check() == []  # not a warning either: examples are copied
         return program
 
+    def told(compiled: Compiled) -> None:
+        assert compiled.program.check() == []
+        tell(compiled)
+
     monkeypatch.setattr(qpu, "assemble", checked)
+    monkeypatch.setattr(entry, "_tell", told)
     return Run(monkeypatch, capsys)
 
 
@@ -78,10 +89,12 @@ def small(tmp_path: Path, shape: tuple[int, int]) -> str:
 
 
 PICTURES = ("mandelbrot", "gaussian_blur", "sobel")
-SIZED = ("hello_world", "memset", "scopy", "saxpy", "summation", "parallel_add", "parallel_mul")
+SIZED = ("hello_world", "memset", "scopy", "saxpy", "summation", "parallel_add", "parallel_mul", "soft_threshold",
+         "dot", "prefix_sum", "histogram")  # fmt: skip
+ASSEMBLY = ("hello_world", "memset", "scopy", "saxpy", "summation", "mandelbrot", "gaussian_blur", "sobel")
 
 
-@pytest.mark.parametrize("n", [1, 16, 67, 5003])
+@pytest.mark.parametrize("n", [1, 67, 1600])
 @pytest.mark.parametrize("name", SIZED)
 def test_vectors_of_any_length(run: Run, name: str, n: int) -> None:
     rows = run.rows(name, "--device", "all", "--n", str(n))
@@ -97,6 +110,27 @@ def test_vectors_of_any_length(run: Run, name: str, n: int) -> None:
 def test_other_numbers_of_qpus(run: Run, name: str, device: str) -> None:
     (row,) = run.rows(name, "--device", device, "--n", "4999")
     assert row["ok"]
+
+
+@pytest.mark.parametrize(
+    ("name", "n"), [("blur_bytes", 1), ("blur_bytes", 37), ("matrix_tiles", 1), ("matrix_tiles", 21), ("fft", 1),
+                    ("fft", 64)]
+)  # fmt: skip
+def test_other_sizes(run: Run, name: str, n: int) -> None:
+    rows = run.rows(name, "--device", "all", "--n", str(n))
+    assert [(r["device"], r["isa"], r["n"], r["ok"]) for r in rows] == [(*board, n, True) for board in ALL]
+
+
+@pytest.mark.parametrize("name", ASSEMBLY)
+def test_assembly_computes_the_same(run: Run, name: str, tmp_path: Path) -> None:
+    options = ("--n", "67")
+    if name in PICTURES:
+        size = ("--width", "37", "--height", "9", "--steps", "30")
+        options = size if name == "mandelbrot" else ("--input", small(tmp_path, (9, 37)))
+    rows = [run.rows(at + name, "--device", "all", *options) for at in ("", "assembly/")]
+    assert [(r["device"], r["isa"], r["ok"]) for r in rows[1]] == [(*board, True) for board in ALL]
+    for kernel, assembly in zip(*rows, strict=True):
+        assert set(kernel) == set(assembly) >= KEYS
 
 
 def test_payload(run: Run) -> None:
@@ -177,15 +211,19 @@ def test_blur_of_any_width(run: Run, sigma: str, tmp_path: Path) -> None:
 def test_a_wrong_pixel_is_noticed(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     rows = importlib.import_module("_rows")
-    true = rows.RowProgram.result
+    result, numpy = rows.RowProgram.result, Buffer.numpy
 
-    def spoiled(self: Any) -> Any:
-        pixels = true(self)
-        pixels[-1, -1] += 7
-        return pixels
+    def spoiled(true: Any) -> Any:
+        def of(self: Any) -> Any:
+            pixels = true(self)
+            pixels[-1, -1] += 7
+            return pixels
 
-    monkeypatch.setattr(rows.RowProgram, "result", spoiled)
-    for name in ("sobel", "gaussian_blur"):
+        return of
+
+    monkeypatch.setattr(rows.RowProgram, "result", spoiled(result))
+    monkeypatch.setattr(Buffer, "numpy", spoiled(numpy))
+    for name in ("sobel", "gaussian_blur", "assembly/sobel", "assembly/gaussian_blur"):
         status, out, _ = run(name, "--device", "pi5", "--json", "--input", small(tmp_path, (5, 20)))
         assert status == 1 and json.loads(out)["ok"] is False
 
@@ -241,6 +279,8 @@ def test_people_read_what_was_measured(run: Run, name: str) -> None:
         ("memset", ("--device", "pi5", "--value", "abc")),
         ("saxpy", ("--device", "pi5", "--alpha", "nan")),
         ("saxpy", ("--device", "pi3", "--n", "268435456")),
+        ("assembly/saxpy", ("--device", "pi3", "--n", "268435456")),
+        ("fft", ("--device", "pi3", "--n", "48")),
         ("perf_counters", ("--device", "pi5", "--counter", "beans")),
         *(("mandelbrot", ("--device", "pi5", *o)) for o in (("--width", "0"), ("--height", "-1"), ("--steps", "0"))),
         *((name, ("--output", "nowhere/picture.png")) for name in PICTURES),
@@ -270,7 +310,7 @@ def test_differences_are_of_the_values(run: Run, monkeypatch: pytest.MonkeyPatch
         return words
 
     monkeypatch.setattr(elementwise, "result", spoiled)
-    status, out, _ = run("memset", "--device", "pi5", "--json")
+    status, out, _ = run("assembly/memset", "--device", "pi5", "--json")
     row = json.loads(out)
     assert status == 1 and (row["max_abs_error"], row["wrong"], row["ok"]) == (3.0, 1, False)
 
@@ -291,18 +331,20 @@ def test_loops_refuse_what_they_have_no_registers_for(monkeypatch: pytest.Monkey
                 loop(gpu, lambda *args: None, inputs, scalars, out)
 
 
-@pytest.mark.parametrize("name", [p.stem for p in sorted(EXAMPLES.glob("*.py")) if not p.stem.startswith("_")])
+@pytest.mark.parametrize("name", [p.stem for p in sorted(EXAMPLES.glob("*.py")) if not p.stem.startswith("_")]
+                         + ["assembly/memset", "assembly/sobel"])  # fmt: skip
 def test_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
     """Examples run without modules that other tests imported, and write pictures to the current directory."""
     options = {
         "mandelbrot": ["--width", "20", "--height", "9"],
         "sgemm": ["--size", "20"],
-        **{key: ["--input", small(tmp_path, (9, 20))] for key in PICTURES[1:]},
+        **{key: ["--input", small(tmp_path, (9, 20))] for key in (*PICTURES[1:], "assembly/sobel")},
     }
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--device", "all", *options.get(name, [])]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=HUNG_S)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("EMULATED") == 3
+    name = name.removeprefix("assembly/")
     made = {path.name for path in tmp_path.glob(f"{name}*.png")}
     assert made == ({f"{name}-{board}.png" for board, _ in ALL} if name in PICTURES else set())
 
@@ -383,13 +425,15 @@ def test_png_filters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_list_names_every_example_and_its_commands_parse(run: Run) -> None:
     text = (EXAMPLES / "README.md").read_text()
-    programs = {path.name for path in EXAMPLES.glob("*.py") if not path.name.startswith("_")}
+    files = [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("assembly/*.py")]
+    programs = {str(path.relative_to(EXAMPLES)) for path in files if not path.name.startswith("_")}
     notebooks = {path.name for path in (EXAMPLES / "notebooks").glob("*.ipynb")}
     links = set(re.findall(r"\]\(([^)]+)\)", text))
     assert links >= programs | {f"notebooks/{name}" for name in notebooks}
     assert all((EXAMPLES / link).exists() for link in links)
-    commands = re.findall(r"`uv run examples/(\w+)\.py([^`]*)`", text)
-    assert {f"{name}.py" for name, _ in commands} == programs - {"parallel_mul.py"}
+    commands = re.findall(r"`uv run examples/([\w/]+)\.py([^`]*)`", text)
+    alike = {f"assembly/{name}.py" for name in ASSEMBLY if name != "hello_world"}  # as that one, or the kernel
+    assert {f"{name}.py" for name, _ in commands} == programs - {"parallel_mul.py"} - alike
     for name, options in commands:
         _, out, _ = run(name, "--help")
         assert all(option in out for option in re.findall(r"--\w+", options))

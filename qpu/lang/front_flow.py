@@ -302,7 +302,10 @@ def _if(f: Front, node: ast.If) -> None:
     under_mask(f, node, opposite, lambda: execute(f, node.orelse), targets(node.orelse))
     second = _raw.get(id(f), {})
     for name in fresh:  # bound on both sides: a name like any other
-        if name in first and name in second:
+        sides = [raw[name] for raw in (first, second) if name in raw]
+        if any(isinstance(x, Unbound) for x in sides):
+            f.names[name] = next(x for x in sides if isinstance(x, Unbound))
+        elif name in first and name in second:
             f.names[name] = guarded(f, node, lambda n=name: select(f, node, condition, first[n], second[n]))  # type: ignore[misc]  # a lambda's default
         elif name not in f.names:
             f.names[name] = values[name]
@@ -430,6 +433,8 @@ def _merge(f: Front, node: ast.AST, mask: Value, new: Any, old: Any, leaves: lis
         return old
     if isinstance(new, Poison) or isinstance(old, Poison):
         return POISON
+    if isinstance(new, Unbound) or isinstance(old, Unbound):  # the variable of a loop in the branch
+        return new if isinstance(new, Unbound) else old
     if isinstance(new, list | tuple) and isinstance(old, list | tuple) and len(new) == len(old):
         parts = [_merge(f, node, mask, x, y, leaves) for x, y in zip(new, old, strict=True)]
         if isinstance(new, list):

@@ -296,3 +296,22 @@ def skipping_runs(k: Team, x: In[i32], y: Out[i32]) -> None:
             continue
         count += 1
         y[i] = 10 * x[i] + count
+
+
+@kernel
+def either_loop(k: Team, x: In[i32], y: Out[i32], by: i32) -> None:
+    if by > 1:
+        for i in k.items(x.size, run=True):
+            y[i] = x[i] * by
+    else:
+        for i in k.items(x.size):
+            for j in range(2):
+                y[i] = x[i] + j
+    for i in k.items(x.size):
+        if i % 7 == 3:
+            for j in range(by):
+                y[i] = j
+        else:
+            j = by
+            if i % 7 == 4:
+                y[i] = j

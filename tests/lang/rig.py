@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import linecache
+import sys
+import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +21,24 @@ from qpu.lang.interp import Interpreter
 from qpu.lang.source import Source
 from qpu.lang.verify import verify_kir
 
-__all__ = ["interpret", "kernel_of", "launch_values", "plain"]
+__all__ = ["interpret", "kernel_of", "launch_values", "plain", "script"]
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(path: str) -> ModuleType:
+    """The module of a file of this repository, made with its own folder on the path."""
+    file = ROOT / path
+    spec = importlib.util.spec_from_file_location(f"{file.parent.name}_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.parent))
+    try:
+        with warnings.catch_warnings():
+            spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(file.parent))
+    return module
 
 
 def kernel_of(text: str, name: str = "generated") -> Callable[..., None]:

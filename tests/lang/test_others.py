@@ -54,13 +54,14 @@ def arguments(name: str, n: int) -> tuple[list[Any], int | None]:
         "named": ([i(m), zi], None),
         "skipping": ([i(m), zi], 2),
         "skipping_runs": ([i(m), zi], 2),
+        "either_loop": ([i(m), zi, n % 3], 2),
     }  # fmt: skip
     return cases[name]
 
 
-NAMES = ("argmax", "bisect", "bits", "clampy", "collatz", "distance", "early", "every_third", "grey", "helpers",
-         "in_place_scan", "interior", "laplace", "many_live", "mean_rows", "medians", "named",
-         "narrow_mix", "nested", "shifted", "skipping", "skipping_runs", "swap", "tree")  # fmt: skip
+NAMES = ("argmax", "bisect", "bits", "clampy", "collatz", "distance", "early", "either_loop", "every_third", "grey",
+         "helpers", "in_place_scan", "interior", "laplace", "many_live", "mean_rows", "medians", "named", "narrow_mix",
+         "nested", "shifted", "skipping", "skipping_runs", "swap", "tree")  # fmt: skip
 
 
 @cache
