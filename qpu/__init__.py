@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from qpu.buffers import Buffer as Buffer
     from qpu.buffers import BufferView as BufferView
     from qpu.core.isa import Isa as Isa
+    from qpu.debug.record import record as record
+    from qpu.debug.replay import replay as replay
     from qpu.debug.sanitizer import sanitize as sanitize
     from qpu.device import Device as Device
     from qpu.device import open_device as open_device
@@ -41,6 +43,8 @@ __version__ = "0.1.0"
 _NAMES = {
     "qpu.buffers": "Buffer BufferView",
     "qpu.core.isa": "Isa",
+    "qpu.debug.record": "record",
+    "qpu.debug.replay": "replay",
     "qpu.debug.sanitizer": "sanitize",
     "qpu.device": "Device open_device",
     "qpu.errors": "AsmError CompileError DecodeError DriverError EmuFault EmuWarning GpuResetError GpuTimeoutError "

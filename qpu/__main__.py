@@ -367,6 +367,15 @@ def _doctor(options: argparse.Namespace) -> int:
     return OK if report.usable else FINDINGS
 
 
+# -- debugging
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from qpu.debug.commands import replay_file
+
+    return OK if replay_file(options.file, options.board, options.sanitize) else FINDINGS
+
+
 # -- emulate
 
 
@@ -468,6 +477,11 @@ def _arguments() -> argparse.ArgumentParser:
     build.add_argument("--isa", metavar="ISA", default="all", help=f"{', '.join(names)}, a board, or all, the default")
     build.add_argument("-o", "--output", metavar="OUT", required=True, help="for qpu.lang.load_cache")
     build.set_defaults(run=_build)
+    again = commands.add_parser("replay", help="run the launches of a record (qpu.record) on an emulated board")
+    again.add_argument("file", metavar="FILE")
+    again.add_argument("--board", help="another board with the same instruction set")
+    again.add_argument("--sanitize", nargs="?", const="all", metavar="KINDS", help="see qpu emulate --sanitize")
+    again.set_defaults(run=_replay)
     commands.add_parser("emulate", help="run an unmodified Python program on an emulated board", add_help=False)
     return parser
 

@@ -26,7 +26,7 @@ from qpu.drivers.port import bounds_of, submitted
 from qpu.errors import DriverError, EmuFault, GpuTimeoutError, NoDeviceError, UsageError, brief, keywords, suggest
 from qpu.launch import Launch
 from qpu.runtime.fences import Parts
-from qpu.runtime.jobs import Shape, prepare
+from qpu.runtime.jobs import OBSERVERS, Shape, prepare
 from qpu.runtime.loops import located
 from qpu.runtime.pool import MemoryPool, Place
 from qpu.runtime.uniforms import Uniforms
@@ -224,6 +224,8 @@ class Device(AbstractContextManager["Device"]):
         """Start a program and wait for its end. Arguments and errors: see `submit` and `Launch.wait`."""
         launch = self._launch(program, uniforms, shape, timeout_s, (), background=False)
         launch.wait(timeout_s)
+        for observer in OBSERVERS:
+            observer.finished()
         return launch
 
     def _launch(
@@ -247,6 +249,8 @@ class Device(AbstractContextManager["Device"]):
         try:
             with pool.submission():
                 for job in prepare(pool, self._info, program, uniforms, shape, scratch):
+                    for observer in OBSERVERS:
+                        observer.submitted(pool, self._info, program, job)
                     fences.append(driver.submit(job, timeout_s, background=background, after=waits))
                     waits = []
         except GpuTimeoutError as error:  # the job may still run: its memory is not recycled

@@ -176,12 +176,15 @@ LAYERS: dict[str, set[str]] = {
     # observers of the reference engines; nobody below imports them, factories load them by name
     "qpu.debug": {
         "qpu.core",
+        "qpu.drivers",
         "qpu.emu.boards",
         "qpu.emu.engine",
         "qpu.emu.engines",
         "qpu.emu.v3d",
         "qpu.emu.vc4",
         "qpu.errors",
+        "qpu.program",
+        "qpu.runtime",
         "qpu.v3d",
         "qpu.vc4",
     },

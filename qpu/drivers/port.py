@@ -155,6 +155,10 @@ class Bounds(Protocol):
         """
         ...
 
+    def known_streams(self, address: int) -> Sequence[tuple[int, int]]:
+        """The uniform streams of the buffer object at `address`: address and bytes of each."""
+        ...
+
 
 class Run(Protocol):
     """Identity of a job on an emulated board; the fence holds it, so that each job has its own statistics."""

@@ -138,6 +138,13 @@ class ExactBounds:
         with self._board.lock:
             self._board.memory.place_streams(address & self._mask, [(a & self._mask, n) for a, n in streams])
 
+    def known_streams(self, address: int) -> list[tuple[int, int]]:
+        """See `Bounds.known_streams`."""
+        with self._board.lock:
+            region = self._board.memory.region_starting(address & self._mask)
+            above = address & ~self._mask
+            return [] if region is None else [(a | above, n) for a, n in region.streams]
+
 
 class EmuPort:
     """System calls of a process on an emulated board.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from qpu.core.arguments import Addressed, within
 from qpu.core.isa import Isa
@@ -19,9 +19,25 @@ if TYPE_CHECKING:
     from qpu.core.code import Code
     from qpu.drivers.base import Bo, DeviceInfo
 
-__all__ = ["Shape", "prepare"]
+__all__ = ["OBSERVERS", "JobObserver", "Shape", "prepare"]
 
 Shape: TypeAlias = Dispatch | Programs
+OBSERVERS: list[JobObserver] = []
+"""Observers of all launches, such as a recorder."""
+
+
+class JobObserver(Protocol):
+    """An observer of launches."""
+
+    def submitted(self, pool: MemoryPool, info: DeviceInfo, program: Code, job: Job) -> None:
+        """A job is about to be submitted."""
+        ...
+
+    def finished(self) -> None:
+        """The job that was submitted last has ended well; only called for launches that are waited for at once."""
+        ...
+
+
 _Shape = TypeVar("_Shape", Dispatch, Programs)
 
 _DISPATCH = Dispatch()

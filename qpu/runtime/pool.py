@@ -11,6 +11,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from qpu.core.code import Code
@@ -21,7 +22,7 @@ from qpu.errors import UsageError
 if TYPE_CHECKING:
     from qpu.drivers.base import Bo, Bounds, Driver
 
-__all__ = ["MemoryPool", "Place", "Running"]
+__all__ = ["Contents", "MemoryPool", "Place", "Running"]
 
 REAP_AFTER = 32  # unwaited launches, or closed buffers with live ndarrays, before the pool polls for finished ones
 PREFETCH_SLACK = 512  # instruction fetch runs past the end of a program (v3d.md 8.3)
@@ -71,6 +72,18 @@ class Owner(Protocol):
     def detach(self) -> None:
         """Drop every view of the memory: the device is closing."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A buffer object and what it is for. used: bytes of a buffer of the user. kind: ``buffer``, ``code`` or
+    ``uniforms``. streams: address and bytes of each uniform stream, where they are known."""
+
+    bo: Bo
+    used: int
+    kind: str
+    name: str
+    streams: Sequence[tuple[int, int]] = ()
 
 
 class Running(Protocol):
@@ -241,6 +254,23 @@ class MemoryPool:
         """Every buffer object that a job may touch: `bos` and those of all owners."""
         with self._lock:
             return (*bos, *self._bos.values())
+
+    def contents(self, bos: Sequence[Bo]) -> list[Contents]:
+        """What the buffer objects of a job are for, each once."""
+        with self._lock:
+            owners = {id(self._bos[id(owner)]): owner for owner in self._owners if id(owner) in self._bos}
+            codes = {id(bo) for _, bo in self._code.values()}
+        found: list[Contents] = []
+        for bo in {id(bo): bo for bo in bos}.values():
+            owner = owners.get(id(bo))
+            if owner is not None:
+                found.append(Contents(bo, owner.used, "buffer", owner.label))
+            elif id(bo) in codes:
+                found.append(Contents(bo, 0, "code", "code"))
+            else:
+                streams = () if self.bounds is None else self.bounds.known_streams(bo.address)
+                found.append(Contents(bo, 0, "uniforms", "uniforms", streams))
+        return found
 
     # launches
 

@@ -127,7 +127,7 @@ class Memory:
 
     def limit(self, address: int, used: int, name: str) -> None:
         """Let programs access only the first `used` bytes of the region that starts at `address`. used: 0 for none."""
-        region = self._starting(address)
+        region = self.region_starting(address)
         if region is None:
             return
         region.name, region.used, region.private, region.streams = name, used, False, []
@@ -141,19 +141,19 @@ class Memory:
 
     def expose(self, address: int) -> None:
         """The CPU gets access to the region that starts at `address`: from now on all of it may have been written."""
-        region = self._starting(address)
+        region = self.region_starting(address)
         if region is not None:
             region.fresh = False
 
     def discard(self, address: int) -> None:
         """Nobody reads the region that starts at `address`: the order of stores to it does not matter."""
-        region = self._starting(address)
+        region = self.region_starting(address)
         if region is not None:
             region.discarded = True
 
     def reserve(self, address: int, name: str) -> None:
         """Let only streams and instruction fetch access the region that starts at `address`."""
-        region = self._starting(address)
+        region = self.region_starting(address)
         if region is not None:
             region.name, region.used, region.private, region.streams = name, 0, True, []
             self._pages_of(region)[:] = region.id << ID_SHIFT
@@ -163,7 +163,7 @@ class Memory:
 
         streams: address and bytes of each; the page after it must belong to no other.
         """
-        region = self._starting(address)
+        region = self.region_starting(address)
         if region is None:
             return
         region.name, region.used, region.private, region.streams = "uniforms", 0, True, list(streams)
@@ -173,7 +173,8 @@ class Memory:
             end = (start + size - region.address) // PAGE
             pages[min((start - region.address) // PAGE, end - 1) : end] = region.id << ID_SHIFT
 
-    def _starting(self, address: int) -> Region | None:
+    def region_starting(self, address: int) -> Region | None:
+        """The region that starts at an address."""
         at = bisect_right(self._starts, (address, 1 << 62)) - 1
         found = None if at < 0 else self._regions[self._starts[at][1]]
         return found if found is not None and found.address == address else None

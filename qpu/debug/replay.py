@@ -1,0 +1,130 @@
+"""Replay of recorded launches on an emulated board, whatever computer and board they were recorded on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import cast
+
+from qpu.core.isa import Isa
+from qpu.debug.record import Recorded, read_records
+from qpu.drivers.base import CsdJob
+from qpu.drivers.drm.csd import csd_cfg
+from qpu.emu.boards import BoardProfile, parse_board
+from qpu.emu.engine.machine import Execution, RunStats, V3dMachine, Vc4Machine
+from qpu.emu.engine.memory import Memory
+from qpu.emu.engines import make_machine, watching
+from qpu.errors import EmuFault, FaultPlace, Loc, UsageError
+
+__all__ = ["Replayed", "board_for", "replay", "run_recorded"]
+
+_BOARDS = {Isa.VC4: "pi3", Isa.V3D42: "pi4", Isa.V3D71: "pi5"}
+_ALIAS = 0x3FFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A launch that was run again. differs: names of buffers whose content is not the recorded one; None if that is
+    unknown. memory: what the launch left."""
+
+    recorded: Recorded
+    stats: RunStats
+    differs: list[str] | None
+    memory: Memory
+
+
+class _NoBo:
+    """A buffer object that a job lists; the registers do not depend on it."""
+
+    size, address, view = 0, 0, memoryview(b"")
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def board_for(recorded: Recorded, board: str | None = None) -> BoardProfile:
+    """The board on which a launch is replayed. Raises: UsageError for one with another instruction set."""
+    name = board
+    if name is None:
+        try:
+            found = parse_board(recorded.board)
+            name = found.name if found.isa is recorded.isa else None
+        except UsageError:
+            name = None
+    profile = parse_board(name or _BOARDS[recorded.isa])
+    if profile.isa is not recorded.isa:
+        raise UsageError(
+            f"{profile.name} executes {profile.isa.label}, the launch is for {recorded.isa.label}",
+            help=f"choose a board such as {_BOARDS[recorded.isa]}",
+        )
+    return profile
+
+
+def placed(recorded: Recorded, memory: Memory, mask: int) -> None:
+    """Put the recorded contents where they were."""
+    for m in recorded.memory:
+        address = m.address & mask
+        try:
+            memory.map(address, m.size, m.name)
+        except ValueError as error:
+            raise UsageError(f"the record cannot be replayed: {error}", help="its buffers overlap") from None
+        memory.view(address, m.size)[:] = m.data
+        if m.kind == "buffer":
+            memory.limit(address, m.used, m.name)
+            memory.expose(address)
+        elif m.kind == "uniforms" and m.streams and all((a + n) % 4096 == 0 for a, n in m.streams):
+            memory.place_streams(address, [(a & mask, n) for a, n in m.streams])
+        else:
+            memory.reserve(address, m.kind)
+
+
+def run_recorded(recorded: Recorded, *, board: str | None = None, engine: str = "auto") -> Replayed:
+    """Run one recorded launch. Raises: EmuFault with the recorded source line; UsageError."""
+    profile = board_for(recorded, board)
+    memory = Memory(1 << 32 if profile.is_drm else 1 << 30)
+    mask = 0xFFFFFFFF if profile.is_drm else _ALIAS
+    placed(recorded, memory, mask)
+    watch = watching()
+    machine = (
+        make_machine(profile, memory, strict=True, engine=engine)
+        if watch is None
+        else watch.machine(profile, memory, strict=True)
+    )
+    job = recorded.job
+    execution: Execution
+    try:
+        if isinstance(job, CsdJob):
+            cfg = csd_cfg(replace(job, bos=[_NoBo()]), 42 if profile.isa is Isa.V3D42 else 71, profile.rev)
+            execution = cast("V3dMachine", machine).dispatch(cfg)
+        else:
+            execution = cast("Vc4Machine", machine).launch(job.entries)
+        execution.run()
+    except EmuFault as fault:
+        raise fault.at(_located(recorded, fault.place), fault.other and _located(recorded, fault.other)) from None
+    differs = None
+    if recorded.digests:
+        differs = [
+            m.name
+            for m in recorded.memory
+            if m.address in recorded.digests
+            and hashlib.sha256(memory.view(m.address & mask, m.used)).hexdigest() != recorded.digests[m.address]
+        ]
+    return Replayed(recorded, execution.stats, differs, memory)
+
+
+def _located(recorded: Recorded, place: FaultPlace) -> FaultPlace:
+    n = place.instruction
+    loc = recorded.locs[n] if n is not None and 0 <= n < len(recorded.locs) else None
+    return place if loc is None else replace(place, loc=Loc(loc[0], loc[1], text=loc[2]))
+
+
+def replay(path: str | PathLike[str], *, board: str | None = None, engine: str = "auto") -> Iterator[Replayed]:
+    """Run the launches of a record, one after another. Each starts from its own recorded memory.
+
+    board: name of an emulated board with the same instruction set; default: that of the record. engine: as of
+    `qpu.open_device`. Works under `qpu.sanitize`. Raises: UsageError for a damaged file; EmuFault; OSError.
+    """
+    for recorded in read_records(path):
+        yield run_recorded(recorded, board=board, engine=engine)
