@@ -376,6 +376,13 @@ def _replay(options: argparse.Namespace) -> int:
     return OK if replay_file(options.file, options.board, options.sanitize) else FINDINGS
 
 
+def _debug(options: argparse.Namespace) -> int:
+    from qpu.debug.commands import debug_script
+
+    debug_script(options.script, options.arguments)
+    return OK
+
+
 # -- emulate
 
 
@@ -477,6 +484,10 @@ def _arguments() -> argparse.ArgumentParser:
     build.add_argument("--isa", metavar="ISA", default="all", help=f"{', '.join(names)}, a board, or all, the default")
     build.add_argument("-o", "--output", metavar="OUT", required=True, help="for qpu.lang.load_cache")
     build.set_defaults(run=_build)
+    step = commands.add_parser("debug", help="step through the launches of a Python script on an emulated board")
+    step.add_argument("script", metavar="SCRIPT")
+    step.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER)
+    step.set_defaults(run=_debug)
     again = commands.add_parser("replay", help="run the launches of a record (qpu.record) on an emulated board")
     again.add_argument("file", metavar="FILE")
     again.add_argument("--board", help="another board with the same instruction set")

@@ -8,11 +8,11 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TextIO, cast
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -227,6 +227,26 @@ class Device(AbstractContextManager["Device"]):
         for observer in OBSERVERS:
             observer.finished()
         return launch
+
+    def debug(
+        self,
+        program: Code,
+        uniforms: Uniforms = (),
+        shape: Shape | None = None,
+        *,
+        commands: Iterable[str] | None = None,
+        out: TextIO | None = None,
+        timeout_s: float = 10.0,
+    ) -> Launch:
+        """As `run`, in the debugger: it stops at the first instruction and takes commands from the terminal.
+
+        commands: instead of a terminal; after the last one the launch runs to its end. out: where output goes, default
+        standard output. Raises: what `run` raises; UsageError on a real board; `qpu.debug.debugger.Quit`.
+        """
+        from qpu.debug.debugger import Debugger
+
+        with Debugger(commands, out):
+            return self.run(program, uniforms, shape, timeout_s=timeout_s)
 
     def _launch(
         self,

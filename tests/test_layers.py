@@ -82,6 +82,7 @@ LAYERS: dict[str, set[str]] = {
     "qpu.device": {
         "qpu.buffers",
         "qpu.core",
+        "qpu.debug",
         "qpu.display",
         "qpu.drivers",
         "qpu.drivers.port",
@@ -137,6 +138,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "qpu.lang.entry": {
         *_ISA,
+        "qpu.debug",
         "qpu.device",
         "qpu.lang",
         "qpu.lang.cache",

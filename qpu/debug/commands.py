@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 
+from qpu.debug.debugger import Debugger
 from qpu.debug.replay import replay
 from qpu.debug.sanitizer import sanitize
 
-__all__ = ["replay_file"]
+__all__ = ["debug_script", "replay_file"]
 
 
 def replay_file(path: str, board: str | None, kinds: str | None) -> bool:
@@ -25,3 +29,10 @@ def replay_file(path: str, board: str | None, kinds: str | None) -> bool:
             for text in run.stats.faults:
                 print(f"  {text}")
     return good
+
+
+def debug_script(path: str, arguments: Sequence[str]) -> None:
+    """Run a Python script, and stop at the first instruction of each launch. Raises: UsageError; `Quit`."""
+    sys.argv = [path, *arguments]
+    with Debugger():
+        runpy.run_path(path, run_name="__main__")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO, overload
 
 from qpu.core.isa import Isa
 from qpu.errors import CompileError, UsageError
@@ -230,6 +230,15 @@ class Kernel:
             lanes_run.run_team(self.fn, found, workers, isa)
         else:
             lanes_run.run_grid(self.fn, found, isa)
+
+    def debug(
+        self, *args: Any, commands: Iterable[str] | None = None, out: TextIO | None = None, **keywords: Any
+    ) -> object:
+        """Launch the kernel in the debugger (see `Device.debug`); arguments as of a call."""
+        from qpu.debug.debugger import Debugger
+
+        with Debugger(commands, out):
+            return self(*args, **keywords)
 
     def interpret(self, *args: Any, workers: int | None = None, isa: str = "v3d71") -> None:
         """Run the kernel's intermediate representation on ndarrays. Raises: CompileError, UsageError, EmuFault."""

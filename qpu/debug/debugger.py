@@ -1,0 +1,416 @@
+"""The debugger: step through a launch on an emulated board, look at lanes, set values, go back."""
+
+from __future__ import annotations
+
+import cmd
+import re
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TextIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.core.code import Code
+from qpu.core.isa import Isa
+from qpu.debug.stepping import Before, Moment, Restart, Stepping
+from qpu.drivers.base import DeviceInfo, Job
+from qpu.emu.engines import WATCHES
+from qpu.errors import QpuError, UsageError
+from qpu.program import toolkit
+from qpu.runtime.jobs import OBSERVERS
+from qpu.runtime.pool import MemoryPool
+
+__all__ = ["Debugger", "Quit"]
+
+U32: TypeAlias = NDArray[np.uint32]
+
+
+class Quit(QpuError):
+    """The user left the debugger before the launch had ended."""
+
+
+@dataclass(slots=True)
+class _Stop:
+    """A breakpoint. index: instruction. condition: expression over registers, empty for none."""
+
+    number: int
+    index: int
+    condition: str
+    text: str
+
+
+@dataclass(slots=True)
+class _Watch:
+    """A register of the current thread, or a word of memory, whose changes stop."""
+
+    number: int
+    name: str
+    address: int | None
+    value: bytes
+
+
+class Debugger(cmd.Cmd):
+    """Commands like those of pdb, at an instruction of a launch. One thread is current: that of most commands.
+
+    A context: launches of the block on emulated boards are stepped through, each from its first instruction. commands:
+    instead of a terminal, one a line; after the last one launches run without stops. out: where output goes. Names of
+    commands can be abbreviated as in pdb (s, n, c, b, p, l).
+    """
+
+    prompt = "(qpu) "
+    use_rawinput = False
+
+    def __init__(self, commands: Iterable[str] | None = None, out: TextIO | None = None) -> None:
+        super().__init__(stdin=sys.stdin, stdout=out or sys.stdout)
+        self._program: Code = Code(Isa.V3D71, ())
+        self._script: Iterator[str] | None = None if commands is None else iter(commands)
+        self.watch = Stepping(self._begin)
+        self._stops: list[_Stop] = []
+        self._watches: list[_Watch] = []
+        self._next_number = 1
+        self._focus: tuple[int, int] | None = None  # (QPU, thread); None: the first that executes
+        self._mode = "step"  # step, next, continue, run (to `_target`), free
+        self._line: object = None
+        self._target = 0
+        self._serial = 0  # instructions of all threads so far
+        self._passed: dict[tuple[int, int], list[int]] = {}  # thread -> serial number of each of its instructions
+        self._jumps: dict[tuple[int, int], deque[tuple[int, int]]] = {}
+        self._last: dict[tuple[int, int], int] = {}
+        self._moment: Moment | None = None
+        self._row = 0
+
+    # -- events
+
+    def _begin(self) -> Before:
+        self._serial = 0
+        self._passed.clear()
+        self._jumps.clear()
+        self._last.clear()
+        return self._before
+
+    def _before(self, m: Moment) -> None:
+        self._serial += 1
+        index, threads = m.index, m.threads
+        for t in threads:
+            self._passed.setdefault(t, []).append(self._serial)
+            last = self._last.get(t)
+            if last is not None and index != last + 1:
+                self._jumps.setdefault(t, deque(maxlen=16)).append((last, index))
+            self._last[t] = index
+        if self._mode == "free":
+            return
+        row = self._row_to_stop(m, index, threads)
+        if row is None:
+            return
+        self._moment, self._row, self._focus = m, row, threads[row]
+        self._where(m, threads[row])
+        self._interact()
+
+    def _row_to_stop(self, m: Moment, index: int, threads: list[tuple[int, int]]) -> int | None:
+        if self._mode == "run":
+            if self._serial < self._target or self._focus not in threads:
+                return None
+            self._mode = "step"
+            return threads.index(self._focus)
+        focus = self._focus if self._focus is not None else threads[0]
+        if self._mode in ("step", "next") and focus in threads:
+            line = self._source(index)
+            if self._mode == "step" or (line is not None and line != self._line):
+                return threads.index(focus)
+        for stop in self._stops:
+            if stop.index != index:
+                continue
+            for row in range(len(threads)):
+                if not stop.condition or self._holds(m, row, stop.condition):
+                    self._say(f"breakpoint {stop.number}")
+                    return row
+        for watch in self._watches:
+            if watch.address is not None:
+                row = 0 if focus not in threads else threads.index(focus)
+            elif focus in threads:
+                row = threads.index(focus)
+            else:
+                continue
+            value = self._content(m, row, watch)
+            if value != watch.value:
+                watch.value = value
+                self._say(f"{watch.name} changed")
+                return row
+        return None
+
+    def _content(self, m: Moment, row: int, watch: _Watch) -> bytes:
+        if watch.address is not None:
+            return bytes(m.memory.view(watch.address, 4))
+        return m.get(row, watch.name).tobytes()
+
+    def _holds(self, m: Moment, row: int, condition: str) -> bool:
+        found = self._value(m, row, condition)
+        return found is not None and bool(np.any(found))
+
+    def _value(self, m: Moment, row: int, expression: str) -> object:
+        names = {n: m.get(row, n).view(np.int32) for n in m.names if re.search(rf"\b{n}\b", expression)}
+        names |= {"f32": lambda x: np.asarray(x).view(np.float32), "any": np.any, "all": np.all}  # type: ignore[dict-item]
+        try:
+            return eval(expression, {"__builtins__": {}}, names)
+        except Exception as error:
+            self._say(f"{expression}: {error}")
+            return None
+
+    def _interact(self) -> None:
+        if self._script is None:
+            self.cmdloop()
+            return
+        for line in self._script:
+            self._say(f"{self.prompt}{line}")
+            if self.onecmd(line):
+                return
+        self._mode = "free"
+
+    # -- text
+
+    def _say(self, text: str) -> None:
+        self.stdout.write(text + "\n")
+
+    def _source(self, index: int) -> object:
+        loc = self._program.loc(index)
+        return None if loc is None else (loc.file, loc.line)
+
+    def _where(self, m: Moment, thread: tuple[int, int]) -> None:
+        self._line = self._source(m.index)
+        loc = self._program.loc(m.index)
+        source = "" if loc is None else f"   # {loc.line}: {loc.source.strip()}"
+        self._say(f"> QPU {thread[0]}.{thread[1]}  {m.index}: {m.text}{source}")
+
+    # -- commands that continue
+
+    def do_step(self, argument: str) -> bool:
+        """step: execute one instruction of the current thread."""
+        self._mode = "step"
+        return True
+
+    def do_next(self, argument: str) -> bool:
+        """next: execute up to another source line of the current thread."""
+        self._mode = "next"
+        return True
+
+    def do_continue(self, argument: str) -> bool:
+        """continue: execute up to a breakpoint, a watched change, or the end."""
+        self._mode = "continue"
+        return True
+
+    def do_back(self, argument: str) -> bool:
+        """back [N]: go back N instructions of the current thread (default 1), by executing the launch again."""
+        assert self._focus is not None
+        passed = self._passed[self._focus]
+        count = int(argument) if argument.isdecimal() else 1
+        if len(passed) <= count:
+            self._say("this is the first instruction")
+            return False
+        self._target, self._mode = passed[-1 - count], "run"
+        raise Restart
+
+    def do_quit(self, argument: str) -> bool:
+        """quit: end the launch."""
+        message = "the debugger was left before the launch had ended"
+        raise Quit(f"{message}\n  help: enter `continue` to run to the end")
+
+    # -- stops
+
+    def do_break(self, argument: str) -> None:
+        """break [INSTRUCTION | LABEL | line N] [if EXPRESSION]: stop there, or list breakpoints. In expressions
+        registers are 16 integers: `break 12 if any(rf3 > 7)`."""
+        place, _, condition = argument.partition(" if ")
+        if not place.strip():
+            for stop in self._stops:
+                self._say(f"{stop.number}: {stop.text}")
+            return
+        index = self._index(place.strip())
+        if index is None:
+            self._say(f"{place}: neither an instruction nor a label nor a line of the program")
+            return
+        self._stops.append(_Stop(self._next_number, index, condition.strip(), argument))
+        self._say(f"breakpoint {self._next_number} at instruction {index}")
+        self._next_number += 1
+
+    def _index(self, place: str) -> int | None:
+        if place.isdecimal() and int(place) < len(self._program):
+            return int(place)
+        if place in self._program.labels:
+            return self._program.labels[place]
+        found = re.fullmatch(r"line (\d+)", place)
+        if found is not None:
+            for n in range(len(self._program)):
+                loc = self._program.loc(n)
+                if loc is not None and loc.line == int(found[1]):
+                    return n
+        return None
+
+    def do_watch(self, argument: str) -> None:
+        """watch REGISTER | ADDRESS: stop when it changes (a register of the current thread, a word of memory)."""
+        m = self._here
+        address = None
+        if re.fullmatch(r"0x[0-9a-fA-F]+", argument):
+            address = int(argument, 16)
+            if not m.memory.owns(address, 4):
+                self._say(f"{argument} is outside of every buffer")
+                return
+        elif argument not in m.names:
+            self._say(f"{argument}: no such register")
+            return
+        watch = _Watch(self._next_number, argument, address, b"")
+        watch.value = self._content(m, self._row, watch)
+        self._watches.append(watch)
+        self._next_number += 1
+
+    def do_delete(self, argument: str) -> None:
+        """delete [NUMBER]: delete a breakpoint or a watch, or all."""
+        keep = [x for x in (*self._stops, *self._watches) if argument and str(x.number) != argument.strip()]
+        self._stops = [x for x in keep if isinstance(x, _Stop)]
+        self._watches = [x for x in keep if isinstance(x, _Watch)]
+
+    # -- what is there
+
+    @property
+    def _here(self) -> Moment:
+        assert self._moment is not None
+        return self._moment
+
+    def do_print(self, argument: str) -> None:
+        """print [/d /f /x] REGISTER or EXPRESSION: the 16 lanes as integers, floats or hexadecimal numbers."""
+        form = "d"
+        found = re.match(r"/([dfx])\s*", argument)
+        if found is not None:
+            form, argument = found[1], argument[found.end() :]
+        value = self._value(self._here, self._row, argument)
+        if value is None:
+            return
+        lanes = np.atleast_1d(np.asarray(value))
+        if lanes.dtype == np.int32:
+            if form == "f":
+                lanes = lanes.view(np.float32)
+            elif form == "x":
+                lanes = lanes.view(np.uint32)
+        texts = [f"0x{int(x):08x}" if form == "x" else f"{x:g}" if form == "f" else f"{x}" for x in lanes.tolist()]
+        self._say(f"{argument} = {texts[0]}" + ("" if len(set(texts)) > 1 else " in all lanes") if len(set(texts)) == 1
+                  else f"{argument} = {' '.join(texts)}")  # fmt: skip
+
+    def do_x(self, argument: str) -> None:
+        """x [/d /f /x] ADDRESS [COUNT]: words of memory."""
+        found = re.fullmatch(r"(?:/([dfx])\s+)?(0x[0-9a-fA-F]+|\d+)(?:\s+(\d+))?", argument.strip())
+        if found is None:
+            self._say("write x, an address, and how many words")
+            return
+        address, count = int(found[2], 0), int(found[3] or 4)
+        if not self._here.memory.owns(address, 4 * count):
+            self._say(f"0x{address:08x} and {count} words are not inside one buffer")
+            return
+        data = bytes(self._here.memory.view(address, 4 * count))
+        kind = {"d": np.int32, "f": np.float32, "x": np.uint32}[found[1] or "x"]
+        words = np.frombuffer(data, kind).tolist()
+        self._say(" ".join(f"0x{w:08x}" if (found[1] or "x") == "x" else f"{w:g}" for w in words))
+
+    def do_set(self, argument: str) -> None:
+        """set REGISTER[LANE] = NUMBER: change all lanes of a register of the current thread, or one."""
+        found = re.fullmatch(r"(\w+)(?:\[(\d+)\])?\s*=\s*(\S+)", argument)
+        if found is None or found[1] not in self._here.names:
+            self._say("write set, a register, perhaps a lane in brackets, = and a number")
+            return
+        try:
+            text = found[3]
+            bits = (
+                np.float32(text).view(np.uint32) if re.search(r"[.e]", text) else np.uint32(int(text, 0) & 0xFFFFFFFF)
+            )
+        except ValueError:
+            self._say(f"{found[3]} is not a number")
+            return
+        value = self._here.get(self._row, found[1])
+        value[slice(None) if found[2] is None else int(found[2]) % 16] = bits
+        self._here.put(self._row, found[1], value)
+
+    def do_thread(self, argument: str) -> None:
+        """thread [QPU.THREAD]: make another thread the current one, or list those that have begun."""
+        if not argument:
+            for (qpu, thread), index in sorted(self._last.items()):
+                mark = "*" if (qpu, thread) == self._focus else " "
+                self._say(f"{mark} QPU {qpu}.{thread} at instruction {index}")
+            return
+        qpu, _, thread = argument.partition(".")
+        wanted = (int(qpu or 0), int(thread or 0)) if f"{qpu}{thread}".isdecimal() else (-1, 0)
+        if wanted not in self._last:
+            self._say(f"{argument}: no such thread has begun")
+            return
+        self._focus = wanted
+        threads = self._here.threads
+        if wanted in threads:
+            self._row = threads.index(wanted)
+        else:
+            self._say("it executes elsewhere: `step` stops at its next instruction")
+
+    def do_where(self, argument: str) -> None:
+        """where: the last branches of the current thread, oldest first."""
+        assert self._focus is not None
+        for start, end in self._jumps.get(self._focus, ()):
+            self._say(f"  {start} -> {end}")
+        self._where(self._here, self._focus)
+
+    def do_list(self, argument: str) -> None:
+        """list: instructions around the current one, with source lines."""
+        here = self._here.index
+        text = toolkit(self._program.isa).disassemble
+        line = None
+        for n in range(max(0, here - 4), min(len(self._program), here + 5)):
+            loc = self._program.loc(n)
+            if loc is not None and (loc.file, loc.line) != line:
+                line = loc.file, loc.line
+                self._say(f"      # {loc.line}: {loc.source.strip()}")
+            self._say(f"{'->' if n == here else '  '} {n:>4}  {text(self._program.code[n])}")
+
+    def default(self, line: str) -> None:
+        """Abbreviations, and what is not a command."""
+        word, _, rest = line.strip().partition(" ")
+        base, slash, form = word.partition("/")
+        short = {"s": "step", "n": "next", "c": "continue", "b": "break", "p": "print", "l": "list", "q": "quit",
+                 "w": "where", "bt": "where", "d": "delete", "t": "thread", "print": "print", "x": "x"}  # fmt: skip
+        if base in short:
+            self._ends = bool(getattr(self, f"do_{short[base]}")(f"{slash}{form} {rest}".strip()))
+        else:
+            self._say(f"{word}: no such command; enter help")
+
+    def onecmd(self, line: str) -> bool:
+        """Execute a command; True when the launch continues."""
+        self._ends = False
+        found = super().onecmd(line)
+        return bool(found) or self._ends
+
+    def emptyline(self) -> bool:
+        """An empty line does nothing."""
+        return False
+
+    # -- use
+
+    def submitted(self, pool: MemoryPool, info: DeviceInfo, program: Code, job: Job) -> None:
+        """A launch begins: see `qpu.runtime.jobs.JobObserver`."""
+        if info.emulated is None:
+            raise UsageError(
+                f"{info.board.model} cannot be stepped through",
+                help="open an emulated board, or record the launch (qpu.record) and replay it",
+            )
+        self._program, self._focus = program, None
+        if self._mode != "free":
+            self._mode = "step"
+
+    def finished(self) -> None:
+        """The launch has ended."""
+        self._say("the launch has ended")
+
+    def __enter__(self) -> Debugger:
+        WATCHES.append(self.watch)
+        OBSERVERS.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        WATCHES.remove(self.watch)
+        OBSERVERS.remove(self)

@@ -1,0 +1,130 @@
+"""Tests of the debugger: sessions are lists of commands, and what they print."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qpu
+from qpu.__main__ import main
+from qpu.core.isa import Isa
+from qpu.debug.debugger import Debugger, Quit
+from qpu.device import Device
+from tests.lang import ten_kernels
+
+
+def count(q: Any) -> None:
+    """y[lane] = lane * 3, by three additions; uniform: y."""
+    if q.isa is Isa.VC4:
+        q.mov(q.ra[1], q.uniform)
+        q.ldi(q.r1, 0)
+        q.ldi(q.ra[2], 3)
+        with q.loop("again") as again:
+            q.add(q.r1, q.r1, q.element_number)
+            q.sub(q.ra[2], q.ra[2], 1, push="z")
+            q.b(again.start, cond="anynz")
+        q.setup_vpm_write()
+        q.mov(q.vpm, q.r1)
+        q.setup_dma_store(nrows=1)
+        q.start_dma_store(q.ra[1])
+        q.wait_dma_store()
+        q.end()
+        return
+    r = q.rf
+    q.nop(sig=q.ldunifrf(r[10]))
+    q.eidx(r[11])
+    q.sub(r[12], r[11], r[11])
+    q.add(r[13], r[12], 3)
+    with q.loop("again") as again:
+        q.add(r[12], r[12], r[11])
+        q.sub(r[13], r[13], 1, push="pushz")
+        q.b(again.start, cond="anyna")
+    q.shl(r[11], r[11], 2)
+    q.or_(q.tmud, r[12], r[12])
+    q.add(q.tmua, r[10], r[11])
+    q.tmuwt(q.null)
+    q.end()
+
+
+REGISTERS = {"pi3": ("r1", "ra2"), "pi4": ("rf12", "rf13"), "pi5": ("rf12", "rf13")}
+
+
+@pytest.fixture(params=["pi3", "pi4", "pi5"])
+def gpu(request: pytest.FixtureRequest) -> Iterator[Device]:
+    with qpu.open_device(request.param) as device:
+        yield device
+
+
+def session(gpu: Device, commands: list[str]) -> tuple[str, Any]:
+    y, out = gpu.zeros(16, np.uint32), io.StringIO()
+    with Debugger(commands, out):
+        gpu.run(qpu.assemble(count, isa=gpu.isa), [y])
+    return out.getvalue(), y.numpy()
+
+
+def test_a_session(gpu: Device) -> None:
+    """Breakpoints at a label, with conditions; printing; setting; going back; watching; the end."""
+    total, left = REGISTERS[str(gpu.info.emulated)]
+    text, y = session(
+        gpu,
+        [
+            "step", "back", "b again", f"b again if all({left} == 1)", "b", "c", f"p {total}", f"p/x {left}", "bt",
+            "delete 1", "c", f"p {total}", "where", f"set {left} = 2", "back 3", "s", f"p {left}", "l", "thread",
+            f"set {total}[3] = 100", f"p {total}[3]", "d", f"watch {left}", "c", "d", "x 0x0", "p no[", "unknown", "",
+            "b nowhere", "set a 7", "c",
+        ],
+    )  # fmt: skip
+    lines = text.splitlines()
+    assert lines.count("(qpu) back") == 1 and "breakpoint 1 at instruction" in text and "breakpoint 2" in text
+    assert f"{total} = 0 in all lanes" in text  # before the first addition
+    assert f"{total} = {' '.join(str(2 * n) for n in range(16))}" in text  # before the third
+    assert f"{left} = 0x00000003 in all lanes" in text and f"{left} changed" in text
+    assert "-> " in text and "* QPU 0.0 at instruction" in text and f"{total}[3] = 100 in all lanes" in text
+    assert "not inside one buffer" in text and "unknown: no such command" in text and "neither an instruction" in text
+    assert lines[-1] == "the launch has ended"
+    assert (y == np.where(np.arange(16) == 3, y[3], 3 * np.arange(16))).all()  # what was set before `back` is undone
+
+
+def test_leaving_ends_the_launch(gpu: Device) -> None:
+    with pytest.raises(Quit, match="left before"):
+        session(gpu, ["s", "quit"])
+    text, y = session(gpu, ["s"])
+    assert (y == 3 * np.arange(16)).all() and text.endswith("the launch has ended\n")
+
+
+def test_source_lines_of_kernels(gpu: Device) -> None:
+    """`next` goes to another line of the kernel; breakpoints have lines."""
+    x, y, out = gpu.array(np.ones(20, np.float32)), gpu.zeros(20), io.StringIO()
+    with Debugger(["next", "next", "c"], out):
+        ten_kernels.saxpy(2.0, x, y)
+    stops = [line for line in out.getvalue().splitlines() if line.startswith(">")]
+    assert "y[i] = a * x[i] + y[i]" in out.getvalue() and len({s.partition("#")[2] for s in stops}) >= 2
+    assert (y.numpy() == 2).all()
+
+
+def test_scripts_kernels_and_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every door leads to the debugger; its commands come from standard input."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, numpy as np, qpu\nfrom tests.debug.test_debugger import count\n"
+        "with qpu.open_device('pi4') as gpu:\n"
+        "    y = gpu.zeros(16, np.uint32)\n    gpu.run(qpu.assemble(count, isa=gpu.isa), [y])\n"
+        "    assert (y.numpy() == 3 * np.arange(16)).all() and sys.argv[1:] == ['-x', '1']\n"
+    )
+    monkeypatch.setattr("sys.stdin", io.StringIO("s\nc\n"))
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["debug", str(script), "-x", "1"]) == 0
+    assert out.getvalue().count("> QPU 0.0") == 2
+    with qpu.open_device("pi5") as gpu:
+        x, y = gpu.array(np.ones(20, np.float32)), gpu.zeros(20)
+        ten_kernels.saxpy.debug(2.0, x, y, commands=[], out=out)
+        z = gpu.zeros(16, np.uint32)
+        gpu.debug(qpu.assemble(count, isa=gpu.isa), [z], commands=["c"], out=out)
+        assert (y.numpy() == 2).all() and z.numpy()[1] == 3
+    assert out.getvalue().count("the launch has ended") == 3
