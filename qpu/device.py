@@ -21,7 +21,7 @@ from qpu.buffers import Buffer, BufferView, as_array
 from qpu.core.arguments import seconds, whole
 from qpu.core.code import Code
 from qpu.core.isa import Isa
-from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Driver, Fence
+from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Driver, Fence, Job
 from qpu.drivers.port import bounds_of, submitted
 from qpu.errors import DriverError, EmuFault, GpuTimeoutError, NoDeviceError, UsageError, brief, keywords, suggest
 from qpu.launch import Launch
@@ -32,6 +32,7 @@ from qpu.runtime.pool import MemoryPool, Place
 from qpu.runtime.uniforms import Uniforms
 
 if TYPE_CHECKING:
+    from qpu.debug.rehearse import Rehearsals
     from qpu.drivers.port import Port
     from qpu.emu.engine.machine import RunStats
 
@@ -83,6 +84,7 @@ class Device(AbstractContextManager["Device"]):
         self._port = port
         self._pool = MemoryPool(driver, driver.info.isa, bounds_of(port))
         self._info = driver.info
+        self._rehearsals: Rehearsals | None = None
         _devices[self._pool] = self
         with _users_lock:
             _users[id(port)] += 1
@@ -203,6 +205,7 @@ class Device(AbstractContextManager["Device"]):
         *,
         timeout_s: float = 10.0,
         after: Sequence[Launch] = (),
+        rehearse: bool | None = None,
     ) -> Launch:
         """Start a program and return at once.
 
@@ -213,16 +216,25 @@ class Device(AbstractContextManager["Device"]):
         timeout_s: limits the launch where the interface to Linux blocks (firmware mailbox: one second at most).
         after: launches of any device that must finish first (those of this device do anyway). When one of them failed,
         `wait` of this launch raises its error.
-        Raises: UsageError before anything is submitted; DriverError.
+        rehearse: run the launch first on an emulated copy of the board, with copies of all buffers, under the
+        sanitizer; only without a finding it reaches the device. None: as QPU_REHEARSE says (0, 1), else for the first
+        launch of a program with each set of argument shapes on hardware of VideoCore IV.
+        Raises: UsageError before anything is submitted; EmuFault of the rehearsal; DriverError.
         """
-        return self._launch(program, uniforms, shape, timeout_s, after, background=True)
+        return self._launch(program, uniforms, shape, timeout_s, after, background=True, rehearse=rehearse)
 
     @keywords(_OF_OTHERS)
     def run(
-        self, program: Code, uniforms: Uniforms = (), shape: Shape | None = None, *, timeout_s: float = 10.0
+        self,
+        program: Code,
+        uniforms: Uniforms = (),
+        shape: Shape | None = None,
+        *,
+        timeout_s: float = 10.0,
+        rehearse: bool | None = None,
     ) -> Launch:
         """Start a program and wait for its end. Arguments and errors: see `submit` and `Launch.wait`."""
-        launch = self._launch(program, uniforms, shape, timeout_s, (), background=False)
+        launch = self._launch(program, uniforms, shape, timeout_s, (), background=False, rehearse=rehearse)
         launch.wait(timeout_s)
         for observer in OBSERVERS:
             observer.finished()
@@ -257,6 +269,7 @@ class Device(AbstractContextManager["Device"]):
         after: Sequence[Launch],
         *,
         background: bool,
+        rehearse: bool | None = None,
     ) -> Launch:
         pool = self._pool
         driver = pool.driver
@@ -268,7 +281,9 @@ class Device(AbstractContextManager["Device"]):
         waits = [e.fence for e in after if e.pool is not pool and e.fence is not None]
         try:
             with pool.submission():
-                for job in prepare(pool, self._info, program, uniforms, shape, scratch):
+                jobs = prepare(pool, self._info, program, uniforms, shape, scratch)
+                self._rehearse(rehearse, program, jobs)
+                for job in jobs:
                     for observer in OBSERVERS:
                         observer.submitted(pool, self._info, program, job)
                     fences.append(driver.submit(job, timeout_s, background=background, after=waits))
@@ -289,6 +304,17 @@ class Device(AbstractContextManager["Device"]):
         launch = Launch(pool, program, fence, scratch, after)
         pool.begin(launch)
         return launch
+
+    def _rehearse(self, asked: bool | None, program: Code, jobs: Sequence[Job]) -> None:
+        """Run a launch on an emulated copy of the board first, where that is wanted."""
+        if asked is None and self._info.emulated is not None and not os.environ.get("QPU_REHEARSE"):
+            return  # most launches: without loading the rehearsal
+        from qpu.debug.rehearse import Rehearsals, rehearse
+
+        if self._rehearsals is None:
+            self._rehearsals = Rehearsals()
+        if self._rehearsals.wanted(asked, self._info, program, self._pool, jobs):
+            rehearse(self._pool, self._info, program, jobs)
 
     # measurement
 

@@ -148,7 +148,7 @@ class Debugger(cmd.Cmd):
 
     def _holds(self, m: Moment, row: int, condition: str) -> bool:
         found = self._value(m, row, condition)
-        return found is not None and bool(np.any(found))
+        return found is not None and bool(np.any(np.asarray(found)))
 
     def _value(self, m: Moment, row: int, expression: str) -> object:
         names = {n: m.get(row, n).view(np.int32) for n in m.names if re.search(rf"\b{n}\b", expression)}
@@ -267,9 +267,9 @@ class Debugger(cmd.Cmd):
 
     def do_delete(self, argument: str) -> None:
         """delete [NUMBER]: delete a breakpoint or a watch, or all."""
-        keep = [x for x in (*self._stops, *self._watches) if argument and str(x.number) != argument.strip()]
-        self._stops = [x for x in keep if isinstance(x, _Stop)]
-        self._watches = [x for x in keep if isinstance(x, _Watch)]
+        number = argument.strip()
+        self._stops = [x for x in self._stops if number and str(x.number) != number]
+        self._watches = [x for x in self._watches if number and str(x.number) != number]
 
     # -- what is there
 
@@ -333,9 +333,8 @@ class Debugger(cmd.Cmd):
     def do_thread(self, argument: str) -> None:
         """thread [QPU.THREAD]: make another thread the current one, or list those that have begun."""
         if not argument:
-            for (qpu, thread), index in sorted(self._last.items()):
-                mark = "*" if (qpu, thread) == self._focus else " "
-                self._say(f"{mark} QPU {qpu}.{thread} at instruction {index}")
+            for each, index in sorted(self._last.items()):
+                self._say(f"{'*' if each == self._focus else ' '} QPU {each[0]}.{each[1]} at instruction {index}")
             return
         qpu, _, thread = argument.partition(".")
         wanted = (int(qpu or 0), int(thread or 0)) if f"{qpu}{thread}".isdecimal() else (-1, 0)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import cast
 
+from qpu.core.code import Code
 from qpu.core.isa import Isa
 from qpu.debug.record import Recorded, read_records
-from qpu.drivers.base import CsdJob
+from qpu.drivers.base import CsdJob, Job
 from qpu.drivers.drm.csd import csd_cfg
 from qpu.emu.boards import BoardProfile, parse_board
 from qpu.emu.engine.machine import Execution, RunStats, V3dMachine, Vc4Machine
@@ -18,7 +19,7 @@ from qpu.emu.engine.memory import Memory
 from qpu.emu.engines import make_machine, watching
 from qpu.errors import EmuFault, FaultPlace, Loc, UsageError
 
-__all__ = ["Replayed", "board_for", "replay", "run_recorded"]
+__all__ = ["Replayed", "begin_recorded", "board_for", "located", "replay", "run_recorded"]
 
 _BOARDS = {Isa.VC4: "pi3", Isa.V3D42: "pi4", Isa.V3D71: "pi5"}
 _ALIAS = 0x3FFFFFFF
@@ -80,8 +81,12 @@ def placed(recorded: Recorded, memory: Memory, mask: int) -> None:
             memory.reserve(address, m.kind)
 
 
-def run_recorded(recorded: Recorded, *, board: str | None = None, engine: str = "auto") -> Replayed:
-    """Run one recorded launch. Raises: EmuFault with the recorded source line; UsageError."""
+def begin_recorded(recorded: Recorded, *, board: str | None = None, engine: str = "auto") -> Callable[[Job], Execution]:
+    """A function that begins jobs on an emulated board with the recorded memory. Raises: UsageError."""
+    return _begin(recorded, board, engine)[1]
+
+
+def _begin(recorded: Recorded, board: str | None, engine: str) -> tuple[Memory, Callable[[Job], Execution], int]:
     profile = board_for(recorded, board)
     memory = Memory(1 << 32 if profile.is_drm else 1 << 30)
     mask = 0xFFFFFFFF if profile.is_drm else _ALIAS
@@ -92,17 +97,24 @@ def run_recorded(recorded: Recorded, *, board: str | None = None, engine: str = 
         if watch is None
         else watch.machine(profile, memory, strict=True)
     )
-    job = recorded.job
-    execution: Execution
-    try:
+
+    def begin(job: Job) -> Execution:
         if isinstance(job, CsdJob):
             cfg = csd_cfg(replace(job, bos=[_NoBo()]), 42 if profile.isa is Isa.V3D42 else 71, profile.rev)
-            execution = cast("V3dMachine", machine).dispatch(cfg)
-        else:
-            execution = cast("Vc4Machine", machine).launch(job.entries)
+            return cast("V3dMachine", machine).dispatch(cfg)
+        return cast("Vc4Machine", machine).launch(job.entries)
+
+    return memory, begin, mask
+
+
+def run_recorded(recorded: Recorded, *, board: str | None = None, engine: str = "auto") -> Replayed:
+    """Run one recorded launch. Raises: EmuFault with the recorded source line; UsageError."""
+    memory, begin, mask = _begin(recorded, board, engine)
+    try:
+        execution = begin(recorded.job)
         execution.run()
     except EmuFault as fault:
-        raise fault.at(_located(recorded, fault.place), fault.other and _located(recorded, fault.other)) from None
+        raise fault.at(_place(recorded, fault.place), fault.other and _place(recorded, fault.other)) from None
     differs = None
     if recorded.digests:
         differs = [
@@ -114,10 +126,20 @@ def run_recorded(recorded: Recorded, *, board: str | None = None, engine: str = 
     return Replayed(recorded, execution.stats, differs, memory)
 
 
-def _located(recorded: Recorded, place: FaultPlace) -> FaultPlace:
+def _place(recorded: Recorded, place: FaultPlace) -> FaultPlace:
     n = place.instruction
     loc = recorded.locs[n] if n is not None and 0 <= n < len(recorded.locs) else None
     return place if loc is None else replace(place, loc=Loc(loc[0], loc[1], text=loc[2]))
+
+
+def located(fault: EmuFault, program: Code) -> EmuFault:
+    """A fault with the source lines of a program."""
+
+    def at(place: FaultPlace) -> FaultPlace:
+        loc = None if place.instruction is None else program.loc(place.instruction)
+        return place if loc is None else replace(place, loc=loc)
+
+    return fault.at(at(fault.place), fault.other and at(fault.other))
 
 
 def replay(path: str | PathLike[str], *, board: str | None = None, engine: str = "auto") -> Iterator[Replayed]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import platform
 import re
 import stat
@@ -65,6 +66,7 @@ def examine(port: Port) -> Report:
     checks = [
         _board(where),
         *_linux(port, where),
+        *_rehearsal(where),
         _python(port),
         _container(where),
         *_nodes(port, where),
@@ -148,6 +150,16 @@ def _python(port: Port) -> Check:
     if bits == 32 and _text(port, "/proc/sys/kernel/arch") == "aarch64":
         found += " on a 64-bit Linux kernel: /dev/vcsm does not work; VCSM-CMA and DRM do"
     return Check("python", Status.NOTE, found)
+
+
+def _rehearsal(where: board.Board) -> Iterator[Check]:
+    if where.generation != 4:
+        return
+    if os.environ.get("QPU_REHEARSE") == "0":
+        text = "off (QPU_REHEARSE=0): a wrong program can overwrite the system, as this GPU has no memory protection"
+        yield Check("rehearsal", Status.WARN, text, ("unset QPU_REHEARSE",))
+    else:
+        yield Check("rehearsal", Status.OK, "on: first launches run on an emulated board before they reach the GPU")
 
 
 def _container(where: board.Board) -> Check:

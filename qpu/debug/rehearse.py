@@ -1,0 +1,84 @@
+"""Rehearsal: a launch runs on an emulated copy of the board under the sanitizer before it reaches the chip.
+
+VideoCore IV has no memory management unit: a wild store on a Pi 0 to 3 overwrites the system. So a device on such a
+board rehearses the first launch of a program with each set of argument shapes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Sequence
+
+from qpu.core.code import Code
+from qpu.core.isa import Isa
+from qpu.debug.record import Memory, Recorded
+from qpu.debug.replay import begin_recorded, located
+from qpu.debug.sanitizer import sanitize
+from qpu.drivers.base import DeviceInfo, Job
+from qpu.errors import EmuFault, EmuWarning, UsageError
+from qpu.runtime.pool import MemoryPool
+
+__all__ = ["LIMIT_S", "Rehearsals", "rehearse"]
+
+LIMIT_S = 10.0  # host seconds of a rehearsal; what comes after them is not rehearsed
+_SLICE = 200_000  # emulated clocks between two looks at the time
+
+
+class Rehearsals:
+    """The launches of one device that were rehearsed: each program and set of argument shapes once."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[int, ...]] = set()
+
+    def wanted(
+        self, asked: bool | None, info: DeviceInfo, program: Code, pool: MemoryPool, jobs: Sequence[Job]
+    ) -> bool:
+        """Whether a launch is rehearsed. asked: by the caller; None: QPU_REHEARSE, else the first launches on hardware
+        of VideoCore IV. Raises: UsageError for QPU_REHEARSE that is neither 0 nor 1."""
+        chosen = os.environ.get("QPU_REHEARSE", "")
+        if chosen not in ("", "0", "1"):
+            raise UsageError(f"QPU_REHEARSE={chosen!r}", help="set it to 0 (never) or 1 (first launches on any board)")
+        if asked is not None:
+            return asked
+        if not (chosen == "1" or (not chosen and info.isa is Isa.VC4 and info.emulated is None)):
+            return False
+        used = sorted(c.used for c in pool.contents(jobs[0].bos) if c.kind == "buffer")
+        key = (hash(program.code), len(jobs), *used)
+        if key in self._known:
+            return False
+        self._known.add(key)
+        return True
+
+
+def rehearse(pool: MemoryPool, info: DeviceInfo, program: Code, jobs: Sequence[Job]) -> None:
+    """Run jobs on an emulated copy of the board, with copies of all buffers, under the sanitizer.
+
+    Raises: EmuFault for the first finding: nothing was submitted then.
+    """
+    contents = pool.contents(jobs[0].bos)
+    memory = [
+        Memory(c.bo.address, c.bo.size, c.used, c.kind, c.name, tuple(c.streams), bytes(c.bo.view)) for c in contents
+    ]
+    board = info.emulated or ""
+    recorded = Recorded(info.isa, board, jobs[0], tuple(program.code), [], memory)
+    until = time.monotonic() + LIMIT_S
+    try:
+        with sanitize():
+            begin = begin_recorded(recorded)
+            for job in jobs:
+                execution = begin(job)
+                while not execution.run(_SLICE):
+                    if time.monotonic() > until:
+                        clocks = f"only the first {execution.clocks:,} clocks of a launch were rehearsed"
+                        warnings.warn(EmuWarning(f"{clocks}, in {LIMIT_S:g} s"), stacklevel=2)
+                        return
+    except EmuFault as fault:
+        message = f"{fault.message} (found by the rehearsal; nothing was submitted)"
+        help = f"{fault.help}; rehearse=False or QPU_REHEARSE=0 launches it all the same"
+        found = EmuFault(fault.rule, message, fault.place, fault.name, help, fault.other)
+        raise located(found, program) from None
+    except UsageError as error:
+        reason = str(error).splitlines()[0]
+        warnings.warn(EmuWarning(f"this launch cannot be rehearsed here: {reason}"), stacklevel=2)
