@@ -229,6 +229,17 @@ def test_a_fault_shows_the_frames_of_the_user(full: bool, tmp_path: Path) -> Non
     assert "Exception ignored" not in done.stderr and done.stderr.rstrip().splitlines()[-1].startswith("  help: ")
 
 
+@pytest.mark.parametrize(("strict", "word"), [(True, "warnings"), (False, "faults")])
+def test_what_a_strict_run_only_warns_of_is_not_called_a_fault(strict: bool, word: str, capsys: Any) -> None:
+    from qpu.emu.process.emulate import Emulation
+
+    emulation = Emulation("pi3", strict=strict)
+    assert emulation.summary() == ""
+    emulation._warn("thread-switch: a switch loses accumulators")
+    assert emulation.summary() == f"qpu emulate: 1 {word} on the emulated pi3: 1 x thread-switch"
+    assert "thread-switch" in capsys.readouterr().err
+
+
 # -- command line
 
 

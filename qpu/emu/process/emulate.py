@@ -211,7 +211,7 @@ class Emulation:
         print(f"qpu emulate: warning: {text}", file=sys.stderr)
 
     def summary(self) -> str:
-        """A line about the faults of a lenient run; empty when there were none."""
+        """A line about what a lenient run met, or a strict one only warned of; empty when there was nothing."""
         faults = self._shown
         if not faults:
             return ""
@@ -219,7 +219,8 @@ class Emulation:
         for text, count in faults.items():
             rules[text.partition(":")[0]] += count
         found = ", ".join(f"{count} x {rule}" for rule, count in rules.most_common())
-        return f"qpu emulate: {sum(faults.values())} faults on the emulated {self.profile.name}: {found}"
+        what = "warnings" if self.strict else "faults"
+        return f"qpu emulate: {sum(faults.values())} {what} on the emulated {self.profile.name}: {found}"
 
     def finish_trace(self) -> str:
         """Write the trace, if there is one. Returns: a line about it. Raises: UsageError when it cannot be written."""
