@@ -197,6 +197,18 @@ def test_the_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert "QPU_DEVICE" not in refused(lambda: qpu.open_device("banana"), "unknown device 'banana'")
 
 
+def test_a_program_that_runs_too_long_names_its_one_cause_and_its_loop() -> None:
+    def endless(q: Any) -> None:
+        with q.loop() as loop:
+            q.b(loop.start)
+        q.end()
+
+    with qpu.open_device("pi3") as gpu:
+        program = qpu.assemble(endless, isa=gpu.isa)
+        text = refused(lambda: gpu.run(program), "over a second, the limit", "in the loop of instructions 0 (")
+        assert "raised no host interrupt" not in text and "q.b(loop.start)" in text and "no time limit" in text
+
+
 FAULT = """
 import qpu
 gpu = qpu.open_device("pi5")

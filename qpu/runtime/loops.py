@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qpu.core.code import Code
 from qpu.core.isa import BRANCH_SLOTS, Isa
-from qpu.drivers.errors_table import HELP, reason_of
+from qpu.drivers.errors_table import ADVICE, HELP, reason_of
 from qpu.errors import DecodeError, GpuResetError, GpuTimeoutError
 
 __all__ = ["located", "where_stopped"]
@@ -22,6 +22,8 @@ def located(
     if not stopped:
         return error
     reason, helps = reason_of(error)
+    for key in ("etimedout-vcio", "execute-timeout"):  # rows with several causes, of which the board knows the one
+        reason = reason.replace(ADVICE[key].cause, "the programs ran for over a second, the limit of the firmware")
     where = f"{reason}\n  emulated: {where_stopped(program, stopped)}"
     return type(error)(HELP.join((where, *helps)), error.errno)
 
