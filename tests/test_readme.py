@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,17 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 
 
-def test_the_first_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    assert blocks
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"README.md block {number}", "exec"), {"__name__": "readme"})
-    printed = capsys.readouterr().out
-    numbers = [float(x) for x in re.findall(r"[\d.]+", printed)]
-    np.testing.assert_array_equal(numbers[:16], 2.0 * np.arange(16))
+def test_its_programs_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The blocks run in one file, as a reader would paste them: arrays, a kernel on three boards, assembly."""
+    program = tmp_path / "readme.py"
+    program.write_text("\n".join(re.findall(r"```python\n(.*?)```", TEXT, re.S)))
+    runpy.run_path(str(program))
+    total, *boards, rest = capsys.readouterr().out.split("\n", 4)
+    a = np.arange(1, 1001, dtype=np.float64)
+    b = np.sqrt(a) * 2 - a / 3
+    np.testing.assert_allclose(float(total), b[b > 0].sum(), rtol=1e-5)
+    assert boards == ["pi3 2000.0", "pi4 2000.0", "pi5 2000.0"]
+    np.testing.assert_array_equal([float(x) for x in re.findall(r"[\d.]+", rest)], 2.0 * np.arange(16))
 
 
 def test_commands_name_files_that_exist() -> None:
