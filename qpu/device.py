@@ -438,7 +438,8 @@ def open_device(
         try:
             return _named(os.environ["QPU_DEVICE"], port, strict, engine, host_limit_s)
         except UsageError as error:
-            raise UsageError(f"QPU_DEVICE: {error}") from None
+            found, _, help = str(error).partition("\n  help: ")
+            raise UsageError(f"QPU_DEVICE: {found}", help=help) from None
     return _named("auto" if device is None else device, port, strict, engine, host_limit_s)
 
 

@@ -275,7 +275,7 @@ class EmuFault(QpuError):
 
     def at(self, place: FaultPlace, other: FaultPlace | None = None) -> EmuFault:
         """The same fault at another place. other: replaces the second place, if it has one."""
-        fault = EmuFault(self.rule, self.message, place, self.name, self.help, other or self.other)
+        fault = EmuFault(self.rule, self.message, place, self.name, help=self.help, other=other or self.other)
         return fault.with_traceback(self.__traceback__)
 
 

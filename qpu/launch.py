@@ -177,7 +177,7 @@ class Launch:
             place = error.place
             if error.rule == "breakpoint" and place.instruction is not None and place.instruction >= len(self._program):
                 message = f"ran past the last of the program's {len(self._program)} instructions"
-                error = EmuFault(error.rule, message, place, error.name, error.help)
+                error = EmuFault(error.rule, message, place, error.name, help=error.help)
             place, other = self._located(error.place), error.other and self._located(error.other)
             if place is not error.place or other is not error.other:
                 error = error.at(place, other)

@@ -26,6 +26,6 @@ def use_vectors(vectors: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if not lacks(vectors):
         host_cpu.host()
         return
-    with pytest.raises(UsageError, match=f"QPU_EMU_VECTORS={vectors}, but this host has no {vectors}"):
+    with pytest.raises(UsageError, match=f"QPU_EMU_VECTORS={vectors}, but this host does not have {vectors}"):
         host_cpu.host()
     pytest.skip(f"this host has no {vectors}")

@@ -31,7 +31,7 @@ OWN = {
     "vc4": {
         # memory and control flow
         "branch-lane", "branch-link", "breakpoint", "deadlock", "endless-loop", "no-uniforms", "out-of-bounds",
-        "unaligned-code", "uniforms-relative", "uniforms-unaligned",
+        "unaligned-code", "uniforms-end", "uniforms-relative", "uniforms-unaligned",
         # instructions without a known meaning in a user program
         "add-nop-write", "graphics-register", "graphics-signal", "scoreboard", "thread-switch", "unassigned-read",
         "unpack-input",

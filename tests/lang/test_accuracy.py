@@ -15,6 +15,7 @@ import pytest
 from qpu.device import Device
 from qpu.lang import Kernel
 
+pytestmark = pytest.mark.every_board
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -138,7 +139,6 @@ def test_plain_python_is_within_the_bound() -> None:
 INTERPRETED = """from qpu.lang.surface import *
 from qpu.lang.surface import FUNCTIONS
 
-pytestmark = pytest.mark.every_board
 
 exp, sqrt, sin = FUNCTIONS["exp"], FUNCTIONS["sqrt"], FUNCTIONS["sin"]
 

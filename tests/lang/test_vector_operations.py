@@ -16,12 +16,12 @@ import qpu
 from qpu.device import Device
 from qpu.lang import Kernel
 
+pytestmark = pytest.mark.every_board
 RANDOM = np.random.default_rng(17)
 N = 67
 TEXT = """from qpu.lang.surface import *
 from qpu.lang.surface import FUNCTIONS
 
-pytestmark = pytest.mark.every_board
 clamp, clz, maximum, minimum, mul24, ror, sqrt = (
     FUNCTIONS[n] for n in ("clamp", "clz", "maximum", "minimum", "mul24", "ror", "sqrt"))
 

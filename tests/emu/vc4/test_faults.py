@@ -253,7 +253,7 @@ def test_dma_outside_memory_always_faults(strict: bool) -> None:
         rig.machine.vpm.words[:] = 1
         tail = rig.memory.bytes[rig.data.end - 4096 : rig.data.end]
         e = fault(rig, source, [rig.data.end - 96])
-        assert (e.rule, e.place.address) == ("out-of-bounds", rig.data.end + 31)
+        assert (e.rule, e.place.address) == ("out-of-bounds", rig.data.end)  # the first byte outside
         assert not tail.any()
     assert "DMA load" in e.message
 
