@@ -378,6 +378,7 @@ DEFERRED = {
     "qpu.emu.vc4.faults": "light: the printer, only for messages",
     "qpu.lang.elementwise": "light: the compiler and launching, each when it is used",
     "qpu.lang.entry": "light: the compiler, launching, and plain Python, each when it is used",
+    "qpu.lang.launch": "light: the check of passes, only where it is asked for",
     "qpu.lang.inline_asm": "light: the operations of one instruction set",
     "qpu.lang.report": "light: the decoder of one instruction set",
     "qpu.lang.specialise": "light: the back end of one instruction set",

@@ -24,6 +24,7 @@ from qpu.lang.sink import sink
 from qpu.lang.spill import ScratchV3d, Spiller, out_of_registers
 from qpu.lang.streams import read_streams
 from qpu.lang.target_v3d import V3dTarget
+from qpu.lang.watch import passed
 
 __all__ = ["compile_v3d"]
 
@@ -49,17 +50,24 @@ def compile_v3d(
     capacity = 16 // threads
     registers = 64 // (threads // 2)
     arrays = frozenset(range(sum(p.kind == "array" for p in ir.parameters)))
-    legal = legalise(carry_addresses(ir.region, str(isa)), str(isa))
+    passed("front", ir.region)
+    carried = carry_addresses(ir.region, str(isa))
+    passed("carry_addresses", carried)
+    legal = legalise(carried, str(isa))
+    passed("legalise", legal)
     if stream != "none":
         legal = read_streams(legal, str(isa), ir.read_only)
+        passed("read_streams", legal)
 
     def planned(groups: frozenset[int]) -> Region:
         found = plan_memory(legal, str(isa), capacity, groups, ir.inputs, ir.read_only)
         remove_dead(found)
+        passed("plan_memory", found)
         return found
 
     region = load_ahead(planned(arrays if wide is None else wide), str(isa), capacity)
     remove_dead(region)
+    passed("load_ahead", region)
     slots = V3dTarget(isa, {}).slots
     tries = [(registers - 8, False), (registers - 24, False), (10, False), (10, True)]
     refused = set()
@@ -67,11 +75,14 @@ def compile_v3d(
         if lean in refused:
             continue
         function = select_v3d(sink(region, str(isa), 1 << 30) if lean else region, isa, lean=lean)
+        passed("select", function)
         coalesce(function, early=True)
+        passed("coalesce", function)
         if crossing(function) >= registers:
             refused.add(lean)
             continue
         order(function, slots, capacity, limit)
+        passed("order", function)
         try:
             return _finish(function, isa, capacity, registers, briggs=briggs)
         except OutOfRegisters:
@@ -110,6 +121,7 @@ def _finish(
     cost: Mapping[int, float] | None = None,
 ) -> Laid:
     colour = colour_v3d(function, isa, registers, briggs=briggs, cost=cost)
+    passed("colour", function, colour)
     laid = lay_out_v3d(function, bundle(function, V3dTarget(isa, colour), capacity), isa)
     laid.threads, laid.registers, laid.scratch = 16 // capacity, len(set(colour.values())), scratch
     return laid

@@ -25,6 +25,7 @@ from qpu.lang.sink import sink
 from qpu.lang.spill import Spiller, VpmVc4, out_of_registers
 from qpu.lang.streams import read_streams
 from qpu.lang.target_vc4 import Vc4Target
+from qpu.lang.watch import passed
 from qpu.vc4.builder import build
 from qpu.vc4.decode import decode
 from qpu.vc4.encode import encode
@@ -46,22 +47,31 @@ def compile_vc4(ir: KernelIR, *, spill: bool = False, stream: str = "auto") -> L
     Raises: CompileError (lang-reg).
     """
     names = [p.name for p in ir.parameters if p.kind == "array"]
-    plain = legalise(carry_addresses(ir.region, "vc4"), "vc4")
+    passed("front", ir.region)
+    carried = carry_addresses(ir.region, "vc4")
+    passed("carry_addresses", carried)
+    plain = legalise(carried, "vc4")
+    passed("legalise", plain)
     if stream != "none":
         plain = read_streams(plain, "vc4", ir.read_only)
+        passed("read_streams", plain)
     legal = legalise_vc4(plain, names, ir.notes, inputs=ir.inputs)
     remove_dead(legal)
+    passed("legalise_vc4", legal)
     tries = [(58, False), (44, False), (24, False), (8, False), (8, True)]
     refused = set()
     for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
         if lean in refused:
             continue
         function = select_vc4(sink(legal, "vc4", 12) if lean else legal, lean=lean)
+        passed("select", function)
         coalesce(function)
+        passed("coalesce", function)
         if crossing(function) > 62:
             refused.add(lean)
             continue
         order(function, Vc4Target({}).slots, CAPACITY, limit)
+        passed("order", function)
         try:
             return _finish(function, briggs=briggs)
         except OutOfRegisters:
@@ -93,6 +103,7 @@ def _spilled(function: Function) -> Laid:
 def _finish(function: Function, *, briggs: bool, rows: int = ROWS, cost: Mapping[int, float] | None = None) -> Laid:
     colour = colour_vc4(function, briggs=briggs, cost=cost)
     repair(function, colour)
+    passed("colour", function, colour)
     laid = _lay_out(function, bundle(function, Vc4Target(colour), CAPACITY))
     laid.registers, laid.rows = len(set(colour.values())), rows
     return laid

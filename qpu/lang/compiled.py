@@ -65,9 +65,13 @@ class Compiled:
         self._made = made
         self._remake = remake
 
+    def remake(self) -> Compiled:
+        """The same, compiled again."""
+        return self._remake()
+
     def _passes(self) -> tuple[KernelIR, Laid]:
         if self._made is None:  # from a cache: what it was made from is made again
-            self._made = self._remake()._passes()
+            self._made = self.remake()._passes()
         return self._made
 
     @property

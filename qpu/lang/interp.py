@@ -54,6 +54,7 @@ class Interpreter:
         self.shared: dict[int, NDArray[np.uint8]] = {}
         self.values: dict[int, Bits] = {}
         self.turns = 0
+        self.streams = np.zeros(workers, np.int64)
         self.queue: list[Bits] = []
         self.pending: list[Bits] = []
         self.single = single
@@ -255,13 +256,29 @@ class Interpreter:
     def _pop(self, v: Value, args: list[Bits], live: Any) -> Bits:
         return self.queue.pop(0)
 
+    def _seek(self, v: Value, args: list[Bits], live: Any) -> None:
+        self.streams = np.where(live, args[0][:, 0].astype(np.int64), self.streams)
+
+    def _next(self, v: Value, args: list[Bits], live: Any) -> Bits:
+        """A word for all lanes, of arrays that are parts of one memory."""
+        words = self.memory[0][: self.memory[0].size // 4 * 4].view(np.uint32)
+        found = words[np.clip(self.streams // 4, 0, words.size - 1)]
+        self.streams = np.where(live, self.streams + 4, self.streams)
+        return np.repeat(found[:, None], LANES, axis=1)
+
     def _data(self, v: Value, args: list[Bits], live: Any) -> None:
         self.pending.append(args[0])
+
+    _row = _data
 
     def _commit(self, v: Value, args: list[Bits], live: Any) -> None:
         access = v.attr.access
         words, self.pending = self.pending, []
         mask: Bits | None = None
+        if access.operation and not self.single:  # the TMU does it, and gives the old element
+            at, wanted = self._where_at(args, access, 0, args[2] if len(args) > 2 else None, live)
+            self.queue.append(self._exchange(v, access, at, wanted, words))
+            return
         if len(args) > 2 and v.args[2].type == "b":
             mask = args[2]
         elif v.attr.words == 16 or len(args) > 2:  # a row: so many lanes from the first
@@ -269,8 +286,9 @@ class Interpreter:
             mask = np.broadcast_to(mask, (self.workers, LANES))
         elif v.attr.words == 1 and self.single:
             mask = np.broadcast_to(np.arange(LANES) < 1, (self.workers, LANES))
+        step = LANES * min(_size(access), 4) if v.attr.rows > 1 else 4  # rows, or the words of each lane
         for k, word in enumerate(words):
-            at, wanted = self._where_at(args, access, 4 * k, mask, live)
+            at, wanted = self._where_at(args, access, step * k, mask, live)
             self._write(v, access, at, wanted, word)
 
     def _where_at(
@@ -289,11 +307,15 @@ class Interpreter:
         at, wanted = self._where(v, args, mask, live)
         if access.once:
             wanted &= np.arange(LANES) < 1
+        return self._exchange(v, access, at, wanted, args[2 : 2 + count])
+
+    def _exchange(self, v: Value, access: Access, at: NDArray[Any], wanted: Bits, words: list[Bits]) -> Bits:
+        """The old elements; lane after lane."""
         memory = self._bytes(access, at, wanted, v)
         t = DTYPES[access.dtype]
         elements: NDArray[Any] = memory.view(t.numpy)
         old = np.full((self.workers, LANES), GARBAGE, np.uint32)
-        operands = [np.ascontiguousarray(x).view(t.numpy) for x in args[2 : 2 + count]]
+        operands = [np.ascontiguousarray(x).view(t.numpy) for x in words]
         for w, lane in zip(*np.nonzero(wanted), strict=True):
             i = int(at[w, lane]) // 4
             before = elements[i]

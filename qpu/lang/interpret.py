@@ -5,8 +5,7 @@ Operations mean what they mean on the instruction set, one lane after another: s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,46 +14,19 @@ from qpu.buffers import Buffer, BufferView
 from qpu.core.isa import Isa
 from qpu.core.scalar_lanes import float_bits
 from qpu.errors import UsageError
+from qpu.lang.array_lanes import ArrayLanes
 from qpu.lang.compile import to_kir
 from qpu.lang.interp import Interpreter
 from qpu.lang.legalise import legalise
 from qpu.lang.legalise_vc4 import legalise_vc4
 from qpu.lang.meaning import meanings
-from qpu.lang.plain_lanes import PlainLanes
 from qpu.lang.types import DTYPES
 
 if TYPE_CHECKING:
     from qpu.lang.compile import Parameter
     from qpu.lang.source import Source
 
-__all__ = ["ArrayLanes", "interpret"]
-
-_PLAIN = PlainLanes()
-
-
-class ArrayLanes:
-    """`LaneOps` on arrays of bit patterns and masks, element by element."""
-
-    def const(self, value: int) -> Any:
-        """A constant in every lane."""
-        return np.uint32(value & 0xFFFFFFFF)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return _spread(name)
-
-
-@cache
-def _spread(name: str) -> Callable[..., Any]:
-    one = getattr(_PLAIN, name)
-
-    def each(*operands: Any) -> Any:
-        arrays = np.broadcast_arrays(*operands)
-        flat = [a.reshape(-1).tolist() for a in arrays]
-        found = [one(*row) for row in zip(*flat, strict=True)]
-        kind = np.bool_ if found and isinstance(found[0], bool) else np.uint32
-        return np.array(found, kind).reshape(arrays[0].shape)
-
-    return each
+__all__ = ["interpret"]
 
 
 def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> None:

@@ -7,6 +7,7 @@ types and constants alone is kept in a plan, so that a launch of the same kind c
 from __future__ import annotations
 
 import numbers
+import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -73,7 +74,10 @@ def launch(
     variant = call.variant(how[1])
     if variant is not None:
         return variant.launch(call.gpu, call.named(), wait)  # type: ignore[no-any-return]  # of `qpu.lang.variants`
-    return call.plan(how[2]).run(call, wait)
+    plan = call.plan(how[2])
+    if "QPU_LANG_VERIFY" in os.environ:
+        _verify(call, plan)
+    return plan.run(call, wait)
 
 
 def compiled_for(
@@ -324,6 +328,24 @@ def _trivial(a: Access) -> bool:
     return a.constant == 0 and a.terms == ((0, f"{a.array}.shape{a.axis}", 1),)
 
 
+def _verify(call: _Call, plan: Plan) -> None:
+    """Execute what each pass made on copies of the arguments. Raises: PassError, UsageError."""
+    from qpu.lang.passes import Arrays, check, stages
+
+    workers = plan.admit(call)
+    if not workers:
+        return
+    arrays, types, numbers_ = [], [], dict(call.numbers)
+    for row, value in zip(call.signature.rows, call.values, strict=True):
+        if row.kind == "array":
+            place = view_of(call.signature.title, row, value)
+            home = place.buffer if isinstance(place, BufferView) else place
+            numbers_[row.base] -= home.address
+            arrays.append((row.name, home.numpy().reshape(-1).view(np.uint8), home.address & 15))
+            types.append(place.dtype)
+    check(*stages(plan.compiled.remake), Arrays(arrays, numbers_), workers, types)
+
+
 class Order(Protocol):
     """A launch: numbers by name, as the program reads them, and where. workers: None where the plan decides."""
 
@@ -369,17 +391,22 @@ class Plan:
         self.scratch: WeakKeyDictionary[Device, Buffer] = WeakKeyDictionary()
         self.memory: WeakKeyDictionary[Device, Buffer] = WeakKeyDictionary()
 
-    def run(self, call: Order, wait: bool) -> Run:
-        """Launch."""
-        numbers_, gpu, compiled = call.numbers, call.gpu, self.compiled
+    def admit(self, call: Order) -> int:
+        """How many workers; 0 where there is nothing to do. Raises: UsageError for an access outside of its array."""
         count = self._workers(call)
-        if not count:
-            return Run(())
-        numbers_["workers"] = count
-        found = self.bounds(numbers_)
+        call.numbers["workers"] = count
+        found = self.bounds(call.numbers) if count else ()
         for n in range(0, len(found), 4):
             if (found[n + 1] < 0 or found[n + 2] >= found[n + 3]) and not found[n]:
                 self._refuse(self.accesses[n // 4], found[n + 1], found[n + 2], found[n + 3])
+        return count
+
+    def run(self, call: Order, wait: bool) -> Run:
+        """Launch."""
+        numbers_, gpu, compiled = call.numbers, call.gpu, self.compiled
+        count = self.admit(call)
+        if not count:
+            return Run(())
         if compiled.shared:
             numbers_["%shared"] = self._shared(gpu).address
         if compiled.scratch:

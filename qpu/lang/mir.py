@@ -7,12 +7,13 @@ An operation names a row of the assembler's table. Registers are numbers; immedi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
 from qpu.errors import Loc
 
-__all__ = ["Block", "Fixed", "Function", "Imm", "MOp", "Operand"]
+__all__ = ["Block", "Fixed", "Function", "Imm", "MOp", "Operand", "copied"]
 
 
 class Imm(NamedTuple):
@@ -138,6 +139,17 @@ class Function:
         """All operations in order."""
         for block in self.blocks:
             yield from block.ops
+
+
+def copied(function: Function) -> Function:
+    """The same function, which later passes do not change."""
+    blocks = {
+        b: Block(b.name, b.depth, [copy(m) for m in b.ops], pending=b.pending, loc=b.loc) for b in function.blocks
+    }
+    for old, new in blocks.items():
+        new.branch = old.branch and (blocks[old.branch[0]], old.branch[1])
+        new.falls = old.falls and blocks[old.falls]
+    return Function(list(blocks.values()), function.registers)
 
 
 class OutOfRegisters(Exception):

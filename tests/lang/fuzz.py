@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from qpu.core.isa import Isa
 from qpu.device import Device
 from qpu.emu.engine.numpy_lanes import NumpyLanes
-from qpu.lang import Kernel, PerformanceNote
+from qpu.lang import Kernel, PerformanceNote, passes
+from qpu.lang.compiled import Compiled
 from qpu.lang.interp import Interpreter
 from qpu.lang.launch import compiled_for
 from qpu.lang.meaning import meanings
@@ -59,6 +60,15 @@ class Case:
         workers = max(WORKERS, ir.coarsen)  # each takes one vector of the rest
         Interpreter(ir.region, params, memory, workers, NumpyLanes(), means, names=names).run()
         return self.outputs(values)
+
+    def checked(self, isa: Isa, found: tuple[Compiled, list[passes.Stage]] | None = None) -> list[str]:
+        """Execute what each pass of the first compilation, or `found`, made. Returns: names of the passes."""
+        compiled, _ = found = found or passes.stages(lambda: self.kernel.compile(isa))
+        values = self.fresh()
+        params, memory, names = launch_values(compiled.kir, values)
+        arrays = passes.Arrays([(n, m, 0) for n, m in zip(names, memory, strict=True)], params)
+        types = [values[n].dtype for n in names]
+        return passes.check(*found, arrays, max(WORKERS, compiled.coarsen), types, NumpyLanes())
 
     def launched(self, gpu: Device) -> list[NDArray[Any]]:
         """On a board, whose program breaks no rule."""

@@ -139,7 +139,6 @@ def test_plain_python_is_within_the_bound() -> None:
 INTERPRETED = """from qpu.lang.surface import *
 from qpu.lang.surface import FUNCTIONS
 
-
 exp, sqrt, sin = FUNCTIONS["exp"], FUNCTIONS["sqrt"], FUNCTIONS["sin"]
 
 def one(k: Grid, x: In[f32], y: In[f32], out: Out[f32]) -> None:

@@ -1,4 +1,4 @@
-"""The kernels of `others` on the three boards, against plain Python."""
+"""The kernels of `others`, each on one of the boards, in `pytest -m soak` on all, against plain Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from qpu.device import Device
 from tests.lang import others as ks
 
-pytestmark = [pytest.mark.every_board, pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")]
+pytestmark = pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
 SIZES = (0, 1, 15, 16, 17, 65)
 
 
@@ -70,6 +70,13 @@ def plain(name: str, n: int) -> list[Any]:
     args, workers = arguments(name, n)
     getattr(ks, name).python(*args, **({} if workers is None else {"workers": workers}))
     return args
+
+
+@pytest.mark.soak
+@pytest.mark.every_board
+@pytest.mark.parametrize("name", NAMES)
+def test_on_every_board(gpu: Device, name: str) -> None:
+    test_as_plain_python(gpu, name)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,6 @@
-"""Kernels with more values than registers: right on every board, and the error where even memory does not help."""
+"""Kernels with more values than registers: right on a board of each family (all in `pytest -m soak`), and the error
+where even memory does not help.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,12 @@ import qpu
 from qpu.device import Device
 from qpu.lang import backend_v3d, backend_vc4, spill
 from qpu.lang.entry import Kernel
+from tests.lang.conftest import BOARDS
 from tests.lang.fuzz import case_of
 
-pytestmark = pytest.mark.every_board
+ON_VC4, ON_V3D = (
+    [pytest.param(b, marks=() if b == one else pytest.mark.soak) for b in BOARDS] for one in ("pi3", "pi4")
+)
 
 
 def rotated(floats: int, ints: int) -> str:
@@ -47,6 +52,7 @@ def rotated(k: Grid, x: In[f32], y: Out[f32], z: In[i32], w: Out[i32]) -> None:
 """
 
 
+@pytest.mark.parametrize("gpu", ON_V3D, indirect=True)
 def test_more_values_than_registers(gpu: Device) -> None:
     """Two lists of 40 and 16 values that move by one in a loop: some 80 values are live in its middle."""
     kernel = Kernel.from_source(rotated(56, 16), "rotated", coarsen=1)
@@ -81,6 +87,7 @@ def carried(k: Grid, n: i32, x: In[f32], y: Out[f32]) -> None:
 """
 
 
+@pytest.mark.parametrize("gpu", ON_VC4, indirect=True)
 def test_seventy_values_carried_by_a_loop(gpu: Device) -> None:
     """Sums of the list and its new values alternate, on VideoCore IV between the set-ups of stores."""
     kernel = Kernel.from_source(CARRIED, "carried", coarsen=1)
@@ -96,14 +103,14 @@ def test_seventy_values_carried_by_a_loop(gpu: Device) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
-@pytest.mark.parametrize("seed", [0, 3, 4, 7])
+@pytest.mark.parametrize("seed", [0, 3, 4, 7, 11, 12])
 def test_generated_kernels_with_few_registers(gpu: Device, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if there were twelve registers: everything that lives long is in memory or made again."""
     reduce = spill.Spiller.reduce
     monkeypatch.setattr(backend_v3d, "crossing", lambda function: 999)
     monkeypatch.setattr(backend_vc4, "crossing", lambda function: 999)
     monkeypatch.setattr(spill.Spiller, "reduce", lambda self, limit: reduce(self, 12))
-    case = case_of(seed)
+    case = case_of(seed, small=True)
     for want, got in zip(case.interpreted(gpu.isa), case.launched(gpu), strict=True):
         assert np.array_equal(want, got)
 

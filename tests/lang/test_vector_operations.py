@@ -1,5 +1,5 @@
-"""Vector operations as kernels of one line, on three boards: every operation of VideoCore IV's two ALUs and its four
-special functions, with vectors and scalars, and expressions of up to four variables.
+"""Vector operations as kernels of one line: every operation of VideoCore IV's two ALUs and its four special functions
+on three boards; with vectors and scalars, and expressions of up to four variables, on the boards in turn.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ import qpu
 from qpu.device import Device
 from qpu.lang import Kernel
 
-pytestmark = pytest.mark.every_board
 RANDOM = np.random.default_rng(17)
 N = 67
 TEXT = """from qpu.lang.surface import *
 from qpu.lang.surface import FUNCTIONS
-
 clamp, clz, maximum, minimum, mul24, ror, sqrt = (
     FUNCTIONS[n] for n in ("clamp", "clz", "maximum", "minimum", "mul24", "ror", "sqrt"))
 
@@ -132,7 +130,7 @@ def check(gpu: Device, row: Row, names: str, scalars: str = "") -> None:
             expression = _in_array(expression, n)
     parameters = ", ".join(f"{n}: {t}" for n, t in types.items())
     text = TEXT.format(parameters=parameters, result=row.result, expression=expression)
-    kernel = Kernel.from_source(text, "one", coarsen=2)
+    kernel = Kernel.from_source(text, "one", coarsen=1)
     assert kernel.compile(gpu.isa).program.check() == []
     out = gpu.zeros(N, np.float32 if row.result == F else np.int32 if row.result == I else np.uint32)
     kernel(*(v.item() if n in scalars else gpu.array(v) for n, v in values.items()), out)
@@ -154,6 +152,7 @@ def _in_array(expression: str, name: str) -> str:
     return re.sub(rf"\b{name}\b(?!4)", f"{name}[i]", expression)
 
 
+@pytest.mark.every_board
 @pytest.mark.parametrize("name", BINARY)
 def test_two_vectors(gpu: Device, name: str) -> None:
     check(gpu, BINARY[name], "xy")
@@ -165,6 +164,7 @@ def test_vector_and_scalar(gpu: Device, name: str, scalars: str) -> None:
     check(gpu, BINARY[name], "xy", scalars)
 
 
+@pytest.mark.every_board
 @pytest.mark.parametrize("name", UNARY)
 def test_one_vector(gpu: Device, name: str) -> None:
     check(gpu, UNARY[name], "x")
