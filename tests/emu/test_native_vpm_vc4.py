@@ -15,18 +15,26 @@ from tests.emu.test_engines_vc4 import Outcome, place, same
 
 ROUNDS = 40
 OUT = DATA + 0x8000
+MODEW = {4: 0, 2: 2, 1: 4}
 BLOCK = 0x800  # bytes of `OUT` that belong to a QPU
 
 
-def load(*, rows: int, columns: int = 16, vpitch: int = 1, upright: bool = False, y: int = 0, x: int = 0) -> int:
-    """A DMA load with rows 128 bytes apart."""
+def load(
+    *, rows: int, columns: int = 16, vpitch: int = 1, upright: bool = False, y: int = 0, x: int = 0, width: int = 4
+) -> int:
+    """A DMA load with rows 128 bytes apart. width: bytes of an element."""
     counts = (columns & 15) << 20 | (rows & 15) << 16 | (vpitch & 15) << 12
-    return 1 << 31 | 4 << 24 | counts | upright << 11 | y << 4 | x
+    return 1 << 31 | MODEW[width] << 28 | 4 << 24 | counts | upright << 11 | y << 4 | x
 
 
-def vectors(count: int, y: int, stride: int = 1, *, upright: bool = False) -> int:
-    """A VPM access."""
-    return (count & 15) << 20 | stride << 12 | (not upright) << 11 | 2 << 8 | y
+def store(*, units: int, depth: int = 16, upright: bool = False, y: int = 0, x: int = 0, width: int = 4) -> int:
+    """A DMA store."""
+    return 2 << 30 | units << 23 | depth << 16 | (not upright) << 14 | y << 7 | x << 3 | MODEW[width]
+
+
+def vectors(count: int, y: int, stride: int = 1, *, upright: bool = False, laned: bool = False, size: int = 2) -> int:
+    """A VPM access. y: the position as encoded. size: 0, 1, 2 for bytes, halves, words."""
+    return (count & 15) << 20 | stride << 12 | (not upright) << 11 | laned << 10 | size << 8 | y
 
 
 def loop(q: Asm, setups: int, reads: int, *, poll: bool) -> None:
@@ -66,13 +74,15 @@ def loop(q: Asm, setups: int, reads: int, *, poll: bool) -> None:
     q.end()
 
 
-def both(words: list[int], setups: Any, reads: int, qpus: int) -> tuple[Outcome, Outcome]:
-    """Run on both engines; `setups(q)`: the words of QPU `q`, its rows of the VPM begin at 4 q."""
+def both(words: list[int], setups: Any, reads: int, qpus: int, outputs: Any = None) -> tuple[Outcome, Outcome]:
+    """Run on both engines; `setups(q)`: the words of QPU `q`, its rows of the VPM begin at 4 q.
+
+    outputs(q): set-ups of VPM writes and the DMA store; None: `reads` rows.
+    """
     uniforms = []
     for n in range(qpus):
-        write = vectors(0, 4 * n)
-        store = 2 << 30 | min(reads, 4) << 23 | 16 << 16 | 1 << 14 | 4 * n << 7
-        uniforms.append([DATA + 256 * n, OUT + BLOCK * n, write, store, *setups(n)])
+        rows = vectors(0, 4 * n), store(units=min(reads, 4), y=4 * n)
+        uniforms.append([DATA + 256 * n, OUT + BLOCK * n, *(rows if outputs is None else outputs(n)), *setups(n)])
     return same(words, uniforms)
 
 
@@ -104,17 +114,69 @@ def test_loads_and_reads_are_native(way: str, poll: bool) -> None:
     assert spent(got) < got.stats.instructions // 20
 
 
-def test_columns_are_read_by_the_reference_engine() -> None:
+@pytest.mark.parametrize("upright", [False, True], ids=["rows", "columns"])
+@pytest.mark.parametrize("size", [0, 1, 2], ids=["bytes", "halves", "words"])
+def test_vectors_of_every_mode_are_native(size: int, upright: bool) -> None:
+    """Packed and laned ones, and narrow elements that cross the end of a word or of the addresses."""
+    last = (256 >> size) - 1
+    for laned in (False, True):
+        for at, stride in ((0, 1), (last - 2, 3), (17 << 2 >> size, 7)):
+            read = vectors(4, at, stride, upright=upright, laned=laned, size=size)
+            write = vectors(0, at ^ 5, stride, upright=upright, laned=laned, size=size)
+            words = place(lambda q: loop(q, 2, 4, poll=False))
+            want, got = both(words, lambda n, r=read: [load(rows=8), r], 4, 1, lambda n, w=write: (w, store(units=64)))
+            assert want.stats.vpm_read_bytes == want.stats.vpm_write_bytes == ROUNDS * 4 * 16 << size
+            assert spent(got) < got.stats.instructions // 20
+
+
+NARROW = {
+    "halves": (load(rows=3, columns=15, vpitch=2, width=2, y=1, x=2), store(units=3, depth=15, width=2, y=1, x=3)),
+    "bytes": (load(rows=3, columns=13, vpitch=4, width=1, y=1), store(units=2, depth=61, width=1, y=1)),
+    "pieces": (load(rows=2, columns=8, vpitch=8, width=1, x=1), store(units=5, depth=20, width=1, x=11)),
+    "whole rows": (load(rows=4, width=2, vpitch=2), store(units=4, depth=64, width=1)),
+    "upright halves": (
+        load(rows=1, columns=9, width=2, upright=True, x=3),
+        store(units=4, depth=33, width=2, y=2, upright=True),
+    ),
+    "upright bytes": (
+        load(rows=2, columns=7, vpitch=12, width=1, upright=True),
+        store(units=16, depth=5, width=1, upright=True),
+    ),
+    "upright words": (load(rows=2, columns=7, upright=True), store(units=3, depth=64, x=13, upright=True)),
+}
+
+
+@pytest.mark.parametrize("way", NARROW)
+def test_blocks_of_narrow_elements_are_native(way: str) -> None:
+    loaded, stored = NARROW[way]
     words = place(lambda q: loop(q, 2, 2, poll=False))
-    want, got = both(words, lambda n: [load(rows=4, y=4 * n), vectors(2, n, upright=True)], 2, 1)
-    assert spent(got) > ROUNDS * 2
-    assert want.stats.vpm_read_bytes == ROUNDS * 2 * 64
+    want, got = both(words, lambda n: [loaded, vectors(2, 1)], 2, 1, lambda n: (vectors(0, 1), stored))
+    assert want.stats.dma_read_bytes and want.stats.dma_write_bytes and not want.stats.faults
+    assert spent(got) < got.stats.instructions // 20
+
+
+UNSURE = {
+    "an offset in a word": (load(rows=1, width=2) | 1 << 28, store(units=1)),
+    "rows that begin inside words": (load(rows=2, vpitch=1, width=2), store(units=1)),
+    "a store with an offset": (load(rows=1), store(units=1, width=2) | 1),
+    "a laned store": (load(rows=1), store(units=1, width=2) | 1 << 15),
+}
+
+
+@pytest.mark.parametrize("way", UNSURE)
+def test_blocks_that_the_documents_leave_open_are_reported(way: str) -> None:
+    loaded, stored = UNSURE[way]
+    words = place(lambda q: loop(q, 2, 1, poll=False))
+    want, got = both(words, lambda n: [loaded, vectors(1, 0)], 1, 1, lambda n: (vectors(0, 0), stored))
+    assert want.stats.faults and got.stats.faults == want.stats.faults
+    assert spent(got) >= ROUNDS
 
 
 def test_a_load_from_nowhere_is_reported_the_same() -> None:
     words = place(lambda q: loop(q, 2, 4, poll=False))
-    store = 2 << 30 | 1 << 23 | 16 << 16
-    uniforms = [[DATA + (1 << 16) - 64 * 16, OUT, vectors(0, 0), store, load(rows=4), vectors(4, 0)]]
+    uniforms = [
+        [DATA + (1 << 16) - 64 * 16, OUT, vectors(0, 0), store(units=1, upright=True), load(rows=4), vectors(4, 0)]
+    ]
     want, got = same(words, uniforms)
     assert "DMA load" in want.fault
     assert np.array_equal(want.data, got.data)
@@ -171,8 +233,8 @@ def test_stores_past_the_edges_are_reported_the_same(
         q.nops(3)
         q.end()
 
-    store = 2 << 30 | rows << 23 | depth << 16 | 1 << 14 | y << 7 | x << 3
-    want, got = same(place(source), [[OUT, vectors(0, 0), store]], strict=strict)
+    stored = store(units=rows, depth=depth, y=y, x=x)
+    want, got = same(place(source), [[OUT, vectors(0, 0), stored]], strict=strict)
     told = [want.fault] if strict else want.stats.faults
     assert any(beyond in text for text in told) if beyond else not any(told)
     assert np.array_equal(want.data, got.data)

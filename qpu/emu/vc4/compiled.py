@@ -42,6 +42,7 @@ from qpu.emu.vc4.vpm_setup import (
     load_geometry,
     parse_read_setup,
     parse_write_setup,
+    store_geometry,
 )
 
 __all__ = ["Vc4CompiledMachine"]
@@ -329,7 +330,7 @@ class CompiledVc4Execution(ReferenceExecution):
         port = self._units.vpm.ports[q.number]
         wide[Slot.STORE_UNTIL // 2] = port.store_until
         wide[Slot.LOAD_UNTIL // 2] = port.load_until
-        wide[Slot.DMA_LOADED // 2] = 0
+        wide[Slot.DMA_LOADED // 2] = wide[Slot.READ_LESS // 2] = wide[Slot.WRITE_LESS // 2] = 0
         holder = self._sync.holder
         state[Slot.MUTEX] = 0 if holder is None else 1 if holder is q else 2
         state[Slot.GAVE] = 0
@@ -348,54 +349,39 @@ class CompiledVc4Execution(ReferenceExecution):
             state[Slot.WRITE] = 0
         else:
             setup, address = port.write
-            simple = setup.size == 2 and setup.horizontal
-            state[Slot.WRITE] = 1 if simple else 3
+            state[Slot.WRITE], state[Slot.WRITE_WORD] = 1, setup.word
             state[Slot.WRITE_AT], state[Slot.WRITE_STEP] = address, setup.stride
-        state[Slot.WRITE_WORD] = 0
         store = port.store
-        whole = (
-            store is not None
-            and (store.width, store.horizontal, store.laned) == (4, True, False)
-            and store.y + store.units <= ROWS
-            and store.x + store.depth <= LANES
-        )
-        state[Slot.STORE] = int(whole)
-        state[Slot.STORE_WORD] = 0
-        if whole and store is not None:
-            state[Slot.STORE_WORD] = (
-                2 << 30 | (store.units & 127) << 23 | (store.depth & 127) << 16 | 1 << 14 | store.y << 7 | store.x << 3
-            )
+        state[Slot.STORE] = 0
+        if store is not None and not store_geometry(store, False).concerns:
+            state[Slot.STORE], state[Slot.STORE_WORD] = 1, store.word
         state[Slot.STRIDE] = 3 << 30 | int(port.stride.blockmode) << 16 | port.stride.stride
 
     @staticmethod
     def _reads_in(state: memoryview, port: Port) -> None:
-        state[Slot.READ] = state[Slot.READ_LEFT] = state[Slot.QUEUED_LEFT] = 0
-        simple = [e[0].size == 2 and e[0].horizontal for e in (port.read, port.queued) if e is not None]
-        if not all(simple):
-            state[Slot.READ] = 2
-        elif port.read is not None:
+        state[Slot.READ_LEFT] = state[Slot.QUEUED_LEFT] = 0
+        if port.read is not None:
             setup, address, left = port.read
             state[Slot.READ_WORD], state[Slot.READ_AT], state[Slot.READ_LEFT] = setup.word, address, left
             if port.queued is not None:
                 state[Slot.QUEUED_WORD], state[Slot.QUEUED_LEFT] = port.queued[0].word, port.queued[2]
         load = port.load
         state[Slot.LOAD] = 0
-        if load is not None and load.width == 4 and not load_geometry(load).concerns:
+        if load is not None and not load_geometry(load).concerns:
             state[Slot.LOAD], state[Slot.LOAD_WORD] = 1, load.word
         state[Slot.PITCH] = NO_PITCH if port.pitch is None else port.pitch
 
     @staticmethod
     def _reads_out(state: memoryview, port: Port) -> None:
-        if state[Slot.READ] == 0:
-            port.read = port.queued = None
-            if left := int(state[Slot.READ_LEFT]):
-                setup = parse_read_setup(int(state[Slot.READ_WORD]))
-                assert isinstance(setup, GenericSetup)
-                port.read = (setup, int(state[Slot.READ_AT]), left)
-            if left := int(state[Slot.QUEUED_LEFT]):
-                setup = parse_read_setup(int(state[Slot.QUEUED_WORD]))
-                assert isinstance(setup, GenericSetup)
-                port.queued = (setup, setup.address, left)
+        port.read = port.queued = None
+        if left := int(state[Slot.READ_LEFT]):
+            setup = parse_read_setup(int(state[Slot.READ_WORD]))
+            assert isinstance(setup, GenericSetup)
+            port.read = (setup, int(state[Slot.READ_AT]), left)
+        if left := int(state[Slot.QUEUED_LEFT]):
+            setup = parse_read_setup(int(state[Slot.QUEUED_WORD]))
+            assert isinstance(setup, GenericSetup)
+            port.queued = (setup, setup.address, left)
         if state[Slot.LOAD]:
             load = parse_read_setup(int(state[Slot.LOAD_WORD]))
             assert isinstance(load, LoadSetup)
@@ -404,13 +390,10 @@ class CompiledVc4Execution(ReferenceExecution):
         port.pitch = None if pitch == NO_PITCH else pitch
 
     def _vpm_out(self, state: memoryview, port: Port) -> None:
-        word = int(state[Slot.WRITE_WORD])
-        if word:
-            setup = parse_write_setup(word)
+        if state[Slot.WRITE] == 1:
+            setup = parse_write_setup(int(state[Slot.WRITE_WORD]))
             assert isinstance(setup, GenericSetup)
             port.write = (setup, int(state[Slot.WRITE_AT]))
-        elif port.write is not None and state[Slot.WRITE] == 1:
-            port.write = (port.write[0], int(state[Slot.WRITE_AT]))
         if state[Slot.STORE]:
             store = parse_write_setup(int(state[Slot.STORE_WORD]))
             assert isinstance(store, StoreSetup)
@@ -453,6 +436,8 @@ class CompiledVc4Execution(ReferenceExecution):
         self.stats.dma_write_bytes += wide[Slot.DMA_BYTES // 2]
         self.stats.dma_read_bytes += wide[Slot.DMA_LOADED // 2]
         if state[Slot.TOUCHED]:
+            self.stats.vpm_read_bytes -= wide[Slot.READ_LESS // 2]
+            self.stats.vpm_write_bytes -= wide[Slot.WRITE_LESS // 2]
             self._vpm_out(state, port)
             self._reads_out(state, port)
             state[Slot.TOUCHED] = 0

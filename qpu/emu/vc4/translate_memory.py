@@ -12,14 +12,22 @@ from qpu.emu.engine.llvm_lanes import I1, I8, I32, I32X16, I64, I64X16, LANES, L
 from qpu.emu.engine.memory import ID_SHIFT, LIMIT_MASK, PAGE
 from qpu.emu.vc4.vpm_setup import GENERIC_BITS
 
-__all__ = ["Word", "broadcast_function", "gather_function", "loaded_rows", "stored_rows", "transfer_function"]
+__all__ = [
+    "Word",
+    "broadcast_function",
+    "gather_function",
+    "loaded_rows",
+    "stored_rows",
+    "transfer_function",
+    "vector_function",
+]
 
 _PTR = ir.PointerType()
 Row = Callable[[ir.Value, ir.Value], None]  # code that moves row i from or to a memory address
 
 
 class Word:
-    """A set-up word and its fields, as code. rows: whether it selects VPM accesses of whole rows of words."""
+    """A set-up word and its fields, as code."""
 
     def __init__(self, b: ir.IRBuilder, word: ir.Value) -> None:
         self.b = b
@@ -46,10 +54,19 @@ class Word:
         return first
 
     @property
-    def rows(self) -> ir.Value:
-        size, horizontal = self.equal(self.field(8, 2), 2), self.equal(self.field(11, 1), 1)
-        inside = self.b.icmp_unsigned("<", self.field(0, 8), I32(64))
-        return self.every(self.equal(self.field(30, 2), 0), size, horizontal, inside, self.only(GENERIC_BITS))
+    def vectors(self) -> ir.Value:
+        """Whether it is a set-up of VPM accesses by the QPU, in any mode, that starts inside the VPM."""
+        b, size = self.b, self.field(8, 2)
+        inside = b.icmp_unsigned("<", self.field(0, 8), b.lshr(I32(256), size))
+        known = b.icmp_unsigned("!=", size, I32(3))
+        return self.every(self.equal(self.field(30, 2), 0), known, inside, self.only(GENERIC_BITS))
+
+    def packed(self, shift: int) -> tuple[ir.Value, ir.Value]:
+        """A MODEW field: binary logarithm of the elements in a word, and whether the set-up names no offset."""
+        mode = self.field(shift, 3)
+        per_word = self.b.lshr(mode, I32(1))
+        known = self.b.and_(self.equal(self.field(shift, 1), 0), self.b.icmp_unsigned("<", per_word, I32(3)))
+        return per_word, known
 
 
 def broadcast_function(module: ir.Module) -> ir.Function:
@@ -95,6 +112,73 @@ def gather_function(module: ir.Module, translator: Any) -> ir.Function:
     return function
 
 
+def vector_function(module: ir.Module, *, write: bool) -> ir.Function:
+    """(vpm, set-up word, position[, vector]) -> one VPM access of a QPU in any mode; a read returns the vector.
+
+    See `qpu.emu.vc4.vpm_setup.generic_cells` for where the lanes lie.
+    """
+    result: ir.Type = ir.VoidType() if write else I32X16
+    types = [_PTR, I32, I32, *([I32X16] if write else [])]
+    function = ir.Function(module, ir.FunctionType(result, types), "put_vector" if write else "get_vector")
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    vpm, word, at = function.args[:3]
+    start, quick, slow, lanes, done = (
+        function.append_basic_block(n) for n in ("start", "row", "mode", "lanes", "done")
+    )
+    b = ir.IRBuilder(start)
+    w = Word(b, word)
+    size = w.field(8, 2)
+    upright, laned = w.equal(w.field(11, 1), 0), w.equal(w.field(10, 1), 1)
+    room = b.alloca(I32, size=LANES)
+    room.align = 64
+    vector = b.bitcast(room, I32X16.as_pointer())
+    b.cbranch(b.and_(w.equal(size, 2), b.not_(upright)), quick, slow)
+    b.position_at_end(quick)
+    row = b.gep(vpm, [b.shl(b.zext(b.and_(at, I32(63)), I64), I64(6))], source_etype=I8)
+    if write:
+        b.store(function.args[3], row).align = 4
+        b.ret_void()
+    else:
+        whole = b.load(row, typ=I32X16)
+        whole.align = 4
+        b.ret(whole)
+    b.position_at_end(slow)
+    if write:
+        b.store(function.args[3], vector).align = 64
+    per_word = b.sub(I32(2), size)  # binary logarithm
+    low = b.sub(b.shl(I32(1), per_word), I32(1))
+    part, place = b.and_(at, low), b.and_(b.lshr(at, per_word), I32(63))
+    first = b.shl(part, b.sub(I32(4), per_word))
+    mask = b.lshr(I32(0xFFFFFFFF), b.sub(I32(32), b.shl(I32(8), size)))
+    b.branch(lanes)
+    b.position_at_end(lanes)
+    lane = b.phi(I32)
+    lane.add_incoming(I32(0), slow)
+    along = b.select(laned, lane, b.add(first, b.lshr(lane, per_word)))
+    inner = b.select(laned, part, b.and_(lane, low))
+    y = b.select(upright, b.add(b.and_(place, I32(48)), along), place)
+    x = b.select(upright, b.and_(place, I32(15)), along)
+    cell = b.gep(vpm, [b.zext(b.add(b.shl(y, I32(6)), b.shl(x, I32(2))), I64)], source_etype=I8)
+    shift = b.shl(inner, b.add(size, I32(3)))
+    mine = b.gep(room, [lane])
+    old = b.load(cell, typ=I32)
+    if write:
+        new = b.shl(b.and_(b.load(mine), mask), shift)
+        b.store(b.or_(b.and_(old, b.not_(b.shl(mask, shift))), new), cell)
+    else:
+        b.store(b.and_(b.lshr(old, shift), mask), mine)
+    after = b.add(lane, I32(1))
+    lane.add_incoming(after, lanes)
+    b.cbranch(b.icmp_unsigned("<", after, I32(LANES)), lanes, done)
+    b.position_at_end(done)
+    if write:
+        b.ret_void()
+    else:
+        b.ret(b.load(vector))
+    return function
+
+
 def transfer_function(
     module: ir.Module, name: str, make: Callable[[_Transfer], tuple[ir.Value, ir.Value, ir.Value, Row]], copy: bool
 ) -> ir.Function:
@@ -135,15 +219,11 @@ class _Transfer:
     def wide(self, x: ir.Value) -> ir.Value:
         return self.b.zext(x, I64)
 
-    def vpm_row(self, first: ir.Value, rows: ir.Value) -> ir.Value:
-        """Address of the VPM word `rows` rows below byte `first`."""
-        return self.b.gep(self.vpm, [self.b.add(first, self.b.shl(rows, I64(6)))], source_etype=I8)
-
     def line(self, source: ir.Value, target: ir.Value) -> None:
         """Move a whole row of 16 words."""
         value = self.b.load(source, typ=I32X16)
-        value.align = 4
-        self.b.store(value, target).align = 4
+        value.align = 1  # bytes may lie anywhere in memory
+        self.b.store(value, target).align = 1
 
     def each(self, count: ir.Value, body: Callable[[ir.Value], None]) -> None:
         """A loop over 0..count-1; count is not 0."""
@@ -173,47 +253,57 @@ class _Transfer:
         with b.if_then(b.not_(b.and_(same, inside)), likely=False):
             b.ret(I64(0))
 
+    def bytes(self, vpm: ir.Value, memory: ir.Value, count: ir.Value, *, upright: ir.Value, load: bool) -> None:
+        """Move `count` bytes between VPM and memory. upright: the words in the VPM lie below each other."""
+        b = self.b
+        line = b.and_(b.icmp_unsigned("==", count, I64(64)), b.not_(upright))
+
+        def one(at: ir.Value, kind: ir.Type) -> None:
+            below = b.add(b.shl(b.and_(at, I64(~3)), I64(4)), b.and_(at, I64(3)))
+            here = b.gep(vpm, [b.select(upright, below, at)], source_etype=I8)
+            there = b.gep(memory, [at], source_etype=I8)
+            source, target = (there, here) if load else (here, there)
+            value = b.load(source, typ=kind)
+            value.align = 1
+            b.store(value, target).align = 1
+
+        with b.if_else(line) as (whole, part):
+            with whole:
+                self.line(*((memory, vpm) if load else (vpm, memory)))
+            with part, b.if_else(b.icmp_unsigned("==", b.and_(count, I64(3)), I64(0))) as (words, odd):
+                with words:
+                    self.each(b.lshr(count, I64(2)), lambda k: one(b.shl(k, I64(2)), I32))
+                with odd:
+                    self.each(count, lambda k: one(k, I8))
+
 
 def stored_rows(t: _Transfer) -> tuple[ir.Value, ir.Value, ir.Value, Row]:
-    """A store of whole rows; `pitch` is the gap between two rows in memory."""
+    """A store of rows or columns; `pitch` is the gap between two rows in memory."""
     b, w = t.b, t.w
-    rows, length = t.wide(w.count(23, 7)), b.shl(t.wide(w.count(16, 7)), I64(2))
+    per_word, _ = w.packed(0)
+    upright = w.equal(w.field(14, 1), 0)
+    rows, length = t.wide(w.count(23, 7)), b.shl(t.wide(w.count(16, 7)), t.wide(b.sub(I32(2), per_word)))
     source = b.add(b.shl(t.wide(w.field(7, 6)), I64(6)), b.shl(t.wide(w.field(3, 4)), I64(2)))
+    step = b.select(upright, I64(4), I64(64))
 
     def move(i: ir.Value, here: ir.Value) -> None:
-        there = t.vpm_row(source, i)
-        kind = ir.FunctionType(ir.VoidType(), [_PTR, _PTR, I64, I1])
-        name = "llvm.memcpy.p0.p0.i64"
-        copy = t.function.module.globals.get(name) or ir.Function(t.function.module, kind, name)
-        with b.if_else(b.icmp_unsigned("==", length, I64(64))) as (whole, part):
-            with whole:
-                t.line(there, here)
-            with part:
-                b.call(copy, [here, there, length, I1(0)])
+        there = b.gep(t.vpm, [b.add(source, b.mul(i, step))], source_etype=I8)
+        t.bytes(there, here, length, upright=upright, load=False)
 
     return rows, length, b.add(length, t.wide(t.pitch)), move
 
 
 def loaded_rows(t: _Transfer) -> tuple[ir.Value, ir.Value, ir.Value, Row]:
-    """A load of words into rows or columns inside the VPM; `pitch` leads from row start to row start in memory."""
+    """A load into rows or columns inside the VPM; `pitch` leads from row start to row start in memory."""
     b, w = t.b, t.w
-    columns, rows, step = (t.wide(w.count(shift, 4)) for shift in (20, 16, 12))
+    per_word, _ = w.packed(28)
+    rows, step = t.wide(w.count(16, 4)), t.wide(b.lshr(w.count(12, 4), per_word))
+    length = b.shl(t.wide(w.count(20, 4)), t.wide(b.sub(I32(2), per_word)))
     upright = w.equal(w.field(11, 1), 1)
     target = b.add(b.shl(t.wide(w.field(4, 6)), I64(6)), b.shl(t.wide(w.field(0, 4)), I64(2)))
-    beside = b.select(upright, I64(64), I64(4))
-    line = b.and_(b.icmp_unsigned("==", columns, I64(16)), b.not_(upright))
 
     def move(i: ir.Value, here: ir.Value) -> None:
-        there = t.vpm_row(target, b.mul(i, step))
+        there = b.gep(t.vpm, [b.add(target, b.shl(b.mul(i, step), I64(6)))], source_etype=I8)
+        t.bytes(there, here, length, upright=upright, load=True)
 
-        def element(k: ir.Value) -> None:
-            value = b.load(b.gep(here, [b.shl(k, I64(2))], source_etype=I8), typ=I32)
-            b.store(value, b.gep(there, [b.mul(k, beside)], source_etype=I8))
-
-        with b.if_else(line) as (whole, single):
-            with whole:
-                t.line(here, there)
-            with single:
-                t.each(columns, element)
-
-    return rows, b.shl(columns, I64(2)), t.wide(t.pitch), move
+    return rows, length, t.wide(t.pitch), move

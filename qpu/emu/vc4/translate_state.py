@@ -60,29 +60,30 @@ class Slot:
     BASE = 1445  # bus address of instruction 0
     QPU = 1446
     UNIFORM = 1447
-    WRITE = 1448  # VPM write setup: 0 none, 1 horizontal 32-bit vectors, 2 something else
+    WRITE = 1448  # VPM write setup: 0 none, 1 set, 2 left to the reference engine: rows are reserved
     WRITE_WORD = 1449
     WRITE_AT = 1450
     WRITE_STEP = 1451
-    STORE = 1452  # DMA store setup: 0 none, 1 horizontal 32-bit rows inside the VPM, 2 something else
+    STORE = 1452  # DMA store setup: 0 none or with something uncertain, 1 set
     STORE_WORD = 1453
     STRIDE = 1454  # the word of the DMA store stride
     USED = 1455  # a TMU request was made during the call
     ALONE = 1456  # no other QPU runs: the VPM and memory may be written
     # A VPM read, and the queued one that follows it; each LEFT counts vectors. WORD: the set-up, AT: the next vector.
-    READ = 1462  # 0: horizontal 32-bit vectors, as far as there are any; 2: something else
     READ_WORD = 1463
     READ_AT = 1464
     READ_LEFT = 1465
     QUEUED_WORD = 1466
     QUEUED_LEFT = 1467
-    LOAD = 1468  # DMA load setup: 0 none or something else, 1 32-bit elements inside the VPM
+    LOAD = 1468  # DMA load setup: 0 none or with something uncertain, 1 set
     LOAD_WORD = 1469
     PITCH = 1470  # extended pitch of DMA loads in bytes; NO_PITCH before it is set
     TOUCHED = 1471  # setups or positions were changed during the call
     MUTEX = 1472  # 0: free, 1: held by this QPU, 2: held by another QPU
     RELEASED = 1474  # 64 bits: emulated clock of the last release of the mutex
     GAVE = 1476  # the mutex was released during the call
+    READ_LESS = 1482  # 64 bits: bytes that VPM reads of the call moved less than reads of words would
+    WRITE_LESS = 1484  # 64 bits: the same of VPM writes
     RAW = 1478  # two 64-bit masks: registers with sums or products that are not plain; 0 outside of the function
     WORDS = 1488
 

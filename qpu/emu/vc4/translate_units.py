@@ -1,4 +1,4 @@
-"""Native code for the units around a VideoCore IV QPU: uniforms, direct TMU reads, VPM and DMA in the usual modes."""
+"""Native code for the units around a VideoCore IV QPU: uniforms, direct TMU reads, VPM and DMA."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from qpu.emu.vc4.translate_memory import (
     loaded_rows,
     stored_rows,
     transfer_function,
+    vector_function,
 )
 from qpu.emu.vc4.translate_state import NO_PITCH, Arg, Slot
 from qpu.emu.vc4.vpm import LOAD_BUSY, STORE_BUSY
@@ -50,6 +51,14 @@ class Units:
     @cached_property
     def gather(self) -> ir.Function:
         return gather_function(self.t.module, self.t)
+
+    @cached_property
+    def get_vector(self) -> ir.Function:
+        return vector_function(self.t.module, write=False)
+
+    @cached_property
+    def put_vector(self) -> ir.Function:
+        return vector_function(self.t.module, write=True)
 
     @cached_property
     def rows(self) -> Functions:
@@ -328,14 +337,12 @@ class Units:
         """The next vector of a VPM read."""
         t, b = self.t, self.t.b
         at, left = t.load_scalar(Slot.READ_AT), t.load_scalar(Slot.READ_LEFT)
-        self._require(b.icmp_unsigned("==", t.load_scalar(Slot.READ), I32(0)))
         self._require(b.icmp_unsigned("!=", left, I32(0)))
-        row = b.shl(b.zext(b.and_(at, I32(63)), I64), I64(6))
-        value = b.load(b.gep(t.function.args[Arg.VPM], [row], source_etype=I8), typ=I32X16)
-        value.align = 4
+        value = b.call(self.get_vector, [t.function.args[Arg.VPM], t.load_scalar(Slot.READ_WORD), at])
 
         def effect() -> None:
             word, queued = t.load_scalar(Slot.READ_WORD), t.load_scalar(Slot.QUEUED_WORD)
+            self._narrow(Slot.READ_LESS, word)
             stride = b.and_(b.lshr(word, I32(12)), I32(63))
             step = b.select(b.icmp_unsigned("==", stride, I32(0)), I32(64), stride)
             last = b.icmp_unsigned("==", left, I32(1))
@@ -357,14 +364,20 @@ class Units:
         self._require(b.icmp_unsigned("==", t.load_scalar(Slot.WRITE), I32(1)))
 
         def effect() -> None:
-            at = t.load_scalar(Slot.WRITE_AT)
-            row = b.shl(b.zext(b.and_(at, I32(63)), I64), I64(6))
-            b.store(value, b.gep(t.function.args[Arg.VPM], [row], source_etype=I8)).align = 4
+            at, word = t.load_scalar(Slot.WRITE_AT), t.load_scalar(Slot.WRITE_WORD)
+            b.call(self.put_vector, [t.function.args[Arg.VPM], word, at, value])
+            self._narrow(Slot.WRITE_LESS, word)
             step = b.add(at, t.load_scalar(Slot.WRITE_STEP))
             t.store_scalar(Slot.WRITE_AT, b.and_(step, I32(255)))
             self._touch()
 
         t.effects.append(effect)
+
+    def _narrow(self, slot: int, word: ir.Value) -> None:
+        """Count the bytes that an access of narrow elements moves less than one of words."""
+        t, b = self.t, self.t.b
+        moved = b.shl(I64(LANES), b.zext(Word(b, word).field(8, 2), I64))
+        t.store_scalar(slot, b.add(t.load_scalar(slot, I64), b.sub(I64(4 * LANES), moved)))
 
     def _store_words(self, rows: Sequence[tuple[int, ir.Value, ir.Value]]) -> None:
         """At the end of the chain, store a new value in each slot whose condition holds."""
@@ -378,20 +391,23 @@ class Units:
         t.effects.append(effect)
 
     def read_setup(self, word: ir.Value) -> None:
-        """A write to address 49, file A: sets up VPM reads of rows of words, DMA loads of words, or their pitch."""
+        """A write to address 49, file A: sets up VPM reads, DMA loads without an offset in words, or their pitch."""
         t, b, w = self.t, self.t.b, Word(self.t.b, word)
         left = b.add(t.load_scalar(Slot.READ_LEFT), t.load_scalar(Slot.QUEUED_LEFT))
-        vector = w.every(w.rows, b.icmp_unsigned("<", left, I32(2)), w.equal(t.load_scalar(Slot.READ), 0))
+        vector = b.and_(w.vectors, b.icmp_unsigned("<", left, I32(2)))
         queue, start = b.and_(vector, w.equal(left, 1)), b.and_(vector, w.equal(left, 0))
         pitch = b.and_(w.equal(w.field(28, 4), 9), w.only(PITCH_BITS))
         upright = w.equal(w.field(11, 1), 1)
-        columns, rows = w.count(20, 4), w.count(16, 4)
-        beside = b.sub(columns, I32(1))
-        bottom = b.add(w.field(4, 6), b.mul(b.sub(rows, I32(1)), w.count(12, 4)))
+        (per_word, whole), rows, step = w.packed(28), w.count(16, 4), w.count(12, 4)
+        beside = b.lshr(b.sub(w.count(20, 4), I32(1)), per_word)
+        part = b.and_(step, b.sub(b.shl(I32(1), per_word), I32(1)))  # of a word, from row to row
+        bottom = b.add(w.field(4, 6), b.mul(b.sub(rows, I32(1)), b.lshr(step, per_word)))
         bottom = b.add(bottom, b.select(upright, beside, I32(0)))
         right = b.add(w.field(0, 4), b.select(upright, I32(0), beside))
         block = w.every(
-            w.equal(w.field(28, 4), 8),
+            w.equal(w.field(31, 1), 1),
+            whole,
+            b.or_(w.equal(part, 0), w.equal(rows, 1)),
             w.only(LOAD_BITS),
             b.icmp_unsigned("<", bottom, I32(64)),
             b.icmp_unsigned("<", right, I32(16)),
@@ -411,18 +427,22 @@ class Units:
         )
 
     def setup(self, word: ir.Value) -> None:
-        """A write to address 49, file B: sets up VPM writes and DMA stores of rows of words, or their stride."""
+        """A write to address 49, file B: sets up VPM writes, DMA stores without an offset in words, or their stride."""
         b, w = self.t.b, Word(self.t.b, word)
         kind = w.field(30, 2)
+        upright = w.equal(w.field(14, 1), 0)
+        (per_word, whole), units = w.packed(0), w.count(23, 7)
+        across = b.add(b.lshr(b.sub(w.count(16, 7), I32(1)), per_word), I32(1))
+        height, width = b.select(upright, across, units), b.select(upright, units, across)
         stride = b.and_(w.equal(kind, 3), w.only(STRIDE_BITS))
         block = w.every(
             w.equal(kind, 2),
-            w.equal(w.field(0, 3), 0),
-            w.equal(w.field(14, 2), 1),
-            b.icmp_unsigned("<=", b.add(w.field(7, 7), w.count(23, 7)), I32(64)),
-            b.icmp_unsigned("<=", b.add(w.field(3, 4), w.count(16, 7)), I32(16)),
+            whole,
+            w.equal(w.field(15, 1), 0),
+            b.icmp_unsigned("<=", b.add(w.field(7, 7), height), I32(64)),
+            b.icmp_unsigned("<=", b.add(w.field(3, 4), width), I32(16)),
         )
-        vector = b.and_(w.rows, self._vpm_is_free())
+        vector = b.and_(w.vectors, self._vpm_is_free())
         self._require(b.or_(vector, b.or_(stride, block)))
         self._store_words(
             (
@@ -444,14 +464,17 @@ class Units:
         self,
         functions: Functions,
         word: ir.Value,
+        per_word: ir.Value,
         pitch: ir.Value,
         address: ir.Value,
         slots: tuple[int, int],
         clock: ir.Value,
     ) -> None:
-        """A DMA transfer of words: check now, move at the end of the chain. slots: bytes moved, end of the transfer."""
+        """A DMA transfer: check now, move at the end of the chain. per_word: elements in a word, as binary logarithm.
+        slots: bytes moved, end of the transfer."""
         t, b = self.t, self.t.b
-        self._require(b.icmp_unsigned("==", b.and_(b.or_(address, pitch), I32(3)), I32(0)))
+        uneven = b.and_(b.or_(address, pitch), b.lshr(I32(3), per_word))
+        self._require(b.icmp_unsigned("==", uneven, I32(0)))
         args = [t.function.args[n] for n in (Arg.MEMORY, Arg.PAGES, Arg.SIZE, Arg.VPM)]
         args += [word, pitch, b.and_(address, I32(BUS_MASK))]
         self._require(b.icmp_unsigned("!=", b.call(functions[False], args), I64(0)))
@@ -464,7 +487,7 @@ class Units:
         t.effects.append(effect)
 
     def load_block(self, address: ir.Value, clock: ir.Value) -> None:
-        """A DMA load of words."""
+        """A DMA load."""
         t, b = self.t, self.t.b
         self._require_alone()
         self._require(self._vpm_is_free())
@@ -474,14 +497,15 @@ class Units:
         pitch = b.select(w.equal(power, 0), t.load_scalar(Slot.PITCH), b.shl(I32(8), power))
         pitch = b.select(w.equal(w.field(16, 4), 1), I32(0), pitch)
         self._require(b.icmp_unsigned("!=", pitch, I32(NO_PITCH)))
-        self._transfer(self.columns, w.word, pitch, address, (Slot.DMA_LOADED, Slot.LOAD_UNTIL), clock)
+        self._transfer(self.columns, w.word, w.packed(28)[0], pitch, address, (Slot.DMA_LOADED, Slot.LOAD_UNTIL), clock)
 
     def store(self, address: ir.Value, clock: ir.Value) -> None:
-        """A DMA store of whole rows."""
+        """A DMA store."""
         t, b = self.t, self.t.b
         self._require_alone()
         self._require(b.icmp_unsigned("==", t.load_scalar(Slot.STORE), I32(1)))
         w = Word(b, t.load_scalar(Slot.STRIDE))
         self._require(w.equal(w.field(16, 1), 0))  # BLOCKMODE
         word = t.load_scalar(Slot.STORE_WORD)
-        self._transfer(self.rows, word, w.field(0, 16), address, (Slot.DMA_BYTES, Slot.STORE_UNTIL), clock)
+        per_word, _ = Word(b, word).packed(0)
+        self._transfer(self.rows, word, per_word, w.field(0, 16), address, (Slot.DMA_BYTES, Slot.STORE_UNTIL), clock)

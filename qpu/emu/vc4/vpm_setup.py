@@ -74,11 +74,10 @@ class LoadSetup:
 
     @property
     def word(self) -> int:
-        """The set-up word of a load of 32-bit elements. Raises: ValueError for other element sizes."""
-        if self.width != 4:
-            raise ValueError(f"a DMA load of {self.width}-byte elements; only 4-byte elements can be encoded here")
+        """The set-up word."""
         counts = (self.columns & 15) << 20 | (self.rows & 15) << 16 | (self.vpitch & 15) << 12
-        return 1 << 31 | self.mpitch << 24 | counts | self.vertical << 11 | self.y << 4 | self.x
+        mode = _modew(self.width, self.sub) << 28
+        return 1 << 31 | mode | self.mpitch << 24 | counts | self.vertical << 11 | self.y << 4 | self.x
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +103,13 @@ class StoreSetup:
     y: int
     x: int
 
+    @property
+    def word(self) -> int:
+        """The set-up word."""
+        counts = (self.units & 127) << 23 | (self.depth & 127) << 16
+        place = self.laned << 15 | self.horizontal << 14 | self.y << 7 | self.x << 3
+        return 2 << 30 | counts | place | _modew(self.width, self.sub)
+
 
 @dataclass(frozen=True, slots=True)
 class StoreStride:
@@ -115,6 +121,11 @@ class StoreStride:
 
 ReadSetup: TypeAlias = GenericSetup | LoadSetup | LoadPitch
 WriteSetup: TypeAlias = GenericSetup | StoreSetup | StoreStride
+
+
+def _modew(width: int, sub: int) -> int:
+    """The MODEW field of elements of `width` bytes, `sub` elements from the start of a word."""
+    return 0 if width == 4 else 4 // width | sub
 
 
 def _mode(modew: int) -> tuple[int, int]:
