@@ -1,15 +1,23 @@
 """Benchmark of emulated boards: speed of both engines on every instruction set.
 
-Figures: a bound (a plain compiled loop of the same additions and multiplications, measured first, in the same run),
-instructions per second in the sgemm kernel on one core and on all cores, its share of the bound, the gain of all cores,
-the 1024-cubed launch, launches of a trivial program per second, loads outside every buffer, the first launch of unseen
-programs and the whole sgemm example with an empty cache (wall and CPU seconds), and how time per instruction and memory
-change with the number of threads and the length of a run.
-All times are host times of an emulated board and say nothing about a Pi.
+Parts (`--part`, may be repeated; all by default):
+
+- launches: a trivial program, launches per CPU second
+- outside: loads inside and outside every buffer
+- first: the first launch of unseen programs, of sgemm, and the whole sgemm example with an empty cache
+- sgemm: the 1024-cubed launch on all cores and on one, instructions per second, the share of a bound (a plain compiled
+  loop of the same additions and multiplications, measured before and after, in the same run), the gain of all cores
+- scaling: time per instruction and memory by number of threads and length of a run
+- assembler: text assembler, decoder and printer on programs of distinct words
+- breakdown: the parts of the package in which a launch of sgemm and trivial launches spend CPU time
+
+All times are host times of an emulated board and say nothing about a Pi. CPU time stands beside wall time, because
+other work on the host changes the latter most.
 """
 
 from __future__ import annotations
 
+import cProfile
 import os
 import random
 import resource
@@ -17,12 +25,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
 
 import _common
+import assembler
 import bound
 import numpy as np
 
@@ -143,12 +155,13 @@ def engines(report: _common.Report, isa: str, runs: int) -> float:
     return everything
 
 
+def nothing(q: Any) -> None:
+    """A program that only ends."""
+    q.end()
+
+
 def launch_rate(report: _common.Report, isa: str, runs: int) -> None:
     """Launches of an empty program, each awaited, per second of CPU time."""
-
-    def nothing(q: Any) -> None:
-        q.end()
-
     for name in ("compiled", "reference"):
         with qpu.open_device(BOARDS[isa], engine=name) as gpu:
             program = qpu.assemble(nothing, isa=gpu.isa)
@@ -400,24 +413,146 @@ def scaling(report: _common.Report, isa: str, runs: int, largest: int) -> None:
     report.add("peak memory", [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024], "MiB", isa=isa)
 
 
+PLACES = {  # part of a path -> what is there, first match
+    "native": "translated code",
+    "/qpu/emu/v3d/": "engine",
+    "/qpu/emu/vc4/": "engine",
+    "/qpu/emu/engine/": "engine",
+    "/qpu/emu/": "emulated Linux",
+    "/qpu/drivers/": "driver",
+    "/qpu/core/": "core",
+    "/qpu/": "device and launch",
+    "/numpy/": "NumPy",
+    "": "built-in and other",
+}
+
+
+class Profiles:
+    """Profiles of the caller and of all threads that start after this object was made, by CPU time of each thread.
+
+    VideoCore IV launches of a queue run on a thread of the driver.
+    """
+
+    def __init__(self) -> None:
+        self._made: list[cProfile.Profile] = []
+        threading.setprofile(self._begin)
+        self._begin()
+
+    def _begin(self, *_: object) -> None:
+        """Called with the first event of a thread; the profile replaces this function there."""
+        profile = cProfile.Profile(time.thread_time)
+        self._made.append(profile)
+        profile.enable()
+
+    def spent(self) -> Counter[str]:
+        """CPU seconds so far by the places of `PLACES`. Built-in functions count where they are called."""
+        found: Counter[str] = Counter()
+        for profile in self._made:
+            for entry in profile.getstats():
+                if not isinstance(entry.code, str):
+                    found[place(entry.code)] += entry.inlinetime
+                    for call in entry.calls or ():
+                        if isinstance(call.code, str):
+                            found[place(entry.code)] += call.inlinetime
+        return found
+
+    def end(self) -> None:
+        """Stop the caller's profile, and start no further ones."""
+        threading.setprofile(None)
+        self._made[0].disable()
+
+
+def place(code: CodeType) -> str:
+    """The place of a function in `PLACES`."""
+    path = code.co_name if code.co_name == "native" else code.co_filename.replace(os.sep, "/")
+    return next(name for part, name in PLACES.items() if part in path)
+
+
+def breakdown(report: _common.Report, isa: str, runs: int) -> None:
+    """Shares of the CPU time of launches of sgemm and of a trivial program, by Python's profiler, on one core.
+
+    The profiler makes Python code slower than it is; translated code counts at its true cost.
+    """
+    from qpu.emu.engine.native import NativeCode
+
+    made = NativeCode.function
+
+    def seen(self: NativeCode, *types: Any, **more: Any) -> Any:
+        call = made(self, *types, **more)
+
+        def native(*arguments: Any) -> Any:
+            return call(*arguments)
+
+        return native
+
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
+    if cores:
+        os.sched_setaffinity(0, {min(cores)})
+    NativeCode.function = seen  # type: ignore[method-assign]
+    profiles = Profiles()
+    try:
+        with qpu.open_device(BOARDS[isa], engine="compiled") as gpu:
+            program = qpu.assemble(nothing, isa=gpu.isa)
+            with sgemm.Sgemm(gpu, 1024, 1024, 1024) as job:
+                job.load(*matrices(1024), 1.5, -0.5)
+                for work, launch, count in (("sgemm", job.launch, 1), ("trivial", lambda: gpu.run(program, []), 200)):
+                    for _ in range(3):
+                        launch()
+                        settle()
+                    before = profiles.spent()
+                    for _ in range(runs * count):
+                        launch()
+                    spent = profiles.spent()
+                    spent.subtract(before)
+                    for name in dict.fromkeys(PLACES.values()):
+                        share = [spent[name] / spent.total()]
+                        report.add("share of CPU time", share, "ratio", isa=isa, work=work, where=name)
+    finally:
+        profiles.end()
+        NativeCode.function = made  # type: ignore[method-assign]
+        if cores:
+            os.sched_setaffinity(0, cores)
+
+
+def text(report: _common.Report, isa: str, runs: int) -> None:
+    """Rates of the text assembler, the decoder and the printer on programs of distinct instructions."""
+    source = assembler.vc4_random if isa == "vc4" else assembler.v3d_random(isa == "v3d71")
+    found = assembler.isa(Isa(isa))
+    assembler.figures(report, found, "random", source, runs, ())
+
+
+def first(report: _common.Report, isa: str, runs: int) -> None:
+    """Everything about first launches."""
+    first_launch(report, isa, runs)
+    first_sgemm(report, isa, runs)
+    example(report, isa, runs)
+
+
+PARTS = {"launches": launch_rate, "outside": outside, "first": first, "assembler": text, "breakdown": breakdown}
+"""Parts that need an instruction set and a number of runs; `sgemm` and `scaling` need more."""
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = _common.parser(__doc__)
     parser.add_argument("--isa", choices=tuple(BOARDS), action="append", help="only this one (may be repeated)")
+    names = [*PARTS, "sgemm", "scaling"]
+    parser.add_argument("--part", choices=names, action="append", help="only this part (may be repeated)")
     parser.add_argument(
         "--largest", type=_common.positive, default=9, help="longest run of the scaling: 10**N instructions"
     )
     options = parser.parse_args()
     report = _common.Report(options.json)
+    wanted = options.part or names
     seconds = {}
     for isa in options.isa or BOARDS:
-        launch_rate(report, isa, options.runs)
-        outside(report, isa, options.runs)
-        first_launch(report, isa, options.runs)
-        first_sgemm(report, isa, options.runs)
-        example(report, isa, options.runs)
-        seconds[isa] = engines(report, isa, options.runs)
-        scaling(report, isa, options.runs, options.largest)
+        for name, measure in PARTS.items():
+            if name in wanted:
+                measure(report, isa, options.runs)
+        if "sgemm" in wanted:
+            seconds[isa] = engines(report, isa, options.runs)
+        if "scaling" in wanted:
+            scaling(report, isa, options.runs, options.largest)
     if {"vc4", "v3d42"} <= set(seconds):
         ratio = [seconds["vc4"] / seconds["v3d42"]]
         report.add("sgemm launch, pi3 relative to pi4", ratio, "ratio", engine="compiled", size=1024)
