@@ -227,7 +227,7 @@ class CompiledV3dExecution(DispatchExecution):
         states[mine, ids : ids + LANES] = payload.ids
         states[mine, Slot.RF + 2 * LANES : Slot.RF + 3 * LANES] = payload.index
         states[mine, Slot.MSF : Slot.MSF + LANES] = payload.live
-        states[mine, Slot.TIDX] = [self._placement.tidx(t) for t in threads]
+        states[mine, Slot.TIDX] = [self._placement.tidx[t] for t in threads]
         states[mine, Slot.SLOT] = [begun.supergroup_slot for begun in started]
         self._resumed[threads] = False
         self._ready += threads

@@ -8,11 +8,12 @@ are in flight (supergroup slot times its workgroups).
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,8 +158,7 @@ def _payload(
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """A batch that starts. thread: resident thread number (slot-major), which is also the order of execution."""
 
     batch: int
@@ -177,7 +177,10 @@ class Placement:
     def __init__(self, dispatch: Dispatch, qpus: int) -> None:
         self.dispatch = dispatch
         self.qpus = qpus
-        self.capacity = qpus * len(dispatch.slots)
+        slots = dispatch.slots
+        self.capacity = qpus * len(slots)
+        # For each resident thread, what the operation `tidx` returns.
+        self.tidx = tuple(qpu << 2 | slot for slot in slots for qpu in range(qpus))
         self.started = 0
         self.finished = 0
         self._free = deque(range(self.capacity))  # longest idle first
@@ -194,10 +197,6 @@ class Placement:
     def slot(self, thread: int) -> int:
         """Hardware thread number of a resident thread on its QPU."""
         return self.dispatch.slots[thread // self.qpus]
-
-    def tidx(self, thread: int) -> int:
-        """The result of the operation `tidx`."""
-        return self.qpu(thread) << 2 | self.slot(thread)
 
     def place(self, thread: int) -> FaultPlace:
         """QPU and thread for messages."""
@@ -216,17 +215,19 @@ class Placement:
     def start(self) -> list[Start]:
         """Start every batch that can start now, in order of batch number."""
         fresh: list[Start] = []
-        while self.started < self.dispatch.batches and self._free:
-            supergroup = self.started // self.dispatch.batches_per_supergroup
-            if supergroup not in self._left:
+        per_supergroup = self.dispatch.batches_per_supergroup
+        for batch in range(self.started, min(self.dispatch.batches, self.started + len(self._free))):
+            supergroup = batch // per_supergroup
+            slot = self._slot_of.get(supergroup)
+            if slot is None:
                 if not self._free_slots:
                     break
-                self._slot_of[supergroup] = self._free_slots.pop(0)
+                slot = self._slot_of[supergroup] = self._free_slots.pop(0)
                 self._left[supergroup] = self.dispatch.supergroup_batches(supergroup)
-            begun = Start(self.started, supergroup, self._slot_of[supergroup], self._free.popleft())
-            self._running[begun.thread] = begun
-            self.started += 1
+            thread = self._free.popleft()
+            begun = self._running[thread] = Start(batch, supergroup, slot, thread)
             fresh.append(begun)
+        self.started += len(fresh)
         return fresh
 
     def finish(self, thread: int) -> None:
@@ -234,11 +235,10 @@ class Placement:
         ended = self._running.pop(thread)
         self._free.append(thread)
         self.finished += 1
-        self._left[ended.supergroup] -= 1
-        if not self._left[ended.supergroup]:
+        left = self._left[ended.supergroup] = self._left[ended.supergroup] - 1
+        if not left:
             del self._left[ended.supergroup]
-            self._free_slots.append(self._slot_of.pop(ended.supergroup))
-            self._free_slots.sort()
+            insort(self._free_slots, self._slot_of.pop(ended.supergroup))
 
     # -- barriers
 

@@ -181,7 +181,7 @@ class V3dExecution(DispatchExecution):
         g.regs[2] = payload.index
         g.msf = payload.live.astype(np.uint32)
         g.live = payload.live
-        tidx = np.array([self._placement.tidx(int(t)) for t in threads], np.uint32)
+        tidx = np.array([self._placement.tidx[int(t)] for t in threads], np.uint32)
         g.tidx = g.splat(tidx)
         return g
 

@@ -144,6 +144,11 @@ class CompiledVc4Execution(ReferenceExecution):
                 self._began[id(program)] = (0.0, 0, 0) if fresh else (program.translate_s, program.hits, program.misses)
         return self._by_code[q.entry]
 
+    def _programs(self, parts: Sequence[tuple[Qpu, object]]) -> list[Program]:
+        """The translated programs of some QPUs, once each."""
+        found = [self._by_code[entry] for entry in {q.entry for q, _ in parts}]
+        return list({id(p): p for p in found if p is not None}.values())
+
     def _start_of(self, q: Qpu) -> int | None:
         """The node number at which native code can continue QPU `q`; None when it cannot."""
         if q.branch_left or q.end_left or q.switch_left or self._hold[q.number] or q.number in self._before:
@@ -235,7 +240,7 @@ class CompiledVc4Execution(ReferenceExecution):
 
     def _run_starts(self, starts: list[tuple[Qpu, int]], limit: int | None) -> None:
         """Run QPUs natively until each needs the reference engine, has spent its time slice or reaches `limit`."""
-        for program in {id(p): p for q, _ in starts if (p := self._program_of(q)) is not None}.values():
+        for program in self._programs(starts):
             if program.hot:
                 program.improve()
         alone = self._next >= len(self._entries) and sum(q.status != Status.FREE for q in self._qpus) == 1
@@ -249,9 +254,7 @@ class CompiledVc4Execution(ReferenceExecution):
         def work(q: Qpu, worker: int) -> None:
             results[q.number] = self._call(q, worker)
 
-        lengths = self._lengths
-        expected = sum(min(self._budget[q.number], lengths.get((q.entry, n), 0)) for q, n in starts)
-        if self._workers > 1 and expected >= PARALLEL:
+        if self._workers > 1 and self._expected(starts) >= PARALLEL:
             for worker in range(self._workers):  # created here: the threads only look them up
                 for q, _ in starts:
                     self._counts_of(q, worker)
@@ -259,9 +262,15 @@ class CompiledVc4Execution(ReferenceExecution):
         else:
             for q, _ in starts:
                 work(q, 0)
-        for q, number in starts:
-            lengths[q.entry, number] = self._used(q)
+        if self._workers > 1:
+            for q, number in starts:
+                self._lengths[q.entry, number] = self._used(q)
         self._return_all([(q, _REASONS[results[q.number]]) for q, _ in starts])
+
+    def _expected(self, starts: list[tuple[Qpu, int]]) -> int:
+        """Instructions that QPUs will execute until they stop, if each does as the last one from its node did."""
+        lengths, budget = self._lengths, self._budget
+        return sum([min(budget[q.number], lengths.get((q.entry, number), 0)) for q, number in starts])
 
     def _run_stores(self, ready: list[Qpu]) -> None:
         """Run the QPUs with pending stores, one after the other: each performs its store and continues for a while."""
@@ -276,7 +285,7 @@ class CompiledVc4Execution(ReferenceExecution):
     def _return_all(self, results: list[tuple[Qpu, Reason]]) -> None:
         for q, reason in results:
             self._return(q, reason)
-        for program in {id(p): p for q, _ in results if (p := self._program_of(q)) is not None}.values():
+        for program in self._programs(results):
             if program.nans > MAX_NANS and program.floats is not Floats.EXACT:
                 self._settle()
                 fast, program.floats = program.floats, Floats.EXACT
@@ -297,7 +306,7 @@ class CompiledVc4Execution(ReferenceExecution):
         return found
 
     def _call(self, q: Qpu, worker: int) -> int:
-        program = self._program_of(q)
+        program = self._by_code[q.entry]
         assert program is not None
         counts = self._addresses.get((id(program), worker))
         if counts is None:
@@ -408,7 +417,7 @@ class CompiledVc4Execution(ReferenceExecution):
 
     def _return(self, q: Qpu, reason: Reason) -> None:
         """Bring the control state of `q` up to date after native code."""
-        program = self._program_of(q)
+        program = self._by_code[q.entry]
         assert program is not None and reason is not Reason.BAD
         state, wide = self._states.fast[q.number], self._states.fast_wide[q.number]
         used = self._used(q)
