@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qpu.buffers import Buffer as Buffer
     from qpu.buffers import BufferView as BufferView
     from qpu.core.isa import Isa as Isa
+    from qpu.debug.profile import profile as profile
     from qpu.debug.record import record as record
     from qpu.debug.replay import replay as replay
     from qpu.debug.sanitizer import sanitize as sanitize
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "qpu.buffers": "Buffer BufferView",
     "qpu.core.isa": "Isa",
+    "qpu.debug.profile": "profile",
     "qpu.debug.record": "record",
     "qpu.debug.replay": "replay",
     "qpu.debug.sanitizer": "sanitize",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qpu.core.isa import Isa
 from qpu.debug import uses_v3d, uses_vc4
 from qpu.emu.boards import BoardProfile
-from qpu.emu.engine.machine import V3dMachine, Vc4Machine
+from qpu.emu.engine.machine import RunStats, V3dMachine, Vc4Machine
 from qpu.emu.engine.memory import Memory
 from qpu.emu.v3d.dispatch import Dispatch
 from qpu.emu.v3d.prepare import disassembly
@@ -38,6 +38,7 @@ class Moment(Protocol):
     """Some threads that are about to execute the same instruction. Rows number these threads."""
 
     isa: Isa
+    word: int
 
     @property
     def index(self) -> int:
@@ -81,7 +82,7 @@ class _V3dMoment:
 
     def __init__(self, services: DispatchServices, g: V3dGroup, word: int) -> None:
         self.isa = services.isa
-        self._services, self._g, self._word = services, g, word
+        self._services, self._g, self.word = services, g, word
         self.memory = services.memory
 
     @property
@@ -90,7 +91,7 @@ class _V3dMoment:
 
     @property
     def text(self) -> str:
-        return disassembly(self.isa, self._word)
+        return disassembly(self.isa, self.word)
 
     @property
     def threads(self) -> list[tuple[int, int]]:
@@ -130,7 +131,7 @@ class _Vc4Moment:
     names: Sequence[str] = [*uses_vc4.NAMES[:70], "z", "n", "c"]
 
     def __init__(self, memory: Memory, g: Vc4Group, word: int) -> None:
-        self.memory, self._g, self._word = memory, g, word
+        self.memory, self._g, self.word = memory, g, word
 
     @property
     def index(self) -> int:
@@ -138,7 +139,7 @@ class _Vc4Moment:
 
     @property
     def text(self) -> str:
-        return disassemble(self._word)
+        return disassemble(self.word)
 
     @property
     def threads(self) -> list[tuple[int, int]]:
@@ -201,8 +202,8 @@ class _Launch(ReferenceExecution):
 class _Execution:
     """An execution that starts again when its observer raises `Restart`."""
 
-    def __init__(self, make: Callable[[], Any], save: Callable[[], Callable[[], None]]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], Any], save: Callable[[], Callable[[], None]], runs: list[RunStats]) -> None:
+        self._make, self._runs = make, runs
         self._restore = save()
         self._inner = make()
 
@@ -213,7 +214,10 @@ class _Execution:
         """See `qpu.emu.engine.machine.Execution.run`."""
         while True:
             try:
-                return bool(self._inner.run(clocks))
+                done = bool(self._inner.run(clocks))
+                if done:
+                    self._runs.append(self._inner.stats)
+                return done
             except Restart:
                 self._restore()
                 self._inner = self._make()
@@ -222,9 +226,11 @@ class _Execution:
 class _V3d:
     """A V3D machine whose instructions are observed."""
 
-    def __init__(self, profile: BoardProfile, memory: Memory, strict: bool, before: Callable[[], Before]) -> None:
+    def __init__(
+        self, profile: BoardProfile, memory: Memory, strict: bool, before: Callable[[], Before], runs: list[RunStats]
+    ) -> None:
         self._machine = V3dReferenceMachine(profile, memory, strict=strict)
-        self._before = before
+        self._before, self._runs = before, runs
 
     def dispatch(self, cfg: Sequence[int]) -> Any:
         """See `V3dReferenceMachine.dispatch`."""
@@ -235,15 +241,17 @@ class _V3d:
             made.before = self._before()
             return made
 
-        return _Execution(make, lambda: _saved(machine.memory))
+        return _Execution(make, lambda: _saved(machine.memory), self._runs)
 
 
 class _Vc4:
     """A VideoCore IV machine whose instructions are observed."""
 
-    def __init__(self, profile: BoardProfile, memory: Memory, strict: bool, before: Callable[[], Before]) -> None:
+    def __init__(
+        self, profile: BoardProfile, memory: Memory, strict: bool, before: Callable[[], Before], runs: list[RunStats]
+    ) -> None:
         self._machine = Vc4ReferenceMachine(profile, memory, strict=strict)
-        self._before = before
+        self._before, self._runs = before, runs
 
     @property
     def vpm(self) -> Any:
@@ -288,7 +296,7 @@ class _Vc4:
 
             return restore
 
-        return _Execution(make, save)
+        return _Execution(make, save, self._runs)
 
 
 def _saved(memory: Memory) -> Callable[[], None]:
@@ -309,10 +317,11 @@ class Stepping:
 
     def __init__(self, begin: Callable[[], Before]) -> None:
         self._begin = begin
+        self.runs: list[RunStats] = []  # statistics of launches that have ended
 
     def machine(self, profile: BoardProfile, memory: Memory, *, strict: bool) -> V3dMachine | Vc4Machine:
         """The machine of a board, observed."""
         if profile.isa is Isa.VC4:
-            chip: Vc4Machine = _Vc4(profile, memory, strict, self._begin)
+            chip: Vc4Machine = _Vc4(profile, memory, strict, self._begin, self.runs)
             return chip
-        return _V3d(profile, memory, strict, self._begin)
+        return _V3d(profile, memory, strict, self._begin, self.runs)
