@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import _common
+import library
 import numpy as np
 
 import qpu
@@ -151,11 +152,21 @@ def main() -> None:
     parser.add_argument(
         "--n", type=_common.positive, default=1 << 20, help="elements of the long vectors (default 2**20)"
     )
+    parser.add_argument("--part", choices=("programs", "library"), help="only the programs, or the library's functions")
+    parser.add_argument("--function", action="append", help="of the library, only this one (may be repeated)")
+    parser.add_argument("--page", action="store_true", help=f"write {library.PAGE.name} of the guide, nothing else")
     options = parser.parse_args()
+    if options.page:
+        library.PAGE.write_text(library.page())
+        return
     report = _common.Report(options.json)
     for name in options.device or BOARDS:
         with qpu.open_device(name) as gpu:
             figures = Figures(report, gpu)
+            if options.part != "programs" and gpu.emulated:
+                library.figures(figures.add, gpu, options.function)
+            if options.part == "library" or options.function:
+                continue
             for kernel in sgemm.KERNELS:
                 inner_loop(figures, gpu, kernel)
                 whole(figures, gpu, kernel, options.size, options.runs)

@@ -88,7 +88,7 @@ def small(tmp_path: Path, shape: tuple[int, int]) -> str:
     return str(path)
 
 
-PICTURES = ("mandelbrot", "gaussian_blur", "sobel")
+PICTURES = ("mandelbrot", "spectrogram", "gaussian_blur", "sobel")  # the last two of photographs
 SIZED = ("hello_world", "memset", "scopy", "saxpy", "summation", "parallel_add", "parallel_mul", "soft_threshold",
          "dot", "prefix_sum", "histogram")  # fmt: skip
 ASSEMBLY = ("hello_world", "memset", "scopy", "saxpy", "summation", "mandelbrot", "gaussian_blur", "sobel")
@@ -228,6 +228,16 @@ def test_a_wrong_pixel_is_noticed(run: Run, monkeypatch: pytest.MonkeyPatch, tmp
         assert status == 1 and json.loads(out)["ok"] is False
 
 
+def test_spectrogram(run: Run, tmp_path: Path) -> None:
+    size = ("--n", "900", "--size", "64", "--window", "hamming")
+    (row,) = run.rows("spectrogram", "--device", "pi4", *size, "--output", str(tmp_path / "s.png"))
+    assert set(row) >= KEYS and row["ok"] and (row["width"], row["height"]) == (53, 33)
+    pixels = grey(Path(row["output"]))
+    assert pixels.shape == (33, 53)
+    strongest = 32 - pixels.argmax(0)  # the chirp, from a twentieth of the sampling rate upwards
+    assert abs(strongest[1] - 3) <= 1 and 14 <= strongest[-2] <= 25
+
+
 def test_mailbox_info(run: Run) -> None:
     for row in run.rows("mailbox_info", "--device", "all"):
         assert set(row) >= KEYS and row["ok"] and row["instructions"] == 0
@@ -284,8 +294,8 @@ def test_people_read_what_was_measured(run: Run, name: str) -> None:
         ("perf_counters", ("--device", "pi5", "--counter", "beans")),
         *(("mandelbrot", ("--device", "pi5", *o)) for o in (("--width", "0"), ("--height", "-1"), ("--steps", "0"))),
         *((name, ("--output", "nowhere/picture.png")) for name in PICTURES),
-        *((name, ("--input", "nowhere.png")) for name in PICTURES[1:]),
-        *((name, ("--input", __file__)) for name in PICTURES[1:]),
+        *((name, ("--input", "nowhere.png")) for name in PICTURES[2:]),
+        *((name, ("--input", __file__)) for name in PICTURES[2:]),
         *(("gaussian_blur", ("--sigma", s)) for s in ("0", "-1", "4", "inf", "wide")),
         ("sobel", ("--gain", "0")),
         ("gpu_clock", ("--device", "pi5", "--loops", "0")),
@@ -338,7 +348,8 @@ def test_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
     options = {
         "mandelbrot": ["--width", "20", "--height", "9"],
         "sgemm": ["--size", "20"],
-        **{key: ["--input", small(tmp_path, (9, 20))] for key in (*PICTURES[1:], "assembly/sobel")},
+        "spectrogram": ["--n", "100", "--size", "16"],
+        **{key: ["--input", small(tmp_path, (9, 20))] for key in (*PICTURES[2:], "assembly/sobel")},
     }
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--device", "all", *options.get(name, [])]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=HUNG_S)

@@ -53,7 +53,13 @@ def _columns(k: Team, alpha: f32, a: In2[f32], x: In[f32], beta: f32, y: InOut[f
         columns = [j + 16 * q + k.lane if k.isa == "vc4" else j + 4 * k.lane + q for q in range(4)]
         sums = [f32(0) for _ in range(4)]
         if j + 64 <= n:
-            for r in range(m):
+            fours = m - m % ROWS
+            for r in range(0, fours, ROWS):
+                for i in unroll(range(ROWS)):
+                    v = x[r + i]
+                    for q in unroll(range(4)):
+                        sums[q] += a[r + i, columns[q]] * v
+            for r in range(fours, m):
                 v = x[r]
                 for q in unroll(range(4)):
                     sums[q] += a[r, columns[q]] * v

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def rows(name: str, *arguments: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("board", "isa"), [("pi3", "vc4"), ("pi4", "v3d42"), ("pi5", "v3d71")])
 def test_kernels(board: str, isa: str) -> None:
-    found = rows("kernels", "--device", board, "--size", "24", "--n", "700")
+    found = rows("kernels", "--part", "programs", "--device", board, "--size", "24", "--n", "700")
     assert {row["isa"] for row in found} == {isa}
     by_name = {(row["name"], row.get("kernel"), row.get("counted")): row["value"] for row in found}
     for kernel, least in (("uniform", 0.95), ("rotate", 0.75)):
@@ -45,6 +46,22 @@ def test_kernels(board: str, isa: str) -> None:
         assert by_name[f"{name} useful bytes", None, None] == useful
         assert by_name[f"{name} requested bytes", None, None] >= useful
         assert by_name[f"{name} bytes per instruction", None, None] > 0
+
+
+def test_library() -> None:
+    found = rows("kernels", "--device", "pi4", "--function", "blas1.axpy", "--function", "blas2.gemv")
+    values = {row["name"]: row for row in found}
+    assert set(values) == {f"library {name}{what}" for name in ("blas1.axpy", "blas2.gemv") for what in ("", " bytes")}
+    for name in ("blas1.axpy", "blas2.gemv"):
+        row = values[f"library {name}"]
+        assert row["floor"] <= row["value"] <= row["target"]
+    assert values["library blas1.axpy bytes"]["value"] == 12
+
+
+def test_the_page_of_costs_has_every_function() -> None:
+    names = re.findall(r'^    Row\(\s*"([^"]+)"', (ROOT / "benchmarks" / "library.py").read_text(), re.M)
+    page = (ROOT / "docs" / "reference" / "library-costs.md").read_text()
+    assert len(names) > 10 and [name for name in names if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize(("board", "qpus"), [("pi3", 12), ("pi4", 8), ("pi5,slices=3", 12)])
