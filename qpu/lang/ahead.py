@@ -1,37 +1,40 @@
-"""Loads of the next turn asked for in this one (V3D): a loop begins with results that are there, not with requests.
+"""Loads of the next turn asked for in this one: a loop begins with results that are there, not with requests.
 
-The last turn asks for its own words again, as what lies behind them may belong to nobody; behind the loop these
-results are taken and dropped.
+The last turn is a copy of the loop's body behind it that asks for nothing, so nobody's memory is read. Counters are
+carried a turn ahead, so that the addition which advances one tests it, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from qpu.lang.kir import ROWS, Loop, Region, Request, Skip, Value, walk
+from qpu.lang.kir import ROWS, Loop, Region, Request, Skip, Value
 from qpu.lang.rewrite import Rewriter
 
 __all__ = ["load_ahead"]
 
+LARGEST = 240  # operations of a body that is worth a copy
 WORK = 2  # operations for each word loaded or stored; with less the TMU is busy anyway
-_BARS = frozenset({"atomic", "barrier", "lock", "fetch"})
+BUSY = 16  # operations a word, with which the wait for a turn's first results is short on 4.2, where taking one takes
+# the place of a request
+_BARS = frozenset({"atomic", "barrier", "lock", "unlock", "fetch", "semaphore"})
 
 
 class _Ahead(Rewriter):
-    """used: values that anything uses. inside: the region of a loop that is made, and what happens behind an operation
-    of it.
+    """grid: whether turns over items are independent; inputs: numbers of the arrays that nothing writes. Inside a loop
+    that is made, free: whether all loads may come before its stores; behind: what happens after an operation of it;
+    skipped: operations that others stand for; bases: for a counter that is carried ahead, itself and its step.
     """
 
-    def __init__(self, isa: str, top: Region, capacity: int) -> None:
+    def __init__(self, isa: str, capacity: int, grid: bool, inputs: frozenset[int]) -> None:
         super().__init__(isa)
         self.capacity = capacity
-        self.used: set[int] = set()
+        self.grid = grid
+        self.inputs = inputs
+        self.free = False
         self.skipped: set[int] = set()
         self.behind: dict[int, Callable[[], None]] = {}
-        for v in walk(top):
-            self.used |= {id(a) for a in v.args}
-            if isinstance(v.attr, Loop | Skip):
-                self.used |= {id(y) for y in v.attr.yields}
+        self.bases: dict[int, tuple[Value, Value]] = {}
 
     def one(self, v: Value) -> None:
         if id(v) not in self.skipped:
@@ -40,124 +43,178 @@ class _Ahead(Rewriter):
         if then is not None:
             then()
 
+    def replace(self, v: Value, args: tuple[Value, ...]) -> Value | None:
+        if v.op not in ("commit", "request") or id(v.args[1]) not in self.bases:
+            return None
+        carried, step = self.bases[id(v.args[1])]
+        base = self.q.emit("sub", args[0], self.cast(step, args[0].type))
+        return self.q.append(v.op, (base, carried, *args[2:]), v.type, v.attr, varying=v.varying)
+
     def loop(self, v: Value, attr: Loop) -> None:
+        self.free = self.grid and attr.items
         requests = self._requests(attr)
-        moving = [] if requests is None else self._moving(attr, requests)
-        fixed = any(id(attr.results[n]) in self.used or not self._pure(attr.yields[n], attr) for n in moving)
-        if not requests or fixed:
+        if not requests:
             super().loop(v, attr)
             return
-        q = self.q
+        q, body = self.q, attr.region
         args = [self.get(a) for a in v.args]
         part = Region(q.region)
         outer, q.region = q.region, part
-        first = {id(p): x for p, x in zip(attr.region.parameters, args[1:], strict=True)}
+        first = {id(p): x for p, x in zip(body.parameters, args[1:], strict=True)}
         for r in requests:
-            q.append("request", tuple(self._again(a, attr, first) for a in r.args), "", r.attr, varying=False)
+            q.append("request", tuple(self._again(a, body, first) for a in r.args), "", r.attr, varying=False)
+        steps = {n: self.get(s) for n in range(len(attr.yields)) if (s := _step(attr, n)) is not None}
+        inits = [q.emit("add", x, steps[n]) if n in steps else x for n, x in enumerate(args[1:])]
+        guard = self._again(attr.cond, body, first)
         region = Region(part, loop=True)
-        for p in attr.region.parameters:
-            self.map[id(p)] = q.parameter(region, p.type, p.varying)
-        self.regions[id(attr.region)] = region
+        self.regions[id(body)] = region
+        carried = [q.parameter(region, p.type, p.varying) for p in body.parameters]
+        word = next((x for x in body.ops if x.op == "next"), None)  # of a stream: its first one is read ahead, too
+        if word is not None:
+            self.skipped.add(id(word))
+            inits.append(q.append("next", (), word.type, word.attr, varying=word.varying))
+            self.map[id(word)] = q.parameter(region, word.type, word.varying)
         q.region = region
-        going: dict[int, Value] = {}
-        self._plan(attr, requests, moving, going)
-        self.region(attr.region)
-        yields = [going.get(n, self.get(y)) for n, y in enumerate(attr.yields)]
-        made = Loop(region, yields, self.get(attr.cond), items=attr.items)
+        ahead = self._enter(body, carried, steps)
+        self.skipped |= {id(r) for r in requests}
+        self._plan(attr, requests, ahead)
+        self.region(body)
+        yields = [q.emit("add", carried[n], steps[n]) if n in steps else self.get(y) for n, y in enumerate(attr.yields)]
+        if word is not None:
+            yields.append(q.append("next", (), word.type, word.attr, varying=word.varying))
+        cond = self._again(attr.cond, body, ahead)
+        self.behind.clear()
+        self.bases.clear()
         q.region = part
-        op = q.append("loop", (q.const("b", True), *args[1:]), "", made, varying=False)
-        results = [q.result(op, p.type, p.varying) for p in attr.region.parameters]
-        for _ in range(sum(r.attr.words for r in requests)):
-            q.append("pop", (), "i", None, varying=True)
+        op = q.append("loop", (guard, *inits), "", Loop(region, yields, cond, items=attr.items), varying=False)
+        self._enter(body, [q.result(op, p.type, p.varying) for p in carried], steps)
+        if word is not None:
+            self.map[id(word)] = q.result(op, word.type, word.varying)
+        self.region(body)  # the last turn
+        self.bases.clear()
+        made = Skip(part, [self.get(y) for y in attr.yields])
         q.region = outer
-        skip = q.append("if_any", tuple(args), "", Skip(part, results), varying=False)
+        skip = q.append("if_any", tuple(args), "", made, varying=False)
         for r in attr.results:
             self.map[id(r)] = q.result(skip, r.type, r.varying)
 
-    def _plan(self, attr: Loop, requests: list[Value], moving: list[int], going: dict[int, Value]) -> None:
-        """Each request of the next turn when its results have room: behind the last result that this turn takes, the
-        last one behind the stores.
+    def _enter(self, body: Region, carried: list[Value], steps: Mapping[int, Value]) -> dict[int, Value]:
+        """Begin a turn: what stands for the parameters. Returns what stands for them in the next turn, where known."""
+        ahead = {}
+        for n, p in enumerate(body.parameters):
+            if n in steps:
+                self.map[id(p)] = self.q.emit("sub", carried[n], steps[n])
+                ahead[id(p)] = carried[n]
+                self.bases[id(p)] = carried[n], steps[n]
+            else:
+                self.map[id(p)] = carried[n]
+        return ahead
+
+    def _plan(self, attr: Loop, requests: list[Value], ahead: Mapping[int, Value]) -> None:
+        """Each request of the next turn when its results have room, the last one behind the stores where the TMU is
+        full anyway; what may overlap them comes behind them in any case.
         """
-        q, ops = self.q, attr.region.ops
-        pops = [x for x in ops if x.op == "pop"]
-        commits = [x for x in ops if x.op == "commit"]
+        q, body = self.q, attr.region
+        pops = [x for x in body.ops if x.op == "pop"]
+        commits = [x for x in body.ops if x.op == "commit"]
 
         def ask(row: list[Value]) -> None:
-            if not going:
-                mask = attr.cond.args[0] if attr.cond.op == "any" else attr.cond
-                test = self._again(mask, attr, {})
-                for n in moving:
-                    old = self.map[id(attr.region.parameters[n])]
-                    going[n] = q.emit("select", test, self._again(attr.yields[n], attr, {}), old)
-            places = {id(attr.region.parameters[n]): x for n, x in going.items()}
             for r in row:
-                q.append("request", tuple(self._again(a, attr, places) for a in r.args), "", r.attr, varying=False)
+                args = tuple(self._again(a, body, ahead) for a in r.args)
+                q.append("request", args, "", r.attr, varying=False)
 
         at: dict[int, list[Value]] = {}
-        words = 0
+        places = {id(x): n for n, x in enumerate(body.ops)}
+        others = [
+            x for x in body.ops if x.op == "request" and id(x) not in self.skipped
+        ]  # of this turn: they come first
+        words, late = 0, False
+        full = len(pops) >= self.capacity
         for r in requests:
             words += r.attr.words
-            last = commits[-1] if commits and r is requests[-1] else pops[words - 1]
-            at.setdefault(id(last), []).append(r)
-        self.skipped |= {id(r) for r in requests}
+            late |= bool(commits) and ((full and r is requests[-1]) or not self._free(r))
+            if late:
+                after = commits[-1]
+            else:
+                after = pops[max(0, len(pops) + words - self.capacity - 1)]
+            if others and places[id(after)] < places[id(others[-1])]:
+                after = others[-1]
+            at.setdefault(id(after), []).append(r)
         for number, row in at.items():
             self.behind[number] = lambda row=row: ask(row)  # type: ignore[misc]  # a lambda's default
 
-    def _again(self, v: Value, attr: Loop, places: dict[int, Value]) -> Value:
+    def _free(self, r: Value) -> bool:
+        return self.free or r.attr.access.array in self.inputs
+
+    def _again(self, v: Value, body: Region, places: Mapping[int, Value]) -> Value:
         """A value of the loop computed with other carried values."""
         if id(v) in places:
             return places[id(v)]
-        if not attr.region.contains(v):
+        if not body.contains(v):
             return self.get(v)
-        if v.op == "parameter":
-            return self.map[id(v)]
         if v.op == "const":
             return self.q.const(v.type, v.attr)
-        args = tuple(self._again(a, attr, places) for a in v.args)
+        args = tuple(self._again(a, body, places) for a in v.args)
         return self.q.emit(v.op, *args, type_=v.type, attr=v.attr)
 
-    def _requests(self, attr: Loop) -> list[Value] | None:
-        """Requests of a loop over items whose loads can be asked for ahead, with work to do meanwhile."""
-        found, pops, stored, work = [], 0, 0, 0
-        for v in attr.region.ops:
+    def _requests(self, attr: Loop) -> list[Value]:
+        """The first requests of a turn, as many as have room at its end, where they can be asked for ahead."""
+        body = attr.region
+        found: list[Value] = []
+        pops = words = work = stored = 0
+        if len(body.ops) > LARGEST or attr.cond.op not in ("lt", "any"):
+            return []
+        for v in body.ops:
             if isinstance(v.attr, Loop | Skip) or v.op in _BARS:
-                return None
-            if v.op == "commit" and (not isinstance(v.attr, Request) or v.attr.byte & 0x78 != 0x78 or len(v.args) > 2):
-                return None
+                return []
+            if v.op == "commit" and self._atomic(v):
+                return []
             if v.op == "request":
-                if len(v.args) > 2 or not all(self._pure(a, attr) for a in v.args):
-                    return None
-                found.append(v)
+                if len(v.args) > 2:
+                    return []
+                words += v.attr.words
+                if words <= self.capacity:
+                    found.append(v)
             pops += v.op == "pop"
             stored += v.op == "data"
             work += ROWS[v.op].pure
-        words = sum(r.attr.words for r in found)
-        if not found or not attr.items or pops != words or words > self.capacity or work < WORK * (words + stored):
-            return None
-        return found if attr.cond.op in ("lt", "any") and self._pure(attr.cond, attr) else None
+        if work < WORK * (words + stored) or (self.isa == "v3d42" and work > BUSY * words):
+            return []
+        if not found or pops != words or (self.isa == "vc4" and not all(self._free(r) for r in found)):
+            return []
+        known = {id(p) for n, p in enumerate(body.parameters) if _step(attr, n) is not None}
+        needs = [attr.cond, *(a for r in found for a in r.args)]
+        return found if all(_follows(x, body, known) for x in needs) else []
 
-    def _pure(self, v: Value, attr: Loop) -> bool:
-        if v.op == "parameter" or v.op == "const" or not attr.region.contains(v):
-            return True
-        return ROWS[v.op].pure and all(self._pure(a, attr) for a in v.args)
-
-    def _moving(self, attr: Loop, requests: list[Value]) -> list[int]:
-        """Numbers of the carried values that the requests' addresses depend on."""
-        found: set[int] = set()
-        todo = [a for r in requests for a in r.args]
-        while todo:
-            v = todo.pop()
-            if v.op == "parameter" and v.region is attr.region:
-                found.add(v.attr)
-            elif attr.region.contains(v):
-                todo += v.args
-        return sorted(found)
+    @staticmethod
+    def _atomic(v: Value) -> bool:
+        return isinstance(v.attr, Request) and v.attr.byte & 0x78 != 0x78
 
 
-def load_ahead(top: Region, isa: str, capacity: int) -> Region:
-    """The same kernel with the loads of its innermost loops asked for a turn before. capacity: words that may be
-    pending.
+def _step(attr: Loop, n: int) -> Value | None:
+    """What each turn adds to a carried integer, made in front of the loop; None where it does something else."""
+    p, y = attr.region.parameters[n], attr.yields[n]
+    if y.op != "add" or p not in y.args or p.type not in ("i", "u"):
+        return None
+    other = y.args[1] if y.args[0] is p else y.args[0]
+    return None if other is p or attr.region.contains(other) else other
+
+
+def _follows(v: Value, body: Region, known: set[int]) -> bool:
+    """Whether a value of the loop is computed from these parameters alone."""
+    if v.op == "parameter" and v.region is body:
+        return id(v) in known
+    if v.op == "const" or not body.contains(v):
+        return True
+    return ROWS[v.op].pure and all(_follows(a, body, known) for a in v.args)
+
+
+def load_ahead(top: Region, isa: str, capacity: int, *, grid: bool, inputs: frozenset[int]) -> Region:
+    """The same kernel with the loads of its innermost loops asked for a turn before.
+
+    capacity: words that may be pending; grid: whether turns over items are independent; inputs: numbers of the arrays
+    that nothing writes.
     """
-    r = _Ahead(isa, top, capacity)
+    r = _Ahead(isa, capacity, grid, inputs)
     r.region(top)
     return r.q.top

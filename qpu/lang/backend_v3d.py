@@ -65,7 +65,8 @@ def compile_v3d(
         passed("plan_memory", found)
         return found
 
-    region = load_ahead(planned(arrays if wide is None else wide), str(isa), capacity)
+    plan = planned(arrays if wide is None else wide)
+    region = load_ahead(plan, str(isa), capacity, grid=not ir.team, inputs=ir.read_only)
     remove_dead(region)
     passed("load_ahead", region)
     slots = V3dTarget(isa, {}).slots

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import insort
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from qpu.core.hazards import Facts, Windows
 from qpu.lang.depend import Node, graph
@@ -70,12 +70,36 @@ def bundle(function: Function, target: Target, capacity: int) -> dict[Block, lis
     """The instructions of each block, branches and their delay slots included."""
     found: dict[Block, list[Scheduled]] = {}
     leads: dict[Block, list[list[int]]] = {}
+    runs: dict[Block, _Block] = {}
     for block in function.blocks:
-        run = _Block(target, block, capacity, _joined(leads.get(block, []), target.windows.reach))
-        found[block] = run.run(found)
+        ways = leads.get(block, [])
+        above = next((b for b in runs if b.falls is block), None)
+        alone = above is not None and len(ways) == 1 and block.branch is not None and block.branch[0] is block
+        # a loop of one block begins as its turns do: what is under way in front of it ends there
+        history = [] if alone else _joined(ways, target.windows.reach)
+        tries = TRIES if block.branch is not None and block.branch[0] is block else TRIES[:1]
+        run = min((_run(target, block, capacity, history, flags, found) for flags in tries), key=lambda r: len(r.out))
+        found[block] = run.out
+        if alone and above is not None:
+            runs[above].pad(found[block])
+        runs[block] = run
         for successor in block.successors:
             leads.setdefault(successor, []).append(run.history)
     return found
+
+
+TRIES: Final = ("late", "early")
+"""Ways to place what sets or asks flags, the shortest loop of one block counts: behind equally urgent operations, as
+their instructions have no room for signals; or the addition that tests the end before everything else.
+"""
+
+
+def _run(
+    target: Target, block: Block, capacity: int, history: list[int], flags: str, done: dict[Block, list[Scheduled]]
+) -> _Block:
+    run = _Block(target, block, capacity, history, flags)
+    run.run(done)
+    return run
 
 
 def _joined(ways: list[list[int]], reach: int) -> list[int]:
@@ -90,8 +114,9 @@ def _joined(ways: list[list[int]], reach: int) -> list[int]:
 class _Block:
     """One block. history: `after` masks of the instructions before it."""
 
-    def __init__(self, target: Target, block: Block, capacity: int, history: list[int]) -> None:
+    def __init__(self, target: Target, block: Block, capacity: int, history: list[int], flags: str) -> None:
         self.target = target
+        self.flags = flags
         self.block = block
         self.capacity = capacity
         self.windows = target.windows
@@ -100,12 +125,16 @@ class _Block:
         self.flags_at = -1
         self.stays = 0  # windows without end that instructions further back have opened
 
-    def run(self, done: dict[Block, list[Scheduled]]) -> list[Scheduled]:
-        """The instructions. done: blocks that are scheduled, which a branch may lead back to."""
+    def run(self, done: dict[Block, list[Scheduled]]) -> None:
+        """Make the instructions. done: blocks that are scheduled, which a branch may lead back to."""
         branch = self.block.branch
         asks = 1 + self.target.branch_slots if branch is not None and branch[1] else 0
         nodes = graph(self.block.ops, self.target.effects, self.capacity, TMU_LATENCY, asks, self.block.pending)
-        ready = sorted(_rank(n) for n in nodes if not n.waits)
+        if self.flags == "early" and asks:
+            last = next((n for n in reversed(nodes) if n.m.push or n.m.update), None)
+            if last is not None:
+                last.priority += len(nodes)
+        ready = sorted(self._rank(n) for n in nodes if not n.waits)
         left = len(nodes)
         cycle = idle = 0
         while left:
@@ -114,10 +143,9 @@ class _Block:
             cycle += 1
             idle = 0 if taken else idle + 1
             if idle > self.windows.reach + SLOWEST:
-                raise AssertionError(f"no instruction can take {ready[0][2].m}")
+                raise AssertionError(f"no instruction can take {ready[0][3].m}")
         self._branch()
         self._keep_out_of(done)
-        return self.out
 
     def _recent(self, history: list[int]) -> int:
         """Windows of limited length that exclude an instruction behind these."""
@@ -144,7 +172,7 @@ class _Block:
         while at < len(todo):
             row = todo[at]
             at += 1
-            n = row[2]
+            n = row[3]
             if n.earliest > cycle or not target.put(bundle, n.m):
                 later.append(row)
                 continue
@@ -152,13 +180,17 @@ class _Block:
                 other.waits -= 1
                 other.earliest = max(other.earliest, cycle + distance)
                 if not other.waits:
-                    insort(todo, _rank(other), at)
+                    insort(todo, self._rank(other), at)
             if n.m.push or n.m.update:
                 self.flags_at = cycle
         later.sort()
         ready += later
         self._append(self._made(bundle))
         return len(bundle.ops)
+
+    def _rank(self, n: Node) -> Ranked:
+        m = n.m
+        return -n.priority, m.role == "pop" or (self.flags == "late" and bool(m.push or m.cond or m.update)), n.index, n
 
     def _made(self, bundle: Any) -> Scheduled:
         return Scheduled(self.target.instruction(bundle), bundle.ops, None, bundle.after, bundle.before)
@@ -205,6 +237,11 @@ class _Block:
             start = len(self.history) - len(self.out) + 1
             self.history = self.history[:start] + [s.after for s in self.out]
 
+    def pad(self, first: list[Scheduled]) -> None:
+        """End with what is under way, so that these instructions may come next."""
+        while self._clashes(first):
+            self._append(self._made(self.target.new()))
+
     def _clashes(self, first: list[Scheduled]) -> bool:
         history = list(self.history)
         for row in first[: self.windows.reach]:
@@ -215,9 +252,5 @@ class _Block:
 
 
 SLOWEST = 8  # instructions that an operation may have to wait for another, beside the windows of the rules
-Ranked = tuple[int, int, Node]
-"""An operation by urgency: the least first, by priority, then by place."""
-
-
-def _rank(n: Node) -> Ranked:
-    return -n.priority, n.index, n
+Ranked = tuple[int, bool, int, Node]
+"""An operation by urgency: the least first."""

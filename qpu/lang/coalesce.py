@@ -12,7 +12,7 @@ __all__ = ["coalesce"]
 
 def coalesce(function: Function, *, early: bool = False) -> None:
     """Merge registers of copies, then of accumulations; drop copies onto themselves. early: not what an operation
-    writes that sets flags, so that it need not wait for those that read the old value.
+    writes that sets flags, so that it need not wait for others that read the old value.
     """
     n = function.registers
     clash = conflicts(function)
@@ -36,7 +36,15 @@ def coalesce(function: Function, *, early: bool = False) -> None:
         clash[y] |= clash[x]
         return True
 
-    pushed = {m.dst for m in function.ops() if early and m.push and type(m.dst) is int}
+    setters = {m.dst: m for m in function.ops() if early and m.push and type(m.dst) is int}
+    reads: dict[int, int] = {}
+    for m in function.ops() if setters else ():
+        for r in m.reads():
+            reads[r] = reads.get(r, 0) + 1
+    # a counter that only its own addition reads has nothing to wait for
+    counters = {m.a for m in function.ops() if m.role == "copy" and type(m.dst) is int and reads.get(m.dst) == 1
+                and m.a in setters and m.dst in setters[m.a].sources()}  # fmt: skip
+    pushed = setters.keys() - counters
     copies = [
         (block.depth, m)
         for block in function.blocks

@@ -124,6 +124,9 @@ def graph(
     pushes = [n for n in nodes if n.m.push or n.m.update]
     if branch and pushes:
         pushes[-1].rest = branch
+    for request in words[len(pops) :]:  # whose result a later block takes
+        if request is not None:
+            request.rest = tmu_latency
     for node in reversed(nodes):
         node.priority = 1 + max((_way(node, n, d, tmu_latency) for n, d in node.after), default=node.rest)
         node.priority = max(node.priority, 1 + node.rest)

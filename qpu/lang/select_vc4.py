@@ -346,6 +346,7 @@ class Vc4Selector(StoreSelector):
 
     def _request(self, v: Value) -> None:
         self.address(Fixed("io", TMU0), v, "request")
+        self.waiting += 1
 
     def region(self, region: Region) -> None:
         outer, self.at = self.at, {id(v): n for n, v in enumerate(region.ops)}
@@ -383,6 +384,7 @@ class Vc4Selector(StoreSelector):
 
     def _pop(self, v: Value) -> None:
         self.op("", sig=LDTMU0, sig_dst=R4, role="pop")
+        self.waiting -= 1
         if self._passes(v, _TAKES_R4):
             self.place[id(v)] = R4
             return
