@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO, overload
 
@@ -308,9 +309,14 @@ def _launch(k: Kernel, gpu: Device | None, how: Any, args: Any, keywords: Any, *
         raise error.with_traceback(None) from error.__cause__
 
 
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+
 def _tell(compiled: Compiled) -> None:
-    """Warn of what costs, each time a kernel is compiled."""
+    """Warn of what costs, each time a kernel is compiled; not of the kernels of this package."""
     for note in compiled.notes:
+        if note.loc is not None and note.loc.file.startswith(_PACKAGE):
+            continue
         import warnings
 
         from qpu.lang.surface import PerformanceNote

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,6 @@ from qpu.kernels.common.rounding import bound
 BOARDS = ("pi3", "pi4", "pi5")
 F, N, U, B = np.float32, np.int32, np.uint32, np.uint8
 LENGTHS = st.sampled_from((1, 15, 63, 64, 65, 130, 517))
-pytestmark = pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +236,13 @@ def test_refusals(boards: dict[str, Device]) -> None:
         with pytest.raises(UsageError, match=found) as caught:
             call()
         assert "help: " in str(caught.value) and caught.traceback[1].frame.code.name == "<lambda>"
+
+
+def test_kernels_of_the_library_give_no_performance_notes() -> None:
+    """What costs in them, a caller cannot change."""
+    with qpu.open_device("pi3") as gpu, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x = gpu.array(np.arange(40, dtype=np.float32).reshape(5, 8))
+        out = gpu.empty((5, 8))
+        scan.cumulative_sum(x, out, axis=0)
+        np.testing.assert_array_equal(out.numpy(), np.cumsum(x.numpy(), 0))
