@@ -131,7 +131,8 @@ def test_the_full_level_takes_over_in_the_middle(vectors: str, monkeypatch: pyte
     use_vectors(vectors, monkeypatch)
     monkeypatch.setattr(programs.Program, "HOT", 1)
     words = place(floats)
-    for operands in ((1.5, 0.75, 0.999), (3e38, 2.0, 1e-3), (1e-30, 1e-12, 3.0), (0.0, -1.0, float("inf"))):
+    cases = ((1.5, 0.75, 0.999), (3e38, 2.0, 1e-3), (1e-30, 1e-12, 3.0), (0.0, -1.0, float("inf")))
+    for operands in cases[HOSTS.index(vectors) % 2 :: 2]:
         uniforms = [[400 + n, *map(word, operands), DATA + 64 * n] for n in range(3)]
         want = execute(Vc4ReferenceMachine, words, uniforms)
         levels = set()

@@ -57,7 +57,7 @@ def keys(isa: Isa, add: AluHalf, mul: AluHalf) -> tuple[HalfKey, HalfKey]:
 
 
 @BOTH
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_fits_is_what_combine_says(isa: Isa, data: st.DataObject) -> None:
     """Halves that are valid by themselves, with any signal set: both answers are the same, and the word decodes."""

@@ -34,7 +34,7 @@ BOTH = pytest.mark.parametrize("isa", ISAS)
 
 
 @BOTH
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_decode_is_total(isa: Isa, data: st.DataObject) -> None:
     word = data.draw(st.integers(0, 2**64 - 1))
@@ -49,7 +49,7 @@ def test_decode_is_total(isa: Isa, data: st.DataObject) -> None:
 
 
 @BOTH
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(data=st.data())
 def test_everything_printed_assembles(isa: Isa, data: st.DataObject) -> None:
     """Any word that decodes prints as text that the assembler takes; its own word prints the same items."""
@@ -70,7 +70,7 @@ def items(line: str) -> list[str]:
 
 
 @BOTH
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(data=st.data())
 def test_decode_inverts_encode(isa: Isa, data: st.DataObject) -> None:
     instr = data.draw(st.one_of(alus(isa), branches(isa)))
@@ -89,7 +89,7 @@ def test_decode_inverts_encode(isa: Isa, data: st.DataObject) -> None:
 
 
 @BOTH
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_builder_text_and_decoder_agree(isa: Isa, data: st.DataObject) -> None:
     instrs = data.draw(st.lists(st.one_of(alus(isa), branches(isa)), min_size=1, max_size=4))
@@ -265,7 +265,7 @@ def test_rules_say_what_to_do() -> None:
 
 
 @BOTH
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_effects_use_known_names(isa: Isa, data: st.DataObject) -> None:
     instr = data.draw(st.one_of(alus(isa), branches(isa)))

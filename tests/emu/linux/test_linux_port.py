@@ -236,7 +236,7 @@ def test_nothing_leaks(board: str) -> None:
     growth = []
     for _ in range(3):
         before = resident()
-        assert cycle(board, 30) == []
+        assert cycle(board, 12) == []
         growth.append(resident() - before)
     # a leak shows in every batch; the allocator takes or returns a page table of 7 MiB now and then
     assert min(growth) < 1 << 10

@@ -117,7 +117,7 @@ def test_overflow_and_emptying(chip: Chip) -> None:
     code = chip.program(count_down)
     out = chip.place(np.zeros(40 * 16))
     for n in range(29):
-        chip.queue(code, 30_000, out + 64 * n)
+        chip.queue(code, 8_000, out + 64 * n)
     assert chip.status() == (0, 29, 1, 16)  # the 29th was lost
     chip.regs.write32(SRQCS, 1 << 7)
     assert chip.status()[2] == 0

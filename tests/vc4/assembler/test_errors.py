@@ -120,7 +120,7 @@ _PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(_PIECES, max_size=40))
 def test_garbage_gives_asm_error_or_words(pieces: list[str]) -> None:
     text = " ".join(pieces)
@@ -139,7 +139,7 @@ def test_garbage_gives_asm_error_or_words(pieces: list[str]) -> None:
         assert all(0 <= w < 1 << 64 for w in result.words)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=60))
 def test_any_text_gives_asm_error_or_words(text: str) -> None:
     try:

@@ -53,7 +53,7 @@ RANK = {name: (rank, f) for rank, level in enumerate(LEVELS) for name, f in leve
 numbers = st.one_of(st.integers(0, 20), st.integers(0, (1 << 63) - 1))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(numbers, st.lists(st.tuples(st.sampled_from(sorted(RANK)), numbers), max_size=6), st.booleans())
 def test_chains_follow_precedence(first: int, rest: list[tuple[str, int]], spaces: bool) -> None:
     gap = " " if spaces else ""

@@ -78,7 +78,7 @@ plain = st.builds(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(plain)
 def test_our_own_text_assembles_back(ins: Alu) -> None:
     word = encode(ins)
@@ -86,7 +86,7 @@ def test_our_own_text_assembles_back(ins: Alu) -> None:
     assert f"{assemble_text(text).words[0]:016x}" == f"{word:016x}", text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.integers(0, 63), st.integers(0, 63), st.integers(0, 1), st.integers(0, (1 << 32) - 1), st.integers(1, 7))
 def test_load_immediates_assemble_back(a: int, m: int, ws: int, imm: int, cond: int) -> None:
     both_free = regs.file_free_write(a) and regs.file_free_write(m)
