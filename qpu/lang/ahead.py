@@ -178,7 +178,9 @@ class _Ahead(Rewriter):
             pops += v.op == "pop"
             stored += v.op == "data"
             work += ROWS[v.op].pure
-        if work < WORK * (words + stored) or (self.isa == "v3d42" and work > BUSY * words):
+        if work < WORK * (words + stored) or (self.isa != "v3d71" and work > BUSY * words):
+            return []
+        if self.isa == "vc4" and words > self.capacity:
             return []
         if not found or pops != words or (self.isa == "vc4" and not all(self._free(r) for r in found)):
             return []

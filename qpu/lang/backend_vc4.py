@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from qpu.core.code import Code
 from qpu.core.isa import Isa
 from qpu.errors import CompileError, Loc
+from qpu.lang.ahead import load_ahead
 from qpu.lang.bundle import Scheduled, bundle
 from qpu.lang.coalesce import coalesce
 from qpu.lang.colour_vc4 import colour_vc4, repair
@@ -58,6 +59,10 @@ def compile_vc4(ir: KernelIR, *, spill: bool = False, stream: str = "auto") -> L
     legal = legalise_vc4(plain, names, ir.notes, inputs=ir.inputs)
     remove_dead(legal)
     passed("legalise_vc4", legal)
+    plain = legal
+    legal = load_ahead(legal, "vc4", CAPACITY, grid=not ir.team, inputs=ir.read_only)
+    remove_dead(legal)
+    passed("load_ahead", legal)
     tries = [(58, False), (44, False), (24, False), (8, False), (8, True)]
     refused = set()
     for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
@@ -70,6 +75,8 @@ def compile_vc4(ir: KernelIR, *, spill: bool = False, stream: str = "auto") -> L
         if crossing(function) > 62:
             refused.add(lean)
             continue
+        if limit > 24 and any(m.rot is not None for m in function.ops()):
+            continue  # rotated values want accumulators: fewer beside each other need fewer copies
         order(function, Vc4Target({}).slots, CAPACITY, limit)
         passed("order", function)
         try:
@@ -78,7 +85,7 @@ def compile_vc4(ir: KernelIR, *, spill: bool = False, stream: str = "auto") -> L
             continue
     refusal: CompileError | None = None
     for sunk, ordered in SPILLING if spill else ():
-        function = select_vc4(sink(legal, "vc4", 12) if sunk else legal, lean=True)
+        function = select_vc4(sink(plain, "vc4", 12) if sunk else plain, lean=True)
         coalesce(function)
         if ordered:
             order(function, Vc4Target({}).slots, CAPACITY, 8)

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 
 from qpu.core.isa import Isa
 from qpu.lang.liveness import bits, conflicts, liveness, mutual
-from qpu.lang.mir import Fixed, Function, OutOfRegisters
+from qpu.lang.mir import Fixed, Function, MOp, OutOfRegisters
 
-__all__ = ["Places", "colour_v3d", "simplified"]
+__all__ = ["ROUNDS", "Places", "colour_v3d", "copy_rotated", "simplified"]
 
 ACCUMULATORS = 5  # r0..r4; r5 has readers and writers of its own
 OFTEN = 8  # reads of a value of one block that is worth an accumulator: fewer ports of the files
+ROUNDS = 6  # of copying what rotates and finds no accumulator
 SHORT = 24  # operations that a value in an accumulator may live
 
 
@@ -71,16 +72,23 @@ def simplified(
 
 
 def colour_v3d(
-    function: Function, isa: Isa, count: int, *, briggs: bool = False, cost: Mapping[int, float] | None = None
+    function: Function,
+    isa: Isa,
+    count: int,
+    *,
+    briggs: bool = False,
+    cost: Mapping[int, float] | None = None,
+    rounds: int = ROUNDS,
 ) -> dict[int, Fixed]:
     """A register, or on 4.2 an accumulator, for each value. count: registers a thread has; briggs: in the order of
-    `simplified`, with that cost. Raises: OutOfRegisters.
+    `simplified`, with that cost; rounds: of copying. Raises: OutOfRegisters.
     """
-    clash = conflicts(function)
     into, out = liveness(function)
     across = 0
     for block in function.blocks:
         across |= into[block] | out[block]
+    copy_rotated(function, across | sum({1 << m.dst for m in function.ops() if m.rf_only and isinstance(m.dst, int)}))
+    clash = conflicts(function)
     order: dict[int, list[int]] = {}
     counts: dict[int, int] = {}
     needs_acc: set[int] = set()
@@ -114,5 +122,25 @@ def colour_v3d(
         else:
             found[r] = place
     if failed:
+        without = [r for r in failed if r in needs_acc]
+        if rounds and without:
+            copy_rotated(function, sum(1 << r for r in (without if rounds > 1 else needs_acc)))
+            return colour_v3d(function, isa, count, briggs=briggs, cost=cost, rounds=rounds - 1)
         raise OutOfRegisters(failed)
     return found
+
+
+def copy_rotated(function: Function, registers: int) -> None:
+    """A copy in front of each rotation of these registers (a mask), which do not stay in accumulators: only those
+    rotate.
+    """
+    for block in function.blocks:
+        ops: list[MOp] = []
+        for m in block.ops:
+            if m.rot is not None and isinstance(m.a, int) and registers >> m.a & 1:
+                copy = function.registers
+                function.registers += 1
+                ops.append(MOp("mov", copy, m.a, loc=m.loc))
+                m.a = copy
+            ops.append(m)
+        block.ops = ops

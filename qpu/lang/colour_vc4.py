@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from qpu.core.isa import Isa, Unit
-from qpu.lang.colour import Places, simplified
+from qpu.lang.colour import ROUNDS, Places, copy_rotated, simplified
 from qpu.lang.liveness import conflicts, liveness, mutual
 from qpu.lang.mir import Fixed, Function, Imm, MOp, OutOfRegisters
 from qpu.vc4.ops import TABLE
@@ -20,17 +20,23 @@ REPAIR = Fixed("acc", 3)
 
 
 def colour_vc4(
-    function: Function, *, briggs: bool = False, cost: Mapping[int, float] | None = None, count: int = 31
+    function: Function,
+    *,
+    briggs: bool = False,
+    cost: Mapping[int, float] | None = None,
+    count: int = 31,
+    rounds: int = ROUNDS,
 ) -> dict[int, Fixed]:
     """Accumulators for rotated operands and values of one block, files for the others; `repair` comes next.
 
-    briggs: files in the order of `simplified`, with that cost; count: registers of a file. Raises: OutOfRegisters.
+    briggs: files in the order of `simplified`, with that cost; count: registers of a file; rounds: of
+    copying what rotates. Raises: OutOfRegisters.
     """
     into, out = liveness(function)
     across = 0
     for block in function.blocks:
         across |= into[block] | out[block]
-    _copy_rotated(function, across)
+    copy_rotated(function, across)
     clash = conflicts(function)
     spans: dict[int, list[int]] = {}
     uses: dict[int, int] = {}
@@ -73,6 +79,9 @@ def colour_vc4(
             found[r] = place
         elif r in rotated:
             failed.append(r)
+    if failed and rounds:
+        copy_rotated(function, sum(1 << r for r in (failed if rounds > 1 else rotated)))
+        return colour_vc4(function, briggs=briggs, cost=cost, count=count, rounds=rounds - 1)
     needs = _Needs(partners, wants_a, leans, clash, count)
     rest = [r for r in spans if r not in found and r not in rotated]
     if briggs:
@@ -130,20 +139,6 @@ OFTEN: Final = 8  # reads of a value of one block that is worth an accumulator b
 
 _CONFLICT: Final = 4
 """What a move costs beside two operations that cannot be one instruction."""
-
-
-def _copy_rotated(function: Function, across: int) -> None:
-    """A copy in front of each rotation of a value that other blocks need as well: only accumulators rotate."""
-    for block in function.blocks:
-        ops: list[MOp] = []
-        for m in block.ops:
-            if m.rot is not None and isinstance(m.a, int) and across >> m.a & 1:
-                copy = function.registers
-                function.registers += 1
-                ops.append(MOp("mov", copy, m.a, loc=m.loc))
-                m.a = copy
-            ops.append(m)
-        block.ops = ops
 
 
 def repair(function: Function, colour: dict[int, Fixed]) -> None:

@@ -55,7 +55,7 @@ class Interpreter:
         self.values: dict[int, Bits] = {}
         self.turns = 0
         self.streams = np.zeros(workers, np.int64)
-        self.queue: list[Bits] = []
+        self.queues: list[list[Bits]] = [[] for _ in range(workers)]  # of each worker's TMU
         self.pending: list[Bits] = []
         self.single = single
 
@@ -241,11 +241,11 @@ class Interpreter:
         access = v.attr.access
         if self.single and DTYPES[access.dtype].size < 4:
             at, wanted = self._where_at(args, access, 0, args[2] if len(args) > 2 else None, live)
-            self.queue.append(self._word(v, access, at, wanted))
+            self._ask(self._word(v, access, at, wanted), live)
             return
         for k in range(v.attr.words):
             at, wanted = self._where_at(args, access, 4 * k, args[2] if len(args) > 2 else None, live)
-            self.queue.append(self._read(v, access, at, wanted))
+            self._ask(self._read(v, access, at, wanted), live)
 
     def _word(self, v: Value, access: Access, at: NDArray[Any], wanted: Bits) -> Bits:
         """The aligned word around a narrow element."""
@@ -254,7 +254,15 @@ class Interpreter:
         return np.where(wanted, words[np.where(wanted, at, 0) // 4], np.uint32(GARBAGE))
 
     def _pop(self, v: Value, args: list[Bits], live: Any) -> Bits:
-        return self.queue.pop(0)
+        found = np.full((self.workers, LANES), GARBAGE, np.uint32)
+        for w in np.flatnonzero(live):
+            found[w] = self.queues[w].pop(0)
+        return found
+
+    def _ask(self, words: Bits, live: Any) -> None:
+        """A result for each worker that asks; others may have left the loop."""
+        for w in np.flatnonzero(live):
+            self.queues[w].append(words[w])
 
     def _seek(self, v: Value, args: list[Bits], live: Any) -> None:
         self.streams = np.where(live, args[0][:, 0].astype(np.int64), self.streams)
@@ -277,7 +285,7 @@ class Interpreter:
         mask: Bits | None = None
         if access.operation and not self.single:  # the TMU does it, and gives the old element
             at, wanted = self._where_at(args, access, 0, args[2] if len(args) > 2 else None, live)
-            self.queue.append(self._exchange(v, access, at, wanted, words))
+            self._ask(self._exchange(v, access, at, wanted, words), live)
             return
         if len(args) > 2 and v.args[2].type == "b":
             mask = args[2]
@@ -286,7 +294,8 @@ class Interpreter:
             mask = np.broadcast_to(mask, (self.workers, LANES))
         elif v.attr.words == 1 and self.single:
             mask = np.broadcast_to(np.arange(LANES) < 1, (self.workers, LANES))
-        step = LANES * min(_size(access), 4) if v.attr.rows > 1 else 4  # rows, or the words of each lane
+        rows = v.attr.rows > 1 and not v.attr.step
+        step = LANES * min(_size(access), 4) if rows else 4  # rows, or the words of each lane
         for k, word in enumerate(words):
             at, wanted = self._where_at(args, access, step * k, mask, live)
             self._write(v, access, at, wanted, word)

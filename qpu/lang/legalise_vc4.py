@@ -34,7 +34,10 @@ class _Vc4(Rewriter):
         self.guards: list[Value] = []
         self.atomics = True
         self.grid = inputs is None
-        self.rule = Grouping(range(len(names)), ("store",), 64, 4, inputs)
+        self.rules = {  # by the bytes from lane to lane: rows of memory, and four neighbours that each lane has
+            4: Grouping(range(len(names)), ("store",), 64, 4, inputs),
+            16: Grouping(range(len(names)), ("store",), 4, 4, inputs),
+        }
         self.groups: dict[int, list[Value]] = {}
         self.items: set[Region] = set()
         self.stores: dict[int, list[Value]] = {}
@@ -54,18 +57,21 @@ class _Vc4(Rewriter):
         self.groups = outer
 
     def rows(self, region: Region) -> dict[int, list[Value]]:
-        """Stores of rows that follow each other in memory."""
-        found = groups(region.ops, self.rule)
-        return {n: g for n, g in found.items() if self.steps.of(g[0].args[1]) == 4}
+        """Stores of rows that follow each other in memory, or of neighbours in each lane."""
+        found: dict[int, list[Value]] = {}
+        for step, rule in self.rules.items():
+            found.update({n: g for n, g in groups(region.ops, rule).items() if self.steps.of(g[0].args[1]) == step})
+        return found
 
     def store_rows(self, group: Sequence[Value]) -> None:
-        """Some rows by one store."""
+        """Some rows by one store, which transposes them where they are neighbours in each lane."""
         q, first = self.q, group[0]
         q.loc = first.loc
         for n, v in enumerate(group):
             q.append("row" if n else "data", (self.get(v.args[2]),), "", None if n else 4, varying=False)
         base = q.emit("add", self.get(first.args[0]), self.u(first.attr.offset))
-        request = Request(first.attr, 16, 0xFF, rows=len(group))
+        step = self.steps.of(first.args[1])
+        request = Request(first.attr, 16, 0xFF, 0 if step == 4 else step or 0, rows=len(group))
         q.append("commit", (base, self.get(first.args[1])), "", request, varying=False)
 
     def skip(self, v: Value, attr: Skip) -> None:

@@ -16,7 +16,7 @@ from qpu.lang.inline_asm import Asm, Register, row_of
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.mir import Block, MOp, Operand
 
-__all__ = ["ALIAS", "Polarity", "Selector", "Uniform", "pattern"]
+__all__ = ["ALIAS", "TAKES_R5", "Polarity", "Selector", "Uniform", "pattern"]
 
 Uniform: TypeAlias = tuple[str, object]
 """What a uniform holds: ("const", bits), ("param", name), and of a launch "worker", "workers", "row" (the first row of
@@ -24,6 +24,9 @@ the VPM that belongs to the worker), "scratch" (address of scratch memory)."""
 
 Polarity: TypeAlias = str
 """Which flags mean true: "a", "na" on V3D; "z", "nz", "n", "nn", "c", "cc" on VideoCore IV."""
+
+TAKES_R5: Final = frozenset({"bcast", "shuffle", "asm", "loop", "if_any"})
+"""Operations that may leave something in the accumulator that spreads one lane."""
 
 ALIAS: Final = frozenset({"bitcast", "same"})
 """Operations that change no bit."""
@@ -59,8 +62,11 @@ class Selector(ABC):
         self.assembled: dict[tuple[object, ...], dict[int, int]] = {}
         self.masks: list[Value] = []
         self.loc: Loc | None = None
+        self.at: dict[int, int] = {}
+        self.user: dict[int, Value] = {}
         for v in walk(top):
             for a in v.args:
+                self.user[id(a)] = v
                 self.uses[id(a)] = self.uses.get(id(a), 0) + 1
             if isinstance(v.attr, Loop | Skip):
                 for y in v.attr.yields:
@@ -167,9 +173,42 @@ class Selector(ABC):
             del self.place[id(v)]
         del self.masks[count:]
 
+    # -- places between operations
+
+    def whole(self, source: Operand) -> int:
+        """A register, as rotations need it; the colouring finds an accumulator for it, or copies it."""
+        if type(source) is int:
+            return source
+        held = self.register()
+        self.op("mov", held, source)
+        return held
+
+    def passes(self, v: Value, others: frozenset[str]) -> bool:
+        """Whether the only use of a result comes before the next operation that leaves one where this one does, so that
+        it may be read there.
+        """
+        used, region = v, v.region
+        while True:
+            if self.uses.get(id(used)) != 1 or id(used) not in self.user:
+                return False
+            used = self.user[id(used)]
+            if used.region is not region:
+                return False
+            if id(used) not in self.folded:
+                break
+        if used.op not in self.foldable and used.op not in ("data", "row", "select", "fabs"):
+            return False
+        between = region.ops[self.at[id(v)] + 1 : self.at[id(used)]]
+        return not any(x.op in others for x in between)
+
     # -- regions
 
     def region(self, region: Region) -> None:
+        outer, self.at = self.at, {id(v): n for n, v in enumerate(region.ops)}
+        self._operations(region)
+        self.at = outer
+
+    def _operations(self, region: Region) -> None:
         for v in region.ops:
             if v.op in ("select", "data", "row") and id(v) not in self.folded:
                 x = v.args[1 if v.op == "select" else 0]

@@ -13,7 +13,7 @@ from typing import Any, Final
 from qpu.core.isa import Isa
 from qpu.lang.kir import Region, Request, Value
 from qpu.lang.mir import Fixed, Function, Imm, MOp, Operand
-from qpu.lang.select import ALIAS, Polarity, Selector, Uniform, pattern
+from qpu.lang.select import ALIAS, TAKES_R5, Polarity, Selector, Uniform, pattern
 from qpu.v3d.regs import Sig, imm_bits, imm_index
 
 __all__ = ["select_v3d"]
@@ -256,9 +256,7 @@ class _Select(Selector):
             assert index is not None
             self.op("rot", r, source, Imm(index))
         else:
-            held = self.register()  # an accumulator, which only a short-lived register becomes
-            self.op("mov", held, source)
-            self.op("mov", r, held, rot=(16 - n) % 16 or 16)
+            self.op("mov", r, self.whole(source), rot=(16 - n) % 16 or 16)
         return r
 
     # -- operations
@@ -355,9 +353,12 @@ class _Select(Selector):
     def _bcast(self, v: Value) -> None:
         q = v.args[1]
         if q.constant is not None and self.isa is Isa.V3D42:  # the lane moves to place 0, r5 spreads it
-            held, r = self.register(), self.register()
-            self.op("mov", held, self.in_register(v.args[0]))
+            r = self.register()
+            held = self.whole(self.in_register(v.args[0]))
             self.op("mov", Fixed("magic", R5REP), held, rot=(16 - (q.constant & 15)) % 16 or None, role="r5")
+            if not self.lean and self.passes(v, TAKES_R5):
+                self.place[id(v)] = Fixed("acc", 5)
+                return
             self.op("mov", r, Fixed("acc", 5))
             self.place[id(v)] = r
             return

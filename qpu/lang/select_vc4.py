@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Final
 
 from qpu.errors import CompileError, Diagnostic
-from qpu.lang.kir import Region, Value, walk
+from qpu.lang.kir import Region, Value
 from qpu.lang.mir import STREAM, Fixed, Function, Imm, MOp, Operand
-from qpu.lang.select import ALIAS, Polarity, Selector, Uniform, pattern
+from qpu.lang.select import ALIAS, TAKES_R5, Polarity, Selector, Uniform, pattern
 from qpu.lang.select_vpm import NOP, WAIT_STORE, StoreSelector
 from qpu.vc4.regs import small_imm_code
 
@@ -51,8 +51,6 @@ class Vc4Selector(StoreSelector):
         self.constants: dict[int, int] = {}
         self.packs: list[int] = []
         self.packed: dict[Uniform, int] = {}
-        self.at: dict[int, int] = {}
-        self.user = {id(a): v for v in walk(top) for a in v.args}
         super().__init__(top)
 
     # -- operands
@@ -256,9 +254,8 @@ class Vc4Selector(StoreSelector):
 
     def rotate(self, source: Operand, n: int) -> int:
         """Lane l gets lane (l + n) % 16: the hardware moves lanes up, so by 16 - n."""
-        held, r = self.register(), self.register()
-        self.op("mov", held, source)
-        self.op("mov", r, held, rot=(16 - n) % 16)
+        r = self.register()
+        self.op("mov", r, self.whole(source), rot=(16 - n) % 16)
         return r
 
     # -- operations
@@ -308,6 +305,9 @@ class Vc4Selector(StoreSelector):
         else:
             moved = a if n & 15 == 0 else self.rotate(a, n & 15)  # type: ignore[assignment]  # an operand either way
         self.op("mov", R5REP, moved, role="r5")
+        if not self.lean and self.passes(v, TAKES_R5):
+            self.place[id(v)] = R5
+            return
         self.op("mov", r, R5)
         self.place[id(v)] = r
 
@@ -348,44 +348,21 @@ class Vc4Selector(StoreSelector):
         self.address(Fixed("io", TMU0), v, "request")
         self.waiting += 1
 
-    def region(self, region: Region) -> None:
-        outer, self.at = self.at, {id(v): n for n, v in enumerate(region.ops)}
-        super().region(region)
-        self.at = outer
-
     def _seek(self, v: Value) -> None:
         self.op("mov", UNIFORM_ADDRESS, self.in_register(v.args[0]), role="stream")
 
     def _next(self, v: Value) -> None:
-        if self._passes(v, _READS_UNIFORM):
+        if self.passes(v, _READS_UNIFORM):
             self.place[id(v)] = UNIFORM
             return
         r = self.register()
         self.op("mov", r, UNIFORM, role="stream")
         self.place[id(v)] = r
 
-    def _passes(self, v: Value, others: frozenset[str]) -> bool:
-        """Whether the only use of a result comes before the next one, so that it may be read where the signal leaves
-        it.
-        """
-        used, region = v, v.region
-        while True:
-            if self.uses.get(id(used)) != 1 or id(used) not in self.user:
-                return False
-            used = self.user[id(used)]
-            if used.region is not region:
-                return False
-            if id(used) not in self.folded:
-                break
-        if used.op not in _FOLDABLE and used.op not in ("data", "row", "select", "fabs"):
-            return False
-        between = region.ops[self.at[id(v)] + 1 : self.at[id(used)]]
-        return not any(x.op in others for x in between)
-
     def _pop(self, v: Value) -> None:
         self.op("", sig=LDTMU0, sig_dst=R4, role="pop")
         self.waiting -= 1
-        if self._passes(v, _TAKES_R4):
+        if self.passes(v, _TAKES_R4):
             self.place[id(v)] = R4
             return
         r = self.register()

@@ -2,8 +2,9 @@
 and memory (vc4.md 14).
 
 A row is written as 16 words, or packed as 16 halves or bytes, and stored as one row of memory; up to ROWS rows that
-follow each other in memory are one store. Elements that are
-further apart are written as words and stored as a column: one element a row of memory, with a stride between them.
+follow each other in memory are one store. Elements that are further apart are written as words and stored as a column:
+one element a row of memory, with a stride between them; neighbours that each lane has in several rows are one store of
+columns.
 """
 
 from __future__ import annotations
@@ -124,11 +125,12 @@ class StoreSelector(Selector):
             self.op("add", setup, store, shifted)
             self.op("mov", SETUP_STORE, setup, role="vpm")
         else:
-            setup = self._setup(kind, size, request.words << field | (request.rows - 1) << _UNITS)
+            other = _DEPTH if request.step else _UNITS  # columns of several rows take the rows' lanes in turn
+            setup = self._setup(kind, size, request.words << field | (request.rows - 1) << other)
             self.op("mov", SETUP_STORE, setup, role="vpm")
             self._early(request.rows)
         if request.step:
-            self.op("mov", SETUP_STORE, self.constant(dma_store_stride(request.step - size)), role="vpm")
+            self.op("mov", SETUP_STORE, self.constant(dma_store_stride(request.step - size * request.rows)), role="vpm")
         elif request.rows > 1 and self.strides:  # a column may have left its own
             self.op("mov", SETUP_STORE, self.constant(dma_store_stride(0)), role="vpm")
         self.address(ADDRESS_STORE, v, "vpm")

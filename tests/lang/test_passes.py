@@ -34,8 +34,10 @@ def other_constant(region: Region) -> None:
 
 
 def other_operation(function: Function) -> None:
-    """The first product or addition of floats becomes a difference."""
-    next(m for m in function.ops() if m.op == "fadd").op = "fsub"
+    """Additions of floats become differences."""
+    for m in function.ops():
+        if m.op == "fadd":
+            m.op = "fsub"
 
 
 def shifted_places(colour: dict[int, Any]) -> None:
@@ -45,9 +47,11 @@ def shifted_places(colour: dict[int, Any]) -> None:
 
 
 def lost_wait(function: Function) -> None:
-    """Results of two loads are taken in the other order."""
-    pops = [m for m in function.ops() if m.role == "pop" and type(m.sig_dst) is int]
-    pops[0].sig_dst, pops[1].sig_dst = pops[1].sig_dst, pops[0].sig_dst
+    """Results of two loads are taken in the other order, wherever they are."""
+    for block in function.blocks:
+        pops = [m for m in block.ops if m.role == "pop" and type(m.sig_dst) is int]
+        for one, other in zip(pops[::2], pops[1::2], strict=False):
+            one.sig_dst, other.sig_dst = other.sig_dst, one.sig_dst
 
 
 TEXT = """from qpu.lang.surface import *
