@@ -1,0 +1,314 @@
+"""Convolutions in two dimensions: one kernel for all groups, strides and dilations, for f32 and for int8.
+
+The input is copied into a frame of zeros once, so that the inner loop has no borders. A lane makes one pixel of up to
+four output channels: a pixel that is loaded meets the weights of all of them, which follow each other in memory. Large
+f32 convolutions without groups become a product of matrices instead.
+
+int8: products of eight-bit numbers are summed as f32, which is exact below 2**24, and as i32 after every 1,024 of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.buffers import Buffer, BufferView
+from qpu.errors import UsageError
+from qpu.kernels.common.jobs import Jobs, entry
+from qpu.kernels.common.operands import Memory, device, operand, part, separate
+from qpu.kernels.common.retyped import name_of, retyped
+from qpu.kernels.nn.activation import activated, check_kind
+from qpu.kernels.nn.int8 import requantised
+from qpu.lang import Const, Grid, In, In3, Out3, f32, i32, kernel, maximum, unroll
+from qpu.launch import Run
+
+__all__ = [
+    "Shape",
+    "biased",
+    "check_shape",
+    "conv2d",
+    "conv2d_int8",
+    "pair",
+    "reference_conv2d",
+    "submit",
+    "submit_int8",
+]
+
+EXACT: Final = 1024
+"""Products of int8 whose sum f32 holds exactly: 1,024 * 2**14 is 2**24."""
+
+
+@kernel(coarsen=1)
+def frame(k: Grid, x: In3[f32], out: Out3[f32], top: i32, left: i32, zero: f32) -> None:
+    p, r, c = k.index(*out.shape)
+    out[p, r, c] = x.get(p, r - top, c - left, zero)
+
+
+@kernel(coarsen=1)
+def repacked(k: Grid, x: In3[f32], out: Out3[f32]) -> None:
+    a, b, c = k.index(*out.shape)
+    out[a, b, c] = x[a, b, c]
+
+
+@kernel(coarsen=1)
+def direct(
+    k: Grid, x: In3[f32], w: In[f32], bias: In[f32], out: Out3[f32], count: i32, tiles: i32, channels: i32, each: i32,
+    group: i32, high: i32, down: i32, across: i32, spread_r: i32, spread_c: i32,
+    wide: Const[int], tile: Const[int], kind: Const[str],
+) -> None:  # fmt: skip
+    """count: items of the first axis, images times tiles of output channels; channels, each: of an image, of a group;
+    group: tiles of a group; high, wide: rows and columns of the weights; down, across: strides; spread_r, spread_c: dilations.
+    """
+    a, r, c = k.index(count, out.shape[1], out.shape[2])
+    n = a // tiles
+    number = a - n * tiles
+    first = n * channels + number // group * each
+    at = number * (tile * each * high * wide)
+    acc = [bias[number * tile + t] for t in range(tile)]
+    for channel in range(each):
+        for i in range(high):
+            for j in unroll(range(wide)):
+                v = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
+                for t in unroll(range(tile)):
+                    acc[t] += v * w[at + tile * j + t]
+            at += tile * wide
+    for t in unroll(range(tile)):
+        out[a * tile + t, r, c] = activated(kind, acc[t])
+
+
+@kernel(coarsen=1)
+def direct_int8(
+    k: Grid, x: In3[f32], w: In[f32], bias: In[i32], scale: In[f32], out: Out3[f32], count: i32, tiles: i32,
+    channels: i32, each: i32, group: i32, high: i32, down: i32, across: i32, spread_r: i32, spread_c: i32, most: i32,
+    zero: i32, wide: Const[int], tile: Const[int], relu: Const[bool], narrow: Const[bool],
+) -> None:  # fmt: skip
+    """As `direct`; `most` channels make a sum that f32 holds. narrow: the result is int8 again."""
+    a, r, c = k.index(count, out.shape[1], out.shape[2])
+    n = a // tiles
+    number = a - n * tiles
+    first = n * channels + number // group * each
+    at = number * (tile * each * high * wide)
+    acc = [bias[number * tile + t] for t in range(tile)]
+    for start in range(0, each, most):
+        part = [f32(0) for _ in range(tile)]
+        for channel in range(start, min(start + most, each)):
+            for i in range(high):
+                for j in unroll(range(wide)):
+                    v = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
+                    for t in unroll(range(tile)):
+                        part[t] += v * w[at + tile * j + t]
+                at += tile * wide
+        for t in unroll(range(tile)):
+            acc[t] += i32(part[t])
+    for t in unroll(range(tile)):
+        total = maximum(acc[t], 0) if relu else acc[t]
+        out[a * tile + t, r, c] = requantised(total, scale[number * tile + t], zero) if narrow else total
+
+
+def pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+    """Numbers of rows and columns. Raises: UsageError."""
+    found = (value, value) if isinstance(value, int) else tuple(value)
+    if len(found) != 2 or min(found) < least:
+        raise UsageError(f"{name} = {value}", help=f"allowed: a number from {least}, or one for rows and for columns")
+    return found
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A convolution: images, channels, rows and columns of the input, output channels, and the numbers of its call."""
+
+    n: int
+    c: int
+    h: int
+    w: int
+    o: int
+    each: int
+    high: int
+    wide: int
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @classmethod
+    def of(cls, x: BufferView, w: BufferView, stride: Any, padding: Any, dilation: Any, groups: int) -> Shape:
+        """The shape of a call. Raises: UsageError."""
+        n, c, h, wide = x.shape
+        o, each, rows, columns = w.shape
+        if groups < 1 or c % groups or o % groups or each * groups != c:
+            raise UsageError(
+                f"x has {c} channels, the weights {list(w.shape)}, groups = {groups}",
+                help="allowed: weights of out, channels / groups, rows, columns; groups divides both channels",
+            )
+        found = cls(n, c, h, wide, o, each, rows, columns, pair("stride", stride, 1), pair("padding", padding, 0),
+                    pair("dilation", dilation, 1), groups)  # fmt: skip
+        if min(found.out[2:]) < 1 or not rows * columns:
+            raise UsageError(f"images of {h} x {wide} are smaller than the weights", help="more padding")
+        return found
+
+    @property
+    def out(self) -> tuple[int, int, int, int]:
+        """The shape of the result."""
+        lengths, taps = (self.h, self.w), (self.high, self.wide)
+        rows, columns = (
+            (lengths[n] + 2 * self.padding[n] - self.dilation[n] * (taps[n] - 1) - 1) // self.stride[n] + 1
+            for n in (0, 1)
+        )
+        return self.n, self.o, rows, columns
+
+    @property
+    def tile(self) -> int:
+        """Output channels of an item."""
+        return next(t for t in (4, 2, 1) if self.o // self.groups % t == 0)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """What the kernels take: count, tiles, channels, each, group, high, strides, dilations."""
+        tiles = self.o // self.tile
+        return self.n * tiles, tiles, self.c, self.each, tiles // self.groups, self.high, *self.stride, *self.dilation
+
+
+def framed(jobs: Jobs, planes: BufferView, padding: tuple[int, int], zero: int = 0) -> BufferView:
+    """The channels of all images as f32, each inside of a frame; or themselves, where there is nothing to do."""
+    if padding == (0, 0) and planes.dtype == np.float32:
+        return planes
+    count, h, w = planes.shape
+    shape = (count, h + 2 * padding[0], w + 2 * padding[1])
+    out = jobs.scratch(shape, np.float32)
+    if planes.dtype == np.float32:
+        jobs.add(frame, planes, out, *padding, 0.0)
+    else:
+        jobs.add(retyped(frame_int8, "f32", x=name_of(planes.dtype)), planes, out, *padding, zero)
+    return out.view(0, shape)
+
+
+def submit(jobs: Jobs, x: BufferView, w: BufferView, bias: Any, out: BufferView, s: Shape, activation: str) -> None:
+    """Submit a convolution of f32. x, out: the channels of all images, three axes."""
+    planes = framed(jobs, x, s.padding)
+    jobs.add(direct, planes, packed(jobs, w, s), bias, out, *s.numbers, s.wide, s.tile, activation)
+
+
+def submit_int8(
+    jobs: Jobs, x: BufferView, w: BufferView, bias: Any, scale: Any, out: BufferView, s: Shape, zeros: tuple[int, int],
+    relu: bool,
+) -> None:  # fmt: skip
+    """Submit a convolution of int8. zeros: of x and of out."""
+    planes = framed(jobs, x, s.padding, zeros[0])
+    most = max(1, EXACT // (2 * s.high * s.wide))  # x - zero has nine bits
+    kind = retyped(direct_int8, "f32", out=name_of(out.dtype))
+    jobs.add(kind, planes, packed(jobs, w, s), bias, scale, out, *s.numbers, most, zeros[1], s.wide, s.tile, relu,
+             out.dtype == np.int8)  # fmt: skip
+
+
+@kernel(coarsen=1)
+def frame_int8(k: Grid, x: In3[f32], out: Out3[f32], top: i32, left: i32, zero: i32) -> None:
+    """Bytes as f32, their zero taken off."""
+    p, r, c = k.index(*out.shape)
+    out[p, r, c] = f32(x.get(p, r - top, c - left, zero) - zero)
+
+
+def packed(jobs: Jobs, w: BufferView, s: Shape) -> Buffer:
+    """The weights of the output channels of an item side by side, as f32."""
+    depth = s.each * s.high * s.wide
+    out = jobs.scratch(s.o * depth, np.float32)
+    source = part(w, (s.o // s.tile, s.tile, depth)).transpose(0, 2, 1)
+    kind = retyped(repacked, "f32", x=name_of(w.dtype))
+    jobs.add(kind, source, out.view(0, source.shape))
+    return out
+
+
+def biased(jobs: Jobs, bias: Memory | None, o: int, dtype: Any) -> tuple[Any, dict[str, BufferView]]:
+    if bias is None:
+        return jobs.constant(np.zeros(o, dtype)), {}
+    return bias, {"bias": operand("bias", bias, dtype, 1)}
+
+
+def check_shape(name: str, x: BufferView, shape: tuple[int, ...]) -> None:
+    if x.shape != shape:
+        raise UsageError(f"{name} has the shape {list(x.shape)}; allowed: {list(shape)}", help="gpu.empty(shape)")
+
+
+@entry
+def conv2d(
+    x: Memory, w: Memory, out: Memory, bias: Memory | None = None, *, stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0, dilation: int | tuple[int, int] = 1, groups: int = 1, activation: str = "none",
+) -> Run:  # fmt: skip
+    """Each output channel is the sum of its input channels under its weights, plus its bias, through the activation.
+
+    x: n, channels, rows, columns; w: out channels, channels / groups, rows, columns; out: n, out channels, rows,
+    columns; bias: one an output channel; all f32. stride, padding (zeros on each side), dilation: one number, or one
+    for rows and one for columns. groups = channels: depthwise. activation: see `activate`. As in other libraries the
+    weights are not turned. The error is below as many roundings of the sum of magnitudes as a sum has products, and 2.
+    """
+    source, weights = operand("x", x, np.float32, 4), operand("w", w, np.float32, 4)
+    target = operand("out", out, np.float32, 4, "out")
+    check_kind(activation)
+    s = Shape.of(source, weights, stride, padding, dilation, groups)
+    check_shape("out", target, s.out)
+    with Jobs(device(x=source, w=weights, out=target)) as jobs:
+        given, named = biased(jobs, bias, s.o, np.float32)
+        separate("out", target, False, x=source, w=weights, **named)
+        for b in named.values():
+            check_shape("bias", b, (s.o,))
+        if target.size:
+            planes, flat = part(source, (s.n * s.c, s.h, s.w)), part(target, (s.n * s.o, *s.out[2:]))
+            submit(jobs, planes, weights, given, flat, s, activation)
+        return jobs.run()
+
+
+@entry
+def conv2d_int8(
+    x: Memory, w: Memory, out: Memory, bias: Memory | None = None, scale: Memory | None = None, *, zero: int = 0,
+    zero_out: int = 0, stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1, groups: int = 1, relu: bool = False,
+) -> Run:  # fmt: skip
+    """A convolution of int8, exact: sum of (x - zero) * w, plus bias, not below 0 with relu; padding is `zero`.
+
+    x, w: int8; bias: i32; shapes as for `conv2d`. out: i32; or int8, then out = round(sum * scale) + zero_out,
+    limited to -128..127, scale: f32, one an output channel. Sums are right up to 2**31; times a scale up to 2**24.
+    """
+    source, weights = operand("x", x, np.int8, 4), operand("w", w, np.int8, 4)
+    target = operand("out", out, (np.int8, np.int32), 4, "out")
+    narrow = target.dtype == np.int8
+    if not -128 <= zero <= 127 or not -128 <= zero_out <= 127:
+        raise UsageError(f"zero = {zero}, zero_out = {zero_out}", help="allowed: -128..127")
+    if narrow != (scale is not None):
+        raise UsageError(f"out holds {target.dtype}, and scale is {scale}", help="int8 needs a scale, int32 has none")
+    s = Shape.of(source, weights, stride, padding, dilation, groups)
+    check_shape("out", target, s.out)
+    with Jobs(device(x=source, w=weights, out=target)) as jobs:
+        given, named = biased(jobs, bias, s.o, np.int32)
+        scales = jobs.constant(np.ones(s.o, np.float32)) if scale is None else operand("scale", scale, np.float32, 1)
+        separate("out", target, False, x=source, w=weights, **named)
+        for b in (*named.values(), *([] if isinstance(scales, Buffer) else [scales])):
+            check_shape("bias or scale", b, (s.o,))
+        if target.size:
+            planes, flat = part(source, (s.n * s.c, s.h, s.w)), part(target, (s.n * s.o, *s.out[2:]))
+            submit_int8(jobs, planes, weights, given, scales, flat, s, (zero, zero_out), relu)
+        return jobs.run()
+
+
+def reference_conv2d(
+    x: NDArray[Any], w: NDArray[Any], bias: NDArray[Any] | None = None, *, stride: Any = 1, padding: Any = 0,
+    dilation: Any = 1, groups: int = 1,
+) -> NDArray[Any]:  # fmt: skip
+    """The same as `conv2d` in NumPy; floats in float64, integers in int64."""
+    kind = np.float64 if x.dtype.kind == "f" else np.int64
+    (sy, sx), (py, px), (dy, dx) = (pair("", v, 0) for v in (stride, padding, dilation))
+    p = np.pad(x.astype(kind), ((0, 0), (0, 0), (py, py), (px, px)))
+    o, each, high, wide = w.shape
+    rows = (p.shape[2] - dy * (high - 1) - 1) // sy + 1
+    columns = (p.shape[3] - dx * (wide - 1) - 1) // sx + 1
+    out = np.zeros((x.shape[0], o, rows, columns), kind)
+    for g in range(groups):
+        mine, theirs = slice(g * o // groups, (g + 1) * o // groups), slice(g * each, (g + 1) * each)
+        for i in range(high):
+            for j in range(wide):
+                some = p[
+                    :, theirs, i * dy : i * dy + sy * (rows - 1) + 1 : sy, j * dx : j * dx + sx * (columns - 1) + 1 : sx
+                ]
+                out[:, mine] += np.einsum("ncrs,oc->nors", some, w[mine, :, i, j].astype(kind))
+    return out if bias is None else out + bias.astype(kind)[:, None, None]

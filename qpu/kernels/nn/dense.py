@@ -1,0 +1,96 @@
+"""Layers that are products of matrices: matmul, linear layers, attention; and embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.buffers import Buffer, BufferView
+from qpu.errors import UsageError
+from qpu.kernels.common.jobs import Jobs, entry
+from qpu.kernels.common.operands import Memory, device, operand, part, separate
+from qpu.kernels.move import gather
+from qpu.kernels.nn.activation import check_kind
+from qpu.kernels.nn.conv import Shape, biased, check_shape, submit, submit_int8
+from qpu.launch import Run
+
+__all__ = ["embedding", "linear", "linear_int8", "reference_attention"]
+
+
+def _columns(x: BufferView, w: BufferView, out: BufferView) -> tuple[Shape, BufferView, BufferView, BufferView]:
+    """A linear layer as a convolution of one pixel: the items of a batch are the columns of an image."""
+    n, depth = x.shape
+    if w.shape[1] != depth:
+        raise UsageError(
+            f"x has the shape {list(x.shape)} and w {list(w.shape)}; allowed: (n, k) and (o, k)", help="w.T, or part()"
+        )
+    check_shape("out", out, (n, w.shape[0]))
+    shape = Shape(1, depth, 1, n, w.shape[0], depth, 1, 1, (1, 1), (0, 0), (1, 1), 1)
+    across = [BufferView(v.buffer, v.offset, (v.shape[1], 1, n), v.dtype, (v.strides[1], 0, v.strides[0]))
+              for v in (x, out)]  # fmt: skip
+    return shape, across[0], w, across[1]
+
+
+@entry
+def linear(x: Memory, w: Memory, out: Memory, bias: Memory | None = None, activation: str = "none") -> Run:
+    """out = x w' + bias through the activation. x: (n, k); w: (o, k); out: (n, o); bias: (o,); f32."""
+    source, weights = operand("x", x, np.float32, 2), operand("w", w, np.float32, 2)
+    target = operand("out", out, np.float32, 2, "out")
+    check_kind(activation)
+    s, a, b, c = _columns(source, weights, target)
+    with Jobs(device(x=source, w=weights, out=target)) as jobs:
+        given, named = biased(jobs, bias, s.o, np.float32)
+        separate("out", target, False, x=source, w=weights, **named)
+        for v in named.values():
+            check_shape("bias", v, (s.o,))
+        if target.size:
+            submit(jobs, a, b, given, c, s, activation)
+        return jobs.run()
+
+
+@entry
+def linear_int8(
+    x: Memory, w: Memory, out: Memory, bias: Memory | None = None, scale: Memory | None = None, *, zero: int = 0,
+    zero_out: int = 0, relu: bool = False,
+) -> Run:  # fmt: skip
+    """A linear layer of int8. x: (n, k); w: (o, k); out: (n, o), i32 or int8; see `conv2d_int8`."""
+    source, weights = operand("x", x, np.int8, 2), operand("w", w, np.int8, 2)
+    target = operand("out", out, (np.int8, np.int32), 2, "out")
+    if not -128 <= zero <= 127 or not -128 <= zero_out <= 127:
+        raise UsageError(f"zero = {zero}, zero_out = {zero_out}", help="allowed: -128..127")
+    if (target.dtype == np.int8) != (scale is not None):
+        raise UsageError(f"out holds {target.dtype}, and scale is {scale}", help="int8 needs a scale, int32 has none")
+    s, a, b, c = _columns(source, weights, target)
+    with Jobs(device(x=source, w=weights, out=target)) as jobs:
+        given, named = biased(jobs, bias, s.o, np.int32)
+        scales = jobs.constant(np.ones(s.o, np.float32)) if scale is None else operand("scale", scale, np.float32, 1)
+        separate("out", target, False, x=source, w=weights, **named)
+        for v in (*named.values(), *([] if isinstance(scales, Buffer) else [scales])):
+            check_shape("bias or scale", v, (s.o,))
+        if target.size:
+            submit_int8(jobs, a, b, given, scales, c, s, (zero, zero_out), relu)
+        return jobs.run()
+
+
+@entry
+def embedding(table: Memory, at: Memory, out: Memory) -> Run:
+    """out[i] = table[at[i]]. table: (entries, width); at: i32, any shape; out: its shape and width more.
+
+    Numbers outside of the table are undefined on hardware, and a fault on emulated boards.
+    """
+    places = operand("at", at, np.int32)
+    target = operand("out", out, (np.float32, np.int8, np.float16), mode="out")
+    rows = operand("table", table, target.dtype, 2)
+    check_shape("out", target, (*places.shape, rows.shape[1]))
+    return gather(rows, part(places, places.size), part(target, (places.size, rows.shape[1])), 0)
+
+
+def reference_attention(q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], causal: bool = False) -> NDArray[np.float64]:
+    """`attention` in NumPy."""
+    scores = q.astype(np.float64) @ np.swapaxes(k.astype(np.float64), -1, -2) / np.sqrt(q.shape[-1])
+    if causal:
+        scores = np.where(np.tri(*scores.shape[-2:]) > 0, scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.asarray(weights / weights.sum(-1, keepdims=True) @ v.astype(np.float64))

@@ -1,0 +1,117 @@
+"""Pooling: the largest item or the mean of each window."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qpu.errors import UsageError
+from qpu.kernels.common.jobs import Jobs, entry
+from qpu.kernels.common.operands import Memory, device, operand, part, separate
+from qpu.kernels.common.retyped import name_of, retyped
+from qpu.kernels.nn.conv import pair
+from qpu.lang import Const, Grid, In3, Out3, f32, i32, kernel, maximum, recip, unroll
+from qpu.launch import Run
+
+__all__ = ["average_pool", "max_pool", "reference_pool"]
+
+
+@kernel(coarsen=1)
+def largest(
+    k: Grid,
+    x: In3[f32],
+    out: Out3[f32],
+    high: Const[int],
+    wide: Const[int],
+    down: i32,
+    across: i32,
+    top: i32,
+    left: i32,
+) -> None:
+    """Beyond the edges the nearest item, which changes no maximum of a window that touches the image."""
+    p, r, c = k.index(*out.shape)
+    best = x.clamp[p, r * down - top, c * across - left]
+    for i in unroll(range(high)):
+        for j in unroll(range(wide)):
+            if (i, j) != (0, 0):
+                best = maximum(best, x.clamp[p, r * down - top + i, c * across - left + j])
+    out[p, r, c] = best
+
+
+@kernel(coarsen=1)
+def mean(
+    k: Grid,
+    x: In3[f32],
+    out: Out3[f32],
+    high: Const[int],
+    wide: Const[int],
+    down: i32,
+    across: i32,
+    top: i32,
+    left: i32,
+) -> None:
+    p, r, c = k.index(*out.shape)
+    first, start = r * down - top, c * across - left
+    acc = f32(0)
+    for i in unroll(range(high)):
+        for j in unroll(range(wide)):
+            acc += x.get(p, first + i, start + j, 0)
+    rows = min(first + high, x.shape[1]) - max(first, 0)
+    columns = min(start + wide, x.shape[2]) - max(start, 0)
+    out[p, r, c] = acc * recip(f32(rows * columns))
+
+
+def _pool(kind: Any, value: str, x: Memory, out: Memory, size: Any, stride: Any, padding: Any) -> Run:
+    types = np.float32 if kind is mean else (np.float32, np.int8, np.uint8)
+    source = operand("x", x, types, 4)
+    target = operand("out", out, source.dtype, 4, "out")
+    high, wide = pair("size", size, 1)
+    steps, more = pair("stride", size if stride is None else stride, 1), pair("padding", padding, 0)
+    if more[0] >= high or more[1] >= wide or high * wide > 81:
+        raise UsageError(f"size = {size}, padding = {padding}", help="allowed: up to 81 items, padding below the size")
+    n, c, h, w = source.shape
+    wanted = (n, c, *((a + 2 * p - s) // t + 1 for a, p, s, t in zip((h, w), more, (high, wide), steps, strict=True)))
+    if target.shape != wanted or min(wanted[2:]) < 1:
+        raise UsageError(f"out has the shape {list(target.shape)}; allowed: {list(wanted)}", help="gpu.empty(shape)")
+    separate("out", target, x=source)
+    stored = name_of(source.dtype)
+    with Jobs(device(x=source, out=target)) as jobs:
+        if target.size:
+            planes = part(source, (n * c, h, w)), part(target, (n * c, *wanted[2:]))
+            jobs.add(
+                retyped(kind, value, x=stored, out=stored) if stored != "f32" else kind,
+                *planes,
+                high,
+                wide,
+                *steps,
+                *more,
+            )
+        return jobs.run()
+
+
+@entry
+def max_pool(x: Memory, out: Memory, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None,
+             padding: int | tuple[int, int] = 0) -> Run:  # fmt: skip
+    """The largest item of each window. x, out: n, channels, rows, columns, f32, int8 or u8; stride: the size.
+
+    With a NaN in a window: unspecified.
+    """
+    return _pool(largest, "i32", x, out, size, stride, padding)
+
+
+@entry
+def average_pool(x: Memory, out: Memory, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None,
+                 padding: int | tuple[int, int] = 0) -> Run:  # fmt: skip
+    """The mean of the items of each window that are inside of the image. f32; see `max_pool`."""
+    return _pool(mean, "f32", x, out, size, stride, padding)
+
+
+def reference_pool(x: NDArray[Any], kind: str, size: Any, stride: Any = None, padding: Any = 0) -> NDArray[Any]:
+    """The same in NumPy. kind: "max" or "mean"."""
+    high, wide = pair("", size, 1)
+    (sy, sx), (py, px) = pair("", size if stride is None else stride, 1), pair("", padding, 0)
+    p = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (py, py), (px, px)), constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(p, (high, wide), (2, 3))[:, :, ::sy, ::sx]
+    return np.asarray((np.nanmax if kind == "max" else np.nanmean)(windows, axis=(4, 5)))
