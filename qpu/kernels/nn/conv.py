@@ -20,9 +20,10 @@ from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, part, separate
 from qpu.kernels.common.retyped import name_of, retyped
+from qpu.kernels.gemm import gemm
 from qpu.kernels.nn.activation import activated, check_kind
 from qpu.kernels.nn.int8 import requantised
-from qpu.lang import Const, Grid, In, In3, Out3, f32, i32, kernel, maximum, unroll
+from qpu.lang import Const, Grid, In, In3, InOut3, Out3, f32, i32, kernel, maximum, unroll
 from qpu.launch import Run
 
 __all__ = [
@@ -37,6 +38,9 @@ __all__ = [
     "submit_int8",
 ]
 
+LARGE: Final = 1 << 21
+"""Products of an image from which a convolution becomes a product of matrices, if both have LEAST rows."""
+LEAST: Final = 16
 EXACT: Final = 1024
 """Products of int8 whose sum f32 holds exactly: 1,024 * 2**14 is 2**24."""
 
@@ -60,7 +64,8 @@ def direct(
     wide: Const[int], tile: Const[int], kind: Const[str],
 ) -> None:  # fmt: skip
     """count: items of the first axis, images times tiles of output channels; channels, each: of an image, of a group;
-    group: tiles of a group; high, wide: rows and columns of the weights; down, across: strides; spread_r, spread_c: dilations.
+    group: tiles of a group; high, wide: rows and columns of the weights; down, across: strides; spread_r, spread_c:
+    dilations.
     """
     a, r, c = k.index(count, out.shape[1], out.shape[2])
     n = a // tiles
@@ -185,10 +190,49 @@ def framed(jobs: Jobs, planes: BufferView, padding: tuple[int, int], zero: int =
     return out.view(0, shape)
 
 
+@kernel(coarsen=1)
+def windows(
+    k: Grid, x: In3[f32], out: Out3[f32], first: i32, taps: i32, wide: i32, down: i32, across: i32, spread_r: i32,
+    spread_c: i32,
+) -> None:  # fmt: skip
+    """For each tap of each channel, from `first` on, what it sees from each pixel of the result."""
+    a, r, c = k.index(*out.shape)
+    channel = a // taps
+    tap = a - channel * taps
+    i = tap // wide
+    j = tap - i * wide
+    out[a, r, c] = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
+
+
+@kernel(coarsen=1)
+def biases(k: Grid, bias: In[f32], out: Out3[f32]) -> None:
+    a, r, c = k.index(*out.shape)
+    out[a, r, c] = bias[a]
+
+
+@kernel(coarsen=1)
+def finished(k: Grid, out: InOut3[f32], kind: Const[str]) -> None:
+    a, r, c = k.index(*out.shape)
+    out[a, r, c] = activated(kind, out[a, r, c])
+
+
 def submit(jobs: Jobs, x: BufferView, w: BufferView, bias: Any, out: BufferView, s: Shape, activation: str) -> None:
     """Submit a convolution of f32. x, out: the channels of all images, three axes."""
     planes = framed(jobs, x, s.padding)
-    jobs.add(direct, planes, packed(jobs, w, s), bias, out, *s.numbers, s.wide, s.tile, activation)
+    rows, columns = s.out[2:]
+    depth = s.each * s.high * s.wide
+    if s.groups > 1 or s.o < LEAST or depth < LEAST or s.o * depth * rows * columns < LARGE:
+        jobs.add(direct, planes, packed(jobs, w, s), bias, out, *s.numbers, s.wide, s.tile, activation)
+        return
+    seen = jobs.scratch((depth, rows, columns), np.float32)
+    for n in range(s.n):
+        result = out[n * s.o : (n + 1) * s.o]
+        jobs.add(windows, planes, seen, n * s.c, s.high * s.wide, s.wide, *s.stride, *s.dilation)
+        jobs.add(biases, bias, result)
+        flat = part(result, (s.o, rows * columns))
+        jobs.take(gemm(part(w, (s.o, depth)), part(seen, (depth, rows * columns)), flat, beta=1.0))
+        if activation != "none":
+            jobs.add(finished, result, activation)
 
 
 def submit_int8(

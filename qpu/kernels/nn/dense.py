@@ -11,22 +11,28 @@ from qpu.buffers import Buffer, BufferView
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, part, separate
+from qpu.kernels.gemm import gemm
 from qpu.kernels.move import gather
 from qpu.kernels.nn.activation import check_kind
-from qpu.kernels.nn.conv import Shape, biased, check_shape, submit, submit_int8
+from qpu.kernels.nn.conv import Shape, biased, check_shape, finished, submit_int8
+from qpu.kernels.nn.norm import softened
 from qpu.launch import Run
 
-__all__ = ["embedding", "linear", "linear_int8", "reference_attention"]
+__all__ = ["attention", "embedding", "linear", "linear_int8", "matmul", "reference_attention"]
+
+
+def _fitting(x: BufferView, w: BufferView, out: BufferView) -> None:
+    if w.shape[1] != x.shape[1]:
+        raise UsageError(
+            f"x has the shape {list(x.shape)} and w {list(w.shape)}; allowed: (n, k) and (o, k)", help="w.T, or part()"
+        )
+    check_shape("out", out, (x.shape[0], w.shape[0]))
 
 
 def _columns(x: BufferView, w: BufferView, out: BufferView) -> tuple[Shape, BufferView, BufferView, BufferView]:
     """A linear layer as a convolution of one pixel: the items of a batch are the columns of an image."""
     n, depth = x.shape
-    if w.shape[1] != depth:
-        raise UsageError(
-            f"x has the shape {list(x.shape)} and w {list(w.shape)}; allowed: (n, k) and (o, k)", help="w.T, or part()"
-        )
-    check_shape("out", out, (n, w.shape[0]))
+    _fitting(x, w, out)
     shape = Shape(1, depth, 1, n, w.shape[0], depth, 1, 1, (1, 1), (0, 0), (1, 1), 1)
     across = [BufferView(v.buffer, v.offset, (v.shape[1], 1, n), v.dtype, (v.strides[1], 0, v.strides[0]))
               for v in (x, out)]  # fmt: skip
@@ -39,14 +45,48 @@ def linear(x: Memory, w: Memory, out: Memory, bias: Memory | None = None, activa
     source, weights = operand("x", x, np.float32, 2), operand("w", w, np.float32, 2)
     target = operand("out", out, np.float32, 2, "out")
     check_kind(activation)
-    s, a, b, c = _columns(source, weights, target)
+    _fitting(source, weights, target)
     with Jobs(device(x=source, w=weights, out=target)) as jobs:
-        given, named = biased(jobs, bias, s.o, np.float32)
-        separate("out", target, False, x=source, w=weights, **named)
-        for v in named.values():
-            check_shape("bias", v, (s.o,))
+        jobs.take(gemm(source, weights.T, target, bias=bias, relu=activation == "relu"))
+        if target.size and activation not in ("none", "relu"):
+            jobs.add(
+                finished,
+                BufferView(target.buffer, target.offset, (1, *target.shape), target.dtype, (0, *target.strides)),
+                activation,
+            )
+        return jobs.run()
+
+
+@entry
+def matmul(a: Memory, b: Memory, out: Memory, bias: Memory | None = None, relu: bool = False) -> Run:
+    """out = a b, plus bias for each row. a: (m, k); b: (k, n); out: (m, n); f32, with an axis of batches or without.
+
+    See `qpu.kernels.gemm.gemm`, which this is.
+    """
+    return gemm(a, b, out, bias=bias, relu=relu)
+
+
+@entry
+def attention(q: Memory, k: Memory, v: Memory, out: Memory, causal: bool = False) -> Run:
+    """out = softmax(q k' / sqrt(width)) v for each head. q: (heads, n, width); k: (heads, m, width); v: (heads, m,
+    depth); out: (heads, n, depth); f32. causal: item i of q sees items 0..i of k.
+    """
+    names = {"q": q, "k": k, "v": v}
+    x, y, z = (operand(name, value, np.float32, 3) for name, value in names.items())
+    target = operand("out", out, np.float32, 3, "out")
+    heads, n, width = x.shape
+    if y.shape[::2] != (heads, width) or z.shape[:2] != y.shape[:2] or not width:
+        raise UsageError(
+            f"q has the shape {list(x.shape)}, k {list(y.shape)}, v {list(z.shape)}",
+            help="allowed: (heads, n, width), (heads, m, width) and (heads, m, depth)",
+        )
+    check_shape("out", target, (heads, n, z.shape[2]))
+    with Jobs(device(q=x, k=y, v=z, out=target)) as jobs:
         if target.size:
-            submit(jobs, a, b, given, c, s, activation)
+            scores, weights = (jobs.scratch((heads, n, y.shape[1]), np.float32) for _ in "ab")
+            jobs.take(gemm(x, y.transpose(0, 2, 1), scores, alpha=float(width**-0.5)))
+            softened(jobs, scores.view(0, scores.shape), weights.view(0, weights.shape), causal=causal)
+            jobs.take(gemm(weights, z, target))
         return jobs.run()
 
 
