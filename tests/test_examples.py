@@ -341,8 +341,12 @@ def test_loops_refuse_what_they_have_no_registers_for(monkeypatch: pytest.Monkey
                 loop(gpu, lambda *args: None, inputs, scalars, out)
 
 
-@pytest.mark.parametrize("name", [p.stem for p in sorted(EXAMPLES.glob("*.py")) if not p.stem.startswith("_")]
-                         + ["assembly/memset", "assembly/sobel"])  # fmt: skip
+STEMS = [p.stem for p in sorted(EXAMPLES.glob("*.py")) if not p.stem.startswith("_")]
+SLOW = ("lenet",)  # tests/kernels/test_lenet.py runs a sample
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.soak] if n in SLOW else [])
+                                  for n in (*STEMS, "assembly/memset", "assembly/sobel")])  # fmt: skip
 def test_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
     """Examples run without modules that other tests imported, and write pictures to the current directory."""
     options = {
@@ -350,6 +354,7 @@ def test_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
         "sgemm": ["--size", "20"],
         "spectrogram": ["--n", "100", "--size", "16"],
         **{key: ["--input", small(tmp_path, (9, 20))] for key in (*PICTURES[2:], "assembly/sobel")},
+        "lenet": ["--images", "2"],
     }
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--device", "all", *options.get(name, [])]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=HUNG_S)
@@ -357,7 +362,7 @@ def test_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
     assert done.stdout.count("EMULATED") == 3
     name = name.removeprefix("assembly/")
     made = {path.name for path in tmp_path.glob(f"{name}*.png")}
-    assert made == ({f"{name}-{board}.png" for board, _ in ALL} if name in PICTURES else set())
+    assert made == ({f"{name}-{board}.png" for board, _ in ALL} if name in (*PICTURES, *SLOW) else set())
 
 
 def test_time_counts_from_the_start_of_the_process() -> None:

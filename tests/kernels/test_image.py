@@ -18,6 +18,7 @@ from qpu.errors import UsageError
 from qpu.kernels import image as im
 from qpu.kernels.common.rounding import bound
 from qpu.kernels.image import colour, filters, ranks, sizes
+from tests.kernels.turns import turns
 
 F, B = np.float32, np.uint8
 BOARDS = ("pi3", "pi4", "pi5")
@@ -54,7 +55,8 @@ def close(gpu: Device, found: Any, want: NDArray[Any], roundings: float, size: A
 
 
 @pytest.mark.parametrize(
-    ("board", "border", "kinds"), [("pi3", "reflect", (B, F)), ("pi4", "constant", (F, B)), ("pi5", "clamp", (B, B))]
+    ("board", "border", "kinds"),
+    turns([("pi3", "reflect", (B, F)), ("pi4", "constant", (F, B)), ("pi5", "clamp", (B, B))], 0, 2),
 )
 def test_separable_filters(boards: dict[str, Device], board: str, border: str, kinds: tuple[Any, Any]) -> None:
     gpu = boards[board]
@@ -71,7 +73,7 @@ def test_separable_filters(boards: dict[str, Device], board: str, border: str, k
     check()
 
 
-@pytest.mark.parametrize(("board", "border"), [("pi3", "clamp"), ("pi4", "reflect"), ("pi5", "constant")])
+@pytest.mark.parametrize(("board", "border"), turns([("pi3", "clamp"), ("pi4", "reflect"), ("pi5", "constant")], 1))
 def test_filters_of_many_taps(boards: dict[str, Device], board: str, border: str) -> None:
     """Weights in memory instead of the program."""
     gpu, x = boards[board], picture((12, 18))
@@ -90,7 +92,7 @@ def test_channels_are_filtered_one_by_one(boards: dict[str, Device]) -> None:
         assert np.abs(out.numpy()[:, :, n] - want).max() <= 0.5 + 1e-3
 
 
-@pytest.mark.parametrize(("board", "kinds"), [("pi3", (B, F)), ("pi5", (F, B))])
+@pytest.mark.parametrize(("board", "kinds"), turns([("pi3", (B, F)), ("pi5", (F, B))], 0))
 def test_filter2d(boards: dict[str, Device], board: str, kinds: tuple[Any, Any]) -> None:
     gpu, x = boards[board], picture((6, 35), kinds[0])
     w = np.array([[1, 0, -2, 0.5, 1], [0, 3, 0, -1, 0], [0.25, 0, 0, 0, -0.75]])
@@ -99,7 +101,7 @@ def test_filter2d(boards: dict[str, Device], board: str, kinds: tuple[Any, Any])
     close(gpu, out, filters.reference_filter2d(x, w), 12, 255 * np.abs(w).sum())
 
 
-@pytest.mark.parametrize(("board", "direction"), [("pi3", "magnitude"), ("pi4", "x"), ("pi5", "magnitude")])
+@pytest.mark.parametrize(("board", "direction"), turns([("pi3", "magnitude"), ("pi4", "x"), ("pi5", "magnitude")], 2))
 def test_sobel(boards: dict[str, Device], board: str, direction: str) -> None:
     gpu, x = boards[board], picture((6, 35))
     out = gpu.zeros(x.shape)
@@ -111,7 +113,8 @@ def test_sobel(boards: dict[str, Device], board: str, direction: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("board", "size", "dtype", "border"), [("pi3", 3, B, "clamp"), ("pi4", 5, B, "reflect"), ("pi5", 3, F, "constant")]
+    ("board", "size", "dtype", "border"),
+    turns([("pi3", 3, B, "clamp"), ("pi4", 5, B, "reflect"), ("pi5", 3, F, "constant")], 0, 1),
 )
 def test_median(boards: dict[str, Device], board: str, size: int, dtype: Any, border: str) -> None:
     gpu, x = boards[board], picture((7, 37), dtype)
@@ -140,7 +143,7 @@ def _ends_out(values: list[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("board", "dtype", "border"), [("pi3", B, "constant"), ("pi4", F, "clamp"), ("pi5", B, "reflect")]
+    ("board", "dtype", "border"), turns([("pi3", B, "constant"), ("pi4", F, "clamp"), ("pi5", B, "reflect")], 1)
 )
 def test_morphology(boards: dict[str, Device], board: str, dtype: Any, border: str) -> None:
     gpu, x = boards[board], picture((7, 37), dtype)
@@ -154,9 +157,9 @@ def test_morphology(boards: dict[str, Device], board: str, dtype: Any, border: s
 
 
 @pytest.mark.parametrize(
-    ("board", "method", "kinds"), [("pi3", "bilinear", (B, F)), ("pi4", "area", (B, B)), ("pi5", "nearest", (F, F)),
-                                   ("pi5", "bilinear", (F, B))]
-)  # fmt: skip
+    ("board", "method", "kinds"),
+    turns([("pi3", "bilinear", (B, F)), ("pi4", "area", (B, B)), ("pi5", "nearest", (F, F))], 0, 2),
+)
 def test_resize(boards: dict[str, Device], board: str, method: str, kinds: tuple[Any, Any]) -> None:
     gpu = boards[board]
     for shape, size in (((9, 20), (4, 33)), ((3, 40), (7, 9)), ((1, 1), (2, 17))):
@@ -191,7 +194,8 @@ def test_pyramids(boards: dict[str, Device], board: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("board", "perspective", "border"), [("pi3", False, "clamp"), ("pi4", True, "constant"), ("pi5", False, "constant")]
+    ("board", "perspective", "border"),
+    turns([("pi3", False, "clamp"), ("pi4", True, "constant"), ("pi5", False, "constant")], 2),
 )
 def test_warp(boards: dict[str, Device], board: str, perspective: bool, border: str) -> None:
     gpu, x = boards[board], picture((9, 23))
@@ -207,7 +211,7 @@ def test_warp(boards: dict[str, Device], board: str, perspective: bool, border: 
 # -- colours: bytes are exact
 
 
-@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("board", turns(BOARDS, 0))
 def test_yuv420(boards: dict[str, Device], board: str) -> None:
     gpu, x = boards[board], picture((5, 19, 3))
     x[0, :3] = (255, 0, 0), (0, 255, 0), (0, 0, 255)

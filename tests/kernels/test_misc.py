@@ -13,6 +13,7 @@ from qpu.device import Device
 from qpu.errors import UsageError
 from qpu.kernels import misc
 from qpu.kernels.common.rounding import bound
+from tests.kernels.turns import turns
 
 F, N = np.float32, np.int32
 RANDOM = np.random.default_rng(5)
@@ -26,7 +27,7 @@ def boards() -> Iterator[dict[str, Device]]:
         gpu.close()
 
 
-@pytest.mark.parametrize("board", ["pi3", "pi5"])
+@pytest.mark.parametrize("board", turns(["pi3", "pi5"], 0))
 def test_convolve(boards: dict[str, Device], board: str) -> None:
     gpu, x, w = boards[board], RANDOM.normal(size=40).astype(F), RANDOM.normal(size=6).astype(F)
     for mode in ("full", "same", "valid"):
@@ -37,7 +38,7 @@ def test_convolve(boards: dict[str, Device], board: str) -> None:
         assert (np.abs(out.numpy() - want) <= limit).all()
 
 
-@pytest.mark.parametrize("board", ["pi4", "pi3"])
+@pytest.mark.parametrize("board", turns(["pi4", "pi3"], 0))
 def test_distances(boards: dict[str, Device], board: str) -> None:
     gpu, x, y = boards[board], RANDOM.normal(size=(5, 3)).astype(F), RANDOM.normal(size=(20, 3)).astype(F)
     y[7] = x[2]
@@ -47,7 +48,7 @@ def test_distances(boards: dict[str, Device], board: str) -> None:
     assert (np.abs(out.numpy() - want) <= bound(gpu.isa, 16, want + 1e-3)).all() and out.numpy()[2, 7] == 0
 
 
-@pytest.mark.parametrize("board", ["pi3", "pi5"])
+@pytest.mark.parametrize("board", turns(["pi3", "pi5"], 1))
 def test_kmeans(boards: dict[str, Device], board: str) -> None:
     gpu, x = boards[board], RANDOM.normal(size=(37, 2)).astype(F)
     centres = np.array([[0, 1], [1, -1], [99, 99]], F)
@@ -59,7 +60,7 @@ def test_kmeans(boards: dict[str, Device], board: str) -> None:
     assert np.abs(new.numpy() - want).max() < 1e-5
 
 
-@pytest.mark.parametrize("board", ["pi4", "pi3"])
+@pytest.mark.parametrize("board", turns(["pi4", "pi3"], 0))
 def test_bodies(boards: dict[str, Device], board: str) -> None:
     gpu = boards[board]
     p, v = RANDOM.normal(size=(2, 3, 18)).astype(F)

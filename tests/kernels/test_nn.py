@@ -15,6 +15,7 @@ from qpu.errors import UsageError
 from qpu.kernels import nn
 from qpu.kernels.common.rounding import bound
 from qpu.kernels.nn import activation, conv, dense, int8, norm, pool
+from tests.kernels.turns import turns
 
 F, B, N = np.float32, np.int8, np.int32
 BOARDS = ("pi3", "pi4", "pi5")
@@ -42,7 +43,7 @@ CONVOLUTIONS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]]
 ]
 
 
-@pytest.mark.parametrize(("board", "shape", "taps", "how"), CONVOLUTIONS)
+@pytest.mark.parametrize(("board", "shape", "taps", "how"), turns(CONVOLUTIONS, 1))
 def test_conv2d(boards: dict[str, Device], board: str, shape: Any, taps: Any, how: dict[str, Any]) -> None:
     gpu, x, w, b = boards[board], numbers(shape), numbers(taps, seed=1), numbers(taps[:1], seed=2)
     want = conv.reference_conv2d(x, w, b, **how)
@@ -54,7 +55,7 @@ def test_conv2d(boards: dict[str, Device], board: str, shape: Any, taps: Any, ho
     assert (np.abs(out.numpy() - want) <= bound(gpu.isa, 2 * np.prod(taps[1:]) + 2, size)).all()
 
 
-@pytest.mark.parametrize(("board", "shape", "taps", "how"), CONVOLUTIONS)
+@pytest.mark.parametrize(("board", "shape", "taps", "how"), turns(CONVOLUTIONS, 2))
 def test_conv2d_int8(boards: dict[str, Device], board: str, shape: Any, taps: Any, how: dict[str, Any]) -> None:
     """Sums as they are on one board, as bytes on the others."""
     gpu, x, w = boards[board], numbers(shape, B), numbers(taps, B, 1)
@@ -82,7 +83,7 @@ def test_sums_of_many_int8_are_exact(boards: dict[str, Device]) -> None:
     assert np.array_equal(out.numpy(), (x.astype(np.int64) - 127) @ w.astype(np.int64).T)
 
 
-@pytest.mark.parametrize("board", BOARDS[1:])
+@pytest.mark.parametrize("board", turns(BOARDS[1:], 0))
 def test_large_convolutions_are_products_of_matrices(boards: dict[str, Device], board: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(conv, "LARGE", 1)
     gpu, x, w, b = boards[board], numbers((2, 2, 6, 7)), numbers((16, 2, 3, 3), seed=1), numbers((16,), seed=2)
@@ -94,7 +95,9 @@ def test_large_convolutions_are_products_of_matrices(boards: dict[str, Device], 
     assert (np.abs(out.numpy() - want) <= bound(gpu.isa, 2 * 18 + 6, size)).all()
 
 
-@pytest.mark.parametrize(("board", "kind", "dtype"), [("pi3", "max", B), ("pi4", "mean", F), ("pi5", "max", F)])
+@pytest.mark.parametrize(
+    ("board", "kind", "dtype"), turns([("pi3", "max", B), ("pi4", "mean", F), ("pi5", "max", F)], 0, 1)
+)
 def test_pooling(boards: dict[str, Device], board: str, kind: str, dtype: Any) -> None:
     gpu, x = boards[board], numbers((2, 3, 9, 18), dtype)
     for size, stride, padding in ((3, 2, 1), (3, None, 0)):
@@ -115,7 +118,7 @@ def test_activations(boards: dict[str, Device], board: str, kinds: Any) -> None:
         assert (np.abs(out.numpy() - activation.reference_activate(x, kind)) <= bound(gpu.isa, 24, 1 + abs(x))).all()
 
 
-@pytest.mark.parametrize(("board", "logarithm"), [("pi3", False), ("pi4", True), ("pi5", False)])
+@pytest.mark.parametrize(("board", "logarithm"), turns([("pi3", False), ("pi4", True), ("pi5", False)], 0))
 def test_softmax(boards: dict[str, Device], board: str, logarithm: bool) -> None:
     gpu = boards[board]
     for columns in (1, 16, 37):
@@ -145,7 +148,7 @@ def test_norms(boards: dict[str, Device], board: str) -> None:
     assert (np.abs(out.numpy() - norm.reference_layer_norm(x, gain, shift)) <= bound(gpu.isa, 40, 20.0)).all()
 
 
-@pytest.mark.parametrize(("board", "causal"), [("pi4", True), ("pi5", False)])
+@pytest.mark.parametrize(("board", "causal"), turns([("pi4", True), ("pi5", False)], 0))
 def test_attention(boards: dict[str, Device], board: str, causal: bool) -> None:
     gpu = boards[board]
     q, k, v = (numbers(shape, seed=n) for n, shape in enumerate(((2, 7, 5), (2, 9, 5), (2, 9, 6))))
@@ -154,7 +157,7 @@ def test_attention(boards: dict[str, Device], board: str, causal: bool) -> None:
     assert np.abs(out.numpy() - dense.reference_attention(q, k, v, causal)).max() <= bound(gpu.isa, 80, 8.0)
 
 
-@pytest.mark.parametrize("board", ["pi3", "pi5"])
+@pytest.mark.parametrize("board", turns(["pi3", "pi5"], 1))
 def test_linear_and_embedding(boards: dict[str, Device], board: str) -> None:
     gpu, x, w, b = boards[board], numbers((5, 30)), numbers((7, 30), seed=1), numbers((7,), seed=2)
     out = gpu.zeros((5, 7))
@@ -166,7 +169,7 @@ def test_linear_and_embedding(boards: dict[str, Device], board: str) -> None:
     assert np.array_equal(rows.numpy(), x[at])
 
 
-@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("board", turns(BOARDS, 0))
 def test_quantise(boards: dict[str, Device], board: str) -> None:
     gpu, x = boards[board], numbers((2, 3, 23)) * 2
     scale = np.array([0.01, 0.03, 0.02], F)

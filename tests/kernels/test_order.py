@@ -17,6 +17,7 @@ from qpu.device import Device
 from qpu.errors import UsageError
 from qpu.kernels import move, scan, search, sort
 from qpu.kernels.common.rounding import bound
+from tests.kernels.turns import turns
 
 BOARDS = ("pi3", "pi4", "pi5")
 F, N, U, B = np.float32, np.int32, np.uint32, np.uint8
@@ -45,12 +46,10 @@ def items(seed: int, n: int, dtype: Any, low: int = -100, high: int = 100) -> ND
 
 
 @pytest.mark.parametrize(
-    ("board", "op", "dtype"),
-    [
+    ("board", "op", "dtype"), turns([
         ("pi3", "sum", F), ("pi4", "sum", N), ("pi5", "sum", B),
         ("pi5", "prod", U), ("pi4", "max", F), ("pi3", "min", np.int16),
-    ],
-)  # fmt: skip
+    ], 0, 2, 4))  # fmt: skip
 def test_cumulative(boards: dict[str, Device], board: str, op: str, dtype: Any) -> None:
     gpu = boards[board]
     function = getattr(scan, f"cumulative_{op}")
@@ -82,7 +81,7 @@ def test_scans_of_long_arrays_and_of_infinities(boards: dict[str, Device]) -> No
     assert np.isfinite(y.numpy()[:650]).all() and (y.numpy()[650:] == np.inf).all()
 
 
-@pytest.mark.parametrize(("board", "axis"), [("pi3", 0), ("pi4", 1), ("pi5", -1)])
+@pytest.mark.parametrize(("board", "axis"), turns([("pi3", 0), ("pi4", 1), ("pi5", -1)], 1))
 def test_cumulative_along_an_axis(boards: dict[str, Device], board: str, axis: int) -> None:
     x = items(2, 3 * 5 * 18, N).reshape(3, 5, 18)
     y = boards[board].zeros(x.shape, N)
@@ -93,7 +92,7 @@ def test_cumulative_along_an_axis(boards: dict[str, Device], board: str, axis: i
 # -- sorting
 
 
-@pytest.mark.parametrize(("board", "dtype"), [("pi3", F), ("pi4", N), ("pi5", U), ("pi5", np.int8)])
+@pytest.mark.parametrize(("board", "dtype"), turns([("pi3", F), ("pi4", N), ("pi5", U), ("pi5", np.int8)], 0, 2))
 def test_sort(boards: dict[str, Device], board: str, dtype: Any) -> None:
     gpu = boards[board]
 
@@ -108,7 +107,7 @@ def test_sort(boards: dict[str, Device], board: str, dtype: Any) -> None:
     check()
 
 
-@pytest.mark.parametrize(("board", "n"), [("pi3", 70), ("pi4", 513), ("pi5", 130)])
+@pytest.mark.parametrize(("board", "n"), turns([("pi3", 70), ("pi4", 513), ("pi5", 130)], 2))
 def test_argsort_keeps_the_order_of_equal_items(boards: dict[str, Device], board: str, n: int) -> None:
     gpu = boards[board]
     x = items(n, n, F, -4, 4).round()
@@ -131,7 +130,7 @@ def test_order_of_special_numbers(boards: dict[str, Device]) -> None:
     assert np.array_equal(got, np.sort(x), equal_nan=True) and np.signbit(got[2:4]).tolist() == [True, False]
 
 
-@pytest.mark.parametrize(("board", "dtype"), [("pi3", N), ("pi4", U), ("pi5", F)])
+@pytest.mark.parametrize(("board", "dtype"), turns([("pi3", N), ("pi4", U), ("pi5", F)], 1))
 def test_unique(boards: dict[str, Device], board: str, dtype: Any) -> None:
     gpu = boards[board]
     x = items(5, 90, dtype, -9, 9) if dtype is not F else items(5, 90, dtype, -9, 9).round()
@@ -143,7 +142,7 @@ def test_unique(boards: dict[str, Device], board: str, dtype: Any) -> None:
 # -- choosing, searching, counting
 
 
-@pytest.mark.parametrize(("board", "dtype"), [("pi3", np.int16), ("pi4", F), ("pi5", U)])
+@pytest.mark.parametrize(("board", "dtype"), turns([("pi3", np.int16), ("pi4", F), ("pi5", U)], 0, 2))
 def test_compact_and_nonzero(boards: dict[str, Device], board: str, dtype: Any) -> None:
     gpu = boards[board]
     for n, share in ((1, 1.0), (40, 0.0), (333, 0.3)):
@@ -155,7 +154,9 @@ def test_compact_and_nonzero(boards: dict[str, Device], board: str, dtype: Any) 
         assert np.array_equal(at.numpy()[:count], np.nonzero(mask)[0])
 
 
-@pytest.mark.parametrize(("board", "dtype", "side"), [("pi3", F, "left"), ("pi4", B, "right"), ("pi5", U, "left")])
+@pytest.mark.parametrize(
+    ("board", "dtype", "side"), turns([("pi3", F, "left"), ("pi4", B, "right"), ("pi5", U, "left")], 1)
+)
 def test_searchsorted(boards: dict[str, Device], board: str, dtype: Any, side: str) -> None:
     gpu = boards[board]
     for n in (0, 1, 16, 100):
@@ -166,7 +167,9 @@ def test_searchsorted(boards: dict[str, Device], board: str, dtype: Any, side: s
         assert np.array_equal(out.numpy(), np.searchsorted(a, v, side))  # type: ignore[call-overload]  # a str
 
 
-@pytest.mark.parametrize(("board", "dtype", "low"), [("pi3", N, -3), ("pi4", B, 0), ("pi5", np.int16, -50)])
+@pytest.mark.parametrize(
+    ("board", "dtype", "low"), turns([("pi3", N, -3), ("pi4", B, 0), ("pi5", np.int16, -50)], 0, 2)
+)
 def test_histogram(boards: dict[str, Device], board: str, dtype: Any, low: int) -> None:
     gpu = boards[board]
     x = items(3, 500, dtype)
@@ -179,7 +182,7 @@ def test_histogram(boards: dict[str, Device], board: str, dtype: Any, low: int) 
 # -- moving
 
 
-@pytest.mark.parametrize(("board", "dtype"), [("pi3", F), ("pi4", B), ("pi5", np.int16)])
+@pytest.mark.parametrize(("board", "dtype"), turns([("pi3", F), ("pi4", B), ("pi5", np.int16)], 0))
 def test_gather_scatter_transpose(boards: dict[str, Device], board: str, dtype: Any) -> None:
     gpu = boards[board]
     x = items(4, 7 * 33, dtype).reshape(7, 33)

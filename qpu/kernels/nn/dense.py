@@ -11,8 +11,9 @@ from qpu.buffers import Buffer, BufferView
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, part, separate
+from qpu.kernels.common.retyped import name_of, retyped
 from qpu.kernels.gemm import gemm
-from qpu.kernels.move import gather
+from qpu.kernels.move import gather, transposed
 from qpu.kernels.nn.activation import check_kind
 from qpu.kernels.nn.conv import Shape, biased, check_shape, finished, submit_int8
 from qpu.kernels.nn.norm import softened
@@ -29,14 +30,10 @@ def _fitting(x: BufferView, w: BufferView, out: BufferView) -> None:
     check_shape("out", out, (x.shape[0], w.shape[0]))
 
 
-def _columns(x: BufferView, w: BufferView, out: BufferView) -> tuple[Shape, BufferView, BufferView, BufferView]:
-    """A linear layer as a convolution of one pixel: the items of a batch are the columns of an image."""
-    n, depth = x.shape
-    _fitting(x, w, out)
-    shape = Shape(1, depth, 1, n, w.shape[0], depth, 1, 1, (1, 1), (0, 0), (1, 1), 1)
-    across = [BufferView(v.buffer, v.offset, (v.shape[1], 1, n), v.dtype, (v.strides[1], 0, v.strides[0]))
-              for v in (x, out)]  # fmt: skip
-    return shape, across[0], w, across[1]
+def _turned(x: BufferView) -> BufferView:
+    """The transpose as an image of one row for each column."""
+    n, m = x.shape
+    return BufferView(x.buffer, x.offset, (m, 1, n), x.dtype, (x.strides[1], 0, x.strides[0]))
 
 
 @entry
@@ -102,7 +99,9 @@ def linear_int8(
         raise UsageError(f"zero = {zero}, zero_out = {zero_out}", help="allowed: -128..127")
     if (target.dtype == np.int8) != (scale is not None):
         raise UsageError(f"out holds {target.dtype}, and scale is {scale}", help="int8 needs a scale, int32 has none")
-    s, a, b, c = _columns(source, weights, target)
+    _fitting(source, weights, target)
+    (n, depth), o = source.shape, weights.shape[0]
+    s = Shape(1, depth, 1, n, o, depth, 1, 1, (1, 1), (0, 0), (1, 1), 1)  # the items of a batch are one row of pixels
     with Jobs(device(x=source, w=weights, out=target)) as jobs:
         given, named = biased(jobs, bias, s.o, np.int32)
         scales = jobs.constant(np.ones(s.o, np.float32)) if scale is None else operand("scale", scale, np.float32, 1)
@@ -110,7 +109,11 @@ def linear_int8(
         for v in (*named.values(), *([] if isinstance(scales, Buffer) else [scales])):
             check_shape("bias or scale", v, (s.o,))
         if target.size:
-            submit_int8(jobs, a, b, given, scales, c, s, (zero, zero_out), relu)
+            turned = jobs.scratch((o, n), target.dtype)
+            across = turned.view(0, (o, 1, n))
+            submit_int8(jobs, _turned(source), weights, given, scales, across, s, (zero, zero_out), relu)
+            stored = name_of(target.dtype)
+            jobs.add(retyped(transposed, "i32", x=stored, out=stored), turned, target)
         return jobs.run()
 
 
