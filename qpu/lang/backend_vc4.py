@@ -38,6 +38,7 @@ SPILLING = ((True, True), (False, False), (True, False))
 """Ways to start spilling from, the first that ends counts: whether values are computed again where they are used, and
 whether operations are ordered for few live values.
 """
+ROTATING = 24  # values at a time where some rotate: these want accumulators, and fewer of them need fewer copies
 CAPACITY = 4  # requests that may be pending (vc4.md 13.1)
 
 
@@ -65,8 +66,9 @@ def compile_vc4(ir: KernelIR, *, spill: bool = False, stream: str = "auto") -> L
     passed("load_ahead", legal)
     tries = [(58, False), (44, False), (24, False), (8, False), (8, True)]
     refused = set()
+    rotating = set()
     for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
-        if lean in refused:
+        if lean in refused or (lean in rotating and limit >= ROTATING):
             continue
         function = select_vc4(sink(legal, "vc4", 12) if lean else legal, lean=lean)
         passed("select", function)
@@ -75,8 +77,9 @@ def compile_vc4(ir: KernelIR, *, spill: bool = False, stream: str = "auto") -> L
         if crossing(function) > 62:
             refused.add(lean)
             continue
-        if limit > 24 and any(m.rot is not None for m in function.ops()):
-            continue  # rotated values want accumulators: fewer beside each other need fewer copies
+        if limit >= ROTATING and any(m.rot is not None for m in function.ops()):
+            rotating.add(lean)
+            limit = ROTATING
         order(function, Vc4Target({}).slots, CAPACITY, limit)
         passed("order", function)
         try:

@@ -24,12 +24,18 @@ def liveness(function: Function) -> tuple[dict[Block, int], dict[Block, int]]:
     for block in function.blocks:
         used = killed = 0
         for m in block.ops:
-            for r in m.reads():
-                if not killed >> r & 1:
-                    used |= 1 << r
-            for w in m.writes():
-                if not ((m.cond or m.pack) and w == m.dst):
-                    killed |= 1 << w
+            d, a, b = m.dst, m.a, m.b
+            if type(a) is int and not killed >> a & 1:
+                used |= 1 << a
+            if type(b) is int and not killed >> b & 1:
+                used |= 1 << b
+            if type(d) is int and not killed >> d & 1:
+                if m.cond or m.pack:
+                    used |= 1 << d
+                else:
+                    killed |= 1 << d
+            if type(m.sig_dst) is int:
+                killed |= 1 << m.sig_dst
         use[block], kill[block] = used, killed
     into = dict.fromkeys(function.blocks, 0)
     out = dict.fromkeys(function.blocks, 0)
