@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from qpu.core.scalar_lanes import ScalarLanes
-from qpu.lang.kir import COMPARE, ROWS, Builder, Value
+from qpu.lang.kir import COMPARE, ROWS, Builder, Loop, Value
 
 __all__ = ["evaluate", "fold"]
 
@@ -217,7 +217,32 @@ def _select(q: Builder, args: tuple[Value, ...], type_: str) -> Value | None:
         return q.emit("select", mask, a, b.args[2])
     if a.op == "select" and a.args[0] is mask:
         return q.emit("select", mask, a.args[1], b)
-    return None
+    return a if _kept(a, mask, b, 8) else None
+
+
+def _kept(v: Value, mask: Value, old: Value, depth: int) -> bool:
+    """Whether `v` is `old` in all lanes outside the mask: everything that made it was under the mask, too."""
+    if v is old:
+        return True
+    if not depth:
+        return False
+    if v.op == "select":
+        test, new, other = v.args
+        return _kept(other, mask, old, depth - 1) and (_implies(test, mask) or _kept(new, mask, old, depth - 1))
+    if v.op != "result":
+        return False
+    (of,) = v.args
+    before, after = of.args[1 + v.attr], of.attr.yields[v.attr]
+    if not _kept(before, mask, old, depth - 1):
+        return False
+    if isinstance(of.attr, Loop):
+        return _kept(after, mask, of.attr.region.parameters[v.attr], depth - 1)
+    return _kept(after, mask, old, depth - 1) or _kept(after, mask, before, depth - 1)
+
+
+def _implies(test: Value, mask: Value) -> bool:
+    """Whether a lane of one mask is one of the other."""
+    return test is mask or (test.op == "band" and any(_implies(x, mask) for x in test.args))
 
 
 _RULES: Final[dict[str, Callable[..., Value | None]]] = {
