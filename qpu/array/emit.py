@@ -7,8 +7,7 @@ one axis whose index is taken apart for arrays that move differently. Reductions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from qpu.array.dtypes import BY_NAME, Kind, kind_of
@@ -16,7 +15,7 @@ from qpu.array.operations import OPERATIONS, converted, power_of
 from qpu.array.values import Complex, Maker, Operand
 from qpu.lang.compile import KernelIR, Parameter, tidied
 from qpu.lang.front import Site
-from qpu.lang.kir import Access, Loop, Region, Skip, Value
+from qpu.lang.kir import Access, Region, Skip, Value
 from qpu.lang.types import DTYPES
 from qpu.lang.values import Index
 
@@ -106,7 +105,6 @@ class Emitter(Maker):
     def __init__(self, group: Group, isa: str, coarsen: int, layout: str, sites: Sequence[Site] = ()) -> None:
         super().__init__(isa)
         self.group, self.coarsen, self.layout = group, coarsen, layout
-        self.turns: dict[int, tuple[Region, int]] = {}
         self.mask: Value | None = None
         self.sites = list(sites)
         q = self.q
@@ -135,38 +133,6 @@ class Emitter(Maker):
         return q.emit("ne", v, q.const("i", 0), type_="b", attr="i") if kind.letter == "b" else v
 
     # -- regions
-
-    @contextmanager
-    def into(self, region: Region) -> Iterator[None]:
-        """Operations are appended to a region."""
-        before, self.q.region = self.q.region, region
-        try:
-            yield
-        finally:
-            self.q.region = before
-
-    def loop(
-        self,
-        inits: Sequence[Value],
-        varies: Sequence[bool],
-        going: Callable[[Sequence[Value]], Value],
-        turn: Callable[[Sequence[Value]], Sequence[Value]],
-        items: int = 0,
-    ) -> Sequence[Value]:
-        """Turns while a condition holds that is the same in all lanes; what they carry. items: that a turn takes."""
-        q = self.q
-        guard = going(inits)
-        if guard.op == "const" and not guard.attr:
-            return inits
-        region = Region(q.region, loop=True)
-        parameters = [q.parameter(region, v.type, vary) for v, vary in zip(inits, varies, strict=True)]
-        with self.into(region):
-            yields = list(turn(parameters))
-            cond = going(yields)
-        made = q.append("loop", (guard, *inits), "", Loop(region, yields, cond), varying=False)
-        if items:
-            self.turns[id(region)] = (region, items)
-        return [q.result(made, p.type, p.varying) for p in parameters]
 
     def under(self, mask: Value, body: Callable[[], None]) -> None:
         """A body for the lanes of a mask, skipped where no lane is left."""

@@ -20,6 +20,7 @@ from qpu.array.node import Node, c_strides, pending
 from qpu.core.isa import Isa
 from qpu.errors import Loc
 from qpu.lang import cache as disk
+from qpu.lang.kir import Loop, walk
 from qpu.lang.launch import Plan
 from qpu.lang.schedule import Schedule
 from qpu.lang.specialise import Special, compile_ir
@@ -354,6 +355,16 @@ def _plan(
     return Plan("expression", {}, compiled(memory.isa, group, wide, elementwise))
 
 
+def _coarsen(ir: KernelIR) -> int:
+    """How many vectors a turn takes: fewer where each is much work, which hides latencies by itself."""
+    operations = list(walk(ir.region))
+    own = [v for v in operations if isinstance(v.attr, Loop) and not v.attr.items]
+    if len(own) > (ir.extent is not None and len(ir.extent) > 1):  # loops of the items
+        return 1
+    each = len(operations) // 2  # the main loop, and the rest under a mask
+    return 4 if each <= 60 else 2 if each <= 120 else 1
+
+
 @cache
 def _hash() -> str:
     """Stands for the source of this package."""
@@ -375,6 +386,8 @@ def compiled(
 ) -> Compiled:
     """The kernel of a group, from the cache on disk where it is there. Raises: CompileError."""
     arrays = len(group.leaves) + len(group.outputs)
+    if schedule is PLAIN:
+        schedule = Schedule(coarsen=_coarsen(emit(group, str(isa), 1, "row")))
     special = Special(isa, (), schedule, wide or (True,) * arrays)
 
     def make() -> Compiled:

@@ -234,14 +234,19 @@ def _power(m: Maker, kind: Kind, a: Operand, b: Operand) -> Operand:
         return EXPANSIONS["pow"](m.kit, a, b)
     assert isinstance(a, Value) and isinstance(b, Value)
     q = m.q
-    result, square = q.const(a.type, 1), a
-    n = q.emit("bitcast", b, type_="u") if b.type != "u" else b
-    for bit in range(8 * kind.size):
-        odd = q.emit("ne", q.emit("and", n, q.const("u", 1 << bit)), q.const("u", 0), type_="b", attr="u")
-        result = q.emit("mul", result, q.emit("select", odd, square, q.const(a.type, 1)))
-        if bit < 5 or bit == 5:
-            square = q.emit("mul", square, square)
-    return m.narrow(result, kind)
+    one = q.const(a.type, 1)
+
+    def left(c: Sequence[Value]) -> Value:
+        return q.emit("any", q.emit("ne", c[2], q.const("u", 0), type_="b", attr="u"))
+
+    def turn(c: Sequence[Value]) -> Sequence[Value]:
+        result, square, n = c
+        odd = q.emit("ne", q.emit("and", n, q.const("u", 1)), q.const("u", 0), type_="b", attr="u")
+        result = q.emit("mul", result, q.emit("select", odd, square, one))
+        return [result, q.emit("mul", square, square), q.emit("shr", n, q.const("u", 1))]
+
+    n = b if b.type == "u" else q.emit("bitcast", b, type_="u")
+    return m.narrow(m.loop([one, a, n], [True] * 3, left, turn)[0], kind)
 
 
 def power_of(m: Maker, kind: Kind, v: Operand, n: int) -> Operand:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
 from qpu.array.dtypes import DTYPES, Kind
 from qpu.lang.fold import fold
-from qpu.lang.kir import Builder, Value
+from qpu.lang.kir import Builder, Loop, Region, Value
 from qpu.lang.math_kit import Kit
 
 __all__ = ["Complex", "Maker", "Operand"]
@@ -32,6 +34,39 @@ class Maker:
         self.isa = isa
         self.q = Builder(fold)
         self.kit = Kit(self.q, isa)
+        self.turns: dict[int, tuple[Region, int]] = {}  # items that a turn of a loop takes, by its region
+
+    @contextmanager
+    def into(self, region: Region) -> Iterator[None]:
+        """Operations are appended to a region."""
+        before, self.q.region = self.q.region, region
+        try:
+            yield
+        finally:
+            self.q.region = before
+
+    def loop(
+        self,
+        inits: Sequence[Value],
+        varies: Sequence[bool],
+        going: Callable[[Sequence[Value]], Value],
+        turn: Callable[[Sequence[Value]], Sequence[Value]],
+        items: int = 0,
+    ) -> Sequence[Value]:
+        """Turns while a condition holds that is the same in all lanes; what they carry. items: that a turn takes."""
+        q = self.q
+        guard = going(inits)
+        if guard.op == "const" and not guard.attr:
+            return inits
+        region = Region(q.region, loop=True)
+        parameters = [q.parameter(region, v.type, vary) for v, vary in zip(inits, varies, strict=True)]
+        with self.into(region):
+            yields = list(turn(parameters))
+            cond = going(yields)
+        made = q.append("loop", (guard, *inits), "", Loop(region, yields, cond), varying=False)
+        if items:
+            self.turns[id(region)] = (region, items)
+        return [q.result(made, p.type, p.varying) for p in parameters]
 
     def narrow(self, v: Value, kind: Kind) -> Value:
         """What is left of a value in a narrow dtype: integers wrap, float16 rounds."""
