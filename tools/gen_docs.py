@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from gen_docs_api import api_pages
+from gen_docs_array import array_page
 from gen_docs_lang import lang_page
 from gen_docs_rules import rules_page
 
@@ -471,6 +472,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "isa-v3d71.md": v3d_page(Isa.V3D71),
         REFERENCE / "hazard-rules.md": HEAD + rules_page(),
         REFERENCE / "lang-tables.md": HEAD + lang_page(),
+        REFERENCE / "arrays.md": HEAD + array_page(),
     }
 
 

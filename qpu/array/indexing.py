@@ -89,6 +89,8 @@ def get(x: Array, key: Any) -> Array:
     node = x._node
     if isinstance(key, bool | np.bool_):
         raise UsageError(f"an index is {key!r}", help="integers, slices, None, ..., arrays of int or bool")
+    if isinstance(key, Array) and not key.shape and key.dtype == BOOL:
+        return Array(_view(node, [None, *[slice(None)] * len(node.shape)]))[slice(None) if key else slice(0)]
     keys = _expanded(node, key)
     if not any(_is_array(k) for k in keys):
         return Array(_view(node, keys))
@@ -186,6 +188,10 @@ def put(x: Array, key: Any, value: Any) -> None:
     memory: Any = node.memory
     if isinstance(key, np.ndarray) and key.dtype == BOOL:
         key = _namespace(x).asarray(key)
+    if isinstance(key, Array) and not key.shape and key.dtype == BOOL:
+        if key:
+            put(x, ..., value)
+        return
     if isinstance(key, Array) and key.dtype == BOOL and key.shape == node.shape:
         new = _value(x, value)
         if new.__class__ is not Node or new.shape == () or new.size == 1:

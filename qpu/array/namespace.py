@@ -38,7 +38,7 @@ HOMES: Final = {
     "reshape roll squeeze stack tile unstack",
     elementwise: "clip where",
     reduce: "all any argmax argmin count_nonzero max mean min prod std sum var",
-    scan: "cumulative_sum",
+    scan: "cumulative_prod cumulative_sum",
     linalg: "matmul tensordot vecdot",
     indexing: "nonzero repeat take take_along_axis",
     sorting: "argsort searchsorted sort unique_all unique_counts unique_inverse unique_values",

@@ -1,4 +1,4 @@
-"""Running sums, and how arrays use the functions of the library."""
+"""Running sums and products, and how arrays use the functions of the library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qpu.array.manipulation import array_of, axis_of, concat
 from qpu.array.node import Node, in_memory
 from qpu.errors import UsageError
 
-__all__ = ["called", "cumulative_sum"]
+__all__ = ["called", "cumulative_prod", "cumulative_sum"]
 
 
 def called(function: Callable[..., Any], node: Node, dtype: Any, *args: Any, **options: Any) -> Node:
@@ -25,22 +25,19 @@ def called(function: Callable[..., Any], node: Node, dtype: Any, *args: Any, **o
     return in_memory(out, node.shape, dtype)
 
 
-def cumulative_sum(x: Array, /, *, axis: Any = None, dtype: Any = None, include_initial: bool = False) -> Array:
-    """The sums of the elements up to each one along an axis, which one axis need not name. dtypes: as `sum`.
+def _cumulative(name: str, x: Array, axis: Any, dtype: Any, include_initial: bool) -> Array:
+    from qpu.kernels import scan
 
-    include_initial: a zero comes first. Raises: UsageError.
-    """
-    from qpu.kernels.scan import cumulative_sum as library
-
+    library = getattr(scan, name)
     node = array_of(x)
     if axis is None:
         if len(node.shape) != 1:
-            raise UsageError(f"cumulative_sum of {len(node.shape)} axes without axis", help="axis=0, ...")
+            raise UsageError(f"{name} of {len(node.shape)} axes without axis", help="axis=0, ...")
         axis = 0
     at = axis_of(axis, len(node.shape))
     kind = sum_dtype(node.dtype, None if dtype is None else dtype_of(dtype))
     if node.dtype.kind == "c" or kind.kind == "c":
-        raise UsageError("cumulative_sum of complex64", help="of its parts: xp.real(x), xp.imag(x)")
+        raise UsageError(f"{name} of complex64", help="of its parts: xp.real(x), xp.imag(x)")
     result = kind
     if kind.itemsize < 4:
         kind = F32 if kind.kind == "f" else I32
@@ -54,5 +51,20 @@ def cumulative_sum(x: Array, /, *, axis: Any = None, dtype: Any = None, include_
         found = Array(build.cast(found._node, result))
     if include_initial:
         shape = (*node.shape[:at], 1, *node.shape[at + 1 :])
-        found = concat([x.__array_namespace__().zeros(shape, dtype=result), found], axis=at)
+        xp = x.__array_namespace__()
+        first = xp.zeros if name == "cumulative_sum" else xp.ones
+        found = concat([first(shape, dtype=result), found], axis=at)
     return found
+
+
+def cumulative_sum(x: Array, /, *, axis: Any = None, dtype: Any = None, include_initial: bool = False) -> Array:
+    """The sums of the elements up to each one along an axis, which one axis need not name. dtypes: as `sum`.
+
+    include_initial: a zero comes first. Raises: UsageError.
+    """
+    return _cumulative("cumulative_sum", x, axis, dtype, include_initial)
+
+
+def cumulative_prod(x: Array, /, *, axis: Any = None, dtype: Any = None, include_initial: bool = False) -> Array:
+    """The products of the elements up to each one along an axis; see `cumulative_sum`. include_initial: 1 comes first."""
+    return _cumulative("cumulative_prod", x, axis, dtype, include_initial)
