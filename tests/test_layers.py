@@ -175,7 +175,6 @@ LAYERS: dict[str, set[str]] = {
         "qpu.lang.launch",
         "qpu.launch",
     },
-<<<<<<< HEAD
     # observers of the reference engines; nobody below imports them, factories load them by name
     "qpu.debug": {
         "qpu.core",
@@ -191,9 +190,7 @@ LAYERS: dict[str, set[str]] = {
         "qpu.v3d",
         "qpu.vc4",
     },
-=======
     "qpu.cluster": {"qpu.array", "qpu.device", "qpu.errors"},
->>>>>>> 6294ac8 (array: clusters, documentation, tests with other libraries)
     "qpu": {
         "qpu." + n
         for n in (

@@ -66,5 +66,8 @@ def cumulative_sum(x: Array, /, *, axis: Any = None, dtype: Any = None, include_
 
 
 def cumulative_prod(x: Array, /, *, axis: Any = None, dtype: Any = None, include_initial: bool = False) -> Array:
-    """The products of the elements up to each one along an axis; see `cumulative_sum`. include_initial: 1 comes first."""
+    """The products of the elements up to each one along an axis; see `cumulative_sum`.
+
+    include_initial: a one comes first. Raises: UsageError.
+    """
     return _cumulative("cumulative_prod", x, axis, dtype, include_initial)
