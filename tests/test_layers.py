@@ -365,6 +365,7 @@ DEFERRED = {
     "qpu": "light: names are loaded on first use",
     "qpu.__main__": "light: each command loads what it needs",
     "qpu.array.linalg": "light: the library's matrix product, only for large matrices",
+    "qpu.array.namespace": "light: the library's Fourier transforms",
     "qpu.array.scan": "light: a kernel of the library",
     "qpu.array.sorting": "light: kernels of the library, each when it is used",
     "qpu.core.toolkit": "light: the checker, unless switched off",

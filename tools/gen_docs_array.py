@@ -9,6 +9,7 @@ from typing import Any
 from qpu.array import linalg, namespace
 from qpu.array.dtypes import DTYPES
 from qpu.array.elementwise import dtypes_of
+from qpu.array.fft import Fft
 from qpu.array.methods import METHODS
 from qpu.array.operations import OPERATIONS
 
@@ -125,7 +126,15 @@ def _extensions() -> str:
         for n, f in sorted(vars(linalg.EXTENSION).items())
         if callable(f)
     ]
-    return "## Extension `linalg`\n\n" + _table("| function | result |", rows)
+    transforms = [
+        f"| {_signature(f'fft.{n}', f)} | {_first(f)} |"
+        for n, f in sorted(inspect.getmembers(Fft, callable))
+        if not n.startswith("_")
+    ]
+    head = "| function | result |"
+    text = "Transforms of float32 and complex64 along axes of any length; `norm` as in the standard.\n\n"
+    linear = "## Extension `linalg`\n\n" + _table(head, rows)
+    return linear + "\n## Extension `fft`\n\n" + text + _table(head, transforms)
 
 
 def _methods() -> str:

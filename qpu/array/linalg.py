@@ -11,10 +11,10 @@ from typing import Any, Final
 from qpu.array import build, reduce
 from qpu.array.array import Array
 from qpu.array.dtypes import F32, I32, U32, promoted
+from qpu.array.interop import qpu_view
 from qpu.array.manipulation import array_of, axes_of, axis_of, matrix_transpose, permute_dims, reshape
 from qpu.array.memory import EVALUATE, DeviceMemory
 from qpu.array.node import Node, in_memory, pending
-from qpu.buffers import BufferView
 from qpu.errors import UsageError
 
 __all__ = ["EXTENSION", "matmul", "outer", "tensordot", "vecdot", "vector_norm"]
@@ -81,29 +81,11 @@ def matmul(x1: Array, x2: Array, /) -> Array:
 
 def _product(memory: DeviceMemory, node: Node) -> None:
     """A product of float32 matrices by the library."""
-    from qpu.kernels.sgemm import Sgemm
+    from qpu.kernels.gemm import gemm
 
-    a, b = node.args
-    places, flags, lengths = [], [], []
-    for x in (a, b):
-        x.ready()
-        turned = x.steps[0] == 1 and x.steps[1] >= x.shape[0]
-        straight = x.steps[1] == 1 and x.steps[0] >= x.shape[1]
-        if not turned and not straight:
-            x = build.copied(x)
-            x.ready()
-            turned = False
-        turned = turned and not straight
-        shape = x.shape[::-1] if turned else x.shape
-        steps = x.steps[::-1] if turned else x.steps
-        places.append(BufferView(x.storage.buffer, x.offset, shape, F32, (4 * steps[0], 4)))
-        flags.append(turned)
-        lengths.append(steps[0])
     storage = memory.storage(node.shape, F32)
-    (m, k), n = a.shape, b.shape[1]
-    with Sgemm(memory.gpu, m, n, k, a=places[0], b=places[1], c=storage.buffer, lda=lengths[0], ldb=lengths[1],
-               transa=flags[0], transb=flags[1]) as job:  # fmt: skip
-        job.launch()
+    a, b = (qpu_view(Array(x), "in") for x in node.args)
+    gemm(a, b, storage.buffer)
     memory.launches += 1
     node.becomes(storage)
 

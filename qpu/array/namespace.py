@@ -155,6 +155,13 @@ class Namespace(Creation):
         return self._memory.eagerly()
 
     @property
+    def fft(self) -> Any:
+        """The `fft` extension: transforms of float32 and complex64."""
+        from qpu.array.fft import Fft
+
+        return Fft(self)
+
+    @property
     def transfers(self) -> Transfers:
         """Copies between ordinary and device memory so far."""
         return self._memory.transfers

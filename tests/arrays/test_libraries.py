@@ -17,7 +17,6 @@ pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("default")]
 # What the standard has and `gpu.xp` has not, by reason.
 ABSENT = {
     "64 bits": {"float64", "int64", "uint64", "complex128"},
-    "not among what the QPUs compute yet": {"fft"},
     "an array that is sliced by diff": {"diff"},
     "2024.12 and later": {"nextafter", "take_along_axis", "count_nonzero", "isin", "broadcast_shapes"},
     "about the namespace of array-api-strict itself": {
