@@ -173,6 +173,8 @@ def _launch(
         first = len(leaves) + len(scalars)
         for n, (_, _, scalar) in enumerate(after):
             numbers[f"s{len(scalars) + n}"] = scalar.bits[0]
+            if len(scalar.bits) > 1:
+                numbers[f"s{len(scalars) + n}i"] = scalar.bits[1]
         steps = tuple(s._replace(args=tuple(a + shift if a >= first else a for a in s.args)) for s in steps)
         places = [p + shift if p >= first else p for p in places]
         scalars += [scalar.dtype.name for _, _, scalar in after]

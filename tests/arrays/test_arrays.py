@@ -175,6 +175,8 @@ def test_reductions(gpu: Device) -> None:
     np.testing.assert_array_equal(xp.max(x, axis=0, keepdims=True).numpy(), a.max(0, keepdims=True))
     np.testing.assert_allclose(((x - x.mean()) / x.std()).numpy(), (a - a.mean()) / a.std(), rtol=1e-4, atol=1e-5)
     assert bool(xp.any(x > 0.9)) and not bool(xp.all(x > 0.9))
+    c = (a[:3] + 1j * a[3:6]).astype(np.complex64)
+    np.testing.assert_allclose(xp.mean(xp.asarray(c), axis=1).numpy(), c.mean(1), rtol=1e-4, atol=1e-5)
 
 
 def test_matmul(gpu: Device) -> None:
