@@ -109,7 +109,15 @@ LAYERS: dict[str, set[str]] = {
     "qpu.lang.tune": {*_ISA, "qpu.device", "qpu.lang"},
     "qpu.lang.interpret": {*_ISA, "qpu.buffers", "qpu.lang"},
     "qpu.lang.arguments": {"qpu.buffers", "qpu.errors"},
-    "qpu.lang.variants": {*_ISA, "qpu.device", "qpu.instruction_sets", "qpu.lang", "qpu.launch", "qpu.program"},
+    "qpu.lang.variants": {
+        *_ISA,
+        "qpu.device",
+        "qpu.instruction_sets",
+        "qpu.lang",
+        "qpu.lang.travel",
+        "qpu.launch",
+        "qpu.program",
+    },
     "qpu.lang.launch": {
         *_ISA,
         "qpu.buffers",

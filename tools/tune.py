@@ -1,7 +1,7 @@
 """Choose the knobs of kernels that have none of their own, and write `qpu/lang/tuned.json`.
 
-Combinations are ranked by the instructions that emulated boards execute; `--device hardware` ranks those of its chip by
-seconds instead. Kernels: the loops of benchmarks/lang.py.
+Combinations are ranked by the instructions that emulated boards execute; with `--device hardware` the best of its chip
+are then measured on the board, and the fastest wins. Kernels: the loops of benchmarks/lang.py.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +22,7 @@ import lang as loops  # noqa: E402
 import qpu  # noqa: E402
 from qpu.lang import cache, tune  # noqa: E402
 
+BOARDS = {qpu.Isa.VC4: "pi3", qpu.Isa.V3D42: "pi4", qpu.Isa.V3D71: "pi5"}
 GAIN = 0.01  # by which a combination must be better than the defaults
 
 
@@ -36,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for device in options.device or ("pi3", "pi4", "pi5"):
         with qpu.open_device(device) as gpu:
             for k, arguments_of in loops.TUNABLE.items():
-                trials = tune.trials(k, gpu, lambda make=arguments_of, gpu=gpu: make(gpu))  # type: ignore[misc]  # run here
+                with qpu.open_device(BOARDS[gpu.isa]) if not gpu.emulated else nullcontext(gpu) as counts:
+                    trials = tune.trials(k, counts, partial(arguments_of, counts))
+                if not gpu.emulated:
+                    trials = tune.confirmed(k, trials, gpu, partial(arguments_of, gpu))
                 default = next(t for t in trials if t.schedule == k.schedule)
                 best = trials[0]
                 knobs = {n: v for n, v in best.schedule.row.items() if v != default.schedule.row[n]}

@@ -14,6 +14,7 @@ from qpu.lang.front import Exits, Frame, Front, Language, Site
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.mapping import GridBody, GridObject, TeamObject
 from qpu.lang.merge_stores import merge_stores
+from qpu.lang.reassociate import reassociate
 from qpu.lang.share_loads import share_loads
 from qpu.lang.source import Source
 from qpu.lang.types import DTYPES
@@ -242,9 +243,12 @@ def to_kir(
     check: bool = False,
     unroll: int = 1,
     strided: Sequence[bool] = (),
+    march: str | None = None,
+    regroup: bool = False,
 ) -> KernelIR:
     """Evaluate a kernel. check: clamp what a launch does not check; unroll: turns of an innermost loop made one;
-    strided: of the arrays, which have rows whose elements are not neighbours (empty: none).
+    strided: of the arrays, which have rows whose elements are not neighbours (empty: none); march: "y" for workers that
+    take columns; regroup: sums and products of floats.
 
     Raises: CompileError with every finding.
     """
@@ -274,8 +278,10 @@ def to_kir(
     if team:
         f.execute(source.body)
     else:
-        GridBody(f, source.body, coarsen, layout).evaluate()
+        GridBody(f, source.body, coarsen, layout, march).evaluate()
     f.finish()
+    if regroup:
+        q.top = reassociate(q.top, isa, f.turns)
     assert isinstance(source.tree, ast.FunctionDef)
     ir = KernelIR(source.tree.name, q.top, rows, f.site_rows, layout, coarsen, team, list(f.notes.values()),
                   f.ranges.accesses, f.ranges.extent, shared=sum(size for _, size in f.shared.values()))  # fmt: skip

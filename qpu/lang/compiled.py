@@ -26,14 +26,14 @@ class Compiled:
     """A kernel for one instruction set.
 
     program: the instructions; uniforms: what each word of the uniform list holds; threads: on a QPU (V3D); accesses,
-    extent: what a launch checks and counts; notes: what costs; resident: all workers must run at once; shared: bytes of
-    memory of the team; scratch: bytes of memory that each worker needs; rows: rows of the VPM that it needs; team:
-    whether it is a Team kernel.
+    extent: what a launch checks and counts; march: whether workers take columns, not rows; notes: what costs; resident:
+    all workers must run at once; shared: bytes of memory of the team; scratch: bytes of memory that each worker needs;
+    rows: rows of the VPM that it needs; team: whether it is a Team kernel.
     """
 
     __slots__ = (
-        "_made", "_remake", "_report", "accesses", "coarsen", "extent", "isa", "name", "notes", "program", "resident",
-        "rows", "scratch", "shared", "team", "threads", "uniforms",
+        "_made", "_remake", "_report", "accesses", "coarsen", "extent", "isa", "march", "name", "notes", "program",
+        "resident", "rows", "scratch", "shared", "team", "threads", "uniforms",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +52,7 @@ class Compiled:
         rows: int,
         accesses: Sequence[Access],
         extent: list[Expr] | None,
+        march: bool,
         notes: Sequence[Diagnostic],
         made: tuple[KernelIR, Laid] | None,
         remake: Callable[[], Compiled],
@@ -60,7 +61,7 @@ class Compiled:
         self.uniforms = tuple(uniforms)
         self.threads, self.coarsen, self.team, self.resident = threads, coarsen, team, resident
         self.shared, self.scratch, self.rows = shared, scratch, rows
-        self.accesses, self.extent, self.notes = tuple(accesses), extent, tuple(notes)
+        self.accesses, self.extent, self.march, self.notes = tuple(accesses), extent, march, tuple(notes)
         self._report: Report | None = None
         self._made = made
         self._remake = remake
@@ -104,7 +105,7 @@ class Compiled:
 
     def explain(self) -> str:
         """Instructions by source line, registers, bytes, and what bounds each loop."""
-        return text_of(self.name, self.isa, self.program, self.report)
+        return text_of(self.name, self.isa, self.program, self.report, self.notes)
 
     def __repr__(self) -> str:
         return f"<{self.name} for {self.isa.label}: {len(self.program)} instructions>"

@@ -94,11 +94,8 @@ class Kernel:
     def __reduce__(self) -> tuple[Callable[..., Kernel], tuple[Any, ...]]:
         from qpu.lang.travel import take
 
-        if self.variants:
-            raise UsageError(
-                f"{self.fn.__name__} has variants, which are not pickled", help="register them there again"
-            )
-        return _restored, (*take(self.source, list(self._made.values())), self.schedule)
+        variants = [v.portable() for row in self.variants.values() for v in row.values()]
+        return _restored, (*take(self.source, list(self._made.values())), self.schedule, variants)
 
     # -- compiling
 
@@ -257,11 +254,15 @@ class Kernel:
         return filled
 
 
-def _restored(rows: Any, entries: Any, schedule: Schedule) -> Kernel:
+def _restored(rows: Any, entries: Any, schedule: Schedule, variants: Any = ()) -> Kernel:
     """A kernel from a pickle."""
     from qpu.lang.travel import restore
 
-    return Kernel(restore(rows, entries), schedule)
+    found = Kernel(restore(rows, entries), schedule)
+    for isa, name, made, plan in variants:
+        own, given = (restore(x, {}) if isinstance(x, list) else x for x in (made, plan))
+        found.variant(isa, name=name, plan=given)(own)
+    return found
 
 
 class BoundKernel:

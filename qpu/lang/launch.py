@@ -473,7 +473,7 @@ class Plan:
         if min(extent) <= 0:
             return 0
         n, chunk = extent[-1], 16 * self.compiled.coarsen
-        if len(extent) == 1:
+        if len(extent) == 1 or self.compiled.march:
             rest = n % chunk
             return max(min(given or full, n // chunk), -(-rest // 16))
         rows = 1

@@ -144,11 +144,12 @@ def _index(f: Front, node: ast.Call, *extent: Any) -> Any:
 class GridBody:
     """Evaluates a Grid kernel: finds the extent, then the body once a copy."""
 
-    def __init__(self, f: Front, body: list[ast.stmt], coarsen: int, layout: str) -> None:
+    def __init__(self, f: Front, body: list[ast.stmt], coarsen: int, layout: str, march: str | None = None) -> None:
         self.f = f
         self.body = body
         self.coarsen = coarsen
         self.layout = layout
+        self.march = march
 
     def evaluate(self) -> None:
         f = self.f
@@ -185,7 +186,28 @@ class GridBody:
         if len(extent) == 1:
             chunks(f, node, extent[0], self.coarsen, self.layout, lambda ix: one((ix,)), [])
             return
-        _rows(f, node, extent, lambda row, columns: self._columns(row, columns, one))
+        if self.march == "y":
+            self._marching(extent, one)
+            return
+        worker, workers = f.q.emit("worker"), f.q.emit("workers")
+        _rows(f, node, extent, worker, workers, lambda row: self._columns(row, extent[-1], one))
+
+    def _marching(self, extent: tuple[Value, ...], one: Callable[[tuple[Any, ...]], None]) -> None:
+        """Workers share the columns; each goes down all rows with the vectors of its own."""
+        f = self.f
+        node = self.body[0]
+        rows: list[tuple[Value, ...]] = []
+
+        def down(items: int, body: Callable[[], None]) -> None:
+            def row(at: tuple[Value, ...]) -> None:
+                f.turns[id(f.q.region)] = (f.q.region, items)
+                rows.append(at)
+                body()
+                rows.pop()
+
+            _rows(f, node, extent, f.q.const("i", 0), f.q.const("i", 1), row)
+
+        chunks(f, node, extent[-1], self.coarsen, self.layout, lambda ix: one((*rows[-1], ix)), [], down=down)
 
     def _columns(self, row: tuple[Value, ...], n: Value, one: Callable[[tuple[Any, ...]], None]) -> None:
         f = self.f
@@ -193,15 +215,16 @@ class GridBody:
 
 
 def _rows(
-    f: Front, node: ast.stmt, extent: tuple[Value, ...], body: Callable[[tuple[Value, ...], Value], None]
-) -> None:
-    """Rows w, w + W, ... of the leading axes for worker w."""
+    f: Front, node: ast.stmt, extent: tuple[Value, ...], first: Value, step: Value,
+    body: Callable[[tuple[Value, ...]], None],
+) -> None:  # fmt: skip
+    """Rows first, first + step, ... of the leading axes."""
     q = f.q
     total = extent[0]
     for n in extent[1:-1]:
         total = q.emit("mul", total, n)
     name = "%row"
-    f.names[name] = q.emit("worker")
+    f.names[name] = first
 
     def going() -> Value:
         return q.emit("lt", f.names[name], total, type_="b", attr="i")
@@ -213,12 +236,12 @@ def _rows(
             plane = q.emit("div", number, extent[1])
             row = (plane, q.emit("sub", number, q.emit("mul", plane, extent[1])))
         kept = dict(f.names)
-        body(row, extent[-1])
+        body(row)
         f.names.clear()
         f.names.update(kept)
 
     def advance() -> None:
-        f.names[name] = q.emit("add", f.names[name], q.emit("workers"))
+        f.names[name] = q.emit("add", f.names[name], step)
 
     device_loop(f, node, [name], going, turn, ast.copy_location(ast.Constant(True), node), advance)
     f.names.pop(name, None)
@@ -234,11 +257,13 @@ def chunks(
     names: list[str],
     *,
     alone: bool = False,
+    down: Callable[[int, Callable[[], None]], None] | None = None,
 ) -> None:
     """Items 0..n-1: a loop over whole chunks, then what is left under a mask. names: what the items of a Team
     may bind (then a chunk is one vector).
 
-    alone: one worker takes them all (the columns of a row); else they are spread over the workers.
+    alone: one worker takes them all (the columns of a row); else they are spread over the workers. down: repeats the
+    body that it is given, of so many items.
     """
     q = f.q
     shift = (LANES * coarsen * 4).bit_length() - 1
@@ -259,9 +284,19 @@ def chunks(
         return q.emit("any", q.emit("lt", f.names[name], q.const("i", 0), type_="b", attr="i"))
 
     def turn() -> None:
-        f.turns[id(q.region)] = (q.region, LANES * coarsen)
-        for u in range(coarsen):
-            one(Index(f.names[name], limit, u if layout == "quad" else LANES * u))
+        vectors = [Index(f.names[name], limit, u if layout == "quad" else LANES * u) for u in range(coarsen)]
+        if down is None:
+            f.turns[id(q.region)] = (q.region, LANES * coarsen)
+            every(vectors)
+        else:
+            down(LANES * coarsen, lambda: every(vectors))
+
+    def every(vectors: list[Index]) -> None:
+        for ix in vectors:
+            one(ix)
+
+    def masked(off: Value, inside: Value) -> None:
+        under_mask(f, node, inside, lambda: one(Index(off, limit)), names)
 
     def advance() -> None:
         f.names[name] = q.emit("add", f.names[name], step)
@@ -280,7 +315,10 @@ def chunks(
         at = q.emit("add", q.emit("shl", worker, q.const("u", 4)), q.const("i", LANES * u))
         off = q.emit("shl", q.emit("add", at, lane), q.const("u", 2))
         inside = q.emit("lt", off, left, type_="b", attr="i")
-        under_mask(f, node, inside, lambda off=off: one(Index(off, limit)), names)  # type: ignore[misc]  # a lambda's default
+        if down is None:
+            masked(off, inside)
+        else:
+            down(LANES, lambda off=off, inside=inside: masked(off, inside))  # type: ignore[misc]  # a lambda's default
 
 
 # -- Team

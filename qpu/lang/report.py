@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import linecache
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qpu.core.isa import Isa
 from qpu.core.optable import Token
+from qpu.errors import Diagnostic
 from qpu.program import Program
 
 if TYPE_CHECKING:
@@ -125,8 +126,8 @@ def report(isa: Isa, laid: Laid, ir: KernelIR) -> Report:
     return Report(len(laid.code), len(laid.uniforms), laid.registers, laid.threads, ir.coarsen, tuple(loops))
 
 
-def text_of(name: str, isa: Isa, program: Program, r: Report) -> str:
-    """A page of text about a compiled kernel."""
+def text_of(name: str, isa: Isa, program: Program, r: Report, notes: Sequence[Diagnostic] = ()) -> str:
+    """A page of text about a compiled kernel. notes: what costs."""
     knobs = f"coarsen={r.coarsen}" + ("" if isa is Isa.VC4 else f", threads={r.threads}")
     sizes = f"{r.instructions} instructions, {r.uniforms} uniforms, {r.registers} registers"
     rows = [f"{name} on {isa.label}: {sizes}; {knobs}"]
@@ -136,6 +137,7 @@ def text_of(name: str, isa: Isa, program: Program, r: Report) -> str:
         rows.append(f"{'  ' * loop.depth}loop{where}: {loop.instructions} instructions{items}")
         bytes_ = f"; {loop.loaded} bytes loaded, {loop.stored} stored a turn" if loop.loaded or loop.stored else ""
         rows.append(f"{'  ' * loop.depth}  bound by {loop.bound}{bytes_}")
+    rows += [f"  note at line {n.loc.line if n.loc else '?'}: {n.message}" for n in notes]
     rows += ["  line  instructions  source", *_lines(program)]
     return "\n".join(rows)
 

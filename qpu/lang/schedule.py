@@ -12,7 +12,7 @@ _ALLOWED: Final[dict[str, tuple[object, ...]]] = {
     "coarsen": (None, 1, 2, 4, 8),
     "threads": ("auto", 2, 4),
     "unroll": (1, 2, 4, 8),
-    "stream": ("auto", "rotate", "none"),
+    "stream": ("auto", "none"),
     "march": (None, "y"),
     "reassociate": (False, True),
 }
@@ -23,8 +23,8 @@ class Schedule(NamedTuple):
 
     coarsen: vectors of 16 items that a turn of the main loop takes; None: as many as suit the kernel. threads: on a QPU
     (V3D). unroll: turns of an innermost loop of the kernel's own that are made one. stream: "none" keeps words that are
-    the same in all lanes from being read as a stream. Reserved, without effect yet: march ("y" keeps a column of rows),
-    reassociate (sums may be regrouped).
+    the same in all lanes from being read as a stream. march: "y" for workers that share the columns of a Grid of
+    more than one axis, and go down its rows. reassociate: sums and products of floats may be regrouped.
     """
 
     coarsen: int | None = None

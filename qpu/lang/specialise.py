@@ -67,6 +67,8 @@ def _specialise(source: Source, team: bool, special: Special) -> Compiled:
             check=special.check,
             unroll=special.schedule.unroll,
             strided=special.strided,
+            march=special.schedule.march,
+            regroup=special.schedule.reassociate,
         )
 
     return compile_ir(evaluated, special, team, source.loc(source.tree), lambda: specialise(source, team, special))
@@ -136,6 +138,7 @@ def _compiled(team: bool, special: Special, ir: KernelIR, laid: Laid, remake: Ca
         rows=laid.rows,
         accesses=ir.accesses,
         extent=ir.extent,
+        march=special.schedule.march == "y",
         notes=ir.notes,
         made=(ir, laid),
         remake=remake,

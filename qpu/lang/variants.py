@@ -46,6 +46,11 @@ class Variant:
 
         return assemble(self.made, isa=self.isa)
 
+    def portable(self) -> tuple[str, str, Any, Any]:
+        """Instruction set, name, kernel or builder, plan, as they are pickled: functions as their source."""
+        made, plan = (_rows(x) for x in (self.made, self.plan))
+        return str(self.isa), self.name, made, plan
+
     def launch(self, gpu: Device, args: Mapping[str, Any], wait: bool) -> Run:
         """Launch it. Raises: UsageError."""
         if self.plan is None:
@@ -55,6 +60,16 @@ class Variant:
         uniforms, keywords = self.plan(gpu, args)
         start = gpu.run if wait else gpu.submit
         return Run((start(self.program, uniforms, **keywords),))
+
+
+def _rows(made: Any) -> Any:
+    """A function by its source; a kernel is pickled by itself."""
+    if made is None or getattr(made, "__qpu_kernel__", False):
+        return made
+    from qpu.lang.source import Source
+    from qpu.lang.travel import take
+
+    return take(Source.of(made), [])[0]
 
 
 def register(family: Family, isa: str | Isa, name: str | None, plan: Callable[..., Any] | None) -> Callable[[Any], Any]:

@@ -16,7 +16,7 @@ import pytest
 
 import qpu
 from qpu.errors import CompileError
-from qpu.lang import Const, Grid, In, InOut, Out, Team, cache, f32, i32, kernel, load_cache, sqrt
+from qpu.lang import Const, Grid, In, InOut, Kernel, Out, Team, cache, f32, i32, kernel, load_cache, sqrt
 from tests.lang import kernels as ks
 
 F = np.float32
@@ -374,8 +374,8 @@ def saxpy_of(gpu: Any) -> Any:
     return kernel(ks.saxpy.fn)
 
 
-def test_a_variant_runs_instead() -> None:
-    own = kernel(ks.saxpy.fn)
+def _with_variants() -> Kernel:
+    own, value = kernel(ks.saxpy.fn), 2.0
 
     @own.variant("v3d71")
     @kernel
@@ -383,19 +383,24 @@ def test_a_variant_runs_instead() -> None:
         i = k.index(y.size)
         y[i] = a * x[i] + y[i] + 100.0
 
-    def plan(gpu: Any, args: Any) -> Any:
-        return [args["y"], args["y"].size], {}
-
-    def ones(q: Any) -> None:
-        """16 times 7.0 to the first elements of y."""
+    def twos(q: Any) -> None:
+        """16 times 2.0 to the first elements of y."""
         q.eidx(q.rf[1])
         q.shl(q.rf[1], q.rf[1], 2)
         q.nop(sig=q.ldunifrf(q.rf[2]))
-        q.mov(q.tmud, 2.0)
+        q.mov(q.tmud, value)
         q.add(q.tmua, q.rf[1], q.rf[2])
         q.end()
 
-    own.variant("v3d71", name="twos", plan=plan)(ones)
+    def plan(gpu: Any, args: Any) -> Any:
+        return [args["y"]], {}
+
+    own.variant("v3d71", plan=plan)(twos)
+    return own
+
+
+def test_a_variant_runs_instead() -> None:
+    own = _with_variants()
     x = np.ones(16, F)
     with qpu.open_device("pi5", engine="reference") as gpu:
         bx = gpu.array(x)
@@ -409,6 +414,16 @@ def test_a_variant_runs_instead() -> None:
         y = gpu.array(x)
         own(2.0, gpu.array(x), y)
         assert np.array_equal(y.numpy(), np.full(16, 3, F))
+
+
+def test_variants_travel() -> None:
+    again = pickle.loads(pickle.dumps(_with_variants()))
+    x = np.ones(16, F)
+    with qpu.open_device("pi5", engine="reference") as gpu:
+        for name, want in (("other", 103.0), ("twos", 2.0), ("compiled", 3.0)):
+            y = gpu.array(x)
+            again.on(gpu, variant=name)(2.0, gpu.array(x), y)
+            assert (y.numpy() == want).all(), name
 
 
 def test_wrong_variants() -> None:

@@ -10,83 +10,18 @@ import pytest
 import qpu
 from qpu.core.isa import Isa
 from qpu.kernels.sgemm import error_bound
-from qpu.lang import Const, Grid, In, In2, InOut, Out, Out2, Team, f32, i32, kernel, u8, unroll
+from qpu.lang import Grid, In, In2, Out, Out2, f32, i32, kernel, u8, unroll
+from tests.lang.rig import script
 
 BOARDS = {Isa.V3D71: "pi5", Isa.V3D42: "pi4", Isa.VC4: "pi3"}
 SIZES = (1, 15, 16, 17, 63, 64, 65, 257, 640)
 RANDOM = np.random.default_rng(29)
 
 
-@kernel
-def saxpy(k: Grid, a: f32, x: In[f32], y: InOut[f32]) -> None:
-    i = k.index(y.size)
-    y[i] = a * x[i] + y[i]
-
-
-@kernel
-def polynomial(k: Grid, a: f32, b: f32, c: f32, d: f32, e: f32, g: f32, x: In[f32], y: Out[f32]) -> None:
-    i = k.index()
-    v = x[i]
-    y[i] = ((((a * v + b) * v + c) * v + d) * v + e) * v + g
-
-
-@kernel
-def soft(k: Grid, t: f32, x: In[f32], y: Out[f32]) -> None:
-    i = k.index()
-    v = x[i]
-    r = 0.0
-    if v > t:
-        r = v - t
-    if v < -t:
-        r = v + t
-    y[i] = r
-
-
-@kernel
-def dot(k: Team, x: In[f32], y: In[f32], part: Out[f32]) -> None:
-    acc = f32(0)
-    for i in k.items(x.size):
-        acc += x.get(i, 0) * y.get(i, 0)
-    part[k.worker] = k.sum(acc)
-
-
-@kernel(coarsen=1)
-def mandelbrot(k: Grid, w: i32, scale: f32, limit: i32, out: Out[i32]) -> None:
-    i = k.index(out.size)
-    cx = f32(i % w) * scale
-    cy = f32(i // w) * scale
-    zx = 0.0
-    zy = 0.0
-    n = 0
-    while n < limit and zx * zx + zy * zy < 4.0:
-        zx, zy = zx * zx - zy * zy + cx, 2.0 * zx * zy + cy
-        n += 1
-    out[i] = n
-
-
-@kernel
-def prefix(k: Team, x: In[i32], y: Out[i32]) -> None:
-    """Prefix sums of each worker's own run."""
-    carry = i32(0)
-    for i in k.items(x.size, run=True):
-        s = k.scan(x[i]) + carry
-        y[i] = s
-        carry = k.last(s)
-
-
-@kernel
-def gemm(k: Team, a: In2[f32], b: In2[f32], c: Out2[f32], rows: Const[int] = 24, cols: Const[int] = 32) -> None:
-    """c = a' b: a holds panels of `rows` rows of the left matrix, each column by column."""
-    for i0, j0 in k.tiles(c.shape[0], c.shape[1], rows, cols):
-        acc = [[f32(0) for _ in range(cols // 16)] for _ in range(rows)]
-        panel = i0 // rows
-        for p in range(b.shape[0]):
-            line = [b[p, j0 + 16 * j + k.lane] for j in range(cols // 16)]
-            for i in unroll(range(rows)):
-                v = a[panel, p * rows + i]
-                for j in unroll(range(cols // 16)):
-                    acc[i][j] += v * line[j]
-        k.store_tile(c, i0, j0, acc)
+_loops = script("benchmarks/_loops.py")
+saxpy, polynomial, soft, dot, mandelbrot, prefix, gemm = (
+    getattr(_loops, n) for n in ("saxpy", "polynomial", "soft", "dot", "mandelbrot", "prefix", "gemm")
+)
 
 
 @kernel

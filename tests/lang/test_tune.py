@@ -31,6 +31,16 @@ def test_the_cheapest_comes_first_and_results_stay(board: str) -> None:
         assert all(np.array_equal(y.numpy(), want) for y in made)
 
 
+def test_a_board_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter((3.0, 1.0, 2.0))
+    monkeypatch.setattr(tune, "_seconds", lambda launch, arguments: next(seconds))
+    k = kernel(ks.saxpy.fn)
+    ranked = [tune.Trial(n, Schedule(coarsen=c)) for n, c in enumerate((8, 4, 2, None))]
+    with qpu.open_device("pi5", engine="reference") as gpu:
+        found = tune.confirmed(k, ranked, gpu, lambda: (), most=2)
+    assert [(t.cost, t.schedule.coarsen) for t in found] == [(1.0, 4), (2.0, None), (3.0, 8)]
+
+
 def test_the_file_decides_where_the_kernel_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QPU_CACHE_DIR", "off")
     name = cache.identity(ks.saxpy.source)
