@@ -77,7 +77,7 @@ def parameters(source: Source) -> list[Parameter]:
                         help=f"{arg.arg}: Grid",
                     )
                 )
-            found.append(Parameter(arg.arg, "kernel", annotation.__name__ if annotation else ""))
+            found.append(Parameter(arg.arg, "kernel", getattr(annotation, "__name__", "")))
         elif isinstance(annotation, surface.ArrayType):
             if annotation.dtype not in DTYPES:
                 findings.append(Diagnostic("lang-type", f"an array of {annotation.dtype}", loc=source.loc(arg)))

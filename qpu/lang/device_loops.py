@@ -18,6 +18,7 @@ from qpu.lang.front_flow import (
     copy,
     leave_function,
     leave_loop,
+    lists_of,
     splice,
     under_mask,
 )
@@ -46,17 +47,31 @@ def device_loop(
     A return inside the loop sets names, which are carried out of it.
     """
     if RETURNED not in names:
-        _device_loop(f, node, names, going, turn, where, advance)
+        _device_loop(f, node, names, going, _of_this_turn(f, turn), where, advance)
         return
     outermost = RETURNED not in f.names
     if outermost:
         f.names[RETURNED], f.names[RESULT] = False, 0
-    _device_loop(f, node, names, going, turn, where, advance)
+    _device_loop(f, node, names, going, _of_this_turn(f, turn), where, advance)
     if not outermost:
         returned(f, node, f.names[RETURNED], lambda: leave_loop(f, node))
         return
     result = f.names.pop(RESULT)
     returned(f, node, f.names.pop(RETURNED), lambda: leave_function(f, None if f.frame.kernel else result))
+
+
+def _of_this_turn(f: Front, turn: Callable[[], None]) -> Callable[[], None]:
+    """A turn in which lists that were there before keep their lengths: what a turn appends is gone with it."""
+
+    def guarded_turn() -> None:
+        outer = f.outer
+        f.outer = outer | {id(x) for v in f.names.values() for x in lists_of(v)}
+        try:
+            turn()
+        finally:
+            f.outer = outer
+
+    return guarded_turn
 
 
 def returned(f: Front, node: ast.stmt, flag: Any, leave: Callable[[], None]) -> None:

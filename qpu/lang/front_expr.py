@@ -238,8 +238,8 @@ def _attribute(f: Front, node: ast.Attribute) -> Any:
         raise f.error(
             node,
             "lang-effect",
-            f"the list would change for some lanes only ({node.attr})",
-            help="bind its items by index, or make the list before the condition",
+            f"the list would change for some lanes or turns only ({node.attr})",
+            help="bind its items by index, make the list before the condition, or unroll(...) the loop",
         )
     if isinstance(owner, list | dict | set) and node.attr in _MUTATORS and id(owner) not in f.own:
         raise effect_error(f, node, ast.unparse(node.value))
@@ -329,6 +329,8 @@ def call(f: Front, node: ast.Call, callee: Any, args: list[Any], keywords: dict[
         return callee.call(f, node, args, keywords)
     if callee is surface.unroll:
         return surface.Unrolled(args[0])
+    if callee is len and len(args) == 1 and isinstance(args[0], View):
+        return args[0].shape[0]
     alone = callee is not isinstance and any(f.is_value(x) or isinstance(x, View) for x in args)
     taken = callee in _TAKES_VALUES and not alone
     if has_value(f, [*args, *keywords.values()]) and not taken and not _is_own_method(f, callee):
@@ -337,12 +339,19 @@ def call(f: Front, node: ast.Call, callee: Any, args: list[Any], keywords: dict[
             "lang-type",
             f"{getattr(callee, '__name__', callee)!s} cannot take values of the GPU",
             allowed="functions of qpu.lang, and Python functions, which are inlined",
+            help=_instead(callee),
         )
     try:
         result = callee(*args, **keywords)
     except Exception as error:
         raise f.error(node, "lang-python", f"{type(error).__name__}: {error}") from None
     return own(f, result) if isinstance(result, list | dict | set) else result
+
+
+def _instead(callee: Any) -> str | None:
+    """Help for a function that cannot take values: the language's own of that name."""
+    name = getattr(callee, "__name__", "")
+    return f"from qpu.lang import {name}" if name in surface.FUNCTIONS else None
 
 
 _TAKES_VALUES: Final = (len, list, tuple, zip, enumerate, reversed, isinstance, print)

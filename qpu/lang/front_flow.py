@@ -31,6 +31,7 @@ __all__ = [
     "gone_since",
     "leave_function",
     "leave_loop",
+    "lists_of",
     "look_through",
     "splice",
     "targets",
@@ -331,7 +332,7 @@ def under_mask(f: Front, node: ast.AST, condition: Value, body: Callable[[], Non
     with f.into(region), f.masked(mask):
         outer = f.outer
         if mask.varying:
-            f.outer = outer | {id(x) for v in f.names.values() for x in _lists(v)}
+            f.outer = outer | {id(x) for v in f.names.values() for x in lists_of(v)}
         try:
             body()
         finally:
@@ -377,13 +378,13 @@ def under_mask(f: Front, node: ast.AST, condition: Value, body: Callable[[], Non
     _raw[id(f)] = {n: _fill(f, t, results) for n, t in raw.items()}
 
 
-def _lists(value: Any) -> Iterable[Any]:
+def lists_of(value: Any) -> Iterable[Any]:
     """The lists, dictionaries and sets in a value."""
     if isinstance(value, list | dict | set):
         yield value
     if isinstance(value, list | tuple):
         for item in value:
-            yield from _lists(item)
+            yield from lists_of(item)
 
 
 _NOTHING: Final = object()

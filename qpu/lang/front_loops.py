@@ -151,6 +151,9 @@ def _while(f: Front, node: ast.While) -> None:
         device_loop(f, node, targets(node.body), lambda: f.evaluate(node.test), lambda: f.execute(node.body), node.test)
         return
 
+    if isinstance(node.test, ast.Constant) and node.test.value and not may_leave(node):
+        raise f.error(node.test, "lang-syntax", "a loop that never ends", help="a condition, break, or return")
+
     def turns() -> Iterable[None]:
         while True:
             going = f.evaluate(node.test)

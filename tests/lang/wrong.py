@@ -21,6 +21,9 @@ WRONG: tuple[tuple[str, str, str], ...] = (
     ("lang-syntax", "Grid, n: i32, y: Out[i32]", "i = k.index()\nfor j in range(n):\n    §return j\ny[i] = 1"),
     ("lang-name", "Grid, n: i32, y: Out[i32]", "i = k.index()\nwhile n > 3:\n    n = 1\n§y.b"),
     ("lang-syntax", "Grid, y: Out[i32]", "i = k.index()\ny[i] = §other(i)"),
+    ("lang-syntax", "Grid, y: Out[i32]", "i = k.index()\nwhile §True:\n    y[i] = 1"),
+    ("lang-effect", "Grid, n: i32, y: Out[i32]",
+     "i = k.index()\nt = []\nfor j in range(n):\n    §t.append(j)\ny[i] = 1"),
     # -- names
     ("lang-name", "Grid, y: Out[i32]", "i = k.index()\ny[i] = §z"),
     ("lang-name", "Grid, value: i32, y: Out[i32]", "i = k.index()\ny[i] = §valeu"),
