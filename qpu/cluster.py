@@ -185,14 +185,16 @@ def to_qpu(x: DaskArray) -> DaskArray:
     """The Dask array with chunks that are arrays of the workers' devices. Raises: UsageError for 64-bit dtypes."""
     da = _dask()
     meta = _meta(x.dtype, x.ndim)  # refuses what the device does not have
-    return da.map_blocks(_upload, x, dtype=x.dtype, meta=meta)  # type: ignore[no-any-return]  # a Dask array
+    made: DaskArray = da.map_blocks(_upload, x, dtype=x.dtype, meta=meta)
+    return made
 
 
 def to_numpy(x: DaskArray) -> DaskArray:
     """The Dask array with chunks of NumPy. A chunk that is NumPy already is an error when it is computed."""
     da = _dask()
     meta = np.empty((0,) * x.ndim, x.dtype)
-    return da.map_blocks(_download, x, dtype=x.dtype, meta=meta)  # type: ignore[no-any-return]  # a Dask array
+    made: DaskArray = da.map_blocks(_download, x, dtype=x.dtype, meta=meta)
+    return made
 
 
 def map_blocks(x: DaskArray, f: Callable[..., Any], *more: Any, dtype: Any = None, **options: Any) -> DaskArray:
@@ -204,8 +206,8 @@ def map_blocks(x: DaskArray, f: Callable[..., Any], *more: Any, dtype: Any = Non
     da = _dask()
     kind = x.dtype if dtype is None else np.dtype(dtype)
     meta = _meta(kind, x.ndim)
-    made = da.map_blocks(_checked(f), x, *more, dtype=kind, meta=meta, **options)
-    return made  # type: ignore[no-any-return]  # noqa: RET504  # a Dask array
+    made: DaskArray = da.map_blocks(_checked(f), x, *more, dtype=kind, meta=meta, **options)
+    return made
 
 
 def map_overlap(
@@ -214,4 +216,5 @@ def map_overlap(
     """As `map_blocks`, each block with `depth` elements of its neighbours around it, which are dropped afterwards."""
     da = _dask()
     options = {"depth": depth, "boundary": boundary, "dtype": x.dtype, "meta": _meta(x.dtype, x.ndim), **options}
-    return da.map_overlap(_checked(f), x, **options)  # type: ignore[no-any-return]  # a Dask array
+    made: DaskArray = da.map_overlap(_checked(f), x, **options)
+    return made
