@@ -80,7 +80,7 @@ def compile_vc4(ir: KernelIR, *, spill: bool = False, stream: str = "auto") -> L
         if limit >= ROTATING and any(m.rot is not None for m in function.ops()):
             rotating.add(lean)
             limit = ROTATING
-        order(function, Vc4Target({}).slots, CAPACITY, limit)
+        order(function, Vc4Target({}).slots, CAPACITY, limit, rotation=Vc4Target.rotation)
         passed("order", function)
         try:
             return _finish(function, briggs=briggs)

@@ -24,6 +24,10 @@ class Target(Protocol):
     def windows(self) -> Windows: ...
     @property
     def branch_slots(self) -> int: ...
+    @property
+    def rotation(self) -> int:
+        """Instructions from a value to its rotation, for priorities."""
+        ...
 
     def new(self, closed: int = 0, barred: int = 0) -> Any:
         """An empty bundle. closed: windows that exclude it; barred: windows that it may not open."""
@@ -129,7 +133,8 @@ class _Block:
         """Make the instructions. done: blocks that are scheduled, which a branch may lead back to."""
         branch = self.block.branch
         asks = 1 + self.target.branch_slots if branch is not None and branch[1] else 0
-        nodes = graph(self.block.ops, self.target.effects, self.capacity, TMU_LATENCY, asks, self.block.pending)
+        nodes = graph(self.block.ops, self.target.effects, self.capacity, TMU_LATENCY, asks, self.block.pending,
+                      self.target.rotation)  # fmt: skip
         if self.flags == "early" and asks:
             last = next((n for n in reversed(nodes) if n.m.push or n.m.update), None)
             if last is not None:

@@ -70,12 +70,13 @@ def graph(
     tmu_latency: int,
     branch: int = 0,
     pending: int = 0,
+    rotation: int = 1,
 ) -> list[Node]:
     """The nodes of a block with their edges and priorities: the longest way to the end.
 
     capacity: result words that may be pending; tmu_latency: instructions from a request to its first result, which
     count for priorities alone, as the hardware waits; branch: instructions of a branch at the end that asks the flags;
-    pending: result words that were asked for before the block.
+    pending: result words that were asked for before the block; rotation: instructions from a value to its rotation.
     """
     nodes = [Node(m, i) for i, m in enumerate(ops)]
     writer: dict[object, tuple[Node, int]] = {}
@@ -87,9 +88,10 @@ def graph(
     for node in nodes:
         m = node.m
         reads, writes, latency = effects(m)
+        least = rotation if m.rot is not None else 1
         for r in reads:
             if r in writer:
-                writer[r][0].before(node, writer[r][1])
+                writer[r][0].before(node, max(writer[r][1], least))
         for w in writes:
             for reader in readers.get(w, ()):
                 reader.before(node, 0)

@@ -16,11 +16,12 @@ Slots = Callable[[MOp], tuple[str, ...]]
 """Which of the slots of an instruction an operation may take: "add", "mul", "signal"."""
 
 
-def order(function: Function, slots: Slots, capacity: int, limit: int) -> None:
-    """Reorder the operations of every block. limit: values that may be live."""
+def order(function: Function, slots: Slots, capacity: int, limit: int, rotation: int = 1) -> None:
+    """Reorder the operations of every block. limit: values that may be live; rotation: instructions
+    from a value to its rotation."""
     into, out = liveness(function)
     for block in function.blocks:
-        _block(block, slots, capacity, limit, into[block], out[block])
+        _block(block, slots, capacity, limit, into[block], out[block], rotation)
 
 
 class _Row:
@@ -36,8 +37,8 @@ class _Row:
         self.rank = (-node.priority, node.index)
 
 
-def _block(block: Block, slots: Slots, capacity: int, limit: int, into: int, out: int) -> None:
-    nodes = graph(block.ops, virtual_effects, capacity, 1, pending=block.pending)
+def _block(block: Block, slots: Slots, capacity: int, limit: int, into: int, out: int, rotation: int) -> None:
+    nodes = graph(block.ops, virtual_effects, capacity, 1, pending=block.pending, rotation=rotation)
     rows = {id(n): _Row(n, slots(n.m)) for n in nodes}
     left: dict[int, int] = {}
     for row in rows.values():

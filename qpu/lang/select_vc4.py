@@ -92,7 +92,7 @@ class Vc4Selector(StoreSelector):
         while len(self.packs) <= group:
             self.packs.append(self.register())
         r = self.near[what] = self.register()
-        self.op("mov", R5REP, self.rotate(self.packs[group], lane) if lane else self.packs[group], role="r5")
+        self.spread(self.packs[group], lane)
         self.op("mov", r, R5)
         return r
 
@@ -301,15 +301,19 @@ class Vc4Selector(StoreSelector):
         a, n = self.in_register(v.args[0]), v.args[1].constant
         r = self.register()
         if n is None:
-            moved = self._rotate_by(a, self.in_register(v.args[1]))
+            self.op("mov", R5REP, self._rotate_by(a, self.in_register(v.args[1])), role="r5")
         else:
-            moved = a if n & 15 == 0 else self.rotate(a, n & 15)  # type: ignore[assignment]  # an operand either way
-        self.op("mov", R5REP, moved, role="r5")
+            self.spread(a, n & 15)
         if not self.lean and self.passes(v, TAKES_R5):
             self.place[id(v)] = R5
             return
         self.op("mov", r, R5)
         self.place[id(v)] = r
+
+    def spread(self, a: Operand, lane: int) -> None:
+        """A lane into r5: lane 0 of what is written there, after the rotation (vc4.md 8)."""
+        source, by = (self.whole(a), 16 - lane) if lane else (a, None)
+        self.op("mov", R5REP, source, rot=by, role="r5")
 
     def _rotate_by(self, a: Operand, n: Operand) -> int:
         """Rotation by a value that is the same in all lanes."""

@@ -84,6 +84,7 @@ class V3dTarget:
         self._signals: dict[tuple[int, Dst | None], Facts] = {}
 
     branch_slots: Final = BRANCH_SLOTS
+    rotation: Final = 1
 
     def new(self, closed: int = 0, barred: int = 0) -> Bundle:
         """An empty bundle. closed: windows that exclude it; barred: windows that it may not open."""

@@ -64,6 +64,7 @@ class Vc4Target:
 
     isa = Isa.VC4
     branch_slots: Final = BRANCH_SLOTS
+    rotation: Final = 2
     windows: Windows = RULES.windows[Isa.VC4]
 
     def __init__(self, colour: dict[int, Fixed]) -> None:
@@ -260,7 +261,6 @@ class Vc4Target:
             writes.add("r4")
         elif m.role == "r5":
             writes.add("r5")
-            latency = 2
         elif any(str(w).startswith(("ra", "rb")) for w in writes):
             latency = 2
         if m.rot is not None and m.rot < 0:
