@@ -41,6 +41,8 @@ __all__ = [
 LARGE: Final = 1 << 21
 """Products of an image from which a convolution becomes a product of matrices, if both have LEAST rows."""
 LEAST: Final = 16
+FEW: Final = 9
+"""Taps of a channel that one turn of the inner loop has."""
 EXACT: Final = 1024
 """Products of int8 whose sum f32 holds exactly: 1,024 * 2**14 is 2**24."""
 
@@ -61,11 +63,11 @@ def repacked(k: Grid, x: In3[f32], out: Out3[f32]) -> None:
 def direct(
     k: Grid, x: In3[f32], w: In[f32], bias: In[f32], out: Out3[f32], count: i32, tiles: i32, channels: i32, each: i32,
     group: i32, high: i32, down: i32, across: i32, spread_r: i32, spread_c: i32,
-    wide: Const[int], tile: Const[int], kind: Const[str],
+    wide: Const[int], together: Const[int], tile: Const[int], kind: Const[str],
 ) -> None:  # fmt: skip
     """count: items of the first axis, images times tiles of output channels; channels, each: of an image, of a group;
     group: tiles of a group; high, wide: rows and columns of the weights; down, across: strides; spread_r, spread_c:
-    dilations.
+    dilations; together: rows of the weights in a turn of the inner loop.
     """
     a, r, c = k.index(count, out.shape[1], out.shape[2])
     n = a // tiles
@@ -74,12 +76,20 @@ def direct(
     at = number * (tile * each * high * wide)
     acc = [bias[number * tile + t] for t in range(tile)]
     for channel in range(each):
-        for i in range(high):
-            for j in unroll(range(wide)):
-                v = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
-                for t in unroll(range(tile)):
-                    acc[t] += v * w[at + tile * j + t]
-            at += tile * wide
+        if together > 1:
+            for i in unroll(range(together)):
+                for j in unroll(range(wide)):
+                    v = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
+                    for t in unroll(range(tile)):
+                        acc[t] += v * w[at + tile * (i * wide + j) + t]
+            at += tile * wide * together
+        else:
+            for i in range(high):
+                for j in unroll(range(wide)):
+                    v = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
+                    for t in unroll(range(tile)):
+                        acc[t] += v * w[at + tile * j + t]
+                at += tile * wide
     for t in unroll(range(tile)):
         out[a * tile + t, r, c] = activated(kind, acc[t])
 
@@ -88,7 +98,7 @@ def direct(
 def direct_int8(
     k: Grid, x: In3[f32], w: In[f32], bias: In[i32], scale: In[f32], out: Out3[f32], count: i32, tiles: i32,
     channels: i32, each: i32, group: i32, high: i32, down: i32, across: i32, spread_r: i32, spread_c: i32, most: i32,
-    zero: i32, wide: Const[int], tile: Const[int], relu: Const[bool], narrow: Const[bool],
+    zero: i32, wide: Const[int], together: Const[int], tile: Const[int], relu: Const[bool], narrow: Const[bool],
 ) -> None:  # fmt: skip
     """As `direct`; `most` channels make a sum that f32 holds. narrow: the result is int8 again."""
     a, r, c = k.index(count, out.shape[1], out.shape[2])
@@ -100,12 +110,20 @@ def direct_int8(
     for start in range(0, each, most):
         part = [f32(0) for _ in range(tile)]
         for channel in range(start, min(start + most, each)):
-            for i in range(high):
-                for j in unroll(range(wide)):
-                    v = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
-                    for t in unroll(range(tile)):
-                        part[t] += v * w[at + tile * j + t]
-                at += tile * wide
+            if together > 1:
+                for i in unroll(range(together)):
+                    for j in unroll(range(wide)):
+                        v = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
+                        for t in unroll(range(tile)):
+                            part[t] += v * w[at + tile * (i * wide + j) + t]
+                at += tile * wide * together
+            else:
+                for i in range(high):
+                    for j in unroll(range(wide)):
+                        v = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
+                        for t in unroll(range(tile)):
+                            part[t] += v * w[at + tile * j + t]
+                    at += tile * wide
         for t in unroll(range(tile)):
             acc[t] += i32(part[t])
     for t in unroll(range(tile)):
@@ -170,6 +188,11 @@ class Shape:
         return next(t for t in (4, 2, 1) if self.o // self.groups % t == 0)
 
     @property
+    def together(self) -> int:
+        """Rows of the weights that a turn of the inner loop has: all of small ones."""
+        return self.high if self.high * self.wide <= FEW else 1
+
+    @property
     def numbers(self) -> tuple[int, ...]:
         """What the kernels take: count, tiles, channels, each, group, high, strides, dilations."""
         tiles = self.o // self.tile
@@ -222,7 +245,7 @@ def submit(jobs: Jobs, x: BufferView, w: BufferView, bias: Any, out: BufferView,
     rows, columns = s.out[2:]
     depth = s.each * s.high * s.wide
     if s.groups > 1 or s.o < LEAST or depth < LEAST or s.o * depth * rows * columns < LARGE:
-        jobs.add(direct, planes, packed(jobs, w, s), bias, out, *s.numbers, s.wide, s.tile, activation)
+        jobs.add(direct, planes, packed(jobs, w, s), bias, out, *s.numbers, s.wide, s.together, s.tile, activation)
         return
     seen = jobs.scratch((depth, rows, columns), np.float32)
     for n in range(s.n):
@@ -243,8 +266,8 @@ def submit_int8(
     planes = framed(jobs, x, s.padding, zeros[0])
     most = max(1, EXACT // (2 * s.high * s.wide))  # x - zero has nine bits
     kind = retyped(direct_int8, "f32", out=name_of(out.dtype))
-    jobs.add(kind, planes, packed(jobs, w, s), bias, scale, out, *s.numbers, most, zeros[1], s.wide, s.tile, relu,
-             out.dtype == np.int8)  # fmt: skip
+    jobs.add(kind, planes, packed(jobs, w, s), bias, scale, out, *s.numbers, most, zeros[1], s.wide, s.together,
+             s.tile, relu, out.dtype == np.int8)  # fmt: skip
 
 
 @kernel(coarsen=1)
