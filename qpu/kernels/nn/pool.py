@@ -20,23 +20,18 @@ __all__ = ["average_pool", "max_pool", "reference_pool"]
 
 @kernel(coarsen=1)
 def largest(
-    k: Grid,
-    x: In3[f32],
-    out: Out3[f32],
-    high: Const[int],
-    wide: Const[int],
-    down: i32,
-    across: i32,
-    top: i32,
-    left: i32,
-) -> None:
+    k: Grid, x: In3[f32], out: Out3[f32], high: Const[int], wide: Const[int], down: i32, across: i32, top: i32,
+    left: i32, edges: Const[bool],
+) -> None:  # fmt: skip
     """Beyond the edges the nearest item, which changes no maximum of a window that touches the image."""
     p, r, c = k.index(*out.shape)
-    best = x.clamp[p, r * down - top, c * across - left]
+    first, start = r * down - top, c * across - left
+    best = x.clamp[p, first, start] if edges else x[p, first, start]
     for i in unroll(range(high)):
         for j in unroll(range(wide)):
-            if (i, j) != (0, 0):
-                best = maximum(best, x.clamp[p, r * down - top + i, c * across - left + j])
+            if i + j > 0:
+                v = x.clamp[p, first + i, start + j] if edges else x[p, first + i, start + j]
+                best = maximum(best, v)
     out[p, r, c] = best
 
 
@@ -80,14 +75,9 @@ def _pool(kind: Any, value: str, x: Memory, out: Memory, size: Any, stride: Any,
     with Jobs(device(x=source, out=target)) as jobs:
         if target.size:
             planes = part(source, (n * c, h, w)), part(target, (n * c, *wanted[2:]))
-            jobs.add(
-                retyped(kind, value, x=stored, out=stored) if stored != "f32" else kind,
-                *planes,
-                high,
-                wide,
-                *steps,
-                *more,
-            )
+            typed = kind if stored == "f32" else retyped(kind, value, x=stored, out=stored)
+            edges = [] if kind is mean else [more != (0, 0)]
+            jobs.add(typed, *planes, high, wide, *steps, *more, *edges)
         return jobs.run()
 
 
