@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import library_families
 import numpy as np
 
 from qpu.core.isa import Isa
@@ -155,6 +156,7 @@ ROWS: list[Row] = [
         lambda n: 1024.0 * n,
     ),
 ]
+ROWS += library_families.rows(Row)
 """For gemv, a batch and transforms the floor is that of the method: 4 x 4 vectors a turn; one addition and one
 multiplication; passes of radix 4."""
 
