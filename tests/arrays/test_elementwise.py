@@ -126,15 +126,15 @@ WRAPPING = (
 
 
 def batches(every: bool = False) -> Iterator[tuple[str, list[str]]]:
-    """Functions by three. every: all of all dtypes; else of the narrow ones and uint32 those that wrap or compare."""
+    """Functions by three. every: all of all dtypes; else all of float32, and of others some that wrap or compare."""
     for n, dtype in enumerate(BY_NAME):
         group = kind_of(BY_NAME[dtype]).group
         names = [r.name for r in OPERATIONS.values()
                  if group in r.groups or (r.result == "float" and group in "iu")]  # fmt: skip
         if group == "c":
             names.remove("pow")
-        if not every and dtype not in ("bool", "int32", "float32", "complex64"):
-            names = [x for x in names if x in WRAPPING][n % 2 :: 2][:3]
+        if not every and dtype != "float32":
+            names = ([x for x in names if x in WRAPPING] or names)[n % 2 :: 2][:3]
         for n in range(0, len(names), 3):
             yield dtype, names[n : n + 3]
 
