@@ -376,6 +376,16 @@ def _replay(options: argparse.Namespace) -> int:
     return OK if replay_file(options.file, options.board, options.sanitize) else FINDINGS
 
 
+def _explore(options: argparse.Namespace) -> int:
+    from qpu.debug.explore import explore
+
+    kernels = _kernels(options.module)
+    if not kernels:
+        raise UsageError(f"{options.module} defines no kernel", help="a function under @kernel or @ufunc")
+    _write(options.output, explore(kernels, Path(options.module).name).encode())
+    return OK
+
+
 def _debug(options: argparse.Namespace) -> int:
     from qpu.debug.commands import debug_script
 
@@ -484,6 +494,10 @@ def _arguments() -> argparse.ArgumentParser:
     build.add_argument("--isa", metavar="ISA", default="all", help=f"{', '.join(names)}, a board, or all, the default")
     build.add_argument("-o", "--output", metavar="OUT", required=True, help="for qpu.lang.load_cache")
     build.set_defaults(run=_build)
+    page = commands.add_parser("explore", help="one HTML page of kernels: source, operations, instructions of each GPU")
+    page.add_argument("module", metavar="FILE", help="a file of Python, or a module's name")
+    page.add_argument("-o", "--output", metavar="OUT", default="-", help="default: standard output")
+    page.set_defaults(run=_explore)
     step = commands.add_parser("debug", help="step through the launches of a Python script on an emulated board")
     step.add_argument("script", metavar="SCRIPT")
     step.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER)

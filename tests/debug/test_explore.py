@@ -1,0 +1,70 @@
+"""Tests of the explorer's page, and of it and the profile's page in a real browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qpu
+from qpu.__main__ import main
+from qpu.debug.explore import explore
+from tests.debug.test_profile import Tags
+from tests.lang import ten_kernels
+from tests.test_bounds import copy16
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def test_lines_are_linked_in_every_column() -> None:
+    page = explore([ten_kernels.saxpy])
+    tags = Tags()
+    tags.feed(page)
+    assert not tags.open and not tags.addresses and "http" not in page
+    columns = page.split("<section>")[1:]
+    assert len(columns) == 5 and ["source" in columns[0], "operations" in columns[1]] == [True, True]
+    found = re.search(r'data-line="(\d+)">    y\[i\] = a \* x\[i\] \+ y\[i\]', columns[0])
+    assert found is not None
+    assert all(f'data-line="{found[1]}"' in column for column in columns)
+    for column, words in zip(columns[2:], ("fmul", "tmua", "tmua"), strict=True):
+        assert words in column
+    assert "VideoCore IV" in columns[2] and "V3D 4.2" in columns[3] and "V3D 7.1" in columns[4]
+    assert columns[1].count("store") >= 1
+
+
+def test_the_command_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "one.py", tmp_path / "page.html"
+    file.write_text(
+        "import qpu\nfrom qpu.lang import Grid, In, Out, f32\n\n\n@qpu.kernel\n"
+        "def twice(k: Grid, x: In[f32], y: Out[f32]) -> None:\n    i = k.index(y.size)\n    y[i] = 2.0 * x[i]\n"
+    )
+    assert main(["explore", str(file), "-o", str(out)]) == 0
+    assert "<h2>twice</h2>" in out.read_text() and 'data-line="8"' in out.read_text()
+    assert main(["explore", str(tmp_path / "none.py")]) == 2
+    empty = tmp_path / "empty.py"
+    empty.write_text("x = 1\n")
+    assert main(["explore", str(empty), "-o", str(out)]) == 2
+    assert "defines no kernel" in capsys.readouterr().err
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("name", ["explorer", "profile"])
+def test_pages_in_a_browser(tmp_path: Path, name: str) -> None:
+    """Scripts run without an error, and the page has its rows."""
+    page = tmp_path / "page.html"
+    if name == "explorer":
+        page.write_text(explore([ten_kernels.saxpy]))
+    else:
+        with qpu.open_device("pi5") as gpu, qpu.profile() as found:
+            gpu.run(qpu.assemble(copy16, isa=gpu.isa), [gpu.zeros(16, np.uint32), gpu.zeros(16, np.uint32)])
+        page.write_text(found.html())
+    assert BROWSER is not None
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    want = r'data-rows="\d\d+"' if name == "explorer" else r"<rect[^>]*><title>QPU 0\.0"
+    assert re.search(want, ran.stdout), ran.stdout[:2000]
