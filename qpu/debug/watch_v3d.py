@@ -193,6 +193,9 @@ class Watcher:
         for h in sorted(use.halves, key=lambda h: h.sink == "address"):
             on, good, origin = self._half(h, g)
             results.append((h, on, good, origin))
+            if origin[0] == "lost" and any(ACCUMULATORS >> r & 1 for r in h.reads):
+                row, lane = (int(x) for x in np.argwhere(~good)[0])
+                self._undefined(g, row, lane, "this instruction", origin)
             if h.sink == "data" and (~good & on).any():
                 for row, t in enumerate(threads):
                     if (~good[row] & on[row]).any():

@@ -308,8 +308,8 @@ def accumulator_across_a_switch(q: Any) -> None:
     q.nop(sig=q.thrsw)  # there
     q.nop()
     q.nop()
-    copy(q, q.tmud, q.r0)
-    q.or_(q.tmua, r[23], r[23])  # here
+    q.or_(q.tmud, q.r0, q.r0)  # here
+    q.or_(q.tmua, r[23], r[23])
     finish(q)
 
 

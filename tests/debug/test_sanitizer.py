@@ -189,3 +189,15 @@ def test_qpu_emulate_sanitizes(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     ran = subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
     assert "not ordered" in ran.stderr and ran.returncode == 0
+
+
+def test_text_that_relies_on_accumulators_across_a_switch(boards: dict[str, Device]) -> None:
+    """Also where the value is not used: flags and accumulators of 4.2 after a thread switch."""
+    text = (
+        "or r0, 5, 5\nsub.pushz -, r0, 5\nnop; nop; thrsw\nnop\nnop\nor.ifa rf1, r0, r0\nnop ; nop ; thrsw\n"
+        "nop ; nop ; thrsw\nnop\nnop\nnop ; nop ; thrsw\nnop\nnop\n"
+    )
+    gpu = boards["pi4"]
+    found = caught(lambda: gpu.run(qpu.assemble(text, isa=gpu.isa)))
+    assert (found.rule, found.place.instruction) == ("lost", 5)
+    assert found.other is not None and found.other.instruction == 2
