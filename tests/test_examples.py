@@ -94,7 +94,7 @@ SIZED = ("hello_world", "memset", "scopy", "saxpy", "summation", "parallel_add",
 ASSEMBLY = ("hello_world", "memset", "scopy", "saxpy", "summation", "mandelbrot", "gaussian_blur", "sobel")
 
 
-@pytest.mark.parametrize("n", [1, 67, 1600])
+@pytest.mark.parametrize("n", [1, 1605])
 @pytest.mark.parametrize("name", SIZED)
 def test_vectors_of_any_length(run: Run, name: str, n: int) -> None:
     rows = run.rows(name, "--device", "all", "--n", str(n))
@@ -113,8 +113,7 @@ def test_other_numbers_of_qpus(run: Run, name: str, device: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "n"), [("blur_bytes", 1), ("blur_bytes", 37), ("matrix_tiles", 1), ("matrix_tiles", 21), ("fft", 1),
-                    ("fft", 64)]
+    ("name", "n"), [("blur_bytes", 37), ("matrix_tiles", 21), ("fft", 64)]
 )  # fmt: skip
 def test_other_sizes(run: Run, name: str, n: int) -> None:
     rows = run.rows(name, "--device", "all", "--n", str(n))
@@ -178,7 +177,7 @@ def test_pictures_on_other_boards(run: Run, name: str, device: str, tmp_path: Pa
     assert row["ok"] and row["n"] == 360 and "output" not in row
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 16), (2, 3), (7, 33), (40, 17)])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 33)])
 @pytest.mark.parametrize("name", ["sobel", "gaussian_blur"])
 def test_filters_of_any_shape(run: Run, name: str, shape: tuple[int, int], tmp_path: Path) -> None:
     rows = run.rows(name, "--device", "all", "--input", small(tmp_path, shape))
