@@ -48,7 +48,7 @@ _TYPES: tuple[tuple[int, int, bool], ...] = (  # by type field: components, byte
 )
 _ATOMIC_DATA = dict(enumerate("add sub xchg cmpxchg umin umax smin smax and or xor".split()))
 _ATOMIC_PLAIN = {8: "inc", 9: "dec", 10: "not"}
-_INSIDE, _LIMIT = np.uint32(PAGE - 1), np.uint32(LIMIT_MASK)
+_INSIDE, _LIMIT, _WHOLE = np.uint32(PAGE - 1), np.uint32(LIMIT_MASK), np.uint32(PAGE)
 _CACHE = {0: "prefetch", 1: "cache clear", 2: "flush", 3: "flush", 4: "L1 clear"}
 
 
@@ -260,6 +260,8 @@ class TmuMemory:
             ids = np.where(outside, np.uint32(0), self.memory.pages.take(np.where(outside, np.uint32(0), pages)))
         else:
             ids = self.memory.pages.take(pages)
+        if (ids & _WHOLE).all():  # pages that programs may access as a whole
+            return at, None
         missing: Mask = np.greater((at & _INSIDE) + np.uint32(size), ids & _LIMIT)
         if not missing.any():
             return at, None
