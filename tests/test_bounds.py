@@ -72,6 +72,17 @@ def test_buffers_end_where_their_elements_end(board: str, nx: int, ny: int, engi
         assert caught.value.rule == "out-of-bounds"
 
 
+def test_translated_code_has_the_same_bounds() -> None:
+    """Programs of VideoCore IV are interpreted first; what runs often is translated."""
+    with qpu.open_device("pi3", engine="compiled") as gpu:
+        x, y, program = gpu.zeros(1039, np.uint32), gpu.zeros(16, np.uint32), qpu.assemble(copy16, isa=gpu.isa)
+        for _ in range(20):  # more than `compiled_programs.WARM`
+            gpu.run(program, [x.view(4 * 1023), y])  # over two pages, to the last element
+        for start in (1024, 1030, 1039):
+            with pytest.raises(qpu.EmuFault, match=r"uint32\[1039\]"):
+                gpu.run(program, [x.view(4 * start), y])
+
+
 @pytest.mark.parametrize("board", ["pi3", "pi4", "pi5"])
 def test_memory_of_the_launch_is_not_data(board: str) -> None:
     """Code and uniforms belong to the device: programs cannot load them."""

@@ -223,9 +223,11 @@ class Units:
         last = b.add(b.zext(first, I64), I64(4 * LANES))
         row = b.and_(row, b.icmp_unsigned("<=", last, t.function.args[Arg.SIZE]))
         known = b.select(row, first, I32(0))
-        mapped = b.icmp_unsigned("!=", self.page(known), I32(0))
-        mapped = b.and_(mapped, b.icmp_unsigned("!=", self.page(b.add(known, I32(4 * LANES - 4))), I32(0)))
-        row = b.and_(row, mapped)
+        end = b.add(known, I32(4 * LANES - 4))  # its word is inside, and all of the page before, if there are two
+        one, two = self.page(known), self.page(end)
+        inside = b.icmp_unsigned("<", b.and_(end, I32(PAGE - 1)), b.and_(two, I32(LIMIT_MASK)))
+        whole = b.icmp_unsigned("==", b.and_(one, I32(LIMIT_MASK)), I32(PAGE))
+        row = b.and_(row, b.and_(inside, b.or_(whole, b.icmp_unsigned("==", one, two))))
         here = b.block
         quick, slow, after = (t.function.append_basic_block(n) for n in ("row", "gather", "read"))
         assert here is not None
