@@ -1,4 +1,4 @@
-"""Sphinx configuration of the guide. Build: uv run sphinx-build -W --keep-going -n docs docs/_build/html"""
+"""Sphinx configuration of the guide; README names the command that builds it."""
 
 from __future__ import annotations
 
