@@ -77,7 +77,7 @@ def rehearse(pool: MemoryPool, info: DeviceInfo, program: Code, jobs: Sequence[J
     except EmuFault as fault:
         message = f"{fault.message} (found by the rehearsal; nothing was submitted)"
         help = f"{fault.help}; rehearse=False or QPU_REHEARSE=0 launches it all the same"
-        found = EmuFault(fault.rule, message, fault.place, fault.name, help, fault.other)
+        found = EmuFault(fault.rule, message, fault.place, fault.name, help=help, other=fault.other)
         raise located(found, program) from None
     except UsageError as error:
         reason = str(error).splitlines()[0]
