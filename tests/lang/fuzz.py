@@ -95,4 +95,4 @@ def case_of(seed: int, *, small: bool = False) -> Case:
     text, kind = kernel_of_any_kind(seed, small=small)
     r = random.Random(seed * 7 + 1)
     kernel = Kernel.from_source(text, "generated", coarsen=r.choice(COARSEN))
-    return Case(seed, text, kernel, arguments(kind, r.choice(LENGTHS), seed))
+    return Case(seed, text, kernel, arguments(kind, r.choice(LENGTHS), seed, small=small))

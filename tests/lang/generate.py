@@ -44,7 +44,7 @@ class Arguments:
     outputs: tuple[str, ...] = ("oi", "of")
 
 
-def arguments(kind: str, n: int, seed: int) -> Arguments:
+def arguments(kind: str, n: int, seed: int, *, small: bool) -> Arguments:
     """Arguments for n items; of a plane for about as many in rows of 19, of a Team for n items."""
     r = np.random.default_rng(seed)
     items = {"rows": -(-n // 19), "columns": min(n, 19)} if kind == "plane" else {"n": n}
@@ -58,6 +58,8 @@ def arguments(kind: str, n: int, seed: int) -> Arguments:
         "q": (r.integers(-400, 400, shape) / 16).astype(np.float32),
         "oi": np.zeros(out, np.int32),
         "of": np.zeros(out, np.float32),
+        **({} if small else {"far": r.integers(-99, 99, 3 * n + 2).astype(np.int32),
+                             "packed": r.integers(0, 2**32, max(n, 1), dtype=np.uint32)}),
     })  # fmt: skip
 
 
@@ -70,6 +72,8 @@ class Generator:
     def __init__(self, seed: int, *, small: bool = False) -> None:
         self.r = random.Random(seed)
         self.expressions, self.leaves, self.room = (1, 0.4, 3) if small else (2, 0.25, 1000)
+        self.loads: list[str] = []  # elements of further arrays: at steps, and of packed words
+        self.small = small
         self.lines: list[str] = []
         self.names = {"i": ["a0", "a1", "a2"], "u": ["u0", "u1"], "f": ["x0", "x1"]}
         self.loops = 0
@@ -131,6 +135,8 @@ class Generator:
             if type_ == "u":
                 return f"u32({r.choice((0, 1, 2, 3, 5, 16, 31, 255, 65537, 4000000000))})"
             return f"i32({r.choice((r.randrange(-20, 40), r.randrange(-(2**31), 2**31)))})"
+        if type_ == "i" and self.loads and r.random() < 0.15:
+            return r.choice(self.loads)
         return r.choice(self.names[type_])
 
     def condition(self, depth: int = 0) -> str:
@@ -222,7 +228,13 @@ class Generator:
         self.kind = kind
         items = "rows: i32, columns: i32" if kind == "plane" else "n: i32"
         self.emit(0, f"def generated(k: {'Team' if kind == 'team' else 'Grid'}, {items}, n0: i32, s0: f32, "
-                     f"p: In{of}[i32], q: In{of}[f32], oi: Out{of}[i32], of: Out{of}[f32]) -> None:")  # fmt: skip
+                     f"p: In{of}[i32], q: In{of}[f32], oi: Out{of}[i32], of: Out{of}[f32]"
+                     f"{'' if self.small else ', far: In[i32], packed: In[u8x4]'}) -> None:")  # fmt: skip
+        if kind != "plane" and not self.small:
+            self.loads = [
+                *(f"far.get({at}, 9)" for at in ("3 * i + 1", "2 * i - 1", "far.size - 1 - i", "a0")),
+                "far.clamp[a1]", *(f"packed.get(i, u8x4(1, 2, 3, 4))[{k}]" for k in range(4)),
+            ]  # fmt: skip
         if kind == "team":
             self.team()
         else:

@@ -23,6 +23,8 @@ def arguments(seed: int) -> dict[str, object]:
         "p": np.array([r.randrange(-50, 300) for _ in range(n)], np.int32),
         "q": np.array([r.choice([0.0, 1.5, -3.25, r.uniform(-9, 9)]) for _ in range(n)], np.float32),
         "n": n,
+        "far": np.array([r.randrange(-99, 99) for _ in range(3 * n + 2)], np.int32),
+        "packed": np.array([r.randrange(2**32) for _ in range(n)], np.uint32),
         "oi": np.zeros(n, np.int32),
         "of": np.zeros(n, np.float32),
     }
