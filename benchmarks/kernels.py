@@ -103,13 +103,13 @@ def whole(figures: Figures, gpu: Device, kernel: sgemm.Kernel, size: int, runs: 
 
 @contextmanager
 def example(name: str) -> Iterator[ModuleType]:
-    """A program of the examples directory as a module; its `_common` replaces that of the benchmarks meanwhile."""
-    mine = sys.modules.pop("_common")
-    sys.path.insert(0, str(EXAMPLES))
+    """An example in assembly as a module; the `_common` of the examples replaces that of the benchmarks meanwhile."""
+    mine, before = sys.modules.pop("_common"), list(sys.path)
+    sys.path[:0] = [str(EXAMPLES / "assembly"), str(EXAMPLES)]
     try:
         yield importlib.import_module(name)
     finally:
-        sys.path.remove(str(EXAMPLES))
+        sys.path[:] = before
         sys.modules["_common"] = mine
 
 
