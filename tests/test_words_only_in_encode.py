@@ -17,6 +17,7 @@ ENCODERS = {"qpu/v3d/encode.py", "qpu/vc4/encode.py"}
 OTHER = {
     "qpu/core/bits.py": "the layouts themselves",
     "qpu/drivers/vc4/mailbox.py": "joins two words of a mailbox reply",
+    "qpu/debug/watch_v3d.py": "joins the two halves of a word in memory",
     "qpu/emu/engine/numpy_lanes.py": "builds binary64 powers of two",
     "qpu/emu/v3d/reference.py": "joins the two halves of a word in memory",
     "qpu/emu/v3d/services.py": "joins the two halves of a word in memory",
