@@ -65,25 +65,25 @@ def _write(name: str | None, data: bytes) -> None:
         raise UsageError(f"cannot write {name}: {error.strerror}", help="name another file with -o") from None
 
 
-BOARD_ISAS = {**{f"pi{n}": "vc4" for n in range(4)}, "pi4": "v3d42", "pi5": "v3d71"}  # what --isa takes besides
-
-
 def _isa_of(name: str) -> str:
     """An instruction set by its name or by a board that has it."""
+    from qpu.emu.boards import BOARDS
+
     known = [str(i) for i in Isa]
-    found = BOARD_ISAS.get(name.partition(",")[0].lower(), name.lower())
+    board = BOARDS.get(name.partition(",")[0].lower())
+    found = name.lower() if board is None else str(board.isa)
     if found not in known:
         raise UsageError(
-            f"--isa {name}: unknown; allowed: {', '.join(known)}, or a board: {', '.join(BOARD_ISAS)}",
+            f"--isa {name}: unknown; allowed: {', '.join(known)}, or a board: {', '.join(BOARDS)}",
             help="vc4 is the GPU of Pi 0 to 3, v3d42 of Pi 4, v3d71 of Pi 5",
         )
     return found
 
 
-def _input(options: argparse.Namespace) -> str:
+def _input(name: str | None) -> str:
     """The file to read; standard input where none is named and it is not a terminal."""
-    if options.input is not None:
-        return str(options.input)
+    if name is not None:
+        return name
     if sys.stdin is not None and sys.stdin.isatty():
         raise UsageError("nothing to read: standard input is a terminal", help="name a file, or - to type the text")
     return "-"
@@ -115,12 +115,12 @@ def _asm(options: argparse.Namespace) -> int:
 
     toolkit = _toolkit(options.isa)
     try:
-        source = _read(_input(options)).decode("utf-8-sig")
+        source = _read(options.input).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{options.input} is not UTF-8 text (byte {error.start})", help="name a file of assembly source"
         ) from None
-    filename = "<stdin>" if _input(options) == "-" else options.input
+    filename = "<stdin>" if options.input == "-" else options.input
     symbols = formats.Symbols()
     if options.isa == Isa.VC4:
         program, symbols = _assemble_vc4(source, filename, options.include, options.include_root)
@@ -193,15 +193,15 @@ def _disasm(options: argparse.Namespace) -> int:
     from qpu import formats
 
     toolkit = _toolkit(options.isa)
-    data = _read(_input(options))
+    data = _read(options.input)
     try:
         words = formats.read_words(data, section=options.section, symbol=options.symbol)
     except formats.BadWord as bad:
         if formats.looks_like_hex(data):
             raise
-        help = f"assemble it first: qpu asm --isa {options.isa} {_input(options)}"
+        help = f"assemble it first: qpu asm --isa {options.isa} {options.input}"
         raise UsageError(f"{bad.found}: this looks like source, not like code", help=help) from None
-    _require_instructions(_input(options), data, words)
+    _require_instructions(options.input, data, words)
     failed = False
     out: list[str] = []
     for word in words:
@@ -236,14 +236,14 @@ def _check(options: argparse.Namespace) -> int:
     from qpu import formats
 
     toolkit = _toolkit(options.isa)
-    data = _read(_input(options))
+    data = _read(options.input)
     try:
         programs = formats.read_programs(data, section=options.section, symbol=options.symbol)
     except formats.BadWord:
         if formats.looks_like_hex(data):
             raise
-        programs = [list(toolkit.assemble(data.decode("utf-8-sig"), filename=_input(options), check=False).code)]
-    _require_instructions(_input(options), data, [word for program in programs for word in program])
+        programs = [list(toolkit.assemble(data.decode("utf-8-sig"), filename=options.input, check=False).code)]
+    _require_instructions(options.input, data, [word for program in programs for word in program])
     failed = False
     for number, words in enumerate(programs):
         findings = toolkit.check(words, single_segment=options.single_segment)
@@ -520,6 +520,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _arguments().parse_args(words)
         if "isa" in options and options.isa != "all":
             options.isa = _isa_of(options.isa)
+        if "input" in options:
+            options.input = _input(options.input)
         status: int = options.run(options)
         if sys.stdout is not None:
             sys.stdout.flush()  # so that a write error is reported here, not when the interpreter exits
