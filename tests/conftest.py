@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
+import shutil
 import signal
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+if os.environ.get("PYTHONDONTWRITEBYTECODE") and not os.environ.get("PYTEST_XDIST_WORKER"):
+    # Hundreds of tests start processes: none of them should compile the package anew. Bytecode goes to a folder of
+    # this run, so that nothing is written beside the sources.
+    _bytecode = tempfile.mkdtemp(prefix="qpu-tests-")
+    atexit.register(shutil.rmtree, _bytecode, ignore_errors=True)
+    del os.environ["PYTHONDONTWRITEBYTECODE"]
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = _bytecode
+    sys.dont_write_bytecode = False
 
 # A machine under load is slow, not wrong: examples have no deadline (see limits.py for everything else).
 settings.register_profile("qpu", deadline=None)
@@ -54,6 +68,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(here).as_posix() in SMOKE:
             item.add_marker(pytest.mark.smoke)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _settled() -> None:
+    """A collection of garbage, which many tests ask for, looks only at what its own module made."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
