@@ -400,12 +400,18 @@ def _emulate(arguments: Sequence[str]) -> int:
     parser = _Parser(
         prog="qpu emulate",
         description="Run an unmodified Python program that makes its own system calls on an emulated board.",
-        usage="qpu emulate [--board B] [--strict] [--sanitize[=KINDS]] [--trace FILE] (SCRIPT | -m MODULE) [ARG...]",
+        usage="qpu emulate [--board B] [--strict] [--compat] [--sanitize[=KINDS]] [--trace FILE] "
+        "(SCRIPT | -m MODULE) [ARG...]",
         allow_abbrev=False,
         epilog="Options end at the script (- is standard input) or at -m. Traces of children: FILE.PID.SUFFIX.",
     )
     parser.add_argument("--board", default="pi5", help="pi0 .. pi5, with options such as pi5,slices=3 (default: pi5)")
     parser.add_argument("--strict", action="store_true", help="stop at the first fault")
+    parser.add_argument(
+        "--compat",
+        action="store_true",
+        help="stand-ins for rpi_vcsm, and names that NumPy 2 and current Python removed, for old programs",
+    )
     parser.add_argument(
         "--sanitize",
         nargs="?",
@@ -445,7 +451,7 @@ def _emulate(arguments: Sequence[str]) -> int:
         from qpu.debug.sanitizer import set_environment
 
         set_environment(options.sanitize, stop=options.strict)
-    return run_emulated(rest, board=options.board, strict=options.strict, trace=record)
+    return run_emulated(rest, board=options.board, strict=options.strict, trace=record, compat=options.compat)
 
 
 def _arguments() -> argparse.ArgumentParser:

@@ -198,6 +198,20 @@ LAYERS: dict[str, set[str]] = {
         "qpu.v3d",
         "qpu.vc4",
     },
+    # programs of the predecessors: shims over system calls, dialects over builders and devices
+    "qpu.compat": {
+        "qpu.core",
+        "qpu.device",
+        "qpu.drivers",
+        "qpu.drivers.uapi",
+        "qpu.errors",
+        "qpu.instruction_sets",
+        "qpu.launch",
+        "qpu.program",
+        "qpu.runtime",
+        "qpu.v3d",
+        "qpu.vc4",
+    },
     "qpu.cluster": {"qpu.array", "qpu.device", "qpu.errors"},
     "qpu": {
         "qpu." + n

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import struct
 import sys
 import time
 from pathlib import Path, PurePosixPath
@@ -141,7 +140,9 @@ class LinuxPort:
     @property
     def pointer_size(self) -> int:
         """Bytes of a pointer of this Python; a 32-bit Python may run on a 64-bit Linux kernel."""
-        return struct.calcsize("P")
+        import ctypes  # not `struct`, which has other sizes under `qpu emulate --board pi3,bits=32`
+
+        return ctypes.sizeof(ctypes.c_void_p)
 
     @property
     def page_size(self) -> int:

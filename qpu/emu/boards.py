@@ -34,7 +34,7 @@ class BoardProfile:
     rev: revision of the V3D core (IPREV). watchdog_s: seconds of emulated time between the watchdog's checks of a job.
     zero_count: a `ZeroCount`. root: the user is root, hence always authenticated on card nodes. vcsm: ``both``,
     ``cma``, ``plain`` or ``none``. unknown_tag: the firmware rejects a message with an unknown tag (``einval``) or
-    leaves bit 31 of the tag clear (``clear``).
+    leaves bit 31 of the tag clear (``clear``). bits: word size of the programs; 0: that of this Python.
     """
 
     name: str
@@ -63,6 +63,7 @@ class BoardProfile:
     root: bool = True
     vcsm: str = "none"
     unknown_tag: str = "einval"
+    bits: int = 0
 
     @property
     def qpus(self) -> int:
@@ -196,6 +197,7 @@ OPTIONS: dict[str, tuple[tuple[bool, ...], str, _Reader]] = {
     "watchdog": (_ANY, "watchdog_s", lambda p, value: int(str(_number(1, 60_000)(p, value))) / 1000),
     "zero": (_DRM, "zero_count", _choice(**{each: each for each in (ZeroCount.SKIP, ZeroCount.WRAP)})),
     "vcsm": (_VC4, "vcsm", _choice(both="both", cma="cma", plain="plain", none="none")),
+    "bits": (_ANY, "bits", lambda p, value: _choice(**{"32": 32, "64": 64})(p, value)),
     "tag": (_ANY, "unknown_tag", _choice(einval="einval", clear="clear")),
 }
 
@@ -224,7 +226,7 @@ def parse_board(name: str) -> BoardProfile:
     v3d), ``cma``, ``mem``, ``gpu_mem`` (sizes such as 16M), ``kms`` (1: Linux owns V3D, pi0 to pi3), ``deny``
     (1: permission denied), ``devmem`` (1: /dev/mem can be opened; the default on pi0 to pi3), ``root`` (0: unprivileged
     user), ``watchdog`` (milliseconds), ``zero`` (skip, 65536: dispatches with a count of 0), ``vcsm`` (both, cma,
-    plain, none), ``tag`` (einval, clear: the answer to an unknown tag).
+    plain, none), ``tag`` (einval, clear: the answer to an unknown tag), ``bits`` (32, 64: word size of programs).
     Raises: UsageError that names what is allowed.
     """
     board, *options = name.strip().split(",")

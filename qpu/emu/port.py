@@ -169,7 +169,9 @@ class EmuPort:
     ) -> None:
         self.profile = parse_board(board) if isinstance(board, str) else board
         self.leaked: list[str] = []  # what the process still held at `shutdown`
-        self._pointer_size = struct.calcsize("P") if pointer_size is None else pointer_size
+        # DRM_IOCTL_VERSION has pointers of this process, so V3D keeps its width; other structures have no pointers.
+        natural = self.profile.bits // 8 if self.profile.bits and not self.profile.is_drm else struct.calcsize("P")
+        self._pointer_size = natural if pointer_size is None else pointer_size
         self._injector = Injector()
         self._fds = FdTable()
         self._gone = False

@@ -25,6 +25,7 @@ from qpu.emu.linux.files import board_files
 from qpu.errors import EmuFault, UsageError
 
 if TYPE_CHECKING:
+    from qpu.drivers.uapi.layout import Ioctl
     from qpu.emu.engine.machine import V3dMachine, Vc4Machine
     from qpu.emu.engine.trace import Trace
 
@@ -276,6 +277,7 @@ class Linux:
         self.strict = strict
         self.host_limit_s: float | None = None  # of each job
         self.pointer_size = pointer_size
+        self.other_width = False  # requests with the other pointer size are understood, too
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)  # notified when a job is submitted or a fence signalled
         self.clock = Clock(host=host_clock)
@@ -373,6 +375,11 @@ class Linux:
         self.faults[text] += 1
         for report in self.subscribers:
             report(text)
+
+    def width_of(self, row: Ioctl, request: int) -> int:
+        """The pointer size of a request's argument: that of the process, or, where both are understood, the other."""
+        other = 12 - self.pointer_size
+        return other if self.other_width and request == row.request(other) else self.pointer_size
 
     def not_modelled(self, what: str, help: str = "run this program on a real board, or avoid the request") -> EmuFault:
         """The fault for a request that the emulated board does not model; the caller raises it, strict or not."""

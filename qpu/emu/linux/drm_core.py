@@ -80,7 +80,7 @@ class DrmNode(OpenFile):
             raise self.unknown(nr, request)
         row, method = found
         fail_if(self.render and row.name in _CARD_ONLY, errno.EACCES)
-        layout = row.layout(self.linux.pointer_size)
+        layout = row.layout(self.linux.width_of(row, request))
         size = request >> 16 & 0x3FFF
         fail_if(len(arg) < size, errno.EFAULT)
         direction = request >> 30

@@ -54,7 +54,8 @@ class VcioFile(OpenFile):
     def ioctl(self, request: int, arg: bytearray) -> int:
         """IOCTL_MBOX_PROPERTY; any other number is EINVAL. The buffer is copied back on success only."""
         linux = self.linux
-        fail_if(request != mailbox.PROPERTY.request(linux.pointer_size), errno.EINVAL)
+        width = linux.width_of(mailbox.PROPERTY, request)
+        fail_if(request != mailbox.PROPERTY.request(width), errno.EINVAL)
         fail_if(len(arg) < 4, errno.EFAULT)
         total = int.from_bytes(arg[:4], "little")
         fail_if(total < 12 or total % 4, errno.EINVAL)

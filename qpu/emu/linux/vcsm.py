@@ -62,7 +62,7 @@ class _Node(OpenFile):
         """Bytes of the argument by number: the handlers ignore the size bits."""
         row = self._row(request)
         if row is not None and row.argument:
-            return row.layout(self.linux.pointer_size).size
+            return row.layout(self.linux.width_of(row, request)).size
         return request >> 16 & 0x3FFF
 
     def ioctl(self, request: int, arg: bytearray) -> int:
@@ -71,7 +71,7 @@ class _Node(OpenFile):
         row = self._row(request)
         if row is None or row.name not in self.calls:
             raise self.unknown(row, request)
-        layout = row.layout(self.linux.pointer_size)
+        layout = row.layout(self.linux.width_of(row, request))
         fail_if(len(arg) < layout.size, errno.EFAULT)
         self.calls[row.name](Arguments(layout, arg))
         return 0

@@ -35,6 +35,7 @@ from qpu.emu.process.files import FilePatches, RealFds
 from qpu.emu.process.libc import LibcCalls, is_libc
 from qpu.emu.process.maps import make_mmap
 from qpu.emu.process.trace_file import TraceFile
+from qpu.emu.process.words32 import narrow_words
 from qpu.errors import EmuFault, UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ _FLOCKS = {fcntl.LOCK_SH: Lock.SHARED, fcntl.LOCK_EX: Lock.EXCLUSIVE, fcntl.LOCK
 _LOCKS = (fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW)
 # Modules that need the system's functions: those of the emulator, and internal ones of Python.
 _KEEP = ("qpu.emu.", "posix", "_", "importlib", "zipimport", "runpy", "pkgutil")
+POINTER_SIZE = struct.calcsize("P")
 BOARD_VARIABLE = "QPU_EMULATE"  # in the environment of child processes
 
 
@@ -154,13 +156,14 @@ class Emulation:
             self.profile,
             strict=self.strict,
             engine=self.engine,
-            pointer_size=struct.calcsize("P"),
+            pointer_size=self.profile.bits // 8 or POINTER_SIZE,
             machine=self._machine,
             trace=self._trace,
             host_clock=True,
             shared_memory=True,
             fds=RealFds(_REAL_OS_OPEN, _REAL_OS_CLOSE),
         )
+        board.other_width = board.pointer_size != POINTER_SIZE  # what ctypes computes here has the host's size
         board.subscribers.append(self._warn)
         board.on_work = self._work
         return board
@@ -248,6 +251,9 @@ class Emulation:
         find = ctypes.util.find_library
         self._page_size()
         self._waiting()
+        if self.profile.bits == 32:
+            for where, name, new in narrow_words():
+                self._put(where, name, new)
         self._rebind()
         if self._guard is None:
             self._guard = Guard(self.files.owned, lambda: self.files.trusted, self.profile.name, BOARD_VARIABLE)
@@ -478,7 +484,7 @@ class Emulation:
 
     def _by_pointer(self, file: Any, request: int, address: int) -> int:
         """An ioctl whose argument is an address, as a C program passes it."""
-        address &= (1 << 8 * struct.calcsize("P")) - 1
+        address &= (1 << 8 * POINTER_SIZE) - 1
         need = file.argument_size(request, lambda n: read_user(address, n))
         if need == 0:
             return int(file.ioctl(request, bytearray()))

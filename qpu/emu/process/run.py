@@ -16,6 +16,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from qpu.emu.engines import strict_by_default
@@ -28,6 +29,7 @@ __all__ = ["install_child", "run_emulated"]
 
 STRICT_VARIABLE = "QPU_EMULATE_STRICT"
 TRACE_VARIABLE = "QPU_EMULATE_TRACE"
+COMPAT_VARIABLE = "QPU_EMULATE_COMPAT"
 CHILD_SITE = str(Path(__file__).parent / "child_site")
 
 
@@ -48,6 +50,8 @@ def _environment(board: str, strict: bool, trace: TraceFile | None) -> None:
 
 def install_child() -> None:
     """Install the emulation in a child process; called at its start when the environment says so."""
+    if os.environ.get(COMPAT_VARIABLE):
+        import_module("qpu.compat.shims").install()
     text = os.environ.get(TRACE_VARIABLE)
     trace = TraceFile.load(text, os.getpid()) if text else None
     emulation = Emulation(os.environ[BOARD_VARIABLE], strict=os.environ.get(STRICT_VARIABLE) == "1", trace=trace)
@@ -82,10 +86,17 @@ def _die_if_interrupted() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def run_emulated(argv: Sequence[str], board: str = "pi5", strict: bool = False, trace: TraceFile | None = None) -> int:
+def run_emulated(
+    argv: Sequence[str],
+    board: str = "pi5",
+    strict: bool = False,
+    trace: TraceFile | None = None,
+    compat: bool = False,
+) -> int:
     """Run ``SCRIPT ARGS`` or ``-m MODULE ARGS`` on the emulated `board`, as Python does. Returns: the exit status.
 
     A script named ``-`` is standard input. trace: record executed instructions; written when the process ends.
+    compat: with the shims of `qpu.compat.shims`, also in child processes.
     The emulation is installed until the process ends, so that exit handlers run on it too.
     Raises: UsageError for a bad board name or an empty command.
     """
@@ -97,6 +108,8 @@ def run_emulated(argv: Sequence[str], board: str = "pi5", strict: bool = False, 
         outer.uninstall()  # this process is the child of an emulated one
     emulation = Emulation(board, strict=hard, trace=trace)
     _environment(board, hard, trace)
+    if compat:
+        import_module("qpu.compat.shims").install()
     atexit.register(_die_if_interrupted)
     emulation.install()
     keep = emulation  # alive until the process ends
