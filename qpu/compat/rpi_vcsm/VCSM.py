@@ -7,21 +7,32 @@ The order of positional arguments in 2.x is [uncertain]: it is that of the keywo
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import mmap
 import os
 import struct
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qpu.compat import rpi_vcsm
 from qpu.drivers.uapi import dma_buf, vcsm
 from qpu.drivers.uapi.layout import Ioctl
 from qpu.errors import UsageError
 
+if TYPE_CHECKING:
+    import mmap
+
 __all__ = ["VCSM"]
 
-_PROT = mmap.PROT_READ | mmap.PROT_WRITE
+
+def _ioctl(fd: int, request: int, data: bytearray) -> None:
+    import fcntl  # here: the module does not exist on every system, and `qpu emulate` replaces its functions
+
+    fcntl.ioctl(fd, request, data, True)
+
+
+def _map(fd: int, size: int, offset: int = 0) -> mmap.mmap:
+    import mmap
+
+    return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
 
 
 def _address(memory: mmap.mmap) -> int:
@@ -41,7 +52,7 @@ class _Service:
         """Perform an ioctl. Returns: the numbers of its structure afterwards."""
         layout = row.layout(self.width)
         data = layout.pack(**fields)
-        fcntl.ioctl(self.fd if fd is None else fd, row.request(self.width), data, True)
+        _ioctl(self.fd if fd is None else fd, row.request(self.width), data)
         return {name: layout.number(data, name) for name in layout.fields if name != "name"}
 
     def allocate(self, size: int, cached: int, name: bytes) -> tuple[int, int, mmap.mmap]:
@@ -61,7 +72,7 @@ class _Cma(_Service):
     def allocate(self, size: int, cached: int, name: bytes) -> tuple[int, int, mmap.mmap]:
         found = self.call(vcsm.ioctl("VC_SM_CMA_IOCTL_MEM_ALLOC"), size=size, num=1, cached=cached, name=name)
         handle = found["handle"]
-        memory = mmap.mmap(handle, size, mmap.MAP_SHARED, _PROT)
+        memory = _map(handle, size)
         self._sync(handle, dma_buf.SYNC_RW)
         return handle, found["dma_addr"], memory
 
@@ -84,10 +95,12 @@ class _Plain(_Service):
     name = "vcsm"
 
     def allocate(self, size: int, cached: int, name: bytes) -> tuple[int, int, mmap.mmap]:
+        import mmap
+
         size = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         found = self.call(vcsm.ioctl("VMCS_SM_IOCTL_MEM_ALLOC"), size=size, num=1, cached=cached, name=name)
         handle = found["handle"]
-        memory = mmap.mmap(self.fd, size, mmap.MAP_SHARED, _PROT, offset=handle)
+        memory = _map(self.fd, size, handle)
         self.call(vcsm.ioctl("VMCS_SM_IOCTL_MEM_LOCK"), handle=handle)
         bus = self.call(vcsm.ioctl("VMCS_SM_IOCTL_MAP_VC_ADDR_FR_HDL"), pid=os.getpid(), handle=handle)["addr"]
         return handle, bus, memory
@@ -105,7 +118,7 @@ class _Plain(_Service):
         block = vcsm.layout("vmcs_sm_ioctl_clean_invalid_block", width)
         data = row.layout(width).pack(op_count=1)
         data += block.pack(invalidate_mode=op, block_count=1, start_address=address, block_size=size)
-        fcntl.ioctl(self.fd, row.request(width), data, True)
+        _ioctl(self.fd, row.request(width), data)
 
 
 class VCSM:
