@@ -238,7 +238,7 @@ def launched(
     """Launch a group. targets: number of the value, dtype, address and strides of each array that is written; places:
     of the one array that is written by index: numbers of the values that say where, and whether (or -1).
     """
-    numbers: dict[str, int] = {"row": 0, "worker": 0}
+    numbers: dict[str, int] = {}
     leaves = walk.leaves
     isa = memory.isa
     pattern: list[int] = []

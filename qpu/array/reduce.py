@@ -112,7 +112,7 @@ def _launch(
     leaves = walk.leaves
     strides = [[0] * len(shape) if k in walk.sources else spread_out(leaf, shape) for k, leaf in enumerate(leaves)]
     space = Space(shape, axes, strides)
-    numbers: dict[str, int] = {"row": 0, "worker": 0}
+    numbers: dict[str, int] = {}
     columns = space.columns
     results = product(space.kept)
     extent = space.reduced[-1]

@@ -5,7 +5,7 @@ lane and worker, each times a number that the launch knows. The extremes of such
 of the array is certain as well, and the launch is refused. Everything else is left alone, or clamped (`check=True`).
 
 An access of no array stands for the step of a range: its index, step - 1, must not be negative.
-An expression is an integer, the name of a launch value ("x.shape0", "n", or "workers"), or [operation, operand, ...].
+An expression is an integer, the name of a launch value ("x.shape0", "n", or `WORKERS`), or [operation, operand, ...].
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from qpu.errors import Loc
 from qpu.lang.kir import Region, Value
 from qpu.lang.values import Index
 
-__all__ = ["Access", "Expr", "Ranges", "Term", "evaluator", "host"]
+__all__ = ["WORKERS", "Access", "Expr", "Ranges", "Term", "evaluator", "host"]
 
 Expr: TypeAlias = "int | str | list[Any]"
+WORKERS: Final = "%workers"
+"""How many workers run; no parameter of a kernel can have that name, nor that of other values of the launch itself."""
 
 
 def _signed(x: int) -> int:
@@ -98,7 +100,7 @@ def host(v: Value) -> Expr | None:
     if v.op == "param":
         return str(v.attr) if v.type in ("i", "u") else None
     if v.op == "workers":
-        return "workers"
+        return WORKERS
     if v.op == "same":
         return host(v.args[0])
     name = f"{v.type}.{'cast' if v.op == 'bitcast' else v.op}"
@@ -109,6 +111,13 @@ def host(v: Value) -> Expr | None:
 
 
 # -- sums
+
+
+def _adds(total: Value, a: Value, b: Value) -> bool:
+    """Whether `total` is a + b."""
+    if total is a:
+        return b.constant == 0
+    return any(x is b or (x.op == "const" == b.op and x.attr == b.attr) for x in total.args if x is not a)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +212,9 @@ class Ranges:
         self.extent: list[Expr] | None = None
         self._scopes = [_Scope(top, None, True, ())]
         self._terms: dict[int, tuple[Value, Term, int]] = {}  # by value: its term, and what to add
+        self._offsets: dict[int, tuple[Index, Term, int]] = {}  # by the offset that items are counted by
         self._known: dict[tuple[str, str, int], Term] = {}
-        self._lane, self._worker = Term(0, 16), Term(0, "workers")
+        self._lane, self._worker = Term(0, 16), Term(0, WORKERS)
         self._seen: set[Any] = set()
 
     @contextmanager
@@ -223,7 +233,7 @@ class Ranges:
             term = self._term(0, size, axis)
             guards.append((term.low, term.high))
             if isinstance(index, Index):
-                self._terms[id(index.off)] = (index.off, term, -index.plus)
+                self._offsets[id(index.off)] = (index, term, -index.plus)
             elif isinstance(index, Value):
                 self._terms[id(index)] = (index, term, 0)
         yield from self._within(_Scope(region, mask, sure, (*before.guards, *guards)))
@@ -286,8 +296,8 @@ class Ranges:
         if isinstance(key, int):
             return _Sum([], int(key))
         if isinstance(key, Index):
-            known = self._terms.get(id(key.off))
-            return None if known is None else _Sum([(known[1], 1)], known[2] + key.plus)
+            item = self._offsets.get(id(key.off))
+            return None if item is None else _Sum([(item[1], 1)], item[2] + key.plus)
         return self._value(key) if isinstance(key, Value) else None
 
     def _value(self, v: Value) -> _Sum | None:
@@ -301,9 +311,9 @@ class Ranges:
         if v.op == "asr" and v.args[1].constant == 2:  # an item's index made from its offset
             inner = v.args[0]
             for part in inner.args if inner.op == "add" else (inner,):
-                known = self._terms.get(id(part))
-                if known is not None:
-                    return _Sum([(known[1], 1)], known[2])
+                item = self._offsets.get(id(part))
+                if item is not None and _adds(inner, part, item[0].limit):
+                    return _Sum([(item[1], 1)], item[2])
         expression = host(v)
         if expression is not None:
             return _Sum([], expression)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from qpu.errors import CompileError, Diagnostic
-from qpu.lang import front_expr, front_flow, front_loops, surface
+from qpu.lang import front_expr, front_flow, front_loops, front_names, surface
 from qpu.lang.bounds import Access, Expr
 from qpu.lang.front import Exits, Frame, Front, Language, Site
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
@@ -30,7 +30,7 @@ _LANGUAGE: Final = Language(
     front_expr.HANDLERS,
     _STATEMENTS,
     front_flow.execute,
-    front_flow.assign,
+    front_names.assign,
 )
 
 

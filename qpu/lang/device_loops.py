@@ -12,16 +12,9 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from qpu.lang.front import Exits, Front, LangError
-from qpu.lang.front_flow import (
-    RESULT,
-    RETURNED,
-    copy,
-    leave_function,
-    leave_loop,
-    lists_of,
-    splice,
-    under_mask,
-)
+from qpu.lang.front_flow import leave_function, leave_loop
+from qpu.lang.front_merge import copy, lists_of, splice, under_mask
+from qpu.lang.front_names import RESULT, RETURNED
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.operators import own, truth
 from qpu.lang.types import LETTER

@@ -99,7 +99,7 @@ class Kernel:
 
     # -- compiling
 
-    def compile(self, isa: str | Isa, **specialisation: Any) -> Compiled:
+    def compile(self, isa: str | Isa, /, **specialisation: Any) -> Compiled:
         """The kernel for an instruction set, without a device.
 
         specialisation: values of `Const` parameters and knobs by name; `wide=False`: for arrays that do not begin at
@@ -108,7 +108,7 @@ class Kernel:
         """
         return self.made(self.special(isa, **specialisation))
 
-    def special(self, isa: str | Isa, **specialisation: Any) -> Special:
+    def special(self, isa: str | Isa, /, **specialisation: Any) -> Special:
         """What `compile` with these arguments compiles for. Raises: CompileError, UsageError."""
         from qpu.lang.specialise import Special
 
@@ -180,11 +180,11 @@ class Kernel:
 
     # -- launching
 
-    def __call__(self, *args: Any, **keywords: Any) -> Run:
+    def __call__(self, /, *args: Any, **keywords: Any) -> Run:
         """Launch and wait. Arrays are buffers of one device. Raises: UsageError before anything is submitted."""
         return _launch(self, None, _AUTO, args, keywords, wait=True)
 
-    def submit(self, *args: Any, **keywords: Any) -> Run:
+    def submit(self, /, *args: Any, **keywords: Any) -> Run:
         """Launch and return at once."""
         return _launch(self, None, _AUTO, args, keywords, wait=False)
 
@@ -213,7 +213,7 @@ class Kernel:
 
     # -- reports
 
-    def explain(self, *args: Any, **keywords: Any) -> str:
+    def explain(self, /, *args: Any, **keywords: Any) -> str:
         """Instructions by source line, registers, bytes, and what bounds each loop, for these arguments."""
         return self.on().explain(*args, **keywords)
 
@@ -277,15 +277,15 @@ class BoundKernel:
         self.gpu = gpu
         self.how = (workers, variant, check)
 
-    def __call__(self, *args: Any, **keywords: Any) -> Run:
+    def __call__(self, /, *args: Any, **keywords: Any) -> Run:
         """Launch and wait."""
         return _launch(self.kernel, self.gpu, self.how, args, keywords, wait=True)
 
-    def submit(self, *args: Any, **keywords: Any) -> Run:
+    def submit(self, /, *args: Any, **keywords: Any) -> Run:
         """Launch and return at once."""
         return _launch(self.kernel, self.gpu, self.how, args, keywords, wait=False)
 
-    def explain(self, *args: Any, **keywords: Any) -> str:
+    def explain(self, /, *args: Any, **keywords: Any) -> str:
         """As `Kernel.explain`."""
         from qpu.lang.launch import compiled_for
 

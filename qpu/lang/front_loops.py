@@ -9,15 +9,9 @@ from typing import Any, Final, Protocol, runtime_checkable
 from qpu.lang import surface
 from qpu.lang.device_loops import device_loop, may_leave, returned
 from qpu.lang.front import Exits, Front, LangError, guarded
-from qpu.lang.front_flow import (
-    RETURNED,
-    copy,
-    gone_since,
-    leave_loop,
-    look_through,
-    targets,
-    under_mask,
-)
+from qpu.lang.front_flow import gone_since, leave_loop, look_through
+from qpu.lang.front_merge import copy, under_mask
+from qpu.lang.front_names import RETURNED, targets
 from qpu.lang.kir import Region, Value, walk
 from qpu.lang.operators import iterate
 from qpu.lang.values import POISON, Complex, Packed, Poison, Unbound, View

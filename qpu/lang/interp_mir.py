@@ -152,7 +152,7 @@ class Machine(ABC):
         own = {"worker": w.number, "workers": self.workers, "row": self.rows * w.number % 64}
         if kind in own:
             return splat(own[kind])
-        return splat(self.numbers[str(name) if kind == "param" else kind])
+        return splat(self.numbers[str(name) if kind == "param" else f"%{kind}"])
 
     def next_word(self, w: State) -> Vector:
         """The next word of the stream in memory."""

@@ -20,7 +20,7 @@ from qpu.core.isa import Isa
 from qpu.device import device_of
 from qpu.errors import UsageError
 from qpu.lang.arguments import Span, apart, overlap, refusal, view_of
-from qpu.lang.bounds import Access, Expr, evaluator
+from qpu.lang.bounds import WORKERS, Access, Expr, evaluator
 from qpu.lang.compiled import TEAM, Compiled
 from qpu.lang.schedule import Schedule
 from qpu.lang.specialise import Special
@@ -153,7 +153,7 @@ class _Call:
         self.k, self.signature = k, signature
         self.workers = how[0]
         self.values = signature.bind(args, keywords)
-        self.numbers: dict[str, int] = {"row": 0, "worker": 0}
+        self.numbers: dict[str, int] = {}
         self.wide: list[bool] = []
         pool: MemoryPool | None = None
         self.strided: list[bool] = []
@@ -378,15 +378,15 @@ class Plan:
         self.bounds = evaluator(expressions)
         self.by_worker = next(
             (f"{a.array}.shape{a.axis}" for a in self.accesses if a.store and a.constant == 0 and not a.guards
-             and a.terms == ((0, "workers", 1),)), None
+             and a.terms == ((0, WORKERS, 1),)), None
         )  # fmt: skip
         self.template = [int(what) & 0xFFFFFFFF if kind == "const" else 0 for kind, what in compiled.uniforms]  # type: ignore[call-overload]  # bits
         self.slots = [
-            (n, str(what) if kind == "param" else kind)
+            (n, str(what) if kind == "param" else f"%{kind}")
             for n, (kind, what) in enumerate(compiled.uniforms)
-            if kind != "const"
+            if kind not in ("const", "worker", "row")
         ]
-        self.own = [(n, name) for n, name in self.slots if name in ("worker", "row")]
+        self.own = [(n, kind) for n, (kind, _) in enumerate(compiled.uniforms) if kind in ("worker", "row")]
         self.shapes: dict[int, Dispatch] = {}
         self.scratch: WeakKeyDictionary[Device, Buffer] = WeakKeyDictionary()
         self.memory: WeakKeyDictionary[Device, Buffer] = WeakKeyDictionary()
@@ -394,7 +394,7 @@ class Plan:
     def admit(self, call: Order) -> int:
         """How many workers; 0 where there is nothing to do. Raises: UsageError for an access outside of its array."""
         count = self._workers(call)
-        call.numbers["workers"] = count
+        call.numbers[WORKERS] = count
         found = self.bounds(call.numbers) if count else ()
         for n in range(0, len(found), 4):
             if (found[n + 1] < 0 or found[n + 2] >= found[n + 3]) and not found[n]:
@@ -410,7 +410,7 @@ class Plan:
         if compiled.shared:
             numbers_["%shared"] = self._shared(gpu).address
         if compiled.scratch:
-            numbers_["scratch"] = self._scratch(gpu, count * compiled.scratch).address
+            numbers_["%scratch"] = self._scratch(gpu, count * compiled.scratch).address
         words = self.template.copy()
         for n, name in self.slots:
             words[n] = numbers_[name] & 0xFFFFFFFF
@@ -429,8 +429,8 @@ class Plan:
         for first in range(0, count, together):
             last = min(first + together, count)
             streams = np.tile(np.array(words, np.uint32), (last - first, 1))
-            for n, name in self.own:
-                streams[:, n] = np.arange(first, last) if name == "worker" else np.arange(last - first) * compiled.rows
+            for n, kind in self.own:
+                streams[:, n] = np.arange(first, last) if kind == "worker" else np.arange(last - first) * compiled.rows
             start = gpu.run if wait and last == count else gpu.submit
             launches.append(start(compiled.program, streams, Programs(last - first)))
         run = Run(tuple(launches))

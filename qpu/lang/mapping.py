@@ -17,7 +17,8 @@ from typing import Any
 from qpu.lang.bounds import host
 from qpu.lang.device_loops import device_loop, may_leave
 from qpu.lang.front import Exits, Front
-from qpu.lang.front_flow import targets, under_mask
+from qpu.lang.front_merge import under_mask
+from qpu.lang.front_names import targets
 from qpu.lang.intrinsics import Intrinsics
 from qpu.lang.kir import Value
 from qpu.lang.source import CHUNK, in_chunks

@@ -98,7 +98,7 @@ def outcome(
         run.run()
     else:
         numbers["%shared"] = space.add(np.zeros(MEMORY, np.uint8))
-        numbers["scratch"] = space.add(np.zeros(scratch * workers, np.uint8))
+        numbers["%scratch"] = space.add(np.zeros(scratch * workers, np.uint8))
         _MACHINES[isa](stage.made, numbers, workers, space, lanes, stage.colour, rows).run()
     return [space.data[at : at + size] for at, size in places]
 

@@ -9,7 +9,7 @@ from typing import Any
 from qpu.lang import surface
 from qpu.lang.access import stored
 from qpu.lang.front import Front
-from qpu.lang.front_flow import under_mask
+from qpu.lang.front_merge import under_mask
 from qpu.lang.intrinsics import call_asm
 from qpu.lang.kir import Value
 from qpu.lang.lane_trees import active, join_lanes, scan_lanes

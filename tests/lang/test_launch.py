@@ -199,6 +199,57 @@ def by_rows(k: Team, x: In2[f32], y: Out[f32], part: Out[f32]) -> None:
     part[k.worker] = 0.0
 
 
+@kernel
+def quarters(k: Grid, n: i32, x: In[i32], y: Out2[i32]) -> None:
+    r, c = k.index(*y.shape)
+    s = x[r >> 2] + x[c // 4]
+    for j in range(n):
+        s += x[(j + 3) >> 2] - x[j // 4]
+    y[r, c] = s
+
+
+@kernel
+def leaves(k: Grid, n: i32, last: i32, x: In[i32], y: Out[i32]) -> None:
+    i = k.index()
+    s = 0
+    for j in range(n):
+        s += x[j]
+        if j == last:
+            break
+        s += x[j + 1]
+    y[i] = s
+
+
+def test_what_is_not_certain_is_not_refused(gpu: Device) -> None:
+    """Parts of indices, and turns that a loop does not take."""
+    x = np.arange(9, dtype=np.int32) ** 2
+    for k, shape, numbers in ((quarters, (30, 35), (32,)), (leaves, (5,), (100, 8))):
+        y, want = gpu.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        k(*numbers, gpu.array(x), y)
+        k.python(*numbers, x, want)
+        assert np.array_equal(y.numpy(), want), k
+
+
+@kernel
+def clashing(
+    k: Team, workers: i32, worker: i32, row: u32, scratch: f32, self: i32, isa: Const[int], out: Out2[f32]
+) -> None:
+    w = k.worker
+    out[w, 0] = f32(workers)
+    out[w, 1] = f32(worker)
+    out[w, 2] = f32(row) + scratch
+    out[w, 3] = f32(self * isa)
+    out[w, 4] = f32(k.workers * 100 + w)
+
+
+def test_parameters_may_have_any_name(gpu: Device) -> None:
+    """Those of the launch's own values, and of this package's functions."""
+    out = gpu.zeros((5, 5))
+    clashing(1000, 2000, 3000, scratch=0.5, self=6, isa=7, out=out)
+    assert np.array_equal(out.numpy(), [[1000, 2000, 3000.5, 42, 500 + w] for w in range(5)])
+    assert clashing.compile(gpu.isa, isa=2).program
+
+
 def test_steps_that_the_launch_knows(gpu: Device) -> None:
     y, want = gpu.zeros(20, np.int32), np.zeros(20, np.int32)
     for step in (1, 3, 50):

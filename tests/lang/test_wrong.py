@@ -63,7 +63,7 @@ def test_the_traceback_is_short() -> None:
     assert len(caught.traceback) <= 3
 
 
-@pytest.mark.parametrize("where", ["qpu.lang.front_flow.assign", "qpu.lang.backend_v3d.coalesce"])
+@pytest.mark.parametrize("where", ["qpu.lang.front_names.assign", "qpu.lang.backend_v3d.coalesce"])
 def test_a_fault_of_the_compiler_says_so(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **more: object) -> None:
         raise TypeError("'Value' object is not iterable")
