@@ -6,16 +6,18 @@ import cmd
 import re
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TextIO, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qpu.core.code import Code
 from qpu.core.isa import Isa
+from qpu.debug.expressions import FUNCTIONS, evaluate, names_in
 from qpu.debug.stepping import Before, Moment, Restart, Stepping
+from qpu.debug.variables import Variables
 from qpu.drivers.base import DeviceInfo, Job
 from qpu.emu.engines import WATCHES
 from qpu.errors import QpuError, UsageError
@@ -44,7 +46,7 @@ class _Stop:
 
 @dataclass(slots=True)
 class _Watch:
-    """A register of the current thread, or a word of memory, whose changes stop."""
+    """An expression of registers and variables of the current thread, or a word of memory, whose changes stop."""
 
     number: int
     name: str
@@ -56,16 +58,23 @@ class Debugger(cmd.Cmd):
     """Commands like those of pdb, at an instruction of a launch. One thread is current: that of most commands.
 
     A context: launches of the block on emulated boards are stepped through, each from its first instruction. commands:
-    instead of a terminal, one a line; after the last one launches run without stops. out: where output goes. Names of
-    commands can be abbreviated as in pdb (s, n, c, b, p, l).
+    instead of a terminal, one a line; after the last one launches run without stops. out: where output goes.
+    arguments: of a kernel's call, by name. Names of commands can be abbreviated as in pdb (s, n, c, b, p, l, v).
     """
 
     prompt = "(qpu) "
     use_rawinput = False
 
-    def __init__(self, commands: Iterable[str] | None = None, out: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        commands: Iterable[str] | None = None,
+        out: TextIO | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(stdin=sys.stdin, stdout=out or sys.stdout)
         self._program: Code = Code(Isa.V3D71, ())
+        self._variables = Variables(self._program)
+        self._arguments = {} if arguments is None else dict(arguments)
         self._script: Iterator[str] | None = None if commands is None else iter(commands)
         self.watch = Stepping(self._begin)
         self._stops: list[_Stop] = []
@@ -89,11 +98,13 @@ class Debugger(cmd.Cmd):
         self._passed.clear()
         self._jumps.clear()
         self._last.clear()
+        self._variables.begin()
         return self._before
 
     def _before(self, m: Moment) -> None:
         self._serial += 1
         index, threads = m.index, m.threads
+        self._variables.before(m, threads)
         for t in threads:
             self._passed.setdefault(t, []).append(self._serial)
             last = self._last.get(t)
@@ -135,28 +146,46 @@ class Debugger(cmd.Cmd):
             else:
                 continue
             value = self._content(m, row, watch)
-            if value != watch.value:
+            if value is not None and value != watch.value:
                 watch.value = value
                 self._say(f"{watch.name} changed")
                 return row
         return None
 
-    def _content(self, m: Moment, row: int, watch: _Watch) -> bytes:
+    def _content(self, m: Moment, row: int, watch: _Watch) -> bytes | None:
+        """What is watched; None while a variable has no value yet."""
         if watch.address is not None:
             return bytes(m.memory.view(watch.address, 4))
-        return m.get(row, watch.name).tobytes()
+        try:
+            return bytes(np.asarray(evaluate(watch.name, self._names(m, row, watch.name))).tobytes())
+        except UsageError:
+            return None
 
     def _holds(self, m: Moment, row: int, condition: str) -> bool:
         found = self._value(m, row, condition)
         return found is not None and bool(np.any(np.asarray(found)))
 
+    def _names(self, m: Moment, row: int, expression: str) -> dict[str, Any]:
+        """The names of an expression that exist: variables before arguments before registers; %name is a register."""
+        found: dict[str, Any] = {}
+        variables = self._variables.of(m.threads[row])
+        for name in names_in(expression):
+            if name in variables:
+                found[name] = variables[name]
+            elif name in self._arguments:
+                found[name] = _argument(m, self._arguments[name])
+            elif name.removeprefix("%") in m.names:
+                found[name] = m.get(row, name.removeprefix("%")).view(np.int32)
+            elif name in self._variables.names:
+                text = f"{name} has no value yet in QPU {m.threads[row][0]}.{m.threads[row][1]}"
+                raise UsageError(text, help="it has one after its assignment")
+        return found
+
     def _value(self, m: Moment, row: int, expression: str) -> object:
-        names = {n: m.get(row, n).view(np.int32) for n in m.names if re.search(rf"\b{n}\b", expression)}
-        names |= {"f32": lambda x: np.asarray(x).view(np.float32), "any": np.any, "all": np.all}  # type: ignore[dict-item]
         try:
-            return eval(expression, {"__builtins__": {}}, names)
-        except Exception as error:
-            self._say(f"{expression}: {error}")
+            return evaluate(expression, self._names(m, row, expression))
+        except UsageError as error:
+            self._say(str(error).splitlines()[0])
             return None
 
     def _interact(self) -> None:
@@ -249,7 +278,7 @@ class Debugger(cmd.Cmd):
         return None
 
     def do_watch(self, argument: str) -> None:
-        """watch REGISTER | ADDRESS: stop when it changes (a register of the current thread, a word of memory)."""
+        """watch EXPRESSION | ADDRESS: stop when it changes (of the current thread; 0x...: a word of memory)."""
         m = self._here
         address = None
         if re.fullmatch(r"0x[0-9a-fA-F]+", argument):
@@ -257,13 +286,23 @@ class Debugger(cmd.Cmd):
             if not m.memory.owns(address, 4):
                 self._say(f"{argument} is outside of every buffer")
                 return
-        elif argument not in m.names:
-            self._say(f"{argument}: no such register")
-            return
+        else:
+            try:
+                unknown = sorted(n for n in names_in(argument) if not self._known(n))
+            except UsageError as error:
+                self._say(str(error).splitlines()[0])
+                return
+            if unknown:
+                self._say(f"{unknown[0]}: no such register or variable")
+                return
         watch = _Watch(self._next_number, argument, address, b"")
-        watch.value = self._content(m, self._row, watch)
+        watch.value = self._content(m, self._row, watch) or b""
         self._watches.append(watch)
         self._next_number += 1
+
+    def _known(self, name: str) -> bool:
+        names = (*self._here.names, *self._variables.names, *self._arguments)
+        return name in names or name.removeprefix("%") in self._here.names
 
     def do_delete(self, argument: str) -> None:
         """delete [NUMBER]: delete a breakpoint or a watch, or all."""
@@ -279,23 +318,26 @@ class Debugger(cmd.Cmd):
         return self._moment
 
     def do_print(self, argument: str) -> None:
-        """print [/d /f /x] REGISTER or EXPRESSION: the 16 lanes as integers, floats or hexadecimal numbers."""
-        form = "d"
+        """print [/d /f /x] EXPRESSION: of registers and variables, 16 lanes as integers, floats or hexadecimal."""
+        form = ""
         found = re.match(r"/([dfx])\s*", argument)
         if found is not None:
             form, argument = found[1], argument[found.end() :]
         value = self._value(self._here, self._row, argument)
         if value is None:
             return
-        lanes = np.atleast_1d(np.asarray(value))
-        if lanes.dtype == np.int32:
-            if form == "f":
-                lanes = lanes.view(np.float32)
-            elif form == "x":
-                lanes = lanes.view(np.uint32)
-        texts = [f"0x{int(x):08x}" if form == "x" else f"{x:g}" if form == "f" else f"{x}" for x in lanes.tolist()]
-        self._say(f"{argument} = {texts[0]}" + ("" if len(set(texts)) > 1 else " in all lanes") if len(set(texts)) == 1
-                  else f"{argument} = {' '.join(texts)}")  # fmt: skip
+        self._say(f"{argument.strip()} = {_text(value, form)}")
+
+    def do_variables(self, argument: str) -> None:
+        """variables: those of the kernel in the current thread, and the arguments of its call."""
+        assert self._focus is not None
+        for name, given in self._arguments.items():
+            self._say(f"{name} = {_text(_argument(self._here, given), '')}   (argument)")
+        values = self._variables.of(self._focus)
+        for name in self._variables.names:
+            self._say(f"{name} = {_text(values[name], '')}" if name in values else f"{name}: not assigned yet")
+        if not self._variables.names:
+            self._say("no variables: the program is not of a kernel, or its values are constants and indices")
 
     def do_x(self, argument: str) -> None:
         """x [/d /f /x] ADDRESS [COUNT]: words of memory."""
@@ -372,7 +414,8 @@ class Debugger(cmd.Cmd):
         word, _, rest = line.strip().partition(" ")
         base, slash, form = word.partition("/")
         short = {"s": "step", "n": "next", "c": "continue", "b": "break", "p": "print", "l": "list", "q": "quit",
-                 "w": "where", "bt": "where", "d": "delete", "t": "thread", "print": "print", "x": "x"}  # fmt: skip
+                 "w": "where", "bt": "where", "d": "delete", "t": "thread",
+                 "v": "variables", "print": "print", "x": "x"}  # fmt: skip
         if base in short:
             self._ends = bool(getattr(self, f"do_{short[base]}")(f"{slash}{form} {rest}".strip()))
         else:
@@ -398,6 +441,7 @@ class Debugger(cmd.Cmd):
                 help="open an emulated board, or record the launch (qpu.record) and replay it",
             )
         self._program, self._focus = program, None
+        self._variables = Variables(program)
         if self._mode != "free":
             self._mode = "step"
 
@@ -413,3 +457,29 @@ class Debugger(cmd.Cmd):
     def __exit__(self, *error: object) -> None:
         WATCHES.remove(self.watch)
         OBSERVERS.remove(self)
+
+
+def _argument(m: Moment, given: Any) -> Any:
+    """An argument of a call: a number, or what the memory of a buffer holds now."""
+    buffer = getattr(given, "buffer", given)
+    address, dtype = getattr(buffer, "address", None), getattr(buffer, "dtype", None)
+    if address is None or dtype is None:
+        return np.float64(given) if isinstance(given, float) else np.int64(given) if isinstance(given, int) else given
+    address &= 0x3FFFFFFF if m.isa is Isa.VC4 else 0xFFFFFFFF
+    data = np.frombuffer(bytes(m.memory.view(address, buffer.nbytes)), dtype)
+    return data.reshape(buffer.shape)
+
+
+_SHOWN = 32  # elements that are printed
+
+
+def _text(value: object, form: str) -> str:
+    """Lanes as text. form: ``d``, ``f`` or ``x`` for the bits as integers, floats, hexadecimal; "": as they are."""
+    lanes = np.asarray(value).reshape(-1)
+    if form == "x" or (form == "f" and lanes.dtype.kind != "f") or (form == "d" and lanes.dtype == np.float32):
+        lanes = FUNCTIONS[{"x": "u32", "f": "f32", "d": "i32"}[form]](lanes)
+    texts = [f"0x{x:08x}" if form == "x" else f"{x:g}" if isinstance(x, float) else f"{x}" for x in lanes.tolist()]
+    if len(texts) > 1 and len(set(texts)) == 1:
+        return f"{texts[0]} in all {'lanes' if len(texts) == 16 else f'{len(texts)} elements'}"
+    more = "" if len(texts) <= _SHOWN else f" ... ({len(texts)} elements)"
+    return " ".join(texts[:_SHOWN]) + more

@@ -123,6 +123,6 @@ def _finish(
 ) -> Laid:
     colour = colour_v3d(function, isa, registers, briggs=briggs, cost=cost)
     passed("colour", function, colour)
-    laid = lay_out_v3d(function, bundle(function, V3dTarget(isa, colour), capacity), isa)
+    laid = lay_out_v3d(function, bundle(function, V3dTarget(isa, colour), capacity), isa, colour)
     laid.threads, laid.registers, laid.scratch = 16 // capacity, len(set(colour.values())), scratch
     return laid

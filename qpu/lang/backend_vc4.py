@@ -13,11 +13,11 @@ from qpu.lang.coalesce import coalesce
 from qpu.lang.colour_vc4 import colour_vc4, repair
 from qpu.lang.compile import KernelIR, remove_dead
 from qpu.lang.induction import carry_addresses
-from qpu.lang.layout import Laid
+from qpu.lang.layout import Laid, results_of
 from qpu.lang.legalise import legalise
 from qpu.lang.legalise_vc4 import legalise_vc4
 from qpu.lang.liveness import crossing
-from qpu.lang.mir import Block, Function, OutOfRegisters
+from qpu.lang.mir import Block, Fixed, Function, OutOfRegisters
 from qpu.lang.order import order
 from qpu.lang.select import Uniform
 from qpu.lang.select_vc4 import select_vc4
@@ -114,12 +114,12 @@ def _finish(function: Function, *, briggs: bool, rows: int = ROWS, cost: Mapping
     colour = colour_vc4(function, briggs=briggs, cost=cost)
     repair(function, colour)
     passed("colour", function, colour)
-    laid = _lay_out(function, bundle(function, Vc4Target(colour), CAPACITY))
+    laid = _lay_out(function, bundle(function, Vc4Target(colour), CAPACITY), colour)
     laid.registers, laid.rows = len(set(colour.values())), rows
     return laid
 
 
-def _lay_out(function: Function, scheduled: dict[Block, list[Scheduled]]) -> Laid:
+def _lay_out(function: Function, scheduled: dict[Block, list[Scheduled]], colour: Mapping[int, Fixed]) -> Laid:
     rows: list[Scheduled] = []
     labels: dict[Block, int] = {}
     for block in function.blocks:
@@ -139,4 +139,6 @@ def _lay_out(function: Function, scheduled: dict[Block, list[Scheduled]]) -> Lai
         uniforms += [m.uniform for m in row.ops if m.uniform is not None]
     names = {b.name: at for b, at in labels.items()}
     spans = {b: (at, at + len(scheduled[b])) for b, at in labels.items()}
-    return Laid(Code(Isa.VC4, tuple(words), names, locs), uniforms, names, function, spans)
+    found = Laid(Code(Isa.VC4, tuple(words), names, locs), uniforms, names, function, spans)
+    found.results = results_of(rows, colour)
+    return found

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakMethod
 
 from qpu.core.isa import Isa
+from qpu.core.results import RESULTS, Result
 from qpu.errors import Diagnostic, Loc
 from qpu.lang.bounds import Access, Expr
 from qpu.lang.report import Report, report, text_of
@@ -32,8 +34,8 @@ class Compiled:
     """
 
     __slots__ = (
-        "_made", "_remake", "_report", "accesses", "coarsen", "extent", "isa", "march", "name", "notes", "program",
-        "resident", "rows", "scratch", "shared", "team", "threads", "uniforms",
+        "__weakref__", "_made", "_remake", "_report", "accesses", "coarsen", "extent", "isa", "march", "name", "notes",
+        "program", "resident", "rows", "scratch", "shared", "team", "threads", "uniforms",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +67,8 @@ class Compiled:
         self._report: Report | None = None
         self._made = made
         self._remake = remake
+        results = WeakMethod(self.results)
+        RESULTS[program] = lambda: () if (found := results()) is None else found()
 
     def remake(self) -> Compiled:
         """The same, compiled again."""
@@ -93,6 +97,10 @@ class Compiled:
         if self._report is None:
             self._report = report(self.isa, self._passes()[1], self.kir)
         return self._report
+
+    def results(self) -> Sequence[Result]:
+        """The registers that instructions write, with the places of what they compute."""
+        return self._passes()[1].results
 
     @property
     def words(self) -> tuple[int, ...]:

@@ -235,7 +235,8 @@ class Kernel:
         """Launch the kernel in the debugger (see `Device.debug`); arguments as of a call."""
         from qpu.debug.debugger import Debugger
 
-        with Debugger(commands, out):
+        names = [row.name for row in self._checked() if row.kind != "kernel"]
+        with Debugger(commands, out, dict(zip(names, args, strict=False))):
             return self(*args, **keywords)
 
     def interpret(self, *args: Any, workers: int | None = None, isa: str = "v3d71") -> None:

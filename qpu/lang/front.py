@@ -118,6 +118,7 @@ class Front:
         self.own: dict[int, Any] = {}  # by id; keeps them alive so that an id is not given twice
         self.kernel_object: Any = None  # what the first parameter stands for
         self.quiet = 0  # depth of evaluations whose KIR is dropped
+        self.placed: dict[int, Value] = {}  # values that have the place of a variable; keeps them alive as `own` does
         self.outer: set[int] = set()  # lists that were made outside of the condition that varies
         self.ranges = Ranges(self.q.top)
         self.inside: dict[int, Inside] = {}  # what is known of indices, by their offsets

@@ -9,6 +9,7 @@ from typing import Any, Final
 from qpu.lang import surface
 from qpu.lang.access import check_store, store
 from qpu.lang.front import Front, guarded
+from qpu.lang.kir import Value
 from qpu.lang.math import cast
 from qpu.lang.operators import binary, effect_error, has_value, iterate, own
 from qpu.lang.values import POISON, Poison, View
@@ -64,10 +65,18 @@ def _targets(node: ast.AST) -> dict[str, None]:
     return found
 
 
+def placed(f: Front, target: ast.Name, value: Any) -> Any:
+    """The value, with the place of the first name that it gets: the debugger shows variables by it."""
+    if isinstance(value, Value) and value.loc is not None and id(value) not in f.placed:
+        value.loc = f.loc(target)
+        f.placed[id(value)] = value
+    return value
+
+
 def assign(f: Front, target: ast.expr, value: Any) -> None:
     """target = value."""
     if isinstance(target, ast.Name):
-        f.names[target.id] = value
+        f.names[target.id] = placed(f, target, value)
         return
     if isinstance(target, ast.Tuple | ast.List):
         if isinstance(value, Poison):
@@ -138,7 +147,8 @@ def _augmented(f: Front, node: ast.AugAssign) -> None:
         if isinstance(before, list) and not has_value(f, value) and id(before) not in f.own:
             raise effect_error(f, node, node.target.id)
         expression = ast.copy_location(ast.BinOp(name, node.op, node.value), node)
-        f.names[node.target.id] = guarded(f, node, lambda: binary(f, expression, type(node.op), before, value))
+        made = guarded(f, node, lambda: binary(f, expression, type(node.op), before, value))
+        f.names[node.target.id] = placed(f, node.target, made)
         return
     if isinstance(node.target, ast.Subscript):
         load = ast.copy_location(ast.Subscript(node.target.value, node.target.slice, ast.Load()), node.target)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qpu.core.code import Code
 from qpu.core.isa import Isa
+from qpu.core.results import Result
 from qpu.errors import Loc
 from qpu.lang.bundle import Scheduled
-from qpu.lang.mir import Block, Function
+from qpu.lang.mir import Block, Fixed, Function
 from qpu.lang.select import Uniform
 from qpu.v3d.encode import encode
 from qpu.v3d.instr import Branch
 from qpu.v3d.pairing import combine
 from qpu.v3d.regs import Sig
 
-__all__ = ["Laid", "lay_out_v3d"]
+__all__ = ["Laid", "lay_out_v3d", "results_of"]
 
 
 @dataclass(slots=True)
@@ -24,6 +26,7 @@ class Laid:
 
     function: the operations by block; spans: where each block is, (start, stop); threads: on a QPU; registers: used.
     scratch: bytes of memory that each worker needs (V3D); rows: rows of the VPM that it needs (VideoCore IV).
+    results: the registers that instructions write, with the places of what they compute.
     """
 
     code: Code
@@ -35,9 +38,24 @@ class Laid:
     registers: int = 0
     scratch: int = 0
     rows: int = 4
+    results: Sequence[Result] = ()
 
 
-def lay_out_v3d(function: Function, scheduled: dict[Block, list[Scheduled]], isa: Isa) -> Laid:
+def results_of(rows: Sequence[Scheduled], colour: Mapping[int, Fixed]) -> list[Result]:
+    """The registers that instructions write. rows: all instructions; colour: the place of each register."""
+    prefix = {"rf": "rf", "acc": "r", "a": "ra", "b": "rb"}
+    return [
+        Result(i, f"{prefix[colour[r].kind]}{colour[r].n}", m.type, m.loc)
+        for i, row in enumerate(rows)
+        for m in row.ops
+        if m.loc is not None
+        for r in m.writes()
+    ]
+
+
+def lay_out_v3d(
+    function: Function, scheduled: dict[Block, list[Scheduled]], isa: Isa, colour: Mapping[int, Fixed]
+) -> Laid:
     """The program: one switch, after which the thread may use the TMU unswitched (v3d.md 8.2), blocks, the end."""
     nop = combine(isa, None, None)
     switch = combine(isa, None, None, int(Sig.THRSW))
@@ -65,4 +83,6 @@ def lay_out_v3d(function: Function, scheduled: dict[Block, list[Scheduled]], isa
         uniforms += [m.uniform for m in row.ops if m.uniform is not None]
     names = {b.name: at for b, at in labels.items()}
     spans = {b: (at, at + len(scheduled[b])) for b, at in labels.items()}
-    return Laid(Code(isa, tuple(words), names, locs), uniforms, names, function, spans)
+    found = Laid(Code(isa, tuple(words), names, locs), uniforms, names, function, spans)
+    found.results = results_of(rows, colour)
+    return found

@@ -42,11 +42,12 @@ class MOp:
     (a word to store), "config" (TMU configuration), "pop" (takes a result), "uniform" (takes the uniform `uniform`),
     "stream" (begins or reads a stream), "payload" (reads what the launch left in a register). rot: rotation of a mul
     operand on 4.2. byte: configuration of a request, or the constant of "ldi". fixed: may not move to the other ALU.
+    type: of the value that it is for, as of KIR, where that is known.
     """
 
     __slots__ = (
         "a", "amod", "b", "bmod", "byte", "cond", "dst", "loc", "op", "pack", "push", "rf_only", "role", "rot", "sig",
-        "sig_dst", "uniform", "update", "words",
+        "sig_dst", "type", "uniform", "update", "words",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,7 @@ class MOp:
         self.role, self.words, self.byte, self.uniform = role, words, byte, uniform
         self.rf_only = rf_only
         self.loc = loc
+        self.type = ""
 
     def sources(self) -> list[int]:
         """Registers among the operands."""

@@ -62,6 +62,7 @@ class Selector(ABC):
         self.assembled: dict[tuple[object, ...], dict[int, int]] = {}
         self.masks: list[Value] = []
         self.loc: Loc | None = None
+        self.type = ""
         self.at: dict[int, int] = {}
         self.user: dict[int, Value] = {}
         for v in walk(top):
@@ -95,6 +96,7 @@ class Selector(ABC):
         self, name: str, dst: Operand | None = None, a: Operand | None = None, b: Operand | None = None, **more: Any
     ) -> MOp:
         m = MOp(name, dst, a, b, loc=self.loc, **more)
+        m.type = self.type
         self.now.ops.append(m)
         return m
 
@@ -215,7 +217,7 @@ class Selector(ABC):
                 if x.op in self.foldable and self.uses.get(id(x)) == 1 and x.region is region:
                     self.folded.add(id(x))
         for v in _settled(region.ops):
-            self.loc = v.loc
+            self.loc, self.type = v.loc, v.type
             self.one(v)
 
     def one(self, v: Value) -> None:

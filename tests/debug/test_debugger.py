@@ -14,7 +14,9 @@ import qpu
 from qpu.__main__ import main
 from qpu.core.isa import Isa
 from qpu.debug.debugger import Debugger, Quit
+from qpu.debug.expressions import evaluate, names_in
 from qpu.device import Device
+from qpu.lang import Grid, In, Out, f32, i32
 from tests.lang import ten_kernels
 
 
@@ -84,7 +86,7 @@ def test_a_session(gpu: Device) -> None:
     assert f"{total} = 0 in all lanes" in text  # before the first addition
     assert f"{total} = {' '.join(str(2 * n) for n in range(16))}" in text  # before the third
     assert f"{left} = 0x00000003 in all lanes" in text and f"{left} changed" in text
-    assert "-> " in text and "* QPU 0.0 at instruction" in text and f"{total}[3] = 100 in all lanes" in text
+    assert "-> " in text and "* QPU 0.0 at instruction" in text and f"{total}[3] = 100\n" in text
     assert "not inside one buffer" in text and "unknown: no such command" in text and "neither an instruction" in text
     assert lines[-1] == "the launch has ended"
     assert (y == np.where(np.arange(16) == 3, y[3], 3 * np.arange(16))).all()  # what was set before `back` is undone
@@ -128,3 +130,61 @@ def test_scripts_kernels_and_devices(tmp_path: Path, monkeypatch: pytest.MonkeyP
         gpu.debug(qpu.assemble(count, isa=gpu.isa), [z], commands=["c"], out=out)
         assert (y.numpy() == 2).all() and z.numpy()[1] == 3
     assert out.getvalue().count("the launch has ended") == 3
+
+
+@qpu.kernel
+def poly(k: Grid, a: f32, n: i32, x: In[f32], y: Out[f32]) -> None:
+    i = k.index(y.size)
+    t = x[i] * a
+    s = 0.0
+    for j in range(n):
+        u = t + j
+        s += u * t  # the sum
+    y[i] = s
+
+
+def test_variables_of_kernels(gpu: Device) -> None:
+    """By name, of one value or per lane; arguments too. Conditions and watches know them; registers have a sign."""
+    x, y, out = gpu.array(np.arange(20, dtype=np.float32)), gpu.zeros(20), io.StringIO()
+    total = REGISTERS[str(gpu.info.emulated)][0]
+    commands = [
+        "v", "p s", "watch s", "c", "c", "c", "v", "p s * a", "p u[3] + n", "p x[18] - n", "p/x t", f"p %{total}",
+        "p q", "back 4", "p %z9", "watch nothing", "d", "c",
+    ]  # fmt: skip
+    poly.debug(2.0, 3, x, y, commands=commands, out=out)
+    text, t = out.getvalue(), 2 * np.arange(16)
+    assert text.count("s: not assigned yet") == 1 and "s has no value yet in QPU 0.0" in text
+    assert "a = 2   (argument)" in text and "x = 0 1 2 3 4" in text and "y = 0 in all 20 elements   (argument)" in text
+    assert f"t = {' '.join(map(str, t))}\n" in text and f"u = {' '.join(map(str, t + 2))}\n" in text
+    assert (
+        f"s = {' '.join(map(str, 3 * t * t + 3 * t))}\n" in text
+        and f"s * a = {' '.join(map(str, 2 * (3 * t * t + 3 * t)))}"
+    )
+    assert "u[3] + n = 11\n" in text and "x[18] - n = 15\n" in text and "t = 0x00000000 0x40000000 0x40800000" in text
+    assert "q: no such register or variable" in text and "%z9: no such" in text and "nothing: no such" in text
+    assert (y.numpy() == [3 * v * v + 3 * v for v in 2.0 * np.arange(20)]).all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["().__class__", "__import__('os')", "rf1.tofile('x')", "[1 for x in rf1]", "lambda: 1", "'a' * 9", "f32(rf1, 2)",
+     "any(rf1)(2)", "f'{rf1}'", "(rf1 := 3)", "rf1 if rf1 else 2", "1 +", "(" * 500, "1" * 2000, "x" * 1001,
+     "rf1[9:99999999999999999999]",
+     "rf1 @ rf1", "2 ** 99", "print(1)", "rf1[rf1]", "\0"],
+)  # fmt: skip
+def test_expressions_are_arithmetic_only(text: str) -> None:
+    with pytest.raises(qpu.UsageError, match="help:"):
+        evaluate(text, {"rf1": np.arange(16, dtype=np.int32)})
+
+
+def test_values_of_expressions() -> None:
+    names = {"x": np.arange(16, dtype=np.int32), "%a": np.full(16, -1, np.int32), "f": np.full(16, 0.5, np.float32)}
+    assert evaluate("x[3] << 2 | 1", names) == 13 and evaluate("%a >> 1", names)[0] == -1
+    assert (evaluate("x > 2 and not x >= 5", names) == [2 < n < 5 for n in range(16)]).all()
+    assert (
+        evaluate("1 < x[2] <= 2", names)
+        and evaluate("u32(%a)[0] + 1", names) == 1 << 32
+        and evaluate("f32(u32(f))[1]", names) == 0.5
+    )
+    assert evaluate("sum(x[2:4]) // 2 % 2 ^ 1", names) == 1 and np.isinf(evaluate("1 / 0", names))
+    assert names_in("x + %rf3") == {"x", "%rf3"} and evaluate("~x[0] + -f[0]", names) == -1.5
