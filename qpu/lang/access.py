@@ -223,9 +223,9 @@ def call_bound(f: Front, node: ast.Call, bound: Bound, args: list[Any], keywords
 
 
 def _get(f: Front, node: ast.Call, view: View, args: list[Any], keywords: dict[str, Any]) -> Any:
-    """x.get(i, default), x.get(r, c, default): the default outside the array."""
+    """x.get(i, default), x.get(r, c, default), x.get((r, c), default): the default outside the array."""
     default = keywords.get("default", 0)
-    keys = list(args)
+    keys = [*args[0], *args[1:]] if args and isinstance(args[0], tuple) else list(args)
     if len(keys) == view.rank + 1:
         default = keys.pop()
     keys = _indices(f, node, view, tuple(keys))

@@ -64,7 +64,7 @@ class Scalar:
     # -- arithmetic
 
     def _pair(self, other: Any) -> tuple[str, int, int] | None:
-        if isinstance(other, bool):
+        if isinstance(other, bool | Condition):
             raise TypeError("a condition (bool) in arithmetic; use where")
         if isinstance(other, Scalar):
             if self.kind != other.kind and "f" not in (self.kind, other.kind):
@@ -188,7 +188,7 @@ class Scalar:
         if pair is None:
             return NotImplemented
         kind, a, b = pair
-        return test(Scalar(kind, a).number, Scalar(kind, b).number)
+        return truth(test(Scalar(kind, a).number, Scalar(kind, b).number))
 
     def __lt__(self, other: Any) -> Any:
         return self._compare(other, lambda a, b: a < b)
@@ -207,6 +207,55 @@ class Scalar:
 
     def __ne__(self, other: object) -> Any:
         return self._compare(other, lambda a, b: a != b)
+
+
+class Condition:
+    """What a comparison gives: true or false, and `~` is the other one, which it is not of Python's bool."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+    def __bool__(self) -> bool:
+        return self.value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __invert__(self) -> Condition:
+        return truth(not self.value)
+
+    def __and__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a and b)
+
+    def __or__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a or b)
+
+    def __xor__(self, other: Any) -> Any:
+        return self._with(other, lambda a, b: a is not b)
+
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+
+    def __eq__(self, other: object) -> Any:
+        return self._with(other, lambda a, b: a is b)
+
+    def __ne__(self, other: object) -> Any:
+        return self._with(other, lambda a, b: a is not b)
+
+    def _with(self, other: object, join: Callable[[bool, bool], bool]) -> Any:
+        return truth(join(self.value, bool(other))) if isinstance(other, bool | Condition) else NotImplemented
+
+
+_TRUE, _FALSE = Condition(True), Condition(False)
+
+
+def truth(value: object) -> Condition:
+    """The condition that is true where `value` is."""
+    return _TRUE if value else _FALSE
 
 
 def _number(kind: str, value: int) -> int:
@@ -290,8 +339,8 @@ def convert(name: str, values: Sequence[Any]) -> Any:
     (x,) = values
     if isinstance(x, Word):
         x = Scalar("u", x.bits)
-    if isinstance(x, bool):
-        return Scalar(t.value, _number(t.value, int(x)))
+    if isinstance(x, bool | Condition):
+        return Scalar(t.value, _number(t.value, int(bool(x))))
     if not isinstance(x, Scalar):
         x = (
             Scalar("f", float_bits(x))
@@ -420,9 +469,9 @@ _EXACT: Final[dict[str, Callable[..., Any]]] = {
     "ceil": lambda x: Scalar("f", _S.fceil(_as("f", x))),
     "trunc": lambda x: Scalar("f", _S.ftrunc(_as("f", x))),
     "rint": lambda x: Scalar("f", _S.fround(_as("f", x))),
-    "isnan": lambda x: math.isnan(float(x)),
-    "isinf": lambda x: math.isinf(float(x)),
-    "isfinite": lambda x: math.isfinite(float(x)),
+    "isnan": lambda x: truth(math.isnan(float(x))),
+    "isinf": lambda x: truth(math.isinf(float(x))),
+    "isfinite": lambda x: truth(math.isfinite(float(x))),
     "copysign": lambda x, y: Scalar("f", convert("f32", [x]).bits & 0x7FFFFFFF | convert("f32", [y]).bits & 0x80000000),
 }
 

@@ -84,7 +84,7 @@ class ArrayView:
             self.data[at] = convert(t.name, [value]).number
 
     def get(self, *args: Any, default: Any = 0) -> Any:
-        keys = list(args)
+        keys = [*args[0], *args[1:]] if args and isinstance(args[0], tuple) else list(args)
         if len(keys) == self.data.ndim + 1:
             default = keys.pop()
         inside = all(0 <= int(k) < n for k, n in zip(keys, self.data.shape, strict=True))
