@@ -33,7 +33,7 @@ from qpu.lang.interp import Interpreter
 from qpu.lang.kir import Access, Builder
 from qpu.lang.legalise import legalise
 from qpu.lang.legalise_vc4 import legalise_vc4
-from qpu.lang.math import EXPANSIONS
+from qpu.lang.math import EXPANSIONS, FAST
 from qpu.lang.math_kit import Kit
 from qpu.lang.math_roots import divide
 from qpu.lang.meaning import meanings
@@ -98,8 +98,24 @@ ROWS = {
         Row("cosh", np.cosh, 8, 16),
         Row("tanh", np.tanh, 8, 16),
         Row("erf", _erf, 8, 16),
+        Row("floor", np.floor, 0, 0),
+        Row("ceil", np.ceil, 0, 0),
+        Row("trunc", np.trunc, 0, 0),
+        Row("rint", np.rint, 0, 0),
+        Row("fast.recip", lambda x: 1 / x, 2.5, 2.0**13 + 1),
+        Row("fast.rsqrt", lambda x: 1 / np.sqrt(x), 2, 2.0**13 + 1, _positive, domain="x > 0"),
+        Row("fast.exp2", np.exp2, 5, 2.0**13 + 1, _within(1), domain="abs(x) <= 1"),
+        Row("fast.log2", np.log2, 3, 2.0**13 + 1, _positive, near=2.0**-21, domain="x > 0"),
+        Row("fast.sin", lambda x: np.sin(np.pi * x), 0, 0, _within(0.5), (2.0**-11, 2.0**-19),
+            domain="abs(x) <= 0.5"),
     )
-}
+}  # fmt: skip
+OPERATIONS = {"floor": "ffloor", "ceil": "fceil", "trunc": "ftrunc", "rint": "fround",
+              **{f"fast.{name}": op for name, op in FAST.items()}}  # fmt: skip
+"""Functions that are one operation, before it is replaced by those of the instruction set."""
+
+EXACT = "abs bitcast clamp clz copysign isfinite isinf isnan maximum minimum mul24 popcount ror sign where"
+"""Functions whose result is not rounded."""
 
 
 class UnitAtItsLimits(NumpyLanes):
@@ -149,7 +165,13 @@ def evaluate(name: str, isa: str, *args: F32, lanes: Any = None) -> F32:
     item = q.emit("add", q.emit("shl", q.emit("worker"), q.const("u", 4)), q.emit("lane"))
     offset = q.emit("shl", item, q.const("u", 2))
     values = [q.append("load", (base, offset), "f", Access(i, 0, "f32")) for i in range(len(args))]
-    made = (divide if name == "divide" else EXPANSIONS[name])(Kit(q, isa), *values)
+    if name in OPERATIONS and not (name == "fast.sin" and isa == "vc4"):
+        made = q.emit(OPERATIONS[name], *values)
+    elif name == "fast.sin":  # of a chip that has no such unit
+        kit = Kit(q, isa)
+        made = EXPANSIONS["sin"](kit, kit.mul(values[0], kit.number(math.pi)))
+    else:
+        made = (divide if name == "divide" else EXPANSIONS[name])(Kit(q, isa), *values)
     q.append("store", (base, offset, made), "", Access(len(args), 0, "f32"))
     top = legalise(q.top, isa)
     if isa == "vc4":
@@ -280,6 +302,10 @@ def _page(figures: dict[tuple[str, str, bool], Figure], per: int) -> str:
         "",
         "Plain Python lanes (`Kernel.python`) compute functions by the C library, rounded to binary32: they differ",
         "from a board by no more than the bound. `Kernel.interpret` computes as the emulated board does.",
+        "",
+        f"Not rounded at all: {', '.join(f'`{name}`' for name in EXACT.split())}. `fma(a, b, c)` is",
+        "`a * b + c` with both roundings. `fast.` functions are the special function unit alone: V3D's `fast.exp2`",
+        "errs by 3 + 2 abs(x) ulp at most; VideoCore IV, which has no sine, computes `fast.sin` as `sin`.",
         "",
         "| function | arguments | V3D 7.1 | limits | V3D 4.2 | limits | bound | VideoCore IV | limits | bound |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -6,19 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from qpu.errors import Diagnostic, Severity
+from qpu.lang.arithmetic_vc4 import ARITHMETIC, Arithmetic
 from qpu.lang.grouping import Grouping, groups, unique
 from qpu.lang.kir import Access, Loop, Region, Request, Skip, Value, walk
-from qpu.lang.rewrite import Rewriter
-from qpu.lang.steps import Steps
+from qpu.lang.steps import Formula, Steps
 from qpu.lang.types import DTYPES
 
 __all__ = ["legalise_vc4"]
 
+STEP = 1 << 12
+"""Between lanes of a bound: more could pass the largest integer within a vector."""
 
-class _Vc4(Rewriter):
+
+class _Vc4(Arithmetic):
     """Replaces what VideoCore IV lacks. steps: of the values of the KIR that is read; guards: masks of the skipped
     parts around what is read; stores: what changes memory, by array; waits: whether workers meet; items: regions of
     loops over items.
@@ -79,33 +82,11 @@ class _Vc4(Rewriter):
         super().skip(v, attr)
         self.guards.pop()
 
-    def i(self, value: int) -> Value:
-        return self.q.const("i", value & 0xFFFFFFFF)
-
     def replace(self, v: Value, args: tuple[Value, ...]) -> Value | None:
         rule = _RULES.get(v.op)
         return None if rule is None else rule(self, v, args)
 
     # -- arithmetic
-
-    def product(self, a: Value, b: Value) -> Value:
-        """Low 32 bits of a product from products of 24 bits: the high bytes by the other's low part."""
-        q = self.q
-        a, b = self.cast(a, "u"), self.cast(b, "u")
-        low = q.emit("umul24", a, b)
-        high: Value | None = None
-        for x, y in ((a, b), (b, a)):
-            if x.constant is not None and x.constant < 1 << 24:
-                continue
-            part = q.emit("umul24", q.emit("shr", x, self.u(24)), y)
-            high = part if high is None else q.emit("add", high, part)
-        return low if high is None else q.emit("add", low, q.emit("shl", high, self.u(24)))
-
-    def trunc(self, x: Value) -> Value:
-        """Toward zero; from 2**23 on a float has no fraction."""
-        q = self.q
-        small = q.emit("lt", q.emit("fabs", x), self.f(8388608.0), type_="b", attr="f")
-        return q.emit("select", small, q.emit("itof", q.emit("ftoi", x)), x)
 
     def lane0(self, mask: Value) -> Value:
         """Whether lane 0 is in the mask, in all lanes."""
@@ -147,18 +128,6 @@ class _Vc4(Rewriter):
             return q.emit("asr", q.emit("shl", self.cast(shifted, "i"), n), n)
         return self.cast(q.emit("and", shifted, self.u((1 << bits) - 1)), "i")
 
-    def half(self, h: Value) -> Value:
-        """A half float by moving its fields; half denormals become 0, as this chip has none."""
-        q = self.q
-        sign = q.emit("shl", q.emit("and", h, self.u(0x8000)), self.u(16))
-        rest = q.emit("and", h, self.u(0x7FFF))
-        moved = q.emit("add", q.emit("shl", rest, self.u(13)), self.u(112 << 23))
-        inf = q.emit("le", self.u(0x7C00), rest, type_="b", attr="u")
-        moved = q.emit("select", inf, q.emit("or", moved, self.u(0x7F800000)), moved)
-        zero = q.emit("lt", rest, self.u(0x400), type_="b", attr="u")
-        moved = q.emit("select", zero, self.u(0), moved)
-        return self.cast(q.emit("or", sign, moved), "f")
-
     def store(self, v: Value, args: tuple[Value, ...]) -> Value | None:
         """A row of memory, a column with a stride, or lane by lane."""
         if id(v) in self.groups:
@@ -175,15 +144,21 @@ class _Vc4(Rewriter):
             q.append("data", (value,), "", size, varying=False)
             return q.append("commit", (base, args[1]), "", Request(a, 1, 0xFF), varying=False)
         prefix = self.prefix(v.args[3]) if len(args) > 3 else []
-        if step is None or not size <= step <= 0xFFFF or prefix is None:
-            return self.scatter(a, base, args[1], value, args[3] if len(args) > 3 else None)
+        mask = args[3] if len(args) > 3 else None
+        apart = self.apart(v.args[1]) if step is None and prefix is not None else None
+        if apart is None and (step is None or not size <= step <= 0xFFFF or prefix is None):
+            return self.scatter(a, base, args[1], value, mask)
         row = step == size
-        request = Request(a, 16, 0xFF, 0 if row else step)
+        request = Request(a, 16, 0xFF, 0 if row else step or 0)
 
         def put(more: tuple[Value, ...]) -> Value:
+            if apart is not None:
+                count = more[0] if more else self.i(16)
+                return self.column(Request(a, 16, 0xFF), base, args[1], value, mask, count, apart)
             q.append("data", (value,), "", size if row else 4, varying=False)
             return q.append("commit", (base, args[1], *more), "", request, varying=False)
 
+        assert prefix is not None
         if not prefix:
             return put(())
         (lanes,) = self.lanes_of(prefix)
@@ -195,6 +170,39 @@ class _Vc4(Rewriter):
         q.region = outer
         some = q.emit("lt", self.i(0), lanes, type_="b", attr="i")
         return q.append("if_any", (some,), "", Skip(inside, []), varying=False)
+
+    def apart(self, offset: Value) -> Value | None:
+        """Bytes from lane to lane that only the launch knows, the same between all lanes; None where they are not."""
+        formula = self.steps.formula(offset)
+        return None if formula is None else self.made_of(formula)
+
+    def made_of(self, formula: Formula) -> Value:
+        """The value of a formula."""
+        if isinstance(formula, int):
+            return self.i(formula)
+        if isinstance(formula, Value):
+            return self.cast(self.get(formula), "i")
+        op, a, b = formula[0], self.made_of(formula[1]), self.made_of(formula[2])
+        if op == "mul":
+            return self.cast(self.product(a, b), "i")
+        return self.q.emit(op, a, self.cast(b, "u") if op == "shl" else b)
+
+    def column(
+        self, request: Request, base: Value, offset: Value, value: Value, mask: Value | None, lanes: Value, apart: Value
+    ) -> Value:
+        """A store of elements that are `apart` bytes apart, which the DMA can do up to 64 KiB; else lane by lane."""
+        q, size = self.q, min(DTYPES[request.access.dtype].size, 4)
+        distance = q.emit("sub", self.cast(apart, "u"), self.u(size))
+        near = q.emit("lt", distance, self.u(1 << 16), type_="b", attr="u")
+        outer = q.region
+        q.region = quick = Region(outer)
+        q.append("data", (value,), "", 4, varying=False)
+        q.append("commit", (base, offset, lanes, self.cast(distance, "i")), "", request, varying=False)
+        q.region = other = Region(outer)
+        self.scatter(request.access, base, offset, value, mask, note=False)
+        q.region = outer
+        q.append("if_any", (near,), "", Skip(quick, []), varying=False)
+        return q.append("if_any", (q.emit("bnot", near),), "", Skip(other, []), varying=False)
 
     def guarded(self, v: Value) -> bool:
         """Whether the part that holds a masked operation is skipped where no lane wants it."""
@@ -215,7 +223,7 @@ class _Vc4(Rewriter):
             if mask.op not in ("lt", "le") or mask.attr != "i" or mask.args[1].varying:
                 return None
             step = self.steps.of(mask.args[0])
-            if step is None or step < 1 or step & (step - 1):
+            if step is None or not 1 <= step <= STEP or step & (step - 1):
                 return None
             found.append((mask.args[0], mask.args[1], step if mask.op == "lt" else -step))
         return found
@@ -263,10 +271,13 @@ class _Vc4(Rewriter):
         results = [q.result(made, x.type, True) for x in inits]
         return results[2 + len(values) :]
 
-    def scatter(self, a: Access, base: Value, offset: Value, value: Value, mask: Value | None) -> Value:
+    def scatter(
+        self, a: Access, base: Value, offset: Value, value: Value, mask: Value | None, *, note: bool = True
+    ) -> Value:
         """A store lane by lane."""
         q = self.q
-        self.slow(f"the store of {a.dtype} at an address of each lane, or under a mask that is not a bound,")
+        if note:
+            self.slow(f"the store of {a.dtype} at an address of each lane, or under a mask that is not a bound,")
 
         def turn(moving: Sequence[Value]) -> Sequence[Value]:
             at, word = moving
@@ -438,104 +449,9 @@ class _Vc4(Rewriter):
             return q.emit("select", less, *((old, x) if operation == "min" else (x, old)))
         return q.emit({"add": "fadd" if x.type == "f" else "add"}.get(operation, operation), old, x)
 
-    def to_half(self, x: Value) -> Value:
-        """To a half float, to nearest even; what is below its normal range becomes 0."""
-        q = self.q
-        b = self.cast(x, "u")
-        sign = q.emit("and", q.emit("shr", b, self.u(16)), self.u(0x8000))
-        size = q.emit("and", b, self.u(0x7FFFFFFF))
-        odd = q.emit("and", q.emit("shr", size, self.u(13)), self.u(1))
-        rounded = q.emit("add", q.emit("add", size, self.u(0xFFF)), odd)
-        h = q.emit("shr", q.emit("sub", rounded, self.u(112 << 23)), self.u(13))
-        small = q.emit("lt", rounded, self.u(113 << 23), type_="b", attr="u")
-        large = q.emit("le", self.u(143 << 23), rounded, type_="b", attr="u")
-        h = q.emit("select", small, self.u(0), q.emit("select", large, self.u(0x7C00), h))
-        return q.emit("or", sign, h)
-
-
-def _floor(r: _Vc4, v: Value, args: tuple[Value, ...]) -> Value:
-    t = r.trunc(args[0])
-    above = r.q.emit("lt", args[0], t, type_="b", attr="f")
-    return r.q.emit("select", above, r.q.emit("fsub", t, r.f(1.0)), t)
-
-
-def _ceil(r: _Vc4, v: Value, args: tuple[Value, ...]) -> Value:
-    t = r.trunc(args[0])
-    below = r.q.emit("lt", t, args[0], type_="b", attr="f")
-    return r.q.emit("select", below, r.q.emit("fadd", t, r.f(1.0)), t)
-
-
-def _round(r: _Vc4, v: Value, args: tuple[Value, ...]) -> Value:
-    """Ties to even: by the fraction that truncation left and the parity of what remains."""
-    q, x = r.q, args[0]
-    t = r.trunc(x)
-    rest = q.emit("fabs", q.emit("fsub", x, t))
-    half = r.f(0.5)
-    odd = q.emit("ne", q.emit("and", q.emit("ftoi", t), r.i(1)), r.i(0), type_="b", attr="i")
-    up = q.emit("lt", half, rest, type_="b", attr="f")
-    tie = q.emit("band", q.emit("eq", rest, half, type_="b", attr="f"), odd)
-    negative = q.emit("lt", x, r.f(0.0), type_="b", attr="f")
-    one = q.emit("select", negative, r.f(-1.0), r.f(1.0))
-    return q.emit("select", q.emit("bor", up, tie), q.emit("fadd", t, one), t)
-
-
-def _utof(r: _Vc4, v: Value, args: tuple[Value, ...]) -> Value:
-    q, a = r.q, args[0]
-    big = q.emit("lt", r.cast(a, "i"), r.i(0), type_="b", attr="i")
-    half = q.emit("itof", r.cast(q.emit("shr", a, r.u(1)), "i"))
-    return q.emit("select", big, q.emit("fadd", half, half), q.emit("itof", r.cast(a, "i")))
-
-
-def _ftou(r: _Vc4, v: Value, args: tuple[Value, ...]) -> Value:
-    q, a = r.q, args[0]
-    limit = r.f(2147483648.0)
-    big = q.emit("le", limit, a, type_="b", attr="f")
-    high = q.emit("xor", r.cast(q.emit("ftoi", q.emit("fsub", a, limit)), "u"), r.u(0x80000000))
-    return q.emit("select", big, high, r.cast(q.emit("ftoi", a), "u"))
-
-
-def _uminmax(smaller: bool) -> Callable[..., Any]:
-    def choose(r: _Vc4, v: Value, args: tuple[Value, ...]) -> Value:
-        less = r.q.emit("lt", *args, type_="b", attr="u")
-        a, b = args if smaller else (args[1], args[0])
-        return r.q.emit("select", less, a, b)
-
-    return choose
-
-
-def _equal(r: _Vc4, v: Value, args: tuple[Value, ...]) -> Value | None:
-    """Floats by their order: a difference is not 0 for two infinities of one sign."""
-    if v.attr != "f" or any(x.constant is not None and x.constant & 0x7F800000 != 0x7F800000 for x in args):
-        return None
-    a, b = args
-    if v.op == "eq":
-        both = (r.q.emit("le", x, y, type_="b", attr="f") for x, y in ((a, b), (b, a)))
-        return r.q.emit("band", *both)
-    return r.q.emit("bor", *(r.q.emit("lt", x, y, type_="b", attr="f") for x, y in ((a, b), (b, a))))
-
-
-def _smul24(r: _Vc4, v: Value, args: tuple[Value, ...]) -> Value:
-    n = r.u(8)
-    a, b = (r.q.emit("asr", r.q.emit("shl", r.cast(x, "i"), n), n) for x in args)
-    return r.cast(r.product(a, b), v.type)
-
 
 _RULES: Final[dict[str, Callable[..., Value | None]]] = {
-    "mul": lambda r, v, args: r.cast(r.product(*args), v.type),
-    "ftrunc": lambda r, v, args: r.trunc(args[0]),
-    "ffloor": _floor,
-    "fceil": _ceil,
-    "fround": _round,
-    "utof": _utof,
-    "ftou": _ftou,
-    "umin": _uminmax(True),
-    "umax": _uminmax(False),
-    "smul24": _smul24,
-    "eq": _equal,
-    "ne": _equal,
-    "h2f": lambda r, v, args: r.half(args[0]),
-    "f2h": lambda r, v, args: r.to_half(args[0]),
-    "fneg": lambda r, v, args: r.q.emit("fsub", r.f(0.0), args[0]),
+    **ARITHMETIC,
     "load": lambda r, v, args: r.load(v, args),
     "store": lambda r, v, args: r.store(v, args),
     "atomic": lambda r, v, args: r.atomic(v, args) if r.atomics else None,

@@ -49,7 +49,7 @@ class StoreSelector(Selector):
     def __init__(self, top: Region) -> None:
         super().__init__(top)
         self.setups: dict[tuple[str, int, int], int] = {}
-        self.strides = any(v.op == "commit" and v.attr.step for v in walk(top))
+        self.strides = any(v.op == "commit" and (v.attr.step or len(v.args) > 3) for v in walk(top))
 
     @abstractmethod
     def uniform(self, what: Uniform) -> int:
@@ -117,7 +117,8 @@ class StoreSelector(Selector):
         """Start the store of what is in the row: all lanes, the first ones (an operand says how many), or lane 0."""
         request: Request = v.attr
         size = size_of(request)
-        kind, field = ("column", _UNITS) if request.step else ("row", _DEPTH)
+        apart = v.args[3] if len(v.args) > 3 else None  # bytes between the elements
+        kind, field = ("column", _UNITS) if request.step or apart else ("row", _DEPTH)
         if len(v.args) > 2:
             store = self._setup(kind, size)
             shifted, setup = self.register(), self.register()
@@ -129,7 +130,11 @@ class StoreSelector(Selector):
             setup = self._setup(kind, size, request.words << field | (request.rows - 1) << other)
             self.op("mov", SETUP_STORE, setup, role="vpm")
             self._early(request.rows)
-        if request.step:
+        if apart is not None:
+            stride = self.register()
+            self.op("add", stride, self.in_register(apart), self.constant(dma_store_stride(0)))
+            self.op("mov", SETUP_STORE, stride, role="vpm")
+        elif request.step:
             self.op("mov", SETUP_STORE, self.constant(dma_store_stride(request.step - size * request.rows)), role="vpm")
         elif request.rows > 1 and self.strides:  # a column may have left its own
             self.op("mov", SETUP_STORE, self.constant(dma_store_stride(0)), role="vpm")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 from qpu.lang.kir import Loop, Region, Skip, Value
 
-__all__ = ["Steps"]
+__all__ = ["Formula", "Steps"]
+
+Formula: TypeAlias = "int | Value | tuple[str, Any, Any]"
+"""A number, a value that is the same in all lanes, or an operation ("add", "sub", "mul", "shl") of two formulas."""
 
 
 def _signed(bits: int) -> int:
@@ -36,6 +41,31 @@ class Steps:
         known[id(v)] = None  # a carried value that depends on itself
         found = known[id(v)] = self._find(v, known)
         return found
+
+    def formula(self, v: Value) -> Formula | None:
+        """How much an integer grows from each lane to the next, by values that the launch decides; None: unknown."""
+        return self._formula(v, {})
+
+    def _formula(self, v: Value, known: dict[int, Formula | None]) -> Formula | None:
+        if id(v) in known:
+            return known[id(v)]
+        step = self.of(v)
+        if step is not None:
+            return step
+        if v.op in ("bitcast", "same"):
+            return self._formula(v.args[0], known)
+        if v.op in ("add", "sub"):
+            return _joined(v.op, *(self._formula(x, known) for x in v.args))
+        if v.op in ("mul", "shl"):
+            a, b = v.args if v.op == "shl" or v.args[0].varying else v.args[::-1]
+            return None if b.varying else _joined(v.op, self._formula(a, known), b)
+        if v.op == "result" and isinstance(v.args[0].attr, Loop):
+            return self._formula(v.args[0].attr.region.parameters[v.attr], known)
+        if v.op != "parameter" or id(v.region) not in self._loops:
+            return None
+        loop, attr = self._loops[id(v.region)]
+        start = self._formula(loop.args[1 + v.attr], known)
+        return start if self._formula(attr.yields[v.attr], {**known, id(v): start}) == start else None
 
     def _find(self, v: Value, known: dict[int, int | None]) -> int | None:
         if not v.varying:
@@ -76,3 +106,11 @@ class Steps:
         known[id(v)] = start
         after = self._of(attr.yields[v.attr], dict(known))
         return start if after == start else None
+
+
+def _joined(op: str, a: Formula | None, b: Formula | None) -> Formula | None:
+    if a is None or b is None or (op in ("mul", "shl") and a == 0):
+        return None if a is None or b is None else 0
+    if b == 0 and op in ("add", "sub"):
+        return a
+    return b if (a == 0 and op == "add") or (a == 1 and op == "mul") else (op, a, b)

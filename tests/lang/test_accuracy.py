@@ -14,8 +14,8 @@ import pytest
 
 from qpu.device import Device
 from qpu.lang import Kernel
+from qpu.lang.surface import FUNCTIONS, fast
 
-pytestmark = pytest.mark.every_board
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -30,8 +30,8 @@ def _load() -> ModuleType:
 
 accuracy = _load()
 INF, NAN = float("inf"), float("nan")
-ONE = sorted(n for n in accuracy.ROWS if n not in ("divide", "fmod", "hypot", "pow", "atan2"))
 TWO = ("divide", "fmod", "hypot", "pow", "atan2")
+ONE = sorted(n for n in accuracy.ROWS if n not in TWO and not n.startswith("fast."))
 
 
 @pytest.mark.parametrize("limits", [False, True], ids=["emulated", "limits"])
@@ -122,6 +122,8 @@ def test_the_page_lists_every_function() -> None:
     page = (ROOT / "docs" / "reference" / "lang-accuracy.md").read_text()
     for name in accuracy.ROWS:
         assert f"| `{'x / y' if name == 'divide' else name}` |" in page, name
+    every = {*FUNCTIONS, *(f"fast.{name}" for name, f in vars(fast).items() if hasattr(f, "arity"))}
+    assert every == {*accuracy.ROWS, *accuracy.EXACT.split(), "fma"} - {"divide"}
 
 
 def test_plain_python_is_within_the_bound() -> None:
@@ -149,6 +151,7 @@ def one(k: Grid, x: In[f32], y: In[f32], out: Out[f32]) -> None:
 """
 
 
+@pytest.mark.every_board
 def test_kernels_in_the_interpreter_equal_the_boards(gpu: Device) -> None:
     x, y = np.random.default_rng(2).uniform(-3, 3, (2, 37)).astype(np.float32)
     kernel = Kernel.from_source(INTERPRETED, "one", coarsen=1)
@@ -169,6 +172,7 @@ def one(k: Grid, x: In[f32], y: In[f32], out: Out[i32]) -> None:
 """
 
 
+@pytest.mark.every_board
 def test_equality_of_zeros_and_infinities(gpu: Device) -> None:
     values = np.array([0.0, -0.0, 1.5, -1.5, INF, -INF, 3e38, 1.5000001], np.float32)
     x, y = (v.ravel() for v in np.meshgrid(values, values))
@@ -187,6 +191,7 @@ def one(k: Grid, x: In[f32], out: Out[f32]) -> None:
 """
 
 
+@pytest.mark.every_board
 def test_the_units_alone(gpu: Device) -> None:
     x = np.linspace(0.1, 0.5, 32, dtype=np.float32)
     out = gpu.zeros(32)
@@ -195,7 +200,11 @@ def test_the_units_alone(gpu: Device) -> None:
     np.testing.assert_allclose(out.numpy(), want, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", accuracy.ROWS)
+@pytest.mark.parametrize(
+    ("gpu", "name"),
+    [(b, n) for i, n in enumerate((*ONE, *TWO)) for b in ("pi3", ("pi4", "pi5")[i % 2])],
+    indirect=["gpu"],
+)
 def test_boards_equal_the_interpreter(gpu: Device, name: str) -> None:
     random = np.random.default_rng(3)
     x = (random.uniform(0, 1, 48) * np.exp2(random.integers(-20, 5, 48))).astype(np.float32)

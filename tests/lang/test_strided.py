@@ -308,3 +308,28 @@ def test_plain_python_and_interpreter_take_them() -> None:
     near.interpret(x[::-3], y.T[:, 0])
     near.python(x[::-3], y.T[:, 1])
     assert np.array_equal(y[0], y[1]) and y.any()
+
+
+@kernel(coarsen=1)
+def transpose(k: Grid, n: i32, x: In2[f32], y: Out2[f32], z: InOut[i32]) -> None:
+    r, c = k.index(*x.shape)
+    y[c, r] = x[r, c]
+    if c < 21:
+        z[(r * 24 + c) * n] = c
+
+
+def test_steps_of_stores_that_the_launch_knows() -> None:
+    """VideoCore IV: one DMA for 16 elements, also under a bound; further apart and backward lane by lane."""
+    x = np.arange(9 * 40, dtype=F).reshape(9, 40)
+    with qpu.open_device("pi3") as gpu:
+        counts = []
+        for n, wide, turn in ((3, 9, 1), (-2, 20000, -1)):
+            y, z = gpu.zeros((40, wide)), gpu.zeros(9 * 24 * abs(n), I)
+            where = z if n > 0 else z[::-1]
+            run = transpose(abs(n), gpu.array(x), y[:, :9][:, ::turn], where)
+            want = np.zeros(len(z.numpy()), I)
+            (want if n > 0 else want[::-1])[:: abs(n)].reshape(9, 24)[:, :21] = np.arange(21)
+            assert np.array_equal(y.numpy()[:, :9][:, ::turn], x.T) and np.array_equal(z.numpy(), want)
+            assert run.stats is not None
+            counts.append(run.stats.instructions)
+        assert counts[0] * 6 < counts[1]
