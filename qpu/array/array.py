@@ -353,9 +353,17 @@ class Array:
     def __array_function__(self, function: Any, types: Any, args: Any, keywords: Any) -> Any:
         return LATE["function"](function, types, args, keywords)
 
-    def __dlpack__(self, **keywords: Any) -> Any:
-        """A capsule of the memory, zero copy. Raises: UsageError, BufferError."""
-        return LATE["dlpack"](self, **keywords)
+    def __dlpack__(
+        self,
+        /,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """A capsule of the memory, zero copy unless copy is True. Raises: UsageError, BufferError."""
+        return LATE["dlpack"](self, stream, max_version, dl_device, copy)
 
     def __qpu_view__(self, mode: str) -> Any:
         return LATE["view"](self, mode)

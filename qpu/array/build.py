@@ -110,8 +110,6 @@ def binary(name: str, a: Any, b: Any) -> Node:
         shape = b.shape
     else:
         raise UsageError(f"{name} of two Python numbers", help="make one an array: xp.asarray(x)")
-    if name == "pow" and dtype is C64:
-        raise UsageError("pow of complex64", help=f"whole exponents from 2 to {_SQUARES}")
     return pending(name, (a, b), shape, dtype, attr)
 
 
@@ -145,6 +143,8 @@ def unary(name: str, a: Node) -> Node:
 
 def cast(a: Node, dtype: NpDType) -> Node:
     """The values in another dtype, truncated or wrapped. Raises: UsageError for complex to real."""
+    if a.dtype.kind == "c" and dtype == BOOL:
+        return binary("not_equal", a, 0)
     if a.dtype.kind == "c" and dtype.kind != "c":
         raise UsageError(f"complex64 as {dtype.name}", help="xp.real(x), xp.imag(x) or xp.abs(x)")
     return pending("astype", (a,), a.shape, dtype)

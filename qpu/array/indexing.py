@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import operator
 from typing import Any
 
@@ -16,6 +17,8 @@ from qpu.array.manipulation import broadcast_to as spread
 from qpu.array.node import Node, c_strides, in_memory, pending
 from qpu.array.scan import cumulative_sum
 from qpu.errors import UsageError
+
+FEW = 16  # elements that the processor writes
 
 __all__ = ["get", "nonzero", "put", "repeat", "take", "take_along_axis"]
 
@@ -208,9 +211,23 @@ def put(x: Array, key: Any, value: Any) -> None:
         scatter(memory, base, index, new)
         return
     view = _view(node, keys)
+    if 0 < view.size <= FEW and isinstance(value, numbers.Number):
+        _set(view, _value(x, value).value)
+        return
     new = _as_node(x, value, view.shape)
     if 0 not in view.shape:
         write(memory, view, new)
+
+
+def _set(view: Node, value: Any) -> None:
+    """Write a number into a few elements, by the processor: cheaper than a launch."""
+    storage = view.storage
+    assert storage is not None
+    storage.settle()
+    storage.memory.quiet()
+    with np.errstate(over="ignore"):
+        view.view()[...] = value
+    storage.written(None)
 
 
 def _value(x: Array, value: Any) -> Any:

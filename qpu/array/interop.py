@@ -215,18 +215,18 @@ def exposed(node: Node) -> None:
 
 
 @provides("dlpack")
-def to_dlpack(x: Array, **keywords: Any) -> Any:
+def to_dlpack(x: Array, stream: Any, max_version: Any, device: Any, copy: bool | None) -> Any:
     """A capsule of the array's memory, which stays valid while it is used. Raises: UsageError, BufferError."""
-    if keywords.get("stream") is not None:
-        raise UsageError(f"stream = {keywords['stream']!r}", help="the memory is the processor's: stream=None")
-    device = keywords.get("dl_device")
+    if stream is not None:
+        raise UsageError(f"stream = {stream!r}", help="the memory is the processor's: stream=None")
     if device is not None and tuple(int(n) for n in device) != (1, 0):
         raise BufferError(f"dl_device = {device}\n  help: (1, 0), the processor's memory")
     view: NDArray[Any] = x._node.view()
-    if keywords.get("copy"):
-        return np.array(view).__dlpack__()
+    options = {"max_version": max_version} if np.lib.NumpyVersion(np.__version__) >= "2.1.0" else {}
+    if copy:
+        return np.array(view).__dlpack__(**options)
     exposed(x._node)
-    return view.__dlpack__()
+    return view.__dlpack__(**options)
 
 
 def qpu_view(x: Array, mode: str) -> Buffer | BufferView:

@@ -8,11 +8,21 @@ from math import prod
 from types import SimpleNamespace
 from typing import Any, Final
 
-from qpu.array import build, reduce
+from qpu.array import build, factor, reduce
 from qpu.array.array import Array
 from qpu.array.dtypes import F32, I32, U32, promoted
 from qpu.array.interop import qpu_view
-from qpu.array.manipulation import array_of, axes_of, axis_of, matrix_transpose, permute_dims, reshape
+from qpu.array.manipulation import (
+    array_of,
+    axes_of,
+    axis_of,
+    broadcast_to,
+    matrix_transpose,
+    permute_dims,
+    reshape,
+    stack,
+    unstack,
+)
 from qpu.array.memory import EVALUATE, DeviceMemory
 from qpu.array.node import Node, in_memory, pending
 from qpu.errors import UsageError
@@ -151,8 +161,7 @@ def outer(x1: Array, x2: Array, /) -> Array:
 def vector_norm(x: Array, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Array:
     """The norm of vectors along axes: ord any number, inf or -inf. dtypes: floats and complex64. Raises: UsageError."""
     node = array_of(x)
-    if node.dtype.kind not in "fc":
-        raise UsageError(f"vector_norm of {node.dtype.name}", help="write the cast: xp.astype(x, xp.float32)")
+    _floats("vector_norm", node)
     axes = axes_of(axis, len(node.shape))
     size = Array(build.unary("abs", node))
     options: dict[str, Any] = {"axis": axes, "keepdims": keepdims}
@@ -191,6 +200,72 @@ def diagonal(x: Array, /, *, offset: int = 0) -> Array:
                            (*node.steps[:-2], down + across)))  # fmt: skip
 
 
+def cross(x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
+    """The cross products of vectors of three elements along an axis. dtypes: as `matmul`. Raises: UsageError."""
+    a, b = _same("cross", array_of(x1, "x1"), array_of(x2, "x2"))
+    shape = build.broadcast(a.shape, b.shape)
+    at = axis_of(axis, min(len(a.shape), len(b.shape)))
+    at = axis if axis < 0 else at
+    if a.shape[at] != 3 or b.shape[at] != 3:
+        raise UsageError(f"cross of shapes {a.shape} and {b.shape} along axis {axis}", help="three elements there")
+    place = axis_of(axis, len(shape))
+    left, right = (unstack(broadcast_to(Array(x), shape), axis=place) for x in (a, b))
+    pairs = ((1, 2), (2, 0), (0, 1))
+    return stack([left[i] * right[j] - left[j] * right[i] for i, j in pairs], axis=place)
+
+
+def matrix_power(x: Array, n: int, /) -> Array:
+    """Square matrices multiplied by themselves n times; of a negative n the inverses. Raises: UsageError."""
+    node = array_of(x)
+    if len(node.shape) < 2 or node.shape[-1] != node.shape[-2]:
+        raise UsageError(f"matrix_power of shape {node.shape}", help="square matrices")
+    exponent = operator.index(n)
+    if exponent < 0:
+        x, exponent = factor.inv(x), -exponent
+    if not exponent:
+        one = x.__array_namespace__().eye(node.shape[-1], dtype=x.dtype)
+        return Array(build.copied(broadcast_to(one, node.shape)._node))
+    found: Array | None = None
+    while exponent:
+        if exponent & 1:
+            found = x if found is None else matmul(found, x)
+        exponent >>= 1
+        if exponent:
+            x = matmul(x, x)
+    assert found is not None
+    return found
+
+
+def matrix_norm(x: Array, /, *, keepdims: bool = False, ord: Any = "fro") -> Array:
+    """The norms of matrices. ord: "fro", "nuc", 1, -1, 2, -2, inf, -inf. dtypes: as `vector_norm`.
+
+    Raises: UsageError.
+    """
+    node = array_of(x)
+    if len(node.shape) < 2:
+        raise UsageError(f"matrix_norm of {len(node.shape)} axes", help="two axes or more")
+    if ord == "fro":
+        return vector_norm(x, axis=(-2, -1), keepdims=keepdims)
+    if ord in (1, -1, float("inf"), float("-inf")):
+        size = Array(build.unary("abs", _floats("matrix_norm", node)))
+        sums = reduce.sum(size, axis=-2 if abs(ord) == 1 else -1, keepdims=True)
+        found = (reduce.max if ord > 0 else reduce.min)(sums, axis=(-2, -1), keepdims=keepdims)
+    elif ord in ("nuc", 2, -2):
+        values = factor.svdvals(x)
+        found = (reduce.sum if ord == "nuc" else reduce.max if ord == 2 else reduce.min)(values, axis=-1)
+        if keepdims:
+            found = reshape(found, (*found.shape, 1, 1))
+    else:
+        raise UsageError(f"ord = {ord!r}", help="'fro', 'nuc', 1, -1, 2, -2, inf, -inf")
+    return found
+
+
+def _floats(name: str, node: Node) -> Node:
+    if node.dtype.kind not in "fc":
+        raise UsageError(f"{name} of {node.dtype.name}", help="write the cast: xp.astype(x, xp.float32)")
+    return node
+
+
 EXTENSION: Final = SimpleNamespace(
     __name__="qpu.array.linalg",
     matmul=matmul,
@@ -201,5 +276,9 @@ EXTENSION: Final = SimpleNamespace(
     vector_norm=vector_norm,
     diagonal=diagonal,
     trace=trace,
+    cross=cross,
+    matrix_power=matrix_power,
+    matrix_norm=matrix_norm,
+    **{name: getattr(factor, name) for name in factor.__all__},
 )
-"""The `linalg` extension of the namespace, as far as there are kernels for it."""
+"""The `linalg` extension of the namespace."""

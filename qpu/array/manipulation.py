@@ -167,7 +167,7 @@ def moveaxis(x: Array, source: Any, destination: Any, /) -> Array:
     return permute_dims(x, tuple(order))
 
 
-def expand_dims(x: Array, /, *, axis: Any = 0) -> Array:
+def expand_dims(x: Array, /, axis: Any = 0) -> Array:
     """A view with an axis of extent 1 more."""
     node = array_of(x)
     ndim = len(node.shape) + (len(axis) if isinstance(axis, tuple | list) else 1)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+from qpu.array import complexes, special
 from qpu.array.dtypes import Kind
 from qpu.array.values import Complex, Maker, Operand
 from qpu.lang.kir import Value
 from qpu.lang.math import EXPANSIONS
-from qpu.lang.math_roots import divide
 
 __all__ = ["OPERATIONS", "Operation", "converted"]
 
@@ -88,41 +88,10 @@ def _parts(op: str) -> Callable[[Maker, Complex, Complex], Complex]:
     return lambda m, a, b: Complex(m.q.emit(op, a.real, b.real), m.q.emit(op, a.imag, b.imag))
 
 
-def _times(m: Maker, a: Complex, b: Complex) -> Complex:
-    q = m.q
-    real = q.emit("fsub", q.emit("fmul", a.real, b.real), q.emit("fmul", a.imag, b.imag))
-    return Complex(real, q.emit("fadd", q.emit("fmul", a.real, b.imag), q.emit("fmul", a.imag, b.real)))
-
-
 def _divide(m: Maker, kind: Kind, a: Operand, b: Operand) -> Operand:
     if isinstance(a, Complex) and isinstance(b, Complex):
-        q = m.q
-        size = q.emit("fadd", q.emit("fmul", b.real, b.real), q.emit("fmul", b.imag, b.imag))
-        top = _times(m, a, Complex(b.real, q.emit("fneg", b.imag)))
-        return Complex(divide(m.kit, top.real, size), divide(m.kit, top.imag, size))
-    return divide(m.kit, a, b)  # type: ignore[arg-type]  # values
-
-
-def _remainder(m: Maker, kind: Kind, a: Value, b: Value) -> Value:
-    q, k = m.q, m.kit
-    if kind.letter != "f":
-        return m.narrow(q.emit("mod", a, b), kind)
-    rest = EXPANSIONS["fmod"](k, a, b)
-    zero = k.number(0.0)
-    differ = m.exclusive(k.less(rest, zero), k.less(b, zero))
-    moved = q.emit("band", differ, q.emit("ne", rest, zero, type_="b", attr="f"))
-    rest = k.select(moved, k.add(rest, b), rest)
-    return k.select(k.equal(rest, zero), k.with_sign(q.emit("fabs", rest), b), rest)
-
-
-def _floor_divide(m: Maker, kind: Kind, a: Value, b: Value) -> Value:
-    if kind.letter != "f":
-        return m.narrow(m.q.emit("div", a, b), kind)
-    k = m.kit
-    rest = _remainder(m, kind, a, b)
-    whole = m.q.emit("fround", divide(k, k.sub(a, rest), b))
-    infinite = m.q.emit("bnot", m.finite(a))
-    return k.select(m.q.emit("bor", infinite, k.equal(b, k.number(0.0))), divide(k, a, b), whole)
+        return complexes.divide(m, a, b)
+    return special.divide(m, kind, a, b)  # type: ignore[arg-type]  # values
 
 
 def _compare(op: str, swap: bool = False) -> Emit:
@@ -144,6 +113,16 @@ def _compare(op: str, swap: bool = False) -> Emit:
 
 def _function(name: str) -> Emit:
     return lambda m, kind, *operands: EXPANSIONS[name](m.kit, *operands)
+
+
+def _either(name: str, real: Emit) -> Emit:
+    """A function of a float or of a complex number."""
+    of_complex = complexes.FUNCTIONS[name]
+
+    def emit(m: Maker, kind: Kind, v: Operand) -> Operand:
+        return of_complex(m, v) if isinstance(v, Complex) else real(m, kind, v)
+
+    return emit
 
 
 def _extreme(op: str) -> Emit:
@@ -230,6 +209,8 @@ def _square(m: Maker, kind: Kind, v: Operand) -> Operand:
 
 
 def _power(m: Maker, kind: Kind, a: Operand, b: Operand) -> Operand:
+    if isinstance(a, Complex) and isinstance(b, Complex):
+        return complexes.power(m, a, b)
     if kind.letter == "f":
         return EXPANSIONS["pow"](m.kit, a, b)
     assert isinstance(a, Value) and isinstance(b, Value)
@@ -305,14 +286,6 @@ def _asinh(m: Maker, kind: Kind, v: Value) -> Value:
     return k.unless_nan(v, k.with_sign(k.select(big, large, small), v))
 
 
-def _acosh(m: Maker, kind: Kind, v: Value) -> Value:
-    k = m.kit
-    t = k.sub(v, k.number(1.0))
-    root = EXPANSIONS["sqrt"](k, k.mul(t, k.add(v, k.number(1.0))))
-    large = k.add(EXPANSIONS["log"](k, v), k.number(0.6931471805599453))
-    return k.select(k.less(k.number(1e9), v), large, EXPANSIONS["log1p"](k, k.add(t, root)))
-
-
 def _atanh(m: Maker, kind: Kind, v: Value) -> Value:
     k = m.kit
     x = m.q.emit("fabs", v)
@@ -361,19 +334,21 @@ def _rows() -> Sequence[Operation]:
     def two(name: str, groups: str, result: str, emit: Emit, doc: str, **more: Any) -> Operation:
         return Operation(name, 2, groups, result, emit, doc, **more)
 
-    def real(
-        name: str, doc: str, emit: Emit | None = None, arity: int = 1, function: str = "", **more: Any
-    ) -> Operation:
-        """A function of floats that an expansion computes, within its documented error."""
-        return Operation(name, arity, "f", "same", emit or _function(function or name), doc, exact=False, **more)
+    def real(name: str, doc: str, emit: Emit | None = None, arity: int = 1, **more: Any) -> Operation:
+        """A function of floats, and of complex numbers where there is one, within its documented error."""
+        both = name in complexes.FUNCTIONS
+        emit = emit or _function(name)
+        return Operation(
+            name, arity, "fc" if both else "f", "same", _either(name, emit) if both else emit, doc, exact=False, **more
+        )
 
     return (
         two("add", "iufc", "same", _arithmetic("fadd", "add", _parts("fadd")), "x1 + x2."),
         two("subtract", "iufc", "same", _arithmetic("fsub", "sub", _parts("fsub")), "x1 - x2."),
-        two("multiply", "iufc", "same", _arithmetic("fmul", "mul", _times), "x1 * x2."),
+        two("multiply", "iufc", "same", _arithmetic("fmul", "mul", complexes.times), "x1 * x2."),
         two("divide", "iufc", "float", _divide, "x1 / x2; integers become float32.", exact=False),
-        two("floor_divide", "iuf", "same", _floor_divide, "x1 / x2, rounded down.", exact=False),
-        two("remainder", "iuf", "same", _remainder, "x1 - x2 * floor(x1 / x2), with the sign of x2.", exact=False),
+        two("floor_divide", "iuf", "same", special.floor_divide, "x1 / x2, rounded down.", exact=False),
+        two("remainder", "iuf", "same", special.remainder, "x1 - x2 * floor(x1 / x2), signed as x2.", exact=False),
         two("pow", "iufc", "same", _power, "x1 to the power x2.", ufunc="power", exact=False),
         two("maximum", "iuf", "same", _extreme("max"), "The larger; NaN where either is."),
         two("minimum", "iuf", "same", _extreme("min"), "The smaller; NaN where either is."),
@@ -417,9 +392,9 @@ def _rows() -> Sequence[Operation]:
         real("log1p", "log(1 + x)."),
         real("log2", "The logarithm to base 2."),
         real("log10", "The logarithm to base 10."),
-        real("sin", "The sine."),
-        real("cos", "The cosine."),
-        real("tan", "The tangent."),
+        real("sin", "The sine.", special.sine),
+        real("cos", "The cosine.", special.cosine),
+        real("tan", "The tangent.", special.tangent),
         real("asin", "The inverse sine.", ufunc="arcsin"),
         real("acos", "The inverse cosine.", ufunc="arccos"),
         real("atan", "The inverse tangent.", ufunc="arctan"),
@@ -427,16 +402,16 @@ def _rows() -> Sequence[Operation]:
         real("cosh", "The hyperbolic cosine."),
         real("tanh", "The hyperbolic tangent."),
         real("asinh", "The inverse hyperbolic sine.", _asinh, ufunc="arcsinh"),
-        real("acosh", "The inverse hyperbolic cosine.", _acosh, ufunc="arccosh"),
+        real("acosh", "The inverse hyperbolic cosine.", special.acosh, ufunc="arccosh"),
         real("atanh", "The inverse hyperbolic tangent.", _atanh, ufunc="arctanh"),
-        real("atan2", "The angle of the point (x2, x1).", arity=2, ufunc="arctan2"),
+        real("atan2", "The angle of the point (x2, x1).", special.atan2, 2, ufunc="arctan2"),
         real("hypot", "The length of (x1, x2).", arity=2),
         real("logaddexp", "log(exp(x1) + exp(x2)).", _logaddexp, arity=2),
         real("exp2", "2 to the power x.", standard=False),
         real("erf", "The error function.", standard=False, ufunc="-"),
         real("rsqrt", "1 / sqrt(x).", standard=False, ufunc="-"),
         row("reciprocal", "fc", "same", _reciprocal, "1 / x.", standard=False, exact=False),
-        real("fmod", "The remainder of division toward zero.", arity=2, standard=False),
+        real("fmod", "The remainder of division toward zero.", special.fmod, 2, standard=False),
     )  # fmt: skip
 
 

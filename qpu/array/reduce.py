@@ -69,7 +69,7 @@ def _empty(storage: Storage, op: str) -> None:
     """The reduction of nothing."""
     if op not in ("sum", "prod", "any", "all", "mean"):
         raise UsageError(f"{op} of no elements", help="an array with elements along the axes")
-    storage.memory.quiet()  # type: ignore[attr-defined]  # of a device
+    storage.memory.quiet()
     storage.buffer.array[...] = {"sum": 0, "prod": 1, "any": False, "all": True, "mean": float("nan")}[op]
 
 
@@ -305,7 +305,7 @@ def _float_of(x: Array, name: str) -> Node:
         return node if node.dtype == F32 else build.cast(node, F32)
     if node.dtype.kind in "iu":
         return build.cast(node, F32)
-    if node.dtype.kind == "c" and name == "mean":
+    if node.dtype.kind == "c":
         return node
     raise UsageError(f"{name} of {node.dtype.name}", help="write the cast: xp.astype(x, xp.float32)")
 
@@ -323,12 +323,15 @@ def mean(x: Array, /, *, axis: Any = None, keepdims: bool = False) -> Array:
 
 
 def var(x: Array, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Array:
-    """The variance along axes: the sum of squared distances from the mean, by n - correction. dtypes: as `mean`, but
-    for complex64. Raises: UsageError.
+    """The variance along axes: the sum of squared distances from the mean, by n - correction. dtypes: as `mean`; of
+    complex64 it is float32. Raises: UsageError.
     """
     node = _float_of(x, "var")
     middle = _mean(node, axis, True)
     distance = build.binary("subtract", node, middle)
+    if node.dtype.kind == "c":
+        real, imag = (build.unary("square", build.unary(part, distance)) for part in ("real", "imag"))
+        return Array(_mean(build.binary("add", real, imag), axis, keepdims, correction))
     return Array(_mean(build.unary("square", distance), axis, keepdims, correction))
 
 

@@ -36,8 +36,15 @@ def _cumulative(name: str, x: Array, axis: Any, dtype: Any, include_initial: boo
         axis = 0
     at = axis_of(axis, len(node.shape))
     kind = sum_dtype(node.dtype, None if dtype is None else dtype_of(dtype))
-    if node.dtype.kind == "c" or kind.kind == "c":
-        raise UsageError(f"{name} of complex64", help="of its parts: xp.real(x), xp.imag(x)")
+    if kind.kind == "c":
+        if name != "cumulative_sum":
+            raise UsageError(f"{name} of complex64", help="xp.cumulative_sum, or of real numbers")
+        wide = node if node.dtype == kind else build.cast(node, kind)
+        real, imag = (
+            _cumulative(name, Array(build.unary(part, wide)), at, None, include_initial) for part in ("real", "imag")
+        )
+        whole: Array = real + imag * 1j
+        return whole
     result = kind
     if kind.itemsize < 4:
         kind = F32 if kind.kind == "f" else I32
@@ -66,7 +73,7 @@ def cumulative_sum(x: Array, /, *, axis: Any = None, dtype: Any = None, include_
 
 
 def cumulative_prod(x: Array, /, *, axis: Any = None, dtype: Any = None, include_initial: bool = False) -> Array:
-    """The products of the elements up to each one along an axis; see `cumulative_sum`.
+    """The products of the elements up to each one along an axis; see `cumulative_sum`. dtypes: not complex64.
 
     include_initial: a one comes first. Raises: UsageError.
     """

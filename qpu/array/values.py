@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from qpu.array.dtypes import DTYPES, Kind
 from qpu.lang.fold import fold
-from qpu.lang.kir import Builder, Loop, Region, Value
+from qpu.lang.kir import Builder, Loop, Region, Skip, Value
 from qpu.lang.math_kit import Kit
 
 __all__ = ["Complex", "Maker", "Operand"]
@@ -67,6 +67,17 @@ class Maker:
         if items:
             self.turns[id(region)] = (region, items)
         return [q.result(made, p.type, p.varying) for p in parameters]
+
+    def rarely(self, mask: Value, usual: Value, other: Callable[[], Value]) -> Value:
+        """other() where the mask holds, which is skipped where it holds in no lane; else the usual value."""
+        q = self.q
+        if mask.op == "const":
+            return other() if mask.attr else usual
+        region = Region(q.region)
+        with self.into(region):
+            found = q.emit("select", mask, other(), usual)
+        made = q.append("if_any", (mask, usual), "", Skip(region, [found]), varying=False)
+        return q.result(made, usual.type, mask.varying or found.varying)
 
     def narrow(self, v: Value, kind: Kind) -> Value:
         """What is left of a value in a narrow dtype: integers wrap, float16 rounds."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qpu.device import Device
+from qpu.errors import UsageError
 
 F = np.float32
 
@@ -83,6 +84,9 @@ def test_running_sums(gpu: Device) -> None:
     a = data(6, 9)
     x = xp.asarray(a)
     np.testing.assert_allclose(xp.cumulative_sum(x, axis=1).numpy(), a.cumsum(1), rtol=0, atol=1e-5)
+    c = (a[:2] + 1j * a[2:4]).astype(np.complex64)
+    np.testing.assert_allclose(xp.cumulative_sum(xp.asarray(c), axis=1).numpy(), c.cumsum(1), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(xp.var(xp.asarray(c), axis=1).numpy(), c.var(1), rtol=1e-4)
     initial = xp.cumulative_sum(xp.arange(5), include_initial=True)
     assert initial.numpy().tolist() == [0, 0, 1, 3, 6, 10]
 
@@ -117,6 +121,32 @@ def test_transforms(gpu: Device) -> None:
     np.testing.assert_allclose(xp.fft.irfft(xp.fft.rfft(x)).numpy(), a, **limit)
     np.testing.assert_array_equal(xp.fft.fftshift(x, axes=1).numpy(), np.fft.fftshift(a, 1))
     np.testing.assert_array_equal(xp.fft.fftfreq(8, d=0.5).numpy(), np.fft.fftfreq(8, 0.5).astype(F))
+
+
+def test_factorisations(gpu: Device) -> None:
+    """By the processor; what they give is on the device again, and copies are counted."""
+    xp = gpu.xp
+    a = data(2, 4, 4) + 4 * np.eye(4, dtype=F)
+    s = a @ a.swapaxes(-1, -2)
+    x, y, b = xp.asarray(a), xp.asarray(s), xp.asarray(data(2, 4, 3))
+    gpu.transfers.reset()
+    found = xp.linalg.solve(x, b)
+    assert (gpu.transfers.uploads, gpu.transfers.downloads) == (1, 2) and found.device is gpu
+    limit = {"rtol": 1e-3, "atol": 1e-4}
+    np.testing.assert_allclose(found.numpy(), np.linalg.solve(a, b.numpy()), **limit)
+    np.testing.assert_allclose(xp.linalg.cholesky(y, upper=True).numpy(), np.linalg.cholesky(s).swapaxes(1, 2), **limit)
+    np.testing.assert_allclose(xp.linalg.eigh(y).eigenvalues.numpy(), np.linalg.eigvalsh(s), **limit)
+    np.testing.assert_allclose(xp.linalg.svd(x).S.numpy(), np.linalg.svd(a).S, **limit)
+    np.testing.assert_allclose(xp.linalg.slogdet(x).logabsdet.numpy(), np.linalg.slogdet(a).logabsdet, **limit)
+    np.testing.assert_allclose(xp.linalg.matrix_power(x, -2).numpy(), np.linalg.matrix_power(a, -2), **limit)
+    q, r = xp.linalg.qr(x)
+    np.testing.assert_allclose((q @ r).numpy(), a, **limit)
+    assert xp.linalg.matrix_rank(x).numpy().tolist() == [4, 4]
+    for ord in ("fro", 1, np.inf, 2, "nuc"):
+        want = np.linalg.norm(a, ord, axis=(1, 2), keepdims=True)
+        np.testing.assert_allclose(xp.linalg.matrix_norm(x, ord=ord, keepdims=True).numpy(), want, **limit)
+    with pytest.raises(UsageError, match="help:"):
+        xp.linalg.inv(xp.zeros((2, 2)))
 
 
 @pytest.mark.soak

@@ -13,19 +13,35 @@ import numpy as np
 import pytest
 
 from qpu.errors import UsageError
+from tests.arrays.exceptions import ABSENT, PROMOTIONS
 
 pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("default")]
 
-# What the standard has and `gpu.xp` has not, by reason.
-ABSENT = {
-    "64 bits": {"float64", "int64", "uint64", "complex128"},
-    "an array that is sliced by diff": {"diff"},
-    "2024.12 and later": {"nextafter", "take_along_axis", "count_nonzero", "isin", "broadcast_shapes"},
-    "about the namespace of array-api-strict itself": {
-        "ArrayAPIStrictFlags", "Device", "get_array_api_strict_flags", "reset_array_api_strict_flags",
-        "set_array_api_strict_flags", "set_cpu_mode", "DType", "DTypes",
-    },
-}  # fmt: skip
+
+def parameters(function: Any) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def wrong_parameters(name: str, ours: Any, theirs: Any) -> list[str]:
+    """Where a signature is not the standard's: names, kinds and defaults of parameters."""
+    p = inspect.Parameter
+    mine = {x.name: x for x in parameters(ours)}
+    found = []
+    for place, x in enumerate(parameters(theirs)):
+        if x.kind is p.KEYWORD_ONLY:
+            mate = mine.get(x.name)
+            allowed: tuple[Any, ...] = (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+        else:
+            mate = parameters(ours)[place] if place < len(mine) else None
+            allowed = (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) if x.kind is p.POSITIONAL_ONLY else (x.kind,)
+        if mate is None or mate.kind not in allowed or (x.kind is not p.POSITIONAL_ONLY and mate.name != x.name):
+            found.append(f"{name}: {x} is {mate}")
+        elif mate.default != x.default and "UNDEF" not in str(x.default) and (name, x.name) not in NAMED_BOTH_WAYS:
+            found.append(f"{name}: {x} has the default {mate.default}")
+    return found
+
+
+NAMED_BOTH_WAYS = {("expand_dims", "axis")}  # with a default in 2023.12, without one later
 
 
 def test_namespace_of_the_standard(device: Any) -> None:
@@ -36,20 +52,35 @@ def test_namespace_of_the_standard(device: Any) -> None:
     x = xp.ones((2, 3))
     assert compat.array_namespace(x, x + 1) is xp
     assert compat.is_array_api_obj(x) and compat.device(x) is gpu and compat.size(x) == 6
-    absent = set().union(*ABSENT.values())
-    names = {n for n in strict.__all__ if not n.startswith("__")} - absent
+    names = {n for n in strict.__all__ if not n.startswith("__")} - set(ABSENT)
     assert {n for n in names if not hasattr(xp, n)} == set()
-    for name in sorted(names):
-        function, ours = getattr(strict, name), getattr(xp, name)
-        if not inspect.isfunction(function):
-            continue
-        parameters = inspect.signature(ours).parameters
-        for p in inspect.signature(function).parameters.values():
-            if p.kind is p.KEYWORD_ONLY:
-                assert p.name in parameters, f"{name}({p.name}=)"
+    wrong = []
+    for space, theirs, ours in (("", strict, xp), ("linalg.", strict.linalg, xp.linalg), ("fft.", strict.fft, xp.fft)):
+        for name in sorted(n for n in theirs.__all__ if inspect.isfunction(getattr(theirs, n)) and n not in ABSENT):
+            wrong += wrong_parameters(space + name, getattr(ours, name), getattr(theirs, name))
+    other = type(strict.ones(1))
+    for name in sorted(vars(other)):
+        method = vars(other)[name]
+        if inspect.isfunction(method) and (not name.startswith("_") or name.strip("_") in DUNDERS):
+            mine = getattr(type(x), name)
+            kept = inspect.Signature([p for p in parameters(method) if p.name != "stream"])
+            method.__signature__ = kept
+            try:
+                wrong += wrong_parameters(name, mine, method)
+            finally:
+                del method.__signature__
+    assert not wrong, "\n".join(wrong)
     info = xp.__array_namespace_info__()
-    assert set(info.dtypes()) == set(strict.__array_namespace_info__().dtypes()) - absent
+    assert set(info.dtypes()) == set(strict.__array_namespace_info__().dtypes()) - set(ABSENT)
     assert info.default_dtypes()["real floating"] == xp.float32
+    with pytest.raises(UsageError, match="help:"):
+        x.__array_namespace__(api_version="2020.01")
+
+
+DUNDERS = frozenset(
+    "abs add and array_namespace bool complex dlpack dlpack_device eq float floordiv ge getitem gt index int invert le "
+    "lshift lt matmul mod mul ne neg or pos pow rshift setitem sub truediv xor radd iadd rmatmul imatmul".split()
+)
 
 
 def test_promotion_is_the_standards(device: Any) -> None:
@@ -66,7 +97,7 @@ def test_promotion_is_the_standards(device: Any) -> None:
                 found = xp.result_type(getattr(xp, a), getattr(xp, b)).name
             except UsageError:
                 found = "TypeError"
-            assert found == want or (found == "TypeError" and want in ABSENT["64 bits"]), (a, b)
+            assert found == want or (found == "TypeError" and want in ABSENT), (a, b, PROMOTIONS)
 
 
 PROGRAM = """
