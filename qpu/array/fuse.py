@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qpu.array.dtypes import Scalar
 from qpu.array.emit import CONTIGUOUS, FIXED, INDEXED, PER_ROW, SOURCE, STRIDED, Group, Leaf, Output, Step, elementwise
-from qpu.array.memory import EVALUATE, DeviceMemory
+from qpu.array.memory import ABSORB, EVALUATE, DeviceMemory
 from qpu.array.node import Node, c_strides, pending
 from qpu.core.isa import Isa
 from qpu.errors import Loc
@@ -42,12 +42,17 @@ SHORT = 48  # items of the last axis below which an index is taken apart instead
 
 
 class Walk:
-    """The nodes of one group in order of evaluation, and its key. entries: one a value: a leaf, a scalar, a step."""
+    """The nodes of one group in order of evaluation, and its key. entries: one a value: a leaf, a scalar, a step.
 
-    __slots__ = ("entries", "inside", "leaves", "numbers", "scalars", "shape", "sources", "steps")
+    absorb: a reduction or product of the shape may stay pending, as `absorbed`, for a kernel that computes it and the
+    group after it; its entry is True.
+    """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
+    __slots__ = ("absorb", "absorbed", "entries", "inside", "leaves", "numbers", "scalars", "shape", "sources", "steps")
+
+    def __init__(self, shape: tuple[int, ...], absorb: bool = False) -> None:
+        self.shape, self.absorb = shape, absorb
+        self.absorbed: Node | None = None
         self.numbers: dict[int, int] = {}
         self.entries: list[Any] = []
         self.leaves: list[Node] = []
@@ -70,6 +75,17 @@ class Walk:
         if found is not None:
             return found
         if node.op and not (node.op[0] != "%" and (node.shape == self.shape or not node.shape or node.size == 1)):
+            if (
+                self.absorb
+                and self.absorbed is None
+                and node.op in ABSORB
+                and node.shape == self.shape
+                and not node.fused
+            ):
+                self.absorbed = node
+                self.entries.append(True)
+                number = self.numbers[id(node)] = len(self.entries) - 1
+                return number
             node.memory.evaluate(node)
         entries = self.entries
         if not node.op:
@@ -124,7 +140,15 @@ def gathered(root: Node) -> Walk:
 
 def fuse(memory: DeviceMemory, root: Node) -> None:
     """Compute a pending elementwise node, and in the same launch what else of its expression is needed later."""
-    walk = gathered(root)
+    walk = Walk(root.shape, True)
+    walk.visit(root)
+    if walk.absorbed is not None:
+        if _absorbed(memory, walk, walk.absorbed, root):
+            return
+        walk.absorbed.ready()
+        walk = gathered(root)
+    elif len(walk.leaves) > INPUTS:
+        walk = gathered(root)
     shape = root.shape
     stored = [root]
     for node in reversed(walk.steps[:-1]):
@@ -141,6 +165,18 @@ def fuse(memory: DeviceMemory, root: Node) -> None:
             storage.run = run
     for node, storage in zip(stored, outputs, strict=True):
         node.becomes(storage)
+
+
+def _absorbed(memory: DeviceMemory, walk: Walk, node: Node, root: Node) -> bool:
+    """Compute the root in the kernel of a reduction or product before it, where nothing else needs a value between."""
+    if not node.op or walk.sources or node.needed(walk.inside):
+        return False
+    between = walk.steps[:-1]
+    if any(n.fused or n.needed(walk.inside) for n in between) or not ABSORB[node.op](memory, walk, node, root):
+        return False
+    for n in (node, *between):
+        n.fused += 1
+    return True
 
 
 EVALUATE[""] = fuse

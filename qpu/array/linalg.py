@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from math import prod
+from math import isfinite, prod
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qpu.array import build, factor, reduce
 from qpu.array.array import Array
-from qpu.array.dtypes import F32, I32, U32, promoted
+from qpu.array.dtypes import F32, I32, U32, Scalar, promoted
 from qpu.array.interop import qpu_view
 from qpu.array.manipulation import (
     array_of,
@@ -23,9 +23,14 @@ from qpu.array.manipulation import (
     stack,
     unstack,
 )
-from qpu.array.memory import EVALUATE, DeviceMemory
+from qpu.array.memory import ABSORB, EVALUATE, DeviceMemory
 from qpu.array.node import Node, in_memory, pending
+from qpu.core.scalar_lanes import float_of
 from qpu.errors import UsageError
+
+if TYPE_CHECKING:
+    from qpu.array.fuse import Walk
+    from qpu.array.node import Storage
 
 __all__ = ["EXTENSION", "matmul", "outer", "tensordot", "vecdot", "vector_norm"]
 
@@ -91,16 +96,44 @@ def matmul(x1: Array, x2: Array, /) -> Array:
 
 def _product(memory: DeviceMemory, node: Node) -> None:
     """A product of float32 matrices by the library."""
+    node.becomes(_multiplied(memory, node, 1.0, None, False))
+
+
+def _multiplied(memory: DeviceMemory, node: Node, alpha: float, bias: Node | None, relu: bool) -> Storage:
     from qpu.kernels.gemm import gemm
 
     storage = memory.storage(node.shape, F32)
     a, b = (qpu_view(Array(x), "in") for x in node.args)
-    gemm(a, b, storage.buffer)
+    add = None if bias is None else qpu_view(Array(bias), "in")
+    gemm(a, b, storage.buffer, alpha=alpha, bias=add, relu=relu)
     memory.launches += 1
-    node.becomes(storage)
+    return storage
+
+
+def _absorb(memory: DeviceMemory, walk: Walk, node: Node, root: Node) -> bool:
+    """A product with what follows it, where that is the library's: a factor, a number for each column, and ReLU."""
+    found, alpha, bias, relu = root, 1.0, None, False
+    if found.op == "maximum" and found.args[1].__class__ is Scalar and found.args[1].bits == (0,):
+        found, relu = found.args[0], True
+    if found.op == "add":
+        row = node.shape[1:]
+        rows = [x for x in found.args if x.__class__ is Node and not x.op and x.shape in (row, (1, *row))]
+        if len(rows) == 1 and node.shape[0] > 1 and rows[0].dtype == F32:
+            bias = reshape(Array(rows[0]), row)._node
+            found = found.args[1] if found.args[0] is rows[0] else found.args[0]
+    if found.op == "multiply":
+        factors = [x for x in found.args if x.__class__ is Scalar]
+        if len(factors) == 1:
+            alpha = float_of(factors[0].bits[0])
+            found = found.args[1] if found.args[0] is factors[0] else found.args[0]
+    if found is not node or root.dtype != F32 or not isfinite(alpha) or not alpha:
+        return False
+    root.becomes(_multiplied(memory, node, alpha, bias, relu))
+    return True
 
 
 EVALUATE["%matmul"] = _product
+ABSORB["%matmul"] = _absorb
 
 
 def tensordot(x1: Array, x2: Array, /, *, axes: Any = 2) -> Array:

@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from qpu.lang.launch import Plan
     from qpu.launch import Run
 
-__all__ = ["EVALUATE", "DeviceMemory", "Transfers", "memory_of"]
+__all__ = ["ABSORB", "EVALUATE", "DeviceMemory", "Transfers", "memory_of"]
 
 KEPT: Final = 64  # buffers that are kept for the next arrays
 KEPT_BYTES: Final = 64 << 20
 
 EVALUATE: Final[dict[str, Callable[[DeviceMemory, Node], None]]] = {}
 """How a pending node is computed: by the operation where that begins with "%"; "": elementwise ones."""
+
+ABSORB: Final[dict[str, Callable[..., bool]]] = {}
+"""How a pending node is computed together with the elementwise operations after it, by operation: absorb(memory, walk,
+node, root) computes the root and says whether it did.
+"""
 
 
 class Order:

@@ -12,10 +12,11 @@ from qpu.array.array import Array
 from qpu.array.dtypes import BOOL, F32, I32, NpDType, scalar_for, sum_dtype
 from qpu.array.emit import CONTIGUOUS, FIXED, PER_ROW, SOURCE, STRIDED, Group, Leaf, Output, Reduction, Step
 from qpu.array.emit_reduce import reduction
-from qpu.array.fuse import Walk, compiled, gathered, merged, numbered, spread_out
+from qpu.array.epilogue import Epilogue
+from qpu.array.fuse import INPUTS, Walk, compiled, gathered, merged, numbered, spread_out
 from qpu.array.manipulation import array_of, axes_of, axis_of, reshape
-from qpu.array.memory import EVALUATE, DeviceMemory
-from qpu.array.node import Node, in_memory, pending
+from qpu.array.memory import ABSORB, EVALUATE, DeviceMemory
+from qpu.array.node import Node, c_strides, in_memory, pending
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
 from qpu.lang.launch import Plan
@@ -47,22 +48,46 @@ PART = 1024  # elements of a part at least
 def _evaluate(memory: DeviceMemory, node: Node) -> None:
     """Compute a pending reduction."""
     op, axes, _ = node.attr
-    x: Node = node.args[0]
-    if x.op and (x.fused or x.needed((id(node),))):
-        x.ready()
-    extra = node.args[1:]
-    kept = tuple(n for k, n in enumerate(x.shape) if k not in axes)
+    kept = tuple(n for k, n in enumerate(node.args[0].shape) if k not in axes)
     storage = memory.storage(node.shape, node.dtype)
     if 0 not in kept:
-        if 0 in x.shape:
+        if 0 in node.args[0].shape:
             _empty(storage, op)
         else:
-            walk = gathered(x)
-            _launch(memory, walk, [walk.numbers[id(x)]], op, axes, storage, extra)
+            walk, value = _operand(node)
+            _launch(memory, walk, [value], op, axes, storage, node.args[1:])
     node.becomes(storage)
 
 
+def _operand(node: Node) -> tuple[Walk, int]:
+    """The group that computes what is reduced, and the number of its value."""
+    x: Node = node.args[0]
+    if x.op and (x.fused or x.needed((id(node),))):
+        x.ready()
+    walk = gathered(x)
+    return walk, walk.numbers[id(x)]
+
+
+def _absorb(memory: DeviceMemory, walk: Walk, node: Node, root: Node) -> bool:
+    """Compute a reduction with the group after it, if both fit in one kernel that joins the same elements in the same
+    order as without.
+    """
+    op, axes, _ = node.attr
+    if 0 in node.args[0].shape:
+        return False
+    inner, value = _operand(node)
+    if len(inner.leaves) + len(walk.leaves) > INPUTS:
+        return False
+    storage = memory.storage(root.shape, root.dtype)
+    after = Epilogue.of(walk, node, axes, root)
+    if not _launch(memory, inner, [value], op, axes, storage, node.args[1:], after):
+        return False
+    root.becomes(storage)
+    return True
+
+
 EVALUATE["%reduce"] = _evaluate
+ABSORB["%reduce"] = _absorb
 
 
 def _empty(storage: Storage, op: str) -> None:
@@ -104,15 +129,35 @@ def _moves(last: int, others: Sequence[int]) -> int:
     return CONTIGUOUS if last == 1 else STRIDED
 
 
+def _fits(shape: tuple[int, ...], axes: Sequence[int], strides: Sequence[Sequence[int]], after: Epilogue) -> bool:
+    """Whether what follows leaves the iteration, and with it the order of the sum, as it is."""
+    more = [*strides, *_spread(shape, axes, after.strides)]
+    one, other = Space(shape, axes, strides), Space(shape, axes, more)
+    return one.kept == other.kept and one.reduced == other.reduced
+
+
+def _spread(shape: tuple[int, ...], axes: Sequence[int], strides: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Strides on the axes of a result as strides on those of what is reduced."""
+    found = []
+    for row in strides:
+        rest = iter(row)
+        found.append([0 if k in axes else next(rest) for k in range(len(shape))])
+    return found
+
+
 def _launch(
     memory: DeviceMemory, walk: Walk, values: Sequence[int], op: str, axes: Sequence[int], out: Storage,
-    extra: Sequence[Any] = (),
-) -> None:  # fmt: skip
+    extra: Sequence[Any] = (), after: Epilogue | None = None,
+) -> bool:  # fmt: skip
+    """Launch a reduction; False where what follows does not fit, and nothing was done.
+
+    extra: operations with a number, (name, dtype, Scalar) each, on the result; after: what follows these.
+    """
     shape = walk.shape
-    leaves = walk.leaves
+    leaves = list(walk.leaves)
     strides = [[0] * len(shape) if k in walk.sources else spread_out(leaf, shape) for k, leaf in enumerate(leaves)]
     space = Space(shape, axes, strides)
-    numbers: dict[str, int] = {}
+    numbers: dict[str, int] = {"row": 0, "worker": 0}
     columns = space.columns
     results = product(space.kept)
     extent = space.reduced[-1]
@@ -135,19 +180,36 @@ def _launch(
         if not outer:
             per = -(-per // 64) * 64
         parts = -(-length // per)
+    final = parts == 1
+    whole = tuple(n for k, n in enumerate(shape) if k not in axes)
+    if after is not None:
+        joined = (parts, *whole)
+        fits = _fits(shape, axes, strides, after) if final else _fits(joined, (0,), [c_strides(joined)], after)
+        if not fits:
+            return False
     numbers["turns"], numbers["per"], numbers["kept"], numbers["rows"] = turns, per, rows, rows * parts
     for k, n in enumerate(kept):
         numbers[f"d{k}"] = n
     for k, n in enumerate(outer):
         numbers[f"r{k}"] = n
+    dtype = _dtype_of(walk, values[0])
+    count, scalars = len(leaves), list(walk.scalars)
+    following = after if final else None
+    if following is not None:
+        leaves += following.leaves
+        space = Space(shape, axes, [*strides, *_spread(shape, axes, following.strides)])
     found: list[Leaf] = []
     wide: list[bool] = []
     for k, leaf in enumerate(leaves):
         size = leaf.dtype.itemsize
         a, b = space.on_kept[k], space.on_reduced[k]
-        inner, others = (a[-1], [*a[:-1], *b]) if columns else (b[-1], [*a, *b[:-1]])
+        later = k >= count
+        if columns:
+            inner, others = a[-1], [*a[:-1], *b]
+        else:
+            inner, others = (0 if later else b[-1]), [*a, *b[:-1]]
         moves = SOURCE if k in walk.sources else _moves(inner, others)
-        found.append(Leaf(leaf.dtype.name, moves, ()))
+        found.append(Leaf(leaf.dtype.name, moves, tuple(s != 0 for s in a[: len(kept)]) if later else (), later))
         assert leaf.storage is not None
         address = leaf.storage.buffer.address + leaf.offset
         numbers[f"x{k}.base"] = address
@@ -158,36 +220,36 @@ def _launch(
             numbers[f"x{k}.r{axis}"] = step * size
         wide.append(not address & 15 and not [s for s in others if s * size & 15])
     by_rows = bool(kept) or parts > 1 or not columns
-    final = parts == 1
-    dtype = _dtype_of(walk, values[0])
     places, steps = numbered(walk)
     result = I32 if op.startswith("arg") else dtype
-    scalars = [s.dtype.name for s in walk.scalars]
-    for n, scalar in enumerate(walk.scalars):
+    scalars += [scalar for _, _, scalar in extra] if final else []
+    own = len(scalars)
+    scalars += following.scalars if following is not None else []
+    for n, scalar in enumerate(scalars):
         numbers[f"s{n}"] = scalar.bits[0]
         if len(scalar.bits) > 1:
             numbers[f"s{n}i"] = scalar.bits[1]
-    after: list[tuple[str, NpDType, Any]] = list(extra) if final else []
-    shift = len(after)
-    if shift:  # the scalars of what follows come behind the others: the steps move on
-        first = len(leaves) + len(scalars)
-        for n, (_, _, scalar) in enumerate(after):
-            numbers[f"s{len(scalars) + n}"] = scalar.bits[0]
-            if len(scalar.bits) > 1:
-                numbers[f"s{len(scalars) + n}i"] = scalar.bits[1]
-        steps = tuple(s._replace(args=tuple(a + shift if a >= first else a for a in s.args)) for s in steps)
-        places = [p + shift if p >= first else p for p in places]
-        scalars += [scalar.dtype.name for _, _, scalar in after]
+    # leaves and scalars of what follows come behind the others: the numbers of scalars and steps move on
+    more, first = len(leaves) - count, count + len(walk.scalars)
+    shift = len(scalars) - len(walk.scalars)
+
+    def moved(p: int) -> int:
+        return p if p < count else p + more if p < first else p + more + shift
+
     base = len(leaves) + len(scalars)
-    all_steps = [*steps, Step("reduce", tuple(places[v] for v in values), result.name)]
+    all_steps = [s._replace(args=tuple(moved(a) for a in s.args)) for s in steps]
+    all_steps.append(Step("reduce", tuple(moved(places[v]) for v in values), result.name))
     value = base + len(all_steps) - 1
-    for n, (name, kind, _) in enumerate(after):
-        all_steps.append(Step(name, (value, base - shift + n), kind.name))
+    for n, (name, kind, _) in enumerate(extra if final else ()):
+        all_steps.append(Step(name, (value, first + more + n), kind.name))
         value += 1
         result = kind
+    if following is not None:
+        all_steps += following.steps(count, len(leaves) + own, value, value + 1)
+        value = base + len(all_steps) - 1
+        result = following.dtype
     targets = [out]
     if not final:
-        whole = tuple(n for k, n in enumerate(shape) if k not in axes)
         targets = [memory.storage((parts, *whole), result)]
         if op.startswith("arg"):
             targets.append(memory.storage((parts, *whole), dtype))
@@ -197,7 +259,8 @@ def _launch(
         numbers[f"y{n}.t"] = numbers["n"] * t.buffer.dtype.itemsize
         wide.append(not numbers[f"y{n}.t"] & 15 if columns and by_rows else True)
     how = Reduction(op, "columns" if columns else "lanes", len(outer), len(kept), parts > 1, by_rows)
-    group = Group("rows" if by_rows else "flat", 1, tuple(found), tuple(scalars), tuple(all_steps), outputs, how)
+    scalar_dtypes = tuple(s.dtype.name for s in scalars)
+    group = Group("rows" if by_rows else "flat", 1, tuple(found), scalar_dtypes, tuple(all_steps), outputs, how)
     widths = tuple(wide) if memory.isa is Isa.V3D42 else ()
     key = (group, widths)
     plan = memory.kernels.get(key)
@@ -211,7 +274,8 @@ def _launch(
         if op.startswith("arg"):
             nodes.reverse()
         again = Walk(nodes[0].shape)
-        _launch(memory, again, [again.visit(n) for n in nodes], op, (0,), out, extra)
+        _launch(memory, again, [again.visit(n) for n in nodes], op, (0,), out, extra, after)
+    return True
 
 
 def _dtype_of(walk: Walk, n: int) -> NpDType:

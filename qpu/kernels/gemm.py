@@ -70,7 +70,7 @@ def _after(k: Grid, bias: In[f32], c: InOut2[f32], add: Const[bool], relu: Const
     v = c[r, j]
     if add:
         v += bias[j]
-    c[r, j] = max(v, 0.0) if relu else v
+    c[r, j] = where(v < 0.0, 0.0, v) if relu else v  # a NaN stays
 
 
 @kernel(coarsen=1)

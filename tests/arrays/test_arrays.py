@@ -188,6 +188,34 @@ def test_matmul(gpu: Device) -> None:
     np.testing.assert_array_equal((xp.asarray(i) @ xp.asarray(j)).numpy(), i @ j)
 
 
+@pytest.mark.parametrize(("board", "size"), [("pi5", 9), ("pi3", 17), ("pi4", 40)])
+def test_products_absorb_what_follows(device: Any, board: str, size: int) -> None:
+    """Small products any expression, those of the library a factor, numbers for columns, and ReLU: the same bits."""
+    gpu = device(board)
+    xp = gpu.xp
+    x, y, bias = xp.asarray(data(size, 33)), xp.asarray(data(33, 34)), xp.asarray(data(34))
+    alone = (x @ y).evaluate()
+    before = counted(gpu)
+    found = xp.maximum(0.5 * (x @ y) + bias, 0.0).evaluate()
+    assert counted(gpu) == before + 1
+    np.testing.assert_array_equal(found.numpy(), xp.maximum(0.5 * alone + bias, 0.0).numpy())
+    shared = x @ y
+    first, second = shared + 1.0, shared * 2.0
+    first.evaluate()
+    assert not shared._node.op and second._node.op  # what others need is stored
+
+
+def test_reductions_absorb_what_follows(gpu: Device) -> None:
+    """In one kernel, which joins the elements in the same order as without."""
+    xp = gpu.xp
+    x, y = xp.asarray(data(30, 70)), xp.asarray(data(30))
+    alone = xp.sum(x * x, axis=1).evaluate()
+    before = counted(gpu)
+    found = (xp.sum(x * x, axis=1) * y - 1.0).evaluate()
+    assert counted(gpu) == before + 1
+    np.testing.assert_array_equal(found.numpy(), (alone * y - 1.0).numpy())
+
+
 def test_kernels_take_arrays(gpu: Device) -> None:
     xp = gpu.xp
     x = xp.asarray(np.arange(40, dtype=F))
