@@ -33,6 +33,7 @@ from qpu.runtime.uniforms import Uniforms
 
 if TYPE_CHECKING:
     from qpu.debug.rehearse import Rehearsals
+    from qpu.debug.trace import Trace
     from qpu.drivers.port import Port
     from qpu.emu.engine.machine import RunStats
 
@@ -260,6 +261,27 @@ class Device(AbstractContextManager["Device"]):
         with Debugger(commands, out):
             return self.run(program, uniforms, shape, timeout_s=timeout_s)
 
+    def trace(
+        self,
+        program: Code,
+        uniforms: Uniforms = (),
+        shape: Shape | None = None,
+        *,
+        steps: int = 2000,
+        threads: int = 4,
+        timeout_s: float = 10.0,
+    ) -> Trace:
+        """As `run` on an emulated board, with every step kept: in a notebook a page with a slider.
+
+        steps: of each thread, at most. threads: the first ones that begin. Raises: what `run` raises; UsageError on a
+        real board.
+        """
+        from qpu.debug.trace import Trace
+
+        with Trace(steps, threads) as found:
+            self.run(program, uniforms, shape, timeout_s=timeout_s)
+        return found
+
     def _launch(
         self,
         program: Code,
@@ -303,6 +325,8 @@ class Device(AbstractContextManager["Device"]):
         fence = fences[0] if len(fences) == 1 else Parts(fences, self.now)
         launch = Launch(pool, program, fence, scratch, after)
         pool.begin(launch)
+        for observer in OBSERVERS:
+            observer.launched(launch)
         return launch
 
     def _rehearse(self, asked: bool | None, program: Code, jobs: Sequence[Job]) -> None:

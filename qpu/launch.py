@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from qpu.core.arguments import seconds
 from qpu.core.code import Code
-from qpu.errors import DriverError, EmuFault, EmuWarning, FaultPlace, GpuResetError, GpuTimeoutError, brief
+from qpu.errors import DriverError, EmuFault, EmuWarning, FaultPlace, GpuResetError, GpuTimeoutError, UsageError, brief
 from qpu.runtime.fences import Parts
 from qpu.runtime.loops import located
 
@@ -38,7 +38,18 @@ def caller() -> int:
 class Launch:
     """A submitted job: `wait`, `poll`, or `await` it. Its buffers stay alive until it is done."""
 
-    __slots__ = ("__weakref__", "_after", "_fence", "_lock", "_pool", "_program", "_scratch", "_stats", "error")
+    __slots__ = (
+        "__weakref__",
+        "_after",
+        "_fence",
+        "_lock",
+        "_pool",
+        "_profile",
+        "_program",
+        "_scratch",
+        "_stats",
+        "error",
+    )
 
     def __init__(
         self, pool: MemoryPool, program: Code, fence: Fence, scratch: Sequence[Bo], after: Sequence[Launch] = ()
@@ -50,6 +61,7 @@ class Launch:
         self._after = tuple(after)
         self._lock = threading.Lock()
         self._stats: RunStats | None = None
+        self._profile: Any = None
         self.error: BaseException | None = None
 
     @property
@@ -73,6 +85,22 @@ class Launch:
     def stats(self) -> RunStats | None:
         """Statistics of the emulation once the job is done; None on a real board."""
         return self._stats
+
+    @brief
+    def profile(self) -> Any:
+        """What the launch did, as a `qpu.debug.profile.Profile`: instructions, waiting and bytes by source line.
+
+        Waits for its end. Raises: UsageError unless it was launched inside `qpu.profile()`; what `wait` raises.
+        """
+        self.wait()
+        if self._profile is None:
+            raise UsageError("this launch was not profiled", help="launch it inside `with qpu.profile():`")
+        self._profile.runs = [] if self._stats is None else [self._stats]
+        return self._profile
+
+    def profiled(self, profile: Any) -> None:
+        """Keep a profile, which fills while the launch runs."""
+        self._profile = profile
 
     @brief
     def poll(self) -> bool:
@@ -254,6 +282,13 @@ class Run:
         for launch in self.launches:
             launch.wait(timeout_s)
         return self
+
+    def profile(self) -> Any:
+        """What they did together: see `Launch.profile`; lines are those of the last program."""
+        found = [launch.profile() for launch in self.launches]
+        if not found:
+            raise UsageError("nothing was launched", help="an empty launch has no profile")
+        return found[0].total(found)
 
     def __await__(self) -> Generator[Any, None, Run]:
         for launch in self.launches:

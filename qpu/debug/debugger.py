@@ -22,7 +22,7 @@ from qpu.drivers.base import DeviceInfo, Job
 from qpu.emu.engines import WATCHES
 from qpu.errors import QpuError, UsageError
 from qpu.program import toolkit
-from qpu.runtime.jobs import OBSERVERS
+from qpu.runtime.jobs import OBSERVERS, JobObserver
 from qpu.runtime.pool import MemoryPool
 
 __all__ = ["Debugger", "Quit"]
@@ -54,7 +54,7 @@ class _Watch:
     value: bytes
 
 
-class Debugger(cmd.Cmd):
+class Debugger(cmd.Cmd, JobObserver):
     """Commands like those of pdb, at an instruction of a launch. One thread is current: that of most commands.
 
     A context: launches of the block on emulated boards are stepped through, each from its first instruction. commands:

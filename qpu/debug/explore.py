@@ -46,7 +46,8 @@ def _operations(region: Any, depth: int, names: dict[int, str]) -> Iterator[_Row
         if value.op != "const":
             kind = f": {value.type}" if value.type else ""
             mark = "" if value.varying or inner is not None else "   one value for all lanes"
-            yield line, f"{'  ' * depth}{name}{kind} = {value.op}({args}){mark}"
+            given = value.attr if value.op == "param" else args
+            yield line, f"{'  ' * depth}{name}{kind} = {value.op}({given}){mark}"
         if inner is not None:
             for n, parameter in enumerate(inner.parameters):
                 names[id(parameter)] = f"{name}.{n}"

@@ -7,23 +7,25 @@ time in which no thread of a QPU could issue an instruction.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from html import escape
-from typing import Final
+from typing import Any, Final
 
 from qpu.core.code import Code
 from qpu.core.isa import Isa
 from qpu.debug.cost import Estimate, estimate
+from qpu.debug.pages import frame, page
 from qpu.debug.stepping import Before, Moment, Stepping
+from qpu.debug.trace import Registers, packed, source_lines
 from qpu.drivers.base import DeviceInfo, Job
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engines import WATCHES
+from qpu.errors import UsageError
 from qpu.program import toolkit
-from qpu.runtime.jobs import OBSERVERS
+from qpu.runtime.jobs import OBSERVERS, JobObserver
 from qpu.runtime.pool import MemoryPool
 from qpu.v3d.decode import decode
 from qpu.v3d.effects import effects as v3d_effects
@@ -37,11 +39,14 @@ TMU_CLOCKS: Final = 80
 DMA_CLOCKS: Final = 240
 _ISSUE: Final = 4
 _MOST_SPANS: Final = 20_000
+_MOST_SHOWN: Final = 4000  # spans of a page
+_MOST_KEPT: Final = 500  # spans whose registers are kept
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of instructions of one thread without a wait. start, end: clocks. first: its first instruction."""
+    """A stretch of instructions of one thread without a wait. start, end: clocks. first, last: its instructions.
+    registers: those that it changed, with their values at its end, where they were kept."""
 
     launch: int
     qpu: int
@@ -49,6 +54,8 @@ class Span:
     start: int
     end: int
     first: int
+    last: int
+    registers: tuple[tuple[str, Any], ...] = ()
 
 
 @lru_cache(1 << 14)
@@ -72,9 +79,10 @@ class _Qpu:
     """A QPU in the model: its clock, and what the threads wait for."""
 
     clock: int = 0
+    waited: int = 0  # clocks of it in which no thread could issue
     results: dict[int, list[int]] = field(default_factory=dict)  # thread -> when each pending result arrives
     transfers: dict[int, int] = field(default_factory=dict)  # thread -> when its transfer ends
-    open: dict[int, list[int]] = field(default_factory=dict)  # thread -> start, end and first instruction of its span
+    open: dict[int, list[int]] = field(default_factory=dict)  # thread -> start, end, first, last of its span
 
 
 class Profile:
@@ -92,47 +100,57 @@ class Profile:
         self.waits: Counter[tuple[int, str]] = Counter()
         self.spans: list[Span] = []
         self.program = Code(Isa.V3D71, ())
+        self.runs: list[RunStats] = []
+        self.registers: dict[int, list[tuple[str, Any]]] = {}  # instruction -> what its first execution changed
         self._qpus: dict[int, _Qpu] = {}
         self._clocks = 0
-        self._runs: list[RunStats] = []
+        self._waited = 0
+        self._first = Registers()  # before and after instructions that are executed first
+        self._stretch = Registers()  # at both ends of spans
+        self._after: dict[tuple[int, int], int] = {}  # thread -> the instruction whose changes come next
+
+    def of(self, info: DeviceInfo, program: Code) -> Profile:
+        """Begin a launch of a program on a board. Returns itself."""
+        self.board, self.isa, self.program = info.emulated or "", info.isa, program
+        return self
 
     # -- observation
 
-    def submitted(self, pool: MemoryPool, info: DeviceInfo, program: Code, job: Job) -> None:
-        """A launch begins."""
-        if self.launches and program is not self.program:
-            self.executed.clear()  # lines and counts are those of the last program
-            self.waits.clear()
-            self.spans.clear()
-        self.board, self.isa, self.program = info.emulated or "", info.isa, program
-
-    def finished(self) -> None:
-        """The launch has ended."""
-
     def begin(self) -> Before:
         """See `qpu.debug.stepping.Stepping`."""
-        self._close()
+        self.close()
         self.launches += 1
         return self._before
 
-    def _close(self) -> None:
-        """End the launch before."""
+    def close(self) -> None:
+        """End the job before."""
         for number, q in self._qpus.items():
             for thread in list(q.open):
                 self._end(number, q, thread)
-        self._clocks += max((q.clock for q in self._qpus.values()), default=0)
+        busiest = max(self._qpus.values(), key=lambda q: q.clock, default=_Qpu())
+        self._clocks += busiest.clock
+        self._waited += busiest.waited
         self._qpus = {}
 
-    def _end(self, number: int, q: _Qpu, thread: int) -> None:
-        start, end, first = q.open.pop(thread)
+    def _end(self, number: int, q: _Qpu, thread: int, registers: Iterable[tuple[str, Any]] = ()) -> None:
+        start, end, first, last = q.open.pop(thread)
         if len(self.spans) < _MOST_SPANS:
-            self.spans.append(Span(self.launches - 1, number, thread, start, end, first))
+            self.spans.append(Span(self.launches - 1, number, thread, start, end, first, last, tuple(registers)))
 
     def _before(self, m: Moment) -> None:
         index = m.index
+        first = not self.executed[index]
         self.executed[index] += len(m.threads)
         requests, takes, starts, waits = _kind(m.isa, m.word)
-        for number, thread in m.threads:
+        for row, each in enumerate(m.threads):
+            number, thread = each
+            after = self._after.pop(each, None)
+            if after is not None:
+                self.registers[after] = list(self._first.changed(m, row, each).items())
+            if first and not row:
+                self._first.forget(each)
+                self._first.changed(m, row, each)
+                self._after[each] = index
             q = self._qpus.setdefault(number, _Qpu())
             ready, cause = 0, ""
             if takes and q.results.get(thread):
@@ -141,45 +159,62 @@ class Profile:
                 ready, cause = q.transfers.pop(thread), "transfer"
             if ready > q.clock:
                 self.waits[index, cause] += ready - q.clock
+                q.waited += ready - q.clock
                 q.clock = ready
-                if thread in q.open:
-                    self._end(number, q, thread)
             span = q.open.get(thread)
             if span is None or span[1] != q.clock:
+                kept = len(self.spans) < _MOST_KEPT
                 if span is not None:
-                    self._end(number, q, thread)
-                q.open[thread] = span = [q.clock, q.clock, index]
+                    self._end(number, q, thread, self._stretch.changed(m, row, each).items() if kept else ())
+                elif kept:
+                    self._stretch.changed(m, row, each)
+                q.open[thread] = span = [q.clock, q.clock, index, index]
             q.clock += _ISSUE
-            span[1] = q.clock
+            span[1], span[3] = q.clock, index
             if requests:
                 q.results.setdefault(thread, []).append(q.clock + TMU_CLOCKS)
             if starts or (requests and m.isa is not Isa.VC4):
                 q.transfers[thread] = q.clock + (DMA_CLOCKS if m.isa is Isa.VC4 else TMU_CLOCKS)
 
-    def done(self, runs: list[RunStats]) -> None:
-        """The block has ended. runs: statistics of its launches."""
-        self._close()
-        self._runs = runs
+    @staticmethod
+    def total(profiles: Sequence[Profile]) -> Profile:
+        """Profiles of launches together, in order: counts of all; lines and timeline of those with the last program."""
+        found = Profile()
+        for p in profiles:
+            p.close()
+            if p.program is not found.program:
+                found.board, found.isa, found.program = p.board, p.isa, p.program
+                found.executed, found.waits, found.spans, found.registers = Counter(), Counter(), [], {}
+            found.executed.update(p.executed)
+            found.waits.update(p.waits)
+            found.spans += [replace(s, launch=s.launch + found.launches) for s in p.spans]
+            found.registers = p.registers | found.registers
+            found.launches += p.launches
+            found.runs += p.runs
+            found._clocks += p._clocks
+            found._waited += p._waited
+        return found
 
     # -- results
 
     @property
     def clocks(self) -> int:
         """Clocks of the busiest QPU, waiting included, all launches."""
+        self.close()
         return self._clocks
 
     @property
     def stats(self) -> RunStats:
         """Totals of the launches. Raises: ValueError without a launch."""
-        if not self._runs:
+        if not self.runs:
             raise ValueError("nothing was launched")
-        return self._runs[0].total(self._runs)
+        return self.runs[0].total(self.runs)
 
     @property
     def issue_share(self) -> float:
         """Instructions of all QPUs over the issue slots of the QPUs that were used."""
         s = self.stats
-        slots = self._clocks / _ISSUE * max(1, len(s.per_qpu))
+        slots = self.clocks / _ISSUE * max(1, len(s.per_qpu))
         return s.instructions / slots if slots else 0.0
 
     def lines(self) -> list[tuple[str, int, int]]:
@@ -229,68 +264,87 @@ class Profile:
         return f"instruction {index}" if loc is None else f"{loc.line}: {loc.source.strip()}"
 
     def html(self) -> str:
-        """A page of its own: source beside instructions with counts, and the timeline. It loads nothing."""
-        text = toolkit(self.isa).disassemble
-        most = max(self.executed.values(), default=1)
-        rows = []
-        for n, word in enumerate(self.program.code):
-            loc = self.program.loc(n)
-            source = "" if loc is None else escape(f"{loc.line}: {loc.source.strip()}")
-            wait = self.waits[n, "load"] + self.waits[n, "transfer"]
-            share = self.executed[n] / most
-            rows.append(
-                f"<tr><td>{source}</td><td>{n}</td><td><code>{escape(text(word))}</code></td>"
-                f'<td style="--share:{share:.3f}">{self.executed[n]:,}</td><td>{wait:,}</td></tr>'
-            )
-        return _PAGE.format(head=escape(self.text.split("\n  executed")[0]), rows="\n".join(rows), svg=self._svg())
+        """A page of its own: source beside instructions beside timeline, registers of what is pointed at.
 
-    def _svg(self) -> str:
-        spans = [s for s in self.spans if s.launch == self.launches - 1]
-        if not spans:
-            return ""
-        lanes = sorted({(s.qpu, s.thread) for s in spans})
-        end = max(s.end for s in spans)
-        bars = []
-        for s in spans:
-            x, width = 60 + 900 * s.start / end, max(0.5, 900 * (s.end - s.start) / end)
-            title = escape(f"QPU {s.qpu}.{s.thread}, clocks {s.start} to {s.end}: {self._name(s.first)}")
-            y = 14 * lanes.index((s.qpu, s.thread))
-            bars.append(f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="11"><title>{title}</title></rect>')
-        names = [f'<text x="0" y="{14 * n + 10}">QPU {q}.{t}</text>' for n, (q, t) in enumerate(lanes)]
-        return f'<svg viewBox="0 0 970 {14 * len(lanes) + 4}">{"".join(names + bars)}</svg>'
+        It loads nothing.
+        """
+        self.close()
+        text = toolkit(self.isa).disassemble
+        program = self.program
+        lines = source_lines(program)
+        number = {(file, line): n for n, (file, line, _) in enumerate(lines)}
+        locs = [program.loc(n) for n in range(len(program))]
+        spans = [s for s in self.spans if s.launch == self.launches - 1][:_MOST_SHOWN]
+        count = range(len(program))
+        return page(
+            "Profile of a launch",
+            "profile",
+            {
+                "head": "\n".join(self.text.split("\n")[:2]),
+                "code": [" ".join(text(word).split()) for word in program.code],
+                "line": [-1 if loc is None else number[loc.file, loc.line] for loc in locs],
+                "source": [[line, source] for _, line, source in lines],
+                "executed": [self.executed[n] for n in count],
+                "waits": [self.waits[n, "load"] + self.waits[n, "transfer"] for n in count],
+                "registers": [_shown(self.registers.get(n, ())) for n in count],
+                "spans": [[s.qpu, s.thread, s.start, s.end, s.first, s.last] for s in spans],
+                "changes": [_shown(s.registers) for s in spans],
+            },
+        )
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(self.text)}</pre>"
+        return frame(self.html(), 620)
 
 
-_PAGE: Final = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Profile of a launch</title><style>
-:root {{ color-scheme: light dark; font: 14px system-ui, sans-serif; --bar: #2a78c2; --hot: #d9822b55; }}
-table {{ border-collapse: collapse; width: 100%; }} td {{ padding: 1px 8px; white-space: pre; }}
-td:nth-child(n+4), td:nth-child(2) {{ text-align: right; font-variant-numeric: tabular-nums; }}
-td:nth-child(4) {{ background: linear-gradient(var(--hot), var(--hot)) right / calc(100% * var(--share)) no-repeat; }}
-svg {{ width: 100%; }} rect {{ fill: var(--bar); }} rect:hover {{ fill: #d9822b; }}
-text {{ font-size: 9px; fill: currentColor; }}
-</style></head><body><h1>Profile of a launch</h1><pre>{head}</pre>
-<h2>Timeline of the last launch (clocks of the emulation, with assumed latencies)</h2>{svg}
-<h2>Instructions</h2><table><tr><th>source</th><th></th><th>instruction</th><th>executed</th><th>waiting</th></tr>
-{rows}</table></body></html>
-"""
+def _shown(registers: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    return [(name, packed(value)) for name, value in registers]
+
+
+class _Collector(JobObserver):
+    """Makes a profile for each launch."""
+
+    def __init__(self) -> None:
+        self.found: list[Profile] = []
+        self._waiting: deque[Profile] = deque()
+        self._submitted: list[Profile] = []
+
+    def submitted(self, pool: MemoryPool, info: DeviceInfo, program: Code, job: Job) -> None:
+        """A job begins."""
+        if info.emulated is None:
+            help = "open an emulated board; on a real one, time launches and count events with gpu.counters()"
+            raise UsageError(f"launches on {info.board.model} cannot be profiled", help=help)
+        made = self._submitted[0] if self._submitted else Profile().of(info, program)
+        if not self._submitted:
+            self.found.append(made)
+        self._submitted.append(made)
+        self._waiting.append(made)
+
+    def launched(self, launch: Any) -> None:
+        """The jobs before are one launch."""
+        launch.profiled(self._submitted[0])
+        self._submitted.clear()
+
+    def begin(self) -> Before:
+        """See `qpu.debug.stepping.Stepping`."""
+        return self._waiting.popleft().begin()
 
 
 @contextmanager
 def profile() -> Iterator[Profile]:
     """Profile the launches of the block that are on emulated boards; they run on the reference engine, slowly.
 
-    Yields: the `Profile`, complete at the end of the block. Lines and counts are those of the last program.
+    Yields: the `Profile` of all of them, complete at the end of the block; lines and timeline are those of the last
+    program. `Launch.profile` is that of one launch. Raises: UsageError for a launch on a real board.
     """
-    found = Profile()
-    watch = Stepping(found.begin)
+    found, collector = Profile(), _Collector()
+    watch = Stepping(collector.begin)
     WATCHES.append(watch)
-    OBSERVERS.append(found)
+    OBSERVERS.append(collector)
     try:
         yield found
     finally:
         WATCHES.remove(watch)
-        OBSERVERS.remove(found)
-        found.done(watch.runs)
+        OBSERVERS.remove(collector)
+        whole = Profile.total(collector.found)
+        whole.runs = watch.runs
+        found.__dict__.update(whole.__dict__)

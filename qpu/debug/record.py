@@ -22,7 +22,7 @@ from qpu.core.code import Code
 from qpu.core.isa import Isa
 from qpu.drivers.base import CsdJob, DeviceInfo, Job, QpuJob
 from qpu.errors import UsageError
-from qpu.runtime.jobs import OBSERVERS
+from qpu.runtime.jobs import OBSERVERS, JobObserver
 from qpu.runtime.pool import Contents, MemoryPool
 
 __all__ = ["MAGIC", "Memory", "Recorded", "read_records", "record"]
@@ -62,7 +62,7 @@ class Recorded:
     digests: dict[int, str] = field(default_factory=dict)
 
 
-class _Recorder:
+class _Recorder(JobObserver):
     """Writes launches to an open file."""
 
     def __init__(self, file: IO[bytes]) -> None:

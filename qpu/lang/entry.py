@@ -12,6 +12,7 @@ from qpu.errors import CompileError, UsageError
 from qpu.lang.schedule import Schedule
 
 if TYPE_CHECKING:
+    from qpu.debug.trace import Trace
     from qpu.device import Device
     from qpu.lang.compile import Parameter
     from qpu.lang.compiled import Compiled
@@ -235,9 +236,21 @@ class Kernel:
         """Launch the kernel in the debugger (see `Device.debug`); arguments as of a call."""
         from qpu.debug.debugger import Debugger
 
-        names = [row.name for row in self._checked() if row.kind != "kernel"]
-        with Debugger(commands, out, dict(zip(names, args, strict=False))):
+        with Debugger(commands, out, self._named(args)):
             return self(*args, **keywords)
+
+    def trace(self, *args: Any, steps: int = 2000, threads: int = 4, **keywords: Any) -> Trace:
+        """Launch the kernel with every step kept (see `Device.trace`); arguments as of a call."""
+        from qpu.debug.trace import Trace
+
+        with Trace(steps, threads, self._named(args)) as found:
+            self(*args, **keywords)
+        return found
+
+    def _named(self, args: Sequence[Any]) -> dict[str, Any]:
+        """The arguments of a call by the names of parameters."""
+        names = [row.name for row in self._checked() if row.kind != "kernel"]
+        return dict(zip(names, args, strict=False))
 
     def interpret(self, *args: Any, workers: int | None = None, isa: str = "v3d71") -> None:
         """Run the kernel's intermediate representation on ndarrays. Raises: CompileError, UsageError, EmuFault."""

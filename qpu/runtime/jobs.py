@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from qpu.core.arguments import Addressed, within
 from qpu.core.isa import Isa
@@ -26,16 +26,17 @@ OBSERVERS: list[JobObserver] = []
 """Observers of all launches, such as a recorder."""
 
 
-class JobObserver(Protocol):
-    """An observer of launches."""
+class JobObserver:
+    """An observer of launches; by itself it does nothing."""
 
     def submitted(self, pool: MemoryPool, info: DeviceInfo, program: Code, job: Job) -> None:
         """A job is about to be submitted."""
-        ...
+
+    def launched(self, launch: Any) -> None:
+        """The jobs that were submitted last are a `qpu.launch.Launch`."""
 
     def finished(self) -> None:
         """The job that was submitted last has ended well; only called for launches that are waited for at once."""
-        ...
 
 
 _Shape = TypeVar("_Shape", Dispatch, Programs)

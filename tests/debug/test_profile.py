@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import qpu
 from qpu import v3d
 from qpu.debug import cost
 from qpu.debug.profile import TMU_CLOCKS
+from qpu.launch import Run
 from tests.debug.test_debugger import count
 from tests.lang import ten_kernels
 from tests.test_bounds import copy16
@@ -67,7 +69,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.append(tag)
         self.addresses += [v or "" for k, v in attrs if k in ("src", "href")]
-        if tag not in ("meta", "link", "br"):
+        if tag not in ("meta", "link", "br", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -84,7 +86,37 @@ def test_exports() -> None:
     page = found.html()
     tags.feed(page)
     assert not tags.open and not tags.addresses and "http" not in page
-    assert tags.seen.count("rect") == len(events) and "ldunifrf" in page and "q.tmuwt" in page
+    data = data_of(page)
+    assert len(data["spans"]) == len(events) and any("ldunifrf" in text for text in data["code"])
+    assert any("q.tmuwt" in text for _, text in data["source"]) and sum(data["executed"]) == found.stats.instructions
+    assert list(range(16)) in [value for row in data["registers"] for _, value in row]  # the number of the lane
+    assert any(row for row in data["changes"])
+    assert "srcdoc=" in found._repr_html_()
+
+
+def data_of(page: str) -> Any:
+    """The data inside a page."""
+    text = page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0]
+    return json.loads(text)
+
+
+@pytest.mark.parametrize("board", ["pi3", "pi5"])
+def test_each_launch_has_a_profile(board: str) -> None:
+    """Of one launch, of several as a `Run`, of a kernel; without the context there is none."""
+    with qpu.open_device(board) as gpu:
+        x, y, program = gpu.zeros(16), gpu.zeros(16), qpu.assemble(copy16, isa=gpu.isa)
+        other = qpu.assemble(count, isa=gpu.isa)
+        with qpu.profile() as both:
+            first, second = gpu.run(program, [x, y]), gpu.submit(other, [gpu.zeros(16, np.uint32)])
+            assert sum(second.profile().executed.values()) == second.profile().stats.instructions
+        assert first.stats is not None and first.profile().stats.instructions == first.stats.instructions
+        assert first.profile().launches == 1 and first.profile().program is program and first.profile().isa is gpu.isa
+        assert f"1 launches on {board}" in first.profile().text and first.profile().estimate().bound == "overhead"
+        together = Run((first, second)).profile()
+        assert both.launches == together.launches == 2 and both.program is together.program is other
+        assert both.stats.instructions == together.stats.instructions and both.clocks == together.clocks
+        with pytest.raises(qpu.UsageError, match="not profiled"):
+            gpu.run(program, [x, y]).profile()
 
 
 def test_nothing_was_launched() -> None:
