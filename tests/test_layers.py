@@ -200,6 +200,7 @@ LAYERS: dict[str, set[str]] = {
     },
     # programs of the predecessors: shims over system calls, dialects over builders and devices
     "qpu.compat": {
+        "qpu.buffers",
         "qpu.core",
         "qpu.device",
         "qpu.drivers",

@@ -81,6 +81,7 @@ def prepare(
         max_supergroup_id=shape.max_supergroup_id,
         threads=shape.threads,
         single_segment=shape.single_segment,
+        batches=shape.batches,
     )
     jobs: list[CsdJob] = [job] if shape.max_batches is None else split_dispatch(job, shape.max_batches)
     if completion is not None:

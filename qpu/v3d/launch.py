@@ -30,6 +30,9 @@ class Dispatch:
     dispatch for a hang, and other programs get their time slice. Workgroup ids stay what they were; workgroups must
     not wait for one another, and supergroups are formed anew in every job.
 
+    batches: the number of batches that the hardware starts, instead of that of the shape: fewer leave workgroups out,
+    more run with continued workgroup ids. Programs of other libraries give it; not together with max_batches.
+
     completion: (word, value): a u32 in device memory that is set to 0 before the launch and that the program makes
     `value` (not 0) when all its threads are done. A launch that ends without it raises GpuResetError; Linux without a
     reset counter (older than about 6.17) has no other way to detect a reset.
@@ -44,6 +47,7 @@ class Dispatch:
     threads: int = 4
     single_segment: bool = False
     max_batches: int | None = None
+    batches: int | None = None
     completion: tuple[Addressed, int] | None = None
 
     def __post_init__(self) -> None:
@@ -67,6 +71,10 @@ class Dispatch:
         put(self, "single_segment", bool(self.single_segment))
         if self.max_batches is not None:
             put(self, "max_batches", within("max_batches", self.max_batches, 1, 0xFFFF_FFFF))
+        if self.batches is not None:
+            if self.max_batches is not None:
+                raise UsageError("batches and max_batches are both given", help="leave one of them out")
+            put(self, "batches", within("batches", self.batches, 1, 0xFFFF_FFFF))
         if self.completion is not None:
             if not isinstance(self.completion, tuple) or len(self.completion) != 2:
                 raise UsageError(f"completion = {self.completion!r}", help="give device memory and a value: (word, 1)")
