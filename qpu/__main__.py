@@ -393,6 +393,23 @@ def _debug(options: argparse.Namespace) -> int:
     return OK
 
 
+# -- port
+
+
+def _port_old(options: argparse.Namespace) -> int:
+    from qpu.compat.port import port
+
+    try:
+        source = _read(options.input).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{options.input} is not UTF-8 text (byte {error.start})", help="name a Python file") from None
+    found = port(source, options.input)
+    _write(options.output, found.text.encode())
+    for line, text in found.notes:
+        print(f"{options.input}:{line}: not translated: {text}", file=sys.stderr)
+    return FINDINGS if found.notes else OK
+
+
 # -- emulate
 
 
@@ -513,6 +530,10 @@ def _arguments() -> argparse.ArgumentParser:
     again.add_argument("--board", help="another board with the same instruction set")
     again.add_argument("--sanitize", nargs="?", const="all", metavar="KINDS", help="see qpu emulate --sanitize")
     again.set_defaults(run=_replay)
+    old = commands.add_parser("port", help="rewrite a program of py-videocore, -videocore6 or -videocore7")
+    old.add_argument("input", metavar="OLD.py", help="the old program, or - for standard input")
+    old.add_argument("-o", "--output", metavar="NEW.py", default="-", help="default: standard output")
+    old.set_defaults(run=_port_old)
     commands.add_parser("emulate", help="run an unmodified Python program on an emulated board", add_help=False)
     return parser
 

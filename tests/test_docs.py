@@ -336,7 +336,7 @@ def test_every_public_name_is_in_the_api_reference(tmp_path: Path) -> None:
 # -- commands
 
 
-@pytest.mark.parametrize("command", ["info", "doctor", "asm", "disasm", "check", "build", "emulate"])
+@pytest.mark.parametrize("command", ["info", "doctor", "asm", "disasm", "check", "build", "port", "emulate"])
 def test_every_option_is_on_the_page(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     from qpu.__main__ import main
 

@@ -16,7 +16,7 @@ from qpu.buffers import Buffer, BufferView
 from qpu.core.arguments import whole
 from qpu.core.isa import Isa
 from qpu.device import Device, open_device
-from qpu.errors import NoDeviceError, UsageError
+from qpu.errors import NoDeviceError, QpuError, UsageError
 
 __all__ = ["Array", "BaseDriver", "DriverError", "words"]
 
@@ -24,7 +24,7 @@ ALIGNMENT = 64  # bytes; of each array
 BOARDS = {Isa.VC4: "pi3", Isa.V3D42: "pi4", Isa.V3D71: "pi5"}
 
 
-class DriverError(Exception):
+class DriverError(QpuError):
     """An old driver's error."""
 
 
@@ -70,8 +70,8 @@ class _Area:
         start = -(-self.used // ALIGNMENT) * ALIGNMENT
         if start + size > self.buffer.nbytes:
             raise DriverError(
-                f"the data area is full: {size} bytes asked, {self.buffer.nbytes - start} of {self.buffer.nbytes} left"
-                "\n  help: Driver(data_area_size=...)"
+                f"the data area is full: {size} bytes asked, {self.buffer.nbytes - start} of {self.buffer.nbytes} left",
+                help="make it larger: Driver(data_area_size=...)",
             )
         self.used = start + size
         return start

@@ -81,4 +81,5 @@ class Driver(BaseDriver):
         try:
             return self.gpu.run(program.program, rows, shape, timeout_s=timeout / 1000)
         except GpuTimeoutError as error:
-            raise DriverError(f"QPU execution timeout: {error}") from error
+            help = "shorten the program, or give more time: timeout=, in milliseconds"
+            raise DriverError(f"QPU execution timeout: {error}", help=help) from error
