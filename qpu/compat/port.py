@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from qpu.compat.edits import Edits
 from qpu.compat.port_words import V3dWords, Vc4Words, Words
+from qpu.compat.v3d_words import words
+from qpu.compat.vc4_words import WORDS
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
 
@@ -36,13 +38,7 @@ def _library(module: str | None) -> str | None:
 
 
 def _names(isa: Isa) -> frozenset[str]:
-    if isa is Isa.VC4:
-        from qpu.compat.vc4_words import WORDS
-
-        return frozenset(WORDS)
-    from qpu.compat.v3d_words import words
-
-    return frozenset(words(isa))
+    return frozenset(WORDS if isa is Isa.VC4 else words(isa))
 
 
 def _bound(function: ast.FunctionDef) -> frozenset[str]:
