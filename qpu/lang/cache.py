@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import json
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from qpu.core.cache_files import CacheFiles, base_directory, chosen_directory
 from qpu.core.isa import Isa
@@ -124,13 +125,13 @@ def _text(value: Any) -> str | None:
     if type(value) in _SIMPLE:
         found = f"{type(value).__name__}:{value!r}"
         return found if len(found) <= _LONGEST else None
-    if isinstance(value, (tuple, frozenset)):
-        parts = [_text(v) for v in value]
+    if isinstance(value, (tuple, frozenset)) or type(value) in (list, dict):
+        parts = [_text(v) for v in (itertools.chain(*value.items()) if isinstance(value, dict) else value)]
         texts = [p for p in parts if p is not None]
         whole = len(texts) == len(parts)
         return f"{type(value).__name__}{sorted(texts) if isinstance(value, frozenset) else texts}" if whole else None
-    if isinstance(value, types.ModuleType):
-        return f"module:{value.__name__}"
+    if isinstance(value, (types.ModuleType, TypeVar)):  # a variable stands in annotations alone
+        return f"{type(value).__name__}:{value.__name__}"
     if isinstance(value, (surface.ScalarType, surface.ArrayType, surface.Function, surface.Cast)):
         return f"qpu:{value!r}"
     function = getattr(value, "__qpu_function__", value)

@@ -8,15 +8,16 @@ import pickle
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
 import qpu
 from qpu.errors import CompileError
-from qpu.lang import Const, Grid, In, InOut, Kernel, Out, Team, cache, f32, i32, kernel, load_cache, sqrt
+from qpu.lang import Const, Grid, In, InOut, Kernel, Out, Team, cache, f32, i32, kernel, load_cache, sqrt, unroll
 from tests.lang import kernels as ks
 
 F = np.float32
@@ -204,6 +205,37 @@ def test_what_a_kernel_depends_on_is_in_the_key(place: Path) -> None:
     assert len(entries(place)) == n + 1
 
 
+T = TypeVar("T")
+TABLES: dict[str, list[float]] = {"low": [1.0, 2.0], "high": [3.0]}
+
+
+def ends(items: Iterable[T]) -> list[T]:
+    first, *_, last = items
+    return [first, last]
+
+
+@kernel
+def reaching(k: Grid, y: Out[f32]) -> None:
+    i = k.index()
+    total = 0.0
+    for d in unroll(range(2)):
+        total += TABLES["low"][d]
+    a, b = ends((total, TABLES["high"][0]))
+    y[i] = a * b
+
+
+def test_kernels_that_reach_tables_and_generic_helpers_are_kept(place: Path) -> None:
+    for n, low in enumerate(([1.0, 2.0], [1.0, 4.0]), 1):
+        TABLES["low"] = low
+        made = kernel(reaching.fn)
+        made.compile("v3d42")
+        assert len(entries(place)) == n
+        with qpu.open_device("pi4") as gpu:
+            y = gpu.empty(5, F)
+            made(y)
+            assert (y.numpy() == 3 * sum(low)).all()
+
+
 TEXT = (
     "from qpu.lang import *\n\n\n{before}def k(k: Grid, y: Out[i32]) -> None:\n"
     "    i = k.index(){comment}\n    y[i] = {value}\n"
@@ -223,7 +255,11 @@ def test_layout_and_comments_are_not_in_the_key(place: Path, monkeypatch: pytest
 
 
 def test_objects_without_a_text_are_not_kept(place: Path) -> None:
-    table = [1, 2, 3]
+    class Table:
+        def __getitem__(self, at: int) -> int:
+            return at
+
+    table = Table()
 
     @kernel
     def k(k: Grid, y: Out[i32]) -> None:
