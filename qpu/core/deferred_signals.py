@@ -6,6 +6,7 @@ Drivers, memory pool and emulator use them, so that Ctrl-C cannot come between a
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import threading
 import time
@@ -25,8 +26,17 @@ _get: Callable[[int], object] = _C.getsignal
 _set: Callable[[int, object], object] = _C.signal
 LATE_S = 0.01  # from the end of a finalizer to its deferred handlers, so that the interrupted code finishes first
 POLL_S = 0.05  # of host time, between checks for signals while waiting for a lock
-_main = threading.main_thread
 _ident = threading.get_ident
+_main = threading.main_thread().ident  # after a fork, the thread that has forked
+
+
+def _forked() -> None:
+    global _main
+    _main = _ident()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 _Handler = Callable[[int, "FrameType | None"], object]
 _innermost: CriticalSection | None = None  # of the main thread, the only one that runs signal handlers
@@ -68,7 +78,7 @@ class CriticalSection:
         try:
             for number in _SIGNALS:
                 before = _get(number)
-                if callable(before) and before != handler:
+                if before.__class__ is not int and callable(before) and before != handler:
                     self._deferred[number] = before
                     _set(number, handler)  # a signal that is pending right now runs the old handler first
         except BaseException:
@@ -87,7 +97,7 @@ class CriticalSection:
 
     def __enter__(self) -> CriticalSection:
         global _innermost
-        if _ident() == _main().ident:
+        if _ident() == _main:
             outer = _innermost
             if outer is None:
                 self._install()
@@ -152,7 +162,7 @@ def run_pending() -> None:
     For waits and long loops. Raises: what the handlers raise, KeyboardInterrupt for Ctrl-C by default.
     """
     inner = _innermost
-    if inner is not None and inner._arrived and _ident() == _main().ident:
+    if inner is not None and inner._arrived and _ident() == _main:
         inner._run_handlers()  # signals that arrive meanwhile stay deferred
 
 

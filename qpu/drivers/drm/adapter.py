@@ -318,7 +318,7 @@ class DrmV3d:
 
     def _await_one(self, fence: DrmFence, deadline: float | None) -> bool:
         first = True
-        interruptions = Interruptions(self.port)
+        interruptions: Interruptions | None = None
         while not fence.done:
             begun = self.port.monotonic()
             left_ns = LONGEST_WAIT_NS
@@ -337,6 +337,7 @@ class DrmV3d:
             except OSError as error:
                 if isinstance(error, DriverError):
                     raise
+                interruptions = interruptions or Interruptions(self.port)
                 if error.errno in (errno.EINTR, errno.EAGAIN) and interruptions.again():
                     continue  # a signal, or a time-out that Linux rounded down
                 if error.errno == errno.ETIME:

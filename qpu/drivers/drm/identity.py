@@ -15,6 +15,7 @@ from qpu.errors import DriverError
 __all__ = ["ISAS", "Identity", "get_param", "identify"]
 
 ISAS = {42: Isa.V3D42, 71: Isa.V3D71}
+_GET_PARAM = drm.ioctl("V3D_GET_PARAM")
 MAGIC = 0x443356  # "V3D" in the low bytes of IDENT0
 ALWAYS = Param.V3D_CORE0_IDENT2  # parameters up to this one exist on every version of Linux
 
@@ -63,11 +64,10 @@ class Identity:
 
 def get_param(port: Port, fd: int, what: str, param: Param) -> int | None:
     """One GET_PARAM value; None when this Linux does not know the parameter. Raises: DriverError."""
-    row = drm.ioctl("V3D_GET_PARAM")
-    layout = row.layout(port.pointer_size)
+    layout = _GET_PARAM.layout(port.pointer_size)
     arg = layout.pack(param=param)  # the value must be 0 on entry
     try:
-        retrying(port, fd, row.request(port.pointer_size), arg)
+        retrying(port, fd, _GET_PARAM.request(port.pointer_size), arg)
     except OSError as error:
         if error.errno == errno.EINVAL and param > ALWAYS:
             return None

@@ -34,6 +34,10 @@ class Workers:
         little where the other cores are busy. Raises: what `work` raises, after all calls have returned.
         """
         waiting = deque(items)
+        if len(waiting) < 2 or self.count < 2:
+            for item in waiting:
+                work(item, 0)
+            return
 
         def some(worker: int) -> None:
             while waiting:
@@ -43,11 +47,9 @@ class Workers:
                     return
                 work(item, worker)
 
-        helpers = []
-        if len(waiting) > 1 and self.count > 1:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.count - 1, "qpu-emulator")
-            helpers = [self._pool.submit(some, worker) for worker in range(1, min(self.count, len(waiting)))]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.count - 1, "qpu-emulator")
+        helpers = [self._pool.submit(some, worker) for worker in range(1, min(self.count, len(waiting)))]
         try:
             some(0)
         finally:

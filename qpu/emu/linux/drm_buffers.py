@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import errno
 
-from qpu.core.isa import Isa
 from qpu.drivers.uapi.drm import Param
 from qpu.emu.linux.core import fail, fail_if
 from qpu.emu.linux.drm_core import Arguments
 from qpu.emu.linux.drm_objects import MMAP_BASE, Calls, DmaBufFile, V3dFile
-from qpu.emu.linux.identity import v3d_identity
 
 __all__ = ["CALLS"]
 
 POLL_NS = 100_000  # emulated time of a wait with timeout 0; on hardware it is a jiffy at most
+_GLOBAL, _CONTEXT = int(Param.GLOBAL_RESET_COUNTER), int(Param.CONTEXT_RESET_COUNTER)
 PRIME_FLAGS = 0x80002  # O_CLOEXEC, O_RDWR
 INFINITE = 1 << 62
 
@@ -33,23 +32,12 @@ def get_param(file: V3dFile, a: Arguments) -> None:
     fail_if(a["pad"], errno.EINVAL)
     param = a["param"]
     fail_if(param <= Param.V3D_CORE0_IDENT2 and a["value"], errno.EINVAL)
-    values = _params(file)
-    fail_if(param not in values, errno.EINVAL)
-    a["value"] = values[param]
-
-
-def _params(file: V3dFile) -> dict[int, int]:
-    p = file.linux.profile
-    found = v3d_identity(p)
-    found[Param.SUPPORTS_TFU] = 1
-    found[Param.SUPPORTS_CSD] = 1
-    if not p.old_linux:
-        found |= dict.fromkeys(range(Param.SUPPORTS_CACHE_FLUSH, Param.SUPPORTS_CPU_QUEUE + 1), 1)
-        found[Param.MAX_PERF_COUNTERS] = 87 if p.isa is Isa.V3D42 else 93
-        found[Param.SUPPORTS_SUPER_PAGES] = 0
-        found[Param.GLOBAL_RESET_COUNTER] = file.device.queue.resets
-        found[Param.CONTEXT_RESET_COUNTER] = file.resets
-    return found
+    value = file.device.params.get(param)
+    if value is None and not file.linux.profile.old_linux:
+        value = {_GLOBAL: file.device.queue.resets, _CONTEXT: file.resets}.get(param)
+    if value is None:
+        raise fail(errno.EINVAL)
+    a["value"] = value
 
 
 def create_bo(file: V3dFile, a: Arguments) -> None:

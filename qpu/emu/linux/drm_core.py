@@ -6,9 +6,10 @@ Source, with the errno of each failure: drivers.md 1.1 and 1.2.
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 from qpu.drivers.uapi import dma_buf, drm
 from qpu.drivers.uapi.layout import Ioctl, Layout
@@ -40,6 +41,13 @@ class Arguments:
         return self.layout.number(self.data, name)
 
     def __setitem__(self, name: str, value: int) -> None:
+        at = self.layout.fields.get(name)
+        if at is not None and at.count is None and at.code is not None and at.offset + at.size <= len(self.data):
+            try:
+                at.code.pack_into(self.data, at.offset, value)
+                return
+            except struct.error:
+                pass  # `put` raises the error that names the mistake
         self.layout.put(self.data, name, value)
 
     def numbers(self, name: str) -> tuple[int, ...]:
@@ -49,6 +57,17 @@ class Arguments:
     def text(self, name: str, value: str) -> None:
         """Set a char array."""
         self.layout.put(self.data, name, value.encode())
+
+
+class _Call(NamedTuple):
+    """A request on a node. size: bytes of its argument; room: of the structure that the method gets."""
+
+    method: Callable[[Arguments], None]
+    layout: Layout
+    size: int
+    copy_in: int
+    copy_out: int
+    room: int
 
 
 class DrmNode(OpenFile):
@@ -64,6 +83,7 @@ class DrmNode(OpenFile):
         self.render = render
         self.authenticated = True
         self._table: dict[int, tuple[Ioctl, Callable[[Arguments], None]]] = {}
+        self._known: dict[int, _Call] = {}  # by request
 
     def serve(self: Node, calls: Mapping[str, Callable[[Node, Arguments], None]]) -> None:
         """Register handlers of ioctls, by name."""
@@ -73,6 +93,22 @@ class DrmNode(OpenFile):
 
     def ioctl(self, request: int, arg: bytearray) -> int:
         """Dispatch on the number only, as the DRM core does; older and newer sizes are valid (drivers.md 1.2)."""
+        call = self._known.get(request)
+        if call is None:
+            call = self._known[request] = self._prepare(request)
+        fail_if(len(arg) < call.size, errno.EFAULT)
+        data = arg[: call.copy_in]
+        if call.copy_in < call.room:
+            data += bytes(call.room - call.copy_in)
+        try:
+            call.method(Arguments(call.layout, data))
+        finally:
+            if call.copy_out:
+                arg[: call.copy_out] = data[: call.copy_out]
+        return 0
+
+    def _prepare(self, request: int) -> _Call:
+        """What a request does. Raises: OSError for a request that the node does not have."""
         fail_if(request >> 8 & 0xFF != ord("d"), errno.ENOTTY)
         nr = request & 0xFF
         found = self._table.get(nr)
@@ -82,17 +118,10 @@ class DrmNode(OpenFile):
         fail_if(self.render and row.name in _CARD_ONLY, errno.EACCES)
         layout = row.layout(self.linux.width_of(row, request))
         size = request >> 16 & 0x3FFF
-        fail_if(len(arg) < size, errno.EFAULT)
         direction = request >> 30
         copy_in = size if direction & _DIR_WRITE and "W" in row.direction else 0
         copy_out = size if direction & _DIR_READ and "R" in row.direction else 0
-        data = bytearray(max(layout.size, size))
-        data[:copy_in] = arg[:copy_in]
-        try:
-            method(Arguments(layout, data))
-        finally:
-            arg[:copy_out] = data[:copy_out]
-        return 0
+        return _Call(method, layout, size, copy_in, copy_out, max(layout.size, size))
 
     def unknown(self, nr: int, request: int) -> Exception:
         """The exception for a number without a handler."""

@@ -12,6 +12,7 @@ from qpu.emu.linux.core import Linux, OpenFile, RegisterBlock, Span, fail, fail_
 from qpu.emu.linux.drm_core import Arguments, DrmNode, dma_buf_ioctl, lowest_free
 from qpu.emu.linux.events import Perfmon
 from qpu.emu.linux.gpu_jobs import Fence, V3dQueue
+from qpu.emu.linux.identity import v3d_params
 
 __all__ = ["MMAP_BASE", "BufferObject", "Calls", "DmaBufFile", "DrmDevice", "SyncObject", "V3dFile"]
 
@@ -169,6 +170,7 @@ class DrmDevice:
         self.linux = linux
         self.queue = queue
         self.calls = calls
+        self.params = v3d_params(linux.profile)
         self.buffers: list[BufferObject] = []
         self.files: list[V3dFile] = []
         self.master: V3dFile | None = None

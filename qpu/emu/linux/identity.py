@@ -6,7 +6,7 @@ from qpu.core.isa import Isa
 from qpu.drivers.uapi.drm import Param
 from qpu.emu.boards import BoardProfile
 
-__all__ = ["v3d_identity"]
+__all__ = ["v3d_identity", "v3d_params"]
 
 
 def v3d_identity(p: BoardProfile) -> dict[int, int]:
@@ -24,3 +24,15 @@ def v3d_identity(p: BoardProfile) -> dict[int, int]:
         Param.V3D_CORE0_IDENT1: ident | (0x81001002 if old else 1 | p.slices * p.tmus_per_slice << 12),
         Param.V3D_CORE0_IDENT2: 0x40078121,
     }
+
+
+def v3d_params(p: BoardProfile) -> dict[int, int]:
+    """The values of GET_PARAM that never change, by parameter number."""
+    found = v3d_identity(p)
+    found[Param.SUPPORTS_TFU] = 1
+    found[Param.SUPPORTS_CSD] = 1
+    if not p.old_linux:
+        found |= dict.fromkeys(range(Param.SUPPORTS_CACHE_FLUSH, Param.SUPPORTS_CPU_QUEUE + 1), 1)
+        found[Param.MAX_PERF_COUNTERS] = 87 if p.isa is Isa.V3D42 else 93
+        found[Param.SUPPORTS_SUPER_PAGES] = 0
+    return found

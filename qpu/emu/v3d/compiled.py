@@ -6,17 +6,22 @@ translator does not support run on the reference engine; `RunStats.fallbacks` na
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from functools import cached_property
+from operator import attrgetter
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qpu.core.isa import Isa
+from qpu.emu.engine.host_cpu import host
 from qpu.emu.engine.machine import Execution
 from qpu.emu.engine.memory import PAGE, Memory
 from qpu.emu.engine.workers import Workers, cores
-from qpu.emu.v3d.blocks import Blocks, initial_state
+from qpu.emu.v3d.blocks import Blocks, fill, kept_block, part
 from qpu.emu.v3d.compiled_programs import Program, fetcher, program_at
 from qpu.emu.v3d.dispatch import Dispatch, Start
 from qpu.emu.v3d.execution import DispatchExecution, MachineProfile
@@ -25,6 +30,7 @@ from qpu.emu.v3d.prepare import prepare
 from qpu.emu.v3d.reference import V3dReferenceMachine
 from qpu.emu.v3d.state import CLOBBERED, Group
 from qpu.emu.v3d.tmu import Action, decode_request, result_words
+from qpu.emu.v3d.translate_graph import Fetch
 from qpu.emu.v3d.translate_state import (
     CHAIN_COUNTS,
     CONTINUE,
@@ -47,9 +53,13 @@ U32: TypeAlias = NDArray[np.uint32]
 LANES = 16
 _LANE = np.arange(LANES, dtype=np.uint32)
 _REASONS = tuple(Reason)  # by value
-_TMU = int(Reason.TMU)
+_END, _SWITCH, _BUDGET, _TMU = int(Reason.END), int(Reason.SWITCH), int(Reason.BUDGET), int(Reason.TMU)
+_HELD, _HOLD, _SHARED = int(Slot.HELD), int(Control.HOLD), int(Slot.SHARED)  # members of enumerations are slow
+_STORES, _NOTHING = int(Hold.STORES), int(Hold.NOTHING)
+_LOW = 0xFFFFFFFF
 QUANTUM, MAX_QUANTUM = 1 << 12, 1 << 20  # time slice of a thread in instructions: initial and maximum
 PARALLEL = 100_000  # instructions of all threads between stores from which on several host threads save time
+MAX_RECENT = 1 << 12  # addresses of programs
 MAX_WARNINGS = 256  # about overflowing result FIFOs; after that many the limit of the fast path is raised
 ALL_PAGES = (1 << 32) // PAGE
 
@@ -69,6 +79,8 @@ class V3dCompiledMachine:
         self._spare: list[Blocks] = []
         whole = len(memory.pages) == ALL_PAGES
         self._pages = memory.pages if whole else np.zeros(ALL_PAGES, np.uint32)
+        self.pages_at = int(self._pages.ctypes.data)
+        self._recent: dict[tuple[int, bool, int], Program] = {}  # the last program at an address
 
     @property
     def qpus(self) -> int:
@@ -87,7 +99,7 @@ class V3dCompiledMachine:
             if blocks.capacity == capacity:
                 self._spare.remove(blocks)
                 return blocks
-        return Blocks(capacity, self.qpus, self.workers, self.memory.size // PAGE)
+        return Blocks(capacity, self.workers, self.memory.size // PAGE)
 
     def return_blocks(self, blocks: Blocks) -> None:
         """Return the arrays of a dispatch that has ended; later ones use them."""
@@ -98,18 +110,30 @@ class V3dCompiledMachine:
         """Begin a dispatch; see `V3dReferenceMachine.dispatch`."""
         dispatch = Dispatch.from_cfg(cfg, exact_batches=self.profile.exact_batches)
         try:
-            program = program_at(self.memory, dispatch, self.profile.isa, strict=self.strict)
+            return CompiledV3dExecution(self, dispatch, self._program(dispatch))
         except Untranslatable as reason:
             execution = self.reference.dispatch(cfg)
             execution.stats.fallbacks[str(reason)] += 1
             return execution
-        return CompiledV3dExecution(self, dispatch, program)
+
+    def _program(self, dispatch: Dispatch) -> Program:
+        """The program of a dispatch; first the one that its address had before. Raises: Untranslatable."""
+        key = dispatch.code, dispatch.single_segment, dispatch.threads
+        recent = self._recent.get(key)
+        if recent is not None and recent.kind.host is host() and recent.covers(self.memory, dispatch.code):
+            return recent
+        found = program_at(self.memory, dispatch, self.profile.isa, strict=self.strict)
+        if len(self._recent) >= MAX_RECENT:
+            self._recent.clear()
+        self._recent[key] = found
+        return found
 
 
 class CompiledV3dExecution(DispatchExecution):
     """A dispatch on the compiled engine; see `qpu.emu.engine.machine.Execution`."""
 
     segment = MAX_QUANTUM
+    arithmetic = nullcontext  # the host adds no floats
     slice = 1 << 22  # clocks, milliseconds of the host
 
     def __init__(self, machine: V3dCompiledMachine, dispatch: Dispatch, program: Program) -> None:
@@ -118,21 +142,17 @@ class CompiledV3dExecution(DispatchExecution):
         )
         self._machine = machine
         self._program = program
-        first = program.calls == 0
-        self._before = (0.0, 0, 0) if first else (program.translate_s, program.hits, program.misses)
+        self._before = (program.translate_s, program.hits, program.misses) if program.calls else (0.0, 0, 0)
         self._translated = program.translate_s
         program.calls += 1
         self._blocks = blocks = machine.take_blocks(self._placement.capacity)
-        blocks.begin(self._services.snapshot.copies, self._services.tmu.scratch)
+        services = self._services
+        services.scratch = blocks.scratch
+        blocks.begin(services.snapshot.copies)
         self._states, self._wide, self._pointers = blocks.states, blocks.wide, blocks.pointers
         self._copies = blocks.copies
-        self._fixed: tuple[int, ...] = (
-            self._memory.pointer,
-            machine.page_owners().ctypes.data,
-            self._services.snapshot.kept.ctypes.data,
-            blocks.copies.table.ctypes.data,
-            blocks.copies.control.ctypes.data,
-        )
+        kept_at = services.snapshot.kept_at
+        self._fixed = (machine.memory.pointer, machine.pages_at, kept_at, blocks.table_at, blocks.control_at)
         self._workers = machine.workers
         self._split = program.split
         self._new_counters()
@@ -141,17 +161,25 @@ class CompiledV3dExecution(DispatchExecution):
         self._ready: list[int] = []
         self._held: set[int] = set()  # ready threads that are stopped before a store or atomic
         self._waiting: dict[int, int] = {}  # thread at a barrier -> supergroup
-        self._last_on, self._resumed = blocks.last_on, blocks.resumed
-        self._total: NDArray[np.int64] = np.zeros(len(CHAIN_COUNTS), np.int64)
-        self._tmu = np.zeros(3, np.uint64)  # requests, bytes read, bytes written by threads that ended
-        self._group = Group(np.zeros(1, np.intp), dispatch.code, dispatch.uniforms)
+        self._resumed: set[int] = set()  # threads whose last stop was a switch
+        self._last_on: dict[int, int] = {}  # 4.2: QPU -> the thread that ran last
+        self._shared = False  # 4.2: whether threads have the mark of `Slot.SHARED`
+        self._total: NDArray[np.int64] | None = None  # by `CHAIN_COUNTS`; None: nothing yet
+        self._tmu = [0, 0, 0]  # requests, bytes read, bytes written by threads that ended
         self._words: dict[tuple[int, str], U32] = {}  # copies of stream words that are not contiguous on the host
         self._crew = Workers(self._workers)
         self._overflows = 0
         self._rounds_run = 0  # rounds of all threads together
         self._quantum = QUANTUM
-        self._fetch = fetcher(machine.memory, dispatch.code)
-        self._fresh = initial_state(dispatch.uniforms, dispatch.code, result_words(dispatch.threads))
+        self._limit = result_words(dispatch.threads)  # of a FIFO of results
+
+    @cached_property
+    def _group(self) -> Group:
+        return Group(np.zeros(1, np.intp), self._dispatch.code, self._dispatch.uniforms)
+
+    @cached_property
+    def _fetch(self) -> Fetch:
+        return fetcher(self._memory, self._dispatch.code)
 
     # -- statistics
 
@@ -172,14 +200,11 @@ class CompiledV3dExecution(DispatchExecution):
         super()._over()
 
     def _count(self) -> None:
-        s, x, p = self.stats, self._services, self._program
-        self._settle_counters()
-        for name, value in zip(CHAIN_COUNTS[1:], self._total[1:].tolist(), strict=True):
+        s, p = self.stats, self._program
+        for name, value in zip(CHAIN_COUNTS[1:], self._settle_counters()[1:].tolist(), strict=True):
             setattr(s, name, value)
-        requests, read, written = (self._tmu + self._tallies(list(self._placement.running))).tolist()
-        s.tmu_requests = requests + x.tmu.requests
-        s.tmu_read_bytes = read + x.tmu.read_bytes
-        s.tmu_write_bytes = written + x.tmu.write_bytes
+        tallies = zip(self._tmu, self._tallies(list(self._placement.running)), self._services.tallies(), strict=True)
+        s.tmu_requests, s.tmu_read_bytes, s.tmu_write_bytes = map(sum, tallies)
         s.execute_s -= p.translate_s - self._translated
         self._translated = p.translate_s
         if self._rest is not None:
@@ -203,33 +228,32 @@ class CompiledV3dExecution(DispatchExecution):
             s.fallbacks[reason] = rest.executed
             break
 
-    def _settle_counters(self) -> None:
+    def _settle_counters(self) -> NDArray[np.int64]:
         """Convert chain counts to operation counts. Required before a new translation replaces the chains."""
-        self._total = self._total + self._blocks.counted(self._stats)
+        counted = self._blocks.counted(self._stats)
+        self._total = total = counted if self._total is None else self._total + counted
+        return total
 
-    def _tallies(self, threads: list[int]) -> NDArray[np.uint64]:
+    def _tallies(self, threads: list[int]) -> list[int]:
         """TMU requests, bytes read and bytes written by threads."""
-        if not threads:
-            return np.zeros(3, np.uint64)
-        found: NDArray[np.uint64] = self._wide[threads, int(Slot.REQUESTS) // 2 : int(Slot.REQUESTS) // 2 + 3].sum(0)
+        found: list[int] = self._blocks.stops[threads, 1:4].sum(0).tolist() if threads else [0, 0, 0]
         return found
 
     # -- threads
 
     def _start(self, started: list[Start]) -> None:
-        payload = self._dispatch.payload([s.batch for s in started], [s.supergroup_slot for s in started])
-        ids = Slot.RF + LANES * (0 if self.isa is Isa.V3D42 else 3)
+        states, dispatch, tidx = self._states, self._dispatch, self._placement.tidx
+        started.sort(key=attrgetter("thread"))
         threads = [begun.thread for begun in started]
-        whole = threads == list(range(threads[0], threads[0] + len(threads)))
-        mine = slice(threads[0], threads[-1] + 1) if whole else threads  # slices are much faster than lists
-        states = self._states
-        states[mine] = self._fresh
-        states[mine, ids : ids + LANES] = payload.ids
-        states[mine, Slot.RF + 2 * LANES : Slot.RF + 3 * LANES] = payload.index
-        states[mine, Slot.MSF : Slot.MSF + LANES] = payload.live
-        states[mine, Slot.TIDX] = [self._placement.tidx[t] for t in threads]
-        states[mine, Slot.SLOT] = [begun.supergroup_slot for begun in started]
-        self._resumed[threads] = False
+        if len(threads) == 1:
+            states[threads[0]] = kept_block(self.isa, dispatch, self._limit, started[0], tidx[threads[0]])
+        else:
+            mine = part(threads)
+            made = states[mine] if isinstance(mine, slice) else np.empty((len(threads), states.shape[1]), np.uint32)
+            fill(made, self.isa, dispatch, self._limit, started, [tidx[t] for t in threads])
+            if not isinstance(mine, slice):
+                states[mine] = made
+        self._resumed.difference_update(threads)
         self._ready += threads
 
     def _run_round(self, budget: int) -> None:
@@ -252,22 +276,20 @@ class CompiledV3dExecution(DispatchExecution):
         budget = min(budget, self._quantum)
         reasons = self._run_all(threads, budget)
         self._copies.note()
-        here = np.array(threads)
-        self._account(here, budget)
-        if self._states[here, Slot.FROM_LINK].any():
-            self._warn_from_link(threads)
-        spent = reasons.count(Reason.BUDGET)
+        stops = self._blocks.stops[part(threads)].tolist()
+        self._account(threads, stops, budget)
+        spent = reasons.count(_BUDGET)
         if 0 < spent < len(reasons):
             self._quantum = QUANTUM  # other threads make progress: a spinning thread must not delay them
         elif spent:
             self._quantum = min(2 * self._quantum, MAX_QUANTUM)
         ended: list[int] = []
         for thread, reason in zip(threads, reasons, strict=True):
-            if reason == Reason.SWITCH:
+            if reason == _SWITCH:
                 self._ready.append(thread)
-            elif reason == Reason.END:
+            elif reason == _END:
                 ended.append(thread)
-            elif reason == Reason.TMU and self._states[thread, Slot.HELD]:
+            elif reason == _TMU and self._states[thread, _HELD]:
                 self._held.add(thread)
                 self._requeue(thread)
             else:
@@ -283,10 +305,11 @@ class CompiledV3dExecution(DispatchExecution):
         blocks, fixed = self._blocks, self._fixed
         self._machine.page_owners()  # buffers may have been mapped since the last round
         result: dict[int, int] = {}
+        states = self._states
 
         def work(mine: list[int], worker: int) -> None:
             line, count = blocks.lines[worker], len(mine)
-            line.order[:count] = self._pointers[mine]
+            line.order[:count] = self._pointers[part(mine)]
             at = blocks.counts_at[worker]
             self._program.run(line.order_at, count, *fixed, at, budget, line.reasons_at)
             result.update(zip(mine, line.reasons[:count].tolist(), strict=True))
@@ -294,7 +317,7 @@ class CompiledV3dExecution(DispatchExecution):
         # Phase 1: run every thread up to its first store or atomic. Memory does not change, so the order of the
         # threads and the number of host threads have no effect. Phase 2: do the stores serially, in thread order.
         control = self._copies.control
-        control[Control.HOLD] = Hold.STORES
+        control[_HOLD] = _STORES
         starting = threads
         if self._held:
             starting = [t for t in threads if t not in self._held]
@@ -304,13 +327,13 @@ class CompiledV3dExecution(DispatchExecution):
             self._held.clear()
         if starting:
             self._crew.share(self._portions(starting), work)
-        control[Control.HOLD] = Hold.NOTHING
+        control[_HOLD] = _NOTHING
         found = [result[t] for t in threads]
-        if self._program.lockstep or any(r == _TMU and self._states[t, Slot.HELD] for t, r in result.items()):
-            states, most = self._pointers[threads], PARALLEL
+        if self._program.lockstep or any(r == _TMU and states[t, _HELD] for t, r in result.items()):
+            pointers, most = self._pointers[threads], PARALLEL
             reasons = np.array(found, np.int32)
             at = blocks.counts_at[0]
-            self._program.rounds(states.ctypes.data, len(threads), *fixed, at, most, reasons.ctypes.data)
+            self._program.rounds(pointers.ctypes.data, len(threads), *fixed, at, most, reasons.ctypes.data)
             found = reasons.tolist()
         return found
 
@@ -328,28 +351,30 @@ class CompiledV3dExecution(DispatchExecution):
 
     def _clobber(self, threads: list[int]) -> None:
         """4.2: overwrite the accumulators of threads if another thread of their QPU has run since their switch."""
-        mine = np.array(threads)
-        qpu = mine % self._placement.qpus
-        if self._resumed[mine].any():
-            order = np.argsort(qpu, kind="stable")  # by QPU, then in the order in which they run
-            ordered, on = mine[order], qpu[order]
-            first = np.ones(len(mine), np.bool_)
-            first[1:] = on[1:] != on[:-1]
-            before = np.empty_like(mine)
-            before[1:] = ordered[:-1]
-            before[first] = self._last_on[on[first]]
-            lost = ordered[self._resumed[ordered] & (before != ordered)]
-            if lost.size:
-                self._states[lost, Slot.ACC : Slot.ACC + 6 * LANES] = CLOBBERED
-        self._states[mine, Slot.SHARED] = np.bincount(qpu)[qpu] > 1
-        self._last_on[qpu] = mine  # the last assignment wins
-        self._resumed[mine] = True
+        qpus, last_on, resumed = self._placement.qpus, self._last_on, self._resumed
+        for thread in threads:
+            qpu = thread % qpus
+            if thread in resumed and last_on.get(qpu) != thread:
+                self._states[thread, Slot.ACC : Slot.ACC + 6 * LANES] = CLOBBERED
+            last_on[qpu] = thread
+        resumed.update(threads)
+        alone = len({thread % qpus for thread in threads}) == len(threads)
+        if self._shared or not alone:
+            count = Counter(thread % qpus for thread in threads)
+            self._states[threads, _SHARED] = [count[thread % qpus] > 1 for thread in threads]
+            self._shared = True
 
-    def _account(self, threads: NDArray[np.intp], budget: int) -> None:
-        used = budget - self._wide[threads, int(Slot.LEFT) // 2].view(np.int64)
-        qpus = self._placement.qpus
-        np.add.at(self._services.qpu_instructions, threads % qpus, used)
-        self._program.executed += int(used.sum())
+    def _account(self, threads: list[int], stops: list[list[int]], budget: int) -> None:
+        """Count the instructions of a round. stops: of the threads, as `Blocks.stops`."""
+        qpus, counts = self._placement.qpus, self._services.qpu_instructions
+        executed = 0
+        for thread, (left, _, _, _, _, link) in zip(threads, stops, strict=True):
+            counts[thread % qpus] += budget - left
+            executed += budget - left
+            if link > _LOW:
+                self._services.warn(self._as_group(thread, (link >> 32) - 1), "uniforms-from-link")
+                self._states[thread, Slot.FROM_LINK] = 0
+        self._program.executed += executed
         self._rounds_run += len(threads)
 
     # -- events
@@ -393,26 +418,21 @@ class CompiledV3dExecution(DispatchExecution):
         else:
             raise AssertionError(f"the compiled program stopped with {reason.name}")
 
-    def _warn_from_link(self, threads: list[int]) -> None:
-        for thread in threads:
-            at = int(self._states[thread].view(np.int32)[Slot.FROM_LINK])
-            if at:
-                self._services.warn(self._as_group(thread, at - 1), "uniforms-from-link")
-                self._states[thread, Slot.FROM_LINK] = 0
-
     def _requeue(self, thread: int) -> None:
         """Make a thread ready after a stop that is not a thread switch on hardware: the accumulators survive it."""
-        self._resumed[thread] = False
+        self._resumed.discard(thread)
         self._ready.append(thread)
 
     def _end(self, threads: list[int]) -> None:
         """Account for threads whose programs have ended, and free their places."""
         if not threads:
             return
-        tallies = self._tallies(threads)
-        self._tmu += tallies
-        left = [self._states[threads, slot].tolist() for slot in (Slot.COUNT, Slot.SYNC)]
-        for thread, count, asked in zip(threads, *left, strict=True):
+        stops = self._blocks.stops[part(threads)].tolist()
+        for thread, (_, requests, read, written, results, _) in zip(threads, stops, strict=True):
+            self._tmu[0] += requests
+            self._tmu[1] += read
+            self._tmu[2] += written
+            count, asked = results & _LOW, results >> 32
             if count:
                 g = self._as_group(thread)
                 g.pc += 8
@@ -470,10 +490,10 @@ class CompiledV3dExecution(DispatchExecution):
             except EmuFault:
                 x.qpu_instructions[qpu] += index - start
                 raise
-        for kind, host, left in (("u", Slot.UNIFORM_HOST, Slot.UNIFORM_LEFT), ("a", Slot.UNIFA_HOST, Slot.UNIFA_LEFT)):
+        for kind, at, left in (("u", Slot.UNIFORM_HOST, Slot.UNIFORM_LEFT), ("a", Slot.UNIFA_HOST, Slot.UNIFA_LEFT)):
             if words[kind]:
                 piece = self._words[thread, kind] = np.array(words[kind], np.uint32)
-                self._wide[thread][int(host) // 2] = piece.ctypes.data
+                self._wide[thread][int(at) // 2] = piece.ctypes.data
                 state[left] = len(piece)
         self._requeue(thread)
 
@@ -502,7 +522,7 @@ class CompiledV3dExecution(DispatchExecution):
         if len(g.results) > state[Slot.LIMIT]:
             self._overflows += 1
             if self._overflows > MAX_WARNINGS:  # enough warnings
-                self._states[:, Slot.LIMIT] = self._fresh[Slot.LIMIT] = FIFO_SLOTS
+                self._states[:, Slot.LIMIT] = self._limit = FIFO_SLOTS
         for k, value in enumerate(fresh):
             at = Slot.FIFO + LANES * ((head + count + k) % FIFO_SLOTS)
             state[at : at + LANES] = np.broadcast_to(value, (1, LANES))[0]
@@ -548,7 +568,7 @@ class CompiledV3dExecution(DispatchExecution):
         self._release()
         self._copies.note()
         running = list(self._placement.running)
-        self._tmu += self._tallies(running)
+        self._tmu = [a + b for a, b in zip(self._tmu, self._tallies(running), strict=True)]
         self._wide[running, int(Slot.REQUESTS) // 2 : int(Slot.REQUESTS) // 2 + 3] = 0
         nodes = self._program.nodes
 

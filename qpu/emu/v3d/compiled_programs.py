@@ -141,8 +141,8 @@ class Program(NativeProgram):
         """Whether the program at an address has the same words."""
         size = len(self._bytes)
         if size and self.known and code + size <= memory.size:
-            mapped = memory.pages[code >> 12 : (code + size - 1 >> 12) + 1].all()
-            return bool(mapped) and memory.bytes[code : code + size].tobytes() == self._bytes
+            pages = memory.pages[code >> 12 : (code + size - 1 >> 12) + 1]
+            return np.count_nonzero(pages) == len(pages) and memory.bytes[code : code + size].tobytes() == self._bytes
         at = (code + 8 * self._at & 0xFFFFFFFF) >> 3
         if not self.known or (at >= memory.size >> 3).any() or not memory.pages[at >> 9].all():
             return False
@@ -167,16 +167,11 @@ class Program(NativeProgram):
 
 
 _PROGRAMS: dict[tuple[_Kind, tuple[int | None, ...]], list[Program]] = {}
-_RECENT: dict[tuple[_Kind, int], Program] = {}  # the last program at an address
-MAX_RECENT = 1 << 12
 
 
 def program_at(memory: Memory, dispatch: Dispatch, isa: Isa, *, strict: bool) -> Program:
     """The program of a dispatch. Raises: Untranslatable."""
     kind = _Kind(isa, dispatch.single_segment, strict, 32 if dispatch.threads == 4 else 64, host())
-    recent = _RECENT.get((kind, dispatch.code))
-    if recent is not None and not recent.refused and recent.covers(memory, dispatch.code):
-        return recent
     fetch = fetcher(memory, dispatch.code)
     alike = _PROGRAMS.setdefault((kind, tuple(fetch(i) for i in range(_HEAD))), [])
     found = next((p for p in alike if p.covers(memory, dispatch.code)), None)
@@ -190,7 +185,4 @@ def program_at(memory: Memory, dispatch: Dispatch, isa: Isa, *, strict: bool) ->
         _PROGRAMS.setdefault((kind, tuple(fetch(i) for i in range(_HEAD))), []).append(found)
     if found.refused:
         raise Untranslatable(found.refused)
-    if len(_RECENT) >= MAX_RECENT:
-        _RECENT.clear()
-    _RECENT[kind, dispatch.code] = found
     return found

@@ -17,6 +17,7 @@ from qpu.emu.v3d.translate_state import Control
 __all__ = ["Copies"]
 
 U32: TypeAlias = NDArray[np.uint32]
+_USED = int(Control.USED)
 ROOM, MOST_ROOM = 64, 1 << 14  # pages: initial room for copies, and the most that is added at a time
 
 
@@ -44,10 +45,7 @@ class Copies:
     def _offer(self) -> None:
         """Let translated code use the room."""
         self._noted = 0
-        control = self.control
-        control[Control.USED] = 0
-        control[Control.ROOM] = self._room
-        control[Control.POOL], control[Control.PAGES] = self._address
+        self.control[:4] = 0, self._room, *self._address  # USED, ROOM, POOL, PAGES
 
     def begin(self, known: dict[int, U32]) -> None:
         """Begin a dispatch. known: the copies that the host reads, by page; empty."""
@@ -57,12 +55,15 @@ class Copies:
 
     def note(self) -> None:
         """Record the pages that translated code copied; add room when it is used up."""
-        used = min(int(self.control[Control.USED]), self._room)
+        wanted = int(self.control[_USED])
+        if not wanted:
+            return
+        used = min(wanted, self._room)
         for i in range(self._noted, used):
             self._known[int(self._pages[i])] = self._pool[i]
         self._entered += used - self._noted
         self._noted = used
-        if int(self.control[Control.USED]) >= self._room:
+        if wanted >= self._room:
             self._room = min(4 * self._room, MOST_ROOM)
             self._supply()
 

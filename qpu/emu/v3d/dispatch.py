@@ -12,7 +12,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -65,6 +65,10 @@ class Dispatch:
 
         Raises: EmuFault ``dispatch`` for registers that no driver writes and whose effect is unknown.
         """
+        return _decoded(tuple(cfg), exact_batches)
+
+    @classmethod
+    def _decode(cls, cfg: tuple[int, ...], exact_batches: bool) -> Dispatch:
         if len(cfg) < 7 or any(not 0 <= int(c) <= 0xFFFFFFFF for c in cfg):
             raise fault("dispatch", f"a dispatch has seven unsigned 32-bit CFG words, found {list(cfg)}")
         words = [int(c) for c in cfg]
@@ -118,6 +122,9 @@ class Dispatch:
         return _payload(*shape, tuple(batches), tuple(supergroup_slots))
 
 
+_decoded = lru_cache(256)(Dispatch._decode)  # most launches repeat an earlier one
+
+
 @lru_cache(256)
 def _payload(
     workgroups: tuple[int, int, int],
@@ -167,6 +174,12 @@ class Start(NamedTuple):
     thread: int
 
 
+@cache
+def _tidx(slots: tuple[int, ...], qpus: int) -> tuple[int, ...]:
+    """For each resident thread, what the operation `tidx` returns."""
+    return tuple(qpu << 2 | slot for slot in slots for qpu in range(qpus))
+
+
 class Placement:
     """The placement of batches on threads. Resident thread t is QPU ``t % qpus``, slot ``slots[t // qpus]``.
 
@@ -177,10 +190,8 @@ class Placement:
     def __init__(self, dispatch: Dispatch, qpus: int) -> None:
         self.dispatch = dispatch
         self.qpus = qpus
-        slots = dispatch.slots
-        self.capacity = qpus * len(slots)
-        # For each resident thread, what the operation `tidx` returns.
-        self.tidx = tuple(qpu << 2 | slot for slot in slots for qpu in range(qpus))
+        self.tidx = _tidx(dispatch.slots, qpus)
+        self.capacity = len(self.tidx)
         self.started = 0
         self.finished = 0
         self._free = deque(range(self.capacity))  # longest idle first

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from qpu.core.deferred_signals import critical, run_pending
@@ -41,10 +43,12 @@ class MachineProfile(Protocol):
 class DispatchExecution(ABC):
     """A dispatch (`qpu.emu.engine.machine.Execution`). Each engine implements a round.
 
-    segment: instructions of a thread in one round at most. placement: the class that places its batches.
+    segment: instructions of a thread in one round at most. placement: the class that places its batches. arithmetic:
+    makes the context of its rounds.
     """
 
     segment: int
+    arithmetic: Callable[[], AbstractContextManager[None]] = staticmethod(quiet)
     placement: type[Placement] = Placement
 
     def __init__(
@@ -110,11 +114,11 @@ class DispatchExecution(ABC):
             return
         begun = time.perf_counter()
         try:
-            with quiet():
+            with self.arithmetic():
                 while not self.done and not self._stop.pending:
                     budget = self.segment
                     if target is not None:
-                        left = target - CLOCKS_PER_INSTRUCTION * int(self._services.qpu_instructions.max())
+                        left = target - CLOCKS_PER_INSTRUCTION * max(self._services.qpu_instructions.tolist())
                         if left <= 0:
                             break
                         budget = min(budget, max(_LEAST, left // (CLOCKS_PER_INSTRUCTION * self._resident())))

@@ -5,7 +5,7 @@ It is necessary when a computed branch leads to code that the translator does no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import TypeAlias
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qpu.core.deferred_signals import CriticalSection
 from qpu.core.isa import Isa
+from qpu.emu.engine.numpy_lanes import quiet
 from qpu.emu.v3d.dispatch import Dispatch, Placement
 from qpu.emu.v3d.prepare import SFU_LATENCY, UNIFA_EARLY, prepare
 from qpu.emu.v3d.reference import V3dExecution, V3dReferenceMachine
@@ -88,7 +89,7 @@ class ReferenceRest(V3dExecution):
         states: U32,
         ready: Mapping[int, Node],
         waiting: Mapping[int, Node],
-        resumed: NDArray[np.bool_],
+        resumed: Set[int],
         fetch: Fetch,
         *,
         split: bool,
@@ -105,7 +106,7 @@ class ReferenceRest(V3dExecution):
                 g.supergroups = np.array([placement.running[thread].supergroup], np.intp)
                 if thread in waiting:
                     g.sync = np.ones(1, np.bool_)
-                if resumed[thread]:
+                if thread in resumed:
                     g.switched = 1
                 groups.append(g)
                 self._ran[thread] = 1
@@ -119,7 +120,8 @@ class ReferenceRest(V3dExecution):
     def advance(self, budget: int, stop: CriticalSection) -> None:
         """Run one round. stop: the critical section of the caller."""
         self._stop = stop
-        self._run_round(min(budget, self.segment))
+        with quiet():
+            self._run_round(min(budget, self.segment))
 
     def settle(self) -> None:
         """Bring `stats` up to date."""

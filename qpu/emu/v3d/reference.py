@@ -100,8 +100,7 @@ class V3dExecution(DispatchExecution):
         s, x = self.stats, self._services
         for g in (*self._queue, *self._ready, *self._waiting):
             x.flush(g)
-        s.tmu_read_bytes, s.tmu_write_bytes = x.tmu.read_bytes, x.tmu.write_bytes
-        s.tmu_requests = x.tmu.requests
+        s.tmu_requests, s.tmu_read_bytes, s.tmu_write_bytes = x.tallies()
         for k, name in enumerate(COUNTS):
             setattr(s, name, sum(code.hits * code.prepared.counts[k] for code in self._code.values()))
 

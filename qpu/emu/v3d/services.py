@@ -6,6 +6,7 @@ The reference engine runs on it; the compiled engine uses it for reports and for
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import NoReturn, TypeAlias
 
 import numpy as np
@@ -88,7 +89,7 @@ class DispatchServices:
         self.stats = stats
         self.strict = strict
         self.snapshot = Snapshot(memory, dispatch.uniforms, dispatch.code)
-        self.tmu = TmuMemory(isa, memory, before_store=self.snapshot.before_store, report=self._access)
+        self.scratch: NDArray[np.uint8] | None = None  # the page of the TMU for accesses outside every buffer
         self.group: Group | None = None  # the group that is executing
         self.prepared: Prepared | None = None  # the instruction that is executing
         self.qpu_instructions = np.zeros(placement.qpus, np.int64)
@@ -96,6 +97,17 @@ class DispatchServices:
         self.outside: set[int] = set()  # addresses of instructions with a reported access outside every buffer
         self._data_limit = data_words(dispatch.threads)
         self._result_limit = result_words(dispatch.threads)
+
+    @cached_property
+    def tmu(self) -> TmuMemory:
+        """The TMU; short programs make no request."""
+        before_store, report = self.snapshot.before_store, self._access
+        return TmuMemory(self.isa, self.memory, before_store=before_store, report=report, scratch=self.scratch)
+
+    def tallies(self) -> tuple[int, int, int]:
+        """Requests so far, bytes read, bytes written."""
+        tmu: TmuMemory | None = self.__dict__.get("tmu")
+        return (0, 0, 0) if tmu is None else (tmu.requests, tmu.read_bytes, tmu.write_bytes)
 
     # -- reports
 

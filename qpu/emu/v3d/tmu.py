@@ -214,13 +214,14 @@ class TmuMemory:
         *,
         before_store: Callable[[NDArray[np.integer]], None],
         report: Callable[[AccessError], None],
+        scratch: NDArray[np.uint8] | None = None,
     ) -> None:
         self.isa = isa
         self.memory = memory
         self._before_store = before_store
         self._report = report
         self._all = _Bytes(memory.bytes)
-        self.scratch = np.zeros(PAGE, np.uint8)
+        self.scratch = np.zeros(PAGE, np.uint8) if scratch is None else scratch
         self._scratch = _Bytes(self.scratch)
         self.read_bytes = 0
         self.write_bytes = 0

@@ -6,13 +6,12 @@ py-videocore6 and py-videocore7, read-write-uniform case). So a page is copied b
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.emu.engine.memory import PAGE, Memory
+from qpu.emu.engine.memory import PAGE, Memory, Region
 from qpu.v3d.regs import SIGNAL_ROWS, SIGNALS
 
 __all__ = ["COPIED", "FREE", "NEVER", "Snapshot", "uses_side_streams"]
@@ -22,6 +21,8 @@ _SHIFT = PAGE.bit_length() - 1
 # Values of `Snapshot.kept`. Most pages are never read by a stream; `NEVER` is 0, so that a zero-filled array needs
 # no initialisation.
 NEVER, COPIED, FREE = 0, 1, 2  # FREE: to be copied before the first store
+_SEARCHED = 64
+_searched: dict[int, tuple[bytes, bool]] = {}  # by address: the code that was last there, whether it uses side streams
 _SCAN = 1 << 15  # instructions that are searched; longer code is assumed to use all streams
 
 
@@ -31,15 +32,22 @@ def uses_side_streams(memory: Memory, code: int) -> bool:
     The function searches the rest of the code's region for unifa loads and branches that move the uniform stream. Data
     after the code can cause a false True, never a false False.
     """
-    region = memory.region_at(code)
+    return _uses_side_streams(memory, code, memory.region_at(code))
+
+
+def _uses_side_streams(memory: Memory, code: int, region: Region | None) -> bool:
     if region is None or (count := (region.end - code) // 8) > _SCAN:
         return True
-    return _finds_side_streams(memory.bytes[code : code + 8 * count].tobytes())
+    words = memory.bytes[code : code + 8 * count].tobytes()
+    known = _searched.get(code)
+    if known is None or known[0] != words:
+        if len(_searched) >= _SEARCHED:
+            _searched.clear()
+        known = _searched[code] = words, _finds_side_streams(words)
+    return known[1]
 
 
-@lru_cache(64)
 def _finds_side_streams(code: bytes) -> bool:
-    """See `uses_side_streams`; most dispatches run code that an earlier one has run."""
     words = np.frombuffer(code, np.uint64)
     unifa = _UNIFA[words >> np.uint64(53) & np.uint64(31)] & (words >= _ALU)
     moves = words & _BRANCH_UB == _MOVES
@@ -51,13 +59,15 @@ _LOADS = sum(row.bit for row in SIGNAL_ROWS if row.stream == "unifa")
 _UNIFA = np.array([any((sig or 0) & _LOADS for sig in sets) for sets in zip(*SIGNALS.values(), strict=True)])
 # Instruction words: an ALU instruction, whose operation is not 0, and the fields of a branch with ub.
 _ALU, _BRANCH_UB, _MOVES = np.uint64(1 << 58), np.uint64(0xFF << 56 | 1 << 14), np.uint64(2 << 56 | 1 << 14)
-_spare: list[NDArray[np.uint8]] = []  # arrays for `Snapshot.kept`, each up to a MiB, in which all pages are NEVER
+# Arrays for `Snapshot.kept`, each up to a MiB, in which all pages are NEVER, and their host addresses.
+_spare: list[tuple[NDArray[np.uint8], int]] = []
 
 
 class Snapshot:
     """Memory as it was at the start of a dispatch, for word fetches. The caller checks that addresses are mapped.
 
-    uniforms, code: addresses of the dispatch; they decide which pages streams may read.
+    uniforms, code: addresses of the dispatch; they decide which pages streams may read. kept_at: host address of
+    `kept`.
     """
 
     def __init__(self, memory: Memory, uniforms: int, code: int) -> None:
@@ -66,19 +76,19 @@ class Snapshot:
         pages = memory.size >> _SHIFT
         region = memory.region_at(uniforms) or memory.region_at(uniforms - 1)  # a stream without words ends its page
         self._marked: list[slice] = []  # pages that were FREE at the start
-        self._reusable = region is not None and not uses_side_streams(memory, code)
+        home = memory.region_at(code)
+        self._reusable = region is not None and not _uses_side_streams(memory, code, home)
         if region is None or not self._reusable:
             self.kept = np.full(pages, FREE, np.uint8)
+            self.kept_at = int(self.kept.ctypes.data)
         else:
-            try:
-                self.kept = _spare.pop()
-            except IndexError:
+            if _spare and len(_spare[-1][0]) == pages:
+                self.kept, self.kept_at = _spare.pop()
+            else:
                 self.kept = np.zeros(pages, np.uint8)
-            if len(self.kept) != pages:
-                self.kept = np.zeros(pages, np.uint8)
+                self.kept_at = int(self.kept.ctypes.data)
             self._marked.append(slice(region.address >> _SHIFT, region.end >> _SHIFT))
         # Code is fetched through a separate cache too: a program that overwrites itself runs the old code.
-        home = memory.region_at(code)
         if home is not None:
             self._marked.append(slice(home.address >> _SHIFT, home.end >> _SHIFT))
         for part in self._marked:
@@ -89,7 +99,7 @@ class Snapshot:
         if self._reusable and len(_spare) < 4:
             for part in self._marked:
                 self.kept[part] = NEVER
-            _spare.append(self.kept)
+            _spare.append((self.kept, self.kept_at))
         self._reusable = False
 
     def before_store(self, pages: NDArray[np.integer]) -> None:
