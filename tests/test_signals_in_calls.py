@@ -70,7 +70,9 @@ def stopped(*actions: Callable[[], object]) -> bool:
             for action in actions:
                 action()
         finally:
-            time.sleep(0.02)  # what a finalizer held off
+            for thread in threading.enumerate():  # what a finalizer held off
+                if "_interrupt_later" in thread.name:
+                    thread.join()
     except KeyboardInterrupt:
         return True
     return False
