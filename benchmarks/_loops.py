@@ -54,7 +54,7 @@ def mandelbrot(k: Grid, w: i32, scale: f32, limit: i32, out: Out[i32]) -> None:
     out[i] = n
 
 
-@kernel
+@kernel(march="y")
 def blur(k: Grid, src: In2[u8], dst: Out2[u8]) -> None:
     """5 x 5, binomial weights, edges repeated."""
     r, c = k.index(*dst.shape)

@@ -18,7 +18,7 @@ from qpu.lang import Grid, In2, Out2, i32, u8, unroll
 WEIGHTS = (1, 4, 6, 4, 1)
 
 
-@qpu.kernel
+@qpu.kernel(march="y")
 def blur(k: Grid, src: In2[u8], dst: Out2[u8]) -> None:
     """Bytes are i32 values once they are loaded; storing takes the low byte."""
     r, c = k.index(*dst.shape)

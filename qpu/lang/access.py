@@ -64,10 +64,21 @@ def _clamped(f: Front, node: ast.AST, view: View, keys: list[Any]) -> list[Any]:
     q = f.q
     found = []
     for k, extent in zip(keys, view.shape, strict=True):
+        if _interior(f, k, extent):
+            found.append(k)
+            continue
         v = f.convert(k, "i", node)
         top = q.emit("sub", extent, q.const("i", 1))
         found.append(q.emit("min", q.emit("max", v, q.const("i", 0)), top))
     return found
+
+
+def _interior(f: Front, k: Any, extent: Value) -> bool:
+    """Whether an index is known to be inside, because the items at the edges are others."""
+    touched = f.interior.get(id(k.off)) if isinstance(k, Index) else None
+    if touched is not None:
+        touched.append((extent, k.plus))
+    return touched is not None
 
 
 def address(
@@ -96,6 +107,7 @@ def address(
             offset = more if offset is None else q.emit("add", offset, more)
             continue
         if isinstance(k, Index) and last:
+            _interior(f, k, view.shape[axis])
             off, limit, plus = k.scaled(q, size)
             base = q.emit("add", base, q.emit("bitcast", limit, type_="u"))
             offset = off if offset is None else q.emit("add", offset, off)
@@ -129,9 +141,11 @@ def load(f: Front, node: ast.AST, view: View, key: Any, *, zero: bool = False, i
         raise f.error(node, "lang-write-in", f"{view.name} is an Out parameter and is read", help="declare it InOut")
     base, offset, constant = address(f, node, view, key, inside=zero or inside)
     q, t = f.q, view.dtype
+    last = key[-1] if isinstance(key, tuple) and key else key
+    around = isinstance(last, Index) and id(last.off) in f.interior
     values = []
     for at in (0, 4) if t.name == "c64" else (0,):
-        access = replace(f.access(view, constant + at, node, "load"), zero=zero)
+        access = replace(f.access(view, constant + at, node, "load"), zero=zero, around=around)
         values.append(q.append("load", (base, offset, *_mask(f)), t.value, access))
     if len(values) == 2:
         return Complex(*values)
@@ -234,6 +248,8 @@ def _get(f: Front, node: ast.Call, view: View, args: list[Any], keywords: dict[s
     for k, extent in zip(keys, view.shape, strict=True):
         known = f.inside.get(id(k.off)) if isinstance(k, Index) else None
         if known is not None and id(extent) in known.extents and k.plus in known.plus:
+            continue
+        if _interior(f, k, extent):
             continue
         v = f.convert(k, "u", node)
         test = q.emit("lt", v, q.emit("bitcast", extent, type_="u"), type_="b", attr="u")

@@ -25,6 +25,7 @@ from qpu.lang.spill import ScratchV3d, Spiller, out_of_registers
 from qpu.lang.streams import read_streams
 from qpu.lang.target_v3d import V3dTarget
 from qpu.lang.watch import passed
+from qpu.lang.words import known_spans, share_words
 
 __all__ = ["compile_v3d"]
 
@@ -39,11 +40,13 @@ def compile_v3d(
     *,
     threads: int = 2,
     wide: frozenset[int] | None = None,
+    words: frozenset[int] = frozenset(),
     spill: bool = False,
     stream: str = "auto",
 ) -> Laid:
-    """A program for one V3D. threads: on a QPU; wide: arrays whose accesses may be four words at once; spill: keep
-    values in memory where registers run out; stream: "none" reads no streams.
+    """A program for one V3D. threads: on a QPU; wide: arrays whose accesses may be four words at once; words: narrow
+    arrays that may be accessed as words; spill: keep values in memory where registers run out; stream: "none" reads no
+    streams.
 
     Raises: CompileError (lang-reg) where more values are live than registers exist.
     """
@@ -51,9 +54,11 @@ def compile_v3d(
     registers = 64 // (threads // 2)
     arrays = frozenset(range(sum(p.kind == "array" for p in ir.parameters)))
     passed("front", ir.region)
-    carried = carry_addresses(ir.region, str(isa))
+    wordy = share_words(ir.region, str(isa), ir.parameters, words)
+    passed("share_words", wordy)
+    carried = carry_addresses(wordy, str(isa))
     passed("carry_addresses", carried)
-    legal = legalise(carried, str(isa))
+    legal = legalise(carried, str(isa), known_spans(ir.parameters, words))
     passed("legalise", legal)
     if stream != "none":
         legal = read_streams(legal, str(isa), ir.read_only)

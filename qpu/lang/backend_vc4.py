@@ -27,6 +27,7 @@ from qpu.lang.spill import Spiller, VpmVc4, out_of_registers
 from qpu.lang.streams import read_streams
 from qpu.lang.target_vc4 import Vc4Target
 from qpu.lang.watch import passed
+from qpu.lang.words import known_spans, share_words
 from qpu.vc4.builder import build
 from qpu.vc4.decode import decode
 from qpu.vc4.encode import encode
@@ -42,17 +43,21 @@ ROTATING = 24  # values at a time where some rotate: these want accumulators, an
 CAPACITY = 4  # requests that may be pending (vc4.md 13.1)
 
 
-def compile_vc4(ir: KernelIR, *, spill: bool = False, stream: str = "auto") -> Laid:
-    """A program for VideoCore IV. spill: keep values in the VPM where registers run out; stream: "none" reads no
-    streams.
+def compile_vc4(
+    ir: KernelIR, *, words: frozenset[int] = frozenset(), spill: bool = False, stream: str = "auto"
+) -> Laid:
+    """A program for VideoCore IV. words: narrow arrays that may be accessed as words; spill: keep values in the VPM
+    where registers run out; stream: "none" reads no streams.
 
     Raises: CompileError (lang-reg).
     """
     names = [p.name for p in ir.parameters if p.kind == "array"]
     passed("front", ir.region)
-    carried = carry_addresses(ir.region, "vc4")
+    wordy = share_words(ir.region, "vc4", ir.parameters, words)
+    passed("share_words", wordy)
+    carried = carry_addresses(wordy, "vc4")
     passed("carry_addresses", carried)
-    plain = legalise(carried, "vc4")
+    plain = legalise(carried, "vc4", known_spans(ir.parameters, words))
     passed("legalise", plain)
     if stream != "none":
         plain = read_streams(plain, "vc4", ir.read_only)

@@ -108,7 +108,15 @@ def key_of(source: Source, special: Special) -> str | None:
     parts = _parts(source)
     if parts is None or any(text is None for _, text in consts):
         return None
-    knobs = [str(special.isa), special.schedule.row, special.wide, special.check, special.coarsen, special.strided]
+    knobs = [
+        str(special.isa),
+        special.schedule.row,
+        special.wide,
+        special.check,
+        special.coarsen,
+        special.strided,
+        special.words,
+    ]
     data = json.dumps([compiler_hash(), parts, consts, knobs])
     return hashlib.sha256(data.encode()).hexdigest()
 

@@ -5,6 +5,7 @@ by what is read together; and moves for operands that one instruction cannot rea
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from heapq import heapify, heappop, heappush
 from typing import Final, NamedTuple
 
 from qpu.core.isa import Isa, Unit
@@ -88,13 +89,34 @@ def colour_vc4(
         orders = [simplified(mutual(clash), rest, 2 * count - 2, cost)]
     else:  # the order of appearance needs fewer, but pairs operands worse
         orders = [sorted(rest, key=lambda r: -uses.get(r, 0)), rest]
+    # as the files would be if they had room for all
+    ideal, _ = _files(_by_partners(rest, uses, partners), found, needs._replace(most=len(spans) + 1), {})
     for order in orders:
-        places, without = _files(order, found, needs)
+        places, without = _files(order, found, needs, ideal)
         if not without:
             break
     if without or failed:
         raise OutOfRegisters(failed + without)
     return places
+
+
+def _by_partners(rest: Iterable[int], uses: Mapping[int, int], partners: Mapping[int, Mapping[int, int]]) -> list[int]:
+    """Values in an order in which each follows those that decide its file: most that is read with it comes before."""
+    weight = dict.fromkeys(rest, 0)
+    heap = [(0, -uses.get(r, 0), n, r) for n, r in enumerate(weight)]
+    heapify(heap)
+    found: list[int] = []
+    while heap:
+        decided, _, n, r = heappop(heap)
+        if r not in weight or -decided != weight[r]:
+            continue
+        del weight[r]
+        found.append(r)
+        for other, more in partners.get(r, {}).items():
+            if other in weight:
+                weight[other] += more
+                heappush(heap, (-weight[other], -uses.get(other, 0), n, other))
+    return found
 
 
 class _Needs(NamedTuple):
@@ -110,8 +132,12 @@ class _Needs(NamedTuple):
     most: int
 
 
-def _files(order: Iterable[int], done: dict[int, Fixed], needs: _Needs) -> tuple[dict[int, Fixed], list[int]]:
-    """A place in a file for each value, those with accumulators in `done` besides; and values that found none."""
+def _files(
+    order: Iterable[int], done: dict[int, Fixed], needs: _Needs, ideal: Mapping[int, Fixed]
+) -> tuple[dict[int, Fixed], list[int]]:
+    """A place in a file for each value, those with accumulators in `done` besides; and values that found none. ideal:
+    where values are expected that have none yet.
+    """
     found = dict(done)
     failed: list[int] = []
     files = {kind: Places(kind, [n for n in range(needs.most) if n != UNUSED], needs.clash) for kind in ("a", "b")}
@@ -119,7 +145,7 @@ def _files(order: Iterable[int], done: dict[int, Fixed], needs: _Needs) -> tuple
         lean = needs.leans.get(r, 0)
         cost = {"a": max(lean, 0), "b": _CONFLICT * needs.wants_a.get(r, 0) + max(-lean, 0)}
         for other, weight in needs.partners.get(r, {}).items():
-            place_of = found.get(other)
+            place_of = found.get(other) or ideal.get(other)
             if place_of is not None and place_of.kind in cost:
                 cost[place_of.kind] += _CONFLICT * weight
         for kind in sorted(cost, key=lambda k: (cost[k], files[k].last)):

@@ -15,6 +15,7 @@ from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.mapping import GridBody, GridObject, TeamObject
 from qpu.lang.merge_stores import merge_stores
 from qpu.lang.reassociate import reassociate
+from qpu.lang.roll import carry_rows
 from qpu.lang.share_loads import share_loads
 from qpu.lang.source import Source
 from qpu.lang.types import DTYPES
@@ -179,7 +180,7 @@ def _mark_items(region: Region, turns: Mapping[int, tuple[Region, int]]) -> bool
             v.attr.items = _mark_items(v.attr.region, turns) or id(v.attr.region) in turns
             found |= v.attr.items
         elif isinstance(v.attr, Skip):
-            _mark_items(v.attr.region, turns)
+            found |= _mark_items(v.attr.region, turns)
     return found
 
 
@@ -282,6 +283,8 @@ def to_kir(
     f.finish()
     if regroup:
         q.top = reassociate(q.top, isa, f.turns)
+    if march == "y":
+        q.top = carry_rows(q.top, isa, f.turns)
     assert isinstance(source.tree, ast.FunctionDef)
     ir = KernelIR(source.tree.name, q.top, rows, f.site_rows, layout, coarsen, team, list(f.notes.values()),
                   f.ranges.accesses, f.ranges.extent, shared=sum(size for _, size in f.shared.values()))  # fmt: skip

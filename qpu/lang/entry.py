@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO, overload
 from qpu.core.isa import Isa
 from qpu.errors import CompileError, UsageError
 from qpu.lang.schedule import Schedule
+from qpu.lang.types import DTYPES
 
 if TYPE_CHECKING:
     from qpu.debug.trace import Trace
@@ -132,7 +133,13 @@ class Kernel:
         if unknown:
             raise UsageError(f"strided = {strided!r}", help=f"names of arrays: {', '.join(arrays)}")
         apart = tuple(name in strided for name in arrays) if strided else ()
-        return Special(which, tuple(consts.items()), schedule, (bool(wide),) * len(arrays), bool(check), strided=apart)
+        narrow = tuple(
+            DTYPES[r.type].size < 4 and bool(wide) and r.name not in strided for r in rows if r.kind == "array"
+        )
+        return Special(
+            which, tuple(consts.items()), schedule, (bool(wide),) * len(arrays), bool(check), strided=apart,
+            words=narrow if any(narrow) else (),
+        )  # fmt: skip
 
     def with_knobs(self, schedule: Schedule) -> Kernel:
         """The same function with other knobs."""
@@ -347,7 +354,16 @@ def _key(special: Special) -> Any:
         values: Any = tuple((n, type(v), v) for n, v in special.consts)
     except TypeError:
         values = repr(special.consts)
-    return (special.isa, values, special.schedule, special.wide, special.check, special.coarsen, special.strided)
+    return (
+        special.isa,
+        values,
+        special.schedule,
+        special.wide,
+        special.check,
+        special.coarsen,
+        special.strided,
+        special.words,
+    )
 
 
 @overload

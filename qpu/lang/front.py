@@ -122,6 +122,7 @@ class Front:
         self.outer: set[int] = set()  # lists that were made outside of the condition that varies
         self.ranges = Ranges(self.q.top)
         self.inside: dict[int, Inside] = {}  # what is known of indices, by their offsets
+        self.interior: dict[int, list[tuple[Value, int]]] = {}  # offsets of items that are at no edge: what they touch
         self.turns: dict[int, tuple[Region, int]] = {}  # items that a turn of a loop takes, by its region
         self.shared: dict[tuple[int, int], tuple[int, int]] = {}  # start and bytes of shared memory, by place
         self.unroll = unroll  # turns of an innermost loop that are made one

@@ -238,7 +238,7 @@ class Access:
     """What a load, store or atomic touches. array: number of the array parameter, -1 for shared memory. offset:
     constant bytes beyond base + offset. dtype: storage type. site: number of the access in the kernel's text, for
     reports; operation: of an atomic, once: which lane 0 alone does, for all. zero: lanes that the mask leaves out read
-    0, not just anything.
+    0, not just anything. around: all of each 32-bit word that holds an element may be read.
     """
 
     array: int
@@ -248,6 +248,7 @@ class Access:
     operation: str = ""
     zero: bool = False
     once: bool = False
+    around: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from qpu.lang.compiled import TEAM, Compiled
 from qpu.lang.schedule import Schedule
 from qpu.lang.specialise import Special
 from qpu.lang.types import DTYPES, DType
+from qpu.lang.words import LARGEST
 from qpu.launch import Launch, Run
 from qpu.runtime.pool import MemoryPool
 from qpu.v3d.launch import Dispatch
@@ -141,7 +142,7 @@ class _Signature:
 class _Call:
     """One call. values: one a parameter; numbers: launch values by name, as the program reads them."""
 
-    __slots__ = ("gpu", "k", "numbers", "signature", "strided", "values", "wide", "workers")
+    __slots__ = ("gpu", "k", "numbers", "signature", "strided", "values", "wide", "words", "workers")
 
     def __init__(
         self, k: Launchable, gpu: Device | None, how: How, args: Sequence[Any], keywords: Mapping[str, Any]
@@ -157,6 +158,7 @@ class _Call:
         self.wide: list[bool] = []
         pool: MemoryPool | None = None
         self.strided: list[bool] = []
+        self.words: list[bool] = []
         spans: list[Span] = []
         for row, value in zip(signature.rows, self.values, strict=True):
             if row.kind == "array":
@@ -209,6 +211,7 @@ class _Call:
                     aligned = False
             self.wide.append(aligned)
             self.strided.append(False)
+            self.words.append(row.size < 4 and _wordy(address, shape, [numbers_[s] for s in row.strides[:-1]]))
             if value.nbytes:
                 spans.append((address, address + value.nbytes, row, value))
             return owner
@@ -224,6 +227,7 @@ class _Call:
         strided = bool(row.rank) and shape[-1] > 1 and value.strides[-1] != row.size
         self.wide.append(aligned and not strided)
         self.strided.append(strided)
+        self.words.append(row.size < 4 and not strided and _wordy(address, shape, value.strides[:-1]))
         if row.mode != "in" and not apart(value):
             raise refusal("launch-overlap", title, f"elements of {row.name} share memory, and the kernel writes it",
                           allowed="elements that are apart", help="write to a buffer of its own")  # fmt: skip
@@ -276,23 +280,31 @@ class _Call:
         isa, signature = self.gpu.isa, self.signature
         wide = tuple(self.wide) if isa is Isa.V3D42 else None
         strided = tuple(self.strided) if True in self.strided else ()
+        words = tuple(self.words) if True in self.words else ()
         most = 8
         if self.workers is not None and not signature.team:  # what is left over takes a worker a vector
             while most > self.workers:
                 most //= 2
         consts = tuple((signature.rows[n].name, self.values[n]) for n in signature.consts)
         try:
-            key: tuple[Any, ...] = (isa, wide, strided, check, most, *((type(v), v) for _, v in consts))
+            key: tuple[Any, ...] = (isa, wide, strided, words, check, most, *((type(v), v) for _, v in consts))
             found = self.k.plans.get(key)
         except TypeError:  # a constant that cannot be hashed
-            key = (isa, wide, strided, check, most, repr(consts))
+            key = (isa, wide, strided, words, check, most, repr(consts))
             found = self.k.plans.get(key)
         if found is None:
             wide = wide or tuple(not s for s in self.strided)
-            special = Special(isa, consts, self.k.schedule, wide, check, most, strided)
+            special = Special(isa, consts, self.k.schedule, wide, check, most, strided, words)
             ranks = {r.name: r.rank for r in signature.rows}
             found = self.k.plans[key] = Plan(signature.title, ranks, self.k.made(special))
         return found
+
+
+def _wordy(address: int, shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether narrow elements may be accessed as words (`qpu.lang.words`)."""
+    if address & 3:
+        return False
+    return not strides or (max(shape) <= LARGEST and all(not s & 3 and 0 <= s <= LARGEST for s in strides))
 
 
 def _axes(n: int) -> str:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from qpu.lang.kir import Loop, Region, Value
 from qpu.lang.rewrite import Rewriter
+from qpu.lang.spans import Span, Spans
 
 __all__ = ["legalise"]
 
 
 class _Legaliser(Rewriter):
-    """Replaces what the instruction set lacks."""
+    """Replaces what the instruction set lacks. spans: of the values of the KIR that is read."""
+
+    def __init__(self, isa: str, top: Region, params: Mapping[str, Span]) -> None:
+        super().__init__(isa)
+        self._params = params
+        self._top = top
+        self._spans: Spans | None = None
+
+    @property
+    def spans(self) -> Spans:
+        if self._spans is None:
+            self._spans = Spans(self._top, self._params)
+        return self._spans
 
     def replace(self, v: Value, args: tuple[Value, ...]) -> Value | None:
         rule = _RULES.get(v.op)
@@ -102,6 +115,21 @@ def _mod(r: _Legaliser, v: Value, args: tuple[Value, ...]) -> Value:
     return r.divmod(v, *args)[1]
 
 
+def _mul(r: _Legaliser, v: Value, args: tuple[Value, ...]) -> Value | None:
+    """A product of 24 bits where both factors have no more."""
+    if all(r.spans.fits(a, 24) for a in v.args):
+        return r.cast(r.q.emit("umul24", *(r.cast(a, "u") for a in args)), v.type)
+    return None
+
+
+def _shl(r: _Legaliser, v: Value, args: tuple[Value, ...]) -> Value | None:
+    """On VideoCore IV a small multiplication inside loops, as the other ALU does it."""
+    n = v.args[1].constant
+    if r.isa != "vc4" or n is None or n > 3 or not r.q.region.loop or not r.spans.fits(v.args[0], 24):
+        return None
+    return r.cast(r.q.emit("umul24", r.cast(args[0], "u"), r.u(1 << n)), v.type)
+
+
 def _umulh(r: _Legaliser, v: Value, args: tuple[Value, ...]) -> Value:
     return r.umulh(*args)
 
@@ -153,6 +181,8 @@ _RULES: dict[str, Callable[..., Value | None]] = {
     "div": _div,
     "mod": _mod,
     "umulh": _umulh,
+    "mul": _mul,
+    "shl": _shl,
     "sext8": _sext(8),
     "sext16": _sext(16),
     "rotv": _rotv,
@@ -160,8 +190,8 @@ _RULES: dict[str, Callable[..., Value | None]] = {
 }
 
 
-def legalise(top: Region, isa: str) -> Region:
-    """The same kernel in operations that `isa` has."""
-    r = _Legaliser(isa)
+def legalise(top: Region, isa: str, params: Mapping[str, Span] | None = None) -> Region:
+    """The same kernel in operations that `isa` has. params: least and greatest launch values, by name."""
+    r = _Legaliser(isa, top, params or {})
     r.region(top)
     return r.q.top

@@ -206,7 +206,7 @@ class _Vc4(Arithmetic):
 
     def guarded(self, v: Value) -> bool:
         """Whether the part that holds a masked operation is skipped where no lane wants it."""
-        return bool(self.guards) and self.guards[-1] is v.args[3]
+        return any(g is v.args[3] for g in self.guards)
 
     def prefix(self, mask: Value) -> list[tuple[Value, Value, int]] | None:
         """A mask that holds in the first lanes only, as values, limits and steps: all values below their limits."""

@@ -21,6 +21,7 @@ from qpu.lang.front_merge import under_mask
 from qpu.lang.front_names import targets
 from qpu.lang.intrinsics import Intrinsics
 from qpu.lang.kir import Value
+from qpu.lang.march import marching, rows_loop
 from qpu.lang.source import CHUNK, in_chunks
 from qpu.lang.team import OPERATIONS
 from qpu.lang.values import Bound, Index, Inside, Unbound, View
@@ -188,64 +189,14 @@ class GridBody:
             chunks(f, node, extent[0], self.coarsen, self.layout, lambda ix: one((ix,)), [])
             return
         if self.march == "y":
-            self._marching(extent, one)
+            marching(f, node, extent, self.coarsen, self.layout, one)
             return
         worker, workers = f.q.emit("worker"), f.q.emit("workers")
-        _rows(f, node, extent, worker, workers, lambda row: self._columns(row, extent[-1], one))
-
-    def _marching(self, extent: tuple[Value, ...], one: Callable[[tuple[Any, ...]], None]) -> None:
-        """Workers share the columns; each goes down all rows with the vectors of its own."""
-        f = self.f
-        node = self.body[0]
-        rows: list[tuple[Value, ...]] = []
-
-        def down(items: int, body: Callable[[], None]) -> None:
-            def row(at: tuple[Value, ...]) -> None:
-                f.turns[id(f.q.region)] = (f.q.region, items)
-                rows.append(at)
-                body()
-                rows.pop()
-
-            _rows(f, node, extent, f.q.const("i", 0), f.q.const("i", 1), row)
-
-        chunks(f, node, extent[-1], self.coarsen, self.layout, lambda ix: one((*rows[-1], ix)), [], down=down)
+        rows_loop(f, node, extent, worker, workers, lambda row: self._columns(row, extent[-1], one))
 
     def _columns(self, row: tuple[Value, ...], n: Value, one: Callable[[tuple[Any, ...]], None]) -> None:
         f = self.f
         chunks(f, self.body[0], n, self.coarsen, self.layout, lambda ix: one((*row, ix)), [], alone=True)
-
-
-def _rows(
-    f: Front, node: ast.stmt, extent: tuple[Value, ...], first: Value, step: Value,
-    body: Callable[[tuple[Value, ...]], None],
-) -> None:  # fmt: skip
-    """Rows first, first + step, ... of the leading axes."""
-    q = f.q
-    total = extent[0]
-    for n in extent[1:-1]:
-        total = q.emit("mul", total, n)
-    name = "%row"
-    f.names[name] = first
-
-    def going() -> Value:
-        return q.emit("lt", f.names[name], total, type_="b", attr="i")
-
-    def turn() -> None:
-        number: Value = f.names[name]
-        row: tuple[Value, ...] = (number,)
-        if len(extent) == 3:
-            plane = q.emit("div", number, extent[1])
-            row = (plane, q.emit("sub", number, q.emit("mul", plane, extent[1])))
-        kept = dict(f.names)
-        body(row)
-        f.names.clear()
-        f.names.update(kept)
-
-    def advance() -> None:
-        f.names[name] = q.emit("add", f.names[name], step)
-
-    device_loop(f, node, [name], going, turn, ast.copy_location(ast.Constant(True), node), advance)
-    f.names.pop(name, None)
 
 
 def chunks(
@@ -258,13 +209,11 @@ def chunks(
     names: list[str],
     *,
     alone: bool = False,
-    down: Callable[[int, Callable[[], None]], None] | None = None,
 ) -> None:
     """Items 0..n-1: a loop over whole chunks, then what is left under a mask. names: what the items of a Team
     may bind (then a chunk is one vector).
 
-    alone: one worker takes them all (the columns of a row); else they are spread over the workers. down: repeats the
-    body that it is given, of so many items.
+    alone: one worker takes them all (the columns of a row); else they are spread over the workers.
     """
     q = f.q
     shift = (LANES * coarsen * 4).bit_length() - 1
@@ -286,18 +235,9 @@ def chunks(
 
     def turn() -> None:
         vectors = [Index(f.names[name], limit, u if layout == "quad" else LANES * u) for u in range(coarsen)]
-        if down is None:
-            f.turns[id(q.region)] = (q.region, LANES * coarsen)
-            every(vectors)
-        else:
-            down(LANES * coarsen, lambda: every(vectors))
-
-    def every(vectors: list[Index]) -> None:
+        f.turns[id(q.region)] = (q.region, LANES * coarsen)
         for ix in vectors:
             one(ix)
-
-    def masked(off: Value, inside: Value) -> None:
-        under_mask(f, node, inside, lambda: one(Index(off, limit)), names)
 
     def advance() -> None:
         f.names[name] = q.emit("add", f.names[name], step)
@@ -316,10 +256,7 @@ def chunks(
         at = q.emit("add", q.emit("shl", worker, q.const("u", 4)), q.const("i", LANES * u))
         off = q.emit("shl", q.emit("add", at, lane), q.const("u", 2))
         inside = q.emit("lt", off, left, type_="b", attr="i")
-        if down is None:
-            masked(off, inside)
-        else:
-            down(LANES, lambda off=off, inside=inside: masked(off, inside))  # type: ignore[misc]  # a lambda's default
+        under_mask(f, node, inside, lambda off=off: one(Index(off, limit)), names)  # type: ignore[misc]  # a lambda's default
 
 
 # -- Team

@@ -41,6 +41,11 @@ Test = tuple[str, Operand, Operand | None, str]
 """An operation whose flags tell a leaf: name, operands, polarity."""
 
 
+def _whole_bytes(mask: int | None) -> bool:
+    """Whether a mask takes bytes or leaves them: then the mul ALU can do it, as the smaller of each two bytes."""
+    return bool(mask) and all(mask >> n & 0xFF in (0, 0xFF) for n in (0, 8, 16, 24))  # type: ignore[operator]  # not None
+
+
 class Vc4Selector(StoreSelector):
     """One selection."""
 
@@ -268,7 +273,8 @@ class Vc4Selector(StoreSelector):
         elif len(v.args) == 1:
             self.op(_OPERATIONS[op], dst, self.in_register(v.args[0]), cond=cond)
         else:
-            self.op(_OPERATIONS[op], dst, *self.two(*v.args), cond=cond)
+            name = "v8min" if op == "and" and any(_whole_bytes(a.constant) for a in v.args) else _OPERATIONS[op]
+            self.op(name, dst, *self.two(*v.args), cond=cond)
 
     def _param(self, v: Value) -> None:
         self.place[id(v)] = self.uniform(("param", v.attr))

@@ -25,7 +25,8 @@ __all__ = ["Special", "compile_ir", "specialise"]
 class Special:
     """What a compiled kernel is made for. wide: for each array, whether it and its rows begin at multiples of 16 bytes;
     check: clamp the accesses that the launch does not check; coarsen: at most so much; strided: for each array, whether
-    the elements of a row are not neighbours (empty: none).
+    the elements of a row are not neighbours (empty: none); words: for each array, whether it has narrow elements and it
+    and its rows begin at multiples of 4 bytes (empty: none).
     """
 
     isa: Isa
@@ -35,6 +36,7 @@ class Special:
     check: bool = False
     coarsen: int = 8
     strided: tuple[bool, ...] = ()
+    words: tuple[bool, ...] = ()
 
     def with_schedule(self, schedule: Schedule) -> Special:
         """The same with other knobs."""
@@ -86,7 +88,8 @@ def compile_ir(
     coarsen = min(1 if team else schedule.coarsen or AUTO, special.coarsen)
     spill = False
     while True:
-        layout = "quad" if coarsen == 4 and isa is not Isa.VC4 else "row"
+        quads = isa is not Isa.VC4 or (schedule.march == "y" and any(special.words))
+        layout = "quad" if coarsen == 4 and quads else "row"
         ir = evaluated(coarsen, layout)
         if auto and coarsen > 1 and _has_loops(ir):
             coarsen = 1
@@ -111,16 +114,17 @@ def _has_loops(ir: KernelIR) -> bool:
 
 
 def _lower(ir: KernelIR, special: Special, spill: bool) -> Laid:
+    words = frozenset(n for n, aligned in enumerate(special.words) if aligned)
     if special.isa is Isa.VC4:
         from qpu.lang.backend_vc4 import compile_vc4
 
-        return compile_vc4(ir, spill=spill, stream=special.schedule.stream)
+        return compile_vc4(ir, words=words, spill=spill, stream=special.schedule.stream)
     from qpu.lang.backend_v3d import compile_v3d
 
     wide = frozenset(n for n, aligned in enumerate(special.wide) if aligned or special.isa is Isa.V3D71)
     stream = special.schedule.stream
     threads = special.schedule.threads if isinstance(special.schedule.threads, int) else THREADS
-    return compile_v3d(ir, special.isa, threads=threads, wide=wide, spill=spill, stream=stream)
+    return compile_v3d(ir, special.isa, threads=threads, wide=wide, words=words, spill=spill, stream=stream)
 
 
 def _compiled(team: bool, special: Special, ir: KernelIR, laid: Laid, remake: Callable[[], Compiled]) -> Compiled:
