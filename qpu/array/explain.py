@@ -80,5 +80,7 @@ def explain(x: Array) -> str:
     for n, (plan, numbers) in enumerate(seen, 1):
         items = numbers["n"] * numbers.get("rows", 1)
         rows.append(f"{n}. {plan.title}: {items} items")
-        rows += [f"   {line}" for line in plan.compiled.explain().splitlines()[: 1 + 2 * 4]]
+        report = plan.compiled.explain().splitlines()
+        table = next((n for n, line in enumerate(report) if line.split()[:1] == ["line"]), len(report))
+        rows += [f"   {line}" for line in report[:table]]  # no table of lines: there is no source
     return "\n".join(rows)

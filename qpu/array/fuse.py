@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qpu.array.dtypes import Scalar
 from qpu.array.emit import CONTIGUOUS, FIXED, INDEXED, PER_ROW, SOURCE, STRIDED, Group, Leaf, Output, Step, elementwise
+from qpu.array.formula import caller, formula
 from qpu.array.memory import ABSORB, EVALUATE, DeviceMemory
 from qpu.array.node import Node, c_strides, pending
 from qpu.core.isa import Isa
@@ -48,7 +49,8 @@ class Walk:
     group after it; its entry is True.
     """
 
-    __slots__ = ("absorb", "absorbed", "entries", "inside", "leaves", "numbers", "scalars", "shape", "sources", "steps")
+    __slots__ = ("absorb", "absorbed", "entries", "inside", "leaves", "numbers", "scalars", "shape", "sites", "sources",
+                 "steps")  # fmt: skip
 
     def __init__(self, shape: tuple[int, ...], absorb: bool = False) -> None:
         self.shape, self.absorb = shape, absorb
@@ -59,6 +61,7 @@ class Walk:
         self.scalars: list[Scalar] = []
         self.steps: list[Node] = []
         self.inside: set[int] = set()
+        self.sites: tuple[str, ...] = ()
         self.sources: set[int] = set()  # leaves that are read by an index that the group computes
 
     def source(self, node: Node) -> int:
@@ -96,6 +99,7 @@ class Walk:
             given = node.args
             if node.op == "gather":
                 args.append(self.source(given[0]))
+                self.sites += (node.site,)
                 given = given[1:]
             for a in given:
                 if a.__class__ is Scalar:
@@ -348,7 +352,7 @@ def launched(
         numbers[f"s{n}"] = scalar.bits[0]
         if len(scalar.bits) > 1:
             numbers[f"s{n}i"] = scalar.bits[1]
-    return memory.start(plan, numbers)
+    return memory.start(plan, numbers, walk.sites)
 
 
 # -- kernels
@@ -388,7 +392,7 @@ def _plan(
         at, only = (places[n] if n >= 0 else -1 for n in scattered)
         outputs = tuple(o._replace(moves=SOURCE, at=at, only=only) for o in outputs)
     group = Group(form, axes, leaves, tuple(s.dtype.name for s in walk.scalars), steps, outputs)
-    return Plan("expression", {}, compiled(memory.isa, group, wide, elementwise))
+    return Plan(formula(group), {}, compiled(memory.isa, group, wide, elementwise))
 
 
 def _coarsen(ir: KernelIR) -> int:
@@ -451,6 +455,7 @@ def scatter(memory: DeviceMemory, target: Node, index: Node, value: Node, *, onl
     assert storage is not None
     storage.settle()
     walk = Walk(index.shape)
+    walk.sites = (caller(),)
     given = [value, index] if only is None else [value, index, only]
     for node in given:
         if node.op or any(leaf.storage is storage for leaf in walk.leaves):

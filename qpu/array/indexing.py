@@ -11,6 +11,7 @@ import numpy as np
 from qpu.array.array import Array, provides
 from qpu.array.build import binary, broadcast, broadcast_to, cast, where
 from qpu.array.dtypes import BOOL, I32, NpDType, can_cast, of_scalar, scalar_for
+from qpu.array.formula import caller
 from qpu.array.fuse import scatter, write
 from qpu.array.manipulation import array_of, axis_of, expand_dims, reshape
 from qpu.array.manipulation import broadcast_to as spread
@@ -103,6 +104,7 @@ def get(x: Array, key: Any) -> Array:
 
 def _gather(base: Node, index: Node, shape: tuple[int, ...]) -> Node:
     found = pending("gather", (base, index), index.shape, base.dtype)
+    found.site = caller()
     if found.shape == shape:
         return found
     return reshape(Array(found), shape)._node

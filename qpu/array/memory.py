@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from qpu.array.dtypes import NpDType
+from qpu.array.formula import Located, note
 from qpu.array.node import Node, Storage
 from qpu.core.isa import Isa
-from qpu.errors import DriverError
+from qpu.errors import DriverError, EmuFault
 
 if TYPE_CHECKING:
     from qpu.buffers import Buffer
@@ -138,12 +139,19 @@ class DeviceMemory:
             return
         EVALUATE[node.op if node.op[0] == "%" else ""](self, node)
 
-    def start(self, plan: Plan, numbers: dict[str, int]) -> Run:
-        """Launch a fused kernel."""
+    def start(self, plan: Plan, numbers: dict[str, int], sites: tuple[str, ...] = ()) -> Run:
+        """Launch a fused kernel. sites: lines at which its indices were given."""
         for listener in self.listening:
             listener(plan, numbers)
         self.launches += 1
-        return plan.run(Order(self.gpu, numbers), False)
+        if not sites:
+            return plan.run(Order(self.gpu, numbers), False)
+        try:
+            run = plan.run(Order(self.gpu, numbers), False)
+        except EmuFault as error:
+            note(error, plan.title, sites)
+            raise
+        return Located(run, plan.title, sites)  # type: ignore[return-value]  # waits as a run does
 
     @contextmanager
     def eagerly(self) -> Iterator[None]:

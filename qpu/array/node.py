@@ -86,15 +86,16 @@ class Node:
     """An array of an expression. op: "" in memory; args: nodes and scalars; attr: what else the operation depends on.
 
     strides: in elements, None for C order without gaps; offset: bytes; weight: operations behind it; fused: how often
-    it was computed inside of something else and not stored.
+    it was computed inside of something else and not stored; site: the line that indexed, of "gather".
     """
 
-    __slots__ = ("__weakref__", "args", "attr", "dtype", "fused", "memory", "offset", "op", "shape", "storage",
-                 "strides", "users", "weight")  # fmt: skip
+    __slots__ = ("__weakref__", "args", "attr", "dtype", "fused", "memory", "offset", "op", "shape", "site",
+                 "storage", "strides", "users", "weight")  # fmt: skip
 
     def __init__(self, memory: Memory, op: str, args: tuple[Any, ...], shape: tuple[int, ...], dtype: NpDType) -> None:
         self.memory, self.op, self.args, self.shape, self.dtype = memory, op, args, shape, dtype
         self.attr: Any = None
+        self.site = ""
         self.storage: Storage | None = None
         self.strides: tuple[int, ...] | None = None
         self.offset = 0

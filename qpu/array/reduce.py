@@ -13,6 +13,7 @@ from qpu.array.dtypes import BOOL, F32, I32, NpDType, scalar_for, sum_dtype
 from qpu.array.emit import CONTIGUOUS, FIXED, PER_ROW, SOURCE, STRIDED, Group, Leaf, Output, Reduction, Step
 from qpu.array.emit_reduce import reduction
 from qpu.array.epilogue import Epilogue
+from qpu.array.formula import formula
 from qpu.array.fuse import INPUTS, Walk, compiled, gathered, merged, numbered, spread_out
 from qpu.array.manipulation import array_of, axes_of, axis_of, reshape
 from qpu.array.memory import ABSORB, EVALUATE, DeviceMemory
@@ -265,8 +266,8 @@ def _launch(
     key = (group, widths)
     plan = memory.kernels.get(key)
     if plan is None:
-        plan = memory.kernels[key] = Plan(op, {}, compiled(memory.isa, group, widths, reduction, SCHEDULE))
-    run = memory.start(plan, numbers)
+        plan = memory.kernels[key] = Plan(formula(group), {}, compiled(memory.isa, group, widths, reduction, SCHEDULE))
+    run = memory.start(plan, numbers, walk.sites)
     for t in targets:
         t.run = run
     if not final:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -274,8 +275,21 @@ def test_displays_and_reports(device: Any) -> None:
     assert repr(x) == "Array([1., 2.], dtype=float32, device=pi5)"
     assert "<th>dtype</th><td>float32</td>" in x._repr_html_()
     text = (xp.asarray(data(200)) * 2).explain()
-    assert "1 launch" in text and "instructions" in text
+    assert "1 launch" in text and "instructions" in text and "bytes loaded" in text
     assert "in memory" in x.explain()
+    y = xp.asarray(data(200))
+    assert "1. abs((x0 * s0) - x0): 200 items" in xp.abs(y * 2.0 - y).explain()
+
+
+def test_faults_name_the_expression(device: Any) -> None:
+    """An index outside of an array, which is only known on the device."""
+    xp = device("pi5").xp
+    x = xp.asarray(data(200))
+    y = xp.take(x, xp.asarray([1, 5_000_000]))
+    with pytest.raises(qpu.EmuFault) as fault:
+        (y * 2.0).numpy()
+    note = "\n".join(fault.value.__notes__)
+    assert "in the expression x0[where(x1 < s0, x1 + s1, x1)] * s2" in note and "test_arrays.py" in note
 
 
 def test_interchange(device: Any) -> None:
@@ -320,3 +334,33 @@ def test_blocks(gpu: Device, tmp_path: Any) -> None:
     np.testing.assert_allclose(found, (wide[:-2] + wide[1:-1] + wide[2:]) / F(3), rtol=0, atol=1e-6)
     with pytest.raises(UsageError, match="help:"):
         gpu.map_blocks(lambda x: x[:1], big)
+
+
+def test_interrupted_blocks(gpu: Device, capsys: Any) -> None:
+    """Ctrl-C stops between two blocks: results so far are there, the device works on, no buffer is lost."""
+    a, out = data(40, 8), np.zeros((40, 8), F)
+    gpu.map_blocks(lambda x: x + 1.0, a, block=(10, 8))
+    gc.collect()
+    before = len(gpu.xp._memory.pool._bos)
+    seen = 0
+
+    def stopped(x: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == 3:
+            signal.raise_signal(signal.SIGINT)
+        return x + 1.0
+
+    with pytest.raises(KeyboardInterrupt):
+        gpu.map_blocks(stopped, a, block=(10, 8), out=out)
+    np.testing.assert_array_equal(out[:20], a[:20] + F(1))
+    assert not out[20:].any()
+    gc.collect()
+    assert len(gpu.xp._memory.pool._bos) == before
+    assert (gpu.xp.ones(3) + 1.0).numpy().tolist() == [2, 2, 2]
+    pytest.importorskip("tqdm")
+    capsys.readouterr()
+    gpu.map_blocks(lambda x: x + 1.0, a, block=(10, 8), progress=True)
+    assert "4/4" in capsys.readouterr().err
+    gpu.map_blocks(lambda x: x + 1.0, a, block=(10, 8), progress=False)
+    assert capsys.readouterr().err == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import inspect
 import json
 import os
@@ -156,3 +157,32 @@ def test_images(device: Any) -> None:
     assert x.dtype == xp.uint8 and x.shape == (4, 4, 3)
     dark = image.fromarray(np.asarray(x // 2))
     assert dark.getpixel((3, 3)) == (22, 23, 23)
+
+
+def test_opencv(device: Any) -> None:
+    cv2 = pytest.importorskip("cv2")
+    xp = device("pi3").xp
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    x = xp.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert x.dtype == xp.uint8 and x.shape == (4, 4, 3)
+    back = cv2.cvtColor(np.from_dlpack(x), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(back, picture)
+
+
+def test_pytorch(device: Any) -> None:
+    torch = pytest.importorskip("torch")
+    xp = device("pi5").xp
+    tensor = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    x = xp.from_dlpack(tensor)
+    assert (x * 2.0).numpy().tolist() == [[0, 2, 4], [6, 8, 10]]
+    shared = torch.from_dlpack(x)
+    x[0, 0] = 9.0
+    assert shared[0, 0] == 9
+
+
+def test_buffers(device: Any) -> None:
+    """Anything with the buffer protocol is data."""
+    xp = device("pi4").xp
+    for data in (bytearray(b"abc"), memoryview(b"abc"), array.array("B", b"abc")):
+        x = xp.asarray(data)
+        assert x.dtype == xp.uint8 and x.numpy().tolist() == [97, 98, 99]
