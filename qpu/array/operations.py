@@ -138,6 +138,12 @@ def _rounding(op: str) -> Emit:
     return lambda m, kind, v: m.q.emit(op, v) if kind.letter == "f" else v
 
 
+def _round(m: Maker, kind: Kind, v: Operand) -> Operand:
+    if isinstance(v, Complex):
+        return Complex(m.q.emit("fround", v.real), m.q.emit("fround", v.imag))
+    return m.q.emit("fround", v) if kind.letter == "f" else v
+
+
 def _bitwise(op: str, mask_op: str) -> Emit:
     def emit(m: Maker, kind: Kind, a: Value, b: Value) -> Value:
         if kind.letter == "b":
@@ -376,7 +382,7 @@ def _rows() -> Sequence[Operation]:
         row("ceil", "iuf", "same", _rounding("fceil"), "The smallest integral value not below x."),
         row("floor", "iuf", "same", _rounding("ffloor"), "The largest integral value not above x."),
         row("trunc", "iuf", "same", _rounding("ftrunc"), "x without its fraction."),
-        row("round", "iuf", "same", _rounding("fround"), "The nearest integral value, ties to even.", ufunc="rint"),
+        row("round", "iufc", "same", _round, "The nearest integral value, ties to even; of both parts.", ufunc="rint"),
         row("isfinite", "iufc", "bool", _test(_finite, False), "Neither infinite nor NaN."),
         row("isinf", "iufc", "bool", _test(_infinite, True), "Infinite."),
         row("isnan", "iufc", "bool", _test(_nan, True), "NaN."),

@@ -53,7 +53,7 @@ def _evaluate(memory: DeviceMemory, node: Node) -> None:
     storage = memory.storage(node.shape, node.dtype)
     if 0 not in kept:
         if 0 in node.args[0].shape:
-            _empty(storage, op)
+            _empty(storage, "mean" if node.args[1:] else op)
         else:
             walk, value = _operand(node)
             _launch(memory, walk, [value], op, axes, storage, node.args[1:])
@@ -378,6 +378,8 @@ def _float_of(x: Array, name: str) -> Node:
 def _mean(node: Node, axis: Any, keepdims: bool, correction: float = 0.0) -> Node:
     axes = axes_of(axis, len(node.shape))
     n = product(node.shape[a] for a in axes) - correction
+    if n <= 0:
+        n = float("nan")  # so that the result is one
     kind = node.dtype
     return _reduced(node, "sum", axis, keepdims, kind, (("divide", kind, scalar_for(n, kind)),))
 

@@ -126,19 +126,27 @@ class UniqueInverse(NamedTuple):
 def unique_all(x: Array, /) -> UniqueAll:
     """The different elements in order, where each is first, the index of each element's value, and counts.
 
-    Every NaN is different from every other. dtypes: integers, floats and bool. Raises: UsageError.
+    Every NaN is different from every other; complex numbers are in order of their real parts, then of the imaginary
+    ones. dtypes: all. Raises: UsageError.
     """
     node = array_of(x)
     xp: Any = x.__array_namespace__()
     if node.dtype == BOOL:
         found = unique_all(Array(build.cast(node, I32)))
         return found._replace(values=Array(build.cast(found.values._node, BOOL)))
-    flat = reshape(Array(_sortable(x, "unique_all")), (-1,))
+    if node.dtype.kind == "c":
+        flat = reshape(x, (-1,))
+    else:
+        flat = reshape(Array(_sortable(x, "unique_all")), (-1,))
     n = flat.size
     if not n:
         none = xp.zeros(0, dtype=I32)
         return UniqueAll(flat, none, xp.zeros(node.shape, dtype=I32), none)
-    order = argsort(flat)
+    if node.dtype.kind == "c":  # 0 and -0 are equal: their sum with 0 is the same
+        order = argsort(flat.imag + 0.0)
+        order = take(order, argsort(take(flat.real + 0.0, order)))
+    else:
+        order = argsort(flat)
     ordered = take(flat, order)
     first = xp.ones(n, dtype=BOOL)
     if n > 1:
