@@ -354,6 +354,15 @@ def _info(options: argparse.Namespace) -> int:
     return OK
 
 
+def _log(name: str) -> int:
+    """Explain the messages of the GPU's driver in a log."""
+    from qpu.drivers.system import explain_log
+
+    lines = explain_log(_read(name).decode("utf-8", "replace"))
+    print("\n".join(lines) if lines else "no message of the GPU's driver in this log")
+    return FINDINGS if lines else OK
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from qpu.drivers.doctor import checks_json, checks_text, examine
 
@@ -362,7 +371,10 @@ def _doctor(options: argparse.Namespace) -> int:
         from qpu.drivers.vc4.power import clean_up
 
         clean_up(port)
-    report = examine(port)
+    if options.log is not None:
+        return _log(options.log)
+    name = _name(options)
+    report = examine(port, name if name.startswith("/") else "hardware")
     print(json.dumps(checks_json(report)) if options.json else checks_text(report))
     return OK if report.usable else FINDINGS
 
@@ -510,6 +522,9 @@ def _arguments() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true")
         sub.add_argument("--device", help="look at this emulated board instead of the machine")
         if name == "doctor":
+            sub.add_argument(
+                "--log", metavar="FILE", help="explain messages of v3d in a log: dmesg | qpu doctor --log -"
+            )
             sub.add_argument("--clean", action="store_true", help="power the QPUs off after a killed process (Pi 0-3)")
         sub.set_defaults(run=run)
     build = commands.add_parser("build", help="compile kernels ahead of time", description=_build_help)

@@ -16,6 +16,7 @@ import pytest
 
 import qpu
 from qpu.__main__ import main
+from qpu.emu.port import EmuPort
 from qpu.errors import UnknownNameError
 from tests.limits import HUNG_S
 
@@ -297,3 +298,39 @@ def test_findings_have_their_source_lines(monkeypatch: pytest.MonkeyPatch, capfd
     assert status == 1
     assert "<stdin>:3: error[thrsw-close]" in err and "    nop ; nop ; thrsw" in err and "  help: " in err
     assert "  with <stdin>:1: nop ; nop ; thrsw" in err
+
+
+# -- devices
+
+
+def test_a_named_node_that_is_elsewhere() -> None:
+    """The right node is named, and no overlay of another GPU is advised."""
+    from qpu.drivers.probe import open_driver
+    from tests.drivers.fakes import FakePort
+
+    compatible = {
+        "/proc/device-tree/compatible": b"raspberrypi,4-model-b\0brcm,bcm2711\0",
+        "/sys/class/drm/renderD128/device/uevent": b"DRIVER=v3d\n",
+    }
+    for path in ("/dev/dri/renderD129", "/dev/dri/card0"):
+        text = refused(
+            lambda path=path: open_driver(FakePort(files=compatible), path), "the v3d node is /dev/dri/renderD128"
+        )
+        assert "dtoverlay" not in text
+    text = refused(
+        lambda: qpu.open_device("/dev/dri/renderD128", port=EmuPort("pi3")), "use /dev/vcio, or device 'hardware'"
+    )
+    assert "dtoverlay" not in text
+    text = refused(lambda: open_driver(FakePort(nodes={}, files={}), "/dev/dri/renderD128"), "there is no such node")
+    assert "dtoverlay" not in text
+
+
+@pytest.mark.parametrize(
+    ("board", "setting"), [("pi3,cma=16M,vcsm=cma", "cma=128M"), ("pi3,gpu_mem=16M,vcsm=plain", "gpu_mem=128")]
+)
+def test_out_of_memory_on_old_boards(board: str, setting: str) -> None:
+    with qpu.open_device(board) as gpu:
+        kept = gpu.empty(6 << 20, np.uint8)
+        text = refused(lambda: gpu.empty(24 << 20, np.uint8), "25165824 bytes asked for", f"{setting} would hold it")
+        assert "the largest free piece found has " in text and "overlay" not in text
+        assert kept.nbytes == 6 << 20

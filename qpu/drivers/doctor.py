@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from qpu.drivers import board, probe
+from qpu.drivers import board, probe, system
 from qpu.drivers.base import DeviceInfo, Driver
 from qpu.drivers.drm import nodes as drm_nodes
 from qpu.drivers.errors_table import ADVICE, meminfo, process_groups, reason_of
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["Check", "Report", "Status", "checks_json", "checks_text", "examine", "info", "info_text"]
 
 NO_PI = "no Raspberry Pi: everything runs on emulated boards (pi5 unless another one is named)"
+LOG_FILES = ("/var/log/kern.log", "/var/log/syslog", "/var/log/messages")
+KMS_IMAGE = (
+    "Raspberry Pi OS Lite works without that line, headless or on the console; the desktop of Bookworm and later needs "
+    "it [uncertain]"
+)
 LOW_CMA = 64 << 20  # bytes; enough for small programs with a few buffers
 LOW_GPU_MEM = 32 << 20
 _MEMORY = {"total": "MemTotal", "available": "MemAvailable", "cma_total": "CmaTotal", "cma_free": "CmaFree"}
@@ -59,8 +64,11 @@ class Report:
     conclusion: str = field(default="")
 
 
-def examine(port: Port) -> Report:
-    """Make every check, from the board up. The GPU is opened and runs one trivial job."""
+def examine(port: Port, name: str = "hardware") -> Report:
+    """Make every check, from the board up. The GPU is opened and runs one trivial job.
+
+    name: the device that is asked for: ``hardware``, or the path of a node.
+    """
     where = probe.detect_board(port)
     firmware = _firmware(port)
     checks = [
@@ -70,13 +78,18 @@ def examine(port: Port) -> Report:
         _python(port),
         _container(where),
         *_nodes(port, where),
+        *_named_node(port, where, name),
         _groups(port),
         *_kms(port, where),
         *_qpus(port, where),
         *_memory(port, where, firmware),
         *_throttling(firmware),
+        *_clock(firmware),
+        *_power(port),
+        *_users(port),
+        *_log(port),
     ]
-    gpu, device = _gpu(port)
+    gpu, device = _gpu(port, name)
     usable = gpu.status is Status.OK
     if not usable and not where.is_pi:
         gpu = replace(gpu, status=Status.NOTE, helps=())
@@ -187,11 +200,45 @@ def _nodes(port: Port, where: board.Board) -> Iterator[Check]:
     for path in paths:
         likely = drm_nodes.looks_like_v3d(port, path)
         yield Check(path, Status.OK if likely else Status.NOTE, _describe(port, path) + (", v3d" if likely else ""))
-    if not paths and where.is_pi:
+    missing = None if where.container else drm_nodes.node_without_file(port)
+    if not paths and missing is not None:
+        row = ADVICE["no-node-file"]
+        yield Check("nodes", Status.FAIL, f"{row.cause} (sysfs has {missing})", (row.help,))
+    elif not paths and where.is_pi:
         row = ADVICE["no-dri-container" if where.container else "no-dri"]
         yield Check("nodes", Status.FAIL, row.symptom, (row.help,))
     elif not paths:
         yield Check("nodes", Status.NOTE, "no /dev/dri")
+
+
+def _named_node(port: Port, where: board.Board, name: str) -> Iterator[Check]:
+    """The node that was named, where it is not the one of the GPU."""
+    if not name.startswith("/"):
+        return
+    if where.generation == 4:
+        if name.startswith(drm_nodes.DRI):
+            found = f"starts no programs on {where.gpu}"
+            yield Check(name, Status.FAIL, found, ("name /dev/vcio, or hardware",))
+        return
+    right = drm_nodes.v3d_node(port)
+    if right is None or right == name or drm_nodes.looks_like_v3d(port, name):
+        return
+    driver = _driver_name(port, name)
+    found = f"another device: its driver is {driver}" if driver else "there is no such node"
+    yield Check(name, Status.FAIL, found, (f"name {right}, or hardware",))
+
+
+def _driver_name(port: Port, path: str) -> str:
+    try:
+        fd = port.open(path)
+    except OSError:
+        return "unknown" if board.exists(port, path) else ""
+    try:
+        return drm_nodes.driver_of(port, fd)[0]
+    except OSError:
+        return "unknown"
+    finally:
+        port.close(fd)
 
 
 def _describe(port: Port, path: str) -> str:
@@ -212,7 +259,7 @@ def _kms(port: Port, where: board.Board) -> Iterator[Check]:
         return
     if board.kms_owns_v3d(port):
         row = ADVICE["enable-refused"]
-        yield Check("display driver", Status.FAIL, row.cause, (row.help,))
+        yield Check("display driver", Status.FAIL, row.cause, (row.help, KMS_IMAGE))
     else:
         yield Check("display driver", Status.OK, "does not own V3D, so the firmware can start programs")
 
@@ -236,7 +283,7 @@ def _memory(port: Port, where: board.Board, firmware: MailboxInfo | None) -> Ite
         yield Check("memory", Status.OK, f"{memory['MemAvailable'] >> 20} MiB available")
     if where.generation != 4:
         return
-    help = ADVICE["enomem-vc4"].help
+    help = ADVICE["enomem-cma"].help
     if "CmaTotal" in memory:
         total, free = memory["CmaTotal"], memory.get("CmaFree", 0)
         low = total < LOW_CMA
@@ -245,7 +292,7 @@ def _memory(port: Port, where: board.Board, firmware: MailboxInfo | None) -> Ite
     if firmware is not None and firmware.vc_memory is not None:
         low = firmware.vc_memory < LOW_GPU_MEM
         found = f"{firmware.vc_memory >> 20} MiB"
-        yield Check("gpu_mem", Status.WARN if low else Status.OK, found, (help,) if low else ())
+        yield Check("gpu_mem", Status.WARN if low else Status.OK, found, (ADVICE["enomem-vc4"].help,) if low else ())
 
 
 def _throttling(firmware: MailboxInfo | None) -> Iterator[Check]:
@@ -258,9 +305,40 @@ def _throttling(firmware: MailboxInfo | None) -> Iterator[Check]:
         yield Check("power", Status.OK, "no under-voltage, no throttling")
 
 
-def _gpu(port: Port) -> tuple[Check, DeviceInfo | None]:
+def _clock(firmware: MailboxInfo | None) -> Iterator[Check]:
+    """The clock of V3D: lower while it is idle, so read it under load."""
+    asked = None if firmware is None else firmware.clocks_hz.get("V3D")
+    if firmware is None or not asked:
+        return
+    measured = firmware.measured_hz.get("V3D")
+    text = f"V3D {asked / 1e6:.0f} MHz asked for" + (f", {measured / 1e6:.0f} measured" if measured else "")
+    yield Check("clock", Status.NOTE, f"{text} (lower while idle)")
+
+
+def _power(port: Port) -> Iterator[Check]:
+    node = drm_nodes.v3d_node(port)
+    state = None if node is None else system.power_state(port, node)
+    if state is not None:
+        found = "active" if state == "active" else "suspended while idle; the first launch takes longer"
+        yield Check("power of V3D", Status.NOTE, found)
+
+
+def _users(port: Port) -> Iterator[Check]:
+    """Other programs that have the GPU open: they take time of it, and on Pi 0-3 they can disturb ours."""
+    for user in system.users(port):
+        yield Check("in use by", Status.NOTE, str(user))
+
+
+def _log(port: Port) -> Iterator[Check]:
+    """What the log says of v3d, where a file of it can be read."""
+    text = next(filter(None, (board.read(port, path) for path in LOG_FILES)), b"")
+    for line in system.explain_log(text.decode("utf-8", "replace")):
+        yield Check("log", Status.WARN, line)
+
+
+def _gpu(port: Port, name: str) -> tuple[Check, DeviceInfo | None]:
     try:
-        driver = probe.open_driver(port)
+        driver = probe.open_driver(port, name)
     except DriverError as error:
         reason, helps = reason_of(error)
         return Check("GPU", Status.FAIL, reason, helps), None

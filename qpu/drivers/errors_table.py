@@ -50,6 +50,8 @@ no-dri | no /dev/dri | the V3D driver is not loaded: its overlay is off or the m
 no-dri-container | no /dev/dri in a container | the devices were not passed to the container | start the container
   with: --device /dev/dri --group-add video --group-add render -v /proc/device-tree:/proc/device-tree:ro (numeric
   group ids of the host if the names differ)
+no-node-file | sysfs shows the driver v3d, /dev/dri has no node | the driver is loaded, but nothing on this system makes
+  device files | sudo mdev -s (Alpine; 'setup-devd udev' for good), or with udev: sudo udevadm trigger -s drm
 no-v3d | /dev/dri/card* but none is v3d | only display drivers are there, or the board is a Pi 0-3 | on a Pi 4 or 5:
   sudo modprobe v3d; a Pi 0-3 has no v3d driver and is used through its firmware instead
 no-node | ENOENT for a named node | there is no such node | name one of: ls /dev/dri; device 'hardware' finds the
@@ -78,9 +80,10 @@ enoent-submit | ENOENT from SUBMIT | a buffer or performance monitor of the job 
   until the job has ended
 enomem-bo | ENOMEM for a buffer on Pi 4 or 5 | the machine is out of memory: buffers are pinned and never swapped |
   close programs or use smaller buffers; see: free -m
-enomem-vc4 | ENOMEM or handle 0 on Pi 0-3 | the memory pool is too small or fragmented: CMA (VCSM-CMA) or the
-  firmware's gpu_mem | add 'cma=128M' to cmdline.txt (or ',cma-128' to the vc4 overlay) for VCSM-CMA, 'gpu_mem=128'
-  to config.txt for the firmware's memory, and reboot; show the split with: vcgencmd get_mem gpu
+enomem-cma | ENOMEM from /dev/vcsm-cma | the contiguous memory of Linux (CMA) is too small or fragmented | add
+  'cma=128M', or the size above, to the one line of cmdline.txt and reboot; show it with: grep Cma /proc/meminfo
+enomem-vc4 | ENOMEM or handle 0 from /dev/vcsm or the firmware | the firmware's memory (gpu_mem) is too small or
+  fragmented | add 'gpu_mem=128', or the size above, to config.txt and reboot; show it with: vcgencmd get_mem gpu
 enospc | ENOSPC for a buffer | the 4 GiB of GPU addresses, shared by all programs, have no free range of that size |
   close buffers, or allocate one large buffer and slice it
 ebusy | EBUSY | an active performance monitor, or a driver that claimed the register range, uses it | try again

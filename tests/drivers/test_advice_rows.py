@@ -106,6 +106,13 @@ Row = tuple[str, str, int | None, Callable[[], object], type[DriverError]]
 ROWS: list[Row] = [
     ("no /dev/dri", "no-dri", errno.ENOENT, opening(FakePort(nodes={}, files=dict(PI4))), DriverError),
     (
+        "sysfs shows the driver v3d, /dev/dri has no node",
+        "no-node-file",
+        errno.ENOENT,
+        opening(FakePort(nodes={}, files=PI4 | {"/sys/class/drm/renderD128/device/uevent": b"DRIVER=v3d"})),
+        DriverError,
+    ),
+    (
         "/dev/dri/card* but none is v3d",
         "no-v3d",
         None,
@@ -192,7 +199,7 @@ ROWS: list[Row] = [
     ),
     (
         "ENOMEM (VC4), CMA",
-        "enomem-vc4",
+        "enomem-cma",
         errno.ENOMEM,
         lambda: driver_of(EmuPort("pi3,cma=16M,vcsm=cma")).alloc(1 << 25),
         DriverError,

@@ -101,6 +101,26 @@ def looks_like_v3d(port: Port, path: str) -> bool:
     return b"DRIVER=v3d" in uevent.splitlines()
 
 
+def v3d_node(port: Port) -> str | None:
+    """The path of the v3d node as sysfs or a by-path name shows it; nothing is opened."""
+    try:
+        return next((path for path in candidates(port) if looks_like_v3d(port, path)), None)
+    except OSError:
+        return None
+
+
+def node_without_file(port: Port) -> str | None:
+    """The name of a v3d node that sysfs has and /dev/dri has not: nothing makes device files on this system."""
+    try:
+        names = port.listdir("/sys/class/drm")
+    except OSError:
+        return None
+    for name in sorted(names, reverse=True):  # render nodes first
+        if re.fullmatch(r"(renderD|card)\d+", name) and looks_like_v3d(port, f"{DRI}/{name}"):
+            return None if board.exists(port, f"{DRI}/{name}") else name
+    return None
+
+
 def find_v3d(port: Port, path: str | None = None, container: str | None = None) -> Node:
     """Open the v3d node: the one at `path`, else the first whose driver has the name v3d.
 
@@ -116,9 +136,9 @@ def find_v3d(port: Port, path: str | None = None, container: str | None = None) 
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise fault("eacces-open", DRI, error.errno, permission_detail(port, DRI)) from error
-        raise fault("no-dri-container" if container else "no-dri", DRI, error.errno) from error
+        raise _absent(port, container, error.errno) from error
     if not paths:
-        raise fault("no-dri-container" if container else "no-dri", DRI, None, "the directory is empty")
+        raise _absent(port, container, None)
     tried: list[Tried] = []
     for candidate in paths:
         node = _try(port, candidate)
@@ -145,13 +165,26 @@ def _try(port: Port, path: str) -> Node | Tried:
             close_node(port, fd, path)
 
 
+def _absent(port: Port, container: str | None, number: int | None) -> DriverError:
+    """The error of a system without any node of DRM."""
+    missing = None if container else node_without_file(port)
+    if missing is not None:
+        return fault("no-node-file", DRI, number, f"sysfs has {missing}")
+    detail = "" if number is not None else "the directory is empty"
+    return fault("no-dri-container" if container else "no-dri", DRI, number, detail)
+
+
 def _explicit(port: Port, node: Tried) -> DriverError:
+    right = v3d_node(port)
+    known = f"the v3d node is {right}" if right not in (None, node.path) else ""
     if node.errno is None:
-        return fault("wrong-card", node.path, None, f"its driver is {node.driver}")
+        return fault("wrong-card", node.path, None, "; ".join(filter(None, (f"its driver is {node.driver}", known))))
     if node.errno in (errno.EACCES, errno.EPERM):
         return fault("eacces-open", node.path, node.errno, permission_detail(port, node.path))
     if node.errno == errno.ENOENT:
-        return fault("no-node" if board.exists(port, DRI) else "no-dri", node.path, node.errno, _present(port))
+        if not board.exists(port, DRI) and board.detect(port).generation in (6, 7):
+            return _absent(port, None, node.errno)
+        return fault("no-node", node.path, node.errno, "; ".join(filter(None, (_present(port), known))))
     return fault(_ROWS.get(node.errno, "unexpected"), node.path, node.errno)
 
 

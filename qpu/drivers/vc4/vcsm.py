@@ -30,11 +30,11 @@ MEM_NODE = "/dev/mem"
 _ZEROS = bytes(1 << 16)
 
 _CMA_ROWS = errno_rows(
-    "no-vcsm: ENOENT, eacces-open: EACCES, enomem-vc4: ENOMEM, enotty: ENOTTY, enodev: ENODEV ENXIO, emfile: EMFILE"
+    "no-vcsm: ENOENT, eacces-open: EACCES, enomem-cma: ENOMEM, enotty: ENOTTY, enodev: ENODEV ENXIO, emfile: EMFILE"
 )
 _OPEN_ROWS = _CMA_ROWS | errno_rows("eacces-open: EPERM")
 _CALL_ROWS = _CMA_ROWS | errno_rows("no-vcsm: EPERM")  # the firmware's memory service is not up
-_VCSM_ROWS = _CALL_ROWS | errno_rows("enotty-vcsm: ENOTTY")
+_VCSM_ROWS = _CALL_ROWS | errno_rows("enotty-vcsm: ENOTTY, enomem-vc4: ENOMEM")
 MEM_ROWS = errno_rows("strict-devmem: EACCES EPERM, ebusy: EBUSY, emfile: EMFILE")
 
 
@@ -205,20 +205,52 @@ class _Node(Node):
         super().__init__(label, port, path, _OPEN_ROWS)
         self.rows = rows
 
-    def ioctl(self, name: str, arg: bytearray, size: int | None = None) -> None:
+    def ioctl(self, name: str, arg: bytearray) -> None:
         """One ioctl, repeated at EINTR (drivers.md 5.1); KeyboardInterrupt is raised between attempts."""
-        fd = self.fd
         try:
-            retrying(self.port, fd, vcsm.ioctl(name).request(self.port.pointer_size), arg)
+            self._raw(name, arg)
         except OSError as error:
-            detail = "" if size is None else self._room(size)
+            raise failure(f"{self.label}: {name} on {self.path}", error, self.rows) from error
+
+    def _raw(self, name: str, arg: bytearray) -> None:
+        retrying(self.port, self.fd, vcsm.ioctl(name).request(self.port.pointer_size), arg)
+
+    def allocate(self, name: str, arg: bytearray, size: int, free: Callable[[int], None]) -> None:
+        """The ioctl that allocates. free: frees a handle; used to find the largest piece after a failure."""
+        try:
+            self._raw(name, arg)
+        except OSError as error:
+            detail = self._room(size, self._largest(name, size, free) if error.errno == errno.ENOMEM else None)
             raise failure(f"{self.label}: {name} on {self.path}", error, self.rows, detail) from error
 
-    def _room(self, size: int) -> str:
-        found = meminfo(self.port) if self.path == CMA_NODE else {}
+    def _largest(self, name: str, size: int, free: Callable[[int], None]) -> int:
+        """Bytes of the largest piece that is free, found by halves; 0 when there is none of a page."""
+        layout = vcsm.ioctl(name).layout(self.port.pointer_size)
+        size //= 2
+        while size >= self.port.page_size:
+            size = size // self.port.page_size * self.port.page_size
+            arg = layout.pack(size=size, num=1, cached=Cache.NONE, name=NAME)
+            try:
+                self._raw(name, arg)
+                free(layout.number(arg, "handle"))
+                return size
+            except (OSError, DriverError):
+                size //= 2
+        return 0
+
+    def _room(self, size: int, largest: int | None) -> str:
+        """Size asked for, size of the pool, largest free piece, and the setting that would hold it."""
+        cma = self.path == CMA_NODE
+        found = meminfo(self.port) if cma else {}
         free, total = found.get("CmaFree"), found.get("CmaTotal")
-        room = "" if free is None or total is None else f", CMA has {free} of {total} bytes free"
-        return f"{size} bytes asked for{room}"
+        known = free is not None and total is not None
+        parts = [f"{size} bytes asked for"] + ([f"CMA has {free} of {total} bytes free"] if known else [])
+        if largest is not None:
+            parts.append(f"the largest free piece found has {largest} bytes" if largest else "no page is free")
+            used = total - free if free is not None and total is not None else 0
+            megabytes = max(128, -(-(used + size) // (64 << 20)) * 64)
+            parts.append(f"{'cma' if cma else 'gpu_mem'}={megabytes}{'M' if cma else ''} would hold it")
+        return ", ".join(parts)
 
     def mmap(self, fd: int, size: int, offset: int) -> Mapping:
         try:
@@ -252,7 +284,7 @@ class VcsmCmaMemory:
                 port.close(fd)
 
         with _undoing(drop) as undo:  # before the call, so that an interrupt right after it leaks nothing
-            self._node.ioctl("VC_SM_CMA_IOCTL_MEM_ALLOC", arg, size)
+            self._node.allocate("VC_SM_CMA_IOCTL_MEM_ALLOC", arg, size, port.close)
             fd = layout.number(arg, "handle")
             mapping = self._node.mmap(fd, size, 0)
             undo.insert(0, mapping.close)
@@ -298,11 +330,14 @@ class VcsmMemory:
         locked = vcsm.layout("vmcs_sm_ioctl_lock_unlock", port.pointer_size)
         lock = locked.pack()
 
+        def release(handle: int) -> None:
+            layout = vcsm.layout("vmcs_sm_ioctl_free", port.pointer_size)
+            node.ioctl("VMCS_SM_IOCTL_MEM_FREE", layout.pack(handle=handle))
+
         def free() -> None:
             handle = made.number(arg, "handle")
             if handle:
-                layout = vcsm.layout("vmcs_sm_ioctl_free", port.pointer_size)
-                node.ioctl("VMCS_SM_IOCTL_MEM_FREE", layout.pack(handle=handle))
+                release(handle)
 
         def unlock() -> None:
             address = locked.number(lock, "addr")
@@ -311,7 +346,7 @@ class VcsmMemory:
                 node.ioctl("VMCS_SM_IOCTL_MEM_UNLOCK", arg)
 
         with _undoing(free) as undo:  # before the call, so that an interrupt right after it leaks nothing
-            node.ioctl("VMCS_SM_IOCTL_MEM_ALLOC", arg, size)
+            node.allocate("VMCS_SM_IOCTL_MEM_ALLOC", arg, size, release)
             handle = made.number(arg, "handle")
             if handle == 0:
                 raise fault("enomem-vc4", f"VCSM: allocation of {size} bytes gave no handle", errno.ENOMEM)
