@@ -229,10 +229,18 @@ class Profile:
         return [(name, a, b) for name, (a, b) in found.items() if a]
 
     def estimate(self, board: str | None = None) -> Estimate:
-        """The estimated time on a real board (default: that of the emulated one). Raises: UsageError, ValueError."""
+        """The estimated time on a real board (default: that of the emulated one). Raises: UsageError, ValueError.
+
+        Waits of the busiest QPU that nothing hid count as `qpu.debug.cost.Constants.wait` each.
+        """
         s = self.stats
-        read = s.tmu_read_bytes + s.dma_read_bytes + s.uniform_bytes
-        return estimate(board or self.board, s.instructions, read, s.tmu_write_bytes + s.dma_write_bytes, self.launches)
+        self.close()
+        read, write = s.tmu_read_bytes + s.uniform_bytes, s.tmu_write_bytes + s.dma_write_bytes
+        latency = DMA_CLOCKS if s.dma_read_bytes else TMU_CLOCKS
+        waits, launches = self._waited / latency, self.launches
+        return estimate(
+            board or self.board, s.instructions, read, write, launches, waits=waits, dma_read=s.dma_read_bytes
+        )
 
     @property
     def text(self) -> str:

@@ -129,13 +129,24 @@ def test_nothing_was_launched() -> None:
 
 
 def test_the_cost_model_against_published_figures() -> None:
-    """Within a factor of 1.5, or the miss is explained; constants that were fitted give their figure again."""
-    ratios = {f.what: f.predicted / f.value for f in cost.PUBLISHED}
+    """Four of five within a factor of 1.5; each figure left out of the fit, too, or the miss is explained."""
+    assert len(cost.PUBLISHED) == 12
+    inside = [1 / 1.5 <= f.predicted / f.value <= 1.5 for f in cost.PUBLISHED]
+    assert sum(inside) / len(inside) >= 0.8
+    left = {f.what: f.left_out / f.value for f in cost.PUBLISHED}
     for f in cost.PUBLISHED:
-        near = 1 / 1.5 <= ratios[f.what] <= 1.5
-        assert near == (not f.miss), (f.what, ratios[f.what])
-        if f.fitted:
-            assert ratios[f.what] == pytest.approx(1, abs=0.02), f.what
-    close = [r for r in ratios.values() if 1 / 1.5 <= r <= 1.5]
-    assert len(close) == 7 and len(ratios) == 10
-    assert ratios["scopy, py-videocore6"] == pytest.approx(1.02, abs=0.01)  # not fitted
+        assert (1 / 1.5 <= left[f.what] <= 1.5) == (not f.miss), (f.what, left[f.what])
+        error = cost.BOARDS[f.board].error
+        assert 1 / error <= left[f.what] <= error, f.what
+    assert sum(not f.miss for f in cost.PUBLISHED) == 9
+
+
+def test_the_constants_are_those_of_the_fit() -> None:
+    found = cost.fit(cost.PUBLISHED)
+    for name in ("read", "write", "dma_read", "wait"):
+        assert getattr(found, name) == pytest.approx(getattr(cost.FITTED, name), rel=0.01), name
+    assert cost.estimate("pi4", 0, 0, 0, waits=1e6).bound == "waiting"
+    assert (
+        cost.estimate("pi3", 1e9, 0, 0).bound == "issue"
+        and cost.estimate("pi3", 0, 0, 0, dma_read=1e9).bound == "memory"
+    )
