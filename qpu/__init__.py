@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from qpu.errors import GpuTimeoutError as GpuTimeoutError
     from qpu.errors import HazardError as HazardError
     from qpu.errors import NoDeviceError as NoDeviceError
+    from qpu.errors import OverrunError as OverrunError
     from qpu.errors import QpuError as QpuError
     from qpu.errors import UsageError as UsageError
     from qpu.instruction_sets import InstructionSet as InstructionSet
@@ -50,7 +51,7 @@ _NAMES = {
     "qpu.debug.sanitizer": "sanitize",
     "qpu.device": "Device open_device",
     "qpu.errors": "AsmError CompileError DecodeError DriverError EmuFault EmuWarning GpuResetError GpuTimeoutError "
-    "HazardError NoDeviceError QpuError UsageError",
+    "HazardError NoDeviceError OverrunError QpuError UsageError",
     "qpu.instruction_sets": "InstructionSet assemble isa",
     "qpu.lang.elementwise": "ufunc",
     "qpu.lang.entry": "kernel",

@@ -25,6 +25,7 @@ from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Driver, Fence, Job
 from qpu.drivers.port import bounds_of, submitted
 from qpu.errors import DriverError, EmuFault, GpuTimeoutError, NoDeviceError, UsageError, brief, keywords, suggest
 from qpu.launch import Launch
+from qpu.runtime.canary import wanted
 from qpu.runtime.fences import Parts
 from qpu.runtime.jobs import OBSERVERS, Shape, prepare
 from qpu.runtime.loops import located
@@ -83,7 +84,7 @@ class Device(AbstractContextManager["Device"]):
 
     def __init__(self, driver: Driver, port: Port) -> None:
         self._port = port
-        self._pool = MemoryPool(driver, driver.info.isa, bounds_of(port))
+        self._pool = MemoryPool(driver, driver.info.isa, bounds_of(port), canaries=wanted(driver.info))
         self._info = driver.info
         self._rehearsals: Rehearsals | None = None
         _devices[self._pool] = self
@@ -333,10 +334,12 @@ class Device(AbstractContextManager["Device"]):
         """Run a launch on an emulated copy of the board first, where that is wanted."""
         if asked is None and self._info.emulated is not None and not os.environ.get("QPU_REHEARSE"):
             return  # most launches: without loading the rehearsal
-        from qpu.debug.rehearse import Rehearsals, rehearse
+        from qpu.debug.rehearse import Rehearsals, check_spans, rehearse
 
         if self._rehearsals is None:
             self._rehearsals = Rehearsals()
+        if asked is not False and os.environ.get("QPU_REHEARSE") != "0":
+            check_spans(self._pool, program, jobs)
         if self._rehearsals.wanted(asked, self._info, program, self._pool, jobs):
             rehearse(self._pool, self._info, program, jobs)
 

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 __all__ = [
     "AsmError", "CompileError", "DecodeError", "Diagnostic", "DriverError", "EmuFault", "EmuWarning", "FaultPlace",
-    "GpuResetError", "GpuTimeoutError", "HazardError", "Loc", "NoDeviceError", "QpuError", "Severity",
+    "GpuResetError", "GpuTimeoutError", "HazardError", "Loc", "NoDeviceError", "OverrunError", "QpuError", "Severity",
     "UnknownNameError", "UsageError", "brief", "keywords", "suggest",
 ]  # fmt: skip
 
@@ -196,6 +196,10 @@ class NoDeviceError(DriverError):
 
 class GpuResetError(DriverError):
     """The GPU was reset while the job ran; its results are incomplete."""
+
+
+class OverrunError(DriverError):
+    """A launch has written next to a buffer: the canary pages around it have changed. Its results are not reliable."""
 
 
 class GpuTimeoutError(DriverError, TimeoutError):

@@ -131,7 +131,7 @@ class Launch:
 
         timeout_s: emulated or real seconds, finite; None waits as long as it takes.
         Raises: UsageError for a timeout that is not a number, GpuTimeoutError (while `done` is false the job may still
-        run: wait again), GpuResetError, EmuFault.
+        run: wait again), GpuResetError, OverrunError (with canary pages), EmuFault.
         """
         if timeout_s is not None:
             timeout_s = seconds("timeout_s", timeout_s)
@@ -174,6 +174,11 @@ class Launch:
                 raise
             raise self.finish(error) from None
         self._retire()
+        try:
+            self._pool.check_canaries()
+        except DriverError as error:
+            self.error = error
+            raise
         self._warn()
 
     def _wait_for(self, fence: Fence, timeout_s: float | None) -> None:

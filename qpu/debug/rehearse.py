@@ -16,13 +16,15 @@ from qpu.core.isa import Isa
 from qpu.debug.record import Memory, Recorded
 from qpu.debug.replay import begin_recorded, located
 from qpu.debug.sanitizer import sanitize
-from qpu.drivers.base import DeviceInfo, Job
+from qpu.debug.spans import Area, dma_spans, refuse
+from qpu.drivers.base import DeviceInfo, Job, QpuJob
 from qpu.errors import EmuFault, EmuWarning, UsageError
-from qpu.runtime.pool import MemoryPool
+from qpu.runtime.pool import Contents, MemoryPool
 
-__all__ = ["LIMIT_S", "Rehearsals", "rehearse"]
+__all__ = ["LIMIT_S", "Rehearsals", "check_spans", "rehearse"]
 
 LIMIT_S = 10.0  # host seconds of a rehearsal; what comes after them is not rehearsed
+_STREAM = 256  # uniforms that are looked at without executing
 _SLICE = 200_000  # emulated clocks between two looks at the time
 
 
@@ -50,6 +52,30 @@ class Rehearsals:
             return False
         self._known.add(key)
         return True
+
+
+def check_spans(pool: MemoryPool, program: Code, jobs: Sequence[Job]) -> None:
+    """Judge the DMA transfers of a launch on VideoCore IV without executing it: see `qpu.debug.spans`.
+
+    Raises: EmuFault for one that leaves the buffers; nothing was submitted then.
+    """
+    if program.isa is not Isa.VC4 or not dma_spans(program):
+        return
+    contents = pool.contents(jobs[0].bos)
+    areas = [Area(c.bo.address, c.used, c.name) for c in contents if c.kind == "buffer"]
+    for job in jobs:
+        for uniforms in {entry[0] for entry in job.entries} if isinstance(job, QpuJob) else ():
+            refuse(program, _words(contents, uniforms), areas)
+
+
+def _words(contents: Sequence[Contents], address: int) -> list[int]:
+    """The first words of a uniform stream; they may go on beyond its end."""
+    for c in contents:
+        offset = address - c.bo.address
+        if 0 <= offset < c.bo.size:
+            data = bytes(c.bo.view[offset : min(offset + 4 * _STREAM, c.bo.size)])
+            return [int.from_bytes(data[n : n + 4], "little") for n in range(0, len(data) - 3, 4)]
+    return []
 
 
 def rehearse(pool: MemoryPool, info: DeviceInfo, program: Code, jobs: Sequence[Job]) -> None:

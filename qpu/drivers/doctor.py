@@ -173,6 +173,11 @@ def _rehearsal(where: board.Board) -> Iterator[Check]:
         yield Check("rehearsal", Status.WARN, text, ("unset QPU_REHEARSE",))
     else:
         yield Check("rehearsal", Status.OK, "on: first launches run on an emulated board before they reach the GPU")
+    if os.environ.get("QPU_CANARIES") == "0":
+        text = "off (QPU_CANARIES=0): what writes next to a buffer is not noticed"
+        yield Check("canary pages", Status.WARN, text, ("unset QPU_CANARIES",))
+    else:
+        yield Check("canary pages", Status.OK, "on: pages around each buffer are compared after each launch")
 
 
 def _container(where: board.Board) -> Check:

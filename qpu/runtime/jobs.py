@@ -10,6 +10,7 @@ from qpu.core.isa import Isa
 from qpu.drivers.base import Completion, CsdJob, Job, QpuJob
 from qpu.drivers.drm.csd import split_dispatch
 from qpu.errors import UsageError
+from qpu.runtime.canary import raw
 from qpu.runtime.pool import MemoryPool, Place
 from qpu.runtime.uniforms import Uniforms, own, place, stream_of, streams_of
 from qpu.v3d.launch import Dispatch
@@ -106,4 +107,5 @@ def _completion(word: Addressed, value: int, pool: MemoryPool) -> Completion:
     bo, offset, size = word.extent
     if offset % 4 or offset + 4 > size:
         raise UsageError(f"completion word at byte {offset} of {size}", help="pass an aligned u32 inside the buffer")
-    return Completion(bo, offset, value)
+    inner, start = raw(bo)
+    return Completion(inner, offset + start, value)

@@ -18,6 +18,7 @@ from qpu.core.code import Code
 from qpu.core.deferred_signals import critical
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
+from qpu.runtime.canary import Guarded, raw
 
 if TYPE_CHECKING:
     from qpu.drivers.base import Bo, Bounds, Driver
@@ -111,8 +112,10 @@ class MemoryPool:
     cannot be closed; the pool tries again later.
     """
 
-    def __init__(self, driver: Driver, isa: Isa, bounds: Bounds | None = None) -> None:
+    def __init__(self, driver: Driver, isa: Isa, bounds: Bounds | None = None, *, canaries: bool = False) -> None:
         self._driver: Driver | None = driver
+        self._guarded: dict[int, tuple[Guarded, str]] = {}  # by owner: its canaries and its name
+        self._canaries = canaries
         self.bounds = bounds  # where programs may access buffer objects, on emulated boards that check it
         self._isa = isa
         self._pid = os.getpid()
@@ -153,10 +156,12 @@ class MemoryPool:
         with self._lock:
             self._reap()
             with critical():  # Ctrl-C between alloc() and the bookkeeping would leak the buffer object
-                bo = self.driver.alloc(size)
+                bo: Bo = Guarded(self.driver, size) if self._canaries else self.driver.alloc(size)
                 try:
                     owner = make(bo)
-                    if self.bounds is not None:
+                    if isinstance(bo, Guarded):
+                        self._guarded[id(owner)] = bo, owner.label
+                    elif self.bounds is not None:
                         self.bounds.buffer(bo.address, owner.used, owner.label)
                 except BaseException:
                     _close(bo)
@@ -171,6 +176,7 @@ class MemoryPool:
         """Close the buffer object of an owner."""
         with self._lock, critical():
             self._owners.discard(owner)
+            self._guarded.pop(id(owner), None)
             bo = self._bos.pop(id(owner), None)
             if bo is not None:
                 self._dispose(bo)
@@ -178,6 +184,7 @@ class MemoryPool:
     def _collected(self, key: int) -> None:
         """Release the buffer object of a garbage-collected owner, whose ndarray may still exist."""
         with critical(late=True):
+            self._guarded.pop(key, None)
             bo = self._bos.pop(key, None)
             if bo is not None and self.usable:
                 self._dispose(bo)
@@ -253,17 +260,22 @@ class MemoryPool:
     def listed(self, *bos: Bo) -> tuple[Bo, ...]:
         """Every buffer object that a job may touch: `bos` and those of all owners."""
         with self._lock:
-            return (*bos, *self._bos.values())
+            return (*bos, *(raw(bo)[0] for bo in self._bos.values()))
 
     def contents(self, bos: Sequence[Bo]) -> list[Contents]:
         """What the buffer objects of a job are for, each once."""
         with self._lock:
-            owners = {id(self._bos[id(owner)]): owner for owner in self._owners if id(owner) in self._bos}
+            owners = {
+                id(raw(self._bos[id(owner)])[0]): (owner, self._bos[id(owner)])
+                for owner in self._owners
+                if id(owner) in self._bos
+            }
             codes = {id(bo) for _, bo in self._code.values()}
         found: list[Contents] = []
         for bo in {id(bo): bo for bo in bos}.values():
-            owner = owners.get(id(bo))
-            if owner is not None:
+            known = owners.get(id(bo))
+            if known is not None:
+                owner, bo = known  # with canary pages: what lies between them
                 found.append(Contents(bo, owner.used, "buffer", owner.label))
             elif id(bo) in codes:
                 found.append(Contents(bo, 0, "code", "code"))
@@ -302,6 +314,13 @@ class MemoryPool:
                 if not self._running and self._pending:
                     self._reap()
 
+    def check_canaries(self) -> None:
+        """Compare the canary pages of all buffers, after a launch. Raises: OverrunError."""
+        if self._guarded:
+            with self._lock:
+                for bo, label in list(self._guarded.values()):
+                    bo.check(label)
+
     # end
 
     def close(self) -> bool:
@@ -312,7 +331,7 @@ class MemoryPool:
         with driver.leaving(), self._lock:
             for owner in list(self._owners):
                 owner.detach()
-            for holder in (self._bos, self._code, self._scratch, self._pending, self._running):
+            for holder in (self._bos, self._guarded, self._code, self._scratch, self._pending, self._running):
                 holder.clear()
             # The driver stops running jobs before it frees memory.
             try:
