@@ -42,7 +42,7 @@ FLOORS: dict[str, tuple[float | None, ...]] = {
     "dot": (2.25, 3, 4.25),
     "mandelbrot": (8, 8, 9),
     "blur": (None, None, None),
-    "prefix": (9.25, 8.75, 10.5),
+    "prefix": (8.25, 8.25, 8.75),
     "prefix_quads": (4, 5, 5.25),
 }
 

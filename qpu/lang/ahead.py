@@ -14,7 +14,7 @@ from qpu.lang.rewrite import Rewriter
 __all__ = ["load_ahead"]
 
 LARGEST = 240  # operations of a body that is worth a copy
-WORK = 2  # operations for each word loaded or stored; with less the TMU is busy anyway
+WORK = 2  # operations for each word loaded or stored, on VideoCore IV; with less the TMU is busy anyway
 BUSY = 16  # operations a word, with which the wait for a turn's first results is short on 4.2, where taking one takes
 # the place of a request
 _BARS = frozenset({"atomic", "barrier", "lock", "unlock", "fetch", "semaphore"})
@@ -162,6 +162,8 @@ class _Ahead(Rewriter):
         body = attr.region
         found: list[Value] = []
         pops = words = work = stored = 0
+        written: set[int] = set()  # arrays: a load behind a store of its own item takes what that stored
+        after = False
         if len(body.ops) > LARGEST or attr.cond.op not in ("lt", "any"):
             return []
         for v in body.ops:
@@ -173,12 +175,15 @@ class _Ahead(Rewriter):
                 if len(v.args) > 2:
                     return []
                 words += v.attr.words
-                if words <= self.capacity:
+                after |= v.attr.access.array in written
+                if words <= self.capacity and not after:
                     found.append(v)
+            if v.op == "commit":
+                written.add(v.attr.access.array)
             pops += v.op == "pop"
             stored += v.op == "data"
             work += ROWS[v.op].pure
-        if work < WORK * (words + stored) or (self.isa != "v3d71" and work > BUSY * words):
+        if (self.isa == "vc4" and work < WORK * (words + stored)) or (self.isa != "v3d71" and work > BUSY * words):
             return []
         if self.isa == "vc4" and words > self.capacity:
             return []

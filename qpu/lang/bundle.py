@@ -7,12 +7,15 @@ last instructions, so that the first of the next block keep the distances.
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from qpu.core.hazards import Facts, Windows
 from qpu.lang.depend import Node, graph
-from qpu.lang.mir import Block, Function, MOp
+from qpu.lang.mir import Block, Fixed, Function, MOp
+from qpu.lang.modulo import Pipeline, overlap, split
+from qpu.lang.watch import passed
 
 __all__ = ["Scheduled", "Target", "bundle"]
 
@@ -20,6 +23,8 @@ __all__ = ["Scheduled", "Target", "bundle"]
 class Target(Protocol):
     """What the scheduler asks of a chip. Instructions and half-filled bundles are its own affair."""
 
+    @property
+    def colour(self) -> dict[int, Fixed]: ...
     @property
     def windows(self) -> Windows: ...
     @property
@@ -51,6 +56,10 @@ class Target(Protocol):
         """What the hazard rules need to know of an instruction."""
         ...
 
+    def least(self, ops: Sequence[MOp]) -> int:
+        """Instructions that these operations need at least."""
+        ...
+
     def effects(self, m: MOp) -> tuple[set[object], set[object], int]:
         """Resources that an operation reads and writes, and instructions until a reader may follow."""
         ...
@@ -71,24 +80,48 @@ class Scheduled:
 
 
 def bundle(function: Function, target: Target, capacity: int) -> dict[Block, list[Scheduled]]:
-    """The instructions of each block, branches and their delay slots included."""
+    """The instructions of each block, branches and their delay slots included. Loops of one block whose turns may
+    overlap become three blocks (`qpu.lang.modulo`).
+    """
     found: dict[Block, list[Scheduled]] = {}
     leads: dict[Block, list[list[int]]] = {}
     runs: dict[Block, _Block] = {}
+    alone = _loops(function, target, capacity)
     for block in function.blocks:
         ways = leads.get(block, [])
-        above = next((b for b in runs if b.falls is block), None)
-        alone = above is not None and len(ways) == 1 and block.branch is not None and block.branch[0] is block
-        # a loop of one block begins as its turns do: what is under way in front of it ends there
-        history = [] if alone else _joined(ways, target.windows.reach)
-        tries = TRIES if block.branch is not None and block.branch[0] is block else TRIES[:1]
-        run = min((_run(target, block, capacity, history, flags, found) for flags in tries), key=lambda r: len(r.out))
-        found[block] = run.out
-        if alone and above is not None:
-            runs[above].pad(found[block])
+        run = alone.get(block)
+        if run is not None:  # it begins as its turns do: what is under way in front of it ends there
+            found[block] = run.out
+            next(runs[b] for b in runs if b.falls is block).pad(run.out)
+        else:
+            run = _shortest(target, block, capacity, _joined(ways, target.windows.reach), found)
+            found[block] = run.out
         runs[block] = run
         for successor in block.successors:
             leads.setdefault(successor, []).append(run.history)
+    return found
+
+
+def _loops(function: Function, target: Target, capacity: int) -> dict[Block, _Block]:
+    """Loops of one block that only the block in front of them leads to. Their turns overlap where that is shorter."""
+    found: dict[Block, _Block] = {}
+    blocks: list[Block] = []
+    for block in function.blocks:
+        blocks.append(block)
+        ways = [b for b in function.blocks if block in b.successors and b is not block]
+        if block not in block.successors or len(ways) != 1 or ways[0].falls is not block:
+            continue
+        found[block] = run = _shortest(target, block, capacity, [], {})
+        pipeline = overlap(block, target, capacity, TMU_LATENCY, len(run.out))
+        if pipeline is not None:
+            if pipeline.second:
+                before, after = split(block, pipeline)
+                ways[0].falls = before
+                blocks[-1:] = [before, block, after]
+            found[block] = _Block(target, block, capacity, [], TRIES[0]).take(pipeline)
+    if len(blocks) > len(function.blocks):
+        function.blocks[:] = blocks
+        passed("modulo", function, target.colour)
     return found
 
 
@@ -96,6 +129,14 @@ TRIES: Final = ("late", "early")
 """Ways to place what sets or asks flags, the shortest loop of one block counts: behind equally urgent operations, as
 their instructions have no room for signals; or the addition that tests the end before everything else.
 """
+
+
+def _shortest(
+    target: Target, block: Block, capacity: int, history: list[int], done: dict[Block, list[Scheduled]]
+) -> _Block:
+    """The block by the best of the ways to place what sets flags."""
+    tries = TRIES if block.branch is not None and block.branch[0] is block else TRIES[:1]
+    return min((_run(target, block, capacity, history, flags, done) for flags in tries), key=lambda r: len(r.out))
 
 
 def _run(
@@ -151,6 +192,17 @@ class _Block:
                 raise AssertionError(f"no instruction can take {ready[0][3].m}")
         self._branch()
         self._keep_out_of(done)
+
+    def take(self, pipeline: Pipeline) -> _Block:
+        """Have the instructions of a loop whose turns overlap."""
+        assert self.block.branch is not None
+        to, cond = self.block.branch
+        instr = self.target.branch(cond)
+        facts = self.target.facts(instr)
+        self.out = [self._made(b) for b in pipeline.bundles]
+        self.out.insert(pipeline.branch, Scheduled(instr, [], to, facts.after, facts.before))
+        self.history = [s.after for s in self.out]
+        return self
 
     def _recent(self, history: list[int]) -> int:
         """Windows of limited length that exclude an instruction behind these."""

@@ -57,9 +57,11 @@ def coalesce(function: Function, *, early: bool = False) -> None:
             merge(m.dst, m.a)
             carried.add(m.dst)
     roots = {find(x) for x in carried}
+    rotated = {m.a for m in function.ops() if m.rot is not None}  # wants an accumulator, which nothing keeps for a turn
+    single = pushed | rotated
     for block in sorted(function.blocks, key=lambda b: -b.depth):
         for m in block.ops:
-            if type(m.dst) is int and not m.cond and m.role != "copy" and m.dst not in pushed:
+            if type(m.dst) is int and not m.cond and m.role != "copy" and m.dst not in single:
                 for source in m.sources():
                     if find(source) in roots and find(source) != find(m.dst) and merge(m.dst, source):
                         break

@@ -54,7 +54,7 @@ def colour_vc4(
                 rotated.add(m.a)
             for r in (*m.writes(), *sources):
                 spans.setdefault(r, [i, i])[1] = i
-            units = () if m.op in ("", "mov", "ldi", "sema") else TABLE[m.op].units_on(Isa.VC4)
+            units = () if m.op in ("", "mov", "ldi", "sema") or m.role == "lanes" else TABLE[m.op].units_on(Isa.VC4)
             lean = 0 if len(units) != 1 else weight if Unit.MUL in units else -weight
             for r in sources:
                 uses[r] = uses.get(r, 0) + weight

@@ -138,8 +138,9 @@ class _Carrier(Rewriter):
         op = q.append("loop", tuple(args), "", Loop(region, yields, cond, items=attr.items), varying=False)
         for r in attr.results:
             self.map[id(r)] = q.result(op, r.type, r.varying)
-        for carried, _ in steps:
-            q.result(op, carried.type, carried.varying)
+        ends = [q.result(op, carried.type, carried.varying) for carried, _ in steps]
+        if zero is not None and attr.results[zero[0]].type == "i":  # the counter itself need not be carried
+            self.map[id(attr.results[zero[0]])] = q.emit("add", ends[-1], zero[1])
 
     def _chosen(self, region: Region, lines: Lines) -> list[tuple[Value, Linear]]:
         """Addresses that take more than one operation of the loop."""
@@ -156,13 +157,20 @@ class _Carrier(Rewriter):
         return list(found.values())
 
     def _zero(self, loop: Value, attr: Loop, lines: Lines) -> tuple[int, Value] | None:
-        """The counter and limit of `while counter < limit`, from a constant of at least 0, that only adds constants."""
+        """The counter and limit of `while counter < limit` whose difference does not overflow: the counter starts from
+        a constant of at least 0 and adds constants, or numbers items.
+        """
         cond = attr.cond
+        items = attr.items and not any(isinstance(x.attr, Loop) for x in attr.region.ops)
         if cond.op != "lt" or cond.attr != "i" or attr.region.contains(cond.args[1]) or cond.args[1].op == "const":
             return None
         for n in lines.advance:
             first, step = lines.first[n].constant, lines.advance[n].constant
-            if attr.yields[n] is not cond.args[0] or first is None or step is None:
+            if attr.yields[n] is not cond.args[0]:
+                continue
+            if items:
+                return n, self.get(cond.args[1])
+            if first is None or step is None:
                 continue
             if first < 1 << 31 and 0 < step < 1 << 16:
                 return n, self.get(cond.args[1])

@@ -7,7 +7,7 @@ from typing import Final
 from qpu.lang.front import Front
 from qpu.lang.kir import Value
 
-__all__ = ["IDENTITY", "JOIN", "active", "join_lanes", "scan_lanes"]
+__all__ = ["FLAGS", "IDENTITY", "JOIN", "active", "join_lanes", "scan_lanes"]
 
 JOIN: Final = {
     "sum": {"f": "fadd", "i": "add", "u": "add"},
@@ -25,6 +25,10 @@ IDENTITY: Final = {
     "or": {"i": 0, "u": 0},
     "xor": {"i": 0, "u": 0},
 }
+
+
+FLAGS: Final = {"vc4": (1, 2, 4), "v3d42": (1, 2), "v3d71": (1, 2)}
+"""Lane numbers that flags can tell at once: whether a lane is one of those from there on."""
 
 
 def active(f: Front, v: Value, kind: str) -> Value:
@@ -47,6 +51,9 @@ def scan_lanes(f: Front, v: Value, kind: str) -> Value:
     for distance in (1, 2, 4, 8):
         inside = q.emit("le", q.const("i", distance), lane, type_="b", attr="i")
         moved = _moved(f, v, 16 - distance)
+        if v.type != "f" and distance in FLAGS[f.isa]:  # one set of flags for all scans of a block
+            v = q.emit("select", inside, q.emit(JOIN[kind][v.type], v, moved), v)
+            continue
         if identity.attr == 0:  # by bits, not by flags, which scans beside each other would have to share
             bits = q.emit("select", inside, q.const("i", 0xFFFFFFFF), q.const("i", 0))
             part = q.emit("and", q.emit("bitcast", moved, type_="i"), bits)

@@ -40,7 +40,8 @@ class MOp:
 
     role: "copy" (may vanish), "request" (a load's address; `words` results follow), "store" (a store's address), "data"
     (a word to store), "config" (TMU configuration), "pop" (takes a result), "uniform" (takes the uniform `uniform`),
-    "stream" (begins or reads a stream), "payload" (reads what the launch left in a register). rot: rotation of a mul
+    "stream" (begins or reads a stream), "payload" (reads what the launch left in a register), "lanes" (`and` of which
+    one operand is 0 or -1 in each lane; the mul ALU of VideoCore IV has it as `v8min`). rot: rotation of a mul
     operand on 4.2. byte: configuration of a request, or the constant of "ldi". fixed: may not move to the other ALU.
     type: of the value that it is for, as of KIR, where that is known.
     """

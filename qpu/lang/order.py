@@ -18,7 +18,11 @@ Slots = Callable[[MOp], tuple[str, ...]]
 
 def order(function: Function, slots: Slots, capacity: int, limit: int, rotation: int = 1) -> None:
     """Reorder the operations of every block. limit: values that may be live; rotation: instructions
-    from a value to its rotation."""
+    from a value to its rotation.
+
+    In a block in which values rotate, what the kernel says first goes first: then it needs fewer accumulators at a
+    time, of which there are few.
+    """
     into, out = liveness(function)
     for block in function.blocks:
         _block(block, slots, capacity, limit, into[block], out[block], rotation)
@@ -40,6 +44,9 @@ class _Row:
 def _block(block: Block, slots: Slots, capacity: int, limit: int, into: int, out: int, rotation: int) -> None:
     nodes = graph(block.ops, virtual_effects, capacity, 1, pending=block.pending, rotation=rotation)
     rows = {id(n): _Row(n, slots(n.m)) for n in nodes}
+    if any(m.rot is not None for m in block.ops):
+        for row in rows.values():
+            row.rank = (0, row.node.index)
     left: dict[int, int] = {}
     for row in rows.values():
         for r in row.reads:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from qpu.core.optable import Token
 from qpu.errors import Loc
@@ -113,6 +113,13 @@ class Selector(ABC):
     @abstractmethod
     def flags(self, v: Value) -> Polarity:
         """Make the flags tell a mask that is neither held nor inverted."""
+
+    lane_flags: ClassVar[Mapping[int, Polarity]]
+    """For the numbers of lanes that flags tell at once after `push_lanes`: in lanes from there on."""
+
+    @abstractmethod
+    def push_lanes(self, lane: Value) -> None:
+        """Make the flags tell those of `lane_flags`."""
 
     @abstractmethod
     def materialise(self, v: Value) -> int:
@@ -267,13 +274,25 @@ class Selector(ABC):
     def _select(self, v: Value) -> None:
         mask, a, b = v.args
         d = self.register()
-        polarity = self.mask(mask)
+        polarity = self._by_lane(mask) or self.mask(mask)
         self.op("mov", d, self.operand(b), role="copy")
         if id(a) in self.folded:
             self.emit(a, d, self.cond(polarity))
         else:
             self.op("mov", d, self.operand(a), cond=self.cond(polarity))
         self.place[id(v)] = d
+
+    def _by_lane(self, v: Value) -> Polarity | None:
+        """The flags that tell which lanes have at least some number, beside those that tell others (`lane_flags`)."""
+        if v.op != "le" or v.args[1].op != "lane":
+            return None
+        least, lane = v.args[0].constant, v.args[1]
+        if least is None or least not in self.lane_flags:
+            return None
+        if self.held is None or self.held[0] is not lane:
+            self.push_lanes(lane)
+            self.held = (lane, "")
+        return self.lane_flags[least]
 
     def _loop(self, v: Value) -> None:
         attr: Loop = v.attr

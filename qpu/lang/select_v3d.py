@@ -8,7 +8,7 @@ the operation itself where it has no other use.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from qpu.core.isa import Isa
 from qpu.lang.kir import Region, Request, Value
@@ -124,6 +124,12 @@ class _Select(Selector):
         name, a, b, flag, inverted = self._test(v)
         self.op(name, Fixed("magic", NOP), a, b, push=f"push{flag}")
         return "na" if inverted else "a"
+
+    lane_flags: ClassVar = {1: "na", 2: "nb"}
+
+    def push_lanes(self, lane: Value) -> None:
+        for n in (2, 1):  # the second moves the first to flag B
+            self.op("sub", Fixed("magic", NOP), self.operand(lane), self.bits(n), push="pushn")
 
     def _chain(self, v: Value) -> str:
         """A left-deep chain of and, or: a push, then updates. What is no leaf on the right becomes a register first."""

@@ -11,7 +11,7 @@ DMA before has ended.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 from qpu.errors import CompileError, Diagnostic
 from qpu.lang.kir import Region, Value
@@ -53,6 +53,7 @@ class Vc4Selector(StoreSelector):
 
     def __init__(self, top: Region, lean: bool) -> None:
         self.lean = lean
+        self.lanes: int | None = None  # what tells lanes apart
         self.constants: dict[int, int] = {}
         self.packs: list[int] = []
         self.packed: dict[Uniform, int] = {}
@@ -158,6 +159,21 @@ class Vc4Selector(StoreSelector):
         name, a, b, polarity = self._test(v)
         self.op(name, NOP, a, b, push="z")
         return polarity
+
+    lane_flags: ClassVar = {1: "nz", 2: "n", 4: "c"}
+
+    def push_lanes(self, lane: Value) -> None:
+        """Twice a number whose two highest bits are set in the lanes from 4 and from 2 on, and which is 0 in lane 0."""
+        if self.lanes is None:
+            first = found = self.register()
+            self.entry.append(MOp("mov", first, ELEMENT))
+            for up in (27, 28, 29):
+                moved, both = self.register(), self.register()
+                self.entry.append(MOp("shl", moved, first, self.bits(up - 32 & 0xFFFFFFFF)))
+                self.entry.append(MOp("or", both, found, moved))
+                found = both
+            self.lanes = found
+        self.op("add", NOP, self.lanes, self.lanes, push="z")
 
     def _leaves(self, v: Value, kind: str, negated: bool, out: list[tuple[Value, bool]]) -> None:
         """Leaves of a tree of one connective; what is under the other one becomes a register."""
@@ -274,7 +290,8 @@ class Vc4Selector(StoreSelector):
             self.op(_OPERATIONS[op], dst, self.in_register(v.args[0]), cond=cond)
         else:
             name = "v8min" if op == "and" and any(_whole_bytes(a.constant) for a in v.args) else _OPERATIONS[op]
-            self.op(name, dst, *self.two(*v.args), cond=cond)
+            either = name == "and" and any(_of_lanes(a) for a in v.args)
+            self.op(name, dst, *self.two(*v.args), cond=cond, role="lanes" if either else "")
 
     def _param(self, v: Value) -> None:
         self.place[id(v)] = self.uniform(("param", v.attr))
@@ -382,6 +399,13 @@ class Vc4Selector(StoreSelector):
     def _missing(self, v: Value) -> None:
         finding = Diagnostic("lang-type", f"{v.op} is not available on VideoCore IV yet", loc=v.loc)
         raise CompileError(finding.render(), [finding])
+
+
+def _of_lanes(v: Value) -> bool:
+    """Whether a value is 0 or -1 in each lane: then `and` with it is the lesser of each byte, too."""
+    while v.op in ALIAS:
+        v = v.args[0]
+    return v.op == "select" and {a.constant for a in v.args[1:]} == {0, 0xFFFFFFFF}
 
 
 _SPECIAL: Final[dict[str, Callable[..., None]]] = {

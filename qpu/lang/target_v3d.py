@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
@@ -170,6 +172,16 @@ class V3dTarget:
         if not m.op:
             return _SIGNAL
         return _slots(self.isa, m.op, m.rot is not None, bool(m.amod))
+
+    def least(self, ops: Sequence[MOp]) -> int:
+        """Instructions that these operations need at least. What a signal writes is where others have a condition."""
+        units = Counter(self.slots(m) for m in ops if m.op)
+        shared = sum(bool(self.forms(m)[0].shared) if m.op else self.v42 and bool(m.sig & _LDTMU) for m in ops)
+        signals = sum(bool(m.sig) for m in ops)
+
+        pushes = any(m.push or m.update for m in ops)
+        signals = max(signals, sum(m.sig_dst is not None for m in ops) + pushes)
+        return max(units["add",], units["mul",], (units.total() + 1) // 2, shared, signals)
 
     # -- bundles
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
@@ -130,6 +132,9 @@ class Vc4Target:
             halves = [Half(_MUL, 4, dst, a, a, cond=code, push=push, rotate=rotate)]
             if m.rot is None:
                 halves.append(Half(_ADD, 21, dst, a, a, cond=code, push=push))
+        elif m.role == "lanes":
+            halves = [Half(_ADD, _code(m.op, _ADD), dst, a, b, cond=code, push=push),
+                      Half(_MUL, _code("v8min", _MUL), dst, a, b, cond=code, push=push)]  # fmt: skip
         else:
             halves = [Half(unit, _code(m.op, unit), dst, a, b, cond=code, push=push) for unit in _units(m.op)]
         first: list[Effects] = []
@@ -150,13 +155,20 @@ class Vc4Target:
             return ("mul",) if m.rot is not None else ("add", "mul")
         if m.op in ("ldi", "sema"):
             return ("add",)
-        return _slots(m.op)
+        return ("add", "mul") if m.role == "lanes" else _slots(m.op)
 
     def _load(self, m: MOp) -> LoadImm | Semaphore:
         if m.op == "sema":
             return Semaphore(imm=m.byte)
         dst = self.destination(m.dst)
         return LoadImm(cond_add=1, waddr_add=dst.n, ws=int(dst.file is File.B), imm=m.byte)
+
+    def least(self, ops: Sequence[MOp]) -> int:
+        """Instructions that these operations need at least. A signal and a request exclude each other."""
+        units = Counter(self.slots(m) for m in ops if m.op and m.op not in ("ldi", "sema"))
+        alone = sum(m.op in ("ldi", "sema") for m in ops)
+        memory = sum(bool(m.sig) or m.role == "request" for m in ops)
+        return alone + max(units["add",], units["mul",], (units.total() + 1) // 2, memory)
 
     # -- bundles
 

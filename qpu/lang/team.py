@@ -58,7 +58,12 @@ def _scan(f: Front, node: ast.Call, value: Any) -> Value:
 
 
 def _last(f: Front, node: ast.Call, value: Any) -> Value:
-    return f.q.emit("bcast", f.lift(value, node), f.q.const("i", 15))
+    v, q = f.lift(value, node), f.q
+    if v.op == "add" and v.type in ("i", "u"):
+        for a, b in (v.args, v.args[::-1]):
+            if not b.varying and a.varying:  # added to the lane alone: what carries sums on waits for less
+                return q.emit("add", q.emit("bcast", a, q.const("i", 15)), b)
+    return q.emit("bcast", v, q.const("i", 15))
 
 
 def _rotate(f: Front, node: ast.Call, value: Any, n: Any) -> Value:
