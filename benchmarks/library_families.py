@@ -9,6 +9,7 @@ import numpy as np
 
 from qpu.device import Device
 from qpu.kernels import image, misc, move, nn, scan, search, sort
+from qpu.kernels.common.retyped import retyped
 from qpu.kernels.random import Generator
 
 __all__ = ["rows"]
@@ -30,10 +31,16 @@ def networks(gpu: Device, n: int, kinds: tuple[Any, Any, Any], out: int = 8) -> 
     return [gpu.zeros(s, kind) for s, kind in zip(shapes, kinds, strict=True)]
 
 
-def whole(gpu: Device, n: int) -> object:
-    """An image of 16 channels for 32, as a product of matrices."""
-    x, w, y = gpu.zeros((1, 16, 2 + n, 66)), gpu.zeros((32, 16, 3, 3)), gpu.zeros((1, 32, n, 64))
-    return nn.conv2d(x, w, y)
+def whole(gpu: Device, n: int, kinds: tuple[Any, Any] = (F, F)) -> object:
+    """An image of 16 channels for 64, as a product of matrices."""
+    x, w = gpu.zeros((1, 16, 2 + n, 66), kinds[0]), gpu.zeros((64, 16, 3, 3), kinds[0])
+    return (nn.conv2d if kinds[0] is F else nn.conv2d_int8)(x, w, gpu.zeros((1, 64, n, 64), kinds[1]))
+
+
+def second_launch(gpu: Device, n: int) -> object:
+    """The scan alone, when the sums of all runs are known."""
+    code = retyped(scan.scan_runs, "i32", x="i32").on(gpu, workers=scan.WORKERS)
+    return code(gpu.zeros(n, N), gpu.zeros(scan.WORKERS, N), gpu.zeros(n, N), "sum", True, 0)
 
 
 def rows(row: Callable[..., Any]) -> list[Any]:
@@ -52,10 +59,13 @@ def rows(row: Callable[..., Any]) -> list[Any]:
 
     return [
         of("scan.cumulative_sum, int32", "element", lambda g, n: scan.cumulative_sum(g.zeros(n, N), g.zeros(n, N)),
-           LONG, float, (5.25, 7, 7.5), (8, 8, 10)),
+           LONG, float, (5.25, 7, 7.5)),
+        of("scan.cumulative_sum, int32, its second launch", "element", second_launch, LONG, float, (3, 4.25, 4.25),
+           (8, 8, 10)),
         of("scan.cumulative_max, float32", "element", lambda g, n: scan.cumulative_max(g.zeros(n), g.zeros(n)), LONG),
         of("sort.sort, 4096 to 8192", "element", lambda g, n: sort.sort(g.zeros(n), g.zeros(n)), (4096, 8192)),
         of("sort.argsort, 4096 to 8192", "element", lambda g, n: sort.argsort(g.zeros(n), g.zeros(n, N)), (4096, 8192)),
+        of("sort.topk, 16 of 4096 to 8192", "element", lambda g, n: sort.topk(g.zeros(n), g.zeros(16)), (4096, 8192)),
         of("search.searchsorted in 1024", "element",
            lambda g, n: search.searchsorted(g.array(np.arange(1024, dtype=N)), g.zeros(n, N), g.zeros(n, N))),
         of("search.histogram, 256 bins", "element",
@@ -86,8 +96,10 @@ def rows(row: Callable[..., Any]) -> list[Any]:
                                             g.zeros((48, n, 3), B)), area, many),
         of("nn.conv2d 3 x 3, 16 to 8", "multiplication",
            lambda g, n: nn.conv2d(*networks(g, n, (F, F, F))), (1, 3), lambda n: macs * n, (1, 1, 1)),
-        of("nn.conv2d 3 x 3, 16 to 32, by gemm", "multiplication", whole, (32, 96), lambda n: 32 * 16 * 9 * 64.0 * n,
+        of("nn.conv2d 3 x 3, 16 to 64, by gemm", "multiplication", whole, (32, 64), lambda n: 64 * 16 * 9 * 64.0 * n,
            (1, 1, 1)),
+        of("nn.conv2d_int8 3 x 3, 16 to 64, by igemm", "multiplication", lambda g, n: whole(g, n, (np.int8, N)),
+           (32, 64), lambda n: 64 * 16 * 9 * 64.0 * n, (1, 1, 1)),
         of("nn.conv2d_int8 3 x 3, 16 to 8", "multiplication",
            lambda g, n: nn.conv2d_int8(*networks(g, n, (np.int8, np.int8, N))), (1, 3), lambda n: macs * n, (1, 1, 1)),
         of("nn.max_pool 2 x 2", "result",

@@ -320,6 +320,8 @@ class BufferView(Place):
                 which = "the first axis" if not axis else f"axis {axis}"
                 raise UsageError(f"index {given} is outside {which}", help=f"pass {-n}..{n - 1}")
             offset += at * stride
+        if 0 in shape:  # nothing is read, wherever that is
+            offset = self.offset
         return BufferView(self.buffer, offset, shape, self.dtype, strides)
 
     @property

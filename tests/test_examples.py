@@ -246,6 +246,12 @@ def test_spectrogram(run: Run, tmp_path: Path) -> None:
     assert abs(strongest[1] - 3) <= 1 and 14 <= strongest[-2] <= 25
 
 
+@pytest.mark.parametrize(("name", "device", "n"), [("clusters", "pi3", 20), ("power_iteration", "pi5", 17)])
+def test_the_library(run: Run, name: str, device: str, n: int) -> None:
+    (row,) = run.rows(name, "--device", device, "--n", str(n))
+    assert set(row) >= KEYS and row["ok"] and row["n"] == n
+
+
 def test_mailbox_info(run: Run) -> None:
     for row in run.rows("mailbox_info", "--device", "all"):
         assert set(row) >= KEYS and row["ok"] and row["instructions"] == 0
@@ -350,7 +356,7 @@ def test_loops_refuse_what_they_have_no_registers_for(monkeypatch: pytest.Monkey
 
 
 STEMS = [p.stem for p in sorted(EXAMPLES.glob("*.py")) if not p.stem.startswith("_")]
-SLOW = ("lenet",)  # tests/kernels/test_lenet.py runs a sample
+SLOW = ("lenet", "clusters", "power_iteration")  # tests/kernels/test_lenet.py and test_the_library run samples
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.soak] if n in SLOW else [])
@@ -370,7 +376,7 @@ def test_in_a_process_of_its_own(name: str, tmp_path: Path) -> None:
     assert done.stdout.count("EMULATED") == 3
     name = name.removeprefix("assembly/")
     made = {path.name for path in tmp_path.glob(f"{name}*.png")}
-    assert made == ({f"{name}-{board}.png" for board, _ in ALL} if name in (*PICTURES, *SLOW) else set())
+    assert made == ({f"{name}-{board}.png" for board, _ in ALL} if name in (*PICTURES, "lenet") else set())
 
 
 def test_time_counts_from_the_start_of_the_process() -> None:

@@ -54,7 +54,7 @@ def _scal(k: Grid, alpha: f32, x: InOut[f32]) -> None:
 @kernel
 def _axpy(k: Grid, alpha: f32, x: In[f32], y: InOut[f32]) -> None:
     i = k.index(y.size)
-    y[i] += alpha * x[i]
+    y[i] = alpha * x[i] + y[i]
 
 
 @kernel

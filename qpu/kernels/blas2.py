@@ -1,23 +1,28 @@
 """Matrices with vectors, as level 2 of BLAS: gemv and ger, float32 on the device.
 
 A is m rows of n, row after row. `gemv` takes four rows of A at a time, so that a vector of x is loaded once for four
-multiplications; with the transpose, 64 columns at a time, and x as numbers that are the same in all lanes.
+multiplications; with the transpose, several rows of 64 columns at a time, and x from the lanes of one vector.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from qpu.buffers import BufferView
+from qpu.core.isa import Isa
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
+from qpu.kernels.common.matrices import copied_rows, lying
 from qpu.kernels.common.operands import Memory, device, operand, separate
-from qpu.lang import Const, Grid, In, In2, InOut, InOut2, Team, f32, kernel, unroll
+from qpu.lang import Const, Grid, In, In2, InOut, InOut2, Team, f32, i32, kernel, unroll
 from qpu.launch import Run
 
 __all__ = ["gemv", "ger"]
 
 WORKERS = 64
 ROWS = 4
+DEEP = {Isa.V3D71: 4, Isa.V3D42: 8, Isa.VC4: 8}
+"""Rows of a turn of `_columns`, by the registers that their addresses take."""
 F = np.float32
 
 
@@ -47,19 +52,24 @@ def _rows(k: Team, alpha: f32, a: In2[f32], x: In[f32], beta: f32, y: InOut[f32]
 
 
 @kernel
-def _columns(k: Team, alpha: f32, a: In2[f32], x: In[f32], beta: f32, y: InOut[f32], keep: Const[bool]) -> None:
+def _columns(
+    k: Team, alpha: f32, a: In2[f32], many: In2[f32], ld: i32, x: In[f32], beta: f32, y: InOut[f32],
+    keep: Const[bool], deep: Const[int],
+) -> None:  # fmt: skip
+    """many: deep rows of `a` as one, in which they begin `ld` items apart."""
     m, n = a.shape
+    whole = many.shape[0]
     for j in range(k.worker * 64, n, k.workers * 64):
         columns = [j + 16 * q + k.lane if k.isa == "vc4" else j + 4 * k.lane + q for q in range(4)]
         sums = [f32(0) for _ in range(4)]
         if j + 64 <= n:
-            fours = m - m % ROWS
-            for r in range(0, fours, ROWS):
-                for i in unroll(range(ROWS)):
-                    v = x[r + i]
+            for r in range(whole):
+                factors = x[deep * r + (k.lane & (deep - 1))]  # in one request, several times each
+                for i in unroll(range(deep)):
+                    v = k.broadcast(factors, i)
                     for q in unroll(range(4)):
-                        sums[q] += a[r + i, columns[q]] * v
-            for r in range(fours, m):
+                        sums[q] += many[r, i * ld + columns[q]] * v
+            for r in range(deep * whole, m):
                 v = x[r]
                 for q in unroll(range(4)):
                     sums[q] += a[r, columns[q]] * v
@@ -79,7 +89,7 @@ def _columns(k: Team, alpha: f32, a: In2[f32], x: In[f32], beta: f32, y: InOut[f
 @kernel
 def _ger(k: Grid, alpha: f32, x: In[f32], y: In[f32], a: InOut2[f32]) -> None:
     r, c = k.index(*a.shape)
-    a[r, c] += alpha * x[r] * y[c]
+    a[r, c] = alpha * x[r] * y[c] + a[r, c]
 
 
 @entry
@@ -102,7 +112,13 @@ def gemv(alpha: float, a: Memory, x: Memory, beta: float, y: Memory, *, trans: b
         matrix, trans = matrix.T, not trans
     with Jobs(gpu) as jobs:
         if trans:
-            jobs.add(_columns, alpha, matrix, u, beta, v, beta != 0, workers=_most(m, 64))
+            found = lying(matrix)
+            rows = copied_rows(jobs, matrix) if found is None or found.transposed else found
+            at, ld = rows.rows, rows.ld
+            deep = DEEP[gpu.isa]
+            shape, strides = (n // deep, (deep - 1) * ld + m), (4 * deep * ld, 4)
+            many = BufferView(at.buffer, at.offset, shape, F, strides) if n >= deep else at[:0]
+            jobs.add(_columns, alpha, at, many, ld, u, beta, v, beta != 0, deep, workers=_most(m, 64))
         else:
             jobs.add(_rows, alpha, matrix, u, beta, v, beta != 0, workers=_most(m, ROWS))
         return jobs.run()

@@ -6,6 +6,8 @@ ones by one launch of a compiled kernel that packs nothing. Views may be transpo
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from qpu.buffers import BufferView
@@ -13,7 +15,8 @@ from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.matrices import copied_words, lying, neighbours, stored, words
 from qpu.kernels.common.operands import Memory, device, operand, separate
-from qpu.kernels.sgemm import Sgemm
+from qpu.kernels.common.shapes import copied
+from qpu.kernels.sgemm import Ending, Sgemm
 from qpu.lang import Const, Grid, In, In2, In3, InOut2, InOut3, Team, f32, kernel, unroll, where
 from qpu.launch import Run
 
@@ -27,11 +30,15 @@ HALVES = 96
 """Rows of C from which `syrk` takes it apart."""
 TILE = (4, 64)
 WORKERS = 64
+PLAIN = Ending()
 
 
 @kernel
-def _tiles(k: Team, alpha: f32, a: In3[f32], b: In3[f32], beta: f32, c: InOut3[f32]) -> None:
-    """c = alpha a b + beta c for each matrix of the batch, by tiles of 4 x 64."""
+def _tiles(
+    k: Team, alpha: f32, a: In3[f32], b: In3[f32], beta: f32, c: InOut3[f32], bias: In[f32], add: Const[bool],
+    relu: Const[bool],
+) -> None:  # fmt: skip
+    """c = alpha a b + beta c for each matrix of the batch, by tiles of 4 x 64, and what follows."""
     count, m, n = c.shape
     depth = a.shape[2]
     down, across = (m + 3) // 4, (n + 63) // 64
@@ -61,22 +68,22 @@ def _tiles(k: Team, alpha: f32, a: In3[f32], b: In3[f32], beta: f32, c: InOut3[f
                 for q in unroll(range(4)):
                     if columns[q] < n:
                         kept = c[s, i + r, columns[q]]
-                        c[s, i + r, columns[q]] = alpha * sums[r][q] + where(beta == 0.0, 0.0, beta * kept)
-
-
-@kernel
-def _after(k: Grid, bias: In[f32], c: InOut2[f32], add: Const[bool], relu: Const[bool]) -> None:
-    r, j = k.index(*c.shape)
-    v = c[r, j]
-    if add:
-        v += bias[j]
-    c[r, j] = where(v < 0.0, 0.0, v) if relu else v  # a NaN stays
+                        v = alpha * sums[r][q] + where(beta == 0.0, 0.0, beta * kept)
+                        if add:
+                            v += bias[columns[q]]
+                        c[s, i + r, columns[q]] = where(v < 0.0, 0.0, v) if relu else v  # a NaN stays
 
 
 @kernel(coarsen=1)
-def _scaled(k: Grid, beta: f32, c: InOut2[f32], keep: Const[bool]) -> None:
+def _scaled(
+    k: Grid, beta: f32, c: InOut2[f32], keep: Const[bool], bias: In[f32], add: Const[bool], relu: Const[bool]
+) -> None:
+    """c = beta c, and what follows."""
     r, j = k.index(*c.shape)
-    c[r, j] = beta * c[r, j] if keep else 0.0
+    v = beta * c[r, j] if keep else f32(0)
+    if add:
+        v += bias[j]
+    c[r, j] = where(v < 0.0, 0.0, v) if relu else v
 
 
 @kernel(coarsen=1)
@@ -120,7 +127,7 @@ def gemm(
     bias: Memory | None = None,
     relu: bool = False,
 ) -> Run:
-    """c = alpha a b + beta c, then + bias for each row, then max(., 0) if relu.
+    """c = alpha a b + beta c, then + bias for each row, then, if relu, 0 for what is below 0 (a NaN stays).
 
     a: (m, k), b: (k, n), c: (m, n), bias: (n,), float32; a and c may have an axis of batches in front, b too. Views
     may be transposed. As in BLAS, a and b are not read when alpha is 0, c is not read when beta is 0.
@@ -138,12 +145,17 @@ def gemm(
     separate("c", out, False, a=left, b=right, **({} if add is None else {"bias": add}))
     with Jobs(gpu) as jobs:
         if out.size:
-            _multiply(jobs, alpha, left, right, beta, out)
-            if add is not None or relu:
-                given = jobs.scratch(1) if add is None else add
-                for piece in matrices(out):
-                    jobs.add(_after, given, piece, add is not None, relu)
+            if add is not None and not add.contiguous:
+                add = flat_copy(jobs, add)
+            _multiply(jobs, alpha, left, right, beta, out, Ending(add, relu))
         return jobs.run()
+
+
+def flat_copy(jobs: Jobs, x: BufferView) -> BufferView:
+    """A copy of a vector whose elements are neighbours."""
+    copy = jobs.scratch(x.shape, x.dtype)[:]
+    copied(jobs, x, copy)
+    return copy
 
 
 def check_product(a: BufferView, b: BufferView, c: BufferView) -> None:
@@ -169,31 +181,45 @@ def matrices(x: BufferView, count: int | None = None) -> list[BufferView]:
     return [x[i] for i in range(x.shape[0])] if len(x.shape) == 3 else [x] * (count or 1)
 
 
-def _multiply(jobs: Jobs, alpha: float, a: BufferView, b: BufferView, beta: float, c: BufferView) -> None:
-    """c = alpha a b + beta c."""
+def _multiply(
+    jobs: Jobs, alpha: float, a: BufferView, b: BufferView, beta: float, c: BufferView, ending: Ending = PLAIN
+) -> None:
+    """c = alpha a b + beta c, and what follows."""
     m, n, depth = c.shape[-2], c.shape[-1], a.shape[-1]
     count = c.shape[0] if len(c.shape) == 3 else 1
     if not depth or not alpha:
         for piece in matrices(c):
-            jobs.add(_scaled, beta, piece, beta != 0)
+            _scale(jobs, beta, piece, ending)
     elif m * n * depth <= SMALL:
         left, right, out = (x if len(x.shape) == 3 else x.broadcast_to((count, *x.shape)) for x in (a, b, c))
         workers = min(WORKERS, count * -(-m // TILE[0]) * -(-n // TILE[1]))
         place = neighbours(jobs, out, beta != 0)
-        jobs.add(_tiles, alpha, neighbours(jobs, left), neighbours(jobs, right), beta, place, workers=workers)
+        jobs.add(_tiles, alpha, neighbours(jobs, left), neighbours(jobs, right), beta, place, *_bias(jobs, ending),
+                 ending.relu, workers=workers)  # fmt: skip
         if place is not out:
             for source, target in zip(matrices(place), matrices(out), strict=True):
                 jobs.add(copied_words, words(source), words(target))
     else:
         for left, right, out in zip(matrices(a, count), matrices(b, count), matrices(c), strict=True):
-            _large(jobs, alpha, left, right, beta, out)
+            _large(jobs, alpha, left, right, beta, out, ending)
 
 
-def _large(jobs: Jobs, alpha: float, a: BufferView, b: BufferView, beta: float, c: BufferView) -> None:
+def _bias(jobs: Jobs, ending: Ending) -> tuple[Any, bool]:
+    """The bias of an ending for a compiled kernel, and whether there is one."""
+    return (jobs.scratch(1), False) if ending.bias is None else (ending.bias, True)
+
+
+def _scale(jobs: Jobs, beta: float, c: BufferView, ending: Ending) -> None:
+    """c = beta c, and what follows."""
+    jobs.add(_scaled, beta, c, beta != 0, *_bias(jobs, ending), ending.relu)
+
+
+def _large(jobs: Jobs, alpha: float, a: BufferView, b: BufferView, beta: float, c: BufferView, ending: Ending) -> None:
     """One product by `sgemm`."""
-    place = lying(c)
-    if place is not None and place.transposed:
+    place, later = lying(c), PLAIN
+    if place is not None and place.transposed:  # a bias is one of rows then
         a, b, c = b.T, a.T, c.T
+        later, ending = (ending, PLAIN) if ending.bias is not None else (PLAIN, ending)
     left, right = stored(jobs, a), stored(jobs, b)
     target = c
     if place is None:
@@ -205,12 +231,14 @@ def _large(jobs: Jobs, alpha: float, a: BufferView, b: BufferView, beta: float, 
     assert where is not None
     with Sgemm(
         jobs.gpu, c.shape[0], c.shape[1], a.shape[1], transa=left.transposed, transb=right.transposed,
-        a=left.rows, b=right.rows, c=where.rows, lda=left.ld, ldb=right.ld, ldc=where.ld,
+        a=left.rows, b=right.rows, c=where.rows, lda=left.ld, ldb=right.ld, ldc=where.ld, ending=ending,
     ) as job:  # fmt: skip
         job.set(alpha, beta)
         jobs.take(job.launch())
     if place is None:
         jobs.add(copied_words, words(target), words(c))
+    if later is not PLAIN:
+        _scale(jobs, 1.0, c.T, later)
 
 
 # -- products with the transpose, triangular systems

@@ -4,12 +4,13 @@ The elements are widened to words once, and multiplied by the kernels of `sgemm`
 integer addition in each instruction of the inner loop (97 %). VideoCore IV multiplies unsigned numbers of 24 bits only:
 there an offset makes signed elements unsigned, and four more steps of k put right what that adds, from the sums of the
 rows and columns: (a + p)(b + q) = a b + q (a + p) + p (b + q) - p q.
+Bias, ReLU and requantisation happen where the kernel stores its sums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,9 @@ from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.matrices import copied_words, lying, words
 from qpu.kernels.common.operands import Memory, device, operand, separate
 from qpu.kernels.common.retyped import NARROW, name_of, retyped
-from qpu.kernels.gemm import check_product, matrices
-from qpu.kernels.sgemm import Sgemm
-from qpu.lang import Grid, In, In2, Out2, Team, f32, i32, kernel, mul24, u32, where
+from qpu.kernels.gemm import check_product, flat_copy, matrices
+from qpu.kernels.sgemm import STEPS, Ending, Sgemm
+from qpu.lang import Const, Grid, In, In2, Out2, Team, f32, i32, kernel, mul24, u32, where
 from qpu.launch import Run
 
 __all__ = ["fixed_point", "igemm", "reference_requantise", "requantise"]
@@ -80,6 +81,13 @@ def _requantised(
     y[r, j] = min(max((whole >> shift) + zero, low), high)
 
 
+@kernel(coarsen=1)
+def _added(k: Grid, x: In2[i32], bias: In[i32], y: Out2[i32], relu: Const[bool]) -> None:
+    r, j = k.index(*y.shape)
+    v = x[r, j] + bias[j]
+    y[r, j] = max(v, 0) if relu else v
+
+
 class _Product(Sgemm):
     """`Sgemm` of words: integers that the chip multiplies exactly."""
 
@@ -87,23 +95,50 @@ class _Product(Sgemm):
 
 
 @entry
-def igemm(a: Memory, b: Memory, c: Memory, *, accumulate: bool = False) -> Run:
-    """c = a b, or c + a b, exact modulo 2**32.
+def igemm(
+    a: Memory,
+    b: Memory,
+    c: Memory,
+    *,
+    accumulate: bool = False,
+    bias: Memory | None = None,
+    relu: bool = False,
+    scale: float | Sequence[float] | NDArray[Any] | None = None,
+    zero: int = 0,
+) -> Run:
+    """c = a b, or c + a b, exact modulo 2**32, then + bias for each row, then max(., 0) if relu; or requantised.
 
     a: (m, k), b: (k, n) of int8, uint8, int16 or uint16, not necessarily the same; c: (m, n), int32. Each may have an
-    axis of batches in front, where c has one. Views may be transposed. Raises: UsageError.
+    axis of batches in front, where c has one. Views may be transposed. bias: int32 (n,). With a scale c holds int8,
+    uint8, int16 or uint16, and takes what `requantise` makes of the sums, bias, zero and relu. All of this happens in
+    the kernel of the product, unless c is stored by columns, neither its rows nor its columns are neighbours, or k is
+    above 65536. Raises: UsageError.
     """
-    left, right, out = operand("a", a, NARROW), operand("b", b, NARROW), operand("c", c, I32, mode="inout")
-    gpu = device(a=left, b=right, c=out)
+    left, right = operand("a", a, NARROW), operand("b", b, NARROW)
+    out = operand("c", c, I32 if scale is None else NARROW, mode="out" if scale is not None else "inout")
+    add = None if bias is None else operand("bias", bias, I32, 1)
+    given = {} if add is None else {"bias": add}
+    gpu = device(a=left, b=right, c=out, **given)
     check_product(left, right, out)
-    separate("c", out, a=left, b=right)
+    n = out.shape[-1]
+    if add is not None and add.shape != (n,):
+        raise UsageError(f"bias has the shape {list(add.shape)}; allowed: {[n]}", help="a number for each column of c")
+    if accumulate and scale is not None:
+        raise UsageError("accumulate with a scale: c holds no sums", help="igemm to int32, then requantise")
+    if zero and scale is None:
+        raise UsageError(f"zero = {zero} without a scale; allowed: 0", help="pass a scale")
+    separate("c", out, False, a=left, b=right, **given)
     with Jobs(gpu) as jobs:
-        if out.size and left.shape[-1]:
-            count = out.shape[0] if len(out.shape) == 3 else 1
-            for x, y, z in zip(matrices(left, count), matrices(right, count), matrices(out), strict=True):
-                _multiply(jobs, x, y, z, accumulate)
-        elif out.size and not accumulate:
-            out.array[...] = 0
+        if add is not None and not add.contiguous:
+            add = flat_copy(jobs, add)
+        scaled = None if scale is None else _scaled(jobs, scale, n, out.dtype, zero, relu)
+        ending = Ending(add, relu) if scaled is None else Ending(add, relu, scaled[0], scaled[3])
+        count = out.shape[0] if len(out.shape) == 3 else 1
+        for x, y, z in zip(matrices(left, count), matrices(right, count), matrices(out), strict=True):
+            if z.size and left.shape[-1]:
+                _multiply(jobs, x, y, z, accumulate, ending, scaled)
+            elif z.size:
+                _without_terms(z, accumulate, add, relu, scale, zero)
         return jobs.run()
 
 
@@ -112,13 +147,50 @@ def _offset(dtype: np.dtype[Any]) -> int:
     return -int(np.iinfo(dtype).min)
 
 
-def _multiply(jobs: Jobs, a: BufferView, b: BufferView, c: BufferView, accumulate: bool) -> None:
+def _without_terms(c: BufferView, accumulate: bool, bias: BufferView | None, relu: bool, scale: Any, zero: int) -> None:
+    """c of sums without terms, by the host."""
+    total = c.array if accumulate else np.zeros(c.shape, I32)
+    add = np.zeros(c.shape[1], I32) if bias is None else bias.numpy()
+    if scale is not None:
+        c.array[...] = reference_requantise(total, scale, c.dtype, bias=add, zero=zero, relu=relu)
+    else:
+        c.array[...] = np.maximum(total + add, 0) if relu else total + add
+
+
+def _multiply(
+    jobs: Jobs, a: BufferView, b: BufferView, c: BufferView, accumulate: bool, ending: Ending, scaled: _Scaled | None
+) -> None:
+    """One product, and what follows."""
     place = lying(c)
-    if place is not None and place.transposed:
-        a, b, c = b.T, a.T, c.T
+    follows = ending.bias is not None or scaled is not None
+    if place is not None and place.transposed and not follows:
+        a, b, c, place = b.T, a.T, c.T, lying(c.T)
+    more = EXTRA if jobs.gpu.isa is Isa.VC4 and (_offset(a.dtype) or _offset(b.dtype)) else 0
+    fits = scaled is None or a.shape[1] + more <= STEPS
+    if place is not None and not place.transposed and fits:
+        _product(jobs, a, b, place.rows, place.ld, more, accumulate, ending)
+        return
+    sums = jobs.scratch((c.shape[0], c.shape[1]), I32)[:]
+    if accumulate:
+        jobs.add(copied_words, words(c), words(sums))
+    _product(jobs, a, b, sums, c.shape[1], more, accumulate, Ending() if follows else ending)
+    add = jobs.constant(np.zeros(c.shape[1], I32)) if ending.bias is None else ending.bias
+    if scaled is not None:
+        _, factors, shifts, limits = scaled
+        code = retyped(_requantised, "i32", y=name_of(c.dtype))
+        jobs.add(code, sums, add, jobs.constant(factors), jobs.constant(shifts), *limits, c)
+    elif follows:
+        jobs.add(_added, sums, add, c, ending.relu)
+    else:
+        jobs.add(copied_words, words(sums), words(c))
+
+
+def _product(
+    jobs: Jobs, a: BufferView, b: BufferView, c: BufferView, ld: int, more: int, accumulate: bool, ending: Ending
+) -> None:
+    """One product into rows."""
     (m, k), n = a.shape, b.shape[1]
     p, q = _offset(a.dtype), _offset(b.dtype)
-    more = EXTRA if jobs.gpu.isa is Isa.VC4 and (p or q) else 0
     left, right = (jobs.scratch(shape, I32) for shape in ((m, k + more), (k + more, n)))
     for x, y, offset in ((a, left, p), (b, right, q)):
         jobs.add(retyped(_widened, "i32", x=name_of(x.dtype)), x, offset if more else 0, y)
@@ -126,19 +198,9 @@ def _multiply(jobs: Jobs, a: BufferView, b: BufferView, c: BufferView, accumulat
         rest = k * p * q & 0xFFFFFFFF
         jobs.add(_row_sums, left[:, :k], q, left[:, k:], workers=min(WORKERS, m))
         jobs.add(_column_sums, right[:k], p, rest - (1 << 32) if rest >> 31 else rest, right[k:])
-    target = c
-    if place is None:
-        scratch = jobs.scratch((m, n), I32)
-        target = scratch.view(0, scratch.shape)
-        if accumulate:
-            jobs.add(copied_words, words(c), words(target))
-    where_ = lying(target)
-    assert where_ is not None
-    with _Product(jobs.gpu, m, n, k + more, a=left, b=right, c=where_.rows, ldc=where_.ld) as job:
+    with _Product(jobs.gpu, m, n, k + more, a=left, b=right, c=c, ldc=ld, ending=ending) as job:
         job.set(1.0, 1.0 if accumulate else 0.0)
         jobs.take(job.launch())
-    if place is None:
-        jobs.add(copied_words, words(target), words(c))
 
 
 # -- requantisation
@@ -158,6 +220,16 @@ def fixed_point(scale: float | Sequence[float] | NDArray[Any], n: int) -> tuple[
     shifts = np.clip(-np.frexp(np.broadcast_to(given, (n,)))[1], 0, 15)
     factors = np.minimum(np.rint(given * 2.0 ** (16 + shifts)), 65535)
     return factors.astype(np.int32), shifts.astype(np.int32)
+
+
+_Scaled: TypeAlias = tuple[BufferView, NDArray[np.int32], NDArray[np.int32], tuple[int, int, int]]
+
+
+def _scaled(jobs: Jobs, scale: Any, n: int, dtype: np.dtype[Any], zero: int, relu: bool) -> _Scaled:
+    """Factors with their shifts for `Ending`, both alone, and its limits."""
+    low, high = _limits(dtype, zero, relu)
+    factors, shifts = fixed_point(scale, n)
+    return jobs.constant((factors | shifts << 24).view(np.uint32))[:], factors, shifts, (zero, low, high)
 
 
 @entry

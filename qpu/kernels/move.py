@@ -10,8 +10,9 @@ from qpu.buffers import BufferView
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
-from qpu.kernels.common.operands import Memory, device, merged, operand, part, recast, same_shape, separate
+from qpu.kernels.common.operands import Memory, device, operand, recast, same_shape, separate
 from qpu.kernels.common.retyped import ALL, name_of, retyped
+from qpu.kernels.common.shapes import around, returned
 from qpu.kernels.scan import cumulative_sum
 from qpu.lang import Const, Grid, In, In2, In3, InOut, Out, Out2, Out3, f32, i32, kernel, u8
 from qpu.launch import Run
@@ -107,7 +108,9 @@ def gather(x: Memory, at: Memory, out: Memory, axis: int = 0) -> Run:
             jobs.add(items, _words(source), place, _words(target))
         else:
             rows = retyped(gather_rows, value, x=stored, out=stored)
-            jobs.add(rows, merged("x", _words(source), axis), place, merged("out", _words(target), axis))
+            result = around(jobs, _words(target), axis, read=False)
+            jobs.add(rows, around(jobs, _words(source), axis), place, result)
+            returned(jobs, result, _words(target))
         return jobs.run()
 
 
@@ -198,7 +201,7 @@ def _chosen(x: BufferView | None, mask: BufferView, out: BufferView) -> int:
         index = x is None
         if gpu.isa is Isa.VC4:
             kernel_ = retyped(find_chosen, value, x=stored, out=stored)
-            target = part(target, count)
+            target = target[:count]
             jobs.add(kernel_, ends if index else source, ends, target, n.bit_length(), index)
         else:
             kernel_ = retyped(put_chosen, value, x=stored, out=stored)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
-from qpu.kernels.common.operands import Memory, device, operand, part, recast
+from qpu.kernels.common.operands import Memory, device, operand, recast
 from qpu.kernels.common.retyped import retyped
+from qpu.kernels.common.shapes import flat, returned
 from qpu.lang import Const, Out, Team, cos, f32, i32, kernel, log, mul24, sin, sqrt, u32, unroll
 from qpu.lang.entry import Kernel
 from qpu.launch import Run
@@ -57,7 +58,7 @@ def philox(k: Any, counter: Any, stream: Any, keys: Any) -> Any:
     left, right = counter, stream
     for key in unroll(keys):
         high, low = product(k, left, u32(MULTIPLIER), left * u32(MULTIPLIER))
-        left, right = high ^ key ^ right, low
+        left, right = high ^ (key ^ right), low
     return left, right
 
 
@@ -105,7 +106,7 @@ def generate(
 class Generator:
     """A stream of random numbers. seed: 0..2**64 - 1; rounds: 7 or 10.
 
-    Each method fills a contiguous array and moves on by its length, rounded up to 32 words.
+    Each method fills an array of any shape, last axis first, and moves on by its length, rounded up to 32 words.
     """
 
     def __init__(self, seed: int, rounds: int = ROUNDS) -> None:
@@ -119,18 +120,19 @@ class Generator:
 
     def _fill(self, out: Memory, dtypes: Any, kind: str, low: float, span: float) -> Run:
         target = operand("out", out, dtypes, mode="out")
-        flat = part(target, target.size)
-        end = self.position + -(-flat.size // BLOCK) * BLOCK
+        end = self.position + -(-target.size // BLOCK) * BLOCK
         if end > 1 << 33:
             raise UsageError(f"{end} words of one seed", help="another seed after 2**33 words")
         value = {"f": "f32", "u": "u32", "i": "i32"}[target.dtype.kind]
         if kind in ("bits", "integers"):
-            flat, value = recast(flat, np.uint32), "u32"
+            target, value = recast(target, np.uint32), "u32"
         keys = [(self.seed + n * WEYL) & 0xFFFFFFFF for n in range(10)]
-        with Jobs(device(out=flat)) as jobs:
-            if flat.size:
-                jobs.add(_KERNELS[value], flat, self.position // 2, self.seed >> 32, low, span, self.rounds, kind,
-                         *keys, workers=max(1, min(WORKERS, flat.size // BLOCK)))  # fmt: skip
+        with Jobs(device(out=target)) as jobs:
+            if target.size:
+                place = flat(jobs, target, read=False)
+                jobs.add(_KERNELS[value], place, self.position // 2, self.seed >> 32, low, span, self.rounds, kind,
+                         *keys, workers=max(1, min(WORKERS, target.size // BLOCK)))  # fmt: skip
+                returned(jobs, place, target)
             self.position = end
             return jobs.run()
 

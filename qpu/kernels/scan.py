@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from qpu.buffers import BufferView
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
-from qpu.kernels.common.operands import Memory, device, merged, operand, recast, same_shape, separate
+from qpu.kernels.common.operands import Memory, device, operand, recast, same_shape, separate
 from qpu.kernels.common.retyped import ALL, name_of, retyped
+from qpu.kernels.common.shapes import around, returned
 from qpu.lang import Const, Grid, In, In3, Out, Out3, Team, f32, kernel, maximum, minimum, unroll, where
 from qpu.lang.entry import Kernel
 from qpu.launch import Run
@@ -153,7 +154,9 @@ def _cumulative(op: str, x: Memory, out: Memory, axis: int) -> Run:
             _along(jobs, op, source, target, value, identity)
         else:
             columns = retyped(scan_axis, value, x=name_of(source.dtype))
-            jobs.add(columns, merged("x", source, axis), merged("out", target, axis), op, identity)
+            place = around(jobs, target, axis, read=False)
+            jobs.add(columns, around(jobs, source, axis), place, op, identity)
+            returned(jobs, place, target)
         return jobs.run()
 
 

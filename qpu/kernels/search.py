@@ -9,7 +9,7 @@ import numpy as np
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
-from qpu.kernels.common.operands import Memory, device, operand, part, same_shape, separate
+from qpu.kernels.common.operands import Memory, device, operand, same_shape, separate
 from qpu.kernels.common.retyped import ALL, name_of, retyped
 from qpu.lang import Const, Grid, In, InOut, Out, Out2, Team, f32, i32, kernel, unroll, where
 from qpu.launch import Run
@@ -122,7 +122,7 @@ def histogram(x: Memory, bins: Memory, low: int = 0, clear: bool = True) -> Run:
         parts = jobs.scratch((workers, GROUP), np.int32)
         for first in range(0, target.shape[0], GROUP):
             jobs.add(retyped(count_lanes, "f32", x=stored), source, parts, low + first, workers=workers)
-            some = part(target, min(GROUP, target.shape[0] - first), first)
+            some = target[first : first + GROUP]
             jobs.add(add_parts, parts.view(), some, workers)
         return jobs.run()
 

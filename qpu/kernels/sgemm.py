@@ -34,7 +34,7 @@ from qpu.instruction_sets import assemble
 from qpu.instruction_sets import isa as instruction_set
 from qpu.kernels import pack_v3d, pack_vc4, sgemm_v3d, sgemm_vc4
 from qpu.kernels.sgemm_layout import F32, KERNELS, Kernel, Layout, error_bound, layout, reference
-from qpu.kernels.tiles import UNROLL
+from qpu.kernels.tiles import HALF, NOTHING, UNROLL, After
 from qpu.launch import Run
 from qpu.runtime.jobs import Shape
 from qpu.v3d.launch import Dispatch
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from qpu.runtime.uniforms import Uniforms
 
 __all__ = [
-    "KERNELS", "Choice", "Kernel", "Layout", "Sgemm", "choose", "error_bound", "inner_loop", "layout", "program",
-    "reference", "sgemm",
+    "KERNELS", "Choice", "Ending", "Kernel", "Layout", "Sgemm", "choose", "error_bound", "inner_loop", "layout",
+    "program", "reference", "sgemm",
 ]  # fmt: skip
 
 GROUPS = 65535  # workgroups of a dispatch in each direction
@@ -72,6 +72,31 @@ class Choice:
     kernel: Kernel
     reason: str
     seconds: dict[Kernel, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is made of the sums before they are stored.
+
+    bias: a word for each column, added; relu: nothing below zero. factors: u32 for each column, 16 bits and a shift
+    above 24, for integers whose results have fewer than four bytes; limits: zero, lowest and highest of those. Both
+    arrays: contiguous.
+    """
+
+    bias: BufferView | None = None
+    relu: bool = False
+    factors: BufferView | None = None
+    limits: tuple[int, int, int] = (0, 0, 0)
+
+    def after(self, size: int) -> After:
+        """The same for the kernels; size: bytes of a result."""
+        return After(self.bias is not None, self.relu and self.factors is None, size)
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Of the factors and of the bias; 0 where there are none."""
+        factors, bias = (0 if x is None else x.address for x in (self.factors, self.bias))
+        return factors, bias
 
 
 _measured: weakref.WeakKeyDictionary[Device, Choice] = weakref.WeakKeyDictionary()
@@ -125,13 +150,14 @@ def program(
     accumulate: bool = True,
     strided: bool = True,
     whole: bool = False,
+    after: After = NOTHING,
 ) -> Program:
     """The assembled multiplication. Arguments: see `sgemm_v3d.kernel`, `sgemm_vc4.kernel`."""
     if isa is Isa.VC4:
         shape = sgemm_vc4.UNIFORM if kernel == "uniform" else sgemm_vc4.ROTATE
-        return assemble(sgemm_vc4.kernel, shape, product, accumulate, strided, whole, isa=isa)
+        return assemble(sgemm_vc4.kernel, shape, product, accumulate, strided, whole, after, isa=isa)
     tile = sgemm_v3d.UNIFORM if kernel == "uniform" else sgemm_v3d.ROTATE
-    return assemble(sgemm_v3d.kernel, tile, product, accumulate, whole, isa=isa)
+    return assemble(sgemm_v3d.kernel, tile, product, accumulate, whole, after, isa=isa)
 
 
 def inner_loop(code: Program) -> tuple[int, int]:
@@ -154,16 +180,17 @@ def _packer(isa: Isa, width: int, vectors: int) -> Program:
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """A matrix of float32 inside a buffer. offset, ld: words."""
+    """A matrix inside a buffer. offset, ld: elements, of four bytes or, of a result, fewer."""
 
     buffer: Buffer
     offset: int
     shape: tuple[int, int]
     ld: int
+    size: int = 4
 
     @property
     def address(self) -> int:
-        return self.buffer.address + 4 * self.offset
+        return self.buffer.address + self.size * self.offset
 
     def within(self, memory: NDArray[Any]) -> F32:
         """The matrix in `memory`, which is shaped like the buffer."""
@@ -199,6 +226,7 @@ class Sgemm:
         b: Buffer | BufferView | None = None,
         c: Buffer | BufferView | None = None,
         kernel: Kernel | Literal["auto"] = "auto",
+        ending: Ending = Ending(),
     ) -> None:
         """C (m, n) = alpha * op(A) @ op(B) + beta * C.
 
@@ -206,15 +234,18 @@ class Sgemm:
         lda, ldb, ldc: words from one stored row to the next, at least the row length (the default).
         a, b, c: float32 device memory to work on, for example results of other launches; None allocates it. Words
         between the rows of C stay as they are. C may share memory with A or B, which are packed before.
-        kernel: "uniform", "rotate" or "auto" (see `choose`).
+        kernel: "uniform", "rotate" or "auto" (see `choose`). ending: what follows the product, where alpha is not 0;
+        with factors c holds integers of one or two bytes, and k is at most `STEPS`.
         Raises: UsageError for an unsupported shape or memory that does not hold it, DriverError when memory runs out.
         """
-        self.gpu = gpu
+        self.gpu, self.ending = gpu, ending
+        narrow = c is not None and ending.factors is not None
+        results = c.dtype if c is not None and narrow else np.dtype(self.dtype)
         plan = layout(gpu.isa, m, n, k, transa=transa, transb=transb, lda=lda, ldb=ldb, ldc=ldc)
         given = ((a, plan.a_shape, plan.lda), (b, plan.b_shape, plan.ldb), (c, plan.c_shape, plan.ldc))
         for name, (memory, shape, ld) in zip("abc", given, strict=True):
             if memory is not None:
-                _placed(name, gpu, memory, shape, ld, self.dtype)
+                _placed(name, gpu, memory, shape, ld, results if name == "c" else np.dtype(self.dtype))
         self.choice = choose(gpu, kernel)
         self.plan = plan = replace(plan, kernel=self.choice.kernel)
         self._buffers: list[Buffer] = []
@@ -224,7 +255,7 @@ class Sgemm:
             self._a, self._b, self._c = (
                 _Matrix(self._buffer(shape[0] * ld), 0, shape, ld)
                 if memory is None
-                else _placed(name, gpu, memory, shape, ld, self.dtype)
+                else _placed(name, gpu, memory, shape, ld, results if name == "c" else np.dtype(self.dtype))
                 for name, (memory, shape, ld) in zip("abc", given, strict=True)
             )
             self._panels = [self._buffer(words) for words in plan.packed_words]
@@ -339,6 +370,10 @@ class Sgemm:
         for first in range(STEPS, depth, STEPS):
             yield first, min(depth - first, STEPS), ONE
 
+    def _after(self, product: bool, last: bool) -> After:
+        """What follows a launch; last: it makes the last part of a sum."""
+        return self.ending.after(self._c.size) if product and last else After(size=self._c.size)
+
     def _starts(self, first: int) -> tuple[int, int]:
         """Addresses of step `first` in the first panels of A and B."""
         a, b = self._panels
@@ -362,8 +397,12 @@ class Sgemm:
     def _multiply_v3d(self, alpha: int, beta: int | None, product: bool) -> list[_Job]:
         plan, shape = self.plan, self.plan.shape
         parts = [(part, place) for part in self._parts(beta, product) for place in _grid(*plan.tiles)]
-        arguments = self.gpu.empty((len(parts), 32), np.uint32)
+        full = self._after(product, True)
+        narrow = sgemm_v3d.narrow_words(full.size, self.ending.limits) if full.narrow else []
+        narrow *= shape.rows * shape.vectors
+        arguments = self.gpu.empty((len(parts), 32 + len(narrow)), np.uint32)
         self._arguments.append(arguments)
+        factors, bias = self.ending.addresses
         uniform = plan.kernel == "uniform"
         jobs: list[_Job] = []
         for number, ((first, steps, factor), (y, x, groups)) in enumerate(parts):
@@ -375,11 +414,15 @@ class Sgemm:
                 words = [y, a_words // 16, a, x, b_words // 16, b, 4 * shape.columns, config, steps // UNROLL]
                 if uniform:
                     words += [here.address + 64, *[0] * 6]  # the stream continues at the word after these
-            words += [x, y, shape.rows, self._c.address, plan.ldc, plan.n, plan.m, self._spare.address, alpha]
+            after = self._after(product, first + steps >= plan.depth)
+            words += [x, y, shape.rows, self._c.address, plan.ldc]
+            words += [at for at, there in ((bias, after.bias), (factors, after.narrow)) if there]
+            words += [plan.n, plan.m, self._spare.address, *(narrow if after.narrow else [alpha])]
             if factor is not None:
                 words.append(factor)
             arguments.array[number, : len(words)] = words
-            code = program(plan.isa, plan.kernel, product, factor is not None, True, self.dtype is not np.float32)
+            whole = self.dtype is not np.float32
+            code = program(plan.isa, plan.kernel, product, factor is not None, True, whole, after)
             jobs.append((code, here, Dispatch(workgroups=groups, threads=2)))
         return jobs
 
@@ -413,13 +456,15 @@ class Sgemm:
 
     def _multiply_vc4(self, alpha: int, beta: int | None, product: bool) -> list[_Job]:
         plan, shape = self.plan, self.plan.shape
-        strided = 4 * plan.ldc <= sgemm_vc4.MAX_STRIDE
+        strided = self._c.size * plan.ldc <= sgemm_vc4.MAX_STRIDE
         tiles = plan.tiles[0] * plan.tiles[1]
         jobs: list[_Job] = []
         for first, steps, factor in self._parts(beta, product):
             size = _batch(tiles, shape.rows * shape.columns * max(steps, 1), WORK, self.gpu.qpus)
-            record = sgemm_vc4.record_words(shape, product, factor is not None, strided)
-            code = program(plan.isa, plan.kernel, product, factor is not None, strided, self.dtype is not np.float32)
+            after = self._after(product, first + steps >= plan.depth)
+            record = sgemm_vc4.record_words(shape, product, factor is not None, strided, after)
+            whole = self.dtype is not np.float32
+            code = program(plan.isa, plan.kernel, product, factor is not None, strided, whole, after)
             for start in range(0, tiles, size):
                 count = min(size, tiles - start)
                 qpus = min(self.gpu.qpus, count)
@@ -436,11 +481,14 @@ class Sgemm:
                     extent=plan.c_shape,
                     ld=plan.ldc,
                     spare=self._spare.address,
-                    alpha=alpha,
+                    alpha=HALF if after.narrow else alpha,
                     beta=factor,
                     strided=strided,
                     qpus=qpus,
                     base=arguments.address,
+                    after=after,
+                    values=self.ending.addresses,
+                    limits=self.ending.limits,
                 )
                 jobs.append((code, (), Programs(streams=[arguments[i] for i in range(qpus)])))
         return jobs
@@ -460,7 +508,7 @@ def _grid(down: int, across: int) -> Iterator[tuple[int, int, tuple[int, int, in
 
 
 def _placed(
-    name: str, gpu: Device, memory: Buffer | BufferView, shape: tuple[int, int], ld: int, dtype: type[np.generic]
+    name: str, gpu: Device, memory: Buffer | BufferView, shape: tuple[int, int], ld: int, dtype: np.dtype[Any]
 ) -> _Matrix:
     """The matrix in given device memory. Raises: UsageError when it does not fit."""
     if not isinstance(memory, (Buffer, BufferView)):
@@ -470,16 +518,17 @@ def _placed(
     buffer, offset = (memory, 0) if isinstance(memory, Buffer) else (memory.buffer, memory.offset)
     if not gpu.owns(buffer):
         raise UsageError(f"{name} belongs to another device", help="allocate it on this one")
-    if memory.dtype != dtype or offset % 4:
-        wanted = f"pass {np.dtype(dtype)} at a multiple of 4"
+    size = dtype.itemsize
+    if memory.dtype != dtype or offset % size:
+        wanted = f"pass {dtype} at a multiple of {size}"
         raise UsageError(f"{name} is {memory.dtype} from byte {offset} on", help=wanted)
-    needed = offset + 4 * ((shape[0] - 1) * ld + shape[1])
+    needed = offset + size * ((shape[0] - 1) * ld + shape[1])
     if needed > buffer.nbytes:
         raise UsageError(
-            f"{name}: {shape[0]} rows of {shape[1]}, {ld} words apart, end at byte {needed} of {buffer.nbytes}",
+            f"{name}: {shape[0]} rows of {shape[1]}, {ld} elements apart, end at byte {needed} of {buffer.nbytes}",
             help="pass a larger buffer",
         )
-    return _Matrix(buffer, offset // 4, shape, ld)
+    return _Matrix(buffer, offset // size, shape, ld, size)
 
 
 def _host(name: str, matrix: object) -> None:

@@ -11,17 +11,18 @@ Both read panels that `pack_v3d` made: of A, the words of one tile row for each 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qpu import v3d
 from qpu.kernels.parts_v3d import add_workgroup, load, only_switch, stop
-from qpu.kernels.tiles import AHEAD, UNROLL, Shape
+from qpu.kernels.tiles import AHEAD, HALF, NOTHING, UNROLL, After, Shape
 
 if TYPE_CHECKING:
     from qpu.v3d.generated.common import MulSlot
     from qpu.v3d.operands import Reg, Signal
 
-__all__ = ["CONFIG_ROTATE", "CONFIG_UNIFORM", "ROTATE", "UNIFORM", "Shape", "kernel"]
+__all__ = ["CONFIG_ROTATE", "CONFIG_UNIFORM", "ROTATE", "UNIFORM", "Shape", "kernel", "narrow_words"]
 
 BATCH = 4  # rows of C in flight
 ACCUMULATORS = 48
@@ -48,16 +49,20 @@ class _Names:
         self.at_a, self.step_a = rf[13], rf[14]
 
 
-def kernel(q: v3d.Asm, shape: Shape, product: bool, accumulate: bool, whole: bool = False) -> None:
+def kernel(
+    q: v3d.Asm, shape: Shape, product: bool, accumulate: bool, whole: bool = False, after: After = NOTHING
+) -> None:
     """Emit a kernel. Dispatch: x = tile across, y = tile down, 16 items, 2 threads (64 registers).
 
     product: add alpha * A @ B; else C is only scaled. accumulate: add beta * C; else C is not
-    read. whole: A and B are signed integers of up to 24 bits, C is one of 32, and the factors count as 1.
+    read. whole: A and B are signed integers of up to 24 bits, C is one of 32, and the factors count as 1. after: what
+    follows a product; requantising is for `whole` that does not accumulate.
 
     Uniforms, if product: first tile down, bytes of an A panel / 64, address of A, first tile across, bytes of a B
     panel / 64, address of B, bytes of a row of B, TMU configuration, loops, and for `UNIFORM` the address of the
-    remaining uniforms. Then: first tile across, first tile down, rows of a tile, address, row length in words,
-    columns and rows of C, address of 16 spare words, alpha, and beta if accumulate.
+    remaining uniforms. Then: first tile across, first tile down, rows of a tile, address, row length in elements,
+    addresses of a bias and of factors as `after` has them, columns and rows of C, address of 16 spare words, alpha, and
+    beta if accumulate; or, for narrow results, for each vector of the tile the words of `narrow_words`.
     """
     names = _Names(q, whole)
     if product:
@@ -70,7 +75,7 @@ def kernel(q: v3d.Asm, shape: Shape, product: bool, accumulate: bool, whole: boo
             _rotate_71(q, names)
     else:
         only_switch(q)
-    _finish(q, names, shape, product, accumulate)
+    _finish(q, names, shape, product, accumulate, after)
     stop(q)
 
 
@@ -277,18 +282,23 @@ def _broadcast_42(q: v3d.Asm42, extra: Callable[[], MulSlot] | None, a: Reg, lan
     slot.mov(q.r5rep, a, sig=q.rot(16 - lane) if lane else None)
 
 
-def _finish(q: v3d.Asm, names: _Names, shape: Shape, product: bool, accumulate: bool) -> None:
-    """C = alpha * tile + beta * C, one vector of columns after the other, `BATCH` rows at a time.
+def _finish(q: v3d.Asm, names: _Names, shape: Shape, product: bool, accumulate: bool, after: After) -> None:
+    """C = alpha * tile + beta * C, one vector of columns after the other, up to four rows at a time.
 
     Lanes right of C and rows below it go to 16 spare words instead: no request has an empty mask.
     """
     rf = q.rf
     x, y, c_at, row, spare, alpha, beta, left, at, step, *rest = (rf[n] for n in (1, 2, *range(4, 15)))
-    rows, c, t = rest[:2], rest[2], names.one
-    last_two = [rf[0], rf[3]]  # one of them holds the workgroup ids until they are added
+    c, t = rest[2], names.one
     load(q, x, y)
-    add_workgroup(q, x, y, t)
-    rows += last_two
+    add_workgroup(q, x, y, t)  # rf[0] or rf[3] holds the workgroup ids until here
+    values = _Values(bias=rest[1] if after.narrow else rf[0], c=c, t=t, alpha=alpha, beta=beta, factor=rf[0])
+    pointers = []  # where the values of this lane's column are, and their registers
+    if after.bias:
+        pointers.append((beta if after.narrow else rf[3], values.bias))
+    if after.narrow:
+        pointers.append((rf[3], values.factor))
+    rows = rest[:1] if after.narrow else rest[:2] if after.bias else [*rest[:2], rf[0], rf[3]]
     load(q, left, c_at, row)
     q.nop().umul24(y, y, left)  # first row
     q.nop().umul24(at, y, row)
@@ -296,9 +306,14 @@ def _finish(q: v3d.Asm, names: _Names, shape: Shape, product: bool, accumulate: 
     q.eidx(t)
     q.add(x, x, t)  # column of this lane
     q.add(at, at, x)
-    q.shl(at, at, 2)
+    if after.scale:
+        q.shl(at, at, after.scale)
+        q.shl(row, row, after.scale)
     q.add(c_at, c_at, at)
-    q.shl(row, row, 2)
+    for pointer, _ in pointers:
+        load(q, pointer)
+        q.shl(at, x, 2)
+        q.add(pointer, pointer, at)
     q.shl(t, t, 2)
     load(q, at)
     q.sub(x, at, x)  # columns from this lane to the end of C
@@ -306,18 +321,29 @@ def _finish(q: v3d.Asm, names: _Names, shape: Shape, product: bool, accumulate: 
     q.sub(y, at, y)  # rows of C from the first of the tile
     load(q, spare)
     q.add(spare, spare, t)
-    load(q, alpha, *([beta] if accumulate else []))
+    load(q, *([] if after.narrow else [alpha]), *([beta] if accumulate else []))
     for vector in range(shape.vectors):
         if vector > 0:
             q.mov(t, 1)
             q.shl(t, t, 6)
+            for pointer, _ in pointers:
+                q.add(pointer, pointer, t)
+            if after.narrow:
+                q.shr(t, t, 2 - after.scale)
             q.add(c_at, c_at, t)
             q.add(x, x, -16)
         q.sub(q.null, x, 1, push="pushn")
+        for pointer, register in pointers:
+            q.or_(t, pointer, pointer)
+            q.or_(t, spare, spare, cond="ifa")
+            q.mov(q.tmua, t)
+            q.nop(sig=q.ldtmu(register))
+        if after.narrow:
+            q.shr(values.shift, values.factor, -8)  # by 24
         q.or_(at, c_at, c_at).mov(step, row)
         q.or_(at, spare, spare, cond="ifa").mov(step, 0, cond="ifa")
         q.mov(left, y)
-        for first in range(0, shape.rows, BATCH):
+        for first in range(0, shape.rows, len(rows)):
             for place in rows:
                 q.sub(left, left, 1, push="pushn")
                 q.or_(at, spare, spare, cond="ifa").mov(step, 0, cond="ifa")
@@ -326,34 +352,99 @@ def _finish(q: v3d.Asm, names: _Names, shape: Shape, product: bool, accumulate: 
                     q.mov(q.tmua, place)
             for i, place in enumerate(rows):
                 acc = names.acc[shape.vectors * (first + i) + vector]
-                if names.whole:
-                    _whole_element(q, acc, c if accumulate else None)
+                if after.narrow:
+                    _narrow_element(q, acc, values, after)
+                elif names.whole:
+                    _whole_element(q, acc, accumulate, values, after)
                 else:
-                    _element(q, acc if product else None, c if accumulate else None, alpha, beta)
+                    _element(q, acc if product else None, accumulate, values, after)
                 q.mov(q.tmua, place)
 
 
-def _element(q: v3d.Asm, acc: Reg | None, c: Reg | None, alpha: Reg, beta: Reg) -> None:
-    """alpha * acc + beta * the next TMU result to the store data; without acc or c, that part is left out."""
-    if c is None:
-        if acc is None:
-            q.mov(q.tmud, 0)
-        else:
-            q.nop().fmul(q.tmud, acc, alpha)
-        return
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """Registers of `_finish` that elements are made of. factor: of requantising, 16 bits, and its shift above 24."""
+
+    bias: Reg
+    c: Reg
+    t: Reg
+    alpha: Reg
+    beta: Reg
+    factor: Reg
+
+    @property
+    def shift(self) -> Reg:
+        """Where requantising has the shift: there is no alpha."""
+        return self.alpha
+
+
+def _element(q: v3d.Asm, acc: Reg | None, accumulate: bool, v: _Values, after: After) -> None:
+    """alpha * acc + beta * the next TMU result to the store data; without an acc, that part is left out."""
+    plain = not after.bias and not after.relu
     if acc is None:
-        q.nop(sig=q.ldtmu(c))
-        q.nop().fmul(q.tmud, c, beta)
+        if accumulate:
+            q.nop(sig=q.ldtmu(v.c))
+            q.nop().fmul(q.tmud, v.c, v.beta)
+        else:
+            q.mov(q.tmud, 0)
         return
-    q.nop(sig=q.ldtmu(c)).fmul(acc, acc, alpha)
-    q.nop().fmul(c, c, beta)
-    q.fadd(q.tmud, acc, c)
-
-
-def _whole_element(q: v3d.Asm, acc: Reg, c: Reg | None) -> None:
-    """acc + the next TMU result to the store data; without c, acc."""
-    if c is None:
-        q.mov(q.tmud, acc)
+    if accumulate:
+        q.nop(sig=q.ldtmu(v.c)).fmul(acc, acc, v.alpha)
+        q.nop().fmul(v.c, v.c, v.beta)
+        q.fadd(q.tmud if plain else acc, acc, v.c)
     else:
-        q.nop(sig=q.ldtmu(c))
-        q.add(q.tmud, acc, c)
+        q.nop().fmul(q.tmud if plain else acc, acc, v.alpha)
+    if after.bias:
+        q.fadd(acc if after.relu else q.tmud, acc, v.bias)
+    if after.relu:
+        q.fcmp(q.null, acc, 0, push="pushn")
+        q.mov(acc, 0, cond="ifa")
+        q.mov(q.tmud, acc)  # a NaN, too
+
+
+def _whole_element(q: v3d.Asm, acc: Reg, accumulate: bool, v: _Values, after: After) -> None:
+    """acc + the next TMU result to the store data; or acc alone."""
+    terms = [v.c] if accumulate else []
+    if accumulate:
+        q.nop(sig=q.ldtmu(v.c))
+    if after.bias:
+        terms.append(v.bias)
+    for n, term in enumerate(terms):
+        q.add(acc if after.relu or n + 1 < len(terms) else q.tmud, acc, term)
+    if after.relu:
+        q.max(q.tmud, acc, 0)
+    elif not terms:
+        q.mov(q.tmud, acc)
+
+
+def _narrow_element(q: v3d.Asm, acc: Reg, v: _Values, after: After) -> None:
+    """(acc + bias) * factor / 2**(16 + shift), rounded half up and limited, to the store data; see `igemm`.
+
+    By halves of 16 bits; multiplications of 24 bits do not see the shift above the factor.
+    """
+    high, low, shift = v.c, v.t, v.shift
+    q.nop(sig=q.wrtmuc)
+    if after.bias:
+        q.add(acc, acc, v.bias)
+    q.asr(high, acc, -16)
+    q.shl(low, acc, -16)
+    q.shr(low, low, -16)
+    q.or_(q.null, shift, shift, push="pushz").umul24(low, low, v.factor)
+    load(q, acc)  # half a unit
+    q.add(low, low, acc, cond="ifa")
+    q.nop().smul24(high, high, v.factor)
+    q.shr(low, low, -16)
+    q.add(high, high, low)
+    q.mov(acc, 1)
+    q.shl(acc, acc, shift)
+    q.shr(acc, acc, 1)
+    q.add(high, high, acc)
+    q.asr(high, high, shift)
+    for operation, target in ((q.add, high), (q.max, high), (q.min, q.tmud)):
+        load(q, acc)
+        operation(target, high, acc)
+
+
+def narrow_words(size: int, limits: tuple[int, int, int]) -> list[int]:
+    """What a vector of `size`-byte results needs: configuration of its store, half a unit, zero, lowest, highest."""
+    return [0xFFFFFFF8 | size >> 1, HALF, *(word & 0xFFFFFFFF for word in limits)]

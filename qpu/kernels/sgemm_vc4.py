@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qpu.kernels.tiles import AHEAD, UNROLL, Shape
+from qpu.kernels.tiles import AHEAD, NOTHING, UNROLL, After, Shape
 from qpu.vc4 import vpm
 
 if TYPE_CHECKING:
@@ -30,14 +30,25 @@ MAX_STRIDE = (1 << 13) - 1  # the guide's field; a measurement says 16 bits (vc4
 
 
 UNIFORM, ROTATE = Shape(64, 1), Shape(12, 4)
+WRITES: dict[int, vpm.VpmMode] = {1: "8bit horizontal packed", 2: "16bit horizontal packed", 4: "32bit horizontal"}
+STORES: dict[int, vpm.DmaMode] = {1: "8bit horizontal", 2: "16bit horizontal", 4: "32bit horizontal"}
 
 
-def kernel(q: Asm, shape: Shape, product: bool, accumulate: bool, strided: bool, whole: bool = False) -> None:
+def kernel(
+    q: Asm,
+    shape: Shape,
+    product: bool,
+    accumulate: bool,
+    strided: bool,
+    whole: bool = False,
+    after: After = NOTHING,
+) -> None:
     """Emit a kernel. Uniforms: the records of the QPU, one a tile (see `streams`).
 
     product: add alpha * A @ B; else C is only scaled. accumulate: add beta * C; else C is not read. strided: one DMA
     transfer stores four rows; else each row has its own, because rows of C are too far apart. whole: A and B are
-    unsigned integers of up to 24 bits, C is one of 32, and the factors count as 1.
+    unsigned integers of up to 24 bits, C is one of 32, and the factors count as 1. after: what follows a product;
+    requantising is for `whole` that does not accumulate, with `tiles.HALF` in the place of alpha.
     """
     tile = q.label("tile")
     if product and shape is UNIFORM:
@@ -46,7 +57,7 @@ def kernel(q: Asm, shape: Shape, product: bool, accumulate: bool, strided: bool,
         acc = _rotate(q, whole)
     else:
         acc = {}
-    _finish(q, shape, acc, accumulate, strided, whole)
+    _finish(q, shape, acc, accumulate, strided, whole, after)
     q.mov(q.null, q.uniform, push="z")
     q.b(tile, cond="allnz")
     q.nop()
@@ -219,43 +230,68 @@ def _rotate(q: Asm, whole: bool) -> Mapping[tuple[int, int], ReadWrite]:
 
 
 def _finish(
-    q: Asm, shape: Shape, acc: Mapping[tuple[int, int], ReadWrite], accumulate: bool, strided: bool, whole: bool
+    q: Asm,
+    shape: Shape,
+    acc: Mapping[tuple[int, int], ReadWrite],
+    accumulate: bool,
+    strided: bool,
+    whole: bool,
+    after: After,
 ) -> None:
     """C = alpha * tile + beta * C, `CHUNK` rows of 16 columns at a time through the VPM."""
     product, at, beta = q.r0, q.r2, q.r3
+    bias = q.r2 if accumulate else q.r4
     q.mov(q.r5rep, q.uniform)
     if accumulate:
         q.mov(beta, q.uniform)
     for vector in range(shape.vectors):
         for first in range(0, shape.rows, CHUNK):
+            if after.bias or after.narrow:
+                _columns(q, after, accumulate)
             if accumulate:
                 q.min(at, q.element_number, q.uniform)
                 q.shl(at, at, 2)
                 for _ in range(CHUNK):
                     q.add(q.tmu0_s, at, q.uniform)
+                if after.bias:
+                    q.mov(q.r2, q.r1)
             q.wait_dma_store()
             q.mov(q.vw_setup, q.uniform)
             for row in range(first, first + CHUNK):
                 done = acc.get((row, vector))
                 sig = q.ldtmu0 if accumulate else None
-                if done is None:
+                if after.narrow and done is not None:
+                    _narrow_element(q, done, after)
+                elif done is None:
                     q.nop(sig=sig)
                     if accumulate:
                         q.nop().fmul(q.vpm, q.r4, beta)
                     else:
                         q.ldi(q.vpm, 0)
                 elif whole:
+                    terms = ([q.r4] if accumulate else []) + ([bias] if after.bias else [])
                     if accumulate:
                         q.nop(sig=sig)
-                        q.add(q.vpm, done, q.r4)
-                    else:
+                    for n, term in enumerate(terms):
+                        last = n + 1 == len(terms) and not after.relu
+                        q.add(q.vpm if last else product, product if n else done, term)
+                    if after.relu:
+                        q.max(q.vpm, product if terms else done, 0)
+                    elif not terms:
                         q.mov(q.vpm, done)
-                elif accumulate:
-                    q.nop(sig=sig).fmul(product, done, q.r5)
-                    q.nop().fmul(q.r1, q.r4, beta)
-                    q.fadd(q.vpm, product, q.r1)
                 else:
-                    q.nop().fmul(q.vpm, done, q.r5)
+                    plain = not after.bias and not after.relu
+                    target = q.vpm if plain else product
+                    if accumulate:
+                        q.nop(sig=sig).fmul(product, done, q.r5)
+                        q.nop().fmul(q.r1, q.r4, beta)
+                        q.fadd(target, product, q.r1)
+                    else:
+                        q.nop().fmul(target, done, q.r5)
+                    if after.bias:
+                        q.fadd(product if after.relu else q.vpm, product, bias)
+                    if after.relu:
+                        q.fmax(q.vpm, product, 0)
             for row in range(1 if strided else CHUNK):
                 if row:
                     q.wait_dma_store()
@@ -263,6 +299,55 @@ def _finish(
                 if strided:
                     q.mov(q.vw_setup, q.uniform)
                 q.mov(q.vw_addr, q.uniform)
+
+
+def _columns(q: Asm, after: After, accumulate: bool) -> None:
+    """The factors of 16 columns to r3, and their bias to r4, or to r1 if that is needed."""
+    q.min(q.r2, q.element_number, q.uniform)
+    q.shl(q.r2, q.r2, 2)
+    if after.narrow:
+        q.add(q.tmu0_s, q.r2, q.uniform)
+    if after.bias:
+        q.add(q.tmu0_s, q.r2, q.uniform)
+    if after.narrow:
+        q.nop(sig=q.ldtmu0)
+        q.mov(q.r3, q.r4)
+    if after.bias:
+        q.nop(sig=q.ldtmu0)
+        if accumulate:
+            q.mov(q.r1, q.r4)
+
+
+def _narrow_element(q: Asm, done: Src, after: After) -> None:
+    """(done + bias) * factor / 2**(16 + shift), rounded half up and limited, to the VPM; see `igemm`.
+
+    r3: factors of 16 bits, shifts above 24. By halves of 16 bits, the upper one as if it were not negative: then
+    2**16 times the factor is too much.
+    """
+    v, high, other = q.r0, q.r1, q.r2
+    if after.bias:
+        q.add(v, done, q.r4)
+    else:
+        q.mov(v, done)
+    q.shr(high, v, -16)
+    q.nop().mul24(high, high, q.r3)
+    q.shl(other, q.r3, -16)
+    q.mov(q.null, v, push="z")
+    q.sub(high, high, other, cond="ifn")
+    q.shl(v, v, -16)
+    q.shr(v, v, -16)
+    q.nop().mul24(v, v, q.r3)
+    q.shr(other, q.r3, -8, push="z")
+    q.add(v, v, q.r5, cond="ifz")
+    q.shr(v, v, -16)
+    q.add(high, high, v)
+    q.shl(v, 1, other)
+    q.shr(v, v, 1)
+    q.add(high, high, v)
+    q.asr(high, high, other)
+    q.add(high, high, q.uniform)
+    q.max(high, high, q.uniform)
+    q.min(q.vpm, high, q.uniform)
 
 
 def streams(
@@ -282,16 +367,21 @@ def streams(
     strided: bool,
     qpus: int,
     base: int,
+    after: After = NOTHING,
+    values: tuple[int, int] = (0, 0),
+    limits: tuple[int, int, int] = (0, 0, 0),
 ) -> NDArray[np.uint32]:
     """The parameter stream of each QPU, one a row.
 
     tiles: down and across. part: first of them, row by row, and how many. panels: addresses of packed A and B, None
     without their product. panel_words: of one panel of A and of B. loops: over k. c, extent, ld: address, (rows,
     columns) and row length in words of C. spare: address of 16 words that take what lies outside C. alpha, beta:
-    binary32 patterns. base: where the streams will lie.
-    A record: what `_uniform` or `_rotate` reads; alpha; beta if not None; for each chunk: last lane inside C and four
-    row addresses (with beta), VPM set-up, and DMA set-up, stride and address (or set-up and address of each row); then
-    1 if another tile follows.
+    binary32 patterns. base: where the streams will lie. after, values, limits: see `kernel`; addresses of factors and
+    of the bias; zero, lowest and highest result.
+    A record: what `_uniform` or `_rotate` reads; alpha; beta if not None; for each chunk: last lane inside C and
+    addresses of the factors and the bias of its column (as `after` has them), last lane and four row addresses (with
+    beta), VPM set-up, the limits for each row (narrow results), and DMA set-up, stride and address (or set-up and
+    address of each row); then 1 if another tile follows.
     """
     first_tile, count = part
     i, j = np.divmod(np.arange(first_tile, first_tile + count), tiles[1])
@@ -310,49 +400,63 @@ def streams(
     word(alpha)
     if beta is not None:
         word(beta)
-    fill = np.array([vpm.vpm_write(y=CHUNK * x) for x in range(qpus)])[slot]
+    size = after.size
+    fill = np.array([vpm.vpm_write(WRITES[size], y=CHUNK * x, stride=4 // size) for x in range(qpus)])[slot]
     for vector in range(shape.vectors):
         column = shape.columns * j + 16 * vector
         wide = np.clip(extent[1] - column, 0, 16)
         for first in range(0, shape.rows, CHUNK):
             row = shape.rows * i + first
             high = np.where(wide > 0, np.clip(extent[0] - row, 0, CHUNK), 0)
+            given = [after.narrow, after.bias]
+            if any(given):
+                word(np.maximum(wide - 1, 0))
+            for start, there in zip(values, given, strict=True):
+                if there:
+                    word(start + 4 * np.minimum(column, extent[1] - 1))
             if beta is not None:
                 word(np.maximum(wide - 1, 0))
                 for r in range(CHUNK):
                     inside = np.minimum(row + r, extent[0] - 1), np.minimum(column, extent[1] - 1)
                     word(c + 4 * (inside[0] * ld + inside[1]))
             word(fill)
-            top = c + 4 * (row * ld + column)
+            for limit in limits * CHUNK if after.narrow else ():
+                word(limit & 0xFFFFFFFF)
+            top = c + size * (row * ld + column)
             sixteen = np.where(high > 0, wide, 16)
             if strided:
-                word(_store(CHUNK * slot, np.maximum(high, 1), sixteen))
-                word(vpm.dma_store_stride(0) + 4 * np.maximum(ld - sixteen, 0))  # one row has none
+                word(_store(size, CHUNK * slot, np.maximum(high, 1), sixteen))
+                word(vpm.dma_store_stride(0) + size * np.maximum(ld - sixteen, 0))  # one row has none
                 word(np.where(high > 0, top, spare))
             else:
                 for r in range(CHUNK):
-                    word(_store(CHUNK * slot + r, 1, np.where(r < high, wide, 16)))
-                    word(np.where(r < high, top + 4 * ld * r, spare))
+                    word(_store(size, CHUNK * slot + r, 1, np.where(r < high, wide, 16)))
+                    word(np.where(r < high, top + size * ld * r, spare))
     word(np.arange(count) + qpus < count)
     record = np.stack(columns, 1)
     number = np.arange(count) // qpus
     words = record.shape[1]
-    assert words == record_words(shape, panels is not None, beta is not None, strided)
-    size = -(-count // qpus) * words
+    assert words == record_words(shape, panels is not None, beta is not None, strided, after)
+    length = -(-count // qpus) * words
     if panels is not None and shape is UNIFORM:
-        record[:, 3] = base + 4 * (slot * size + number * words + head)
-    out = np.zeros((qpus, size // words, words), np.uint32)
+        record[:, 3] = base + 4 * (slot * length + number * words + head)
+    out = np.zeros((qpus, length // words, words), np.uint32)
     out[slot, number] = record.astype(np.uint32)
-    return out.reshape(qpus, size)
+    return out.reshape(qpus, length)
 
 
-def record_words(shape: Shape, product: bool, accumulate: bool, strided: bool) -> int:
+def record_words(shape: Shape, product: bool, accumulate: bool, strided: bool, after: After = NOTHING) -> int:
     """Words of a record of `streams`."""
     head = (5 if shape is UNIFORM else 3) if product else 0
     chunk = (1 + CHUNK if accumulate else 0) + 1 + (3 if strided else 2 * CHUNK)
+    chunk += (1 + after.narrow + after.bias if after.narrow or after.bias else 0) + 3 * CHUNK * after.narrow
     return head + 1 + accumulate + shape.vectors * (shape.rows // CHUNK) * chunk + 1
 
 
-def _store(y: NDArray[np.int64] | int, rows: NDArray[np.int64] | int, columns: NDArray[np.int64]) -> NDArray[np.int64]:
+def _store(
+    size: int, y: NDArray[np.int64] | int, rows: NDArray[np.int64] | int, columns: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """`vpm.dma_store` for arrays."""
-    return np.asarray(vpm.dma_store(1, 1) + (y << 7) + ((rows - 1) << 23) + ((columns - 1) << 16), np.int64)
+    return np.asarray(
+        vpm.dma_store(1, 1, STORES[size]) + (y << 7) + ((rows - 1) << 23) + ((columns - 1) << 16), np.int64
+    )

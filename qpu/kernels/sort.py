@@ -164,32 +164,66 @@ def merge_far(
                 index[at + step * j] = v[j][1] ^ turn
 
 
-def _sorted(jobs: Jobs, x: BufferView, pairs: bool, down: bool, signed: bool = False) -> tuple[BufferView, BufferView]:
-    """Keys in order, and the numbers of their items."""
+@kernel
+def smaller(
+    k: Grid, keys: In[i32], index: In[i32], out: Out[i32], places: Out[i32], bits: i32, pairs: Const[bool]
+) -> None:
+    """Of each two sequences of 2**bits items, one upwards and one downwards, the smaller half: up, then down."""
+    i = k.index(out.size)
+    at = i + ((i >> bits) << bits)
+    step = 1 << bits
+    a, b = [keys[at]], [keys[at + step]]
+    if pairs:
+        a, b = [*a, index[at]], [*b, index[at + step]]
+    v = exchange(a, b)[0]
+    out[i] = v[0]
+    if pairs:
+        places[i] = v[1]
+
+
+def _sorted(
+    jobs: Jobs, x: BufferView, pairs: bool, down: bool, signed: bool = False, first: int | None = None
+) -> tuple[BufferView, BufferView]:
+    """Keys in order, and the numbers of their items: all of them, or the `first` ones."""
     n = x.shape[0]
     size = max(BLOCK, 1 << (n - 1).bit_length())
-    keys = jobs.scratch(size, np.int32)
-    index = jobs.scratch(size if pairs else 1, np.int32)
+    wanted = size if first is None else min(size, max(BLOCK, 1 << (first - 1).bit_length()))
+    keys = jobs.scratch(size, np.int32).view(0, (size,))
+    index = jobs.scratch(size if pairs else 1, np.int32).view(0, (size if pairs else 1,))
     kind = _kind(x)
     jobs.add(retyped(to_keys, "f32", x=name_of(x.dtype)), x, keys, kind, signed, -down)
     if pairs:
         jobs.add(numbers, index)
 
     def workers(count: int) -> int:
-        return max(1, min(64, size // (16 * count)))
+        return max(1, min(64, keys.size // (16 * count)))
 
-    jobs.add(sort_vectors, keys, index, pairs, workers=workers(4))
-    jobs.add(merge_near, keys, index, 32, 2, pairs, workers=workers(4))
-    stage = BLOCK
-    while stage <= size:
+    def merge(stage: int) -> None:
+        """Sort sequences of so many items that go up and then down, upwards and downwards in turn."""
         bits = stage.bit_length() - 2  # of the largest distance
         while bits >= 6:
             count = 4 if bits >= 7 else 2
             bits -= count // 2
             jobs.add(merge_far, keys, index, stage, bits + 1, count, pairs, workers=workers(count))
         jobs.add(merge_near, keys, index, stage, 4, pairs, workers=workers(4))
+
+    jobs.add(sort_vectors, keys, index, pairs, workers=workers(4))
+    jobs.add(merge_near, keys, index, 32, 2, pairs, workers=workers(4))
+    stage = BLOCK
+    while stage <= wanted:
+        merge(stage)
         stage *= 2
-    return part(keys, n), part(index, n if pairs else 1)
+    spare: tuple[BufferView, BufferView] | None = None
+    while keys.size > wanted:
+        half = keys.size // 2
+        if spare is None:
+            spare = jobs.scratch(half, np.int32)[:], jobs.scratch(half if pairs else 1, np.int32)[:]
+        out, places = spare[0][:half], spare[1][: half if pairs else 1]
+        jobs.add(smaller, keys, index, out, places, wanted.bit_length() - 1, pairs)
+        spare, keys, index = (keys, index), out, places
+        merge(wanted)
+    count = n if first is None else first
+    return keys[:count], index[: count if pairs else 1]
 
 
 def _kind(x: BufferView) -> str:
@@ -257,10 +291,10 @@ def topk(x: Memory, values: Memory, numbers: Memory | None = None) -> Run:
         separate("numbers", places, x=source, values=target)
     with Jobs(device(x=source, values=target, **({} if places is None else {"numbers": places}))) as jobs:
         if k:
-            keys, index = _sorted(jobs, source, places is not None, True)
-            _give(jobs, part(keys, k), target, _kind(source), True)
+            keys, index = _sorted(jobs, source, places is not None, True, first=k)
+            _give(jobs, keys, target, _kind(source), True)
             if places is not None:
-                jobs.add(copied, part(index, k), places)
+                jobs.add(copied, index, places)
         return jobs.run()
 
 
@@ -280,7 +314,7 @@ def unique(x: Memory, out: Memory) -> int:
         first, found = jobs.scratch(n, np.uint8), jobs.scratch(n, np.int32)
         jobs.add(firsts, keys, first)
         count = compact(keys, first, found)
-        _give(jobs, part(found, count), part(target, count), _kind(source), False)
+        _give(jobs, part(found, count), target[:count], _kind(source), False)
         jobs.run()
         return count
 

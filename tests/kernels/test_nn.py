@@ -95,6 +95,21 @@ def test_large_convolutions_are_products_of_matrices(boards: dict[str, Device], 
     assert (np.abs(out.numpy() - want) <= bound(gpu.isa, 2 * 18 + 6, size)).all()
 
 
+@pytest.mark.parametrize("board", turns(BOARDS, 1))
+def test_large_convolutions_of_int8_are_products_of_matrices(
+    boards: dict[str, Device], board: str, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(conv, "LARGE", 1)
+    gpu, x, w, b = boards[board], numbers((2, 2, 6, 7), B), numbers((16, 2, 3, 3), B, 1), numbers((16,), N, 2)
+    want = conv.reference_conv2d(x.astype(np.int64) + 7, w, b, padding=1, stride=(1, 2))
+    sums, out, scale = gpu.zeros(want.shape, N), gpu.zeros(want.shape, B), np.full(16, 3e-3, F)
+    given = gpu.array(x), gpu.array(w)
+    nn.conv2d_int8(*given, sums, gpu.array(b), zero=-7, padding=1, stride=(1, 2))
+    assert np.array_equal(sums.numpy(), want)
+    nn.conv2d_int8(*given, out, gpu.array(b), gpu.array(scale), zero=-7, padding=1, stride=(1, 2), relu=True)
+    assert np.array_equal(out.numpy(), int8.reference_requantise(np.maximum(want, 0), scale[:, None, None]))
+
+
 @pytest.mark.parametrize(
     ("board", "kind", "dtype"), turns([("pi3", "max", B), ("pi4", "mean", F), ("pi5", "max", F)], 0, 1)
 )

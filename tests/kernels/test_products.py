@@ -20,7 +20,7 @@ from qpu.kernels.gemm import gemm, syrk, trsm
 from qpu.kernels.igemm import fixed_point, igemm, reference_requantise, requantise
 
 F, D, I32 = np.float32, np.float64, np.int32
-few = settings(max_examples=3, deadline=None)
+few = settings(max_examples=1, deadline=None)
 board = st.integers(0, 2)
 side = st.sampled_from([1, 3, 4, 5, 16, 17, 33])
 Boards = tuple[Device, ...]
@@ -223,6 +223,42 @@ def test_requantise(boards: Boards, at: int, dtype: Any) -> None:
     np.testing.assert_array_equal(out.numpy(), reference_requantise(x, 0.25, dtype))
 
 
+@pytest.mark.parametrize(("at", "dtype", "out"), [
+    (0, np.int8, np.int8), (1, np.int16, np.int16), (2, np.uint8, np.int8),
+])  # fmt: skip
+def test_products_of_integers_with_what_follows(boards: Boards, at: int, dtype: Any, out: Any) -> None:
+    """Bias, ReLU and requantisation in the kernel of the product: no launch of their own, and the same bits."""
+    gpu = boards[at]
+    a, b = integers(1, dtype, 27, 19), integers(2, dtype, 19, 37)
+    bias = np.random.default_rng(3).integers(-5000, 5000, 37, I32)
+    total = a.astype(np.int64) @ b.astype(np.int64)
+    left, right, add, sums = gpu.array(a), gpu.array(b), gpu.array(bias), gpu.zeros((27, 37), I32)
+    plain = igemm(left, right, sums)
+    run = igemm(left, right, sums, accumulate=True, bias=add, relu=True)
+    np.testing.assert_array_equal(sums.numpy(), np.maximum(wrapped(2 * total + bias), 0))
+    scale = np.exp2(-np.random.default_rng(4).uniform(1e-3, 24, 37))
+    scale[:3] = 0.75, 0.5, 0.25
+    wide = gpu.array(np.full((27, 40), 7, out))
+    narrow = igemm(left, right, wide[:, :37], bias=add, scale=scale, zero=-3, relu=at == 1)
+    wanted = reference_requantise(wrapped(total), scale, out, bias=bias, zero=-3, relu=at == 1)
+    np.testing.assert_array_equal(wide.numpy()[:, :37], wanted)
+    assert (wide.numpy()[:, 37:] == 7).all()
+    assert len(plain.launches) == len(run.launches) == len(narrow.launches)
+
+
+def test_results_of_integers_that_a_launch_of_their_own_makes(boards: Boards) -> None:
+    gpu = boards[2]
+    a, b, bias = integers(1, np.int8, 9, 5), integers(2, np.int8, 5, 8), np.arange(8, dtype=I32)
+    total = wrapped(a.astype(np.int64) @ b.astype(np.int64))
+    turned, columns = gpu.zeros((8, 9), np.int8), gpu.zeros((8, 9), I32)
+    igemm(gpu.array(a), gpu.array(b), turned.T, scale=0.01, bias=gpu.array(bias))
+    np.testing.assert_array_equal(turned.numpy().T, reference_requantise(total, 0.01, np.int8, bias=bias))
+    igemm(gpu.array(a), gpu.array(b), columns.T, bias=gpu.array(np.repeat(bias, 2))[::2])
+    np.testing.assert_array_equal(columns.numpy().T, total + bias)
+    igemm(gpu.array(a)[:, :0], gpu.array(b)[:0], turned.T, scale=0.5, bias=gpu.array(bias))
+    np.testing.assert_array_equal(turned.numpy().T, np.tile((bias + 1) // 2, (9, 1)))
+
+
 def test_scales_have_sixteen_bits() -> None:
     scale = np.array([0.5, 0.999999, 1 / 3, 2.0**-16, 3e-3])
     factors, shifts = fixed_point(scale, 5)
@@ -249,6 +285,10 @@ def test_wrong_arguments_are_refused(boards: Boards) -> None:
         (lambda: trsm(c, gpu.zeros((5, 4))), r"a has the shape \[4, 4\] and b \[5, 4\]"),
         (lambda: igemm(small, small.view(0, (5, 4)), c), "c holds float32; allowed: int32"),
         (lambda: igemm(a, a, gpu.zeros((4, 4), I32)), "a holds float32; allowed: int8"),
+        (lambda: igemm(small, small.T, gpu.zeros((4, 4), np.int8), scale=2.0), "scale = 2.0; allowed: a number from"),
+        (lambda: igemm(small, small.T, gpu.zeros((4, 4), np.int8), accumulate=True, scale=0.5), "c holds no sums"),
+        (lambda: igemm(small, small.T, gpu.zeros((4, 4), I32), zero=1), "zero = 1 without a scale"),
+        (lambda: igemm(small, small.T, gpu.zeros((4, 4), I32), bias=gpu.zeros(5, I32)), r"bias has the shape \[5\]"),
         (lambda: requantise(gpu.zeros((4, 5), I32), 1.0, small), "scale = 1.0; allowed: a number from"),
         (lambda: requantise(gpu.zeros((4, 5), I32), 0.5, small, zero=128), "zero = 128; allowed: -128..127"),
         (lambda: requantise(gpu.zeros((4, 4), I32), 0.5, small), r"x has the shape \[4, 4\], out \[4, 5\]"),

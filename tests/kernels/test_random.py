@@ -48,23 +48,21 @@ def test_words_are_those_of_the_host(board: str, rounds: int) -> None:
             g.bits(last)
 
 
-def test_distributions() -> None:
+@pytest.mark.parametrize("board", turns(["pi3", "pi5"], 0))
+def test_distributions(board: str) -> None:
     n = 640
-    found = []
-    for board in BOARDS[::2]:
-        with qpu.open_device(board, engine="reference") as gpu:
-            g, u, z, i = Generator(SEED), gpu.zeros(n), gpu.zeros(n), gpu.zeros(n, np.int32)
-            g.uniform(u)
-            g.normal(z, 1.0, 2.0)
-            g.integers(i, -5, 1000)
-            found.append((u.numpy(), z.numpy(), i.numpy()))
+    with qpu.open_device(board, engine="reference") as gpu:
+        g, u, z, i = Generator(SEED), gpu.zeros(n), gpu.zeros(n), gpu.zeros(n, np.int32)
+        g.uniform(u)
+        g.normal(z, 1.0, 2.0)
+        g.integers(i, -5, 1000)
+        u_, z_, i_ = u.numpy(), z.numpy(), i.numpy()
     every = words(SEED, 3 * n)
     uniform, want = random.reference_uniform(every[:n]), 1 + 2 * random.reference_normal(every[n : 2 * n])
     integers = (every[2 * n :].astype(np.uint64) * np.uint64(1005) >> np.uint64(32)).astype(np.int32) - 5
-    for u_, z_, i_ in found:
-        assert np.array_equal(u_, uniform) and np.array_equal(i_, integers)
-        # sine and cosine err by 2**-19, relative errors of log and root are below 2**-20, times a radius below 12
-        assert np.abs(z_ - want).max() < 12 * 2.0**-18
+    assert np.array_equal(u_, uniform) and np.array_equal(i_, integers)
+    # sine and cosine err by 2**-19, relative errors of log and root are below 2**-20, times a radius below 12
+    assert np.abs(z_ - want).max() < 12 * 2.0**-18
     assert uniform.min() >= 0 and uniform.max() < 1 and abs(uniform.mean() - 0.5) < 4 / np.sqrt(12 * n)
     assert abs(want.mean() - 1) < 8 / np.sqrt(n) and abs(want.std() - 2) < 8 / np.sqrt(2 * n)
     assert integers.min() >= -5 and integers.max() < 1000
@@ -78,7 +76,6 @@ def test_refusals() -> None:
             (lambda: Generator(1, 8), "rounds = 8"),
             (lambda: g.bits(x), "out holds float32"),
             (lambda: g.uniform(i), "out holds int32"),
-            (lambda: g.normal(x[::2]), "do not follow each other"),
             (lambda: g.integers(i, 3, 3), "integers of 3..2"),
             (lambda: g.integers(i, 0, 1 << 32), "integers of 0"),
         ):

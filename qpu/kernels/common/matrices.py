@@ -10,7 +10,7 @@ from qpu.buffers import BufferView
 from qpu.kernels.common.jobs import Jobs
 from qpu.lang import Grid, In2, Out2, kernel, u32
 
-__all__ = ["Stored", "copied_words", "lying", "neighbours", "stored", "words"]
+__all__ = ["Stored", "copied_rows", "copied_words", "lying", "neighbours", "stored", "words"]
 
 
 @kernel(coarsen=1)
@@ -36,20 +36,23 @@ def words(x: BufferView) -> BufferView:
 
 def stored(jobs: Jobs, x: BufferView) -> Stored:
     """A matrix of elements of four bytes as rows; copied where neither its rows nor its columns are."""
-    found = lying(x)
-    if found is None:
-        copy = jobs.scratch((x.shape[0], x.shape[1]), x.dtype)
-        jobs.add(copied_words, words(x), copy.view(0, copy.shape, np.uint32))
-        return Stored(copy.view(0, copy.shape), x.shape[1], False)
-    return found
+    return lying(x) or copied_rows(jobs, x)
+
+
+def copied_rows(jobs: Jobs, x: BufferView) -> Stored:
+    """A copy of a matrix of elements of four bytes, as rows."""
+    copy = jobs.scratch((x.shape[0], x.shape[1]), x.dtype)
+    jobs.add(copied_words, words(x), copy.view(0, copy.shape, np.uint32))
+    return Stored(copy.view(0, copy.shape), x.shape[1], False)
 
 
 def lying(x: BufferView) -> Stored | None:
-    """A matrix as rows or columns in memory; None where it is neither."""
+    """A matrix as rows or columns in memory; None where it is neither. `ld` counts its elements."""
+    size = x.dtype.itemsize
     for transposed, view in ((False, x), (True, x.T)):
         (m, n), (down, across) = view.shape, view.strides
-        ld = down // 4 if m > 1 else n
-        if (across == 4 or n == 1) and (m == 1 or (down % 4 == 0 and ld >= n)):
+        ld = down // size if m > 1 else n
+        if (across == size or n == 1) and (m == 1 or (down % size == 0 and ld >= n)):
             return Stored(view, ld, transposed)
     return None
 

@@ -19,7 +19,7 @@ from qpu.lang.arguments import overlap, viewed
 if TYPE_CHECKING:
     from qpu.device import Device
 
-__all__ = ["Memory", "device", "merged", "operand", "part", "recast", "same_shape", "separate"]
+__all__ = ["Memory", "device", "folded", "operand", "part", "recast", "same_shape", "separate"]
 
 Memory: TypeAlias = Buffer | BufferView
 """What library functions take as an array."""
@@ -92,23 +92,20 @@ def operand(name: str, value: object, dtypes: Any, rank: int | None = None, mode
     return found
 
 
-def merged(name: str, x: BufferView, axis: int) -> BufferView:
-    """`x` with three axes: those before `axis` as one, that axis, those behind it as one.
-
-    Raises: UsageError where its strides do not allow that.
-    """
-    shape, strides = [1, x.shape[axis], 1], [0, x.strides[axis], x.dtype.itemsize]
-    for at, axes in ((0, range(axis)), (2, range(axis + 1, len(x.shape)))):
-        for n in reversed(axes):
-            if x.shape[n] != 1 and shape[at] == 1:
-                strides[at] = x.strides[n]
-            elif x.shape[n] != 1 and x.strides[n] != strides[at] * shape[at]:
-                raise UsageError(
-                    f"{name} has the shape {list(x.shape)} and the strides {list(x.strides)}: axes beside axis {axis} "
-                    "do not follow each other",
-                    help=f"pass a copy of {name}",
-                )
-            shape[at] *= x.shape[n]
+def folded(x: BufferView, *groups: int) -> BufferView | None:
+    """`x` with its axes joined, so many for each axis of the result; None where its strides do not allow that."""
+    shape, strides, first = [], [], 0
+    for size in groups:
+        length, step = 1, x.dtype.itemsize
+        for n in reversed(range(first, first + size)):
+            if x.shape[n] != 1 and length == 1:
+                step = x.strides[n]
+            elif x.shape[n] != 1 and x.size and x.strides[n] != step * length:
+                return None
+            length *= x.shape[n]
+        shape.append(length)
+        strides.append(step)
+        first += size
     return BufferView(x.buffer, x.offset, shape, x.dtype, strides)
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
-from qpu.kernels.common.operands import Memory, device, operand, part, same_shape, separate
+from qpu.kernels.common.operands import Memory, device, operand, same_shape, separate
+from qpu.kernels.common.shapes import flat, returned
 from qpu.lang import Const, Grid, In, Out, clamp, erf, exp, f32, kernel, maximum, tanh, where
 from qpu.launch import Run
 
@@ -64,7 +65,9 @@ def activate(x: Memory, out: Memory, kind: str) -> Run:
     same_shape(x=source, out=target)
     separate("out", target, x=source)
     with Jobs(device(x=source, out=target)) as jobs:
-        jobs.add(each, part(source, source.size), part(target, target.size), kind)
+        place = flat(jobs, target, read=False)
+        jobs.add(each, flat(jobs, source), place, kind)
+        returned(jobs, place, target)
         return jobs.run()
 
 

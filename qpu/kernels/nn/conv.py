@@ -2,7 +2,7 @@
 
 The input is copied into a frame of zeros once, so that the inner loop has no borders. A lane makes one pixel of up to
 four output channels: a pixel that is loaded meets the weights of all of them, which follow each other in memory. Large
-f32 convolutions without groups become a product of matrices instead.
+convolutions without groups become a product of matrices instead, by the kernels of `gemm` and `igemm`.
 
 int8: products of eight-bit numbers are summed as f32, which is exact below 2**24, and as i32 after every 1,024 of them.
 """
@@ -20,10 +20,12 @@ from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, part, separate
 from qpu.kernels.common.retyped import name_of, retyped
+from qpu.kernels.common.shapes import collected, copied, flat, moved, returned
 from qpu.kernels.gemm import gemm
+from qpu.kernels.igemm import igemm
 from qpu.kernels.nn.activation import activated, check_kind
 from qpu.kernels.nn.int8 import requantised
-from qpu.lang import Const, Grid, In, In3, InOut3, Out3, f32, i32, kernel, maximum, unroll
+from qpu.lang import Const, Grid, In, In3, InOut3, Out, Out3, Team, f32, i32, kernel, maximum, unroll
 from qpu.launch import Run
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
 LARGE: Final = 1 << 21
 """Products of an image from which a convolution becomes a product of matrices, if both have LEAST rows."""
 LEAST: Final = 16
+WORKERS: Final = 64
 FEW: Final = 9
 """Taps of a channel that one turn of the inner loop has."""
 EXACT: Final = 1024
@@ -53,10 +56,26 @@ def frame(k: Grid, x: In3[f32], out: Out3[f32], top: i32, left: i32, zero: f32) 
     out[p, r, c] = x.get(p, r - top, c - left, zero)
 
 
-@kernel(coarsen=1)
-def repacked(k: Grid, x: In3[f32], out: Out3[f32]) -> None:
-    a, b, c = k.index(*out.shape)
-    out[a, b, c] = x[a, b, c]
+def taps(
+    x: Any, w: Any, acc: Any, plane: Any, at: Any, r: Any, c: Any, high: Any, down: Any, across: Any, spread_r: Any,
+    spread_c: Any, wide: int, together: int, tile: int,
+) -> Any:  # fmt: skip
+    """A channel under its weights, in a kernel: the sums with its products, and where the next one's weights are."""
+    if together > 1:
+        for i in unroll(range(together)):
+            for j in unroll(range(wide)):
+                v = x[plane, r * down + i * spread_r, c * across + j * spread_c]
+                for t in unroll(range(tile)):
+                    acc[t] += v * w[at + tile * (i * wide + j) + t]
+        at += tile * wide * together
+    else:
+        for i in range(high):
+            for j in unroll(range(wide)):
+                v = x[plane, r * down + i * spread_r, c * across + j * spread_c]
+                for t in unroll(range(tile)):
+                    acc[t] += v * w[at + tile * j + t]
+            at += tile * wide
+    return acc, at
 
 
 @kernel(coarsen=1)
@@ -76,20 +95,8 @@ def direct(
     at = number * (tile * each * high * wide)
     acc = [bias[number * tile + t] for t in range(tile)]
     for channel in range(each):
-        if together > 1:
-            for i in unroll(range(together)):
-                for j in unroll(range(wide)):
-                    v = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
-                    for t in unroll(range(tile)):
-                        acc[t] += v * w[at + tile * (i * wide + j) + t]
-            at += tile * wide * together
-        else:
-            for i in range(high):
-                for j in unroll(range(wide)):
-                    v = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
-                    for t in unroll(range(tile)):
-                        acc[t] += v * w[at + tile * j + t]
-                at += tile * wide
+        acc, at = taps(x, w, acc, first + channel, at, r, c, high, down, across, spread_r, spread_c, wide, together,
+                       tile)  # fmt: skip
     for t in unroll(range(tile)):
         out[a * tile + t, r, c] = activated(kind, acc[t])
 
@@ -110,20 +117,8 @@ def direct_int8(
     for start in range(0, each, most):
         part = [f32(0) for _ in range(tile)]
         for channel in range(start, min(start + most, each)):
-            if together > 1:
-                for i in unroll(range(together)):
-                    for j in unroll(range(wide)):
-                        v = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
-                        for t in unroll(range(tile)):
-                            part[t] += v * w[at + tile * (i * wide + j) + t]
-                at += tile * wide * together
-            else:
-                for i in range(high):
-                    for j in unroll(range(wide)):
-                        v = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
-                        for t in unroll(range(tile)):
-                            part[t] += v * w[at + tile * j + t]
-                    at += tile * wide
+            part, at = taps(x, w, part, first + channel, at, r, c, high, down, across, spread_r, spread_c, wide,
+                            together, tile)  # fmt: skip
         for t in unroll(range(tile)):
             acc[t] += i32(part[t])
     for t in unroll(range(tile)):
@@ -188,6 +183,22 @@ class Shape:
         return next(t for t in (4, 2, 1) if self.o // self.groups % t == 0)
 
     @property
+    def depth(self) -> int:
+        """Products of a sum."""
+        return self.each * self.high * self.wide
+
+    @property
+    def product(self) -> bool:
+        """Whether it becomes a product of matrices."""
+        large = self.o * self.depth * self.out[2] * self.out[3] >= LARGE
+        return self.groups == 1 and min(self.o, self.depth) >= LEAST and large
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """What `windows` takes: taps, columns of the weights, strides, dilations, padding."""
+        return self.high * self.wide, self.wide, *self.stride, *self.dilation, *self.padding
+
+    @property
     def together(self) -> int:
         """Rows of the weights that a turn of the inner loop has: all of small ones."""
         return self.high if self.high * self.wide <= FEW else 1
@@ -213,24 +224,35 @@ def framed(jobs: Jobs, planes: BufferView, padding: tuple[int, int], zero: int =
     return out.view(0, shape)
 
 
-@kernel(coarsen=1)
+@kernel
 def windows(
-    k: Grid, x: In3[f32], out: Out3[f32], first: i32, taps: i32, wide: i32, down: i32, across: i32, spread_r: i32,
-    spread_c: i32,
+    k: Team, x: In3[f32], out: Out3[f32], first: i32, taps: i32, wide: i32, down: i32, across: i32, spread_r: i32,
+    spread_c: i32, top: i32, left: i32, zero: f32, shift: Const[bool],
 ) -> None:  # fmt: skip
-    """For each tap of each channel, from `first` on, what it sees from each pixel of the result."""
-    a, r, c = k.index(*out.shape)
-    channel = a // taps
-    tap = a - channel * taps
-    i = tap // wide
-    j = tap - i * wide
-    out[a, r, c] = x[first + channel, r * down + i * spread_r, c * across + j * spread_c]
+    """For each tap of each channel, from `first` on, what it sees from each pixel of the result; less zero, if `shift`.
+
+    A worker makes whole planes.
+    """
+    depth, rows, columns = out.shape
+    for a in range(k.worker, depth, k.workers):
+        channel = a // taps
+        tap = a - channel * taps
+        i = tap // wide
+        j = tap - i * wide
+        for r in range(rows):
+            for block in range((columns + 15) >> 4):
+                c = 16 * block + k.lane
+                v = x.get(first + channel, r * down + i * spread_r - top, c * across + j * spread_c - left, zero)
+                if shift:
+                    v -= zero
+                if c < columns:
+                    out[a, r, c] = v
 
 
-@kernel(coarsen=1)
-def biases(k: Grid, bias: In[f32], out: Out3[f32]) -> None:
-    a, r, c = k.index(*out.shape)
-    out[a, r, c] = bias[a]
+@kernel
+def level(k: Grid, out: Out[f32], value: f32) -> None:
+    i = k.index()
+    out[i] = value
 
 
 @kernel(coarsen=1)
@@ -239,22 +261,37 @@ def finished(k: Grid, out: InOut3[f32], kind: Const[str]) -> None:
     out[a, r, c] = activated(kind, out[a, r, c])
 
 
+@kernel(coarsen=1)
+def finished_int8(
+    k: Grid, x: In3[i32], bias: In[i32], scale: In[f32], out: Out3[f32], zero: i32, relu: Const[bool],
+    narrow: Const[bool],
+) -> None:  # fmt: skip
+    a, r, c = k.index(*out.shape)
+    total = x[a, r, c] + bias[a]
+    if relu:
+        total = maximum(total, 0)
+    out[a, r, c] = requantised(total, scale[a], zero) if narrow else total
+
+
 def submit(jobs: Jobs, x: BufferView, w: BufferView, bias: Any, out: BufferView, s: Shape, activation: str) -> None:
-    """Submit a convolution of f32. x, out: the channels of all images, three axes."""
-    planes = framed(jobs, x, s.padding)
-    rows, columns = s.out[2:]
-    depth = s.each * s.high * s.wide
-    if s.groups > 1 or s.o < LEAST or depth < LEAST or s.o * depth * rows * columns < LARGE:
+    """Submit a convolution of f32. x, out: the channels of all images, three axes; w: a row an output channel."""
+    if not s.product:
+        planes = framed(jobs, x, s.padding)
         jobs.add(direct, planes, packed(jobs, w, s), bias, out, *s.numbers, s.wide, s.together, s.tile, activation)
         return
-    seen = jobs.scratch((depth, rows, columns), np.float32)
+    (rows, columns), depth = s.out[2:], s.depth
+    # Bias: another tap, which sees ones.
+    weights, seen = jobs.scratch((s.o, depth + 1))[:], jobs.scratch((depth + 1, rows, columns))[:]
+    copied(jobs, w, weights[:, :depth])
+    copied(jobs, BufferView(bias.buffer, bias.offset, (s.o, 1), bias.dtype, (*bias.strides, 4)), weights[:, depth:])
+    jobs.add(level, flat(jobs, seen[depth]), 1.0)
     for n in range(s.n):
         result = out[n * s.o : (n + 1) * s.o]
-        jobs.add(windows, planes, seen, n * s.c, s.high * s.wide, s.wide, *s.stride, *s.dilation)
-        jobs.add(biases, bias, result)
-        flat = part(result, (s.o, rows * columns))
-        jobs.take(gemm(part(w, (s.o, depth)), part(seen, (depth, rows * columns)), flat, beta=1.0))
-        if activation != "none":
+        jobs.add(windows, x, seen[:depth], n * s.c, *s.seen, 0.0, False, workers=min(WORKERS, depth))
+        place = collected(jobs, result, 1, 2, read=False)
+        jobs.take(gemm(weights, part(seen, (depth + 1, rows * columns)), place, relu=activation == "relu"))
+        returned(jobs, place, result)
+        if activation not in ("none", "relu"):
             jobs.add(finished, result, activation)
 
 
@@ -262,12 +299,23 @@ def submit_int8(
     jobs: Jobs, x: BufferView, w: BufferView, bias: Any, scale: Any, out: BufferView, s: Shape, zeros: tuple[int, int],
     relu: bool,
 ) -> None:  # fmt: skip
-    """Submit a convolution of int8. zeros: of x and of out."""
-    planes = framed(jobs, x, s.padding, zeros[0])
-    most = max(1, EXACT // (2 * s.high * s.wide))  # x - zero has nine bits
-    kind = retyped(direct_int8, "f32", out=name_of(out.dtype))
-    jobs.add(kind, planes, packed(jobs, w, s), bias, scale, out, *s.numbers, most, zeros[1], s.wide, s.together,
-             s.tile, relu, out.dtype == np.int8)  # fmt: skip
+    """Submit a convolution of int8. zeros: of x and of out; others as for `submit`."""
+    stored, narrow = name_of(out.dtype), out.dtype == np.int8
+    if not s.product:
+        planes = framed(jobs, x, s.padding, zeros[0])
+        most = max(1, EXACT // (2 * s.high * s.wide))  # x - zero has nine bits
+        kind = retyped(direct_int8, "f32", out=stored)
+        jobs.add(kind, planes, packed(jobs, w, s), bias, scale, out, *s.numbers, most, zeros[1], s.wide, s.together,
+                 s.tile, relu, narrow)  # fmt: skip
+        return
+    (rows, columns), depth = s.out[2:], s.depth
+    seen, sums = jobs.scratch((depth, rows, columns), np.int16)[:], jobs.scratch((s.o, rows, columns), np.int32)[:]
+    looks = retyped(windows, "i32", x="i8", out="i16")
+    for n in range(s.n):
+        jobs.add(looks, x, seen, n * s.c, *s.seen, zeros[0], True, workers=min(WORKERS, depth))
+        jobs.take(igemm(w, part(seen, (depth, rows * columns)), part(sums, (s.o, rows * columns))))
+        result = out[n * s.o : (n + 1) * s.o]
+        jobs.add(retyped(finished_int8, "f32", out=stored), sums, bias, scale, result, zeros[1], relu, narrow)
 
 
 @kernel(coarsen=1)
@@ -279,18 +327,21 @@ def frame_int8(k: Grid, x: In3[f32], out: Out3[f32], top: i32, left: i32, zero: 
 
 def packed(jobs: Jobs, w: BufferView, s: Shape) -> Buffer:
     """The weights of the output channels of an item side by side, as f32."""
-    depth = s.each * s.high * s.wide
+    depth = s.depth
     out = jobs.scratch(s.o * depth, np.float32)
-    source = part(w, (s.o // s.tile, s.tile, depth)).transpose(0, 2, 1)
-    kind = retyped(repacked, "f32", x=name_of(w.dtype))
+    (row, step), tile = w.strides, s.tile
+    source = BufferView(w.buffer, w.offset, (s.o // tile, depth, tile), w.dtype, (tile * row, step, row))
+    kind = retyped(moved, "f32", x=name_of(w.dtype))
     jobs.add(kind, source, out.view(0, source.shape))
     return out
 
 
-def biased(jobs: Jobs, bias: Memory | None, o: int, dtype: Any) -> tuple[Any, dict[str, BufferView]]:
+def biased(jobs: Jobs, bias: Memory | None, o: int, dtype: Any) -> tuple[BufferView, dict[str, BufferView]]:
+    """The bias of a layer, zeros where there is none, and it by its name where there is one."""
     if bias is None:
-        return jobs.constant(np.zeros(o, dtype)), {}
-    return bias, {"bias": operand("bias", bias, dtype, 1)}
+        return jobs.constant(np.zeros(o, dtype))[:], {}
+    found = operand("bias", bias, dtype, 1)
+    return found, {"bias": found}
 
 
 def check_shape(name: str, x: BufferView, shape: tuple[int, ...]) -> None:
@@ -321,8 +372,10 @@ def conv2d(
         for b in named.values():
             check_shape("bias", b, (s.o,))
         if target.size:
-            planes, flat = part(source, (s.n * s.c, s.h, s.w)), part(target, (s.n * s.o, *s.out[2:]))
-            submit(jobs, planes, weights, given, flat, s, activation)
+            place = collected(jobs, target, 2, 1, 1, read=False)
+            planes, rows = collected(jobs, source, 2, 1, 1), collected(jobs, weights, 1, 3)
+            submit(jobs, planes, rows, given, place, s, activation)
+            returned(jobs, place, target)
         return jobs.run()
 
 
@@ -353,8 +406,10 @@ def conv2d_int8(
         for b in (*named.values(), *([] if isinstance(scales, Buffer) else [scales])):
             check_shape("bias or scale", b, (s.o,))
         if target.size:
-            planes, flat = part(source, (s.n * s.c, s.h, s.w)), part(target, (s.n * s.o, *s.out[2:]))
-            submit_int8(jobs, planes, weights, given, scales, flat, s, (zero, zero_out), relu)
+            place = collected(jobs, target, 2, 1, 1, read=False)
+            planes, rows = collected(jobs, source, 2, 1, 1), collected(jobs, weights, 1, 3)
+            submit_int8(jobs, planes, rows, given, scales, place, s, (zero, zero_out), relu)
+            returned(jobs, place, target)
         return jobs.run()
 
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from qpu.buffers import Buffer, BufferView
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
-from qpu.kernels.common.operands import Memory, device, operand, part, separate
+from qpu.kernels.common.operands import Memory, device, operand, separate
 from qpu.kernels.common.retyped import name_of, retyped
+from qpu.kernels.common.shapes import collected, flat, returned
 from qpu.kernels.gemm import gemm
 from qpu.kernels.move import gather, transposed
 from qpu.kernels.nn.activation import check_kind
@@ -127,7 +128,11 @@ def embedding(table: Memory, at: Memory, out: Memory) -> Run:
     target = operand("out", out, (np.float32, np.int8, np.float16), mode="out")
     rows = operand("table", table, target.dtype, 2)
     check_shape("out", target, (*places.shape, rows.shape[1]))
-    return gather(rows, part(places, places.size), part(target, (places.size, rows.shape[1])), 0)
+    with Jobs(device(table=rows, at=places, out=target)) as jobs:
+        place = collected(jobs, target, len(places.shape), 1, read=False)
+        jobs.take(gather(rows, flat(jobs, places), place, 0))
+        returned(jobs, place, target)
+        return jobs.run()
 
 
 def reference_attention(q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], causal: bool = False) -> NDArray[np.float64]:

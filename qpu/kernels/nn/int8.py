@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from qpu.buffers import BufferView
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
-from qpu.kernels.common.operands import Memory, device, merged, operand, same_shape, separate
+from qpu.kernels.common.operands import Memory, device, operand, same_shape, separate
+from qpu.kernels.common.shapes import around, returned
 from qpu.lang import Grid, In, In3, Out3, clamp, f32, i8, i32, kernel, rint
 from qpu.launch import Run
 
@@ -52,15 +53,15 @@ def _scales(jobs: Jobs, scale: float | Memory, n: int) -> Any:
     return found
 
 
-def _views(x: BufferView, out: BufferView, axis: int, zero: int) -> tuple[BufferView, BufferView]:
+def _axis(x: BufferView, out: BufferView, axis: int, zero: int) -> int:
+    """The axis of the scales, from 0 on. Raises: UsageError for arguments that do not fit."""
     shape = same_shape(x=x, out=out)
     if not shape or not -len(shape) <= axis < len(shape):
         raise UsageError(f"axis = {axis} of an array of {len(shape)} axes", help="allowed: an axis that x has")
     if not -128 <= zero <= 127:
         raise UsageError(f"zero = {zero}", help="allowed: -128..127")
     separate("out", out, x=x)
-    axis %= len(shape)
-    return merged("x", x, axis), merged("out", out, axis)
+    return axis % len(shape)
 
 
 @entry
@@ -70,12 +71,15 @@ def quantise(x: Memory, out: Memory, scale: float | Memory, zero: int = 0, axis:
     x: f32; out: int8 of its shape; scale: a number, or f32, one for each index of the axis; zero: -128..127.
     """
     source, target = operand("x", x, np.float32), operand("out", out, np.int8, mode="out")
-    a, b = _views(source, target, axis, zero)
+    axis = _axis(source, target, axis, zero)
     with Jobs(device(x=source, out=target)) as jobs:
-        scales = _scales(jobs, scale, a.shape[1])
-        inverse = jobs.scratch(a.shape[1], np.float32)
-        jobs.add(inverses, scales, inverse.view(0, (1, 1, a.shape[1])))
-        jobs.add(narrowed, a, inverse, b, zero)
+        n = source.shape[axis]
+        scales, inverse = _scales(jobs, scale, n), jobs.scratch(n, np.float32)
+        if target.size:
+            place = around(jobs, target, axis, read=False)
+            jobs.add(inverses, scales, inverse.view(0, (1, 1, n)))
+            jobs.add(narrowed, around(jobs, source, axis), inverse, place, zero)
+            returned(jobs, place, target)
         return jobs.run()
 
 
@@ -83,9 +87,13 @@ def quantise(x: Memory, out: Memory, scale: float | Memory, zero: int = 0, axis:
 def dequantise(x: Memory, out: Memory, scale: float | Memory, zero: int = 0, axis: int = 0) -> Run:
     """out = (x - zero) * scale. x: int8; out: f32 of its shape; scale and zero: see `quantise`."""
     source, target = operand("x", x, np.int8), operand("out", out, np.float32, mode="out")
-    a, b = _views(source, target, axis, zero)
+    axis = _axis(source, target, axis, zero)
     with Jobs(device(x=source, out=target)) as jobs:
-        jobs.add(widened, a, _scales(jobs, scale, a.shape[1]), b, zero)
+        scales = _scales(jobs, scale, source.shape[axis])
+        if target.size:
+            place = around(jobs, target, axis, read=False)
+            jobs.add(widened, around(jobs, source, axis), scales, place, zero)
+            returned(jobs, place, target)
         return jobs.run()
 
 

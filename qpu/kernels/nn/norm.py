@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from qpu.buffers import BufferView
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
-from qpu.kernels.common.operands import Memory, device, merged, operand, same_shape, separate
+from qpu.kernels.common.operands import Memory, device, operand, same_shape, separate
+from qpu.kernels.common.shapes import around, collected, returned
 from qpu.lang import Const, Grid, In, In2, In3, Out2, Out3, Team, exp, f32, i32, kernel, log, maximum, rsqrt, where
 from qpu.launch import Run
 
@@ -27,7 +28,7 @@ def soft_rows(
     """causal: row r of each `square` rows has r + 1 columns; the rest is 0."""
     columns = x.shape[1]
     for r in range(k.worker, x.shape[0], k.workers):
-        inside = i32(r % square + 1) if causal else columns
+        inside = min(i32(r % square + 1), columns) if causal else columns
         largest = f32(LOWEST)
         for block in range((columns + 15) >> 4):
             c = 16 * block + k.lane
@@ -77,26 +78,25 @@ def norm_channels(
     out[a, c, i] = (x[a, c, i] - mean[c]) * factor + shift[c]
 
 
-def rows_of(name: str, x: BufferView) -> BufferView:
-    """An array as rows along its last axis. Raises: UsageError."""
-    if not x.shape:
-        raise UsageError(f"{name} has no axis", help="an array with rows")
-    found = merged(name, x, len(x.shape) - 1)
-    return BufferView(x.buffer, x.offset, found.shape[:2], x.dtype, found.strides[:2])
+def rows_of(jobs: Jobs, x: BufferView, read: bool = True) -> BufferView:
+    """An array as rows along its last axis; see `collected`."""
+    return collected(jobs, x, len(x.shape) - 1, 1, read=read)
 
 
 def _both(x: Memory, out: Memory) -> tuple[BufferView, BufferView]:
     source, target = operand("x", x, np.float32), operand("out", out, np.float32, mode="out")
-    same_shape(x=source, out=target)
+    if not same_shape(x=source, out=target):
+        raise UsageError("x has no axis; allowed: one or more", help="an array with rows")
     separate("out", target, x=source)
     return source, target
 
 
 def softened(jobs: Jobs, x: BufferView, out: BufferView, logarithm: bool = False, causal: bool = False) -> None:
     """Submit the softmax of the rows of an array; causal: the last two axes are a triangle."""
-    a, b = rows_of("x", x), rows_of("out", out)
+    a, b = rows_of(jobs, x), rows_of(jobs, out, read=False)
     square = x.shape[-2] if causal else 1
     jobs.add(soft_rows, a, b, logarithm, causal, square, workers=min(WORKERS, a.shape[0]))
+    returned(jobs, b, out)
 
 
 @entry
@@ -123,11 +123,12 @@ def _numbers(name: str, value: Memory, n: int) -> BufferView:
 def layer_norm(x: Memory, out: Memory, gain: Memory, shift: Memory, epsilon: float = 1e-5) -> Run:
     """(x - mean) / sqrt(variance + epsilon) * gain + shift along the last axis, which gain and shift have. f32."""
     source, target = _both(x, out)
-    a, b = rows_of("x", source), rows_of("out", target)
-    g, s = _numbers("gain", gain, a.shape[1]), _numbers("shift", shift, a.shape[1])
+    g, s = (_numbers(name, value, source.shape[-1]) for name, value in (("gain", gain), ("shift", shift)))
     with Jobs(device(x=source, out=target, gain=g, shift=s)) as jobs:
         if target.size:
+            a, b = rows_of(jobs, source), rows_of(jobs, target, read=False)
             jobs.add(norm_rows, a, g, s, b, epsilon, workers=min(WORKERS, a.shape[0]))
+            returned(jobs, b, target)
         return jobs.run()
 
 
@@ -139,11 +140,13 @@ def batch_norm(
     source, target = _both(x, out)
     if len(source.shape) < 2:
         raise UsageError(f"x has the shape {list(source.shape)}; allowed: n, channels, ...", help="two axes or more")
-    a, b = merged("x", source, 1), merged("out", target, 1)
     pairs = (("mean", mean), ("variance", variance), ("gain", gain), ("shift", shift))
-    numbers = {name: _numbers(name, value, a.shape[1]) for name, value in pairs}
+    numbers = {name: _numbers(name, value, source.shape[1]) for name, value in pairs}
     with Jobs(device(x=source, out=target, **numbers)) as jobs:
-        jobs.add(norm_channels, a, *numbers.values(), b, epsilon)
+        if target.size:
+            place = around(jobs, target, 1, read=False)
+            jobs.add(norm_channels, around(jobs, source, 1), *numbers.values(), place, epsilon)
+            returned(jobs, place, target)
         return jobs.run()
 
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
-from qpu.kernels.common.operands import Memory, device, operand, part, separate
+from qpu.kernels.common.operands import Memory, device, operand, separate
 from qpu.kernels.common.retyped import name_of, retyped
+from qpu.kernels.common.shapes import collected, returned
 from qpu.kernels.nn.conv import pair
 from qpu.lang import Const, Grid, In3, Out3, f32, i32, kernel, maximum, recip, unroll
 from qpu.launch import Run
@@ -74,10 +75,11 @@ def _pool(kind: Any, value: str, x: Memory, out: Memory, size: Any, stride: Any,
     stored = name_of(source.dtype)
     with Jobs(device(x=source, out=target)) as jobs:
         if target.size:
-            planes = part(source, (n * c, h, w)), part(target, (n * c, *wanted[2:]))
+            place = collected(jobs, target, 2, 1, 1, read=False)
             typed = kind if stored == "f32" else retyped(kind, value, x=stored, out=stored)
             edges = [] if kind is mean else [more != (0, 0)]
-            jobs.add(typed, *planes, high, wide, *steps, *more, *edges)
+            jobs.add(typed, collected(jobs, source, 2, 1, 1), place, high, wide, *steps, *more, *edges)
+            returned(jobs, place, target)
         return jobs.run()
 
 
