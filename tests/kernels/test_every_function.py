@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 import qpu
 from qpu.core.isa import Isa
 from qpu.device import Device
+from qpu.errors import UsageError
 from qpu.kernels import blas1, blas2, fft, igemm, misc, move, nn, scan, search, sort
 from qpu.kernels.common.rounding import bound
 from qpu.kernels.gemm import gemm, syrk, trsm
 from qpu.kernels.nn import activation, conv, dense, int8, norm, pool
 from qpu.kernels.random import Generator, reference_normal, reference_uniform, words
+from tests.kernels.turns import turns
 
 F, D, C, N, U, B = np.float32, np.float64, np.complex64, np.int32, np.uint32, np.int8
 BOARDS = ("pi3", "pi4", "pi5")
@@ -713,6 +715,47 @@ def _(t: Trial) -> Any:
     t.close(bv, v + 0.01 * pull, n + 44, size)
     t.close(bp, p + 0.01 * (v + 0.01 * pull), n + 48, size + abs(p))
     return found, bp, bv
+
+
+# -- arguments that do not belong together
+
+
+class Wrong(Trial):
+    """The first of all choices, and one argument that is on another device, or of a type that nothing computes with."""
+
+    def __init__(self, gpu: Device, other: Device | None, number: int) -> None:
+        super().__init__(gpu, None)
+        self.other, self.number = other, number
+
+    def pick(self, *choices: Any) -> Any:
+        return choices[-1] if isinstance(choices[-1], (int, tuple)) else choices[0]
+
+    @property
+    def noise(self) -> np.random.Generator:
+        return np.random.default_rng(1)
+
+    def put(self, x: Any, *layouts: str) -> Any:
+        self.number -= 1
+        if self.number:
+            return self.gpu.array(x)
+        return self.gpu.array(np.zeros(x.shape, np.float16)) if self.other is None else self.other.array(x)
+
+
+ALONE = ("blas1.scal", "blas1.asum, nrm2, iamax", "random")
+"""Functions of one array."""
+
+
+@pytest.mark.parametrize("number", turns([1, 2], 0))
+@pytest.mark.parametrize("name", CASES)
+def test_arguments_of_another_device_or_type_are_refused(opened: dict[str, Device], name: str, number: int) -> None:
+    """Each of the first two: before anything is launched."""
+    if name not in ALONE:
+        with pytest.raises(UsageError, match="belongs to another device"):
+            CASES[name](Wrong(opened["pi5"], opened["pi4"], number))
+    if number == 1 or name not in ALONE:
+        with pytest.raises(UsageError, match="float16") as caught:
+            CASES[name](Wrong(opened["pi5"], None, number))
+        assert "help: " in str(caught.value)
 
 
 # -- the test

@@ -168,9 +168,9 @@ def test_wrong_arguments_are_refused(boards: Boards) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ["pi3", "pi4", "pi5"])
 def test_long_rows(name: str) -> None:
-    """All powers of two from 2**8 on, and a length that is a prime."""
+    """All powers of two from 2**8 to 2**20, 2**22, and a length that is a prime."""
     with qpu.open_device(name) as gpu:
-        for n in [1 << log for log in range(8, 21)] + [10007]:
+        for n in [1 << log for log in (*range(8, 21), 22)] + [10007]:
             x = noise(n, n)
             out = gpu.zeros(n, C)
             ft.fft(gpu.array(x), out)
