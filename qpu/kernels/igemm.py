@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from qpu.buffers import BufferView
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
+from qpu.kernels import sgemm
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.matrices import copied_words, lying, words
 from qpu.kernels.common.operands import Memory, device, operand, separate
 from qpu.kernels.common.retyped import NARROW, name_of, retyped
 from qpu.kernels.gemm import check_product, flat_copy, matrices
-from qpu.kernels.sgemm import STEPS, Ending, Sgemm
+from qpu.kernels.sgemm import Ending, Sgemm
 from qpu.lang import Const, Grid, In, In2, Out2, Team, f32, i32, kernel, mul24, u32, where
 from qpu.launch import Run
 
@@ -166,7 +167,7 @@ def _multiply(
     if place is not None and place.transposed and not follows:
         a, b, c, place = b.T, a.T, c.T, lying(c.T)
     more = EXTRA if jobs.gpu.isa is Isa.VC4 and (_offset(a.dtype) or _offset(b.dtype)) else 0
-    fits = scaled is None or a.shape[1] + more <= STEPS
+    fits = scaled is None or a.shape[1] + more <= sgemm.STEPS
     if place is not None and not place.transposed and fits:
         _product(jobs, a, b, place.rows, place.ld, more, accumulate, ending)
         return

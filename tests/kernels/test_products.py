@@ -18,6 +18,7 @@ from qpu.kernels import sgemm
 from qpu.kernels.common.rounding import bound
 from qpu.kernels.gemm import gemm, syrk, trsm
 from qpu.kernels.igemm import fixed_point, igemm, reference_requantise, requantise
+from tests.kernels.turns import turns
 
 F, D, I32 = np.float32, np.float64, np.int32
 few = settings(max_examples=1, deadline=None)
@@ -197,7 +198,25 @@ def test_sums_longer_than_a_launch(boards: Boards, monkeypatch: pytest.MonkeyPat
     for gpu in boards:
         out = gpu.zeros((3, 4), I32)
         igemm(gpu.array(a), gpu.array(b), out)
-        np.testing.assert_array_equal(out.numpy(), wrapped(a.astype(np.int64) @ b.astype(np.int64)))
+        np.testing.assert_array_equal(out.numpy(), (total := wrapped(a.astype(np.int64) @ b.astype(np.int64))))
+        narrow = gpu.zeros((3, 4), np.int8)
+        igemm(gpu.array(a), gpu.array(b), narrow, scale=2.0**-20)
+        np.testing.assert_array_equal(narrow.numpy(), reference_requantise(total, 2.0**-20, np.int8))
+    check(boards[2], noise(1, 50, 41), noise(2, 41, 65), noise(3, 50, 65), 1.0, -0.5, noise(4, 65), True)
+
+
+@pytest.mark.parametrize("at", turns([0, 1, 2], 1))
+def test_the_other_kernel_makes_the_same_of_its_sums(boards: Boards, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sgemm, "choose", lambda *_: sgemm.Choice("rotate", "asked for", {}))
+    gpu = boards[at]
+    check(gpu, noise(1, 50, 41), noise(2, 41, 65), noise(3, 50, 65), 1.5, -0.5, noise(4, 65), True)
+    check(gpu, noise(1, 50, 41), noise(2, 41, 65), noise(3, 50, 65), 1.5, 0.0, noise(4, 65), False)
+    a, b, bias = integers(1, np.int8, 13, 19), integers(2, np.int8, 19, 70), np.arange(70, dtype=I32) * 100 - 3500
+    total, out, narrow = wrapped(a.astype(np.int64) @ b), gpu.zeros((13, 70), I32), gpu.zeros((13, 70), np.int16)
+    igemm(gpu.array(a), gpu.array(b), out, bias=gpu.array(bias), relu=True)
+    np.testing.assert_array_equal(out.numpy(), np.maximum(total + bias, 0))
+    igemm(gpu.array(a), gpu.array(b), narrow, bias=gpu.array(bias), scale=0.3, zero=1)
+    np.testing.assert_array_equal(narrow.numpy(), reference_requantise(total, 0.3, np.int16, bias=bias, zero=1))
 
 
 @pytest.mark.parametrize(("at", "dtype"), [(0, np.int8), (1, np.uint8), (2, np.int16)])
