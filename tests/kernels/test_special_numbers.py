@@ -81,6 +81,8 @@ def test_matrices(boards: dict[str, Device], board: str) -> None:
         gemm(gpu.array(a), gpu.array(b), out)
         with np.errstate(invalid="ignore"):
             np.testing.assert_array_equal(out.numpy(), a @ b)
+            gemm(gpu.array(a), gpu.array(b), out, relu=True)
+            np.testing.assert_array_equal(out.numpy(), np.where(a @ b < 0, 0, a @ b))  # a NaN stays
         gemm(gpu.array(a), gpu.array(b), out, alpha=0.0)
         assert not out.numpy().any()
 
