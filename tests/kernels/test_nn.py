@@ -122,7 +122,9 @@ def test_pooling(boards: dict[str, Device], board: str, kind: str, dtype: Any) -
         assert np.abs(out.numpy() - want).max() <= (0 if kind == "max" else 1e-5)
 
 
-@pytest.mark.parametrize(("board", "kinds"), list(zip(BOARDS, np.array_split(activation.KINDS[1:], 3), strict=True)))
+@pytest.mark.parametrize(
+    ("board", "kinds"), turns(list(zip(BOARDS, np.array_split(activation.KINDS[1:], 3), strict=True)), 1)
+)
 def test_activations(boards: dict[str, Device], board: str, kinds: Any) -> None:
     gpu = boards[board]
     x = np.concatenate([numbers((40,)) * 3, np.array([0, -0.0, 100, -100, 1e-6, 6, -3], F)]).reshape(1, 47)
@@ -145,7 +147,7 @@ def test_softmax(boards: dict[str, Device], board: str, logarithm: bool) -> None
         assert np.abs(out.numpy() - norm.reference_softmax(x, logarithm)).max() <= limit
 
 
-@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("board", turns(BOARDS, 1))
 def test_norms(boards: dict[str, Device], board: str) -> None:
     gpu, x = boards[board], numbers((2, 5, 21)) + F(0.5)
     if board == "pi4":
