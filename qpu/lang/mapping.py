@@ -32,7 +32,7 @@ LANES = 16
 _GRID = ("index",)
 _TEAM = ("items", "tiles", "sum", "min", "max", "any", "all", "scan", "last", "rotate", "broadcast", "shuffle",
          "barrier", "shared", "store_tile")  # fmt: skip
-_BOTH = ("asm", "stream")
+_BOTH = ("asm",)
 
 
 @dataclass(frozen=True, slots=True)

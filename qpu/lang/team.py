@@ -147,12 +147,6 @@ def _store_tile(f: Front, node: ast.Call, c: Any, i0: Any, j0: Any, acc: Any) ->
         base = q.emit("add", base, q.emit("bitcast", c.strides[0], type_="u"))
 
 
-def _stream(f: Front, node: ast.Call, type_: Any) -> Any:
-    if not isinstance(type_, surface.ScalarType) or DTYPES[type_.name].size != 4 or DTYPES[type_.name].lanes > 1:
-        raise f.error(node, "lang-type", f"a stream of {type_}", allowed="f32, i32, u32")
-    return f.q.append("stream", (), DTYPES[type_.name].value, f.site(node, "stream", -1), varying=False)
-
-
 OPERATIONS: dict[str, Callable[..., Any]] = {
     **{name: _reduce(name) for name in ("sum", "min", "max")},
     "any": _any,
@@ -165,6 +159,5 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "barrier": _barrier,
     "shared": _shared,
     "store_tile": _store_tile,
-    "stream": _stream,
     "asm": call_asm,
 }
