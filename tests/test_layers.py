@@ -109,6 +109,7 @@ LAYERS: dict[str, set[str]] = {
     "qpu.lang.tune": {*_ISA, "qpu.device", "qpu.lang"},
     "qpu.lang.interpret": {*_ISA, "qpu.buffers", "qpu.lang"},
     "qpu.lang.arguments": {"qpu.buffers", "qpu.errors"},
+    "qpu.lang.signature": {"qpu.buffers", "qpu.errors", "qpu.lang", "qpu.lang.arguments"},
     "qpu.lang.variants": {
         *_ISA,
         "qpu.device",
@@ -124,6 +125,7 @@ LAYERS: dict[str, set[str]] = {
         "qpu.device",
         "qpu.lang",
         "qpu.lang.arguments",
+        "qpu.lang.signature",
         "qpu.launch",
         "qpu.runtime",
         "qpu.v3d",
@@ -152,6 +154,7 @@ LAYERS: dict[str, set[str]] = {
         "qpu.lang.cache",
         "qpu.lang.interpret",
         "qpu.lang.launch",
+        "qpu.lang.signature",
         "qpu.lang.travel",
         "qpu.lang.tune",
         "qpu.lang.variants",

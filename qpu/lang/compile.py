@@ -53,9 +53,22 @@ def parameters(source: Source) -> list[Parameter]:
     import inspect
 
     tree = source.tree
-    assert isinstance(tree, ast.FunctionDef)
+    if not isinstance(tree, ast.FunctionDef):
+        kind = type(tree).__name__.lower().replace("asyncfunctiondef", "async def")
+        finding = Diagnostic("lang-syntax", f"a kernel of {kind}", loc=source.loc(tree), allowed="functions of `def`")
+        raise CompileError(finding.render(), [finding])
     found: list[Parameter] = []
     findings: list[Diagnostic] = []
+
+    def wrong(where: ast.AST, rule: str, message: str, *, allowed: str | None = None, help: str | None = None) -> None:
+        findings.append(Diagnostic(rule, message, loc=source.loc(where), allowed=allowed, help=help))
+
+    for more in (tree.args.vararg, tree.args.kwarg):
+        if more is not None:
+            message = f"{more.arg!r} takes any number of arguments"
+            wrong(more, "lang-syntax", message, help="a parameter for each argument")
+    if not (tree.args.posonlyargs or tree.args.args):
+        wrong(tree, "lang-type", "a kernel without parameters", allowed="a Grid or Team first, as in k: Grid")
     names = {**source.fn.__globals__, **source.closure}
     signature = inspect.signature(source.fn)
     for i, arg in enumerate([*tree.args.posonlyargs, *tree.args.args, *tree.args.kwonlyargs]):
@@ -64,49 +77,31 @@ def parameters(source: Source) -> list[Parameter]:
             try:
                 annotation = eval(annotation, names)
             except Exception as error:
-                findings.append(Diagnostic("lang-type", f"the annotation of {arg.arg!r}: {error}", loc=source.loc(arg)))
+                message = f"the annotation of {arg.arg!r}: {error}"
+                wrong(arg, "lang-type", message, help="import its names at the top of the file")
                 continue
         default = signature.parameters[arg.arg].default
         has = default is not inspect.Parameter.empty
         if i == 0:
             if annotation not in (surface.Grid, surface.Team):
-                findings.append(
-                    Diagnostic(
-                        "lang-type",
-                        f"the first parameter {arg.arg!r} is not a Grid or Team",
-                        loc=source.loc(arg),
-                        help=f"{arg.arg}: Grid",
-                    )
-                )
+                message = f"the first parameter {arg.arg!r} is not a Grid or Team"
+                wrong(arg, "lang-type", message, help=f"{arg.arg}: Grid")
             found.append(Parameter(arg.arg, "kernel", getattr(annotation, "__name__", "")))
         elif isinstance(annotation, surface.ArrayType):
             if annotation.dtype not in DTYPES:
-                findings.append(Diagnostic("lang-type", f"an array of {annotation.dtype}", loc=source.loc(arg)))
+                wrong(arg, "lang-type", f"an array of {annotation.dtype}", allowed=", ".join(DTYPES))
                 continue
             found.append(Parameter(arg.arg, "array", annotation.dtype, annotation.mode, annotation.rank))
         elif isinstance(annotation, surface.ScalarType):
             if annotation.name not in ("f32", "i32", "u32"):
-                findings.append(
-                    Diagnostic(
-                        "lang-type",
-                        f"{arg.arg!r} is {annotation.name}",
-                        loc=source.loc(arg),
-                        allowed="scalars of f32, i32, u32",
-                    )
-                )
+                wrong(arg, "lang-type", f"{arg.arg!r} is {annotation.name}", allowed="scalars of f32, i32, u32")
             found.append(Parameter(arg.arg, "scalar", annotation.name, default=default, has_default=has))
         elif annotation is surface.Const or getattr(annotation, "__origin__", None) is surface.Const:
             found.append(Parameter(arg.arg, "const", default=default, has_default=has))
         else:
-            findings.append(
-                Diagnostic(
-                    "lang-type",
-                    f"parameter {arg.arg!r} has "
-                    + (f"the annotation {annotation!r}" if annotation else "no annotation"),
-                    loc=source.loc(arg),
-                    allowed="f32, i32, u32, In[...], Out[...], InOut[...] and their 2 and 3, Const[...]",
-                )
-            )
+            what = f"the annotation {annotation!r}" if annotation else "no annotation"
+            allowed = "f32, i32, u32, In[...], Out[...], InOut[...] and their 2 and 3, Const[...]"
+            wrong(arg, "lang-type", f"parameter {arg.arg!r} has {what}", allowed=allowed)
     if findings:
         raise CompileError("\n".join(d.render() for d in findings), findings)
     return found

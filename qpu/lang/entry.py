@@ -227,11 +227,14 @@ class Kernel:
 
     # -- elsewhere
 
-    def python(self, *args: Any, workers: int = 1, isa: str = "v3d71") -> None:
-        """Run the function as plain Python, lane by lane, on ndarrays. pdb and `print` work."""
+    def python(self, /, *args: Any, workers: int = 1, isa: str = "v3d71", **keywords: Any) -> None:
+        """Run the function as plain Python, lane by lane, on ndarrays, changed in place; `print` and pdb work.
+
+        Raises: CompileError, UsageError; IndexError for an element that does not exist.
+        """
         from qpu.lang import lanes_run
 
-        found = lanes_run.views(self.parameters, self._defaults(args))
+        found = lanes_run.views(self.parameters, self._on_host(args, keywords))
         if self.team:
             lanes_run.run_team(self.fn, found, workers, isa)
         else:
@@ -259,20 +262,20 @@ class Kernel:
         names = [row.name for row in self._checked() if row.kind != "kernel"]
         return dict(zip(names, args, strict=False))
 
-    def interpret(self, *args: Any, workers: int | None = None, isa: str = "v3d71") -> None:
+    def interpret(self, /, *args: Any, workers: int | None = None, isa: str = "v3d71", **keywords: Any) -> None:
         """Run the kernel's intermediate representation on ndarrays. Raises: CompileError, UsageError, EmuFault."""
         from qpu.lang.interpret import interpret
 
-        interpret(self, self._defaults(args), workers, isa)
+        interpret(self, self._on_host(args, keywords), workers, isa)
 
-    def _defaults(self, args: Sequence[Any]) -> list[Any]:
-        rows = self._checked()
-        filled = [*args, *(r.default for r in rows[len(args) :] if r.has_default)]
-        if len(filled) != len(rows):
-            names = ", ".join(r.name for r in rows)
-            found = f"{self.fn.__name__} takes {len(rows)} arguments, {len(args)} are given"
-            raise UsageError(found, help=f"the arguments are: {names}")
-        return filled
+    def _on_host(self, args: Sequence[Any], keywords: dict[str, Any]) -> list[Any]:
+        from qpu.lang.signature import Signature
+
+        self._checked()
+        try:
+            return Signature(self).on_host(args, keywords)
+        except UsageError as error:
+            raise error.with_traceback(None) from None
 
 
 def _restored(rows: Any, entries: Any, schedule: Schedule, variants: Any = ()) -> Kernel:

@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qpu.buffers import Buffer, BufferView
 from qpu.core.isa import Isa
 from qpu.core.scalar_lanes import float_bits
-from qpu.errors import UsageError
 from qpu.lang.array_lanes import ArrayLanes
 from qpu.lang.compile import to_kir
 from qpu.lang.interp import Interpreter
 from qpu.lang.legalise import legalise
 from qpu.lang.legalise_vc4 import legalise_vc4
 from qpu.lang.meaning import meanings
-from qpu.lang.types import DTYPES
 
 if TYPE_CHECKING:
     from qpu.lang.compile import Parameter
@@ -33,7 +30,6 @@ def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> Non
     """Run a kernel's KIR on ndarrays, which are changed in place. Raises: CompileError, UsageError, EmuFault."""
     source: Source = k.source
     rows: list[Parameter] = k.parameters
-    title = k.fn.__name__
     params: dict[str, int] = {"%shared": 0}
     memory: list[Any] = []
     names: list[str] = []
@@ -45,12 +41,7 @@ def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> Non
         elif row.kind == "scalar":
             params[row.name] = float_bits(float(value)) if row.type == "f32" else int(value) & 0xFFFFFFFF
         else:
-            array = value.array if isinstance(value, (Buffer, BufferView)) else value
-            t = DTYPES[row.type]
-            if not isinstance(array, np.ndarray) or array.dtype != np.dtype(t.numpy) or array.ndim != row.rank:
-                raise UsageError(
-                    f"{title}: {row.name} is {array!r:.60}", help=f"an ndarray of {t.numpy}, rank {row.rank}"
-                )
+            array = value
             if not array.flags.c_contiguous:
                 whole = np.ascontiguousarray(array)
                 apart.append((array, whole))

@@ -6,9 +6,7 @@ types and constants alone is kept in a plan, so that a launch of the same kind c
 
 from __future__ import annotations
 
-import numbers
 import os
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
@@ -23,8 +21,8 @@ from qpu.lang.arguments import Span, apart, overlap, refusal, view_of
 from qpu.lang.bounds import WORKERS, Access, Expr, evaluator
 from qpu.lang.compiled import TEAM, Compiled
 from qpu.lang.schedule import Schedule
+from qpu.lang.signature import Row, Signature, scalar_of
 from qpu.lang.specialise import Special
-from qpu.lang.types import DTYPES, DType
 from qpu.lang.words import LARGEST
 from qpu.launch import Launch, Run
 from qpu.runtime.pool import MemoryPool
@@ -88,57 +86,6 @@ def compiled_for(
     return _Call(k, gpu, how, args, keywords).plan(how[2]).compiled
 
 
-class _Row:
-    """A parameter, with what a launch asks of it again and again."""
-
-    __slots__ = ("base", "dtype", "kind", "misaligned", "mode", "name", "rank", "shapes", "size", "strides", "type")
-
-    def __init__(self, row: Parameter) -> None:
-        self.name, self.kind, self.mode, self.rank = row.name, row.kind, row.mode, row.rank
-        self.type: DType | None = DTYPES[row.type] if row.type else None
-        self.base = f"{row.name}.base"
-        self.shapes = [f"{row.name}.shape{k}" for k in range(row.rank)]
-        self.strides = [f"{row.name}.stride{k}" for k in range(row.rank)]
-        self.dtype = np.dtype(self.type.numpy) if row.kind == "array" and self.type else None
-        self.size = self.dtype.itemsize if self.dtype is not None else 0
-        self.misaligned = min(self.size, 4) - 1
-        """Bits of an address that are 0 where an element begins."""
-
-
-class _Signature:
-    """The parameters of a kernel, and how a call binds them."""
-
-    def __init__(self, k: Launchable) -> None:
-        self.title = k.fn.__name__
-        self.parameters = k.parameters
-        self.rows = [_Row(p) for p in self.parameters]
-        self.count = len(self.rows)
-        self.team = k.team
-        self.consts = [n for n, r in enumerate(self.rows) if r.kind == "const"]
-
-    def bind(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> Sequence[Any]:
-        """One value a parameter."""
-        if len(args) == self.count and not keywords:
-            return args
-        title, names = self.title, [r.name for r in self.rows]
-        if len(args) > self.count:
-            raise refusal("launch-type", title, f"it takes {self.count} arguments, {len(args)} are given",
-                          allowed=", ".join(names))  # fmt: skip
-        values = dict(zip(names, args, strict=False))
-        for key, value in keywords.items():
-            if key in values:
-                raise refusal("launch-type", title, f"two values for {key!r}", help="give it once")
-            if key not in names:
-                raise refusal("launch-type", title, f"no parameter {key!r}", allowed=", ".join(names))
-            values[key] = value
-        for p in self.parameters:
-            if p.name not in values:
-                if not p.has_default:
-                    raise refusal("launch-type", title, f"it needs {p.name!r}", allowed=", ".join(names))
-                values[p.name] = p.default
-        return [values[name] for name in names]
-
-
 class _Call:
     """One call. values: one a parameter; numbers: launch values by name, as the program reads them."""
 
@@ -150,7 +97,7 @@ class _Call:
         k.refresh()
         signature = k.plans.get("signature")
         if signature is None:
-            signature = k.plans["signature"] = _Signature(k)
+            signature = k.plans["signature"] = Signature(k)
         self.k, self.signature = k, signature
         self.workers = how[0]
         self.values = signature.bind(args, keywords)
@@ -164,7 +111,7 @@ class _Call:
             if row.kind == "array":
                 pool = self._array(row, value, pool, spans)
             elif row.kind == "scalar":
-                self.numbers[row.name] = _scalar(signature.title, row, value)
+                self.numbers[row.name] = scalar_of(signature.title, row, value)
         self.gpu = self._device(gpu, pool)
         if len(spans) > 1:
             self._overlap(spans)
@@ -175,7 +122,7 @@ class _Call:
 
     # -- arguments
 
-    def _array(self, row: _Row, value: Any, pool: MemoryPool | None, spans: list[Span]) -> MemoryPool:
+    def _array(self, row: Row, value: Any, pool: MemoryPool | None, spans: list[Span]) -> MemoryPool:
         title = self.signature.title
         if type(value) is not Buffer:
             value = view_of(title, row, value)
@@ -309,30 +256,6 @@ def _wordy(address: int, shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 def _axes(n: int) -> str:
     return f"{n} axis" if n == 1 else f"{n} axes"
-
-
-def _scalar(title: str, row: _Row, value: Any) -> int:
-    """The number of a scalar argument: its value, or of a float its pattern."""
-    t = row.type
-    assert t is not None
-    kind = type(value)
-    plain = kind is int or kind is float
-    if not plain and (isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real)):
-        raise refusal("launch-type", title, f"{row.name} = {value!r} is a {kind.__name__}",
-                      allowed=f"a number ({t})")  # fmt: skip
-    if t.value == "f":
-        try:
-            return int.from_bytes(struct.pack("<f", value), "little")
-        except OverflowError:
-            raise refusal("launch-type", title, f"{row.name} = {value!r} is beyond f32",
-                          allowed="up to 3.4e38, infinity and NaN") from None  # fmt: skip
-    if kind is not int and not isinstance(value, numbers.Integral):
-        raise refusal("launch-type", title, f"{row.name} = {value!r} is not an integer", allowed=f"{t}",
-                      help=f"int({row.name})")  # fmt: skip
-    number = int(value)
-    if not t.low <= number <= t.high:
-        raise refusal("launch-type", title, f"{row.name} = {number} does not fit {t}", allowed=f"{t.low}..{t.high}")
-    return number
 
 
 def _trivial(a: Access) -> bool:

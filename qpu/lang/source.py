@@ -122,7 +122,7 @@ class Source:
             "lang-source",
             f"the source of {getattr(fn, '__name__', fn)!r} cannot be read",
             allowed="functions of a file or a notebook cell",
-            help="put the kernel into a file or a notebook cell, or use qpu.kernel.from_source(text)",
+            help="put the kernel into a file or a notebook cell, or use qpu.lang.Kernel.from_source(text)",
         )
         return CompileError(finding.render(), [finding])
 

@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -572,13 +572,59 @@ def run_saxpy(isa: str, threads: int) -> np.ndarray:
         return y.numpy()
 
 
-def test_interpreting_refuses() -> None:
-    with pytest.raises(qpu.UsageError, match="takes 3 arguments"):
-        ks.saxpy.interpret(2.0, np.zeros(3, F))
-    with pytest.raises(qpu.UsageError, match="an ndarray of float32"):
-        ks.saxpy.interpret(2.0, np.zeros(3), np.zeros(3, F))
-    with pytest.raises(qpu.EmuFault, match="x\\[2\\]"):
+@pytest.mark.parametrize("run", [ks.saxpy.python, ks.saxpy.interpret], ids=["python", "interpret"])
+def test_runs_on_the_host_refuse(run: Callable[..., None]) -> None:
+    x = np.zeros(4, np.float32)
+    for args, words in (
+        ((2.0, x), "it needs 'y'"),
+        ((2.0, x, x, x), "3 arguments, 4 are given"),
+        ((2.0, x, [1.0]), "y is a list"),
+        ((2.0, x.astype(float), x), "x is an ndarray of float64"),
+        ((2.0, x.reshape(2, 2), x), "rank 2"),
+        (("2", x, x), "a = '2' is a str"),
+    ):
+        with pytest.raises(qpu.UsageError, match="launch-type") as caught:
+            run(*args)
+        assert words in str(caught.value)
+        assert "allowed" in str(caught.value) or "help" in str(caught.value)
+
+
+def test_a_lambda_is_refused() -> None:
+    with pytest.raises(qpu.CompileError, match="a kernel of lambda"):
+        kernel(lambda k, y: None).compile("vc4")
+
+
+def test_accesses_outside_stop_the_interpreter() -> None:
+    with pytest.raises(qpu.EmuFault, match=r"x\[2\]"):
         ks.saxpy.interpret(2.0, np.zeros(2, F), np.zeros(3, F))
+
+
+def test_runs_on_the_host_take_names_and_buffers() -> None:
+    with qpu.open_device("pi4") as gpu:
+        x, y = gpu.array(np.arange(4, dtype=np.float32)), gpu.zeros(8)
+        ks.saxpy.python(2.0, y=y[4:], x=x)
+        ks.saxpy.interpret(a=2.0, x=x, y=y[4:])
+        assert y.numpy().tolist() == [0, 0, 0, 0, 0, 4, 8, 12]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def wrong(k: Grid, y: Out[f32], *more) -> None: ...", "'more' takes any number of arguments"),
+        ("def wrong(k: Grid, y: Out[f32], **more) -> None: ...", "'more' takes any number of arguments"),
+        ("def wrong() -> None: ...", "a kernel without parameters"),
+        ("def wrong(k: Grid, y: Out[float]) -> None: ...", "an array of"),
+        ("def wrong(k: 'Grit', y: Out[f32]) -> None: ...", "the annotation of 'k'"),
+        ("def wrong(k: Grid, y: Out[f32], a: u8) -> None: ...", "'a' is u8"),
+        ("def wrong(k: Grid, y: Out[f32], a) -> None: ...", "parameter 'a' has no annotation"),
+        ("def wrong(x: In[f32], y: Out[f32]) -> None: ...", "the first parameter 'x' is not a Grid or Team"),
+    ],
+)
+def test_wrong_signatures(text: str, words: str) -> None:
+    with pytest.raises(qpu.CompileError, match="lang-") as caught:
+        Kernel.from_source(f"from qpu.lang import *\n\n\n{text}\n", "wrong").compile("v3d71")
+    (finding,) = [d for d in caught.value.diagnostics if words in d.message]
+    assert finding.loc is not None and finding.loc.line == 4 and (finding.help or finding.allowed)
 
 
 def test_print_and_the_debugger_work(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
