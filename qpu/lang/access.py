@@ -233,11 +233,16 @@ def call_bound(f: Front, node: ast.Call, bound: Bound, args: list[Any], keywords
     view = bound.owner
     if bound.name == "get":
         return _get(f, node, view, args, keywords)
+    if keywords:
+        raise f.error(node, "lang-call", f"{bound.name} takes no keywords", allowed="an index and values")
     return _atomic(f, node, view, bound.name, args)
 
 
 def _get(f: Front, node: ast.Call, view: View, args: list[Any], keywords: dict[str, Any]) -> Any:
     """x.get(i, default), x.get(r, c, default), x.get((r, c), default): the default outside the array."""
+    unknown = [name for name in keywords if name != "default"]
+    if unknown:
+        raise f.error(node, "lang-call", f"{view.name}.get has no parameter {unknown[0]!r}", allowed="indices, default")
     default = keywords.get("default", 0)
     keys = [*args[0], *args[1:]] if args and isinstance(args[0], tuple) else list(args)
     if len(keys) == view.rank + 1:
@@ -274,7 +279,7 @@ def _atomic(f: Front, node: ast.Call, view: View, name: str, args: list[Any]) ->
     if view.dtype.size != 4 or view.dtype.lanes > 1 or (view.dtype.value == "f" and operation not in ("add",)):
         raise f.error(node, "lang-type", f"{name} of {view.dtype}", allowed="i32, u32; atomic_add also f32")
     base, offset, constant = address(f, node, view, args[0], stored=True)
-    values = [f.convert(x, view.dtype.value, node) for x in args[1:]]
+    values = [stored(f, node, view, x) for x in args[1:]]
     q = f.q
     access: Access = f.access(view, constant, node, "atomic", operation)
     if offset.varying or operation == "cas":

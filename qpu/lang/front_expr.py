@@ -16,6 +16,7 @@ from qpu.lang.operators import (
     binary,
     both,
     compare,
+    device_range_error,
     effect_error,
     has_value,
     iterate,
@@ -63,15 +64,29 @@ def _items(f: Front, nodes: list[ast.expr]) -> list[Any]:
 
 
 def _dict(f: Front, node: ast.Dict) -> Any:
-    keys = [f.evaluate(k) if k is not None else None for k in node.keys]
-    return own(f, dict(zip(keys, _items(f, node.values), strict=True)))
+    found: dict[Any, Any] = {}
+    for k, value in zip(node.keys, _items(f, node.values), strict=True):
+        key = None if k is None else f.evaluate(k)
+        if k is None:
+            found.update(value)
+        elif has_value(f, key):
+            raise f.error(k, "lang-varying", f"a dictionary with the key {f.describe(key)}, which only the GPU knows")
+        else:
+            found[key] = value
+    return own(f, found)
 
 
 def _joined(f: Front, node: ast.JoinedStr) -> Any:
-    return "".join(
-        str(f.evaluate(part.value)) if isinstance(part, ast.FormattedValue) else str(getattr(part, "value", ""))
-        for part in node.values
-    )
+    found = []
+    for part in node.values:
+        if not isinstance(part, ast.FormattedValue):
+            found.append(str(getattr(part, "value", "")))
+            continue
+        value = f.evaluate(part.value)
+        if has_value(f, value):
+            raise f.error(part.value, "lang-type", f"{f.describe(value)}, which only the GPU knows, as text")
+        found.append(str(value))
+    return "".join(found)
 
 
 def _slice(f: Front, node: ast.Slice) -> Any:
@@ -337,15 +352,34 @@ def call(f: Front, node: ast.Call, callee: Any, args: list[Any], keywords: dict[
         raise f.error(
             node,
             "lang-type",
-            f"{getattr(callee, '__name__', callee)!s} cannot take values of the GPU",
+            f"{_named(f, callee)} cannot take values of the GPU",
             allowed="functions of qpu.lang, and Python functions, which are inlined",
             help=_instead(callee),
         )
+    _refuse(f, node, callee, args)
     try:
         result = callee(*args, **keywords)
     except Exception as error:
         raise f.error(node, "lang-python", f"{type(error).__name__}: {error}") from None
     return own(f, result) if isinstance(result, list | dict | set) else result
+
+
+def _named(f: Front, callee: Any) -> str:
+    return getattr(callee, "__name__", None) or f.describe(callee)
+
+
+def _refuse(f: Front, node: ast.Call, callee: Any, args: list[Any]) -> None:
+    """What Python would do with objects that only stand for something, or could not. Raises: LangError."""
+    if any(isinstance(x, surface.DeviceRange) for x in args):
+        raise device_range_error(f, node)
+    owner = getattr(callee, "__self__", None)
+    if isinstance(owner, list) and callee.__name__ in ("sort", "index", "count", "remove") and has_value(f, owner):
+        help = "mine = sorted(mine)" if callee.__name__ == "sort" else "compare its items"
+        raise f.error(node, "lang-type", f"{callee.__name__} of a list that holds values of the GPU", help=help)
+    views = [x for x in args if isinstance(x, View)]
+    if views and getattr(callee, "__module__", "") == "builtins" and callee not in (isinstance, id, type):
+        help = f"a loop: for j in range({views[0].name}.size)"
+        raise f.error(node, "lang-type", f"{_named(f, callee)} of {f.describe(views[0])}", help=help)
 
 
 def _instead(callee: Any) -> str | None:

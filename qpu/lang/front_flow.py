@@ -174,11 +174,12 @@ def _go(f: Front, node: ast.stmt, how: str) -> None:
 
 
 def _return(f: Front, node: ast.Return) -> None:
-    value = None if node.value is None else f.evaluate(node.value)
+    where = node.value
+    value = None if where is None else guarded(f, where, lambda: f.evaluate(where))
     if f.frame.kernel and value is not None:
         raise f.error(node, "lang-syntax", "a kernel returns nothing", help="store results into an Out parameter")
     if any(e.kind == "loop" and not e.static for e in f.frame.exits):
-        if value is not None and not isinstance(value, Value | Index | bool | int | float):
+        if value is not None and not isinstance(value, Value | Index | Poison | bool | int | float):
             help = "keep its parts in names, leave the loop with break, and return after it"
             raise f.error(node, "lang-type", f"{f.describe(value)} is returned inside a loop on the GPU", help=help)
         f.names[RETURNED] = True
@@ -199,8 +200,8 @@ def leave_function(f: Front, value: Any) -> None:
     exits = next(e for e in f.frame.exits if e.kind == "function")
     now = f.mask if f.mask is not None else f.q.const("b", True)
     if not f.frame.kernel:
-        if exits.left is None:
-            exits.result = value
+        if exits.left is None or isinstance(value, Poison) or isinstance(exits.result, Poison):
+            exits.result = POISON if isinstance(exits.result, Poison) else value
         else:
             exits.result = select(f, f.frame.source.tree, now, value, exits.result)
     entry = exits.mask

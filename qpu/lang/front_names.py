@@ -111,6 +111,9 @@ def assign(f: Front, target: ast.expr, value: Any) -> None:
             raise f.error(target, "lang-type", f"items of {f.describe(owner)} cannot be assigned")
         if has_value(f, key):
             raise f.error(target, "lang-varying", "the index of a Python list must be known when compiling")
+        if isinstance(owner, tuple | str):
+            message = f"items of a {type(owner).__name__} cannot be assigned"
+            raise f.error(target, "lang-type", message, help=f"a list: mine = list({ast.unparse(target.value)})")
         if id(owner) not in f.own:
             raise effect_error(f, target, ast.unparse(target.value))
         try:

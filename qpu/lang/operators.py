@@ -12,12 +12,12 @@ from qpu.lang import math_roots
 from qpu.lang.front import Front
 from qpu.lang.kir import Value
 from qpu.lang.math_kit import Kit
-from qpu.lang.surface import Unrolled
+from qpu.lang.surface import DeviceRange, Unrolled
 from qpu.lang.types import LETTER
 from qpu.lang.values import POISON, Bound, Complex, Index, Packed, Poison, View
 
-__all__ = ["binary", "both", "compare", "effect_error", "exclusive", "has_value", "iterate", "join", "own",
-           "python_operation", "select", "truth"]  # fmt: skip
+__all__ = ["binary", "both", "compare", "device_range_error", "effect_error", "exclusive", "has_value", "iterate",
+           "join", "own", "python_operation", "select", "truth"]  # fmt: skip
 
 _PYTHON: Final[dict[type[ast.AST], Callable[..., Any]]] = {
     ast.Add: operator.add,
@@ -87,15 +87,23 @@ def own(f: Front, made: Any) -> Any:
 def iterate(f: Front, node: ast.expr, items: Any) -> Any:
     """An iterator over a Python iterable. Raises: LangError."""
     if f.is_value(items) or isinstance(items, View | Bound):
-        raise f.error(
-            node, "lang-type", f"{f.describe(items)} cannot be iterated here", allowed="ranges, lists, tuples"
-        )
+        help = f"for j in range({items.name}.size)" if isinstance(items, View) else None
+        message = f"{f.describe(items)} cannot be iterated here"
+        raise f.error(node, "lang-type", message, allowed="ranges, lists, tuples", help=help)
+    if isinstance(items, DeviceRange):
+        raise device_range_error(f, node)
     if isinstance(items, Unrolled):
         items = items.items
     try:
         return iter(items)
     except TypeError as error:
         raise f.error(node, "lang-python", f"TypeError: {error}") from None
+
+
+def device_range_error(f: Front, node: ast.AST) -> Any:
+    """The error for a range with bounds of the GPU where Python wants to go through it."""
+    help = "a `for` statement over the range itself, or bounds that are known when compiling"
+    return f.error(node, "lang-varying", "only the GPU knows how many turns this range has", help=help)
 
 
 def effect_error(f: Front, node: ast.AST, name: str) -> Any:

@@ -66,25 +66,33 @@ def _last(f: Front, node: ast.Call, value: Any) -> Value:
     return q.emit("bcast", v, q.const("i", 15))
 
 
+def _integer(f: Front, node: ast.AST, what: str, x: Any) -> Value:
+    """A number of lanes."""
+    v = f.lift(x, node)
+    if v.type not in ("i", "u"):
+        raise f.error(node, "lang-type", f"{what} {f.describe(x)}", allowed="integers", help="i32(...)")
+    return f.convert(v, "i", node)
+
+
 def _rotate(f: Front, node: ast.Call, value: Any, n: Any) -> Value:
     v = f.lift(value, node)
-    if not f.is_value(n):
-        return f.q.emit("rot", v, attr=int(n) % 16) if int(n) % 16 else v
-    amount = f.convert(n, "i", node)
+    amount = _integer(f, node, "k.rotate by", n)
+    if amount.constant is not None:
+        return f.q.emit("rot", v, attr=amount.constant % 16) if amount.constant % 16 else v
     if amount.varying:
         raise f.error(node, "lang-varying", "k.rotate by a value that varies", help="k.shuffle(v, index)")
     return f.q.emit("rotv", v, amount)
 
 
 def _broadcast(f: Front, node: ast.Call, value: Any, lane: Any) -> Value:
-    at = f.convert(lane, "i", node)
+    at = _integer(f, node, "k.broadcast of lane", lane)
     if at.varying:
         raise f.error(node, "lang-varying", "k.broadcast of a lane that varies", help="k.shuffle(v, index)")
     return f.q.emit("bcast", f.lift(value, node), at)
 
 
 def _shuffle(f: Front, node: ast.Call, value: Any, index: Any) -> Value:
-    return f.q.emit("shuffle", f.lift(value, node), f.convert(index, "i", node))
+    return f.q.emit("shuffle", f.lift(value, node), _integer(f, node, "k.shuffle by", index))
 
 
 def _barrier(f: Front, node: ast.Call) -> None:
@@ -97,7 +105,8 @@ def _barrier(f: Front, node: ast.Call) -> None:
 
 def _shared(f: Front, node: ast.Call, type_: Any, n: Any) -> View:
     if f.is_value(n) or not isinstance(n, int) or n < 1:
-        raise f.error(node, "lang-shared", "the size of shared memory must be known when compiling")
+        message = "the size of shared memory must be known when compiling"
+        raise f.error(node, "lang-shared", message, allowed="whole numbers from 1")
     if not isinstance(type_, surface.ScalarType) or DTYPES[type_.name].size != 4:
         raise f.error(node, "lang-shared", f"shared memory of {type_}", allowed="f32, i32, u32")
     q = f.q
