@@ -61,14 +61,21 @@ class Case:
         Interpreter(ir.region, params, memory, workers, NumpyLanes(), means, names=names).run()
         return self.outputs(values)
 
-    def checked(self, isa: Isa, found: tuple[Compiled, list[passes.Stage]] | None = None) -> list[str]:
-        """Execute what each pass of the first compilation, or `found`, made. Returns: names of the passes."""
-        compiled, _ = found = found or passes.stages(lambda: self.kernel.compile(isa))
+    def checked(
+        self, isa: Isa, found: tuple[Compiled, list[passes.Stage]] | None = None, *, brief: bool = False
+    ) -> list[str]:
+        """Execute what each pass of the first compilation, or `found`, made; brief: the first one and the last two.
+        Returns: names of the passes.
+        """
+        compiled, made = found or passes.stages(lambda: self.kernel.compile(isa))
+        passed = [stage.name for stage in made]
+        found = compiled, [made[0], *made[-2:]] if brief else made
         values = self.fresh()
         params, memory, names = launch_values(compiled.kir, values)
         arrays = passes.Arrays([(n, m, 0) for n, m in zip(names, memory, strict=True)], params)
         types = [values[n].dtype for n in names]
-        return passes.check(*found, arrays, max(WORKERS, compiled.coarsen), types, NumpyLanes())
+        passes.check(*found, arrays, max(WORKERS, compiled.coarsen), types, NumpyLanes())
+        return passed
 
     def launched(self, gpu: Device) -> list[NDArray[Any]]:
         """On a board, whose program breaks no rule."""

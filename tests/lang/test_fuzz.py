@@ -24,11 +24,11 @@ COUNT, SHARDS = 200, 20
 SOAK, SOAK_SHARDS = int(os.environ.get("QPU_FUZZ_COUNT", "10000")), 50
 
 
-def agree(case: Case, device: Device) -> None:
-    """Raises: AssertionError naming the seed and the first stage that differs."""
+def agree(case: Case, device: Device, *, brief: bool = False) -> None:
+    """brief: not every pass by itself. Raises: AssertionError naming the seed and the first stage that differs."""
     isa = device.isa
     python = case.python(isa)
-    assert len(case.checked(isa)) >= 8
+    assert len(case.checked(isa, brief=brief)) >= 8
     same(case, "the KIR interpreter", python, case.interpreted(isa, ieee=True))
     want = case.interpreted(isa) if isa is qpu.Isa.VC4 else python
     same(case, f"{device.info.emulated}", want, case.launched(device))
@@ -41,11 +41,10 @@ def same(case: Case, stage: str, want: list[np.ndarray], got: list[np.ndarray]) 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_generated_kernels(shard: int, boards: Boards) -> None:
-    """Each on one board by the reference engine; every tenth on all, and on one by the compiled one, too."""
+    """Each on one board by the reference engine, every tenth by the compiled one, too; every pass of every fourth."""
     for seed in range(shard * COUNT // SHARDS, (shard + 1) * COUNT // SHARDS):
         case, turn = case_of(seed, small=True), seed % len(BOARDS)
-        for name in BOARDS if not seed % 10 else BOARDS[turn : turn + 1]:
-            agree(case, boards(name))
+        agree(case, boards(BOARDS[turn]), brief=seed % 4 > 0)
         if not seed % 10:
             same(case, "the compiled engine", case.launched(boards(BOARDS[turn])),
                  case.launched(boards(BOARDS[turn], "compiled")))  # fmt: skip

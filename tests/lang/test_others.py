@@ -12,7 +12,7 @@ from qpu.device import Device
 from tests.lang import others as ks
 
 pytestmark = pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
-SIZES = (0, 1, 15, 16, 17, 65)
+SIZES = (0, 1, 17, 65)
 
 
 def arguments(name: str, n: int) -> tuple[list[Any], int | None]:
