@@ -278,9 +278,10 @@ _build_help = "Compile the kernels of a module, with the defaults of their const
 def _build(options: argparse.Namespace) -> int:
     from qpu.errors import CompileError
     from qpu.lang import cache
+    from qpu.lang.modules import kernels_of
 
     isas = list(Isa) if options.isa == "all" else [Isa(options.isa)]
-    kernels = _kernels(options.module)
+    kernels = kernels_of(options.module)
     if not kernels:
         raise UsageError(f"{options.module} defines no kernel", help="a function under @kernel or @ufunc")
     try:
@@ -290,30 +291,6 @@ def _build(options: argparse.Namespace) -> int:
         return FINDINGS
     _write(options.output, cache.file_of(entries))
     return OK
-
-
-def _kernels(name: str) -> list[Any]:
-    """The kernels that a file or module of Python defines, in its order."""
-    import importlib
-    import runpy
-
-    from qpu.lang.entry import Kernel
-
-    if name.endswith(".py"):
-        if not Path(name).is_file():
-            raise UsageError(f"cannot read {name}: no such file", help="give a .py file or an importable module")
-        sys.path.insert(0, str(Path(name).parent))
-        found = runpy.run_path(name, run_name=Path(name).stem)
-    else:
-        try:
-            found = vars(importlib.import_module(name))
-        except ModuleNotFoundError as error:
-            if error.name != name:
-                raise
-            raise UsageError(f"no module {name!r}", help="a file (kernels.py), or a module's name") from None
-    home = found.get("__name__")
-    own = {id(v): v for v in found.values() if isinstance(v, Kernel) and v.fn.__module__ == home}
-    return list(own.values())
 
 
 # -- info, doctor
@@ -390,8 +367,9 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _explore(options: argparse.Namespace) -> int:
     from qpu.debug.explore import explore
+    from qpu.lang.modules import kernels_of
 
-    kernels = _kernels(options.module)
+    kernels = kernels_of(options.module)
     if not kernels:
         raise UsageError(f"{options.module} defines no kernel", help="a function under @kernel or @ufunc")
     _write(options.output, explore(kernels, Path(options.module).name).encode())
@@ -425,7 +403,7 @@ def _port_old(options: argparse.Namespace) -> int:
 # -- emulate
 
 
-def _emulate(arguments: Sequence[str]) -> int:
+def _emulate_parser() -> _Parser:
     parser = _Parser(
         prog="qpu emulate",
         description="Run an unmodified Python program that makes its own system calls on an emulated board.",
@@ -454,6 +432,11 @@ def _emulate(arguments: Sequence[str]) -> int:
     trace.add_argument("--trace-qpu", metavar="LIST", help="only these QPUs, such as 0,3-5")
     trace.add_argument("--trace-range", metavar="A-B", help="only these instructions of a program, from 0")
     trace.add_argument("--trace-limit", metavar="N", help="keep the last N entries (default: 100000)")
+    return parser
+
+
+def _emulate(arguments: Sequence[str]) -> int:
+    parser = _emulate_parser()
     valued = {o for action in parser._actions if action.nargs is None for o in action.option_strings}
     own: list[str] = []
     rest = list(arguments)
@@ -549,8 +532,23 @@ def _arguments() -> argparse.ArgumentParser:
     old.add_argument("input", metavar="OLD.py", help="the old program, or - for standard input")
     old.add_argument("-o", "--output", metavar="NEW.py", default="-", help="default: standard output")
     old.set_defaults(run=_port_old)
+    complete = commands.add_parser("completion", help="print the completion script of a shell")
+    complete.add_argument("shell", choices=("bash", "zsh", "fish"))
+    complete.set_defaults(run=_completion)
     commands.add_parser("emulate", help="run an unmodified Python program on an emulated board", add_help=False)
     return parser
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from qpu.completion import script
+    from qpu.emu.boards import BOARDS
+
+    parser = _arguments()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            action.choices["emulate"] = _emulate_parser()
+    print(script(options.shell, parser, list(BOARDS), [str(i) for i in Isa]), end="")
+    return OK
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -266,3 +266,26 @@ def test_include_root_confines_includes(run: Any, tmp_path: Path) -> None:
     assert refused.status == 1 and "outside the include root" in refused.err and "the content" not in refused.err
     assert "the content" in run("asm", "--isa", "vc4", main).err
     assert "--include-root" in run("asm", "--isa", "v3d71", main, "--include-root", str(tmp_path)).err
+
+
+@pytest.mark.parametrize(("words", "found"), [
+    ("qpu em", "emulate"), ("qpu asm --for", "--format"), ("qpu emulate --comp", "--compat"),
+    ("qpu emulate --board pi3", "pi3"), ("qpu disasm --isa v3d7", "v3d71"), ("qpu asm --format el", "elf"),
+    ("qpu doctor --lo", "--log"), ("qpu completion fi", ""),
+])  # fmt: skip
+def test_completion_in_bash(words: str, found: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    line = words.split(" ")
+    shell = f'COMP_WORDS=({words}); COMP_CWORD={len(line) - 1}; _qpu; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", script + shell], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.split() == ([found] if found else [])
+
+
+def test_completion_in_other_shells(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "zsh"]) == 0
+    assert capsys.readouterr().out.startswith("#compdef qpu\nautoload -U +X bashcompinit && bashcompinit\n_qpu() {")
+    assert main(["completion", "fish"]) == 0
+    fish = capsys.readouterr().out
+    assert "complete -c qpu -n '__fish_seen_subcommand_from emulate' -l compat\n" in fish
+    assert "-l isa -x -a 'vc4 v3d42 v3d71 pi0 pi1 pi2 pi3 pi4 pi5'" in fish

@@ -216,6 +216,7 @@ LAYERS: dict[str, set[str]] = {
         "qpu.v3d",
         "qpu.vc4",
     },
+    "qpu.completion": {"qpu.errors"},
     "qpu.cluster": {"qpu.array", "qpu.device", "qpu.errors"},
     "qpu": {
         "qpu." + n
