@@ -108,8 +108,10 @@ def _loops(function: Function, target: Target, capacity: int) -> dict[Block, _Bl
     blocks: list[Block] = []
     for block in function.blocks:
         blocks.append(block)
+        if block.branch is None or block.branch[0] is not block:
+            continue
         ways = [b for b in function.blocks if block in b.successors and b is not block]
-        if block not in block.successors or len(ways) != 1 or ways[0].falls is not block:
+        if len(ways) != 1 or ways[0].falls is not block:
             continue
         found[block] = run = _shortest(target, block, capacity, [], {})
         pipeline = overlap(block, target, capacity, TMU_LATENCY, len(run.out))

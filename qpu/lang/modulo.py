@@ -22,9 +22,11 @@ from qpu.lang.mir import Block, MOp
 
 __all__ = ["LARGEST", "Pipeline", "overlap", "split"]
 
-LARGEST = 200  # operations of a loop that is worth the time
+LARGEST = 240  # operations of a loop that is worth the time
+LARGE = 100  # operations of a loop that has to promise to get shorter by one part of GAIN
+GAIN = 12
 PAYS = 16  # turns with which a shorter loop has to make up for what comes before and after it
-BUDGET = 4  # times that each operation may be placed, on average
+BUDGET = 1.6  # times that each operation may be placed, on average; what is found is found with fewer
 _OPPOSITE: Final = {
     "anya": "allna", "anyna": "alla", "anyz": "allnz", "anynz": "allz", "anyn": "allnn", "anynn": "alln",
     "anyc": "allcc", "anycc": "allc",
@@ -95,23 +97,23 @@ def overlap(block: Block, chip: Chip, capacity: int, latency: int, most: int) ->
     if any(m.role in _REFUSED or m.uniform is not None for m in ops):
         return None
     least = max(chip.least(ops) + 1, chip.branch_slots + 2, chip.windows.reach + 1)
-    if least >= most:
+    if least >= most or (len(ops) > LARGE and GAIN * (most - least) < most):
         return None
     rows = _rows(block, chip, capacity, latency)
     push = next((r for r in reversed(rows) if r.m.push or r.m.update), None)
     if push is None:
         return None
-    best, now, length = None, most, most - 1
-    while least < most:  # what is shorter is harder: halve what is left
+    best, now, length = None, most, least
+    while least < most:  # the least first, then what is a little shorter, then halves of what is left
         found = _Search(rows, push, chip, length, block.branch[1]).run()
-        if found is None and most == now:
+        if found is None and length == now - 1:
             return None
         if found is None:
-            least = length + 1
-        else:
-            most = length
-            if found.cost <= PAYS * (now - length):
-                best = found
+            least, length = length + 1, now - 1 if most == now else (length + 1 + most) // 2
+            continue
+        most = length
+        if found.cost <= PAYS * (now - length):
+            best = found
         length = (least + most) // 2
     return best
 
@@ -149,6 +151,12 @@ class _Search:
         self.bundles: list[Any] = [None if i == self.branch else chip.new() for i in range(length)]
         self.members: list[list[_Row]] = [[] for _ in range(length)]
         self.windows = chip.windows
+        after, before = self.facts.after, self.facts.before
+        for r in rows:
+            alone = chip.new()
+            chip.put(alone, r.m)
+            after, before = after | alone.after, before | alone.before
+        self.concerns = after & before  # windows that something here opens and something here must not meet
 
     def run(self) -> Pipeline | None:
         """The loop, or None where the budget does not suffice."""
@@ -158,7 +166,7 @@ class _Search:
             r.time = r.last = -1
             r.weight = r.height
         todo = set(range(len(self.rows)))
-        for _ in range(BUDGET * len(self.rows)):
+        for _ in range(int(BUDGET * len(self.rows))):
             if not todo:
                 break
             number = min(todo, key=lambda n: (-self.rows[n].height, n))
@@ -204,8 +212,8 @@ class _Search:
         best: tuple[int, int] | None = None
         for time in range(max(latest - length + 1, r.depth), latest + 1):
             if time != r.last and time % length != self.branch:
-                cost = self._cost(r, time)
-                if cost is not None and (best is None or cost < best[0]):
+                cost = self._cost(r, time, None if best is None else best[0])
+                if cost is not None:
                     best = cost, time
         if best is None:
             return None
@@ -216,20 +224,21 @@ class _Search:
         lost = [x for x in others if not self._again(x)]
         return lost + self._settle(r, best[1])
 
-    def _cost(self, r: _Row, time: int) -> int | None:
-        """What it costs to have an operation at a time: the weights of what has to go. None where it cannot be."""
+    def _cost(self, r: _Row, time: int, most: int | None) -> int | None:
+        """What it costs to have an operation at a time: the weights of what has to go. None where it cannot be, and
+        where it costs as much as `most`.
+        """
+        cost = sum(w.weight for w, d, turns in r.after if 0 <= w.time < time + d - self.length * turns)
+        cost += sum(u.weight for u, d, turns in r.before if u.time >= 0 and time < u.time + d - self.length * turns)
+        if most is not None and cost >= most:
+            return None
         at = time % self.length
-        bundle, members = self.bundles[at], self.members[at]
-        self.bundles[at], self.members[at] = self.chip.new(), []
-        cost: int | None = None
-        if self._fits(r, time):
-            cost = sum(w.weight for w, d, turns in r.after if 0 <= w.time < time + d - self.length * turns)
-            cost += sum(u.weight for u, d, turns in r.before if u.time >= 0 and time < u.time + d - self.length * turns)
-            for x in sorted(members, key=lambda x: -x.weight):
-                if not self.chip.put(self.bundles[at], x.m):
-                    cost += x.weight
-        self.bundles[at], self.members[at] = bundle, members
-        return cost
+        bundle = self.chip.new(*self._around(at))
+        if not self.chip.put(bundle, r.m):
+            return None
+        for x in sorted(self.members[at], key=lambda x: -x.weight):
+            cost += 0 if self.chip.put(bundle, x.m) else x.weight
+        return cost if most is None or cost < most else None
 
     def _settle(self, r: _Row, time: int) -> list[_Row]:
         """Note a time; those that come too early or too late for it lose theirs."""
@@ -274,20 +283,17 @@ class _Search:
     def _around(self, at: int) -> tuple[int, int]:
         """Windows that exclude an instruction at a place, and those that it may not open."""
         closed = barred = 0
-        windows = self.windows
+        if not self.concerns:
+            return closed, barred
+        windows, bundles, length = self.windows, self.bundles, self.length
         for d in range(1, windows.reach + 1):
-            closed |= self._mask(at - d, True) & windows.at[d]
-            barred |= self._mask(at + d, False) & windows.at[d]
-        if windows.rest:
-            for other in range(self.length):
-                closed |= self._mask(other, True) & windows.rest
-                barred |= self._mask(other, False) & windows.rest
+            closed |= (bundles[(at - d) % length] or self.facts).after & windows.at[d]
+            barred |= (bundles[(at + d) % length] or self.facts).before & windows.at[d]
+        if windows.rest & self.concerns:
+            for bundle in bundles:
+                closed |= (bundle or self.facts).after & windows.rest
+                barred |= (bundle or self.facts).before & windows.rest
         return closed, barred
-
-    def _mask(self, at: int, after: bool) -> int:
-        bundle = self.bundles[at % self.length]
-        found = self.facts if bundle is None else bundle
-        return int(found.after if after else found.before)
 
     def _made(self) -> Pipeline | None:
         """The loop. None where two operations of an instruction read what the other writes."""

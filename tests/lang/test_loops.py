@@ -10,7 +10,8 @@ import pytest
 import qpu
 from qpu.core.isa import Isa
 from qpu.kernels.sgemm import error_bound
-from qpu.lang import Grid, In, In2, Out, Out2, f32, i32, kernel, u8, unroll
+from qpu.lang import Grid, In, In2, Out, Out2, bundle, f32, i32, kernel, u8, unroll
+from qpu.lang.specialise import specialise
 from tests.lang.rig import script
 
 BOARDS = {Isa.V3D71: "pi5", Isa.V3D42: "pi4", Isa.VC4: "pi3"}
@@ -36,7 +37,7 @@ GOLDEN = {
     saxpy: (2.5, 4.25, 5.0),
     polynomial: (6.25, 7.5, 9.125),
     soft: (6.0, 6.5, 6.75),
-    dot: (2.5, 3.25, 4.25),
+    dot: (2.75, 3.25, 4.25),
     prefix: (10.75, 9.75, 12.25),
     prefix_quads: (22, 25, 31),
     mandelbrot: (8, 9, 10),
@@ -54,6 +55,24 @@ def test_instructions_of_loops(k: qpu.lang.entry.Kernel) -> None:
         loop = next(x for x in compiled.report.loops if x.depth == depth)
         found.append(loop.per_16 if k not in (mandelbrot, prefix_quads) else loop.instructions)
     assert tuple(found) == GOLDEN[k]
+
+
+def test_turns_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a turn in front of the loop and half a one behind it, however many turns there are."""
+    monkeypatch.setenv("QPU_CACHE_DIR", "off")
+    for isa, board in BOARDS.items():
+        made = dot.compile(isa)
+        with qpu.open_device(board, engine="reference") as gpu:
+            for n in (1, 17, 64, 128, 192, 257):
+                x = RANDOM.integers(-9, 9, n).astype(np.float32)
+                part = gpu.zeros(1)
+                dot.on(gpu, workers=1)(gpu.array(x), gpu.array(x), part)
+                assert part.numpy()[0] == np.dot(x, x)
+        monkeypatch.setattr(bundle, "overlap", lambda *_: None)
+        plain = specialise(dot.source, dot.team, dot.special(isa))
+        monkeypatch.undo()
+        assert made.report.loops[0].instructions < plain.report.loops[0].instructions
+        assert len(made.program) > len(plain.program)
 
 
 TILES = {Isa.V3D71: (24, 32), Isa.V3D42: (24, 32), Isa.VC4: (48, 16)}
