@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import threading
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,12 +25,13 @@ from qpu.core.isa import Isa
 from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Driver, Fence, Job
 from qpu.drivers.port import bounds_of, submitted
 from qpu.errors import DriverError, EmuFault, GpuTimeoutError, NoDeviceError, UsageError, brief, keywords, suggest
-from qpu.launch import Launch
+from qpu.launch import Launch, caller
 from qpu.runtime.canary import wanted
 from qpu.runtime.fences import Parts
 from qpu.runtime.jobs import OBSERVERS, Shape, prepare
 from qpu.runtime.loops import located
 from qpu.runtime.pool import MemoryPool, Place
+from qpu.runtime.takes import takes_at_most
 from qpu.runtime.uniforms import Uniforms
 
 if TYPE_CHECKING:
@@ -304,7 +306,10 @@ class Device(AbstractContextManager["Device"]):
         waits = [e.fence for e in after if e.pool is not pool and e.fence is not None]
         try:
             with pool.submission():
-                jobs = prepare(pool, self._info, program, uniforms, shape, scratch)
+                given: list[int] = []
+                jobs = prepare(pool, self._info, program, uniforms, shape, scratch, given)
+                if given:
+                    _count(program, max(given))
                 self._rehearse(rehearse, program, jobs)
                 for job in jobs:
                     for observer in OBSERVERS:
@@ -421,6 +426,14 @@ def device_of(memory: Buffer | BufferView | MemoryPool) -> Device:
     if device is None:
         raise UsageError("the device of this buffer is closed", help="open it again with qpu.open_device()")
     return device
+
+
+def _count(program: Code, given: int) -> None:
+    """Warn of uniforms that a program cannot take."""
+    most = takes_at_most(program)
+    if most is not None and given > most:
+        text = f"{given} uniforms are given, but the program takes {f'at most {most}' if most else 'none'}"
+        warnings.warn(f"{text}: the rest is ignored", stacklevel=caller())
 
 
 def _narrowed(data: Any, source: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

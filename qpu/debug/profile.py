@@ -249,8 +249,9 @@ class Profile:
         counts = f"{s.instructions:,} instructions, {self.clocks:,} clocks of the busiest QPU"
         tmu = f"TMU {s.tmu_read_bytes:,} read, {s.tmu_write_bytes:,} written"
         dma = f"DMA {s.dma_read_bytes:,} read, {s.dma_write_bytes:,} written"
+        number = f"{self.launches} launch{'' if self.launches == 1 else 'es'}"
         head = [
-            f"{self.launches} launches on {self.board}: {counts}, {self.issue_share:.0%} of issue slots used",
+            f"{number} on {self.board}: {counts}, {self.issue_share:.0%} of issue slots used",
             f"bytes: {tmu}; {dma}; uniforms {s.uniform_bytes:,}",
         ]
         rows = [f"{count:>10,} {wait:>10,}  {name}" for name, count, wait in self.lines()]

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from os import PathLike
+from os import SEEK_END, PathLike
 from pathlib import Path
 from typing import IO, Any
 
@@ -194,12 +194,14 @@ def _json(body: bytes) -> object:
 def _chunks(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
     if file.read(len(MAGIC)) != MAGIC:
         raise _bad("it does not begin with QPUREC1")
+    size = file.seek(0, SEEK_END)
+    file.seek(len(MAGIC))
     while head := file.read(12):
         if len(head) < 12:
             raise _bad("it ends inside a chunk")
         length = int.from_bytes(head[4:], "little")
-        if length > _LIMIT:
-            raise _bad(f"a chunk of {length} bytes; allowed: up to {_LIMIT}")
+        if length > min(_LIMIT, size - file.tell()):
+            raise _bad(f"a chunk of {length} bytes; allowed: up to {_LIMIT}, and no more than there are")
         body = file.read(length)
         if len(body) < length or file.read(4) != zlib.crc32(body).to_bytes(4, "little"):
             raise _bad("a chunk is cut off or damaged")
@@ -300,7 +302,7 @@ def read_records(path: str | PathLike[str]) -> Iterator[Recorded]:
                 found = _json(body)
                 if not isinstance(found, dict):
                     raise _bad("the results are not an object")
-                current.digests = {int(k): str(v) for k, v in found.items() if k.isdecimal()}
+                current.digests = {int(k): str(v) for k, v in found.items() if k.isdecimal() and len(k) <= 10}
         if current is not None:
             yield _complete(current, contents)
 

@@ -162,6 +162,17 @@ class WatchedLaunch(ReferenceExecution):
             raise
 
 
+_LANES = np.arange(16)
+
+
+def _leaving(address: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """The lanes whose one address is not the next one of the progression that the first lanes begin."""
+    if (address[1:] == address[1]).all():
+        return _LANES > 0
+    off: np.ndarray[tuple[int], np.dtype[np.bool_]] = address != address[0] + _LANES * (address[1] - address[0])
+    return off & (address[off] == address[off][0]).all() if off.any() else off
+
+
 class _Tmu(Tmu):
     """The TMUs with loads observed."""
 
@@ -195,9 +206,10 @@ class _Tmu(Tmu):
         for row in range(len(value)):
             i = at + row
             address = (value[row] & np.uint32(BUS_MASK & ~3)).astype(np.int64)
-            # A lane that is off loads, too: from the lowest address, by the compiler's convention. So the lanes there
-            # do not count for races, but for lane 0 of a vector with several addresses.
-            kept = address > address.min()
+            # A lane that is off loads, too: the first element, by the compiler's convention, which is at the lowest
+            # address or where the lanes leave the progression of the others. Those lanes do not count for races, but
+            # for lane 0 of a vector with several addresses.
+            kept = (address > address.min()) & ~_leaving(address)
             kept[0] |= kept.any()
             self._vpm.in_flight(g, i, address[kept])
             watcher.race, race = False, watcher.race

@@ -47,9 +47,16 @@ _PROGRAMS = Programs()
 
 
 def prepare(
-    pool: MemoryPool, info: DeviceInfo, program: Code, uniforms: Uniforms, shape: Shape | None, scratch: list[Bo]
+    pool: MemoryPool,
+    info: DeviceInfo,
+    program: Code,
+    uniforms: Uniforms,
+    shape: Shape | None,
+    scratch: list[Bo],
+    given: list[int],
 ) -> list[Job]:
-    """The jobs of a launch, in order; its uniform streams lie in memory that is added to `scratch`.
+    """The jobs of a launch, in order; its uniform streams lie in memory that is added to `scratch`. The numbers of
+    their words are added to `given`, where they are known.
 
     Raises: UsageError for everything that can be refused, before memory is allocated.
     """
@@ -65,6 +72,7 @@ def prepare(
         within("programs (vc4.Programs(count), rows of uniforms)", count, 1, info.qpus)
         code = pool.upload(program)
         addresses = place(pool, streams, scratch)
+        given += [len(row) // 4 for row in streams if isinstance(row, bytes)]
         entries = tuple((addresses[i % len(addresses)], code.address) for i in range(count))
         return [QpuJob(entries, pool.listed(code, *scratch))]
     if not isinstance(shape, Dispatch):
@@ -72,6 +80,8 @@ def prepare(
     completion = None if shape.completion is None else _completion(*shape.completion, pool)
     stream = stream_of(pool, uniforms)
     code = pool.upload(program)
+    if isinstance(stream, bytes):
+        given.append(len(stream) // 4)
     job = CsdJob(
         code=code.address,
         uniforms=place(pool, [stream], scratch)[0],

@@ -33,7 +33,7 @@ def test_counts_are_those_of_the_launch(board: str) -> None:
     assert found.clocks >= launch.stats.clocks and 0 < found.issue_share <= 1
     rows = {name.partition(": ")[2]: number for name, number, _ in found.lines()}
     assert next(n for text, n in rows.items() if "q.add(" in text and ("element" in text or "r[11])" in text)) == 3
-    assert f"1 launches on {board}" in found.text
+    assert f"1 launch on {board}" in found.text
 
 
 def test_waits_are_hidden_by_other_threads() -> None:
@@ -111,7 +111,7 @@ def test_each_launch_has_a_profile(board: str) -> None:
             assert sum(second.profile().executed.values()) == second.profile().stats.instructions
         assert first.stats is not None and first.profile().stats.instructions == first.stats.instructions
         assert first.profile().launches == 1 and first.profile().program is program and first.profile().isa is gpu.isa
-        assert f"1 launches on {board}" in first.profile().text and first.profile().estimate().bound == "overhead"
+        assert f"1 launch on {board}" in first.profile().text and first.profile().estimate().bound == "overhead"
         together = Run((first, second)).profile()
         assert both.launches == together.launches == 2 and both.program is together.program is other
         assert both.stats.instructions == together.stats.instructions and both.clocks == together.clocks

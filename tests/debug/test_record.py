@@ -128,6 +128,64 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         assert damaged in flips  # a flipped bit in a name of a chunk or in a length can leave a shorter file
 
 
+ODD: tuple[Any, ...] = (
+    None, True, 0, -1, 1, 3, 4095, 4096, 1 << 31, (1 << 32) - 1, 1 << 64, 10**30, 1e308, float("nan"), "", "x" * 2000,
+    "0x", [], [[]], {}, [1, 2, 3], [[0, 0]], "buffer", "code", "uniforms", "vc4", "v3d42",
+)  # fmt: skip
+
+
+def _mutated(rng: random.Random, value: Any) -> Any:
+    """A JSON value with something odd in one place."""
+    if rng.random() < 0.15 or not value or not isinstance(value, dict | list):
+        return rng.choice(ODD)
+    made: Any = dict(value) if isinstance(value, dict) else list(value)
+    key: Any = rng.choice(list(made)) if isinstance(made, dict) else rng.randrange(len(made))
+    if rng.random() < 0.1:
+        del made[key]
+    else:
+        made[key] = _mutated(rng, made[key])
+    return made
+
+
+def _part(rng: random.Random, head: Any) -> Any:
+    """A change of one field of a description."""
+    name = rng.choice(list(head))
+    return {name: _mutated(rng, head[name])}
+
+
+def _fuzzed(tmp_path: Path, board: str, count: int) -> int:
+    """Replay mutated files; anything but an error of this package fails. Returns how many were refused."""
+    rng, path, refused = random.Random(count), tmp_path / "run.qpu", 0
+    recorded(path, board)
+    data = path.read_bytes()
+    for _ in range(count):
+        path.write_bytes(edited(data, lambda head: head.update(_part(rng, head))))
+        try:
+            for run in qpu.replay(path, engine="reference"):
+                assert run.stats.instructions >= 0
+        except qpu.QpuError:
+            refused += 1
+    return refused
+
+
+@pytest.mark.parametrize("board", ["pi3", "pi5"])
+def test_odd_values_anywhere_do_not_crash(tmp_path: Path, board: str) -> None:
+    assert 5 < _fuzzed(tmp_path, board, 25) <= 25
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("board", ["pi3", "pi4", "pi5"])
+def test_many_odd_values(tmp_path: Path, board: str) -> None:
+    assert _fuzzed(tmp_path, board, 3000)
+
+
+def test_a_long_chunk_in_a_short_file_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "run.qpu"
+    path.write_bytes(MAGIC + b"HEAD" + ((1 << 30) - 1).to_bytes(8, "little") + b"{}")
+    with pytest.raises(qpu.UsageError, match="no more than there are"):
+        list(read_records(path))
+
+
 def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.qpu"
     recorded(path, "pi5")

@@ -84,6 +84,15 @@ def test_there_are_twenty_faults_of_each_instruction_set() -> None:
     assert min(*count, len(faults_vc4.FAULTS)) >= 20
 
 
+def test_the_planted_faults_of_each_instruction_set_are_of_all_kinds() -> None:
+    kinds = {"out-of-bounds": "mem", "uniforms-end": "mem", "uninitialised": "init", "race": "race", "dma-race": "race"}
+    kinds |= {"dma-twice": "race", "dma-end": "race", "deadlock": "sync", "semaphore-left": "sync", "lost": "sync"}
+    for rules in ({f.rule for b, f in V3D if b == board} for board in ("pi4", "pi5")):
+        assert {kinds[rule] for rule in rules} == {"mem", "init", "race", "sync"}, rules
+    rules = {f.rule for f in faults_vc4.FAULTS}
+    assert {kinds[rule] for rule in rules} == {"mem", "init", "race", "sync"} and {"dma-end", "semaphore-left"} <= rules
+
+
 # -- programs without a fault
 
 
@@ -100,6 +109,8 @@ def test_correct_programs_have_no_findings(boards: dict[str, Device], board: str
             bins = gpu.zeros(256, np.int32)
             ten_kernels.histogram(numbers, bins)
             assert bins.numpy().sum() == 77
+        both = gpu.array(np.ones(75, np.float32))
+        ten_kernels.saxpy(2.0, x[::2], both[74::-2][:33])  # lanes that are off load the first element, at the end
         empty = gpu.empty(65)
         ten_kernels.saxpy(0.0, x, y)
         assert empty.numpy().sum() == 0
@@ -108,12 +119,12 @@ def test_correct_programs_have_no_findings(boards: dict[str, Device], board: str
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    "path", ["tests/lang/test_ten_kernels.py", "tests/kernels/test_sgemm.py", "tests/test_examples.py"]
+    "path", ["tests/lang/test_ten_kernels.py", "tests/lang/test_others.py", "tests/kernels", "tests/test_examples.py"]
 )
 def test_the_suite_has_no_findings(path: str) -> None:
     """More than 200 programs: kernels of the language on every board, products, examples."""
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", f"tests/{path}"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", path]
     subprocess.run(command, cwd=root, env=os.environ | {"QPU_SANITIZE": "all"}, check=True, timeout=3600)
 
 

@@ -1,0 +1,125 @@
+"""Benchmark of what the tools for debugging cost: off, exact bounds, canary pages, and the full sanitizer.
+
+Each figure is a ratio of CPU times of the same launches in one process. The two sides alternate, and each counts with
+its least time. ``off``: as shipped, over the same with every hook of the tools taken out. ``bounds``: exact bounds of
+buffers, which devices of this package have by default, over bounds of pages. ``canaries``: as on VideoCore IV hardware.
+``sanitizer``: all kinds, over the reference engine alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+import _common
+import numpy as np
+
+import qpu
+from qpu.device import Device
+from qpu.kernels import sgemm
+
+WORK = ("product", "small")
+
+
+def prepared(gpu: Device, work: str, size: int, launches: int) -> Callable[[], object]:
+    """A function that launches: one product, or the smallest program many times."""
+    if work == "product":
+        job = sgemm.Sgemm(gpu, size, size, size)
+        ones = np.ones((size, size), np.float32)
+        job.load(ones, ones, ones)
+        return lambda: job.launch().wait()
+    program = qpu.assemble(lambda q: q.end(), isa=gpu.isa)
+
+    def many() -> None:
+        for _ in range(launches):
+            gpu.run(program)
+
+    return many
+
+
+@contextmanager
+def without_hooks() -> Iterator[None]:
+    """Launches in which nothing asks whether a tool is on."""
+    with ExitStack() as stack:
+        for name, value in (
+            ("qpu.emu.linux.core.watching", lambda: None),
+            ("qpu.device.Device._rehearse", lambda *_: None),
+            ("qpu.runtime.pool.MemoryPool.check_canaries", lambda *_: None),
+        ):
+            stack.enter_context(mock.patch(name, value))
+        yield
+
+
+def ratios(ours: Callable[[], object], base: Callable[[], object], each_s: float, runs: int) -> list[float]:
+    """Least CPU time of `ours` over that of `base`, `runs` times; the two alternate until each took so many seconds."""
+    ours(), base()  # translated, and in the caches
+    found = []
+    for _ in range(runs):
+        least, spent, n = [float("inf"), float("inf")], [0.0, 0.0], 0
+        while n < 8 or n % 4 or min(spent) < each_s:
+            side = n % 2 ^ n // 2 % 2  # a b b a
+            begun = time.process_time()
+            (ours, base)[side]()
+            took = time.process_time() - begun
+            least[side], spent[side], n = min(least[side], took), spent[side] + took, n + 1
+        found.append(least[0] / least[1])
+    return found
+
+
+def device(board: str, engine: str, *, bounds: bool = True, canaries: bool = False) -> Device:
+    """A board. bounds: exact ones."""
+    with mock.patch.dict("os.environ", {"QPU_CANARIES": "1" if canaries else "0"}):
+        gpu = qpu.open_device(board, engine=engine)
+    if not bounds:
+        gpu._pool.bounds = None
+    return gpu
+
+
+def measured(report: _common.Report, options: argparse.Namespace, board: str, engine: str, work: str) -> None:
+    """The figures of one board, engine and piece of work."""
+    with ExitStack() as stack:
+        plain, paged, guarded = (
+            prepared(stack.enter_context(gpu), work, options.size, options.launches)
+            for gpu in (
+                device(board, engine),
+                device(board, engine, bounds=False),
+                device(board, engine, canaries=True),
+            )
+        )
+
+        def bare() -> None:
+            with without_hooks():
+                plain()
+
+        def watched() -> None:
+            with qpu.sanitize():
+                plain()
+
+        rows = {"off": (plain, bare), "bounds": (plain, paged), "canaries": (guarded, paged)}
+        if engine == "reference":
+            rows["sanitizer"] = (watched, plain)
+        for name, (ours, base) in rows.items():
+            found = ratios(ours, base, options.seconds, options.runs)
+            report.add(f"{name} ratio", found, "of CPU time", device=board, engine=engine, work=work)
+
+
+def main() -> None:
+    args = _common.parser(__doc__)
+    args.add_argument("--device", action="append", choices=("pi3", "pi4", "pi5"), help="default: all three")
+    args.add_argument("--engine", action="append", choices=("reference", "compiled"), help="default: both")
+    args.add_argument("--size", type=_common.positive, default=64, help="of the product")
+    args.add_argument("--launches", type=_common.positive, default=50, help="of the smallest program")
+    args.add_argument("--seconds", type=float, default=1.0, help="CPU time of each side of a ratio")
+    options = args.parse_args()
+    report = _common.Report(options.json)
+    for board in options.device or ("pi3", "pi4", "pi5"):
+        for engine in options.engine or ("reference", "compiled"):
+            for work in WORK:
+                measured(report, options, board, engine, work)
+
+
+if __name__ == "__main__":
+    main()
