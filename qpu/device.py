@@ -508,7 +508,9 @@ def _named(
             raise
         board = detect_board(real)
         reason = str(error).splitlines()[0] if board.is_pi else "no Raspberry Pi here; qpu doctor says more"
-        print(f"qpu: using an emulated Pi {board.emulated_by[2:]} ({reason})", file=sys.stderr)
+        # Notebooks show stderr in a red box, as they show errors.
+        where = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+        print(f"qpu: using an emulated Pi {board.emulated_by[2:]} ({reason})", file=where)
         return _emulated(board.emulated_by, strict, engine, host_limit_s)
 
 
