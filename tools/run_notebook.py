@@ -28,7 +28,8 @@ def main() -> int:
     options = parser.parse_args()
     notebook = nbformat.read(options.notebook, as_version=4)
     resources = {"metadata": {"path": str(options.notebook.parent)}}
-    client = nbclient.NotebookClient(notebook, timeout=options.timeout, kernel_name="python3", resources=resources)
+    limits = {"timeout": options.timeout, "startup_timeout": options.timeout}
+    client = nbclient.NotebookClient(notebook, **limits, kernel_name="python3", resources=resources)
     try:
         client.execute()
     except nbclient.exceptions.CellExecutionError as error:
