@@ -161,7 +161,7 @@ def test_integer_and_boolean_indexing(gpu: Device) -> None:
 def test_reductions(gpu: Device) -> None:
     """Rows, columns, parts; what is reduced is computed on the way."""
     xp = gpu.xp
-    for shape, axis in (((1000,), None), ((20000,), 0), ((70, 50), 0), ((30, 70), 1), ((4, 7, 40), (0, 1))):
+    for shape, axis in (((20000,), 0), ((70, 50), 0), ((4, 7, 40), (0, 1))):
         a = data(*shape)
         x = xp.asarray(a)
         before = counted(gpu)
@@ -189,7 +189,7 @@ def test_matmul(gpu: Device) -> None:
     np.testing.assert_array_equal((xp.asarray(i) @ xp.asarray(j)).numpy(), i @ j)
 
 
-@pytest.mark.parametrize(("board", "size"), [("pi5", 9), ("pi3", 17), ("pi4", 40)])
+@pytest.mark.parametrize(("board", "size"), [("pi3", 9), ("pi4", 40), pytest.param("pi5", 17, marks=pytest.mark.soak)])
 def test_products_absorb_what_follows(device: Any, board: str, size: int) -> None:
     """Small products any expression, those of the library a factor, numbers for columns, and ReLU: the same bits."""
     gpu = device(board)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,23 +101,25 @@ def test_more_of_dask(client: Any) -> None:
 
 @pytest.mark.soak
 def test_a_worker_that_is_killed(client: Any) -> None:
-    """Its work is done again by the others."""
+    """In the middle of its work, which is done again; the process that takes its place opens its device."""
     a = np.random.default_rng(1).uniform(0, 1, (64, 64)).astype(F)
     x = qpu.cluster.to_qpu(da.from_array(a, chunks=(8, 8)))
+    processes = client.run(os.getpid)
+    victim = next(iter(processes))
     future = client.compute(qpu.cluster.to_numpy(qpu.cluster.map_blocks(x, _slow)))
-    victim = next(iter(client.scheduler_info()["workers"]))
-    client.run(_die, workers=[victim], wait=False)
+    while not client.processing()[victim]:
+        time.sleep(0.01)
+    os.kill(processes[victim], signal.SIGKILL)
     np.testing.assert_allclose(future.result(timeout=300), a + 1, rtol=1e-6)
+    stop = time.monotonic() + 300
+    boards: dict[str, str] = {}
+    while len(boards) < 3 and time.monotonic() < stop:  # until another process has taken its place
+        time.sleep(1)
+        boards = client.run(_board, on_error="ignore")
+    assert sorted(boards.values()) == ["pi3", "pi4", "pi5"]
+    assert processes[victim] not in client.run(os.getpid).values()
 
 
 def _slow(block: Any) -> Any:
-    import time
-
     time.sleep(0.05)
     return block + 1
-
-
-def _die() -> None:
-    import os
-
-    os._exit(1)

@@ -126,7 +126,7 @@ def batches(every: bool = False) -> Iterator[tuple[str, list[str]]]:
         names = [r.name for r in OPERATIONS.values()
                  if group in r.groups or (r.result == "float" and group in "iu")]  # fmt: skip
         if not every and dtype != "float32":
-            names = ([x for x in names if x in WRAPPING] or names)[n % 2 :: 2][:3]
+            names = ([x for x in names if x in WRAPPING] or names)[n % 2 :: 2][:2]
         for n in range(0, len(names), 3):
             yield dtype, names[n : n + 3]
 

@@ -111,7 +111,7 @@ def run(gpu: Device, data: st.DataObject, steps: int) -> None:
 HEALTH = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 
 
-@settings(max_examples=5, deadline=None, derandomize=True, database=None, suppress_health_check=HEALTH)
+@settings(max_examples=4, deadline=None, derandomize=True, database=None, suppress_health_check=HEALTH)
 @given(data=st.data())
 def test_random_expressions(gpu: Device, data: st.DataObject) -> None:
     run(gpu, data, 6)

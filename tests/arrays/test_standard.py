@@ -50,7 +50,7 @@ def same(found: Any, want: Any) -> None:
     np.testing.assert_array_equal(got, want)
 
 
-@checked(12)
+@checked(8)
 def test_indexing(draw: Any, xp: Any, xps: Any, x: Any) -> None:
     """Integers, slices of any step, ..., None, masks; reading and writing."""
     a = x.numpy()
@@ -71,7 +71,8 @@ def test_indexing(draw: Any, xp: Any, xps: Any, x: Any) -> None:
     same(x, a)
 
 
-@checked(10)
+@pytest.mark.soak
+@checked(60)
 def test_operators(draw: Any, xp: Any, xps: Any, x: Any) -> None:
     """With numbers on both sides, with themselves, and in place."""
     a = x.numpy()
