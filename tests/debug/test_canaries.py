@@ -96,6 +96,7 @@ def test_every_byte_around_is_compared() -> None:
     assert bo.damage() == [] and bo.view[0] == bo.view[9] == 0x80 and bo.address == 0x2000
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="qpu emulate needs Linux")
 def test_on_the_path_of_real_boards(tmp_path: Path) -> None:
     """A process on a Pi 3, as `qpu emulate` makes one: bounds are those of pages there."""
