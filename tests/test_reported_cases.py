@@ -28,7 +28,7 @@ def refused(board: str, device: str) -> str:
 
 def test_a_node_that_is_not_there() -> None:
     text = refused("pi5", "/dev/dri/renderD129")
-    assert "there is no such node [in /dev/dri are: card0, card1, renderD128]" in text
+    assert "there is no such node [in /dev/dri are: card0, card1, renderD128; the v3d node is /dev/dri/renderD1" in text
     assert "help: name one of: ls /dev/dri; device 'hardware' finds the right one" in text
 
 
