@@ -38,7 +38,7 @@ COUNTS = (
     "tmu_read_bytes",
     "tmu_write_bytes",
 )
-QUICK = 32  # programs of each ISA in the normal tests
+QUICK = 20  # programs of each ISA in the normal tests
 PARTS, SHARE = 100, 50  # of the soak: parts of as many programs
 
 
@@ -149,7 +149,7 @@ def test_engines_agree(isa: Isa, part: int) -> None:
 
 
 @given(isa=st.sampled_from(list(BOARDS)), seed=st.integers(10**6, 10**12))
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_engines_agree_anywhere(isa: Isa, seed: int) -> None:
     bench(isa).compare(seed)
 

@@ -48,7 +48,7 @@ COUNTS = (
     "dma_write_bytes",
 )
 REGISTERS = ("a", "b", "acc", "z", "neg", "c", "uniform", "sfu_left")
-QUICK = 40  # programs in the normal tests
+QUICK = 20  # programs in the normal tests
 PARTS, SHARE = 100, 50  # of the soak: parts of as many programs
 LESSER = [vectors for vectors in ("avx2", "sse2") if not lacks(vectors)] or ["auto"]
 MACHINES = {"reference": Vc4ReferenceMachine, "compiled": Vc4CompiledMachine}
@@ -233,7 +233,7 @@ def test_engines_agree(part: int) -> None:
 
 
 @given(seed=st.integers(10**6, 10**12))
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_engines_agree_anywhere(seed: int) -> None:
     bench().compare(seed)
 
@@ -316,8 +316,11 @@ def bits(*values: float) -> list[int]:
 
 
 @pytest.fixture(params=["auto", *(name for name in LESSER if name != "auto")])
-def everywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This host, and with less than it has."""
+def everywhere(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """This host, and with less than it has. Programs that several cases have in common are translated once."""
+    monkeypatch.setenv("QPU_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "translations"))
     monkeypatch.setattr(vc4_programs, "_PROGRAMS", [])
     use_vectors(request.param, monkeypatch)
 

@@ -76,8 +76,7 @@ def terminal(board: str, engine: str, tqdm: str, cache: Path) -> str:
     return found.decode()
 
 
-@pytest.mark.parametrize("board", ["pi3", "pi4", "pi5"])
-@pytest.mark.parametrize("tqdm", ["with", "without"])
+@pytest.mark.parametrize(("board", "tqdm"), [("pi3", "without"), ("pi4", "with"), ("pi5", "without"), ("pi3", "with")])
 def test_translation_and_run_are_shown_and_disappear(board: str, tqdm: str, tmp_path: Path) -> None:
     if tqdm == "with":
         pytest.importorskip("tqdm", reason="tqdm is not installed: the bar is an extra")
