@@ -86,7 +86,10 @@ def figures(
     text = "\n".join(texts)
 
     def rate(what: str, work: Callable[[], object]) -> None:
-        report.add(what, [n / t for t in _common.seconds(work, runs)], "instr/s", isa=str(tool.isa), program=name, n=n)
+        about = {"isa": str(tool.isa), "program": name, "n": n}
+        walls, cpus = zip(*_common.both(work, runs), strict=True)
+        report.add(what, [n / t for t in walls], "instr/s", **about)
+        report.add(what, [n / t for t in cpus], "instr/CPU s", **about)
 
     rate("builder", lambda: tool.assemble(source, args=args, check=False))
     rate("builder+check", lambda: tool.assemble(source, args=args, check=True))

@@ -29,6 +29,7 @@ from qpu.emu.vc4.translate_graph import Node as Vc4Node
 from qpu.errors import UsageError
 from tests.emu import test_engines_v3d as test_engines_v3d
 from tests.emu import test_engines_vc4 as test_engines_vc4
+from tests.emu import test_native_vpm_vc4 as test_native_vpm_vc4
 from tests.emu.generate_v3d import generate
 from tests.emu.hosts import use_vectors
 
@@ -280,6 +281,28 @@ def test_vc4_code_for_neon(floats: Floats, monkeypatch: pytest.MonkeyPatch) -> N
     assert re.search(r"msr\s+fpcr", run)
     assert run.count("fmla\tv") == (8 if floats is Floats.DIRECTED else 0)  # error and correction, four lanes at a time
     assert bool(re.search(r"mrs\s+\w+,\s+fpsr", run)) == (floats is Floats.DIRECTED)
+
+
+@x86
+def test_vpm_code_for_neon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """VPM accesses and DMA come out for 64-bit Arm: only the end of the program is left, and no library is called."""
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    graph = Graph(test_engines_vc4.place(lambda q: test_native_vpm_vc4.loop(q, 5, 2, poll=True)))
+    start = Vc4Node(0)
+    graph.explore([start])
+    graph.mark()
+    assert set(graph.reasons.values()) == {"host interrupt", "program end"}
+    module = translate_vc4(graph, [start], floats=Floats.DIRECTED, avx512=False).module
+    try:
+        text = assembly(module, Host("cortex-a76", "", False, False, True), "aarch64-unknown-linux-gnu")
+    except RuntimeError as error:
+        pytest.skip(f"this LLVM has no Arm target: {error}")
+    made = set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    called = set(re.findall(r"\bblr?\s+(\S+)", text))
+    assert {"get_vector", "put_vector", "load_False", "store_False"} <= called <= made
+    for name in ("get_vector", "put_vector"):
+        body = text.partition(f"\n{name}:")[2].partition("\n.Lfunc_end")[0]
+        assert re.search(r"\b[qv]\d+\b", body), name  # in vector registers
 
 
 @x86
