@@ -61,10 +61,8 @@ def blur(k: Grid, src: In2[u8], dst: Out2[u8]) -> None:
     weights = (1, 4, 6, 4, 1)
     acc = i32(128)
     for dr in unroll(range(5)):
-        row = i32(0)
-        for dc in unroll(range(5)):
-            row += src.clamp[r + dr - 2, c + dc - 2] * weights[dc]
-        acc += row * weights[dr]
+        p, q, s, t, u = [src.clamp[r + dr - 2, c + dc - 2] for dc in range(5)]
+        acc += (p + u + (q + t) * weights[1] + s * weights[2]) * weights[dr]
     dst[r, c] = acc >> 8
 
 

@@ -24,10 +24,8 @@ def blur(k: Grid, src: In2[u8], dst: Out2[u8]) -> None:
     r, c = k.index(*dst.shape)
     acc = i32(128)
     for dr in unroll(range(5)):
-        row = i32(0)
-        for dc in unroll(range(5)):
-            row += src.clamp[r + dr - 2, c + dc - 2] * WEIGHTS[dc]
-        acc += row * WEIGHTS[dr]
+        p, q, s, t, u = [src.clamp[r + dr - 2, c + dc - 2] for dc in range(5)]
+        acc += (p + u + (q + t) * WEIGHTS[1] + s * WEIGHTS[2]) * WEIGHTS[dr]
     dst[r, c] = acc >> 8
 
 

@@ -98,7 +98,7 @@ def address(
         keys = _clamped(f, node, view, keys)
     base, offset, constant = view.base, None, 0
     size = view.dtype.size
-    for axis, k in enumerate(keys):
+    for axis, k in reversed(list(enumerate(keys))):  # what loops over rows do not change comes first
         last = axis == len(view.strides)  # neighbours
         if isinstance(k, Index) and view.strided and axis == view.rank - 1:
             by = view.strides[axis]

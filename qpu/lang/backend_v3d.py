@@ -13,7 +13,7 @@ from qpu.lang.colour import colour_v3d
 from qpu.lang.compile import KernelIR, remove_dead
 from qpu.lang.induction import carry_addresses
 from qpu.lang.kir import Region
-from qpu.lang.layout import Laid, lay_out_v3d
+from qpu.lang.layout import Laid, innermost, lay_out_v3d, may_be_shorter
 from qpu.lang.legalise import legalise
 from qpu.lang.liveness import crossing
 from qpu.lang.memory import plan_memory
@@ -77,7 +77,10 @@ def compile_v3d(
     slots = V3dTarget(isa, {}).slots
     tries = [(registers - 8, False), (registers - 24, False), (10, False), (10, True)]
     refused = set()
+    first: Laid | None = None
     for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
+        if first is not None and lean:
+            break
         if lean in refused:
             continue
         function = select_v3d(sink(region, str(isa), 1 << 30) if lean else region, isa, lean=lean)
@@ -90,9 +93,16 @@ def compile_v3d(
         order(function, slots, capacity, limit)
         passed("order", function)
         try:
-            return _finish(function, isa, capacity, registers, briggs=briggs)
+            laid = _finish(function, isa, capacity, registers, briggs=briggs)
         except OutOfRegisters:
             continue
+        if first is not None:
+            return min(first, laid, key=innermost)
+        if not may_be_shorter(laid):
+            return laid
+        first = laid
+    if first is not None:
+        return first
     refusal: CompileError | None = None
     for sunk in SPILLING if spill else ():
         region = planned(frozenset())

@@ -13,7 +13,7 @@ from qpu.lang.coalesce import coalesce
 from qpu.lang.colour_vc4 import colour_vc4, repair
 from qpu.lang.compile import KernelIR, remove_dead
 from qpu.lang.induction import carry_addresses
-from qpu.lang.layout import Laid, results_of
+from qpu.lang.layout import Laid, innermost, may_be_shorter, results_of
 from qpu.lang.legalise import legalise
 from qpu.lang.legalise_vc4 import legalise_vc4
 from qpu.lang.liveness import crossing
@@ -71,8 +71,11 @@ def compile_vc4(
     passed("load_ahead", legal)
     tries = [(58, False), (44, False), (24, False), (8, False), (8, True)]
     refused = set()
+    first: Laid | None = None
     rotating = set()
     for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
+        if first is not None and lean:
+            break
         if lean in refused or (lean in rotating and limit >= ROTATING):
             continue
         function = select_vc4(sink(legal, "vc4", 12) if lean else legal, lean=lean)
@@ -88,9 +91,16 @@ def compile_vc4(
         order(function, Vc4Target({}).slots, CAPACITY, limit, rotation=Vc4Target.rotation)
         passed("order", function)
         try:
-            return _finish(function, briggs=briggs)
+            laid = _finish(function, briggs=briggs)
         except OutOfRegisters:
             continue
+        if first is not None:
+            return min(first, laid, key=innermost)
+        if not may_be_shorter(laid):
+            return laid
+        first = laid
+    if first is not None:
+        return first
     refusal: CompileError | None = None
     for sunk, ordered in SPILLING if spill else ():
         function = select_vc4(sink(plain, "vc4", 12) if sunk else plain, lean=True)

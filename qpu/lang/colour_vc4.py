@@ -43,6 +43,7 @@ def colour_vc4(
     uses: dict[int, int] = {}
     counts: dict[int, int] = {}
     rotated: set[int] = set()
+    unpacked: set[int] = set()
     partners: dict[int, dict[int, int]] = {}
     wants_a: dict[int, int] = {}
     leans: dict[int, int] = {}  # above 0: of operations of the mul ALU, which beside additions read the other file
@@ -52,6 +53,8 @@ def colour_vc4(
             sources = m.sources()
             if m.rot is not None and isinstance(m.a, int):
                 rotated.add(m.a)
+            if m.amod and isinstance(m.a, int):
+                unpacked.add(m.a)
             for r in (*m.writes(), *sources):
                 spans.setdefault(r, [i, i])[1] = i
             units = () if m.op in ("", "mov", "ldi", "sema") or m.role == "lanes" else TABLE[m.op].units_on(Isa.VC4)
@@ -68,7 +71,7 @@ def colour_vc4(
                 wants_a[sources[0]] = wants_a.get(sources[0], 0) + weight
     found: dict[int, Fixed] = {}
     failed: list[int] = []
-    local = [r for r in spans if not across >> r & 1]
+    local = [r for r in spans if not across >> r & 1 and r not in unpacked]
     often = {r for r in local if counts.get(r, 0) >= OFTEN}
     order = sorted(
         local, key=lambda r: (r not in rotated, r not in often, spans[r][1] - spans[r][0] > 8, -uses.get(r, 0))
@@ -83,7 +86,7 @@ def colour_vc4(
     if failed and rounds:
         copy_rotated(function, sum(1 << r for r in (failed if rounds > 1 else rotated)))
         return colour_vc4(function, briggs=briggs, cost=cost, count=count, rounds=rounds - 1)
-    needs = _Needs(partners, wants_a, leans, clash, count)
+    needs = _Needs(partners, wants_a, unpacked, leans, clash, count)
     rest = [r for r in spans if r not in found and r not in rotated]
     if briggs:
         orders = [simplified(mutual(clash), rest, 2 * count - 2, cost)]
@@ -121,12 +124,13 @@ def _by_partners(rest: Iterable[int], uses: Mapping[int, int], partners: Mapping
 
 class _Needs(NamedTuple):
     """What decides the file of a value. partners: how often each pair is read by one operation; wants_a: how often
-    beside an immediate; leans: above 0 how often by the mul ALU alone, below by the add ALU; clash: live together;
-    most: registers of a file.
+    beside an immediate; unpacked: what only file A can hold; leans: above 0 how often by the mul ALU alone, below by
+    the add ALU; clash: live together; most: registers of a file.
     """
 
     partners: dict[int, dict[int, int]]
     wants_a: dict[int, int]
+    unpacked: set[int]
     leans: dict[int, int]
     clash: list[int]
     most: int
@@ -148,7 +152,7 @@ def _files(
             place_of = found.get(other) or ideal.get(other)
             if place_of is not None and place_of.kind in cost:
                 cost[place_of.kind] += _CONFLICT * weight
-        for kind in sorted(cost, key=lambda k: (cost[k], files[k].last)):
+        for kind in "a" if r in needs.unpacked else sorted(cost, key=lambda k: (cost[k], files[k].last)):
             place = files[kind].take(r)
             if place is not None:
                 found[r] = place

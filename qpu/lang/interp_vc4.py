@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.lang.interp_mir import ALL, LANES, NUMBERS, Machine, State, Vector, splat
-from qpu.lang.mir import STREAM, Fixed, MOp, Operand
+from qpu.lang.mir import STREAM, UNPACKS, Fixed, MOp, Operand
 from qpu.lang.select_vc4 import ELEMENT, LDTMU0, R4, R5, R5REP, TMU0, UNIFORM_ADDRESS
 from qpu.lang.select_vpm import ADDRESS_LOAD, ADDRESS_STORE, MUTEX, NOP, SETUP_LOAD, SETUP_STORE, VPM
 from qpu.vc4.ops import SFU, TABLE
@@ -100,6 +100,8 @@ class Vc4Machine(Machine):
     def _operation(self, w: State, m: MOp) -> None:
         assert m.a is not None
         a = self.get(w, m, m.a)
+        if m.amod:
+            a = a >> np.uint32(8 * UNPACKS.index(m.amod)) & np.uint32(0xFF)
         b = a if m.b is None or m.b == m.a else self.get(w, m, m.b)
         if m.rot is not None:
             amount = int(w.registers[R5][0]) & 15 if m.rot < 0 else m.rot

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from qpu.core.code import Code
 from qpu.core.isa import Isa
@@ -17,7 +18,7 @@ from qpu.v3d.instr import Branch
 from qpu.v3d.pairing import combine
 from qpu.v3d.regs import Sig
 
-__all__ = ["Laid", "lay_out_v3d", "results_of"]
+__all__ = ["Laid", "innermost", "lay_out_v3d", "may_be_shorter", "results_of"]
 
 
 @dataclass(slots=True)
@@ -39,6 +40,24 @@ class Laid:
     scratch: int = 0
     rows: int = 4
     results: Sequence[Result] = ()
+
+
+MEDIUM: Final = range(64, 113)
+"""Operations of an innermost loop that are worth another try: of fewer there is little to gain, more take long."""
+WASTE: Final = 1.15  # instructions for what half as many could do
+
+
+def innermost(laid: Laid) -> int:
+    """Instructions of the innermost loops."""
+    depth = max((b.depth for b in laid.spans), default=0)
+    return sum(stop - start for b, (start, stop) in laid.spans.items() if b.depth == depth)
+
+
+def may_be_shorter(laid: Laid) -> bool:
+    """Whether another order of the operations may make the innermost loop shorter."""
+    depth = max((b.depth for b in laid.spans), default=0)
+    operations = max((len(b.ops) for b in laid.spans if b.depth == depth), default=0)
+    return depth > 0 and operations in MEDIUM and 2 * innermost(laid) > WASTE * operations
 
 
 def results_of(rows: Sequence[Scheduled], colour: Mapping[int, Fixed]) -> list[Result]:

@@ -31,6 +31,8 @@ class Fixed(NamedTuple):
 
 Operand: TypeAlias = int | Imm | Fixed
 
+UNPACKS: Final = ("8a", "8b", "8c", "8d")
+"""Bytes of a register of file A as `MOp.amod` names them (VideoCore IV)."""
 STREAM: Final = Fixed("io", 32)
 """The next uniform as an operand (VideoCore IV)."""
 

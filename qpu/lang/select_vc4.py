@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 
 from qpu.errors import CompileError, Diagnostic
 from qpu.lang.kir import Region, Value
-from qpu.lang.mir import STREAM, Fixed, Function, Imm, MOp, Operand
+from qpu.lang.mir import STREAM, UNPACKS, Fixed, Function, Imm, MOp, Operand
 from qpu.lang.select import ALIAS, TAKES_R5, Polarity, Selector, Uniform, pattern
 from qpu.lang.select_vpm import NOP, WAIT_STORE, StoreSelector
 from qpu.vc4.regs import small_imm_code
@@ -41,6 +41,26 @@ Test = tuple[str, Operand, Operand | None, str]
 """An operation whose flags tell a leaf: name, operands, polarity."""
 
 
+def _byte_of(v: Value) -> tuple[Value, int] | None:
+    """The word and the number of the byte that an operation takes out of it."""
+    a, n = (*v.args, None, None)[:2]
+    if a is None or n is None:
+        return None
+    if v.op == "shr" and n.constant == 24:
+        return _plain(a), 3
+    if v.op != "and" or n.constant != 0xFF:
+        return None
+    a = _plain(a)
+    by = a.args[1].constant if a.op == "shr" else 0
+    return (_plain(a.args[0]) if a.op == "shr" else a, by // 8) if by in (0, 8, 16) else None
+
+
+def _plain(v: Value) -> Value:
+    while v.op in ALIAS:
+        v = v.args[0]
+    return v
+
+
 def _whole_bytes(mask: int | None) -> bool:
     """Whether a mask takes bytes or leaves them: then the mul ALU can do it, as the smaller of each two bytes."""
     return bool(mask) and all(mask >> n & 0xFF in (0, 0xFF) for n in (0, 8, 16, 24))  # type: ignore[operator]  # not None
@@ -57,7 +77,28 @@ class Vc4Selector(StoreSelector):
         self.constants: dict[int, int] = {}
         self.packs: list[int] = []
         self.packed: dict[Uniform, int] = {}
+        self.bytes: dict[int, tuple[Value, int]] = {}
         super().__init__(top)
+
+    def _operations(self, region: Region) -> None:
+        self._find_bytes(region)
+        super()._operations(region)
+
+    def _find_bytes(self, region: Region) -> None:
+        """Bytes of words that several bytes are taken of: those are read unpacked, from file A."""
+        found: dict[int, list[tuple[Value, Value, int]]] = {}
+        for v in region.ops:
+            byte = _byte_of(v)
+            if byte is not None:
+                found.setdefault(id(byte[0]), []).append((v, *byte))
+        for rows in found.values():
+            if len(rows) < 2:
+                continue
+            for v, word, n in rows:
+                self.bytes[id(v)] = word, n
+                shifted = v.args[0]
+                if v.op == "and" and shifted is not word and shifted.region is region and self.uses[id(shifted)] == 1:
+                    self.folded.add(id(shifted))
 
     # -- operands
 
@@ -288,6 +329,9 @@ class Vc4Selector(StoreSelector):
             self.op("fmaxabs", dst, a, a, cond=cond)
         elif len(v.args) == 1:
             self.op(_OPERATIONS[op], dst, self.in_register(v.args[0]), cond=cond)
+        elif id(v) in self.bytes:
+            word, n = self.bytes[id(v)]
+            self.op("mov", dst, self.in_register(word), amod=UNPACKS[n], cond=cond)
         else:
             name = "v8min" if op == "and" and any(_whole_bytes(a.constant) for a in v.args) else _OPERATIONS[op]
             either = name == "and" and any(_of_lanes(a) for a in v.args)

@@ -78,6 +78,12 @@ class Spans:
             return None
         loop, attr = row
         low, high = self._of(loop.args[1 + v.attr], known)
+        y, test = attr.yields[v.attr], attr.cond
+        if y.op == "add" and y.args[0] is v and test.op == "lt" and test.attr == "i" and test.args[0] is y:
+            step = self._of(y.args[1], known)
+            last = self._of(test.args[1], known)[1] - 1
+            if step[0] >= 0 and max(high, last) + step[1] < 1 << 31:  # counts up to a limit
+                return low, max(high, last)
         trial = dict(known)
         trial[id(v)] = low, high
         after = self._of(attr.yields[v.attr], trial)

@@ -10,7 +10,7 @@ from typing import Final
 from qpu.core.effects import Effects
 from qpu.core.hazards import Facts, Windows
 from qpu.core.isa import Isa, Unit
-from qpu.lang.mir import Fixed, Imm, MOp, Operand
+from qpu.lang.mir import UNPACKS, Fixed, Imm, MOp, Operand
 from qpu.vc4.effects import parts
 from qpu.vc4.hazards import facts_of
 from qpu.vc4.hazards_same import same_instruction
@@ -42,7 +42,7 @@ class Form:
         dst = half.dst.n if half.dst.n >= 32 else -1
         inputs = tuple(s.n for s in (half.a, half.b) if s is not None and s.n >= 32 and s.port is not Port.IMM)
         rotation = (half.rotate, half.whole) if half.rotate else ()
-        self.kind = dst, half.cond, inputs, half.packs, rotation
+        self.kind = dst, half.cond, inputs, half.packs, rotation, half.unpacks if half.modes else ()
 
 
 class Vc4Bundle:
@@ -124,6 +124,8 @@ class Vc4Target:
         if not m.op or m.op in ("ldi", "sema"):
             return [], parts(self._load(m)) if m.op else []
         a, b, dst = self.source(m.a), self.source(m.b), self.destination(m.dst)
+        if m.amod and a is not None:
+            a = a._replace(unpack=4 + UNPACKS.index(m.amod))
         row = cond(m.cond) if m.cond else None
         code = None if row is None else row.code
         push = bool(m.push)

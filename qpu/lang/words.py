@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from qpu.lang.kir import Loop, Region, Value, walk
 from qpu.lang.rewrite import Rewriter
-from qpu.lang.spans import Span
+from qpu.lang.spans import Span, Spans
 from qpu.lang.types import DTYPES
 
 if TYPE_CHECKING:
@@ -85,12 +85,26 @@ class _Zeros:
 class _Words(Rewriter):
     """bases: arrays that may be accessed as words; whole: every word that holds an element may be read."""
 
-    def __init__(self, isa: str, zeros: _Zeros, bases: frozenset[int], whole: bool) -> None:
+    def __init__(self, isa: str, zeros: _Zeros, spans: Spans, bases: frozenset[int], whole: bool) -> None:
         super().__init__(isa)
         self.zeros, self.bases, self.whole = zeros, bases, whole
+        self.spans = spans
         self.groups: dict[int, Group] = {}
         self.word: dict[int, Value] = {}
         self.count = 0
+
+    def replace(self, v: Value, args: tuple[Value, ...]) -> Value | None:
+        """Without limits that values have anyway; rows that are cut to the image times their distance in 24 bits."""
+        if v.op == "max":
+            n = v.args[1].constant
+            return args[0] if n is not None and not n >> 31 and self.spans.of(v.args[0])[0] >= n else None
+        if (
+            v.op == "mul"
+            and any(a.op in ("min", "max") for a in v.args)
+            and all(self.spans.fits(a, 24) for a in v.args)
+        ):
+            return self.cast(self.q.emit("umul24", *(self.cast(a, "u") for a in args)), v.type)
+        return None
 
     def region(self, region: Region) -> None:
         outer, self.groups = self.groups, self._groups(region)
@@ -209,6 +223,6 @@ def share_words(top: Region, isa: str, parameters: Sequence[Parameter], arrays: 
     if not any(v.op in ("load", "store") and v.attr.array in arrays and v.attr.dtype in NARROW for v in walk(top)):
         return top
     known = {f"{p.name}.{what}": 2 for p in _arrays(parameters, arrays) for what in ("base", "stride0", "stride1")}
-    r = _Words(isa, _Zeros(top, known), arrays, isa == "vc4")
+    r = _Words(isa, _Zeros(top, known), Spans(top, known_spans(parameters, arrays)), arrays, isa == "vc4")
     r.region(top)
     return r.q.top if r.count else top

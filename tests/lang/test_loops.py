@@ -41,7 +41,7 @@ GOLDEN = {
     prefix: (10.75, 9.75, 12.25),
     prefix_quads: (22, 25, 31),
     mandelbrot: (8, 9, 10),
-    binomial: (12.75, 17, 21.0),
+    binomial: (11.5, 14.75, 18.75),
 }
 
 
