@@ -97,8 +97,9 @@ def bundle(function: Function, target: Target, capacity: int) -> dict[Block, lis
             run = _shortest(target, block, capacity, _joined(ways, target.windows.reach), found)
             found[block] = run.out
         runs[block] = run
-        for successor in block.successors:
-            leads.setdefault(successor, []).append(run.history)
+        for successor in block.successors:  # a loop that follows may still pad this block, for those that fall into it
+            jumps = block.branch is not None and block.branch[0] is successor
+            leads.setdefault(successor, []).append(list(run.history) if jumps else run.history)
     return found
 
 

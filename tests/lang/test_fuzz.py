@@ -50,6 +50,11 @@ def test_generated_kernels(shard: int, boards: Boards) -> None:
                  case.launched(boards(BOARDS[turn], "compiled")))  # fmt: skip
 
 
+def test_seeds_of_the_long_runs_that_found_faults() -> None:
+    """1063: the last slot of a branch wrote what its target reads first; a loop had padded the block."""
+    assert case_of(1063).kernel.compile("vc4").program.check() == []
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("shard", range(SOAK_SHARDS))
 def test_many_generated_kernels(shard: int, boards: Boards, tmp_path: Path) -> None:
