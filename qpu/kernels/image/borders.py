@@ -10,9 +10,21 @@ from numpy.typing import NDArray
 from qpu.buffers import BufferView
 from qpu.errors import UsageError
 from qpu.kernels.common.operands import Memory, operand
-from qpu.lang import f32, i32, rint, u8
+from qpu.lang import f32, i32, maximum, minimum
 
-__all__ = ["BORDERS", "TYPES", "check_border", "image", "padded", "pairs", "pixel", "places", "planes", "to_store"]
+__all__ = [
+    "BORDERS",
+    "TYPES",
+    "check_border",
+    "image",
+    "padded",
+    "pairs",
+    "pixel",
+    "placed",
+    "places",
+    "planes",
+    "to_store",
+]
 
 TYPES: Final = (np.uint8, np.float32)
 """Of the elements of images."""
@@ -30,9 +42,19 @@ def pixel(x: Any, r: Any, c: Any, border: str, value: Any) -> Any:
     return f32(x[bottom - abs(bottom - abs(r)), right - abs(right - abs(c))])
 
 
+def placed(x: Any, r: Any, c: Any, border: str, value: Any) -> Any:
+    """A pixel as it is stored, in a kernel."""
+    if border == "constant":
+        return x.get(r, c, value)
+    if border == "clamp":
+        return x.clamp[r, c]
+    bottom, right = x.shape[0] - 1, x.shape[1] - 1
+    return x[bottom - abs(bottom - abs(r)), right - abs(right - abs(c))]
+
+
 def to_store(v: Any, byte: bool) -> Any:
-    """A value as an image stores it: bytes are rounded to the nearest and limited."""
-    return u8.sat(i32(rint(v))) if byte else v
+    """A value as an image stores it: bytes are limited and rounded to the nearest, halves up."""
+    return i32(minimum(maximum(v, 0.0), 255.0) + 0.5) if byte else v
 
 
 def check_border(border: str, reach: int, shape: tuple[int, ...]) -> None:

@@ -16,15 +16,17 @@ from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, separate
 from qpu.kernels.common.retyped import name_of, retyped
-from qpu.kernels.image.borders import check_border, image, padded, pairs, pixel, to_store
+from qpu.kernels.image.borders import check_border, image, padded, pairs, pixel, placed, to_store
 from qpu.kernels.image.tables import of_weights, resample
-from qpu.lang import Const, Grid, In2, Out2, f32, kernel, sqrt, unroll
+from qpu.lang import Const, Grid, In2, Out2, f32, i32, kernel, sqrt, u8, unroll
 from qpu.launch import Run
 
 __all__ = ["box", "filter2d", "gaussian", "reference_filter2d", "reference_sobel", "separable", "sobel", "weights_of"]
 
 FEW: Final = 9
 """Taps of a pass that belong to the program."""
+HIGH: Final = 5
+"""Taps down the columns of a pass over both axes, whose sums stay in registers from row to row."""
 MANY: Final = 49
 """Taps of a filter of two axes that belong to the program."""
 
@@ -42,7 +44,7 @@ def along_columns(
     out[r, c] = to_store(acc, byte)
 
 
-@kernel(coarsen=1)
+@kernel(march="y")
 def along_rows(
     k: Grid, x: In2[f32], out: Out2[f32], weights: Const[tuple[float, ...]], border: Const[str], value: f32,
     byte: Const[bool],
@@ -55,7 +57,55 @@ def along_rows(
     out[r, c] = to_store(acc, byte)
 
 
-@kernel(coarsen=1)
+@kernel(march="y")
+def along_both(
+    k: Grid, x: In2[f32], out: Out2[f32], rows: Const[tuple[float, ...]], columns: Const[tuple[float, ...]],
+    border: Const[str], value: f32, byte: Const[bool],
+) -> None:  # fmt: skip
+    """Neighbours in rows, then in columns."""
+    r, c = k.index(*out.shape)
+    acc = f32(0)
+    for m in unroll(range(len(rows))):
+        total = f32(0)
+        for n in unroll(range(len(columns))):
+            part = columns[n] * pixel(x, r + m - len(rows) // 2, c + n - len(columns) // 2, border, value)
+            total = part if n == 0 else total + part
+        acc = rows[m] * total if m == 0 else acc + rows[m] * total
+    out[r, c] = to_store(acc, byte)
+
+
+@kernel(march="y")
+def along_both_exactly(
+    k: Grid, x: In2[u8], out: Out2[u8], rows: Const[tuple[int, ...]], columns: Const[tuple[int, ...]],
+    shift: Const[int], border: Const[str], value: i32,
+) -> None:  # fmt: skip
+    """As `along_both`, with weights that are integers over a power of two."""
+    r, c = k.index(*out.shape)
+    acc = i32(1 << shift >> 1)
+    for m in unroll(range(len(rows))):
+        total = i32(0)
+        for n in unroll(range(len(columns))):
+            part = columns[n] * placed(x, r + m - len(rows) // 2, c + n - len(columns) // 2, border, value)
+            total = part if n == 0 else total + part
+        acc += rows[m] * total
+    out[r, c] = acc >> shift
+
+
+def _exactly(rows: tuple[float, ...], columns: tuple[float, ...], value: float) -> tuple[Any, Any, int] | None:
+    """Weights as integers and the bits of what they are over; None where they are negative or need too many bits, or
+    where a result may be above 255.
+    """
+    found, shift = [], 0
+    for weights in (rows, columns):
+        bits = next((n for n in range(9) if all((w * (1 << n)).is_integer() for w in weights)), None)
+        if bits is None or min(weights) < 0 or sum(weights) > 1:
+            return None
+        found.append(tuple(int(w * (1 << bits)) for w in weights))
+        shift += bits
+    return (found[0], found[1], shift) if value in range(256) else None
+
+
+@kernel(march="y")
 def of_area(
     k: Grid, x: In2[f32], out: Out2[f32], weights: Const[tuple[tuple[float, ...], ...]], border: Const[str],
     value: f32, byte: Const[bool],
@@ -71,7 +121,7 @@ def of_area(
     out[r, c] = to_store(acc, byte)
 
 
-@kernel(coarsen=1)
+@kernel(march="y")
 def edges(
     k: Grid, x: In2[f32], out: Out2[f32], direction: Const[str], border: Const[str], value: f32, scale: f32,
     byte: Const[bool],
@@ -110,6 +160,14 @@ def _separable(
     jobs: Jobs, x: BufferView, out: BufferView, rows: tuple[float, ...], columns: tuple[float, ...], border: str,
     value: float,
 ) -> None:  # fmt: skip
+    exact = _exactly(rows, columns, value) if x.dtype == out.dtype == np.uint8 else None
+    if exact is not None and len(rows) <= HIGH and len(columns) <= FEW:
+        jobs.add(along_both_exactly, x, out, *exact, border, int(value))
+        return
+    if len(rows) <= HIGH and len(columns) <= FEW:
+        kind = retyped(along_both, "f32", x=name_of(x.dtype), out=name_of(out.dtype))
+        jobs.add(kind, x, out, rows, columns, border, value, out.dtype == np.uint8)
+        return
     between = jobs.scratch(x.shape, np.float32)
     if len(rows) > FEW or len(columns) > FEW:
         wide, high = (of_weights(w, n, border, value) for w, n in ((columns, x.shape[1]), (rows, x.shape[0])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,21 +11,11 @@ from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, separate
 from qpu.kernels.common.retyped import name_of, retyped
-from qpu.kernels.image.borders import check_border, image, padded, pairs
+from qpu.kernels.image.borders import check_border, image, padded, pairs, placed
 from qpu.lang import Const, Grid, In2, Out2, f32, kernel, maximum, minimum, unroll
 from qpu.launch import Run
 
 __all__ = ["dilate", "erode", "median", "reference_rank"]
-
-
-def placed(x: Any, r: Any, c: Any, border: str, value: Any) -> Any:
-    """A pixel as it is stored, in a kernel."""
-    if border == "constant":
-        return x.get(r, c, value)
-    if border == "clamp":
-        return x.clamp[r, c]
-    bottom, right = x.shape[0] - 1, x.shape[1] - 1
-    return x[bottom - abs(bottom - abs(r)), right - abs(right - abs(c))]
 
 
 def ends_out(values: list[Any]) -> list[Any]:
@@ -41,7 +31,7 @@ def ends_out(values: list[Any]) -> list[Any]:
     return v[1:-1]
 
 
-@kernel(coarsen=1)
+@kernel(march="y")
 def middle(k: Grid, x: In2[f32], out: Out2[f32], size: Const[int], border: Const[str], value: f32) -> None:
     """Some more than half of the values lose their smallest and largest, and one more comes in, until one is left."""
     r, c = k.index(*out.shape)
@@ -65,6 +55,27 @@ def extreme(
         v = placed(x, r + d, c, border, value) if down else placed(x, r, c + d, border, value)
         best = v if n == 0 else maximum(best, v) if largest else minimum(best, v)
     out[r, c] = best
+
+
+@kernel(march="y")
+def extreme_of_area(
+    k: Grid, x: In2[f32], out: Out2[f32], rows: Const[int], columns: Const[int], largest: Const[bool],
+    border: Const[str], value: f32,
+) -> None:  # fmt: skip
+    """Along both axes."""
+    r, c = k.index(*out.shape)
+    best = None
+    for m in unroll(range(rows)):
+        line = None
+        for n in unroll(range(columns)):
+            v = placed(x, r + m - rows // 2, c + n - columns // 2, border, value)
+            line = v if n == 0 else maximum(line, v) if largest else minimum(line, v)
+        best = line if m == 0 else maximum(best, line) if largest else minimum(best, line)
+    out[r, c] = best
+
+
+HIGH: Final = 7
+"""Rows and columns of a rectangle whose extremes stay in registers from row to row."""
 
 
 def _value(dtype: Any) -> str:
@@ -112,6 +123,10 @@ def _extreme(x: Memory, out: Memory, size: int | tuple[int, int], largest: bool,
     constant = _constant(source.dtype, value)
     with Jobs(device(x=source, out=target)) as jobs:
         for a, b in pairs(source, target):
+            if max(rows, columns) <= HIGH:
+                both = retyped(extreme_of_area, _value(source.dtype), x=stored, out=stored)
+                jobs.add(both, a, b, rows, columns, largest, border, constant)
+                continue
             between = jobs.scratch(a.shape, a.dtype)
             jobs.add(kind, a, between, columns, False, largest, border, constant)
             jobs.add(kind, between, b, rows, True, largest, border, constant)
