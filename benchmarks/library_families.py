@@ -81,7 +81,7 @@ def rows(row: Callable[..., Any]) -> list[Any]:
            (47, 47, 56), (55, 60, 75)),
         of("random, normal", "number", lambda g, n: Generator(1).normal(g.zeros(n))),
         filtered("image.box 3 x 3", image.box, 3),
-        filtered("image.separable, 5 x 5", image.separable, (1, 4, 6, 4, 1), (1, 4, 6, 4, 1)),
+        filtered("image.separable, 5 x 5", image.separable, *[(1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)] * 2),
         filtered("image.filter2d 3 x 3", image.filter2d, np.ones((3, 3))),
         filtered("image.sobel", image.sobel),
         filtered("image.median 3 x 3", image.median, 3),
