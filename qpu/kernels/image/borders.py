@@ -32,16 +32,6 @@ BORDERS: Final[dict[str, Any]] = {"clamp": "edge", "reflect": "reflect", "consta
 """Borders, and what `numpy.pad` calls them. A mirror does not repeat the edge."""
 
 
-def pixel(x: Any, r: Any, c: Any, border: str, value: Any) -> Any:
-    """A pixel of an image, in a kernel."""
-    if border == "constant":
-        return f32(x.get(r, c, value))
-    if border == "clamp":
-        return f32(x.clamp[r, c])
-    bottom, right = x.shape[0] - 1, x.shape[1] - 1
-    return f32(x[bottom - abs(bottom - abs(r)), right - abs(right - abs(c))])
-
-
 def placed(x: Any, r: Any, c: Any, border: str, value: Any) -> Any:
     """A pixel as it is stored, in a kernel."""
     if border == "constant":
@@ -50,6 +40,11 @@ def placed(x: Any, r: Any, c: Any, border: str, value: Any) -> Any:
         return x.clamp[r, c]
     bottom, right = x.shape[0] - 1, x.shape[1] - 1
     return x[bottom - abs(bottom - abs(r)), right - abs(right - abs(c))]
+
+
+def pixel(x: Any, r: Any, c: Any, border: str, value: Any) -> Any:
+    """A pixel as a number, in a kernel."""
+    return f32(placed(x, r, c, border, value))
 
 
 def to_store(v: Any, byte: bool) -> Any:
