@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Callable
@@ -51,6 +52,7 @@ REGISTERS = ("a", "b", "acc", "z", "neg", "c", "uniform", "sfu_left")
 QUICK = 20  # programs in the normal tests
 PARTS, SHARE = 100, 50  # of the soak: parts of as many programs
 LESSER = [vectors for vectors in ("avx2", "sse2") if not lacks(vectors)] or ["auto"]
+EVERYWHERE = ["auto", *(name for name in LESSER if name != "auto")]
 MACHINES = {"reference": Vc4ReferenceMachine, "compiled": Vc4CompiledMachine}
 
 
@@ -315,7 +317,7 @@ def bits(*values: float) -> list[int]:
     return [int(np.float32(v).view(np.uint32)) for v in values]
 
 
-@pytest.fixture(params=["auto", *(name for name in LESSER if name != "auto")])
+@pytest.fixture(params=EVERYWHERE)
 def everywhere(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -341,9 +343,20 @@ def test_sums_are_truncated() -> None:
 INFINITY, NAN, TINY, ZERO = 0x7F800000, 0x7FC00001, 0x00000001, 0x80000000
 
 
+SPECIAL = list(
+    itertools.product(
+        [INFINITY, INFINITY | ZERO, NAN, NAN | ZERO, TINY, ZERO, 0x00800000, 0x7F7FFFFF],
+        [INFINITY, INFINITY | ZERO, NAN, NAN | ZERO, TINY, ZERO, 0x80800001, 0xFF7FFFFF],
+    )
+)
+
+
+@pytest.mark.parametrize(  # each pair on one kind of host, each number on all
+    ("x", "y", "everywhere"),
+    [(*pair, EVERYWHERE[(i + i // 8) % len(EVERYWHERE)]) for i, pair in enumerate(SPECIAL)],
+    indirect=["everywhere"],
+)
 @pytest.mark.usefixtures("everywhere")
-@pytest.mark.parametrize("x", [INFINITY, INFINITY | ZERO, NAN, NAN | ZERO, TINY, ZERO, 0x00800000, 0x7F7FFFFF])
-@pytest.mark.parametrize("y", [INFINITY, INFINITY | ZERO, NAN, NAN | ZERO, TINY, ZERO, 0x80800001, 0xFF7FFFFF])
 def test_special_floats(x: int, y: int) -> None:
     def source(q: Asm) -> None:
         q.mov(q.r0, q.uniform)
@@ -361,8 +374,16 @@ MINUS, SMALL, SMALLER = bits(-1.0, 2.0**-100, 2.0**-30)
 
 
 @pytest.mark.usefixtures("everywhere")
-@pytest.mark.parametrize(("x", "y"), [(MINUS, 0), (SMALL, SMALLER), (MINUS, 5), (SMALL, MINUS), (NAN, MINUS)])
-@pytest.mark.parametrize("cond", ["always", "ifnz"])
+@pytest.mark.parametrize(
+    ("x", "y", "cond"),
+    [
+        (MINUS, 0, "ifnz"),
+        (SMALL, SMALLER, "always"),
+        (MINUS, 5, "always"),
+        (SMALL, MINUS, "ifnz"),
+        (NAN, MINUS, "always"),
+    ],
+)
 def test_sums_and_products_of_the_turn_before(x: int, y: int, cond: Any) -> None:
     """Registers hold integers in one turn of a loop and products of the host in the next; every use sees the bits that
     VideoCore IV would have."""
