@@ -88,7 +88,7 @@ def small(tmp_path: Path, shape: tuple[int, int]) -> str:
     return str(path)
 
 
-PICTURES = ("mandelbrot", "spectrogram", "gaussian_blur", "sobel")  # the last two of photographs
+PICTURES = ("mandelbrot", "spectrogram", "gaussian_blur", "sobel", "photograph")  # the last three of photographs
 SIZED = ("hello_world", "memset", "scopy", "saxpy", "summation", "parallel_add", "parallel_mul", "soft_threshold",
          "dot", "prefix_sum", "histogram")  # fmt: skip
 ASSEMBLY = ("hello_world", "memset", "scopy", "saxpy", "summation", "mandelbrot", "gaussian_blur", "sobel")
@@ -252,6 +252,12 @@ def test_the_library(run: Run, name: str, device: str, n: int) -> None:
     assert set(row) >= KEYS and row["ok"] and row["n"] == n
 
 
+def test_photograph(run: Run, tmp_path: Path) -> None:
+    options = ("--input", small(tmp_path, (15, 40)), "--output", str(tmp_path / "p.png"))
+    (row,) = run.rows("photograph", "--device", "pi4", *options)
+    assert set(row) >= KEYS and row["ok"] and grey(Path(row["output"])).shape == (16, 80)
+
+
 def test_mailbox_info(run: Run) -> None:
     for row in run.rows("mailbox_info", "--device", "all"):
         assert set(row) >= KEYS and row["ok"] and row["instructions"] == 0
@@ -356,7 +362,7 @@ def test_loops_refuse_what_they_have_no_registers_for(monkeypatch: pytest.Monkey
 
 
 STEMS = [p.stem for p in sorted(EXAMPLES.glob("*.py")) if not p.stem.startswith("_")]
-SLOW = ("lenet", "clusters", "power_iteration")  # tests/kernels/test_lenet.py and test_the_library run samples
+SLOW = ("lenet", "clusters", "power_iteration", "photograph")  # test_lenet.py, test_the_library run samples
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.soak] if n in SLOW else [])

@@ -173,6 +173,7 @@ def test_searchsorted(boards: dict[str, Device], board: str, dtype: Any, side: s
 def test_histogram(boards: dict[str, Device], board: str, dtype: Any, low: int) -> None:
     gpu = boards[board]
     x = items(3, 500, dtype)
+    x[:250] = 5
     bins = gpu.zeros(90, N)
     search.histogram(gpu.array(x), bins, low)
     search.histogram(gpu.array(x), bins, low, clear=False)
@@ -234,6 +235,7 @@ def test_refusals(boards: dict[str, Device]) -> None:
         (lambda: search.searchsorted(x, i, i), "a holds float32 and v int32"),
         (lambda: search.searchsorted(x, x, i, "middle"), "side = 'middle'"),
         (lambda: search.histogram(x, i), "x holds float32"),
+        (lambda: search.histogram(i, gpu.zeros(8, N), 2**31 - 7), "low = 2147483641 and 8 bins"),
     ]
     for call, found in cases:
         with pytest.raises(UsageError, match=found) as caught:

@@ -52,7 +52,7 @@ def to_store(v: Any, byte: bool) -> Any:
     return i32(minimum(maximum(v, 0.0), 255.0) + 0.5) if byte else v
 
 
-def check_border(border: str, reach: int, shape: tuple[int, ...]) -> None:
+def check_border(border: str, reach: int = 0, shape: tuple[int, ...] = (1, 1)) -> None:
     """Refuse a border that does not exist, or a mirror of more than there is. Raises: UsageError."""
     if border not in BORDERS:
         raise UsageError(f"border = {border!r}", help=f"allowed: {', '.join(BORDERS)}")

@@ -16,6 +16,7 @@ from qpu.kernels import search
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, part, separate
 from qpu.kernels.common.retyped import name_of, retyped
+from qpu.kernels.common.shapes import collected, returned
 from qpu.kernels.image.borders import image, pairs, to_store
 from qpu.lang import Const, Grid, In, In2, In3, Out2, f32, i32, kernel, mul24, u8, u32, unroll, where
 from qpu.launch import Run
@@ -137,13 +138,6 @@ def _shaped(name: str, x: BufferView, shape: tuple[int, ...]) -> None:
         raise UsageError(f"{name} has the shape {list(x.shape)}; allowed: {list(shape)}", help="gpu.empty(shape)")
 
 
-def _elements(name: str, x: BufferView) -> BufferView:
-    """Rows of elements instead of pixels."""
-    if x.size and (x.strides[2] != x.dtype.itemsize or x.strides[1] != 3 * x.dtype.itemsize):
-        raise UsageError(f"the pixels of {name} do not follow each other", help="whole rows, or part of a row")
-    return BufferView(x.buffer, x.offset, (x.shape[0], 3 * x.shape[1]), x.dtype, (x.strides[0], x.dtype.itemsize))
-
-
 @entry
 def grey(x: Memory, out: Memory) -> Run:
     """0.299 red + 0.587 green + 0.114 blue. x: rows, columns, 3; out: rows, columns; both u8 or both f32."""
@@ -170,7 +164,9 @@ def rgb_of_grey(x: Memory, out: Memory) -> Run:
     kind = retyped(spread, "i32" if source.dtype == np.uint8 else "f32", x=stored, out=stored)
     with Jobs(device(x=source, out=target)) as jobs:
         if target.size:
-            jobs.add(kind, source, _elements("out", target))
+            place = collected(jobs, target, 1, 2, read=False)
+            jobs.add(kind, source, place)
+            returned(jobs, place, target)
         return jobs.run()
 
 
@@ -192,7 +188,9 @@ def rgb_of_yuv420(y: Memory, u: Memory, v: Memory, out: Memory, full: bool = Tru
     separate("out", target, False, **planes)
     with Jobs(device(out=target, **planes)) as jobs:
         if target.size:
-            jobs.add(to_rgb, *planes.values(), _elements("out", target), *(FULL if full else VIDEO).values())
+            place = collected(jobs, target, 1, 2, read=False)
+            jobs.add(to_rgb, *planes.values(), place, *(FULL if full else VIDEO).values())
+            returned(jobs, place, target)
         return jobs.run()
 
 

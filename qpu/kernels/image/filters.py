@@ -28,7 +28,7 @@ FEW: Final = 9
 HIGH: Final = 5
 """Taps down the columns of a pass over both axes, whose sums stay in registers from row to row."""
 MANY: Final = 49
-"""Taps of a filter of two axes that belong to the program."""
+"""Taps of a filter of two axes that belong to the program; of larger ones they are in memory."""
 
 
 @kernel(coarsen=1)
@@ -121,6 +121,20 @@ def of_area(
     out[r, c] = to_store(acc, byte)
 
 
+@kernel(coarsen=1)
+def of_large_area(
+    k: Grid, x: In2[f32], weights: In2[f32], out: Out2[f32], border: Const[str], value: f32, byte: Const[bool]
+) -> None:
+    """As `of_area`, with any number of weights."""
+    r, c = k.index(*out.shape)
+    up, left = weights.shape[0] >> 1, weights.shape[1] >> 1
+    acc = f32(0)
+    for m in range(weights.shape[0]):
+        for n in range(weights.shape[1]):
+            acc += weights[m, n] * pixel(x, r + m - up, c + n - left, border, value)
+    out[r, c] = to_store(acc, byte)
+
+
 @kernel(march="y")
 def edges(
     k: Grid, x: In2[f32], out: Out2[f32], direction: Const[str], border: Const[str], value: f32, scale: f32,
@@ -168,16 +182,16 @@ def _separable(
         kind = retyped(along_both, "f32", x=name_of(x.dtype), out=name_of(out.dtype))
         jobs.add(kind, x, out, rows, columns, border, value, out.dtype == np.uint8)
         return
-    between = jobs.scratch(x.shape, np.float32)
+    # beyond the first or last row lie results of rows of the constant
+    outer = float(np.float32(value) * np.float32(sum(columns)))
     if len(rows) > FEW or len(columns) > FEW:
-        wide, high = (of_weights(w, n, border, value) for w, n in ((columns, x.shape[1]), (rows, x.shape[0])))
+        wide, high = of_weights(columns, x.shape[1], border, value), of_weights(rows, x.shape[0], border, outer)
         resample(jobs, x, out, high, wide)
         return
+    between = jobs.scratch(x.shape, np.float32)
     first = retyped(along_columns, "f32", x=name_of(x.dtype))
     second = retyped(along_rows, "f32", out=name_of(out.dtype))
     jobs.add(first, x, between.view(0, x.shape), columns, border, value, False)
-    # beyond the first or last row lie results of rows of the constant
-    outer = float(np.float32(value) * np.float32(sum(columns)))
     jobs.add(second, between.view(0, x.shape), out, rows, border, outer, out.dtype == np.uint8)
 
 
@@ -220,19 +234,24 @@ def gaussian(x: Memory, out: Memory, sigma: float, border: str = "clamp", value:
 def filter2d(x: Memory, out: Memory, weights: Any, border: str = "clamp", value: float = 0.0) -> Run:
     """out[r, c] = the sum of weights[m, n] * x[r + m - M, c + n - N]: the weights as they lie, not turned.
 
-    weights: odd numbers of rows and columns, together at most 49. See `separable`.
+    weights: odd numbers of rows and columns; up to 49 belong to the program, more are in memory. See `separable`.
     """
     w = np.asarray(weights, np.float32)
-    if w.ndim != 2 or w.shape[0] % 2 == 0 or w.shape[1] % 2 == 0 or w.size > MANY or not np.isfinite(w).all():
-        raise UsageError(f"weights of shape {w.shape}", help=f"allowed: odd rows and columns, {MANY} finite numbers")
+    if w.ndim != 2 or w.shape[0] % 2 == 0 or w.shape[1] % 2 == 0 or not np.isfinite(w).all():
+        raise UsageError(f"weights of shape {w.shape}", help="allowed: odd rows and columns of finite numbers")
     source, target = image("x", x), image("out", out, "out")
     check_border(border, max(w.shape) // 2, source.shape)
     separate("out", target, x=source)
     const = tuple(tuple(float(v) for v in row) for row in w)
-    kind = retyped(of_area, "f32", x=name_of(source.dtype), out=name_of(target.dtype))
+    stored = {"x": name_of(source.dtype), "out": name_of(target.dtype)}
     with Jobs(device(x=source, out=target)) as jobs:
+        table = jobs.constant(w) if w.size > MANY else None
         for a, b in pairs(source, target):
-            jobs.add(kind, a, b, const, border, value, target.dtype == np.uint8)
+            if table is None:
+                jobs.add(retyped(of_area, "f32", **stored), a, b, const, border, value, target.dtype == np.uint8)
+            else:
+                large = retyped(of_large_area, "f32", **stored)
+                jobs.add(large, a, table, b, border, value, target.dtype == np.uint8)
         return jobs.run()
 
 

@@ -76,6 +76,14 @@ def extreme_of_area(
 
 HIGH: Final = 7
 """Rows and columns of a rectangle whose extremes stay in registers from row to row."""
+LONG: Final = 31
+"""Pixels of a line in one launch; longer lines take several, which add their reaches."""
+
+
+def _lines(size: int) -> list[int]:
+    """Lines whose extremes, one after another, are those of a line of `size` pixels."""
+    full, rest = divmod(size - 1, LONG - 1)
+    return [LONG] * full + ([rest + 1] if rest or not full else [])
 
 
 def _value(dtype: Any) -> str:
@@ -112,8 +120,8 @@ def median(x: Memory, out: Memory, size: int = 3, border: str = "clamp", value: 
 
 def _extreme(x: Memory, out: Memory, size: int | tuple[int, int], largest: bool, border: str, value: float) -> Run:
     rows, columns = (size, size) if isinstance(size, int) else size
-    if not (1 <= rows <= 31 and 1 <= columns <= 31 and rows % 2 == columns % 2 == 1):
-        raise UsageError(f"size = {size}", help="allowed: odd numbers up to 31, of rows and of columns")
+    if not (rows >= 1 and columns >= 1 and rows % 2 == columns % 2 == 1):
+        raise UsageError(f"size = {size}", help="allowed: odd numbers from 1, of rows and of columns")
     source, target = image("x", x), image("out", out, "out")
     _same(source, target)
     check_border(border, max(rows, columns) // 2, source.shape)
@@ -127,9 +135,12 @@ def _extreme(x: Memory, out: Memory, size: int | tuple[int, int], largest: bool,
                 both = retyped(extreme_of_area, _value(source.dtype), x=stored, out=stored)
                 jobs.add(both, a, b, rows, columns, largest, border, constant)
                 continue
-            between = jobs.scratch(a.shape, a.dtype)
-            jobs.add(kind, a, between, columns, False, largest, border, constant)
-            jobs.add(kind, between, b, rows, True, largest, border, constant)
+            steps = [(n, False) for n in _lines(columns)] + [(n, True) for n in _lines(rows)]
+            for size_, down in steps[:-1]:
+                between = jobs.scratch(a.shape, a.dtype).view(0, a.shape)
+                jobs.add(kind, a, between, size_, down, largest, border, constant)
+                a = between
+            jobs.add(kind, a, b, *steps[-1], largest, border, constant)
         return jobs.run()
 
 

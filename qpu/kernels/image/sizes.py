@@ -11,9 +11,9 @@ from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, recast, separate
 from qpu.kernels.common.retyped import name_of, retyped
-from qpu.kernels.image.borders import check_border, image, pairs, to_store
+from qpu.kernels.image.borders import check_border, image, pairs, pixel, to_store
 from qpu.kernels.image.tables import Table, resample
-from qpu.lang import Const, Grid, In, In2, Out2, clamp, f32, floor, i32, kernel
+from qpu.lang import Const, Grid, In, In2, Out2, clamp, f32, floor, i32, kernel, maximum
 from qpu.launch import Run
 
 __all__ = ["METHODS", "pyramid_down", "pyramid_up", "reference_resample", "reference_warp", "resize", "table", "warp"]
@@ -27,10 +27,18 @@ def picked(k: Grid, x: In2[f32], rows: In[i32], columns: In[i32], out: Out2[f32]
     out[r, c] = x[rows[r], columns[c]]
 
 
+def mirrored(u: Any, n: Any) -> Any:
+    """A place in a line of n pixels that is mirrored at its first and last one again and again, in a kernel."""
+    end = f32(n - 1)
+    turn = maximum(2.0 * end, 1.0)
+    far = abs(u)
+    return end - abs(end - (far - floor(far / turn) * turn))
+
+
 @kernel(coarsen=1)
 def warped(
     k: Grid, x: In2[f32], out: Out2[f32], a: f32, b: f32, c: f32, d: f32, e: f32, f: f32, g: f32, h: f32,
-    perspective: Const[bool], repeat: Const[bool], value: f32, byte: Const[bool],
+    perspective: Const[bool], border: Const[str], value: f32, byte: Const[bool],
 ) -> None:  # fmt: skip
     """Bilinear samples at (a q + b p + c, d q + e p + f), divided by g q + h p + 1; q: column, p: row."""
     p, q = k.index(*out.shape)
@@ -39,12 +47,15 @@ def warped(
     if perspective:
         w = g * across + h * down + 1.0
         u, v = u / w, v / w
+    if border == "reflect":
+        u, v = mirrored(u, x.shape[1]), mirrored(v, x.shape[0])
     u = clamp(u, -2.0, f32(x.shape[1]) + 1.0)
     v = clamp(v, -2.0, f32(x.shape[0]) + 1.0)
     left, top = floor(u), floor(v)
     j, i = i32(left), i32(top)
     fu, fv = u - left, v - top
-    n = [[f32(x.clamp[i + m, j + n] if repeat else x.get(i + m, j + n, value)) for n in range(2)] for m in range(2)]
+    outer = "constant" if border == "constant" else "clamp"
+    n = [[pixel(x, i + m, j + n, outer, value) for n in range(2)] for m in range(2)]
     high = n[0][0] + (n[0][1] - n[0][0]) * fu
     low = n[1][0] + (n[1][1] - n[1][0]) * fu
     out[p, q] = to_store(high + (low - high) * fv, byte)
@@ -143,13 +154,12 @@ def warp(x: Memory, out: Memory, matrix: Any, border: str = "constant", value: f
     """out[r, c] = x at the place matrix @ (c, r, 1), column first, between pixels by their four neighbours.
 
     matrix: 2 by 3 (affine) or 3 by 3 (perspective, scaled to 1 at the lower right); from pixels of the result to pixels
-    of x. border: "constant" (`value`) or "clamp". x, out: images with the same channels, u8 or f32 each.
+    of x. border: "constant" (`value`), "clamp" or "reflect". x, out: images with the same channels, u8 or f32 each.
     """
     m = np.asarray(matrix, np.float64)
     if m.shape not in ((2, 3), (3, 3)) or not np.isfinite(m).all() or (m.shape == (3, 3) and m[2, 2] == 0):
         raise UsageError(f"a matrix of shape {m.shape}", help="allowed: 2 by 3 or 3 by 3 finite numbers")
-    if border not in ("constant", "clamp"):
-        raise UsageError(f"border = {border!r}", help="allowed: 'constant', 'clamp'")
+    check_border(border)
     source, target = image("x", x), image("out", out, "out")
     separate("out", target, x=source)
     perspective = m.shape == (3, 3) and not np.array_equal(m[2], (0, 0, 1))
@@ -160,7 +170,7 @@ def warp(x: Memory, out: Memory, matrix: Any, border: str = "constant", value: f
     constant = int(value) if source.dtype == np.uint8 else value
     with Jobs(device(x=source, out=target)) as jobs:
         for a, b in pairs(source, target, sized=False):
-            jobs.add(kind, a, b, *numbers, perspective, border == "clamp", constant, target.dtype == np.uint8)
+            jobs.add(kind, a, b, *numbers, perspective, border, constant, target.dtype == np.uint8)
         return jobs.run()
 
 
@@ -177,14 +187,18 @@ def reference_warp(
     m = np.vstack([matrix, (0, 0, 1)]) if len(matrix) == 2 else np.asarray(matrix)
     r, c = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
     u, v, w = np.tensordot(m, np.stack([c, r, np.ones_like(c)]), 1)
-    u, v = np.clip(u / w, -2, x.shape[1] + 1), np.clip(v / w, -2, x.shape[0] + 1)
+    u, v = u / w, v / w
+    if border == "reflect":
+        ends = [max(n - 1, 0.5) for n in x.shape]
+        u, v = (e - np.abs(e - np.abs(p) % (2 * e)) for p, e in ((u, ends[1]), (v, ends[0])))
+    u, v = np.clip(u, -2, x.shape[1] + 1), np.clip(v, -2, x.shape[0] + 1)
     j, i = np.floor(u).astype(int), np.floor(v).astype(int)
     fu, fv = u - j, v - i
 
     def at(p: Any, q: Any) -> Any:
         inside = (p >= 0) & (p < x.shape[0]) & (q >= 0) & (q < x.shape[1])
         found = x[np.clip(p, 0, x.shape[0] - 1), np.clip(q, 0, x.shape[1] - 1)].astype(np.float64)
-        return found if border == "clamp" else np.where(inside, found, value)
+        return np.where(inside, found, value) if border == "constant" else found
 
     high, low = (at(i + n, j) * (1 - fu) + at(i + n, j + 1) * fu for n in (0, 1))
     return np.asarray(high * (1 - fv) + low * fv)
