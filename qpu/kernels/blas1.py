@@ -8,9 +8,10 @@ how many QPUs there are.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qpu.buffers import BufferView
 from qpu.errors import UsageError
@@ -22,7 +23,10 @@ from qpu.launch import Run
 if TYPE_CHECKING:
     from qpu.device import Device
 
-__all__ = ["asum", "axpy", "copy", "dot", "iamax", "nrm2", "rot", "scal", "swap"]
+__all__ = [
+    "asum", "axpy", "copy", "dot", "iamax", "nrm2", "reference_asum", "reference_axpy", "reference_dot",
+    "reference_iamax", "reference_nrm2", "reference_rot", "reference_scal", "rot", "scal", "swap",
+]  # fmt: skip
 
 WORKERS = 64
 F = np.float32
@@ -232,7 +236,48 @@ def iamax(x: Memory) -> int:
         return int(places.numpy()[found == found.max()].min())
 
 
-def _sum(parts: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> float:
+def _sum(parts: NDArray[np.float32]) -> float:
     """The parts of the workers as one number."""
     with np.errstate(over="ignore", invalid="ignore"):
         return float(F(parts.astype(np.float64).sum()))
+
+
+# -- the same in NumPy, in float64; copy and swap move bits
+
+
+def reference_scal(alpha: float, x: NDArray[Any]) -> NDArray[np.float64]:
+    """alpha x."""
+    return np.asarray(alpha * x.astype(np.float64))
+
+
+def reference_axpy(alpha: float, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+    """alpha x + y."""
+    return np.asarray(alpha * x.astype(np.float64) + y)
+
+
+def reference_rot(
+    x: NDArray[Any], y: NDArray[Any], c: float, s: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """c x + s y, c y - s x."""
+    a, b = x.astype(np.float64), y.astype(np.float64)
+    return c * a + s * b, c * b - s * a
+
+
+def reference_dot(x: NDArray[Any], y: NDArray[Any]) -> float:
+    """The sum of x[i] y[i]."""
+    return float(x.astype(np.float64) @ y.astype(np.float64))
+
+
+def reference_asum(x: NDArray[Any]) -> float:
+    """The sum of the magnitudes."""
+    return float(np.abs(x.astype(np.float64)).sum())
+
+
+def reference_nrm2(x: NDArray[Any]) -> float:
+    """The Euclidean length."""
+    return float(np.linalg.norm(x.astype(np.float64)))
+
+
+def reference_iamax(x: NDArray[Any]) -> int:
+    """The first index of the largest magnitude."""
+    return int(np.argmax(np.abs(x)))

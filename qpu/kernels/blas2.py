@@ -6,7 +6,10 @@ multiplications; with the transpose, several rows of 64 columns at a time, and x
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from qpu.buffers import BufferView
 from qpu.core.isa import Isa
@@ -17,7 +20,7 @@ from qpu.kernels.common.operands import Memory, device, operand, separate
 from qpu.lang import Const, Grid, In, In2, InOut, InOut2, Team, f32, i32, kernel, unroll
 from qpu.launch import Run
 
-__all__ = ["gemv", "ger"]
+__all__ = ["gemv", "ger", "reference_gemv", "reference_ger"]
 
 WORKERS = 64
 ROWS = 4
@@ -143,3 +146,17 @@ def ger(alpha: float, x: Memory, y: Memory, a: Memory) -> Run:
 def _most(length: int, each: int) -> int:
     """Workers for `length` results, `each` of them at a time."""
     return max(1, min(WORKERS, -(-length // each)))
+
+
+def reference_gemv(
+    alpha: float, a: NDArray[Any], x: NDArray[Any], beta: float, y: NDArray[Any], trans: bool = False
+) -> NDArray[np.float64]:
+    """The y of `gemv` in NumPy."""
+    op = a.T if trans else a
+    found = alpha * (op.astype(np.float64) @ x.astype(np.float64))
+    return np.asarray(found + beta * y.astype(np.float64) if beta else found)
+
+
+def reference_ger(alpha: float, x: NDArray[Any], y: NDArray[Any], a: NDArray[Any]) -> NDArray[np.float64]:
+    """The A of `ger` in NumPy."""
+    return np.asarray(alpha * np.outer(x.astype(np.float64), y) + a)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qpu.buffers import BufferView
 from qpu.errors import UsageError
@@ -20,7 +21,7 @@ from qpu.kernels.sgemm import Ending, Sgemm
 from qpu.lang import Const, Grid, In, In2, In3, InOut2, InOut3, Team, f32, kernel, unroll, where
 from qpu.launch import Run
 
-__all__ = ["gemm", "syrk", "trsm"]
+__all__ = ["gemm", "reference_gemm", "reference_syrk", "reference_trsm", "syrk", "trsm"]
 
 F = np.float32
 SMALL = 48**3
@@ -321,3 +322,36 @@ def _triangular(jobs: Jobs, alpha: float, a: BufferView, b: BufferView, unit: bo
     _triangular(jobs, alpha, a[:half, :half], b[:half], unit)
     _multiply(jobs, -1.0, a[half:, :half], b[:half], alpha, b[half:])
     _triangular(jobs, 1.0, a[half:, half:], b[half:], unit)
+
+
+# -- the same in NumPy
+
+
+def reference_gemm(
+    a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], alpha: float = 1.0, beta: float = 0.0,
+    bias: NDArray[Any] | None = None, relu: bool = False,
+) -> NDArray[np.float64]:  # fmt: skip
+    """The c of `gemm`, in float64."""
+    found = alpha * (a.astype(np.float64) @ b.astype(np.float64)) + (beta * c.astype(np.float64) if beta else 0.0)
+    found = found + (0.0 if bias is None else bias)
+    return np.where(found < 0, 0.0, found) if relu else found
+
+
+def reference_syrk(
+    a: NDArray[Any], c: NDArray[Any], alpha: float = 1.0, beta: float = 0.0, upper: bool = False
+) -> NDArray[np.float64]:
+    """The c of `syrk`, in float64."""
+    inside = np.tri(len(a), dtype=bool)
+    return np.where(inside.T if upper else inside, reference_gemm(a, a.T, c, alpha, beta), c)
+
+
+def reference_trsm(
+    a: NDArray[Any], b: NDArray[Any], alpha: float = 1.0, upper: bool = False, unit: bool = False, right: bool = False
+) -> NDArray[np.float64]:
+    """The b of `trsm`, in float64."""
+    matrix = (np.triu(a) if upper else np.tril(a)).astype(np.float64)
+    if unit:
+        np.fill_diagonal(matrix, 1.0)
+    given = alpha * b.astype(np.float64)
+    found = np.linalg.solve(matrix.T, given.T).T if right else np.linalg.solve(matrix, given)
+    return found.astype(np.float64, copy=False)

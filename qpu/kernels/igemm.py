@@ -28,7 +28,7 @@ from qpu.kernels.sgemm import Ending, Sgemm
 from qpu.lang import Const, Grid, In, In2, Out2, Team, f32, i32, kernel, mul24, u32, where
 from qpu.launch import Run
 
-__all__ = ["fixed_point", "igemm", "reference_requantise", "requantise"]
+__all__ = ["fixed_point", "igemm", "reference_igemm", "reference_requantise", "requantise"]
 
 I32 = np.int32
 EXTRA = 4
@@ -274,6 +274,12 @@ def _limits(dtype: np.dtype[Any], zero: int, relu: bool) -> tuple[int, int]:
     if not limits.min <= zero <= limits.max:
         raise UsageError(f"zero = {zero}; allowed: {limits.min}..{limits.max}, as {dtype} holds", help="0 is usual")
     return (zero if relu else int(limits.min)), int(limits.max)
+
+
+def reference_igemm(a: NDArray[Any], b: NDArray[Any], bias: Any = 0, relu: bool = False) -> NDArray[np.int32]:
+    """The int32 of `igemm`, by NumPy."""
+    found = (a.astype(np.int64) @ b.astype(np.int64) + bias).astype(np.int32)
+    return np.asarray(np.maximum(found, 0) if relu else found)
 
 
 def reference_requantise(

@@ -15,7 +15,7 @@ from qpu.launch import Run
 
 __all__ = [
     "accelerations", "convolve", "distances", "kmeans_step", "nbody_step", "reference_accelerations",
-    "reference_distances",
+    "reference_distances", "reference_kmeans_step",
 ]  # fmt: skip
 
 MODES: Final = ("full", "same", "valid")
@@ -207,3 +207,10 @@ def reference_accelerations(p: NDArray[Any], mass: NDArray[Any], softening: floa
     q = p.astype(np.float64)
     d = q[:, None, :] - q[:, :, None]
     return np.asarray((d * (mass * ((d * d).sum(0) + softening) ** -1.5)).sum(-1))
+
+
+def reference_kmeans_step(x: NDArray[Any], centres: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Labels and new centres of `kmeans_step` in NumPy; where distances are nearly equal, labels may differ."""
+    labels = reference_distances(x, centres).argmin(1)
+    new = [x[labels == j].mean(0, dtype=np.float64) if (labels == j).any() else c for j, c in enumerate(centres)]
+    return labels, np.array(new, np.float64).reshape(centres.shape)

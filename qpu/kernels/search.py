@@ -11,7 +11,7 @@ from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, same_shape, separate
 from qpu.kernels.common.retyped import ALL, name_of, retyped
-from qpu.lang import Const, Grid, In, InOut, Out, Out2, Team, f32, i32, kernel, u32, unroll, where
+from qpu.lang import Const, Grid, In, InOut, Out, Out2, Team, f32, i32, kernel, minimum, u32, unroll, where
 from qpu.launch import Run
 
 __all__ = ["histogram", "reference_histogram", "searchsorted"]
@@ -62,7 +62,7 @@ def count_lanes(k: Team, x: In[i32], parts: Out2[i32], low: i32) -> None:
     end = min(start + each, vectors)
     for first in range(start, end, 15):
         some = [i32(0) for _ in range(4)]
-        for j in range(first, min(first + 15, end)):
+        for j in range(first, minimum(first + 15, end)):
             i = 16 * j + k.lane
             at = x.get(i, 0) - low
             one = where(u32(at) < 256, i32(1) << ((at >> 2) & 28), 0)

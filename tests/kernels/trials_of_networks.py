@@ -101,10 +101,8 @@ def _(t: Trial) -> Any:
     variance = t.floats(x.shape[1]) ** 2 + F(0.1)
     out = t.out(x.shape, F)
     nn.batch_norm(t.put(x), out, *(t.put(v) for v in (mean, variance, gain, shift)))
-    wide = (slice(None), *[None] * (x.ndim - 2))
-    factor = (gain / np.sqrt(variance.astype(D) + 1e-5))[wide]
-    want = (x.astype(D) - mean[wide]) * factor + shift[wide]
-    t.close(out, want, 16, (abs(x) + abs(mean[wide])) * abs(factor) + abs(shift[wide]))
+    want = norm.reference_batch_norm(x, mean, variance, gain, shift)
+    t.close(out, want, 16, norm.reference_batch_norm(abs(x), -abs(mean), variance, abs(gain), abs(shift)))
     return (out,)
 
 
@@ -163,7 +161,7 @@ def _(t: Trial) -> Any:
     nn.quantise(t.put(x), small, t.put(scale), -9, axis)
     assert abs(small.numpy() - int8.reference_quantise(x, wide, -9)).max() <= 0.5 + 1e-4
     nn.dequantise(small, back, t.put(scale), -9, axis)
-    t.close(back, (small.numpy().astype(D) + 9) * wide, 1, 137 * wide)
+    t.close(back, int8.reference_dequantise(small.numpy(), wide, -9), 1, 137 * wide)
     return small, back
 
 

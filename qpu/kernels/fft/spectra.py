@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from qpu.kernels.fft.transforms import rfft
 from qpu.lang import Grid, In, In2, Out2, c64, f32, kernel
 from qpu.launch import Run
 
-__all__ = ["WINDOWS", "frames", "spectrogram", "window"]
+__all__ = ["WINDOWS", "frames", "reference_spectrogram", "spectrogram", "window"]
 
 F = np.float32
 
@@ -93,3 +93,9 @@ def spectrogram(x: Memory, w: Memory, out: Memory, hop: int) -> Run:
         jobs.take(rfft(cut, found))
         jobs.add(_powers, found, 1 / total if total else 0.0, target)
         return jobs.run()
+
+
+def reference_spectrogram(x: NDArray[Any], w: NDArray[Any], hop: int) -> NDArray[np.float64]:
+    """The powers of `spectrogram`, by NumPy; the transforms are those of `numpy.fft`, by name."""
+    pieces = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), len(w))[::hop]
+    return np.asarray(np.abs(np.fft.rfft(pieces * w)) ** 2 / np.square(w, dtype=np.float64).sum())

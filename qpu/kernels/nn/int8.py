@@ -15,7 +15,9 @@ from qpu.kernels.common.shapes import around, returned
 from qpu.lang import Grid, In, In3, Out3, clamp, f32, i8, i32, kernel, rint
 from qpu.launch import Run
 
-__all__ = ["dequantise", "quantise", "reference_quantise", "reference_requantise", "requantised"]
+__all__ = [
+    "dequantise", "quantise", "reference_dequantise", "reference_quantise", "reference_requantise", "requantised",
+]  # fmt: skip
 
 
 def requantised(total: Any, scale: Any, zero: Any) -> Any:
@@ -100,6 +102,11 @@ def dequantise(x: Memory, out: Memory, scale: float | Memory, zero: int = 0, axi
 def reference_quantise(x: NDArray[Any], scale: Any, zero: int = 0) -> NDArray[np.float64]:
     """`quantise` in NumPy before rounding, limited; scale broadcasts."""
     return np.asarray(np.clip(x / np.asarray(scale, np.float64) + zero, -128, 127))
+
+
+def reference_dequantise(x: NDArray[Any], scale: Any, zero: int = 0) -> NDArray[np.float64]:
+    """`dequantise` in NumPy; scale broadcasts."""
+    return np.asarray((x.astype(np.float64) - zero) * scale)
 
 
 def reference_requantise(total: NDArray[Any], scale: NDArray[Any], zero: int = 0) -> NDArray[np.int8]:

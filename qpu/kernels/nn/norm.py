@@ -15,7 +15,10 @@ from qpu.kernels.common.shapes import around, collected, returned
 from qpu.lang import Const, Grid, In, In2, In3, Out2, Out3, Team, exp, f32, i32, kernel, log, maximum, rsqrt, where
 from qpu.launch import Run
 
-__all__ = ["batch_norm", "layer_norm", "reference_layer_norm", "reference_softmax", "rows_of", "softmax"]
+__all__ = [
+    "batch_norm", "layer_norm", "reference_batch_norm", "reference_layer_norm", "reference_softmax", "rows_of",
+    "softmax",
+]  # fmt: skip
 
 LOWEST = -3.4028234663852886e38
 WORKERS = 64
@@ -162,3 +165,13 @@ def reference_layer_norm(x: NDArray[Any], gain: Any, shift: Any, epsilon: float 
     v = x.astype(np.float64)
     v = v - v.mean(-1, keepdims=True)
     return np.asarray(v / np.sqrt((v * v).mean(-1, keepdims=True) + epsilon) * gain + shift)
+
+
+def reference_batch_norm(
+    x: NDArray[Any], mean: Any, variance: Any, gain: Any = 1.0, shift: Any = 0.0, epsilon: float = 1e-5
+) -> NDArray[np.float64]:
+    """`batch_norm`."""
+    wide = (-1, *[1] * (x.ndim - 2))
+    m, v, g, s = (np.broadcast_to(np.asarray(p, np.float64), x.shape[1:2]).reshape(wide)
+                  for p in (mean, variance, gain, shift))  # fmt: skip
+    return np.asarray((x.astype(np.float64) - m) * (g / np.sqrt(v + epsilon)) + s)
