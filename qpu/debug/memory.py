@@ -62,9 +62,10 @@ class ShadowMemory:
         cells[(at - np.uint32(self._base)) // np.uint32(size)] = _WRITTEN[size]
 
     def written_at(self, at: U32, size: int) -> NDArray[np.bool_]:
-        """For each aligned address whether all `size` bytes were written."""
+        """For each aligned address whether one of `size` bytes was written: of a word with elements of one or two bytes
+        a program may use those that were, and the rest of the last word of a buffer is nobody's."""
         cells = self._written[: len(self._written) & ~3].view(f"u{size}")
-        return np.asarray(cells.take((at - np.uint32(self._base)) // np.uint32(size)) == _WRITTEN[size])
+        return np.asarray(cells.take((at - np.uint32(self._base)) // np.uint32(size)) != 0)
 
     def epochs(self, at: U32, size: int) -> tuple[Epochs, Ints]:
         """The accesses to the words at aligned addresses, or to their bytes, and the numbers of these cells.

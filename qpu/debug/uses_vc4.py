@@ -44,7 +44,8 @@ class Use(NamedTuple):
 
 
 def _half(p: Plan, h: Half, *, mul: bool) -> HalfUse | None:
-    if not h.active:
+    flags = p.flags_from == ("mul" if mul else "add")
+    if not h.active and not flags:  # an immediate that only sets flags is active in neither
         return None
     reads: set[int] = set()
     vpm = False
@@ -65,7 +66,6 @@ def _half(p: Plan, h: Half, *, mul: bool) -> HalfUse | None:
         number, sink = (R4, "") if h.dest.number in SFU else (-1, _SINKS.get(h.dest.number, ""))
     flag = "" if h.cond < 2 else ("z", "neg", "c")[(h.cond >> 1) - 1]
     mixes = (mul and p.rotate is not None) or number == ACCUMULATORS + 5
-    flags = p.flags_from == ("mul" if mul else "add")
     return HalfUse(tuple(reads), flag, not h.cond & 1, number, sink, flags, mixes, vpm)
 
 

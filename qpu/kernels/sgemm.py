@@ -259,8 +259,8 @@ class Sgemm:
                 for name, (memory, shape, ld) in zip("abc", given, strict=True)
             )
             self._panels = [self._buffer(words) for words in plan.packed_words]
-            self._spare = self._buffer(16).discard()  # for what lies outside C
-            self._spare.array[...] = 0  # it is loaded, too, where C is accumulated
+            self._spare = self._buffer(32).discard()  # for what lies outside C
+            self._spare.array[...] = 0  # loaded, too, where C is accumulated: on VideoCore IV the second half
             self._packing = self._pack_vc4() if gpu.isa is Isa.VC4 else self._pack_v3d()
         except BaseException:
             self.close()

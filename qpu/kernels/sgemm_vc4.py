@@ -375,9 +375,10 @@ def streams(
 
     tiles: down and across. part: first of them, row by row, and how many. panels: addresses of packed A and B, None
     without their product. panel_words: of one panel of A and of B. loops: over k. c, extent, ld: address, (rows,
-    columns) and row length in words of C. spare: address of 16 words that take what lies outside C. alpha, beta:
-    binary32 patterns. base: where the streams will lie. after, values, limits: see `kernel`; addresses of factors and
-    of the bias; zero, lowest and highest result.
+    columns) and row length in words of C. spare: address of 16 words that take what lies outside C, and of 16 more that
+    are loaded in its place, so that no load meets a store that may still run. alpha, beta: binary32 patterns. base:
+    where the streams will lie. after, values, limits: see `kernel`; addresses of factors and of the bias; zero, lowest
+    and highest result.
     A record: what `_uniform` or `_rotate` reads; alpha; beta if not None; for each chunk: last lane inside C and
     addresses of the factors and the bias of its column (as `after` has them), last lane and four row addresses (with
     beta), VPM set-up, the limits for each row (narrow results), and DMA set-up, stride and address (or set-up and
@@ -417,8 +418,7 @@ def streams(
             if beta is not None:
                 word(np.maximum(wide - 1, 0))
                 for r in range(CHUNK):
-                    inside = np.minimum(row + r, extent[0] - 1), np.minimum(column, extent[1] - 1)
-                    word(c + 4 * (inside[0] * ld + inside[1]))
+                    word(np.where(r < high, c + 4 * ((row + r) * ld + column), spare + 64))
             word(fill)
             for limit in limits * CHUNK if after.narrow else ():
                 word(limit & 0xFFFFFFFF)

@@ -161,6 +161,7 @@ def test_long_sums_and_many_tiles_take_several_launches(gpu: Device, monkeypatch
             multiply(gpu, (75, 150, 190), kernel, alpha, beta, transb=True)
     multiply(gpu, (75, 300, 1), "rotate", 0.0, 2.0)
     with Sgemm(gpu, 75, 150, 190) as job:
+        job.load(*draw(1, (75, 190), (190, 150), (75, 150)))
         job.set()
         assert len(job.launch().launches) >= 2 + 3 and -(-job.plan.depth // sgemm.STEPS) == 3
 

@@ -18,7 +18,7 @@ PAGE = 4096  # bytes of a page of the V3D MMU, also where Linux has 16 KiB pages
 # An entry of the page table: the number of the region << ID_SHIFT | bytes of the page that programs may access.
 ID_SHIFT = 13
 LIMIT_MASK = (1 << ID_SHIFT) - 1
-_INSIDE = np.uint32(PAGE - 1)
+_INSIDE, _LIMIT, _ONE, _THREE = np.uint32(PAGE - 1), np.uint32(LIMIT_MASK), np.uint32(1), np.uint32(3)
 _MAX_ID = (1 << (32 - ID_SHIFT)) - 1
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0  # in `mmap` only with newer Pythons
 
@@ -268,9 +268,10 @@ class Memory:
             entries = self.pages.take(addresses >> np.uint32(12))
         except IndexError:
             return False
-        if not (entries & _INSIDE).any() and entries.all():  # whole pages, and pages that only streams read
-            return True
-        return bool(self.fetchable(addresses).all())
+        if not (entries & _INSIDE).any():  # whole pages, and pages that only streams read
+            return bool(entries.all())
+        last = (entries - _ONE) & _LIMIT
+        return bool(((addresses & _INSIDE) + _THREE <= last).all() and entries.all())
 
     def view(self, address: int, size: int) -> memoryview:
         """`size` bytes at `address`, writable."""
