@@ -15,7 +15,7 @@ from typing import Any
 
 from qpu.core.cache_files import CacheFiles, base_directory, chosen_directory
 
-__all__ = ["CACHE_LIMIT", "ENTRY_LIMIT", "cache_directory", "digest", "load", "store"]
+__all__ = ["CACHE_LIMIT", "ENTRY_LIMIT", "cache_directory", "digest", "load", "load_note", "store"]
 
 CACHE_LIMIT = 256 << 20  # bytes; above the limit the oldest entries are evicted
 ENTRY_LIMIT = 64 << 20  # bytes of one entry
@@ -45,6 +45,17 @@ def _files(directory: Path) -> CacheFiles:
 
 def load(directory: Path, key: str) -> tuple[dict[str, Any], bytes] | None:
     """Metadata and object code of an entry; None when there is none, or none that is whole and trusted."""
+    found = _parts(directory, key)
+    return found if found is not None and _whole_object(found[1]) else None
+
+
+def load_note(directory: Path, key: str) -> dict[str, Any] | None:
+    """Metadata of an entry without code; None when there is none, or none that is whole and trusted."""
+    found = _parts(directory, key)
+    return None if found is None else found[0]
+
+
+def _parts(directory: Path, key: str) -> tuple[dict[str, Any], bytes] | None:
     body = _files(directory).load(key)
     if body is None:
         return None
@@ -53,7 +64,7 @@ def load(directory: Path, key: str) -> tuple[dict[str, Any], bytes] | None:
         meta = json.loads(head)
     except (ValueError, RecursionError):
         return None  # damaged
-    return (meta, code) if isinstance(meta, dict) and _whole_object(code) else None
+    return (meta, code) if isinstance(meta, dict) else None
 
 
 def _whole_object(code: bytes) -> bool:

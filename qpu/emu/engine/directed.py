@@ -105,9 +105,9 @@ def _texts() -> dict[str, str]:
     fence = 'call void asm sideeffect "", ""()'
     two, rounding, traps = f"{f} %a, {f} %b", 'metadata !"round.dynamic"', 'metadata !"fpexcept.maytrap"'
 
-    def define(name: str, result: str, operands: str, *lines: str) -> str:
+    def define(name: str, result: str, operands: str, *lines: str, inline: str = "alwaysinline ") -> str:
         body = "".join(f"  {line}\n" for line in lines)
-        return f"define internal {result} @{name}({operands}) alwaysinline strictfp {{\n{body}  ret {result} %r\n}}\n"
+        return f"define internal {result} @{name}({operands}) {inline}strictfp {{\n{body}  ret {result} %r\n}}\n"
 
     def strict(target: str, name: str, operands: str, note: str = rounding, result: str = f) -> str:
         return f"%{target} = call {result} @{_CONSTRAINED}{name}({operands}, {note}, {traps}) strictfp"
@@ -125,6 +125,7 @@ def _texts() -> dict[str, str]:
             f"%factor = add {i} %odd, {below_two}",
             f"%c = bitcast {i} %factor to {f}",
             strict("r", "fma.v16f32", f"{f} %c, {f} %e, {f} %p"),
+            inline="",  # only by the full level: long chains of products take LLVM a quarter longer inlined
         ),
         "from_int": define("from_int", f, f"{i} %a", strict("r", "sitofp.v16f32.v16i32", f"{i} %a")),
         "unordered": define(

@@ -31,7 +31,7 @@ from qpu.emu.engine.host_cpu import host
 
 __all__ = [
     "FULL", "QUICK", "Improvement", "Interrupted", "Library", "NativeCode", "NativeProgram", "Translate",
-    "build", "checkpoint", "sources_digest",
+    "build", "checkpoint", "recall", "remember", "sources_digest",
 ]  # fmt: skip
 
 _GENERATORS = "core", "vc4", "v3d", "emu/engine", "emu/vc4", "emu/v3d"  # folders of the package
@@ -232,6 +232,19 @@ def _load(identity: bytes, level: int, library: Library | None) -> NativeCode | 
     if not address or not seal or ctypes.string_at(seal, 16) != code_cache.digest(_json(meta).encode()):
         return None
     return NativeCode(address, meta, True, 0.0, [engine], level)
+
+
+def remember(identity: bytes, note: dict[str, Any]) -> None:
+    """Keep a note about a program in the cache, for later processes."""
+    directory = cache_directory()
+    if directory is not None:
+        code_cache.store(directory, _key(identity, QUICK), _json(note), b"")
+
+
+def recall(identity: bytes) -> dict[str, Any] | None:
+    """The note that an earlier process kept under this identity; None when there is none."""
+    directory = cache_directory()
+    return None if directory is None else code_cache.load_note(directory, _key(identity, QUICK))
 
 
 def _json(meta: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qpu.emu.engine.directed import fastest
 from qpu.emu.engine.host_cpu import host
 from qpu.emu.engine.memory import Memory
-from qpu.emu.engine.native import Interrupted, NativeCode, NativeProgram, Translate
+from qpu.emu.engine.native import Interrupted, NativeCode, NativeProgram, Translate, recall, remember
 from qpu.emu.vc4.prepare import Place
 from qpu.emu.vc4.state import BUS_MASK
 from qpu.emu.vc4.translate import translate
@@ -28,6 +28,7 @@ MAX_BUILDS = 24  # translations of one program; code that is reached later runs 
 MAX_SITUATIONS = 50_000
 PATIENCE = 3  # times that a QPU must reach code that is not translated before it is translated
 WARM = 12  # times the reference engine executes an instruction before it is translated; 0: before anything runs
+SOON, SPREAD = 3, 500  # of a program of n instructions SOON + SPREAD / n times, where that is less
 SMALL = 256  # instructions up to which a program is translated as a whole, whichever parts of it are warm
 LARGEST = 1000  # nodes of one translation; of larger programs the most executed ones
 COLD = "not executed often enough"
@@ -56,8 +57,10 @@ class Program(NativeProgram):
         self._heat = np.zeros(len(words), np.int64)  # executions by the reference engine
         self._asked: set[int] = set()  # instructions that `start` was called for since they became warm
         self._looked = False  # whether `discover` was called
+        self.graph.explore([Node(0)])  # `covers` compares the instructions that can be reached
+        self._warm = min(WARM, SOON + SPREAD // max(1, len(self.graph.plans)))
         if WARM:
-            self.graph.explore([Node(0)])  # `covers` compares the instructions that can be reached
+            self._recall()
         else:
             self.discover([Node(0)])
 
@@ -68,9 +71,29 @@ class Program(NativeProgram):
         if 0 <= first < len(self._heat):
             self._heat[first : first + count] += 1
 
+    def _recall(self) -> None:
+        """Translate at once what was worth it in an earlier process, if the cache has its note."""
+        note = recall(self._identity("heat"))
+        if note is not None:
+            for at, count in note["heat"]:
+                self._heat[at] = count
+            self.discover([Node(*n) for n in note["roots"]])
+
+    def _remember(self) -> None:
+        at = np.flatnonzero(self._heat)
+        remember(
+            self._identity("heat"),
+            {"roots": self.graph.roots, "heat": list(zip(at.tolist(), self._heat[at].tolist(), strict=True))},
+        )
+
+    def _identity(self, *more: object) -> bytes:
+        """What a cache entry about the program depends on."""
+        words = sorted((i, int(self.graph.words[i])) for i in self.graph.plans)
+        return repr(("vc4", *more, len(self.graph.words), words)).encode()
+
     def warm(self, at: int) -> bool:
         """Whether an instruction is worth a translation."""
-        return not WARM or (0 <= at < len(self._heat) and self._heat[at] >= WARM)
+        return not WARM or (0 <= at < len(self._heat) and self._heat[at] >= self._warm)
 
     def ripe(self, at: int) -> bool:
         """Whether an instruction has become warm and `start` has not been called for it since."""
@@ -78,19 +101,21 @@ class Program(NativeProgram):
 
     def _due(self, at: int) -> bool:
         """Whether an instruction is executed often enough to translate everything again, with what follows it."""
-        return self.warm(at) and (not WARM or self._heat[at] >= WARM + len(self.nodes) // 4)
+        return self.warm(at) and (not WARM or self._heat[at] >= self._warm + len(self.nodes) // 4)
 
     def _leave_cold(self) -> None:
-        """Mark nodes that are executed too rarely to be worth a translation."""
+        """Mark nodes that are executed too rarely to be worth a translation: outside the loops around warm code."""
         graph, heat = self.graph, self._heat
         if not WARM or len(graph.plans) <= SMALL:
             return
         nodes = [n for n in graph.follow if n not in graph.reasons]
-        least = WARM // 4
+        least = max(2, self._warm // 4)
+        loops = graph.loops([n for n in nodes if heat[n.at] >= self._warm])
         if len(nodes) > LARGEST:
+            loops.clear()
             least = max(least, int(sorted(heat[[n.at for n in nodes]])[-LARGEST]))
         for node in nodes:
-            if heat[node.at] < least:
+            if heat[node.at] < least and node not in loops:
                 graph.reasons[node] = COLD
 
     def covers(self, words: NDArray[np.uint64]) -> bool:
@@ -140,8 +165,7 @@ class Program(NativeProgram):
         graph, doors = self.graph, self._entries
         entries = [*doors, *(n for n in self._writing if n not in set(doors))]
         avx512 = host().avx512
-        words = sorted((i, int(graph.words[i])) for i in graph.plans)
-        identity = repr(("vc4", self.floats.value, avx512, graph.latches, len(graph.words), entries, words)).encode()
+        identity = self._identity(self.floats.value, avx512, graph.latches, entries)
 
         def make() -> tuple[object, dict[str, Any]]:
             made = translate(graph, entries, floats=self.floats, avx512=avx512)
@@ -151,8 +175,11 @@ class Program(NativeProgram):
                 "entries": made.entries,
             }
 
+        misses = self.misses
         meta = self._build(identity, make)
         self.builds += 1
+        if WARM and self.misses > misses:
+            self._remember()
         self.nodes = [Node(*n) for n in meta["nodes"]]
         self.matrix = np.array(meta["tallies"], np.int64).reshape(-1, len(COUNTERS))
         self.size = int(self.matrix[:, 0].sum())  # instructions of all chains

@@ -7,7 +7,7 @@ Nodes that the reference engine must execute are marked with a reason; the other
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from qpu.emu.vc4.alu import BRANCH_SLOTS, SFU_LATENCY
@@ -248,6 +248,15 @@ class Graph:
         taken = self.node(node.target, left, target, sfu, over)
         return through, taken
 
+    def loops(self, nodes: Iterable[Node]) -> set[Node]:
+        """Nodes that lie on a way from one of `nodes` to one of them: all loops around them."""
+        before: dict[Node, list[Node]] = {}
+        for node, after in self.follow.items():
+            for n in after:
+                before.setdefault(n, []).append(node)
+        start = list(nodes)
+        return _reached(start, self.follow) & _reached(start, before)
+
     def conditional(self, node: Node) -> bool:
         """Whether the branch whose last delay slot is `node` is conditional."""
         plan = self.plan(node.at - BRANCH_SLOTS)
@@ -268,6 +277,17 @@ class Graph:
     def latches(self) -> bool:
         """Whether any instruction may read a latch."""
         return self.dynamic or any(map(reads_latch, self.plans.values()))
+
+
+def _reached(start: Iterable[Node], edges: Mapping[Node, Sequence[Node]]) -> set[Node]:
+    """The nodes at which a way of at least one step from one of `start` ends."""
+    found: set[Node] = set()
+    todo = list(start)
+    while todo:
+        fresh = set(edges.get(todo.pop(), ())) - found
+        found |= fresh
+        todo += fresh
+    return found
 
 
 def sum_or(values: Sequence[int]) -> int:
