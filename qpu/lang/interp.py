@@ -94,7 +94,8 @@ class Interpreter:
         return getattr(self, f"_{op}")(v, args, live)  # type: ignore[no-any-return]  # one method an operation
 
     def _shape(self, result: Any) -> Bits:
-        found: Bits = np.broadcast_to(np.asarray(result), (self.workers, LANES))
+        shape = (self.workers, LANES)
+        found: Bits = result if getattr(result, "shape", None) == shape else np.broadcast_to(np.asarray(result), shape)
         return found
 
     # -- sources

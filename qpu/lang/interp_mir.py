@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -17,12 +18,13 @@ from qpu.core.optable import Op
 from qpu.lang.mir import Block, Fixed, Function, Imm, MOp, Operand
 from qpu.lang.space import GARBAGE, Space
 
-__all__ = ["LANES", "Machine", "MirFault", "State", "Vector"]
+__all__ = ["LANES", "Machine", "MirFault", "State", "Vector", "splat", "spread"]
 
 LANES = 16
 LIMIT = 2_000_000  # operations of a worker
 Vector: TypeAlias = NDArray[np.uint32]
 ALL: Final = np.ones(LANES, np.bool_)
+NONE: Final = np.zeros(LANES, np.bool_)
 NUMBERS: Final = np.arange(LANES, dtype=np.uint32)
 
 
@@ -48,9 +50,17 @@ class State:
         self.done = 0
 
 
+@lru_cache(maxsize=1024)
 def splat(word: int) -> Vector:
-    """A word in every lane."""
-    return np.full(LANES, word & 0xFFFFFFFF, np.uint32)
+    """A word in every lane; nobody may write into it."""
+    found = np.full(LANES, word & 0xFFFFFFFF, np.uint32)
+    found.flags.writeable = False
+    return found
+
+
+def spread(value: Any) -> Any:
+    """A vector of what a semantic function gave, which may be one word or one truth value."""
+    return value if getattr(value, "shape", None) == (LANES,) else np.broadcast_to(value, LANES)
 
 
 class Machine(ABC):
@@ -134,14 +144,15 @@ class Machine(ABC):
             found = self.read(w, m, x)
             if found is not None:
                 return found
-        return w.registers.get(self.place(x), splat(GARBAGE))
+        found = w.registers.get(self.place(x))
+        return splat(GARBAGE) if found is None else found
 
     def put(self, w: State, x: Operand, value: Vector, mask: NDArray[np.bool_] | None) -> None:
         """Write a register."""
         x = self.place(x)
         if mask is not None:
             value = np.where(mask, value, w.registers.get(x, splat(GARBAGE)))
-        w.registers[x] = np.broadcast_to(value, LANES)
+        w.registers[x] = spread(value)
 
     def uniform(self, w: State, what: tuple[str, object]) -> Vector:
         """A word of the list of uniforms."""
@@ -160,13 +171,12 @@ class Machine(ABC):
         w.stream += 4
         return splat(int(found[0]))
 
-    def flags_of(self, row: Op, operands: list[Vector], result: Vector) -> tuple[Any, Any, Any]:
-        """Zero, negative and carry of a result."""
-        v, two = self.v, [*operands, *operands][:2]
-        zero = row.zero(v, *two, result) if row.zero else result == 0
-        negative = row.negative(v, *two, result) if row.negative else result.view(np.int32) < 0
-        carry = row.carry(v, *two, result) if row.carry else ~ALL
-        return zero, negative, carry
+    def flag_of(self, letter: str, row: Op, operands: list[Vector], result: Vector) -> Any:
+        """Zero, negative or carry of a result: z, n, c."""
+        sem = {"z": row.zero, "n": row.negative, "c": row.carry}[letter]
+        if sem is not None:
+            return sem(self.v, *[*operands, *operands][:2], result)
+        return result == 0 if letter == "z" else result.view(np.int32) < 0 if letter == "n" else NONE
 
     # -- of the chip
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.core.isa import Isa
-from qpu.lang.interp_mir import ALL, LANES, NUMBERS, Machine, State, Vector, splat
+from qpu.lang.interp_mir import ALL, NONE, NUMBERS, Machine, State, Vector, splat, spread
 from qpu.lang.memory import ATOMICS
 from qpu.lang.mir import Fixed, MOp
 from qpu.lang.select_v3d import NOP, PAYLOAD, R5REP, SYNCB, TMUA, TMUC, TMUD, UNIFA
@@ -45,7 +45,7 @@ class V3dMachine(Machine):
     def start(self, n: int) -> State:
         w = State(n)
         w.registers[Fixed("rf", PAYLOAD[self.isa])] = splat(n)
-        w.flags["a"] = ~ALL
+        w.flags["a"] = NONE
         return w
 
     def resume(self, w: State, m: MOp) -> None:
@@ -92,10 +92,10 @@ class V3dMachine(Machine):
             found = row.sem(v, *operands, *(w.rtop for name in row.implicit_reads if name == "rtop"))
             if row.implicit_writes:
                 found, w.rtop = found
-            result = np.broadcast_to(found, LANES)
+            result = spread(found)
         mask = self.holds(w, m.cond[2:]) if m.cond else None
         if m.push or m.update:
-            self._flags(w, m, dict(zip("znc", self.flags_of(row, operands, result), strict=True)))
+            self._flags(w, m, self.flag_of((m.push or m.update)[-1], row, operands, result))
         if m.pack:
             result = PACK[m.pack](v, self.get(w, m, m.dst) if m.dst is not None else splat(0), result)
         if isinstance(m.dst, Fixed) and m.dst.kind == "magic":
@@ -104,8 +104,7 @@ class V3dMachine(Machine):
             self.put(w, m.dst, result, mask)
 
     @staticmethod
-    def _flags(w: State, m: MOp, found: dict[str, NDArray[np.bool_]]) -> None:
-        new = found[(m.push or m.update)[-1]]
+    def _flags(w: State, m: MOp, new: NDArray[np.bool_]) -> None:
         if m.push:
             w.flags["b"], w.flags["a"] = w.flags["a"], new
             return
@@ -167,7 +166,7 @@ class V3dMachine(Machine):
     def _atomic(
         self, w: State, m: MOp, at: NDArray[np.int64], live: NDArray[np.bool_], number: int, data: list[Vector]
     ) -> None:
-        old = self.space.read(at, 4, ~ALL)
+        old = self.space.read(at, 4, NONE)
         for lane in np.flatnonzero(live):
             one = ALL & (lane == NUMBERS)
             before = int(self.space.read(at, 4, one)[lane])

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.lang.interp_mir import ALL, LANES, NUMBERS, Machine, State, Vector, splat
+from qpu.lang.interp_mir import ALL, NONE, NUMBERS, Machine, State, Vector, splat, spread
 from qpu.lang.mir import STREAM, UNPACKS, Fixed, MOp, Operand
 from qpu.lang.select_vc4 import ELEMENT, LDTMU0, R4, R5, R5REP, TMU0, UNIFORM_ADDRESS
 from qpu.lang.select_vpm import ADDRESS_LOAD, ADDRESS_STORE, MUTEX, NOP, SETUP_LOAD, SETUP_STORE, VPM
@@ -107,15 +107,15 @@ class Vc4Machine(Machine):
             amount = int(w.registers[R5][0]) & 15 if m.rot < 0 else m.rot
             a = a[(NUMBERS - amount) & 15]
         mask = self.holds(w, m.cond[2:]) if m.cond else None
-        carry: Any = ~ALL
+        carry: Any = NONE
         if m.op == "mov":
             result = a
         else:
             row = TABLE[m.op]
             assert row.sem is not None
-            result = np.broadcast_to(row.sem(self.v, a, b), LANES)
-            if row.carry is not None:
-                carry = np.broadcast_to(row.carry(self.v, a, b, result), LANES)
+            result = spread(row.sem(self.v, a, b))
+            if m.push and row.carry is not None:
+                carry = spread(row.carry(self.v, a, b, result))
         if m.dst is not None:
             self._write(w, m, m.dst, result, mask)
         if m.push:
@@ -134,7 +134,7 @@ class Vc4Machine(Machine):
         elif dst == Fixed("io", TMU0):
             w.results.append(self.space.read(result.view(np.int32).astype(np.int64), 4, ALL))
         elif dst.kind == "io" and dst.n in SFU:
-            w.registers[R4] = np.broadcast_to(SFU[dst.n].sem(self.v, result), LANES)
+            w.registers[R4] = spread(SFU[dst.n].sem(self.v, result))
         elif dst == UNIFORM_ADDRESS:
             w.stream = int(result[0])
         elif dst == MUTEX:

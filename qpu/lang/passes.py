@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -62,11 +62,15 @@ class Arrays:
     numbers: Mapping[str, int]
 
 
-def stages(compile: Callable[[], Compiled]) -> tuple[Compiled, list[Stage]]:
-    """One compilation, and what each of its passes made, of several attempts the last one. Raises: CompileError."""
+def stages(compile: Callable[[], Compiled], only: Collection[str] | None = None) -> tuple[Compiled, list[Stage]]:
+    """One compilation, and what each of its passes made, of several attempts the last one. only: names of the passes
+    that matter. Raises: CompileError.
+    """
     found: dict[str, Stage] = {}
 
     def seen(name: str, made: Region | Function, colour: Mapping[int, Fixed] | None) -> None:
+        if only is not None and name not in only:
+            return
         if isinstance(made, Function):
             made = copied(made)
             verify_mir(made, CAPACITY)

@@ -44,8 +44,10 @@ class Arguments:
     outputs: tuple[str, ...] = ("oi", "of")
 
 
-def arguments(kind: str, n: int, seed: int, *, small: bool) -> Arguments:
-    """Arguments for n items; of a plane for about as many in rows of 19, of a Team for n items."""
+def arguments(kind: str, n: int, seed: int, *, loads: bool) -> Arguments:
+    """Arguments for n items; of a plane for about as many in rows of 19, of a Team for n items. loads: those of further
+    arrays, too.
+    """
     r = np.random.default_rng(seed)
     items = {"rows": -(-n // 19), "columns": min(n, 19)} if kind == "plane" else {"n": n}
     shape = tuple(max(x, 1) for x in items.values())
@@ -58,7 +60,7 @@ def arguments(kind: str, n: int, seed: int, *, small: bool) -> Arguments:
         "q": (r.integers(-400, 400, shape) / 16).astype(np.float32),
         "oi": np.zeros(out, np.int32),
         "of": np.zeros(out, np.float32),
-        **({} if small else {"far": r.integers(-99, 99, 3 * n + 2).astype(np.int32),
+        **({} if not loads else {"far": r.integers(-99, 99, 3 * n + 2).astype(np.int32),
                              "packed": r.integers(0, 2**32, max(n, 1), dtype=np.uint32)}),
     })  # fmt: skip
 
@@ -66,14 +68,17 @@ def arguments(kind: str, n: int, seed: int, *, small: bool) -> Arguments:
 class Generator:
     """One kernel. Names: i32 a0.., u32 u0.., f32 x0.., all bound before the control flow; masks are expressions.
 
-    small: of few statements with short expressions, which compile in a tenth of the time.
+    small: of so many statements (True: of one to three) with short expressions, which compile in a tenth of the time;
+    loads: of further arrays.
     """
 
-    def __init__(self, seed: int, *, small: bool = False) -> None:
+    def __init__(self, seed: int, *, small: int | bool = False, loads: bool = True) -> None:
         self.r = random.Random(seed)
-        self.expressions, self.leaves, self.room = (1, 0.4, 3) if small else (2, 0.25, 1000)
+        self.expressions, self.leaves, self.room = (
+            (1, 0.4, self.r.randint(1, 3) if small is True else small) if small else (2, 0.25, 1000)
+        )
         self.loads: list[str] = []  # elements of further arrays: at steps, and of packed words
-        self.small = small
+        self.far = loads
         self.lines: list[str] = []
         self.names = {"i": ["a0", "a1", "a2"], "u": ["u0", "u1"], "f": ["x0", "x1"]}
         self.loops = 0
@@ -229,8 +234,8 @@ class Generator:
         items = "rows: i32, columns: i32" if kind == "plane" else "n: i32"
         self.emit(0, f"def generated(k: {'Team' if kind == 'team' else 'Grid'}, {items}, n0: i32, s0: f32, "
                      f"p: In{of}[i32], q: In{of}[f32], oi: Out{of}[i32], of: Out{of}[f32]"
-                     f"{'' if self.small else ', far: In[i32], packed: In[u8x4]'}) -> None:")  # fmt: skip
-        if kind != "plane" and not self.small:
+                     f"{'' if not self.far else ', far: In[i32], packed: In[u8x4]'}) -> None:")  # fmt: skip
+        if kind != "plane" and self.far:
             self.loads = [
                 *(f"far.get({at}, 9)" for at in ("3 * i + 1", "2 * i - 1", "far.size - 1 - i", "a0")),
                 "far.clamp[a1]", *(f"packed.get(i, u8x4(1, 2, 3, 4))[{k}]" for k in range(4)),
@@ -298,11 +303,11 @@ class Generator:
 
 def kernel_source(seed: int, *, small: bool = False) -> str:
     """The text of a module with the kernel `generated`, for items in a line."""
-    return Generator(seed, small=small).source("line")
+    return Generator(seed, small=small, loads=not small).source("line")
 
 
-def kernel_of_any_kind(seed: int, *, small: bool = False) -> tuple[str, str]:
-    """A text, and what kind of items its kernel has."""
-    generator = Generator(seed, small=small)
+def kernel_of_any_kind(seed: int, *, small: int | bool = False, loads: bool = False) -> tuple[str, str]:
+    """A text, and what kind of items its kernel has. loads: of further arrays, which those that are not small have."""
+    generator = Generator(seed, small=small, loads=loads or not small)
     kind = generator.r.choice(KINDS)
     return generator.source(kind), kind

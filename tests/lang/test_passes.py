@@ -135,7 +135,7 @@ def test_text_is_parsed_back(isa: qpu.Isa) -> None:
                 assert mir_text(copy) == text
             again.append(passes.Stage(stage.name, copy, stage.colour))
         assert len(again) >= 8
-        case.checked(isa, (compiled, again))
+        case.checked(compiled, again)
 
 
 def test_the_form_of_the_text() -> None:
