@@ -35,7 +35,7 @@ class Program(Code):
     @classmethod
     def of(cls, code: Code) -> Program:
         """The program of assembled code, with the same labels and source locations."""
-        return cls(code.isa, code.code, code.labels, code.locs, code.warnings)
+        return cls(code.isa, code.code, code.labels, code.locs, code.warnings, code.uniforms)
 
     @property
     def text(self) -> str:

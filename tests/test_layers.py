@@ -414,7 +414,6 @@ DEFERRED = {
     "qpu.lang.variants": "light: the assembler, only for programs",
     "qpu.lang.surface": "light: NumPy, where the language's functions and types are called outside a kernel",
     "qpu.program": "light: one instruction set, and the display only in notebooks",
-    "qpu.runtime.loops": "light: the decoder, only for messages",
     "qpu.v3d.asm": "light: the checker, unless switched off",
     "qpu.v3d.instruction_set": "light: builder, parser and checker, each when it is used",
     "qpu.vc4.builder": "light: the checker, unless switched off",

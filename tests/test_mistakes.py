@@ -334,3 +334,56 @@ def test_out_of_memory_on_old_boards(board: str, setting: str) -> None:
         text = refused(lambda: gpu.empty(24 << 20, np.uint8), "25165824 bytes asked for", f"{setting} would hold it")
         assert "the largest free piece found has " in text and "overlay" not in text
         assert kept.nbytes == 6 << 20
+
+
+# -- declared uniforms
+
+
+@pytest.mark.parametrize("board", ["pi3", "pi4"])
+def test_declared_uniforms_are_converted_and_checked(board: str) -> None:
+    def body(q: Any) -> None:
+        q.uniforms(a="f32", n="i32", y="ptr")
+        if q.isa == "vc4":
+            q.mov(q.r1, q.uniform)
+            q.mov(q.r0, q.uniform)
+            q.setup_vpm_write()
+            q.fadd(q.vpm, q.r1, 1.0)
+            q.setup_dma_store(nrows=1)
+            q.start_dma_store(q.uniform)
+            q.wait_dma_store()
+        else:
+            q.eidx(q.r0, sig=q.ldunifrf(q.rf[1]))
+            q.nop(sig=q.ldunifrf(q.rf[2]))
+            q.shl(q.r0, q.r0, 2)
+            q.nop(sig=q.ldunifrf(q.rf[3]))
+            q.fadd(q.tmud, q.rf[1], 1.0)
+            q.add(q.tmua, q.r0, q.rf[3])
+            q.tmuwt()
+        q.end()
+
+    with qpu.open_device(board) as gpu:
+        program = pickle.loads(pickle.dumps(qpu.assemble(body, isa=gpu.isa)))
+        y = gpu.zeros(16)
+        for three in (3, 3.0, np.float64(3), np.int8(3)):
+            y.write(np.zeros(16, np.float32))
+            gpu.run(program, [three, -1, y])
+            assert (y.numpy() == 4).all()
+        if board == "pi3":
+            gpu.run(program, [[3, -1, y], [3, 1, y]])
+        refused(lambda: gpu.run(program, [3, -1]), "2 uniforms are given", "declares a: f32, n: i32, y: ptr")
+        for wrong, words in (
+            ([y, 1, y], "uniform 0 (a: f32)"),
+            ([3, 1.5, y], "uniform 1 (n: i32): 1.5 is a float"),
+            ([3, 1 << 31, y], "uniform 1 (n: i32): 2147483648 is outside"),
+            ([3, 1, 2.0], "uniform 2 (y: ptr): 2.0 is a float"),
+        ):
+            refused(lambda row=wrong: gpu.run(program, row), words, "help: ")
+        rows = np.array([np.float32(3).view(np.uint32), 1, y.address], np.uint32)
+        gpu.run(program, rows)  # words already
+        refused(lambda: gpu.run(program, rows[:2]), "2 uniforms are given")
+
+
+@pytest.mark.parametrize("isa", ["vc4", "v3d71"])
+def test_declarations_of_uniforms(isa: str) -> None:
+    refused(built(isa, lambda q: q.uniforms(x="f64")), "x='f64' is not a kind of uniform", "ptr, f32, i32, u32")
+    refused(built(isa, lambda q: q.uniforms(x="ptr"), lambda q: q.uniforms(y="ptr")), "declared twice")

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,6 +150,14 @@ def test_the_children_are_stripped_indeed() -> None:
         assert stripped(line).returncode == 1, line
 
 
+class Narrow(np.ndarray):
+    """An array of a 32-bit process, where `take` refuses unsigned words as indices: they do not fit its `intp`."""
+
+    def take(self, indices: Any, *args: Any, **named: Any) -> Any:
+        assert np.asarray(indices).dtype.kind == "i", "write .astype(np.intp)"
+        return self.view(np.ndarray).take(indices, *args, **named)
+
+
 class LowArray:
     """Stands for array("B", data), in memory below 4 GiB: all there is in a 32-bit process."""
 
@@ -180,6 +189,8 @@ def test_a_32_bit_process(board: str, engine: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("qpu.drivers.drm.nodes.array", LowArray)  # the only structure with pointers of native size
     inner = EmuPort(board, pointer_size=4, engine=engine)
     port = RecordingPort(inner)
+    memory = inner.board.memory
+    memory.words, memory.pages = memory.words.view(Narrow), memory.pages.view(Narrow)
     with qpu.open_device(port=port) as gpu:
         x, out = gpu.array(np.full(16, 3, np.uint32)), gpu.empty(16, np.uint32)
         gpu.run(binary(gpu.isa, "add"), [x, x, out])

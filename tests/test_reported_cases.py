@@ -338,7 +338,9 @@ def test_the_loop_that_never_ends_is_named(board: str, engine: str) -> None:
         branch = next(n for n, line in enumerate(lines) if line.startswith(("b.anyna again", "brr.anynz -, :again")))
         text = str(caught.value)
         assert f"(loop.txt:{branch}: {lines[branch - 1]}) to " in text
-        assert f"(loop.txt:{branch + 1}: {lines[branch]})\n  help: " in text
+        cond = "anynz" if board == "pi3" else "anyna"
+        assert f"(loop.txt:{branch + 1}: {lines[branch]}); it repeats while {cond} holds, by the flags that " in text
+        assert f"(loop.txt:{branch}: {lines[branch - 1]}) sets\n  help: " in text
         assert "in the loop of instructions" in text
         assert gpu.run(qpu.assemble(source.splitlines()[0] + "\n" + END[gpu.isa is Isa.VC4], isa=gpu.isa), []).done
 
@@ -350,7 +352,13 @@ def test_where_no_loop_is_seen_the_instruction_is_named(board: str) -> None:
         program = qpu.assemble(LOOPS["vc4" if board == "pi3" else "v3d"], isa=gpu.isa, filename="loop.txt")
     assert where_stopped(program, [0, 0]).startswith("2 threads, the first was stopped at instruction 0 (loop.txt:1")
     assert "loop of" not in where_stopped(program, [len(program) - 1])
-    assert where_stopped(program, [4]).count("loop.txt") == 3
+    outer = where_stopped(program, [9])
+    assert outer.endswith("; nothing ends it: its branch has no condition"), outer
+    text = LOOPS["vc4" if board == "pi3" else "v3d"]
+    flags = next(line for line in text.splitlines() if "setf" in line or line.startswith("again"))
+    unset = qpu.assemble(text.replace(flags, ("again: " if ":" in flags else "") + "nop"), isa=program.isa)
+    assert "but no instruction of the loop sets the flags" in where_stopped(unset, [4])
+    assert where_stopped(program, [4]).count("loop.txt") == 4
 
 
 # -- a store with fewer data words than its configuration

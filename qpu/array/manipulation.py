@@ -239,7 +239,7 @@ def _part(node: Node, axis: int, start: int, stop: int) -> Node:
 
 
 def concat(arrays: Any, /, *, axis: Any = 0) -> Array:
-    """The arrays one behind the other along an axis; None: flattened first. Raises: UsageError."""
+    """The arrays one after the other along an axis; None: flattened first. Raises: UsageError."""
     given = list(arrays)
     if not given:
         raise UsageError("concat of nothing", help="at least one array")

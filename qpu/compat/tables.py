@@ -98,6 +98,6 @@ V3D_MODIFIERS: Final[dict[str, str]] = {
 
 V3D_EXCLUDED: Final[frozenset[str]] = frozenset(
     "absolute and_ b end imm isa label loop lri magic max min new_label not_ or_ raw rf rot sfu_exp sfu_log sfu_recip "
-    "sfu_rsqrt sfu_rsqrt2 sfu_sin xor workgroup_x workgroup_y workgroup_z local_index".split()
+    "sfu_rsqrt sfu_rsqrt2 sfu_sin uniforms xor workgroup_x workgroup_y workgroup_z local_index".split()
 )
 """Names of our builders that are no words of the old ones, some of which are Python's."""

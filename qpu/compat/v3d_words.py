@@ -82,6 +82,17 @@ class Signal:
         return found if self.place is None else found(_operand(asm, self.place))
 
 
+class _Rotation(Signal):
+    """The rotation of V3D 4.2 as a signal: ``nop().add(r1, r0, r0, sig=rot(3))``, ``rot(r5)``."""
+
+    __slots__ = ()
+
+    def on(self, asm: Assembly) -> Any:
+        """The signal of the builder; None for no rotation."""
+        amount = self.place.on(asm) if isinstance(self.place, Register) else self.place
+        return None if isinstance(amount, int) and amount == 0 else asm.q.rot(amount)
+
+
 def _wrong(asm: Assembly, rule: str, message: str, allowed: str, help: str) -> None:
     asm.q._refuse(Diagnostic(rule, message, allowed=allowed, help=help))
 
@@ -105,7 +116,8 @@ def _options(asm: Assembly, cond: Any, sig: Any) -> dict[str, Any]:
         found[V3D_CONDS[each]] = each
     signals = list(sig) if isinstance(sig, (list, tuple, set)) else [] if sig is None else [sig]
     if signals:
-        found["sig"] = [s.on(asm) if isinstance(s, Signal) else s for s in signals]
+        placed = [s.on(asm) if isinstance(s, Signal) else s for s in signals]
+        found["sig"] = [s for s in placed if s is not None]
     return found
 
 
@@ -136,8 +148,8 @@ class _Slot:
 def _rotate_signal(asm: Assembly, mov: Any, operands: tuple[Any, ...], options: dict[str, Any]) -> None:
     """A rotation of V3D 4.2: a move of the mul ALU under the signal."""
     dst, src, amount = operands
-    turn = amount.on(asm) if isinstance(amount, Register) else amount
-    signals = [*options.pop("sig", ()), asm.q.rot(turn)]
+    turn = _Rotation("rot", amount).on(asm)
+    signals = [*options.pop("sig", ()), *(() if turn is None else (turn,))]
     mov(_operand(asm, dst), _operand(asm, src), sig=signals, **options)
 
 
@@ -297,6 +309,8 @@ def words(isa: Isa) -> dict[str, Any]:
         found[name] = Register(name) if is_register else _operation(name)
     found |= {name: Signal(name) for name in signals if hasattr(kind, name)}
     found |= {name: _SpecialFunction(name) for name in _SFU if hasattr(kind, name)}
+    if isa is Isa.V3D42:
+        found["rot"] = lambda amount: _Rotation("rot", amount)
     found["rf"] = [found[f"rf{n}"] for n in range(64)]
     found |= {"L": _Labels(), "R": _References(), "loop": _Loop(), "b": _b, "link": _LINK, "raw": _raw}
     return found | {"namespace": _namespace, "rotate": _operation("rotate")}

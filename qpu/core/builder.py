@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar
 
+from qpu.core.code import UNIFORM_KINDS
 from qpu.core.isa import BRANCH_SLOTS, Isa
 from qpu.core.locations import LAYERS, Place, Places, here, loc_of
 from qpu.errors import AsmError, Diagnostic, UnknownNameError, suggest
@@ -85,7 +86,18 @@ class MulSlot:
 class Builder(ABC, Generic[T]):
     """Base class of the typed builders; `T` is the family's instruction."""
 
-    __slots__ = ("_branch_at", "_errors", "_fixups", "_half", "_instrs", "_labels", "_numbers", "_open", "_places")
+    __slots__ = (
+        "_branch_at",
+        "_errors",
+        "_fixups",
+        "_half",
+        "_instrs",
+        "_labels",
+        "_numbers",
+        "_open",
+        "_places",
+        "_uniforms",
+    )
 
     isa: ClassVar[Isa]
     _foreign: ClassVar[Mapping[str, str]] = {}  # names of other builders -> what is written here
@@ -102,6 +114,7 @@ class Builder(ABC, Generic[T]):
         self._open = -1  # index of the instruction that still takes a second operation
         self._half = None  # the half recorded there
         self._branch_at = -1 - BRANCH_SLOTS  # index of the last branch
+        self._uniforms: tuple[tuple[str, str], ...] | None = None  # declared: names and kinds
 
     if not TYPE_CHECKING:
 
@@ -158,6 +171,20 @@ class Builder(ABC, Generic[T]):
         self._settle()
         known = [n for n in dir(kind) if not n.startswith("_")]
         return UnknownNameError.among(name, known, what, loc_of(here()), self._errors, self._foreign.get(name))
+
+    def uniforms(self, **kinds: str) -> None:
+        """Declare the uniforms of the program, in the order of its stream: ``q.uniforms(x="ptr", a="f32", n="i32")``.
+
+        Launches then take one value each and convert it: ``ptr`` a buffer or an address, ``f32`` any number, ``i32``
+        and ``u32`` integers. Without a declaration the type of a value decides: an int is an integer word.
+        """
+        if self._uniforms is not None:
+            self._error("uniforms", "the uniforms are declared twice", "once", "declare all of them in one call")
+        for name, kind in kinds.items():
+            if kind not in UNIFORM_KINDS:
+                help = suggest(str(kind), UNIFORM_KINDS) or f"write one of these: {name}={UNIFORM_KINDS[0]!r}"
+                self._error("uniforms", f"{name}={kind!r} is not a kind of uniform", ", ".join(UNIFORM_KINDS), help)
+        self._uniforms = tuple(kinds.items())
 
     # -- labels and loops
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Code"]
+__all__ = ["UNIFORM_KINDS", "Code"]
+
+UNIFORM_KINDS = ("ptr", "f32", "i32", "u32")
 
 LocLike = Loc | tuple[Any, int] | None
 
@@ -25,7 +27,8 @@ class Code:
 
     code: the 64-bit words. labels: name -> instruction index. locs: one source location per word, or empty; builders
     store ``(code object, line)`` pairs, which `loc()` converts to `Loc` on demand.
-    warnings: warnings of the text assembler.
+    warnings: warnings of the text assembler. uniforms: name and kind (`UNIFORM_KINDS`) of each word of the uniform
+    stream, where the program declares them.
     """
 
     isa: Isa
@@ -33,6 +36,7 @@ class Code:
     labels: dict[str, int] = field(default_factory=dict)
     locs: Sequence[LocLike] = ()
     warnings: tuple[Diagnostic, ...] = ()
+    uniforms: tuple[tuple[str, str], ...] | None = None
 
     @classmethod
     def of_words(cls, isa: Isa, words: Iterable[int]) -> Self:
@@ -49,7 +53,7 @@ class Code:
     def __reduce__(self) -> tuple[object, ...]:
         """A program is data: a pickled one has its words, labels and source lines, without Python's code objects."""
         locs = tuple(loc if loc is None or isinstance(loc, Loc) else self.loc(i) for i, loc in enumerate(self.locs))
-        return type(self), (self.isa, self.code, self.labels, locs, self.warnings)
+        return type(self), (self.isa, self.code, self.labels, locs, self.warnings, self.uniforms)
 
     def __len__(self) -> int:
         return len(self.code)

@@ -65,14 +65,14 @@ class ShadowMemory:
         """For each aligned address whether one of `size` bytes was written: of a word with elements of one or two bytes
         a program may use those that were, and the rest of the last word of a buffer is nobody's."""
         cells = self._written[: len(self._written) & ~3].view(f"u{size}")
-        return np.asarray(cells.take((at - np.uint32(self._base)) // np.uint32(size)) != 0)
+        return np.asarray(cells.take(((at - np.uint32(self._base)) // np.uint32(size)).astype(np.intp)) != 0)
 
     def epochs(self, at: U32, size: int) -> tuple[Epochs, Ints]:
         """The accesses to the words at aligned addresses, or to their bytes, and the numbers of these cells.
 
         Words and smaller elements are observed apart from each other.
         """
-        offset = at.astype(np.int64) - self._base
+        offset = (at - np.uint32(self._base)).astype(np.intp)
         if size == 4:
             if self._words is None:
                 self._words = Epochs(len(self._written) // 4 + 1, self._clocks)

@@ -88,7 +88,7 @@ class WatchedVpm(VpmUnit):
         watcher = self.watcher
         if not watcher.race:
             return
-        cells = words.astype(np.int64)
+        cells: Ints = words
         threads = np.full(len(cells), g.ids[i], np.int64)
         places = np.uint32(g.index(i) << 4) | (np.arange(len(cells), dtype=np.uint32) & np.uint32(15))
         if write:

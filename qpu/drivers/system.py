@@ -18,7 +18,7 @@ __all__ = ["ERROR_BITS", "User", "explain_log", "power_state", "users"]
 SAMPLE_S = 0.1
 DEVICES = ("/dev/vcio", "/dev/vcsm-cma", "/dev/vcsm", "/dev/mem")
 
-# Bits of V3D_ERR_STAT (drivers.md 1.11).
+# Bits of V3D_ERR_STAT, as a header names them; nobody has published what they mean in practice (drivers.md 1.11).
 ERROR_BITS: tuple[str, ...] = tuple(
     row.strip()
     for row in """
@@ -166,7 +166,8 @@ def explain_log(text: str) -> list[str]:
             bits = [name for bit, name in enumerate(ERROR_BITS) if value >> bit & 1]
             more = value >> len(ERROR_BITS)
             bits += [f"unknown bits 0x{more << len(ERROR_BITS):x}"] if more else []
-            found[f"V3D_ERR_STAT {status[1]}: {', '.join(bits) or 'no error bit'}"] = None
+            named = f"{', '.join(bits)} (names of bits: uncertain)" if bits else "no error bit"
+            found[f"V3D_ERR_STAT {status[1]}: {named}"] = None
         if "Resetting GPU" in line:
             found["the GPU was reset: no batch of a program ended within half a second"] = None
     return list(found)

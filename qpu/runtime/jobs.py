@@ -12,7 +12,7 @@ from qpu.drivers.drm.csd import split_dispatch
 from qpu.errors import UsageError
 from qpu.runtime.canary import raw
 from qpu.runtime.pool import MemoryPool, Place
-from qpu.runtime.uniforms import Uniforms, own, place, stream_of, streams_of
+from qpu.runtime.uniforms import Uniforms, declared, own, place, stream_of, streams_of
 from qpu.v3d.launch import Dispatch
 from qpu.vc4.launch import Programs
 
@@ -60,6 +60,7 @@ def prepare(
 
     Raises: UsageError for everything that can be refused, before memory is allocated.
     """
+    uniforms = declared(program.uniforms, uniforms)
     if info.isa is Isa.VC4:
         if not isinstance(shape, Programs):
             shape = _default(shape, info.isa, _PROGRAMS, "vc4.Programs")

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from qpu.core.code import Code
 from qpu.core.isa import BRANCH_SLOTS, Isa
 from qpu.drivers.errors_table import ADVICE, HELP, reason_of
 from qpu.errors import DecodeError, GpuResetError, GpuTimeoutError
+from qpu.v3d import instr as v3d
+from qpu.v3d.decode import decode as decode_v3d
+from qpu.v3d.effects import effects as effects_v3d
+from qpu.vc4 import instr as vc4
+from qpu.vc4.decode import decode as decode_vc4
+from qpu.vc4.effects import effects as effects_vc4
+from qpu.vc4.regs import branch_cond
 
 __all__ = ["located", "where_stopped"]
 
@@ -37,7 +45,20 @@ def where_stopped(program: Code, instructions: Sequence[int]) -> str:
     if loop is None:
         return text
     first, last = loop
-    return f"{text}, in the loop of instructions {_named(program, first)} to {_named(program, last)}"
+    text = f"{text}, in the loop of instructions {_named(program, first)} to {_named(program, last)}"
+    return f"{text}; {_waits_for(program, first, last)}"
+
+
+def _waits_for(program: Code, first: int, last: int) -> str:
+    """What ends the loop of instructions `first` to the branch `last`: its condition, and where the flags come from."""
+    cond = _condition(_decoded(program, last))
+    if not cond:
+        return "nothing ends it: its branch has no condition"
+    inside = [n for n in range(first, last) if _sets_flags(program, n)]
+    repeats = f"it repeats while {cond} holds"
+    if inside:
+        return f"{repeats}, by the flags that instruction {_named(program, inside[-1])} sets"
+    return f"{repeats}, but no instruction of the loop sets the flags"
 
 
 def _named(program: Code, at: int) -> str:
@@ -57,18 +78,33 @@ def _loop(program: Code, at: int) -> tuple[int, int] | None:
 
 def _target(program: Code, index: int) -> int | None:
     """Where a branch at `index` leads; None for other instructions and when that is not known."""
+    found = _decoded(program, index)
+    return found.target(index) if isinstance(found, v3d.Branch | vc4.Branch) else None
+
+
+def _decoded(program: Code, index: int) -> Any:
+    """The instruction at `index`; None for a word that is not one."""
     word = program.code[index]
     if program.isa is Isa.VC4:
-        from qpu.vc4.decode import decode as decode_vc4
-        from qpu.vc4.instr import Branch as BranchVc4
-
-        found = decode_vc4(word)
-        return found.target(index) if isinstance(found, BranchVc4) else None
-    from qpu.v3d.decode import decode
-    from qpu.v3d.instr import Branch
-
+        return decode_vc4(word)
     try:
-        instr = decode(program.isa, word)
+        return decode_v3d(program.isa, word)
     except DecodeError:
         return None
-    return instr.target(index) if isinstance(instr, Branch) else None
+
+
+def _condition(branch: v3d.Branch | vc4.Branch) -> str:
+    """The condition of a branch by its name in assembly text; empty for none."""
+    if isinstance(branch, v3d.Branch):
+        return branch.cond
+    found = branch_cond(branch.cond)
+    name = f"condition {branch.cond}" if found is None else found.names[0]
+    return "" if name == "always" else name
+
+
+def _sets_flags(program: Code, index: int) -> bool:
+    found = _decoded(program, index)
+    if found is None:
+        return False
+    writes = (effects_vc4(program.code[index]) if program.isa is Isa.VC4 else effects_v3d(found)).writes
+    return not writes.isdisjoint({"flags", "flags_a"})

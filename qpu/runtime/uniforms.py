@@ -15,7 +15,7 @@ from qpu.runtime.pool import MemoryPool, Place
 if TYPE_CHECKING:
     from qpu.drivers.base import Bo, Bounds
 
-__all__ = ["Scalar", "Uniforms", "own", "pack_uniforms", "place", "stream_of", "streams_of"]
+__all__ = ["Scalar", "Uniforms", "declared", "own", "pack_uniforms", "place", "stream_of", "streams_of"]
 
 Scalar: TypeAlias = "int | float | np.generic | Place"
 Uniforms: TypeAlias = "Sequence[Scalar | Sequence[Any] | NDArray[Any]] | NDArray[Any] | Place"
@@ -42,6 +42,54 @@ def _address(part: Place, where: str = "") -> int:
             help="pass its .address, and the strides as numbers",
         )
     return part.address
+
+
+def declared(kinds: Sequence[tuple[str, str]] | None, uniforms: Uniforms) -> Uniforms:
+    """The values of a launch, checked and converted by what the program declares (`Code.uniforms`).
+
+    Arrays and device memory are words already: only the number of an array's words is checked.
+    Raises: UsageError naming the uniform.
+    """
+    if kinds is None or isinstance(uniforms, Place):
+        return uniforms
+    rows = (list, tuple, np.ndarray)
+    if isinstance(uniforms, rows) and len(uniforms) and all(isinstance(row, rows) for row in uniforms):
+        return [_by_kind(kinds, row) for row in uniforms]
+    return _by_kind(kinds, uniforms)
+
+
+def _by_kind(kinds: Sequence[tuple[str, str]], row: Any) -> NDArray[Any] | list[Scalar]:
+    given = list(row)
+    if len(given) != len(kinds):
+        text = ", ".join(f"{name}: {kind}" for name, kind in kinds) or "none"
+        number = f"{len(given)} uniform{' is' if len(given) == 1 else 's are'} given"
+        raise UsageError(f"{number}, but the program declares {text}", help="pass one value each")
+    if isinstance(row, np.ndarray):
+        return row
+    return [
+        _converted(f"uniform {i} ({name}: {kind})", kind, value)
+        for i, ((name, kind), value) in enumerate(zip(kinds, given, strict=True))
+    ]
+
+
+def _converted(what: str, kind: str, value: Any) -> Any:
+    integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if kind == "ptr":
+        low, high, fits = 0, (1 << 32) - 1, integer or isinstance(value, Place)
+        help = "pass a buffer, or its .address"
+    elif kind == "f32":
+        if integer:
+            return float(value)
+        low, high, fits = 0, 0, isinstance(value, (float, np.floating))
+        help = "pass a number"
+    else:
+        low, high = (-(1 << 31), (1 << 31) - 1) if kind == "i32" else (0, (1 << 32) - 1)
+        fits, help = integer, "pass an integer: int(x)"
+    if not fits:
+        raise UsageError(f"{what}: {value!r} is a {type(value).__name__}", help=help)
+    if integer and not low <= int(value) <= high:
+        raise UsageError(f"{what}: {value} is outside {low}..{high}", help="pass a value in this range")
+    return value
 
 
 def stream_of(pool: MemoryPool, uniforms: Uniforms) -> bytes | int:

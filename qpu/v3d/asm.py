@@ -46,7 +46,7 @@ def assemble(
     """
     q = cast(Any, __getattr__("Asm71" if isa is Isa.V3D71 else "Asm42"))()
     words, labels, places = run(q, fn, *args)._words()
-    code = Code(isa, tuple(words), labels, places)
+    code = Code(isa, tuple(words), labels, places, uniforms=q._uniforms)
     if check:
         from qpu.core.hazards import raise_errors
         from qpu.v3d.hazards import check as find

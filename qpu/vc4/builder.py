@@ -453,7 +453,7 @@ class Asm(Ops, Builder[Instr]):
         for index, instr in enumerate(pending):
             if instr.__class__ is tuple:  # an ADD half without MUL half, and its signal
                 pending[index] = combine(instr[0], None, instr[1])
-        return Code(Isa.VC4, tuple(map(encode, instrs)), labels, places)
+        return Code(Isa.VC4, tuple(map(encode, instrs)), labels, places, uniforms=self._uniforms)
 
 
 def _condition(cond: Any) -> int | None:

@@ -68,7 +68,8 @@ def flow(asm):
         L.skipped
         mov(r1, 0)
         L.out
-    nop().rotate(r2, r1, 1)
+    nop().rotate(r2, r1, 2)
+    nop().mov(r2, r2, sig=rot(-1))
     fmov(r3.pack("l"), r2)
     fadd(r3, r3.unpack("l"), 1.0)
     band(null, r0, 1, cond="pushz")

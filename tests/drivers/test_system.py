@@ -98,13 +98,16 @@ LOG = """
 """
 
 
+UNSURE = "(names of bits: uncertain)"
+
+
 def test_messages_of_the_log() -> None:
     assert explain_log(LOG) == [
-        "V3D_ERR_STAT 0x00000480: VPM: write of rows that are not allocated, VDW: address overflow",
+        f"V3D_ERR_STAT 0x00000480: VPM: write of rows that are not allocated, VDW: address overflow {UNSURE}",
         "MMU error at 0x3f8000, by the TMU or the instruction cache: the address is in no buffer",
         "MMU error at 0x1000, by unit TFU: the buffer may not be written; the address is above the GPU's memory",
         "the GPU was reset: no batch of a program ended within half a second",
-        "V3D_ERR_STAT 0x00010000: unknown bits 0x10000",
+        "V3D_ERR_STAT 0x00010000: unknown bits 0x10000 (names of bits: uncertain)",
     ]
     port = FakePort(files=PI4 | V3D | {"/var/log/kern.log": LOG.encode()})
     checks = found(examine(port), "log")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import sys
@@ -67,14 +68,19 @@ class Memory:
     """
 
     def __init__(self, size: int = 1 << 32, *, shared: bool = False) -> None:
-        if sys.maxsize < 1 << 33:
-            size = min(size, 1 << 29)
+        if sys.maxsize < 1 << 33 and size > 1 << 30:  # a Pi 0-3, whose memory has fixed places, gets its 1 GiB
+            size = 1 << 29
         self.fd = -1
+        collected = False
         while True:
             try:
                 self._map = self._reserve(size, shared)
                 break
             except (OSError, ValueError, OverflowError):
+                if not collected:  # 32-bit processes have room for few boards: closed ones may wait for the collector
+                    collected = True
+                    gc.collect()
+                    continue
                 if size <= 1 << 26:
                     raise
                 size >>= 1
@@ -265,7 +271,7 @@ class Memory:
     def all_fetchable(self, addresses: NDArray[np.uint32]) -> bool:
         """Whether streams can read the words at all of these aligned addresses."""
         try:
-            entries = self.pages.take(addresses >> np.uint32(12))
+            entries = self.pages.take((addresses >> np.uint32(12)).astype(np.intp))
         except IndexError:
             return False
         if not (entries & _INSIDE).any():  # whole pages, and pages that only streams read

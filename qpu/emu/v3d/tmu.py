@@ -175,7 +175,7 @@ class _Bytes:
 
     def load(self, r: Request, at: U32) -> U32:
         """Load elements, extended to 32 bits by the type of the request."""
-        cells = self.cells[r.size].take(at >> np.uint32(r.size >> 1))
+        cells = self.cells[r.size].take((at >> np.uint32(r.size >> 1)).astype(np.intp))
         if r.size == 4:
             return cells
         return cells.view(f"i{r.size}").astype(np.int32).view(np.uint32) if r.signed else cells.astype(np.uint32)
@@ -258,9 +258,10 @@ class TmuMemory:
         limit = self.memory.size >> PAGE_SHIFT
         if limit <= 0xFFFFF:  # a window smaller than the address space
             outside = pages >= np.uint32(limit)
-            ids = np.where(outside, np.uint32(0), self.memory.pages.take(np.where(outside, np.uint32(0), pages)))
+            inside = np.where(outside, np.uint32(0), pages).astype(np.intp)
+            ids = np.where(outside, np.uint32(0), self.memory.pages.take(inside))
         else:
-            ids = self.memory.pages.take(pages)
+            ids = self.memory.pages.take(pages.astype(np.intp))
         if (ids & _WHOLE).all():  # pages that programs may access as a whole
             return at, None
         missing: Mask = np.greater((at & _INSIDE) + np.uint32(size), ids & _LIMIT)

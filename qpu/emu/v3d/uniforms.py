@@ -104,7 +104,7 @@ class Snapshot:
 
     def before_store(self, pages: NDArray[np.integer]) -> None:
         """Copy pages that are about to be written, unless a copy exists. pages: page numbers in any shape."""
-        free = self.kept.take(pages) == FREE
+        free = self.kept.take(pages.astype(np.intp)) == FREE
         if not free.any():
             return
         for page in np.unique(pages[free]).tolist():
@@ -122,9 +122,9 @@ class Snapshot:
     def words(self, addresses: U32) -> U32:
         """The words at 4-byte aligned, mapped addresses."""
         if not self.copies:
-            return self._memory.words.take(addresses >> np.uint32(2))
-        found = self._memory.words.take(addresses >> np.uint32(2))
-        stale = self.kept.take(addresses >> np.uint32(_SHIFT)) == COPIED
+            return self._memory.words.take((addresses >> np.uint32(2)).astype(np.intp))
+        found = self._memory.words.take((addresses >> np.uint32(2)).astype(np.intp))
+        stale = self.kept.take((addresses >> np.uint32(_SHIFT)).astype(np.intp)) == COPIED
         if stale.any():
             found[stale] = [self.word(a) for a in addresses[stale].tolist()]
         return found
