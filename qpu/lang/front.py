@@ -70,12 +70,13 @@ class Exits:
 
 @dataclass(slots=True)
 class Frame:
-    """Names of the kernel or of a helper that is evaluated inside it."""
+    """Names of the kernel or of a helper that is evaluated inside it. decided: which side Python took, by `if`."""
 
     source: Source
     names: dict[str, Any]
     kernel: bool
     exits: list[Exits] = field(default_factory=list)
+    decided: dict[int, bool] = field(default_factory=dict)
 
 
 Handler: TypeAlias = "Callable[[Front, Any], Any]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from qpu.errors import CompileError
@@ -16,16 +16,19 @@ from qpu.lang.operators import (
     binary,
     both,
     compare,
+    decided,
     device_range_error,
     effect_error,
     has_value,
+    is_mask,
     iterate,
+    one_of,
     own,
     python_operation,
     select,
     truth,
 )
-from qpu.lang.source import Source
+from qpu.lang.source import CONDITION, Source
 from qpu.lang.values import POISON, Bound, Complex, Packed, Poison, View
 
 __all__ = ["HANDLERS", "LocalFunction"]
@@ -145,17 +148,18 @@ def _comparison(f: Front, node: ast.Compare) -> Any:
 
 def _boolean(f: Front, node: ast.BoolOp) -> Any:
     conjunction = isinstance(node.op, ast.And)
+    numbers = not getattr(node, CONDITION, False)
     result = f.evaluate(node.values[0])
     for i, right_node in enumerate(node.values[1:]):
         if not f.is_value(result):
-            if bool(result) is not conjunction:
+            if decided(f, node.values[i], result) is not conjunction:
                 return result
             result = f.evaluate(right_node)
             continue
         left = truth(f, node.values[i], result)
         if left.op == "const":
             if bool(left.attr) is not conjunction:
-                return left
+                return result
             result = f.evaluate(right_node)
             continue
         wanted = left if conjunction else f.q.emit("bnot", left)
@@ -163,8 +167,11 @@ def _boolean(f: Front, node: ast.BoolOp) -> Any:
             right = f.evaluate(right_node)
         if isinstance(right, Poison):
             return POISON
+        if numbers and not (is_mask(result) and is_mask(right)):
+            result = one_of(f, node, conjunction, result, left, right)
+            continue
         if not f.is_value(right):
-            if bool(right) is conjunction:
+            if decided(f, right_node, right) is conjunction:
                 result = left
                 continue
             return bool(right)
@@ -177,7 +184,7 @@ def _conditional(f: Front, node: ast.IfExp) -> Any:
     if isinstance(test, Poison):
         return POISON
     if not f.is_value(test):
-        return f.evaluate(node.body if test else node.orelse)
+        return f.evaluate(node.body if decided(f, node.test, test) else node.orelse)
     condition = truth(f, node.test, test)
     if condition.op == "const":
         return f.evaluate(node.body if condition.attr else node.orelse)
@@ -222,7 +229,7 @@ def _generate(f: Front, generators: list[ast.comprehension], add: Callable[[], o
             test = f.evaluate(test_node)
             if f.is_value(test):
                 raise f.error(test_node, "lang-bool", "a condition of the GPU decides in a comprehension", help="where")
-            wanted = wanted and bool(test)
+            wanted = wanted and decided(f, test_node, test)
         if wanted:
             _generate(f, rest, add)
     targets = {n.id for g in generators for n in ast.walk(g.target) if isinstance(n, ast.Name)}
@@ -303,6 +310,9 @@ def _call(f: Front, node: ast.Call) -> Any:
             keywords[k.arg] = value
     if any(isinstance(x, Poison) for x in (*args, *keywords.values(), callee)):
         return POISON
+    if f.is_value(callee) or isinstance(callee, View):
+        help = f"{ast.unparse(node.func)} without parentheses" if not node.args else f"{ast.unparse(node.func)}[...]"
+        raise f.error(node, "lang-type", f"{f.describe(callee)} is called as if it were a function", help=help)
     return call(f, node, callee, args, keywords)
 
 
@@ -377,15 +387,25 @@ def _refuse(f: Front, node: ast.Call, callee: Any, args: list[Any]) -> None:
         help = "mine = sorted(mine)" if callee.__name__ == "sort" else "compare its items"
         raise f.error(node, "lang-type", f"{callee.__name__} of a list that holds values of the GPU", help=help)
     views = [x for x in args if isinstance(x, View)]
-    if views and getattr(callee, "__module__", "") == "builtins" and callee not in (isinstance, id, type):
+    if views and _foreign(callee) and callee not in (isinstance, id, type, print) and not _is_own_method(f, callee):
         help = f"a loop: for j in range({views[0].name}.size)"
         raise f.error(node, "lang-type", f"{_named(f, callee)} of {f.describe(views[0])}", help=help)
+
+
+def _foreign(callee: Any) -> bool:
+    """Whether a function belongs to Python or NumPy, which know nothing of arrays of the GPU."""
+    home = (getattr(callee, "__module__", None) or "").partition(".")[0]
+    return home == "builtins" or (home in ("math", "numpy", "operator", "functools") and not inspect.isclass(callee))
 
 
 def _instead(callee: Any) -> str | None:
     """Help for a function that cannot take values: the language's own of that name."""
     name = getattr(callee, "__name__", "")
-    return f"from qpu.lang import {name}" if name in surface.FUNCTIONS else None
+    if name in surface.FUNCTIONS:
+        return f"from qpu.lang import {name}"
+    type_ = {"float32": "f32", "int32": "i32", "uint32": "u32", "float16": "f16", "uint8": "u8", "int8": "i8",
+             "int16": "i16", "uint16": "u16", "float64": "f32", "int64": "i32"}.get(name)  # fmt: skip
+    return type_ and f"{type_}(...)"
 
 
 _TAKES_VALUES: Final = (len, list, tuple, zip, enumerate, reversed, isinstance, print)
@@ -453,13 +473,30 @@ def run(
         raise f.error(node, "lang-syntax", f"functions are nested deeper than {LIMIT_DEPTH}", help="no recursion")
     names = {**around, **_parameters(f, node, source, args, keywords)}
     exits = Exits("function", mask=f.mask)
-    f.frames.append(Frame(source, names, False, [exits]))
+    frame = Frame(source, names, False, [exits])
+    f.frames.append(frame)
     try:
         with f.masked(f.mask):
             f.execute(source.body)
     finally:
         f.frames.pop()
-    return exits.result
+    gone, result = exits.left, exits.result
+    some = gone is not None and not (gone.op == "const" and gone.attr)  # not simply all lanes
+    if some and result is not None and not isinstance(result, Poison) and not _ends(frame, source.body):
+        name = getattr(source.tree, "name", "the function")
+        message = f"{name} returns a value in some lanes, and comes to its end in others"
+        raise f.error(node, "lang-name", message, help="a `return` with a value at its end")
+    return result
+
+
+def _ends(frame: Frame, body: Sequence[ast.stmt]) -> bool:
+    """Whether statements always end with a return, as far as their text tells."""
+    last = body[-1] if body else None
+    if isinstance(last, ast.If):
+        known = frame.decided.get(id(last))
+        sides = (last.body, last.orelse) if known is None else (last.body if known else last.orelse,)
+        return all(_ends(frame, side) for side in sides)
+    return isinstance(last, ast.Return)
 
 
 def _parameters(f: Front, node: ast.Call, source: Source, args: list[Any], keywords: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from qpu.lang.front_expr import LocalFunction
 from qpu.lang.front_merge import copy, under_mask
 from qpu.lang.front_names import RESULT, RETURNED, targets
 from qpu.lang.kir import Region, Value
-from qpu.lang.operators import select, truth
+from qpu.lang.operators import decided, select, truth
 from qpu.lang.values import POISON, Index, Poison, Unbound
 
 __all__ = ["HANDLERS", "execute", "gone_since", "leave_function", "leave_loop", "look_through"]
@@ -125,7 +125,8 @@ def _if(f: Front, node: ast.If) -> None:
             look_through(f, body)
         return
     if not f.is_value(test):
-        execute(f, node.body if test else node.orelse)
+        known = f.frame.decided[id(node)] = decided(f, node.test, test)
+        execute(f, node.body if known else node.orelse)
         return
     condition = truth(f, node.test, test)
     before = dict(f.names)

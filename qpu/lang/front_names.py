@@ -84,7 +84,8 @@ def assign(f: Front, target: ast.expr, value: Any) -> None:
                 assign(f, part, POISON)
             return
         if f.is_value(value):
-            raise f.error(target, "lang-type", f"{f.describe(value)} cannot be taken apart")
+            help = "one name; an item has several numbers where k.index gets several extents"
+            raise f.error(target, "lang-type", f"{f.describe(value)} cannot be taken apart", help=help)
         parts = list(iterate(f, target, value))
         starred = [i for i, part in enumerate(target.elts) if isinstance(part, ast.Starred)]
         if starred:

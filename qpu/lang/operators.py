@@ -16,8 +16,8 @@ from qpu.lang.surface import DeviceRange, Unrolled
 from qpu.lang.types import LETTER
 from qpu.lang.values import POISON, Bound, Complex, Index, Packed, Poison, View
 
-__all__ = ["binary", "both", "compare", "device_range_error", "effect_error", "exclusive", "has_value", "iterate",
-           "join", "own", "python_operation", "select", "truth"]  # fmt: skip
+__all__ = ["binary", "both", "compare", "decided", "device_range_error", "effect_error", "exclusive", "has_value",
+           "is_mask", "iterate", "join", "one_of", "own", "python_operation", "select", "truth"]  # fmt: skip
 
 _PYTHON: Final[dict[type[ast.AST], Callable[..., Any]]] = {
     ast.Add: operator.add,
@@ -68,6 +68,7 @@ _COMPARE: Final[dict[type[ast.AST], tuple[str, bool]]] = {
     ast.Eq: ("eq", False),
     ast.NotEq: ("ne", False),
 }
+_WORDS: Final[dict[type[ast.AST], str]] = {ast.Is: "is", ast.IsNot: "is not", ast.In: "in", ast.NotIn: "not in"}
 _MASKS: Final = {ast.BitAnd: "band", ast.BitOr: "bor"}
 
 
@@ -179,7 +180,7 @@ def binary(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> Any
         return a.moved(b if kind is ast.Add else -b)
     if isinstance(b, Index) and kind is ast.Add and isinstance(a, int) and not isinstance(a, bool):
         return b.moved(a)
-    if all(isinstance(x, bool) or (isinstance(x, Value) and x.type == "b") for x in (a, b)):
+    if is_mask(a) and is_mask(b):
         return _mask_operation(f, node, kind, a, b)
     q = f.q
     if kind is ast.Pow:
@@ -197,6 +198,9 @@ def binary(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> Any
     else:
         op = _INTEGER.get(kind)
     if op is None:
+        if kind is ast.MatMult:
+            help = "qpu.kernels.gemm on the host, or a loop that adds products"
+            raise f.error(node, "lang-type", f"@ of {LETTER[type_]}, which are single numbers", help=help)
         sign = kind.__name__
         raise f.error(node, "lang-type", f"{sign} of {LETTER[type_]}", help="cast to i32 or u32, or bitcast")
     return q.emit(op, f.convert(a, type_, node), f.convert(b, type_, node))
@@ -274,8 +278,10 @@ def compare(f: Front, node: ast.expr, kind: type[ast.AST], a: Any, b: Any) -> An
     if not f.is_value(a) and not f.is_value(b):
         return python_operation(f, node, kind, a, b)
     if kind not in _COMPARE:
-        raise f.error(node, "lang-syntax", f"{kind.__name__} with a value of the GPU", allowed="< <= > >= == !=")
-    masks = [isinstance(x, bool) or (isinstance(x, Value) and x.type == "b") for x in (a, b)]
+        sign = _WORDS[kind]
+        help = "a == b or a == c" if kind in (ast.In, ast.NotIn) else "a value of the GPU is never None"
+        raise f.error(node, "lang-syntax", f"`{sign}` with a value of the GPU", allowed="< <= > >= == !=", help=help)
+    masks = [is_mask(x) for x in (a, b)]
     if all(masks) and kind in (ast.Eq, ast.NotEq):
         differ = exclusive(f, f.lift(a, node, "b"), f.lift(b, node, "b"))
         return differ if kind is ast.NotEq else f.q.emit("bnot", differ)
@@ -310,6 +316,29 @@ def truth(f: Front, node: ast.expr, value: Any) -> Value:
     return f.q.emit("ne", v, f.q.const(v.type, 0), type_="b", attr=v.type)
 
 
+def decided(f: Front, node: ast.AST, value: Any) -> bool:
+    """What Python says of a condition without a value of the GPU. Raises: LangError for what only stands for something,
+    which Python would call true.
+    """
+    if isinstance(value, View | Bound) or (value is f.kernel_object and value is not None):
+        help = f"{value.name}.size > 0" if isinstance(value, View) else "call it, and test what it gives"
+        raise f.error(node, "lang-type", f"{f.describe(value)} as a condition", help=help)
+    return bool(value)
+
+
+def is_mask(value: Any) -> bool:
+    """Whether a value is a condition."""
+    return isinstance(value, bool) or (isinstance(value, Value) and value.type == "b")
+
+
+def one_of(f: Front, node: ast.expr, conjunction: bool, a: Any, condition: Value, b: Any) -> Any:
+    """a and b, a or b, where they are numbers: one of them, as in Python. condition: the truth of a."""
+    if is_mask(a) or is_mask(b):
+        what = f"{f.describe(a)} {'and' if conjunction else 'or'} {f.describe(b)}, which is a condition or a number"
+        raise f.error(node, "lang-bool", what, allowed="two conditions, or two numbers", help="compare: x != 0")
+    return select(f, node, condition, b, a) if conjunction else select(f, node, condition, a, b)
+
+
 def select(f: Front, node: ast.AST, condition: Value, a: Any, b: Any) -> Any:
     """a where the condition holds, else b; leaf by leaf for tuples and lists."""
     if isinstance(a, Poison) or isinstance(b, Poison):
@@ -323,7 +352,7 @@ def select(f: Front, node: ast.AST, condition: Value, a: Any, b: Any) -> Any:
         return Complex(select(f, node, condition, a.real, b.real), select(f, node, condition, a.imag, b.imag))
     if isinstance(a, Packed) and isinstance(b, Packed) and a.dtype is b.dtype:
         return Packed(select(f, node, condition, a.word, b.word), a.dtype)
-    masks = [isinstance(x, bool) or (isinstance(x, Value) and x.type == "b") for x in (a, b)]
+    masks = [is_mask(x) for x in (a, b)]
     if all(masks):
         q, x, y = f.q, f.lift(a, node, "b"), f.lift(b, node, "b")
         return q.emit("bor", q.emit("band", condition, x), q.emit("band", q.emit("bnot", condition), y))

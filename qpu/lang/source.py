@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from qpu.errors import CompileError, Diagnostic, Loc, UsageError
 
-__all__ = ["MISSING", "Reached", "Source", "function_of"]
+__all__ = ["CONDITION", "MISSING", "Reached", "Source", "function_of"]
 
 MISSING = object()
 """What `Source.lookup` gives for a name that is nowhere."""
@@ -109,6 +109,7 @@ class Source:
         except SyntaxError:  # a lambda inside an expression
             raise cls._missing(fn) from None
         code = fn.__code__
+        _mark_conditions(module)
         for node in ast.walk(module):
             if isinstance(node, ast.FunctionDef) and node.name == code.co_name:
                 return cls(fn, code.co_filename, body, first, indent, node)
@@ -243,3 +244,25 @@ def function_of(text: str, name: str | None = None, names: Mapping[str, Any] | N
     if not defined:
         raise UsageError(f"the text defines no function {name or ''}".rstrip(), help="def name(k: Grid, ...) -> None:")
     return found[defined[-1]]
+
+
+CONDITION: Final = "qpu_condition"
+"""Attribute of an `and` or `or` of which only the truth matters; others give one of their operands."""
+
+
+def _mark_conditions(tree: ast.AST) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If | ast.While | ast.IfExp | ast.Assert):
+            _mark(node.test)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            _mark(node.operand)
+        elif isinstance(node, ast.comprehension):
+            for test in node.ifs:
+                _mark(test)
+
+
+def _mark(test: ast.expr) -> None:
+    if isinstance(test, ast.BoolOp):
+        setattr(test, CONDITION, True)
+        for part in test.values:
+            _mark(part)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qpu.lang import Grid, In, InOut, Out, Team, f32, i32, kernel, unroll
+from qpu.lang import Grid, In, InOut, Kernel, Out, Team, f32, i32, kernel, unroll
 from tests.lang.rig import interpret
 
 
@@ -126,3 +126,40 @@ def test_lanes_leave(k: Any, n: int) -> None:
     for name, a, b in zip(names, got, want, strict=True):
         if isinstance(a, np.ndarray):
             assert np.array_equal(a, b), name
+
+
+OPERANDS = """from qpu.lang.surface import *
+
+
+def sure(a, isa):
+    if isa == "vc4":
+        return a
+    if isa == "v3d71":
+        if a > 3:
+            return a
+        elif a > 1:
+            return -a
+        return 7
+
+
+def operands(k: Grid, x: In[i32], z: In[i32], y: Out2[i32]) -> None:
+    i = k.index(x.size)
+    y[0, i] = x[i] or 3
+    y[1, i] = x[i] and 7
+    y[2, i] = x[i] and z[i] or 9
+    n = z[i] or x[i]
+    y[3, i] = n if n and x[i] > 1 else 4
+    y[4, i] = 0 or sure(x[i], k.isa)
+    y[5, i] = i32(not (x[i] or z[i]))
+"""
+
+
+def test_and_or_of_numbers_give_one_of_them() -> None:
+    """As in Python; and a function returns what the path that it takes returns."""
+    k = Kernel.from_source(OPERANDS, "operands")
+    x, z = np.arange(20, dtype=np.int32) % 5, np.arange(20, dtype=np.int32) % 3
+    want, got = np.zeros((6, 20), np.int32), np.zeros((6, 20), np.int32)
+    k.python(x, z, want)
+    k.interpret(x, z, got)
+    assert got.tolist() == want.tolist()
+    assert want[0].tolist() == [a or 3 for a in x.tolist()]
