@@ -217,6 +217,15 @@ class Profile:
         slots = self.clocks / _ISSUE * max(1, len(s.per_qpu))
         return s.instructions / slots if slots else 0.0
 
+    @property
+    def stalls(self) -> dict[str, int]:
+        """Clocks of waiting of all QPUs by cause: ``load`` (a result of the TMU), ``transfer`` (a DMA transfer of
+        VideoCore IV, a store of V3D). Waits for a mutex, a semaphore, a barrier or another unit are not counted."""
+        found = {"load": 0, "transfer": 0}
+        for (_, cause), clocks in self.waits.items():
+            found[cause] += clocks
+        return found
+
     def lines(self) -> list[tuple[str, int, int]]:
         """(source line, executions, clocks of waiting), in order of the first instruction."""
         found: dict[str, list[int]] = {}
@@ -250,9 +259,11 @@ class Profile:
         tmu = f"TMU {s.tmu_read_bytes:,} read, {s.tmu_write_bytes:,} written"
         dma = f"DMA {s.dma_read_bytes:,} read, {s.dma_write_bytes:,} written"
         number = f"{self.launches} launch{'' if self.launches == 1 else 'es'}"
+        stalls, name = self.stalls, "DMA transfers" if self.isa is Isa.VC4 else "stores"
         head = [
             f"{number} on {self.board}: {counts}, {self.issue_share:.0%} of issue slots used",
             f"bytes: {tmu}; {dma}; uniforms {s.uniform_bytes:,}",
+            f"waiting, all QPUs: {stalls['load']:,} clocks for loads, {stalls['transfer']:,} for {name}",
         ]
         rows = [f"{count:>10,} {wait:>10,}  {name}" for name, count, wait in self.lines()]
         return "\n".join([*head, "  executed    waiting  source", *rows])
@@ -286,10 +297,10 @@ class Profile:
         spans = [s for s in self.spans if s.launch == self.launches - 1][:_MOST_SHOWN]
         count = range(len(program))
         return page(
-            "Profile of a launch",
+            "Profile of a launch" if self.launches == 1 else f"Profile of {self.launches} launches",
             "profile",
             {
-                "head": "\n".join(self.text.split("\n")[:2]),
+                "head": "\n".join(self.text.split("\n")[:3]),
                 "code": [" ".join(text(word).split()) for word in program.code],
                 "line": [-1 if loc is None else number[loc.file, loc.line] for loc in locs],
                 "source": [[line, source] for _, line, source in lines],

@@ -307,6 +307,7 @@ def either_loop(k: Team, x: In[i32], y: Out[i32], by: i32) -> None:
         for i in k.items(x.size):
             for j in range(2):
                 y[i] = x[i] + j
+    k.barrier()  # another worker may have stored to the item
     for i in k.items(x.size):
         if i % 7 == 3:
             for j in range(by):

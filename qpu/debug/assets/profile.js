@@ -1,22 +1,23 @@
+$("title").textContent = document.title;
 $("head").textContent = D.head;
 const most = Math.max(1, ...D.executed), perLine = D.source.map(() => 0), codes = [], sources = [];
 D.line.forEach((line, n) => { if (line >= 0) perLine[line] += D.executed[n]; });
-function count(value, share, digits) {
+function count(value, share) {
   const e = made("span", value ? value.toLocaleString("en") : "", "count");
   e.style.setProperty("--share", share);
-  if (digits) e.style.width = digits;
   return e;
 }
+const indent = Math.min(...D.source.filter(([, text]) => text.trim()).map(([, text]) => text.search(/\S/)));
 D.source.forEach(([line, text], n) => {
   const row = made("div");
-  row.append(count(perLine[n], perLine[n] / Math.max(1, ...perLine)), made("span", String(line).padStart(5) + "  ", "n"), text);
+  row.append(count(perLine[n], perLine[n] / Math.max(1, ...perLine)), made("span", String(line).padStart(4) + "  ", "n"), text.slice(indent));
   row.onmouseenter = () => light(n, -1, () => codes.filter((c, k) => D.line[k] === n));
   sources.push(row);
 });
 $("source").append(...sources);
 D.code.forEach((text, n) => {
   const row = made("div");
-  row.append(count(D.executed[n], D.executed[n] / most, "6em"), count(D.waits[n], 0, "5em"), made("span",
+  row.append(count(D.executed[n], D.executed[n] / most), count(D.waits[n], 0), made("span",
     String(n).padStart(4) + "  ", "n"), text);
   row.onmouseenter = () => {
     light(D.line[n], n, () => [row]);
