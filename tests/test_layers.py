@@ -188,6 +188,7 @@ LAYERS: dict[str, set[str]] = {
     },
     # observers of the reference engines; nobody below imports them, factories load them by name
     "qpu.debug": {
+        "qpu.buffers",
         "qpu.core",
         "qpu.drivers",
         "qpu.emu.boards",

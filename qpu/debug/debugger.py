@@ -6,13 +6,14 @@ import cmd
 import re
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.buffers import Buffer, BufferView
 from qpu.core.code import Code
 from qpu.core.isa import Isa
 from qpu.debug.expressions import FUNCTIONS, evaluate, names_in
@@ -36,10 +37,10 @@ class Quit(QpuError):
 
 @dataclass(slots=True)
 class _Stop:
-    """A breakpoint. index: instruction. condition: expression over registers, empty for none."""
+    """A breakpoint. at: instructions. condition: expression over registers, empty for none."""
 
     number: int
-    index: int
+    at: Sequence[int]
     condition: str
     text: str
 
@@ -59,22 +60,22 @@ class Debugger(cmd.Cmd, JobObserver):
 
     A context: launches of the block on emulated boards are stepped through, each from its first instruction. commands:
     instead of a terminal, one a line; after the last one launches run without stops. out: where output goes.
-    arguments: of a kernel's call, by name. Names of commands can be abbreviated as in pdb (s, n, c, b, p, l, v).
+    Names of commands can be abbreviated as in pdb (s, n, c, b, p, l, v); an empty line repeats the last one.
     """
 
     prompt = "(qpu) "
-    use_rawinput = False
 
     def __init__(
         self,
         commands: Iterable[str] | None = None,
         out: TextIO | None = None,
-        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(stdin=sys.stdin, stdout=out or sys.stdout)
+        # With a terminal on both ends, lines can be edited and found again.
+        self.use_rawinput = commands is None and out is None and sys.stdin.isatty() and sys.stdout.isatty()
         self._program: Code = Code(Isa.V3D71, ())
         self._variables = Variables(self._program)
-        self._arguments = {} if arguments is None else dict(arguments)
+        self._arguments: Mapping[str, Any] = {}  # of a kernel's call
         self._script: Iterator[str] | None = None if commands is None else iter(commands)
         self.watch = Stepping(self._begin)
         self._stops: list[_Stop] = []
@@ -132,7 +133,7 @@ class Debugger(cmd.Cmd, JobObserver):
             if self._mode == "step" or (line is not None and line != self._line):
                 return threads.index(focus)
         for stop in self._stops:
-            if stop.index != index:
+            if index not in stop.at:
                 continue
             for row in range(len(threads)):
                 if not stop.condition or self._holds(m, row, stop.condition):
@@ -162,8 +163,10 @@ class Debugger(cmd.Cmd, JobObserver):
             return None
 
     def _holds(self, m: Moment, row: int, condition: str) -> bool:
-        found = self._value(m, row, condition)
-        return found is not None and bool(np.any(np.asarray(found)))
+        try:
+            return bool(np.any(np.asarray(evaluate(condition, self._names(m, row, condition)))))
+        except UsageError:  # a variable without a value yet
+            return False
 
     def _names(self, m: Moment, row: int, expression: str) -> dict[str, Any]:
         """The names of an expression that exist: variables before arguments before registers; %name is a register."""
@@ -256,26 +259,34 @@ class Debugger(cmd.Cmd, JobObserver):
             for stop in self._stops:
                 self._say(f"{stop.number}: {stop.text}")
             return
-        index = self._index(place.strip())
-        if index is None:
-            self._say(f"{place}: neither an instruction nor a label nor a line of the program")
+        at = self._instructions(place.strip())
+        if not at:
+            hint = f" (for a line write `line {place}`)" if place.strip().isdecimal() else ""
+            self._say(f"{place}: neither an instruction nor a label nor a line of the program{hint}")
             return
-        self._stops.append(_Stop(self._next_number, index, condition.strip(), argument))
-        self._say(f"breakpoint {self._next_number} at instruction {index}")
+        if condition and not self._understood(condition):
+            return
+        self._stops.append(_Stop(self._next_number, at, condition.strip(), argument))
+        many = "s" if len(at) > 1 else ""
+        self._say(f"breakpoint {self._next_number} at instruction{many} {', '.join(map(str, at))}")
         self._next_number += 1
 
-    def _index(self, place: str) -> int | None:
-        if place.isdecimal() and int(place) < len(self._program):
-            return int(place)
+    def _instructions(self, place: str) -> list[int]:
+        """Where a breakpoint stops: of a line the first instruction in each block, as compilers copy and mix lines."""
+        if place.isdecimal():
+            return [int(place)] if int(place) < len(self._program) else []
         if place in self._program.labels:
-            return self._program.labels[place]
+            return [self._program.labels[place]]
         found = re.fullmatch(r"line (\d+)", place)
-        if found is not None:
-            for n in range(len(self._program)):
-                loc = self._program.loc(n)
-                if loc is not None and loc.line == int(found[1]):
-                    return n
-        return None
+        if found is None:
+            return []
+        starts, at, block = set(self._program.labels.values()), dict[int, int](), 0
+        for n in range(len(self._program)):
+            block += n in starts
+            loc = self._program.loc(n)
+            if loc is not None and loc.line == int(found[1]):
+                at.setdefault(block, n)
+        return list(at.values())
 
     def do_watch(self, argument: str) -> None:
         """watch EXPRESSION | ADDRESS: stop when it changes (of the current thread; 0x...: a word of memory)."""
@@ -286,19 +297,24 @@ class Debugger(cmd.Cmd, JobObserver):
             if not m.memory.owns(address, 4):
                 self._say(f"{argument} is outside of every buffer")
                 return
-        else:
-            try:
-                unknown = sorted(n for n in names_in(argument) if not self._known(n))
-            except UsageError as error:
-                self._say(str(error).splitlines()[0])
-                return
-            if unknown:
-                self._say(f"{unknown[0]}: no such register or variable")
-                return
+        elif not self._understood(argument):
+            return
         watch = _Watch(self._next_number, argument, address, b"")
         watch.value = self._content(m, self._row, watch) or b""
         self._watches.append(watch)
+        self._say(f"watch {watch.number} of {argument}")
         self._next_number += 1
+
+    def _understood(self, expression: str) -> bool:
+        """Whether it is an expression of names that there are; says what is wrong."""
+        try:
+            unknown = sorted(n for n in names_in(expression) - {*FUNCTIONS} if not self._known(n))
+        except UsageError as error:
+            self._say(str(error).splitlines()[0])
+            return False
+        if unknown:
+            self._say(f"{unknown[0]}: no such register or variable")
+        return not unknown
 
     def _known(self, name: str) -> bool:
         names = (*self._here.names, *self._variables.names, *self._arguments)
@@ -358,7 +374,10 @@ class Debugger(cmd.Cmd, JobObserver):
         """set REGISTER[LANE] = NUMBER: change all lanes of a register of the current thread, or one."""
         found = re.fullmatch(r"(\w+)(?:\[(\d+)\])?\s*=\s*(\S+)", argument)
         if found is None or found[1] not in self._here.names:
-            self._say("write set, a register, perhaps a lane in brackets, = and a number")
+            if found is not None and self._known(found[1]):
+                self._say(f"{found[1]} is a variable, whose register may hold another value by now: set a register")
+            else:
+                self._say("write set, a register, perhaps a lane in brackets, = and a number")
             return
         try:
             text = found[3]
@@ -394,7 +413,9 @@ class Debugger(cmd.Cmd, JobObserver):
         """where: the last branches of the current thread, oldest first."""
         assert self._focus is not None
         for start, end in self._jumps.get(self._focus, ()):
-            self._say(f"  {start} -> {end}")
+            locs = [self._program.loc(n) for n in (start, end)]
+            lines = "" if None in locs else "   # line " + " -> line ".join(str(x.line) for x in locs if x is not None)
+            self._say(f"  {start} -> {end}{lines}")
         self._where(self._here, self._focus)
 
     def do_list(self, argument: str) -> None:
@@ -427,11 +448,19 @@ class Debugger(cmd.Cmd, JobObserver):
         found = super().onecmd(line)
         return bool(found) or self._ends
 
-    def emptyline(self) -> bool:
-        """An empty line does nothing."""
-        return False
+    def do_EOF(self, argument: str) -> bool:  # the name that `cmd` asks for
+        """The end of the input: quit."""
+        return self.do_quit(argument)
+
+    def get_names(self) -> list[str]:
+        """Commands that `help` lists."""
+        return [name for name in super().get_names() if name != "do_EOF"]
 
     # -- use
+
+    def called(self, arguments: Mapping[str, Any]) -> None:
+        """See `qpu.runtime.jobs.JobObserver`."""
+        self._arguments = {n: v for n, v in arguments.items() if isinstance(v, int | float | Buffer | BufferView)}
 
     def submitted(self, pool: MemoryPool, info: DeviceInfo, program: Code, job: Job) -> None:
         """A launch begins: see `qpu.runtime.jobs.JobObserver`."""
@@ -442,6 +471,8 @@ class Debugger(cmd.Cmd, JobObserver):
             )
         self._program, self._focus = program, None
         self._variables = Variables(program)
+        if not self._variables.of_kernel:
+            self._arguments = {}
         if self._mode != "free":
             self._mode = "step"
 
@@ -461,13 +492,13 @@ class Debugger(cmd.Cmd, JobObserver):
 
 def _argument(m: Moment, given: Any) -> Any:
     """An argument of a call: a number, or what the memory of a buffer holds now."""
-    buffer = getattr(given, "buffer", given)
-    address, dtype = getattr(buffer, "address", None), getattr(buffer, "dtype", None)
-    if address is None or dtype is None:
-        return np.float64(given) if isinstance(given, float) else np.int64(given) if isinstance(given, int) else given
-    address &= 0x3FFFFFFF if m.isa is Isa.VC4 else 0xFFFFFFFF
-    data = np.frombuffer(bytes(m.memory.view(address, buffer.nbytes)), dtype)
-    return data.reshape(buffer.shape)
+    if not isinstance(given, Buffer | BufferView):
+        return np.float64(given) if isinstance(given, float) else np.int64(given)
+    buffer = given.buffer if isinstance(given, BufferView) else given
+    mask = 0x3FFFFFFF if m.isa is Isa.VC4 else 0xFFFFFFFF
+    data = np.frombuffer(bytes(m.memory.view(buffer.address & mask, buffer.nbytes)), np.uint8)
+    strides = given.strides if isinstance(given, BufferView) else None
+    return np.ndarray(given.shape, given.dtype, data.data, given.address - buffer.address, strides)
 
 
 _SHOWN = 32  # elements that are printed

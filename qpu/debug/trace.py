@@ -77,14 +77,13 @@ class Trace(JobObserver):
     """The steps of a launch. A context: the launches of the block on emulated boards are traced, the last one is kept.
 
     steps: instructions that are kept at most for each thread. threads: how many are traced, the first ones that begin.
-    arguments: scalars of a kernel's call, by name.
     """
 
-    def __init__(self, steps: int = STEPS, threads: int = THREADS, arguments: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, steps: int = STEPS, threads: int = THREADS) -> None:
         if not 1 <= steps <= 100_000 or not 1 <= threads <= 64:
             raise UsageError(f"{steps} steps of {threads} threads", help="trace 1..100000 steps of 1..64 threads")
         self._most, self._threads = steps, threads
-        self._arguments = {} if arguments is None else dict(arguments)
+        self._arguments: Mapping[str, Any] = {}
         self._watch = Stepping(self._begin)
         self._program = Code(Isa.V3D71, ())
         self._variables = Variables(self._program)
@@ -93,6 +92,10 @@ class Trace(JobObserver):
 
     # -- observation
 
+    def called(self, arguments: Mapping[str, Any]) -> None:
+        """See `qpu.runtime.jobs.JobObserver`."""
+        self._arguments = arguments
+
     def submitted(self, pool: MemoryPool, info: DeviceInfo, program: Code, job: Job) -> None:
         """A launch begins: see `qpu.runtime.jobs.JobObserver`."""
         if info.emulated is None:
@@ -100,6 +103,8 @@ class Trace(JobObserver):
             raise UsageError(f"launches on {info.board.model} cannot be traced", help=help)
         self._program, self._board = program, info.emulated
         self._variables = Variables(program)
+        if not self._variables.of_kernel:
+            self._arguments = {}
 
     def _begin(self) -> Before:
         self._variables.begin()

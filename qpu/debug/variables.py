@@ -45,6 +45,7 @@ class Variables:
             name = _assigned(text).get((result.loc.line, result.loc.column or 0))
             if name is not None:
                 self._at.setdefault(result.at, []).append(Variable(name, result.register, result.type))
+        self.of_kernel = found is not None
         self.names = sorted({v.name for row in self._at.values() for v in row})
         self.begin()
 

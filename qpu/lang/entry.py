@@ -246,21 +246,16 @@ class Kernel:
         """Launch the kernel in the debugger (see `Device.debug`); arguments as of a call."""
         from qpu.debug.debugger import Debugger
 
-        with Debugger(commands, out, self._named(args)):
+        with Debugger(commands, out):
             return self(*args, **keywords)
 
     def trace(self, *args: Any, steps: int = 2000, threads: int = 4, **keywords: Any) -> Trace:
         """Launch the kernel with every step kept (see `Device.trace`); arguments as of a call."""
         from qpu.debug.trace import Trace
 
-        with Trace(steps, threads, self._named(args)) as found:
+        with Trace(steps, threads) as found:
             self(*args, **keywords)
         return found
-
-    def _named(self, args: Sequence[Any]) -> dict[str, Any]:
-        """The arguments of a call by the names of parameters."""
-        names = [row.name for row in self._checked() if row.kind != "kernel"]
-        return dict(zip(names, args, strict=False))
 
     def interpret(self, /, *args: Any, workers: int | None = None, isa: str = "v3d71", **keywords: Any) -> None:
         """Run the kernel's intermediate representation on ndarrays. Raises: CompileError, UsageError, EmuFault."""

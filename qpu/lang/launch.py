@@ -25,6 +25,7 @@ from qpu.lang.signature import Row, Signature, scalar_of
 from qpu.lang.specialise import Special
 from qpu.lang.words import LARGEST
 from qpu.launch import Launch, Run
+from qpu.runtime.jobs import OBSERVERS
 from qpu.runtime.pool import MemoryPool
 from qpu.v3d.launch import Dispatch
 from qpu.vc4.launch import Programs
@@ -70,6 +71,8 @@ def launch(
 ) -> Run:
     """Launch a kernel. Raises: UsageError before anything is submitted; CompileError."""
     call = _Call(k, gpu, how, args, keywords)
+    for observer in OBSERVERS:
+        observer.called(call.named())
     variant = call.variant(how[1])
     if variant is not None:
         return variant.launch(call.gpu, call.named(), wait)  # type: ignore[no-any-return]  # of `qpu.lang.variants`

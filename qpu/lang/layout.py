@@ -60,16 +60,33 @@ def may_be_shorter(laid: Laid) -> bool:
     return depth > 0 and operations in MEDIUM and 2 * innermost(laid) > WASTE * operations
 
 
+_PREFIX = {"rf": "rf", "acc": "r", "a": "ra", "b": "rb"}
+
+
 def results_of(rows: Sequence[Scheduled], colour: Mapping[int, Fixed]) -> list[Result]:
-    """The registers that instructions write. rows: all instructions; colour: the place of each register."""
-    prefix = {"rf": "rf", "acc": "r", "a": "ra", "b": "rb"}
-    return [
-        Result(i, f"{prefix[colour[r].kind]}{colour[r].n}", m.type, m.loc)
-        for i, row in enumerate(rows)
-        for m in row.ops
-        if m.loc is not None
-        for r in m.writes()
-    ]
+    """The registers in which instructions leave what a place in the source stands for.
+
+    Of the operations for one place those count whose result no other of them takes, such as the load, not the address,
+    and of them those with the type of the last one. rows: all instructions; colour: the place of each register.
+    """
+    taken: dict[Loc, set[int]] = {}
+    at = [(i, m, m.loc) for i, row in enumerate(rows) for m in row.ops if m.loc is not None]
+    for _, m, loc in at:
+        taken.setdefault(loc, set()).update(r for r in m.sources() if r not in (m.dst, m.sig_dst))
+    kept: dict[Loc, str] = {}
+    completed = set[tuple[Loc, int]]()
+    found: list[Result] = []
+    for i, m, loc in reversed(at):
+        for r in m.writes():
+            if r in taken[loc] or m.type != kept.setdefault(loc, m.type):
+                continue
+            if not m.cond and (loc, r) in completed:  # what a later operation leaves in some lanes only
+                completed.discard((loc, r))
+                continue
+            if m.cond:
+                completed.add((loc, r))
+            found.append(Result(i, f"{_PREFIX[colour[r].kind]}{colour[r].n}", m.type, loc))
+    return found[::-1]
 
 
 def lay_out_v3d(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -29,6 +30,9 @@ OBSERVERS: list[JobObserver] = []
 
 class JobObserver:
     """An observer of launches; by itself it does nothing."""
+
+    def called(self, arguments: Mapping[str, Any]) -> None:
+        """A kernel is about to be launched: its arguments by the names of its parameters."""
 
     def submitted(self, pool: MemoryPool, info: DeviceInfo, program: Code, job: Job) -> None:
         """A job is about to be submitted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,47 @@ def test_a_session(gpu: Device) -> None:
     assert f"{total} = 0 in all lanes" in text  # before the first addition
     assert f"{total} = {' '.join(str(2 * n) for n in range(16))}" in text  # before the third
     assert f"{left} = 0x00000003 in all lanes" in text and f"{left} changed" in text
-    assert "-> " in text and "* QPU 0.0 at instruction" in text and f"{total}[3] = 100\n" in text
+    assert (
+        re.search(r"\d+ -> \d+   # line \d+ -> line \d+", text)
+        and "* QPU 0.0 at instruction" in text
+        and f"{total}[3] = 100\n" in text
+    )
     assert "not inside one buffer" in text and "unknown: no such command" in text and "neither an instruction" in text
     assert lines[-1] == "the launch has ended"
     assert (y == np.where(np.arange(16) == 3, y[3], 3 * np.arange(16))).all()  # what was set before `back` is undone
+
+
+def test_lines_conditions_and_arguments_of_a_kernel() -> None:
+    """A line has several places; a condition waits for values; arguments of any call have names."""
+    text = Path(__file__).read_text().splitlines()
+    line = next(n for n, row in enumerate(text, 1) if row.endswith("# the sum"))
+    commands = [f"b line {line} if any(s > 1000)", f"b line {line} if nix", f"b line {line} if any(s",
+                f"b {line}", "v", "p x[2:4]", "p n + 1",
+                "set t = 1", "watch any(t > 90)", "c", "d 1", "", "c"]  # fmt: skip
+    for board in ("pi3", "pi5"):
+        out = io.StringIO()
+        with qpu.open_device(board) as gpu, Debugger(commands, out):
+            x, y = gpu.array(np.arange(100, dtype=np.float32)), gpu.zeros(100)
+            poly(2.0, 3, x[::-1], y)
+            assert np.allclose(y.numpy(), _poly(np.arange(100)[::-1]))
+            gpu.run(qpu.assemble(count, isa=gpu.isa), [gpu.zeros(16)])
+        said = out.getvalue()
+        assert f"(for a line write `line {line}`)" in said
+        assert re.search(r"breakpoint 1 at instructions \d+, \d+", said) and "x[2:4] = 97 96" in said, said
+        assert "nix: no such register" in said and "never closed" in said and "n + 1 = 4" in said
+        assert "t is a variable" in said and "watch 2 of any(t > 90)" in said and "any(t > 90) changed" in said
+        assert "no value yet" not in said and said.count("has ended") == 2
+
+
+def _poly(x: Any) -> Any:
+    t = 2.0 * x
+    return sum((t + j) * t for j in range(3))
+
+
+def test_the_end_of_the_input_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("s\n"))
+    with qpu.open_device("pi5") as gpu, pytest.raises(Quit), Debugger(out=io.StringIO()):
+        gpu.run(qpu.assemble(count, isa=gpu.isa), [gpu.zeros(16)])
 
 
 def test_leaving_ends_the_launch(gpu: Device) -> None:
