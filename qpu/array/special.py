@@ -51,21 +51,12 @@ def fmod(m: Maker, kind: Kind, x: Value, y: Value) -> Value:
     )
 
 
-def _differ(m: Maker, a: Value, b: Value) -> Value:
-    """Whether two floats have different signs."""
-    return m.kit.less(m.q.emit("xor", m.kit.signed(a), m.kit.signed(b)), m.kit.i(0))
-
-
 def remainder(m: Maker, kind: Kind, a: Value, b: Value) -> Value:
     """a - b * floor(a / b), with the sign of b."""
     q, k = m.q, m.kit
     if kind.letter != "f":
         return m.narrow(q.emit("mod", a, b), kind)
-    rest = fmod(m, kind, a, b)
-    zero = k.number(0.0)
-    nonzero = q.emit("ne", rest, zero, type_="b", attr="f")
-    rest = k.select(q.emit("band", _differ(m, rest, b), nonzero), k.add(rest, b), rest)
-    return k.select(nonzero, rest, k.with_sign(zero, b))
+    return math_roots.floored(k, fmod(m, kind, a, b), b)
 
 
 def floor_divide(m: Maker, kind: Kind, a: Value, b: Value) -> Value:
@@ -74,12 +65,8 @@ def floor_divide(m: Maker, kind: Kind, a: Value, b: Value) -> Value:
     if kind.letter != "f":
         return m.narrow(q.emit("div", a, b), kind)
     rest = remainder(m, kind, a, b)
-    whole = q.emit("fround", divide(m, kind, k.sub(a, rest), b))
+    whole = math_roots.whole_quotient(k, a, b, divide(m, kind, k.sub(a, rest), b))
     zero = k.number(0.0)
-    if not k.vc4:
-        below = q.emit("band", _differ(m, a, b), q.emit("ne", a, zero, type_="b", attr="f"))
-        endless = k.equal(k.bits(k.abs(b)), k.u(INFINITY))
-        whole = k.select(endless, k.select(below, k.number(-1.0), zero), whole)
     signed = k.as_float(q.emit("and", q.emit("xor", k.bits(a), k.bits(b)), k.u(0x80000000)))
     whole = k.select(k.equal(whole, zero), signed, whole)
     infinite = q.emit("bnot", m.finite(a))

@@ -293,11 +293,20 @@ def _modulo(kind: str) -> Callable[[int, int], int]:
 
 
 def _float_floor(a: int, b: int) -> int:
-    return _S.ffloor(float_bits(float_of(a) / float_of(b))) if float_of(b) else 0
+    x, y = float_of(a), float_of(b)
+    if math.isinf(y) and math.isfinite(x):
+        return float_bits(-1.0 if x * y < 0 else 0.0)
+    return _S.fround(float_bits(float_of(_S.fsub(a, _float_mod(a, b))) / y)) if y else 0
 
 
 def _float_mod(a: int, b: int) -> int:
-    return _S.fsub(a, _S.fmul(_float_floor(a, b), b))
+    x, y = float_of(a), float_of(b)
+    if not math.isfinite(x) or y == 0 or y != y:
+        return 0x7FC00000
+    rest = math.fmod(x, y)
+    if rest == 0:
+        return float_bits(math.copysign(0.0, y))
+    return float_bits(rest) if (rest < 0) == (y < 0) else _S.fadd(float_bits(rest), b)
 
 
 def _integer(f: Callable[[int, int], int]) -> dict[str, Callable[[int, int], int]]:

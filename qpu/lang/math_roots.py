@@ -10,7 +10,7 @@ from qpu.core.scalar_lanes import float_of
 from qpu.lang.kir import Loop, Region, Value
 from qpu.lang.math_kit import INFINITY, Kit
 
-__all__ = ["divide", "fmod", "hypot", "reciprocal", "reciprocal_root", "root"]
+__all__ = ["divide", "floored", "fmod", "hypot", "reciprocal", "reciprocal_root", "root", "whole_quotient"]
 
 
 def reciprocal(m: Kit, x: Value) -> Value:
@@ -117,3 +117,24 @@ def fmod(m: Kit, x: Value, y: Value) -> Value:
     left = q.result(made, "f", True)
     signed = m.with_sign(left, x)
     return m.select(proper, signed, m.number(0.0) if m.vc4 else m.pattern(0x7FC00000))
+
+
+def floored(m: Kit, rest: Value, b: Value) -> Value:
+    """The remainder of a division rounded down, with the sign of b, from `rest`, that of the division toward zero."""
+    q, zero = m.q, m.number(0.0)
+    nonzero = q.emit("ne", rest, zero, type_="b", attr="f")
+    differ = m.less(q.emit("xor", m.signed(rest), m.signed(b)), m.i(0))
+    moved = m.select(q.emit("band", differ, nonzero), m.add(rest, b), rest)
+    return m.select(nonzero, moved, m.with_sign(zero, b))
+
+
+def whole_quotient(m: Kit, a: Value, b: Value, quotient: Value) -> Value:
+    """floor(a / b) from `quotient`, (a - remainder) / b before rounding; also of an infinite b (VideoCore IV: any)."""
+    q, zero = m.q, m.number(0.0)
+    whole = q.emit("fround", quotient)
+    if m.vc4:
+        return whole
+    differ = m.less(q.emit("xor", m.signed(a), m.signed(b)), m.i(0))
+    below = q.emit("band", differ, q.emit("ne", a, zero, type_="b", attr="f"))
+    endless = m.equal(m.bits(m.abs(b)), m.u(INFINITY))
+    return m.select(endless, m.select(below, m.number(-1.0), zero), whole)

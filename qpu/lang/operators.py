@@ -379,10 +379,10 @@ def divide(f: Front, a: Value, b: Value) -> Value:
 
 
 def floor_divide(f: Front, remainder: bool, a: Value, b: Value) -> Value:
-    """a // b and a % b of floats, rounded down."""
-    q = f.q
-    whole = q.emit("ffloor", divide(f, a, b))
-    return q.emit("fsub", a, q.emit("fmul", whole, b)) if remainder else whole
+    """a // b and a % b of floats, rounded down; the remainder is that of NumPy, exact but for the sum with b."""
+    kit = Kit(f.q, f.isa)
+    rest = math_roots.floored(kit, math_roots.fmod(kit, a, b), b)
+    return rest if remainder else math_roots.whole_quotient(kit, a, b, divide(f, kit.sub(a, rest), b))
 
 
 # -- complex numbers

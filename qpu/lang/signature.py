@@ -105,7 +105,7 @@ def scalar_of(title: str, row: Row, value: Any) -> int:
     if t.value == "f":
         try:
             return int.from_bytes(struct.pack("<f", value), "little")
-        except OverflowError:
+        except (OverflowError, struct.error):  # the second one of an int
             raise refusal("launch-type", title, f"{row.name} = {value!r} is beyond f32",
                           allowed="up to 3.4e38, infinity and NaN") from None  # fmt: skip
     if kind is not int and not isinstance(value, numbers.Integral):

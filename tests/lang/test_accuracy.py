@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import qpu
 from qpu.device import Device
-from qpu.lang import Kernel
+from qpu.lang import Grid, In, Kernel, Out, f32
 from qpu.lang.surface import FUNCTIONS, fast
 
 ROOT = Path(__file__).parent.parent.parent
@@ -217,3 +218,27 @@ def test_boards_equal_the_interpreter(gpu: Device, name: str) -> None:
     kernel(gpu.array(x), gpu.array(y), out)
     want = accuracy.evaluate(name, str(gpu.isa), x, *([y] if name in TWO else []))
     assert np.array_equal(out.numpy().view(np.uint32), want.view(np.uint32)), (out.numpy(), want)
+
+
+@qpu.kernel
+def _divided(k: Grid, x: In[f32], y: In[f32], quotient: Out[f32], rest: Out[f32]) -> None:
+    i = k.index()
+    quotient[i] = x[i] // y[i]
+    rest[i] = x[i] % y[i]
+
+
+def test_division_rounded_down(gpu: Device) -> None:
+    """As NumPy; VideoCore IV truncates the sum where signs differ, and has no infinity to divide by."""
+    rng = np.random.default_rng(5)
+    x = np.concatenate([[7.5, 1e6, -7.5, 6, -6, 0, 5], rng.normal(0, 50, 40)]).astype(np.float32)
+    y = np.concatenate([[0.3, 0.3, 0.3, -3, -3, 2, -0.7], rng.normal(0, 3, 40)]).astype(np.float32)
+    if gpu.isa is not qpu.Isa.VC4:
+        x, y = np.append(x, np.float32([-1, 1])), np.append(y, np.float32([np.inf, np.inf]))
+    out = gpu.zeros(x.size), gpu.zeros(x.size)
+    plain = np.zeros_like(x), np.zeros_like(x)
+    _divided(gpu.array(x), gpu.array(y), *out)
+    _divided.python(x, y, *plain)
+    for got in (out[0].numpy(), plain[0]):
+        assert np.array_equal(got, x // y)
+    assert np.array_equal(plain[1], x % y)
+    assert np.allclose(out[1].numpy(), x % y, rtol=2e-7 if gpu.isa is qpu.Isa.VC4 else 0, atol=0)

@@ -100,6 +100,7 @@ REFUSED: list[Case] = [
     ("launch-type", lambda g, o: blend(True, g.zeros(8), g.zeros(8)), "a", "is a bool"),
     ("launch-type", lambda g, o: blend(2j, g.zeros(8), g.zeros(8)), "a", "is a complex"),
     ("launch-type", lambda g, o: blend(1e39, g.zeros(8), g.zeros(8)), "a", "beyond f32"),
+    ("launch-type", lambda g, o: blend(10**40, g.zeros(8), g.zeros(8)), "a", "beyond f32"),
     ("launch-type", lambda g, o: shift(1.5, g.zeros(8), g.zeros(8)), "n", "not an integer"),
     ("launch-type", lambda g, o: shift(1 << 31, g.zeros(8), g.zeros(8)), "n", "does not fit i32"),
     ("launch-type", lambda g, o: fill(1, -1, g.zeros(8, np.uint32)), "value", "does not fit u32"),
