@@ -13,9 +13,8 @@ from qpu.lang.colour import colour_v3d
 from qpu.lang.compile import KernelIR, remove_dead
 from qpu.lang.induction import carry_addresses
 from qpu.lang.kir import Region
-from qpu.lang.layout import Laid, innermost, lay_out_v3d, may_be_shorter
+from qpu.lang.layout import Laid, lay_out_v3d
 from qpu.lang.legalise import legalise
-from qpu.lang.liveness import crossing
 from qpu.lang.memory import plan_memory
 from qpu.lang.mir import Function, OutOfRegisters
 from qpu.lang.order import order
@@ -24,6 +23,7 @@ from qpu.lang.sink import sink
 from qpu.lang.spill import ScratchV3d, Spiller, out_of_registers
 from qpu.lang.streams import read_streams
 from qpu.lang.target_v3d import V3dTarget
+from qpu.lang.tries import crossing_loops, first_laid
 from qpu.lang.watch import passed
 from qpu.lang.words import known_spans, share_words
 
@@ -76,44 +76,38 @@ def compile_v3d(
     passed("load_ahead", region)
     slots = V3dTarget(isa, {}).slots
     tries = [(registers - 8, False), (registers - 24, False), (10, False), (10, True)]
-    refused = set()
-    first: Laid | None = None
-    for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
-        if first is not None and lean:
-            break
-        if lean in refused:
-            continue
-        function = select_v3d(sink(region, str(isa), 1 << 30) if lean else region, isa, lean=lean)
-        passed("select", function)
-        coalesce(function, early=True)
-        passed("coalesce", function)
-        if crossing(function) >= registers:
-            refused.add(lean)
-            continue
+
+    def selected(lean: bool) -> Function | None:
+        if not lean and crossing_loops(region) >= registers:
+            return None
+        return _selected(sink(region, str(isa), 1 << 30) if lean else region, isa, lean=lean)
+
+    def laid(function: Function, limit: int, briggs: bool) -> Laid:
         order(function, slots, capacity, limit)
         passed("order", function)
-        try:
-            laid = _finish(function, isa, capacity, registers, briggs=briggs)
-        except OutOfRegisters:
-            continue
-        if first is not None:
-            return min(first, laid, key=innermost)
-        if not may_be_shorter(laid):
-            return laid
-        first = laid
-    if first is not None:
-        return first
+        return _finish(function, isa, capacity, registers, briggs=briggs)
+
+    found = first_laid(selected, lambda _: tries, laid, registers - 1)
+    if found is not None:
+        return found
     refusal: CompileError | None = None
     for sunk in SPILLING if spill else ():
         region = planned(frozenset())
-        function = select_v3d(sink(region, str(isa), 12) if sunk else region, isa, lean=True)
-        coalesce(function, early=True)
+        function = _selected(sink(region, str(isa), 12) if sunk else region, isa, lean=True)
         refusal = refusal or out_of_registers(function, registers - 1)
         try:
             return _spilled(function, isa, capacity, registers)
         except OutOfRegisters:
             continue
-    raise refusal or out_of_registers(function, registers - 1)
+    raise refusal or out_of_registers(_selected(region, isa, lean=True), registers - 1)
+
+
+def _selected(region: Region, isa: Isa, *, lean: bool) -> Function:
+    function = select_v3d(region, isa, lean=lean)
+    passed("select", function)
+    coalesce(function, early=True)
+    passed("coalesce", function)
+    return function
 
 
 def _spilled(function: Function, isa: Isa, capacity: int, registers: int) -> Laid:

@@ -13,10 +13,10 @@ from qpu.lang.coalesce import coalesce
 from qpu.lang.colour_vc4 import colour_vc4, repair
 from qpu.lang.compile import KernelIR, remove_dead
 from qpu.lang.induction import carry_addresses
-from qpu.lang.layout import Laid, innermost, may_be_shorter, results_of
+from qpu.lang.kir import Region
+from qpu.lang.layout import Laid, results_of
 from qpu.lang.legalise import legalise
 from qpu.lang.legalise_vc4 import legalise_vc4
-from qpu.lang.liveness import crossing
 from qpu.lang.mir import Block, Fixed, Function, OutOfRegisters
 from qpu.lang.order import order
 from qpu.lang.select import Uniform
@@ -26,6 +26,7 @@ from qpu.lang.sink import sink
 from qpu.lang.spill import Spiller, VpmVc4, out_of_registers
 from qpu.lang.streams import read_streams
 from qpu.lang.target_vc4 import Vc4Target
+from qpu.lang.tries import Try, crossing_loops, first_laid
 from qpu.lang.watch import passed
 from qpu.lang.words import known_spans, share_words
 from qpu.vc4.builder import build
@@ -40,6 +41,7 @@ SPILLING = ((True, True), (False, False), (True, False))
 whether operations are ordered for few live values.
 """
 ROTATING = 24  # values at a time where some rotate: these want accumulators, and fewer of them need fewer copies
+ROOM = 62  # registers of both files, without those that the end of a program must not have
 CAPACITY = 4  # requests that may be pending (vc4.md 13.1)
 
 
@@ -69,50 +71,45 @@ def compile_vc4(
     legal = load_ahead(legal, "vc4", CAPACITY, grid=not ir.team, inputs=ir.read_only)
     remove_dead(legal)
     passed("load_ahead", legal)
-    tries = [(58, False), (44, False), (24, False), (8, False), (8, True)]
-    refused = set()
-    first: Laid | None = None
-    rotating = set()
-    for lean, (limit, briggs) in [(x, row) for x in (False, True) for row in tries]:
-        if first is not None and lean:
-            break
-        if lean in refused or (lean in rotating and limit >= ROTATING):
-            continue
-        function = select_vc4(sink(legal, "vc4", 12) if lean else legal, lean=lean)
-        passed("select", function)
-        coalesce(function)
-        passed("coalesce", function)
-        if crossing(function) > 62:
-            refused.add(lean)
-            continue
-        if limit >= ROTATING and any(m.rot is not None for m in function.ops()):
-            rotating.add(lean)
-            limit = ROTATING
+
+    def selected(lean: bool) -> Function | None:
+        if not lean and crossing_loops(legal) > ROOM:
+            return None
+        return _selected(sink(legal, "vc4", 12) if lean else legal, lean=lean)
+
+    def laid(function: Function, limit: int, briggs: bool) -> Laid:
         order(function, Vc4Target({}).slots, CAPACITY, limit, rotation=Vc4Target.rotation)
         passed("order", function)
-        try:
-            laid = _finish(function, briggs=briggs)
-        except OutOfRegisters:
-            continue
-        if first is not None:
-            return min(first, laid, key=innermost)
-        if not may_be_shorter(laid):
-            return laid
-        first = laid
-    if first is not None:
-        return first
+        return _finish(function, briggs=briggs)
+
+    found = first_laid(selected, _tries, laid, ROOM)
+    if found is not None:
+        return found
     refusal: CompileError | None = None
     for sunk, ordered in SPILLING if spill else ():
-        function = select_vc4(sink(plain, "vc4", 12) if sunk else plain, lean=True)
-        coalesce(function)
+        function = _selected(sink(plain, "vc4", 12) if sunk else plain, lean=True)
         if ordered:
             order(function, Vc4Target({}).slots, CAPACITY, 8)
-        refusal = refusal or out_of_registers(function, 62)
+        refusal = refusal or out_of_registers(function, ROOM)
         try:
             return _spilled(function)
         except OutOfRegisters:
             continue
-    raise refusal or out_of_registers(function, 62)
+    raise refusal or out_of_registers(_selected(plain, lean=True), ROOM)
+
+
+def _selected(region: Region, *, lean: bool) -> Function:
+    function = select_vc4(region, lean=lean)
+    passed("select", function)
+    coalesce(function)
+    passed("coalesce", function)
+    return function
+
+
+def _tries(function: Function) -> list[Try]:
+    rotates = any(m.rot is not None for m in function.ops())
+    most = [(ROTATING, False)] if rotates else [(58, False), (44, False), (24, False)]
+    return [*most, (8, False), (8, True)]
 
 
 def _spilled(function: Function) -> Laid:

@@ -121,7 +121,7 @@ def _loops(function: Function, target: Target, capacity: int) -> dict[Block, _Bl
                 before, after = split(block, pipeline)
                 ways[0].falls = before
                 blocks[-1:] = [before, block, after]
-            found[block] = _Block(target, block, capacity, [], TRIES[0]).take(pipeline)
+            found[block] = _Block(target, block, [], TRIES[0]).take(pipeline)
     if len(blocks) > len(function.blocks):
         function.blocks[:] = blocks
         passed("modulo", function, target.colour)
@@ -139,15 +139,17 @@ def _shortest(
 ) -> _Block:
     """The block by the best of the ways to place what sets flags."""
     tries = TRIES if block.branch is not None and block.branch[0] is block else TRIES[:1]
-    return min((_run(target, block, capacity, history, flags, done) for flags in tries), key=lambda r: len(r.out))
-
-
-def _run(
-    target: Target, block: Block, capacity: int, history: list[int], flags: str, done: dict[Block, list[Scheduled]]
-) -> _Block:
-    run = _Block(target, block, capacity, history, flags)
-    run.run(done)
-    return run
+    asks = 1 + target.branch_slots if block.branch is not None and block.branch[1] else 0
+    nodes = graph(block.ops, target.effects, capacity, TMU_LATENCY, asks, block.pending, target.rotation)
+    waits = [n.waits for n in nodes]
+    runs = []
+    for flags in tries:
+        for n, count in zip(nodes, waits, strict=True):
+            n.waits, n.earliest = count, 0
+        run = _Block(target, block, history, flags)
+        run.run(nodes, done)
+        runs.append(run)
+    return min(runs, key=lambda r: len(r.out))
 
 
 def _joined(ways: list[list[int]], reach: int) -> list[int]:
@@ -162,27 +164,24 @@ def _joined(ways: list[list[int]], reach: int) -> list[int]:
 class _Block:
     """One block. history: `after` masks of the instructions before it."""
 
-    def __init__(self, target: Target, block: Block, capacity: int, history: list[int], flags: str) -> None:
+    def __init__(self, target: Target, block: Block, history: list[int], flags: str) -> None:
         self.target = target
         self.flags = flags
         self.block = block
-        self.capacity = capacity
         self.windows = target.windows
         self.history = list(history)
         self.out: list[Scheduled] = []
         self.flags_at = -1
         self.stays = 0  # windows without end that instructions further back have opened
 
-    def run(self, done: dict[Block, list[Scheduled]]) -> None:
-        """Make the instructions. done: blocks that are scheduled, which a branch may lead back to."""
-        branch = self.block.branch
-        asks = 1 + self.target.branch_slots if branch is not None and branch[1] else 0
-        nodes = graph(self.block.ops, self.target.effects, self.capacity, TMU_LATENCY, asks, self.block.pending,
-                      self.target.rotation)  # fmt: skip
-        if self.flags == "early" and asks:
-            last = next((n for n in reversed(nodes) if n.m.push or n.m.update), None)
-            if last is not None:
-                last.priority += len(nodes)
+    def run(self, nodes: list[Node], done: dict[Block, list[Scheduled]]) -> None:
+        """Make the instructions. nodes: the operations; done: blocks that are scheduled, which a branch may lead
+        back to.
+        """
+        asks = self.block.branch is not None and self.block.branch[1]
+        last = next((n for n in reversed(nodes) if n.m.push or n.m.update), None)
+        if self.flags == "early" and asks and last is not None:
+            last.priority += len(nodes)
         ready = sorted(self._rank(n) for n in nodes if not n.waits)
         left = len(nodes)
         cycle = idle = 0

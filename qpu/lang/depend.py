@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
 
 from qpu.lang.mir import STREAM, Fixed, MOp
 
@@ -33,34 +34,49 @@ class Node:
             other.waits += 1
 
 
-Effects = tuple[Iterable[object], Iterable[object], int]
+Effects = tuple[Collection[object], Collection[object], int]
 """Resources read, resources written, and instructions until a reader may follow."""
 
 
 def virtual_effects(m: MOp) -> Effects:
     """Effects of an operation on virtual registers."""
-    reads: set[object] = set(m.reads())
-    writes: set[object] = set(m.writes())
-    reads.update(x for x in (m.a, m.b) if isinstance(x, Fixed) and x.kind in ("acc", "rf"))
-    if m.role in ("sfu", "pop", "r5"):
-        writes.add(Fixed("acc", 5 if m.role == "r5" else 4))
-    if m.role == "barrier":
-        writes.add("barrier")
-    if m.role == "vpm":
-        reads.add("vpm")
-        writes.add("vpm")
+    reads: list[object] = []
+    writes: list[object] = []
+    for x in (m.a, m.b):
+        if type(x) is int or (isinstance(x, Fixed) and x.kind in ("acc", "rf")):
+            reads.append(x)
+    d, s, role = m.dst, m.sig_dst, m.role
+    if type(d) is int:
+        writes.append(d)
+        if m.cond or m.pack:
+            reads.append(d)
+    if type(s) is int:
+        writes.append(s)
+    if role in ("sfu", "pop"):
+        writes.append(_R4)
+    elif role == "r5":
+        writes.append(_R5)
+    elif role == "barrier":
+        writes.append("barrier")
+    elif role == "vpm":
+        reads.append("vpm")
+        writes.append("vpm")
     if m.rot is not None and m.rot < 0:
-        reads.add(Fixed("acc", 5))
+        reads.append(_R5)
     if m.cond or m.update:
-        reads.add("flags")
+        reads.append("flags")
     if m.push or m.update:
-        writes.add("flags")
+        writes.append("flags")
     if m.op == "multop":
-        writes.add("rtop")
+        writes.append("rtop")
     elif m.op == "umul24":
-        reads.add("rtop")
-        writes.add("rtop")
-    return reads, writes, 3 if m.role == "sfu" else 2 if m.rf_only else 1
+        reads.append("rtop")
+        writes.append("rtop")
+    return reads, writes, 3 if role == "sfu" else 2 if m.rf_only else 1
+
+
+_R4: Final = Fixed("acc", 4)
+_R5: Final = Fixed("acc", 5)
 
 
 def graph(
@@ -89,18 +105,21 @@ def graph(
         m = node.m
         reads, writes, latency = effects(m)
         least = rotation if m.rot is not None else 1
-        for r in reads:
-            if r in writer:
-                writer[r][0].before(node, max(writer[r][1], least))
         for w in writes:
             for reader in readers.get(w, ()):
                 reader.before(node, 0)
             if w in writer:
                 writer[w][0].before(node, 1)
         for r in reads:
-            readers.setdefault(r, []).append(node)
+            if r in writer:
+                before, distance = writer[r]
+                before.before(node, distance if distance > least else least)
+            if r in readers:
+                readers[r].append(node)
+            else:
+                readers[r] = [node]
         for w in writes:
-            writer[w] = (node, latency)
+            writer[w] = node, latency
             readers[w] = [node] if w in reads else []
         if m.role in ("request", "store", "data", "config"):
             if last_request is not None:
@@ -130,18 +149,17 @@ def graph(
         if request is not None:
             request.rest = tmu_latency
     for node in reversed(nodes):
-        node.priority = 1 + max((_way(node, n, d, tmu_latency) for n, d in node.after), default=node.rest)
-        node.priority = max(node.priority, 1 + node.rest)
+        longest = node.rest
+        for other, distance in node.after:
+            if other.asked is node:
+                distance = tmu_latency
+            way = other.priority + (distance - 1 if distance > 1 else 0)
+            if way > longest:
+                longest = way
+        node.priority = longest + 1
         if m_is_payload(node.m):
             node.priority += 1 << 20
     return nodes
-
-
-def _way(node: Node, after: Node, distance: int, tmu_latency: int) -> int:
-    """Instructions from an operation to the end by way of one that follows."""
-    if after.asked is node:
-        distance = tmu_latency
-    return after.priority + max(distance - 1, 0)
 
 
 def m_is_payload(m: MOp) -> bool:

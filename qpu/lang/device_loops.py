@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from qpu.lang.front import Exits, Front, LangError
+from qpu.lang.carried import Kinds, Place, carried, carried_error, counter, flatten, known, may_leave, varies
+from qpu.lang.front import Exits, Front
 from qpu.lang.front_flow import leave_function, leave_loop
-from qpu.lang.front_merge import copy, lists_of, splice, under_mask
+from qpu.lang.front_merge import lists_of, splice, under_mask
 from qpu.lang.front_names import RESULT, RETURNED
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
-from qpu.lang.operators import own, truth
-from qpu.lang.types import LETTER
-from qpu.lang.values import POISON, Complex, Index, Packed, Poison, Unbound
+from qpu.lang.operators import truth
+from qpu.lang.values import POISON, Poison, Unbound
 
-__all__ = ["device_loop", "may_leave", "returned"]
-
-ROUNDS = 6  # trials of a loop's body until types and variance of the carried names stand still
+__all__ = ["device_loop", "returned"]
 
 
 def device_loop(
@@ -34,7 +32,8 @@ def device_loop(
     where: ast.expr,
     advance: Callable[[], None] | None = None,
 ) -> None:
-    """A loop on the GPU: while going(): turn(); advance(). names: what the turns may bind.
+    """A loop on the GPU: while going(): turn(); advance(). names: what the turns may bind; the first of them is what
+    `advance` changes, by what is the same in all lanes.
 
     Carried names keep one type: found by evaluating turns whose KIR is dropped until types and variance stand still.
     A return inside the loop sets names, which are carried out of it.
@@ -82,247 +81,28 @@ def _device_loop(
     where: ast.expr,
     advance: Callable[[], None] | None,
 ) -> None:
-    carried = _carried(f, names)
-    lists = _flatten(f, carried)
-    types = _settle(f, node, lists, going, turn, advance)
+    kept = carried(f, names)
+    lists = flatten(f, kept)
+    types = None if advance is None else counter(f, node, lists, names[0], going, where)
+    types = types or known(f, node, lists, going, turn, advance)
     if types is None:
         for name in names:
             f.names[name] = POISON
         return
     q = f.q
     inits = [f.convert(leaf.get(f), type_, node) for leaf, (type_, _) in zip(lists, types, strict=True)]
-    condition_varies = _varies(f, lists, types, going, where)
+    condition_varies = varies(f, lists, types, going, where)
     region = Region(q.region, loop=True)
     if condition_varies:
         _any_lane(f, node, region, lists, types, inits, going, turn, where, advance)
     else:
         _all_lanes(f, node, region, lists, types, inits, going, turn, where, advance)
     for name in names:
-        if name in f.names and name not in carried and not name.startswith("%") and f.names[name] is not POISON:
+        if name in f.names and name not in kept and not name.startswith("%") and f.names[name] is not POISON:
             f.names[name] = Unbound(node.lineno + f.frame.source.first - 1, "inside a loop")
 
 
-class _Place:
-    """A carried leaf: a name, or an item of a list it holds."""
-
-    __slots__ = ("name", "path")
-
-    def __init__(self, name: str, path: tuple[int, ...]) -> None:
-        self.name = name
-        self.path = path
-
-    def get(self, f: Front) -> Any:
-        value = f.names[self.name]
-        for i in self.path:
-            value = (
-                (value.real, value.imag)[i]
-                if isinstance(value, Complex)
-                else value.word
-                if isinstance(value, Packed)
-                else value[i]
-            )
-        return value
-
-    def set(self, f: Front, new: Any) -> None:
-        if not self.path:
-            f.names[self.name] = new
-            return
-        f.names[self.name] = self._with(f, f.names[self.name], self.path, new)
-
-    def _with(self, f: Front, tree: Any, path: tuple[int, ...], new: Any) -> Any:
-        if not path:
-            return new
-        i, rest = path[0], path[1:]
-        if isinstance(tree, Complex):
-            parts = [tree.real, tree.imag]
-            parts[i] = self._with(f, parts[i], rest, new)
-            return Complex(*parts)
-        if isinstance(tree, Packed):
-            return Packed(new, tree.dtype)
-        if isinstance(tree, tuple):
-            items = list(tree)
-            items[i] = self._with(f, items[i], rest, new)
-            return tuple(items)
-        tree[i] = self._with(f, tree[i], rest, new)
-        return tree
-
-
-def _carried(f: Front, names: list[str]) -> list[str]:
-    """Names that the turns bind and that had a value before."""
-    return [n for n in names if n in f.names and not isinstance(f.names[n], Unbound | Poison)]
-
-
-def _flatten(f: Front, names: list[str]) -> list[_Place]:
-    """Leaves of the carried names that can be values of the GPU."""
-    found: list[_Place] = []
-
-    def visit(name: str, value: Any, path: tuple[int, ...]) -> None:
-        if isinstance(value, list | tuple):
-            for i, item in enumerate(value):
-                visit(name, item, (*path, i))
-        elif isinstance(value, Complex):
-            visit(name, value.real, (*path, 0))
-            visit(name, value.imag, (*path, 1))
-        elif isinstance(value, Packed):
-            visit(name, value.word, (*path, 0))
-        elif isinstance(value, Value | Index | bool | int | float):
-            found.append(_Place(name, path))
-
-    for name in names:
-        visit(name, f.names[name], ())
-    return found
-
-
-Kinds: TypeAlias = list[tuple[str, bool]]
-
-
-def _settle(
-    f: Front,
-    node: ast.stmt,
-    places: list[_Place],
-    going: Callable[[], Any],
-    turn: Callable[[], None],
-    advance: Callable[[], None] | None,
-) -> Kinds | None:
-    """Type and variance of each carried leaf; None after an error."""
-    kinds: Kinds = []
-    weak: list[bool] = []
-    for place in places:
-        value = place.get(f)
-        if isinstance(value, Value):
-            kinds.append((value.type, value.varying))
-        elif isinstance(value, Index):
-            kinds.append(("i", True))
-        else:
-            kinds.append(("b" if isinstance(value, bool) else "f" if isinstance(value, float) else "i", False))
-        weak.append(not isinstance(value, Value | Index))
-    for _ in range(ROUNDS):
-        new, failed = _trial(f, places, kinds, going, turn, advance)
-        if failed:
-            return None
-        changed = False
-        for i, (place, (old_type, old_varying), found) in enumerate(zip(places, list(kinds), new, strict=True)):
-            if found is None:
-                continue
-            type_, varying, line = found
-            if type_ != old_type:
-                if not weak[i] and not (old_type == "f" and type_ in ("i", "u")):
-                    _carried_error(f, node, place, old_type, type_, line)
-                    return None
-                if weak[i] and (old_type, type_) in (("f", "i"), ("f", "u"), ("b", "f"), ("b", "i"), ("b", "u")):
-                    if old_type == "b":
-                        _carried_error(f, node, place, old_type, type_, line)
-                        return None
-                elif weak[i]:
-                    kinds[i] = (type_, varying or old_varying)
-                    changed = True
-                    continue
-            if varying and not old_varying:
-                kinds[i] = (kinds[i][0], True)
-                changed = True
-        if not changed:
-            return kinds
-    return kinds
-
-
-def _carried_error(f: Front, node: ast.stmt, place: _Place, old: str, new: str, line: int) -> None:
-    name = place.name
-    f.report(
-        f.error(
-            node,
-            "lang-carried",
-            f"{name!r} is {LETTER[old]} before the loop and {LETTER[new]} after its body (line {line})",
-            help=f"bind it before the loop as {name} = {LETTER[new]}(...), or cast in the body",
-        ).finding
-    )
-
-
-def _trial(
-    f: Front,
-    places: list[_Place],
-    kinds: Kinds,
-    going: Callable[[], Any],
-    turn: Callable[[], None],
-    advance: Callable[[], None] | None,
-) -> tuple[list[tuple[str, bool, int] | None], bool]:
-    """What the carried leaves are after one turn whose KIR is dropped."""
-    names = {n: copy(f, v) for n, v in f.names.items()}
-    region = Region(f.q.region, loop=True)
-    found: list[tuple[str, bool, int] | None] = []
-    before = len(f.findings)
-    with f.dropped(), f.into(region), f.masked(f.mask):
-        for n, v in names.items():
-            f.names[n] = copy(f, v) if isinstance(v, list) else v
-            if isinstance(v, list):
-                own(f, f.names[n])
-        for place, (type_, varying) in zip(places, kinds, strict=True):
-            place.set(f, f.q.parameter(region, type_, varying))
-        exits = Exits("loop", mask=f.mask, static=False)
-        f.frame.exits.append(exits)
-        try:
-            test = going()
-            if not isinstance(test, Poison) and f.is_value(test):
-                condition = f.lift(test, _NODE)
-                if condition.type == "b" and condition.varying:
-                    f.mask = f.under(condition)
-            entry = f.mask
-            turn()
-            f.mask = entry
-            exits.skipped = None
-            if advance is not None:
-                advance()
-            mask_varies = (f.mask is not None and f.mask.varying) or (exits.left is not None and exits.left.varying)
-            for place in places:
-                try:
-                    value = place.get(f)
-                except (IndexError, TypeError, KeyError, AttributeError):
-                    value = None
-                if isinstance(value, Value | Index):
-                    v = f.lift(value, _NODE)
-                    condition_mask = not isinstance(test, Poison) and f.is_value(test) and f.lift(test, _NODE).varying
-                    same = v.op == "parameter" and v.region is region
-                    varies = v.varying or ((mask_varies or condition_mask) and not same)
-                    line = v.loc.line if v.loc else 0
-                    found.append((v.type, varies and not (same and not v.varying), line))
-                elif isinstance(value, bool):
-                    found.append(("b", False, 0))
-                elif isinstance(value, int | float):
-                    found.append(None)
-                else:
-                    found.append(None)
-        except LangError as error:
-            f.keep(error)
-        finally:
-            f.frame.exits.pop()
-    f.names.clear()
-    f.names.update(names)
-    for v in names.values():
-        if isinstance(v, list):
-            own(f, v)
-    return found, len(f.findings) > before or len(found) != len(places)
-
-
-_NODE: Final = ast.Pass(lineno=1, col_offset=0)
-
-
-def _varies(f: Front, places: list[_Place], kinds: Kinds, going: Callable[[], Any], where: ast.expr) -> bool:
-    """Whether the condition differs between lanes, with the carried leaves as they are in a turn."""
-    names = {n: copy(f, v) for n, v in f.names.items()}
-    region = Region(f.q.region, loop=True)
-    with f.dropped(), f.into(region):
-        for place, (type_, varying) in zip(places, kinds, strict=True):
-            place.set(f, f.q.parameter(region, type_, varying))
-        test = going()
-        found = f.is_value(test) and truth(f, where, test).varying
-    f.names.clear()
-    f.names.update(names)
-    for v in names.values():
-        if isinstance(v, list):
-            own(f, v)
-    return found
-
-
-def _enter(f: Front, region: Region, places: list[_Place], kinds: Kinds) -> list[Value]:
+def _enter(f: Front, region: Region, places: list[Place], kinds: Kinds) -> list[Value]:
     """Bind the carried leaves to fresh parameters of the region."""
     made = []
     for place, (type_, varying) in zip(places, kinds, strict=True):
@@ -332,22 +112,23 @@ def _enter(f: Front, region: Region, places: list[_Place], kinds: Kinds) -> list
     return made
 
 
-def _yields(f: Front, node: ast.stmt, places: list[_Place], kinds: Kinds) -> list[Value]:
+def _yields(f: Front, node: ast.stmt, places: list[Place], kinds: Kinds) -> list[Value]:
     found = []
-    for place, (type_, _) in zip(places, kinds, strict=True):
+    for place, (type_, varying) in zip(places, kinds, strict=True):
         value = place.get(f)
         if isinstance(value, Poison):
             f.silent()
+        assert varying or not isinstance(value, Value) or not value.varying, (place.name, value)
         if isinstance(value, Value) and value.type != type_ and not (type_ == "f" and value.type in ("i", "u")):
             line = value.loc.line if value.loc else 0
-            _carried_error(f, node, place, type_, value.type, line)
+            carried_error(f, node, place, type_, value.type, line)
             f.silent()
         found.append(f.convert(value, type_, node))
     return found
 
 
 def _finish_loop(
-    f: Front, region: Region, guard: Value, inits: list[Value], yields: list[Value], cond: Value, places: list[_Place],
+    f: Front, region: Region, guard: Value, inits: list[Value], yields: list[Value], cond: Value, places: list[Place],
     kinds: Kinds
 ) -> list[Value]:  # fmt: skip
     q = f.q
@@ -360,7 +141,7 @@ def _finish_loop(
 
 
 def _all_lanes(
-    f: Front, node: ast.stmt, region: Region, places: list[_Place], kinds: Kinds, inits: list[Value],
+    f: Front, node: ast.stmt, region: Region, places: list[Place], kinds: Kinds, inits: list[Value],
     going: Callable[[], Any], turn: Callable[[], None], where: ast.expr, advance: Callable[[], None] | None
 ) -> None:  # fmt: skip
     """The condition is the same in all lanes: test, then turns with the test at their end."""
@@ -435,25 +216,12 @@ def _outer(f: Front, node: ast.stmt, before: list[tuple[Exits, Value | None, Val
             )
 
 
-def may_leave(node: ast.stmt) -> bool:
-    """Whether the body has a break of this loop, or a return."""
-
-    def visit(n: ast.AST, inside: bool) -> bool:
-        if isinstance(n, ast.Return) or (isinstance(n, ast.Break) and not inside):
-            return True
-        if isinstance(n, ast.FunctionDef | ast.Lambda):
-            return False
-        return any(visit(c, inside or isinstance(n, ast.For | ast.While)) for c in ast.iter_child_nodes(n))
-
-    return any(visit(child, False) for child in getattr(node, "body", ()))
-
-
 _EFFECTS: Final = frozenset({"load", "store", "atomic", "barrier", "stream", "loop", "if_any", "rot", "rotv", "bcast",
                              "shuffle", "any", "all"})  # fmt: skip
 
 
 def _any_lane(
-    f: Front, node: ast.stmt, region: Region, places: list[_Place], kinds: Kinds, inits: list[Value],
+    f: Front, node: ast.stmt, region: Region, places: list[Place], kinds: Kinds, inits: list[Value],
     going: Callable[[], Any], turn: Callable[[], None], where: ast.expr, advance: Callable[[], None] | None
 ) -> None:  # fmt: skip
     """The condition varies: do { c = condition; body under c } while any(c).

@@ -126,6 +126,7 @@ class Front:
         self.interior: dict[int, list[tuple[Value, int]]] = {}  # offsets of items that are at no edge: what they touch
         self.turns: dict[int, tuple[Region, int]] = {}  # items that a turn of a loop takes, by its region
         self.shared: dict[tuple[int, int], tuple[int, int]] = {}  # start and bytes of shared memory, by place
+        self.settled: dict[tuple[object, ...], Any] = {}  # what loops carry, by loop and what names are before it
         self.unroll = unroll  # turns of an innermost loop that are made one
         self.check = check  # clamp the accesses that a launch does not check
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, runtime_checkable
 
 from qpu.lang import surface
-from qpu.lang.device_loops import device_loop, may_leave, returned
+from qpu.lang.carried import may_leave
+from qpu.lang.device_loops import device_loop, returned
 from qpu.lang.front import Exits, Front, LangError, guarded
 from qpu.lang.front_flow import gone_since, leave_loop, look_through
 from qpu.lang.front_merge import copy, under_mask

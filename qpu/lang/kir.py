@@ -402,7 +402,7 @@ class Builder:
         where = self.region
         while where.loop and where.parent is not None and not any(where.contains(a) for a in args):
             where = where.parent
-        made = Value(op, args, result, attr, where, self.loc, self._varies(op, args))
+        made = Value(op, args, result, attr, where, self.loc, self.varies(op, args))
         where.known[key] = made
         if where is not self.region:
             self._hoist(where, made)
@@ -412,7 +412,7 @@ class Builder:
 
     def append(self, op: str, args: tuple[Value, ...], type_: str, attr: Any, *, varying: bool | None = None) -> Value:
         """An operation at the end of the current region, never shared."""
-        varies = self._varies(op, args) if varying is None else varying
+        varies = self.varies(op, args) if varying is None else varying
         made = Value(op, args, type_, attr, self.region, self.loc, varies)
         self.region.ops.append(made)
         return made
@@ -441,7 +441,8 @@ class Builder:
         raise ValueError(f"{row.name}: which type?")
 
     @staticmethod
-    def _varies(op: str, args: tuple[Value, ...]) -> bool:
+    def varies(op: str, args: tuple[Value, ...]) -> bool:
+        """Whether the result of an operation may differ between lanes."""
         if op == "lane":
             return True
         if op in _UNIFORM:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qpu.lang.bounds import host
-from qpu.lang.device_loops import device_loop, may_leave
+from qpu.lang.carried import may_leave
+from qpu.lang.device_loops import device_loop
 from qpu.lang.front import Exits, Front
 from qpu.lang.front_merge import under_mask
 from qpu.lang.front_names import targets

@@ -7,7 +7,6 @@ An operation names a row of the assembler's table. Registers are numbers; immedi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
@@ -85,6 +84,16 @@ class MOp:
         self.loc = loc
         self.type = ""
 
+    def copy(self) -> MOp:
+        """The same operation, to be changed."""
+        made = MOp(self.op, self.dst, self.a, self.b)
+        made.cond, made.push, made.update = self.cond, self.push, self.update
+        made.amod, made.bmod, made.pack = self.amod, self.bmod, self.pack
+        made.sig, made.sig_dst, made.rot = self.sig, self.sig_dst, self.rot
+        made.role, made.words, made.byte, made.uniform = self.role, self.words, self.byte, self.uniform
+        made.rf_only, made.loc, made.type = self.rf_only, self.loc, self.type
+        return made
+
     def sources(self) -> list[int]:
         """Registers among the operands."""
         return [x for x in (self.a, self.b) if type(x) is int]
@@ -149,7 +158,7 @@ class Function:
 def copied(function: Function) -> Function:
     """The same function, which later passes do not change."""
     blocks = {
-        b: Block(b.name, b.depth, [copy(m) for m in b.ops], pending=b.pending, loc=b.loc) for b in function.blocks
+        b: Block(b.name, b.depth, [m.copy() for m in b.ops], pending=b.pending, loc=b.loc) for b in function.blocks
     }
     for old, new in blocks.items():
         new.branch = old.branch and (blocks[old.branch[0]], old.branch[1])

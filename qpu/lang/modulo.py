@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import Any, Final, Protocol
 
 from qpu.core.hazards import Facts, Windows
@@ -72,14 +73,15 @@ class Pipeline:
 class _Row:
     """An operation to be placed. after, before: edges to and from others: (other, distance, turns between); depth: its
     earliest time; height: the longest way from it to the end; time: where it is, -1 nowhere; last: where it was;
-    weight: how bad it is to take it out.
+    weight: how bad it is to take it out; opens, meets: its masks of windows, as an instruction alone.
     """
 
-    __slots__ = ("after", "before", "depth", "height", "last", "m", "number", "time", "weight")
+    __slots__ = ("after", "before", "depth", "height", "last", "m", "meets", "number", "opens", "time", "weight")
 
-    def __init__(self, m: MOp, number: int) -> None:
+    def __init__(self, m: MOp, number: int, alone: Any) -> None:
         self.m = m
         self.number = number
+        self.opens, self.meets = alone.after, alone.before
         self.after: list[tuple[_Row, int, int]] = []
         self.before: list[tuple[_Row, int, int]] = []
         self.height = self.depth = self.weight = 0
@@ -104,8 +106,9 @@ def overlap(block: Block, chip: Chip, capacity: int, latency: int, most: int) ->
     if push is None:
         return None
     best, now, length = None, most, least
+    together: dict[int, bool] = {}
     while least < most:  # the least first, then what is a little shorter, then halves of what is left
-        found = _Search(rows, push, chip, length, block.branch[1]).run()
+        found = _Search(rows, push, chip, length, block.branch[1], together).run()
         if found is None and length == now - 1:
             return None
         if found is None:
@@ -122,7 +125,11 @@ def _rows(block: Block, chip: Chip, capacity: int, latency: int) -> list[_Row]:
     """The operations with their edges. Those to the next turn are found in a graph of two turns."""
     count = len(block.ops)
     nodes = graph(block.ops * 2, chip.effects, capacity, latency, 0, block.pending, chip.rotation)
-    rows = [_Row(m, i) for i, m in enumerate(block.ops)]
+    rows = []
+    for i, m in enumerate(block.ops):
+        alone = chip.new()
+        chip.put(alone, m)
+        rows.append(_Row(m, i, alone))
     for n in nodes[:count]:
         u, edges = rows[n.index], _strongest(n)
         for at, distance in edges.items():
@@ -141,21 +148,24 @@ def _strongest(n: Node) -> dict[int, int]:
 
 class _Search:
     """Times for all operations with a loop of one length. bundles, members: the instruction at each place, and the
-    operations in it.
+    operations in it; inside: those as bits; together: whether operations, as bits, make one instruction, as far as that
+    was found before.
     """
 
-    def __init__(self, rows: list[_Row], push: _Row, chip: Chip, length: int, condition: str) -> None:
+    def __init__(
+        self, rows: list[_Row], push: _Row, chip: Chip, length: int, condition: str, together: dict[int, bool]
+    ) -> None:
         self.rows, self.push, self.chip, self.length = rows, push, chip, length
         self.branch = length - 1 - chip.branch_slots
         self.facts = chip.facts(chip.branch(condition))
         self.bundles: list[Any] = [None if i == self.branch else chip.new() for i in range(length)]
         self.members: list[list[_Row]] = [[] for _ in range(length)]
+        self.inside = [0] * length
+        self.together = together
         self.windows = chip.windows
         after, before = self.facts.after, self.facts.before
         for r in rows:
-            alone = chip.new()
-            chip.put(alone, r.m)
-            after, before = after | alone.after, before | alone.before
+            after, before = after | r.opens, before | r.meets
         self.concerns = after & before  # windows that something here opens and something here must not meet
 
     def run(self) -> Pipeline | None:
@@ -165,18 +175,17 @@ class _Search:
         for r in self.rows:
             r.time = r.last = -1
             r.weight = r.height
-        todo = set(range(len(self.rows)))
-        for _ in range(int(BUDGET * len(self.rows))):
-            if not todo:
+        todo = [(-r.height, r.number) for r in self.rows]
+        heapify(todo)
+        for left in range(int(BUDGET * len(self.rows)), 0, -1):
+            if not todo or len(todo) > left:
                 break
-            number = min(todo, key=lambda n: (-self.rows[n].height, n))
-            todo.discard(number)
-            gone = self._place(self.rows[number])
+            gone = self._place(self.rows[heappop(todo)[1]])
             if gone is None:
                 return None
             for r in gone:
                 r.weight += self.length
-            todo |= {r.number for r in gone}
+                heappush(todo, (-r.height, r.number))
         return None if todo else self._made()
 
     def _heights(self) -> bool:
@@ -219,26 +228,42 @@ class _Search:
             return None
         at = best[1] % length
         others = sorted(self.members[at], key=lambda x: -x.weight)
-        self.bundles[at], self.members[at] = self.chip.new(), []
+        self._empty(at)
         self._fits(r, best[1])
         lost = [x for x in others if not self._again(x)]
         return lost + self._settle(r, best[1])
+
+    def _empty(self, at: int) -> None:
+        self.bundles[at], self.members[at], self.inside[at] = self.chip.new(), [], 0
 
     def _cost(self, r: _Row, time: int, most: int | None) -> int | None:
         """What it costs to have an operation at a time: the weights of what has to go. None where it cannot be, and
         where it costs as much as `most`.
         """
-        cost = sum(w.weight for w, d, turns in r.after if 0 <= w.time < time + d - self.length * turns)
-        cost += sum(u.weight for u, d, turns in r.before if u.time >= 0 and time < u.time + d - self.length * turns)
+        cost = sum([w.weight for w, d, turns in r.after if 0 <= w.time < time + d - self.length * turns])
+        cost += sum([u.weight for u, d, turns in r.before if u.time >= 0 and time < u.time + d - self.length * turns])
         if most is not None and cost >= most:
             return None
         at = time % self.length
-        bundle = self.chip.new(*self._around(at))
-        if not self.chip.put(bundle, r.m):
+        closed, barred = self._around(at)
+        if r.meets & closed or r.opens & barred:
             return None
+        inside = [r]
         for x in sorted(self.members[at], key=lambda x: -x.weight):
-            cost += 0 if self.chip.put(bundle, x.m) else x.weight
+            if self._one([*inside, x]):
+                inside.append(x)
+            else:
+                cost += x.weight
         return cost if most is None or cost < most else None
+
+    def _one(self, members: list[_Row]) -> bool:
+        """Whether operations make one instruction, windows aside."""
+        key = sum([1 << x.number for x in members])
+        found = self.together.get(key)
+        if found is None:
+            bundle = self.chip.new()
+            found = self.together[key] = all(self.chip.put(bundle, x.m) for x in members)
+        return found
 
     def _settle(self, r: _Row, time: int) -> list[_Row]:
         """Note a time; those that come too early or too late for it lose theirs."""
@@ -256,7 +281,7 @@ class _Search:
         """Take an operation out of its instruction. Returns it, and what cannot stay without it."""
         at = r.time % self.length
         others = [x for x in self.members[at] if x is not r]
-        self.bundles[at], self.members[at] = self.chip.new(), []
+        self._empty(at)
         r.time = -1
         return [r, *(x for x in others if not self._again(x))]
 
@@ -273,12 +298,21 @@ class _Search:
         at = time % self.length
         if at == self.branch:
             return False
-        bundle = self.bundles[at]
-        bundle.closed, bundle.barred = self._around(at)
-        if not self.chip.put(bundle, r.m):
+        key = self.inside[at] | 1 << r.number
+        if self.together.get(key) is False:
             return False
-        self.members[at].append(r)
-        return True
+        closed, barred = self._around(at)
+        if r.meets & closed or r.opens & barred:
+            return False
+        bundle = self.bundles[at]
+        bundle.closed, bundle.barred = closed, barred
+        found = self.chip.put(bundle, r.m)
+        if found or not (bundle.before & closed or bundle.after & barred):
+            self.together[key] = found
+        if found:
+            self.members[at].append(r)
+            self.inside[at] = key
+        return found
 
     def _around(self, at: int) -> tuple[int, int]:
         """Windows that exclude an instruction at a place, and those that it may not open."""

@@ -5,6 +5,7 @@ live values below a limit: when it is reached, what frees most goes first, and w
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from qpu.lang.depend import Node, graph, virtual_effects
 from qpu.lang.liveness import bits, liveness
@@ -28,14 +29,19 @@ def order(function: Function, slots: Slots, capacity: int, limit: int, rotation:
         _block(block, slots, capacity, limit, into[block], out[block], rotation)
 
 
+_SLOTS: Final = {"add": 1, "mul": 2, "signal": 4}
+
+
 class _Row:
-    """A node with what ordering asks of it again and again. rank: among those that may be next, the least first."""
+    """A node with what ordering asks of it again and again. rank: among those that may be next, the least first; slots:
+    a bit for each slot that it may take, the lowest first.
+    """
 
     __slots__ = ("node", "rank", "reads", "slots", "writes")
 
     def __init__(self, node: Node, slots: tuple[str, ...]) -> None:
         self.node = node
-        self.slots = slots
+        self.slots = sum(_SLOTS[slot] for slot in slots)
         self.reads = tuple(set(node.m.reads()))
         self.writes = tuple(node.m.writes())
         self.rank = (-node.priority, node.index)
@@ -69,9 +75,9 @@ def _block(block: Block, slots: Slots, capacity: int, limit: int, into: int, out
     result: list[MOp] = []
     cycle = 0
     while len(result) < len(nodes):
-        taken: set[str] = set()
+        free = 7
         while True:
-            now = [row for row in ready if row.node.earliest <= cycle and any(slot not in taken for slot in row.slots)]
+            now = [row for row in ready if row.slots & free and row.node.earliest <= cycle]
             if not now:
                 break
             if len(live) >= limit:
@@ -81,7 +87,7 @@ def _block(block: Block, slots: Slots, capacity: int, limit: int, into: int, out
                     break
             else:
                 row = min(now, key=lambda row: row.rank)
-            taken.add(next(slot for slot in row.slots if slot not in taken))
+            free ^= row.slots & free & -(row.slots & free)
             ready.remove(row)
             n = row.node
             result.append(n.m)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from qpu.lang.kir import ROWS, Loop, Region, Skip, Value, walk
 from qpu.lang.rewrite import Rewriter
 
-__all__ = ["sink"]
+__all__ = ["outside", "sink"]
 
 
 class _Sinker(Rewriter):
@@ -85,7 +85,7 @@ class _Sinker(Rewriter):
     def _used(self, region: Region, yields: Sequence[Value]) -> list[Value]:
         found = self.used.get(id(region))
         if found is None:
-            found = self.used[id(region)] = _outside(region, yields)
+            found = self.used[id(region)] = outside(region, yields)
         return found
 
     def loop(self, v: Value, attr: Loop) -> None:
@@ -94,7 +94,7 @@ class _Sinker(Rewriter):
             super().loop(v, attr)
         else:
             self.innermost.add(id(attr.region))
-            for x in _outside(attr.region, (*attr.yields, attr.cond)):  # ready in front of it
+            for x in outside(attr.region, (*attr.yields, attr.cond)):  # ready in front of it
                 self.get(x)
             self.near, self.inner = [*outer, {}], True
             super().loop(v, attr)
@@ -118,7 +118,7 @@ class _Sinker(Rewriter):
         self.near.pop()
 
 
-def _outside(region: Region, yields: Sequence[Value]) -> list[Value]:
+def outside(region: Region, yields: Sequence[Value]) -> list[Value]:
     """Values made outside a region that its operations use."""
     used = [a for v in walk(region) for a in v.args]
     for v in walk(region):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from qpu.core.effects import Effects
 from qpu.core.hazards import Facts, Windows
@@ -23,6 +23,7 @@ from qpu.vc4.rules import BRANCH_SLOTS, RULES
 __all__ = ["Form", "Vc4Bundle", "Vc4Target"]
 
 _ADD, _MUL = Unit.ADD, Unit.MUL
+_ALONE: Final = ("ldi", "sema")  # operations that fill an instruction
 _SILENT: Final = Facts(0, 0)
 Kinds = tuple[object, object, int]
 
@@ -43,6 +44,16 @@ class Form:
         inputs = tuple(s.n for s in (half.a, half.b) if s is not None and s.n >= 32 and s.port is not Port.IMM)
         rotation = (half.rotate, half.whole) if half.rotate else ()
         self.kind = dst, half.cond, inputs, half.packs, rotation, half.unpacks if half.modes else ()
+
+
+class _Made(NamedTuple):
+    """What an operation on its places can be. effects: its parts'; affected: what it reads and writes, and instructions
+    until a reader may follow.
+    """
+
+    forms: Sequence[Form]
+    effects: Sequence[Effects]
+    affected: tuple[set[object], set[object], int]
 
 
 class Vc4Bundle:
@@ -71,7 +82,8 @@ class Vc4Target:
 
     def __init__(self, colour: dict[int, Fixed]) -> None:
         self.colour = colour
-        self._forms: dict[int, tuple[list[Form], list[Effects]]] = {}
+        self._made: dict[tuple[object, ...], _Made] = {}
+        self._known: dict[int, _Made] = {}  # the same by operation
 
     def new(self, closed: int = 0, barred: int = 0) -> Vc4Bundle:
         """An empty bundle. closed: windows that exclude it; barred: windows that it may not open."""
@@ -110,18 +122,24 @@ class Vc4Target:
 
     # -- forms
 
-    def forms(self, m: MOp) -> list[Form]:
+    def forms(self, m: MOp) -> Sequence[Form]:
         """The halves that an operation can be."""
-        return self._made(m)[0]
+        return self._of(m).forms
 
-    def _made(self, m: MOp) -> tuple[list[Form], list[Effects]]:
-        found = self._forms.get(id(m))
+    def _of(self, m: MOp) -> _Made:
+        found = self._known.get(id(m))
         if found is None:
-            found = self._forms[id(m)] = self._make(m)
+            places = [self.colour[x] if type(x) is int else x for x in (m.a, m.b, m.dst)]
+            key = (m.op, *places, m.cond, m.push, m.amod, m.rot, m.role, m.sig, m.byte if m.op in _ALONE else 0)
+            found = self._made.get(key)
+            if found is None:
+                forms, effects = self._make(m)
+                found = self._made[key] = _Made(forms, effects, self._affected(m, effects))
+            self._known[id(m)] = found
         return found
 
     def _make(self, m: MOp) -> tuple[list[Form], list[Effects]]:
-        if not m.op or m.op in ("ldi", "sema"):
+        if not m.op or m.op in _ALONE:
             return [], parts(self._load(m)) if m.op else []
         a, b, dst = self.source(m.a), self.source(m.b), self.destination(m.dst)
         if m.amod and a is not None:
@@ -139,15 +157,12 @@ class Vc4Target:
                       Half(_MUL, _code("v8min", _MUL), dst, a, b, cond=code, push=push)]  # fmt: skip
         else:
             halves = [Half(unit, _code(m.op, unit), dst, a, b, cond=code, push=push) for unit in _units(m.op)]
-        first: list[Effects] = []
-        forms = []
-        for half in halves:
-            alone = combine(half, None) if half.unit is _ADD else combine(None, half)
-            assert isinstance(alone, Alu), (m, alone)
-            found = parts(alone)
-            first = first or found
-            forms.append(Form(m, half.unit, half, self.windows.facts(found)))
-        return forms, first
+        half = halves[0]
+        alone = combine(half, None) if half.unit is _ADD else combine(None, half)
+        assert isinstance(alone, Alu), (m, alone)
+        found = parts(alone)  # of either unit
+        facts = self.windows.facts(found)
+        return [Form(m, half.unit, half, facts) for half in halves], found
 
     def slots(self, m: MOp) -> tuple[str, ...]:
         """For ordering: the slots an operation may take."""
@@ -155,7 +170,7 @@ class Vc4Target:
             return _SIGNAL
         if m.op == "mov":
             return ("mul",) if m.rot is not None else ("add", "mul")
-        if m.op in ("ldi", "sema"):
+        if m.op in _ALONE:
             return ("add",)
         return ("add", "mul") if m.role == "lanes" else _slots(m.op)
 
@@ -167,8 +182,8 @@ class Vc4Target:
 
     def least(self, ops: Sequence[MOp]) -> int:
         """Instructions that these operations need at least. A signal and a request exclude each other."""
-        units = Counter(self.slots(m) for m in ops if m.op and m.op not in ("ldi", "sema"))
-        alone = sum(m.op in ("ldi", "sema") for m in ops)
+        units = Counter(self.slots(m) for m in ops if m.op and m.op not in _ALONE)
+        alone = sum(m.op in _ALONE for m in ops)
         memory = sum(bool(m.sig) or m.role == "request" for m in ops)
         return alone + max(units["add",], units["mul",], (units.total() + 1) // 2, memory)
 
@@ -179,10 +194,10 @@ class Vc4Target:
         if bundle.load is not None:
             return False
         closed, barred = bundle.closed, bundle.barred
-        if m.op in ("ldi", "sema"):
+        if m.op in _ALONE:
             if bundle.ops:
                 return False
-            facts = self.windows.facts(self._made(m)[1])
+            facts = self.windows.facts(self._of(m).effects)
             if facts.before & closed or facts.after & barred:
                 return False
             bundle.load = self._load(m)
@@ -255,9 +270,13 @@ class Vc4Target:
 
     def effects(self, m: MOp) -> tuple[set[object], set[object], int]:
         """Resources of an operation on real registers, for the dependence graph."""
+        return self._of(m).affected
+
+    @staticmethod
+    def _affected(m: MOp, effects: Sequence[Effects]) -> tuple[set[object], set[object], int]:
         reads: set[object] = set()
         writes: set[object] = set()
-        for e in self._made(m)[1]:
+        for e in effects:
             reads |= e.reads
             reads |= e.partial
             writes |= e.writes

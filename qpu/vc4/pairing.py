@@ -356,8 +356,17 @@ def _clashes(add: Half, mul: Half, sig: int, ports: object, strict: bool) -> Seq
 
 
 def fits(add: Half, mul: Half, sig: int = SIG_ALU) -> bool:
-    """True when the two halves and the signal make one instruction."""
-    return not clashes(add, mul, sig)
+    """True when the two halves and the signal make one instruction: `clashes` finds nothing."""
+    if (sig != SIG_ALU and (add.imm or mul.imm)) or (mul.push and add.op):
+        return False
+    if add.ws >= 0 and mul.ws >= 0 and add.ws != mul.ws:
+        return False
+    ports = _ports(add.claims, mul.claims, mul.rotate, mul.whole)
+    if ports is None:
+        return False
+    if not (add.modes or mul.modes) and add.unit is Unit.ADD and mul.unit is Unit.MUL:
+        return True
+    return not _clashes(add, mul, sig, ports, True)
 
 
 def combine(add: Half | None, mul: Half | None = None, sig: int = SIG_ALU, *, strict: bool = True) -> Alu | Diagnostic:

@@ -9,7 +9,7 @@ import pytest
 
 import qpu
 from qpu.device import Device
-from qpu.lang import backend_v3d, backend_vc4, spill
+from qpu.lang import spill, tries
 from qpu.lang.entry import Kernel
 from tests.lang.conftest import BOARDS
 from tests.lang.fuzz import case_of
@@ -107,8 +107,7 @@ def test_seventy_values_carried_by_a_loop(gpu: Device) -> None:
 def test_generated_kernels_with_few_registers(gpu: Device, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if there were twelve registers: everything that lives long is in memory or made again."""
     reduce = spill.Spiller.reduce
-    monkeypatch.setattr(backend_v3d, "crossing", lambda function: 999)
-    monkeypatch.setattr(backend_vc4, "crossing", lambda function: 999)
+    monkeypatch.setattr(tries, "crossing", lambda function: 999)
     monkeypatch.setattr(spill.Spiller, "reduce", lambda self, limit: reduce(self, 12))
     case = case_of(seed, small=True)
     interpreted = case.interpreted(case.kernel.compile(gpu.isa))
