@@ -115,11 +115,14 @@ def _tries(function: Function) -> list[Try]:
 def _spilled(function: Function) -> Laid:
     for block in function.blocks:
         block.ops = VpmVc4.gather(block.ops)
-    spiller = Spiller(function, VpmVc4())
+    chip = VpmVc4()
+    spiller = Spiller(function, chip)
     spiller.reduce(58)
     spiller.colour(lambda cost: colour_vc4(function, briggs=True, cost=cost, count=30))
-    rows = ROWS + spiller.finish()
-    return _finish(function, briggs=True, rows=rows, cost=spiller.costs())
+    rows, scratch = chip.used(spiller.finish())
+    laid = _finish(function, briggs=True, rows=rows, cost=spiller.costs())
+    laid.scratch = scratch
+    return laid
 
 
 def _finish(function: Function, *, briggs: bool, rows: int = ROWS, cost: Mapping[int, float] | None = None) -> Laid:

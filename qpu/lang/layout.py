@@ -26,7 +26,7 @@ class Laid:
     """A finished program. uniforms: what each word of the uniform list holds, in the order in which it is read.
 
     function: the operations by block; spans: where each block is, (start, stop); threads: on a QPU; registers: used.
-    scratch: bytes of memory that each worker needs (V3D); rows: rows of the VPM that it needs (VideoCore IV).
+    scratch: bytes of memory that each worker needs; rows: rows of the VPM that it needs (VideoCore IV).
     results: the registers that instructions write, with the places of what they compute.
     """
 

@@ -89,10 +89,18 @@ def conflicts(function: Function) -> list[int]:
 
 
 def mutual(clash: list[int]) -> list[int]:
-    """Conflicts in both directions: the matrix together with itself mirrored."""
-    n = len(clash)
-    rows = "".join([f"{row:0{n}b}" for row in reversed(clash)])  # row n - 1 first, as are its bits
-    return [clash[r] | int(rows[n - 1 - r :: n], 2) for r in range(n)]
+    """Conflicts in both directions: the matrix together with itself mirrored, in time that grows with the conflicts."""
+    others: list[list[int]] = [[] for _ in clash]
+    for r, row in enumerate(clash):
+        for x in bits(row):
+            others[x].append(r)
+    found = []
+    for row, more in zip(clash, others, strict=True):
+        mirrored = bytearray(more[-1] // 8 + 1 if more else 0)
+        for x in more:
+            mirrored[x >> 3] |= 1 << (x & 7)
+        found.append(row | int.from_bytes(mirrored, "little"))
+    return found
 
 
 def crossing(function: Function) -> int:

@@ -14,7 +14,8 @@ __all__ = ["outside", "sink"]
 
 class _Sinker(Rewriter):
     """near: what was computed since the last loop, by value: of the region that is written and those around it up to
-    the next loop. much: operations beyond which a value is kept; innermost: regions of loops without loops inside.
+    the next loop. much: operations beyond which a value is kept; costs: operations that compute a value again, from
+    those that are kept; innermost: regions of loops without loops inside.
     """
 
     def __init__(self, isa: str, much: int) -> None:
@@ -23,22 +24,40 @@ class _Sinker(Rewriter):
         self.near: list[dict[int, Value]] = [{}]
         self.innermost: set[int] = set()
         self.inner = False
-        self.made: dict[int, Value] = {}
         self.costs: dict[int, int] = {}
         self.used: dict[int, list[Value]] = {}
 
     def get(self, value: Value) -> Value:
+        todo = [value]  # chains of operations may be longer than Python's stack
+        while True:
+            found = self._kept(todo[-1])
+            if found is None:
+                v = todo[-1]
+                missing = [a for a in v.args if self._kept(a) is None]
+                if missing:
+                    todo += reversed(missing)
+                    continue
+                found = self._again(v)
+            todo.pop()
+            if not todo:
+                return found
+
+    def _kept(self, value: Value) -> Value | None:
+        """What is there of a value, constants included."""
         for known in reversed(self.near):
             if id(value) in known:
                 return known[id(value)]
         if id(value) in self.map:
             return self.map[id(value)]
-        if value.op == "const":
-            return self.q.const(value.type, value.attr)
-        args = tuple(self.get(a) for a in value.args)
+        return self.q.const(value.type, value.attr) if value.op == "const" else None
+
+    def _again(self, value: Value) -> Value:
+        """A value computed again from those that are there."""
+        args = tuple(self._kept(a) or a for a in value.args)
         made = self.q.append(value.op, args, value.type, value.attr, varying=value.varying)
         self.near[-1][id(value)] = made
-        self.made[id(value)] = value
+        parts = (self.costs.get(id(a), 0) for a in value.args)
+        self.costs.setdefault(id(value), 1 + sum(c for c in parts if c <= self.much))
         return made
 
     def one(self, v: Value) -> None:
@@ -99,15 +118,7 @@ class _Sinker(Rewriter):
             self.near, self.inner = [*outer, {}], True
             super().loop(v, attr)
             self.inner = False
-        self.near = [{n: x for n, x in known.items() if self._cost(n) > self.much} for known in outer]
-
-    def _cost(self, number: int) -> int:
-        """Operations that compute a value again, from those that are kept."""
-        found = self.costs.get(number)
-        if found is None:
-            parts = (self._cost(id(a)) for a in self.made[number].args if id(a) in self.made)
-            found = self.costs[number] = 1 + sum(c for c in parts if c <= self.much)
-        return found
+        self.near = [{n: x for n, x in known.items() if self.costs[n] > self.much} for known in outer]
 
     def skip(self, v: Value, attr: Skip) -> None:
         for x in self._used(attr.region, attr.yields):

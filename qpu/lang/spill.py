@@ -1,8 +1,9 @@
 """Spilling: values that do not fit the registers are made again before each use, or kept in memory in between.
 
 Kept where: on V3D in scratch memory of the thread behind the TMU, one word a lane; on VideoCore IV in rows of the VPM
-that belong to the worker. Made again: constants, the lane's number, and what one operation makes of values that are
-live there anyway.
+that belong to the worker, and where those do not suffice in scratch memory as well, by DMA through one of the rows
+(then one worker runs at a time, as it has all rows). Made again: constants, the lane's number, and what one operation
+makes of values that are live there anyway.
 
 Results of a TMU come in the order of the requests, and a configuration word counts them, so memory is accessed only at
 quiet places: where nothing is pending. Between two of them a spilled value is in one short-lived register.
@@ -19,7 +20,7 @@ from qpu.lang.liveness import bits, conflicts, liveness, mutual
 from qpu.lang.mir import Block, Fixed, Function, Imm, MOp, OutOfRegisters
 from qpu.lang.select_vpm import ROWS
 from qpu.v3d.regs import Sig, imm_index
-from qpu.vc4.vpm import vpm_read, vpm_write
+from qpu.vc4.vpm import dma_load, dma_store, vpm_read, vpm_write
 
 __all__ = ["Chip", "ScratchV3d", "Spiller", "VpmVc4", "out_of_registers", "pressure"]
 
@@ -33,6 +34,9 @@ class Chip(Protocol):
     """How an instruction set keeps values elsewhere. slots: how many there may be."""
 
     slots: int
+
+    def plan(self, slots: int) -> None:
+        """So many slots are needed; the others come next."""
 
     def quiet(self, ops: list[MOp]) -> list[bool]:
         """For each operation and the end of the block, whether memory may be accessed in front of it."""
@@ -316,6 +320,7 @@ class Spiller:
         count = max(slots.values()) + 1
         if count > self.chip.slots:
             raise OutOfRegisters(list(slots))
+        self.chip.plan(count)
         for block in self.function.blocks:
             ops: list[MOp] = []
             rows = block.ops
@@ -363,6 +368,9 @@ class ScratchV3d:
     def stride(slots: int) -> int:
         """Bytes a lane: a power of two."""
         return max(32, 1 << (4 * slots - 1).bit_length())
+
+    def plan(self, slots: int) -> None:
+        """There is nothing to decide."""
 
     def quiet(self, ops: list[MOp]) -> list[bool]:
         found: list[bool] = []
@@ -434,10 +442,27 @@ def _imm(value: int) -> Imm:
     return Imm(index)
 
 
-class VpmVc4:
-    """Rows of the VPM behind those that the worker's stores go through (vc4.md 14)."""
+ALL_ROWS: Final = 64
 
-    slots = 64 - ROWS
+
+class VpmVc4:
+    """Rows of the VPM behind those that the worker's stores go through (vc4.md 14). far: more slots than rows are
+    needed: the last row is the way to and from memory, and the base is the address of that.
+    """
+
+    slots = 512
+    rows = ALL_ROWS - ROWS
+
+    def __init__(self) -> None:
+        self.far = False
+
+    def plan(self, slots: int) -> None:
+        """So many slots are needed."""
+        self.far = slots > self.rows
+
+    def used(self, slots: int) -> tuple[int, int]:
+        """Rows of the VPM, and bytes of memory, for so many slots."""
+        return (ALL_ROWS, 64 * (slots - self.rows + 1)) if slots > self.rows else (ROWS + slots, 0)
 
     @staticmethod
     def gather(ops: list[MOp]) -> list[MOp]:
@@ -453,38 +478,66 @@ class VpmVc4:
         return found + waiting
 
     def quiet(self, ops: list[MOp]) -> list[bool]:
-        """Not between a set-up and the accesses that it is for, whatever other set-up is between them."""
+        """Not between a set-up and the accesses that it is for, whatever other set-up is between them; nor between the
+        set-up of a DMA and its start, nor until the end of one that loads.
+        """
         ahead = [False] * (len(ops) + 1)  # whether an access comes next, set-ups apart
         near = [False] * (len(ops) + 1)  # and directly
+        starts = [False] * (len(ops) + 1)  # whether the start of a DMA comes next, set-ups and accesses apart
         for i in range(len(ops) - 1, -1, -1):
             m = ops[i]
-            access = _VPM in (m.dst, m.a)
-            setup = m.dst in (_SETUP_READ, _SETUP_WRITE)
-            near[i] = access if m.role == "vpm" else near[i + 1]
-            ahead[i] = (access or (setup and ahead[i + 1])) if m.role == "vpm" else ahead[i + 1]
+            vpm = m.role == "vpm"
+            access, setup = _VPM in (m.dst, m.a), m.dst in _SETUPS
+            near[i] = access if vpm else near[i + 1]
+            ahead[i] = (access or (setup and ahead[i + 1])) if vpm else ahead[i + 1]
+            starts[i] = (m.dst in _STARTS or ((access or setup) and starts[i + 1])) if vpm else starts[i + 1]
         found: list[bool] = []
-        armed = False
+        armed = ready = loading = False
         for i, m in enumerate(ops):
-            found.append(not near[i] and not (armed and ahead[i]))
+            found.append(not (near[i] or (armed and ahead[i]) or (ready and starts[i]) or loading))
             if m.role == "vpm":
-                armed = m.dst in (_SETUP_READ, _SETUP_WRITE)
+                armed = m.dst in _SETUPS
+                ready = armed or (ready and _VPM in (m.dst, m.a))
+                loading = m.dst == _START_LOAD or (loading and m.a != _START_LOAD)
         return [*found, True]
 
-    @staticmethod
-    def _setup(word: int, dst: Fixed, base: int, register: Callable[[], int]) -> list[MOp]:
+    def _setup(self, word: int, dst: Fixed, base: int, register: Callable[[], int]) -> list[MOp]:
+        """A set-up, of a row that counts from the worker's own; where memory is used these are all rows."""
         t = register()
+        if self.far:
+            return [MOp("ldi", t, byte=word), MOp("mov", dst, t, role="vpm")]
         return [MOp("ldi", t, byte=word), MOp("add", dst, base, t, role="vpm")]
 
+    def _start(self, slot: int, dst: Fixed, base: int, register: Callable[[], int]) -> list[MOp]:
+        """The address of a slot in memory, which starts the DMA."""
+        t = register()
+        return [MOp("ldi", t, byte=64 * (slot - self.rows + 1)), MOp("add", dst, base, t, role="vpm")]
+
     def load(self, dst: int, base: int, slot: int, register: Callable[[], int]) -> list[MOp]:
-        setup = self._setup(vpm_read(1, y=ROWS + slot), _SETUP_READ, base, register)
-        return [*setup, MOp("mov", dst, _VPM, role="vpm")]
+        row = ROWS + min(slot, self.rows - 1)
+        found: list[MOp] = []
+        if self.far and slot >= self.rows - 1:
+            found += self._setup(dma_load(1, 16, y=row), _SETUP_READ, base, register)
+            found += self._start(slot, _START_LOAD, base, register)
+            found.append(MOp("mov", _NOWHERE, _START_LOAD, role="vpm"))
+        setup = self._setup(vpm_read(1, y=row), _SETUP_READ, base, register)
+        return [*found, *setup, MOp("mov", dst, _VPM, role="vpm")]
 
     def save(self, source: int, base: int, slot: int, register: Callable[[], int]) -> list[MOp]:
-        setup = self._setup(vpm_write(y=ROWS + slot), _SETUP_WRITE, base, register)
-        return [*setup, MOp("mov", _VPM, source, role="vpm")]
+        row = ROWS + min(slot, self.rows - 1)
+        setup = self._setup(vpm_write(y=row), _SETUP_WRITE, base, register)
+        found = [*setup, MOp("mov", _VPM, source, role="vpm")]
+        if self.far and slot >= self.rows - 1:
+            found.insert(0, MOp("mov", _NOWHERE, _START_STORE, role="vpm"))
+            found += self._setup(dma_store(1, 16, y=row), _SETUP_WRITE, base, register)
+            found += self._start(slot, _START_STORE, base, register)
+            found.append(MOp("mov", _NOWHERE, _START_STORE, role="vpm"))
+        return found
 
     def frame(self, base: int, slots: int, register: Callable[[], int], payload: int | None) -> list[MOp]:
-        return [MOp("mov", base, Fixed("io", 32), role="uniform", uniform=("row", None))]
+        return [MOp("mov", base, Fixed("io", 32), role="uniform", uniform=("scratch" if self.far else "row", None))]
 
 
-_VPM, _SETUP_READ, _SETUP_WRITE = Fixed("io", 48), Fixed("io_a", 49), Fixed("io_b", 49)
+_NOWHERE, _VPM, _SETUP_READ, _SETUP_WRITE = Fixed("io", 39), Fixed("io", 48), Fixed("io_a", 49), Fixed("io_b", 49)
+_START_LOAD, _START_STORE = Fixed("io_a", 50), Fixed("io_b", 50)  # written; read, they wait for the end
+_SETUPS, _STARTS = (_SETUP_READ, _SETUP_WRITE), (_START_LOAD, _START_STORE)

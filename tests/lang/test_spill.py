@@ -10,7 +10,11 @@ import pytest
 import qpu
 from qpu.device import Device
 from qpu.lang import spill, tries
+from qpu.lang.compile import to_kir
 from qpu.lang.entry import Kernel
+from qpu.lang.kir import walk
+from qpu.lang.legalise import legalise
+from qpu.lang.sink import sink
 from tests.lang.conftest import BOARDS
 from tests.lang.fuzz import case_of
 
@@ -88,8 +92,11 @@ def carried(k: Grid, n: i32, x: In[f32], y: Out[f32]) -> None:
 
 
 @pytest.mark.parametrize("gpu", ON_VC4, indirect=True)
-def test_seventy_values_carried_by_a_loop(gpu: Device) -> None:
-    """Sums of the list and its new values alternate, on VideoCore IV between the set-ups of stores."""
+def test_seventy_values_carried_by_a_loop(gpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of the list and its new values alternate, on VideoCore IV between the set-ups of stores. As if that had six
+    rows to spare: what finds none of those is in memory.
+    """
+    monkeypatch.setattr(spill.VpmVc4, "rows", 6)
     kernel = Kernel.from_source(CARRIED, "carried", coarsen=1)
     x = np.linspace(-2, 2, 21, dtype=np.float32)
     y = gpu.zeros(21)
@@ -99,7 +106,16 @@ def test_seventy_values_carried_by_a_loop(gpu: Device) -> None:
         total = sum(values)
         values = [v * 0.5 + total * 0.001 for v in values]
     np.testing.assert_allclose(y.numpy(), sum(values), rtol=1e-5)
-    assert kernel.compile(gpu.isa).program.check() == []
+    compiled = kernel.compile(gpu.isa)
+    assert compiled.program.check() == []
+    assert compiled.scratch
+
+
+def test_long_chains_of_operations() -> None:
+    """Longer than Python's stack, where what a skipped part needs is computed again."""
+    kernel = Kernel.from_source(CARRIED.replace("range(70)", "range(600)"), "carried", coarsen=1)
+    region = legalise(to_kir(kernel.source, "vc4", {}, coarsen=1, layout="row").region, "vc4")
+    assert sum(1 for _ in walk(sink(region, "vc4", 12))) > 2400
 
 
 @pytest.mark.filterwarnings("ignore::qpu.lang.PerformanceNote")
