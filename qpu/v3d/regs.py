@@ -137,7 +137,8 @@ SIGNALS: Final[Mapping[Isa, tuple[Sig | None, ...]]] = MappingProxyType(_sets())
 
 def signal_rows(sig: int) -> tuple[SignalRow, ...]:
     """The rows of a set of signals."""
-    return tuple(row for row in SIGNAL_ROWS if row.bit & sig)
+    number = int(sig)  # enumerations are slow
+    return tuple([row for row in SIGNAL_ROWS if row.bit & number])
 
 
 # -- magic destinations -----------------------------------------------------------------------------------------------

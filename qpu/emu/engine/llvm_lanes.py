@@ -12,11 +12,24 @@ from functools import cache
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.ir import _utils
 
 from qpu.emu.engine import sfu
 from qpu.emu.engine.host_cpu import host, is_arm, is_x86
 
-__all__ = ["F32X16", "I1X16", "I32X16", "I64X16", "NORMAL_MXCSR", "FloatMode", "LlvmLanes", "number_of", "splat"]
+__all__ = [
+    "F32X16",
+    "I1X16",
+    "I32X16",
+    "I64X16",
+    "NORMAL_MXCSR",
+    "FloatMode",
+    "LlvmLanes",
+    "long",
+    "number_of",
+    "quick_names",
+    "splat",
+]
 
 LANES = 16
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -273,6 +286,32 @@ class LlvmLanes:
 
     def sinpi(self, a: ir.Value) -> ir.Value:
         return self._sfu(sfu.sinpi, a)
+
+
+class _Names(_utils.NameScope):  # type: ignore[misc]  # llvmlite has no types
+    """Names in a function. Values without a name get numbers, in fewer steps than llvmlite takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = 0
+
+    def register(self, name: str, deduplicate: bool = False) -> str:
+        if name:
+            named: str = super().register(name, deduplicate)
+            return named
+        self._count += 1
+        return f"${self._count}"
+
+
+def quick_names(function: ir.Function) -> None:
+    """Name the values of a new function, which has no blocks yet, in few steps."""
+    function.scope = _Names()
+
+
+@cache
+def long(value: int) -> ir.Constant:
+    """A 64-bit number."""
+    return I64(value)
 
 
 def splat(b: ir.IRBuilder, scalar: ir.Value) -> ir.Value:

@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -37,11 +38,13 @@ __all__ = [
 _GENERATORS = "core", "vc4", "v3d", "emu/engine", "emu/vc4", "emu/v3d"  # folders of the package
 SEAL = "meta_digest"  # constant in the object code: the digest of the metadata that belongs to the code
 QUICK, FULL = 0, 2  # optimisation levels of programs
+EVERY = 16  # instructions of a translation between checks for signals
 POLL_S = 0.05  # seconds of host time between checks for signals while LLVM works
 Translate: TypeAlias = Callable[[], tuple[object, dict[str, Any]]]
 """Returns IR with a function ``run`` (its `str`), and metadata for JSON."""
 
 _LOCK = threading.Lock()
+_CHECKPOINTS = count()
 _ABANDONED: list[threading.Thread] = []  # compilations whose run was interrupted
 
 
@@ -173,6 +176,8 @@ def checkpoint() -> None:
 
     Raises: Interrupted, when a signal is pending or the host limit is exceeded.
     """
+    if next(_CHECKPOINTS) % EVERY:
+        return
     progress.translating()
     with critical() as section:
         if section.pending or host_limit.exceeded():

@@ -263,7 +263,7 @@ def _loads(p: Prepared, i: Alu, v: Lanes) -> list[tuple[Callable[[Any, Any], Vec
     implicit = _register(ACC + R5 if p.isa is Isa.V3D42 else 0, None, "", v)
     addressed = _discard if i.sig_dst is None else _destination(p, i.sig_dst, "", v, lane_op=False)[1]
     take = {"tmu": result, "uniform": uniform, "unifa": unifa}
-    rows = [row for row in _LOAD_ROWS if i.sig & row.bit]
+    rows = [row for row in _LOAD_ROWS if int(i.sig) & row.bit]
     return [(take[row.stream], addressed if row.names_destination else implicit) for row in rows]
 
 

@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from qpu.core.isa import Isa
 from qpu.core.optable import Flags
-from qpu.emu.engine.llvm_lanes import I8, I16, I32, I64, LlvmLanes
+from qpu.emu.engine.llvm_lanes import I8, I16, I32, I64, LlvmLanes, quick_names
 from qpu.emu.engine.native import checkpoint
 from qpu.emu.v3d.faults import sentence
 from qpu.emu.v3d.prepare import UNIFA_EARLY, Prepared, after_thrsw, broken, pending, prepare
@@ -101,6 +101,7 @@ class _Translator:
         self.function.attributes.add("noinline")
         for argument in (Arg.STATE, Arg.COUNTERS):
             self.function.args[argument].add_attribute("noalias")
+        quick_names(self.function)
         start = self.function.append_basic_block("entry")
         self.leave = self.function.append_basic_block("leave")
         self.b = ir.IRBuilder(start)

@@ -42,6 +42,7 @@ class AluEmitter:
         self.index = 0
         self.slow: ir.Value | None = None
         self.previous: Prepared | None = None
+        self._steps: dict[int, alu.Step] = {}  # by word: some instructions are emitted with several pending effects
 
     def emit(self, index: int, p: Prepared, before: Prepared | None) -> ir.Value | None:
         """Emit an instruction.
@@ -50,7 +51,10 @@ class AluEmitter:
         must perform its TMU request; None without a request. Raises: Broken.
         """
         self.index, self.slow, self.previous = index, None, before
-        alu.build(p, self.v)(self.values, self)
+        step = self._steps.get(p.word)
+        if step is None:
+            step = self._steps[p.word] = alu.build(p, self.v)
+        step(self.values, self)
         return self.slow
 
     def uniform(self, t: Values) -> ir.Value:

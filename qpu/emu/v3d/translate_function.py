@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
-from qpu.emu.engine.llvm_lanes import I8, I32, I64
+from qpu.emu.engine.llvm_lanes import I8, I32, I64, long
 from qpu.emu.v3d.translate_state import Control, Slot
 
 __all__ = ["PTR", "StateFunction", "control_word", "entry", "new_function", "state_pointer"]
@@ -17,7 +17,7 @@ PTR = ir.PointerType()
 
 def state_pointer(b: ir.IRBuilder, state: ir.Value, word: ir.Value | int) -> ir.Value:
     """Address of a word of the state block."""
-    offset = I64(4 * int(word)) if isinstance(word, int) else b.shl(b.zext(word, I64), I64(2))
+    offset = long(4 * int(word)) if isinstance(word, int) else b.shl(b.zext(word, I64), I64(2))
     return b.gep(state, [offset], source_etype=I8)
 
 

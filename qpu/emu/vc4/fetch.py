@@ -16,6 +16,7 @@ __all__ = ["Block", "Code", "step"]
 
 _LONGEST = 64  # instructions of a block at most
 _KEEP = 1 << 16
+_KEEP_BLOCKS = 1 << 10
 _steps: dict[int, Step] = {}
 
 Totals = tuple[int, ...]
@@ -50,6 +51,19 @@ class Block:
         )
 
 
+_blocks: dict[bytes, Block] = {}
+
+
+def _block(data: bytes) -> Block:
+    """The block at the start of some code; made once in a process."""
+    found = _blocks.get(data)
+    if found is None:
+        if len(_blocks) >= _KEEP_BLOCKS:
+            _blocks.clear()
+        found = _blocks[data] = Block(Code.steps(data))
+    return found
+
+
 class Code:
     """The blocks of one launch; each is read from memory once."""
 
@@ -68,11 +82,12 @@ class Code:
             if region is None or address % 8:
                 return None
             size = min(region.end - address, 8 * _LONGEST) & ~7
-            found = self._blocks[address] = Block(self._steps(bytes(self._memory.view(address, size))))
+            found = self._blocks[address] = _block(bytes(self._memory.view(address, size)))
         return found
 
     @staticmethod
-    def _steps(data: bytes) -> list[Step]:
+    def steps(data: bytes) -> list[Step]:
+        """The instructions of the block at the start of some code."""
         steps: list[Step] = []
         left = _LONGEST
         for at in range(0, len(data), 8):

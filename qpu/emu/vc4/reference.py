@@ -308,7 +308,9 @@ class ReferenceExecution:
     def _fill(self) -> bool:
         """Start waiting programs on free QPUs, first on the QPU that has been free the longest."""
         started = False
-        free = sorted((q for q in self._qpus if q.status == Status.FREE), key=lambda q: (q.clock, q.number))
+        free = [q for q in self._qpus if q.status == Status.FREE]
+        if self._next:
+            free.sort(key=lambda q: (q.clock, q.number))
         for q in free:
             if self._next >= len(self._entries):
                 break

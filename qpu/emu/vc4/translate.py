@@ -33,7 +33,9 @@ from qpu.emu.engine.llvm_lanes import (
     I64,
     LANES,
     FloatMode,
+    long,
     number_of,
+    quick_names,
     splat,
 )
 from qpu.emu.engine.native import checkpoint
@@ -127,6 +129,7 @@ class _Translator:
     def run(self, entries: Sequence[Node]) -> Translation:
         types = [_PTR, _PTR, _PTR, I64, _PTR, _PTR, I64]
         self.function = ir.Function(self.module, ir.FunctionType(I32, types), "run")
+        quick_names(self.function)
         start = self.function.append_basic_block("entry")
         self.leave = self.function.append_basic_block("leave")
         self.b = ir.IRBuilder(start)
@@ -220,7 +223,7 @@ class _Translator:
     # -- memory of the state block
 
     def pointer(self, word: int) -> ir.Value:
-        return self.b.gep(self.function.args[Arg.STATE], [I64(4 * int(word))], source_etype=I8)
+        return self.b.gep(self.function.args[Arg.STATE], [long(4 * int(word))], source_etype=I8)
 
     def load_scalar(self, slot: int, kind: ir.Type = I32) -> ir.Value:
         return self.b.load(self.pointer(slot), typ=kind)

@@ -84,7 +84,7 @@ class VpmUnit:
         self._stats = stats
         self._faults = faults
         self.vpm = vpm
-        self.ports = [Port() for _ in range(n)]
+        self.ports = [Port()] * n  # `reset` makes one for each QPU that starts a program
 
     def reset(self, q: int) -> None:
         """A program starts on QPU `q`."""
