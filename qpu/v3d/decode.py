@@ -65,7 +65,7 @@ Slot = dict[tuple[int | None, int | None], list[Entry]]
 class Tables:
     """Operations of one unit of one instruction set by opcode, for the decoder."""
 
-    __slots__ = ("decode",)
+    __slots__ = ("decode", "plain")
 
     def __init__(self, isa: Isa, unit: Unit) -> None:
         fields = ALU_42 if isa is Isa.V3D42 else ALU_71
@@ -79,6 +79,8 @@ class Tables:
                 if slot is None:
                     slot = self.decode[number] = {}
                 slot.setdefault((sub_b, sub_a), []).append(Entry(op, a, b, pack, code.magic, code.waddr))
+        # Where the opcode alone decides, and nothing modifies the two operands
+        self.plain = [_plain(slot) for slot in self.decode]
 
     def find(self, number: int, sub_b: int, sub_a: int) -> list[Entry] | None:
         """Candidates for an opcode and its two operand fields."""
@@ -86,6 +88,16 @@ class Tables:
         if slot is None:
             return None
         return slot.get((None, None)) or slot.get((sub_b, None)) or slot.get((sub_b, sub_a))
+
+
+def _plain(slot: Slot | None) -> tuple[Op, str] | None:
+    """Operation and output modifier of an opcode for which `_pick` and `_half` need not look further."""
+    entries = (slot or {}).get((None, None), ())
+    if len(entries) != 1:
+        return None
+    e = entries[0]
+    free = e.op.order is None and e.magic is None and e.waddr is None and not (e.a or e.b)
+    return (e.op, e.pack) if free and e.arity == 2 and e.has_dst else None
 
 
 @cache
@@ -226,20 +238,27 @@ def _decoder(isa: Isa, unit: Unit) -> Callable[[int, int, int], AluHalf | None]:
     @lru_cache(_HALF_CACHE)
     def half(bits: int, cond: int, imm: int) -> AluHalf | None:
         a, b, number = bits >> shift_a & mask, bits >> shift_b & mask, bits >> opcode & 255
-        swapped = False
-        if add:  # the modifiers of two-source float operations are in the low opcode bits, that of a above that of b
-            rank_a = (256 if imm & imm_a else 0) + (number >> 2 & 3) * scale + a
-            swapped = rank_a > (256 if imm & imm_b else 0) + (number & 3) * scale + b
         magic, waddr = bits >> magic_bit & 1, bits >> address & 63
-        entry = _pick(tables(isa, unit).find(number, b, a), waddr, magic, swapped)
-        key = COND_KEYS[cond]
-        if entry is None or key is None:
+        known, key, entry = tables(isa, unit), COND_KEYS[cond], None
+        plain = known.plain[number]
+        if plain is None:
+            swapped = False
+            if add:  # modifiers of two-source float operations are in the low opcode bits, that of a above that of b
+                rank_a = (256 if imm & imm_a else 0) + (number >> 2 & 3) * scale + a
+                swapped = rank_a > (256 if imm & imm_b else 0) + (number & 3) * scale + b
+            entry = _pick(known.find(number, b, a), waddr, magic, swapped)
+        if key is None or (entry is None and plain is None):
             return None
         if v42:
             sources = _sources_42(a, b, bits >> 6 & 63, bits & 63, imm)
         else:
             sources = (_IMM_SRCS if imm & imm_a else _RF_SRCS)[a], (_IMM_SRCS if imm & imm_b else _RF_SRCS)[b]
-        return _half(entry, waddr, magic, sources, key[:3] if add else key[3:])
+        conds = key[:3] if add else key[3:]
+        if plain is not None:
+            op, pack = plain
+            return _tuple(AluHalf, (op, _DSTS[waddr | magic << 6], *sources, pack, *conds))
+        assert entry is not None
+        return _half(entry, waddr, magic, sources, conds)
 
     return half
 
