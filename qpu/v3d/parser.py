@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from qpu.core.code import Code
 from qpu.core.isa import Isa, Unit
@@ -39,7 +39,6 @@ from qpu.v3d.regs import SIGNAL_ROWS
 __all__ = ["assemble_text"]
 
 _half: Final = tuple.__new__  # twice as fast as calling the class
-_NO_SOURCES: Final[list[Src | None]] = [None, None]
 _SIGNALS: Final = {row.name: Sig(row.bit) for row in SIGNAL_ROWS if row.kind != "imm"}
 
 # Mesa's dump of a program: a head, then lines "0x<word> <text> (<uniform>)".
@@ -70,6 +69,19 @@ class _Fixup:
     label: str
     branch: Branch
     loc: Loc
+
+
+_Operand = TypeVar("_Operand", Src, Dst)
+
+
+def _spaced(known: dict[str, _Operand], text: str) -> _Operand | None:
+    """The operand of a text, which spaces may surround; kept with them, too."""
+    found = known.get(text)
+    if found is None:
+        found = known.get(text.strip())
+        if found is not None:
+            known[text] = found
+    return found
 
 
 def assemble_text(isa: Isa, source: str, *, filename: str = "<text>") -> Code:
@@ -305,16 +317,20 @@ class _Assembler(OperandParser):
         texts = rest.split(",")
         if len(texts) != operands or not units[unit]:
             return None
-        sources = [self.sources.get(item.strip()) for item in texts]
-        dst = None
+        dst = a = b = None
+        at = 0
         if has_dst:
-            dst = self.destinations.get(texts[0].strip())
+            dst, at = _spaced(self.destinations, texts[0]), 1
             if dst is None:
                 return None
-            del sources[0]
-        if None in sources:
-            return None
-        a, b = sources + _NO_SOURCES[len(sources) :]
+        if operands > at:
+            a = _spaced(self.sources, texts[at])
+            if a is None:
+                return None
+            if operands > at + 1:
+                b = _spaced(self.sources, texts[at + 1])
+                if b is None:
+                    return None
         found = _half(AluHalf, (op, dst, a, b, "", *flags))
         half = halves[text] = found, self.keys[unit].make(found)
         return half
