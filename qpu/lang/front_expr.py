@@ -470,7 +470,8 @@ def run(
 ) -> Any:
     """Evaluate a function's body with its parameters bound; the value that its lanes return."""
     if len(f.frames) > LIMIT_DEPTH:
-        raise f.error(node, "lang-syntax", f"functions are nested deeper than {LIMIT_DEPTH}", help="no recursion")
+        raise f.error(node, "lang-syntax", f"functions are nested deeper than {LIMIT_DEPTH}",
+                      help="a loop; a function may call itself with constants only")  # fmt: skip
     names = {**around, **_parameters(f, node, source, args, keywords)}
     exits = Exits("function", mask=f.mask)
     frame = Frame(source, names, False, [exits])

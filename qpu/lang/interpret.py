@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qpu.core.isa import Isa
+from qpu.core.recursion import deep
 from qpu.core.scalar_lanes import float_bits
 from qpu.lang.array_lanes import ArrayLanes
 from qpu.lang.compile import to_kir
@@ -52,7 +53,7 @@ def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> Non
             memory.append(array.reshape(-1).view(np.uint8))
             names.append(row.name)
     which = Isa(isa)
-    ir = to_kir(source, str(which), consts, coarsen=1)
+    ir = deep(lambda: to_kir(source, str(which), consts, coarsen=1))
     count = workers if workers is not None else 4
     region, vc4 = ir.region, which is Isa.VC4
     if vc4:  # sums, conversions and stores as that chip does them

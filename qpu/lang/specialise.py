@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qpu.core.isa import Isa
+from qpu.core.recursion import deep
 from qpu.errors import CompileError, Diagnostic, Loc
 from qpu.lang.compile import KernelIR, to_kir
 from qpu.lang.compiled import Compiled
@@ -83,6 +84,12 @@ def compile_ir(
 
     loc: the place of errors of the compiler itself. Raises: CompileError.
     """
+    return deep(lambda: _compile_ir(evaluated, special, team, loc, remake))
+
+
+def _compile_ir(
+    evaluated: Callable[[int, str], KernelIR], special: Special, team: bool, loc: Loc, remake: Callable[[], Compiled]
+) -> Compiled:
     schedule, isa = special.schedule, special.isa
     auto = schedule.coarsen is None
     coarsen = min(1 if team else schedule.coarsen or AUTO, special.coarsen)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qpu.errors import CompileError
+from qpu.lang import Kernel
 from tests.lang.generate import kernel_source
 from tests.lang.rig import interpret, kernel_of, plain
 
@@ -120,3 +121,24 @@ def test_one_wrong_line_hides_no_other() -> None:
     with pytest.raises(CompileError) as caught:
         interpret(kernel_of(text, "wrong"), {"n": 1, "y": np.zeros(4, np.int32)})
     assert [d.rule for d in caught.value.diagnostics] == ["lang-name", "lang-name", "lang-type"]
+
+
+IMPORTS = "from qpu.lang import *\n"
+
+
+def test_functions_that_call_themselves() -> None:
+    source = "def f(n):\n    if n < 2:\n        return 1\n    return n * f(n - 1)\n"
+    body = "@kernel\ndef m(k: Grid, x: In[i32], q: Out[i32]) -> None:\n    i = k.index()\n    q[i] = f({})\n"
+    with pytest.raises(CompileError) as caught:
+        Kernel.from_source(IMPORTS + source + body.format("x[i]")).compile("v3d71")
+    finding = caught.value.diagnostics[0]
+    assert (finding.rule, finding.loc and finding.loc.line) == ("lang-syntax", 5)
+    assert finding.help
+    Kernel.from_source(IMPORTS + source + body.format("5")).compile("v3d71")
+
+
+def test_deep_expressions() -> None:
+    """Deeper than Python recurses by default."""
+    body = "    for t in range(9):\n        for j in unroll(range(180)):\n            s = s * 3 + j\n"
+    head = "@kernel\ndef m(k: Grid, x: In[i32], q: Out[i32]) -> None:\n    i = k.index()\n    s = x[i]\n"
+    Kernel.from_source(IMPORTS + head + body + "    q[i] = s\n").compile("v3d71")

@@ -7,13 +7,13 @@ Source: the language as documented for vc4asm and its standard include, and its 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from os import PathLike, fspath
 
+from qpu.core.recursion import deep
 from qpu.errors import AsmError, Diagnostic, Loc
 from qpu.vc4.vc4asm.directives import DIRECTIVES
 from qpu.vc4.vc4asm.engine import STANDARD_INCLUDE, Engine
@@ -27,7 +27,6 @@ from qpu.vc4.vc4asm.values import LabelRef
 __all__ = ["AssembledText", "Symbol", "assemble_text"]
 
 _PASSES = 8
-_FRAMES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +73,7 @@ def assemble_text(
     """
     path = [fspath(p) for p in include_path]
     root = None if include_root is None else fspath(include_root)
-    try:
-        return _assemble(text, filename, path, root, defines or {})
-    except RecursionError:
-        # Recursive functions of the source text recurse in the parser as well. The engine limits their depth, so a
-        # higher limit of Python is safe; pure Python frames do not use the C stack.
-        limit = sys.getrecursionlimit()
-        sys.setrecursionlimit(max(limit, _FRAMES))
-        try:
-            return _assemble(text, filename, path, root, defines or {})
-        finally:
-            sys.setrecursionlimit(limit)
+    return deep(lambda: _assemble(text, filename, path, root, defines or {}))  # functions of the text may recurse
 
 
 def _assemble(
