@@ -1,4 +1,4 @@
-"""Validation of arguments: whole numbers, ranges, seconds. Numbers of NumPy are accepted without importing NumPy."""
+"""Validation of arguments: numbers, ranges, seconds. Numbers of NumPy are accepted without importing NumPy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from qpu.errors import UsageError
 
-__all__ = ["Addressed", "seconds", "whole", "within"]
+__all__ = ["Addressed", "number", "seconds", "whole", "within"]
 
 
 class Addressed(Protocol):
@@ -40,13 +40,27 @@ def within(name: str, value: Any, low: int, high: int) -> int:
     return number
 
 
+def _real(value: Any) -> float:
+    """`value` as a float, NaN when it is no number."""
+    try:
+        return math.nan if type(value).__name__ in ("bool", "bool_", "str") else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    """`value` as a float. Raises: UsageError unless it is a number from `low` to `high`; NaN never is."""
+    found = _real(value)
+    if not low <= found <= high:
+        allowed = "a number" if (low, high) == (-math.inf, math.inf) else f"a number from {low:g} to {high:g}"
+        raise UsageError(f"{name} = {value!r}; allowed: {allowed}", help="pass an int or a float")
+    return found
+
+
 def seconds(name: str, value: Any, *, positive: bool = False) -> float:
     """`value` as a finite number of seconds. Raises: UsageError."""
-    try:
-        number = math.nan if type(value).__name__ in ("bool", "bool_", "str") else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number) or (positive and number <= 0):
+    found = _real(value)
+    if not math.isfinite(found) or (positive and found <= 0):
         kind = "a finite, positive number" if positive else "a finite number"
         raise UsageError(f"{name} = {value!r}; allowed: {kind} of seconds", help="pass an int or a float")
-    return number
+    return found

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from qpu.buffers import BufferView
+from qpu.core.arguments import within
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
@@ -92,8 +93,7 @@ def gather(x: Memory, at: Memory, out: Memory, axis: int = 0) -> Run:
     source, place = operand("x", x, MOVED), operand("at", at, np.int32, 1)
     target = operand("out", out, MOVED, mode="out")
     shape = source.shape
-    if not -len(shape) <= axis < len(shape):
-        raise UsageError(f"axis = {axis} of an array of {len(shape)} axes", help="allowed: an axis that x has")
+    within("axis", axis, -len(shape), len(shape) - 1)
     axis %= len(shape)
     _same_type(source, target)
     wanted = (*shape[:axis], place.shape[0], *shape[axis + 1 :])

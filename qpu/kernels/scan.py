@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.buffers import BufferView
+from qpu.core.arguments import within
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, recast, same_shape, separate
@@ -140,8 +141,7 @@ def _cumulative(op: str, x: Memory, out: Memory, axis: int) -> Run:
     wanted = result_type(source.dtype)
     if target.dtype != wanted and not (target.dtype.kind in "iu" and source.dtype.itemsize < 4):
         raise UsageError(f"out holds {target.dtype}; allowed: {wanted}", help=f"gpu.empty({shape}, np.{wanted})")
-    if not -len(shape) <= axis < len(shape):
-        raise UsageError(f"axis = {axis} of an array of {len(shape)} axes", help="allowed: an axis that x has")
+    within("axis", axis, -len(shape), len(shape) - 1)
     gpu = device(x=source, out=target)
     separate("out", target, x=source)
     axis %= len(shape)

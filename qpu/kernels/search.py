@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from qpu.core.arguments import whole
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
@@ -133,7 +134,7 @@ def histogram(x: Memory, bins: Memory, low: int = 0, clear: bool = True) -> Run:
     """
     source = operand("x", x, (np.uint8, np.int8, np.uint16, np.int16, np.int32), 1)
     target = operand("bins", bins, np.int32, 1, "inout")
-    if not -(2**31) <= low <= 2**31 - max(target.shape[0], 1):
+    if not -(2**31) <= whole("low", low) <= 2**31 - max(target.shape[0], 1):
         raise UsageError(f"low = {low} and {target.shape[0]} bins", help="allowed: bins of values of int32")
     gpu = device(x=source, bins=target)
     separate("bins", target, x=source)

@@ -101,19 +101,22 @@ def scalar_of(title: str, row: Row, value: Any) -> int:
     plain = kind is int or kind is float
     if not plain and (isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real)):
         raise refusal("launch-type", title, f"{row.name} = {value!r} is a {kind.__name__}",
-                      allowed=f"a number ({t})")  # fmt: skip
+                      allowed=f"a number ({t})",
+                      help=f"{'float' if t.value == 'f' else 'int'}({row.name})")  # fmt: skip
     if t.value == "f":
         try:
             return int.from_bytes(struct.pack("<f", value), "little")
         except (OverflowError, struct.error):  # the second one of an int
             raise refusal("launch-type", title, f"{row.name} = {value!r} is beyond f32",
-                          allowed="up to 3.4e38, infinity and NaN") from None  # fmt: skip
+                          allowed="up to 3.4e38, infinity and NaN",
+                          help="math.inf is a number, too") from None  # fmt: skip
     if kind is not int and not isinstance(value, numbers.Integral):
         raise refusal("launch-type", title, f"{row.name} = {value!r} is not an integer", allowed=f"{t}",
                       help=f"int({row.name})")  # fmt: skip
     number = int(value)
     if not t.low <= number <= t.high:
-        raise refusal("launch-type", title, f"{row.name} = {number} does not fit {t}", allowed=f"{t.low}..{t.high}")
+        raise refusal("launch-type", title, f"{row.name} = {number} does not fit {t}", allowed=f"{t.low}..{t.high}",
+                      help=f"declare {row.name} f32, or pass a number in that range")  # fmt: skip
     return number
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qpu.buffers import Buffer, BufferView
 from qpu.device import device_of
@@ -19,7 +20,7 @@ from qpu.lang.arguments import overlap, viewed
 if TYPE_CHECKING:
     from qpu.device import Device
 
-__all__ = ["Memory", "device", "folded", "operand", "part", "recast", "same_shape", "separate"]
+__all__ = ["Memory", "device", "finite", "folded", "operand", "part", "recast", "same_shape", "separate"]
 
 Memory: TypeAlias = Buffer | BufferView
 """What library functions take as an array."""
@@ -89,6 +90,18 @@ def operand(name: str, value: object, dtypes: Any, rank: int | None = None, mode
             f"{name} has the shape {list(found.shape)}; allowed: {rank} {'axis' if rank == 1 else 'axes'}",
             help=f"part({name}, shape) gives it another shape",
         )
+    return found
+
+
+def finite(name: str, value: object, dtype: Any = np.float32) -> NDArray[Any]:
+    """Numbers of the host as an array. Raises: UsageError unless all of them are finite numbers."""
+    try:
+        with np.errstate(over="ignore"):
+            found = np.asarray(value, dtype)
+    except (TypeError, ValueError, OverflowError):
+        found = np.full(1, np.nan)
+    if not np.isfinite(found).all():
+        raise UsageError(f"{name} = {value!r}; allowed: finite numbers", help="pass numbers, a list or an ndarray")
     return found
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qpu.buffers import BufferView
+from qpu.core.arguments import number, whole
 from qpu.errors import UsageError
 from qpu.kernels.common.operands import Memory, operand
 from qpu.lang import f32, i32, maximum, minimum
@@ -17,6 +19,8 @@ __all__ = [
     "TYPES",
     "check_border",
     "image",
+    "odd",
+    "outside",
     "padded",
     "pairs",
     "pixel",
@@ -58,6 +62,27 @@ def check_border(border: str, reach: int = 0, shape: tuple[int, ...] = (1, 1)) -
         raise UsageError(f"border = {border!r}", help=f"allowed: {', '.join(BORDERS)}")
     if border == "reflect" and reach >= min(shape[:2]):
         raise UsageError(f"a mirror of {reach} pixels beyond an image of {list(shape[:2])}", help="border='clamp'")
+
+
+def odd(name: str, value: Any) -> tuple[int, int]:
+    """Odd numbers of rows and columns; one number is both. Raises: UsageError."""
+    both = list(value) if isinstance(value, (tuple, list)) else [value, value]
+    if len(both) != 2:
+        raise UsageError(f"{name} = {value!r}; allowed: a number, or those of rows and columns", help="(3, 5)")
+    rows, columns = (whole(name, n) for n in both)
+    if rows < 1 or columns < 1 or rows % 2 == 0 or columns % 2 == 0:
+        raise UsageError(f"{name} = {value}", help="allowed: odd numbers from 1, of rows and of columns")
+    return rows, columns
+
+
+def outside(value: Any, dtype: Any) -> float:
+    """What a constant border of an image of that type is; of bytes a whole number of 0..255. Raises: UsageError."""
+    if dtype == np.uint8:
+        found = number("value", value, 0, 255)
+        if not found.is_integer():
+            raise UsageError(f"value = {value}; allowed: 0..255 for bytes", help="pass a whole number")
+        return int(found)
+    return math.nan if isinstance(value, float) and math.isnan(value) else number("value", value)
 
 
 def image(name: str, value: Memory, mode: str = "in", dtypes: Any = TYPES) -> BufferView:

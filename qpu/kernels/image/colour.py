@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.buffers import BufferView
+from qpu.core.arguments import number, within
 from qpu.errors import UsageError
 from qpu.kernels import search
 from qpu.kernels.common.jobs import Jobs, entry
-from qpu.kernels.common.operands import Memory, device, operand, part, separate
+from qpu.kernels.common.operands import Memory, device, finite, operand, part, separate
 from qpu.kernels.common.retyped import name_of, retyped
 from qpu.kernels.common.shapes import collected, returned
 from qpu.kernels.image.borders import image, pairs, to_store
@@ -222,9 +223,11 @@ def threshold(x: Memory, out: Memory, level: float, above: float = 255, below: f
     _one_type("out", target, source.dtype)
     separate("out", target, x=source)
     byte = source.dtype == np.uint8
-    if byte and not (0 <= above <= 255 and 0 <= below <= 255):
-        raise UsageError(f"above = {above}, below = {below}", help="allowed: 0..255 for bytes")
-    numbers = [int(np.floor(v)) if byte else v for v in (level, above, below)]
+    if byte:
+        numbers = [int(np.floor(min(max(number("level", level), -1), 255)))]
+        numbers += [within(name, v, 0, 255) for name, v in (("above", above), ("below", below))]
+    else:
+        numbers = [number(name, v) for name, v in (("level", level), ("above", above), ("below", below))]
     stored = name_of(source.dtype)
     kind = retyped(above_level, "i32" if byte else "f32", x=stored, out=stored)
     with Jobs(device(x=source, out=target)) as jobs:
@@ -296,8 +299,7 @@ def equalise(x: Memory, out: Memory) -> Run:
 @entry
 def blend(x: Memory, y: Memory, out: Memory, share: float) -> Run:
     """x + (y - x) * share. Images of one shape and type; share: 0..1, for bytes in steps of 1 / 256."""
-    if not 0 <= share <= 1:
-        raise UsageError(f"share = {share}", help="allowed: 0..1")
+    share = number("share", share, 0, 1)
     first, second, target = image("x", x), image("y", y), image("out", out, "out")
     _one_type("y", second, first.dtype)
     _one_type("out", target, first.dtype)
@@ -320,10 +322,10 @@ def tint(x: Memory, out: Memory, gains: Any) -> Run:
     Bytes are rounded and limited to 0..255.
     """
     source, target = image("x", x), image("out", out, "out")
-    g = np.atleast_1d(np.asarray(gains, np.float32))
+    g = np.atleast_1d(finite("gains", gains))
     count = source.shape[2] if len(source.shape) == 3 else 1
-    if g.shape != (count,) or not np.isfinite(g).all():
-        raise UsageError(f"gains of shape {g.shape}", help=f"allowed: {count} finite numbers")
+    if g.shape != (count,):
+        raise UsageError(f"gains of shape {g.shape}", help=f"allowed: {count} numbers")
     separate("out", target, x=source)
     kind = retyped(scaled, "f32", x=name_of(source.dtype), out=name_of(target.dtype))
     with Jobs(device(x=source, out=target)) as jobs:

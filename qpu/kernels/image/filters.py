@@ -12,17 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.buffers import BufferView
+from qpu.core.arguments import number
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
-from qpu.kernels.common.operands import Memory, device, separate
+from qpu.kernels.common.operands import Memory, device, finite, separate
 from qpu.kernels.common.retyped import name_of, retyped
-from qpu.kernels.image.borders import check_border, image, padded, pairs, pixel, placed, to_store
+from qpu.kernels.image.borders import check_border, image, odd, outside, padded, pairs, pixel, placed, to_store
 from qpu.kernels.image.tables import of_weights, resample
 from qpu.lang import Const, Grid, In2, Out2, f32, i32, kernel, sqrt, u8, unroll
 from qpu.launch import Run
 
 __all__ = ["box", "filter2d", "gaussian", "reference_filter2d", "reference_sobel", "separable", "sobel", "weights_of"]
 
+LARGEST: Final = 2.0**64
+"""Factor of edges."""
 FEW: Final = 9
 """Taps of a pass that belong to the program."""
 HIGH: Final = 5
@@ -156,7 +159,7 @@ def edges(
 
 def weights_of(sigma: float, radius: int | None = None) -> tuple[float, ...]:
     """Weights of a Gaussian, the sum 1; radius: 3 sigma, rounded up. Raises: UsageError."""
-    if not 0 < sigma <= 100:
+    if not number("sigma", sigma, 0, 100) > 0:
         raise UsageError(f"sigma = {sigma}", help="allowed: above 0, up to 100 pixels")
     reach = max(1, int(np.ceil(3 * sigma))) if radius is None else radius
     w = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
@@ -164,10 +167,10 @@ def weights_of(sigma: float, radius: int | None = None) -> tuple[float, ...]:
 
 
 def _checked(name: str, weights: Sequence[float]) -> tuple[float, ...]:
-    found = tuple(float(np.float32(v)) for v in weights)
-    if len(found) % 2 == 0 or not all(np.isfinite(found)):
-        raise UsageError(f"{name} are {len(found)} numbers", help="allowed: an odd number of finite ones")
-    return found
+    found = finite(name, weights)
+    if found.ndim != 1 or len(found) % 2 == 0:
+        raise UsageError(f"{name} are {found.size} numbers", help="allowed: an odd number of them, one after another")
+    return tuple(map(float, found))
 
 
 def _separable(
@@ -207,6 +210,7 @@ def separable(
     source, target = image("x", x), image("out", out, "out")
     w, v = _checked("rows", rows), _checked("columns", columns)
     check_border(border, max(len(w), len(v)) // 2, source.shape)
+    value = outside(value, source.dtype)
     separate("out", target, x=source)
     with Jobs(device(x=source, out=target)) as jobs:
         for a, b in pairs(source, target):
@@ -217,9 +221,7 @@ def separable(
 @entry
 def box(x: Memory, out: Memory, size: int | tuple[int, int] = 3, border: str = "clamp", value: float = 0.0) -> Run:
     """The mean of the pixels around. size: odd, of rows and columns. See `separable`."""
-    rows, columns = (size, size) if isinstance(size, int) else size
-    if rows < 1 or columns < 1:
-        raise UsageError(f"size = {size}", help="allowed: odd numbers from 1")
+    rows, columns = odd("size", size)
     return separable(x, out, (1.0 / rows,) * rows, (1.0 / columns,) * columns, border, value)
 
 
@@ -236,11 +238,12 @@ def filter2d(x: Memory, out: Memory, weights: Any, border: str = "clamp", value:
 
     weights: odd numbers of rows and columns; up to 49 belong to the program, more are in memory. See `separable`.
     """
-    w = np.asarray(weights, np.float32)
-    if w.ndim != 2 or w.shape[0] % 2 == 0 or w.shape[1] % 2 == 0 or not np.isfinite(w).all():
-        raise UsageError(f"weights of shape {w.shape}", help="allowed: odd rows and columns of finite numbers")
+    w = finite("weights", weights)
+    if w.ndim != 2 or w.shape[0] % 2 == 0 or w.shape[1] % 2 == 0:
+        raise UsageError(f"weights of shape {w.shape}", help="allowed: odd rows and columns of numbers")
     source, target = image("x", x), image("out", out, "out")
     check_border(border, max(w.shape) // 2, source.shape)
+    value = outside(value, source.dtype)
     separate("out", target, x=source)
     const = tuple(tuple(float(v) for v in row) for row in w)
     stored = {"x": name_of(source.dtype), "out": name_of(target.dtype)}
@@ -267,6 +270,7 @@ def sobel(
         raise UsageError(f"direction = {direction!r}", help="allowed: 'x', 'y', 'magnitude'")
     source, target = image("x", x), image("out", out, "out")
     check_border(border, 1, source.shape)
+    value, scale = outside(value, source.dtype), number("scale", scale, -LARGEST, LARGEST)
     separate("out", target, x=source)
     kind = retyped(edges, "f32", x=name_of(source.dtype), out=name_of(target.dtype))
     with Jobs(device(x=source, out=target)) as jobs:

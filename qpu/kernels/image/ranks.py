@@ -11,7 +11,7 @@ from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, separate
 from qpu.kernels.common.retyped import name_of, retyped
-from qpu.kernels.image.borders import check_border, image, padded, pairs, placed
+from qpu.kernels.image.borders import check_border, image, odd, outside, padded, pairs, placed
 from qpu.lang import Const, Grid, In2, Out2, f32, kernel, maximum, minimum, unroll
 from qpu.launch import Run
 
@@ -95,10 +95,6 @@ def _same(x: Any, out: Any) -> None:
         raise UsageError(f"out holds {out.dtype} and x {x.dtype}; allowed: one type", help="gpu.empty(shape, x.dtype)")
 
 
-def _constant(dtype: Any, value: float) -> float:
-    return int(value) if dtype == np.uint8 else value
-
-
 @entry
 def median(x: Memory, out: Memory, size: int = 3, border: str = "clamp", value: float = 0) -> Run:
     """The median of size x size pixels, size 3 or 5. x, out: images of one shape and type, u8 or f32; borders as for
@@ -109,26 +105,25 @@ def median(x: Memory, out: Memory, size: int = 3, border: str = "clamp", value: 
     source, target = image("x", x), image("out", out, "out")
     _same(source, target)
     check_border(border, size // 2, source.shape)
+    constant = outside(value, source.dtype)
     separate("out", target, x=source)
     stored = name_of(source.dtype)
     kind = retyped(middle, _value(source.dtype), x=stored, out=stored)
     with Jobs(device(x=source, out=target)) as jobs:
         for a, b in pairs(source, target):
-            jobs.add(kind, a, b, size, border, _constant(source.dtype, value))
+            jobs.add(kind, a, b, size, border, constant)
         return jobs.run()
 
 
 def _extreme(x: Memory, out: Memory, size: int | tuple[int, int], largest: bool, border: str, value: float) -> Run:
-    rows, columns = (size, size) if isinstance(size, int) else size
-    if not (rows >= 1 and columns >= 1 and rows % 2 == columns % 2 == 1):
-        raise UsageError(f"size = {size}", help="allowed: odd numbers from 1, of rows and of columns")
+    rows, columns = odd("size", size)
     source, target = image("x", x), image("out", out, "out")
     _same(source, target)
     check_border(border, max(rows, columns) // 2, source.shape)
     separate("out", target, x=source)
     stored = name_of(source.dtype)
     kind = retyped(extreme, _value(source.dtype), x=stored, out=stored)
-    constant = _constant(source.dtype, value)
+    constant = outside(value, source.dtype)
     with Jobs(device(x=source, out=target)) as jobs:
         for a, b in pairs(source, target):
             if max(rows, columns) <= HIGH:

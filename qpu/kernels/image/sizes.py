@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
-from qpu.kernels.common.operands import Memory, device, recast, separate
+from qpu.kernels.common.operands import Memory, device, finite, recast, separate
 from qpu.kernels.common.retyped import name_of, retyped
-from qpu.kernels.image.borders import check_border, image, pairs, pixel, to_store
+from qpu.kernels.image.borders import check_border, image, outside, pairs, pixel, to_store
 from qpu.kernels.image.tables import Table, resample
 from qpu.lang import Const, Grid, In, In2, Out2, clamp, f32, floor, i32, kernel, maximum
 from qpu.launch import Run
@@ -156,8 +156,8 @@ def warp(x: Memory, out: Memory, matrix: Any, border: str = "constant", value: f
     matrix: 2 by 3 (affine) or 3 by 3 (perspective, scaled to 1 at the lower right); from pixels of the result to pixels
     of x. border: "constant" (`value`), "clamp" or "reflect". x, out: images with the same channels, u8 or f32 each.
     """
-    m = np.asarray(matrix, np.float64)
-    if m.shape not in ((2, 3), (3, 3)) or not np.isfinite(m).all() or (m.shape == (3, 3) and m[2, 2] == 0):
+    m = finite("matrix", matrix, np.float64)
+    if m.shape not in ((2, 3), (3, 3)) or (m.shape == (3, 3) and m[2, 2] == 0):
         raise UsageError(f"a matrix of shape {m.shape}", help="allowed: 2 by 3 or 3 by 3 finite numbers")
     check_border(border)
     source, target = image("x", x), image("out", out, "out")
@@ -167,7 +167,7 @@ def warp(x: Memory, out: Memory, matrix: Any, border: str = "constant", value: f
         m = m / m[2, 2]
     numbers = [float(v) for v in m.reshape(-1)[:8]] + [0.0] * (8 - min(m.size, 8))
     kind = retyped(warped, "f32", x=name_of(source.dtype), out=name_of(target.dtype))
-    constant = int(value) if source.dtype == np.uint8 else value
+    constant = outside(value, source.dtype)
     with Jobs(device(x=source, out=target)) as jobs:
         for a, b in pairs(source, target, sized=False):
             jobs.add(kind, a, b, *numbers, perspective, border, constant, target.dtype == np.uint8)

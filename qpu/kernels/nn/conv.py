@@ -128,10 +128,10 @@ def direct_int8(
 
 def pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
     """Numbers of rows and columns. Raises: UsageError."""
-    found = (value, value) if isinstance(value, int) else tuple(value)
-    if len(found) != 2 or min(found) < least:
+    found = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(found) != 2 or any(not isinstance(n, (int, np.integer)) for n in found) or min(found) < least:
         raise UsageError(f"{name} = {value}", help=f"allowed: a number from {least}, or one for rows and for columns")
-    return found
+    return int(found[0]), int(found[1])
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,13 @@ def _pool(kind: Any, value: str, x: Memory, out: Memory, size: Any, stride: Any,
     if more[0] >= high or more[1] >= wide or high * wide > 81:
         raise UsageError(f"size = {size}, padding = {padding}", help="allowed: up to 81 items, padding below the size")
     n, c, h, w = source.shape
+    if high > h + 2 * more[0] or wide > w + 2 * more[1]:
+        raise UsageError(
+            f"windows of {high} x {wide} in an image of {h} x {w}, padding = {padding}",
+            help="allowed: a size that fits",
+        )
     wanted = (n, c, *((a + 2 * p - s) // t + 1 for a, p, s, t in zip((h, w), more, (high, wide), steps, strict=True)))
-    if target.shape != wanted or min(wanted[2:]) < 1:
+    if target.shape != wanted:
         raise UsageError(f"out has the shape {list(target.shape)}; allowed: {list(wanted)}", help="gpu.empty(shape)")
     separate("out", target, x=source)
     stored = name_of(source.dtype)
