@@ -224,7 +224,7 @@ def threshold(x: Memory, out: Memory, level: float, above: float = 255, below: f
     separate("out", target, x=source)
     byte = source.dtype == np.uint8
     if byte:
-        numbers = [int(np.floor(min(max(number("level", level), -1), 255)))]
+        numbers: list[float] = [int(np.floor(min(max(number("level", level), -1), 255)))]
         numbers += [within(name, v, 0, 255) for name, v in (("above", above), ("below", below))]
     else:
         numbers = [number(name, v) for name, v in (("level", level), ("above", above), ("below", below))]

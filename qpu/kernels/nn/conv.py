@@ -25,7 +25,7 @@ from qpu.kernels.gemm import gemm
 from qpu.kernels.igemm import igemm
 from qpu.kernels.nn.activation import activated, check_kind
 from qpu.kernels.nn.int8 import requantised
-from qpu.lang import Const, Grid, In, In3, InOut3, Out, Out3, Team, f32, i32, kernel, maximum, unroll
+from qpu.lang import Const, Grid, In, In3, InOut3, Out, Out3, Team, f32, i8, i16, i32, kernel, maximum, unroll
 from qpu.launch import Run
 
 __all__ = [
@@ -195,8 +195,8 @@ class Shape:
 
     @property
     def seen(self) -> tuple[int, ...]:
-        """What `windows` takes: taps, columns of the weights, strides, dilations, padding."""
-        return self.high * self.wide, self.wide, *self.stride, *self.dilation, *self.padding
+        """What `windows` takes: taps, columns of the weights, strides, dilations, whether columns are neighbours."""
+        return self.high * self.wide, self.wide, *self.stride, *self.dilation, self.stride[1] == 1
 
     @property
     def together(self) -> int:
@@ -227,24 +227,32 @@ def framed(jobs: Jobs, planes: BufferView, padding: tuple[int, int], zero: int =
 @kernel
 def windows(
     k: Team, x: In3[f32], out: Out3[f32], first: i32, taps: i32, wide: i32, down: i32, across: i32, spread_r: i32,
-    spread_c: i32, top: i32, left: i32, zero: f32, shift: Const[bool],
+    spread_c: i32, near: Const[bool],
 ) -> None:  # fmt: skip
-    """For each tap of each channel, from `first` on, what it sees from each pixel of the result; less zero, if `shift`.
+    """For each tap of each channel, from `first` on, what it sees from each pixel of the result. near: across is 1.
 
     A worker makes whole planes.
     """
     depth, rows, columns = out.shape
+    whole = columns - columns % 64
     for a in range(k.worker, depth, k.workers):
         channel = a // taps
         tap = a - channel * taps
         i = tap // wide
-        j = tap - i * wide
-        for r in range(rows):
-            for block in range((columns + 15) >> 4):
-                c = 16 * block + k.lane
-                v = x.get(first + channel, r * down + i * spread_r - top, c * across + j * spread_c - left, zero)
-                if shift:
-                    v -= zero
+        start = (tap - i * wide) * spread_c
+        plane = first + channel
+        for b in range(0, whole, 64):  # down a stripe of columns, whose addresses go on from row to row
+            at = [b + 16 * q + k.lane if k.isa == "vc4" else b + 4 * k.lane + q for q in range(4)]
+            places = [c + start if near else c * across + start for c in at]
+            for r in range(rows):
+                found = [x[plane, r * down + i * spread_r, c] for c in places]
+                for q in unroll(range(4)):
+                    out[a, r, at[q]] = found[q]
+        for b in range(whole, columns, 16):
+            c = b + k.lane
+            place = min(c, columns - 1) * across + start
+            for r in range(rows):
+                v = x[plane, r * down + i * spread_r, place]
                 if c < columns:
                     out[a, r, c] = v
 
@@ -275,8 +283,8 @@ def finished_int8(
 
 def submit(jobs: Jobs, x: BufferView, w: BufferView, bias: Any, out: BufferView, s: Shape, activation: str) -> None:
     """Submit a convolution of f32. x, out: the channels of all images, three axes; w: a row an output channel."""
+    planes = framed(jobs, x, s.padding)
     if not s.product:
-        planes = framed(jobs, x, s.padding)
         jobs.add(direct, planes, packed(jobs, w, s), bias, out, *s.numbers, s.wide, s.together, s.tile, activation)
         return
     (rows, columns), depth = s.out[2:], s.depth
@@ -287,7 +295,7 @@ def submit(jobs: Jobs, x: BufferView, w: BufferView, bias: Any, out: BufferView,
     jobs.add(level, flat(jobs, seen[depth]), 1.0)
     for n in range(s.n):
         result = out[n * s.o : (n + 1) * s.o]
-        jobs.add(windows, x, seen[:depth], n * s.c, *s.seen, 0.0, False, workers=min(WORKERS, depth))
+        jobs.add(windows, planes, seen[:depth], n * s.c, *s.seen, workers=min(WORKERS, depth))
         place = collected(jobs, result, 1, 2, read=False)
         jobs.take(gemm(weights, part(seen, (depth + 1, rows * columns)), place, relu=activation == "relu"))
         returned(jobs, place, result)
@@ -310,9 +318,12 @@ def submit_int8(
         return
     (rows, columns), depth = s.out[2:], s.depth
     seen, sums = jobs.scratch((depth, rows, columns), np.int16)[:], jobs.scratch((s.o, rows, columns), np.int32)[:]
-    looks = retyped(windows, "i32", x="i8", out="i16")
+    shape = (x.shape[0], x.shape[1] + 2 * s.padding[0], x.shape[2] + 2 * s.padding[1])
+    planes = jobs.scratch(shape, np.int16).view(0, shape)
+    jobs.add(frame_of_words, x, planes, *s.padding, zeros[0])
+    looks = retyped(windows, "i32", x="i16", out="i16")
     for n in range(s.n):
-        jobs.add(looks, x, seen, n * s.c, *s.seen, zeros[0], True, workers=min(WORKERS, depth))
+        jobs.add(looks, planes, seen, n * s.c, *s.seen, workers=min(WORKERS, depth))
         jobs.take(igemm(w, part(seen, (depth, rows * columns)), part(sums, (s.o, rows * columns))))
         result = out[n * s.o : (n + 1) * s.o]
         jobs.add(retyped(finished_int8, "f32", out=stored), sums, bias, scale, result, zeros[1], relu, narrow)
@@ -323,6 +334,13 @@ def frame_int8(k: Grid, x: In3[f32], out: Out3[f32], top: i32, left: i32, zero: 
     """Bytes as f32, their zero taken off."""
     p, r, c = k.index(*out.shape)
     out[p, r, c] = f32(x.get(p, r - top, c - left, zero) - zero)
+
+
+@kernel(coarsen=1)
+def frame_of_words(k: Grid, x: In3[i8], out: Out3[i16], top: i32, left: i32, zero: i32) -> None:
+    """Bytes as words of 16 bits, their zero taken off."""
+    p, r, c = k.index(*out.shape)
+    out[p, r, c] = x.get(p, r - top, c - left, zero) - zero
 
 
 def packed(jobs: Jobs, w: BufferView, s: Shape) -> Buffer:
