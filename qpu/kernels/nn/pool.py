@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,10 @@ from qpu.launch import Run
 __all__ = ["average_pool", "max_pool", "reference_pool"]
 
 
+FEW: Final = 81
+"""Items of a window that the program has one by one; of larger ones it goes over rows and columns."""
+
+
 @kernel(coarsen=1)
 def largest(
     k: Grid, x: In3[f32], out: Out3[f32], high: Const[int], wide: Const[int], down: i32, across: i32, top: i32,
@@ -28,45 +32,53 @@ def largest(
     p, r, c = k.index(*out.shape)
     first, start = r * down - top, c * across - left
     best = x.clamp[p, first, start] if edges else x[p, first, start]
-    for i in unroll(range(high)):
-        for j in unroll(range(wide)):
-            if i + j > 0:
+    if high * wide <= FEW:
+        for i in unroll(range(high)):
+            for j in unroll(range(wide)):
+                if i + j > 0:
+                    v = x.clamp[p, first + i, start + j] if edges else x[p, first + i, start + j]
+                    best = maximum(best, v)
+    else:
+        for i in range(high):
+            for j in range(wide):
                 v = x.clamp[p, first + i, start + j] if edges else x[p, first + i, start + j]
                 best = maximum(best, v)
     out[p, r, c] = best
 
 
+def divided(total: Any, count: Any, byte: bool) -> Any:
+    """A mean, in a kernel; of bytes rounded, halves up."""
+    return (2 * total + count) // (2 * count) if byte else total * recip(f32(count))
+
+
 @kernel(coarsen=1)
 def mean(
-    k: Grid,
-    x: In3[f32],
-    out: Out3[f32],
-    high: Const[int],
-    wide: Const[int],
-    down: i32,
-    across: i32,
-    top: i32,
-    left: i32,
-) -> None:
+    k: Grid, x: In3[f32], out: Out3[f32], high: Const[int], wide: Const[int], down: i32, across: i32, top: i32,
+    left: i32, byte: Const[bool],
+) -> None:  # fmt: skip
     p, r, c = k.index(*out.shape)
     first, start = r * down - top, c * across - left
     acc = f32(0)
-    for i in unroll(range(high)):
-        for j in unroll(range(wide)):
-            acc += x.get(p, first + i, start + j, 0)
+    if high * wide <= FEW:
+        for i in unroll(range(high)):
+            for j in unroll(range(wide)):
+                acc += x.get(p, first + i, start + j, 0)
+    else:
+        for i in range(high):
+            for j in range(wide):
+                acc += x.get(p, first + i, start + j, 0)
     rows = min(first + high, x.shape[1]) - max(first, 0)
     columns = min(start + wide, x.shape[2]) - max(start, 0)
-    out[p, r, c] = acc * recip(f32(rows * columns))
+    out[p, r, c] = divided(acc, rows * columns, byte)
 
 
 def _pool(kind: Any, value: str, x: Memory, out: Memory, size: Any, stride: Any, padding: Any) -> Run:
-    types = np.float32 if kind is mean else (np.float32, np.int8, np.uint8)
-    source = operand("x", x, types, 4)
+    source = operand("x", x, (np.float32, np.int8, np.uint8), 4)
     target = operand("out", out, source.dtype, 4, "out")
     high, wide = pair("size", size, 1)
     steps, more = pair("stride", size if stride is None else stride, 1), pair("padding", padding, 0)
-    if more[0] >= high or more[1] >= wide or high * wide > 81:
-        raise UsageError(f"size = {size}, padding = {padding}", help="allowed: up to 81 items, padding below the size")
+    if more[0] >= high or more[1] >= wide:
+        raise UsageError(f"size = {size}, padding = {padding}", help="allowed: padding below the size")
     n, c, h, w = source.shape
     if high > h + 2 * more[0] or wide > w + 2 * more[1]:
         raise UsageError(
@@ -82,8 +94,8 @@ def _pool(kind: Any, value: str, x: Memory, out: Memory, size: Any, stride: Any,
         if target.size:
             place = collected(jobs, target, 2, 1, 1, read=False)
             typed = kind if stored == "f32" else retyped(kind, value, x=stored, out=stored)
-            edges = [] if kind is mean else [more != (0, 0)]
-            jobs.add(typed, collected(jobs, source, 2, 1, 1), place, high, wide, *steps, *more, *edges)
+            edges = stored != "f32" if kind is mean else more != (0, 0)
+            jobs.add(typed, collected(jobs, source, 2, 1, 1), place, high, wide, *steps, *more, edges)
             returned(jobs, place, target)
         return jobs.run()
 
@@ -101,8 +113,8 @@ def max_pool(x: Memory, out: Memory, size: int | tuple[int, int], stride: int | 
 @entry
 def average_pool(x: Memory, out: Memory, size: int | tuple[int, int], stride: int | tuple[int, int] | None = None,
                  padding: int | tuple[int, int] = 0) -> Run:  # fmt: skip
-    """The mean of the items of each window that are inside of the image. f32; see `max_pool`."""
-    return _pool(mean, "f32", x, out, size, stride, padding)
+    """The mean of what is inside of the image in each window; of bytes rounded, halves up. See `max_pool`."""
+    return _pool(mean, "i32", x, out, size, stride, padding)
 
 
 def reference_pool(x: NDArray[Any], kind: str, size: Any, stride: Any = None, padding: Any = 0) -> NDArray[Any]:
