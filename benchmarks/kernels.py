@@ -154,10 +154,12 @@ def main() -> None:
     )
     parser.add_argument("--part", choices=("programs", "library"), help="only the programs, or the library's functions")
     parser.add_argument("--function", action="append", help="of the library, only this one (may be repeated)")
-    parser.add_argument("--page", action="store_true", help=f"write {library.PAGE.name} of the guide, nothing else")
+    parser.add_argument(
+        "--page", action="store_true", help=f"write {library.PAGE.name} of the guide, or its --function lines"
+    )
     options = parser.parse_args()
     if options.page:
-        library.PAGE.write_text(library.page())
+        library.PAGE.write_text(library.page(names=options.function))
         return
     report = _common.Report(options.json)
     for name in options.device or BOARDS:
