@@ -97,6 +97,8 @@ def gather(x: Memory, at: Memory, out: Memory, axis: int = 0) -> Run:
     axis %= len(shape)
     _same_type(source, target)
     wanted = (*shape[:axis], place.shape[0], *shape[axis + 1 :])
+    if place.size and not shape[axis]:
+        raise UsageError(f"x has the shape {list(shape)}, and at {place.size} places", help="allowed: an x with items")
     if wanted != target.shape:
         raise UsageError(f"out has the shape {list(target.shape)}; allowed: {list(wanted)}", help="gpu.empty(shape)")
     gpu = device(x=source, at=place, out=target)

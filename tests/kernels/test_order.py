@@ -229,6 +229,7 @@ def test_refusals(boards: dict[str, Device]) -> None:
         (lambda: move.compact(x, m, gpu.zeros(7)), "8 items are chosen, and out has 7"),
         (lambda: move.nonzero(i, i), "mask holds int32"),
         (lambda: move.gather(x, i, gpu.zeros(7)), "out has the shape"),
+        (lambda: move.gather(gpu.zeros(0), i, x), r"x has the shape \[0\], and at 8 places"),
         (lambda: move.gather(x, i, gpu.zeros(8, N)), "out holds int32 and x float32"),
         (lambda: move.transpose(gpu.zeros((2, 3)), gpu.zeros((2, 3))), "out has the shape"),
         (lambda: move.scatter(x, i, x), "out overlaps x"),

@@ -56,7 +56,7 @@ def _correlated(x: Any, w: Any, border: str, value: float) -> Any:
 
 @case("image.separable")
 def _(t: Trial) -> Any:
-    high, wide, exact = t.n(1, 3, 5, 7, 11), t.n(1, 3, 5, 9, 11), t.pick(True, False)
+    high, wide, exact = t.n(1, 3, 5, 7, 11, 17), t.n(1, 3, 5, 9, 11, 17), t.pick(True, False)
     x = _picture(t)
     border = _border(t, x, max(high, wide) // 2)
     rows, columns = (

@@ -26,10 +26,10 @@ __all__ = ["box", "filter2d", "gaussian", "reference_filter2d", "reference_sobel
 
 LARGEST: Final = 2.0**64
 """Factor of edges."""
-FEW: Final = 9
-"""Taps of a pass that belong to the program."""
-HIGH: Final = 5
-"""Taps down the columns of a pass over both axes, whose sums stay in registers from row to row."""
+FEW: Final = 15
+"""Taps of a pass along one axis that belong to the program."""
+HIGH, WIDE = 5, 9
+"""Taps down the columns of a pass over both axes, whose sums stay in registers from row to row, and in its rows."""
 MANY: Final = 49
 """Taps of a filter of two axes that belong to the program; of larger ones they are in memory."""
 
@@ -178,10 +178,10 @@ def _separable(
     value: float,
 ) -> None:  # fmt: skip
     exact = _exactly(rows, columns, value) if x.dtype == out.dtype == np.uint8 else None
-    if exact is not None and len(rows) <= HIGH and len(columns) <= FEW:
+    if exact is not None and len(rows) <= HIGH and len(columns) <= WIDE:
         jobs.add(along_both_exactly, x, out, *exact, border, int(value))
         return
-    if len(rows) <= HIGH and len(columns) <= FEW:
+    if len(rows) <= HIGH and len(columns) <= WIDE:
         kind = retyped(along_both, "f32", x=name_of(x.dtype), out=name_of(out.dtype))
         jobs.add(kind, x, out, rows, columns, border, value, out.dtype == np.uint8)
         return
