@@ -4,6 +4,7 @@ mistakes around the VPM, accumulators across a switch, rotations to registers th
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -196,3 +197,16 @@ def test_a_rotation_to_a_register_that_broadcasts(register: str) -> None:
             y = gpu.zeros(16, np.uint32)
             gpu.run(program, [y])
             assert (y.numpy() == (np.arange(16) + 3) % 16).all()
+
+
+@pytest.mark.parametrize("engine", ["reference", "auto"])
+def test_an_unaligned_address_on_videocore_iv_is_that_of_its_word(engine: str) -> None:
+    """The references define it, and kernels that read bytes use it: no fault, no warning, not for the sanitizer."""
+    with qpu.open_device("pi3", engine=engine) as gpu:
+        x, y = gpu.array(np.arange(17, dtype=np.uint32)), gpu.zeros(16, np.uint32)
+        program = qpu.assemble(copy16, isa=gpu.isa)
+        with warnings.catch_warnings(), qpu.sanitize() if engine == "reference" else nullcontext():
+            warnings.simplefilter("error")
+            for shift in range(4):
+                gpu.run(program, [x.address + shift, y])
+                assert (y.numpy() == np.arange(16)).all()
