@@ -36,6 +36,7 @@ html_theme = "furo"
 html_title = f"qpu {version}"
 html_static_path = ["_static"]
 html_css_files = ["qpu.css"]
+html_search_scorer = str(Path(__file__).parent / "search_scores.js")
 html_show_sphinx = False
 html_copy_source = False
 highlight_language = "none"

@@ -263,7 +263,8 @@ def _check(options: argparse.Namespace) -> int:
         for finding in findings:
             print(head + _finding_text(finding))
             for index in sorted({finding.index, finding.index if finding.other is None else finding.other}):
-                print(f"    {index}: {_text(toolkit, words[index]) if index < len(words) else ''}")
+                if index < len(words):  # a finding about the whole program is past its last instruction
+                    print(f"    {index}: {_text(toolkit, words[index])}")
         if not findings:
             print(f"{head}{len(words)} instructions, no findings")
     return FINDINGS if failed else OK

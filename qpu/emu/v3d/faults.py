@@ -25,7 +25,7 @@ HELP: Final[Mapping[str, str]] = MappingProxyType(
         "interrupted": "launch the program again: an interrupted dispatch cannot be resumed",
         "misaligned": "align the address to the size of the access, or use a narrower type",
         "out-of-bounds": "check the address arithmetic, the lanes that are enabled, and the sizes of the buffers",
-        "register-range": "use rf0..rf31, or launch with two threads per QPU",
+        "register-range": "use rf0..rf31, or launch with two threads per QPU: v3d.Dispatch(threads=2)",
         "rotate": "rotate by r5 or by an immediate 1..15 or -16..-1, and read other registers through port A",
         "same-destination": "write different registers, or use complementary conditions (ifa and ifna)",
         "syncu": "join barriers with syncb",
