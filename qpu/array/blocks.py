@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import operator
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,8 +48,43 @@ def _default(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
     return tuple(block)
 
 
-def _bar(total: int, wanted: bool | None) -> Any:
-    """A progress bar where there is tqdm; None otherwise."""
+class _Bar:
+    """A progress bar, which appears at once or when half a second is over, whether a block has ended or not."""
+
+    def __init__(self, make: Callable[..., Any], total: int, at_once: bool) -> None:
+        self.make, self.total, self.done = make, total, 0
+        self.bar: Any = None
+        self.lock = threading.Lock()
+        self.timer = threading.Timer(0.0 if at_once else 0.5, self._show)
+        self.timer.daemon = True
+        if at_once:
+            self._show()
+        else:
+            self.timer.start()
+
+    def _show(self) -> None:
+        with self.lock:
+            if self.total:
+                self.bar = self.make(total=self.total, initial=self.done, unit="block")
+
+    def update(self) -> None:
+        """One more block."""
+        with self.lock:
+            self.done += 1
+            if self.bar is not None:
+                self.bar.update()
+
+    def close(self) -> None:
+        """The last state stays."""
+        self.timer.cancel()
+        with self.lock:
+            self.total = 0
+            if self.bar is not None:
+                self.bar.close()
+
+
+def _bar(total: int, wanted: bool | None) -> _Bar | None:
+    """A progress bar where there is tqdm and a terminal; None otherwise."""
     if wanted is False:
         return None
     try:
@@ -56,9 +93,7 @@ def _bar(total: int, wanted: bool | None) -> Any:
         if wanted:
             raise UsageError("progress=True without tqdm", help="pip install tqdm, or progress=None") from None
         return None
-    return tqdm(
-        total=total, unit="block", disable=None if wanted is None else False, delay=1.0 if wanted is None else 0
-    )
+    return _Bar(tqdm if wanted else partial(tqdm, disable=None), total, bool(wanted))
 
 
 def _places(shape: Sequence[int], block: Sequence[int]) -> Iterator[tuple[slice, ...]]:
@@ -82,7 +117,10 @@ def map_blocks(
     f(x, ...) takes arrays of the device and returns one of the shape of x. more: further arrays of the same shape.
     block: extents of a block, by default rows of about 4 MiB. halo: elements that f sees beyond the block on both sides
     of each axis, repeated at the edges; what f gives for them is dropped. out: where the result goes, such as a memmap;
-    progress: True for a bar, None for one when it takes more than a second and tqdm is there, False for none.
+    progress: True for a bar, None for one when it takes more than half a second, tqdm is there and the output is a
+    terminal, False for none.
+
+    A block may be large: launches of many elements are cut, so that each ends before the watchdog of Linux asks.
     Ctrl-C stops between two blocks: `out` has the blocks so far, and the device's memory is released.
     Raises: UsageError, and what f raises.
     """

@@ -179,7 +179,7 @@ def clip(a: Node, low: Any, high: Any) -> Node:
     if a.dtype.kind not in "iuf":
         raise _refused("clip", a.dtype, "iuf")
     if low is None and high is None:
-        return a
+        return copied(a)
     result = F32 if a.dtype.name == "float16" else a.dtype
     operands = []
     for x in (low, high):

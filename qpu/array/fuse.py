@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from qpu.array import parts
 from qpu.array.dtypes import Scalar
 from qpu.array.emit import CONTIGUOUS, FIXED, INDEXED, PER_ROW, SOURCE, STRIDED, Group, Leaf, Output, Step, elementwise
 from qpu.array.formula import caller, formula
@@ -253,11 +254,11 @@ def divided(extents: list[int], strides: list[list[int]]) -> None:
     n = extents[-1]
     if rows >= 32 or n < 1024:
         return
-    for parts in range(min(64, n // 256), 1, -1):
-        if n % parts == 0:
-            extents[-1:] = [parts, n // parts]
+    for pieces in range(min(64, n // 256), 1, -1):
+        if n % pieces == 0:
+            extents[-1:] = [pieces, n // pieces]
             for s in strides:
-                s[-1:] = [s[-1] * (n // parts), s[-1]]
+                s[-1:] = [s[-1] * (n // pieces), s[-1]]
             return
 
 
@@ -352,7 +353,19 @@ def launched(
         numbers[f"s{n}"] = scalar.bits[0]
         if len(scalar.bits) > 1:
             numbers[f"s{n}i"] = scalar.bits[1]
-    return memory.start(plan, numbers, walk.sites)
+    if numbers["n"] * numbers.get("rows", 1) <= parts.FREE:
+        return memory.start(plan, numbers, walk.sites)
+    moves = [s if isinstance(s, int) else s[0] for s in spaces] + [CONTIGUOUS] * (len(addresses) - len(spaces))
+    names = [f"x{k}" for k in range(len(leaves))] + [f"y{k}" for k in range(len(targets))]
+    types = [x.dtype for x in leaves] + [t[1] for t in targets]
+    steps = {
+        name: 0 if move == SOURCE or (places and name == "y0") else numbers.get(f"{name}.t0", 0) if form != "flat"
+        else dtype.itemsize if move == CONTIGUOUS else numbers.get(f"{name}.t", 0)
+        for name, move, dtype in zip(names, moves, types, strict=True)
+    }  # fmt: skip
+    length = len(plan.compiled.program.words)
+    runs = [memory.start(plan, part, walk.sites) for part in parts.parted(numbers, form, length, steps)]
+    return runs[0] if len(runs) == 1 else parts.Several(runs)  # type: ignore[return-value]  # waits as a run does
 
 
 # -- kernels

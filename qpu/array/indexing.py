@@ -13,7 +13,7 @@ from qpu.array.build import binary, broadcast, broadcast_to, cast, where
 from qpu.array.dtypes import BOOL, I32, NpDType, can_cast, of_scalar, scalar_for
 from qpu.array.formula import caller
 from qpu.array.fuse import scatter, write
-from qpu.array.manipulation import array_of, axis_of, expand_dims, reshape
+from qpu.array.manipulation import OutOfRange, array_of, axis_of, expand_dims, reshape
 from qpu.array.manipulation import broadcast_to as spread
 from qpu.array.node import Node, c_strides, in_memory, pending
 from qpu.array.scan import cumulative_sum
@@ -22,10 +22,6 @@ from qpu.errors import UsageError
 FEW = 16  # elements that the processor writes
 
 __all__ = ["get", "nonzero", "put", "repeat", "take", "take_along_axis"]
-
-
-class OutOfRange(UsageError, IndexError):
-    """An index outside of an axis, which ends a loop over an array as Python expects it."""
 
 
 def _expanded(node: Node, key: Any) -> list[Any]:
@@ -80,7 +76,7 @@ def _integer(k: Any) -> int:
     try:
         return operator.index(k)
     except TypeError:
-        raise UsageError(f"an index is {k!r}", help="integers, slices, None, ..., arrays of int or bool") from None
+        raise OutOfRange(f"an index is {k!r}", help="integers, slices, None, ..., arrays of int or bool") from None
 
 
 def _is_array(k: Any) -> bool:

@@ -258,6 +258,7 @@ def matrix_power(x: Array, n: int, /) -> Array:
     if not exponent:
         one = x.__array_namespace__().eye(node.shape[-1], dtype=x.dtype)
         return Array(build.copied(broadcast_to(one, node.shape)._node))
+    given = x
     found: Array | None = None
     while exponent:
         if exponent & 1:
@@ -266,7 +267,7 @@ def matrix_power(x: Array, n: int, /) -> Array:
         if exponent:
             x = matmul(x, x)
     assert found is not None
-    return found
+    return found if found is not given else Array(build.copied(node))
 
 
 def matrix_norm(x: Array, /, *, keepdims: bool = False, ord: Any = "fro") -> Array:

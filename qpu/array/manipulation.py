@@ -17,6 +17,7 @@ from qpu.array.node import Node, in_memory
 from qpu.errors import UsageError
 
 __all__ = [
+    "OutOfRange",
     "astype",
     "axes_of",
     "axis_of",
@@ -37,6 +38,10 @@ __all__ = [
 ]
 
 
+class OutOfRange(UsageError, IndexError):
+    """An index outside of an axis, or an axis that is not there: IndexError ends a loop over an array, too."""
+
+
 def array_of(x: Any, what: str = "x") -> Node:
     """The node of an argument that must be an array. Raises: UsageError."""
     if x.__class__ is not Array:
@@ -51,7 +56,7 @@ def axis_of(axis: Any, ndim: int) -> int:
     except TypeError:
         raise UsageError(f"axis = {axis!r}", help="an integer") from None
     if not -ndim <= found < ndim:
-        raise UsageError(f"axis {found} of {ndim} axes", help=f"allowed: {-ndim}..{ndim - 1}" if ndim else "no axis")
+        raise OutOfRange(f"axis {found} of {ndim} axes", help=f"allowed: {-ndim}..{ndim - 1}" if ndim else "no axis")
     return found % ndim
 
 

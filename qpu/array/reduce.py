@@ -44,6 +44,7 @@ __all__ = [
 SCHEDULE = Schedule(coarsen=4)
 WORKERS = 64  # that are kept busy, whatever the board
 PART = 1024  # elements of a part at least
+LONG = 1 << 27  # operations on elements from which what is reduced is computed before, in parts (`qpu.array.parts`)
 
 
 def _evaluate(memory: DeviceMemory, node: Node) -> None:
@@ -63,7 +64,7 @@ def _evaluate(memory: DeviceMemory, node: Node) -> None:
 def _operand(node: Node) -> tuple[Walk, int]:
     """The group that computes what is reduced, and the number of its value."""
     x: Node = node.args[0]
-    if x.op and (x.fused or x.needed((id(node),))):
+    if x.op and (x.fused or x.needed((id(node),)) or x.size * x.weight > LONG):
         x.ready()
     walk = gathered(x)
     return walk, walk.numbers[id(x)]
@@ -298,7 +299,7 @@ def _reduced(node: Node, op: str, axis: Any, keepdims: bool, dtype: NpDType, ext
     axes = axes_of(axis, len(node.shape))
     shape = _shape(node.shape, axes, keepdims)
     if not axes and not extra and not op.startswith("arg"):
-        return node
+        return build.copied(node)
     if op not in ("sum", "prod", "any", "all") and 0 in node.shape and 0 not in shape and not extra:
         raise UsageError(f"{op} of no elements", help="an array with elements along the axes")
     return pending("%reduce", (node, *extra), shape, dtype, (op, axes, keepdims))

@@ -7,13 +7,15 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
 import qpu
-from qpu.array import fuse
+from qpu.array import fuse, parts
+from qpu.array.blocks import _Bar
 from qpu.array.node import MOST
 from qpu.device import Device
 from qpu.errors import UsageError
@@ -334,6 +336,41 @@ def test_blocks(gpu: Device, tmp_path: Any) -> None:
     np.testing.assert_allclose(found, (wide[:-2] + wide[1:-1] + wide[2:]) / F(3), rtol=0, atol=1e-6)
     with pytest.raises(UsageError, match="help:"):
         gpu.map_blocks(lambda x: x[:1], big)
+
+
+def test_large_blocks_are_launched_in_parts(monkeypatch: Any) -> None:
+    """What the watchdog would end as one launch ends as several, with the same results; also by rows, and by index."""
+
+    def f(x: Any) -> Any:
+        return x**x  # a loop of 31 turns
+
+    a = np.random.default_rng(0).integers(1 << 30, 1 << 31, (8, 1 << 17), np.int32)
+    with qpu.open_device("pi5,watchdog=1") as gpu:  # 1 ms instead of 500
+        with pytest.raises(qpu.GpuResetError):
+            gpu.map_blocks(f, a, block=a.shape)
+        monkeypatch.setattr(parts, "FREE", 1 << 10)
+        monkeypatch.setattr(parts, "WORK", 1 << 19)
+        found = gpu.map_blocks(f, a, block=a.shape)
+        np.testing.assert_array_equal(found, a**a)
+        monkeypatch.setattr(parts, "WORK", 1 << 12)
+        b = a[:, :500]
+        x, before = gpu.xp.asarray(b), counted(gpu)
+        np.testing.assert_array_equal((x[:, ::2] - 1).numpy(), b[:, ::2] - 1)
+        order = np.random.default_rng(1).permutation(b.size).astype(np.int32)
+        y, flat = gpu.xp.zeros(b.size, dtype=gpu.xp.int32), gpu.xp.reshape(x, (-1,))
+        y[gpu.xp.asarray(order)] = flat
+        np.testing.assert_array_equal(y[gpu.xp.asarray(order)].numpy(), b.reshape(-1))
+        assert counted(gpu) > before + 20
+
+
+def test_the_bar_appears_before_the_first_block_ends(gpu: Device, capsys: Any) -> None:
+    tqdm = pytest.importorskip("tqdm.auto").tqdm
+    bar = _Bar(tqdm, 3, False)
+    time.sleep(0.7)
+    assert "0/3" in capsys.readouterr().err
+    bar.update()
+    bar.close()
+    assert "1/3" in capsys.readouterr().err
 
 
 def test_interrupted_blocks(gpu: Device, capsys: Any) -> None:
