@@ -355,13 +355,13 @@ def launched(
             numbers[f"s{n}i"] = scalar.bits[1]
     if numbers["n"] * numbers.get("rows", 1) <= parts.FREE:
         return memory.start(plan, numbers, walk.sites)
-    moves = [s if isinstance(s, int) else s[0] for s in spaces] + [CONTIGUOUS] * (len(addresses) - len(spaces))
+    kinds = [s if isinstance(s, int) else s[0] for s in spaces] + [CONTIGUOUS] * (len(addresses) - len(spaces))
     names = [f"x{k}" for k in range(len(leaves))] + [f"y{k}" for k in range(len(targets))]
     types = [x.dtype for x in leaves] + [t[1] for t in targets]
     steps = {
         name: 0 if move == SOURCE or (places and name == "y0") else numbers.get(f"{name}.t0", 0) if form != "flat"
         else dtype.itemsize if move == CONTIGUOUS else numbers.get(f"{name}.t", 0)
-        for name, move, dtype in zip(names, moves, types, strict=True)
+        for name, move, dtype in zip(names, kinds, types, strict=True)
     }  # fmt: skip
     length = len(plan.compiled.program.words)
     runs = [memory.start(plan, part, walk.sites) for part in parts.parted(numbers, form, length, steps)]

@@ -67,11 +67,14 @@ def array_ufunc(ufunc: Any, method: str, inputs: Sequence[Any], keywords: Mappin
     elif method == "__call__" and ufunc.__name__ == "matmul" and not options:
         found = xp.matmul(*(_taken(x, like) for x in inputs))
     elif method == "__call__" and ufunc.__name__ in _UFUNCS:
-        where = options.pop("where", True)
+        where, dtype = options.pop("where", True), options.pop("dtype", None)
         if options:
             raise UsageError(f"np.{ufunc.__name__}(..., {', '.join(options)}=) of an array of a device",
-                             help="allowed: out=, where= with out=")  # fmt: skip
-        found = FUNCTIONS[_UFUNCS[ufunc.__name__]](*(_taken(x, like) for x in inputs))
+                             help="allowed: dtype=, out=, where= with out=")  # fmt: skip
+        given = [_taken(x, like) for x in inputs]
+        if dtype is not None:
+            given = [xp.astype(x, dtype, copy=False) if isinstance(x, Array) else x for x in given]
+        found = FUNCTIONS[_UFUNCS[ufunc.__name__]](*given)
         if where is not True:
             if out is None:
                 raise UsageError("where= without out=", help="xp.where(condition, a, b)")
@@ -120,11 +123,24 @@ def _plain(name: str) -> Callable[..., Any]:
 
 
 def _like(name: str) -> Callable[..., Any]:
-    def function(x: Array, *args: Any, dtype: Any = None, shape: Any = None, **options: Any) -> Any:
+    def function(x: Array, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None) -> Any:
         xp = x.__array_namespace__()
-        return getattr(xp, name)(x.shape if shape is None else shape, *args, dtype=x.dtype if dtype is None else dtype)
+        return getattr(xp, name)(x.shape if shape is None else shape, dtype=x.dtype if dtype is None else dtype)
 
     return function
+
+
+def _full_like(
+    x: Array, fill_value: Any, dtype: Any = None, order: str = "K", subok: bool = True, shape: Any = None
+) -> Any:
+    xp = x.__array_namespace__()
+    return xp.full(x.shape if shape is None else shape, fill_value, dtype=x.dtype if dtype is None else dtype)
+
+
+def _outer(a: Any, b: Any) -> Any:
+    like = _first([a, b])
+    xp = like.__array_namespace__()
+    return xp.linalg.outer(*(xp.reshape(_taken(x, like), (-1,)) for x in (a, b)))
 
 
 def _transpose(x: Array, axes: Any = None) -> Any:
@@ -165,7 +181,8 @@ _FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "empty_like": _like("empty"),
     "zeros_like": _like("zeros"),
     "ones_like": _like("ones"),
-    "full_like": _like("full"),
+    "full_like": _full_like,
+    "outer": _outer,
     "where": _plain("where"),
     "clip": _plain("clip"),
     "reshape": lambda x, shape=None, *more, **options: x.__array_namespace__().reshape(x, shape),

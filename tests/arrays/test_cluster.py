@@ -47,6 +47,7 @@ def test_a_graph_runs_on_three_boards(client: Any) -> None:
         "sum": (qpu.cluster.to_numpy(x.sum(axis=0)), a.sum(axis=0)),
         "mean": (qpu.cluster.to_numpy(x.mean(axis=0)), a.mean(axis=0)),
         "product": (qpu.cluster.to_numpy(da.tensordot(x, x.T, axes=1)), a @ a.T),
+        "matmul": (qpu.cluster.to_numpy(x @ x.T), a @ a.T),
         "blocks": (qpu.cluster.to_numpy(qpu.cluster.map_blocks(x, _halved)), a / 2),
         "overlap": (qpu.cluster.to_numpy(qpu.cluster.map_overlap(x, _smoothed, {0: 1, 1: 0})), _smoothed_numpy(a)),
     }
