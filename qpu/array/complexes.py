@@ -25,14 +25,16 @@ def _real(m: Maker, name: str, *values: Value) -> Value:
     return EXPANSIONS[name](m.kit, *values)
 
 
-def _asinh(m: Maker, x: Value) -> Value:
-    """The inverse hyperbolic sine of a float."""
+def _asinh(m: Maker, a: tuple[Value, Value], b: tuple[Value, Value], op: Callable[[Value, Value], Value]) -> Value:
+    """The inverse hyperbolic sine of op(a[0] a[1], b[0] b[1]), a sum or difference, which may leave the range."""
     k = m.kit
+    x = op(k.mul(*a), k.mul(*b))
+    quarter = op(*(k.mul(k.mul(u, k.number(0.25)), v) for u, v in (a, b)))
     size = k.abs(x)
     square = k.mul(size, size)
     root = _real(m, "sqrt", k.add(square, k.number(1.0)))
     small = _real(m, "log1p", k.add(size, math_roots.divide(k, square, k.add(root, k.number(1.0)))))
-    large = k.add(_real(m, "log", size), k.number(_LN2))
+    large = k.add(_real(m, "log", k.abs(quarter)), k.number(3 * _LN2))
     found = k.select(k.less(k.number(1e9), size), large, small)
     return k.unless_nan(x, k.with_sign(found, x))
 
@@ -185,7 +187,7 @@ def _arsinh(m: Maker, z: Complex) -> Complex:
     k, q = m.kit, m.q
     turned = Complex(q.emit("fneg", z.imag), z.real)  # i z
     s, t = _root(m, _one_less(m, turned)), _root(m, _one_more(m, turned))
-    real = _asinh(m, k.sub(k.mul(s.real, t.imag), k.mul(t.real, s.imag)))
+    real = _asinh(m, (s.real, t.imag), (t.real, s.imag), k.sub)
     return Complex(real, _angle(m, z.imag, k.sub(k.mul(s.real, t.real), k.mul(s.imag, t.imag))))
 
 
@@ -193,14 +195,14 @@ def _acos(m: Maker, z: Complex) -> Complex:
     k = m.kit
     s, t = _root(m, _one_less(m, z)), _root(m, _one_more(m, z))
     angle = _angle(m, s.real, t.real)
-    return Complex(k.add(angle, angle), _asinh(m, k.sub(k.mul(t.real, s.imag), k.mul(t.imag, s.real))))
+    return Complex(k.add(angle, angle), _asinh(m, (t.real, s.imag), (t.imag, s.real), k.sub))
 
 
 def _arcosh(m: Maker, z: Complex) -> Complex:
     k = m.kit
     s, t = _root(m, Complex(k.sub(z.real, k.number(1.0)), z.imag)), _root(m, _one_more(m, z))
     angle = _angle(m, s.imag, t.real)
-    return Complex(_asinh(m, k.add(k.mul(s.real, t.real), k.mul(s.imag, t.imag))), k.add(angle, angle))
+    return Complex(_asinh(m, (s.real, t.real), (s.imag, t.imag), k.add), k.add(angle, angle))
 
 
 def _artanh(m: Maker, z: Complex) -> Complex:
