@@ -360,7 +360,7 @@ def test_large_blocks_are_launched_in_parts(monkeypatch: Any) -> None:
         y, flat = gpu.xp.zeros(b.size, dtype=gpu.xp.int32), gpu.xp.reshape(x, (-1,))
         y[gpu.xp.asarray(order)] = flat
         np.testing.assert_array_equal(y[gpu.xp.asarray(order)].numpy(), b.reshape(-1))
-        assert counted(gpu) > before + 20
+        assert counted(gpu) > before + 8  # three expressions
 
 
 def test_the_bar_appears_before_the_first_block_ends(gpu: Device, capsys: Any) -> None:
