@@ -2,7 +2,9 @@
 
 The front end notes, for each access that certainly happens, its index on each axis as a sum of items, loop counters,
 lane and worker, each times a number that the launch knows. The extremes of such a sum are reached, so an index outside
-of the array is certain as well, and the launch is refused. Everything else is left alone, or clamped (`check=True`).
+of the array is certain as well, and the launch is refused. A sum may contain parts made of others (quotients, shifts,
+remainders, minima and maxima, products) whose extremes are reached, too, as long as no two parts depend on the same
+item. Everything else is left alone, or clamped (`check=True`), as is a sum that does not fit 32 bits and wraps.
 
 An access of no array stands for the step of a range: its index, step - 1, must not be negative.
 An expression is an integer, the name of a launch value ("x.shape0", "n", or `WORKERS`), or [operation, operand, ...].
@@ -71,6 +73,15 @@ _OPERATIONS: Final[dict[str, Callable[..., int]]] = {
     "times": lambda a, b: a * b,
     "low": lambda low, high, factor: factor * (low if factor >= 0 else high - 1),
     "high": lambda low, high, factor: factor * (high - 1 if factor >= 0 else low),
+    "least": lambda a, b, c, d: min(a * c, a * d, b * c, b * d),
+    "most": lambda a, b, c, d: max(a * c, a * d, b * c, b * d),
+    "over": lambda a, b: a // b if b > 0 else 0,
+    "shifted": lambda a, b: a >> (b & 31),
+    "smaller": min,
+    "larger": max,
+    # of a % m where a runs over low..high, all of them
+    "rest_low": lambda low, high, m: low % m if m > 0 and low // m == high // m else 0,
+    "rest_high": lambda low, high, m: 0 if m <= 0 else high % m if low // m == high // m else m - 1,
     "empty": lambda *pairs: int(any(a >= b for a, b in zip(pairs[::2], pairs[1::2], strict=True))),
 }
 
@@ -122,31 +133,79 @@ def _adds(total: Value, a: Value, b: Value) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A number that runs over low..high-1, all of them. high: at least low + 1 in a launch that does anything."""
+    """A number whose least value is low and whose greatest is high - 1. high: at least low + 1 in a launch that does
+    anything. whole: it runs over all of them; of: the terms that it is made of, by id (empty: none but itself).
+    """
 
     low: Expr
     high: Expr
+    whole: bool = True
+    of: frozenset[int] = frozenset()
+
+    @property
+    def roots(self) -> frozenset[int]:
+        """The terms that decide it."""
+        return self.of or frozenset({id(self)})
 
 
 @dataclass(slots=True)
 class _Sum:
-    """terms times their factors, plus a constant."""
+    """terms times their factors, plus a constant. needs (low, high): it is so where each low is below its high."""
 
     terms: list[tuple[Term, Expr]]
     constant: Expr
+    needs: tuple[tuple[Expr, Expr], ...] = ()
 
-    def plus(self, other: _Sum) -> _Sum:
+    @property
+    def low(self) -> Expr:
+        """Its least value."""
+        return _extreme("low", self)
+
+    @property
+    def high(self) -> Expr:
+        """Its greatest value."""
+        return _extreme("high", self)
+
+    @property
+    def roots(self) -> frozenset[int]:
+        """The terms that decide it."""
+        return frozenset().union(*(t.roots for t, _ in self.terms))
+
+    @property
+    def fits(self) -> tuple[tuple[Expr, Expr], ...]:
+        """What is needed for it not to wrap."""
+        return *self.needs, (_LEAST - 1, self.low), (self.high, -_LEAST)
+
+    def plus(self, other: _Sum) -> _Sum | None:
         terms = list(self.terms)
+        for a, _ in self.terms:
+            if any(b is not a and a.roots & b.roots for b, _ in other.terms):
+                return None  # they do not reach their extremes together
         for term, factor in other.terms:
             at = next((i for i, (t, _) in enumerate(terms) if t is term), None)
             if at is None:
                 terms.append((term, factor))
             else:
                 terms[at] = (term, _sum(terms[at][1], factor))
-        return _Sum(terms, _sum(self.constant, other.constant))
+        return _Sum(terms, _sum(self.constant, other.constant), (*self.needs, *other.needs))
 
     def times(self, factor: Expr) -> _Sum:
-        return _Sum([(t, _product(f, factor)) for t, f in self.terms], _product(self.constant, factor))
+        terms = [(t, _product(f, factor)) for t, f in self.terms]
+        return _Sum(terms, _product(self.constant, factor), self.needs)
+
+
+_LEAST: Final = -(1 << 31)
+
+
+def _extreme(which: str, of: _Sum) -> Expr:
+    return of.constant if not of.terms else ["sum", of.constant, *([which, t.low, t.high, f] for t, f in of.terms)]
+
+
+def _part(low: Expr, high: Expr, whole: bool, *of: _Sum) -> _Sum:
+    """A sum of one term that others make."""
+    roots = frozenset().union(*(x.roots for x in of))
+    needs = tuple(pair for x in of for pair in x.fits)
+    return _Sum([(Term(low, _sum(high, 1), whole, roots), 1)], 0, needs)
 
 
 def _sum(a: Expr, b: Expr) -> Expr:
@@ -216,12 +275,14 @@ class Ranges:
         self._known: dict[tuple[str, str, int], Term] = {}
         self._lane, self._worker = Term(0, 16), Term(0, WORKERS)
         self._seen: set[Any] = set()
+        self._parts: dict[int, tuple[Value, _Sum | None]] = {}  # by value
 
     @contextmanager
     def items(
         self, at: Sequence[Any], extent: Sequence[Value], region: Region, mask: Value | None, *, grid: bool
     ) -> Iterator[None]:
         """Evaluate an item whose indices are `at`, one an axis; they run over the extent."""
+        self._parts = {}  # of the copy of an item before this one, which the same values may tell
         before = self._scopes[-1]
         sure = before.sure and (grid or (region.parent is before.region and mask is before.mask))
         guards = []
@@ -284,12 +345,13 @@ class Ranges:
             if found is None:
                 whole = False
                 continue
-            terms = tuple((t.low, t.high, f) for t, f in found.terms)
-            seen = (array, axis, str(terms), str(found.constant), str(scope.guards), store)
+            whole &= not found.needs
+            terms, guards = tuple((t.low, t.high, f) for t, f in found.terms), (*scope.guards, *found.needs)
+            seen = (array, axis, str(terms), str(found.constant), str(guards), store)
             if seen not in self._seen:
                 self._seen.add(seen)
                 text = ast.unparse(node)
-                self.accesses.append(Access(array, axis, terms, found.constant, scope.guards, text, loc, store))
+                self.accesses.append(Access(array, axis, terms, found.constant, guards, text, loc, store))
         return whole
 
     def _of(self, key: Any) -> _Sum | None:
@@ -308,12 +370,14 @@ class Ranges:
             return _Sum([(self._lane if v.op == "lane" else self._worker, 1)], 0)
         if v.op in ("bitcast", "same"):
             return self._value(v.args[0])
-        if v.op == "asr" and v.args[1].constant == 2:  # an item's index made from its offset
+        by = (v.args[1].constant or 0) - 2 if v.op == "asr" else -1
+        if by >= 0:  # an item's index made from its offset
             inner = v.args[0]
             for part in inner.args if inner.op == "add" else (inner,):
                 item = self._offsets.get(id(part))
                 if item is not None and _adds(inner, part, item[0].limit):
-                    return _Sum([(item[1], 1)], item[2])
+                    found = _Sum([(item[1], 1)], item[2])
+                    return self._made(v, lambda found=found: _quotient("shifted", found, by) if by else found)  # type: ignore[misc]  # a lambda's default
         expression = host(v)
         if expression is not None:
             return _Sum([], expression)
@@ -325,4 +389,49 @@ class Ranges:
                 a, factor = self._value(x), host(y)
                 if a is not None and factor is not None:
                     return a.times(["i.shl", 1, factor] if v.op == "shl" else factor)
+        return self._made(v, lambda: self._monotone(v)) if v.type == "i" else None
+
+    def _made(self, v: Value, make: Callable[[], _Sum | None]) -> _Sum | None:
+        """What a value is made of, once, so that the same value is the same term."""
+        if id(v) not in self._parts:
+            self._parts[id(v)] = v, make()
+        return self._parts[id(v)][1]
+
+    def _monotone(self, v: Value) -> _Sum | None:
+        """A value that reaches its extremes where those it is made of do."""
+        if len(v.args) != 2 or any(x.type not in ("i", "u") for x in v.args):
+            return None
+        a, by = self._value(v.args[0]), host(v.args[1])
+        if v.op in ("div", "asr") and a is not None and by is not None:
+            return _quotient("over" if v.op == "div" else "shifted", a, by)
+        bits = v.args[1].constant if v.op == "and" else None
+        if a is not None and (v.op == "mod" or (bits is not None and not bits & bits + 1)):
+            m = by if v.op == "mod" else _sum(_signed(bits or 0), 1)
+            if m is None or not _runs(a):
+                return None
+            found = _part(["rest_low", a.low, a.high, m], ["rest_high", a.low, a.high, m], True, a)
+            found.needs = (*found.needs, (0, m))
+            return found
+        b = self._value(v.args[1])
+        if a is None or b is None or a.roots & b.roots:
+            return None
+        if v.op == "mul":
+            ends = a.low, a.high, b.low, b.high
+            return _part(["least", *ends], ["most", *ends], False, a, b)
+        if v.op in ("min", "max"):
+            op = "smaller" if v.op == "min" else "larger"
+            return _part([op, a.low, b.low], [op, a.high, b.high], False, a, b)
         return None
+
+
+def _quotient(op: str, a: _Sum, by: Expr) -> _Sum:
+    """A sum divided by a positive number, or shifted."""
+    found = _part([op, a.low, by], [op, a.high, by], _runs(a), a)
+    if op == "over":
+        found.needs = (*found.needs, (0, by))
+    return found
+
+
+def _runs(a: _Sum) -> bool:
+    """Whether a sum takes every value between its extremes."""
+    return all(t.whole and f in (1, -1) for t, f in a.terms)

@@ -42,6 +42,7 @@ How: TypeAlias = tuple[int | None, str | None, bool]
 
 
 VPM_ROWS = 64  # of programs (vc4.md 14)
+LIMIT = 1 << 31  # of an index
 SUPERGROUP = 16
 """Workers of V3D that can wait for each other: workgroups of one supergroup (v3d.md 8.4)."""
 
@@ -246,7 +247,7 @@ class _Call:
             wide = wide or tuple(not s for s in self.strided)
             special = Special(isa, consts, self.k.schedule, wide, check, most, strided, words)
             ranks = {r.name: r.rank for r in signature.rows}
-            found = self.k.plans[key] = Plan(signature.title, ranks, self.k.made(special))
+            found = self.k.plans[key] = Plan(signature.title, ranks, self.k.made(special), check)
         return found
 
 
@@ -293,10 +294,12 @@ class Order(Protocol):
 
 
 class Plan:
-    """A compiled kernel with what its launches evaluate. ranks: axes of each array by its name."""
+    """A compiled kernel with what its launches evaluate. ranks: axes of each array by its name; strict: an index
+    that wraps is refused, too, since the program does not clamp what a launch checks.
+    """
 
-    def __init__(self, title: str, ranks: Mapping[str, int], compiled: Compiled) -> None:
-        self.title, self.compiled = title, compiled
+    def __init__(self, title: str, ranks: Mapping[str, int], compiled: Compiled, strict: bool = False) -> None:
+        self.title, self.compiled, self.strict = title, compiled, strict
         self.team = compiled.team
         self.ranks = ranks
         self.extent = None if compiled.extent is None else evaluator(compiled.extent)
@@ -335,7 +338,11 @@ class Plan:
         call.numbers[WORKERS] = count
         found = self.bounds(call.numbers) if count else ()
         for n in range(0, len(found), 4):
-            if (found[n + 1] < 0 or found[n + 2] >= found[n + 3]) and not found[n]:
+            if (
+                (found[n + 1] < 0 or found[n + 2] >= found[n + 3])
+                and not found[n]
+                and (self.strict or (found[n + 1] >= -LIMIT and found[n + 2] < LIMIT))  # it does not wrap
+            ):
                 self._refuse(self.accesses[n // 4], found[n + 1], found[n + 2], found[n + 3])
         return count
 
