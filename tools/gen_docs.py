@@ -22,6 +22,7 @@ from qpu.core.bits import Layout
 from qpu.core.effects import Effects
 from qpu.core.isa import Isa, Unit
 from qpu.core.optable import Flags, Op
+from qpu.instruction_sets import assemble
 from qpu.v3d import codes as v3d_codes
 from qpu.v3d import ops as v3d_ops
 from qpu.v3d import regs as v3d_regs
@@ -119,6 +120,16 @@ def effects_of(op: Op) -> str:
     return "; ".join(parts)
 
 
+def example_of(op: Op, isa: Isa, unit: Unit) -> str:
+    """An instruction with the operation, as text that assembles."""
+    places = {"d": "r0", "a": "r1", "b": "r2"} if isa is Isa.VC4 else {"d": "rf1", "a": "rf2", "b": "rf3"}
+    operands = "" if op.name == "nop" else ", ".join(places[o.role] for o in op.parsed)
+    beside = "" if unit is Unit.ADD else "nop; " if isa is Isa.VC4 else "nop ; "
+    text = f"{beside}{op.name} {operands}".strip()
+    assert len(assemble(f"{text}\n", isa=isa)) == 1, text
+    return code(text)
+
+
 def operation_rows(
     ops: Iterable[Op], isa: Isa, unit: Unit, codes: Callable[[Op, Unit], str], sources: Sources
 ) -> list[tuple[str, ...]]:
@@ -126,7 +137,7 @@ def operation_rows(
     rows = []
     for op in sorted((op for op in ops if unit in op.units_on(isa)), key=lambda op: op.name):
         meaning = cell(op.doc) + (f" *{effects_of(op)}*" if effects_of(op) else "")
-        row = [code(op.name), operands_of(op), codes(op, unit), meaning, flags_of(op)]
+        row = [code(op.name), operands_of(op), example_of(op, isa, unit), codes(op, unit), meaning, flags_of(op)]
         if isa is not Isa.VC4:  # modifiers of VideoCore IV are the same for all operations; see the pack tables
             changes = v3d_ops.modifiers(op, isa, unit).items()
             modifiers = "<br>".join(f"{role}: " + " ".join(code(f".{n}") for n in names) for role, names in changes)
@@ -137,7 +148,7 @@ def operation_rows(
 
 def operation_table(ops: Iterable[Op], isa: Isa, unit: Unit, codes: Callable[[Op, Unit], str], sources: Sources) -> str:
     """The operations of a unit."""
-    head = ["operation", "operands", "code", "result", "flags"]
+    head = ["operation", "operands", "example", "code", "result", "flags"]
     if isa is not Isa.VC4:
         head += ["modifiers", "latency"]
     return table([*head, "evidence"], operation_rows(ops, isa, unit, codes, sources))
