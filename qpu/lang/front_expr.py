@@ -476,19 +476,11 @@ def run(
     exits = Exits("function", mask=f.mask)
     frame = Frame(source, names, False, [exits])
     f.frames.append(frame)
-    endless = False
     try:
         with f.masked(f.mask):
             f.execute(source.body)
-    except RecursionError:
-        endless = len(f.frames) == 2  # told at the kernel's own line
-        if not endless:
-            raise
     finally:
         f.frames.pop()
-    if endless:
-        message = f"{getattr(source.tree, 'name', 'a lambda')} calls itself, and only the GPU knows when that ends"
-        raise f.error(node, "lang-syntax", message, allowed="recursion that ends when compiling", help="write a loop")
     gone, result = exits.left, exits.result
     some = gone is not None and not (gone.op == "const" and gone.attr)  # not simply all lanes
     if some and result is not None and not isinstance(result, Poison) and not _ends(frame, source.body):

@@ -18,7 +18,6 @@ HEAD = (
     "TABLE = [1, 2]\n"
     "OBJECT = SimpleNamespace(name=3)\n"
     "def helper(a, b=1):\n    return a + b\n"
-    "def factorial(n):\n    if n < 2:\n        return 1\n    return n * factorial(n - 1)\n"
     "def partly(a):\n    if a > 3:\n        return a\n"
     "def found(a):\n    for j in range(9):\n        if a == j:\n            return j\n"
     "@kernel\ndef other(k: Grid, y: Out[i32]) -> None:\n    y[k.index()] = 1\n\n"

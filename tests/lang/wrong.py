@@ -141,7 +141,6 @@ WRONG: tuple[tuple[str, str, str], ...] = (
     ("lang-bool", "Grid, x: In[i32], y: Out[i32]", "i = k.index()\ny[i] = §x[i] > 2 and x[i]"),
     ("lang-bool", "Grid, x: In[i32], y: Out[i32]", "i = k.index()\ny[i] = §x[i] or x[i] > 2"),
     ("lang-name", "Grid, x: In[i32], y: Out[i32]", "i = k.index()\ny[i] = §partly(x[i])"),
-    ("lang-syntax", "Grid, x: In[i32], y: Out[i32]", "i = k.index()\ny[i] = §factorial(x[i])"),
     ("lang-name", "Grid, x: In[i32], y: Out[i32]", "i = k.index()\ny[i] = §found(x[i]) + 1"),
     ("lang-name lang-name", "Grid, y: Out[i32]", "i = §cuda.grid(1)\ny[§threadIdx] = 1"),
     ("lang-syntax lang-syntax", "Grid, x: In[i32], y: Out[i32]", "§y[:] = §x[:] * 2"),
