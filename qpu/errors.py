@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 import functools
-import linecache
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from qpu.findings import Diagnostic, FaultPlace, Loc, Severity
 
 __all__ = [
     "AsmError", "CompileError", "DecodeError", "Diagnostic", "DriverError", "EmuFault", "EmuWarning", "FaultPlace",
@@ -19,91 +19,21 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_MESSAGE_LIMIT = 1000  # characters of a message that are shown
-_LINE_LIMIT = 200  # characters of a source line that are shown
+_FINDINGS = ("Diagnostic", "FaultPlace", "Loc", "Severity")
 _RENDER_LIMIT = 50  # diagnostics that the message of an error shows
 
 
-class Severity(enum.StrEnum):
-    """Severity of a finding. Only findings of severity `error` make a check fail."""
+if not TYPE_CHECKING:
 
-    ERROR = "error"
-    WARNING = "warning"
-    INFO = "info"
+    def __getattr__(name: str) -> object:
+        """What `qpu.findings` has, which costs time to import and is not needed where nothing goes wrong."""
+        if name not in _FINDINGS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from qpu import findings
 
-
-@dataclass(frozen=True, slots=True)
-class Loc:
-    """A place in a source file: Python for builders, assembly text for the assemblers.
-
-    line, column: counted from 1; column is None when the whole line is meant. text: the line itself; None: the line is
-    read from `file` when it is rendered.
-    """
-
-    file: str
-    line: int
-    column: int | None = None
-    text: str | None = None
-
-    @property
-    def source(self) -> str:
-        """The source line without its line end; empty when it is not available."""
-        if self.text is not None:
-            return self.text.rstrip("\r\n")
-        return linecache.getline(self.file, self.line).rstrip("\r\n")
-
-    def __str__(self) -> str:
-        if self.column is None:
-            return f"{self.file}:{self.line}"
-        return f"{self.file}:{self.line}:{self.column}"
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnostic:
-    """One finding: what was found, what is allowed, what to write instead.
-
-    rule: stable identifier such as ``small-imm`` or ``H1``. name: the rule's name in words, where the identifier is a
-    number. index: instruction index, if any. other: index of the second instruction concerned. distance: how far apart
-    the two are, in instructions.
-    """
-
-    rule: str
-    message: str
-    severity: Severity = Severity.ERROR
-    loc: Loc | None = None
-    allowed: str | None = None
-    help: str | None = None
-    index: int | None = None
-    other: int | None = None
-    distance: int | None = None
-    name: str = ""
-
-    def render(self) -> str:
-        """The diagnostic as text of several lines."""
-        message = self.message
-        if len(message) > _MESSAGE_LIMIT:
-            message = message[: _MESSAGE_LIMIT // 2] + " ... " + message[-_MESSAGE_LIMIT // 2 :]
-        label = f"{self.rule} {self.name}" if self.name else self.rule
-        head = f"{self.severity}[{label}]: {message}"
-        lines: list[str] = []
-        if self.loc is None:
-            where = "" if self.index is None else f"instruction {self.index}: "
-            lines.append(where + head)
-        else:
-            lines.append(f"{self.loc}: {head}")
-            source = self.loc.source
-            if source.strip():
-                if self.loc.column is None:
-                    lines.append("    " + _window(source.strip(), 0)[0])
-                else:
-                    shown, at = _window(source.expandtabs(1), self.loc.column - 1)
-                    lines.append("    " + shown)
-                    lines.append("    " + " " * at + "^")
-        if self.allowed is not None:
-            lines.append(f"  allowed: {self.allowed}")
-        if self.help is not None:
-            lines.append(f"  help: {self.help}")
-        return "\n".join(lines)
+        found: object = getattr(findings, name)
+        globals()[name] = found
+        return found
 
 
 class QpuError(Exception):
@@ -128,6 +58,8 @@ class AsmError(QpuError):
     @classmethod
     def of(cls, diagnostics: Diagnostic | Iterable[Diagnostic]) -> AsmError:
         """The error for one or many diagnostics. Its message shows the first 50, in order of source location."""
+        from qpu.findings import Diagnostic
+
         found = (diagnostics,) if isinstance(diagnostics, Diagnostic) else tuple(diagnostics)
         ordered = tuple(sorted(found, key=_place))
         lines = [d.render() for d in ordered[:_RENDER_LIMIT]]
@@ -154,6 +86,8 @@ class UnknownNameError(AsmError, AttributeError):
         others: diagnostics found before, which the error reports as well. meant: help that is known for the name.
         """
         advice = meant or suggest(name, known, "{}", 3) or "list the names with dir()"
+        from qpu.findings import Diagnostic
+
         found = sorted([*others, Diagnostic("name", f"{what} has no {name!r}", loc=loc, help=advice)], key=_place)
         return cls("\n".join(d.render() for d in found), found)
 
@@ -163,6 +97,8 @@ class DecodeError(AsmError):
 
     def __init__(self, word: int, field: str, message: str) -> None:
         help = "check that the word is code, and which instruction set it is for"
+        from qpu.findings import Diagnostic
+
         super().__init__(f"0x{word:016x}: {message}", (Diagnostic("decode", message, help=help),), help=help)
         self.word = word
         self.field = field
@@ -206,36 +142,6 @@ class GpuTimeoutError(DriverError, TimeoutError):
     """A job did not finish in time. It may still be running: its buffers must not be reused."""
 
 
-@dataclass(frozen=True, slots=True)
-class FaultPlace:
-    """Where an emulated program was when it faulted. Fields are None where they do not apply."""
-
-    board: str | None = None
-    qpu: int | None = None
-    thread: int | None = None
-    instruction: int | None = None
-    lane: int | None = None
-    address: int | None = None
-    disassembly: str | None = None
-    loc: Loc | None = None
-
-    def render(self) -> str:
-        """One line of text, such as ``pi5: QPU 3, thread 1, instruction 17``."""
-        parts: list[str] = []
-        if self.qpu is not None:
-            parts.append(f"QPU {self.qpu}")
-        if self.thread is not None:
-            parts.append(f"thread {self.thread}")
-        if self.instruction is not None:
-            parts.append(f"instruction {self.instruction}")
-        if self.lane is not None:
-            parts.append(f"lane {self.lane}")
-        if self.address is not None:
-            parts.append(f"address 0x{self.address:08x}")
-        head = f"{self.board}: " if self.board else ""
-        return head + ", ".join(parts)
-
-
 class EmuFault(QpuError):
     """An emulated program did what hardware forbids, or something whose result is not known.
 
@@ -256,7 +162,11 @@ class EmuFault(QpuError):
         self.rule = rule
         self.name = name
         self.message = message
-        self.place = place if place is not None else FaultPlace()
+        if place is None:
+            from qpu.findings import FaultPlace
+
+            place = FaultPlace()
+        self.place = place
         self.help = help
         self.other = other
         lines = [f"{rule}: {name}: {message}" if name else f"{rule}: {message}"]
@@ -346,13 +256,3 @@ def _place(d: Diagnostic) -> tuple[str, int, int, int]:
     if loc is None:
         return ("", d.index if d.index is not None else -1, 0, 0)
     return (loc.file, loc.line, loc.column or 0, d.index if d.index is not None else -1)
-
-
-def _window(source: str, at: int) -> tuple[str, int]:
-    """The part of a long source line around position `at`, and where that position is in it."""
-    if len(source) <= _LINE_LIMIT:
-        return source, at
-    start = max(0, min(at - _LINE_LIMIT // 2, len(source) - _LINE_LIMIT))
-    head = "... " if start else ""
-    tail = " ..." if start + _LINE_LIMIT < len(source) else ""
-    return head + source[start : start + _LINE_LIMIT] + tail, at - start + len(head)

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent / "qpu"
 _ISA = {"qpu.core", "qpu.errors"}
 _ENGINE = {"qpu.core", "qpu.emu.engine", "qpu.errors"}
 LAYERS: dict[str, set[str]] = {
-    "qpu.errors": set(),
+    "qpu.findings": set(),
+    "qpu.errors": {"qpu.findings"},
     "qpu.core": {"qpu.errors"},
     "qpu.display": {
         "qpu.core",

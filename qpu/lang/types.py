@@ -6,14 +6,12 @@ words (`i8x4`, `u8x4`, `i16x2`) are loaded as one 32-bit word and taken apart by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["DTYPES", "DType", "dtype", "numpy_name"]
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(NamedTuple):
     """A storage type. value: type letter of a loaded element (KIR). size: bytes. lanes: elements in a packed word.
 
     low, high: range of an integer; 0, 0 for floats.
