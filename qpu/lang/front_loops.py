@@ -176,14 +176,15 @@ def _tested_inside(node: ast.While) -> ast.While:
 
 
 def _becomes_value(f: Front, node: ast.While) -> bool:
-    """Whether the condition is a value of the GPU after a turn."""
+    """Whether the condition is a value of the GPU after a turn, or after the next, as some lanes have left."""
     names = {n: copy(f, v) for n, v in f.names.items()}
     findings = list(f.findings)
     with f.dropped(), f.into(Region(f.q.region)), f.masked(f.mask):
-        f.frame.exits.append(Exits("loop", mask=f.mask))
+        exits = Exits("loop", mask=f.mask)
+        f.frame.exits.append(exits)
         try:
             f.execute(node.body)
-            found = f.is_value(f.evaluate(node.test))
+            found = f.is_value(f.evaluate(node.test)) or (exits.left is not None and exits.left.op != "const")
         except LangError:
             found = False
         finally:

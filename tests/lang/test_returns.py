@@ -91,6 +91,18 @@ def leaving(k: Team, x: In[i32], out: InOut[i32]) -> None:
     out[16 * k.worker + k.lane] = s
 
 
+@kernel(coarsen=1)
+def counted_before(k: Grid, x: In[i32], y: Out[i32]) -> None:
+    """The count is a number until the first lanes have left."""
+    i = k.index()
+    n = 0
+    while n < 9:
+        n += 1
+        if x[i] < 3 * n:
+            break
+    y[i] = n
+
+
 @kernel
 def stopping(k: Team, n: i32, x: In[i32], out: InOut[i32]) -> None:
     for i in k.items(x.size):
@@ -116,7 +128,9 @@ def args(k: Any, n: int) -> list[Any]:
     return given
 
 
-@pytest.mark.parametrize("k", [search, pairs, halves, early, early_by_two, leaving, stopping], ids=lambda k: k.__name__)
+@pytest.mark.parametrize(
+    "k", [search, pairs, halves, early, early_by_two, leaving, counted_before, stopping], ids=lambda k: k.__name__
+)
 @pytest.mark.parametrize("n", [7, 16, 33, 90])
 def test_lanes_leave(k: Any, n: int) -> None:
     got, want = args(k, n), args(k, n)
