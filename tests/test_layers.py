@@ -407,6 +407,7 @@ DEFERRED = {
     "qpu.emu.process.child_site.sitecustomize": "light: runs in every child process",
     "qpu.emu.v3d.prepare": "light: the printer, only for messages",
     "qpu.emu.vc4.faults": "light: the printer, only for messages",
+    "qpu.errors": "light: what errors carry, where something goes wrong",
     "qpu.lang.elementwise": "light: the compiler and launching, each when it is used",
     "qpu.lang.entry": "light: the compiler, launching, and plain Python, each when it is used",
     "qpu.lang.launch": "light: the check of passes, only where it is asked for",
