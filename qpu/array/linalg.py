@@ -267,7 +267,7 @@ def matrix_power(x: Array, n: int, /) -> Array:
         if exponent:
             x = matmul(x, x)
     assert found is not None
-    return found if found is not given else Array(build.copied(node))
+    return found if found is not given else Array(build.copied(given._node))
 
 
 def matrix_norm(x: Array, /, *, keepdims: bool = False, ord: Any = "fro") -> Array:
