@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from qpu.lang.front import Exits, Front, LangError
-from qpu.lang.front_merge import copy
+from qpu.lang.front_merge import apart
 from qpu.lang.kir import Builder, Region, Value
-from qpu.lang.operators import own, truth
+from qpu.lang.operators import truth
 from qpu.lang.types import LETTER
 from qpu.lang.values import Complex, Index, Packed, Poison, Unbound
 
@@ -266,16 +266,12 @@ def _trial(
     advance: Callable[[], None] | None,
 ) -> _Trial:
     """What the carried leaves are after one turn."""
-    names = {n: copy(f, v) for n, v in f.names.items()}
+    names = apart(f)
     region = Region(f.q.region, loop=True)
     trial = _Trial(region)
     found = trial.leaves
     before = len(f.findings)
     with f.dropped(), f.into(region), f.masked(f.mask):
-        for n, v in names.items():
-            f.names[n] = copy(f, v) if isinstance(v, list) else v
-            if isinstance(v, list):
-                own(f, f.names[n])
         for place, (type_, varying) in zip(places, kinds, strict=True):
             place.set(f, f.q.parameter(region, type_, varying))
         exits = Exits("loop", mask=f.mask, static=False)
@@ -318,9 +314,6 @@ def _trial(
             f.frame.exits.pop()
     f.names.clear()
     f.names.update(names)
-    for v in names.values():
-        if isinstance(v, list):
-            own(f, v)
     trial.failed = len(f.findings) > before or len(found) != len(places)
     return trial
 
@@ -330,7 +323,7 @@ _NODE: Final = ast.Pass(lineno=1, col_offset=0)
 
 def varies(f: Front, places: list[Place], kinds: Kinds, going: Callable[[], Any], where: ast.expr) -> bool:
     """Whether the condition differs between lanes, with the carried leaves as they are in a turn."""
-    names = {n: copy(f, v) for n, v in f.names.items()}
+    names = apart(f)
     region = Region(f.q.region, loop=True)
     with f.dropped(), f.into(region):
         for place, (type_, varying) in zip(places, kinds, strict=True):
@@ -339,9 +332,6 @@ def varies(f: Front, places: list[Place], kinds: Kinds, going: Callable[[], Any]
         found = f.is_value(test) and truth(f, where, test).varying
     f.names.clear()
     f.names.update(names)
-    for v in names.values():
-        if isinstance(v, list):
-            own(f, v)
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from qpu.lang.carried import Kinds, Place, carried, carried_error, counter, flatten, known, may_leave, varies
 from qpu.lang.front import Exits, Front
 from qpu.lang.front_flow import leave_function, leave_loop
-from qpu.lang.front_merge import lists_of, splice, under_mask
+from qpu.lang.front_merge import lists_of, splice, under_mask, walled, with_lists
 from qpu.lang.front_names import RESULT, RETURNED
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.operators import truth
@@ -38,13 +38,14 @@ def device_loop(
     Carried names keep one type: found by evaluating turns whose KIR is dropped until types and variance stand still.
     A return inside the loop sets names, which are carried out of it.
     """
+    names = with_lists(f, node, names)
     if RETURNED not in names:
-        _device_loop(f, node, names, going, _of_this_turn(f, turn), where, advance)
+        _device_loop(f, node, names, going, _of_this_turn(f, names, turn), where, advance)
         return
     outermost = RETURNED not in f.names
     if outermost:
         f.names[RETURNED], f.names[RESULT] = False, 0
-    _device_loop(f, node, names, going, _of_this_turn(f, turn), where, advance)
+    _device_loop(f, node, names, going, _of_this_turn(f, names, turn), where, advance)
     if not outermost:
         returned(f, node, f.names[RETURNED], lambda: leave_loop(f, node))
         return
@@ -52,14 +53,15 @@ def device_loop(
     returned(f, node, f.names.pop(RETURNED), lambda: leave_function(f, None if f.frame.kernel else result))
 
 
-def _of_this_turn(f: Front, turn: Callable[[], None]) -> Callable[[], None]:
+def _of_this_turn(f: Front, names: list[str], turn: Callable[[], None]) -> Callable[[], None]:
     """A turn in which lists that were there before keep their lengths: what a turn appends is gone with it."""
 
     def guarded_turn() -> None:
         outer = f.outer
         f.outer = outer | {id(x) for v in f.names.values() for x in lists_of(v)}
         try:
-            turn()
+            with walled(f, names):
+                turn()
         finally:
             f.outer = outer
 

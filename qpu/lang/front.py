@@ -120,6 +120,8 @@ class Front:
         self.kernel_object: Any = None  # what the first parameter stands for
         self.quiet = 0  # depth of evaluations whose KIR is dropped
         self.placed: dict[int, Value] = {}  # values that have the place of a variable; keeps them alive as `own` does
+        self.born: dict[int, int] = {}  # lists that the evaluation made, in order
+        self.walls: list[tuple[int, set[int]]] = []  # of loops and conditions: lists made before, those they carry
         self.outer: set[int] = set()  # lists that were made outside of the condition that varies
         self.ranges = Ranges(self.q.top)
         self.inside: dict[int, Inside] = {}  # what is known of indices, by their offsets

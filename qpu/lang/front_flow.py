@@ -15,7 +15,7 @@ from typing import Any, Final
 from qpu.lang import front_names
 from qpu.lang.front import INTERNAL, LANGUAGE, Front, LangError, guarded, internal_error
 from qpu.lang.front_expr import LocalFunction
-from qpu.lang.front_merge import copy, under_mask
+from qpu.lang.front_merge import apart, under_mask
 from qpu.lang.front_names import RESULT, RETURNED, targets
 from qpu.lang.kir import Region, Value
 from qpu.lang.operators import decided, select, truth
@@ -106,7 +106,7 @@ def _assert(f: Front, node: ast.Assert) -> None:
 
 def look_through(f: Front, body: Sequence[ast.stmt]) -> None:
     """Report what is wrong in statements of which it is not known whether they are executed; their names are poison."""
-    names = {n: copy(f, v) for n, v in f.names.items()}
+    names = apart(f)
     with f.dropped(), f.into(Region(f.q.region)), f.masked(f.mask):
         execute(f, body)
     f.names.clear()

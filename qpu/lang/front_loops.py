@@ -11,7 +11,7 @@ from qpu.lang.carried import may_leave
 from qpu.lang.device_loops import device_loop, returned
 from qpu.lang.front import Exits, Front, LangError, guarded
 from qpu.lang.front_flow import gone_since, leave_loop, look_through
-from qpu.lang.front_merge import copy, under_mask
+from qpu.lang.front_merge import apart, under_mask
 from qpu.lang.front_names import RETURNED, targets
 from qpu.lang.kir import Region, Value, walk
 from qpu.lang.operators import iterate
@@ -75,7 +75,7 @@ def _short(f: Front, node: ast.For, items: range) -> bool:
         return False
     if len(items) <= 1:
         return True
-    names = {n: copy(f, v) for n, v in f.names.items()}
+    names = apart(f)
     region = Region(f.q.region)
     findings = list(f.findings)
     with f.dropped(), f.into(region), f.masked(f.mask):
@@ -130,7 +130,7 @@ def _python_loop(f: Front, node: ast.For | ast.While, turns: Iterable[Any], begi
 def _while(f: Front, node: ast.While) -> None:
     if node.orelse:
         raise f.error(node, "lang-syntax", "`else` of a loop is not part of the kernel language")
-    names = {n: copy(f, v) for n, v in f.names.items()}
+    names = apart(f)
     with f.dropped(), f.into(Region(f.q.region)):
         test = guarded(f, node.test, lambda: f.evaluate(node.test))
     f.names.clear()
@@ -177,7 +177,7 @@ def _tested_inside(node: ast.While) -> ast.While:
 
 def _becomes_value(f: Front, node: ast.While) -> bool:
     """Whether the condition is a value of the GPU after a turn, or after the next, as some lanes have left."""
-    names = {n: copy(f, v) for n, v in f.names.items()}
+    names = apart(f)
     findings = list(f.findings)
     with f.dropped(), f.into(Region(f.q.region)), f.masked(f.mask):
         exits = Exits("loop", mask=f.mask)

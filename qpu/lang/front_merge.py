@@ -7,15 +7,20 @@ for lists and tuples.
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
+from qpu.errors import CompileError
 from qpu.lang.front import Front, guarded
+from qpu.lang.front_names import targets
 from qpu.lang.kir import Region, Skip, Value, walk
 from qpu.lang.operators import own, select
+from qpu.lang.source import Source
 from qpu.lang.values import POISON, Complex, Index, Packed, Poison, Unbound
 
-__all__ = ["copy", "lists_of", "same", "splice", "under_mask"]
+__all__ = ["apart", "copy", "lists_of", "same", "splice", "under_mask", "walled", "with_lists"]
 
 INLINE_LIMIT = 8  # operations of a branch that are cheaper to execute for all lanes than to skip
 
@@ -31,6 +36,8 @@ def under_mask(f: Front, node: ast.AST, condition: Value, body: Callable[[], Non
         if mask.attr:
             body()
         return {}
+    names = with_lists(f, node, names)
+    held = dict(f.names)
     before = {n: copy(f, v) for n, v in f.names.items()}
     exits = f.frame.exits  # of this function: a helper's lanes come back to its caller
     saved = [(e.left, e.skipped, e.result) for e in exits]
@@ -40,7 +47,8 @@ def under_mask(f: Front, node: ast.AST, condition: Value, body: Callable[[], Non
         if mask.varying:
             f.outer = outer | {id(x) for v in f.names.values() for x in lists_of(v)}
         try:
-            body()
+            with walled(f, names):
+                body()
         finally:
             f.outer = outer
         changed = [n for n in names if n in f.names and not same(f.names[n], before.get(n, _NOTHING))]
@@ -75,13 +83,61 @@ def under_mask(f: Front, node: ast.AST, condition: Value, body: Callable[[], Non
     for n in changed:
         if n not in kept:
             f.names[n] = Unbound(getattr(node, "lineno", 0) + f.frame.source.first - 1, "under a condition")
-    for n, value in before.items():
+    for n, value in held.items():
         if n not in names and n in f.names and f.names[n] is not value and not isinstance(value, list | dict | set):
             f.names[n] = value
     for e, (left, skipped, tree) in zip(exits, exit_trees, strict=True):
         e.left, e.skipped = (_fill(f, x, results) for x in (left, skipped))
         e.result = _fill(f, tree, results)
     return {n: _fill(f, t, results) for n, t in raw.items()}
+
+
+@contextmanager
+def walled(f: Front, names: list[str]) -> Iterator[None]:
+    """What lists were made before may change inside only if one of the names holds them."""
+    f.walls.append((len(f.born), {id(x) for n in names if n in f.names for x in lists_of(f.names[n])}))
+    try:
+        yield
+    finally:
+        f.walls.pop()
+
+
+def with_lists(f: Front, node: ast.AST, names: list[str]) -> list[str]:
+    """The names that statements bind, and further ones of lists whose items change: the same lists, and those that
+    functions change which are called there.
+    """
+    lists = {n: {id(x) for x in lists_of(v)} for n, v in f.names.items() if isinstance(v, list | tuple)}
+    lists = {n: ids for n, ids in lists.items() if ids}
+    if not lists:
+        return names
+    wanted = {n for n in _changed_by_calls(f, node) if n in lists}
+    ids = {i for n in (*names, *wanted) for i in lists.get(n, ())}
+    return [*names, *(n for n, mine in lists.items() if n not in names and (n in wanted or mine & ids))]
+
+
+def _changed_by_calls(f: Front, node: ast.AST) -> Iterable[str]:
+    source = f.frame.source
+    for call in ast.walk(node):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            continue
+        name = call.func.id
+        callee = f.names.get(name, source.closure.get(name, source.fn.__globals__.get(name)))
+        tree = getattr(callee, "tree", None)
+        local = isinstance(tree, ast.FunctionDef)
+        if not local and inspect.isfunction(callee):
+            try:
+                tree = Source.of(callee).tree
+            except CompileError:
+                continue
+        if not isinstance(tree, ast.FunctionDef):
+            continue
+        handed = {a.id for c in ast.walk(tree) if isinstance(c, ast.Call) for a in c.args if isinstance(a, ast.Name)}
+        changed = {*targets(tree.body), *handed}
+        if local:  # names around it
+            yield from changed
+        params = [a.arg for a in (*tree.args.posonlyargs, *tree.args.args)]
+        given = [*zip(params, call.args, strict=False), *((k.arg, k.value) for k in call.keywords)]
+        yield from (a.id for p, a in given if p in changed and isinstance(a, ast.Name))
 
 
 def lists_of(value: Any) -> Iterable[Any]:
@@ -105,11 +161,27 @@ class _Leaf:
         self.n = n
 
 
-def copy(f: Front, value: Any) -> Any:
-    """A value as it is now: lists are copied, so that what a branch does to them shows."""
+def copy(f: Front, value: Any, made: dict[int, Any] | None = None) -> Any:
+    """A value as it is now: lists are copied, so that what a branch does to them shows. made: copies by the id of what
+    they are of: the same list stays the same one.
+    """
+    made = {} if made is None else made
     if isinstance(value, list) and id(value) in f.own:
-        return own(f, [copy(f, item) for item in value])
+        if id(value) not in made:
+            made[id(value)] = own(f, [copy(f, item, made) for item in value])
+        return made[id(value)]
+    if type(value) is tuple:
+        parts = tuple(copy(f, item, made) for item in value)
+        return value if all(a is b for a, b in zip(parts, value, strict=True)) else parts
     return value
+
+
+def apart(f: Front) -> dict[str, Any]:
+    """Exchange the lists that names hold for copies, for statements that are only tried. Returns: what they held."""
+    names, made = dict(f.names), {}  # type: dict[str, Any], dict[int, Any]
+    for n, v in names.items():
+        f.names[n] = copy(f, v, made)
+    return names
 
 
 def same(a: Any, b: Any) -> bool:

@@ -117,6 +117,9 @@ def assign(f: Front, target: ast.expr, value: Any) -> None:
             raise f.error(target, "lang-type", message, help=f"a list: mine = list({ast.unparse(target.value)})")
         if id(owner) not in f.own:
             raise effect_error(f, target, ast.unparse(target.value))
+        if any(f.born.get(id(owner), 0) < before and id(owner) not in carried for before, carried in f.walls):
+            message = "an item of a list changes inside a loop or condition that does not know of it"
+            raise f.error(target, "lang-effect", message, help="return the new value, and store it into the list there")
         try:
             owner[key] = value
         except Exception as error:

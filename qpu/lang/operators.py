@@ -82,6 +82,7 @@ def has_value(f: Front, value: Any) -> bool:
 def own(f: Front, made: Any) -> Any:
     """Note that the evaluation itself made this object, so that it may change it."""
     f.own[id(made)] = made
+    f.born.setdefault(id(made), len(f.born))
     return made
 
 

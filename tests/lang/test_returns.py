@@ -177,3 +177,43 @@ def test_and_or_of_numbers_give_one_of_them() -> None:
     k.interpret(x, z, got)
     assert got.tolist() == want.tolist()
     assert want[0].tolist() == [a or 3 for a in x.tolist()]
+
+
+LISTS = """from qpu.lang.surface import *
+
+
+def add(st, v):
+    for q in range(9):
+        if v > q:
+            st[0] = st[0] + v
+
+
+def deep(st, v):
+    add(st, v)
+
+
+def lists(k: Grid, n: i32, x: In[i32], y: Out2[i32]) -> None:
+    i = k.index(x.size)
+    a, b, c, d = [x[i], x[i]], [i32(0)], [i32(0)], [i32(1)]
+    t, box = b, (c, 1)
+    def inner(v):
+        d[0] = d[0] + v
+    for j in range(n):
+        if x[i] > j:
+            deep(a, j)
+        t[0] += x[i]
+        box[0][0] += j
+        inner(x[i])
+    y[0, i] = a[0]
+    y[1, i] = b[0]
+    y[2, i] = c[0]
+    y[3, i] = d[0]
+"""
+
+
+def test_lists_change_through_other_names_and_functions() -> None:
+    k = Kernel.from_source(LISTS, "lists")
+    x, want, got = np.arange(20, dtype=np.int32) % 5, np.zeros((4, 20), np.int32), np.zeros((4, 20), np.int32)
+    k.python(7, x, want)
+    k.interpret(7, x, got)
+    assert got.tolist() == want.tolist()
