@@ -14,7 +14,7 @@ from typing import Any, Final
 from qpu.lang.carried import Kinds, Place, carried, carried_error, counter, flatten, known, may_leave, varies
 from qpu.lang.front import Exits, Front
 from qpu.lang.front_flow import leave_function, leave_loop
-from qpu.lang.front_merge import lists_of, splice, under_mask, walled, with_lists
+from qpu.lang.front_merge import copy, lists_of, splice, under_mask, walled, with_lists
 from qpu.lang.front_names import RESULT, RETURNED
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.operators import truth
@@ -38,6 +38,7 @@ def device_loop(
     Carried names keep one type: found by evaluating turns whose KIR is dropped until types and variance stand still.
     A return inside the loop sets names, which are carried out of it.
     """
+    _part(f, node)
     names = with_lists(f, node, names)
     if RETURNED not in names:
         _device_loop(f, node, names, going, _of_this_turn(f, names, turn), where, advance)
@@ -51,6 +52,16 @@ def device_loop(
         return
     result = f.names.pop(RESULT)
     returned(f, node, f.names.pop(RETURNED), lambda: leave_function(f, None if f.frame.kernel else result))
+
+
+def _part(f: Front, node: ast.stmt) -> None:
+    """Give a name that the loop binds anew a list of its own where another name means the same list: a turn carries the
+    items of the one, and the other one keeps what it has.
+    """
+    for name in {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}:
+        value = f.names.get(name)
+        if isinstance(value, list) and sum(v is value for frame in f.frames for v in frame.names.values()) > 1:
+            f.names[name] = copy(f, value)
 
 
 def _of_this_turn(f: Front, names: list[str], turn: Callable[[], None]) -> Callable[[], None]:

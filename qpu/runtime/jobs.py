@@ -64,7 +64,7 @@ def prepare(
 
     Raises: UsageError for everything that can be refused, before memory is allocated.
     """
-    uniforms = declared(program.uniforms, uniforms)
+    uniforms = declared(getattr(program, "uniforms", None), uniforms)  # `upload` refuses what is not a program
     if info.isa is Isa.VC4:
         if not isinstance(shape, Programs):
             shape = _default(shape, info.isa, _PROGRAMS, "vc4.Programs")

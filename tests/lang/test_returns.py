@@ -217,3 +217,24 @@ def test_lists_change_through_other_names_and_functions() -> None:
     k.python(7, x, want)
     k.interpret(7, x, got)
     assert got.tolist() == want.tolist()
+
+
+PARTED = """from qpu.lang.surface import *
+
+
+def parted(k: Grid, n: i32, x: In[i32], y: Out[i32]) -> None:
+    i = k.index()
+    a = [x[i]]
+    b = a
+    for j in range(n):
+        a = [a[0] + j]
+    y[i] = a[0] * 100 + b[0]
+"""
+
+
+def test_a_list_that_a_loop_binds_anew_parts_from_its_other_name() -> None:
+    k = Kernel.from_source(PARTED, "parted")
+    x, want, got = np.arange(20, dtype=np.int32), np.zeros(20, np.int32), np.zeros(20, np.int32)
+    k.python(7, x, want)
+    k.interpret(7, x, got)
+    assert got.tolist() == want.tolist()
