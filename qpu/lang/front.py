@@ -285,6 +285,9 @@ class Front:
             "lang-type",
             f"{self.describe(value)} is not a value of the kernel language",
             allowed="numbers, bool, values of f32, i32, u32",
+            help="an item, or * before it where several numbers are wanted"
+            if isinstance(value, list | tuple)
+            else None,
         )
 
     def convert(self, value: Any, type_: str, node: ast.AST) -> Value:

@@ -128,7 +128,9 @@ class Scalar:
     def __rdivmod__(self, other: Any) -> Any:
         return other // self, other % self
 
-    def __pow__(self, n: int) -> Any:
+    def __pow__(self, n: Any) -> Any:
+        if not isinstance(n, int):
+            return apply("pow", math.pow, (self, n))
         result, square = None, self
         if n == 0:
             return Scalar(self.kind, _number(self.kind, 1))
@@ -139,6 +141,9 @@ class Scalar:
             if not n:
                 return result
             square = square * square
+
+    def __rpow__(self, other: Any) -> Any:
+        return apply("pow", math.pow, (other, self))
 
     def __and__(self, other: Any) -> Any:
         return self._binary(other, "and")
@@ -219,6 +224,12 @@ class Condition:
 
     def __bool__(self) -> bool:
         return self.value
+
+    def __int__(self) -> int:
+        return int(self.value)
+
+    def __float__(self) -> float:
+        return float(self.value)
 
     def __repr__(self) -> str:
         return repr(self.value)

@@ -684,3 +684,20 @@ def test_workers_of_plain_python() -> None:
     out = np.zeros(3, np.int32)
     ids.python(out, workers=3)
     assert out.tolist() == [30, 31, 32]
+
+
+@kernel
+def _builtins(k: Grid, x: In[f32], y: Out[f32], z: Out[i32]) -> None:
+    i = k.index()
+    y[i] = pow(2.0, x[i]) + pow(x[i] + 3.0, 1.5) + x[i] ** 2
+    z[i] = int(x[i] > 1.0) + 2 * int(float(x[i] > 2.0))
+
+
+def test_builtins_of_python_in_plain_python() -> None:
+    x = np.float32([0, 1, 2, 3])
+    y, z = np.zeros(4, np.float32), np.zeros(4, np.int32)
+    _builtins.python(x, y, z)
+    assert np.allclose(y, 2.0**x + (x + 3) ** 1.5 + x**2, rtol=1e-6) and z.tolist() == [0, 0, 1, 3]
+    got, whole = np.zeros(4, np.float32), np.zeros(4, np.int32)
+    _builtins.interpret(x, got, whole)
+    assert np.allclose(got, y, rtol=1e-6) and whole.tolist() == z.tolist()
