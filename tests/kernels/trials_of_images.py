@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+import pytest
 
 from qpu.kernels import image as im
 from qpu.kernels.common.rounding import bound
@@ -16,6 +16,13 @@ from tests.kernels.trials import D, F, N, Trial, case
 B = np.uint8
 SHAPES = ((1, 1), (3, 16), (5, 17), (4, 40), (6, 5, 3))
 MODES = {"clamp": "nearest", "reflect": "mirror", "constant": "constant"}
+
+
+def _ndimage() -> Any:
+    """SciPy's filters, of the packages of the group `full`."""
+    return pytest.importorskip("scipy.ndimage", reason="SciPy is in the group full")
+
+
 """Borders, and what SciPy calls them."""
 EXACT = {3: (1, 2, 1), 5: (1, 4, 6, 4, 1), 7: (1, 6, 15, 20, 15, 6, 1), 11: (1, 0, 2, 0, 3, 4, 3, 0, 2, 0, 1)}
 """Weights over a power of two, by their number: bytes under them are exact."""
@@ -51,7 +58,7 @@ def _near(t: Trial, out: Any, want: Any, operations: float, size: Any) -> None:
 
 
 def _correlated(x: Any, w: Any, border: str, value: float) -> Any:
-    return _each(x.astype(D), lambda p: ndimage.correlate(p, np.asarray(w, D), mode=MODES[border], cval=value))
+    return _each(x.astype(D), lambda p: _ndimage().correlate(p, np.asarray(w, D), mode=MODES[border], cval=value))
 
 
 @case("image.separable")
@@ -120,7 +127,7 @@ def _(t: Trial) -> Any:
     border = _border(t, x, size // 2)
     out = t.out(x.shape, x.dtype)
     im.median(t.put(x), out, size, border, 20)
-    t.same(out, _each(x, lambda p: ndimage.median_filter(p, size, mode=MODES[border], cval=20)))
+    t.same(out, _each(x, lambda p: _ndimage().median_filter(p, size, mode=MODES[border], cval=20)))
     return (out,)
 
 
@@ -130,7 +137,7 @@ def _(t: Trial) -> Any:
     border = _border(t, x, max(size) // 2)
     out = t.out(x.shape, x.dtype)
     (im.dilate if largest else im.erode)(t.put(x), out, size, border, 100)
-    function = ndimage.maximum_filter if largest else ndimage.minimum_filter
+    function = _ndimage().maximum_filter if largest else _ndimage().minimum_filter
     t.same(out, _each(x, lambda p: function(p, size, mode=MODES[border], cval=100)))
     return (out,)
 
