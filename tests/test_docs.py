@@ -18,7 +18,6 @@ import importlib
 import io
 import linecache
 import os
-import pkgutil
 import re
 import subprocess
 import sys
@@ -312,25 +311,51 @@ def test_every_operation_has_a_row(isa: str) -> None:
         assert len(rows) >= len(op.units_on(qpu.Isa(isa))), op.name
 
 
-def test_every_public_name_is_in_the_api_reference(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "tools/gen_docs.py", "--api", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-    )
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The sections of the API reference by module."""
+    made = tmp_path_factory.mktemp("api")
+    command = [sys.executable, "tools/gen_docs.py", "--api", str(made)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    text = "".join(path.read_text() for path in tmp_path.glob("*.md"))
-    sections = {part.split("\n", 1)[0]: part for part in re.split(r"(?m)^## ", text)}
+    text = "".join(path.read_text() for path in made.glob("*.md"))
+    parts = re.split(r"(?m)^## (?=qpu)", text)[1:]
+    return {part.split("\n", 1)[0]: part for part in parts}
+
+
+def test_every_public_name_is_in_the_api_reference(api: dict[str, str]) -> None:
     count = 0
-    for info in pkgutil.walk_packages(qpu.__path__, "qpu."):
-        if "child_site" in info.name or info.name == "qpu.__main__":
-            continue
-        module = importlib.import_module(info.name)
-        for name in getattr(module, "__all__", ()):
+    for module, section in api.items():
+        for name in importlib.import_module(module).__all__:
             entry = rf"(?m)^:+\{{py:\w+\}} {re.escape(name)}\b|[.`]{re.escape(name)}`"
-            assert re.search(entry, sections[info.name]), f"{info.name}.{name}"
+            assert re.search(entry, section), f"{module}.{name}"
             count += 1
     assert count > 300
     for name in qpu.__all__:
-        assert re.search(rf"(\}} |\.){re.escape(name)}\b", sections["qpu"]), name
+        assert re.search(rf"(\}} |\.){re.escape(name)}\b", api["qpu"]), name
+    for page in [*DOCS.glob("*.md"), *DOCS.glob("tutorials/*.md"), *ROOT.glob("examples/*.py")]:
+        for module, names in re.findall(r"(?m)^ *from (qpu[\w.]*) import ([\w, ]+)", page.read_text()):
+            for name in re.findall(r"(\w+)(?: as \w+)?", names):
+                known = f"{module}.{name}" in api or any(name in getattr(sys.modules[m], "__all__", ()) for m in api)
+                assert known, f"{page.name} imports {module}.{name}, which the API reference does not have"
+
+
+def test_the_api_reference_has_no_internal_module(api: dict[str, str]) -> None:
+    assert {"qpu", "qpu.array", "qpu.cluster", "qpu.errors", "qpu.lang", "qpu.v3d", "qpu.vc4"} <= api.keys()
+    closed = ("qpu.array.", "qpu.lang.", "qpu.v3d.", "qpu.cluster.", "qpu.core", "qpu.runtime", "qpu.display")
+    for module in api:
+        assert module == "qpu.v3d.decode" or not module.startswith(closed), module
+        parts = module.split(".")
+        assert not any(p.startswith("_") for p in parts), module
+        assert not {"linux", "process", "generated", "common", "uapi"} & set(parts), module
+    assert len(api) < 80, "a new module of the reference is a promise: see product.md"
+
+
+def test_defaults_are_shown_as_written(api: dict[str, str]) -> None:
+    for section in api.values():
+        for line in re.findall(r"(?m)^:+\{py:\w+\} .*", section):
+            assert not re.search(r"= ?<|0x[0-9a-f]{9,}| at 0x|= \.\.\.[,)]", line), line
+    assert "32 * 1024 * 1024" in api["qpu.compat.videocore.driver"]
 
 
 # -- commands
