@@ -8,6 +8,7 @@ Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -145,16 +146,25 @@ class Generator:
     def uniform(self, out: Memory, low: float = 0.0, high: float = 1.0) -> Run:
         """low + (high - low) * u, u in [0, 1) in steps of 2**-24. out: f32.
 
-        The same bits on every board for low = 0; VideoCore IV rounds the sum otherwise.
+        The same bits on every board for low = 0; VideoCore IV rounds the sum otherwise. Raises: UsageError unless both
+        are finite and low <= high.
         """
+        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+            raise UsageError(
+                f"numbers from {low} to {high}; allowed: finite ones, low <= high", help="exchange the two"
+            )
         return self._fill(out, np.float32, "uniform", low, high - low)
 
     @entry
     def normal(self, out: Memory, mean: float = 0.0, deviation: float = 1.0) -> Run:
         """Normally distributed numbers by the method of Box and Muller, within 5.8 deviations. out: f32.
 
-        The words are the same on every board; logarithm, root and sine differ in their last bits.
+        The words are the same on every board; logarithm, root and sine differ in their last bits. Raises: UsageError
+        for a deviation below 0, and for numbers that are not finite.
         """
+        if not (math.isfinite(mean) and math.isfinite(deviation) and deviation >= 0):
+            raise UsageError(f"mean {mean}, deviation {deviation}; allowed: finite numbers, deviation >= 0",
+                             help="a deviation is the root of a variance")  # fmt: skip
         return self._fill(out, np.float32, "normal", mean, deviation)
 
     @entry
@@ -166,7 +176,8 @@ class Generator:
         kind = operand("out", out, (np.int32, np.uint32), mode="out").dtype
         limits = np.iinfo(kind)
         if not (limits.min <= low < high <= limits.max + 1) or high - low >= 1 << 32:
-            raise UsageError(f"integers of {low}..{high - 1}", help=f"allowed: {limits.min} <= low < high, {kind}")
+            raise UsageError(f"integers from {low} to below {high}",
+                             help=f"allowed: {limits.min} <= low < high <= {limits.max + 1}, {kind}")  # fmt: skip
         return self._fill(out, kind, "integers", low & 0xFFFFFFFF, high - low)
 
 

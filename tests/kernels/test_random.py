@@ -76,8 +76,10 @@ def test_refusals() -> None:
             (lambda: Generator(1, 8), "rounds = 8"),
             (lambda: g.bits(x), "out holds float32"),
             (lambda: g.uniform(i), "out holds int32"),
-            (lambda: g.integers(i, 3, 3), "integers of 3..2"),
-            (lambda: g.integers(i, 0, 1 << 32), "integers of 0"),
+            (lambda: g.integers(i, 3, 3), "integers from 3 to below 3"),
+            (lambda: g.integers(i, 0, 1 << 32), "integers from 0"),
+            (lambda: g.normal(x, 0.0, -1.0), "deviation >= 0"),
+            (lambda: g.uniform(x, 0.0, float("nan")), "low <= high"),
         ):
             with pytest.raises(UsageError, match=message) as caught:
                 call()
