@@ -209,6 +209,7 @@ LAYERS: dict[str, set[str]] = {
         "qpu.core",
         "qpu.device",
         "qpu.drivers",
+        "qpu.drivers.counters",
         "qpu.drivers.uapi",
         "qpu.errors",
         "qpu.instruction_sets",

@@ -39,9 +39,9 @@ PUBLIC = """
     qpu.drivers.counters qpu.drivers.doctor qpu.drivers.port qpu.drivers.probe
     qpu.drivers.drm.adapter qpu.drivers.vc4.adapter qpu.drivers.vc4.mailbox
     qpu.compat qpu.compat.port qpu.compat.shims qpu.compat.rpi_vcsm
-    qpu.compat.videocore qpu.compat.videocore.assembler qpu.compat.videocore.driver
-    qpu.compat.videocore6 qpu.compat.videocore6.assembler qpu.compat.videocore6.driver
-    qpu.compat.videocore7 qpu.compat.videocore7.assembler qpu.compat.videocore7.driver
+    qpu.compat.videocore qpu.compat.videocore.assembler qpu.compat.videocore.driver qpu.compat.videocore.v3d
+    qpu.compat.videocore6 qpu.compat.videocore6.assembler qpu.compat.videocore6.driver qpu.compat.videocore6.v3d
+    qpu.compat.videocore7 qpu.compat.videocore7.assembler qpu.compat.videocore7.driver qpu.compat.videocore7.v3d
 """.split()  # what the package promises; all other modules are internal
 GENERATED = re.compile(r"qpu\.(v3d|vc4)\.generated\.")  # one method for each operation; the ISA pages list them
 _SECTION = re.compile(r"(?m)^(?=(?:Returns|Raises|Source|Sources|Yields):)")
