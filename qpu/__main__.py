@@ -576,6 +576,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except QpuError as error:
         print(f"qpu: {error}", file=sys.stderr)
         return FINDINGS
+    except SyntaxError as error:  # of the user's script or module
+        sys.excepthook(type(error), error.with_traceback(None), None)
+        return FINDINGS
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in DEPENDENCIES:
             raise
@@ -585,7 +588,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINDINGS
     except OSError as error:
-        print(f"qpu: {error.strerror or error} (standard input or output)", file=sys.stderr)
+        print(f"qpu: {error.strerror or error} ({error.filename or 'standard input or output'})", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes the rest there
         return USAGE
     except KeyboardInterrupt:

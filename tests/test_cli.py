@@ -289,3 +289,13 @@ def test_completion_in_other_shells(capsys: pytest.CaptureFixture[str]) -> None:
     fish = capsys.readouterr().out
     assert "complete -c qpu -n '__fish_seen_subcommand_from emulate' -l compat\n" in fish
     assert "-l isa -x -a 'vc4 v3d42 v3d71 pi0 pi1 pi2 pi3 pi4 pi5'" in fish
+
+
+@pytest.mark.parametrize("command", ["debug", "explore", "replay"])
+def test_files_that_are_missing_or_do_not_parse(run: Any, command: str, tmp_path: Path) -> None:
+    missing = run(command, str(tmp_path / "nofile.py"))
+    assert missing.status != 0 and "nofile.py" in missing.err and "Traceback" not in missing.err
+    if command != "replay":
+        (tmp_path / "wrong.py").write_text("x = = 3\n")
+        wrong = run(command, str(tmp_path / "wrong.py"))
+        assert wrong.status == 1 and "x = = 3" in wrong.err and "Traceback" not in wrong.err
