@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from qpu.lang.front import Exits, Front, LangError
-from qpu.lang.front_merge import apart
+from qpu.lang.front_merge import tried
 from qpu.lang.kir import Builder, Region, Value
 from qpu.lang.operators import truth
 from qpu.lang.types import LETTER
@@ -266,12 +266,11 @@ def _trial(
     advance: Callable[[], None] | None,
 ) -> _Trial:
     """What the carried leaves are after one turn."""
-    names = apart(f)
     region = Region(f.q.region, loop=True)
     trial = _Trial(region)
     found = trial.leaves
     before = len(f.findings)
-    with f.dropped(), f.into(region), f.masked(f.mask):
+    with tried(f), f.into(region), f.masked(f.mask):
         for place, (type_, varying) in zip(places, kinds, strict=True):
             place.set(f, f.q.parameter(region, type_, varying))
         exits = Exits("loop", mask=f.mask, static=False)
@@ -312,8 +311,6 @@ def _trial(
             f.keep(error)
         finally:
             f.frame.exits.pop()
-    f.names.clear()
-    f.names.update(names)
     trial.failed = len(f.findings) > before or len(found) != len(places)
     return trial
 
@@ -323,16 +320,12 @@ _NODE: Final = ast.Pass(lineno=1, col_offset=0)
 
 def varies(f: Front, places: list[Place], kinds: Kinds, going: Callable[[], Any], where: ast.expr) -> bool:
     """Whether the condition differs between lanes, with the carried leaves as they are in a turn."""
-    names = apart(f)
     region = Region(f.q.region, loop=True)
-    with f.dropped(), f.into(region):
+    with tried(f), f.into(region):
         for place, (type_, varying) in zip(places, kinds, strict=True):
             place.set(f, f.q.parameter(region, type_, varying))
         test = going()
-        found = f.is_value(test) and truth(f, where, test).varying
-    f.names.clear()
-    f.names.update(names)
-    return found
+        return f.is_value(test) and truth(f, where, test).varying
 
 
 def may_leave(node: ast.stmt) -> bool:

@@ -343,7 +343,7 @@ class Front:
 
     @contextmanager
     def dropped(self) -> Iterator[None]:
-        """A trial: names, own lists, sites and notes are as before afterwards, and its KIR goes nowhere."""
+        """A trial: notes and who has left are as before afterwards, and its KIR goes nowhere."""
         notes = dict(self.notes)
         exits = [[(e.left, e.skipped, e.result) for e in f.exits] for f in self.frames]
         self.quiet += 1

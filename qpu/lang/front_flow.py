@@ -15,7 +15,7 @@ from typing import Any, Final
 from qpu.lang import front_names
 from qpu.lang.front import INTERNAL, LANGUAGE, Front, LangError, guarded, internal_error
 from qpu.lang.front_expr import LocalFunction
-from qpu.lang.front_merge import apart, under_mask
+from qpu.lang.front_merge import tried, under_mask
 from qpu.lang.front_names import RESULT, RETURNED, targets
 from qpu.lang.kir import Region, Value
 from qpu.lang.operators import decided, select, truth
@@ -106,11 +106,8 @@ def _assert(f: Front, node: ast.Assert) -> None:
 
 def look_through(f: Front, body: Sequence[ast.stmt]) -> None:
     """Report what is wrong in statements of which it is not known whether they are executed; their names are poison."""
-    names = apart(f)
-    with f.dropped(), f.into(Region(f.q.region)), f.masked(f.mask):
+    with tried(f), f.into(Region(f.q.region)), f.masked(f.mask):
         execute(f, body)
-    f.names.clear()
-    f.names.update(names)
     for name in targets(body):
         f.names[name] = POISON
 

@@ -11,7 +11,7 @@ from qpu.lang.carried import may_leave
 from qpu.lang.device_loops import device_loop, returned
 from qpu.lang.front import Exits, Front, LangError, guarded
 from qpu.lang.front_flow import gone_since, leave_loop, look_through
-from qpu.lang.front_merge import apart, under_mask
+from qpu.lang.front_merge import tried, under_mask
 from qpu.lang.front_names import RETURNED, targets
 from qpu.lang.kir import Region, Value, walk
 from qpu.lang.operators import iterate
@@ -75,10 +75,9 @@ def _short(f: Front, node: ast.For, items: range) -> bool:
         return False
     if len(items) <= 1:
         return True
-    names = apart(f)
     region = Region(f.q.region)
     findings = list(f.findings)
-    with f.dropped(), f.into(region), f.masked(f.mask):
+    with tried(f), f.into(region), f.masked(f.mask):
         f.frame.exits.append(Exits("loop", mask=f.mask))
         try:
             f.assign(node.target, items[0])
@@ -86,8 +85,6 @@ def _short(f: Front, node: ast.For, items: range) -> bool:
         finally:
             f.frame.exits.pop()
     f.findings = findings
-    f.names.clear()
-    f.names.update(names)
     return sum(1 for _ in walk(region)) < UNROLL_OPERATIONS
 
 
@@ -130,11 +127,8 @@ def _python_loop(f: Front, node: ast.For | ast.While, turns: Iterable[Any], begi
 def _while(f: Front, node: ast.While) -> None:
     if node.orelse:
         raise f.error(node, "lang-syntax", "`else` of a loop is not part of the kernel language")
-    names = apart(f)
-    with f.dropped(), f.into(Region(f.q.region)):
+    with tried(f), f.into(Region(f.q.region)):
         test = guarded(f, node.test, lambda: f.evaluate(node.test))
-    f.names.clear()
-    f.names.update(names)
     if isinstance(test, Poison):
         _look_into(f, node, [])
         return
@@ -177,9 +171,8 @@ def _tested_inside(node: ast.While) -> ast.While:
 
 def _becomes_value(f: Front, node: ast.While) -> bool:
     """Whether the condition is a value of the GPU after a turn, or after the next, as some lanes have left."""
-    names = apart(f)
     findings = list(f.findings)
-    with f.dropped(), f.into(Region(f.q.region)), f.masked(f.mask):
+    with tried(f), f.into(Region(f.q.region)), f.masked(f.mask):
         exits = Exits("loop", mask=f.mask)
         f.frame.exits.append(exits)
         try:
@@ -190,8 +183,6 @@ def _becomes_value(f: Front, node: ast.While) -> bool:
         finally:
             f.frame.exits.pop()
     f.findings = findings
-    f.names.clear()
-    f.names.update(names)
     return found
 
 

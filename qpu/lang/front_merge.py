@@ -20,7 +20,7 @@ from qpu.lang.operators import own, select
 from qpu.lang.source import Source
 from qpu.lang.values import POISON, Complex, Index, Packed, Poison, Unbound
 
-__all__ = ["apart", "copy", "lists_of", "same", "splice", "under_mask", "walled", "with_lists"]
+__all__ = ["copy", "lists_of", "same", "splice", "tried", "under_mask", "walled", "with_lists"]
 
 INLINE_LIMIT = 8  # operations of a branch that are cheaper to execute for all lanes than to skip
 
@@ -176,12 +176,18 @@ def copy(f: Front, value: Any, made: dict[int, Any] | None = None) -> Any:
     return value
 
 
-def apart(f: Front) -> dict[str, Any]:
-    """Exchange the lists that names hold for copies, for statements that are only tried. Returns: what they held."""
+@contextmanager
+def tried(f: Front) -> Iterator[None]:
+    """Statements that are only tried: the operations go nowhere, lists change in copies, and names mean afterwards what
+    they meant before. An error leaves the names as they are.
+    """
     names, made = dict(f.names), {}  # type: dict[str, Any], dict[int, Any]
     for n, v in names.items():
         f.names[n] = copy(f, v, made)
-    return names
+    with f.dropped():
+        yield
+    f.names.clear()
+    f.names.update(names)
 
 
 def same(a: Any, b: Any) -> bool:

@@ -119,12 +119,16 @@ def fmod(m: Kit, x: Value, y: Value) -> Value:
     return m.select(proper, signed, m.number(0.0) if m.vc4 else m.pattern(0x7FC00000))
 
 
+def _differ(m: Kit, a: Value, b: Value) -> Value:
+    """Whether two floats have different signs."""
+    return m.less(m.q.emit("xor", m.signed(a), m.signed(b)), m.i(0))
+
+
 def floored(m: Kit, rest: Value, b: Value) -> Value:
     """The remainder of a division rounded down, with the sign of b, from `rest`, that of the division toward zero."""
     q, zero = m.q, m.number(0.0)
     nonzero = q.emit("ne", rest, zero, type_="b", attr="f")
-    differ = m.less(q.emit("xor", m.signed(rest), m.signed(b)), m.i(0))
-    moved = m.select(q.emit("band", differ, nonzero), m.add(rest, b), rest)
+    moved = m.select(q.emit("band", _differ(m, rest, b), nonzero), m.add(rest, b), rest)
     return m.select(nonzero, moved, m.with_sign(zero, b))
 
 
@@ -134,7 +138,6 @@ def whole_quotient(m: Kit, a: Value, b: Value, quotient: Value) -> Value:
     whole = q.emit("fround", quotient)
     if m.vc4:
         return whole
-    differ = m.less(q.emit("xor", m.signed(a), m.signed(b)), m.i(0))
-    below = q.emit("band", differ, q.emit("ne", a, zero, type_="b", attr="f"))
+    below = q.emit("band", _differ(m, a, b), q.emit("ne", a, zero, type_="b", attr="f"))
     endless = m.equal(m.bits(m.abs(b)), m.u(INFINITY))
     return m.select(endless, m.select(below, m.number(-1.0), zero), whole)
