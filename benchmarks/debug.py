@@ -1,14 +1,16 @@
 """Benchmark of what the tools for debugging cost: off, exact bounds, canary pages, and the full sanitizer.
 
-Each figure is a ratio of CPU times of the same launches in one process. The two sides alternate, and each counts with
-its least time; turning a tool on is not timed. ``off``: as shipped, over the same with every hook of the tools taken
-out. ``bounds``: exact bounds of buffers, which devices of this package have by default, over bounds of pages.
-``canaries``: as on VideoCore IV hardware. ``sanitizer``: all kinds, over the reference engine alone.
+Each figure is a ratio of CPU times of the same launches in one process. The two sides take turns in the order a b b a,
+and the median of the ratios of all such rounds counts; turning a tool on is not timed. ``off``: as shipped, over the
+same with every hook of the tools taken out. ``bounds``: exact bounds of buffers, which devices of this package have by
+default, over bounds of pages. ``canaries``: as on VideoCore IV hardware. ``sanitizer``: all kinds, over the reference
+engine alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -45,7 +47,7 @@ def prepared(gpu: Device, work: str, size: int, launches: int) -> Callable[[], o
 
 
 HOOKS: dict[tuple[Any, str], Callable[..., None]] = {
-    (core, "watching"): lambda: None,
+    (core, "watching"): lambda _: None,
     (Device, "_rehearse"): lambda *_: None,
     (MemoryPool, "check_canaries"): lambda *_: None,
 }
@@ -67,22 +69,25 @@ Side: TypeAlias = tuple[Callable[[], object], Callable[[], AbstractContextManage
 
 
 def ratios(ours: Side, base: Side, each_s: float, runs: int) -> list[float]:
-    """Least CPU time of `ours` over that of `base`, `runs` times; the two alternate until each took so many seconds."""
-    for launch, context in (ours, base):
+    """CPU time of `ours` over that of `base`, `runs` times: the median of rounds, until they took so many seconds."""
+
+    def taken(side: Side) -> float:
+        launch, context = side
         with context():
-            launch()  # translated, and in the caches
+            begun = time.process_time()
+            launch()
+            return time.process_time() - begun
+
+    for side in (ours, base, ours, base):
+        taken(side)  # translated, and in the caches
     found = []
     for _ in range(runs):
-        least, spent, n = [float("inf"), float("inf")], [0.0, 0.0], 0
-        while n < 8 or n % 4 or min(spent) < each_s:
-            side = n % 2 ^ n // 2 % 2  # a b b a
-            launch, context = (ours, base)[side]
-            with context():
-                begun = time.process_time()
-                launch()
-                took = time.process_time() - begun
-            least[side], spent[side], n = min(least[side], took), spent[side] + took, n + 1
-        found.append(least[0] / least[1])
+        rounds, spent = [], 0.0
+        while len(rounds) < 4 or spent < 2 * each_s:
+            a, b, c, d = (taken(side) for side in (ours, base, base, ours))
+            rounds.append((a + d) / (b + c))
+            spent += a + b + c + d
+        found.append(statistics.median(rounds))
     return found
 
 
@@ -125,7 +130,7 @@ def main() -> None:
     args.add_argument("--device", action="append", choices=("pi3", "pi4", "pi5"), help="default: all three")
     args.add_argument("--engine", action="append", choices=("reference", "compiled"), help="default: both")
     args.add_argument("--size", type=_common.positive, default=64, help="of the product")
-    args.add_argument("--launches", type=_common.positive, default=50, help="of the smallest program")
+    args.add_argument("--launches", type=_common.positive, default=10, help="of the smallest program")
     args.add_argument("--seconds", type=float, default=1.0, help="CPU time of each side of a ratio")
     options = args.parse_args()
     report = _common.Report(options.json)

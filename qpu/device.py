@@ -86,8 +86,9 @@ class Device(AbstractContextManager["Device"]):
 
     def __init__(self, driver: Driver, port: Port) -> None:
         self._port = port
-        self._pool = MemoryPool(driver, driver.info.isa, bounds_of(port), canaries=wanted(driver.info))
+        self._pool = MemoryPool(driver, driver.info.isa, bounds_of(port), canaries=wanted("QPU_CANARIES", driver.info))
         self._info = driver.info
+        self._rehearsing = wanted("QPU_REHEARSE", driver.info)
         self._rehearsals: Rehearsals | None = None
         _devices[self._pool] = self
         with _users_lock:
@@ -221,8 +222,8 @@ class Device(AbstractContextManager["Device"]):
         after: launches of any device that must finish first (those of this device do anyway). When one of them failed,
         `wait` of this launch raises its error.
         rehearse: run the launch first on an emulated copy of the board, with copies of all buffers, under the
-        sanitizer; only without a finding it reaches the device. None: as QPU_REHEARSE says (0, 1), else for the first
-        launch of a program with each set of argument shapes on hardware of VideoCore IV.
+        sanitizer; only without a finding it reaches the device. None: as QPU_REHEARSE (0, 1) said when the device was
+        opened, else for the first launch of a program with each set of argument shapes on hardware of VideoCore IV.
         Raises: UsageError before anything is submitted; EmuFault of the rehearsal; DriverError.
         """
         return self._launch(program, uniforms, shape, timeout_s, after, background=True, rehearse=rehearse)
@@ -337,15 +338,14 @@ class Device(AbstractContextManager["Device"]):
 
     def _rehearse(self, asked: bool | None, program: Code, jobs: Sequence[Job]) -> None:
         """Run a launch on an emulated copy of the board first, where that is wanted."""
-        if asked is None and self._info.emulated is not None and not os.environ.get("QPU_REHEARSE"):
+        if not (self._rehearsing if asked is None else asked):
             return  # most launches: without loading the rehearsal
         from qpu.debug.rehearse import Rehearsals, check_spans, rehearse
 
         if self._rehearsals is None:
             self._rehearsals = Rehearsals()
-        if asked is not False and os.environ.get("QPU_REHEARSE") != "0":
-            check_spans(self._pool, program, jobs)
-        if self._rehearsals.wanted(asked, self._info, program, self._pool, jobs):
+        check_spans(self._pool, program, jobs)
+        if asked or self._rehearsals.first(program, self._pool, jobs):
             rehearse(self._pool, self._info, program, jobs)
 
     # measurement

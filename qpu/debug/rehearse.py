@@ -6,7 +6,6 @@ board rehearses the first launch of a program with each set of argument shapes.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -34,18 +33,8 @@ class Rehearsals:
     def __init__(self) -> None:
         self._known: set[tuple[int, ...]] = set()
 
-    def wanted(
-        self, asked: bool | None, info: DeviceInfo, program: Code, pool: MemoryPool, jobs: Sequence[Job]
-    ) -> bool:
-        """Whether a launch is rehearsed. asked: by the caller; None: QPU_REHEARSE, else the first launches on hardware
-        of VideoCore IV. Raises: UsageError for QPU_REHEARSE that is neither 0 nor 1."""
-        chosen = os.environ.get("QPU_REHEARSE", "")
-        if chosen not in ("", "0", "1"):
-            raise UsageError(f"QPU_REHEARSE={chosen!r}", help="set it to 0 (never) or 1 (first launches on any board)")
-        if asked is not None:
-            return asked
-        if not (chosen == "1" or (not chosen and info.isa is Isa.VC4 and info.emulated is None)):
-            return False
+    def first(self, program: Code, pool: MemoryPool, jobs: Sequence[Job]) -> bool:
+        """Whether a launch is the first of its program with buffers of these sizes."""
         used = sorted(c.used for c in pool.contents(jobs[0].bos) if c.kind == "buffer")
         key = (hash(program.code), len(jobs), *used)
         if key in self._known:

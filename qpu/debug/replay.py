@@ -16,7 +16,7 @@ from qpu.drivers.drm.csd import csd_cfg
 from qpu.emu.boards import BoardProfile, parse_board
 from qpu.emu.engine.machine import Execution, RunStats, V3dMachine, Vc4Machine
 from qpu.emu.engine.memory import Memory
-from qpu.emu.engines import make_machine, watching
+from qpu.emu.engines import make_machine, observer_of_environment, watching
 from qpu.errors import EmuFault, FaultPlace, Loc, UsageError
 
 __all__ = ["Replayed", "begin_recorded", "board_for", "located", "replay", "run_recorded"]
@@ -91,7 +91,7 @@ def _begin(recorded: Recorded, board: str | None, engine: str) -> tuple[Memory, 
     memory = Memory(1 << 32 if profile.is_drm else 1 << 30)
     mask = 0xFFFFFFFF if profile.is_drm else _ALIAS
     placed(recorded, memory, mask)
-    watch = watching()
+    watch = watching(observer_of_environment())
     machine = (
         make_machine(profile, memory, strict=True, engine=engine)
         if watch is None

@@ -21,6 +21,7 @@ __all__ = [
     "Watch",
     "compiled_available",
     "make_machine",
+    "observer_of_environment",
     "require",
     "strict_by_default",
     "watching",
@@ -83,10 +84,13 @@ class Watch(Protocol):
         ...
 
 
-def watching() -> Watch | None:
-    """The observer of jobs that begin now; None for most. Raises: UsageError for a wrong QPU_SANITIZE."""
-    if WATCHES:
-        return WATCHES[-1]
+def watching(otherwise: Watch | None) -> Watch | None:
+    """The observer of jobs that begin now; None for most. otherwise: `observer_of_environment`, asked once a board."""
+    return WATCHES[-1] if WATCHES else otherwise
+
+
+def observer_of_environment() -> Watch | None:
+    """The observer that QPU_SANITIZE asks for. Raises: UsageError for an unknown kind of finding."""
     if not os.environ.get("QPU_SANITIZE"):
         return None
     found: Watch | None = importlib.import_module("qpu.debug.sanitizer").from_environment()

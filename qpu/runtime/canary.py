@@ -22,11 +22,14 @@ PAGE: Final = 4096
 _PATTERN: Final = random.Random(0x51).randbytes(2 * PAGE)
 
 
-def wanted(info: DeviceInfo) -> bool:
-    """Whether buffers of a device get canary pages. Raises: UsageError for QPU_CANARIES that is neither 0 nor 1."""
-    chosen = os.environ.get("QPU_CANARIES", "")
+def wanted(variable: str, info: DeviceInfo) -> bool:
+    """Whether a device is opened with a protection against wild stores, canary pages or rehearsal. variable: of the
+    environment, which says so. Raises: UsageError for a value that is neither 0 nor 1."""
+    chosen = os.environ.get(variable, "")
     if chosen not in ("", "0", "1"):
-        raise UsageError(f"QPU_CANARIES={chosen!r}", help="set it to 0 (no canary pages) or 1 (on every board)")
+        raise UsageError(
+            f"{variable}={chosen!r}", help="set it to 0 (never) or 1 (on every board) before opening a device"
+        )
     return chosen == "1" or (not chosen and info.isa is Isa.VC4 and info.emulated is None)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from qpu.core.code import Code
 from qpu.drivers.base import DeviceInfo, Job
-from qpu.emu.engines import watching
+from qpu.emu.engines import observer_of_environment, watching
 from qpu.runtime.jobs import OBSERVERS, JobObserver
 from qpu.runtime.pool import MemoryPool
 
@@ -27,7 +27,7 @@ class Counted(JobObserver):
 
     def submitted(self, pool: MemoryPool, info: DeviceInfo, program: Code, job: Job) -> None:
         """See `qpu.runtime.jobs.JobObserver`."""
-        if info.emulated is not None and watching() is not None:
+        if info.emulated is not None and watching(observer_of_environment()) is not None:
             self.programs.add((program.isa.value, tuple(program.code)))
 
 

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -63,17 +63,19 @@ def test_buffers_work_as_without(gpu: Device) -> None:
 
 
 def test_by_default_on_hardware_of_videocore_iv(monkeypatch: pytest.MonkeyPatch) -> None:
+    def on(info: DeviceInfo) -> bool:
+        return wanted("QPU_CANARIES", info)
+
     def real(gpu: Device) -> DeviceInfo:
-        fields: Any = {name: getattr(gpu.info, name) for name in gpu.info.__slots__}
-        return DeviceInfo(**fields | {"emulated": None})
+        return replace(gpu.info, emulated=None)
 
     with qpu.open_device("pi3") as old, qpu.open_device("pi5") as new:
-        assert [wanted(old.info), wanted(real(old)), wanted(real(new))] == [False, True, False]
+        assert [on(old.info), on(real(old)), on(real(new))] == [False, True, False]
         monkeypatch.setenv("QPU_CANARIES", "0")
-        assert not wanted(real(old))
+        assert not on(real(old))
         monkeypatch.setenv("QPU_CANARIES", "on")
         with pytest.raises(qpu.UsageError, match="QPU_CANARIES='on'"):
-            wanted(real(old))
+            on(real(old))
 
 
 def test_every_byte_around_is_compared() -> None:

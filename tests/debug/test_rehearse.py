@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import qpu
+from qpu import device
 from qpu.debug import rehearse
-from qpu.drivers.base import DeviceInfo
+from qpu.device import Device
+from qpu.runtime.canary import wanted
 from tests.debug import faults_v3d, faults_vc4
 from tests.test_bounds import copy16
 
@@ -37,6 +40,13 @@ def test_a_finding_stops_it(board: str, faults: Any) -> None:
         gpu.run(program, [x, y, 0])  # without the rehearsal nothing notices
 
 
+def as_hardware(monkeypatch: pytest.MonkeyPatch) -> Device:
+    """An emulated Pi 3 whose device was opened as one on hardware."""
+    with monkeypatch.context() as patched:
+        patched.setattr(device, "wanted", lambda variable, info: wanted(variable, replace(info, emulated=None)))
+        return qpu.open_device("pi3")
+
+
 def test_by_default_first_launches_on_videocore_iv(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for each program and set of argument shapes; QPU_REHEARSE turns it off, or on everywhere."""
     found: list[int] = []
@@ -46,8 +56,9 @@ def test_by_default_first_launches_on_videocore_iv(monkeypatch: pytest.MonkeyPat
         x, y = gpu.zeros(16), gpu.zeros(16)
         gpu.run(program, [x, y])
         assert not found  # an emulated board stops by itself
-        real = DeviceInfo(**{n: getattr(gpu.info, n) for n in gpu.info.__slots__} | {"emulated": None})  # type: ignore[arg-type]
-        monkeypatch.setattr(gpu, "_info", real)
+    with as_hardware(monkeypatch) as gpu:
+        program = qpu.assemble(copy16, isa=gpu.isa)
+        x, y = gpu.zeros(16), gpu.zeros(16)
         for _ in range(3):
             gpu.run(program, [x, y])
         assert len(found) == 1
@@ -58,13 +69,14 @@ def test_by_default_first_launches_on_videocore_iv(monkeypatch: pytest.MonkeyPat
         gpu.run(program, [x, y], rehearse=False)
         gpu.run(program, [x, y], rehearse=True)
         assert len(found) == 3
-        monkeypatch.setenv("QPU_REHEARSE", "0")
-        gpu.run(qpu.assemble(copy16, isa=gpu.isa), [gpu.zeros(64), y])
-        assert len(found) == 3
-        monkeypatch.setenv("QPU_REHEARSE", "yes")
-        with pytest.raises(qpu.UsageError, match="QPU_REHEARSE='yes'"):
-            gpu.run(program, [x, y])
-        monkeypatch.setenv("QPU_REHEARSE", "1")
+    monkeypatch.setenv("QPU_REHEARSE", "0")
+    with as_hardware(monkeypatch) as gpu:
+        gpu.run(qpu.assemble(copy16, isa=gpu.isa), [gpu.zeros(64), gpu.zeros(16)])
+    assert len(found) == 3
+    monkeypatch.setenv("QPU_REHEARSE", "yes")
+    with pytest.raises(qpu.UsageError, match="QPU_REHEARSE='yes'"):
+        qpu.open_device("pi5")
+    monkeypatch.setenv("QPU_REHEARSE", "1")
     with qpu.open_device("pi5") as gpu:
         gpu.run(qpu.assemble(copy16, isa=gpu.isa), [gpu.zeros(16), gpu.zeros(16)])
     assert len(found) == 4

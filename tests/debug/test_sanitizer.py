@@ -207,18 +207,22 @@ def test_unknown_kinds_are_refused() -> None:
         pass
 
 
-def test_the_environment_turns_it_on(boards: dict[str, Device], monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = boards["pi4"]
-    x, y = gpu.array(np.zeros(16, np.uint32)), gpu.empty(16, np.uint32)
-    program, shape = qpu.assemble(race, isa=gpu.isa), v3d.Dispatch(workgroups=2)
+def test_the_environment_turns_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is when the board is opened."""
+
+    def launch() -> None:
+        with qpu.open_device("pi4") as gpu:
+            x, y = gpu.array(np.zeros(16, np.uint32)), gpu.empty(16, np.uint32)
+            gpu.run(qpu.assemble(race, isa=gpu.isa), [x, y], v3d.Dispatch(workgroups=2))
+
     monkeypatch.setenv("QPU_SANITIZE", "race,sync")
     with pytest.raises(qpu.EmuFault, match="race"):
-        gpu.run(program, [x, y], shape)
+        launch()
     monkeypatch.setenv("QPU_SANITIZE", "0")
-    gpu.run(program, [x, y], shape)
+    launch()
     monkeypatch.setenv("QPU_SANITIZE", "everything")
     with pytest.raises(qpu.UsageError, match="everything"):
-        gpu.run(program, [x, y], shape)
+        launch()
 
 
 def test_semaphores_and_vpm_are_those_of_the_board(boards: dict[str, Device]) -> None:

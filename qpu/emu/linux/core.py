@@ -20,7 +20,7 @@ from qpu.drivers.port import Lock
 from qpu.emu.boards import BoardProfile
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
-from qpu.emu.engines import ENGINES, Watch, make_machine, watching
+from qpu.emu.engines import ENGINES, Watch, make_machine, observer_of_environment, watching
 from qpu.emu.linux.files import board_files
 from qpu.errors import EmuFault, UsageError
 
@@ -305,6 +305,7 @@ class Linux:
         self._trace = trace
         self._make = machine
         self._machine: V3dMachine | Vc4Machine | None = None
+        self._watch = observer_of_environment()
         self._watches: dict[Watch, V3dMachine | Vc4Machine] = {}  # of observers
         self._state: object = None  # the machine that was made first
         self._closed = False
@@ -318,7 +319,7 @@ class Linux:
     @property
     def machine(self) -> V3dMachine | Vc4Machine:
         """The machine, made at its first use; that of an observer while there is one."""
-        watch = watching()
+        watch = watching(self._watch)
         if watch is not None and self._make is None:
             return self._watched(watch)
         if self._machine is None:
