@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qpu.core.isa import Isa
-from qpu.errors import AsmError, DecodeError, QpuError, Severity, UsageError
+from qpu.errors import AsmError, DecodeError, QpuError, Severity, UsageError, counted
 
 if TYPE_CHECKING:
     from qpu import formats
@@ -266,7 +266,7 @@ def _check(options: argparse.Namespace) -> int:
                 if index < len(words):  # a finding about the whole program is past its last instruction
                     print(f"    {index}: {_text(toolkit, words[index])}")
         if not findings:
-            print(f"{head}{len(words)} instructions, no findings")
+            print(f"{head}{counted(len(words), 'instruction')}, no findings")
     return FINDINGS if failed else OK
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from qpu.core.arguments import whole
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.runtime.pool import MemoryPool, Place
 
 if TYPE_CHECKING:
@@ -303,7 +303,9 @@ class BufferView(Place):
         if dots:
             keys[dots[0] : dots[0] + 1] = [slice(None)] * (len(self.shape) - len(keys) + 1)
         if len(keys) > len(self.shape) or len(dots) > 1:
-            raise UsageError(f"{len(keys)} indices for {len(self.shape)} axes", help="one an axis at most")
+            raise UsageError(
+                f"{counted(len(keys), 'index')} for {counted(len(self.shape), 'axis')}", help="one an axis at most"
+            )
         offset, shape, strides = self.offset, [], []
         for axis, (n, stride) in enumerate(zip(self.shape, self.strides, strict=True)):
             key = keys[axis] if axis < len(keys) else slice(None)

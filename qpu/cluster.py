@@ -16,7 +16,7 @@ import numpy as np
 from qpu.array import Array
 from qpu.array.current import current, use
 from qpu.device import open_device
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from dask.array import Array as DaskArray
@@ -60,7 +60,7 @@ class QpuWorker:
     async def setup(self, worker: Any) -> None:
         """Called in the worker process."""
         if worker.state.nthreads != 1:
-            message = f"worker {worker.name} has {worker.state.nthreads} threads, and one device"
+            message = f"worker {worker.name} has {counted(worker.state.nthreads, 'thread')}, and one device"
             raise UsageError(message, help="start workers with --nthreads 1")
         self.gpu = open_device(self._device(worker))
         use(self.gpu)

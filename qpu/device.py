@@ -24,7 +24,17 @@ from qpu.core.code import Code
 from qpu.core.isa import Isa
 from qpu.drivers.base import Bo, CompletedFence, DeviceInfo, Driver, Fence, Job
 from qpu.drivers.port import bounds_of, submitted
-from qpu.errors import DriverError, EmuFault, GpuTimeoutError, NoDeviceError, UsageError, brief, keywords, suggest
+from qpu.errors import (
+    DriverError,
+    EmuFault,
+    GpuTimeoutError,
+    NoDeviceError,
+    UsageError,
+    brief,
+    counted,
+    keywords,
+    suggest,
+)
 from qpu.launch import Launch, caller
 from qpu.runtime.canary import wanted
 from qpu.runtime.fences import Parts
@@ -432,7 +442,7 @@ def _count(program: Code, given: int) -> None:
     """Warn of uniforms that a program cannot take."""
     most = takes_at_most(program)
     if most is not None and given > most:
-        text = f"{given} uniforms are given, but the program takes {f'at most {most}' if most else 'none'}"
+        text = f"{counted(given, 'uniform')} given, but the program takes {f'at most {most}' if most else 'none'}"
         warnings.warn(f"{text}: the rest is ignored", stacklevel=caller())
 
 

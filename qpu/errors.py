@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsmError", "CompileError", "DecodeError", "Diagnostic", "DriverError", "EmuFault", "EmuWarning", "FaultPlace",
     "GpuResetError", "GpuTimeoutError", "HazardError", "Loc", "NoDeviceError", "OverrunError", "QpuError", "Severity",
-    "UnknownNameError", "UsageError", "brief", "keywords", "suggest",
+    "UnknownNameError", "UsageError", "brief", "counted", "keywords", "suggest",
 ]  # fmt: skip
 
 P = ParamSpec("P")
@@ -241,6 +241,16 @@ def keywords(meant: Mapping[str, str]) -> Callable[[Callable[P, R]], Callable[P,
         return brief(entry)
 
     return decorate
+
+
+def counted(n: int, noun: str, form: str = "") -> str:
+    """A number with its noun, as messages write it: "1 axis", "2 axes". noun: of one. form: a format of the number."""
+    if n == 1:
+        return f"1 {noun}"
+    for ending, several in (("ex", "ices"), ("is", "es"), ("ry", "ries"), ("ch", "ches"), ("", "s")):
+        if noun.endswith(ending):
+            return f"{n:{form}} {noun.removesuffix(ending)}{several}"
+    raise AssertionError(noun)
 
 
 def suggest(name: object, known: Iterable[str], form: str = "{!r}", most: int = 1) -> str | None:

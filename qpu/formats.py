@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 
 __all__ = [
     "BadWord", "Symbols", "c_identifier", "looks_like_hex", "read_c", "read_hex", "read_programs", "read_words",
@@ -25,7 +25,7 @@ class BadWord(UsageError):
     """A line of a hex file that is not a 64-bit word. `line` counts from 1."""
 
     def __init__(self, line: int, text: str) -> None:
-        shown = repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}... ({len(text)} characters)"
+        shown = repr(text) if len(text) <= SHOWN else f"{text[:SHOWN]!r}... ({counted(len(text), 'character')})"
         self.found = f"line {line}: {shown} is not a 64-bit word"
         super().__init__(self.found, help="write up to 16 hexadecimal digits")
         self.line = line
@@ -97,7 +97,8 @@ def looks_like_hex(data: bytes) -> bool:
 def _words(data: bytes | memoryview) -> list[int]:
     if len(data) % 8:
         raise UsageError(
-            f"binary code has {len(data)} bytes, which is not a multiple of 8", help="pass whole 64-bit words"
+            f"binary code has {counted(len(data), 'byte')}, which is not a multiple of 8",
+            help="pass whole 64-bit words",
         )
     return list(struct.unpack(f"<{len(data) // 8}Q", data))
 
@@ -134,7 +135,7 @@ def read_c(text: str) -> dict[str, list[int]]:
         values = [_c_value(item.strip(), bits, name) for item in body.split(",") if item.strip()]
         if bits == 32:
             if len(values) % 2:
-                message = f"the array {name!r} has {len(values)} elements of 32 bits"
+                message = f"the array {name!r} has {counted(len(values), 'element')} of 32 bits"
                 raise UsageError(message, help="write two for each instruction, the low half first")
             values = [low | high << 32 for low, high in zip(values[::2], values[1::2], strict=True)]
         found[name] = values

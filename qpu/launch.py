@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from qpu.core.arguments import seconds
 from qpu.core.code import Code
-from qpu.errors import DriverError, EmuFault, EmuWarning, FaultPlace, GpuResetError, GpuTimeoutError, UsageError, brief
+from qpu.errors import (
+    DriverError,
+    EmuFault,
+    EmuWarning,
+    FaultPlace,
+    GpuResetError,
+    GpuTimeoutError,
+    UsageError,
+    brief,
+    counted,
+)
 from qpu.runtime.fences import Parts
 from qpu.runtime.loops import located
 
@@ -209,7 +219,7 @@ class Launch:
         if isinstance(error, EmuFault):
             place = error.place
             if error.rule == "breakpoint" and place.instruction is not None and place.instruction >= len(self._program):
-                message = f"ran past the last of the program's {len(self._program)} instructions"
+                message = f"ran past the end of the program, which has {counted(len(self._program), 'instruction')}"
                 error = EmuFault(error.rule, message, place, error.name, help=error.help)
             place, other = self._located(error.place), error.other and self._located(error.other)
             if place is not error.place or other is not error.other:
@@ -308,4 +318,4 @@ class Run:
 
     def _repr_html_(self) -> str:
         stats = self.stats
-        return f"<div>{len(self.launches)} launches</div>{'' if stats is None else stats._repr_html_()}"
+        return f"<div>{counted(len(self.launches), 'launch')}</div>{'' if stats is None else stats._repr_html_()}"

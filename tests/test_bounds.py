@@ -50,11 +50,11 @@ CASES: list[tuple[str, int, int, str, str | None]] = [
     ("pi3", 15, 16, "compiled", r"uint32\[15\]"),
     ("pi3", 16, 8, "reference", r"uint32\[8\]"),
     ("pi3", 16, 8, "compiled", r"uint32\[8\]"),
-    ("pi4", 15, 16, "reference", r"uint32\[15\].*1 bytes past its end"),
-    ("pi4", 15, 16, "compiled", r"uint32\[15\].*1 bytes past its end"),
+    ("pi4", 15, 16, "reference", r"uint32\[15\].*1 byte past its end"),
+    ("pi4", 15, 16, "compiled", r"uint32\[15\].*1 byte past its end"),
     ("pi4", 16, 0, "compiled", r"uint32\[0\]|uint32\[16\]"),
-    ("pi5", 16, 8, "reference", r"uint32\[8\].*1 bytes past its end"),
-    ("pi5", 16, 8, "compiled", r"uint32\[8\].*1 bytes past its end"),
+    ("pi5", 16, 8, "reference", r"uint32\[8\].*1 byte past its end"),
+    ("pi5", 16, 8, "compiled", r"uint32\[8\].*1 byte past its end"),
 ]
 
 

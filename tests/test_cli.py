@@ -299,3 +299,7 @@ def test_files_that_are_missing_or_do_not_parse(run: Any, command: str, tmp_path
         (tmp_path / "wrong.py").write_text("x = = 3\n")
         wrong = run(command, str(tmp_path / "wrong.py"))
         assert wrong.status == 1 and "x = = 3" in wrong.err and "Traceback" not in wrong.err
+    if command == "debug":
+        (tmp_path / "none.py").write_text("print(1)\nraise SystemExit(0)\n")
+        none = run(command, str(tmp_path / "none.py"))
+        assert none.status == 2 and "none.py has ended without a launch" in none.err

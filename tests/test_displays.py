@@ -106,7 +106,7 @@ def test_trace() -> None:
     assert "nop <&>" in text and "rf2 = 00000007 in all lanes" in text
     assert "rf1 = 00000000 00000001 00000002 00000003 …" in text
     assert all(f"qpu {q}.0" in text for q in range(3))
-    assert repr(trace) == "<Trace of 300 instructions, 1 launches, 0 dropped>"
+    assert repr(trace) == "<Trace of 300 instructions, 1 launch, 0 dropped>"
 
 
 def test_long_traces_stay_small() -> None:

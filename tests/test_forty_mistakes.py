@@ -114,7 +114,7 @@ def test_vc4_programs_and_their_ends() -> None:
     endless = qpu.assemble(lambda q: q.nop(), isa="vc4")
     assert [f.rule for f in endless.check()] == ["H31"]
     with qpu.open_device("pi3") as gpu:
-        refused(lambda: gpu.run(endless, []), "ran past the last of the program's 1 instructions", "q.end()")
+        refused(lambda: gpu.run(endless, []), "ran past the end of the program, which has 1 instruction", "q.end()")
 
 
 def test_v3d_programs_and_their_ends() -> None:

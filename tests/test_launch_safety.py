@@ -80,7 +80,7 @@ def test_a_dispatch_that_the_watchdog_would_kill_runs_in_parts(board: str) -> No
         turns = int(0.75e-3 * gpu.info.clock_hz / 20)  # 0.75 ms of one thread alone
         out = gpu.zeros((groups, 16), np.uint32)
         program = work(gpu.isa)
-        with pytest.raises(qpu.GpuResetError, match="1 resets, 0 before the job; it runs a trivial job again"):
+        with pytest.raises(qpu.GpuResetError, match="1 reset, 0 before the job; it runs a trivial job again"):
             gpu.run(program, [turns, out], qpu.v3d.Dispatch(workgroups=groups))
         assert not (out.numpy() == ids(groups)).all()
         launch = gpu.run(program, [turns, out], qpu.v3d.Dispatch(workgroups=groups, max_batches=gpu.qpus))

@@ -46,7 +46,7 @@ def test_code_without_an_end(board: str) -> None:
             assert caught.value.place.instruction is not None
             assert caught.value.place.instruction >= len(program)
             assert caught.value.place.loc is None  # no line of the program
-            assert board != "pi3" or f"ran past the last of the program's {len(program)}" in str(caught.value)
+            assert board != "pi3" or f"ran past the end of the program, which has {len(program)}" in str(caught.value)
             assert gpu.run(trivial(gpu.isa)).done
 
 

@@ -13,7 +13,7 @@ from qpu.array.dtypes import NpDType
 from qpu.array.fuse import write
 from qpu.array.node import Node
 from qpu.device import Device
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -142,7 +142,7 @@ class Array:
     def T(self) -> Array:
         """The transpose of a matrix. Raises: UsageError for other numbers of axes."""
         if self.ndim != 2:
-            raise UsageError(f"x.T of {self.ndim} axes", help="x.mT, or xp.permute_dims(x, axes)")
+            raise UsageError(f"x.T of {counted(self.ndim, 'axis')}", help="x.mT, or xp.permute_dims(x, axes)")
         return self.mT
 
     @property
@@ -221,7 +221,7 @@ class Array:
     def item(self) -> Any:
         """The one element as a Python number. Raises: UsageError for more or fewer."""
         if self.size != 1:
-            raise UsageError(f"{self.size} elements as one number", help="index one of them, or reduce them")
+            raise UsageError(f"{counted(self.size, 'element')} as one number", help="index one of them, or reduce them")
         return self.numpy().item()
 
     def tolist(self) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qpu.array.array import Array
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +31,9 @@ def _per_axis(name: str, value: Any, ndim: int, least: int) -> tuple[int, ...]:
     except TypeError:
         raise UsageError(f"{name} = {value!r}", help="an integer, or one for each axis") from None
     if len(found) != ndim or any(n < least for n in found):
-        raise UsageError(f"{name} = {value!r} for {ndim} axes", help=f"integers from {least}, one for each axis")
+        raise UsageError(
+            f"{name} = {value!r} for {counted(ndim, 'axis')}", help=f"integers from {least}, one for each axis"
+        )
     return found
 
 

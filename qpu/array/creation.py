@@ -15,7 +15,7 @@ from qpu.array.memory import DeviceMemory, memory_of
 from qpu.array.node import Node, in_memory
 from qpu.buffers import Buffer
 from qpu.device import Device
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -234,7 +234,7 @@ class Creation:
     def _triangle(self, x: Array, k: int, *, lower: bool) -> Array:
         node = array_of(x)
         if len(node.shape) < 2:
-            raise UsageError(f"a triangle of {len(node.shape)} axes", help="two axes or more")
+            raise UsageError(f"a triangle of {counted(len(node.shape), 'axis')}", help="two axes or more")
         rows = self._made(np.arange(node.shape[-2], dtype=np.int32).reshape(-1, 1), I32)
         columns = self._made(np.arange(node.shape[-1], dtype=np.int32), I32)
         inside = columns - k <= rows if lower else columns - k >= rows

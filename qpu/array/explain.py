@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qpu.array.array import Array, provides
+from qpu.errors import counted
 
 if TYPE_CHECKING:
     from qpu.lang.launch import Plan
@@ -75,11 +76,11 @@ def explain(x: Array) -> str:
         x.evaluate()
     finally:
         memory.listening.remove(listen)
-    launches = "1 launch" if len(seen) == 1 else f"{len(seen)} launches"
+    launches = counted(len(seen), "launch")
     rows = [f"{_head(x)}: {launches}"]
     for n, (plan, numbers) in enumerate(seen, 1):
         items = numbers["n"] * numbers.get("rows", 1)
-        rows.append(f"{n}. {plan.title}: {items} items")
+        rows.append(f"{n}. {plan.title}: {counted(items, 'item')}")
         report = plan.compiled.explain().splitlines()
         table = next((n for n, line in enumerate(report) if line.split()[:1] == ["line"]), len(report))
         rows += [f"   {line}" for line in report[:table]]  # no table of lines: there is no source

@@ -14,7 +14,7 @@ from qpu.array.dtypes import C64, F32, dtype_of
 from qpu.array.interop import qpu_view
 from qpu.array.manipulation import array_of, axes_of, axis_of, concat, moveaxis, roll
 from qpu.array.node import Node, in_memory
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.kernels import fft as library
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Fft:
         else:
             found = axes_of(tuple(axes), ndim)
         if s is not None and len(s) != len(found):
-            raise UsageError(f"s = {s} for {len(found)} axes", help="one length for each axis")
+            raise UsageError(f"s = {s} for {counted(len(found), 'axis')}", help="one length for each axis")
         return list(zip(found, (None,) * len(found) if s is None else s, strict=True))
 
     def rfft(self, x: Array, /, *, n: int | None = None, axis: int = -1, norm: str = "backward") -> Array:

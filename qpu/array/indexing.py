@@ -17,7 +17,7 @@ from qpu.array.manipulation import OutOfRange, array_of, axis_of, expand_dims, r
 from qpu.array.manipulation import broadcast_to as spread
 from qpu.array.node import Node, c_strides, in_memory, pending
 from qpu.array.scan import cumulative_sum
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 
 FEW = 16  # elements that the processor writes
 
@@ -32,7 +32,9 @@ def _expanded(node: Node, key: Any) -> list[Any]:
         if k is not None and k is not Ellipsis:
             axes += k.ndim if isinstance(k, Array) and k.dtype == BOOL else 1
     if axes > len(node.shape):
-        raise OutOfRange(f"{axes} indices for {len(node.shape)} axes", help="at most one for each axis")
+        raise OutOfRange(
+            f"{counted(axes, 'index')} for {counted(len(node.shape), 'axis')}", help="at most one for each axis"
+        )
     dots = [n for n, k in enumerate(given) if k is Ellipsis]
     if len(dots) > 1:
         raise UsageError("more than one ... in an index", help="one at most")
@@ -64,7 +66,7 @@ def _view(node: Node, keys: list[Any]) -> Node:
         else:
             i = _integer(k)
             if not -n <= i < n:
-                raise OutOfRange(f"index {i} of axis {axis} with {n} elements",
+                raise OutOfRange(f"index {i} of axis {axis} with {counted(n, 'element')}",
                                  help=f"allowed: {-n}..{n - 1}" if n else "the axis is empty")  # fmt: skip
             offset += i % n * steps[axis] * size
         axis += 1
@@ -298,7 +300,7 @@ def take(x: Array, indices: Array, /, *, axis: Any = None) -> Array:
     node = array_of(x)
     if axis is None:
         if len(node.shape) != 1:
-            raise UsageError(f"take of {len(node.shape)} axes without axis", help="axis=0, ...")
+            raise UsageError(f"take of {counted(len(node.shape), 'axis')} without axis", help="axis=0, ...")
         axis = 0
     at = axis_of(axis, len(node.shape))
     return get(x, (*[slice(None)] * at, indices))
@@ -309,7 +311,7 @@ def take_along_axis(x: Array, indices: Array, /, *, axis: Any = -1) -> Array:
     node, index = array_of(x), array_of(indices, "indices")
     at = axis_of(axis, len(node.shape))
     if len(index.shape) != len(node.shape):
-        raise UsageError(f"indices of {len(index.shape)} axes for {len(node.shape)}", help="as many axes")
+        raise UsageError(f"indices of {counted(len(index.shape), 'axis')} for {len(node.shape)}", help="as many axes")
     others = broadcast(*((*s[:at], 1, *s[at + 1 :]) for s in (node.shape, index.shape)))
     shape = (*others[:at], index.shape[at], *others[at + 1 :])
     keys: list[Any] = []

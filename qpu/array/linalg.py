@@ -26,7 +26,7 @@ from qpu.array.manipulation import (
 from qpu.array.memory import ABSORB, EVALUATE, DeviceMemory
 from qpu.array.node import Node, in_memory, pending
 from qpu.core.scalar_lanes import float_of
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from qpu.array.fuse import Walk
@@ -187,7 +187,7 @@ def outer(x1: Array, x2: Array, /) -> Array:
     """All products of two vectors. dtypes: numbers of one kind. Raises: UsageError."""
     a, b = array_of(x1, "x1"), array_of(x2, "x2")
     if len(a.shape) != 1 or len(b.shape) != 1:
-        raise UsageError(f"outer of {len(a.shape)} and {len(b.shape)} axes", help="one axis each")
+        raise UsageError(f"outer of {len(a.shape)} and {counted(len(b.shape), 'axis')}", help="one axis each")
     return Array(build.binary("multiply", reshape(x1, (-1, 1))._node, b))
 
 
@@ -221,7 +221,7 @@ def diagonal(x: Array, /, *, offset: int = 0) -> Array:
     """A view of the diagonals of matrices. Raises: UsageError below two axes."""
     node = array_of(x)
     if len(node.shape) < 2:
-        raise UsageError(f"the diagonal of {len(node.shape)} axes", help="two axes or more")
+        raise UsageError(f"the diagonal of {counted(len(node.shape), 'axis')}", help="two axes or more")
     node.ready()
     rows, columns = node.shape[-2:]
     down, across = node.steps[-2:]
@@ -277,7 +277,7 @@ def matrix_norm(x: Array, /, *, keepdims: bool = False, ord: Any = "fro") -> Arr
     """
     node = array_of(x)
     if len(node.shape) < 2:
-        raise UsageError(f"matrix_norm of {len(node.shape)} axes", help="two axes or more")
+        raise UsageError(f"matrix_norm of {counted(len(node.shape), 'axis')}", help="two axes or more")
     if ord == "fro":
         return vector_norm(x, axis=(-2, -1), keepdims=keepdims)
     if ord in (1, -1, float("inf"), float("-inf")):

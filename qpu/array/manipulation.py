@@ -14,7 +14,7 @@ from qpu.array.build import broadcast_to as broadcast_node
 from qpu.array.dtypes import dtype_of, promoted
 from qpu.array.fuse import write
 from qpu.array.node import Node, in_memory
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 
 __all__ = [
     "OutOfRange",
@@ -56,7 +56,9 @@ def axis_of(axis: Any, ndim: int) -> int:
     except TypeError:
         raise UsageError(f"axis = {axis!r}", help="an integer") from None
     if not -ndim <= found < ndim:
-        raise OutOfRange(f"axis {found} of {ndim} axes", help=f"allowed: {-ndim}..{ndim - 1}" if ndim else "no axis")
+        raise OutOfRange(
+            f"axis {found} of {counted(ndim, 'axis')}", help=f"allowed: {-ndim}..{ndim - 1}" if ndim else "no axis"
+        )
     return found % ndim
 
 
@@ -106,7 +108,7 @@ def reshape(x: Array, /, shape: Any, *, copy: bool | None = None) -> Array:
         size *= n
     if size != node.size or any(n < 0 for n in target):
         raise UsageError(f"shape {node.shape} as {tuple(shape) if isinstance(shape, tuple | list) else shape}",
-                         help=f"{node.size} elements; one extent may be -1")  # fmt: skip
+                         help=f"{counted(node.size, 'element')}; one extent may be -1")  # fmt: skip
     storage = node.ready()
     if copy:
         fresh = copied(node)
@@ -146,7 +148,7 @@ def permute_dims(x: Array, /, axes: Any) -> Array:
     node = array_of(x)
     order = axes_of(tuple(axes), len(node.shape))
     if len(order) != len(node.shape):
-        raise UsageError(f"axes {tuple(axes)} of {len(node.shape)} axes", help="name every axis")
+        raise UsageError(f"axes {tuple(axes)} of {counted(len(node.shape), 'axis')}", help="name every axis")
     node.ready()
     steps = node.steps
     return _viewed(node, [node.shape[a] for a in order], [steps[a] for a in order])
@@ -156,7 +158,9 @@ def matrix_transpose(x: Array, /) -> Array:
     """A view with the last two axes swapped."""
     n = array_of(x).shape
     if len(n) < 2:
-        raise UsageError(f"the transpose of {len(n)} axes", help="two axes or more: xp.reshape, xp.expand_dims")
+        raise UsageError(
+            f"the transpose of {counted(len(n), 'axis')}", help="two axes or more: xp.reshape, xp.expand_dims"
+        )
     return permute_dims(x, (*range(len(n) - 2), len(n) - 1, len(n) - 2))
 
 
@@ -165,7 +169,7 @@ def moveaxis(x: Array, source: Any, destination: Any, /) -> Array:
     ndim = array_of(x).shape.__len__()
     sources, targets = axes_of(source, ndim), axes_of(destination, ndim)
     if len(sources) != len(targets):
-        raise UsageError(f"{len(sources)} axes to {len(targets)} places", help="as many of each")
+        raise UsageError(f"{counted(len(sources), 'axis')} to {len(targets)} places", help="as many of each")
     order = [a for a in range(ndim) if a not in sources]
     for target, axis in sorted(zip(targets, sources, strict=True)):
         order.insert(target, axis)
@@ -305,7 +309,7 @@ def roll(x: Array, /, shift: Any, *, axis: Any = None) -> Array:
     axes = axis if isinstance(axis, tuple | list) else (axis,)
     shifts = shift if isinstance(shift, tuple | list) else (shift,) * len(axes)
     if len(axes) != len(shifts):
-        raise UsageError(f"{len(shifts)} shifts for {len(axes)} axes", help="as many of each")
+        raise UsageError(f"{counted(len(shifts), 'shift')} for {counted(len(axes), 'axis')}", help="as many of each")
     for a, s in zip(axes, shifts, strict=True):
         at = axis_of(a, len(node.shape))
         n = node.shape[at]

@@ -11,7 +11,7 @@ from qpu.array.dtypes import F32, I32, dtype_of, sum_dtype
 from qpu.array.interop import qpu_view
 from qpu.array.manipulation import array_of, axis_of, concat
 from qpu.array.node import Node, in_memory
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 
 __all__ = ["called", "cumulative_prod", "cumulative_sum"]
 
@@ -32,7 +32,7 @@ def _cumulative(name: str, x: Array, axis: Any, dtype: Any, include_initial: boo
     node = array_of(x)
     if axis is None:
         if len(node.shape) != 1:
-            raise UsageError(f"{name} of {len(node.shape)} axes without axis", help="axis=0, ...")
+            raise UsageError(f"{name} of {counted(len(node.shape), 'axis')} without axis", help="axis=0, ...")
         axis = 0
     at = axis_of(axis, len(node.shape))
     kind = sum_dtype(node.dtype, None if dtype is None else dtype_of(dtype))

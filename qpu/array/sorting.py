@@ -12,7 +12,7 @@ from qpu.array.interop import qpu_view
 from qpu.array.manipulation import array_of, axis_of, concat, moveaxis, reshape
 from qpu.array.node import Node, in_memory
 from qpu.array.scan import called
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 
 __all__ = ["argsort", "searchsorted", "sort", "unique_all", "unique_counts", "unique_inverse",
            "unique_values"]  # fmt: skip
@@ -79,7 +79,7 @@ def searchsorted(x1: Array, x2: Array, /, *, side: str = "left", sorter: Array |
 
     a, b = _sortable(x1, "searchsorted"), _sortable(x2, "searchsorted")
     if len(a.shape) != 1:
-        raise UsageError(f"searchsorted in {len(a.shape)} axes", help="one axis")
+        raise UsageError(f"searchsorted in {counted(len(a.shape), 'axis')}", help="one axis")
     if sorter is not None:
         a = take(Array(a), sorter)._node
     if a.dtype != b.dtype:

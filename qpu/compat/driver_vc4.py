@@ -11,7 +11,7 @@ from qpu.compat.devices import Array, BaseDriver, DriverError, words
 from qpu.compat.dialect import assembled
 from qpu.compat.vc4_words import WORDS
 from qpu.core.isa import Isa
-from qpu.errors import GpuTimeoutError, UsageError
+from qpu.errors import GpuTimeoutError, UsageError, counted
 from qpu.launch import Launch
 from qpu.program import Program as Code
 from qpu.vc4.launch import Programs
@@ -73,7 +73,8 @@ class Driver(BaseDriver):
             if nested.ndim > 1:
                 if len(nested) != n_threads:
                     raise UsageError(
-                        f"{len(nested)} rows of uniforms for n_threads = {n_threads}", help="give one row a thread"
+                        f"{counted(len(nested), 'row')} of uniforms for n_threads = {n_threads}",
+                        help="give one row a thread",
                     )
                 rows, shape = [words(row) for row in nested], None
             else:

@@ -8,7 +8,7 @@ from operator import index as as_integer
 from typing import TYPE_CHECKING, Any, Self
 
 from qpu.core.isa import Isa
-from qpu.errors import Diagnostic, Loc, UsageError
+from qpu.errors import Diagnostic, Loc, UsageError, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,4 +84,4 @@ class Code:
         return Loc(code.co_filename, line)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.isa} {len(self.code)} instructions>"
+        return f"<{type(self).__name__} {self.isa} {counted(len(self.code), 'instruction')}>"

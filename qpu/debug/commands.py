@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from qpu.debug.debugger import Debugger
 from qpu.debug.replay import replay
 from qpu.debug.sanitizer import sanitize
+from qpu.errors import UsageError, counted
 
 __all__ = ["debug_script", "replay_file"]
 
@@ -25,14 +26,26 @@ def replay_file(path: str, board: str | None, kinds: str | None) -> bool:
             result = "results not recorded" if run.differs is None else "results as recorded"
             if run.differs:
                 result, good = f"results differ in {', '.join(run.differs)}", False
-            print(f"launch {n}: {run.recorded.isa.label}, {run.stats.instructions:,} instructions, {result}")
+            print(
+                f"launch {n}: {run.recorded.isa.label}, {counted(run.stats.instructions, 'instruction', ',')}, {result}"
+            )
             for text in run.stats.faults:
                 print(f"  {text}")
     return good
 
 
 def debug_script(path: str, arguments: Sequence[str]) -> None:
-    """Run a Python script, and stop at the first instruction of each launch. Raises: UsageError; `Quit`."""
+    """Run a Python script, and stop at the first instruction of each launch.
+
+    Raises: UsageError, also when the script has ended without a launch; `Quit`.
+    """
     sys.argv = [path, *arguments]
-    with Debugger():
-        runpy.run_path(path, run_name="__main__")
+    with Debugger() as debugger:
+        try:
+            runpy.run_path(path, run_name="__main__")
+        except SystemExit as end:
+            if end.code or debugger.launches:
+                raise
+    if not debugger.launches:
+        help = "launch by gpu.run, gpu.submit or a kernel's call, in the process of the script"
+        raise UsageError(f"{path} has ended without a launch: there was nothing to stop at", help=help)

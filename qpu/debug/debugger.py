@@ -21,7 +21,7 @@ from qpu.debug.stepping import Before, Moment, Restart, Stepping
 from qpu.debug.variables import Variables
 from qpu.drivers.base import DeviceInfo, Job
 from qpu.emu.engines import WATCHES
-from qpu.errors import QpuError, UsageError
+from qpu.errors import QpuError, UsageError, counted
 from qpu.program import toolkit
 from qpu.runtime.jobs import OBSERVERS, JobObserver
 from qpu.runtime.pool import MemoryPool
@@ -91,10 +91,12 @@ class Debugger(cmd.Cmd, JobObserver):
         self._last: dict[tuple[int, int], int] = {}
         self._moment: Moment | None = None
         self._row = 0
+        self.launches = 0  # so far
 
     # -- events
 
     def _begin(self) -> Before:
+        self.launches += 1
         self._serial = 0
         self._passed.clear()
         self._jumps.clear()
@@ -363,7 +365,7 @@ class Debugger(cmd.Cmd, JobObserver):
             return
         address, count = int(found[2], 0), int(found[3] or 4)
         if not self._here.memory.owns(address, 4 * count):
-            self._say(f"0x{address:08x} and {count} words are not inside one buffer")
+            self._say(f"0x{address:08x} and {counted(count, 'word')} are not inside one buffer")
             return
         data = bytes(self._here.memory.view(address, 4 * count))
         kind = {"d": np.int32, "f": np.float32, "x": np.uint32}[found[1] or "x"]
@@ -511,6 +513,6 @@ def _text(value: object, form: str) -> str:
         lanes = FUNCTIONS[{"x": "u32", "f": "f32", "d": "i32"}[form]](lanes)
     texts = [f"0x{x:08x}" if form == "x" else f"{x:g}" if isinstance(x, float) else f"{x}" for x in lanes.tolist()]
     if len(texts) > 1 and len(set(texts)) == 1:
-        return f"{texts[0]} in all {'lanes' if len(texts) == 16 else f'{len(texts)} elements'}"
-    more = "" if len(texts) <= _SHOWN else f" ... ({len(texts)} elements)"
+        return f"{texts[0]} in all {'lanes' if len(texts) == 16 else counted(len(texts), 'element')}"
+    more = "" if len(texts) <= _SHOWN else f" ... ({counted(len(texts), 'element')})"
     return " ".join(texts[:_SHOWN]) + more

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any, Final, Protocol
 
 from qpu.core.isa import Isa
-from qpu.errors import QpuError
+from qpu.errors import QpuError, counted
 from qpu.program import Program, toolkit
 
 __all__ = ["Explorable", "explore"]
@@ -93,7 +93,9 @@ def _kernel(kernel: Explorable) -> str:
         for f in made.program.check():
             loc = made.program.loc(f.index)
             findings.append((None if loc is None else loc.line, f"{isa.label}: {f.rule}: {f.message}"))
-        columns.append(_column(f"{isa.label}, {len(made.program)} instructions", _instructions(made.program)))
+        columns.append(
+            _column(f"{isa.label}, {counted(len(made.program), 'instruction')}", _instructions(made.program))
+        )
     rows: list[_Row] = []
     for line, text in source:
         rows.append((line, text))

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 
 __all__ = ["FUNCTIONS", "evaluate", "names_in"]
 
@@ -87,7 +87,7 @@ def _refused(what: str) -> UsageError:
 
 def _tree(text: str) -> ast.expr:
     if len(text) > _LONGEST:
-        raise _refused(f"{len(text)} characters; allowed: {_LONGEST}")
+        raise _refused(f"{counted(len(text), 'character')}; allowed: {_LONGEST}")
     try:
         return ast.parse(re.sub(r"%(?=[A-Za-z])", "__register_", text).strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from qpu.debug.shadow import Clocks, Epochs, Ints
 from qpu.emu.engine.memory import Memory, Region
+from qpu.errors import counted
 
 __all__ = ["ShadowMemory"]
 
@@ -89,7 +90,7 @@ class ShadowMemory:
     def where(self, address: int) -> str:
         """An address as a buffer and an offset."""
         region = self._memory.region_at(address)
-        return f"0x{address:08x}" if region is None else f"{region.name} + {address - region.address} bytes"
+        return f"0x{address:08x}" if region is None else f"{region.name} + {counted(address - region.address, 'byte')}"
 
     def value(self, address: int, size: int) -> str:
         """What the memory holds."""

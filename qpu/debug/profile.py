@@ -23,7 +23,7 @@ from qpu.debug.trace import Registers, packed, source_lines
 from qpu.drivers.base import DeviceInfo, Job
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engines import WATCHES
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.program import toolkit
 from qpu.runtime.jobs import OBSERVERS, JobObserver
 from qpu.runtime.pool import MemoryPool
@@ -255,7 +255,9 @@ class Profile:
     def text(self) -> str:
         """The profile as text."""
         s = self.stats
-        counts = f"{s.instructions:,} instructions, {self.clocks:,} clocks of the busiest QPU"
+        counts = (
+            f"{counted(s.instructions, 'instruction', ',')}, {counted(self.clocks, 'clock', ',')} of the busiest QPU"
+        )
         tmu = f"TMU {s.tmu_read_bytes:,} read, {s.tmu_write_bytes:,} written"
         dma = f"DMA {s.dma_read_bytes:,} read, {s.dma_write_bytes:,} written"
         number = f"{self.launches} launch{'' if self.launches == 1 else 'es'}"
@@ -263,7 +265,7 @@ class Profile:
         head = [
             f"{number} on {self.board}: {counts}, {self.issue_share:.0%} of issue slots used",
             f"bytes: {tmu}; {dma}; uniforms {s.uniform_bytes:,}",
-            f"waiting, all QPUs: {stalls['load']:,} clocks for loads, {stalls['transfer']:,} for {name}",
+            f"waiting, all QPUs: {counted(stalls['load'], 'clock', ',')} for loads, {stalls['transfer']:,} for {name}",
         ]
         rows = [f"{count:>10,} {wait:>10,}  {name}" for name, count, wait in self.lines()]
         return "\n".join([*head, "  executed    waiting  source", *rows])
@@ -297,7 +299,7 @@ class Profile:
         spans = [s for s in self.spans if s.launch == self.launches - 1][:_MOST_SHOWN]
         count = range(len(program))
         return page(
-            "Profile of a launch" if self.launches == 1 else f"Profile of {self.launches} launches",
+            "Profile of a launch" if self.launches == 1 else f"Profile of {counted(self.launches, 'launch')}",
             "profile",
             {
                 "head": "\n".join(self.text.split("\n")[:3]),

@@ -21,7 +21,7 @@ from typing import IO, Any
 from qpu.core.code import Code
 from qpu.core.isa import Isa
 from qpu.drivers.base import CsdJob, DeviceInfo, Job, QpuJob
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.runtime.jobs import OBSERVERS, JobObserver
 from qpu.runtime.pool import Contents, MemoryPool
 
@@ -154,7 +154,7 @@ class _Reader:
     def items(self, name: str, most: int) -> list[Any]:
         value = self._data.get(name)
         if not isinstance(value, list) or len(value) > most:
-            raise _bad(f"{name} is not a list of up to {most} items")
+            raise _bad(f"{name} is not a list, or it has more than {counted(most, 'item')}")
         return value
 
     def part(self, name: str) -> _Reader:

@@ -17,7 +17,7 @@ from qpu.debug.replay import begin_recorded, located
 from qpu.debug.sanitizer import sanitize
 from qpu.debug.spans import Area, dma_spans, refuse
 from qpu.drivers.base import DeviceInfo, Job, QpuJob
-from qpu.errors import EmuFault, EmuWarning, UsageError
+from qpu.errors import EmuFault, EmuWarning, UsageError, counted
 from qpu.runtime.pool import Contents, MemoryPool
 
 __all__ = ["LIMIT_S", "Rehearsals", "check_spans", "rehearse"]
@@ -86,7 +86,7 @@ def rehearse(pool: MemoryPool, info: DeviceInfo, program: Code, jobs: Sequence[J
                 execution = begin(job)
                 while not execution.run(_SLICE):
                     if time.monotonic() > until:
-                        clocks = f"only the first {execution.clocks:,} clocks of a launch were rehearsed"
+                        clocks = f"only the first {counted(execution.clocks, 'clock', ',')} of a launch were rehearsed"
                         warnings.warn(EmuWarning(f"{clocks}, in {LIMIT_S:g} s"), stacklevel=2)
                         return
     except EmuFault as fault:

@@ -23,7 +23,7 @@ from qpu.emu.vc4.vpm_setup import (
     parse_read_setup,
     parse_write_setup,
 )  # fmt: skip
-from qpu.errors import EmuFault, FaultPlace
+from qpu.errors import EmuFault, FaultPlace, counted
 from qpu.vc4.decode import decode
 from qpu.vc4.effects import effects, has_rotation, write_targets
 from qpu.vc4.instr import Alu, Branch, Instr, LoadImm, LoadMode
@@ -303,14 +303,14 @@ def judge(span: Span, uniforms: Sequence[int], areas: Sequence[Area]) -> Verdict
         return Verdict("unknown", f"uniform {span.uniform + 1} is not given")
     base = 0 if span.uniform is None else uniforms[span.uniform]
     first = base + span.offset & 0xFFFFFFFF & _ALIAS
-    what = f"{'store' if span.store else 'load'} of {span.size} bytes"
+    what = f"{'store' if span.store else 'load'} of {counted(span.size, 'byte')}"
     for area in areas:
         start = area.address & _ALIAS
         if start <= first < start + max(1, area.size):
             over = first + span.size - start - area.size
             if over <= 0:
-                return Verdict("proven", f"{what}, {first - start} bytes into {area.name}")
-            why = f"{what}, {first - start} bytes into {area.name}: {over} bytes past its end"
+                return Verdict("proven", f"{what}, {counted(first - start, 'byte')} into {area.name}")
+            why = f"{what}, {counted(first - start, 'byte')} into {area.name}: {counted(over, 'byte')} past its end"
             return Verdict("refused" if span.always else "unknown", why)
     at = "a constant" if span.uniform is None else f"uniform {span.uniform + 1}"
     why = f"{what} at 0x{first:08x} ({at} plus {span.offset}), which is in no buffer"

@@ -19,7 +19,7 @@ from qpu.debug.stepping import Before, Moment, Stepping
 from qpu.debug.variables import Variables
 from qpu.drivers.base import DeviceInfo, Job
 from qpu.emu.engines import WATCHES
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.program import toolkit
 from qpu.runtime.jobs import OBSERVERS, JobObserver
 from qpu.runtime.pool import MemoryPool
@@ -81,7 +81,10 @@ class Trace(JobObserver):
 
     def __init__(self, steps: int = STEPS, threads: int = THREADS) -> None:
         if not 1 <= steps <= 100_000 or not 1 <= threads <= 64:
-            raise UsageError(f"{steps} steps of {threads} threads", help="trace 1..100000 steps of 1..64 threads")
+            raise UsageError(
+                f"{counted(steps, 'step')} of {counted(threads, 'thread')}",
+                help="trace 1..100000 steps of 1..64 threads",
+            )
         self._most, self._threads = steps, threads
         self._arguments: Mapping[str, Any] = {}
         self._watch = Stepping(self._begin)
@@ -190,7 +193,7 @@ class Trace(JobObserver):
             file.write(self.html())
 
     def __repr__(self) -> str:
-        return f"<Trace of {len(self._program)} instructions on {self._board}: {len(self)} steps>"
+        return f"<Trace of {counted(len(self._program), 'instruction')} on {self._board}: {counted(len(self), 'step')}>"
 
     def _repr_html_(self) -> str:
         return frame(self.html(), 560)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qpu.display.markup import bars, boxes, facts, si, strips, table
+from qpu.errors import counted
 
 if TYPE_CHECKING:
     from qpu.emu.engine.machine import RunStats
@@ -21,7 +22,7 @@ def _bytes(n: int) -> str:
     for size, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if n >= size:
             return f"{n / size:.3g} {unit}" if n / size < 999.5 else f"{n / size:.0f} {unit}"
-    return f"{n} bytes"
+    return counted(n, "byte")
 
 
 def stats_html(stats: RunStats) -> str:
@@ -85,7 +86,7 @@ def _changes(entry: TraceEntry) -> str:
 def trace_html(trace: Trace) -> str:
     """The threads over time, then the first `ROWS` entries, with four lanes of every changed register."""
     entries = list(trace)
-    caption = f"{len(entries):,} traced instructions of {trace.launches} launches"
+    caption = f"{len(entries):,} traced instructions of {counted(trace.launches, 'launch')}"
     if trace.dropped:
         caption += f"; {trace.dropped:,} {'later' if trace.keep == 'first' else 'earlier'} ones were dropped"
     if not entries:
@@ -101,7 +102,7 @@ def trace_html(trace: Trace) -> str:
     lines = {f"qpu {q}.{t}": [c / most for c in line] for (q, t), line in counts.items()}
     title = "which thread executed when"
     if len(threads) > LINES:
-        title += f" (the first {LINES} of {len(threads)} threads)"
+        title += f" (the first {LINES} of {counted(len(threads), 'thread')})"
     rows = [
         (f"{e.launch}.{e.serial}", f"{e.qpu}.{e.thread}", str(e.index), e.text, _changes(e)) for e in entries[:ROWS]
     ]

@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from qpu.display.markup import MONO, row
-from qpu.errors import DecodeError, Severity
+from qpu.errors import DecodeError, Severity, counted
 
 if TYPE_CHECKING:
     from qpu.core.code import Code
@@ -54,5 +54,5 @@ def program_html(program: Code, found: Iterable[Finding], disassemble: Callable[
             rows.append(f'<tr><td></td><td></td><td colspan="3" style="{MONO}">{text}</td></tr>')
     if len(program) > LIMIT:
         rows.append(row(["", "", f"… {len(program) - LIMIT} more instructions", "", ""]))
-    caption = f"<caption>{escape(program.isa.label)}, {len(program)} instructions</caption>"
+    caption = f"<caption>{escape(program.isa.label)}, {counted(len(program), 'instruction')}</caption>"
     return f"<table>{caption}{''.join(rows)}</table>"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qpu.buffers import BufferView
 from qpu.core.isa import Isa
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.matrices import copied_rows, lying
 from qpu.kernels.common.operands import Memory, device, operand, separate
@@ -107,7 +107,7 @@ def gemv(alpha: float, a: Memory, x: Memory, beta: float, y: Memory, *, trans: b
     for name, vector, length in (("x", u, n), ("y", v, m)):
         if vector.shape != (length,):
             raise UsageError(
-                f"{name} has {vector.shape[0]} elements; allowed: {length}, as op(A) is {m} x {n}",
+                f"{name} has {counted(vector.shape[0], 'element')}; allowed: {length}, as op(A) is {m} x {n}",
                 help=f"part({name}, {length}) takes the first {length}",
             )
     separate("y", v, a=matrix, x=u)

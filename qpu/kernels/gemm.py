@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.buffers import BufferView
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.matrices import copied_words, lying, neighbours, stored, words
 from qpu.kernels.common.operands import Memory, device, operand, separate
@@ -255,7 +255,8 @@ def syrk(a: Memory, c: Memory, *, alpha: float = 1.0, beta: float = 0.0, upper: 
     n = left.shape[0]
     if out.shape != (n, n):
         raise UsageError(
-            f"c has the shape {list(out.shape)}; allowed: {[n, n]}, as a has {n} rows", help="a.T is the transpose of a"
+            f"c has the shape {list(out.shape)}; allowed: {[n, n]}, as a has {counted(n, 'row')}",
+            help="a.T is the transpose of a",
         )
     gpu = device(a=left, c=out)
     separate("c", out, a=left)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, separate
 from qpu.lang import Const, Grid, In, In2, InOut2, Out, Out2, Team, f32, i32, kernel, rsqrt, sqrt, where
@@ -119,7 +119,7 @@ def convolve(x: Memory, w: Memory, out: Memory, mode: str = "full") -> Run:
     if mode not in MODES:
         raise UsageError(f"mode = {mode!r}", help=f"allowed: {', '.join(MODES)}")
     if not 1 <= taps <= n:
-        raise UsageError(f"{taps} weights for {n} items", help="allowed: 1 .. as many as items")
+        raise UsageError(f"{counted(taps, 'weight')} for {counted(n, 'item')}", help="allowed: 1 .. as many as items")
     count, first = {"full": (n + taps - 1, 0), "same": (n, (taps - 1) // 2), "valid": (n - taps + 1, taps - 1)}[mode]
     _shape("out", target.shape, (count,))
     separate("out", target, x=source, w=weights)

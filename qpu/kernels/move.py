@@ -9,7 +9,7 @@ import numpy as np
 from qpu.buffers import BufferView
 from qpu.core.arguments import within
 from qpu.core.isa import Isa
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, recast, same_shape, separate
 from qpu.kernels.common.retyped import ALL, name_of, retyped
@@ -197,7 +197,7 @@ def _chosen(x: BufferView | None, mask: BufferView, out: BufferView) -> int:
         jobs.take(cumulative_sum(ones, ends))
         count = int(ends.array[n - 1])
         if count > target.shape[0]:
-            raise UsageError(f"{count} items are chosen, and out has {target.shape[0]}", help=f"gpu.empty({n})")
+            raise UsageError(f"{counted(count, 'item')} chosen, and out has {target.shape[0]}", help=f"gpu.empty({n})")
         if not count:
             return 0
         index = x is None

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from qpu.buffers import Buffer, BufferView
 from qpu.core.isa import Isa
-from qpu.errors import DriverError, UsageError
+from qpu.errors import DriverError, UsageError, counted
 from qpu.instruction_sets import assemble
 from qpu.instruction_sets import isa as instruction_set
 from qpu.kernels import pack_v3d, pack_vc4, sgemm_v3d, sgemm_vc4
@@ -526,7 +526,8 @@ def _placed(
     needed = offset + size * ((shape[0] - 1) * ld + shape[1])
     if needed > buffer.nbytes:
         raise UsageError(
-            f"{name}: {shape[0]} rows of {shape[1]}, {ld} elements apart, end at byte {needed} of {buffer.nbytes}",
+            f"{name}: {counted(shape[0], 'row')} of {shape[1]}, {counted(ld, 'element')} apart, "
+            f"to byte {needed} of {buffer.nbytes}",
             help="pass a larger buffer",
         )
     return _Matrix(buffer, offset // size, shape, ld, size)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.buffers import BufferView
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, part, same_shape, separate
 from qpu.kernels.common.retyped import ALL, name_of, retyped
@@ -283,7 +283,7 @@ def topk(x: Memory, values: Memory, numbers: Memory | None = None) -> Run:
         raise UsageError(f"values holds {target.dtype}; allowed: {source.dtype}", help="gpu.empty(k, x.dtype)")
     k = target.shape[0]
     if k > source.shape[0]:
-        raise UsageError(f"the {k} largest of {source.shape[0]} items", help="shorter values")
+        raise UsageError(f"the {k} largest of {counted(source.shape[0], 'item')}", help="shorter values")
     separate("values", target, x=source)
     places = None if numbers is None else operand("numbers", numbers, np.int32, 1, mode="out")
     if places is not None:

@@ -6,6 +6,7 @@ import ast
 from dataclasses import replace
 from typing import Any
 
+from qpu.errors import counted
 from qpu.lang.front import Front
 from qpu.lang.kir import Access, Value
 from qpu.lang.lane_trees import IDENTITY, JOIN, active, join_lanes, scan_lanes
@@ -46,7 +47,7 @@ def _indices(f: Front, node: ast.AST, view: View, key: Any) -> list[Any]:
     if any(isinstance(k, slice) for k in keys):
         raise f.error(node, "lang-syntax", "slices are not part of the kernel language", help="index by k.index")
     if len(keys) != view.rank:
-        axes = f"{view.rank} axis" if view.rank == 1 else f"{view.rank} axes"
+        axes = counted(view.rank, "axis")
         message = f"{view.name} has {axes}, the access gives {len(keys)}"
         allowed = f"one index for each axis, as in {view.name}[{', '.join('ijk'[: view.rank])}]"
         raise f.error(node, "lang-type", message, allowed=allowed)

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from qpu.buffers import Buffer, BufferView
-from qpu.errors import Diagnostic, UsageError
+from qpu.errors import Diagnostic, UsageError, counted
 
 __all__ = ["Span", "apart", "overlap", "refusal", "view_of", "viewed"]
 
@@ -66,7 +66,7 @@ def _open(title: str, row: Declared, value: BufferView) -> BufferView:
     """All that follows a place, with the rank of a parameter: rows of the buffer's other axes."""
     size = value.dtype.itemsize
     if value.offset % size:
-        raise refusal("launch-align", title, f"{row.name} begins {value.offset} bytes into its buffer",
+        raise refusal("launch-align", title, f"{row.name} begins {counted(value.offset, 'byte')} into its buffer",
                       allowed=f"multiples of {size}, whole elements of {value.dtype}")  # fmt: skip
     inner = value.buffer.shape[1:]
     if row.rank == 1 or len(inner) != row.rank - 1:

@@ -12,7 +12,7 @@ import numpy as np
 
 from qpu.buffers import BufferView
 from qpu.device import device_of
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.lang import lanes, surface
 from qpu.lang.arguments import refusal, view_of
 from qpu.lang.patterns import AXES, Argument, Function
@@ -46,7 +46,7 @@ def apply(u: Function, args: Sequence[Any], out: Any, where: Any) -> Any:
     title = u.title
     types = u.types[0]
     if len(args) != len(types):
-        raise refusal("launch-type", title, f"it takes {len(types)} arguments, {len(args)} are given",
+        raise refusal("launch-type", title, f"it takes {counted(len(types), 'argument')}, {len(args)} are given",
                       allowed=", ".join(types))  # fmt: skip
     arrays = [_array(title, f"argument {n + 1}", a) for n, a in enumerate(args)]
     condition = None if where is None else _array(title, "where", where)

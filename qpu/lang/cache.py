@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from qpu.core.cache_files import CacheFiles, base_directory, chosen_directory
 from qpu.core.isa import Isa
-from qpu.errors import Diagnostic, Loc, Severity, UsageError
+from qpu.errors import Diagnostic, Loc, Severity, UsageError, counted
 from qpu.lang import surface
 from qpu.lang.bounds import Access, evaluator
 from qpu.lang.compiled import Compiled
@@ -339,5 +339,5 @@ def entries_of(kernels: Iterable[Any], isas: Sequence[Isa], say: Callable[[str],
                 break
             compiled = k.made(special)
             found[key] = pack(compiled, k.source)
-            say(f"{k.fn.__name__} for {isa}: {len(compiled.program)} instructions")
+            say(f"{k.fn.__name__} for {isa}: {counted(len(compiled.program), 'instruction')}")
     return found

@@ -8,7 +8,7 @@ from weakref import WeakMethod
 
 from qpu.core.isa import Isa
 from qpu.core.results import RESULTS, Result
-from qpu.errors import Diagnostic, Loc
+from qpu.errors import Diagnostic, Loc, counted
 from qpu.lang.bounds import Access, Expr
 from qpu.lang.report import Report, report, text_of
 from qpu.program import Program
@@ -116,4 +116,4 @@ class Compiled:
         return text_of(self.name, self.isa, self.program, self.report, self.notes)
 
     def __repr__(self) -> str:
-        return f"<{self.name} for {self.isa.label}: {len(self.program)} instructions>"
+        return f"<{self.name} for {self.isa.label}: {counted(len(self.program), 'instruction')}>"

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from qpu.errors import CompileError
+from qpu.errors import CompileError, counted
 from qpu.lang import front_builtins, surface
 from qpu.lang.access import call_bound, load, packed_lane, view_attribute
 from qpu.lang.front import LIMIT_DEPTH, Exits, Frame, Front, guarded
@@ -508,7 +508,7 @@ def _parameters(f: Front, node: ast.Call, source: Source, args: list[Any], keywo
     bound: dict[str, Any] = dict(zip(names, args, strict=False))
     if len(args) > len(names):
         if spec.vararg is None:
-            raise f.error(node, "lang-call", f"{title} takes {len(names)} arguments, {len(args)} are given")
+            raise f.error(node, "lang-call", f"{title} takes {counted(len(names), 'argument')}, {len(args)} are given")
         bound[spec.vararg.arg] = tuple(args[len(names) :])
     elif spec.vararg is not None:
         bound[spec.vararg.arg] = ()

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from qpu.errors import counted
 from qpu.lang import surface
 from qpu.lang.access import check_store, store
 from qpu.lang.front import Front, guarded
@@ -92,7 +93,7 @@ def assign(f: Front, target: ast.expr, value: Any) -> None:
             at, rest = starred[0], len(parts) - len(target.elts) + 1
             parts = [*parts[:at], own(f, parts[at : at + rest]), *parts[at + rest :]]
         if len(parts) != len(target.elts):
-            raise f.error(target, "lang-python", f"{len(parts)} values for {len(target.elts)} names")
+            raise f.error(target, "lang-python", f"{counted(len(parts), 'value')} for {len(target.elts)} names")
         for part_node, part in zip(target.elts, parts, strict=True):
             assign(f, part_node.value if isinstance(part_node, ast.Starred) else part_node, part)
         return

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.errors import EmuFault
+from qpu.errors import EmuFault, counted
 from qpu.lang.inline_asm import execute
 from qpu.lang.kir import COMPARE, ROWS, Access, Loop, Region, Skip, Value
 from qpu.lang.types import DTYPES
@@ -194,8 +194,8 @@ class Interpreter:
             where = f" at {v.loc}" if v.loc is not None else ""
             raise EmuFault(
                 "out-of-bounds",
-                f"{v.op} of {name}[{element}], which has {memory.size // size} elements: worker {w}, lane {lane}"
-                + where,
+                f"{v.op} of {name}[{element}], which has {counted(memory.size // size, 'element')}: "
+                f"worker {w}, lane {lane}{where}",
                 help="compare the index with the size, or use .get or .clamp",
             )
         return memory

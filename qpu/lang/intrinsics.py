@@ -8,7 +8,7 @@ import inspect
 from typing import Any
 
 from qpu.core.optable import OperandType
-from qpu.errors import Loc, UsageError
+from qpu.errors import Loc, UsageError, counted
 from qpu.lang import surface
 from qpu.lang.front import Front, LangError
 from qpu.lang.inline_asm import Asm, Recorder, Register, Step, family, letter, row_of
@@ -92,7 +92,7 @@ def call_asm(f: Front, node: ast.Call, fn: Any, *values: Any, out: Any = ()) -> 
         results = made if isinstance(made, tuple | list) else (made,)
         asm = recorder.finish(results)
         if len(results) != len(types):
-            raise UsageError(f"{fn.__name__} gives {len(results)} values for out={out!r}", help="one a type")
+            raise UsageError(f"{fn.__name__} gives {counted(len(results), 'value')} for out={out!r}", help="one a type")
     except LangError:
         raise
     except Exception as error:

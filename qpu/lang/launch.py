@@ -16,7 +16,7 @@ import numpy as np
 from qpu.buffers import Buffer, BufferView
 from qpu.core.isa import Isa
 from qpu.device import device_of
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.lang.arguments import Span, apart, overlap, refusal, view_of
 from qpu.lang.bounds import WORKERS, Access, Expr, evaluator
 from qpu.lang.compiled import TEAM, Compiled
@@ -140,9 +140,10 @@ class _Call:
             raise refusal("launch-type", title, f"{row.name} holds {dtype}", allowed=f"{row.dtype}, as {t} wants",
                           help=f"gpu.array({row.name}.astype(np.{t.numpy}))")  # fmt: skip
         if len(shape) != row.rank:
-            raise refusal("launch-type", title, f"{row.name} has {_axes(len(shape))}", allowed=_axes(row.rank),
+            raise refusal("launch-type", title, f"{row.name} has {counted(len(shape), 'axis')}",
+                          allowed=counted(row.rank, "axis"),
                           help=f"{row.name}.view() is a buffer as one axis" if row.rank == 1 else
-                          f"a buffer of {row.rank} axes")  # fmt: skip
+                          f"a buffer of {counted(row.rank, 'axis')}")  # fmt: skip
         if pool is not None and owner is not pool:
             raise refusal("launch-device", title, f"{row.name} belongs to another device than the arguments before it",
                           help=f"make a copy there: gpu.array({row.name}.numpy())")  # fmt: skip
@@ -170,7 +171,7 @@ class _Call:
             numbers_[row.shapes[axis]] = shape[axis]
             numbers_[row.strides[axis]] = stride = value.strides[axis]
             if stride & row.misaligned and shape[axis] > 1:
-                found = f"{row.name} has elements {stride} bytes apart on axis {axis}"
+                found = f"{row.name} has elements {counted(stride, 'byte')} apart on axis {axis}"
                 allowed = f"multiples of {row.misaligned + 1}"
                 raise refusal("launch-align", title, found, allowed=allowed, help="strides of whole elements")
             if axis < row.rank - 1 and stride & 15:
@@ -256,10 +257,6 @@ def _wordy(address: int, shape: Sequence[int], strides: Sequence[int]) -> bool:
     if address & 3:
         return False
     return not strides or (max(shape) <= LARGEST and all(not s & 3 and 0 <= s <= LARGEST for s in strides))
-
-
-def _axes(n: int) -> str:
-    return f"{n} axis" if n == 1 else f"{n} axes"
 
 
 def _trivial(a: Access) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from qpu.errors import counted
 from qpu.lang.bounds import host
 from qpu.lang.carried import may_leave
 from qpu.lang.device_loops import device_loop
@@ -127,7 +128,7 @@ def _index(f: Front, node: ast.Call, *extent: Any) -> Any:
             raise f.error(node, "lang-call", "k.index() needs an Out parameter", help="k.index(n)")
         extent = outputs[0].shape
     if len(extent) > 3:
-        raise f.error(node, "lang-call", f"{len(extent)} axes", allowed="1, 2 or 3")
+        raise f.error(node, "lang-call", counted(len(extent), "axis"), allowed="1, 2 or 3")
     if grid.at is None:
         values = []
         for x in extent:

@@ -10,6 +10,7 @@ import ast
 from collections.abc import Callable
 from typing import Any, Final
 
+from qpu.errors import counted
 from qpu.lang import math_exp, math_roots, math_trig, surface
 from qpu.lang.front import Front
 from qpu.lang.kir import Value
@@ -215,7 +216,9 @@ def call_function(
         raise f.error(node, "lang-call", f"{function.__name__} takes no keywords")
     many = function.name in ("minimum", "maximum") and len(args) >= 2
     if len(args) != function.arity and not many:
-        raise f.error(node, "lang-call", f"{function.__name__} takes {function.arity} arguments, {len(args)} are given")
+        raise f.error(
+            node, "lang-call", f"{function.__name__} takes {counted(function.arity, 'argument')}, {len(args)} are given"
+        )
     if any(isinstance(a, Poison) for a in args):
         return POISON
     if not any(f.is_value(a) for a in args) and function.name not in ("bitcast",):
@@ -297,7 +300,7 @@ def _pack(f: Front, node: ast.AST, name: str, args: list[Any]) -> Packed:
     if len(args) == 1 and t.lanes > 1:
         return Packed(f.convert(args[0], "u", node), t)
     if len(args) != t.lanes:
-        raise f.error(node, "lang-call", f"{t} takes {t.lanes} values, or one word")
+        raise f.error(node, "lang-call", f"{t} takes {counted(t.lanes, 'value')}, or one word")
     q = f.q
     width = 32 // t.lanes
     word: Value | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qpu.core.isa import Isa
 from qpu.core.optable import Token
-from qpu.errors import Diagnostic
+from qpu.errors import Diagnostic, counted
 from qpu.program import Program
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class LoopReport:
     def bound(self) -> str:
         """What keeps the loop from being shorter: the part of the machine that is used most."""
         name, most = max(self.uses.items(), key=lambda item: item[1])
-        return f"{name} ({most} of {self.instructions} instructions)"
+        return f"{name} ({most} of {counted(self.instructions, 'instruction')})"
 
     @property
     def per_16(self) -> float | None:
@@ -129,13 +129,17 @@ def report(isa: Isa, laid: Laid, ir: KernelIR) -> Report:
 def text_of(name: str, isa: Isa, program: Program, r: Report, notes: Sequence[Diagnostic] = ()) -> str:
     """A page of text about a compiled kernel. notes: what costs."""
     knobs = f"coarsen={r.coarsen}" + ("" if isa is Isa.VC4 else f", threads={r.threads}")
-    sizes = f"{r.instructions} instructions, {r.uniforms} uniforms, {r.registers} registers"
+    sizes = ", ".join(counted(getattr(r, f"{noun}s"), noun) for noun in ("instruction", "uniform", "register"))
     rows = [f"{name} on {isa.label}: {sizes}; {knobs}"]
     for loop in r.loops:
         where = "" if loop.line is None else f" at line {loop.line}"
-        items = f", {loop.items} items a turn: {loop.per_16:g} for 16" if loop.items else ""
-        rows.append(f"{'  ' * loop.depth}loop{where}: {loop.instructions} instructions{items}")
-        bytes_ = f"; {loop.loaded} bytes loaded, {loop.stored} stored a turn" if loop.loaded or loop.stored else ""
+        items = f", {counted(loop.items, 'item')} a turn: {loop.per_16:g} for 16" if loop.items else ""
+        rows.append(f"{'  ' * loop.depth}loop{where}: {counted(loop.instructions, 'instruction')}{items}")
+        bytes_ = (
+            f"; {counted(loop.loaded, 'byte')} loaded, {loop.stored} stored a turn"
+            if loop.loaded or loop.stored
+            else ""
+        )
         rows.append(f"{'  ' * loop.depth}  bound by {loop.bound}{bytes_}")
     rows += [f"  note at line {n.loc.line if n.loc else '?'}: {n.message}" for n in notes]
     rows += ["  line  instructions  source", *_lines(program)]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.buffers import Buffer, BufferView
+from qpu.errors import counted
 from qpu.lang.arguments import refusal, viewed
 from qpu.lang.types import DTYPES, DType
 
@@ -65,7 +66,7 @@ class Signature:
             return args
         title, names = self.title, [r.name for r in self.rows]
         if len(args) > self.count:
-            raise refusal("launch-type", title, f"it takes {self.count} arguments, {len(args)} are given",
+            raise refusal("launch-type", title, f"it takes {counted(self.count, 'argument')}, {len(args)} are given",
                           allowed=", ".join(names))  # fmt: skip
         values = dict(zip(names, args, strict=False))
         for key, value in keywords.items():

@@ -11,7 +11,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from qpu.core.isa import Isa
-from qpu.errors import OverrunError, UsageError
+from qpu.errors import OverrunError, UsageError, counted
 
 if TYPE_CHECKING:
     from qpu.drivers.base import Bo, DeviceInfo, Driver
@@ -84,7 +84,10 @@ class Guarded:
         damage = self.damage()
         if damage:
             first, count = damage[0]
-            where = f"{first - self.used + 1} bytes past the end" if first >= 0 else f"{-first} bytes before the start"
-            message = f"a launch wrote outside of {label}: {count} bytes are changed, the first {where}"
+            past = first - self.used + 1
+            where = (
+                f"{counted(past, 'byte')} past the end" if first >= 0 else f"{counted(-first, 'byte')} before the start"
+            )
+            message = f"a launch wrote outside of {label}: {counted(count, 'byte')} changed, the first {where}"
             help = "check addresses and sizes; gpu.run(..., rehearse=True) shows the instruction"
             raise OverrunError(f"{message} (bus or GPU address 0x{self.address + first:08x})", help=help)

@@ -10,7 +10,7 @@ from qpu.core.arguments import Addressed, within
 from qpu.core.isa import Isa
 from qpu.drivers.base import Completion, CsdJob, Job, QpuJob
 from qpu.drivers.drm.csd import split_dispatch
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.runtime.canary import raw
 from qpu.runtime.pool import MemoryPool, Place
 from qpu.runtime.uniforms import Uniforms, declared, own, place, stream_of, streams_of
@@ -72,7 +72,7 @@ def prepare(
         count = shape.count if shape.count is not None else len(streams)
         if len(streams) > 1 and count != len(streams):
             raise UsageError(
-                f"count = {count}, but there are {len(streams)} rows of uniforms", help="give one of the two"
+                f"count = {count}, but there are {counted(len(streams), 'row')} of uniforms", help="give one of the two"
             )
         within("programs (vc4.Programs(count), rows of uniforms)", count, 1, info.qpus)
         code = pool.upload(program)

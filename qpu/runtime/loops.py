@@ -8,7 +8,7 @@ from typing import Any
 from qpu.core.code import Code
 from qpu.core.isa import BRANCH_SLOTS, Isa
 from qpu.drivers.errors_table import ADVICE, HELP, reason_of
-from qpu.errors import DecodeError, GpuResetError, GpuTimeoutError
+from qpu.errors import DecodeError, GpuResetError, GpuTimeoutError, counted
 from qpu.v3d import instr as v3d
 from qpu.v3d.decode import decode as decode_v3d
 from qpu.v3d.effects import effects as effects_v3d
@@ -39,7 +39,7 @@ def located(
 def where_stopped(program: Code, instructions: Sequence[int]) -> str:
     """Where the threads were, and the innermost loop around the first of them. instructions: not empty."""
     at = min(instructions)
-    found = f"{len(instructions)} threads, the first" if len(instructions) > 1 else "the program"
+    found = f"{counted(len(instructions), 'thread')}, the first" if len(instructions) > 1 else "the program"
     text = f"{found} was stopped at instruction {_named(program, at)}"
     loop = _loop(program, at)
     if loop is None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.core.deferred_signals import critical
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.runtime.pool import MemoryPool, Place
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ def _by_kind(kinds: Sequence[tuple[str, str]], row: Any) -> NDArray[Any] | list[
     given = list(row)
     if len(given) != len(kinds):
         text = ", ".join(f"{name}: {kind}" for name, kind in kinds) or "none"
-        number = f"{len(given)} uniform{' is' if len(given) == 1 else 's are'} given"
-        raise UsageError(f"{number}, but the program declares {text}", help="pass one value each")
+        raise UsageError(
+            f"{counted(len(given), 'uniform')} given, but the program declares {text}", help="pass one value each"
+        )
     if isinstance(row, np.ndarray):
         return row
     return [
@@ -99,7 +100,7 @@ def stream_of(pool: MemoryPool, uniforms: Uniforms) -> bytes | int:
     """
     if isinstance(uniforms, (list, tuple)) and uniforms and all(isinstance(u, (list, tuple)) for u in uniforms):
         raise UsageError(
-            f"uniforms = {len(uniforms)} rows, but all threads of a V3D launch read one stream",
+            f"uniforms = {counted(len(uniforms), 'row')}, but all threads of a V3D launch read one stream",
             help="pass one flat list; threads tell themselves apart by q.tidx, q.eidx or the payload",
         )
     return own(uniforms, pool) if isinstance(uniforms, Place) else pack_uniforms(uniforms, pool)

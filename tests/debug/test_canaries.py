@@ -35,7 +35,7 @@ def test_stores_next_to_a_buffer_are_found(gpu: Device) -> None:
     program = qpu.assemble(copy16, isa=gpu.isa)
     gpu.run(program, [x, z])
     assert (z.numpy() == x.numpy()).all()
-    with pytest.raises(qpu.OverrunError, match=r"uint32\[8\]: 32 bytes are changed, the first 1 bytes past the end"):
+    with pytest.raises(qpu.OverrunError, match=r"uint32\[8\]: 32 bytes changed, the first 1 byte past the end"):
         gpu.run(program, [x, y])
     gpu.run(program, [x, z])
     launch = gpu.submit(program, [x, z.address + PAGE])

@@ -73,10 +73,10 @@ def test_too_many_uniforms(board: str) -> None:
     with qpu.open_device(board) as gpu:
         x, y = gpu.zeros(16, np.uint32), gpu.zeros(16, np.uint32)
         program = qpu.assemble(copy16, isa=gpu.isa)
-        with pytest.warns(UserWarning, match="4 uniforms are given, but the program takes at most 2") as caught:
+        with pytest.warns(UserWarning, match="4 uniforms given, but the program takes at most 2") as caught:
             gpu.run(program, [x, y, 1, 2])
         assert caught[0].filename == __file__
-        with pytest.warns(UserWarning, match="1 uniforms are given, but the program takes none"):
+        with pytest.warns(UserWarning, match="1 uniform given, but the program takes none"):
             gpu.submit(qpu.assemble(lambda q: q.end(), isa=gpu.isa), [1]).wait()
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -140,7 +140,7 @@ def test_a_timeout_on_emulated_time_and_then_the_watchdog(board: str) -> None:
     fence = driver.submit(endless(driver))
     with pytest.raises(GpuTimeoutError, match="0 resets so far"):
         fence.wait(0.1)
-    with pytest.raises(GpuResetError, match="1 resets, 0 before the job; it runs a trivial job again") as caught:
+    with pytest.raises(GpuResetError, match="1 reset, 0 before the job; it runs a trivial job again") as caught:
         fence.wait(10.0)
     assert reason_of(caught.value)[1] == (ADVICE["reset"].help,)
     bo, job = eidx(driver)

@@ -1,8 +1,9 @@
-"""Tests that every error of the package and every problem that doctor finds has help."""
+"""Tests that every error of the package and every problem that doctor finds has help, and how messages count."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import qpu
 from qpu.drivers import doctor, probe
 from qpu.drivers.port import Port
 from qpu.emu.port import EmuPort
+from qpu.errors import counted
 from tests.drivers.fakes import FakePort
 
 PACKAGE = Path(qpu.__file__).parent
@@ -25,9 +27,12 @@ FROM_ROWS = {
 
 def without_help(path: Path) -> Iterator[str]:
     """Places where an error is made without ``help=`` or a help line."""
-    tree = ast.parse(path.read_text())
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    for call in ast.walk(tree):
+    text = path.read_text()
+    if not any(f"{name}(" in text for name in ERRORS):
+        return
+    nodes = list(ast.walk(ast.parse(text)))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    for call in nodes:
         if not isinstance(call, ast.Call) or getattr(call.func, "id", "") not in ERRORS:
             continue
         names = {node.id for node in ast.walk(call) if isinstance(node, ast.Name)}
@@ -59,3 +64,25 @@ def test_every_problem_of_the_doctor_has_help(port: Port) -> None:
     found = [c for c in doctor.examine(port).checks if c.status in (doctor.Status.WARN, doctor.Status.FAIL)]
     assert all(check.helps for check in found), found
     assert found or port.emulated is not None or not probe.detect_board(port).is_pi
+
+
+COUNTED = re.compile(
+    r"\{[^{}]+\} (uniforms|arguments|instructions|axes|elements|items|launches|programs|bytes (past|before|into))\b"
+)
+
+
+def counts_by_hand(path: Path) -> Iterator[str]:
+    """Lines with a value before a noun in the plural, which would say "1 uniforms"; constants may."""
+    for n, line in enumerate(path.read_text().splitlines(), 1):
+        found = COUNTED.search(line)
+        if found is not None and not re.search(r"[A-Z]{3}", found[0]):
+            yield f"{path.relative_to(PACKAGE)}:{n}: {line.strip()}"
+
+
+def test_messages_count_in_one_way() -> None:
+    """Numbers of things are written by `qpu.errors.counted`."""
+    assert [counted(n, noun) for n, noun in ((1, "byte"), (0, "axis"), (2, "index"), (3, "entry"), (2, "launch"))] == [
+        "1 byte", "0 axes", "2 indices", "3 entries", "2 launches",
+    ]  # fmt: skip
+    paths = [path for path in sorted(PACKAGE.rglob("*.py")) if "uapi" not in path.parts]
+    assert [place for path in paths for place in counts_by_hand(path)] == []

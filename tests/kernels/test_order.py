@@ -226,7 +226,7 @@ def test_refusals(boards: dict[str, Device]) -> None:
         (lambda: sort.argsort(x, x), "out holds float32"),
         (lambda: sort.topk(x, gpu.zeros(9)), "the 9 largest of 8 items"),
         (lambda: sort.topk(x, i), "values holds int32"),
-        (lambda: move.compact(x, m, gpu.zeros(7)), "8 items are chosen, and out has 7"),
+        (lambda: move.compact(x, m, gpu.zeros(7)), "8 items chosen, and out has 7"),
         (lambda: move.nonzero(i, i), "mask holds int32"),
         (lambda: move.gather(x, i, gpu.zeros(7)), "out has the shape"),
         (lambda: move.gather(gpu.zeros(0), i, x), r"x has the shape \[0\], and at 8 places"),

@@ -24,7 +24,7 @@ from qpu.drivers.errors_table import HELP, close_node, errno_rows, failure, faul
 from qpu.drivers.port import Interruptions, Port, interrupting, submitted
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
-from qpu.errors import DriverError, EmuFault, UsageError
+from qpu.errors import DriverError, EmuFault, UsageError, counted
 
 __all__ = ["TRIVIAL", "DrmBo", "DrmFence", "DrmV3d", "Identity", "open_adapter"]
 
@@ -145,10 +145,10 @@ class DrmV3d:
         return bo
 
     def _memory_fault(self, name: str, size: int, error: OSError) -> DriverError:
-        detail = f"{size} bytes asked for"
+        detail = f"{counted(size, 'byte')} asked for"
         if error.errno == errno.ENOMEM:
             available = meminfo(self.port).get("MemAvailable")
-            detail += "" if available is None else f", {available} bytes available"
+            detail += "" if available is None else f", {counted(available, 'byte')} available"
         return failure(self.what(name), error, _MEMORY_ROWS, detail)
 
     def _gem_close(self, handle: int) -> None:
@@ -257,7 +257,7 @@ class DrmV3d:
             self._calls.send(name, arg)
         except OSError as error:
             rows = _SUBMIT_ROWS | ({errno.EAGAIN: "eagain-perfmon"} if self._perfmons.active else {})
-            detail = f"{len(bos)} buffers, cfg {' '.join(f'{word:#x}' for word in cfg)}"
+            detail = f"{counted(len(bos), 'buffer')}, cfg {' '.join(f'{word:#x}' for word in cfg)}"
             raise failure(self.what(name), error, rows, detail) from error
         finally:
             keep.clear()
@@ -289,12 +289,12 @@ class DrmV3d:
         """Wait for a job; see `DrmFence.wait`."""
         if not fence.done and not self._await(fence, timeout_s):
             resets = self._reset_counter()
-            counted = "this Linux counts no resets" if resets is None else f"{resets} resets so far"
+            known = "this Linux counts no resets" if resets is None else f"{counted(resets, 'reset')} so far"
             raise fault(
                 "etime",
                 f"{self.what('WAIT_BO')}, {timeout_s:g} s",
                 errno.ETIME,
-                f"{counted}; the job's {len(fence.bos)} buffers are kept until it ends",
+                f"{known}; the job keeps {counted(len(fence.bos), 'buffer')} until it ends",
             )
         if fence.error is not None:
             raise fence.error
@@ -482,9 +482,9 @@ class DrmV3d:
     def _wait_counted(self, perfmon: int) -> None:
         """Wait for the jobs that a performance monitor counts."""
         with self._lock:
-            counted = [f for f in self._pending if f.perfmon == perfmon]
-        if counted:
-            self.wait(counted[-1], None)
+            own = [f for f in self._pending if f.perfmon == perfmon]
+        if own:
+            self.wait(own[-1], None)
 
     # end
 

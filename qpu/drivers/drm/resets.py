@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from qpu.drivers.drm.objects import DrmFence
 from qpu.drivers.errors_table import HELP
+from qpu.errors import counted
 
 __all__ = ["WATCHDOG_S", "blame", "warn_unknown"]
 
@@ -24,16 +25,17 @@ def blame(ended: Sequence[DrmFence], before: int | None, now: int | None) -> lis
     cut = [(f, why) for f in ended if f.completion is not None and (why := f.completion.missing())]
     if before is None or now is None or now == before:
         return cut
-    counted = f"{now} resets, {before} before the job"
-    cut = [(f, f"{counted}; {why}") for f, why in cut]
+    count = f"{counted(now, 'reset')}, {before} before the job"
+    cut = [(f, f"{count}; {why}") for f, why in cut]
     left = now - before - len(cut)
     known = {id(f) for f, _ in cut}
     silent = [f for f in ended if f.completion is None]
     spoken = [f for f in ended if f.completion is not None and id(f) not in known]
     for group in (silent, spoken):  # a program can set its word and hang afterwards
         if left > 0 and group:
-            other = "" if left >= len(group) else f"; it may be another of the {len(group)} launches that ended by then"
-            cut += [(f, counted + other) for f in group]
+            several = f"; it may be another of the {counted(len(group), 'launch')} that ended by then"
+            other = "" if left >= len(group) else several
+            cut += [(f, count + other) for f in group]
             left -= len(group)
     return cut
 

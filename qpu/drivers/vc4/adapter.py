@@ -23,7 +23,7 @@ from qpu.drivers.vc4.mailbox_tags import Clock, UnsupportedTagError
 from qpu.drivers.vc4.power import Power, power_of
 from qpu.drivers.vc4.registers import Ident, V3dRegisters, block_address
 from qpu.drivers.vc4.vcsm import BUS_MASK, GpuMemory, open_memory
-from qpu.errors import DriverError, EmuFault, GpuTimeoutError, UsageError
+from qpu.errors import DriverError, EmuFault, GpuTimeoutError, UsageError, counted
 
 __all__ = ["LAUNCHES", "Vc4Driver", "open_adapter"]
 
@@ -475,7 +475,7 @@ class Vc4Driver:
                 stack.callback(provider.close)
 
     def __repr__(self) -> str:
-        return f"<Vc4Driver by {self._launch}, {'closed' if self._closed else f'{len(self._live)} buffers'}>"
+        return f"<Vc4Driver by {self._launch}, {'closed' if self._closed else counted(len(self._live), 'buffer')}>"
 
 
 def _wait_for(fences: Sequence[Fence], timeout_s: float) -> None:

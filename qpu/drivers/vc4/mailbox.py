@@ -14,7 +14,7 @@ from qpu.drivers.port import Port, retrying
 from qpu.drivers.uapi.mailbox import MAX_PROGRAMS
 from qpu.drivers.vc4 import mailbox_tags as tags
 from qpu.drivers.vc4.mailbox_tags import TAGS, Clock, MemoryFlag, Tag, TagCall, Throttled, UnsupportedTagError
-from qpu.errors import DriverError, UsageError
+from qpu.errors import DriverError, UsageError, counted
 
 __all__ = ["LINUX_LIMIT_MS", "Mailbox", "MailboxInfo", "Node", "persist", "read_info"]
 
@@ -34,7 +34,7 @@ def check_programs(count: int, most: int) -> None:
     """Raise UsageError for a launch of no programs, or of more than the queue takes."""
     if not 1 <= count <= most:
         help = "start more programs by several launches"
-        raise UsageError(f"{count} programs in one launch; allowed: 1..{most}", help=help)
+        raise UsageError(f"{counted(count, 'program')} in one launch; allowed: 1..{most}", help=help)
 
 
 def persist(give_back: Callable[[], None]) -> None:
@@ -358,7 +358,8 @@ class Mailbox(Node):
         """Run code on the VPU (not the QPUs) at bus address `pc` with r0..r5; returns r0."""
         if len(registers) > 6:
             raise UsageError(
-                f"{len(registers)} registers; the VPU call takes r0..r5", help="pass further values through memory"
+                f"{counted(len(registers), 'register')}; the VPU call takes r0..r5",
+                help="pass further values through memory",
             )
         values = [*registers, *[0] * (6 - len(registers))]
         return self.call("EXECUTE_CODE", pc, *values)[0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from qpu.drivers.errors_table import HELP, fault
 from qpu.drivers.uapi.mailbox import CODE_REQUEST, CODE_SUCCESS, PROPERTY, TAG_END, TAG_REPLY
-from qpu.errors import DriverError, UsageError
+from qpu.errors import DriverError, UsageError, counted
 
 __all__ = [
     "TAGS", "Clock", "MemoryFlag", "Tag", "TagCall", "Throttled", "UnsupportedTagError", "build_message",
@@ -147,7 +147,8 @@ class TagCall:
         if len(self.values) != len(self.tag.request):
             words = ", ".join(self.tag.request) or "nothing"
             raise UsageError(
-                f"{self.tag.name} takes {words}; {len(self.values)} values were given", help="give one value per word"
+                f"{self.tag.name} takes {words}; {counted(len(self.values), 'value')} given",
+                help="give one value per word",
             )
         for word, value in zip(self.tag.request, self.values, strict=True):
             if not 0 <= value < 1 << 32:
@@ -215,7 +216,7 @@ def parse_reply(message: bytearray, calls: Sequence[TagCall]) -> list[tuple[int,
         else:
             if held < 4 * len(tag.response):
                 raise DriverError(
-                    f"mailbox: {tag.name} answered {length} bytes, {4 * len(tag.response)} are needed "
+                    f"mailbox: {tag.name} answered {counted(length, 'byte')}, {4 * len(tag.response)} are needed "
                     f"({', '.join(tag.response)}){HELP}update the firmware: sudo apt full-upgrade, then reboot",
                     errno.EPROTO,
                 )

@@ -15,7 +15,7 @@ from qpu.drivers.errors_table import HELP, failure, fault
 from qpu.drivers.port import Port, Registers
 from qpu.drivers.vc4.mailbox import check_programs
 from qpu.drivers.vc4.vcsm import MEM_ROWS
-from qpu.errors import DriverError, GpuTimeoutError, UsageError
+from qpu.errors import DriverError, GpuTimeoutError, UsageError, counted
 
 __all__ = ["COUNTERS", "COUNTER_SLOTS", "QUEUE_DEPTH", "Ident", "Reg", "V3dRegisters", "block_address", "counter_index"]
 
@@ -231,7 +231,7 @@ class V3dRegisters:
                 left = deadline - clock()
                 if left <= 0:
                     raise GpuTimeoutError(
-                        f"V3D registers: {done} of {count} programs ended within {timeout_s} s (ERRSTAT "
+                        f"V3D registers: {done} of {counted(count, 'program')} ended within {timeout_s} s (ERRSTAT "
                         f"0x{self.read(Reg.ERRSTAT):08x}); the hardware has no time limit, so the others may still run"
                         f"{HELP}wait again on the same launch, or look for a program that never ends",
                         errno.ETIMEDOUT,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO
 
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 
 __all__ = ["Trace", "TraceEntry"]
 
@@ -156,7 +156,7 @@ class Trace:
         """All entries as text, with the number of dropped ones."""
         lines = [e.render() for e in self._entries]
         if self.dropped:
-            note = f"# {self.dropped} {'later' if self.keep == 'first' else 'earlier'} entries were dropped"
+            note = f"# {counted(self.dropped, 'later entry' if self.keep == 'first' else 'earlier entry')} dropped"
             lines.insert(len(lines) if self.keep == "first" else 0, note)
         return "\n".join(lines)
 
@@ -166,7 +166,8 @@ class Trace:
         return "\n".join(e.json() for e in self._entries)
 
     def __repr__(self) -> str:
-        return f"<Trace of {len(self)} instructions, {self.launches} launches, {self.dropped} dropped>"
+        counts = f"{counted(len(self), 'instruction')}, {counted(self.launches, 'launch')}"
+        return f"<Trace of {counts}, {self.dropped} dropped>"
 
     def _repr_html_(self) -> str:
         from qpu.display.emulation import trace_html

@@ -13,7 +13,7 @@ from qpu.emu.engine.memory import PAGE, Region
 from qpu.emu.linux.core import NS, Linux, OpenFile, Run, fail, fail_if
 from qpu.emu.linux.gpu_jobs import Vc4Gpu
 from qpu.emu.linux.heap import Heap
-from qpu.errors import EmuFault, FaultPlace
+from qpu.errors import EmuFault, FaultPlace, counted
 
 __all__ = ["Firmware", "VcioFile"]
 
@@ -191,7 +191,7 @@ class Firmware:
             return self._unknown_result("v3d-off", "EXECUTE_QPU while V3D is off", "enable it with SET_ENABLE_QPU")
         if not 1 <= count <= mailbox.MAX_PROGRAMS:
             advice = f"launch 1 to {mailbox.MAX_PROGRAMS} programs at a time"
-            return self._unknown_result("execute-count", f"EXECUTE_QPU of {count} programs", advice)
+            return self._unknown_result("execute-count", f"EXECUTE_QPU of {counted(count, 'program')}", advice)
         return _words(self._execute(gpu, self._control_block(control, count), timeout_ms))
 
     def _unknown_result(self, rule: str, message: str, advice: str) -> bytes:
@@ -209,7 +209,7 @@ class Firmware:
         if first is None or last is not first or at % 4:
             raise EmuFault(
                 "out-of-bounds",
-                f"the control block of EXECUTE_QPU, {size} bytes at 0x{control:08x}, is not GPU memory",
+                f"the control block of EXECUTE_QPU, {counted(size, 'byte')} at 0x{control:08x}, is not GPU memory",
                 FaultPlace(self.profile.name, address=control),
                 help="pass the bus address of memory that was allocated and locked",
             )

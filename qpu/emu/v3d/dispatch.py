@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.emu.v3d.faults import fault
-from qpu.errors import FaultPlace
+from qpu.errors import FaultPlace, counted
 
 __all__ = ["Dispatch", "Payload", "Placement", "Start"]
 
@@ -275,10 +275,12 @@ class Placement:
         for s, (n, want) in self.missing().items():
             at = [f"QPU {self.qpu(t)}.{self.slot(t)}" for t in self._arrived[s][:_NAMED]]
             more = f" and {n - _NAMED} more" if n > _NAMED else ""
-            parts.append(f"supergroup {s}: {n} of {want} batches wait at the barrier ({', '.join(at)}{more})")
+            parts.append(f"supergroup {s}: {n} of {counted(want, 'batch')} wait at the barrier ({', '.join(at)}{more})")
         size = self.dispatch.batches_per_supergroup
         if size > self.capacity:
-            parts.append(f"a supergroup has {size} batches, but only {self.capacity} threads can run")
+            parts.append(
+                f"a supergroup has {counted(size, 'batch')}, but only {counted(self.capacity, 'thread')} can run"
+            )
         elif self.started == self.dispatch.batches:
             parts.append("the other batches of the dispatch have ended")
         return "; ".join(parts) or "no thread can run"

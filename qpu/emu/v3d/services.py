@@ -31,7 +31,7 @@ from qpu.emu.v3d.tmu import (
     result_words,
 )
 from qpu.emu.v3d.uniforms import Snapshot
-from qpu.errors import FaultPlace
+from qpu.errors import FaultPlace, counted
 
 __all__ = ["DispatchServices", "describe_access"]
 
@@ -58,9 +58,9 @@ def describe_access(memory: Memory, error: AccessError) -> str:
     if region.private and not distance:
         return f"{kind} is in {region.name} of the launch, which only the GPU's own fetches may read"
     if distance < 0:
-        where = f"{-distance} bytes before its start"
+        where = f"{counted(-distance, 'byte')} before its start"
     else:
-        where = f"{distance} bytes past its end"
+        where = f"{counted(distance, 'byte')} past its end"
     return (
         f"{kind} is outside every buffer; the nearest is {region.name!r} "
         f"(0x{region.address:08x}..0x{region.last:08x}), {where}"

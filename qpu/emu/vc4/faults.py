@@ -10,7 +10,7 @@ from typing import Final
 from qpu.emu.engine.machine import RunStats
 from qpu.emu.engine.memory import Memory
 from qpu.emu.vc4.state import BUS_MASK, Group, Qpu
-from qpu.errors import EmuFault, FaultPlace
+from qpu.errors import EmuFault, FaultPlace, counted
 from qpu.vc4.rules import RULES
 
 __all__ = ["HELP", "Level", "Reporter", "describe_address", "disassemble", "fault", "place"]
@@ -48,9 +48,9 @@ def describe_address(memory: Memory, address: int) -> str:
     if region.private and not distance:
         return f"it holds {region.name} of the launch, which only the GPU's own fetches may read"
     if distance > 0:
-        where = f"{distance} bytes past the end of"
+        where = f"{counted(distance, 'byte')} past the end of"
     elif distance < 0:
-        where = f"{-distance} bytes before"
+        where = f"{counted(-distance, 'byte')} before"
     else:
         where = "inside"
     return f"{where} the nearest buffer, {region.name} at 0x{region.address:08x}..0x{region.last:08x}"

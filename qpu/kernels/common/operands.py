@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qpu.buffers import Buffer, BufferView
 from qpu.device import device_of
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.lang.arguments import overlap, viewed
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _as_view(name: str, value: object, mode: str = "in") -> BufferView:
     row = buffer.dtype.itemsize * int(np.prod(inner, dtype=np.int64))
     if row and offset % row:
         raise UsageError(
-            f"{name} begins {offset} bytes into its buffer; allowed: multiples of {row}, whole rows of it",
+            f"{name} begins {counted(offset, 'byte')} into its buffer; allowed: multiples of {row}, whole rows of it",
             help="part(buffer, shape, offset) begins at any element",
         )
     return BufferView(buffer, offset, ((buffer.nbytes - offset) // row if row else 0, *inner), buffer.dtype)

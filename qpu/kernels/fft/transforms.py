@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from qpu.buffers import BufferView
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, same_shape, separate
 from qpu.kernels.fft import passes, tables
@@ -141,7 +141,9 @@ def _complex(x: Memory, out: Memory, axis: int, sign: int) -> Run:
     separate("out", b, same=True, x=a)
     rank = len(a.shape)
     if not rank or not -rank <= axis < rank:
-        raise UsageError(f"axis = {axis} of {rank} axes; allowed: {-rank}..{rank - 1}", help="pass an axis of x")
+        raise UsageError(
+            f"axis = {axis} of {counted(rank, 'axis')}; allowed: {-rank}..{rank - 1}", help="pass an axis of x"
+        )
     order = [i for i in range(rank) if i != axis % rank] + [axis % rank]
     with Jobs(gpu) as jobs:
         _along(jobs, a.transpose(*order), b.transpose(*order), sign)

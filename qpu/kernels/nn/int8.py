@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.buffers import BufferView
-from qpu.errors import UsageError
+from qpu.errors import UsageError, counted
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, same_shape, separate
 from qpu.kernels.common.shapes import around, returned
@@ -59,7 +59,9 @@ def _axis(x: BufferView, out: BufferView, axis: int, zero: int) -> int:
     """The axis of the scales, from 0 on. Raises: UsageError for arguments that do not fit."""
     shape = same_shape(x=x, out=out)
     if not shape or not -len(shape) <= axis < len(shape):
-        raise UsageError(f"axis = {axis} of an array of {len(shape)} axes", help="allowed: an axis that x has")
+        raise UsageError(
+            f"axis = {axis} of an array of {counted(len(shape), 'axis')}", help="allowed: an axis that x has"
+        )
     if not -128 <= zero <= 127:
         raise UsageError(f"zero = {zero}", help="allowed: -128..127")
     separate("out", out, x=x)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from qpu.core.locations import LINE_LIMIT
-from qpu.errors import suggest
+from qpu.errors import counted, suggest
 from qpu.vc4.encode import NOP_WORD, encode
 from qpu.vc4.instr import Alu, Branch, Instr, Reserved, Semaphore
 from qpu.vc4.regs import SIG_SMALL_IMM
@@ -120,7 +120,7 @@ class Engine:
         name = function.name
         if len(arguments) != len(function.parameters):
             wanted = len(function.parameters)
-            raise Fault("argument-count", f"{name} takes {wanted} arguments, not {len(arguments)}", pos,
+            raise Fault("argument-count", f"{name} takes {counted(wanted, 'argument')}, not {len(arguments)}", pos,
                         allowed=f"{name}({', '.join(function.parameters)})")  # fmt: skip
         budget, symbols = self.budget, self.symbols
         names = self.names
@@ -151,7 +151,7 @@ class Engine:
                 self.results = []
                 self.run_block(function.body)
                 if len(self.results) != 1:
-                    count = "no value" if not self.results else f"{len(self.results)} values"
+                    count = "no value" if not self.results else f"{counted(len(self.results), 'value')}"
                     raise Fault("function-value", f"{name} gives {count} instead of one", pos,
                                 help="write exactly one expression on a line of its own for every case")  # fmt: skip
                 value = self.results[0]
@@ -377,7 +377,8 @@ class Engine:
         wanted = len(macro.parameters)
         if len(arguments) != wanted:
             pos = found[wanted][1] if len(arguments) > wanted else word.start(1)
-            raise Fault("argument-count", f"the macro {macro.name} takes {wanted} arguments, not {len(arguments)}", pos,
+            takes = counted(wanted, "argument")
+            raise Fault("argument-count", f"the macro {macro.name} takes {takes}, not {len(arguments)}", pos,
                         allowed=f"{macro.name} {', '.join(macro.parameters)}".strip())  # fmt: skip
         self.nested(macro.body, dict(zip(macro.parameters, arguments, strict=True)),
                     f"in macro {macro.name} called at {self.source[1]}:{self.source[2]}", word.start(1))  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import overload
 
-from qpu.errors import Loc
+from qpu.errors import Loc, counted
 from qpu.vc4.encode import NOP_WORD, encode
 from qpu.vc4.vc4asm.fault import Fault
 from qpu.vc4.vc4asm.operands import BranchTarget, Operation
@@ -133,7 +133,7 @@ class Output:
         if self.tail_bits:
             raise Fault("back", "unaligned data precedes .back")
         if n > len(self.words):
-            raise Fault("back", f"there are only {len(self.words)} instructions to go back")
+            raise Fault("back", f"there are only {counted(len(self.words), 'instruction')} to go back")
         return Cut(self, len(self.words) - n)
 
     def resolve(self) -> None:

@@ -81,7 +81,7 @@ def test_many_launches_do_not_overflow_the_count(linux: FakeLinux, regs: V3dRegi
 def test_wait_times_out_and_may_be_repeated(linux: FakeLinux, regs: V3dRegisters) -> None:
     linux.hang = True
     regs.start([(0, 8)])
-    with pytest.raises(GpuTimeoutError, match=r"0 of 1 programs ended within 0\.25 s") as caught:
+    with pytest.raises(GpuTimeoutError, match=r"0 of 1 program ended within 0\.25 s") as caught:
         regs.wait(1, 0.25)
     assert caught.value.errno == errno.ETIMEDOUT
     assert 0.25 <= linux.time < 0.27

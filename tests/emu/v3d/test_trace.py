@@ -24,7 +24,7 @@ def test_keeps_the_last_or_the_first() -> None:
     assert [e.index for e in first] == [0, 1, 2, 3]
     assert last.dropped == first.dropped == 6
     assert last.text.startswith("# 6 earlier")
-    assert first.text.endswith("later entries were dropped")
+    assert first.text.endswith("later entries dropped")
 
 
 def test_filters() -> None:

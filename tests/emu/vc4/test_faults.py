@@ -230,7 +230,7 @@ def test_out_of_bounds_names_lane_address_and_the_nearest_buffer() -> None:
         end = rig.data.end
         e = fault(rig, program, [(end - 20) | 0xC0000000])
         assert (e.rule, e.place.lane, e.place.address, e.place.instruction) == ("out-of-bounds", 5, end, 2)
-        assert "1 bytes past the end of the nearest buffer, data" in e.message
+        assert "1 byte past the end of the nearest buffer, data" in e.message
         e = fault(rig, program, [rig.code.address - 64])
         assert "64 bytes before the nearest buffer, code" in e.message
 
