@@ -33,6 +33,7 @@ RULES = {
     "lang-source": "a function without source text",
     "lang-asm": "inline assembly that cannot be",
     "lang-reg": "more values than registers",
+    "lang-size": "a loop that is repeated when compiling and makes too many operations",
     "lang-internal": "a fault of the compiler itself; please report it",
     "launch-type": "an argument of another type, shape or number",
     "launch-device": "arrays of different devices, closed ones, or none",

@@ -35,6 +35,11 @@ def _shape(shape: Any) -> tuple[int, ...]:
     return found
 
 
+def _holds_arrays(obj: Any) -> bool:
+    """Whether a nested list has arrays of a device among its items, at any depth."""
+    return isinstance(obj, list | tuple) and any(isinstance(x, Array) or _holds_arrays(x) for x in obj)
+
+
 def _of_python(data: Any) -> bool:
     """Whether data is Python numbers in lists, which take the default dtypes."""
     if isinstance(data, list | tuple):
@@ -82,7 +87,7 @@ class Creation:
                     return Array(cast(node, kind))
                 return Array(copied(node)) if copy else obj
             obj = obj.numpy()
-        elif isinstance(obj, list | tuple) and any(isinstance(x, Array) for x in obj):
+        elif _holds_arrays(obj):
             items = [self.asarray(x) for x in obj]
             found = stack(items)
             return found if kind is None else self.asarray(found, dtype=kind)

@@ -14,14 +14,13 @@ from qpu.lang.front_flow import gone_since, leave_loop, look_through
 from qpu.lang.front_merge import tried, under_mask
 from qpu.lang.front_names import RETURNED, targets
 from qpu.lang.kir import Region, Value, walk
-from qpu.lang.operators import iterate
+from qpu.lang.operators import iterate, repeated
 from qpu.lang.values import POISON, Complex, Packed, Poison, Unbound, View
 
 __all__ = ["HANDLERS"]
 
 UNROLL_TRIPS = 4
 UNROLL_OPERATIONS = 16
-PYTHON_TURNS = 100_000  # turns of a loop that Python runs
 
 
 @runtime_checkable
@@ -101,9 +100,7 @@ def _python_loop(f: Front, node: ast.For | ast.While, turns: Iterable[Any], begi
         f.execute(node.body)
 
     try:
-        for count, item in enumerate(turns):
-            if count > PYTHON_TURNS:
-                raise f.error(node, "lang-syntax", f"a loop of more than {PYTHON_TURNS} turns while compiling")
+        for item in turns:
             exits.skipped = None
             gone = gone_since(f, before)  # out of this loop, or out of what is around it
             if gone is None:
@@ -152,7 +149,7 @@ def _while(f: Front, node: ast.While) -> None:
                 return
             yield None
 
-    _python_loop(f, node, turns(), lambda _: None)
+    _python_loop(f, node, repeated(f, node.test, turns()), lambda _: None)
 
 
 def _tested_inside(node: ast.While) -> ast.While:

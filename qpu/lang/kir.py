@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 from qpu.errors import Loc
 
-__all__ = ["ROWS", "Access", "Builder", "Loop", "Region", "Request", "Row", "Skip", "Value", "walk"]
+__all__ = ["ROWS", "Access", "Builder", "Loop", "Region", "Request", "Row", "Skip", "Value", "values_made", "walk"]
 
 Sem: TypeAlias = Callable[..., Any]
 
@@ -266,6 +266,11 @@ class Request:
 
 
 _numbers = itertools.count()
+
+
+def values_made() -> int:
+    """A number that grows by at least one with each operation made: how much work a loop has caused."""
+    return next(_numbers)
 
 
 class Value:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from qpu.core.scalar_lanes import float_bits
 from qpu.lang import math_roots
 from qpu.lang.front import Front
-from qpu.lang.kir import Value
+from qpu.lang.kir import Value, values_made
 from qpu.lang.math_kit import Kit
 from qpu.lang.surface import DeviceRange, Unrolled
 from qpu.lang.types import LETTER
 from qpu.lang.values import POISON, Bound, Complex, Index, Packed, Poison, View
 
 __all__ = ["binary", "both", "compare", "decided", "device_range_error", "effect_error", "exclusive", "has_value",
-           "is_mask", "iterate", "join", "one_of", "own", "python_operation", "select", "truth"]  # fmt: skip
+           "is_mask", "iterate", "join", "one_of", "own", "python_operation", "repeated", "select",
+           "truth"]  # fmt: skip
+
+PYTHON_TURNS = 100_000  # of a loop that Python runs when compiling
+UNROLLED_VALUES = 20_000  # operations that such a loop may make: the time of later passes grows with their square
 
 _PYTHON: Final[dict[type[ast.AST], Callable[..., Any]]] = {
     ast.Add: operator.add,
@@ -97,9 +101,26 @@ def iterate(f: Front, node: ast.expr, items: Any) -> Any:
     if isinstance(items, Unrolled):
         items = items.items
     try:
-        return iter(items)
+        found = iter(items)
     except TypeError as error:
         raise f.error(node, "lang-python", f"TypeError: {error}") from None
+    return repeated(f, node, found)
+
+
+def repeated(f: Front, node: ast.expr, items: Iterable[Any]) -> Iterator[Any]:
+    """The items of a loop that Python runs when compiling. Raises: LangError where its turns make too much."""
+    first = values_made()
+    for count, item in enumerate(items, 1):
+        yield item
+        if values_made() - first > UNROLLED_VALUES:
+            found = f"{count} turns of this loop make more than {UNROLLED_VALUES} operations"
+        elif count >= PYTHON_TURNS:
+            found = f"this loop has more than {PYTHON_TURNS} turns"
+        else:
+            continue
+        raise f.error(node, "lang-size", f"{found}: it is repeated when compiling", allowed="a few thousand operations",
+                      help="let the GPU count: `for` over a `range` without unroll, or a `while` over a counter that "
+                      "is a value, such as `n = i32(0)`")  # fmt: skip
 
 
 def device_range_error(f: Front, node: ast.AST) -> Any:

@@ -30,6 +30,7 @@ def test_creation(gpu: Device) -> None:
         (xp.triu(xp.ones((3, 3)), k=1), np.triu(np.ones((3, 3), F), 1)),
         (xp.meshgrid(xp.arange(2), xp.arange(3))[1], np.meshgrid(np.arange(2), np.arange(3))[1].astype(np.int32)),
         (xp.asarray([[1, 2], [3, 4]]), np.array([[1, 2], [3, 4]], np.int32)),
+        (xp.asarray([[xp.asarray(1), 2], (3, xp.sum(xp.asarray([4])))]), np.array([[1, 2], [3, 4]], np.int32)),
         (xp.asarray([1 + 2j]), np.array([1 + 2j], np.complex64)),
     ):
         assert found.dtype == want.dtype

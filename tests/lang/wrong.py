@@ -24,6 +24,10 @@ WRONG: tuple[tuple[str, str, str], ...] = (
     ("lang-syntax", "Grid, y: Out[i32]", "i = k.index()\nwhile §True:\n    y[i] = 1"),
     ("lang-effect", "Grid, n: i32, y: Out[i32]",
      "i = k.index()\nt = []\nfor j in range(n):\n    §t.append(j)\ny[i] = 1"),
+    ("lang-size lang-name", "Grid, y: Out[i32]",
+     "i = k.index()\nc = 0\nwhile §c < 9000:\n    i = i * 3 + c\n    c += 1\ny[i] = §z"),
+    ("lang-size", "Grid, y: Out[i32]", "i = k.index()\na = [j for j in §range(10**12)]\ny[i] = 1"),
+    ("lang-size", "Grid, y: Out[i32]", "i = k.index()\ny[i] = sum(i * j for j in §unroll(range(20000)))"),
     # -- names
     ("lang-name", "Grid, y: Out[i32]", "i = k.index()\ny[i] = §z"),
     ("lang-name", "Grid, value: i32, y: Out[i32]", "i = k.index()\ny[i] = §valeu"),
