@@ -26,7 +26,9 @@ from tests.emu.process.emulate_rig import ROOT, emulate, ok
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize(("name", "board"), [("old_vc4", "pi3"), ("old_v6", "pi4"), ("old_v7", "pi5")])
+@pytest.mark.parametrize(
+    ("name", "board"), [("old_vc4", "pi3"), ("old_v6", "pi4"), ("old_v7", "pi5"), ("old_v7_wide", "pi5")]
+)
 @pytest.mark.filterwarnings("error::qpu.compat.dialect.CompatWarning")
 def test_programs_run_with_changed_imports(
     name: str, board: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
