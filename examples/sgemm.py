@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from importlib.util import find_spec
 from typing import Any
 
@@ -52,6 +53,14 @@ def default_size() -> int:
     return REFERENCE_SIZE if chosen == "reference" or find_spec("llvmlite") is None else DEFAULT_SIZE
 
 
+def start(gpu: Device, good: bool) -> None:
+    """What people see as soon as there is a result: the device, and whether the product is right."""
+    seconds = time.perf_counter() - _common.process_start()
+    print(gpu.info)
+    state = "right" if good else "WRONG"
+    print(f"  first    product {state}, {seconds:.1f} s after the start of Python; now timing", flush=True)
+
+
 def multiply(gpu: Device, shape: tuple[int, int, int], options: argparse.Namespace) -> dict[str, Any]:
     """Run, time and check one multiplication; the keys are those of --json."""
     m, n, k = shape
@@ -63,15 +72,18 @@ def multiply(gpu: Device, shape: tuple[int, int, int], options: argparse.Namespa
         a, b, c = (random.uniform(-1, 1, s).astype(np.float32) for s in shapes)
         job.load(a, b, c, alpha, beta)
         first = job.launch().stats  # warms up the caches; its translations are reported below
+        a, b = a.T if transa else a, b.T if transb else b
+        expected = sgemm.reference(alpha, a, b, beta, c)
+        bound = sgemm.error_bound(gpu.isa, alpha, a, b, beta, c)
+        if not options.json:
+            good = bool((np.abs(job.result().astype(np.float64) - expected) <= bound).all())
+            start(gpu, good)
         runs: list[Any] = []
         seconds = _common.median_time(lambda: runs.append(job.launch()), lambda: job.load_c(c))
         result = job.result()
         choice = job.choice
     stats = runs[-1].stats
-    a, b = a.T if transa else a, b.T if transb else b
-    expected = sgemm.reference(alpha, a, b, beta, c)
     error = np.abs(result.astype(np.float64) - expected)
-    bound = sgemm.error_bound(gpu.isa, alpha, a, b, beta, c)
     share = np.divide(error, bound, out=np.where(error == 0, 0.0, np.inf), where=bound > 0)
     row: dict[str, Any] = _common.result(
         gpu,
@@ -118,8 +130,7 @@ def multiply(gpu: Device, shape: tuple[int, int, int], options: argparse.Namespa
 
 
 def show(gpu: Device, row: dict[str, Any]) -> None:
-    """The result for people."""
-    print(gpu.info)
+    """The result for people, after `start`."""
     stored = " and ".join(x for x, flag in (("A", row["transa"]), ("B", row["transb"])) if flag)
     print(
         f"  shape    {row['m']} x {row['n']} x {row['k']} (m x n x k), float32"
