@@ -149,7 +149,7 @@ class _Reader:
         value = self._data.get(name)
         if not isinstance(value, str) or len(value) > 1000:
             raise _bad(f"{name} is not a text of up to 1000 characters")
-        return value
+        return _plain(value)
 
     def items(self, name: str, most: int) -> list[Any]:
         value = self._data.get(name)
@@ -168,6 +168,11 @@ class _Reader:
         if type(value) is not bool:
             raise _bad(f"{name} is neither true nor false")
         return value
+
+
+def _plain(text: str) -> str:
+    """A text of a stranger, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text.expandtabs(4))
 
 
 def _reader(value: object) -> _Reader:
@@ -247,8 +252,8 @@ def _head(body: bytes) -> Recorded:
         raise _bad("an instruction has more than 64 bits")
     locs: list[tuple[str, int, str] | None] = []
     for loc in r.items("locs", 1 << 20):
-        good = isinstance(loc, list) and len(loc) == 3 and isinstance(loc[0], str) and type(loc[1]) is int
-        locs.append((loc[0], loc[1], str(loc[2])) if good else None)
+        good = isinstance(loc, list) and len(loc) == 3 and type(loc[1]) is int and 0 <= loc[1] < 1 << 31
+        locs.append((_plain(str(loc[0])), loc[1], _plain(str(loc[2]))) if good else None)
     memory = [_memory(_reader(m)) for m in r.items("memory", 1 << 16)]
     if sum(m.size for m in memory) > _LIMIT:
         raise _bad(f"more than {_LIMIT} bytes of buffers")

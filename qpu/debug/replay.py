@@ -14,6 +14,7 @@ from qpu.debug.record import Recorded, read_records
 from qpu.drivers.base import CsdJob, Job
 from qpu.drivers.drm.csd import csd_cfg
 from qpu.emu.boards import BoardProfile, parse_board
+from qpu.emu.engine.host_limit import HostLimit, chosen_limit
 from qpu.emu.engine.machine import Execution, RunStats, V3dMachine, Vc4Machine
 from qpu.emu.engine.memory import Memory
 from qpu.emu.engines import make_machine, observer_of_environment, watching
@@ -23,6 +24,7 @@ __all__ = ["Replayed", "begin_recorded", "board_for", "located", "replay", "run_
 
 _BOARDS = {Isa.VC4: "pi3", Isa.V3D42: "pi4", Isa.V3D71: "pi5"}
 _ALIAS = 0x3FFFFFFF
+_SLICE = 1 << 20  # emulated clocks between two looks at the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,16 @@ def _begin(recorded: Recorded, board: str | None, engine: str) -> tuple[Memory, 
 
 
 def run_recorded(recorded: Recorded, *, board: str | None = None, engine: str = "auto") -> Replayed:
-    """Run one recorded launch. Raises: EmuFault with the recorded source line; UsageError."""
+    """Run one recorded launch, for QPU_EMU_HOST_LIMIT_S at most where that is set.
+
+    Raises: EmuFault with the recorded source line; UsageError."""
     memory, begin, mask = _begin(recorded, board, engine)
     try:
-        execution = begin(recorded.job)
-        execution.run()
+        limit = HostLimit(chosen_limit(None))
+        with limit:
+            execution = begin(recorded.job)
+            while not execution.run(_SLICE):
+                limit.check(execution.clocks)
     except EmuFault as fault:
         raise fault.at(_place(recorded, fault.place), fault.other and _place(recorded, fault.other)) from None
     differs = None

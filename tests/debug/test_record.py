@@ -179,6 +179,53 @@ def test_many_odd_values(tmp_path: Path, board: str) -> None:
     assert _fuzzed(tmp_path, board, 3000)
 
 
+def test_every_length_is_checked(tmp_path: Path) -> None:
+    """Each length of a file made 0, a little wrong, and huge: refused, or a file with fewer launches."""
+    path = tmp_path / "run.qpu"
+    recorded(path, "pi3")
+    data, at, lengths = path.read_bytes(), len(MAGIC), []
+    while at < len(data):
+        lengths.append((at + 4, int.from_bytes(data[at + 4 : at + 12], "little")))
+        at += 16 + lengths[-1][1]
+    assert len(lengths) == 11
+    for at, n in lengths:
+        for wrong in (0, n - 1, n + 1, n + 16, 1 << 30, (1 << 30) + 1, (1 << 32) + n, (1 << 64) - 1):
+            path.write_bytes(data[:at] + wrong.to_bytes(8, "little") + data[at + 8 :])
+            with pytest.raises(qpu.UsageError, match="not a record"):
+                list(read_records(path))
+
+
+def test_texts_of_strangers_do_not_command_the_terminal(tmp_path: Path) -> None:
+    def change(head: Any) -> None:
+        head["locs"] = [["a\x1b]0;b\x07", 1, "\x1b[2J\u202e\ud800\n  help: é"]] * len(head["locs"])
+        head["memory"] = [m | {"used": min(m["used"], 8), "name": "x\x1b[31m\ud800"} for m in head["memory"]]
+
+    path = tmp_path / "run.qpu"
+    recorded(path, "pi5")
+    path.write_bytes(edited(path.read_bytes(), change))
+    with pytest.raises(qpu.EmuFault, match="outside") as caught:
+        list(qpu.replay(path))
+    text = str(caught.value)
+    assert text.replace("\n", "").isprintable() and r"a\x1b]0;b\x07:1: \x1b[2J\u202e\ud800\n  help: é" in text
+
+
+def test_a_replay_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def long(q: Any) -> None:  # 2**32 turns
+        with q.loop() as loop:
+            q.sub(q.rf[1], q.rf[1], 1, push="pushz")
+            q.b(loop.start, cond="anyna")
+            for _ in range(3):
+                q.nop()
+        q.end()
+
+    path = tmp_path / "run.qpu"
+    with qpu.open_device("pi5", host_limit_s=0.05) as gpu, qpu.record(path), pytest.raises(qpu.EmuFault):
+        gpu.run(qpu.assemble(long, isa=gpu.isa, check=False))
+    monkeypatch.setenv("QPU_EMU_HOST_LIMIT_S", "0.05")
+    with pytest.raises(qpu.EmuFault, match=r"more than 0\.05 s of host time"):
+        list(qpu.replay(path))
+
+
 def test_a_long_chunk_in_a_short_file_takes_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "run.qpu"
     path.write_bytes(MAGIC + b"HEAD" + ((1 << 30) - 1).to_bytes(8, "little") + b"{}")
