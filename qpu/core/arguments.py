@@ -59,7 +59,7 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
 
 def seconds(name: str, value: Any, *, positive: bool = False) -> float:
     """`value` as a finite number of seconds. Raises: UsageError."""
-    found = _real(value)
+    found = value if type(value) is float else _real(value)
     if not math.isfinite(found) or (positive and found <= 0):
         kind = "a finite, positive number" if positive else "a finite number"
         raise UsageError(f"{name} = {value!r}; allowed: {kind} of seconds", help="pass an int or a float")

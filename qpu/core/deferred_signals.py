@@ -74,12 +74,11 @@ class CriticalSection:
 
     def _install(self) -> None:
         self._entered = True
-        handler = self._handler
+        handler, deferred = self._handler, self._deferred
         try:
-            for number in _SIGNALS:
-                before = _get(number)
-                if before.__class__ is not int and callable(before) and before != handler:
-                    self._deferred[number] = before
+            for number, before in zip(_SIGNALS, map(_get, _SIGNALS), strict=True):
+                if before is not None and before.__class__ is not int and callable(before) and before != handler:
+                    deferred[number] = before
                     _set(number, handler)  # a signal that is pending right now runs the old handler first
         except BaseException:
             self._restore()

@@ -9,8 +9,8 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -102,6 +102,21 @@ class Running(Protocol):
 
 
 _Owner = TypeVar("_Owner", bound=Owner)
+
+
+class _Submission:
+    """See `MemoryPool.submission`."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: MemoryPool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> None:
+        self._pool.submitting(1)
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.submitting(-1)
 
 
 class MemoryPool:
@@ -246,16 +261,14 @@ class MemoryPool:
                     return self._scratch.pop(i)
         return self.driver.alloc(max(size, MIN_SCRATCH))
 
-    @contextmanager
-    def submission(self) -> Iterator[None]:
+    def submission(self) -> AbstractContextManager[None]:
         """A block that lists buffer objects and submits jobs with them; no thread closes any meanwhile."""
+        return _Submission(self)
+
+    def submitting(self, change: int) -> None:
+        """Count a block of `submission` that begins (1) or ends (-1)."""
         with self._lock:
-            self._submitting += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._submitting -= 1
+            self._submitting += change
 
     def listed(self, *bos: Bo) -> tuple[Bo, ...]:
         """Every buffer object that a job may touch: `bos` and those of all owners."""

@@ -148,12 +148,13 @@ def _guarded(pool: MemoryPool, streams: Sequence[bytes | int], scratch: list[Bo]
         bo = pool.scratch(PAGE * sum(n + 1 for n in pages))
         scratch.append(bo)
     addresses, at = [], 0
+    view, base = bo.view, bo.address
     for row, n in zip(rows, pages, strict=True):
         start = at + PAGE * n - len(row)
-        bo.view[start : start + len(row)] = row
-        addresses.append(bo.address + start)
+        view[start : start + len(row)] = row
+        addresses.append(base + start)
         at += PAGE * (n + 1)
-    bounds.streams(bo.address, [(a, len(row)) for a, row in zip(addresses, rows, strict=True)])
+    bounds.streams(base, [(a, len(row)) for a, row in zip(addresses, rows, strict=True)])
     return addresses
 
 

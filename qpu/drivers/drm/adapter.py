@@ -314,6 +314,8 @@ class DrmV3d:
             return self._await_one(fence, deadline)
         with self._lock:
             queue = [f for f in self._pending if f.number <= fence.number]
+        if len(queue) == 1:
+            return self._await_one(queue[0], deadline)
         return all(self._await_one(f, deadline) for f in queue)
 
     def _await_one(self, fence: DrmFence, deadline: float | None) -> bool:
@@ -436,6 +438,8 @@ class DrmV3d:
         return "; it runs a trivial job again" if self.check_alive() else "; it does not run a trivial job: reboot"
 
     def _release_deferred(self) -> None:
+        if not self._deferred:
+            return
         free = [bo for bo in self._deferred if not bo.busy]
         self._deferred = [bo for bo in self._deferred if bo.busy]
         for bo in free:

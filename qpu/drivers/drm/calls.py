@@ -41,7 +41,9 @@ class Calls:
 
     def usable(self) -> int:
         """The descriptor. Raises: UsageError when the device is closed or was inherited through fork."""
-        check_usable(self.closing, self._port.getpid() == self._pid)
+        mine = self._port.getpid() == self._pid
+        if self.closing or not mine:
+            check_usable(self.closing, mine)  # raises
         return self._node.fd
 
     def what(self, name: str) -> str:

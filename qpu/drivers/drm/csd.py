@@ -17,6 +17,8 @@ __all__ = ["batch_count", "batches_per_supergroup", "csd_cfg", "exact_batches", 
 MAX_GROUPS = 65535
 MAX_ITEMS = 256
 LANES = 16  # items of a batch
+_KEPT = 256
+_known: dict[tuple[object, ...], tuple[int, int, int, int, int, int, int]] = {}  # registers by job: launches repeat
 
 
 def batches_per_supergroup(job: CsdJob) -> int:
@@ -70,7 +72,19 @@ def csd_cfg(job: CsdJob, version: int, revision: int) -> tuple[int, int, int, in
 
     version: 42 or 71. revision: IPREV; it decides whether CFG4 counts from zero. Raises: UsageError.
     """
-    check_job(job)
+    shape_of = tuple(job.workgroups), tuple(job.first), job.workgroup_size, job.workgroups_per_supergroup
+    flags_of = job.max_supergroup_id, job.threads, job.single_segment, job.propagate_nans, job.batches
+    key = job.code, job.uniforms, shape_of, flags_of, version, revision
+    found = _known.get(key)
+    if found is None or not job.bos:
+        check_job(job)
+        if len(_known) >= _KEPT:
+            _known.clear()
+        found = _known[key] = _registers(job, version, revision)
+    return found
+
+
+def _registers(job: CsdJob, version: int, revision: int) -> tuple[int, int, int, int, int, int, int]:
     axes = [count << 16 | first for count, first in zip(job.workgroups, job.first, strict=True)]
     shape = (
         job.workgroup_size & 0xFF  # 0 means 256

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
+from functools import cache
 
 from qpu.core.isa import Isa
 from qpu.drivers.errors_table import HELP, errno_rows, failure, fault
 from qpu.drivers.port import Port, retrying
 from qpu.drivers.uapi import drm
 from qpu.drivers.uapi.drm import Param
+from qpu.drivers.uapi.layout import Layout
 from qpu.errors import DriverError
 
 __all__ = ["ISAS", "Identity", "get_param", "identify"]
@@ -62,12 +64,17 @@ class Identity:
         return f"{self.version // 10}.{self.version % 10}.{self.revision}"
 
 
+@cache
+def _get_param(pointer_size: int) -> tuple[int, Layout]:
+    return _GET_PARAM.request(pointer_size), _GET_PARAM.layout(pointer_size)
+
+
 def get_param(port: Port, fd: int, what: str, param: Param) -> int | None:
     """One GET_PARAM value; None when this Linux does not know the parameter. Raises: DriverError."""
-    layout = _GET_PARAM.layout(port.pointer_size)
-    arg = layout.pack(param=param)  # the value must be 0 on entry
+    request, layout = _get_param(port.pointer_size)
+    arg = layout.pack(param=int(param))  # the value must be 0 on entry
     try:
-        retrying(port, fd, _GET_PARAM.request(port.pointer_size), arg)
+        retrying(port, fd, request, arg)
     except OSError as error:
         if error.errno == errno.EINVAL and param > ALWAYS:
             return None

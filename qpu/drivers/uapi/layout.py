@@ -44,13 +44,19 @@ class FieldLayout:
 class Layout:
     """One structure as one process sees it. Numbers are little-endian, as on every supported system."""
 
-    __slots__ = ("align", "fields", "name", "size")
+    __slots__ = ("align", "fields", "name", "scalars", "size")
 
     def __init__(self, name: str, size: int, align: int, fields: Mapping[str, FieldLayout]) -> None:
         self.name = name
         self.size = size
         self.align = align
         self.fields = fields
+        # Of each field that is one number: decoder, encoder, offset, end.
+        self.scalars = {
+            at.name: (at.code.unpack_from, at.code.pack_into, at.offset, at.offset + at.size)
+            for at in fields.values()
+            if at.code is not None and at.count is None
+        }
 
     def __repr__(self) -> str:
         return f"<{self.name}, {self.size} bytes>"
@@ -65,17 +71,13 @@ class Layout:
     def pack(self, **values: Value) -> bytearray:
         """A structure with `values` set and everything else zero. Raises: KeyError, ValueError (does not fit)."""
         data = bytearray(self.size)
-        fields = self.fields
+        scalars = self.scalars
         for name, value in values.items():
-            at = fields.get(name)
-            if at is not None and at.code is not None:
+            known = scalars.get(name)
+            if known is not None and type(value) is int:
                 try:
-                    if at.count is None and type(value) is int:
-                        at.code.pack_into(data, at.offset, value)
-                        continue
-                    if type(value) is tuple and len(value) == at.count:
-                        at.code.pack_into(data, at.offset, *value)
-                        continue
+                    known[1](data, known[2], value)
+                    continue
                 except struct.error:
                     pass  # `put` raises the error that names the mistake
             self.put(data, name, value)
@@ -121,9 +123,9 @@ class Layout:
 
     def number(self, data: bytes | bytearray | memoryview, name: str) -> int:
         """One field that is a number."""
-        at = self.fields.get(name)
-        if at is not None and at.count is None and at.code is not None and at.offset + at.size <= len(data):
-            found: int = at.code.unpack_from(data, at.offset)[0]
+        known = self.scalars.get(name)
+        if known is not None and known[3] <= len(data):
+            found: int = known[0](data, known[2])[0]
             return found
         value = self.get(data, name)
         if not isinstance(value, int):

@@ -171,8 +171,8 @@ class Memory:
         streams: address and bytes of each; the page after it must belong to no other.
         """
         region = self.region_starting(address)
-        if region is None:
-            return
+        if region is None or (region.private and region.streams and region.streams == streams):
+            return  # many launches place their streams as the one before
         region.name, region.used, region.private, region.streams = "uniforms", 0, True, list(streams)
         pages = self._pages_of(region)
         pages[:] = 0

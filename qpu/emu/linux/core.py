@@ -398,7 +398,8 @@ class Linux:
 
     def begin_call(self, process: FdTable | None) -> None:
         """Begin a system call inside the lock; see `call`."""
-        fail_if(self._closed or (process is not None and process not in self.tables), errno.EBADF)
+        if self._closed or (process is not None and process not in self.tables):
+            raise fail(errno.EBADF)
         self.fds = self.tables[0] if process is None else process
         self.clock.now_ns += SYSCALL_NS
 

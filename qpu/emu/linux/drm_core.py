@@ -31,20 +31,25 @@ Node = TypeVar("Node", bound="DrmNode")
 class Arguments:
     """The structure of one ioctl, as long as Linux defines it. Short arguments are extended with zeros."""
 
-    __slots__ = ("data", "layout")
+    __slots__ = ("_scalars", "data", "layout")
 
     def __init__(self, layout: Layout, data: bytearray) -> None:
         self.layout = layout
         self.data = data
+        self._scalars = layout.scalars
 
     def __getitem__(self, name: str) -> int:
-        return self.layout.number(self.data, name)
+        known = self._scalars.get(name)
+        if known is None or known[3] > len(self.data):
+            return self.layout.number(self.data, name)
+        found: int = known[0](self.data, known[2])[0]
+        return found
 
     def __setitem__(self, name: str, value: int) -> None:
-        at = self.layout.fields.get(name)
-        if at is not None and at.count is None and at.code is not None and at.offset + at.size <= len(self.data):
+        known = self._scalars.get(name)
+        if known is not None and known[3] <= len(self.data):
             try:
-                at.code.pack_into(self.data, at.offset, value)
+                known[1](self.data, known[2], value)
                 return
             except struct.error:
                 pass  # `put` raises the error that names the mistake
@@ -96,15 +101,17 @@ class DrmNode(OpenFile):
         call = self._known.get(request)
         if call is None:
             call = self._known[request] = self._prepare(request)
-        fail_if(len(arg) < call.size, errno.EFAULT)
-        data = arg[: call.copy_in]
-        if call.copy_in < call.room:
-            data += bytes(call.room - call.copy_in)
+        method, layout, size, copy_in, copy_out, room = call
+        if len(arg) < size:
+            raise fail(errno.EFAULT)
+        data = arg[:copy_in]
+        if copy_in < room:
+            data += bytes(room - copy_in)
         try:
-            call.method(Arguments(call.layout, data))
+            method(Arguments(layout, data))
         finally:
-            if call.copy_out:
-                arg[: call.copy_out] = data[: call.copy_out]
+            if copy_out:
+                arg[:copy_out] = data[:copy_out]
         return 0
 
     def _prepare(self, request: int) -> _Call:

@@ -90,7 +90,7 @@ class Blocks:
     states, wide: a state block for each thread, as 32 and 64 bits; pointers: their host addresses. stops: what the host
     reads of each at a stop: LEFT, REQUESTS, READ_BYTES, WRITE_BYTES, COUNT | SYNC << 32, HELD | FROM_LINK << 32. lines:
     one for each host thread. scratch: the page for accesses outside every buffer. table_at, control_at: host addresses
-    of arrays of `copies`.
+    of arrays of `copies`. shared: other host threads than the calling one have counted.
     """
 
     def __init__(self, capacity: int, workers: int, pages: int) -> None:
@@ -111,11 +111,13 @@ class Blocks:
         self._fixed = int(self.scratch.ctypes.data), int(self.reported.ctypes.data), REPORTED
         self._counts = np.zeros((workers, APART), np.int64)
         self._size = 0
+        self.shared = False
         self.counts_at: list[int] = []
 
     def begin(self, known: dict[int, U32]) -> None:
         """Begin a dispatch. known: as for `Copies.begin`."""
         self.copies.begin(known)
+        self.shared = False
         self.scratch.fill(0)
         self.reported.fill(0)
         self.copies.control[_SCRATCH : _SCRATCH + 3] = self._fixed
@@ -135,7 +137,12 @@ class Blocks:
         """What was counted since the last call. stats: as `Program.stats`. Returns: counts as `CHAIN_COUNTS`."""
         if not len(stats):
             return np.zeros(len(CHAIN_COUNTS), np.int64)
-        executed = np.add.reduce(self._counts[:, : self._size])
-        self._counts.fill(0)
-        total: NDArray[np.int64] = executed @ stats
+        if self.shared:
+            executed = np.add.reduce(self._counts[:, : self._size])
+            self._counts.fill(0)
+            shared: NDArray[np.int64] = executed @ stats
+            return shared
+        mine = self._counts[0]
+        total: NDArray[np.int64] = mine[: self._size] @ stats
+        mine.fill(0)
         return total

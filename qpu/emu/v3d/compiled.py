@@ -201,10 +201,10 @@ class CompiledV3dExecution(DispatchExecution):
 
     def _count(self) -> None:
         s, p = self.stats, self._program
-        for name, value in zip(CHAIN_COUNTS[1:], self._settle_counters()[1:].tolist(), strict=True):
-            setattr(s, name, value)
-        tallies = zip(self._tmu, self._tallies(list(self._placement.running)), self._services.tallies(), strict=True)
-        s.tmu_requests, s.tmu_read_bytes, s.tmu_write_bytes = map(sum, tallies)
+        for name, value in zip(CHAIN_COUNTS, self._settle_counters().tolist(), strict=True):
+            setattr(s, name, value)  # `instructions` is counted by QPU, and replaced
+        running, served = self._tallies(list(self._placement.running)), self._services.tallies()
+        s.tmu_requests, s.tmu_read_bytes, s.tmu_write_bytes = map(sum, zip(self._tmu, running, served, strict=True))
         s.execute_s -= p.translate_s - self._translated
         self._translated = p.translate_s
         if self._rest is not None:
@@ -326,7 +326,9 @@ class CompiledV3dExecution(DispatchExecution):
             result.update(dict.fromkeys(held, int(Reason.TMU)))
             self._held.clear()
         if starting:
-            self._crew.share(self._portions(starting), work)
+            portions = self._portions(starting)
+            blocks.shared |= len(portions) > 1
+            self._crew.share(portions, work)
         control[_HOLD] = _NOTHING
         found = [result[t] for t in threads]
         if self._program.lockstep or any(r == _TMU and states[t, _HELD] for t, r in result.items()):

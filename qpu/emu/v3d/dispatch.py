@@ -38,12 +38,12 @@ class Payload:
     live: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dispatch:
     """A decoded dispatch. workgroups, first: counts and first ids in x, y, z. size: items per workgroup.
 
     batches_per_supergroup decides which threads meet at a barrier; `batches` alone decides when the dispatch ends.
-    code, uniforms: GPU addresses.
+    code, uniforms: GPU addresses. Compared by identity, for speed: `from_cfg` repeats the object of equal registers.
     """
 
     workgroups: tuple[int, int, int]

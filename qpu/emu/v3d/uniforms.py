@@ -59,8 +59,20 @@ _LOADS = sum(row.bit for row in SIGNAL_ROWS if row.stream == "unifa")
 _UNIFA = np.array([any((sig or 0) & _LOADS for sig in sets) for sets in zip(*SIGNALS.values(), strict=True)])
 # Instruction words: an ALU instruction, whose operation is not 0, and the fields of a branch with ub.
 _ALU, _BRANCH_UB, _MOVES = np.uint64(1 << 58), np.uint64(0xFF << 56 | 1 << 14), np.uint64(2 << 56 | 1 << 14)
-# Arrays for `Snapshot.kept`, each up to a MiB, in which all pages are NEVER, and their host addresses.
-_spare: list[tuple[NDArray[np.uint8], int]] = []
+# Arrays for `Snapshot.kept`, each up to a MiB, their host addresses, and the pages that are not NEVER.
+_spare: list[tuple[NDArray[np.uint8], int, list[slice]]] = []
+
+
+def _take(pages: int, marked: list[slice]) -> tuple[NDArray[np.uint8], int]:
+    """An array of `pages` in which all but those that are marked are NEVER, and its address."""
+    if not _spare or len(_spare[-1][0]) != pages:
+        kept = np.zeros(pages, np.uint8)
+        return kept, int(kept.ctypes.data)
+    kept, at, before = _spare.pop()
+    if before != marked:
+        for part in before:
+            kept[part] = NEVER
+    return kept, at
 
 
 class Snapshot:
@@ -82,24 +94,19 @@ class Snapshot:
             self.kept = np.full(pages, FREE, np.uint8)
             self.kept_at = int(self.kept.ctypes.data)
         else:
-            if _spare and len(_spare[-1][0]) == pages:
-                self.kept, self.kept_at = _spare.pop()
-            else:
-                self.kept = np.zeros(pages, np.uint8)
-                self.kept_at = int(self.kept.ctypes.data)
             self._marked.append(slice(region.address >> _SHIFT, region.end >> _SHIFT))
         # Code is fetched through a separate cache too: a program that overwrites itself runs the old code.
         if home is not None:
             self._marked.append(slice(home.address >> _SHIFT, home.end >> _SHIFT))
+        if self._reusable:
+            self.kept, self.kept_at = _take(pages, self._marked)
         for part in self._marked:
             self.kept[part] = FREE
 
     def release(self) -> None:
-        """End the dispatch: keep the array for a later one, with NEVER in all pages. Only `_marked` pages were FREE."""
+        """End the dispatch: keep the array for a later one. Only `_marked` pages are not NEVER."""
         if self._reusable and len(_spare) < 4:
-            for part in self._marked:
-                self.kept[part] = NEVER
-            _spare.append((self.kept, self.kept_at))
+            _spare.append((self.kept, self.kept_at, self._marked))
         self._reusable = False
 
     def before_store(self, pages: NDArray[np.integer]) -> None:
