@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,15 @@ def test_the_first_cell_installs_the_package() -> None:
     (first,) = firsts
     assert 'find_spec("qpu") is None' in first and '"pip", "install"' in first and "QPU_WHEEL" in first
     exec(compile(first, "first cell", "exec"), {})
+
+
+def test_they_need_only_what_an_index_has() -> None:
+    """A hosted notebook has no clone around it: imports are of the package, its extra `notebook` and Python."""
+    allowed = {"qpu", "numpy", "matplotlib", "PIL", "IPython", *sys.stdlib_module_names}
+    for name in NAMES:
+        code = "\n".join(cell.source for cell in read(name).cells if cell.cell_type == "code")
+        imported = set(re.findall(r"^\s*(?:import|from) (\w+)", code, re.MULTILINE))
+        assert imported <= allowed and "sys.path" not in code, (name, imported - allowed)
 
 
 def test_exercises_have_answers_that_are_checked() -> None:
