@@ -241,7 +241,7 @@ def products(gpu: Device, n: int) -> list[tuple[str, float, float]]:
 
 
 LOOPS = {"gemm, inner loop": (91, 88, 90), "igemm, inner loop": (85, 80, 65)}
-"""What is to be reached, percent; convolutions by `gemm` and `igemm` have these loops."""
+"""What is to be reached, percent; convolutions by `gemm` have these loops."""
 PEERS = {"igemm int16, 256 x 256 x 256": {"qpu-xla, of 12 QPUs": 24.0, "qpu-xla, of 16": 18.0}}
 GPU_FFT = {10: (0.070e-3, "1k"), 17: (16e-3, "128k"), 20: (190e-3, "1M")}
 """Seconds that GPU_FFT publishes for a Pi 1, whose 12 QPUs issue 62.5 million instructions a second each."""
@@ -291,7 +291,7 @@ def page(lengths: tuple[int, ...] = (10, 16), size: int = 256, names: list[str] 
         "py-videocore6 (34.0, V3D 4.2), qmkl6 (29) and py-videocore7 (47.4, V3D 7.1), counted in their assembled code;",
         "products of 1024 x 1024 x 1024 execute 198 million instructions with py-videocore6 (34 %), and 142 million",
         "with py-videocore7 (47 %). qpu-xla publishes 21.67 GOPS for int16 on a Pi 5: 24 % of what 12 QPUs at 960 MHz",
-        "issue, 18 % with 16. Convolutions by `gemm` and `igemm` have the same inner loops. For other functions no",
+        "issue, 18 % with 16. Convolutions by `gemm` have the same inner loops. For other functions no",
         "count of another library is known here.",
         "",
         "| product | share | bytes a multiplication (V3D 7.1) |",

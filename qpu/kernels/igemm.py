@@ -271,7 +271,7 @@ def requantise(
 
 def _limits(dtype: np.dtype[Any], zero: int, relu: bool) -> tuple[int, int]:
     limits = np.iinfo(dtype)
-    if not limits.min <= zero <= limits.max:
+    if not isinstance(zero, (int, np.integer)) or not limits.min <= zero <= limits.max:
         raise UsageError(f"zero = {zero}; allowed: {limits.min}..{limits.max}, as {dtype} holds", help="0 is usual")
     return (zero if relu else int(limits.min)), int(limits.max)
 

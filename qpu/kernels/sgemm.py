@@ -151,12 +151,13 @@ def program(
     strided: bool = True,
     whole: bool = False,
     after: After = NOTHING,
+    low: bool = False,
 ) -> Program:
-    """The assembled multiplication. Arguments: see `sgemm_v3d.kernel`, `sgemm_vc4.kernel`."""
+    """The assembled multiplication. low: by lower tiles (V3D). Others: see `sgemm_v3d.kernel`, `sgemm_vc4.kernel`."""
     if isa is Isa.VC4:
         shape = sgemm_vc4.UNIFORM if kernel == "uniform" else sgemm_vc4.ROTATE
         return assemble(sgemm_vc4.kernel, shape, product, accumulate, strided, whole, after, isa=isa)
-    tile = sgemm_v3d.UNIFORM if kernel == "uniform" else sgemm_v3d.ROTATE
+    tile = sgemm_v3d.LOW if low else sgemm_v3d.UNIFORM if kernel == "uniform" else sgemm_v3d.ROTATE
     return assemble(sgemm_v3d.kernel, tile, product, accumulate, whole, after, isa=isa)
 
 
@@ -227,6 +228,7 @@ class Sgemm:
         c: Buffer | BufferView | None = None,
         kernel: Kernel | Literal["auto"] = "auto",
         ending: Ending = Ending(),
+        packed: bool = False,
     ) -> None:
         """C (m, n) = alpha * op(A) @ op(B) + beta * C.
 
@@ -235,14 +237,17 @@ class Sgemm:
         a, b, c: float32 device memory to work on, for example results of other launches; None allocates it. Words
         between the rows of C stay as they are. C may share memory with A or B, which are packed before.
         kernel: "uniform", "rotate" or "auto" (see `choose`). ending: what follows the product, where alpha is not 0;
-        with factors c holds integers of one or two bytes, and k is at most `STEPS`.
+        with factors c holds integers of one or two bytes, and k is at most `STEPS`. packed: b is the panels of B
+        already (V3D; `Layout.packed_words`, and `pack_v3d.order` for a step).
         Raises: UsageError for an unsupported shape or memory that does not hold it, DriverError when memory runs out.
         """
         self.gpu, self.ending = gpu, ending
         narrow = c is not None and ending.factors is not None
         results = c.dtype if c is not None and narrow else np.dtype(self.dtype)
         plan = layout(gpu.isa, m, n, k, transa=transa, transb=transb, lda=lda, ldb=ldb, ldc=ldc)
-        given = ((a, plan.a_shape, plan.lda), (b, plan.b_shape, plan.ldb), (c, plan.c_shape, plan.ldc))
+        self.packed = packed
+        right = (b, (1, plan.packed_words[1]), plan.packed_words[1]) if packed else (b, plan.b_shape, plan.ldb)
+        given = ((a, plan.a_shape, plan.lda), right, (c, plan.c_shape, plan.ldc))
         for name, (memory, shape, ld) in zip("abc", given, strict=True):
             if memory is not None:
                 _placed(name, gpu, memory, shape, ld, results if name == "c" else np.dtype(self.dtype))
@@ -258,7 +263,9 @@ class Sgemm:
                 else _placed(name, gpu, memory, shape, ld, results if name == "c" else np.dtype(self.dtype))
                 for name, (memory, shape, ld) in zip("abc", given, strict=True)
             )
-            self._panels = [self._buffer(words) for words in plan.packed_words]
+            self._panels = [self._buffer(words) for words in plan.packed_words[: 1 if packed else 2]]
+            if packed:
+                self._panels.append(self._b.buffer)
             self._spare = self._buffer(32).discard()  # for what lies outside C
             self._spare.array[...] = 0  # loaded, too, where C is accumulated: on VideoCore IV the second half
             self._packing = self._pack_vc4() if gpu.isa is Isa.VC4 else self._pack_v3d()
@@ -361,6 +368,8 @@ class Sgemm:
         shape = plan.shape
         rows, columns = (1, plan.lda) if plan.transa else (plan.lda, 1)
         yield self._a, plan.m, rows, columns, shape.rows, 1, plan.tiles[0]
+        if self.packed:
+            return
         rows, columns = (plan.ldb, 1) if plan.transb else (1, plan.ldb)
         yield self._b, plan.n, rows, columns, shape.columns, shape.vectors, plan.tiles[1]
 
@@ -386,7 +395,7 @@ class Sgemm:
         plan = self.plan
         chunks = -(-plan.depth // pack_v3d.CHUNK)
         jobs: list[_Job] = []
-        for operand, words, target in zip(self._operands(), plan.panel_words, self._panels, strict=True):
+        for operand, words, target in zip(self._operands(), plan.panel_words, self._panels, strict=not self.packed):
             matrix, lines, line, step, width, vectors, panels = operand
             code = _packer(self.gpu.isa, width, vectors)
             head = (-(-65536 // width), width, lines, line, step, plan.k, matrix.address)
@@ -423,7 +432,8 @@ class Sgemm:
                 words.append(factor)
             arguments.array[number, : len(words)] = words
             whole = self.dtype is not np.float32
-            code = program(plan.isa, plan.kernel, product, factor is not None, True, whole, after)
+            low = shape is sgemm_v3d.LOW
+            code = program(plan.isa, plan.kernel, product, factor is not None, True, whole, after, low)
             jobs.append((code, here, Dispatch(workgroups=groups, threads=2)))
         return jobs
 
@@ -432,7 +442,7 @@ class Sgemm:
     def _pack_vc4(self) -> list[_Job]:
         plan = self.plan
         jobs: list[_Job] = []
-        for operand, words, target in zip(self._operands(), plan.panel_words, self._panels, strict=True):
+        for operand, words, target in zip(self._operands(), plan.panel_words, self._panels, strict=not self.packed):
             matrix, lines, line, step, width, _, _ = operand
             records = pack_vc4.records(
                 source=matrix.address,

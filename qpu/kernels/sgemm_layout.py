@@ -26,6 +26,8 @@ SHAPES: dict[tuple[bool, Kernel], Shape] = {
     (True, "rotate"): vc4.ROTATE,
 }
 
+WORTH = 0.95  # lower tiles read B more often: they must save more than this leaves
+ROUND = 6  # instructions of a round of the loop over k without a step
 SLACK = 16  # words past the last panel of A that are read, but not used
 LIMIT = 1 << 31  # bytes of one buffer; addresses are 32 bits, and there are five buffers
 LONGEST = (1 << 24) - 1  # of m, n, k and row lengths: addresses come from 24-bit multiplications
@@ -52,8 +54,15 @@ class Layout:
 
     @property
     def shape(self) -> Shape:
-        """Tile of the kernel."""
-        return SHAPES[self.isa is Isa.VC4, self.kernel]
+        """Tile of the kernel; a lower one where whole tiles then have less that lies below C."""
+        usual = SHAPES[self.isa is Isa.VC4, self.kernel]
+        if usual is v3d.UNIFORM and self._slots(v3d.LOW) < WORTH * self._slots(usual):
+            return v3d.LOW
+        return usual
+
+    def _slots(self, shape: Shape) -> float:
+        """Instructions of a step of k in a column of tiles."""
+        return -(-self.m // shape.rows) * (shape.rows * shape.vectors + ROUND / UNROLL)
 
     @property
     def tiles(self) -> tuple[int, int]:

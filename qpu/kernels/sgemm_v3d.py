@@ -4,6 +4,7 @@ Both read panels that `pack_v3d` made: of A, the words of one tile row for each 
 
 * `UNIFORM`: tiles of 24 x 32. A runs through the uniform stream, one word broadcast beside each pair of
   fused steps. 198 instructions for 192 steps.
+* `LOW`: the same for tiles of 16 x 32, where those of 24 rows would be cut. 134 instructions for 128 steps.
 * `ROTATE`: tiles of 12 x 64. A comes through the TMU, 16 words a register, and each word is broadcast from there:
   on 4.2 by a rotated move to r5rep (mul ALU), on 7.1 by a shuffle (add ALU). 241 and 250 instructions for 192 steps.
 """
@@ -22,24 +23,23 @@ if TYPE_CHECKING:
     from qpu.v3d.generated.common import MulSlot
     from qpu.v3d.operands import Reg, Signal
 
-__all__ = ["CONFIG_ROTATE", "CONFIG_UNIFORM", "ROTATE", "UNIFORM", "Shape", "kernel", "narrow_words"]
+__all__ = ["CONFIG_ROTATE", "CONFIG_UNIFORM", "LOW", "ROTATE", "UNIFORM", "Shape", "kernel", "narrow_words"]
 
 BATCH = 4  # rows of C in flight
-ACCUMULATORS = 48
 CONFIG_UNIFORM = 0xFAFAFAFA  # four TMU requests of two words each (v3d.md 9.2)
 CONFIG_ROTATE = 0xFFFCFFFC  # four words, one word, four words, one word
 
 
-UNIFORM, ROTATE = Shape(24, 2), Shape(12, 4)
+UNIFORM, LOW, ROTATE = Shape(24, 2), Shape(16, 2), Shape(12, 4)
 
 
 class _Names:
     """Registers by role."""
 
-    def __init__(self, q: v3d.Asm, whole: bool = False) -> None:
+    def __init__(self, q: v3d.Asm, shape: Shape, whole: bool = False) -> None:
         rf = q.rf
         self.whole = whole  # integers, not floats
-        self.acc = [rf[16 + i] for i in range(ACCUMULATORS)]
+        self.acc = [rf[16 + i] for i in range(shape.rows * shape.vectors)]
         if isinstance(q, v3d.Asm42):
             self.word, self.product, self.one = q.r5, q.r0, q.r1
         else:
@@ -59,15 +59,15 @@ def kernel(
     follows a product; requantising is for `whole` that does not accumulate.
 
     Uniforms, if product: first tile down, bytes of an A panel / 64, address of A, first tile across, bytes of a B
-    panel / 64, address of B, bytes of a row of B, TMU configuration, loops, and for `UNIFORM` the address of the
+    panel / 64, address of B, bytes of a row of B, TMU configuration, loops, and but for `ROTATE` the address of the
     remaining uniforms. Then: first tile across, first tile down, rows of a tile, address, row length in elements,
     addresses of a bias and of factors as `after` has them, columns and rows of C, address of 16 spare words, alpha, and
     beta if accumulate; or, for narrow results, for each vector of the tile the words of `narrow_words`.
     """
-    names = _Names(q, whole)
+    names = _Names(q, shape, whole)
     if product:
         _place(q, names, shape)
-        if shape is UNIFORM:
+        if shape.vectors == UNIFORM.vectors:
             _uniform(q, names)
         elif isinstance(q, v3d.Asm42):
             _rotate_42(q, names)
@@ -96,7 +96,7 @@ def _place(q: v3d.Asm, names: _Names, shape: Shape) -> None:
     q.shl(t, t, 2 + shape.vectors.bit_length() - 1)
     q.add(at, at, t)
     load(q, names.step, names.config, names.count)
-    if shape is UNIFORM:
+    if shape.vectors == UNIFORM.vectors:
         load(q, names.then)
     only_switch(q)
 
@@ -127,7 +127,7 @@ def _clear(q: v3d.Asm, names: _Names) -> None:
     t, acc = names.product, names.acc
     q.eidx(t)
     q.sub(t, t, t)
-    for i in range(0, ACCUMULATORS, 2):
+    for i in range(0, len(acc), 2):
         q.sub(acc[i], t, t).sub(acc[i + 1], t, t)
 
 
@@ -135,7 +135,7 @@ def _uniform(q: v3d.Asm, names: _Names) -> None:
     """acc[i] = sum over k of A[i // 2, k] * B[k, 16 * (i % 2) + lane]."""
     u, t, s, config, count = names.word, names.product, names.one, names.config, names.count
     b = (names.b[:2], names.b[2:])
-    last = ACCUMULATORS - 1
+    last = len(names.acc) - 1
     q.mov(q.tmuc, config)
     for _ in range(AHEAD):
         _request(q, names.at, names.step)
@@ -153,11 +153,11 @@ def _uniform(q: v3d.Asm, names: _Names) -> None:
         q.sub(count, count, s, push="pushz", sig=q.ldunif).mov(q.tmuc, config)
         for step in range(UNROLL):
             final = step == UNROLL - 1
-            for i in range(ACCUMULATORS):
+            for i in range(last + 1):
                 if i % 2 == 1 and not (final and i == last):
                     sig = q.ldunif
-                elif i in (40, 42):
-                    sig = q.ldtmu(b[(step + 1) % 2][i // 2 % 2])
+                elif i in (last - 7, last - 5):
+                    sig = q.ldtmu(b[(step + 1) % 2][int(i == last - 5)])
                 else:
                     sig = None
                 if final and i == last - 1:
@@ -217,7 +217,7 @@ def _rotate_42(q: v3d.Asm42, names: _Names) -> None:
     q.mov(s256, names.step)
     q.shr(s64, s256, 2)
     q.add(at_a, at_a, s64)
-    last = ACCUMULATORS - 1
+    last = len(names.acc) - 1
     with q.loop("k") as loop:
         for step in range(UNROLL):
             extra: dict[int, Callable[[], MulSlot]] = {2: lambda: q.or_(q.tmua, at, at), 3: lambda: q.add(at, at, s256)}
@@ -249,7 +249,7 @@ def _rotate_71(q: v3d.Asm71, names: _Names) -> None:
     q.shr(s64, names.step, 2)
     q.add(at_a, at_a, s64)
     q.shl(count, count, 6)  # counts down by s64: the shuffle beside it has the immediate
-    last = ACCUMULATORS - 1
+    last = len(names.acc) - 1
     words = UNROLL * ROTATE.rows
     q.shuffle(scalars[0], a, 0)
     q.nop()

@@ -310,6 +310,10 @@ def test_wrong_arguments_are_refused(boards: Boards) -> None:
         (lambda: igemm(small, small.T, gpu.zeros((4, 4), I32), bias=gpu.zeros(5, I32)), r"bias has the shape \[5\]"),
         (lambda: requantise(gpu.zeros((4, 5), I32), 1.0, small), "scale = 1.0; allowed: a number from"),
         (lambda: requantise(gpu.zeros((4, 5), I32), 0.5, small, zero=128), "zero = 128; allowed: -128..127"),
+        (
+            lambda: requantise(gpu.zeros((4, 5), I32), 0.5, small, zero=1.5),  # type: ignore[arg-type]
+            "zero = 1.5; allowed: -128..127",
+        ),
         (lambda: requantise(gpu.zeros((4, 4), I32), 0.5, small), r"x has the shape \[4, 4\], out \[4, 5\]"),
     ]
     for work, found in refused:

@@ -165,9 +165,11 @@ def rebundled(isa: Isa, words: tuple[int, ...]) -> Iterator[Alu]:
 
 @BOTH
 @pytest.mark.parametrize("accumulate", [False, True])
-@pytest.mark.parametrize("shape", [sgemm_v3d.UNIFORM, sgemm_v3d.ROTATE], ids=["uniform", "rotate"])
+@pytest.mark.parametrize(
+    "shape", [sgemm_v3d.UNIFORM, sgemm_v3d.LOW, sgemm_v3d.ROTATE], ids=["uniform", "low", "rotate"]
+)
 def test_sgemm_comes_back_from_its_halves(isa: Isa, shape: Shape, accumulate: bool) -> None:
-    """Both kernels: the same number of instructions, and the same words."""
+    """All kernels: the same number of instructions, and the same words."""
     words = toolkit(isa).assemble(sgemm_v3d.kernel, args=(shape, True, accumulate)).code
     alus = [w for w in words if w >> 58]
     assert [encode(i) for i in rebundled(isa, words)] == alus

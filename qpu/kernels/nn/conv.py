@@ -2,9 +2,11 @@
 
 The input is copied into a frame of zeros once, so that the inner loop has no borders. A lane makes one pixel of up to
 four output channels: a pixel that is loaded meets the weights of all of them, which follow each other in memory. Large
-convolutions without groups become a product of matrices instead, by the kernels of `gemm` and `igemm`.
+convolutions without groups become a product of matrices instead, by the kernels of `gemm`. On V3D what the weights see
+is written as those kernels read it.
 
-int8: products of eight-bit numbers are summed as f32, which is exact below 2**24, and as i32 after every 1,024 of them.
+int8: products of eight-bit numbers are summed as f32, which is exact below 2**24, and as i32 after every 512 of them.
+Products of matrices do so, too: one for so many channels, and the sums of all of them are added when they are rounded.
 """
 
 from __future__ import annotations
@@ -16,16 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.buffers import Buffer, BufferView
+from qpu.core.isa import Isa
 from qpu.errors import UsageError
+from qpu.kernels import sgemm
 from qpu.kernels.common.jobs import Jobs, entry
+from qpu.kernels.common.matrices import lying
 from qpu.kernels.common.operands import Memory, device, operand, part, separate
 from qpu.kernels.common.retyped import name_of, retyped
 from qpu.kernels.common.shapes import collected, copied, flat, moved, returned
 from qpu.kernels.gemm import gemm
-from qpu.kernels.igemm import igemm
 from qpu.kernels.nn.activation import activated, check_kind
 from qpu.kernels.nn.int8 import requantised
-from qpu.lang import Const, Grid, In, In3, InOut3, Out, Out3, Team, f32, i8, i16, i32, kernel, maximum, unroll
+from qpu.lang import Const, Grid, In, In3, InOut3, Out, Out2, Out3, Team, f32, i32, kernel, maximum, unroll
 from qpu.launch import Run
 
 __all__ = [
@@ -48,6 +52,8 @@ FEW: Final = 9
 """Taps of a channel that one turn of the inner loop has."""
 EXACT: Final = 1024
 """Products of int8 whose sum f32 holds exactly: 1,024 * 2**14 is 2**24."""
+RUN: Final = 1024
+"""Neighbouring pixels that a worker finishes."""
 
 
 @kernel(coarsen=1)
@@ -269,35 +275,134 @@ def finished(k: Grid, out: InOut3[f32], kind: Const[str]) -> None:
     out[a, r, c] = activated(kind, out[a, r, c])
 
 
-@kernel(coarsen=1)
+@kernel
+def panels(
+    k: Team, x: In3[f32], out: Out3[f32], first: i32, channels: i32, whole: i32, columns: i32, last: i32, high: i32,
+    down: i32, across: i32, spread_r: i32, spread_c: i32, wide: Const[int], together: Const[int], vectors: Const[int],
+    ones: Const[bool],
+) -> None:  # fmt: skip
+    """As `windows` for `channels` from `first` on, in the panels of `pack_v3d`: out: panels, steps, their columns.
+
+    whole: steps that are used; last: the last pixel of the result. ones: ones behind the last tap. The rest is zeros.
+    """
+    for panel in range(k.worker, out.shape[0], k.workers):
+        pixels = [min((panel * vectors + q) * 16 + k.lane, last) for q in range(vectors)]
+        lines = [p // columns for p in pixels]
+        left = [(pixels[q] - lines[q] * columns) * across for q in range(vectors)]
+        top = [r * down for r in lines]
+        places = [vectors * k.lane + q for q in range(vectors)]
+        step = i32(0)
+        for channel in range(first, first + channels):
+            if together > 1:
+                for i in unroll(range(together)):
+                    for j in unroll(range(wide)):
+                        found = [x[channel, top[q] + i * spread_r, left[q] + j * spread_c] for q in range(vectors)]
+                        for q in unroll(range(vectors)):
+                            out[panel, step + (i * wide + j), places[q]] = found[q]
+                step += together * wide
+            else:
+                for i in range(high):
+                    for j in unroll(range(wide)):
+                        found = [x[channel, top[q] + i * spread_r, left[q] + j * spread_c] for q in range(vectors)]
+                        for q in unroll(range(vectors)):
+                            out[panel, step + j, places[q]] = found[q]
+                    step += wide
+        if ones:
+            for q in unroll(range(vectors)):
+                out[panel, step, places[q]] = 1.0
+            step += 1
+        for rest in range(step, whole):
+            for q in unroll(range(vectors)):
+                out[panel, rest, places[q]] = 0.0
+
+
+@kernel
 def finished_int8(
-    k: Grid, x: In3[i32], bias: In[i32], scale: In[f32], out: Out3[f32], zero: i32, relu: Const[bool],
+    k: Team, x: In3[f32], bias: In[i32], scale: In[f32], out: Out2[f32], zero: i32, relu: Const[bool],
     narrow: Const[bool],
 ) -> None:  # fmt: skip
-    a, r, c = k.index(*out.shape)
-    total = x[a, r, c] + bias[a]
-    if relu:
-        total = maximum(total, 0)
-    out[a, r, c] = requantised(total, scale[a], zero) if narrow else total
+    """x: sums of parts, output channels, pixels. Workers take runs of pixels."""
+    parts, channels, pixels = x.shape
+    runs = (pixels + RUN - 1) // RUN
+    whole = pixels - pixels % 64
+    for task in range(k.worker, channels * runs, k.workers):
+        a = task // runs
+        begin = (task - a * runs) * RUN
+        end = min(begin + RUN, pixels)
+        add, factor = bias[a], scale[a]
+        for b in range(begin, min(end, whole), 64):
+            places = [b + 16 * q + k.lane if k.isa == "vc4" else b + 4 * k.lane + q for q in range(4)]
+            totals = [add for _ in range(4)]
+            for p in range(parts):
+                found = [x[p, a, place] for place in places]
+                for q in unroll(range(4)):
+                    totals[q] += i32(found[q])
+            for q in unroll(range(4)):
+                total = maximum(totals[q], 0) if relu else totals[q]
+                out[a, places[q]] = requantised(total, factor, zero) if narrow else total
+        for b in range(max(begin, whole), end, 16):
+            place = b + k.lane
+            total = add
+            for p in range(parts):
+                total += i32(x.get(p, a, place, 0.0))
+            if relu:
+                total = maximum(total, 0)
+            if place < pixels:
+                out[a, place] = requantised(total, factor, zero) if narrow else total
 
 
-def submit(jobs: Jobs, x: BufferView, w: BufferView, bias: Any, out: BufferView, s: Shape, activation: str) -> None:
-    """Submit a convolution of f32. x, out: the channels of all images, three axes; w: a row an output channel."""
+def product(
+    jobs: Jobs, planes: BufferView, weights: BufferView, out: BufferView, s: Shape, channels: range, ones: bool,
+    relu: bool = False,
+) -> None:  # fmt: skip
+    """Submit the sums of an image: weights: a row an output channel; out: the same with a column a pixel, f32.
+
+    channels: of `planes`. ones: the last column of the weights sees ones.
+    """
+    (rows, columns), depth = s.out[2:], len(channels) * s.high * s.wide
+    width, (place, left) = depth + ones, (lying(m) for m in (out, weights))
+    if jobs.gpu.isa is Isa.VC4 or place is None or left is None or place.transposed or left.transposed:
+        seen = jobs.scratch((width, rows, columns))[:]
+        if ones:
+            jobs.add(level, flat(jobs, seen[depth]), 1.0)
+        jobs.add(windows, planes, seen[:depth], channels.start, *s.seen, workers=min(WORKERS, depth))
+        jobs.take(gemm(weights, part(seen, (width, rows * columns)), out, relu=relu))
+        return
+    choice = sgemm.choose(jobs.gpu).kernel
+    plan = sgemm.layout(jobs.gpu.isa, s.o, rows * columns, width, kernel=choice)
+    tiles, words, vectors = plan.tiles[1], plan.panel_words[1], plan.shape.vectors
+    seen = jobs.scratch(tiles * words)[:]
+    target = part(seen, (tiles, words // plan.shape.columns, plan.shape.columns))
+    jobs.add(panels, planes, target, channels.start, len(channels), plan.depth, columns, rows * columns - 1, s.high,
+             *s.stride, *s.dilation, s.wide, s.together, vectors, ones, workers=min(WORKERS, tiles))  # fmt: skip
+    with sgemm.Sgemm(
+        jobs.gpu, s.o, rows * columns, width, a=left.rows, lda=left.ld, b=seen, packed=True, c=place.rows,
+        ldc=place.ld, kernel=choice, ending=sgemm.Ending(relu=relu),
+    ) as job:  # fmt: skip
+        job.set()
+        jobs.take(job.launch())
+
+
+def submit(
+    jobs: Jobs, x: BufferView, w: BufferView, bias: Any, out: BufferView, s: Shape, activation: str, add: bool
+) -> None:
+    """Submit a convolution of f32. x, out: the channels of all images, three axes; w: a row an output channel; add:
+    whether bias is more than zeros.
+    """
     planes = framed(jobs, x, s.padding)
     if not s.product:
         jobs.add(direct, planes, packed(jobs, w, s), bias, out, *s.numbers, s.wide, s.together, s.tile, activation)
         return
-    (rows, columns), depth = s.out[2:], s.depth
-    # Bias: another tap, which sees ones.
-    weights, seen = jobs.scratch((s.o, depth + 1))[:], jobs.scratch((depth + 1, rows, columns))[:]
-    copied(jobs, w, weights[:, :depth])
-    copied(jobs, BufferView(bias.buffer, bias.offset, (s.o, 1), bias.dtype, (*bias.strides, 4)), weights[:, depth:])
-    jobs.add(level, flat(jobs, seen[depth]), 1.0)
+    weights = w
+    if add:  # Bias: another tap, which sees ones.
+        weights = jobs.scratch((s.o, s.depth + 1))[:]
+        copied(jobs, w, weights[:, : s.depth])
+        column = BufferView(bias.buffer, bias.offset, (s.o, 1), bias.dtype, (*bias.strides, 4))
+        copied(jobs, column, weights[:, s.depth :])
     for n in range(s.n):
         result = out[n * s.o : (n + 1) * s.o]
-        jobs.add(windows, planes, seen[:depth], n * s.c, *s.seen, workers=min(WORKERS, depth))
         place = collected(jobs, result, 1, 2, read=False)
-        jobs.take(gemm(weights, part(seen, (depth + 1, rows * columns)), place, relu=activation == "relu"))
+        product(jobs, planes, weights, place, s, range(n * s.c, (n + 1) * s.c), add, activation == "relu")
         returned(jobs, place, result)
         if activation not in ("none", "relu"):
             jobs.add(finished, result, activation)
@@ -309,24 +414,29 @@ def submit_int8(
 ) -> None:  # fmt: skip
     """Submit a convolution of int8. zeros: of x and of out; others as for `submit`."""
     stored, narrow = name_of(out.dtype), out.dtype == np.int8
+    planes, taps = framed(jobs, x, s.padding, zeros[0]), s.high * s.wide
+    most = max(1, EXACT // (2 * taps))  # x - zero has nine bits
     if not s.product:
-        planes = framed(jobs, x, s.padding, zeros[0])
-        most = max(1, EXACT // (2 * s.high * s.wide))  # x - zero has nine bits
         kind = retyped(direct_int8, "f32", out=stored)
         jobs.add(kind, planes, packed(jobs, w, s), bias, scale, out, *s.numbers, most, zeros[1], s.wide, s.together,
                  s.tile, relu, narrow)  # fmt: skip
         return
-    (rows, columns), depth = s.out[2:], s.depth
-    seen, sums = jobs.scratch((depth, rows, columns), np.int16)[:], jobs.scratch((s.o, rows, columns), np.int32)[:]
-    shape = (x.shape[0], x.shape[1] + 2 * s.padding[0], x.shape[2] + 2 * s.padding[1])
-    planes = jobs.scratch(shape, np.int16).view(0, shape)
-    jobs.add(frame_of_words, x, planes, *s.padding, zeros[0])
-    looks = retyped(windows, "i32", x="i16", out="i16")
+    pixels, firsts = s.out[2] * s.out[3], range(0, s.c, most)
+    weights, sums = jobs.scratch((s.o, s.depth))[:], jobs.scratch((len(firsts), s.o, pixels))[:]
+    jobs.add(
+        retyped(moved, "f32", x=name_of(w.dtype)),
+        *(BufferView(v.buffer, v.offset, (1, *v.shape), v.dtype, (0, *v.strides)) for v in (w, weights)),
+    )
     for n in range(s.n):
-        jobs.add(looks, planes, seen, n * s.c, *s.seen, workers=min(WORKERS, depth))
-        jobs.take(igemm(w, part(seen, (depth, rows * columns)), part(sums, (s.o, rows * columns))))
+        for number, first in enumerate(firsts):
+            last = min(first + most, s.c)
+            product(jobs, planes, weights[:, first * taps : last * taps], sums[number], s,
+                    range(n * s.c + first, n * s.c + last), False)  # fmt: skip
         result = out[n * s.o : (n + 1) * s.o]
-        jobs.add(retyped(finished_int8, "f32", out=stored), sums, bias, scale, result, zeros[1], relu, narrow)
+        place = collected(jobs, result, 1, 2, read=False)
+        jobs.add(retyped(finished_int8, "f32", out=stored), sums, bias, scale, place, zeros[1], relu, narrow,
+                 workers=WORKERS)  # fmt: skip
+        returned(jobs, place, result)
 
 
 @kernel(coarsen=1)
@@ -334,13 +444,6 @@ def frame_int8(k: Grid, x: In3[f32], out: Out3[f32], top: i32, left: i32, zero: 
     """Bytes as f32, their zero taken off."""
     p, r, c = k.index(*out.shape)
     out[p, r, c] = f32(x.get(p, r - top, c - left, zero) - zero)
-
-
-@kernel(coarsen=1)
-def frame_of_words(k: Grid, x: In3[i8], out: Out3[i16], top: i32, left: i32, zero: i32) -> None:
-    """Bytes as words of 16 bits, their zero taken off."""
-    p, r, c = k.index(*out.shape)
-    out[p, r, c] = x.get(p, r - top, c - left, zero) - zero
 
 
 def packed(jobs: Jobs, w: BufferView, s: Shape) -> Buffer:
@@ -392,7 +495,7 @@ def conv2d(
         if target.size:
             place = collected(jobs, target, 2, 1, 1, read=False)
             planes, rows = collected(jobs, source, 2, 1, 1), collected(jobs, weights, 1, 3)
-            submit(jobs, planes, rows, given, place, s, activation)
+            submit(jobs, planes, rows, given, place, s, activation, bool(named))
             returned(jobs, place, target)
         return jobs.run()
 
