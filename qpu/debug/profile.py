@@ -272,7 +272,13 @@ class Profile:
 
     def chrome_trace(self) -> str:
         """The timeline as JSON for chrome://tracing or Perfetto: one process per QPU, microseconds are clocks."""
+        threads = sorted({(span.qpu, span.thread) for span in self.spans})
+        names = [("process_name", qpu, 0, f"QPU {qpu}") for qpu in sorted({qpu for qpu, _ in threads})]
+        names += [("thread_name", qpu, thread, f"thread {thread}") for qpu, thread in threads]
         events = [
+            {"name": kind, "ph": "M", "pid": qpu, "tid": thread, "args": {"name": name}}
+            for kind, qpu, thread, name in names
+        ] + [
             {
                 "name": self._name(span.first), "ph": "X", "ts": span.start, "dur": span.end - span.start,
                 "pid": span.qpu, "tid": span.thread, "args": {"launch": span.launch, "instruction": span.first},

@@ -79,7 +79,9 @@ class Tags(HTMLParser):
 def test_exports() -> None:
     with qpu.open_device("pi5") as gpu, qpu.profile() as found:
         gpu.run(qpu.assemble(copy16, isa=gpu.isa), [gpu.zeros(16), gpu.zeros(16)], v3d.Dispatch(workgroups=3))
-    events = json.loads(found.chrome_trace())["traceEvents"]
+    whole = json.loads(found.chrome_trace())["traceEvents"]
+    assert [e["args"]["name"] for e in whole if e["name"] == "process_name"] == ["QPU 0", "QPU 1", "QPU 2"]
+    events = [e for e in whole if e["ph"] != "M"]
     assert {e["pid"] for e in events} == {0, 1, 2} and all(e["ph"] == "X" and e["dur"] > 0 for e in events)
     assert max(e["ts"] + e["dur"] for e in events) == found.clocks
     tags = Tags()

@@ -172,7 +172,7 @@ def test_the_suite_has_no_findings(tmp_path: Path) -> None:
     """All examples, programs of the predecessors, kernels of the language and the library: more than 200 programs that
     differ, on boards of each generation. No finding."""
     root, counted = Path(__file__).parents[2], tmp_path / "count.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "tests.debug.counted", *CLEAN]
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "--durations=30", "-p", "tests.debug.counted", *CLEAN]
     environment = os.environ | {"QPU_SANITIZE": "all", "QPU_TEST_COUNT": str(counted)}
     subprocess.run(command, cwd=root, env=environment, check=True, timeout=7200)
     programs = json.loads(counted.read_text())
