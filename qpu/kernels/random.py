@@ -8,12 +8,12 @@ Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qpu.core.arguments import number
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, recast
@@ -24,6 +24,8 @@ from qpu.lang.entry import Kernel
 from qpu.launch import Run
 
 __all__ = ["ROUNDS", "Generator", "words"]
+
+BIG: Final = float(np.finfo(np.float32).max)
 
 ROUNDS: Final = 10
 """Of a generator that nobody tells how many."""
@@ -147,13 +149,10 @@ class Generator:
         """low + (high - low) * u, u in [0, 1) in steps of 2**-24. out: f32.
 
         The same bits on every board for low = 0; VideoCore IV rounds the sum otherwise. Raises: UsageError unless both
-        are finite and low <= high.
+        and high - low are finite in float32, and low <= high.
         """
-        if not (math.isfinite(low) and math.isfinite(high) and low <= high):
-            raise UsageError(
-                f"numbers from {low} to {high}; allowed: finite ones, low <= high", help="exchange the two"
-            )
-        return self._fill(out, np.float32, "uniform", low, high - low)
+        low, high = number("low", low, -BIG, BIG), number("high", high, -BIG, BIG)
+        return self._fill(out, np.float32, "uniform", low, number("high - low", high - low, 0, BIG))
 
     @entry
     def normal(self, out: Memory, mean: float = 0.0, deviation: float = 1.0) -> Run:
@@ -162,9 +161,7 @@ class Generator:
         The words are the same on every board; logarithm, root and sine differ in their last bits. Raises: UsageError
         for a deviation below 0, and for numbers that are not finite.
         """
-        if not (math.isfinite(mean) and math.isfinite(deviation) and deviation >= 0):
-            raise UsageError(f"mean {mean}, deviation {deviation}; allowed: finite numbers, deviation >= 0",
-                             help="a deviation is the root of a variance")  # fmt: skip
+        mean, deviation = number("mean", mean, -BIG, BIG), number("deviation", deviation, 0, BIG)
         return self._fill(out, np.float32, "normal", mean, deviation)
 
     @entry

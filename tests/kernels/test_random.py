@@ -78,8 +78,9 @@ def test_refusals() -> None:
             (lambda: g.uniform(i), "out holds int32"),
             (lambda: g.integers(i, 3, 3), "integers from 3 to below 3"),
             (lambda: g.integers(i, 0, 1 << 32), "integers from 0"),
-            (lambda: g.normal(x, 0.0, -1.0), "deviation >= 0"),
-            (lambda: g.uniform(x, 0.0, float("nan")), "low <= high"),
+            (lambda: g.normal(x, 0.0, -1.0), "deviation = -1.0; allowed: a number from 0"),
+            (lambda: g.uniform(x, 0.0, float("nan")), "high = nan; allowed: a number from"),
+            (lambda: g.uniform(x, 2.0, 1.0), "high - low = -1.0; allowed: a number from 0"),
         ):
             with pytest.raises(UsageError, match=message) as caught:
                 call()
