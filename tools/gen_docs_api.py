@@ -28,7 +28,7 @@ TITLES = {
 }
 PUBLIC = """
     qpu qpu.device qpu.buffers qpu.program qpu.launch qpu.errors qpu.findings qpu.formats qpu.instruction_sets
-    qpu.v3d qpu.v3d.decode qpu.vc4 qpu.vc4.vpm qpu.vc4.vc4asm qpu.lang qpu.array qpu.cluster
+    qpu.v3d qpu.vc4 qpu.vc4.vpm qpu.vc4.vc4asm qpu.lang qpu.array qpu.cluster
     qpu.kernels.blas1 qpu.kernels.blas2 qpu.kernels.fft qpu.kernels.gemm qpu.kernels.igemm qpu.kernels.image
     qpu.kernels.image.colour qpu.kernels.image.filters qpu.kernels.image.ranks qpu.kernels.image.sizes
     qpu.kernels.misc qpu.kernels.move qpu.kernels.nn qpu.kernels.nn.conv qpu.kernels.nn.int8 qpu.kernels.random
