@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qpu.core.lazy import lazy
+from qpu.v3d.decode import decode  # at once: a later import of the module would put the module in its place
 
 if TYPE_CHECKING:
     from qpu.core.effects import Effects
     from qpu.v3d.asm import Asm, Asm42, Asm71
-    from qpu.v3d.decode import decode
     from qpu.v3d.hazards import check
     from qpu.v3d.instr import Alu, AluHalf, Branch, Dst, Instr, Sig, Src, SrcKind
     from qpu.v3d.instruction_set import V3dToolkit

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
+import qpu
 from qpu.core.isa import Isa
 from qpu.errors import AsmError
 from qpu.v3d.decode import decode
@@ -76,3 +79,9 @@ def test_a_note_stands_where_the_text_gives_another_word(isa: Isa) -> None:
         assert ("not canonical" in noted) == (word != other), row
         assert word == other or f"0x{other:016x}" in noted
         assert not (row["text_canonical"] and "not canonical" in noted), row
+
+
+def test_the_module_of_the_decoder_does_not_hide_its_function() -> None:
+    module = importlib.import_module("qpu.v3d.decode")
+    assert qpu.v3d.decode is module.decode and "decode" in dir(qpu.v3d)
+    assert qpu.v3d.decode(Isa.V3D71, 0x38203186BB03F000).sig is qpu.v3d.Sig.THRSW
