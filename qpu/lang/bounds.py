@@ -22,7 +22,7 @@ from qpu.errors import Loc
 from qpu.lang.kir import Region, Value
 from qpu.lang.values import Index
 
-__all__ = ["WORKERS", "Access", "Expr", "Ranges", "Term", "evaluator", "host"]
+__all__ = ["WORKERS", "Access", "Expr", "Ranges", "Term", "evaluator", "host", "room_of_workers"]
 
 Expr: TypeAlias = "int | str | list[Any]"
 WORKERS: Final = "%workers"
@@ -435,3 +435,14 @@ def _quotient(op: str, a: _Sum, by: Expr) -> _Sum:
 def _runs(a: _Sum) -> bool:
     """Whether a sum takes every value between its extremes."""
     return all(t.whole and f in (1, -1) for t, f in a.terms)
+
+
+def room_of_workers(accesses: Sequence[Access]) -> str | None:
+    """The launch value that tells how many workers a Team has: the size of the first array to which each worker writes
+    at its own number. None where there is no such array.
+    """
+    own = ((0, WORKERS, 1),)
+    for a in accesses:
+        if a.store and a.constant == 0 and not a.guards and a.terms == own:
+            return f"{a.array}.shape{a.axis}"
+    return None

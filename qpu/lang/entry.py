@@ -258,7 +258,10 @@ class Kernel:
         return found
 
     def interpret(self, /, *args: Any, workers: int | None = None, isa: str = "v3d71", **keywords: Any) -> None:
-        """Run the kernel's intermediate representation on ndarrays. Raises: CompileError, UsageError, EmuFault."""
+        """Run the kernel's intermediate representation on ndarrays, changed in place. workers: None as a launch.
+
+        Raises: CompileError, UsageError, EmuFault.
+        """
         from qpu.lang.interpret import interpret
 
         interpret(self, self._on_host(args, keywords), workers, isa)

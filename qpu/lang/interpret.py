@@ -14,17 +14,21 @@ from qpu.core.isa import Isa
 from qpu.core.recursion import deep
 from qpu.core.scalar_lanes import float_bits
 from qpu.lang.array_lanes import ArrayLanes
+from qpu.lang.bounds import room_of_workers
 from qpu.lang.compile import to_kir
+from qpu.lang.compiled import TEAM
 from qpu.lang.interp import Interpreter
 from qpu.lang.legalise import legalise
 from qpu.lang.legalise_vc4 import legalise_vc4
 from qpu.lang.meaning import meanings
 
 if TYPE_CHECKING:
-    from qpu.lang.compile import Parameter
+    from qpu.lang.compile import KernelIR, Parameter
     from qpu.lang.source import Source
 
 __all__ = ["interpret"]
+
+FEW = 4  # workers of a Grid
 
 
 def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> None:
@@ -54,7 +58,9 @@ def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> Non
             names.append(row.name)
     which = Isa(isa)
     ir = deep(lambda: to_kir(source, str(which), consts, coarsen=1))
-    count = workers if workers is not None else 4
+    count = workers or _as_launched(ir, params)
+    if not count:
+        return
     region, vc4 = ir.region, which is Isa.VC4
     if vc4:  # sums, conversions and stores as that chip does them
         region = legalise_vc4(legalise(region, str(which)), names, inputs=ir.inputs, atomics=False)
@@ -62,3 +68,11 @@ def interpret(k: Any, args: Sequence[Any], workers: int | None, isa: str) -> Non
     for array, whole in apart:
         if array.flags.writeable:
             array[...] = whole
+
+
+def _as_launched(ir: KernelIR, params: dict[str, int]) -> int:
+    """As many workers as a launch has; results of a Grid do not depend on them."""
+    if not ir.team:
+        return FEW
+    size = room_of_workers(ir.accesses)
+    return TEAM if size is None else params[size]

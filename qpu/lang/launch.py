@@ -18,7 +18,7 @@ from qpu.core.isa import Isa
 from qpu.device import device_of
 from qpu.errors import UsageError, counted
 from qpu.lang.arguments import Span, apart, overlap, refusal, view_of
-from qpu.lang.bounds import WORKERS, Access, Expr, evaluator
+from qpu.lang.bounds import WORKERS, Access, Expr, evaluator, room_of_workers
 from qpu.lang.compiled import TEAM, Compiled
 from qpu.lang.schedule import Schedule
 from qpu.lang.signature import Row, Signature, scalar_of
@@ -314,10 +314,7 @@ class Plan:
                 f"{a.array}.shape{a.axis}" if a.array else 1 << 32,
             ]
         self.bounds = evaluator(expressions)
-        self.by_worker = next(
-            (f"{a.array}.shape{a.axis}" for a in self.accesses if a.store and a.constant == 0 and not a.guards
-             and a.terms == ((0, WORKERS, 1),)), None
-        )  # fmt: skip
+        self.by_worker = room_of_workers(self.accesses)
         self.template = [int(what) & 0xFFFFFFFF if kind == "const" else 0 for kind, what in compiled.uniforms]  # type: ignore[call-overload]  # bits
         self.slots = [
             (n, str(what) if kind == "param" else f"%{kind}")

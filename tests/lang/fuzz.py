@@ -113,11 +113,11 @@ def bits(a: NDArray[Any]) -> NDArray[Any]:
     return np.where(np.isnan(a), np.array(np.nan, a.dtype).view(kind), np.ascontiguousarray(a).view(kind))
 
 
-def case_of(seed: int, *, small: int | bool = False, loads: bool = False) -> Case:
+def case_of(seed: int, *, small: int | bool = False, loads: bool = False, every: bool = False) -> Case:
     """The case of a seed. small: a kernel of few statements (a number: about so many, True: three at most); loads: that
-    reads further arrays even so.
+    reads further arrays even so; every: whose results need each row of selection once in three seeds.
     """
-    text, kind = kernel_of_any_kind(seed, small=small, loads=loads)
+    text, kind = kernel_of_any_kind(seed, small=small, loads=loads, every=every)
     r = random.Random(seed * 7 + 1)
     kernel = Kernel.from_source(text, "generated", coarsen=r.choice(FEW if small else COARSEN))
     return Case(seed, text, kernel, arguments(kind, r.choice(LENGTHS), seed, loads=loads or not small))

@@ -65,14 +65,29 @@ def arguments(kind: str, n: int, seed: int, *, loads: bool) -> Arguments:
     })  # fmt: skip
 
 
+EVERY = {
+    "i": ("a0 | a1", "minimum(a0, a1)", "maximum(a0, a2)", "~a1", "clz(a0)", "a0 >> 3", "a1 & 29", "a0 - a1",
+          "mul24(a0 & 4095, 77)", "a2 << (a1 & 7)", "i32(clamp(x0 * 3.3, -900.0, 900.0))"),
+    "u": ("ror(u0, 5)", "minimum(u0, u1 * 99)", "maximum(u0, u1)", "u0 >> (u1 & 31)", "u0 ^ u1",
+          "u32(clamp(x0 * 5.7, 0.0, 900.0))"),
+    "f": ("x0 * x1", "x0 - x1", "minimum(x0, x1)", "maximum(x0, x1)", "floor(x0 * 0.37)", "ceil(x0 * 0.37)",
+          "trunc(x0 * 0.37)", "rint(x0 * 0.37)", "f32(a0 & 4095)", "f32(u0 & 65535)"),
+}  # fmt: skip
+"""Expressions that need each row of selection."""
+SHARE = 3  # one kernel of so many has each of them
+
+
 class Generator:
     """One kernel. Names: i32 a0.., u32 u0.., f32 x0.., all bound before the control flow; masks are expressions.
 
     small: of so many statements (True: of one to three) with short expressions, which compile in a tenth of the time;
-    loads: of further arrays.
+    loads: of further arrays; every: results also have a share of EVERY, of which the next seeds have the rest.
     """
 
-    def __init__(self, seed: int, *, small: int | bool = False, loads: bool = True) -> None:
+    def __init__(self, seed: int, *, small: int | bool = False, loads: bool = True, every: bool = False) -> None:
+        parts = {t: [x for n, x in enumerate(rows, seed) if every and not n % SHARE] for t, rows in EVERY.items()}
+        self.more = "".join(f" ^ {x if t == 'i' else f'i32({x})'}" for t in "iu" for x in (f"({y})" for y in parts[t]))
+        self.sums = "".join(f" + ({x})" for x in parts["f"])
         self.r = random.Random(seed)
         self.expressions, self.leaves, self.room = (
             (1, 0.4, self.r.randint(1, 3) if small is True else small) if small else (2, 0.25, 1000)
@@ -267,8 +282,8 @@ class Generator:
         if r.random() < 0.2:
             self.emit(1, f"if {self.condition()}:")
             self.leave(2)
-        self.emit(1, f"oi[{place}] = {self.MIX}")
-        self.emit(1, f"of[{place}] = x0 + x1")
+        self.emit(1, f"oi[{place}] = {self.MIX}{self.more}")
+        self.emit(1, f"of[{place}] = x0 + x1{self.sums}")
 
     def leave(self, indent: int) -> None:
         """Results, and the item's end."""
@@ -289,14 +304,14 @@ class Generator:
         self.statements(2, r.randrange(1, 4))
         self.names["i"].remove("v")
         self.names["f"].remove("y")
-        self.emit(1, f"m = {self.MIX}")
+        self.emit(1, f"m = {self.MIX}{self.more}")
         for _ in range(r.randrange(1, 4)):
             self.emit(1, r.choice((
                 "m = m + k.rotate(m, 3)", "m = k.scan(m)", "m ^= k.sum(m)", "m = k.shuffle(m, k.lane ^ 5)",
                 "m += k.broadcast(m, 7)", "m = m - k.max(m)", "m = k.min(m) + k.lane", "m ^= k.last(m)",
                 "m += i32(k.any(m > 3))", "m += i32(k.all(m < 9))",
             )))  # fmt: skip
-        self.emit(1, "z = k.max(x0) + k.min(x1)")
+        self.emit(1, f"z = k.max(x0{self.sums}) + k.min(x1)")
         self.emit(1, "oi[k.worker] = k.sum(m)")
         self.emit(1, "of[k.worker] = z")
 
@@ -306,8 +321,12 @@ def kernel_source(seed: int, *, small: bool = False) -> str:
     return Generator(seed, small=small, loads=not small).source("line")
 
 
-def kernel_of_any_kind(seed: int, *, small: int | bool = False, loads: bool = False) -> tuple[str, str]:
-    """A text, and what kind of items its kernel has. loads: of further arrays, which those that are not small have."""
-    generator = Generator(seed, small=small, loads=loads or not small)
+def kernel_of_any_kind(
+    seed: int, *, small: int | bool = False, loads: bool = False, every: bool = False
+) -> tuple[str, str]:
+    """A text, and what kind of items its kernel has. loads: of further arrays, which those that are not small have;
+    every: with a share of EVERY.
+    """
+    generator = Generator(seed, small=small, loads=loads or not small, every=every)
     kind = generator.r.choice(KINDS)
     return generator.source(kind), kind
