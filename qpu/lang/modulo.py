@@ -252,9 +252,11 @@ class _Search:
         for x in sorted(self.members[at], key=lambda x: -x.weight):
             if self._one([*inside, x]):
                 inside.append(x)
-            else:
-                cost += x.weight
-        return cost if most is None or cost < most else None
+                continue
+            cost += x.weight
+            if most is not None and cost >= most:
+                return None
+        return cost
 
     def _one(self, members: list[_Row]) -> bool:
         """Whether operations make one instruction, windows aside."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from qpu.core.effects import Effects
 from qpu.core.hazards import Facts
@@ -33,13 +33,14 @@ Kinds = tuple[object, object, int, int]
 
 class Form:
     """An operation in one of its units. key: for `fits`; after, before: masks of windows; shared: units it needs that
-    an instruction has once; kind: what the rules within one instruction look at, beside immediates that exist.
+    an instruction has once; kind: what the rules within one instruction look at, beside immediates that exist; every:
+    its forms in all units.
     """
 
-    __slots__ = ("after", "before", "half", "key", "kind", "m", "shared", "unit")
+    __slots__ = ("after", "before", "every", "half", "key", "kind", "shared", "unit")
 
-    def __init__(self, m: MOp, unit: Unit, half: AluHalf, key: HalfKey, facts: Facts, shared: int) -> None:
-        self.m = m
+    def __init__(self, every: list[Form], unit: Unit, half: AluHalf, key: HalfKey, facts: Facts, shared: int) -> None:
+        self.every = every
         self.unit = unit
         self.half = half
         self.key = key
@@ -47,6 +48,15 @@ class Form:
         self.shared = shared
         dst = half.dst
         self.kind = half.op.name, dst.n if dst is not None and dst.magic else -1
+
+
+class _Made(NamedTuple):
+    """What an operation on its places can be, and what it reads and writes, with instructions until a reader may
+    follow.
+    """
+
+    forms: list[Form]
+    affected: tuple[set[object], set[object], int]
 
 
 class Bundle:
@@ -81,7 +91,7 @@ class V3dTarget:
         self.nop_add = half_key(isa, _ADD, idle())
         self.nop_mul = half_key(isa, _MUL, idle())
         self.windows = RULES.windows[isa]
-        self._forms: dict[int, tuple[list[Form], list[Effects]]] = {}
+        self._known: dict[int, _Made] = {}  # by operation
         self._sources: dict[tuple[Operand, str], Src] = {}
         self._signals: dict[tuple[int, Dst | None], Facts] = {}
 
@@ -126,12 +136,20 @@ class V3dTarget:
 
     def forms(self, m: MOp) -> list[Form]:
         """The halves that an operation can be. A move on 4.2's add ALU is `or` of the value with itself."""
-        return self._made(m)[0]
+        return (self._known.get(id(m)) or self._of(m)).forms
 
-    def _made(self, m: MOp) -> tuple[list[Form], list[Effects]]:
-        found = self._forms.get(id(m))
+    def _of(self, m: MOp) -> _Made:
+        found = self._known.get(id(m))
         if found is None:
-            found = self._forms[id(m)] = self._make(m)
+            places = [self.colour[x] if type(x) is int else x for x in (m.a, m.b, m.dst, m.sig_dst)]
+            key = (self.isa, m.op, *places, m.amod, m.bmod, m.pack, m.cond, m.push, m.update, m.rot, m.role)
+            found = _MADE.get(key)
+            if found is None:
+                forms, effects = self._make(m)
+                if len(_MADE) >= KEPT:
+                    _MADE.clear()
+                found = _MADE[key] = _Made(forms, self._affected(m, effects))
+            self._known[id(m)] = found
         return found
 
     def _make(self, m: MOp) -> tuple[list[Form], list[Effects]]:
@@ -153,7 +171,7 @@ class V3dTarget:
         if m.op == "mov" and self.v42:  # the mul ALU first
             halves.reverse()
         first: list[Effects] = []
-        forms = []
+        forms: list[Form] = []
         for unit, half in halves:
             found = half_parts(self.isa, unit, half)
             if m.rot is None:
@@ -164,7 +182,7 @@ class V3dTarget:
                 facts = self.windows.facts(parts(alone))
             first = first or found
             shared = peripherals(self.isa, half) or int(any("sfu op" in e.events for e in found))
-            forms.append(Form(m, unit, half, half_key(self.isa, unit, half), facts, shared))
+            forms.append(Form(forms, unit, half, half_key(self.isa, unit, half), facts, shared))
         return forms, first
 
     def slots(self, m: MOp) -> tuple[str, ...]:
@@ -219,7 +237,7 @@ class V3dTarget:
                     pairs.append((add, f))
             there = add or mul
             if there is not None and len(pairs) < len(forms):
-                pairs += [(x, f) if x.unit is _ADD else (f, x) for x in self.forms(there.m) if x.unit is not there.unit
+                pairs += [(x, f) if x.unit is _ADD else (f, x) for x in there.every if x.unit is not there.unit
                           for f in forms if f.unit is there.unit]  # fmt: skip
         elif shared > 1:
             return False
@@ -270,10 +288,13 @@ class V3dTarget:
 
     def effects(self, m: MOp) -> tuple[set[object], set[object], int]:
         """Resources of an operation on real registers, for the dependence graph."""
+        return self._of(m).affected
+
+    def _affected(self, m: MOp, effects: Sequence[Effects]) -> tuple[set[object], set[object], int]:
         reads: set[object] = set()
         writes: set[object] = set()
         latency = 1
-        for e in self._made(m)[1]:
+        for e in effects:
             reads |= e.reads
             reads |= e.partial
             writes |= e.writes
@@ -289,6 +310,9 @@ class V3dTarget:
 
 _ALLOWED: Final[dict[Isa, dict[Kinds, bool]]] = {Isa.V3D42: {}, Isa.V3D71: {}}
 """Whether the rules within one instruction allow these operations together."""
+_MADE: Final[dict[tuple[object, ...], _Made]] = {}
+"""What operations on their places can be: those of one kernel are those of most others."""
+KEPT: Final = 4096  # of those
 _SIGNAL: Final = ("signal",)
 
 

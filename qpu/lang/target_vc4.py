@@ -30,14 +30,14 @@ Kinds = tuple[object, object, int]
 
 class Form:
     """An operation in one of its units. after, before: masks of windows; kind: what the rules within one instruction
-    look at.
+    look at; every: its forms in all units.
     """
 
-    __slots__ = ("after", "before", "half", "kind", "m", "unit")
+    __slots__ = ("after", "before", "every", "half", "kind", "unit")
 
-    def __init__(self, m: MOp, unit: Unit, half: Half, facts: Facts) -> None:
-        self.m = m
-        self.unit = unit
+    def __init__(self, every: list[Form], half: Half, facts: Facts) -> None:
+        self.every = every
+        self.unit = half.unit
         self.half = half
         self.after, self.before, _ = facts
         dst = half.dst.n if half.dst.n >= 32 else -1
@@ -82,8 +82,7 @@ class Vc4Target:
 
     def __init__(self, colour: dict[int, Fixed]) -> None:
         self.colour = colour
-        self._made: dict[tuple[object, ...], _Made] = {}
-        self._known: dict[int, _Made] = {}  # the same by operation
+        self._known: dict[int, _Made] = {}  # by operation
 
     def new(self, closed: int = 0, barred: int = 0) -> Vc4Bundle:
         """An empty bundle. closed: windows that exclude it; barred: windows that it may not open."""
@@ -122,19 +121,18 @@ class Vc4Target:
 
     # -- forms
 
-    def forms(self, m: MOp) -> Sequence[Form]:
-        """The halves that an operation can be."""
-        return self._of(m).forms
-
     def _of(self, m: MOp) -> _Made:
+        """What an operation can be."""
         found = self._known.get(id(m))
         if found is None:
             places = [self.colour[x] if type(x) is int else x for x in (m.a, m.b, m.dst)]
             key = (m.op, *places, m.cond, m.push, m.amod, m.rot, m.role, m.sig, m.byte if m.op in _ALONE else 0)
-            found = self._made.get(key)
+            found = _MADE.get(key)
             if found is None:
                 forms, effects = self._make(m)
-                found = self._made[key] = _Made(forms, effects, self._affected(m, effects))
+                if len(_MADE) >= KEPT:
+                    _MADE.clear()
+                found = _MADE[key] = _Made(forms, effects, self._affected(m, effects))
             self._known[id(m)] = found
         return found
 
@@ -162,7 +160,9 @@ class Vc4Target:
         assert isinstance(alone, Alu), (m, alone)
         found = parts(alone)  # of either unit
         facts = self.windows.facts(found)
-        return [Form(m, half.unit, half, facts) for half in halves], found
+        forms: list[Form] = []
+        forms += [Form(forms, half, facts) for half in halves]
+        return forms, found
 
     def slots(self, m: MOp) -> tuple[str, ...]:
         """For ordering: the slots an operation may take."""
@@ -214,7 +214,8 @@ class Vc4Target:
         if m.op:
             if add is not None and mul is not None:
                 return False
-            forms = self.forms(m)
+            made = self._known.get(id(m)) or self._of(m)
+            forms = made.forms
             pairs = []
             for f in forms:
                 if f.unit is _ADD:
@@ -224,7 +225,7 @@ class Vc4Target:
                     pairs.append((add, f))
             there = add or mul
             if there is not None and len(pairs) < len(forms) and not (there.half.push or m.push):
-                pairs += [(x, f) if x.unit is _ADD else (f, x) for x in self.forms(there.m) if x.unit is not there.unit
+                pairs += [(x, f) if x.unit is _ADD else (f, x) for x in there.every if x.unit is not there.unit
                           for f in forms if f.unit is there.unit]  # fmt: skip
         else:
             pairs = [(add, mul)]
@@ -308,6 +309,9 @@ class Vc4Target:
 
 _ALLOWED: Final[dict[Kinds, bool]] = {}
 """Whether the rules within one instruction allow these operations together."""
+_MADE: Final[dict[tuple[object, ...], _Made]] = {}
+"""What operations on their places can be: those of one kernel are those of most others."""
+KEPT: Final = 4096  # of those
 _SIGNAL: Final = ("signal",)
 
 
