@@ -235,11 +235,16 @@ def _decoder(isa: Isa, unit: Unit) -> Callable[[int, int, int], AluHalf | None]:
     mask, scale = (7, 8) if v42 else (63, 64)
     imm_a, imm_b = (0, 0) if v42 else IMM_BITS[:2] if add else IMM_BITS[2:]
 
+    known: Tables | None = None
+
     @lru_cache(_HALF_CACHE)
     def half(bits: int, cond: int, imm: int) -> AluHalf | None:
+        nonlocal known
+        if known is None:
+            known = tables(isa, unit)
         a, b, number = bits >> shift_a & mask, bits >> shift_b & mask, bits >> opcode & 255
         magic, waddr = bits >> magic_bit & 1, bits >> address & 63
-        known, key, entry = tables(isa, unit), COND_KEYS[cond], None
+        key, entry = COND_KEYS[cond], None
         plain = known.plain[number]
         if plain is None:
             swapped = False

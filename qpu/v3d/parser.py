@@ -75,12 +75,10 @@ _Operand = TypeVar("_Operand", Src, Dst)
 
 
 def _spaced(known: dict[str, _Operand], text: str) -> _Operand | None:
-    """The operand of a text, which spaces may surround; kept with them, too."""
-    found = known.get(text)
-    if found is None:
-        found = known.get(text.strip())
-        if found is not None:
-            known[text] = found
+    """The operand of a text with spaces around it; kept with them, too."""
+    found = known.get(text.strip())
+    if found is not None:
+        known[text] = found
     return found
 
 
@@ -121,6 +119,7 @@ class _Assembler(OperandParser):
 
     def run(self, source: str) -> Code:
         lines = _LINE_END.split(source.removeprefix("\ufeff"))
+        words, locs = self.words, self.locs
         for number, line in enumerate(lines, 1):
             code = line.partition("#")[0]
             if not code or code.isspace():
@@ -129,7 +128,12 @@ class _Assembler(OperandParser):
             try:
                 if len(code) > LINE_LIMIT:
                     raise wrong(LINE_LIMIT, "line-length", "the line is too long", f"{LINE_LIMIT} characters")
-                self.line(code, loc)
+                word = self.quick(code)
+                if word is None:
+                    self.line(code, loc)
+                    continue
+                words.append(word)
+                locs.append(loc)
             except TextError as e:
                 found = replace(e.found, help=comment_help(code) or e.found.help)
                 self.errors.append(replace(found, loc=Loc(self.filename, number, e.column + 1, line)))
@@ -144,11 +148,6 @@ class _Assembler(OperandParser):
         return Code(self.isa, tuple(self.words), self.labels, self.locs, tuple(self.warnings))
 
     def line(self, code: str, loc: Loc) -> None:
-        quick = self.quick(code)
-        if quick is not None:
-            self.words.append(quick)
-            self.locs.append(loc)
-            return
         column = 0
         if _DUMP_HEAD.match(code):
             return
@@ -320,15 +319,16 @@ class _Assembler(OperandParser):
         dst = a = b = None
         at = 0
         if has_dst:
-            dst, at = _spaced(self.destinations, texts[0]), 1
+            dst, at = self.destinations.get(texts[0]) or _spaced(self.destinations, texts[0]), 1
             if dst is None:
                 return None
         if operands > at:
-            a = _spaced(self.sources, texts[at])
+            sources = self.sources
+            a = sources.get(texts[at]) or _spaced(sources, texts[at])
             if a is None:
                 return None
             if operands > at + 1:
-                b = _spaced(self.sources, texts[at + 1])
+                b = sources.get(texts[at + 1]) or _spaced(sources, texts[at + 1])
                 if b is None:
                     return None
         found = _half(AluHalf, (op, dst, a, b, "", *flags))

@@ -24,10 +24,22 @@ _PRINTED: Final = sum(bit for bit, _, _ in _SIGNALS)
 _RF, _ACC = SrcKind.RF, SrcKind.ACC
 
 
-def _dst_text(names: Mapping[int, str], dst: Dst) -> str:
-    if not dst.magic:
-        return f"rf{dst.n}"
-    return names.get(dst.n) or f"waddr UNKNOWN {dst.n}"
+class _Names(dict[Dst, str]):
+    """Texts of destinations, made when one is first printed. magic: names of the magic addresses."""
+
+    __slots__ = ("_magic",)
+
+    def __init__(self, magic: Mapping[int, str]) -> None:
+        super().__init__()
+        self._magic = magic
+
+    def __missing__(self, dst: Dst) -> str:
+        n, magic = dst
+        self[dst] = found = (self._magic.get(n) or f"waddr UNKNOWN {n}") if magic else f"rf{n}"
+        return found
+
+
+_DSTS: Final = {isa: _Names(names) for isa, names in MAGIC.items()}
 
 
 def imm_text(index: int) -> str:
@@ -48,14 +60,17 @@ def _src_text(src: Src) -> str:
     return f"{base}.{src.mod}" if src.mod else base
 
 
-def _half_text(names: Mapping[int, str], half: AluHalf) -> str:
+def _half_text(names: _Names, half: AluHalf) -> str:
     op, dst, a, b, pack, cond, push, update = half
-    head = op.name
+    head = name = op.name
     if cond or push or update:
         head += "".join("." + suffix for suffix in (cond, push, update) if suffix)
-    if op.name == "nop":
+    if dst is not None and b is not None and not pack:  # most halves
+        assert a is not None
+        return f"{head} {names[dst]}, {_src_text(a)}, {_src_text(b)}"
+    if name == "nop":
         return head + " "
-    shown = "" if dst is None else _dst_text(names, dst) + ("." + pack if pack else "")
+    shown = "" if dst is None else names[dst] + ("." + pack if pack else "")
     if a is not None:
         shown = f"{shown}, {_src_text(a)}" if shown else _src_text(a)
         if b is not None:
@@ -84,17 +99,18 @@ def text(instr: Instr) -> str:
     """The instruction as text, without label, address or comment."""
     if isinstance(instr, Branch):
         return branch_text(instr)
-    names = MAGIC[instr.isa]
-    line = _half_text(names, instr.add).ljust(ADD_WIDTH) + "; " + _half_text(names, instr.mul)
-    sig = int(instr.sig) & _PRINTED
+    isa, add, mul, signals, dst, _, _ = instr
+    names = _DSTS[isa]
+    line = f"{_half_text(names, add):<{ADD_WIDTH}}; {_half_text(names, mul)}"
+    sig = int(signals) & _PRINTED if signals else 0
     if sig:
         line = line.ljust(MUL_WIDTH)
-        dst = instr.sig_dst
+        magic = MAGIC[isa]
         for bit, name, with_dst in _SIGNALS:
             if sig & bit:
                 line += "; " + name
                 if with_dst and dst is not None:
-                    line += "." + (f"rf{dst.n}" if not dst.magic else names.get(dst.n) or f"UNKNOWN{dst.n}")
+                    line += "." + (f"rf{dst.n}" if not dst.magic else magic.get(dst.n) or f"UNKNOWN{dst.n}")
         return line
     return line.rstrip()
 
