@@ -264,6 +264,9 @@ class Debugger(cmd.Cmd, JobObserver):
         at = self._instructions(place.strip())
         if not at:
             hint = f" (for a line write `line {place}`)" if place.strip().isdecimal() else ""
+            if place.startswith("line "):
+                lines = {loc.line for loc in map(self._program.loc, range(len(self._program))) if loc is not None}
+                hint = f"; lines with instructions: {', '.join(map(str, sorted(lines)))}"
             self._say(f"{place}: neither an instruction nor a label nor a line of the program{hint}")
             return
         if condition and not self._understood(condition):

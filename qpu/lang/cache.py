@@ -218,6 +218,7 @@ def pack(compiled: Compiled, source: Source | None) -> bytes:
         "notes": [[n.rule, n.message, number(n.loc), n.help] for n in compiled.notes],
         "places": list(known),
         "at": at,
+        "labels": compiled.program.labels,
     }
     return json.dumps(header, separators=(",", ":")).encode() + b"\n" + compiled.program.data
 
@@ -235,13 +236,16 @@ def unpack(body: bytes, source: Source | None, isa: Isa, remake: Callable[[], Co
         raise ValueError("damaged")
     known = [loc(n) for n in h["places"]]
     code = [int.from_bytes(words[i : i + 8], "little") for i in range(0, len(words), 8)]
+    labels = {str(name): int(at) for name, at in h["labels"].items()}
+    if not all(0 <= at <= len(code) for at in labels.values()):
+        raise ValueError("damaged")
     accesses = [Access.of(row, loc(number)) for row, number in h["accesses"]]
     extent = h["extent"]
     evaluator(extent or [])
     return Compiled(
         name=str(h["name"]),
         isa=isa,
-        program=Program(isa, tuple(code), {}, [None if n < 0 else known[n] for n in h["at"]]),
+        program=Program(isa, tuple(code), labels, [None if n < 0 else known[n] for n in h["at"]]),
         uniforms=[(str(kind), what) for kind, what in h["uniforms"]],
         threads=int(h["threads"]),
         scratch=int(h["scratch"]),

@@ -182,6 +182,7 @@ def test_the_second_process_compiles_nothing(place: Path, monkeypatch: pytest.Mo
             assert second.words == compiled.words and second.uniforms == compiled.uniforms
             assert [a.row() for a in second.accesses] == [a.row() for a in compiled.accesses]
             assert second.extent == compiled.extent == ["y.shape0"]
+            assert second.program.labels == compiled.program.labels and compiled.program.labels  # breakpoints of lines
             for i in range(len(second.words)):
                 a, b = compiled.loc(i), second.loc(i)
                 assert (a and (a.file, a.line)) == (b and (b.file, b.line))
