@@ -63,10 +63,7 @@ def parameters(source: Source) -> list[Parameter]:
     def wrong(where: ast.AST, rule: str, message: str, *, allowed: str | None = None, help: str | None = None) -> None:
         findings.append(Diagnostic(rule, message, loc=source.loc(where), allowed=allowed, help=help))
 
-    for more in (tree.args.vararg, tree.args.kwarg):
-        if more is not None:
-            message = f"{more.arg!r} takes any number of arguments"
-            wrong(more, "lang-syntax", message, help="a parameter for each argument")
+    findings += _any_number(source)
     if not (tree.args.posonlyargs or tree.args.args):
         wrong(tree, "lang-type", "a kernel without parameters", allowed="a Grid or Team first, as in k: Grid")
     names = {**source.fn.__globals__, **source.closure}
@@ -107,6 +104,16 @@ def parameters(source: Source) -> list[Parameter]:
     return found
 
 
+def _any_number(source: Source) -> list[Diagnostic]:
+    """Findings for parameters that take any number of arguments."""
+    args = source.tree.args
+    return [
+        Diagnostic("lang-syntax", f"{more.arg!r} takes any number of arguments", loc=source.loc(more),
+                   help="a parameter for each argument")
+        for more in (args.vararg, args.kwarg) if more is not None
+    ]  # fmt: skip
+
+
 def scalar_types(fn: Callable[..., Any]) -> tuple[list[str], str]:
     """Types of a function of scalars: of its parameters, and of its result; "" where there is no annotation.
 
@@ -115,7 +122,7 @@ def scalar_types(fn: Callable[..., Any]) -> tuple[list[str], str]:
     source = Source.of(fn)
     tree = source.tree
     names = {**fn.__globals__, **source.closure}
-    findings: list[Diagnostic] = []
+    findings = _any_number(source)
 
     def of(where: ast.AST, what: str, annotation: Any, extra: tuple[str, ...]) -> str:
         if isinstance(annotation, str):

@@ -37,8 +37,9 @@ class UFunc:
 
     @property
     def title(self) -> str:
-        """The function's name."""
-        return self.__qpu_function__.__name__
+        """The function's name, such as its kernels can have."""
+        name = self.__qpu_function__.__name__
+        return name if name.isidentifier() and name not in ("function", "identity") else "unnamed"
 
     @property
     def types(self) -> tuple[list[str], str]:

@@ -224,6 +224,14 @@ def test_refusals(gpu: Device) -> None:
         assert "help:" in str(caught.value) or "allowed:" in str(caught.value)
 
 
+def test_functions_without_a_name_of_their_own(gpu: Device) -> None:
+    def function(a, b):  # type: ignore[no-untyped-def]  # as what kernels call it
+        return a + b
+
+    x = gpu.array(np.arange(3, dtype=F))
+    assert ufunc(lambda a, b: a + b)(x, x).numpy().tolist() == ufunc(function)(x, x).numpy().tolist() == [0, 2, 4]
+
+
 def test_wrong_functions() -> None:
     @ufunc
     def untyped(x: str, t: int) -> f32:
@@ -233,6 +241,8 @@ def test_wrong_functions() -> None:
     def wrong(x: f32) -> f32:
         return exp(x) + missing  # type: ignore[name-defined]  # noqa: F821  # on purpose
 
+    with pytest.raises(CompileError, match="'xs' takes any number of arguments"):
+        ufunc(lambda *xs: xs[0])(1.0)
     with pytest.raises(CompileError) as caught:
         untyped(1, 2)
     assert [d.rule for d in caught.value.diagnostics] == ["lang-type", "lang-type"]
