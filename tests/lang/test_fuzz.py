@@ -8,6 +8,7 @@ QPU_FUZZ_DIR is where they note what is done, QPU_FUZZ_COUNT how many seeds ther
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,23 @@ def test_kernels_that_need_every_row(turn: int, boards: Boards) -> None:
 
 def found(operation: str, device: Device, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether one of ten kernels tells that an operation is computed by another one."""
-    monkeypatch.setenv("QPU_EMU_HOST_LIMIT_S", "20")  # a wrong loop may not end
+    monkeypatch.setenv("QPU_EMU_HOST_LIMIT_S", "20")
     monkeypatch.setitem(ROWS[device.isa]._OPERATIONS, operation, SWAPPED[operation])
-    for seed in TEN:
-        try:
-            agree(case_of(seed, small=True, every=True), device, brief=True)
-        except (AssertionError, qpu.EmuFault):
-            return True
+
+    def endless(*_: object) -> None:
+        raise AssertionError("a wrong loop does not end")
+
+    before = signal.signal(signal.SIGVTALRM, endless)
+    try:
+        for seed in TEN:
+            try:
+                signal.setitimer(signal.ITIMER_VIRTUAL, 5)  # seconds, of the interpreters as well
+                agree(case_of(seed, small=True, every=True), device, brief=True)
+            except (AssertionError, qpu.EmuFault):
+                return True
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
     return False
 
 
