@@ -376,8 +376,8 @@ def test_bad_memory() -> None:
     with qpu.open_device("pi5") as gpu, qpu.open_device("pi4") as other:
         good, short, words = gpu.zeros(30), gpu.zeros(29), gpu.zeros(30, np.uint32)
         for a, message in (
-            (short, "end at byte 120"),
-            (good.view(4), "end at byte 124"),
+            (short, "to byte 120"),
+            (good.view(4), "to byte 124"),
             (good.view(2), "multiple of 4"),
             (words, "uint32"),
             (other.zeros(30), "another device"),
