@@ -52,8 +52,10 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     """`value` as a float. Raises: UsageError unless it is a number from `low` to `high`; NaN never is."""
     found = _real(value)
     if not low <= found <= high:
-        allowed = "a number" if (low, high) == (-math.inf, math.inf) else f"a number from {low:g} to {high:g}"
-        raise UsageError(f"{name} = {value!r}; allowed: {allowed}", help="pass an int or a float")
+        anything = (low, high) == (-math.inf, math.inf)
+        allowed = "a number" if anything else f"a number from {low:g} to {high:g}"
+        help = "pass an int or a float" if anything else "pass a number in that range"
+        raise UsageError(f"{name} = {value!r}; allowed: {allowed}", help=help)
     return found
 
 

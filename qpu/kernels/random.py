@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from qpu.core.arguments import number
+from qpu.core.arguments import number, within
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, recast
@@ -34,6 +34,8 @@ WEYL: Final = 0x9E3779B9
 BLOCK: Final = 32
 """Words of a step: two from each lane's counter, the first ones of all lanes before the second ones."""
 WORKERS: Final = 64
+MOST: Final = 1 << 33
+"""Words of one seed."""
 
 
 def low_half(k: Any, v: Any) -> Any:
@@ -106,6 +108,13 @@ def generate(
             out[at + 16] = b
 
 
+def _stream(seed: int, rounds: int) -> tuple[int, int]:
+    """A seed and a number of rounds. Raises: UsageError."""
+    if rounds not in (7, 10):
+        raise UsageError(f"rounds = {rounds!r}; allowed: 7, 10", help="ten are the default")
+    return within("seed", seed, 0, (1 << 64) - 1), rounds
+
+
 class Generator:
     """A stream of random numbers. seed: 0..2**64 - 1; rounds: 7 or 10.
 
@@ -113,18 +122,14 @@ class Generator:
     """
 
     def __init__(self, seed: int, rounds: int = ROUNDS) -> None:
-        if not 0 <= seed < 1 << 64:
-            raise UsageError(f"seed = {seed}", help="allowed: 0..2**64 - 1")
-        if rounds not in (7, 10):
-            raise UsageError(f"rounds = {rounds}", help="allowed: 7, 10")
-        self.seed, self.rounds = seed, rounds
+        self.seed, self.rounds = _stream(seed, rounds)
         self.position = 0
         """Words that have been used."""
 
     def _fill(self, out: Memory, dtypes: Any, kind: str, low: float, span: float) -> Run:
         target = operand("out", out, dtypes, mode="out")
         end = self.position + -(-target.size // BLOCK) * BLOCK
-        if end > 1 << 33:
+        if end > MOST:
             raise UsageError(f"{end} words of one seed", help="another seed after 2**33 words")
         value = {"f": "f32", "u": "u32", "i": "i32"}[target.dtype.kind]
         if kind in ("bits", "integers"):
@@ -182,7 +187,11 @@ _KERNELS: dict[str, Kernel] = {value: retyped(generate, value) for value in ("u3
 
 
 def words(seed: int, n: int, rounds: int = ROUNDS, position: int = 0) -> NDArray[np.uint32]:
-    """The n words from `position` (a multiple of 32) on, computed by NumPy."""
+    """The n words from `position` (a multiple of 32) on, computed by NumPy. Raises: UsageError, as `Generator` does."""
+    seed, rounds = _stream(seed, rounds)
+    n, position = within("n", n, 0, MOST), within("position", position, 0, MOST)
+    if position % BLOCK:
+        raise UsageError(f"position = {position}", help=f"allowed: multiples of {BLOCK}")
     at = position + np.arange(n, dtype=np.uint64)
     left = (at >> np.uint64(5)) * np.uint64(16) + (at & np.uint64(15))
     right = np.full(n, seed >> 32, np.uint64)

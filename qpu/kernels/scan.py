@@ -141,6 +141,8 @@ def _cumulative(op: str, x: Memory, out: Memory, axis: int) -> Run:
     wanted = result_type(source.dtype)
     if target.dtype != wanted and not (target.dtype.kind in "iu" and source.dtype.itemsize < 4):
         raise UsageError(f"out holds {target.dtype}; allowed: {wanted}", help=f"gpu.empty({shape}, np.{wanted})")
+    if not shape:
+        raise UsageError("x has no axes; allowed: one or more", help="x.view(0, 1)")
     within("axis", axis, -len(shape), len(shape) - 1)
     gpu = device(x=source, out=target)
     separate("out", target, x=source)

@@ -217,6 +217,8 @@ def test_refusals(boards: dict[str, Device]) -> None:
         (lambda: nn.linear(gpu.zeros((2, 3)), gpu.zeros((4, 5)), gpu.zeros((2, 4))), "x has the shape"),
         (lambda: nn.softmax(x, x), "out overlaps x"),
         (lambda: nn.layer_norm(x, gpu.zeros((1, 2, 5, 5)), gpu.zeros(4), gpu.zeros(5)), "gain has the shape"),
+        (lambda: nn.layer_norm(x, gpu.zeros((1, 2, 5, 5)), gpu.zeros(5), gpu.zeros(5), -1), "epsilon = -1"),
+        (lambda: nn.batch_norm(x, gpu.zeros((1, 2, 5, 5)), *[gpu.zeros(2)] * 4, float("nan")), "epsilon = nan"),
         (lambda: nn.quantise(x, q, -1.0), "scale = -1.0"),
         (lambda: nn.quantise(x, q, 1.0, axis=4), "axis = 4"),
         (lambda: nn.embedding(gpu.zeros((3, 4)), gpu.zeros(2, N), gpu.zeros((2, 5))), "out has the shape"),

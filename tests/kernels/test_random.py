@@ -74,6 +74,9 @@ def test_refusals() -> None:
         for call, message in (
             (lambda: Generator(-1), "seed = -1"),
             (lambda: Generator(1, 8), "rounds = 8"),
+            (lambda: Generator(1.5), "seed = 1.5"),  # type: ignore[arg-type]
+            (lambda: words(1, -1), "n = -1"),
+            (lambda: words(1, 1, position=8), "position = 8"),
             (lambda: g.bits(x), "out holds float32"),
             (lambda: g.uniform(i), "out holds int32"),
             (lambda: g.integers(i, 3, 3), "integers from 3 to below 3"),

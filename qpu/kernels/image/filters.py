@@ -159,8 +159,8 @@ def edges(
 
 def weights_of(sigma: float, radius: int | None = None) -> tuple[float, ...]:
     """Weights of a Gaussian, the sum 1; radius: 3 sigma, rounded up. Raises: UsageError."""
-    if not number("sigma", sigma, 0, 100) > 0:
-        raise UsageError(f"sigma = {sigma}", help="allowed: above 0, up to 100 pixels")
+    if not 0 < number("sigma", sigma) <= 100:
+        raise UsageError(f"sigma = {sigma}; allowed: above 0, up to 100", help="the width of the Gaussian in pixels")
     reach = max(1, int(np.ceil(3 * sigma))) if radius is None else radius
     w = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     return tuple(float(v) for v in w / w.sum())

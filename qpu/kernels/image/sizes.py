@@ -157,8 +157,10 @@ def warp(x: Memory, out: Memory, matrix: Any, border: str = "constant", value: f
     of x. border: "constant" (`value`), "clamp" or "reflect". x, out: images with the same channels, u8 or f32 each.
     """
     m = finite("matrix", matrix, np.float64)
-    if m.shape not in ((2, 3), (3, 3)) or (m.shape == (3, 3) and m[2, 2] == 0):
+    if m.shape not in ((2, 3), (3, 3)):
         raise UsageError(f"a matrix of shape {m.shape}", help="allowed: 2 by 3 or 3 by 3 finite numbers")
+    if m.shape == (3, 3) and m[2, 2] == 0:
+        raise UsageError("matrix[2, 2] = 0; allowed: any other number", help="a perspective is scaled to 1 there")
     check_border(border)
     source, target = image("x", x), image("out", out, "out")
     separate("out", target, x=source)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.buffers import BufferView
+from qpu.core.arguments import number
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import Memory, device, operand, same_shape, separate
@@ -126,6 +127,7 @@ def _numbers(name: str, value: Memory, n: int) -> BufferView:
 def layer_norm(x: Memory, out: Memory, gain: Memory, shift: Memory, epsilon: float = 1e-5) -> Run:
     """(x - mean) / sqrt(variance + epsilon) * gain + shift along the last axis, which gain and shift have. f32."""
     source, target = _both(x, out)
+    epsilon = number("epsilon", epsilon, 0, -LOWEST)
     g, s = (_numbers(name, value, source.shape[-1]) for name, value in (("gain", gain), ("shift", shift)))
     with Jobs(device(x=source, out=target, gain=g, shift=s)) as jobs:
         if target.size:
@@ -143,6 +145,7 @@ def batch_norm(
     source, target = _both(x, out)
     if len(source.shape) < 2:
         raise UsageError(f"x has the shape {list(source.shape)}; allowed: n, channels, ...", help="two axes or more")
+    epsilon = number("epsilon", epsilon, 0, -LOWEST)
     pairs = (("mean", mean), ("variance", variance), ("gain", gain), ("shift", shift))
     numbers = {name: _numbers(name, value, source.shape[1]) for name, value in pairs}
     with Jobs(device(x=source, out=target, **numbers)) as jobs:
