@@ -212,6 +212,13 @@ def test_refusals(boards: dict[str, Device]) -> None:
         (lambda: nn.conv2d(x, w, y, activation="softmax"), "activation = 'softmax'"),
         (lambda: nn.conv2d_int8(q, gpu.zeros((4, 2, 3, 3), B), gpu.zeros((1, 4, 3, 3), B)), "out holds int8"),
         (lambda: nn.conv2d_int8(q, gpu.zeros((4, 2, 3, 3), B), gpu.zeros((1, 4, 3, 3), N), zero=300), "zero = 300"),
+        (lambda: nn.conv2d_int8(q, gpu.zeros((4, 2, 3, 3), B), gpu.zeros((1, 4, 3, 3), N), zero_out=3), "zero_out = 3"),
+        (
+            lambda: nn.conv2d_int8(
+                gpu.zeros((1, 1, 23, 23), B), gpu.zeros((1, 1, 23, 23), B), gpu.zeros((1, 1, 1, 1), N)
+            ),
+            "weights of 23 rows",
+        ),
         (lambda: nn.max_pool(x, gpu.zeros((1, 2, 2, 2)), 2, 2, 2), "size = 2, padding = 2"),
         (lambda: nn.average_pool(x, gpu.zeros((1, 2, 3, 3)), 2), "out has the shape"),
         (lambda: nn.linear(gpu.zeros((2, 3)), gpu.zeros((4, 5)), gpu.zeros((2, 4))), "x has the shape"),

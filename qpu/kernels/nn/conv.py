@@ -510,6 +510,7 @@ def conv2d_int8(
 
     x, w: int8; bias: i32; shapes as for `conv2d`. out: i32; or int8, then out = round(sum * scale) + zero_out,
     limited to -128..127, scale: f32, one an output channel. Sums are right up to 2**31; times a scale up to 2**24.
+    Weights: at most 512 for each pair of channels.
     """
     source, weights = operand("x", x, np.int8, 4), operand("w", w, np.int8, 4)
     target = operand("out", out, (np.int8, np.int32), 4, "out")
@@ -518,7 +519,12 @@ def conv2d_int8(
         raise UsageError(f"zero = {zero}, zero_out = {zero_out}", help="allowed: -128..127")
     if narrow != (scale is not None):
         raise UsageError(f"out holds {target.dtype}, and scale is {scale}", help="int8 needs a scale, int32 has none")
+    if zero_out and scale is None:
+        raise UsageError(f"zero_out = {zero_out} without a scale", help="bias, or int8 results with a scale")
     s = Shape.of(source, weights, stride, padding, dilation, groups)
+    if s.high * s.wide > EXACT // 2:
+        raise UsageError(f"weights of {s.high} rows and {s.wide} columns; allowed: {EXACT // 2} of a channel",
+                         help="f32 holds no sum of more: add the results of parts")  # fmt: skip
     check_shape("out", target, s.out)
     with Jobs(device(x=source, w=weights, out=target)) as jobs:
         given, named = biased(jobs, bias, s.o, np.int32)
