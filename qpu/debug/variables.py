@@ -2,7 +2,9 @@
 
 A value is taken when the last instruction of its assignment has executed, and kept: its register may be used again. The
 compiler moves, shares and removes operations, so a value may be there before its line, and a variable that is an item's
-index, a counter or a constant has none.
+index, a counter or a constant has none. A variable that is assigned under a condition takes the new value in the lanes
+where the condition holds. If it is assigned again under the same condition, only the last assignment does that; what an
+earlier one computed is shown for all lanes until then.
 """
 
 from __future__ import annotations

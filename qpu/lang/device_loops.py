@@ -15,7 +15,7 @@ from qpu.lang.carried import Kinds, Place, carried, carried_error, counter, flat
 from qpu.lang.front import Exits, Front
 from qpu.lang.front_flow import leave_function, leave_loop
 from qpu.lang.front_merge import copy, lists_of, splice, under_mask, walled, with_lists
-from qpu.lang.front_names import RESULT, RETURNED
+from qpu.lang.front_names import RESULT, RETURNED, placed_choice
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.operators import truth
 from qpu.lang.values import POISON, Poison, Unbound
@@ -194,8 +194,8 @@ def _all_lanes(
                 left = exits.left or left_param
                 gone = q.emit("bnot", left)
                 yields = [
-                    q.emit("select", left_param, p, y) if y.type != "b" else y
-                    for p, y in zip(params, yields, strict=True)
+                    _chosen(f, left_param, p, y, place) if y.type != "b" else y
+                    for p, y, place in zip(params, yields, places, strict=True)
                 ]
                 yields.append(left)
                 alive = gone if mask is None else q.emit("band", mask, gone)
@@ -268,8 +268,8 @@ def _any_lane(
                     advance()
                 news = _yields(f, node, places, kinds)
                 leaves = [
-                    (_chosen(f, live, new, p), p) if new is not p else (p, p)
-                    for new, p in zip(news, params, strict=True)
+                    (_chosen(f, live, new, p, place), p) if new is not p else (p, p)
+                    for new, p, place in zip(news, params, places, strict=True)
                 ]
                 if left_param is not None:
                     leaves.append((exits.left or left_param, left_param))
@@ -293,5 +293,9 @@ def _any_lane(
         q.result(made, "b", True)
 
 
-def _chosen(f: Front, mask: Value, new: Value, old: Value) -> Value:
-    return f.q.emit("select", mask, new, old)
+def _chosen(f: Front, mask: Value, a: Value, b: Value, place: Place) -> Value:
+    """a in the lanes of the mask, else b: what the place holds after a turn."""
+    chosen = f.q.emit("select", mask, a, b)
+    if not place.path:
+        placed_choice(f, place.name, chosen)
+    return chosen

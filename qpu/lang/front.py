@@ -70,13 +70,17 @@ class Exits:
 
 @dataclass(slots=True)
 class Frame:
-    """Names of the kernel or of a helper that is evaluated inside it. decided: which side Python took, by `if`."""
+    """Names of the kernel or of a helper that is evaluated inside it. decided: which side Python took, by `if`.
+
+    targets: where each name was assigned last.
+    """
 
     source: Source
     names: dict[str, Any]
     kernel: bool
     exits: list[Exits] = field(default_factory=list)
     decided: dict[int, bool] = field(default_factory=dict)
+    targets: dict[str, ast.Name] = field(default_factory=dict)
 
 
 Handler: TypeAlias = "Callable[[Front, Any], Any]"

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from qpu.errors import CompileError
 from qpu.lang.front import Front, guarded
-from qpu.lang.front_names import targets
+from qpu.lang.front_names import placed_choice, targets
 from qpu.lang.kir import Region, Skip, Value, walk
 from qpu.lang.operators import own, select
 from qpu.lang.source import Source
@@ -60,6 +60,9 @@ def under_mask(f: Front, node: ast.AST, condition: Value, body: Callable[[], Non
             return _merge(f, where, mask, new, old, leaves)
 
         trees = {n: guarded(f, node, lambda n=n: merged(f.names[n], before[n], node)) for n in kept}  # type: ignore[misc]  # a lambda's default
+        for n in kept:
+            if isinstance(tree := trees[n], _Leaf):
+                placed_choice(f, n, leaves[tree.n][0])
         raw = {}
         for n in changed:
             if n not in kept and not isinstance(f.names[n], Unbound):

@@ -68,10 +68,18 @@ def _targets(node: ast.AST) -> dict[str, None]:
 
 def placed(f: Front, target: ast.Name, value: Any) -> Any:
     """The value, with the place of the first name that it gets: the debugger shows variables by it."""
+    f.frame.targets[target.id] = target
     if isinstance(value, Value) and value.loc is not None and id(value) not in f.placed:
         value.loc = f.loc(target)
         f.placed[id(value)] = value
     return value
+
+
+def placed_choice(f: Front, name: str, chosen: Any) -> None:
+    """A name was assigned for some lanes only: what it is in all of them takes the place of the assignment."""
+    target = f.frame.targets.get(name)
+    if target is not None and isinstance(chosen, Value) and chosen.op == "select":
+        placed(f, target, chosen)
 
 
 def assign(f: Front, target: ast.expr, value: Any) -> None:

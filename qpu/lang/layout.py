@@ -66,13 +66,17 @@ _PREFIX = {"rf": "rf", "acc": "r", "a": "ra", "b": "rb"}
 def results_of(rows: Sequence[Scheduled], colour: Mapping[int, Fixed]) -> list[Result]:
     """The registers in which instructions leave what a place in the source stands for.
 
-    Of the operations for one place those count whose result no other of them takes, such as the load, not the address,
-    and of them those with the type of the last one. rows: all instructions; colour: the place of each register.
+    Of the operations for one place those count whose result no later one of them takes, such as the load, not the
+    address, and of them those with the type of the last one. What one takes earlier is the value before: an assignment
+    under a condition writes the register that it reads. rows: all instructions; colour: the place of each register.
     """
     taken: dict[Loc, set[int]] = {}
+    written: dict[Loc, set[int]] = {}
     at = [(i, m, m.loc) for i, row in enumerate(rows) for m in row.ops if m.loc is not None]
     for _, m, loc in at:
-        taken.setdefault(loc, set()).update(r for r in m.sources() if r not in (m.dst, m.sig_dst))
+        own, before = m.writes(), written.setdefault(loc, set())
+        taken.setdefault(loc, set()).update(r for r in m.sources() if r not in own and r in before)
+        before.update(own)
     kept: dict[Loc, str] = {}
     completed = set[tuple[Loc, int]]()
     found: list[Result] = []

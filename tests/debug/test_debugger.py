@@ -203,6 +203,63 @@ def test_variables_of_kernels(gpu: Device) -> None:
     assert (y.numpy() == [3 * v * v + 3 * v for v in 2.0 * np.arange(20)]).all()
 
 
+@qpu.kernel
+def folded(k: Grid, x: In[f32], y: Out[f32]) -> None:
+    i = k.index(y.size)
+    t = x[i] * 0.5
+    u = t * t
+    if u > 2.0:
+        u = u - t
+    y[i] = u + t
+
+
+@qpu.kernel
+def other(k: Grid, x: In[f32], y: Out[f32]) -> None:
+    i = k.index(y.size)
+    t = x[i] * 0.5
+    u = t + 1.0
+    if t > 2.0:
+        u = t
+    else:
+        u = u / (t + 1.0)
+    y[i] = u
+
+
+@qpu.kernel
+def turns(k: Grid, x: In[f32], y: Out[f32]) -> None:
+    i = k.index(y.size)
+    u = x[i]
+    while u > 8.0:
+        u = u - 4.0
+    if u > 7.0:
+        u = 0.0
+    y[i] = u
+
+
+_N = np.arange(16.0)
+_T = _N / 2
+
+
+@pytest.mark.parametrize(
+    "board, kernel, values",
+    [("pi3", folded, [_T * _T, np.where(_T * _T > 2, _T * _T - _T, _T * _T)]),
+     ("pi5", folded, [_T * _T, np.where(_T * _T > 2, _T * _T - _T, _T * _T)]),
+     ("pi4", other, [_T + 1, np.where(_T > 2, _T, _T + 1), np.where(_T > 2, _T, 1)]),
+     ("pi3", turns, [_N, np.where(_N > 8, _N - 4, _N), np.where(_N > 12, _N - 8, np.where(_N > 8, _N - 4, _N)),
+                     np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 5, 6, 7, 0, 5, 6, 7])])],
+    ids=["folded-pi3", "folded-pi5", "other-pi4", "turns-pi3"],
+)  # fmt: skip
+def test_assignments_under_conditions_count(board: str, kernel: Any, values: list[Any]) -> None:
+    """A variable assigned under a condition changes in the lanes where it holds, and a watch sees it."""
+    out = io.StringIO()
+    with qpu.open_device(board) as gpu:
+        x, y = gpu.array(np.arange(16, dtype=np.float32)), gpu.zeros(16)
+        kernel.debug(x, y, commands=["watch u"] + ["c", "p u"] * len(values) + ["d", "c"], out=out)
+    found = re.findall("^u = (.*)", out.getvalue(), re.M)
+    assert found == [" ".join(f"{n:g}" for n in v) for v in values], out.getvalue()
+    assert out.getvalue().count("u changed") == len(values)
+
+
 @pytest.mark.parametrize(
     "text",
     ["().__class__", "__import__('os')", "rf1.tofile('x')", "[1 for x in rf1]", "lambda: 1", "'a' * 9", "f32(rf1, 2)",
