@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qpu.buffers import Buffer, BufferView
 from qpu.core.code import Code
 from qpu.core.isa import Isa
-from qpu.debug.expressions import FUNCTIONS, evaluate, names_in
+from qpu.debug.expressions import FUNCTIONS, evaluate, names_in, number_in, shown, word_of
 from qpu.debug.stepping import Before, Moment, Restart, Stepping
 from qpu.debug.variables import Variables
 from qpu.drivers.base import DeviceInfo, Job
@@ -166,9 +166,14 @@ class Debugger(cmd.Cmd, JobObserver):
 
     def _holds(self, m: Moment, row: int, condition: str) -> bool:
         try:
-            return bool(np.any(np.asarray(evaluate(condition, self._names(m, row, condition)))))
+            names = self._names(m, row, condition)
         except UsageError:  # a variable without a value yet
             return False
+        try:
+            return bool(np.any(np.asarray(evaluate(condition, names))))
+        except UsageError as error:  # such as an index out of range: stop, and say so
+            self._say(str(error))
+            return True
 
     def _names(self, m: Moment, row: int, expression: str) -> dict[str, Any]:
         """The names of an expression that exist: variables before arguments before registers; %name is a register."""
@@ -190,7 +195,7 @@ class Debugger(cmd.Cmd, JobObserver):
         try:
             return evaluate(expression, self._names(m, row, expression))
         except UsageError as error:
-            self._say(str(error).splitlines()[0])
+            self._say(str(error))
             return None
 
     def _interact(self) -> None:
@@ -218,20 +223,35 @@ class Debugger(cmd.Cmd, JobObserver):
         source = "" if loc is None else f"   # {loc.line}: {loc.source.strip()}"
         self._say(f"> QPU {thread[0]}.{thread[1]}  {m.index}: {m.text}{source}")
 
+    def _refuse(self, found: str, allowed: str, help: str) -> None:
+        self._say(f"{found}; allowed: {allowed}\n  help: {help}")
+
+    def _alone(self, command: str, argument: str) -> bool:
+        """Whether a command that takes nothing was given nothing; says what is wrong."""
+        if argument.strip():
+            self._refuse(f"{command} {argument.strip()}", f"`{command}` alone", f"see `help {command}`")
+        return not argument.strip()
+
     # -- commands that continue
 
     def do_step(self, argument: str) -> bool:
         """step: execute one instruction of the current thread."""
+        if not self._alone("step", argument):
+            return False
         self._mode = "step"
         return True
 
     def do_next(self, argument: str) -> bool:
         """next: execute up to another source line of the current thread."""
+        if not self._alone("next", argument):
+            return False
         self._mode = "next"
         return True
 
     def do_continue(self, argument: str) -> bool:
         """continue: execute up to a breakpoint, a watched change, or the end."""
+        if not self._alone("continue", argument):
+            return False
         self._mode = "continue"
         return True
 
@@ -239,15 +259,21 @@ class Debugger(cmd.Cmd, JobObserver):
         """back [N]: go back N instructions of the current thread (default 1), by executing the launch again."""
         assert self._focus is not None
         passed = self._passed[self._focus]
-        count = int(argument) if argument.isdecimal() else 1
+        count = number_in(argument.strip() or "1")
+        if not count:
+            self._refuse(f"back {argument}", "how many instructions, 1 or more", "write `back` or such as `back 3`")
+            return False
         if len(passed) <= count:
-            self._say("this is the first instruction")
+            before = f"; the thread has executed {counted(len(passed) - 1, 'instruction')}" if len(passed) > 1 else ""
+            self._say(f"{'this is the first instruction' if not before else f'back {count}: too far{before}'}")
             return False
         self._target, self._mode = passed[-1 - count], "run"
         raise Restart
 
     def do_quit(self, argument: str) -> bool:
         """quit: end the launch."""
+        if not self._alone("quit", argument):
+            return False
         message = "the debugger was left before the launch had ended"
         raise Quit(f"{message}\n  help: enter `continue` to run to the end")
 
@@ -267,9 +293,10 @@ class Debugger(cmd.Cmd, JobObserver):
             if place.startswith("line "):
                 lines = {loc.line for loc in map(self._program.loc, range(len(self._program))) if loc is not None}
                 hint = f"; lines with instructions: {', '.join(map(str, sorted(lines)))}"
-            self._say(f"{place}: neither an instruction nor a label nor a line of the program{hint}")
+            last = hint or f" (instructions: 0..{len(self._program) - 1})"
+            self._say(f"{place}: neither an instruction nor a label nor a line of the program{last}")
             return
-        if condition and not self._understood(condition):
+        if " if " in argument and not self._understood(condition):
             return
         self._stops.append(_Stop(self._next_number, at, condition.strip(), argument))
         many = "s" if len(at) > 1 else ""
@@ -278,11 +305,11 @@ class Debugger(cmd.Cmd, JobObserver):
 
     def _instructions(self, place: str) -> list[int]:
         """Where a breakpoint stops: of a line the first instruction in each block, as compilers copy and mix lines."""
-        if place.isdecimal():
-            return [int(place)] if int(place) < len(self._program) else []
+        if (number := number_in(place)) is not None:
+            return [number] if number < len(self._program) else []
         if place in self._program.labels:
             return [self._program.labels[place]]
-        found = re.fullmatch(r"line (\d+)", place)
+        found = re.fullmatch(r"line ([0-9]{1,18})", place)
         if found is None:
             return []
         starts, at, block = set(self._program.labels.values()), dict[int, int](), 0
@@ -304,6 +331,10 @@ class Debugger(cmd.Cmd, JobObserver):
                 return
         elif not self._understood(argument):
             return
+        elif not names_in(argument) - {*FUNCTIONS}:
+            help = "write such as `watch rf1`; a word of memory is such as `watch 0x1000`"
+            self._refuse(f"watch {argument}, which never changes", "registers, variables, 0x and an address", help)
+            return
         watch = _Watch(self._next_number, argument, address, b"")
         watch.value = self._content(m, self._row, watch) or b""
         self._watches.append(watch)
@@ -315,11 +346,24 @@ class Debugger(cmd.Cmd, JobObserver):
         try:
             unknown = sorted(n for n in names_in(expression) - {*FUNCTIONS} if not self._known(n))
         except UsageError as error:
-            self._say(str(error).splitlines()[0])
+            self._say(str(error))
             return False
         if unknown:
             self._say(f"{unknown[0]}: no such register or variable")
-        return not unknown
+            return False
+        try:
+            names = self._names(self._here, self._row, expression)
+        except UsageError:  # a variable without a value yet
+            return True
+        return self._evaluated(expression, names) is not None
+
+    def _evaluated(self, expression: str, names: Mapping[str, Any]) -> object:
+        """The value, or None; says what is wrong."""
+        try:
+            return evaluate(expression, names)
+        except UsageError as error:
+            self._say(str(error))
+            return None
 
     def _known(self, name: str) -> bool:
         names = (*self._here.names, *self._variables.names, *self._arguments)
@@ -328,6 +372,11 @@ class Debugger(cmd.Cmd, JobObserver):
     def do_delete(self, argument: str) -> None:
         """delete [NUMBER]: delete a breakpoint or a watch, or all."""
         number = argument.strip()
+        there = [str(n) for n in (*(x.number for x in self._stops), *(x.number for x in self._watches))]
+        if number and number not in there:
+            found = f"delete {number}: neither a breakpoint nor a watch"
+            self._refuse(found, ", ".join(there) or "none, as there is none", "`delete` alone deletes all")
+            return
         self._stops = [x for x in self._stops if number and str(x.number) != number]
         self._watches = [x for x in self._watches if number and str(x.number) != number]
 
@@ -341,59 +390,77 @@ class Debugger(cmd.Cmd, JobObserver):
     def do_print(self, argument: str) -> None:
         """print [/d /f /x] EXPRESSION: of registers and variables, 16 lanes as integers, floats or hexadecimal."""
         form = ""
-        found = re.match(r"/([dfx])\s*", argument)
+        found = re.match(r"/(\S*)\s*", argument)
         if found is not None:
             form, argument = found[1], argument[found.end() :]
+            if form not in ("d", "f", "x"):
+                self._refuse(f"print/{form}", "/d /f /x", "write such as `print/x rf1`")
+                return
         value = self._value(self._here, self._row, argument)
         if value is None:
             return
-        self._say(f"{argument.strip()} = {_text(value, form)}")
+        try:
+            self._say(f"{argument.strip()} = {shown(value, form)}")
+        except UsageError as error:
+            self._say(str(error))
 
     def do_variables(self, argument: str) -> None:
         """variables: those of the kernel in the current thread, and the arguments of its call."""
+        if not self._alone("variables", argument):
+            return
         assert self._focus is not None
         for name, given in self._arguments.items():
-            self._say(f"{name} = {_text(_argument(self._here, given), '')}   (argument)")
+            self._say(f"{name} = {shown(_argument(self._here, given), '')}   (argument)")
         values = self._variables.of(self._focus)
         for name in self._variables.names:
-            self._say(f"{name} = {_text(values[name], '')}" if name in values else f"{name}: not assigned yet")
+            self._say(f"{name} = {shown(values[name], '')}" if name in values else f"{name}: not assigned yet")
         if not self._variables.names:
             self._say("no variables: the program is not of a kernel, or its values are constants and indices")
 
     def do_x(self, argument: str) -> None:
         """x [/d /f /x] ADDRESS [COUNT]: words of memory."""
-        found = re.fullmatch(r"(?:/([dfx])\s+)?(0x[0-9a-fA-F]+|\d+)(?:\s+(\d+))?", argument.strip())
-        if found is None:
-            self._say("write x, an address, and how many words")
+        form = r"(?:/([dfx])\s+)?(0x[0-9a-fA-F]{1,16}|[0-9]{1,18})(?:\s+([0-9]{1,9}))?"
+        found = re.fullmatch(form, argument.strip())
+        count = 0 if found is None else int(found[3] or 4)
+        if found is None or not count:
+            allowed = "perhaps /d, /f or /x, an address, and how many words, 1 or more"
+            self._refuse(f"x {argument}".strip(), allowed, "write such as `x/f 0x1000 8`")
             return
-        address, count = int(found[2], 0), int(found[3] or 4)
+        address = int(found[2], 16 if found[2].startswith("0x") else 10)
         if not self._here.memory.owns(address, 4 * count):
             self._say(f"0x{address:08x} and {counted(count, 'word')} are not inside one buffer")
             return
         data = bytes(self._here.memory.view(address, 4 * count))
         kind = {"d": np.int32, "f": np.float32, "x": np.uint32}[found[1] or "x"]
         words = np.frombuffer(data, kind).tolist()
-        self._say(" ".join(f"0x{w:08x}" if (found[1] or "x") == "x" else f"{w:g}" for w in words))
+        self._say(" ".join(f"{w:{ {'d': 'd', 'f': 'g', 'x': '#010x'}[found[1] or 'x'] }}" for w in words))
 
     def do_set(self, argument: str) -> None:
         """set REGISTER[LANE] = NUMBER: change all lanes of a register of the current thread, or one."""
-        found = re.fullmatch(r"(\w+)(?:\[(\d+)\])?\s*=\s*(\S+)", argument)
+        found = re.fullmatch(r"%?(\w+)(?:\[([^\]]*)\])?\s*=\s*(\S+)", argument)
         if found is None or found[1] not in self._here.names:
             if found is not None and self._known(found[1]):
                 self._say(f"{found[1]} is a variable, whose register may hold another value by now: set a register")
-            else:
-                self._say("write set, a register, perhaps a lane in brackets, = and a number")
+                return
+            what = f"set {argument}".strip() if found is None else f"set {argument}: {found[1]} is not a register"
+            self._refuse(
+                what, "a register, perhaps a lane in brackets, = and a number", "write such as `set rf1[3] = 5`"
+            )
+            return
+        lane = None if found[2] is None else number_in(found[2].strip())
+        if found[2] is not None and (lane is None or lane > 15):
+            self._refuse(f"lane {found[2]}", "0..15", "write such as `set rf1[3] = 5`; without a lane all are set")
             return
         try:
-            text = found[3]
-            bits = (
-                np.float32(text).view(np.uint32) if re.search(r"[.e]", text) else np.uint32(int(text, 0) & 0xFFFFFFFF)
-            )
-        except ValueError:
-            self._say(f"{found[3]} is not a number")
+            bits = word_of(found[3])
+        except UsageError as error:
+            self._say(str(error))
+            return
+        if found[1] in _FLAGS and bits > 1:
+            self._refuse(f"flag {found[1]} = {found[3]}", "0 and 1", "a flag is one bit in each lane")
             return
         value = self._here.get(self._row, found[1])
-        value[slice(None) if found[2] is None else int(found[2]) % 16] = bits
+        value[slice(None) if lane is None else lane] = bits
         self._here.put(self._row, found[1], value)
 
     def do_thread(self, argument: str) -> None:
@@ -403,9 +470,11 @@ class Debugger(cmd.Cmd, JobObserver):
                 self._say(f"{'*' if each == self._focus else ' '} QPU {each[0]}.{each[1]} at instruction {index}")
             return
         qpu, _, thread = argument.partition(".")
-        wanted = (int(qpu or 0), int(thread or 0)) if f"{qpu}{thread}".isdecimal() else (-1, 0)
-        if wanted not in self._last:
-            self._say(f"{argument}: no such thread has begun")
+        numbers = number_in(qpu), number_in(thread or "0")
+        wanted = next((t for t in self._last if t == numbers), None)
+        if wanted is None:
+            begun = ", ".join(f"{q}.{t}" for q, t in sorted(self._last))
+            self._refuse(f"{argument}: no such thread has begun", begun, "`thread` lists them")
             return
         self._focus = wanted
         threads = self._here.threads
@@ -416,6 +485,8 @@ class Debugger(cmd.Cmd, JobObserver):
 
     def do_where(self, argument: str) -> None:
         """where: the last branches of the current thread, oldest first."""
+        if not self._alone("where", argument):
+            return
         assert self._focus is not None
         for start, end in self._jumps.get(self._focus, ()):
             locs = [self._program.loc(n) for n in (start, end)]
@@ -425,6 +496,8 @@ class Debugger(cmd.Cmd, JobObserver):
 
     def do_list(self, argument: str) -> None:
         """list: instructions around the current one, with source lines."""
+        if not self._alone("list", argument):
+            return
         here = self._here.index
         text = toolkit(self._program.isa).disassemble
         line = None
@@ -506,16 +579,4 @@ def _argument(m: Moment, given: Any) -> Any:
     return np.ndarray(given.shape, given.dtype, data.data, given.address - buffer.address, strides)
 
 
-_SHOWN = 32  # elements that are printed
-
-
-def _text(value: object, form: str) -> str:
-    """Lanes as text. form: ``d``, ``f`` or ``x`` for the bits as integers, floats, hexadecimal; "": as they are."""
-    lanes = np.asarray(value).reshape(-1)
-    if form == "x" or (form == "f" and lanes.dtype.kind != "f") or (form == "d" and lanes.dtype == np.float32):
-        lanes = FUNCTIONS[{"x": "u32", "f": "f32", "d": "i32"}[form]](lanes)
-    texts = [f"0x{x:08x}" if form == "x" else f"{x:g}" if isinstance(x, float) else f"{x}" for x in lanes.tolist()]
-    if len(texts) > 1 and len(set(texts)) == 1:
-        return f"{texts[0]} in all {'lanes' if len(texts) == 16 else counted(len(texts), 'element')}"
-    more = "" if len(texts) <= _SHOWN else f" ... ({counted(len(texts), 'element')})"
-    return " ".join(texts[:_SHOWN]) + more
+_FLAGS = frozenset({"a", "b", "c", "msf", "n", "z"})

@@ -205,9 +205,10 @@ class Profile:
 
     @property
     def stats(self) -> RunStats:
-        """Totals of the launches. Raises: ValueError without a launch."""
+        """Totals of the launches. Raises: UsageError without a launch."""
         if not self.runs:
-            raise ValueError("nothing was launched")
+            help = "launch a program or a kernel on an emulated board in the block of qpu.profile(), and ask after it"
+            raise UsageError("a profile of 0 launches; allowed: 1 or more", help=help)
         return self.runs[0].total(self.runs)
 
     @property
@@ -238,7 +239,7 @@ class Profile:
         return [(name, a, b) for name, (a, b) in found.items() if a]
 
     def estimate(self, board: str | None = None) -> Estimate:
-        """The estimated time on a real board (default: that of the emulated one). Raises: UsageError, ValueError.
+        """The estimated time on a real board (default: that of the emulated one). Raises: UsageError.
 
         Waits of the busiest QPU that nothing hid count as `qpu.debug.cost.Constants.wait` each.
         """

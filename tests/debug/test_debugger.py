@@ -272,6 +272,30 @@ def test_expressions_are_arithmetic_only(text: str) -> None:
         evaluate(text, {"rf1": np.arange(16, dtype=np.int32)})
 
 
+@pytest.mark.parametrize("board", ["pi3", "pi5"])
+def test_commands_refuse_what_they_do_not_take(board: str) -> None:
+    """Each wrong argument has a message with what is allowed; nothing is set, deleted or executed."""
+    name = {"pi3": "ra1", "pi5": "rf1"}[board]
+    flag = {"pi3": "z", "pi5": "a"}[board]
+    refused = [
+        f"set {name}[16] = 5", f"set {name}[-1] = 5", f"set {name}[1.5] = 5", f"set {name} = 99999999999",
+        f"set {name} = 1e99", f"set {name} = 08", "set", f"set {flag} = 2", "print", "p/z 1", 'p "a"', "p 2**9",
+        f"p {name}[2.5]", f"p {name}[16]", f"p {name} << 64", "p 1.5 << 1", "p 1 // 0", "p 99999999999999999999",
+        "p/x 1 << 40", "watch", "watch 12", f"b 0 if {name}[16]", "back -1", "back x", "back 0", "back " + "9" * 5000,
+        "step 3", "next 1", "c 1", "q 1", "bt 1", "l 1", "v 1", "delete 77", "thread 7", "x", "x 1 0", "x -1",
+    ]  # fmt: skip
+    out = io.StringIO()
+    with qpu.open_device(board) as gpu:
+        commands = [f"set {name} = 0xe", "b 2", *refused, f"p {name}", f"p/d f32({name}) * 0 + 1.5", "b", "d", "c"]
+        gpu.debug(qpu.assemble(count, isa=gpu.isa), [gpu.zeros(16)], commands=commands, out=out)
+    said = re.split(r"^\(qpu\) ", out.getvalue(), flags=re.M)
+    for command in refused:
+        answer = next(part for part in said if part.startswith(f"{command}\n")).removeprefix(command)
+        assert "allowed: " in answer and "help: " in answer and "Constant" not in answer, answer
+    assert f"p {name}\n{name} = 14 in all lanes\n" in out.getvalue() and "b\n1: 2\n" in out.getvalue()
+    assert "= 1069547520 in all lanes" in out.getvalue() and out.getvalue().count("> QPU") == 1
+
+
 def test_values_of_expressions() -> None:
     names = {"x": np.arange(16, dtype=np.int32), "%a": np.full(16, -1, np.int32), "f": np.full(16, 0.5, np.float32)}
     assert evaluate("x[3] << 2 | 1", names) == 13 and evaluate("%a >> 1", names)[0] == -1

@@ -124,7 +124,7 @@ def test_each_launch_has_a_profile(board: str) -> None:
 def test_nothing_was_launched() -> None:
     with qpu.profile() as found:
         pass
-    with pytest.raises(ValueError, match="nothing was launched"):
+    with pytest.raises(qpu.UsageError, match="of 0 launches"):
         found.estimate("pi4")
     with pytest.raises(qpu.UsageError, match="no figures are known for 'pi9'"):
         cost.estimate("pi9", 1, 1, 1)
