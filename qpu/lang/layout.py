@@ -73,10 +73,13 @@ def results_of(rows: Sequence[Scheduled], colour: Mapping[int, Fixed]) -> list[R
     taken: dict[Loc, set[int]] = {}
     written: dict[Loc, set[int]] = {}
     at = [(i, m, m.loc) for i, row in enumerate(rows) for m in row.ops if m.loc is not None]
+    conditional = {(loc, r) for _, m, loc in at if m.cond for r in m.writes()}
     for _, m, loc in at:
         own, before = m.writes(), written.setdefault(loc, set())
+        if (m.push or m.update) and not own and m.b is not None and m.a != m.b:  # a comparison
+            before = {r for r in before if (loc, r) not in conditional}
         taken.setdefault(loc, set()).update(r for r in m.sources() if r not in own and r in before)
-        before.update(own)
+        written[loc].update(own)
     kept: dict[Loc, str] = {}
     completed = set[tuple[Loc, int]]()
     found: list[Result] = []

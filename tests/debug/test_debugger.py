@@ -236,7 +236,21 @@ def turns(k: Grid, x: In[f32], y: Out[f32]) -> None:
     y[i] = u
 
 
+@qpu.kernel
+def repeated(k: Grid, x: In[f32], y: Out[f32]) -> None:
+    i = k.index(y.size)
+    u = x[i]
+    for _ in range(3):
+        if u > 20.0:
+            break
+        u = u + u / 4.0
+    y[i] = u
+
+
 _N = np.arange(16.0)
+_BREAK = [_N]
+for _ in range(3):
+    _BREAK.append(np.where(_BREAK[-1] > 20, _BREAK[-1], _BREAK[-1] * 1.25))
 _T = _N / 2
 
 
@@ -246,8 +260,9 @@ _T = _N / 2
      ("pi5", folded, [_T * _T, np.where(_T * _T > 2, _T * _T - _T, _T * _T)]),
      ("pi4", other, [_T + 1, np.where(_T > 2, _T, _T + 1), np.where(_T > 2, _T, 1)]),
      ("pi3", turns, [_N, np.where(_N > 8, _N - 4, _N), np.where(_N > 12, _N - 8, np.where(_N > 8, _N - 4, _N)),
-                     np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 5, 6, 7, 0, 5, 6, 7])])],
-    ids=["folded-pi3", "folded-pi5", "other-pi4", "turns-pi3"],
+                     np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 5, 6, 7, 0, 5, 6, 7])]),
+     ("pi5", repeated, _BREAK)],
+    ids=["folded-pi3", "folded-pi5", "other-pi4", "turns-pi3", "repeated-pi5"],
 )  # fmt: skip
 def test_assignments_under_conditions_count(board: str, kernel: Any, values: list[Any]) -> None:
     """A variable assigned under a condition changes in the lanes where it holds, and a watch sees it."""
