@@ -13,6 +13,7 @@ from qpu.lang.bounds import Access, Expr
 from qpu.lang.front import Exits, Frame, Front, Language, Site
 from qpu.lang.kir import Loop, Region, Skip, Value, walk
 from qpu.lang.mapping import GridBody, GridObject, TeamObject
+from qpu.lang.meeting import apart
 from qpu.lang.merge_stores import merge_stores
 from qpu.lang.reassociate import reassociate
 from qpu.lang.roll import carry_rows
@@ -282,6 +283,11 @@ def to_kir(
         f.execute(source.body)
     else:
         GridBody(f, source.body, coarsen, layout, march).evaluate()
+    f.finish()
+    for barrier in apart(q.top) if team else ():
+        f.report(Diagnostic("lang-barrier", "a barrier that some workers may not reach, or not as often as others",
+                            loc=barrier.loc, allowed="conditions and turns that are the same for all workers",
+                            help="what depends on k.worker belongs before or after the barrier"))  # fmt: skip
     f.finish()
     if regroup:
         q.top = reassociate(q.top, isa, f.turns)

@@ -80,8 +80,10 @@ def _of_this_turn(f: Front, names: list[str], turn: Callable[[], None]) -> Calla
 
 
 def returned(f: Front, node: ast.stmt, flag: Any, leave: Callable[[], None]) -> None:
-    """Behind a loop: the lanes that returned inside it leave what is around it."""
-    if f.is_value(flag) and not isinstance(flag, Poison):
+    """Behind a loop: the lanes that returned inside it leave what is around it. flag: True where all of them did."""
+    if flag is True:
+        leave()
+    elif f.is_value(flag) and not isinstance(flag, Poison):
         under_mask(f, node, flag, leave, [])
 
 

@@ -1,7 +1,7 @@
 """What KIR operations mean on each GPU, bit for bit: for the interpreter that stands beside the boards.
 
 An operation without a row here means what its row in `qpu.lang.kir` says. VideoCore IV truncates sums, has no
-denormals and no NaN, and compares floats by one total order; V3D's sine is cut off beyond a half turn.
+denormals, no NaN and no -0, and compares floats by one total order; V3D's sine is cut off beyond a half turn.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ def _equal(v: Any, a: Any, b: Any) -> Any:
     return v.mor(v.eq(vc4.fsub(v, a, b), v.const(0)), neither)
 
 
+def _integral(name: str) -> Sem:
+    """Without denormals and without -0, which is 0."""
+    return lambda v, a: vc4.flush(v, getattr(v, name)(vc4.flush(v, a)))
+
+
 _VC4: Final[dict[str, Sem]] = {
     "fadd": vc4.fadd,
     "fsub": vc4.fsub,
@@ -39,6 +44,7 @@ _VC4: Final[dict[str, Sem]] = {
     "fmin": vc4.fmin,
     "fmax": vc4.fmax,
     "fneg": lambda v, a: vc4.fsub(v, v.const(0), a),
+    **{name: _integral(name) for name in ("ffloor", "fceil", "ftrunc", "fround")},
     "itof": _unary(vc4.itof),
     "ftoi": _unary(vc4.ftoi),
     "recip": vc4.recip,

@@ -62,9 +62,12 @@ def test_generated_kernels(shard: int, boards: Boards) -> None:
                  case.launched(boards(BOARDS[turn], "compiled")))  # fmt: skip
 
 
-def test_seeds_of_the_long_runs_that_found_faults() -> None:
-    """1063: the last slot of a branch wrote what its target reads first; a loop had padded the block."""
+def test_seeds_of_the_long_runs_that_found_faults(boards: Boards) -> None:
+    """1063: the last slot of a branch wrote what its target reads first; a loop had padded the block. 3585: the sign of
+    a zero that `ceil` gives on VideoCore IV.
+    """
     assert case_of(1063).kernel.compile("vc4").program.check() == []
+    agree(long_case(3585), boards("pi3"))
 
 
 def long_case(seed: int) -> Case:

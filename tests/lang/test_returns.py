@@ -238,3 +238,27 @@ def test_a_list_that_a_loop_binds_anew_parts_from_its_other_name() -> None:
     k.python(7, x, want)
     k.interpret(7, x, got)
     assert got.tolist() == want.tolist()
+
+
+UNROLLED = """from qpu.lang.surface import *
+
+
+def unrolled(k: Grid, x: In[i32], y: Out[i32]) -> None:
+    i = k.index(x.size)
+    a = i32(i)
+    if x[i] > 0:
+        for j in range(a & 7):
+            for turn in unroll(range(3)):
+                y[i] = a
+                return
+            a = a + 1
+    y[i] = a ^ 5
+"""
+
+
+def test_all_lanes_return_in_a_repeated_loop_inside_a_loop() -> None:
+    k = Kernel.from_source(UNROLLED, "unrolled")
+    x, want, got = np.arange(20, dtype=np.int32) % 7 - 3, np.zeros(20, np.int32), np.zeros(20, np.int32)
+    k.python(x, want)
+    k.interpret(x, got)
+    assert got.tolist() == want.tolist()
