@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from typing import Any, Final, Protocol, runtime_checkable
 
 from qpu.lang import surface
-from qpu.lang.carried import may_leave
+from qpu.lang.carried import carried, flatten, may_leave
 from qpu.lang.device_loops import device_loop, returned
 from qpu.lang.front import Exits, Front, LangError, guarded
 from qpu.lang.front_flow import gone_since, leave_loop, look_through
 from qpu.lang.front_merge import tried, under_mask
 from qpu.lang.front_names import RETURNED, targets
 from qpu.lang.kir import Region, Value, walk
-from qpu.lang.operators import iterate, repeated
-from qpu.lang.values import POISON, Complex, Packed, Poison, Unbound, View
+from qpu.lang.operators import iterate, repeated, truth
+from qpu.lang.values import POISON, Complex, Index, Packed, Poison, Unbound, View
 
 __all__ = ["HANDLERS"]
 
@@ -52,7 +53,12 @@ def _for(f: Front, node: ast.For) -> None:
     if isinstance(items, surface.DeviceRange):
         _counted(f, node, items)
         return
-    _python_loop(f, node, iterate(f, node.iter, items), lambda item: f.assign(node.target, item))
+
+    def turn(item: Any) -> None:
+        f.assign(node.target, item)
+        f.execute(node.body)
+
+    _python_loop(f, node, iterate(f, node.iter, items), turn)
 
 
 def _look_into(f: Front, node: ast.For | ast.While, names: list[str]) -> None:
@@ -87,18 +93,13 @@ def _short(f: Front, node: ast.For, items: range) -> bool:
     return sum(1 for _ in walk(region)) < UNROLL_OPERATIONS
 
 
-def _python_loop(f: Front, node: ast.For | ast.While, turns: Iterable[Any], begin: Callable[[Any], None]) -> None:
-    """A loop that Python runs: its body is evaluated once a turn."""
+def _python_loop(f: Front, node: ast.For | ast.While, turns: Iterable[Any], one: Callable[[Any], None]) -> None:
+    """A loop that Python runs: one(item) evaluates its body, once a turn."""
     exits = Exits("loop", mask=f.mask)
     f.frame.exits.append(exits)
     before = [(e.left, e.skipped) for e in f.frame.exits]
     outer = f.mask
-    names = targets([*node.body, *([node.target] if isinstance(node, ast.For) else [])])
-
-    def one(item: Any) -> None:
-        begin(item)
-        f.execute(node.body)
-
+    names = targets([*node.body, node.target if isinstance(node, ast.For) else node.test])
     try:
         for item in turns:
             exits.skipped = None
@@ -129,32 +130,62 @@ def _while(f: Front, node: ast.While) -> None:
     if isinstance(test, Poison):
         _look_into(f, node, [])
         return
-    carried = set(targets(node.body))
+    bound = set(targets([*node.body, node.test]))
     read = {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
     breaks = any(isinstance(n, ast.Break) for n in ast.walk(node)) and isinstance(node.test, ast.Constant)
-    if f.is_value(test) or breaks or (carried & read and _becomes_value(f, node)):
-        node = _tested_inside(node)
-        device_loop(f, node, targets(node.body), lambda: f.evaluate(node.test), lambda: f.execute(node.body), node.test)
+    changes = sorted(bound & read)
+    if f.is_value(test) or breaks or (changes and (_becomes_value(f, node) or _of_values(f, node, changes))):
+        _on_gpu(f, node)
         return
 
     if isinstance(node.test, ast.Constant) and node.test.value and not may_leave(node):
         raise f.error(node.test, "lang-syntax", "a loop that never ends", help="a condition, break, or return")
+    varies = False
+    before = [e.left for e in f.frame.exits]
 
-    def turns() -> Iterable[None]:
+    def known() -> Iterable[bool]:
+        """A turn for each time that the condition is true and known when compiling."""
+        nonlocal varies
         while True:
-            going = f.evaluate(node.test)
-            if f.is_value(going):
-                raise f.error(node.test, "lang-varying", "the condition becomes a value of the GPU during the loop")
-            if not going:
+            if _binds(node) and any(e.left is not left for e, left in zip_longest(f.frame.exits, before)):
+                varies = True  # lanes that left keep what the last test bound
                 return
-            yield None
+            with tried(f), f.into(Region(f.q.region)):
+                test = f.evaluate(node.test)
+                if isinstance(test, Poison):
+                    f.silent()
+                if varies := f.is_value(test):
+                    condition = truth(f, node.test, test)
+                    varies = condition.op != "const" or bool(condition.attr)
+            if varies:
+                return
+            going = f.evaluate(node.test)
+            if f.is_value(going) or not going:
+                return
+            yield False
 
-    _python_loop(f, node, repeated(f, node.test, turns()), lambda _: None)
+    def turns() -> Iterable[bool]:
+        """Those, and then one for all that follow where the condition has become a value of the GPU."""
+        yield from repeated(f, node.test, known())
+        if varies:
+            yield True
+
+    _python_loop(f, node, turns(), lambda rest: _on_gpu(f, node) if rest else f.execute(node.body))
+
+
+def _on_gpu(f: Front, node: ast.While) -> None:
+    node = _tested_inside(node)
+    device_loop(f, node, targets(node.body), lambda: f.evaluate(node.test), lambda: f.execute(node.body), node.test)
+
+
+def _binds(node: ast.While) -> bool:
+    """Whether the condition binds names (`:=`)."""
+    return any(isinstance(n, ast.NamedExpr) for n in ast.walk(node.test))
 
 
 def _tested_inside(node: ast.While) -> ast.While:
-    """A loop whose condition binds names (`:=`) as one that tests in its body: lanes keep what the last test bound."""
-    if not any(isinstance(n, ast.NamedExpr) for n in ast.walk(node.test)):
+    """A loop whose condition binds names as one that tests in its body: lanes keep what the last test bound."""
+    if not _binds(node):
         return node
     found: ast.While | None = getattr(node, "qpu_tested", None)
     if found is None:  # bodies are evaluated several times
@@ -179,6 +210,26 @@ def _becomes_value(f: Front, node: ast.While) -> bool:
             found = False
         finally:
             f.frame.exits.pop()
+    f.findings = findings
+    return found
+
+
+def _of_values(f: Front, node: ast.While, names: list[str]) -> bool:
+    """Whether the condition is known before the first turn only because the values in it are: what turns change in it
+    are values alone, no numbers, and it is a value where those are any.
+    """
+    places = flatten(f, carried(f, names))
+    if not all(isinstance(place.get(f), Value | Index) for place in places):
+        return False
+    findings = list(f.findings)
+    with tried(f), f.into(region := Region(f.q.region, loop=True)):
+        try:
+            for place in places:
+                value = f.lift(place.get(f), node)
+                place.set(f, f.q.parameter(region, value.type, value.varying))
+            found = f.is_value(f.evaluate(node.test))
+        except LangError:
+            found = False
     f.findings = findings
     return found
 

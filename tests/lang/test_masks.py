@@ -5,6 +5,7 @@ plain Python and in the KIR interpreter; on one of the boards to depth 2, and ev
 from __future__ import annotations
 
 import itertools
+from textwrap import dedent, indent
 
 import numpy as np
 import pytest
@@ -127,3 +128,118 @@ def test_lanes_that_return_take_no_further_turn_of_an_unrolled_loop() -> None:
     kernel.python(p, want)
     interpret(kernel.fn, {"p": p, "out": got}, coarsen=4)
     assert got.tolist() == want.tolist()
+
+
+BECOMES_A_VALUE = """from qpu.lang.surface import *
+
+def helper(v, s):
+    n = 0
+    while n < 9:
+        n += 1
+        s += n
+        if n == 3:
+            n += v & 3
+        if s > 40:
+            return s * 2 + n
+    return s
+
+def masks(k: Grid, p: In[i32], out: Out[i32]) -> None:
+    i = k.index(p.size)
+    a = p[i]
+    s, n = i32(i), 0
+    §
+    out[i] = s * 16 + n
+"""
+LOOPS = {
+    "a value until it is known to be false": """
+        c = i32(0)
+        while c < 5 and (n == 0 or n == a):
+            c += 1
+            s += c""",
+    "with a number": """
+        c = i32(0)
+        while c < 3 and n < 9:
+            c, n = c + 1, n + 2
+            s += a""",
+    "through names": """
+        x = y = z = 0
+        while z < 20:
+            x, y, z = x + (a & 7) + 1, x, y
+            n += 1""",
+    "in the third turn": """
+        t = 4
+        while n < t:
+            n += 1
+            if n == 3:
+                t = 4 + (a & 7)
+            if n == 6 and a > 30:
+                continue
+            if n == 9:
+                break
+            s = s * 3 + n""",
+    "some lanes leave in the second turn": """
+        while n < 6:
+            n += 1
+            if n == 2:
+                if a > 20:
+                    break
+            s = s * 3 + a
+            w = [s, n]
+            s += w[1]""",
+    "binds names": """
+        t, m = 4, 0
+        while (n := n + 1) < t and s < 9999:
+            m += 1
+            if m == 2:
+                t += a & 3
+            s += m""",
+    "binds names that lanes keep as they leave": """
+        while (n := n + 1) < 5:
+            if a == n:
+                break
+        m = 0
+        while (m := m + 1) < 6:
+            if m == 2:
+                if a > 30:
+                    break
+            s += m
+        n += m * 8""",
+    "leaves the kernel": """
+        t = 4
+        while n < t:
+            n += 1
+            if n == 2:
+                t = 9
+                if a > 40:
+                    out[i] = 5
+                    return
+            if n == 3:
+                t = a & 7
+            if s + n > 20:
+                out[i] = s
+                return""",
+    "in a function": "s = helper(a, s)",
+    "in a loop under a mask": """
+        for j in range(a & 3):
+            if a > j:
+                n, t = 0, 3
+                while n < t:
+                    n += 1
+                    if n == 2:
+                        t += (a + j) & 3
+                    s += n * j
+        n = 1""",
+}
+
+
+@pytest.mark.parametrize("number", range(len(LOOPS)), ids=LOOPS)
+def test_a_condition_that_becomes_a_value_after_some_turns(number: int, boards: Boards) -> None:
+    """Python runs the turns before that, and the GPU those that follow."""
+    body = dedent(list(LOOPS.values())[number]).strip()
+    kernel = Kernel.from_source(BECOMES_A_VALUE.replace("§", indent(body, "    ").strip()), "masks", coarsen=1)
+    p, want = np.arange(33, dtype=np.int32) * 11 % 63, np.zeros(33, np.int32)
+    kernel.python(p, want)
+    gpu = boards(BOARDS[number % len(BOARDS)])
+    out = gpu.zeros(33, np.int32)
+    kernel(gpu.array(p), out)
+    assert out.numpy().tolist() == want.tolist()
