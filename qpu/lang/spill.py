@@ -254,11 +254,18 @@ class Spiller:
             payload = [m for m in first.ops if m.role == "payload"]
             self.frame = [MOp("", dst=self.base)]
             first.ops = payload + self.frame + [m for m in first.ops if m.role != "payload"]
+        _, out = liveness(self.function)
         for block in self.function.blocks:
-            self._block(block, victims, again)
+            self._block(block, victims, again, out[block])
 
-    def _block(self, block: Block, victims: dict[int, float], again: dict[int, MOp]) -> None:
+    def _block(self, block: Block, victims: dict[int, float], again: dict[int, MOp], live: int) -> None:
+        """live: behind the block. What dies before the next quiet place is not saved: its slot may be another's."""
         quiet = self.chip.quiet(block.ops)
+        behind: list[int] = []  # live registers behind each operation, from the last one
+        for m in reversed(block.ops):
+            behind.append(live)
+            live = _before(m, live)
+        behind.reverse()
         ops: list[MOp] = []
         start = 0
         for end in range(1, len(block.ops) + 1):
@@ -292,7 +299,8 @@ class Spiller:
                     made.get(x, place.get(x, x)) if type(x) is int else x for x in (m.a, m.b, m.dst, m.sig_dst)
                 )
                 kept.append(m)
-            ops += loads + kept + [MOp("", a=place[w], role=SAVE, byte=w) for w in written]
+            lasting = [w for w in written if behind[end - 1] >> w & 1]
+            ops += loads + kept + [MOp("", a=place[w], role=SAVE, byte=w) for w in lasting]
         block.ops = ops
 
     @staticmethod

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -244,7 +245,12 @@ class MemoryPool:
                 bo.view[: len(data)] = data
                 if self.bounds is not None:
                     self.bounds.code(bo.address)
-                self._code[key] = (weakref.ref(program, lambda _: self._unload(key)), bo)
+
+                def unload(_: object, ends: Callable[[], bool] = sys.is_finalizing) -> None:
+                    if not ends():  # modules are empty then
+                        self._unload(key)
+
+                self._code[key] = (weakref.ref(program, unload), bo)
             return bo
 
     def _unload(self, key: int) -> None:

@@ -43,7 +43,7 @@ def test_load_outside_names_buffer_distance_and_place(isa: Isa) -> None:
     assert p.disassembly is not None
     assert "add tmua, rf3, rf1" in p.disassembly
     assert "'samples'" in e.message
-    assert "bytes past its end" in e.message
+    assert "1 byte past its end" in e.message
 
 
 @both
