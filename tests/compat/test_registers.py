@@ -14,6 +14,7 @@ from qpu.compat.videocore.assembler import qpu
 from qpu.compat.videocore.driver import Driver
 from qpu.drivers.counters import COUNTERS, VC4_COUNTERS
 from qpu.errors import DriverError, UsageError
+from tests.compat import old_v6, old_v7
 
 INSTRUCTIONS = "QPU-total-clk-cycles-executing-valid-instr"
 WAITING = "QPU-total-clk-cycles-waiting-TMU"
@@ -57,22 +58,14 @@ def test_registers_and_counts_of_videocore_iv(monkeypatch: pytest.MonkeyPatch) -
         v3d.RegisterMapping(3)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("library", "board"), [("videocore6", "pi4"), ("videocore7", "pi5")])
-def test_counts_of_v3d(library: str, board: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("library", "end", "board"),
+    [("videocore6", old_v6.exit_qpu, "pi4"), ("videocore7", old_v7.qpu_exit, "pi5")],
+)
+def test_counts_of_v3d(library: str, end: Any, board: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QPU_DEVICE", board)
     module = importlib.import_module(f"qpu.compat.{library}.v3d")
     old = importlib.import_module(f"qpu.compat.{library}")
-
-    @old.qpu
-    def end(asm: Any) -> None:
-        nop(sig=thrsw)
-        nop(sig=thrsw)
-        nop()
-        nop()
-        nop(sig=thrsw)
-        nop()
-        nop()
-        nop()
 
     with old.Driver(data_area_size=1 << 16) as drv, module.RegisterMapping(drv) as regmap:
         code = drv.program(end)
