@@ -111,13 +111,13 @@ def repeated(f: Front, node: ast.expr, items: Iterable[Any]) -> Iterator[Any]:
     """The items of a loop that Python runs when compiling. Raises: LangError where its turns make too much."""
     first = values_made()
     for count, item in enumerate(items, 1):
-        yield item
-        if values_made() - first > UNROLLED_VALUES:
-            found = f"{count} turns of this loop make more than {UNROLLED_VALUES} operations"
-        elif count >= PYTHON_TURNS:
+        if count > PYTHON_TURNS:
             found = f"this loop has more than {PYTHON_TURNS} turns"
         else:
-            continue
+            yield item
+            if values_made() - first <= UNROLLED_VALUES:
+                continue
+            found = f"{count} turns of this loop make more than {UNROLLED_VALUES} operations"
         raise f.error(node, "lang-size", f"{found}: it is repeated when compiling", allowed="a few thousand operations",
                       help="let the GPU count: `for` over a `range` without unroll, or a `while` over a counter that "
                       "is a value, such as `n = i32(0)`")  # fmt: skip
