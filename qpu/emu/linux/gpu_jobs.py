@@ -373,7 +373,7 @@ class Vc4Gpu:
         hz = self.linux.hz
         left = ((until_ns - self.now_ns) * hz + NS - 1) // NS
         try:
-            clocks = left if getattr(execution, "stuck", False) else min(SLICE, left)
+            clocks = left if getattr(execution, "stuck", False) else min(getattr(execution, "slice", SLICE), left)
             finished, passed = advance(execution, clocks, self._limit)
         except EmuFault:
             self._end()

@@ -14,7 +14,7 @@ engines may also report a different one first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,11 +48,19 @@ from qpu.emu.vc4.vpm_setup import (
 __all__ = ["Vc4CompiledMachine"]
 
 FIRST_CHUNK, CHUNK = 1 << 12, 1 << 18  # instructions of a native time slice
+SHORT, LONG = 1 << 18, 1 << 22  # clocks of a step
 SERIAL = 4096  # instructions a QPU executes alone from a pending store on, before the others continue
-PARALLEL = 50_000  # native instructions that a round is expected to have from which on several host threads save time
+PARALLEL = 25_000  # native instructions that a round is expected to have from which on several host threads save time
 
 
 _REASONS = tuple(Reason)  # by number
+_LEFT, _CLOCK, _RELEASED, _STORE_UNTIL, _LOAD_UNTIL, _DMA_BYTES, _DMA_LOADED, _READ_LESS, _WRITE_LESS = (
+    slot // 2  # in 64-bit words
+    for slot in (
+        Slot.LEFT, Slot.CLOCK, Slot.RELEASED, Slot.STORE_UNTIL, Slot.LOAD_UNTIL, Slot.DMA_BYTES, Slot.DMA_LOADED,
+        Slot.READ_LESS, Slot.WRITE_LESS,
+    )
+)  # fmt: skip
 
 
 class _States:
@@ -113,6 +121,7 @@ class CompiledVc4Execution(ReferenceExecution):
         self._by_code: dict[int, Program | None] = {}
         self._began: dict[int, tuple[float, int, int]] = {}
         self._setups: list[Setups | None] = [None] * qpus  # VPM and DMA set-ups that the state blocks hold
+        self._stale: set[int] = set()  # QPUs whose set-ups native code changed: those of the port are older
         self._chunk = [FIRST_CHUNK] * qpus  # native time slice; grows while a QPU spends all of it
         self._slice = [FIRST_CHUNK] * qpus  # what remains of the current time slice
         self._budget = [FIRST_CHUNK] * qpus  # instructions of the current native call
@@ -125,9 +134,15 @@ class CompiledVc4Execution(ReferenceExecution):
         self._pages = memory.pages
         self._fixed = memory.pointer, memory.pages.ctypes.data, memory.size, vpm.words.ctypes.data
         self._lengths: dict[tuple[int, int], int] = {}  # instructions of the last call from (program, node)
+        self._ran = [0] * qpus  # instructions of native code that the statistics do not have yet
         self._native = 0
         self._renumbered = False  # a program was translated again: earlier numbers are invalid
         self._vpm_free = vpm.reserved >= ROWS
+
+    @property
+    def slice(self) -> int:
+        """Clocks of a step that takes milliseconds of the host: many if most instructions were native so far."""
+        return LONG if 2 * self._native > self.stats.instructions else SHORT
 
     def left(self) -> _States | None:
         """The state blocks, which another launch may use if this one has ended as it should; else None."""
@@ -164,8 +179,7 @@ class CompiledVc4Execution(ReferenceExecution):
         if situation in program.known:
             return program.known[situation]
         builds = program.builds
-        self._settle()
-        start = program.start(*situation)
+        start = program.start(*situation, before=self._settle)
         if program.builds != builds:
             self._renumber()
         return start
@@ -195,6 +209,7 @@ class CompiledVc4Execution(ReferenceExecution):
 
     def _run_group(self, g: Group, stop: int | None) -> None:
         """Execute a group as the reference engine does, but stop where native code can continue."""
+        self._refresh(g.ids)
         state = Stretch(g)
         budget = TIME_SLICE - max(q.spent for q in g.qpus)
         hold = max(self._hold[member] for member in g.ids)
@@ -323,7 +338,7 @@ class CompiledVc4Execution(ReferenceExecution):
         state, wide, sync = self._states.fast[q.number], self._states.fast_wide[q.number], self._sync
         if state[Slot.GAVE]:
             q.waiting = False
-            sync.release_mutex(int(wide[Slot.RELEASED // 2]))
+            sync.release_mutex(int(wide[_RELEASED]))
         elif state[Slot.MUTEX] == 1:
             q.waiting = False
             sync.holder = q
@@ -334,20 +349,28 @@ class CompiledVc4Execution(ReferenceExecution):
         state[Slot.ALONE], state[Slot.USED] = alone, 0
         state[Slot.RESUME] = number
         state[Slot.BASE] = q.entry & 0xFFFFFFFF
-        wide[Slot.CLOCK // 2] = q.clock
-        wide[Slot.DMA_BYTES // 2] = 0
+        wide[_CLOCK] = q.clock
+        wide[_DMA_BYTES] = 0
         port = self._units.vpm.ports[q.number]
-        wide[Slot.STORE_UNTIL // 2] = port.store_until
-        wide[Slot.LOAD_UNTIL // 2] = port.load_until
-        wide[Slot.DMA_LOADED // 2] = wide[Slot.READ_LESS // 2] = wide[Slot.WRITE_LESS // 2] = 0
+        wide[_STORE_UNTIL] = port.store_until
+        wide[_LOAD_UNTIL] = port.load_until
+        wide[_DMA_LOADED] = wide[_READ_LESS] = wide[_WRITE_LESS] = 0
         holder = self._sync.holder
         state[Slot.MUTEX] = 0 if holder is None else 1 if holder is q else 2
         state[Slot.GAVE] = 0
-        wide[Slot.RELEASED // 2] = self._sync.released
-        setups = port.setups
-        if setups != self._setups[q.number]:
+        wide[_RELEASED] = self._sync.released
+        if q.number not in self._stale and (setups := port.setups) != self._setups[q.number]:
             self._vpm_in(state, port)
             self._setups[q.number] = setups
+
+    def _refresh(self, numbers: Iterable[int]) -> None:
+        """Bring the ports of QPUs up to date, before the reference engine uses them."""
+        for n in self._stale.intersection(numbers):
+            state, port = self._states.fast[n], self._units.vpm.ports[n]
+            self._vpm_out(state, port)
+            self._reads_out(state, port)
+            self._setups[n] = port.setups
+        self._stale.difference_update(numbers)
 
     def _vpm_in(self, state: memoryview, port: Port) -> None:
         state[Slot.TOUCHED] = 0
@@ -412,69 +435,71 @@ class CompiledVc4Execution(ReferenceExecution):
 
     def _used(self, q: Qpu) -> int:
         """Instructions of the last native call."""
-        left: int = self._states.fast_wide[q.number][Slot.LEFT // 2]
+        left: int = self._states.fast_wide[q.number][_LEFT]
         return self._budget[q.number] - left
 
     def _return(self, q: Qpu, reason: Reason) -> None:
         """Bring the control state of `q` up to date after native code."""
-        program = self._by_code[q.entry]
+        n, entry = q.number, q.entry
+        program = self._by_code[entry]
         assert program is not None and reason is not Reason.BAD
-        state, wide = self._states.fast[q.number], self._states.fast_wide[q.number]
-        used = self._used(q)
-        self._slice[q.number] -= used
-        self._native += used
+        state, wide = self._states.fast[n], self._states.fast_wide[n]
+        used = self._budget[n] - wide[_LEFT]
+        self._slice[n] -= used
+        self._ran[n] += used
         program.executed += used
-        q.clock = wide[Slot.CLOCK // 2] + used * CLOCKS_PER_INSTRUCTION
+        q.clock = wide[_CLOCK] + used * CLOCKS_PER_INSTRUCTION
         q.steps += used
-        if used:
-            per_qpu = self.stats.per_qpu
-            per_qpu[q.number] = per_qpu.get(q.number, 0) + used
-        node = program.nodes[state[Slot.AT]]
-        target = state[Slot.TARGET]
-        q.pc = q.entry + 8 * node.at if node.at >= 0 else target
-        q.branch_left = node.left
-        q.branch_taken = bool(node.left) and bool(state[Slot.TAKEN])
-        q.branch_target = (q.entry + 8 * node.target) & 0xFFFFFFFF if node.target >= 0 else target
-        q.history = node.one, node.two, node.three
-        self._bank.sfu_left[q.number] = node.sfu
+        at, left, goal, sfu, one, two, three = program.nodes[state[Slot.AT]]
+        q.pc = entry + 8 * at if at >= 0 else state[Slot.TARGET]
+        q.branch_left = left
+        q.branch_taken = bool(left) and bool(state[Slot.TAKEN])
+        q.branch_target = (entry + 8 * goal) & 0xFFFFFFFF if goal >= 0 else state[Slot.TARGET]
+        q.history = one, two, three
+        self._bank.sfu_left[n] = sfu
         if state[Slot.USED]:
-            self._units.tmu.used[q.number] = True
-        port = self._units.vpm.ports[q.number]
-        port.store_until = wide[Slot.STORE_UNTIL // 2]
-        port.load_until = wide[Slot.LOAD_UNTIL // 2]
-        self.stats.dma_write_bytes += wide[Slot.DMA_BYTES // 2]
-        self.stats.dma_read_bytes += wide[Slot.DMA_LOADED // 2]
+            self._units.tmu.used[n] = True
+        port = self._units.vpm.ports[n]
+        port.store_until, port.load_until = wide[_STORE_UNTIL], wide[_LOAD_UNTIL]
+        stats = self.stats
+        stats.dma_write_bytes += wide[_DMA_BYTES]
+        stats.dma_read_bytes += wide[_DMA_LOADED]
         if state[Slot.TOUCHED]:
-            self.stats.vpm_read_bytes -= wide[Slot.READ_LESS // 2]
-            self.stats.vpm_write_bytes -= wide[Slot.WRITE_LESS // 2]
-            self._vpm_out(state, port)
-            self._reads_out(state, port)
             state[Slot.TOUCHED] = 0
-            self._setups[q.number] = port.setups
+            stats.vpm_read_bytes -= wide[_READ_LESS]
+            stats.vpm_write_bytes -= wide[_WRITE_LESS]
+            self._stale.add(n)
         if reason is Reason.YIELD:
             q.status = Status.YIELDED
         elif reason is Reason.BUDGET:
-            if self._slice[q.number] <= 0:  # otherwise its clock has reached the limit of this call
+            if self._slice[n] <= 0:  # otherwise its clock has reached the limit of this call
                 q.status = Status.YIELDED
-                self._chunk[q.number] = min(CHUNK, 2 * self._chunk[q.number])
+                self._chunk[n] = min(CHUNK, 2 * self._chunk[n])
         elif reason is Reason.FAIL and not state[Slot.ALONE] and state[Slot.AT] in program.stores:
-            self._before[q.number] = state[Slot.AT]
+            self._before[n] = state[Slot.AT]
         elif reason in (Reason.FAIL, Reason.NAN):
-            self._hold[q.number] = state[Slot.HOLD]
+            self._hold[n] = state[Slot.HOLD]
             program.nans += reason is Reason.NAN
 
     # -- statistics
 
     def _settle(self) -> None:
         """Add the counts of native code to the statistics."""
+        if not any(self._ran):
+            return
+        per_qpu = self.stats.per_qpu
+        for n, ran in enumerate(self._ran):
+            if ran:
+                per_qpu[n] = per_qpu.get(n, 0) + ran
+                self._native += ran
+                self._ran[n] = 0
         total = np.zeros(len(COUNTERS), np.int64)
-        for program in self._by_code.values():
-            if program is None:
-                continue
-            for worker in range(self._workers):
-                counts = self._counters.get((id(program), worker))
-                if counts is not None and counts.any():
-                    total += counts[: len(program.matrix)] @ program.matrix
+        for program in {id(p): p for p in self._by_code.values() if p is not None}.values():
+            size = len(program.matrix)
+            mine = [c for w in range(self._workers) if (c := self._counters.get((id(program), w))) is not None]
+            if mine:
+                total += sum(counts[:size] for counts in mine) @ program.matrix
+                for counts in mine:
                     counts[:] = 0
         if not total.any():
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -203,8 +203,13 @@ class Program(NativeProgram):
         made = self._translate()  # on the calling thread, because the graph may grow while LLVM runs
         return lambda: made
 
-    def start(self, at: int, sfu: int, history: tuple[int, int, int]) -> int | None:
-        """The number of the node to start native code at; None when the reference engine must continue."""
+    def start(
+        self, at: int, sfu: int, history: tuple[int, int, int], *, before: Callable[[], None] = lambda: None
+    ) -> int | None:
+        """The number of the node to start native code at; None when the reference engine must continue.
+
+        before: called if the program is to be translated again, while its numbers are still valid.
+        """
         situation = at, sfu, history
         if not self.warm(at):
             return None
@@ -219,6 +224,7 @@ class Program(NativeProgram):
                 if self.builds and seen < PATIENCE:
                     return None
                 self._seen.clear()
+                before()
                 self.discover([node])
             found = self.starts.get((at, sfu, node.one, node.two, node.three))
             if len(self.known) > MAX_SITUATIONS:

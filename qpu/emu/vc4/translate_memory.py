@@ -84,9 +84,45 @@ def gather_function(module: ir.Module, translator: Any) -> ir.Function:
     function = ir.Function(module, ir.FunctionType(I1, [_PTR, _PTR, I64, I32X16, _PTR]), "gather")
     function.linkage = "internal"
     function.attributes.add("noinline")
-    memory, pages, size, address, place = function.args
     b = ir.IRBuilder(function.append_basic_block())
-    v = LlvmLanes(b, avx512=translator.avx512)
+    if translator.avx512:
+        _gather_at_once(b, *function.args)
+    else:
+        _gather_by_lane(b, *function.args)
+    return function
+
+
+def _gather_by_lane(
+    b: ir.IRBuilder, memory: ir.Value, pages: ir.Value, size: ir.Value, address: ir.Value, place: ir.Value
+) -> None:
+    """The body without the gathers of AVX-512: LLVM would make a branch for each lane of a masked one."""
+
+    def word(base: ir.Value, offset: ir.Value) -> ir.Value:
+        return b.load(b.gep(base, [offset], source_etype=I8), typ=I32)
+
+    lanes = b.alloca(I32X16)
+    lanes.align = 64
+    b.store(address, lanes).align = 64
+    offsets, all_legal = [], I1(1)
+    for lane in range(LANES):
+        here = word(lanes, I64(4 * lane))
+        offset = b.zext(here, I64)
+        inside = b.icmp_unsigned("<", offset, size)
+        known = b.select(inside, offset, I64(0))
+        limit = b.and_(word(pages, b.shl(b.lshr(known, I64(12)), I64(2))), I32(LIMIT_MASK))
+        end = b.add(b.and_(here, I32(PAGE - 1)), I32(4))
+        all_legal = b.and_(all_legal, b.and_(inside, b.icmp_unsigned("<=", end, limit)))
+        offsets.append(offset)
+    with b.if_then(all_legal):
+        for lane, offset in enumerate(offsets):
+            b.store(word(memory, offset), b.gep(place, [I64(4 * lane)], source_etype=I8)).align = 4
+    b.ret(all_legal)
+
+
+def _gather_at_once(
+    b: ir.IRBuilder, memory: ir.Value, pages: ir.Value, size: ir.Value, address: ir.Value, place: ir.Value
+) -> None:
+    v = LlvmLanes(b, avx512=True)
     pointers = ir.VectorType(_PTR, LANES)
 
     def wide(x: ir.Value) -> ir.Value:
@@ -109,7 +145,6 @@ def gather_function(module: ir.Module, translator: Any) -> ir.Function:
     with b.if_then(all_legal):
         b.store(words(memory, offset, legal), place).align = 64
     b.ret(all_legal)
-    return function
 
 
 def vector_function(module: ir.Module, *, write: bool) -> ir.Function:
