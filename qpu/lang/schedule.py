@@ -22,10 +22,10 @@ class Schedule(NamedTuple):
     """Knobs that change how a kernel runs, not what it computes (but for `reassociate`).
 
     coarsen: vectors of 16 items that a turn of the main loop takes; None: as many as suit the kernel. threads: on a QPU
-    (V3D). unroll: turns of an innermost loop of the kernel's own that are made one. stream: "none" keeps words that are
-    the same in all lanes from being read as a stream. march: "y" for workers that share the columns of a Grid of
-    more than one axis, and go down its rows: what later rows need again is computed once. reassociate: sums and
-    products of floats may be regrouped.
+    of V3D, 2 or 4; "auto": 2, with 64 registers each instead of 32. unroll: turns of an innermost loop of the
+    kernel's own that are made one. stream: "none" keeps words that are the same in all lanes from being read as a
+    stream. march: "y" for workers that share the columns of a Grid of more than one axis, and go down its rows: what
+    later rows need again is computed once. reassociate: sums and products of floats may be regrouped.
     """
 
     coarsen: int | None = None
