@@ -37,8 +37,10 @@ DIFFERENCES = {
     "pow": "integers to negative powers are refused as NumPy does",
     "sin": "absolute error 2^-21 (VideoCore IV 2^-19), for angles of any size",
     "cos": "as `sin`",
-    "remainder": "as the standard for infinities on V3D; VideoCore IV any value of zero or infinite divisors",
-    "floor_divide": "as `remainder`",
+    "remainder": "as the standard for infinities on V3D; VideoCore IV any value of zero or infinite divisors; "
+    "integers by 0: x1 on every board",
+    "floor_divide": "floats as `remainder`; integers by 0, which the standard leaves open: on V3D 1 (x1 <= 0) or "
+    "-2 (x1 > 0; unsigned: the largest number less 1), on VideoCore IV any value",
     "astype": "float to integer truncates; outside the range any value",
     "take": "an index outside of the axis is undefined (EmuFault on emulated boards)",
     "matmul": "also through the library's kernel, which sums in another order",

@@ -116,7 +116,13 @@ def igemm(
     above 65536. Raises: UsageError.
     """
     left, right = operand("a", a, NARROW), operand("b", b, NARROW)
-    out = operand("c", c, I32 if scale is None else NARROW, mode="out" if scale is not None else "inout")
+    out = operand("c", c, (I32, *NARROW), mode="out" if scale is not None else "inout")
+    if (out.dtype == I32) != (scale is None):
+        raise UsageError(
+            f"c holds {out.dtype}, {'without' if scale is None else 'with'} a scale; "
+            f"allowed: int32 for sums, {', '.join(np.dtype(d).name for d in NARROW)} with a scale",
+            help="scale= makes narrow numbers of sums" if scale is None else "without scale= c takes the sums",
+        )
     add = None if bias is None else operand("bias", bias, I32, 1)
     given = {} if add is None else {"bias": add}
     gpu = device(a=left, b=right, c=out, **given)

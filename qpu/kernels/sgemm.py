@@ -33,6 +33,8 @@ from qpu.errors import DriverError, UsageError, counted
 from qpu.instruction_sets import assemble
 from qpu.instruction_sets import isa as instruction_set
 from qpu.kernels import pack_v3d, pack_vc4, sgemm_v3d, sgemm_vc4
+from qpu.kernels.common.jobs import entry
+from qpu.kernels.common.operands import real
 from qpu.kernels.sgemm_layout import F32, KERNELS, Kernel, Layout, error_bound, layout, reference
 from qpu.kernels.tiles import HALF, NOTHING, UNROLL, After
 from qpu.launch import Run
@@ -313,13 +315,7 @@ class Sgemm:
         """Choose the factors of the next launches. Raises: UsageError for one beyond float32."""
         patterns = []
         for name, factor in (("alpha", alpha), ("beta", beta)):
-            if isinstance(factor, (bool, np.bool_)) or not isinstance(factor, (int, float, np.integer, np.floating)):
-                raise UsageError(f"{name} = {factor!r}", help="pass a real number")
-            with np.errstate(over="ignore"):
-                narrow = np.float32(factor)
-            if np.isinf(narrow) and not np.isinf(factor):
-                raise UsageError(f"{name} = {factor!r} is beyond float32", help="pass up to 3.4e38, NaN or infinity")
-            patterns.append(int(narrow.view(np.uint32)))
+            patterns.append(int(np.float32(real(name, factor)).view(np.uint32)))
         product, accumulate = (x & 0x7FFFFFFF != 0 for x in patterns)
         self._forget()
         multiply = self._multiply_vc4 if self.gpu.isa is Isa.VC4 else self._multiply_v3d
@@ -550,6 +546,7 @@ def _host(name: str, matrix: object) -> None:
         raise UsageError(f"{name} is a {type(matrix).__name__}", help=help)
 
 
+@entry
 def sgemm(
     gpu: Device,
     a: F32,

@@ -12,6 +12,7 @@ from qpu.core.isa import Isa
 from qpu.errors import UsageError
 from qpu.kernels import sgemm_v3d as v3d
 from qpu.kernels import sgemm_vc4 as vc4
+from qpu.kernels.common.operands import switch
 from qpu.kernels.tiles import AHEAD, UNROLL, Shape
 
 __all__ = ["F32", "KERNELS", "Kernel", "Layout", "error_bound", "layout", "reference"]
@@ -130,6 +131,7 @@ def layout(
             raise UsageError(f"{name} = {size}; allowed: 1..{LONGEST}", help="split the problem")
     if kernel not in KERNELS:
         raise UsageError(f"kernel = {kernel!r}", help=f"pass one of {', '.join(KERNELS)}")
+    turned = switch("transa", transa), switch("transb", transb)
     columns = (m if transa else k, k if transb else n, n)
     strides = []
     for name, ld, least in zip(("lda", "ldb", "ldc"), (lda, ldb, ldc), columns, strict=True):
@@ -138,7 +140,7 @@ def layout(
         if isinstance(ld, bool) or not isinstance(ld, (int, np.integer)) or not least <= ld <= LONGEST:
             raise UsageError(f"{name} = {ld!r}", help=f"pass words from the row length, {least}, to {LONGEST}")
         strides.append(int(ld))
-    found = Layout(isa, kernel, int(m), int(n), int(k), bool(transa), bool(transb), *strides)
+    found = Layout(isa, kernel, int(m), int(n), int(k), *turned, *strides)
     stored = (found.a_shape[0] * found.lda, found.b_shape[0] * found.ldb, found.m * found.ldc)
     for what, words in zip(("A", "B", "C", "packed A", "packed B"), (*stored, *found.packed_words), strict=True):
         if 4 * words >= LIMIT:

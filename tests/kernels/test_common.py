@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import numpy as np
 import pytest
 
 import qpu
+import qpu.kernels
 from qpu.core.isa import Isa
 from qpu.errors import UsageError
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.operands import device, operand, part, same_shape, separate
 from qpu.kernels.common.rounding import bound, unit
+from qpu.kernels.gemm import gemm
+from qpu.kernels.sort import sort
 from qpu.lang import Grid, In, Out, f32, kernel
 
 F = np.float32
@@ -85,3 +91,28 @@ def test_bounds_grow_with_the_operations() -> None:
     assert (unit(Isa.V3D42), unit(Isa.VC4)) == (2.0**-24, 2.0**-23)
     assert bound(Isa.V3D71, 3, 2.0) == pytest.approx(6 * 2.0**-24, rel=1e-6)
     assert bound(Isa.VC4, 1, [0.0])[0] == 2.0**-126
+
+
+def test_options_and_numbers_of_each_function_are_checked_under_its_name() -> None:
+    seen = set()
+    for module in pkgutil.walk_packages(qpu.kernels.__path__, "qpu.kernels."):
+        for name, function in vars(importlib.import_module(module.name)).items():
+            if getattr(function, "__code__", None) is not gemm.__code__ or function.__module__ != module.name:
+                continue  # not made by `entry`
+            kinds = {p: a for p, a in function.__annotations__.items() if p != "return"}
+            fine = {p: {"bool": np.False_, "float": F(1)}.get(a) for p, a in kinds.items()}
+            for p, a in kinds.items():
+                for wrong in {"bool": ("no", 1, None, np.ones(2, bool)), "float": ("1", None, True, 1e39)}.get(a, ()):
+                    with pytest.raises(UsageError, match=rf"{name}: {p} = .*; allowed: .*\n  help: "):
+                        function(**{**fine, p: wrong})
+                    seen.add(f"{name} {p}")
+    assert {"gemm relu", "axpy alpha", "sgemm transa", "softmax logarithm", "sort descending", "gaussian sigma"} <= seen
+
+
+def test_options_may_be_those_of_numpy() -> None:
+    with qpu.open_device("pi4") as gpu:
+        a, c = gpu.array(-np.eye(2, dtype=F)), gpu.zeros((2, 2))
+        gemm(a, a, c, alpha=np.float64(-1), relu=np.True_)  # type: ignore[arg-type]  # as NumPy makes them
+        np.testing.assert_array_equal(c.numpy(), 0)
+        sort(part(a, 4), part(c, 4), np.True_)  # type: ignore[arg-type]  # as NumPy makes them
+        np.testing.assert_array_equal(c.numpy().ravel(), [0, 0, -1, -1])

@@ -305,6 +305,14 @@ def test_wrong_arguments_are_refused(boards: Boards) -> None:
         (lambda: igemm(small, small.view(0, (5, 4)), c), "c holds float32; allowed: int32"),
         (lambda: igemm(a, a, gpu.zeros((4, 4), I32)), "a holds float32; allowed: int8"),
         (lambda: igemm(small, small.T, gpu.zeros((4, 4), np.int8), scale=2.0), "scale = 2.0; allowed: a number from"),
+        (
+            lambda: igemm(small, small.T, gpu.zeros((4, 4), np.int8)),
+            "c holds int8, without a scale; allowed: int32",
+        ),
+        (
+            lambda: igemm(small, small.T, gpu.zeros((4, 4), I32), scale=0.5),
+            "c holds int32, with a scale",
+        ),
         (lambda: igemm(small, small.T, gpu.zeros((4, 4), np.int8), accumulate=True, scale=0.5), "c holds no sums"),
         (lambda: igemm(small, small.T, gpu.zeros((4, 4), I32), zero=1), "zero = 1 without a scale"),
         (lambda: igemm(small, small.T, gpu.zeros((4, 4), I32), bias=gpu.zeros(5, I32)), r"bias has the shape \[5\]"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from qpu.errors import CompileError, UsageError
+from qpu.kernels.common.operands import real, switch
 from qpu.launch import Launch, Run
 
 if TYPE_CHECKING:
@@ -23,13 +24,31 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+CHECKS: Final = {"bool": switch, "float": real}
+"""What a parameter with this annotation has to be."""
+
+
 def entry(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of functions that users call: refusals point to the caller's line, not into the library."""
+    """Decorator of functions that users call: refusals point to the caller's line, not into the library.
+
+    Parameters that are annotated as bool or float are checked here, so that an error names this function.
+    """
+    code, given = getattr(function, "__code__"), function.__annotations__  # noqa: B009  (mypy: a Callable has none)
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    checks = [(n, name, CHECKS[given[name]]) for n, name in enumerate(names) if given.get(name) in CHECKS]
+    plain: Callable[..., R] = function
+    where = f"{getattr(function, '__name__')}: "  # noqa: B009
 
     @functools.wraps(function)
     def called(*args: P.args, **keywords: P.kwargs) -> R:
+        values: list[Any] = list(args)
         try:
-            return function(*args, **keywords)
+            for n, name, check in checks:
+                if n < len(values):
+                    values[n] = check(name, values[n], where)
+                elif name in keywords:
+                    keywords[name] = check(name, keywords[name], where)
+            return plain(*values, **keywords)
         except (CompileError, UsageError) as error:
             raise error.with_traceback(None) from error.__cause__
 

@@ -6,8 +6,10 @@ with a method `__qpu_view__`.
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,12 @@ from qpu.lang.arguments import overlap, viewed
 if TYPE_CHECKING:
     from qpu.device import Device
 
-__all__ = ["Memory", "device", "finite", "folded", "operand", "part", "recast", "same_shape", "separate"]
+__all__ = [
+    "Memory", "device", "finite", "folded", "operand", "part", "real", "recast", "same_shape", "separate", "switch",
+]  # fmt: skip
+
+LARGEST: Final = 2.0**128 - 2.0**103
+"""Where numbers begin that round to infinity in float32."""
 
 Memory: TypeAlias = Buffer | BufferView
 """What library functions take as an array."""
@@ -83,7 +90,7 @@ def operand(name: str, value: object, dtypes: Any, rank: int | None = None, mode
     if found.dtype not in allowed:
         raise UsageError(
             f"{name} holds {found.dtype}; allowed: {', '.join(map(str, allowed))}",
-            help=f"gpu.array({name}.numpy().astype(np.{allowed[0]}))",
+            help=f"gpu.array({name}.numpy().astype({written(allowed[0])}))",
         )
     if rank is not None and len(found.shape) != rank:
         raise UsageError(
@@ -91,6 +98,43 @@ def operand(name: str, value: object, dtypes: Any, rank: int | None = None, mode
             help=f"part({name}, shape) gives it another shape",
         )
     return found
+
+
+def written(dtype: np.dtype[Any]) -> str:
+    """A dtype as it is typed in a program: bool is that of Python."""
+    return "bool" if dtype == np.bool_ else f"np.{dtype}"
+
+
+def switch(name: str, value: object, where: str = "") -> bool:
+    """An option that is true or false. where: what the message begins with. Raises: UsageError for anything else."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise UsageError(
+            f"{where}{name} = {reprlib.repr(value)} is of the type {type(value).__name__}; allowed: True or False",
+            help=f"bool({name}), if its truth is meant",
+        )
+    return bool(value)
+
+
+def real(name: str, value: Any, where: str = "") -> Any:
+    """A number that float32 holds, as it is; infinity and NaN, too. where: what the message begins with.
+
+    Raises: UsageError for anything else.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise UsageError(
+            f"{where}{name} = {reprlib.repr(value)} is of the type {type(value).__name__}; allowed: a real number",
+            help=f"float({name})",
+        )
+    try:
+        found = float(value)
+    except OverflowError:  # an int beyond float64
+        found = LARGEST * 2
+    if math.isfinite(found) and abs(found) >= LARGEST:
+        raise UsageError(
+            f"{where}{name} = {reprlib.repr(value)} is beyond float32; allowed: up to 3.4e38, infinity and NaN",
+            help="math.inf is a number, too",
+        )
+    return value
 
 
 def finite(name: str, value: object, dtype: Any = np.float32) -> NDArray[Any]:
