@@ -21,7 +21,7 @@ from qpu.errors import UsageError
 from qpu.kernels import sgemm
 from qpu.kernels.common.jobs import Jobs, entry
 from qpu.kernels.common.matrices import copied_words, lying, words
-from qpu.kernels.common.operands import Memory, device, operand, separate
+from qpu.kernels.common.operands import Memory, device, finite, operand, separate
 from qpu.kernels.common.retyped import NARROW, name_of, retyped
 from qpu.kernels.gemm import check_product, flat_copy, matrices
 from qpu.kernels.sgemm import Ending, Sgemm
@@ -218,7 +218,7 @@ def fixed_point(scale: float | Sequence[float] | NDArray[Any], n: int) -> tuple[
 
     scale: a number, or one for each column, from 2**-24 to below 1. Raises: UsageError.
     """
-    given = np.asarray(scale, np.float64)
+    given = finite("scale", scale, np.float64)
     if given.shape not in ((), (n,)) or not ((given >= 2.0**-24) & (given < 1)).all():
         raise UsageError(
             f"scale = {scale!r}; allowed: a number from 2**-24 to below 1, or {n} of them",

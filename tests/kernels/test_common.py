@@ -93,6 +93,13 @@ def test_bounds_grow_with_the_operations() -> None:
     assert bound(Isa.VC4, 1, [0.0])[0] == 2.0**-126
 
 
+WRONG: dict[str, tuple[object, ...]] = {
+    "bool": ("no", 1, None, np.ones(2, bool)),
+    "float": ("1", None, True, 1e39, 10**400),
+    "int": ("1", None, True, 1.0),
+}
+
+
 def test_options_and_numbers_of_each_function_are_checked_under_its_name() -> None:
     seen = set()
     for module in pkgutil.walk_packages(qpu.kernels.__path__, "qpu.kernels."):
@@ -100,13 +107,22 @@ def test_options_and_numbers_of_each_function_are_checked_under_its_name() -> No
             if getattr(function, "__code__", None) is not gemm.__code__ or function.__module__ != module.name:
                 continue  # not made by `entry`
             kinds = {p: a for p, a in function.__annotations__.items() if p != "return"}
-            fine = {p: {"bool": np.False_, "float": F(1)}.get(a) for p, a in kinds.items()}
+            fine = {p: {"bool": np.False_, "float": F(1), "int": np.int8(1)}.get(a) for p, a in kinds.items()}
             for p, a in kinds.items():
-                for wrong in {"bool": ("no", 1, None, np.ones(2, bool)), "float": ("1", None, True, 1e39)}.get(a, ()):
+                for wrong in WRONG.get(a, ()):
                     with pytest.raises(UsageError, match=rf"{name}: {p} = .*; allowed: .*\n  help: "):
                         function(**{**fine, p: wrong})
                     seen.add(f"{name} {p}")
-    assert {"gemm relu", "axpy alpha", "sgemm transa", "softmax logarithm", "sort descending", "gaussian sigma"} <= seen
+    assert {
+        "gemm relu",
+        "axpy alpha",
+        "sgemm transa",
+        "softmax logarithm",
+        "sort descending",
+        "gaussian sigma",
+        "fft axis",
+        "conv2d groups",
+    } <= seen
 
 
 def test_options_may_be_those_of_numpy() -> None:

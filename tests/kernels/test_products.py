@@ -320,7 +320,7 @@ def test_wrong_arguments_are_refused(boards: Boards) -> None:
         (lambda: requantise(gpu.zeros((4, 5), I32), 0.5, small, zero=128), "zero = 128; allowed: -128..127"),
         (
             lambda: requantise(gpu.zeros((4, 5), I32), 0.5, small, zero=1.5),  # type: ignore[arg-type]
-            "zero = 1.5; allowed: -128..127",
+            "requantise: zero = 1.5; allowed: a whole number",
         ),
         (lambda: requantise(gpu.zeros((4, 4), I32), 0.5, small), r"x has the shape \[4, 4\], out \[4, 5\]"),
     ]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from qpu.errors import CompileError, UsageError
-from qpu.kernels.common.operands import real, switch
+from qpu.kernels.common.operands import integer, real, switch
 from qpu.launch import Launch, Run
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-CHECKS: Final = {"bool": switch, "float": real}
+CHECKS: Final = {"bool": switch, "float": real, "int": integer}
 """What a parameter with this annotation has to be."""
 
 
 def entry(function: Callable[P, R]) -> Callable[P, R]:
     """Decorator of functions that users call: refusals point to the caller's line, not into the library.
 
-    Parameters that are annotated as bool or float are checked here, so that an error names this function.
+    Parameters that are annotated as bool, float or int are checked here, so that an error names this function.
     """
     code, given = getattr(function, "__code__"), function.__annotations__  # noqa: B009  (mypy: a Callable has none)
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpu.buffers import Buffer, BufferView
+from qpu.core.arguments import whole
 from qpu.device import device_of
 from qpu.errors import UsageError, counted
 from qpu.lang.arguments import overlap, viewed
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from qpu.device import Device
 
 __all__ = [
-    "Memory", "device", "finite", "folded", "operand", "part", "real", "recast", "same_shape", "separate", "switch",
+    "Memory", "device", "finite", "folded", "integer", "operand", "part", "real", "recast", "same_shape", "separate",
+    "switch",
 ]  # fmt: skip
 
 LARGEST: Final = 2.0**128 - 2.0**103
@@ -113,6 +115,11 @@ def switch(name: str, value: object, where: str = "") -> bool:
             help=f"bool({name}), if its truth is meant",
         )
     return bool(value)
+
+
+def integer(name: str, value: object, where: str = "") -> int:
+    """A whole number. where: what the message begins with. Raises: UsageError for anything else."""
+    return whole(where + name, value)
 
 
 def real(name: str, value: Any, where: str = "") -> Any:

@@ -135,8 +135,9 @@ def direct_int8(
 def pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
     """Numbers of rows and columns. Raises: UsageError."""
     found = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(found) != 2 or any(not isinstance(n, (int, np.integer)) for n in found) or min(found) < least:
-        raise UsageError(f"{name} = {value}", help=f"allowed: a number from {least}, or one for rows and for columns")
+    numbers = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in found)
+    if len(found) != 2 or not numbers or min(found) < least:
+        raise UsageError(f"{name} = {value!r}", help=f"allowed: a number from {least}, or one for rows and for columns")
     return int(found[0]), int(found[1])
 
 
