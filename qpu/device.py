@@ -45,6 +45,7 @@ from qpu.runtime.takes import takes_at_most
 from qpu.runtime.uniforms import Uniforms
 
 if TYPE_CHECKING:
+    from qpu.array.surface import Surface
     from qpu.debug.rehearse import Rehearsals
     from qpu.debug.trace import Trace
     from qpu.drivers.port import Port
@@ -195,10 +196,10 @@ class Device(AbstractContextManager["Device"]):
     # arrays
 
     @property
-    def xp(self) -> Any:
+    def xp(self) -> Surface:
         """The `qpu.array.Namespace` of the device: NumPy's surface, evaluated lazily in fused kernels."""
-        found = self.__dict__.get("_xp")
-        return found if found is not None else import_module("qpu.array.namespace").namespace_of(self)
+        found: Surface | None = self.__dict__.get("_xp")
+        return found if found is not None else cast("Surface", import_module("qpu.array.namespace").namespace_of(self))
 
     @property
     def transfers(self) -> Any:

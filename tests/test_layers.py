@@ -80,7 +80,9 @@ LAYERS: dict[str, set[str]] = {
     "qpu.runtime": {"qpu.core", "qpu.drivers", "qpu.errors", "qpu.v3d", "qpu.vc4"},
     "qpu.buffers": {"qpu.core", "qpu.drivers", "qpu.errors", "qpu.runtime"},
     "qpu.launch": {"qpu.core", "qpu.drivers", "qpu.emu.engine", "qpu.errors", "qpu.runtime"},
+    "qpu.array.surface": set(),  # the types of gpu.xp alone, so that devices may name them
     "qpu.device": {
+        "qpu.array.surface",
         "qpu.buffers",
         "qpu.core",
         "qpu.debug",

@@ -1,4 +1,5 @@
-"""Generator of pages of the guide: instruction references and hazard rules (committed), API reference (not committed).
+"""Generator of pages of the guide: instruction references and hazard rules (committed), API reference (not committed);
+and of the types of `gpu.xp`.
 
 ``gen_docs.py`` writes the committed pages, ``--check`` fails when one differs, ``--api DIR`` writes the API pages, as
 docs/conf.py does at each build.
@@ -17,6 +18,7 @@ from gen_docs_api import api_pages
 from gen_docs_array import array_page
 from gen_docs_lang import lang_page
 from gen_docs_rules import rules_page
+from gen_docs_surface import surface_module
 
 from qpu.core.bits import Layout
 from qpu.core.effects import Effects
@@ -484,6 +486,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "hazard-rules.md": HEAD + rules_page(),
         REFERENCE / "lang-tables.md": HEAD + lang_page(),
         REFERENCE / "arrays.md": HEAD + array_page(),
+        ROOT / "qpu" / "array" / "surface.py": surface_module(),
     }
 
 
